@@ -1,0 +1,198 @@
+//! The seam: what a storage backend provides, and nothing more.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use super::terms::{Term, TermClasses};
+use crate::types::{Event, EventId, Kind, PubKey, Timestamp};
+
+/// The number of a stored event: 1, 2, 3... in the order of commits, never used twice, below 2^47.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Seq(pub u64);
+
+/// Where an event stands in the order of answers: newest first, and in one second the lowest id first.
+///
+/// The id is cut to eight bytes, so two events of one second may share a rank (on purpose; finding such ids
+/// takes 2^32 hashes). Whoever merges postings compares whole ids when ranks are equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rank {
+    /// The event's second.
+    pub created_at: Timestamp,
+    /// [`EventId::prefix`].
+    pub prefix: u64,
+}
+
+impl Rank {
+    /// The rank of an event.
+    pub fn of(created_at: Timestamp, id: &EventId) -> Self {
+        Rank { created_at, prefix: id.prefix() }
+    }
+
+    /// Before every event of second `until` and older.
+    pub const fn newest(until: Timestamp) -> Self {
+        Rank { created_at: until, prefix: 0 }
+    }
+}
+
+impl Ord for Rank {
+    /// Answers' order: what is sent first is less.
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        other.created_at.cmp(&self.created_at).then(self.prefix.cmp(&other.prefix))
+    }
+}
+
+impl PartialOrd for Rank {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// One event under one term. Ordered by rank, then by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Posting {
+    /// Place in the order of answers.
+    pub rank: Rank,
+    /// The event.
+    pub seq: Seq,
+    /// Its kind, so that many filters are decided without reading it.
+    pub kind: Kind,
+    /// Whether it expires some day; then only the event itself says whether it already has.
+    pub expires: bool,
+}
+
+/// Where reading a term's postings begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// At the first posting of this rank or behind it.
+    From(Rank),
+    /// Right behind this posting, whether or not it is still there.
+    After(Rank, Seq),
+}
+
+/// What stays behind when events are deleted, so that they cannot come back.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Tombstone {
+    /// NIP-09 by `e`: the event of this id, if it is this author's to delete.
+    Id(EventId, PubKey),
+    /// NIP-09 by `a`: versions of this address up to a second.
+    Address {
+        /// The kind before the first colon.
+        kind: Kind,
+        /// The author between the colons.
+        pubkey: PubKey,
+        /// What follows the second colon.
+        d: Box<[u8]>,
+    },
+    /// NIP-62: everything of this key up to a second.
+    Vanished(PubKey),
+}
+
+/// Sizes a backend can tell cheaply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Events stored.
+    pub events: u64,
+    /// Bytes the store takes on disk or in memory, as far as it knows.
+    pub bytes: u64,
+}
+
+/// Why a store could not do its work. No relay rule is among these.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreError {
+    /// No room; nothing of the batch was kept. Passes when space returns.
+    Full(String),
+    /// The backend failed; nothing of the batch was kept.
+    Failed(String),
+    /// What is stored contradicts itself.
+    Corrupt(String),
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StoreError::Full(what) => write!(f, "no space left: {what}"),
+            StoreError::Failed(what) => write!(f, "storage failed: {what}"),
+            StoreError::Corrupt(what) => write!(f, "storage is corrupt: {what}"),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {}
+
+/// One consistent moment of a store.
+///
+/// Short-lived: taken for one scan step or one look-up, never across a wait.
+pub trait Reader {
+    /// The highest number ever given to an event, whether or not it is still stored.
+    fn last_seq(&self) -> Result<Seq, StoreError>;
+
+    /// The number of the event with this id.
+    fn seq_of(&self, id: &EventId) -> Result<Option<Seq>, StoreError>;
+
+    /// The canonical JSON of an event.
+    fn event(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError>;
+
+    /// Appends up to `max` postings of `term` to `out`, in order, from `start` on, none older than second
+    /// `oldest`. Fewer than `max` means that there are no more.
+    fn postings(
+        &self,
+        term: &Term,
+        start: Bound,
+        oldest: Timestamp,
+        max: usize,
+        out: &mut Vec<Posting>,
+    ) -> Result<(), StoreError>;
+
+    /// Appends the numbers of up to `max` stored events above `after` to `out`, ascending.
+    fn log(&self, after: Seq, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError>;
+
+    /// The second up to which `key` is deleted.
+    fn tombstone(&self, key: &Tombstone) -> Result<Option<Timestamp>, StoreError>;
+
+    /// Appends up to `max` events that expire at second `until` or before, soonest first.
+    fn expiring(&self, until: Timestamp, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError>;
+
+    /// The kinds of which events are stored, ascending, where the backend has no term over all events
+    /// ([`TermClasses::all`] is false); otherwise it may answer with nothing.
+    fn kinds(&self) -> Result<Vec<Kind>, StoreError>;
+
+    /// Sizes.
+    fn stats(&self) -> Result<Stats, StoreError>;
+}
+
+/// A store while it is being changed; reads see the changes made so far.
+pub trait Writer: Reader {
+    /// Stores an event under its terms. `seq` is above every earlier one and the id is not stored yet.
+    fn insert(&mut self, seq: Seq, event: &Event, terms: &[Term]) -> Result<(), StoreError>;
+
+    /// Takes an event out; `terms` are those it was stored under.
+    fn remove(&mut self, seq: Seq, event: &Event, terms: &[Term]) -> Result<(), StoreError>;
+
+    /// Remembers that `key` is deleted up to second `until`, or later if that is known already.
+    fn bury(&mut self, key: &Tombstone, until: Timestamp) -> Result<(), StoreError>;
+}
+
+/// A place where events are kept.
+pub trait Backend {
+    /// A moment to read at.
+    type Reader<'a>: Reader
+    where
+        Self: 'a;
+    /// A change under way.
+    type Writer<'a>: Writer
+    where
+        Self: 'a;
+
+    /// Which terms it keeps postings for.
+    fn classes(&self) -> TermClasses;
+
+    /// The last committed state.
+    fn reader(&self) -> Result<Self::Reader<'_>, StoreError>;
+
+    /// Runs `work` as one change: all of it is durable when this returns `Ok`, and none of it is there when
+    /// it returns `Err`, whether the error is the backend's or `work`'s own.
+    fn write<T>(
+        &self,
+        work: impl FnOnce(&mut Self::Writer<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError>;
+}

@@ -1,0 +1,211 @@
+//! Events: the owned form that travels through the relay, and a view over its canonical JSON.
+//!
+//! Canonical JSON is the one form the relay stores and sends:
+//!
+//! ```text
+//! {"id":"<64>","pubkey":"<64>","created_at":N,"kind":N,"tags":[...],"content":"...","sig":"<128>"}
+//! 0      7     71         83    147         162
+//! ```
+//!
+//! Everything up to the digits of `created_at` stands at a fixed place, and the signature at a fixed place
+//! from the end, so reading the fields an index needs costs no parse.
+
+use std::sync::Arc;
+
+use super::hex::{EventId, PubKey, Sig};
+use super::kind::{Class, Kind};
+use super::tags::{Tags, parse_expiration};
+use super::time::Timestamp;
+
+/// `expires_at` of an event that never does.
+pub const NO_EXPIRY: Timestamp = Timestamp::MAX;
+
+const ID_AT: usize = 7;
+const PUBKEY_AT: usize = ID_AT + EventId::HEX_LEN + 12;
+const CREATED_AT_AT: usize = PUBKEY_AT + PubKey::HEX_LEN + 15;
+/// `,"kind":` and `,"tags":`
+const FIELD_GAP: usize = 8;
+/// `"}`
+const TAIL: usize = 2;
+
+/// One event and its canonical JSON. Cloning copies the head and shares the JSON.
+#[derive(Clone)]
+pub struct Event {
+    /// SHA-256 of the NIP-01 serialisation.
+    pub id: EventId,
+    /// The author.
+    pub pubkey: PubKey,
+    /// When the author says it was made.
+    pub created_at: Timestamp,
+    /// What the event is.
+    pub kind: Kind,
+    /// NIP-40: not served from this second on; [`NO_EXPIRY`] if never.
+    pub expires_at: Timestamp,
+    json: Arc<[u8]>,
+}
+
+impl Event {
+    /// Takes over canonical JSON, as [`crate::wire`] writes it and stores keep it.
+    ///
+    /// # Panics
+    /// If `json` is not canonical. Never call it on bytes from a client.
+    pub fn from_canonical(json: Arc<[u8]>) -> Self {
+        let view = CanonicalEvent::trusted(&json);
+        Event {
+            id: view.id(),
+            pubkey: view.pubkey(),
+            created_at: view.created_at(),
+            kind: view.kind(),
+            expires_at: parse_expiration(view.tags()).unwrap_or(NO_EXPIRY),
+            json,
+        }
+    }
+
+    /// The canonical JSON.
+    pub fn json(&self) -> &[u8] {
+        &self.json
+    }
+
+    /// The canonical JSON, shared.
+    pub fn shared_json(&self) -> Arc<[u8]> {
+        Arc::clone(&self.json)
+    }
+
+    /// The same event, read in place.
+    pub fn view(&self) -> CanonicalEvent<'_> {
+        CanonicalEvent::trusted(&self.json)
+    }
+
+    /// The tags, read in place.
+    pub fn tags(&self) -> Tags<'_> {
+        self.view().tags()
+    }
+
+    /// The signature.
+    pub fn sig(&self) -> Sig {
+        self.view().sig()
+    }
+
+    /// What NIP-01 says becomes of events of this kind.
+    pub fn class(&self) -> Class {
+        Class::of(self.kind)
+    }
+
+    /// Whether NIP-40 forbids serving the event at second `now`.
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        self.expires_at <= now
+    }
+}
+
+impl std::fmt::Debug for Event {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.json))
+    }
+}
+
+impl PartialEq for Event {
+    fn eq(&self, other: &Self) -> bool {
+        self.json == other.json
+    }
+}
+
+impl Eq for Event {}
+
+/// A view over the canonical JSON of one event.
+#[derive(Clone, Copy, Debug)]
+pub struct CanonicalEvent<'a> {
+    json: &'a [u8],
+}
+
+impl<'a> CanonicalEvent<'a> {
+    /// Trusts that `json` is what [`crate::wire`] wrote. The accessors panic on anything else.
+    pub fn trusted(json: &'a [u8]) -> Self {
+        debug_assert!(json.starts_with(br#"{"id":""#), "canonical JSON starts with the id");
+        CanonicalEvent { json }
+    }
+
+    /// All of it.
+    pub fn json(self) -> &'a [u8] {
+        self.json
+    }
+
+    /// The id.
+    pub fn id(self) -> EventId {
+        EventId::from_hex(&self.json[ID_AT..ID_AT + EventId::HEX_LEN]).expect("canonical id")
+    }
+
+    /// The author.
+    pub fn pubkey(self) -> PubKey {
+        PubKey::from_hex(&self.json[PUBKEY_AT..PUBKEY_AT + PubKey::HEX_LEN]).expect("canonical pubkey")
+    }
+
+    /// The time of creation.
+    pub fn created_at(self) -> Timestamp {
+        digits(&self.json[CREATED_AT_AT..]).0
+    }
+
+    /// The kind.
+    pub fn kind(self) -> Kind {
+        self.kind_and_tags().0
+    }
+
+    /// The tags.
+    pub fn tags(self) -> Tags<'a> {
+        Tags::trusted(self.kind_and_tags().1)
+    }
+
+    /// The content as it is escaped, without quotes. Costs a walk over the tags.
+    pub fn raw_content(self) -> &'a [u8] {
+        const OPEN: &[u8] = br#","content":""#;
+        const CLOSE: &[u8] = br#"","sig":""#;
+        let rest = self.tags().after();
+        &rest[OPEN.len()..rest.len() - TAIL - Sig::HEX_LEN - CLOSE.len()]
+    }
+
+    /// The signature.
+    pub fn sig(self) -> Sig {
+        let end = self.json.len() - TAIL;
+        Sig::from_hex(&self.json[end - Sig::HEX_LEN..end]).expect("canonical sig")
+    }
+
+    fn kind_and_tags(self) -> (Kind, &'a [u8]) {
+        let rest = &self.json[CREATED_AT_AT..];
+        let (_, created_at_len) = digits(rest);
+        let rest = &rest[created_at_len + FIELD_GAP..];
+        let (kind, kind_len) = digits(rest);
+        (kind as Kind, &rest[kind_len + FIELD_GAP..])
+    }
+}
+
+/// The decimal number that `text` starts with, and its length.
+fn digits(text: &[u8]) -> (u64, usize) {
+    let mut number = 0u64;
+    for (len, byte) in text.iter().enumerate() {
+        if !byte.is_ascii_digit() {
+            return (number, len);
+        }
+        number = number.wrapping_mul(10).wrapping_add(u64::from(byte - b'0'));
+    }
+    (number, text.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_view_reads_every_field_at_its_place() {
+        let (id, pubkey, sig) = ("1".repeat(64), "2".repeat(64), "3".repeat(128));
+        let json = format!(
+            r#"{{"id":"{id}","pubkey":"{pubkey}","created_at":17,"kind":30023,"tags":[["d","a\"]"],["expiration","99"]],"content":"x\",\"sig\":\"y","sig":"{sig}"}}"#
+        );
+        let event = Event::from_canonical(json.as_bytes().into());
+        assert_eq!(event.id.to_string(), id);
+        assert_eq!(event.pubkey.to_string(), pubkey);
+        assert_eq!(event.sig().to_string(), sig);
+        assert_eq!((event.created_at, event.kind, event.expires_at), (17, 30023, 99));
+        assert_eq!(event.tags().find(b"d").as_deref(), Some(&b"a\"]"[..]));
+        assert_eq!(event.view().raw_content(), br#"x\",\"sig\":\"y"#);
+        assert!(event.is_expired(99) && !event.is_expired(98));
+    }
+}

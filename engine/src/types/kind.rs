@@ -1,0 +1,57 @@
+//! Event kinds and the classes NIP-01 sorts them into.
+
+/// An event kind, 0 to 65535.
+pub type Kind = u16;
+
+/// How long events of a kind live, by NIP-01.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Every event is kept.
+    Regular,
+    /// One event is kept for each (author, kind).
+    Replaceable,
+    /// Never kept, only delivered live.
+    Ephemeral,
+    /// One event is kept for each (author, kind, `d` tag).
+    Addressable,
+}
+
+impl Class {
+    /// The class of `kind`. Kinds that NIP-01 leaves open (40000 and above, 45-999) are regular.
+    pub const fn of(kind: Kind) -> Class {
+        match kind {
+            0 | 3 | 10_000..=19_999 => Class::Replaceable,
+            20_000..=29_999 => Class::Ephemeral,
+            30_000..=39_999 => Class::Addressable,
+            _ => Class::Regular,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_boundary_falls_on_its_side() {
+        let cases = [
+            (0, Class::Replaceable),
+            (1, Class::Regular),
+            (2, Class::Regular),
+            (3, Class::Replaceable),
+            (4, Class::Regular),
+            (9_999, Class::Regular),
+            (10_000, Class::Replaceable),
+            (19_999, Class::Replaceable),
+            (20_000, Class::Ephemeral),
+            (29_999, Class::Ephemeral),
+            (30_000, Class::Addressable),
+            (39_999, Class::Addressable),
+            (40_000, Class::Regular),
+            (65_535, Class::Regular),
+        ];
+        for (kind, class) in cases {
+            assert_eq!(Class::of(kind), class, "kind {kind}");
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! What everything else speaks of: ids, events, filters, kinds, time and limits.
+//!
+//! This room imports no other. Its values are checked when they are made, so that the other rooms can
+//! trust them.
+
+mod event;
+mod filter;
+mod hex;
+mod kind;
+mod limits;
+mod tags;
+mod time;
+
+pub use event::{CanonicalEvent, Event, NO_EXPIRY};
+pub use filter::{Filter, SubId, TagFilter};
+pub use hex::{EventId, HexError, PubKey, Sig};
+pub use kind::{Class, Kind};
+pub use limits::Limits;
+pub use tags::{Tag, Tags, parse_expiration, unescape};
+pub use time::{Now, Timestamp};

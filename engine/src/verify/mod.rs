@@ -1,0 +1,62 @@
+//! Signature checks, many at once.
+//!
+//! The machine collects events into a [`Batch`]; a host runs it, inline or on another thread, and hands the
+//! [`Checked`] batch back. [`Verified`] cannot be made anywhere else, so nothing unverified is ever stored
+//! or sent.
+
+mod batch;
+#[cfg(feature = "libsecp256k1")]
+mod libsecp256k1;
+
+pub use batch::{Batch, Checked, Verdict};
+#[cfg(feature = "libsecp256k1")]
+pub use libsecp256k1::Libsecp256k1;
+
+use crate::types::{Event, EventId, PubKey, Sig};
+
+/// One signature to check: BIP340 over the 32 bytes of the event id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The x-only public key.
+    pub pubkey: PubKey,
+    /// The message, already hashed: it is signed as it is.
+    pub id: EventId,
+    /// The signature.
+    pub sig: Sig,
+}
+
+/// Checks many signatures and answers for each.
+pub trait Verifier: Send + Sync {
+    /// Sets `valid[i]` to whether `claims[i]` holds, exactly as BIP340 says. The lists are equally long.
+    fn verify(&self, claims: &[Claim], valid: &mut [bool]);
+}
+
+/// An event whose id is its hash and whose signature is its author's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified(Event);
+
+impl Verified {
+    /// Vouches for an event without a check, for an operator who says so (`relay import --no-verify`) and
+    /// for events the relay signed itself. Never for what a client sent.
+    pub fn vouched(event: Event) -> Self {
+        Verified(event)
+    }
+
+    /// The event.
+    pub fn event(&self) -> &Event {
+        &self.0
+    }
+
+    /// The event, owned.
+    pub fn into_event(self) -> Event {
+        self.0
+    }
+}
+
+/// Checks one event's signature at once.
+pub fn verify_one(verifier: &dyn Verifier, event: Event) -> Option<Verified> {
+    let claim = Claim { pubkey: event.pubkey, id: event.id, sig: event.sig() };
+    let mut valid = [false];
+    verifier.verify(&[claim], &mut valid);
+    valid[0].then_some(Verified(event))
+}
