@@ -1,5 +1,12 @@
 //! What a shard counts. Plain numbers: a host renders them.
 
+use std::collections::BTreeMap;
+
+use crate::types::Kind;
+
+/// Kinds counted one by one: whoever sends events of every kind must not fill a metrics page.
+pub const KINDS_COUNTED_MAX: usize = 256;
+
 /// A histogram with fixed upper bounds.
 #[derive(Clone, Debug)]
 pub struct Histogram {
@@ -87,8 +94,10 @@ pub struct Metrics {
     pub events_refused: u64,
     /// Events whose signature was wrong.
     pub events_forged: u64,
-    /// Accepted events by kind.
-    pub events_by_kind: std::collections::BTreeMap<u16, u64>,
+    /// Accepted events by kind, for the first [`KINDS_COUNTED_MAX`] kinds seen.
+    pub events_by_kind: BTreeMap<Kind, u64>,
+    /// Accepted events of all other kinds.
+    pub events_of_other_kinds: u64,
     /// Ephemeral events a slow reader was not sent; it was told.
     pub ephemeral_missed: u64,
     /// Times a subscription fell back to reading from the store because its reader was slow.
@@ -131,13 +140,26 @@ impl Default for Metrics {
             events_duplicate: 0,
             events_refused: 0,
             events_forged: 0,
-            events_by_kind: std::collections::BTreeMap::new(),
+            events_by_kind: BTreeMap::new(),
+            events_of_other_kinds: 0,
             ephemeral_missed: 0,
             subscriptions_lagged: 0,
             verify_batch_events: Histogram::new(SIZES),
             req_to_eose_ms: Histogram::new(MILLIS),
             fanout_candidates: Histogram::new(COUNTS),
             fanout_matches: Histogram::new(COUNTS),
+        }
+    }
+}
+
+impl Metrics {
+    pub(super) fn count_accepted(&mut self, kind: Kind) {
+        if let Some(count) = self.events_by_kind.get_mut(&kind) {
+            *count += 1;
+        } else if self.events_by_kind.len() < KINDS_COUNTED_MAX {
+            self.events_by_kind.insert(kind, 1);
+        } else {
+            self.events_of_other_kinds += 1;
         }
     }
 }
