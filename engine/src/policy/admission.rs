@@ -3,7 +3,6 @@
 use super::Policy;
 use super::auth::AUTH_KIND;
 use crate::types::{EventId, Kind, Limits, PubKey, Tags, Timestamp, parse_expiration, unescape};
-use crate::wire;
 
 /// Why an event was refused: the words of its OK, with NIP-01's prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,8 +38,8 @@ pub struct Candidate<'a> {
     pub tags: Tags<'a>,
     /// How many tags.
     pub tag_count: usize,
-    /// Its content, as it is escaped.
-    pub raw_content: &'a [u8],
+    /// Whether it is a repost whose content is a protected event.
+    pub embeds_protected: bool,
     /// Characters of its content.
     pub content_chars: usize,
     /// Bytes of its JSON.
@@ -147,24 +146,13 @@ fn admit_protected(event: &Candidate<'_>, keys: &[PubKey]) -> Result<(), Refused
         };
         return Err(Refused::auth(message));
     }
-    if matches!(event.kind, 6 | 16) && embeds_protected(event.raw_content) {
+    if event.embeds_protected {
         return Err(Refused::new("blocked: a repost may not embed a protected event"));
     }
     Ok(())
 }
 
-fn is_protected(tags: Tags<'_>) -> bool {
+/// NIP-70: whether there is a `-` tag.
+pub fn is_protected(tags: Tags<'_>) -> bool {
     tags.named(b"-").next().is_some()
-}
-
-fn embeds_protected(raw_content: &[u8]) -> bool {
-    // Most reposts carry nothing, and few carry a tag that looks like one.
-    if raw_content.is_empty() || memchr::memmem::find(raw_content, b"-").is_none() {
-        return false;
-    }
-    let content = unescape(raw_content);
-    let Ok(inner) = wire::parse_event(&content) else {
-        return false;
-    };
-    is_protected(inner.to_event().tags())
 }

@@ -8,9 +8,9 @@ use super::session::ConnId;
 use super::{Relay, SeededMap, VerifyBatch, VerifyChecked};
 use crate::policy::{self, Candidate, same_relay};
 use crate::store::{Backend, Op, Reader, StoreError};
-use crate::types::{Class, Event, EventId, Kind, Limits, Now, Sig};
+use crate::types::{Class, Event, EventId, Kind, Limits, Now, Sig, unescape};
 use crate::verify::{Verdict, Verified, verify_one};
-use crate::wire::RawEvent;
+use crate::wire::{self, RawEvent};
 
 /// NIP-62, a request to vanish.
 const VANISH_KIND: Kind = 62;
@@ -129,7 +129,7 @@ impl<B: Backend> Relay<B> {
             kind: event.kind,
             tags: event.tags(),
             tag_count: raw.tag_count(),
-            raw_content: event.view().raw_content(),
+            embeds_protected: matches!(event.kind, 6 | 16) && embeds_protected(event.view().raw_content()),
             content_chars: raw.content_chars(),
             json_bytes: event.json().len(),
         };
@@ -268,4 +268,14 @@ fn names_relay(event: &Event, own: Option<&str>) -> bool {
         let value = String::from_utf8_lossy(&value);
         value == "ALL_RELAYS" || own.is_some_and(|own| same_relay(own, &value))
     })
+}
+
+/// NIP-70: whether a repost's content is an event that its author protected.
+fn embeds_protected(raw_content: &[u8]) -> bool {
+    // Most reposts carry nothing, and few carry a tag that looks like one.
+    if memchr::memchr(b'-', raw_content).is_none() {
+        return false;
+    }
+    let content = unescape(raw_content);
+    wire::parse_event(&content).is_ok_and(|inner| policy::is_protected(inner.to_event().tags()))
 }
