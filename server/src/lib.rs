@@ -3,3 +3,4 @@
 //! It holds no relay rule: those live in `relay-engine`, whose machine this crate feeds and drains.
 
 pub mod config;
+pub mod lmdb;

@@ -5,6 +5,8 @@
 //! which order ([`scan`]), is planned here once, for all backends.
 
 mod backend;
+pub mod keyed;
+pub mod sql;
 mod terms;
 
 pub use backend::{
