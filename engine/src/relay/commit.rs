@@ -87,7 +87,7 @@ pub fn commit<B: Backend>(store: &B, now: Now, commits: Vec<Commit>) -> Committe
         let own = stored.by_ref().take(*len);
         match result {
             Ok(outcomes) => live.extend(own.zip(outcomes).filter_map(|(op, outcome)| match outcome {
-                Outcome::Stored(seq) => Some(Live { seq: Some(*seq), event: op.into_event() }),
+                Outcome::Stored(seq) => Some(Live { seq: Some(*seq), event: into_event(op) }),
                 _ => None,
             })),
             Err(_) => own.for_each(drop),
@@ -97,6 +97,12 @@ pub fn commit<B: Backend>(store: &B, now: Now, commits: Vec<Commit>) -> Committe
     let replies =
         places.into_iter().zip(results).map(|(places, outcome)| CommitReply { places, outcome }).collect();
     Committed { replies, live, error }
+}
+
+fn into_event(op: Op) -> Event {
+    match op {
+        Op::Put(verified) | Op::Vanish(verified) => verified.into_event(),
+    }
 }
 
 /// Changes that wait for the host to fetch them.
