@@ -162,6 +162,8 @@ fn words(outcome: &Outcome) -> (bool, &'static str) {
         Outcome::Refused(Refusal::Deleted) => (false, "blocked: this event was deleted by its author"),
         Outcome::Refused(Refusal::Vanished) => (false, "blocked: this author asked to vanish"),
         Outcome::Refused(Refusal::Superseded) => (false, "duplicate: a newer version is stored here"),
+        // The machine passes ephemeral events on before a commit; other callers may not know better.
+        Outcome::Refused(Refusal::Ephemeral) => (false, "error: ephemeral events are not stored"),
         Outcome::Refused(Refusal::Expired) => (false, "invalid: the event has expired"),
     }
 }

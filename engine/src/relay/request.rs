@@ -13,7 +13,8 @@ use super::session::ConnId;
 use crate::index::SubSlot;
 use crate::policy::{Access, access, may_see};
 use crate::store::{
-    Backend, Completeness, Count, CountStep, Replayed, Scan, ScanLimits, Step, StoreError, Take, Viewer, replay,
+    Backend, Completeness, Count, CountStep, Replayed, Scan, ScanLimits, Step, StoreError, Take, Viewer,
+    replay,
 };
 use crate::types::{CanonicalEvent, Filter, Kind, Now, PubKey, SubId};
 use crate::wire::frames::Complete;
@@ -92,8 +93,10 @@ impl<B: Backend> Relay<B> {
         session.subs.insert(sub.clone(), slot);
         let serial = self.live.insert_client(slot, conn, sub, Arc::clone(&filters), horizon);
         self.metrics.subscriptions = self.live.len() as u64;
-        let scan_limits =
-            ScanLimits { limit_default: self.config.limits.limit_default, limit_max: self.config.limits.limit_max };
+        let scan_limits = ScanLimits {
+            limit_default: self.config.limits.limit_default,
+            limit_max: self.config.limits.limit_max,
+        };
         let scan = Scan::new(filters, scan_limits, self.store.classes(), horizon);
         self.advance(now, Request::Scan(Box::new(ScanJob { slot, serial, conn, scan, started: now })));
     }
@@ -231,7 +234,9 @@ impl<B: Backend> Relay<B> {
         let Some(live) = self.live.get_mut(job.slot, job.serial) else { return };
         let Owner::Client { conn, sub } = &live.owner else { return };
         let (conn, sub) = (*conn, sub.clone());
-        let State::Scanning { missed, held } = std::mem::replace(&mut live.state, State::Live) else { return };
+        let State::Scanning { missed, held } = std::mem::replace(&mut live.state, State::Live) else {
+            return;
+        };
         if missed {
             live.state = State::Behind;
             self.requests.push_back(Request::Replay { slot: job.slot, serial: job.serial });
@@ -257,10 +262,8 @@ impl<B: Backend> Relay<B> {
         let Some(session) = self.sessions.get_mut(job.conn) else { return Next::Done };
         let mut rows = config.limits.scan_rows_max;
         let viewer = Party { guarded_kinds: &config.policy.guarded_kinds, keys: session.auth.keys() };
-        let step = self
-            .store
-            .reader()
-            .and_then(|reader| job.count.step(&reader, now.seconds(), &mut rows, &viewer));
+        let step =
+            self.store.reader().and_then(|reader| job.count.step(&reader, now.seconds(), &mut rows, &viewer));
         match step {
             Ok(CountStep::More) => return Next::Again(Request::Count(job)),
             Ok(CountStep::Done(counted)) => {
