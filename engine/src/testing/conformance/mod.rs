@@ -33,7 +33,7 @@ fn ask<B: Backend>(
     viewer: &dyn Viewer,
 ) -> (Vec<Event>, Completeness) {
     let horizon = backend.reader().and_then(|reader| reader.last_seq()).expect("last_seq");
-    let mut scan = Scan::new(filters.into(), limits, backend.classes(), horizon);
+    let mut scan = Scan::new(normalised(filters).into(), limits, backend.classes(), horizon);
     let mut events = Vec::new();
     loop {
         let mut left = rows;
@@ -48,6 +48,12 @@ fn ask<B: Backend>(
         }
         assert!(left < rows, "a step gets somewhere: {filters:?}");
     }
+}
+
+fn normalised(filters: &[Filter]) -> Vec<Filter> {
+    let mut filters = filters.to_vec();
+    filters.iter_mut().for_each(Filter::normalise);
+    filters
 }
 
 /// Numbers of everything stored.

@@ -1,6 +1,6 @@
 //! What REQ, COUNT and catching up answer: the checklist of NIP-01, 45 and 67 as a table.
 
-use super::ask;
+use super::{ask, normalised};
 use crate::store::{
     Backend, Completeness, Count, CountStep, Everyone, Hit, Op, Reader, ScanLimits, Seq, Take, Viewer,
     commit, replay,
@@ -206,7 +206,7 @@ fn count<B: Backend>(
     viewer: &dyn Viewer,
 ) -> crate::store::Counted {
     let horizon = backend.reader().and_then(|reader| reader.last_seq()).expect("last_seq");
-    let mut count = Count::new(filters.into(), backend.classes(), horizon, rows_max);
+    let mut count = Count::new(normalised(filters).into(), backend.classes(), horizon, rows_max);
     loop {
         let mut rows = 7;
         let reader = backend.reader().expect("reader");
