@@ -3,7 +3,7 @@
 use crate::types::{Event, Limits, PubKey, Timestamp};
 
 /// The kind of AUTH events.
-pub const AUTH_KIND: u16 = 22242;
+pub(super) const AUTH_KIND: u16 = 22242;
 
 /// What a connection has proven about itself.
 #[derive(Clone, Debug)]

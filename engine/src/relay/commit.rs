@@ -87,7 +87,7 @@ pub fn commit<B: Backend>(store: &B, now: Now, commits: Vec<Commit>) -> Committe
         let own = stored.by_ref().take(*len);
         match result {
             Ok(outcomes) => live.extend(own.zip(outcomes).filter_map(|(op, outcome)| match outcome {
-                Outcome::Stored(seq) => Some(Live { seq: Some(*seq), event: op.into_event() }),
+                Outcome::Stored(seq) => Some(Live { seq: Some(*seq), event: into_event(op) }),
                 _ => None,
             })),
             Err(_) => own.for_each(drop),
@@ -97,6 +97,12 @@ pub fn commit<B: Backend>(store: &B, now: Now, commits: Vec<Commit>) -> Committe
     let replies =
         places.into_iter().zip(results).map(|(places, outcome)| CommitReply { places, outcome }).collect();
     Committed { replies, live, error }
+}
+
+fn into_event(op: Op) -> Event {
+    match op {
+        Op::Put(verified) | Op::Vanish(verified) => verified.into_event(),
+    }
 }
 
 /// Changes that wait for the host to fetch them.
@@ -156,6 +162,8 @@ fn words(outcome: &Outcome) -> (bool, &'static str) {
         Outcome::Refused(Refusal::Deleted) => (false, "blocked: this event was deleted by its author"),
         Outcome::Refused(Refusal::Vanished) => (false, "blocked: this author asked to vanish"),
         Outcome::Refused(Refusal::Superseded) => (false, "duplicate: a newer version is stored here"),
+        // The machine passes ephemeral events on before a commit; other callers may not know better.
+        Outcome::Refused(Refusal::Ephemeral) => (false, "error: ephemeral events are not stored"),
         Outcome::Refused(Refusal::Expired) => (false, "invalid: the event has expired"),
     }
 }

@@ -99,12 +99,7 @@ impl<B: Backend> Relay<B> {
     }
 
     /// The event to verify, nothing if it joined one in flight, or its answer.
-    fn judge(
-        &mut self,
-        now: Now,
-        conn: ConnId,
-        raw: &RawEvent<'_>,
-    ) -> Result<Option<Event>, (bool, String)> {
+    fn judge(&mut self, now: Now, conn: ConnId, raw: &RawEvent<'_>) -> Result<Option<Event>, (bool, String)> {
         let config = &*self.config;
         let Some(session) = self.sessions.get_mut(conn) else { return Ok(None) };
         if !session.event_rate.take(config.limits.events_per_minute_max, now) {

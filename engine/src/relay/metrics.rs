@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::types::Kind;
 
 /// Kinds counted one by one: whoever sends events of every kind must not fill a metrics page.
-pub const KINDS_COUNTED_MAX: usize = 256;
+pub(super) const KINDS_COUNTED_MAX: usize = 256;
 
 /// A histogram with fixed upper bounds.
 #[derive(Clone, Debug)]
@@ -94,7 +94,7 @@ pub struct Metrics {
     pub events_refused: u64,
     /// Events whose signature was wrong.
     pub events_forged: u64,
-    /// Accepted events by kind, for the first [`KINDS_COUNTED_MAX`] kinds seen.
+    /// Accepted events by kind, for the first 256 kinds seen.
     pub events_by_kind: BTreeMap<Kind, u64>,
     /// Accepted events of all other kinds.
     pub events_of_other_kinds: u64,

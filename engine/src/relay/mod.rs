@@ -121,7 +121,8 @@ impl<B: Backend> Relay<B> {
             .finalize();
         let challenge = faster_hex::hex_string(&challenge[..16]);
         let url = self.config.url.clone().or(peer.host).map(String::into_boxed_str);
-        let conn = self.sessions.insert(|conn| Session::new(conn, now, challenge.into(), url, &self.config.limits));
+        let conn =
+            self.sessions.insert(|conn| Session::new(conn, now, challenge.into(), url, &self.config.limits));
         self.metrics.connections_opened += 1;
         self.metrics.connections = self.sessions.len() as u64;
         self.send_challenge(conn);

@@ -38,8 +38,13 @@ impl Frame<'_> {
 #[derive(Debug)]
 enum Queued {
     /// The next `len` bytes of the texts.
-    Text { len: usize },
-    Event { head: Arc<[u8]>, body: Arc<[u8]> },
+    Text {
+        len: usize,
+    },
+    Event {
+        head: Arc<[u8]>,
+        body: Arc<[u8]>,
+    },
 }
 
 /// The queue, and how many bytes it would take on the wire.

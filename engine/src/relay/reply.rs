@@ -4,7 +4,8 @@ use super::Relay;
 use super::session::{Close, ConnId};
 use crate::store::Backend;
 use crate::types::{EventId, Now, SubId};
-use crate::wire::{About, Hint, WireError, frames};
+use crate::wire::frames::{self, Complete};
+use crate::wire::{About, WireError};
 
 impl<B: Backend> Relay<B> {
     fn send_text(&mut self, conn: ConnId, write: impl FnOnce(&mut Vec<u8>)) {
@@ -21,7 +22,7 @@ impl<B: Backend> Relay<B> {
         self.send_text(conn, |out| frames::ok(out, id, accepted, message));
     }
 
-    pub(super) fn send_eose(&mut self, conn: ConnId, sub: &SubId, hint: Option<Hint>) {
+    pub(super) fn send_eose(&mut self, conn: ConnId, sub: &SubId, hint: Option<Complete>) {
         self.metrics.sent_eose += 1;
         self.send_text(conn, |out| frames::eose(out, sub, hint));
     }

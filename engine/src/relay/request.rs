@@ -13,10 +13,11 @@ use super::session::ConnId;
 use crate::index::SubSlot;
 use crate::policy::{Access, access, may_see};
 use crate::store::{
-    Backend, Completeness, Count, CountStep, Replayed, Scan, ScanLimits, Step, StoreError, Take, replay,
+    Backend, Completeness, Count, CountStep, Replayed, Scan, ScanLimits, Step, StoreError, Take, Viewer,
+    replay,
 };
-use crate::types::{Filter, Now, SubId};
-use crate::wire::Hint;
+use crate::types::{CanonicalEvent, Filter, Kind, Now, PubKey, SubId};
+use crate::wire::frames::Complete;
 
 /// COUNTs one connection may have under way.
 const COUNTS_MAX: usize = 16;
@@ -40,6 +41,22 @@ pub(super) struct CountJob {
     conn: ConnId,
     query: SubId,
     count: Count,
+}
+
+/// One connection's eyes, by the read guard.
+struct Party<'a> {
+    guarded_kinds: &'a [Kind],
+    keys: &'a [PubKey],
+}
+
+impl Viewer for Party<'_> {
+    fn sees_all_of(&self, kind: Kind) -> bool {
+        !self.guarded_kinds.contains(&kind)
+    }
+
+    fn sees(&self, event: CanonicalEvent<'_>) -> bool {
+        may_see(event, self.guarded_kinds, self.keys)
+    }
 }
 
 /// What a step left.
@@ -76,8 +93,10 @@ impl<B: Backend> Relay<B> {
         session.subs.insert(sub.clone(), slot);
         let serial = self.live.insert_client(slot, conn, sub, Arc::clone(&filters), horizon);
         self.metrics.subscriptions = self.live.len() as u64;
-        let scan_limits =
-            ScanLimits { limit_default: self.config.limits.limit_default, limit_max: self.config.limits.limit_max };
+        let scan_limits = ScanLimits {
+            limit_default: self.config.limits.limit_default,
+            limit_max: self.config.limits.limit_max,
+        };
         let scan = Scan::new(filters, scan_limits, self.store.classes(), horizon);
         self.advance(now, Request::Scan(Box::new(ScanJob { slot, serial, conn, scan, started: now })));
     }
@@ -93,8 +112,14 @@ impl<B: Backend> Relay<B> {
         if let Err(words) = admitted {
             return self.send_closed(conn, &query, &words);
         }
+        let horizon = match self.last_seq() {
+            Ok(horizon) => horizon,
+            Err(error) => return self.send_closed(conn, &query, &store_words(&error)),
+        };
+        let Some(session) = self.sessions.get_mut(conn) else { return };
         session.counts += 1;
-        let count = Count::new(filters.into(), self.store.classes(), self.config.limits.count_rows_max);
+        let rows_max = self.config.limits.count_rows_max;
+        let count = Count::new(filters.into(), self.store.classes(), horizon, rows_max);
         self.advance(now, Request::Count(Box::new(CountJob { conn, query, count })));
     }
 
@@ -172,13 +197,11 @@ impl<B: Backend> Relay<B> {
             return Next::Stall(job.conn, Request::Scan(job));
         }
         let mut rows = config.limits.scan_rows_max;
-        let (guarded, keys, outbox) = (&config.policy.guarded_kinds, session.auth.keys(), &mut session.outbox);
+        let viewer = Party { guarded_kinds: &config.policy.guarded_kinds, keys: session.auth.keys() };
+        let outbox = &mut session.outbox;
         let mut sent = 0;
         let step = self.store.reader().and_then(|reader| {
-            job.scan.step(&reader, now.seconds(), &mut rows, &mut |hit| {
-                if !may_see(hit.event, guarded, keys) {
-                    return Take::Hidden;
-                }
+            job.scan.step(&reader, now.seconds(), &mut rows, &viewer, &mut |hit| {
                 outbox.push_event(live.head.clone(), hit.event.json().into());
                 sent += 1;
                 if outbox.bytes() >= config.limits.outbox_bytes_pause {
@@ -211,15 +234,17 @@ impl<B: Backend> Relay<B> {
         let Some(live) = self.live.get_mut(job.slot, job.serial) else { return };
         let Owner::Client { conn, sub } = &live.owner else { return };
         let (conn, sub) = (*conn, sub.clone());
-        let State::Scanning { missed, held } = std::mem::replace(&mut live.state, State::Live) else { return };
+        let State::Scanning { missed, held } = std::mem::replace(&mut live.state, State::Live) else {
+            return;
+        };
         if missed {
             live.state = State::Behind;
             self.requests.push_back(Request::Replay { slot: job.slot, serial: job.serial });
         }
         let head = live.head.clone();
         let hint = match completeness {
-            Completeness::Finish => Some(Hint::Finish),
-            Completeness::More => Some(Hint::More),
+            Completeness::Finish => Some(Complete::Finish),
+            Completeness::More => Some(Complete::More),
             Completeness::Unknown => None,
         };
         self.send_eose(conn, &sub, hint);
@@ -236,10 +261,9 @@ impl<B: Backend> Relay<B> {
         let config = &*self.config;
         let Some(session) = self.sessions.get_mut(job.conn) else { return Next::Done };
         let mut rows = config.limits.scan_rows_max;
-        let (guarded, keys) = (&config.policy.guarded_kinds, session.auth.keys());
-        let step = self.store.reader().and_then(|reader| {
-            job.count.step(&reader, now.seconds(), &mut rows, guarded, &mut |event| may_see(event, guarded, keys))
-        });
+        let viewer = Party { guarded_kinds: &config.policy.guarded_kinds, keys: session.auth.keys() };
+        let step =
+            self.store.reader().and_then(|reader| job.count.step(&reader, now.seconds(), &mut rows, &viewer));
         match step {
             Ok(CountStep::More) => return Next::Again(Request::Count(job)),
             Ok(CountStep::Done(counted)) => {
@@ -266,13 +290,12 @@ impl<B: Backend> Relay<B> {
             return Next::Stall(conn, request);
         }
         let mut rows = config.limits.scan_rows_max;
-        let (guarded, keys, outbox) = (&config.policy.guarded_kinds, session.auth.keys(), &mut session.outbox);
+        let viewer = Party { guarded_kinds: &config.policy.guarded_kinds, keys: session.auth.keys() };
+        let outbox = &mut session.outbox;
         let mut sent = 0;
         let replayed = self.store.reader().and_then(|reader| {
-            replay(&reader, &live.filters, live.live_after, now.seconds(), &mut rows, &mut |hit| {
-                if !may_see(hit.event, guarded, keys) {
-                    return Take::Hidden;
-                }
+            let (filters, after) = (&live.filters, live.live_after);
+            replay(&reader, filters, after, &mut rows, now.seconds(), &viewer, &mut |hit| {
                 outbox.push_event(live.head.clone(), hit.event.json().into());
                 sent += 1;
                 if outbox.bytes() >= config.limits.outbox_bytes_pause {
