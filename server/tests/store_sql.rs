@@ -137,7 +137,7 @@ fn open(path: &Path, as_doubles: bool) -> SqlBackend<Sqlite> {
 
 #[test]
 fn random_writes_read_as_the_model_says() {
-    for seed in 0..16 {
+    for seed in 0..8 {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("relay.sqlite");
         check_random_writes(seed, open(&path, seed % 2 == 0), |backend| {
@@ -240,7 +240,7 @@ fn every_read_uses_a_key() {
             let detail: String = step.get(3).expect("detail");
             // The newest event is the first row of a scan backwards.
             let is_newest = statement.ends_with("ORDER BY seq DESC LIMIT 1");
-            let is_values = detail.contains("CONSTANT ROW");
+            let is_values = detail.contains("CONSTANT ROW") || detail.contains("VALUES CLAUSE");
             assert!(detail.starts_with("SEARCH") || is_newest || is_values, "{statement}: {detail}");
         }
     }
