@@ -126,7 +126,11 @@ pub(super) fn head(term: &Term) -> Key {
 
 /// The key of one posting.
 pub(super) fn posting(head: Key, posting: &Posting) -> Key {
-    head.with(&[&rank(&posting.rank), &seq_and_expiry(posting.seq, posting.expires), &posting.kind.to_be_bytes()])
+    head.with(&[
+        &rank(&posting.rank),
+        &seq_and_expiry(posting.seq, posting.expires),
+        &posting.kind.to_be_bytes(),
+    ])
 }
 
 /// The least key a posting at `start` or behind it may have.
