@@ -117,7 +117,8 @@ fn generated(n: u64) -> Event {
     };
     let id = [mix(1), mix(2), mix(3), mix(4)].map(|part| format!("{part:016x}")).concat();
     let kind = [1, 1, 1, 1, 7, 7, 7, 6, 1984, 9735][(mix(5) % 10) as usize];
-    let (mut tags, hex) = (Vec::new(), |part: u64| format!("{:016x}", part.wrapping_mul(0x94d0_49bb_1331_11eb)).repeat(4));
+    let (mut tags, hex) =
+        (Vec::new(), |part: u64| format!("{:016x}", part.wrapping_mul(0x94d0_49bb_1331_11eb)).repeat(4));
     for tag in 0..mix(6) % 4 {
         tags.push(format!(r#"["p","{}"]"#, author(skewed(7 + tag, AUTHORS))));
     }

@@ -97,13 +97,7 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    fn postings(
-        &self,
-        term: &Term,
-        start: Bound,
-        oldest: Timestamp,
-        max: usize,
-    ) -> Vec<Posting> {
+    fn postings(&self, term: &Term, start: Bound, oldest: Timestamp, max: usize) -> Vec<Posting> {
         let mut found: Vec<Posting> = self
             .events
             .iter()
@@ -163,8 +157,7 @@ impl Model {
         let (after, max) = (Seq(chance.below(self.last_seq.0 + 2)), chance.below(20) as usize);
         let mut log = Vec::new();
         reader.log(after, max, &mut log).expect("log");
-        let expected: Vec<Seq> =
-            self.events.keys().copied().filter(|seq| *seq > after).take(max).collect();
+        let expected: Vec<Seq> = self.events.keys().copied().filter(|seq| *seq > after).take(max).collect();
         assert_eq!(log, expected, "after {after:?}, {max}");
 
         let (until, max) = (99 + chance.below(22), chance.below(20) as usize);
@@ -226,7 +219,11 @@ impl Model {
 }
 
 /// Random writes, some of them taken back, read inside and after; `reopen` closes the backend now and then.
-pub(crate) fn check_random_writes<B: Backend>(seed: u64, mut backend: B, mut reopen: impl FnMut(B) -> B) -> B {
+pub(crate) fn check_random_writes<B: Backend>(
+    seed: u64,
+    mut backend: B,
+    mut reopen: impl FnMut(B) -> B,
+) -> B {
     let mut chance = Chance::new(seed);
     let mut model = Model::default();
     let classes = backend.classes();
