@@ -2,6 +2,7 @@
 //!
 //! It holds no relay rule: those live in `relay-engine`, whose machine this crate feeds and drains.
 
+pub mod cli;
 pub mod config;
 pub mod lmdb;
 mod net;

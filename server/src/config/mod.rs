@@ -92,7 +92,9 @@ pub enum ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ConfigError::Unreadable { path, message } => write!(f, "cannot read {}: {message}", path.display()),
+            ConfigError::Unreadable { path, message } => {
+                write!(f, "cannot read {}: {message}", path.display())
+            }
             ConfigError::File { path, message } => write!(f, "{}: {}", path.display(), message.trim_end()),
             ConfigError::UnknownKey { key, origin, nearest } => {
                 write!(f, "{origin}: unknown key `{key}`")?;

@@ -147,7 +147,12 @@ pub enum StoreEngine {
 
 impl Default for Store {
     fn default() -> Self {
-        Store { engine: StoreEngine::Lmdb, map_bytes_max: 1 << 40, commit_events_max: 4_096, sweep_seconds: 1 }
+        Store {
+            engine: StoreEngine::Lmdb,
+            map_bytes_max: 1 << 40,
+            commit_events_max: 4_096,
+            sweep_seconds: 1,
+        }
     }
 }
 
@@ -227,7 +232,11 @@ impl Settings {
         ensure(self.store.sweep_seconds > 0, "store.sweep_seconds", "must be at least 1")?;
         ensure(self.store.map_bytes_max >= 1 << 20, "store.map_bytes_max", "must be at least 1048576")?;
         ensure(limits.message_bytes_max >= 512, "limits.message_bytes_max", "must be at least 512")?;
-        ensure(limits.limit_default <= limits.limit_max, "limits.limit_default", "is above limits.limit_max")?;
+        ensure(
+            limits.limit_default <= limits.limit_max,
+            "limits.limit_default",
+            "is above limits.limit_max",
+        )?;
         ensure(
             limits.outbox_bytes_pause <= limits.outbox_bytes_max,
             "limits.outbox_bytes_pause",

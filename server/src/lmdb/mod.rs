@@ -183,16 +183,17 @@ impl Backend for LmdbBackend {
 }
 
 fn open_env(path: &Path, options: &LmdbOptions) -> Result<Env<WithoutTls>, OpenError> {
-    // A multiple of every usual page size.
-    let mut map_bytes = (options.map_bytes_max & !0xffff).max(MAP_BYTES_MIN);
+    let mut map_bytes = options.map_bytes_max.max(MAP_BYTES_MIN);
     loop {
+        // A multiple of every usual page size.
+        map_bytes &= !0xffff;
         let mut env_options = EnvOpenOptions::new().read_txn_without_tls();
         env_options.map_size(map_bytes).max_readers(READERS_MAX).max_dbs(8);
         match map(&mut env_options, path, options.sync) {
             Err(heed::Error::Io(error))
                 if error.kind() == std::io::ErrorKind::OutOfMemory && map_bytes > MAP_BYTES_MIN =>
             {
-                map_bytes /= 2;
+                map_bytes = (map_bytes / 2).max(MAP_BYTES_MIN);
             }
             opened => return opened.map_err(|error| OpenError::lmdb(path, error)),
         }

@@ -95,6 +95,9 @@ impl<T: Txn> KeySource for Moment<'_, T> {
         let LmdbBackend { env, databases } = self.backend;
         let page_bytes = u64::from(env.unnamed_database_stat().page_size);
         let pages = env.info().last_page_number as u64 + 1;
-        Ok(Stats { events: databases.event.len(self.txn.read()).map_err(store_error)?, bytes: pages * page_bytes })
+        Ok(Stats {
+            events: databases.event.len(self.txn.read()).map_err(store_error)?,
+            bytes: pages * page_bytes,
+        })
     }
 }

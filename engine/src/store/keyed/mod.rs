@@ -20,13 +20,8 @@ use crate::types::{Event, EventId, Kind, Timestamp};
 /// What is stored, at one moment.
 pub trait KeySource {
     /// Calls `each` with up to `max` keys from `from` to `to`, both included, ascending.
-    fn keys(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        max: usize,
-        each: &mut dyn FnMut(&[u8]),
-    ) -> Result<(), StoreError>;
+    fn keys(&self, from: &[u8], to: &[u8], max: usize, each: &mut dyn FnMut(&[u8]))
+    -> Result<(), StoreError>;
 
     /// The body stored under a number.
     fn body(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError>;
@@ -103,7 +98,8 @@ impl<S: KeySource, O: Pending> View<S, O> {
         let Some(overlay) = self.overlay.pending() else {
             return self.source.keys(from.as_bytes(), to.as_bytes(), max, each);
         };
-        let removed = overlay.key_range(range.clone()).filter(|(_, change)| *change == Change::Remove).count();
+        let removed =
+            overlay.key_range(range.clone()).filter(|(_, change)| *change == Change::Remove).count();
         let mut stored = Vec::new();
         let mut is_longer = false;
         self.source.keys(from.as_bytes(), to.as_bytes(), max.saturating_add(removed), &mut |key| {
@@ -205,7 +201,9 @@ impl<S: KeySource, O: Pending> Reader for View<S, O> {
         self.source.bodies_after(after, max.saturating_add(removed), &mut seqs)?;
         seqs.retain(|seq| overlay.body(*seq).is_none());
         // What is new is above everything stored.
-        seqs.extend(overlay.bodies().filter(|(seq, body)| *seq > after && body.is_some()).map(|(seq, _)| seq));
+        seqs.extend(
+            overlay.bodies().filter(|(seq, body)| *seq > after && body.is_some()).map(|(seq, _)| seq),
+        );
         out.extend(seqs.into_iter().take(max));
         Ok(())
     }
@@ -228,7 +226,8 @@ impl<S: KeySource, O: Pending> Reader for View<S, O> {
         let mut kinds = Vec::new();
         let mut next = Some(0);
         while let Some(kind) = next {
-            let first = key::posting_from(key::head(&Term::Kind(kind)), Bound::From(Rank::newest(Timestamp::MAX)));
+            let first =
+                key::posting_from(key::head(&Term::Kind(kind)), Bound::From(Rank::newest(Timestamp::MAX)));
             let known = kinds.len();
             self.read_keys(first..=last, 1, key::read_kind, &mut kinds)?;
             next = kinds.get(known).and_then(|kind| kind.checked_add(1));

@@ -52,7 +52,10 @@ impl Overlay {
 
     /// Whether nothing was changed.
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.bodies.is_empty() && self.tombstones.is_empty() && self.last_seq == Seq(0)
+        self.keys.is_empty()
+            && self.bodies.is_empty()
+            && self.tombstones.is_empty()
+            && self.last_seq == Seq(0)
     }
 
     /// Events stored less events taken out.

@@ -39,10 +39,7 @@ pub trait SqlConn {
     ) -> Result<(), StoreError>;
 
     /// Runs `work` once, and keeps all of it, durably, if it returns `Ok`, else nothing of it.
-    fn transaction(
-        &self,
-        work: &mut dyn FnMut() -> Result<(), StoreError>,
-    ) -> Result<(), StoreError>;
+    fn transaction(&self, work: &mut dyn FnMut() -> Result<(), StoreError>) -> Result<(), StoreError>;
 
     /// The size of the database in bytes.
     fn bytes(&self) -> Result<u64, StoreError>;

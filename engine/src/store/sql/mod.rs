@@ -21,8 +21,8 @@ mod rows;
 use std::cell::Cell;
 use std::fmt;
 
-pub use conn::{SqlConn, SqlValue};
 use conn::{Bulk, integers};
+pub use conn::{SqlConn, SqlValue};
 use rows::Rows;
 
 use super::backend::{Backend, Seq, StoreError};
@@ -42,13 +42,11 @@ const READ_SCHEMA: &str = "SELECT value FROM relay_meta WHERE name = 'schema'";
 const WRITE_SCHEMA: &str = "INSERT INTO relay_meta (name, value) VALUES ('schema', ?)";
 const WRITE_LAST_SEQ: &str = "INSERT INTO relay_meta (name, value) VALUES ('last_seq', ?) \
                               ON CONFLICT (name) DO UPDATE SET value = excluded.value";
-const INSERT_KEYS: Bulk =
-    Bulk { before: "INSERT INTO relay_key (key) VALUES ", row: "(?)", after: "" };
+const INSERT_KEYS: Bulk = Bulk { before: "INSERT INTO relay_key (key) VALUES ", row: "(?)", after: "" };
 const DELETE_KEYS: Bulk = Bulk { before: "DELETE FROM relay_key WHERE key IN (", row: "?", after: ")" };
 const INSERT_EVENTS: Bulk =
     Bulk { before: "INSERT INTO relay_event (seq, json) VALUES ", row: "(?,?)", after: "" };
-const DELETE_EVENTS: Bulk =
-    Bulk { before: "DELETE FROM relay_event WHERE seq IN (", row: "?", after: ")" };
+const DELETE_EVENTS: Bulk = Bulk { before: "DELETE FROM relay_event WHERE seq IN (", row: "?", after: ")" };
 const BURY: Bulk = Bulk {
     before: "INSERT INTO relay_tombstone (key, until) VALUES ",
     row: "(?,?)",
@@ -127,7 +125,10 @@ impl<C: SqlConn> SqlBackend<C> {
     fn apply(&self, overlay: &Overlay, last_seq: Seq) -> Result<(), StoreError> {
         let conn = &self.conn;
         let of = |wanted| {
-            overlay.keys().filter(move |(_, change)| *change == wanted).map(|(key, _)| [SqlValue::Blob(key.as_bytes())])
+            overlay
+                .keys()
+                .filter(move |(_, change)| *change == wanted)
+                .map(|(key, _)| [SqlValue::Blob(key.as_bytes())])
         };
         DELETE_KEYS.run(conn, of(Change::Remove))?;
         let removed = overlay.bodies().filter(|(_, body)| body.is_none());
@@ -138,7 +139,8 @@ impl<C: SqlConn> SqlBackend<C> {
         let inserted = overlay.bodies().filter_map(|(seq, body)| body.map(|json| (seq, json)));
         INSERT_EVENTS.run(conn, inserted.map(|(seq, json)| [int(seq), SqlValue::Blob(json)]))?;
         INSERT_KEYS.run(conn, of(Change::Add))?;
-        let tombstones: Vec<_> = overlay.tombstones().map(|(key, until)| (key, until.to_be_bytes())).collect();
+        let tombstones: Vec<_> =
+            overlay.tombstones().map(|(key, until)| (key, until.to_be_bytes())).collect();
         BURY.run(conn, tombstones.iter().map(|(key, until)| [SqlValue::Blob(key), SqlValue::Blob(until)]))?;
         // The last event says itself which number was given last, unless it was taken out.
         if Rows::new(self).last_seq()? < last_seq {
