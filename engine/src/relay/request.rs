@@ -172,6 +172,11 @@ impl<B: Backend> Relay<B> {
         !self.requests.is_empty()
     }
 
+    /// Whether [`Relay::work`] would do anything. Draining a slow reader's output may make it so.
+    pub fn has_work(&self) -> bool {
+        !self.requests.is_empty()
+    }
+
     fn advance(&mut self, now: Now, request: Request) {
         let next = match request {
             Request::Scan(job) => self.step_scan(now, job),

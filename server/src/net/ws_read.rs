@@ -18,7 +18,7 @@ const KEPT_BUFFER_BYTES_MAX: usize = 64 << 10;
 
 /// Something a client sent.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Received {
+pub(crate) enum Received {
     /// A text message.
     Text(Utf8Bytes),
     /// A binary message.
@@ -35,7 +35,7 @@ pub(super) enum Received {
 
 /// Why a stream can't go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// Text that is not UTF-8.
     Utf8,
     /// A message in pieces, or one of an absurd length, has grown over the limit; this is known of its size.
@@ -46,7 +46,7 @@ pub(super) enum Fault {
 
 impl Fault {
     /// The close code and words of RFC 6455.
-    pub(super) fn close(self) -> (u16, &'static str) {
+    pub(crate) fn close(self) -> (u16, &'static str) {
         match self {
             Fault::Utf8 => (1007, "text must be UTF-8"),
             Fault::TooLong(_) => (1009, "message too long"),
@@ -57,7 +57,7 @@ impl Fault {
 
 /// Whether the receiver wants more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Flow {
+pub(crate) enum Flow {
     /// It does.
     Go,
     /// Not now: what is left is kept for [`Reader::resume`].
@@ -65,7 +65,7 @@ pub(super) enum Flow {
 }
 
 /// The receiving side of one connection.
-pub(super) struct Reader {
+pub(crate) struct Reader {
     protocol: WebSocketContext,
     config: WebSocketConfig,
     guard: Guard,
@@ -76,7 +76,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(message_bytes_max: usize) -> Self {
+    pub(crate) fn new(message_bytes_max: usize) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
             .write_buffer_size(0)
@@ -94,7 +94,7 @@ impl Reader {
 
     /// Takes bytes from the socket and hands messages to `sink`. Answers of the protocol are appended to
     /// `output`.
-    pub(super) fn feed(
+    pub(crate) fn feed(
         &mut self,
         bytes: &[u8],
         output: &mut Vec<u8>,
@@ -110,11 +110,7 @@ impl Reader {
     }
 
     /// Goes on after a pause with what is at hand.
-    pub(super) fn resume(
-        &mut self,
-        output: &mut Vec<u8>,
-        sink: &mut dyn FnMut(Received) -> Flow,
-    ) -> Flow {
+    pub(crate) fn resume(&mut self, output: &mut Vec<u8>, sink: &mut dyn FnMut(Received) -> Flow) -> Flow {
         let mut pending = std::mem::take(&mut self.pending);
         let (used, flow) = self.run(&pending, output, sink);
         if used < pending.len() {
@@ -122,6 +118,11 @@ impl Reader {
             self.pending = pending;
         }
         flow
+    }
+
+    /// Whether there is something to go on with. It may be no more than the start of a header.
+    pub(crate) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
     }
 
     /// How many bytes were used, and whether the sink wants more.
