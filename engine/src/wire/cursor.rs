@@ -3,9 +3,10 @@
 //! Every method either moves past what it read or notes a fault and returns [`Failed`]. No method
 //! recurses, so that no nesting can exhaust the stack.
 
+use faster_hex::CheckCase;
+
 use super::error::{About, Fault, WireError};
 use super::escape::{Escapes, RawStr, has_high_bit, hex_unit, is_canonical_unit, is_special, special_mask};
-use crate::types::HexError;
 
 /// How deep arrays and objects may nest in a value that is skipped: one bit of a word each.
 const DEPTH_MAX: u32 = u64::BITS;
@@ -165,34 +166,30 @@ impl<'a> Cursor<'a> {
         Ok(number)
     }
 
-    /// Reads a string that holds `chars` lowercase hex characters.
+    /// Reads a string of lowercase hex, `N` bytes of it, into `out`.
     #[inline]
-    pub(super) fn hex<T>(
-        &mut self,
-        field: &'static str,
-        chars: usize,
-        decode: impl Fn(&[u8]) -> Result<T, HexError>,
-    ) -> Parsed<T> {
-        if let Some([b'"', text @ .., b'"']) = self.rest().get(..chars + 2)
-            && let Ok(value) = decode(text)
+    pub(super) fn hex<const N: usize>(&mut self, field: &'static str, out: &mut [u8; N]) -> Parsed<()> {
+        // Decoding in place: a value that is returned is copied once more for each hand it goes through.
+        if let Some([b'"', text @ .., b'"']) = self.rest().get(..2 * N + 2)
+            && faster_hex::hex_decode_with_case(text, out, CheckCase::Lower).is_ok()
         {
-            self.at += chars + 2;
-            return Ok(value);
+            self.at += 2 * N + 2;
+            return Ok(());
         }
-        self.hex_slow(field, chars, decode)
+        self.hex_slow(field, out)
     }
 
     /// The fault in what is not plain hex, or its value if that is only escaped.
     #[cold]
-    fn hex_slow<T>(
-        &mut self,
-        field: &'static str,
-        chars: usize,
-        decode: impl Fn(&[u8]) -> Result<T, HexError>,
-    ) -> Parsed<T> {
+    fn hex_slow<const N: usize>(&mut self, field: &'static str, out: &mut [u8; N]) -> Parsed<()> {
         let start = self.at;
         let text = self.string()?.unescape();
-        decode(text.as_bytes()).map_err(|_| self.fail_at(start, Fault::Hex { field, chars }))
+        if text.len() == 2 * N
+            && faster_hex::hex_decode_with_case(text.as_bytes(), out, CheckCase::Lower).is_ok()
+        {
+            return Ok(());
+        }
+        Err(self.fail_at(start, Fault::Hex { field, chars: 2 * N }))
     }
 
     /// Reads a string of any kind.
@@ -230,9 +227,9 @@ impl<'a> Cursor<'a> {
             *high |= word;
             let mask = special_mask(word);
             if mask != 0 {
-                let len = mask.trailing_zeros() as usize / 8;
-                self.at = self.bytes.len() - rest.len() + len;
-                return Some(chunk[len]);
+                let bit = mask.trailing_zeros() & !7;
+                self.at = self.bytes.len() - rest.len() + bit as usize / 8;
+                return Some((word >> bit) as u8);
             }
             rest = after;
         }

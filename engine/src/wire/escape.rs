@@ -84,12 +84,10 @@ const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
 /// have their high bit set. Bytes after the first such may be marked by mistake, the first never is.
 #[inline(always)]
 pub(super) fn special_mask(word: u64) -> u64 {
-    let quote = word ^ (LOW_BITS * b'"' as u64);
-    let backslash = word ^ (LOW_BITS * b'\\' as u64);
-    ((word.wrapping_sub(LOW_BITS * 0x20) & !word)
-        | (quote.wrapping_sub(LOW_BITS) & !quote)
-        | (backslash.wrapping_sub(LOW_BITS) & !backslash))
-        & HIGH_BITS
+    // With bit 1 flipped a quote is 0x20, and what was below 0x20 still is: one comparison for both.
+    let quote_or_control = (word ^ (LOW_BITS * 0x02)).wrapping_sub(LOW_BITS * 0x21);
+    let backslash = (word ^ (LOW_BITS * b'\\' as u64)).wrapping_sub(LOW_BITS);
+    (quote_or_control | backslash) & !word & HIGH_BITS
 }
 
 /// Whether any of eight bytes is outside ASCII.

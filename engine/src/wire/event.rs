@@ -60,9 +60,11 @@ pub fn parse_event(json: &[u8]) -> Result<RawEvent<'_>, WireError> {
     let mut cursor = Cursor::new(json);
     cursor.white_space();
     let start = cursor.at();
-    event(&mut cursor, usize::MAX)
-        .and_then(|event| cursor.end().map(|()| event))
-        .map_err(|Failed| cursor.error(About::Event(find_id(&json[start..]))))
+    let mut event = RawEvent::BLANK;
+    match read(&mut cursor, usize::MAX, &mut event).and_then(|()| cursor.end()) {
+        Ok(()) => Ok(event),
+        Err(Failed) => Err(cursor.error(About::Event(find_id(&json[start..])))),
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -86,10 +88,9 @@ const FIELDS: [(Field, &str); 7] = [
     (Field::Sig, "sig"),
 ];
 
-/// Reads an event object that starts here.
-#[inline]
-pub(super) fn event<'a>(cursor: &mut Cursor<'a>, tags_max: usize) -> Parsed<RawEvent<'a>> {
-    let mut event = RawEvent {
+impl RawEvent<'_> {
+    /// What [`read`] fills in.
+    pub(super) const BLANK: Self = RawEvent {
         id: EventId([0; 32]),
         pubkey: PubKey([0; 32]),
         sig: Sig([0; 64]),
@@ -98,6 +99,11 @@ pub(super) fn event<'a>(cursor: &mut Cursor<'a>, tags_max: usize) -> Parsed<RawE
         tags: RawTags { raw: b"[]", count: 0, is_canonical: true, may_expire: false },
         content: RawStr { raw: b"", escapes: Escapes::None },
     };
+}
+
+/// Reads an event object that starts here into `event`, which is worth nothing after a failure.
+#[inline]
+pub(super) fn read<'a>(cursor: &mut Cursor<'a>, tags_max: usize, event: &mut RawEvent<'a>) -> Parsed<()> {
     let mut seen = 0u8;
     let mut unknown = Vec::new();
     cursor.expect(b'{', "an event object")?;
@@ -105,23 +111,17 @@ pub(super) fn event<'a>(cursor: &mut Cursor<'a>, tags_max: usize) -> Parsed<RawE
     while more {
         let start = cursor.at();
         match field(cursor, &mut unknown)? {
-            None => {
-                cursor.expect(b':', "a colon")?;
-                cursor.skip_value()?;
-            }
+            None => cursor.skip_value()?,
             Some(field) => {
                 let bit = 1 << field as u8;
                 if seen & bit != 0 {
                     return Err(cursor.fail_at(start, Fault::Repeated));
                 }
                 seen |= bit;
-                cursor.expect(b':', "a colon")?;
                 match field {
-                    Field::Id => event.id = cursor.hex("id", EventId::HEX_LEN, EventId::from_hex)?,
-                    Field::Pubkey => {
-                        event.pubkey = cursor.hex("pubkey", PubKey::HEX_LEN, PubKey::from_hex)?
-                    }
-                    Field::Sig => event.sig = cursor.hex("sig", Sig::HEX_LEN, Sig::from_hex)?,
+                    Field::Id => cursor.hex("id", &mut event.id.0)?,
+                    Field::Pubkey => cursor.hex("pubkey", &mut event.pubkey.0)?,
+                    Field::Sig => cursor.hex("sig", &mut event.sig.0)?,
                     Field::CreatedAt => event.created_at = cursor.integer("created_at", CREATED_AT_MAX)?,
                     Field::Kind => event.kind = cursor.integer("kind", u64::from(Kind::MAX))? as Kind,
                     Field::Tags => event.tags = tags(cursor, tags_max)?,
@@ -133,43 +133,43 @@ pub(super) fn event<'a>(cursor: &mut Cursor<'a>, tags_max: usize) -> Parsed<RawE
     }
     match FIELDS.iter().find(|(field, _)| seen & 1 << *field as u8 == 0) {
         Some((_, name)) => Err(cursor.fail(Fault::Missing(name))),
-        None => Ok(event),
+        None => Ok(()),
     }
 }
 
-/// Reads the name of a field. Unknown names are remembered: naming one twice is a fault too.
+/// Reads the name of a field and the colon. Unknown names are remembered: naming one twice is a fault too.
 #[inline]
 fn field<'a>(cursor: &mut Cursor<'a>, unknown: &mut Vec<Cow<'a, str>>) -> Parsed<Option<Field>> {
-    let rest = cursor.rest();
-    let guess = match rest {
-        [_, b'i', ..] => Field::Id,
-        [_, b'p', ..] => Field::Pubkey,
-        [_, b'c', b'r', ..] => Field::CreatedAt,
-        [_, b'k', ..] => Field::Kind,
-        [_, b't', ..] => Field::Tags,
-        [_, b'c', ..] => Field::Content,
-        _ => Field::Sig,
-    };
-    let name: &[u8] = match guess {
-        Field::Id => b"\"id\"",
-        Field::Pubkey => b"\"pubkey\"",
-        Field::CreatedAt => b"\"created_at\"",
-        Field::Kind => b"\"kind\"",
-        Field::Tags => b"\"tags\"",
-        Field::Content => b"\"content\"",
-        Field::Sig => b"\"sig\"",
-    };
-    if rest.starts_with(name) {
-        cursor.advance(name.len());
-        return Ok(Some(guess));
+    /// Of known length, so that comparing it takes no call.
+    #[inline(always)]
+    fn is<const N: usize>(rest: &[u8], text: &[u8; N], field: Field) -> Option<(Field, usize)> {
+        rest.starts_with(text).then_some((field, N))
     }
-    unusual_field(cursor, unknown)
+    let rest = cursor.rest();
+    let known = match rest {
+        [_, b'i', ..] => is(rest, b"\"id\":", Field::Id),
+        [_, b'p', ..] => is(rest, b"\"pubkey\":", Field::Pubkey),
+        [_, b'c', b'r', ..] => is(rest, b"\"created_at\":", Field::CreatedAt),
+        [_, b'c', ..] => is(rest, b"\"content\":", Field::Content),
+        [_, b'k', ..] => is(rest, b"\"kind\":", Field::Kind),
+        [_, b't', ..] => is(rest, b"\"tags\":", Field::Tags),
+        _ => is(rest, b"\"sig\":", Field::Sig),
+    };
+    match known {
+        Some((field, len)) => {
+            cursor.advance(len);
+            cursor.white_space();
+            Ok(Some(field))
+        }
+        None => unusual_field(cursor, unknown),
+    }
 }
 
 #[cold]
 fn unusual_field<'a>(cursor: &mut Cursor<'a>, unknown: &mut Vec<Cow<'a, str>>) -> Parsed<Option<Field>> {
     let start = cursor.at();
     let name = cursor.string()?.unescape();
+    cursor.expect(b':', "a colon")?;
     if let Some((field, _)) = FIELDS.iter().find(|(_, known)| name == *known) {
         return Ok(Some(*field));
     }
@@ -305,8 +305,16 @@ impl<'a> RawEvent<'a> {
 
     /// Bytes of the canonical JSON. No allocation; no look at tags and content that are canonical already.
     pub fn json_len(&self) -> usize {
-        let mut len = 0;
-        self.write_json(|piece| len += piece.len());
+        const FIXED: usize = r#"{"id":"","pubkey":"","created_at":,"kind":,"tags":,"content":"","sig":""}"#
+            .len()
+            + EventId::HEX_LEN
+            + PubKey::HEX_LEN
+            + Sig::HEX_LEN;
+        let mut len = FIXED
+            + Digits::of(self.created_at).as_bytes().len()
+            + Digits::of(u64::from(self.kind)).as_bytes().len();
+        self.tags.canonical(|piece| len += piece.len());
+        self.content.canonical(|piece| len += piece.len());
         len
     }
 

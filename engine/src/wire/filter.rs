@@ -3,7 +3,7 @@
 use super::cursor::{Cursor, Failed, Parsed};
 use super::error::{About, Fault, WireError};
 use super::event::CREATED_AT_MAX;
-use crate::types::{EventId, Filter, HexError, Kind, PubKey, TagFilter, Timestamp};
+use crate::types::{EventId, Filter, Kind, PubKey, TagFilter, Timestamp};
 
 /// Reads one filter object, with nothing but white space around it, without any bound on its lists.
 ///
@@ -40,8 +40,10 @@ pub(super) fn filter(cursor: &mut Cursor<'_>, budget: &mut Budget) -> Parsed<Fil
         let name = cursor.string()?.unescape();
         cursor.expect(b':', "a colon")?;
         let is_new = match name.as_bytes() {
-            b"ids" => filter.ids.replace(ids(cursor, budget)?).is_none(),
-            b"authors" => filter.authors.replace(authors(cursor, budget)?).is_none(),
+            b"ids" => filter.ids.replace(hex_list(cursor, budget, "each of ids", EventId)?).is_none(),
+            b"authors" => {
+                filter.authors.replace(hex_list(cursor, budget, "each of authors", PubKey)?).is_none()
+            }
             b"kinds" => filter.kinds.replace(kinds(cursor, budget)?).is_none(),
             b"since" => filter.since.replace(time(cursor, "since")?).is_none(),
             b"until" => filter.until.replace(time(cursor, "until")?).is_none(),
@@ -63,22 +65,18 @@ pub(super) fn filter(cursor: &mut Cursor<'_>, budget: &mut Budget) -> Parsed<Fil
     Ok(filter)
 }
 
-fn ids(cursor: &mut Cursor<'_>, budget: &mut Budget) -> Parsed<Box<[EventId]>> {
-    hex_list(cursor, budget, "each of ids", EventId::from_hex)
-}
-
-fn authors(cursor: &mut Cursor<'_>, budget: &mut Budget) -> Parsed<Box<[PubKey]>> {
-    hex_list(cursor, budget, "each of authors", PubKey::from_hex)
-}
-
 fn hex_list<T>(
     cursor: &mut Cursor<'_>,
     budget: &mut Budget,
     field: &'static str,
-    decode: impl Fn(&[u8]) -> Result<T, HexError>,
+    wrap: impl Fn([u8; 32]) -> T,
 ) -> Parsed<Box<[T]>> {
     // Two quotes and a comma about each.
-    list(cursor, budget, EventId::HEX_LEN + 3, |cursor| cursor.hex(field, EventId::HEX_LEN, &decode))
+    list(cursor, budget, EventId::HEX_LEN + 3, |cursor| {
+        let mut bytes = [0; 32];
+        cursor.hex(field, &mut bytes)?;
+        Ok(wrap(bytes))
+    })
 }
 
 fn kinds(cursor: &mut Cursor<'_>, budget: &mut Budget) -> Parsed<Box<[Kind]>> {
@@ -91,10 +89,7 @@ fn tag_values(cursor: &mut Cursor<'_>, budget: &mut Budget, letter: u8) -> Parse
     match letter {
         b'e' | b'p' => {
             let field = if letter == b'e' { "each of #e" } else { "each of #p" };
-            list(cursor, budget, EventId::HEX_LEN + 3, |cursor| {
-                let id = cursor.hex(field, EventId::HEX_LEN, EventId::from_hex)?;
-                Ok(id.to_hex().into())
-            })
+            hex_list(cursor, budget, field, |bytes| EventId(bytes).to_hex().into())
         }
         _ => list(cursor, budget, 8, |cursor| {
             Ok(cursor.string()?.unescape().into_owned().into_bytes().into_boxed_slice())

@@ -2,7 +2,7 @@
 
 use super::cursor::{Cursor, Failed, Parsed};
 use super::error::{About, Fault, WireError};
-use super::event::{RawEvent, event, find_id};
+use super::event::{RawEvent, find_id, read};
 use super::filter::{Budget, filter};
 use crate::types::{Filter, Limits, SubId};
 
@@ -59,13 +59,14 @@ pub fn parse_client_message<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Clie
     };
     match verb {
         Verb::Event | Verb::Auth => {
+            let is_event = matches!(verb, Verb::Event);
             let start = cursor.at();
-            match event_message(cursor, bytes.len(), limits) {
-                Ok(event) if matches!(verb, Verb::Event) => Ok(ClientMessage::Event(event)),
-                Ok(event) => Ok(ClientMessage::Auth(event)),
+            let mut event = RawEvent::BLANK;
+            match event_message(cursor, bytes.len(), limits, &mut event) {
+                Ok(()) if is_event => Ok(ClientMessage::Event(event)),
+                Ok(()) => Ok(ClientMessage::Auth(event)),
                 Err(Failed) => {
                     let id = find_id(&bytes[start..]);
-                    let is_event = matches!(verb, Verb::Event);
                     Err(cursor.error(if is_event { About::Event(id) } else { About::Auth(id) }))
                 }
             }
@@ -118,11 +119,15 @@ fn check_len(cursor: &mut Cursor<'_>, len: usize, limits: &Limits) -> Parsed<()>
 }
 
 #[inline]
-fn event_message<'a>(cursor: &mut Cursor<'a>, len: usize, limits: &Limits) -> Parsed<RawEvent<'a>> {
+fn event_message<'a>(
+    cursor: &mut Cursor<'a>,
+    len: usize,
+    limits: &Limits,
+    event: &mut RawEvent<'a>,
+) -> Parsed<()> {
     check_len(cursor, len, limits)?;
-    let event = event(cursor, limits.event_tags_max)?;
-    ignore_more(cursor)?;
-    Ok(event)
+    read(cursor, limits.event_tags_max, event)?;
+    ignore_more(cursor)
 }
 
 fn close_message(cursor: &mut Cursor<'_>, len: usize, limits: &Limits) -> Parsed<SubId> {
