@@ -3,14 +3,13 @@
 //!
 //! The oracle shares no code with what it judges: its own parser, its own loops.
 
-pub mod semantics;
-pub mod signing;
-
 mod conformance;
 mod differential;
 mod failing;
 pub mod index_ops;
 mod oracle;
+pub mod semantics;
+pub mod signing;
 mod world;
 
 pub use conformance::conformance;

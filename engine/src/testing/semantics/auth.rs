@@ -168,7 +168,7 @@ fn never_broadcast(stage: &mut Stage<'_>) {
     conn.refuse(&crate::testing::signing::event(&key(1)).kind(22242).at(stage.t).sign(), "invalid");
     for watcher in [&mut conn, &mut reader] {
         assert!(stage.settle(&mut writer, watcher, "sub").is_empty());
-        assert_eq!(watcher.req("stored", json!({"kinds": [22242]})).ids().len(), 0);
+        assert_eq!(watcher.ask(json!({"kinds": [22242]})).ids().len(), 0);
         assert_eq!(watcher.count(json!({"kinds": [22242]})), 0);
     }
 }
@@ -209,6 +209,8 @@ fn required(stage: &mut Stage<'_>) {
     assert_eq!(conn.count(json!({})), 1);
     let mut other = stage.open();
     other.req_closed("sub", json!({}), "auth-required");
+    // Not even a known event is acknowledged.
+    other.refuse(&note, "auth-required");
 }
 
 fn malformed(stage: &mut Stage<'_>) {

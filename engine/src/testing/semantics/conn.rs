@@ -18,6 +18,7 @@ pub(super) struct Conn {
     pub(super) challenge: String,
     kept: VecDeque<Frame>,
     fences: u32,
+    asked: u32,
 }
 
 /// What a REQ was answered with, up to its EOSE.
@@ -45,6 +46,9 @@ pub(super) fn as_list(filters: Value) -> Vec<Value> {
     }
 }
 
+/// How subscriptions of [`Conn::ask`] are called.
+const ASKED: &str = "asked ";
+
 fn request(verb: &str, id: &str, filters: Value) -> String {
     let mut parts = vec![json!(verb), json!(id)];
     parts.extend(as_list(filters));
@@ -66,7 +70,7 @@ pub(super) fn event_text(event: &Signed) -> String {
 impl Conn {
     pub(super) fn new(client: Box<dyn Client>, name: char, talk: Talk) -> Self {
         let mut conn =
-            Conn { client, name, talk, challenge: String::new(), kept: VecDeque::new(), fences: 0 };
+            Conn { client, name, talk, challenge: String::new(), kept: VecDeque::new(), fences: 0, asked: 0 };
         let text = conn.client.recv().expect("a challenge on connect (NIP-42)");
         conn.talk.add(&format!("{name} < {text}"));
         match Frame::read(&text) {
@@ -185,6 +189,15 @@ impl Conn {
         self.answer(sub)
     }
 
+    /// Asks once, for what is stored: the subscription ends with its EOSE.
+    pub(super) fn ask(&mut self, filters: Value) -> Answer {
+        self.asked += 1;
+        let sub = format!("{ASKED}{}", self.asked);
+        let answer = self.req(&sub, filters);
+        self.close_sub(&sub);
+        answer
+    }
+
     /// What is sent for `sub` up to its EOSE.
     pub(super) fn answer(&mut self, sub: &str) -> Answer {
         let mut events = Vec::new();
@@ -271,7 +284,9 @@ impl Conn {
         if matches!(end, Frame::Eose { .. }) {
             self.close_sub(&sub);
         }
-        self.kept.drain(..).collect()
+        // Live events between the EOSE and the CLOSE of what was asked once are nobody's business.
+        let asked = |frame: &Frame| frame.sub().is_some_and(|sub| sub.starts_with(ASKED));
+        self.kept.drain(..).filter(|frame| !asked(frame)).collect()
     }
 
     /// Nothing may have come but what was waited for.

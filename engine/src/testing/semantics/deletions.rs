@@ -29,8 +29,8 @@ fn request(by: &Key, at: u64) -> Draft {
 }
 
 fn is_there(conn: &mut Conn, event: &Signed) -> bool {
-    let found = conn.req("there", json!({"ids": [event.id]})).ids().len();
-    let listed = conn.req("listed", json!({"authors": [event.pubkey], "kinds": [event.kind]}));
+    let found = conn.ask(json!({"ids": [event.id]})).ids().len();
+    let listed = conn.ask(json!({"authors": [event.pubkey], "kinds": [event.kind]}));
     assert_eq!(found == 1, listed.ids().contains(&event.id), "one answer by id and another by author");
     assert_eq!(conn.count(json!({"ids": [event.id]})), found as u64);
     found == 1
@@ -56,7 +56,7 @@ fn own(stage: &mut Stage<'_>) {
     assert_gone(&mut conn, &note);
     assert_gone(&mut conn, &wrap);
     assert_stays(&mut conn, &other);
-    assert_eq!(conn.req("tag", json!({"#t": ["x"]})).ids().len(), 0);
+    assert_eq!(conn.ask(json!({"#t": ["x"]})).ids().len(), 0);
     // Of the same second.
     let same = event(&key(1)).at(stage.t).content("same second").sign();
     conn.accept(&same);
@@ -204,7 +204,7 @@ fn requests_are_kept(stage: &mut Stage<'_>) {
     conn.accept(&request);
     assert_eq!(stage.settle(&mut conn, &mut reader, "sub"), [&*request.id], "delivered live");
     for filter in [json!({"kinds": [5]}), json!({"#e": [note.id]}), json!({"ids": [request.id]})] {
-        assert_eq!(conn.req("kept", filter).events, [request.value()]);
+        assert_eq!(conn.ask(filter).events, [request.value()]);
     }
     let answer = conn.publish(&request);
     assert!(answer.0 && answer.1.starts_with("duplicate: "), "{answer:?}");

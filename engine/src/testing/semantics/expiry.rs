@@ -81,11 +81,11 @@ fn to_the_second(stage: &mut Stage<'_>) {
     let event = expiring(stage, 1, 10);
     conn.accept(&event);
     stage.advance(9);
-    assert_eq!(conn.req("sub", json!({"ids": [event.id]})).ids(), [&*event.id], "a second before");
+    assert_eq!(conn.ask(json!({"ids": [event.id]})).ids(), [&*event.id], "a second before");
     let answer = conn.publish(&event);
     assert!(answer.0 && answer.1.starts_with("duplicate: "), "{answer:?}");
     stage.advance(1);
-    assert_eq!(conn.req("sub", json!({"ids": [event.id]})).ids().len(), 0, "from that second on");
+    assert_eq!(conn.ask(json!({"ids": [event.id]})).ids().len(), 0, "from that second on");
 }
 
 fn in_pages(stage: &mut Stage<'_>) {

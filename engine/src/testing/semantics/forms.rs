@@ -28,7 +28,7 @@ pub(super) fn cases() -> Vec<Case> {
 fn assert_taken(conn: &mut Conn, event: &Signed, json: &str) {
     let (accepted, message) = conn.publish_as(&event.id, json);
     assert!(accepted && message.is_empty(), "{accepted} {message:?} for {json}");
-    let answer = conn.req("form", json!({"ids": [event.id]}));
+    let answer = conn.ask(json!({"ids": [event.id]}));
     assert_eq!(answer.events, [event.value()], "served for {json}");
 }
 
@@ -79,7 +79,7 @@ fn escapes(stage: &mut Stage<'_>) {
             let event = draft(content);
             let tags = format!(r#"[["t","{form}"],["\u0061lt","{form}"]]"#);
             assert_taken(&mut conn, &event, &event.fields().set("tags", tags).json());
-            assert!(conn.req("tag", json!({"#t": [content]})).ids().contains(&event.id), "#t {content:?}");
+            assert!(conn.ask(json!({"#t": [content]})).ids().contains(&event.id), "#t {content:?}");
         }
     }
     // Names of fields and hex may be escaped too: it is the same JSON.
@@ -288,7 +288,7 @@ fn tags(stage: &mut Stage<'_>) {
     });
     let many = many.sign();
     assert_taken(&mut conn, &many, &many.json());
-    assert_eq!(conn.req("tag", json!({"#t": ["499"]})).ids(), [&*many.id]);
+    assert_eq!(conn.ask(json!({"#t": ["499"]})).ids(), [&*many.id]);
 }
 
 fn missing(stage: &mut Stage<'_>) {

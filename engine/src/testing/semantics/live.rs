@@ -126,7 +126,7 @@ fn ephemeral(stage: &mut Stage<'_>) {
     ids.sort_unstable();
     assert_eq!(seen, ids);
     for filter in [json!({"kinds": [20_000, 25_000, 29_999]}), json!({"ids": ids}), json!({"#x": ["y"]})] {
-        assert_eq!(writer.req("stored", filter.clone()).ids().len(), 0, "stored: {filter}");
+        assert_eq!(writer.ask(filter.clone()).ids().len(), 0, "stored: {filter}");
         assert_eq!(writer.count(filter), 0);
     }
 }
@@ -238,7 +238,7 @@ fn replaced_running(stage: &mut Stage<'_>) {
     let live = event(&key(2)).at(stage.t).kind(7).sign();
     writer.accept(&live);
     assert_eq!(reader.next_event("sub"), live.id);
-    assert_eq!(reader.req("like", json!({"ids": [like.id]})).ids(), [&*like.id]);
+    assert_eq!(reader.ask(json!({"ids": [like.id]})).ids(), [&*like.id]);
     reader.expect_silence();
 }
 

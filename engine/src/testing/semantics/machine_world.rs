@@ -208,7 +208,7 @@ impl Shard {
         }
     }
 
-    /// Notes what the machine has announced. True if there was anything.
+    /// Notes what the machine has announced. True if input went on for it.
     fn note(&mut self, now: Now) -> bool {
         let mut noted = false;
         while let Some(conn) = self.relay.poll_input_resumed() {
@@ -253,7 +253,6 @@ impl Machine {
             let (mut commits, mut from) = (Vec::new(), Vec::new());
             let mut live: Vec<(usize, Live)> = Vec::new();
             for (place, shard) in self.shards.iter_mut().enumerate() {
-                busy |= shard.note(now);
                 if let Some(batch) = shard.relay.poll_verify(now, true) {
                     busy = true;
                     shard.relay.handle_verified(now, batch.check(&Libsecp256k1));
@@ -284,6 +283,9 @@ impl Machine {
                 for shard in &mut self.shards {
                     shard.relay.handle_live(now, &committed.live);
                 }
+            }
+            for shard in &mut self.shards {
+                busy |= shard.note(now);
             }
             if !busy {
                 self.check_idle();

@@ -50,7 +50,7 @@ pub(super) fn expected(filters: &[Value], events: &[Signed]) -> (Vec<String>, bo
 /// hint that is there and right.
 #[track_caller]
 pub(super) fn check(conn: &mut Conn, filters: Value, events: &[Signed]) {
-    let answer = conn.req("check", filters.clone());
+    let answer = conn.ask(filters.clone());
     let filters = as_list(filters);
     let (ids, is_all) = expected(&filters, events);
     assert_eq!(answer.ids(), ids, "the answer to {}", json!(filters));

@@ -78,7 +78,7 @@ fn clamped(stage: &mut Stage<'_>) {
     let seconds: Vec<u64> = (0..12).collect();
     let events = notes(stage, &seconds);
     let clamped = |limit: u64, events: &[Signed], conn: &mut super::conn::Conn| {
-        let answer = conn.req("sub", json!({"kinds": [1], "limit": limit}));
+        let answer = conn.ask(json!({"kinds": [1], "limit": limit}));
         let expected = events.len().min(10);
         assert_eq!(answer.ids().len(), expected, "limit {limit} over {} events", events.len());
         let hint = if events.len() > expected { "more" } else { "finish" };
@@ -102,7 +102,7 @@ fn default_limit(stage: &mut Stage<'_>) {
         if stored == 4 {
             conn.accept_all(&events[..3]);
         }
-        let answer = conn.req("sub", json!({"kinds": [1]}));
+        let answer = conn.ask(json!({"kinds": [1]}));
         assert_eq!((answer.ids().len(), answer.hint.as_deref()), (expected, Some(hint)), "{stored} stored");
     }
     // A limit above the default and below the maximum is the client's to set.
@@ -139,7 +139,7 @@ fn seconds_stay_whole(stage: &mut Stage<'_>) {
         json!({"until": stage.t - 1}),
         json!({"until": stage.t - 2}),
     ] {
-        let answer = conn.req("sub", filter.clone());
+        let answer = conn.ask(filter.clone());
         assert_page(&answer, &filter, &events);
         assert!(answer.ids().len() >= 4, "a page of about the default at least");
     }
@@ -162,7 +162,7 @@ fn pages(stage: &mut Stage<'_>) {
             if !limit.is_null() {
                 filter["limit"] = limit.clone();
             }
-            let answer = conn.req("page", filter.clone());
+            let answer = conn.ask(filter.clone());
             assert_page(&answer, &filter, &events);
             found.extend(answer.ids());
             match answer.hint.as_deref() {

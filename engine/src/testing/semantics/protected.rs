@@ -29,7 +29,7 @@ fn only_from_author(stage: &mut Stage<'_>) {
     conn.accept(&event_2);
     // Anybody may read them; another connection may not write them.
     let mut other = stage.open();
-    assert_eq!(other.req("sub", json!({"kinds": [1]})).ids().len(), 2);
+    assert_eq!(other.ask(json!({"kinds": [1]})).ids().len(), 2);
     let event_3 = event(&key(1)).at(stage.t - 1).tag(["-"]).sign();
     other.refuse(&event_3, "auth-required");
     // Ephemeral ones too.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::conn::{Conn, count_text, req_text};
+use super::conn::{Conn, req_text};
 use super::stage::Stage;
 use super::{Case, case};
 use crate::testing::signing::{event, key};
@@ -109,7 +109,7 @@ fn refused_replaces(stage: &mut Stage<'_>) {
     reader.expect_closed("sub", "invalid");
     // COUNT ids are not subscriptions: a COUNT of the same id leaves them alone.
     reader.req("counted", json!({"kinds": [7], "limit": 0}));
-    reader.send(&count_text("counted", json!({"kinds": [1]})));
+    reader.count_body("counted", json!({"kinds": [1]}));
     writer.accept(&event(&key(1)).at(stage.t).content("to nobody").sign());
     let like = event(&key(1)).at(stage.t).kind(7).sign();
     writer.accept(&like);

@@ -44,7 +44,7 @@ fn publish_in_turn(conn: &mut Conn, versions: &[&Signed], filter: &serde_json::V
         let new = versions[so_far - 1];
         let (accepted, message) = conn.publish(new);
         assert_eq!(accepted, best == new, "{} was answered {message:?}", new.json());
-        assert_eq!(conn.req("one", filter.clone()).ids(), [&*best.id], "the winner of {so_far} for {filter}");
+        assert_eq!(conn.ask(filter.clone()).ids(), [&*best.id], "the winner of {so_far} for {filter}");
     }
 }
 
@@ -84,7 +84,7 @@ fn old_is_gone(stage: &mut Stage<'_>) {
             json!({"#p": [key(9).hex()], "#t": ["x"], "until": stage.t - 4}),
             json!({"until": stage.t - 4}),
         ] {
-            assert_eq!(conn.req("old", filter.clone()).ids().len(), 0, "{filter}");
+            assert_eq!(conn.ask(filter.clone()).ids().len(), 0, "{filter}");
             assert_eq!(conn.count(filter.clone()), 0, "{filter}");
         }
         // It does not come back, and neither does another old one.
@@ -92,7 +92,7 @@ fn old_is_gone(stage: &mut Stage<'_>) {
         conn.refuse(&version(4), "");
         let answer = conn.publish(&new);
         assert!(answer.0 && answer.1.starts_with("duplicate: "), "{answer:?}");
-        assert_eq!(conn.req("new", json!({"authors": [author.hex()]})).ids(), [&*new.id]);
+        assert_eq!(conn.ask(json!({"authors": [author.hex()]})).ids(), [&*new.id]);
     }
 }
 
@@ -122,14 +122,14 @@ fn d_tags(stage: &mut Stage<'_>) {
             for (place, form) in forms.iter().enumerate() {
                 let version = form(draft(8 - 3 * round - place as u64)).sign();
                 conn.accept(&version);
-                let answer = conn.req("all", json!({"authors": [author.hex()]}));
+                let answer = conn.ask(json!({"authors": [author.hex()]}));
                 assert_eq!(answer.ids().len(), 4, "one version of {d:?} and three others");
                 assert!(answer.ids().contains(&version.id), "{}", version.json());
                 last = Some(version);
             }
         }
         let last = last.expect("six were published");
-        let addresses = conn.req("one", json!({"kinds": [30_023], "authors": [author.hex()], "limit": 1}));
+        let addresses = conn.ask(json!({"kinds": [30_023], "authors": [author.hex()], "limit": 1}));
         assert_eq!(addresses.ids(), [&*last.id]);
     }
 }
@@ -155,7 +155,7 @@ fn neighbours(stage: &mut Stage<'_>) {
     // A d tag means nothing on a replaceable kind.
     let newer = event(&key(1)).kind(10_001).at(t).tag(["d", "y"]).sign();
     conn.accept(&newer);
-    assert_eq!(conn.req("one", json!({"kinds": [10_001]})).ids(), [&*newer.id]);
+    assert_eq!(conn.ask(json!({"kinds": [10_001]})).ids(), [&*newer.id]);
 }
 
 fn classes(stage: &mut Stage<'_>) {
@@ -166,7 +166,7 @@ fn classes(stage: &mut Stage<'_>) {
         for &kind in kinds {
             let versions = [1, 0].map(|ago| event(&key(1)).kind(kind).at(stage.t - ago).sign());
             conn.accept_all(&versions);
-            let answer = conn.req("kind", json!({"kinds": [kind]}));
+            let answer = conn.ask(json!({"kinds": [kind]}));
             assert_eq!(answer.ids().len(), kept, "versions of kind {kind}");
             assert_eq!(answer.ids()[0], versions[1].id, "kind {kind}");
         }
@@ -185,7 +185,7 @@ fn in_one_breath(stage: &mut Stage<'_>) {
             let newest = order[..=so_far].iter().all(|other| *other >= place);
             assert_eq!(accepted, newest, "place {place} of {order:?}: {message:?}");
         }
-        assert_eq!(conn.req("one", json!({"authors": [author.hex()]})).ids(), [&*versions[0].id], "{order:?}");
+        assert_eq!(conn.ask(json!({"authors": [author.hex()]})).ids(), [&*versions[0].id], "{order:?}");
     }
 }
 

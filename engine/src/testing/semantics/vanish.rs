@@ -59,7 +59,7 @@ fn traces(stage: &Stage<'_>, at: u64) -> (Vec<Signed>, Vec<Signed>) {
 
 fn served(conn: &mut Conn, events: &[Signed]) -> Vec<String> {
     let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).collect();
-    let mut served = conn.req("served", json!({"ids": ids})).ids();
+    let mut served = conn.ask(json!({"ids": ids})).ids();
     served.sort_unstable();
     served
 }
@@ -96,7 +96,7 @@ fn vanish(stage: &mut Stage<'_>, make: impl Fn(&Stage<'_>, Draft) -> Draft) {
     conn.refuse(&event(&key(1)).at(at - 9).content("deleted").sign(), "");
     // A new life is possible.
     conn.accept(&event(&key(1)).at(stage.t).content("new").sign());
-    let mut listed = conn.req("listed", json!({"authors": [key(1).hex()], "kinds": [0, 1, 5, 30_023]})).ids();
+    let mut listed = conn.ask(json!({"authors": [key(1).hex()], "kinds": [0, 1, 5, 30_023]})).ids();
     listed.retain(|id| *id != request.id);
     assert_eq!(listed.len(), 2, "the two that are newer than the request");
 }

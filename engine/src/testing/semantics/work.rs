@@ -29,11 +29,11 @@ fn bits_and_target(stage: &mut Stage<'_>) {
         conn.refuse(&event, "pow");
     }
     for (bits, target) in [(8, "8"), (9, "8"), (9, "9"), (8, "008")] {
-        conn.accept(&draft("enough").mine(bits, target));
+        conn.accept(&draft(&format!("{bits} and {target}")).mine(bits, target));
     }
     // Luck is no commitment.
     for target in ["7", "0", "1"] {
-        conn.refuse(&draft("lucky").mine(8, target), "pow");
+        conn.refuse(&draft(&format!("lucky {target}")).mine(8, target), "pow");
     }
     conn.refuse(&draft("garbled").mine(8, "eight"), "pow");
     // Ephemeral events, and those of kinds that replace, need it too.
