@@ -113,6 +113,8 @@ impl<B: Backend> Relay<B> {
         }
         match self.store.reader().and_then(|reader| reader.seq_of(&raw.id)) {
             Ok(None) => {}
+            // What has expired is refused below, whether or not it has been swept.
+            Ok(Some(_)) if raw.expires_at() <= now.seconds() => {}
             Ok(Some(_)) => return Err((true, DUPLICATE.into())),
             Err(error) => return Err((false, store_words(&error))),
         }
