@@ -4,6 +4,9 @@ use super::Policy;
 use super::auth::AUTH_KIND;
 use crate::types::{EventId, Kind, Limits, PubKey, Tags, Timestamp, parse_expiration, unescape};
 
+/// NIP-62, a request to vanish.
+pub const VANISH_KIND: Kind = 62;
+
 /// Why an event was refused: the words of its OK, with NIP-01's prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
@@ -97,6 +100,10 @@ fn admit_time(event: &Candidate<'_>, limits: &Limits, now: Timestamp) -> Result<
 fn admit_kind_and_author(event: &Candidate<'_>, policy: &Policy) -> Result<(), Refused> {
     if event.kind == AUTH_KIND {
         return Err(Refused::new("invalid: kind 22242 goes into an AUTH message"));
+    }
+    // NIP-62: whoever may not write here may still vanish.
+    if event.kind == VANISH_KIND {
+        return Ok(());
     }
     let kind_taken = policy.allow_kinds.as_ref().is_none_or(|kinds| kinds.contains(&event.kind))
         && !policy.deny_kinds.contains(&event.kind);

@@ -6,14 +6,11 @@
 
 use super::session::ConnId;
 use super::{Relay, SeededMap, VerifyBatch, VerifyChecked};
-use crate::policy::{self, Candidate, same_relay};
+use crate::policy::{self, Candidate, VANISH_KIND, same_relay};
 use crate::store::{Backend, Op, Reader, StoreError};
 use crate::types::{Class, Event, EventId, Kind, Limits, Now, Sig, unescape};
 use crate::verify::{Verdict, Verified, verify_one};
 use crate::wire::{self, RawEvent};
-
-/// NIP-62, a request to vanish.
-const VANISH_KIND: Kind = 62;
 
 /// An event between its frame and its OK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
