@@ -64,10 +64,19 @@ pub fn admit(
     admit_time(event, limits, now)?;
     admit_kind_and_author(event, policy)?;
     admit_work(event, limits)?;
+    admit_protected(event, keys)
+}
+
+/// Judges the connection an event comes from, before anything about the event: where NIP-42 is required, not
+/// even a known event is acknowledged without it.
+///
+/// # Errors
+/// In words.
+pub fn admit_sender(policy: &Policy, keys: &[PubKey]) -> Result<(), Refused> {
     if policy.auth_required && keys.is_empty() {
         return Err(Refused::auth("auth-required: this relay takes events from authenticated clients only"));
     }
-    admit_protected(event, keys)
+    Ok(())
 }
 
 fn admit_size(event: &Candidate<'_>, limits: &Limits) -> Result<(), Refused> {

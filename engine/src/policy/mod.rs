@@ -8,7 +8,7 @@ mod auth;
 mod guard;
 mod rate;
 
-pub use admission::{Candidate, Refused, VANISH_KIND, admit, is_protected};
+pub use admission::{Candidate, Refused, VANISH_KIND, admit, admit_sender, is_protected};
 pub use auth::{Auth, AuthRefused, same_relay};
 pub use guard::{Access, access, may_see};
 pub use rate::Bucket;
