@@ -1,1 +1,20 @@
-//! x
+//! Everything that is thrown at the relay to break it: fuzz programs with reference models, and a simulator.
+//!
+//! | function | bytes are | held against |
+//! |---|---|---|
+//! | [`frames`] | one client message | `serde_json` |
+//! | [`events`] | one event object | `serde_json` |
+//! | [`filters`] | one filter object | `serde_json` |
+//!
+//! Each takes any bytes, never panics unless the relay is wrong, and uses memory in proportion to the bytes.
+//! The targets of `fuzz/targets` hand them what libFuzzer makes up; `tests/replay.rs` hands them the corpus,
+//! on stable Rust. Nothing here reads a clock or a random source: the same bytes or seed are the same run.
+
+mod events;
+mod filters;
+mod frames;
+pub mod reference;
+
+pub use events::events;
+pub use filters::filters;
+pub use frames::frames;
