@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn a_minute_of_burst_then_the_average() {
-        let at = |ms| Now::from_millis(1_000_000 + ms);
+        let at = |ms: u64| Now::from_millis(1_000_000 + ms);
         let mut bucket = Bucket::full(60, at(0));
         assert_eq!((0..100).filter(|_| bucket.take(60, at(0))).count(), 60);
         assert!(!bucket.take(60, at(999)));

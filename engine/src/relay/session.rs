@@ -133,7 +133,7 @@ mod tests {
     fn a_reused_slot_is_another_connection() {
         let limits = Limits::default();
         let mut sessions = Sessions::default();
-        let mut open = |sessions: &mut Sessions| {
+        let open = |sessions: &mut Sessions| {
             sessions.insert(|conn| Session::new(conn, Now::default(), "c".into(), None, &limits))
         };
         let first = open(&mut sessions);

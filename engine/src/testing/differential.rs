@@ -116,7 +116,8 @@ impl<B: Backend> Case<B> {
     fn ask(&mut self) {
         let filters: Vec<Filter> = (0..1 + self.world.rng.below(5)).map(|_| self.world.filter()).collect();
         let texts: Vec<Value> = filters.iter().map(filter_json).collect();
-        let context = format!("world {}, at {}: {}", self.seed, self.now, Value::from(texts.clone()));
+        let (seed, now) = (self.seed, self.now);
+        let context = || format!("world {seed}, at {now}: {}", Value::from(texts.clone()));
         let own_key = World::pubkey(self.world.rng.below(6) as u8).to_string();
         let guarded = self.world.rng.one_in(2);
         let viewer: &dyn Viewer = if guarded { &Guarded(own_key.clone()) } else { &Everyone };
@@ -132,19 +133,19 @@ impl<B: Backend> Case<B> {
         let (seqs, completeness) = self.scan(&filters, limits, viewer);
         let bounds = (limits.limit_default, limits.limit_max);
         let answer = self.oracle.query(&texts, self.now, bounds, &sees);
-        assert_eq!(seqs, answer.seqs, "REQ with {limits:?}, {context}");
+        assert_eq!(seqs, answer.seqs, "REQ with {limits:?}, {}", context());
         let expected = match (answer.more, answer.not_asked) {
             (true, _) => Completeness::More,
             (false, true) => Completeness::Unknown,
             (false, false) => Completeness::Finish,
         };
-        assert_eq!(completeness, expected, "REQ with {limits:?}, {context}");
+        assert_eq!(completeness, expected, "REQ with {limits:?}, {}", context());
 
         let matching = self.oracle.matching(&texts, self.now, 0, &sees);
-        assert_eq!(self.count(&filters, viewer), matching.len() as u64, "COUNT, {context}");
+        assert_eq!(self.count(&filters, viewer), matching.len() as u64, "COUNT, {}", context());
         let after = self.world.rng.below(self.oracle.last() + 2);
         let matching = self.oracle.matching(&texts, self.now, after, &sees);
-        assert_eq!(self.replay(&filters, after, viewer), matching, "replay after {after}, {context}");
+        assert_eq!(self.replay(&filters, after, viewer), matching, "replay after {after}, {}", context());
     }
 
     fn rows(&mut self) -> usize {
@@ -240,16 +241,16 @@ impl<B: Backend> Case<B> {
                 self.change();
             }
         }
-        let context = format!("world {}: {} {hits:?}", self.seed, Value::from(texts.clone()));
+        let context = || format!("world {}: {} {hits:?}", self.seed, Value::from(texts.clone()));
         let in_order = |a: &(Timestamp, EventId, u64), b: &(Timestamp, EventId, u64)| {
             a.0 > b.0 || (a.0 == b.0 && a.1 < b.1)
         };
-        assert!(hits.is_sorted_by(in_order), "order, {context}");
+        assert!(hits.is_sorted_by(in_order), "order, {}", context());
         let after = self.oracle.matching(&texts, self.now, 0, &|_, _| true);
         for seq in before.iter().filter(|seq| after.contains(seq)) {
-            assert!(hits.iter().any(|hit| hit.2 == *seq), "{seq} is missing, {context}");
+            assert!(hits.iter().any(|hit| hit.2 == *seq), "{seq} is missing, {}", context());
         }
-        assert!(hits.iter().all(|hit| before.contains(&hit.2)), "from after the horizon, {context}");
+        assert!(hits.iter().all(|hit| before.contains(&hit.2)), "from after the horizon, {}", context());
     }
 }
 

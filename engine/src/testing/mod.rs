@@ -1,4 +1,5 @@
-//! Generators, a naive oracle and the store conformance suite (feature `testing`), for tests and benches.
+//! Generators, a naive oracle and the store conformance suite (feature `testing`), for this crate's tests and
+//! for other crates' tests, benches and fuzz targets.
 //!
 //! The oracle shares no code with what it judges: its own parser, its own loops.
 

@@ -113,17 +113,47 @@ impl Known {
         owners
     }
 
-    fn matches(&self, filter: &Map<String, Value>) -> bool {
-        filter.iter().all(|(field, wanted)| match field.as_str() {
-            "ids" => strings(wanted).contains(&self.id),
-            "authors" => strings(wanted).contains(&self.pubkey),
-            "kinds" => wanted.as_array().expect("kinds").iter().any(|kind| kind.as_u64() == Some(self.kind)),
-            "since" => self.created_at >= wanted.as_u64().expect("since"),
-            "until" => self.created_at <= wanted.as_u64().expect("until"),
-            "limit" => true,
-            tag => strings(wanted).iter().any(|value| self.values(&tag[1..]).any(|own| own == value)),
+    fn matches(&self, filter: &Asked) -> bool {
+        filter.iter().all(|(field, wanted)| match (field.as_str(), wanted) {
+            ("ids", Wanted::Texts(ids)) => ids.contains(&self.id),
+            ("authors", Wanted::Texts(authors)) => authors.contains(&self.pubkey),
+            ("kinds", Wanted::Numbers(kinds)) => kinds.contains(&self.kind),
+            ("since", Wanted::Number(since)) => self.created_at >= *since,
+            ("until", Wanted::Number(until)) => self.created_at <= *until,
+            ("limit", _) => true,
+            (tag, Wanted::Texts(values)) => {
+                self.values(&tag[1..]).any(|own| values.iter().any(|value| value == own))
+            }
+            (field, wanted) => panic!("{field} is {wanted:?}"),
         })
     }
+}
+
+/// A filter, read once.
+type Asked = Vec<(String, Wanted)>;
+
+#[derive(Debug)]
+enum Wanted {
+    Number(u64),
+    Numbers(Vec<u64>),
+    Texts(Vec<String>),
+}
+
+fn asked(filter: &Value) -> Asked {
+    let fields = filter.as_object().expect("a filter");
+    fields
+        .iter()
+        .map(|(field, value)| {
+            let wanted = match value {
+                Value::Array(list) if field == "kinds" => {
+                    Wanted::Numbers(list.iter().map(|kind| kind.as_u64().expect("a kind")).collect())
+                }
+                Value::Array(_) => Wanted::Texts(strings(value)),
+                number => Wanted::Number(number.as_u64().expect("a number")),
+            };
+            (field.clone(), wanted)
+        })
+        .collect()
 }
 
 fn strings(list: &Value) -> Vec<String> {
@@ -259,17 +289,17 @@ impl Oracle {
         served.sort_by(|a, b| b.created_at.cmp(&a.created_at).then(a.id.cmp(&b.id)));
         let (mut sent, mut wanted, mut not_asked) = (BTreeSet::new(), BTreeSet::new(), false);
         for filter in filters {
-            let filter = filter.as_object().expect("a filter");
-            let asked = filter.get("limit").map(|limit| limit.as_u64().expect("limit"));
-            let limit = asked.unwrap_or(limit_default.into()).min(limit_max.into()) as usize;
+            let wanted_limit = filter.get("limit").map(|limit| limit.as_u64().expect("limit"));
+            let limit = wanted_limit.unwrap_or(limit_default.into()).min(limit_max.into()) as usize;
             if limit == 0 {
-                not_asked |= !never_matches(filter);
+                not_asked |= !never_matches(filter.as_object().expect("a filter"));
                 continue;
             }
+            let filter = asked(filter);
             let matching: Vec<&Known> =
-                served.iter().filter(|event| event.matches(filter)).copied().collect();
+                served.iter().filter(|event| event.matches(&filter)).copied().collect();
             let mut end = limit.min(matching.len());
-            let relay_cuts = asked.is_none_or(|asked| asked > limit_max.into());
+            let relay_cuts = wanted_limit.is_none_or(|wanted| wanted > limit_max.into());
             while relay_cuts
                 && end >= limit
                 && end < matching.len()
@@ -296,9 +326,8 @@ impl Oracle {
         after: u64,
         sees: &dyn Fn(u64, &[Vec<String>]) -> bool,
     ) -> Vec<u64> {
-        let matches = |event: &&Known| {
-            filters.iter().any(|filter| event.matches(filter.as_object().expect("a filter")))
-        };
+        let filters: Vec<Asked> = filters.iter().map(asked).collect();
+        let matches = |event: &&Known| filters.iter().any(|filter| event.matches(filter));
         self.events
             .iter()
             .filter(|event| event.seq > after && !event.expired(now) && sees(event.kind, &event.tags))
