@@ -83,6 +83,8 @@ pub(super) struct Sub {
     pub(super) ended: bool,
     /// CLOSE, or what ends it all the same, was handed.
     closing: bool,
+    /// An error closed this one or the one that it replaces.
+    doubtful: bool,
     /// Bad REQs of this id that wait for their CLOSED.
     refusals: usize,
     /// Events it was sent, in order.
@@ -177,6 +179,7 @@ impl Client {
                     hint: None,
                     ended: false,
                     closing: false,
+                    doubtful: false,
                     refusals: 0,
                     seen: Vec::new(),
                     last_stored: None,
@@ -283,6 +286,10 @@ impl Client {
             *answer = Some(Value::Null);
         }
         if let Some(sub) = self.subs.get_mut(id) {
+            if sub.replaces.is_some() && !sub.doubtful && words.starts_with("error") {
+                sub.doubtful = true;
+                return;
+            }
             assert!(!sub.ended || sub.refusals > 0, "one CLOSED for {id}");
             sub.refusals = sub.refusals.saturating_sub(1);
             sub.ended = true;
@@ -346,7 +353,7 @@ impl Client {
             assert!(answer.is_some(), "COUNT {id} without an answer");
         }
         for (id, sub) in &self.subs {
-            if sub.ended || sub.closing {
+            if sub.ended || sub.closing || (sub.doubtful && sub.answered.is_none()) {
                 continue;
             }
             let (moment, step) = sub.answered.unwrap_or_else(|| panic!("REQ {id} without an EOSE"));

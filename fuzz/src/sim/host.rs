@@ -171,10 +171,12 @@ impl<'a> Host<'a> {
         }
         self.history.committed(&self.store, &[], true);
         let (start, streamed) = &self.streamed;
-        for stay in self.history.stays[*start..].iter().filter(|stay| stay.to == FOREVER) {
-            let times = streamed.iter().filter(|id| **id == stay.event.id).count();
-            assert!(times == 1 || stay.event.is_expired(self.now.seconds()), "{times} times in the stream");
+        let mut streamed = streamed.iter().peekable();
+        for stay in &self.history.stays[*start..] {
+            let came = streamed.next_if_eq(&&stay.event.id).is_some();
+            assert!(came || stay.event.is_expired(self.now.seconds()), "the stream misses {:?}", stay.event);
         }
+        assert_eq!(streamed.next(), None, "the stream gives what was stored, in order");
         for client in &mut self.clients {
             client.settled = true;
         }
