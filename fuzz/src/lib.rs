@@ -15,15 +15,18 @@
 //! The targets of `fuzz/targets` hand them what libFuzzer makes up; `tests/replay.rs` hands them the corpus,
 //! on stable Rust. Nothing here reads a clock or a random source: the same bytes or seed are the same run.
 
+mod chance;
 mod events;
 mod filters;
 mod frames;
 mod index_ops;
 pub mod reference;
 mod sim;
+mod store_ops;
 
 pub use events::events;
 pub use filters::filters;
 pub use frames::frames;
 pub use index_ops::index_ops;
 pub use sim::{Report, machine, simulate};
+pub use store_ops::store_ops;

@@ -12,11 +12,11 @@ use relay_engine::testing::{Rng, World};
 use relay_engine::types::{Class, Event, EventId, Filter, Limits, Now};
 
 use super::Report;
-use super::chance::Chance;
 use super::client::{Client, Meaning, Message, Truth};
 use super::history::{FOREVER, History, Shared};
 use super::pool::{IdTwice, Pool, URL, is_signed};
 use super::speech::speak;
+use crate::chance::Chance;
 
 /// Rounds within which a relay whose faults have stopped must come to rest.
 const ROUNDS_MAX: usize = 20_000;

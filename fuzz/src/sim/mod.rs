@@ -18,7 +18,6 @@
 //! [`Relay::wants_input`]: relay_engine::relay::Relay::wants_input
 //! [`Relay::poll_ready`]: relay_engine::relay::Relay::poll_ready
 
-mod chance;
 mod client;
 mod exact;
 mod history;
@@ -28,7 +27,7 @@ mod speech;
 
 use relay_engine::testing::Rng;
 
-use chance::Chance;
+use crate::chance::Chance;
 use host::Host;
 
 /// What happened, so that a test sees that something did.

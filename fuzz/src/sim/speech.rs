@@ -3,9 +3,9 @@
 use relay_engine::testing::filter_json;
 use relay_engine::types::{EventId, Timestamp};
 
-use super::chance::Chance;
 use super::client::{Client, Meaning, Message};
 use super::pool::{AUTHORS, Pool, auth, forged, misnamed};
+use crate::chance::Chance;
 
 /// Chooses the next message of `client`.
 pub(super) fn speak(client: &mut Client, pool: &Pool, chance: &mut Chance<'_>, now: Timestamp) -> Message {

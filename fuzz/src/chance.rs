@@ -1,10 +1,10 @@
-//! Where the simulator's choices come from: a seed, or the bytes of a fuzzer.
+//! Where choices come from: a seed, or the bytes of a fuzzer.
 
 use relay_engine::testing::Rng;
 
 /// A source of choices.
 #[derive(Debug)]
-pub(super) enum Chance<'a> {
+pub(crate) enum Chance<'a> {
     /// Endless.
     Seed(Rng),
     /// A byte a choice. When they are used up, every choice is the last one, which ends loops.
@@ -16,7 +16,7 @@ impl Chance<'_> {
     ///
     /// # Panics
     /// If `end` is 0.
-    pub(super) fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         match self {
             Chance::Seed(rng) => rng.below(end),
             Chance::Bytes(bytes) => {
@@ -31,17 +31,17 @@ impl Chance<'_> {
     }
 
     /// True once in `times`.
-    pub(super) fn one_in(&mut self, times: u64) -> bool {
+    pub(crate) fn one_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }
 
     /// The place of one of `len`.
-    pub(super) fn place(&mut self, len: usize) -> usize {
+    pub(crate) fn place(&mut self, len: usize) -> usize {
         self.below(len as u64) as usize
     }
 
     /// Whether the bytes are used up.
-    pub(super) fn is_spent(&self) -> bool {
+    pub(crate) fn is_spent(&self) -> bool {
         matches!(self, Chance::Bytes([]))
     }
 }
