@@ -35,8 +35,20 @@ fn is_testing(path: &Path) -> bool {
 #[test]
 fn the_engine_has_no_clock_socket_file_thread_or_unsafe() {
     let forbidden = [
-        "Instant::now", "SystemTime", "std::fs", "std::net", "std::thread", "std::process", "std::env",
-        "thread::spawn", "std::io::stdin", "unsafe ", "println!", "eprintln!", "getrandom", "rand::",
+        "Instant::now",
+        "SystemTime",
+        "std::fs",
+        "std::net",
+        "std::thread",
+        "std::process",
+        "std::env",
+        "thread::spawn",
+        "std::io::stdin",
+        "unsafe ",
+        "println!",
+        "eprintln!",
+        "getrandom",
+        "rand::",
     ];
     let mut broken = Vec::new();
     for path in sources(&src()).iter().filter(|path| !is_testing(path)) {
@@ -69,7 +81,9 @@ fn rooms_import_one_way_only() {
         for path in sources(&src().join(room)) {
             let code = code(&path);
             for (other, _) in rooms.iter().filter(|(other, _)| *other != room && !allowed.contains(other)) {
-                if code.contains(&format!("crate::{other}")) || code.contains(&format!("use crate::{{{other}")) {
+                if code.contains(&format!("crate::{other}"))
+                    || code.contains(&format!("use crate::{{{other}"))
+                {
                     broken.push(format!("{} imports {other}", path.display()));
                 }
             }

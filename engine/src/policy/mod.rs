@@ -7,11 +7,13 @@ mod admission;
 mod auth;
 mod guard;
 mod rate;
+mod vanish;
 
 pub use admission::{Candidate, Refused, admit, is_protected};
 pub use auth::{Auth, AuthRefused, same_relay};
 pub use guard::{Access, access, may_see};
 pub use rate::Bucket;
+pub use vanish::{VANISH_KIND, names_relay};
 
 use crate::types::{Kind, PubKey};
 

@@ -6,14 +6,11 @@
 
 use super::session::ConnId;
 use super::{Relay, SeededMap, VerifyBatch, VerifyChecked};
-use crate::policy::{self, Candidate, same_relay};
+use crate::policy::{self, Candidate, VANISH_KIND, names_relay};
 use crate::store::{Backend, Op, Reader, StoreError};
 use crate::types::{Class, Event, EventId, Kind, Limits, Now, Sig, unescape};
 use crate::verify::{Verdict, Verified, verify_one};
 use crate::wire::{self, RawEvent};
-
-/// NIP-62, a request to vanish.
-const VANISH_KIND: Kind = 62;
 
 /// An event between its frame and its OK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -258,14 +255,6 @@ pub(super) const DUPLICATE: &str = "duplicate: already have this event";
 
 pub(super) fn store_words(error: &StoreError) -> String {
     format!("error: {error}")
-}
-
-/// NIP-62: whether a request to vanish is meant for the relay known as `own`.
-fn names_relay(event: &Event, own: Option<&str>) -> bool {
-    event.tags().named(b"relay").filter_map(|tag| tag.value()).any(|value| {
-        let value = String::from_utf8_lossy(&value);
-        value == "ALL_RELAYS" || own.is_some_and(|own| same_relay(own, &value))
-    })
 }
 
 /// NIP-70: whether a repost's content is an event that its author protected.
