@@ -230,6 +230,9 @@ impl<B: Backend> Relay<B> {
     pub(super) fn resume_after_ingest(&mut self) {
         if self.ingest.in_flight() < self.config.limits.in_flight_events_max {
             for conn in std::mem::take(&mut self.waiting_for_ingest) {
+                if let Some(session) = self.sessions.get_mut(conn) {
+                    session.waits_for_ingest = false;
+                }
                 self.resume_input(conn);
             }
         }
