@@ -6,11 +6,13 @@
 
 mod backend;
 mod count;
+pub mod keyed;
 mod memory;
 mod merge;
 mod put;
 mod replay;
 mod scan;
+pub mod sql;
 mod terms;
 mod viewer;
 
