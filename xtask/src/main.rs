@@ -1,1 +1,46 @@
-fn main() {}
+//! `cargo xtask`: the project's own commands. `cargo xtask test` runs everything that CI runs.
+
+mod fuzz;
+mod run;
+mod test;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The project's own commands")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Everything that CI runs; or the named parts of it
+    Test {
+        /// Parts to run, by the names that `--list` prints; all if none are given
+        parts: Vec<String>,
+        /// Print the parts and stop
+        #[arg(long)]
+        list: bool,
+    },
+    /// Fuzz a target with cargo-fuzz (installs it if it is missing; needs no nightly toolchain)
+    Fuzz {
+        /// frames, events, filters, index_ops, store_ops or machine
+        target: String,
+        /// Seconds to run
+        #[arg(default_value_t = 600)]
+        seconds: u32,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    std::env::set_current_dir(run::root())?;
+    match Cli::parse().command {
+        Command::Test { list: true, .. } => {
+            test::list();
+            Ok(())
+        }
+        Command::Test { parts, .. } => test::run_all(&parts),
+        Command::Fuzz { target, seconds } => fuzz::run(&target, seconds),
+    }
+}

@@ -1,1 +1,49 @@
-//! policy
+//! Who may do what: admission of events, NIP-42 authentication, the read guard, and rates.
+//!
+//! Pure decisions over facts. Nothing here keeps state of a connection except the small values it owns
+//! ([`Auth`], [`Bucket`]), and nothing here writes a frame.
+
+mod admission;
+mod auth;
+mod guard;
+mod rate;
+mod vanish;
+
+pub use admission::{Candidate, Refused, admit, is_protected};
+pub use auth::{Auth, AuthRefused, same_relay};
+pub use guard::{Access, access, may_see};
+pub use rate::Bucket;
+pub use vanish::{VANISH_KIND, names_relay};
+
+use crate::types::{Kind, PubKey};
+
+/// The rules an operator sets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Whether a connection must authenticate (NIP-42) before it may do anything else.
+    pub auth_required: bool,
+    /// Kinds served only to an authenticated party of the event: its author or a `p` of it. NIP-17 asks it
+    /// for gift wraps; add 4 to guard the old direct messages too.
+    pub guarded_kinds: Vec<Kind>,
+    /// If set, only these authors' events are taken.
+    pub allow_pubkeys: Option<Vec<PubKey>>,
+    /// Authors whose events are refused.
+    pub deny_pubkeys: Vec<PubKey>,
+    /// If set, only events of these kinds are taken.
+    pub allow_kinds: Option<Vec<Kind>>,
+    /// Kinds of which events are refused.
+    pub deny_kinds: Vec<Kind>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Policy {
+            auth_required: false,
+            guarded_kinds: vec![1059, 21059],
+            allow_pubkeys: None,
+            deny_pubkeys: Vec::new(),
+            allow_kinds: None,
+            deny_kinds: Vec::new(),
+        }
+    }
+}

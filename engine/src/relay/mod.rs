@@ -1,1 +1,329 @@
-//! relay
+//! The relay as a machine: frames and verdicts in, frames and commits out.
+//!
+//! One [`Relay`] is one shard. A host owns it, feeds it and drains it, all on one thread:
+//!
+//! ```text
+//! handle_text -> poll_verify -> (check) -> handle_verified -> poll_commit -> (commit) -> handle_committed
+//!             -> work                                                                 -> handle_live
+//!             -> poll_ready / drain, poll_close, poll_relayed, poll_stream, poll_timeout
+//! ```
+//!
+//! The machine reads its store directly and writes it only through [`commit`], which a host may run on
+//! another thread, for several shards at once. Mutate first, then drain: every `handle_*` only changes
+//! state, every `poll_*` only hands out what that left to do. Nothing is ever dropped in silence: what is
+//! over a bound is refused in words, and a slow reader's events wait in the store, not in memory.
+
+mod commit;
+mod config;
+mod fanout;
+mod ingest;
+mod metrics;
+mod outbox;
+mod reply;
+mod request;
+mod session;
+mod stream;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+use sha2::{Digest, Sha256};
+
+pub use commit::{Commit, CommitReply, Committed, Live, commit};
+pub use config::{Config, Peer};
+pub use ingest::InFlight;
+pub use metrics::{Histogram, Metrics};
+pub use outbox::Frame;
+pub use session::{Close, ConnId};
+pub use stream::StreamId;
+
+use crate::index::Index;
+use crate::store::{Backend, Seq};
+use crate::types::{Event, Now};
+use crate::verify::{Batch, Checked, Verifier};
+use crate::wire::{self, ClientMessage};
+
+use commit::Pending;
+use fanout::LiveSubs;
+use ingest::Ingest;
+use request::Request;
+use session::{Session, Sessions};
+use stream::Streams;
+
+/// Events on their way to the verifier.
+pub type VerifyBatch = Batch<InFlight>;
+/// Events on their way back.
+pub type VerifyChecked = Checked<InFlight>;
+
+/// One shard of a relay.
+pub struct Relay<B> {
+    config: Arc<Config>,
+    store: B,
+    verifier: Arc<dyn Verifier>,
+    seed: [u8; 32],
+    challenges: u64,
+    sessions: Sessions,
+    ingest: Ingest,
+    pending: Pending,
+    index: Index,
+    live: LiveSubs,
+    /// Requests with work to do, each taking a step in turn.
+    requests: VecDeque<Request>,
+    streams: Streams,
+    /// Connections with output that the host has not been told of.
+    ready: VecDeque<ConnId>,
+    closing: VecDeque<(ConnId, Close)>,
+    resumed: VecDeque<ConnId>,
+    /// Connections that wait for the number of events in flight to fall.
+    waiting_for_ingest: Vec<ConnId>,
+    relayed: VecDeque<Event>,
+    metrics: Metrics,
+}
+
+impl<B: Backend> Relay<B> {
+    /// A shard without connections. `seed` is secret and random: challenges and hash keys come from it.
+    pub fn new(config: Arc<Config>, store: B, verifier: Arc<dyn Verifier>, seed: [u8; 32]) -> Self {
+        let index_seed = u64::from_le_bytes(Sha256::digest(seed)[..8].try_into().expect("eight bytes"));
+        Relay {
+            config,
+            store,
+            verifier,
+            seed,
+            challenges: 0,
+            sessions: Sessions::default(),
+            ingest: Ingest::new(index_seed),
+            pending: Pending::default(),
+            index: Index::with_seed(index_seed),
+            live: LiveSubs::default(),
+            requests: VecDeque::new(),
+            streams: Streams::default(),
+            ready: VecDeque::new(),
+            closing: VecDeque::new(),
+            resumed: VecDeque::new(),
+            waiting_for_ingest: Vec::new(),
+            relayed: VecDeque::new(),
+            metrics: Metrics::default(),
+        }
+    }
+
+    /// A client has connected. `None` if the shard holds as many as it may.
+    pub fn connect(&mut self, now: Now, peer: Peer) -> Option<ConnId> {
+        if self.sessions.len() >= self.config.limits.connections_max {
+            self.metrics.connections_refused += 1;
+            return None;
+        }
+        self.challenges += 1;
+        let challenge = Sha256::new()
+            .chain_update(self.seed)
+            .chain_update(b"challenge")
+            .chain_update(self.challenges.to_le_bytes())
+            .finalize();
+        let challenge = faster_hex::hex_string(&challenge[..16]);
+        let url = self.config.url.clone().or(peer.host).map(String::into_boxed_str);
+        let conn =
+            self.sessions.insert(|conn| Session::new(conn, now, challenge.into(), url, &self.config.limits));
+        self.metrics.connections_opened += 1;
+        self.metrics.connections = self.sessions.len() as u64;
+        self.send_challenge(conn);
+        Some(conn)
+    }
+
+    /// A client is gone. What it published still takes effect; what it asked is forgotten.
+    pub fn disconnect(&mut self, conn: ConnId) {
+        let Some(session) = self.sessions.remove(conn) else { return };
+        for (_, slot) in session.subs {
+            self.drop_slot(slot);
+        }
+        self.metrics.connections = self.sessions.len() as u64;
+        self.metrics.subscriptions = self.live.len() as u64;
+    }
+
+    /// One whole text message.
+    pub fn handle_text(&mut self, now: Now, conn: ConnId, text: &[u8]) {
+        self.metrics.bytes_received += text.len() as u64;
+        let limits = &self.config.limits;
+        let Some(session) = self.sessions.get_mut(conn) else { return };
+        if text.len() > limits.message_bytes_max {
+            return self.handle_oversized(now, conn, text.len() as u64);
+        }
+        let message = wire::parse_client_message(text, limits);
+        // Frames of one connection take effect in order: what follows an event that is still on its way
+        // waits for it, but for further events, which may share its batch.
+        let waits = match &message {
+            Ok(ClientMessage::Event(_)) => !session.deferred.is_empty(),
+            Ok(_) => !session.deferred.is_empty() || session.in_flight > 0,
+            Err(_) => !session.deferred.is_empty(),
+        };
+        if waits {
+            session.deferred.push_back(text.into());
+            self.metrics.messages_deferred += 1;
+            return;
+        }
+        self.handle_message(now, conn, message);
+    }
+
+    /// A binary message: there are none in Nostr.
+    pub fn handle_binary(&mut self, now: Now, conn: ConnId) {
+        self.bad_message(now, conn, "invalid: binary messages mean nothing here");
+    }
+
+    /// A message of `bytes` bytes that the host skipped because it is over `message_bytes_max`.
+    pub fn handle_oversized(&mut self, now: Now, conn: ConnId, bytes: u64) {
+        let max = self.config.limits.message_bytes_max;
+        let words = format!("invalid: a message of {bytes} bytes is over the limit of {max}");
+        self.bad_message(now, conn, &words);
+    }
+
+    /// Whether the host should go on reading from this connection. After `false` the connection will
+    /// come out of [`Relay::poll_input_resumed`].
+    pub fn wants_input(&mut self, conn: ConnId) -> bool {
+        let limits = &self.config.limits;
+        let Some(session) = self.sessions.get_mut(conn) else { return false };
+        let own = session.takes_input(limits);
+        let all = self.ingest.in_flight() < limits.in_flight_events_max;
+        if !own || !all {
+            session.input_paused = true;
+        }
+        if own && !all {
+            self.waiting_for_ingest.push(conn);
+        }
+        own && all
+    }
+
+    /// A connection whose reading was paused and may go on.
+    pub fn poll_input_resumed(&mut self) -> Option<ConnId> {
+        self.resumed.pop_front()
+    }
+
+    /// A connection that has output since it was last drained.
+    pub fn poll_ready(&mut self) -> Option<ConnId> {
+        while let Some(conn) = self.ready.pop_front() {
+            if let Some(session) = self.sessions.get_mut(conn) {
+                session.in_ready = false;
+                return Some(conn);
+            }
+        }
+        None
+    }
+
+    /// Hands up to about `bytes_max` bytes of frames to `write`, at least one frame if there is any.
+    /// True if more is left.
+    pub fn drain(&mut self, conn: ConnId, bytes_max: usize, write: &mut dyn FnMut(Frame<'_>)) -> bool {
+        let Some(session) = self.sessions.get_mut(conn) else { return false };
+        let sent = session.outbox.drain(bytes_max, write);
+        self.metrics.bytes_sent += sent as u64;
+        let more = !session.outbox.is_empty();
+        self.after_drain(conn);
+        more
+    }
+
+    /// A connection that the host should close once its output is out.
+    pub fn poll_close(&mut self) -> Option<(ConnId, Close)> {
+        self.closing.pop_front()
+    }
+
+    /// An ephemeral event that was accepted here and is for the other shards' [`Relay::handle_live`].
+    pub fn poll_relayed(&mut self) -> Option<Event> {
+        self.relayed.pop_front()
+    }
+
+    /// When [`Relay::handle_timeout`] wants to be called at the latest.
+    pub fn poll_timeout(&self) -> Option<Now> {
+        self.ingest.batch_deadline(&self.config.limits)
+    }
+
+    /// Time has passed. A full or old verification batch comes out of [`Relay::poll_verify`].
+    pub fn handle_timeout(&mut self, _now: Now) {
+        self.index.sweep(SWEEP_POSTINGS);
+    }
+
+    /// Counters and histograms.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The store the machine reads.
+    pub fn store(&self) -> &B {
+        &self.store
+    }
+
+    /// The configuration it runs under.
+    pub fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    /// Runs what waited behind this connection's events, now that the last of them has taken effect.
+    fn run_deferred(&mut self, now: Now, conn: ConnId) {
+        loop {
+            let Some(session) = self.sessions.get_mut(conn) else { return };
+            let Some(text) = session.deferred.front() else { break };
+            let message = wire::parse_client_message(text, &self.config.limits);
+            let is_event = matches!(message, Ok(ClientMessage::Event(_)));
+            if session.in_flight > 0 && !is_event {
+                break;
+            }
+            let text = session.deferred.pop_front().expect("it was at the front");
+            let message = wire::parse_client_message(&text, &self.config.limits);
+            self.handle_message(now, conn, message);
+        }
+        self.resume_input(conn);
+    }
+
+    fn handle_message(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        message: Result<ClientMessage<'_>, wire::WireError>,
+    ) {
+        let Some(session) = self.sessions.get_mut(conn) else { return };
+        match message {
+            Ok(message) => {
+                session.bad_messages = 0;
+                match message {
+                    ClientMessage::Event(raw) => self.handle_event(now, conn, &raw),
+                    ClientMessage::Auth(raw) => self.handle_auth(now, conn, &raw),
+                    ClientMessage::Req { sub, filters } => self.handle_req(now, conn, sub, filters),
+                    ClientMessage::Count { query, filters } => self.handle_count(now, conn, query, filters),
+                    ClientMessage::Close { sub } => self.handle_close(conn, &sub),
+                }
+            }
+            Err(error) => self.handle_malformed(now, conn, &error),
+        }
+    }
+
+    /// Lets the host read on if it was told to pause and the reason is gone.
+    fn resume_input(&mut self, conn: ConnId) {
+        let limits = &self.config.limits;
+        let Some(session) = self.sessions.get_mut(conn) else { return };
+        if session.input_paused
+            && session.takes_input(limits)
+            && self.ingest.in_flight() < limits.in_flight_events_max
+        {
+            session.input_paused = false;
+            self.resumed.push_back(conn);
+        }
+    }
+
+    fn mark_ready(&mut self, conn: ConnId) {
+        if let Some(session) = self.sessions.get_mut(conn)
+            && !session.in_ready
+            && !session.outbox.is_empty()
+        {
+            session.in_ready = true;
+            self.ready.push_back(conn);
+        }
+    }
+
+    fn last_seq(&self) -> Result<Seq, crate::store::StoreError> {
+        use crate::store::Reader;
+        self.store.reader()?.last_seq()
+    }
+}
+
+/// Postings of ended subscriptions swept at a time: some 20 us.
+const SWEEP_POSTINGS: usize = 2_000;
+
+/// Maps whose keys a client can choose are keyed by the shard's seed.
+type SeededMap<K, V> = std::collections::HashMap<K, V, rustc_hash::FxSeededState>;
+type FastMap<K, V> = FxHashMap<K, V>;

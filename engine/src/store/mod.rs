@@ -1,13 +1,26 @@
 //! Stored events: the seam backends fill, and the planners that work on any of them.
 //!
 //! A [`Backend`] knows events by number ([`Seq`]) and terms ([`Term`]) by their postings, newest first; it
-//! decides nothing. What a put replaces, deletes or refuses ([`put`]), and which terms answer a filter in
-//! which order ([`scan`]), is planned here once, for all backends.
+//! decides nothing. What a write replaces, deletes or refuses ([`commit`]), and which terms answer a filter
+//! in which order ([`Scan`], [`Count`], [`replay`]), is planned here once, for all backends.
 
 mod backend;
+mod count;
+pub mod keyed;
+mod memory;
+mod merge;
+mod put;
+mod replay;
+mod scan;
+pub mod sql;
 mod terms;
+mod viewer;
 
-pub use backend::{
-    Backend, Bound, Posting, Rank, Reader, Seq, Stats, StoreError, Tombstone, Writer,
-};
-pub use terms::{Term, TermClasses, terms_of};
+pub use backend::{Backend, Bound, Posting, Rank, Reader, Seq, Stats, StoreError, Tombstone, Writer};
+pub use count::{Count, CountStep, Counted, HLL_REGISTERS};
+pub use memory::{MemoryBackend, MemoryReader, MemoryWriter};
+pub use put::{Op, Outcome, Refusal, commit, remove, sweep_expired};
+pub use replay::{Replayed, replay};
+pub use scan::{Completeness, Hit, Scan, ScanLimits, Step, Take};
+pub use terms::{Term, TermClasses, address_d, terms_of};
+pub use viewer::{Everyone, Viewer};

@@ -1,1 +1,17 @@
-//! testing
+//! Generators, a naive oracle and the store conformance suite (feature `testing`), for this crate's tests and
+//! for other crates' tests, benches and fuzz targets.
+//!
+//! The oracle shares no code with what it judges: its own parser, its own loops.
+
+mod conformance;
+mod differential;
+mod failing;
+pub mod index_ops;
+mod oracle;
+mod world;
+
+pub use conformance::conformance;
+pub use differential::{differential, groups_wanted};
+pub use failing::FailingBackend;
+pub use oracle::{Oracle, OracleOutcome, filter_json};
+pub use world::{Draft, Rng, World};

@@ -61,6 +61,27 @@ impl Event {
         }
     }
 
+    /// Puts together what [`crate::wire`] has just read and written, which all agree.
+    pub(crate) fn from_parts(
+        id: EventId,
+        pubkey: PubKey,
+        created_at: Timestamp,
+        kind: Kind,
+        expires_at: Timestamp,
+        json: Arc<[u8]>,
+    ) -> Self {
+        let event = Event { id, pubkey, created_at, kind, expires_at, json };
+        debug_assert_eq!(
+            (id, pubkey, created_at, kind, expires_at),
+            {
+                let again = Event::from_canonical(event.shared_json());
+                (again.id, again.pubkey, again.created_at, again.kind, again.expires_at)
+            },
+            "the parts are those of the JSON"
+        );
+        event
+    }
+
     /// The canonical JSON.
     pub fn json(&self) -> &[u8] {
         &self.json

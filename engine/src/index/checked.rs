@@ -1,0 +1,157 @@
+//! Filters that a posting cannot answer for alone: their times, and their conditions beyond the anchor.
+//!
+//! Conditions are kept as numbers of interned keys. Whether one holds is then whether the event has one of
+//! those keys, which a match knows already; no value is compared twice and no filter is kept.
+
+use super::SubSlot;
+use super::ids::{FreeIds, next_id, shrink_sparse};
+use super::keys::Keys;
+use super::kinds::{KindSets, KindsCode};
+use crate::types::{Kind, Timestamp};
+
+/// Ends the list of a slot's checked filters.
+pub(super) const NO_FILTER: u32 = u32::MAX;
+
+/// The dense part: 24 bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Checked {
+    pub(super) since: Timestamp,
+    pub(super) until: Timestamp,
+    pub(super) slot: SubSlot,
+    /// The same subscription's next checked filter, or [`NO_FILTER`].
+    next: u32,
+}
+
+impl Checked {
+    #[inline]
+    pub(super) fn allows_time(&self, created_at: Timestamp) -> bool {
+        self.since <= created_at && created_at <= self.until
+    }
+}
+
+/// What [`super::postings::Check::Full`] looks at besides the time.
+#[derive(Debug)]
+pub(super) struct Conditions {
+    /// Anything but «any» only where the key ran out of groups.
+    pub(super) kinds: KindsCode,
+    /// Of each list, sorted, the event needs one key.
+    lists: Box<[Box<[u32]>]>,
+}
+
+/// The keys of the event at hand.
+pub(super) struct Hits<'a> {
+    pub(super) keys: &'a [u32],
+    pub(super) stamps: &'a [u32],
+    pub(super) epoch: u32,
+}
+
+impl Conditions {
+    pub(super) fn hold(&self, kind: Kind, hits: &Hits<'_>, kind_sets: &KindSets) -> bool {
+        kind_sets.allow(self.kinds, kind) && self.lists.iter().all(|list| hits.any(list))
+    }
+
+    fn bytes(&self) -> usize {
+        size_of::<Self>()
+            + size_of_val(&*self.lists)
+            + self.lists.iter().map(|list| size_of_val(&**list)).sum::<usize>()
+    }
+}
+
+impl Hits<'_> {
+    /// Whether one of `list` is among the event's keys: looks up the shorter in the longer.
+    fn any(&self, list: &[u32]) -> bool {
+        if list.len() <= self.keys.len() * 8 {
+            list.iter().any(|key| self.stamps[*key as usize] == self.epoch)
+        } else {
+            self.keys.iter().any(|key| list.binary_search(key).is_ok())
+        }
+    }
+}
+
+/// All checked filters by number.
+#[derive(Debug, Default)]
+pub(super) struct CheckedFilters {
+    pub(super) heads: Vec<Checked>,
+    pub(super) conditions: Vec<Option<Box<Conditions>>>,
+    free: FreeIds,
+    condition_bytes: usize,
+}
+
+/// A free entry's slot.
+const FREE: SubSlot = SubSlot(u32::MAX);
+
+impl CheckedFilters {
+    pub(super) fn add(&mut self, slot: SubSlot, since: Timestamp, until: Timestamp, next: u32) -> u32 {
+        let head = Checked { since, until, slot, next };
+        match self.free.take(self.heads.len()) {
+            Some(id) => {
+                self.heads[id as usize] = head;
+                id
+            }
+            None => {
+                let id = next_id(self.heads.len());
+                self.heads.push(head);
+                self.conditions.push(None);
+                id
+            }
+        }
+    }
+
+    /// Gives the filter its conditions. Its kinds and keys must be held already.
+    pub(super) fn set_conditions(&mut self, id: u32, kinds: KindsCode, lists: Vec<Box<[u32]>>) {
+        let conditions = Box::new(Conditions { kinds, lists: lists.into() });
+        self.condition_bytes += conditions.bytes();
+        self.conditions[id as usize] = Some(conditions);
+    }
+
+    /// Makes the filter check its kinds itself, if it does not. Returns whether that is new; then `kinds`
+    /// must be held.
+    pub(super) fn check_kinds(&mut self, id: u32, kinds: KindsCode) -> bool {
+        match &mut self.conditions[id as usize] {
+            None => self.set_conditions(id, kinds, Vec::new()),
+            Some(conditions) if conditions.kinds == kinds => return false,
+            Some(conditions) => conditions.kinds = kinds,
+        }
+        true
+    }
+
+    /// Frees a filter that no posting names any more and lets go of what it held. Returns the next of its
+    /// subscription and the number of keys let go.
+    pub(super) fn remove(&mut self, id: u32, keys: &mut Keys, kind_sets: &mut KindSets) -> (u32, usize) {
+        let next = std::mem::replace(&mut self.heads[id as usize].next, NO_FILTER);
+        self.heads[id as usize].slot = FREE;
+        self.free.give(id);
+        let Some(conditions) = self.conditions[id as usize].take() else { return (next, 0) };
+        self.condition_bytes -= conditions.bytes();
+        kind_sets.release(conditions.kinds);
+        let mut released = 0;
+        for key in conditions.lists.iter().flatten() {
+            keys.release(*key);
+            released += 1;
+        }
+        (next, released)
+    }
+
+    /// Drops up to `budget` free entries from the end; whether there may be more.
+    pub(super) fn trim(&mut self, budget: &mut usize) -> bool {
+        while self.heads.last().is_some_and(|head| head.slot == FREE) {
+            if *budget == 0 {
+                return true;
+            }
+            *budget -= 1;
+            self.heads.pop();
+            self.conditions.pop();
+        }
+        shrink_sparse(&mut self.heads);
+        shrink_sparse(&mut self.conditions);
+        self.free.shrink(self.heads.len());
+        false
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.heads.capacity() * size_of::<Checked>()
+            + self.conditions.capacity() * size_of::<Option<Box<Conditions>>>()
+            + self.free.bytes()
+            + self.condition_bytes
+    }
+}

@@ -1,0 +1,186 @@
+//! From a filter to postings: the choice of the anchor, and what is left to check.
+//!
+//! A filter is anchored on one of its lists: each value of that list gets a posting, the other lists become
+//! conditions. An event pays for every posting on a key it has, so the anchor should be the list that the
+//! fewest events meet:
+//!
+//! | list | weight of a value | why |
+//! |---|---|---|
+//! | ids | always first | one event in all time |
+//! | `e E a A q d i x` and other letters that name one thing | 1 | few events speak of one thing |
+//! | authors, `p P` | 4 | one person's events, one person's mentions |
+//! | `t g r k K l L` | 64 | topics, hosts, kinds and labels are shared by many |
+//! | kinds, or no list at all | when there is nothing else | |
+//!
+//! The list with the least weight in sum wins, on a tie a tag before authors: the sum is also what the
+//! subscription costs to make, so a follow list of thousands is never an anchor where one `#t` can be. Kinds are
+//! no condition: the group of a posting states them.
+
+use super::checked::CheckedFilters;
+use super::keys::{Keys, Name};
+use super::kinds::KindsCode;
+use super::postings::{Check, GROUPS_MAX, Group, Posts};
+use super::{Index, SubSlot};
+use crate::types::{Filter, Timestamp};
+
+/// The list that gets the postings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Anchor {
+    Ids,
+    /// By place in [`Filter::tags`].
+    Tag(usize),
+    Authors,
+    Kinds,
+    All,
+}
+
+impl Anchor {
+    fn choose(filter: &Filter) -> Self {
+        if filter.ids.is_some() {
+            return Anchor::Ids;
+        }
+        let tags = filter.tags.iter().enumerate();
+        let tag = tags.map(|(at, tag)| (tag_weight(tag.letter) * tag.values.len(), Anchor::Tag(at)));
+        let authors = filter.authors.iter().map(|list| (AUTHOR_WEIGHT * list.len(), Anchor::Authors));
+        let fallback = if filter.kinds.is_some() { Anchor::Kinds } else { Anchor::All };
+        tag.chain(authors).min_by_key(|(weight, _)| *weight).map_or(fallback, |(_, anchor)| anchor)
+    }
+}
+
+const AUTHOR_WEIGHT: usize = 4;
+
+fn tag_weight(letter: u8) -> usize {
+    match letter {
+        b'p' | b'P' => 4,
+        b't' | b'g' | b'r' | b'k' | b'K' | b'l' | b'L' => 64,
+        _ => 1,
+    }
+}
+
+/// A filter on its way into the index.
+struct Compiled {
+    slot: SubSlot,
+    since: Timestamp,
+    until: Timestamp,
+    kinds: KindsCode,
+    check: Check,
+    /// The checked filter, once there is one.
+    checked: Option<u32>,
+}
+
+impl Index {
+    /// Adds the postings of one filter; returns the head of the slot's checked filters.
+    pub(super) fn compile(&mut self, slot: SubSlot, filter: &Filter, checked_head: u32) -> u32 {
+        let anchor = Anchor::choose(filter);
+        let kinds = if anchor == Anchor::Kinds { None } else { filter.kinds.as_deref() };
+        let (since, until) = (filter.since.unwrap_or(0), filter.until.unwrap_or(Timestamp::MAX));
+        let mut compiled = Compiled {
+            slot,
+            since,
+            until,
+            kinds: self.kind_sets.hold_list(kinds, self.keys.keyed()),
+            check: if since > 0 || until < Timestamp::MAX { Check::Time } else { Check::Plain },
+            checked: None,
+        };
+        let conditions = self.conditions(filter, anchor);
+        if !conditions.is_empty() {
+            compiled.check = Check::Full;
+            let id = compiled.checked(&mut self.checked, checked_head);
+            self.checked.set_conditions(id, KindsCode::ANY, conditions);
+        }
+        match anchor {
+            Anchor::Ids => self.post_all(&mut compiled, checked_head, listed(&filter.ids).map(Name::id)),
+            Anchor::Authors => {
+                self.post_all(&mut compiled, checked_head, listed(&filter.authors).map(Name::author));
+            }
+            Anchor::Kinds => {
+                let names = listed(&filter.kinds).map(|kind| Name::kind(*kind));
+                self.post_all(&mut compiled, checked_head, names);
+            }
+            Anchor::Tag(at) => {
+                let tag = &filter.tags[at];
+                let names = tag.values.iter().map(|value| Name::tag(tag.letter, value));
+                self.post_all(&mut compiled, checked_head, names);
+            }
+            Anchor::All => self.post_all(&mut compiled, checked_head, std::iter::once(Name::ALL)),
+        }
+        self.kind_sets.release(compiled.kinds);
+        compiled.checked.unwrap_or(checked_head)
+    }
+
+    /// The keys of every list but the anchor's and the kinds, held.
+    fn conditions(&mut self, filter: &Filter, anchor: Anchor) -> Vec<Box<[u32]>> {
+        let mut lists = Vec::new();
+        if filter.authors.is_some() && anchor != Anchor::Authors {
+            lists.push(hold_names(&mut self.keys, listed(&filter.authors).map(Name::author)));
+        }
+        for (at, tag) in filter.tags.iter().enumerate() {
+            if anchor != Anchor::Tag(at) {
+                let names = tag.values.iter().map(|value| Name::tag(tag.letter, value));
+                lists.push(hold_names(&mut self.keys, names));
+            }
+        }
+        lists
+    }
+
+    fn post_all(&mut self, compiled: &mut Compiled, checked_head: u32, names: impl Iterator<Item = Name>) {
+        for name in names {
+            let key = self.keys.intern(&name);
+            self.post(compiled, checked_head, key);
+        }
+    }
+
+    fn post(&mut self, compiled: &mut Compiled, checked_head: u32, key: u32) {
+        let Compiled { slot, mut kinds, mut check, .. } = *compiled;
+        let groups = self.keys.groups_mut(key);
+        let mut place = groups.iter().position(|group| group.kinds == kinds && group.check == check);
+        if place.is_none() && groups.len() >= GROUPS_MAX {
+            let id = compiled.checked(&mut self.checked, checked_head);
+            if self.checked.check_kinds(id, kinds) {
+                self.kind_sets.hold(kinds);
+            }
+            (kinds, check) = (KindsCode::ANY, Check::Full);
+            place = groups.iter().position(|group| group.kinds == kinds && group.check == check);
+        }
+        let post = match check {
+            Check::Plain => slot.0,
+            Check::Time | Check::Full => compiled.checked(&mut self.checked, checked_head),
+        };
+        self.postings += 1;
+        if let Some(place) = place {
+            let posts = &mut groups[place].posts;
+            self.post_bytes -= posts.bytes();
+            posts.push(post);
+            self.post_bytes += posts.bytes();
+            return;
+        }
+        self.group_bytes -= groups.capacity() * size_of::<Group>();
+        if groups.is_empty() {
+            groups.reserve_exact(1);
+        }
+        groups.push(Group { posts: Posts::One([post]), kinds, check });
+        self.group_bytes += groups.capacity() * size_of::<Group>();
+        self.kind_sets.hold(kinds);
+    }
+}
+
+impl Compiled {
+    fn checked(&mut self, filters: &mut CheckedFilters, head: u32) -> u32 {
+        *self.checked.get_or_insert_with(|| filters.add(self.slot, self.since, self.until, head))
+    }
+}
+
+fn listed<T>(list: &Option<Box<[T]>>) -> impl Iterator<Item = &T> {
+    list.iter().flat_map(|list| list.iter())
+}
+
+fn hold_names(keys: &mut Keys, names: impl Iterator<Item = Name>) -> Box<[u32]> {
+    let mut list = Vec::with_capacity(names.size_hint().0);
+    for name in names {
+        let key = keys.intern(&name);
+        keys.hold(key);
+        list.push(key);
+    }
+    list.sort_unstable();
+    list.into()
+}

@@ -1,0 +1,73 @@
+//! Dense numbers that are handed out again after they come back. Knows nothing of what they number.
+
+/// The numbers below some table's length that are free.
+///
+/// A table may be cut short while numbers past its new end wait here; those are dropped when they come
+/// up. It never grows before all have come up, so a number is never handed out twice.
+#[derive(Debug, Default)]
+pub(super) struct FreeIds {
+    free: Vec<u32>,
+}
+
+impl FreeIds {
+    /// A free number below `len`, or `None` if the table has to grow.
+    pub(super) fn take(&mut self, len: usize) -> Option<u32> {
+        while let Some(id) = self.free.pop() {
+            if (id as usize) < len {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    pub(super) fn give(&mut self, id: u32) {
+        self.free.push(id);
+    }
+
+    /// Frees memory after `len`, the table's length, went down.
+    pub(super) fn shrink(&mut self, len: usize) {
+        if len == 0 {
+            self.free.clear();
+        }
+        shrink_sparse(&mut self.free);
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.free.capacity() * size_of::<u32>()
+    }
+}
+
+/// Gives memory back when less than a quarter of it is used. Costs a move of what is left.
+pub(super) fn shrink_sparse<T>(list: &mut Vec<T>) {
+    if list.len() * 4 < list.capacity() && (list.is_empty() || list.capacity() > 16) {
+        list.shrink_to(list.len() * 2);
+    }
+}
+
+/// The next number of a table that has `len` entries.
+///
+/// # Panics
+/// Past four thousand million entries, for which no machine has the memory.
+pub(super) fn next_id(len: usize) -> u32 {
+    u32::try_from(len)
+        .ok()
+        .filter(|id| *id < u32::MAX - (1 << 17))
+        .expect("tables stay far below 2^32 entries")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_past_the_end_are_never_handed_out() {
+        let mut ids = FreeIds::default();
+        for id in [5, 1, 9, 2] {
+            ids.give(id);
+        }
+        assert_eq!(ids.take(3), Some(2));
+        assert_eq!(ids.take(3), Some(1), "9 is past the end");
+        assert_eq!(ids.take(3), None, "and so is 5");
+        assert_eq!(ids.take(10), None, "they do not come back when the table grows");
+    }
+}

@@ -1,0 +1,325 @@
+//! What postings hang on: ids, authors, kinds and tag values, interned to dense numbers.
+//!
+//! Every key is 32 bytes and a dimension. Ids and authors are 32 bytes already, so are the `#e` and `#p`
+//! values once packed; text up to 32 bytes stands as it is, longer text by its SHA-256, so a value's length
+//! costs no memory.
+//!
+//! Clients choose these bytes, so the table hashes them with a secret key: MULTILINEAR-HM (Lemire and
+//! Kaser, «Strongly universal string hashing is fast», 2014) over eight 32-bit words and the dimension. Who
+//! does not know the key finds no two names that collide with a chance above 2^-32, which `rustc-hash`,
+//! with or without a seed, does not promise; and five multiplications are faster than SipHash.
+
+use hashbrown::HashTable;
+use sha2::{Digest, Sha256};
+
+use super::ids::{FreeIds, next_id, shrink_sparse};
+use super::postings::Group;
+use crate::types::{EventId, Kind, PubKey};
+
+/// What a key is about: one of the four below, or a form of tag value (high byte) and a letter (low byte).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Dimension(u16);
+
+impl Dimension {
+    /// Every event.
+    pub(super) const ALL: Dimension = Dimension(0);
+    pub(super) const KIND: Dimension = Dimension(1);
+    pub(super) const AUTHOR: Dimension = Dimension(2);
+    pub(super) const ID: Dimension = Dimension(3);
+    const NONE: Dimension = Dimension(u16::MAX);
+
+    const FORM_HEX: u16 = 1;
+    const FORM_DIGEST: u16 = 2;
+    /// Text of n bytes has form 3 + n.
+    const FORM_TEXT: u16 = 3;
+
+    fn tag(letter: u8, form: u16) -> Self {
+        Dimension(form << 8 | u16::from(letter))
+    }
+
+    /// Where the keys of this dimension are counted.
+    fn counter(self) -> usize {
+        let (form, letter) = (self.0 >> 8, usize::from(self.0 as u8));
+        match form {
+            0 => letter,
+            Self::FORM_DIGEST => DIGESTS_AT + letter,
+            _ => TAGS_AT + letter,
+        }
+    }
+}
+
+/// Counters: the four plain dimensions, tags by letter, digests by letter.
+const TAGS_AT: usize = 4;
+const DIGESTS_AT: usize = TAGS_AT + 256;
+const COUNTERS: usize = DIGESTS_AT + 256;
+
+/// A key by value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Name {
+    bytes: [u8; 32],
+    dimension: Dimension,
+}
+
+impl Name {
+    pub(super) const ALL: Name = Name { bytes: [0; 32], dimension: Dimension::ALL };
+
+    pub(super) fn id(id: &EventId) -> Self {
+        Name { bytes: id.0, dimension: Dimension::ID }
+    }
+
+    pub(super) fn author(author: &PubKey) -> Self {
+        Name { bytes: author.0, dimension: Dimension::AUTHOR }
+    }
+
+    pub(super) fn kind(kind: Kind) -> Self {
+        let mut bytes = [0; 32];
+        bytes[..2].copy_from_slice(&kind.to_le_bytes());
+        Name { bytes, dimension: Dimension::KIND }
+    }
+
+    /// A block of something that is no key, to be hashed with the same care.
+    pub(super) fn block(bytes: [u8; 32]) -> Self {
+        Name { bytes, dimension: Dimension::NONE }
+    }
+
+    pub(super) fn tag(letter: u8, value: &[u8]) -> Self {
+        Self::short_tag(letter, value).unwrap_or_else(|| Name {
+            bytes: Sha256::digest(value).into(),
+            dimension: Dimension::tag(letter, Dimension::FORM_DIGEST),
+        })
+    }
+
+    /// The name of a value that needs no digest.
+    fn short_tag(letter: u8, value: &[u8]) -> Option<Self> {
+        if let Ok(PubKey(bytes)) = PubKey::from_hex(value) {
+            return Some(Name { bytes, dimension: Dimension::tag(letter, Dimension::FORM_HEX) });
+        }
+        let mut bytes = [0; 32];
+        bytes.get_mut(..value.len())?.copy_from_slice(value);
+        let form = Dimension::FORM_TEXT + value.len() as u16;
+        Some(Name { bytes, dimension: Dimension::tag(letter, form) })
+    }
+}
+
+/// The secret of the hash.
+#[derive(Clone, Debug)]
+pub(super) struct KeyedHash {
+    keys: [u64; 11],
+}
+
+impl KeyedHash {
+    /// Stretches `seed` with SplitMix64.
+    pub(super) fn new(seed: u64) -> Self {
+        let mut state = seed;
+        let keys = std::array::from_fn(|_| {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut word = state;
+            word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            word ^ word >> 31
+        });
+        KeyedHash { keys }
+    }
+
+    #[inline]
+    pub(super) fn hash(&self, name: &Name) -> u32 {
+        let key = &self.keys;
+        let mut sum =
+            key[0].wrapping_add(key[1].wrapping_add(u64::from(name.dimension.0)).wrapping_mul(key[2]));
+        for (pair, key) in name.bytes.as_chunks::<8>().0.iter().zip(key[3..].as_chunks::<2>().0) {
+            let pair = u64::from_le_bytes(*pair);
+            let left = key[0].wrapping_add(pair & 0xffff_ffff);
+            let right = key[1].wrapping_add(pair >> 32);
+            sum = sum.wrapping_add(left.wrapping_mul(right));
+        }
+        (sum >> 32) as u32
+    }
+}
+
+/// One interned key.
+#[derive(Debug)]
+pub(super) struct Key {
+    name: Name,
+    /// Conditions that name this key without a posting on it.
+    holders: u32,
+    /// Its postings; see [`Group`].
+    pub(super) groups: Vec<Group>,
+}
+
+impl Key {
+    fn is_free(&self) -> bool {
+        self.name.dimension == Dimension::NONE
+    }
+}
+
+/// The interning table. Names are spread over shards, so that growing one is a pause of microseconds.
+#[derive(Debug)]
+pub(super) struct Keys {
+    keyed: KeyedHash,
+    shards: Box<[HashTable<(u32, u32)>]>,
+    keys: Vec<Key>,
+    /// The last event that each key was a term of.
+    pub(super) stamps: Vec<u32>,
+    free: FreeIds,
+    counts: Box<[u32; COUNTERS]>,
+    table_bytes: usize,
+}
+
+const SHARDS: usize = 256;
+
+impl Keys {
+    pub(super) fn new(keyed: KeyedHash) -> Self {
+        Keys {
+            keyed,
+            shards: (0..SHARDS).map(|_| HashTable::new()).collect(),
+            keys: Vec::new(),
+            stamps: Vec::new(),
+            free: FreeIds::default(),
+            counts: Box::new([0; COUNTERS]),
+            table_bytes: 0,
+        }
+    }
+
+    /// The hash, as the tables take it, and the shard. The tables read the lowest and the highest bits, the
+    /// shard is told by bits between.
+    fn place(&self, name: &Name) -> (u32, u64, usize) {
+        let hash = self.keyed.hash(name);
+        (hash, spread(hash), (hash >> 17) as usize % SHARDS)
+    }
+
+    pub(super) fn find(&self, name: &Name) -> Option<u32> {
+        let (hash, spread, shard) = self.place(name);
+        let keys = &self.keys;
+        let same = |(other, id): &(u32, u32)| *other == hash && keys[*id as usize].name == *name;
+        self.shards[shard].find(spread, same).map(|(_, id)| *id)
+    }
+
+    /// The number of `name`, new if need be. Holds nothing: give it a posting or [`Keys::hold`] it.
+    pub(super) fn intern(&mut self, name: &Name) -> u32 {
+        if let Some(id) = self.find(name) {
+            return id;
+        }
+        let (hash, spread_hash, shard) = self.place(name);
+        let key = Key { name: *name, holders: 0, groups: Vec::new() };
+        let id = match self.free.take(self.keys.len()) {
+            Some(id) => {
+                self.keys[id as usize] = key;
+                id
+            }
+            None => {
+                let id = next_id(self.keys.len());
+                self.keys.push(key);
+                self.stamps.push(0);
+                id
+            }
+        };
+        let table = &mut self.shards[shard];
+        self.table_bytes -= table.allocation_size();
+        table.insert_unique(spread_hash, (hash, id), |(hash, _)| spread(*hash));
+        self.table_bytes += table.allocation_size();
+        self.counts[name.dimension.counter()] += 1;
+        id
+    }
+
+    pub(super) fn hold(&mut self, id: u32) {
+        self.keys[id as usize].holders += 1;
+    }
+
+    pub(super) fn release(&mut self, id: u32) {
+        self.keys[id as usize].holders -= 1;
+        self.free_unused(id);
+    }
+
+    /// Forgets the key if no posting hangs on it and no condition holds it.
+    pub(super) fn free_unused(&mut self, id: u32) {
+        let key = &mut self.keys[id as usize];
+        if key.is_free() || key.holders > 0 || !key.groups.is_empty() {
+            return;
+        }
+        key.groups = Vec::new();
+        let name = std::mem::replace(&mut key.name.dimension, Dimension::NONE);
+        let name = Name { dimension: name, ..key.name };
+        self.counts[name.dimension.counter()] -= 1;
+        let (_, spread_hash, shard) = self.place(&name);
+        let table = &mut self.shards[shard];
+        self.table_bytes -= table.allocation_size();
+        if let Ok(entry) = table.find_entry(spread_hash, |(_, other)| *other == id) {
+            entry.remove();
+        }
+        if table.len() * 8 < table.capacity() {
+            table.shrink_to(table.len() * 2, |(hash, _)| spread(*hash));
+        }
+        self.table_bytes += table.allocation_size();
+        self.free.give(id);
+    }
+
+    /// Drops up to `budget` free keys from the end; whether there may be more.
+    pub(super) fn trim(&mut self, budget: &mut usize) -> bool {
+        while self.keys.last().is_some_and(Key::is_free) {
+            if *budget == 0 {
+                return true;
+            }
+            *budget -= 1;
+            self.keys.pop();
+            self.stamps.pop();
+        }
+        shrink_sparse(&mut self.keys);
+        shrink_sparse(&mut self.stamps);
+        self.free.shrink(self.keys.len());
+        false
+    }
+
+    pub(super) fn key(&self, id: u32) -> &Key {
+        &self.keys[id as usize]
+    }
+
+    pub(super) fn groups_mut(&mut self, id: u32) -> &mut Vec<Group> {
+        &mut self.keys[id as usize].groups
+    }
+
+    /// Keys, free ones included: the numbers are all below.
+    pub(super) fn slots(&self) -> usize {
+        self.keys.len()
+    }
+
+    pub(super) fn keyed(&self) -> &KeyedHash {
+        &self.keyed
+    }
+
+    pub(super) fn has(&self, dimension: Dimension) -> bool {
+        self.counts[dimension.counter()] > 0
+    }
+
+    pub(super) fn has_tags(&self) -> bool {
+        self.counts[TAGS_AT..].iter().any(|count| *count > 0)
+    }
+
+    /// The key of an event's tag. Spends nothing on a letter that nobody asks about, and no digest unless
+    /// somebody asks for a long value of that letter.
+    pub(super) fn find_tag(&self, letter: u8, value: &[u8]) -> Option<u32> {
+        let long = self.counts[DIGESTS_AT + usize::from(letter)] > 0;
+        if !long && self.counts[TAGS_AT + usize::from(letter)] == 0 {
+            return None;
+        }
+        match Name::short_tag(letter, value) {
+            Some(name) => self.find(&name),
+            None if long => self.find(&Name::tag(letter, value)),
+            None => None,
+        }
+    }
+
+    /// Heap bytes without the postings.
+    pub(super) fn bytes(&self) -> usize {
+        self.keys.capacity() * size_of::<Key>()
+            + self.stamps.capacity() * size_of::<u32>()
+            + self.free.bytes()
+            + SHARDS * size_of::<HashTable<(u32, u32)>>()
+            + size_of_val(&*self.counts)
+            + self.table_bytes
+    }
+}
+
+/// Both halves alike: the tables take the bucket from one end and the tag byte from the other.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash) << 32 | u64::from(hash)
+}

@@ -1,0 +1,143 @@
+//! Kind lists, each distinct one kept once, and the number that a posting group keeps instead.
+
+use hashbrown::HashTable;
+
+use super::ids::{FreeIds, next_id, shrink_sparse};
+use super::keys::{KeyedHash, Name};
+use crate::types::Kind;
+
+/// Which kinds a group lets through: any, one kind, or a set by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct KindsCode(u32);
+
+impl KindsCode {
+    pub(super) const ANY: KindsCode = KindsCode(u32::MAX);
+    /// From here on the code is a set's number; below, it is a kind.
+    const SETS: u32 = 1 << 16;
+
+    fn set(self) -> Option<usize> {
+        (self.0 >= Self::SETS && self != Self::ANY).then(|| (self.0 - Self::SETS) as usize)
+    }
+}
+
+/// The distinct kind lists of two kinds and more, counted by who holds them.
+#[derive(Debug, Default)]
+pub(super) struct KindSets {
+    table: HashTable<(u32, u32)>,
+    sets: Vec<KindSet>,
+    free: FreeIds,
+    list_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct KindSet {
+    /// Bit k for kind k, below 64: most events and most lists stay in there.
+    low: u64,
+    sorted: Box<[Kind]>,
+    hash: u32,
+    holders: u32,
+}
+
+impl KindSets {
+    /// The code of a sorted list, held once more.
+    pub(super) fn hold_list(&mut self, kinds: Option<&[Kind]>, keyed: &KeyedHash) -> KindsCode {
+        match kinds {
+            None => KindsCode::ANY,
+            Some([kind]) => KindsCode(u32::from(*kind)),
+            Some(list) => {
+                let code = self.intern(list, keyed);
+                self.hold(code);
+                code
+            }
+        }
+    }
+
+    fn intern(&mut self, list: &[Kind], keyed: &KeyedHash) -> KindsCode {
+        let hash = hash_list(list, keyed);
+        let (sets, same) = (&self.sets, |set: &KindSet| *set.sorted == *list);
+        let found =
+            self.table.find(u64::from(hash), |(other, id)| *other == hash && same(&sets[*id as usize]));
+        if let Some((_, id)) = found {
+            return KindsCode(KindsCode::SETS + id);
+        }
+        let low = list.iter().filter(|kind| **kind < 64).fold(0, |bits, kind| bits | 1 << kind);
+        let set = KindSet { low, sorted: list.into(), hash, holders: 0 };
+        self.list_bytes += size_of_val(list);
+        let id = match self.free.take(self.sets.len()) {
+            Some(id) => {
+                self.sets[id as usize] = set;
+                id
+            }
+            None => {
+                let id = next_id(self.sets.len());
+                self.sets.push(set);
+                id
+            }
+        };
+        self.table.insert_unique(u64::from(hash), (hash, id), |(hash, _)| u64::from(*hash));
+        KindsCode(KindsCode::SETS + id)
+    }
+
+    pub(super) fn hold(&mut self, code: KindsCode) {
+        if let Some(set) = code.set() {
+            self.sets[set].holders += 1;
+        }
+    }
+
+    pub(super) fn release(&mut self, code: KindsCode) {
+        let Some(at) = code.set() else { return };
+        let set = &mut self.sets[at];
+        set.holders -= 1;
+        if set.holders > 0 {
+            return;
+        }
+        let hash = set.hash;
+        self.list_bytes -= size_of_val(&*set.sorted);
+        *set = KindSet::default();
+        if let Ok(entry) = self.table.find_entry(u64::from(hash), |(_, id)| *id as usize == at) {
+            entry.remove();
+        }
+        self.free.give(at as u32);
+        if self.table.is_empty() {
+            *self = KindSets::default();
+        } else if self.table.capacity() > 64 && self.table.len() * 8 < self.table.capacity() {
+            self.table.shrink_to(self.table.len() * 2, |(hash, _)| u64::from(*hash));
+            while self.sets.last().is_some_and(|set| set.holders == 0) {
+                self.sets.pop();
+            }
+            shrink_sparse(&mut self.sets);
+            self.free.shrink(self.sets.len());
+        }
+    }
+
+    #[inline]
+    pub(super) fn allow(&self, code: KindsCode, kind: Kind) -> bool {
+        if code == KindsCode::ANY || code.0 == u32::from(kind) {
+            return true;
+        }
+        let Some(set) = code.set() else { return false };
+        let set = &self.sets[set];
+        if kind < 64 { set.low >> kind & 1 == 1 } else { set.sorted.binary_search(&kind).is_ok() }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.sets.capacity() * size_of::<KindSet>()
+            + self.list_bytes
+            + self.table.allocation_size()
+            + self.free.bytes()
+    }
+}
+
+/// Clients choose the lists, so they are hashed with the key as well.
+fn hash_list(list: &[Kind], keyed: &KeyedHash) -> u32 {
+    let mut state = [0u8; 32];
+    let mut hash = list.len() as u32;
+    for block in list.chunks(14) {
+        state[..4].copy_from_slice(&hash.to_le_bytes());
+        for (place, kind) in state[4..].chunks_exact_mut(2).zip(block.iter().chain(std::iter::repeat(&0))) {
+            place.copy_from_slice(&kind.to_le_bytes());
+        }
+        hash = keyed.hash(&Name::block(state));
+    }
+    hash
+}

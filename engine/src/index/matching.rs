@@ -1,0 +1,110 @@
+//! From an event to the subscriptions that want it.
+
+use super::checked::Hits;
+use super::keys::{Dimension, Keys, Name};
+use super::postings::Check;
+use super::slots::DEAD;
+use super::{Index, MatchStats, SubSlot};
+use crate::types::Event;
+
+impl Index {
+    pub(super) fn match_event(&mut self, event: &Event, out: &mut Vec<SubSlot>) -> MatchStats {
+        let epoch = self.next_epoch();
+        collect_keys(&mut self.keys, event, epoch, &mut self.hits);
+        let Index { keys, slots, checked, kind_sets, hits, .. } = self;
+        let hits = Hits { keys: hits, stamps: &keys.stamps, epoch };
+        let stamps = &mut slots.stamps[..];
+        let out_before = out.len();
+        let mut candidates = 0;
+        for group in hits.keys.iter().flat_map(|key| &keys.key(*key).groups) {
+            if !kind_sets.allow(group.kinds, event.kind) {
+                continue;
+            }
+            let posts = group.posts.as_slice();
+            candidates += posts.len();
+            match group.check {
+                Check::Plain => {
+                    for &slot in posts {
+                        report(stamps, epoch, SubSlot(slot), out);
+                    }
+                }
+                Check::Time => {
+                    for &filter in posts {
+                        let filter = &checked.heads[filter as usize];
+                        if filter.allows_time(event.created_at) {
+                            report(stamps, epoch, filter.slot, out);
+                        }
+                    }
+                }
+                Check::Full => {
+                    for &id in posts {
+                        let filter = &checked.heads[id as usize];
+                        let is_open = stamps[filter.slot.0 as usize] < epoch;
+                        if is_open
+                            && filter.allows_time(event.created_at)
+                            && checked.conditions[id as usize]
+                                .as_ref()
+                                .is_none_or(|conditions| conditions.hold(event.kind, &hits, kind_sets))
+                        {
+                            report(stamps, epoch, filter.slot, out);
+                        }
+                    }
+                }
+            }
+        }
+        MatchStats { candidates, matches: out.len() - out_before }
+    }
+
+    /// The number of this event. Starting over, once in four thousand million, is the one step of the index
+    /// that walks all slots and keys.
+    fn next_epoch(&mut self) -> u32 {
+        self.epoch += 1;
+        if self.epoch == DEAD {
+            self.slots.reset_stamps();
+            self.keys.stamps.fill(0);
+            self.epoch = 1;
+        }
+        self.epoch
+    }
+}
+
+/// Reports `slot` unless it is dead or was reported for this event.
+#[inline(always)]
+fn report(stamps: &mut [u32], epoch: u32, slot: SubSlot, out: &mut Vec<SubSlot>) {
+    let stamp = &mut stamps[slot.0 as usize];
+    if *stamp < epoch {
+        *stamp = epoch;
+        out.push(slot);
+    }
+}
+
+/// The keys that `event` has, each once, whatever hangs on them.
+fn collect_keys(keys: &mut Keys, event: &Event, epoch: u32, hits: &mut Vec<u32>) {
+    hits.clear();
+    let mut hit = |keys: &mut Keys, key: Option<u32>| {
+        let Some(key) = key else { return };
+        let stamp = &mut keys.stamps[key as usize];
+        if *stamp != epoch {
+            *stamp = epoch;
+            hits.push(key);
+        }
+    };
+    let named = [
+        (Dimension::ALL, Name::ALL),
+        (Dimension::KIND, Name::kind(event.kind)),
+        (Dimension::AUTHOR, Name::author(&event.pubkey)),
+        (Dimension::ID, Name::id(&event.id)),
+    ];
+    for (dimension, name) in named {
+        if keys.has(dimension) {
+            let key = keys.find(&name);
+            hit(keys, key);
+        }
+    }
+    if keys.has_tags() {
+        for (letter, value) in event.tags().indexed() {
+            let key = keys.find_tag(letter, &value);
+            hit(keys, key);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Taking out the postings of dead subscriptions, a little at a time.
+//!
+//! A pass walks all keys once. Whoever was dead when it began has no posting left when it ends; then its
+//! checked filters and its slot are freed, and tables that end in free entries are cut. Nobody is freed
+//! earlier, so a posting never outlives the subscription it names into the next owner of the slot.
+
+use super::Index;
+use super::checked::NO_FILTER;
+use super::ids::shrink_sparse;
+use super::postings::{Check, Group};
+
+/// Where a pass stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// No pass is under way.
+    #[default]
+    Idle,
+    /// At this posting of this group of this key.
+    Postings { key: usize, group: usize, post: usize },
+    /// Freeing the filters and slots of those that were dead.
+    Slots,
+    /// Cutting tables.
+    Trim,
+}
+
+/// A pass is due when one of so many postings, or of so many slots, is dead. It bounds what the dead cost
+/// in memory and in candidates, and makes a pass cost each unsubscribed posting a constant.
+const DEAD_SHARE: usize = 4;
+
+impl Index {
+    pub(super) fn is_sweep_due(&self) -> bool {
+        self.phase != Phase::Idle
+            || (self.slots.waiting() > 0
+                && (self.dead_postings * DEAD_SHARE >= self.postings
+                    || self.slots.waiting() * DEAD_SHARE >= self.slots.live()))
+    }
+
+    pub(super) fn sweep_some(&mut self, mut budget: usize) -> bool {
+        while budget > 0 && self.is_sweep_due() {
+            match self.phase {
+                Phase::Idle => {
+                    std::mem::swap(&mut self.slots.dead, &mut self.slots.dying);
+                    self.phase = Phase::Postings { key: 0, group: 0, post: 0 };
+                }
+                Phase::Postings { key, group, post } => self.sweep_key(key, group, post, &mut budget),
+                Phase::Slots => self.sweep_slots(&mut budget),
+                Phase::Trim => {
+                    let more = self.keys.trim(&mut budget)
+                        || self.checked.trim(&mut budget)
+                        || self.slots.trim(&mut budget);
+                    if !more {
+                        self.phase = Phase::Idle;
+                    }
+                }
+            }
+        }
+        self.is_sweep_due()
+    }
+
+    /// Goes on in one key until it is done or the budget is.
+    fn sweep_key(&mut self, key: usize, mut group: usize, mut post: usize, budget: &mut usize) {
+        if key >= self.keys.slots() {
+            self.phase = Phase::Slots;
+            return;
+        }
+        let Index { keys, slots, checked, kind_sets, .. } = self;
+        let groups = keys.groups_mut(key as u32);
+        while let Some(at) = groups.get_mut(group) {
+            if *budget == 0 {
+                self.phase = Phase::Postings { key, group, post };
+                return;
+            }
+            self.post_bytes -= at.posts.bytes();
+            let (next, gone) = match at.check {
+                Check::Plain => at.posts.sweep(post, budget, |slot| slots.is_dead(super::SubSlot(slot))),
+                Check::Time | Check::Full => {
+                    at.posts.sweep(post, budget, |id| slots.is_dead(checked.heads[id as usize].slot))
+                }
+            };
+            self.post_bytes += at.posts.bytes();
+            self.postings -= gone;
+            self.dead_postings -= gone;
+            let left = at.posts.as_slice().len();
+            if next < left {
+                post = next;
+                continue;
+            }
+            post = 0;
+            if left > 0 {
+                group += 1;
+                continue;
+            }
+            self.post_bytes -= at.posts.bytes();
+            let emptied = groups.swap_remove(group);
+            kind_sets.release(emptied.kinds);
+        }
+        self.group_bytes -= groups.capacity() * size_of::<Group>();
+        shrink_sparse(groups);
+        self.group_bytes += groups.capacity() * size_of::<Group>();
+        self.keys.free_unused(key as u32);
+        // Paid at the end, so that a budget of one gets somewhere.
+        *budget = budget.saturating_sub(1);
+        self.phase = Phase::Postings { key: key + 1, group: 0, post: 0 };
+    }
+
+    fn sweep_slots(&mut self, budget: &mut usize) {
+        while let Some(&slot) = self.slots.dying.last() {
+            if *budget == 0 {
+                return;
+            }
+            *budget -= 1;
+            let filter = self.slots.filters(slot);
+            if filter != NO_FILTER {
+                let (next, released) = self.checked.remove(filter, &mut self.keys, &mut self.kind_sets);
+                *budget = budget.saturating_sub(released);
+                self.slots.set_filters(slot, next);
+                continue;
+            }
+            self.slots.dying.pop();
+            self.slots.give(slot);
+        }
+        self.phase = Phase::Trim;
+    }
+}

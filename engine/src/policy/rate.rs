@@ -1,0 +1,62 @@
+//! Token buckets: an average a minute with a minute's worth of burst.
+
+use crate::types::Now;
+
+/// What a connection has left of its rate.
+#[derive(Clone, Copy, Debug)]
+pub struct Bucket {
+    /// Thousandths of a message.
+    milli_tokens: u64,
+    filled: Now,
+}
+
+impl Bucket {
+    /// A full bucket for `per_minute` messages.
+    pub fn full(per_minute: u32, now: Now) -> Self {
+        Bucket { milli_tokens: u64::from(per_minute) * 1000, filled: now }
+    }
+
+    /// Takes one message out. False if there is none left; `per_minute` 0 is no bound.
+    pub fn take(&mut self, per_minute: u32, now: Now) -> bool {
+        if per_minute == 0 {
+            return true;
+        }
+        let capacity = u64::from(per_minute) * 1000;
+        let gained = now.millis_since(self.filled).saturating_mul(u64::from(per_minute)) / 60;
+        // Time too short for a thousandth of a token is left to add up.
+        if gained > 0 {
+            self.milli_tokens = self.milli_tokens.saturating_add(gained).min(capacity);
+            self.filled = now;
+        }
+        if now < self.filled {
+            self.filled = now;
+        }
+        match self.milli_tokens.checked_sub(1000) {
+            Some(left) => {
+                self.milli_tokens = left;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_minute_of_burst_then_the_average() {
+        let at = |ms: u64| Now::from_millis(1_000_000 + ms);
+        let mut bucket = Bucket::full(60, at(0));
+        assert_eq!((0..100).filter(|_| bucket.take(60, at(0))).count(), 60);
+        assert!(!bucket.take(60, at(999)));
+        assert!(bucket.take(60, at(1000)));
+        assert!(!bucket.take(60, at(1500)));
+        assert_eq!((0..1000).filter(|_| bucket.take(60, at(600_000))).count(), 60);
+        // A clock that steps back gives nothing and takes nothing.
+        assert!(!bucket.take(60, at(0)));
+        assert!(bucket.take(60, at(1000)));
+        assert!((0..1000).all(|_| bucket.take(0, at(0))), "no bound");
+    }
+}

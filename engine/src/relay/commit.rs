@@ -1,0 +1,169 @@
+//! From verified events to durable ones, and the answers that may only follow.
+
+use super::Relay;
+use super::ingest::{DUPLICATE, InFlight, store_words};
+use crate::store::{self, Backend, Op, Outcome, Refusal, Seq, StoreError};
+use crate::types::{Event, Now};
+
+/// Verified changes of one shard, to be made durable in one go.
+#[derive(Debug)]
+pub struct Commit {
+    ops: Vec<Op>,
+    places: Vec<InFlight>,
+}
+
+/// What became of a [`Commit`], for the shard it came from.
+#[derive(Debug)]
+pub struct CommitReply {
+    places: Vec<InFlight>,
+    outcome: Result<Vec<Outcome>, StoreError>,
+}
+
+/// An event to deliver to live subscriptions.
+#[derive(Clone, Debug)]
+pub struct Live {
+    /// Its number; `None` for ephemeral events, which have none.
+    pub seq: Option<Seq>,
+    /// The event.
+    pub event: Event,
+}
+
+/// What [`commit`] did.
+#[derive(Debug)]
+pub struct Committed {
+    /// One reply a commit, in their order.
+    pub replies: Vec<CommitReply>,
+    /// What was stored, in order, for every shard's [`Relay::handle_live`].
+    pub live: Vec<Live>,
+    /// The last error of the store, if there was one.
+    pub error: Option<StoreError>,
+}
+
+impl Commit {
+    /// Changes in it.
+    pub fn len(&self) -> usize {
+        self.ops.len()
+    }
+
+    /// Whether it changes nothing; the machine makes none such.
+    pub fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+}
+
+/// Makes `commits` durable in one change of `store`; when it returns, what it says is stored survives power
+/// loss. If the one change fails for another reason than lack of room, each commit is tried alone, so that
+/// one that cannot be stored does not take the others with it.
+pub fn commit<B: Backend>(store: &B, now: Now, commits: Vec<Commit>) -> Committed {
+    let mut ops = Vec::with_capacity(commits.iter().map(Commit::len).sum());
+    let mut lens = Vec::with_capacity(commits.len());
+    let mut places = Vec::with_capacity(commits.len());
+    for commit in commits {
+        lens.push(commit.ops.len());
+        ops.extend(commit.ops);
+        places.push(commit.places);
+    }
+    let mut results = Vec::with_capacity(lens.len());
+    let mut live = Vec::new();
+    match store::commit(store, now.seconds(), &ops) {
+        Ok(outcomes) => {
+            let mut outcomes = outcomes.into_iter();
+            for len in &lens {
+                results.push(Ok(outcomes.by_ref().take(*len).collect::<Vec<_>>()));
+            }
+        }
+        Err(StoreError::Failed(_) | StoreError::Corrupt(_)) if lens.len() > 1 => {
+            let mut rest = &ops[..];
+            for len in &lens {
+                let (own, others) = rest.split_at(*len);
+                results.push(store::commit(store, now.seconds(), own));
+                rest = others;
+            }
+        }
+        Err(error) => results.resize_with(lens.len(), || Err(error.clone())),
+    }
+    let mut stored = ops.into_iter();
+    for (result, len) in results.iter().zip(&lens) {
+        let own = stored.by_ref().take(*len);
+        match result {
+            Ok(outcomes) => live.extend(own.zip(outcomes).filter_map(|(op, outcome)| match outcome {
+                Outcome::Stored(seq) => Some(Live { seq: Some(*seq), event: into_event(op) }),
+                _ => None,
+            })),
+            Err(_) => own.for_each(drop),
+        }
+    }
+    let error = results.iter().filter_map(|result| result.as_ref().err()).next_back().cloned();
+    let replies =
+        places.into_iter().zip(results).map(|(places, outcome)| CommitReply { places, outcome }).collect();
+    Committed { replies, live, error }
+}
+
+fn into_event(op: Op) -> Event {
+    match op {
+        Op::Put(verified) | Op::Vanish(verified) => verified.into_event(),
+    }
+}
+
+/// Changes that wait for the host to fetch them.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    ops: Vec<Op>,
+    places: Vec<InFlight>,
+}
+
+impl Pending {
+    pub(super) fn push(&mut self, op: Op, place: InFlight) {
+        self.ops.push(op);
+        self.places.push(place);
+    }
+}
+
+impl<B: Backend> Relay<B> {
+    /// Everything that has been verified and awaits its commit.
+    pub fn poll_commit(&mut self) -> Option<Commit> {
+        if self.pending.ops.is_empty() {
+            return None;
+        }
+        let Pending { ops, places } = std::mem::take(&mut self.pending);
+        Some(Commit { ops, places })
+    }
+
+    /// The reply to a commit of this shard.
+    pub fn handle_committed(&mut self, now: Now, reply: CommitReply) {
+        match reply.outcome {
+            Ok(outcomes) => {
+                debug_assert_eq!(outcomes.len(), reply.places.len(), "an outcome for each change");
+                for (place, outcome) in reply.places.into_iter().zip(outcomes) {
+                    let (accepted, message) = words(&outcome);
+                    match outcome {
+                        Outcome::Stored(_) => self.metrics.events_stored += 1,
+                        Outcome::Duplicate => self.metrics.events_duplicate += 1,
+                        Outcome::Refused(_) => {}
+                    }
+                    self.finish(now, place, accepted, message);
+                }
+            }
+            Err(error) => {
+                let message = store_words(&error);
+                for place in reply.places {
+                    self.finish(now, place, false, &message);
+                }
+            }
+        }
+        self.resume_after_ingest();
+    }
+}
+
+fn words(outcome: &Outcome) -> (bool, &'static str) {
+    match outcome {
+        Outcome::Stored(_) => (true, ""),
+        Outcome::Duplicate => (true, DUPLICATE),
+        Outcome::Refused(Refusal::Deleted) => (false, "blocked: this event was deleted by its author"),
+        Outcome::Refused(Refusal::Vanished) => (false, "blocked: this author asked to vanish"),
+        Outcome::Refused(Refusal::Superseded) => (false, "duplicate: a newer version is stored here"),
+        // The machine passes ephemeral events on before a commit; other callers may not know better.
+        Outcome::Refused(Refusal::Ephemeral) => (false, "error: ephemeral events are not stored"),
+        Outcome::Refused(Refusal::Expired) => (false, "invalid: the event has expired"),
+    }
+}

@@ -1,0 +1,23 @@
+//! What a shard is told when it is made, and what it is told of a client.
+
+use crate::policy::Policy;
+use crate::types::Limits;
+
+/// The rules of one relay, the same for all its shards.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// Every bound.
+    pub limits: Limits,
+    /// Who may do what.
+    pub policy: Policy,
+    /// The public URL, `wss://...`, that AUTH events and requests to vanish must name. Without it each
+    /// connection's own Host header counts.
+    pub url: Option<String>,
+}
+
+/// What the host knows of a client.
+#[derive(Clone, Debug, Default)]
+pub struct Peer {
+    /// The Host header of its handshake.
+    pub host: Option<String>,
+}

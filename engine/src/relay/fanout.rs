@@ -1,0 +1,215 @@
+//! From a committed or ephemeral event to the connections that asked for it.
+//!
+//! A subscription is live, scanning, or behind. While it scans what is stored, newer matches are only noted;
+//! once the scan is done they are read back from the store by number. The same happens to a reader that is
+//! slow: its events wait in the store, and it resumes after the last number it was sent. So there is no gap,
+//! no duplicate and no queue that grows with a reader's slowness. Only ephemeral events cannot be read
+//! back: past `outbox_bytes_max` they are not sent, and the reader is told how many it missed.
+
+use std::sync::Arc;
+
+use super::request::Request;
+use super::session::ConnId;
+use super::stream::StreamId;
+use super::{Live, Relay};
+use crate::index::SubSlot;
+use crate::policy::may_see;
+use crate::store::{Backend, Seq};
+use crate::types::{Event, Filter, Now, SubId};
+
+/// Ephemeral events held for a subscription until its EOSE.
+const HELD_MAX: usize = 256;
+
+/// Whom a subscription belongs to.
+#[derive(Debug)]
+pub(super) enum Owner {
+    Client { conn: ConnId, sub: SubId },
+    Stream(StreamId),
+}
+
+/// Where a subscription stands.
+#[derive(Debug)]
+pub(super) enum State {
+    /// Stored events are being sent, up to a horizon. `missed`: a newer one has matched since.
+    Scanning { missed: bool, held: Vec<Event> },
+    /// Events are sent as they come.
+    Live,
+    /// Events above `live_after` are being read back from the store.
+    Behind,
+}
+
+#[derive(Debug)]
+pub(super) struct LiveSub {
+    /// Tells this subscription from others that had or will have the slot.
+    pub(super) serial: u64,
+    pub(super) owner: Owner,
+    /// `["EVENT","sub",`
+    pub(super) head: Arc<[u8]>,
+    pub(super) filters: Arc<[Filter]>,
+    pub(super) state: State,
+    /// Events up to this number have been sent, or will be by the scan.
+    pub(super) live_after: Seq,
+}
+
+/// Subscriptions by index slot.
+#[derive(Debug, Default)]
+pub(super) struct LiveSubs {
+    slots: Vec<Option<LiveSub>>,
+    serial: u64,
+    len: usize,
+    /// Scratch of [`Relay::deliver_live`].
+    matched: Vec<SubSlot>,
+}
+
+impl LiveSubs {
+    pub(super) fn insert_client(
+        &mut self,
+        slot: SubSlot,
+        conn: ConnId,
+        sub: SubId,
+        filters: Arc<[Filter]>,
+        horizon: Seq,
+    ) -> u64 {
+        let mut head = Vec::new();
+        crate::wire::frames::event_head(&mut head, &sub);
+        self.insert(
+            slot,
+            LiveSub {
+                serial: 0,
+                owner: Owner::Client { conn, sub },
+                head: head.into(),
+                filters,
+                state: State::Scanning { missed: false, held: Vec::new() },
+                live_after: horizon,
+            },
+        )
+    }
+
+    pub(super) fn insert_stream(&mut self, slot: SubSlot, stream: StreamId, filters: Arc<[Filter]>) {
+        self.insert(
+            slot,
+            LiveSub {
+                serial: 0,
+                owner: Owner::Stream(stream),
+                head: Arc::default(),
+                filters,
+                state: State::Live,
+                live_after: Seq(0),
+            },
+        );
+    }
+
+    fn insert(&mut self, slot: SubSlot, mut sub: LiveSub) -> u64 {
+        self.serial += 1;
+        sub.serial = self.serial;
+        let place = slot.0 as usize;
+        if self.slots.len() <= place {
+            self.slots.resize_with(place + 1, || None);
+        }
+        debug_assert!(self.slots[place].is_none(), "a slot has one subscription");
+        self.slots[place] = Some(sub);
+        self.len += 1;
+        self.serial
+    }
+
+    pub(super) fn remove(&mut self, slot: SubSlot) {
+        if self.slots[slot.0 as usize].take().is_some() {
+            self.len -= 1;
+        }
+    }
+
+    /// The subscription, if it still is the one of this serial.
+    pub(super) fn get_mut(&mut self, slot: SubSlot, serial: u64) -> Option<&mut LiveSub> {
+        self.slots.get_mut(slot.0 as usize)?.as_mut().filter(|sub| sub.serial == serial)
+    }
+
+    pub(super) fn owner(&self, slot: SubSlot) -> Option<&Owner> {
+        self.slots.get(slot.0 as usize)?.as_ref().map(|sub| &sub.owner)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+}
+
+impl<B: Backend> Relay<B> {
+    /// Events committed by any shard, this one's own included, in commit order; ephemeral events of other
+    /// shards in any.
+    pub fn handle_live(&mut self, now: Now, live: &[Live]) {
+        for Live { seq, event } in live {
+            self.deliver_live(now, *seq, event);
+        }
+    }
+
+    /// Queues `event` for every subscription that matches. Costs what matches, not what is subscribed.
+    pub(super) fn deliver_live(&mut self, now: Now, seq: Option<Seq>, event: &Event) {
+        if event.is_expired(now.seconds()) && seq.is_some() {
+            return;
+        }
+        let mut matched = std::mem::take(&mut self.live.matched);
+        matched.clear();
+        let stats = self.index.matches(event, &mut matched);
+        self.metrics.fanout_candidates.record(stats.candidates as u64);
+        self.metrics.fanout_matches.record(matched.len() as u64);
+        for slot in &matched {
+            self.deliver_to(*slot, seq, event);
+        }
+        self.live.matched = matched;
+    }
+
+    fn deliver_to(&mut self, slot: SubSlot, seq: Option<Seq>, event: &Event) {
+        let limits = &self.config.limits;
+        let Some(Some(live)) = self.live.slots.get_mut(slot.0 as usize) else { return };
+        if seq.is_some_and(|seq| seq <= live.live_after) {
+            return;
+        }
+        let conn = match &live.owner {
+            Owner::Stream(stream) => {
+                self.streams.push(*stream, event.clone());
+                return;
+            }
+            Owner::Client { conn, .. } => *conn,
+        };
+        let Some(session) = self.sessions.get_mut(conn) else { return };
+        if !may_see(event.view(), &self.config.policy.guarded_kinds, session.auth.keys()) {
+            return;
+        }
+        let full = session.outbox.bytes() >= limits.outbox_bytes_max;
+        match (&mut live.state, seq) {
+            (State::Scanning { missed, .. }, Some(_)) => *missed = true,
+            (State::Behind, Some(_)) => {}
+            (State::Scanning { held, .. }, None) if held.len() < HELD_MAX => held.push(event.clone()),
+            (State::Live, Some(seq)) if session.is_slow(limits) => {
+                live.state = State::Behind;
+                live.live_after = Seq(seq.0 - 1);
+                session.stalled.push(Request::Replay { slot, serial: live.serial });
+                self.metrics.subscriptions_lagged += 1;
+            }
+            (State::Live | State::Behind, None) | (State::Live, Some(_)) if !full => {
+                session.outbox.push_event(live.head.clone(), event.shared_json());
+                self.metrics.sent_event += 1;
+                self.mark_ready(conn);
+            }
+            _ => {
+                session.ephemeral_missed += 1;
+                self.metrics.ephemeral_missed += 1;
+            }
+        }
+    }
+
+    /// The reader has taken some output: what waited for it goes on.
+    pub(super) fn after_drain(&mut self, conn: ConnId) {
+        let limits = &self.config.limits;
+        let Some(session) = self.sessions.get_mut(conn) else { return };
+        if session.outbox.bytes() > limits.outbox_bytes_pause / 2 {
+            return;
+        }
+        self.requests.extend(session.stalled.drain(..));
+        let missed = std::mem::take(&mut session.ephemeral_missed);
+        if missed > 0 {
+            let words = format!("error: {missed} ephemeral events were not sent, this reader was too slow");
+            self.send_notice(conn, &words);
+        }
+        self.resume_input(conn);
+    }
+}

@@ -1,0 +1,265 @@
+//! The way of an EVENT from its frame to the commit queue.
+//!
+//! Cheap refusals come first: what is known or in flight is answered before any hashing, what policy
+//! refuses before the signature. In-flight events are keyed by (id, signature): the id does not cover the
+//! signature, so a forged copy sent first must not sink the real one.
+
+use super::session::ConnId;
+use super::{Relay, SeededMap, VerifyBatch, VerifyChecked};
+use crate::policy::{self, Candidate, VANISH_KIND, names_relay};
+use crate::store::{Backend, Op, Reader, StoreError};
+use crate::types::{Class, Event, EventId, Kind, Limits, Now, Sig, unescape};
+use crate::verify::{Verdict, Verified, verify_one};
+use crate::wire::{self, RawEvent};
+
+/// An event between its frame and its OK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InFlight(u32);
+
+struct Flight {
+    id: EventId,
+    sig: Sig,
+    kind: Kind,
+    first: ConnId,
+    /// Connections that sent the very same event meanwhile.
+    others: Vec<ConnId>,
+}
+
+/// Events on their way, and the batch that is filling.
+pub(super) struct Ingest {
+    flights: Vec<Option<Flight>>,
+    free: Vec<u32>,
+    by_key: SeededMap<(EventId, Sig), InFlight>,
+    batch: VerifyBatch,
+    batch_opened: Now,
+}
+
+impl Ingest {
+    pub(super) fn new(seed: u64) -> Self {
+        Ingest {
+            flights: Vec::new(),
+            free: Vec::new(),
+            by_key: SeededMap::with_hasher(rustc_hash::FxSeededState::with_seed(seed as usize)),
+            batch: VerifyBatch::default(),
+            batch_opened: Now::default(),
+        }
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// When the batch that is filling must close for its age.
+    pub(super) fn batch_deadline(&self, limits: &Limits) -> Option<Now> {
+        (!self.batch.is_empty()).then(|| self.batch_opened.plus_millis(limits.verify_wait_ms_max))
+    }
+
+    fn take_off(&mut self, flight: Flight) -> InFlight {
+        let key = (flight.id, flight.sig);
+        let place = match self.free.pop() {
+            Some(slot) => {
+                self.flights[slot as usize] = Some(flight);
+                InFlight(slot)
+            }
+            None => {
+                self.flights.push(Some(flight));
+                InFlight((self.flights.len() - 1) as u32)
+            }
+        };
+        self.by_key.insert(key, place);
+        place
+    }
+
+    fn land(&mut self, place: InFlight) -> Flight {
+        let flight = self.flights[place.0 as usize].take().expect("an event lands once");
+        self.by_key.remove(&(flight.id, flight.sig));
+        self.free.push(place.0);
+        flight
+    }
+}
+
+impl<B: Backend> Relay<B> {
+    pub(super) fn handle_event(&mut self, now: Now, conn: ConnId, raw: &RawEvent<'_>) {
+        self.metrics.messages_event += 1;
+        match self.judge(now, conn, raw) {
+            Ok(Some(event)) => self.take_off(now, conn, event),
+            Ok(None) => {}
+            Err((accepted, message)) => {
+                if accepted {
+                    self.metrics.events_duplicate += 1;
+                } else {
+                    self.metrics.events_refused += 1;
+                }
+                self.send_ok(conn, &raw.id, accepted, &message);
+            }
+        }
+    }
+
+    /// The event to verify, nothing if it joined one in flight, or its answer.
+    fn judge(&mut self, now: Now, conn: ConnId, raw: &RawEvent<'_>) -> Result<Option<Event>, (bool, String)> {
+        let config = &*self.config;
+        let Some(session) = self.sessions.get_mut(conn) else { return Ok(None) };
+        if !session.event_rate.take(config.limits.events_per_minute_max, now) {
+            return Err((false, "rate-limited: too many events a minute".into()));
+        }
+        if let Some(place) = self.ingest.by_key.get(&(raw.id, raw.sig)) {
+            let flight = self.ingest.flights[place.0 as usize].as_mut().expect("keys name flights");
+            flight.others.push(conn);
+            session.in_flight += 1;
+            return Ok(None);
+        }
+        match self.store.reader().and_then(|reader| reader.seq_of(&raw.id)) {
+            Ok(None) => {}
+            Ok(Some(_)) => return Err((true, DUPLICATE.into())),
+            Err(error) => return Err((false, store_words(&error))),
+        }
+        let event = raw.to_event();
+        let candidate = Candidate {
+            id: event.id,
+            pubkey: event.pubkey,
+            created_at: event.created_at,
+            kind: event.kind,
+            tags: event.tags(),
+            tag_count: raw.tag_count(),
+            embeds_protected: matches!(event.kind, 6 | 16) && embeds_protected(event.view().raw_content()),
+            content_chars: raw.content_chars(),
+            json_bytes: event.json().len(),
+        };
+        let keys = session.auth.keys();
+        let judged = policy::admit(&candidate, &config.policy, &config.limits, keys, now.seconds());
+        if let Err(refused) = judged {
+            if refused.wants_auth {
+                self.send_challenge(conn);
+            }
+            return Err((false, refused.message));
+        }
+        if event.kind == VANISH_KIND && !names_relay(&event, session.auth.relay()) {
+            return Err((false, "invalid: this request to vanish does not name this relay".into()));
+        }
+        if raw.compute_id() != raw.id {
+            return Err((false, "invalid: the id is not the hash of the event".into()));
+        }
+        Ok(Some(event))
+    }
+
+    fn take_off(&mut self, now: Now, conn: ConnId, event: Event) {
+        let Some(session) = self.sessions.get_mut(conn) else { return };
+        session.in_flight += 1;
+        let flight =
+            Flight { id: event.id, sig: event.sig(), kind: event.kind, first: conn, others: Vec::new() };
+        let place = self.ingest.take_off(flight);
+        if self.ingest.batch.is_empty() {
+            self.ingest.batch_opened = now;
+        }
+        self.ingest.batch.push(event, place);
+    }
+
+    /// A batch to check, once it is full, old enough, or the host is `idle`: has no more input at hand.
+    pub fn poll_verify(&mut self, now: Now, idle: bool) -> Option<VerifyBatch> {
+        let limits = &self.config.limits;
+        let batch = &self.ingest.batch;
+        let closes = idle
+            || batch.len() >= limits.verify_batch_max
+            || now.millis_since(self.ingest.batch_opened) >= limits.verify_wait_ms_max;
+        if batch.is_empty() || !closes {
+            return None;
+        }
+        self.metrics.verify_batch_events.record(batch.len() as u64);
+        Some(std::mem::take(&mut self.ingest.batch))
+    }
+
+    /// The verdicts on a batch.
+    pub fn handle_verified(&mut self, now: Now, checked: VerifyChecked) {
+        for (verdict, place) in checked {
+            match verdict {
+                Verdict::Invalid(_) => {
+                    self.metrics.events_forged += 1;
+                    self.finish(now, place, false, "invalid: the signature is not the author's");
+                }
+                Verdict::Valid(verified) => self.accept(now, verified, place),
+            }
+        }
+        self.resume_after_ingest();
+    }
+
+    fn accept(&mut self, now: Now, verified: Verified, place: InFlight) {
+        let event = verified.event();
+        if event.class() == Class::Ephemeral {
+            self.metrics.events_ephemeral += 1;
+            let event = verified.into_event();
+            self.deliver_live(now, None, &event);
+            self.relayed.push_back(event);
+            self.finish(now, place, true, "");
+        } else if event.kind == VANISH_KIND {
+            self.pending.push(Op::Vanish(verified), place);
+        } else {
+            self.pending.push(Op::Put(verified), place);
+        }
+    }
+
+    /// Answers everybody who sent this event and lets what waited behind it go on.
+    pub(super) fn finish(&mut self, now: Now, place: InFlight, accepted: bool, message: &str) {
+        let flight = self.ingest.land(place);
+        if accepted {
+            self.metrics.count_accepted(flight.kind);
+        } else {
+            self.metrics.events_refused += 1;
+        }
+        self.answer(now, flight.first, &flight.id, accepted, message);
+        let message = if accepted { DUPLICATE } else { message };
+        for other in flight.others {
+            self.answer(now, other, &flight.id, accepted, message);
+        }
+    }
+
+    fn answer(&mut self, now: Now, conn: ConnId, id: &EventId, accepted: bool, message: &str) {
+        self.send_ok(conn, id, accepted, message);
+        let Some(session) = self.sessions.get_mut(conn) else { return };
+        session.in_flight -= 1;
+        if session.in_flight == 0 && !session.deferred.is_empty() {
+            self.run_deferred(now, conn);
+        }
+    }
+
+    pub(super) fn resume_after_ingest(&mut self) {
+        if self.ingest.in_flight() < self.config.limits.in_flight_events_max {
+            for conn in std::mem::take(&mut self.waiting_for_ingest) {
+                self.resume_input(conn);
+            }
+        }
+    }
+
+    /// NIP-42. Checked at once, so that what follows in the same breath is authenticated.
+    pub(super) fn handle_auth(&mut self, now: Now, conn: ConnId, raw: &RawEvent<'_>) {
+        self.metrics.messages_auth += 1;
+        let Some(session) = self.sessions.get_mut(conn) else { return };
+        let event = raw.to_event();
+        let mut refusal = session.auth.check(&event, &self.config.limits, now.seconds()).err().map(|e| e.0);
+        if refusal.is_none() && raw.compute_id() != raw.id {
+            refusal = Some("invalid: the id is not the hash of the event");
+        }
+        if refusal.is_none() {
+            match verify_one(&*self.verifier, event) {
+                Some(verified) => session.auth.add(verified.event().pubkey),
+                None => refusal = Some("invalid: the signature is not the author's"),
+            }
+        }
+        self.send_ok(conn, &raw.id, refusal.is_none(), refusal.unwrap_or_default());
+    }
+}
+
+pub(super) const DUPLICATE: &str = "duplicate: already have this event";
+
+pub(super) fn store_words(error: &StoreError) -> String {
+    format!("error: {error}")
+}
+
+/// NIP-70: whether a repost's content is an event that its author protected.
+fn embeds_protected(raw_content: &[u8]) -> bool {
+    // Most reposts carry nothing, and few carry a tag that looks like one.
+    if memchr::memchr(b'-', raw_content).is_none() {
+        return false;
+    }
+    let content = unescape(raw_content);
+    wire::parse_event(&content).is_ok_and(|inner| policy::is_protected(inner.to_event().tags()))
+}

@@ -1,0 +1,102 @@
+//! The one place that turns what happened into NIP-01 frames.
+
+use super::Relay;
+use super::session::{Close, ConnId};
+use crate::store::Backend;
+use crate::types::{EventId, Now, SubId};
+use crate::wire::frames::{self, Complete};
+use crate::wire::{About, WireError};
+
+impl<B: Backend> Relay<B> {
+    fn send_text(&mut self, conn: ConnId, write: impl FnOnce(&mut Vec<u8>)) {
+        let Some(session) = self.sessions.get_mut(conn) else { return };
+        session.outbox.push_text(write);
+        if session.outbox.bytes() > self.config.limits.outbox_bytes_max {
+            self.close(conn, 1008, "the client asks faster than it reads");
+        }
+        self.mark_ready(conn);
+    }
+
+    pub(super) fn send_ok(&mut self, conn: ConnId, id: &EventId, accepted: bool, message: &str) {
+        self.metrics.sent_ok += 1;
+        self.send_text(conn, |out| frames::ok(out, id, accepted, message));
+    }
+
+    pub(super) fn send_eose(&mut self, conn: ConnId, sub: &SubId, hint: Option<Complete>) {
+        self.metrics.sent_eose += 1;
+        self.send_text(conn, |out| frames::eose(out, sub, hint));
+    }
+
+    pub(super) fn send_closed(&mut self, conn: ConnId, sub: &SubId, message: &str) {
+        self.metrics.sent_closed += 1;
+        self.send_text(conn, |out| frames::closed(out, sub, message));
+    }
+
+    pub(super) fn send_notice(&mut self, conn: ConnId, message: &str) {
+        self.metrics.sent_notice += 1;
+        self.send_text(conn, |out| frames::notice(out, message));
+    }
+
+    pub(super) fn send_count(
+        &mut self,
+        conn: ConnId,
+        query: &SubId,
+        count: u64,
+        approximate: bool,
+        hll: Option<&[u8; 256]>,
+    ) {
+        self.metrics.sent_count += 1;
+        self.send_text(conn, |out| frames::count(out, query, count, approximate, hll));
+    }
+
+    pub(super) fn send_challenge(&mut self, conn: ConnId) {
+        let Some(session) = self.sessions.get_mut(conn) else { return };
+        let challenge = session.auth.challenge().to_owned();
+        self.metrics.sent_auth += 1;
+        self.send_text(conn, |out| frames::auth(out, &challenge));
+    }
+
+    /// Ends a connection once what is queued for it is out.
+    pub(super) fn close(&mut self, conn: ConnId, code: u16, reason: &str) {
+        let Some(session) = self.sessions.get_mut(conn) else { return };
+        if !session.closing {
+            session.closing = true;
+            session.deferred.clear();
+            self.closing.push_back((conn, Close { code, reason: reason.to_owned() }));
+        }
+    }
+
+    /// A message that could not be read: answered in the frame that fits what it was about.
+    pub(super) fn handle_malformed(&mut self, now: Now, conn: ConnId, error: &WireError) {
+        let words = format!("{}: {error}", error.prefix());
+        match &error.about {
+            About::Event(Some(id)) | About::Auth(Some(id)) => {
+                self.send_ok(conn, id, false, &words);
+                self.count_bad(conn);
+            }
+            About::Sub(sub) => {
+                // NIP-01: the REQ that is refused would have replaced this one.
+                self.end_subscription(conn, sub);
+                self.send_closed(conn, sub, &words);
+                self.count_bad(conn);
+            }
+            About::Event(None) | About::Auth(None) | About::Frame => self.bad_message(now, conn, &words),
+        }
+    }
+
+    pub(super) fn bad_message(&mut self, _now: Now, conn: ConnId, words: &str) {
+        self.send_notice(conn, words);
+        self.count_bad(conn);
+    }
+
+    /// Malformed messages are forgiven; nothing but malformed messages is abuse.
+    fn count_bad(&mut self, conn: ConnId) {
+        self.metrics.messages_bad += 1;
+        let max = self.config.limits.bad_messages_max;
+        let Some(session) = self.sessions.get_mut(conn) else { return };
+        session.bad_messages += 1;
+        if session.bad_messages >= max {
+            self.close(conn, 1008, "too many malformed messages in a row");
+        }
+    }
+}

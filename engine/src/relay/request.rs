@@ -1,0 +1,339 @@
+//! REQ, COUNT and CLOSE, and the row-budgeted steps that answer them.
+//!
+//! The subscription goes live first, noting the last committed number; the scan answers up to that number
+//! and no further. A step looks at a bounded number of rows, so no request starves another, and holds no
+//! read transaction when it is over, so no slow reader pins one.
+
+use std::sync::Arc;
+
+use super::Relay;
+use super::fanout::{Owner, State};
+use super::ingest::store_words;
+use super::session::ConnId;
+use crate::index::SubSlot;
+use crate::policy::{Access, access, may_see};
+use crate::store::{
+    Backend, Completeness, Count, CountStep, Replayed, Scan, ScanLimits, Step, StoreError, Take, Viewer,
+    replay,
+};
+use crate::types::{CanonicalEvent, Filter, Kind, Now, PubKey, SubId};
+use crate::wire::frames::Complete;
+
+/// COUNTs one connection may have under way.
+const COUNTS_MAX: usize = 16;
+
+/// A request with steps to take.
+pub(super) enum Request {
+    Scan(Box<ScanJob>),
+    Count(Box<CountJob>),
+    Replay { slot: SubSlot, serial: u64 },
+}
+
+pub(super) struct ScanJob {
+    slot: SubSlot,
+    serial: u64,
+    conn: ConnId,
+    scan: Scan,
+    started: Now,
+}
+
+pub(super) struct CountJob {
+    conn: ConnId,
+    query: SubId,
+    count: Count,
+}
+
+/// One connection's eyes, by the read guard.
+struct Party<'a> {
+    guarded_kinds: &'a [Kind],
+    keys: &'a [PubKey],
+}
+
+impl Viewer for Party<'_> {
+    fn sees_all_of(&self, kind: Kind) -> bool {
+        !self.guarded_kinds.contains(&kind)
+    }
+
+    fn sees(&self, event: CanonicalEvent<'_>) -> bool {
+        may_see(event, self.guarded_kinds, self.keys)
+    }
+}
+
+/// What a step left.
+enum Next {
+    /// More steps.
+    Again(Request),
+    /// More steps, once the reader has caught up.
+    Stall(ConnId, Request),
+    /// Nothing.
+    Done,
+}
+
+impl<B: Backend> Relay<B> {
+    pub(super) fn handle_req(&mut self, now: Now, conn: ConnId, sub: SubId, filters: Vec<Filter>) {
+        self.metrics.messages_req += 1;
+        // A REQ of a known id replaces it, also when it is refused.
+        self.end_subscription(conn, &sub);
+        if let Err(words) = self.admit_request(now, conn, &filters) {
+            return self.send_closed(conn, &sub, &words);
+        }
+        let limits = &self.config.limits;
+        let Some(session) = self.sessions.get_mut(conn) else { return };
+        if session.subs.len() >= limits.subscriptions_max {
+            let words = format!("blocked: {} subscriptions are open, no more fit", session.subs.len());
+            return self.send_closed(conn, &sub, &words);
+        }
+        let filters: Arc<[Filter]> = filters.into();
+        let horizon = match self.last_seq() {
+            Ok(horizon) => horizon,
+            Err(error) => return self.send_closed(conn, &sub, &store_words(&error)),
+        };
+        let slot = self.index.subscribe(&filters);
+        let Some(session) = self.sessions.get_mut(conn) else { return };
+        session.subs.insert(sub.clone(), slot);
+        let serial = self.live.insert_client(slot, conn, sub, Arc::clone(&filters), horizon);
+        self.metrics.subscriptions = self.live.len() as u64;
+        let scan_limits = ScanLimits {
+            limit_default: self.config.limits.limit_default,
+            limit_max: self.config.limits.limit_max,
+        };
+        let scan = Scan::new(filters, scan_limits, self.store.classes(), horizon);
+        self.advance(now, Request::Scan(Box::new(ScanJob { slot, serial, conn, scan, started: now })));
+    }
+
+    pub(super) fn handle_count(&mut self, now: Now, conn: ConnId, query: SubId, filters: Vec<Filter>) {
+        self.metrics.messages_count += 1;
+        let admitted = self.admit_request(now, conn, &filters);
+        let Some(session) = self.sessions.get_mut(conn) else { return };
+        let admitted = match admitted {
+            Ok(()) if session.counts >= COUNTS_MAX => Err("rate-limited: too many counts at once".into()),
+            other => other,
+        };
+        if let Err(words) = admitted {
+            return self.send_closed(conn, &query, &words);
+        }
+        let horizon = match self.last_seq() {
+            Ok(horizon) => horizon,
+            Err(error) => return self.send_closed(conn, &query, &store_words(&error)),
+        };
+        let Some(session) = self.sessions.get_mut(conn) else { return };
+        session.counts += 1;
+        let rows_max = self.config.limits.count_rows_max;
+        let count = Count::new(filters.into(), self.store.classes(), horizon, rows_max);
+        self.advance(now, Request::Count(Box::new(CountJob { conn, query, count })));
+    }
+
+    pub(super) fn handle_close(&mut self, conn: ConnId, sub: &SubId) {
+        self.metrics.messages_close += 1;
+        self.end_subscription(conn, sub);
+    }
+
+    fn admit_request(&mut self, now: Now, conn: ConnId, filters: &[Filter]) -> Result<(), String> {
+        let config = &*self.config;
+        let Some(session) = self.sessions.get_mut(conn) else { return Ok(()) };
+        if !session.request_rate.take(config.limits.requests_per_minute_max, now) {
+            return Err("rate-limited: too many requests a minute".into());
+        }
+        let keys = session.auth.keys();
+        let words = if config.policy.auth_required && keys.is_empty() {
+            "auth-required: this relay answers authenticated clients only"
+        } else {
+            match access(filters, &config.policy.guarded_kinds, keys) {
+                Access::Open => return Ok(()),
+                Access::NeedsAuth => "auth-required: these kinds are served to their parties only",
+                Access::Restricted => return Err("restricted: these events are not yours to read".into()),
+            }
+        };
+        self.send_challenge(conn);
+        Err(words.into())
+    }
+
+    /// Ends a subscription if there is one of this id.
+    pub(super) fn end_subscription(&mut self, conn: ConnId, sub: &SubId) {
+        let Some(session) = self.sessions.get_mut(conn) else { return };
+        if let Some(slot) = session.subs.remove(sub) {
+            self.drop_slot(slot);
+        }
+    }
+
+    /// Takes a subscription out of the index and the table; its requests find it gone.
+    pub(super) fn drop_slot(&mut self, slot: SubSlot) {
+        self.index.unsubscribe(slot);
+        self.live.remove(slot);
+        self.index.sweep(super::SWEEP_POSTINGS);
+        self.metrics.subscriptions = self.live.len() as u64;
+    }
+
+    /// One step of the request whose turn it is. True if any request has more to do.
+    pub fn work(&mut self, now: Now) -> bool {
+        if let Some(request) = self.requests.pop_front() {
+            self.advance(now, request);
+        }
+        !self.requests.is_empty()
+    }
+
+    fn advance(&mut self, now: Now, request: Request) {
+        let next = match request {
+            Request::Scan(job) => self.step_scan(now, job),
+            Request::Count(job) => self.step_count(now, job),
+            Request::Replay { slot, serial } => self.step_replay(now, slot, serial),
+        };
+        match next {
+            Next::Again(request) => self.requests.push_back(request),
+            Next::Stall(conn, request) => {
+                if let Some(session) = self.sessions.get_mut(conn) {
+                    session.stalled.push(request);
+                }
+            }
+            Next::Done => {}
+        }
+    }
+
+    fn step_scan(&mut self, now: Now, mut job: Box<ScanJob>) -> Next {
+        let config = &*self.config;
+        let Some(live) = self.live.get_mut(job.slot, job.serial) else { return Next::Done };
+        let Some(session) = self.sessions.get_mut(job.conn) else { return Next::Done };
+        if session.is_slow(&config.limits) {
+            return Next::Stall(job.conn, Request::Scan(job));
+        }
+        let mut rows = config.limits.scan_rows_max;
+        let viewer = Party { guarded_kinds: &config.policy.guarded_kinds, keys: session.auth.keys() };
+        let outbox = &mut session.outbox;
+        let mut sent = 0;
+        let step = self.store.reader().and_then(|reader| {
+            job.scan.step(&reader, now.seconds(), &mut rows, &viewer, &mut |hit| {
+                outbox.push_event(live.head.clone(), hit.event.json().into());
+                sent += 1;
+                if outbox.bytes() >= config.limits.outbox_bytes_pause {
+                    Take::CountedAndPause
+                } else {
+                    Take::Counted
+                }
+            })
+        });
+        let slow = session.is_slow(&config.limits);
+        self.metrics.sent_event += sent;
+        self.mark_ready(job.conn);
+        match step {
+            Ok(Step::More) if slow => Next::Stall(job.conn, Request::Scan(job)),
+            Ok(Step::More) => Next::Again(Request::Scan(job)),
+            Ok(Step::Done(completeness)) => {
+                self.metrics.req_to_eose_ms.record(now.millis_since(job.started));
+                self.end_scan(&job, completeness);
+                Next::Done
+            }
+            Err(error) => {
+                self.fail_subscription(job.slot, job.serial, &error);
+                Next::Done
+            }
+        }
+    }
+
+    /// EOSE, and then what came meanwhile.
+    fn end_scan(&mut self, job: &ScanJob, completeness: Completeness) {
+        let Some(live) = self.live.get_mut(job.slot, job.serial) else { return };
+        let Owner::Client { conn, sub } = &live.owner else { return };
+        let (conn, sub) = (*conn, sub.clone());
+        let State::Scanning { missed, held } = std::mem::replace(&mut live.state, State::Live) else {
+            return;
+        };
+        if missed {
+            live.state = State::Behind;
+            self.requests.push_back(Request::Replay { slot: job.slot, serial: job.serial });
+        }
+        let head = live.head.clone();
+        let hint = match completeness {
+            Completeness::Finish => Some(Complete::Finish),
+            Completeness::More => Some(Complete::More),
+            Completeness::Unknown => None,
+        };
+        self.send_eose(conn, &sub, hint);
+        self.metrics.sent_event += held.len() as u64;
+        if let Some(session) = self.sessions.get_mut(conn) {
+            for event in held {
+                session.outbox.push_event(head.clone(), event.shared_json());
+            }
+        }
+        self.mark_ready(conn);
+    }
+
+    fn step_count(&mut self, now: Now, mut job: Box<CountJob>) -> Next {
+        let config = &*self.config;
+        let Some(session) = self.sessions.get_mut(job.conn) else { return Next::Done };
+        let mut rows = config.limits.scan_rows_max;
+        let viewer = Party { guarded_kinds: &config.policy.guarded_kinds, keys: session.auth.keys() };
+        let step =
+            self.store.reader().and_then(|reader| job.count.step(&reader, now.seconds(), &mut rows, &viewer));
+        match step {
+            Ok(CountStep::More) => return Next::Again(Request::Count(job)),
+            Ok(CountStep::Done(counted)) => {
+                session.counts -= 1;
+                let hll = counted.hll.as_deref();
+                self.send_count(job.conn, &job.query, counted.count, counted.approximate, hll);
+            }
+            Err(error) => {
+                session.counts -= 1;
+                self.send_closed(job.conn, &job.query, &store_words(&error));
+            }
+        }
+        Next::Done
+    }
+
+    /// Reads back from the store what a subscription was not sent live.
+    fn step_replay(&mut self, now: Now, slot: SubSlot, serial: u64) -> Next {
+        let config = &*self.config;
+        let Some(live) = self.live.get_mut(slot, serial) else { return Next::Done };
+        let Owner::Client { conn, .. } = live.owner else { return Next::Done };
+        let Some(session) = self.sessions.get_mut(conn) else { return Next::Done };
+        let request = Request::Replay { slot, serial };
+        if session.is_slow(&config.limits) {
+            return Next::Stall(conn, request);
+        }
+        let mut rows = config.limits.scan_rows_max;
+        let viewer = Party { guarded_kinds: &config.policy.guarded_kinds, keys: session.auth.keys() };
+        let outbox = &mut session.outbox;
+        let mut sent = 0;
+        let replayed = self.store.reader().and_then(|reader| {
+            let (filters, after) = (&live.filters, live.live_after);
+            replay(&reader, filters, after, &mut rows, now.seconds(), &viewer, &mut |hit| {
+                outbox.push_event(live.head.clone(), hit.event.json().into());
+                sent += 1;
+                if outbox.bytes() >= config.limits.outbox_bytes_pause {
+                    Take::CountedAndPause
+                } else {
+                    Take::Counted
+                }
+            })
+        });
+        let slow = session.is_slow(&config.limits);
+        let next = match replayed {
+            Ok(Replayed { covered, caught_up }) => {
+                live.live_after = live.live_after.max(covered);
+                if caught_up {
+                    live.state = State::Live;
+                    Next::Done
+                } else if slow {
+                    Next::Stall(conn, request)
+                } else {
+                    Next::Again(request)
+                }
+            }
+            Err(error) => {
+                self.fail_subscription(slot, serial, &error);
+                Next::Done
+            }
+        };
+        self.metrics.sent_event += sent;
+        self.mark_ready(conn);
+        next
+    }
+
+    /// The store failed a subscription: it ends in words.
+    fn fail_subscription(&mut self, slot: SubSlot, serial: u64, error: &StoreError) {
+        let Some(live) = self.live.get_mut(slot, serial) else { return };
+        let Owner::Client { conn, sub } = &live.owner else { return };
+        let (conn, sub) = (*conn, sub.clone());
+        self.end_subscription(conn, &sub);
+        self.send_closed(conn, &sub, &store_words(error));
+    }
+}

@@ -1,0 +1,147 @@
+//! One connection's state, and the table of connections.
+
+use std::collections::VecDeque;
+
+use super::FastMap;
+use super::outbox::Outbox;
+use crate::index::SubSlot;
+use crate::policy::{Auth, Bucket};
+use crate::types::{Limits, Now, SubId};
+
+/// One connection of one shard; never means another connection later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnId(u64);
+
+/// Why and how a connection ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Close {
+    /// WebSocket close code (RFC 6455).
+    pub code: u16,
+    /// Words for the close frame, at most 123 bytes.
+    pub reason: String,
+}
+
+pub(super) struct Session {
+    pub(super) auth: Auth,
+    pub(super) subs: FastMap<SubId, SubSlot>,
+    pub(super) outbox: Outbox,
+    /// Messages that wait for earlier events to take effect.
+    pub(super) deferred: VecDeque<Box<[u8]>>,
+    /// Events received and not yet answered.
+    pub(super) in_flight: usize,
+    /// Requests whose scans wait for the outbox to empty.
+    pub(super) stalled: Vec<super::request::Request>,
+    /// COUNTs that have not been answered.
+    pub(super) counts: usize,
+    /// Ephemeral events that could not wait for this reader, not yet confessed.
+    pub(super) ephemeral_missed: u64,
+    pub(super) bad_messages: u32,
+    pub(super) event_rate: Bucket,
+    pub(super) request_rate: Bucket,
+    pub(super) input_paused: bool,
+    pub(super) in_ready: bool,
+    pub(super) closing: bool,
+}
+
+impl Session {
+    pub(super) fn new(
+        _conn: ConnId,
+        now: Now,
+        challenge: Box<str>,
+        relay: Option<Box<str>>,
+        limits: &Limits,
+    ) -> Self {
+        Session {
+            auth: Auth::new(challenge, relay),
+            subs: FastMap::default(),
+            outbox: Outbox::default(),
+            deferred: VecDeque::new(),
+            in_flight: 0,
+            stalled: Vec::new(),
+            counts: 0,
+            ephemeral_missed: 0,
+            bad_messages: 0,
+            event_rate: Bucket::full(limits.events_per_minute_max, now),
+            request_rate: Bucket::full(limits.requests_per_minute_max, now),
+            input_paused: false,
+            in_ready: false,
+            closing: false,
+        }
+    }
+
+    pub(super) fn takes_input(&self, limits: &Limits) -> bool {
+        !self.closing
+            && self.deferred.len() < limits.deferred_messages_max
+            && self.outbox.bytes() < limits.outbox_bytes_pause
+    }
+
+    /// Whether stored and live events must wait for the reader.
+    pub(super) fn is_slow(&self, limits: &Limits) -> bool {
+        self.outbox.bytes() >= limits.outbox_bytes_pause
+    }
+}
+
+/// Connections by number. A slot is reused under a new generation.
+#[derive(Default)]
+pub(super) struct Sessions {
+    slots: Vec<(u32, Option<Box<Session>>)>,
+    free: Vec<u32>,
+}
+
+impl Sessions {
+    pub(super) fn insert(&mut self, make: impl FnOnce(ConnId) -> Session) -> ConnId {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push((0, None));
+            (self.slots.len() - 1) as u32
+        });
+        let (generation, place) = &mut self.slots[slot as usize];
+        let conn = ConnId(u64::from(*generation) << 32 | u64::from(slot));
+        *place = Some(Box::new(make(conn)));
+        conn
+    }
+
+    pub(super) fn remove(&mut self, conn: ConnId) -> Option<Box<Session>> {
+        let slot = conn.0 as u32;
+        let (generation, place) = self.slots.get_mut(slot as usize)?;
+        if u64::from(*generation) != conn.0 >> 32 {
+            return None;
+        }
+        let session = place.take()?;
+        *generation = generation.wrapping_add(1);
+        self.free.push(slot);
+        Some(session)
+    }
+
+    pub(super) fn get_mut(&mut self, conn: ConnId) -> Option<&mut Session> {
+        let (generation, session) = self.slots.get_mut(conn.0 as u32 as usize)?;
+        if u64::from(*generation) != conn.0 >> 32 {
+            return None;
+        }
+        session.as_deref_mut()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reused_slot_is_another_connection() {
+        let limits = Limits::default();
+        let mut sessions = Sessions::default();
+        let open = |sessions: &mut Sessions| {
+            sessions.insert(|conn| Session::new(conn, Now::default(), "c".into(), None, &limits))
+        };
+        let first = open(&mut sessions);
+        assert!(sessions.remove(first).is_some());
+        let second = open(&mut sessions);
+        assert_ne!(first, second);
+        assert!(sessions.get_mut(first).is_none() && sessions.remove(first).is_none());
+        assert!(sessions.get_mut(second).is_some());
+        assert_eq!(sessions.len(), 1);
+    }
+}

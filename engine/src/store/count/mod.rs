@@ -1,0 +1,131 @@
+//! COUNT (NIP-45): distinct stored events over several filters, in steps of bounded work.
+//!
+//! Postings alone are counted wherever they prove the match. `limit` plays no part.
+
+mod hll;
+
+use std::sync::Arc;
+
+use super::merge::{Merge, Next};
+use super::{Reader, Seq, StoreError, TermClasses, Viewer};
+use crate::types::{CanonicalEvent, Filter, Timestamp, parse_expiration};
+pub use hll::HLL_REGISTERS;
+use hll::Hll;
+
+/// The answer to a COUNT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// Events.
+    pub count: u64,
+    /// Whether there may be more than `count`: there were too many rows to look at.
+    pub approximate: bool,
+    /// HyperLogLog registers over the events' authors, for a query NIP-45 names.
+    pub hll: Option<Box<[u8; HLL_REGISTERS]>>,
+}
+
+/// Where a step has come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CountStep {
+    /// There is more to look at.
+    More,
+    /// The answer.
+    Done(Counted),
+}
+
+/// One COUNT. Like a scan, it owns its place and borrows nothing between steps.
+#[derive(Debug)]
+pub struct Count {
+    filters: Arc<[Filter]>,
+    merge: Merge,
+    count: u64,
+    rows_left: u64,
+    hll: Option<Hll>,
+}
+
+impl Count {
+    /// Begins to count what matches any of `filters`, which are normalised, among events up to number
+    /// `horizon`. Past `rows_max` rows the answer is approximate.
+    pub fn new(filters: Arc<[Filter]>, classes: TermClasses, horizon: Seq, rows_max: u64) -> Self {
+        Count {
+            merge: Merge::new(&filters, |_| u64::MAX, classes, horizon, false),
+            hll: Hll::for_query(&filters),
+            filters,
+            count: 0,
+            rows_left: rows_max,
+        }
+    }
+
+    /// Looks at up to `rows` postings and events, counting them down.
+    ///
+    /// # Errors
+    /// The backend's. The count has lost nothing and may be stepped again.
+    pub fn step<R: Reader>(
+        &mut self,
+        reader: &R,
+        now: Timestamp,
+        rows: &mut usize,
+        viewer: &dyn Viewer,
+    ) -> Result<CountStep, StoreError> {
+        let budget = usize::try_from(self.rows_left).unwrap_or(usize::MAX).min(*rows);
+        let mut left = budget;
+        let outcome = self.run(reader, now, &mut left, viewer);
+        let used = budget - left;
+        *rows -= used;
+        self.rows_left -= used as u64;
+        match outcome? {
+            true => Ok(CountStep::Done(self.counted(false))),
+            false if self.rows_left == 0 => Ok(CountStep::Done(self.counted(true))),
+            false => Ok(CountStep::More),
+        }
+    }
+
+    /// True when everything has been counted, false when the rows are used up.
+    fn run<R: Reader>(
+        &mut self,
+        reader: &R,
+        now: Timestamp,
+        rows: &mut usize,
+        viewer: &dyn Viewer,
+    ) -> Result<bool, StoreError> {
+        loop {
+            match self.merge.next(&self.filters, reader, rows)? {
+                Next::End => return Ok(true),
+                Next::OutOfRows => return Ok(false),
+                Next::Candidate => {}
+            }
+            let candidate = self.merge.candidate();
+            let (posting, decided) = (candidate.posting, candidate.lanes.iter().any(|lane| lane.1));
+            let open = viewer.sees_all_of(posting.kind);
+            if decided && open && !posting.expires && self.hll.is_none() {
+                self.count += 1;
+                self.merge.pass();
+                continue;
+            }
+            if *rows == 0 {
+                return Ok(false);
+            }
+            *rows -= 1;
+            if let Some(json) = reader.event(posting.seq)? {
+                let event = CanonicalEvent::trusted(&json);
+                let matches = decided
+                    || candidate.lanes.iter().any(|&(lane, _)| self.filters[lane].matches_stored(event));
+                let expired = posting.expires && parse_expiration(event.tags()).is_some_and(|at| at <= now);
+                if matches && !expired && (open || viewer.sees(event)) {
+                    self.count += 1;
+                    if let Some(hll) = &mut self.hll {
+                        hll.add(&event.pubkey());
+                    }
+                }
+            }
+            self.merge.pass();
+        }
+    }
+
+    fn counted(&self, approximate: bool) -> Counted {
+        Counted {
+            count: self.count,
+            approximate,
+            hll: self.hll.as_ref().map(|hll| Box::new(*hll.registers())),
+        }
+    }
+}

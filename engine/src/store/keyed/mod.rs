@@ -1,0 +1,263 @@
+//! A store over sorted keys: what LMDB and SQL have in common.
+//!
+//! Both keep one ordered set of short keys (postings, ids, expiries), event bodies by number, and tombstones.
+//! [`key`] draws the bytes, [`Overlay`] collects a write, and [`View`] is the [`Reader`] and [`Writer`] of
+//! any [`KeySource`]. A backend is left with reading ranges and with writing an overlay down.
+
+mod key;
+mod overlay;
+
+use std::borrow::Cow;
+use std::ops::RangeInclusive;
+
+pub use key::Key;
+pub use overlay::{Change, Overlay};
+
+use super::backend::{Bound, Posting, Rank, Reader, Seq, Stats, StoreError, Tombstone, Writer};
+use super::terms::Term;
+use crate::types::{Event, EventId, Kind, Timestamp};
+
+/// What is stored, at one moment.
+pub trait KeySource {
+    /// Calls `each` with up to `max` keys from `from` to `to`, both included, ascending.
+    fn keys(&self, from: &[u8], to: &[u8], max: usize, each: &mut dyn FnMut(&[u8]))
+    -> Result<(), StoreError>;
+
+    /// The body stored under a number.
+    fn body(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError>;
+
+    /// Appends the numbers of up to `max` bodies above `after`, ascending.
+    fn bodies_after(&self, after: Seq, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError>;
+
+    /// The second stored under a tombstone's key.
+    fn tombstone(&self, key: &[u8]) -> Result<Option<Timestamp>, StoreError>;
+
+    /// The highest number ever committed.
+    fn last_seq(&self) -> Result<Seq, StoreError>;
+
+    /// Sizes.
+    fn stats(&self) -> Result<Stats, StoreError>;
+}
+
+/// A [`Reader`] (with `()`) or a [`Writer`] (with [`Overlay`]) of a [`KeySource`].
+#[derive(Debug)]
+pub struct View<S, O> {
+    source: S,
+    overlay: O,
+}
+
+/// The second half of a [`View`]: changes not written yet, or none.
+pub trait Pending {
+    /// The changes.
+    fn pending(&self) -> Option<&Overlay>;
+}
+
+impl Pending for () {
+    fn pending(&self) -> Option<&Overlay> {
+        None
+    }
+}
+
+impl Pending for Overlay {
+    fn pending(&self) -> Option<&Overlay> {
+        Some(self)
+    }
+}
+
+impl<S: KeySource> View<S, ()> {
+    /// A reader.
+    pub fn reader(source: S) -> Self {
+        View { source, overlay: () }
+    }
+}
+
+impl<S: KeySource> View<S, Overlay> {
+    /// A writer.
+    pub fn writer(source: S) -> Self {
+        View { source, overlay: Overlay::default() }
+    }
+
+    /// The source, and what it should become.
+    pub fn into_parts(self) -> (S, Overlay) {
+        (self.source, self.overlay)
+    }
+}
+
+impl<S: KeySource, O: Pending> View<S, O> {
+    /// Calls `each` with up to `max` keys of `range`, changes applied.
+    fn keys(
+        &self,
+        range: RangeInclusive<Key>,
+        max: usize,
+        each: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), StoreError> {
+        if max == 0 || range.is_empty() {
+            return Ok(());
+        }
+        let (from, to) = (*range.start(), *range.end());
+        let Some(overlay) = self.overlay.pending() else {
+            return self.source.keys(from.as_bytes(), to.as_bytes(), max, each);
+        };
+        let removed =
+            overlay.key_range(range.clone()).filter(|(_, change)| *change == Change::Remove).count();
+        let mut stored = Vec::new();
+        let mut is_longer = false;
+        self.source.keys(from.as_bytes(), to.as_bytes(), max.saturating_add(removed), &mut |key| {
+            match Key::read(key) {
+                Some(key) => stored.push(key),
+                None => is_longer = true,
+            }
+        })?;
+        if is_longer {
+            return Err(malformed("a key is too long"));
+        }
+        let mut stored = stored.into_iter().peekable();
+        let mut changes = overlay.key_range(range).peekable();
+        let mut left = max;
+        while left > 0 {
+            let key = match (stored.peek(), changes.peek()) {
+                (None, None) => break,
+                (Some(key), Some((changed, Change::Remove))) if key == *changed => {
+                    stored.next();
+                    changes.next();
+                    continue;
+                }
+                (Some(key), Some((changed, _))) if key < *changed => stored.next(),
+                (Some(_), None) => stored.next(),
+                (_, Some((_, Change::Add))) => changes.next().map(|(key, _)| *key),
+                // Taking out what is not stored changes nothing.
+                (_, Some((_, Change::Remove))) => {
+                    changes.next();
+                    continue;
+                }
+            };
+            if let Some(key) = key {
+                each(key.as_bytes());
+                left -= 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same, decoding each key and appending it to `out`.
+    fn read_keys<T>(
+        &self,
+        range: RangeInclusive<Key>,
+        max: usize,
+        read: fn(&[u8]) -> Option<T>,
+        out: &mut Vec<T>,
+    ) -> Result<(), StoreError> {
+        let mut is_malformed = false;
+        self.keys(range, max, &mut |key| match read(key) {
+            Some(value) => out.push(value),
+            None => is_malformed = true,
+        })?;
+        if is_malformed { Err(malformed("a key is too short")) } else { Ok(()) }
+    }
+}
+
+fn malformed(what: &str) -> StoreError {
+    StoreError::Corrupt(what.into())
+}
+
+impl<S: KeySource, O: Pending> Reader for View<S, O> {
+    fn last_seq(&self) -> Result<Seq, StoreError> {
+        let pending = self.overlay.pending().map_or(Seq(0), Overlay::last_seq);
+        Ok(self.source.last_seq()?.max(pending))
+    }
+
+    fn seq_of(&self, id: &EventId) -> Result<Option<Seq>, StoreError> {
+        let mut found = Vec::new();
+        self.read_keys(key::id(id, Seq(0))..=key::id(id, Seq(u64::MAX)), 1, key::read_seq, &mut found)?;
+        Ok(found.pop())
+    }
+
+    fn event(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError> {
+        match self.overlay.pending().and_then(|overlay| overlay.body(seq)) {
+            Some(body) => Ok(body.map(|body| Cow::Borrowed(&**body))),
+            None => self.source.body(seq),
+        }
+    }
+
+    fn postings(
+        &self,
+        term: &Term,
+        start: Bound,
+        oldest: Timestamp,
+        max: usize,
+        out: &mut Vec<Posting>,
+    ) -> Result<(), StoreError> {
+        let head = key::head(term);
+        let range = key::posting_from(head, start)..=key::posting_to(head, oldest);
+        self.read_keys(range, max, key::read_posting, out)
+    }
+
+    fn log(&self, after: Seq, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError> {
+        let Some(overlay) = self.overlay.pending() else {
+            return self.source.bodies_after(after, max, out);
+        };
+        let removed = overlay.bodies().filter(|(seq, body)| *seq > after && body.is_none()).count();
+        let mut seqs = Vec::new();
+        self.source.bodies_after(after, max.saturating_add(removed), &mut seqs)?;
+        seqs.retain(|seq| overlay.body(*seq).is_none());
+        // What is new is above everything stored.
+        seqs.extend(
+            overlay.bodies().filter(|(seq, body)| *seq > after && body.is_some()).map(|(seq, _)| seq),
+        );
+        out.extend(seqs.into_iter().take(max));
+        Ok(())
+    }
+
+    fn tombstone(&self, tombstone: &Tombstone) -> Result<Option<Timestamp>, StoreError> {
+        let key = key::tombstone(tombstone);
+        match self.overlay.pending().and_then(|overlay| overlay.tombstone(&key)) {
+            Some(until) => Ok(Some(until)),
+            None => self.source.tombstone(&key),
+        }
+    }
+
+    fn expiring(&self, until: Timestamp, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError> {
+        let range = key::expiry(0, Seq(0))..=key::expiry(until, Seq(u64::MAX));
+        self.read_keys(range, max, key::read_seq, out)
+    }
+
+    fn kinds(&self) -> Result<Vec<Kind>, StoreError> {
+        let last = key::posting_to(key::head(&Term::Kind(Kind::MAX)), 0);
+        let mut kinds = Vec::new();
+        let mut next = Some(0);
+        while let Some(kind) = next {
+            let first =
+                key::posting_from(key::head(&Term::Kind(kind)), Bound::From(Rank::newest(Timestamp::MAX)));
+            let known = kinds.len();
+            self.read_keys(first..=last, 1, key::read_kind, &mut kinds)?;
+            next = kinds.get(known).and_then(|kind| kind.checked_add(1));
+        }
+        Ok(kinds)
+    }
+
+    fn stats(&self) -> Result<Stats, StoreError> {
+        let mut stats = self.source.stats()?;
+        let delta = self.overlay.pending().map_or(0, Overlay::events_delta);
+        stats.events = stats.events.saturating_add_signed(delta);
+        Ok(stats)
+    }
+}
+
+impl<S: KeySource> Writer for View<S, Overlay> {
+    fn insert(&mut self, seq: Seq, event: &Event, terms: &[Term]) -> Result<(), StoreError> {
+        self.overlay.insert(seq, event, terms);
+        Ok(())
+    }
+
+    fn remove(&mut self, seq: Seq, event: &Event, terms: &[Term]) -> Result<(), StoreError> {
+        self.overlay.remove(seq, event, terms);
+        Ok(())
+    }
+
+    fn bury(&mut self, key: &Tombstone, until: Timestamp) -> Result<(), StoreError> {
+        if self.tombstone(key)?.is_none_or(|known| until > known) {
+            self.overlay.bury(key, until);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,117 @@
+//! The changes of one write, kept in memory until its end: reads look here first, and the backend then
+//! writes each table once, in order.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use super::key::{self, Key};
+use crate::store::backend::{Posting, Rank, Seq, Tombstone};
+use crate::store::terms::Term;
+use crate::types::{Event, NO_EXPIRY, Timestamp};
+
+/// What a write has changed so far.
+#[derive(Debug, Default)]
+pub struct Overlay {
+    keys: BTreeMap<Key, Change>,
+    bodies: BTreeMap<Seq, Option<Arc<[u8]>>>,
+    tombstones: BTreeMap<Box<[u8]>, Timestamp>,
+    last_seq: Seq,
+}
+
+/// What becomes of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It is not stored and will be.
+    Add,
+    /// It is stored and will not be.
+    Remove,
+}
+
+impl Overlay {
+    /// Keys to add and remove, ascending.
+    pub fn keys(&self) -> impl Iterator<Item = (&Key, Change)> {
+        self.keys.iter().map(|(key, change)| (key, *change))
+    }
+
+    /// Bodies to store, and numbers of stored ones to take out (`None`), ascending. Those to store are above
+    /// every stored one.
+    pub fn bodies(&self) -> impl Iterator<Item = (Seq, Option<&[u8]>)> {
+        self.bodies.iter().map(|(seq, body)| (*seq, body.as_deref()))
+    }
+
+    /// Tombstones to set, ascending. Each second is later than the stored one.
+    pub fn tombstones(&self) -> impl Iterator<Item = (&[u8], Timestamp)> {
+        self.tombstones.iter().map(|(key, until)| (&**key, *until))
+    }
+
+    /// The highest number given in this write, 0 if none was.
+    pub fn last_seq(&self) -> Seq {
+        self.last_seq
+    }
+
+    /// Whether nothing was changed.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+            && self.bodies.is_empty()
+            && self.tombstones.is_empty()
+            && self.last_seq == Seq(0)
+    }
+
+    /// Events stored less events taken out.
+    pub fn events_delta(&self) -> i64 {
+        self.bodies.values().map(|body| if body.is_some() { 1 } else { -1 }).sum()
+    }
+
+    pub(super) fn insert(&mut self, seq: Seq, event: &Event, terms: &[Term]) {
+        for key in keys_of(seq, event, terms) {
+            self.keys.insert(key, Change::Add);
+        }
+        self.bodies.insert(seq, Some(event.shared_json()));
+        self.last_seq = self.last_seq.max(seq);
+    }
+
+    pub(super) fn remove(&mut self, seq: Seq, event: &Event, terms: &[Term]) {
+        for key in keys_of(seq, event, terms) {
+            // Numbers are never used twice: a key added here is nowhere else.
+            if self.keys.remove(&key) != Some(Change::Add) {
+                self.keys.insert(key, Change::Remove);
+            }
+        }
+        if !matches!(self.bodies.remove(&seq), Some(Some(_))) {
+            self.bodies.insert(seq, None);
+        }
+    }
+
+    pub(super) fn bury(&mut self, tombstone: &Tombstone, until: Timestamp) {
+        self.tombstones.insert(key::tombstone(tombstone), until);
+    }
+
+    pub(super) fn key_range(&self, range: RangeInclusive<Key>) -> impl Iterator<Item = (&Key, Change)> {
+        self.keys.range(range).map(|(key, change)| (key, *change))
+    }
+
+    pub(super) fn body(&self, seq: Seq) -> Option<Option<&Arc<[u8]>>> {
+        self.bodies.get(&seq).map(Option::as_ref)
+    }
+
+    pub(super) fn tombstone(&self, key: &[u8]) -> Option<Timestamp> {
+        self.tombstones.get(key).copied()
+    }
+}
+
+/// Everything an event is found by.
+fn keys_of(seq: Seq, event: &Event, terms: &[Term]) -> impl Iterator<Item = Key> {
+    let posting = Posting {
+        rank: Rank::of(event.created_at, &event.id),
+        seq,
+        kind: event.kind,
+        expires: event.expires_at != NO_EXPIRY,
+    };
+    let expiry = posting.expires.then(|| key::expiry(event.expires_at, seq));
+    terms
+        .iter()
+        .map(move |term| key::posting(key::head(term), &posting))
+        .chain([key::id(&event.id, seq)])
+        .chain(expiry)
+}

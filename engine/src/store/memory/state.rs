@@ -1,0 +1,162 @@
+//! The maps of the memory backend, and how each change of them is taken back.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound as Edge;
+use std::sync::Arc;
+
+use crate::store::{Bound, Posting, Rank, Seq, Stats, StoreError, Term, Tombstone};
+use crate::types::{Event, EventId, Kind, NO_EXPIRY, Timestamp};
+
+/// Everything stored.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    last_seq: Seq,
+    events: BTreeMap<Seq, Arc<[u8]>>,
+    ids: HashMap<EventId, Seq>,
+    /// No term has an empty map.
+    postings: BTreeMap<Term, BTreeMap<(Rank, Seq), (Kind, bool)>>,
+    expiring: BTreeSet<(Timestamp, Seq)>,
+    tombstones: HashMap<Tombstone, Timestamp>,
+    bytes: u64,
+}
+
+/// How one change is taken back.
+#[derive(Debug)]
+pub(super) enum Undo {
+    Insert { seq: Seq, event: Event, terms: Box<[Term]>, last_seq: Seq },
+    Remove { seq: Seq, event: Event, terms: Box<[Term]> },
+    Bury { key: Tombstone, before: Option<Timestamp> },
+}
+
+impl State {
+    pub(super) fn insert(&mut self, seq: Seq, event: &Event, terms: &[Term]) -> Result<Undo, StoreError> {
+        if seq <= self.last_seq || self.ids.contains_key(&event.id) {
+            return Err(StoreError::Failed(format!("insert of {seq:?} {} breaks the order", event.id)));
+        }
+        let last_seq = std::mem::replace(&mut self.last_seq, seq);
+        self.add(seq, event, terms);
+        Ok(Undo::Insert { seq, event: event.clone(), terms: terms.into(), last_seq })
+    }
+
+    pub(super) fn remove(&mut self, seq: Seq, event: &Event, terms: &[Term]) -> Result<Undo, StoreError> {
+        if self.ids.get(&event.id) != Some(&seq) {
+            return Err(StoreError::Corrupt(format!("{seq:?} is not event {}", event.id)));
+        }
+        self.take(seq, event, terms);
+        Ok(Undo::Remove { seq, event: event.clone(), terms: terms.into() })
+    }
+
+    pub(super) fn bury(&mut self, key: &Tombstone, until: Timestamp) -> Undo {
+        let before = self.tombstone(key);
+        self.tombstones.insert(key.clone(), before.unwrap_or(until).max(until));
+        Undo::Bury { key: key.clone(), before }
+    }
+
+    pub(super) fn undo(&mut self, step: Undo) {
+        match step {
+            Undo::Insert { seq, event, terms, last_seq } => {
+                self.take(seq, &event, &terms);
+                self.last_seq = last_seq;
+            }
+            Undo::Remove { seq, event, terms } => self.add(seq, &event, &terms),
+            Undo::Bury { key, before: Some(until) } => {
+                self.tombstones.insert(key, until);
+            }
+            Undo::Bury { key, before: None } => {
+                self.tombstones.remove(&key);
+            }
+        }
+    }
+
+    fn add(&mut self, seq: Seq, event: &Event, terms: &[Term]) {
+        let expires = event.expires_at != NO_EXPIRY;
+        self.events.insert(seq, event.shared_json());
+        self.ids.insert(event.id, seq);
+        self.bytes += event.json().len() as u64;
+        let place = (Rank::of(event.created_at, &event.id), seq);
+        for term in terms {
+            self.postings.entry(term.clone()).or_default().insert(place, (event.kind, expires));
+        }
+        if expires {
+            self.expiring.insert((event.expires_at, seq));
+        }
+    }
+
+    fn take(&mut self, seq: Seq, event: &Event, terms: &[Term]) {
+        self.events.remove(&seq);
+        self.ids.remove(&event.id);
+        self.bytes -= event.json().len() as u64;
+        let place = (Rank::of(event.created_at, &event.id), seq);
+        for term in terms {
+            if let Some(list) = self.postings.get_mut(term) {
+                list.remove(&place);
+                if list.is_empty() {
+                    self.postings.remove(term);
+                }
+            }
+        }
+        self.expiring.remove(&(event.expires_at, seq));
+    }
+
+    pub(super) fn last_seq(&self) -> Seq {
+        self.last_seq
+    }
+
+    pub(super) fn seq_of(&self, id: &EventId) -> Option<Seq> {
+        self.ids.get(id).copied()
+    }
+
+    pub(super) fn event(&self, seq: Seq) -> Option<&[u8]> {
+        self.events.get(&seq).map(|json| &**json)
+    }
+
+    pub(super) fn postings(
+        &self,
+        term: &Term,
+        start: Bound,
+        oldest: Timestamp,
+        max: usize,
+        out: &mut Vec<Posting>,
+    ) {
+        let Some(list) = self.postings.get(term) else {
+            return;
+        };
+        let first = match start {
+            Bound::From(rank) => Edge::Included((rank, Seq(0))),
+            Bound::After(rank, seq) => Edge::Excluded((rank, seq)),
+        };
+        out.extend(
+            list.range((first, Edge::Unbounded))
+                .take_while(|((rank, _), _)| rank.created_at >= oldest)
+                .take(max)
+                .map(|(&(rank, seq), &(kind, expires))| Posting { rank, seq, kind, expires }),
+        );
+    }
+
+    pub(super) fn log(&self, after: Seq, max: usize, out: &mut Vec<Seq>) {
+        let later = (Edge::Excluded(after), Edge::Unbounded);
+        out.extend(self.events.range(later).take(max).map(|(&seq, _)| seq));
+    }
+
+    pub(super) fn tombstone(&self, key: &Tombstone) -> Option<Timestamp> {
+        self.tombstones.get(key).copied()
+    }
+
+    pub(super) fn expiring(&self, until: Timestamp, max: usize, out: &mut Vec<Seq>) {
+        out.extend(self.expiring.range(..=(until, Seq(u64::MAX))).take(max).map(|&(_, seq)| seq));
+    }
+
+    pub(super) fn kinds(&self) -> Vec<Kind> {
+        self.postings
+            .range(Term::Kind(0)..=Term::Kind(Kind::MAX))
+            .filter_map(|(term, _)| match term {
+                Term::Kind(kind) => Some(*kind),
+                _ => None,
+            })
+            .collect()
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        Stats { events: self.events.len() as u64, bytes: self.bytes }
+    }
+}

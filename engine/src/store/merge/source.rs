@@ -1,0 +1,102 @@
+//! The sets of terms that can answer a filter, and which of them the planner prefers.
+
+use crate::store::{Term, TermClasses};
+use crate::types::{Class, Filter, Kind};
+
+/// Widest product of authors and kinds that gets a cursor each.
+const PAIRS_MAX: usize = 20_000;
+
+/// A way to answer a filter: terms whose postings together hold every match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// Kinds × authors, all of replaceable kinds: a posting each.
+    Address,
+    /// Authors × kinds.
+    AuthorKind,
+    /// Authors; the posting tells the kind.
+    Author,
+    /// Values of the filter's tag condition at this place; the posting tells the kind.
+    Tag(usize),
+    /// The filter's kinds.
+    Kind,
+    /// Every event.
+    All,
+    /// These kinds, which are all there are.
+    Each(Box<[Kind]>),
+}
+
+impl Source {
+    /// The ways to answer `filter` by something better than its kinds alone.
+    pub(super) fn narrow(filter: &Filter, classes: TermClasses) -> Vec<Source> {
+        let mut sources = Vec::new();
+        if let Some(authors) = &filter.authors {
+            let pairs_fit = |kinds: &[Kind]| authors.len().saturating_mul(kinds.len()) <= PAIRS_MAX;
+            sources.push(match filter.kinds.as_deref() {
+                Some(kinds) if pairs_fit(kinds) && kinds.iter().all(|&kind| is_replaceable(kind)) => {
+                    Source::Address
+                }
+                Some(kinds) if pairs_fit(kinds) && classes.author_kind => Source::AuthorKind,
+                _ => Source::Author,
+            });
+        }
+        sources.extend((0..filter.tags.len()).map(Source::Tag));
+        sources
+    }
+
+    /// The way to answer `filter` that reads events in order and checks all but the kind: by the filter's kinds
+    /// when they are few, else by all events.
+    pub(super) fn broad(filter: &Filter, kinds_max: usize) -> Source {
+        match &filter.kinds {
+            Some(kinds) if kinds.len() <= kinds_max => Source::Kind,
+            _ => Source::All,
+        }
+    }
+
+    /// Whether a posting of these terms whose time and kind fit proves that `filter` matches.
+    pub(super) fn decides(&self, filter: &Filter) -> bool {
+        let (authors, tags) = match self {
+            Source::Address | Source::AuthorKind | Source::Author => (true, 0),
+            Source::Tag(_) => (false, 1),
+            Source::Kind | Source::All | Source::Each(_) => (false, 0),
+        };
+        filter.ids.is_none() && (authors || filter.authors.is_none()) && filter.tags.len() == tags
+    }
+
+    /// Number of terms.
+    pub(super) fn len(&self, filter: &Filter) -> usize {
+        let authors = filter.authors.as_ref().map_or(0, |list| list.len());
+        let kinds = filter.kinds.as_ref().map_or(0, |list| list.len());
+        match self {
+            Source::Address | Source::AuthorKind => authors * kinds,
+            Source::Author => authors,
+            Source::Tag(place) => filter.tags[*place].values.len(),
+            Source::Kind => kinds,
+            Source::All => 1,
+            Source::Each(kinds) => kinds.len(),
+        }
+    }
+
+    /// The term at `index`, below [`Source::len`]. Neighbours have neighbouring keys.
+    pub(super) fn term(&self, filter: &Filter, index: usize) -> Term {
+        let (authors, kinds) =
+            (filter.authors.as_deref().unwrap_or(&[]), filter.kinds.as_deref().unwrap_or(&[]));
+        match self {
+            Source::Address => {
+                Term::Address(kinds[index / authors.len()], authors[index % authors.len()], Box::default())
+            }
+            Source::AuthorKind => Term::AuthorKind(authors[index / kinds.len()], kinds[index % kinds.len()]),
+            Source::Author => Term::Author(authors[index]),
+            Source::Tag(place) => {
+                let tag = &filter.tags[*place];
+                Term::Tag(tag.letter, tag.values[index].clone())
+            }
+            Source::Kind => Term::Kind(kinds[index]),
+            Source::All => Term::All,
+            Source::Each(kinds) => Term::Kind(kinds[index]),
+        }
+    }
+}
+
+fn is_replaceable(kind: Kind) -> bool {
+    Class::of(kind) == Class::Replaceable
+}

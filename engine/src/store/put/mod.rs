@@ -1,0 +1,161 @@
+//! Writes: what becomes of events given to the store (NIP-01, 09, 40, 59, 62).
+//!
+//! Each operation is decided by [`plan`], a pure function from what the store knows ([`facts`]) to what is
+//! to be stored, deleted and buried. Nothing here checks signatures, policies or who may write.
+
+mod facts;
+mod plan;
+mod requests;
+
+use std::sync::Arc;
+
+use super::{Backend, Reader, Seq, StoreError, TermClasses, Writer, terms_of};
+use crate::types::{Event, EventId, Timestamp};
+use crate::verify::Verified;
+use plan::{Plan, Verdict};
+
+/// One thing to do to the store.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// Store an event, and do what it asks for if it is a deletion request (NIP-09).
+    Put(Verified),
+    /// Fulfil a request to vanish (NIP-62): kind 62, tagged with this relay's URL or `ALL_RELAYS`, which
+    /// the caller has checked.
+    Vanish(Verified),
+}
+
+impl Op {
+    /// The event.
+    pub fn event(&self) -> &Event {
+        match self {
+            Op::Put(event) | Op::Vanish(event) => event.event(),
+        }
+    }
+}
+
+/// What became of one operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The event is stored under this number.
+    Stored(Seq),
+    /// The event was stored already.
+    Duplicate,
+    /// It is not stored, and never was.
+    Refused(Refusal),
+}
+
+/// Why an event is not stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Its author, or the recipient of a gift wrap, deleted it (NIP-09).
+    Deleted,
+    /// Its author, or the recipient of a gift wrap, vanished (NIP-62).
+    Vanished,
+    /// A newer version of the replaceable or addressable event is stored (NIP-01).
+    Superseded,
+    /// Its time was over when it came (NIP-40).
+    Expired,
+    /// Events of its kind are only delivered live (NIP-01). Callers do not offer such events.
+    Ephemeral,
+}
+
+/// Carries out `ops` in order as one change, durable when this returns; later ones see what earlier ones did.
+///
+/// Outcomes do not depend on whether expired events have been swept yet. Costs a few point reads an event; a
+/// request to vanish costs as much as there are events of its author and mentions of its author.
+///
+/// # Errors
+/// The backend's. Then nothing of `ops` was kept.
+pub fn commit<B: Backend>(backend: &B, now: Timestamp, ops: &[Op]) -> Result<Vec<Outcome>, StoreError> {
+    if ops.is_empty() {
+        return Ok(Vec::new());
+    }
+    let classes = backend.classes();
+    backend.write(|writer| {
+        let mut last = writer.last_seq()?;
+        ops.iter()
+            .map(|op| {
+                let plan = plan::plan(op, now, &facts::gather(writer, op, now)?);
+                carry_out(writer, classes, op.event(), plan, &mut last)
+            })
+            .collect()
+    })
+}
+
+/// Takes events out without a trace: they may be stored again. Returns how many there were.
+///
+/// # Errors
+/// The backend's. Then none was taken out.
+pub fn remove<B: Backend>(backend: &B, ids: &[EventId]) -> Result<usize, StoreError> {
+    let classes = backend.classes();
+    backend.write(|writer| {
+        let mut removed = 0;
+        for id in ids {
+            if let Some(seq) = writer.seq_of(id)? {
+                take_out(writer, classes, seq)?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    })
+}
+
+/// Takes out up to `events_max` events that have expired at second `now` (NIP-40), soonest first. Returns
+/// how many; fewer than `events_max` means that none is left.
+///
+/// # Errors
+/// The backend's. Then none was taken out.
+pub fn sweep_expired<B: Backend>(
+    backend: &B,
+    now: Timestamp,
+    events_max: usize,
+) -> Result<usize, StoreError> {
+    let classes = backend.classes();
+    let mut expired = Vec::new();
+    // Looking first keeps an idle relay from writing.
+    backend.reader()?.expiring(now, 1, &mut expired)?;
+    if expired.is_empty() || events_max == 0 {
+        return Ok(0);
+    }
+    backend.write(|writer| {
+        expired.clear();
+        writer.expiring(now, events_max, &mut expired)?;
+        for &seq in &expired {
+            take_out(writer, classes, seq)?;
+        }
+        Ok(expired.len())
+    })
+}
+
+fn carry_out(
+    writer: &mut impl Writer,
+    classes: TermClasses,
+    event: &Event,
+    plan: Plan,
+    last: &mut Seq,
+) -> Result<Outcome, StoreError> {
+    for seq in plan.delete {
+        take_out(writer, classes, seq)?;
+    }
+    for (key, until) in plan.bury {
+        writer.bury(&key, until)?;
+    }
+    Ok(match plan.verdict {
+        Verdict::Store => {
+            *last = Seq(last.0 + 1);
+            writer.insert(*last, event, &terms_of(event.view(), classes))?;
+            Outcome::Stored(*last)
+        }
+        Verdict::Duplicate => Outcome::Duplicate,
+        Verdict::Refuse(refusal) => Outcome::Refused(refusal),
+    })
+}
+
+fn take_out(writer: &mut impl Writer, classes: TermClasses, seq: Seq) -> Result<(), StoreError> {
+    let json: Arc<[u8]> = match writer.event(seq)? {
+        Some(json) => json.as_ref().into(),
+        None => return Err(StoreError::Corrupt(format!("event {} is listed but not stored", seq.0))),
+    };
+    let event = Event::from_canonical(json);
+    writer.remove(seq, &event, &terms_of(event.view(), classes))
+}

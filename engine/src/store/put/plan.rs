@@ -1,0 +1,93 @@
+//! The rules of writing, as a pure function.
+
+use super::facts::{Facts, TargetState, Version};
+use super::requests::{DELETION, VANISH};
+use super::{Op, Refusal};
+use crate::store::{Seq, Tombstone};
+use crate::types::{Class, Event, Timestamp};
+
+/// What one operation does to the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// What becomes of the event.
+    pub(super) verdict: Verdict,
+    /// Events to take out, each once.
+    pub(super) delete: Vec<Seq>,
+    /// What shall not come back, and up to which second.
+    pub(super) bury: Vec<(Tombstone, Timestamp)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Store,
+    Duplicate,
+    Refuse(Refusal),
+}
+
+/// Decides `op` at second `now`.
+pub(super) fn plan(op: &Op, now: Timestamp, facts: &Facts) -> Plan {
+    let event = op.event();
+    let mut plan = Plan { verdict: verdict(event, now, facts), delete: Vec::new(), bury: Vec::new() };
+    if plan.verdict == Verdict::Store {
+        plan.delete.extend(facts.versions.iter().map(|version| version.seq));
+        if event.kind == DELETION {
+            delete(event, facts, &mut plan);
+        }
+    }
+    // A request may be stored from a time when it was not addressed to this relay.
+    if matches!(op, Op::Vanish(_)) && !matches!(plan.verdict, Verdict::Refuse(_)) {
+        plan.delete.extend(&facts.traces);
+        if facts.vanished_until < Some(event.created_at) {
+            plan.bury.push((Tombstone::Vanished(event.pubkey), event.created_at));
+        }
+    }
+    plan.delete.sort_unstable();
+    plan.delete.dedup();
+    plan
+}
+
+fn verdict(event: &Event, now: Timestamp, facts: &Facts) -> Verdict {
+    if event.is_expired(now) {
+        return Verdict::Refuse(Refusal::Expired);
+    }
+    if event.class() == Class::Ephemeral {
+        return Verdict::Refuse(Refusal::Ephemeral);
+    }
+    if facts.stored.is_some() {
+        return Verdict::Duplicate;
+    }
+    if facts.vanished_until >= Some(event.created_at) {
+        return Verdict::Refuse(Refusal::Vanished);
+    }
+    let immune = matches!(event.kind, DELETION | VANISH);
+    if (facts.id_deleted && !immune) || facts.address_deleted_until >= Some(event.created_at) {
+        return Verdict::Refuse(Refusal::Deleted);
+    }
+    if facts.versions.iter().any(|version| supersedes(version, event)) {
+        return Verdict::Refuse(Refusal::Superseded);
+    }
+    Verdict::Store
+}
+
+/// NIP-01: the newest version stays, of one second the one of the lowest id. An expired one counts as gone,
+/// so that sweeping sooner or later makes no difference.
+fn supersedes(version: &Version, event: &Event) -> bool {
+    !version.expired
+        && (version.created_at, std::cmp::Reverse(version.id))
+            > (event.created_at, std::cmp::Reverse(event.id))
+}
+
+fn delete(request: &Event, facts: &Facts, plan: &mut Plan) {
+    for target in &facts.targets {
+        if let TargetState::Own(seq) = target.state {
+            plan.delete.push(seq);
+        }
+        if target.state != TargetState::Foreign {
+            plan.bury.push((Tombstone::Id(target.id, request.pubkey), request.created_at));
+        }
+    }
+    for (address, versions) in &facts.addresses {
+        plan.delete.extend(versions);
+        plan.bury.push((address.clone(), request.created_at));
+    }
+}

@@ -1,0 +1,60 @@
+//! Catching up: events in the order they were committed, for a reader of live events that fell behind.
+
+use super::{Hit, Reader, Seq, StoreError, Take, Viewer};
+use crate::types::{CanonicalEvent, Filter, Timestamp, parse_expiration};
+
+/// How far a replay has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replayed {
+    /// Everything up to this number has been looked at; where to go on.
+    pub covered: Seq,
+    /// Whether there was nothing after it at the reader's moment.
+    pub caught_up: bool,
+}
+
+/// Numbers read at once.
+const CHUNK: usize = 256;
+
+/// Hands out stored events with numbers above `after` that match any of `filters` and that `viewer` may see, in
+/// the order they were committed. Looks at up to `rows` events, counting them down; `limit` plays no part.
+///
+/// # Errors
+/// The backend's. What was handed out before it stays handed out, so whoever goes on after an error goes on
+/// from the last [`Hit::seq`].
+pub fn replay<R: Reader>(
+    reader: &R,
+    filters: &[Filter],
+    after: Seq,
+    rows: &mut usize,
+    now: Timestamp,
+    viewer: &dyn Viewer,
+    sink: &mut dyn FnMut(Hit<'_>) -> Take,
+) -> Result<Replayed, StoreError> {
+    let mut covered = after;
+    let mut seqs = Vec::new();
+    while *rows > 0 {
+        let max = CHUNK.min(*rows);
+        seqs.clear();
+        reader.log(covered, max, &mut seqs)?;
+        for &seq in &seqs {
+            *rows -= 1;
+            covered = seq;
+            let Some(json) = reader.event(seq)? else {
+                continue;
+            };
+            let event = CanonicalEvent::trusted(&json);
+            let matches = filters.iter().any(|filter| filter.matches_stored(event));
+            if matches
+                && parse_expiration(event.tags()).is_none_or(|at| at > now)
+                && (viewer.sees_all_of(event.kind()) || viewer.sees(event))
+                && sink(Hit { seq, event }) == Take::CountedAndPause
+            {
+                return Ok(Replayed { covered, caught_up: covered == reader.last_seq()? });
+            }
+        }
+        if seqs.len() < max {
+            return Ok(Replayed { covered: reader.last_seq()?.max(after), caught_up: true });
+        }
+    }
+    Ok(Replayed { covered, caught_up: covered >= reader.last_seq()? })
+}

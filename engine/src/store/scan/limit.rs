@@ -1,0 +1,77 @@
+//! How far one filter has come towards its limit.
+
+use super::ScanLimits;
+use crate::types::{Filter, Timestamp};
+
+/// One filter's limit and how much of it is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limit {
+    pub(super) stage: Stage,
+    /// The client did not ask for this limit, so where it cuts is the relay's to choose.
+    relays_own: bool,
+    /// Events still to send in this stage.
+    left: u32,
+    /// Most events sent beyond the limit to complete a second.
+    closing_max: u32,
+}
+
+/// What a filter's matches are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// They are sent.
+    Sending,
+    /// They are sent if they are of this second, the last one of the page.
+    Closing(Timestamp),
+    /// One that is not sent anyway shows that there is more.
+    LookingAhead {
+        /// Rows read for the filter when they were last looked at.
+        rows_before: u64,
+    },
+    /// Nothing.
+    Done,
+}
+
+impl Limit {
+    pub(super) fn new(filter: &Filter, limits: ScanLimits) -> Self {
+        let relays_own = filter.limit.is_none_or(|limit| limit > limits.limit_max);
+        let left = filter.limit.unwrap_or(limits.limit_default).min(limits.limit_max);
+        let stage = if left == 0 || filter.is_empty() { Stage::Done } else { Stage::Sending };
+        Limit { stage, relays_own, left, closing_max: limits.limit_max }
+    }
+
+    /// How many more events the filter may want.
+    pub(super) fn wanted(&self) -> u64 {
+        match self.stage {
+            Stage::Sending => u64::from(self.left),
+            Stage::Closing(_) | Stage::LookingAhead { .. } => 1,
+            Stage::Done => 0,
+        }
+    }
+
+    /// Takes note that all events newer than second `created_at` have been seen; `rows` is how many rows have
+    /// been read for the filter. True if this ends a stage.
+    pub(super) fn reached(&mut self, created_at: Timestamp, rows: u64) -> bool {
+        let over = matches!(self.stage, Stage::Closing(second) if created_at < second);
+        if over {
+            self.stage = Stage::LookingAhead { rows_before: rows };
+        }
+        over
+    }
+
+    /// Counts an event that is sent; `rows` is how many rows have been read for the filter. True if this ends
+    /// a stage.
+    pub(super) fn count(&mut self, created_at: Timestamp, rows: u64) -> bool {
+        self.left -= 1;
+        if self.left > 0 {
+            return false;
+        }
+        self.stage = match self.stage {
+            Stage::Sending if self.relays_own => {
+                self.left = self.closing_max;
+                Stage::Closing(created_at)
+            }
+            _ => Stage::LookingAhead { rows_before: rows },
+        };
+        true
+    }
+}

@@ -1,0 +1,236 @@
+//! Stored events for a REQ: all its filters answered as one list, in steps of bounded work (NIP-01, NIP-67).
+//!
+//! A [`Scan`] owns its place and borrows nothing between steps: each step may look at another moment of the
+//! store. An event is handed out once, in the order of `created_at` descending and full id ascending; events that
+//! were deleted or replaced meanwhile are passed over. It never writes, and never waits.
+
+mod limit;
+
+use std::sync::Arc;
+
+use super::merge::{Merge, Next};
+use super::{Reader, Seq, StoreError, TermClasses, Viewer};
+use crate::types::{CanonicalEvent, Filter, Timestamp, parse_expiration};
+use limit::{Limit, Stage};
+
+/// Rows spent on finding out whether there is one more match, once all that was asked for is sent; past them
+/// the answer is [`Completeness::Unknown`]. A page costs hundreds of rows, so finding out may cost a few pages.
+const LOOK_AHEAD_ROWS_MAX: u64 = 2_000;
+
+/// How many events filters get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScanLimits {
+    /// Events for a filter without `limit`.
+    pub limit_default: u32,
+    /// Events for a filter with a larger `limit`; also bounds how many more a filter gets so that a second
+    /// is not split.
+    pub limit_max: u32,
+}
+
+/// An event to send.
+#[derive(Clone, Copy, Debug)]
+pub struct Hit<'a> {
+    /// Its number.
+    pub seq: Seq,
+    /// Its canonical JSON, and what is in it.
+    pub event: CanonicalEvent<'a>,
+}
+
+/// What the receiver of a [`Hit`] answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Take {
+    /// Go on.
+    Counted,
+    /// This one is taken, but the reader is slow: end the step.
+    CountedAndPause,
+}
+
+/// Where a step has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// There is more to look at.
+    More,
+    /// The scan is over.
+    Done(Completeness),
+}
+
+/// NIP-67: what is known about matches that were not sent. Never wrong about the moments looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completeness {
+    /// Every stored match was sent.
+    Finish,
+    /// There is a stored match that was not sent.
+    More,
+    /// Finding out would cost too much.
+    Unknown,
+}
+
+/// The stored part of one REQ.
+///
+/// Each filter keeps its own limit; an event that several match is handed out once and counts for each. A
+/// filter's own `limit` is kept exactly; where the relay's limit cuts, the filter goes on to the end of the second
+/// it has come to, so that a client can go on from there with `until` (NIP-67).
+#[derive(Debug)]
+pub struct Scan {
+    filters: Arc<[Filter]>,
+    limits: Box<[Limit]>,
+    merge: Merge,
+    /// A visible match was passed over.
+    more: bool,
+    /// Whether there is one will not be known.
+    unknown: bool,
+    look_ahead_rows: u64,
+    /// Some filter looks ahead.
+    looking_ahead: bool,
+    /// No filter wants anything more.
+    over: bool,
+}
+
+impl Scan {
+    /// Begins to answer `filters`, which are normalised, from events up to number `horizon`, in a store that
+    /// keeps terms of `classes`.
+    pub fn new(filters: Arc<[Filter]>, limits: ScanLimits, classes: TermClasses, horizon: Seq) -> Self {
+        let wants: Box<[Limit]> = filters.iter().map(|filter| Limit::new(filter, limits)).collect();
+        let merge = Merge::new(&filters, |index| wants[index].wanted(), classes, horizon, true);
+        // `limit: 0` is answered at once; whether there is anything, nobody has looked.
+        let unknown = wants
+            .iter()
+            .zip(&*filters)
+            .any(|(limit, filter)| limit.stage == Stage::Done && !filter.is_empty());
+        let mut scan = Scan {
+            filters,
+            limits: wants,
+            merge,
+            more: false,
+            unknown,
+            look_ahead_rows: 0,
+            looking_ahead: false,
+            over: false,
+        };
+        scan.close_done();
+        scan
+    }
+
+    /// Looks at up to `rows` postings and events, counting them down, and hands matches that `viewer` may see
+    /// to `sink` in order. Choosing between ways to answer may overdraw `rows` by a few dozen, once a filter.
+    ///
+    /// # Errors
+    /// The backend's. The scan has lost nothing and may be stepped again.
+    pub fn step<R: Reader>(
+        &mut self,
+        reader: &R,
+        now: Timestamp,
+        rows: &mut usize,
+        viewer: &dyn Viewer,
+        sink: &mut dyn FnMut(Hit<'_>) -> Take,
+    ) -> Result<Step, StoreError> {
+        while !self.over {
+            let next = self.merge.next(&self.filters, reader, rows);
+            self.bound_look_ahead();
+            match next? {
+                Next::OutOfRows => return Ok(Step::More),
+                Next::End => self.over = true,
+                // The bound may have closed the lanes it was for.
+                Next::Candidate if self.over => {}
+                Next::Candidate if *rows == 0 => return Ok(Step::More),
+                Next::Candidate => {
+                    *rows -= 1;
+                    let take = self.consider(reader, now, viewer, sink)?;
+                    self.merge.pass();
+                    if take == Take::CountedAndPause {
+                        return Ok(Step::More);
+                    }
+                }
+            }
+        }
+        Ok(Step::Done(self.completeness()))
+    }
+
+    /// Reads the candidate, and hands it out if a filter wants it.
+    fn consider<R: Reader>(
+        &mut self,
+        reader: &R,
+        now: Timestamp,
+        viewer: &dyn Viewer,
+        sink: &mut dyn FnMut(Hit<'_>) -> Take,
+    ) -> Result<Take, StoreError> {
+        let posting = self.merge.candidate().posting;
+        let Some(json) = reader.event(posting.seq)? else {
+            return Ok(Take::Counted);
+        };
+        let event = CanonicalEvent::trusted(&json);
+        let expired = posting.expires && parse_expiration(event.tags()).is_some_and(|at| at <= now);
+        let served = !expired && (viewer.sees_all_of(posting.kind) || viewer.sees(event));
+        let (mut sent, mut further, mut turned) = (false, false, false);
+        for place in 0..self.merge.candidate().lanes.len() {
+            let (lane, decided) = self.merge.candidate().lanes[place];
+            let (limit, filter) = (&mut self.limits[lane], &self.filters[lane]);
+            let rows = self.merge.rows_of(lane);
+            turned |= limit.reached(posting.rank.created_at, rows);
+            debug_assert!(!decided || filter.matches_stored(event), "these postings prove matches");
+            let matches = served && (decided || filter.matches_stored(event));
+            match limit.stage {
+                Stage::Sending | Stage::Closing(_) if matches => {
+                    sent = true;
+                    turned |= limit.count(posting.rank.created_at, rows);
+                }
+                Stage::LookingAhead { .. } => {
+                    self.look_ahead_rows += 1;
+                    further |= matches;
+                }
+                _ => {}
+            }
+            self.merge.judged(lane, matches, limit.wanted());
+        }
+        self.more |= further && !sent;
+        if turned || self.more {
+            self.close_done();
+        }
+        Ok(if sent { sink(Hit { seq: posting.seq, event }) } else { Take::Counted })
+    }
+
+    /// Counts what looking ahead has cost, and gives it up when that is too much.
+    fn bound_look_ahead(&mut self) {
+        if !self.looking_ahead {
+            return;
+        }
+        for (lane, limit) in self.limits.iter_mut().enumerate() {
+            if let Stage::LookingAhead { rows_before } = &mut limit.stage {
+                let rows = self.merge.rows_of(lane);
+                self.look_ahead_rows += rows - *rows_before;
+                *rows_before = rows;
+            }
+        }
+        if self.look_ahead_rows > LOOK_AHEAD_ROWS_MAX {
+            self.unknown = true;
+            self.close_done();
+        }
+    }
+
+    /// Closes the lanes of filters that want nothing more. Once it is known that there is more, or too dear to
+    /// know, none of them looks ahead.
+    fn close_done(&mut self) {
+        let give_up = self.more || self.look_ahead_rows > LOOK_AHEAD_ROWS_MAX;
+        self.over = true;
+        self.looking_ahead = false;
+        for (lane, limit) in self.limits.iter_mut().enumerate() {
+            match limit.stage {
+                Stage::LookingAhead { .. } if give_up => limit.stage = Stage::Done,
+                Stage::LookingAhead { .. } => self.looking_ahead = true,
+                _ => {}
+            }
+            match limit.stage {
+                Stage::Done => self.merge.close(lane),
+                _ => self.over = false,
+            }
+        }
+    }
+
+    fn completeness(&self) -> Completeness {
+        match (self.more, self.unknown) {
+            (true, _) => Completeness::More,
+            (false, true) => Completeness::Unknown,
+            (false, false) => Completeness::Finish,
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Who looks at stored events. The rules themselves (NIP-17's read guard, say) live in the policy room;
+//! here is only the question, so that the planners count and answer for what a viewer may see.
+
+use crate::types::{CanonicalEvent, Kind};
+
+/// One who asks for stored events.
+pub trait Viewer {
+    /// Whether it may see every event of this kind. Then events need not be read to know, and
+    /// [`Viewer::sees`] is not asked.
+    fn sees_all_of(&self, kind: Kind) -> bool;
+
+    /// Whether it may see this event.
+    fn sees(&self, event: CanonicalEvent<'_>) -> bool;
+}
+
+/// A viewer that nothing is hidden from.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Everyone;
+
+impl Viewer for Everyone {
+    fn sees_all_of(&self, _: Kind) -> bool {
+        true
+    }
+
+    fn sees(&self, _: CanonicalEvent<'_>) -> bool {
+        true
+    }
+}

@@ -1,0 +1,269 @@
+//! Random operations and queries on a backend and on the oracle: they must agree to the byte.
+
+use serde_json::Value;
+
+use super::{Oracle, OracleOutcome, Rng, World, filter_json};
+use crate::store::{
+    Backend, Completeness, Count, CountStep, Everyone, Hit, Op, Outcome, Reader, Refusal, Scan, ScanLimits,
+    Seq, Step, Take, Viewer, commit, remove, replay, sweep_expired,
+};
+use crate::types::{CanonicalEvent, EventId, Filter, Kind, Timestamp};
+
+/// Filter groups asked of one world before the next is made.
+const GROUPS_PER_WORLD: usize = 60;
+
+/// How many filter groups the environment asks for in `RELAY_GROUPS`, else `otherwise`.
+pub fn groups_wanted(otherwise: usize) -> usize {
+    std::env::var("RELAY_GROUPS").ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+/// Fills stores made by `make` with random worlds that follow from `seed`, and asks `groups` random REQs, COUNTs
+/// and replays of them.
+///
+/// # Panics
+/// If the backend and the oracle disagree; the message names the world's own seed.
+pub fn differential<B: Backend>(make: impl Fn() -> B, seed: u64, groups: usize) {
+    let mut seeds = Rng::new(seed);
+    let mut left = groups;
+    while left > 0 {
+        let seed = seeds.bits();
+        let count = left.min(GROUPS_PER_WORLD);
+        Case::new(make(), seed).run(count);
+        left -= count;
+    }
+}
+
+struct Case<B> {
+    seed: u64,
+    world: World,
+    backend: B,
+    oracle: Oracle,
+    now: Timestamp,
+}
+
+/// Hides gift wraps from all but one key, as a read guard does.
+struct Guarded(String);
+
+impl Viewer for Guarded {
+    fn sees_all_of(&self, kind: Kind) -> bool {
+        kind != 1059
+    }
+
+    fn sees(&self, event: CanonicalEvent<'_>) -> bool {
+        event.tags().named(b"p").any(|tag| tag.value().as_deref() == Some(self.0.as_bytes()))
+    }
+}
+
+impl<B: Backend> Case<B> {
+    fn new(backend: B, seed: u64) -> Self {
+        Case { seed, world: World::new(seed), backend, oracle: Oracle::default(), now: World::START }
+    }
+
+    fn run(&mut self, groups: usize) {
+        let rounds = 4;
+        for round in 0..rounds {
+            for _ in 0..1 + self.world.rng.below(12) {
+                self.change();
+            }
+            self.check_stored();
+            for _ in groups * round / rounds..groups * (round + 1) / rounds {
+                self.ask();
+            }
+            self.ask_while_changing();
+        }
+    }
+
+    fn change(&mut self) {
+        if self.world.rng.one_in(8) {
+            self.now = self.now.max(self.world.second());
+        }
+        if self.world.rng.one_in(12) {
+            let swept = sweep_expired(&self.backend, self.now, usize::MAX).expect("sweep");
+            assert_eq!(swept, self.oracle.sweep(self.now), "swept, world {}", self.seed);
+        }
+        if self.world.rng.one_in(16) {
+            let id = self.world.op().event().id;
+            let removed = remove(&self.backend, &[id, EventId([7; 32])]).expect("remove");
+            assert_eq!(removed, self.oracle.remove(&[id.to_string()]), "removed, world {}", self.seed);
+        }
+        let ops: Vec<Op> = (0..1 + self.world.rng.below(16)).map(|_| self.world.op()).collect();
+        let outcomes = commit(&self.backend, self.now, &ops).expect("commit");
+        let expected: Vec<OracleOutcome> = ops
+            .iter()
+            .map(|op| self.oracle.put(self.now, op.event().json(), matches!(op, Op::Vanish(_))))
+            .collect();
+        let outcomes: Vec<OracleOutcome> = outcomes.into_iter().map(in_words).collect();
+        assert_eq!(outcomes, expected, "world {}, at {}: {ops:#?}", self.seed, self.now);
+    }
+
+    fn check_stored(&self) {
+        let reader = self.backend.reader().expect("reader");
+        assert_eq!(reader.last_seq(), Ok(Seq(self.oracle.last())), "world {}", self.seed);
+        let mut seqs = Vec::new();
+        reader.log(Seq(0), usize::MAX, &mut seqs).expect("log");
+        let stored: Vec<(u64, String)> = seqs
+            .iter()
+            .map(|&seq| {
+                let json = reader.event(seq).expect("event").expect("the log names stored events");
+                (seq.0, String::from_utf8(json.into_owned()).expect("UTF-8"))
+            })
+            .collect();
+        let expected: Vec<(u64, String)> =
+            self.oracle.stored().map(|(seq, json)| (seq, json.to_owned())).collect();
+        assert_eq!(stored, expected, "world {}", self.seed);
+    }
+
+    fn ask(&mut self) {
+        let filters: Vec<Filter> = (0..1 + self.world.rng.below(5)).map(|_| self.world.filter()).collect();
+        let texts: Vec<Value> = filters.iter().map(filter_json).collect();
+        let (seed, now) = (self.seed, self.now);
+        let context = || format!("world {seed}, at {now}: {}", Value::from(texts.clone()));
+        let own_key = World::pubkey(self.world.rng.below(6) as u8).to_string();
+        let guarded = self.world.rng.one_in(2);
+        let viewer: &dyn Viewer = if guarded { &Guarded(own_key.clone()) } else { &Everyone };
+        let sees = |kind: u64, tags: &[Vec<String>]| {
+            let is_own = |tag: &Vec<String>| tag.len() > 1 && tag[0] == "p" && tag[1] == own_key;
+            !guarded || kind != 1059 || tags.iter().any(is_own)
+        };
+
+        let limits = ScanLimits {
+            limit_default: 1 + self.world.rng.below(20) as u32,
+            limit_max: 1 + self.world.rng.below(12) as u32,
+        };
+        let (seqs, completeness) = self.scan(&filters, limits, viewer);
+        let bounds = (limits.limit_default, limits.limit_max);
+        let answer = self.oracle.query(&texts, self.now, bounds, &sees);
+        assert_eq!(seqs, answer.seqs, "REQ with {limits:?}, {}", context());
+        let expected = match (answer.more, answer.not_asked) {
+            (true, _) => Completeness::More,
+            (false, true) => Completeness::Unknown,
+            (false, false) => Completeness::Finish,
+        };
+        assert_eq!(completeness, expected, "REQ with {limits:?}, {}", context());
+
+        let matching = self.oracle.matching(&texts, self.now, 0, &sees);
+        assert_eq!(self.count(&filters, viewer), matching.len() as u64, "COUNT, {}", context());
+        let after = self.world.rng.below(self.oracle.last() + 2);
+        let matching = self.oracle.matching(&texts, self.now, after, &sees);
+        assert_eq!(self.replay(&filters, after, viewer), matching, "replay after {after}, {}", context());
+    }
+
+    fn rows(&mut self) -> usize {
+        if self.world.rng.one_in(2) { usize::MAX } else { 1 + self.world.rng.below(40) as usize }
+    }
+
+    fn scan(
+        &mut self,
+        filters: &[Filter],
+        limits: ScanLimits,
+        viewer: &dyn Viewer,
+    ) -> (Vec<u64>, Completeness) {
+        let horizon = Seq(self.oracle.last());
+        let mut scan = Scan::new(filters.into(), limits, self.backend.classes(), horizon);
+        let mut seqs = Vec::new();
+        loop {
+            let mut rows = self.rows();
+            let mut pauses = self.world.rng.clone();
+            self.world.rng.bits();
+            let reader = self.backend.reader().expect("reader");
+            let mut sink = |hit: Hit<'_>| {
+                seqs.push(hit.seq.0);
+                if pauses.one_in(4) { Take::CountedAndPause } else { Take::Counted }
+            };
+            let step = scan.step(&reader, self.now, &mut rows, viewer, &mut sink).expect("step");
+            if let Step::Done(completeness) = step {
+                return (seqs, completeness);
+            }
+        }
+    }
+
+    fn count(&mut self, filters: &[Filter], viewer: &dyn Viewer) -> u64 {
+        let horizon = Seq(self.oracle.last());
+        let mut count = Count::new(filters.into(), self.backend.classes(), horizon, u64::MAX);
+        loop {
+            let mut rows = self.rows();
+            let reader = self.backend.reader().expect("reader");
+            let step = count.step(&reader, self.now, &mut rows, viewer).expect("step");
+            if let CountStep::Done(counted) = step {
+                assert!(!counted.approximate, "no bound on rows");
+                return counted.count;
+            }
+        }
+    }
+
+    fn replay(&mut self, filters: &[Filter], after: u64, viewer: &dyn Viewer) -> Vec<u64> {
+        let mut seqs = Vec::new();
+        let mut covered = Seq(after);
+        loop {
+            let mut rows = self.rows();
+            let reader = self.backend.reader().expect("reader");
+            let mut sink = |hit: Hit<'_>| {
+                seqs.push(hit.seq.0);
+                Take::Counted
+            };
+            let replayed = replay(&reader, filters, covered, &mut rows, self.now, viewer, &mut sink);
+            let replayed = replayed.expect("replay");
+            covered = replayed.covered;
+            if replayed.caught_up {
+                assert_eq!(covered.0, self.oracle.last().max(after), "world {}", self.seed);
+                return seqs;
+            }
+        }
+    }
+
+    /// Events come and go between the steps of a scan: order holds, nothing comes twice, and what was there all
+    /// the time is not missed.
+    fn ask_while_changing(&mut self) {
+        let filters: Vec<Filter> =
+            (0..1 + self.world.rng.below(3)).map(|_| Filter { limit: None, ..self.world.filter() }).collect();
+        let texts: Vec<Value> = filters.iter().map(filter_json).collect();
+        let limits = ScanLimits { limit_default: 100_000, limit_max: 100_000 };
+        let horizon = Seq(self.oracle.last());
+        let before = self.oracle.matching(&texts, self.now, 0, &|_, _| true);
+        let mut scan = Scan::new(filters.as_slice().into(), limits, self.backend.classes(), horizon);
+        let mut hits: Vec<(Timestamp, EventId, u64)> = Vec::new();
+        loop {
+            let mut rows = 1 + self.world.rng.below(10) as usize;
+            {
+                let reader = self.backend.reader().expect("reader");
+                let mut sink = |hit: Hit<'_>| {
+                    assert!(filters.iter().any(|filter| filter.matches_stored(hit.event)));
+                    hits.push((hit.event.created_at(), hit.event.id(), hit.seq.0));
+                    Take::Counted
+                };
+                let step = scan.step(&reader, self.now, &mut rows, &Everyone, &mut sink).expect("step");
+                if step != Step::More {
+                    assert_eq!(step, Step::Done(Completeness::Finish), "world {}", self.seed);
+                    break;
+                }
+            }
+            if self.world.rng.one_in(3) {
+                self.change();
+            }
+        }
+        let context = || format!("world {}: {} {hits:?}", self.seed, Value::from(texts.clone()));
+        let in_order = |a: &(Timestamp, EventId, u64), b: &(Timestamp, EventId, u64)| {
+            a.0 > b.0 || (a.0 == b.0 && a.1 < b.1)
+        };
+        assert!(hits.is_sorted_by(in_order), "order, {}", context());
+        let after = self.oracle.matching(&texts, self.now, 0, &|_, _| true);
+        for seq in before.iter().filter(|seq| after.contains(seq)) {
+            assert!(hits.iter().any(|hit| hit.2 == *seq), "{seq} is missing, {}", context());
+        }
+        assert!(hits.iter().all(|hit| before.contains(&hit.2)), "from after the horizon, {}", context());
+    }
+}
+
+fn in_words(outcome: Outcome) -> OracleOutcome {
+    match outcome {
+        Outcome::Stored(seq) => OracleOutcome::Stored(seq.0),
+        Outcome::Duplicate => OracleOutcome::Duplicate,
+        Outcome::Refused(refusal) => OracleOutcome::Refused(match refusal {
+            Refusal::Deleted => "deleted",
+            Refusal::Vanished => "vanished",
+            Refusal::Superseded => "superseded",
+            Refusal::Expired => "expired",
+            Refusal::Ephemeral => "ephemeral",
+        }),
+    }
+}

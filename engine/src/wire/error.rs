@@ -1,0 +1,154 @@
+//! What is wrong with a message, where, and whom to tell.
+//!
+//! A fault never quotes what the client sent, so its words are safe in any answer and any log.
+
+use std::fmt;
+
+use crate::types::{EventId, SubId};
+
+/// Why a message could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WireError {
+    /// Byte offset of what is wrong.
+    pub at: usize,
+    /// What is wrong there.
+    pub fault: Fault,
+    /// What the message was about, as far as it could be told: decides between OK, CLOSED and NOTICE.
+    pub about: About,
+}
+
+/// What an unreadable message was about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum About {
+    /// Nothing that an OK or a CLOSED could name: a NOTICE.
+    Frame,
+    /// An EVENT: `OK false`, if an id could be found in it.
+    Event(Option<EventId>),
+    /// An AUTH: `OK false`, if an id could be found in it.
+    Auth(Option<EventId>),
+    /// A REQ or a COUNT: `CLOSED`.
+    Sub(SubId),
+}
+
+/// What is wrong at one place of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// More bytes than a message may have.
+    MessageTooLong {
+        /// `Limits::message_bytes_max`.
+        bytes_max: usize,
+    },
+    /// The bytes end inside of something.
+    End,
+    /// Something else should stand here.
+    Expected(&'static str),
+    /// More follows what should be all.
+    TrailingBytes,
+    /// A character below 0x20 that is not escaped, in a string.
+    ControlCharacter,
+    /// Not UTF-8.
+    Utf8,
+    /// A backslash that starts no escape of JSON.
+    Escape,
+    /// Half of a surrogate pair.
+    LoneSurrogate,
+    /// Arrays and objects inside each other past the bound, in a field that is dropped.
+    TooDeep,
+    /// More unknown fields in an event than are looked at.
+    TooManyFields,
+    /// A verb this relay does not know.
+    UnknownVerb,
+    /// A subscription id of no or of more than 64 characters.
+    SubId,
+    /// Not lowercase hex of the right length.
+    Hex {
+        /// Which field.
+        field: &'static str,
+        /// How many characters it has to have.
+        chars: usize,
+    },
+    /// Not digits, or a larger number than the field may have.
+    Integer {
+        /// Which field.
+        field: &'static str,
+        /// Largest value it may have.
+        max: u64,
+    },
+    /// The event lacks this field.
+    Missing(&'static str),
+    /// The object has this field already.
+    Repeated,
+    /// A filter field this relay does not know.
+    UnknownFilterField,
+    /// More tags than an event may have.
+    TooManyTags {
+        /// `Limits::event_tags_max`.
+        max: usize,
+    },
+    /// A REQ or COUNT that asks for nothing.
+    NoFilter,
+    /// More filters than a REQ or COUNT may have.
+    TooManyFilters {
+        /// `Limits::filters_max`.
+        max: usize,
+    },
+    /// More values in all lists than a REQ or COUNT may have.
+    TooManyValues {
+        /// `Limits::filter_values_max`.
+        max: usize,
+    },
+}
+
+impl WireError {
+    /// The machine-readable prefix of NIP-01 for an OK or a CLOSED: `invalid` or `unsupported`.
+    ///
+    /// `unsupported` is for what another relay may understand: an unknown verb or filter field. All else is
+    /// `invalid`, bounds of this relay too: NIP-01's own example for a bound, «event creation date is too far
+    /// off», has that prefix, while `blocked` and `restricted` speak of who asks.
+    pub fn prefix(&self) -> &'static str {
+        match self.fault {
+            Fault::UnknownVerb | Fault::UnknownFilterField => "unsupported",
+            _ => "invalid",
+        }
+    }
+}
+
+impl fmt::Display for WireError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.fault {
+            // No place in the message says more than these words.
+            Fault::MessageTooLong { .. } | Fault::Missing(_) | Fault::NoFilter => self.fault.fmt(f),
+            _ => write!(f, "{} at byte {}", self.fault, self.at),
+        }
+    }
+}
+
+impl std::error::Error for WireError {}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Fault::MessageTooLong { bytes_max } => write!(f, "the message is longer than {bytes_max} bytes"),
+            Fault::End => f.write_str("the message ends too early"),
+            Fault::Expected(what) => write!(f, "expected {what}"),
+            Fault::TrailingBytes => f.write_str("more bytes after the end"),
+            Fault::ControlCharacter => f.write_str("unescaped control character in a string"),
+            Fault::Utf8 => f.write_str("invalid UTF-8"),
+            Fault::Escape => f.write_str("bad escape in a string"),
+            Fault::LoneSurrogate => f.write_str("half of a surrogate pair"),
+            Fault::TooDeep => f.write_str("nested too deep"),
+            Fault::TooManyFields => f.write_str("too many unknown fields in the event"),
+            Fault::UnknownVerb => f.write_str("unknown message type"),
+            Fault::SubId => write!(f, "a subscription id has 1 to {} characters", SubId::CHARS_MAX),
+            Fault::Hex { field, chars } => write!(f, "{field} must be {chars} lowercase hex characters"),
+            Fault::Integer { field, max } => write!(f, "{field} must be an integer from 0 to {max}"),
+            Fault::Missing(field) => write!(f, "the event has no {field}"),
+            Fault::Repeated => f.write_str("a field is there twice"),
+            Fault::UnknownFilterField => f.write_str("unknown filter field"),
+            Fault::TooManyTags { max } => write!(f, "more than {max} tags"),
+            Fault::NoFilter => f.write_str("there is no filter"),
+            Fault::TooManyFilters { max } => write!(f, "more than {max} filters"),
+            Fault::TooManyValues { max } => write!(f, "more than {max} values in the filters"),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The laws of the house that are absences: what the engine never does, and which room imports which.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// The code of a file without comments and without its unit tests.
+fn code(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().to_owned();
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+fn src() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+/// Rooms that exist for tests alone may read files and the environment.
+fn is_testing(path: &Path) -> bool {
+    path.starts_with(src().join("testing"))
+}
+
+#[test]
+fn the_engine_has_no_clock_socket_file_thread_or_unsafe() {
+    let forbidden = [
+        "Instant::now",
+        "SystemTime",
+        "std::fs",
+        "std::net",
+        "std::thread",
+        "std::process",
+        "std::env",
+        "thread::spawn",
+        "std::io::stdin",
+        "unsafe ",
+        "println!",
+        "eprintln!",
+        "getrandom",
+        "rand::",
+    ];
+    let mut broken = Vec::new();
+    for path in sources(&src()).iter().filter(|path| !is_testing(path)) {
+        let code = code(path);
+        broken.extend(
+            forbidden
+                .iter()
+                .filter(|what| code.contains(**what))
+                .map(|what| format!("{}: {what}", path.display())),
+        );
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn rooms_import_one_way_only() {
+    // A room and what it may import. The one import between middle rooms: only what `verify` has vouched
+    // for can be stored.
+    let rooms: [(&str, &[&str]); 7] = [
+        ("types", &[]),
+        ("wire", &["types"]),
+        ("verify", &["types"]),
+        ("policy", &["types"]),
+        ("index", &["types"]),
+        ("store", &["types", "verify"]),
+        ("relay", &["types", "wire", "verify", "policy", "index", "store"]),
+    ];
+    let mut broken = Vec::new();
+    for (room, allowed) in rooms {
+        for path in sources(&src().join(room)) {
+            let code = code(&path);
+            for (other, _) in rooms.iter().filter(|(other, _)| *other != room && !allowed.contains(other)) {
+                if code.contains(&format!("crate::{other}"))
+                    || code.contains(&format!("use crate::{{{other}"))
+                {
+                    broken.push(format!("{} imports {other}", path.display()));
+                }
+            }
+            if code.contains("crate::testing") {
+                broken.push(format!("{} imports testing", path.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    let silent: Vec<_> = sources(&src())
+        .into_iter()
+        .filter(|path| !fs::read_to_string(path).unwrap().trim_start().starts_with("//!"))
+        .collect();
+    assert!(silent.is_empty(), "{silent:#?}");
+}

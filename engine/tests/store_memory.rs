@@ -1,0 +1,23 @@
+//! The store suite on the memory backend, with every choice of term classes.
+
+use relay_engine::store::{MemoryBackend, TermClasses};
+use relay_engine::testing::{conformance, differential, groups_wanted};
+
+fn classes() -> impl Iterator<Item = TermClasses> {
+    let both = [false, true];
+    both.into_iter().flat_map(move |all| both.map(|author_kind| TermClasses { all, author_kind }))
+}
+
+#[test]
+fn conforms() {
+    for classes in classes() {
+        conformance(|| MemoryBackend::new(classes));
+    }
+}
+
+#[test]
+fn agrees_with_the_oracle() {
+    for (seed, classes) in classes().enumerate() {
+        differential(|| MemoryBackend::new(classes), seed as u64, groups_wanted(4_000) / 4);
+    }
+}

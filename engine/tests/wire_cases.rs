@@ -1,0 +1,402 @@
+//! What the parser refuses, in which words and about what; and the odd input that it takes.
+
+use relay_engine::types::{EventId, Filter, Limits, SubId, TagFilter};
+use relay_engine::wire::{
+    About, CREATED_AT_MAX, ClientMessage, Fault, parse_client_message, parse_event, parse_filter,
+};
+
+const ID: &str = "1111111111111111111111111111111111111111111111111111111111111111";
+const KEY: &str = "2222222222222222222222222222222222222222222222222222222222222222";
+
+fn id() -> EventId {
+    ID.parse().unwrap()
+}
+
+/// An event with one field (written as JSON) put in the place of its own.
+fn event_with(name: &str, value: &str) -> String {
+    let sig = format!("\"{}\"", "3".repeat(128));
+    let (id, key) = (format!("\"{ID}\""), format!("\"{KEY}\""));
+    let mut fields = vec![
+        ("id", &*id),
+        ("pubkey", &key),
+        ("created_at", "1700000000"),
+        ("kind", "1"),
+        ("tags", r#"[["t","a"]]"#),
+        ("content", r#""hi""#),
+        ("sig", &sig),
+    ];
+    match fields.iter_mut().find(|(own, _)| *own == name) {
+        Some((_, own)) => *own = value,
+        None if !name.is_empty() => fields.push((name, value)),
+        None => {}
+    }
+    let fields: Vec<String> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+    format!("{{{}}}", fields.join(","))
+}
+
+fn event() -> String {
+    event_with("", "")
+}
+
+#[track_caller]
+fn taken(message: &str) {
+    if let Err(error) = parse_client_message(message.as_bytes(), &Limits::default()) {
+        panic!("{error}: {message}");
+    }
+}
+
+#[track_caller]
+fn refused(message: impl AsRef<[u8]>, fault: Fault, about: About) {
+    let message = message.as_ref();
+    let shown = String::from_utf8_lossy(message);
+    match parse_client_message(message, &Limits::default()) {
+        Ok(read) => panic!("{read:?} from {shown}"),
+        Err(error) => assert_eq!((error.fault, error.about), (fault, about), "at {}: {shown}", error.at),
+    }
+}
+
+/// Refused as an EVENT, with an OK that names the id.
+#[track_caller]
+fn bad_event(name: &str, value: &str, fault: Fault) {
+    refused(format!("[\"EVENT\",{}]", event_with(name, value)), fault, About::Event(Some(id())));
+}
+
+#[track_caller]
+fn bad_filter(filter: &str, fault: Fault, prefix: &str) {
+    let sub = SubId::new("s").unwrap();
+    for verb in ["REQ", "COUNT"] {
+        refused(format!("[\"{verb}\",\"s\",{filter}]"), fault, About::Sub(sub.clone()));
+    }
+    assert_eq!(parse_filter(filter.as_bytes()).unwrap_err().prefix(), prefix);
+}
+
+fn integer(field: &'static str, max: u64) -> Fault {
+    Fault::Integer { field, max }
+}
+
+#[test]
+fn events_are_taken_in_any_spelling_json_has() {
+    taken(&format!("[\"EVENT\",{}]", event()));
+    taken(&format!(" \t\r\n[ \"EVENT\" , {} ] \n", event()));
+    taken(&format!("[\"\\u0045VENT\",{}]", event()));
+    taken(&format!("[\"AUTH\",{}]", event()));
+    // Elements that other versions of a message may add.
+    taken(&format!("[\"EVENT\",{},null,{{\"a\":[1.5e3]}}]", event()));
+    for (name, value) in [
+        ("id", "\"\\u0031111111111111111111111111111111111111111111111111111111111111111\""),
+        ("created_at", "0"),
+        ("kind", "65535"),
+        ("tags", "[]"),
+        ("tags", "[[]]"),
+        ("tags", " [ [ \"e\" , \"\" ] , [ \"-\" ] ] "),
+        ("content", r#""""#),
+        ("content", r#""\u0000\ud83d\udc9c\/\uFFFF""#),
+        ("content", "\"\u{7f}\u{2028}\u{ffff}\u{fdd0}\u{10ffff}\""),
+        ("extra", r#"{"a":[{},[],"",null,true,false,-0,0.5,1E+2],"a":{"a":1}}"#),
+        ("ID", "1"),
+    ] {
+        taken(&format!("[\"EVENT\",{}]", event_with(name, value)));
+    }
+}
+
+#[test]
+fn bad_fields_are_named_and_the_id_is_found() {
+    for value in ["-1", "-0", "1.0", "1e3", "1E3", "01", "00", "\"1\"", "null", "true", "[]", "1."] {
+        bad_event("created_at", value, integer("created_at", CREATED_AT_MAX));
+        bad_event("kind", value, integer("kind", 65535));
+    }
+    bad_event("kind", "65536", integer("kind", 65535));
+    bad_event("kind", &"9".repeat(400), integer("kind", 65535));
+    bad_event("created_at", "9223372036854775807", integer("created_at", CREATED_AT_MAX));
+    bad_event("created_at", "18446744073709551616", integer("created_at", CREATED_AT_MAX));
+
+    let key = Fault::Hex { field: "pubkey", chars: 64 };
+    for value in
+        [&KEY[1..], &KEY.replace('2', "A"), &KEY.replace('2', "g"), "", &KEY.repeat(2), &"é".repeat(32)]
+    {
+        bad_event("pubkey", &format!("\"{value}\""), key);
+    }
+    bad_event("sig", &format!("\"{KEY}\""), Fault::Hex { field: "sig", chars: 128 });
+    bad_event("pubkey", "17", Fault::Expected("a string"));
+
+    for (value, fault) in [
+        (r#"{}"#, Fault::Expected("an array of tags")),
+        (r#""a""#, Fault::Expected("an array of tags")),
+        (r#"["a"]"#, Fault::Expected("a tag")),
+        (r#"[["a",1]]"#, Fault::Expected("a string")),
+        (r#"[["a",null]]"#, Fault::Expected("a string")),
+        (r#"[["a",["b"]]]"#, Fault::Expected("a string")),
+        (r#"[["a"],]"#, Fault::Expected("a tag")),
+        (r#"[["a",]]"#, Fault::Expected("a string")),
+        (r#"[["a" "b"]]"#, Fault::Expected("a comma or ]")),
+    ] {
+        bad_event("tags", value, fault);
+    }
+    bad_event("tags", &format!("[{}[]]", "[],".repeat(10_000)), Fault::TooManyTags { max: 10_000 });
+
+    for (value, fault) in [
+        ("null", Fault::Expected("a string")),
+        ("\"a\nb\"", Fault::ControlCharacter),
+        ("\"a\0b\"", Fault::ControlCharacter),
+        (r#""\x""#, Fault::Escape),
+        (r#""\u12g4""#, Fault::Escape),
+        (r#""\u12""#, Fault::Escape),
+        (r#""\U0041""#, Fault::Escape),
+        (r#""\ud83d""#, Fault::LoneSurrogate),
+        (r#""\udc9c""#, Fault::LoneSurrogate),
+        (r#""\udc9c\ud83d""#, Fault::LoneSurrogate),
+        (r#""\ud83d\ud83d""#, Fault::LoneSurrogate),
+        (r#""\ud83dx""#, Fault::LoneSurrogate),
+        (r#""\ud83d\n""#, Fault::LoneSurrogate),
+    ] {
+        bad_event("content", value, fault);
+        // What is dropped must be JSON too.
+        bad_event("extra", &format!("[{value}]"), if value == "null" { continue } else { fault });
+    }
+}
+
+#[test]
+fn bytes_that_are_not_utf8_are_refused_everywhere() {
+    for bytes in
+        [&b"\xff"[..], b"\x80", b"\xc3", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xf0\x9f\x92"]
+    {
+        for place in ["content", "extra"] {
+            for before in 0..20 {
+                let message =
+                    format!("[\"EVENT\",{}]", event_with(place, &format!("\"{}@\"", "a".repeat(before))));
+                let at = message.rfind('@').unwrap();
+                let mut message = message.into_bytes();
+                message.splice(at..=at, bytes.iter().copied());
+                let error = parse_client_message(&message, &Limits::default()).unwrap_err();
+                assert_eq!((error.at, error.fault), (at, Fault::Utf8), "{before} before {bytes:?}");
+            }
+        }
+        let sub = [b"[\"CLOSE\",\"", bytes, b"\"]"].concat();
+        refused(sub, Fault::Utf8, About::Frame);
+    }
+    refused(b"\xef\xbb\xbf[\"CLOSE\",\"a\"]", Fault::Expected("an array"), About::Frame);
+}
+
+#[test]
+fn fields_must_be_there_once() {
+    for name in ["id", "pubkey", "created_at", "kind", "tags", "content", "sig"] {
+        let whole: serde_json::Value = serde_json::from_str(&event()).unwrap();
+        let mut less = whole.as_object().unwrap().clone();
+        let value = less.remove(name).unwrap();
+        let less = serde_json::to_string(&less).unwrap();
+        let found = (name != "id").then(id);
+        refused(format!("[\"EVENT\",{less}]"), Fault::Missing(name), About::Event(found));
+
+        let escaped: String = name.bytes().map(|byte| format!("\\u{byte:04x}")).collect();
+        for again in [name, &escaped] {
+            let twice = event().replacen('{', &format!("{{\"{again}\":{value},"), 1);
+            refused(format!("[\"EVENT\",{twice}]"), Fault::Repeated, About::Event(Some(id())));
+        }
+    }
+    refused(r#"["AUTH",{}]"#, Fault::Missing("id"), About::Auth(None));
+    let extra = event().replacen('{', r#"{"x":1,"y":2,"\u0078":3,"#, 1);
+    refused(format!("[\"EVENT\",{extra}]"), Fault::Repeated, About::Event(Some(id())));
+    let many: String = (0..65).map(|field| format!("\"x{field}\":0,")).collect();
+    let extra = event().replacen('{', &format!("{{{many}"), 1);
+    refused(format!("[\"EVENT\",{extra}]"), Fault::TooManyFields, About::Event(Some(id())));
+}
+
+#[test]
+fn nesting_is_bounded_and_costs_no_stack() {
+    for (open, close, value) in [("[", "]", "0"), ("{\"a\":", "}", "0"), ("[{\"a\":", "}]", "0")] {
+        let levels = 64 / close.len();
+        let good = open.repeat(levels) + value + &close.repeat(levels);
+        taken(&format!("[\"EVENT\",{}]", event_with("extra", &good)));
+        let deep = open.repeat(levels + 1) + value + &close.repeat(levels + 1);
+        bad_event("extra", &deep, Fault::TooDeep);
+        bad_event("extra", &open.repeat(100_000), Fault::TooDeep);
+    }
+    refused("[".repeat(1 << 20), Fault::Expected("a string"), About::Frame);
+    refused(
+        format!("[\"EVENT\",{}", "[".repeat(1000)),
+        Fault::Expected("an event object"),
+        About::Event(None),
+    );
+}
+
+#[test]
+fn the_id_is_found_wherever_it_stands() {
+    let other = "4".repeat(64);
+    let cases = [
+        (format!("{{\"kind\":-1,\"id\":\"{ID}\"}}"), Some(id())),
+        (format!("{{\"kind\":-1 , \"id\" : \"{ID}\" "), Some(id())),
+        (format!("{{\"kind\":-1,\"x\":{{\"id\":\"{other}\"}},\"id\":\"{ID}\"}}"), Some(id())),
+        (format!("{{\"kind\":-1,\"content\":\"\\\"id\\\":\\\"{other}\\\"\",\"id\":\"{ID}\"}}"), Some(id())),
+        (format!("{{\"kind\":-1,\"tags\":[[\"id\",\"{other}\"]],\"id\":\"{ID}\"}}"), Some(id())),
+        (format!("{{\"kind\":-1,\"content\":\"id\",\"id\":\"{ID}\"}}"), Some(id())),
+        (format!("{{\"kind\":-1}},{{\"id\":\"{other}\"}}"), None),
+        (format!("{{\"kind\":-1,\"id\":\"{}\"}}", ID.replace('1', "F")), None),
+        (format!("{{\"kind\":-1,\"id\":\"{}\"}}", &ID[1..]), None),
+        ("{\"kind\":-1,\"id\":\"".to_owned(), None),
+        ("{\"kind\":-1,\"id".to_owned(), None),
+        ("{\"kind\":-1,\"a\\".to_owned(), None),
+        ("{\"kind\":-1,\"id\"".to_owned(), None),
+    ];
+    for (text, found) in cases {
+        refused(format!("[\"EVENT\",{text}"), integer("kind", 65535), About::Event(found));
+        refused(format!("[\"AUTH\",{text}"), integer("kind", 65535), About::Auth(found));
+        assert_eq!(parse_event(text.as_bytes()).unwrap_err().about, About::Event(found));
+    }
+    // Also when the event is fine and what follows is not.
+    let good = event();
+    refused(format!("[\"EVENT\",{good}"), Fault::End, About::Event(Some(id())));
+    refused(format!("[\"EVENT\",{good}]]"), Fault::TrailingBytes, About::Event(Some(id())));
+    refused(format!("[\"EVENT\",{good},]"), Fault::Expected("a value"), About::Event(Some(id())));
+    refused(format!("[\"EVENT\",{good},tru]"), Fault::Expected("a value"), About::Event(Some(id())));
+}
+
+#[test]
+fn frames_that_are_no_message_get_a_notice() {
+    let expected = Fault::Expected;
+    for (message, fault) in [
+        ("", Fault::End),
+        (" ", Fault::End),
+        ("[", Fault::End),
+        ("[]", expected("a string")),
+        ("{}", expected("an array")),
+        ("hello", expected("an array")),
+        ("[1]", expected("a string")),
+        ("[\"EVENT\"]", expected("a comma")),
+        ("[\"REQ\"]", expected("a comma")),
+        ("[\"REQ\",1,{}]", expected("a string")),
+        ("[\"REQ\",\"\",{}]", Fault::SubId),
+        ("[\"CLOSE\",\"\"]", Fault::SubId),
+        ("[\"CLOSE\",\"a\"", Fault::End),
+        ("[\"CLOSE\",\"a\"]x", Fault::TrailingBytes),
+        ("[\"CLOSE\",]", expected("a string")),
+        ("[\"PUBLISH\",{}]", Fault::UnknownVerb),
+        ("[\"event\",{}]", Fault::UnknownVerb),
+        ("[\"\"]", Fault::UnknownVerb),
+    ] {
+        refused(message, fault, About::Frame);
+    }
+    let long = "é".repeat(65);
+    refused(format!("[\"REQ\",\"{long}\",{{}}]"), Fault::SubId, About::Frame);
+    taken(&format!("[\"REQ\",\"{}\",{{}}]", "é".repeat(64)));
+    taken(&format!("[\"REQ\",\"{}\",{{}}]", "\\ud83d\\udc9c".repeat(64)));
+    taken(r#"["CLOSE","a\"b",1,[]]"#);
+}
+
+#[test]
+fn filters_are_refused_rather_than_guessed() {
+    let invalid = "invalid";
+    bad_filter(r#"{"ids":["abcd"]}"#, Fault::Hex { field: "each of ids", chars: 64 }, invalid);
+    bad_filter(
+        &format!("{{\"authors\":[\"{}\"]}}", KEY.replace('2', "A")),
+        Fault::Hex { field: "each of authors", chars: 64 },
+        invalid,
+    );
+    bad_filter(r##"{"#e":[""]}"##, Fault::Hex { field: "each of #e", chars: 64 }, invalid);
+    bad_filter(r##"{"#p":["npub1"]}"##, Fault::Hex { field: "each of #p", chars: 64 }, invalid);
+    bad_filter(r#"{"ids":[1]}"#, Fault::Expected("a string"), invalid);
+    bad_filter(r#"{"ids":"a"}"#, Fault::Expected("an array"), invalid);
+    bad_filter(r#"{"ids":null}"#, Fault::Expected("an array"), invalid);
+    bad_filter(r##"{"#t":[1]}"##, Fault::Expected("a string"), invalid);
+    bad_filter(r#"{"kinds":["1"]}"#, integer("each of kinds", 65535), invalid);
+    bad_filter(r#"{"kinds":[65536]}"#, integer("each of kinds", 65535), invalid);
+    bad_filter(r#"{"kinds":[1.0]}"#, integer("each of kinds", 65535), invalid);
+    bad_filter(r#"{"kinds":1}"#, Fault::Expected("an array"), invalid);
+    for (field, json) in
+        [("since", "-1"), ("until", "1e9"), ("limit", "1.5"), ("limit", "null"), ("limit", "\"1\"")]
+    {
+        bad_filter(&format!("{{\"{field}\":{json}}}"), integer(field, u64::MAX), invalid);
+    }
+    bad_filter("[]", Fault::Expected("a filter object"), invalid);
+    bad_filter(r#"{"kinds":[1],"\u006binds":[2]}"#, Fault::Repeated, invalid);
+    bad_filter(r##"{"#t":["a"],"#t":["b"]}"##, Fault::Repeated, invalid);
+    for name in ["search", "#", "#ab", "#1", "#é", "#-", "e", "", "Ids", "&t"] {
+        bad_filter(&format!("{{\"{name}\":[]}}"), Fault::UnknownFilterField, "unsupported");
+    }
+    let sub = SubId::new("s").unwrap();
+    refused(r#"["REQ","s"]"#, Fault::NoFilter, About::Sub(sub.clone()));
+    refused(r#"["COUNT","s"]"#, Fault::NoFilter, About::Sub(sub.clone()));
+    refused(r#"["REQ","s",{}"#, Fault::End, About::Sub(sub.clone()));
+    let many = format!("[\"REQ\",\"s\"{}]", ",{}".repeat(101));
+    refused(many, Fault::TooManyFilters { max: 100 }, About::Sub(sub.clone()));
+    let half = format!("{{\"kinds\":[{}1]}}", "1,".repeat(9_999));
+    taken(&format!("[\"REQ\",\"s\",{half},{half}]"));
+    let over = format!("[\"REQ\",\"s\",{half},{half},{{\"#t\":[\"\"]}}]");
+    refused(over, Fault::TooManyValues { max: 20_000 }, About::Sub(sub));
+}
+
+#[test]
+fn filters_mean_what_they_say() {
+    let check =
+        |json: &str, expected: Filter| assert_eq!(parse_filter(json.as_bytes()), Ok(expected), "{json}");
+    check(" { } ", Filter::default());
+    check(
+        r#"{"ids":[],"authors":[ ],"kinds":[]}"#,
+        Filter {
+            ids: Some(Box::default()),
+            authors: Some(Box::default()),
+            kinds: Some(Box::default()),
+            ..Filter::default()
+        },
+    );
+    check(
+        r#"{"kinds":[7,1,7,0],"since":18446744073709551616,"until":9223372036854775806,"limit":99999999999}"#,
+        Filter {
+            kinds: Some([0, 1, 7].into()),
+            since: Some(CREATED_AT_MAX + 1),
+            until: Some(CREATED_AT_MAX),
+            limit: Some(u32::MAX),
+            ..Filter::default()
+        },
+    );
+    let values = |list: &[&str]| list.iter().map(|value| value.as_bytes().into()).collect();
+    check(
+        &format!(r##"{{"#t":["b","a\u0062]","","b"],"#e":["{ID}"],"#D":[]}}"##),
+        Filter {
+            tags: [
+                TagFilter { letter: b'D', values: values(&[]) },
+                TagFilter { letter: b'e', values: values(&[ID]) },
+                TagFilter { letter: b't', values: values(&["", "ab]", "b"]) },
+            ]
+            .into(),
+            ..Filter::default()
+        },
+    );
+}
+
+#[test]
+fn a_message_of_exactly_the_limit_is_taken() {
+    let message = format!("[\"EVENT\",{}]", event());
+    for (bytes_max, fits) in [(message.len(), true), (message.len() - 1, false)] {
+        let limits = Limits { message_bytes_max: bytes_max, ..Limits::default() };
+        let read = parse_client_message(message.as_bytes(), &limits);
+        if fits {
+            assert!(matches!(read, Ok(ClientMessage::Event(_))));
+        } else {
+            let error = read.unwrap_err();
+            assert_eq!(error.fault, Fault::MessageTooLong { bytes_max });
+            assert_eq!(error.about, About::Event(Some(id())));
+        }
+    }
+    let limits = Limits { message_bytes_max: 10, ..Limits::default() };
+    let error = parse_client_message(br#"["REQ","abc",{}]"#, &limits).unwrap_err();
+    assert_eq!(error.about, About::Sub(SubId::new("abc").unwrap()));
+    assert_eq!(error.to_string(), "the message is longer than 10 bytes");
+}
+
+#[test]
+fn the_words_say_where() {
+    let error = parse_event(br#"{"kind":1.5}"#).unwrap_err();
+    assert_eq!(error.to_string(), "kind must be an integer from 0 to 65535 at byte 8");
+    let error = parse_event(b"{} ").unwrap_err();
+    assert_eq!(error.to_string(), "the event has no id");
+}
+
+#[test]
+fn trailing_white_space_is_all_that_may_follow_an_event() {
+    let event = event();
+    parse_event(format!(" {event} \r\n").as_bytes()).unwrap();
+    for after in ["x", ",", "{}", "\0", "\u{c}"] {
+        let error = parse_event(format!("{event}{after}").as_bytes()).unwrap_err();
+        assert_eq!((error.at, error.fault), (event.len(), Fault::TrailingBytes), "{after:?}");
+    }
+}

@@ -1,0 +1,156 @@
+//! What storing and finding events costs in LMDB: `cargo run --release --example store_cost [events] [folder]`.
+//!
+//! Generated events (about 690 bytes, 2.7 indexed tags, authors by a skewed choice) go in through the store
+//! seam in batches of 1, 16, 256 and 4,096, each batch one durable commit, ids looked up as a relay does.
+//! CPU is that of this process, user and system, as the kernel counts it in ticks of 10 ms.
+
+#![allow(clippy::print_stdout)]
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use relay_engine::store::{Backend, Bound, Posting, Rank, Reader, Seq, Term, Writer, terms_of};
+use relay_engine::types::{Event, PubKey};
+use relay_server::lmdb::{LmdbBackend, LmdbOptions};
+
+const AUTHORS: u64 = 20_000;
+
+fn main() {
+    let mut args = std::env::args().skip(1);
+    let events: u64 = args.next().map_or(100_000, |n| n.parse().expect("a number of events"));
+    let folder = args.next().map_or_else(|| std::env::temp_dir().join("store_cost"), PathBuf::from);
+    println!("{events} events stored beforehand, in {}", folder.display());
+    println!("batch | us CPU per event | us per event | bytes per event at the end");
+    let _ = std::fs::remove_dir_all(&folder);
+    let backend = LmdbBackend::open(&folder, &LmdbOptions::default()).expect("opens");
+    store(&backend, 1..events + 1, 4096);
+    let mut next = events + 1;
+    for (batch, count) in [(4096, events / 5), (256, events / 10), (16, events / 50), (1, events / 100)] {
+        let made: Vec<Event> = (next..next + count).map(generated).collect();
+        let (cpu, start) = (cpu_us(), Instant::now());
+        for (at, chunk) in made.chunks(batch).enumerate() {
+            write(&backend, next + (at * batch) as u64, chunk);
+        }
+        let (cpu, wall) = (cpu_us() - cpu, start.elapsed().as_micros() as u64);
+        next += count;
+        let stats = backend.reader().and_then(|reader| reader.stats()).expect("stats");
+        let per_event = |us: u64| us as f64 / count as f64;
+        println!("{batch} | {:.1} | {:.1} | {}", per_event(cpu), per_event(wall), stats.bytes / stats.events);
+    }
+    let copy = folder.join("copy");
+    backend.copy_to(&copy).expect("copies");
+    let bytes = std::fs::metadata(&copy).expect("the copy").len();
+    println!("compacted: {} bytes per event", bytes / (next - 1));
+    find(&backend);
+    drop(backend);
+    remove_folder(&folder);
+}
+
+fn remove_folder(folder: &Path) {
+    std::fs::remove_dir_all(folder).expect("removes its own folder");
+}
+
+fn store(backend: &LmdbBackend, seqs: std::ops::Range<u64>, batch: u64) {
+    let mut first = seqs.start;
+    while first < seqs.end {
+        let made: Vec<Event> = (first..seqs.end.min(first + batch)).map(generated).collect();
+        write(backend, first, &made);
+        first += batch;
+    }
+}
+
+fn write(backend: &LmdbBackend, first: u64, events: &[Event]) {
+    let classes = backend.classes();
+    backend
+        .write(|writer| {
+            for (seq, event) in (first..).zip(events) {
+                assert_eq!(writer.seq_of(&event.id)?, None);
+                writer.insert(Seq(seq), event, &terms_of(event.view(), classes))?;
+            }
+            Ok(())
+        })
+        .expect("write");
+}
+
+/// Microseconds for a page of postings with their events, and for a page of postings alone.
+fn find(backend: &LmdbBackend) {
+    println!("query | rows | us with events | us postings alone");
+    let queries = [
+        ("kind 1, limit 500", Term::Kind(1), 500),
+        ("one author, limit 50", Term::Author(author(3)), 50),
+        ("author and kind, limit 50", Term::AuthorKind(author(3), 1), 50),
+        ("newest, limit 100", Term::All, 100),
+    ];
+    for (name, term, limit) in queries {
+        let mut rows = 0;
+        let rounds = 200;
+        let us = [true, false].map(|with_events| {
+            let start = Instant::now();
+            for _ in 0..rounds {
+                let reader = backend.reader().expect("reader");
+                let mut found: Vec<Posting> = Vec::new();
+                let newest = Bound::From(Rank::newest(u64::MAX));
+                reader.postings(&term, newest, 0, limit, &mut found).expect("postings");
+                rows = found.len();
+                for posting in found.iter().filter(|_| with_events) {
+                    let json = reader.event(posting.seq).expect("event").expect("stored");
+                    std::hint::black_box(json.into_owned());
+                }
+            }
+            start.elapsed().as_micros() as f64 / f64::from(rounds)
+        });
+        println!("{name} | {rows} | {:.1} | {:.1}", us[0], us[1]);
+    }
+}
+
+/// The `n`-th event of a relay that receives one or two a second.
+fn generated(n: u64) -> Event {
+    let mix = |salt: u64| {
+        let mut x = (n ^ (salt << 40)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        x ^= x >> 31;
+        x = x.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x ^ (x >> 29)
+    };
+    let skewed = |salt: u64, bound: u64| {
+        let unit = (mix(salt) >> 11) as f64 / (1u64 << 53) as f64;
+        (unit * unit * unit * bound as f64) as u64
+    };
+    let id = [mix(1), mix(2), mix(3), mix(4)].map(|part| format!("{part:016x}")).concat();
+    let kind = [1, 1, 1, 1, 7, 7, 7, 6, 1984, 9735][(mix(5) % 10) as usize];
+    let (mut tags, hex) =
+        (Vec::new(), |part: u64| format!("{:016x}", part.wrapping_mul(0x94d0_49bb_1331_11eb)).repeat(4));
+    for tag in 0..mix(6) % 4 {
+        tags.push(format!(r#"["p","{}"]"#, author(skewed(7 + tag, AUTHORS))));
+    }
+    if mix(11) % 4 != 0 {
+        tags.push(format!(r#"["e","{}","wss://relay.example/"]"#, hex(n - skewed(12, n.min(50_000)))));
+    }
+    if mix(13) % 2 == 0 {
+        tags.push(format!(r#"["t","topic-{}"]"#, skewed(14, 3_000)));
+    }
+    let json = format!(
+        r#"{{"id":"{id}","pubkey":"{}","created_at":{},"kind":{kind},"tags":[{}],"content":"{}","sig":"{}"}}"#,
+        author(skewed(15, AUTHORS)),
+        1_700_000_000 + n / 2 + mix(16) % 30,
+        tags.join(","),
+        "lorem ipsum ".repeat((mix(17) % 24) as usize),
+        hex(mix(18)).repeat(2),
+    );
+    Event::from_canonical(json.into_bytes().into())
+}
+
+fn author(n: u64) -> PubKey {
+    let mut bytes = [0; 32];
+    for (at, part) in bytes.chunks_exact_mut(8).enumerate() {
+        part.copy_from_slice(&(n + at as u64 + 1).wrapping_mul(0xd6e8_feb8_6659_fd93).to_be_bytes());
+    }
+    PubKey(bytes)
+}
+
+/// CPU time of this process so far, from /proc.
+fn cpu_us() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux");
+    let fields: Vec<&str> = stat.rsplit(") ").next().expect("fields").split(' ').collect();
+    let ticks = |at: usize| fields[at].parse::<u64>().expect("ticks");
+    (ticks(11) + ticks(12)) * 10_000
+}

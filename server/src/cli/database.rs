@@ -1,0 +1,153 @@
+//! What the offline commands share: the database, filters from the command line, output and progress.
+
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use relay_engine::store::{Backend, Everyone, Hit, Scan, ScanLimits, Seq, Step, Take};
+use relay_engine::types::{Filter, Timestamp};
+use relay_engine::wire;
+
+use super::exit::Failure;
+use crate::config::{Settings, StoreEngine};
+use crate::lmdb::{LmdbBackend, LmdbOptions};
+
+/// Rows a step of an offline scan looks at: it is in nobody's way but a writer's free pages.
+const STEP_ROWS: usize = 100_000;
+
+/// Opens the configured database, making it if it is not there.
+pub fn open(settings: &Settings) -> Result<LmdbBackend, Failure> {
+    if settings.store.engine == StoreEngine::Memory {
+        return Err(Failure::Usage("store.engine is `memory`: there is no database to work on".into()));
+    }
+    let map_bytes_max = usize::try_from(settings.store.map_bytes_max).unwrap_or(usize::MAX);
+    let options = LmdbOptions { map_bytes_max, ..LmdbOptions::default() };
+    Ok(LmdbBackend::open(&settings.data, &options)?)
+}
+
+/// Opens a database that must exist: whoever reads a folder that is not there has mistyped it.
+pub fn open_existing(settings: &Settings) -> Result<LmdbBackend, Failure> {
+    if !settings.data.join("data.mdb").is_file() {
+        return Err(Failure::Storage(format!("there is no database in {}", settings.data.display())));
+    }
+    open(settings)
+}
+
+/// Reads filters given as NIP-01 JSON, one object each.
+pub fn filters(texts: &[String]) -> Result<Arc<[Filter]>, Failure> {
+    texts
+        .iter()
+        .map(|text| {
+            wire::parse_filter(text.as_bytes())
+                .map_err(|error| Failure::Usage(format!("filter {text}: {}: {error}", error.prefix())))
+        })
+        .collect()
+}
+
+/// Calls `sink` with all stored events that match, in answer order. Filters have the limits they give.
+pub fn scan<B: Backend>(
+    store: &B,
+    filters: Arc<[Filter]>,
+    sink: &mut dyn FnMut(Hit<'_>) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    use relay_engine::store::Reader;
+    let limits = ScanLimits { limit_default: u32::MAX, limit_max: u32::MAX };
+    let horizon: Seq = store.reader()?.last_seq()?;
+    let mut scan = Scan::new(filters, limits, store.classes(), horizon);
+    loop {
+        let reader = store.reader()?;
+        let mut rows = STEP_ROWS;
+        let mut failed = None;
+        let step = scan.step(&reader, unix_now(), &mut rows, &Everyone, &mut |hit| match sink(hit) {
+            Ok(()) => Take::Counted,
+            Err(failure) => {
+                failed = Some(failure);
+                Take::CountedAndPause
+            }
+        })?;
+        if let Some(failure) = failed {
+            return Err(failure);
+        }
+        if let Step::Done(_) = step {
+            return Ok(());
+        }
+    }
+}
+
+/// Seconds since the Unix epoch.
+pub fn unix_now() -> Timestamp {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// A file to write, or standard output.
+pub fn output(file: Option<&Path>) -> Result<Box<dyn Write>, Failure> {
+    Ok(match file {
+        Some(path) if path != Path::new("-") => {
+            let file = File::create(path)
+                .map_err(|error| Failure::Storage(format!("cannot write {}: {error}", path.display())))?;
+            Box::new(BufWriter::with_capacity(1 << 16, file))
+        }
+        _ => Box::new(BufWriter::with_capacity(1 << 16, io::stdout().lock())),
+    })
+}
+
+/// A reader that has gone away has seen enough: that is no failure.
+pub fn until_reader_leaves(result: Result<(), Failure>, error: Option<io::ErrorKind>) -> Result<(), Failure> {
+    match (result, error) {
+        (Err(_), Some(io::ErrorKind::BrokenPipe)) => Ok(()),
+        (result, _) => result,
+    }
+}
+
+/// Writes lines and remembers what stopped them.
+pub struct Lines {
+    out: Box<dyn Write>,
+    stopped: Option<io::ErrorKind>,
+}
+
+impl Lines {
+    /// Lines to a file or to standard output.
+    pub fn new(file: Option<&Path>) -> Result<Self, Failure> {
+        Ok(Lines { out: output(file)?, stopped: None })
+    }
+
+    /// Writes one line.
+    pub fn write(&mut self, line: &[u8]) -> Result<(), Failure> {
+        let written = self.out.write_all(line).and_then(|()| self.out.write_all(b"\n"));
+        self.note(written)
+    }
+
+    /// Ends the output; `result` is what the command came to.
+    pub fn finish(mut self, result: Result<(), Failure>) -> Result<(), Failure> {
+        let flushed = self.out.flush();
+        let flushed = self.note(flushed);
+        until_reader_leaves(result.and(flushed), self.stopped)
+    }
+
+    fn note(&mut self, written: io::Result<()>) -> Result<(), Failure> {
+        written.map_err(|error| {
+            self.stopped = Some(error.kind());
+            Failure::Storage(format!("cannot write the output: {error}"))
+        })
+    }
+}
+
+/// A bar on standard error while a terminal watches; otherwise nothing. `bytes` is the length if known.
+pub fn progress(what: &'static str, bytes: Option<u64>) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let (bar, style) = match bytes {
+        Some(bytes) => (ProgressBar::new(bytes), "{prefix} {wide_bar} {bytes}/{total_bytes} {eta} {msg}"),
+        None => (ProgressBar::new_spinner(), "{prefix} {spinner} {pos} {elapsed} {msg}"),
+    };
+    if let Ok(style) = ProgressStyle::with_template(style) {
+        bar.set_style(style);
+    }
+    bar.set_prefix(what);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}

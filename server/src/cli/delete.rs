@@ -1,0 +1,54 @@
+//! `relay delete`: the operator's deletion. Leaves no tombstone: what is sent again is taken again.
+
+use clap::Args;
+use relay_engine::store;
+use relay_engine::types::EventId;
+
+use super::database;
+use super::exit::Failure;
+use crate::config::Settings;
+
+/// Events taken out in one commit.
+const BATCH_EVENTS: usize = 1_000;
+
+/// Delete the stored events that match; they may be sent again
+#[derive(Args, Debug)]
+pub struct DeleteArgs {
+    /// Filters as NIP-01 JSON; events that match any are deleted
+    #[arg(value_name = "FILTER_JSON", required = true)]
+    pub filters: Vec<String>,
+    /// Say how many there are, delete none
+    #[arg(long, conflicts_with = "yes")]
+    pub dry_run: bool,
+    /// Do delete them
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &DeleteArgs, settings: &Settings) -> Result<(), Failure> {
+    let filters = database::filters(&args.filters)?;
+    let db = database::open_existing(settings)?;
+    let mut ids: Vec<EventId> = Vec::new();
+    database::scan(&db, filters, &mut |hit| {
+        ids.push(hit.event.id());
+        Ok(())
+    })?;
+    if args.dry_run {
+        eprintln!("{} events match", ids.len());
+        return Ok(());
+    }
+    if !args.yes {
+        let words = format!("{} events match; --yes deletes them, --dry-run only counts", ids.len());
+        return Err(Failure::Usage(words));
+    }
+    let bar = database::progress("delete", None);
+    let mut deleted = 0;
+    for batch in ids.chunks(BATCH_EVENTS) {
+        deleted += store::remove(&db, batch)?;
+        bar.inc(batch.len() as u64);
+    }
+    bar.finish_and_clear();
+    eprintln!("{deleted} events deleted");
+    Ok(())
+}

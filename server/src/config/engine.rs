@@ -1,0 +1,95 @@
+//! The engine's bounds and policy as TOML. The engine knows no serialisation, so their fields are named
+//! here a second time; a field that is missing or has another type does not compile.
+
+use relay_engine::policy::Policy;
+use relay_engine::types::{Kind, Limits, PubKey, Timestamp};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+fn default_limits() -> Limits {
+    Limits::default()
+}
+
+/// [`Limits`], field by field.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Limits", default = "default_limits", deny_unknown_fields)]
+pub(super) struct LimitsDef {
+    message_bytes_max: usize,
+    event_bytes_max: usize,
+    event_tags_max: usize,
+    content_chars_max: usize,
+    created_at_age_seconds_max: Option<Timestamp>,
+    created_at_ahead_seconds_max: Timestamp,
+    pow_bits_min: u32,
+    subscriptions_max: usize,
+    filters_max: usize,
+    filter_values_max: usize,
+    limit_max: u32,
+    limit_default: u32,
+    scan_rows_max: usize,
+    count_rows_max: u64,
+    outbox_bytes_pause: usize,
+    outbox_bytes_max: usize,
+    deferred_messages_max: usize,
+    verify_batch_max: usize,
+    verify_wait_ms_max: u64,
+    in_flight_events_max: usize,
+    connections_max: usize,
+    auth_keys_max: usize,
+    auth_age_seconds_max: Timestamp,
+    bad_messages_max: u32,
+    events_per_minute_max: u32,
+    requests_per_minute_max: u32,
+}
+
+fn default_policy() -> Policy {
+    Policy::default()
+}
+
+/// [`Policy`], field by field.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Policy", default = "default_policy", deny_unknown_fields)]
+pub(super) struct PolicyDef {
+    auth_required: bool,
+    guarded_kinds: Vec<Kind>,
+    #[serde(with = "some_pubkeys", skip_serializing_if = "Option::is_none")]
+    allow_pubkeys: Option<Vec<PubKey>>,
+    #[serde(with = "pubkeys")]
+    deny_pubkeys: Vec<PubKey>,
+    allow_kinds: Option<Vec<Kind>>,
+    deny_kinds: Vec<Kind>,
+}
+
+mod pubkeys {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(keys: &[PubKey], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(keys.iter().map(PubKey::to_string))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PubKey>, D::Error> {
+        let texts = Vec::<String>::deserialize(deserializer)?;
+        let read = |text: String| {
+            PubKey::from_hex(text.as_bytes()).map_err(|error| {
+                de::Error::custom(format!("public key `{text}`: {error}; 64 lowercase hex digits are wanted"))
+            })
+        };
+        texts.into_iter().map(read).collect()
+    }
+}
+
+mod some_pubkeys {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(
+        keys: &Option<Vec<PubKey>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        pubkeys::serialize(keys.as_deref().unwrap_or_default(), serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Vec<PubKey>>, D::Error> {
+        pubkeys::deserialize(deserializer).map(Some)
+    }
+}

@@ -1,0 +1,277 @@
+//! Configuration: flags over environment over file over defaults.
+//!
+//! | layer | how |
+//! |---|---|
+//! | flags | `--listen`, `--data`, `--url`, `--shards`, and `--set KEY=VALUE` for any key |
+//! | environment | `RELAY_` and the key in capitals, sections parted by two underscores: `RELAY_LIMITS__LIMIT_MAX` |
+//! | file | TOML: `--config FILE`, else `RELAY_CONFIG`, else `relay.toml` in the working folder if it is there |
+//! | defaults | [`Settings::default`] |
+//!
+//! An unknown key is an error in every layer, and names the nearest known one. Lists in environment and flags
+//! are parted by commas or written as TOML. `relay config` prints what came out, and from where.
+
+mod engine;
+mod layers;
+mod print;
+mod settings;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use toml::Table;
+
+pub use layers::Origin;
+pub use settings::{Info, Log, LogFormat, Network, Settings, Store, StoreEngine};
+
+/// The file that is read when none is named.
+pub const DEFAULT_FILE: &str = "relay.toml";
+
+/// Where to look.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// A file that must exist.
+    pub file: Option<PathBuf>,
+    /// Environment variables; those without the prefix are passed over.
+    pub env: Vec<(String, String)>,
+    /// Flags: key, value, and the flag as written.
+    pub flags: Vec<(String, String, String)>,
+}
+
+/// The effective configuration, and where every value that was set came from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The values.
+    pub settings: Settings,
+    /// Origins by key; keys that are not in here have their default.
+    pub origins: BTreeMap<String, Origin>,
+}
+
+/// Why there is no configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigError {
+    /// The named file can't be read.
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        message: String,
+    },
+    /// The file is not what it should be.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with line and column.
+        message: String,
+    },
+    /// There is no such key.
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// Who set it.
+        origin: Origin,
+        /// What it may have been meant to be.
+        nearest: Option<String>,
+    },
+    /// The value does not suit its key.
+    Value {
+        /// The key.
+        key: String,
+        /// Who set it.
+        origin: Origin,
+        /// What is wrong.
+        message: String,
+    },
+    /// Values that contradict each other or are out of range.
+    Settings {
+        /// What is wrong.
+        message: String,
+    },
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConfigError::Unreadable { path, message } => {
+                write!(f, "cannot read {}: {message}", path.display())
+            }
+            ConfigError::File { path, message } => write!(f, "{}: {}", path.display(), message.trim_end()),
+            ConfigError::UnknownKey { key, origin, nearest } => {
+                write!(f, "{origin}: unknown key `{key}`")?;
+                match nearest {
+                    Some(nearest) => write!(f, "; did you mean `{nearest}`?"),
+                    None => f.write_str("; `relay config` lists the known ones"),
+                }
+            }
+            ConfigError::Value { key, origin, message } => write!(f, "{origin}: `{key}`: {message}"),
+            ConfigError::Settings { message } => f.write_str(message),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Sources {
+    /// What this process was started with.
+    pub fn of_process(file: Option<PathBuf>, flags: Vec<(String, String, String)>) -> Self {
+        let env: Vec<_> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        let named = || std::env::var_os("RELAY_CONFIG").map(PathBuf::from);
+        let found = || Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.is_file());
+        Sources { file: file.or_else(named).or_else(found), env, flags }
+    }
+
+    /// Reads all layers.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first thing that is wrong, by layer.
+    pub fn load(self) -> Result<Loaded, ConfigError> {
+        let text = self.file.as_deref().map(read).transpose()?;
+        let file = self.file.as_deref().zip(text.as_deref());
+        merge(file, self.env, self.flags)
+    }
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path)
+        .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), message: error.to_string() })
+}
+
+/// Lays the layers over each other; the file is given as path and text.
+fn merge(
+    file: Option<(&Path, &str)>,
+    env: Vec<(String, String)>,
+    flags: Vec<(String, String, String)>,
+) -> Result<Loaded, ConfigError> {
+    let keys = layers::Keys::all();
+    let mut layer = file.map(|(path, text)| layers::file(&keys, path, text)).transpose()?.unwrap_or_default();
+    layer.extend(layers::env(&keys, env)?);
+    layer.extend(layers::flags(&keys, flags)?);
+
+    let mut table = Table::new();
+    let mut origins = BTreeMap::new();
+    for (key, (value, origin)) in layer {
+        layers::insert(&mut table, &key, value);
+        origins.insert(key, origin);
+    }
+    let settings: Settings = table.try_into().map_err(|error: toml::de::Error| {
+        let message = error.to_string().trim_end().replace('\n', ": ");
+        ConfigError::Settings { message }
+    })?;
+    settings.check().map_err(|(key, why)| {
+        let origin = origins.get(key).map_or_else(String::new, |origin| format!("{origin}: "));
+        ConfigError::Settings { message: format!("{origin}`{key}` {why}") }
+    })?;
+    Ok(Loaded { settings, origins })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flag(key: &str, value: &str) -> (String, String, String) {
+        (key.into(), value.into(), format!("--set {key}"))
+    }
+
+    fn var(name: &str, value: &str) -> (String, String) {
+        (name.into(), value.into())
+    }
+
+    fn load(file: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Loaded, String> {
+        let env = env.iter().map(|(name, value)| var(name, value)).collect();
+        let flags = flags.iter().map(|(key, value)| flag(key, value)).collect();
+        merge(Some((Path::new("r.toml"), file)), env, flags).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_later_layer_wins() {
+        let file = "listen = 'a:1'\ndata = 'd'\nshards = 3\n[limits]\nlimit_max = 700\npow_bits_min = 4";
+        let env = [("RELAY_LISTEN", "b:2"), ("RELAY_LIMITS__POW_BITS_MIN", "5"), ("RELAY_SHARDS", "4")];
+        let loaded = load(file, &env, &[("listen", "c:3"), ("limits.pow_bits_min", "6")]).unwrap();
+        let settings = &loaded.settings;
+        assert_eq!(settings.listen, "c:3");
+        assert_eq!(settings.data, Path::new("d"));
+        assert_eq!(settings.shards, 4);
+        assert_eq!((settings.limits.limit_max, settings.limits.pow_bits_min), (700, 6));
+        assert_eq!(settings.limits.limit_default, 500);
+        assert_eq!(loaded.origins["listen"], Origin::Flag("--set listen".into()));
+        assert_eq!(loaded.origins["shards"], Origin::Env("RELAY_SHARDS".into()));
+        assert_eq!(loaded.origins["limits.limit_max"], Origin::File("r.toml".into()));
+        assert!(!loaded.origins.contains_key("limits.limit_default"));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let cases: [(&str, &[(&str, &str)], &[(&str, &str)], &str); 15] = [
+            ("lisen = 'x'", &[], &[], "r.toml: unknown key `lisen`; did you mean `listen`?"),
+            ("[limits]\nlimits_max = 1", &[], &[], "did you mean `limits.limit_max`?"),
+            ("limit_max = 1", &[], &[], "unknown key `limit_max`; did you mean `limits.limit_max`?"),
+            ("[quux]\nzzzz = 1", &[], &[], "`relay config` lists the known ones"),
+            ("shards = 'many'", &[], &[], "line 1, column 10"),
+            ("shards = ", &[], &[], "r.toml: TOML parse error"),
+            ("", &[("RELAY_LIMITS__LIMIT_MX", "3")], &[], "RELAY_LIMITS__LIMIT_MX: unknown key"),
+            ("", &[("RELAY_SHARDS", "two")], &[], "RELAY_SHARDS: `shards`: `two` is not a whole number"),
+            ("", &[("RELAY_POLICY__AUTH_REQUIRED", "1")], &[], "is not true or false"),
+            ("", &[], &[("limits.limit_max", "-1")], "limit_max"),
+            ("", &[], &[("url", "http://x")], "--set url: `url` must start with ws:// or wss://"),
+            ("", &[], &[("limits.limit_default", "9999")], "is above limits.limit_max"),
+            ("", &[], &[("policy.deny_pubkeys", "abc")], "public key `abc`"),
+            ("", &[], &[("policy.deny_kinds", "x")], "is not a list"),
+            ("[store]\nengine = 'sqlite'", &[], &[], "expected `lmdb` or `memory`"),
+        ];
+        for (file, env, flags, want) in cases {
+            let got = load(file, env, flags).map(|_| ()).unwrap_err();
+            assert!(got.contains(want), "{file:?} {env:?} {flags:?}\n got: {got}\nwant: {want}");
+        }
+    }
+
+    #[test]
+    fn lists_come_with_commas_or_as_toml() {
+        let key = "ab".repeat(32);
+        let env = [
+            ("RELAY_POLICY__DENY_KINDS", "4, 5"),
+            ("RELAY_POLICY__ALLOW_KINDS", "[1]"),
+            ("RELAY_POLICY__ALLOW_PUBKEYS", key.as_str()),
+            ("RELAY_SHARED", "passed over"),
+            ("HOME", "passed over"),
+        ];
+        let policy = load("", &env, &[]).unwrap().settings.policy;
+        assert_eq!((policy.deny_kinds, policy.allow_kinds), (vec![4, 5], Some(vec![1])));
+        assert_eq!(policy.allow_pubkeys.map(|keys| keys[0].to_string()), Some(key));
+        assert!(load("", &[], &[]).unwrap().settings.policy.allow_pubkeys.is_none());
+    }
+
+    #[test]
+    fn what_is_printed_reads_back_the_same() {
+        let key = "ab".repeat(32);
+        let flags = [
+            ("limits.created_at_age_seconds_max", "9"),
+            ("policy.allow_pubkeys", key.as_str()),
+            ("info.description", "two\n\"lines\""),
+            ("data", "a b"),
+        ];
+        let loaded = load("", &[], &flags).unwrap();
+        let text = loaded.to_toml();
+        let again = load(&text, &[], &[]).unwrap();
+        assert_eq!(Table::try_from(&again.settings).unwrap(), Table::try_from(&loaded.settings).unwrap());
+        assert!(text.contains("created_at_age_seconds_max = 9  # --set limits"), "{text}");
+        assert!(text.contains("# url is not set"), "{text}");
+        for key in layers::Keys::all().names() {
+            let name = key.rsplit('.').next().unwrap();
+            assert!(text.contains(name), "{key} is missing from\n{text}");
+        }
+    }
+
+    #[test]
+    fn every_key_has_a_variable_that_sets_it() {
+        for key in layers::Keys::all().names() {
+            let name = format!("RELAY_{}", key.to_uppercase().replace('.', "__"));
+            let loaded = load("", &[(&name, "")], &[]);
+            // Empty text suits strings and lists only; but no key may be unknown.
+            if let Err(error) = loaded {
+                assert!(!error.contains("unknown"), "{error}");
+            }
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! The effective configuration as TOML that reads back the same, with the origin of what was set.
+
+use std::fmt::Write as _;
+
+use toml::Table;
+
+use super::layers::{Keys, flatten};
+use super::{Loaded, Settings};
+
+impl Loaded {
+    /// TOML, one key a line; a comment tells where a value that is not the default comes from.
+    pub fn to_toml(&self) -> String {
+        let table = Table::try_from(&self.settings).expect("settings are TOML");
+        let mut values = std::collections::BTreeMap::new();
+        flatten("", &table, &mut |key, value| {
+            values.insert(key, value.clone());
+        });
+        let mut text =
+            String::from("# The effective configuration: flags over environment over file over defaults.\n");
+        let mut section = String::new();
+        for key in ordered() {
+            let (prefix, name) = key.rsplit_once('.').unwrap_or(("", &key));
+            if prefix != section {
+                section = prefix.to_owned();
+                let _ = write!(text, "\n[{section}]\n");
+            }
+            match values.get(&key) {
+                None => {
+                    let _ = writeln!(text, "# {name} is not set");
+                }
+                Some(value) => {
+                    let _ = write!(text, "{name} = {value}");
+                    match self.origins.get(&key) {
+                        Some(origin) => {
+                            let _ = writeln!(text, "  # {}", origin.to_string().replace('\n', " "));
+                        }
+                        None => text.push('\n'),
+                    }
+                }
+            }
+        }
+        text
+    }
+}
+
+/// All keys, those without a section first, each section in one piece.
+fn ordered() -> Vec<String> {
+    let example = Table::try_from(Settings::example()).expect("settings are TOML");
+    let mut keys = Vec::new();
+    flatten("", &example, &mut |key, _| keys.push(key));
+    debug_assert_eq!(keys.len(), Keys::all().names().count(), "keys are unique");
+    keys.sort_by_key(|key| key.rsplit_once('.').map(|(section, _)| section.to_owned()));
+    keys
+}

@@ -1,0 +1,257 @@
+//! Everything an operator can set, with its defaults. Only values: where they come from is
+//! [`super::layers`]'s business, and what they mean for the relay is the engine's.
+
+use std::path::PathBuf;
+
+use relay_engine::policy::Policy;
+use relay_engine::types::Limits;
+use serde::{Deserialize, Serialize};
+
+use super::engine::{LimitsDef, PolicyDef};
+
+/// The effective configuration. Field names are the keys of the TOML file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Address and port to listen on; port 0 takes any free one.
+    pub listen: String,
+    /// Folder that holds the database; made if it is not there.
+    pub data: PathBuf,
+    /// Public `ws://` or `wss://` URL of the relay, as NIP-42 compares it. Unset: the Host header counts.
+    pub url: Option<String>,
+    /// Threads that serve connections; 0 takes one per core.
+    pub shards: usize,
+    /// NIP-11: what the relay says about itself.
+    pub info: Info,
+    /// Timeouts and bounds of sockets.
+    pub network: Network,
+    /// Where events are kept.
+    pub store: Store,
+    /// Log lines on stderr.
+    pub log: Log,
+    /// Bounds, enforced and advertised; see [`Limits`].
+    #[serde(with = "LimitsDef")]
+    pub limits: Limits,
+    /// Who may write and read what; see [`Policy`].
+    #[serde(with = "PolicyDef")]
+    pub policy: Policy,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            listen: "127.0.0.1:7777".into(),
+            data: "relay-data".into(),
+            url: None,
+            shards: 0,
+            info: Info::default(),
+            network: Network::default(),
+            store: Store::default(),
+            log: Log::default(),
+            limits: Limits::default(),
+            policy: Policy::default(),
+        }
+    }
+}
+
+/// NIP-11 fields that only the operator knows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Info {
+    /// Name, best below 30 characters.
+    pub name: String,
+    /// Plain text of any length.
+    pub description: String,
+    /// The administrator's public key, 64 lowercase hex digits.
+    pub pubkey: Option<String>,
+    /// Another contact, a URI such as `mailto:`.
+    pub contact: Option<String>,
+    /// URL of a square picture.
+    pub icon: Option<String>,
+    /// URL of a wide picture.
+    pub banner: Option<String>,
+    /// URL of the terms of service.
+    pub terms_of_service: Option<String>,
+}
+
+impl Default for Info {
+    fn default() -> Self {
+        Info {
+            name: "openagents-relay".into(),
+            description: "A Nostr relay.".into(),
+            pubkey: None,
+            contact: None,
+            icon: None,
+            banner: None,
+            terms_of_service: None,
+        }
+    }
+}
+
+/// Timeouts and bounds of sockets; no relay rule among them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Network {
+    /// Seconds between pings; a connection that stays silent for three of them is closed.
+    pub ping_seconds: u64,
+    /// Seconds a reader may take nothing of what waits for it before it is closed.
+    pub write_stall_seconds: u64,
+    /// Seconds a client may take to send the head of an HTTP request.
+    pub handshake_seconds: u64,
+    /// Seconds a graceful stop may take.
+    pub shutdown_seconds: u64,
+    /// Bytes taken from one connection's output a turn; also the most the host buffers for a slow reader,
+    /// give or take one message.
+    pub turn_bytes_max: usize,
+    /// Live events another shard may have waiting before sockets pause.
+    pub inbox_events_max: usize,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Network {
+            ping_seconds: 30,
+            write_stall_seconds: 120,
+            handshake_seconds: 10,
+            shutdown_seconds: 10,
+            turn_bytes_max: 256 << 10,
+            inbox_events_max: 65_536,
+        }
+    }
+}
+
+/// Which backend keeps the events, and how.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Store {
+    /// `lmdb`, or `memory`, which forgets everything at the end.
+    pub engine: StoreEngine,
+    /// LMDB: largest size the database may reach, in bytes. Address space, not disk: reserve generously.
+    pub map_bytes_max: u64,
+    /// Most events made durable by one sync.
+    pub commit_events_max: usize,
+    /// Seconds between sweeps of expired events.
+    pub sweep_seconds: u64,
+}
+
+/// A storage backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreEngine {
+    /// LMDB in the data folder.
+    #[default]
+    Lmdb,
+    /// Memory only.
+    Memory,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Store {
+            engine: StoreEngine::Lmdb,
+            map_bytes_max: 1 << 40,
+            commit_events_max: 4_096,
+            sweep_seconds: 1,
+        }
+    }
+}
+
+/// What is logged, and in which shape.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `text` or `json`, one object a line.
+    pub format: LogFormat,
+    /// A `tracing` filter such as `info` or `relay_server=debug`.
+    pub filter: String,
+}
+
+/// Shape of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines.
+    Json,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log { format: LogFormat::Text, filter: "info".into() }
+    }
+}
+
+impl Settings {
+    /// Settings in which every key has a value, so that all keys and their types are known.
+    pub(super) fn example() -> Self {
+        let mut all = Settings { url: Some("wss://relay.example".into()), ..Settings::default() };
+        let some = || Some(String::new());
+        all.info = Info {
+            pubkey: some(),
+            contact: some(),
+            icon: some(),
+            banner: some(),
+            terms_of_service: some(),
+            ..all.info
+        };
+        all.limits.created_at_age_seconds_max = Some(0);
+        all.policy.allow_pubkeys = Some(Vec::new());
+        all.policy.allow_kinds = Some(Vec::new());
+        all
+    }
+
+    /// How many shards to run.
+    pub fn shard_count(&self) -> usize {
+        match self.shards {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            count => count,
+        }
+    }
+
+    /// What no type can say.
+    pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
+        let ensure = |holds: bool, key, why: &str| if holds { Ok(()) } else { Err((key, why.to_owned())) };
+        let limits = &self.limits;
+        if let Some(url) = &self.url {
+            let known = url.starts_with("ws://") || url.starts_with("wss://");
+            ensure(known, "url", "must start with ws:// or wss://")?;
+        }
+        if let Some(pubkey) = &self.info.pubkey {
+            relay_engine::types::PubKey::from_hex(pubkey.as_bytes())
+                .map_err(|error| ("info.pubkey", error.to_string()))?;
+        }
+        ensure(self.shards <= 1024, "shards", "more than 1024 is surely a mistake")?;
+        ensure(self.network.ping_seconds > 0, "network.ping_seconds", "must be at least 1")?;
+        ensure(self.network.write_stall_seconds > 0, "network.write_stall_seconds", "must be at least 1")?;
+        ensure(self.network.handshake_seconds > 0, "network.handshake_seconds", "must be at least 1")?;
+        ensure(self.network.turn_bytes_max >= 4096, "network.turn_bytes_max", "must be at least 4096")?;
+        ensure(self.network.inbox_events_max > 0, "network.inbox_events_max", "must be at least 1")?;
+        ensure(self.store.commit_events_max > 0, "store.commit_events_max", "must be at least 1")?;
+        ensure(self.store.sweep_seconds > 0, "store.sweep_seconds", "must be at least 1")?;
+        ensure(self.store.map_bytes_max >= 1 << 20, "store.map_bytes_max", "must be at least 1048576")?;
+        ensure(limits.message_bytes_max >= 512, "limits.message_bytes_max", "must be at least 512")?;
+        ensure(
+            limits.limit_default <= limits.limit_max,
+            "limits.limit_default",
+            "is above limits.limit_max",
+        )?;
+        ensure(
+            limits.outbox_bytes_pause <= limits.outbox_bytes_max,
+            "limits.outbox_bytes_pause",
+            "is above limits.outbox_bytes_max",
+        )?;
+        for (key, value) in [
+            ("limits.scan_rows_max", limits.scan_rows_max),
+            ("limits.verify_batch_max", limits.verify_batch_max),
+            ("limits.in_flight_events_max", limits.in_flight_events_max),
+            ("limits.deferred_messages_max", limits.deferred_messages_max),
+            ("limits.connections_max", limits.connections_max),
+            ("limits.filters_max", limits.filters_max),
+        ] {
+            ensure(value > 0, key, "must be at least 1")?;
+        }
+        Ok(())
+    }
+}

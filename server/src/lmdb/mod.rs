@@ -1,0 +1,248 @@
+//! The native store: LMDB, one file, durable at each commit.
+//!
+//! ```text
+//! database    key                         value
+//! event       seq:8                       canonical JSON
+//! key         posting | id | expiry       nothing     drawn in relay_engine::store::keyed
+//! tombstone   tombstone key               until:8
+//! meta        "schema"                    SCHEMA:8
+//!             "last_seq"                  seq:8       only while it is above every stored event's
+//!
+//! All numbers are big-endian.
+//! ```
+//!
+//! One database holds every kind of key, because a commit of few events pays for the pages it touches and
+//! not for their bytes, and postings are whole keys without LMDB's duplicates, because a cursor of `heed`
+//! cannot be placed among duplicates. A write is collected in memory and applied in the order of keys at its
+//! end. It knows no rule of the relay.
+
+mod error;
+mod moment;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use heed::byteorder::BigEndian;
+use heed::types::{Bytes, Str, U64, Unit};
+use heed::{
+    CommitOrAbort, CompactionOption, Database, Env, EnvFlags, EnvOpenOptions, PutFlags, RoTxn, RwTxn,
+    WithoutTls,
+};
+use relay_engine::store::keyed::{Change, KeySource, Overlay, View};
+use relay_engine::store::{Backend, Seq, StoreError, TermClasses};
+
+pub use error::OpenError;
+use error::store_error;
+use moment::Moment;
+
+/// The layout written by this version. Another one is refused.
+const SCHEMA: u64 = 1;
+const SCHEMA_KEY: &str = "schema";
+const LAST_SEQ_KEY: &str = "last_seq";
+/// Two machines' worth of threads; a reader lives for one scan step.
+const READERS_MAX: u32 = 1024;
+/// Where the search for a map that the machine grants begins to be hopeless.
+const MAP_BYTES_MIN: usize = 1 << 20;
+
+type Be64 = U64<BigEndian>;
+
+/// How to open a [`LmdbBackend`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LmdbOptions {
+    /// Address space to reserve, in bytes: the most the database can ever take. Costs no memory and no disk.
+    /// Halved until the machine grants it.
+    pub map_bytes_max: usize,
+    /// Whether a commit waits for the disk. `false` loses acknowledged events at a power cut and may corrupt
+    /// the database; for benches only.
+    pub sync: bool,
+}
+
+impl Default for LmdbOptions {
+    fn default() -> Self {
+        LmdbOptions { map_bytes_max: 1 << 40, sync: true }
+    }
+}
+
+/// Events in an LMDB database. Clones share it; threads may read while one writes.
+#[derive(Clone, Debug)]
+pub struct LmdbBackend {
+    env: Env<WithoutTls>,
+    databases: Databases,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Databases {
+    event: Database<'static, Be64, Bytes>,
+    key: Database<'static, Bytes, Unit>,
+    tombstone: Database<'static, Bytes, Be64>,
+    meta: Database<'static, Str, Be64>,
+}
+
+impl LmdbBackend {
+    /// Opens the database in folder `path`, creating both where missing.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing is changed on disk then, but for a folder or an empty database that may have
+    /// been made. One process opens a folder once at a time.
+    pub fn open(path: &Path, options: &LmdbOptions) -> Result<Self, OpenError> {
+        let io = |error| OpenError::Io(path.to_owned(), error);
+        fs::create_dir_all(path).map_err(io)?;
+        let env = open_env(path, options)?;
+        let lmdb = |error| OpenError::lmdb(path, error);
+        let found = env.read_txn().and_then(|txn| read_schema(&env, txn)).map_err(lmdb)?;
+        match found {
+            Found::Schema(SCHEMA) | Found::Nothing => {}
+            Found::Schema(found) => {
+                return Err(OpenError::Schema { path: path.to_owned(), found, known: SCHEMA });
+            }
+            Found::Something => return Err(OpenError::Foreign(path.to_owned())),
+        }
+        let databases = create_databases(&env).map_err(lmdb)?;
+        // Readers of a process that was killed would pin pages for ever.
+        env.clear_stale_readers().map_err(lmdb)?;
+        Ok(LmdbBackend { env, databases })
+    }
+
+    /// Writes a compacted copy of the last committed state to `file`, which must not exist.
+    ///
+    /// Runs beside readers and writers; the database cannot reuse pages meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the file may be left incomplete.
+    pub fn copy_to(&self, file: &Path) -> Result<(), StoreError> {
+        let mut target = fs::File::create_new(file).map_err(|error| store_error(error.into()))?;
+        self.env.copy_to_file(&mut target, CompactionOption::Enabled).map_err(store_error)?;
+        target.sync_all().map_err(|error| store_error(error.into()))
+    }
+
+    /// The folder it was opened at.
+    pub fn path(&self) -> PathBuf {
+        self.env.path().to_owned()
+    }
+
+    fn apply(&self, txn: &mut RwTxn<'_>, overlay: &Overlay, last_seq: Seq) -> heed::Result<()> {
+        let Databases { event, key, tombstone, meta } = &self.databases;
+        for (stored, change) in overlay.keys() {
+            match change {
+                Change::Add => key.put(txn, stored.as_bytes(), &())?,
+                Change::Remove => {
+                    key.delete(txn, stored.as_bytes())?;
+                }
+            }
+        }
+        for (seq, body) in overlay.bodies() {
+            match body {
+                Some(json) => event.put_with_flags(txn, PutFlags::APPEND, &seq.0, json)?,
+                None => {
+                    event.delete(txn, &seq.0)?;
+                }
+            }
+        }
+        for (stored, until) in overlay.tombstones() {
+            tombstone.put(txn, stored, &until)?;
+        }
+        // The last event says itself which number was given last, unless it was taken out.
+        let newest = event.last(txn)?.map_or(0, |(seq, _)| seq);
+        if newest < last_seq.0 {
+            meta.put(txn, LAST_SEQ_KEY, &last_seq.0)?;
+        }
+        Ok(())
+    }
+}
+
+impl Backend for LmdbBackend {
+    type Reader<'a> = View<Moment<'a, RoTxn<'a, WithoutTls>>, ()>;
+    type Writer<'a> = View<Moment<'a, RwTxn<'a>>, Overlay>;
+
+    fn classes(&self) -> TermClasses {
+        TermClasses { all: true, author_kind: true }
+    }
+
+    fn reader(&self) -> Result<Self::Reader<'_>, StoreError> {
+        let txn = self.env.read_txn().map_err(store_error)?;
+        Ok(View::reader(Moment::new(self, txn)))
+    }
+
+    /// As the trait says. One thread writes at a time, others wait; calling it inside `work` never returns.
+    fn write<T>(
+        &self,
+        work: impl FnOnce(&mut Self::Writer<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let txn = self.env.write_txn().map_err(store_error)?;
+        let mut writer = View::writer(Moment::new(self, txn));
+        let done = work(&mut writer)?;
+        let (moment, overlay) = writer.into_parts();
+        if !overlay.is_empty() {
+            let last_seq = moment.last_seq()?.max(overlay.last_seq());
+            let mut txn = moment.into_txn();
+            self.apply(&mut txn, &overlay, last_seq).map_err(store_error)?;
+            txn.commit().map_err(store_error)?;
+        }
+        Ok(done)
+    }
+}
+
+fn open_env(path: &Path, options: &LmdbOptions) -> Result<Env<WithoutTls>, OpenError> {
+    let mut map_bytes = options.map_bytes_max.max(MAP_BYTES_MIN);
+    loop {
+        // A multiple of every usual page size.
+        map_bytes &= !0xffff;
+        let mut env_options = EnvOpenOptions::new().read_txn_without_tls();
+        env_options.map_size(map_bytes).max_readers(READERS_MAX).max_dbs(8);
+        match map(&mut env_options, path, options.sync) {
+            Err(heed::Error::Io(error))
+                if error.kind() == std::io::ErrorKind::OutOfMemory && map_bytes > MAP_BYTES_MIN =>
+            {
+                map_bytes = (map_bytes / 2).max(MAP_BYTES_MIN);
+            }
+            opened => return opened.map_err(|error| OpenError::lmdb(path, error)),
+        }
+    }
+}
+
+#[allow(unsafe_code)]
+fn map(options: &mut EnvOpenOptions<WithoutTls>, path: &Path, sync: bool) -> heed::Result<Env<WithoutTls>> {
+    if !sync {
+        // SAFETY: without NO_SYNC's guarantee a power cut may corrupt the file; it is asked for by name, for
+        // benches.
+        unsafe { options.flags(EnvFlags::NO_SYNC) };
+    }
+    // SAFETY: the memory map is sound as long as nobody but LMDB changes the file under it. LMDB's own lock
+    // file keeps processes apart, and heed opens a path once in a process.
+    unsafe { options.open(path) }
+}
+
+/// What lies in an environment.
+enum Found {
+    Nothing,
+    Schema(u64),
+    Something,
+}
+
+fn read_schema(env: &Env<WithoutTls>, txn: RoTxn<'_, WithoutTls>) -> heed::Result<Found> {
+    let found = env.open_databases_and_commit(txn, |opener, txn| -> heed::Result<_> {
+        let found = match opener.open_database::<Str, Be64>(txn, Some("meta"))? {
+            Some(meta) => meta.get(txn, SCHEMA_KEY)?.map_or(Found::Something, Found::Schema),
+            None => Found::Something,
+        };
+        Ok(CommitOrAbort::<(), _>::Abort(found))
+    })?;
+    let names = env.unnamed_database_stat().entries;
+    Ok(if names == 0 { Found::Nothing } else { found.unwrap_abort() })
+}
+
+fn create_databases(env: &Env<WithoutTls>) -> heed::Result<Databases> {
+    let txn = env.write_txn()?;
+    let committed = env.create_databases_and_commit(txn, |opener, txn| -> heed::Result<_> {
+        let event = opener.create_database::<Be64, Bytes>(txn, Some("event"))?;
+        let key = opener.create_database::<Bytes, Unit>(txn, Some("key"))?;
+        let tombstone = opener.create_database::<Bytes, Be64>(txn, Some("tombstone"))?;
+        let meta = opener.create_database::<Str, Be64>(txn, Some("meta"))?;
+        if meta.get(txn, SCHEMA_KEY)?.is_none() {
+            meta.put(txn, SCHEMA_KEY, &SCHEMA)?;
+        }
+        Ok(CommitOrAbort::<_, ()>::Commit((event, key, tombstone, meta)))
+    })?;
+    let (event, key, tombstone, meta) = committed.unwrap_commit();
+    Ok(Databases { event, key, tombstone, meta })
+}

@@ -1,0 +1,103 @@
+//! Reading at one moment: a read transaction, or a write transaction before its changes are applied.
+
+use std::borrow::Cow;
+use std::ops::Bound;
+
+use heed::types::DecodeIgnore;
+use heed::{AnyTls, RoTxn, RwTxn, WithoutTls};
+use relay_engine::store::keyed::KeySource;
+use relay_engine::store::{Seq, Stats, StoreError};
+use relay_engine::types::Timestamp;
+
+use super::error::store_error;
+use super::{LAST_SEQ_KEY, LmdbBackend};
+
+/// What is stored, seen by a transaction.
+pub struct Moment<'a, T> {
+    backend: &'a LmdbBackend,
+    txn: T,
+}
+
+impl<'a, T> Moment<'a, T> {
+    pub(super) fn new(backend: &'a LmdbBackend, txn: T) -> Self {
+        Moment { backend, txn }
+    }
+
+    pub(super) fn into_txn(self) -> T {
+        self.txn
+    }
+}
+
+/// Either kind of transaction.
+pub trait Txn {
+    /// As one that reads.
+    fn read(&self) -> &RoTxn<'_, AnyTls>;
+}
+
+impl Txn for RoTxn<'_, WithoutTls> {
+    fn read(&self) -> &RoTxn<'_, AnyTls> {
+        self
+    }
+}
+
+impl Txn for RwTxn<'_> {
+    fn read(&self) -> &RoTxn<'_, AnyTls> {
+        self
+    }
+}
+
+impl<T: Txn> KeySource for Moment<'_, T> {
+    fn keys(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        max: usize,
+        each: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), StoreError> {
+        let range = (Bound::Included(from), Bound::Included(to));
+        let keys = self.backend.databases.key.range(self.txn.read(), &range).map_err(store_error)?;
+        for entry in keys.take(max) {
+            let (key, ()) = entry.map_err(store_error)?;
+            each(key);
+        }
+        Ok(())
+    }
+
+    fn body(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError> {
+        let body = self.backend.databases.event.get(self.txn.read(), &seq.0).map_err(store_error)?;
+        Ok(body.map(Cow::Borrowed))
+    }
+
+    fn bodies_after(&self, after: Seq, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError> {
+        let events = self.backend.databases.event.remap_data_type::<DecodeIgnore>();
+        let range = (Bound::Excluded(after.0), Bound::Unbounded);
+        for entry in events.range(self.txn.read(), &range).map_err(store_error)?.take(max) {
+            let (seq, ()) = entry.map_err(store_error)?;
+            out.push(Seq(seq));
+        }
+        Ok(())
+    }
+
+    fn tombstone(&self, key: &[u8]) -> Result<Option<Timestamp>, StoreError> {
+        self.backend.databases.tombstone.get(self.txn.read(), key).map_err(store_error)
+    }
+
+    fn last_seq(&self) -> Result<Seq, StoreError> {
+        let (txn, databases) = (self.txn.read(), &self.backend.databases);
+        let events = databases.event.remap_data_type::<DecodeIgnore>();
+        let newest = events.last(txn).map_err(store_error)?.map_or(0, |(seq, ())| seq);
+        let taken_out = databases.meta.get(txn, LAST_SEQ_KEY).map_err(store_error)?.unwrap_or(0);
+        Ok(Seq(newest.max(taken_out)))
+    }
+
+    /// Bytes are those of the file up to its last used page, free pages in between included.
+    fn stats(&self) -> Result<Stats, StoreError> {
+        let LmdbBackend { env, databases } = self.backend;
+        let page_bytes = u64::from(env.unnamed_database_stat().page_size);
+        let pages = env.info().last_page_number as u64 + 1;
+        Ok(Stats {
+            events: databases.event.len(self.txn.read()).map_err(store_error)?,
+            bytes: pages * page_bytes,
+        })
+    }
+}

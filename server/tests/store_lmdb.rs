@@ -1,0 +1,244 @@
+//! The LMDB backend at the seam: random writes against a model, full and foreign databases, threads, kills.
+
+mod seam;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use relay_engine::store::{Backend, Reader, Seq, StoreError, Writer, terms_of};
+use relay_server::lmdb::{LmdbBackend, LmdbOptions, OpenError};
+use seam::{author, check_random_writes, insert, note, of_author};
+
+fn open(path: &Path) -> LmdbBackend {
+    LmdbBackend::open(path, &LmdbOptions { sync: false, ..LmdbOptions::default() }).expect("opens")
+}
+
+#[test]
+fn random_writes_read_as_the_model_says() {
+    for seed in 0..20 {
+        let folder = tempfile::tempdir().expect("folder");
+        check_random_writes(seed, open(folder.path()), |backend| {
+            drop(backend);
+            open(folder.path())
+        });
+    }
+}
+
+#[test]
+fn a_reader_keeps_its_moment() {
+    let folder = tempfile::tempdir().expect("folder");
+    let backend = open(folder.path());
+    insert(&backend, 1, &note(1, 10)).expect("insert");
+    let before = backend.reader().expect("reader");
+    insert(&backend, 2, &note(2, 20)).expect("insert");
+    assert_eq!(before.last_seq(), Ok(Seq(1)));
+    assert_eq!(backend.reader().expect("second reader of the thread").last_seq(), Ok(Seq(2)));
+    assert_eq!(before.seq_of(&note(2, 20).id), Ok(None));
+}
+
+#[test]
+fn a_full_map_refuses_the_batch_and_works_again() {
+    let folder = tempfile::tempdir().expect("folder");
+    let options = LmdbOptions { map_bytes_max: 2 << 20, sync: false };
+    let backend = LmdbBackend::open(folder.path(), &options).expect("opens");
+    let batch = |first: u64| {
+        backend.write(|writer| {
+            for n in first..first + 500 {
+                let event = note(n, n);
+                writer.insert(Seq(n), &event, &terms_of(event.view(), backend.classes()))?;
+            }
+            Ok(())
+        })
+    };
+    let mut stored = 0;
+    let error = loop {
+        match batch(stored + 1) {
+            Ok(()) => stored += 500,
+            Err(error) => break error,
+        }
+        assert!(stored < 100_000, "2 MiB never fill");
+    };
+    assert!(matches!(error, StoreError::Full(_)), "{error}");
+    assert!(stored >= 500, "the map is too small for the test");
+    let check = |stored: u64| {
+        let newest_first: Vec<u64> = (1..=stored).rev().collect();
+        assert_eq!(of_author(&backend, author(1)), newest_first);
+        assert_eq!(backend.reader().expect("reader").last_seq(), Ok(Seq(stored)));
+    };
+    check(stored);
+    assert!(matches!(batch(stored + 1), Err(StoreError::Full(_))), "still full");
+    check(stored);
+
+    // Taking something out makes room.
+    backend
+        .write(|writer| {
+            for n in 1..=stored / 2 {
+                let event = note(n, n);
+                writer.remove(Seq(n), &event, &terms_of(event.view(), backend.classes()))?;
+            }
+            Ok(())
+        })
+        .expect("removing works in a full map");
+    for n in stored + 1..stored + 100 {
+        insert(&backend, n, &note(n, n)).expect("room again");
+    }
+    assert_eq!(of_author(&backend, author(1)).len() as u64, stored - stored / 2 + 99);
+
+    // A larger map takes over what is there.
+    drop(backend);
+    let backend = open(folder.path());
+    for n in stored + 100..stored + 5_000 {
+        insert(&backend, n, &note(n, n)).expect("the map has grown");
+    }
+}
+
+#[test]
+fn what_is_not_a_relay_database_is_refused() {
+    let options = LmdbOptions::default();
+    let folder = tempfile::tempdir().expect("folder");
+
+    let foreign = folder.path().join("foreign");
+    fs::create_dir(&foreign).expect("folder");
+    fs::write(foreign.join("data.mdb"), "something else entirely ".repeat(1000)).expect("file");
+    assert!(matches!(LmdbBackend::open(&foreign, &options), Err(OpenError::Foreign(_))));
+
+    let file = folder.path().join("file");
+    fs::write(&file, "not a folder").expect("file");
+    assert!(matches!(LmdbBackend::open(&file, &options), Err(OpenError::Io(..))));
+
+    let twice = folder.path().join("twice");
+    let _first = open(&twice);
+    assert!(matches!(LmdbBackend::open(&twice, &options), Err(OpenError::Open(_))));
+}
+
+/// Opens `path` with LMDB itself and puts one number into one database.
+#[allow(unsafe_code)]
+fn put_number(path: &Path, database: &str, key: &str, number: u64) {
+    use heed::types::{Str, U64};
+    let mut options = heed::EnvOpenOptions::new();
+    options.max_dbs(8).map_size(1 << 20);
+    // SAFETY: a test's own folder.
+    let env = unsafe { options.open(path) }.expect("opens");
+    let txn = env.write_txn().expect("write");
+    env.create_databases_and_commit(txn, |opener, txn| -> heed::Result<_> {
+        let database = opener.create_database::<Str, U64<heed::byteorder::BigEndian>>(txn, Some(database))?;
+        database.put(txn, key, &number)?;
+        Ok(heed::CommitOrAbort::<_, ()>::Commit(()))
+    })
+    .expect("put");
+}
+
+#[test]
+fn another_version_and_another_programs_database_are_refused_unchanged() {
+    let options = LmdbOptions::default();
+    let folder = tempfile::tempdir().expect("folder");
+    let newer = folder.path().join("newer");
+    drop(open(&newer));
+    put_number(&newer, "meta", "schema", 2);
+    let error = LmdbBackend::open(&newer, &options).expect_err("newer");
+    assert!(matches!(error, OpenError::Schema { found: 2, known: 1, .. }), "{error}");
+
+    let other = folder.path().join("other");
+    fs::create_dir(&other).expect("folder");
+    put_number(&other, "prices", "bread", 3);
+    let before = fs::read(other.join("data.mdb")).expect("data");
+    let error = LmdbBackend::open(&other, &options).expect_err("no relay's");
+    assert!(matches!(error, OpenError::Foreign(_)), "{error}");
+    assert!(fs::read(other.join("data.mdb")).expect("data") == before);
+}
+
+#[test]
+fn a_map_larger_than_the_machine_grants_is_halved() {
+    let folder = tempfile::tempdir().expect("folder");
+    let options = LmdbOptions { map_bytes_max: usize::MAX, sync: false };
+    let backend = LmdbBackend::open(folder.path(), &options).expect("opens");
+    insert(&backend, 1, &note(1, 1)).expect("insert");
+}
+
+#[test]
+fn threads_read_while_one_writes() {
+    let folder = tempfile::tempdir().expect("folder");
+    let backend = open(folder.path());
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            let backend = backend.clone();
+            scope.spawn(move || {
+                let mut seen = 0;
+                while seen < 300 {
+                    let reader = backend.reader().expect("reader");
+                    let last = reader.last_seq().expect("last").0;
+                    assert!(last >= seen);
+                    seen = last;
+                    for seq in 1..=last {
+                        assert!(reader.event(Seq(seq)).expect("event").is_some());
+                    }
+                }
+            });
+        }
+        for n in 1..=300 {
+            insert(&backend, n, &note(n, n)).expect("insert");
+        }
+    });
+}
+
+#[test]
+fn a_copy_opens_and_holds_the_same() {
+    let folder = tempfile::tempdir().expect("folder");
+    let backend = open(&folder.path().join("from"));
+    for n in 1..=100 {
+        insert(&backend, n, &note(n, n)).expect("insert");
+    }
+    let copy = folder.path().join("to");
+    fs::create_dir(&copy).expect("folder");
+    backend.copy_to(&copy.join("data.mdb")).expect("copies");
+    assert!(backend.copy_to(&copy.join("data.mdb")).is_err(), "never over a file");
+    assert_eq!(of_author(&open(&copy), author(1)), of_author(&backend, author(1)));
+}
+
+/// The child of the next test: stores notes and says each number once it is durable.
+#[test]
+#[ignore = "run by the test below"]
+#[allow(clippy::print_stdout)]
+fn child_that_writes() {
+    let Some(path) = std::env::var_os("STORE_LMDB_CHILD") else { return };
+    let backend = LmdbBackend::open(Path::new(&path), &LmdbOptions::default()).expect("opens");
+    let first = backend.reader().expect("reader").last_seq().expect("last").0 + 1;
+    for n in first.. {
+        insert(&backend, n, &note(n, n)).expect("insert");
+        println!("\nstored {n}");
+    }
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_when_the_process_is_killed() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut stored = 0;
+    for _ in 0..3 {
+        let mut child = Command::new(std::env::current_exe().expect("this test"))
+            .args(["--exact", "child_that_writes", "--ignored", "--nocapture"])
+            .env("STORE_LMDB_CHILD", folder.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let until = stored + 40;
+        for line in lines {
+            let line = line.expect("a line");
+            stored = line.strip_prefix("stored ").map_or(stored, |n| n.parse().expect("a number"));
+            if stored >= until {
+                // SIGKILL, in the middle of some later write.
+                child.kill().expect("kill");
+                break;
+            }
+        }
+        child.wait().expect("ends");
+        assert!(stored >= until, "the child ended early");
+        let backend = open(folder.path());
+        let last = backend.reader().expect("reader").last_seq().expect("last").0;
+        assert!(last >= stored);
+        assert_eq!(of_author(&backend, author(1)), (1..=last).rev().collect::<Vec<_>>());
+        stored = last;
+    }
+}

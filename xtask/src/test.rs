@@ -1,0 +1,136 @@
+//! `cargo xtask test`: the parts of the one test command, in order.
+
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+
+use crate::run::{cargo, run, succeeds};
+
+struct Part {
+    name: &'static str,
+    about: &'static str,
+    run: fn() -> anyhow::Result<()>,
+}
+
+const PARTS: &[Part] = &[
+    Part { name: "format", about: "rustfmt finds nothing to change", run: format },
+    Part { name: "lint", about: "clippy, every target, warnings denied", run: lint },
+    Part { name: "wasm", about: "the engine builds for wasm32 and imports nothing from its host", run: wasm },
+    Part { name: "unit", about: "unit, property, semantics and simulation tests; doc tests", run: unit },
+    Part { name: "docs", about: "rustdoc without warnings", run: docs },
+    Part {
+        name: "oracle",
+        about: "100,000 random filter groups against the naive oracle, optimised",
+        run: oracle,
+    },
+    Part { name: "server", about: "the real binary: raw frames, nostr-sdk, kill -9, full disk", run: server },
+    Part { name: "nostr-tools", about: "the real binary driven by nostr-tools on Node", run: nostr_tools },
+    Part { name: "benches", about: "bench programs compile and their answers hold", run: benches },
+];
+
+pub(crate) fn list() {
+    for part in PARTS {
+        eprintln!("{:12} {}", part.name, part.about);
+    }
+}
+
+pub(crate) fn run_all(names: &[String]) -> anyhow::Result<()> {
+    if let Some(unknown) = names.iter().find(|name| PARTS.iter().all(|part| part.name != *name)) {
+        bail!("there is no part called {unknown}; `cargo xtask test --list` names them");
+    }
+    let mut times = Vec::new();
+    for part in PARTS.iter().filter(|part| names.is_empty() || names.iter().any(|name| name == part.name)) {
+        eprintln!("\n== {}: {}", part.name, part.about);
+        let started = Instant::now();
+        (part.run)().with_context(|| format!("part {} failed", part.name))?;
+        times.push((part.name, started.elapsed().as_secs()));
+    }
+    eprintln!("\nAll parts passed:");
+    for (name, seconds) in times {
+        eprintln!("  {name:12} {seconds:5} s");
+    }
+    Ok(())
+}
+
+fn format() -> anyhow::Result<()> {
+    run(&mut cargo(&["fmt", "--all", "--check"]))
+}
+
+fn lint() -> anyhow::Result<()> {
+    run(&mut cargo(&[
+        "clippy",
+        "--locked",
+        "--workspace",
+        "--all-targets",
+        "--quiet",
+        "--",
+        "-D",
+        "warnings",
+    ]))
+}
+
+/// The wasm32 build of the pure engine. Its C verifier is the hosts' business, so it is left out.
+fn wasm() -> anyhow::Result<()> {
+    const TARGET: &str = "wasm32-unknown-unknown";
+    let has_std = || {
+        let out =
+            Command::new("rustc").args(["--print", "target-libdir", "--target", TARGET]).output().ok()?;
+        let folder = String::from_utf8(out.stdout).ok()?;
+        std::fs::read_dir(folder.trim()).ok()?.next().map(|_| ())
+    };
+    if has_std().is_none() && !succeeds(Command::new("rustup").args(["target", "add", TARGET])) {
+        bail!("no standard library for {TARGET}: `rustup target add {TARGET}` adds it");
+    }
+    run(&mut cargo(&[
+        "build",
+        "--locked",
+        "--package",
+        "relay-engine",
+        "--no-default-features",
+        "--target",
+        TARGET,
+    ]))
+}
+
+fn unit() -> anyhow::Result<()> {
+    run(&mut cargo(&[
+        "test",
+        "--locked",
+        "--workspace",
+        "--exclude",
+        "relay-server",
+        "--exclude",
+        "relay-bench",
+        "--features",
+        "relay-engine/testing",
+    ]))
+}
+
+fn docs() -> anyhow::Result<()> {
+    run(cargo(&["doc", "--locked", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+fn oracle() -> anyhow::Result<()> {
+    run(cargo(&["test", "--locked", "--release", "--package", "relay-server", "--test", "oracle"])
+        .env("RELAY_GROUPS", "100000"))
+}
+
+fn server() -> anyhow::Result<()> {
+    run(&mut cargo(&["test", "--locked", "--package", "relay-server"]))
+}
+
+fn nostr_tools() -> anyhow::Result<()> {
+    run(&mut cargo(&["build", "--locked", "--package", "relay-server"]))?;
+    let npm = |args: &[&str]| {
+        let mut command = Command::new("npm");
+        command.args(args).current_dir("server/tests/nostr-tools");
+        command
+    };
+    run(&mut npm(&["ci", "--no-audit", "--no-fund", "--silent"]))?;
+    run(&mut npm(&["test"]))
+}
+
+fn benches() -> anyhow::Result<()> {
+    run(&mut cargo(&["test", "--locked", "--release", "--package", "relay-bench", "--all-targets"]))
+}
