@@ -2,17 +2,30 @@
 
 mod seam;
 
+use std::cell::RefCell;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use relay_engine::store::{Backend, Reader, Seq, StoreError, Writer, terms_of};
+use relay_engine::testing::conformance;
 use relay_server::lmdb::{LmdbBackend, LmdbOptions, OpenError};
 use seam::{author, check_random_writes, insert, note, of_author};
 
 fn open(path: &Path) -> LmdbBackend {
     LmdbBackend::open(path, &LmdbOptions { sync: false, ..LmdbOptions::default() }).expect("opens")
+}
+
+#[test]
+fn conforms() {
+    let folders = RefCell::new(Vec::new());
+    conformance(|| {
+        let folder = tempfile::tempdir().expect("folder");
+        let backend = open(folder.path());
+        folders.borrow_mut().push(folder);
+        backend
+    });
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use relay_engine::store::sql::{EVENT_BYTES_MAX, SqlBackend, SqlConn, SqlOpenError, SqlValue};
 use relay_engine::store::{Backend, Bound, Rank, Reader, Seq, StoreError, Term, Writer, terms_of};
+use relay_engine::testing::conformance;
 use relay_engine::types::Event;
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use seam::{Made, author, check_random_writes, insert, note, of_author};
@@ -32,6 +33,10 @@ impl Sqlite {
             conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).expect("journal mode");
         assert_eq!(mode, "wal");
         conn.execute_batch("PRAGMA synchronous = FULL").expect("synchronous");
+        Sqlite::new(conn, as_doubles)
+    }
+
+    fn new(conn: rusqlite::Connection, as_doubles: bool) -> Self {
         conn.set_prepared_statement_cache_capacity(256);
         Sqlite {
             conn,
@@ -133,6 +138,14 @@ impl SqlConn for Sqlite {
 
 fn open(path: &Path, as_doubles: bool) -> SqlBackend<Sqlite> {
     SqlBackend::open(Sqlite::open(path, as_doubles)).expect("opens")
+}
+
+#[test]
+fn conforms() {
+    conformance(|| {
+        let conn = rusqlite::Connection::open_in_memory().expect("opens");
+        SqlBackend::open(Sqlite::new(conn, true)).expect("opens")
+    });
 }
 
 #[test]

@@ -34,13 +34,36 @@ impl Checked {
 pub(super) struct Conditions {
     /// Anything but «any» only where the key ran out of groups.
     pub(super) kinds: KindsCode,
-    /// Of each list, sorted, the event needs one key.
-    lists: Box<[Box<[u32]>]>,
+    lists: Box<[Condition]>,
 }
 
-/// The keys of the event at hand.
+/// Of these keys, sorted, the event needs one.
+#[derive(Debug)]
+pub(super) struct Condition {
+    pub(super) subject: Subject,
+    pub(super) keys: Box<[u32]>,
+}
+
+/// What a list is about, so that only the event's keys of that sort are looked up in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Subject {
+    Author,
+    /// A tag's letter.
+    Tag(u8),
+    /// Nothing that a condition asks about.
+    Other,
+}
+
+/// The keys of the event at hand, each once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hit {
+    pub(super) key: u32,
+    pub(super) subject: Subject,
+}
+
+/// All of them, and how to tell that a key is among them.
 pub(super) struct Hits<'a> {
-    pub(super) keys: &'a [u32],
+    pub(super) list: &'a [Hit],
     pub(super) stamps: &'a [u32],
     pub(super) epoch: u32,
 }
@@ -53,20 +76,23 @@ impl Conditions {
     fn bytes(&self) -> usize {
         size_of::<Self>()
             + size_of_val(&*self.lists)
-            + self.lists.iter().map(|list| size_of_val(&**list)).sum::<usize>()
+            + self.lists.iter().map(|list| size_of_val(&*list.keys)).sum::<usize>()
     }
 }
 
 impl Hits<'_> {
-    /// Whether one of `list` is among the event's keys: looks up the shorter in the longer.
-    fn any(&self, list: &[u32]) -> bool {
-        if list.len() <= self.keys.len() * 8 {
-            list.iter().any(|key| self.stamps[*key as usize] == self.epoch)
-        } else {
-            self.keys.iter().any(|key| list.binary_search(key).is_ok())
+    fn any(&self, condition: &Condition) -> bool {
+        let Condition { subject, keys } = condition;
+        if keys.len() <= SHORT_LIST {
+            return keys.iter().any(|key| self.stamps[*key as usize] == self.epoch);
         }
+        let mut hits = self.list.iter().filter(|hit| hit.subject == *subject);
+        hits.any(|hit| keys.binary_search(&hit.key).is_ok())
     }
 }
+
+/// Up to here a look at each key's stamp is as fast as looking up the event's keys.
+const SHORT_LIST: usize = 4;
 
 /// All checked filters by number.
 #[derive(Debug, Default)]
@@ -98,7 +124,7 @@ impl CheckedFilters {
     }
 
     /// Gives the filter its conditions. Its kinds and keys must be held already.
-    pub(super) fn set_conditions(&mut self, id: u32, kinds: KindsCode, lists: Vec<Box<[u32]>>) {
+    pub(super) fn set_conditions(&mut self, id: u32, kinds: KindsCode, lists: Vec<Condition>) {
         let conditions = Box::new(Conditions { kinds, lists: lists.into() });
         self.condition_bytes += conditions.bytes();
         self.conditions[id as usize] = Some(conditions);
@@ -125,7 +151,7 @@ impl CheckedFilters {
         self.condition_bytes -= conditions.bytes();
         kind_sets.release(conditions.kinds);
         let mut released = 0;
-        for key in conditions.lists.iter().flatten() {
+        for key in conditions.lists.iter().flat_map(|list| &list.keys) {
             keys.release(*key);
             released += 1;
         }

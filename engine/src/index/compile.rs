@@ -16,7 +16,7 @@
 //! subscription costs to make, so a follow list of thousands is never an anchor where one `#t` can be. Kinds are
 //! no condition: the group of a posting states them.
 
-use super::checked::CheckedFilters;
+use super::checked::{CheckedFilters, Condition, Subject};
 use super::keys::{Keys, Name};
 use super::kinds::KindsCode;
 use super::postings::{Check, GROUPS_MAX, Group, Posts};
@@ -109,15 +109,17 @@ impl Index {
     }
 
     /// The keys of every list but the anchor's and the kinds, held.
-    fn conditions(&mut self, filter: &Filter, anchor: Anchor) -> Vec<Box<[u32]>> {
+    fn conditions(&mut self, filter: &Filter, anchor: Anchor) -> Vec<Condition> {
         let mut lists = Vec::new();
         if filter.authors.is_some() && anchor != Anchor::Authors {
-            lists.push(hold_names(&mut self.keys, listed(&filter.authors).map(Name::author)));
+            let names = listed(&filter.authors).map(Name::author);
+            lists.push(Condition { subject: Subject::Author, keys: hold_names(&mut self.keys, names) });
         }
         for (at, tag) in filter.tags.iter().enumerate() {
             if anchor != Anchor::Tag(at) {
                 let names = tag.values.iter().map(|value| Name::tag(tag.letter, value));
-                lists.push(hold_names(&mut self.keys, names));
+                let keys = hold_names(&mut self.keys, names);
+                lists.push(Condition { subject: Subject::Tag(tag.letter), keys });
             }
         }
         lists

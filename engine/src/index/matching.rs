@@ -1,6 +1,6 @@
 //! From an event to the subscriptions that want it.
 
-use super::checked::Hits;
+use super::checked::{Hit, Hits, Subject};
 use super::keys::{Dimension, Keys, Name};
 use super::postings::Check;
 use super::slots::DEAD;
@@ -12,11 +12,11 @@ impl Index {
         let epoch = self.next_epoch();
         collect_keys(&mut self.keys, event, epoch, &mut self.hits);
         let Index { keys, slots, checked, kind_sets, hits, .. } = self;
-        let hits = Hits { keys: hits, stamps: &keys.stamps, epoch };
+        let hits = Hits { list: hits, stamps: &keys.stamps, epoch };
         let stamps = &mut slots.stamps[..];
         let out_before = out.len();
         let mut candidates = 0;
-        for group in hits.keys.iter().flat_map(|key| &keys.key(*key).groups) {
+        for group in hits.list.iter().flat_map(|hit| &keys.key(hit.key).groups) {
             if !kind_sets.allow(group.kinds, event.kind) {
                 continue;
             }
@@ -79,32 +79,32 @@ fn report(stamps: &mut [u32], epoch: u32, slot: SubSlot, out: &mut Vec<SubSlot>)
 }
 
 /// The keys that `event` has, each once, whatever hangs on them.
-fn collect_keys(keys: &mut Keys, event: &Event, epoch: u32, hits: &mut Vec<u32>) {
+fn collect_keys(keys: &mut Keys, event: &Event, epoch: u32, hits: &mut Vec<Hit>) {
     hits.clear();
-    let mut hit = |keys: &mut Keys, key: Option<u32>| {
+    let mut hit = |keys: &mut Keys, subject: Subject, key: Option<u32>| {
         let Some(key) = key else { return };
         let stamp = &mut keys.stamps[key as usize];
         if *stamp != epoch {
             *stamp = epoch;
-            hits.push(key);
+            hits.push(Hit { key, subject });
         }
     };
     let named = [
-        (Dimension::ALL, Name::ALL),
-        (Dimension::KIND, Name::kind(event.kind)),
-        (Dimension::AUTHOR, Name::author(&event.pubkey)),
-        (Dimension::ID, Name::id(&event.id)),
+        (Dimension::ALL, Subject::Other, Name::ALL),
+        (Dimension::KIND, Subject::Other, Name::kind(event.kind)),
+        (Dimension::AUTHOR, Subject::Author, Name::author(&event.pubkey)),
+        (Dimension::ID, Subject::Other, Name::id(&event.id)),
     ];
-    for (dimension, name) in named {
+    for (dimension, subject, name) in named {
         if keys.has(dimension) {
             let key = keys.find(&name);
-            hit(keys, key);
+            hit(keys, subject, key);
         }
     }
     if keys.has_tags() {
         for (letter, value) in event.tags().indexed() {
             let key = keys.find_tag(letter, &value);
-            hit(keys, key);
+            hit(keys, Subject::Tag(letter), key);
         }
     }
 }

@@ -30,7 +30,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 
-use checked::{CheckedFilters, NO_FILTER};
+use checked::{CheckedFilters, Hit, NO_FILTER};
 use keys::{KeyedHash, Keys};
 use kinds::KindSets;
 use slots::Slots;
@@ -62,7 +62,7 @@ pub struct Index {
     /// The event being matched, counted from 1.
     epoch: u32,
     /// Scratch: keys of that event.
-    hits: Vec<u32>,
+    hits: Vec<Hit>,
     phase: Phase,
     postings: usize,
     dead_postings: usize,
@@ -162,7 +162,7 @@ impl Index {
             + self.kind_sets.bytes()
             + self.post_bytes
             + self.group_bytes
-            + self.hits.capacity() * size_of::<u32>()
+            + self.hits.capacity() * size_of::<Hit>()
     }
 }
 

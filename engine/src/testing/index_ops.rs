@@ -34,7 +34,9 @@ pub fn run(index: &mut Index, program: &[u8]) -> Ran {
         match source.below(16) {
             0..=4 => world.subscribe(&mut source),
             5..=7 => world.unsubscribe(&mut source),
-            8 => drop(world.index.sweep(usize::from(source.byte()))),
+            8 => {
+                world.index.sweep(usize::from(source.byte()));
+            }
             _ => world.publish(&mut source),
         }
         assert_eq!(world.index.len(), world.live.len(), "living subscriptions");

@@ -11,7 +11,7 @@ mod oracle;
 mod world;
 
 pub use conformance::conformance;
-pub use differential::{differential, groups_wanted};
+pub use differential::{differential, differential_over, groups_wanted};
 pub use failing::FailingBackend;
-pub use oracle::{Oracle, OracleOutcome, filter_json};
-pub use world::{Draft, Rng, World};
+pub use oracle::{Oracle, OracleAnswer, OracleOutcome, filter_json};
+pub use world::{Draft, Rng, World, event_of_json, filter_over};

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::store::Op;
@@ -96,10 +97,9 @@ impl Draft {
 
     /// The event.
     pub fn event(&self) -> Event {
-        let quoted = |text: &str| serde_json::to_string(text).expect("text is JSON");
         let pubkey = World::pubkey(self.author);
         let tags = serde_json::to_string(&self.tags).expect("tags are JSON");
-        let content = quoted(&self.content);
+        let content = serde_json::to_string(&self.content).expect("text is JSON");
         let (created_at, kind) = (self.created_at, self.kind);
         let hashed = format!("[0,\"{pubkey}\",{created_at},{kind},{tags},{content}]");
         let mut id: [u8; 32] = Sha256::digest(hashed.as_bytes()).into();
@@ -123,6 +123,59 @@ impl Draft {
     pub fn vanish(&self) -> Op {
         Op::Vanish(Verified::vouched(self.event()))
     }
+}
+
+/// An event out of any JSON that writes it, in canonical form, unchecked. `None` if fields are missing.
+pub fn event_of_json(json: &str) -> Option<Event> {
+    let value: Value = serde_json::from_str(json).ok()?;
+    let text = |field: &str| value[field].as_str();
+    let (id, pubkey, sig) = (text("id")?, text("pubkey")?, text("sig")?);
+    let (created_at, kind) = (value["created_at"].as_u64()?, value["kind"].as_u64()?);
+    let (tags, content) = (&value["tags"], &value["content"]);
+    let json = format!(
+        "{{\"id\":\"{id}\",\"pubkey\":\"{pubkey}\",\"created_at\":{created_at},\"kind\":{kind},\"tags\":{tags},\"content\":{content},\"sig\":\"{sig}\"}}"
+    );
+    Some(Event::from_canonical(json.into_bytes().into()))
+}
+
+/// A filter that picks its values from `events`, which are not empty, normalised.
+pub fn filter_over(rng: &mut Rng, events: &[Event]) -> Filter {
+    let mut filter = Filter::default();
+    let some = [1, 1, 2, 5, 70, 300];
+    if rng.one_in(8) {
+        filter.ids = Some((0..*rng.pick(&some)).map(|_| rng.pick(events).id).collect());
+    }
+    if rng.one_in(2) {
+        filter.authors = Some((0..*rng.pick(&some)).map(|_| rng.pick(events).pubkey).collect());
+    }
+    if rng.one_in(2) {
+        filter.kinds = Some((0..*rng.pick(&some)).map(|_| rng.pick(events).kind).collect());
+    }
+    if rng.one_in(3) {
+        let letters: Vec<u8> = rng.pick(events).tags().indexed().map(|(letter, _)| letter).collect();
+        if !letters.is_empty() {
+            let letter = *rng.pick(&letters);
+            let wanted = *rng.pick(&some);
+            let mut values = Vec::new();
+            for _ in 0..20 * wanted {
+                let event = rng.pick(events);
+                let own = event.tags().indexed().filter(|(own, _)| *own == letter);
+                values.extend(own.map(|(_, value)| value.into()).take(wanted - values.len()));
+            }
+            filter.tags = Box::new([TagFilter { letter, values: values.into() }]);
+        }
+    }
+    if rng.one_in(4) {
+        filter.since = Some(rng.pick(events).created_at);
+    }
+    if rng.one_in(4) {
+        filter.until = Some(rng.pick(events).created_at);
+    }
+    if rng.one_in(2) {
+        filter.limit = Some(*rng.pick(&[1, 3, 20, 100, 1_000]));
+    }
+    filter.normalise();
+    filter
 }
 
 /// What events and filters of one test are drawn from.

@@ -97,7 +97,7 @@ mod tests {
             Filter { tags: Box::new([two_values]), ..good.clone() },
             Filter { tags: Box::default(), ..good.clone() },
         ] {
-            assert!(!has(&[bad.clone()]), "{bad:?}");
+            assert!(!has(std::slice::from_ref(&bad)), "{bad:?}");
         }
         assert!(!has(&[good.clone(), good]));
         assert!(!has(&[]));

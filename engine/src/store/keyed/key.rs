@@ -6,9 +6,9 @@
 //!
 //! head        = 'a'                                  every event
 //!             | 'k'  kind:2                          a kind
-//!             | 'u'  author:16  0                    an author
-//!             | 'u'  author:16  1  kind:2            an author and a kind
-//!             | 'u'  author:16  2  kind:2  hash:16   an address; hash of the `d` value
+//!             | 'u'  hash:16  0                      an author; hash of the public key
+//!             | 'u'  hash:16  1  kind:2              an author and a kind
+//!             | 'u'  hash:16  2  kind:2  hash:16     an address; the second is of the `d` value
 //!             | 't'  letter:1   hash:16              a tag; hash of its value
 //!
 //! rank_and_more   not created_at:8   id prefix:8   seq:47 expires:1   kind:2
@@ -22,10 +22,10 @@
 //! ```
 //!
 //! All numbers are big-endian; `created_at` is inverted so that newest comes first. No head is the beginning
-//! of another. `author` is the first half of a public key: a second key that shares it takes 2^128 tries.
-//! `hash` is the first half of a SHA-256: two values that share it take 2^64, and whoever finds them has
-//! made two of their own events look alike. Halves make keys short, which is most of a store's size and work,
-//! and an author's three kinds of postings stand side by side, so that one event touches fewer pages.
+//! of another. `hash` is the first half of a SHA-256: two values that share it take 2^64 tries, and whoever
+//! finds them has made two of their own events look alike. Halves make keys short, which is most of a store's
+//! size and work, and an author's three kinds of postings stand side by side, so that one event touches fewer
+//! pages.
 
 use std::fmt;
 
@@ -33,16 +33,18 @@ use sha2::{Digest, Sha256};
 
 use crate::store::backend::{Bound, Posting, Rank, Seq, Tombstone};
 use crate::store::terms::Term;
-use crate::types::{EventId, Kind, PubKey, Timestamp};
+use crate::types::{EventId, Kind, Timestamp};
 
 /// Bytes of a posting behind its head.
 pub(super) const POSTING_BYTES: usize = 24;
-/// `'u' author:16 2 kind:2 hash:16` and a posting.
-const KEY_BYTES_MAX: usize = 36 + POSTING_BYTES;
-/// Bytes kept of public keys and hashes in heads.
+/// `'u' hash:16 2 kind:2 hash:16`, a posting, and a byte that makes a bound lie behind it.
+const KEY_BYTES_MAX: usize = 36 + POSTING_BYTES + 1;
+/// Numbers are below 2^47 ([`Seq`]); bounds may be anything.
+const SEQ_MAX: u64 = (1 << 47) - 1;
+/// Bytes kept of a hash.
 const HALF: usize = 16;
 
-/// A key of at most 60 bytes, without an allocation. Ordered as bytes.
+/// A key of at most 61 bytes, without an allocation. Ordered as bytes.
 #[derive(Clone, Copy)]
 pub struct Key {
     len: u8,
@@ -115,10 +117,10 @@ pub(super) fn head(term: &Term) -> Key {
     match term {
         Term::All => Key::new(&[b"a"]),
         Term::Kind(kind) => Key::new(&[b"k", &kind.to_be_bytes()]),
-        Term::Author(pubkey) => Key::new(&[b"u", author(pubkey), &[0]]),
-        Term::AuthorKind(pubkey, kind) => Key::new(&[b"u", author(pubkey), &[1], &kind.to_be_bytes()]),
+        Term::Author(pubkey) => Key::new(&[b"u", &hash(&pubkey.0), &[0]]),
+        Term::AuthorKind(pubkey, kind) => Key::new(&[b"u", &hash(&pubkey.0), &[1], &kind.to_be_bytes()]),
         Term::Address(kind, pubkey, d) => {
-            Key::new(&[b"u", author(pubkey), &[2], &kind.to_be_bytes(), &hash(d)])
+            Key::new(&[b"u", &hash(&pubkey.0), &[2], &kind.to_be_bytes(), &hash(d)])
         }
         Term::Tag(letter, value) => Key::new(&[b"t", &[*letter], &hash(value)]),
     }
@@ -137,7 +139,8 @@ pub(super) fn posting(head: Key, posting: &Posting) -> Key {
 pub(super) fn posting_from(head: Key, start: Bound) -> Key {
     match start {
         Bound::From(at) => head.with(&[&rank(&at), &[0; 8]]),
-        Bound::After(at, seq) => head.with(&[&rank(&at), &seq_and_expiry(Seq(seq.0 + 1), false), &[0; 2]]),
+        // Longer than the last key this number may have, and so right behind it.
+        Bound::After(at, seq) => head.with(&[&rank(&at), &seq_and_expiry(seq, true), &[0xff, 0xff, 0]]),
     }
 }
 
@@ -194,10 +197,6 @@ pub(super) fn tombstone(tombstone: &Tombstone) -> Box<[u8]> {
     }
 }
 
-fn author(pubkey: &PubKey) -> &[u8] {
-    &pubkey.0[..HALF]
-}
-
 fn hash(value: &[u8]) -> [u8; HALF] {
     let digest = Sha256::digest(value);
     *digest.first_chunk().expect("a SHA-256 has 32 bytes")
@@ -212,7 +211,7 @@ fn rank(rank: &Rank) -> [u8; 16] {
 
 /// Six bytes. The bit stands behind the number, so that postings are in the order of numbers.
 fn seq_and_expiry(seq: Seq, expires: bool) -> [u8; 6] {
-    let bytes = (seq.0 << 1 | u64::from(expires)).to_be_bytes();
+    let bytes = (seq.0.min(SEQ_MAX) << 1 | u64::from(expires)).to_be_bytes();
     *bytes.last_chunk().expect("eight bytes end in six")
 }
 
@@ -223,18 +222,18 @@ fn be64(bytes: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::PubKey;
     use proptest::prelude::*;
 
     fn any_posting() -> impl Strategy<Value = Posting> {
         let small = prop_oneof![0..4u64, any::<u64>()];
-        (small.clone(), small, prop_oneof![0..4u64, 0..1 << 47], any::<u16>(), any::<bool>()).prop_map(
-            |(created_at, prefix, seq, kind, expires)| Posting {
+        (small.clone(), small, prop_oneof![0..4u64, 0..=SEQ_MAX, Just(SEQ_MAX)], any::<u16>(), any::<bool>())
+            .prop_map(|(created_at, prefix, seq, kind, expires)| Posting {
                 rank: Rank { created_at, prefix },
                 seq: Seq(seq),
                 kind,
                 expires,
-            },
-        )
+            })
     }
 
     fn any_term() -> impl Strategy<Value = Term> {

@@ -14,11 +14,14 @@ pub(super) struct State {
     events: BTreeMap<Seq, Arc<[u8]>>,
     ids: HashMap<EventId, Seq>,
     /// No term has an empty map.
-    postings: BTreeMap<Term, BTreeMap<(Rank, Seq), (Kind, bool)>>,
+    postings: BTreeMap<Term, List>,
     expiring: BTreeSet<(Timestamp, Seq)>,
     tombstones: HashMap<Tombstone, Timestamp>,
     bytes: u64,
 }
+
+/// One term's postings: where they stand, and the rest of them.
+type List = BTreeMap<(Rank, Seq), (Kind, bool)>;
 
 /// How one change is taken back.
 #[derive(Debug)]

@@ -14,8 +14,8 @@ const CURSORS_WIDE: usize = 64;
 const WALK_KINDS_MAX: usize = 16;
 /// Candidates a walk looks at before it judges itself.
 const WALK_TRIAL: u64 = 64;
-/// What opening a cursor costs against reading a candidate of a walk.
-const OPENING_COST: u64 = 1;
+/// A walk merges at most one cursor for as many that it may save.
+const WALK_SAVING: usize = 4;
 /// Most terms of a way to answer that is looked into before the choice.
 const PROBE_TERMS_MAX: usize = 16;
 /// Postings looked at for each way to answer before the choice.
@@ -57,27 +57,23 @@ struct Walk {
 }
 
 impl Lane {
-    pub(super) fn new(filter: &Filter, wanted: u64, classes: TermClasses, walks: bool) -> Self {
+    pub(super) fn new(filter: &Filter, wanted: u64, walks: bool) -> Self {
         let source = Source::broad(filter, usize::MAX);
-        let mut lane = Lane {
-            decided: source.decides(filter),
+        let points = filter.ids.is_some().then(Points::default);
+        Lane {
+            // Ids are looked up with the whole filter.
+            decided: points.is_some() || source.decides(filter),
             source,
             after_walk: None,
             walk: Walk::default(),
             decided_after_walk: false,
             epoch: 0,
             closed: false,
-            points: filter.ids.is_some().then(Points::default),
+            points,
             rows: 0,
             wanted,
             walks,
-        };
-        // Without a term over all events a walk over them would merge every kind there is.
-        lane.walks &= classes.all || matches!(Source::broad(filter, WALK_KINDS_MAX), Source::Kind);
-        if lane.points.is_some() {
-            lane.decided = true;
         }
-        lane
     }
 
     /// Whether the lane's postings alone prove matches.
@@ -98,15 +94,17 @@ impl Lane {
         self.rows += (before - *rows) as u64;
         self.decided = self.source.decides(filter);
         let count = self.source.len(filter);
-        let broad = Source::broad(filter, WALK_KINDS_MAX);
-        if self.walks && count > CURSORS_WIDE && self.source != Source::All && self.source != broad {
-            self.decided_after_walk = self.decided;
-            self.decided = broad.decides(filter);
-            self.after_walk = Some(std::mem::replace(&mut self.source, broad));
-            self.walk.cost_max = (count as u64) * OPENING_COST;
+        if self.walks && count > CURSORS_WIDE {
+            let broad = in_order(Source::broad(filter, WALK_KINDS_MAX), classes, reader)?;
+            if broad != self.source && broad.len(filter) * WALK_SAVING <= count {
+                self.decided_after_walk = self.decided;
+                self.decided = broad.decides(filter);
+                self.after_walk = Some(std::mem::replace(&mut self.source, broad));
+                self.walk.cost_max = count as u64;
+            }
         }
-        if self.source == Source::All && !classes.all {
-            self.source = Source::Each(reader.kinds()?.into());
+        if self.source == Source::All {
+            self.source = in_order(Source::All, classes, reader)?;
         }
         Ok(())
     }
@@ -117,8 +115,9 @@ impl Lane {
         if self.source == Source::Address {
             return 1;
         }
-        // An expected share of the page, and one more to see that it ends there.
-        (self.wanted.saturating_add(1).div_ceil(cursors)).clamp(1, CHUNK_MAX as u64) as usize
+        // An expected share of the page, and two more: one to see whether it ends there, and one to have a next
+        // one while that is looked at.
+        (self.wanted.saturating_add(2).div_ceil(cursors)).clamp(1, CHUNK_MAX as u64) as usize
     }
 
     /// Takes note of a candidate whose event was read.
@@ -157,6 +156,14 @@ impl Lane {
             self.epoch += 1;
         }
     }
+}
+
+/// `broad`, or all kinds that are stored where there is no term over all events.
+fn in_order<R: Reader>(broad: Source, classes: TermClasses, reader: &R) -> Result<Source, StoreError> {
+    Ok(match broad {
+        Source::All if !classes.all => Source::Each(reader.kinds()?.into()),
+        other => other,
+    })
 }
 
 /// The way to answer `filter` that reads least, as far as a look at its first postings tells.

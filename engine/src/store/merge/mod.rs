@@ -110,7 +110,7 @@ impl Merge {
         let lanes = filters
             .iter()
             .enumerate()
-            .map(|(index, filter)| Lane::new(filter, wanted(index), classes, walks))
+            .map(|(index, filter)| Lane::new(filter, wanted(index), walks))
             .collect();
         let nowhere = Rank::newest(0);
         let none = Posting { rank: nowhere, seq: Seq(0), kind: 0, expires: false };

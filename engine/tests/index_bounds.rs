@@ -1,0 +1,121 @@
+//! Bounds of the index: large filters, and memory under churn.
+#![cfg(feature = "testing")]
+
+use relay_engine::index::{Index, SubSlot};
+use relay_engine::testing::index_ops::{EMPTY_BYTES_MAX, event};
+use relay_engine::types::{Event, EventId, Filter, PubKey, TagFilter};
+
+fn bytes(number: u64) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&number.to_le_bytes());
+    bytes
+}
+
+fn author(number: u64) -> PubKey {
+    PubKey(bytes(number))
+}
+
+fn note(number: u64, tags: &[(&str, &[u8])]) -> Event {
+    event(EventId([0; 32]), author(number), 1, 1, tags)
+}
+
+fn of_authors(authors: impl Iterator<Item = u64>) -> Filter {
+    let mut filter = Filter { authors: Some(authors.map(author).collect()), ..Filter::default() };
+    filter.normalise();
+    filter
+}
+
+fn matched(index: &mut Index, event: &Event) -> Vec<SubSlot> {
+    let mut out = Vec::new();
+    index.matches(event, &mut out);
+    out.sort_unstable();
+    out
+}
+
+#[test]
+fn ten_thousand_authors_are_ten_thousand_postings() {
+    let mut index = Index::new();
+    let even = index.subscribe(&[of_authors((0..10_000).map(|number| number * 2))]);
+    let all = index.subscribe(&[of_authors(0..20_000)]);
+    // As a condition behind a tag: the list is looked up, not walked.
+    let topic = TagFilter { letter: b't', values: [b"x".as_slice().into()].into() };
+    let tagged = Filter { tags: [topic].into(), ..of_authors((0..10_000).map(|number| number * 2)) };
+    let tagged = index.subscribe(&[tagged]);
+    for number in [0, 1, 2, 9_999, 10_000, 19_998, 19_999, 20_000] {
+        let mut expected = Vec::new();
+        if number % 2 == 0 && number < 20_000 {
+            expected.push(even);
+        }
+        if number < 20_000 {
+            expected.push(all);
+        }
+        assert_eq!(matched(&mut index, &note(number, &[])), expected, "author {number}");
+        if number % 2 == 0 && number < 20_000 {
+            expected.push(tagged);
+        }
+        assert_eq!(matched(&mut index, &note(number, &[("t", b"x"), ("t", b"x")])), expected, "author {number}");
+    }
+    assert!(index.bytes() < 20_000 * 200, "{} bytes", index.bytes());
+}
+
+#[test]
+fn a_match_looks_at_what_matches_and_not_at_what_is_subscribed() {
+    let mut index = Index::new();
+    for number in 0..5_000 {
+        index.subscribe(&[of_authors(number..number + 3)]);
+        index.subscribe(&[Filter { kinds: Some([7].into()), ..of_authors(number..number + 3) }]);
+    }
+    let mut out = Vec::new();
+    let stats = index.matches(&note(2_500, &[]), &mut out);
+    assert_eq!((stats.candidates, stats.matches, out.len()), (3, 3, 3));
+}
+
+/// A million subscriptions come and go, each with keys never seen before, and nobody calls `sweep`.
+#[test]
+fn memory_stays_bounded_under_a_million_random_filters() {
+    const LIVE: u64 = 500;
+    let mut index = Index::new();
+    let (mut live, mut bytes_max) = (std::collections::VecDeque::new(), 0);
+    for number in 0..1_000_000u64 {
+        let filter = match number % 4 {
+            0 => Filter { kinds: Some([number as u16, 1, 2].into()), ..of_authors(number * 8..number * 8 + 5) },
+            1 => Filter { ids: Some([EventId(bytes(number))].into()), ..Filter::default() },
+            2 => {
+                let value = format!("value {number} of more than thirty-two bytes").into_bytes();
+                let tag = TagFilter { letter: b't', values: [value.into()].into() };
+                Filter { tags: [tag].into(), since: Some(number), ..Filter::default() }
+            }
+            _ => {
+                let tag = TagFilter { letter: b'e', values: [number.to_string().into_bytes().into()].into() };
+                Filter { tags: [tag].into(), ..of_authors(number * 8..number * 8 + 3) }
+            }
+        };
+        live.push_back(index.subscribe(&[filter]));
+        if live.len() as u64 > LIVE {
+            index.unsubscribe(live.pop_front().expect("it is not empty"));
+        }
+        bytes_max = bytes_max.max(index.bytes());
+    }
+    // 500 filters of up to eight values.
+    assert!(bytes_max < 1 << 20, "{bytes_max} bytes at most");
+    live.into_iter().for_each(|slot| index.unsubscribe(slot));
+    while index.sweep(100) {}
+    assert!(index.bytes() <= EMPTY_BYTES_MAX, "{} bytes at the end", index.bytes());
+}
+
+/// The account that [`Index::bytes`] keeps must not drift: what it says depends on what is there.
+#[test]
+fn memory_after_a_peak_is_given_back() {
+    let mut index = Index::new();
+    let slots: Vec<SubSlot> =
+        (0..2_000).map(|number| index.subscribe(&[of_authors(number * 50..number * 50 + 100)])).collect();
+    let peak = index.bytes();
+    assert!(peak > 4 << 20, "{peak} bytes");
+    for slot in &slots[10..] {
+        index.unsubscribe(*slot);
+    }
+    while index.sweep(1_000) {}
+    assert!(index.bytes() < peak / 20, "{} bytes of {peak}", index.bytes());
+    assert_eq!(matched(&mut index, &note(55, &[])), slots[..2]);
+    assert_eq!(matched(&mut index, &note(70_000, &[])), []);
+}

@@ -1,0 +1,141 @@
+//! What answers may cost, in rows: the choices of the planner seen from outside.
+//!
+//! A row is a posting or an event read. The figures are those of a store of 30,000 events by 2,000 authors, of whom
+//! low numbers write most.
+
+use relay_engine::store::{
+    Backend, Completeness, Count, CountStep, Everyone, Hit, MemoryBackend, Op, Reader, Scan, ScanLimits, Seq,
+    Step, Take, TermClasses, Writer, commit, terms_of,
+};
+use relay_engine::testing::{Draft, Rng};
+use relay_engine::types::{CanonicalEvent, Event, Filter, Kind, PubKey, TagFilter};
+
+const EVENTS: u64 = 30_000;
+const AUTHORS: u64 = 2_000;
+const LIMITS: ScanLimits = ScanLimits { limit_default: 500, limit_max: 5_000 };
+
+fn key(author: u64) -> PubKey {
+    let mut bytes = [7; 32];
+    bytes[..8].copy_from_slice(&author.to_be_bytes());
+    PubKey(bytes)
+}
+
+/// An event of one of many authors: a draft has only 256.
+fn event(author: u64, draft: &Draft) -> Event {
+    let event = draft.event();
+    let json = std::str::from_utf8(event.json()).unwrap();
+    let json = json.replace(&event.pubkey.to_string(), &key(author).to_string());
+    Event::from_canonical(json.into_bytes().into())
+}
+
+fn store(classes: TermClasses) -> MemoryBackend {
+    let mut rng = Rng::new(3);
+    let backend = MemoryBackend::new(classes);
+    let fill = |writer: &mut <MemoryBackend as Backend>::Writer<'_>| {
+        for n in 1..=EVENTS {
+            let author = rng.below(AUTHORS).min(rng.below(AUTHORS));
+            let mut draft = Draft::new(0, *rng.pick(&[1, 1, 7, 6]), 1_000 + n / 4).content(&n.to_string());
+            draft = draft.tag(&["t", if n % 1_000 == 0 { "rare" } else { "common" }]);
+            let event = event(author, &draft);
+            writer.insert(Seq(n), &event, &terms_of(event.view(), classes))?;
+        }
+        Ok(())
+    };
+    backend.write(fill).unwrap();
+    backend
+}
+
+/// Rows and events of one REQ.
+fn cost(backend: &MemoryBackend, mut filter: Filter) -> (usize, Vec<Event>, Completeness) {
+    filter.normalise();
+    let mut scan = Scan::new([filter].into(), LIMITS, backend.classes(), Seq(EVENTS));
+    let (mut rows, mut events) = (usize::MAX, Vec::new());
+    let reader = backend.reader().unwrap();
+    let mut sink = |hit: Hit<'_>| {
+        events.push(Event::from_canonical(hit.event.json().into()));
+        Take::Counted
+    };
+    match scan.step(&reader, 0, &mut rows, &Everyone, &mut sink).unwrap() {
+        Step::Done(completeness) => (usize::MAX - rows, events, completeness),
+        Step::More => panic!("there are rows left"),
+    }
+}
+
+/// Asks for at most 50 events, and judges the number of events by reading all, the rows by `rows_max`.
+fn check(backend: &MemoryBackend, name: &str, filter: Filter, rows_max: usize) {
+    let filter = Filter { limit: Some(50), ..filter };
+    let reader = backend.reader().unwrap();
+    let matches = |seq| {
+        let json = reader.event(Seq(seq)).unwrap().unwrap();
+        filter.matches_stored(CanonicalEvent::trusted(&json))
+    };
+    let expected = (1..=EVENTS).filter(|&seq| matches(seq)).count().min(50);
+    let (rows, events, _) = cost(backend, filter.clone());
+    assert_eq!(events.len(), expected, "{name}");
+    assert!(rows <= rows_max, "{name}: {rows} rows for {expected} events, at most {rows_max} expected");
+}
+
+fn tag(value: &str) -> Box<[TagFilter]> {
+    Box::new([TagFilter { letter: b't', values: Box::new([value.as_bytes().into()]) }])
+}
+
+#[test]
+fn answers_cost_what_they_are_worth() {
+    let all = TermClasses { all: true, author_kind: true };
+    let none = TermClasses { all: false, author_kind: false };
+    for classes in [all, none] {
+        let backend = store(classes);
+        let authors = |list: &mut dyn Iterator<Item = u64>| Filter {
+            authors: Some(list.map(key).collect()),
+            ..Filter::default()
+        };
+        let kinds = |list: &[Kind]| Some(list.into());
+        let cases: Vec<(&str, Filter, usize)> = vec![
+            ("one author", authors(&mut (0..1)), 100),
+            ("ten authors and a kind", Filter { kinds: kinds(&[1]), ..authors(&mut (0..10)) }, 350),
+            ("300 busy authors", Filter { kinds: kinds(&[1]), ..authors(&mut (0..300)) }, 900),
+            ("every author", authors(&mut (0..AUTHORS)), 350),
+            ("10,000 authors, most of them silent", authors(&mut (0..10_000)), 350),
+            ("10,000 silent authors", authors(&mut (2_000..12_000)), 10_000 + 700),
+            ("5,000 silent authors and a rare one", authors(&mut (1_999..7_000)), 5_001 + 700),
+            ("a kind", Filter { kinds: kinds(&[7]), ..Filter::default() }, 150),
+            ("a rare tag", Filter { tags: tag("rare"), ..Filter::default() }, 100),
+            ("a rare tag of a busy author", Filter { tags: tag("rare"), ..authors(&mut (0..1)) }, 150),
+            (
+                "a common tag of a rare author",
+                Filter { tags: tag("common"), ..authors(&mut (1_990..1_991)) },
+                150,
+            ),
+        ];
+        for (name, filter, rows_max) in cases {
+            check(&backend, &format!("{name}, {classes:?}"), filter, rows_max);
+        }
+    }
+}
+
+#[test]
+fn counting_reads_no_events_where_postings_suffice() {
+    let backend = store(TermClasses { all: true, author_kind: true });
+    let filter = Filter { kinds: Some([7].into()), ..Filter::default() };
+    let reader = backend.reader().unwrap();
+    let mut rows = usize::MAX;
+    let mut count = Count::new([filter].into(), backend.classes(), Seq(EVENTS), u64::MAX);
+    let Ok(CountStep::Done(counted)) = count.step(&reader, 0, &mut rows, &Everyone) else {
+        panic!("there are rows left");
+    };
+    assert!(counted.count > 7_000);
+    assert!((usize::MAX - rows) as u64 <= counted.count + 1, "{counted:?}");
+}
+
+#[test]
+fn a_reader_at_an_old_horizon_pays_only_for_what_came_since() {
+    let backend = store(TermClasses { all: true, author_kind: true });
+    let ops: Vec<Op> = (0..100).map(|n| Draft::new(1, 1, 90_000 + n).put()).collect();
+    commit(&backend, 0, &ops).unwrap();
+    let filter = Filter { kinds: Some([1].into()), limit: Some(10), ..Filter::default() };
+    let (rows, events, completeness) = cost(&backend, filter);
+    assert_eq!((events.len(), completeness), (10, Completeness::More));
+    assert!(events.iter().all(|event| event.created_at < 90_000), "beyond the horizon is for live delivery");
+    assert!(rows < 400, "{rows} rows");
+    assert_eq!(backend.reader().unwrap().last_seq(), Ok(Seq(EVENTS + 100)));
+}
