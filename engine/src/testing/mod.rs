@@ -3,6 +3,9 @@
 //!
 //! The oracle shares no code with what it judges: its own parser, its own loops.
 
+pub mod semantics;
+pub mod signing;
+
 mod conformance;
 mod differential;
 mod failing;
