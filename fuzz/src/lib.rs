@@ -1,1 +1,32 @@
-//! x
+//! Everything that is thrown at the relay to break it: fuzz programs with reference models, and a simulator.
+//!
+//! | function | bytes are | held against |
+//! |---|---|---|
+//! | [`frames`] | one client message | `serde_json` |
+//! | [`events`] | one event object | `serde_json` |
+//! | [`filters`] | one filter object | `serde_json` |
+//! | [`index_ops`] | subscriptions, their ends, events | every filter compared with every event |
+//! | [`store_ops`] | puts, deletions, scans with budgets, failures, on four backends | the naive oracle |
+//! | [`machine`] | a schedule of clients, shards, writer and faults | the history of the store, then the oracle |
+//!
+//! [`simulate`] runs the last one from a seed.
+//!
+//! Each takes any bytes, never panics unless the relay is wrong, and uses memory in proportion to the bytes.
+//! The targets of `fuzz/targets` hand them what libFuzzer makes up; `tests/replay.rs` hands them the corpus,
+//! on stable Rust. Nothing here reads a clock or a random source: the same bytes or seed are the same run.
+
+mod chance;
+mod events;
+mod filters;
+mod frames;
+mod index_ops;
+pub mod reference;
+mod sim;
+mod store_ops;
+
+pub use events::events;
+pub use filters::filters;
+pub use frames::frames;
+pub use index_ops::index_ops;
+pub use sim::{Report, machine, simulate};
+pub use store_ops::store_ops;

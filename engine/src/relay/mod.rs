@@ -136,7 +136,7 @@ impl<B: Backend> Relay<B> {
             self.drop_slot(slot);
         }
         self.metrics.connections = self.sessions.len() as u64;
-        self.metrics.subscriptions = self.live.len() as u64;
+        self.metrics.subscriptions = self.live.clients() as u64;
     }
 
     /// One whole text message.
@@ -178,17 +178,9 @@ impl<B: Backend> Relay<B> {
     /// Whether the host should go on reading from this connection. After `false` the connection will
     /// come out of [`Relay::poll_input_resumed`].
     pub fn wants_input(&mut self, conn: ConnId) -> bool {
-        let limits = &self.config.limits;
         let Some(session) = self.sessions.get_mut(conn) else { return false };
-        let own = session.takes_input(limits);
-        let all = self.ingest.in_flight() < limits.in_flight_events_max;
-        if !own || !all {
-            session.input_paused = true;
-        }
-        if own && !all {
-            self.waiting_for_ingest.push(conn);
-        }
-        own && all
+        session.input_paused = true;
+        self.may_resume(conn)
     }
 
     /// A connection whose reading was paused and may go on.
@@ -294,15 +286,28 @@ impl<B: Backend> Relay<B> {
 
     /// Lets the host read on if it was told to pause and the reason is gone.
     fn resume_input(&mut self, conn: ConnId) {
-        let limits = &self.config.limits;
-        let Some(session) = self.sessions.get_mut(conn) else { return };
-        if session.input_paused
-            && session.takes_input(limits)
-            && self.ingest.in_flight() < limits.in_flight_events_max
-        {
-            session.input_paused = false;
+        if self.may_resume(conn) {
             self.resumed.push_back(conn);
         }
+    }
+
+    /// Ends the pause of a connection's input if nothing stands against it. What does will call again: its
+    /// own output and deferred messages always do, events in flight if the connection is on their list.
+    fn may_resume(&mut self, conn: ConnId) -> bool {
+        let limits = &self.config.limits;
+        let Some(session) = self.sessions.get_mut(conn) else { return false };
+        if !session.input_paused || !session.takes_input(limits) {
+            return false;
+        }
+        if self.ingest.in_flight() < limits.in_flight_events_max {
+            session.input_paused = false;
+            return true;
+        }
+        if !session.waits_for_ingest {
+            session.waits_for_ingest = true;
+            self.waiting_for_ingest.push(conn);
+        }
+        false
     }
 
     fn mark_ready(&mut self, conn: ConnId) {

@@ -39,6 +39,8 @@ pub(super) struct Session {
     pub(super) event_rate: Bucket,
     pub(super) request_rate: Bucket,
     pub(super) input_paused: bool,
+    /// It is on the list of those that read on when events in flight have become fewer.
+    pub(super) waits_for_ingest: bool,
     pub(super) in_ready: bool,
     pub(super) closing: bool,
 }
@@ -64,6 +66,7 @@ impl Session {
             event_rate: Bucket::full(limits.events_per_minute_max, now),
             request_rate: Bucket::full(limits.requests_per_minute_max, now),
             input_paused: false,
+            waits_for_ingest: false,
             in_ready: false,
             closing: false,
         }

@@ -1,0 +1,214 @@
+//! One client message: [`wire::parse_client_message`] against the reference, and what is written in answer.
+
+use relay_engine::types::{EventId, Filter, Limits, SubId};
+use relay_engine::wire::{self, About, ClientMessage, Fault, WireError, frames as write};
+
+use crate::events::check_event;
+use crate::filters::check_filter;
+use crate::reference::{Object, Opinion, ReferenceEvent, elements, reference_filter, string};
+
+/// Reads `data` as one client message, under generous and under narrow limits, and writes answers that name
+/// what it named.
+///
+/// # Panics
+/// If the parser and the reference disagree on whether it is a message or on what it means, if a refusal is
+/// about something else than the reference finds in it, if narrow limits change what is taken rather than
+/// whether, or if an answer is not the JSON that was meant.
+pub fn frames(data: &[u8]) {
+    let limits = Limits { message_bytes_max: 1 << 20, ..Limits::default() };
+    let opinion = std::str::from_utf8(data).ok().map_or(Opinion::Refused, |text| read(text, &limits));
+    let result = wire::parse_client_message(data, &limits);
+    match &result {
+        Ok(message) => {
+            check_message(message, &opinion.meaning().expect("only what the reference takes is taken"))
+        }
+        Err(error) => {
+            assert!(!matches!(opinion, Opinion::Taken(_)), "a good message is refused: {error}");
+            check_error(data, error);
+        }
+    }
+    check_narrow(data, &result);
+    check_answers(data);
+}
+
+/// What a message says.
+enum Said {
+    Event(ReferenceEvent),
+    Auth(ReferenceEvent),
+    Req(SubId, Vec<(Filter, usize)>),
+    Count(SubId, Vec<(Filter, usize)>),
+    Close(SubId),
+}
+
+fn read(text: &str, limits: &Limits) -> Opinion<Said> {
+    let sure = |said: Option<Said>| said.map_or(Opinion::Refused, Opinion::Taken);
+    let Some(elements) = elements(text).filter(|_| text.len() <= limits.message_bytes_max) else {
+        return Opinion::Refused;
+    };
+    let [verb, first, rest @ ..] = elements.as_slice() else { return Opinion::Refused };
+    match string(verb).as_deref() {
+        Some("EVENT") => read_event(first, rest, Said::Event, limits),
+        Some("AUTH") => read_event(first, rest, Said::Auth, limits),
+        Some("REQ") => sure(read_filters(first, rest, limits).map(|(sub, filters)| Said::Req(sub, filters))),
+        Some("COUNT") => {
+            sure(read_filters(first, rest, limits).map(|(sub, filters)| Said::Count(sub, filters)))
+        }
+        Some("CLOSE") => match sub_id(first) {
+            Some(sub) => with_trailing(Opinion::Taken(Said::Close(sub)), rest),
+            None => Opinion::Refused,
+        },
+        _ => Opinion::Refused,
+    }
+}
+
+fn read_event(
+    event: &str,
+    rest: &[&str],
+    said: impl Fn(ReferenceEvent) -> Said,
+    limits: &Limits,
+) -> Opinion<Said> {
+    let opinion = match ReferenceEvent::read(event) {
+        Opinion::Taken(event) if event.tags.len() <= limits.event_tags_max => Opinion::Taken(said(event)),
+        Opinion::Unsure(event) if event.tags.len() <= limits.event_tags_max => Opinion::Unsure(said(event)),
+        _ => Opinion::Refused,
+    };
+    with_trailing(opinion, rest)
+}
+
+/// Trailing elements are ignored, but have to be JSON the relay can read over.
+fn with_trailing(opinion: Opinion<Said>, rest: &[&str]) -> Opinion<Said> {
+    let dropped: Vec<Option<bool>> =
+        rest.iter().map(|value| crate::reference::dropped_value(value)).collect();
+    match opinion {
+        _ if dropped.contains(&Some(false)) => Opinion::Refused,
+        Opinion::Taken(said) if dropped.contains(&None) => Opinion::Unsure(said),
+        opinion => opinion,
+    }
+}
+
+fn read_filters(sub: &str, rest: &[&str], limits: &Limits) -> Option<(SubId, Vec<(Filter, usize)>)> {
+    let sub = sub_id(sub)?;
+    let filters: Vec<(Filter, usize)> =
+        rest.iter().map(|text| reference_filter(text)).collect::<Option<_>>()?;
+    let values: usize = filters.iter().map(|(_, values)| values).sum();
+    let fits =
+        !filters.is_empty() && filters.len() <= limits.filters_max && values <= limits.filter_values_max;
+    fits.then_some((sub, filters))
+}
+
+fn sub_id(text: &str) -> Option<SubId> {
+    let text = string(text)?;
+    let chars = text.chars().count();
+    (1..=64).contains(&chars).then(|| SubId::new(&text).expect("1 to 64 characters are an id"))
+}
+
+fn check_message(message: &ClientMessage<'_>, said: &Said) {
+    match (message, said) {
+        (ClientMessage::Event(raw), Said::Event(event)) | (ClientMessage::Auth(raw), Said::Auth(event)) => {
+            check_event(raw, event);
+        }
+        (ClientMessage::Req { sub, filters }, Said::Req(own, references))
+        | (ClientMessage::Count { query: sub, filters }, Said::Count(own, references)) => {
+            assert_eq!(sub, own);
+            assert_eq!(filters.len(), references.len());
+            for (filter, (reference, values)) in filters.iter().zip(references) {
+                check_filter(filter, reference, *values);
+            }
+        }
+        (ClientMessage::Close { sub }, Said::Close(own)) => assert_eq!(sub, own),
+        _ => panic!("read as another message: {message:?}"),
+    }
+}
+
+/// A refusal names what the message was about whenever that can be told.
+fn check_error(data: &[u8], error: &WireError) {
+    assert!(error.at <= data.len(), "the fault is in the bytes");
+    assert!(["invalid", "unsupported"].contains(&error.prefix()));
+    let words = error.to_string();
+    assert!(!words.is_empty() && words.len() < 200, "short words");
+    assert!(words.is_ascii(), "a refusal quotes nothing");
+    let Some(elements) = std::str::from_utf8(data).ok().and_then(elements) else { return };
+    let [verb, first, ..] = elements.as_slice() else { return };
+    match string(verb).as_deref() {
+        Some("EVENT") => assert_eq!(error.about, About::Event(plain_id(first, &error.about))),
+        Some("AUTH") => assert_eq!(error.about, About::Auth(plain_id(first, &error.about))),
+        Some("REQ" | "COUNT") => {
+            assert_eq!(error.about, sub_id(first).map_or(About::Frame, About::Sub));
+        }
+        Some("CLOSE") => assert_eq!(error.about, About::Frame),
+        Some(_) => assert_eq!((&error.about, error.fault), (&About::Frame, Fault::UnknownVerb)),
+        None => assert_eq!(error.about, About::Frame),
+    }
+}
+
+/// The id a refusal of this event has to name. Where the name or the value is escaped, or the name is there
+/// twice, it may name what it found.
+fn plain_id(event: &str, about: &About) -> Option<EventId> {
+    let found = match about {
+        About::Event(id) | About::Auth(id) => *id,
+        _ => None,
+    };
+    let Some(object) = Object::read(event) else { return found };
+    let named: Vec<&str> =
+        object.fields.iter().filter(|(name, _)| name == "id").map(|(_, value)| value.get()).collect();
+    match named.as_slice() {
+        [value] if !event.contains("\\u") => value
+            .strip_prefix('"')
+            .and_then(|value| value.strip_suffix('"'))
+            .and_then(|value| EventId::from_hex(value.as_bytes()).ok()),
+        [] => None,
+        _ => found,
+    }
+}
+
+/// Narrow limits refuse more, in the words of a limit, and change nothing else.
+fn check_narrow(data: &[u8], generous: &Result<ClientMessage<'_>, WireError>) {
+    let narrow = Limits {
+        message_bytes_max: 512,
+        event_tags_max: 2,
+        filters_max: 2,
+        filter_values_max: 4,
+        ..Limits::default()
+    };
+    match (wire::parse_client_message(data, &narrow), generous) {
+        (Ok(message), Ok(same)) => assert_eq!(format!("{message:?}"), format!("{same:?}")),
+        (Ok(message), Err(error)) => panic!("only narrow limits take {message:?}: {error}"),
+        (Err(error), Ok(message)) => {
+            let is_bound = match error.fault {
+                Fault::MessageTooLong { .. } => data.len() > narrow.message_bytes_max,
+                Fault::TooManyTags { max } => max == narrow.event_tags_max,
+                Fault::TooManyFilters { max } => max == narrow.filters_max,
+                Fault::TooManyValues { max } => max == narrow.filter_values_max,
+                _ => false,
+            };
+            assert!(is_bound, "{error} refuses {message:?}");
+        }
+        (Err(_), Err(_)) => {}
+    }
+}
+
+/// Whatever text is put into an answer comes out of it again.
+fn check_answers(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let check = |expected: serde_json::Value, write: &dyn Fn(&mut Vec<u8>)| {
+        let mut out = Vec::new();
+        write(&mut out);
+        assert_eq!(serde_json::from_slice::<serde_json::Value>(&out).expect("an answer is JSON"), expected);
+    };
+    let id = EventId([7; 32]);
+    let hex = id.to_string();
+    check(serde_json::json!(["NOTICE", text]), &|out| write::notice(out, &text));
+    check(serde_json::json!(["OK", hex, false, text]), &|out| write::ok(out, &id, false, &text));
+    check(serde_json::json!(["AUTH", text]), &|out| write::auth(out, &text));
+    let start: String = text.chars().take(SubId::CHARS_MAX).collect();
+    let Some(sub) = SubId::new(&start) else { return };
+    check(serde_json::json!(["CLOSED", start, text]), &|out| write::closed(out, &sub, &text));
+    check(serde_json::json!(["EOSE", start]), &|out| write::eose(out, &sub, None));
+    check(serde_json::json!(["EVENT", start, {}]), &|out| {
+        write::event_head(out, &sub);
+        out.extend_from_slice(b"{}]");
+    });
+    check(serde_json::json!(["COUNT", start, {"count": u64::MAX, "approximate": true}]), &|out| {
+        write::count(out, &sub, u64::MAX, true, None);
+    });
+}

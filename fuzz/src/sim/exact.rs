@@ -1,0 +1,95 @@
+//! Questions to a relay at rest: every answer is known in advance, to the event.
+
+use relay_engine::testing::{Oracle, filter_json};
+use relay_engine::types::{EventId, PubKey};
+use serde_json::Value;
+
+use super::client::{Meaning, Message};
+use super::host::Host;
+
+/// REQs and COUNTs asked by each client.
+const QUESTIONS: usize = 4;
+
+impl Host<'_> {
+    /// Asks every client's questions and compares the answers with the naive oracle's.
+    ///
+    /// # Panics
+    /// If they differ.
+    pub(super) fn ask_exactly(&mut self) {
+        let mut oracle = Oracle::default();
+        let stored: Vec<EventId> = self.store.stored().values().map(|event| event.id).collect();
+        for event in self.store.stored().values() {
+            // Nothing stored stands against anything else stored.
+            oracle.put(0, event.json(), false);
+        }
+        assert_eq!(oracle.stored().count(), stored.len(), "what is stored together belongs together");
+        for place in 0..self.clients.len() {
+            for question in 0..QUESTIONS {
+                let filters =
+                    self.pool.filters[(place * QUESTIONS + question) % self.pool.filters.len()].clone();
+                let texts: Vec<Value> = filters.iter().map(filter_json).collect();
+                let joined = texts.iter().map(Value::to_string).collect::<Vec<_>>().join(",");
+                let (sub, count) = (format!("exact{question}"), format!("count{question}"));
+                let req = format!(r#"["REQ","{sub}",{joined}]"#);
+                let close = format!(r#"["CLOSE","{sub}"]"#);
+                let ask = format!(r#"["COUNT","{count}",{joined}]"#);
+                let socket = &mut self.clients[place].socket;
+                socket.push_back(Message { text: req, meaning: Meaning::Req(sub.clone(), filters) });
+                socket.push_back(Message { text: ask, meaning: Meaning::Count(count.clone()) });
+                self.come_to_rest();
+                self.compare(place, &sub, &count, &texts, (&oracle, &stored));
+                self.clients[place].socket.push_back(Message { text: close, meaning: Meaning::Close(sub) });
+                self.come_to_rest();
+            }
+        }
+    }
+
+    fn compare(
+        &mut self,
+        place: usize,
+        sub: &str,
+        count: &str,
+        texts: &[Value],
+        (oracle, stored): (&Oracle, &[EventId]),
+    ) {
+        let now = self.now.seconds();
+        let client = &self.clients[place];
+        let keys: Vec<String> = client.keys().iter().map(PubKey::to_string).collect();
+        let reader = |json: &str| -> (String, Vec<Vec<String>>) {
+            let event: Value = serde_json::from_str(json).expect("stored events are JSON");
+            let tags = serde_json::from_value(event["tags"].clone()).expect("tags are lists of strings");
+            (event["pubkey"].as_str().expect("a key").to_owned(), tags)
+        };
+        // The oracle is asked about kind and tags; one's own gift wraps are visible too.
+        let own: Vec<Vec<Vec<String>>> = oracle
+            .stored()
+            .map(|(_, json)| reader(json))
+            .filter(|(author, _)| keys.contains(author))
+            .map(|(_, tags)| tags)
+            .collect();
+        let sees = |kind: u64, tags: &[Vec<String>]| {
+            let names_me = |tag: &Vec<String>| tag.len() > 1 && tag[0] == "p" && keys.contains(&tag[1]);
+            !matches!(kind, 1059 | 21_059) || tags.iter().any(names_me) || own.iter().any(|own| own == tags)
+        };
+        let limits = &self.config.limits;
+        let answer = oracle.query(texts, now, (limits.limit_default, limits.limit_max), &sees);
+        let own_sub = &client.subs[sub];
+        let Some(_) = own_sub.answered else {
+            // Too many subscriptions are open, or it asks for others' gift wraps.
+            assert!(own_sub.ended, "answered or refused");
+            return;
+        };
+        let expected: Vec<EventId> = answer.seqs.iter().map(|seq| stored[*seq as usize - 1]).collect();
+        assert_eq!(own_sub.seen, expected, "{texts:?}");
+        let hint = match (answer.more, answer.not_asked) {
+            (true, _) => Some("more"),
+            (false, true) => None,
+            (false, false) => Some("finish"),
+        };
+        assert_eq!(own_sub.hint.as_deref(), hint, "{texts:?}");
+        let counted = client.counts[count].as_ref().expect("it was answered");
+        let matching = oracle.matching(texts, now, 0, &sees).len();
+        assert_eq!(counted["count"], matching, "COUNT {texts:?}");
+        self.report.exact += 1;
+    }
+}

@@ -1,0 +1,486 @@
+//! The host of a simulation: it owns the shards, the clock and the queues between them, and chooses.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use relay_engine::relay::{
+    Commit, CommitReply, Committed, Config, ConnId, Live, Peer, Relay, StreamId, VerifyBatch, VerifyChecked,
+    commit,
+};
+use relay_engine::store::{TermClasses, sweep_expired};
+use relay_engine::testing::{Rng, World};
+use relay_engine::types::{Class, Event, EventId, Filter, Limits, Now};
+
+use super::Report;
+use super::client::{Client, Meaning, Message, Truth};
+use super::history::{FOREVER, History, Shared};
+use super::pool::{IdTwice, Pool, URL, is_signed};
+use super::speech::speak;
+use crate::chance::Chance;
+
+/// Rounds within which a relay whose faults have stopped must come to rest.
+const ROUNDS_MAX: usize = 20_000;
+/// Frames and events are smaller than this.
+const FRAME_BYTES_MAX: usize = 4_096;
+
+/// What a shard will be told.
+enum Letter {
+    Reply(CommitReply),
+    Live(Vec<Live>),
+}
+
+struct Shard {
+    relay: Relay<Shared>,
+    verifying: VecDeque<VerifyBatch>,
+    checked: VecDeque<VerifyChecked>,
+    inbox: VecDeque<Letter>,
+    stream: StreamId,
+}
+
+/// Everything.
+pub(super) struct Host<'a> {
+    pub(super) chance: Chance<'a>,
+    pub(super) pool: Pool,
+    pub(super) config: Arc<Config>,
+    pub(super) store: Shared,
+    pub(super) history: History,
+    pub(super) clients: Vec<Client>,
+    pub(super) now: Now,
+    shards: Vec<Shard>,
+    commits: VecDeque<(usize, Commit)>,
+    ephemeral: HashMap<EventId, (usize, u64)>,
+    acked: HashSet<EventId>,
+    /// What the stream of the first shard gave, since the history had this many stays.
+    streamed: (usize, Vec<EventId>),
+    step: u64,
+    lives: u64,
+    pub(super) report: Report,
+}
+
+impl<'a> Host<'a> {
+    /// A relay with a random configuration and clients that have just connected.
+    pub(super) fn new(world: u64, chance: Chance<'a>) -> Self {
+        let mut rng = Rng::new(world);
+        let config =
+            Arc::new(Config { limits: limits(&mut rng), url: Some(URL.to_owned()), ..Config::default() });
+        let classes = TermClasses { all: !rng.one_in(4), author_kind: !rng.one_in(4) };
+        let (shards, clients) = (1 + rng.below(3) as usize, 1 + rng.below(5) as usize);
+        let mut host = Host {
+            chance,
+            pool: Pool::new(rng.bits()),
+            config,
+            store: Shared::new(classes),
+            history: History::default(),
+            clients: Vec::new(),
+            now: Now::from_seconds(World::START),
+            shards: Vec::new(),
+            commits: VecDeque::new(),
+            ephemeral: HashMap::new(),
+            acked: HashSet::new(),
+            streamed: (0, Vec::new()),
+            step: 0,
+            lives: 0,
+            report: Report::default(),
+        };
+        host.boot(shards);
+        for place in 0..clients {
+            let client = host.connect(place % shards);
+            host.clients.push(client);
+        }
+        host
+    }
+
+    /// One choice, carried out.
+    pub(super) fn step(&mut self) {
+        self.step += 1;
+        let client = self.chance.place(self.clients.len());
+        let shard = self.clients[client].shard;
+        match self.chance.below(64) {
+            0..=11 => self.say(client),
+            12..=23 => drop(self.read(client)),
+            24..=28 => drop(self.close_batch(shard, self.step.is_multiple_of(2))),
+            29..=32 => drop(self.check_batch(shard)),
+            33..=36 => drop(self.take_verdicts(shard)),
+            37..=39 => drop(self.gather(shard)),
+            40..=42 => drop(self.commit()),
+            43..=46 => drop(self.open_letter(shard)),
+            47..=51 => drop(self.work(shard)),
+            52..=57 => {
+                let bytes_max = 1 + self.chance.below(4_096) as usize;
+                self.drain(client, bytes_max);
+            }
+            58 | 59 => {
+                let ms = self.chance.below(1_500);
+                self.tick(ms);
+            }
+            60 => self.store.fail_at(1 + self.chance.below(40)),
+            61 => self.sweep(),
+            62 if self.chance.one_in(3) => self.disconnect(client),
+            63 if self.chance.one_in(12) => self.crash(),
+            _ => {}
+        }
+    }
+
+    /// Faults stop, everybody reads, until nothing moves.
+    ///
+    /// # Panics
+    /// If that takes too long.
+    pub(super) fn come_to_rest(&mut self) {
+        self.store.fail_at(0);
+        for _ in 0..ROUNDS_MAX {
+            let mut moved = false;
+            self.step += 1;
+            for client in 0..self.clients.len() {
+                while self.read(client) {
+                    moved = true;
+                }
+                moved |= self.drain(client, FRAME_BYTES_MAX);
+            }
+            for shard in 0..self.shards.len() {
+                moved |= self.close_batch(shard, true);
+                moved |= self.check_batch(shard);
+                moved |= self.take_verdicts(shard);
+                moved |= self.gather(shard);
+                moved |= self.open_letter(shard);
+                moved |= self.work(shard);
+            }
+            moved |= self.commit();
+            moved |= self.clients.iter().any(|client| client.ready);
+            if !moved {
+                return;
+            }
+        }
+        panic!("the relay does not come to rest");
+    }
+
+    /// Nothing is open and nothing missing.
+    ///
+    /// # Panics
+    /// If something is.
+    pub(super) fn check_rest(&mut self) {
+        for client in &self.clients {
+            assert!(client.socket.is_empty(), "a connection was paused and never resumed");
+            client.check_settled(&self.truth());
+        }
+        for id in &self.acked {
+            let ephemeral = self.ephemeral.contains_key(id);
+            assert!(
+                ephemeral || self.history.stays_of(*id).next().is_some(),
+                "{id} was accepted and is nowhere"
+            );
+        }
+        self.history.committed(&self.store, &[], true);
+        let (start, streamed) = &self.streamed;
+        let mut streamed = streamed.iter().peekable();
+        for stay in &self.history.stays[*start..] {
+            let came = streamed.next_if_eq(&&stay.event.id).is_some();
+            assert!(came || stay.event.is_expired(self.now.seconds()), "the stream misses {:?}", stay.event);
+        }
+        assert_eq!(streamed.next(), None, "the stream gives what was stored, in order");
+        for client in &mut self.clients {
+            client.settled = true;
+        }
+    }
+
+    /// What happened.
+    pub(super) fn report(&self) -> Report {
+        let lagged: u64 = self.shards.iter().map(|shard| shard.relay.metrics().subscriptions_lagged).sum();
+        Report {
+            frames: self.report.frames + self.clients.iter().map(|client| client.frames).sum::<usize>(),
+            stored: self.history.stays.len(),
+            removed: self.history.stays.iter().filter(|stay| stay.to != FOREVER).count(),
+            lagged: self.report.lagged + lagged,
+            ..self.report
+        }
+    }
+
+    pub(super) fn truth(&self) -> Truth<'_> {
+        let limits = &self.config.limits;
+        Truth {
+            pool: &self.pool,
+            history: &self.history,
+            ephemeral: &self.ephemeral,
+            acked: &self.acked,
+            limits: (limits.limit_default, limits.limit_max),
+            now: self.now.seconds(),
+            step: self.step,
+        }
+    }
+
+    fn boot(&mut self, shards: usize) {
+        self.lives += 1;
+        for number in 0..shards {
+            let seed = [self.lives as u8 * 16 + number as u8; 32];
+            let mut relay = Relay::new(Arc::clone(&self.config), self.store.clone(), Arc::new(IdTwice), seed);
+            let stream = relay.open_stream(&[Filter::default()]);
+            let (verifying, checked, inbox) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
+            self.shards.push(Shard { relay, verifying, checked, inbox, stream });
+        }
+        self.streamed = (self.history.stays.len(), Vec::new());
+    }
+
+    fn connect(&mut self, shard: usize) -> Client {
+        let peer = Peer { host: Some("relay.example".to_owned()) };
+        let conn = self.shards[shard].relay.connect(self.now, peer).expect("there is room");
+        Client::new(shard, conn)
+    }
+
+    fn say(&mut self, client: usize) {
+        let client = &mut self.clients[client];
+        if client.socket.len() < 24 {
+            let message = speak(client, &self.pool, &mut self.chance, self.now.seconds());
+            client.socket.push_back(message);
+        }
+    }
+
+    /// The host reads one message. False if there is none or the machine wants none.
+    fn read(&mut self, place: usize) -> bool {
+        let client = &mut self.clients[place];
+        let shard = client.shard;
+        if client.paused || client.socket.is_empty() {
+            return false;
+        }
+        let relay = &mut self.shards[shard].relay;
+        if !relay.wants_input(client.conn) {
+            client.paused = true;
+            self.report.pauses += 1;
+            return false;
+        }
+        let Some(Message { text, meaning }) = client.socket.pop_front() else { return false };
+        if let Meaning::Event(id) = &meaning
+            && let Some(event) = self.pool.signed(id)
+            && event.class() == Class::Ephemeral
+            && text.contains(&event.sig().to_string())
+        {
+            let sent = self.ephemeral.entry(*id).or_default();
+            *sent = (sent.0 + 1, self.step);
+        }
+        client.hand(meaning, &self.history);
+        relay.handle_text(self.now, client.conn, text.as_bytes());
+        self.settle(shard);
+        true
+    }
+
+    fn close_batch(&mut self, shard: usize, idle: bool) -> bool {
+        let batch = self.shards[shard].relay.poll_verify(self.now, idle);
+        let some = batch.is_some();
+        self.shards[shard].verifying.extend(batch);
+        some
+    }
+
+    fn check_batch(&mut self, shard: usize) -> bool {
+        let shard = &mut self.shards[shard];
+        let Some(batch) = shard.verifying.pop_front() else { return false };
+        shard.checked.push_back(batch.check(&IdTwice));
+        true
+    }
+
+    fn take_verdicts(&mut self, shard: usize) -> bool {
+        let Some(checked) = self.shards[shard].checked.pop_front() else { return false };
+        self.shards[shard].relay.handle_verified(self.now, checked);
+        self.settle(shard);
+        true
+    }
+
+    fn gather(&mut self, shard: usize) -> bool {
+        let Some(commit) = self.shards[shard].relay.poll_commit() else { return false };
+        assert!(!commit.is_empty());
+        self.commits.push_back((shard, commit));
+        true
+    }
+
+    /// The writer makes all that has been gathered durable.
+    fn commit(&mut self) -> bool {
+        if self.commits.is_empty() {
+            return false;
+        }
+        let (shards, commits): (Vec<usize>, Vec<Commit>) = self.commits.drain(..).unzip();
+        let Committed { replies, live, error } = commit(&self.store, self.now, commits);
+        assert_eq!(replies.len(), shards.len(), "a reply to each");
+        assert!(live.iter().all(|live| is_signed(&live.event)), "only what was verified is stored");
+        let nothing_kept = error.is_some() && shards.len() == 1;
+        self.report.failed += usize::from(error.is_some());
+        self.history.committed(&self.store, &live, nothing_kept);
+        let live_first = self.step.is_multiple_of(2);
+        if live_first {
+            self.post_live(&live);
+        }
+        for (shard, reply) in shards.into_iter().zip(replies) {
+            self.shards[shard].inbox.push_back(Letter::Reply(reply));
+        }
+        if !live_first {
+            self.post_live(&live);
+        }
+        true
+    }
+
+    fn post_live(&mut self, live: &[Live]) {
+        if !live.is_empty() {
+            for shard in &mut self.shards {
+                shard.inbox.push_back(Letter::Live(live.to_vec()));
+            }
+        }
+    }
+
+    fn open_letter(&mut self, shard: usize) -> bool {
+        let Some(letter) = self.shards[shard].inbox.pop_front() else { return false };
+        let relay = &mut self.shards[shard].relay;
+        match letter {
+            Letter::Reply(reply) => relay.handle_committed(self.now, reply),
+            Letter::Live(live) => relay.handle_live(self.now, &live),
+        }
+        self.settle(shard);
+        true
+    }
+
+    fn work(&mut self, shard: usize) -> bool {
+        let more = self.shards[shard].relay.work(self.now);
+        self.settle(shard);
+        more
+    }
+
+    /// The client reads up to about `bytes_max` bytes, if the host knows that there are any.
+    fn drain(&mut self, place: usize, bytes_max: usize) -> bool {
+        if !self.clients[place].ready {
+            return false;
+        }
+        let (shard, conn) = (self.clients[place].shard, self.clients[place].conn);
+        let mut frames: Vec<Vec<u8>> = Vec::new();
+        let more = self.shards[shard].relay.drain(conn, bytes_max, &mut |frame| {
+            let mut bytes = Vec::with_capacity(frame.len());
+            frame.write_to(&mut bytes);
+            assert_eq!(bytes.len(), frame.len(), "a frame knows its length");
+            frames.push(bytes);
+        });
+        assert!(!(more && frames.is_empty()), "at least one frame if there is any");
+        self.clients[place].ready = more;
+        self.hear(place, &frames);
+        self.settle(shard);
+        true
+    }
+
+    fn hear(&mut self, place: usize, frames: &[Vec<u8>]) {
+        let conn = self.clients[place].conn;
+        let mut client = std::mem::replace(&mut self.clients[place], Client::new(0, conn));
+        for frame in frames {
+            client.receive(frame, &self.truth());
+        }
+        self.acked.extend(client.accepted.drain(..));
+        self.clients[place] = client;
+    }
+
+    /// Takes what the machine hands out after a change.
+    fn settle(&mut self, number: usize) {
+        while let Some(conn) = self.shards[number].relay.poll_ready() {
+            if let Some(client) = self.client_of(number, conn) {
+                self.clients[client].ready = true;
+            }
+        }
+        while let Some(conn) = self.shards[number].relay.poll_input_resumed() {
+            if let Some(client) = self.client_of(number, conn) {
+                self.clients[client].paused = false;
+            }
+        }
+        while let Some(event) = self.shards[number].relay.poll_relayed() {
+            self.relay_on(number, &event);
+        }
+        while let Some((stream, event)) = self.shards[number].relay.poll_stream() {
+            assert_eq!(stream, self.shards[number].stream, "the one stream of this shard");
+            assert!(is_signed(&event), "only what was verified is streamed");
+            if number == 0 && event.class() != Class::Ephemeral {
+                self.streamed.1.push(event.id);
+            }
+        }
+        while let Some((conn, close)) = self.shards[number].relay.poll_close() {
+            assert!(
+                !close.reason.is_empty() && close.reason.len() <= 123,
+                "a reason that fits a close frame"
+            );
+            if let Some(client) = self.client_of(number, conn) {
+                self.disconnect(client);
+            }
+        }
+    }
+
+    fn relay_on(&mut self, from: usize, event: &Event) {
+        assert!(event.class() == Class::Ephemeral && is_signed(event), "verified and ephemeral");
+        for (number, shard) in self.shards.iter_mut().enumerate() {
+            if number != from {
+                shard.inbox.push_back(Letter::Live(vec![Live { seq: None, event: event.clone() }]));
+            }
+        }
+    }
+
+    fn client_of(&self, shard: usize, conn: ConnId) -> Option<usize> {
+        self.clients.iter().position(|client| client.shard == shard && client.conn == conn)
+    }
+
+    fn tick(&mut self, ms: u64) {
+        self.now = self.now.plus_millis(ms);
+        for number in 0..self.shards.len() {
+            let relay = &mut self.shards[number].relay;
+            if relay.poll_timeout().is_some_and(|at| at <= self.now) {
+                relay.handle_timeout(self.now);
+                let batch = relay.poll_verify(self.now, false);
+                assert!(batch.is_some(), "a timeout that has come closes the batch");
+                self.shards[number].verifying.extend(batch);
+            }
+        }
+    }
+
+    fn sweep(&mut self) {
+        let now = self.now.seconds();
+        let events_max = 1 + self.chance.place(5);
+        // A sweep that fails keeps everything, which the history sees.
+        let swept = sweep_expired(&self.store, now, events_max);
+        let before = self.history.alive().count();
+        self.history.swept(&self.store, now);
+        assert_eq!(before - self.history.alive().count(), swept.unwrap_or(0), "what was swept is gone");
+    }
+
+    fn disconnect(&mut self, place: usize) {
+        self.report.disconnects += 1;
+        let (shard, conn) = (self.clients[place].shard, self.clients[place].conn);
+        self.shards[shard].relay.disconnect(conn);
+        let client = self.connect(shard);
+        self.report.frames += std::mem::replace(&mut self.clients[place], client).frames;
+        self.settle(shard);
+    }
+
+    /// The process dies: what was committed stays, all else is gone.
+    fn crash(&mut self) {
+        self.report.crashes += 1;
+        let shards = self.shards.len();
+        for shard in self.shards.drain(..) {
+            self.report.lagged += shard.relay.metrics().subscriptions_lagged;
+        }
+        self.commits.clear();
+        self.boot(shards);
+        for place in 0..self.clients.len() {
+            let client = self.connect(self.clients[place].shard);
+            self.report.frames += std::mem::replace(&mut self.clients[place], client).frames;
+        }
+        for shard in 0..shards {
+            self.settle(shard);
+        }
+    }
+}
+
+/// Bounds so narrow that all of them are met.
+fn limits(rng: &mut Rng) -> Limits {
+    let outbox_bytes_pause = *rng.pick(&[600, 2_000, 1 << 20]);
+    Limits {
+        subscriptions_max: 2 + rng.below(5) as usize,
+        limit_max: 1 + rng.below(40) as u32,
+        limit_default: 1 + rng.below(40) as u32,
+        scan_rows_max: 1 + rng.below(12) as usize,
+        outbox_bytes_pause,
+        outbox_bytes_max: outbox_bytes_pause * *rng.pick(&[2, 8]),
+        deferred_messages_max: 1 + rng.below(5) as usize,
+        verify_batch_max: 1 + rng.below(6) as usize,
+        verify_wait_ms_max: rng.below(20),
+        in_flight_events_max: 1 + rng.below(8) as usize,
+        bad_messages_max: 3 + rng.below(20) as u32,
+        ..Limits::default()
+    }
+}

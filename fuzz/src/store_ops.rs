@@ -1,0 +1,377 @@
+//! Programs of store operations: puts, deletions, sweeps, scans with budgets, counts, replays and failures,
+//! on several backends at once, held against the naive oracle.
+//!
+//! A program chooses from a small world of events and filters, so that nearly everything meets something.
+
+use relay_engine::store::{
+    Backend, Completeness, Count, CountStep, Hit, MemoryBackend, Op, Outcome, Reader, Refusal, Scan,
+    ScanLimits, Seq, Step, StoreError, Take, TermClasses, Viewer, commit, remove, replay, sweep_expired,
+};
+use relay_engine::testing::{FailingBackend, Oracle, OracleOutcome, World, filter_json};
+use relay_engine::types::{CanonicalEvent, EventId, Filter, Kind, Timestamp};
+use serde_json::Value;
+
+use crate::chance::Chance;
+
+/// Operations a program may have, so that its time and memory are bounded.
+const OPS_MAX: usize = 400;
+const EVENTS: usize = 48;
+const FILTERS: usize = 32;
+
+/// Runs `data` as a program: one byte for the world, then operations.
+///
+/// # Panics
+/// If a backend and the oracle disagree, or a failed change leaves something behind.
+pub fn store_ops(data: &[u8]) {
+    let (world, program) = data.split_at_checked(1).unwrap_or((&[0], &[]));
+    let mut machine = Program::new(u64::from(world[0]));
+    let mut chance = Chance::Bytes(program);
+    for _ in 0..OPS_MAX {
+        if chance.is_spent() {
+            break;
+        }
+        machine.step(&mut chance);
+    }
+    machine.check_stored();
+}
+
+/// Gift wraps are for one key alone.
+struct Guarded(String);
+
+impl Viewer for Guarded {
+    fn sees_all_of(&self, kind: Kind) -> bool {
+        kind != 1059
+    }
+
+    fn sees(&self, event: CanonicalEvent<'_>) -> bool {
+        event.tags().named(b"p").any(|tag| tag.value().as_deref() == Some(self.0.as_bytes()))
+    }
+}
+
+/// A scan that goes on while the store changes.
+struct Running {
+    scan: Scan,
+    filters: Vec<Filter>,
+    texts: Vec<Value>,
+    backend: usize,
+    /// What was there when it began, less what has gone since.
+    must: Vec<u64>,
+    hits: Vec<(Timestamp, EventId, u64)>,
+}
+
+struct Program {
+    ops: Vec<Op>,
+    filters: Vec<Filter>,
+    backends: Vec<FailingBackend<MemoryBackend>>,
+    oracle: Oracle,
+    running: Option<Running>,
+    now: Timestamp,
+    key: String,
+}
+
+impl Program {
+    fn new(seed: u64) -> Self {
+        let mut world = World::new(seed);
+        let ops = (0..EVENTS).map(|_| world.op()).collect();
+        let filters = (0..FILTERS).map(|_| world.filter()).collect();
+        // Every choice of optional terms: the planner must answer the same without them.
+        let classes = [(true, true), (true, false), (false, true), (false, false)];
+        let backends = classes
+            .map(|(all, author_kind)| {
+                FailingBackend::new(MemoryBackend::new(TermClasses { all, author_kind }))
+            })
+            .into();
+        Program {
+            ops,
+            filters,
+            backends,
+            oracle: Oracle::default(),
+            running: None,
+            now: World::START,
+            key: World::pubkey(0).to_string(),
+        }
+    }
+
+    fn step(&mut self, chance: &mut Chance<'_>) {
+        match chance.below(16) {
+            0..=5 => self.put(chance),
+            6 => self.fail(chance),
+            7 => self.now += chance.below(4),
+            8 => self.sweep(chance),
+            9 => self.remove(chance),
+            10 | 11 => self.ask(chance),
+            12 => self.begin(chance),
+            13 | 14 => self.go_on(chance),
+            _ => self.check_stored(),
+        }
+        self.forget_gone();
+    }
+
+    fn some_ops(&self, chance: &mut Chance<'_>) -> Vec<Op> {
+        let some = 1 + chance.below(6);
+        (0..some).map(|_| self.ops[chance.place(self.ops.len())].clone()).collect()
+    }
+
+    fn some_filters(&self, chance: &mut Chance<'_>) -> (Vec<Filter>, Vec<Value>) {
+        let some = 1 + chance.below(3);
+        let filters: Vec<Filter> =
+            (0..some).map(|_| self.filters[chance.place(self.filters.len())].clone()).collect();
+        let texts = filters.iter().map(filter_json).collect();
+        (filters, texts)
+    }
+
+    fn put(&mut self, chance: &mut Chance<'_>) {
+        let ops = self.some_ops(chance);
+        let expected: Vec<OracleOutcome> = ops
+            .iter()
+            .map(|op| self.oracle.put(self.now, op.event().json(), matches!(op, Op::Vanish(_))))
+            .collect();
+        for backend in &self.backends {
+            let outcomes =
+                commit(backend, self.now, &ops).expect("memory does not fail unless it is told to");
+            let outcomes: Vec<OracleOutcome> = outcomes.into_iter().map(in_words).collect();
+            assert_eq!(outcomes, expected, "{ops:#?}");
+        }
+    }
+
+    /// A change fails somewhere on its way: nothing of it is kept, which whatever follows will see.
+    fn fail(&mut self, chance: &mut Chance<'_>) {
+        let ops = self.some_ops(chance);
+        let backend = &self.backends[chance.place(self.backends.len())];
+        let before = stored(backend);
+        backend.fail_at(1 + chance.below(24));
+        let result = commit(backend, self.now, &ops);
+        let came_through = backend.is_armed();
+        backend.fail_at(0);
+        match result {
+            Err(StoreError::Failed(_)) => {
+                assert_eq!(stored(backend), before, "a failed change keeps nothing")
+            }
+            Err(error) => panic!("told to fail, and failed of itself: {error}"),
+            Ok(_) => {
+                assert!(came_through, "a failure is told");
+                // It is done here; so it is done elsewhere.
+                for op in &ops {
+                    self.oracle.put(self.now, op.event().json(), matches!(op, Op::Vanish(_)));
+                }
+                for other in self.backends.iter().filter(|other| !std::ptr::eq(*other, backend)) {
+                    commit(other, self.now, &ops).expect("memory does not fail unless it is told to");
+                }
+            }
+        }
+    }
+
+    fn sweep(&mut self, chance: &mut Chance<'_>) {
+        let few = 1 + chance.place(3);
+        let gone = self.oracle.sweep(self.now);
+        for backend in &self.backends {
+            let mut swept = 0;
+            loop {
+                let now = sweep_expired(backend, self.now, few).expect("memory does not fail");
+                swept += now;
+                assert!(now <= few, "no more than asked for");
+                if now < few {
+                    break;
+                }
+            }
+            assert_eq!(swept, gone, "swept");
+        }
+    }
+
+    fn remove(&mut self, chance: &mut Chance<'_>) {
+        let id = self.ops[chance.place(self.ops.len())].event().id;
+        let gone = self.oracle.remove(&[id.to_string()]);
+        for backend in &self.backends {
+            assert_eq!(remove(backend, &[id, EventId([9; 32])]), Ok(gone));
+        }
+    }
+
+    fn ask(&mut self, chance: &mut Chance<'_>) {
+        let (filters, texts) = self.some_filters(chance);
+        let limits =
+            ScanLimits { limit_default: 1 + chance.below(20) as u32, limit_max: 1 + chance.below(20) as u32 };
+        let key = self.key.clone();
+        let sees = |kind: u64, tags: &[Vec<String>]| {
+            kind != 1059 || tags.iter().any(|tag| tag.len() > 1 && tag[0] == "p" && tag[1] == key)
+        };
+        let answer = self.oracle.query(&texts, self.now, (limits.limit_default, limits.limit_max), &sees);
+        let completeness = match (answer.more, answer.not_asked) {
+            (true, _) => Completeness::More,
+            (false, true) => Completeness::Unknown,
+            (false, false) => Completeness::Finish,
+        };
+        let after = chance.below(self.oracle.last() + 1);
+        let newer = self.oracle.matching(&texts, self.now, after, &sees);
+        let all = self.oracle.matching(&texts, self.now, 0, &sees).len() as u64;
+        for place in 0..self.backends.len() {
+            let rows_max = 1 + chance.place(48);
+            let (seqs, said) = self.scan(place, &filters, limits, rows_max);
+            assert_eq!(seqs, answer.seqs, "{texts:?} with {limits:?} on {place}");
+            assert_eq!(said, completeness, "{texts:?} with {limits:?} on {place}");
+            assert_eq!(self.count(place, &filters, rows_max), all, "COUNT {texts:?} on {place}");
+            assert_eq!(
+                self.replay(place, &filters, after, rows_max),
+                newer,
+                "after {after}: {texts:?} on {place}"
+            );
+        }
+    }
+
+    fn viewer(&self) -> Guarded {
+        Guarded(self.key.clone())
+    }
+
+    fn scan(
+        &self,
+        place: usize,
+        filters: &[Filter],
+        limits: ScanLimits,
+        rows_max: usize,
+    ) -> (Vec<u64>, Completeness) {
+        let backend = &self.backends[place];
+        let mut scan = Scan::new(filters.into(), limits, backend.classes(), Seq(self.oracle.last()));
+        let mut seqs = Vec::new();
+        loop {
+            let mut rows = rows_max;
+            let reader = backend.reader().expect("memory does not fail");
+            let mut sink = |hit: Hit<'_>| {
+                seqs.push(hit.seq.0);
+                if hit.seq.0.is_multiple_of(3) { Take::CountedAndPause } else { Take::Counted }
+            };
+            let step = scan.step(&reader, self.now, &mut rows, &self.viewer(), &mut sink);
+            if let Step::Done(said) = step.expect("memory does not fail") {
+                return (seqs, said);
+            }
+        }
+    }
+
+    fn count(&self, place: usize, filters: &[Filter], rows_max: usize) -> u64 {
+        let backend = &self.backends[place];
+        let mut count = Count::new(filters.into(), backend.classes(), Seq(self.oracle.last()), u64::MAX);
+        loop {
+            let mut rows = rows_max;
+            let reader = backend.reader().expect("memory does not fail");
+            let step = count.step(&reader, self.now, &mut rows, &self.viewer());
+            if let CountStep::Done(counted) = step.expect("memory does not fail") {
+                assert!(!counted.approximate, "there is no bound");
+                return counted.count;
+            }
+        }
+    }
+
+    fn replay(&self, place: usize, filters: &[Filter], after: u64, rows_max: usize) -> Vec<u64> {
+        let (mut covered, mut seqs) = (Seq(after), Vec::new());
+        loop {
+            let mut rows = rows_max;
+            let reader = self.backends[place].reader().expect("memory does not fail");
+            let mut sink = |hit: Hit<'_>| {
+                seqs.push(hit.seq.0);
+                if hit.seq.0.is_multiple_of(5) { Take::CountedAndPause } else { Take::Counted }
+            };
+            let step = replay(&reader, filters, covered, &mut rows, self.now, &self.viewer(), &mut sink)
+                .expect("memory does not fail");
+            assert!(step.covered >= covered, "a replay goes on");
+            covered = step.covered;
+            if step.caught_up {
+                return seqs;
+            }
+        }
+    }
+
+    /// Begins a scan that other operations will come between.
+    fn begin(&mut self, chance: &mut Chance<'_>) {
+        let (mut filters, _) = self.some_filters(chance);
+        filters.iter_mut().for_each(|filter| filter.limit = None);
+        let texts: Vec<Value> = filters.iter().map(filter_json).collect();
+        let backend = chance.place(self.backends.len());
+        let limits = ScanLimits { limit_default: 10_000, limit_max: 10_000 };
+        let classes = self.backends[backend].classes();
+        let scan = Scan::new(filters.as_slice().into(), limits, classes, Seq(self.oracle.last()));
+        let must = self.matching(&texts);
+        self.running = Some(Running { scan, filters, texts, backend, must, hits: Vec::new() });
+    }
+
+    fn matching(&self, texts: &[Value]) -> Vec<u64> {
+        let key = &self.key;
+        self.oracle.matching(texts, self.now, 0, &|kind, tags| {
+            kind != 1059 || tags.iter().any(|tag| tag.len() > 1 && tag[0] == "p" && tag[1] == *key)
+        })
+    }
+
+    fn forget_gone(&mut self) {
+        let Some(mut running) = self.running.take() else { return };
+        let there = self.matching(&running.texts);
+        running.must.retain(|seq| there.contains(seq));
+        self.running = Some(running);
+    }
+
+    /// One step of that scan: order holds and nothing comes twice; at its end nothing that was there all the
+    /// time is missing.
+    fn go_on(&mut self, chance: &mut Chance<'_>) {
+        let Some(mut running) = self.running.take() else { return };
+        let backend = &self.backends[running.backend];
+        // A failed read loses nothing.
+        backend.fail_at(if chance.one_in(4) { 1 + chance.below(8) } else { 0 });
+        let mut rows = 1 + chance.place(8);
+        let step = backend.reader().and_then(|reader| {
+            running.scan.step(&reader, self.now, &mut rows, &self.viewer(), &mut |hit| {
+                assert!(running.filters.iter().any(|filter| filter.matches_stored(hit.event)));
+                running.hits.push((hit.event.created_at(), hit.event.id(), hit.seq.0));
+                Take::Counted
+            })
+        });
+        backend.fail_at(0);
+        let hits = &running.hits;
+        assert!(
+            hits.is_sorted_by(|a, b| a.0 > b.0 || (a.0 == b.0 && a.1 < b.1)),
+            "in order, none twice: {hits:?}"
+        );
+        match step {
+            Ok(Step::More) | Err(StoreError::Failed(_)) => self.running = Some(running),
+            Ok(Step::Done(said)) => {
+                assert_eq!(said, Completeness::Finish);
+                for seq in &running.must {
+                    assert!(hits.iter().any(|hit| hit.2 == *seq), "{seq} is missing: {:?}", running.texts);
+                }
+            }
+            Err(error) => panic!("told to fail, and failed of itself: {error}"),
+        }
+    }
+
+    fn check_stored(&self) {
+        let expected: Vec<(u64, String)> =
+            self.oracle.stored().map(|(seq, json)| (seq, json.to_owned())).collect();
+        for backend in &self.backends {
+            assert_eq!(stored(backend), (self.oracle.last(), expected.clone()));
+            let reader = backend.reader().expect("memory does not fail");
+            assert_eq!(reader.stats().expect("memory does not fail").events, expected.len() as u64);
+        }
+    }
+}
+
+/// The last number, and all that is stored.
+fn stored(backend: &impl Backend) -> (u64, Vec<(u64, String)>) {
+    let reader = backend.reader().expect("memory does not fail");
+    let mut seqs = Vec::new();
+    reader.log(Seq(0), usize::MAX, &mut seqs).expect("memory does not fail");
+    let text = |seq: Seq| {
+        let json = reader.event(seq).expect("memory does not fail").expect("the log names what is stored");
+        (seq.0, String::from_utf8_lossy(&json).into_owned())
+    };
+    let last = reader.last_seq().expect("memory does not fail");
+    (last.0, seqs.into_iter().map(text).collect())
+}
+
+fn in_words(outcome: Outcome) -> OracleOutcome {
+    match outcome {
+        Outcome::Stored(seq) => OracleOutcome::Stored(seq.0),
+        Outcome::Duplicate => OracleOutcome::Duplicate,
+        Outcome::Refused(refusal) => OracleOutcome::Refused(match refusal {
+            Refusal::Deleted => "deleted",
+            Refusal::Vanished => "vanished",
+            Refusal::Superseded => "superseded",
+            Refusal::Expired => "expired",
+            Refusal::Ephemeral => "ephemeral",
+        }),
+    }
+}

@@ -1,0 +1,45 @@
+//! Seeds of the simulator. `RELAY_SIM_SEEDS` asks for more of them, `RELAY_SIM_SEED` for a single one.
+
+use relay_fuzz::{Report, simulate};
+
+const SEEDS: u64 = 300;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().expect("a number"))
+}
+
+#[test]
+fn every_seed_keeps_the_promises() {
+    let seeds = match number("RELAY_SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("RELAY_SIM_SEEDS").unwrap_or(SEEDS),
+    };
+    let mut all = Report::default();
+    for seed in seeds.clone() {
+        let run = std::panic::catch_unwind(|| simulate(seed));
+        let Ok(report) = run else { panic!("seed {seed} fails: RELAY_SIM_SEED={seed} runs it alone") };
+        assert!(seed % 50 != 0 || simulate(seed) == report, "a seed is one run");
+        all.frames += report.frames;
+        all.stored += report.stored;
+        all.removed += report.removed;
+        all.failed += report.failed;
+        all.disconnects += report.disconnects;
+        all.crashes += report.crashes;
+        all.pauses += report.pauses;
+        all.lagged += report.lagged;
+        all.exact += report.exact;
+    }
+    let happened = [
+        all.frames,
+        all.stored,
+        all.removed,
+        all.failed,
+        all.disconnects,
+        all.crashes,
+        all.pauses,
+        all.exact,
+        all.lagged as usize,
+    ];
+    let enough = seeds.end - seeds.start < SEEDS || happened.iter().all(|times| *times >= 50);
+    assert!(enough, "everything must have happened: {all:?}");
+}
