@@ -20,6 +20,8 @@ fn main() {
     let events: u64 = args.next().map_or(100_000, |n| n.parse().expect("a number of events"));
     let folder = args.next().map_or_else(|| std::env::temp_dir().join("store_cost"), PathBuf::from);
     println!("{events} events stored beforehand, in {}", folder.display());
+    let json: usize = (1..1001).map(|n| generated(n).json().len()).sum();
+    println!("{} bytes of JSON per event", json / 1000);
     println!("batch | us CPU per event | us per event | bytes per event at the end");
     let _ = std::fs::remove_dir_all(&folder);
     let backend = LmdbBackend::open(&folder, &LmdbOptions::default()).expect("opens");
@@ -40,7 +42,7 @@ fn main() {
     let copy = folder.join("copy");
     backend.copy_to(&copy).expect("copies");
     let bytes = std::fs::metadata(&copy).expect("the copy").len();
-    println!("compacted: {} bytes per event", bytes / (next - 1));
+    println!("without free pages: {} bytes per event", bytes / (next - 1));
     find(&backend);
     drop(backend);
     remove_folder(&folder);

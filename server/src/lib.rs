@@ -1,7 +1,25 @@
 //! The native host of the relay: sockets, storage, configuration, command line, metrics.
 //!
 //! It holds no relay rule: those live in `relay-engine`, whose machine this crate feeds and drains.
+//!
+//! | room | role |
+//! |---|---|
+//! | [`cli`] | the command line: serve, import, export, scan, delete, info, config |
+//! | [`config`] | settings by flags, environment and file |
+//! | `net` | one listener; HTTP and WebSocket on every connection |
+//! | `shard` | a thread with its own machine and connections, and the pump between them |
+//! | `writer` | the one thread that writes: group commit, sweeps |
+//! | [`lmdb`] | the default store |
+//! | `metrics`, `page` | what the process tells about itself |
 
 pub mod cli;
 pub mod config;
+mod host;
 pub mod lmdb;
+mod metrics;
+mod net;
+mod page;
+mod serve;
+mod shard;
+mod store;
+mod writer;

@@ -1,3 +1,7 @@
-//! The relay.
+//! The relay's binary; everything is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    relay_server::cli::main()
+}

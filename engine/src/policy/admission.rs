@@ -2,6 +2,7 @@
 
 use super::Policy;
 use super::auth::AUTH_KIND;
+use super::vanish::VANISH_KIND;
 use crate::types::{EventId, Kind, Limits, PubKey, Tags, Timestamp, parse_expiration, unescape};
 
 /// Why an event was refused: the words of its OK, with NIP-01's prefix.
@@ -61,10 +62,19 @@ pub fn admit(
     admit_time(event, limits, now)?;
     admit_kind_and_author(event, policy)?;
     admit_work(event, limits)?;
+    admit_protected(event, keys)
+}
+
+/// Judges the connection an event comes from, before anything about the event: where NIP-42 is required, not
+/// even a known event is acknowledged without it.
+///
+/// # Errors
+/// In words.
+pub fn admit_sender(policy: &Policy, keys: &[PubKey]) -> Result<(), Refused> {
     if policy.auth_required && keys.is_empty() {
         return Err(Refused::auth("auth-required: this relay takes events from authenticated clients only"));
     }
-    admit_protected(event, keys)
+    Ok(())
 }
 
 fn admit_size(event: &Candidate<'_>, limits: &Limits) -> Result<(), Refused> {
@@ -97,6 +107,10 @@ fn admit_time(event: &Candidate<'_>, limits: &Limits, now: Timestamp) -> Result<
 fn admit_kind_and_author(event: &Candidate<'_>, policy: &Policy) -> Result<(), Refused> {
     if event.kind == AUTH_KIND {
         return Err(Refused::new("invalid: kind 22242 goes into an AUTH message"));
+    }
+    // NIP-62: whoever may not write here may still vanish.
+    if event.kind == VANISH_KIND {
+        return Ok(());
     }
     let kind_taken = policy.allow_kinds.as_ref().is_none_or(|kinds| kinds.contains(&event.kind))
         && !policy.deny_kinds.contains(&event.kind);

@@ -56,7 +56,7 @@ pub(super) struct LiveSub {
 pub(super) struct LiveSubs {
     slots: Vec<Option<LiveSub>>,
     serial: u64,
-    len: usize,
+    clients: usize,
     /// Scratch of [`Relay::deliver_live`].
     matched: Vec<SubSlot>,
 }
@@ -107,14 +107,16 @@ impl LiveSubs {
             self.slots.resize_with(place + 1, || None);
         }
         debug_assert!(self.slots[place].is_none(), "a slot has one subscription");
+        if matches!(sub.owner, Owner::Client { .. }) {
+            self.clients += 1;
+        }
         self.slots[place] = Some(sub);
-        self.len += 1;
         self.serial
     }
 
     pub(super) fn remove(&mut self, slot: SubSlot) {
-        if self.slots[slot.0 as usize].take().is_some() {
-            self.len -= 1;
+        if let Some(LiveSub { owner: Owner::Client { .. }, .. }) = self.slots[slot.0 as usize].take() {
+            self.clients -= 1;
         }
     }
 
@@ -127,8 +129,9 @@ impl LiveSubs {
         self.slots.get(slot.0 as usize)?.as_ref().map(|sub| &sub.owner)
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.len
+    /// Subscriptions of clients; streams are not counted.
+    pub(super) fn clients(&self) -> usize {
+        self.clients
     }
 }
 

@@ -102,6 +102,10 @@ impl<B: Backend> Relay<B> {
         if !session.event_rate.take(config.limits.events_per_minute_max, now) {
             return Err((false, "rate-limited: too many events a minute".into()));
         }
+        if let Err(refused) = policy::admit_sender(&config.policy, session.auth.keys()) {
+            self.send_challenge(conn);
+            return Err((false, refused.message));
+        }
         if let Some(place) = self.ingest.by_key.get(&(raw.id, raw.sig)) {
             let flight = self.ingest.flights[place.0 as usize].as_mut().expect("keys name flights");
             flight.others.push(conn);
@@ -110,6 +114,8 @@ impl<B: Backend> Relay<B> {
         }
         match self.store.reader().and_then(|reader| reader.seq_of(&raw.id)) {
             Ok(None) => {}
+            // What has expired is refused below, whether or not it has been swept.
+            Ok(Some(_)) if raw.expires_at() <= now.seconds() => {}
             Ok(Some(_)) => return Err((true, DUPLICATE.into())),
             Err(error) => return Err((false, store_words(&error))),
         }

@@ -136,7 +136,7 @@ impl<B: Backend> Relay<B> {
             self.drop_slot(slot);
         }
         self.metrics.connections = self.sessions.len() as u64;
-        self.metrics.subscriptions = self.live.len() as u64;
+        self.metrics.subscriptions = self.live.clients() as u64;
     }
 
     /// One whole text message.

@@ -92,7 +92,7 @@ impl<B: Backend> Relay<B> {
         let Some(session) = self.sessions.get_mut(conn) else { return };
         session.subs.insert(sub.clone(), slot);
         let serial = self.live.insert_client(slot, conn, sub, Arc::clone(&filters), horizon);
-        self.metrics.subscriptions = self.live.len() as u64;
+        self.metrics.subscriptions = self.live.clients() as u64;
         let scan_limits = ScanLimits {
             limit_default: self.config.limits.limit_default,
             limit_max: self.config.limits.limit_max,
@@ -161,7 +161,7 @@ impl<B: Backend> Relay<B> {
         self.index.unsubscribe(slot);
         self.live.remove(slot);
         self.index.sweep(super::SWEEP_POSTINGS);
-        self.metrics.subscriptions = self.live.len() as u64;
+        self.metrics.subscriptions = self.live.clients() as u64;
     }
 
     /// One step of the request whose turn it is. True if any request has more to do.
@@ -169,6 +169,11 @@ impl<B: Backend> Relay<B> {
         if let Some(request) = self.requests.pop_front() {
             self.advance(now, request);
         }
+        !self.requests.is_empty()
+    }
+
+    /// Whether [`Relay::work`] would do anything. Draining a slow reader's output may make it so.
+    pub fn has_work(&self) -> bool {
         !self.requests.is_empty()
     }
 

@@ -8,6 +8,8 @@ mod differential;
 mod failing;
 pub mod index_ops;
 mod oracle;
+pub mod semantics;
+pub mod signing;
 mod world;
 
 pub use conformance::conformance;

@@ -295,12 +295,7 @@ impl<'a> RawEvent<'a> {
             rest = after;
         });
         debug_assert!(rest.is_empty(), "the length was exact");
-        let expires_at = if self.tags.may_expire {
-            self.with_tags(parse_expiration).unwrap_or(NO_EXPIRY)
-        } else {
-            NO_EXPIRY
-        };
-        Event::from_parts(self.id, self.pubkey, self.created_at, self.kind, expires_at, json)
+        Event::from_parts(self.id, self.pubkey, self.created_at, self.kind, self.expires_at(), json)
     }
 
     /// Bytes of the canonical JSON. No allocation; no look at tags and content that are canonical already.
@@ -316,6 +311,15 @@ impl<'a> RawEvent<'a> {
         self.tags.canonical(|piece| len += piece.len());
         self.content.canonical(|piece| len += piece.len());
         len
+    }
+
+    /// The second it says it expires (NIP-40), [`NO_EXPIRY`] if never. Costs a walk over the tags if one may be
+    /// called so.
+    pub fn expires_at(&self) -> Timestamp {
+        match self.tags.may_expire {
+            true => self.with_tags(parse_expiration).unwrap_or(NO_EXPIRY),
+            false => NO_EXPIRY,
+        }
     }
 
     /// How many tags there are.

@@ -3,7 +3,8 @@
 //! ```text
 //! database    key                         value
 //! event       seq:8                       canonical JSON
-//! key         posting | id | expiry       nothing     drawn in relay_engine::store::keyed
+//! key         posting | id | expiry       postings    keys are drawn in relay_engine::store::keyed,
+//!                                                     values in `runs`
 //! tombstone   tombstone key               until:8
 //! meta        "schema"                    SCHEMA:8
 //!             "last_seq"                  seq:8       only while it is above every stored event's
@@ -12,18 +13,19 @@
 //! ```
 //!
 //! One database holds every kind of key, because a commit of few events pays for the pages it touches and
-//! not for their bytes, and postings are whole keys without LMDB's duplicates, because a cursor of `heed`
-//! cannot be placed among duplicates. A write is collected in memory and applied in the order of keys at its
-//! end. It knows no rule of the relay.
+//! not for their bytes. LMDB's own duplicates are not used, because a cursor of `heed` cannot be placed among
+//! them. A write is collected in memory and applied in the order of keys at its end. It knows no rule of the
+//! relay.
 
 mod error;
 mod moment;
+mod runs;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use heed::byteorder::BigEndian;
-use heed::types::{Bytes, Str, U64, Unit};
+use heed::types::{Bytes, Str, U64};
 use heed::{
     CommitOrAbort, CompactionOption, Database, Env, EnvFlags, EnvOpenOptions, PutFlags, RoTxn, RwTxn,
     WithoutTls,
@@ -34,6 +36,7 @@ use relay_engine::store::{Backend, Seq, StoreError, TermClasses};
 pub use error::OpenError;
 use error::store_error;
 use moment::Moment;
+use runs::Runs;
 
 /// The layout written by this version. Another one is refused.
 const SCHEMA: u64 = 1;
@@ -43,6 +46,9 @@ const LAST_SEQ_KEY: &str = "last_seq";
 const READERS_MAX: u32 = 1024;
 /// Where the search for a map that the machine grants begins to be hopeless.
 const MAP_BYTES_MIN: usize = 1 << 20;
+
+/// More than a file system keeps back for a file's own records.
+const PROBE_BYTES: usize = 1 << 16;
 
 type Be64 = U64<BigEndian>;
 
@@ -73,7 +79,7 @@ pub struct LmdbBackend {
 #[derive(Clone, Copy, Debug)]
 struct Databases {
     event: Database<'static, Be64, Bytes>,
-    key: Database<'static, Bytes, Unit>,
+    key: Runs,
     tombstone: Database<'static, Bytes, Be64>,
     meta: Database<'static, Str, Be64>,
 }
@@ -120,16 +126,31 @@ impl LmdbBackend {
         self.env.path().to_owned()
     }
 
+    /// LMDB calls a write that the disk took half of an input/output error, and a disk that has just become
+    /// full takes half. So look whether it is full.
+    fn commit_error(&self, error: heed::Error) -> StoreError {
+        let sorted = store_error(error);
+        if !matches!(sorted, StoreError::Failed(_)) {
+            return sorted;
+        }
+        let probe = self.env.path().join("space.probe");
+        let written = fs::write(&probe, [0; PROBE_BYTES]);
+        let _ = fs::remove_file(&probe);
+        match written.map_err(|error| store_error(error.into())) {
+            Err(full @ StoreError::Full(_)) => full,
+            _ => sorted,
+        }
+    }
+
     fn apply(&self, txn: &mut RwTxn<'_>, overlay: &Overlay, last_seq: Seq) -> heed::Result<()> {
         let Databases { event, key, tombstone, meta } = &self.databases;
-        for (stored, change) in overlay.keys() {
-            match change {
-                Change::Add => key.put(txn, stored.as_bytes(), &())?,
-                Change::Remove => {
-                    key.delete(txn, stored.as_bytes())?;
-                }
-            }
+        let changed = |wanted| {
+            overlay.keys().filter(move |(_, change)| *change == wanted).map(|(key, _)| key.as_bytes())
+        };
+        for stored in changed(Change::Remove) {
+            key.remove(txn, stored)?;
         }
+        key.add(txn, changed(Change::Add))?;
         for (seq, body) in overlay.bodies() {
             match body {
                 Some(json) => event.put_with_flags(txn, PutFlags::APPEND, &seq.0, json)?,
@@ -176,7 +197,7 @@ impl Backend for LmdbBackend {
             let last_seq = moment.last_seq()?.max(overlay.last_seq());
             let mut txn = moment.into_txn();
             self.apply(&mut txn, &overlay, last_seq).map_err(store_error)?;
-            txn.commit().map_err(store_error)?;
+            txn.commit().map_err(|error| self.commit_error(error))?;
         }
         Ok(done)
     }
@@ -235,7 +256,7 @@ fn create_databases(env: &Env<WithoutTls>) -> heed::Result<Databases> {
     let txn = env.write_txn()?;
     let committed = env.create_databases_and_commit(txn, |opener, txn| -> heed::Result<_> {
         let event = opener.create_database::<Be64, Bytes>(txn, Some("event"))?;
-        let key = opener.create_database::<Bytes, Unit>(txn, Some("key"))?;
+        let key = opener.create_database::<Bytes, Bytes>(txn, Some("key"))?;
         let tombstone = opener.create_database::<Bytes, Be64>(txn, Some("tombstone"))?;
         let meta = opener.create_database::<Str, Be64>(txn, Some("meta"))?;
         if meta.get(txn, SCHEMA_KEY)?.is_none() {
@@ -244,5 +265,5 @@ fn create_databases(env: &Env<WithoutTls>) -> heed::Result<Databases> {
         Ok(CommitOrAbort::<_, ()>::Commit((event, key, tombstone, meta)))
     })?;
     let (event, key, tombstone, meta) = committed.unwrap_commit();
-    Ok(Databases { event, key, tombstone, meta })
+    Ok(Databases { event, key: Runs(key), tombstone, meta })
 }

@@ -54,13 +54,7 @@ impl<T: Txn> KeySource for Moment<'_, T> {
         max: usize,
         each: &mut dyn FnMut(&[u8]),
     ) -> Result<(), StoreError> {
-        let range = (Bound::Included(from), Bound::Included(to));
-        let keys = self.backend.databases.key.range(self.txn.read(), &range).map_err(store_error)?;
-        for entry in keys.take(max) {
-            let (key, ()) = entry.map_err(store_error)?;
-            each(key);
-        }
-        Ok(())
+        self.backend.databases.key.keys(self.txn.read(), from, to, max, each).map_err(store_error)
     }
 
     fn body(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError> {

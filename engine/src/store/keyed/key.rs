@@ -36,7 +36,7 @@ use crate::store::terms::Term;
 use crate::types::{EventId, Kind, Timestamp};
 
 /// Bytes of a posting behind its head.
-pub(super) const POSTING_BYTES: usize = 24;
+pub const POSTING_BYTES: usize = 24;
 /// `'u' hash:16 2 kind:2 hash:16`, a posting, and a byte that makes a bound lie behind it.
 const KEY_BYTES_MAX: usize = 36 + POSTING_BYTES + 1;
 /// Numbers are below 2^47 ([`Seq`]); bounds may be anything.
@@ -161,6 +161,14 @@ pub(super) fn read_posting(key: &[u8]) -> Option<Posting> {
         kind: Kind::from_be_bytes([bytes[22], bytes[23]]),
         expires: seq & 1 == 1,
     })
+}
+
+/// A posting's key in two: what all of its term's begin with, and the rest. Nothing for ids and expiries.
+pub fn posting_head(key: &[u8]) -> Option<(&[u8], &[u8; POSTING_BYTES])> {
+    match key {
+        [b'i' | b'x', ..] => None,
+        _ => key.split_last_chunk(),
+    }
 }
 
 /// The kind of which `key` is a posting.

@@ -10,7 +10,7 @@ mod overlay;
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
-pub use key::Key;
+pub use key::{Key, POSTING_BYTES, posting_head};
 pub use overlay::{Change, Overlay};
 
 use super::backend::{Bound, Posting, Rank, Reader, Seq, Stats, StoreError, Tombstone, Writer};

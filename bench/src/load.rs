@@ -1,0 +1,265 @@
+//! Publishing many events over a few connections, each with a bounded number of them under way.
+
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use tungstenite::Message;
+
+use crate::client::{Connection, Endpoint, Frame, Progress};
+use crate::hex;
+use crate::stats::micros;
+
+/// How to publish.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Connections; events are dealt to them in turn.
+    pub connections: usize,
+    /// Events a connection may have under way.
+    pub window: usize,
+    /// Events a second, all connections together; as fast as the window allows if none.
+    pub rate: Option<f64>,
+    /// Threads that drive the connections.
+    pub threads: usize,
+    /// After this long everything ends, answered or not.
+    pub time_max: Duration,
+}
+
+/// What a relay answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// `OK true`.
+    Accepted,
+    /// `OK false`, and the reason.
+    Refused(String),
+}
+
+/// What became of all events.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// By number of event; `None` is one that never was answered.
+    pub verdicts: Vec<Option<Verdict>>,
+    /// Microseconds from sending to the answer.
+    pub micros: Vec<u32>,
+    /// Answers that nobody had asked for.
+    pub stray_answers: usize,
+    /// From the first send to the last answer.
+    pub time: Duration,
+}
+
+/// Publishes `events`, which are JSON of events and their ids, and waits for all answers. `sent_at`, if it is
+/// as long as `events`, gets the nanoseconds from `clock` to each send.
+///
+/// # Errors
+/// If a connection cannot be opened or is lost.
+pub fn publish(
+    endpoint: &Endpoint,
+    events: &[(&str, [u8; 32])],
+    plan: &Plan,
+    clock: Instant,
+    sent_at: &[AtomicU64],
+) -> Result<Outcome> {
+    let mut lanes = Vec::new();
+    for number in 0..plan.connections.clamp(1, events.len().max(1)) {
+        let connection = endpoint.connect(16 << 10)?;
+        connection.set_nonblocking()?;
+        lanes.push(Lane {
+            connection,
+            number,
+            next: 0,
+            oldest: 0,
+            under_way: 0,
+            answers: Vec::new(),
+            strays: 0,
+        });
+    }
+    let lane_count = lanes.len();
+    for lane in &mut lanes {
+        let own = events.iter().skip(lane.number).step_by(lane_count);
+        // Frames are rendered before the clock starts.
+        lane.answers = own.map(|(json, id)| Slot::new(json, *id)).collect();
+    }
+    let mut groups: Vec<Vec<Lane>> = (0..plan.threads.clamp(1, lane_count)).map(|_| Vec::new()).collect();
+    let group_count = groups.len();
+    lanes.into_iter().for_each(|lane| groups[lane.number % group_count].push(lane));
+
+    let start = Instant::now();
+    let drive = |lanes: Vec<Lane>| Driver { lanes, lane_count, plan, start, clock, sent_at }.run();
+    let groups = std::thread::scope(|scope| {
+        let workers: Vec<_> = groups.into_iter().map(|lanes| scope.spawn(|| drive(lanes))).collect();
+        workers.into_iter().map(|worker| worker.join().expect("no panic")).collect::<Result<Vec<_>>>()
+    })?;
+    let mut outcome = Outcome { time: start.elapsed(), ..Outcome::default() };
+    outcome.verdicts.resize(events.len(), None);
+    for lane in groups.into_iter().flatten() {
+        outcome.stray_answers += lane.strays;
+        for (at, slot) in lane.answers.into_iter().enumerate() {
+            outcome.micros.extend(slot.verdict.is_some().then_some(slot.micros));
+            outcome.verdicts[at * lane_count + lane.number] = slot.verdict;
+        }
+    }
+    Ok(outcome)
+}
+
+struct Slot {
+    id: [u8; 32],
+    frame: Option<Message>,
+    sent: Option<Instant>,
+    verdict: Option<Verdict>,
+    micros: u32,
+}
+
+impl Slot {
+    fn new(json: &str, id: [u8; 32]) -> Self {
+        let frame = Some(Message::text(format!(r#"["EVENT",{json}]"#)));
+        Slot { id, frame, sent: None, verdict: None, micros: 0 }
+    }
+}
+
+struct Lane {
+    connection: Connection,
+    number: usize,
+    /// The next slot to send.
+    next: usize,
+    /// The first slot without an answer.
+    oldest: usize,
+    under_way: usize,
+    answers: Vec<Slot>,
+    strays: usize,
+}
+
+struct Driver<'a> {
+    lanes: Vec<Lane>,
+    lane_count: usize,
+    plan: &'a Plan,
+    start: Instant,
+    clock: Instant,
+    sent_at: &'a [AtomicU64],
+}
+
+impl Driver<'_> {
+    fn run(mut self) -> Result<Vec<Lane>> {
+        let mut poll = Poll::new()?;
+        for (token, lane) in self.lanes.iter().enumerate() {
+            let fd = lane.connection.stream().as_raw_fd();
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            poll.registry().register(&mut SourceFd(&fd), Token(token), interest)?;
+        }
+        let wait = match self.plan.rate {
+            Some(_) => Duration::from_millis(1),
+            None => Duration::from_millis(100),
+        };
+        let mut events = Events::with_capacity(256);
+        for at in 0..self.lanes.len() {
+            self.step(at)?;
+        }
+        while self.lanes.iter().any(|lane| lane.next < lane.answers.len() || lane.under_way > 0) {
+            if self.start.elapsed() > self.plan.time_max {
+                break;
+            }
+            if let Err(error) = poll.poll(&mut events, Some(wait))
+                && error.kind() != std::io::ErrorKind::Interrupted
+            {
+                return Err(error).context("waiting for sockets");
+            }
+            for event in &events {
+                self.step(event.token().0)?;
+            }
+            if self.plan.rate.is_some() {
+                (0..self.lanes.len()).try_for_each(|at| self.fill(at))?;
+            }
+        }
+        Ok(self.lanes)
+    }
+
+    /// Takes all answers that are there, then fills the window.
+    fn step(&mut self, at: usize) -> Result<()> {
+        let lane = &mut self.lanes[at];
+        lane.take_answers()?;
+        self.fill(at)
+    }
+
+    fn fill(&mut self, at: usize) -> Result<()> {
+        let due = self.plan.rate.map(|rate| (self.start.elapsed().as_secs_f64() * rate) as usize);
+        let lane = &mut self.lanes[at];
+        let window = self.plan.window.max(1);
+        let mut now = None;
+        while lane.under_way < window && lane.next < lane.answers.len() {
+            let number = lane.next * self.lane_count + lane.number;
+            if due.is_some_and(|due| number >= due) {
+                break;
+            }
+            let slot = &mut lane.answers[lane.next];
+            let now = *now.get_or_insert_with(Instant::now);
+            if let Some(sent_at) = self.sent_at.get(number) {
+                sent_at.store((now - self.clock).as_nanos() as u64, Ordering::Release);
+            }
+            slot.sent = Some(now);
+            let frame = slot.frame.take().expect("each slot is sent once");
+            lane.connection.queue(frame)?;
+            lane.next += 1;
+            lane.under_way += 1;
+        }
+        // A blocked flush goes on when the socket says that it can be written to again.
+        let (Progress::Done | Progress::Blocked) = lane.connection.flush()?;
+        Ok(())
+    }
+}
+
+impl Lane {
+    fn take_answers(&mut self) -> Result<()> {
+        let Lane { connection, answers, under_way, strays, next, oldest, .. } = self;
+        connection.read(|text| {
+            let Frame::Ok { id, accepted, reason } = Frame::read(text)? else { return Ok(true) };
+            // Relays answer in order or nearly so: the first look finds it.
+            let slot =
+                answers[*oldest..*next].iter_mut().find(|slot| slot.id == id && slot.verdict.is_none());
+            let Some(slot) = slot else {
+                *strays += 1;
+                return Ok(true);
+            };
+            slot.micros = slot.sent.map_or(0, |sent| micros(sent.elapsed()));
+            slot.verdict = Some(match accepted {
+                true => Verdict::Accepted,
+                false => Verdict::Refused(reason.trim_matches([',', '"', ']', ' ']).to_owned()),
+            });
+            *under_way -= 1;
+            while answers.get(*oldest).is_some_and(|slot| slot.verdict.is_some()) {
+                *oldest += 1;
+            }
+            Ok(true)
+        })?;
+        Ok(())
+    }
+}
+
+/// Largest window.
+pub const WINDOW_MAX: usize = 4_096;
+
+/// Reads events back by id, and returns how many of `ids` the relay has.
+///
+/// # Errors
+/// If the connection is lost or the relay refuses.
+pub fn read_back(endpoint: &Endpoint, ids: &[[u8; 32]]) -> Result<usize> {
+    let mut connection = endpoint.connect(64 << 10)?;
+    let mut found = 0;
+    for (number, chunk) in ids.chunks(100).enumerate() {
+        let sub = format!("r{number}");
+        let list: Vec<String> = chunk.iter().map(|id| hex::encode(id)).collect();
+        connection.send(serde_json::json!(["REQ", sub, { "ids": list }]).to_string())?;
+        connection.read(|text| match Frame::read(text)? {
+            Frame::Event { sub: own, id } if own == sub => {
+                found += usize::from(chunk.contains(&id));
+                Ok(true)
+            }
+            Frame::Closed(own) if own == sub => bail!("reading back was refused: {text}"),
+            Frame::Eose(own) => Ok(own != sub),
+            _ => Ok(true),
+        })?;
+        connection.send(serde_json::json!(["CLOSE", sub]).to_string())?;
+    }
+    Ok(found)
+}

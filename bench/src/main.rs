@@ -1,0 +1,295 @@
+//! `relay-bench`: generates events and loads a relay with them. Loads no relay but on this machine unless
+//! told so.
+
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use relay_bench::client::Endpoint;
+use relay_bench::corpus::Corpus;
+use relay_bench::process::Process;
+use relay_bench::shapes::Shape;
+use relay_bench::{fanout, generate, load, publish, query};
+use serde::Serialize;
+use serde_json::Value;
+
+/// Generates Nostr events, drives a relay with them, and measures what they cost it.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Writes generated, signed events, one a line; the same seed gives the same bytes.
+    Gen(GenArgs),
+    /// Publishes a file of events and measures throughput and CPU an event.
+    Publish(PublishArgs),
+    /// Asks seven shapes of queries, checks each answer against the file, and measures CPU a query.
+    Query(QueryArgs),
+    /// Opens live subscriptions, publishes fresh events, and measures CPU and latency a delivery.
+    Fanout(FanoutArgs),
+}
+
+#[derive(Args)]
+struct GenArgs {
+    /// Decides everything.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How many events.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    count: u32,
+    /// The second of the newest event.
+    #[arg(long, default_value_t = generate::Plan::default().now)]
+    now: u64,
+    /// Days the events are spread over.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=3650))]
+    days: u64,
+    /// Authors.
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
+    authors: u32,
+    /// Where to write; `-` is standard output.
+    #[arg(long, default_value = "-")]
+    out: PathBuf,
+    /// Threads that sign.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
+    threads: u8,
+}
+
+#[derive(Args)]
+struct Target {
+    /// The relay, ws://127.0.0.1:PORT.
+    #[arg(long)]
+    url: String,
+    /// The relay's process, to read CPU and memory of.
+    #[arg(long)]
+    pid: Option<u32>,
+    /// Load a relay that is not on this machine. Only ever your own.
+    #[arg(long)]
+    allow_remote: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct Load {
+    /// Connections that publish.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=512))]
+    connections: u16,
+    /// Events a connection may have under way.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=load::WINDOW_MAX as i64))]
+    window: u16,
+    /// Events a second; as fast as the windows allow if not given.
+    #[arg(long)]
+    rate: Option<f64>,
+    /// Threads that drive the connections.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    threads: u8,
+    /// Give up after so many seconds.
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    seconds_max: u32,
+}
+
+impl Load {
+    fn plan(&self) -> Result<load::Plan> {
+        if self.rate.is_some_and(|rate| rate.is_nan() || rate <= 0.0) {
+            bail!("--rate must be above 0");
+        }
+        Ok(load::Plan {
+            connections: usize::from(self.connections),
+            window: usize::from(self.window),
+            rate: self.rate,
+            threads: usize::from(self.threads),
+            time_max: Duration::from_secs(u64::from(self.seconds_max)),
+        })
+    }
+}
+
+#[derive(Args)]
+struct PublishArgs {
+    #[command(flatten)]
+    target: Target,
+    /// Events, one a line.
+    #[arg(long)]
+    file: PathBuf,
+    #[command(flatten)]
+    load: Load,
+    /// How many of the accepted events to ask for afterwards.
+    #[arg(long, default_value_t = 2_000)]
+    read_back: usize,
+}
+
+#[derive(Args)]
+struct QueryArgs {
+    #[command(flatten)]
+    target: Target,
+    /// The events the relay holds, one a line; it must hold no others.
+    #[arg(long)]
+    file: PathBuf,
+    /// Queries of each shape.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    repeat: u32,
+    /// Decides the values asked for.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Only shapes whose name contains this.
+    #[arg(long)]
+    shape: Option<String>,
+    /// For relays that order events of one second their own way.
+    #[arg(long)]
+    lenient: bool,
+}
+
+#[derive(Args)]
+struct FanoutArgs {
+    #[command(flatten)]
+    target: Target,
+    /// Live subscriptions.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    subscriptions: u32,
+    /// Connections that hold them.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    readers: u32,
+    /// Threads that read them.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
+    reader_threads: u8,
+    /// Events to publish.
+    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    events: u32,
+    /// Decides authors and subscriptions.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Which events of these authors; the time of day if not given, so that each run publishes others.
+    #[arg(long)]
+    stream: Option<u64>,
+    #[command(flatten)]
+    load: Load,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => {
+            complain("the relay's answers are not what they must be");
+            ExitCode::from(1)
+        }
+        Err(error) => {
+            complain(&format!("{error:#}"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn complain(text: &str) {
+    // There is nobody left to tell that standard error is closed.
+    let _ = writeln!(io::stderr(), "relay-bench: {text}");
+}
+
+/// Whether all answers were right.
+fn run(command: Command) -> Result<bool> {
+    match command {
+        Command::Gen(args) => {
+            let plan = generate::Plan {
+                seed: args.seed,
+                stream: 0,
+                count: args.count as usize,
+                now: args.now,
+                days: args.days,
+                authors: args.authors as usize,
+            };
+            if plan.now < (plan.days + 1) * 86_400 {
+                bail!("--now is too early for --days");
+            }
+            let threads = usize::from(args.threads);
+            if args.out == Path::new("-") {
+                plan.write(threads, &mut BufWriter::with_capacity(1 << 20, io::stdout().lock()))?;
+            } else {
+                let file =
+                    File::create(&args.out).with_context(|| format!("creating {}", args.out.display()))?;
+                plan.write(threads, &mut BufWriter::with_capacity(1 << 20, file))?;
+            }
+            Ok(true)
+        }
+        Command::Publish(args) => {
+            let (endpoint, process) = args.target.open()?;
+            let corpus = read(&args.file)?;
+            let report = publish::run(&endpoint, process, &corpus, &args.load.plan()?, args.read_back)?;
+            print(&report, args.target.json)?;
+            Ok(report.holds())
+        }
+        Command::Query(args) => {
+            let (endpoint, process) = args.target.open()?;
+            let corpus = read(&args.file)?;
+            let wanted = args.shape.as_deref().unwrap_or_default();
+            let shapes: Vec<Shape> =
+                Shape::ALL.into_iter().filter(|shape| shape.name().contains(wanted)).collect();
+            if shapes.is_empty() {
+                bail!("no shape is called so: {:?}", Shape::ALL.map(Shape::name));
+            }
+            let plan = query::Plan { repeat: args.repeat as usize, seed: args.seed, lenient: args.lenient };
+            let report = query::run(&endpoint, process, &corpus, &shapes, &plan)?;
+            print(&report, args.target.json)?;
+            Ok(report.holds())
+        }
+        Command::Fanout(args) => {
+            let (endpoint, process) = args.target.open()?;
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+            let plan = fanout::Plan {
+                subscriptions: args.subscriptions as usize,
+                connections: args.readers as usize,
+                threads: usize::from(args.reader_threads),
+                events: args.events as usize,
+                seed: args.seed,
+                stream: args.stream.unwrap_or(now.as_millis() as u64),
+                publish: args.load.plan()?,
+            };
+            let report = fanout::run(&endpoint, process, &plan)?;
+            print(&report, args.target.json)?;
+            Ok(report.holds())
+        }
+    }
+}
+
+impl Target {
+    fn open(&self) -> Result<(Endpoint, Option<Process>)> {
+        Ok((Endpoint::new(&self.url, self.allow_remote)?, self.pid.map(Process::new)))
+    }
+}
+
+fn read(path: &Path) -> Result<Corpus> {
+    let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    Corpus::read(&mut BufReader::with_capacity(1 << 20, file)).with_context(|| path.display().to_string())
+}
+
+fn print(report: &impl Serialize, json: bool) -> Result<()> {
+    let mut out = io::stdout().lock();
+    let value = serde_json::to_value(report)?;
+    if json {
+        writeln!(out, "{value}")?;
+    } else {
+        lines(&mut out, "", &value)?;
+    }
+    Ok(())
+}
+
+/// One line for each number, with where it stands.
+fn lines(out: &mut dyn Write, path: &str, value: &Value) -> io::Result<()> {
+    match value {
+        Value::Object(fields) => fields.iter().try_for_each(|(name, value)| {
+            lines(out, &if path.is_empty() { name.clone() } else { format!("{path}.{name}") }, value)
+        }),
+        Value::Array(list) => list.iter().try_for_each(|value| {
+            let name = value.get("shape").and_then(Value::as_str).unwrap_or("-");
+            lines(out, name, value)
+        }),
+        Value::Null => Ok(()),
+        value => writeln!(out, "{path:<44} {value}"),
+    }
+}

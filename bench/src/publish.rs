@@ -1,0 +1,115 @@
+//! `relay-bench publish`: how many events a relay takes, and what each costs it.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::client::Endpoint;
+use crate::corpus::Corpus;
+use crate::load::{self, Verdict};
+use crate::process::Process;
+use crate::stats::{Latency, micros_each};
+
+/// What was measured. Everything that is not accepted is explained; `lost` and `unanswered` must be 0.
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    /// Connections.
+    pub connections: usize,
+    /// Events under way a connection.
+    pub window: usize,
+    /// Events sent.
+    pub events: usize,
+    /// `OK true`.
+    pub accepted: usize,
+    /// `OK false` for an older version of something the relay has newer; as it should be.
+    pub superseded: usize,
+    /// `OK false` for anything else, by reason.
+    pub refused: BTreeMap<String, usize>,
+    /// Events without an answer when time was up.
+    pub unanswered: usize,
+    /// Answers for events that were not under way.
+    pub stray_answers: usize,
+    /// Accepted events, of those that are to be kept, that were asked for afterwards.
+    pub read_back: usize,
+    /// Of these, how many the relay did not have.
+    pub lost: usize,
+    /// Wall time from the first send to the last answer.
+    pub seconds: f64,
+    /// Events a second.
+    pub events_per_second: f64,
+    /// The relay's CPU an event, in microseconds.
+    pub cpu_us_per_event: Option<f64>,
+    /// This program's own CPU an event, in microseconds.
+    pub client_cpu_us_per_event: Option<f64>,
+    /// The relay's resident memory afterwards, in bytes.
+    pub resident_bytes: Option<u64>,
+    /// From sending an event to its answer.
+    pub answer: Latency,
+}
+
+impl Report {
+    /// Whether the relay did all it must.
+    pub fn holds(&self) -> bool {
+        self.refused.is_empty() && self.unanswered == 0 && self.stray_answers == 0 && self.lost == 0
+    }
+}
+
+/// Publishes all events of `corpus` and reads up to `read_back_max` of them back.
+///
+/// # Errors
+/// If connections fail or `pid` is not there.
+pub fn run(
+    endpoint: &Endpoint,
+    process: Option<Process>,
+    corpus: &Corpus,
+    plan: &load::Plan,
+    read_back_max: usize,
+) -> Result<Report> {
+    let events: Vec<(&str, [u8; 32])> =
+        corpus.lines.iter().zip(&corpus.events).map(|(line, event)| (line.as_str(), event.id)).collect();
+    let own = Process::new(0);
+    let before = process.map(|process| process.usage()).transpose()?;
+    let own_before = own.usage()?;
+    let outcome = load::publish(endpoint, &events, plan, Instant::now(), &[])?;
+    let own_after = own.usage()?;
+    let after = process.map(|process| process.usage()).transpose()?;
+
+    let seconds = outcome.time.as_secs_f64();
+    let mut report = Report {
+        connections: plan.connections,
+        window: plan.window,
+        events: events.len(),
+        stray_answers: outcome.stray_answers,
+        seconds,
+        events_per_second: (events.len() as f64 / seconds).round(),
+        client_cpu_us_per_event: micros_each(own_after.cpu_since(&own_before), events.len()),
+        answer: Latency::of(outcome.micros),
+        ..Report::default()
+    };
+    if let (Some(before), Some(after)) = (before, after) {
+        report.cpu_us_per_event = micros_each(after.cpu_since(&before), events.len());
+        report.resident_bytes = Some(after.resident_bytes);
+    }
+    let mut to_keep = Vec::new();
+    for (event, verdict) in corpus.events.iter().zip(outcome.verdicts) {
+        match verdict {
+            None => report.unanswered += 1,
+            Some(Verdict::Accepted) => {
+                report.accepted += 1;
+                to_keep.extend((!event.superseded).then_some(event.id));
+            }
+            // Over several connections an older version may arrive behind a newer one.
+            Some(Verdict::Refused(_)) if event.superseded => report.superseded += 1,
+            Some(Verdict::Refused(reason)) => *report.refused.entry(reason).or_default() += 1,
+        }
+    }
+    if read_back_max > 0 && !to_keep.is_empty() {
+        let step = to_keep.len().div_ceil(read_back_max);
+        let asked: Vec<[u8; 32]> = to_keep.into_iter().step_by(step).collect();
+        report.read_back = asked.len();
+        report.lost = asked.len() - load::read_back(endpoint, &asked)?;
+    }
+    Ok(report)
+}

@@ -1,0 +1,128 @@
+//! The load generator against a relay of plain loops: right answers pass, and each kind of wrong one is seen.
+
+mod common;
+
+use std::time::Duration;
+
+use common::Fault;
+use relay_bench::client::Endpoint;
+use relay_bench::corpus::Corpus;
+use relay_bench::generate::Plan;
+use relay_bench::process::Process;
+use relay_bench::shapes::Shape;
+use relay_bench::{fanout, load, publish, query};
+
+fn endpoint(fault: Fault) -> Endpoint {
+    Endpoint::new(&common::start(fault), false).unwrap()
+}
+
+fn corpus() -> Corpus {
+    Corpus::new(Plan { count: 500, authors: 60, days: 1, ..Plan::default() }.events(2)).unwrap()
+}
+
+fn load() -> load::Plan {
+    load::Plan { connections: 4, window: 16, rate: None, threads: 2, time_max: Duration::from_secs(3) }
+}
+
+fn published(fault: Fault, load: &load::Plan) -> publish::Report {
+    publish::run(&endpoint(fault), Some(Process::new(0)), &corpus(), load, 2_000).unwrap()
+}
+
+#[test]
+fn all_events_of_a_right_relay_are_accounted_for() {
+    let report = published(Fault::None, &load());
+    assert!(report.holds(), "{report:?}");
+    assert_eq!(report.accepted + report.superseded, 500);
+    assert_eq!(report.read_back, corpus().kept.len());
+    assert!(report.cpu_us_per_event.unwrap() > 0.0);
+}
+
+#[test]
+fn a_lost_refused_or_unanswered_event_is_seen() {
+    let forgets = published(Fault::Forgets, &load());
+    assert!(!forgets.holds() && forgets.lost > 0 && forgets.unanswered == 0, "{forgets:?}");
+    let refuses = published(Fault::Refuses, &load());
+    assert!(!refuses.holds() && refuses.refused.contains_key("error: full"), "{refuses:?}");
+    let silent = published(Fault::Silent, &load());
+    assert!(!silent.holds() && silent.unanswered > 0, "{silent:?}");
+    let twice = published(Fault::AnswersTwice, &load());
+    assert!(!twice.holds() && twice.stray_answers > 0, "{twice:?}");
+}
+
+#[test]
+fn a_rate_is_kept() {
+    let load = load::Plan { rate: Some(2_000.0), ..load() };
+    let report = published(Fault::None, &load);
+    assert!(report.holds(), "{report:?}");
+    // Never faster; how much slower is the machine's matter.
+    assert!(report.seconds >= 499.0 / 2_000.0, "{}", report.seconds);
+}
+
+fn queried(fault: Fault, lenient: bool) -> query::Report {
+    let (endpoint, corpus) = (endpoint(fault), corpus());
+    let one = load::Plan { connections: 1, ..load() };
+    publish::run(&endpoint, None, &corpus, &one, 0).unwrap();
+    let plan = query::Plan { repeat: 20, seed: 1, lenient };
+    query::run(&endpoint, Some(Process::new(0)), &corpus, &Shape::ALL, &plan).unwrap()
+}
+
+#[test]
+fn right_answers_pass_and_every_shape_finds_something() {
+    let report = queried(Fault::None, false);
+    assert!(report.holds(), "{report:?}");
+    assert_eq!(report.shapes.len(), 7);
+    for shape in &report.shapes {
+        assert!(shape.events > 0 && shape.queries == 20, "{shape:?}");
+    }
+}
+
+#[test]
+fn wrong_answers_are_seen_and_ties_are_free_when_lenient() {
+    assert!(!queried(Fault::SkipsNewest, false).holds());
+    assert!(!queried(Fault::SkipsNewest, true).holds());
+    assert!(!queried(Fault::KeepsAll, true).holds());
+    assert!(!queried(Fault::Forgets, true).holds());
+    assert!(!queried(Fault::OtherOrder, false).holds());
+    assert!(queried(Fault::OtherOrder, true).holds());
+}
+
+fn fanned_out(fault: Fault) -> fanout::Report {
+    let plan = fanout::Plan {
+        subscriptions: 120,
+        connections: 12,
+        threads: 2,
+        events: 300,
+        seed: 1,
+        stream: 7,
+        publish: load::Plan { connections: 2, ..load() },
+    };
+    fanout::run(&endpoint(fault), Some(Process::new(0)), &plan).unwrap()
+}
+
+#[test]
+fn every_delivery_is_accounted_for() {
+    let report = fanned_out(Fault::None);
+    assert!(report.holds(), "{report:?}");
+    assert!(report.delivered == report.expected && report.expected > 300, "{report:?}");
+    assert!(report.delivery.p50_ms > 0.0 && report.delivery.p50_ms <= report.delivery.p99_ms);
+}
+
+#[test]
+fn lost_and_doubled_deliveries_are_seen() {
+    let loses = fanned_out(Fault::LosesDeliveries);
+    assert!(!loses.holds() && loses.delivered < loses.expected, "{loses:?}");
+    let doubles = fanned_out(Fault::DeliversTwice);
+    assert!(!doubles.holds() && doubles.delivered > doubles.expected, "{doubles:?}");
+}
+
+#[test]
+fn what_the_oracle_does_not_model_is_refused() {
+    let mut lines = Plan { count: 1, ..Plan::default() }.events(1);
+    let good = lines[0].clone();
+    lines.push(good.clone());
+    assert!(Corpus::new(lines).unwrap_err().to_string().contains("twice"));
+    let kind = good.split_once(r#""kind":"#).unwrap().1.split_once(',').unwrap().0.to_owned();
+    let deletion = good.replace(&format!(r#""kind":{kind},"#), r#""kind":5,"#);
+    assert!(Corpus::new(vec![deletion]).is_err());
+    assert!(Corpus::new(vec!["{}".to_owned()]).is_err());
+}

@@ -1,0 +1,307 @@
+//! One connection of a case: sends, reads until the frame that ends an answer, and judges what came.
+//!
+//! Frames that come while another is waited for are kept, in order, for whoever asks for them next.
+
+use std::collections::VecDeque;
+
+use serde_json::{Value, json};
+
+use super::stage::Talk;
+use super::{Client, Frame};
+use crate::testing::signing::Signed;
+
+pub(super) struct Conn {
+    client: Box<dyn Client>,
+    name: char,
+    talk: Talk,
+    /// The latest challenge.
+    pub(super) challenge: String,
+    kept: VecDeque<Frame>,
+    fences: u32,
+    asked: u32,
+}
+
+/// What a REQ was answered with, up to its EOSE.
+#[derive(Debug, PartialEq)]
+pub(super) struct Answer {
+    pub(super) events: Vec<Value>,
+    pub(super) hint: Option<String>,
+}
+
+impl Answer {
+    pub(super) fn ids(&self) -> Vec<String> {
+        self.events.iter().map(id_of).collect()
+    }
+}
+
+pub(super) fn id_of(event: &Value) -> String {
+    event["id"].as_str().expect("frames with events have been checked").to_owned()
+}
+
+/// One filter or several, as several.
+pub(super) fn as_list(filters: Value) -> Vec<Value> {
+    match filters {
+        Value::Array(list) => list,
+        one => vec![one],
+    }
+}
+
+/// How subscriptions of [`Conn::ask`] are called.
+const ASKED: &str = "asked ";
+
+fn request(verb: &str, id: &str, filters: Value) -> String {
+    let mut parts = vec![json!(verb), json!(id)];
+    parts.extend(as_list(filters));
+    Value::Array(parts).to_string()
+}
+
+pub(super) fn req_text(sub: &str, filters: Value) -> String {
+    request("REQ", sub, filters)
+}
+
+pub(super) fn count_text(query: &str, filters: Value) -> String {
+    request("COUNT", query, filters)
+}
+
+pub(super) fn event_text(event: &Signed) -> String {
+    format!(r#"["EVENT",{}]"#, event.json())
+}
+
+impl Conn {
+    pub(super) fn new(client: Box<dyn Client>, name: char, talk: Talk) -> Self {
+        let mut conn =
+            Conn { client, name, talk, challenge: String::new(), kept: VecDeque::new(), fences: 0, asked: 0 };
+        let text = conn.client.recv().expect("a challenge on connect (NIP-42)");
+        conn.talk.add(&format!("{name} < {text}"));
+        match Frame::read(&text) {
+            Frame::Auth(challenge) => conn.challenge = challenge,
+            other => panic!("a challenge on connect (NIP-42), not {other:?}"),
+        }
+        assert!(conn.challenge.len() >= 8, "a challenge that cannot be guessed");
+        conn
+    }
+
+    pub(super) fn send(&mut self, text: &str) {
+        self.talk.add(&format!("{} > {text}", self.name));
+        self.client.send(text);
+    }
+
+    /// Sends in one breath.
+    pub(super) fn send_all(&mut self, texts: &[String]) {
+        for text in texts {
+            self.talk.add(&format!("{} » {text}", self.name));
+        }
+        self.client.send_all(texts);
+    }
+
+    pub(super) fn send_binary(&mut self, bytes: &[u8]) {
+        self.talk.add(&format!("{} > {} binary bytes", self.name, bytes.len()));
+        self.client.send_binary(bytes);
+    }
+
+    pub(super) fn closed(&mut self) -> Option<u16> {
+        self.client.closed()
+    }
+
+    /// The next frame as it comes, kept ones first; challenges are noted and not handed out.
+    pub(super) fn next(&mut self) -> Option<Frame> {
+        if let Some(frame) = self.kept.pop_front() {
+            return Some(frame);
+        }
+        self.read()
+    }
+
+    fn read(&mut self) -> Option<Frame> {
+        loop {
+            let text = self.client.recv()?;
+            self.talk.add(&format!("{} < {text}", self.name));
+            match Frame::read(&text) {
+                Frame::Auth(challenge) => self.challenge = challenge,
+                frame => return Some(frame),
+            }
+        }
+    }
+
+    /// The first frame that `wanted` takes something out of; others are kept.
+    fn wait<T>(&mut self, what: &str, wanted: impl Fn(&Frame) -> Option<T>) -> T {
+        if let Some((place, found)) =
+            self.kept.iter().enumerate().find_map(|(place, frame)| Some((place, wanted(frame)?)))
+        {
+            self.kept.remove(place);
+            return found;
+        }
+        loop {
+            let Some(frame) = self.read() else {
+                panic!("{} waited for {what}, but no more came; kept: {:?}", self.name, self.kept)
+            };
+            match wanted(&frame) {
+                Some(found) => return found,
+                None => self.kept.push_back(frame),
+            }
+        }
+    }
+
+    /// The OK of an id.
+    pub(super) fn ok(&mut self, id: &str) -> (bool, String) {
+        self.wait(&format!("the OK of {id}"), |frame| match frame {
+            Frame::Ok { id: own, accepted, message } if own == id => Some((*accepted, message.clone())),
+            _ => None,
+        })
+    }
+
+    /// Publishes and waits for the OK.
+    pub(super) fn publish(&mut self, event: &Signed) -> (bool, String) {
+        self.send(&event_text(event));
+        self.ok(&event.id)
+    }
+
+    /// Publishes what must be new and welcome.
+    pub(super) fn accept(&mut self, event: &Signed) {
+        let answer = self.publish(event);
+        assert!(answer.0 && !answer.1.starts_with("duplicate:"), "{} was answered {answer:?}", event.json());
+    }
+
+    pub(super) fn accept_all(&mut self, events: &[Signed]) {
+        events.iter().for_each(|event| self.accept(event));
+    }
+
+    /// Publishes what must be refused in words of this prefix; none if empty.
+    pub(super) fn refuse(&mut self, event: &Signed, prefix: &str) {
+        let (accepted, message) = self.publish(event);
+        assert!(!accepted, "{} was accepted: {message:?}", event.json());
+        assert_prefix(&message, prefix);
+    }
+
+    /// Sends an event in a form of its own and waits for the OK of `id`.
+    pub(super) fn publish_as(&mut self, id: &str, json: &str) -> (bool, String) {
+        self.send(&format!(r#"["EVENT",{json}]"#));
+        self.ok(id)
+    }
+
+    pub(super) fn auth(&mut self, event: &Signed) -> (bool, String) {
+        self.send(&format!(r#"["AUTH",{}]"#, event.json()));
+        self.ok(&event.id)
+    }
+
+    /// Asks, and reads up to the EOSE.
+    pub(super) fn req(&mut self, sub: &str, filters: Value) -> Answer {
+        self.send(&req_text(sub, filters));
+        self.answer(sub)
+    }
+
+    /// Asks once, for what is stored: the subscription ends with its EOSE.
+    pub(super) fn ask(&mut self, filters: Value) -> Answer {
+        self.asked += 1;
+        let sub = format!("{ASKED}{}", self.asked);
+        let answer = self.req(&sub, filters);
+        self.close_sub(&sub);
+        answer
+    }
+
+    /// What is sent for `sub` up to its EOSE.
+    pub(super) fn answer(&mut self, sub: &str) -> Answer {
+        let mut events = Vec::new();
+        loop {
+            let frame = self.wait(&format!("the EOSE of {sub:?}"), |frame| of_sub(frame, sub));
+            match frame {
+                Frame::Event { event, .. } => events.push(event),
+                Frame::Eose { hint, .. } => return Answer { events, hint },
+                other => panic!("{other:?} where the EOSE of {sub:?} should come"),
+            }
+        }
+    }
+
+    /// Asks what must be refused in words of this prefix.
+    pub(super) fn req_closed(&mut self, sub: &str, filters: Value, prefix: &str) {
+        self.send(&req_text(sub, filters));
+        self.expect_closed(sub, prefix);
+    }
+
+    /// A CLOSED of `sub`, before anything else of it.
+    pub(super) fn expect_closed(&mut self, sub: &str, prefix: &str) {
+        let frame = self.wait(&format!("the CLOSED of {sub:?}"), |frame| of_sub(frame, sub));
+        let Frame::Closed { message, .. } = &frame else {
+            panic!("{frame:?} where a CLOSED of {sub:?} should come")
+        };
+        assert_prefix(message, prefix);
+    }
+
+    /// Counts; the second part of the COUNT.
+    pub(super) fn count_body(&mut self, query: &str, filters: Value) -> Value {
+        self.send(&count_text(query, filters));
+        self.wait(&format!("the COUNT of {query:?}"), |frame| match frame {
+            Frame::Count { query: own, body } if own == query => Some(body.clone()),
+            Frame::Closed { sub, .. } if sub == query => panic!("{frame:?} where a COUNT should come"),
+            _ => None,
+        })
+    }
+
+    /// Counts what must be counted exactly.
+    pub(super) fn count(&mut self, filters: Value) -> u64 {
+        let body = self.count_body("count", filters);
+        assert_ne!(body["approximate"], json!(true), "{body} is not exact");
+        body["count"].as_u64().expect("frames with counts have been checked")
+    }
+
+    pub(super) fn count_closed(&mut self, query: &str, filters: Value, prefix: &str) {
+        self.send(&count_text(query, filters));
+        self.expect_closed(query, prefix);
+    }
+
+    /// The id of the next event of a subscription.
+    pub(super) fn next_event(&mut self, sub: &str) -> String {
+        let frame = self.wait(&format!("an event of {sub:?}"), |frame| of_sub(frame, sub));
+        match &frame {
+            Frame::Event { event, .. } => id_of(event),
+            other => panic!("{other:?} where an event of {sub:?} should come"),
+        }
+    }
+
+    /// The next frame of a subscription or query.
+    pub(super) fn next_of(&mut self, sub: &str) -> Frame {
+        self.wait(&format!("a frame of {sub:?}"), |frame| of_sub(frame, sub))
+    }
+
+    pub(super) fn expect_notice(&mut self) -> String {
+        self.wait("a NOTICE", |frame| match frame {
+            Frame::Notice(words) => Some(words.clone()),
+            _ => None,
+        })
+    }
+
+    pub(super) fn close_sub(&mut self, sub: &str) {
+        self.send(&json!(["CLOSE", sub]).to_string());
+    }
+
+    /// Waits until the relay has answered everything sent so far, and hands out what it sent besides.
+    /// Works whether or not requests are welcome.
+    pub(super) fn fence(&mut self) -> Vec<Frame> {
+        self.fences += 1;
+        let sub = format!("fence {}", self.fences);
+        self.send(&req_text(&sub, json!({"ids": []})));
+        let end = self.wait("the answer to a fence", |frame| of_sub(frame, &sub));
+        assert!(!matches!(end, Frame::Event { .. }), "an event for a filter that matches nothing");
+        if matches!(end, Frame::Eose { .. }) {
+            self.close_sub(&sub);
+        }
+        // Live events between the EOSE and the CLOSE of what was asked once are nobody's business.
+        let asked = |frame: &Frame| frame.sub().is_some_and(|sub| sub.starts_with(ASKED));
+        self.kept.drain(..).filter(|frame| !asked(frame)).collect()
+    }
+
+    /// Nothing may have come but what was waited for.
+    pub(super) fn expect_silence(&mut self) {
+        let rest = self.fence();
+        assert!(rest.is_empty(), "{} should have been sent no more, but {rest:?}", self.name);
+    }
+}
+
+fn of_sub(frame: &Frame, sub: &str) -> Option<Frame> {
+    (frame.sub() == Some(sub)).then(|| frame.clone())
+}
+
+#[track_caller]
+fn assert_prefix(message: &str, prefix: &str) {
+    let fits = prefix.is_empty() || message.split_once(':').is_some_and(|(own, _)| own == prefix);
+    assert!(fits, "{message:?} where words with {prefix:?} should be");
+}

@@ -1,0 +1,137 @@
+//! Frames from the relay, read strictly: whatever breaks a rule that holds for every frame ends the case.
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::testing::signing::lower_hex;
+
+/// One frame from the relay (NIPs 1, 42, 45, 67).
+#[derive(Clone, Debug, PartialEq)]
+#[expect(missing_docs, reason = "the parts are named as in NIP-01")]
+pub enum Frame {
+    Event { sub: String, event: Value },
+    Ok { id: String, accepted: bool, message: String },
+    Eose { sub: String, hint: Option<String> },
+    Closed { sub: String, message: String },
+    Notice(String),
+    Auth(String),
+    Count { query: String, body: Value },
+}
+
+/// The prefixes of NIP-01 and NIP-42, and `unsupported` of NIP-01's examples.
+const PREFIXES: [&str; 11] = [
+    "duplicate",
+    "pow",
+    "blocked",
+    "rate-limited",
+    "invalid",
+    "restricted",
+    "mute",
+    "error",
+    "auth-required",
+    "unsupported",
+    "deleted",
+];
+
+impl Frame {
+    /// Reads a frame.
+    ///
+    /// # Panics
+    /// If it is none, or breaks a rule of all frames: words without a prefix, an event that is not what its
+    /// id says, an unknown hint.
+    pub fn read(text: &str) -> Frame {
+        read(text).unwrap_or_else(|why| panic!("{why}, in the frame {text}"))
+    }
+
+    /// The subscription or query it belongs to.
+    pub fn sub(&self) -> Option<&str> {
+        match self {
+            Frame::Event { sub, .. } | Frame::Eose { sub, .. } | Frame::Closed { sub, .. } => Some(sub),
+            Frame::Count { query, .. } => Some(query),
+            Frame::Ok { .. } | Frame::Notice(_) | Frame::Auth(_) => None,
+        }
+    }
+}
+
+fn read(text: &str) -> Result<Frame, String> {
+    let value: Value = serde_json::from_str(text).map_err(|error| format!("not JSON ({error})"))?;
+    let Value::Array(parts) = value else { return Err("not an array".into()) };
+    let [Value::String(verb), parts @ ..] = &parts[..] else { return Err("no verb".into()) };
+    let text_at = |place: usize| {
+        let part = parts.get(place).and_then(Value::as_str);
+        part.map(str::to_owned).ok_or_else(|| format!("no string at {}", place + 1))
+    };
+    let len_is = |len: usize| match parts.len() == len {
+        true => Ok(()),
+        false => Err(format!("{} elements", parts.len() + 1)),
+    };
+    match verb.as_str() {
+        "EVENT" => {
+            len_is(2)?;
+            check_event(&parts[1])?;
+            Ok(Frame::Event { sub: text_at(0)?, event: parts[1].clone() })
+        }
+        "OK" => {
+            len_is(3)?;
+            let accepted = parts[1].as_bool().ok_or("no boolean at 2")?;
+            let message = text_at(2)?;
+            if !accepted || !message.is_empty() {
+                check_prefix(&message)?;
+            }
+            Ok(Frame::Ok { id: text_at(0)?, accepted, message })
+        }
+        "EOSE" => {
+            let hint = match &parts[1..] {
+                [] => None,
+                [Value::Array(hints)] => match &hints[..] {
+                    [] => None,
+                    [Value::String(hint)] if hint == "finish" || hint == "more" => Some(hint.clone()),
+                    _ => return Err("unknown hints".into()),
+                },
+                _ => return Err("not an EOSE of NIP-67".into()),
+            };
+            Ok(Frame::Eose { sub: text_at(0)?, hint })
+        }
+        "CLOSED" => {
+            len_is(2)?;
+            let message = text_at(1)?;
+            check_prefix(&message)?;
+            Ok(Frame::Closed { sub: text_at(0)?, message })
+        }
+        "NOTICE" => len_is(1).and_then(|()| Ok(Frame::Notice(text_at(0)?))),
+        "AUTH" => len_is(1).and_then(|()| Ok(Frame::Auth(text_at(0)?))),
+        "COUNT" => {
+            len_is(2)?;
+            parts[1]["count"].as_u64().ok_or("no count")?;
+            Ok(Frame::Count { query: text_at(0)?, body: parts[1].clone() })
+        }
+        _ => Err("no verb of NIP-01".into()),
+    }
+}
+
+fn check_prefix(message: &str) -> Result<(), String> {
+    match message.split_once(": ") {
+        Some((prefix, words)) if PREFIXES.contains(&prefix) && !words.is_empty() => Ok(()),
+        _ => Err("words without a prefix".into()),
+    }
+}
+
+/// Seven fields, and the id is their hash.
+fn check_event(event: &Value) -> Result<(), String> {
+    if event.as_object().is_none_or(|fields| fields.len() != 7) || !event["sig"].is_string() {
+        return Err("an event without exactly the seven fields of NIP-01".into());
+    }
+    let part = |name: &str| event[name].clone();
+    let form = Value::Array(vec![
+        0.into(),
+        part("pubkey"),
+        part("created_at"),
+        part("kind"),
+        part("tags"),
+        part("content"),
+    ]);
+    match event["id"] == lower_hex(&Sha256::digest(form.to_string())) {
+        true => Ok(()),
+        false => Err("an event whose id is not its hash".into()),
+    }
+}

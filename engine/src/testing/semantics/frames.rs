@@ -1,0 +1,259 @@
+//! Bad frames: each is answered in the frame that fits, and the connection lives on.
+
+use serde_json::{Value, json};
+
+use super::conn::{Conn, count_text, event_text, req_text};
+use super::stage::Stage;
+use super::{Case, Frame, case, case_with};
+use crate::testing::signing::{event, key};
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        case("frames: what is no message gets a NOTICE", no_message),
+        case("frames: a bad REQ or COUNT gets a CLOSED", bad_requests),
+        case("frames: deep nesting", deep),
+        case("frames: binary", binary),
+        case("frames: white space and escapes around a message", around),
+        case("frames: subscription ids are any text", sub_ids),
+        case("frames: subscription ids too long or empty", bad_sub_ids),
+        case_with("frames: nothing but bad ones closes the connection", |config| config.limits.bad_messages_max = 5, abuse),
+    ]
+}
+
+fn assert_notice(conn: &mut Conn, text: &str) {
+    conn.send(text);
+    match &conn.fence()[..] {
+        [Frame::Notice(words)] => assert!(!words.is_empty(), "a NOTICE without words for {text}"),
+        other => panic!("{other:?} where a NOTICE should be, for {text}"),
+    }
+}
+
+fn no_message(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    let note = event(&key(1)).at(stage.t).sign();
+    let two = format!("{}{}", event_text(&note), event_text(&note));
+    for text in [
+        "",
+        " ",
+        "x",
+        "[",
+        "]",
+        "[]",
+        "{}",
+        "null",
+        "1",
+        "\"EVENT\"",
+        "[1]",
+        "[null]",
+        "[[]]",
+        "[\"\"]",
+        "[\"FOO\"]",
+        "[\"FOO\",\"x\"]",
+        "[\"event\",{}]",
+        "[\"Req\",\"x\",{}]",
+        "[\"OK\",\"x\",true,\"\"]",
+        "[\"EVENT\"]",
+        "[\"EVENT\",]",
+        "[\"EVENT\",1]",
+        "[\"EVENT\",\"x\"]",
+        "[\"EVENT\",[]]",
+        "[\"EVENT\",null]",
+        "[\"EVENT\",{}]",
+        "[\"EVENT\",{\"id\":\"x\"}]",
+        "[\"REQ\"]",
+        "[\"REQ\",]",
+        "[\"REQ\",1,{}]",
+        "[\"REQ\",null,{}]",
+        "[\"REQ\",{}]",
+        "[\"COUNT\"]",
+        "[\"COUNT\",[],{}]",
+        "[\"CLOSE\"]",
+        "[\"CLOSE\",1]",
+        "[\"CLOSE\",null]",
+        "[\"CLOSE\",\"x\"",
+        "[\"REQ\" \"x\" {}]",
+        "['REQ','x',{}]",
+        "[REQ,\"x\",{}]",
+        "// [\"REQ\",\"x\",{}]",
+        "[\"REQ\\ud800\",\"x\",{}]",
+        "[\"REQ\",\"\\ud800\",{}]",
+        "[\"REQ\",\"a\nb\",{}]",
+        "\u{feff}[\"REQ\",\"x\",{}]",
+    ] {
+        assert_notice(&mut conn, text);
+    }
+    // Two messages in one frame are none.
+    conn.send(&two);
+    match &conn.fence()[..] {
+        [Frame::Notice(_) | Frame::Ok { accepted: false, .. }] => {}
+        other => panic!("{other:?} for two messages in a frame"),
+    }
+    assert_eq!(conn.count(json!({})), 0);
+    conn.accept(&note);
+}
+
+fn bad_requests(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    for verb in ["REQ", "COUNT"] {
+        for rest in [
+            "",
+            ",",
+            ",1",
+            ",null",
+            ",[]",
+            ",\"x\"",
+            ",{}x",
+            ",{",
+            ",{},",
+            ",{\"kinds\"}",
+            ",{\"kinds\":}",
+            ",{\"kinds\":[1}",
+            ",{\"kinds\":[1,]}",
+            ",{\"kinds\":[1]",
+            ",{kinds:[1]}",
+            ",{\"kinds\":[1] \"ids\":[]}",
+            ",{\"since\":1,}",
+        ] {
+            let text = format!(r#"["{verb}","sub"{rest}]"#);
+            conn.send(&text);
+            // Where the frame breaks off, nobody need find the id.
+            match &conn.fence()[..] {
+                [Frame::Closed { sub, message }] => {
+                    assert_eq!(sub, "sub");
+                    assert!(message.starts_with("invalid: "), "{message:?} for {text}");
+                }
+                [Frame::Notice(_)] if serde_json::from_str::<Value>(&text).is_err() => {}
+                other => panic!("{other:?} for {text}"),
+            }
+        }
+    }
+}
+
+fn deep(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    let note = event(&key(1)).at(stage.t).sign();
+    for depth in [1_000, 100_000] {
+        let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+        assert_notice(&mut conn, &open);
+        assert_notice(&mut conn, &format!("{open}{close}"));
+        let objects = "{\"a\":".repeat(depth);
+        for text in [
+            format!(r#"["EVENT",{}]"#, note.fields().push("\"extra\"", &format!("{open}{close}")).json()),
+            format!(r#"["EVENT",{}]"#, note.fields().set("tags", format!("{open}{close}")).json()),
+            format!(r#"["EVENT",{}"#, objects),
+            format!(r#"["REQ","sub",{{"ids":{open}{close}}}]"#),
+            format!(r#"["REQ","sub",{objects}"#),
+            format!(r#"["COUNT","sub",{open}{close}]"#),
+        ] {
+            conn.send(&text);
+            match &conn.fence()[..] {
+                [Frame::Notice(_) | Frame::Ok { accepted: false, .. } | Frame::Closed { .. }] => {}
+                other => panic!("{other:?} for {}", &text[..100]),
+            }
+        }
+    }
+    assert_eq!(conn.count(json!({})), 0);
+    conn.accept(&note);
+}
+
+fn binary(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    let note = event(&key(1)).at(stage.t).sign();
+    for bytes in [&b""[..], b"\0\xff\xfe", event_text(&note).as_bytes()] {
+        conn.send_binary(bytes);
+        match &conn.fence()[..] {
+            [Frame::Notice(_)] => {}
+            other => panic!("{other:?} for a binary message"),
+        }
+    }
+    assert_eq!(conn.count(json!({})), 0, "a binary message is none, whatever it holds");
+}
+
+fn around(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    for (n, text) in [
+        " [ \"REQ\" , \"SUB\" , { } ] ",
+        "\r\n\t[\"REQ\",\"SUB\",{}]\n",
+        "[\"REQ\",\"SUB\",{\"kinds\" : [ 1 , 7 ] , \"limit\" :\n2 }]",
+        "[\"\\u0052\\u0045Q\",\"SUB\",{\"\\u006binds\":[1]}]",
+        "[\"REQ\",\"SUB\",{},{},{}]",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let sub = format!("sub {n}");
+        conn.send(&text.replace("SUB", &sub));
+        assert_eq!(conn.answer(&sub).ids().len(), 0, "{text}");
+    }
+    conn.expect_silence();
+}
+
+fn sub_ids(stage: &mut Stage<'_>) {
+    let (mut conn, mut writer) = (stage.open(), stage.open());
+    let note = event(&key(1)).at(stage.t).sign();
+    writer.accept(&note);
+    let long = ["x".repeat(64), "é".repeat(64), "💜".repeat(64), "\u{0}".repeat(64), "\"".repeat(64)];
+    let odd = [
+        "a", " ", "0", "\"", "\\", "\\\"", "a\"b\\c", "\n\r\t\u{8}\u{c}", "\u{0}", "\u{1f}\u{7f}", "é", "💜", "/",
+        "\u{2028}", "\u{fffe}\u{ffff}", "\u{10ffff}", "'", "</script>", "]", "],[\"EOSE\"", "null", "\u{feff}",
+        "e\u{301}", "ﷺ", "\\u0041", "%00",
+    ];
+    let ids: Vec<&str> = odd.into_iter().chain(long.iter().map(String::as_str)).collect();
+    for id in &ids {
+        assert_eq!(conn.req(id, json!({"ids": [note.id]})).ids(), [&*note.id], "{id:?}");
+        conn.send(&count_text(id, json!({"ids": [note.id]})));
+        let Frame::Count { body, .. } = conn.next_of(id) else { panic!("a COUNT of {id:?}") };
+        assert_eq!(body["count"], 1);
+    }
+    // All of them live at once, each its own.
+    for id in &ids {
+        conn.send(&req_text(id, json!({"kinds": [7], "limit": 0})));
+        conn.answer(id);
+    }
+    let like = event(&key(1)).kind(7).at(stage.t).sign();
+    writer.accept(&like);
+    for id in &ids {
+        assert_eq!(conn.next_event(id), like.id, "{id:?}");
+        conn.close_sub(id);
+    }
+    conn.expect_silence();
+    // Written in escapes, it is the same id.
+    conn.send(r#"["REQ","\u0061\ud83d\udc9c\/",{"limit":0}]"#);
+    assert_eq!(conn.answer("a💜/").ids().len(), 0);
+    conn.req_closed("a💜/", json!({"foo": 1}), "unsupported");
+    conn.expect_silence();
+}
+
+fn bad_sub_ids(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    for id in ["".into(), "x".repeat(65), "é".repeat(65), "💜".repeat(65), "x".repeat(100_000)] {
+        for text in [req_text(&id, json!({})), count_text(&id, json!({}))] {
+            conn.send(&text);
+            match &conn.fence()[..] {
+                [Frame::Notice(_)] => {}
+                [Frame::Closed { sub, message }] => assert!(*sub == id && message.starts_with("invalid: ")),
+                other => panic!("{other:?} for an id of {} characters", id.chars().count()),
+            }
+        }
+    }
+}
+
+fn abuse(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    // A good message in between forgives.
+    for _ in 0..4 {
+        for _ in 0..4 {
+            conn.send("nonsense");
+            conn.expect_notice();
+        }
+        conn.req("sub", json!({"limit": 0}));
+    }
+    assert_eq!(conn.closed(), None);
+    for _ in 0..5 {
+        conn.send("nonsense");
+    }
+    while conn.next().is_some() {}
+    assert_eq!(conn.closed(), Some(1008), "closed for abuse");
+    // Others are not touched.
+    stage.open().req("sub", json!({"limit": 0}));
+}

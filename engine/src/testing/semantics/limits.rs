@@ -1,0 +1,244 @@
+//! Bounds: each is kept at its edge, refused in words past it, and the connection lives on (NIP-11).
+
+use serde_json::{Value, json};
+
+use super::conn::{Conn, event_text, req_text};
+use super::stage::Stage;
+use super::{Case, Frame, case_with};
+use crate::testing::signing::{event, key};
+use crate::types::PubKey;
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        case_with("limits: message bytes", |config| config.limits.message_bytes_max = 2_000, message_bytes),
+        case_with("limits: tags of an event", |config| config.limits.event_tags_max = 5, event_tags),
+        case_with("limits: characters of content", |config| config.limits.content_chars_max = 100, content_chars),
+        case_with("limits: bytes of an event", |config| config.limits.event_bytes_max = 1_000, event_bytes),
+        case_with("limits: created_at ahead", |config| config.limits.created_at_ahead_seconds_max = 60, ahead),
+        case_with("limits: created_at behind", |config| config.limits.created_at_age_seconds_max = Some(1_000), behind),
+        case_with("limits: subscriptions of a connection", |config| config.limits.subscriptions_max = 3, subscriptions),
+        case_with("limits: filters of a request", |config| config.limits.filters_max = 3, filters),
+        case_with("limits: values of a request", |config| config.limits.filter_values_max = 10, filter_values),
+        case_with("limits: events a minute", |config| config.limits.events_per_minute_max = 5, event_rate),
+        case_with("limits: requests a minute", |config| config.limits.requests_per_minute_max = 5, request_rate),
+        case_with("limits: kinds taken", |config| config.policy.allow_kinds = Some(vec![1, 7]), allowed_kinds),
+        case_with("limits: kinds refused", |config| config.policy.deny_kinds = vec![7, 20_000], denied_kinds),
+        case_with("limits: authors refused", |config| config.policy.deny_pubkeys = vec![PubKey(key(2).bytes())], denied_authors),
+    ]
+}
+
+/// The text with white space up to `bytes`.
+fn padded(text: &str, bytes: usize) -> String {
+    format!("{text}{}", " ".repeat(bytes - text.len()))
+}
+
+fn assert_any_refusal(conn: &mut Conn, text: &str) {
+    conn.send(text);
+    match &conn.fence()[..] {
+        [Frame::Notice(_) | Frame::Ok { accepted: false, .. } | Frame::Closed { .. }] => {}
+        other => panic!("{other:?} for {} bytes", text.len()),
+    }
+}
+
+fn message_bytes(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    let note = event(&key(1)).at(stage.t).content("é".repeat(300)).sign();
+    let text = event_text(&note);
+    assert_any_refusal(&mut conn, &padded(&text, 2_001));
+    assert_any_refusal(&mut conn, &padded(&req_text("sub", json!({})), 2_001));
+    assert_any_refusal(&mut conn, &" ".repeat(2_001));
+    assert_any_refusal(&mut conn, &"x".repeat(300_000));
+    let long = event(&key(1)).at(stage.t).content("x".repeat(2_000)).sign();
+    assert_any_refusal(&mut conn, &event_text(&long));
+    assert_eq!(conn.count(json!({})), 0);
+    conn.send(&padded(&text, 2_000));
+    assert_eq!(conn.ok(&note.id), (true, String::new()), "exactly at the limit");
+    conn.send(&padded(&req_text("sub", json!({})), 2_000));
+    assert_eq!(conn.answer("sub").ids(), [&*note.id]);
+    conn.expect_silence();
+}
+
+fn event_tags(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    let with = |tags: usize| (0..tags).fold(event(&key(1)).at(stage.t), |draft, _| draft.tag(["t", "x", "y"])).sign();
+    conn.refuse(&with(6), "invalid");
+    conn.refuse(&with(100), "invalid");
+    conn.accept(&with(5));
+    conn.accept(&with(0));
+}
+
+fn content_chars(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    for character in ["x", "é", "💜", "\"", "\n", "\u{1}"] {
+        let with = |chars: usize| event(&key(1)).at(stage.t).content(character.repeat(chars)).sign();
+        conn.refuse(&with(101), "invalid");
+        conn.accept(&with(100));
+        // Characters count, not how they are escaped.
+        let event = event(&key(2)).at(stage.t).content(character.repeat(100)).sign();
+        let escaped = crate::testing::signing::escaped_throughout(&event.content);
+        let answer = conn.publish_as(&event.id, &event.fields().set("content", escaped).json());
+        assert_eq!(answer, (true, String::new()), "{character:?} escaped");
+    }
+}
+
+fn event_bytes(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    let with = |bytes: usize| event(&key(1)).at(stage.t).content("x".repeat(bytes)).sign();
+    let bare = with(0).json().len();
+    conn.refuse(&with(1_001 - bare), "invalid");
+    let exact = with(1_000 - bare);
+    assert_eq!(exact.json().len(), 1_000);
+    conn.accept(&exact);
+    // The size is that of the event, not of how it came.
+    let event = event(&key(2)).at(stage.t).content("x".repeat(1_000 - bare)).sign();
+    let answer = conn.publish_as(&event.id, &event.fields().json_with("  "));
+    assert_eq!(answer, (true, String::new()));
+}
+
+fn ahead(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    let now = stage.world.now();
+    for at in [now + 600, now + 1_000_000, u64::from(u32::MAX) * 2, i64::MAX as u64 - 1] {
+        conn.refuse(&event(&key(1)).at(at).sign(), "invalid");
+    }
+    conn.accept(&event(&key(1)).at(now + 50).sign());
+    conn.accept(&event(&key(1)).at(0).sign());
+    if stage.world.holds_its_clock() {
+        conn.refuse(&event(&key(1)).at(now + 61).sign(), "invalid");
+        conn.accept(&event(&key(1)).at(now + 60).sign());
+        stage.advance(1);
+        conn.accept(&event(&key(1)).at(now + 61).sign());
+    }
+}
+
+fn behind(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    let now = stage.world.now();
+    for at in [now - 2_000, 0] {
+        conn.refuse(&event(&key(1)).at(at).sign(), "invalid");
+    }
+    conn.accept(&event(&key(1)).at(now - 900).sign());
+    if stage.world.holds_its_clock() {
+        conn.refuse(&event(&key(1)).at(now - 1_001).sign(), "invalid");
+        conn.accept(&event(&key(1)).at(now - 1_000).sign());
+    }
+}
+
+fn subscriptions(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    for sub in ["a", "b", "c"] {
+        conn.req(sub, json!({}));
+    }
+    conn.send(&req_text("d", json!({})));
+    conn.expect_closed("d", "");
+    // Replacing needs no more room, and closing makes some.
+    conn.req("b", json!({"kinds": [1]}));
+    conn.close_sub("a");
+    conn.req("d", json!({}));
+    conn.send(&req_text("a", json!({})));
+    conn.expect_closed("a", "");
+    // COUNT is no subscription.
+    assert_eq!(conn.count(json!({})), 0);
+    // Another connection has its own.
+    stage.open().req("a", json!({}));
+    // Those that stayed are alive.
+    let note = event(&key(1)).at(stage.t).sign();
+    conn.accept(&note);
+    for sub in ["b", "c", "d"] {
+        assert_eq!(conn.next_event(sub), note.id);
+    }
+}
+
+fn filters(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    let many = |count: usize| Value::Array(vec![json!({"kinds": [1]}); count]);
+    conn.req("sub", many(3));
+    conn.req_closed("sub", many(4), "");
+    conn.count_closed("sub", many(4), "");
+    assert_eq!(conn.count(many(3)), 0);
+}
+
+fn filter_values(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    let kinds = |count: usize| (0..count).collect::<Vec<_>>();
+    conn.req("sub", json!({"kinds": kinds(10)}));
+    conn.req("sub", json!([{"kinds": kinds(5)}, {"#t": ["a", "b"], "kinds": kinds(3)}]));
+    for filters in [
+        json!({"kinds": kinds(11)}),
+        json!([{"kinds": kinds(6)}, {"kinds": kinds(5)}]),
+        json!({"kinds": kinds(9), "#t": ["a", "b"]}),
+    ] {
+        conn.req_closed("sub", filters.clone(), "");
+        conn.count_closed("sub", filters, "");
+    }
+}
+
+fn event_rate(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    let t = stage.t;
+    let note = |n: u64| event(&key(1)).at(t).content(n.to_string()).sign();
+    for n in 0..5 {
+        conn.accept(&note(n));
+    }
+    conn.refuse(&note(5), "rate-limited");
+    // Others have a rate of their own, and reading is none of it.
+    let mut other = stage.open();
+    other.accept(&note(6));
+    assert_eq!(conn.count(json!({})), 6);
+    if stage.world.holds_its_clock() {
+        stage.advance(12);
+        conn.accept(&note(7));
+        conn.refuse(&note(8), "rate-limited");
+        stage.advance(3_600);
+        for n in 10..15 {
+            conn.accept(&note(n));
+        }
+        conn.refuse(&note(15), "rate-limited");
+    }
+}
+
+fn request_rate(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    for n in 0..3 {
+        conn.req(&format!("sub {n}"), json!({}));
+    }
+    for _ in 0..2 {
+        assert_eq!(conn.count(json!({})), 0);
+    }
+    conn.req_closed("sub", json!({}), "rate-limited");
+    conn.count_closed("sub", json!({}), "rate-limited");
+    // What is open stays open, and publishing is none of it.
+    let note = event(&key(1)).at(stage.t).sign();
+    conn.accept(&note);
+    for n in 0..3 {
+        assert_eq!(conn.next_event(&format!("sub {n}")), note.id);
+    }
+    if stage.world.holds_its_clock() {
+        stage.advance(12);
+        conn.req("sub", json!({}));
+        conn.req_closed("sub", json!({}), "rate-limited");
+    }
+}
+
+fn allowed_kinds(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    for (kind, taken) in [(1, true), (7, true), (0, false), (20_000, false)] {
+        let event = event(&key(1)).kind(kind).at(stage.t).sign();
+        if taken { conn.accept(&event) } else { conn.refuse(&event, "blocked") }
+    }
+}
+
+fn denied_kinds(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    for (kind, taken) in [(1, true), (7, false), (20_000, false), (20_001, true)] {
+        let event = event(&key(1)).kind(kind).at(stage.t).sign();
+        if taken { conn.accept(&event) } else { conn.refuse(&event, "blocked") }
+    }
+}
+
+fn denied_authors(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    conn.accept(&event(&key(1)).at(stage.t).tag(["p", key(2).hex()]).sign());
+    conn.refuse(&event(&key(2)).at(stage.t).sign(), "blocked");
+    conn.refuse(&event(&key(2)).kind(20_000).at(stage.t).sign(), "blocked");
+}

@@ -1,0 +1,395 @@
+//! The pure machine as a [`World`]: shards over one memory store, driven in process, with a clock that moves
+//! only when told to.
+//!
+//! Nothing happens until somebody receives. What was sent before that, by anybody, shares its verification
+//! batch and its commit; a client that does not receive leaves its output where it is, one frame at a time.
+//! The host keeps strictly to what the machine's `poll_*` tell: output that no [`Relay::poll_ready`]
+//! announced is never fetched, input that [`Relay::wants_input`] refused waits for
+//! [`Relay::poll_input_resumed`].
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::{Client, World};
+use crate::relay::{Close, Config, ConnId, Frame, Live, Peer, Relay, commit};
+use crate::store::{
+    self, Backend, MemoryBackend, MemoryReader, MemoryWriter, StoreError, TermClasses,
+};
+use crate::types::{Now, Timestamp};
+use crate::verify::Libsecp256k1;
+
+/// How the machine is run; no choice may change what a client sees.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// Shards; connections go to them in turn.
+    pub shards: usize,
+    /// Rows a scan step may look at; `None` leaves what the configuration says.
+    pub scan_rows_max: Option<usize>,
+    /// Events of a verification batch; `None` leaves what the configuration says.
+    pub verify_batch_max: Option<usize>,
+    /// Terms the store keeps.
+    pub classes: TermClasses,
+    /// Whether expired events are swept as soon as time passes, or never.
+    pub sweeps: bool,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Tuning {
+            shards: 2,
+            scan_rows_max: None,
+            verify_batch_max: None,
+            classes: TermClasses { all: true, author_kind: true },
+            sweeps: true,
+        }
+    }
+}
+
+/// The machine in process.
+pub struct MachineWorld {
+    machine: Rc<RefCell<Machine>>,
+}
+
+/// 2026-01-01, a Thursday.
+const BEGINS_AT: Timestamp = 1_767_225_600;
+const HOST: &str = "relay.test:7777";
+
+impl MachineWorld {
+    /// An empty relay.
+    pub fn new(mut config: Config, tuning: Tuning) -> Self {
+        config.limits.scan_rows_max = tuning.scan_rows_max.unwrap_or(config.limits.scan_rows_max);
+        config.limits.verify_batch_max = tuning.verify_batch_max.unwrap_or(config.limits.verify_batch_max);
+        let config = Arc::new(config);
+        let store = SharedStore {
+            memory: Rc::new(MemoryBackend::new(tuning.classes)),
+            is_full: Rc::default(),
+        };
+        let shards = (0..tuning.shards)
+            .map(|n| {
+                let verifier = Arc::new(Libsecp256k1);
+                let relay = Relay::new(Arc::clone(&config), store.clone(), verifier, [n as u8; 32]);
+                Shard { relay, hosted: HashMap::new() }
+            })
+            .collect();
+        let machine =
+            Machine { shards, store, now: Now::from_seconds(BEGINS_AT), connected: 0, sweeps: tuning.sweeps };
+        MachineWorld { machine: Rc::new(RefCell::new(machine)) }
+    }
+
+    /// Looks at, or changes, a shard; what it leaves to do is done when somebody receives next, or by
+    /// [`MachineWorld::settle`].
+    pub fn with_shard<T>(&mut self, shard: usize, look: impl FnOnce(&mut Relay<SharedStore>) -> T) -> T {
+        look(&mut self.machine.borrow_mut().shards[shard].relay)
+    }
+
+    /// Does all there is to do but for what waits for readers.
+    pub fn settle(&mut self) {
+        self.machine.borrow_mut().drive();
+    }
+}
+
+impl World for MachineWorld {
+    fn connect(&mut self) -> Box<dyn Client> {
+        let mut machine = self.machine.borrow_mut();
+        let shard = machine.connected % machine.shards.len();
+        machine.connected += 1;
+        let now = machine.now;
+        let Shard { relay, hosted } = &mut machine.shards[shard];
+        let conn = relay.connect(now, Peer { host: Some(HOST.into()) }).expect("room for a connection");
+        hosted.insert(conn, Hosted::default());
+        Box::new(MachineClient { machine: Rc::clone(&self.machine), shard, conn })
+    }
+
+    fn now(&self) -> Timestamp {
+        self.machine.borrow().now.seconds()
+    }
+
+    fn advance(&mut self, seconds: u64) -> bool {
+        let machine = &mut *self.machine.borrow_mut();
+        machine.drive();
+        machine.now = machine.now.plus_millis(seconds * 1000);
+        if machine.sweeps {
+            store::sweep_expired(&machine.store, machine.now.seconds(), usize::MAX).expect("memory does not fail");
+        }
+        for shard in &mut machine.shards {
+            shard.relay.handle_timeout(machine.now);
+        }
+        true
+    }
+
+    fn holds_its_clock(&self) -> bool {
+        true
+    }
+
+    fn host(&self) -> String {
+        HOST.into()
+    }
+
+    fn fill_disk(&mut self, full: bool) -> bool {
+        let mut machine = self.machine.borrow_mut();
+        machine.drive();
+        machine.store.is_full.set(full);
+        true
+    }
+}
+
+/// One memory store for all shards, with a disk that can be full.
+#[derive(Clone, Debug)]
+pub struct SharedStore {
+    memory: Rc<MemoryBackend>,
+    is_full: Rc<Cell<bool>>,
+}
+
+impl Backend for SharedStore {
+    type Reader<'a> = MemoryReader<'a>;
+    type Writer<'a> = MemoryWriter<'a>;
+
+    fn classes(&self) -> TermClasses {
+        self.memory.classes()
+    }
+
+    fn reader(&self) -> Result<MemoryReader<'_>, StoreError> {
+        self.memory.reader()
+    }
+
+    fn write<T>(
+        &self,
+        work: impl FnOnce(&mut MemoryWriter<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.memory.write(|writer| {
+            let done = work(writer)?;
+            if self.is_full.get() { Err(StoreError::Full("the disk is full".into())) } else { Ok(done) }
+        })
+    }
+}
+
+/// What the host keeps of a connection.
+#[derive(Default)]
+struct Hosted {
+    /// Messages the machine does not want yet.
+    input: VecDeque<Input>,
+    reading_paused: bool,
+    is_ready: bool,
+    closing: Option<Close>,
+    /// The connection is over; this is what the client learned.
+    closed: Option<u16>,
+}
+
+enum Input {
+    Text(Vec<u8>),
+    Binary,
+    Oversized(u64),
+}
+
+struct Shard {
+    relay: Relay<SharedStore>,
+    hosted: HashMap<ConnId, Hosted>,
+}
+
+impl Shard {
+    /// Hands over input as long as the machine wants it.
+    fn pump(&mut self, now: Now, conn: ConnId) {
+        while let Some(hosted) = self.hosted.get_mut(&conn) {
+            if hosted.reading_paused || hosted.input.is_empty() {
+                return;
+            }
+            if !self.relay.wants_input(conn) {
+                hosted.reading_paused = true;
+                return;
+            }
+            match hosted.input.pop_front() {
+                Some(Input::Text(text)) => self.relay.handle_text(now, conn, &text),
+                Some(Input::Binary) => self.relay.handle_binary(now, conn),
+                Some(Input::Oversized(bytes)) => self.relay.handle_oversized(now, conn, bytes),
+                None => return,
+            }
+        }
+    }
+
+    /// Notes what the machine has announced. True if input went on for it.
+    fn note(&mut self, now: Now) -> bool {
+        let mut noted = false;
+        while let Some(conn) = self.relay.poll_input_resumed() {
+            noted = true;
+            if let Some(hosted) = self.hosted.get_mut(&conn) {
+                hosted.reading_paused = false;
+            }
+            self.pump(now, conn);
+        }
+        while let Some(conn) = self.relay.poll_ready() {
+            if let Some(hosted) = self.hosted.get_mut(&conn) {
+                hosted.is_ready = true;
+            }
+        }
+        while let Some((conn, close)) = self.relay.poll_close() {
+            if let Some(hosted) = self.hosted.get_mut(&conn) {
+                assert!(close.reason.len() <= 123, "a close frame's reason has at most 123 bytes");
+                hosted.closing = Some(close);
+            }
+        }
+        noted
+    }
+}
+
+struct Machine {
+    shards: Vec<Shard>,
+    store: SharedStore,
+    now: Now,
+    connected: usize,
+    sweeps: bool,
+}
+
+/// Rounds after which the machine must have come to rest.
+const ROUNDS_MAX: usize = 1_000_000;
+
+impl Machine {
+    /// Runs all shards until none has anything to do.
+    fn drive(&mut self) {
+        let now = self.now;
+        for _ in 0..ROUNDS_MAX {
+            let mut busy = false;
+            let (mut commits, mut from) = (Vec::new(), Vec::new());
+            let mut live: Vec<(usize, Live)> = Vec::new();
+            for (place, shard) in self.shards.iter_mut().enumerate() {
+                if let Some(batch) = shard.relay.poll_verify(now, true) {
+                    busy = true;
+                    shard.relay.handle_verified(now, batch.check(&Libsecp256k1));
+                }
+                if let Some(commit) = shard.relay.poll_commit() {
+                    assert!(!commit.is_empty(), "a commit changes something");
+                    commits.push(commit);
+                    from.push(place);
+                }
+                while let Some(event) = shard.relay.poll_relayed() {
+                    live.push((place, Live { seq: None, event }));
+                }
+                busy |= shard.relay.work(now);
+            }
+            busy |= !commits.is_empty() || !live.is_empty();
+            for (from, live) in live {
+                for (place, shard) in self.shards.iter_mut().enumerate() {
+                    if place != from {
+                        shard.relay.handle_live(now, std::slice::from_ref(&live));
+                    }
+                }
+            }
+            if !commits.is_empty() {
+                let committed = commit(&self.store, now, commits);
+                for (reply, place) in committed.replies.into_iter().zip(from) {
+                    self.shards[place].relay.handle_committed(now, reply);
+                }
+                for shard in &mut self.shards {
+                    shard.relay.handle_live(now, &committed.live);
+                }
+            }
+            for shard in &mut self.shards {
+                busy |= shard.note(now);
+            }
+            if !busy {
+                self.check_idle();
+                return;
+            }
+        }
+        panic!("the machine does not come to rest");
+    }
+
+    fn check_idle(&mut self) {
+        for shard in &mut self.shards {
+            assert_eq!(shard.relay.poll_timeout(), None, "nothing waits for time when all is done");
+        }
+    }
+}
+
+struct MachineClient {
+    machine: Rc<RefCell<Machine>>,
+    shard: usize,
+    conn: ConnId,
+}
+
+impl MachineClient {
+    fn push(&mut self, input: Input) {
+        let machine = &mut *self.machine.borrow_mut();
+        let shard = &mut machine.shards[self.shard];
+        if let Some(hosted) = shard.hosted.get_mut(&self.conn) {
+            hosted.input.push_back(input);
+        }
+        shard.pump(machine.now, self.conn);
+    }
+}
+
+impl Client for MachineClient {
+    fn send(&mut self, text: &str) {
+        let bytes_max = self.machine.borrow().shards[self.shard].relay.config().limits.message_bytes_max;
+        self.push(match text.len() > 2 * bytes_max {
+            // What is far too long a host does not even keep.
+            true => Input::Oversized(text.len() as u64),
+            false => Input::Text(text.into()),
+        });
+    }
+
+    fn send_binary(&mut self, _: &[u8]) {
+        self.push(Input::Binary);
+    }
+
+    fn recv(&mut self) -> Option<String> {
+        let machine = &mut *self.machine.borrow_mut();
+        machine.drive();
+        let Shard { relay, hosted } = &mut machine.shards[self.shard];
+        let own = hosted.get_mut(&self.conn)?;
+        if own.closed.is_some() {
+            return None;
+        }
+        let mut frames = Vec::new();
+        if own.is_ready {
+            own.is_ready = relay.drain(self.conn, 1, &mut |frame: Frame<'_>| {
+                let mut bytes = Vec::new();
+                frame.write_to(&mut bytes);
+                assert_eq!(bytes.len(), frame.len(), "a frame is as long as it says");
+                frames.push(String::from_utf8(bytes).expect("frames are UTF-8"));
+            });
+        }
+        assert!(frames.len() <= 1, "one byte asked for is one frame at most");
+        if frames.is_empty() && own.closing.is_some() {
+            own.closed = own.closing.take().map(|close| close.code);
+            relay.disconnect(self.conn);
+        }
+        frames.pop()
+    }
+
+    fn closed(&mut self) -> Option<u16> {
+        self.machine.borrow().shards[self.shard].hosted.get(&self.conn)?.closed
+    }
+}
+
+impl Drop for MachineClient {
+    fn drop(&mut self) {
+        // While a failed case unwinds, the machine may be in somebody's hands.
+        let Ok(mut machine) = self.machine.try_borrow_mut() else { return };
+        let shard = &mut machine.shards[self.shard];
+        shard.relay.disconnect(self.conn);
+        shard.hosted.remove(&self.conn);
+    }
+}
+
+/// Connections that two shards name alike are different ones.
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn connections_go_to_the_shards_in_turn() {
+        let mut world = MachineWorld::new(Config::default(), Tuning::default());
+        let clients: Vec<_> = (0..4).map(|_| world.connect()).collect();
+        for shard in 0..2 {
+            assert_eq!(world.with_shard(shard, |relay| relay.metrics().connections), 2);
+        }
+        drop(clients);
+        let left: HashSet<u64> =
+            (0..2).map(|shard| world.with_shard(shard, |relay| relay.metrics().connections)).collect();
+        assert_eq!(left, HashSet::from([0]));
+    }
+}

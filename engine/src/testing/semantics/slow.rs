@@ -1,0 +1,223 @@
+//! Slow readers: their events wait, nothing is lost, doubled or out of order, and nobody else waits.
+//!
+//! Enough is published that no socket's buffers hold it: 24 MB. A world without sockets hands out nothing
+//! that is not received, so there it is the outbox alone that fills.
+
+use serde_json::json;
+
+use super::conn::{Conn, id_of, req_text};
+use super::stage::Stage;
+use super::{Case, Frame, case_with};
+use crate::relay::Config;
+use crate::testing::signing::{Signed, event, key};
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        case_with("slow: live events wait in the store", small_outbox, live),
+        case_with("slow: stored events wait, then live ones", small_outbox, stored),
+        case_with("slow: ephemeral events that could not wait are confessed", small_outbox, ephemeral),
+        case_with("slow: what is deleted while it waits is not sent", small_outbox, deleted),
+        case_with("slow: several subscriptions of one reader", small_outbox, several),
+        case_with("slow: a reader that goes away", small_outbox, goes_away),
+        case_with("slow: a reader that trickles", tiny_outbox, trickles),
+    ]
+}
+
+fn small_outbox(config: &mut Config) {
+    config.limits.outbox_bytes_pause = 64 << 10;
+    config.limits.outbox_bytes_max = 256 << 10;
+}
+
+fn tiny_outbox(config: &mut Config) {
+    config.limits.outbox_bytes_pause = 2 << 10;
+    config.limits.outbox_bytes_max = 64 << 10;
+    config.limits.scan_rows_max = 7;
+}
+
+const BODY_BYTES: usize = 60_000;
+
+fn big(stage: &Stage<'_>, author: u64, kind: u16, n: u64) -> Signed {
+    let content = format!("{n} {}", "x".repeat(BODY_BYTES));
+    event(&key(author)).kind(kind).at(stage.t - n % 5).content(content).sign()
+}
+
+fn publish(stage: &Stage<'_>, writer: &mut Conn, author: u64, kind: u16, count: u64) -> Vec<String> {
+    (0..count)
+        .map(|n| {
+            let event = big(stage, author, kind, n);
+            // Each is answered at once, whoever does not read.
+            writer.accept(&event);
+            event.id
+        })
+        .collect()
+}
+
+/// Events of a subscription, in order, up to `last`.
+fn read_to(reader: &mut Conn, sub: &str, last: &str) -> Vec<String> {
+    let mut seen = Vec::new();
+    while seen.last().is_none_or(|id: &String| id != last) {
+        seen.push(reader.next_event(sub));
+    }
+    seen
+}
+
+#[track_caller]
+fn assert_same(seen: &[String], expected: &[String], what: &str) {
+    // Ids tell nothing; places do.
+    let places: Vec<Option<usize>> =
+        seen.iter().map(|id| expected.iter().position(|other| other == id)).collect();
+    let wanted: Vec<Option<usize>> = (0..expected.len()).map(Some).collect();
+    assert!(places == wanted, "{what}: {} of {} came, in the order {places:?}", seen.len(), expected.len());
+}
+
+fn live(stage: &mut Stage<'_>) {
+    let (mut writer, mut slow, mut quick) = (stage.open(), stage.open(), stage.open());
+    slow.req("sub", json!({"kinds": [1]}));
+    quick.req("sub", json!({"kinds": [1]}));
+    let mut ids = publish(stage, &mut writer, 1, 1, 200);
+    let last = ids.last().expect("200").clone();
+    assert_same(&read_to(&mut quick, "sub", &last), &ids, "the quick reader");
+    ids.extend(publish(stage, &mut writer, 2, 1, 200));
+    let last = ids.last().expect("400").clone();
+    assert_same(&read_to(&mut slow, "sub", &last), &ids, "the slow reader");
+    assert_same(&read_to(&mut quick, "sub", &last), &ids[200..], "the quick reader, later");
+    // It has caught up and is live as before.
+    let note = event(&key(3)).at(stage.t).sign();
+    writer.accept(&note);
+    assert_eq!(slow.next_event("sub"), note.id);
+    slow.expect_silence();
+    quick.fence();
+}
+
+fn stored(stage: &mut Stage<'_>) {
+    let (mut writer, mut slow) = (stage.open(), stage.open());
+    let mut ids = publish(stage, &mut writer, 1, 1, 200);
+    slow.send(&req_text("sub", json!({"kinds": [1]})));
+    slow.send(&req_text("small", json!({"ids": [ids[7]]})));
+    let later = publish(stage, &mut writer, 2, 1, 200);
+    let answer = slow.answer("sub");
+    let mut found = answer.ids();
+    assert!(answer.events.is_sorted_by_key(|event| std::cmp::Reverse(event["created_at"].as_u64())));
+    found.sort_unstable();
+    ids.sort_unstable();
+    // What was published after the REQ comes after its EOSE.
+    assert_eq!(found.len(), ids.len(), "as many as were stored");
+    assert!(found == ids, "those that were stored when it asked");
+    assert_eq!(answer.hint.as_deref(), Some("finish"));
+    let last = later.last().expect("200").clone();
+    assert_same(&read_to(&mut slow, "sub", &last), &later, "what came while it waited");
+    assert_eq!(slow.answer("small").ids().len(), 1);
+    slow.expect_silence();
+}
+
+fn ephemeral(stage: &mut Stage<'_>) {
+    let (mut writer, mut slow) = (stage.open(), stage.open());
+    slow.req("sub", json!({"kinds": [20_000, 1]}));
+    let ids = publish(stage, &mut writer, 1, 20_000, 400);
+    let note = event(&key(3)).at(stage.t).sign();
+    writer.accept(&note);
+    let (mut seen, mut confessed) = (Vec::new(), 0u64);
+    let mut rounds = 0;
+    loop {
+        match slow.next() {
+            Some(Frame::Event { event, .. }) => seen.push(id_of(&event)),
+            Some(Frame::Notice(words)) => {
+                let number = words.split(|c: char| !c.is_ascii_digit()).find(|part| !part.is_empty());
+                confessed += number.expect("how many were missed").parse::<u64>().expect("a number");
+            }
+            Some(other) => panic!("{other:?}"),
+            None => {
+                rounds += 1;
+                assert!(rounds < 3, "{} seen and {confessed} confessed of {}", seen.len(), ids.len());
+            }
+        }
+        let ephemeral = seen.iter().filter(|id| **id != note.id).count() as u64;
+        if ephemeral + confessed == ids.len() as u64 && seen.contains(&note.id) {
+            break;
+        }
+    }
+    assert!(confessed > 0, "24 MB fit into no outbox of 256 KB");
+    let mut places: Vec<usize> = seen.iter().filter_map(|id| ids.iter().position(|other| other == id)).collect();
+    assert!(places.is_sorted(), "in order: {places:?}");
+    places.dedup();
+    assert_eq!(places.len() + 1, seen.len(), "each once");
+    slow.expect_silence();
+}
+
+fn deleted(stage: &mut Stage<'_>) {
+    let (mut writer, mut slow) = (stage.open(), stage.open());
+    slow.req("sub", json!({"kinds": [1]}));
+    let ids = publish(stage, &mut writer, 1, 1, 400);
+    let gone = &ids[350..390];
+    let request = gone.iter().fold(event(&key(1)).kind(5).at(stage.t), |draft, id| draft.tag(["e", id]));
+    writer.accept(&request.sign());
+    let seen = read_to(&mut slow, "sub", &ids[399]);
+    let left: Vec<String> = ids.iter().filter(|id| !gone.contains(id)).cloned().collect();
+    assert_same(&seen, &left, "what was not deleted");
+    slow.expect_silence();
+}
+
+fn several(stage: &mut Stage<'_>) {
+    let (mut writer, mut slow) = (stage.open(), stage.open());
+    for sub in ["a", "b"] {
+        slow.req(sub, json!({"kinds": [1]}));
+    }
+    slow.req("c", json!({"kinds": [1], "authors": [key(2).hex()]}));
+    let mut ids = publish(stage, &mut writer, 1, 1, 200);
+    ids.extend(publish(stage, &mut writer, 2, 1, 200));
+    let last = ids.last().expect("400").clone();
+    for (sub, expected) in [("a", &ids[..]), ("b", &ids), ("c", &ids[200..])] {
+        assert_same(&read_to(&mut slow, sub, &last), expected, sub);
+    }
+    slow.expect_silence();
+}
+
+fn goes_away(stage: &mut Stage<'_>) {
+    let mut writer = stage.open();
+    for round in 0..3 {
+        let mut slow = stage.open();
+        slow.req("live", json!({"kinds": [1]}));
+        slow.send(&req_text("stored", json!({"kinds": [1]})));
+        publish(stage, &mut writer, 1 + round, 1, 100);
+        drop(slow);
+    }
+    assert_eq!(writer.count(json!({})), 300);
+}
+
+fn trickles(stage: &mut Stage<'_>) {
+    let (mut writer, mut slow) = (stage.open(), stage.open());
+    let note = |author: u64, n: u64| event(&key(author)).at(stage.t - n % 7).content(format!("{n} {}", "x".repeat(300))).sign();
+    let stored: Vec<Signed> = (0..50).map(|n| note(1, n)).collect();
+    writer.accept_all(&stored);
+    slow.send(&req_text("sub", json!({"kinds": [1]})));
+    let (mut live, mut seen, mut ended) = (Vec::new(), Vec::new(), None);
+    // Two events are published for each that is read: it falls behind, and catches up at the end.
+    for n in 0..100 {
+        for half in 0..2 {
+            let note = note(2, 2 * n + half);
+            writer.accept(&note);
+            live.push(note.id);
+        }
+        match slow.next_of("sub") {
+            Frame::Event { event, .. } => seen.push(id_of(&event)),
+            Frame::Eose { .. } => ended = Some(seen.len()),
+            other => panic!("{other:?}"),
+        }
+    }
+    let last = live.last().expect("200").clone();
+    while seen.last() != Some(&last) {
+        match slow.next_of("sub") {
+            Frame::Event { event, .. } => seen.push(id_of(&event)),
+            Frame::Eose { .. } => ended = Some(seen.len()),
+            other => panic!("{other:?}"),
+        }
+    }
+    let ended = ended.expect("an EOSE between stored and live");
+    let mut first = seen[..ended].to_vec();
+    let mut expected: Vec<String> = stored.iter().map(|event| event.id.clone()).collect();
+    first.sort_unstable();
+    expected.sort_unstable();
+    assert!(first == expected, "{ended} stored events of {}", stored.len());
+    assert_same(&seen[ended..], &live, "live events");
+    slow.expect_silence();
+}

@@ -1,0 +1,123 @@
+//! Where a case plays: a world, the talk that is kept for failures, and the time it began.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use serde_json::{Value, json};
+
+use super::World;
+use super::conn::{Conn, as_list};
+use crate::testing::signing::{Draft, Key, Signed, event, key};
+use crate::types::Timestamp;
+
+/// A case's view of its world.
+pub(super) struct Stage<'w> {
+    pub(super) world: &'w mut dyn World,
+    /// The second at which the case began.
+    pub(super) t: Timestamp,
+    talk: Talk,
+    opened: usize,
+    markers: Vec<String>,
+}
+
+/// Who sent what to whom, in order.
+#[derive(Clone, Default)]
+pub(super) struct Talk(Rc<RefCell<Vec<String>>>);
+
+/// Lines of the talk that a failure shows.
+const LINES_SHOWN: usize = 40;
+/// Characters of a frame that a failure shows.
+const CHARS_SHOWN: usize = 400;
+
+impl Talk {
+    pub(super) fn add(&self, line: &str) {
+        let cut = line.char_indices().nth(CHARS_SHOWN).map(|(at, _)| at);
+        let shown = cut.map_or(line.to_owned(), |at| format!("{}… ({} bytes)", &line[..at], line.len()));
+        self.0.borrow_mut().push(shown);
+    }
+
+    pub(super) fn last_lines(&self) -> String {
+        let lines = self.0.borrow();
+        let from = lines.len().saturating_sub(LINES_SHOWN);
+        format!("    the talk, last {} lines:\n    {}", lines.len() - from, lines[from..].join("\n    "))
+    }
+}
+
+/// The key of markers; no case uses it for anything else.
+const MARKER_KEY: u64 = 999_999;
+const MARKER_TAG: &str = "marks the end of a case's wait";
+
+impl<'w> Stage<'w> {
+    pub(super) fn new(world: &'w mut dyn World) -> Self {
+        let t = world.now();
+        Stage { world, t, talk: Talk::default(), opened: 0, markers: Vec::new() }
+    }
+
+    pub(super) fn talk(&self) -> Talk {
+        self.talk.clone()
+    }
+
+    /// A connection that has been sent its challenge.
+    pub(super) fn open(&mut self) -> Conn {
+        let name = (b'A' + (self.opened % 26) as u8) as char;
+        self.opened += 1;
+        Conn::new(self.world.connect(), name, self.talk.clone())
+    }
+
+    /// Lets time pass, if the world can.
+    pub(super) fn advance(&mut self, seconds: u64) -> bool {
+        let moved = self.world.advance(seconds);
+        let words = if moved { "pass" } else { "cannot pass in this world" };
+        self.talk.add(&format!("-- {seconds} seconds {words}"));
+        moved
+    }
+
+    /// Subscribes, with a filter for markers beside the case's own: see [`Stage::settle`].
+    pub(super) fn watch(&mut self, conn: &mut Conn, sub: &str, filters: Value) {
+        let mut filters = as_list(filters);
+        filters.push(json!({"#t": [MARKER_TAG], "limit": 0}));
+        conn.req(sub, Value::Array(filters));
+    }
+
+    /// Waits until everything published before has reached every watcher, and tells what came on `sub`:
+    /// events of ids, in order. `publisher` sends a stored and an ephemeral marker behind whatever it sent;
+    /// both take the way of all events.
+    pub(super) fn settle(&mut self, publisher: &mut Conn, watcher: &mut Conn, sub: &str) -> Vec<String> {
+        let mut seen = Vec::new();
+        for kind in [20_001, 1] {
+            let marker = event(&key(MARKER_KEY)).kind(kind).at(self.world.now()).tag(["t", MARKER_TAG]);
+            let marker = marker.content(format!("marker {}", self.markers.len())).sign();
+            publisher.accept(&marker);
+            self.markers.push(marker.id.clone());
+            loop {
+                let came = watcher.next_event(sub);
+                if came == marker.id {
+                    break;
+                }
+                // Another watcher's marker, from an earlier wait, is no news.
+                if !self.markers.contains(&came) {
+                    seen.push(came);
+                }
+            }
+        }
+        seen
+    }
+
+    /// An AUTH event for `conn` as it should be, before its tags; see [`Stage::auth_event`].
+    pub(super) fn auth_draft(&self, key: &Key) -> Draft {
+        event(key).kind(22242).at(self.world.now())
+    }
+
+    /// An AUTH event for `conn` as it should be.
+    pub(super) fn auth_event(&self, conn: &Conn, key: &Key) -> Signed {
+        let url = format!("ws://{}/", self.world.host());
+        self.auth_draft(key).tag(["relay", &url]).tag(["challenge", &conn.challenge]).sign()
+    }
+
+    /// Authenticates a key on `conn`.
+    pub(super) fn auth(&mut self, conn: &mut Conn, key: &Key) {
+        let event = self.auth_event(conn, key);
+        let (accepted, message) = conn.auth(&event);
+        assert!(accepted, "AUTH as it should be was refused: {message}");
+    }
+}

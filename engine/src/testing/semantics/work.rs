@@ -1,0 +1,52 @@
+//! Proof of work where a minimum is set (NIP-13).
+
+use super::stage::Stage;
+use super::{Case, case_with};
+use crate::relay::Config;
+use crate::testing::signing::{event, key};
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![case_with("work: the id's bits and the committed target count", eight_bits, bits_and_target)]
+}
+
+fn eight_bits(config: &mut Config) {
+    config.limits.pow_bits_min = 8;
+}
+
+fn bits_and_target(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    let draft = |words: &str| event(&key(1)).at(stage.t).content(words);
+    let mut lazy = 0..;
+    // Without work, whatever is claimed.
+    for target in ["8", "20"] {
+        let event = loop {
+            let words = format!("{}", lazy.next().expect("numbers go on"));
+            let event = draft(&words).tag(["nonce", "0", target]).sign();
+            if !event.id.starts_with("00") {
+                break event;
+            }
+        };
+        conn.refuse(&event, "pow");
+    }
+    for (bits, target) in [(8, "8"), (9, "8"), (9, "9"), (8, "008")] {
+        conn.accept(&draft(&format!("{bits} and {target}")).mine(bits, target));
+    }
+    // Luck is no commitment.
+    for target in ["7", "0", "1"] {
+        conn.refuse(&draft(&format!("lucky {target}")).mine(8, target), "pow");
+    }
+    conn.refuse(&draft("garbled").mine(8, "eight"), "pow");
+    // Ephemeral events, and those of kinds that replace, need it too.
+    conn.refuse(&lazy_of(stage, 20_000), "pow");
+    conn.accept(&event(&key(1)).kind(20_000).at(stage.t).mine(8, "8"));
+    conn.refuse(&lazy_of(stage, 0), "pow");
+    // A forged id is no work.
+    let event = draft("forged").mine(8, "8");
+    let (accepted, _) = conn.publish_as(&event.id, &event.fields().set("content", "\"cheap\"").json());
+    assert!(!accepted, "an id with zeros that is not the hash");
+}
+
+fn lazy_of(stage: &Stage<'_>, kind: u16) -> crate::testing::signing::Signed {
+    let mut events = (0..).map(|n: u32| event(&key(1)).kind(kind).at(stage.t).content(n.to_string()).sign());
+    events.find(|event| !event.id.starts_with("00")).expect("most ids have no zeros")
+}

@@ -1,0 +1,44 @@
+//! Every case of the relay's meaning, against the machine, however it is run.
+
+use relay_engine::store::TermClasses;
+use relay_engine::testing::semantics::{MachineWorld, Tuning, cases, run_all};
+
+fn check(tuning: &Tuning) {
+    let only = std::env::var("RELAY_CASE").unwrap_or_default();
+    let ran = run_all(&mut |config| Box::new(MachineWorld::new(config.clone(), tuning.clone())), &only);
+    match ran {
+        Ok(count) => assert!(count > 0, "no case is called {only:?}"),
+        Err(failures) => panic!("{failures}"),
+    }
+}
+
+#[test]
+fn names_tell_cases_apart() {
+    let mut names: Vec<&str> = cases().iter().map(|case| case.name).collect();
+    assert!(names.iter().all(|name| name.contains(": ")), "a room and a rule each");
+    names.sort_unstable();
+    let all = names.len();
+    names.dedup();
+    assert_eq!(names.len(), all);
+}
+
+#[test]
+fn the_machine() {
+    check(&Tuning::default());
+}
+
+#[test]
+fn one_shard() {
+    check(&Tuning { shards: 1, sweeps: false, ..Tuning::default() });
+}
+
+#[test]
+fn tiny_steps_and_few_terms() {
+    check(&Tuning {
+        shards: 3,
+        scan_rows_max: Some(3),
+        verify_batch_max: Some(2),
+        classes: TermClasses { all: false, author_kind: false },
+        sweeps: false,
+    });
+}

@@ -1,0 +1,48 @@
+//! `relay serve`: logging, the store, and then the process of [`crate::serve`].
+
+use relay_engine::store::MemoryBackend;
+use tracing_subscriber::EnvFilter;
+
+use super::database;
+use super::exit::Failure;
+use crate::config::{Log, LogFormat, Settings, StoreEngine};
+use crate::serve::{Ended, serve};
+use crate::store::Shared;
+
+/// Runs the command.
+pub(super) fn run(settings: Settings) -> Result<(), Failure> {
+    start_log(&settings.log)?;
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(files) => tracing::debug!(files, "file descriptors"),
+        Err(error) => tracing::warn!(%error, "the limit on open files stays as it is"),
+    }
+    let ended = match settings.store.engine {
+        StoreEngine::Lmdb => {
+            let store = database::open(&settings)?;
+            let folder = std::fs::canonicalize(&settings.data).unwrap_or_else(|_| settings.data.clone());
+            let place = format!("database in {}", folder.display());
+            serve(settings, store, &place)?
+        }
+        StoreEngine::Memory => {
+            let store = Shared::new(MemoryBackend::default());
+            serve(settings, store, "events are kept in memory and forgotten at the end")?
+        }
+    };
+    match ended {
+        Ended::Stopped => Ok(()),
+        Ended::Failed(why) => Err(Failure::Storage(why)),
+    }
+}
+
+fn start_log(log: &Log) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(&log.filter)
+        .map_err(|error| Failure::Usage(format!("log.filter `{}`: {error}", log.filter)))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match log.format {
+        LogFormat::Text => {
+            builder.with_target(false).with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init()
+        }
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+    Ok(())
+}

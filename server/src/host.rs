@@ -1,0 +1,163 @@
+//! What all threads of a serving process share: configuration, inboxes, the way to the writer, and health.
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use hyper::body::Bytes;
+use relay_engine::relay::{self, CommitReply, Live};
+use relay_engine::types::Now;
+use tokio::sync::{Notify, oneshot};
+
+use crate::config::Settings;
+use crate::metrics::{ShardSnapshot, WriterMetrics};
+use crate::writer::ToWriter;
+
+/// Sockets beyond `connections_max` that a shard serves plain HTTP on.
+const HTTP_SOCKETS_MAX: usize = 256;
+
+/// Something for a shard, from another thread.
+pub(crate) enum Inbound {
+    /// A client has connected.
+    Socket(TcpStream, SocketAddr),
+    /// One of the shard's commits is durable, or failed.
+    Committed(CommitReply),
+    /// Events for its subscriptions, in commit order.
+    Live(Arc<[Live]>),
+    /// Somebody wants to know its numbers.
+    Snapshot(oneshot::Sender<ShardSnapshot>),
+    /// Finish what is in flight, say goodbye, end.
+    Stop,
+}
+
+/// One shard's inbox.
+#[derive(Default)]
+pub(crate) struct Inbox {
+    queue: Mutex<Vec<Inbound>>,
+    /// Live events in `queue`.
+    live_events: AtomicUsize,
+    /// Wakes the shard's pump.
+    pub(crate) wake: Notify,
+    /// Sockets of the shard, those on their way included.
+    pub(crate) sockets: AtomicUsize,
+}
+
+impl Inbox {
+    /// Adds `items`, in order, and wakes the shard once.
+    pub(crate) fn push_all(&self, items: impl IntoIterator<Item = Inbound>) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        for item in items {
+            if let Inbound::Live(live) = &item {
+                self.live_events.fetch_add(live.len(), Ordering::Relaxed);
+            }
+            queue.push(item);
+        }
+        drop(queue);
+        self.wake.notify_one();
+    }
+
+    /// Adds one item and wakes the shard.
+    pub(crate) fn push(&self, item: Inbound) {
+        self.push_all([item]);
+    }
+
+    /// Takes everything.
+    pub(crate) fn take(&self) -> Vec<Inbound> {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.is_empty() {
+            return Vec::new();
+        }
+        self.live_events.store(0, Ordering::Relaxed);
+        std::mem::take(&mut *queue)
+    }
+}
+
+/// The documents that are the same for every request.
+pub(crate) struct Documents {
+    /// NIP-11.
+    pub(crate) information: Bytes,
+    /// For people.
+    pub(crate) page: Bytes,
+}
+
+/// The shared part of a serving process.
+pub(crate) struct Host {
+    pub(crate) settings: Settings,
+    pub(crate) config: Arc<relay::Config>,
+    pub(crate) inboxes: Box<[Inbox]>,
+    pub(crate) writer: mpsc::Sender<ToWriter>,
+    pub(crate) writer_metrics: Mutex<WriterMetrics>,
+    pub(crate) documents: Documents,
+    pub(crate) started: Instant,
+    /// Why the store can't be written any more.
+    failure: Mutex<Option<String>>,
+    /// Woken when the process should end by itself.
+    pub(crate) failed: Notify,
+    pub(crate) is_stopping: AtomicBool,
+}
+
+impl Host {
+    pub(crate) fn new(settings: Settings, shards: usize, writer: mpsc::Sender<ToWriter>) -> Self {
+        let config = relay::Config {
+            limits: settings.limits.clone(),
+            policy: settings.policy.clone(),
+            url: settings.url.clone(),
+        };
+        let documents = Documents {
+            information: crate::page::information(&settings).into(),
+            page: crate::page::page(&settings).into(),
+        };
+        Host {
+            config: Arc::new(config),
+            inboxes: (0..shards).map(|_| Inbox::default()).collect(),
+            writer,
+            writer_metrics: Mutex::default(),
+            documents,
+            started: Instant::now(),
+            failure: Mutex::default(),
+            failed: Notify::new(),
+            is_stopping: AtomicBool::new(false),
+            settings,
+        }
+    }
+
+    /// Whether some shard is so far behind that no more input should be taken.
+    pub(crate) fn is_congested(&self) -> bool {
+        let max = self.settings.network.inbox_events_max;
+        self.inboxes.iter().any(|inbox| inbox.live_events.load(Ordering::Relaxed) > max)
+    }
+
+    /// The shard with the fewest sockets, if it has room; the socket is counted.
+    pub(crate) fn seat(&self) -> Option<&Inbox> {
+        let max = self.settings.limits.connections_max.saturating_add(HTTP_SOCKETS_MAX);
+        let inbox = self.inboxes.iter().min_by_key(|inbox| inbox.sockets.load(Ordering::Relaxed))?;
+        if inbox.sockets.load(Ordering::Relaxed) >= max {
+            return None;
+        }
+        inbox.sockets.fetch_add(1, Ordering::Relaxed);
+        Some(inbox)
+    }
+
+    /// The store is beyond repair by this process.
+    pub(crate) fn fail(&self, why: String) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        self.failed.notify_one();
+    }
+
+    /// Why the store can't be written any more.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn ping_interval(&self) -> Duration {
+        Duration::from_secs(self.settings.network.ping_seconds)
+    }
+}
+
+/// The clock, as the machine is told it.
+pub(crate) fn now() -> Now {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now::from_millis(since.as_millis() as u64)
+}

@@ -1,0 +1,122 @@
+//! Frame boundaries, watched in front of the WebSocket library.
+//!
+//! It decides which bytes the library sees. A whole message in one frame that is declared longer than the
+//! limit never reaches it: its bytes are skipped as they come and the connection lives on. Everything else,
+//! faults included, is passed and judged by the library. It buffers nothing.
+
+use std::io::Cursor;
+
+use tungstenite::protocol::frame::FrameHeader;
+use tungstenite::protocol::frame::coding::{Data, OpCode};
+
+/// A frame declared this many times longer than the limit is abuse; skipping it is not worth the traffic.
+const SKIP_TIMES_MAX: u64 = 64;
+
+/// What may be done with the bytes at hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// This many of the first bytes are for the library.
+    Pass(usize),
+    /// This many of the first bytes belong to a message that nobody reads.
+    Skip(usize),
+    /// All of a message of this many bytes has been skipped.
+    Skipped(u64),
+    /// A message of this many bytes is so long that the connection should end.
+    TooLong(u64),
+    /// The bytes end inside a header.
+    Incomplete,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Run {
+    /// Between frames.
+    Boundary,
+    Pass {
+        left: u64,
+    },
+    Skip {
+        left: u64,
+        of: u64,
+    },
+    /// The library has been handed something it will refuse.
+    PassAll,
+}
+
+/// The guard of one connection.
+#[derive(Debug)]
+pub(super) struct Guard {
+    message_bytes_max: u64,
+    run: Run,
+    /// A fragmented message is under way.
+    in_message: bool,
+}
+
+impl Guard {
+    pub(super) fn new(message_bytes_max: usize) -> Self {
+        Guard { message_bytes_max: message_bytes_max as u64, run: Run::Boundary, in_message: false }
+    }
+
+    /// Whether everything so far has been whole messages.
+    pub(super) fn is_between_messages(&self) -> bool {
+        matches!(self.run, Run::Boundary) && !self.in_message
+    }
+
+    /// Looks at `input`, without taking anything; [`Guard::advance`] does.
+    pub(super) fn look(&mut self, input: &[u8]) -> Verdict {
+        let clip = |left: u64| usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
+        match self.run {
+            Run::Pass { left } => Verdict::Pass(clip(left)),
+            Run::PassAll => Verdict::Pass(input.len()),
+            Run::Skip { left: 0, of } => {
+                self.run = Run::Boundary;
+                Verdict::Skipped(of)
+            }
+            Run::Skip { left, .. } => Verdict::Skip(clip(left)),
+            Run::Boundary => self.look_at_header(input),
+        }
+    }
+
+    /// `count` of the bytes looked at have been passed or skipped.
+    pub(super) fn advance(&mut self, count: usize) {
+        match &mut self.run {
+            Run::Pass { left } => {
+                *left -= count as u64;
+                if *left == 0 {
+                    self.run = Run::Boundary;
+                }
+            }
+            Run::Skip { left, .. } => *left -= count as u64,
+            Run::Boundary | Run::PassAll => {}
+        }
+    }
+
+    fn look_at_header(&mut self, input: &[u8]) -> Verdict {
+        let mut cursor = Cursor::new(input);
+        let (header, payload_len) = match FrameHeader::parse(&mut cursor) {
+            Ok(Some(parsed)) => parsed,
+            Ok(None) => return Verdict::Incomplete,
+            Err(_) => {
+                self.run = Run::PassAll;
+                return Verdict::Pass(input.len());
+            }
+        };
+        let header_len = cursor.position();
+        let is_sound = header.mask.is_some() && !header.rsv1 && !header.rsv2 && !header.rsv3;
+        let starts_message = matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary));
+        if is_sound && starts_message && header.is_final && !self.in_message {
+            if payload_len > self.message_bytes_max.saturating_mul(SKIP_TIMES_MAX) {
+                return Verdict::TooLong(payload_len);
+            }
+            if payload_len > self.message_bytes_max {
+                self.run = Run::Skip { left: header_len + payload_len, of: payload_len };
+                return self.look(input);
+            }
+        }
+        if matches!(header.opcode, OpCode::Data(_)) {
+            self.in_message = !header.is_final;
+        }
+        // A declared length near 2^64 is the library's to refuse.
+        self.run = Run::Pass { left: header_len.saturating_add(payload_len) };
+        self.look(input)
+    }
+}

@@ -1,0 +1,145 @@
+//! HTTP on the relay's port: NIP-11, a page, `/health`, `/metrics`, and the door to WebSocket.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use relay_engine::store::{Backend, Reader};
+use serde_json::json;
+use tokio::net::TcpStream;
+
+use super::upgrade;
+use crate::metrics;
+use crate::shard::{Seat, Shard};
+
+pub(super) type Body = Full<Bytes>;
+
+/// Largest head of a request, in bytes.
+const HEAD_BYTES_MAX: usize = 16 << 10;
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
+const NOSTR_JSON: &str = "application/nostr+json";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Serves one socket until it closes or becomes a WebSocket.
+pub(crate) async fn serve<B: Backend + 'static>(seat: Seat<B>, stream: TcpStream) {
+    let seat = Rc::new(seat);
+    let handshake = Duration::from_secs(seat.shard().host.settings.network.handshake_seconds);
+    let service = service_fn(move |request| {
+        let seat = Rc::clone(&seat);
+        async move { Ok::<_, Infallible>(respond(&seat, request).await) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(handshake)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "an HTTP connection ended badly");
+    }
+}
+
+async fn respond<B: Backend + 'static>(seat: &Rc<Seat<B>>, request: Request<Incoming>) -> Response<Body> {
+    let shard = seat.shard();
+    let path = request.uri().path();
+    if path == "/" && upgrade::is_wanted(&request) {
+        return upgrade::upgrade(seat, request);
+    }
+    shard.count_http_request();
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    match path {
+        "/" if request.method() == Method::OPTIONS => {
+            with_cors(answer(StatusCode::NO_CONTENT, TEXT, Bytes::new()))
+        }
+        "/" if is_read => with_cors(root(shard, &request)),
+        "/health" if is_read => health(shard),
+        "/metrics" if is_read => answer(StatusCode::OK, OPEN_METRICS, metrics_text(shard).await.into()),
+        "/" | "/health" | "/metrics" => {
+            let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "method not allowed\n".into());
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
+            response
+        }
+        _ => answer(StatusCode::NOT_FOUND, TEXT, "not found\n".into()),
+    }
+}
+
+fn root<B: Backend>(shard: &Shard<B>, request: &Request<Incoming>) -> Response<Body> {
+    let documents = &shard.host.documents;
+    let accepts = request.headers().get_all(header::ACCEPT);
+    let wants_information = accepts.iter().any(|value| {
+        value.to_str().is_ok_and(|value| value.to_ascii_lowercase().contains("application/nostr+json"))
+    });
+    let mut response = if wants_information {
+        answer(StatusCode::OK, NOSTR_JSON, documents.information.clone())
+    } else {
+        answer(StatusCode::OK, HTML, documents.page.clone())
+    };
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
+    response
+}
+
+/// NIP-11: «Relays MUST accept CORS requests».
+fn with_cors(mut response: Response<Body>) -> Response<Body> {
+    let headers: [(HeaderName, &str); 3] = [
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, "*"),
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, OPTIONS"),
+    ];
+    for (name, value) in headers {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+fn health<B: Backend>(shard: &Shard<B>) -> Response<Body> {
+    let host = &shard.host;
+    let store = shard.with_store(|store| store.reader()?.stats());
+    let is_stopping = host.is_stopping.load(std::sync::atomic::Ordering::Relaxed);
+    let (status, state) = match (host.failure(), &store) {
+        (Some(why), _) => (StatusCode::SERVICE_UNAVAILABLE, format!("the store can't be written: {why}")),
+        (None, Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+        (None, Ok(_)) if is_stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping".to_owned()),
+        (None, Ok(_)) => (StatusCode::OK, "ok".to_owned()),
+    };
+    let document = json!({
+        "status": state,
+        "events": store.as_ref().ok().map(|stats| stats.events),
+        "store_bytes": store.as_ref().ok().map(|stats| stats.bytes),
+        "uptime_seconds": host.started.elapsed().as_secs(),
+        "version": env!("CARGO_PKG_VERSION"),
+    });
+    answer(status, JSON, format!("{document}\n").into())
+}
+
+async fn metrics_text<B: Backend>(shard: &Shard<B>) -> String {
+    let host = &shard.host;
+    let shards = shard.snapshots().await;
+    metrics::render(metrics::Snapshot {
+        shards,
+        writer: host.writer_metrics.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone(),
+        store: shard.with_store(|store| store.reader()?.stats()).ok(),
+        uptime_seconds: host.started.elapsed().as_secs(),
+        resident_bytes: metrics::resident_bytes(),
+    })
+}
+
+/// A response of one piece.
+pub(super) fn answer(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Body> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}

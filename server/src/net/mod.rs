@@ -1,0 +1,9 @@
+//! Sockets: HTTP on every connection, WebSocket where a client asks for it.
+
+pub(crate) mod accept;
+pub(crate) mod conn;
+mod guard;
+pub(crate) mod http;
+mod upgrade;
+pub(crate) mod ws_read;
+pub(crate) mod ws_write;

@@ -1,0 +1,110 @@
+//! The WebSocket handshake (RFC 6455, 4.2), after which the plain socket is taken out of hyper.
+
+use std::rc::Rc;
+
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper_util::rt::TokioIo;
+use relay_engine::relay::{ConnId, Peer};
+use relay_engine::store::Backend;
+use tokio::net::TcpStream;
+use tungstenite::handshake::derive_accept_key;
+
+use super::conn;
+use super::http::{Body, answer};
+use crate::shard::{Seat, Shard};
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// Whether a client asks for a WebSocket.
+pub(super) fn is_wanted(request: &Request<Incoming>) -> bool {
+    has_token(request.headers(), header::UPGRADE, "websocket")
+}
+
+/// Whether a comma-separated header has this word, in any case.
+fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
+    let words = |value: &HeaderValue| {
+        value.to_str().is_ok_and(|text| text.split(',').any(|word| word.trim().eq_ignore_ascii_case(token)))
+    };
+    headers.get_all(name).iter().any(words)
+}
+
+/// Answers the handshake. If it is sound and the shard has room, the connection goes on as a WebSocket.
+pub(super) fn upgrade<B: Backend + 'static>(
+    seat: &Rc<Seat<B>>,
+    mut request: Request<Incoming>,
+) -> Response<Body> {
+    let key = match handshake_key(&request) {
+        Ok(key) => key,
+        Err(refusal) => return refusal,
+    };
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
+    let shard = seat.shard();
+    let Some(id) = shard.connect(Peer { host }) else {
+        let mut response =
+            answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "no room for another connection\n".into());
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("30"));
+        return response;
+    };
+    let session = Session { shard: Rc::clone(shard), id };
+    let upgraded = hyper::upgrade::on(&mut request);
+    let seat = Rc::clone(seat);
+    tokio::task::spawn_local(async move {
+        // Kept for as long as the socket is.
+        let _seat = seat;
+        match upgraded.await.map(|upgraded| upgraded.downcast::<TokioIo<TcpStream>>()) {
+            Ok(Ok(parts)) => {
+                conn::run(&session.shard, id, parts.io.into_inner(), &parts.read_buf).await;
+            }
+            Ok(Err(_)) => tracing::error!("an upgraded connection is no TCP stream"),
+            Err(error) => tracing::debug!(%error, "a client left during its handshake"),
+        }
+    });
+
+    let mut response = Response::new(Body::new(Bytes::new()));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    let accept = HeaderValue::from_str(&derive_accept_key(&key)).expect("base64 is a header value");
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    response
+}
+
+/// The client's key, if its handshake keeps the rules.
+fn handshake_key(request: &Request<Incoming>) -> Result<Vec<u8>, Response<Body>> {
+    let headers = request.headers();
+    let refuse = |words: &'static str| Err(answer(StatusCode::BAD_REQUEST, TEXT, words.into()));
+    if request.method() != Method::GET || request.version() != Version::HTTP_11 {
+        return refuse("a WebSocket begins with GET and HTTP/1.1\n");
+    }
+    if !has_token(headers, header::CONNECTION, "upgrade") {
+        return refuse("the Connection header must say Upgrade\n");
+    }
+    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        let words = "only version 13 of the protocol is spoken here\n".into();
+        let mut response = answer(StatusCode::UPGRADE_REQUIRED, TEXT, words);
+        let headers = response.headers_mut();
+        headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        return Err(response);
+    }
+    match headers.get(header::SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes) {
+        // Base64 of sixteen bytes.
+        Some(key) if key.len() == 24 => Ok(key.to_vec()),
+        _ => refuse("Sec-WebSocket-Key must be 24 characters\n"),
+    }
+}
+
+/// The machine's side of a connection, which ends with it however that comes about.
+struct Session<B: Backend> {
+    shard: Rc<Shard<B>>,
+    id: ConnId,
+}
+
+impl<B: Backend> Drop for Session<B> {
+    fn drop(&mut self) {
+        self.shard.disconnect(self.id);
+    }
+}

@@ -1,0 +1,149 @@
+//! One serving process, from the bound socket to the last close frame.
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use relay_engine::store::Backend;
+use relay_engine::verify::{Libsecp256k1, Verifier};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::Settings;
+use crate::host::{Host, Inbound};
+use crate::net::accept;
+use crate::writer::ToWriter;
+use crate::{shard, writer};
+
+/// How a serving process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// Asked to, and everything in flight was finished or ran out of time.
+    Stopped,
+    /// The store, or a thread, failed beyond repair.
+    Failed(String),
+}
+
+/// Serves until a signal comes or the store fails.
+///
+/// # Errors
+/// If the socket can't be bound.
+pub(crate) fn serve<B>(settings: Settings, store: B, place: &str) -> io::Result<Ended>
+where
+    B: Backend + Clone + Send + 'static,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let listener = runtime.block_on(bind(&settings.listen))?;
+    let address = listener.local_addr()?;
+
+    let shards = settings.shard_count();
+    let (to_writer, from_shards) = mpsc::channel();
+    let host = Arc::new(Host::new(settings, shards, to_writer));
+    let writer = {
+        let (host, store) = (Arc::clone(&host), store.clone());
+        spawn("relay-writer".to_owned(), &host.clone(), move || writer::run(&host, &store, &from_shards))?
+    };
+    let verifier: Arc<dyn Verifier> = Arc::new(Libsecp256k1);
+    let shards = (0..shards)
+        .map(|number| {
+            let (host, store, verifier) = (Arc::clone(&host), store.clone(), Arc::clone(&verifier));
+            spawn(format!("relay-shard-{number}"), &host.clone(), move || {
+                shard::run(host, number, store, verifier);
+            })
+        })
+        .collect::<io::Result<Vec<_>>>()?;
+
+    tracing::info!("listening on ws://{address}");
+    tracing::info!("{place}");
+    tracing::info!(shards = shards.len(), "press Ctrl-C or send SIGTERM to stop");
+    let ended = runtime.block_on(until_end(&host, listener))?;
+
+    // From here on a second signal ends the process at once.
+    let bound = Duration::from_secs(host.settings.network.shutdown_seconds);
+    watch_for_second_signal(&runtime);
+    host.is_stopping.store(true, Ordering::Relaxed);
+    tracing::info!("stopping: finishing what is in flight");
+    for inbox in &host.inboxes {
+        inbox.push(Inbound::Stop);
+    }
+    let (done, is_done) = mpsc::channel();
+    let to_writer = host.writer.clone();
+    thread::spawn(move || {
+        for shard in shards {
+            let _ = shard.join();
+        }
+        // The shards have sent all they had; what the writer still has becomes durable.
+        let _ = to_writer.send(ToWriter::Stop);
+        let _ = writer.join();
+        let _ = done.send(());
+    });
+    let finished = runtime.block_on(async {
+        let waiting = tokio::task::spawn_blocking(move || is_done.recv_timeout(bound).is_ok());
+        waiting.await.unwrap_or(false)
+    });
+    if finished {
+        tracing::info!("stopped");
+    } else {
+        tracing::warn!("stopped after {} seconds with connections still open", bound.as_secs());
+    }
+    Ok(ended)
+}
+
+async fn bind(listen: &str) -> io::Result<TcpListener> {
+    TcpListener::bind(listen)
+        .await
+        .map_err(|error| io::Error::new(error.kind(), format!("can't listen on {listen}: {error}")))
+}
+
+/// Accepts connections until a signal comes or something fails.
+async fn until_end(host: &Host, listener: TcpListener) -> io::Result<Ended> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        () = accept::run(host, listener) => {}
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        () = host.failed.notified() => {}
+    }
+    Ok(host.failure().map_or(Ended::Stopped, Ended::Failed))
+}
+
+fn watch_for_second_signal(runtime: &tokio::runtime::Runtime) {
+    runtime.spawn(async {
+        let (Ok(mut interrupt), Ok(mut terminate)) =
+            (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+        else {
+            return;
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::warn!("a second signal: ending at once");
+        std::process::exit(130);
+    });
+}
+
+/// A thread whose panic stops the process in order.
+fn spawn(
+    name: String,
+    host: &Arc<Host>,
+    work: impl FnOnce() + Send + 'static,
+) -> io::Result<thread::JoinHandle<()>> {
+    struct Watch(Arc<Host>);
+    impl Drop for Watch {
+        fn drop(&mut self) {
+            if thread::panicking() {
+                let name = thread::current().name().unwrap_or_default().to_owned();
+                self.0.fail(format!("thread {name} panicked"));
+            }
+        }
+    }
+    let watch = Watch(Arc::clone(host));
+    thread::Builder::new().name(name).spawn(move || {
+        let _watch = watch;
+        work();
+    })
+}

@@ -1,0 +1,318 @@
+//! One shard: a thread with its own runtime, its own machine, and the connections they serve.
+//!
+//! The machine sits in a cell that is borrowed for single calls only, never across a wait. Connection tasks
+//! feed it and wake the pump; the pump alone drains it.
+
+mod pump;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use relay_engine::relay::{Close, ConnId, Peer, Relay};
+use relay_engine::store::{Backend, StoreError};
+use relay_engine::verify::Verifier;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::oneshot;
+
+use crate::host::{Host, Inbound, Inbox, now};
+use crate::metrics::{HostMetrics, ShardSnapshot};
+use crate::net::conn::{Conn, State};
+use crate::net::ws_read::{Fault, Flow, Reader, Received};
+use crate::net::ws_write;
+
+/// Bytes read from one socket at a time, into one buffer for all.
+const READ_BYTES_MAX: usize = 64 << 10;
+
+/// A shard, on its own thread.
+pub(crate) struct Shard<B> {
+    pub(crate) host: Arc<Host>,
+    number: usize,
+    relay: RefCell<Relay<B>>,
+    verifier: Arc<dyn Verifier>,
+    conns: RefCell<HashMap<ConnId, Rc<Conn>>>,
+    metrics: RefCell<HostMetrics>,
+    pub(crate) read_buffer: RefCell<Box<[u8]>>,
+    /// Where a turn's frames for one connection are rendered.
+    scratch: RefCell<Vec<u8>>,
+    /// Connections to drain in the next turn, besides those the machine names.
+    to_flush: RefCell<Vec<ConnId>>,
+    /// Connections that have filled the read buffer and wait to go on.
+    pub(crate) more_input: Cell<usize>,
+    /// Some shard is behind: sockets rest.
+    is_congested: Cell<bool>,
+    /// Commits sent to the writer and not answered.
+    commits_out: Cell<usize>,
+    stop: Cell<pump::Stop>,
+}
+
+/// Runs a shard until it is told to stop.
+pub(crate) fn run<B: Backend + 'static>(
+    host: Arc<Host>,
+    number: usize,
+    store: B,
+    verifier: Arc<dyn Verifier>,
+) {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).expect("the system gives random bytes");
+    let relay = Relay::new(Arc::clone(&host.config), store, Arc::clone(&verifier), seed);
+    let shard = Rc::new(Shard {
+        number,
+        relay: RefCell::new(relay),
+        verifier,
+        conns: RefCell::default(),
+        metrics: RefCell::default(),
+        read_buffer: RefCell::new(vec![0; READ_BYTES_MAX].into()),
+        scratch: RefCell::default(),
+        to_flush: RefCell::default(),
+        more_input: Cell::new(0),
+        is_congested: Cell::new(false),
+        commits_out: Cell::new(0),
+        stop: Cell::default(),
+        host,
+    });
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
+        .expect("a runtime for this thread");
+    runtime.block_on(async {
+        // A task of its own, so that it takes its turn behind the tasks that were ready before it.
+        let pump = tokio::task::spawn_local(pump::run(shard));
+        if let Err(error) = pump.await {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    });
+}
+
+impl<B: Backend> Shard<B> {
+    fn inbox(&self) -> &Inbox {
+        &self.host.inboxes[self.number]
+    }
+
+    fn wake_pump(&self) {
+        self.inbox().wake.notify_one();
+    }
+
+    /// A client has finished its handshake. `None`: there is no room.
+    pub(crate) fn connect(&self, peer: Peer) -> Option<ConnId> {
+        self.relay.borrow_mut().connect(now(), peer)
+    }
+
+    /// The socket of a connection is gone.
+    pub(crate) fn disconnect(&self, id: ConnId) {
+        self.relay.borrow_mut().disconnect(id);
+        self.wake_pump();
+    }
+
+    /// Takes a connection into the table for as long as the returned value lives.
+    pub(crate) fn register<'a>(&'a self, conn: &Rc<Conn>) -> impl Drop + use<'a, B> {
+        self.conns.borrow_mut().insert(conn.id, Rc::clone(conn));
+        // The machine may have spoken to it during the handshake.
+        self.request_flush(conn.id);
+        if self.stop.get().is_saying_goodbye() {
+            self.say_goodbye(conn);
+        }
+        Registered { shard: self, id: conn.id }
+    }
+
+    /// Whether sockets may be read for the machine.
+    pub(crate) fn takes_input(&self) -> bool {
+        !self.is_congested.get() && self.stop.get() == pump::Stop::No
+    }
+
+    /// Bytes of backlog from which on a connection is not read: its answers would only add to it.
+    pub(crate) fn backlog_bytes_max(&self) -> usize {
+        self.host.settings.network.turn_bytes_max * 2
+    }
+
+    /// Bytes have come from a client, or a pause is over: the machine is told what they mean.
+    pub(crate) fn receive(&self, conn: &Conn, reader: &mut Reader, bytes: Option<&[u8]>) {
+        let (now, id) = (now(), conn.id);
+        let mut output = Vec::new();
+        let mut sink = |received: Received| {
+            if received == Received::Closed {
+                conn.peer_closed();
+            }
+            if conn.state.get() != State::Open {
+                return Flow::Go;
+            }
+            let mut relay = self.relay.borrow_mut();
+            match received {
+                Received::Text(text) => relay.handle_text(now, id, text.as_bytes()),
+                Received::Binary => relay.handle_binary(now, id),
+                Received::Oversized(bytes) => relay.handle_oversized(now, id, bytes),
+                Received::Control | Received::Closed => return Flow::Go,
+                Received::Broken(fault) => {
+                    match fault {
+                        Fault::TooLong(bytes) => relay.handle_oversized(now, id, bytes),
+                        // The library has dropped the text; this is the least that is as wrong.
+                        Fault::Utf8 => relay.handle_text(now, id, b"\xff"),
+                        Fault::Protocol => {}
+                    }
+                    let (code, reason) = fault.close();
+                    conn.begin_close(Close { code, reason: reason.to_owned() });
+                    self.request_flush(id);
+                }
+            }
+            if relay.wants_input(id) {
+                return Flow::Go;
+            }
+            conn.is_paused.set(true);
+            Flow::Pause
+        };
+        let had_closed = matches!(conn.state.get(), State::Closed(_) | State::Gone);
+        match bytes {
+            Some(bytes) => reader.feed(bytes, &mut output, &mut sink),
+            None => reader.resume(&mut output, &mut sink),
+        };
+        // Nothing may follow our own close frame, not even the reply to the client's.
+        if !output.is_empty() && !had_closed {
+            self.send(conn, &output);
+        }
+        self.wake_pump();
+    }
+
+    /// Writes now what can be written now. True if that was everything.
+    fn send(&self, conn: &Conn, bytes: &[u8]) -> bool {
+        let mut written = 0;
+        let all = conn.send(bytes, &mut written);
+        self.count_written(written);
+        all
+    }
+
+    /// Drains a connection in the next turn.
+    fn request_flush(&self, id: ConnId) {
+        self.to_flush.borrow_mut().push(id);
+        self.wake_pump();
+    }
+
+    /// A connection's backlog has been written: what waits behind it can follow.
+    pub(crate) fn backlog_emptied(&self, conn: &Conn) {
+        if conn.has_more.take() || conn.state.get() == State::Closing {
+            self.request_flush(conn.id);
+        }
+    }
+
+    /// Renders a connection's output and writes it, once.
+    fn flush(&self, id: ConnId) {
+        let Some(conn) = self.conns.borrow().get(&id).map(Rc::clone) else { return };
+        if matches!(conn.state.get(), State::Closed(_) | State::Gone) {
+            return;
+        }
+        if conn.has_backlog() {
+            conn.has_more.set(true);
+            return;
+        }
+        let bytes_max = self.host.settings.network.turn_bytes_max;
+        let mut scratch = self.scratch.borrow_mut();
+        scratch.clear();
+        let has_more =
+            self.relay.borrow_mut().drain(id, bytes_max, &mut |frame| ws_write::text(&mut scratch, frame));
+        if !has_more && let Some(close) = conn.take_close() {
+            ws_write::close(&mut scratch, close.code, &close.reason);
+        }
+        if !scratch.is_empty() {
+            let all = self.send(&conn, &scratch);
+            if has_more && all {
+                self.request_flush(id);
+            } else {
+                conn.has_more.set(has_more);
+            }
+        }
+        // One long message must not hold its memory for ever.
+        scratch.clear();
+        scratch.shrink_to(2 * bytes_max);
+    }
+
+    /// The connection ends once what is queued for it is out.
+    fn close(&self, id: ConnId, close: Close) {
+        let conn = self.conns.borrow().get(&id).map(Rc::clone);
+        if let Some(conn) = conn {
+            tracing::debug!(code = close.code, reason = close.reason, "closing a connection");
+            self.metrics.borrow_mut().closed_by_relay += 1;
+            conn.begin_close(close);
+            self.request_flush(id);
+        }
+    }
+
+    fn say_goodbye(&self, conn: &Conn) {
+        conn.begin_close(Close { code: 1001, reason: "the relay is stopping".to_owned() });
+        self.request_flush(conn.id);
+    }
+
+    pub(crate) fn with_store<T>(
+        &self,
+        look: impl FnOnce(&B) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        look(self.relay.borrow().store())
+    }
+
+    pub(crate) fn count_read(&self, bytes: usize) {
+        self.metrics.borrow_mut().bytes_read += bytes as u64;
+    }
+
+    pub(crate) fn count_written(&self, bytes: usize) {
+        if bytes > 0 {
+            let mut metrics = self.metrics.borrow_mut();
+            metrics.bytes_written += bytes as u64;
+            metrics.writes += 1;
+        }
+    }
+
+    pub(crate) fn count_http_request(&self) {
+        self.metrics.borrow_mut().http_requests += 1;
+    }
+
+    fn snapshot(&self) -> ShardSnapshot {
+        ShardSnapshot {
+            shard: self.number,
+            relay: self.relay.borrow().metrics().clone(),
+            host: self.metrics.borrow().clone(),
+            sockets: self.inbox().sockets.load(Ordering::Relaxed) as u64,
+        }
+    }
+
+    /// The numbers of all shards, this one's included; of those that answer.
+    pub(crate) async fn snapshots(&self) -> Vec<ShardSnapshot> {
+        let ask = |inbox: &Inbox| {
+            let (sender, receiver) = oneshot::channel();
+            inbox.push(Inbound::Snapshot(sender));
+            receiver
+        };
+        let answers: Vec<_> = self.host.inboxes.iter().map(ask).collect();
+        let mut snapshots = Vec::new();
+        for answer in answers {
+            snapshots.extend(answer.await.ok());
+        }
+        snapshots
+    }
+}
+
+struct Registered<'a, B: Backend> {
+    shard: &'a Shard<B>,
+    id: ConnId,
+}
+
+impl<B: Backend> Drop for Registered<'_, B> {
+    fn drop(&mut self) {
+        self.shard.conns.borrow_mut().remove(&self.id);
+        self.shard.wake_pump();
+    }
+}
+
+/// A socket's place in its shard, given back when the socket is gone.
+pub(crate) struct Seat<B: Backend>(Rc<Shard<B>>);
+
+impl<B: Backend> Seat<B> {
+    pub(crate) fn shard(&self) -> &Rc<Shard<B>> {
+        &self.0
+    }
+}
+
+impl<B: Backend> Drop for Seat<B> {
+    fn drop(&mut self) {
+        self.0.inbox().sockets.fetch_sub(1, Ordering::Relaxed);
+    }
+}

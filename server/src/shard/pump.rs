@@ -1,0 +1,275 @@
+//! The pump: what a shard does after its sockets have had their turn.
+//!
+//! Woken once by however many tasks fed the machine, it lets every other ready task run first. So one turn
+//! sees what all sockets brought: signatures are checked in one batch, changes leave as one commit, and each
+//! connection gets its frames in one write.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use relay_engine::relay::Live;
+use relay_engine::store::Backend;
+use relay_engine::types::Now;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{Seat, Shard};
+use crate::host::{Inbound, now};
+use crate::net::conn::State;
+use crate::net::{http, ws_write};
+use crate::writer::ToWriter;
+
+/// Time between looks at the clocks of connections.
+const TICK: Duration = Duration::from_secs(1);
+/// Time between looks at whether a congestion is over.
+const CONGESTION_LOOK: Duration = Duration::from_millis(5);
+/// Time a turn may spend on scans before sockets get theirs; a single step may take a little longer.
+const WORK_TURN: Duration = Duration::from_micros(500);
+/// Silent intervals after which a connection is taken for dead.
+const SILENT_PINGS_MAX: u32 = 3;
+
+/// How far a stop has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// There is none.
+    #[default]
+    No,
+    /// Nothing new is read; what has been read takes effect.
+    Finishing,
+    /// Close frames are out; connections end.
+    Goodbye,
+}
+
+impl Stop {
+    pub(super) fn is_saying_goodbye(self) -> bool {
+        self == Stop::Goodbye
+    }
+}
+
+/// Runs until a stop is complete.
+pub(super) async fn run<B: Backend + 'static>(shard: Rc<Shard<B>>) {
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let wait = shard.wait();
+        tokio::select! {
+            () = shard.inbox().wake.notified() => {}
+            () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
+            _ = tick.tick() => shard.tick(),
+        }
+        loop {
+            tokio::task::yield_now().await;
+            if !turn(&shard) {
+                break;
+            }
+        }
+        if shard.stop.get() == Stop::Goodbye && shard.conns.borrow().is_empty() {
+            return;
+        }
+    }
+}
+
+/// One round of everything. True if there is more to do at once.
+fn turn<B: Backend + 'static>(shard: &Rc<Shard<B>>) -> bool {
+    let now = now();
+    for inbound in shard.inbox().take() {
+        take_in(shard, now, inbound);
+    }
+    shard.verify(now);
+    shard.send_commits();
+    shard.work(now);
+    shard.relay_ephemeral();
+    shard.flush_all();
+    shard.resume_inputs();
+    shard.watch_congestion();
+    // Draining may have given the machine work: a scan goes on when its reader has caught up.
+    let has_work = shard.relay.borrow().has_work();
+    shard.advance_stop(has_work);
+    has_work || !shard.to_flush.borrow().is_empty()
+}
+
+fn take_in<B: Backend + 'static>(shard: &Rc<Shard<B>>, now: Now, inbound: Inbound) {
+    match inbound {
+        Inbound::Socket(stream, address) => {
+            let seat = Seat(Rc::clone(shard));
+            match tokio::net::TcpStream::from_std(stream) {
+                Ok(stream) => {
+                    tracing::debug!(%address, shard = shard.number, "a socket");
+                    tokio::task::spawn_local(http::serve(seat, stream));
+                }
+                Err(error) => tracing::debug!(%error, "a socket was lost right away"),
+            }
+        }
+        Inbound::Committed(reply) => {
+            shard.commits_out.set(shard.commits_out.get() - 1);
+            shard.relay.borrow_mut().handle_committed(now, reply);
+        }
+        Inbound::Live(live) => shard.relay.borrow_mut().handle_live(now, &live),
+        Inbound::Snapshot(sender) => drop(sender.send(shard.snapshot())),
+        Inbound::Stop => {
+            if shard.stop.get() == Stop::No {
+                shard.stop.set(Stop::Finishing);
+            }
+        }
+    }
+}
+
+impl<B: Backend> Shard<B> {
+    /// How long the pump may sleep, if something besides a wake ends it.
+    fn wait(&self) -> Option<Duration> {
+        if self.is_congested.get() {
+            return Some(CONGESTION_LOOK);
+        }
+        let deadline = self.relay.borrow().poll_timeout()?;
+        Some(Duration::from_millis(deadline.millis_since(now())))
+    }
+
+    fn verify(&self, now: Now) {
+        let mut relay = self.relay.borrow_mut();
+        if relay.poll_timeout().is_some_and(|deadline| deadline <= now) {
+            relay.handle_timeout(now);
+        }
+        let is_idle = self.more_input.get() == 0;
+        while let Some(batch) = relay.poll_verify(now, is_idle) {
+            let begun = Instant::now();
+            let checked = batch.check(&*self.verifier);
+            self.metrics.borrow_mut().verify_us.record(begun.elapsed().as_micros() as u64);
+            relay.handle_verified(now, checked);
+        }
+    }
+
+    /// Steps of waiting scans, for as long as sockets can well wait.
+    fn work(&self, now: Now) {
+        let mut relay = self.relay.borrow_mut();
+        let begun = Instant::now();
+        while relay.work(now) && begun.elapsed() < WORK_TURN {}
+    }
+
+    fn send_commits(&self) {
+        while let Some(commit) = self.relay.borrow_mut().poll_commit() {
+            self.commits_out.set(self.commits_out.get() + 1);
+            let message = ToWriter::Commit { shard: self.number, commit };
+            // The writer outlives the shards; were it gone, nothing would ever be acknowledged.
+            if self.host.writer.send(message).is_err() {
+                self.host.fail("the writer has ended".to_owned());
+            }
+        }
+    }
+
+    /// Passes ephemeral events that were accepted here to the other shards.
+    fn relay_ephemeral(&self) {
+        let mut live: Vec<Live> = Vec::new();
+        while let Some(event) = self.relay.borrow_mut().poll_relayed() {
+            live.push(Live { seq: None, event });
+        }
+        if live.is_empty() {
+            return;
+        }
+        let live: Arc<[Live]> = live.into();
+        for (number, inbox) in self.host.inboxes.iter().enumerate() {
+            if number != self.number {
+                inbox.push(Inbound::Live(Arc::clone(&live)));
+            }
+        }
+    }
+
+    fn resume_inputs(&self) {
+        while let Some(id) = self.relay.borrow_mut().poll_input_resumed() {
+            if let Some(conn) = self.conns.borrow().get(&id) {
+                conn.is_paused.set(false);
+                conn.signal();
+            }
+        }
+    }
+
+    fn flush_all(&self) {
+        // Only what is there now: what a flush asks for again waits for the next turn.
+        let mut again = std::mem::take(&mut *self.to_flush.borrow_mut());
+        for id in again.drain(..) {
+            self.flush(id);
+        }
+        while let Some(id) = self.poll_ready() {
+            self.flush(id);
+        }
+        while let Some((id, close)) = self.poll_close() {
+            self.close(id, close);
+        }
+    }
+
+    fn poll_ready(&self) -> Option<relay_engine::relay::ConnId> {
+        self.relay.borrow_mut().poll_ready()
+    }
+
+    fn poll_close(&self) -> Option<(relay_engine::relay::ConnId, relay_engine::relay::Close)> {
+        self.relay.borrow_mut().poll_close()
+    }
+
+    /// Lets sockets rest while some shard is behind with live events, and wakes them afterwards.
+    fn watch_congestion(&self) {
+        let is_congested = self.host.is_congested();
+        if self.is_congested.replace(is_congested) && !is_congested {
+            self.signal_all();
+        }
+    }
+
+    fn signal_all(&self) {
+        for conn in self.conns.borrow().values() {
+            conn.signal();
+        }
+    }
+
+    /// Once nothing that was read is still on its way, connections are told that this is the end.
+    fn advance_stop(&self, has_work: bool) {
+        let is_done = self.stop.get() == Stop::Finishing
+            && !has_work
+            && self.commits_out.get() == 0
+            && self.to_flush.borrow().is_empty();
+        if is_done {
+            self.stop.set(Stop::Goodbye);
+            for conn in self.conns.borrow().values() {
+                self.say_goodbye(conn);
+            }
+            self.wake_pump();
+        }
+    }
+
+    /// Looks after connections that make no sound.
+    fn tick(&self) {
+        self.relay.borrow_mut().handle_timeout(now());
+        let now = Instant::now();
+        let network = &self.host.settings.network;
+        let stall_max = Duration::from_secs(network.write_stall_seconds);
+        let ping_every = self.host.ping_interval();
+        let mut to_ping = Vec::new();
+        for conn in self.conns.borrow().values() {
+            match conn.state.get() {
+                State::Closed(until) if until <= now => conn.end(),
+                State::Closed(_) | State::Gone => {}
+                State::Open | State::Closing if conn.stall(now) >= stall_max => {
+                    tracing::debug!("a reader took nothing for too long");
+                    self.metrics.borrow_mut().closed_stalled += 1;
+                    conn.end();
+                }
+                State::Open | State::Closing if conn.has_backlog() || conn.is_paused.get() => {}
+                State::Open | State::Closing if conn.silence(now) >= ping_every * SILENT_PINGS_MAX => {
+                    tracing::debug!("a connection has gone silent");
+                    self.metrics.borrow_mut().closed_silent += 1;
+                    conn.end();
+                }
+                State::Open | State::Closing => {
+                    if conn.is_ping_due(now, ping_every) {
+                        to_ping.push(Rc::clone(conn));
+                    }
+                }
+            }
+        }
+        let mut ping = Vec::new();
+        ws_write::ping(&mut ping);
+        for conn in to_ping {
+            self.send(&conn, &ping);
+        }
+        self.inbox().wake.notify_one();
+        debug_assert!(self.inbox().sockets.load(Ordering::Relaxed) >= self.conns.borrow().len());
+    }
+}

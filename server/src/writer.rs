@@ -1,0 +1,166 @@
+//! The one thread that writes: group commit, and the sweep of expired events.
+//!
+//! Whatever waits when a commit begins is made durable by that one commit; what arrives meanwhile forms the
+//! next. It decides nothing about events: [`relay_engine::relay::commit`] does.
+//!
+//! # When the disk fails
+//!
+//! No room: the events are answered `OK false error:`, reading and serving go on, and writing works again as
+//! soon as there is room. Any other failure: the events are answered `OK false error:` too, and a write that
+//! asks for nothing but a sync is tried. If that fails as well, nobody can tell what the disk still holds, so
+//! the process stops in order with exit code 3 and leaves recovery to the next start; `/health` says so
+//! meanwhile.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use relay_engine::relay::{self, Commit, Committed};
+use relay_engine::store::{Backend, StoreError, Tombstone, Writer, sweep_expired};
+use relay_engine::types::{EventId, PubKey};
+
+use crate::host::{Host, Inbound, now};
+
+/// Events taken out by one sweep step, so that no commit waits for long.
+const SWEEP_EVENTS_MAX: usize = 512;
+
+/// Something for the writer.
+pub(crate) enum ToWriter {
+    /// Changes of a shard.
+    Commit {
+        /// Which shard.
+        shard: usize,
+        /// The changes.
+        commit: Commit,
+    },
+    /// Everything has been sent.
+    Stop,
+}
+
+/// Runs until told to stop; everything sent before is durable then.
+pub(crate) fn run<B: Backend>(host: &Host, store: &B, receiver: &Receiver<ToWriter>) {
+    let sweep_every = Duration::from_secs(host.settings.store.sweep_seconds);
+    let mut sweep_at = Instant::now() + sweep_every;
+    let mut batch = Batch::default();
+    loop {
+        match receiver.recv_timeout(sweep_at.saturating_duration_since(Instant::now())) {
+            Ok(message) => {
+                batch.add(message);
+                // What arrived while the last commit was under way joins this one.
+                while batch.events < host.settings.store.commit_events_max && !batch.is_last {
+                    let Ok(message) = receiver.try_recv() else { break };
+                    batch.add(message);
+                }
+                let is_last = batch.is_last;
+                if !batch.commits.is_empty() {
+                    commit(host, store, std::mem::take(&mut batch));
+                }
+                if is_last {
+                    return;
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        if Instant::now() >= sweep_at {
+            let full = sweep(host, store);
+            // A full step leaves more for the next gap between commits.
+            sweep_at = Instant::now() + if full { Duration::ZERO } else { sweep_every };
+        }
+    }
+}
+
+#[derive(Default)]
+struct Batch {
+    shards: Vec<usize>,
+    commits: Vec<Commit>,
+    events: usize,
+    is_last: bool,
+}
+
+impl Batch {
+    fn add(&mut self, message: ToWriter) {
+        match message {
+            ToWriter::Commit { shard, commit } => {
+                self.events += commit.len();
+                self.shards.push(shard);
+                self.commits.push(commit);
+            }
+            ToWriter::Stop => self.is_last = true,
+        }
+    }
+}
+
+fn commit<B: Backend>(host: &Host, store: &B, batch: Batch) {
+    let Batch { shards, commits, events, .. } = batch;
+    let begun = Instant::now();
+    let Committed { replies, live, error } = relay::commit(store, now(), commits);
+    let took = begun.elapsed();
+    {
+        let mut metrics = host.writer_metrics.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        metrics.batch_events.record(events as u64);
+        metrics.commit_us.record(took.as_micros() as u64);
+        metrics.events_offered += events as u64;
+        metrics.events_written += live.len() as u64;
+        metrics.last_batch_events = events as u64;
+        metrics.errors += u64::from(error.is_some());
+    }
+    // Replies first, then the events, to every shard in the same order.
+    let mut mail: Vec<Vec<Inbound>> = host.inboxes.iter().map(|_| Vec::new()).collect();
+    for (shard, reply) in shards.into_iter().zip(replies) {
+        mail[shard].push(Inbound::Committed(reply));
+    }
+    if !live.is_empty() {
+        let live: Arc<[_]> = live.into();
+        mail.iter_mut().for_each(|mail| mail.push(Inbound::Live(Arc::clone(&live))));
+    }
+    for (inbox, mail) in host.inboxes.iter().zip(mail) {
+        if !mail.is_empty() {
+            inbox.push_all(mail);
+        }
+    }
+    if let Some(error) = error {
+        judge(host, store, &error);
+    }
+}
+
+fn sweep<B: Backend>(host: &Host, store: &B) -> bool {
+    match sweep_expired(store, now().seconds(), SWEEP_EVENTS_MAX) {
+        Ok(swept) => {
+            let mut metrics = host.writer_metrics.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            metrics.events_expired += swept as u64;
+            swept >= SWEEP_EVENTS_MAX
+        }
+        Err(error) => {
+            judge(host, store, &error);
+            false
+        }
+    }
+}
+
+/// Decides whether the process can live with a failure of the store.
+fn judge<B: Backend>(host: &Host, store: &B, error: &StoreError) {
+    let fatal = match error {
+        StoreError::Full(what) => {
+            tracing::error!(what, "no room: new events are refused until there is");
+            return;
+        }
+        StoreError::Corrupt(what) => Some(what.clone()),
+        StoreError::Failed(what) => {
+            tracing::error!(what, "a write failed");
+            match store.write(|writer| writer.bury(&probe(), 0)) {
+                Err(StoreError::Failed(what) | StoreError::Corrupt(what)) => Some(what),
+                Ok(()) | Err(StoreError::Full(_)) => None,
+            }
+        }
+    };
+    if let Some(what) = fatal {
+        tracing::error!(what, "the store can't be written any more; stopping");
+        host.fail(what);
+    }
+}
+
+/// A tombstone of nothing, for a write that changes nothing and yet needs the disk.
+fn probe() -> Tombstone {
+    Tombstone::Id(EventId([0; 32]), PubKey([0; 32]))
+}

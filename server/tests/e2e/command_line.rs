@@ -1,0 +1,113 @@
+//! The offline commands as scripts use them: what they print, and the codes they exit with.
+
+use relay_engine::testing::signing::{Signed, event, key};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::harness::relay;
+
+struct Folder {
+    _folder: TempDir,
+    data: String,
+}
+
+fn folder() -> Folder {
+    let folder = TempDir::new().unwrap();
+    Folder { data: folder.path().join("data").display().to_string(), _folder: folder }
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+fn notes() -> Vec<Signed> {
+    (0..10).map(|n| event(&key(1 + n % 2)).at(1_000 + n).content(n.to_string()).sign()).collect()
+}
+
+fn jsonl(events: &[Signed]) -> Vec<u8> {
+    events.iter().map(|event| event.json() + "\n").collect::<String>().into_bytes()
+}
+
+#[test]
+fn import_says_which_lines_it_refused_and_takes_the_rest() {
+    let folder = folder();
+    let events = notes();
+    let input = format!("{}\nnonsense\n\n{}\n{}", events[0].json(), events[1].forged().json(), events[2].json());
+    let output = relay(&["import", "--data", &folder.data, "-"], input.as_bytes());
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("line 2: invalid:") && stderr.contains("line 4: invalid:"), "{stderr}");
+    assert!(stderr.contains("2 stored") && stderr.contains("2 refused"), "{stderr}");
+}
+
+#[test]
+fn scan_export_delete_and_info_agree() {
+    let folder = folder();
+    let events = notes();
+    assert!(relay(&["import", "--data", &folder.data], &jsonl(&events)).status.success());
+
+    let author = format!(r#"{{"authors":["{}"]}}"#, key(1).hex());
+    let scanned = relay(&["scan", "--data", &folder.data, &author], b"");
+    let newest_first: Vec<String> = events.iter().rev().filter(|e| e.pubkey == key(1).hex()).map(Signed::json).collect();
+    assert_eq!(text(&scanned.stdout).lines().collect::<Vec<_>>(), newest_first);
+
+    let file = format!("{}.jsonl", folder.data);
+    assert!(relay(&["export", "--data", &folder.data, "--out", &file], b"").status.success());
+    assert_eq!(std::fs::read(&file).unwrap(), jsonl(&events), "in the order they were stored");
+    std::fs::remove_file(&file).unwrap();
+
+    let asked = relay(&["delete", "--data", &folder.data, &author], b"");
+    assert_eq!(asked.status.code(), Some(2), "nothing is deleted without --yes");
+    let dry = relay(&["delete", "--data", &folder.data, "--dry-run", &author], b"");
+    assert!(dry.status.success() && text(&dry.stderr).contains("5 events match"));
+    assert!(relay(&["delete", "--data", &folder.data, "--yes", &author], b"").status.success());
+    let left = relay(&["scan", "--data", &folder.data, "{}"], b"");
+    assert_eq!(text(&left.stdout).lines().count(), 5);
+
+    let info = relay(&["info", "--data", &folder.data, "--json"], b"");
+    let info: Value = serde_json::from_slice(&info.stdout).unwrap();
+    assert_eq!((&info["events"], &info["events_ever"]), (&5.into(), &10.into()));
+    // What an operator deletes may come again.
+    assert!(relay(&["import", "--data", &folder.data], &jsonl(&events)).status.success());
+    let info = relay(&["info", "--data", &folder.data, "--json"], b"");
+    assert_eq!(serde_json::from_slice::<Value>(&info.stdout).unwrap()["events"], 10);
+}
+
+#[test]
+fn mistakes_have_their_codes() {
+    let folder = folder();
+    let cases: [(&[&str], i32, &str); 6] = [
+        (&["scan", "--data", &folder.data, "{}"], 3, "there is no database"),
+        (&["scan", "--data", &folder.data, r#"{"kinds":"all"}"#], 2, "invalid:"),
+        (&["scan", "--data", &folder.data, r#"{"search":"x"}"#], 2, "unsupported:"),
+        (&["import", "--data", &folder.data, "/no/such/file"], 3, "/no/such/file"),
+        (&["frobnicate"], 2, "frobnicate"),
+        (&["serve", "--set", "limits.limt_max=1"], 2, "limits.limit_max"),
+    ];
+    for (args, code, words) in cases {
+        let output = relay(args, b"");
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
+        assert!(stderr.contains(words), "{args:?}: {stderr}");
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_no_failure() {
+    let folder = folder();
+    let events: Vec<Signed> = (0..300).map(|n| event(&key(1)).at(n).content("x".repeat(2_000)).sign()).collect();
+    assert!(relay(&["import", "--data", &folder.data, "--no-verify"], &jsonl(&events)).status.success());
+    let script = format!("set -o pipefail; {} scan --data {} '{{}}' | head -n 1", super::harness::RELAY, folder.data);
+    let output = std::process::Command::new("bash").args(["-c", &script]).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout).lines().count(), 1);
+}
+
+#[test]
+fn config_prints_what_is_in_force_and_where_it_came_from() {
+    let output = relay(&["config", "--set", "limits.limit_max=777"], b"");
+    let printed = text(&output.stdout);
+    assert!(output.status.success());
+    assert!(printed.contains("limit_max = 777") && printed.contains("--set"), "{printed}");
+    assert!(printed.contains("listen = \"127.0.0.1:7777\""), "{printed}");
+}

@@ -1,0 +1,66 @@
+//! A disk that is full: `OK false error:`, reading goes on, and writing again once there is room.
+
+use std::process::Command;
+
+use relay_engine::testing::signing::{event, key};
+
+use super::harness::{RELAY, RelayProcess, unix_now};
+
+fn note(serial: u64) -> String {
+    event(&key(7)).at(unix_now() - 100_000 + serial).content("x".repeat(4_000) + &serial.to_string()).sign().json()
+}
+
+/// Sets the largest file the running relay may write.
+fn limit_files(relay: &RelayProcess, bytes: &str) {
+    let set = Command::new("prlimit")
+        .args([format!("--pid={}", relay.pid()), format!("--fsize={bytes}:unlimited")])
+        .status()
+        .unwrap();
+    assert!(set.success(), "prlimit");
+}
+
+#[test]
+fn a_full_disk_refuses_in_words_and_recovers() {
+    // Ignored signals stay ignored across exec: writes past the limit fail instead of killing the relay, as
+    // on a disk that is full.
+    let mut relay = RelayProcess::start_by(|data| {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", RELAY, "serve", "--listen", "127.0.0.1:0", "--data"])
+            .arg(data)
+            .current_dir(std::env::temp_dir());
+        command
+    });
+    let mut client = relay.connect();
+    for serial in 0..20 {
+        assert_eq!(client.publish(&note(serial)), (true, String::new()));
+    }
+    limit_files(&relay, "1048576");
+    let refused = (100..1_000).find(|serial| {
+        let (accepted, words) = client.publish(&note(*serial));
+        assert!(accepted || words.starts_with("error:"), "{words}");
+        !accepted
+    });
+    let refused = refused.expect("a megabyte does not hold four");
+    // Nothing of what was refused is there, and all of what was accepted.
+    let stored = client.query(r#"{"authors":["5cbdf0646e5db4eaa398f365f2ea7a0e3d419b7e0330e39ce92bddedcac4f9bc"],"limit":5000}"#);
+    assert_eq!(stored.len() as u64, 20 + refused - 100);
+    // A live subscription still works, and so does an ephemeral event.
+    let ephemeral = event(&key(7)).kind(20_001).at(unix_now()).sign().json();
+    assert_eq!(client.publish(&ephemeral), (true, String::new()));
+    limit_files(&relay, "unlimited");
+    assert_eq!(client.publish(&note(refused)), (true, String::new()), "room is back");
+    assert!(relay.stop().success());
+}
+
+#[test]
+fn a_full_map_refuses_in_words() {
+    let relay = RelayProcess::start_with("[store]\nmap_bytes_max = 1048576\n");
+    let mut client = relay.connect();
+    let words = (0..1_000).find_map(|serial| {
+        let (accepted, words) = client.publish(&note(serial));
+        (!accepted).then_some(words)
+    });
+    assert!(words.expect("a megabyte does not hold four").starts_with("error: no space left"));
+    assert!(!client.query(r#"{"kinds":[1],"limit":10}"#).is_empty());
+}

@@ -1,0 +1,233 @@
+//! Starting and stopping the binary, and a client that sends and receives raw frames.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::channel;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tempfile::TempDir;
+use tungstenite::protocol::WebSocketConfig;
+use tungstenite::{Message, WebSocket};
+
+/// Longer than any answer takes on a machine that is busy with other tests.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The binary under test.
+pub(crate) const RELAY: &str = env!("CARGO_BIN_EXE_relay");
+
+/// A running relay and its folder.
+pub(crate) struct RelayProcess {
+    child: Child,
+    pub(crate) url: String,
+    folder: TempDir,
+    config: Option<PathBuf>,
+}
+
+impl RelayProcess {
+    /// On a free port, over an empty folder.
+    pub(crate) fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// The same, with this configuration file.
+    pub(crate) fn start_with(toml: &str) -> Self {
+        let folder = TempDir::new().unwrap();
+        let config = folder.path().join("relay.toml");
+        std::fs::write(&config, toml).unwrap();
+        let mut command = serve(&folder.path().join("data"), Some(&config));
+        let (child, url) = launch(&mut command);
+        RelayProcess { child, url, folder, config: Some(config) }
+    }
+
+    /// By a command that starts the binary in its own way; `data` is where it keeps its database.
+    pub(crate) fn start_by(make: impl FnOnce(&Path) -> Command) -> Self {
+        let folder = TempDir::new().unwrap();
+        let (child, url) = launch(&mut make(&folder.path().join("data")));
+        RelayProcess { child, url, folder, config: None }
+    }
+
+    /// Where the database is.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Host and port.
+    pub(crate) fn host(&self) -> &str {
+        self.url.strip_prefix("ws://").unwrap()
+    }
+
+    /// SIGKILL: no handler runs, nothing is flushed.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts again over the same folder.
+    pub(crate) fn restart(&mut self) {
+        let mut command = serve(&self.data(), self.config.as_deref());
+        (self.child, self.url) = launch(&mut command);
+    }
+
+    /// SIGTERM, and how it ended.
+    pub(crate) fn stop(&mut self) -> ExitStatus {
+        self.signal("TERM");
+        self.child.wait().unwrap()
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Resident memory, in bytes.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    pub(crate) fn connect(&self) -> RawClient {
+        RawClient::connect(self.host())
+    }
+}
+
+impl Drop for RelayProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `relay serve` over a folder, with no configuration but the given one.
+pub(crate) fn serve(data: &Path, config: Option<&Path>) -> Command {
+    let mut command = Command::new(RELAY);
+    command.arg("serve").args(["--listen", "127.0.0.1:0", "--data"]).arg(data);
+    if let Some(config) = config {
+        command.arg("--config").arg(config);
+    }
+    // No relay.toml of the working folder may play a part.
+    command.current_dir(std::env::temp_dir());
+    command
+}
+
+/// Starts a relay and waits for the line that says where it listens.
+fn launch(command: &mut Command) -> (Child, String) {
+    let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+    let stderr = BufReader::new(child.stderr.take().unwrap());
+    let (found, url) = channel();
+    std::thread::spawn(move || {
+        for line in stderr.lines().map_while(Result::ok) {
+            if let Some(at) = line.find("listening on ws://") {
+                let url = line[at + "listening on ".len()..].split_whitespace().next().unwrap();
+                let _ = found.send(url.trim_end_matches('/').to_owned());
+            }
+            // Goes where cargo shows it if the test fails.
+            println!("relay: {line}");
+        }
+    });
+    let url = url.recv_timeout(PATIENCE).expect("the relay says where it listens");
+    (child, url)
+}
+
+/// Runs one command of the binary to its end.
+pub(crate) fn relay(args: &[&str], stdin: &[u8]) -> Output {
+    let mut child = Command::new(RELAY)
+        .args(args)
+        .current_dir(std::env::temp_dir())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut pipe = child.stdin.take().unwrap();
+    let stdin = stdin.to_owned();
+    let writing = std::thread::spawn(move || {
+        let _ = std::io::Write::write_all(&mut pipe, &stdin);
+    });
+    let output = child.wait_with_output().unwrap();
+    writing.join().unwrap();
+    output
+}
+
+/// Seconds since the Unix epoch.
+pub(crate) fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// A client that knows WebSocket and nothing of Nostr.
+pub(crate) struct RawClient {
+    pub(crate) socket: WebSocket<TcpStream>,
+    pub(crate) closed: Option<u16>,
+}
+
+impl RawClient {
+    pub(crate) fn connect(host: &str) -> Self {
+        let stream = TcpStream::connect(host).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
+        let url = format!("ws://{host}/");
+        let (socket, _) = tungstenite::client::client_with_config(url, stream, Some(config)).unwrap();
+        RawClient { socket, closed: None }
+    }
+
+    pub(crate) fn send(&mut self, text: impl Into<String>) {
+        self.socket.send(Message::text(text.into())).unwrap();
+    }
+
+    /// The next text message; `None` if the relay closed the connection or said nothing for long.
+    pub(crate) fn recv(&mut self) -> Option<String> {
+        loop {
+            match self.socket.read() {
+                Ok(Message::Text(text)) => return Some(text.to_string()),
+                Ok(Message::Close(frame)) => {
+                    self.closed = Some(frame.map_or(1005, |frame| frame.code.into()));
+                }
+                Ok(_) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// The next message that starts so; others are passed over.
+    pub(crate) fn recv_starting(&mut self, start: &str) -> String {
+        loop {
+            let text = self.recv().unwrap_or_else(|| panic!("nothing that starts with {start}"));
+            if text.starts_with(start) {
+                return text;
+            }
+        }
+    }
+
+    /// Publishes an event and returns whether it was accepted, and the words.
+    pub(crate) fn publish(&mut self, event: &str) -> (bool, String) {
+        self.send(format!(r#"["EVENT",{event}]"#));
+        let ok: (String, String, bool, String) =
+            serde_json::from_str(&self.recv_starting(r#"["OK","#)).unwrap();
+        (ok.2, ok.3)
+    }
+
+    /// The stored events that match, as JSON texts.
+    pub(crate) fn query(&mut self, filters: &str) -> Vec<String> {
+        self.send(format!(r#"["REQ","q",{filters}]"#));
+        let mut events = Vec::new();
+        loop {
+            let text = self.recv().expect("an answer");
+            if let Some(event) = text.strip_prefix(r#"["EVENT","q","#) {
+                events.push(event.strip_suffix(']').unwrap().to_owned());
+            } else if text.starts_with(r#"["EOSE","q""#) {
+                self.send(r#"["CLOSE","q"]"#);
+                return events;
+            } else {
+                assert!(!text.starts_with(r#"["CLOSED""#), "{text}");
+            }
+        }
+    }
+}

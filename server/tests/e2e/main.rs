@@ -1,0 +1,11 @@
+//! The real binary, from outside: as clients, operators and power cuts see it.
+
+mod bad_input;
+mod command_line;
+mod crash;
+mod full_disk;
+mod harness;
+mod nostr_sdk_client;
+mod real_events;
+mod semantics;
+mod stopping;

@@ -1,0 +1,110 @@
+//! Every case of the relay's meaning, the same that the machine is held against, over real sockets.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use relay_engine::relay::Config;
+use relay_engine::testing::semantics::{Client, World, cases};
+use relay_engine::types::Timestamp;
+use relay_server::config::Settings;
+
+use super::harness::{RawClient, RelayProcess, unix_now};
+
+/// No case is worth a longer sleep than this many seconds.
+const SLEEP_SECONDS_MAX: u64 = 3;
+
+struct ServerWorld {
+    relay: RelayProcess,
+}
+
+impl ServerWorld {
+    fn new(config: &Config) -> Self {
+        let settings = Settings {
+            limits: config.limits.clone(),
+            policy: config.policy.clone(),
+            url: config.url.clone(),
+            shards: 2,
+            ..Settings::default()
+        };
+        ServerWorld { relay: RelayProcess::start_with(&toml::to_string(&settings).unwrap()) }
+    }
+}
+
+impl World for ServerWorld {
+    fn connect(&mut self) -> Box<dyn Client> {
+        Box::new(Socket { client: self.relay.connect(), waiting: VecDeque::new() })
+    }
+
+    fn now(&self) -> Timestamp {
+        unix_now()
+    }
+
+    fn advance(&mut self, seconds: u64) -> bool {
+        if seconds > SLEEP_SECONDS_MAX {
+            return false;
+        }
+        std::thread::sleep(Duration::from_secs(seconds) + Duration::from_millis(50));
+        true
+    }
+
+    fn host(&self) -> String {
+        self.relay.host().to_owned()
+    }
+}
+
+struct Socket {
+    client: RawClient,
+    /// Received while the case asked only whether the connection was closed.
+    waiting: VecDeque<String>,
+}
+
+impl Client for Socket {
+    fn send(&mut self, text: &str) {
+        self.client.send(text);
+    }
+
+    fn send_all(&mut self, texts: &[String]) {
+        for text in texts {
+            self.client.socket.write(tungstenite::Message::text(text)).unwrap();
+        }
+        self.client.socket.flush().unwrap();
+    }
+
+    fn send_binary(&mut self, bytes: &[u8]) {
+        self.client.socket.send(tungstenite::Message::binary(bytes.to_vec())).unwrap();
+    }
+
+    fn recv(&mut self) -> Option<String> {
+        self.waiting.pop_front().or_else(|| self.client.recv())
+    }
+
+    fn closed(&mut self) -> Option<u16> {
+        while self.client.closed.is_none() {
+            self.waiting.push_back(self.client.recv()?);
+        }
+        self.client.closed
+    }
+}
+
+/// One test for all, eight worlds at a time: a failing case tells its talk.
+#[test]
+fn the_server_means_what_the_machine_means() {
+    let only = std::env::var("RELAY_CASE").unwrap_or_default();
+    let cases: Vec<_> = cases().into_iter().filter(|case| case.name.contains(&only)).collect();
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let failed = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while let Some(case) = cases.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+                    if let Err(words) = case.run(&mut |config| Box::new(ServerWorld::new(config))) {
+                        failed.lock().unwrap().push(words);
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    assert!(!cases.is_empty(), "no case is called {only:?}");
+    assert!(failed.is_empty(), "{} of {} cases failed\n\n{}", failed.len(), cases.len(), failed.join("\n\n"));
+}

@@ -1,0 +1,43 @@
+//! A graceful stop: what was sent before the signal is answered, close frames follow, exit code 0.
+
+use relay_engine::testing::signing::{event, key};
+
+use super::harness::{RelayProcess, serve, unix_now};
+
+#[test]
+fn what_is_under_way_is_answered_before_the_close_frame() {
+    for signal in ["TERM", "INT"] {
+        let mut relay = RelayProcess::start();
+        let mut client = relay.connect();
+        // The connection is set up and read from.
+        assert!(client.query(r#"{"limit":1}"#).is_empty());
+        let events: Vec<_> = (0..200).map(|n| event(&key(3)).at(unix_now() - n).sign()).collect();
+        for event in &events {
+            client.socket.write(tungstenite::Message::text(format!(r#"["EVENT",{}]"#, event.json()))).unwrap();
+        }
+        client.socket.flush().unwrap();
+        client.recv_starting(r#"["OK","#);
+        relay.signal(signal);
+        let mut accepted = 1;
+        while let Some(text) = client.recv() {
+            accepted += usize::from(text.starts_with(r#"["OK","#) && text.contains("true"));
+        }
+        assert_eq!(client.closed, Some(1001), "{signal}");
+        assert!(relay.stop().success(), "{signal}");
+        relay.restart();
+        let stored = relay.connect().query(r#"{"kinds":[1],"limit":1000}"#).len();
+        assert!(stored >= accepted, "{signal}: {accepted} acknowledged, {stored} stored");
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_is_said_so() {
+    let relay = RelayProcess::start();
+    let folder = tempfile::TempDir::new().unwrap();
+    let output =
+        serve(&folder.path().join("data"), None).args(["--listen", relay.host()]).output();
+    // The flag given last, or a usage error: both end it, and neither shares the port.
+    let output = output.unwrap();
+    assert!(!output.status.success());
+    assert!(relay.connect().query(r#"{"limit":1}"#).is_empty());
+}

@@ -1,0 +1,220 @@
+// The relay as nostr-tools' users see it.
+import assert from 'node:assert/strict'
+import { after, before, describe, test } from 'node:test'
+import { finalizeEvent, generateSecretKey, getPublicKey, verifyEvent } from 'nostr-tools/pure'
+import { matchFilters } from 'nostr-tools/filter'
+import { Relay } from 'nostr-tools/relay'
+import { SimplePool } from 'nostr-tools/pool'
+import { wrapEvent, unwrapEvent } from 'nostr-tools/nip17'
+import { fetchRelayInformation, useFetchImplementation } from 'nostr-tools/nip11'
+import { newestFirst, realEvents, startRelay, stored } from './relay.mjs'
+
+useFetchImplementation(fetch)
+
+const now = () => Math.floor(Date.now() / 1000)
+const key = generateSecretKey()
+const pubkey = getPublicKey(key)
+let clock = now() - 10_000
+const sign = (template, by = key) =>
+  finalizeEvent({ kind: 1, created_at: clock++, tags: [], content: '', ...template }, by)
+
+let server, relay
+before(async () => {
+  server = await startRelay()
+  relay = await Relay.connect(server.url)
+})
+after(async () => {
+  relay.close()
+  await server.stop()
+})
+
+test('what is published is read back, whatever its characters', async () => {
+  const content = 'tab\t quote" back\\ slash/ \u0001 \u007f é 漢 🤙 \u2028 \ud83d\ude00 line\nend'
+  const event = sign({ content, tags: [['t', content], ['e', 'a'.repeat(64), '', 'root'], ['-x', '']] })
+  assert.equal(await relay.publish(event), '')
+  const [back] = await stored(relay, [{ ids: [event.id] }])
+  assert.deepEqual({ ...back }, JSON.parse(JSON.stringify(event)))
+  assert.ok(verifyEvent(JSON.parse(JSON.stringify(back))))
+  assert.deepEqual((await stored(relay, [{ '#t': [content] }])).map(e => e.id), [event.id])
+})
+
+test('publishing twice is a duplicate, a forgery is refused', async () => {
+  const event = sign({ content: 'once' })
+  await relay.publish(event)
+  assert.match(await relay.publish(event), /^duplicate:/)
+  const forged = { ...sign({ content: 'true' }), content: 'false' }
+  await assert.rejects(relay.publish(forged), /^Error: invalid:/)
+  const other = sign({ content: 'other' })
+  await assert.rejects(relay.publish({ ...other, sig: event.sig }), /^Error: invalid:/)
+})
+
+test('a live subscription sees new events of every connection once', async () => {
+  const other = await Relay.connect(server.url)
+  const seen = []
+  const eose = new Promise(resolve => {
+    relay.subscribe([{ kinds: [1], '#t': ['live'] }, { authors: [pubkey], kinds: [20001] }], {
+      onevent: event => seen.push(event.id),
+      oneose: resolve,
+    })
+  })
+  await eose
+  const sent = []
+  for (let i = 0; i < 50; i++) {
+    const event = sign(i % 5 ? { tags: [['t', 'live']], content: `${i}` } : { kind: 20001, content: `${i}` })
+    sent.push(event.id)
+    await (i % 2 ? other : relay).publish(event)
+  }
+  // A fence: a later frame of the same connection.
+  await stored(relay, [{ limit: 0 }])
+  assert.deepEqual(new Set(seen), new Set(sent))
+  assert.equal(seen.length, sent.length)
+  other.close()
+})
+
+test('replaceable and addressable events keep their newest version', async () => {
+  const at = clock
+  const old = sign({ kind: 0, content: 'old', created_at: at })
+  const fresh = sign({ kind: 0, content: 'new', created_at: at + 1 })
+  await relay.publish(fresh)
+  await assert.rejects(relay.publish(old))
+  assert.deepEqual((await stored(relay, [{ kinds: [0], authors: [pubkey] }])).map(e => e.id), [fresh.id])
+  const article = (d, t) => sign({ kind: 30023, tags: [['d', d]], created_at: t })
+  const [a1, a2, b1] = [article('a', at), article('a', at + 5), article('b', at)]
+  for (const event of [a1, a2, b1]) await relay.publish(event)
+  const back = await stored(relay, [{ kinds: [30023], authors: [pubkey] }])
+  assert.deepEqual(back.map(e => e.id), [a2.id, b1.id])
+  assert.deepEqual((await stored(relay, [{ '#d': ['a'], authors: [pubkey] }])).map(e => e.id), [a2.id])
+})
+
+test('deletion, expiration, and what stays gone', async () => {
+  const victim = sign({ content: 'regret' })
+  await relay.publish(victim)
+  await relay.publish(sign({ kind: 5, tags: [['e', victim.id], ['k', '1']] }))
+  assert.deepEqual(await stored(relay, [{ ids: [victim.id] }]), [])
+  await assert.rejects(relay.publish(victim), /^Error: blocked:/)
+  await assert.rejects(relay.publish(sign({ tags: [['expiration', `${now() - 5}`]] })), /expired/)
+  const brief = sign({ tags: [['expiration', `${now() + 2}`]], content: 'brief' })
+  await relay.publish(brief)
+  assert.equal((await stored(relay, [{ ids: [brief.id] }])).length, 1)
+  await new Promise(resolve => setTimeout(resolve, 3_000))
+  assert.equal((await stored(relay, [{ ids: [brief.id] }])).length, 0)
+})
+
+test('counts, with HyperLogLog for reactions', async () => {
+  const target = sign({ content: 'liked' })
+  await relay.publish(target)
+  for (let i = 0; i < 12; i++) {
+    await relay.publish(sign({ kind: 7, content: '+', tags: [['e', target.id]] }, generateSecretKey()))
+  }
+  const reactions = [{ kinds: [7], '#e': [target.id] }]
+  assert.equal(await relay.count(reactions, {}), 12)
+  const { count, hll } = await relay.countWithHLL(reactions, {})
+  assert.equal(count, 12)
+  assert.match(hll, /^[0-9a-f]{512}$/)
+})
+
+test('AUTH: protected events and gift wraps', async () => {
+  const protectedEvent = sign({ tags: [['-']], content: 'members only' })
+  const fresh = await Relay.connect(server.url)
+  await assert.rejects(fresh.publish(protectedEvent), /auth-required/)
+  await fresh.auth(async template => finalizeEvent(template, key))
+  assert.equal(await fresh.publish(protectedEvent), '')
+
+  const [friend, stranger] = [generateSecretKey(), generateSecretKey()]
+  const wrapped = wrapEvent(key, { publicKey: getPublicKey(friend) }, 'psst')
+  await relay.publish(wrapped)
+  const mailbox = [{ kinds: [1059], '#p': [getPublicKey(friend)] }]
+  const unauthenticated = await Relay.connect(server.url)
+  await assert.rejects(stored(unauthenticated, mailbox), /auth-required/)
+  await unauthenticated.auth(async template => finalizeEvent(template, stranger))
+  await assert.rejects(stored(unauthenticated, mailbox), /restricted/)
+  assert.deepEqual(await stored(unauthenticated, [{ ids: [wrapped.id] }]), [])
+  await unauthenticated.auth(async template => finalizeEvent(template, friend))
+    .catch(() => {})
+  const own = await Relay.connect(server.url)
+  await stored(own, [{ limit: 0 }])
+  await own.auth(async template => finalizeEvent(template, friend))
+  const [mail] = await stored(own, mailbox)
+  assert.equal(unwrapEvent(mail, friend).content, 'psst')
+  for (const each of [fresh, unauthenticated, own]) each.close()
+})
+
+test('SimplePool reads and publishes', async () => {
+  const pool = new SimplePool()
+  const events = [1, 2, 3].map(i => sign({ content: `pooled ${i}`, tags: [['t', 'pooled']] }))
+  for (const event of events) await Promise.all(pool.publish([server.url], event))
+  const back = await pool.querySync([server.url], { '#t': ['pooled'] })
+  assert.deepEqual(back.map(e => e.id), events.toReversed().map(e => e.id))
+  assert.equal((await pool.get([server.url], { '#t': ['pooled'] })).id, events[2].id)
+  pool.close([server.url])
+})
+
+test('NIP-11 says what is true', async () => {
+  const info = await fetchRelayInformation(server.url)
+  for (const nip of [1, 9, 11, 13, 17, 40, 42, 45, 59, 62, 67, 70]) assert.ok(info.supported_nips.includes(nip), `NIP-${nip}`)
+  assert.equal(info.supported_nips.includes(50), false)
+  const page = await fetch(server.url.replace('ws', 'http'), { headers: { accept: 'text/html' } })
+  assert.match(page.headers.get('content-type'), /^text\/html/)
+  const limit = info.limitation.max_subid_length
+  assert.equal(limit, 64)
+  await assert.rejects(new Promise((resolve, reject) => {
+    relay.onnotice = message => reject(new Error(message))
+    relay.subscribe([{ limit: 1 }], { id: 'x'.repeat(limit + 1), oneose: resolve, onclose: reason => reject(new Error(reason)) })
+  }))
+})
+
+describe('real events', () => {
+  const events = realEvents()
+  const expected = []
+
+  test('every one is taken, or refused for a lawful reason', async () => {
+    const anew = await startRelay()
+    const conn = await Relay.connect(anew.url)
+    try {
+      for (const event of events) {
+        const ephemeral = event.kind >= 20000 && event.kind < 30000
+        try {
+          await conn.publish(event)
+          if (!ephemeral) expected.push(event)
+        } catch (error) {
+          assert.match(error.message, /^(duplicate: a newer version|blocked: this event was deleted|invalid: the event has expired|auth-required: this event may only)/, JSON.stringify(event))
+        }
+      }
+      assert.ok(expected.length > events.length * 0.8, `${expected.length} of ${events.length}`)
+
+      // nostr-tools' own matcher is the oracle; replaced and deleted events are those it must not find.
+      const all = await stored(conn, [{ limit: 5000, until: 2 ** 40 }])
+      const alive = new Set(all.map(e => e.id))
+      for (const event of all) assert.ok(verifyEvent(JSON.parse(JSON.stringify(event))))
+      assert.deepEqual(all.map(e => e.id), [...all].sort(newestFirst).map(e => e.id))
+      const some = all.filter((_, i) => i % 40 === 0)
+      const values = letter => [...new Set(all.flatMap(e => e.tags.filter(t => t[0] === letter && t.length > 1).map(t => t[1])))]
+      const hex = list => list.filter(v => /^[0-9a-f]{64}$/.test(v))
+      const shapes = [
+        ...some.map(e => [{ ids: [e.id] }]),
+        ...some.map(e => [{ authors: [e.pubkey] }]),
+        ...some.map(e => [{ authors: [e.pubkey], kinds: [e.kind] }]),
+        ...[...new Set(all.map(e => e.kind))].map(kind => [{ kinds: [kind] }]),
+        ...some.map(e => [{ since: e.created_at, until: e.created_at + 86_400 }]),
+        ...hex(values('e')).slice(0, 60).map(v => [{ '#e': [v] }]),
+        ...hex(values('p')).slice(0, 60).map(v => [{ '#p': [v], kinds: [1, 7] }]),
+        ...values('t').slice(0, 30).map(v => [{ '#t': [v] }]),
+        ...values('d').slice(0, 30).map(v => [{ '#d': [v] }, { '#r': values('r').slice(0, 20) }]),
+        [{ kinds: [1], limit: 7 }, { kinds: [0], limit: 3 }],
+      ]
+      for (const filters of shapes) {
+        const answer = (await stored(conn, filters.map(f => ({ limit: 5000, ...f })))).map(e => e.id)
+        const limited = filters.some(f => f.limit)
+        const wanted = limited
+          ? filters.flatMap(f => all.filter(e => matchFilters([f], e)).slice(0, f.limit))
+          : all.filter(e => matchFilters(filters, e))
+        const order = [...new Set(wanted)].sort(newestFirst).map(e => e.id)
+        assert.deepEqual(answer, order, JSON.stringify(filters))
+      }
+      assert.ok(expected.every(e => alive.has(e.id) || e.kind === 0 || e.kind === 3 || e.kind >= 10000 || events.some(d => d.kind === 5)))
+    } finally {
+      conn.close()
+      await anew.stop()
+    }
+  })
+})
