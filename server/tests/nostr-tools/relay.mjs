@@ -69,11 +69,13 @@ export function stored(relay, filters) {
     const sub = relay.subscribe(filters, {
       onevent: event => events.push(event),
       oneose: () => {
-        sub.close()
+        // Closing calls onclose too; by then the answer is given.
         resolve(events)
+        sub.close()
       },
       onclose: reason => reject(new Error(reason)),
-      eoseTimeout: 20_000,
+      // nostr-tools verifies in JavaScript, which takes long on a busy machine.
+      eoseTimeout: 120_000,
     })
   })
 }
