@@ -53,7 +53,11 @@ fn ten_thousand_authors_are_ten_thousand_postings() {
         if number % 2 == 0 && number < 20_000 {
             expected.push(tagged);
         }
-        assert_eq!(matched(&mut index, &note(number, &[("t", b"x"), ("t", b"x")])), expected, "author {number}");
+        assert_eq!(
+            matched(&mut index, &note(number, &[("t", b"x"), ("t", b"x")])),
+            expected,
+            "author {number}"
+        );
     }
     assert!(index.bytes() < 20_000 * 200, "{} bytes", index.bytes());
 }
@@ -78,7 +82,9 @@ fn memory_stays_bounded_under_a_million_random_filters() {
     let (mut live, mut bytes_max) = (std::collections::VecDeque::new(), 0);
     for number in 0..1_000_000u64 {
         let filter = match number % 4 {
-            0 => Filter { kinds: Some([number as u16, 1, 2].into()), ..of_authors(number * 8..number * 8 + 5) },
+            0 => {
+                Filter { kinds: Some([number as u16, 1, 2].into()), ..of_authors(number * 8..number * 8 + 5) }
+            }
             1 => Filter { ids: Some([EventId(bytes(number))].into()), ..Filter::default() },
             2 => {
                 let value = format!("value {number} of more than thirty-two bytes").into_bytes();

@@ -6,7 +6,7 @@
 //! | [`events`] | one event object | `serde_json` |
 //! | [`filters`] | one filter object | `serde_json` |
 //! | [`index_ops`] | subscriptions, their ends, events | every filter compared with every event |
-//! | [`store_ops`] | puts, deletions, scans with budgets, failures, on four backends | the naive oracle |
+//! | [`store_ops`] | puts, deletions, scans with budgets, failures, on memory and SQL | the naive oracle |
 //! | [`machine`] | a schedule of clients, shards, writer and faults | the history of the store, then the oracle |
 //!
 //! [`simulate`] runs the last one from a seed.
@@ -22,6 +22,7 @@ mod frames;
 mod index_ops;
 pub mod reference;
 mod sim;
+mod sqlite;
 mod store_ops;
 
 pub use events::events;

@@ -1,8 +1,10 @@
 //! Programs of store operations: puts, deletions, sweeps, scans with budgets, counts, replays and failures,
-//! on several backends at once, held against the naive oracle.
+//! on several backends at once, held against the naive oracle. In one world of eight an SQLite database in
+//! memory is among them, and is opened anew now and then.
 //!
 //! A program chooses from a small world of events and filters, so that nearly everything meets something.
 
+use relay_engine::store::sql::SqlBackend;
 use relay_engine::store::{
     Backend, Completeness, Count, CountStep, Hit, MemoryBackend, Op, Outcome, Reader, Refusal, Scan,
     ScanLimits, Seq, Step, StoreError, Take, TermClasses, Viewer, commit, remove, replay, sweep_expired,
@@ -12,6 +14,7 @@ use relay_engine::types::{CanonicalEvent, EventId, Filter, Kind, Timestamp};
 use serde_json::Value;
 
 use crate::chance::Chance;
+use crate::sqlite::Sqlite;
 
 /// Operations a program may have, so that its time and memory are bounded.
 const OPS_MAX: usize = 400;
@@ -63,6 +66,7 @@ struct Program {
     ops: Vec<Op>,
     filters: Vec<Filter>,
     backends: Vec<FailingBackend<MemoryBackend>>,
+    sql: Option<(Sqlite, FailingBackend<SqlBackend<Sqlite>>)>,
     oracle: Oracle,
     running: Option<Running>,
     now: Timestamp,
@@ -81,10 +85,15 @@ impl Program {
                 FailingBackend::new(MemoryBackend::new(TermClasses { all, author_kind }))
             })
             .into();
+        let sql = (seed % 8 == 7).then(|| {
+            let database = Sqlite::new();
+            (database.clone(), open(database))
+        });
         Program {
             ops,
             filters,
             backends,
+            sql,
             oracle: Oracle::default(),
             running: None,
             now: World::START,
@@ -102,9 +111,24 @@ impl Program {
             10 | 11 => self.ask(chance),
             12 => self.begin(chance),
             13 | 14 => self.go_on(chance),
-            _ => self.check_stored(),
+            _ => {
+                self.check_stored();
+                self.reopen();
+            }
         }
         self.forget_gone();
+    }
+
+    fn reopen(&mut self) {
+        if let Some((database, backend)) = self.sql.take() {
+            drop(backend);
+            self.sql = Some((database.clone(), open(database)));
+        }
+    }
+
+    /// The SQL backend, if this world has one.
+    fn sql(&self) -> Option<&FailingBackend<SqlBackend<Sqlite>>> {
+        self.sql.as_ref().map(|(_, backend)| backend)
     }
 
     fn some_ops(&self, chance: &mut Chance<'_>) -> Vec<Op> {
@@ -126,38 +150,38 @@ impl Program {
             .iter()
             .map(|op| self.oracle.put(self.now, op.event().json(), matches!(op, Op::Vanish(_))))
             .collect();
-        for backend in &self.backends {
-            let outcomes =
-                commit(backend, self.now, &ops).expect("memory does not fail unless it is told to");
+        let check = |result: Result<Vec<Outcome>, StoreError>| {
+            let outcomes = result.expect("memory does not fail unless it is told to");
             let outcomes: Vec<OracleOutcome> = outcomes.into_iter().map(in_words).collect();
             assert_eq!(outcomes, expected, "{ops:#?}");
-        }
+        };
+        self.backends.iter().for_each(|backend| check(commit(backend, self.now, &ops)));
+        self.sql().into_iter().for_each(|backend| check(commit(backend, self.now, &ops)));
     }
 
-    /// A change fails somewhere on its way: nothing of it is kept, which whatever follows will see.
+    /// A change fails somewhere on its way: nothing of it is kept. If it gets through, it is done everywhere.
     fn fail(&mut self, chance: &mut Chance<'_>) {
         let ops = self.some_ops(chance);
-        let backend = &self.backends[chance.place(self.backends.len())];
-        let before = stored(backend);
-        backend.fail_at(1 + chance.below(24));
-        let result = commit(backend, self.now, &ops);
-        let came_through = backend.is_armed();
-        backend.fail_at(0);
-        match result {
-            Err(StoreError::Failed(_)) => {
-                assert_eq!(stored(backend), before, "a failed change keeps nothing")
-            }
-            Err(error) => panic!("told to fail, and failed of itself: {error}"),
-            Ok(_) => {
-                assert!(came_through, "a failure is told");
-                // It is done here; so it is done elsewhere.
-                for op in &ops {
-                    self.oracle.put(self.now, op.event().json(), matches!(op, Op::Vanish(_)));
-                }
-                for other in self.backends.iter().filter(|other| !std::ptr::eq(*other, backend)) {
-                    commit(other, self.now, &ops).expect("memory does not fail unless it is told to");
-                }
-            }
+        let place = chance.place(self.backends.len() + 1);
+        let n = 1 + chance.below(24);
+        let got_through = match (self.backends.get(place), self.sql()) {
+            (None, Some(backend)) => try_to_fail(backend, self.now, &ops, n),
+            (None, None) => try_to_fail(&self.backends[0], self.now, &ops, n),
+            (Some(backend), _) => try_to_fail(backend, self.now, &ops, n),
+        };
+        if !got_through {
+            return;
+        }
+        for op in &ops {
+            self.oracle.put(self.now, op.event().json(), matches!(op, Op::Vanish(_)));
+        }
+        let on_sql = place == self.backends.len() && self.sql.is_some();
+        let done = if on_sql { usize::MAX } else { place % self.backends.len() };
+        for (_, backend) in self.backends.iter().enumerate().filter(|(other, _)| *other != done) {
+            commit(backend, self.now, &ops).expect("memory does not fail unless it is told to");
+        }
+        if let Some(backend) = self.sql().filter(|_| !on_sql) {
+            commit(backend, self.now, &ops).expect("memory does not fail unless it is told to");
         }
     }
 
@@ -165,16 +189,10 @@ impl Program {
         let few = 1 + chance.place(3);
         let gone = self.oracle.sweep(self.now);
         for backend in &self.backends {
-            let mut swept = 0;
-            loop {
-                let now = sweep_expired(backend, self.now, few).expect("memory does not fail");
-                swept += now;
-                assert!(now <= few, "no more than asked for");
-                if now < few {
-                    break;
-                }
-            }
-            assert_eq!(swept, gone, "swept");
+            assert_eq!(sweep_all(backend, self.now, few), gone, "swept");
+        }
+        if let Some(backend) = self.sql() {
+            assert_eq!(sweep_all(backend, self.now, few), gone, "swept");
         }
     }
 
@@ -182,6 +200,9 @@ impl Program {
         let id = self.ops[chance.place(self.ops.len())].event().id;
         let gone = self.oracle.remove(&[id.to_string()]);
         for backend in &self.backends {
+            assert_eq!(remove(backend, &[id, EventId([9; 32])]), Ok(gone));
+        }
+        if let Some(backend) = self.sql() {
             assert_eq!(remove(backend, &[id, EventId([9; 32])]), Ok(gone));
         }
     }
@@ -201,80 +222,26 @@ impl Program {
             (false, false) => Completeness::Finish,
         };
         let after = chance.below(self.oracle.last() + 1);
-        let newer = self.oracle.matching(&texts, self.now, after, &sees);
-        let all = self.oracle.matching(&texts, self.now, 0, &sees).len() as u64;
-        for place in 0..self.backends.len() {
-            let rows_max = 1 + chance.place(48);
-            let (seqs, said) = self.scan(place, &filters, limits, rows_max);
-            assert_eq!(seqs, answer.seqs, "{texts:?} with {limits:?} on {place}");
-            assert_eq!(said, completeness, "{texts:?} with {limits:?} on {place}");
-            assert_eq!(self.count(place, &filters, rows_max), all, "COUNT {texts:?} on {place}");
-            assert_eq!(
-                self.replay(place, &filters, after, rows_max),
-                newer,
-                "after {after}: {texts:?} on {place}"
-            );
+        let rows_max = 1 + chance.place(48);
+        let expected = Answers {
+            scanned: (answer.seqs, completeness),
+            counted: self.oracle.matching(&texts, self.now, 0, &sees).len() as u64,
+            replayed: self.oracle.matching(&texts, self.now, after, &sees),
+        };
+        let question = Question {
+            filters: &filters,
+            limits,
+            horizon: Seq(self.oracle.last()),
+            after: Seq(after),
+            rows_max,
+            now: self.now,
+            viewer: &Guarded(key),
+        };
+        for backend in &self.backends {
+            assert_eq!(question.ask(backend), expected, "{texts:?}, {limits:?}, after {after}");
         }
-    }
-
-    fn viewer(&self) -> Guarded {
-        Guarded(self.key.clone())
-    }
-
-    fn scan(
-        &self,
-        place: usize,
-        filters: &[Filter],
-        limits: ScanLimits,
-        rows_max: usize,
-    ) -> (Vec<u64>, Completeness) {
-        let backend = &self.backends[place];
-        let mut scan = Scan::new(filters.into(), limits, backend.classes(), Seq(self.oracle.last()));
-        let mut seqs = Vec::new();
-        loop {
-            let mut rows = rows_max;
-            let reader = backend.reader().expect("memory does not fail");
-            let mut sink = |hit: Hit<'_>| {
-                seqs.push(hit.seq.0);
-                if hit.seq.0.is_multiple_of(3) { Take::CountedAndPause } else { Take::Counted }
-            };
-            let step = scan.step(&reader, self.now, &mut rows, &self.viewer(), &mut sink);
-            if let Step::Done(said) = step.expect("memory does not fail") {
-                return (seqs, said);
-            }
-        }
-    }
-
-    fn count(&self, place: usize, filters: &[Filter], rows_max: usize) -> u64 {
-        let backend = &self.backends[place];
-        let mut count = Count::new(filters.into(), backend.classes(), Seq(self.oracle.last()), u64::MAX);
-        loop {
-            let mut rows = rows_max;
-            let reader = backend.reader().expect("memory does not fail");
-            let step = count.step(&reader, self.now, &mut rows, &self.viewer());
-            if let CountStep::Done(counted) = step.expect("memory does not fail") {
-                assert!(!counted.approximate, "there is no bound");
-                return counted.count;
-            }
-        }
-    }
-
-    fn replay(&self, place: usize, filters: &[Filter], after: u64, rows_max: usize) -> Vec<u64> {
-        let (mut covered, mut seqs) = (Seq(after), Vec::new());
-        loop {
-            let mut rows = rows_max;
-            let reader = self.backends[place].reader().expect("memory does not fail");
-            let mut sink = |hit: Hit<'_>| {
-                seqs.push(hit.seq.0);
-                if hit.seq.0.is_multiple_of(5) { Take::CountedAndPause } else { Take::Counted }
-            };
-            let step = replay(&reader, filters, covered, &mut rows, self.now, &self.viewer(), &mut sink)
-                .expect("memory does not fail");
-            assert!(step.covered >= covered, "a replay goes on");
-            covered = step.covered;
-            if step.caught_up {
-                return seqs;
-            }
+        if let Some(backend) = self.sql() {
+            assert_eq!(question.ask(backend), expected, "{texts:?}, {limits:?}, after {after}, SQL");
         }
     }
 
@@ -314,7 +281,7 @@ impl Program {
         backend.fail_at(if chance.one_in(4) { 1 + chance.below(8) } else { 0 });
         let mut rows = 1 + chance.place(8);
         let step = backend.reader().and_then(|reader| {
-            running.scan.step(&reader, self.now, &mut rows, &self.viewer(), &mut |hit| {
+            running.scan.step(&reader, self.now, &mut rows, &Guarded(self.key.clone()), &mut |hit| {
                 assert!(running.filters.iter().any(|filter| filter.matches_stored(hit.event)));
                 running.hits.push((hit.event.created_at(), hit.event.id(), hit.seq.0));
                 Take::Counted
@@ -341,10 +308,118 @@ impl Program {
     fn check_stored(&self) {
         let expected: Vec<(u64, String)> =
             self.oracle.stored().map(|(seq, json)| (seq, json.to_owned())).collect();
-        for backend in &self.backends {
-            assert_eq!(stored(backend), (self.oracle.last(), expected.clone()));
+        let expected = (self.oracle.last(), expected);
+        self.backends.iter().for_each(|backend| assert_eq!(stored(backend), expected));
+        self.sql().into_iter().for_each(|backend| assert_eq!(stored(backend), expected, "SQL"));
+    }
+}
+
+/// One question in all its forms.
+struct Question<'a> {
+    filters: &'a [Filter],
+    limits: ScanLimits,
+    horizon: Seq,
+    after: Seq,
+    rows_max: usize,
+    now: Timestamp,
+    viewer: &'a dyn Viewer,
+}
+
+/// What a backend answers to it.
+#[derive(Debug, PartialEq, Eq)]
+struct Answers {
+    scanned: (Vec<u64>, Completeness),
+    counted: u64,
+    replayed: Vec<u64>,
+}
+
+impl Question<'_> {
+    fn ask(&self, backend: &impl Backend) -> Answers {
+        Answers { scanned: self.scan(backend), counted: self.count(backend), replayed: self.replay(backend) }
+    }
+
+    fn scan(&self, backend: &impl Backend) -> (Vec<u64>, Completeness) {
+        let mut scan = Scan::new(self.filters.into(), self.limits, backend.classes(), self.horizon);
+        let mut seqs = Vec::new();
+        loop {
+            let mut rows = self.rows_max;
             let reader = backend.reader().expect("memory does not fail");
-            assert_eq!(reader.stats().expect("memory does not fail").events, expected.len() as u64);
+            let mut sink = |hit: Hit<'_>| {
+                seqs.push(hit.seq.0);
+                if hit.seq.0.is_multiple_of(3) { Take::CountedAndPause } else { Take::Counted }
+            };
+            let step = scan.step(&reader, self.now, &mut rows, self.viewer, &mut sink);
+            if let Step::Done(said) = step.expect("memory does not fail") {
+                return (seqs, said);
+            }
+        }
+    }
+
+    fn count(&self, backend: &impl Backend) -> u64 {
+        let mut count = Count::new(self.filters.into(), backend.classes(), self.horizon, u64::MAX);
+        loop {
+            let mut rows = self.rows_max;
+            let reader = backend.reader().expect("memory does not fail");
+            let step = count.step(&reader, self.now, &mut rows, self.viewer);
+            if let CountStep::Done(counted) = step.expect("memory does not fail") {
+                assert!(!counted.approximate, "there is no bound");
+                return counted.count;
+            }
+        }
+    }
+
+    fn replay(&self, backend: &impl Backend) -> Vec<u64> {
+        let (mut covered, mut seqs) = (self.after, Vec::new());
+        loop {
+            let mut rows = self.rows_max;
+            let reader = backend.reader().expect("memory does not fail");
+            let mut sink = |hit: Hit<'_>| {
+                seqs.push(hit.seq.0);
+                if hit.seq.0.is_multiple_of(5) { Take::CountedAndPause } else { Take::Counted }
+            };
+            let step = replay(&reader, self.filters, covered, &mut rows, self.now, self.viewer, &mut sink)
+                .expect("memory does not fail");
+            assert!(step.covered >= covered, "a replay goes on");
+            covered = step.covered;
+            if step.caught_up {
+                return seqs;
+            }
+        }
+    }
+}
+
+fn open(database: Sqlite) -> FailingBackend<SqlBackend<Sqlite>> {
+    FailingBackend::new(SqlBackend::open(database).expect("a database of its own opens"))
+}
+
+/// Whether `ops` were done although the `n`th operation would have failed.
+fn try_to_fail<B: Backend + 'static>(
+    backend: &FailingBackend<B>,
+    now: Timestamp,
+    ops: &[Op],
+    n: u64,
+) -> bool {
+    let before = stored(backend);
+    backend.fail_at(n);
+    let result = commit(backend, now, ops);
+    let is_armed = backend.is_armed();
+    backend.fail_at(0);
+    match result {
+        Err(StoreError::Failed(_)) => assert_eq!(stored(backend), before, "a failed change keeps nothing"),
+        Err(error) => panic!("told to fail, and failed of itself: {error}"),
+        Ok(_) => assert!(is_armed, "a failure is told"),
+    }
+    is_armed
+}
+
+fn sweep_all(backend: &impl Backend, now: Timestamp, few: usize) -> usize {
+    let mut all = 0;
+    loop {
+        let swept = sweep_expired(backend, now, few).expect("memory does not fail");
+        assert!(swept <= few, "no more than asked for");
+        all += swept;
+        if swept < few {
+            return all;
         }
     }
 }

@@ -210,6 +210,35 @@ fn a_copy_opens_and_holds_the_same() {
     assert_eq!(of_author(&open(&copy), author(1)), of_author(&backend, author(1)));
 }
 
+/// Needs a small file system of its own: `mount -t tmpfs -o size=4m tmpfs DIR`, then
+/// `STORE_LMDB_SMALL_DISK=DIR cargo test -p relay-server --test store_lmdb full_disk -- --ignored`.
+#[test]
+#[ignore = "needs a small file system"]
+fn a_full_disk_refuses_the_batch_and_works_again() {
+    let disk = std::env::var_os("STORE_LMDB_SMALL_DISK").expect("STORE_LMDB_SMALL_DISK is set");
+    let disk = Path::new(&disk);
+    let ballast = disk.join("ballast");
+    fs::write(&ballast, vec![0; 1 << 20]).expect("ballast");
+    let backend = LmdbBackend::open(&disk.join("db"), &LmdbOptions::default()).expect("opens");
+    let mut next = 1;
+    let fill = |next: &mut u64| loop {
+        match insert(&backend, *next, &note(*next, *next)) {
+            Ok(()) => *next += 1,
+            Err(error) => break error,
+        }
+    };
+    let error = fill(&mut next);
+    assert!(matches!(error, StoreError::Full(_)), "{error}");
+    assert_eq!(of_author(&backend, author(1)).len() as u64, next - 1);
+    fs::remove_file(&ballast).expect("space returns");
+    let before = next;
+    assert!(matches!(fill(&mut next), StoreError::Full(_)));
+    assert!(next > before + 100, "{before} to {next}");
+    assert_eq!(of_author(&backend, author(1)), (1..next).rev().collect::<Vec<_>>());
+    drop(backend);
+    fs::remove_dir_all(disk.join("db")).expect("cleans up");
+}
+
 /// The child of the next test: stores notes and says each number once it is durable.
 #[test]
 #[ignore = "run by the test below"]

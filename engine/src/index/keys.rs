@@ -56,48 +56,51 @@ const COUNTERS: usize = DIGESTS_AT + 256;
 /// A key by value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Name {
-    bytes: [u8; 32],
+    /// The 32 bytes as words: compared and hashed without a call.
+    words: [u64; 4],
     dimension: Dimension,
 }
 
 impl Name {
-    pub(super) const ALL: Name = Name { bytes: [0; 32], dimension: Dimension::ALL };
+    pub(super) const ALL: Name = Name { words: [0; 4], dimension: Dimension::ALL };
+
+    fn new(bytes: &[u8; 32], dimension: Dimension) -> Self {
+        let bytes = bytes.as_chunks::<8>().0;
+        Name { words: std::array::from_fn(|at| u64::from_le_bytes(bytes[at])), dimension }
+    }
 
     pub(super) fn id(id: &EventId) -> Self {
-        Name { bytes: id.0, dimension: Dimension::ID }
+        Self::new(&id.0, Dimension::ID)
     }
 
     pub(super) fn author(author: &PubKey) -> Self {
-        Name { bytes: author.0, dimension: Dimension::AUTHOR }
+        Self::new(&author.0, Dimension::AUTHOR)
     }
 
     pub(super) fn kind(kind: Kind) -> Self {
-        let mut bytes = [0; 32];
-        bytes[..2].copy_from_slice(&kind.to_le_bytes());
-        Name { bytes, dimension: Dimension::KIND }
+        Name { words: [u64::from(kind), 0, 0, 0], dimension: Dimension::KIND }
     }
 
     /// A block of something that is no key, to be hashed with the same care.
     pub(super) fn block(bytes: [u8; 32]) -> Self {
-        Name { bytes, dimension: Dimension::NONE }
+        Self::new(&bytes, Dimension::NONE)
     }
 
     pub(super) fn tag(letter: u8, value: &[u8]) -> Self {
-        Self::short_tag(letter, value).unwrap_or_else(|| Name {
-            bytes: Sha256::digest(value).into(),
-            dimension: Dimension::tag(letter, Dimension::FORM_DIGEST),
+        Self::short_tag(letter, value).unwrap_or_else(|| {
+            Self::new(&Sha256::digest(value).into(), Dimension::tag(letter, Dimension::FORM_DIGEST))
         })
     }
 
     /// The name of a value that needs no digest.
     fn short_tag(letter: u8, value: &[u8]) -> Option<Self> {
         if let Ok(PubKey(bytes)) = PubKey::from_hex(value) {
-            return Some(Name { bytes, dimension: Dimension::tag(letter, Dimension::FORM_HEX) });
+            return Some(Self::new(&bytes, Dimension::tag(letter, Dimension::FORM_HEX)));
         }
         let mut bytes = [0; 32];
         bytes.get_mut(..value.len())?.copy_from_slice(value);
         let form = Dimension::FORM_TEXT + value.len() as u16;
-        Some(Name { bytes, dimension: Dimension::tag(letter, form) })
+        Some(Self::new(&bytes, Dimension::tag(letter, form)))
     }
 }
 
@@ -126,8 +129,7 @@ impl KeyedHash {
         let key = &self.keys;
         let mut sum =
             key[0].wrapping_add(key[1].wrapping_add(u64::from(name.dimension.0)).wrapping_mul(key[2]));
-        for (pair, key) in name.bytes.as_chunks::<8>().0.iter().zip(key[3..].as_chunks::<2>().0) {
-            let pair = u64::from_le_bytes(*pair);
+        for (pair, key) in name.words.iter().zip(key[3..].as_chunks::<2>().0) {
             let left = key[0].wrapping_add(pair & 0xffff_ffff);
             let right = key[1].wrapping_add(pair >> 32);
             sum = sum.wrapping_add(left.wrapping_mul(right));
@@ -139,16 +141,24 @@ impl KeyedHash {
 /// One interned key.
 #[derive(Debug)]
 pub(super) struct Key {
-    name: Name,
+    /// Its name, taken apart so that a key fills one cache line.
+    words: [u64; 4],
+    dimension: Dimension,
     /// Conditions that name this key without a posting on it.
     holders: u32,
     /// Its postings; see [`Group`].
     pub(super) groups: Vec<Group>,
 }
 
+const _: () = assert!(size_of::<Key>() == 64, "a cache line");
+
 impl Key {
     fn is_free(&self) -> bool {
-        self.name.dimension == Dimension::NONE
+        self.dimension == Dimension::NONE
+    }
+
+    fn is_called(&self, name: &Name) -> bool {
+        self.words == name.words && self.dimension == name.dimension
     }
 }
 
@@ -190,7 +200,7 @@ impl Keys {
     pub(super) fn find(&self, name: &Name) -> Option<u32> {
         let (hash, spread, shard) = self.place(name);
         let keys = &self.keys;
-        let same = |(other, id): &(u32, u32)| *other == hash && keys[*id as usize].name == *name;
+        let same = |(other, id): &(u32, u32)| *other == hash && keys[*id as usize].is_called(name);
         self.shards[shard].find(spread, same).map(|(_, id)| *id)
     }
 
@@ -200,7 +210,8 @@ impl Keys {
             return id;
         }
         let (hash, spread_hash, shard) = self.place(name);
-        let key = Key { name: *name, holders: 0, groups: Vec::new() };
+        let Name { words, dimension } = *name;
+        let key = Key { words, dimension, holders: 0, groups: Vec::new() };
         let id = match self.free.take(self.keys.len()) {
             Some(id) => {
                 self.keys[id as usize] = key;
@@ -237,8 +248,8 @@ impl Keys {
             return;
         }
         key.groups = Vec::new();
-        let name = std::mem::replace(&mut key.name.dimension, Dimension::NONE);
-        let name = Name { dimension: name, ..key.name };
+        let dimension = std::mem::replace(&mut key.dimension, Dimension::NONE);
+        let name = Name { words: key.words, dimension };
         self.counts[name.dimension.counter()] -= 1;
         let (_, spread_hash, shard) = self.place(&name);
         let table = &mut self.shards[shard];

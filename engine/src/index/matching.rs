@@ -24,9 +24,7 @@ impl Index {
             candidates += posts.len();
             match group.check {
                 Check::Plain => {
-                    for &slot in posts {
-                        report(stamps, epoch, SubSlot(slot), out);
-                    }
+                    report_all(stamps, epoch, posts, out);
                 }
                 Check::Time => {
                     for &filter in posts {
@@ -66,6 +64,20 @@ impl Index {
         }
         self.epoch
     }
+}
+
+/// [`report`] for each of `posts`, without a branch for each.
+fn report_all(stamps: &mut [u32], epoch: u32, posts: &[u32], out: &mut Vec<SubSlot>) {
+    let before = out.len();
+    out.resize(before + posts.len(), SubSlot(0));
+    let (places, mut reported) = (&mut out[before..], 0);
+    for &slot in posts {
+        let stamp = &mut stamps[slot as usize];
+        places[reported] = SubSlot(slot);
+        reported += usize::from(*stamp < epoch);
+        *stamp = epoch.max(*stamp);
+    }
+    out.truncate(before + reported);
 }
 
 /// Reports `slot` unless it is dead or was reported for this event.

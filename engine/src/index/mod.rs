@@ -8,8 +8,9 @@
 //! ```
 //!
 //! A filter is anchored on one of its lists (`compile`), so a posting is one 32-bit number and a match is a
-//! walk over plain lists: one or two nanoseconds for each match. Filters are not kept; what a posting cannot
-//! answer is kept as numbers of keys (`checked`).
+//! walk over plain lists: two or three nanoseconds for each match while they are in the cache
+//! (`examples/match_cost.rs` measures it). Filters are not kept; what a posting cannot answer is kept as
+//! numbers of keys (`checked`).
 //!
 //! Unsubscribing marks the slot dead and nothing else. Its postings go in passes (`sweep`) that stop
 //! whenever their budget does; the slot has no new owner before they are gone. Subscribing pays for a
@@ -103,8 +104,8 @@ impl Index {
     /// Adds a subscription that wants what any of `filters` matches; `limit` plays no part. No filters, or
     /// only ones that [`Filter::is_empty`], make a subscription that matches nothing.
     ///
-    /// The filters must be normalised. Costs a table look-up for each value, about 0.1 us; where a sweep is
-    /// due, also a part of it of the same order.
+    /// The filters must be normalised. Costs a table look-up and a push for each value, 0.2-0.3 us; where a
+    /// sweep is due, also a part of it of the same order.
     pub fn subscribe(&mut self, filters: &[Filter]) -> SubSlot {
         let slot = self.slots.take();
         let (before, mut checked) = (self.postings, NO_FILTER);
@@ -130,7 +131,7 @@ impl Index {
     /// Appends each subscription that wants `event` to `out`, once, in no particular order.
     ///
     /// Costs a table look-up for the id, the author, the kind and each indexed tag whose letter somebody
-    /// asks about, then 1-2 ns for each candidate. Allocates nothing once `out` is large enough.
+    /// asks about, then a few ns for each candidate. Allocates nothing once `out` is large enough.
     pub fn matches(&mut self, event: &Event, out: &mut Vec<SubSlot>) -> MatchStats {
         self.match_event(event, out)
     }

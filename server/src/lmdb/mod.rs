@@ -47,6 +47,9 @@ const READERS_MAX: u32 = 1024;
 /// Where the search for a map that the machine grants begins to be hopeless.
 const MAP_BYTES_MIN: usize = 1 << 20;
 
+/// More than a file system keeps back for a file's own records.
+const PROBE_BYTES: usize = 1 << 16;
+
 type Be64 = U64<BigEndian>;
 
 /// How to open a [`LmdbBackend`].
@@ -123,6 +126,22 @@ impl LmdbBackend {
         self.env.path().to_owned()
     }
 
+    /// LMDB calls a write that the disk took half of an input/output error, and a disk that has just become
+    /// full takes half. So look whether it is full.
+    fn commit_error(&self, error: heed::Error) -> StoreError {
+        let sorted = store_error(error);
+        if !matches!(sorted, StoreError::Failed(_)) {
+            return sorted;
+        }
+        let probe = self.env.path().join("space.probe");
+        let written = fs::write(&probe, [0; PROBE_BYTES]);
+        let _ = fs::remove_file(&probe);
+        match written.map_err(|error| store_error(error.into())) {
+            Err(full @ StoreError::Full(_)) => full,
+            _ => sorted,
+        }
+    }
+
     fn apply(&self, txn: &mut RwTxn<'_>, overlay: &Overlay, last_seq: Seq) -> heed::Result<()> {
         let Databases { event, key, tombstone, meta } = &self.databases;
         let changed = |wanted| {
@@ -178,7 +197,7 @@ impl Backend for LmdbBackend {
             let last_seq = moment.last_seq()?.max(overlay.last_seq());
             let mut txn = moment.into_txn();
             self.apply(&mut txn, &overlay, last_seq).map_err(store_error)?;
-            txn.commit().map_err(store_error)?;
+            txn.commit().map_err(|error| self.commit_error(error))?;
         }
         Ok(done)
     }

@@ -182,7 +182,7 @@ impl Run {
 /// An entry's key in two: what all keys of the entry begin with, and the rest.
 fn split<'k>(key: &'k [u8], value: &[u8]) -> heed::Result<(&'k [u8], &'k [u8])> {
     match posting_head(key) {
-        Some((head, tail)) if value.len() % POSTING_BYTES == 0 => Ok((head, tail)),
+        Some((head, tail)) if value.len().is_multiple_of(POSTING_BYTES) => Ok((head, tail)),
         None if value.is_empty() => Ok((key, &[])),
         _ => Err(heed::Error::Decoding("a run of postings is cut".into())),
     }

@@ -120,8 +120,7 @@ impl<C: SqlConn> SqlBackend<C> {
         &self.conn
     }
 
-    /// Deletes come first, so that even a broken-off prefix of the statements loses what was to go and
-    /// nothing else.
+    /// Runs inside a transaction.
     fn apply(&self, overlay: &Overlay, last_seq: Seq) -> Result<(), StoreError> {
         let conn = &self.conn;
         let of = |wanted| {
