@@ -247,10 +247,8 @@ impl<'a> Host<'a> {
             return false;
         }
         let Some(Message { text, meaning }) = client.socket.pop_front() else { return false };
-        if let Meaning::Event(id) = &meaning
-            && let Some(event) = self.pool.signed(id)
-            && event.class() == Class::Ephemeral
-            && text.contains(&event.sig().to_string())
+        if let Meaning::Event(id, true) = &meaning
+            && self.pool.signed(id).is_some_and(|event| event.class() == Class::Ephemeral)
         {
             let sent = self.ephemeral.entry(*id).or_default();
             *sent = (sent.0 + 1, self.step);
