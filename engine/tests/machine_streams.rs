@@ -26,7 +26,9 @@ fn publish(client: &mut dyn Client, event: &Signed) {
 
 fn polled(world: &mut MachineWorld, shard: usize) -> Vec<(StreamId, String)> {
     world.with_shard(shard, |relay| {
-        std::iter::from_fn(|| relay.poll_stream()).map(|(stream, event)| (stream, event.id.to_string())).collect()
+        std::iter::from_fn(|| relay.poll_stream())
+            .map(|(stream, event)| (stream, event.id.to_string()))
+            .collect()
     })
 }
 
@@ -34,7 +36,10 @@ fn polled(world: &mut MachineWorld, shard: usize) -> Vec<(StreamId, String)> {
 fn a_stream_is_handed_what_matches_from_every_shard_once() {
     let mut world = world();
     let streams = world.with_shard(0, |relay| {
-        [relay.open_stream(&[kinds(&[5_000, 7_000])]), relay.open_stream(&[kinds(&[7_000]), Filter::default()])]
+        [
+            relay.open_stream(&[kinds(&[5_000, 7_000])]),
+            relay.open_stream(&[kinds(&[7_000]), Filter::default()]),
+        ]
     });
     let now = world.now();
     // The first client is of shard 0, the second of shard 1.
@@ -134,7 +139,11 @@ fn streams_and_subscriptions_are_counted_and_matched_side_by_side() {
     let note = event(&key(1)).at(now).sign();
     client.send(&format!(r#"["EVENT",{}]"#, note.json()));
     let frames: Vec<String> = std::iter::from_fn(|| client.recv()).collect();
-    assert_eq!(frames.iter().filter(|frame| frame.starts_with(r#"["EVENT","sub","#)).count(), 1, "{frames:?}");
+    assert_eq!(
+        frames.iter().filter(|frame| frame.starts_with(r#"["EVENT","sub","#)).count(),
+        1,
+        "{frames:?}"
+    );
     assert_eq!(polled(&mut world, 0), [(stream, note.id)]);
     drop(client);
     assert_eq!(world.with_shard(0, |relay| relay.metrics().subscriptions), 0);

@@ -93,8 +93,9 @@ pub(super) fn file(keys: &Keys, path: &Path, text: &str) -> Result<Layer, Config
 /// Names that share the prefix and are not settings: the file itself, and what tests and benches of this
 /// repository look at.
 fn is_reserved(name: &str) -> bool {
-    const PREFIXES: [&str; 3] = ["RELAY_TEST_", "RELAY_BENCH_", "RELAY_FUZZ_"];
-    matches!(name, "RELAY_CONFIG" | "RELAY_SHARED") || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    const PREFIXES: [&str; 4] = ["RELAY_TEST_", "RELAY_BENCH_", "RELAY_FUZZ_", "RELAY_SIM_"];
+    matches!(name, "RELAY_CONFIG" | "RELAY_SHARED" | "RELAY_CASE" | "RELAY_GROUPS")
+        || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Reads `RELAY_SECTION__KEY` variables.

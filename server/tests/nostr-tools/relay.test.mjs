@@ -171,15 +171,15 @@ describe('real events', () => {
     const anew = await startRelay()
     const conn = await Relay.connect(anew.url)
     try {
-      for (const event of events) {
-        const ephemeral = event.kind >= 20000 && event.kind < 30000
+      const publish = async event => {
         try {
           await conn.publish(event)
-          if (!ephemeral) expected.push(event)
+          if (event.kind < 20000 || event.kind >= 30000) expected.push(event)
         } catch (error) {
           assert.match(error.message, /^(duplicate: a newer version|blocked: this event was deleted|invalid: the event has expired|auth-required: this event may only)/, JSON.stringify(event))
         }
       }
+      for (let at = 0; at < events.length; at += 100) await Promise.all(events.slice(at, at + 100).map(publish))
       assert.ok(expected.length > events.length * 0.8, `${expected.length} of ${events.length}`)
 
       // nostr-tools' own matcher is the oracle; replaced and deleted events are those it must not find.

@@ -14,7 +14,11 @@ pub(super) fn cases() -> Vec<Case> {
         case("auth: the relay tag names the relay, in any spelling", spellings),
         case_with("auth: a configured URL is what AUTH must name", with_url, configured_url),
         case("auth: several keys on one connection", several_keys),
-        case_with("auth: more keys than a connection may have", |config| config.limits.auth_keys_max = 2, too_many_keys),
+        case_with(
+            "auth: more keys than a connection may have",
+            |config| config.limits.auth_keys_max = 2,
+            too_many_keys,
+        ),
         case("auth: kind 22242 is neither stored nor broadcast", never_broadcast),
         case("auth: takes effect in order", in_order),
         case_with("auth: required for everything", |config| config.policy.auth_required = true, required),
@@ -62,9 +66,22 @@ fn every_part(stage: &mut Stage<'_>) {
         ("no relay", stage.auth_draft(&me).tag(["challenge", &challenge]).sign()),
         ("an empty challenge", stage.auth_draft(&me).tag(["relay", &url]).tag(["challenge", ""]).sign()),
         ("a challenge without value", stage.auth_draft(&me).tag(["relay", &url]).tag(["challenge"]).sign()),
-        ("a challenge cut short", stage.auth_draft(&me).tag(["relay", &url]).tag(["challenge", &challenge[1..]]).sign()),
-        ("a challenge too long", stage.auth_draft(&me).tag(["relay", &url]).tag(["challenge", &longer]).sign()),
-        ("another relay", stage.auth_draft(&me).tag(["relay", "wss://evil.example.com/"]).tag(["challenge", &challenge]).sign()),
+        (
+            "a challenge cut short",
+            stage.auth_draft(&me).tag(["relay", &url]).tag(["challenge", &challenge[1..]]).sign(),
+        ),
+        (
+            "a challenge too long",
+            stage.auth_draft(&me).tag(["relay", &url]).tag(["challenge", &longer]).sign(),
+        ),
+        (
+            "another relay",
+            stage
+                .auth_draft(&me)
+                .tag(["relay", "wss://evil.example.com/"])
+                .tag(["challenge", &challenge])
+                .sign(),
+        ),
         ("an empty relay", stage.auth_draft(&me).tag(["relay", ""]).tag(["challenge", &challenge]).sign()),
         (
             "a relay that only mentions us",
@@ -82,7 +99,10 @@ fn every_part(stage: &mut Stage<'_>) {
     for (what, event) in bad {
         let (accepted, message) = conn.auth(&event);
         assert!(!accepted, "AUTH with {what} was accepted");
-        assert!(message.starts_with("invalid: ") || message.starts_with("restricted: "), "{what}: {message:?}");
+        assert!(
+            message.starts_with("invalid: ") || message.starts_with("restricted: "),
+            "{what}: {message:?}"
+        );
         conn.refuse(&proof(stage, 1, what), "auth-required");
     }
     // An id that is not the hash: the signature alone does not hold it.
@@ -90,7 +110,9 @@ fn every_part(stage: &mut Stage<'_>) {
     conn.send(&format!(r#"["AUTH",{}]"#, event.fields().set("content", "\"y\"").json()));
     assert!(!conn.ok(&event.id).0, "AUTH with a wrong id was accepted");
     conn.refuse(&proof(stage, 1, "wrong id"), "auth-required");
-    for (what, draft) in [("now", good()), ("a while ago", good().at(now - 580)), ("soon", good().at(now + 580))] {
+    for (what, draft) in
+        [("now", good()), ("a while ago", good().at(now - 580)), ("soon", good().at(now + 580))]
+    {
         let (accepted, message) = conn.auth(&draft.content(what).sign());
         assert!(accepted, "AUTH of {what}: {message}");
     }
@@ -177,7 +199,8 @@ fn in_order(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     let event = stage.auth_event(&conn, &key(1));
     let (before, after) = (proof(stage, 1, "before"), proof(stage, 1, "after"));
-    let wrap = crate::testing::signing::event(&key(50)).kind(1059).at(stage.t).tag(["p", key(1).hex()]).sign();
+    let wrap =
+        crate::testing::signing::event(&key(50)).kind(1059).at(stage.t).tag(["p", key(1).hex()]).sign();
     conn.send_all(&[
         super::conn::event_text(&wrap),
         super::conn::event_text(&before),

@@ -18,7 +18,11 @@ pub(super) fn cases() -> Vec<Case> {
         case("counts: what is gone is not counted", what_is_gone),
         case("counts: registers of the canonical queries", registers),
         case("counts: HyperLogLog only where NIP-45 says how", no_registers),
-        case_with("counts: too many to count is said to be approximate", |config| config.limits.count_rows_max = 20, bounded),
+        case_with(
+            "counts: too many to count is said to be approximate",
+            |config| config.limits.count_rows_max = 20,
+            bounded,
+        ),
     ]
 }
 

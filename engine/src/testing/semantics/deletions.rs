@@ -119,7 +119,8 @@ fn by_address(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     for (n, at) in (0..).zip([-1i64, 0, 1]) {
         let author = key(1 + n);
-        let version = event(&author).kind(30_023).at((stage.t as i64 - 10 + at) as u64).tag(["d", "a:b"]).sign();
+        let version =
+            event(&author).kind(30_023).at((stage.t as i64 - 10 + at) as u64).tag(["d", "a:b"]).sign();
         let list = event(&author).kind(10_002).at((stage.t as i64 - 10 + at) as u64).sign();
         conn.accept_all(&[version.clone(), list.clone()]);
         let request = request(&author, stage.t - 10)
@@ -165,7 +166,7 @@ fn by_address_only(stage: &mut Stage<'_>) {
             .tag(["a", &format!("1:{mine}:")])
             .tag(["a", "30023::y"])
             .tag(["a", "nonsense"])
-            .tag(["a", &format!("{mine}")])
+            .tag(["a", &mine])
             .tag(["a"])
             .sign(),
     );

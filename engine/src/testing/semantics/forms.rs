@@ -160,7 +160,12 @@ fn order_and_space(stage: &mut Stage<'_>) {
     let mut n = 0;
     let mut next = || {
         n += 1;
-        event(&key(1)).at(stage.t - n).tag(["t", "a b"]).tag(["p", key(2).hex(), ""]).content("{ \"x\" : 1 }").sign()
+        event(&key(1))
+            .at(stage.t - n)
+            .tag(["t", "a b"])
+            .tag(["p", key(2).hex(), ""])
+            .content("{ \"x\" : 1 }")
+            .sign()
     };
     for places in 0..7 {
         let event = next();
@@ -172,7 +177,10 @@ fn order_and_space(stage: &mut Stage<'_>) {
         let event = next();
         assert_taken(&mut conn, &event, &event.fields().json_with(space));
         let event = next();
-        let tags = json!(event.tags).to_string().replace('[', &format!("[{space}")).replace("\",", &format!("\"{space},{space}"));
+        let tags = json!(event.tags)
+            .to_string()
+            .replace('[', &format!("[{space}"))
+            .replace("\",", &format!("\"{space},{space}"));
         conn.send(&format!(
             "{space}[{space}\"EVENT\"{space},{space}{}{space}]{space}",
             event.fields().set("tags", tags).json_with(space)
@@ -203,7 +211,8 @@ fn extra_fields(stage: &mut Stage<'_>) {
         assert_taken(&mut conn, &event, &fields.rotated(n as usize).json());
     }
     let all = event(&key(2)).at(stage.t).sign();
-    let json = extras.iter().fold(all.fields(), |fields, (name, value)| fields.push(name, value)).reversed().json();
+    let json =
+        extras.iter().fold(all.fields(), |fields, (name, value)| fields.push(name, value)).reversed().json();
     assert_taken(&mut conn, &all, &json);
     // Live, they are dropped as well.
     let mut reader = stage.open();
@@ -255,7 +264,8 @@ fn integers(stage: &mut Stage<'_>) {
     for time in times {
         assert_refused(&mut conn, &event, &event.fields().set("created_at", time).json());
     }
-    let kinds = ["1.0", "1e0", "1E0", "\"1\"", "-1", "01", "65536", "65537", "4294967297", "null", "[1]", "1.5"];
+    let kinds =
+        ["1.0", "1e0", "1E0", "\"1\"", "-1", "01", "65536", "65537", "4294967297", "null", "[1]", "1.5"];
     for kind in kinds {
         assert_refused(&mut conn, &event, &event.fields().set("kind", kind).json());
     }
@@ -274,8 +284,24 @@ fn tags(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     let event = event(&key(1)).at(stage.t).content("x").sign();
     let bad = [
-        "null", "{}", "\"x\"", "1", "[null]", "[1]", "[\"t\"]", "[{}]", "[[1]]", "[[null]]", "[[\"t\",1]]",
-        "[[\"t\",null]]", "[[\"t\",[\"x\"]]]", "[[\"t\",{}]]", "[[\"t\"],]", "[[\"t\",]]", "[,]", "[[\"t\" \"x\"]]",
+        "null",
+        "{}",
+        "\"x\"",
+        "1",
+        "[null]",
+        "[1]",
+        "[\"t\"]",
+        "[{}]",
+        "[[1]]",
+        "[[null]]",
+        "[[\"t\",1]]",
+        "[[\"t\",null]]",
+        "[[\"t\",[\"x\"]]]",
+        "[[\"t\",{}]]",
+        "[[\"t\"],]",
+        "[[\"t\",]]",
+        "[,]",
+        "[[\"t\" \"x\"]]",
     ];
     for tags in bad {
         assert_refused(&mut conn, &event, &event.fields().set("tags", tags).json());
@@ -350,7 +376,8 @@ fn wrong_id_and_signature(stage: &mut Stage<'_>) {
         for (name, value) in tampered {
             assert_refused(&mut conn, &event, &event.fields().set(name, value).json());
         }
-        let (accepted, _) = conn.publish_as(&other.id, &event.fields().set("id", json!(other.id).to_string()).json());
+        let (accepted, _) =
+            conn.publish_as(&other.id, &event.fields().set("id", json!(other.id).to_string()).json());
         assert!(!accepted, "another event's id");
         // A key that is no point of the curve signs nothing.
         let no_point = Value::from("f".repeat(64)).to_string();

@@ -16,7 +16,11 @@ pub(super) fn cases() -> Vec<Case> {
         case("frames: white space and escapes around a message", around),
         case("frames: subscription ids are any text", sub_ids),
         case("frames: subscription ids too long or empty", bad_sub_ids),
-        case_with("frames: nothing but bad ones closes the connection", |config| config.limits.bad_messages_max = 5, abuse),
+        case_with(
+            "frames: nothing but bad ones closes the connection",
+            |config| config.limits.bad_messages_max = 5,
+            abuse,
+        ),
     ]
 }
 
@@ -194,9 +198,32 @@ fn sub_ids(stage: &mut Stage<'_>) {
     writer.accept(&note);
     let long = ["x".repeat(64), "é".repeat(64), "💜".repeat(64), "\u{0}".repeat(64), "\"".repeat(64)];
     let odd = [
-        "a", " ", "0", "\"", "\\", "\\\"", "a\"b\\c", "\n\r\t\u{8}\u{c}", "\u{0}", "\u{1f}\u{7f}", "é", "💜", "/",
-        "\u{2028}", "\u{fffe}\u{ffff}", "\u{10ffff}", "'", "</script>", "]", "],[\"EOSE\"", "null", "\u{feff}",
-        "e\u{301}", "ﷺ", "\\u0041", "%00",
+        "a",
+        " ",
+        "0",
+        "\"",
+        "\\",
+        "\\\"",
+        "a\"b\\c",
+        "\n\r\t\u{8}\u{c}",
+        "\u{0}",
+        "\u{1f}\u{7f}",
+        "é",
+        "💜",
+        "/",
+        "\u{2028}",
+        "\u{fffe}\u{ffff}",
+        "\u{10ffff}",
+        "'",
+        "</script>",
+        "]",
+        "],[\"EOSE\"",
+        "null",
+        "\u{feff}",
+        "e\u{301}",
+        "ﷺ",
+        "\\u0041",
+        "%00",
     ];
     let ids: Vec<&str> = odd.into_iter().chain(long.iter().map(String::as_str)).collect();
     for id in &ids {

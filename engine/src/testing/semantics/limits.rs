@@ -12,18 +12,50 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         case_with("limits: message bytes", |config| config.limits.message_bytes_max = 2_000, message_bytes),
         case_with("limits: tags of an event", |config| config.limits.event_tags_max = 5, event_tags),
-        case_with("limits: characters of content", |config| config.limits.content_chars_max = 100, content_chars),
+        case_with(
+            "limits: characters of content",
+            |config| config.limits.content_chars_max = 100,
+            content_chars,
+        ),
         case_with("limits: bytes of an event", |config| config.limits.event_bytes_max = 1_000, event_bytes),
-        case_with("limits: created_at ahead", |config| config.limits.created_at_ahead_seconds_max = 60, ahead),
-        case_with("limits: created_at behind", |config| config.limits.created_at_age_seconds_max = Some(1_000), behind),
-        case_with("limits: subscriptions of a connection", |config| config.limits.subscriptions_max = 3, subscriptions),
+        case_with(
+            "limits: created_at ahead",
+            |config| config.limits.created_at_ahead_seconds_max = 60,
+            ahead,
+        ),
+        case_with(
+            "limits: created_at behind",
+            |config| config.limits.created_at_age_seconds_max = Some(1_000),
+            behind,
+        ),
+        case_with(
+            "limits: subscriptions of a connection",
+            |config| config.limits.subscriptions_max = 3,
+            subscriptions,
+        ),
         case_with("limits: filters of a request", |config| config.limits.filters_max = 3, filters),
-        case_with("limits: values of a request", |config| config.limits.filter_values_max = 10, filter_values),
+        case_with(
+            "limits: values of a request",
+            |config| config.limits.filter_values_max = 10,
+            filter_values,
+        ),
         case_with("limits: events a minute", |config| config.limits.events_per_minute_max = 5, event_rate),
-        case_with("limits: requests a minute", |config| config.limits.requests_per_minute_max = 5, request_rate),
-        case_with("limits: kinds taken", |config| config.policy.allow_kinds = Some(vec![1, 7]), allowed_kinds),
+        case_with(
+            "limits: requests a minute",
+            |config| config.limits.requests_per_minute_max = 5,
+            request_rate,
+        ),
+        case_with(
+            "limits: kinds taken",
+            |config| config.policy.allow_kinds = Some(vec![1, 7]),
+            allowed_kinds,
+        ),
         case_with("limits: kinds refused", |config| config.policy.deny_kinds = vec![7, 20_000], denied_kinds),
-        case_with("limits: authors refused", |config| config.policy.deny_pubkeys = vec![PubKey(key(2).bytes())], denied_authors),
+        case_with(
+            "limits: authors refused",
+            |config| config.policy.deny_pubkeys = vec![PubKey(key(2).bytes())],
+            denied_authors,
+        ),
     ]
 }
 
@@ -60,7 +92,9 @@ fn message_bytes(stage: &mut Stage<'_>) {
 
 fn event_tags(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
-    let with = |tags: usize| (0..tags).fold(event(&key(1)).at(stage.t), |draft, _| draft.tag(["t", "x", "y"])).sign();
+    let with = |tags: usize| {
+        (0..tags).fold(event(&key(1)).at(stage.t), |draft, _| draft.tag(["t", "x", "y"])).sign()
+    };
     conn.refuse(&with(6), "invalid");
     conn.refuse(&with(100), "invalid");
     conn.accept(&with(5));

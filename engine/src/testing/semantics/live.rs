@@ -17,9 +17,17 @@ pub(super) fn cases() -> Vec<Case> {
         case("live: no gap and no repeat between stored and live", no_gap),
         case("live: after CLOSE nothing comes", after_close),
         case("live: a REQ of the same id replaces", replaced),
-        case_with("live: a REQ is replaced while it runs", |config| config.limits.scan_rows_max = 10, replaced_running),
+        case_with(
+            "live: a REQ is replaced while it runs",
+            |config| config.limits.scan_rows_max = 10,
+            replaced_running,
+        ),
         case_with("live: CLOSE while a REQ runs", |config| config.limits.scan_rows_max = 10, closed_running),
-        case_with("live: a disconnect while a REQ runs", |config| config.limits.scan_rows_max = 10, dropped_running),
+        case_with(
+            "live: a disconnect while a REQ runs",
+            |config| config.limits.scan_rows_max = 10,
+            dropped_running,
+        ),
     ]
 }
 
@@ -85,7 +93,8 @@ fn once_each(stage: &mut Stage<'_>) {
     let mut writer = stage.open();
     let (mut a, mut b) = (stage.open(), stage.open());
     let note = event(&key(1)).at(stage.t).tag(["t", "x"]).tag(["t", "y"]).tag(["t", "x"]).sign();
-    let all = json!([{}, {"kinds": [1]}, {"authors": [key(1).hex()]}, {"#t": ["x", "y"]}, {"ids": [note.id]}]);
+    let all =
+        json!([{}, {"kinds": [1]}, {"authors": [key(1).hex()]}, {"#t": ["x", "y"]}, {"ids": [note.id]}]);
     stage.watch(&mut a, "one", all.clone());
     stage.watch(&mut a, "two", all.clone());
     stage.watch(&mut b, "one", all);
@@ -231,7 +240,10 @@ fn replaced_running(stage: &mut Stage<'_>) {
     let (first, second) = frames.split_at(second);
     let ends = |frames: &[Frame]| frames.iter().filter(|frame| matches!(frame, Frame::Eose { .. })).count();
     assert!(ends(first) <= 1 && first.len() <= STORED as usize + 1, "{} frames of the first", first.len());
-    assert!(first.iter().all(|frame| !matches!(frame, Frame::Closed { .. })), "a replaced REQ is not refused");
+    assert!(
+        first.iter().all(|frame| !matches!(frame, Frame::Closed { .. })),
+        "a replaced REQ is not refused"
+    );
     assert_eq!(second.len(), 2, "one event and EOSE, and nothing of the first: {second:?}");
     assert_eq!(ends(second), 1, "{second:?}");
     writer.accept(&event(&key(1)).at(stage.t).content("for nobody").sign());

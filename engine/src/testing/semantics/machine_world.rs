@@ -14,9 +14,7 @@ use std::sync::Arc;
 
 use super::{Client, World};
 use crate::relay::{Close, Config, ConnId, Frame, Live, Peer, Relay, commit};
-use crate::store::{
-    self, Backend, MemoryBackend, MemoryReader, MemoryWriter, StoreError, TermClasses,
-};
+use crate::store::{self, Backend, MemoryBackend, MemoryReader, MemoryWriter, StoreError, TermClasses};
 use crate::types::{Now, Timestamp};
 use crate::verify::Libsecp256k1;
 
@@ -62,10 +60,8 @@ impl MachineWorld {
         config.limits.scan_rows_max = tuning.scan_rows_max.unwrap_or(config.limits.scan_rows_max);
         config.limits.verify_batch_max = tuning.verify_batch_max.unwrap_or(config.limits.verify_batch_max);
         let config = Arc::new(config);
-        let store = SharedStore {
-            memory: Rc::new(MemoryBackend::new(tuning.classes)),
-            is_full: Rc::default(),
-        };
+        let store =
+            SharedStore { memory: Rc::new(MemoryBackend::new(tuning.classes)), is_full: Rc::default() };
         let shards = (0..tuning.shards)
             .map(|n| {
                 let verifier = Arc::new(Libsecp256k1);
@@ -111,7 +107,8 @@ impl World for MachineWorld {
         machine.drive();
         machine.now = machine.now.plus_millis(seconds * 1000);
         if machine.sweeps {
-            store::sweep_expired(&machine.store, machine.now.seconds(), usize::MAX).expect("memory does not fail");
+            store::sweep_expired(&machine.store, machine.now.seconds(), usize::MAX)
+                .expect("memory does not fail");
         }
         for shard in &mut machine.shards {
             shard.relay.handle_timeout(machine.now);

@@ -29,7 +29,11 @@ fn event_then_req(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     for (n, note) in notes(stage, 5).iter().enumerate() {
         let sub = format!("sub {n}");
-        conn.send_all(&[event_text(note), req_text(&sub, json!({"ids": [note.id]})), count_text("n", json!({}))]);
+        conn.send_all(&[
+            event_text(note),
+            req_text(&sub, json!({"ids": [note.id]})),
+            count_text("n", json!({})),
+        ]);
         assert!(conn.ok(&note.id).0);
         assert_eq!(conn.answer(&sub).ids(), [&*note.id]);
         let Frame::Count { body, .. } = conn.next_of("n") else { panic!("a COUNT") };
@@ -97,7 +101,8 @@ fn mixed(stage: &mut Stage<'_>) {
     conn.expect_notice();
     // What came right before the CLOSE may still have been sent, nothing else.
     for frame in conn.fence() {
-        let may_come = frame.sub() != Some("one") || matches!(&frame, Frame::Event { event, .. } if event["id"] == notes[1].id);
+        let may_come = frame.sub() != Some("one")
+            || matches!(&frame, Frame::Event { event, .. } if event["id"] == notes[1].id);
         assert!(may_come && frame.sub().is_some(), "{frame:?}");
     }
 }

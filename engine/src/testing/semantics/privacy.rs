@@ -85,7 +85,8 @@ fn parties(stage: &mut Stage<'_>) {
             check(&mut conn, filters.clone(), &wraps);
             assert_eq!(conn.count(filters), wraps.len() as u64);
         }
-        for filters in [json!({}), json!({"kinds": [1, 1059]}), json!({"ids": [mine.id, others.id, note.id]})] {
+        for filters in [json!({}), json!({"kinds": [1, 1059]}), json!({"ids": [mine.id, others.id, note.id]})]
+        {
             check(&mut conn, filters.clone(), &all);
             assert_eq!(conn.count(filters), all.len() as u64);
         }
@@ -122,7 +123,8 @@ fn live(stage: &mut Stage<'_>) {
     let like = event(&key(3)).kind(7).at(stage.t).tag(["p", key(1).hex()]).sign();
     writer.accept(&wrap);
     writer.accept(&like);
-    for (conn, seen) in [(&mut nobody, vec![&like]), (&mut me, vec![&wrap, &like]), (&mut other, vec![&like])] {
+    for (conn, seen) in [(&mut nobody, vec![&like]), (&mut me, vec![&wrap, &like]), (&mut other, vec![&like])]
+    {
         let seen: Vec<&str> = seen.iter().map(|event| event.id.as_str()).collect();
         for sub in ["all", "p"] {
             assert_eq!(stage.settle(&mut writer, conn, sub), seen, "{sub}");
@@ -222,7 +224,8 @@ fn direct_messages_guarded(stage: &mut Stage<'_>) {
     }
     for (number, conn) in &mut watchers {
         let seen = stage.settle(&mut writer, conn, "sub");
-        let own: &[String] = if matches!(number, Some(1 | 2)) { std::slice::from_ref(&message.id) } else { &[] };
+        let own: &[String] =
+            if matches!(number, Some(1 | 2)) { std::slice::from_ref(&message.id) } else { &[] };
         assert_eq!(seen, own, "live, key {number:?}");
     }
 }

@@ -51,8 +51,15 @@ fn reposts(stage: &mut Stage<'_>) {
     let embeddings = [
         protected.json(),
         protected.fields().reversed().json_with(" \n"),
-        protected.fields().set("tags", r#"[["t","a-b"],["\u002d"]]"#).set("content", r#""mine \u002d only""#).json(),
-        protected.fields().set("tags", json!([["t", "a-b"], ["-"]]).to_string().replace("\"-\"", &escaped_throughout("-"))).json(),
+        protected
+            .fields()
+            .set("tags", r#"[["t","a-b"],["\u002d"]]"#)
+            .set("content", r#""mine \u002d only""#)
+            .json(),
+        protected
+            .fields()
+            .set("tags", json!([["t", "a-b"], ["-"]]).to_string().replace("\"-\"", &escaped_throughout("-")))
+            .json(),
         protected.fields().push("\"extra\"", "[1]").json(),
     ];
     for kind in [6, 16] {

@@ -27,7 +27,8 @@ pub(super) fn cases() -> Vec<Case> {
 
 fn an_empty_relay(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
-    for filters in [json!({}), json!([{"kinds": [1]}, {"limit": 3}]), json!({"limit": 0}), json!({"ids": []})] {
+    for filters in [json!({}), json!([{"kinds": [1]}, {"limit": 3}]), json!({"limit": 0}), json!({"ids": []})]
+    {
         check(&mut conn, filters, &[]);
     }
     assert_eq!(conn.count(json!({})), 0);
@@ -208,8 +209,29 @@ fn any_values(stage: &mut Stage<'_>) {
     let longer = format!("{long}x");
     let hex = key(5).hex().to_owned();
     let values = [
-        "", " ", "a", "A", "é", "e\u{301}", "💜", "\"", "\\", "\n", "\u{0}", "\u{7f}", "a\",\"b", "[", "]",
-        "\u{feff}", "\u{ffff}", "\u{10ffff}", &long, &longer, &hex, &hex[1..], &hex.to_uppercase(),
+        "",
+        " ",
+        "a",
+        "A",
+        "é",
+        "e\u{301}",
+        "💜",
+        "\"",
+        "\\",
+        "\n",
+        "\u{0}",
+        "\u{7f}",
+        "a\",\"b",
+        "[",
+        "]",
+        "\u{feff}",
+        "\u{ffff}",
+        "\u{10ffff}",
+        &long,
+        &longer,
+        &hex,
+        &hex[1..],
+        &hex.to_uppercase(),
     ]
     .map(str::to_owned);
     let events: Vec<Signed> = (0..)
@@ -248,7 +270,8 @@ fn many_authors(stage: &mut Stage<'_>) {
 fn many_values(stage: &mut Stage<'_>) {
     let (mut conn, events) = crowd_on(stage, 30);
     let padding = (0u64..4_000).map(|n| format!("{n:064x}"));
-    let ids: Vec<String> = padding.clone().chain(events.iter().step_by(3).map(|event| event.id.clone())).collect();
+    let ids: Vec<String> =
+        padding.clone().chain(events.iter().step_by(3).map(|event| event.id.clone())).collect();
     check(&mut conn, json!({"ids": ids}), &events);
     let people: Vec<String> = padding.chain([key(1).hex().to_owned()]).collect();
     check(&mut conn, json!({"#p": people}), &events);

@@ -80,7 +80,8 @@ fn types(stage: &mut Stage<'_>) {
 
 fn unknown_fields(stage: &mut Stage<'_>) {
     let mut conn = conn(stage);
-    let names = ["foo", "id", "author", "kind", "Kinds", "#", "#ab", "#1", "#-", "#é", "&t", "e", "", " since"];
+    let names =
+        ["foo", "id", "author", "kind", "Kinds", "#", "#ab", "#1", "#-", "#é", "&t", "e", "", " since"];
     for name in names {
         assert_refused(&mut conn, &json!({name: ["x"]}).to_string(), "unsupported");
         assert_refused(&mut conn, &json!({"kinds": [1], name: "x"}).to_string(), "unsupported");
@@ -115,6 +116,7 @@ fn refused_replaces(stage: &mut Stage<'_>) {
     writer.accept(&like);
     assert_eq!(stage.settle(&mut writer, &mut reader, "other"), [&*like.id]);
     assert_eq!(reader.next_event("counted"), like.id);
-    let rest: Vec<Value> = reader.fence().iter().filter(|frame| frame.sub() == Some("sub")).map(|_| json!(1)).collect();
+    let rest: Vec<Value> =
+        reader.fence().iter().filter(|frame| frame.sub() == Some("sub")).map(|_| json!(1)).collect();
     assert!(rest.is_empty(), "a subscription that was closed in words got an event");
 }

@@ -108,14 +108,24 @@ fn d_tags(stage: &mut Stage<'_>) {
                 |draft| draft.tag(["D", "other"]).tag(["d", "slug"]).tag(["d", "second"]),
             ],
         ),
-        ("", [|draft| draft, |draft| draft.tag(["d", ""]).tag(["t", "x"]), |draft| draft.tag(["t", "x"]).tag(["d"])]),
+        (
+            "",
+            [
+                |draft| draft,
+                |draft| draft.tag(["d", ""]).tag(["t", "x"]),
+                |draft| draft.tag(["t", "x"]).tag(["d"]),
+            ],
+        ),
     ];
     for (n, (d, forms)) in forms.into_iter().enumerate() {
         let author = key(1 + n as u64);
         let draft = |ago: u64| event(&author).kind(30_023).at(stage.t - ago);
         // Others that must stay: another d tag, the d tag of the other form as another tag.
-        let others =
-            [draft(9).tag(["d", "another"]).sign(), draft(9).tag(["d", "Slug"]).sign(), draft(9).tag(["d", "é \""]).sign()];
+        let others = [
+            draft(9).tag(["d", "another"]).sign(),
+            draft(9).tag(["d", "Slug"]).sign(),
+            draft(9).tag(["d", "é \""]).sign(),
+        ];
         conn.accept_all(&others);
         let mut last = None;
         for round in 0..2 {
@@ -179,7 +189,9 @@ fn in_one_breath(stage: &mut Stage<'_>) {
         let author = key(1 + n);
         let versions: Vec<Signed> =
             (0..3).map(|ago| event(&author).kind(0).at(stage.t - ago).content("x").sign()).collect();
-        conn.send_all(&order.iter().map(|place| super::conn::event_text(&versions[*place])).collect::<Vec<_>>());
+        conn.send_all(
+            &order.iter().map(|place| super::conn::event_text(&versions[*place])).collect::<Vec<_>>(),
+        );
         for (so_far, &place) in order.iter().enumerate() {
             let (accepted, message) = conn.ok(&versions[place].id);
             let newest = order[..=so_far].iter().all(|other| *other >= place);

@@ -1,11 +1,11 @@
 //! Slow readers: their events wait, nothing is lost, doubled or out of order, and nobody else waits.
 //!
 //! Enough is published that no socket's buffers hold it: 24 MB. A world without sockets hands out nothing
-//! that is not received, so there it is the outbox alone that fills.
+//! that is not received, so a tenth of that fills its outbox.
 
 use serde_json::json;
 
-use super::conn::{Conn, id_of, req_text};
+use super::conn::{Conn, event_text, id_of, req_text};
 use super::stage::Stage;
 use super::{Case, Frame, case_with};
 use crate::relay::Config;
@@ -17,6 +17,9 @@ pub(super) fn cases() -> Vec<Case> {
         case_with("slow: stored events wait, then live ones", small_outbox, stored),
         case_with("slow: ephemeral events that could not wait are confessed", small_outbox, ephemeral),
         case_with("slow: what is deleted while it waits is not sent", small_outbox, deleted),
+        case_with("slow: what expires while it waits is not sent", small_outbox, expired),
+        case_with("slow: the read guard holds for what waited", small_outbox, guarded),
+        case_with("slow: CLOSE and REQ while events wait", small_outbox, closed),
         case_with("slow: several subscriptions of one reader", small_outbox, several),
         case_with("slow: a reader that goes away", small_outbox, goes_away),
         case_with("slow: a reader that trickles", tiny_outbox, trickles),
@@ -35,21 +38,30 @@ fn tiny_outbox(config: &mut Config) {
 }
 
 const BODY_BYTES: usize = 60_000;
+/// The same where there are no sockets.
+const BODY_BYTES_SMALL: usize = 6_000;
+/// Events sent in one breath.
+const WINDOW: usize = 20;
 
 fn big(stage: &Stage<'_>, author: u64, kind: u16, n: u64) -> Signed {
-    let content = format!("{n} {}", "x".repeat(BODY_BYTES));
+    let bytes = if stage.world.holds_its_clock() { BODY_BYTES_SMALL } else { BODY_BYTES };
+    let content = format!("{n} {}", "x".repeat(bytes));
     event(&key(author)).kind(kind).at(stage.t - n % 5).content(content).sign()
 }
 
 fn publish(stage: &Stage<'_>, writer: &mut Conn, author: u64, kind: u16, count: u64) -> Vec<String> {
-    (0..count)
-        .map(|n| {
-            let event = big(stage, author, kind, n);
-            // Each is answered at once, whoever does not read.
-            writer.accept(&event);
-            event.id
-        })
-        .collect()
+    let mut ids: Vec<String> = Vec::new();
+    for first in (0..count).step_by(WINDOW) {
+        let events = (first..count.min(first + WINDOW as u64)).map(|n| big(stage, author, kind, n));
+        let texts: (Vec<String>, Vec<String>) = events.map(|event| (event_text(&event), event.id)).unzip();
+        writer.send_all(&texts.0);
+        // All are answered, whoever does not read.
+        for id in texts.1 {
+            assert!(writer.ok(&id).0, "{id} was refused");
+            ids.push(id);
+        }
+    }
+    ids
 }
 
 /// Events of a subscription, in order, up to `last`.
@@ -136,8 +148,9 @@ fn ephemeral(stage: &mut Stage<'_>) {
             break;
         }
     }
-    assert!(confessed > 0, "24 MB fit into no outbox of 256 KB");
-    let mut places: Vec<usize> = seen.iter().filter_map(|id| ids.iter().position(|other| other == id)).collect();
+    assert!(confessed > 0, "ten times what the outbox may hold was published");
+    let mut places: Vec<usize> =
+        seen.iter().filter_map(|id| ids.iter().position(|other| other == id)).collect();
     assert!(places.is_sorted(), "in order: {places:?}");
     places.dedup();
     assert_eq!(places.len() + 1, seen.len(), "each once");
@@ -154,6 +167,78 @@ fn deleted(stage: &mut Stage<'_>) {
     let seen = read_to(&mut slow, "sub", &ids[399]);
     let left: Vec<String> = ids.iter().filter(|id| !gone.contains(id)).cloned().collect();
     assert_same(&seen, &left, "what was not deleted");
+    slow.expect_silence();
+}
+
+fn expired(stage: &mut Stage<'_>) {
+    let (mut writer, mut slow) = (stage.open(), stage.open());
+    slow.req("sub", json!({"kinds": [1]}));
+    let first = publish(stage, &mut writer, 1, 1, 400);
+    let at = (stage.world.now() + 3).to_string();
+    let short = event(&key(2)).at(stage.t).tag(["expiration", &at]).sign();
+    let long = event(&key(2)).at(stage.t).tag(["expiration", &(stage.t + 10_000).to_string()]).sign();
+    writer.accept_all(&[short, long.clone()]);
+    if !stage.advance(5) {
+        return;
+    }
+    let seen = read_to(&mut slow, "sub", &long.id);
+    assert_same(&seen, &[first, vec![long.id]].concat(), "what has not expired");
+}
+
+fn guarded(stage: &mut Stage<'_>) {
+    let mut writer = stage.open();
+    let (mut nobody, mut me) = (stage.open(), stage.open());
+    stage.auth(&mut me, &key(9));
+    for conn in [&mut nobody, &mut me] {
+        conn.req("sub", json!({"kinds": [1, 1059]}));
+    }
+    let first = publish(stage, &mut writer, 1, 1, 400);
+    let wrap = |n: u64, to: u64| event(&key(n)).kind(1059).at(stage.t).tag(["p", key(to).hex()]).sign();
+    let (mine, others) = (wrap(50, 9), wrap(51, 8));
+    let last = event(&key(3)).at(stage.t).sign();
+    writer.accept_all(&[others, mine.clone(), last.clone()]);
+    let seen = read_to(&mut nobody, "sub", &last.id);
+    assert_same(&seen, &[&first[..], std::slice::from_ref(&last.id)].concat(), "nobody in particular");
+    let seen = read_to(&mut me, "sub", &last.id);
+    assert_same(&seen, &[&first[..], &[mine.id, last.id]].concat(), "the recipient of one wrap");
+}
+
+fn closed(stage: &mut Stage<'_>) {
+    let (mut writer, mut slow) = (stage.open(), stage.open());
+    for sub in ["closed", "replaced"] {
+        slow.req(sub, json!({"kinds": [1]}));
+    }
+    let first = publish(stage, &mut writer, 1, 1, 200);
+    slow.send_all(&[
+        r#"["CLOSE","closed"]"#.into(),
+        req_text("replaced", json!({"kinds": [7]})),
+        req_text("other", json!({"ids": [first[0]]})),
+    ]);
+    let like = event(&key(2)).kind(7).at(stage.t).sign();
+    // The relay reads no more from one who does not read, so these may still come before the CLOSE counts.
+    let all = [&first[..], &publish(stage, &mut writer, 2, 1, 200)].concat();
+    writer.accept(&like);
+    let seen = |frames: &[Frame], sub: &str| -> Vec<String> {
+        let events = frames.iter().filter(|frame| frame.sub() == Some(sub)).filter_map(|frame| match frame {
+            Frame::Event { event, .. } => Some(id_of(event)),
+            _ => None,
+        });
+        events.collect()
+    };
+    // The reader has asked for the last answer behind all else, and gets a like in the end, stored or live.
+    let mut frames = Vec::new();
+    let ends = |frames: &[Frame]| frames.iter().filter(|frame| matches!(frame, Frame::Eose { .. })).count();
+    while !seen(&frames, "replaced").contains(&like.id) || ends(&frames) < 2 {
+        frames.push(slow.next().expect("a like, and the answer to what was asked last"));
+    }
+    frames.extend(slow.fence());
+    assert_eq!(seen(&frames, "other"), [&*first[0]]);
+    let replaced = seen(&frames, "replaced");
+    let (likes, notes): (Vec<String>, Vec<String>) = replaced.into_iter().partition(|id| *id == like.id);
+    assert_eq!(likes.len(), 1, "the like, once");
+    assert_same(&notes, &all[..notes.len().min(400)], "before it was replaced");
+    let closed = seen(&frames, "closed");
+    assert_same(&closed, &all[..closed.len().min(400)], "before it was closed");
     slow.expect_silence();
 }
 
@@ -186,7 +271,9 @@ fn goes_away(stage: &mut Stage<'_>) {
 
 fn trickles(stage: &mut Stage<'_>) {
     let (mut writer, mut slow) = (stage.open(), stage.open());
-    let note = |author: u64, n: u64| event(&key(author)).at(stage.t - n % 7).content(format!("{n} {}", "x".repeat(300))).sign();
+    let note = |author: u64, n: u64| {
+        event(&key(author)).at(stage.t - n % 7).content(format!("{n} {}", "x".repeat(300))).sign()
+    };
     let stored: Vec<Signed> = (0..50).map(|n| note(1, n)).collect();
     writer.accept_all(&stored);
     slow.send(&req_text("sub", json!({"kinds": [1]})));

@@ -27,7 +27,7 @@ pub(super) struct Talk(Rc<RefCell<Vec<String>>>);
 /// Lines of the talk that a failure shows.
 const LINES_SHOWN: usize = 40;
 /// Characters of a frame that a failure shows.
-const CHARS_SHOWN: usize = 400;
+const CHARS_SHOWN: usize = 240;
 
 impl Talk {
     pub(super) fn add(&self, line: &str) {

@@ -31,7 +31,7 @@ fn wrap(by: u64, to: &Key, at: u64) -> Signed {
 }
 
 /// What the key has left here before `at`, and what must stay.
-fn traces(stage: &Stage<'_>, at: u64) -> (Vec<Signed>, Vec<Signed>) {
+fn traces(at: u64) -> (Vec<Signed>, Vec<Signed>) {
     let (me, other) = (key(1), key(2));
     let note = event(&me).at(at - 9).content("a note").sign();
     let deleted = event(&me).at(at - 9).content("deleted").sign();
@@ -53,7 +53,6 @@ fn traces(stage: &Stage<'_>, at: u64) -> (Vec<Signed>, Vec<Signed>) {
         wrap(52, &other, at - 3),
         event(&me).at(at + 1).content("born again").sign(),
     ];
-    let _ = stage;
     (gone, stays)
 }
 
@@ -76,7 +75,7 @@ fn vanish(stage: &mut Stage<'_>, make: impl Fn(&Stage<'_>, Draft) -> Draft) {
     stage.auth(&mut conn, &key(1));
     stage.auth(&mut conn, &key(2));
     let at = stage.t - 20;
-    let (gone, stays) = traces(stage, at);
+    let (gone, stays) = traces(at);
     conn.accept_all(&gone);
     conn.accept_all(&stays);
     assert_eq!(served(&mut conn, &gone), ids(&gone), "before");
@@ -103,7 +102,9 @@ fn vanish(stage: &mut Stage<'_>, make: impl Fn(&Stage<'_>, Draft) -> Draft) {
 
 fn from_here(stage: &mut Stage<'_>) {
     vanish(stage, |stage, draft| {
-        draft.tag(["relay", "wss://other.example.com"]).tag(["relay", &format!("ws://{}", stage.world.host())])
+        draft
+            .tag(["relay", "wss://other.example.com"])
+            .tag(["relay", &format!("ws://{}", stage.world.host())])
     });
 }
 
@@ -127,12 +128,12 @@ fn for_another(stage: &mut Stage<'_>) {
         // Whether it is kept is the relay's to say.
         let request = draft.sign();
         conn.publish(&request);
-        assert_eq!(served(&mut conn, &[note.clone()]), [&*note.id], "after {}", request.json());
+        assert_eq!(served(&mut conn, std::slice::from_ref(&note)), [&*note.id], "after {}", request.json());
     }
     // A forged one does nothing either.
     let forged = request(&key(1), stage.t).tag(["relay", "ALL_RELAYS"]).sign().forged();
     conn.refuse(&forged, "invalid");
-    assert_eq!(served(&mut conn, &[note.clone()]), [&*note.id]);
+    assert_eq!(served(&mut conn, std::slice::from_ref(&note)), [&*note.id]);
 }
 
 fn against(stage: &mut Stage<'_>) {
@@ -152,7 +153,7 @@ fn for_the_unwelcome(stage: &mut Stage<'_>) {
     conn.refuse(&event(&key(2)).at(stage.t).sign(), "restricted");
     let wrap = wrap(1, &key(2), stage.t - 3);
     conn.accept(&wrap);
-    assert_eq!(served(&mut conn, &[wrap.clone()]), [&*wrap.id]);
+    assert_eq!(served(&mut conn, std::slice::from_ref(&wrap)), [&*wrap.id]);
     let (accepted, message) = conn.publish(&request(&key(2), stage.t).tag(["relay", "ALL_RELAYS"]).sign());
     assert!(accepted, "NIP-62: regardless of the user's status, but {message:?}");
     assert_eq!(served(&mut conn, &[wrap]), [""; 0]);

@@ -1,0 +1,119 @@
+//! HTTP on the relay's port: NIP-11, the page, health, metrics, and what is no door to WebSocket.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use relay_engine::testing::signing::{event, key};
+use serde_json::Value;
+
+use super::harness::{RelayProcess, unix_now};
+
+/// One request on a connection of its own: status, head in lowercase, body.
+fn request(relay: &RelayProcess, method: &str, path: &str, headers: &str) -> (u16, String, String) {
+    let mut stream = TcpStream::connect(relay.host()).unwrap();
+    let host = relay.host();
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, head.to_lowercase(), body.to_owned())
+}
+
+const UPGRADE: &str =
+    "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
+#[test]
+fn each_path_answers_what_it_is_for() {
+    let relay = RelayProcess::start_with(
+        "[info]\nname = 'a <name>'\n[limits]\nlimit_max = 123\nlimit_default = 12\n",
+    );
+    let nostr = "Accept: application/nostr+json\r\n";
+    let cases = [
+        ("GET", "/", nostr, 200, "content-type: application/nostr+json"),
+        (
+            "GET",
+            "/",
+            "Accept: text/html, application/nostr+json;q=0.9\r\n",
+            200,
+            "access-control-allow-origin: *",
+        ),
+        ("GET", "/", "Accept: text/html\r\n", 200, "content-type: text/html; charset=utf-8"),
+        ("GET", "/", "", 200, "text/html"),
+        ("HEAD", "/", "", 200, "text/html"),
+        ("OPTIONS", "/", "", 204, "access-control-allow-methods: get, head, options"),
+        ("OPTIONS", "/", "", 204, "access-control-allow-headers: *"),
+        ("POST", "/", "Content-Length: 0\r\n", 405, "allow: get, head, options"),
+        ("GET", "/health", "", 200, "content-type: application/json"),
+        ("GET", "/metrics", "", 200, "content-type: application/openmetrics-text"),
+        ("DELETE", "/metrics", "", 405, "allow:"),
+        ("GET", "/elsewhere", "", 404, "text/plain"),
+        ("GET", "/elsewhere", UPGRADE, 404, "text/plain"),
+        ("GET", "/", UPGRADE, 426, "sec-websocket-version: 13"),
+        (
+            "POST",
+            "/",
+            &format!("{UPGRADE}Sec-WebSocket-Version: 13\r\nContent-Length: 0\r\n"),
+            400,
+            "text/plain",
+        ),
+        (
+            "GET",
+            "/",
+            "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
+            400,
+            "text/plain",
+        ),
+    ];
+    for (method, path, headers, status, line) in cases {
+        let (got, head, _) = request(&relay, method, path, headers);
+        assert_eq!(got, status, "{method} {path} {headers:?}\n{head}");
+        assert!(head.contains(line), "{method} {path} {headers:?}: no {line:?} in\n{head}");
+    }
+    let document: Value = serde_json::from_str(&request(&relay, "GET", "/", nostr).2).unwrap();
+    assert_eq!(document["name"], "a <name>");
+    assert_eq!(document["limitation"]["max_limit"], 123);
+    assert!(document["supported_nips"].as_array().unwrap().contains(&Value::from(42)));
+    let page = request(&relay, "GET", "/", "").2;
+    assert!(page.contains("a &lt;name&gt;") && page.contains("up to 123, 12 if no limit is given"));
+}
+
+#[test]
+fn the_limit_that_is_advertised_is_enforced() {
+    let relay = RelayProcess::start_with("[limits]\nlimit_max = 3\nlimit_default = 2\n");
+    let mut client = relay.connect();
+    for serial in 0..5 {
+        let note = event(&key(1)).at(unix_now() - 100 * serial).sign().json();
+        assert_eq!(client.publish(&note), (true, String::new()));
+    }
+    assert_eq!(client.query(r#"{"kinds":[1]}"#).len(), 2);
+    assert_eq!(client.query(r#"{"kinds":[1],"limit":500}"#).len(), 3);
+    assert_eq!(client.query(r#"{"kinds":[1],"limit":1}"#).len(), 1);
+}
+
+#[test]
+fn metrics_count_what_happened() {
+    let relay = RelayProcess::start();
+    let mut client = relay.connect();
+    let note = event(&key(1)).at(unix_now()).sign().json();
+    client.publish(&note);
+    client.publish(&note);
+    client.query("{}");
+    let text = request(&relay, "GET", "/metrics", "").2;
+    let value = |name: &str| -> f64 {
+        let line =
+            text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} in\n{text}"));
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    assert_eq!(value(r#"nostr_client_messages_total{verb="EVENT"}"#), 2.0);
+    assert_eq!(value(r#"nostr_client_messages_total{verb="REQ"}"#), 1.0);
+    assert_eq!(value(r#"nostr_relay_messages_total{verb="OK"}"#), 2.0);
+    assert_eq!(value(r#"nostr_events_total{kind="1"}"#), 1.0);
+    assert_eq!(value("strfry_write_events_total"), 1.0);
+    assert_eq!(value("strfry_connections_current"), 1.0);
+    assert_eq!(value("relay_store_events"), 1.0);
+    assert_eq!(value("relay_commit_seconds_count"), 1.0);
+    assert!(value("process_resident_memory_bytes") > 1e6);
+    let health: Value = serde_json::from_str(&request(&relay, "GET", "/health", "").2).unwrap();
+    assert_eq!((&health["status"], &health["events"]), (&Value::from("ok"), &Value::from(1)));
+}

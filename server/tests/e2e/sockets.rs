@@ -1,0 +1,160 @@
+//! What the host adds to the protocol: shards, slow readers, silent clients, a full house.
+
+use std::io::Read;
+
+use relay_engine::testing::signing::{event, key};
+use tungstenite::Message;
+
+use super::harness::{RawClient, RelayProcess, unix_now};
+
+fn metric(relay: &RelayProcess, name: &str) -> f64 {
+    let mut stream = std::net::TcpStream::connect(relay.host()).unwrap();
+    let head = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    std::io::Write::write_all(&mut stream, head.as_bytes()).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let lines = text.lines().filter(|line| line.starts_with(name));
+    lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+}
+
+/// A live subscription, past its EOSE.
+fn subscribe(relay: &RelayProcess, filter: &str) -> RawClient {
+    let mut client = relay.connect();
+    client.send(format!(r#"["REQ","live",{filter}]"#));
+    client.recv_starting(r#"["EOSE","live""#);
+    client
+}
+
+#[test]
+fn events_reach_subscriptions_of_every_shard() {
+    let relay = RelayProcess::start_with("shards = 3\n");
+    let mut readers: Vec<_> = (0..6).map(|_| subscribe(&relay, r#"{"limit":0}"#)).collect();
+    let mut writers: Vec<_> = (0..3).map(|_| relay.connect()).collect();
+    for (serial, writer) in writers.iter_mut().enumerate() {
+        for kind in [1, 20_001] {
+            let sent = event(&key(1)).kind(kind).at(unix_now() - serial as u64).sign().json();
+            assert_eq!(writer.publish(&sent), (true, String::new()));
+            for reader in &mut readers {
+                assert_eq!(reader.recv_starting(r#"["EVENT","#), format!(r#"["EVENT","live",{sent}]"#));
+            }
+        }
+    }
+    for shard in 0..3 {
+        assert_eq!(metric(&relay, &format!("relay_connections{{shard=\"{shard}\"}}")), 3.0);
+    }
+}
+
+#[test]
+fn a_slow_reader_misses_nothing_and_costs_others_nothing() {
+    const EVENTS: u64 = 600;
+    let relay = RelayProcess::start_with("shards = 1\n");
+    let mut slow = subscribe(&relay, r#"{"kinds":[1],"limit":0}"#);
+    let mut quick = subscribe(&relay, r#"{"kinds":[1],"limit":0}"#);
+    let mut writer = relay.connect();
+    let content = "x".repeat(50_000);
+    // Thirty megabytes: more than sockets and outbox hold.
+    for serial in 0..EVENTS {
+        let sent = event(&key(1)).at(unix_now() - EVENTS + serial).content(content.clone()).sign().json();
+        assert_eq!(writer.publish(&sent), (true, String::new()));
+        assert!(quick.recv_starting(r#"["EVENT","#).contains(&sent));
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..EVENTS {
+        let text = slow.recv_starting(r#"["EVENT","#);
+        let id = text[text.find(r#""id":""#).unwrap() + 6..][..64].to_owned();
+        assert!(seen.insert(id), "an event was sent twice");
+    }
+    assert_eq!(seen.len() as u64, EVENTS);
+}
+
+#[test]
+fn a_reader_that_takes_nothing_is_closed_and_counted() {
+    let relay = RelayProcess::start_with("shards = 1\n[network]\nwrite_stall_seconds = 1\n");
+    let mut writer = relay.connect();
+    let content = "x".repeat(100_000);
+    let events: Vec<_> = (0..200)
+        .map(|serial| event(&key(1)).at(unix_now() - serial).content(content.clone()).sign().json())
+        .collect();
+    for sent in &events {
+        assert_eq!(writer.publish(sent), (true, String::new()));
+    }
+    let mut stalled = relay.connect();
+    stalled.send(r#"["REQ","all",{"kinds":[1],"limit":1000}]"#);
+    while metric(&relay, "relay_closed_stalled_total") < 1.0 {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    assert_eq!(metric(&relay, "strfry_connections_current"), 1.0);
+}
+
+#[test]
+fn who_answers_pings_stays_and_who_does_not_goes() {
+    let relay = RelayProcess::start_with("shards = 1\n[network]\nping_seconds = 1\n");
+    let mut dead = relay.connect();
+    let mut alive = relay.connect();
+    // Reading the raw stream answers no ping; it ends when the relay gives up.
+    let mut rest = Vec::new();
+    let answering = std::thread::scope(|scope| {
+        let answering = scope.spawn(|| {
+            // A client that reads answers pings by itself, and this one reads until there is an answer.
+            let mut pings = 0;
+            while pings < 4 {
+                if let Message::Ping(_) = alive.socket.read().unwrap() {
+                    pings += 1;
+                }
+            }
+            alive.socket.flush().unwrap();
+        });
+        dead.socket.get_mut().read_to_end(&mut rest).unwrap();
+        answering.join()
+    });
+    answering.unwrap();
+    assert!(rest.windows(2).any(|bytes| bytes == [0x89, 0]), "it had been pinged");
+    assert!(alive.query("{}").is_empty());
+    assert_eq!(metric(&relay, "relay_closed_silent_total"), 1.0);
+}
+
+#[test]
+fn a_full_house_says_so() {
+    let relay = RelayProcess::start_with("shards = 1\n[limits]\nconnections_max = 2\n");
+    let first = relay.connect();
+    let _second = relay.connect();
+    let stream = std::net::TcpStream::connect(relay.host()).unwrap();
+    let refused = tungstenite::client::client(format!("{}/", relay.url), stream);
+    let Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(response))) = refused else {
+        panic!("the third connection is refused");
+    };
+    assert_eq!(response.status(), 503);
+    drop(first);
+    // The seat is free as soon as the relay has seen the end.
+    while metric(&relay, "relay_connections{") > 1.0 {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(relay.connect().query("{}").is_empty());
+}
+
+#[test]
+fn a_close_is_answered_and_ends_the_connection() {
+    let relay = RelayProcess::start();
+    let mut client = relay.connect();
+    client.socket.close(None).unwrap();
+    while client.recv().is_some() {}
+    assert_eq!(client.closed, Some(1005));
+}
+
+#[test]
+fn text_that_is_no_utf8_ends_with_1007_and_garbage_with_1002() {
+    use tungstenite::protocol::frame::Frame;
+    use tungstenite::protocol::frame::coding::{Data, OpCode};
+    let relay = RelayProcess::start();
+    let mut client = relay.connect();
+    let frame = Frame::message(b"\xff".to_vec(), OpCode::Data(Data::Text), true);
+    client.socket.send(Message::Frame(frame)).unwrap();
+    client.recv_starting(r#"["NOTICE","#);
+    assert!(client.recv().is_none());
+    assert_eq!(client.closed, Some(1007));
+
+    let mut client = relay.connect();
+    std::io::Write::write_all(client.socket.get_mut(), &[0x83, 0x80, 0, 0, 0, 0]).unwrap();
+    while client.recv().is_some() {}
+    assert_eq!(client.closed, Some(1002));
+}
