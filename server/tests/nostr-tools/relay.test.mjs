@@ -18,6 +18,9 @@ let clock = now() - 10_000
 const sign = (template, by = key) =>
   finalizeEvent({ kind: 1, created_at: clock++, tags: [], content: '', ...template }, by)
 
+/** An event without nostr-tools' mark that it has been verified. */
+const plain = event => JSON.parse(JSON.stringify(event))
+
 let server, relay
 before(async () => {
   server = await startRelay()
@@ -33,8 +36,8 @@ test('what is published is read back, whatever its characters', async () => {
   const event = sign({ content, tags: [['t', content], ['e', 'a'.repeat(64), '', 'root'], ['-x', '']] })
   assert.equal(await relay.publish(event), '')
   const [back] = await stored(relay, [{ ids: [event.id] }])
-  assert.deepEqual({ ...back }, JSON.parse(JSON.stringify(event)))
-  assert.ok(verifyEvent(JSON.parse(JSON.stringify(back))))
+  assert.deepEqual(plain(back), plain(event))
+  assert.ok(verifyEvent(plain(back)))
   assert.deepEqual((await stored(relay, [{ '#t': [content] }])).map(e => e.id), [event.id])
 })
 
@@ -170,6 +173,8 @@ describe('real events', () => {
   test('every one is taken, or refused for a lawful reason', async () => {
     const anew = await startRelay()
     const conn = await Relay.connect(anew.url)
+    // Every event is verified once, below, not again in each answer.
+    conn.verifyEvent = () => true
     try {
       const publish = async event => {
         try {
@@ -185,7 +190,7 @@ describe('real events', () => {
       // nostr-tools' own matcher is the oracle; replaced and deleted events are those it must not find.
       const all = await stored(conn, [{ limit: 5000, until: 2 ** 40 }])
       const alive = new Set(all.map(e => e.id))
-      for (const event of all) assert.ok(verifyEvent(JSON.parse(JSON.stringify(event))))
+      for (const event of all) assert.ok(verifyEvent(plain(event)))
       assert.deepEqual(all.map(e => e.id), [...all].sort(newestFirst).map(e => e.id))
       const some = all.filter((_, i) => i % 40 === 0)
       const values = letter => [...new Set(all.flatMap(e => e.tags.filter(t => t[0] === letter && t.length > 1).map(t => t[1])))]
