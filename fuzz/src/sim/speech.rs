@@ -46,20 +46,25 @@ pub(super) fn speak(client: &mut Client, pool: &Pool, chance: &mut Chance<'_>, n
 fn event(pool: &Pool, chance: &mut Chance<'_>) -> Message {
     let event = &pool.events[chance.place(pool.events.len())];
     let good = String::from_utf8_lossy(event.json()).into_owned();
-    let (json, id) = match chance.below(12) {
-        0 => (forged(event), event.id),
+    let (json, id, is_good) = match chance.below(12) {
+        0 => (forged(event), event.id, false),
         1 => {
             let reversed: String = event.id.to_string().chars().rev().collect();
-            (misnamed(event), EventId::from_hex(reversed.as_bytes()).expect("reversed hex is hex"))
+            (misnamed(event), EventId::from_hex(reversed.as_bytes()).expect("reversed hex is hex"), false)
         }
         // The same event, escaped in another way.
-        2 => (
-            good.replacen("\"content\":\"", "\"content\" : \"\\u006c", 1).replacen("\\u006c", "", 1),
-            event.id,
-        ),
-        _ => (good, event.id),
+        2 => (escaped(&good), event.id, true),
+        _ => (good, event.id, true),
     };
-    Message { text: format!(r#"["EVENT",{json}]"#), meaning: Meaning::Event(id) }
+    Message { text: format!(r#"["EVENT",{json}]"#), meaning: Meaning::Event(id, is_good) }
+}
+
+/// The same event with white space, and with an escape that nobody needs: contents start with a digit.
+fn escaped(json: &str) -> String {
+    let (head, content) = json.split_once("\"content\":\"").expect("events have a content");
+    let (first, rest) = content.split_at(1);
+    assert!(first.as_bytes()[0].is_ascii_digit());
+    format!("{head}\"content\" : \"\\u003{first}{rest}")
 }
 
 fn subscribe(client: &mut Client, pool: &Pool, chance: &mut Chance<'_>) -> Message {
