@@ -4,7 +4,7 @@ use std::process::Command;
 
 use relay_engine::testing::signing::{event, key};
 
-use super::harness::{RELAY, RelayProcess, unix_now};
+use super::harness::{RELAY, RelayProcess, unix_now, without_relay_variables};
 
 fn note(serial: u64) -> String {
     event(&key(7)).at(unix_now() - 100_000 + serial).content("x".repeat(4_000) + &serial.to_string()).sign().json()
@@ -25,6 +25,7 @@ fn a_full_disk_refuses_in_words_and_recovers() {
     // on a disk that is full.
     let mut relay = RelayProcess::start_by(|data| {
         let mut command = Command::new("sh");
+        without_relay_variables(&mut command);
         command
             .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", RELAY, "serve", "--listen", "127.0.0.1:0", "--data"])
             .arg(data)

@@ -112,6 +112,7 @@ impl Drop for RelayProcess {
 /// `relay serve` over a folder, with no configuration but the given one.
 pub(crate) fn serve(data: &Path, config: Option<&Path>) -> Command {
     let mut command = Command::new(RELAY);
+    without_relay_variables(&mut command);
     command.arg("serve").args(["--listen", "127.0.0.1:0", "--data"]).arg(data);
     if let Some(config) = config {
         command.arg("--config").arg(config);
@@ -119,6 +120,15 @@ pub(crate) fn serve(data: &Path, config: Option<&Path>) -> Command {
     // No relay.toml of the working folder may play a part.
     command.current_dir(std::env::temp_dir());
     command
+}
+
+/// Takes away what would configure the relay, or what it would refuse as unknown.
+pub(crate) fn without_relay_variables(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("RELAY_") {
+            command.env_remove(name);
+        }
+    }
 }
 
 /// Starts a relay and waits for the line that says where it listens.
@@ -142,7 +152,9 @@ fn launch(command: &mut Command) -> (Child, String) {
 
 /// Runs one command of the binary to its end.
 pub(crate) fn relay(args: &[&str], stdin: &[u8]) -> Output {
-    let mut child = Command::new(RELAY)
+    let mut command = Command::new(RELAY);
+    without_relay_variables(&mut command);
+    let mut child = command
         .args(args)
         .current_dir(std::env::temp_dir())
         .stdin(Stdio::piped())

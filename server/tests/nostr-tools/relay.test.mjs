@@ -18,6 +18,9 @@ let clock = now() - 10_000
 const sign = (template, by = key) =>
   finalizeEvent({ kind: 1, created_at: clock++, tags: [], content: '', ...template }, by)
 
+/** An event without nostr-tools' mark that it has been verified. */
+const plain = event => JSON.parse(JSON.stringify(event))
+
 let server, relay
 before(async () => {
   server = await startRelay()
@@ -33,8 +36,8 @@ test('what is published is read back, whatever its characters', async () => {
   const event = sign({ content, tags: [['t', content], ['e', 'a'.repeat(64), '', 'root'], ['-x', '']] })
   assert.equal(await relay.publish(event), '')
   const [back] = await stored(relay, [{ ids: [event.id] }])
-  assert.deepEqual(JSON.parse(JSON.stringify(back)), JSON.parse(JSON.stringify(event)))
-  assert.ok(verifyEvent(JSON.parse(JSON.stringify(back))))
+  assert.deepEqual(plain(back), plain(event))
+  assert.ok(verifyEvent(plain(back)))
   assert.deepEqual((await stored(relay, [{ '#t': [content] }])).map(e => e.id), [event.id])
 })
 
@@ -170,22 +173,24 @@ describe('real events', () => {
   test('every one is taken, or refused for a lawful reason', async () => {
     const anew = await startRelay()
     const conn = await Relay.connect(anew.url)
+    // Every event is verified once, below, not again in each answer.
+    conn.verifyEvent = () => true
     try {
-      for (const event of events) {
-        const ephemeral = event.kind >= 20000 && event.kind < 30000
+      const publish = async event => {
         try {
           await conn.publish(event)
-          if (!ephemeral) expected.push(event)
+          if (event.kind < 20000 || event.kind >= 30000) expected.push(event)
         } catch (error) {
           assert.match(error.message, /^(duplicate: a newer version|blocked: this event was deleted|invalid: the event has expired|auth-required: this event may only)/, JSON.stringify(event))
         }
       }
+      for (let at = 0; at < events.length; at += 100) await Promise.all(events.slice(at, at + 100).map(publish))
       assert.ok(expected.length > events.length * 0.8, `${expected.length} of ${events.length}`)
 
       // nostr-tools' own matcher is the oracle; replaced and deleted events are those it must not find.
       const all = await stored(conn, [{ limit: 5000, until: 2 ** 40 }])
       const alive = new Set(all.map(e => e.id))
-      for (const event of all) assert.ok(verifyEvent(JSON.parse(JSON.stringify(event))))
+      for (const event of all) assert.ok(verifyEvent(plain(event)))
       assert.deepEqual(all.map(e => e.id), [...all].sort(newestFirst).map(e => e.id))
       const some = all.filter((_, i) => i % 40 === 0)
       const values = letter => [...new Set(all.flatMap(e => e.tags.filter(t => t[0] === letter && t.length > 1).map(t => t[1])))]

@@ -19,7 +19,7 @@ pub enum Frame {
 }
 
 /// The prefixes of NIP-01 and NIP-42, and `unsupported` of NIP-01's examples.
-const PREFIXES: [&str; 11] = [
+const PREFIXES: [&str; 10] = [
     "duplicate",
     "pow",
     "blocked",
@@ -30,7 +30,6 @@ const PREFIXES: [&str; 11] = [
     "error",
     "auth-required",
     "unsupported",
-    "deleted",
 ];
 
 impl Frame {

@@ -370,7 +370,6 @@ impl Drop for MachineClient {
     }
 }
 
-/// Connections that two shards name alike are different ones.
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
