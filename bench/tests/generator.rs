@@ -56,7 +56,10 @@ fn one_seed_gives_the_same_bytes_on_any_number_of_threads() {
     assert_eq!(plan.write(2, &mut written).unwrap(), written.len() as u64);
     assert_eq!(written, (lines.join("\n") + "\n").as_bytes());
     // Recorded figures name a seed; a change of the generator must not pass unseen.
-    assert_eq!(hex::encode(&Sha256::digest(&written)), "eca75496a03348e024095ff2b06daff0688548c14638442a79ea5d3ac46a46ea");
+    assert_eq!(
+        hex::encode(&Sha256::digest(&written)),
+        "eca75496a03348e024095ff2b06daff0688548c14638442a79ea5d3ac46a46ea"
+    );
 
     assert_ne!(lines, Plan { seed: 2, ..plan.clone() }.events(1));
     let other_stream = Plan { stream: 1, ..plan.clone() }.events(1);

@@ -1,7 +1,9 @@
 //! The store suite on the memory backend, with every choice of term classes.
 
 use relay_engine::store::{MemoryBackend, TermClasses};
-use relay_engine::testing::{conformance, differential, differential_over, event_of_json, groups_wanted};
+use relay_engine::testing::{
+    conformance, differential, differential_over, event_of_json, groups_wanted, real_event_lines,
+};
 
 fn classes() -> impl Iterator<Item = TermClasses> {
     let both = [false, true];
@@ -22,15 +24,10 @@ fn agrees_with_the_oracle() {
     }
 }
 
-/// Events from the public network, where the checkout has them beside it.
 #[test]
 fn agrees_with_the_oracle_on_real_events() {
-    let shared = std::env::var("RELAY_SHARED")
-        .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared").to_owned());
-    let Ok(lines) = std::fs::read_to_string(format!("{shared}/data/real-events.jsonl")) else {
-        return;
-    };
-    let events: Vec<_> = lines.lines().map(|line| event_of_json(line).expect("an event a line")).collect();
+    let lines = real_event_lines();
+    let events: Vec<_> = lines.iter().map(|line| event_of_json(line).expect("an event a line")).collect();
     for (seed, classes) in classes().enumerate() {
         differential_over(MemoryBackend::new(classes), &events, seed as u64, groups_wanted(400) / 4);
     }

@@ -1,25 +1,55 @@
-//! `cargo xtask fuzz`: one target, one run.
+//! `cargo xtask fuzz`: one target, one run. `fuzz/README.md` says what the targets hold the bytes against.
+
+use anyhow::{Context, ensure};
 
 use crate::run::{cargo, run as run_command, succeeds};
 
 const CARGO_FUZZ: &str = "0.13.2";
 
-fn arguments(target: &str, seconds: u32) -> Vec<String> {
-    let mut args: Vec<String> =
-        ["fuzz", "run", "--fuzz-dir", "fuzz/targets", target].map(String::from).into();
-    args.push(format!("fuzz/corpus/{target}"));
-    args.push("--".into());
-    args.push(format!("-max_total_time={seconds}"));
-    args.push("-rss_limit_mb=4096".into());
-    args
-}
+/// Each target with the longest input that is worth a try, in bytes.
+const TARGETS: &[(&str, u32)] = &[
+    ("frames", 4096),
+    ("events", 4096),
+    ("filters", 4096),
+    ("index_ops", 1024),
+    ("store_ops", 1024),
+    ("machine", 4096),
+];
 
 pub(crate) fn run(target: &str, seconds: u32) -> anyhow::Result<()> {
+    let (target, len_max) = TARGETS
+        .iter()
+        .find(|(name, _)| *name == target)
+        .with_context(|| format!("there is no target {target}; there are {TARGETS:?}"))?;
     if !succeeds(&mut cargo(&["fuzz", "--version"])) {
         run_command(&mut cargo(&["install", "--locked", "cargo-fuzz", "--version", CARGO_FUZZ]))?;
     }
-    let args = arguments(target, seconds);
-    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let found = format!("target/fuzz/{target}");
+    std::fs::create_dir_all(&found)?;
+    let corpus = format!("fuzz/corpus/{target}");
+    ensure!(std::path::Path::new(&corpus).is_dir(), "{corpus} is missing");
+    // The engine has no unsafe code: no sanitizer is needed, but debug assertions are.
+    let (time, len) = (format!("-max_total_time={seconds}"), format!("-max_len={len_max}"));
+    let args = [
+        "fuzz",
+        "run",
+        "--fuzz-dir",
+        "fuzz/targets",
+        "-s",
+        "none",
+        "-O",
+        "-a",
+        target,
+        &found,
+        &corpus,
+        "--",
+        &time,
+        &len,
+        "-timeout=20",
+        "-rss_limit_mb=2048",
+        "-dict=fuzz/nostr.dict",
+        "-print_final_stats=1",
+    ];
     // cargo-fuzz asks for flags that a stable compiler only takes when told so.
     run_command(cargo(&args).env("RUSTC_BOOTSTRAP", "1"))
 }

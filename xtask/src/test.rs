@@ -112,8 +112,23 @@ fn docs() -> anyhow::Result<()> {
 }
 
 fn oracle() -> anyhow::Result<()> {
-    run(cargo(&["test", "--locked", "--release", "--package", "relay-server", "--test", "oracle"])
-        .env("RELAY_GROUPS", "100000"))
+    let groups = |package: &str, test: &str| {
+        let args = [
+            "test",
+            "--locked",
+            "--release",
+            "--package",
+            package,
+            "--test",
+            test,
+            "--",
+            "agrees_with_the_oracle",
+        ];
+        run(cargo(&args).env("RELAY_GROUPS", "100000"))
+    };
+    groups("relay-engine", "store_memory")?;
+    groups("relay-server", "store_lmdb")?;
+    groups("relay-server", "store_sql")
 }
 
 fn server() -> anyhow::Result<()> {

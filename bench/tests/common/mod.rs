@@ -10,7 +10,7 @@ use tungstenite::{Message, WebSocket};
 
 /// What the relay does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// Nothing.
     None,
     /// Answers `OK true` and forgets every 50th event.
@@ -44,7 +44,7 @@ struct State {
 }
 
 /// Starts a relay and returns its URL; it ends with the test.
-pub fn start(fault: Fault) -> String {
+pub(crate) fn start(fault: Fault) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("ws://{}", listener.local_addr().unwrap());
     let state = Arc::new(Mutex::new(State::default()));

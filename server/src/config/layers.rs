@@ -94,7 +94,7 @@ pub(super) fn file(keys: &Keys, path: &Path, text: &str) -> Result<Layer, Config
 /// repository look at.
 fn is_reserved(name: &str) -> bool {
     const PREFIXES: [&str; 4] = ["RELAY_TEST_", "RELAY_BENCH_", "RELAY_FUZZ_", "RELAY_SIM_"];
-    matches!(name, "RELAY_CONFIG" | "RELAY_SHARED" | "RELAY_CASE" | "RELAY_GROUPS")
+    matches!(name, "RELAY_CONFIG" | "RELAY_SHARED" | "RELAY_BIN" | "RELAY_CASE" | "RELAY_GROUPS")
         || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 

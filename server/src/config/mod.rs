@@ -203,7 +203,8 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        let cases: [(&str, &[(&str, &str)], &[(&str, &str)], &str); 15] = [
+        type Pairs<'a> = &'a [(&'a str, &'a str)];
+        let cases: [(&str, Pairs<'_>, Pairs<'_>, &str); 15] = [
             ("lisen = 'x'", &[], &[], "r.toml: unknown key `lisen`; did you mean `listen`?"),
             ("[limits]\nlimits_max = 1", &[], &[], "did you mean `limits.limit_max`?"),
             ("limit_max = 1", &[], &[], "unknown key `limit_max`; did you mean `limits.limit_max`?"),

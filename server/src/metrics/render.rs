@@ -301,7 +301,7 @@ impl Out<'_, '_> {
 /// Values are multiplied by `scale` to be in the unit of the metric's name.
 fn encode_scaled(values: &Histogram, scale: f64, mut encoder: MetricEncoder<'_>) -> Result<(), Error> {
     let bounds = values.bounds.iter().map(|bound| *bound as f64 * scale);
-    let buckets: Vec<(f64, u64)> = bounds.chain([f64::MAX]).zip(values.counts.iter().copied()).collect();
+    let buckets: Vec<(f64, u64)> = bounds.chain([f64::INFINITY]).zip(values.counts.iter().copied()).collect();
     let sum = values.sum as f64 * scale;
     encoder.encode_histogram::<NoLabelSet>(sum, values.count(), &buckets, None)
 }

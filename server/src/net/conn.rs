@@ -279,11 +279,7 @@ pub(crate) async fn run<B: Backend>(shard: &Rc<Shard<B>>, id: ConnId, stream: Tc
             Woken::Gone => break,
             Woken::Read(len) => {
                 conn.alive_at.set(Instant::now());
-                let buffer = shard.read_buffer.borrow();
-                let is_full = len == buffer.len();
-                shard.receive(&conn, &mut reader, Some(&buffer[..len]));
-                shard.count_read(len);
-                drop(buffer);
+                let is_full = shard.receive_read(&conn, &mut reader, len);
                 if is_full {
                     // There is more, and others want their turn: the batch at hand need not be closed yet.
                     shard.more_input.set(shard.more_input.get() + 1);

@@ -9,8 +9,10 @@ use std::io::Cursor;
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Data, OpCode};
 
-/// A frame declared this many times longer than the limit is abuse; skipping it is not worth the traffic.
+/// A message declared this many times longer than the limit, and longer than this many bytes, is abuse:
+/// skipping it is not worth the traffic.
 const SKIP_TIMES_MAX: u64 = 64;
+const SKIP_BYTES_MAX: u64 = 64 << 20;
 
 /// What may be done with the bytes at hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +106,8 @@ impl Guard {
         let is_sound = header.mask.is_some() && !header.rsv1 && !header.rsv2 && !header.rsv3;
         let starts_message = matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary));
         if is_sound && starts_message && header.is_final && !self.in_message {
-            if payload_len > self.message_bytes_max.saturating_mul(SKIP_TIMES_MAX) {
+            let skip_bytes_max = self.message_bytes_max.saturating_mul(SKIP_TIMES_MAX).max(SKIP_BYTES_MAX);
+            if payload_len > skip_bytes_max {
                 return Verdict::TooLong(payload_len);
             }
             if payload_len > self.message_bytes_max {

@@ -42,6 +42,8 @@ pub(crate) async fn serve<B: Backend + 'static>(seat: Seat<B>, stream: TcpStream
         .timer(TokioTimer::new())
         .header_read_timeout(handshake)
         .max_buf_size(HEAD_BYTES_MAX)
+        // A client may have nothing more to say and still wait for its answer.
+        .half_close(true)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades()
         .await;

@@ -37,7 +37,7 @@ pub(super) fn upgrade<B: Backend + 'static>(
 ) -> Response<Body> {
     let key = match handshake_key(&request) {
         Ok(key) => key,
-        Err(refusal) => return refusal,
+        Err(fault) => return refuse(fault),
     };
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
     let shard = seat.shard();
@@ -72,28 +72,44 @@ pub(super) fn upgrade<B: Backend + 'static>(
     response
 }
 
+/// Why a handshake is refused.
+enum Fault {
+    /// It breaks the rules in this way.
+    Malformed(&'static str),
+    /// It is for another version of the protocol.
+    Version,
+}
+
+fn refuse(fault: Fault) -> Response<Body> {
+    match fault {
+        Fault::Malformed(words) => answer(StatusCode::BAD_REQUEST, TEXT, words.into()),
+        Fault::Version => {
+            let words = "only version 13 of the protocol is spoken here\n".into();
+            let mut response = answer(StatusCode::UPGRADE_REQUIRED, TEXT, words);
+            let headers = response.headers_mut();
+            headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            response
+        }
+    }
+}
+
 /// The client's key, if its handshake keeps the rules.
-fn handshake_key(request: &Request<Incoming>) -> Result<Vec<u8>, Response<Body>> {
+fn handshake_key(request: &Request<Incoming>) -> Result<Vec<u8>, Fault> {
     let headers = request.headers();
-    let refuse = |words: &'static str| Err(answer(StatusCode::BAD_REQUEST, TEXT, words.into()));
     if request.method() != Method::GET || request.version() != Version::HTTP_11 {
-        return refuse("a WebSocket begins with GET and HTTP/1.1\n");
+        return Err(Fault::Malformed("a WebSocket begins with GET and HTTP/1.1\n"));
     }
     if !has_token(headers, header::CONNECTION, "upgrade") {
-        return refuse("the Connection header must say Upgrade\n");
+        return Err(Fault::Malformed("the Connection header must say Upgrade\n"));
     }
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        let words = "only version 13 of the protocol is spoken here\n".into();
-        let mut response = answer(StatusCode::UPGRADE_REQUIRED, TEXT, words);
-        let headers = response.headers_mut();
-        headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        return Err(response);
+        return Err(Fault::Version);
     }
     match headers.get(header::SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes) {
         // Base64 of sixteen bytes.
         Some(key) if key.len() == 24 => Ok(key.to_vec()),
-        _ => refuse("Sec-WebSocket-Key must be 24 characters\n"),
+        _ => Err(Fault::Malformed("Sec-WebSocket-Key must be 24 characters\n")),
     }
 }
 

@@ -127,6 +127,14 @@ impl<B: Backend> Shard<B> {
         self.host.settings.network.turn_bytes_max * 2
     }
 
+    /// The first `len` bytes of the read buffer have come from a client. True if the buffer is full.
+    pub(crate) fn receive_read(&self, conn: &Conn, reader: &mut Reader, len: usize) -> bool {
+        let buffer = self.read_buffer.borrow();
+        self.metrics.borrow_mut().bytes_read += len as u64;
+        self.receive(conn, reader, Some(&buffer[..len]));
+        len == buffer.len()
+    }
+
     /// Bytes have come from a client, or a pause is over: the machine is told what they mean.
     pub(crate) fn receive(&self, conn: &Conn, reader: &mut Reader, bytes: Option<&[u8]>) {
         let (now, id) = (now(), conn.id);
@@ -247,10 +255,6 @@ impl<B: Backend> Shard<B> {
         look: impl FnOnce(&B) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         look(self.relay.borrow().store())
-    }
-
-    pub(crate) fn count_read(&self, bytes: usize) {
-        self.metrics.borrow_mut().bytes_read += bytes as u64;
     }
 
     pub(crate) fn count_written(&self, bytes: usize) {

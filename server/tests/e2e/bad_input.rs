@@ -80,8 +80,10 @@ fn every_malformed_frame_is_answered_and_forgiven() {
         (with("pubkey", &format!("\"{}\"", good.pubkey.to_uppercase())), id.as_str()),
         (format!(r#"["EVENT",{}]"#, good.fields().push("kind", "1").json()), id.as_str()),
         (format!(r#"["EVENT",{}]"#, good.fields().without("sig").json()), id.as_str()),
-        (format!(r#"["EVENT",{}]"#, good.fields().set("id", format!("\"{}\"", "1".repeat(64))).json()),
-            r#"["OK","1111111111111111111111111111111111111111111111111111111111111111",false,"invalid:"#),
+        (
+            format!(r#"["EVENT",{}]"#, good.fields().set("id", format!("\"{}\"", "1".repeat(64))).json()),
+            r#"["OK","1111111111111111111111111111111111111111111111111111111111111111",false,"invalid:"#,
+        ),
     ];
     for (frame, start) in frames {
         check(&mut client, frame, start, "");

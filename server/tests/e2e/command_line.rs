@@ -32,7 +32,8 @@ fn jsonl(events: &[Signed]) -> Vec<u8> {
 fn import_says_which_lines_it_refused_and_takes_the_rest() {
     let folder = folder();
     let events = notes();
-    let input = format!("{}\nnonsense\n\n{}\n{}", events[0].json(), events[1].forged().json(), events[2].json());
+    let input =
+        format!("{}\nnonsense\n\n{}\n{}", events[0].json(), events[1].forged().json(), events[2].json());
     let output = relay(&["import", "--data", &folder.data, "-"], input.as_bytes());
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
@@ -48,7 +49,8 @@ fn scan_export_delete_and_info_agree() {
 
     let author = format!(r#"{{"authors":["{}"]}}"#, key(1).hex());
     let scanned = relay(&["scan", "--data", &folder.data, &author], b"");
-    let newest_first: Vec<String> = events.iter().rev().filter(|e| e.pubkey == key(1).hex()).map(Signed::json).collect();
+    let newest_first: Vec<String> =
+        events.iter().rev().filter(|e| e.pubkey == key(1).hex()).map(Signed::json).collect();
     assert_eq!(text(&scanned.stdout).lines().collect::<Vec<_>>(), newest_first);
 
     let file = format!("{}.jsonl", folder.data);
@@ -95,9 +97,11 @@ fn mistakes_have_their_codes() {
 #[test]
 fn a_reader_that_leaves_early_is_no_failure() {
     let folder = folder();
-    let events: Vec<Signed> = (0..300).map(|n| event(&key(1)).at(n).content("x".repeat(2_000)).sign()).collect();
+    let events: Vec<Signed> =
+        (0..300).map(|n| event(&key(1)).at(n).content("x".repeat(2_000)).sign()).collect();
     assert!(relay(&["import", "--data", &folder.data, "--no-verify"], &jsonl(&events)).status.success());
-    let script = format!("set -o pipefail; {} scan --data {} '{{}}' | head -n 1", super::harness::RELAY, folder.data);
+    let script =
+        format!("set -o pipefail; {} scan --data {} '{{}}' | head -n 1", super::harness::RELAY, folder.data);
     let output = std::process::Command::new("bash").args(["-c", &script]).output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert_eq!(text(&output.stdout).lines().count(), 1);

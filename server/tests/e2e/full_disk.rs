@@ -7,7 +7,11 @@ use relay_engine::testing::signing::{event, key};
 use super::harness::{RELAY, RelayProcess, unix_now, without_relay_variables};
 
 fn note(serial: u64) -> String {
-    event(&key(7)).at(unix_now() - 100_000 + serial).content("x".repeat(4_000) + &serial.to_string()).sign().json()
+    event(&key(7))
+        .at(unix_now() - 100_000 + serial)
+        .content("x".repeat(4_000) + &serial.to_string())
+        .sign()
+        .json()
 }
 
 /// Sets the largest file the running relay may write.
@@ -27,7 +31,15 @@ fn a_full_disk_refuses_in_words_and_recovers() {
         let mut command = Command::new("sh");
         without_relay_variables(&mut command);
         command
-            .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", RELAY, "serve", "--listen", "127.0.0.1:0", "--data"])
+            .args([
+                "-c",
+                "trap '' XFSZ; exec \"$0\" \"$@\"",
+                RELAY,
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--data",
+            ])
             .arg(data)
             .current_dir(std::env::temp_dir());
         command
@@ -44,7 +56,9 @@ fn a_full_disk_refuses_in_words_and_recovers() {
     });
     let refused = refused.expect("a megabyte does not hold four");
     // Nothing of what was refused is there, and all of what was accepted.
-    let stored = client.query(r#"{"authors":["5cbdf0646e5db4eaa398f365f2ea7a0e3d419b7e0330e39ce92bddedcac4f9bc"],"limit":5000}"#);
+    let stored = client.query(
+        r#"{"authors":["5cbdf0646e5db4eaa398f365f2ea7a0e3d419b7e0330e39ce92bddedcac4f9bc"],"limit":5000}"#,
+    );
     assert_eq!(stored.len() as u64, 20 + refused - 100);
     // A live subscription still works, and so does an ephemeral event.
     let ephemeral = event(&key(7)).kind(20_001).at(unix_now()).sign().json();

@@ -95,6 +95,11 @@ impl RelayProcess {
     pub(crate) fn connect(&self) -> RawClient {
         RawClient::connect(self.host())
     }
+
+    /// `None` if the relay is not there, or goes away.
+    pub(crate) fn try_connect(&self) -> Option<RawClient> {
+        RawClient::try_connect(self.host())
+    }
 }
 
 impl Drop for RelayProcess {
@@ -180,14 +185,18 @@ pub(crate) struct RawClient {
 
 impl RawClient {
     pub(crate) fn connect(host: &str) -> Self {
-        let stream = TcpStream::connect(host).unwrap();
+        Self::try_connect(host).expect("the relay takes connections")
+    }
+
+    pub(crate) fn try_connect(host: &str) -> Option<Self> {
+        let stream = TcpStream::connect(host).ok()?;
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
         let url = format!("ws://{host}/");
-        let (socket, _) = tungstenite::client::client_with_config(url, stream, Some(config)).unwrap();
-        RawClient { socket, closed: None }
+        let (socket, _) = tungstenite::client::client_with_config(url, stream, Some(config)).ok()?;
+        Some(RawClient { socket, closed: None })
     }
 
     pub(crate) fn send(&mut self, text: impl Into<String>) {

@@ -1,5 +1,7 @@
 //! The real binary, from outside: as clients, operators and power cuts see it.
 
+#![allow(clippy::print_stdout, reason = "what a failing test has to say goes where cargo shows it")]
+
 mod bad_input;
 mod command_line;
 mod crash;

@@ -29,7 +29,8 @@ fn notes_metadata_and_deletion() {
 
         let mut ids = Vec::new();
         for number in 0..30 {
-            let builder = EventBuilder::text_note(format!("note {number} \u{1f919} \"quoted\"\n")).tag(Tag::hashtag("sdk"));
+            let builder = EventBuilder::text_note(format!("note {number} \u{1f919} \"quoted\"\n"))
+                .tag(Tag::hashtag("sdk"));
             let output = alice.send_event_builder(builder).await.unwrap();
             assert!(output.failed.is_empty(), "{:?}", output.failed);
             ids.push(output.val);
@@ -66,7 +67,9 @@ fn live_events_reach_another_client() {
         bob.fetch_events(Filter::new().limit(1), PATIENCE).await.unwrap();
         let mut sent = Vec::new();
         for number in 0..20 {
-            sent.push(alice.send_event_builder(EventBuilder::text_note(format!("{number}"))).await.unwrap().val);
+            sent.push(
+                alice.send_event_builder(EventBuilder::text_note(format!("{number}"))).await.unwrap().val,
+            );
         }
         let mut seen = Vec::new();
         tokio::time::timeout(PATIENCE, async {

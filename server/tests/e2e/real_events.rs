@@ -1,20 +1,15 @@
 //! The real events: imported, found by every filter shape, exported byte for byte, refused when tampered with.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
+use relay_engine::testing::real_event_lines;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::harness::relay;
 
-/// The shared real events, or the few of the repository where those are not at hand.
 fn real_events() -> Vec<Value> {
-    let repository = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-    let shared = std::env::var_os("RELAY_SHARED").map_or(repository.join("../shared"), PathBuf::from);
-    let found = std::fs::read_to_string(shared.join("data/real-events.jsonl"))
-        .or_else(|_| std::fs::read_to_string(repository.join("engine/tests/data/real-events.jsonl")));
-    found.expect("real events").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    real_event_lines().iter().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// Canonical form by serde_json, which the relay does not use.
@@ -22,7 +17,13 @@ fn canonical(event: &Value) -> String {
     let field = |name: &str| event[name].to_string();
     format!(
         r#"{{"id":{},"pubkey":{},"created_at":{},"kind":{},"tags":{},"content":{},"sig":{}}}"#,
-        field("id"), field("pubkey"), field("created_at"), field("kind"), field("tags"), field("content"), field("sig")
+        field("id"),
+        field("pubkey"),
+        field("created_at"),
+        field("kind"),
+        field("tags"),
+        field("content"),
+        field("sig")
     )
 }
 
@@ -81,7 +82,8 @@ fn every_real_event_is_imported_found_and_exported_as_it_is() {
 
     let exported = relay(&["export", "--data", &data], b"");
     let exported = String::from_utf8(exported.stdout).unwrap();
-    let by_id: BTreeMap<&str, &Value> = events.iter().map(|event| (event["id"].as_str().unwrap(), event)).collect();
+    let by_id: BTreeMap<&str, &Value> =
+        events.iter().map(|event| (event["id"].as_str().unwrap(), event)).collect();
     let mut kept = Vec::new();
     for line in exported.lines() {
         let id = serde_json::from_str::<Value>(line).unwrap()["id"].as_str().unwrap().to_owned();
@@ -91,7 +93,8 @@ fn every_real_event_is_imported_found_and_exported_as_it_is() {
     }
     let ids: BTreeSet<String> = kept.iter().map(|event| event["id"].to_string()).collect();
     for event in &events {
-        let lawful = ids.contains(&event["id"].to_string()) || is_ephemeral(event) || may_be_gone(event, &events);
+        let lawful =
+            ids.contains(&event["id"].to_string()) || is_ephemeral(event) || may_be_gone(event, &events);
         assert!(lawful, "{event} is missing");
     }
     assert_found_by_every_shape(&data, &mut kept);
@@ -104,7 +107,8 @@ fn assert_found_by_every_shape(data: &str, kept: &mut [Value]) {
     });
     let check = |filter: Value, matches: &dyn Fn(&Value) -> bool| {
         let limit = filter.get("limit").and_then(Value::as_u64).unwrap_or(u64::MAX) as usize;
-        let wanted: Vec<String> = kept.iter().filter(|event| matches(event)).take(limit).map(canonical).collect();
+        let wanted: Vec<String> =
+            kept.iter().filter(|event| matches(event)).take(limit).map(canonical).collect();
         assert_eq!(scan(data, &filter), wanted, "{filter}");
         wanted.len()
     };
@@ -127,8 +131,18 @@ fn assert_found_by_every_shape(data: &str, kept: &mut [Value]) {
         });
         for tag in event["tags"].as_array().unwrap().iter().take(3) {
             let (Some(name), Some(value)) = (tag[0].as_str(), tag.get(1)) else { continue };
-            let hex = || value.as_str().unwrap().len() == 64 && value.as_str().unwrap().bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-            if name.len() != 1 || !name.as_bytes()[0].is_ascii_alphabetic() || (matches!(name, "e" | "p") && !hex()) {
+            let hex = || {
+                value.as_str().unwrap().len() == 64
+                    && value
+                        .as_str()
+                        .unwrap()
+                        .bytes()
+                        .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+            };
+            if name.len() != 1
+                || !name.as_bytes()[0].is_ascii_alphabetic()
+                || (matches!(name, "e" | "p") && !hex())
+            {
                 continue;
             }
             let mut filter = json!({});

@@ -30,9 +30,10 @@ fn events_reach_subscriptions_of_every_shard() {
     let relay = RelayProcess::start_with("shards = 3\n");
     let mut readers: Vec<_> = (0..6).map(|_| subscribe(&relay, r#"{"limit":0}"#)).collect();
     let mut writers: Vec<_> = (0..3).map(|_| relay.connect()).collect();
+    let now = unix_now();
     for (serial, writer) in writers.iter_mut().enumerate() {
         for kind in [1, 20_001] {
-            let sent = event(&key(1)).kind(kind).at(unix_now() - serial as u64).sign().json();
+            let sent = event(&key(1)).kind(kind).at(now - serial as u64).sign().json();
             assert_eq!(writer.publish(&sent), (true, String::new()));
             for reader in &mut readers {
                 assert_eq!(reader.recv_starting(r#"["EVENT","#), format!(r#"["EVENT","live",{sent}]"#));
@@ -51,10 +52,10 @@ fn a_slow_reader_misses_nothing_and_costs_others_nothing() {
     let mut slow = subscribe(&relay, r#"{"kinds":[1],"limit":0}"#);
     let mut quick = subscribe(&relay, r#"{"kinds":[1],"limit":0}"#);
     let mut writer = relay.connect();
-    let content = "x".repeat(50_000);
+    let (content, now) = ("x".repeat(50_000), unix_now());
     // Thirty megabytes: more than sockets and outbox hold.
     for serial in 0..EVENTS {
-        let sent = event(&key(1)).at(unix_now() - EVENTS + serial).content(content.clone()).sign().json();
+        let sent = event(&key(1)).at(now - EVENTS + serial).content(content.clone()).sign().json();
         assert_eq!(writer.publish(&sent), (true, String::new()));
         assert!(quick.recv_starting(r#"["EVENT","#).contains(&sent));
     }
@@ -71,9 +72,9 @@ fn a_slow_reader_misses_nothing_and_costs_others_nothing() {
 fn a_reader_that_takes_nothing_is_closed_and_counted() {
     let relay = RelayProcess::start_with("shards = 1\n[network]\nwrite_stall_seconds = 1\n");
     let mut writer = relay.connect();
-    let content = "x".repeat(100_000);
+    let (content, now) = ("x".repeat(100_000), unix_now());
     let events: Vec<_> = (0..200)
-        .map(|serial| event(&key(1)).at(unix_now() - serial).content(content.clone()).sign().json())
+        .map(|serial| event(&key(1)).at(now - serial).content(content.clone()).sign().json())
         .collect();
     for sent in &events {
         assert_eq!(writer.publish(sent), (true, String::new()));

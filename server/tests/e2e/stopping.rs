@@ -11,9 +11,14 @@ fn what_is_under_way_is_answered_before_the_close_frame() {
         let mut client = relay.connect();
         // The connection is set up and read from.
         assert!(client.query(r#"{"limit":1}"#).is_empty());
-        let events: Vec<_> = (0..200).map(|n| event(&key(3)).at(unix_now() - n).sign()).collect();
+        // One look at the clock: a second that ends meanwhile would make two events the same.
+        let now = unix_now();
+        let events: Vec<_> = (0..200).map(|n| event(&key(3)).at(now - n).sign()).collect();
         for event in &events {
-            client.socket.write(tungstenite::Message::text(format!(r#"["EVENT",{}]"#, event.json()))).unwrap();
+            client
+                .socket
+                .write(tungstenite::Message::text(format!(r#"["EVENT",{}]"#, event.json())))
+                .unwrap();
         }
         client.socket.flush().unwrap();
         client.recv_starting(r#"["OK","#);
@@ -34,8 +39,7 @@ fn what_is_under_way_is_answered_before_the_close_frame() {
 fn a_port_that_is_taken_is_said_so() {
     let relay = RelayProcess::start();
     let folder = tempfile::TempDir::new().unwrap();
-    let output =
-        serve(&folder.path().join("data"), None).args(["--listen", relay.host()]).output();
+    let output = serve(&folder.path().join("data"), None).args(["--listen", relay.host()]).output();
     // The flag given last, or a usage error: both end it, and neither shares the port.
     let output = output.unwrap();
     assert!(!output.status.success());

@@ -60,7 +60,7 @@ export async function startRelay(args = []) {
 /** The real events of the shared folder, or the few of the repository where that is not at hand. */
 export function realEvents() {
   const shared = process.env.RELAY_SHARED ?? join(root, '..', 'shared')
-  const files = [join(shared, 'data', 'real-events.jsonl'), join(root, 'engine', 'tests', 'data', 'real-events.jsonl')]
+  const files = [join(shared, 'data', 'real-events.jsonl'), join(root, 'engine', 'tests', 'wire_events.jsonl')]
   const file = files.find(existsSync)
   return readFileSync(file, 'utf8').trim().split('\n').map(line => JSON.parse(line))
 }

@@ -1,0 +1,57 @@
+//! Events for the benches: generated ones, and real ones where the machine has them.
+
+#![allow(dead_code, reason = "each bench uses its part")]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use relay_bench::generate::Plan;
+use relay_engine::types::Event;
+use relay_engine::wire;
+
+/// Whether this run measures; else, as under `cargo test`, it only checks that the answers hold.
+pub(crate) fn measures() -> bool {
+    std::env::args().any(|arg| arg == "--bench")
+}
+
+/// `many` when measuring, else `few`.
+pub(crate) fn size(many: usize, few: usize) -> usize {
+    if measures() { many } else { few }
+}
+
+/// Generated events as canonical JSON.
+pub(crate) fn generated(count: usize) -> Vec<String> {
+    Plan { count, ..Plan::default() }.events(2)
+}
+
+/// The real events of the folder `RELAY_SHARED`, or of `../shared` beside the repository; none elsewhere.
+pub(crate) fn real() -> Vec<String> {
+    let shared = std::env::var_os("RELAY_SHARED")
+        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared")), PathBuf::from);
+    let text = std::fs::read_to_string(shared.join("data/real-events.jsonl")).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+/// The engine's own form of events.
+pub(crate) fn parsed(lines: &[String]) -> Vec<Event> {
+    lines.iter().map(|line| wire::parse_event(line.as_bytes()).expect("valid").to_event()).collect()
+}
+
+/// The engine's own form of a filter of the load generator.
+pub(crate) fn filter(
+    filter: &relay_bench::filter::Filter,
+    corpus: &relay_bench::corpus::Corpus,
+) -> relay_engine::types::Filter {
+    let json = filter.to_json(corpus).to_string();
+    let mut filter = wire::parse_filter(json.as_bytes()).expect("valid");
+    filter.normalise();
+    filter
+}
+
+/// The same filters, shared as a REQ holds them.
+pub(crate) fn filters(
+    list: &[relay_bench::filter::Filter],
+    corpus: &relay_bench::corpus::Corpus,
+) -> Arc<[relay_engine::types::Filter]> {
+    list.iter().map(|one| filter(one, corpus)).collect()
+}

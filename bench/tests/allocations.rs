@@ -1,0 +1,102 @@
+//! No allocation for an EVENT on the accept path beyond the event's own storage, counted.
+
+use std::sync::Arc;
+
+use allocation_counter::measure;
+use relay_bench::generate::Plan;
+use relay_engine::relay::{Config, Peer, Relay, commit};
+use relay_engine::store::{MemoryBackend, TermClasses};
+use relay_engine::types::{Limits, Now};
+use relay_engine::verify::Libsecp256k1;
+use relay_engine::wire::{ClientMessage, parse_client_message};
+
+fn messages(count: usize) -> Vec<String> {
+    let events = Plan { count, ..Plan::default() }.events(2);
+    events.into_iter().map(|event| format!(r#"["EVENT",{event}]"#)).collect()
+}
+
+#[test]
+fn reading_and_hashing_allocate_nothing_and_keeping_an_event_once() {
+    let limits = Limits::default();
+    for message in messages(400) {
+        let read = measure(|| {
+            let Ok(ClientMessage::Event(event)) = parse_client_message(message.as_bytes(), &limits) else {
+                panic!("{message}");
+            };
+            assert_eq!(event.compute_id(), event.id);
+        });
+        assert_eq!(read.count_total, 0, "{message}");
+        let Ok(ClientMessage::Event(event)) = parse_client_message(message.as_bytes(), &limits) else {
+            panic!("{message}");
+        };
+        let mut kept = None;
+        let keep = measure(|| kept = Some(event.to_event()));
+        assert_eq!(keep.count_total, 1, "{message}");
+        let kept = kept.expect("it was just kept");
+        // The reference counts before the bytes, and rounding to a word.
+        let overhead = keep.bytes_total - kept.json().len() as u64;
+        assert!(overhead < 24, "{overhead} bytes more than the event");
+    }
+}
+
+/// Allocations an event of each step of the machine, for batches of `BATCH` events.
+#[derive(Debug, Default)]
+struct PerEvent {
+    receive: f64,
+    verify: f64,
+    verified: f64,
+    committed: f64,
+    drain: f64,
+}
+
+const BATCH: usize = 256;
+const WARM_UP: usize = 4;
+
+#[test]
+fn the_machine_takes_an_event_with_few_allocations() {
+    let messages = messages(BATCH * (WARM_UP + 4));
+    let now = Now::from_seconds(Plan::default().now + 60);
+    let store = MemoryBackend::new(TermClasses { all: true, author_kind: true });
+    let mut relay = Relay::new(Arc::new(Config::default()), store, Arc::new(Libsecp256k1), [7; 32]);
+    let conn = relay.connect(now, Peer::default()).expect("room for one");
+    let mut sum = PerEvent::default();
+    let mut accepted = 0;
+    for (round, batch) in messages.chunks(BATCH).enumerate() {
+        let counts = |sum: &mut f64, work: &mut dyn FnMut()| {
+            let info = measure(work);
+            if round >= WARM_UP {
+                *sum += info.count_total as f64 / (messages.len() - WARM_UP * BATCH) as f64;
+            }
+        };
+        counts(&mut sum.receive, &mut || {
+            batch.iter().for_each(|text| relay.handle_text(now, conn, text.as_bytes()))
+        });
+        let unchecked = relay.poll_verify(now, true).expect("a batch");
+        let mut unchecked = Some(unchecked);
+        let mut checked = None;
+        counts(&mut sum.verify, &mut || checked = unchecked.take().map(|batch| batch.check(&Libsecp256k1)));
+        counts(&mut sum.verified, &mut || relay.handle_verified(now, checked.take().expect("checked above")));
+        // The store's own work is not the machine's.
+        let commits = std::iter::from_fn(|| relay.poll_commit()).collect();
+        let mut done = commit(relay.store(), now, commits);
+        assert!(done.error.is_none());
+        counts(&mut sum.committed, &mut || {
+            done.replies.drain(..).for_each(|reply| relay.handle_committed(now, reply));
+            relay.handle_live(now, &done.live);
+        });
+        counts(&mut sum.drain, &mut || {
+            while let Some(conn) = relay.poll_ready() {
+                while relay.drain(conn, 1 << 20, &mut |frame| {
+                    accepted += usize::from(
+                        frame.head.starts_with(b"[\"OK\"")
+                            && memchr::memmem::find(frame.head, b"true").is_some(),
+                    );
+                }) {}
+            }
+        });
+    }
+    // One allocation is the event itself; the rest is tables that grow.
+    assert!((1.0..1.1).contains(&sum.receive), "{sum:?}");
+    assert!(sum.verify + sum.verified + sum.committed + sum.drain < 0.15, "{sum:?}");
+    assert!(accepted > messages.len() * 8 / 10, "{accepted}");
+}
