@@ -45,3 +45,93 @@ fn a_connection_paused_for_two_reasons_is_resumed_when_both_are_gone() {
     assert_eq!(relay.poll_input_resumed(), Some(slow));
     assert!(relay.wants_input(slow));
 }
+
+/// Simulator seed 755. Ephemeral events that came while a subscription's scan waited for its slow reader were
+/// held beside the outbox, up to 256 of any size for each subscription, and no bound on bytes knew of them.
+#[test]
+fn events_held_until_eose_count_against_the_readers_outbox() {
+    let now = Now::from_seconds(World::START);
+    let limits = Limits { outbox_bytes_pause: 16, outbox_bytes_max: 8_000, ..Limits::default() };
+    let config = Arc::new(Config { limits, ..Config::default() });
+    let mut relay = Relay::new(config, MemoryBackend::default(), Arc::new(Trusting), [1; 32]);
+    let slow = relay.connect(now, Peer::default()).unwrap();
+    let busy = relay.connect(now, Peer::default()).unwrap();
+    // The challenge is not read, so the scan waits.
+    relay.handle_text(now, slow, br#"["REQ","s",{"kinds":[20001]}]"#);
+    for number in 0..50 {
+        let content = format!("{number} {}", "x".repeat(600));
+        let event = Draft::new(0, 20_001, World::START).content(&content).event();
+        let message = format!("[\"EVENT\",{}]", String::from_utf8_lossy(event.json()));
+        relay.handle_text(now, busy, message.as_bytes());
+        let batch = relay.poll_verify(now, true).expect("one event");
+        relay.handle_verified(now, batch.check(&Trusting));
+    }
+    let mut frames: Vec<String> = Vec::new();
+    let mut bytes_max = 0;
+    for _ in 0..4 {
+        let before = frames.len();
+        relay.drain(slow, usize::MAX, &mut |frame| {
+            let mut text = Vec::new();
+            frame.write_to(&mut text);
+            frames.push(String::from_utf8(text).unwrap());
+        });
+        bytes_max = bytes_max.max(frames[before..].iter().map(String::len).sum());
+        while relay.work(now) {}
+    }
+    let events = frames.iter().filter(|frame| frame.starts_with("[\"EVENT\"")).count();
+    assert!(bytes_max <= 8_000 + 1_024, "{bytes_max} bytes waited");
+    assert!((5..50).contains(&events), "{events} events fit");
+    let missed = format!("error: {} ephemeral events were not sent", 50 - events);
+    assert!(frames.iter().any(|frame| frame.contains(&missed)), "{:?}", frames.last());
+}
+
+/// The simulator, at once: held events made a reader count as full that is not slow yet, and a stored event
+/// that came then was taken for one that may be missed.
+#[test]
+fn a_stored_event_is_never_missed_for_ephemeral_ones_that_are_held() {
+    let now = Now::from_seconds(World::START);
+    let limits =
+        Limits { outbox_bytes_pause: 4_000, outbox_bytes_max: 4_000, scan_rows_max: 1, ..Limits::default() };
+    let config = Arc::new(Config { limits, ..Config::default() });
+    let mut relay = Relay::new(config, MemoryBackend::default(), Arc::new(Trusting), [1; 32]);
+    let reader = relay.connect(now, Peer::default()).unwrap();
+    let writer = relay.connect(now, Peer::default()).unwrap();
+    let publish = |relay: &mut Relay<MemoryBackend>, kind: u16, content: &str| {
+        let event = Draft::new(0, kind, World::START).content(content).event();
+        let message = format!("[\"EVENT\",{}]", String::from_utf8_lossy(event.json()));
+        relay.handle_text(now, writer, message.as_bytes());
+        let batch = relay.poll_verify(now, true).expect("one event");
+        relay.handle_verified(now, batch.check(&Trusting));
+        if let Some(changes) = relay.poll_commit() {
+            let committed = commit(relay.store(), now, vec![changes]);
+            for reply in committed.replies {
+                relay.handle_committed(now, reply);
+            }
+            relay.handle_live(now, &committed.live);
+        }
+    };
+    let mut text = Vec::new();
+    let mut drain = |relay: &mut Relay<MemoryBackend>| {
+        relay.drain(reader, usize::MAX, &mut |frame| frame.write_to(&mut text));
+    };
+    for number in 0..3 {
+        publish(&mut relay, 7, &format!("reaction {number}"));
+    }
+    relay.handle_text(now, reader, br#"["REQ","live",{"kinds":[1]}]"#);
+    while relay.work(now) {}
+    drain(&mut relay);
+    // One row a step: this one is still scanning while ephemeral events fill what may wait for its reader.
+    relay.handle_text(now, reader, br#"["REQ","scanning",{"kinds":[7,20001]}]"#);
+    for number in 0..8 {
+        publish(&mut relay, 20_001, &format!("{number} {}", "x".repeat(600)));
+    }
+    publish(&mut relay, 1, "must arrive");
+    while relay.work(now) {}
+    for _ in 0..4 {
+        drain(&mut relay);
+        while relay.work(now) {}
+    }
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.contains("ephemeral events were not sent"), "they filled it");
+    assert_eq!(text.matches("must arrive").count(), 1);
+}

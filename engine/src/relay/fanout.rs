@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use super::outbox::Frame;
 use super::request::Request;
 use super::session::ConnId;
 use super::stream::StreamId;
@@ -49,6 +50,20 @@ pub(super) struct LiveSub {
     pub(super) state: State,
     /// Events up to this number have been sent, or will be by the scan.
     pub(super) live_after: Seq,
+}
+
+impl LiveSub {
+    /// Bytes that the events it holds will take in its reader's outbox.
+    pub(super) fn held_bytes(&self) -> usize {
+        match &self.state {
+            State::Scanning { held, .. } => held.iter().map(|event| frame_len(&self.head, event)).sum(),
+            State::Live | State::Behind => 0,
+        }
+    }
+}
+
+fn frame_len(head: &Arc<[u8]>, event: &Event) -> usize {
+    Frame { head, body: Some(&event.shared_json()) }.len()
 }
 
 /// Subscriptions by index slot.
@@ -114,10 +129,12 @@ impl LiveSubs {
         self.serial
     }
 
-    pub(super) fn remove(&mut self, slot: SubSlot) {
-        if let Some(LiveSub { owner: Owner::Client { .. }, .. }) = self.slots[slot.0 as usize].take() {
+    pub(super) fn remove(&mut self, slot: SubSlot) -> Option<LiveSub> {
+        let removed = self.slots[slot.0 as usize].take();
+        if let Some(LiveSub { owner: Owner::Client { .. }, .. }) = removed {
             self.clients -= 1;
         }
+        removed
     }
 
     /// The subscription, if it still is the one of this serial.
@@ -177,27 +194,35 @@ impl<B: Backend> Relay<B> {
         if !may_see(event.view(), &self.config.policy.guarded_kinds, session.auth.keys()) {
             return;
         }
-        let full = session.outbox.bytes() >= limits.outbox_bytes_max;
+        let full = session.outbox.bytes() + session.held_bytes >= limits.outbox_bytes_max;
         match (&mut live.state, seq) {
             (State::Scanning { missed, .. }, Some(_)) => *missed = true,
             (State::Behind, Some(_)) => {}
-            (State::Scanning { held, .. }, None) if held.len() < HELD_MAX => held.push(event.clone()),
+            (State::Scanning { held, .. }, None) if held.len() < HELD_MAX && !full => {
+                session.held_bytes += frame_len(&live.head, event);
+                held.push(event.clone());
+            }
             (State::Live, Some(seq)) if session.is_slow(limits) => {
                 live.state = State::Behind;
                 live.live_after = Seq(seq.0 - 1);
                 session.stalled.push(Request::Replay { slot, serial: live.serial });
                 self.metrics.subscriptions_lagged += 1;
             }
-            (State::Live | State::Behind, None) | (State::Live, Some(_)) if !full => {
-                session.outbox.push_event(live.head.clone(), event.shared_json());
-                self.metrics.sent_event += 1;
-                self.mark_ready(conn);
-            }
+            (State::Live, Some(_)) => self.push_live(slot, conn, event),
+            (State::Live | State::Behind, None) if !full => self.push_live(slot, conn, event),
             _ => {
                 session.ephemeral_missed += 1;
                 self.metrics.ephemeral_missed += 1;
             }
         }
+    }
+
+    fn push_live(&mut self, slot: SubSlot, conn: ConnId, event: &Event) {
+        let Some(Some(live)) = self.live.slots.get(slot.0 as usize) else { return };
+        let Some(session) = self.sessions.get_mut(conn) else { return };
+        session.outbox.push_event(live.head.clone(), event.shared_json());
+        self.metrics.sent_event += 1;
+        self.mark_ready(conn);
     }
 
     /// The reader has taken some output: what waited for it goes on.

@@ -159,7 +159,13 @@ impl<B: Backend> Relay<B> {
     /// Takes a subscription out of the index and the table; its requests find it gone.
     pub(super) fn drop_slot(&mut self, slot: SubSlot) {
         self.index.unsubscribe(slot);
-        self.live.remove(slot);
+        let removed = self.live.remove(slot);
+        if let Some(live) = &removed
+            && let Owner::Client { conn, .. } = &live.owner
+            && let Some(session) = self.sessions.get_mut(*conn)
+        {
+            session.held_bytes -= live.held_bytes();
+        }
         self.index.sweep(super::SWEEP_POSTINGS);
         self.metrics.subscriptions = self.live.clients() as u64;
     }
@@ -239,6 +245,7 @@ impl<B: Backend> Relay<B> {
         let Some(live) = self.live.get_mut(job.slot, job.serial) else { return };
         let Owner::Client { conn, sub } = &live.owner else { return };
         let (conn, sub) = (*conn, sub.clone());
+        let held_bytes = live.held_bytes();
         let State::Scanning { missed, held } = std::mem::replace(&mut live.state, State::Live) else {
             return;
         };
@@ -255,6 +262,7 @@ impl<B: Backend> Relay<B> {
         self.send_eose(conn, &sub, hint);
         self.metrics.sent_event += held.len() as u64;
         if let Some(session) = self.sessions.get_mut(conn) {
+            session.held_bytes -= held_bytes;
             for event in held {
                 session.outbox.push_event(head.clone(), event.shared_json());
             }

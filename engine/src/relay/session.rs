@@ -33,6 +33,8 @@ pub(super) struct Session {
     pub(super) stalled: Vec<super::request::Request>,
     /// COUNTs that have not been answered.
     pub(super) counts: usize,
+    /// Bytes of the ephemeral events that its subscriptions hold until their EOSE: as good as in the outbox.
+    pub(super) held_bytes: usize,
     /// Ephemeral events that could not wait for this reader, not yet confessed.
     pub(super) ephemeral_missed: u64,
     pub(super) bad_messages: u32,
@@ -61,6 +63,7 @@ impl Session {
             in_flight: 0,
             stalled: Vec::new(),
             counts: 0,
+            held_bytes: 0,
             ephemeral_missed: 0,
             bad_messages: 0,
             event_rate: Bucket::full(limits.events_per_minute_max, now),

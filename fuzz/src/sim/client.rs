@@ -252,12 +252,22 @@ impl Client {
 
     fn receive_ok(&mut self, id: EventId, accepted: bool, words: &str, truth: &Truth<'_>) {
         let proven_bad = !accepted && (words.contains("signature") || words.contains("hash"));
-        // Of several copies, a bad one was refused for being bad; what else is said fits the good ones.
-        let fits = |outstanding: &Outstanding| outstanding.id == id && outstanding.is_good != proven_bad;
-        let place = self.outstanding.iter().position(fits);
-        assert!(place.is_some() || !proven_bad, "a good event is refused as a bad one: {words}");
-        let place = place.or_else(|| self.outstanding.iter().position(|outstanding| outstanding.id == id));
-        let key = self.outstanding.remove(place.expect("each OK answers an EVENT or AUTH")).key;
+        let first = |client: &Client, fits: &dyn Fn(&Outstanding) -> bool| {
+            client.outstanding.iter().position(|own| own.id == id && fits(own))
+        };
+        let place = if proven_bad {
+            first(self, &|own| !own.is_good).expect("a good event is not refused as a bad one")
+        } else {
+            first(self, &|_| true).expect("each OK answers an EVENT or AUTH")
+        };
+        let Outstanding { key, is_good, .. } = self.outstanding.remove(place);
+        // Of several copies, nobody knows which was answered: if not the bad one, it is still to come.
+        if !is_good
+            && !proven_bad
+            && let Some(other) = first(self, &|own| own.is_good)
+        {
+            self.outstanding[other].is_good = false;
+        }
         if !accepted {
             check_words(words, &["invalid", "blocked", "duplicate", "error", "auth-required", "restricted"]);
         }
