@@ -128,5 +128,5 @@ fn nostr_tools() -> anyhow::Result<()> {
 }
 
 fn benches() -> anyhow::Result<()> {
-    run(&mut cargo(&["test", "--locked", "--release", "--workspace", "--benches"]))
+    run(&mut cargo(&["test", "--locked", "--release", "--workspace", "--bench", "*"]))
 }
