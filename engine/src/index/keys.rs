@@ -150,6 +150,7 @@ pub(super) struct Key {
     pub(super) groups: Vec<Group>,
 }
 
+#[cfg(target_pointer_width = "64")]
 const _: () = assert!(size_of::<Key>() == 64, "a cache line");
 
 impl Key {
