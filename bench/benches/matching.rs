@@ -6,20 +6,28 @@ mod common;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use relay_bench::corpus::Corpus;
-use relay_bench::generate::Rng;
+use relay_bench::generate::{Plan, Rng};
 use relay_bench::subscriptions;
 use relay_engine::index::Index;
 use relay_engine::types::Filter;
 
+/// The events, and all authors there are.
+fn world(lines: Vec<String>) -> (Corpus, Vec<u32>) {
+    let mut corpus = Corpus::new(lines).expect("a corpus");
+    let authors = Plan::default().authors();
+    let authors = authors.iter().map(|author| corpus.number(&author.pubkey)).collect();
+    (corpus, authors)
+}
+
 fn matching(criterion: &mut Criterion) {
     let lines = common::generated(common::size(2_000, 150));
     let events = common::parsed(&lines);
-    let corpus = Corpus::new(lines).expect("a corpus");
+    let (corpus, authors) = world(lines);
     let mut group = criterion.benchmark_group("match an event");
     group.throughput(Throughput::Elements(events.len() as u64)).sample_size(20);
     for count in [common::size(1_000, 200), common::size(5_000, 400), common::size(20_000, 600)] {
         let mut rng = Rng::new("bench", 1);
-        let subs: Vec<Vec<Filter>> = subscriptions::draw(&corpus, count, 0, &mut rng)
+        let subs: Vec<Vec<Filter>> = subscriptions::draw(&corpus, &authors, count, 0, &mut rng)
             .iter()
             .map(|filters| filters.iter().map(|filter| common::filter(filter, &corpus)).collect())
             .collect();
@@ -56,12 +64,13 @@ fn matching(criterion: &mut Criterion) {
 }
 
 fn subscribe(criterion: &mut Criterion) {
-    let corpus = Corpus::new(common::generated(common::size(2_000, 150))).expect("a corpus");
+    let (corpus, authors) = world(common::generated(common::size(2_000, 150)));
     let mut rng = Rng::new("bench", 2);
-    let subs: Vec<Vec<Filter>> = subscriptions::draw(&corpus, common::size(5_000, 100), 0, &mut rng)
-        .iter()
-        .map(|filters| filters.iter().map(|filter| common::filter(filter, &corpus)).collect())
-        .collect();
+    let subs: Vec<Vec<Filter>> =
+        subscriptions::draw(&corpus, &authors, common::size(5_000, 100), 0, &mut rng)
+            .iter()
+            .map(|filters| filters.iter().map(|filter| common::filter(filter, &corpus)).collect())
+            .collect();
     let mut group = criterion.benchmark_group("subscribe and unsubscribe");
     group.throughput(Throughput::Elements(subs.len() as u64)).sample_size(20);
     group.bench_function(BenchmarkId::from_parameter(subs.len()), |bencher| {

@@ -95,12 +95,14 @@ const GRACE: Duration = Duration::from_millis(300);
 /// If connections fail, a subscription is refused, or `pid` is not there.
 pub fn run(endpoint: &Endpoint, process: Option<Process>, plan: &Plan) -> Result<Report> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock is before 1970")?;
-    let corpus = stream(plan, now.as_secs())?;
+    let mut corpus = stream(plan, now.as_secs())?;
+    let everyone = generate::Plan { seed: plan.seed, ..Default::default() }.authors();
+    let authors: Vec<u32> = everyone.iter().map(|author| corpus.number(&author.pubkey)).collect();
     // Nothing stored matches a `since` of the stream but another stream of the same minute, and that comes
     // before EOSE.
     let since = corpus.events.iter().map(|event| event.created_at).min().unwrap_or(0);
     let mut rng = Rng::new("relay-bench subscriptions", plan.seed);
-    let filters = subscriptions::draw(&corpus, plan.subscriptions, since, &mut rng);
+    let filters = subscriptions::draw(&corpus, &authors, plan.subscriptions, since, &mut rng);
     let due: Vec<Tally> = filters.iter().map(|filters| Tally::due(filters, &corpus)).collect();
     let expected: u64 = due.iter().map(|tally| tally.count).sum();
 

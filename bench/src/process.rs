@@ -71,12 +71,13 @@ impl Usage {
     /// CPU time of all threads since `earlier`: exact while no thread ended in between, else in steps of
     /// 10 ms.
     pub fn cpu_since(&self, earlier: &Usage) -> Duration {
-        let all_alive = earlier.threads.keys().all(|tid| self.threads.contains_key(tid));
-        if all_alive && !earlier.threads.is_empty() {
-            let sum = |usage: &Usage| usage.threads.values().sum::<Duration>();
-            return sum(self).saturating_sub(sum(earlier));
-        }
-        self.ticks.saturating_sub(earlier.ticks)
+        let alive = |(tid, time): (&u32, &Duration)| {
+            time.saturating_sub(earlier.threads.get(tid).copied().unwrap_or_default())
+        };
+        let exact: Duration = self.threads.iter().map(alive).sum();
+        let ticks = self.ticks.saturating_sub(earlier.ticks);
+        // More ticks than rounding explains: some threads are gone, and their time with them.
+        if ticks > exact + 2 * TICK { ticks } else { exact }
     }
 }
 
@@ -103,6 +104,15 @@ mod tests {
         assert!(after.cpu_since(&before) >= Duration::from_millis(60));
         assert!(after.ticks - before.ticks >= Duration::from_millis(30), "{before:?} {after:?}");
         assert!(after.resident_bytes > 1 << 20);
+    }
+
+    #[test]
+    fn cpu_of_threads_that_ended_counts() {
+        let process = Process::new(0);
+        let before = process.usage().unwrap();
+        std::thread::spawn(|| burn(Duration::from_millis(100))).join().unwrap();
+        let cpu = process.usage().unwrap().cpu_since(&before);
+        assert!(cpu >= Duration::from_millis(80), "{cpu:?}");
     }
 
     #[test]

@@ -4,31 +4,32 @@ use crate::corpus::Corpus;
 use crate::filter::Filter;
 use crate::generate::Rng;
 
-/// `count` subscriptions, each of one or two filters. Of a hundred:
+/// `count` subscriptions, each of one or two filters. Of two hundred:
 ///
 /// | share | filters |
 /// |---|---|
-/// | 35 | a home page: 1 to 200 authors, kinds 1, 6 and sometimes more |
-/// | 25 | notifications: `#p` of one's own, kinds 1, 6, 7, 9735 |
-/// | 20 | a thread: `#e` of 1 to 30 notes, mostly of kinds 1, 7, 9735 |
-/// | 10 | events by id, or profiles of authors (never matching, as most never do) |
-/// | 5 | own notes and own notifications, as two filters |
-/// | 3 | a hashtag or two |
-/// | 2 | everyone's notes |
+/// | 40 | a home page: 1 to 200 authors, kinds 1, 6 and sometimes more |
+/// | 55 | notifications: `#p` of one's own, kinds 1, 6, 7, 9735 |
+/// | 40 | a thread: `#e` of 1 to 30 notes, mostly of kinds 1, 7, 9735 |
+/// | 20 | 1 to 10 events by id that never come |
+/// | 25 | profiles and contact lists of 1 to 20 authors |
+/// | 13 | own notes and own notifications, as two filters |
+/// | 6 | a hashtag or two |
+/// | 1 | everyone's notes |
 ///
-/// On the generator's events about 2% of them match an event.
-pub fn draw(corpus: &Corpus, count: usize, since: u64, rng: &mut Rng) -> Vec<Vec<Filter>> {
-    let everyone = distinct(corpus.events.iter().map(|event| event.author));
+/// `authors` are all there are, also those that say nothing in `corpus`. On the generator's events about 1% of
+/// the subscriptions want an event.
+pub fn draw(corpus: &Corpus, authors: &[u32], count: usize, since: u64, rng: &mut Rng) -> Vec<Vec<Filter>> {
     let tagged = |letter: u8| {
         let tags = corpus.events.iter().flat_map(|event| event.tags.iter());
         distinct(tags.filter(|(own, _)| *own == letter).map(|(_, value)| *value))
     };
-    let (notes, people, hashtags) = (tagged(b'e'), tagged(b'p'), tagged(b't'));
+    let (notes, hashtags) = (tagged(b'e'), tagged(b't'));
     let some = |list: &[u32], wanted: usize, rng: &mut Rng| {
         let drawn = (0..wanted).filter_map(|_| list.get(rng.below(list.len().max(1))).copied());
         distinct(drawn.collect::<Vec<_>>().into_iter())
     };
-    // Every tenth home page watches few people, most watch many.
+    // Some home pages watch few people, most watch many.
     const FOLLOWED: &[(usize, usize)] = &[(0, 1), (100, 10), (500, 60), (1000, 200)];
     let base = Filter { since: Some(since), ..Filter::default() };
     let tag = |letter: u8, values: Vec<u32>, kinds: &[u16]| Filter {
@@ -36,31 +37,31 @@ pub fn draw(corpus: &Corpus, count: usize, since: u64, rng: &mut Rng) -> Vec<Vec
         kinds: kinds.to_vec(),
         ..base.clone()
     };
-    let one = |rng: &mut Rng| match rng.below(100) {
-        0..35 => {
+    let one = |rng: &mut Rng| match rng.below(200) {
+        0..40 => {
             let wanted = rng.quantile(FOLLOWED);
             let kinds = if rng.chance(300) { vec![1, 6, 16, 30023] } else { vec![1, 6] };
-            vec![Filter { authors: some(&everyone, wanted, rng), kinds, ..base.clone() }]
+            vec![Filter { authors: some(authors, wanted, rng), kinds, ..base.clone() }]
         }
-        35..60 => vec![tag(b'p', some(&people, 1, rng), &[1, 6, 7, 9735])],
-        60..80 => {
+        40..95 => vec![tag(b'p', some(authors, 1, rng), &[1, 6, 7, 9735])],
+        95..135 => {
             let kinds: &[u16] = if rng.chance(700) { &[1, 7, 9735] } else { &[] };
             let wanted = 1 + rng.below(30);
             vec![tag(b'e', some(&notes, wanted, rng), kinds)]
         }
-        80..85 => {
+        135..155 => {
             let ids = (0..1 + rng.below(10)).map(|_| std::array::from_fn(|_| rng.below(256) as u8)).collect();
             vec![Filter { ids, ..base.clone() }]
         }
-        85..90 => {
+        155..180 => {
             let wanted = 1 + rng.below(20);
-            vec![Filter { authors: some(&everyone, wanted, rng), kinds: vec![0, 3, 10002], ..base.clone() }]
+            vec![Filter { authors: some(authors, wanted, rng), kinds: vec![0, 3, 10002], ..base.clone() }]
         }
-        90..95 => {
-            let own = some(&everyone, 1, rng);
+        180..193 => {
+            let own = some(authors, 1, rng);
             vec![Filter { authors: own.clone(), ..base.clone() }, tag(b'p', own, &[1, 6, 7, 9735])]
         }
-        95..98 => {
+        193..199 => {
             let wanted = 1 + rng.below(2);
             vec![tag(b't', some(&hashtags, wanted, rng), &[1])]
         }

@@ -27,7 +27,7 @@ fn every_id_and_signature_is_valid() {
         let sig = event["sig"].as_str().unwrap().as_bytes();
         let half = |text: &[u8]| hex::decode32(text).unwrap();
         let sig = [half(&sig[..64]), half(&sig[64..])].concat();
-        let sig = schnorr::Signature::from_slice(&sig).unwrap();
+        let sig = schnorr::Signature::from_byte_array(sig.try_into().unwrap());
         let pubkey = XOnlyPublicKey::from_byte_array(pubkey).unwrap();
         assert!(schnorr::verify(&sig, &id, &pubkey).is_ok(), "{event}");
     }
@@ -129,4 +129,8 @@ fn a_stream_of_no_days_is_the_last_minute_in_order() {
         parse(&plan.events(1)).iter().map(|event| event["created_at"].as_u64().unwrap()).collect();
     assert!(times.is_sorted());
     assert_eq!((times[0], times[499]), (plan.now - 59, plan.now));
+    // So close together, some would say the same twice.
+    let plan = Plan { days: 0, count: 6_000, ..Plan::default() };
+    let ids: HashSet<String> = parse(&plan.events(2)).iter().map(|event| event["id"].to_string()).collect();
+    assert_eq!(ids.len(), 6_000);
 }

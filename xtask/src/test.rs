@@ -17,16 +17,23 @@ const PARTS: &[Part] = &[
     Part { name: "format", about: "rustfmt finds nothing to change", run: format },
     Part { name: "lint", about: "clippy, every target, warnings denied", run: lint },
     Part { name: "wasm", about: "the engine builds for wasm32 and imports nothing from its host", run: wasm },
-    Part { name: "unit", about: "unit, property, semantics and simulation tests; doc tests", run: unit },
     Part { name: "docs", about: "rustdoc without warnings", run: docs },
     Part {
+        name: "tests",
+        about: "unit, property, semantics, simulation, corpora, the real binary, doc tests",
+        run: tests,
+    },
+    Part { name: "nostr-tools", about: "the real binary driven by nostr-tools on Node", run: nostr_tools },
+    Part {
         name: "oracle",
-        about: "100,000 random filter groups against the naive oracle, optimised",
+        about: "100,000 random filter groups a backend against the naive oracle, optimised",
         run: oracle,
     },
-    Part { name: "server", about: "the real binary: raw frames, nostr-sdk, kill -9, full disk", run: server },
-    Part { name: "nostr-tools", about: "the real binary driven by nostr-tools on Node", run: nostr_tools },
-    Part { name: "benches", about: "bench programs compile and their answers hold", run: benches },
+    Part {
+        name: "benches",
+        about: "bench programs run once, optimised, and their answers hold",
+        run: benches,
+    },
 ];
 
 pub(crate) fn list() {
@@ -93,18 +100,9 @@ fn wasm() -> anyhow::Result<()> {
     ]))
 }
 
-fn unit() -> anyhow::Result<()> {
-    run(&mut cargo(&[
-        "test",
-        "--locked",
-        "--workspace",
-        "--exclude",
-        "relay-server",
-        "--exclude",
-        "relay-bench",
-        "--features",
-        "relay-engine/testing",
-    ]))
+/// The whole workspace at once, so that every dependency is built once.
+fn tests() -> anyhow::Result<()> {
+    run(&mut cargo(&["test", "--locked", "--workspace"]))
 }
 
 fn docs() -> anyhow::Result<()> {
@@ -112,31 +110,14 @@ fn docs() -> anyhow::Result<()> {
 }
 
 fn oracle() -> anyhow::Result<()> {
-    let groups = |package: &str, test: &str| {
-        let args = [
-            "test",
-            "--locked",
-            "--release",
-            "--package",
-            package,
-            "--test",
-            test,
-            "--",
-            "agrees_with_the_oracle",
-        ];
-        run(cargo(&args).env("RELAY_GROUPS", "100000"))
-    };
-    groups("relay-engine", "store_memory")?;
-    groups("relay-server", "store_lmdb")?;
-    groups("relay-server", "store_sql")
-}
-
-fn server() -> anyhow::Result<()> {
-    run(&mut cargo(&["test", "--locked", "--package", "relay-server"]))
+    let tests = ["--test", "store_memory", "--test", "store_lmdb", "--test", "store_sql"];
+    let mut command = cargo(&["test", "--locked", "--release", "--workspace"]);
+    run(command.args(tests).args(["--", "agrees_with_the_oracle"]).env("RELAY_GROUPS", "100000"))
 }
 
 fn nostr_tools() -> anyhow::Result<()> {
-    run(&mut cargo(&["build", "--locked", "--package", "relay-server"]))?;
+    // The binary that the tests above were run on.
+    run(&mut cargo(&["test", "--locked", "--workspace", "--no-run"]))?;
     let npm = |args: &[&str]| {
         let mut command = Command::new("npm");
         command.args(args).current_dir("server/tests/nostr-tools");
@@ -147,5 +128,5 @@ fn nostr_tools() -> anyhow::Result<()> {
 }
 
 fn benches() -> anyhow::Result<()> {
-    run(&mut cargo(&["test", "--locked", "--release", "--package", "relay-bench", "--all-targets"]))
+    run(&mut cargo(&["test", "--locked", "--release", "--workspace", "--bench", "*"]))
 }

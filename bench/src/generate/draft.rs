@@ -52,6 +52,11 @@ impl Draft {
 }
 
 impl Unsigned {
+    /// The first eight bytes of the id.
+    pub(super) fn prefix(&self) -> u64 {
+        u64::from_be_bytes(self.id[..8].try_into().expect("eight bytes"))
+    }
+
     /// Signs, and returns the whole event as canonical JSON.
     pub(super) fn sign(&self, authors: &[Author]) -> String {
         let sig = authors[self.author].sign(&self.id);

@@ -15,6 +15,8 @@ use std::io::{self, Write};
 pub use author::Author;
 pub use rng::{Rng, Zipf};
 
+use rustc_hash::FxHashSet;
+
 use draft::Unsigned;
 use world::World;
 
@@ -53,6 +55,8 @@ const LATE_PERMILLE: usize = 20;
 impl Plan {
     /// The second of event number `at`: later ones are newer, but for those that come late.
     fn created_at(&self, at: usize, rng: &mut Rng) -> u64 {
+        // Drawing anew what came twice runs over by a few.
+        let at = at.min(self.count.max(1) - 1);
         if self.days == 0 {
             return self.now - 59 + (at as u64 * 60) / self.count.max(1) as u64;
         }
@@ -114,9 +118,13 @@ impl Plan {
         const CHUNK_EVENTS: usize = 8_192;
         let mut world = World::new(self);
         let mut left = self.count;
+        // Someone may react to the same note in the same way in the same second.
+        let mut seen = FxHashSet::default();
         while left > 0 {
             let wanted = left.min(CHUNK_EVENTS);
-            let drafts: Vec<Unsigned> = (0..wanted).map(|_| world.next_event()).collect();
+            let fresh =
+                std::iter::repeat_with(|| world.next_event()).filter(|event| seen.insert(event.prefix()));
+            let drafts: Vec<Unsigned> = fresh.take(wanted).collect();
             take(sign(&drafts, &world.authors, threads))?;
             left -= wanted;
         }

@@ -92,7 +92,7 @@ fn say(writer: &Writer, frame: &Value) {
 
 fn publish(state: &mut State, writer: &Writer, event: &Value, fault: Fault) {
     state.published += 1;
-    let chosen = state.published % 50 == 0;
+    let chosen = state.published.is_multiple_of(50);
     let verdict = |accepted: bool, why: &str| json!(["OK", event["id"], accepted, why]);
     let older = |old: &Value| {
         address(old).is_some_and(|of_old| Some(of_old) == address(event)) && rank(old) <= rank(event)

@@ -9,7 +9,7 @@ use crate::config::Settings;
 /// Print the stored events that match, newest first, one a line
 #[derive(Args, Debug)]
 pub struct ScanArgs {
-    /// Filters as NIP-01 JSON, such as '{"kinds":[1],"limit":10}'; events that match any are printed
+    /// Filters as NIP-01 JSON, such as `{"kinds":[1],"limit":10}`; events that match any are printed
     #[arg(value_name = "FILTER_JSON", required = true)]
     pub filters: Vec<String>,
 }

@@ -100,7 +100,7 @@ pub(crate) fn page(settings: &Settings) -> String {
     let contact = info
         .contact
         .as_deref()
-        .map_or_else(String::new, |contact| format!("<p>Contact: {}</p>", escape(contact)));
+        .map_or_else(String::new, |contact| format!("<h2>Contact</h2>\n<p>{}</p>", escape(contact)));
     let fill: [(&str, String); 8] = [
         ("{{name}}", escape(&info.name)),
         ("{{description}}", escape(&info.description)),

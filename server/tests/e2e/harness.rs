@@ -12,7 +12,7 @@ use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Message, WebSocket};
 
 /// Longer than any answer takes on a machine that is busy with other tests.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The binary under test.
 pub(crate) const RELAY: &str = env!("CARGO_BIN_EXE_relay");
@@ -197,6 +197,11 @@ impl RawClient {
         let url = format!("ws://{host}/");
         let (socket, _) = tungstenite::client::client_with_config(url, stream, Some(config)).ok()?;
         Some(RawClient { socket, closed: None })
+    }
+
+    /// How long [`RawClient::recv`] waits.
+    pub(crate) fn set_patience(&mut self, patience: Duration) {
+        self.socket.get_ref().set_read_timeout(Some(patience)).unwrap();
     }
 
     pub(crate) fn send(&mut self, text: impl Into<String>) {

@@ -8,10 +8,13 @@ use relay_engine::testing::semantics::{Client, World, cases};
 use relay_engine::types::Timestamp;
 use relay_server::config::Settings;
 
-use super::harness::{RawClient, RelayProcess, unix_now};
+use super::harness::{PATIENCE, RawClient, RelayProcess, unix_now};
 
 /// No case is worth a longer sleep than this many seconds.
 const SLEEP_SECONDS_MAX: u64 = 3;
+
+/// A connection that is not closed by now is not being closed.
+const CLOSING_PATIENCE: Duration = Duration::from_secs(3);
 
 struct ServerWorld {
     relay: RelayProcess,
@@ -79,9 +82,13 @@ impl Client for Socket {
     }
 
     fn closed(&mut self) -> Option<u16> {
-        while self.client.closed.is_none() {
-            self.waiting.push_back(self.client.recv()?);
+        self.client.set_patience(CLOSING_PATIENCE);
+        while self.client.closed.is_none()
+            && let Some(text) = self.client.recv()
+        {
+            self.waiting.push_back(text);
         }
+        self.client.set_patience(PATIENCE);
         self.client.closed
     }
 }
