@@ -242,6 +242,10 @@ impl<B: Backend> Relay<B> {
     pub(super) fn handle_auth(&mut self, now: Now, conn: ConnId, raw: &RawEvent<'_>) {
         self.metrics.messages_auth += 1;
         let Some(session) = self.sessions.get_mut(conn) else { return };
+        // It costs a signature check, as an event does.
+        if !session.event_rate.take(self.config.limits.events_per_minute_max, now) {
+            return self.send_ok(conn, &raw.id, false, "rate-limited: too many events a minute");
+        }
         let event = raw.to_event();
         let mut refusal = session.auth.check(&event, &self.config.limits, now.seconds()).err().map(|e| e.0);
         if refusal.is_none() && raw.compute_id() != raw.id {

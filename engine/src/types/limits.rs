@@ -58,7 +58,7 @@ pub struct Limits {
     pub auth_age_seconds_max: Timestamp,
     /// Malformed messages in a row after which a connection is closed for abuse.
     pub bad_messages_max: u32,
-    /// Events a connection may publish each minute on average; 0 is no bound.
+    /// EVENT and AUTH messages a connection may send each minute on average; 0 is no bound.
     pub events_per_minute_max: u32,
     /// REQ and COUNT messages a connection may send each minute on average; 0 is no bound.
     pub requests_per_minute_max: u32,
