@@ -1,5 +1,5 @@
 //! Programs of store operations: puts, deletions, sweeps, scans with budgets, counts, replays and failures,
-//! on several backends at once, held against the naive oracle. In one world of eight an SQLite database in
+//! on several backends at once, held against the naive oracle. In one world of sixteen an SQLite database in
 //! memory is among them, and is opened anew now and then.
 //!
 //! A program chooses from a small world of events and filters, so that nearly everything meets something.
@@ -85,7 +85,7 @@ impl Program {
                 FailingBackend::new(MemoryBackend::new(TermClasses { all, author_kind }))
             })
             .into();
-        let sql = (seed % 8 == 7).then(|| {
+        let sql = (seed % 16 == 15).then(|| {
             let database = Sqlite::new();
             (database.clone(), open(database))
         });
@@ -102,12 +102,12 @@ impl Program {
     }
 
     fn step(&mut self, chance: &mut Chance<'_>) {
-        match chance.below(16) {
-            0..=5 => self.put(chance),
-            6 => self.fail(chance),
-            7 => self.now += chance.below(4),
-            8 => self.sweep(chance),
-            9 => self.remove(chance),
+        let choice = chance.below(16);
+        match choice {
+            0..=9 => {
+                self.change(choice, chance);
+                self.forget_gone();
+            }
             10 | 11 => self.ask(chance),
             12 => self.begin(chance),
             13 | 14 => self.go_on(chance),
@@ -116,7 +116,16 @@ impl Program {
                 self.reopen();
             }
         }
-        self.forget_gone();
+    }
+
+    fn change(&mut self, choice: u64, chance: &mut Chance<'_>) {
+        match choice {
+            0..=5 => self.put(chance),
+            6 => self.fail(chance),
+            7 => self.now += chance.below(4),
+            8 => self.sweep(chance),
+            _ => self.remove(chance),
+        }
     }
 
     fn reopen(&mut self) {

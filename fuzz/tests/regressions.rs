@@ -135,3 +135,30 @@ fn a_stored_event_is_never_missed_for_ephemeral_ones_that_are_held() {
     assert!(text.contains("ephemeral events were not sent"), "they filled it");
     assert_eq!(text.matches("must arrive").count(), 1);
 }
+
+/// Messages that wait for an event were bounded in number only: 256 of a MiB each for every connection.
+#[test]
+fn deferred_messages_are_bounded_in_bytes() {
+    let now = Now::from_seconds(World::START);
+    let limits = Limits { message_bytes_max: 1_000, ..Limits::default() };
+    let config = Arc::new(Config { limits, ..Config::default() });
+    let mut relay = Relay::new(config, MemoryBackend::default(), Arc::new(Trusting), [1; 32]);
+    let conn = relay.connect(now, Peer::default()).unwrap();
+    let event = Draft::new(0, 1, World::START).event();
+    relay.handle_text(now, conn, format!("[\"EVENT\",{}]", String::from_utf8_lossy(event.json())).as_bytes());
+    let mut taken = 0;
+    while relay.wants_input(conn) && taken < 50 {
+        let padding = " ".repeat(400);
+        relay.handle_text(now, conn, format!("[\"REQ\",\"{taken}\",{padding}{{}}]").as_bytes());
+        taken += 1;
+    }
+    assert_eq!(taken, 3, "400 bytes each");
+    let batch = relay.poll_verify(now, true).expect("one event");
+    relay.handle_verified(now, batch.check(&Trusting));
+    let changes = relay.poll_commit().expect("one change");
+    for reply in commit(relay.store(), now, vec![changes]).replies {
+        relay.handle_committed(now, reply);
+    }
+    assert_eq!(relay.poll_input_resumed(), Some(conn));
+    assert!(relay.wants_input(conn));
+}

@@ -156,6 +156,7 @@ impl<B: Backend> Relay<B> {
             Err(_) => !session.deferred.is_empty(),
         };
         if waits {
+            session.deferred_bytes += text.len();
             session.deferred.push_back(text.into());
             self.metrics.messages_deferred += 1;
             return;
@@ -256,6 +257,7 @@ impl<B: Backend> Relay<B> {
                 break;
             }
             let text = session.deferred.pop_front().expect("it was at the front");
+            session.deferred_bytes -= text.len();
             let message = wire::parse_client_message(&text, &self.config.limits);
             self.handle_message(now, conn, message);
         }

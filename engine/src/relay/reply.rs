@@ -62,6 +62,7 @@ impl<B: Backend> Relay<B> {
         if !session.closing {
             session.closing = true;
             session.deferred.clear();
+            session.deferred_bytes = 0;
             self.closing.push_back((conn, Close { code, reason: reason.to_owned() }));
         }
     }

@@ -27,6 +27,8 @@ pub(super) struct Session {
     pub(super) outbox: Outbox,
     /// Messages that wait for earlier events to take effect.
     pub(super) deferred: VecDeque<Box<[u8]>>,
+    /// Bytes of those messages.
+    pub(super) deferred_bytes: usize,
     /// Events received and not yet answered.
     pub(super) in_flight: usize,
     /// Requests whose scans wait for the outbox to empty.
@@ -60,6 +62,7 @@ impl Session {
             subs: FastMap::default(),
             outbox: Outbox::default(),
             deferred: VecDeque::new(),
+            deferred_bytes: 0,
             in_flight: 0,
             stalled: Vec::new(),
             counts: 0,
@@ -78,6 +81,7 @@ impl Session {
     pub(super) fn takes_input(&self, limits: &Limits) -> bool {
         !self.closing
             && self.deferred.len() < limits.deferred_messages_max
+            && self.deferred_bytes < limits.message_bytes_max
             && self.outbox.bytes() < limits.outbox_bytes_pause
     }
 

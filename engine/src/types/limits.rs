@@ -41,7 +41,8 @@ pub struct Limits {
     /// Output waiting for one reader, in bytes, past which the connection is closed with a reason: it
     /// asks faster than it reads.
     pub outbox_bytes_max: usize,
-    /// Messages of one connection that may wait for an earlier one to take effect; then reading pauses.
+    /// Messages of one connection that may wait for an earlier one to take effect; then reading pauses. So
+    /// it does when they have `message_bytes_max` bytes together.
     pub deferred_messages_max: usize,
     /// Events one verification batch closes at.
     pub verify_batch_max: usize,
