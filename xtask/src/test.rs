@@ -17,7 +17,6 @@ const PARTS: &[Part] = &[
     Part { name: "format", about: "rustfmt finds nothing to change", run: format },
     Part { name: "lint", about: "clippy, every target, warnings denied", run: lint },
     Part { name: "wasm", about: "the engine builds for wasm32 and imports nothing from its host", run: wasm },
-    Part { name: "docs", about: "rustdoc without warnings", run: docs },
     Part {
         name: "tests",
         about: "unit, property, semantics, simulation, corpora, the real binary, doc tests",
@@ -103,10 +102,6 @@ fn wasm() -> anyhow::Result<()> {
 /// The whole workspace at once, so that every dependency is built once.
 fn tests() -> anyhow::Result<()> {
     run(&mut cargo(&["test", "--locked", "--workspace"]))
-}
-
-fn docs() -> anyhow::Result<()> {
-    run(cargo(&["doc", "--locked", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))
 }
 
 fn oracle() -> anyhow::Result<()> {
