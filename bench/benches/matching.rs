@@ -4,6 +4,7 @@
 
 mod common;
 
+use common::CpuTime;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use relay_bench::corpus::Corpus;
 use relay_bench::generate::{Plan, Rng};
@@ -19,7 +20,7 @@ fn world(lines: Vec<String>) -> (Corpus, Vec<u32>) {
     (corpus, authors)
 }
 
-fn matching(criterion: &mut Criterion) {
+fn matching(criterion: &mut Criterion<CpuTime>) {
     let lines = common::generated(common::size(2_000, 150));
     let events = common::parsed(&lines);
     let (corpus, authors) = world(lines);
@@ -63,7 +64,7 @@ fn matching(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn subscribe(criterion: &mut Criterion) {
+fn subscribe(criterion: &mut Criterion<CpuTime>) {
     let (corpus, authors) = world(common::generated(common::size(2_000, 150)));
     let mut rng = Rng::new("bench", 2);
     let subs: Vec<Vec<Filter>> =
@@ -86,5 +87,9 @@ fn subscribe(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, matching, subscribe);
+criterion_group! {
+    name = benches;
+    config = common::cpu_time();
+    targets = matching, subscribe
+}
 criterion_main!(benches);

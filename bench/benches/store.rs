@@ -6,6 +6,7 @@ mod common;
 
 use std::sync::Arc;
 
+use common::CpuTime;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use relay_bench::corpus::Corpus;
 use relay_bench::generate::Rng;
@@ -37,7 +38,7 @@ fn fill<B: Backend>(backend: &B, ops: &[Op], batch: usize) -> u64 {
     backend.reader().and_then(|reader| reader.stats()).expect("stats").events
 }
 
-fn commit(criterion: &mut Criterion) {
+fn commit(criterion: &mut Criterion<CpuTime>) {
     let lines = common::generated(common::size(4_096, 300));
     let ops = ops(&common::parsed(&lines));
     let kept = Corpus::new(lines).expect("a corpus").kept.len() as u64;
@@ -91,7 +92,7 @@ fn ask<B: Backend>(backend: &B, filters: &Arc<[Filter]>, found: &mut Vec<EventId
     }
 }
 
-fn scan(criterion: &mut Criterion) {
+fn scan(criterion: &mut Criterion<CpuTime>) {
     let lines = common::generated(common::size(100_000, 1_500));
     let ops = ops(&common::parsed(&lines));
     let corpus = Corpus::new(lines).expect("a corpus");
@@ -136,5 +137,9 @@ fn scan(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, commit, scan);
+criterion_group! {
+    name = benches;
+    config = common::cpu_time();
+    targets = commit, scan
+}
 criterion_main!(benches);

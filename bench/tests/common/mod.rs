@@ -121,8 +121,8 @@ fn publish(state: &mut State, writer: &Writer, event: &Value, fault: Fault) {
         if filters.iter().any(|filter| matches(filter, event)) {
             *deliveries += 1;
             let times = match fault {
-                Fault::LosesDeliveries if *deliveries % 50 == 0 => 0,
-                Fault::DeliversTwice if *deliveries % 50 == 0 => 2,
+                Fault::LosesDeliveries if deliveries.is_multiple_of(50) => 0,
+                Fault::DeliversTwice if deliveries.is_multiple_of(50) => 2,
                 _ => 1,
             };
             (0..times).for_each(|_| say(to, &json!(["EVENT", sub, event])));
