@@ -148,6 +148,9 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             self.conns.insert(id, Conn { key, socket, coder: Coder::default(), parts, backlog: None });
             self.by_key.insert(key, id);
             self.note_backlog(now, id);
+            // Said once in any case: it may have to be told what it missed.
+            let bytes = self.conns.get(&id).and_then(|conn| conn.backlog).map_or(0, |backlog| backlog.bytes);
+            self.relay.handle_backlog(id, bytes);
         }
         parts::sweep(self.relay.store().conn(), |key| self.by_key.contains_key(&key));
         self.numbers.rows.upkeep.add(self.rows().since(before));

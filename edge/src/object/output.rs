@@ -12,7 +12,7 @@ use super::{CountingConn, Host, Object};
 /// What a slow reader has not taken.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Backlog {
-    bytes: usize,
+    pub(super) bytes: usize,
     /// When it took something last.
     moved: Now,
 }

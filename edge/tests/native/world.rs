@@ -146,6 +146,12 @@ impl Runtime {
         Some(socket)
     }
 
+    /// A message that is delivered at once.
+    pub(super) fn text(&mut self, key: Key, text: &str) {
+        let now = self.now;
+        self.next = self.object().text(now, key, text);
+    }
+
     /// Delivers what sockets hold, gives turns, forgets, until there is nothing to do.
     pub(super) fn drive(&mut self) {
         for round in 0..100_000 {
