@@ -310,7 +310,8 @@ impl DurableObject for RelayDurableObject {
     async fn websocket_close(&self, ws: WebSocket, code: usize, _: String, _: bool) -> Result<()> {
         let Some(key) = self.shared.key_of(&ws) else { return Ok(()) };
         // Completes the handshake where the runtime has not done so itself.
-        let _ = ws.close(Some(if code == 1005 { 1000 } else { code as u16 }), Some(""));
+        let code = u16::try_from(code).ok().filter(|code| *code != 1005);
+        let _ = ws.close(code, Some(""));
         self.shared.with(|object| ((), object.disconnect(now(), key))).map_err(Error::RustError)
     }
 
