@@ -15,12 +15,14 @@ const build = join(dirname(fileURLToPath(import.meta.url)), '..', 'build')
 const COMPATIBILITY_DATE = '2026-11-01'
 
 /** Options of a Miniflare that runs the Worker as wrangler.toml describes it. */
-function options({ port = 0, persist, config, vars = {} }, convert) {
+function options({ port = 0, persist, config, vars = {}, main }, convert) {
+  const entry = main && { type: 'ESModule', path: join(build, 'main.js'), contents: main }
   const converted = convert({
     name: 'openagents-relay',
     host: '127.0.0.1',
     port,
     modules: [
+      ...(entry ? [entry] : []),
       { type: 'ESModule', path: join(build, 'index.js') },
       { type: 'CompiledWasm', path: join(build, 'index_bg.wasm') },
     ],
@@ -37,7 +39,7 @@ function options({ port = 0, persist, config, vars = {} }, convert) {
   return converted
 }
 
-/** Starts the Worker in Miniflare; `config` is what RELAY_CONFIG says, as an object. */
+/** Starts the Worker in Miniflare; `config` is what RELAY_CONFIG says, as an object; `main` replaces its entry. */
 export async function startEdge(given = {}) {
   const { Miniflare, convertV4MiniflareOptions } = await import('miniflare')
   const miniflare = new Miniflare(options(given, convertV4MiniflareOptions))
@@ -46,8 +48,17 @@ export async function startEdge(given = {}) {
     miniflare,
     url: `ws://127.0.0.1:${ready.port}`,
     http: `http://127.0.0.1:${ready.port}`,
-    /** Drops all memory of the object, whatever it is doing; sockets stay. */
-    evict: () => miniflare.unsafeEvictDurableObject('RELAY', { name: 'relay-0' }),
+    /** Drops all memory of the object, whatever it is doing; sockets stay. False if it has none now. */
+    evict: async () => {
+      const object = { name: 'relay-0', webSockets: 'hibernate' }
+      try {
+        await miniflare.unsafeEvictDurableObject('openagents-relay', 'RelayDurableObject', object)
+        return true
+      } catch (error) {
+        if (/not currently running/.test(error.message)) return false
+        throw error
+      }
+    },
     stop: () => miniflare.dispose(),
   }
 }
@@ -111,8 +122,9 @@ export async function startWorkerd({ port = 0, persist, config } = {}) {
     url: `ws://127.0.0.1:${found}`,
     http: `http://127.0.0.1:${found}`,
     pid: child.pid,
-    stop: async (signal = 'SIGTERM') => {
-      child.kill(signal)
+    // Told politely, it waits for every socket to close; what it has acknowledged is on disk.
+    stop: async () => {
+      child.kill('SIGKILL')
       await exited
       rmSync(scratch, { recursive: true, force: true })
     },
