@@ -71,6 +71,9 @@ pub enum Next {
     Later(u64),
 }
 
+/// Bytes of events that gather before a turn is taken at once: an object has 128 MB for everything.
+const GATHERED_BYTES_MAX: usize = 8 << 20;
+
 /// Longest Host header that is remembered as a relay's name, in bytes.
 const HOST_BYTES_MAX: usize = 255;
 
@@ -88,6 +91,8 @@ pub struct Object<C: CountingConn + 'static, H: Host> {
     slow: BTreeSet<ConnId>,
     /// The alarm that is set, if it was this object that set it.
     alarm: Option<Now>,
+    /// Bytes of events since the last turn.
+    gathered_bytes: usize,
     numbers: Numbers,
 }
 
@@ -125,6 +130,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             resumed: Vec::new(),
             slow: BTreeSet::new(),
             alarm: None,
+            gathered_bytes: 0,
             numbers: Numbers::default(),
         })
     }
@@ -175,12 +181,13 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         let spent = self.rows().since(before);
         let rows = &mut self.numbers.rows;
         let is_event = self.relay.metrics().messages_event > events;
-        if is_event {
-            rows.events.add(spent)
-        } else {
-            rows.requests.add(spent)
+        if !is_event {
+            rows.requests.add(spent);
+            return self.settle(now);
         }
-        self.settle(now)
+        rows.events.add(spent);
+        self.gathered_bytes += text.len();
+        if self.gathered_bytes > GATHERED_BYTES_MAX { self.turn(now) } else { self.settle(now) }
     }
 
     /// A binary message.

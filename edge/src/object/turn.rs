@@ -13,6 +13,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     /// Does what there is to do.
     pub fn turn(&mut self, now: Now) -> Next {
         self.numbers.turns += 1;
+        self.gathered_bytes = 0;
         self.relay.handle_timeout(now);
         self.look_at_slow(now);
         self.ingest(now);

@@ -87,3 +87,19 @@ fn a_store_that_fails_costs_no_session() {
     let told = ask(&mut runtime, &socket, r#"["REQ","b",{"kinds":[1]}]"#);
     assert_eq!(told, [r#"["EOSE","b",["finish"]]"#]);
 }
+
+#[test]
+fn much_that_gathers_is_not_gathered_for_long() {
+    use relay_engine::testing::signing::{event, key};
+    let mut runtime = Runtime::new(Settings::default(), Forgets::Never);
+    let socket = runtime.connect().unwrap();
+    let t = runtime.now.seconds();
+    for n in 0..50u64 {
+        let note = event(&key(1)).at(t - n).content("x".repeat(200_000)).sign();
+        runtime.text(socket.key, &format!(r#"["EVENT",{}]"#, note.json()));
+    }
+    // Ten megabytes came in one breath, and most of them are stored before a turn was due.
+    assert!((41..50).contains(&runtime.store.count("relay_event")), "{}", runtime.store.count("relay_event"));
+    runtime.drive();
+    assert_eq!(runtime.store.count("relay_event"), 50);
+}
