@@ -24,6 +24,7 @@ impl Part {
 const PARTS: &[Part] = &[
     Part { name: "format", about: "rustfmt finds nothing to change", always: true, run: format },
     Part { name: "lint", about: "clippy, every target, warnings denied", always: true, run: lint },
+    Part { name: "docs", about: "rustdoc, warnings denied", always: true, run: docs },
     Part { name: "wasm", about: "the engine builds for wasm32 and has no C in it", always: true, run: wasm },
     Part {
         name: "tests",
@@ -91,6 +92,10 @@ fn lint() -> anyhow::Result<()> {
         "-D",
         "warnings",
     ]))
+}
+
+fn docs() -> anyhow::Result<()> {
+    run(cargo(&["doc", "--locked", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))
 }
 
 /// The wasm32 build of the pure engine. Its C verifier is the hosts' business, so it is left out.
