@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use relay_engine::store::{Backend, Reader, Seq, StoreError, Writer, terms_of};
 use relay_engine::testing::{
-    conformance, differential, differential_over, event_of_json, groups_wanted, real_event_lines,
+    Groups, conformance, differential, differential_over, event_of_json, real_event_lines,
 };
 use relay_server::lmdb::{LmdbBackend, LmdbOptions, OpenError};
 use seam::{author, check_random_writes, insert, note, of_author};
@@ -39,10 +39,11 @@ fn agrees_with_the_oracle() {
         folders.borrow_mut().push(folder);
         backend
     };
-    differential(make, 20, groups_wanted(400) / 2);
+    let groups = Groups::wanted(400);
+    differential(make, 20, groups.generated);
     let lines = real_event_lines();
     let events: Vec<_> = lines.iter().map(|line| event_of_json(line).expect("an event a line")).collect();
-    differential_over(make(), &events, 21, groups_wanted(400) / 2);
+    differential_over(make(), &events, 21, groups.real);
 }
 
 #[test]

@@ -10,52 +10,37 @@ use crate::run::{cargo, run, succeeds};
 struct Part {
     name: &'static str,
     about: &'static str,
-    /// Whether it runs when no part is named.
-    always: bool,
     run: fn() -> anyhow::Result<()>,
 }
 
 impl Part {
     fn chosen(&self, names: &[String]) -> bool {
-        if names.is_empty() { self.always } else { names.iter().any(|name| name == self.name) }
+        names.is_empty() || names.iter().any(|name| name == self.name)
     }
 }
 
 const PARTS: &[Part] = &[
-    Part { name: "format", about: "rustfmt finds nothing to change", always: true, run: format },
-    Part { name: "lint", about: "clippy, every target, warnings denied", always: true, run: lint },
-    Part { name: "docs", about: "rustdoc, warnings denied", always: true, run: docs },
-    Part { name: "wasm", about: "the engine builds for wasm32 and has no C in it", always: true, run: wasm },
+    Part { name: "format", about: "rustfmt finds nothing to change", run: format },
+    Part { name: "lint", about: "clippy, every target, warnings denied", run: lint },
+    Part { name: "docs", about: "rustdoc, warnings denied", run: docs },
+    Part { name: "wasm", about: "the engine builds for wasm32 and has no C in it", run: wasm },
     Part {
         name: "tests",
         about: "unit, property, semantics, simulation, corpora, the real binary, doc tests",
-        always: true,
         run: tests,
     },
-    Part {
-        name: "nostr-tools",
-        about: "the real binary driven by nostr-tools on Node",
-        always: true,
-        run: nostr_tools,
-    },
+    Part { name: "nostr-tools", about: "the real binary driven by nostr-tools on Node", run: nostr_tools },
     Part {
         name: "oracle",
-        about: "100,000 random filter groups a backend against the naive oracle, optimised",
-        always: false,
+        about: "100,000 random filter groups a backend against the naive oracle",
         run: oracle,
     },
-    Part {
-        name: "benches",
-        about: "bench programs run once, optimised, and their answers hold",
-        always: false,
-        run: benches,
-    },
+    Part { name: "benches", about: "bench programs run once, and their answers hold", run: benches },
 ];
 
 pub(crate) fn list() {
     for part in PARTS {
-        let when = if part.always { "" } else { " (only when named)" };
-        eprintln!("{:12} {}{when}", part.name, part.about);
+        eprintln!("{:12} {}", part.name, part.about);
     }
 }
 
@@ -128,7 +113,7 @@ fn tests() -> anyhow::Result<()> {
 
 fn oracle() -> anyhow::Result<()> {
     let tests = ["--test", "store_memory", "--test", "store_lmdb", "--test", "store_sql"];
-    let mut command = cargo(&["test", "--locked", "--release", "--workspace"]);
+    let mut command = cargo(&["test", "--locked", "--workspace"]);
     run(command.args(tests).args(["--", "agrees_with_the_oracle"]).env("RELAY_GROUPS", "100000"))
 }
 
@@ -145,5 +130,5 @@ fn nostr_tools() -> anyhow::Result<()> {
 }
 
 fn benches() -> anyhow::Result<()> {
-    run(&mut cargo(&["test", "--locked", "--release", "--workspace", "--bench", "*"]))
+    run(&mut cargo(&["test", "--locked", "--workspace", "--bench", "*"]))
 }

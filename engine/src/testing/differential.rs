@@ -16,9 +16,21 @@ const GROUPS_PER_WORLD: usize = 60;
 /// More events than random worlds have.
 const LARGE: u64 = 1_000;
 
-/// How many filter groups the environment asks for in `RELAY_GROUPS`, else `otherwise`.
-pub fn groups_wanted(otherwise: usize) -> usize {
-    std::env::var("RELAY_GROUPS").ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+/// How many filter groups a differential test asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Groups {
+    /// Of random worlds.
+    pub generated: usize,
+    /// Of the real events: a tenth of all, for the oracle looks at each of thousands of events.
+    pub real: usize,
+}
+
+impl Groups {
+    /// As many together as the environment asks for in `RELAY_GROUPS`, else `otherwise`.
+    pub fn wanted(otherwise: usize) -> Self {
+        let all = std::env::var("RELAY_GROUPS").ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise);
+        Groups { generated: all - all / 10, real: all / 10 }
+    }
 }
 
 /// Fills stores made by `make` with random worlds that follow from `seed`, and asks `groups` random REQs, COUNTs
