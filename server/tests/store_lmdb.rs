@@ -2,11 +2,11 @@
 
 mod seam;
 
-use std::cell::RefCell;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 
 use relay_engine::store::{Backend, Reader, Seq, StoreError, Writer, terms_of};
 use relay_engine::testing::{
@@ -21,22 +21,22 @@ fn open(path: &Path) -> LmdbBackend {
 
 #[test]
 fn conforms() {
-    let folders = RefCell::new(Vec::new());
+    let folders = Mutex::new(Vec::new());
     conformance(|| {
         let folder = tempfile::tempdir().expect("folder");
         let backend = open(folder.path());
-        folders.borrow_mut().push(folder);
+        folders.lock().expect("no panic before").push(folder);
         backend
     });
 }
 
 #[test]
 fn agrees_with_the_oracle() {
-    let folders = RefCell::new(Vec::new());
+    let folders = Mutex::new(Vec::new());
     let make = || {
         let folder = tempfile::tempdir().expect("folder");
         let backend = open(folder.path());
-        folders.borrow_mut().push(folder);
+        folders.lock().expect("no panic before").push(folder);
         backend
     };
     let groups = Groups::wanted(400);
