@@ -40,5 +40,16 @@ fn tiny_steps_and_few_terms() {
         verify_batch_max: Some(2),
         classes: TermClasses { all: false, author_kind: false },
         sweeps: false,
+        hibernates: false,
     });
+}
+
+#[test]
+fn a_machine_that_is_rebuilt_all_the_time() {
+    check(&Tuning { shards: 1, hibernates: true, ..Tuning::default() });
+}
+
+#[test]
+fn a_machine_that_is_rebuilt_in_the_middle_of_scans() {
+    check(&Tuning { scan_rows_max: Some(3), hibernates: true, ..Tuning::default() });
 }

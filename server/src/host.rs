@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hyper::body::Bytes;
+use relay_about::About;
 use relay_engine::relay::{self, CommitReply, Live};
 use relay_engine::types::Now;
 use tokio::sync::{Notify, oneshot};
@@ -105,9 +106,15 @@ impl Host {
             policy: settings.policy.clone(),
             url: settings.url.clone(),
         };
+        let about = About {
+            info: &settings.info,
+            limits: &settings.limits,
+            policy: &settings.policy,
+            url: settings.url.as_deref(),
+        };
         let documents = Documents {
-            information: crate::page::information(&settings).into(),
-            page: crate::page::page(&settings).into(),
+            information: about.information().into(),
+            page: about.page(&format!("ws://{}", settings.listen)).into(),
         };
         Host {
             config: Arc::new(config),

@@ -10,7 +10,7 @@
 //! | `shard` | a thread with its own machine and connections, and the pump between them |
 //! | `writer` | the one thread that writes: group commit, sweeps |
 //! | [`lmdb`] | the default store |
-//! | `metrics`, `page` | what the process tells about itself |
+//! | `metrics` | what the process tells about itself; its documents are `relay-about`'s |
 
 pub mod cli;
 pub mod config;
@@ -18,7 +18,6 @@ mod host;
 pub mod lmdb;
 mod metrics;
 mod net;
-mod page;
 mod serve;
 mod shard;
 mod store;

@@ -16,6 +16,16 @@ impl Bucket {
         Bucket { milli_tokens: u64::from(per_minute) * 1000, filled: now }
     }
 
+    /// What is in the bucket, in thousandths of a message, and as of when; for [`Bucket::restored`].
+    pub fn level(&self) -> (u64, Now) {
+        (self.milli_tokens, self.filled)
+    }
+
+    /// A bucket as [`Bucket::level`] told it.
+    pub fn restored((milli_tokens, filled): (u64, Now)) -> Self {
+        Bucket { milli_tokens, filled }
+    }
+
     /// Takes one message out. False if there is none left; `per_minute` 0 is no bound.
     pub fn take(&mut self, per_minute: u32, now: Now) -> bool {
         if per_minute == 0 {

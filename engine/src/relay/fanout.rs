@@ -16,7 +16,7 @@ use super::{Live, Relay};
 use crate::index::SubSlot;
 use crate::policy::may_see;
 use crate::store::{Backend, Seq};
-use crate::types::{Event, Filter, Now, SubId};
+use crate::types::{Event, EventId, Filter, Now, SubId, Timestamp};
 
 /// Ephemeral events held for a subscription until its EOSE.
 const HELD_MAX: usize = 256;
@@ -28,11 +28,15 @@ pub(super) enum Owner {
     Stream(StreamId),
 }
 
+/// A place in the order of answers.
+pub(super) type Place = (Timestamp, EventId);
+
 /// Where a subscription stands.
 #[derive(Debug)]
 pub(super) enum State {
     /// Stored events are being sent, up to a horizon. `missed`: a newer one has matched since.
-    Scanning { missed: bool, held: Vec<Event> },
+    /// `last` is the place of the last stored event that was sent, if any was.
+    Scanning { missed: bool, held: Vec<Event>, last: Option<Place> },
     /// Events are sent as they come.
     Live,
     /// Events above `live_after` are being read back from the store.
@@ -83,7 +87,8 @@ impl LiveSubs {
         conn: ConnId,
         sub: SubId,
         filters: Arc<[Filter]>,
-        horizon: Seq,
+        state: State,
+        live_after: Seq,
     ) -> u64 {
         let mut head = Vec::new();
         crate::wire::frames::event_head(&mut head, &sub);
@@ -94,8 +99,8 @@ impl LiveSubs {
                 owner: Owner::Client { conn, sub },
                 head: head.into(),
                 filters,
-                state: State::Scanning { missed: false, held: Vec::new() },
-                live_after: horizon,
+                state,
+                live_after,
             },
         )
     }
@@ -140,6 +145,10 @@ impl LiveSubs {
     /// The subscription, if it still is the one of this serial.
     pub(super) fn get_mut(&mut self, slot: SubSlot, serial: u64) -> Option<&mut LiveSub> {
         self.slots.get_mut(slot.0 as usize)?.as_mut().filter(|sub| sub.serial == serial)
+    }
+
+    pub(super) fn get(&self, slot: SubSlot) -> Option<&LiveSub> {
+        self.slots.get(slot.0 as usize)?.as_ref()
     }
 
     pub(super) fn owner(&self, slot: SubSlot) -> Option<&Owner> {
@@ -194,7 +203,7 @@ impl<B: Backend> Relay<B> {
         if !may_see(event.view(), &self.config.policy.guarded_kinds, session.auth.keys()) {
             return;
         }
-        let full = session.outbox.bytes() + session.held_bytes >= limits.outbox_bytes_max;
+        let full = session.unread_bytes() + session.held_bytes >= limits.outbox_bytes_max;
         match (&mut live.state, seq) {
             (State::Scanning { missed, .. }, Some(_)) => *missed = true,
             (State::Behind, Some(_)) => {}
@@ -207,12 +216,14 @@ impl<B: Backend> Relay<B> {
                 live.live_after = Seq(seq.0 - 1);
                 session.stalled.push(Request::Replay { slot, serial: live.serial });
                 self.metrics.subscriptions_lagged += 1;
+                self.mark_changed(conn);
             }
             (State::Live, Some(_)) => self.push_live(slot, conn, event),
             (State::Live | State::Behind, None) if !full => self.push_live(slot, conn, event),
             _ => {
                 session.ephemeral_missed += 1;
                 self.metrics.ephemeral_missed += 1;
+                self.mark_changed(conn);
             }
         }
     }
@@ -229,7 +240,7 @@ impl<B: Backend> Relay<B> {
     pub(super) fn after_drain(&mut self, conn: ConnId) {
         let limits = &self.config.limits;
         let Some(session) = self.sessions.get_mut(conn) else { return };
-        if session.outbox.bytes() > limits.outbox_bytes_pause / 2 {
+        if session.unread_bytes() > limits.outbox_bytes_pause / 2 {
             return;
         }
         self.requests.extend(session.stalled.drain(..));

@@ -253,7 +253,10 @@ impl<B: Backend> Relay<B> {
         }
         if refusal.is_none() {
             match verify_one(&*self.verifier, event) {
-                Some(verified) => session.auth.add(verified.event().pubkey),
+                Some(verified) => {
+                    session.auth.add(verified.event().pubkey);
+                    self.mark_changed(conn);
+                }
                 None => refusal = Some("invalid: the signature is not the author's"),
             }
         }

@@ -22,6 +22,7 @@ mod outbox;
 mod reply;
 mod request;
 mod session;
+mod snapshot;
 mod stream;
 
 use std::collections::VecDeque;
@@ -36,6 +37,7 @@ pub use ingest::InFlight;
 pub use metrics::{Histogram, Metrics};
 pub use outbox::Frame;
 pub use session::{Close, ConnId};
+pub use snapshot::{Progress, SessionSnapshot, SubSnapshot};
 pub use stream::StreamId;
 
 use crate::index::Index;
@@ -78,6 +80,8 @@ pub struct Relay<B> {
     /// Connections that wait for the number of events in flight to fall.
     waiting_for_ingest: Vec<ConnId>,
     relayed: VecDeque<Event>,
+    /// Connections whose snapshots are not what they were.
+    changed: VecDeque<ConnId>,
     metrics: Metrics,
 }
 
@@ -103,6 +107,7 @@ impl<B: Backend> Relay<B> {
             resumed: VecDeque::new(),
             waiting_for_ingest: Vec::new(),
             relayed: VecDeque::new(),
+            changed: VecDeque::new(),
             metrics: Metrics::default(),
         }
     }
@@ -125,6 +130,7 @@ impl<B: Backend> Relay<B> {
             self.sessions.insert(|conn| Session::new(conn, now, challenge.into(), url, &self.config.limits));
         self.metrics.connections_opened += 1;
         self.metrics.connections = self.sessions.len() as u64;
+        self.mark_changed(conn);
         self.send_challenge(conn);
         Some(conn)
     }
@@ -211,6 +217,16 @@ impl<B: Backend> Relay<B> {
         more
     }
 
+    /// The host still holds `bytes` of what it drained for this reader; nothing is assumed until it says
+    /// so. They count as if they were in the outbox: the reader is as slow as both together make it.
+    pub fn handle_backlog(&mut self, conn: ConnId, bytes: usize) {
+        let Some(session) = self.sessions.get_mut(conn) else { return };
+        let fell = std::mem::replace(&mut session.backlog_bytes, bytes) > bytes;
+        if fell {
+            self.after_drain(conn);
+        }
+    }
+
     /// A connection that the host should close once its output is out.
     pub fn poll_close(&mut self) -> Option<(ConnId, Close)> {
         self.closing.pop_front()
@@ -273,7 +289,10 @@ impl<B: Backend> Relay<B> {
         let Some(session) = self.sessions.get_mut(conn) else { return };
         match message {
             Ok(message) => {
-                session.bad_messages = 0;
+                let was_bad = std::mem::take(&mut session.bad_messages) > 0;
+                if was_bad || self.config.limits.counts_messages() {
+                    self.mark_changed(conn);
+                }
                 match message {
                     ClientMessage::Event(raw) => self.handle_event(now, conn, &raw),
                     ClientMessage::Auth(raw) => self.handle_auth(now, conn, &raw),
@@ -310,6 +329,15 @@ impl<B: Backend> Relay<B> {
             self.waiting_for_ingest.push(conn);
         }
         false
+    }
+
+    fn mark_changed(&mut self, conn: ConnId) {
+        if let Some(session) = self.sessions.get_mut(conn)
+            && !session.changed
+        {
+            session.changed = true;
+            self.changed.push_back(conn);
+        }
     }
 
     fn mark_ready(&mut self, conn: ConnId) {

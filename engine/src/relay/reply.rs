@@ -11,7 +11,7 @@ impl<B: Backend> Relay<B> {
     fn send_text(&mut self, conn: ConnId, write: impl FnOnce(&mut Vec<u8>)) {
         let Some(session) = self.sessions.get_mut(conn) else { return };
         session.outbox.push_text(write);
-        if session.outbox.bytes() > self.config.limits.outbox_bytes_max {
+        if session.unread_bytes() > self.config.limits.outbox_bytes_max {
             self.close(conn, 1008, "the client asks faster than it reads");
         }
         self.mark_ready(conn);
@@ -96,7 +96,9 @@ impl<B: Backend> Relay<B> {
         let max = self.config.limits.bad_messages_max;
         let Some(session) = self.sessions.get_mut(conn) else { return };
         session.bad_messages += 1;
-        if session.bad_messages >= max {
+        let too_many = session.bad_messages >= max;
+        self.mark_changed(conn);
+        if too_many {
             self.close(conn, 1008, "too many malformed messages in a row");
         }
     }

@@ -4,16 +4,18 @@
 //! and no further. A step looks at a bounded number of rows, so no request starves another, and holds no
 //! read transaction when it is over, so no slow reader pins one.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::Relay;
-use super::fanout::{Owner, State};
+use super::fanout::{Owner, Place, State};
 use super::ingest::store_words;
 use super::session::ConnId;
+use super::snapshot::{Progress, SubSnapshot};
 use crate::index::SubSlot;
 use crate::policy::{Access, access, may_see};
 use crate::store::{
-    Backend, Completeness, Count, CountStep, Replayed, Scan, ScanLimits, Step, StoreError, Take, Viewer,
+    Backend, Completeness, Count, CountStep, Replayed, Scan, ScanLimits, Seq, Step, StoreError, Take, Viewer,
     replay,
 };
 use crate::types::{CanonicalEvent, Filter, Kind, Now, PubKey, SubId};
@@ -35,6 +37,8 @@ pub(super) struct ScanJob {
     conn: ConnId,
     scan: Scan,
     started: Now,
+    /// What was sent up to here before the machine was rebuilt.
+    sent_before: Option<Place>,
 }
 
 pub(super) struct CountJob {
@@ -88,17 +92,60 @@ impl<B: Backend> Relay<B> {
             Ok(horizon) => horizon,
             Err(error) => return self.send_closed(conn, &sub, &store_words(&error)),
         };
-        let slot = self.index.subscribe(&filters);
-        let Some(session) = self.sessions.get_mut(conn) else { return };
-        session.subs.insert(sub.clone(), slot);
-        let serial = self.live.insert_client(slot, conn, sub, Arc::clone(&filters), horizon);
-        self.metrics.subscriptions = self.live.clients() as u64;
-        let scan_limits = ScanLimits {
+        let state = State::Scanning { missed: false, held: Vec::new(), last: None };
+        let Some((slot, serial)) = self.subscribe(conn, sub, &filters, state, horizon) else { return };
+        let scan = self.scan(filters, horizon);
+        let job = ScanJob { slot, serial, conn, scan, started: now, sent_before: None };
+        self.advance(now, Request::Scan(Box::new(job)));
+    }
+
+    fn scan(&self, filters: Arc<[Filter]>, horizon: Seq) -> Scan {
+        let limits = ScanLimits {
             limit_default: self.config.limits.limit_default,
             limit_max: self.config.limits.limit_max,
         };
-        let scan = Scan::new(filters, scan_limits, self.store.classes(), horizon);
-        self.advance(now, Request::Scan(Box::new(ScanJob { slot, serial, conn, scan, started: now })));
+        Scan::new(filters, limits, self.store.classes(), horizon)
+    }
+
+    /// Puts a subscription into the index and the table. `None` if its connection is gone.
+    fn subscribe(
+        &mut self,
+        conn: ConnId,
+        sub: SubId,
+        filters: &Arc<[Filter]>,
+        state: State,
+        live_after: Seq,
+    ) -> Option<(SubSlot, u64)> {
+        self.sessions.get_mut(conn)?;
+        let slot = self.index.subscribe(filters);
+        self.sessions.get_mut(conn)?.subs.insert(sub.clone(), slot);
+        let serial = self.live.insert_client(slot, conn, sub, Arc::clone(filters), state, live_after);
+        self.metrics.subscriptions = self.live.clients() as u64;
+        self.mark_changed(conn);
+        Some((slot, serial))
+    }
+
+    /// Takes up a subscription of a session that lived before, where it stood.
+    pub(super) fn resume(&mut self, now: Now, conn: ConnId, sub: SubId, resumed: &SubSnapshot) {
+        let filters = &resumed.filters;
+        match resumed.progress {
+            Progress::Live => {
+                self.subscribe(conn, sub, filters, State::Live, Seq(0));
+            }
+            Progress::Behind { after } => {
+                if let Some((slot, serial)) = self.subscribe(conn, sub, filters, State::Behind, after) {
+                    self.requests.push_back(Request::Replay { slot, serial });
+                }
+            }
+            // Newer matches may have been noted before: asking the store costs little if not.
+            Progress::Scanning { horizon, last } => {
+                let state = State::Scanning { missed: true, held: Vec::new(), last };
+                let Some((slot, serial)) = self.subscribe(conn, sub, filters, state, horizon) else { return };
+                let scan = self.scan(Arc::clone(filters), horizon);
+                let job = ScanJob { slot, serial, conn, scan, started: now, sent_before: last };
+                self.requests.push_back(Request::Scan(Box::new(job)));
+            }
+        }
     }
 
     pub(super) fn handle_count(&mut self, now: Now, conn: ConnId, query: SubId, filters: Vec<Filter>) {
@@ -112,14 +159,20 @@ impl<B: Backend> Relay<B> {
         if let Err(words) = admitted {
             return self.send_closed(conn, &query, &words);
         }
+        self.count(now, conn, query, filters.into());
+    }
+
+    /// Begins a COUNT that has been admitted.
+    pub(super) fn count(&mut self, now: Now, conn: ConnId, query: SubId, filters: Arc<[Filter]>) {
         let horizon = match self.last_seq() {
             Ok(horizon) => horizon,
             Err(error) => return self.send_closed(conn, &query, &store_words(&error)),
         };
         let Some(session) = self.sessions.get_mut(conn) else { return };
         session.counts += 1;
+        self.mark_changed(conn);
         let rows_max = self.config.limits.count_rows_max;
-        let count = Count::new(filters.into(), self.store.classes(), horizon, rows_max);
+        let count = Count::new(filters, self.store.classes(), horizon, rows_max);
         self.advance(now, Request::Count(Box::new(CountJob { conn, query, count })));
     }
 
@@ -153,6 +206,7 @@ impl<B: Backend> Relay<B> {
         let Some(session) = self.sessions.get_mut(conn) else { return };
         if let Some(slot) = session.subs.remove(sub) {
             self.drop_slot(slot);
+            self.mark_changed(conn);
         }
     }
 
@@ -183,6 +237,17 @@ impl<B: Backend> Relay<B> {
         !self.requests.is_empty()
     }
 
+    /// The COUNTs of a connection that have not been answered.
+    pub(super) fn counts_of(&self, conn: ConnId) -> Vec<(SubId, Arc<[Filter]>)> {
+        let mine = self.requests.iter().filter_map(|request| match request {
+            Request::Count(job) if job.conn == conn => {
+                Some((job.query.clone(), Arc::clone(job.count.filters())))
+            }
+            _ => None,
+        });
+        mine.collect()
+    }
+
     fn advance(&mut self, now: Now, request: Request) {
         let next = match request {
             Request::Scan(job) => self.step_scan(now, job),
@@ -209,13 +274,20 @@ impl<B: Backend> Relay<B> {
         }
         let mut rows = config.limits.scan_rows_max;
         let viewer = Party { guarded_kinds: &config.policy.guarded_kinds, keys: session.auth.keys() };
-        let outbox = &mut session.outbox;
+        let (outbox, backlog_bytes) = (&mut session.outbox, session.backlog_bytes);
         let mut sent = 0;
+        let mut last = None;
+        let sent_before = job.sent_before;
         let step = self.store.reader().and_then(|reader| {
             job.scan.step(&reader, now.seconds(), &mut rows, &viewer, &mut |hit| {
+                let place = (hit.event.created_at(), hit.event.id());
+                if sent_before.is_some_and(|before| !is_behind(place, before)) {
+                    return Take::Counted;
+                }
                 outbox.push_event(live.head.clone(), hit.event.json().into());
                 sent += 1;
-                if outbox.bytes() >= config.limits.outbox_bytes_pause {
+                last = Some(place);
+                if outbox.bytes() + backlog_bytes >= config.limits.outbox_bytes_pause {
                     Take::CountedAndPause
                 } else {
                     Take::Counted
@@ -223,8 +295,12 @@ impl<B: Backend> Relay<B> {
             })
         });
         let slow = session.is_slow(&config.limits);
+        if let (State::Scanning { last: place, .. }, Some(last)) = (&mut live.state, last) {
+            *place = Some(last);
+        }
         self.metrics.sent_event += sent;
         self.mark_ready(job.conn);
+        self.mark_changed(job.conn);
         match step {
             Ok(Step::More) if slow => Next::Stall(job.conn, Request::Scan(job)),
             Ok(Step::More) => Next::Again(Request::Scan(job)),
@@ -246,7 +322,7 @@ impl<B: Backend> Relay<B> {
         let Owner::Client { conn, sub } = &live.owner else { return };
         let (conn, sub) = (*conn, sub.clone());
         let held_bytes = live.held_bytes();
-        let State::Scanning { missed, held } = std::mem::replace(&mut live.state, State::Live) else {
+        let State::Scanning { missed, held, .. } = std::mem::replace(&mut live.state, State::Live) else {
             return;
         };
         if missed {
@@ -281,11 +357,13 @@ impl<B: Backend> Relay<B> {
             Ok(CountStep::More) => return Next::Again(Request::Count(job)),
             Ok(CountStep::Done(counted)) => {
                 session.counts -= 1;
+                self.mark_changed(job.conn);
                 let hll = counted.hll.as_deref();
                 self.send_count(job.conn, &job.query, counted.count, counted.approximate, hll);
             }
             Err(error) => {
                 session.counts -= 1;
+                self.mark_changed(job.conn);
                 self.send_closed(job.conn, &job.query, &store_words(&error));
             }
         }
@@ -304,14 +382,14 @@ impl<B: Backend> Relay<B> {
         }
         let mut rows = config.limits.scan_rows_max;
         let viewer = Party { guarded_kinds: &config.policy.guarded_kinds, keys: session.auth.keys() };
-        let outbox = &mut session.outbox;
+        let (outbox, backlog_bytes) = (&mut session.outbox, session.backlog_bytes);
         let mut sent = 0;
         let replayed = self.store.reader().and_then(|reader| {
             let (filters, after) = (&live.filters, live.live_after);
             replay(&reader, filters, after, &mut rows, now.seconds(), &viewer, &mut |hit| {
                 outbox.push_event(live.head.clone(), hit.event.json().into());
                 sent += 1;
-                if outbox.bytes() >= config.limits.outbox_bytes_pause {
+                if outbox.bytes() + backlog_bytes >= config.limits.outbox_bytes_pause {
                     Take::CountedAndPause
                 } else {
                     Take::Counted
@@ -338,6 +416,7 @@ impl<B: Backend> Relay<B> {
         };
         self.metrics.sent_event += sent;
         self.mark_ready(conn);
+        self.mark_changed(conn);
         next
     }
 
@@ -349,4 +428,9 @@ impl<B: Backend> Relay<B> {
         self.end_subscription(conn, &sub);
         self.send_closed(conn, &sub, &store_words(error));
     }
+}
+
+/// Whether `place` comes after `other` in the order of answers.
+fn is_behind(place: Place, other: Place) -> bool {
+    (Reverse(place.0), place.1) > (Reverse(other.0), other.1)
 }

@@ -9,7 +9,7 @@ use crate::policy::{Auth, Bucket};
 use crate::types::{Limits, Now, SubId};
 
 /// One connection of one shard; never means another connection later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId(u64);
 
 /// Why and how a connection ends.
@@ -25,6 +25,8 @@ pub(super) struct Session {
     pub(super) auth: Auth,
     pub(super) subs: FastMap<SubId, SubSlot>,
     pub(super) outbox: Outbox,
+    /// Bytes that have left the outbox and that the host still holds; see [`super::Relay::handle_backlog`].
+    pub(super) backlog_bytes: usize,
     /// Messages that wait for earlier events to take effect.
     pub(super) deferred: VecDeque<Box<[u8]>>,
     /// Bytes of those messages.
@@ -47,6 +49,8 @@ pub(super) struct Session {
     pub(super) waits_for_ingest: bool,
     pub(super) in_ready: bool,
     pub(super) closing: bool,
+    /// It is on the list of those whose snapshot is not what it was.
+    pub(super) changed: bool,
 }
 
 impl Session {
@@ -61,6 +65,7 @@ impl Session {
             auth: Auth::new(challenge, relay),
             subs: FastMap::default(),
             outbox: Outbox::default(),
+            backlog_bytes: 0,
             deferred: VecDeque::new(),
             deferred_bytes: 0,
             in_flight: 0,
@@ -75,6 +80,7 @@ impl Session {
             waits_for_ingest: false,
             in_ready: false,
             closing: false,
+            changed: false,
         }
     }
 
@@ -82,12 +88,17 @@ impl Session {
         !self.closing
             && self.deferred.len() < limits.deferred_messages_max
             && self.deferred_bytes < limits.message_bytes_max
-            && self.outbox.bytes() < limits.outbox_bytes_pause
+            && self.unread_bytes() < limits.outbox_bytes_pause
     }
 
     /// Whether stored and live events must wait for the reader.
     pub(super) fn is_slow(&self, limits: &Limits) -> bool {
-        self.outbox.bytes() >= limits.outbox_bytes_pause
+        self.unread_bytes() >= limits.outbox_bytes_pause
+    }
+
+    /// Output that has not gone out to the reader, wherever it is.
+    pub(super) fn unread_bytes(&self) -> usize {
+        self.outbox.bytes() + self.backlog_bytes
     }
 }
 

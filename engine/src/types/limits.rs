@@ -64,6 +64,13 @@ pub struct Limits {
     pub requests_per_minute_max: u32,
 }
 
+impl Limits {
+    /// Whether a connection's messages are counted against a rate.
+    pub fn counts_messages(&self) -> bool {
+        self.events_per_minute_max > 0 || self.requests_per_minute_max > 0
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Limits {

@@ -10,7 +10,6 @@
 //! An unknown key is an error in every layer, and names the nearest known one. Lists in environment and flags
 //! are parted by commas or written as TOML. `relay config` prints what came out, and from where.
 
-mod engine;
 mod layers;
 mod print;
 mod settings;
@@ -22,7 +21,8 @@ use std::path::{Path, PathBuf};
 use toml::Table;
 
 pub use layers::Origin;
-pub use settings::{Info, Log, LogFormat, Network, Settings, Store, StoreEngine};
+pub use relay_about::Info;
+pub use settings::{Log, LogFormat, Network, Settings, Store, StoreEngine};
 
 /// The file that is read when none is named.
 pub const DEFAULT_FILE: &str = "relay.toml";

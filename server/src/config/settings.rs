@@ -3,11 +3,10 @@
 
 use std::path::PathBuf;
 
+use relay_about::{Info, LimitsDef, PolicyDef};
 use relay_engine::policy::Policy;
 use relay_engine::types::Limits;
 use serde::{Deserialize, Serialize};
-
-use super::engine::{LimitsDef, PolicyDef};
 
 /// The effective configuration. Field names are the keys of the TOML file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -50,40 +49,6 @@ impl Default for Settings {
             log: Log::default(),
             limits: Limits::default(),
             policy: Policy::default(),
-        }
-    }
-}
-
-/// NIP-11 fields that only the operator knows.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Info {
-    /// Name, best below 30 characters.
-    pub name: String,
-    /// Plain text of any length.
-    pub description: String,
-    /// The administrator's public key, 64 lowercase hex digits.
-    pub pubkey: Option<String>,
-    /// Another contact, a URI such as `mailto:`.
-    pub contact: Option<String>,
-    /// URL of a square picture.
-    pub icon: Option<String>,
-    /// URL of a wide picture.
-    pub banner: Option<String>,
-    /// URL of the terms of service.
-    pub terms_of_service: Option<String>,
-}
-
-impl Default for Info {
-    fn default() -> Self {
-        Info {
-            name: "openagents-relay".into(),
-            description: "A Nostr relay.".into(),
-            pubkey: None,
-            contact: None,
-            icon: None,
-            banner: None,
-            terms_of_service: None,
         }
     }
 }

@@ -55,6 +55,11 @@ impl Count {
         }
     }
 
+    /// What is counted.
+    pub fn filters(&self) -> &Arc<[Filter]> {
+        &self.filters
+    }
+
     /// Looks at up to `rows` postings and events, counting them down.
     ///
     /// # Errors

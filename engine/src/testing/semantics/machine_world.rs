@@ -31,6 +31,9 @@ pub struct Tuning {
     pub classes: TermClasses,
     /// Whether expired events are swept as soon as time passes, or never.
     pub sweeps: bool,
+    /// Whether the host holds all output itself and, whenever there is nothing to do, forgets its machines
+    /// and builds new ones from the snapshots of their sessions, as a host that hibernates does.
+    pub hibernates: bool,
 }
 
 impl Default for Tuning {
@@ -41,6 +44,7 @@ impl Default for Tuning {
             verify_batch_max: None,
             classes: TermClasses { all: true, author_kind: true },
             sweeps: true,
+            hibernates: false,
         }
     }
 }
@@ -70,7 +74,7 @@ impl MachineWorld {
             })
             .collect();
         let machine =
-            Machine { shards, store, now: Now::from_seconds(BEGINS_AT), connected: 0, sweeps: tuning.sweeps };
+            Machine { shards, store, now: Now::from_seconds(BEGINS_AT), connected: 0, rebuilt: 0, tuning };
         MachineWorld { machine: Rc::new(RefCell::new(machine)) }
     }
 
@@ -94,7 +98,8 @@ impl World for MachineWorld {
         let now = machine.now;
         let Shard { relay, hosted } = &mut machine.shards[shard];
         let conn = relay.connect(now, Peer { host: Some(HOST.into()) }).expect("room for a connection");
-        hosted.insert(conn, Hosted::default());
+        let conn = Rc::new(Cell::new(conn));
+        hosted.insert(conn.get(), Hosted { conn: Rc::clone(&conn), ..Hosted::default() });
         Box::new(MachineClient { machine: Rc::clone(&self.machine), shard, conn })
     }
 
@@ -106,7 +111,7 @@ impl World for MachineWorld {
         let machine = &mut *self.machine.borrow_mut();
         machine.drive();
         machine.now = machine.now.plus_millis(seconds * 1000);
-        if machine.sweeps {
+        if machine.tuning.sweeps {
             store::sweep_expired(&machine.store, machine.now.seconds(), usize::MAX)
                 .expect("memory does not fail");
         }
@@ -165,6 +170,10 @@ impl Backend for SharedStore {
 /// What the host keeps of a connection.
 #[derive(Default)]
 struct Hosted {
+    /// What the machine calls it.
+    conn: Rc<Cell<ConnId>>,
+    /// Frames the host holds, where it holds them itself.
+    output: VecDeque<String>,
     /// Messages the machine does not want yet.
     input: VecDeque<Input>,
     reading_paused: bool,
@@ -228,6 +237,52 @@ impl Shard {
         }
         noted
     }
+
+    /// Takes all output over, and says how much of it is still unread. True if there was any.
+    fn take_output(&mut self) -> bool {
+        let mut took = false;
+        for (conn, hosted) in &mut self.hosted {
+            if std::mem::take(&mut hosted.is_ready) {
+                while self.relay.drain(*conn, usize::MAX, &mut |frame| hosted.output.push_back(text(frame))) {
+                }
+                self.relay.handle_backlog(*conn, backlog(&hosted.output));
+                took = true;
+            }
+        }
+        took
+    }
+
+    /// A machine that knows nothing but what its sessions' snapshots say.
+    fn rebuild(&mut self, now: Now, store: &SharedStore, seed: [u8; 32]) {
+        while self.relay.poll_changed().is_some() {}
+        let config = Arc::clone(self.relay.config());
+        let mut relay = Relay::new(config, store.clone(), Arc::new(Libsecp256k1), seed);
+        let mut all: Vec<_> = self.hosted.drain().collect();
+        all.sort_unstable_by_key(|(conn, _)| *conn);
+        for (old, mut hosted) in all {
+            let Some(snapshot) = self.relay.snapshot(old) else { continue };
+            let conn = relay.restore(now, snapshot);
+            relay.handle_backlog(conn, backlog(&hosted.output));
+            hosted.conn.set(conn);
+            hosted.reading_paused = false;
+            self.hosted.insert(conn, hosted);
+        }
+        self.relay = relay;
+        for conn in self.hosted.keys().copied().collect::<Vec<_>>() {
+            self.pump(now, conn);
+        }
+    }
+}
+
+fn text(frame: Frame<'_>) -> String {
+    let mut bytes = Vec::new();
+    frame.write_to(&mut bytes);
+    assert_eq!(bytes.len(), frame.len(), "a frame is as long as it says");
+    String::from_utf8(bytes).expect("frames are UTF-8")
+}
+
+fn backlog(output: &VecDeque<String>) -> usize {
+    output.iter().map(String::len).sum()
 }
 
 struct Machine {
@@ -235,7 +290,8 @@ struct Machine {
     store: SharedStore,
     now: Now,
     connected: usize,
-    sweeps: bool,
+    rebuilt: u64,
+    tuning: Tuning,
 }
 
 /// Rounds after which the machine must have come to rest.
@@ -244,8 +300,14 @@ const ROUNDS_MAX: usize = 1_000_000;
 impl Machine {
     /// Runs all shards until none has anything to do.
     fn drive(&mut self) {
+        assert!(self.drive_for(ROUNDS_MAX), "the machine does not come to rest");
+        self.check_idle();
+    }
+
+    /// Runs all shards for so many rounds at most. True if none has anything left to do.
+    fn drive_for(&mut self, rounds: usize) -> bool {
         let now = self.now;
-        for _ in 0..ROUNDS_MAX {
+        for _ in 0..rounds {
             let mut busy = false;
             let (mut commits, mut from) = (Vec::new(), Vec::new());
             let mut live: Vec<(usize, Live)> = Vec::new();
@@ -284,12 +346,32 @@ impl Machine {
             for shard in &mut self.shards {
                 busy |= shard.note(now);
             }
+            if self.tuning.hibernates {
+                for shard in &mut self.shards {
+                    busy |= shard.take_output();
+                }
+            }
             if !busy {
-                self.check_idle();
-                return;
+                return true;
             }
         }
-        panic!("the machine does not come to rest");
+        false
+    }
+
+    /// Forgets everything that a host may lose, in the middle of scans if there are any.
+    fn hibernate(&mut self) {
+        self.drive_for(1 + self.rebuilt as usize % 4);
+        // Events in flight are nobody's yet.
+        while self.shards.iter().any(|shard| shard.relay.poll_timeout().is_some()) {
+            self.drive_for(1);
+        }
+        for (place, shard) in self.shards.iter_mut().enumerate() {
+            self.rebuilt += 1;
+            let mut seed = [place as u8; 32];
+            seed[..8].copy_from_slice(&self.rebuilt.to_le_bytes());
+            shard.rebuild(self.now, &self.store, seed);
+        }
+        self.drive();
     }
 
     fn check_idle(&mut self) {
@@ -302,17 +384,17 @@ impl Machine {
 struct MachineClient {
     machine: Rc<RefCell<Machine>>,
     shard: usize,
-    conn: ConnId,
+    conn: Rc<Cell<ConnId>>,
 }
 
 impl MachineClient {
     fn push(&mut self, input: Input) {
         let machine = &mut *self.machine.borrow_mut();
         let shard = &mut machine.shards[self.shard];
-        if let Some(hosted) = shard.hosted.get_mut(&self.conn) {
+        if let Some(hosted) = shard.hosted.get_mut(&self.conn.get()) {
             hosted.input.push_back(input);
         }
-        shard.pump(machine.now, self.conn);
+        shard.pump(machine.now, self.conn.get());
     }
 }
 
@@ -332,31 +414,33 @@ impl Client for MachineClient {
 
     fn recv(&mut self) -> Option<String> {
         let machine = &mut *self.machine.borrow_mut();
-        machine.drive();
+        match machine.tuning.hibernates {
+            true => machine.hibernate(),
+            false => machine.drive(),
+        }
         let Shard { relay, hosted } = &mut machine.shards[self.shard];
-        let own = hosted.get_mut(&self.conn)?;
+        let conn = self.conn.get();
+        let own = hosted.get_mut(&conn)?;
         if own.closed.is_some() {
             return None;
         }
         let mut frames = Vec::new();
-        if own.is_ready {
-            own.is_ready = relay.drain(self.conn, 1, &mut |frame: Frame<'_>| {
-                let mut bytes = Vec::new();
-                frame.write_to(&mut bytes);
-                assert_eq!(bytes.len(), frame.len(), "a frame is as long as it says");
-                frames.push(String::from_utf8(bytes).expect("frames are UTF-8"));
-            });
+        if let Some(frame) = own.output.pop_front() {
+            frames.push(frame);
+            relay.handle_backlog(conn, backlog(&own.output));
+        } else if own.is_ready {
+            own.is_ready = relay.drain(conn, 1, &mut |frame: Frame<'_>| frames.push(text(frame)));
         }
         assert!(frames.len() <= 1, "one byte asked for is one frame at most");
         if frames.is_empty() && own.closing.is_some() {
             own.closed = own.closing.take().map(|close| close.code);
-            relay.disconnect(self.conn);
+            relay.disconnect(conn);
         }
         frames.pop()
     }
 
     fn closed(&mut self) -> Option<u16> {
-        self.machine.borrow().shards[self.shard].hosted.get(&self.conn)?.closed
+        self.machine.borrow().shards[self.shard].hosted.get(&self.conn.get())?.closed
     }
 }
 
@@ -365,8 +449,8 @@ impl Drop for MachineClient {
         // While a failed case unwinds, the machine may be in somebody's hands.
         let Ok(mut machine) = self.machine.try_borrow_mut() else { return };
         let shard = &mut machine.shards[self.shard];
-        shard.relay.disconnect(self.conn);
-        shard.hosted.remove(&self.conn);
+        shard.relay.disconnect(self.conn.get());
+        shard.hosted.remove(&self.conn.get());
     }
 }
 

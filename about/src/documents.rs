@@ -1,20 +1,45 @@
-//! What the relay says about itself: the NIP-11 document for clients and a page for people. Both are made
-//! once, from the settings that are enforced.
+//! The NIP-11 document for clients and a page for people, both from what is enforced.
 
 use serde_json::{Map, Value, json};
 
-use crate::config::Settings;
-use relay_engine::types::SubId;
+use relay_engine::policy::Policy;
+use relay_engine::types::{Limits, SubId};
+
+use crate::Info;
 
 /// The NIPs the engine implements.
-pub(crate) const SUPPORTED_NIPS: [u16; 12] = [1, 9, 11, 13, 17, 40, 42, 45, 59, 62, 67, 70];
+pub const SUPPORTED_NIPS: [u16; 12] = [1, 9, 11, 13, 17, 40, 42, 45, 59, 62, 67, 70];
 
 /// The page, with places to fill in.
 const TEMPLATE: &str = include_str!("page.html");
 
-/// The NIP-11 document.
-pub(crate) fn information(settings: &Settings) -> String {
-    let (info, limits, policy) = (&settings.info, &settings.limits, &settings.policy);
+/// What there is to tell, as it is enforced.
+#[derive(Clone, Copy, Debug)]
+pub struct About<'a> {
+    /// What the operator says.
+    pub info: &'a Info,
+    /// Bounds.
+    pub limits: &'a Limits,
+    /// Who may do what.
+    pub policy: &'a Policy,
+    /// The public URL. Without one, the page's script puts in the address it was loaded from.
+    pub url: Option<&'a str>,
+}
+
+impl About<'_> {
+    /// The NIP-11 document.
+    pub fn information(&self) -> String {
+        information(self)
+    }
+
+    /// The page for browsers; `fallback` is the address shown without a URL and without scripts.
+    pub fn page(&self, fallback: &str) -> String {
+        page(self, fallback)
+    }
+}
+
+fn information(about: &About<'_>) -> String {
+    let About { info, limits, policy, .. } = about;
     let mut document = Map::new();
     let mut put = |name: &str, value: Value| {
         document.insert(name.to_owned(), value);
@@ -61,11 +86,8 @@ pub(crate) fn information(settings: &Settings) -> String {
     Value::Object(document).to_string()
 }
 
-/// The page for browsers.
-pub(crate) fn page(settings: &Settings) -> String {
-    let (info, limits, policy) = (&settings.info, &settings.limits, &settings.policy);
-    // Without a configured URL, the page's script puts in the address it was loaded from.
-    let url = settings.url.clone().unwrap_or_else(|| format!("ws://{}", settings.listen));
+fn page(about: &About<'_>, fallback: &str) -> String {
+    let About { info, limits, policy, url } = about;
     let nips = SUPPORTED_NIPS.map(|nip| {
         format!(r#"<a href="https://github.com/nostr-protocol/nips/blob/master/{nip:02}.md">{nip}</a>"#)
     });
@@ -104,8 +126,8 @@ pub(crate) fn page(settings: &Settings) -> String {
     let fill: [(&str, String); 8] = [
         ("{{name}}", escape(&info.name)),
         ("{{description}}", escape(&info.description)),
-        ("{{url}}", escape(&url)),
-        ("{{url_is_set}}", settings.url.is_some().to_string()),
+        ("{{url}}", escape(url.unwrap_or(fallback))),
+        ("{{url_is_set}}", url.is_some().to_string()),
         ("{{nips}}", nips.join(" ")),
         ("{{limits}}", rows),
         ("{{contact}}", contact),
@@ -177,12 +199,15 @@ mod tests {
 
     #[test]
     fn the_document_says_what_is_enforced() {
-        let mut settings = Settings::default();
-        settings.limits.limit_max = 321;
-        settings.limits.limit_default = 7;
-        settings.limits.created_at_age_seconds_max = Some(99);
-        settings.policy.allow_kinds = Some(vec![1]);
-        let document: Value = serde_json::from_str(&information(&settings)).unwrap();
+        let limits = Limits {
+            limit_max: 321,
+            limit_default: 7,
+            created_at_age_seconds_max: Some(99),
+            ..Limits::default()
+        };
+        let policy = Policy { allow_kinds: Some(vec![1]), ..Policy::default() };
+        let about = About { info: &Info::default(), limits: &limits, policy: &policy, url: None };
+        let document: Value = serde_json::from_str(&about.information()).unwrap();
         let limitation = &document["limitation"];
         assert_eq!(limitation["max_limit"], 321);
         assert_eq!(limitation["default_limit"], 7);
@@ -195,10 +220,10 @@ mod tests {
 
     #[test]
     fn the_page_shows_what_the_operator_wrote_and_nothing_more() {
-        let mut settings = Settings::default();
-        settings.info.name = "<b>{{url}} & co".into();
-        settings.url = Some("wss://relay.example".into());
-        let page = page(&settings);
+        let info = Info { name: "<b>{{url}} & co".into(), ..Info::default() };
+        let (limits, policy) = (Limits::default(), Policy::default());
+        let url = Some("wss://relay.example");
+        let page = About { info: &info, limits: &limits, policy: &policy, url }.page("");
         assert!(page.contains("&lt;b&gt;{{url}} &amp; co"));
         assert!(page.contains("wss://relay.example") && page.contains("1 MiB"));
         assert_eq!(page.matches("{{").count(), page.matches("{{url}} &amp; co").count());

@@ -1,4 +1,4 @@
-//! The engine's bounds and policy as TOML. The engine knows no serialisation, so their fields are named
+//! The engine's bounds and policy as settings, for TOML, JSON or whatever serde speaks. The engine knows no serialisation, so their fields are named
 //! here a second time; a field that is missing or has another type does not compile.
 
 use relay_engine::policy::Policy;
@@ -12,7 +12,7 @@ fn default_limits() -> Limits {
 /// [`Limits`], field by field.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Limits", default = "default_limits", deny_unknown_fields)]
-pub(super) struct LimitsDef {
+pub struct LimitsDef {
     message_bytes_max: usize,
     event_bytes_max: usize,
     event_tags_max: usize,
@@ -48,7 +48,7 @@ fn default_policy() -> Policy {
 /// [`Policy`], field by field.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Policy", default = "default_policy", deny_unknown_fields)]
-pub(super) struct PolicyDef {
+pub struct PolicyDef {
     auth_required: bool,
     guarded_kinds: Vec<Kind>,
     #[serde(with = "some_pubkeys", skip_serializing_if = "Option::is_none")]

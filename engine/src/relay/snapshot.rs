@@ -1,0 +1,143 @@
+//! Leaving a machine and coming back: what must survive of a connection, as plain values.
+//!
+//! A host that may lose its memory at any time (a Durable Object hibernates, is moved, is evicted) keeps a
+//! [`SessionSnapshot`] beside each socket, and builds a new machine from them: to the client nothing has
+//! happened. How it is written down is the host's business.
+//!
+//! A snapshot is of a machine at rest: its host has carried out what every `poll_*` handed out, and what
+//! [`Relay::drain`] gave it is on its way to the client. Events that were still in flight are not in it; they
+//! have not been answered, and the client will send them again.
+
+use std::sync::Arc;
+
+use super::Relay;
+use super::fanout::State;
+use super::session::{ConnId, Session};
+use crate::policy::{Auth, Bucket};
+use crate::store::{Backend, Seq};
+use crate::types::{EventId, Filter, Now, PubKey, SubId, Timestamp};
+
+/// What must survive of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionSnapshot {
+    /// NIP-42: what the client was sent.
+    pub challenge: Box<str>,
+    /// The URL or host that the client knows the relay by.
+    pub relay: Option<Box<str>>,
+    /// The keys it has proven.
+    pub keys: Vec<PubKey>,
+    /// Malformed messages in a row.
+    pub bad_messages: u32,
+    /// Ephemeral events it was too slow for and has not been told of.
+    pub ephemeral_missed: u64,
+    /// Thousandths of an EVENT or AUTH message that it may still send, and as of when.
+    pub event_rate: (u64, Now),
+    /// The same for REQ and COUNT.
+    pub request_rate: (u64, Now),
+    /// Its subscriptions, by id.
+    pub subs: Vec<(SubId, SubSnapshot)>,
+    /// COUNTs that have not been answered; they are counted anew.
+    pub counts: Vec<(SubId, Arc<[Filter]>)>,
+}
+
+/// What must survive of a subscription.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubSnapshot {
+    /// Its filters, normalised.
+    pub filters: Arc<[Filter]>,
+    /// How far it has come.
+    pub progress: Progress,
+}
+
+/// How far a subscription has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It is sent events as they come.
+    Live,
+    /// Events above this number are to be read back from the store.
+    Behind {
+        /// The last number it was sent, or could have been.
+        after: Seq,
+    },
+    /// Stored events are being sent.
+    Scanning {
+        /// The last number that belongs to the answer.
+        horizon: Seq,
+        /// Second and id of the last event that was sent.
+        last: Option<(Timestamp, EventId)>,
+    },
+}
+
+impl<B: Backend> Relay<B> {
+    /// A connection whose snapshot is not what it was when this last named it.
+    pub fn poll_changed(&mut self) -> Option<ConnId> {
+        while let Some(conn) = self.changed.pop_front() {
+            if let Some(session) = self.sessions.get_mut(conn) {
+                session.changed = false;
+                return Some(conn);
+            }
+        }
+        None
+    }
+
+    /// What must survive of a connection; `None` if there is no such connection. Filters are shared, not
+    /// copied.
+    pub fn snapshot(&mut self, conn: ConnId) -> Option<SessionSnapshot> {
+        let counts = match self.sessions.get_mut(conn)?.counts {
+            0 => Vec::new(),
+            _ => self.counts_of(conn),
+        };
+        let session = self.sessions.get_mut(conn)?;
+        let mut subs: Vec<_> = session
+            .subs
+            .iter()
+            .filter_map(|(sub, slot)| {
+                let live = self.live.get(*slot)?;
+                let progress = match &live.state {
+                    State::Live => Progress::Live,
+                    State::Behind => Progress::Behind { after: live.live_after },
+                    State::Scanning { last, .. } => {
+                        Progress::Scanning { horizon: live.live_after, last: *last }
+                    }
+                };
+                Some((sub.clone(), SubSnapshot { filters: Arc::clone(&live.filters), progress }))
+            })
+            .collect();
+        subs.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        Some(SessionSnapshot {
+            challenge: session.auth.challenge().into(),
+            relay: session.auth.relay().map(Into::into),
+            keys: session.auth.keys().to_vec(),
+            bad_messages: session.bad_messages,
+            ephemeral_missed: session.ephemeral_missed,
+            event_rate: session.event_rate.level(),
+            request_rate: session.request_rate.level(),
+            subs,
+            counts,
+        })
+    }
+
+    /// Takes up a connection that lived before, where it stood. Nothing is sent because of it but what its
+    /// subscriptions still have coming, by [`Relay::work`].
+    pub fn restore(&mut self, now: Now, snapshot: SessionSnapshot) -> ConnId {
+        let SessionSnapshot { challenge, relay, keys, .. } = snapshot;
+        let conn = self.sessions.insert(|conn| {
+            let mut session = Session::new(conn, now, Box::default(), None, &self.config.limits);
+            session.auth = Auth::new(challenge, relay);
+            keys.into_iter().for_each(|key| session.auth.add(key));
+            session.bad_messages = snapshot.bad_messages;
+            session.ephemeral_missed = snapshot.ephemeral_missed;
+            session.event_rate = Bucket::restored(snapshot.event_rate);
+            session.request_rate = Bucket::restored(snapshot.request_rate);
+            session
+        });
+        self.metrics.connections = self.sessions.len() as u64;
+        for (sub, resumed) in snapshot.subs {
+            self.resume(now, conn, sub, &resumed);
+        }
+        for (query, filters) in snapshot.counts {
+            self.count(now, conn, query, filters);
+        }
+        conn
+    }
+}
