@@ -72,6 +72,8 @@ pub struct Relay<B> {
     live: LiveSubs,
     /// Requests with work to do, each taking a step in turn.
     requests: VecDeque<Request>,
+    /// When those REQs began whose EOSE the host has not yet been handed.
+    answered: Vec<Now>,
     streams: Streams,
     /// Connections with output that the host has not been told of.
     ready: VecDeque<ConnId>,
@@ -101,6 +103,7 @@ impl<B: Backend> Relay<B> {
             index: Index::with_seed(index_seed),
             live: LiveSubs::default(),
             requests: VecDeque::new(),
+            answered: Vec::new(),
             streams: Streams::default(),
             ready: VecDeque::new(),
             closing: VecDeque::new(),
@@ -320,7 +323,7 @@ impl<B: Backend> Relay<B> {
         if !session.input_paused || !session.takes_input(limits) {
             return false;
         }
-        if self.ingest.in_flight() < limits.in_flight_events_max {
+        if self.ingest.has_room(limits) {
             session.input_paused = false;
             return true;
         }
@@ -337,6 +340,11 @@ impl<B: Backend> Relay<B> {
         {
             session.changed = true;
             self.changed.push_back(conn);
+            // A host that keeps no snapshots never asks, and connections come and go.
+            if self.changed.len() > 64 + 2 * self.sessions.len() {
+                let sessions = &mut self.sessions;
+                self.changed.retain(|conn| sessions.get_mut(*conn).is_some());
+            }
         }
     }
 
