@@ -1,5 +1,6 @@
 //! `cargo xtask`: the project's own commands. `cargo xtask test` runs everything that CI runs.
 
+mod edge;
 mod fuzz;
 mod run;
 mod test;
@@ -23,6 +24,9 @@ enum Command {
         #[arg(long)]
         list: bool,
     },
+    /// The Worker: toolchain, build, local run
+    #[command(subcommand)]
+    Edge(edge::Edge),
     /// Fuzz a target with cargo-fuzz (installs it if it is missing; needs no nightly toolchain)
     Fuzz {
         /// frames, events, filters, index_ops, store_ops or machine
@@ -41,6 +45,7 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Command::Test { parts, .. } => test::run_all(&parts),
+        Command::Edge(edge) => edge.run(),
         Command::Fuzz { target, seconds } => fuzz::run(&target, seconds),
     }
 }

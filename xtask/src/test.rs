@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 
+use crate::edge;
 use crate::run::{cargo, run, succeeds};
 
 struct Part {
@@ -30,6 +31,24 @@ const PARTS: &[Part] = &[
         run: tests,
     },
     Part { name: "nostr-tools", about: "the real binary driven by nostr-tools on Node", run: nostr_tools },
+    Part {
+        name: "edge-toolchain",
+        about: "what builds and runs the Worker is installed, pinned and checked",
+        always: true,
+        run: edge::setup,
+    },
+    Part {
+        name: "edge",
+        about: "the Worker in workerd: hibernation, eviction, restarts, limits, costs, nostr-tools",
+        always: true,
+        run: edge::tests,
+    },
+    Part {
+        name: "edge-shared",
+        about: "the same semantics suite, end-to-end tests and nostr-sdk, against the Worker",
+        always: true,
+        run: edge::shared_tests,
+    },
     Part {
         name: "oracle",
         about: "100,000 random filter groups a backend against the naive oracle",

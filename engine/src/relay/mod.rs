@@ -225,7 +225,7 @@ impl<B: Backend> Relay<B> {
     pub fn handle_backlog(&mut self, conn: ConnId, bytes: usize) {
         let Some(session) = self.sessions.get_mut(conn) else { return };
         let fell = std::mem::replace(&mut session.backlog_bytes, bytes) > bytes;
-        if fell {
+        if fell || session.ephemeral_missed > 0 {
             self.after_drain(conn);
         }
     }

@@ -1,4 +1,8 @@
 //! Starting and stopping the binary, and a client that sends and receives raw frames.
+//!
+//! With `RELAY_E2E_COMMAND` another host is tested instead: a program that takes `--persist FOLDER` and
+//! `--config FILE` (JSON with `info`, `limits`, `policy`, `url`), says where it listens as the binary does, and
+//! ends when it is told to. `edge/tests/host.mjs` is one. Tests of what only the binary does do not fit then.
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
@@ -35,7 +39,8 @@ impl RelayProcess {
     pub(crate) fn start_with(toml: &str) -> Self {
         let folder = TempDir::new().unwrap();
         let config = folder.path().join("relay.toml");
-        std::fs::write(&config, toml).unwrap();
+        let text = if other_host().is_some() { as_json(toml) } else { toml.to_owned() };
+        std::fs::write(&config, text).unwrap();
         let mut command = serve(&folder.path().join("data"), Some(&config));
         let (child, url) = launch(&mut command);
         RelayProcess { child, url, folder, config: Some(config) }
@@ -109,22 +114,48 @@ impl RelayProcess {
 
 impl Drop for RelayProcess {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // The other host may have children of its own.
+        match other_host() {
+            Some(_) => self.signal("TERM"),
+            None => drop(self.child.kill()),
+        }
         let _ = self.child.wait();
     }
 }
 
 /// `relay serve` over a folder, with no configuration but the given one.
 pub(crate) fn serve(data: &Path, config: Option<&Path>) -> Command {
-    let mut command = Command::new(RELAY);
+    let mut command = match other_host() {
+        Some(words) => {
+            let mut words = words.split_whitespace();
+            let mut command = Command::new(words.next().expect("RELAY_E2E_COMMAND names a program"));
+            command.args(words).arg("--persist").arg(data);
+            command
+        }
+        None => {
+            let mut command = Command::new(RELAY);
+            command.arg("serve").args(["--listen", "127.0.0.1:0", "--data"]).arg(data);
+            command
+        }
+    };
     without_relay_variables(&mut command);
-    command.arg("serve").args(["--listen", "127.0.0.1:0", "--data"]).arg(data);
     if let Some(config) = config {
         command.arg("--config").arg(config);
     }
     // No relay.toml of the working folder may play a part.
     command.current_dir(std::env::temp_dir());
     command
+}
+
+fn other_host() -> Option<String> {
+    std::env::var("RELAY_E2E_COMMAND").ok()
+}
+
+/// What every host understands of a configuration of the binary.
+fn as_json(toml: &str) -> String {
+    let mut config: serde_json::Map<String, serde_json::Value> = toml::from_str(toml).unwrap();
+    config.retain(|key, _| ["info", "limits", "policy", "url"].contains(&key.as_str()));
+    serde_json::Value::Object(config).to_string()
 }
 
 /// Takes away what would configure the relay, or what it would refuse as unknown.

@@ -9,8 +9,8 @@ mod requests;
 
 use std::sync::Arc;
 
-use super::{Backend, Reader, Seq, StoreError, TermClasses, Writer, terms_of};
-use crate::types::{Event, EventId, Timestamp};
+use super::{Backend, Bound, Posting, Rank, Reader, Seq, StoreError, Term, TermClasses, Writer, terms_of};
+use crate::types::{Event, EventId, Kind, Timestamp};
 use crate::verify::Verified;
 use plan::{Plan, Verdict};
 
@@ -127,6 +127,57 @@ pub fn sweep_expired<B: Backend>(
         Ok(expired.len())
     })
 }
+
+/// Takes out up to `events_max` events that are older than second `before` and of a kind that `goes`, without
+/// a trace: they may be stored again. Returns how many; fewer than `events_max` means that none is left.
+///
+/// Costs one look-up a kind where the backend keeps no term over all events, and otherwise a read for each
+/// old event that does not go.
+///
+/// # Errors
+/// The backend's. Then none was taken out.
+pub fn sweep_aged<B: Backend>(
+    backend: &B,
+    before: Timestamp,
+    goes: &dyn Fn(Kind) -> bool,
+    events_max: usize,
+) -> Result<usize, StoreError> {
+    let (classes, Some(newest)) = (backend.classes(), before.checked_sub(1)) else { return Ok(0) };
+    let mut aged = Vec::new();
+    {
+        let reader = backend.reader()?;
+        let terms = match classes.all {
+            true => vec![Term::All],
+            false => reader.kinds()?.into_iter().filter(|kind| goes(*kind)).map(Term::Kind).collect(),
+        };
+        for term in &terms {
+            let mut start = Bound::From(Rank::newest(newest));
+            let mut page: Vec<Posting> = Vec::new();
+            while aged.len() < events_max {
+                page.clear();
+                reader.postings(term, start, 0, SWEEP_PAGE, &mut page)?;
+                aged.extend(page.iter().filter(|posting| goes(posting.kind)).map(|posting| posting.seq));
+                match page.last() {
+                    Some(last) if page.len() == SWEEP_PAGE => start = Bound::After(last.rank, last.seq),
+                    _ => break,
+                }
+            }
+        }
+    }
+    aged.truncate(events_max);
+    if aged.is_empty() {
+        return Ok(0);
+    }
+    backend.write(|writer| {
+        for &seq in &aged {
+            take_out(writer, classes, seq)?;
+        }
+        Ok(aged.len())
+    })
+}
+
+/// Postings that one look at what is old reads.
+const SWEEP_PAGE: usize = 256;
 
 fn carry_out(
     writer: &mut impl Writer,

@@ -1,0 +1,253 @@
+//! One shard's host: the machine, its sockets, its store, and the turns between them.
+//!
+//! Generic over the runtime, so that everything but a thin shell is tested natively. The shell calls in with
+//! what happened ([`Object::connect`], [`Object::text`], [`Object::disconnect`], [`Object::alarm`]) and is told
+//! when the object wants a turn. Nothing here waits, and nothing reads a clock.
+//!
+//! Events of all sockets gather until the next turn: one verification batch, one transaction, then their OKs.
+//! Whatever a session needs to go on is beside its socket when a call returns; see `attachment`.
+
+mod attachment;
+mod bytes;
+mod numbers;
+mod output;
+mod parts;
+mod sweep;
+mod turn;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use relay_engine::relay::{ConnId, Peer, Relay};
+use relay_engine::store::sql::{SqlBackend, SqlConn, SqlOpenError};
+use relay_engine::store::{Backend, Reader, Stats};
+use relay_engine::types::Now;
+use relay_engine::verify::Verifier;
+
+pub use attachment::{Key, PartName};
+pub use numbers::RowCount;
+
+use crate::metrics::Sample;
+use crate::settings::{ObjectSettings, Settings};
+use attachment::Coder;
+use numbers::Numbers;
+use output::Backlog;
+
+/// What an object asks of its runtime.
+pub trait Host {
+    /// A client's socket.
+    type Socket;
+
+    /// Queues a text message.
+    fn send(&self, socket: &Self::Socket, text: &str);
+
+    /// Closes a socket once what is queued is out.
+    fn close(&self, socket: &Self::Socket, code: u16, reason: &str);
+
+    /// Bytes queued that have not gone out.
+    fn buffered_bytes(&self, socket: &Self::Socket) -> usize;
+
+    /// Keeps `attachment` beside the socket for as long as it lives. Empty: there is no session any more.
+    fn attach(&self, socket: &Self::Socket, attachment: &[u8]);
+
+    /// Calls [`Object::alarm`] at this moment instead of any other it was asked for.
+    fn set_alarm(&self, at: Now);
+}
+
+/// A connection to SQLite that counts rows as they are billed.
+pub trait CountingConn: SqlConn {
+    /// Rows read and written since it was opened.
+    fn rows(&self) -> RowCount;
+}
+
+/// What an object wants next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing, until something happens.
+    Idle,
+    /// A turn, once the events that have arrived already have been delivered.
+    Turn,
+    /// A turn in so many milliseconds: a reader is slow.
+    Later(u64),
+}
+
+/// Longest Host header that is remembered as a relay's name, in bytes.
+const HOST_BYTES_MAX: usize = 255;
+
+/// One shard.
+pub struct Object<C: CountingConn + 'static, H: Host> {
+    host: H,
+    relay: Relay<SqlBackend<C>>,
+    verifier: Arc<dyn Verifier>,
+    settings: ObjectSettings,
+    conns: HashMap<ConnId, Conn<H::Socket>>,
+    by_key: HashMap<Key, ConnId>,
+    /// Connections that may be read on.
+    resumed: Vec<Key>,
+    /// Connections that are known to be slow.
+    slow: BTreeSet<ConnId>,
+    /// The alarm that is set, if it was this object that set it.
+    alarm: Option<Now>,
+    numbers: Numbers,
+}
+
+struct Conn<S> {
+    key: Key,
+    socket: S,
+    coder: Coder,
+    /// Parts in the store that belong to it.
+    parts: BTreeSet<PartName>,
+    backlog: Option<Backlog>,
+}
+
+impl<C: CountingConn + 'static, H: Host> Object<C, H> {
+    /// Opens the store in `conn`. `seed` is secret and random, another one each time.
+    ///
+    /// # Errors
+    /// Those of [`SqlBackend::open`].
+    pub fn open(
+        conn: C,
+        host: H,
+        settings: &Settings,
+        verifier: Arc<dyn Verifier>,
+        seed: [u8; 32],
+    ) -> Result<Self, SqlOpenError> {
+        parts::create(&conn)?;
+        let store = SqlBackend::open(conn)?;
+        let relay = Relay::new(Arc::new(settings.config()), store, Arc::clone(&verifier), seed);
+        Ok(Object {
+            host,
+            relay,
+            verifier,
+            settings: settings.object.clone(),
+            conns: HashMap::new(),
+            by_key: HashMap::new(),
+            resumed: Vec::new(),
+            slow: BTreeSet::new(),
+            alarm: None,
+            numbers: Numbers::default(),
+        })
+    }
+
+    /// Takes up the sessions beside these sockets, as they were before the object forgot them.
+    pub fn restore(&mut self, now: Now, sockets: impl IntoIterator<Item = (H::Socket, Vec<u8>)>) -> Next {
+        let before = self.rows();
+        for (socket, attached) in sockets {
+            let Some(key) = attachment::key_of(&attached) else { continue };
+            let store = self.relay.store().conn();
+            let mut part = |name| parts::read(store, key, name).ok().flatten();
+            let Ok((session, names)) = attachment::load(&attached, &mut part) else {
+                self.numbers.sessions_lost += 1;
+                self.host.attach(&socket, &[]);
+                self.host.close(&socket, 1012, "the session was lost, please connect again");
+                continue;
+            };
+            self.numbers.sessions_restored += 1;
+            let id = self.relay.restore(now, session);
+            let parts = names.into_iter().collect();
+            self.conns.insert(id, Conn { key, socket, coder: Coder::default(), parts, backlog: None });
+            self.by_key.insert(key, id);
+            self.note_backlog(now, id);
+            // Said once in any case: it may have to be told what it missed.
+            let bytes = self.conns.get(&id).and_then(|conn| conn.backlog).map_or(0, |backlog| backlog.bytes);
+            self.relay.handle_backlog(id, bytes);
+        }
+        parts::sweep(self.relay.store().conn(), |key| self.by_key.contains_key(&key));
+        self.numbers.rows.upkeep.add(self.rows().since(before));
+        self.settle(now)
+    }
+
+    /// A client has connected; `key` is unique among the sockets of this object. `None`: there is no room.
+    pub fn connect(&mut self, now: Now, key: Key, socket: H::Socket, host: Option<String>) -> Option<Next> {
+        let host = host.filter(|host| host.len() <= HOST_BYTES_MAX);
+        let id = self.relay.connect(now, Peer { host })?;
+        self.conns
+            .insert(id, Conn { key, socket, coder: Coder::default(), parts: BTreeSet::new(), backlog: None });
+        self.by_key.insert(key, id);
+        Some(self.settle(now))
+    }
+
+    /// A text message.
+    pub fn text(&mut self, now: Now, key: Key, text: &str) -> Next {
+        let Some(&id) = self.by_key.get(&key) else { return Next::Idle };
+        let (before, events) = (self.rows(), self.relay.metrics().messages_event);
+        self.relay.handle_text(now, id, text.as_bytes());
+        let spent = self.rows().since(before);
+        let rows = &mut self.numbers.rows;
+        let is_event = self.relay.metrics().messages_event > events;
+        if is_event {
+            rows.events.add(spent)
+        } else {
+            rows.requests.add(spent)
+        }
+        self.settle(now)
+    }
+
+    /// A binary message.
+    pub fn binary(&mut self, now: Now, key: Key) -> Next {
+        let Some(&id) = self.by_key.get(&key) else { return Next::Idle };
+        self.relay.handle_binary(now, id);
+        self.settle(now)
+    }
+
+    /// Whether the socket should be read on. After `false` its key will come out of [`Object::poll_resumed`].
+    /// Takes a turn if that is what stands against it.
+    pub fn wants_input(&mut self, now: Now, key: Key) -> bool {
+        let Some(&id) = self.by_key.get(&key) else { return true };
+        if self.relay.wants_input(id) {
+            return true;
+        }
+        self.turn(now);
+        self.by_key.get(&key).is_none_or(|id| self.relay.wants_input(*id))
+    }
+
+    /// A socket that may be read on.
+    pub fn poll_resumed(&mut self) -> Option<Key> {
+        self.resumed.pop()
+    }
+
+    /// A socket is gone.
+    pub fn disconnect(&mut self, now: Now, key: Key) -> Next {
+        if let Some(id) = self.by_key.get(&key).copied() {
+            self.forget(id);
+        }
+        self.settle(now)
+    }
+
+    /// Whether there is a session of this key.
+    pub fn knows(&self, key: Key) -> bool {
+        self.by_key.contains_key(&key)
+    }
+
+    /// Numbers since the object woke up.
+    pub fn samples(&self) -> Vec<Sample> {
+        self.numbers.samples(self.relay.metrics(), self.stats().ok())
+    }
+
+    /// Sizes of the store.
+    ///
+    /// # Errors
+    /// In words, if the store fails.
+    pub fn stats(&self) -> Result<Stats, String> {
+        self.relay.store().reader().and_then(|reader| reader.stats()).map_err(|error| error.to_string())
+    }
+
+    /// Ends a session.
+    fn forget(&mut self, id: ConnId) {
+        self.relay.disconnect(id);
+        self.slow.remove(&id);
+        if let Some(conn) = self.conns.remove(&id) {
+            self.by_key.remove(&conn.key);
+            self.resumed.push(conn.key);
+            let before = self.rows();
+            let store = self.relay.store().conn();
+            // What cannot be deleted now is swept when the object wakes up next.
+            let _ = parts::delete(store, conn.key, conn.parts.iter());
+            self.numbers.rows.upkeep.add(self.rows().since(before));
+        }
+    }
+
+    fn rows(&self) -> RowCount {
+        self.relay.store().conn().rows()
+    }
+}

@@ -1,0 +1,93 @@
+//! Alarms: expired events (NIP-40) and those older than is kept are taken out of the store.
+//!
+//! Nobody is sent an expired event, so sweeping may wait and many share one alarm.
+
+use relay_engine::store::{Backend, Reader, StoreError, sweep_aged, sweep_expired};
+use relay_engine::types::{CanonicalEvent, Class, Now, Timestamp, parse_expiration};
+
+use super::{CountingConn, Host, Object};
+
+/// Events taken out in one transaction.
+const SWEEP_EVENTS_MAX: usize = 256;
+/// Transactions of one alarm; then others get their turn.
+const SWEEPS_MAX: usize = 8;
+/// Seconds between looks at what has grown too old.
+const RETENTION_LOOK_SECONDS: u64 = 3_600;
+
+impl<C: CountingConn + 'static, H: Host> Object<C, H> {
+    /// The moment that was asked for has come.
+    pub fn alarm(&mut self, now: Now) {
+        self.numbers.alarms += 1;
+        self.alarm = None;
+        let before = self.rows();
+        let more = self.sweep(now.seconds());
+        self.numbers.rows.upkeep.add(self.rows().since(before));
+        match more {
+            Ok(true) => self.set_alarm(now.plus_millis(1)),
+            Ok(false) => self.want_alarms(now),
+            // Full or failing storage is looked at again.
+            Err(_) => self.set_alarm(now.plus_millis(self.settings.sweep_seconds.saturating_mul(1000))),
+        }
+    }
+
+    /// Sets the alarm for whatever is to be swept next. For an object that has just woken up and does not know.
+    pub fn want_alarms(&mut self, now: Now) {
+        if let Ok(Some(soonest)) = self.soonest_expiry() {
+            self.want_alarm(now, soonest);
+        }
+        if self.settings.retention_seconds > 0 {
+            self.want_alarm(now, now.seconds().saturating_add(RETENTION_LOOK_SECONDS));
+        }
+    }
+
+    /// Whether anything here ever needs an alarm that no commit asks for.
+    pub fn keeps_alarms(&self) -> bool {
+        self.settings.retention_seconds > 0
+    }
+
+    /// True if there is more to sweep.
+    fn sweep(&mut self, now: Timestamp) -> Result<bool, StoreError> {
+        let store = self.relay.store();
+        for _ in 0..SWEEPS_MAX {
+            let expired = sweep_expired(store, now, SWEEP_EVENTS_MAX)?;
+            self.numbers.events_expired += expired as u64;
+            let retired = match self.settings.retention_seconds {
+                0 => 0,
+                seconds => {
+                    let spared = &self.settings.retention_kinds_spared;
+                    let goes = |kind| Class::of(kind) == Class::Regular && !spared.contains(&kind);
+                    sweep_aged(store, now.saturating_sub(seconds), &goes, SWEEP_EVENTS_MAX)?
+                }
+            };
+            self.numbers.events_retired += retired as u64;
+            if expired < SWEEP_EVENTS_MAX && retired < SWEEP_EVENTS_MAX {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn soonest_expiry(&self) -> Result<Option<Timestamp>, StoreError> {
+        let reader = self.relay.store().reader()?;
+        let mut found = Vec::new();
+        reader.expiring(Timestamp::MAX - 1, 1, &mut found)?;
+        let Some(seq) = found.first() else { return Ok(None) };
+        let json = reader.event(*seq)?;
+        Ok(json.and_then(|json| parse_expiration(CanonicalEvent::trusted(&json).tags())))
+    }
+
+    /// An alarm at second `at` or soon after, at a moment that others are likely to want too.
+    pub(super) fn want_alarm(&mut self, now: Now, at: Timestamp) {
+        let every = self.settings.sweep_seconds;
+        let at = at.max(now.seconds()).saturating_add(1).checked_next_multiple_of(every).unwrap_or(at);
+        let at = Now::from_millis(at.saturating_mul(1000));
+        if self.alarm.is_none_or(|set| at < set) {
+            self.set_alarm(at);
+        }
+    }
+
+    fn set_alarm(&mut self, at: Now) {
+        self.alarm = Some(at);
+        self.host.set_alarm(at);
+    }
+}

@@ -1,0 +1,69 @@
+//! A turn: what has gathered is verified in one batch and stored in one transaction, requests take their
+//! steps, and everything that came of it goes out.
+
+use relay_engine::relay::commit;
+use relay_engine::types::{NO_EXPIRY, Now};
+
+use super::{CountingConn, Host, Next, Object};
+
+/// Milliseconds between looks at slow readers.
+const SLOW_LOOK_MS: u64 = 20;
+
+impl<C: CountingConn + 'static, H: Host> Object<C, H> {
+    /// Does what there is to do.
+    pub fn turn(&mut self, now: Now) -> Next {
+        self.numbers.turns += 1;
+        self.relay.handle_timeout(now);
+        self.look_at_slow(now);
+        self.ingest(now);
+        let before = self.rows();
+        for _ in 0..self.settings.turn_steps_max {
+            if !self.relay.work(now) {
+                break;
+            }
+        }
+        self.numbers.rows.requests.add(self.rows().since(before));
+        // There are no other shards that live events would have to reach.
+        while self.relay.poll_relayed().is_some() {}
+        self.settle(now)
+    }
+
+    /// Verifies and stores until nothing waits: what was deferred behind an event may be another event.
+    fn ingest(&mut self, now: Now) {
+        while let Some(batch) = self.relay.poll_verify(now, true) {
+            let checked = batch.check(&*self.verifier);
+            self.relay.handle_verified(now, checked);
+            while let Some(waiting) = self.relay.poll_commit() {
+                let (before, events) = (self.rows(), waiting.len() as u64);
+                let done = commit(self.relay.store(), now, vec![waiting]);
+                self.numbers.rows.events.add(self.rows().since(before));
+                self.numbers.commits += 1;
+                self.numbers.commit_events.record(events);
+                self.numbers.commit_errors += u64::from(done.error.is_some());
+                let before = self.rows();
+                for reply in done.replies {
+                    self.relay.handle_committed(now, reply);
+                }
+                self.relay.handle_live(now, &done.live);
+                self.numbers.rows.requests.add(self.rows().since(before));
+                let expiring = done.live.iter().map(|live| live.event.expires_at);
+                if let Some(soonest) = expiring.min().filter(|at| *at != NO_EXPIRY) {
+                    self.want_alarm(now, soonest);
+                }
+            }
+        }
+    }
+
+    /// Sends what there is to send, keeps what must survive, and says what is wanted next.
+    pub(super) fn settle(&mut self, now: Now) -> Next {
+        self.send_all(now);
+        self.save_changed();
+        if self.relay.poll_timeout().is_some() || self.relay.has_work() {
+            Next::Turn
+        } else if self.slow.is_empty() {
+            Next::Idle
+        } else {
+            Next::Later(SLOW_LOOK_MS)
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! Variables of the Worker, checked once.
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `RELAY_NAME`, `RELAY_DESCRIPTION`, `RELAY_PUBKEY`, `RELAY_CONTACT` | NIP-11 |
+//! | `RELAY_URL` | public `wss://` URL, as AUTH events name it; without it the Host header counts |
+//! | `RELAY_SHARDS` | number of shards; 1 in this version |
+//! | `RELAY_LOCATION_HINT` | where new objects are placed: `weur`, `enam`, ... |
+//! | `RELAY_JURISDICTION` | where objects must stay: `eu`, `fedramp` |
+//! | `RELAY_CONFIG` | JSON with `info`, `limits`, `policy`, `object`: the keys of the native server's file |
+//!
+//! What a variable of its own says goes before what `RELAY_CONFIG` says.
+
+use relay_about::{About, Info, LimitsDef, PolicyDef};
+use relay_engine::policy::Policy;
+use relay_engine::relay::Config;
+use relay_engine::store::sql::EVENT_BYTES_MAX;
+use relay_engine::types::{Kind, Limits, PubKey};
+use serde::Deserialize;
+
+use crate::shard::Shards;
+
+/// Largest WebSocket message that workerd takes.
+const MESSAGE_BYTES_MAX: usize = 32 << 20;
+/// Sockets that one Durable Object can hold, less some for those that are closing.
+const SOCKETS_MAX: usize = 32_000;
+
+/// The effective settings.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// NIP-11: what the relay says about itself.
+    pub info: Info,
+    /// Bounds, enforced and advertised.
+    #[serde(with = "LimitsDef")]
+    pub limits: Limits,
+    /// Who may write and read what.
+    #[serde(with = "PolicyDef")]
+    pub policy: Policy,
+    /// Public URL.
+    pub url: Option<String>,
+    /// How objects look after themselves.
+    pub object: ObjectSettings,
+    /// How many shards there are, and where.
+    #[serde(skip)]
+    pub placement: Placement,
+}
+
+/// How an object looks after its sockets and its store.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ObjectSettings {
+    /// Expired events are swept at most this often, in seconds. Nobody is sent them meanwhile.
+    pub sweep_seconds: u64,
+    /// Regular events older than this many seconds are dropped; 0 keeps them for ever. Replaceable and
+    /// addressable events stay.
+    pub retention_seconds: u64,
+    /// Kinds that retention leaves alone.
+    pub retention_kinds_spared: Vec<Kind>,
+    /// Seconds a reader may take nothing of what waits for it before it is closed. While something waits,
+    /// the object cannot hibernate.
+    pub write_stall_seconds: u64,
+    /// Scan steps in one turn before other sockets get theirs.
+    pub turn_steps_max: usize,
+}
+
+impl Default for ObjectSettings {
+    fn default() -> Self {
+        ObjectSettings {
+            sweep_seconds: 60,
+            retention_seconds: 0,
+            retention_kinds_spared: Vec::new(),
+            write_stall_seconds: 120,
+            turn_steps_max: 16,
+        }
+    }
+}
+
+/// Where objects are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// How many.
+    pub shards: Shards,
+    /// Where a new one is placed, best effort.
+    pub location_hint: Option<String>,
+    /// Where they must stay; another jurisdiction is another set of objects.
+    pub jurisdiction: Option<String>,
+}
+
+impl Default for Placement {
+    fn default() -> Self {
+        Placement { shards: Shards::ONE, location_hint: None, jurisdiction: None }
+    }
+}
+
+impl Settings {
+    /// Settings from variables; `variable` answers `None` for those that are not set.
+    ///
+    /// # Errors
+    /// The first variable that is wrong, in words for the operator.
+    pub fn load(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, String> {
+        let variable = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
+        let mut settings: Settings = match variable("RELAY_CONFIG") {
+            Some(text) => serde_json::from_str(&text).map_err(|error| format!("RELAY_CONFIG: {error}"))?,
+            None => Settings::default(),
+        };
+        let info = &mut settings.info;
+        for (name, place) in [("RELAY_NAME", &mut info.name), ("RELAY_DESCRIPTION", &mut info.description)] {
+            if let Some(value) = variable(name) {
+                *place = value;
+            }
+        }
+        for (name, place) in [
+            ("RELAY_PUBKEY", &mut info.pubkey),
+            ("RELAY_CONTACT", &mut info.contact),
+            ("RELAY_URL", &mut settings.url),
+            ("RELAY_LOCATION_HINT", &mut settings.placement.location_hint),
+            ("RELAY_JURISDICTION", &mut settings.placement.jurisdiction),
+        ] {
+            if let Some(value) = variable(name) {
+                *place = Some(value);
+            }
+        }
+        if let Some(count) = variable("RELAY_SHARDS") {
+            let shards = count.trim().parse().ok().and_then(Shards::new);
+            settings.placement.shards = shards
+                .ok_or_else(|| format!("RELAY_SHARDS: {count} is no number from 1 to {}", Shards::MAX))?;
+        }
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn check(&mut self) -> Result<(), String> {
+        if let Some(pubkey) = &self.info.pubkey {
+            PubKey::from_hex(pubkey.as_bytes()).map_err(|error| format!("RELAY_PUBKEY: {error}"))?;
+        }
+        if let Some(url) = &self.url
+            && !url.starts_with("ws://")
+            && !url.starts_with("wss://")
+        {
+            return Err("RELAY_URL: must start with ws:// or wss://".into());
+        }
+        if self.placement.shards != Shards::ONE {
+            return Err("RELAY_SHARDS: this version serves one shard; see «Shards to come» in \
+                        ARCHITECTURE.md"
+                .into());
+        }
+        let limits = &mut self.limits;
+        if limits.limit_default > limits.limit_max {
+            return Err("limits.limit_default: is above limits.limit_max".into());
+        }
+        if limits.outbox_bytes_pause > limits.outbox_bytes_max {
+            return Err("limits.outbox_bytes_pause: is above limits.outbox_bytes_max".into());
+        }
+        for (name, value) in [
+            ("limits.scan_rows_max", limits.scan_rows_max),
+            ("limits.verify_batch_max", limits.verify_batch_max),
+            ("limits.in_flight_events_max", limits.in_flight_events_max),
+            ("limits.deferred_messages_max", limits.deferred_messages_max),
+            ("limits.connections_max", limits.connections_max),
+            ("limits.filters_max", limits.filters_max),
+            ("object.turn_steps_max", self.object.turn_steps_max),
+        ] {
+            if value == 0 {
+                return Err(format!("{name}: must be at least 1"));
+            }
+        }
+        // What the platform would refuse is refused by us, in words that clients understand.
+        limits.event_bytes_max = limits.event_bytes_max.min(EVENT_BYTES_MAX);
+        limits.message_bytes_max = limits.message_bytes_max.min(MESSAGE_BYTES_MAX);
+        limits.connections_max = limits.connections_max.min(SOCKETS_MAX);
+        self.object.sweep_seconds = self.object.sweep_seconds.max(1);
+        self.object.write_stall_seconds = self.object.write_stall_seconds.max(1);
+        Ok(())
+    }
+
+    /// What the machine is made for.
+    pub fn config(&self) -> Config {
+        Config { limits: self.limits.clone(), policy: self.policy.clone(), url: self.url.clone() }
+    }
+
+    /// What the relay says about itself.
+    pub fn about(&self) -> About<'_> {
+        About { info: &self.info, limits: &self.limits, policy: &self.policy, url: self.url.as_deref() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn load(variables: &[(&str, &str)]) -> Result<Settings, String> {
+        Settings::load(&|name| {
+            variables.iter().find(|(own, _)| *own == name).map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn variables_go_before_the_configuration() {
+        let config = r#"{"info":{"name":"from config","contact":"mailto:a@b"},"limits":{"limit_max":7,
+            "limit_default":3},"policy":{"auth_required":true},"object":{"sweep_seconds":0}}"#;
+        let settings =
+            load(&[("RELAY_CONFIG", config), ("RELAY_NAME", "own"), ("RELAY_PUBKEY", "")]).unwrap();
+        assert_eq!(settings.info.name, "own");
+        assert_eq!(settings.info.contact.as_deref(), Some("mailto:a@b"));
+        assert_eq!(settings.info.pubkey, None);
+        assert_eq!((settings.limits.limit_max, settings.limits.limit_default), (7, 3));
+        assert!(settings.policy.auth_required);
+        assert_eq!(settings.object.sweep_seconds, 1);
+    }
+
+    #[test]
+    fn the_platform_bounds_what_can_be_set() {
+        let config = r#"{"limits":{"event_bytes_max":9000000,"message_bytes_max":90000000,
+            "connections_max":1000000}}"#;
+        let limits = load(&[("RELAY_CONFIG", config)]).unwrap().limits;
+        assert_eq!(limits.event_bytes_max, EVENT_BYTES_MAX);
+        assert_eq!(limits.message_bytes_max, 32 << 20);
+        assert_eq!(limits.connections_max, 32_000);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let cases = [
+            ("RELAY_CONFIG", "{", "RELAY_CONFIG: "),
+            ("RELAY_CONFIG", r#"{"limit":{}}"#, "RELAY_CONFIG: unknown field `limit`"),
+            ("RELAY_CONFIG", r#"{"limits":{"filters_max":0}}"#, "limits.filters_max"),
+            ("RELAY_PUBKEY", "npub1", "RELAY_PUBKEY: "),
+            ("RELAY_URL", "https://relay.example", "RELAY_URL: "),
+            ("RELAY_SHARDS", "0", "RELAY_SHARDS: 0 is no number"),
+            ("RELAY_SHARDS", "many", "RELAY_SHARDS: many is no number"),
+            ("RELAY_SHARDS", "2", "RELAY_SHARDS: this version serves one shard"),
+        ];
+        for (name, value, words) in cases {
+            let told = load(&[(name, value)]).err();
+            assert!(told.as_ref().is_some_and(|told| told.starts_with(words)), "{name}={value}: {told:?}");
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The Worker's entry: HTTP and WebSocket, passed to the objects of shards where they are needed.
+
+use serde_json::json;
+use worker::{Context, Env, Headers, Request, Response, Result, Stub, event};
+
+use super::variables;
+use crate::front::{Asked, Route};
+use crate::metrics::{self, Answer};
+use crate::settings::{Placement, Settings};
+use crate::shard::Shard;
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
+const NOSTR_JSON: &str = "application/nostr+json";
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The binding of `RelayDurableObject`.
+const RELAY: &str = "RELAY";
+
+#[event(fetch)]
+async fn fetch(request: Request, env: Env, _: Context) -> Result<Response> {
+    let header = |name: &str| request.headers().get(name).ok().flatten().unwrap_or_default();
+    let (path, method) = (request.path(), request.method().to_string());
+    let (accept, upgrade) = (header("accept"), header("upgrade"));
+    let asked = Asked { method: &method, path: &path, accept: &accept, upgrade: &upgrade };
+    let settings = match variables::settings(&env) {
+        Ok(settings) => settings,
+        Err(words) => return answer(500, TEXT, &format!("{words}\n")),
+    };
+    let response = match asked.route() {
+        Route::Socket => connect(request, &env, &settings).await,
+        Route::Information => with_cors(answer(200, NOSTR_JSON, &settings.about().information())?),
+        Route::Page => with_cors(answer(200, HTML, &settings.about().page(&address(&request)))?),
+        Route::Preflight => with_cors(Response::empty()?.with_status(204)),
+        Route::Health => health(&env, &settings).await,
+        Route::Metrics => answer(200, PROMETHEUS, &metrics_text(&env, &settings).await),
+        Route::MethodNotAllowed => {
+            let response = answer(405, TEXT, "method not allowed\n")?;
+            response.headers().set("allow", "GET, HEAD, OPTIONS")?;
+            Ok(response)
+        }
+        Route::NotFound => answer(404, TEXT, "not found\n"),
+    };
+    response
+}
+
+fn answer(status: u16, content_type: &str, body: &str) -> Result<Response> {
+    let headers = Headers::new();
+    headers.set("content-type", content_type)?;
+    headers.set("x-content-type-options", "nosniff")?;
+    Ok(Response::ok(body)?.with_status(status).with_headers(headers))
+}
+
+/// NIP-11: «Relays MUST accept CORS requests».
+fn with_cors(response: Response) -> Result<Response> {
+    let headers = response.headers();
+    headers.set("access-control-allow-origin", "*")?;
+    headers.set("access-control-allow-headers", "*")?;
+    headers.set("access-control-allow-methods", "GET, HEAD, OPTIONS")?;
+    headers.set("vary", "accept")?;
+    Ok(response)
+}
+
+fn address(request: &Request) -> String {
+    let Ok(url) = request.url() else { return String::new() };
+    let scheme = if url.scheme() == "https" { "wss" } else { "ws" };
+    let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
+    format!("{scheme}://{}{port}", url.host_str().unwrap_or_default())
+}
+
+/// The object of a shard, where it is placed.
+fn stub(env: &Env, placement: &Placement, shard: Shard) -> Result<Stub> {
+    let namespace = env.durable_object(RELAY)?;
+    let namespace = match &placement.jurisdiction {
+        Some(jurisdiction) => super::js::in_jurisdiction(&namespace, jurisdiction)?,
+        None => namespace,
+    };
+    let name = shard.to_string();
+    match &placement.location_hint {
+        Some(hint) => namespace.get_by_name_with_location_hint(&name, hint),
+        None => namespace.get_by_name(&name),
+    }
+}
+
+async fn connect(request: Request, env: &Env, settings: &Settings) -> Result<Response> {
+    let placement = &settings.placement;
+    // A client has no key before it authenticates; with one shard every key's shard is the same.
+    let Some(shard) = placement.shards.all().next() else { return answer(500, TEXT, "no shards\n") };
+    stub(env, placement, shard)?.fetch_with_request(request).await
+}
+
+async fn ask<T: serde::de::DeserializeOwned>(
+    env: &Env,
+    placement: &Placement,
+    shard: Shard,
+    path: &str,
+) -> std::result::Result<T, String> {
+    let words = |error: worker::Error| error.to_string();
+    let stub = stub(env, placement, shard).map_err(words)?;
+    let mut response = stub.fetch_with_str(&format!("http://{shard}{path}")).await.map_err(words)?;
+    if response.status_code() != 200 {
+        return Err(response.text().await.unwrap_or_default());
+    }
+    response.json().await.map_err(words)
+}
+
+async fn health(env: &Env, settings: &Settings) -> Result<Response> {
+    let (mut events, mut bytes, mut state) = (0, 0, "ok".to_owned());
+    for shard in settings.placement.shards.all() {
+        match ask::<serde_json::Value>(env, &settings.placement, shard, "/stats").await {
+            Ok(stats) => {
+                let number = |name: &str| stats.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0);
+                events += number("events");
+                bytes += number("store_bytes");
+            }
+            Err(words) => state = format!("shard {}: {words}", shard.number()),
+        }
+    }
+    let document = json!({
+        "status": state,
+        "events": events,
+        "store_bytes": bytes,
+        "shards": settings.placement.shards.count(),
+        "version": env!("CARGO_PKG_VERSION"),
+    });
+    answer(if state == "ok" { 200 } else { 503 }, JSON, &format!("{document}\n"))
+}
+
+async fn metrics_text(env: &Env, settings: &Settings) -> String {
+    let mut shards: Vec<(u16, Answer)> = Vec::new();
+    for shard in settings.placement.shards.all() {
+        shards.push((shard.number(), ask(env, &settings.placement, shard, "/samples").await));
+    }
+    metrics::render(&shards)
+}

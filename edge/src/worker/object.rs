@@ -1,0 +1,322 @@
+//! `RelayDurableObject`: hands what happens to [`Object`] and gives it turns.
+//!
+//! Its object is borrowed for single calls, never across a wait. A handler of a message returns at once, so
+//! that messages gather for the turn; it waits only where the socket is to be read no further, because the
+//! runtime delivers a socket's next message when the handler of the last one is done.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use futures_channel::oneshot;
+use js_sys::Uint8Array;
+use relay_engine::types::Now;
+use relay_engine::verify::Verifier;
+use wasm_bindgen::prelude::*;
+use worker::{
+    DurableObject, Env, Error, Request, Response, Result, State, WebSocket, WebSocketIncomingMessage,
+    WebSocketPair, durable_object,
+};
+
+use super::js::{self, Socket, Storage};
+use super::sql::Conn;
+use super::variables;
+use crate::object::{Host, Key, Next, Object};
+
+/// One shard of the relay.
+#[durable_object]
+pub struct RelayDurableObject {
+    shared: Rc<Shared>,
+}
+
+struct Shared {
+    state: State,
+    env: Env,
+    /// Made when it is needed first, and again if that failed.
+    object: RefCell<Option<Object<Conn, Runtime>>>,
+    /// Set when a turn has been asked for, until it begins.
+    turn_is_due: Cell<bool>,
+    /// Set while a later look at slow readers is under way.
+    look_is_due: Cell<bool>,
+    /// Calls [`Shared::turn`]; made once, so that a turn costs no closure.
+    on_turn: RefCell<Option<Closure<dyn FnMut()>>>,
+    on_look: RefCell<Option<Closure<dyn FnMut()>>>,
+    /// Handlers that wait until their socket may be read on.
+    waiting: RefCell<HashMap<Key, oneshot::Sender<()>>>,
+}
+
+/// The runtime as the object sees it.
+struct Runtime {
+    storage: Storage,
+}
+
+impl Host for Runtime {
+    type Socket = Socket;
+
+    fn send(&self, socket: &Socket, text: &str) {
+        // It throws when the socket has been closed, of which a close event tells.
+        let _ = socket.send(text);
+    }
+
+    fn close(&self, socket: &Socket, code: u16, reason: &str) {
+        let _ = socket.close(code, reason);
+    }
+
+    fn buffered_bytes(&self, socket: &Socket) -> usize {
+        socket.buffered_amount().as_f64().map_or(0, |bytes| bytes as usize)
+    }
+
+    fn attach(&self, socket: &Socket, attachment: &[u8]) {
+        if let Err(error) = socket.serialize_attachment(&Uint8Array::from(attachment)) {
+            worker::console_error!("an attachment of {} bytes: {}", attachment.len(), js::words(&error));
+        }
+    }
+
+    fn set_alarm(&self, at: Now) {
+        if let Err(error) = self.storage.set_alarm(at.millis() as f64) {
+            worker::console_error!("an alarm: {}", js::words(&error));
+        }
+    }
+}
+
+fn now() -> Now {
+    Now::from_millis(js_sys::Date::now() as u64)
+}
+
+fn verifier() -> Arc<dyn Verifier> {
+    Arc::new(relay_engine::verify::Libsecp256k1)
+}
+
+/// The key of a socket is its one tag, in hexadecimal.
+fn tag(key: Key) -> String {
+    format!("{key:016x}")
+}
+
+impl Shared {
+    /// Calls `work` with the object, which is built if there is none, and schedules what it wants next.
+    fn with<T>(
+        self: &Rc<Self>,
+        work: impl FnOnce(&mut Object<Conn, Runtime>) -> (T, Next),
+    ) -> std::result::Result<T, String> {
+        let (done, next, resumed) = {
+            let mut place = self.object.try_borrow_mut().map_err(|_| "the object is busy".to_owned())?;
+            let woken = if place.is_none() {
+                let (object, next) = self.open()?;
+                *place = Some(object);
+                next
+            } else {
+                Next::Idle
+            };
+            let object = place.as_mut().ok_or("the object is gone")?;
+            let (done, next) = work(object);
+            let mut resumed = Vec::new();
+            while let Some(key) = object.poll_resumed() {
+                resumed.push(key);
+            }
+            (done, if next == Next::Idle { woken } else { next }, resumed)
+        };
+        if !resumed.is_empty()
+            && let Ok(mut waiting) = self.waiting.try_borrow_mut()
+        {
+            for key in resumed {
+                if let Some(handler) = waiting.remove(&key) {
+                    let _ = handler.send(());
+                }
+            }
+        }
+        self.schedule(next);
+        Ok(done)
+    }
+
+    /// Opens the store and takes up the sessions beside the sockets.
+    fn open(&self) -> std::result::Result<(Object<Conn, Runtime>, Next), String> {
+        let settings = variables::settings(&self.env)?;
+        let storage: Storage = self.storage()?;
+        let seed = js::random().map_err(|error| js::words(&error))?;
+        let runtime = Runtime { storage: storage.clone() };
+        let mut object = Object::open(Conn::new(storage), runtime, &settings, verifier(), seed)
+            .map_err(|error| error.to_string())?;
+        let sockets = self.state.as_raw().get_websockets().map_err(|error| js::words(&error))?;
+        let sockets = sockets.into_iter().map(|socket| {
+            let socket: Socket = socket.unchecked_into();
+            let attached = socket.deserialize_attachment().ok();
+            let attached = attached.and_then(|value| value.dyn_into::<Uint8Array>().ok());
+            let bytes = attached.map_or_else(Vec::new, |bytes| bytes.to_vec());
+            (socket, bytes)
+        });
+        let now = now();
+        let next = object.restore(now, sockets);
+        if object.keeps_alarms() {
+            object.want_alarms(now);
+        }
+        Ok((object, next))
+    }
+
+    fn storage(&self) -> std::result::Result<Storage, String> {
+        let storage = self.state.as_raw().storage().map_err(|error| js::words(&error))?;
+        Ok(storage.unchecked_into())
+    }
+
+    fn schedule(self: &Rc<Self>, next: Next) {
+        match next {
+            Next::Idle => {}
+            Next::Turn if self.turn_is_due.replace(true) => {}
+            Next::Turn => self.call_in(&self.on_turn, 0.0, |shared| {
+                shared.turn_is_due.set(false);
+                shared.turn();
+            }),
+            Next::Later(_) if self.look_is_due.replace(true) => {}
+            Next::Later(ms) => self.call_in(&self.on_look, ms as f64, |shared| {
+                shared.look_is_due.set(false);
+                shared.turn();
+            }),
+        }
+    }
+
+    fn call_in(
+        self: &Rc<Self>,
+        place: &RefCell<Option<Closure<dyn FnMut()>>>,
+        ms: f64,
+        work: fn(&Rc<Shared>),
+    ) {
+        let Ok(mut place) = place.try_borrow_mut() else { return };
+        let closure = place.get_or_insert_with(|| {
+            let shared: Weak<Shared> = Rc::downgrade(self);
+            Closure::new(move || {
+                if let Some(shared) = shared.upgrade() {
+                    work(&shared);
+                }
+            })
+        });
+        js::set_timeout(closure.as_ref().unchecked_ref(), ms);
+    }
+
+    fn turn(self: &Rc<Self>) {
+        if let Err(words) = self.with(|object| ((), object.turn(now()))) {
+            worker::console_error!("a turn: {words}");
+        }
+    }
+
+    fn key_of(&self, socket: &WebSocket) -> Option<Key> {
+        let tags = self.state.as_raw().get_tags(socket.as_ref()).ok()?;
+        Key::from_str_radix(tags.first()?, 16).ok()
+    }
+
+    fn connect(self: &Rc<Self>, request: &Request) -> Result<Response> {
+        let url = request.url()?;
+        let host = url.host_str().map(|host| match url.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        });
+        let key = Key::from_be_bytes(js::random()?);
+        let pair = WebSocketPair::new()?;
+        let tags = vec![JsValue::from_str(&tag(key))];
+        self.state.as_raw().accept_websocket_with_tags(pair.server.as_ref(), tags)?;
+        let socket: Socket = AsRef::<web_sys::WebSocket>::as_ref(&pair.server).clone().unchecked_into();
+        let took = self.with(|object| match object.connect(now(), key, socket, host) {
+            Some(next) => (true, next),
+            None => (false, Next::Idle),
+        });
+        match took {
+            Ok(true) => Response::from_websocket(pair.client),
+            refused => {
+                let _ = pair.server.close(Some(1013), Some("no room for another connection"));
+                let words = refused.err().unwrap_or_else(|| "no room for another connection".to_owned());
+                let response = Response::error(format!("{words}\n"), 503)?;
+                response.headers().set("retry-after", "30")?;
+                Ok(response)
+            }
+        }
+    }
+
+    fn receive(self: &Rc<Self>, key: Key, message: &WebSocketIncomingMessage) -> Result<bool> {
+        self.with(|object| {
+            let now = now();
+            let next = match message {
+                WebSocketIncomingMessage::String(text) => object.text(now, key, text),
+                WebSocketIncomingMessage::Binary(_) => object.binary(now, key),
+            };
+            (object.wants_input(now, key), next)
+        })
+        .map_err(Error::RustError)
+    }
+
+    fn answer(self: &Rc<Self>, path: &str) -> Result<Response> {
+        match path {
+            "/samples" => {
+                let samples = self.with(|object| (object.samples(), Next::Idle)).map_err(Error::RustError)?;
+                Response::from_json(&samples)
+            }
+            "/stats" => {
+                let stats = self.with(|object| (object.stats(), Next::Idle)).map_err(Error::RustError)?;
+                let stats = stats.map_err(Error::RustError)?;
+                Response::from_json(
+                    &serde_json::json!({ "events": stats.events, "store_bytes": stats.bytes }),
+                )
+            }
+            _ => Response::error("not found\n", 404),
+        }
+    }
+}
+
+impl DurableObject for RelayDurableObject {
+    fn new(state: State, env: Env) -> Self {
+        RelayDurableObject {
+            shared: Rc::new(Shared {
+                state,
+                env,
+                object: RefCell::default(),
+                turn_is_due: Cell::default(),
+                look_is_due: Cell::default(),
+                on_turn: RefCell::default(),
+                on_look: RefCell::default(),
+                waiting: RefCell::default(),
+            }),
+        }
+    }
+
+    async fn fetch(&self, request: Request) -> Result<Response> {
+        if request.headers().get("upgrade")?.is_some() {
+            return self.shared.connect(&request);
+        }
+        self.shared.answer(&request.path())
+    }
+
+    async fn alarm(&self) -> Result<Response> {
+        self.shared
+            .with(|object| {
+                object.alarm(now());
+                ((), Next::Idle)
+            })
+            .map_err(Error::RustError)?;
+        Response::ok("")
+    }
+
+    async fn websocket_message(&self, ws: WebSocket, message: WebSocketIncomingMessage) -> Result<()> {
+        let Some(key) = self.shared.key_of(&ws) else { return Ok(()) };
+        if self.shared.receive(key, &message)? {
+            return Ok(());
+        }
+        // Dropped here or fulfilled: the wait ends either way.
+        let (sender, resumed) = oneshot::channel();
+        if let Ok(mut waiting) = self.shared.waiting.try_borrow_mut() {
+            waiting.insert(key, sender);
+        }
+        let _ = resumed.await;
+        Ok(())
+    }
+
+    async fn websocket_close(&self, ws: WebSocket, code: usize, _: String, _: bool) -> Result<()> {
+        let Some(key) = self.shared.key_of(&ws) else { return Ok(()) };
+        // Completes the handshake where the runtime has not done so itself.
+        let code = u16::try_from(code).ok().filter(|code| *code != 1005);
+        let _ = ws.close(code, Some(""));
+        self.shared.with(|object| ((), object.disconnect(now(), key))).map_err(Error::RustError)
+    }
+
+    async fn websocket_error(&self, ws: WebSocket, _: Error) -> Result<()> {
+        let Some(key) = self.shared.key_of(&ws) else { return Ok(()) };
+        self.shared.with(|object| ((), object.disconnect(now(), key))).map_err(Error::RustError)
+    }
+}

@@ -1,0 +1,89 @@
+// The Worker's entry as browsers, clients and Prometheus see it, its configuration, and its size.
+import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
+import { after, before, test } from 'node:test'
+import { gzipSync } from 'node:zlib'
+import { Client, read } from './client.mjs'
+import { startEdge } from './host.mjs'
+
+let edge
+before(async () => {
+  edge = await startEdge({ vars: { RELAY_NAME: 'a <name>' }, config: { limits: { limit_max: 123, limit_default: 12 } } })
+})
+after(() => edge.stop())
+
+test('each path answers what it is for', async () => {
+  const nostr = { headers: { accept: 'application/nostr+json' } }
+  const cases = [
+    ['/', nostr, 200, 'application/nostr+json'],
+    ['/', {}, 200, 'text/html; charset=utf-8'],
+    ['/', { method: 'OPTIONS' }, 204, null],
+    ['/', { method: 'POST' }, 405, 'text/plain; charset=utf-8'],
+    ['/health', {}, 200, 'application/json'],
+    ['/metrics', {}, 200, 'text/plain; version=0.0.4; charset=utf-8'],
+    ['/else', {}, 404, 'text/plain; charset=utf-8'],
+  ]
+  for (const [path, init, status, type] of cases) {
+    const response = await fetch(edge.http + path, init)
+    assert.equal(response.status, status, path)
+    if (type) assert.equal(response.headers.get('content-type'), type, path)
+    assert.equal(response.headers.get('access-control-allow-origin'), path === '/' && status < 300 ? '*' : null)
+  }
+  const about = await (await fetch(edge.http, nostr)).json()
+  assert.equal(about.name, 'a <name>')
+  assert.equal(about.limitation.max_limit, 123)
+  const page = await (await fetch(edge.http)).text()
+  assert.ok(page.includes('a &lt;name&gt;') && page.includes('up to 123, 12 if no limit is given'))
+  assert.deepEqual(Object.keys(await (await fetch(`${edge.http}/health`)).json()).toSorted(), [
+    'events', 'shards', 'status', 'store_bytes', 'version',
+  ])
+})
+
+test('a configuration that is wrong is told, not guessed', async () => {
+  const wrong = await startEdge({ config: { limits: { no_such_limit: 1 } } })
+  const response = await fetch(wrong.http)
+  assert.equal(response.status, 500)
+  assert.match(await response.text(), /^RELAY_CONFIG: unknown field `no_such_limit`/)
+  await assert.rejects(Client.open(wrong.url))
+  await wrong.stop()
+})
+
+test('every number is summed and told by shard', async () => {
+  const client = await Client.open(edge.url)
+  await client.rest()
+  const text = await (await fetch(`${edge.http}/metrics`)).text()
+  for (const line of ['relay_connections 1', 'relay_connections_by_shard{shard="0"} 1', 'relay_shard_up{shard="0"} 1']) {
+    assert.ok(text.split('\n').includes(line), `${line} in\n${text}`)
+  }
+  await client.close()
+})
+
+test('the script is small and ready at once', () => {
+  const wasm = read('../build/index_bg.wasm')
+  const compressed = gzipSync(wasm).length
+  const clock = `const bytes = require('fs').readFileSync(process.argv[1]);
+    const before = process.cpuUsage();
+    const module = new WebAssembly.Module(bytes);
+    const names = [...new Set(WebAssembly.Module.imports(module).map(i => i.module))];
+    const { user, system } = process.cpuUsage(before);
+    console.log((user + system) / 1000)`
+  const file = new URL('../build/index_bg.wasm', import.meta.url).pathname
+  const compile = Number(execFileSync(process.execPath, ['-e', clock, file]))
+  console.log(`wasm: ${wasm.length} bytes, ${compressed} as gzip; compiling takes ${compile.toFixed(0)} ms of CPU`)
+  // The platform takes 64 MiB, formerly 3 MB compressed, and a second to start.
+  assert.ok(wasm.length < 3_000_000, `${wasm.length} bytes`)
+  assert.ok(compressed < 1_600_000, `${compressed} bytes`)
+  assert.ok(compile < 1_000, `${compile} ms`)
+})
+
+test('wrangler reads wrangler.toml and knows every binding', () => {
+  const root = new URL('../..', import.meta.url).pathname
+  const wrangler = new URL('../node_modules/wrangler/bin/wrangler.js', import.meta.url).pathname
+  for (const env of [[], ['--env', 'dev']]) {
+    const args = [wrangler, 'deploy', '--dry-run', '--outdir', `${root}target/edge/dry-run`, ...env]
+    const told = execFileSync(process.execPath, args, { cwd: root, encoding: 'utf8' })
+    for (const binding of ['RELAY', 'REGISTRY', 'BLOBS', 'CACHE', 'RELAY_NAME', 'RELAY_DESCRIPTION', 'RELAY_PUBKEY']) {
+      assert.ok(told.includes(`env.${binding} `), `${binding} in\n${told}`)
+    }
+  }
+})

@@ -1,0 +1,147 @@
+// The Worker in local workerd, for tests and benches.
+//
+//   node host.mjs [--port PORT] [--persist DIR] [--config FILE]
+//
+// runs it bare, without Miniflare or wrangler before it, until it is told to stop. startEdge() runs it in
+// Miniflare, which can also evict objects and open their bindings.
+import { spawn } from 'node:child_process'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { tmpdir } from 'node:os'
+import { dirname, join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const build = join(dirname(fileURLToPath(import.meta.url)), '..', 'build')
+const COMPATIBILITY_DATE = '2026-11-01'
+
+/** Options of a Miniflare that runs the Worker as wrangler.toml describes it. */
+function options({ port = 0, persist, config, vars = {}, main }, convert) {
+  const entry = main && { type: 'ESModule', path: join(build, 'main.js'), contents: main }
+  const converted = convert({
+    name: 'openagents-relay',
+    host: '127.0.0.1',
+    port,
+    modules: [
+      ...(entry ? [entry] : []),
+      { type: 'ESModule', path: join(build, 'index.js') },
+      { type: 'CompiledWasm', path: join(build, 'index_bg.wasm') },
+    ],
+    modulesRoot: build,
+    compatibilityDate: COMPATIBILITY_DATE,
+    durableObjects: { RELAY: { className: 'RelayDurableObject', useSQLite: true } },
+    d1Databases: { REGISTRY: 'registry' },
+    r2Buckets: { BLOBS: 'blobs' },
+    kvNamespaces: { CACHE: 'cache' },
+    bindings: { RELAY_NAME: 'openagents-relay', ...(config ? { RELAY_CONFIG: config } : {}), ...vars },
+  })
+  // The conversion drops it.
+  if (persist) converted.resourcePersistencePath = persist
+  return converted
+}
+
+/** Starts the Worker in Miniflare; `config` is what RELAY_CONFIG says, as an object; `main` replaces its entry. */
+export async function startEdge(given = {}) {
+  const { Miniflare, convertV4MiniflareOptions } = await import('miniflare')
+  const miniflare = new Miniflare(options(given, convertV4MiniflareOptions))
+  const ready = await miniflare.ready
+  return {
+    miniflare,
+    url: `ws://127.0.0.1:${ready.port}`,
+    http: `http://127.0.0.1:${ready.port}`,
+    /** Drops all memory of the object, whatever it is doing; sockets stay. False if it has none now. */
+    evict: async () => {
+      const object = { name: 'relay-0', webSockets: 'hibernate' }
+      try {
+        await miniflare.unsafeEvictDurableObject('openagents-relay', 'RelayDurableObject', object)
+        return true
+      } catch (error) {
+        if (/not currently running/.test(error.message)) return false
+        throw error
+      }
+    },
+    stop: () => miniflare.dispose(),
+  }
+}
+
+/** The binary that the package `workerd` of miniflare brings. */
+function workerdBinary() {
+  const miniflare = createRequire(import.meta.url).resolve('miniflare')
+  return createRequire(miniflare)('workerd').default
+}
+
+const text = value => JSON.stringify(value)
+
+/** A configuration of workerd itself, in Cap'n Proto's text form. */
+function workerdConfig({ port, persist, config }) {
+  const bindings = [
+    '(name = "RELAY", durableObjectNamespace = "RelayDurableObject")',
+    '(name = "RELAY_NAME", text = "openagents-relay")',
+  ]
+  if (config) bindings.push(`(name = "RELAY_CONFIG", json = ${text(text(config))})`)
+  return `using Workerd = import "/workerd/workerd.capnp";
+const config :Workerd.Config = (
+  services = [ (name = "relay", worker = .relay), (name = "disk", disk = (path = ${text(persist)}, writable = true)) ],
+  sockets = [ (name = "http", address = "127.0.0.1:${port}", http = (), service = "relay") ],
+);
+const relay :Workerd.Worker = (
+  modules = [
+    (name = "index.js", esModule = embed "build/index.js"),
+    (name = "index_bg.wasm", wasm = embed "build/index_bg.wasm"),
+  ],
+  compatibilityDate = "${COMPATIBILITY_DATE}",
+  durableObjectNamespaces = [ (className = "RelayDurableObject", uniqueKey = "relay", enableSql = true) ],
+  durableObjectStorage = (localDisk = "disk"),
+  bindings = [ ${bindings.join(', ')} ],
+);
+`
+}
+
+/** Starts workerd with nothing else around the Worker. */
+export async function startWorkerd({ port = 0, persist, config } = {}) {
+  const scratch = mkdtempSync(join(tmpdir(), 'relay-edge-'))
+  const folder = resolve(persist ?? join(scratch, 'state'))
+  mkdirSync(folder, { recursive: true })
+  const file = join(scratch, 'config.capnp')
+  // It embeds only what lies below it.
+  symlinkSync(build, join(scratch, 'build'))
+  writeFileSync(file, workerdConfig({ port, persist: folder, config }))
+  const args = ['serve', '--control-fd=3', file]
+  const child = spawn(workerdBinary(), args, { stdio: ['ignore', 'inherit', 'inherit', 'pipe'] })
+  const exited = new Promise(done => child.on('exit', done))
+  const found = await new Promise((done, fail) => {
+    exited.then(code => fail(new Error(`workerd ended with ${code}`)))
+    let told = ''
+    child.stdio[3].on('data', chunk => {
+      told += chunk
+      for (const line of told.split('\n')) {
+        if (line.includes('"listen"')) done(JSON.parse(line).port)
+      }
+    })
+  })
+  return {
+    url: `ws://127.0.0.1:${found}`,
+    http: `http://127.0.0.1:${found}`,
+    pid: child.pid,
+    // Told politely, it waits for every socket to close; what it has acknowledged is on disk.
+    stop: async () => {
+      child.kill('SIGKILL')
+      await exited
+      rmSync(scratch, { recursive: true, force: true })
+    },
+  }
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const args = Object.fromEntries(
+    process.argv.slice(2).flatMap((arg, i, all) => (arg.startsWith('--') ? [[arg.slice(2), all[i + 1]]] : [])),
+  )
+  const config = args.config ? JSON.parse(readFileSync(args.config, 'utf8')) : undefined
+  const relay = await startWorkerd({ port: Number(args.port ?? 0), persist: args.persist, config })
+  console.error(`listening on ${relay.url} (process ${relay.pid})`)
+  for (const signal of ['SIGTERM', 'SIGINT']) {
+    process.on(signal, async () => {
+      await relay.stop()
+      process.exit(0)
+    })
+  }
+}

@@ -1,0 +1,89 @@
+//! Sessions that do not fit beside their sockets.
+
+use std::rc::Rc;
+
+use relay_edge::settings::Settings;
+
+use super::world::{Forgets, Runtime, Socket};
+
+fn authors(from: u64, count: u64) -> String {
+    let keys: Vec<String> = (from..from + count).map(|n| format!("\"{n:064x}\"")).collect();
+    keys.join(",")
+}
+
+fn ask(runtime: &mut Runtime, socket: &Rc<Socket>, text: &str) -> Vec<String> {
+    runtime.text(socket.key, text);
+    runtime.drive();
+    socket.output.borrow_mut().drain(..).collect()
+}
+
+#[test]
+fn large_filters_go_to_the_store_and_are_deleted_with_their_subscription() {
+    let mut runtime = Runtime::new(Settings::default(), Forgets::Always);
+    let socket = runtime.connect().unwrap();
+    ask(&mut runtime, &socket, "");
+    let small = r#"["REQ","small",{"kinds":[1]}]"#;
+    assert_eq!(ask(&mut runtime, &socket, small), [r#"["EOSE","small",["finish"]]"#]);
+    assert_eq!(runtime.store.count("edge_part"), 0);
+    // 320 KB, then three times as much.
+    let large = |sub: &str, from| format!(r#"["REQ","{sub}",{{"authors":[{}]}}]"#, authors(from, 10_000));
+    for sub in ["a", "b", "a"] {
+        ask(&mut runtime, &socket, &large(sub, 0));
+    }
+    assert_eq!(runtime.store.count("edge_part"), 1, "the same filters are the same part");
+    ask(&mut runtime, &socket, &large("b", 10_000));
+    assert_eq!(runtime.store.count("edge_part"), 2);
+    ask(&mut runtime, &socket, r#"["CLOSE","a"]"#);
+    assert_eq!(runtime.store.count("edge_part"), 1);
+    let other = runtime.connect().unwrap();
+    ask(&mut runtime, &other, &large("c", 3));
+    assert_eq!(runtime.store.count("edge_part"), 2);
+    let now = runtime.now;
+    runtime.object().disconnect(now, other.key);
+    assert_eq!(runtime.store.count("edge_part"), 1);
+    // A socket that goes away while the object sleeps leaves parts behind until it wakes up.
+    runtime.forget();
+    runtime.sockets.clear();
+    runtime.object();
+    assert_eq!(runtime.store.count("edge_part"), 0);
+}
+
+#[test]
+fn many_subscriptions_with_long_ids_survive() {
+    let mut runtime = Runtime::new(Settings::default(), Forgets::Always);
+    let socket = runtime.connect().unwrap();
+    for n in 0..300 {
+        let asked = format!(r#"["REQ","{n:064}",{{"authors":[{}]}}]"#, authors(n, 5));
+        assert!(ask(&mut runtime, &socket, &asked).last().unwrap().starts_with(r#"["EOSE""#));
+    }
+    assert!(runtime.store.count("edge_part") > 0);
+    let one_more = ask(&mut runtime, &socket, r#"["REQ","x",{}]"#);
+    assert!(one_more[0].contains("300 subscriptions are open"), "{one_more:?}");
+}
+
+#[test]
+fn a_session_that_cannot_be_read_is_closed_in_words() {
+    let mut runtime = Runtime::new(Settings::default(), Forgets::Never);
+    let (good, bad) = (runtime.connect().unwrap(), runtime.connect().unwrap());
+    runtime.drive();
+    bad.attachment.borrow_mut().truncate(40);
+    runtime.forget();
+    runtime.object();
+    assert_eq!((good.closed.get(), bad.closed.get()), (None, Some(1012)));
+    assert!(bad.attachment.borrow().is_empty());
+}
+
+#[test]
+fn a_store_that_fails_costs_no_session() {
+    let mut runtime = Runtime::new(Settings::default(), Forgets::Never);
+    let socket = runtime.connect().unwrap();
+    runtime.drive();
+    runtime.store.is_broken.set(true);
+    let told = ask(&mut runtime, &socket, &format!(r#"["REQ","a",{{"authors":[{}]}}]"#, authors(0, 10_000)));
+    assert!(told.iter().any(|frame| frame.starts_with(r#"["CLOSED","a","error:"#)), "{told:?}");
+    runtime.store.is_broken.set(false);
+    assert_eq!(ask(&mut runtime, &socket, r#"["REQ","a",{"kinds":[1]}]"#), [r#"["EOSE","a",["finish"]]"#]);
+    runtime.forget();
+    let told = ask(&mut runtime, &socket, r#"["REQ","b",{"kinds":[1]}]"#);
+    assert_eq!(told, [r#"["EOSE","b",["finish"]]"#]);
+}

@@ -1,0 +1,55 @@
+//! Alarms: expired and aged events leave the store, with few alarms for many events.
+
+use relay_edge::settings::{ObjectSettings, Settings};
+use relay_engine::testing::signing::{event, key};
+
+use super::world::{Forgets, Runtime};
+
+fn settings(object: ObjectSettings) -> Settings {
+    Settings { object, ..Settings::default() }
+}
+
+#[test]
+fn expired_events_go_with_one_alarm_a_minute() {
+    let mut runtime = Runtime::new(settings(ObjectSettings::default()), Forgets::Always);
+    let socket = runtime.connect().unwrap();
+    let t = runtime.now.seconds();
+    for n in 0..20 {
+        let at = (t + 30 + n).to_string();
+        let note = event(&key(1)).at(t - n).tag(["expiration", &at]).sign();
+        runtime.text(socket.key, &format!(r#"["EVENT",{}]"#, note.json()));
+        runtime.drive();
+    }
+    assert_eq!(runtime.store.count("relay_event"), 20);
+    assert!(runtime.host.alarm.get().is_some());
+    runtime.advance(59);
+    assert_eq!(runtime.store.count("relay_event"), 20);
+    runtime.advance(2);
+    assert_eq!(runtime.store.count("relay_event"), 0);
+    assert_eq!(runtime.host.alarm.get(), None, "nothing is left to wait for");
+}
+
+#[test]
+fn what_is_older_than_is_kept_goes() {
+    let object = ObjectSettings {
+        retention_seconds: 1_000,
+        retention_kinds_spared: vec![7],
+        ..ObjectSettings::default()
+    };
+    let mut runtime = Runtime::new(settings(object), Forgets::Never);
+    let socket = runtime.connect().unwrap();
+    let t = runtime.now.seconds();
+    for (kind, age) in [(1, 2_000), (1, 900), (7, 2_000), (0, 2_000), (30_023, 2_000), (9735, 1_001)] {
+        let draft = event(&key(1)).kind(kind).at(t - age).tag(["d", "x"]);
+        runtime.text(socket.key, &format!(r#"["EVENT",{}]"#, draft.sign().json()));
+    }
+    runtime.drive();
+    assert_eq!(runtime.store.count("relay_event"), 6);
+    let now = runtime.now;
+    assert!(runtime.object().keeps_alarms());
+    runtime.object().want_alarms(now);
+    runtime.advance(3_700);
+    // The zap and both old notes are gone; the reaction is spared, replaceable ones stay.
+    assert_eq!(runtime.store.count("relay_event"), 3);
+    assert!(runtime.host.alarm.get().is_some(), "it looks again");
+}

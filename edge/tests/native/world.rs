@@ -1,0 +1,299 @@
+//! A world for the semantics suite: one object, forgotten and built anew as often as it is told to.
+//!
+//! Sockets hold what was sent and not received, as workerd's do, and their attachments. Nothing else of the
+//! object survives.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use relay_edge::object::{Host, Key, Next, Object};
+use relay_edge::settings::Settings;
+use relay_engine::relay::Config;
+use relay_engine::testing::semantics::{Client, World};
+use relay_engine::types::{Now, Timestamp};
+use relay_engine::verify::Libsecp256k1;
+
+use super::sqlite::Sqlite;
+
+const BEGINS_AT: Timestamp = 1_767_225_600;
+const HOST: &str = "relay.test:8787";
+const ATTACHMENT_BYTES_MAX: usize = 16_384 - 64;
+
+/// A socket as the runtime has it.
+#[derive(Default)]
+pub(super) struct Socket {
+    pub(super) key: Key,
+    /// Frames the client has not received.
+    pub(super) output: RefCell<VecDeque<String>>,
+    pub(super) attachment: RefCell<Vec<u8>>,
+    pub(super) closed: Cell<Option<u16>>,
+    /// Messages that the runtime holds while the object wants no more.
+    input: RefCell<VecDeque<Input>>,
+    is_paused: Cell<bool>,
+}
+
+enum Input {
+    Text(String),
+    Binary,
+}
+
+#[derive(Clone, Default)]
+pub(super) struct FakeHost {
+    pub(super) alarm: Rc<Cell<Option<Now>>>,
+    pub(super) alarms_set: Rc<Cell<u32>>,
+}
+
+impl Host for FakeHost {
+    type Socket = Rc<Socket>;
+
+    fn send(&self, socket: &Rc<Socket>, text: &str) {
+        assert_eq!(socket.closed.get(), None, "nothing is sent to a closed socket");
+        socket.output.borrow_mut().push_back(text.to_owned());
+    }
+
+    fn close(&self, socket: &Rc<Socket>, code: u16, reason: &str) {
+        assert!(reason.len() <= 123);
+        socket.closed.set(Some(code));
+    }
+
+    fn buffered_bytes(&self, socket: &Rc<Socket>) -> usize {
+        socket.output.borrow().iter().map(String::len).sum()
+    }
+
+    fn attach(&self, socket: &Rc<Socket>, attachment: &[u8]) {
+        assert!(attachment.len() <= ATTACHMENT_BYTES_MAX);
+        *socket.attachment.borrow_mut() = attachment.to_vec();
+    }
+
+    fn set_alarm(&self, at: Now) {
+        self.alarm.set(Some(at));
+        self.alarms_set.set(self.alarms_set.get() + 1);
+    }
+}
+
+pub(super) type TestObject = Object<Sqlite, FakeHost>;
+
+/// When the object is forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Forgets {
+    Never,
+    /// Before and after every turn.
+    Always,
+}
+
+pub(super) struct Runtime {
+    settings: Settings,
+    pub(super) store: Sqlite,
+    pub(super) host: FakeHost,
+    pub(super) object: Option<TestObject>,
+    pub(super) sockets: BTreeMap<Key, Rc<Socket>>,
+    pub(super) now: Now,
+    next: Next,
+    built: u64,
+    forgets: Forgets,
+}
+
+impl Runtime {
+    pub(super) fn new(settings: Settings, forgets: Forgets) -> Self {
+        Runtime {
+            settings,
+            store: Sqlite::new(),
+            host: FakeHost::default(),
+            object: None,
+            sockets: BTreeMap::new(),
+            now: Now::from_seconds(BEGINS_AT),
+            next: Next::Idle,
+            built: 0,
+            forgets,
+        }
+    }
+
+    pub(super) fn object(&mut self) -> &mut TestObject {
+        if self.object.is_none() {
+            self.built += 1;
+            let mut seed = [0; 32];
+            seed[..8].copy_from_slice(&self.built.to_le_bytes());
+            let verifier = Arc::new(Libsecp256k1);
+            let mut object =
+                Object::open(self.store.clone(), self.host.clone(), &self.settings, verifier, seed).unwrap();
+            let sockets = self.sockets.values().filter(|socket| socket.closed.get().is_none());
+            let sockets: Vec<_> =
+                sockets.map(|socket| (Rc::clone(socket), socket.attachment.borrow().clone())).collect();
+            self.next = object.restore(self.now, sockets);
+            self.sockets.values().for_each(|socket| socket.is_paused.set(false));
+            self.object = Some(object);
+        }
+        self.object.as_mut().unwrap()
+    }
+
+    /// Drops all memory. Events that wait for their turn would be lost, so they get it first.
+    pub(super) fn forget(&mut self) {
+        if self.next == Next::Turn {
+            let now = self.now;
+            self.next = self.object().turn(now);
+        }
+        self.object = None;
+    }
+
+    pub(super) fn connect(&mut self) -> Option<Rc<Socket>> {
+        let key = self.sockets.len() as Key + 1;
+        let socket = Rc::new(Socket { key, ..Socket::default() });
+        let now = self.now;
+        self.next = self.object().connect(now, key, Rc::clone(&socket), Some(HOST.into()))?;
+        self.sockets.insert(key, Rc::clone(&socket));
+        Some(socket)
+    }
+
+    /// A message that is delivered at once.
+    pub(super) fn text(&mut self, key: Key, text: &str) {
+        let now = self.now;
+        self.next = self.object().text(now, key, text);
+    }
+
+    /// Delivers what sockets hold, gives turns, forgets, until there is nothing to do.
+    pub(super) fn drive(&mut self) {
+        for round in 0..100_000 {
+            if self.forgets == Forgets::Always && round % 3 == 0 {
+                self.forget();
+            }
+            let mut busy = self.deliver();
+            let now = self.now;
+            let (next, resumed) = {
+                let object = self.object();
+                let mut resumed = Vec::new();
+                while let Some(key) = object.poll_resumed() {
+                    resumed.push(key);
+                }
+                (object.turn(now), resumed)
+            };
+            self.next = next;
+            for key in resumed {
+                busy = true;
+                self.sockets[&key].is_paused.set(false);
+            }
+            if !busy && self.next != Next::Turn && !self.has_input() {
+                return;
+            }
+        }
+        panic!("the object does not come to rest");
+    }
+
+    fn has_input(&self) -> bool {
+        let ready = |socket: &Rc<Socket>| !socket.is_paused.get() && !socket.input.borrow().is_empty();
+        self.sockets.values().any(ready)
+    }
+
+    fn deliver(&mut self) -> bool {
+        let mut busy = false;
+        let now = self.now;
+        for socket in self.sockets.values().cloned().collect::<Vec<_>>() {
+            while !socket.is_paused.get() && socket.closed.get().is_none() {
+                let Some(input) = socket.input.borrow_mut().pop_front() else { break };
+                busy = true;
+                let object = self.object();
+                let next = match input {
+                    Input::Text(text) => object.text(now, socket.key, &text),
+                    Input::Binary => object.binary(now, socket.key),
+                };
+                socket.is_paused.set(!object.wants_input(now, socket.key));
+                self.next = next;
+                while let Some(key) = self.object().poll_resumed() {
+                    self.sockets[&key].is_paused.set(false);
+                }
+            }
+            if socket.closed.get().is_some() {
+                socket.input.borrow_mut().clear();
+            }
+        }
+        busy
+    }
+
+    /// Time passes, and alarms that fall into it ring.
+    pub(super) fn advance(&mut self, seconds: u64) {
+        self.drive();
+        let until = self.now.plus_millis(seconds * 1000);
+        while let Some(at) = self.host.alarm.get().filter(|at| *at <= until) {
+            self.host.alarm.set(None);
+            self.now = self.now.max(at);
+            let now = self.now;
+            self.object().alarm(now);
+        }
+        self.now = until;
+    }
+}
+
+/// [`Runtime`] as the semantics suite sees it.
+pub(super) struct ObjectWorld(Rc<RefCell<Runtime>>);
+
+impl ObjectWorld {
+    pub(super) fn new(config: &Config, forgets: Forgets) -> Self {
+        let settings = Settings {
+            limits: config.limits.clone(),
+            policy: config.policy.clone(),
+            url: config.url.clone(),
+            ..Settings::default()
+        };
+        ObjectWorld(Rc::new(RefCell::new(Runtime::new(settings, forgets))))
+    }
+}
+
+impl World for ObjectWorld {
+    fn connect(&mut self) -> Box<dyn Client> {
+        let socket = self.0.borrow_mut().connect().expect("room for a connection");
+        Box::new(ObjectClient { runtime: Rc::clone(&self.0), socket })
+    }
+
+    fn now(&self) -> Timestamp {
+        self.0.borrow().now.seconds()
+    }
+
+    fn advance(&mut self, seconds: u64) -> bool {
+        self.0.borrow_mut().advance(seconds);
+        true
+    }
+
+    fn holds_its_clock(&self) -> bool {
+        true
+    }
+
+    fn host(&self) -> String {
+        HOST.into()
+    }
+}
+
+struct ObjectClient {
+    runtime: Rc<RefCell<Runtime>>,
+    socket: Rc<Socket>,
+}
+
+impl Client for ObjectClient {
+    fn send(&mut self, text: &str) {
+        self.socket.input.borrow_mut().push_back(Input::Text(text.to_owned()));
+    }
+
+    fn send_binary(&mut self, _: &[u8]) {
+        self.socket.input.borrow_mut().push_back(Input::Binary);
+    }
+
+    fn recv(&mut self) -> Option<String> {
+        self.runtime.borrow_mut().drive();
+        let frame = self.socket.output.borrow_mut().pop_front();
+        frame
+    }
+
+    fn closed(&mut self) -> Option<u16> {
+        self.socket.closed.get().filter(|_| self.socket.output.borrow().is_empty())
+    }
+}
+
+impl Drop for ObjectClient {
+    fn drop(&mut self) {
+        let Ok(mut runtime) = self.runtime.try_borrow_mut() else { return };
+        let (now, key) = (runtime.now, self.socket.key);
+        self.socket.closed.set(Some(1005));
+        self.socket.output.borrow_mut().clear();
+        runtime.next = runtime.object().disconnect(now, key);
+    }
+}

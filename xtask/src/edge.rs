@@ -1,0 +1,119 @@
+//! `cargo xtask edge`: the Worker's toolchain, build and local run. `edge/README.md` tells how to deploy.
+
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use clap::Subcommand;
+
+use crate::run::{cargo, run, succeeds};
+
+#[derive(Subcommand)]
+pub(crate) enum Edge {
+    /// Install what builds and runs the Worker, pinned, and check it
+    Setup,
+    /// Say what is installed; fails if something is missing
+    Check,
+    /// Build the Worker into edge/build
+    Build,
+    /// Build the Worker and run it in local workerd on loopback, as wrangler.toml describes it
+    Dev {
+        /// Port on 127.0.0.1
+        #[arg(long, default_value_t = 8787)]
+        port: u16,
+        /// Folder that keeps what is stored
+        #[arg(long, default_value = "edge/.state")]
+        persist: PathBuf,
+    },
+}
+
+impl Edge {
+    pub(crate) fn run(&self) -> anyhow::Result<()> {
+        match self {
+            Edge::Setup => setup(),
+            Edge::Check => run(&mut toolchain("check")),
+            Edge::Build => build(),
+            Edge::Dev { port, persist } => dev(*port, persist),
+        }
+    }
+}
+
+const TOOLCHAIN: &str = "edge/toolchain.sh";
+
+fn toolchain(command: &str) -> Command {
+    let mut toolchain = Command::new("bash");
+    toolchain.args([TOOLCHAIN, command]);
+    toolchain
+}
+
+/// `words` in the environment of the toolchain.
+fn tooled(words: &str) -> Command {
+    let mut shell = Command::new("bash");
+    shell.args(["-c", &format!("eval \"$({TOOLCHAIN} env)\" && {words}")]);
+    shell
+}
+
+pub(crate) fn setup() -> anyhow::Result<()> {
+    run(&mut toolchain("setup"))
+}
+
+pub(crate) fn build() -> anyhow::Result<()> {
+    setup()?;
+    run(&mut toolchain("build"))
+}
+
+fn dev(port: u16, persist: &PathBuf) -> anyhow::Result<()> {
+    build()?;
+    let address = (Ipv4Addr::LOCALHOST, port);
+    ensure!(TcpStream::connect(address).is_err(), "something listens on port {port} already");
+    std::fs::create_dir_all(persist)?;
+    let persist = persist.canonicalize()?;
+    let wrangler = format!(
+        "exec wrangler dev --local --ip 127.0.0.1 --port {port} --persist-to '{}' \
+         --show-interactive-dev-session=false",
+        persist.display()
+    );
+    let mut child = tooled(&wrangler).spawn().context("cannot start wrangler")?;
+    let begun = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            bail!("wrangler ended: {status}");
+        }
+        let health = format!("http://127.0.0.1:{port}/health");
+        if TcpStream::connect(address).is_ok()
+            && succeeds(Command::new("curl").args(["-fsS", "-o", "/dev/null", &health]))
+        {
+            break;
+        }
+        ensure!(begun.elapsed() < Duration::from_secs(120), "the Worker does not answer on port {port}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    eprintln!(
+        "\nready: ws://127.0.0.1:{port} (page and NIP-11 at http://127.0.0.1:{port}/), kept in {}",
+        persist.display()
+    );
+    let status = child.wait()?;
+    ensure!(status.success(), "wrangler ended: {status}");
+    Ok(())
+}
+
+/// Tests of the Worker by Miniflare, node:test and real sockets.
+pub(crate) fn tests() -> anyhow::Result<()> {
+    build()?;
+    run(&mut tooled("cd edge && npm test"))
+}
+
+/// The server's own end-to-end tests and those of foreign clients, against the Worker.
+pub(crate) fn shared_tests() -> anyhow::Result<()> {
+    build()?;
+    let path = tooled("printf %s \"$PATH\"").output().context("no toolchain")?.stdout;
+    let path = String::from_utf8(path)?;
+    let host = std::env::current_dir()?.join("edge/tests/host.mjs");
+    ensure!(!host.display().to_string().contains(' '), "paths with spaces are not for this test");
+    let mut tests = cargo(&["test", "--locked", "--workspace", "--test", "e2e", "--"]);
+    tests.args(["semantics::", "nostr_sdk_client::", "bad_input::", "real_events::"]);
+    tests.args(["sockets::a_full_house", "sockets::a_slow_reader", "http::the_limit"]);
+    run(tests.env("PATH", path).env("RELAY_E2E_COMMAND", format!("node {}", host.display())))
+}
