@@ -72,11 +72,44 @@ fn bytes_in_flight_count() {
 /// Each REQ took its first step as it was read, so that a read full of them stopped a shard for seconds.
 #[test]
 fn requests_wait_for_their_turn_and_few_of_them() {
-    let (mut relay, conn) = relay(Limits::default());
-    assert_eq!(sent_until_full(&mut relay, conn, r#"["REQ","same",{"kinds":[1]}]"#), 32);
+    let limits = Limits { deferred_messages_max: 10, ..Limits::default() };
+    let (mut relay, conn) = relay(limits);
+    assert_eq!(sent_until_full(&mut relay, conn, r#"["REQ","same",{"kinds":[1]}]"#), 11);
     assert!(drained(&mut relay, conn).iter().all(|frame| frame.starts_with(r#"["AUTH""#)), "no step yet");
     while relay.work(NOW) {}
     assert_eq!(relay.poll_input_resumed(), Some(conn));
     let answers = drained(&mut relay, conn);
-    assert_eq!(answers, [r#"["EOSE","same",["finish"]]"#], "all but the last were replaced");
+    assert_eq!(answers, vec![r#"["EOSE","same",["finish"]]"#; 11]);
+}
+
+/// Requests with many steps to take are few, too: the next waits until one of them is done.
+#[test]
+fn long_requests_are_few() {
+    let (mut relay, conn) = relay(Limits { scan_rows_max: 1, ..Limits::default() });
+    let mut changes = Vec::new();
+    for serial in 0..200 {
+        let event = event(&key(1)).at(NOW.seconds() - serial).sign();
+        relay.handle_text(NOW, conn, format!(r#"["EVENT",{}]"#, event.json()).as_bytes());
+    }
+    while let Some(batch) = relay.poll_verify(NOW, true) {
+        relay.handle_verified(NOW, batch.check(&Libsecp256k1));
+        changes.extend(relay.poll_commit());
+    }
+    for reply in commit(relay.store(), NOW, changes).replies {
+        relay.handle_committed(NOW, reply);
+    }
+    let begun = (0..100).find(|serial| {
+        let text = format!(r#"["REQ","{serial}",{{"kinds":[1]}}]"#);
+        relay.handle_text(NOW, conn, text.as_bytes());
+        // A round in which each has its step.
+        for _ in 0..=*serial {
+            relay.work(NOW);
+        }
+        !relay.wants_input(conn)
+    });
+    assert_eq!(begun, Some(31), "the thirty-second is one too many");
+    while relay.work(NOW) || relay.has_work() {
+        drained(&mut relay, conn);
+    }
+    assert_eq!(relay.poll_input_resumed(), Some(conn));
 }

@@ -34,19 +34,16 @@ const PARTS: &[Part] = &[
     Part {
         name: "edge-toolchain",
         about: "what builds and runs the Worker is installed, pinned and checked",
-        always: true,
         run: edge::setup,
     },
     Part {
         name: "edge",
         about: "the Worker in workerd: hibernation, eviction, restarts, limits, costs, nostr-tools",
-        always: true,
         run: edge::tests,
     },
     Part {
         name: "edge-shared",
         about: "the same semantics suite, end-to-end tests and nostr-sdk, against the Worker",
-        always: true,
         run: edge::shared_tests,
     },
     Part {

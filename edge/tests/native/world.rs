@@ -279,8 +279,7 @@ impl Client for ObjectClient {
 
     fn recv(&mut self) -> Option<String> {
         self.runtime.borrow_mut().drive();
-        let frame = self.socket.output.borrow_mut().pop_front();
-        frame
+        self.socket.output.borrow_mut().pop_front()
     }
 
     fn closed(&mut self) -> Option<u16> {

@@ -158,12 +158,11 @@ impl<B: Backend> Relay<B> {
         }
         let message = wire::parse_client_message(text, limits);
         // Frames of one connection take effect in order: what follows an event that is still on its way
-        // waits for it, but for further events, which may share its batch.
-        let waits = match &message {
-            Ok(ClientMessage::Event(_)) => !session.deferred.is_empty(),
-            Ok(_) => !session.deferred.is_empty() || session.in_flight > 0,
-            Err(_) => !session.deferred.is_empty(),
-        };
+        // waits for it, but for further events, which may share its batch; and whatever follows a request waits
+        // for its first step.
+        let waits = !session.deferred.is_empty()
+            || session.unbegun > 0
+            || (session.in_flight > 0 && !matches!(message, Ok(ClientMessage::Event(_)) | Err(_)));
         if waits {
             session.deferred_bytes += text.len();
             session.deferred.push_back(text.into());
@@ -265,14 +264,14 @@ impl<B: Backend> Relay<B> {
         &self.config
     }
 
-    /// Runs what waited behind this connection's events, now that the last of them has taken effect.
+    /// Runs what waited behind this connection's events and requests, as far as they have taken effect.
     fn run_deferred(&mut self, now: Now, conn: ConnId) {
         loop {
             let Some(session) = self.sessions.get_mut(conn) else { return };
             let Some(text) = session.deferred.front() else { break };
             let message = wire::parse_client_message(text, &self.config.limits);
             let is_event = matches!(message, Ok(ClientMessage::Event(_)));
-            if session.in_flight > 0 && !is_event {
+            if session.unbegun > 0 || (session.in_flight > 0 && !is_event) {
                 break;
             }
             let text = session.deferred.pop_front().expect("it was at the front");

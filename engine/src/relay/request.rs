@@ -44,6 +44,15 @@ impl Request {
             Request::Replay { .. } => None,
         }
     }
+
+    /// Whether this is the first time that it is asked.
+    fn begins(&mut self) -> bool {
+        match self {
+            Request::Scan(job) => !std::mem::replace(&mut job.begun, true),
+            Request::Count(job) => !std::mem::replace(&mut job.begun, true),
+            Request::Replay { .. } => false,
+        }
+    }
 }
 
 pub(super) struct ScanJob {
@@ -51,6 +60,7 @@ pub(super) struct ScanJob {
     serial: u64,
     conn: ConnId,
     scan: Scan,
+    begun: bool,
     started: Now,
     /// What was sent up to here before the machine was rebuilt.
     sent_before: Option<Place>,
@@ -60,6 +70,7 @@ pub(super) struct CountJob {
     conn: ConnId,
     query: SubId,
     count: Count,
+    begun: bool,
 }
 
 /// One connection's eyes, by the read guard.
@@ -115,8 +126,8 @@ impl<B: Backend> Relay<B> {
         let state = State::Scanning { missed: false, held: Vec::new(), last: None };
         let Some((slot, serial)) = self.subscribe(conn, sub, &filters, state, horizon) else { return };
         let scan = self.scan(filters, horizon);
-        let job = ScanJob { slot, serial, conn, scan, started: now, sent_before: None };
-        self.enqueue(Request::Scan(Box::new(job)));
+        let job = ScanJob { slot, serial, conn, scan, begun: false, started: now, sent_before: None };
+        self.begin(Request::Scan(Box::new(job)));
     }
 
     fn scan(&self, filters: Arc<[Filter]>, horizon: Seq) -> Scan {
@@ -164,8 +175,8 @@ impl<B: Backend> Relay<B> {
                 let state = State::Scanning { missed: true, held: Vec::new(), last };
                 let Some((slot, serial)) = self.subscribe(conn, sub, filters, state, horizon) else { return };
                 let scan = self.scan(Arc::clone(filters), horizon);
-                let job = ScanJob { slot, serial, conn, scan, started: now, sent_before: last };
-                self.enqueue(Request::Scan(Box::new(job)));
+                let job = ScanJob { slot, serial, conn, scan, begun: false, started: now, sent_before: last };
+                self.begin(Request::Scan(Box::new(job)));
             }
         }
     }
@@ -195,7 +206,7 @@ impl<B: Backend> Relay<B> {
         self.mark_changed(conn);
         let rows_max = self.config.limits.count_rows_max;
         let count = Count::new(filters, self.store.classes(), horizon, rows_max);
-        self.enqueue(Request::Count(Box::new(CountJob { conn, query, count })));
+        self.begin(Request::Count(Box::new(CountJob { conn, query, count, begun: false })));
     }
 
     pub(super) fn handle_close(&mut self, conn: ConnId, sub: &SubId) {
@@ -249,17 +260,26 @@ impl<B: Backend> Relay<B> {
 
     /// One step of the request whose turn it is. True if any request has more to do.
     pub fn work(&mut self, now: Now) -> bool {
-        if let Some(request) = self.requests.pop_front() {
-            let asker = request.asker();
+        if let Some(mut request) = self.requests.pop_front() {
+            let (asker, begins) = (request.asker(), request.begins());
             if let Some(session) = asker.and_then(|conn| self.sessions.get_mut(conn)) {
                 session.requests_waiting -= 1;
+                session.unbegun -= usize::from(begins);
             }
             self.advance(now, request);
             if let Some(conn) = asker {
-                self.resume_input(conn);
+                self.run_deferred(now, conn);
             }
         }
         !self.requests.is_empty()
+    }
+
+    /// Takes up a request. What its connection sends next waits for its first step: frames take effect in order.
+    fn begin(&mut self, request: Request) {
+        if let Some(session) = request.asker().and_then(|conn| self.sessions.get_mut(conn)) {
+            session.unbegun += 1;
+        }
+        self.enqueue(request);
     }
 
     /// Puts a request behind all others.

@@ -38,6 +38,8 @@ pub(super) struct Session {
     pub(super) in_flight: usize,
     /// Requests whose scans wait for the outbox to empty.
     pub(super) stalled: Vec<super::request::Request>,
+    /// Requests whose first step has not been taken.
+    pub(super) unbegun: usize,
     /// Requests that are waiting for their turn.
     pub(super) requests_waiting: usize,
     /// COUNTs that have not been answered.
@@ -76,6 +78,7 @@ impl Session {
             deferred_bytes: 0,
             in_flight: 0,
             stalled: Vec::new(),
+            unbegun: 0,
             requests_waiting: 0,
             counts: 0,
             held_bytes: 0,

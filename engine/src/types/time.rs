@@ -32,6 +32,11 @@ impl Now {
         self.unix_us / 1000
     }
 
+    /// Microseconds since the Unix epoch.
+    pub const fn micros(self) -> u64 {
+        self.unix_us
+    }
+
     /// Whole seconds since the Unix epoch, as events count.
     pub const fn seconds(self) -> Timestamp {
         self.unix_us / 1_000_000
