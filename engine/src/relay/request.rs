@@ -258,7 +258,8 @@ impl<B: Backend> Relay<B> {
         self.metrics.subscriptions = self.live.clients() as u64;
     }
 
-    /// One step of the request whose turn it is. True if any request has more to do.
+    /// One step of the request whose turn it is. True if any request has more to do, or if what had waited behind
+    /// this one left events to be verified.
     pub fn work(&mut self, now: Now) -> bool {
         if let Some(mut request) = self.requests.pop_front() {
             let (asker, begins) = (request.asker(), request.begins());
@@ -271,7 +272,7 @@ impl<B: Backend> Relay<B> {
                 self.run_deferred(now, conn);
             }
         }
-        !self.requests.is_empty()
+        !self.requests.is_empty() || self.poll_timeout().is_some()
     }
 
     /// Takes up a request. What its connection sends next waits for its first step: frames take effect in order.
@@ -295,6 +296,12 @@ impl<B: Backend> Relay<B> {
         for started in self.answered.drain(..) {
             self.metrics.req_to_eose_us.record(now.micros_since(started));
         }
+    }
+
+    /// Whether messages wait for what their connections sent before: they are in no snapshot. Looks at every
+    /// connection.
+    pub fn holds_messages(&self) -> bool {
+        self.sessions.iter().any(|session| !session.deferred.is_empty())
     }
 
     /// Whether [`Relay::work`] would do anything. Draining a slow reader's output may make it so.

@@ -152,6 +152,10 @@ impl Sessions {
         session.as_deref_mut()
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Session> {
+        self.slots.iter().filter_map(|(_, session)| session.as_deref())
+    }
+
     pub(super) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }

@@ -6,7 +6,8 @@
 //!
 //! A snapshot is of a machine at rest: its host has carried out what every `poll_*` handed out, and what
 //! [`Relay::drain`] gave it is on its way to the client. Events that were still in flight are not in it; they
-//! have not been answered, and the client will send them again.
+//! have not been answered, and the client will send them again. Nor are messages that wait behind them or
+//! behind requests ([`Relay::holds_messages`]): a host takes its snapshots when there are none.
 
 use std::sync::Arc;
 

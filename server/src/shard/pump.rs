@@ -82,6 +82,9 @@ fn turn<B: Backend + 'static>(shard: &Rc<Shard<B>>) -> bool {
     shard.verify(now);
     shard.send_commits();
     shard.work();
+    // Events that had waited behind a request.
+    shard.verify(now);
+    shard.send_commits();
     shard.relay_ephemeral();
     shard.flush_all();
     shard.resume_inputs();
@@ -146,7 +149,9 @@ impl<B: Backend> Shard<B> {
     fn work(&self) {
         let mut relay = self.relay.borrow_mut();
         let begun = Instant::now();
-        while relay.work(now()) && begun.elapsed() < WORK_TURN {}
+        while relay.has_work() && begun.elapsed() < WORK_TURN {
+            relay.work(now());
+        }
     }
 
     fn send_commits(&self) {
