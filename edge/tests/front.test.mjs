@@ -72,7 +72,7 @@ test('the script is small and ready at once', () => {
   console.log(`wasm: ${wasm.length} bytes, ${compressed} as gzip; compiling takes ${compile.toFixed(0)} ms of CPU`)
   // The platform takes 64 MiB, formerly 3 MB compressed, and a second to start.
   assert.ok(wasm.length < 3_000_000, `${wasm.length} bytes`)
-  assert.ok(compressed < 1_600_000, `${compressed} bytes`)
+  assert.ok(compressed < 1_700_000, `${compressed} bytes`)
   assert.ok(compile < 1_000, `${compile} ms`)
 })
 

@@ -275,14 +275,33 @@ pub(super) struct Cursor {
     pub(super) start: Bound,
     /// Postings to read next time.
     pub(super) chunk: usize,
+    /// Whether it has been read on before.
+    is_deep: bool,
     /// Nothing comes after what is buffered.
     pub(super) exhausted: bool,
     buffered: VecDeque<Posting>,
 }
 
 impl Cursor {
+    /// More postings the next time, but for the second: where a page is spread over many cursors, most are
+    /// read no further, and rows that nobody needs are what an answer costs.
+    pub(super) fn grow(&mut self) {
+        if std::mem::replace(&mut self.is_deep, true) {
+            self.chunk = (self.chunk * 2).min(CHUNK_MAX);
+        }
+    }
+
     pub(super) fn new(lane: usize, epoch: u32, term: usize, start: Bound, chunk: usize) -> Self {
-        Cursor { lane, epoch, term, start, chunk, exhausted: false, buffered: VecDeque::new() }
+        Cursor {
+            lane,
+            epoch,
+            term,
+            start,
+            chunk,
+            is_deep: false,
+            exhausted: false,
+            buffered: VecDeque::new(),
+        }
     }
 
     /// Takes in postings that were read from `start` on.

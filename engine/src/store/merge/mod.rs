@@ -354,7 +354,7 @@ impl Merge {
         *rows -= used.min(*rows);
         lane.rows += used as u64;
         cursor.exhausted = self.scratch.len() < max;
-        cursor.chunk = (cursor.chunk * 2).min(lane::CHUNK_MAX);
+        cursor.grow();
         cursor.buffer(&self.scratch);
         if let Some(posting) = cursor.next_buffered() {
             self.heap.push(Head { posting, cursor: index });

@@ -62,6 +62,8 @@ pub struct SqlBackend<C> {
     conn: C,
     /// Events stored, once somebody asked: counting them reads a row for each.
     events: Cell<Option<u64>>,
+    /// The last number given, once somebody asked: every request and every commit does.
+    last_seq: Cell<Option<Seq>>,
 }
 
 /// Why tables were not opened.
@@ -112,7 +114,7 @@ impl<C: SqlConn> SqlBackend<C> {
                 conn.exec(WRITE_SCHEMA, &[SqlValue::Int(SCHEMA)])
             })?,
         }
-        Ok(SqlBackend { conn, events: Cell::new(None) })
+        Ok(SqlBackend { conn, events: Cell::new(None), last_seq: Cell::new(None) })
     }
 
     /// The connection.
@@ -142,7 +144,8 @@ impl<C: SqlConn> SqlBackend<C> {
             overlay.tombstones().map(|(key, until)| (key, until.to_be_bytes())).collect();
         BURY.run(conn, tombstones.iter().map(|(key, until)| [SqlValue::Blob(key), SqlValue::Blob(until)]))?;
         // The last event says itself which number was given last, unless it was taken out.
-        if Rows::new(self).last_seq()? < last_seq {
+        let newest = overlay.bodies().filter(|(_, body)| body.is_some()).map(|(seq, _)| seq).max();
+        if newest != Some(last_seq) && Rows::new(self).stored_last_seq()? < last_seq {
             conn.exec(WRITE_LAST_SEQ, &[int(last_seq)])?;
         }
         Ok(())
@@ -177,7 +180,7 @@ impl<C: SqlConn + 'static> Backend for SqlBackend<C> {
         work: impl FnOnce(&mut Self::Writer<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let mut work = Some(work);
-        let mut done = None;
+        let (mut done, mut last) = (None, None);
         self.conn.transaction(&mut || {
             let work = work.take().ok_or_else(|| StoreError::Failed("a transaction ran twice".into()))?;
             let mut writer = View::writer(Rows::new(self));
@@ -186,11 +189,15 @@ impl<C: SqlConn + 'static> Backend for SqlBackend<C> {
             if !overlay.is_empty() {
                 let last_seq = rows.last_seq()?.max(overlay.last_seq());
                 self.apply(&overlay, last_seq)?;
+                last = Some(last_seq);
             }
             done = Some((value, overlay.events_delta()));
             Ok(())
         })?;
         let (value, delta) = done.ok_or_else(|| StoreError::Failed("a transaction did not run".into()))?;
+        if last.is_some() {
+            self.last_seq.set(last);
+        }
         self.events.set(self.events.get().map(|events| events.saturating_add_signed(delta)));
         Ok(value)
     }

@@ -28,6 +28,13 @@ impl<'a, C: SqlConn> Rows<'a, C> {
         Rows { backend }
     }
 
+    /// What the tables say.
+    pub(super) fn stored_last_seq(&self) -> Result<Seq, StoreError> {
+        let newest = self.integers(NEWEST_EVENT, &[])?;
+        let taken_out = self.integers(LAST_SEQ, &[])?;
+        Ok(Seq(newest.into_iter().chain(taken_out).max().unwrap_or(0) as u64))
+    }
+
     fn integers(&self, sql: &str, params: &[SqlValue<'_>]) -> Result<Vec<i64>, StoreError> {
         integers(&self.backend.conn, sql, params)
     }
@@ -83,9 +90,12 @@ impl<C: SqlConn> KeySource for Rows<'_, C> {
     }
 
     fn last_seq(&self) -> Result<Seq, StoreError> {
-        let newest = self.integers(NEWEST_EVENT, &[])?;
-        let taken_out = self.integers(LAST_SEQ, &[])?;
-        Ok(Seq(newest.into_iter().chain(taken_out).max().unwrap_or(0) as u64))
+        if let Some(known) = self.backend.last_seq.get() {
+            return Ok(known);
+        }
+        let last = self.stored_last_seq()?;
+        self.backend.last_seq.set(Some(last));
+        Ok(last)
     }
 
     fn stats(&self) -> Result<Stats, StoreError> {
