@@ -285,7 +285,7 @@ fn an_error_at_any_statement_keeps_nothing() {
         backend.conn().fail_after.set(Some(fail_after));
         let result = backend.write(|writer| {
             writer.remove(Seq(20), &note(20, 20), &terms_of(note(20, 20).view(), classes))?;
-            for n in 21..60 {
+            for n in 21..160 {
                 writer.insert(Seq(n), &note(n, n), &terms_of(note(n, n).view(), classes))?;
             }
             Ok(())
@@ -300,8 +300,8 @@ fn an_error_at_any_statement_keeps_nothing() {
         assert_eq!(backend.reader().expect("reader").last_seq(), Ok(Seq(20)));
         assert_eq!(backend.reader().expect("reader").stats().expect("stats").events, 20);
     }
-    assert_eq!(of_author(&backend, author(1)).len(), 19 + 39);
-    assert_eq!(backend.reader().expect("reader").stats().expect("stats").events, 19 + 39);
+    assert_eq!(of_author(&backend, author(1)).len(), 19 + 139);
+    assert_eq!(backend.reader().expect("reader").stats().expect("stats").events, 19 + 139);
 }
 
 #[test]
