@@ -7,6 +7,7 @@
 //! | [`filters`] | one filter object | `serde_json` |
 //! | [`index_ops`] | subscriptions, their ends, events | every filter compared with every event |
 //! | [`store_ops`] | puts, deletions, scans with budgets, failures, on memory and SQL | the naive oracle |
+//! | [`edge`] | what happens to an object of the edge, its loss of memory included | no panic, and rest |
 //! | [`machine`] | a schedule of clients, shards, writer and faults | the history of the store, then the oracle |
 //!
 //! [`simulate`] runs the last one from a seed.
@@ -16,6 +17,7 @@
 //! on stable Rust. Nothing here reads a clock or a random source: the same bytes or seed are the same run.
 
 mod chance;
+mod edge;
 mod events;
 mod filters;
 mod frames;
@@ -25,6 +27,7 @@ mod sim;
 mod sqlite;
 mod store_ops;
 
+pub use edge::{edge, edge_seeded};
 pub use events::events;
 pub use filters::filters;
 pub use frames::frames;

@@ -14,6 +14,7 @@ const TARGETS: &[(&str, u32)] = &[
     ("index_ops", 1024),
     ("store_ops", 1024),
     ("machine", 4096),
+    ("edge", 4096),
 ];
 
 pub(crate) fn run(target: &str, seconds: u32) -> anyhow::Result<()> {

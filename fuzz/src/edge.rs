@@ -1,0 +1,354 @@
+//! The edge's object, from outside: sockets that say anything, attachments that were changed, a store that
+//! fails, alarms, turns, and memory that is lost at any moment. A panic there would end every object of the
+//! isolate, so nothing may panic.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
+
+use relay_edge::object::{CountingConn, Host, Key, Next, Object, RowCount};
+use relay_edge::settings::{ObjectSettings, Settings};
+use relay_engine::store::StoreError;
+use relay_engine::store::sql::{SqlConn, SqlValue};
+use relay_engine::testing::Rng;
+use relay_engine::testing::signing::{event, key};
+use relay_engine::types::{Limits, Now};
+use relay_engine::verify::Libsecp256k1;
+
+use crate::chance::Chance;
+use crate::sqlite::Sqlite;
+
+const BEGINS_AT: u64 = 1_767_225_600;
+const OPS_MAX: usize = 400;
+
+/// The store, which fails while it is told to.
+#[derive(Clone)]
+struct Store {
+    sqlite: Sqlite,
+    fails: Rc<Cell<bool>>,
+}
+
+impl Store {
+    fn check(&self) -> Result<(), StoreError> {
+        if self.fails.get() { Err(StoreError::Failed("on purpose".into())) } else { Ok(()) }
+    }
+}
+
+impl CountingConn for Store {
+    fn rows(&self) -> RowCount {
+        RowCount::default()
+    }
+}
+
+impl SqlConn for Store {
+    fn exec(&self, sql: &str, params: &[SqlValue<'_>]) -> Result<(), StoreError> {
+        self.check()?;
+        assert!(params.len() <= 100, "Durable Objects take 100 parameters");
+        self.sqlite.exec(sql, params)
+    }
+
+    fn query(
+        &self,
+        sql: &str,
+        params: &[SqlValue<'_>],
+        row: &mut dyn FnMut(&[SqlValue<'_>]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.check()?;
+        self.sqlite.query(sql, params, row)
+    }
+
+    fn transaction(&self, work: &mut dyn FnMut() -> Result<(), StoreError>) -> Result<(), StoreError> {
+        self.check()?;
+        self.sqlite.transaction(work)
+    }
+
+    fn bytes(&self) -> Result<u64, StoreError> {
+        self.check().and_then(|()| self.sqlite.bytes())
+    }
+}
+
+#[derive(Default)]
+struct Socket {
+    key: Key,
+    challenge: RefCell<String>,
+    buffered: Cell<usize>,
+    attachment: RefCell<Vec<u8>>,
+    is_closed: Cell<bool>,
+}
+
+struct Runtime;
+
+impl Host for Runtime {
+    type Socket = Rc<Socket>;
+
+    fn send(&self, socket: &Rc<Socket>, text: &str) {
+        let frame: serde_json::Value = serde_json::from_str(text).expect("frames are JSON");
+        if frame[0] == "AUTH" {
+            *socket.challenge.borrow_mut() = frame[1].as_str().expect("a challenge is text").to_owned();
+        }
+        socket.buffered.set(socket.buffered.get() + text.len());
+    }
+
+    fn close(&self, socket: &Rc<Socket>, code: u16, reason: &str) {
+        assert!((1000..5000).contains(&code) && reason.len() <= 123);
+        socket.is_closed.set(true);
+    }
+
+    fn buffered_bytes(&self, socket: &Rc<Socket>) -> usize {
+        socket.buffered.get()
+    }
+
+    fn attach(&self, socket: &Rc<Socket>, attachment: &[u8]) {
+        assert!(attachment.len() <= 16_000, "an attachment fits");
+        *socket.attachment.borrow_mut() = attachment.to_vec();
+    }
+
+    fn set_alarm(&self, _: Now) {}
+}
+
+struct World<'a> {
+    chance: Chance<'a>,
+    store: Store,
+    settings: Settings,
+    object: Option<Object<Store, Runtime>>,
+    sockets: BTreeMap<Key, Rc<Socket>>,
+    now: Now,
+    keys: Key,
+    next: Next,
+}
+
+impl World<'_> {
+    /// The object, built from what survives; `None` while the store does not open.
+    fn object(&mut self) -> Option<&mut Object<Store, Runtime>> {
+        if self.object.is_none() {
+            self.keys += 1;
+            let seed = [self.keys as u8; 32];
+            let verifier = Arc::new(Libsecp256k1);
+            let mut object =
+                Object::open(self.store.clone(), Runtime, &self.settings, verifier, seed).ok()?;
+            let alive = self.sockets.values().filter(|socket| !socket.is_closed.get());
+            let alive: Vec<_> =
+                alive.map(|socket| (Rc::clone(socket), socket.attachment.borrow().clone())).collect();
+            self.next = object.restore(self.now, alive);
+            self.object = Some(object);
+        }
+        self.object.as_mut()
+    }
+
+    fn socket(&mut self) -> Option<Rc<Socket>> {
+        let place = self.chance.place(self.sockets.len().max(1));
+        self.sockets.values().nth(place).cloned()
+    }
+
+    fn step(&mut self) {
+        let now = self.now;
+        match self.chance.below(16) {
+            0 => {
+                self.keys += 1;
+                let socket = Rc::new(Socket { key: self.keys, ..Socket::default() });
+                let host = self.chance.one_in(2).then(|| "relay.test".repeat(1 + self.chance.place(40)));
+                let (key, own) = (self.keys, Rc::clone(&socket));
+                if let Some(object) = self.object()
+                    && object.connect(now, key, own, host).is_some()
+                {
+                    self.sockets.insert(key, socket);
+                }
+            }
+            1..=6 => {
+                let Some(socket) = self.socket() else { return };
+                let text = self.text(&socket);
+                if let Some(object) = self.object() {
+                    let next = object.text(now, socket.key, &text);
+                    object.wants_input(now, socket.key);
+                    self.next = next;
+                }
+            }
+            7 => {
+                let Some(socket) = self.socket() else { return };
+                if let Some(object) = self.object() {
+                    object.binary(now, socket.key);
+                }
+            }
+            8 | 9 => {
+                if let Some(object) = self.object() {
+                    self.next = object.turn(now);
+                }
+            }
+            10 => self.object = None,
+            11 => {
+                // Somebody reads, or nobody.
+                let Some(socket) = self.socket() else { return };
+                socket.buffered.set(if self.chance.one_in(2) { 0 } else { socket.buffered.get() / 2 });
+            }
+            12 => {
+                let Some(socket) = self.socket() else { return };
+                self.sockets.remove(&socket.key);
+                if self.chance.one_in(2)
+                    && let Some(object) = self.object()
+                {
+                    object.disconnect(now, socket.key);
+                }
+            }
+            13 => {
+                self.now = now.plus_millis(self.chance.below(200_000));
+                let now = self.now;
+                if self.chance.one_in(2)
+                    && let Some(object) = self.object()
+                {
+                    object.alarm(now);
+                    object.want_alarms(now);
+                }
+            }
+            14 => {
+                // Another version wrote it, or the platform lost some.
+                let Some(socket) = self.socket() else { return };
+                let mut attachment = socket.attachment.borrow_mut();
+                let at = self.chance.place(attachment.len().max(1));
+                if self.chance.one_in(2) {
+                    attachment.truncate(at);
+                } else if let Some(byte) = attachment.get_mut(at) {
+                    *byte = self.chance.below(256) as u8;
+                }
+            }
+            _ => self.store.fails.set(self.chance.one_in(3)),
+        }
+        if let Some(object) = &mut self.object {
+            while object.poll_resumed().is_some() {}
+            if self.chance.one_in(8) {
+                object.samples();
+            }
+        }
+        self.sockets.retain(|_, socket| !socket.is_closed.get());
+    }
+
+    fn text(&mut self, socket: &Socket) -> String {
+        let t = self.now.seconds();
+        let pool = pool();
+        let mut text = match self.chance.below(10) {
+            0..=3 => {
+                let (_, json) = &pool[self.chance.place(pool.len())];
+                format!(r#"["EVENT",{json}]"#)
+            }
+            4 | 5 => {
+                let sub = "s".repeat(1 + self.chance.place(64));
+                let filter = match self.chance.below(5) {
+                    0 => r#"{"kinds":[1],"limit":3}"#.to_owned(),
+                    1 => {
+                        let ids: Vec<_> =
+                            (0..self.chance.below(700)).map(|n| format!("\"{n:064x}\"")).collect();
+                        format!(r#"{{"authors":[{}]}}"#, ids.join(","))
+                    }
+                    2 => format!(r##"{{"#t":["{}"],"since":{}}}"##, "é".repeat(self.chance.place(60)), t - 9),
+                    3 => format!(r#"{{"ids":["{}"]}}"#, pool[self.chance.place(pool.len())].0),
+                    _ => "{}".to_owned(),
+                };
+                let verb = if self.chance.one_in(4) { "COUNT" } else { "REQ" };
+                format!(r#"["{verb}","{sub}{}",{filter}]"#, self.chance.below(3))
+            }
+            6 => format!(r#"["CLOSE","{}{}"]"#, "s".repeat(1 + self.chance.place(64)), self.chance.below(3)),
+            7 => {
+                let challenge = socket.challenge.borrow().clone();
+                let draft = event(&key(1)).kind(22242).at(t).tag(["relay", "wss://relay.test"]);
+                format!(r#"["AUTH",{}]"#, draft.tag(["challenge", &challenge]).sign().json())
+            }
+            8 => (0..self.chance.below(40)).map(|_| self.chance.below(0x800) as u8 as char).collect(),
+            _ => "[".repeat(self.chance.place(3_000)),
+        };
+        if self.chance.one_in(6) && !text.is_empty() {
+            let at = self.chance.place(text.len());
+            let at = (at..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+            text.truncate(at);
+        }
+        text
+    }
+}
+
+/// Events by id, as JSON.
+fn pool() -> &'static [(String, String)] {
+    static POOL: OnceLock<Vec<(String, String)>> = OnceLock::new();
+    POOL.get_or_init(|| {
+        let mut events = Vec::new();
+        for n in 0..24u64 {
+            let kind = [1, 1, 1, 0, 3, 5, 7, 20_001, 30_023, 1059, 62, 1][n as usize % 12];
+            let mut draft = event(&key(1 + n % 3)).kind(kind).at(BEGINS_AT - 50 + n).tag(["t", "tag"]);
+            if n % 4 == 0 {
+                draft = draft.tag(["expiration", &(BEGINS_AT + 60 * n).to_string()]);
+            }
+            if kind == 5 {
+                let (id, _): &(String, String) = &events[0];
+                draft = draft.tag(["e", id]);
+            }
+            let signed = draft.tag(["relay", "ALL_RELAYS"]).content("x".repeat(n as usize * 40)).sign();
+            events.push((signed.id.clone(), signed.json()));
+        }
+        events
+    })
+}
+
+/// Runs a schedule of what happens to an object.
+///
+/// # Panics
+/// If the object panics, sends what is no JSON, keeps more beside a socket than fits, or does not come to rest.
+pub fn edge(data: &[u8]) {
+    run(Chance::Bytes(data));
+}
+
+/// The same, made up from a seed.
+///
+/// # Panics
+/// As [`edge`].
+pub fn edge_seeded(seed: u64) {
+    run(Chance::Seed(Rng::new(seed)));
+}
+
+fn run(mut chance: Chance<'_>) {
+    let few = chance.one_in(2);
+    let limits = Limits {
+        requests_per_minute_max: if few { 20 } else { 0 },
+        connections_max: if few { 3 } else { 10_000 },
+        subscriptions_max: 20,
+        outbox_bytes_pause: if few { 2_000 } else { 1 << 20 },
+        outbox_bytes_max: if few { 20_000 } else { 8 << 20 },
+        scan_rows_max: if few { 3 } else { 2_000 },
+        deferred_messages_max: 4,
+        bad_messages_max: 10,
+        ..Limits::default()
+    };
+    let object = ObjectSettings {
+        sweep_seconds: 30,
+        retention_seconds: if few { 100 } else { 0 },
+        write_stall_seconds: 300,
+        turn_steps_max: if few { 1 } else { 16 },
+        ..ObjectSettings::default()
+    };
+    let settings = Settings { limits, object, ..Settings::default() };
+    let store = Store { sqlite: Sqlite::new(), fails: Rc::default() };
+    let mut world = World {
+        chance,
+        store,
+        settings,
+        object: None,
+        sockets: BTreeMap::new(),
+        now: Now::from_seconds(BEGINS_AT),
+        keys: 0,
+        next: Next::Idle,
+    };
+    for _ in 0..OPS_MAX {
+        if world.chance.is_spent() {
+            break;
+        }
+        world.step();
+    }
+    // In a world where everybody reads or is given up, and nothing fails, it comes to rest.
+    world.store.fails.set(false);
+    for round in 0..10_000 {
+        let now = world.now.plus_millis(round * 1_000);
+        world.sockets.values().for_each(|socket| socket.buffered.set(0));
+        let Some(object) = world.object() else { panic!("a store that works opens") };
+        if object.turn(now) == Next::Idle {
+            return;
+        }
+    }
+    panic!("the object does not come to rest");
+}
