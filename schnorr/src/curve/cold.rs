@@ -7,8 +7,8 @@
 use super::jacobian::Jacobian;
 use super::plan::{Plan, Row};
 use super::points::{Points, invert_all};
-use super::tables::{G_WINDOWS, affine};
-use super::warm::{gather, gather_windows, judge};
+use super::tables::{G_WINDOWS, Place, affine, prefetch};
+use super::warm::{Places, find_windows, gather, judge};
 use super::{BETA, Outcome, Task};
 use crate::field::{Entry, Field, Mask, Words, is_odd};
 use crate::scalar::{HALF_BITS, bits_at, signs};
@@ -116,8 +116,16 @@ pub(crate) fn run<F: Field>(
     invert_all(&mut scratch.z, &mut scratch.before);
 
     points.clear((2 * G_WINDOWS + 1) * groups);
+    let mut places = [Places::<{ 2 * G_WINDOWS }>::NONE; 8];
     for group in 0..groups {
-        gather_windows(points, windows, groups, group, |lane| &tasks[at(group, lane)].0);
+        for (lane, places) in places.iter_mut().enumerate().take(F::WIDTH) {
+            find_windows(places, 0, &tasks[at(group, lane)].0);
+            places.0.iter().for_each(|place| prefetch(windows, *place));
+        }
+        for slot in 0..2 * G_WINDOWS {
+            let (x, y) = gather::<F>(|lane| (windows, places[lane].0[slot]));
+            points.set(slot * groups + group, x, y);
+        }
         let (x, y) = affine(&scratch.ladders[group], scratch.z[group]);
         points.set(2 * G_WINDOWS * groups + group, x, y);
     }
@@ -192,10 +200,8 @@ fn sum_halves<'a, F: Field>(
             for i in 0..WINDOWS {
                 let (x, y) = gather::<F>(|lane| {
                     let bits = bits_at(&all[lane], i as u32 * WINDOW, WINDOW);
-                    let is_negative = bits >> (WINDOW - 1) == 0;
-                    let flip = u32::from(is_negative).wrapping_neg();
-                    let digit = (bits ^ flip) as usize & (ODD - 1);
-                    (&tables[((group * F::WIDTH + lane) * 2 + half) * ODD + digit], is_negative)
+                    let first = ((group * F::WIDTH + lane) * 2 + half) * ODD;
+                    (tables, Place::new(first, bits, WINDOW))
                 });
                 points.set((half * WINDOWS + i) * groups + group, x, y);
             }

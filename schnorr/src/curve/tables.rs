@@ -51,20 +51,53 @@ pub(crate) const COMB_LEN: usize = COMB_BLOCKS * COMB_BLOCK;
 /// The table of an author's key.
 pub(crate) type Comb = Arc<[Entry]>;
 
-/// Where a table has the point of some sign bits, and whether it is to be negated: the highest bit set means
-/// the point of the others as they are, clear means minus that of their complement.
-#[inline(always)]
-fn look_up(bits: u32, width: u32) -> (usize, bool) {
-    let is_negative = bits >> (width - 1) == 0;
-    let flip = u32::from(is_negative).wrapping_neg();
-    (((bits ^ flip) & ((1 << (width - 1)) - 1)) as usize, is_negative)
+/// Where a table has a point, and whether it is to be negated.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place(u32);
+
+impl Place {
+    pub(crate) const ZERO: Place = Place(0);
+
+    /// The place of some sign bits in a part of a table that begins at `first`: the highest bit set means the
+    /// point of the others as they are, clear means minus that of their complement.
+    #[inline(always)]
+    pub(crate) fn new(first: usize, bits: u32, width: u32) -> Self {
+        let is_negative = bits >> (width - 1) ^ 1;
+        let at = (bits ^ is_negative.wrapping_neg()) & ((1 << (width - 1)) - 1);
+        Place((first as u32 + at) << 1 | is_negative)
+    }
+
+    #[inline(always)]
+    pub(crate) fn at(self) -> usize {
+        (self.0 >> 1) as usize
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_negative(self) -> bool {
+        self.0 & 1 != 0
+    }
 }
 
-/// Place and sign of window `i` of G.
+/// Asks for a point's cache line before it is read.
 #[inline(always)]
-pub(crate) fn window_of(signs: &Signs, i: usize) -> (usize, bool) {
-    let (at, is_negative) = look_up(bits_at(signs, i as u32 * G_WINDOW, G_WINDOW), G_WINDOW);
-    (i << (G_WINDOW - 1) | at, is_negative)
+pub(crate) fn prefetch(table: &[Entry], place: Place) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        #[allow(unsafe_code, reason = "a hint")]
+        // SAFETY: every x86-64 machine has it, and it changes nothing, whatever the address.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(table.as_ptr().wrapping_add(place.at()).cast());
+        }
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = (table, place);
+}
+
+/// Where window `i` of G is.
+#[inline(always)]
+pub(crate) fn window_of(signs: &Signs, i: usize) -> Place {
+    Place::new(i << (G_WINDOW - 1), bits_at(signs, i as u32 * G_WINDOW, G_WINDOW), G_WINDOW)
 }
 
 /// The teeth of a half, so that columns are read quickly.
@@ -77,15 +110,14 @@ impl Teeth {
         Teeth(std::array::from_fn(|j| bits_at(signs, j as u32 * COMB_COLUMNS, COMB_COLUMNS)))
     }
 
-    /// Place and sign of column `c`.
+    /// Where column `c` is.
     #[inline(always)]
-    pub(crate) fn column(&self, c: u32) -> (usize, bool) {
+    pub(crate) fn column(&self, c: u32) -> Place {
         let mut bits = 0;
         for j in 0..COMB_TEETH {
             bits |= (self.0[j as usize] >> c & 1) << j;
         }
-        let (at, is_negative) = look_up(bits, COMB_TEETH);
-        ((c / COMB_ROWS) as usize * COMB_BLOCK + at, is_negative)
+        Place::new((c / COMB_ROWS) as usize * COMB_BLOCK, bits, COMB_TEETH)
     }
 }
 

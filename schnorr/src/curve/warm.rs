@@ -2,7 +2,9 @@
 
 use super::plan::{Plan, Row};
 use super::points::Points;
-use super::tables::{COMB_BITS, COMB_COLUMNS, COMB_ROWS, G_BITS, G_WINDOWS, Teeth, window_of};
+use super::tables::{
+    COMB_BITS, COMB_COLUMNS, COMB_ROWS, G_BITS, G_WINDOWS, Place, Teeth, prefetch, window_of,
+};
 use super::{Outcome, Task};
 use crate::field::{Entry, Field, Mask, is_odd};
 use crate::scalar::signs;
@@ -23,6 +25,9 @@ pub(crate) fn plan() -> Plan {
     Plan::new(rows)
 }
 
+/// Groups whose table points are on their way from memory while those of another are read.
+const AHEAD: usize = 2;
+
 /// Decides claims, each with its author's comb.
 #[inline(always)]
 pub(crate) fn run<F: Field>(
@@ -35,20 +40,32 @@ pub(crate) fn run<F: Field>(
     let groups = tasks.len().div_ceil(F::WIDTH);
     points.clear(SLOTS * groups);
     let at = |group: usize, lane: usize| &tasks[(group * F::WIDTH + lane).min(tasks.len() - 1)];
-    for group in 0..groups {
-        gather_windows(points, windows, groups, group, |lane| &at(group, lane).0);
-        for half in 0..2 {
-            let mut teeth = [Teeth::default(); 8];
-            for (lane, teeth) in teeth.iter_mut().enumerate().take(F::WIDTH) {
-                *teeth = Teeth::new(&signs(&at(group, lane).0.e[half], COMB_BITS));
+    let mut places = [[Places::<SLOTS>::NONE; 8]; AHEAD + 1];
+    for step in 0..groups + AHEAD {
+        if step < groups {
+            for (lane, places) in places[step % (AHEAD + 1)].iter_mut().enumerate().take(F::WIDTH) {
+                let (task, comb) = at(step, lane);
+                find_windows(places, 0, task);
+                for half in 0..2 {
+                    let teeth = Teeth::new(&signs(&task.e[half], COMB_BITS));
+                    let slot = 2 * G_WINDOWS + half * COMB_COLUMNS as usize;
+                    for column in 0..COMB_COLUMNS {
+                        places.0[slot + column as usize] = teeth.column(column);
+                    }
+                }
+                for (slot, place) in places.0.iter().enumerate() {
+                    prefetch(if slot < 2 * G_WINDOWS { windows } else { comb }, *place);
+                }
             }
-            let slot = 2 * G_WINDOWS + half * COMB_COLUMNS as usize;
-            for column in 0..COMB_COLUMNS {
+        }
+        if let Some(group) = step.checked_sub(AHEAD) {
+            let places = &places[group % (AHEAD + 1)];
+            for slot in 0..SLOTS {
                 let (x, y) = gather::<F>(|lane| {
-                    let (place, is_negative) = teeth[lane].column(column);
-                    (&at(group, lane).1[place], is_negative)
+                    let table = if slot < 2 * G_WINDOWS { windows } else { at(group, lane).1 };
+                    (table, places[lane].0[slot])
                 });
-                points.set((slot + column as usize) * groups + group, x, y);
+                points.set(slot * groups + group, x, y);
             }
         }
     }
@@ -56,40 +73,36 @@ pub(crate) fn run<F: Field>(
     judge(points, plan.root * groups, tasks.iter().map(|(task, _)| task), &mut decide);
 }
 
-/// Puts a group's points of G into the first slots.
+/// Where a claim's points are in the tables.
+#[derive(Clone, Copy)]
+pub(crate) struct Places<const LEN: usize>(pub(crate) [Place; LEN]);
+
+impl<const LEN: usize> Places<LEN> {
+    pub(crate) const NONE: Self = Places([Place::ZERO; LEN]);
+}
+
+/// Finds a claim's windows of G, from slot `first` on.
 #[inline(always)]
-pub(crate) fn gather_windows<'a, F: Field>(
-    points: &mut Points<F>,
-    windows: &[Entry],
-    groups: usize,
-    group: usize,
-    task: impl Fn(usize) -> &'a Task,
-) {
+pub(crate) fn find_windows<const LEN: usize>(places: &mut Places<LEN>, first: usize, task: &Task) {
     for half in 0..2 {
-        let mut all = [[0; 3]; 8];
-        for (lane, all) in all.iter_mut().enumerate().take(F::WIDTH) {
-            *all = signs(&task(lane).s[half], G_BITS);
-        }
+        let signs = signs(&task.s[half], G_BITS);
         for i in 0..G_WINDOWS {
-            let (x, y) = gather::<F>(|lane| {
-                let (place, is_negative) = window_of(&all[lane], i);
-                (&windows[place], is_negative)
-            });
-            points.set((half * G_WINDOWS + i) * groups + group, x, y);
+            places.0[first + half * G_WINDOWS + i] = window_of(&signs, i);
         }
     }
 }
 
-/// Points from a table, lane by lane, negated where asked: magnitudes 1 and 2.
+/// Points from tables, lane by lane, negated where asked: magnitudes 1 and 2.
 #[inline(always)]
-pub(crate) fn gather<'a, F: Field>(at: impl Fn(usize) -> (&'a Entry, bool)) -> (F, F) {
-    let mut found = [(&Entry::ZERO, false); 8];
+pub(crate) fn gather<'a, F: Field>(at: impl Fn(usize) -> (&'a [Entry], Place)) -> (F, F) {
+    let mut found = [&Entry::ZERO; 8];
     let mut negative: Mask = 0;
     for (lane, found) in found.iter_mut().enumerate().take(F::WIDTH) {
-        *found = at(lane);
-        negative |= Mask::from(found.1) << lane;
+        let (table, place) = at(lane);
+        *found = &table[place.at()];
+        negative |= Mask::from(place.is_negative()) << lane;
     }
-    let (x, y) = F::load_entries(|lane| found[lane].0);
+    let (x, y) = F::load_entries(|lane| found[lane]);
     (x, F::select(negative, y.neg::<1>(), y))
 }
 
