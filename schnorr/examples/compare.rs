@@ -30,7 +30,7 @@ fn main() {
     let tiers: Vec<Tier> = Tier::ALL
         .iter()
         .copied()
-        .filter(|tier| tier.is_available() && *tier != Tier::Libsecp256k1)
+        .filter(|tier| tier.is_available() && *tier != Tier::Libsecp256k1 && tier.name() != "emulated")
         .filter(|tier| only.is_none_or(|only| only == *tier))
         .collect();
 

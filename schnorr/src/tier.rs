@@ -17,6 +17,8 @@ use crate::field::{Entry, Field, Words};
 pub enum Tier {
     /// AVX-512 IFMA: eight signatures side by side in vector lanes.
     Ifma,
+    /// AVX2: four signatures side by side in vector lanes.
+    Avx2,
     /// x86-64 with BMI2 and ADX: 64-bit words, `mulx` and two carry chains.
     Adx,
     /// Plain Rust with 52-bit limbs and 128-bit products, for 64-bit machines.
@@ -35,6 +37,7 @@ impl Tier {
     /// Every tier, fastest first.
     pub const ALL: &[Tier] = &[
         Tier::Ifma,
+        Tier::Avx2,
         Tier::Adx,
         Tier::Portable64,
         Tier::Portable32,
@@ -47,7 +50,7 @@ impl Tier {
     /// The fastest tier of this machine.
     pub fn best() -> Tier {
         let portable = if cfg!(target_pointer_width = "64") { Tier::Portable64 } else { Tier::Portable32 };
-        [Tier::Ifma, Tier::Adx].into_iter().find(|tier| tier.is_available()).unwrap_or(portable)
+        [Tier::Ifma, Tier::Avx2, Tier::Adx].into_iter().find(|tier| tier.is_available()).unwrap_or(portable)
     }
 
     /// Whether this machine has the instructions.
@@ -57,16 +60,19 @@ impl Tier {
             Tier::Ifma => crate::field::lanes::ifma::is_available() && Tier::Adx.is_available(),
             #[cfg(target_arch = "x86_64")]
             Tier::Adx => crate::field::adx::is_available(),
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx2 => crate::field::avx2::is_available() && Tier::Adx.is_available(),
             #[cfg(not(target_arch = "x86_64"))]
-            Tier::Ifma | Tier::Adx => false,
+            Tier::Ifma | Tier::Avx2 | Tier::Adx => false,
             _ => true,
         }
     }
 
-    /// Its name: `ifma`, `adx`, `portable64`, `portable32`, `libsecp256k1`.
+    /// Its name: `ifma`, `avx2`, `adx`, `portable64`, `portable32`, `libsecp256k1`.
     pub fn name(self) -> &'static str {
         match self {
             Tier::Ifma => "ifma",
+            Tier::Avx2 => "avx2",
             Tier::Adx => "adx",
             Tier::Portable64 => "portable64",
             Tier::Portable32 => "portable32",
@@ -84,11 +90,13 @@ impl Tier {
         }
         Some(match self {
             #[cfg(target_arch = "x86_64")]
-            Tier::Ifma => Box::new(lanes::IfmaEngine::new()),
+            Tier::Ifma => Box::new(ifma::LaneEngine::new()),
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx2 => Box::new(avx2::LaneEngine::new()),
             #[cfg(target_arch = "x86_64")]
             Tier::Adx => Box::new(Engine::<crate::field::adx::F64>::new()),
             #[cfg(not(target_arch = "x86_64"))]
-            Tier::Ifma | Tier::Adx => return None,
+            Tier::Ifma | Tier::Avx2 | Tier::Adx => return None,
             Tier::Portable64 => Box::new(Engine::<F52>::new()),
             Tier::Portable32 => Box::new(Engine::<F26>::new()),
             #[cfg(all(feature = "libsecp256k1", not(target_arch = "wasm32")))]
@@ -194,88 +202,89 @@ impl<F: Field + Send> Kernel for Engine<F> {
     }
 }
 
-/// The vector tier: whole functions compiled for its instructions, and scalars for what does not fill lanes.
+/// A vector tier: whole functions compiled for its instructions, and scalars for what does not fill lanes.
 #[cfg(target_arch = "x86_64")]
-#[allow(unsafe_code, reason = "functions compiled for instructions that were looked for")]
-mod lanes {
-    use super::*;
-    use crate::field::adx::F64;
-    use crate::field::lanes::FLanes;
-    use crate::field::lanes::ifma::Zmm;
+macro_rules! lane_engine {
+    ($name:ident, $field:ty, $features:literal, $scalar_max:literal) => {
+        #[allow(unsafe_code, reason = "functions compiled for instructions that were looked for")]
+        mod $name {
+            use super::*;
+            use crate::field::adx::F64;
 
-    /// Claims that scalars do sooner than lanes that are mostly empty.
-    const SCALAR_MAX: usize = 2;
+            /// Claims that scalars do sooner than lanes that are mostly empty.
+            const SCALAR_MAX: usize = $scalar_max;
 
-    pub(super) struct IfmaEngine {
-        lanes: Engine<FLanes<Zmm>>,
-        scalars: Engine<F64>,
-    }
+            type Lanes = Engine<$field>;
 
-    impl IfmaEngine {
-        pub(super) fn new() -> Self {
-            IfmaEngine { lanes: Engine::new(), scalars: Engine::new() }
-        }
-    }
-
-    #[target_feature(enable = "avx512f,avx512ifma,bmi2")]
-    fn lift_lanes(keys: &[Words], found: &mut dyn FnMut(usize, Option<Entry>)) {
-        cold::lift::<FLanes<Zmm>>(keys, found);
-    }
-
-    #[target_feature(enable = "avx512f,avx512ifma,bmi2")]
-    fn combs_lanes(keys: &[Entry]) -> Vec<Comb> {
-        make_combs::<FLanes<Zmm>>(keys)
-    }
-
-    #[target_feature(enable = "avx512f,avx512ifma,bmi2")]
-    fn warm_lanes(
-        engine: &mut Engine<FLanes<Zmm>>,
-        tasks: &[(Task, &[Entry])],
-        decide: &mut dyn FnMut(&Task, Outcome),
-    ) {
-        engine.warm_inline(tasks, decide);
-    }
-
-    #[target_feature(enable = "avx512f,avx512ifma,bmi2")]
-    fn cold_lanes(
-        engine: &mut Engine<FLanes<Zmm>>,
-        tasks: &[(Task, Entry)],
-        decide: &mut dyn FnMut(&Task, Outcome),
-    ) {
-        engine.cold_inline(tasks, decide);
-    }
-
-    impl Kernel for IfmaEngine {
-        fn lift(&mut self, keys: &[Words], found: &mut dyn FnMut(usize, Option<Entry>)) {
-            if keys.len() <= SCALAR_MAX {
-                return self.scalars.lift(keys, found);
+            pub(super) struct LaneEngine {
+                lanes: Lanes,
+                scalars: Engine<F64>,
             }
-            // SAFETY: an `IfmaEngine` is only made by `Tier::kernel`, which looked for the features.
-            unsafe { lift_lanes(keys, found) }
-        }
 
-        fn combs(&mut self, keys: &[Entry]) -> Vec<Comb> {
-            if keys.len() <= SCALAR_MAX {
-                return self.scalars.combs(keys);
+            impl LaneEngine {
+                pub(super) fn new() -> Self {
+                    LaneEngine { lanes: Engine::new(), scalars: Engine::new() }
+                }
             }
-            // SAFETY: as above.
-            unsafe { combs_lanes(keys) }
-        }
 
-        fn warm(&mut self, tasks: &[(Task, &[Entry])], decide: &mut dyn FnMut(&Task, Outcome)) {
-            if tasks.len() <= SCALAR_MAX {
-                return self.scalars.warm(tasks, decide);
+            #[target_feature(enable = $features)]
+            fn lift(keys: &[Words], found: &mut dyn FnMut(usize, Option<Entry>)) {
+                cold::lift::<$field>(keys, found);
             }
-            // SAFETY: as above.
-            unsafe { warm_lanes(&mut self.lanes, tasks, decide) }
-        }
 
-        fn cold(&mut self, tasks: &[(Task, Entry)], decide: &mut dyn FnMut(&Task, Outcome)) {
-            if tasks.len() <= SCALAR_MAX {
-                return self.scalars.cold(tasks, decide);
+            #[target_feature(enable = $features)]
+            fn combs(keys: &[Entry]) -> Vec<Comb> {
+                make_combs::<$field>(keys)
             }
-            // SAFETY: as above.
-            unsafe { cold_lanes(&mut self.lanes, tasks, decide) }
+
+            #[target_feature(enable = $features)]
+            fn warm(engine: &mut Lanes, tasks: &[(Task, &[Entry])], decide: &mut dyn FnMut(&Task, Outcome)) {
+                engine.warm_inline(tasks, decide);
+            }
+
+            #[target_feature(enable = $features)]
+            fn cold(engine: &mut Lanes, tasks: &[(Task, Entry)], decide: &mut dyn FnMut(&Task, Outcome)) {
+                engine.cold_inline(tasks, decide);
+            }
+
+            impl Kernel for LaneEngine {
+                fn lift(&mut self, keys: &[Words], found: &mut dyn FnMut(usize, Option<Entry>)) {
+                    if keys.len() <= SCALAR_MAX {
+                        return self.scalars.lift(keys, found);
+                    }
+                    // SAFETY: a `LaneEngine` is only made by `Tier::kernel`, which looked for the features.
+                    unsafe { lift(keys, found) }
+                }
+
+                fn combs(&mut self, keys: &[Entry]) -> Vec<Comb> {
+                    if keys.len() <= SCALAR_MAX {
+                        return self.scalars.combs(keys);
+                    }
+                    // SAFETY: as above.
+                    unsafe { combs(keys) }
+                }
+
+                fn warm(&mut self, tasks: &[(Task, &[Entry])], decide: &mut dyn FnMut(&Task, Outcome)) {
+                    if tasks.len() <= SCALAR_MAX {
+                        return self.scalars.warm(tasks, decide);
+                    }
+                    // SAFETY: as above.
+                    unsafe { warm(&mut self.lanes, tasks, decide) }
+                }
+
+                fn cold(&mut self, tasks: &[(Task, Entry)], decide: &mut dyn FnMut(&Task, Outcome)) {
+                    if tasks.len() <= SCALAR_MAX {
+                        return self.scalars.cold(tasks, decide);
+                    }
+                    // SAFETY: as above.
+                    unsafe { cold(&mut self.lanes, tasks, decide) }
+                }
+            }
         }
-    }
+    };
 }
+
+#[cfg(target_arch = "x86_64")]
+lane_engine!(ifma, crate::field::lanes::FLanes<crate::field::lanes::ifma::Zmm>, "avx512f,avx512ifma,bmi2", 2);
+#[cfg(target_arch = "x86_64")]
+lane_engine!(avx2, crate::field::avx2::F29, "avx2,bmi2", 1);

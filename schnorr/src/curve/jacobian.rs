@@ -6,7 +6,7 @@
 
 use crate::field::Field;
 
-/// A point in Jacobian coordinates, of magnitudes at most 6, 3 and 1.
+/// A point in Jacobian coordinates, of magnitudes at most 6, 3 and 1 (all 1 where room is tight).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Jacobian<F> {
     pub(crate) x: F,
@@ -30,8 +30,8 @@ impl<F: Field> Jacobian<F> {
         // 3/2 x^2: 1 + 1.
         let l = l.add(l.half());
         let t = s.neg::<1>().mul(self.x);
-        let x = l.sqr().add(t).add(t);
-        let y = l.mul(x.add(t)).add(s.sqr()).neg::<2>();
+        let x = l.sqr().add(t).add(t).tight();
+        let y = l.mul(x.add(t)).add(s.sqr()).neg::<2>().tight();
         Jacobian { x, y, z }
     }
 
@@ -43,14 +43,14 @@ impl<F: Field> Jacobian<F> {
         let u = x.mul(zz);
         let s = y.mul(zz.mul(self.z));
         // 1 + 4 each.
-        let h = u.sub::<3>(self.x);
-        let i = s.sub::<3>(self.y);
+        let h = u.sub::<3>(self.x).tight();
+        let i = s.sub::<3>(self.y).tight();
         let hh = h.sqr();
         let hhh = hh.mul(h);
         let t = self.x.mul(hh);
         // 1 + 2 + 3, then 1 + 7.
-        let x = i.sqr().sub::<1>(hhh).sub::<2>(t.add(t));
-        let y = i.mul(t.sub::<6>(x)).sub::<1>(self.y.mul(hhh));
+        let x = i.sqr().sub::<1>(hhh).sub::<2>(t.add(t)).tight();
+        let y = i.mul(t.sub::<6>(x)).sub::<1>(self.y.mul(hhh)).tight();
         Jacobian { x, y, z: self.z.mul(h) }
     }
 }

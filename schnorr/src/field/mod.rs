@@ -8,11 +8,15 @@
 //! Additions do not reduce. Every value has a *magnitude*, a bound known when the code is written:
 //! magnitude m means at most 2m times the largest reduced limb in each limb. Products have magnitude 1, sums
 //! add theirs, `a.sub::<M>(b)` needs `b` of at most M and gives that of `a` plus M + 1, and factors may have
-//! at most [`MAGNITUDE_MAX`]. The formulas state the magnitudes they reach; debug builds of the portable
-//! tiers check the limbs. The tiers whose limbs have no room (4x64, lanes) reduce in every operation instead.
+//! at most [`MAGNITUDE_MAX`]. The formulas state the magnitudes they reach; debug builds check the limbs.
+//! Tiers whose limbs have no room (4x64, 8 lanes) reduce in every operation instead. The four lanes of AVX2
+//! have some: there the magnitudes of two factors multiply to at most 6, and
+//! [`Field::tight`] reduces where others need not.
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod adx;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
 pub(crate) mod inverse;
 pub(crate) mod lanes;
 pub(crate) mod portable32;
@@ -85,6 +89,11 @@ pub(crate) trait Field: Copy {
     fn neg<const M: u64>(self) -> Self;
     /// The same number with magnitude 1; free for tiers that always reduce.
     fn weak(self) -> Self;
+    /// [`Field::weak`] for tiers with little room, nothing for others.
+    #[inline(always)]
+    fn tight(self) -> Self {
+        self
+    }
     /// The half; of magnitude m it has m / 2 + 1, rounded down.
     fn half(self) -> Self;
     /// Lanes that are zero modulo p.
@@ -127,6 +136,22 @@ pub(crate) trait Field: Copy {
         let x220 = x176.sqr_n(44).mul(x44);
         let x223 = x220.sqr_n(3).mul(x3);
         x223.sqr_n(23).mul(x22).sqr_n(6).mul(x2).sqr_n(2)
+    }
+}
+
+/// Inverts numbers below 2^256, none of them zero modulo p, with one inversion: Montgomery's trick.
+pub(crate) fn invert_lanes<F: Field, const WIDTH: usize>(lanes: &mut [Words; WIDTH]) {
+    let numbers = lanes.map(|words| F::splat(&words));
+    let mut before = numbers;
+    let mut all = F::one();
+    for (before, number) in before.iter_mut().zip(numbers) {
+        *before = all;
+        all = all.mul(number);
+    }
+    let mut inverse = all.invert();
+    for i in (0..WIDTH).rev() {
+        before[i].mul(inverse).store(|_, words| lanes[i] = words);
+        inverse = inverse.mul(numbers[i]);
     }
 }
 

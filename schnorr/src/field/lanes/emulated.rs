@@ -73,10 +73,6 @@ impl Lanes for Emulated {
         Emulated(std::array::from_fn(|lane| if mask >> lane & 1 != 0 { set.0[lane] } else { clear.0[lane] }))
     }
 
-    fn zeros(self) -> Mask {
-        (0..8).fold(0, |mask, lane| mask | Mask::from(self.0[lane] == 0) << lane)
-    }
-
     fn mul(a: &[Self; 5], b: &[Self; 5]) -> [Self; 5] {
         product(a, b)
     }

@@ -139,12 +139,6 @@ impl Lanes for Zmm {
     }
 
     #[inline(always)]
-    fn zeros(self) -> Mask {
-        // SAFETY: see the head of the file.
-        unsafe { _mm512_testn_epi64_mask(self.0, self.0) }
-    }
-
-    #[inline(always)]
     fn mul(a: &[Self; 5], b: &[Self; 5]) -> [Self; 5] {
         // SAFETY: the features are there wherever a `Zmm` is.
         unsafe { mul(a, b) }

@@ -50,8 +50,6 @@ pub(crate) trait Lanes: Copy {
     fn madd_high(self, a: Self, b: Self) -> Self;
     /// Lanes of `self` where the mask is set, of `other` elsewhere.
     fn select(mask: Mask, set: Self, clear: Self) -> Self;
-    /// Lanes that are zero.
-    fn zeros(self) -> Mask;
 
     /// [`product`], compiled for the machine.
     fn mul(a: &[Self; 5], b: &[Self; 5]) -> [Self; 5];
@@ -258,24 +256,12 @@ impl<V: Lanes> Field for FLanes<V> {
         FLanes(std::array::from_fn(|i| V::select(mask, set.0[i], clear.0[i])))
     }
 
-    /// One scalar inversion for all eight lanes, by Montgomery's trick.
     #[inline]
     fn invert(self) -> Self {
-        let mut lanes = [F52::one(); 8];
-        self.store(|lane, words| lanes[lane] = F52::splat(&words));
-        let mut before = lanes;
-        let mut all = F52::one();
-        for (before, lane) in before.iter_mut().zip(lanes) {
-            *before = all;
-            all = all.mul(lane);
-        }
-        let mut inverse = all.invert();
-        let mut words = [[0; 4]; 8];
-        for lane in (0..8).rev() {
-            before[lane].mul(inverse).store(|_, word| words[lane] = word);
-            inverse = inverse.mul(lanes[lane]);
-        }
-        FLanes::load(|lane| &words[lane])
+        let mut lanes = [[0; 4]; 8];
+        self.store(|lane, words| lanes[lane] = words);
+        super::invert_lanes::<F52, 8>(&mut lanes);
+        FLanes::load(|lane| &lanes[lane])
     }
 }
 
