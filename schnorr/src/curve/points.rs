@@ -15,7 +15,7 @@
 
 use crate::field::{Field, Mask};
 
-/// Products that run side by side, so that one need not wait for the other.
+/// Products of scalars that run side by side, so that one need not wait for the other. Lanes do so by themselves.
 const CHAINS: usize = 4;
 
 /// One sum: `out` = `a` + `b`, indexes of points. `out` may be `a` or `b`, and nothing else the level reads.
@@ -102,7 +102,9 @@ impl<F: Field> Points<F> {
         if self.before.len() < len {
             self.before.resize(len, F::one());
         }
-        if self.has_infinite || !self.level_fast() {
+        let is_done = !self.has_infinite
+            && if F::WIDTH == 1 { self.level_fast::<CHAINS>() } else { self.level_fast::<1>() };
+        if !is_done {
             self.level_careful();
         }
         self.sums.clear();
@@ -111,7 +113,7 @@ impl<F: Field> Points<F> {
 
     /// False, with nothing changed, if some difference is zero.
     #[inline(always)]
-    fn level_fast(&mut self) -> bool {
+    fn level_fast<const CHAINS: usize>(&mut self) -> bool {
         let Points { x, y, before, .. } = self;
         let (sums, sums_rest) = self.sums.as_chunks::<CHAINS>();
         let split = sums.len() * CHAINS;
@@ -150,12 +152,20 @@ impl<F: Field> Points<F> {
         for (sums, before) in sums.iter().zip(before.as_chunks::<CHAINS>().0).rev() {
             // Step by step for all chains, so that neighbours are independent.
             let (a, b) = (sums.map(|sum| sum.a as usize), sums.map(|sum| sum.b as usize));
-            let inverse: [F; CHAINS] = std::array::from_fn(|i| run[i].mul(before[i]));
+            let (mut inverse, mut slope) = (run, run);
+            for i in 0..CHAINS {
+                inverse[i] = run[i].mul(before[i]);
+            }
             for i in 0..CHAINS {
                 run[i] = run[i].mul(x[b[i]].sub::<1>(x[a[i]]));
             }
-            let slope: [F; CHAINS] = std::array::from_fn(|i| y[b[i]].sub::<2>(y[a[i]]).mul(inverse[i]));
-            let square = slope.map(F::sqr);
+            for i in 0..CHAINS {
+                slope[i] = y[b[i]].sub::<2>(y[a[i]]).mul(inverse[i]);
+            }
+            let mut square = slope;
+            for square in &mut square {
+                *square = square.sqr();
+            }
             for i in 0..CHAINS {
                 let out = sums[i].out as usize;
                 let (x_a, y_a) = (x[a[i]], y[a[i]]);
@@ -245,15 +255,23 @@ fn chord<F: Field>(slope: F, x_a: F, x_b: F, y_a: F) -> (F, F) {
 
 /// The inverses of all chains with one inversion; nothing if a chain is zero in some lane.
 #[inline(always)]
-fn invert_chains<F: Field>(run: [F; CHAINS]) -> Option<[F; CHAINS]> {
-    let (low, high) = (run[0].mul(run[1]), run[2].mul(run[3]));
-    let all = low.mul(high);
+fn invert_chains<F: Field, const CHAINS: usize>(run: [F; CHAINS]) -> Option<[F; CHAINS]> {
+    let mut inverses = run;
+    let mut all = run[0];
+    for i in 1..CHAINS {
+        inverses[i] = all;
+        all = all.mul(run[i]);
+    }
     if all.zeros() != 0 {
         return None;
     }
-    let all = all.invert();
-    let (low, high) = (all.mul(high), all.mul(low));
-    Some([low.mul(run[1]), low.mul(run[0]), high.mul(run[3]), high.mul(run[2])])
+    let mut inverse = all.invert();
+    for i in (1..CHAINS).rev() {
+        inverses[i] = inverses[i].mul(inverse);
+        inverse = inverse.mul(run[i]);
+    }
+    inverses[0] = inverse;
+    Some(inverses)
 }
 
 /// Inverts every number in place, all of them other than zero in every lane.

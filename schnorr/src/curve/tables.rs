@@ -236,12 +236,11 @@ pub(crate) fn make_combs<F: Field>(keys: &[Entry]) -> Vec<Comb> {
 #[inline(always)]
 fn powers<F: Field>(keys: &[Entry], len: usize) -> Vec<(F, F)> {
     let groups = keys.len().div_ceil(F::WIDTH);
-    let mut run: Vec<Jacobian<F>> = (0..groups)
-        .map(|group| {
-            let (x, y) = F::load_entries(|lane| &keys[(group * F::WIDTH + lane).min(keys.len() - 1)]);
-            Jacobian::from_affine(x, y)
-        })
-        .collect();
+    let mut run = Vec::with_capacity(groups);
+    for group in 0..groups {
+        let (x, y) = F::load_entries(|lane| &keys[(group * F::WIDTH + lane).min(keys.len() - 1)]);
+        run.push(Jacobian::from_affine(x, y));
+    }
     let mut all = Vec::with_capacity(len * groups);
     for _ in 0..len {
         for point in &mut run {
@@ -251,7 +250,11 @@ fn powers<F: Field>(keys: &[Entry], len: usize) -> Vec<(F, F)> {
     }
     let mut z: Vec<F> = all.iter().map(|point| point.z).collect();
     invert_all(&mut z, &mut Vec::new());
-    all.iter().zip(z).map(|(point, z)| affine(point, z)).collect()
+    let mut powers = Vec::with_capacity(all.len());
+    for (point, z) in all.iter().zip(z) {
+        powers.push(affine(point, z));
+    }
+    powers
 }
 
 /// The affine point, from the inverse of Z.

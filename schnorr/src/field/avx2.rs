@@ -11,7 +11,7 @@
 //! # Safety of the whole file
 //! The intrinsics need avx2 and nothing else: they touch no memory but arrays passed by value or reference.
 //! [`F29`] is only used where [`is_available`] said so; everything here is inlined into functions that are
-//! compiled for avx2 ([`crate::tier`]).
+//! compiled for avx2 ([`crate::tier`]). Closures are not, so loops stand where `map` or `from_fn` could.
 #![allow(unsafe_code, reason = "vector intrinsics")]
 
 use std::arch::x86_64::*;
@@ -88,6 +88,7 @@ fn right<const N: i32>(a: __m256i) -> __m256i {
     unsafe { _mm256_srli_epi64::<N>(a) }
 }
 
+#[inline(always)]
 fn lanes(a: __m256i) -> [u64; 4] {
     let mut words = [0; 4];
     // SAFETY: writes 32 bytes of an array of 32 bytes, at any alignment.
@@ -100,7 +101,9 @@ fn lanes(a: __m256i) -> [u64; 4] {
 fn transpose(rows: [&Words; 4]) -> [__m256i; 4] {
     // SAFETY: loads 32 bytes of arrays of 32 bytes, at any alignment; the rest is register to register.
     unsafe {
-        let [a, b, c, d] = rows.map(|row| _mm256_loadu_si256(row.as_ptr().cast()));
+        let [a, b, c, d] = rows;
+        let (a, b) = (_mm256_loadu_si256(a.as_ptr().cast()), _mm256_loadu_si256(b.as_ptr().cast()));
+        let (c, d) = (_mm256_loadu_si256(c.as_ptr().cast()), _mm256_loadu_si256(d.as_ptr().cast()));
         let (even_ab, odd_ab) = (_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
         let (even_cd, odd_cd) = (_mm256_unpacklo_epi64(c, d), _mm256_unpackhi_epi64(c, d));
         [
@@ -170,8 +173,7 @@ macro_rules! column {
     ($a:expr, $b:expr; $($rest:tt)+) => { plus(times($a, $b), column!($($rest)+)) };
 }
 
-#[target_feature(enable = "avx2")]
-#[inline]
+#[inline(always)]
 #[rustfmt::skip]
 fn product(a: &[__m256i; 9], b: &[__m256i; 9]) -> F29 {
     reduce([
@@ -195,11 +197,11 @@ fn product(a: &[__m256i; 9], b: &[__m256i; 9]) -> F29 {
     ])
 }
 
-#[target_feature(enable = "avx2")]
-#[inline]
+#[inline(always)]
 #[rustfmt::skip]
 fn square(a: &[__m256i; 9]) -> F29 {
-    let d = a.map(|limb| plus(limb, limb));
+    let mut d = *a;
+    for d in &mut d { *d = plus(*d, *d); }
     reduce([
         column!(a[0], a[0]),
         column!(d[0], a[1]),
@@ -272,12 +274,11 @@ impl F29 {
             }
         }
         [
-            either(t[0], either(left::<29>(t[1]), left::<58>(t[2]))),
-            either(right::<6>(t[2]), either(left::<23>(t[3]), left::<52>(t[4]))),
-            either(right::<12>(t[4]), either(left::<17>(t[5]), left::<46>(t[6]))),
-            either(right::<18>(t[6]), either(left::<11>(t[7]), left::<40>(t[8]))),
+            lanes(either(t[0], either(left::<29>(t[1]), left::<58>(t[2])))),
+            lanes(either(right::<6>(t[2]), either(left::<23>(t[3]), left::<52>(t[4])))),
+            lanes(either(right::<12>(t[4]), either(left::<17>(t[5]), left::<46>(t[6])))),
+            lanes(either(right::<18>(t[6]), either(left::<11>(t[7]), left::<40>(t[8])))),
         ]
-        .map(lanes)
     }
 }
 
@@ -286,7 +287,8 @@ impl Field for F29 {
 
     #[inline(always)]
     fn splat(words: &Words) -> Self {
-        pack(words.map(splat))
+        let [a, b, c, d] = *words;
+        pack([splat(a), splat(b), splat(c), splat(d)])
     }
 
     #[inline(always)]
@@ -297,7 +299,10 @@ impl Field for F29 {
     #[inline(always)]
     fn load_entries<'a>(at: impl Fn(usize) -> &'a Entry) -> (Self, Self) {
         let rows = [at(0), at(1), at(2), at(3)];
-        (pack(transpose(rows.map(|row| &row.x))), pack(transpose(rows.map(|row| &row.y))))
+        {
+            let [a, b, c, d] = rows;
+            (pack(transpose([&a.x, &b.x, &c.x, &d.x])), pack(transpose([&a.y, &b.y, &c.y, &d.y])))
+        }
     }
 
     #[inline(always)]
@@ -316,32 +321,42 @@ impl Field for F29 {
     #[inline(always)]
     fn mul(self, other: Self) -> Self {
         self.check_factors(&other);
-        // SAFETY: the features are there wherever an `F29` is.
-        unsafe { product(&self.0, &other.0) }
+        product(&self.0, &other.0)
     }
 
     #[inline(always)]
     fn sqr(self) -> Self {
         self.check_factors(&self);
-        // SAFETY: the features are there wherever an `F29` is.
-        unsafe { square(&self.0) }
+        square(&self.0)
     }
 
     #[inline(always)]
     fn add(self, other: Self) -> Self {
-        F29(std::array::from_fn(|i| plus(self.0[i], other.0[i])))
+        let mut t = self.0;
+        for i in 0..9 {
+            t[i] = plus(t[i], other.0[i]);
+        }
+        F29(t)
     }
 
     #[inline(always)]
     fn sub<const M: u64>(self, other: Self) -> Self {
         other.check(M);
-        F29(std::array::from_fn(|i| plus(self.0[i], minus(splat((M + 1) * P29[i]), other.0[i]))))
+        let mut t = self.0;
+        for i in 0..9 {
+            t[i] = plus(t[i], minus(splat((M + 1) * P29[i]), other.0[i]));
+        }
+        F29(t)
     }
 
     #[inline(always)]
     fn neg<const M: u64>(self) -> Self {
         self.check(M);
-        F29(std::array::from_fn(|i| minus(splat((M + 1) * P29[i]), self.0[i])))
+        let mut t = self.0;
+        for i in 0..9 {
+            t[i] = minus(splat((M + 1) * P29[i]), t[i]);
+        }
+        F29(t)
     }
 
     #[inline(always)]
@@ -353,17 +368,16 @@ impl Field for F29 {
         // All carries at once: what comes in is at most 2^4, or 2^7 in limb 1.
         let low = plus(t[0], times(top, splat(FOLD0)));
         let next = plus(t[1], left::<FOLD1_SHIFT>(top));
-        let carry = |limb: __m256i| right::<29>(limb);
         F29([
             both(low, mask),
-            plus(both(next, mask), carry(low)),
-            plus(both(t[2], mask), carry(next)),
-            plus(both(t[3], mask), carry(t[2])),
-            plus(both(t[4], mask), carry(t[3])),
-            plus(both(t[5], mask), carry(t[4])),
-            plus(both(t[6], mask), carry(t[5])),
-            plus(both(t[7], mask), carry(t[6])),
-            plus(both(t[8], splat(M24)), carry(t[7])),
+            plus(both(next, mask), right::<29>(low)),
+            plus(both(t[2], mask), right::<29>(next)),
+            plus(both(t[3], mask), right::<29>(t[2])),
+            plus(both(t[4], mask), right::<29>(t[3])),
+            plus(both(t[5], mask), right::<29>(t[4])),
+            plus(both(t[6], mask), right::<29>(t[5])),
+            plus(both(t[7], mask), right::<29>(t[6])),
+            plus(both(t[8], splat(M24)), right::<29>(t[7])),
         ])
     }
 
@@ -377,7 +391,10 @@ impl Field for F29 {
         // Odd values take p, which is odd too; then each limb passes its lowest bit down.
         let one = splat(1);
         let odd = minus(splat(0), both(self.0[0], one));
-        let mut t: [__m256i; 9] = std::array::from_fn(|i| plus(self.0[i], both(splat(P29[i]), odd)));
+        let mut t = self.0;
+        for i in 0..9 {
+            t[i] = plus(t[i], both(splat(P29[i]), odd));
+        }
         for i in 0..8 {
             t[i] = plus(right::<1>(t[i]), left::<28>(both(t[i + 1], one)));
         }
@@ -398,7 +415,11 @@ impl Field for F29 {
         unsafe {
             let bits = _mm256_set_epi64x(8, 4, 2, 1);
             let mask = _mm256_cmpeq_epi64(both(splat(u64::from(mask)), bits), bits);
-            F29(std::array::from_fn(|i| _mm256_blendv_epi8(clear.0[i], set.0[i], mask)))
+            let mut t = clear.0;
+            for i in 0..9 {
+                t[i] = _mm256_blendv_epi8(t[i], set.0[i], mask);
+            }
+            F29(t)
         }
     }
 

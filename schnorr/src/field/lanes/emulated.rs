@@ -1,6 +1,6 @@
 //! Lanes in software, for tests on machines without the instructions. Slow.
 
-use super::{Lanes, product, square};
+use super::Lanes;
 use crate::field::Mask;
 
 const M52: u64 = (1 << 52) - 1;
@@ -71,13 +71,5 @@ impl Lanes for Emulated {
 
     fn select(mask: Mask, set: Self, clear: Self) -> Self {
         Emulated(std::array::from_fn(|lane| if mask >> lane & 1 != 0 { set.0[lane] } else { clear.0[lane] }))
-    }
-
-    fn mul(a: &[Self; 5], b: &[Self; 5]) -> [Self; 5] {
-        product(a, b)
-    }
-
-    fn sqr(a: &[Self; 5]) -> [Self; 5] {
-        square(a)
     }
 }

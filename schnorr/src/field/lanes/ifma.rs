@@ -3,12 +3,13 @@
 //! # Safety of the whole file
 //! The intrinsics need avx512f and avx512ifma, nothing else: they touch no memory but arrays passed by value
 //! or reference. [`Zmm`] lanes are only made where [`is_available`] said so; everything here is inlined into
-//! functions that are compiled for these features ([`crate::tier`]).
+//! functions that are compiled for these features ([`crate::tier`]). Closures are not, so loops stand where `map`
+//! or `from_fn` could.
 #![allow(unsafe_code, reason = "vector intrinsics")]
 
 use std::arch::x86_64::*;
 
-use super::{Lanes, product, square};
+use super::Lanes;
 use crate::field::Mask;
 
 /// Eight words in a vector register.
@@ -23,16 +24,18 @@ pub(crate) fn is_available() -> bool {
         && std::arch::is_x86_feature_detected!("bmi2")
 }
 
-#[target_feature(enable = "avx512f,avx512ifma,bmi2")]
-#[inline]
-fn mul(a: &[Zmm; 5], b: &[Zmm; 5]) -> [Zmm; 5] {
-    product(a, b)
+/// Quarters 0 and 2 of `a`, then of `b`; a quarter has 128 bits.
+#[inline(always)]
+fn low(a: __m512i, b: __m512i) -> __m512i {
+    // SAFETY: see the head of the file.
+    unsafe { _mm512_shuffle_i64x2::<0x88>(a, b) }
 }
 
-#[target_feature(enable = "avx512f,avx512ifma,bmi2")]
-#[inline]
-fn sqr(a: &[Zmm; 5]) -> [Zmm; 5] {
-    square(a)
+/// Quarters 1 and 3 of `a`, then of `b`.
+#[inline(always)]
+fn high(a: __m512i, b: __m512i) -> __m512i {
+    // SAFETY: see the head of the file.
+    unsafe { _mm512_shuffle_i64x2::<0xdd>(a, b) }
 }
 
 impl Lanes for Zmm {
@@ -60,15 +63,15 @@ impl Lanes for Zmm {
     fn transpose(rows: [[u64; 8]; 8]) -> [Self; 8] {
         // SAFETY: loads 64 bytes of arrays of 64 bytes; the rest is register to register.
         unsafe {
-            let r = rows.map(|row| _mm512_loadu_si512(row.as_ptr().cast()));
+            let mut r = [_mm512_setzero_si512(); 8];
+            for (r, row) in r.iter_mut().zip(&rows) {
+                *r = _mm512_loadu_si512(row.as_ptr().cast());
+            }
             // Pairs of rows: words 0, 2, 4, 6 and words 1, 3, 5, 7 of both, alternating.
-            let even = |i: usize| _mm512_unpacklo_epi64(r[i], r[i + 1]);
-            let odd = |i: usize| _mm512_unpackhi_epi64(r[i], r[i + 1]);
-            let (e01, e23, e45, e67) = (even(0), even(2), even(4), even(6));
-            let (o01, o23, o45, o67) = (odd(0), odd(2), odd(4), odd(6));
-            // Quarters of 128 bits: of the first two vectors 0 and 2 (0x88) or 1 and 3 (0xdd), then of the others.
-            let low = |a, b| _mm512_shuffle_i64x2::<0x88>(a, b);
-            let high = |a, b| _mm512_shuffle_i64x2::<0xdd>(a, b);
+            let (e01, o01) = (_mm512_unpacklo_epi64(r[0], r[1]), _mm512_unpackhi_epi64(r[0], r[1]));
+            let (e23, o23) = (_mm512_unpacklo_epi64(r[2], r[3]), _mm512_unpackhi_epi64(r[2], r[3]));
+            let (e45, o45) = (_mm512_unpacklo_epi64(r[4], r[5]), _mm512_unpackhi_epi64(r[4], r[5]));
+            let (e67, o67) = (_mm512_unpacklo_epi64(r[6], r[7]), _mm512_unpackhi_epi64(r[6], r[7]));
             let e = [low(e01, e23), low(e45, e67), high(e01, e23), high(e45, e67)];
             let o = [low(o01, o23), low(o45, o67), high(o01, o23), high(o45, o67)];
             [
@@ -136,17 +139,5 @@ impl Lanes for Zmm {
     fn select(mask: Mask, set: Self, clear: Self) -> Self {
         // SAFETY: see the head of the file.
         Zmm(unsafe { _mm512_mask_blend_epi64(mask, clear.0, set.0) })
-    }
-
-    #[inline(always)]
-    fn mul(a: &[Self; 5], b: &[Self; 5]) -> [Self; 5] {
-        // SAFETY: the features are there wherever a `Zmm` is.
-        unsafe { mul(a, b) }
-    }
-
-    #[inline(always)]
-    fn sqr(a: &[Self; 5]) -> [Self; 5] {
-        // SAFETY: the features are there wherever a `Zmm` is.
-        unsafe { sqr(a) }
     }
 }

@@ -50,11 +50,6 @@ pub(crate) trait Lanes: Copy {
     fn madd_high(self, a: Self, b: Self) -> Self;
     /// Lanes of `self` where the mask is set, of `other` elsewhere.
     fn select(mask: Mask, set: Self, clear: Self) -> Self;
-
-    /// [`product`], compiled for the machine.
-    fn mul(a: &[Self; 5], b: &[Self; 5]) -> [Self; 5];
-    /// [`square`], compiled for the machine.
-    fn sqr(a: &[Self; 5]) -> [Self; 5];
 }
 
 /// Eight numbers, five limbs each.
@@ -122,7 +117,9 @@ pub(crate) fn square<V: Lanes>(a: &[V; 5]) -> [V; 5] {
             z[i + j + 1] = z[i + j + 1].madd_high(a[i], a[j]);
         }
     }
-    z = z.map(|column| column.add(column));
+    for column in &mut z {
+        *column = column.add(*column);
+    }
     for i in 0..5 {
         z[2 * i] = z[2 * i].madd_low(a[i], a[i]);
         z[2 * i + 1] = z[2 * i + 1].madd_high(a[i], a[i]);
@@ -159,12 +156,11 @@ impl<V: Lanes> FLanes<V> {
     fn unpack(self) -> [[u64; 8]; 4] {
         let [a, b, c, d, e] = carried(self.0);
         [
-            a.or(b.shl::<52>()),
-            b.shr::<12>().or(c.shl::<40>()),
-            c.shr::<24>().or(d.shl::<28>()),
-            d.shr::<36>().or(e.shl::<16>()),
+            a.or(b.shl::<52>()).to_array(),
+            b.shr::<12>().or(c.shl::<40>()).to_array(),
+            c.shr::<24>().or(d.shl::<28>()).to_array(),
+            d.shr::<36>().or(e.shl::<16>()).to_array(),
         ]
-        .map(V::to_array)
     }
 }
 
@@ -173,13 +169,16 @@ impl<V: Lanes> Field for FLanes<V> {
 
     #[inline(always)]
     fn splat(words: &Words) -> Self {
-        pack(words.map(V::splat))
+        let [a, b, c, d] = *words;
+        pack([V::splat(a), V::splat(b), V::splat(c), V::splat(d)])
     }
 
     #[inline(always)]
     fn load<'a>(at: impl Fn(usize) -> &'a Words) -> Self {
         let rows: [&Words; 8] = std::array::from_fn(at);
-        pack(std::array::from_fn(|word| V::from_array(rows.map(|row| row[word]))))
+        let word = |word: usize| rows.map(|row| row[word]);
+        let (a, b) = (V::from_array(word(0)), V::from_array(word(1)));
+        pack([a, b, V::from_array(word(2)), V::from_array(word(3))])
     }
 
     #[inline(always)]
@@ -203,27 +202,39 @@ impl<V: Lanes> Field for FLanes<V> {
 
     #[inline(always)]
     fn mul(self, other: Self) -> Self {
-        FLanes(V::mul(&self.0, &other.0))
+        FLanes(product(&self.0, &other.0))
     }
 
     #[inline(always)]
     fn sqr(self) -> Self {
-        FLanes(V::sqr(&self.0))
+        FLanes(square(&self.0))
     }
 
     #[inline(always)]
     fn add(self, other: Self) -> Self {
-        FLanes(carried(std::array::from_fn(|i| self.0[i].add(other.0[i]))))
+        let mut t = self.0;
+        for i in 0..5 {
+            t[i] = t[i].add(other.0[i]);
+        }
+        FLanes(carried(t))
     }
 
     #[inline(always)]
     fn sub<const M: u64>(self, other: Self) -> Self {
-        FLanes(carried(std::array::from_fn(|i| self.0[i].add(V::splat(P_TWICE[i]).sub(other.0[i])))))
+        let mut t = self.0;
+        for i in 0..5 {
+            t[i] = t[i].add(V::splat(P_TWICE[i]).sub(other.0[i]));
+        }
+        FLanes(carried(t))
     }
 
     #[inline(always)]
     fn neg<const M: u64>(self) -> Self {
-        FLanes(carried(std::array::from_fn(|i| V::splat(P_TWICE[i]).sub(self.0[i]))))
+        let mut t = self.0;
+        for i in 0..5 {
+            t[i] = V::splat(P_TWICE[i]).sub(t[i]);
+        }
+        FLanes(carried(t))
     }
 
     #[inline(always)]
@@ -235,7 +246,10 @@ impl<V: Lanes> Field for FLanes<V> {
     fn half(self) -> Self {
         // Odd values take p, which is odd too; then each limb passes its lowest bit down.
         let odd = V::splat(0).sub(self.0[0].and(V::splat(1)));
-        let mut t: [V; 5] = std::array::from_fn(|i| self.0[i].add(V::splat(P_TWICE[i] / 2).and(odd)));
+        let mut t = self.0;
+        for i in 0..5 {
+            t[i] = t[i].add(V::splat(P_TWICE[i] / 2).and(odd));
+        }
         for i in 0..4 {
             let passed = t[i + 1].and(V::splat(1)).shl::<51>();
             t[i] = t[i].shr::<1>().add(passed);
@@ -253,7 +267,11 @@ impl<V: Lanes> Field for FLanes<V> {
 
     #[inline(always)]
     fn select(mask: Mask, set: Self, clear: Self) -> Self {
-        FLanes(std::array::from_fn(|i| V::select(mask, set.0[i], clear.0[i])))
+        let mut t = clear.0;
+        for i in 0..5 {
+            t[i] = V::select(mask, set.0[i], t[i]);
+        }
+        FLanes(t)
     }
 
     #[inline]
