@@ -17,7 +17,7 @@ const NONE: u32 = u32::MAX;
 #[derive(Clone, Debug)]
 struct Author {
     key: [u8; 32],
-    point: Entry,
+    point: Option<Entry>,
     comb: Option<Comb>,
     /// Claims looked at.
     seen: u32,
@@ -41,7 +41,8 @@ pub(crate) struct Authors {
 /// What is known of an author.
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
-    pub(crate) point: Entry,
+    /// The lifted key, if it has been needed.
+    pub(crate) point: Option<Entry>,
     pub(crate) comb: Option<Comb>,
     pub(crate) seen: u32,
 }
@@ -153,7 +154,7 @@ mod tests {
     }
 
     fn known(has_comb: bool) -> Known {
-        Known { point: G, comb: has_comb.then(|| Comb::from(vec![])), seen: 1 }
+        Known { point: Some(G), comb: has_comb.then(|| Comb::from(vec![])), seen: 1 }
     }
 
     #[test]

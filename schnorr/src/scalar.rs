@@ -130,3 +130,87 @@ fn sub(a: &Half, b: &Half) -> Half {
     let (w1, c) = a[1].borrowing_sub(b[1], c);
     [w0, w1, a[2].wrapping_sub(b[2]).wrapping_sub(u64::from(c))]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The half modulo n, and whether its magnitude is below 2^bits.
+    fn magnitude(half: &Half) -> (bool, Words) {
+        let is_negative = half[2] >> 63 != 0;
+        let half = if is_negative { sub(&[0; 3], half) } else { *half };
+        (is_negative, [half[0], half[1], half[2], 0])
+    }
+
+    fn add_mod(a: &Words, b: &Words) -> Words {
+        let b = negated(b);
+        if is_below(a, &b) { minus(&minus(a, &b), &negated_from_zero()) } else { minus(a, &b) }
+    }
+
+    /// 2^256 - n: taking it away from a - b + 2^256 leaves a - b + n.
+    fn negated_from_zero() -> Words {
+        minus(&[0; 4], &N)
+    }
+
+    fn mul_mod(a: &Words, b: &Words) -> Words {
+        let mut product = [0; 4];
+        for bit in (0..256).rev() {
+            product = add_mod(&product, &product);
+            if a[bit / 64] >> (bit % 64) & 1 != 0 {
+                product = add_mod(&product, b);
+            }
+        }
+        product
+    }
+
+    const LAMBDA: Words =
+        [0xdf02_967c_1b23_bd72, 0x122e_22ea_2081_6678, 0xa526_1c02_8812_645a, 0x5363_ad4c_c05c_30e0];
+
+    fn check(k: Words) {
+        let halves = split(&k);
+        let mut sum = [0; 4];
+        for (half, weight) in halves.iter().zip([[1, 0, 0, 0], LAMBDA]) {
+            assert_eq!(half[0] & 1, 1, "odd");
+            let (is_negative, words) = magnitude(half);
+            assert!(words[2] < 2, "below 2^{HALF_BITS}: {words:x?}");
+            let product = mul_mod(&words, &weight);
+            sum = add_mod(&sum, &if is_negative { negated(&product) } else { product });
+            // The signs say the same: the sum of +-2^i.
+            for bits in [129, 130, 133] {
+                let signs = signs(half, bits);
+                assert!(signs[2] >> (bits - 128) == 0);
+                let all = [u64::MAX, u64::MAX, (1 << (bits - 128)) - 1];
+                let back = sub(&add(&signs, &signs), &all);
+                assert_eq!(back, *half);
+            }
+        }
+        assert_eq!(sum, k);
+    }
+
+    #[test]
+    fn halves_are_odd_and_short_and_make_the_whole() {
+        let mut state = 1u64;
+        let mut word = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state ^ state >> 29
+        };
+        for small in 0..if cfg!(miri) { 3 } else { 300 } {
+            check([small, 0, 0, 0]);
+            check(minus(&N, &[small + 1, 0, 0, 0]));
+            check(mul_mod(&LAMBDA, &[small, 0, 0, 0]));
+        }
+        for _ in 0..if cfg!(miri) { 5 } else { 2_000 } {
+            check(reduced([word(), word(), word(), word()]));
+            let fill = |word: u64| (word & 1).wrapping_neg();
+            check(reduced([fill(word() >> 9), fill(word() >> 9), fill(word() >> 9), fill(word() >> 9)]));
+        }
+    }
+
+    #[test]
+    fn the_order_is_reduced_to_zero() {
+        assert_eq!(reduced(N), [0; 4]);
+        assert_eq!(negated(&[0; 4]), [0; 4]);
+        assert_eq!(negated(&[1, 0, 0, 0]), minus(&N, &[1, 0, 0, 0]));
+        assert!(!is_reduced(&N));
+    }
+}

@@ -83,6 +83,17 @@ impl Tier {
         }
     }
 
+    /// Claims of unknown authors that libsecp256k1 decides sooner than the tier does; see the README's table.
+    pub(crate) fn singly_max(self) -> usize {
+        if cfg!(not(all(feature = "libsecp256k1", not(target_arch = "wasm32")))) {
+            return 0;
+        }
+        match self {
+            Tier::Ifma | Tier::Avx2 | Tier::Adx => 1,
+            _ => usize::MAX,
+        }
+    }
+
     /// The computations of the tier; nothing if it has none of its own or the machine lacks the instructions.
     pub(crate) fn kernel(self) -> Option<Box<dyn Kernel>> {
         if !self.is_available() {

@@ -33,6 +33,8 @@ pub struct Claim {
 /// It owns the memory it computes in and, if asked, what it learned about authors, so keep one for each thread.
 pub struct Verifier {
     tier: Tier,
+    /// Claims of unknown authors that libsecp256k1 decides if a batch has no more of them.
+    singly_max: usize,
     kernel: Option<Box<dyn Kernel>>,
     authors: Option<Authors>,
     places: HashMap<[u8; 32], u32>,
@@ -51,6 +53,10 @@ struct BatchAuthor {
     comb: Option<Comb>,
     /// Claims, with those of earlier batches.
     seen: u32,
+    is_known: bool,
+    wants_comb: bool,
+    /// Left to libsecp256k1.
+    is_single: bool,
 }
 
 impl std::fmt::Debug for Verifier {
@@ -69,17 +75,21 @@ impl Default for Verifier {
 }
 
 impl Verifier {
-    /// A verifier on the fastest tier of this machine, without an author cache.
+    /// A verifier on the fastest tier of this machine, without an author cache. Where libsecp256k1 is at hand
+    /// and faster, for very few claims of unknown authors, it decides.
     ///
     /// The first one of a process computes tables of the generator, a few milliseconds.
     pub fn new() -> Self {
-        Verifier::with_tier(Tier::best()).expect("the best tier is one that is there")
+        let tier = Tier::best();
+        let verifier = Verifier::with_tier(tier).expect("the best tier is one that is there");
+        Verifier { singly_max: tier.singly_max(), ..verifier }
     }
 
-    /// A verifier on a tier of your choice; nothing if the machine lacks its instructions.
+    /// A verifier on a tier of your choice and nothing else; none if the machine lacks its instructions.
     pub fn with_tier(tier: Tier) -> Option<Self> {
         tier.is_available().then(|| Verifier {
             tier,
+            singly_max: 0,
             kernel: tier.kernel(),
             authors: None,
             places: HashMap::new(),
@@ -125,16 +135,31 @@ impl Verifier {
             let next = self.batch.len() as u32;
             let author = *self.places.entry(claim.key).or_insert(next);
             if author == next {
-                let (claims, seen) = (0, 0);
-                self.batch.push(BatchAuthor { key: claim.key, x, claims, point: None, comb: None, seen });
+                self.batch.push(BatchAuthor::new(claim.key, x));
             }
             self.batch[author as usize].claims += 1;
             self.tasks.push((task, author));
         }
         look_up(&mut self.batch, self.authors.as_mut());
+        choose_singles(&mut self.batch, self.singly_max);
         lift_unknown(&mut self.batch, kernel);
-        make_combs(&mut self.batch, self.authors.as_mut(), kernel);
+        make_combs(&mut self.batch, kernel);
+        if let Some(authors) = &mut self.authors {
+            remember(&self.batch, authors);
+        }
 
+        let (mut warm, mut cold) = (Vec::new(), Vec::new());
+        for (task, author) in &self.tasks {
+            let author = &self.batch[*author as usize];
+            let place = task.place as usize;
+            match (&author.comb, author.point) {
+                _ if author.is_single => verify_singly(&claims[place..=place], &mut valid[place..=place]),
+                (Some(comb), _) => warm.push((*task, &**comb)),
+                (None, Some(point)) => cold.push((*task, point)),
+                // No point has this abscissa.
+                (None, None) => {}
+            }
+        }
         let mut decide = |task: &Task, outcome: Outcome| {
             valid[task.place as usize] = match outcome {
                 Outcome::Valid => true,
@@ -142,16 +167,6 @@ impl Verifier {
                 Outcome::Unknown => holds_slowly(&claims[task.place as usize]),
             }
         };
-        let (mut warm, mut cold) = (Vec::new(), Vec::new());
-        for (task, author) in &self.tasks {
-            let author = &self.batch[*author as usize];
-            match (&author.comb, author.point) {
-                (Some(comb), _) => warm.push((*task, &**comb)),
-                (None, Some(point)) => cold.push((*task, point)),
-                // No point has this abscissa.
-                (None, None) => {}
-            }
-        }
         for chunk in warm.chunks(CHUNK) {
             kernel.warm(chunk, &mut decide);
         }
@@ -177,37 +192,68 @@ fn halves(signature: &[u8; 64]) -> (&[u8; 32], &[u8; 32]) {
     (&halves[0], &halves[1])
 }
 
-fn look_up(batch: &mut [BatchAuthor], authors: Option<&mut Authors>) {
-    let Some(authors) = authors else { return };
-    for author in batch {
-        if let Some(known) = authors.look_up(&author.key, author.claims) {
-            author.point = Some(known.point);
-            author.comb = known.comb;
-            author.seen = known.seen;
+impl BatchAuthor {
+    fn new(key: [u8; 32], x: Words) -> Self {
+        BatchAuthor {
+            key,
+            x,
+            claims: 0,
+            point: None,
+            comb: None,
+            seen: 0,
+            is_known: false,
+            wants_comb: false,
+            is_single: false,
         }
     }
 }
 
-/// Lifts keys that are not known. An abscissa without a point leaves its author without one.
+/// Finds what is known of the authors, and who is worth a comb.
+fn look_up(batch: &mut [BatchAuthor], mut authors: Option<&mut Authors>) {
+    let keeps_combs =
+        authors.as_ref().is_some_and(|authors| authors.bytes_max() >= AUTHOR_BYTES + COMB_BYTES);
+    for author in batch {
+        author.seen = author.claims;
+        if let Some(known) = authors.as_mut().and_then(|authors| authors.look_up(&author.key, author.claims))
+        {
+            author.point = known.point;
+            author.comb = known.comb;
+            author.seen = known.seen;
+            author.is_known = true;
+        }
+        let is_often =
+            author.claims >= COMB_CLAIMS_MIN_UNKEPT || keeps_combs && author.seen >= COMB_CLAIMS_MIN;
+        author.wants_comb = author.comb.is_none() && is_often;
+    }
+}
+
+/// Leaves claims that would have to be computed from scratch to libsecp256k1 if they are few.
+fn choose_singles(batch: &mut [BatchAuthor], singly_max: usize) {
+    let is_cold = |author: &BatchAuthor| author.comb.is_none() && !author.wants_comb;
+    let cold: usize =
+        batch.iter().filter(|author| is_cold(author)).map(|author| author.claims as usize).sum();
+    if cold <= singly_max {
+        for author in batch {
+            author.is_single = is_cold(author);
+        }
+    }
+}
+
+/// Lifts keys that are needed and not known. An abscissa without a point leaves its author without one.
 fn lift_unknown(batch: &mut [BatchAuthor], kernel: &mut dyn Kernel) {
-    let unknown: Vec<usize> = (0..batch.len()).filter(|i| batch[*i].point.is_none()).collect();
+    let is_needed = |author: &BatchAuthor| author.point.is_none() && !author.is_single;
+    let unknown: Vec<usize> = (0..batch.len()).filter(|i| is_needed(&batch[*i])).collect();
     if !unknown.is_empty() {
         let xs: Vec<Words> = unknown.iter().map(|i| batch[*i].x).collect();
         kernel.lift(&xs, &mut |i, point| batch[unknown[i]].point = point);
     }
 }
 
-/// Makes combs of the authors that are worth one, and remembers the others.
-fn make_combs(batch: &mut [BatchAuthor], authors: Option<&mut Authors>, kernel: &mut dyn Kernel) {
-    let keeps = authors.as_ref().is_some_and(|authors| authors.bytes_max() >= AUTHOR_BYTES + COMB_BYTES);
-    let wants = |author: &BatchAuthor| {
-        let is_often = author.claims >= COMB_CLAIMS_MIN_UNKEPT
-            || keeps && author.seen.max(author.claims) >= COMB_CLAIMS_MIN;
-        author.comb.is_none() && is_often
-    };
+/// Makes combs of the authors that are worth one.
+fn make_combs(batch: &mut [BatchAuthor], kernel: &mut dyn Kernel) {
     let (mut chosen, mut points) = (Vec::new(), Vec::new());
     for (i, author) in batch.iter().enumerate() {
-        if let (true, Some(point)) = (wants(author), author.point) {
+        if let (true, Some(point)) = (author.wants_comb, author.point) {
             chosen.push(i);
             points.push(point);
         }
@@ -217,12 +263,15 @@ fn make_combs(batch: &mut [BatchAuthor], authors: Option<&mut Authors>, kernel: 
             batch[*i].comb = Some(comb);
         }
     }
-    let Some(authors) = authors else { return };
-    for (i, author) in batch.iter().enumerate() {
-        let is_new = author.seen == 0 || chosen.contains(&i);
-        if let (true, Some(point)) = (is_new, author.point) {
-            let seen = author.seen.max(author.claims);
-            authors.insert(&author.key, Known { point, comb: author.comb.clone(), seen });
+}
+
+/// Remembers new authors and new combs. Keys without a point are not remembered.
+fn remember(batch: &[BatchAuthor], authors: &mut Authors) {
+    for author in batch {
+        let is_author = author.point.is_some() || author.is_single;
+        if is_author && (!author.is_known || author.wants_comb) {
+            let known = Known { point: author.point, comb: author.comb.clone(), seen: author.seen };
+            authors.insert(&author.key, known);
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::field::Field;
 
-/// A point in Jacobian coordinates, of magnitudes at most 6, 3 and 1 (all 1 where room is tight).
+/// A point in Jacobian coordinates, of magnitudes at most 3, 3 and 1 (all 1 where room is tight).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Jacobian<F> {
     pub(crate) x: F,
@@ -35,7 +35,7 @@ impl<F: Field> Jacobian<F> {
         Jacobian { x, y, z }
     }
 
-    /// The sum with an affine point of magnitudes 1 and 2, of magnitudes 6, 3, 1. Must follow a doubling.
+    /// The sum with an affine point of magnitudes 1 and 2, of magnitudes 1, 3, 1.
     /// Eight products, three squares.
     #[inline(always)]
     pub(crate) fn add_affine(&self, x: F, y: F) -> Self {
@@ -48,9 +48,9 @@ impl<F: Field> Jacobian<F> {
         let hh = h.sqr();
         let hhh = hh.mul(h);
         let t = self.x.mul(hh);
-        // 1 + 2 + 3, then 1 + 7.
-        let x = i.sqr().sub::<1>(hhh).sub::<2>(t.add(t)).tight();
-        let y = i.mul(t.sub::<6>(x)).sub::<1>(self.y.mul(hhh)).tight();
+        // 1 + 2 + 3, then 1 + 2.
+        let x = i.sqr().sub::<1>(hhh).sub::<2>(t.add(t)).weak();
+        let y = i.mul(t.sub::<1>(x)).sub::<1>(self.y.mul(hhh)).tight();
         Jacobian { x, y, z: self.z.mul(h) }
     }
 }

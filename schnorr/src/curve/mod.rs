@@ -11,6 +11,8 @@ pub(crate) mod plan;
 pub(crate) mod points;
 pub(crate) mod slow;
 pub(crate) mod tables;
+#[cfg(test)]
+mod tests;
 pub(crate) mod warm;
 
 use crate::field::{Entry, Words};

@@ -10,7 +10,7 @@ pub(crate) type F = crate::field::portable64::F52;
 pub(crate) type F = crate::field::portable32::F26;
 
 /// A point in affine coordinates; nothing is the point at infinity.
-type Point = Option<(F, F)>;
+pub(super) type Point = Option<(F, F)>;
 
 /// Whether s G + e P is the point with abscissa r and an even ordinate. About 1 ms.
 pub(crate) fn holds(key: &Entry, r: &Words, s: &Words, e: &Words) -> bool {
@@ -22,7 +22,7 @@ pub(crate) fn holds(key: &Entry, r: &Words, s: &Words, e: &Words) -> bool {
     sum.x == *r && !is_odd(&sum.y)
 }
 
-fn times(k: &Words, point: (F, F)) -> Point {
+pub(super) fn times(k: &Words, point: (F, F)) -> Point {
     let mut sum = None;
     for bit in (0..256).rev() {
         sum = add(sum, sum);
@@ -33,11 +33,11 @@ fn times(k: &Words, point: (F, F)) -> Point {
     sum
 }
 
-fn add(a: Point, b: Point) -> Point {
+pub(super) fn add(a: Point, b: Point) -> Point {
     let (Some((x_a, y_a)), Some((x_b, y_b))) = (a, b) else { return a.or(b) };
     let (rise, run) = if x_b.sub::<1>(x_a).zeros() == 0 {
         (y_b.sub::<1>(y_a), x_b.sub::<1>(x_a))
-    } else if y_b.sub::<1>(y_a).zeros() == 0 {
+    } else if y_b.sub::<1>(y_a).zeros() != 0 {
         let square = x_a.sqr();
         (square.add(square).add(square), y_a.add(y_a))
     } else {

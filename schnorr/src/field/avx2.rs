@@ -173,7 +173,8 @@ macro_rules! column {
     ($a:expr, $b:expr; $($rest:tt)+) => { plus(times($a, $b), column!($($rest)+)) };
 }
 
-#[inline(always)]
+#[target_feature(enable = "avx2")]
+#[inline(never)]
 #[rustfmt::skip]
 fn product(a: &[__m256i; 9], b: &[__m256i; 9]) -> F29 {
     reduce([
@@ -197,7 +198,8 @@ fn product(a: &[__m256i; 9], b: &[__m256i; 9]) -> F29 {
     ])
 }
 
-#[inline(always)]
+#[target_feature(enable = "avx2")]
+#[inline(never)]
 #[rustfmt::skip]
 fn square(a: &[__m256i; 9]) -> F29 {
     let mut d = *a;
@@ -227,27 +229,35 @@ impl F29 {
     #[inline(always)]
     fn check(&self, magnitude: u64) {
         if cfg!(debug_assertions) {
-            for (i, limb) in self.0.iter().enumerate() {
-                let bound = magnitude * if i == 8 { (1 << 24) + (1 << 5) } else { (1 << 29) + (1 << 25) };
-                debug_assert!(lanes(*limb).iter().all(|limb| *limb <= bound), "{self:x?} over {magnitude}");
-            }
+            self.check_limbs(magnitude);
         }
     }
 
-    /// In debug builds: whatever the columns, nine terms of the largest limbs and the carries must fit.
     #[inline(always)]
     fn check_factors(&self, other: &Self) {
         if cfg!(debug_assertions) {
-            let largest = |number: &Self| {
-                let limbs = number.0.iter().flat_map(|limb| lanes(*limb));
-                u128::from(limbs.max().unwrap_or(0))
-            };
-            let (a, b) = (largest(self), largest(other));
-            debug_assert!(
-                a >> 32 == 0 && b >> 32 == 0 && 9 * a * b < (1 << 64) - (1 << 46),
-                "{self:x?} {other:x?}"
-            );
+            self.check_products(other);
         }
+    }
+
+    #[inline(never)]
+    fn check_limbs(&self, magnitude: u64) {
+        for (i, limb) in self.0.iter().enumerate() {
+            let bound = magnitude * if i == 8 { (1 << 24) + (1 << 5) } else { (1 << 29) + (1 << 25) };
+            assert!(lanes(*limb).iter().all(|limb| *limb <= bound), "{self:x?} over {magnitude}");
+        }
+    }
+
+    /// Whatever the columns, nine terms of the largest limbs and the carries must fit.
+    #[inline(never)]
+    fn check_products(&self, other: &Self) {
+        let largest = |number: &Self| {
+            let limbs = number.0.iter().flat_map(|limb| lanes(*limb));
+            u128::from(limbs.max().unwrap_or(0))
+        };
+        let (a, b) = (largest(self), largest(other));
+        let fits = a >> 32 == 0 && b >> 32 == 0 && 9 * a * b < (1 << 64) - (1 << 46);
+        assert!(fits, "{self:x?} {other:x?}");
     }
 
     /// From limbs as they are, for tests at the edges of magnitudes.
@@ -321,13 +331,15 @@ impl Field for F29 {
     #[inline(always)]
     fn mul(self, other: Self) -> Self {
         self.check_factors(&other);
-        product(&self.0, &other.0)
+        // SAFETY: the features are there wherever an `F29` is.
+        unsafe { product(&self.0, &other.0) }
     }
 
     #[inline(always)]
     fn sqr(self) -> Self {
         self.check_factors(&self);
-        square(&self.0)
+        // SAFETY: the features are there wherever an `F29` is.
+        unsafe { square(&self.0) }
     }
 
     #[inline(always)]

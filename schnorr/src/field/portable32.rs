@@ -32,10 +32,16 @@ impl F26 {
     #[inline(always)]
     fn check(&self, magnitude: u64) {
         if cfg!(debug_assertions) {
-            let bound = 2 * magnitude;
-            debug_assert!(self.0[..9].iter().all(|limb| u64::from(*limb) <= bound * M26W), "{self:x?}");
-            debug_assert!(u64::from(self.0[9]) <= bound * u64::from(M22), "{self:x?} over {magnitude}");
+            self.check_limbs(magnitude);
         }
+    }
+
+    #[inline(never)]
+    fn check_limbs(&self, magnitude: u64) {
+        let bound = 2 * magnitude;
+        let fits = self.0[..9].iter().all(|limb| u64::from(*limb) <= bound * M26W)
+            && u64::from(self.0[9]) <= bound * u64::from(M22);
+        assert!(fits, "{self:x?} over {magnitude}");
     }
 
     #[inline(always)]

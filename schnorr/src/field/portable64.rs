@@ -32,10 +32,15 @@ impl F52 {
     #[inline(always)]
     fn check(&self, magnitude: u64) {
         if cfg!(debug_assertions) {
-            let bound = 2 * magnitude;
-            debug_assert!(self.0[..4].iter().all(|limb| *limb <= bound * M52), "{self:x?} over {magnitude}");
-            debug_assert!(self.0[4] <= bound * M48, "{self:x?} over {magnitude}");
+            self.check_limbs(magnitude);
         }
+    }
+
+    #[inline(never)]
+    fn check_limbs(&self, magnitude: u64) {
+        let bound = 2 * magnitude;
+        let fits = self.0[..4].iter().all(|limb| *limb <= bound * M52) && self.0[4] <= bound * M48;
+        assert!(fits, "{self:x?} over {magnitude}");
     }
 
     #[inline(always)]

@@ -323,3 +323,41 @@ fn lane_limbs_may_be_full_in_every_pattern() {
         check("sqr", lane(a).sqr(), |_| naive::mul(&value(a), &value(a)));
     }
 }
+
+/// The four lanes at the edges of what formulas multiply: magnitudes 1 and 5, 2 and 3, full or empty.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[test]
+fn avx2_limbs_may_be_full_in_every_pattern() {
+    use super::avx2::{F29, is_available};
+    if !is_available() {
+        return;
+    }
+    let value = |limbs: &[u64; 9]| {
+        let weight = |i: usize| -> Words {
+            let mut words = [0; 4];
+            words[29 * i / 64] |= 1 << (29 * i % 64);
+            words
+        };
+        (0..9).fold([0; 4], |sum, i| naive::add(&sum, &naive::mul(&[limbs[i], 0, 0, 0], &weight(i))))
+    };
+    // The slack is that of limb 1 of a product.
+    let full = |i: usize, magnitude: u64| match i {
+        1 => magnitude * ((1 << 29) + (1 << 24)),
+        8 => magnitude * ((1 << 24) + 8),
+        _ => magnitude * ((1 << 29) + 8),
+    };
+    for (magnitude_a, magnitude_b) in [(1, 1), (1, 5), (2, 3)] {
+        for pattern in 0..512u64 {
+            let a: [u64; 9] = std::array::from_fn(|i| full(i, magnitude_a) * (pattern >> i & 1));
+            let b: [u64; 9] = std::array::from_fn(|i| {
+                if i % 3 == 0 { full(i, magnitude_b) } else { full(i, magnitude_b) - pattern }
+            });
+            let lanes = |limbs: &[u64; 9]| F29::from_limbs(limbs.map(|limb| [limb; 4]));
+            check("mul", lanes(&a).mul(lanes(&b)), |_| naive::mul(&value(&a), &value(&b)));
+            check("weak", lanes(&b).weak(), |_| value(&b));
+            if magnitude_a * magnitude_a <= 6 {
+                check("sqr", lanes(&a).sqr(), |_| naive::mul(&value(&a), &value(&a)));
+            }
+        }
+    }
+}

@@ -9,7 +9,7 @@
 
 use std::arch::x86_64::*;
 
-use super::Lanes;
+use super::{Lanes, product, square};
 use crate::field::Mask;
 
 /// Eight words in a vector register.
@@ -22,6 +22,18 @@ pub(crate) fn is_available() -> bool {
     std::arch::is_x86_feature_detected!("avx512f")
         && std::arch::is_x86_feature_detected!("avx512ifma")
         && std::arch::is_x86_feature_detected!("bmi2")
+}
+
+#[target_feature(enable = "avx512f,avx512ifma,bmi2")]
+#[inline(never)]
+fn mul(a: &[Zmm; 5], b: &[Zmm; 5]) -> [Zmm; 5] {
+    product(a, b)
+}
+
+#[target_feature(enable = "avx512f,avx512ifma,bmi2")]
+#[inline(never)]
+fn sqr(a: &[Zmm; 5]) -> [Zmm; 5] {
+    square(a)
 }
 
 /// Quarters 0 and 2 of `a`, then of `b`; a quarter has 128 bits.
@@ -139,5 +151,17 @@ impl Lanes for Zmm {
     fn select(mask: Mask, set: Self, clear: Self) -> Self {
         // SAFETY: see the head of the file.
         Zmm(unsafe { _mm512_mask_blend_epi64(mask, clear.0, set.0) })
+    }
+
+    #[inline(always)]
+    fn mul(a: &[Self; 5], b: &[Self; 5]) -> [Self; 5] {
+        // SAFETY: the features are there wherever a `Zmm` is.
+        unsafe { mul(a, b) }
+    }
+
+    #[inline(always)]
+    fn sqr(a: &[Self; 5]) -> [Self; 5] {
+        // SAFETY: the features are there wherever a `Zmm` is.
+        unsafe { sqr(a) }
     }
 }
