@@ -7,6 +7,7 @@
 //! | [`filters`] | one filter object | `serde_json` |
 //! | [`index_ops`] | subscriptions, their ends, events | every filter compared with every event |
 //! | [`store_ops`] | puts, deletions, scans with budgets, failures, on memory and SQL | the naive oracle |
+//! | [`schnorr`] | claims, signed, broken and mixed | libsecp256k1 |
 //! | [`machine`] | a schedule of clients, shards, writer and faults | the history of the store, then the oracle |
 //!
 //! [`simulate`] runs the last one from a seed.
@@ -21,6 +22,7 @@ mod filters;
 mod frames;
 mod index_ops;
 pub mod reference;
+mod schnorr;
 mod sim;
 mod sqlite;
 mod store_ops;
@@ -29,5 +31,6 @@ pub use events::events;
 pub use filters::filters;
 pub use frames::frames;
 pub use index_ops::index_ops;
+pub use schnorr::schnorr;
 pub use sim::{Report, machine, simulate};
 pub use store_ops::store_ops;
