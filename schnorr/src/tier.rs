@@ -90,6 +90,7 @@ impl Tier {
         }
         match self {
             Tier::Ifma | Tier::Avx2 | Tier::Adx => 1,
+            Tier::Portable64 => 63,
             _ => usize::MAX,
         }
     }

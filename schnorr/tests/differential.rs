@@ -50,13 +50,13 @@ fn compare(tier: Tier, cases: u64, seed: u64) {
 /// Every tier for its share of the cases; software lanes are too slow for as many.
 #[test]
 fn every_tier_agrees_with_libsecp256k1() {
-    let cases = number("RELAY_SCHNORR_CASES", 60_000);
+    let cases = number("RELAY_SCHNORR_CASES", 64_000);
     let seed = number("RELAY_SCHNORR_SEED", 1);
     std::thread::scope(|scope| {
         for tier in Tier::ALL {
             let cases = match tier {
-                Tier::Emulated | Tier::Libsecp256k1 => cases / 20,
-                _ => cases / 3,
+                Tier::Emulated | Tier::Libsecp256k1 => cases / 50,
+                _ => cases / 4,
             };
             scope.spawn(move || compare(*tier, cases, seed ^ (tier.name().len() as u64) << 32));
         }

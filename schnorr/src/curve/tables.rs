@@ -26,8 +26,14 @@ use crate::field::{Entry, Field};
 use crate::scalar::{HALF_BITS, Signs, bits_at};
 
 /// Bits of a window of G: 10 windows of 4,096 points, 2.5 MiB. On wasm32 17 windows of 128, 136 KiB, since
-/// they are made each time an instance starts.
-pub(crate) const G_WINDOW: u32 = if cfg!(target_arch = "wasm32") { 8 } else { 13 };
+/// they are made each time an instance starts. Under Miri few, since it is slow.
+pub(crate) const G_WINDOW: u32 = if cfg!(miri) {
+    4
+} else if cfg!(target_arch = "wasm32") {
+    8
+} else {
+    13
+};
 /// Windows of a half.
 pub(crate) const G_WINDOWS: usize = HALF_BITS.div_ceil(G_WINDOW) as usize;
 /// Bits that the windows cover.
