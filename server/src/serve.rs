@@ -7,7 +7,6 @@ use std::thread;
 use std::time::Duration;
 
 use relay_engine::store::Backend;
-use relay_engine::verify::{Libsecp256k1, Verifier};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -45,10 +44,10 @@ where
         let (host, store) = (Arc::clone(&host), store.clone());
         spawn("relay-writer".to_owned(), &host.clone(), move || writer::run(&host, &store, &from_shards))?
     };
-    let verifier: Arc<dyn Verifier> = Arc::new(Libsecp256k1);
     let shards = (0..shards)
         .map(|number| {
-            let (host, store, verifier) = (Arc::clone(&host), store.clone(), Arc::clone(&verifier));
+            let (host, store) = (Arc::clone(&host), store.clone());
+            let verifier = host.settings.verify.verifier(shards);
             spawn(format!("relay-shard-{number}"), &host.clone(), move || {
                 shard::run(host, number, store, verifier);
             })

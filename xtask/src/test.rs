@@ -111,15 +111,20 @@ fn wasm() -> anyhow::Result<()> {
     if has_std().is_none() && !succeeds(Command::new("rustup").args(["target", "add", TARGET])) {
         bail!("no standard library for {TARGET}: `rustup target add {TARGET}` adds it");
     }
-    run(&mut cargo(&[
-        "build",
-        "--locked",
-        "--package",
-        "relay-engine",
-        "--no-default-features",
-        "--target",
-        TARGET,
-    ]))
+    for features in ["", "schnorr"] {
+        run(&mut cargo(&[
+            "build",
+            "--locked",
+            "--package",
+            "relay-engine",
+            "--no-default-features",
+            "--features",
+            features,
+            "--target",
+            TARGET,
+        ]))?;
+    }
+    Ok(())
 }
 
 /// The whole workspace at once, so that every dependency is built once.

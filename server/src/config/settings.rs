@@ -2,10 +2,12 @@
 //! [`super::layers`]'s business, and what they mean for the relay is the engine's.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use relay_about::{Info, LimitsDef, PolicyDef};
 use relay_engine::policy::Policy;
 use relay_engine::types::Limits;
+use relay_engine::verify::{Libsecp256k1, Schnorr, Verifier};
 use serde::{Deserialize, Serialize};
 
 /// Longest time that any setting may ask for: sums of such times stay far from overflow.
@@ -30,6 +32,8 @@ pub struct Settings {
     pub network: Network,
     /// Where events are kept.
     pub store: Store,
+    /// How signatures are checked.
+    pub verify: Verify,
     /// Log lines on stderr.
     pub log: Log,
     /// Bounds, enforced and advertised; see [`Limits`].
@@ -50,6 +54,7 @@ impl Default for Settings {
             info: Info::default(),
             network: Network::default(),
             store: Store::default(),
+            verify: Verify::default(),
             log: Log::default(),
             limits: Limits::default(),
             policy: Policy::default(),
@@ -121,6 +126,44 @@ impl Default for Store {
             map_bytes_max: 1 << 40,
             commit_events_max: 4_096,
             sweep_seconds: 1,
+        }
+    }
+}
+
+/// How signatures are checked. Verdicts are the same either way.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Verify {
+    /// `batch`, many at once, or `libsecp256k1`, Bitcoin Core's library, one after the other.
+    pub verifier: VerifierKind,
+    /// `batch`: bytes to remember authors in, over all shards; about 30 KB for an author who comes again and
+    /// again, whose signatures then cost a third. 0 remembers none.
+    pub author_cache_bytes: usize,
+}
+
+/// Who checks signatures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VerifierKind {
+    /// The `relay-schnorr` crate.
+    #[default]
+    Batch,
+    /// Bitcoin Core's libsecp256k1.
+    Libsecp256k1,
+}
+
+impl Default for Verify {
+    fn default() -> Self {
+        Verify { verifier: VerifierKind::Batch, author_cache_bytes: 64 << 20 }
+    }
+}
+
+impl Verify {
+    /// One of `count` verifiers that work side by side and share the memory.
+    pub(crate) fn verifier(&self, count: usize) -> Arc<dyn Verifier> {
+        match self.verifier {
+            VerifierKind::Batch => Arc::new(Schnorr::new(self.author_cache_bytes / count.max(1))),
+            VerifierKind::Libsecp256k1 => Arc::new(Libsecp256k1),
         }
     }
 }
