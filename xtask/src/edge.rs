@@ -102,6 +102,10 @@ fn dev(port: u16, persist: &PathBuf) -> anyhow::Result<()> {
 /// Tests of the Worker by Miniflare, node:test and real sockets.
 pub(crate) fn tests() -> anyhow::Result<()> {
     build()?;
+    // The shell over workerd is not there natively, where the other lints look.
+    let lint =
+        "cargo clippy --locked --quiet --package relay-edge --target wasm32-unknown-unknown -- -D warnings";
+    run(&mut tooled(lint))?;
     run(&mut tooled("cd edge && npm test"))
 }
 

@@ -28,7 +28,7 @@ async fn fetch(request: Request, env: Env, _: Context) -> Result<Response> {
         Ok(settings) => settings,
         Err(words) => return answer(500, TEXT, &format!("{words}\n")),
     };
-    let response = match asked.route() {
+    match asked.route() {
         Route::Socket => connect(request, &env, &settings).await,
         Route::Information => with_cors(answer(200, NOSTR_JSON, &settings.about().information())?),
         Route::Page => with_cors(answer(200, HTML, &settings.about().page(&address(&request)))?),
@@ -41,8 +41,7 @@ async fn fetch(request: Request, env: Env, _: Context) -> Result<Response> {
             Ok(response)
         }
         Route::NotFound => answer(404, TEXT, "not found\n"),
-    };
-    response
+    }
 }
 
 fn answer(status: u16, content_type: &str, body: &str) -> Result<Response> {

@@ -283,12 +283,13 @@ pub(super) struct Cursor {
 }
 
 impl Cursor {
-    /// More postings the next time, but for the second: where a page is spread over many cursors, most are
-    /// read no further, and rows that nobody needs are what an answer costs.
+    /// A quarter the second time, then twice as many each time. A page that is spread over many cursors needs
+    /// a little more of most of them, and rows that nobody needs are what an answer costs.
     pub(super) fn grow(&mut self) {
-        if std::mem::replace(&mut self.is_deep, true) {
-            self.chunk = (self.chunk * 2).min(CHUNK_MAX);
-        }
+        self.chunk = match std::mem::replace(&mut self.is_deep, true) {
+            true => (self.chunk * 2).min(CHUNK_MAX),
+            false => (self.chunk / 4).max(4),
+        };
     }
 
     pub(super) fn new(lane: usize, epoch: u32, term: usize, start: Bound, chunk: usize) -> Self {
