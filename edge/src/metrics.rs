@@ -51,7 +51,7 @@ const HELP: &[(&str, &str)] = &[
     ("relay_store_bytes", "Bytes the store takes"),
     ("relay_verify_batch_events", "Events in a verification batch"),
     ("relay_commit_batch_events", "Events in a transaction"),
-    ("relay_req_to_eose_milliseconds", "Time from REQ to EOSE"),
+    ("relay_req_to_eose_microseconds", "Time from REQ to EOSE"),
     ("relay_fanout_candidates", "Subscriptions looked at for an event"),
     ("relay_fanout_matches", "Subscriptions that matched an event"),
     ("relay_shard_up", "Whether a shard answered"),

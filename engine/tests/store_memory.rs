@@ -2,7 +2,7 @@
 
 use relay_engine::store::{MemoryBackend, TermClasses};
 use relay_engine::testing::{
-    conformance, differential, differential_over, event_of_json, groups_wanted, real_event_lines,
+    Groups, conformance, differential, differential_over, event_of_json, real_event_lines,
 };
 
 fn classes() -> impl Iterator<Item = TermClasses> {
@@ -20,7 +20,7 @@ fn conforms() {
 #[test]
 fn agrees_with_the_oracle() {
     for (seed, classes) in classes().enumerate() {
-        differential(|| MemoryBackend::new(classes), seed as u64, groups_wanted(4_000) / 4);
+        differential(|| MemoryBackend::new(classes), seed as u64, Groups::wanted(4_000).generated / 4);
     }
 }
 
@@ -29,6 +29,6 @@ fn agrees_with_the_oracle_on_real_events() {
     let lines = real_event_lines();
     let events: Vec<_> = lines.iter().map(|line| event_of_json(line).expect("an event a line")).collect();
     for (seed, classes) in classes().enumerate() {
-        differential_over(MemoryBackend::new(classes), &events, seed as u64, groups_wanted(400) / 4);
+        differential_over(MemoryBackend::new(classes), &events, seed as u64, Groups::wanted(4_000).real / 4);
     }
 }

@@ -64,8 +64,8 @@ fn bad_event(name: &str, value: &str, fault: Fault) {
 #[track_caller]
 fn bad_filter(filter: &str, fault: Fault, prefix: &str) {
     let sub = SubId::new("s").unwrap();
-    for verb in ["REQ", "COUNT"] {
-        refused(format!("[\"{verb}\",\"s\",{filter}]"), fault, About::Sub(sub.clone()));
+    for (verb, about) in [("REQ", About::Req(sub.clone())), ("COUNT", About::Count(sub))] {
+        refused(format!("[\"{verb}\",\"s\",{filter}]"), fault, about);
     }
     assert_eq!(parse_filter(filter.as_bytes()).unwrap_err().prefix(), prefix);
 }
@@ -313,15 +313,15 @@ fn filters_are_refused_rather_than_guessed() {
         bad_filter(&format!("{{\"{name}\":[]}}"), Fault::UnknownFilterField, "unsupported");
     }
     let sub = SubId::new("s").unwrap();
-    refused(r#"["REQ","s"]"#, Fault::NoFilter, About::Sub(sub.clone()));
-    refused(r#"["COUNT","s"]"#, Fault::NoFilter, About::Sub(sub.clone()));
-    refused(r#"["REQ","s",{}"#, Fault::End, About::Sub(sub.clone()));
+    refused(r#"["REQ","s"]"#, Fault::NoFilter, About::Req(sub.clone()));
+    refused(r#"["COUNT","s"]"#, Fault::NoFilter, About::Count(sub.clone()));
+    refused(r#"["REQ","s",{}"#, Fault::End, About::Req(sub.clone()));
     let many = format!("[\"REQ\",\"s\"{}]", ",{}".repeat(101));
-    refused(many, Fault::TooManyFilters { max: 100 }, About::Sub(sub.clone()));
+    refused(many, Fault::TooManyFilters { max: 100 }, About::Req(sub.clone()));
     let half = format!("{{\"kinds\":[{}1]}}", "1,".repeat(9_999));
     taken(&format!("[\"REQ\",\"s\",{half},{half}]"));
     let over = format!("[\"REQ\",\"s\",{half},{half},{{\"#t\":[\"\"]}}]");
-    refused(over, Fault::TooManyValues { max: 20_000 }, About::Sub(sub));
+    refused(over, Fault::TooManyValues { max: 20_000 }, About::Req(sub));
 }
 
 #[test]
@@ -379,7 +379,7 @@ fn a_message_of_exactly_the_limit_is_taken() {
     }
     let limits = Limits { message_bytes_max: 10, ..Limits::default() };
     let error = parse_client_message(br#"["REQ","abc",{}]"#, &limits).unwrap_err();
-    assert_eq!(error.about, About::Sub(SubId::new("abc").unwrap()));
+    assert_eq!(error.about, About::Req(SubId::new("abc").unwrap()));
     assert_eq!(error.to_string(), "the message is longer than 10 bytes");
 }
 

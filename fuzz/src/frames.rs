@@ -132,9 +132,8 @@ fn check_error(data: &[u8], error: &WireError) {
     match string(verb).as_deref() {
         Some("EVENT") => assert_eq!(error.about, About::Event(plain_id(first, &error.about))),
         Some("AUTH") => assert_eq!(error.about, About::Auth(plain_id(first, &error.about))),
-        Some("REQ" | "COUNT") => {
-            assert_eq!(error.about, sub_id(first).map_or(About::Frame, About::Sub));
-        }
+        Some("REQ") => assert_eq!(error.about, sub_id(first).map_or(About::Frame, About::Req)),
+        Some("COUNT") => assert_eq!(error.about, sub_id(first).map_or(About::Frame, About::Count)),
         Some("CLOSE") => assert_eq!(error.about, About::Frame),
         Some(_) => assert_eq!((&error.about, error.fault), (&About::Frame, Fault::UnknownVerb)),
         None => assert_eq!(error.about, About::Frame),

@@ -8,6 +8,7 @@
 //! | [`index_ops`] | subscriptions, their ends, events | every filter compared with every event |
 //! | [`store_ops`] | puts, deletions, scans with budgets, failures, on memory and SQL | the naive oracle |
 //! | [`edge`] | what happens to an object of the edge, its loss of memory included | no panic, and rest |
+//! | [`schnorr`] | claims, signed, broken and mixed | libsecp256k1 |
 //! | [`machine`] | a schedule of clients, shards, writer and faults | the history of the store, then the oracle |
 //!
 //! [`simulate`] runs the last one from a seed.
@@ -23,6 +24,7 @@ mod filters;
 mod frames;
 mod index_ops;
 pub mod reference;
+mod schnorr;
 mod sim;
 mod sqlite;
 mod store_ops;
@@ -32,5 +34,6 @@ pub use events::events;
 pub use filters::filters;
 pub use frames::frames;
 pub use index_ops::index_ops;
+pub use schnorr::schnorr;
 pub use sim::{Report, machine, simulate};
 pub use store_ops::store_ops;

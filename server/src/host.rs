@@ -1,7 +1,7 @@
 //! What all threads of a serving process share: configuration, inboxes, the way to the writer, and health.
 
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -97,6 +97,8 @@ pub(crate) struct Host {
     /// Woken when the process should end by itself.
     pub(crate) failed: Notify,
     pub(crate) is_stopping: AtomicBool,
+    /// Sockets turned away because no shard had a seat.
+    pub(crate) sockets_refused: AtomicU64,
 }
 
 impl Host {
@@ -126,6 +128,7 @@ impl Host {
             failure: Mutex::default(),
             failed: Notify::new(),
             is_stopping: AtomicBool::new(false),
+            sockets_refused: AtomicU64::new(0),
             settings,
         }
     }
@@ -166,5 +169,5 @@ impl Host {
 /// The clock, as the machine is told it.
 pub(crate) fn now() -> Now {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now::from_millis(since.as_millis() as u64)
+    Now::from_micros(since.as_micros() as u64)
 }

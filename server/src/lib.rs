@@ -18,6 +18,7 @@ mod host;
 pub mod lmdb;
 mod metrics;
 mod net;
+mod seldom;
 mod serve;
 mod shard;
 mod store;

@@ -7,9 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use relay_engine::store::Backend;
-use relay_engine::verify::{Libsecp256k1, Verifier};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::Settings;
 use crate::host::{Host, Inbound};
@@ -45,24 +44,29 @@ where
         let (host, store) = (Arc::clone(&host), store.clone());
         spawn("relay-writer".to_owned(), &host.clone(), move || writer::run(&host, &store, &from_shards))?
     };
-    let verifier: Arc<dyn Verifier> = Arc::new(Libsecp256k1);
     let shards = (0..shards)
         .map(|number| {
-            let (host, store, verifier) = (Arc::clone(&host), store.clone(), Arc::clone(&verifier));
+            let (host, store) = (Arc::clone(&host), store.clone());
+            let verifier = host.settings.verify.verifier(shards);
             spawn(format!("relay-shard-{number}"), &host.clone(), move || {
                 shard::run(host, number, store, verifier);
             })
         })
         .collect::<io::Result<Vec<_>>>()?;
 
+    // Before anybody is told that it runs: from then on a signal means an orderly stop.
+    let mut signals = {
+        let _guard = runtime.enter();
+        Signals::new()?
+    };
     tracing::info!("listening on ws://{address}");
     tracing::info!("{place}");
     tracing::info!(shards = shards.len(), "press Ctrl-C or send SIGTERM to stop");
-    let ended = runtime.block_on(until_end(&host, listener))?;
+    let ended = runtime.block_on(until_end(&host, listener, &mut signals));
 
     // From here on a second signal ends the process at once.
     let bound = Duration::from_secs(host.settings.network.shutdown_seconds);
-    watch_for_second_signal(&runtime);
+    watch_for_second_signal(&runtime, signals);
     host.is_stopping.store(true, Ordering::Relaxed);
     tracing::info!("stopping: finishing what is in flight");
     for inbox in &host.inboxes {
@@ -86,9 +90,10 @@ where
     if finished {
         tracing::info!("stopped");
     } else {
-        tracing::warn!("stopped after {} seconds with connections still open", bound.as_secs());
+        tracing::warn!("stopped after {} seconds, before connections or writes were done", bound.as_secs());
     }
-    Ok(ended)
+    // The last commits can fail too.
+    Ok(host.failure().map_or(ended, Ended::Failed))
 }
 
 async fn bind(listen: &str) -> io::Result<TcpListener> {
@@ -98,29 +103,40 @@ async fn bind(listen: &str) -> io::Result<TcpListener> {
 }
 
 /// Accepts connections until a signal comes or something fails.
-async fn until_end(host: &Host, listener: TcpListener) -> io::Result<Ended> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+async fn until_end(host: &Host, listener: TcpListener, signals: &mut Signals) -> Ended {
     tokio::select! {
         () = accept::run(host, listener) => {}
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+        () = signals.next() => {}
         () = host.failed.notified() => {}
     }
-    Ok(host.failure().map_or(Ended::Stopped, Ended::Failed))
+    host.failure().map_or(Ended::Stopped, Ended::Failed)
 }
 
-fn watch_for_second_signal(runtime: &tokio::runtime::Runtime) {
-    runtime.spawn(async {
-        let (Ok(mut interrupt), Ok(mut terminate)) =
-            (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-        else {
-            return;
-        };
+/// What asks the process to stop.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) {
         tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
         }
+    }
+}
+
+fn watch_for_second_signal(runtime: &tokio::runtime::Runtime, mut signals: Signals) {
+    runtime.spawn(async move {
+        signals.next().await;
         tracing::warn!("a second signal: ending at once");
         std::process::exit(130);
     });

@@ -8,8 +8,8 @@
 //! No room: the events are answered `OK false error:`, reading and serving go on, and writing works again as
 //! soon as there is room. Any other failure: the events are answered `OK false error:` too, and a write that
 //! asks for nothing but a sync is tried. If that fails as well, nobody can tell what the disk still holds, so
-//! the process stops in order with exit code 3 and leaves recovery to the next start; `/health` says so
-//! meanwhile.
+//! the process stops in order with exit code 3 and leaves recovery to the next start. It takes no new
+//! connections meanwhile.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -20,6 +20,7 @@ use relay_engine::store::{Backend, StoreError, Tombstone, Writer, sweep_expired}
 use relay_engine::types::{EventId, PubKey};
 
 use crate::host::{Host, Inbound, now};
+use crate::seldom::Seldom;
 
 /// Events taken out by one sweep step, so that no commit waits for long.
 const SWEEP_EVENTS_MAX: usize = 512;
@@ -42,6 +43,7 @@ pub(crate) fn run<B: Backend>(host: &Host, store: &B, receiver: &Receiver<ToWrit
     let sweep_every = Duration::from_secs(host.settings.store.sweep_seconds);
     let mut sweep_at = Instant::now() + sweep_every;
     let mut batch = Batch::default();
+    let no_room = Seldom::default();
     loop {
         match receiver.recv_timeout(sweep_at.saturating_duration_since(Instant::now())) {
             Ok(message) => {
@@ -53,7 +55,7 @@ pub(crate) fn run<B: Backend>(host: &Host, store: &B, receiver: &Receiver<ToWrit
                 }
                 let is_last = batch.is_last;
                 if !batch.commits.is_empty() {
-                    commit(host, store, std::mem::take(&mut batch));
+                    commit(host, store, std::mem::take(&mut batch), &no_room);
                 }
                 if is_last {
                     return;
@@ -63,7 +65,7 @@ pub(crate) fn run<B: Backend>(host: &Host, store: &B, receiver: &Receiver<ToWrit
             Err(RecvTimeoutError::Disconnected) => return,
         }
         if Instant::now() >= sweep_at {
-            let full = sweep(host, store);
+            let full = sweep(host, store, &no_room);
             // A full step leaves more for the next gap between commits.
             sweep_at = Instant::now() + if full { Duration::ZERO } else { sweep_every };
         }
@@ -91,7 +93,7 @@ impl Batch {
     }
 }
 
-fn commit<B: Backend>(host: &Host, store: &B, batch: Batch) {
+fn commit<B: Backend>(host: &Host, store: &B, batch: Batch, no_room: &Seldom) {
     let Batch { shards, commits, events, .. } = batch;
     let begun = Instant::now();
     let Committed { replies, live, error } = relay::commit(store, now(), commits);
@@ -120,11 +122,11 @@ fn commit<B: Backend>(host: &Host, store: &B, batch: Batch) {
         }
     }
     if let Some(error) = error {
-        judge(host, store, &error);
+        judge(host, store, &error, no_room);
     }
 }
 
-fn sweep<B: Backend>(host: &Host, store: &B) -> bool {
+fn sweep<B: Backend>(host: &Host, store: &B, no_room: &Seldom) -> bool {
     match sweep_expired(store, now().seconds(), SWEEP_EVENTS_MAX) {
         Ok(swept) => {
             let mut metrics = host.writer_metrics.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -132,17 +134,19 @@ fn sweep<B: Backend>(host: &Host, store: &B) -> bool {
             swept >= SWEEP_EVENTS_MAX
         }
         Err(error) => {
-            judge(host, store, &error);
+            judge(host, store, &error, no_room);
             false
         }
     }
 }
 
 /// Decides whether the process can live with a failure of the store.
-fn judge<B: Backend>(host: &Host, store: &B, error: &StoreError) {
+fn judge<B: Backend>(host: &Host, store: &B, error: &StoreError, no_room: &Seldom) {
     let fatal = match error {
         StoreError::Full(what) => {
-            tracing::error!(what, "no room: new events are refused until there is");
+            if let Some(times) = no_room.happened(Instant::now()) {
+                tracing::error!(what, times, "no room: new events are refused until there is");
+            }
             return;
         }
         StoreError::Corrupt(what) => Some(what.clone()),

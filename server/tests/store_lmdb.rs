@@ -2,15 +2,15 @@
 
 mod seam;
 
-use std::cell::RefCell;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 
 use relay_engine::store::{Backend, Reader, Seq, StoreError, Writer, terms_of};
 use relay_engine::testing::{
-    conformance, differential, differential_over, event_of_json, groups_wanted, real_event_lines,
+    Groups, conformance, differential, differential_over, event_of_json, real_event_lines,
 };
 use relay_server::lmdb::{LmdbBackend, LmdbOptions, OpenError};
 use seam::{author, check_random_writes, insert, note, of_author};
@@ -21,28 +21,29 @@ fn open(path: &Path) -> LmdbBackend {
 
 #[test]
 fn conforms() {
-    let folders = RefCell::new(Vec::new());
+    let folders = Mutex::new(Vec::new());
     conformance(|| {
         let folder = tempfile::tempdir().expect("folder");
         let backend = open(folder.path());
-        folders.borrow_mut().push(folder);
+        folders.lock().expect("no panic before").push(folder);
         backend
     });
 }
 
 #[test]
 fn agrees_with_the_oracle() {
-    let folders = RefCell::new(Vec::new());
+    let folders = Mutex::new(Vec::new());
     let make = || {
         let folder = tempfile::tempdir().expect("folder");
         let backend = open(folder.path());
-        folders.borrow_mut().push(folder);
+        folders.lock().expect("no panic before").push(folder);
         backend
     };
-    differential(make, 20, groups_wanted(400) / 2);
+    let groups = Groups::wanted(400);
+    differential(make, 20, groups.generated);
     let lines = real_event_lines();
     let events: Vec<_> = lines.iter().map(|line| event_of_json(line).expect("an event a line")).collect();
-    differential_over(make(), &events, 21, groups_wanted(400) / 2);
+    differential_over(make(), &events, 21, groups.real);
 }
 
 #[test]

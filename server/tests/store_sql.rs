@@ -9,7 +9,7 @@ use std::path::Path;
 use relay_engine::store::sql::{EVENT_BYTES_MAX, SqlBackend, SqlConn, SqlOpenError, SqlValue};
 use relay_engine::store::{Backend, Bound, Rank, Reader, Seq, StoreError, Term, Writer, terms_of};
 use relay_engine::testing::{
-    conformance, differential, differential_over, event_of_json, groups_wanted, real_event_lines,
+    Groups, conformance, differential, differential_over, event_of_json, real_event_lines,
 };
 use relay_engine::types::Event;
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
@@ -156,10 +156,11 @@ fn agrees_with_the_oracle() {
         let conn = rusqlite::Connection::open_in_memory().expect("opens");
         SqlBackend::open(Sqlite::new(conn, true)).expect("opens")
     };
-    differential(make, 30, groups_wanted(400) / 2);
+    let groups = Groups::wanted(400);
+    differential(make, 30, groups.generated);
     let lines = real_event_lines();
     let events: Vec<_> = lines.iter().map(|line| event_of_json(line).expect("an event a line")).collect();
-    differential_over(make(), &events, 31, groups_wanted(400) / 2);
+    differential_over(make(), &events, 31, groups.real);
 }
 
 #[test]
@@ -284,7 +285,7 @@ fn an_error_at_any_statement_keeps_nothing() {
         backend.conn().fail_after.set(Some(fail_after));
         let result = backend.write(|writer| {
             writer.remove(Seq(20), &note(20, 20), &terms_of(note(20, 20).view(), classes))?;
-            for n in 21..60 {
+            for n in 21..160 {
                 writer.insert(Seq(n), &note(n, n), &terms_of(note(n, n).view(), classes))?;
             }
             Ok(())
@@ -299,8 +300,8 @@ fn an_error_at_any_statement_keeps_nothing() {
         assert_eq!(backend.reader().expect("reader").last_seq(), Ok(Seq(20)));
         assert_eq!(backend.reader().expect("reader").stats().expect("stats").events, 20);
     }
-    assert_eq!(of_author(&backend, author(1)).len(), 19 + 39);
-    assert_eq!(backend.reader().expect("reader").stats().expect("stats").events, 19 + 39);
+    assert_eq!(of_author(&backend, author(1)).len(), 19 + 139);
+    assert_eq!(backend.reader().expect("reader").stats().expect("stats").events, 19 + 139);
 }
 
 #[test]

@@ -13,6 +13,7 @@ const TARGETS: &[(&str, u32)] = &[
     ("filters", 4096),
     ("index_ops", 1024),
     ("store_ops", 1024),
+    ("schnorr", 1024),
     ("machine", 4096),
     ("edge", 4096),
 ];

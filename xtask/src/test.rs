@@ -11,69 +11,52 @@ use crate::run::{cargo, run, succeeds};
 struct Part {
     name: &'static str,
     about: &'static str,
-    /// Whether it runs when no part is named.
-    always: bool,
     run: fn() -> anyhow::Result<()>,
 }
 
 impl Part {
     fn chosen(&self, names: &[String]) -> bool {
-        if names.is_empty() { self.always } else { names.iter().any(|name| name == self.name) }
+        names.is_empty() || names.iter().any(|name| name == self.name)
     }
 }
 
 const PARTS: &[Part] = &[
-    Part { name: "format", about: "rustfmt finds nothing to change", always: true, run: format },
-    Part { name: "lint", about: "clippy, every target, warnings denied", always: true, run: lint },
-    Part { name: "wasm", about: "the engine builds for wasm32 and has no C in it", always: true, run: wasm },
+    Part { name: "format", about: "rustfmt finds nothing to change", run: format },
+    Part { name: "lint", about: "clippy, every target, warnings denied", run: lint },
+    Part { name: "docs", about: "rustdoc, warnings denied", run: docs },
+    Part { name: "wasm", about: "the engine builds for wasm32 and has no C in it", run: wasm },
     Part {
         name: "tests",
         about: "unit, property, semantics, simulation, corpora, the real binary, doc tests",
-        always: true,
         run: tests,
     },
-    Part {
-        name: "nostr-tools",
-        about: "the real binary driven by nostr-tools on Node",
-        always: true,
-        run: nostr_tools,
-    },
+    Part { name: "nostr-tools", about: "the real binary driven by nostr-tools on Node", run: nostr_tools },
     Part {
         name: "edge-toolchain",
         about: "what builds and runs the Worker is installed, pinned and checked",
-        always: true,
         run: edge::setup,
     },
     Part {
         name: "edge",
         about: "the Worker in workerd: hibernation, eviction, restarts, limits, costs, nostr-tools",
-        always: true,
         run: edge::tests,
     },
     Part {
         name: "edge-shared",
         about: "the same semantics suite, end-to-end tests and nostr-sdk, against the Worker",
-        always: true,
         run: edge::shared_tests,
     },
     Part {
         name: "oracle",
-        about: "100,000 random filter groups a backend against the naive oracle, optimised",
-        always: false,
+        about: "100,000 random filter groups a backend against the naive oracle",
         run: oracle,
     },
-    Part {
-        name: "benches",
-        about: "bench programs run once, optimised, and their answers hold",
-        always: false,
-        run: benches,
-    },
+    Part { name: "benches", about: "bench programs run once, and their answers hold", run: benches },
 ];
 
 pub(crate) fn list() {
     for part in PARTS {
-        let when = if part.always { "" } else { " (only when named)" };
-        eprintln!("{:12} {}{when}", part.name, part.about);
+        eprintln!("{:12} {}", part.name, part.about);
     }
 }
 
@@ -112,6 +95,10 @@ fn lint() -> anyhow::Result<()> {
     ]))
 }
 
+fn docs() -> anyhow::Result<()> {
+    run(cargo(&["doc", "--locked", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))
+}
+
 /// The wasm32 build of the pure engine. Its C verifier is the hosts' business, so it is left out.
 fn wasm() -> anyhow::Result<()> {
     const TARGET: &str = "wasm32-unknown-unknown";
@@ -124,15 +111,20 @@ fn wasm() -> anyhow::Result<()> {
     if has_std().is_none() && !succeeds(Command::new("rustup").args(["target", "add", TARGET])) {
         bail!("no standard library for {TARGET}: `rustup target add {TARGET}` adds it");
     }
-    run(&mut cargo(&[
-        "build",
-        "--locked",
-        "--package",
-        "relay-engine",
-        "--no-default-features",
-        "--target",
-        TARGET,
-    ]))
+    for features in ["", "schnorr"] {
+        run(&mut cargo(&[
+            "build",
+            "--locked",
+            "--package",
+            "relay-engine",
+            "--no-default-features",
+            "--features",
+            features,
+            "--target",
+            TARGET,
+        ]))?;
+    }
+    Ok(())
 }
 
 /// The whole workspace at once, so that every dependency is built once.
@@ -142,7 +134,7 @@ fn tests() -> anyhow::Result<()> {
 
 fn oracle() -> anyhow::Result<()> {
     let tests = ["--test", "store_memory", "--test", "store_lmdb", "--test", "store_sql"];
-    let mut command = cargo(&["test", "--locked", "--release", "--workspace"]);
+    let mut command = cargo(&["test", "--locked", "--workspace"]);
     run(command.args(tests).args(["--", "agrees_with_the_oracle"]).env("RELAY_GROUPS", "100000"))
 }
 
@@ -159,5 +151,5 @@ fn nostr_tools() -> anyhow::Result<()> {
 }
 
 fn benches() -> anyhow::Result<()> {
-    run(&mut cargo(&["test", "--locked", "--release", "--workspace", "--bench", "*"]))
+    run(&mut cargo(&["test", "--locked", "--workspace", "--bench", "*"]))
 }

@@ -133,7 +133,7 @@ fn head_bytes(key: Key, session: &SessionSnapshot) -> Vec<u8> {
     write.number(session.ephemeral_missed);
     for (level, at) in [session.event_rate, session.request_rate] {
         write.number(level);
-        write.number(at.millis());
+        write.number(at.micros());
     }
     out
 }
@@ -207,8 +207,8 @@ pub(super) fn load(
         keys: read.list(|read| Ok(PubKey(read.array()?)))?,
         bad_messages: read.small()?,
         ephemeral_missed: read.number()?,
-        event_rate: (read.number()?, Now::from_millis(read.number()?)),
-        request_rate: (read.number()?, Now::from_millis(read.number()?)),
+        event_rate: (read.number()?, Now::from_micros(read.number()?)),
+        request_rate: (read.number()?, Now::from_micros(read.number()?)),
         subs: Vec::new(),
         counts: Vec::new(),
     };

@@ -160,7 +160,7 @@ impl Numbers {
         for (name, histogram) in [
             ("relay_verify_batch_events", &relay.verify_batch_events),
             ("relay_commit_batch_events", &self.commit_events),
-            ("relay_req_to_eose_milliseconds", &relay.req_to_eose_ms),
+            ("relay_req_to_eose_microseconds", &relay.req_to_eose_us),
             ("relay_fanout_candidates", &relay.fanout_candidates),
             ("relay_fanout_matches", &relay.fanout_matches),
         ] {

@@ -58,6 +58,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     /// Sends what there is to send, keeps what must survive, and says what is wanted next.
     pub(super) fn settle(&mut self, now: Now) -> Next {
         self.send_all(now);
+        self.relay.handle_flushed(now);
         self.save_changed();
         if self.relay.poll_timeout().is_some() || self.relay.has_work() {
             Next::Turn

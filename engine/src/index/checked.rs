@@ -83,7 +83,7 @@ impl Conditions {
 impl Hits<'_> {
     fn any(&self, condition: &Condition) -> bool {
         let Condition { subject, keys } = condition;
-        if keys.len() <= SHORT_LIST {
+        if keys.len() <= SHORT_LIST.max(self.list.len()) {
             return keys.iter().any(|key| self.stamps[*key as usize] == self.epoch);
         }
         let mut hits = self.list.iter().filter(|hit| hit.subject == *subject);
@@ -91,7 +91,8 @@ impl Hits<'_> {
     }
 }
 
-/// Up to here a look at each key's stamp is as fast as looking up the event's keys.
+/// Up to here, or to as many as the event has keys, a look at each key's stamp is as fast as looking up the
+/// event's keys.
 const SHORT_LIST: usize = 4;
 
 /// All checked filters by number.

@@ -32,7 +32,7 @@ impl Bucket {
             return true;
         }
         let capacity = u64::from(per_minute) * 1000;
-        let gained = now.millis_since(self.filled).saturating_mul(u64::from(per_minute)) / 60;
+        let gained = now.micros_since(self.filled).saturating_mul(u64::from(per_minute)) / 60_000;
         // Time too short for a thousandth of a token is left to add up.
         if gained > 0 {
             self.milli_tokens = self.milli_tokens.saturating_add(gained).min(capacity);
@@ -63,6 +63,11 @@ mod tests {
         assert!(!bucket.take(60, at(999)));
         assert!(bucket.take(60, at(1000)));
         assert!(!bucket.take(60, at(1500)));
+        // Short times add up: 1.9 ms at 600 a second are more than one message each.
+        let us = |us: u64| Now::from_micros(us);
+        let mut quick = Bucket::full(36_000, us(0));
+        while quick.take(36_000, us(0)) {}
+        assert!((1..1000).all(|turn| quick.take(36_000, us(turn * 1_900))));
         assert_eq!((0..1000).filter(|_| bucket.take(60, at(600_000))).count(), 60);
         // A clock that steps back gives nothing and takes nothing.
         assert!(!bucket.take(60, at(0)));

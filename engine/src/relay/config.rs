@@ -10,8 +10,9 @@ pub struct Config {
     pub limits: Limits,
     /// Who may do what.
     pub policy: Policy,
-    /// The public URL, `wss://...`, that AUTH events and requests to vanish must name. Without it each
-    /// connection's own Host header counts.
+    /// The public URL, `wss://...`, that AUTH events and requests to vanish must name. Without it AUTH goes by each
+    /// connection's own Host header, which proves less, and of the requests to vanish only those to all
+    /// relays count.
     pub url: Option<String>,
 }
 

@@ -243,9 +243,13 @@ impl<B: Backend> Relay<B> {
         if session.unread_bytes() > limits.outbox_bytes_pause / 2 {
             return;
         }
-        self.requests.extend(session.stalled.drain(..));
+        let stalled = std::mem::take(&mut session.stalled);
         let missed = std::mem::take(&mut session.ephemeral_missed);
+        for request in stalled {
+            self.enqueue(request);
+        }
         if missed > 0 {
+            self.mark_changed(conn);
             let words = format!("error: {missed} ephemeral events were not sent, this reader was too slow");
             self.send_notice(conn, &words);
         }

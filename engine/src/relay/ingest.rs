@@ -20,6 +20,7 @@ struct Flight {
     id: EventId,
     sig: Sig,
     kind: Kind,
+    bytes: usize,
     first: ConnId,
     /// Connections that sent the very same event meanwhile.
     others: Vec<ConnId>,
@@ -30,6 +31,10 @@ pub(super) struct Ingest {
     flights: Vec<Option<Flight>>,
     free: Vec<u32>,
     by_key: SeededMap<(EventId, Sig), InFlight>,
+    /// EVENT messages that have not been answered, copies included.
+    messages: usize,
+    /// Bytes of the events that are on their way.
+    bytes: usize,
     batch: VerifyBatch,
     batch_opened: Now,
 }
@@ -40,13 +45,15 @@ impl Ingest {
             flights: Vec::new(),
             free: Vec::new(),
             by_key: SeededMap::with_hasher(rustc_hash::FxSeededState::with_seed(seed as usize)),
+            messages: 0,
+            bytes: 0,
             batch: VerifyBatch::default(),
             batch_opened: Now::default(),
         }
     }
 
-    pub(super) fn in_flight(&self) -> usize {
-        self.by_key.len()
+    pub(super) fn has_room(&self, limits: &Limits) -> bool {
+        self.messages < limits.in_flight_events_max && self.bytes < limits.in_flight_bytes_max
     }
 
     /// When the batch that is filling must close for its age.
@@ -56,6 +63,8 @@ impl Ingest {
 
     fn take_off(&mut self, flight: Flight) -> InFlight {
         let key = (flight.id, flight.sig);
+        self.messages += 1;
+        self.bytes += flight.bytes;
         let place = match self.free.pop() {
             Some(slot) => {
                 self.flights[slot as usize] = Some(flight);
@@ -74,6 +83,8 @@ impl Ingest {
         let flight = self.flights[place.0 as usize].take().expect("an event lands once");
         self.by_key.remove(&(flight.id, flight.sig));
         self.free.push(place.0);
+        self.messages -= 1 + flight.others.len();
+        self.bytes -= flight.bytes;
         flight
     }
 }
@@ -109,6 +120,7 @@ impl<B: Backend> Relay<B> {
         if let Some(place) = self.ingest.by_key.get(&(raw.id, raw.sig)) {
             let flight = self.ingest.flights[place.0 as usize].as_mut().expect("keys name flights");
             flight.others.push(conn);
+            self.ingest.messages += 1;
             session.in_flight += 1;
             return Ok(None);
         }
@@ -116,6 +128,8 @@ impl<B: Backend> Relay<B> {
             Ok(None) => {}
             // What has expired is refused below, whether or not it has been swept.
             Ok(Some(_)) if raw.expires_at() <= now.seconds() => {}
+            // It may have been stored when it had no effect here: an import knows another URL, or none.
+            Ok(Some(_)) if raw.kind == VANISH_KIND => {}
             Ok(Some(_)) => return Err((true, DUPLICATE.into())),
             Err(error) => return Err((false, store_words(&error))),
         }
@@ -139,7 +153,9 @@ impl<B: Backend> Relay<B> {
             }
             return Err((false, refused.message));
         }
-        if event.kind == VANISH_KIND && !names_relay(&event, session.auth.relay()) {
+        // Never what the client calls this relay: who says `Host: other` could have others' requests to other
+        // relays take effect here.
+        if event.kind == VANISH_KIND && !names_relay(&event, config.url.as_deref()) {
             return Err((false, "invalid: this request to vanish does not name this relay".into()));
         }
         if raw.compute_id() != raw.id {
@@ -151,8 +167,14 @@ impl<B: Backend> Relay<B> {
     fn take_off(&mut self, now: Now, conn: ConnId, event: Event) {
         let Some(session) = self.sessions.get_mut(conn) else { return };
         session.in_flight += 1;
-        let flight =
-            Flight { id: event.id, sig: event.sig(), kind: event.kind, first: conn, others: Vec::new() };
+        let flight = Flight {
+            id: event.id,
+            sig: event.sig(),
+            kind: event.kind,
+            bytes: event.json().len(),
+            first: conn,
+            others: Vec::new(),
+        };
         let place = self.ingest.take_off(flight);
         if self.ingest.batch.is_empty() {
             self.ingest.batch_opened = now;
@@ -206,10 +228,10 @@ impl<B: Backend> Relay<B> {
     /// Answers everybody who sent this event and lets what waited behind it go on.
     pub(super) fn finish(&mut self, now: Now, place: InFlight, accepted: bool, message: &str) {
         let flight = self.ingest.land(place);
-        if accepted {
-            self.metrics.count_accepted(flight.kind);
-        } else {
+        if !accepted {
             self.metrics.events_refused += 1;
+        } else if message != DUPLICATE {
+            self.metrics.count_accepted(flight.kind);
         }
         self.answer(now, flight.first, &flight.id, accepted, message);
         let message = if accepted { DUPLICATE } else { message };
@@ -228,7 +250,7 @@ impl<B: Backend> Relay<B> {
     }
 
     pub(super) fn resume_after_ingest(&mut self) {
-        if self.ingest.in_flight() < self.config.limits.in_flight_events_max {
+        if self.ingest.has_room(&self.config.limits) {
             for conn in std::mem::take(&mut self.waiting_for_ingest) {
                 if let Some(session) = self.sessions.get_mut(conn) {
                     session.waits_for_ingest = false;

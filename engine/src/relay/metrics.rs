@@ -38,7 +38,8 @@ impl Histogram {
 }
 
 const SIZES: &[u64] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096];
-const MILLIS: &[u64] = &[0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 5_000];
+const MICROS: &[u64] =
+    &[50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000];
 const COUNTS: &[u64] = &[0, 1, 2, 5, 10, 50, 100, 500, 1_000, 5_000, 10_000, 50_000];
 
 /// The numbers of one shard, since it was made.
@@ -104,8 +105,8 @@ pub struct Metrics {
     pub subscriptions_lagged: u64,
     /// Events a verification batch.
     pub verify_batch_events: Histogram,
-    /// Milliseconds from REQ to EOSE.
-    pub req_to_eose_ms: Histogram,
+    /// Microseconds from REQ to the EOSE that the host was handed.
+    pub req_to_eose_us: Histogram,
     /// Subscriptions looked at for an event.
     pub fanout_candidates: Histogram,
     /// Subscriptions that matched an event.
@@ -145,7 +146,7 @@ impl Default for Metrics {
             ephemeral_missed: 0,
             subscriptions_lagged: 0,
             verify_batch_events: Histogram::new(SIZES),
-            req_to_eose_ms: Histogram::new(MILLIS),
+            req_to_eose_us: Histogram::new(MICROS),
             fanout_candidates: Histogram::new(COUNTS),
             fanout_matches: Histogram::new(COUNTS),
         }

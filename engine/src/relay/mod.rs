@@ -72,6 +72,8 @@ pub struct Relay<B> {
     live: LiveSubs,
     /// Requests with work to do, each taking a step in turn.
     requests: VecDeque<Request>,
+    /// When those REQs began whose EOSE the host has not yet been handed.
+    answered: Vec<Now>,
     streams: Streams,
     /// Connections with output that the host has not been told of.
     ready: VecDeque<ConnId>,
@@ -101,6 +103,7 @@ impl<B: Backend> Relay<B> {
             index: Index::with_seed(index_seed),
             live: LiveSubs::default(),
             requests: VecDeque::new(),
+            answered: Vec::new(),
             streams: Streams::default(),
             ready: VecDeque::new(),
             closing: VecDeque::new(),
@@ -155,12 +158,11 @@ impl<B: Backend> Relay<B> {
         }
         let message = wire::parse_client_message(text, limits);
         // Frames of one connection take effect in order: what follows an event that is still on its way
-        // waits for it, but for further events, which may share its batch.
-        let waits = match &message {
-            Ok(ClientMessage::Event(_)) => !session.deferred.is_empty(),
-            Ok(_) => !session.deferred.is_empty() || session.in_flight > 0,
-            Err(_) => !session.deferred.is_empty(),
-        };
+        // waits for it, but for further events, which may share its batch; and whatever follows a request waits
+        // for its first step.
+        let waits = !session.deferred.is_empty()
+            || session.unbegun > 0
+            || (session.in_flight > 0 && !matches!(message, Ok(ClientMessage::Event(_)) | Err(_)));
         if waits {
             session.deferred_bytes += text.len();
             session.deferred.push_back(text.into());
@@ -262,14 +264,14 @@ impl<B: Backend> Relay<B> {
         &self.config
     }
 
-    /// Runs what waited behind this connection's events, now that the last of them has taken effect.
+    /// Runs what waited behind this connection's events and requests, as far as they have taken effect.
     fn run_deferred(&mut self, now: Now, conn: ConnId) {
         loop {
             let Some(session) = self.sessions.get_mut(conn) else { return };
             let Some(text) = session.deferred.front() else { break };
             let message = wire::parse_client_message(text, &self.config.limits);
             let is_event = matches!(message, Ok(ClientMessage::Event(_)));
-            if session.in_flight > 0 && !is_event {
+            if session.unbegun > 0 || (session.in_flight > 0 && !is_event) {
                 break;
             }
             let text = session.deferred.pop_front().expect("it was at the front");
@@ -320,7 +322,7 @@ impl<B: Backend> Relay<B> {
         if !session.input_paused || !session.takes_input(limits) {
             return false;
         }
-        if self.ingest.in_flight() < limits.in_flight_events_max {
+        if self.ingest.has_room(limits) {
             session.input_paused = false;
             return true;
         }
@@ -337,6 +339,11 @@ impl<B: Backend> Relay<B> {
         {
             session.changed = true;
             self.changed.push_back(conn);
+            // A host that keeps no snapshots never asks, and connections come and go.
+            if self.changed.len() > 64 + 2 * self.sessions.len() {
+                let sessions = &mut self.sessions;
+                self.changed.retain(|conn| sessions.get_mut(*conn).is_some());
+            }
         }
     }
 

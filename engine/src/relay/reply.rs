@@ -9,7 +9,7 @@ use crate::wire::{About, WireError};
 
 impl<B: Backend> Relay<B> {
     fn send_text(&mut self, conn: ConnId, write: impl FnOnce(&mut Vec<u8>)) {
-        let Some(session) = self.sessions.get_mut(conn) else { return };
+        let Some(session) = self.sessions.get_mut(conn).filter(|session| !session.closing) else { return };
         session.outbox.push_text(write);
         if session.unread_bytes() > self.config.limits.outbox_bytes_max {
             self.close(conn, 1008, "the client asks faster than it reads");
@@ -75,9 +75,11 @@ impl<B: Backend> Relay<B> {
                 self.send_ok(conn, id, false, &words);
                 self.count_bad(conn);
             }
-            About::Sub(sub) => {
-                // NIP-01: the REQ that is refused would have replaced this one.
-                self.end_subscription(conn, sub);
+            About::Req(sub) | About::Count(sub) => {
+                if matches!(error.about, About::Req(_)) {
+                    // NIP-01: the REQ that is refused would have replaced this one.
+                    self.end_subscription(conn, sub);
+                }
                 self.send_closed(conn, sub, &words);
                 self.count_bad(conn);
             }

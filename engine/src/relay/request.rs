@@ -23,6 +23,10 @@ use crate::wire::frames::Complete;
 
 /// COUNTs one connection may have under way.
 const COUNTS_MAX: usize = 16;
+/// Requests of one connection that may wait for their turn; then reading pauses.
+pub(super) const REQUESTS_WAITING_MAX: usize = 32;
+/// REQs kept to be timed when the host has flushed.
+const ANSWERED_MAX: usize = 1_024;
 
 /// A request with steps to take.
 pub(super) enum Request {
@@ -31,11 +35,32 @@ pub(super) enum Request {
     Replay { slot: SubSlot, serial: u64 },
 }
 
+impl Request {
+    /// Whose input pauses while too many of these wait.
+    fn asker(&self) -> Option<ConnId> {
+        match self {
+            Request::Scan(job) => Some(job.conn),
+            Request::Count(job) => Some(job.conn),
+            Request::Replay { .. } => None,
+        }
+    }
+
+    /// Whether this is the first time that it is asked.
+    fn begins(&mut self) -> bool {
+        match self {
+            Request::Scan(job) => !std::mem::replace(&mut job.begun, true),
+            Request::Count(job) => !std::mem::replace(&mut job.begun, true),
+            Request::Replay { .. } => false,
+        }
+    }
+}
+
 pub(super) struct ScanJob {
     slot: SubSlot,
     serial: u64,
     conn: ConnId,
     scan: Scan,
+    begun: bool,
     started: Now,
     /// What was sent up to here before the machine was rebuilt.
     sent_before: Option<Place>,
@@ -45,6 +70,7 @@ pub(super) struct CountJob {
     conn: ConnId,
     query: SubId,
     count: Count,
+    begun: bool,
 }
 
 /// One connection's eyes, by the read guard.
@@ -87,6 +113,11 @@ impl<B: Backend> Relay<B> {
             let words = format!("blocked: {} subscriptions are open, no more fit", session.subs.len());
             return self.send_closed(conn, &sub, &words);
         }
+        let values_max = limits.connection_values_max;
+        if session.filter_values + value_count(&filters) > values_max {
+            let words = format!("blocked: the subscriptions of a connection hold up to {values_max} values");
+            return self.send_closed(conn, &sub, &words);
+        }
         let filters: Arc<[Filter]> = filters.into();
         let horizon = match self.last_seq() {
             Ok(horizon) => horizon,
@@ -95,8 +126,8 @@ impl<B: Backend> Relay<B> {
         let state = State::Scanning { missed: false, held: Vec::new(), last: None };
         let Some((slot, serial)) = self.subscribe(conn, sub, &filters, state, horizon) else { return };
         let scan = self.scan(filters, horizon);
-        let job = ScanJob { slot, serial, conn, scan, started: now, sent_before: None };
-        self.advance(now, Request::Scan(Box::new(job)));
+        let job = ScanJob { slot, serial, conn, scan, begun: false, started: now, sent_before: None };
+        self.begin(Request::Scan(Box::new(job)));
     }
 
     fn scan(&self, filters: Arc<[Filter]>, horizon: Seq) -> Scan {
@@ -118,7 +149,9 @@ impl<B: Backend> Relay<B> {
     ) -> Option<(SubSlot, u64)> {
         self.sessions.get_mut(conn)?;
         let slot = self.index.subscribe(filters);
-        self.sessions.get_mut(conn)?.subs.insert(sub.clone(), slot);
+        let session = self.sessions.get_mut(conn)?;
+        session.subs.insert(sub.clone(), slot);
+        session.filter_values += value_count(filters);
         let serial = self.live.insert_client(slot, conn, sub, Arc::clone(filters), state, live_after);
         self.metrics.subscriptions = self.live.clients() as u64;
         self.mark_changed(conn);
@@ -134,7 +167,7 @@ impl<B: Backend> Relay<B> {
             }
             Progress::Behind { after } => {
                 if let Some((slot, serial)) = self.subscribe(conn, sub, filters, State::Behind, after) {
-                    self.requests.push_back(Request::Replay { slot, serial });
+                    self.enqueue(Request::Replay { slot, serial });
                 }
             }
             // Newer matches may have been noted before: asking the store costs little if not.
@@ -142,8 +175,8 @@ impl<B: Backend> Relay<B> {
                 let state = State::Scanning { missed: true, held: Vec::new(), last };
                 let Some((slot, serial)) = self.subscribe(conn, sub, filters, state, horizon) else { return };
                 let scan = self.scan(Arc::clone(filters), horizon);
-                let job = ScanJob { slot, serial, conn, scan, started: now, sent_before: last };
-                self.requests.push_back(Request::Scan(Box::new(job)));
+                let job = ScanJob { slot, serial, conn, scan, begun: false, started: now, sent_before: last };
+                self.begin(Request::Scan(Box::new(job)));
             }
         }
     }
@@ -159,11 +192,11 @@ impl<B: Backend> Relay<B> {
         if let Err(words) = admitted {
             return self.send_closed(conn, &query, &words);
         }
-        self.count(now, conn, query, filters.into());
+        self.count(conn, query, filters.into());
     }
 
     /// Begins a COUNT that has been admitted.
-    pub(super) fn count(&mut self, now: Now, conn: ConnId, query: SubId, filters: Arc<[Filter]>) {
+    pub(super) fn count(&mut self, conn: ConnId, query: SubId, filters: Arc<[Filter]>) {
         let horizon = match self.last_seq() {
             Ok(horizon) => horizon,
             Err(error) => return self.send_closed(conn, &query, &store_words(&error)),
@@ -173,7 +206,7 @@ impl<B: Backend> Relay<B> {
         self.mark_changed(conn);
         let rows_max = self.config.limits.count_rows_max;
         let count = Count::new(filters, self.store.classes(), horizon, rows_max);
-        self.advance(now, Request::Count(Box::new(CountJob { conn, query, count })));
+        self.begin(Request::Count(Box::new(CountJob { conn, query, count, begun: false })));
     }
 
     pub(super) fn handle_close(&mut self, conn: ConnId, sub: &SubId) {
@@ -219,17 +252,56 @@ impl<B: Backend> Relay<B> {
             && let Some(session) = self.sessions.get_mut(*conn)
         {
             session.held_bytes -= live.held_bytes();
+            session.filter_values -= value_count(&live.filters);
         }
         self.index.sweep(super::SWEEP_POSTINGS);
         self.metrics.subscriptions = self.live.clients() as u64;
     }
 
-    /// One step of the request whose turn it is. True if any request has more to do.
+    /// One step of the request whose turn it is. True if any request has more to do, or if what had waited behind
+    /// this one left events to be verified.
     pub fn work(&mut self, now: Now) -> bool {
-        if let Some(request) = self.requests.pop_front() {
+        if let Some(mut request) = self.requests.pop_front() {
+            let (asker, begins) = (request.asker(), request.begins());
+            if let Some(session) = asker.and_then(|conn| self.sessions.get_mut(conn)) {
+                session.requests_waiting -= 1;
+                session.unbegun -= usize::from(begins);
+            }
             self.advance(now, request);
+            if let Some(conn) = asker {
+                self.run_deferred(now, conn);
+            }
         }
-        !self.requests.is_empty()
+        !self.requests.is_empty() || self.poll_timeout().is_some()
+    }
+
+    /// Takes up a request. What its connection sends next waits for its first step: frames take effect in order.
+    fn begin(&mut self, request: Request) {
+        if let Some(session) = request.asker().and_then(|conn| self.sessions.get_mut(conn)) {
+            session.unbegun += 1;
+        }
+        self.enqueue(request);
+    }
+
+    /// Puts a request behind all others.
+    pub(super) fn enqueue(&mut self, request: Request) {
+        if let Some(session) = request.asker().and_then(|conn| self.sessions.get_mut(conn)) {
+            session.requests_waiting += 1;
+        }
+        self.requests.push_back(request);
+    }
+
+    /// What was drained until now has been given to the sockets: REQs whose EOSE was in it took until `now`.
+    pub fn handle_flushed(&mut self, now: Now) {
+        for started in self.answered.drain(..) {
+            self.metrics.req_to_eose_us.record(now.micros_since(started));
+        }
+    }
+
+    /// Whether messages wait for what their connections sent before: they are in no snapshot. Looks at every
+    /// connection.
+    pub fn holds_messages(&self) -> bool {
+        self.sessions.iter().any(|session| !session.deferred.is_empty())
     }
 
     /// Whether [`Relay::work`] would do anything. Draining a slow reader's output may make it so.
@@ -255,7 +327,7 @@ impl<B: Backend> Relay<B> {
             Request::Replay { slot, serial } => self.step_replay(now, slot, serial),
         };
         match next {
-            Next::Again(request) => self.requests.push_back(request),
+            Next::Again(request) => self.enqueue(request),
             Next::Stall(conn, request) => {
                 if let Some(session) = self.sessions.get_mut(conn) {
                     session.stalled.push(request);
@@ -305,7 +377,10 @@ impl<B: Backend> Relay<B> {
             Ok(Step::More) if slow => Next::Stall(job.conn, Request::Scan(job)),
             Ok(Step::More) => Next::Again(Request::Scan(job)),
             Ok(Step::Done(completeness)) => {
-                self.metrics.req_to_eose_ms.record(now.millis_since(job.started));
+                if self.answered.len() >= ANSWERED_MAX {
+                    self.handle_flushed(now);
+                }
+                self.answered.push(job.started);
                 self.end_scan(&job, completeness);
                 Next::Done
             }
@@ -327,9 +402,11 @@ impl<B: Backend> Relay<B> {
         };
         if missed {
             live.state = State::Behind;
-            self.requests.push_back(Request::Replay { slot: job.slot, serial: job.serial });
         }
         let head = live.head.clone();
+        if missed {
+            self.enqueue(Request::Replay { slot: job.slot, serial: job.serial });
+        }
         let hint = match completeness {
             Completeness::Finish => Some(Complete::Finish),
             Completeness::More => Some(Complete::More),
@@ -428,6 +505,10 @@ impl<B: Backend> Relay<B> {
         self.end_subscription(conn, &sub);
         self.send_closed(conn, &sub, &store_words(error));
     }
+}
+
+fn value_count(filters: &[Filter]) -> usize {
+    filters.iter().map(Filter::value_count).sum()
 }
 
 /// Whether `place` comes after `other` in the order of answers.

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::FastMap;
 use super::outbox::Outbox;
+use super::request::REQUESTS_WAITING_MAX;
 use crate::index::SubSlot;
 use crate::policy::{Auth, Bucket};
 use crate::types::{Limits, Now, SubId};
@@ -24,6 +25,8 @@ pub struct Close {
 pub(super) struct Session {
     pub(super) auth: Auth,
     pub(super) subs: FastMap<SubId, SubSlot>,
+    /// Values in the filters of those subscriptions.
+    pub(super) filter_values: usize,
     pub(super) outbox: Outbox,
     /// Bytes that have left the outbox and that the host still holds; see [`super::Relay::handle_backlog`].
     pub(super) backlog_bytes: usize,
@@ -35,6 +38,10 @@ pub(super) struct Session {
     pub(super) in_flight: usize,
     /// Requests whose scans wait for the outbox to empty.
     pub(super) stalled: Vec<super::request::Request>,
+    /// Requests whose first step has not been taken.
+    pub(super) unbegun: usize,
+    /// Requests that are waiting for their turn.
+    pub(super) requests_waiting: usize,
     /// COUNTs that have not been answered.
     pub(super) counts: usize,
     /// Bytes of the ephemeral events that its subscriptions hold until their EOSE: as good as in the outbox.
@@ -64,12 +71,15 @@ impl Session {
         Session {
             auth: Auth::new(challenge, relay),
             subs: FastMap::default(),
+            filter_values: 0,
             outbox: Outbox::default(),
             backlog_bytes: 0,
             deferred: VecDeque::new(),
             deferred_bytes: 0,
             in_flight: 0,
             stalled: Vec::new(),
+            unbegun: 0,
+            requests_waiting: 0,
             counts: 0,
             held_bytes: 0,
             ephemeral_missed: 0,
@@ -88,6 +98,7 @@ impl Session {
         !self.closing
             && self.deferred.len() < limits.deferred_messages_max
             && self.deferred_bytes < limits.message_bytes_max
+            && self.requests_waiting < REQUESTS_WAITING_MAX
             && self.unread_bytes() < limits.outbox_bytes_pause
     }
 
@@ -139,6 +150,10 @@ impl Sessions {
             return None;
         }
         session.as_deref_mut()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Session> {
+        self.slots.iter().filter_map(|(_, session)| session.as_deref())
     }
 
     pub(super) fn len(&self) -> usize {

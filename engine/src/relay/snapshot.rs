@@ -6,13 +6,15 @@
 //!
 //! A snapshot is of a machine at rest: its host has carried out what every `poll_*` handed out, and what
 //! [`Relay::drain`] gave it is on its way to the client. Events that were still in flight are not in it; they
-//! have not been answered, and the client will send them again.
+//! have not been answered, and the client will send them again. Nor are messages that wait behind them or
+//! behind requests ([`Relay::holds_messages`]): a host takes its snapshots when there are none.
 
 use std::sync::Arc;
 
 use super::Relay;
 use super::fanout::State;
 use super::session::{ConnId, Session};
+use crate::index::SubSlot;
 use crate::policy::{Auth, Bucket};
 use crate::store::{Backend, Seq};
 use crate::types::{EventId, Filter, Now, PubKey, SubId, Timestamp};
@@ -88,6 +90,12 @@ impl<B: Backend> Relay<B> {
             _ => self.counts_of(conn),
         };
         let session = self.sessions.get_mut(conn)?;
+        // Held in memory only: they are confessed, as what a slow reader missed is.
+        let held = |slot: &SubSlot| match &self.live.get(*slot)?.state {
+            State::Scanning { held, .. } => Some(held.len() as u64),
+            _ => None,
+        };
+        let lost: u64 = session.subs.values().filter_map(held).sum();
         let mut subs: Vec<_> = session
             .subs
             .iter()
@@ -109,7 +117,7 @@ impl<B: Backend> Relay<B> {
             relay: session.auth.relay().map(Into::into),
             keys: session.auth.keys().to_vec(),
             bad_messages: session.bad_messages,
-            ephemeral_missed: session.ephemeral_missed,
+            ephemeral_missed: session.ephemeral_missed + lost,
             event_rate: session.event_rate.level(),
             request_rate: session.request_rate.level(),
             subs,
@@ -136,7 +144,7 @@ impl<B: Backend> Relay<B> {
             self.resume(now, conn, sub, &resumed);
         }
         for (query, filters) in snapshot.counts {
-            self.count(now, conn, query, filters);
+            self.count(conn, query, filters);
         }
         conn
     }

@@ -1,7 +1,5 @@
 //! From an event to the terms it is found by.
 
-use sha2::{Digest, Sha256};
-
 use crate::types::{CanonicalEvent, Class, Kind, PubKey};
 
 /// A key with postings.
@@ -59,66 +57,5 @@ pub fn address_d(event: CanonicalEvent<'_>) -> Option<Box<[u8]>> {
         Class::Replaceable => Some(Box::default()),
         Class::Addressable => Some(event.tags().find(b"d").unwrap_or_default().into()),
         Class::Regular | Class::Ephemeral => None,
-    }
-}
-
-/// Longest term value that is kept as it is in a key; longer ones are kept as their SHA-256.
-const VALUE_BYTES_MAX: usize = 64;
-
-impl Term {
-    /// Appends a key of at most 131 bytes that no other term has:
-    ///
-    /// ```text
-    /// a                                all
-    /// k kind:2                         kind
-    /// u pubkey:32                      author
-    /// v pubkey:32 kind:2               author and kind
-    /// r kind:2 pubkey:32 value         address
-    /// t letter:1 value                 tag
-    ///
-    /// value   =   0 bytes              up to 64 bytes as they are
-    ///         |   1 hex:32             64 lowercase hex digits, packed
-    ///         |   2 sha256:32          anything longer
-    /// ```
-    pub fn write_key(&self, key: &mut Vec<u8>) {
-        match self {
-            Term::All => key.push(b'a'),
-            Term::Kind(kind) => {
-                key.push(b'k');
-                key.extend_from_slice(&kind.to_be_bytes());
-            }
-            Term::Author(pubkey) => {
-                key.push(b'u');
-                key.extend_from_slice(&pubkey.0);
-            }
-            Term::AuthorKind(pubkey, kind) => {
-                key.push(b'v');
-                key.extend_from_slice(&pubkey.0);
-                key.extend_from_slice(&kind.to_be_bytes());
-            }
-            Term::Address(kind, pubkey, d) => {
-                key.push(b'r');
-                key.extend_from_slice(&kind.to_be_bytes());
-                key.extend_from_slice(&pubkey.0);
-                write_value(d, key);
-            }
-            Term::Tag(letter, value) => {
-                key.extend_from_slice(&[b't', *letter]);
-                write_value(value, key);
-            }
-        }
-    }
-}
-
-fn write_value(value: &[u8], key: &mut Vec<u8>) {
-    if let Ok(bytes) = PubKey::from_hex(value) {
-        key.push(1);
-        key.extend_from_slice(&bytes.0);
-    } else if value.len() <= VALUE_BYTES_MAX {
-        key.push(0);
-        key.extend_from_slice(value);
-    } else {
-        key.push(2);
-        key.extend_from_slice(&Sha256::digest(value));
     }
 }

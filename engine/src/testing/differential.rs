@@ -16,25 +16,45 @@ const GROUPS_PER_WORLD: usize = 60;
 /// More events than random worlds have.
 const LARGE: u64 = 1_000;
 
-/// How many filter groups the environment asks for in `RELAY_GROUPS`, else `otherwise`.
-pub fn groups_wanted(otherwise: usize) -> usize {
-    std::env::var("RELAY_GROUPS").ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+/// How many filter groups a differential test asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Groups {
+    /// Of random worlds.
+    pub generated: usize,
+    /// Of the real events: a tenth of all, for the oracle looks at each of thousands of events.
+    pub real: usize,
+}
+
+impl Groups {
+    /// As many together as the environment asks for in `RELAY_GROUPS`, else `otherwise`.
+    pub fn wanted(otherwise: usize) -> Self {
+        let all = std::env::var("RELAY_GROUPS").ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise);
+        Groups { generated: all - all / 10, real: all / 10 }
+    }
 }
 
 /// Fills stores made by `make` with random worlds that follow from `seed`, and asks `groups` random REQs, COUNTs
-/// and replays of them.
+/// and replays of them. Worlds are spread over the cores.
 ///
 /// # Panics
 /// If the backend and the oracle disagree; the message names the world's own seed.
-pub fn differential<B: Backend>(make: impl Fn() -> B, seed: u64, groups: usize) {
+pub fn differential<B: Backend>(make: impl Fn() -> B + Sync, seed: u64, groups: usize) {
     let mut seeds = Rng::new(seed);
-    let mut left = groups;
-    while left > 0 {
-        let seed = seeds.bits();
-        let count = left.min(GROUPS_PER_WORLD);
-        Case::new(make(), seed).run(count);
-        left -= count;
-    }
+    let worlds: Vec<(u64, usize)> = (0..groups)
+        .step_by(GROUPS_PER_WORLD)
+        .map(|asked| (seeds.bits(), GROUPS_PER_WORLD.min(groups - asked)))
+        .collect();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let (make, worlds) = (&make, &worlds);
+    std::thread::scope(|scope| {
+        for core in 0..cores {
+            scope.spawn(move || {
+                for &(seed, count) in worlds.iter().skip(core).step_by(cores) {
+                    Case::new(make(), seed).run(count);
+                }
+            });
+        }
+    });
 }
 
 /// Stores `events` in the order given and asks `groups` random REQs, COUNTs and replays of them.

@@ -14,7 +14,7 @@ pub mod signing;
 mod world;
 
 pub use conformance::conformance;
-pub use differential::{differential, differential_over, groups_wanted};
+pub use differential::{Groups, differential, differential_over};
 pub use failing::FailingBackend;
 pub use oracle::{Oracle, OracleAnswer, OracleOutcome, filter_json};
 pub use real::real_event_lines;

@@ -27,6 +27,9 @@ pub struct Limits {
     pub filters_max: usize,
     /// Values in all lists of one REQ or COUNT: bounds the index memory of a subscription.
     pub filter_values_max: usize,
+    /// Values in all lists of all subscriptions of a connection: bounds what one client costs, at some 300 bytes
+    /// a value.
+    pub connection_values_max: usize,
     /// Largest `limit` honoured; larger ones are clamped and NIP-67 says `more`.
     pub limit_max: u32,
     /// `limit` of a filter that has none.
@@ -48,8 +51,10 @@ pub struct Limits {
     pub verify_batch_max: usize,
     /// Longest an event waits for its batch to fill, in milliseconds.
     pub verify_wait_ms_max: u64,
-    /// Events that may be between arrival and commit, all connections together; then reading pauses.
+    /// EVENT messages that may be between arrival and commit, all connections together; then reading pauses.
     pub in_flight_events_max: usize,
+    /// Bytes of those events, from which on reading pauses too.
+    pub in_flight_bytes_max: usize,
     /// Connections one shard holds.
     pub connections_max: usize,
     /// Public keys one connection may authenticate.
@@ -84,6 +89,7 @@ impl Default for Limits {
             subscriptions_max: 300,
             filters_max: 100,
             filter_values_max: 20_000,
+            connection_values_max: 100_000,
             limit_max: 5_000,
             limit_default: 500,
             scan_rows_max: 2_000,
@@ -94,6 +100,7 @@ impl Default for Limits {
             verify_batch_max: 256,
             verify_wait_ms_max: 2,
             in_flight_events_max: 16_384,
+            in_flight_bytes_max: 64 << 20,
             connections_max: 10_000,
             auth_keys_max: 16,
             auth_age_seconds_max: 600,

@@ -3,42 +3,57 @@
 /// Seconds since the Unix epoch, as NIP-01 writes `created_at`.
 pub type Timestamp = u64;
 
-/// The moment a host hands to the machine with every call, in milliseconds since the Unix epoch.
+/// The moment a host hands to the machine with every call, in microseconds since the Unix epoch.
 ///
 /// A host's clock may step backwards; the machine only ever subtracts saturating.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Now {
-    unix_ms: u64,
+    unix_us: u64,
 }
 
 impl Now {
     /// The moment `unix_ms` milliseconds after the Unix epoch.
     pub const fn from_millis(unix_ms: u64) -> Self {
-        Now { unix_ms }
+        Now { unix_us: unix_ms.saturating_mul(1000) }
+    }
+
+    /// The moment `unix_us` microseconds after the Unix epoch.
+    pub const fn from_micros(unix_us: u64) -> Self {
+        Now { unix_us }
     }
 
     /// The moment `unix` seconds after the Unix epoch.
     pub const fn from_seconds(unix: Timestamp) -> Self {
-        Now { unix_ms: unix * 1000 }
+        Now { unix_us: unix.saturating_mul(1_000_000) }
     }
 
     /// Milliseconds since the Unix epoch.
     pub const fn millis(self) -> u64 {
-        self.unix_ms
+        self.unix_us / 1000
+    }
+
+    /// Microseconds since the Unix epoch.
+    pub const fn micros(self) -> u64 {
+        self.unix_us
     }
 
     /// Whole seconds since the Unix epoch, as events count.
     pub const fn seconds(self) -> Timestamp {
-        self.unix_ms / 1000
+        self.unix_us / 1_000_000
     }
 
     /// This moment and `ms` more.
     pub const fn plus_millis(self, ms: u64) -> Self {
-        Now { unix_ms: self.unix_ms.saturating_add(ms) }
+        Now { unix_us: self.unix_us.saturating_add(ms.saturating_mul(1000)) }
     }
 
     /// Milliseconds from `earlier` to this moment; zero if the clock stepped back.
     pub const fn millis_since(self, earlier: Now) -> u64 {
-        self.unix_ms.saturating_sub(earlier.unix_ms)
+        self.micros_since(earlier) / 1000
+    }
+
+    /// Microseconds from `earlier` to this moment; zero if the clock stepped back.
+    pub const fn micros_since(self, earlier: Now) -> u64 {
+        self.unix_us.saturating_sub(earlier.unix_us)
     }
 }

@@ -7,10 +7,14 @@
 mod batch;
 #[cfg(feature = "libsecp256k1")]
 mod libsecp256k1;
+#[cfg(feature = "schnorr")]
+mod schnorr;
 
 pub use batch::{Batch, Checked, Verdict};
 #[cfg(feature = "libsecp256k1")]
 pub use libsecp256k1::Libsecp256k1;
+#[cfg(feature = "schnorr")]
+pub use schnorr::Schnorr;
 
 use crate::types::{Event, EventId, PubKey, Sig};
 

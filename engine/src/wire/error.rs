@@ -26,8 +26,10 @@ pub enum About {
     Event(Option<EventId>),
     /// An AUTH: `OK false`, if an id could be found in it.
     Auth(Option<EventId>),
-    /// A REQ or a COUNT: `CLOSED`.
-    Sub(SubId),
+    /// A REQ: `CLOSED`, and with it the subscription that it would have replaced.
+    Req(SubId),
+    /// A COUNT: `CLOSED`.
+    Count(SubId),
 }
 
 /// What is wrong at one place of a message.

@@ -79,7 +79,8 @@ pub fn parse_client_message<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Clie
             match filters(cursor, bytes.len(), limits) {
                 Ok(filters) if matches!(verb, Verb::Req) => Ok(ClientMessage::Req { sub, filters }),
                 Ok(filters) => Ok(ClientMessage::Count { query: sub, filters }),
-                Err(Failed) => Err(cursor.error(About::Sub(sub))),
+                Err(Failed) if matches!(verb, Verb::Req) => Err(cursor.error(About::Req(sub))),
+                Err(Failed) => Err(cursor.error(About::Count(sub))),
             }
         }
         Verb::Close => match close_message(cursor, bytes.len(), limits) {

@@ -69,7 +69,7 @@ pub(super) struct Sub {
     replaces: Option<Vec<Filter>>,
     /// The moment the host took the REQ.
     handed: u64,
-    /// Whether it took effect at that very moment.
+    /// Whether it took effect at that very moment: nothing was before it that it may have waited for.
     at_once: bool,
     /// Messages handed before it.
     number: u64,
@@ -180,12 +180,15 @@ impl Client {
                 self.outstanding.push(Outstanding { number, id, is_good: true, key: Some(key) });
             }
             Meaning::Req(id, filters) => {
+                let at_once = self.outstanding.is_empty()
+                    && self.subs.values().all(|sub| sub.answered.is_some() || sub.ended)
+                    && self.counts.values().all(Option::is_some);
                 let replaces = self.subs.remove(&id).filter(|sub| !sub.ended).map(|sub| sub.filters);
                 let sub = Sub {
                     filters,
                     replaces,
                     handed: history.moment,
-                    at_once: self.outstanding.is_empty(),
+                    at_once,
                     number,
                     keys: self.keys.clone(),
                     answered: None,

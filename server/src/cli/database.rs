@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use relay_engine::store::{Backend, Everyone, Hit, Scan, ScanLimits, Seq, Step, Take};
+use relay_engine::store::{Backend, Everyone, Hit, Reader, Scan, ScanLimits, Step, Take};
 use relay_engine::types::{Filter, Timestamp};
 use relay_engine::wire;
 
@@ -47,33 +47,28 @@ pub fn filters(texts: &[String]) -> Result<Arc<[Filter]>, Failure> {
         .collect()
 }
 
-/// Calls `sink` with all stored events that match, in answer order. Filters have the limits they give.
-pub fn scan<B: Backend>(
-    store: &B,
-    filters: Arc<[Filter]>,
-    sink: &mut dyn FnMut(Hit<'_>) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    use relay_engine::store::Reader;
-    let limits = ScanLimits { limit_default: u32::MAX, limit_max: u32::MAX };
-    let horizon: Seq = store.reader()?.last_seq()?;
-    let mut scan = Scan::new(filters, limits, store.classes(), horizon);
-    loop {
+/// All stored events that match, in answer order, in steps. Filters have the limits they give.
+pub struct Scanning(Scan);
+
+impl Scanning {
+    /// A scan of what is stored now.
+    pub fn new<B: Backend>(store: &B, filters: Arc<[Filter]>) -> Result<Self, Failure> {
+        let limits = ScanLimits { limit_default: u32::MAX, limit_max: u32::MAX };
+        let horizon = store.reader()?.last_seq()?;
+        Ok(Scanning(Scan::new(filters, limits, store.classes(), horizon)))
+    }
+
+    /// Calls `take` with the next events; true if there may be more. Between steps nothing keeps a running relay
+    /// from reusing pages.
+    pub fn step<B: Backend>(
+        &mut self,
+        store: &B,
+        take: &mut dyn FnMut(Hit<'_>) -> Take,
+    ) -> Result<bool, Failure> {
         let reader = store.reader()?;
         let mut rows = STEP_ROWS;
-        let mut failed = None;
-        let step = scan.step(&reader, unix_now(), &mut rows, &Everyone, &mut |hit| match sink(hit) {
-            Ok(()) => Take::Counted,
-            Err(failure) => {
-                failed = Some(failure);
-                Take::CountedAndPause
-            }
-        })?;
-        if let Some(failure) = failed {
-            return Err(failure);
-        }
-        if let Step::Done(_) = step {
-            return Ok(());
-        }
+        let step = self.0.step(&reader, unix_now(), &mut rows, &Everyone, take)?;
+        Ok(matches!(step, Step::More))
     }
 }
 
@@ -116,7 +111,13 @@ impl Lines {
 
     /// Writes one line.
     pub fn write(&mut self, line: &[u8]) -> Result<(), Failure> {
-        let written = self.out.write_all(line).and_then(|()| self.out.write_all(b"\n"));
+        self.write_all(line)?;
+        self.write_all(b"\n")
+    }
+
+    /// Writes whole lines.
+    pub fn write_all(&mut self, lines: &[u8]) -> Result<(), Failure> {
+        let written = self.out.write_all(lines);
         self.note(written)
     }
 

@@ -1,10 +1,10 @@
 //! `relay delete`: the operator's deletion. Leaves no tombstone: what is sent again is taken again.
 
 use clap::Args;
-use relay_engine::store;
+use relay_engine::store::{self, Take};
 use relay_engine::types::EventId;
 
-use super::database;
+use super::database::{self, Scanning};
 use super::exit::Failure;
 use crate::config::Settings;
 
@@ -30,10 +30,11 @@ pub fn run(args: &DeleteArgs, settings: &Settings) -> Result<(), Failure> {
     let filters = database::filters(&args.filters)?;
     let db = database::open_existing(settings)?;
     let mut ids: Vec<EventId> = Vec::new();
-    database::scan(&db, filters, &mut |hit| {
+    let mut scanning = Scanning::new(&db, filters)?;
+    while scanning.step(&db, &mut |hit| {
         ids.push(hit.event.id());
-        Ok(())
-    })?;
+        Take::Counted
+    })? {}
     if args.dry_run {
         eprintln!("{} events match", ids.len());
         return Ok(());

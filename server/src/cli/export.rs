@@ -10,8 +10,10 @@ use super::database::{self, Lines};
 use super::exit::Failure;
 use crate::config::Settings;
 
-/// Events read at one moment; a longer one would keep a running relay from reusing pages.
+/// Events and bytes read at one moment. They are written afterwards: while a moment lasts a running relay cannot
+/// reuse pages, and who reads the output may take as long as they like.
 const CHUNK_EVENTS: usize = 4_096;
+const CHUNK_BYTES: usize = 4 << 20;
 
 /// Print all stored events in the order they were stored, one a line
 #[derive(Args, Debug)]
@@ -36,20 +38,30 @@ pub fn run(args: &ExportArgs, settings: &Settings) -> Result<(), Failure> {
     let result = (|| {
         let mut after = Seq(0);
         let mut chunk = Vec::with_capacity(CHUNK_EVENTS);
+        let mut text = Vec::new();
         loop {
             let reader = store.reader()?;
             chunk.clear();
             reader.log(after, CHUNK_EVENTS, &mut chunk)?;
-            let Some(last) = chunk.last() else { return Ok(()) };
-            after = *last;
-            for seq in &chunk {
-                let Some(json) = reader.event(*seq)? else { continue };
+            if chunk.is_empty() {
+                return Ok(());
+            }
+            for seq in chunk.drain(..) {
+                after = seq;
+                bar.inc(1);
+                let Some(json) = reader.event(seq)? else { continue };
                 let event = CanonicalEvent::trusted(&json);
                 if filters.is_empty() || filters.iter().any(|filter| filter.matches_stored(event)) {
-                    lines.write(&json)?;
+                    text.extend_from_slice(&json);
+                    text.push(b'\n');
+                }
+                if text.len() >= CHUNK_BYTES {
+                    break;
                 }
             }
-            bar.inc(chunk.len() as u64);
+            drop(reader);
+            lines.write_all(&text)?;
+            text.clear();
         }
     })();
     bar.finish_and_clear();

@@ -14,7 +14,7 @@ use indicatif::ProgressBar;
 use relay_engine::policy::names_relay;
 use relay_engine::store::{self, Backend, Op, Outcome, Refusal};
 use relay_engine::types::{Class, Event};
-use relay_engine::verify::{Batch, Libsecp256k1, Verdict, Verified, Verifier};
+use relay_engine::verify::{Batch, Verdict, Verified, Verifier};
 use relay_engine::wire;
 use serde_json::json;
 
@@ -105,6 +105,7 @@ fn judge_all(
     bar: &ProgressBar,
 ) -> Result<(u64, u64), Failure> {
     let threads = thread::available_parallelism().map_or(1, usize::from);
+    let verifiers: Vec<_> = (0..threads).map(|_| settings.verify.verifier(threads)).collect();
     let (mut refused, mut ephemeral, mut line) = (0, 0, 0);
     loop {
         let mut batch: Vec<(u64, Vec<u8>)> = Vec::with_capacity(BATCH_LINES);
@@ -127,8 +128,11 @@ fn judge_all(
         }
         let chunk_len = batch.len().div_ceil(threads).max(1);
         let judged: Vec<Vec<Judged>> = thread::scope(|scope| {
-            let workers: Vec<_> =
-                batch.chunks(chunk_len).map(|chunk| scope.spawn(move || judge(chunk, trust))).collect();
+            let workers: Vec<_> = batch
+                .chunks(chunk_len)
+                .zip(&verifiers)
+                .map(|(chunk, verifier)| scope.spawn(move || judge(chunk, &**verifier, trust)))
+                .collect();
             workers.into_iter().map(|worker| worker.join().expect("judging does not panic")).collect()
         });
         let mut ops = Vec::with_capacity(batch.len());
@@ -185,7 +189,7 @@ fn skip_line(input: &mut dyn BufRead) -> io::Result<u64> {
 }
 
 /// Judges lines: syntax, id, signature. In their order.
-fn judge(lines: &[(u64, Vec<u8>)], trust: bool) -> Vec<Judged> {
+fn judge(lines: &[(u64, Vec<u8>)], verifier: &dyn Verifier, trust: bool) -> Vec<Judged> {
     let mut judged = Vec::with_capacity(lines.len());
     let mut batch = Batch::default();
     for (line, text) in lines {
@@ -202,7 +206,6 @@ fn judge(lines: &[(u64, Vec<u8>)], trust: bool) -> Vec<Judged> {
         };
         judged.push(Judged { line: *line, verdict });
     }
-    let verifier: &dyn Verifier = &Libsecp256k1;
     for (verdict, place) in batch.check(verifier) {
         judged[place].verdict = match verdict {
             Verdict::Valid(verified) => Ok(verified.into_event()),

@@ -3,11 +3,11 @@
 use std::io::Write;
 
 use clap::Args;
-use relay_engine::store::{Backend, Reader};
+use relay_engine::store::{Backend, Reader, Take};
 use relay_engine::types::Filter;
 use serde_json::json;
 
-use super::database::{self, Lines};
+use super::database::{self, Lines, Scanning};
 use super::exit::Failure;
 use crate::config::Settings;
 
@@ -28,10 +28,11 @@ pub fn run(args: &InfoArgs, settings: &Settings) -> Result<(), Failure> {
     };
     let mut newest = None;
     let one = [Filter { limit: Some(1), ..Filter::default() }];
-    database::scan(&store, one.into(), &mut |hit| {
+    let mut scanning = Scanning::new(&store, one.into())?;
+    while scanning.step(&store, &mut |hit| {
         newest = Some(hit.event.created_at());
-        Ok(())
-    })?;
+        Take::Counted
+    })? {}
     let bytes_per_event = stats.bytes.checked_div(stats.events).unwrap_or(0);
     let mut lines = Lines::new(None)?;
     let text = if args.json {

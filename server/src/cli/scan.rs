@@ -1,10 +1,14 @@
 //! `relay scan`: what a REQ would answer, one event a line, without the relay's own limits.
 
 use clap::Args;
+use relay_engine::store::Take;
 
-use super::database::{self, Lines};
+use super::database::{self, Lines, Scanning};
 use super::exit::Failure;
 use crate::config::Settings;
+
+/// Bytes collected before they are written.
+const CHUNK_BYTES: usize = 4 << 20;
 
 /// Print the stored events that match, newest first, one a line
 #[derive(Args, Debug)]
@@ -19,6 +23,21 @@ pub fn run(args: &ScanArgs, settings: &Settings) -> Result<(), Failure> {
     let filters = database::filters(&args.filters)?;
     let store = database::open_existing(settings)?;
     let mut lines = Lines::new(None)?;
-    let result = database::scan(&store, filters, &mut |hit| lines.write(hit.event.json()));
+    let result = (|| {
+        let mut scanning = Scanning::new(&store, filters)?;
+        let mut text = Vec::new();
+        loop {
+            let has_more = scanning.step(&store, &mut |hit| {
+                text.extend_from_slice(hit.event.json());
+                text.push(b'\n');
+                if text.len() < CHUNK_BYTES { Take::Counted } else { Take::CountedAndPause }
+            })?;
+            lines.write_all(&text)?;
+            text.clear();
+            if !has_more {
+                return Ok(());
+            }
+        }
+    })();
     lines.finish(result)
 }

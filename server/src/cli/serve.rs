@@ -37,7 +37,11 @@ pub(super) fn run(settings: Settings) -> Result<(), Failure> {
 fn start_log(log: &Log) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(&log.filter)
         .map_err(|error| Failure::Usage(format!("log.filter `{}`: {error}", log.filter)))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // Said on stderr, with a panic if nobody reads it: a relay outlives the reader of its log.
+        .log_internal_errors(false);
     match log.format {
         LogFormat::Text => {
             builder.with_target(false).with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init()

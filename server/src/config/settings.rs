@@ -2,11 +2,16 @@
 //! [`super::layers`]'s business, and what they mean for the relay is the engine's.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use relay_about::{Info, LimitsDef, PolicyDef};
 use relay_engine::policy::Policy;
 use relay_engine::types::Limits;
+use relay_engine::verify::{Libsecp256k1, Schnorr, Verifier};
 use serde::{Deserialize, Serialize};
+
+/// Longest time that any setting may ask for: sums of such times stay far from overflow.
+const YEAR_SECONDS: u64 = 366 * 86_400;
 
 /// The effective configuration. Field names are the keys of the TOML file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -16,7 +21,8 @@ pub struct Settings {
     pub listen: String,
     /// Folder that holds the database; made if it is not there.
     pub data: PathBuf,
-    /// Public `ws://` or `wss://` URL of the relay, as NIP-42 compares it. Unset: the Host header counts.
+    /// Public `ws://` or `wss://` URL of the relay, as NIP-42 and NIP-62 compare it. Unset: AUTH goes by the Host
+    /// header, and only requests to vanish from all relays count.
     pub url: Option<String>,
     /// Threads that serve connections; 0 takes one per core.
     pub shards: usize,
@@ -26,6 +32,8 @@ pub struct Settings {
     pub network: Network,
     /// Where events are kept.
     pub store: Store,
+    /// How signatures are checked.
+    pub verify: Verify,
     /// Log lines on stderr.
     pub log: Log,
     /// Bounds, enforced and advertised; see [`Limits`].
@@ -46,6 +54,7 @@ impl Default for Settings {
             info: Info::default(),
             network: Network::default(),
             store: Store::default(),
+            verify: Verify::default(),
             log: Log::default(),
             limits: Limits::default(),
             policy: Policy::default(),
@@ -121,6 +130,44 @@ impl Default for Store {
     }
 }
 
+/// How signatures are checked. Verdicts are the same either way.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Verify {
+    /// `batch`, many at once, or `libsecp256k1`, Bitcoin Core's library, one after the other.
+    pub verifier: VerifierKind,
+    /// `batch`: bytes to remember authors in, over all shards; about 30 KB for an author who comes again and
+    /// again, whose signatures then cost a third. 0 remembers none.
+    pub author_cache_bytes: usize,
+}
+
+/// Who checks signatures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VerifierKind {
+    /// The `relay-schnorr` crate.
+    #[default]
+    Batch,
+    /// Bitcoin Core's libsecp256k1.
+    Libsecp256k1,
+}
+
+impl Default for Verify {
+    fn default() -> Self {
+        Verify { verifier: VerifierKind::Batch, author_cache_bytes: 64 << 20 }
+    }
+}
+
+impl Verify {
+    /// One of `count` verifiers that work side by side and share the memory.
+    pub(crate) fn verifier(&self, count: usize) -> Arc<dyn Verifier> {
+        match self.verifier {
+            VerifierKind::Batch => Arc::new(Schnorr::new(self.author_cache_bytes / count.max(1))),
+            VerifierKind::Libsecp256k1 => Arc::new(Libsecp256k1),
+        }
+    }
+}
+
 /// What is logged, and in which shape.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -188,13 +235,23 @@ impl Settings {
                 .map_err(|error| ("info.pubkey", error.to_string()))?;
         }
         ensure(self.shards <= 1024, "shards", "more than 1024 is surely a mistake")?;
-        ensure(self.network.ping_seconds > 0, "network.ping_seconds", "must be at least 1")?;
-        ensure(self.network.write_stall_seconds > 0, "network.write_stall_seconds", "must be at least 1")?;
-        ensure(self.network.handshake_seconds > 0, "network.handshake_seconds", "must be at least 1")?;
+        for (key, seconds) in [
+            ("network.ping_seconds", self.network.ping_seconds),
+            ("network.write_stall_seconds", self.network.write_stall_seconds),
+            ("network.handshake_seconds", self.network.handshake_seconds),
+            ("store.sweep_seconds", self.store.sweep_seconds),
+        ] {
+            ensure(seconds > 0, key, "must be at least 1")?;
+            ensure(seconds <= YEAR_SECONDS, key, "more than a year is surely a mistake")?;
+        }
+        ensure(
+            self.network.shutdown_seconds <= YEAR_SECONDS,
+            "network.shutdown_seconds",
+            "more than a year is surely a mistake",
+        )?;
         ensure(self.network.turn_bytes_max >= 4096, "network.turn_bytes_max", "must be at least 4096")?;
         ensure(self.network.inbox_events_max > 0, "network.inbox_events_max", "must be at least 1")?;
         ensure(self.store.commit_events_max > 0, "store.commit_events_max", "must be at least 1")?;
-        ensure(self.store.sweep_seconds > 0, "store.sweep_seconds", "must be at least 1")?;
         ensure(self.store.map_bytes_max >= 1 << 20, "store.map_bytes_max", "must be at least 1048576")?;
         ensure(limits.message_bytes_max >= 512, "limits.message_bytes_max", "must be at least 512")?;
         ensure(
@@ -202,6 +259,7 @@ impl Settings {
             "limits.limit_default",
             "is above limits.limit_max",
         )?;
+        ensure(limits.outbox_bytes_pause > 0, "limits.outbox_bytes_pause", "must be at least 1")?;
         ensure(
             limits.outbox_bytes_pause <= limits.outbox_bytes_max,
             "limits.outbox_bytes_pause",
@@ -211,6 +269,7 @@ impl Settings {
             ("limits.scan_rows_max", limits.scan_rows_max),
             ("limits.verify_batch_max", limits.verify_batch_max),
             ("limits.in_flight_events_max", limits.in_flight_events_max),
+            ("limits.in_flight_bytes_max", limits.in_flight_bytes_max),
             ("limits.deferred_messages_max", limits.deferred_messages_max),
             ("limits.connections_max", limits.connections_max),
             ("limits.filters_max", limits.filters_max),

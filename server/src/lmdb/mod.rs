@@ -23,6 +23,8 @@ mod runs;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use heed::byteorder::BigEndian;
 use heed::types::{Bytes, Str, U64};
@@ -46,6 +48,9 @@ const LAST_SEQ_KEY: &str = "last_seq";
 const READERS_MAX: u32 = 1024;
 /// Where the search for a map that the machine grants begins to be hopeless.
 const MAP_BYTES_MIN: usize = 1 << 20;
+
+/// Writes between looks for readers whose process has died.
+const WRITES_PER_LOOK: usize = 256;
 
 /// More than a file system keeps back for a file's own records.
 const PROBE_BYTES: usize = 1 << 16;
@@ -74,6 +79,7 @@ impl Default for LmdbOptions {
 pub struct LmdbBackend {
     env: Env<WithoutTls>,
     databases: Databases,
+    writes: Arc<AtomicUsize>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -104,9 +110,7 @@ impl LmdbBackend {
             Found::Something => return Err(OpenError::Foreign(path.to_owned())),
         }
         let databases = create_databases(&env).map_err(lmdb)?;
-        // Readers of a process that was killed would pin pages for ever.
-        env.clear_stale_readers().map_err(lmdb)?;
-        Ok(LmdbBackend { env, databases })
+        Ok(LmdbBackend { env, databases, writes: Arc::default() })
     }
 
     /// Writes a compacted copy of the last committed state to `file`, which must not exist.
@@ -189,6 +193,10 @@ impl Backend for LmdbBackend {
         &self,
         work: impl FnOnce(&mut Self::Writer<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
+        if self.writes.fetch_add(1, Ordering::Relaxed).is_multiple_of(WRITES_PER_LOOK) {
+            // A command that was killed while it read would pin pages until the next start.
+            self.env.clear_stale_readers().map_err(store_error)?;
+        }
         let txn = self.env.write_txn().map_err(store_error)?;
         let mut writer = View::writer(Moment::new(self, txn));
         let done = work(&mut writer)?;

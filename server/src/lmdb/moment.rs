@@ -86,7 +86,7 @@ impl<T: Txn> KeySource for Moment<'_, T> {
 
     /// Bytes are those of the file up to its last used page, free pages in between included.
     fn stats(&self) -> Result<Stats, StoreError> {
-        let LmdbBackend { env, databases } = self.backend;
+        let LmdbBackend { env, databases, .. } = self.backend;
         let page_bytes = u64::from(env.unnamed_database_stat().page_size);
         let pages = env.info().last_page_number as u64 + 1;
         Ok(Stats {

@@ -96,6 +96,8 @@ pub(crate) struct Snapshot {
     pub(crate) shards: Vec<ShardSnapshot>,
     pub(crate) writer: WriterMetrics,
     pub(crate) store: Option<Stats>,
+    /// Sockets turned away before they had a shard.
+    pub(crate) sockets_refused: u64,
     pub(crate) uptime_seconds: u64,
     pub(crate) resident_bytes: Option<u64>,
 }

@@ -191,14 +191,13 @@ impl Snapshot {
 
     fn histograms(&self, out: &mut Out<'_, '_>) -> Result<(), Error> {
         type Of = fn(&ShardSnapshot) -> &Histogram;
-        const MILLI: f64 = 1e-3;
         const MICRO: f64 = 1e-6;
         let histograms: [(&str, &str, f64, Of); 5] = [
             ("relay_verify_batch_events", "Events in a verification batch", 1.0, |s| {
                 &s.relay.verify_batch_events
             }),
             ("relay_verify_seconds", "Time of a verification batch", MICRO, |s| &s.host.verify_us),
-            ("relay_req_to_eose_seconds", "Time from REQ to EOSE", MILLI, |s| &s.relay.req_to_eose_ms),
+            ("relay_req_to_eose_seconds", "Time from REQ to EOSE", MICRO, |s| &s.relay.req_to_eose_us),
             ("relay_fanout_candidates", "Subscriptions looked at for an event", 1.0, |s| {
                 &s.relay.fanout_candidates
             }),
@@ -226,6 +225,8 @@ impl Snapshot {
             out.gauge("relay_store_events", "Events in the store", store.events)?;
             out.gauge("relay_store_bytes", "Bytes the store takes", store.bytes)?;
         }
+        let refused = self.sockets_refused;
+        out.counter("relay_sockets_refused", "Sockets turned away before their handshake", refused)?;
         out.gauge("relay_uptime_seconds", "Seconds since the start", self.uptime_seconds)?;
         match self.resident_bytes {
             Some(bytes) => out.gauge("process_resident_memory_bytes", "Resident memory", bytes),
@@ -316,14 +317,15 @@ mod tests {
         let shard = |shard: usize| {
             let mut relay = Metrics { messages_req: 2, sent_event: 10, ..Metrics::default() };
             relay.events_by_kind.insert(1, 3);
-            relay.req_to_eose_ms.record(4);
-            relay.req_to_eose_ms.record(9_000);
+            relay.req_to_eose_us.record(4_000);
+            relay.req_to_eose_us.record(9_000_000);
             ShardSnapshot { shard, relay, host: HostMetrics::default(), sockets: 1 }
         };
         let text = render(Snapshot {
             shards: vec![shard(0), shard(1)],
             writer: WriterMetrics::default(),
             store: None,
+            sockets_refused: 8,
             uptime_seconds: 7,
             resident_bytes: resident_bytes_for_test(),
         });

@@ -3,11 +3,14 @@
 //! Not `SO_REUSEPORT`: a second process on the same port would silently take a share of the connections.
 
 use std::io;
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::host::{Host, Inbound};
+use crate::seldom::Seldom;
 
 /// What a client is told when no shard has room.
 const NO_ROOM: &[u8] =
@@ -15,33 +18,39 @@ const NO_ROOM: &[u8] =
 
 /// Accepts for ever.
 pub(crate) async fn run(host: &Host, listener: TcpListener) {
+    let (no_files, no_room) = (Seldom::default(), Seldom::default());
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {
-                if let Err(error) = hand_over(host, stream, address) {
+                if let Err(error) = hand_over(host, stream, address, &no_room) {
                     tracing::debug!(%error, "a connection was lost right away");
                 }
             }
             Err(error) => {
                 // Most likely no file descriptors are left; some will be when connections close.
-                tracing::warn!(%error, "can't accept connections");
+                if let Some(times) = no_files.happened(Instant::now()) {
+                    tracing::warn!(%error, times, "can't accept connections");
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
 }
 
-fn hand_over(host: &Host, stream: TcpStream, address: std::net::SocketAddr) -> io::Result<()> {
+fn hand_over(host: &Host, stream: TcpStream, address: SocketAddr, no_room: &Seldom) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let Some(inbox) = host.seat() else {
-        tracing::warn!(%address, "no room for another connection");
+        host.sockets_refused.fetch_add(1, Ordering::Relaxed);
+        if let Some(times) = no_room.happened(Instant::now()) {
+            tracing::warn!(%address, times, "no room for another connection");
+        }
         let _ = stream.try_write(NO_ROOM);
         return Ok(());
     };
     match stream.into_std() {
         Ok(stream) => inbox.push(Inbound::Socket(stream, address)),
         Err(error) => {
-            inbox.sockets.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+            inbox.sockets.fetch_sub(1, Ordering::Relaxed);
             return Err(error);
         }
     }

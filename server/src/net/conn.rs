@@ -72,6 +72,16 @@ impl Backlog {
     fn len(&self) -> usize {
         self.bytes.len() - self.written
     }
+
+    /// Adds bytes. What has been written is given back first once it is half of all: a reader that never
+    /// quite catches up must not make this grow.
+    fn push(&mut self, bytes: &[u8]) {
+        if self.written * 2 >= self.bytes.len() {
+            self.bytes.drain(..self.written);
+            self.written = 0;
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
 }
 
 /// Why the task runs.
@@ -136,7 +146,7 @@ impl Conn {
         if taken == bytes.len() {
             return true;
         }
-        backlog.bytes.extend_from_slice(&bytes[taken..]);
+        backlog.push(&bytes[taken..]);
         drop(backlog);
         self.signal();
         false
@@ -302,5 +312,24 @@ pub(crate) async fn run<B: Backend>(shard: &Rc<Shard<B>>, id: ConnId, stream: Tc
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pings go on coming while their pongs are never quite read: the written part was kept for ever.
+    #[test]
+    fn a_backlog_that_is_never_empty_does_not_grow() {
+        let mut backlog = Backlog::default();
+        backlog.push(&[0; 1000]);
+        for turn in 0..10_000_u32 {
+            backlog.push(&turn.to_le_bytes().repeat(25));
+            backlog.written += 100;
+            assert_eq!(backlog.len(), 1000);
+            assert!(backlog.bytes.len() <= 2200, "{}", backlog.bytes.len());
+        }
+        assert_eq!(backlog.bytes[backlog.written..][..4], 9990_u32.to_le_bytes());
     }
 }

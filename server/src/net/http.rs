@@ -33,7 +33,9 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 /// Serves one socket until it closes or becomes a WebSocket.
 pub(crate) async fn serve<B: Backend + 'static>(seat: Seat<B>, stream: TcpStream) {
     let seat = Rc::new(seat);
-    let handshake = Duration::from_secs(seat.shard().host.settings.network.handshake_seconds);
+    let network = &seat.shard().host.settings.network;
+    let handshake = Duration::from_secs(network.handshake_seconds);
+    let all = handshake.saturating_add(Duration::from_secs(network.write_stall_seconds));
     let service = service_fn(move |request| {
         let seat = Rc::clone(&seat);
         async move { Ok::<_, Infallible>(respond(&seat, request).await) }
@@ -45,10 +47,12 @@ pub(crate) async fn serve<B: Backend + 'static>(seat: Seat<B>, stream: TcpStream
         // A client may have nothing more to say and still wait for its answer.
         .half_close(true)
         .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades()
-        .await;
-    if let Err(error) = served {
-        tracing::debug!(%error, "an HTTP connection ended badly");
+        .with_upgrades();
+    // Ends with the handshake of a WebSocket; who only speaks HTTP, or does not read, gives the seat back.
+    match tokio::time::timeout(all, served).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "an HTTP connection ended badly"),
+        Err(_) => tracing::debug!("an HTTP connection took too long"),
     }
 }
 
@@ -131,6 +135,7 @@ async fn metrics_text<B: Backend>(shard: &Shard<B>) -> String {
         shards,
         writer: host.writer_metrics.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone(),
         store: shard.with_store(|store| store.reader()?.stats()).ok(),
+        sockets_refused: host.sockets_refused.load(std::sync::atomic::Ordering::Relaxed),
         uptime_seconds: host.started.elapsed().as_secs(),
         resident_bytes: metrics::resident_bytes(),
     })

@@ -159,6 +159,7 @@ impl<B: Backend> Shard<B> {
                         Fault::Utf8 => relay.handle_text(now, id, b"\xff"),
                         Fault::Protocol => {}
                     }
+                    self.metrics.borrow_mut().closed_by_relay += 1;
                     let (code, reason) = fault.close();
                     conn.begin_close(Close { code, reason: reason.to_owned() });
                     self.request_flush(id);

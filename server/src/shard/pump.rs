@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use relay_engine::relay::Live;
 use relay_engine::store::Backend;
 use relay_engine::types::Now;
-use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Seat, Shard};
 use crate::host::{Inbound, now};
@@ -49,17 +48,21 @@ impl Stop {
 
 /// Runs until a stop is complete.
 pub(super) async fn run<B: Backend + 'static>(shard: Rc<Shard<B>>) {
-    let mut tick = interval(TICK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut tick_at = Instant::now() + TICK;
     loop {
-        let wait = shard.wait();
+        let to_tick = tick_at.saturating_duration_since(Instant::now());
+        let wait = shard.wait().unwrap_or(to_tick).min(to_tick);
         tokio::select! {
             () = shard.inbox().wake.notified() => {}
-            () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
-            _ = tick.tick() => shard.tick(),
+            () = tokio::time::sleep(wait) => {}
         }
         loop {
             tokio::task::yield_now().await;
+            // A shard that always has work must look at its clocks too.
+            if tick_at <= Instant::now() {
+                shard.tick();
+                tick_at = Instant::now() + TICK;
+            }
             if !turn(&shard) {
                 break;
             }
@@ -78,7 +81,10 @@ fn turn<B: Backend + 'static>(shard: &Rc<Shard<B>>) -> bool {
     }
     shard.verify(now);
     shard.send_commits();
-    shard.work(now);
+    shard.work();
+    // Events that had waited behind a request.
+    shard.verify(now);
+    shard.send_commits();
     shard.relay_ephemeral();
     shard.flush_all();
     shard.resume_inputs();
@@ -140,10 +146,12 @@ impl<B: Backend> Shard<B> {
     }
 
     /// Steps of waiting scans, for as long as sockets can well wait.
-    fn work(&self, now: Now) {
+    fn work(&self) {
         let mut relay = self.relay.borrow_mut();
         let begun = Instant::now();
-        while relay.work(now) && begun.elapsed() < WORK_TURN {}
+        while relay.has_work() && begun.elapsed() < WORK_TURN {
+            relay.work(now());
+        }
     }
 
     fn send_commits(&self) {
@@ -195,6 +203,7 @@ impl<B: Backend> Shard<B> {
         while let Some((id, close)) = self.poll_close() {
             self.close(id, close);
         }
+        self.relay.borrow_mut().handle_flushed(now());
     }
 
     fn poll_ready(&self) -> Option<relay_engine::relay::ConnId> {
@@ -219,11 +228,15 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Once nothing that was read is still on its way, connections are told that this is the end.
+    /// Once nothing that was read is still on its way, connections are told that this is the end. So they are
+    /// when the store has failed, for then its answers may never come.
     fn advance_stop(&self, has_work: bool) {
+        let has_failed = self.host.failure().is_some();
         let is_done = self.stop.get() == Stop::Finishing
             && !has_work
-            && self.commits_out.get() == 0
+            && (self.commits_out.get() == 0 || has_failed)
+            // A batch that waits to be verified has a deadline.
+            && self.relay.borrow().poll_timeout().is_none()
             && self.to_flush.borrow().is_empty();
         if is_done {
             self.stop.set(Stop::Goodbye);

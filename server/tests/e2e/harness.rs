@@ -208,6 +208,15 @@ pub(crate) fn relay(args: &[&str], stdin: &[u8]) -> Output {
     output
 }
 
+/// Waits until `holds`.
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "{what} does not come about");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// Seconds since the Unix epoch.
 pub(crate) fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
@@ -235,9 +244,21 @@ impl RawClient {
         Some(RawClient { socket, closed: None })
     }
 
-    /// How long [`RawClient::recv`] waits.
-    pub(crate) fn set_patience(&mut self, patience: Duration) {
-        self.socket.get_ref().set_read_timeout(Some(patience)).unwrap();
+    /// Whether a ping is answered before the connection closes; texts that come first are passed on.
+    pub(crate) fn answers_ping(&mut self, mut text: impl FnMut(String)) -> bool {
+        // A connection that has been closed takes no ping, and says so when it is read.
+        let _ = self.socket.send(Message::Ping(tungstenite::Bytes::new()));
+        loop {
+            match self.socket.read() {
+                Ok(Message::Pong(_)) => return true,
+                Ok(Message::Text(found)) => text(found.to_string()),
+                Ok(Message::Close(frame)) => {
+                    self.closed = Some(frame.map_or(1005, |frame| frame.code.into()));
+                }
+                Ok(_) => {}
+                Err(_) => return false,
+            }
+        }
     }
 
     pub(crate) fn send(&mut self, text: impl Into<String>) {

@@ -6,11 +6,12 @@ use std::net::TcpStream;
 use relay_engine::testing::signing::{event, key};
 use serde_json::Value;
 
-use super::harness::{RelayProcess, unix_now};
+use super::harness::{PATIENCE, RelayProcess, unix_now};
 
 /// One request on a connection of its own: status, head in lowercase, body.
 fn request(relay: &RelayProcess, method: &str, path: &str, headers: &str) -> (u16, String, String) {
     let mut stream = TcpStream::connect(relay.host()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let host = relay.host();
     write!(stream, "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}\r\n").unwrap();
     let mut answer = String::new();

@@ -5,10 +5,11 @@ use std::io::Read;
 use relay_engine::testing::signing::{event, key};
 use tungstenite::Message;
 
-use super::harness::{RawClient, RelayProcess, unix_now};
+use super::harness::{PATIENCE, RawClient, RelayProcess, unix_now, until};
 
 fn metric(relay: &RelayProcess, name: &str) -> f64 {
     let mut stream = std::net::TcpStream::connect(relay.host()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let head = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     std::io::Write::write_all(&mut stream, head.as_bytes()).unwrap();
     let mut text = String::new();
@@ -81,15 +82,13 @@ fn a_reader_that_takes_nothing_is_closed_and_counted() {
     }
     let mut stalled = relay.connect();
     stalled.send(r#"["REQ","all",{"kinds":[1],"limit":1000}]"#);
-    while metric(&relay, "relay_closed_stalled_total") < 1.0 {
-        std::thread::sleep(std::time::Duration::from_millis(100));
-    }
+    until("the end of a stalled connection", || metric(&relay, "relay_closed_stalled_total") >= 1.0);
     assert_eq!(metric(&relay, "strfry_connections_current"), 1.0);
 }
 
 #[test]
 fn who_answers_pings_stays_and_who_does_not_goes() {
-    let relay = RelayProcess::start_with("shards = 1\n[network]\nping_seconds = 1\n");
+    let relay = RelayProcess::start_with("shards = 1\n[network]\nping_seconds = 3\n");
     let mut dead = relay.connect();
     let mut alive = relay.connect();
     // Reading the raw stream answers no ping; it ends when the relay gives up.
@@ -98,7 +97,7 @@ fn who_answers_pings_stays_and_who_does_not_goes() {
         let answering = scope.spawn(|| {
             // A client that reads answers pings by itself, and this one reads until there is an answer.
             let mut pings = 0;
-            while pings < 4 {
+            while pings < 3 {
                 if let Message::Ping(_) = alive.socket.read().unwrap() {
                     pings += 1;
                 }
@@ -114,6 +113,52 @@ fn who_answers_pings_stays_and_who_does_not_goes() {
     assert_eq!(metric(&relay, "relay_closed_silent_total"), 1.0);
 }
 
+/// A shard that had work all the time never looked at its clocks.
+#[test]
+fn a_busy_shard_sees_who_is_dead() {
+    let relay =
+        RelayProcess::start_with("shards = 1\n[network]\nping_seconds = 1\n[limits]\nscan_rows_max = 1\n");
+    let mut writer = relay.connect();
+    let now = unix_now();
+    for serial in 0..300 {
+        writer.publish(&event(&key(1)).at(now - serial).sign().json());
+    }
+    drop(writer);
+    let mut dead = relay.connect();
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut busy = relay.connect();
+                let count = r##"["COUNT","c",{"#t":["none"],"kinds":[1]},{"kinds":[1]}]"##;
+                (0..8).for_each(|_| busy.send(count));
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    busy.recv_starting(r#"["COUNT","#);
+                    busy.send(count);
+                }
+            });
+        }
+        let mut rest = Vec::new();
+        let closed = dead.socket.get_mut().read_to_end(&mut rest);
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        closed.expect("the relay closes it");
+    });
+    assert_eq!(metric(&relay, "relay_closed_silent_total"), 1.0);
+}
+
+/// Requests without end whose answers nobody read held a seat for ever.
+#[test]
+fn plain_http_does_not_keep_a_seat() {
+    let relay =
+        RelayProcess::start_with("shards = 1\n[network]\nhandshake_seconds = 1\nwrite_stall_seconds = 1\n");
+    let mut stream = std::net::TcpStream::connect(relay.host()).unwrap();
+    stream.set_write_timeout(Some(std::time::Duration::from_millis(200))).unwrap();
+    let request = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1_000);
+    while std::io::Write::write_all(&mut stream, request.as_bytes()).is_ok() {}
+    // The socket that asks is one.
+    until("a free seat", || metric(&relay, "relay_sockets{") <= 1.0);
+}
+
 #[test]
 fn a_full_house_says_so() {
     let relay = RelayProcess::start_with("shards = 1\n[limits]\nconnections_max = 2\n");
@@ -127,9 +172,7 @@ fn a_full_house_says_so() {
     assert_eq!(response.status(), 503);
     drop(first);
     // The seat is free as soon as the relay has seen the end.
-    while metric(&relay, "relay_connections{") > 1.0 {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    until("a free seat", || metric(&relay, "relay_connections{") <= 1.0);
     assert!(relay.connect().query("{}").is_empty());
 }
 

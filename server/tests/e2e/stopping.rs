@@ -1,5 +1,8 @@
 //! A graceful stop: what was sent before the signal is answered, close frames follow, exit code 0.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
 use relay_engine::testing::signing::{event, key};
 
 use super::harness::{RelayProcess, serve, unix_now};
@@ -31,8 +34,24 @@ fn what_is_under_way_is_answered_before_the_close_frame() {
         assert!(relay.ended().success(), "{signal}");
         relay.restart();
         let stored = relay.connect().query(r#"{"kinds":[1],"limit":1000}"#).len();
-        assert!(stored >= accepted, "{signal}: {accepted} acknowledged, {stored} stored");
+        assert_eq!(stored, accepted, "{signal}: acknowledged on the right, stored on the left");
     }
+}
+
+/// Logging to a pipe that nobody reads any more was a panic.
+#[test]
+fn the_reader_of_the_log_may_leave() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let mut child = serve(&folder.path().join("data"), None).stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("listening on") {
+        line.clear();
+        assert!(log.read_line(&mut line).unwrap() > 0, "it starts");
+    }
+    drop(log);
+    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]

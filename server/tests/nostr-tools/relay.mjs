@@ -61,6 +61,7 @@ export async function startRelay(args = []) {
 export function realEvents() {
   const shared = process.env.RELAY_SHARED ?? join(root, '..', 'shared')
   const files = [join(shared, 'data', 'real-events.jsonl'), join(root, 'engine', 'tests', 'wire_events.jsonl')]
+  if (process.env.RELAY_SHARED && !existsSync(files[0])) throw new Error(`RELAY_SHARED: no ${files[0]}`)
   const file = files.find(existsSync)
   return readFileSync(file, 'utf8').trim().split('\n').map(line => JSON.parse(line))
 }

@@ -96,10 +96,10 @@ test('deletion, expiration, and what stays gone', async () => {
   assert.deepEqual(await stored(relay, [{ ids: [victim.id] }]), [])
   await assert.rejects(relay.publish(victim), /^Error: blocked:/)
   await assert.rejects(relay.publish(sign({ tags: [['expiration', `${now() - 5}`]] })), /expired/)
-  const brief = sign({ tags: [['expiration', `${now() + 2}`]], content: 'brief' })
+  const brief = sign({ tags: [['expiration', `${now() + 6}`]], content: 'brief' })
   await relay.publish(brief)
   assert.equal((await stored(relay, [{ ids: [brief.id] }])).length, 1)
-  await new Promise(resolve => setTimeout(resolve, 3_000))
+  await new Promise(resolve => setTimeout(resolve, 7_000))
   assert.equal((await stored(relay, [{ ids: [brief.id] }])).length, 0)
 })
 

@@ -1,7 +1,7 @@
 //! A store over sorted keys: what LMDB and SQL have in common.
 //!
 //! Both keep one ordered set of short keys (postings, ids, expiries), event bodies by number, and tombstones.
-//! [`key`] draws the bytes, [`Overlay`] collects a write, and [`View`] is the [`Reader`] and [`Writer`] of
+//! `key.rs` draws the bytes, [`Overlay`] collects a write, and [`View`] is the [`Reader`] and [`Writer`] of
 //! any [`KeySource`]. A backend is left with reading ranges and with writing an overlay down.
 
 mod key;

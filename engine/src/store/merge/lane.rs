@@ -81,16 +81,16 @@ impl Lane {
         self.decided
     }
 
-    /// Settles which terms are read, looking into the candidates where their number does not tell.
+    /// Settles which terms of its filter, one of so many, are read, looking into the candidates where their number does not tell.
     pub(super) fn choose<R: Reader>(
         &mut self,
-        filter: &Filter,
+        (filter, filters): (&Filter, usize),
         classes: TermClasses,
         reader: &R,
         rows: &mut usize,
     ) -> Result<(), StoreError> {
         let before = *rows;
-        self.source = cheapest(filter, classes, reader, rows)?;
+        self.source = cheapest((filter, filters), classes, reader, rows)?;
         self.rows += (before - *rows) as u64;
         self.decided = self.source.decides(filter);
         let count = self.source.len(filter);
@@ -166,14 +166,14 @@ fn in_order<R: Reader>(broad: Source, classes: TermClasses, reader: &R) -> Resul
     })
 }
 
-/// The way to answer `filter` that reads least, as far as a look at its first postings tells.
+/// The way to answer `filter`, one of `filters`, that reads least, as far as a look at its first postings tells.
 fn cheapest<R: Reader>(
-    filter: &Filter,
+    (filter, filters): (&Filter, usize),
     classes: TermClasses,
     reader: &R,
     rows: &mut usize,
 ) -> Result<Source, StoreError> {
-    let mut sources = Source::narrow(filter, classes);
+    let mut sources = Source::narrow(filter, filters, classes);
     // An author's postings that prove the match are best: each one is an answer.
     if sources.is_empty() || sources[0].decides(filter) {
         return Ok(sources.into_iter().next().unwrap_or_else(|| Source::broad(filter, usize::MAX)));

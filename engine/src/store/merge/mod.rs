@@ -146,7 +146,7 @@ impl Merge {
     }
 
     /// Goes on until there is a candidate that has not been [`Merge::pass`]ed; that is a row a posting read, and
-    /// one a call at least. Choosing between ways to answer a filter may overdraw `rows` by a few dozen.
+    /// one a call at least. Choosing between ways to answer a filter may overdraw `rows` by up to about 1,700.
     pub(super) fn next<R: Reader>(
         &mut self,
         filters: &[Filter],
@@ -315,7 +315,7 @@ impl Merge {
             }
             return Ok(());
         }
-        lane.choose(filter, self.classes, reader, rows)?;
+        lane.choose((filter, filters.len()), self.classes, reader, rows)?;
         self.add_cursors(index, filter, Bound::From(Rank::newest(filter.until.unwrap_or(u64::MAX))));
         self.opened += 1;
         Ok(())

@@ -3,7 +3,7 @@
 use crate::store::{Term, TermClasses};
 use crate::types::{Class, Filter, Kind};
 
-/// Widest product of authors and kinds that gets a cursor each.
+/// Widest product of authors and kinds that gets a cursor each, of all filters of a request together.
 const PAIRS_MAX: usize = 20_000;
 
 /// A way to answer a filter: terms whose postings together hold every match.
@@ -26,11 +26,12 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// The ways to answer `filter` by something better than its kinds alone.
-    pub(super) fn narrow(filter: &Filter, classes: TermClasses) -> Vec<Source> {
+    /// The ways to answer `filter`, one of `filters`, by something better than its kinds alone.
+    pub(super) fn narrow(filter: &Filter, filters: usize, classes: TermClasses) -> Vec<Source> {
         let mut sources = Vec::new();
         if let Some(authors) = &filter.authors {
-            let pairs_fit = |kinds: &[Kind]| authors.len().saturating_mul(kinds.len()) <= PAIRS_MAX;
+            let pairs_max = PAIRS_MAX / filters.max(1);
+            let pairs_fit = |kinds: &[Kind]| authors.len().saturating_mul(kinds.len()) <= pairs_max;
             sources.push(match filter.kinds.as_deref() {
                 Some(kinds) if pairs_fit(kinds) && kinds.iter().all(|&kind| is_replaceable(kind)) => {
                     Source::Address

@@ -1,5 +1,7 @@
 //! What the store knows that bears on one operation. Reads only, decides nothing.
 
+use std::ops::RangeInclusive;
+
 use super::Op;
 use super::requests::{DELETION, GIFT_WRAP, VANISH, deleted_addresses, deleted_ids, wrapped_for};
 use crate::store::terms::address_d;
@@ -69,7 +71,7 @@ pub(super) fn gather(reader: &impl Reader, op: &Op, now: Timestamp) -> Result<Fa
         let (kind, pubkey) = (event.kind, event.pubkey);
         let key = Tombstone::Address { kind, pubkey, d: d.clone() };
         facts.address_deleted_until = reader.tombstone(&key)?;
-        for posting in all_postings(reader, &Term::Address(kind, pubkey, d), Timestamp::MAX)? {
+        for posting in all_postings(reader, &Term::Address(kind, pubkey, d), ANY_TIME)? {
             if Some(posting.seq) != facts.stored {
                 facts.versions.push(version(reader, posting, now)?);
             }
@@ -83,12 +85,12 @@ pub(super) fn gather(reader: &impl Reader, op: &Op, now: Timestamp) -> Result<Fa
             let pubkey = event.pubkey;
             let key = Tombstone::Address { kind, pubkey, d: d.clone() };
             let term = Term::Address(kind, pubkey, d);
-            let versions = all_postings(reader, &term, event.created_at)?;
+            let versions = all_postings(reader, &term, 0..=event.created_at)?;
             facts.addresses.push((key, versions.iter().map(|posting| posting.seq).collect()));
         }
     }
     if matches!(op, Op::Vanish(_)) && facts.vanished_until < Some(event.created_at) {
-        facts.traces = traces(reader, event)?;
+        facts.traces = traces(reader, event, facts.vanished_until.unwrap_or(0))?;
         facts.traces.retain(|&seq| Some(seq) != facts.stored);
     }
     Ok(facts)
@@ -133,27 +135,54 @@ fn may_delete(event: CanonicalEvent<'_>, requester: PubKey) -> bool {
     }
 }
 
-/// All events of the author of a request to vanish, and the gift wraps for it, up to the request's second.
-fn traces(reader: &impl Reader, request: &Event) -> Result<Vec<Seq>, StoreError> {
-    let (author, until) = (request.pubkey, request.created_at);
-    let own = all_postings(reader, &Term::Author(author), until)?;
-    let mentions = all_postings(reader, &Term::Tag(b'p', author.to_hex().as_slice().into()), until)?;
-    let wraps = mentions.iter().filter(|posting| posting.kind == GIFT_WRAP);
-    let mut seqs: Vec<Seq> = own.iter().chain(wraps).map(|posting| posting.seq).collect();
+/// All events of the author of a request to vanish, and the gift wraps for it, up to the request's second. Of
+/// what is older than an earlier request nothing is left.
+fn traces(reader: &impl Reader, request: &Event, vanished_until: Timestamp) -> Result<Vec<Seq>, StoreError> {
+    let (author, times) = (request.pubkey, vanished_until..=request.created_at);
+    let mut seqs = Vec::new();
+    each_posting(reader, &Term::Author(author), times.clone(), |posting| seqs.push(posting.seq))?;
+    let mentions = Term::Tag(b'p', author.to_hex().as_slice().into());
+    each_posting(reader, &mentions, times, |posting| {
+        if posting.kind == GIFT_WRAP {
+            seqs.push(posting.seq);
+        }
+    })?;
     seqs.sort_unstable();
     seqs.dedup();
     Ok(seqs)
 }
 
-fn all_postings(reader: &impl Reader, term: &Term, until: Timestamp) -> Result<Vec<Posting>, StoreError> {
+const ANY_TIME: RangeInclusive<Timestamp> = 0..=Timestamp::MAX;
+
+fn all_postings(
+    reader: &impl Reader,
+    term: &Term,
+    times: RangeInclusive<Timestamp>,
+) -> Result<Vec<Posting>, StoreError> {
     let mut postings = Vec::new();
-    let mut start = Bound::From(Rank::newest(until));
+    each_posting(reader, term, times, |posting| postings.push(posting))?;
+    Ok(postings)
+}
+
+/// Calls `sink` with the postings of `term` whose events are of these times, newest first.
+fn each_posting(
+    reader: &impl Reader,
+    term: &Term,
+    times: RangeInclusive<Timestamp>,
+    mut sink: impl FnMut(Posting),
+) -> Result<(), StoreError> {
+    let mut start = Bound::From(Rank::newest(*times.end()));
+    let mut postings = Vec::new();
     loop {
-        let before = postings.len();
-        reader.postings(term, start, 0, CHUNK, &mut postings)?;
-        match postings.last() {
-            Some(last) if postings.len() - before == CHUNK => start = Bound::After(last.rank, last.seq),
-            _ => return Ok(postings),
+        reader.postings(term, start, *times.start(), CHUNK, &mut postings)?;
+        let next = match postings.last() {
+            Some(last) if postings.len() == CHUNK => Some(Bound::After(last.rank, last.seq)),
+            _ => None,
+        };
+        postings.drain(..).for_each(&mut sink);
+        match next {
+            Some(next) => start = next,
+            None => return Ok(()),
         }
     }
 }

@@ -62,7 +62,8 @@ pub enum Refusal {
 /// Carries out `ops` in order as one change, durable when this returns; later ones see what earlier ones did.
 ///
 /// Outcomes do not depend on whether expired events have been swept yet. Costs a few point reads an event; a
-/// request to vanish costs as much as there are events of its author and mentions of its author.
+/// deletion request some for each target it names; a request to vanish as much as there are events of its author
+/// and mentions of its author since the last one.
 ///
 /// # Errors
 /// The backend's. Then nothing of `ops` was kept.

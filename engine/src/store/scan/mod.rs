@@ -112,7 +112,7 @@ impl Scan {
     }
 
     /// Looks at up to `rows` postings and events, counting them down, and hands matches that `viewer` may see
-    /// to `sink` in order. Choosing between ways to answer may overdraw `rows` by a few dozen, once a filter.
+    /// to `sink` in order. Choosing between ways to answer may overdraw `rows` by up to about 1,700, once a filter.
     ///
     /// # Errors
     /// The backend's. The scan has lost nothing and may be stepped again.

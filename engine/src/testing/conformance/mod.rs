@@ -14,7 +14,7 @@ use crate::types::{Event, Filter, Timestamp};
 ///
 /// # Panics
 /// When the backend is at fault; the message says in what.
-pub fn conformance<B: Backend + 'static>(make: impl Fn() -> B) {
+pub fn conformance<B: Backend + 'static>(make: impl Fn() -> B + Sync) {
     seam::run(&make);
     rules::run(&make);
     queries::run(&make);

@@ -13,6 +13,7 @@ use crate::testing::signing::{Signed, event, key, lower_hex};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
+        case("counts: one that can't be read leaves the subscription of its name", beside_a_req),
         case("counts: many shapes agree with plain loops", shapes),
         case("counts: a refusal is CLOSED with the query's id", refusals),
         case("counts: what is gone is not counted", what_is_gone),
@@ -185,4 +186,14 @@ fn bounded(stage: &mut Stage<'_>) {
         assert!(count == exact || body["approximate"] == true, "{body} for {filter}, exactly {exact}");
     }
     assert_eq!(conn.count(json!({"ids": []})), 0);
+}
+
+fn beside_a_req(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    conn.req("same", json!({"kinds": [1]}));
+    conn.send(r#"["COUNT","same",{"kinds":"x"}]"#);
+    conn.expect_closed("same", "invalid");
+    let note = event(&key(1)).at(stage.t).sign();
+    conn.accept(&note);
+    assert_eq!(conn.next_event("same"), note.id);
 }

@@ -39,6 +39,11 @@ pub(super) fn cases() -> Vec<Case> {
             |config| config.limits.filter_values_max = 10,
             filter_values,
         ),
+        case_with(
+            "limits: values of a connection",
+            |config| config.limits.connection_values_max = 10,
+            connection_values,
+        ),
         case_with("limits: events a minute", |config| config.limits.events_per_minute_max = 5, event_rate),
         case_with(
             "limits: requests a minute",
@@ -205,6 +210,22 @@ fn filter_values(stage: &mut Stage<'_>) {
         conn.req_closed("sub", filters.clone(), "");
         conn.count_closed("sub", filters, "");
     }
+}
+
+fn connection_values(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    let kinds = |count: usize| json!({"kinds": (0..count).collect::<Vec<_>>()});
+    conn.req("a", kinds(6));
+    conn.req("b", kinds(4));
+    conn.req_closed("c", kinds(1), "blocked");
+    // Replacing and closing make room; a COUNT takes none.
+    conn.req("a", kinds(5));
+    conn.req("c", kinds(1));
+    conn.count(kinds(9));
+    conn.close_sub("b");
+    conn.req("d", kinds(4));
+    conn.req_closed("e", kinds(1), "blocked");
+    stage.open().req("a", kinds(10));
 }
 
 fn event_rate(stage: &mut Stage<'_>) {

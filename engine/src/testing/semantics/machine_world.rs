@@ -361,8 +361,9 @@ impl Machine {
     /// Forgets everything that a host may lose, in the middle of scans if there are any.
     fn hibernate(&mut self) {
         self.drive_for(1 + self.rebuilt as usize % 4);
-        // Events in flight are nobody's yet.
-        while self.shards.iter().any(|shard| shard.relay.poll_timeout().is_some()) {
+        // Events in flight are nobody's yet, and what waits behind them or behind a request is lost.
+        let holds = |shard: &Shard| shard.relay.poll_timeout().is_some() || shard.relay.holds_messages();
+        while self.shards.iter().any(holds) {
             self.drive_for(1);
         }
         for (place, shard) in self.shards.iter_mut().enumerate() {

@@ -10,12 +10,19 @@ use crate::types::PubKey;
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        case("vanish: from this relay", from_here),
+        case_with("vanish: from this relay", with_url, from_here),
+        case("vanish: what a connection calls this relay proves nothing", by_host),
         case("vanish: from all relays", from_everywhere),
         case("vanish: a request for another relay does nothing here", for_another),
         case("vanish: deletions against it have no effect", against),
         case_with("vanish: also for those who may not write here", only_key_1, for_the_unwelcome),
     ]
+}
+
+const URL: &str = "wss://relay.example.com";
+
+fn with_url(config: &mut crate::relay::Config) {
+    config.url = Some(URL.into());
 }
 
 fn only_key_1(config: &mut crate::relay::Config) {
@@ -69,17 +76,19 @@ fn ids(events: &[Signed]) -> Vec<String> {
     ids
 }
 
-fn vanish(stage: &mut Stage<'_>, make: impl Fn(&Stage<'_>, Draft) -> Draft) {
+fn vanish(stage: &mut Stage<'_>, url: &str, target: &[&str]) {
     let mut conn = stage.open();
     // Authenticated, so that gift wraps can be looked for.
-    stage.auth(&mut conn, &key(1));
-    stage.auth(&mut conn, &key(2));
+    for key in [key(1), key(2)] {
+        let draft = stage.auth_draft(&key).tag(["relay", url]).tag(["challenge", &conn.challenge]);
+        assert_eq!(conn.auth(&draft.sign()), (true, String::new()));
+    }
     let at = stage.t - 20;
     let (gone, stays) = traces(at);
     conn.accept_all(&gone);
     conn.accept_all(&stays);
     assert_eq!(served(&mut conn, &gone), ids(&gone), "before");
-    let request = make(stage, request(&key(1), at)).sign();
+    let request = target.iter().fold(request(&key(1), at), |draft, url| draft.tag(["relay", url])).sign();
     let (accepted, message) = conn.publish(&request);
     assert!(accepted, "{message}");
     assert_eq!(served(&mut conn, &gone), [""; 0], "after");
@@ -101,15 +110,23 @@ fn vanish(stage: &mut Stage<'_>, make: impl Fn(&Stage<'_>, Draft) -> Draft) {
 }
 
 fn from_here(stage: &mut Stage<'_>) {
-    vanish(stage, |stage, draft| {
-        draft
-            .tag(["relay", "wss://other.example.com"])
-            .tag(["relay", &format!("ws://{}", stage.world.host())])
-    });
+    vanish(stage, URL, &["wss://other.example.com", URL]);
+}
+
+/// A relay that does not know its name must not believe what clients call it: anybody could carry a request to
+/// another relay here.
+fn by_host(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    let note = event(&key(1)).at(stage.t - 9).sign();
+    conn.accept(&note);
+    let url = format!("ws://{}", stage.world.host());
+    conn.refuse(&request(&key(1), stage.t).tag(["relay", &url]).sign(), "invalid");
+    assert_eq!(served(&mut conn, std::slice::from_ref(&note)), [&*note.id]);
 }
 
 fn from_everywhere(stage: &mut Stage<'_>) {
-    vanish(stage, |_, draft| draft.tag(["relay", "ALL_RELAYS"]));
+    let url = format!("ws://{}", stage.world.host());
+    vanish(stage, &url, &["ALL_RELAYS"]);
 }
 
 fn for_another(stage: &mut Stage<'_>) {

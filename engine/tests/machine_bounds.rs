@@ -1,0 +1,115 @@
+//! What one connection can make the machine keep: when it has enough, the host is told to stop reading.
+
+use std::sync::Arc;
+
+use relay_engine::relay::{Config, ConnId, Peer, Relay, commit};
+use relay_engine::store::MemoryBackend;
+use relay_engine::testing::signing::{event, key};
+use relay_engine::types::{Limits, Now};
+use relay_engine::verify::Libsecp256k1;
+
+const NOW: Now = Now::from_seconds(1_700_000_000);
+
+fn relay(limits: Limits) -> (Relay<MemoryBackend>, ConnId) {
+    let config = Config { limits, ..Config::default() };
+    let mut relay = Relay::new(Arc::new(config), MemoryBackend::default(), Arc::new(Libsecp256k1), [1; 32]);
+    let conn = relay.connect(NOW, Peer::default()).expect("there is room");
+    (relay, conn)
+}
+
+/// Sends `text` until the machine wants no more; how often it was sent.
+fn sent_until_full(relay: &mut Relay<MemoryBackend>, conn: ConnId, text: &str) -> usize {
+    (1..=1_000)
+        .find(|_| {
+            relay.handle_text(NOW, conn, text.as_bytes());
+            !relay.wants_input(conn)
+        })
+        .expect("it has had enough")
+}
+
+fn drained(relay: &mut Relay<MemoryBackend>, conn: ConnId) -> Vec<String> {
+    let mut frames = Vec::new();
+    while relay.drain(conn, usize::MAX, &mut |frame| {
+        let mut bytes = Vec::new();
+        frame.write_to(&mut bytes);
+        frames.push(String::from_utf8(bytes).expect("UTF-8"));
+    }) {}
+    frames
+}
+
+/// Copies of an event in flight joined it without being counted, and nothing ever stopped the reading.
+#[test]
+fn copies_of_an_event_in_flight_count() {
+    let (mut relay, conn) = relay(Limits { in_flight_events_max: 5, ..Limits::default() });
+    let message = format!(r#"["EVENT",{}]"#, event(&key(1)).at(NOW.seconds()).sign().json());
+    assert_eq!(sent_until_full(&mut relay, conn, &message), 5);
+    let batch = relay.poll_verify(NOW, true).expect("a batch");
+    assert_eq!(batch.len(), 1);
+    relay.handle_verified(NOW, batch.check(&Libsecp256k1));
+    let changes = relay.poll_commit().expect("a commit");
+    let reply = commit(relay.store(), NOW, vec![changes]).replies.pop().expect("a reply");
+    relay.handle_committed(NOW, reply);
+    assert_eq!(relay.poll_input_resumed(), Some(conn));
+    let oks = drained(&mut relay, conn);
+    let oks: Vec<_> = oks.iter().filter(|frame| frame.starts_with(r#"["OK""#)).collect();
+    assert_eq!(oks.len(), 5);
+    assert_eq!(oks.iter().filter(|ok| ok.ends_with(r#",true,""]"#)).count(), 1, "{oks:?}");
+}
+
+#[test]
+fn bytes_in_flight_count() {
+    let (mut relay, conn) = relay(Limits { in_flight_bytes_max: 10_000, ..Limits::default() });
+    let mut serial = 0;
+    let sent = (1..100).find(|_| {
+        serial += 1;
+        let event = event(&key(1)).at(NOW.seconds() - serial).content("x".repeat(3_000)).sign();
+        relay.handle_text(NOW, conn, format!(r#"["EVENT",{}]"#, event.json()).as_bytes());
+        !relay.wants_input(conn)
+    });
+    assert_eq!(sent, Some(3), "three are more than 9,000 bytes of content");
+}
+
+/// Each REQ took its first step as it was read, so that a read full of them stopped a shard for seconds.
+#[test]
+fn requests_wait_for_their_turn_and_few_of_them() {
+    let limits = Limits { deferred_messages_max: 10, ..Limits::default() };
+    let (mut relay, conn) = relay(limits);
+    assert_eq!(sent_until_full(&mut relay, conn, r#"["REQ","same",{"kinds":[1]}]"#), 11);
+    assert!(drained(&mut relay, conn).iter().all(|frame| frame.starts_with(r#"["AUTH""#)), "no step yet");
+    while relay.work(NOW) {}
+    assert_eq!(relay.poll_input_resumed(), Some(conn));
+    let answers = drained(&mut relay, conn);
+    assert_eq!(answers, vec![r#"["EOSE","same",["finish"]]"#; 11]);
+}
+
+/// Requests with many steps to take are few, too: the next waits until one of them is done.
+#[test]
+fn long_requests_are_few() {
+    let (mut relay, conn) = relay(Limits { scan_rows_max: 1, ..Limits::default() });
+    let mut changes = Vec::new();
+    for serial in 0..200 {
+        let event = event(&key(1)).at(NOW.seconds() - serial).sign();
+        relay.handle_text(NOW, conn, format!(r#"["EVENT",{}]"#, event.json()).as_bytes());
+    }
+    while let Some(batch) = relay.poll_verify(NOW, true) {
+        relay.handle_verified(NOW, batch.check(&Libsecp256k1));
+        changes.extend(relay.poll_commit());
+    }
+    for reply in commit(relay.store(), NOW, changes).replies {
+        relay.handle_committed(NOW, reply);
+    }
+    let begun = (0..100).find(|serial| {
+        let text = format!(r#"["REQ","{serial}",{{"kinds":[1]}}]"#);
+        relay.handle_text(NOW, conn, text.as_bytes());
+        // A round in which each has its step.
+        for _ in 0..=*serial {
+            relay.work(NOW);
+        }
+        !relay.wants_input(conn)
+    });
+    assert_eq!(begun, Some(31), "the thirty-second is one too many");
+    while relay.work(NOW) || relay.has_work() {
+        drained(&mut relay, conn);
+    }
+    assert_eq!(relay.poll_input_resumed(), Some(conn));
+}

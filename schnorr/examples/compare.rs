@@ -1,0 +1,212 @@
+//! Every tier of this machine against libsecp256k1 (key parsed every time), interleaved in one thread.
+//!
+//!     cargo run --release -p relay-schnorr --example compare [-- [--json] [--tier adx] [--rounds 25]]
+//!
+//! CPU time of the thread, medians over rounds. `unseen`: every key is new and nothing is remembered.
+//! `zipf`: authors drawn from 1,000 with weight 1 / rank, all of them known to the author cache.
+//! Every verdict is checked.
+#![allow(clippy::print_stdout, reason = "printing is what it is for")]
+
+use std::time::Duration;
+
+use relay_schnorr::{Claim, Tier, Verifier};
+use rustix::time::{ClockId, clock_gettime};
+use secp256k1::{Keypair, schnorr};
+use sha2::{Digest, Sha256};
+
+const BATCHES: [usize; 7] = [1, 4, 8, 16, 64, 256, 1024];
+const AUTHORS: usize = 1_000;
+/// Claims to draw batches from.
+const POOL: usize = 4_096;
+/// Claims that a sample covers at least, so that the clock's own cost does not count.
+const SAMPLE_CLAIMS_MIN: usize = 64;
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let option = |name: &str| args.iter().position(|arg| arg == name).and_then(|at| args.get(at + 1));
+    let json = args.iter().any(|arg| arg == "--json");
+    let rounds = option("--rounds").map_or(25, |text| text.parse().expect("--rounds takes a number"));
+    let only: Option<Tier> = option("--tier").map(|name| name.parse().expect("a tier's name"));
+    let tiers: Vec<Tier> = Tier::ALL
+        .iter()
+        .copied()
+        .filter(|tier| tier.is_available() && *tier != Tier::Libsecp256k1 && tier.name() != "emulated")
+        .filter(|tier| only.is_none_or(|only| only == *tier))
+        .collect();
+
+    let pools = [("unseen", unseen()), ("zipf", zipf())];
+    let mut lines = Vec::new();
+    for (keys, pool) in &pools {
+        for batch in BATCHES {
+            lines.extend(measure(&tiers, keys, pool, batch, rounds, json));
+        }
+    }
+    for (keys, pool) in &pools {
+        bad_one(&tiers, keys, pool, rounds, json);
+    }
+    if !json {
+        for keys in ["unseen", "zipf"] {
+            for tier in &tiers {
+                let wins = |line: &&Line| line.tier == *tier && line.keys == keys && line.ratio >= 1.0;
+                let from = lines.iter().filter(wins).map(|line| line.batch).min();
+                match from {
+                    Some(batch) => println!("{tier}, {keys}: as fast as libsecp256k1 from {batch}"),
+                    None => println!("{tier}, {keys}: never as fast as libsecp256k1"),
+                }
+            }
+        }
+    }
+}
+
+/// What a tier takes for a batch.
+struct Line {
+    tier: Tier,
+    keys: &'static str,
+    batch: usize,
+    ratio: f64,
+}
+
+fn measure(
+    tiers: &[Tier],
+    keys: &'static str,
+    pool: &[Claim],
+    batch: usize,
+    rounds: usize,
+    json: bool,
+) -> Vec<Line> {
+    let mut verifiers: Vec<Verifier> = tiers.iter().map(|tier| verifier(*tier, keys, pool)).collect();
+    let sample = SAMPLE_CLAIMS_MIN.max(batch);
+    let mut times: Vec<Vec<f64>> = vec![Vec::new(); tiers.len() + 1];
+    let mut valid = vec![false; sample];
+    for round in 0..rounds {
+        let start = (round * sample) % (pool.len() - sample + 1);
+        let claims = &pool[start..start + sample];
+        let base = cpu_time(|| claims.iter().for_each(|claim| assert!(holds(claim))));
+        times[0].push(base.as_nanos() as f64 / sample as f64);
+        for (verifier, times) in verifiers.iter_mut().zip(&mut times[1..]) {
+            let time = cpu_time(|| {
+                for (claims, valid) in claims.chunks(batch).zip(valid.chunks_mut(batch)) {
+                    verifier.verify(claims, valid);
+                }
+            });
+            assert!(valid.iter().all(|valid| *valid), "all of these hold");
+            valid.fill(false);
+            times.push(time.as_nanos() as f64 / sample as f64);
+        }
+    }
+    let medians: Vec<f64> = times.iter_mut().map(|times| median(times)).collect();
+    let mut lines = Vec::new();
+    for (tier, ns) in tiers.iter().zip(&medians[1..]) {
+        let ratio = medians[0] / ns;
+        if json {
+            println!(
+                r#"{{"tier":"{tier}","batch":{batch},"keys":"{keys}","ns_per_sig":{ns:.0},"ratio":{ratio:.2}}}"#
+            );
+        } else {
+            println!("{:12} {keys:7} {batch:5}  {ns:8.0} ns  {ratio:6.2}x", tier.name());
+        }
+        lines.push(Line { tier: *tier, keys, batch, ratio });
+    }
+    if json {
+        let ns = medians[0];
+        println!(
+            r#"{{"tier":"libsecp256k1","batch":{batch},"keys":"{keys}","ns_per_sig":{ns:.0},"ratio":1.00}}"#
+        );
+    } else {
+        println!("{:12} {keys:7} {batch:5}  {:8.0} ns", "libsecp256k1", medians[0]);
+    }
+    lines
+}
+
+/// A batch of 64 with one signature that does not hold against the same with none.
+fn bad_one(tiers: &[Tier], keys: &'static str, pool: &[Claim], rounds: usize, json: bool) {
+    const BATCH: usize = 64;
+    for tier in tiers {
+        let mut verifier = verifier(*tier, keys, pool);
+        let (mut good, mut bad) = (Vec::new(), Vec::new());
+        for round in 0..rounds {
+            let start = (round * BATCH) % (pool.len() - BATCH);
+            let mut claims = pool[start..start + BATCH].to_vec();
+            for times in [&mut good, &mut bad] {
+                let mut valid = [false; BATCH];
+                times
+                    .push(cpu_time(|| verifier.verify(&claims, &mut valid)).as_nanos() as f64 / BATCH as f64);
+                let holding = valid.iter().filter(|valid| **valid).count();
+                assert_eq!(holding, claims.iter().filter(|claim| holds(claim)).count());
+                claims[round % BATCH].signature[40] ^= 1;
+            }
+        }
+        let (good, bad) = (median(&mut good), median(&mut bad));
+        let ratio = bad / good;
+        if json {
+            println!(
+                r#"{{"tier":"{tier}","batch":{BATCH},"keys":"{keys}","bad":1,"ns_per_sig":{bad:.0},"ratio_to_good":{ratio:.3}}}"#
+            );
+        } else {
+            println!(
+                "{:12} {keys:7} {BATCH:5}  {bad:8.0} ns with a bad one, {ratio:.3} of all good",
+                tier.name()
+            );
+        }
+    }
+}
+
+fn verifier(tier: Tier, keys: &str, pool: &[Claim]) -> Verifier {
+    let mut verifier = Verifier::with_tier(tier).expect("it is there");
+    if keys == "zipf" {
+        verifier = verifier.with_author_cache(AUTHORS * 40_000);
+        // Every author often enough to be warm.
+        let mut valid = vec![false; pool.len()];
+        for _ in 0..3 {
+            verifier.verify(pool, &mut valid);
+        }
+    }
+    verifier
+}
+
+fn unseen() -> Vec<Claim> {
+    (0..POOL).map(|i| signed(i as u64 + 1, i as u64)).collect()
+}
+
+fn zipf() -> Vec<Claim> {
+    let total: f64 = (1..=AUTHORS).map(|rank| 1.0 / rank as f64).sum();
+    let mut state = 7u64;
+    let mut draw = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let mut left = (state >> 11) as f64 / (1u64 << 53) as f64 * total;
+        (1..AUTHORS).find(|rank| {
+            left -= 1.0 / *rank as f64;
+            left < 0.0
+        })
+    };
+    (0..POOL).map(|i| signed(draw().unwrap_or(AUTHORS) as u64, i as u64)).collect()
+}
+
+fn signed(author: u64, message: u64) -> Claim {
+    let secret: [u8; 32] = Sha256::digest(author.to_le_bytes()).into();
+    let keypair = Keypair::from_secret_bytes(secret).expect("in range");
+    let message: [u8; 32] = Sha256::digest(message.to_be_bytes()).into();
+    let signature = schnorr::sign_no_aux_rand(&message, &keypair).to_byte_array();
+    Claim { key: keypair.x_only_public_key().0.to_byte_array(), message, signature }
+}
+
+fn holds(claim: &Claim) -> bool {
+    let Ok(key) = secp256k1::XOnlyPublicKey::from_byte_array(claim.key) else { return false };
+    let signature = schnorr::Signature::from_byte_array(claim.signature);
+    schnorr::verify(&signature, &claim.message, &key).is_ok()
+}
+
+fn cpu_time(work: impl FnOnce()) -> Duration {
+    let now = || {
+        let time = clock_gettime(ClockId::ThreadCPUTime);
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    };
+    let begun = now();
+    work();
+    now() - begun
+}
+
+fn median(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}

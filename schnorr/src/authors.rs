@@ -1,0 +1,211 @@
+//! Authors that were seen before: their lifted keys and combs, within a budget of bytes, the longest unused
+//! going first.
+
+use std::collections::HashMap;
+
+use crate::curve::tables::{COMB_LEN, Comb};
+use crate::field::Entry;
+
+/// What an author costs without a comb, with the map's own memory: bytes.
+pub(crate) const AUTHOR_BYTES: usize = 256;
+/// What a comb costs: bytes.
+pub(crate) const COMB_BYTES: usize = COMB_LEN * size_of::<Entry>() + 16;
+
+const NONE: u32 = u32::MAX;
+
+/// An author by key.
+#[derive(Clone, Debug)]
+struct Author {
+    key: [u8; 32],
+    point: Option<Entry>,
+    comb: Option<Comb>,
+    /// Claims looked at.
+    seen: u32,
+    newer: u32,
+    older: u32,
+}
+
+/// The authors, a list from the newest to the oldest use.
+#[derive(Clone, Debug)]
+pub(crate) struct Authors {
+    bytes_max: usize,
+    bytes: usize,
+    // Keys are chosen by anybody, so the map is seeded.
+    places: HashMap<[u8; 32], u32>,
+    authors: Vec<Author>,
+    free: Vec<u32>,
+    newest: u32,
+    oldest: u32,
+}
+
+/// What is known of an author.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    /// The lifted key, if it has been needed.
+    pub(crate) point: Option<Entry>,
+    pub(crate) comb: Option<Comb>,
+    pub(crate) seen: u32,
+}
+
+impl Authors {
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Authors {
+            bytes_max,
+            bytes: 0,
+            places: HashMap::new(),
+            authors: Vec::new(),
+            free: Vec::new(),
+            newest: NONE,
+            oldest: NONE,
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// What is known of an author who has `claims` more; it becomes the newest.
+    pub(crate) fn look_up(&mut self, key: &[u8; 32], claims: u32) -> Option<Known> {
+        let place = *self.places.get(key)?;
+        self.unlink(place);
+        self.link(place);
+        let author = &mut self.authors[place as usize];
+        author.seen = author.seen.saturating_add(claims);
+        Some(Known { point: author.point, comb: author.comb.clone(), seen: author.seen })
+    }
+
+    /// Remembers an author, as the newest; makes room if need be.
+    pub(crate) fn insert(&mut self, key: &[u8; 32], known: Known) {
+        let cost = AUTHOR_BYTES + if known.comb.is_some() { COMB_BYTES } else { 0 };
+        if cost > self.bytes_max {
+            return;
+        }
+        if let Some(place) = self.places.get(key) {
+            self.remove(*place);
+        }
+        while self.bytes + cost > self.bytes_max {
+            self.remove(self.oldest);
+        }
+        let Known { point, comb, seen } = known;
+        let author = Author { key: *key, point, comb, seen, newer: NONE, older: NONE };
+        let place = match self.free.pop() {
+            Some(place) => {
+                self.authors[place as usize] = author;
+                place
+            }
+            None => {
+                self.authors.push(author);
+                (self.authors.len() - 1) as u32
+            }
+        };
+        self.places.insert(*key, place);
+        self.link(place);
+        self.bytes += cost;
+    }
+
+    fn remove(&mut self, place: u32) {
+        self.unlink(place);
+        let author = &mut self.authors[place as usize];
+        self.bytes -= AUTHOR_BYTES + if author.comb.take().is_some() { COMB_BYTES } else { 0 };
+        self.places.remove(&author.key);
+        self.free.push(place);
+    }
+
+    fn link(&mut self, place: u32) {
+        let newest = self.newest;
+        let author = &mut self.authors[place as usize];
+        (author.newer, author.older) = (NONE, newest);
+        if newest == NONE {
+            self.oldest = place;
+        } else {
+            self.authors[newest as usize].newer = place;
+        }
+        self.newest = place;
+    }
+
+    fn unlink(&mut self, place: u32) {
+        let Author { newer, older, .. } = self.authors[place as usize];
+        match newer {
+            NONE => self.newest = older,
+            newer => self.authors[newer as usize].older = older,
+        }
+        match older {
+            NONE => self.oldest = newer,
+            older => self.authors[older as usize].newer = newer,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::curve::G;
+
+    fn key(number: u8) -> [u8; 32] {
+        [number; 32]
+    }
+
+    fn known(has_comb: bool) -> Known {
+        Known { point: Some(G), comb: has_comb.then(|| Comb::from(vec![])), seen: 1 }
+    }
+
+    #[test]
+    fn the_longest_unused_goes_first() {
+        let mut authors = Authors::new(3 * AUTHOR_BYTES);
+        for number in 0..3 {
+            authors.insert(&key(number), known(false));
+        }
+        assert_eq!(authors.look_up(&key(0), 1).expect("it is kept").seen, 2);
+        authors.insert(&key(3), known(false));
+        assert!(authors.look_up(&key(1), 1).is_none());
+        for kept in [0, 2, 3] {
+            assert!(authors.look_up(&key(kept), 1).is_some());
+        }
+    }
+
+    #[test]
+    fn the_budget_holds_whatever_comes() {
+        let bytes_max = 5 * COMB_BYTES + 40 * AUTHOR_BYTES;
+        let mut authors = Authors::new(bytes_max);
+        let mut state = 1u32;
+        for _ in 0..if cfg!(miri) { 100 } else { 10_000 } {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let number = (state >> 24) as u8;
+            match state >> 16 & 3 {
+                0 => authors.insert(&key(number), known(true)),
+                1 => authors.insert(&key(number), known(false)),
+                _ => drop(authors.look_up(&key(number), 1)),
+            }
+            assert!(authors.bytes() <= bytes_max);
+            let listed =
+                std::iter::successors(Some(authors.newest).filter(|place| *place != NONE), |place| {
+                    Some(authors.authors[*place as usize].older).filter(|place| *place != NONE)
+                });
+            let listed: Vec<u32> = listed.collect();
+            assert_eq!(listed.len(), authors.len());
+            let bytes: usize = listed
+                .iter()
+                .map(|place| {
+                    authors.authors[*place as usize].comb.as_ref().map_or(0, |_| COMB_BYTES) + AUTHOR_BYTES
+                })
+                .sum();
+            assert_eq!(bytes, authors.bytes());
+        }
+        assert!(authors.len() > 5);
+    }
+
+    #[test]
+    fn what_is_over_the_whole_budget_is_not_kept() {
+        let mut authors = Authors::new(AUTHOR_BYTES);
+        authors.insert(&key(1), known(true));
+        assert_eq!(authors.len(), 0);
+    }
+}

@@ -1,0 +1,33 @@
+//! BIP340 Schnorr signatures verified many at once, with a verdict for each that is exactly libsecp256k1's.
+//!
+//! ```
+//! use relay_schnorr::{Claim, Verifier};
+//!
+//! let mut verifier = Verifier::new().with_author_cache(32 << 20);
+//! let claims = [Claim { key: [2; 32], message: [0; 32], signature: [0; 64] }];
+//! let mut valid = [true];
+//! verifier.verify(&claims, &mut valid);
+//! assert_eq!(valid, [false]);
+//! ```
+//!
+//! No random coefficients and no combined equation: every signature is computed, so a bad one costs what a
+//! good one costs. What makes it fast is what a batch shares: inversions, so that points are added in affine
+//! coordinates; vector lanes; and, for authors seen before, tables of their keys. See the README for figures.
+//!
+//! Everything verified is public, so nothing here runs in constant time.
+
+#![warn(unsafe_op_in_unsafe_fn)]
+#![allow(clippy::needless_range_loop, reason = "limbs and lanes are indexed alike in several arrays")]
+
+mod authors;
+mod challenge;
+mod curve;
+mod field;
+#[cfg(all(feature = "libsecp256k1", not(target_arch = "wasm32")))]
+mod libsecp256k1;
+mod scalar;
+mod tier;
+mod verifier;
+
+pub use tier::{Tier, UnknownTier};
+pub use verifier::{Claim, Verifier};

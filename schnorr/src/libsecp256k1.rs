@@ -1,0 +1,13 @@
+//! Bitcoin Core's C library: the oracle, and the fallback where it is faster.
+
+use secp256k1::XOnlyPublicKey;
+use secp256k1::schnorr::Signature;
+
+use crate::Claim;
+
+/// Whether the claim holds, by libsecp256k1, its key parsed for the purpose.
+pub(crate) fn holds(claim: &Claim) -> bool {
+    let Ok(key) = XOnlyPublicKey::from_byte_array(claim.key) else { return false };
+    let signature = Signature::from_byte_array(claim.signature);
+    secp256k1::schnorr::verify(&signature, &claim.message, &key).is_ok()
+}

@@ -1,0 +1,302 @@
+//! The tiers and the one place that picks among them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::curve::plan::Plan;
+use crate::curve::points::Points;
+use crate::curve::tables::{Comb, make_combs, windows};
+use crate::curve::{Outcome, Task, cold, warm};
+use crate::field::portable32::F26;
+use crate::field::portable64::F52;
+use crate::field::{Entry, Field, Words};
+
+/// A way to verify.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Tier {
+    /// AVX-512 IFMA: eight signatures side by side in vector lanes.
+    Ifma,
+    /// AVX2: four signatures side by side in vector lanes.
+    Avx2,
+    /// x86-64 with BMI2 and ADX: 64-bit words, `mulx` and two carry chains.
+    Adx,
+    /// Plain Rust with 52-bit limbs and 128-bit products, for 64-bit machines.
+    Portable64,
+    /// Plain Rust with 26-bit limbs and 64-bit products, for 32-bit machines and wasm32.
+    Portable32,
+    /// Bitcoin Core's C library, one signature at a time.
+    #[cfg(all(feature = "libsecp256k1", not(target_arch = "wasm32")))]
+    Libsecp256k1,
+    /// The lanes of [`Tier::Ifma`] in software, for tests. Slow.
+    #[cfg(any(test, feature = "testing"))]
+    Emulated,
+}
+
+impl Tier {
+    /// Every tier, fastest first.
+    pub const ALL: &[Tier] = &[
+        Tier::Ifma,
+        Tier::Avx2,
+        Tier::Adx,
+        Tier::Portable64,
+        Tier::Portable32,
+        #[cfg(all(feature = "libsecp256k1", not(target_arch = "wasm32")))]
+        Tier::Libsecp256k1,
+        #[cfg(any(test, feature = "testing"))]
+        Tier::Emulated,
+    ];
+
+    /// The fastest tier of this machine.
+    pub fn best() -> Tier {
+        let portable = if cfg!(target_pointer_width = "64") { Tier::Portable64 } else { Tier::Portable32 };
+        [Tier::Ifma, Tier::Avx2, Tier::Adx].into_iter().find(|tier| tier.is_available()).unwrap_or(portable)
+    }
+
+    /// Whether this machine has the instructions.
+    pub fn is_available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Tier::Ifma => crate::field::lanes::ifma::is_available() && Tier::Adx.is_available(),
+            #[cfg(target_arch = "x86_64")]
+            Tier::Adx => crate::field::adx::is_available(),
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx2 => crate::field::avx2::is_available() && Tier::Adx.is_available(),
+            #[cfg(not(target_arch = "x86_64"))]
+            Tier::Ifma | Tier::Avx2 | Tier::Adx => false,
+            _ => true,
+        }
+    }
+
+    /// Its name: `ifma`, `avx2`, `adx`, `portable64`, `portable32`, `libsecp256k1`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Tier::Ifma => "ifma",
+            Tier::Avx2 => "avx2",
+            Tier::Adx => "adx",
+            Tier::Portable64 => "portable64",
+            Tier::Portable32 => "portable32",
+            #[cfg(all(feature = "libsecp256k1", not(target_arch = "wasm32")))]
+            Tier::Libsecp256k1 => "libsecp256k1",
+            #[cfg(any(test, feature = "testing"))]
+            Tier::Emulated => "emulated",
+        }
+    }
+
+    /// Claims of unknown authors that libsecp256k1 decides sooner than the tier does; see the README's table.
+    pub(crate) fn singly_max(self) -> usize {
+        if cfg!(not(all(feature = "libsecp256k1", not(target_arch = "wasm32")))) {
+            return 0;
+        }
+        match self {
+            Tier::Ifma | Tier::Avx2 | Tier::Adx => 1,
+            Tier::Portable64 => 63,
+            _ => usize::MAX,
+        }
+    }
+
+    /// The computations of the tier; nothing if it has none of its own or the machine lacks the instructions.
+    pub(crate) fn kernel(self) -> Option<Box<dyn Kernel>> {
+        if !self.is_available() {
+            return None;
+        }
+        Some(match self {
+            #[cfg(target_arch = "x86_64")]
+            Tier::Ifma => Box::new(ifma::LaneEngine::new()),
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx2 => Box::new(avx2::LaneEngine::new()),
+            #[cfg(target_arch = "x86_64")]
+            Tier::Adx => Box::new(Engine::<crate::field::adx::F64>::new()),
+            #[cfg(not(target_arch = "x86_64"))]
+            Tier::Ifma | Tier::Avx2 | Tier::Adx => return None,
+            Tier::Portable64 => Box::new(Engine::<F52>::new()),
+            Tier::Portable32 => Box::new(Engine::<F26>::new()),
+            #[cfg(all(feature = "libsecp256k1", not(target_arch = "wasm32")))]
+            Tier::Libsecp256k1 => return None,
+            #[cfg(any(test, feature = "testing"))]
+            Tier::Emulated => {
+                Box::new(Engine::<crate::field::lanes::FLanes<crate::field::lanes::emulated::Emulated>>::new())
+            }
+        })
+    }
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// No tier has this name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownTier(pub String);
+
+impl fmt::Display for UnknownTier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "there is no tier {:?}", self.0)
+    }
+}
+
+impl std::error::Error for UnknownTier {}
+
+impl FromStr for Tier {
+    type Err = UnknownTier;
+
+    fn from_str(name: &str) -> Result<Self, UnknownTier> {
+        let found = Tier::ALL.iter().find(|tier| tier.name() == name);
+        found.copied().ok_or_else(|| UnknownTier(name.to_owned()))
+    }
+}
+
+/// The computations of a tier, on its own scratch memory.
+pub(crate) trait Kernel: Send {
+    /// The points with these abscissas, below p, and even ordinates.
+    fn lift(&mut self, keys: &[Words], found: &mut dyn FnMut(usize, Option<Entry>));
+    /// Combs of keys.
+    fn combs(&mut self, keys: &[Entry]) -> Vec<Comb>;
+    /// Decides claims whose authors have combs.
+    fn warm(&mut self, tasks: &[(Task, &[Entry])], decide: &mut dyn FnMut(&Task, Outcome));
+    /// Decides claims from their keys' points.
+    fn cold(&mut self, tasks: &[(Task, Entry)], decide: &mut dyn FnMut(&Task, Outcome));
+}
+
+/// A field with its plans and scratch memory.
+pub(crate) struct Engine<F> {
+    points: Points<F>,
+    scratch: cold::Scratch<F>,
+    warm_plan: Plan,
+    cold_plan: Plan,
+    windows: &'static [Entry],
+}
+
+impl<F: Field> Engine<F> {
+    fn new() -> Self {
+        #[cfg(target_pointer_width = "64")]
+        let windows = windows::<F52>();
+        #[cfg(not(target_pointer_width = "64"))]
+        let windows = windows::<F26>();
+        Engine {
+            points: Points::new(),
+            scratch: cold::Scratch::new(),
+            warm_plan: warm::plan(),
+            cold_plan: cold::plan(),
+            windows,
+        }
+    }
+
+    #[inline(always)]
+    fn warm_inline(&mut self, tasks: &[(Task, &[Entry])], decide: &mut dyn FnMut(&Task, Outcome)) {
+        warm::run(&self.warm_plan, &mut self.points, self.windows, tasks, decide);
+    }
+
+    #[inline(always)]
+    fn cold_inline(&mut self, tasks: &[(Task, Entry)], decide: &mut dyn FnMut(&Task, Outcome)) {
+        let Engine { points, scratch, cold_plan, windows, .. } = self;
+        cold::run(cold_plan, points, scratch, windows, tasks, decide);
+    }
+}
+
+impl<F: Field + Send> Kernel for Engine<F> {
+    fn lift(&mut self, keys: &[Words], found: &mut dyn FnMut(usize, Option<Entry>)) {
+        cold::lift::<F>(keys, found);
+    }
+
+    fn combs(&mut self, keys: &[Entry]) -> Vec<Comb> {
+        make_combs::<F>(keys)
+    }
+
+    fn warm(&mut self, tasks: &[(Task, &[Entry])], decide: &mut dyn FnMut(&Task, Outcome)) {
+        self.warm_inline(tasks, decide);
+    }
+
+    fn cold(&mut self, tasks: &[(Task, Entry)], decide: &mut dyn FnMut(&Task, Outcome)) {
+        self.cold_inline(tasks, decide);
+    }
+}
+
+/// A vector tier: whole functions compiled for its instructions, and scalars for what does not fill lanes.
+#[cfg(target_arch = "x86_64")]
+macro_rules! lane_engine {
+    ($name:ident, $field:ty, $features:literal, $scalar_max:literal) => {
+        #[allow(unsafe_code, reason = "functions compiled for instructions that were looked for")]
+        mod $name {
+            use super::*;
+            use crate::field::adx::F64;
+
+            /// Claims that scalars do sooner than lanes that are mostly empty.
+            const SCALAR_MAX: usize = $scalar_max;
+
+            type Lanes = Engine<$field>;
+
+            pub(super) struct LaneEngine {
+                lanes: Lanes,
+                scalars: Engine<F64>,
+            }
+
+            impl LaneEngine {
+                pub(super) fn new() -> Self {
+                    LaneEngine { lanes: Engine::new(), scalars: Engine::new() }
+                }
+            }
+
+            #[target_feature(enable = $features)]
+            fn lift(keys: &[Words], found: &mut dyn FnMut(usize, Option<Entry>)) {
+                cold::lift::<$field>(keys, found);
+            }
+
+            #[target_feature(enable = $features)]
+            fn combs(keys: &[Entry]) -> Vec<Comb> {
+                make_combs::<$field>(keys)
+            }
+
+            #[target_feature(enable = $features)]
+            fn warm(engine: &mut Lanes, tasks: &[(Task, &[Entry])], decide: &mut dyn FnMut(&Task, Outcome)) {
+                engine.warm_inline(tasks, decide);
+            }
+
+            #[target_feature(enable = $features)]
+            fn cold(engine: &mut Lanes, tasks: &[(Task, Entry)], decide: &mut dyn FnMut(&Task, Outcome)) {
+                engine.cold_inline(tasks, decide);
+            }
+
+            impl Kernel for LaneEngine {
+                fn lift(&mut self, keys: &[Words], found: &mut dyn FnMut(usize, Option<Entry>)) {
+                    if keys.len() <= SCALAR_MAX {
+                        return self.scalars.lift(keys, found);
+                    }
+                    // SAFETY: a `LaneEngine` is only made by `Tier::kernel`, which looked for the features.
+                    unsafe { lift(keys, found) }
+                }
+
+                fn combs(&mut self, keys: &[Entry]) -> Vec<Comb> {
+                    if keys.len() <= SCALAR_MAX {
+                        return self.scalars.combs(keys);
+                    }
+                    // SAFETY: as above.
+                    unsafe { combs(keys) }
+                }
+
+                fn warm(&mut self, tasks: &[(Task, &[Entry])], decide: &mut dyn FnMut(&Task, Outcome)) {
+                    if tasks.len() <= SCALAR_MAX {
+                        return self.scalars.warm(tasks, decide);
+                    }
+                    // SAFETY: as above.
+                    unsafe { warm(&mut self.lanes, tasks, decide) }
+                }
+
+                fn cold(&mut self, tasks: &[(Task, Entry)], decide: &mut dyn FnMut(&Task, Outcome)) {
+                    if tasks.len() <= SCALAR_MAX {
+                        return self.scalars.cold(tasks, decide);
+                    }
+                    // SAFETY: as above.
+                    unsafe { cold(&mut self.lanes, tasks, decide) }
+                }
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+lane_engine!(ifma, crate::field::lanes::FLanes<crate::field::lanes::ifma::Zmm>, "avx512f,avx512ifma,bmi2", 2);
+#[cfg(target_arch = "x86_64")]
+lane_engine!(avx2, crate::field::avx2::F29, "avx2,bmi2", 1);

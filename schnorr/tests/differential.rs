@@ -1,0 +1,64 @@
+//! Every tier against libsecp256k1, on claims half of which are wrong by construction.
+//!
+//! `RELAY_SCHNORR_CASES` asks for more cases, `RELAY_SCHNORR_SEED` for others.
+
+mod common;
+
+use common::{Claims, oracle};
+use relay_schnorr::{Claim, Tier, Verifier};
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
+}
+
+/// Batches of every length around the lanes, then larger ones.
+fn batch_len(claims: &mut Claims, round: usize) -> usize {
+    match round {
+        0..=33 => round,
+        _ if round.is_multiple_of(50) => 200 + claims.chance.below(300),
+        _ => claims.chance.below(140),
+    }
+}
+
+fn compare(tier: Tier, cases: u64, seed: u64) {
+    let Some(plain) = Verifier::with_tier(tier) else {
+        eprintln!("{tier}: this machine lacks the instructions, nothing was compared");
+        return;
+    };
+    // No cache, one that forgets all the time, one that keeps everybody.
+    let with_cache = |bytes| Verifier::with_tier(tier).expect("as before").with_author_cache(bytes);
+    let mut verifiers = [plain, with_cache(200_000), with_cache(64 << 20)];
+    let mut claims = Claims::new(seed);
+    let (mut compared, mut held, mut round) = (0, 0, 0);
+    while compared < cases || round < 40 {
+        let batch: Vec<Claim> = (0..batch_len(&mut claims, round)).map(|_| claims.any()).collect();
+        let expected: Vec<bool> = batch.iter().map(oracle).collect();
+        let mut valid: Vec<bool> = (0..batch.len()).map(|i| i % 2 == 0).collect();
+        let verifier = &mut verifiers[round % 3];
+        verifier.verify(&batch, &mut valid);
+        for ((claim, valid), expected) in batch.iter().zip(&valid).zip(&expected) {
+            assert_eq!(valid, expected, "{tier}, seed {seed}, round {round}: {claim:x?}");
+        }
+        compared += batch.len() as u64;
+        held += expected.iter().filter(|expected| **expected).count() as u64;
+        round += 1;
+    }
+    assert!(compared / 3 < held && held < compared * 2 / 3, "{held} of {compared} held: no fair mix");
+    eprintln!("{tier}: {compared} verdicts agree, {held} of them valid (seed {seed})");
+}
+
+/// Every tier for its share of the cases; software lanes are too slow for as many.
+#[test]
+fn every_tier_agrees_with_libsecp256k1() {
+    let cases = number("RELAY_SCHNORR_CASES", 64_000);
+    let seed = number("RELAY_SCHNORR_SEED", 1);
+    std::thread::scope(|scope| {
+        for tier in Tier::ALL {
+            let cases = match tier {
+                Tier::Emulated | Tier::Libsecp256k1 => cases / 50,
+                _ => cases / 4,
+            };
+            scope.spawn(move || compare(*tier, cases, seed ^ (tier.name().len() as u64) << 32));
+        }
+    });
+}

@@ -1,0 +1,41 @@
+//! Something that may happen thousands of times a second and should be said every ten seconds.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+const EVERY: Duration = Duration::from_secs(10);
+
+/// Decides when to speak. One thread's.
+#[derive(Debug, Default)]
+pub(crate) struct Seldom {
+    said_at: Cell<Option<Instant>>,
+    unsaid: Cell<u64>,
+}
+
+impl Seldom {
+    /// It has happened, at `now`. Says how often it has since it was last said, this time included, if it should be
+    /// said now.
+    pub(crate) fn happened(&self, now: Instant) -> Option<u64> {
+        self.unsaid.set(self.unsaid.get() + 1);
+        if self.said_at.get().is_some_and(|at| now.saturating_duration_since(at) < EVERY) {
+            return None;
+        }
+        self.said_at.set(Some(now));
+        Some(self.unsaid.take())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_time_is_said_and_then_one_in_ten_seconds() {
+        let (seldom, begin) = (Seldom::default(), Instant::now());
+        let said: Vec<_> = [0, 1, 9, 10, 12, 31]
+            .into_iter()
+            .filter_map(|seconds| Some((seconds, seldom.happened(begin + Duration::from_secs(seconds))?)))
+            .collect();
+        assert_eq!(said, [(0, 1), (10, 3), (31, 2)]);
+    }
+}
