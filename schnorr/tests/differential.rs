@@ -15,7 +15,7 @@ fn number(name: &str, default: u64) -> u64 {
 fn batch_len(claims: &mut Claims, round: usize) -> usize {
     match round {
         0..=33 => round,
-        _ if round % 50 == 0 => 200 + claims.chance.below(300),
+        _ if round.is_multiple_of(50) => 200 + claims.chance.below(300),
         _ => claims.chance.below(140),
     }
 }
