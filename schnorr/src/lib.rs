@@ -17,7 +17,7 @@
 //! Everything verified is public, so nothing here runs in constant time.
 
 #![warn(unsafe_op_in_unsafe_fn)]
-#![allow(clippy::needless_range_loop, reason = "limbs and lanes are indexed alike in several arrays")]
+#![allow(clippy::needless_range_loop, reason = "limbs, lanes and slots are numbered")]
 
 mod authors;
 mod challenge;

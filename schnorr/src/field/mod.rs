@@ -18,6 +18,7 @@ pub(crate) mod adx;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
 pub(crate) mod inverse;
+#[cfg(any(target_arch = "x86_64", test, feature = "testing"))]
 pub(crate) mod lanes;
 pub(crate) mod portable32;
 pub(crate) mod portable64;
@@ -52,6 +53,7 @@ impl Entry {
     pub(crate) const ZERO: Entry = Entry { x: [0; 4], y: [0; 4] };
 
     /// All eight words, x first.
+    #[cfg(any(target_arch = "x86_64", test, feature = "testing"))]
     #[inline(always)]
     pub(crate) fn words(&self) -> [u64; 8] {
         let ([a, b, c, d], [e, f, g, h]) = (self.x, self.y);
@@ -140,6 +142,7 @@ pub(crate) trait Field: Copy {
 }
 
 /// Inverts numbers below 2^256, none of them zero modulo p, with one inversion: Montgomery's trick.
+#[cfg(any(target_arch = "x86_64", test, feature = "testing"))]
 pub(crate) fn invert_lanes<F: Field, const WIDTH: usize>(lanes: &mut [Words; WIDTH]) {
     let numbers = lanes.map(|words| F::splat(&words));
     let mut before = numbers;
