@@ -7,6 +7,9 @@ use super::ids::{FreeIds, next_id, shrink_sparse};
 /// Stamp of a slot without a living subscription. No epoch is above it, so nothing passes it.
 pub(super) const DEAD: u32 = u32::MAX;
 
+/// Up to so many slots are not worth a cut.
+const SLOTS_KEPT: usize = 64;
+
 /// All slots.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
@@ -99,6 +102,14 @@ impl Slots {
     /// Forgets which event each slot was reported for.
     pub(super) fn reset_stamps(&mut self) {
         self.stamps.iter_mut().filter(|stamp| **stamp != DEAD).for_each(|stamp| *stamp = 0);
+    }
+
+    /// Whether cutting the table would help, though nobody waits for a sweep: subscriptions without postings
+    /// are freed at once, wherever in the table they are.
+    pub(super) fn is_trim_due(&self) -> bool {
+        self.subs.len() > SLOTS_KEPT
+            && self.live * 4 < self.subs.len()
+            && self.subs.last().is_some_and(|sub| sub.is_free)
     }
 
     /// Drops up to `budget` free slots from the end; whether there may be more.

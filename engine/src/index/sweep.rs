@@ -29,15 +29,19 @@ const DEAD_SHARE: usize = 4;
 
 impl Index {
     pub(super) fn is_sweep_due(&self) -> bool {
-        self.phase != Phase::Idle
-            || (self.slots.waiting() > 0
-                && (self.dead_postings * DEAD_SHARE >= self.postings
-                    || self.slots.waiting() * DEAD_SHARE >= self.slots.live()))
+        self.phase != Phase::Idle || self.is_pass_due() || self.slots.is_trim_due()
+    }
+
+    fn is_pass_due(&self) -> bool {
+        self.slots.waiting() > 0
+            && (self.dead_postings * DEAD_SHARE >= self.postings
+                || self.slots.waiting() * DEAD_SHARE >= self.slots.live())
     }
 
     pub(super) fn sweep_some(&mut self, mut budget: usize) -> bool {
         while budget > 0 && self.is_sweep_due() {
             match self.phase {
+                Phase::Idle if !self.is_pass_due() => self.phase = Phase::Trim,
                 Phase::Idle => {
                     std::mem::swap(&mut self.slots.dead, &mut self.slots.dying);
                     self.phase = Phase::Postings { key: 0, group: 0, post: 0 };

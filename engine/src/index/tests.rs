@@ -110,6 +110,22 @@ fn conditions_hold_keys_and_let_them_go() {
     check_empty(&index);
 }
 
+/// Found by the fuzzer: no posting of theirs was ever swept, so the table of slots kept its largest size.
+#[test]
+fn subscriptions_without_postings_give_their_memory_back() {
+    let mut index = Index::new();
+    let slots: Vec<SubSlot> = (0..100_000).map(|_| index.subscribe(&[])).collect();
+    let full = index.slots.bytes();
+    for slot in &slots[1..] {
+        index.unsubscribe(*slot);
+    }
+    while index.sweep(64) {}
+    assert!(index.slots.bytes() * 100 < full, "{} of {full} bytes are left", index.slots.bytes());
+    assert_eq!(index.len(), 1);
+    let found = index.subscribe(&[of_author(1, None)]);
+    assert_eq!(matched(&mut index, &note(1, 1, 1)), [found]);
+}
+
 fn check_empty(index: &Index) {
     assert_eq!(index.keys.slots(), 0);
     assert_eq!((index.postings, index.dead_postings, index.post_bytes, index.group_bytes), (0, 0, 0, 0));
