@@ -48,6 +48,7 @@ fn information(about: &About<'_>) -> String {
     put("description", json!(info.description));
     for (name, value) in [
         ("pubkey", &info.pubkey),
+        ("self", &info.own_pubkey),
         ("contact", &info.contact),
         ("icon", &info.icon),
         ("banner", &info.banner),

@@ -53,6 +53,8 @@ fn default_policy() -> Policy {
 pub struct PolicyDef {
     auth_required: bool,
     guarded_kinds: Vec<Kind>,
+    #[serde(with = "pubkeys")]
+    admin_pubkeys: Vec<PubKey>,
     #[serde(with = "some_pubkeys", skip_serializing_if = "Option::is_none")]
     allow_pubkeys: Option<Vec<PubKey>>,
     #[serde(with = "pubkeys")]

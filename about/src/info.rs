@@ -12,6 +12,9 @@ pub struct Info {
     pub description: String,
     /// The administrator's public key, 64 lowercase hex digits.
     pub pubkey: Option<String>,
+    /// The relay's own public key, 64 lowercase hex digits.
+    #[serde(rename = "self")]
+    pub own_pubkey: Option<String>,
     /// Another contact, a URI such as `mailto:`.
     pub contact: Option<String>,
     /// URL of a square picture.
@@ -28,6 +31,7 @@ impl Default for Info {
             name: "openagents-relay".into(),
             description: "A Nostr relay.".into(),
             pubkey: None,
+            own_pubkey: None,
             contact: None,
             icon: None,
             banner: None,

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`front`] | what a request is for |
 //! | [`settings`] | variables of the Worker, checked |
+//! | [`own_key`] | the relay's own key, of which only the public half is told |
 //! | [`shard`] | which shard a public key belongs to, and what its object is called |
 //! | [`object`] | one shard's host, over any sockets and any SQLite; tested and fuzzed natively |
 //! | [`metrics`] | numbers of shards, as Prometheus reads them |
@@ -18,6 +19,7 @@
 pub mod front;
 pub mod metrics;
 pub mod object;
+pub mod own_key;
 pub mod settings;
 pub mod shard;
 #[cfg(target_arch = "wasm32")]

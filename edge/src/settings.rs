@@ -3,6 +3,8 @@
 //! | variable | meaning |
 //! |---|---|
 //! | `RELAY_NAME`, `RELAY_DESCRIPTION`, `RELAY_PUBKEY`, `RELAY_CONTACT` | NIP-11 |
+//! | `RELAY_PRIVATE_KEY` | secret, 64 hex digits: the relay's own key; NIP-11 tells its public half as `self` |
+//! | `ADMIN_PUBKEYS` | secret: authors who may always write, parted by commas; beside `policy.admin_pubkeys` |
 //! | `RELAY_URL` | public `wss://` URL, as AUTH events name it; without it the Host header counts |
 //! | `RELAY_SHARDS` | number of shards; 1 in this version |
 //! | `RELAY_LOCATION_HINT` | where new objects are placed: `weur`, `enam`, ... |
@@ -18,6 +20,7 @@ use relay_engine::store::sql::EVENT_BYTES_MAX;
 use relay_engine::types::{Kind, Limits, PubKey};
 use serde::Deserialize;
 
+use crate::own_key;
 use crate::shard::Shards;
 
 /// Largest WebSocket message that workerd takes.
@@ -126,13 +129,29 @@ impl Settings {
             settings.placement.shards = shards
                 .ok_or_else(|| format!("RELAY_SHARDS: {count} is no number from 1 to {}", Shards::MAX))?;
         }
+        if let Some(secret) = variable("RELAY_PRIVATE_KEY") {
+            // Its words must not repeat the key.
+            let wrong = || "RELAY_PRIVATE_KEY: is no private key in 64 lowercase hex digits".to_owned();
+            if let Some(pubkey) = own_key::public_half(secret.trim()).map_err(|_| wrong())? {
+                settings.info.own_pubkey = Some(pubkey.to_string());
+            }
+        }
+        if let Some(admins) = variable("ADMIN_PUBKEYS") {
+            for admin in admins.split([',', ' ', '\n']).map(str::trim).filter(|admin| !admin.is_empty()) {
+                let admin = PubKey::from_hex(admin.as_bytes())
+                    .map_err(|error| format!("ADMIN_PUBKEYS: `{admin}`: {error}"))?;
+                settings.policy.admin_pubkeys.push(admin);
+            }
+        }
         settings.check()?;
         Ok(settings)
     }
 
     fn check(&mut self) -> Result<(), String> {
-        if let Some(pubkey) = &self.info.pubkey {
-            PubKey::from_hex(pubkey.as_bytes()).map_err(|error| format!("RELAY_PUBKEY: {error}"))?;
+        for (name, pubkey) in [("RELAY_PUBKEY", &self.info.pubkey), ("info.self", &self.info.own_pubkey)] {
+            if let Some(pubkey) = pubkey {
+                PubKey::from_hex(pubkey.as_bytes()).map_err(|error| format!("{name}: {error}"))?;
+            }
         }
         if let Some(url) = &self.url
             && !url.starts_with("ws://")
@@ -222,13 +241,36 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "libsecp256k1")]
+    fn secrets_are_told_by_their_public_halves_only() {
+        // The first test vector of BIP340.
+        let secret = format!("{}3", "0".repeat(63));
+        let public = "f9308a019258c31049344f85f89d5229b531c845836f99b08601f113bce036f9";
+        let (one, two) = ("11".repeat(32), "22".repeat(32));
+        let settings =
+            load(&[("RELAY_PRIVATE_KEY", &secret), ("ADMIN_PUBKEYS", &format!("{one}, {two}"))]).unwrap();
+        assert_eq!(settings.info.own_pubkey.as_deref(), Some(public));
+        assert_eq!(
+            settings.policy.admin_pubkeys.iter().map(PubKey::to_string).collect::<Vec<_>>(),
+            [one, two]
+        );
+        assert!(settings.about().information().contains(&format!(r#""self":"{public}""#)));
+        let debug = format!("{settings:?}");
+        assert!(!debug.contains(&secret), "{debug}");
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
+        let zeros = "0".repeat(64);
         let cases = [
             ("RELAY_CONFIG", "{", "RELAY_CONFIG: "),
             ("RELAY_CONFIG", r#"{"limit":{}}"#, "RELAY_CONFIG: unknown field `limit`"),
             ("RELAY_CONFIG", r#"{"limits":{"filters_max":0}}"#, "limits.filters_max"),
             ("RELAY_PUBKEY", "npub1", "RELAY_PUBKEY: "),
             ("RELAY_URL", "https://relay.example", "RELAY_URL: "),
+            ("RELAY_PRIVATE_KEY", "nsec1", "RELAY_PRIVATE_KEY: is no private key"),
+            ("RELAY_PRIVATE_KEY", zeros.as_str(), "RELAY_PRIVATE_KEY: is no private key"),
+            ("ADMIN_PUBKEYS", "npub1", "ADMIN_PUBKEYS: `npub1`"),
             ("RELAY_SHARDS", "0", "RELAY_SHARDS: 0 is no number"),
             ("RELAY_SHARDS", "many", "RELAY_SHARDS: many is no number"),
             ("RELAY_SHARDS", "2", "RELAY_SHARDS: this version serves one shard"),

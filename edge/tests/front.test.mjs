@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { after, before, test } from 'node:test'
 import { gzipSync } from 'node:zlib'
-import { Client, read } from './client.mjs'
+import { Client, generateSecretKey, getPublicKey, read, sign } from './client.mjs'
 import { startEdge } from './host.mjs'
 
 let edge
@@ -37,6 +37,21 @@ test('each path answers what it is for', async () => {
   assert.deepEqual(Object.keys(await (await fetch(`${edge.http}/health`)).json()).toSorted(), [
     'events', 'shards', 'status', 'store_bytes', 'version',
   ])
+})
+
+test('secrets: the public half of one is told, the other lets administrators write', async () => {
+  const admin = generateSecretKey()
+  const own = await startEdge({
+    vars: { RELAY_PRIVATE_KEY: '0'.repeat(63) + '3', ADMIN_PUBKEYS: getPublicKey(admin) },
+    config: { policy: { allow_pubkeys: [] } },
+  })
+  const about = await (await fetch(own.http, { headers: { accept: 'application/nostr+json' } })).json()
+  assert.equal(about.self, 'f9308a019258c31049344f85f89d5229b531c845836f99b08601f113bce036f9')
+  const client = await Client.open(own.url)
+  assert.deepEqual(await client.publish(sign({}, admin)), [true, ''])
+  assert.match((await client.publish(sign({}, generateSecretKey())))[1], /^restricted: /)
+  client.close()
+  await own.stop()
 })
 
 test('a configuration that is wrong is told, not guessed', async () => {

@@ -60,8 +60,13 @@ pub fn admit(
 ) -> Result<(), Refused> {
     admit_size(event, limits)?;
     admit_time(event, limits, now)?;
-    admit_kind_and_author(event, policy)?;
-    admit_work(event, limits)?;
+    if event.kind == AUTH_KIND {
+        return Err(Refused::new("invalid: kind 22242 goes into an AUTH message"));
+    }
+    if !policy.admin_pubkeys.contains(&event.pubkey) {
+        admit_kind_and_author(event, policy)?;
+        admit_work(event, limits)?;
+    }
     admit_protected(event, keys)
 }
 
@@ -105,9 +110,6 @@ fn admit_time(event: &Candidate<'_>, limits: &Limits, now: Timestamp) -> Result<
 }
 
 fn admit_kind_and_author(event: &Candidate<'_>, policy: &Policy) -> Result<(), Refused> {
-    if event.kind == AUTH_KIND {
-        return Err(Refused::new("invalid: kind 22242 goes into an AUTH message"));
-    }
     // NIP-62: whoever may not write here may still vanish.
     if event.kind == VANISH_KIND {
         return Ok(());

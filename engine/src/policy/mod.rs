@@ -25,6 +25,8 @@ pub struct Policy {
     /// Kinds served only to an authenticated party of the event: its author or a `p` of it. NIP-17 asks it
     /// for gift wraps; add 4 to guard the old direct messages too.
     pub guarded_kinds: Vec<Kind>,
+    /// Authors who may always write: for them the lists below and the demand for proof of work do not count.
+    pub admin_pubkeys: Vec<PubKey>,
     /// If set, only these authors' events are taken.
     pub allow_pubkeys: Option<Vec<PubKey>>,
     /// Authors whose events are refused.
@@ -40,6 +42,7 @@ impl Default for Policy {
         Policy {
             auth_required: false,
             guarded_kinds: vec![1059, 21059],
+            admin_pubkeys: Vec::new(),
             allow_pubkeys: None,
             deny_pubkeys: Vec::new(),
             allow_kinds: None,

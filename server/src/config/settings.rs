@@ -202,6 +202,7 @@ impl Settings {
         let some = || Some(String::new());
         all.info = Info {
             pubkey: some(),
+            own_pubkey: some(),
             contact: some(),
             icon: some(),
             banner: some(),
@@ -230,9 +231,11 @@ impl Settings {
             let known = url.starts_with("ws://") || url.starts_with("wss://");
             ensure(known, "url", "must start with ws:// or wss://")?;
         }
-        if let Some(pubkey) = &self.info.pubkey {
-            relay_engine::types::PubKey::from_hex(pubkey.as_bytes())
-                .map_err(|error| ("info.pubkey", error.to_string()))?;
+        for (key, pubkey) in [("info.pubkey", &self.info.pubkey), ("info.self", &self.info.own_pubkey)] {
+            if let Some(pubkey) = pubkey {
+                relay_engine::types::PubKey::from_hex(pubkey.as_bytes())
+                    .map_err(|error| (key, error.to_string()))?;
+            }
         }
         ensure(self.shards <= 1024, "shards", "more than 1024 is surely a mistake")?;
         for (key, seconds) in [

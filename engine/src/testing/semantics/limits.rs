@@ -61,6 +61,17 @@ pub(super) fn cases() -> Vec<Case> {
             |config| config.policy.deny_pubkeys = vec![PubKey(key(2).bytes())],
             denied_authors,
         ),
+        case_with(
+            "limits: administrators are past lists and work",
+            |config| {
+                config.policy.admin_pubkeys = vec![PubKey(key(3).bytes())];
+                config.policy.allow_pubkeys = Some(vec![PubKey(key(1).bytes())]);
+                config.policy.deny_kinds = vec![7];
+                config.limits.pow_bits_min = 200;
+                config.limits.event_tags_max = 5;
+            },
+            administrators,
+        ),
     ]
 }
 
@@ -296,4 +307,16 @@ fn denied_authors(stage: &mut Stage<'_>) {
     conn.accept(&event(&key(1)).at(stage.t).tag(["p", key(2).hex()]).sign());
     conn.refuse(&event(&key(2)).at(stage.t).sign(), "blocked");
     conn.refuse(&event(&key(2)).kind(20_000).at(stage.t).sign(), "blocked");
+}
+
+fn administrators(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    conn.accept(&event(&key(3)).at(stage.t).sign());
+    conn.accept(&event(&key(3)).kind(7).at(stage.t).sign());
+    // The bounds that protect the relay itself stay.
+    let tags = (0..6).fold(event(&key(3)).at(stage.t), |draft, _| draft.tag(["t", "x"]));
+    conn.refuse(&tags.sign(), "invalid");
+    conn.refuse(&event(&key(1)).at(stage.t).sign(), "pow");
+    conn.refuse(&event(&key(1)).kind(7).at(stage.t).sign(), "blocked");
+    conn.refuse(&event(&key(2)).at(stage.t).sign(), "restricted");
 }
