@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::authors::{AUTHOR_BYTES, Authors, COMB_BYTES, Known};
-use crate::challenge::challenge;
+use crate::challenge;
 use crate::curve::tables::Comb;
 use crate::curve::{Outcome, Task, slow};
 use crate::field::{Entry, P, Words, is_below, words_from_be};
@@ -39,6 +39,7 @@ pub struct Verifier {
     authors: Option<Authors>,
     places: HashMap<[u8; 32], u32>,
     batch: Vec<BatchAuthor>,
+    challenges: Vec<Words>,
     tasks: Vec<(Task, u32)>,
 }
 
@@ -94,6 +95,7 @@ impl Verifier {
             authors: None,
             places: HashMap::new(),
             batch: Vec::new(),
+            challenges: Vec::new(),
             tasks: Vec::new(),
         })
     }
@@ -130,8 +132,9 @@ impl Verifier {
         self.places.clear();
         self.batch.clear();
         self.tasks.clear();
-        for (place, claim) in claims.iter().enumerate() {
-            let Some((task, x)) = parse(place, claim) else { continue };
+        challenge::all(claims, &mut self.challenges);
+        for (place, (claim, e)) in claims.iter().zip(&self.challenges).enumerate() {
+            let Some((task, x)) = parse(place, claim, e) else { continue };
             let next = self.batch.len() as u32;
             let author = *self.places.entry(claim.key).or_insert(next);
             if author == next {
@@ -177,14 +180,13 @@ impl Verifier {
 }
 
 /// The numbers of a claim and the abscissa of its key; nothing if one is out of range.
-fn parse(place: usize, claim: &Claim) -> Option<(Task, Words)> {
+fn parse(place: usize, claim: &Claim, e: &Words) -> Option<(Task, Words)> {
     let (r_bytes, s_bytes) = halves(&claim.signature);
     let (r, s, x) = (words_from_be(r_bytes), words_from_be(s_bytes), words_from_be(&claim.key));
     if !is_below(&r, &P) || !is_reduced(&s) || !is_below(&x, &P) {
         return None;
     }
-    let e = challenge(r_bytes, &claim.key, &claim.message);
-    Some((Task { place: place as u32, r, s: split(&s), e: split(&negated(&e)) }, x))
+    Some((Task { place: place as u32, r, s: split(&s), e: split(&negated(e)) }, x))
 }
 
 fn halves(signature: &[u8; 64]) -> (&[u8; 32], &[u8; 32]) {
@@ -282,7 +284,7 @@ const COMBS_AT_ONCE: usize = 16;
 /// What the fast ways leave undecided.
 fn holds_slowly(claim: &Claim) -> bool {
     let (r, s) = halves(&claim.signature);
-    let e = negated(&challenge(r, &claim.key, &claim.message));
+    let e = negated(&challenge::one(claim));
     let x = words_from_be(&claim.key);
     let mut point = None;
     crate::curve::cold::lift::<slow::F>(&[x], |_, found| point = found);
