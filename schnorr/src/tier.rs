@@ -221,7 +221,11 @@ macro_rules! lane_engine {
         #[allow(unsafe_code, reason = "functions compiled for instructions that were looked for")]
         mod $name {
             use super::*;
-            use crate::field::adx::F64;
+            #[cfg(not(relay_schnorr_scalars = "portable"))]
+            use crate::field::adx::F64 as Scalar;
+            // For an emulator that gets ADX wrong: tests/on-bochs.sh.
+            #[cfg(relay_schnorr_scalars = "portable")]
+            use crate::field::portable64::F52 as Scalar;
 
             /// Claims that scalars do sooner than lanes that are mostly empty.
             const SCALAR_MAX: usize = $scalar_max;
@@ -230,7 +234,7 @@ macro_rules! lane_engine {
 
             pub(super) struct LaneEngine {
                 lanes: Lanes,
-                scalars: Engine<F64>,
+                scalars: Engine<Scalar>,
             }
 
             impl LaneEngine {
