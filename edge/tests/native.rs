@@ -5,6 +5,7 @@
 
 mod native {
     mod attachments;
+    mod memory;
     mod semantics;
     mod sqlite;
     mod sweeping;

@@ -74,6 +74,11 @@ pub enum Next {
 /// Bytes of events that gather before a turn is taken at once: an object has 128 MB for everything.
 const GATHERED_BYTES_MAX: usize = 8 << 20;
 
+/// Output that all sockets together may hold before their readers wait, in bytes; a reader's share is at least
+/// [`OUTPUT_SHARE_MIN`]. One frame may go past it.
+const OUTPUT_BYTES: usize = 32 << 20;
+const OUTPUT_SHARE_MIN: usize = 1 << 10;
+
 /// Longest Host header that is remembered as a relay's name, in bytes.
 const HOST_BYTES_MAX: usize = 255;
 
@@ -93,6 +98,8 @@ pub struct Object<C: CountingConn + 'static, H: Host> {
     alarm: Option<Now>,
     /// Bytes of events since the last turn.
     gathered_bytes: usize,
+    /// What the settings let a reader leave waiting, however few there are.
+    outbox_bytes_pause: usize,
     numbers: Numbers,
 }
 
@@ -131,6 +138,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             slow: BTreeSet::new(),
             alarm: None,
             gathered_bytes: 0,
+            outbox_bytes_pause: settings.limits.outbox_bytes_pause,
             numbers: Numbers::default(),
         })
     }
@@ -158,6 +166,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             let bytes = self.conns.get(&id).and_then(|conn| conn.backlog).map_or(0, |backlog| backlog.bytes);
             self.relay.handle_backlog(id, bytes);
         }
+        self.share_out();
         parts::sweep(self.relay.store().conn(), |key| self.by_key.contains_key(&key));
         self.numbers.rows.upkeep.add(self.rows().since(before));
         self.settle(now)
@@ -170,6 +179,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         self.conns
             .insert(id, Conn { key, socket, coder: Coder::default(), parts: BTreeSet::new(), backlog: None });
         self.by_key.insert(key, id);
+        self.share_out();
         Some(self.settle(now))
     }
 
@@ -245,6 +255,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         self.slow.remove(&id);
         if let Some(conn) = self.conns.remove(&id) {
             self.by_key.remove(&conn.key);
+            self.share_out();
             self.resumed.push(conn.key);
             let before = self.rows();
             let store = self.relay.store().conn();
@@ -252,6 +263,13 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             let _ = parts::delete(store, conn.key, conn.parts.iter());
             self.numbers.rows.upkeep.add(self.rows().since(before));
         }
+    }
+
+    /// Shares the memory for output among the sockets; powers of two, so that it seldom changes.
+    fn share_out(&mut self) {
+        let share = (OUTPUT_BYTES / self.conns.len().max(1)).max(OUTPUT_SHARE_MIN);
+        let share = 1 << share.ilog2();
+        self.relay.set_outbox_bytes_pause(self.outbox_bytes_pause.min(share));
     }
 
     fn rows(&self) -> RowCount {

@@ -229,6 +229,13 @@ impl<B: Backend> Relay<B> {
         }
     }
 
+    /// Changes `outbox_bytes_pause`: a host with little memory gives a reader the less, the more there are.
+    pub fn set_outbox_bytes_pause(&mut self, bytes: usize) {
+        if self.config.limits.outbox_bytes_pause != bytes {
+            Arc::make_mut(&mut self.config).limits.outbox_bytes_pause = bytes;
+        }
+    }
+
     /// A connection that the host should close once its output is out.
     pub fn poll_close(&mut self) -> Option<(ConnId, Close)> {
         self.closing.pop_front()
