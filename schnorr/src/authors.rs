@@ -19,8 +19,8 @@ struct Author {
     key: [u8; 32],
     point: Option<Entry>,
     comb: Option<Comb>,
-    /// Claims looked at.
-    seen: u32,
+    /// Claims that held.
+    held: u32,
     newer: u32,
     older: u32,
 }
@@ -44,8 +44,13 @@ pub(crate) struct Known {
     /// The lifted key, if it has been needed.
     pub(crate) point: Option<Entry>,
     pub(crate) comb: Option<Comb>,
-    pub(crate) seen: u32,
+    /// Claims that held.
+    pub(crate) held: u32,
 }
+
+/// Where an author is, until the next insertion.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AuthorPlace(u32);
 
 impl Authors {
     pub(crate) fn new(bytes_max: usize) -> Self {
@@ -72,14 +77,19 @@ impl Authors {
         self.places.len()
     }
 
-    /// What is known of an author who has `claims` more; it becomes the newest.
-    pub(crate) fn look_up(&mut self, key: &[u8; 32], claims: u32) -> Option<Known> {
+    /// What is known of an author. Asking alone changes nothing: anybody can name an author.
+    pub(crate) fn look_up(&self, key: &[u8; 32]) -> Option<(AuthorPlace, Known)> {
         let place = *self.places.get(key)?;
+        let Author { point, comb, held, .. } = &self.authors[place as usize];
+        Some((AuthorPlace(place), Known { point: *point, comb: comb.clone(), held: *held }))
+    }
+
+    /// Counts claims of an author that held; it becomes the newest. To be called before anything is inserted.
+    pub(crate) fn count(&mut self, AuthorPlace(place): AuthorPlace, claims: u32) {
         self.unlink(place);
         self.link(place);
         let author = &mut self.authors[place as usize];
-        author.seen = author.seen.saturating_add(claims);
-        Some(Known { point: author.point, comb: author.comb.clone(), seen: author.seen })
+        author.held = author.held.saturating_add(claims);
     }
 
     /// Remembers an author, as the newest; makes room if need be.
@@ -94,8 +104,8 @@ impl Authors {
         while self.bytes + cost > self.bytes_max {
             self.remove(self.oldest);
         }
-        let Known { point, comb, seen } = known;
-        let author = Author { key: *key, point, comb, seen, newer: NONE, older: NONE };
+        let Known { point, comb, held } = known;
+        let author = Author { key: *key, point, comb, held, newer: NONE, older: NONE };
         let place = match self.free.pop() {
             Some(place) => {
                 self.authors[place as usize] = author;
@@ -154,7 +164,7 @@ mod tests {
     }
 
     fn known(has_comb: bool) -> Known {
-        Known { point: Some(G), comb: has_comb.then(|| Comb::from(vec![])), seen: 1 }
+        Known { point: Some(G), comb: has_comb.then(|| Comb::from(vec![])), held: 1 }
     }
 
     #[test]
@@ -163,11 +173,15 @@ mod tests {
         for number in 0..3 {
             authors.insert(&key(number), known(false));
         }
-        assert_eq!(authors.look_up(&key(0), 1).expect("it is kept").seen, 2);
+        let (place, _) = authors.look_up(&key(0)).expect("it is kept");
+        authors.count(place, 1);
+        assert_eq!(authors.look_up(&key(0)).expect("it is kept").1.held, 2);
+        // Asking is no use.
+        assert!(authors.look_up(&key(1)).is_some());
         authors.insert(&key(3), known(false));
-        assert!(authors.look_up(&key(1), 1).is_none());
+        assert!(authors.look_up(&key(1)).is_none());
         for kept in [0, 2, 3] {
-            assert!(authors.look_up(&key(kept), 1).is_some());
+            assert!(authors.look_up(&key(kept)).is_some());
         }
     }
 
@@ -182,7 +196,11 @@ mod tests {
             match state >> 16 & 3 {
                 0 => authors.insert(&key(number), known(true)),
                 1 => authors.insert(&key(number), known(false)),
-                _ => drop(authors.look_up(&key(number), 1)),
+                _ => {
+                    if let Some((place, _)) = authors.look_up(&key(number)) {
+                        authors.count(place, 1);
+                    }
+                }
             }
             assert!(authors.bytes() <= bytes_max);
             let listed =

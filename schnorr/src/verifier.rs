@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::authors::{AUTHOR_BYTES, Authors, COMB_BYTES, Known};
+use crate::authors::{AUTHOR_BYTES, AuthorPlace, Authors, COMB_BYTES, Known};
 use crate::challenge;
 use crate::curve::tables::Comb;
 use crate::curve::{Outcome, Task, slow};
@@ -12,10 +12,15 @@ use crate::tier::{Kernel, Tier};
 
 /// Claims that are summed together: more share an inversion, fewer stay in the cache.
 const CHUNK: usize = 64;
-/// Claims of an author, with those before it, from which a comb is made and kept.
+/// Verifications of an unseen key that a comb costs. So many claims pay for one: nobody, whatever he sends,
+/// doubles what his claims cost.
+const COMB_COST: usize = 3;
+/// The same where unseen keys are left to libsecp256k1 since the tier takes twice as long.
+const COMB_COST_SLOW: usize = 6;
+/// Claims of an author that held from which he gets a comb that is kept.
 const COMB_CLAIMS_MIN: u32 = 3;
-/// Claims of an author in one batch from which a comb pays though it is not kept.
-const COMB_CLAIMS_MIN_UNKEPT: u32 = 6;
+/// How many times its cost an author's claims in one batch have to be for a comb to pay though it is not kept.
+const COMBS_UNKEPT: usize = 2;
 
 /// One signature to check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,12 +40,18 @@ pub struct Verifier {
     tier: Tier,
     /// Claims of unknown authors that libsecp256k1 decides if a batch has no more of them.
     singly_max: usize,
+    /// Claims that pay for a comb.
+    comb_cost: usize,
+    /// Claims that no comb has been made for, at most as many as pay for one, so that small batches get combs too.
+    unspent: usize,
     kernel: Option<Box<dyn Kernel>>,
     authors: Option<Authors>,
     places: HashMap<[u8; 32], u32>,
     batch: Vec<BatchAuthor>,
     challenges: Vec<Words>,
     tasks: Vec<(Task, u32)>,
+    #[cfg(test)]
+    combs_made: usize,
 }
 
 /// An author in the batch at hand.
@@ -52,10 +63,14 @@ struct BatchAuthor {
     claims: u32,
     point: Option<Entry>,
     comb: Option<Comb>,
-    /// Claims, with those of earlier batches.
-    seen: u32,
-    is_known: bool,
+    /// Claims in the batch that held, once it is decided.
+    held: u32,
+    /// Claims of earlier batches that held.
+    held_before: u32,
+    /// Where the author cache has it.
+    place: Option<AuthorPlace>,
     wants_comb: bool,
+    has_new_comb: bool,
     /// Left to libsecp256k1.
     is_single: bool,
 }
@@ -83,7 +98,9 @@ impl Verifier {
     pub fn new() -> Self {
         let tier = Tier::best();
         let verifier = Verifier::with_tier(tier).expect("the best tier is one that is there");
-        Verifier { singly_max: tier.singly_max(), ..verifier }
+        let singly_max = tier.singly_max();
+        let comb_cost = if singly_max == usize::MAX { COMB_COST_SLOW } else { COMB_COST };
+        Verifier { singly_max, comb_cost, ..verifier }
     }
 
     /// A verifier on a tier of your choice and nothing else; none if the machine lacks its instructions.
@@ -91,17 +108,22 @@ impl Verifier {
         tier.is_available().then(|| Verifier {
             tier,
             singly_max: 0,
+            comb_cost: COMB_COST,
+            unspent: 0,
             kernel: tier.kernel(),
             authors: None,
             places: HashMap::new(),
             batch: Vec::new(),
             challenges: Vec::new(),
             tasks: Vec::new(),
+            #[cfg(test)]
+            combs_made: 0,
         })
     }
 
-    /// Remembers authors within `bytes_max` bytes, the longest unused going first: about 30 KB for one who
-    /// has signed three times or more, 256 bytes for others. Zero remembers none.
+    /// Remembers authors within `bytes_max` bytes, the longest unused going first: about 30 KB for one of whom
+    /// three signatures or more held, 256 bytes for others. Signatures that do not hold are remembered of
+    /// nobody. Zero remembers none.
     #[must_use]
     pub fn with_author_cache(mut self, bytes_max: usize) -> Self {
         self.authors = (bytes_max >= AUTHOR_BYTES).then(|| Authors::new(bytes_max));
@@ -143,13 +165,19 @@ impl Verifier {
             self.batch[author as usize].claims += 1;
             self.tasks.push((task, author));
         }
-        look_up(&mut self.batch, self.authors.as_mut());
-        choose_singles(&mut self.batch, self.singly_max);
-        lift_unknown(&mut self.batch, kernel);
-        make_combs(&mut self.batch, kernel);
-        if let Some(authors) = &mut self.authors {
-            remember(&self.batch, authors);
+        let keeps_combs =
+            self.authors.as_ref().is_some_and(|authors| authors.bytes_max() >= AUTHOR_BYTES + COMB_BYTES);
+        if let Some(authors) = &self.authors {
+            look_up(&mut self.batch, authors);
         }
+        let cost = self.comb_cost;
+        let mut unspent = self.unspent + self.tasks.len();
+        // Perhaps none of them holds, so here an author's claims pay for his comb by themselves.
+        let claims_min = if keeps_combs { cost } else { cost * COMBS_UNKEPT };
+        choose_combs(&mut self.batch, cost, &mut unspent, |author| author.claims as usize >= claims_min);
+        choose_singles(&mut self.batch, self.singly_max);
+        lift(&mut self.batch, kernel, |author| !author.is_single);
+        make_combs(&mut self.batch, kernel);
 
         let (mut warm, mut cold) = (Vec::new(), Vec::new());
         for (task, author) in &self.tasks {
@@ -175,6 +203,24 @@ impl Verifier {
         }
         for chunk in cold.chunks(CHUNK) {
             kernel.cold(chunk, &mut decide);
+        }
+
+        if let Some(authors) = &mut self.authors {
+            for (task, author) in &self.tasks {
+                self.batch[*author as usize].held += u32::from(valid[task.place as usize]);
+            }
+            if keeps_combs {
+                let earns = |author: &BatchAuthor| author.held > 0 && author.held_in_all() >= COMB_CLAIMS_MIN;
+                choose_combs(&mut self.batch, cost, &mut unspent, earns);
+                lift(&mut self.batch, kernel, |author| author.wants_comb);
+                make_combs(&mut self.batch, kernel);
+            }
+            remember(&self.batch, authors);
+        }
+        self.unspent = unspent.min(cost);
+        #[cfg(test)]
+        {
+            self.combs_made += self.batch.iter().filter(|author| author.has_new_comb).count();
         }
     }
 }
@@ -202,30 +248,44 @@ impl BatchAuthor {
             claims: 0,
             point: None,
             comb: None,
-            seen: 0,
-            is_known: false,
+            held: 0,
+            held_before: 0,
+            place: None,
             wants_comb: false,
+            has_new_comb: false,
             is_single: false,
+        }
+    }
+
+    fn held_in_all(&self) -> u32 {
+        self.held_before.saturating_add(self.held)
+    }
+}
+
+/// Finds what is known of the authors.
+fn look_up(batch: &mut [BatchAuthor], authors: &Authors) {
+    for author in batch {
+        if let Some((place, known)) = authors.look_up(&author.key) {
+            author.point = known.point;
+            author.comb = known.comb;
+            author.held_before = known.held;
+            author.place = Some(place);
         }
     }
 }
 
-/// Finds what is known of the authors, and who is worth a comb.
-fn look_up(batch: &mut [BatchAuthor], mut authors: Option<&mut Authors>) {
-    let keeps_combs =
-        authors.as_ref().is_some_and(|authors| authors.bytes_max() >= AUTHOR_BYTES + COMB_BYTES);
+/// Picks authors for whom a comb is to be made, as long as the claims that came pay for it.
+fn choose_combs(
+    batch: &mut [BatchAuthor],
+    cost: usize,
+    unspent: &mut usize,
+    is_worth_one: impl Fn(&BatchAuthor) -> bool,
+) {
     for author in batch {
-        author.seen = author.claims;
-        if let Some(known) = authors.as_mut().and_then(|authors| authors.look_up(&author.key, author.claims))
-        {
-            author.point = known.point;
-            author.comb = known.comb;
-            author.seen = known.seen;
-            author.is_known = true;
+        author.wants_comb = author.comb.is_none() && *unspent >= cost && is_worth_one(author);
+        if author.wants_comb {
+            *unspent -= cost;
         }
-        let is_often =
-            author.claims >= COMB_CLAIMS_MIN_UNKEPT || keeps_combs && author.seen >= COMB_CLAIMS_MIN;
-        author.wants_comb = author.comb.is_none() && is_often;
     }
 }
 
@@ -242,9 +302,9 @@ fn choose_singles(batch: &mut [BatchAuthor], singly_max: usize) {
 }
 
 /// Lifts keys that are needed and not known. An abscissa without a point leaves its author without one.
-fn lift_unknown(batch: &mut [BatchAuthor], kernel: &mut dyn Kernel) {
-    let is_needed = |author: &BatchAuthor| author.point.is_none() && !author.is_single;
-    let unknown: Vec<usize> = (0..batch.len()).filter(|i| is_needed(&batch[*i])).collect();
+fn lift(batch: &mut [BatchAuthor], kernel: &mut dyn Kernel, is_needed: impl Fn(&BatchAuthor) -> bool) {
+    let is_unknown = |author: &BatchAuthor| author.point.is_none() && is_needed(author);
+    let unknown: Vec<usize> = (0..batch.len()).filter(|i| is_unknown(&batch[*i])).collect();
     if !unknown.is_empty() {
         let xs: Vec<Words> = unknown.iter().map(|i| batch[*i].x).collect();
         kernel.lift(&xs, &mut |i, point| batch[unknown[i]].point = point);
@@ -263,17 +323,25 @@ fn make_combs(batch: &mut [BatchAuthor], kernel: &mut dyn Kernel) {
     for (chosen, points) in chosen.chunks(COMBS_AT_ONCE).zip(points.chunks(COMBS_AT_ONCE)) {
         for (i, comb) in chosen.iter().zip(kernel.combs(points)) {
             batch[*i].comb = Some(comb);
+            batch[*i].has_new_comb = true;
         }
     }
 }
 
-/// Remembers new authors and new combs. Keys without a point are not remembered.
+/// Remembers authors of whom a claim held. Whoever signs nothing can neither enter nor push anybody out.
 fn remember(batch: &[BatchAuthor], authors: &mut Authors) {
-    for author in batch {
-        let is_author = author.point.is_some() || author.is_single;
-        if is_author && (!author.is_known || author.wants_comb) {
-            let known = Known { point: author.point, comb: author.comb.clone(), seen: author.seen };
-            authors.insert(&author.key, known);
+    let held = || batch.iter().filter(|author| author.held > 0);
+    for author in held() {
+        if let Some(place) = author.place {
+            authors.count(place, author.held);
+        }
+    }
+    for author in held() {
+        let held = author.held_in_all();
+        // One made for this batch alone is not kept before it is earned.
+        let comb = author.comb.clone().filter(|_| held >= COMB_CLAIMS_MIN);
+        if author.place.is_none() || author.has_new_comb && comb.is_some() {
+            authors.insert(&author.key, Known { point: author.point, comb, held });
         }
     }
 }
@@ -302,5 +370,138 @@ fn verify_singly(claims: &[Claim], valid: &mut [bool]) {
 fn verify_singly(claims: &[Claim], valid: &mut [bool]) {
     for (claim, valid) in claims.iter().zip(valid) {
         *valid = parse(0, claim, &challenge::one(claim)).is_some() && holds_slowly(claim);
+    }
+}
+
+// Signatures are made by libsecp256k1, which neither wasm32 nor Miri has.
+#[cfg(all(test, not(target_arch = "wasm32"), not(miri)))]
+mod tests {
+    use super::*;
+    use secp256k1::{Keypair, schnorr};
+
+    /// A claim of author `author`; `message` varies it.
+    fn signed(author: u16, message: u16) -> Claim {
+        let mut secret = [1; 32];
+        secret[..2].copy_from_slice(&author.to_be_bytes());
+        let keypair = Keypair::from_secret_bytes(secret).expect("in range");
+        let mut bytes = [0; 32];
+        bytes[..2].copy_from_slice(&message.to_be_bytes());
+        let signature = schnorr::sign_no_aux_rand(&bytes, &keypair).to_byte_array();
+        Claim { key: keypair.x_only_public_key().0.to_byte_array(), message: bytes, signature }
+    }
+
+    fn forged(author: u16, message: u16) -> Claim {
+        let mut claim = signed(author, message);
+        claim.signature[40] ^= 1;
+        claim
+    }
+
+    /// Verifies, checks the verdicts and tells how many combs were made.
+    fn combs_made(verifier: &mut Verifier, claims: &[Claim], holds: bool) -> usize {
+        let before = verifier.combs_made;
+        let mut valid = vec![!holds; claims.len()];
+        verifier.verify(claims, &mut valid);
+        assert!(valid.iter().all(|valid| *valid == holds), "{}", verifier.tier());
+        verifier.combs_made - before
+    }
+
+    fn has_comb(verifier: &Verifier, author: u16) -> bool {
+        let authors = verifier.authors.as_ref().expect("there is a cache");
+        authors.look_up(&signed(author, 0).key).is_some_and(|(_, known)| known.comb.is_some())
+    }
+
+    /// As operators have it, and on every tier that has a kernel.
+    fn verifiers(cache: usize) -> impl Iterator<Item = Verifier> {
+        let tiers = Tier::ALL.iter().filter(|tier| **tier != Tier::Emulated);
+        let named = tiers.filter_map(|tier| Verifier::with_tier(*tier).filter(|v| v.kernel.is_some()));
+        std::iter::once(Verifier::new()).chain(named).map(move |v| v.with_author_cache(cache))
+    }
+
+    fn all(authors: std::ops::Range<u16>, message: u16, claim: fn(u16, u16) -> Claim) -> Vec<Claim> {
+        authors.map(|author| claim(author, message)).collect()
+    }
+
+    #[test]
+    fn forged_claims_push_nobody_out() {
+        // Room for a few combs.
+        for mut verifier in verifiers(4 * (AUTHOR_BYTES + COMB_BYTES)) {
+            for message in 0..3 {
+                combs_made(&mut verifier, &[signed(0, message)], true);
+            }
+            assert!(has_comb(&verifier, 0));
+            let bytes = verifier.author_cache_bytes();
+            for message in 0..4 {
+                for first in (1..1_000).step_by(64) {
+                    let claims = all(first..first + 64, message, forged);
+                    assert_eq!(combs_made(&mut verifier, &claims, false), 0);
+                }
+            }
+            assert!(has_comb(&verifier, 0), "{}", verifier.tier());
+            assert_eq!(verifier.author_cache_bytes(), bytes);
+        }
+    }
+
+    #[test]
+    fn forged_claims_do_not_make_old_authors_young() {
+        let mut verifier = Verifier::new().with_author_cache(3 * AUTHOR_BYTES);
+        combs_made(&mut verifier, &[signed(0, 0)], true);
+        combs_made(&mut verifier, &[signed(1, 0), signed(2, 0)], true);
+        combs_made(&mut verifier, &[forged(0, 1)], false);
+        combs_made(&mut verifier, &[signed(3, 0)], true);
+        let authors = verifier.authors.as_ref().expect("there is a cache");
+        let kept = |author| authors.look_up(&signed(author, 0).key).is_some();
+        assert_eq!([0, 1, 2, 3].map(kept), [false, true, true, true]);
+    }
+
+    #[test]
+    fn forged_third_claims_make_no_combs() {
+        for mut verifier in verifiers(64 << 20) {
+            for message in 0..2 {
+                combs_made(&mut verifier, &all(0..64, message, forged), false);
+                combs_made(&mut verifier, &all(100..164, message, signed), true);
+            }
+            // Nor do they after two that held.
+            assert_eq!(combs_made(&mut verifier, &all(0..64, 2, forged), false), 0);
+            assert_eq!(combs_made(&mut verifier, &all(100..164, 2, forged), false), 0);
+            assert!(combs_made(&mut verifier, &all(100..164, 3, signed), true) > 0);
+        }
+    }
+
+    #[test]
+    fn combs_are_made_as_claims_pay_for_them() {
+        for mut verifier in verifiers(64 << 20) {
+            for message in 0..2 {
+                combs_made(&mut verifier, &all(0..60, message, signed), true);
+            }
+            // Sixty would have earned one. What was left over before pays for one more.
+            let most = 60 / verifier.comb_cost + 1;
+            for message in 2..5 {
+                let made = combs_made(&mut verifier, &all(0..60, message, signed), true);
+                assert!((1..=most).contains(&made), "{}: {made} of {most}", verifier.tier());
+            }
+        }
+    }
+
+    #[test]
+    fn claims_that_come_one_by_one_get_combs() {
+        for mut verifier in verifiers(64 << 20) {
+            for message in 0..3 {
+                combs_made(&mut verifier, &[signed(0, message)], true);
+            }
+            assert!(has_comb(&verifier, 0), "{}", verifier.tier());
+            assert_eq!(combs_made(&mut verifier, &[signed(0, 3)], true), 0);
+        }
+    }
+
+    #[test]
+    fn many_claims_of_one_author_share_a_comb_that_is_kept_if_they_hold() {
+        for mut verifier in verifiers(64 << 20) {
+            let claims =
+                |claim: fn(u16, u16) -> Claim| -> Vec<Claim> { (0..6).map(|i| claim(0, i)).collect() };
+            assert_eq!(combs_made(&mut verifier, &claims(forged), false), 1);
+            assert_eq!(verifier.author_cache_bytes(), 0);
+            assert_eq!(combs_made(&mut verifier, &claims(signed), true), 1);
+            assert!(has_comb(&verifier, 0));
+        }
     }
 }
