@@ -64,14 +64,24 @@ debug: action=ignore
 log: bochs.log
 EOF
 
-rm -f serial.log
+rm -f serial.log bochs.pid
 echo c > commands # Debian's Bochs is its debugger: go on.
-# It wants a terminal and an input that stays open, and takes only SIGKILL.
-sleep infinity | TERM=xterm script -qfc 'stty rows 30 cols 100; exec bochs-bin -q -rc commands -f bochsrc' /dev/null > screen.log 2>&1 &
-trap 'pkill -KILL -f "bochs-bin -q -rc commands" || true; kill %1 2> /dev/null || true' EXIT
+# It wants a terminal and an input that stays open, and takes only SIGKILL. script(1) gives its child a session, so there
+# are two groups of processes to end: script's, and Bochs's.
+TERM=xterm setsid bash -c 'exec script -qfc "$1" /dev/null < <(exec sleep infinity)' _ \
+  'echo $$ > bochs.pid; stty rows 30 cols 100; exec bochs-bin -q -rc commands -f bochsrc' > screen.log 2>&1 &
+terminal=$!
+end() {
+  if [ -s bochs.pid ]; then kill -KILL -- "-$(cat bochs.pid)" 2> /dev/null || true; fi
+  kill -KILL -- "-$terminal" 2> /dev/null || true
+}
+trap end EXIT
 until grep -qs 'Attempted to kill init' serial.log; do
   sleep 2
-  kill -0 %1 2> /dev/null || { echo "Bochs stopped; see $work" >&2; exit 1; }
+  # script(1) can outlive its child.
+  alive=$terminal
+  if [ -s bochs.pid ]; then alive=$(cat bochs.pid); fi
+  kill -0 "$alive" 2> /dev/null || { echo "Bochs stopped; see $work" >&2; exit 1; }
 done
 grep -aE 'verdicts agree|panicked|assertion|test result' serial.log || true
 # The kernel gives the exit status of its first process, when it ends.
