@@ -96,6 +96,8 @@ pub struct Object<C: CountingConn + 'static, H: Host> {
     slow: BTreeSet<ConnId>,
     /// The alarm that is set, if it was this object that set it.
     alarm: Option<Now>,
+    /// Whether `alarm` has seen to everything that is stored: not when the object has just woken up.
+    knows_alarm: bool,
     /// Bytes of events since the last turn.
     gathered_bytes: usize,
     /// What the settings let a reader leave waiting, however few there are.
@@ -137,6 +139,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             resumed: Vec::new(),
             slow: BTreeSet::new(),
             alarm: None,
+            knows_alarm: false,
             gathered_bytes: 0,
             outbox_bytes_pause: settings.limits.outbox_bytes_pause,
             numbers: Numbers::default(),
