@@ -10,7 +10,7 @@ use relay_engine::store::StoreError;
 use relay_engine::store::sql::{SqlConn, SqlValue};
 
 use super::attachment::{ATTACHMENT_BYTES_MAX, Key, PartName};
-use super::{CountingConn, Host, Object};
+use super::{CountingConn, Host, Object, values_of};
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS edge_part (conn BLOB NOT NULL, name BLOB NOT NULL, \
                       chunk INTEGER NOT NULL, bytes BLOB NOT NULL, PRIMARY KEY (conn, name, chunk)) \
@@ -83,9 +83,9 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     /// Writes the sessions that are not what they were beside their sockets.
     pub(super) fn save_changed(&mut self) {
         while let Some(id) = self.relay.poll_changed() {
-            let (Some(session), Some(conn)) = (self.relay.snapshot(id), self.conns.get_mut(&id)) else {
-                continue;
-            };
+            let Some(session) = self.relay.snapshot(id) else { continue };
+            self.note_values(id, values_of(&session));
+            let Some(conn) = self.conns.get_mut(&id) else { continue };
             let saved = conn.coder.save(conn.key, &session, ATTACHMENT_BYTES_MAX);
             let names: BTreeSet<PartName> = saved.parts.keys().copied().collect();
             let store = self.relay.store().conn();
