@@ -41,6 +41,10 @@ const HELP: &[(&str, &str)] = &[
     ("relay_commits", "Transactions that stored events"),
     ("relay_sessions_restored", "Sessions taken up after hibernation or eviction"),
     ("relay_sessions_lost", "Sessions that could not be taken up; their sockets were closed"),
+    (
+        "relay_sessions_interrupted",
+        "Sessions whose messages were lost unanswered with the memory; their sockets were closed",
+    ),
     ("relay_attachments_saved", "Times a session was written beside its socket"),
     ("relay_parts_saved", "Parts of sessions that did not fit there and went to storage"),
     ("relay_events_expired", "Events swept because they had expired"),

@@ -5,10 +5,13 @@
 //! when the object wants a turn. Nothing here waits, and nothing reads a clock.
 //!
 //! Events of all sockets gather until the next turn: one verification batch, one transaction, then their OKs.
-//! Whatever a session needs to go on is beside its socket when a call returns; see `attachment`.
+//! Whatever a session needs to go on is beside its socket when a call returns; see `attachment`. Messages that
+//! gather are not: that there are some is, and a session whose messages were lost is closed, so that its client
+//! connects and sends them again; see `held`.
 
 mod attachment;
 mod bytes;
+mod held;
 mod numbers;
 mod output;
 mod parts;
@@ -30,6 +33,7 @@ pub use numbers::RowCount;
 use crate::metrics::Sample;
 use crate::settings::{ObjectSettings, Settings};
 use attachment::Coder;
+use held::Held;
 use numbers::Numbers;
 use output::Backlog;
 
@@ -100,6 +104,7 @@ pub struct Object<C: CountingConn + 'static, H: Host> {
     resumed: Vec<Key>,
     /// Connections that are known to be slow.
     slow: BTreeSet<ConnId>,
+    held: Held,
     /// The alarm that is set, if it was this object that set it.
     alarm: Option<Now>,
     /// Whether `alarm` has seen to everything that is stored: not when the object has just woken up.
@@ -124,11 +129,13 @@ struct Conn<S> {
     backlog: Option<Backlog>,
     /// Values in the filters of its subscriptions.
     values: usize,
+    /// Its attachment says that messages are held.
+    is_marked: bool,
 }
 
 impl<S> Conn<S> {
     fn new(key: Key, socket: S, parts: BTreeSet<PartName>) -> Self {
-        Conn { key, socket, coder: Coder::default(), parts, backlog: None, values: 0 }
+        Conn { key, socket, coder: Coder::default(), parts, backlog: None, values: 0, is_marked: false }
     }
 }
 
@@ -156,6 +163,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             by_key: HashMap::new(),
             resumed: Vec::new(),
             slow: BTreeSet::new(),
+            held: Held::default(),
             alarm: None,
             knows_alarm: false,
             gathered_bytes: 0,
@@ -170,11 +178,18 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     pub fn restore(&mut self, now: Now, sockets: impl IntoIterator<Item = (H::Socket, Vec<u8>)>) -> Next {
         let before = self.rows();
         for (socket, attached) in sockets {
-            let Some(key) = attachment::key_of(&attached) else { continue };
+            if attached.is_empty() {
+                continue;
+            }
             let store = self.relay.store().conn();
-            let mut part = |name| parts::read(store, key, name).ok().flatten();
-            let Ok((session, names)) = attachment::load(&attached, &mut part) else {
-                self.numbers.sessions_lost += 1;
+            let is_held = attachment::is_held(&attached);
+            let loaded = attachment::key_of(&attached).filter(|_| !is_held).and_then(|key| {
+                let mut part = |name| parts::read(store, key, name).ok().flatten();
+                attachment::load(&attached, &mut part).ok().map(|(session, names)| (key, session, names))
+            });
+            let Some((key, session, names)) = loaded else {
+                self.numbers.sessions_interrupted += u64::from(is_held);
+                self.numbers.sessions_lost += u64::from(!is_held);
                 self.host.attach(&socket, &[]);
                 self.host.close(&socket, 1012, "the session was lost, please connect again");
                 continue;
@@ -210,7 +225,8 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     pub fn text(&mut self, now: Now, key: Key, text: &str) -> Next {
         let Some(&id) = self.by_key.get(&key) else { return Next::Idle };
         let (before, metrics) = (self.rows(), self.relay.metrics());
-        let (events, deferred) = (metrics.messages_event, metrics.messages_deferred);
+        let events = metrics.messages_event;
+        let (auths, deferred) = (metrics.messages_auth, metrics.messages_deferred);
         self.relay.handle_text(now, id, text.as_bytes());
         let spent = self.rows().since(before);
         let rows = &mut self.numbers.rows;
@@ -218,6 +234,9 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         let (is_event, is_deferred) = (metrics.messages_event > events, metrics.messages_deferred > deferred);
         let rows = if is_event { &mut rows.events } else { &mut rows.requests };
         rows.add(spent);
+        if is_event || is_deferred || metrics.messages_auth > auths {
+            self.held.hold(id, is_deferred);
+        }
         if !is_event && !is_deferred {
             return self.settle(now);
         }
@@ -278,6 +297,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     fn forget(&mut self, id: ConnId) {
         self.relay.disconnect(id);
         self.slow.remove(&id);
+        self.held.forget(id);
         if let Some(conn) = self.conns.remove(&id) {
             self.by_key.remove(&conn.key);
             self.values = self.values.saturating_sub(conn.values);

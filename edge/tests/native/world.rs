@@ -140,6 +140,11 @@ impl Runtime {
         self.object = None;
     }
 
+    /// Drops all memory at once, as when the instance is replaced.
+    pub(super) fn lose(&mut self) {
+        self.object = None;
+    }
+
     pub(super) fn connect(&mut self) -> Option<Rc<Socket>> {
         let key = self.sockets.len() as Key + 1;
         let socket = Rc::new(Socket { key, ..Socket::default() });
