@@ -50,7 +50,10 @@ const HELP: &[(&str, &str)] = &[
     ("relay_events_expired", "Events swept because they had expired"),
     ("relay_events_retired", "Events swept because they were older than is kept"),
     ("relay_rows_written_per_event", "Rows written for events, divided by events stored"),
-    ("relay_rows_read_per_returned_event", "Rows read for requests, divided by events sent"),
+    (
+        "relay_rows_read_per_returned_event",
+        "Rows read for requests, divided by all events sent: live ones too, which read no rows",
+    ),
     ("relay_store_events", "Events in the store"),
     ("relay_store_bytes", "Bytes the store takes"),
     ("relay_verify_batch_events", "Events in a verification batch"),
