@@ -27,6 +27,10 @@ use crate::shard::Shards;
 const MESSAGE_BYTES_MAX: usize = 32 << 20;
 /// Sockets that one Durable Object can hold, less some for those that are closing.
 const SOCKETS_MAX: usize = 32_000;
+/// Values in the filters of one connection: one client must not take more than a part of an object's 128 MB.
+const CONNECTION_VALUES_MAX: usize = 20_000;
+/// Bytes of events between arrival and commit: the same.
+const IN_FLIGHT_BYTES_MAX: usize = 16 << 20;
 
 /// The effective settings.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -188,6 +192,8 @@ impl Settings {
         limits.event_bytes_max = limits.event_bytes_max.min(EVENT_BYTES_MAX);
         limits.message_bytes_max = limits.message_bytes_max.min(MESSAGE_BYTES_MAX);
         limits.connections_max = limits.connections_max.min(SOCKETS_MAX);
+        limits.connection_values_max = limits.connection_values_max.min(CONNECTION_VALUES_MAX);
+        limits.in_flight_bytes_max = limits.in_flight_bytes_max.min(IN_FLIGHT_BYTES_MAX);
         self.object.sweep_seconds = self.object.sweep_seconds.max(1);
         self.object.write_stall_seconds = self.object.write_stall_seconds.max(1);
         Ok(())
@@ -238,6 +244,10 @@ mod tests {
         assert_eq!(limits.event_bytes_max, EVENT_BYTES_MAX);
         assert_eq!(limits.message_bytes_max, 32 << 20);
         assert_eq!(limits.connections_max, 32_000);
+        assert_eq!(limits.connection_values_max, 20_000);
+        assert_eq!(limits.in_flight_bytes_max, 16 << 20);
+        let limits = load(&[("RELAY_CONFIG", r#"{"limits":{"connection_values_max":10}}"#)]).unwrap().limits;
+        assert_eq!(limits.connection_values_max, 10);
     }
 
     #[test]

@@ -38,6 +38,12 @@ impl Shards {
         Shard((point * u32::from(self.0) / 65_536) as u16)
     }
 
+    /// The shard whose object takes a socket. A client has no key before it authenticates, so it cannot go by key;
+    /// with one shard every author's shard is this one.
+    pub fn for_connection(self) -> Shard {
+        Shard(0)
+    }
+
     /// All of them.
     pub fn all(self) -> impl Iterator<Item = Shard> {
         (0..self.0).map(Shard)
@@ -97,6 +103,7 @@ mod tests {
         assert!(seen.iter().all(|count| (900..1100).contains(count)), "{seen:?}");
         // sha256 of 32 zero bytes begins with 66 68.
         assert_eq!(Shards::new(256).unwrap().of(&PubKey([0; 32])).number(), 0x66);
-        assert_eq!(Shards::new(1).unwrap().of(&key(7)).to_string(), "relay-0");
+        assert_eq!(Shards::ONE.of(&key(7)).to_string(), "relay-0");
+        assert_eq!(Shards::ONE.for_connection(), Shards::ONE.of(&key(7)));
     }
 }

@@ -5,6 +5,7 @@
 
 mod native {
     mod attachments;
+    mod held;
     mod memory;
     mod semantics;
     mod sqlite;

@@ -61,6 +61,11 @@ where
     };
     tracing::info!("listening on ws://{address}");
     tracing::info!("{place}");
+    if host.settings.url.is_none() && !address.ip().is_loopback() {
+        tracing::warn!(
+            "url is not set: AUTH goes by the Host header, and requests to vanish that name this relay are refused"
+        );
+    }
     tracing::info!(shards = shards.len(), "press Ctrl-C or send SIGTERM to stop");
     let ended = runtime.block_on(until_end(&host, listener, &mut signals));
 

@@ -1,7 +1,8 @@
 //! What is kept of a session beside its socket, so that the object may forget everything else.
 //!
 //! ```text
-//! attachment  version:1  key:8  head  tail kind  tail, or its name:16
+//! attachment  version:1  key:8  held:1  head  tail kind  tail, or its name:16
+//! held        1 while a message of the session lies in memory only, unanswered
 //! head        challenge, relay, keys, malformed messages, missed events, two rates
 //! tail        subscriptions: id, progress, filters, or their name:16; COUNTs: id, filters or their name
 //! ```
@@ -22,7 +23,7 @@ use sha2::{Digest, Sha256};
 use super::bytes::{Malformed, Read, Write, filters_bytes, filters_from};
 
 /// Written by this version; others are not read.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Bytes of an attachment; the platform's bound is 16,384 with its own wrapping.
 pub(super) const ATTACHMENT_BYTES_MAX: usize = 15_000;
 
@@ -75,8 +76,14 @@ impl Coder {
     }
 
     /// Writes a session down in at most `bytes_max` bytes and as many parts as that takes.
-    pub(super) fn save(&mut self, key: Key, session: &SessionSnapshot, bytes_max: usize) -> Saved {
-        let head = head_bytes(key, session);
+    pub(super) fn save(
+        &mut self,
+        key: Key,
+        is_held: bool,
+        session: &SessionSnapshot,
+        bytes_max: usize,
+    ) -> Saved {
+        let head = head_bytes(key, is_held, session);
         let lists = session.subs.iter().map(|(_, sub)| &sub.filters);
         let lists: Vec<Rc<Coded>> = lists
             .chain(session.counts.iter().map(|(_, filters)| filters))
@@ -121,9 +128,10 @@ fn name_of(bytes: &[u8]) -> PartName {
     name
 }
 
-fn head_bytes(key: Key, session: &SessionSnapshot) -> Vec<u8> {
+fn head_bytes(key: Key, is_held: bool, session: &SessionSnapshot) -> Vec<u8> {
     let mut out = vec![VERSION];
     out.extend_from_slice(&key.to_be_bytes());
+    out.push(u8::from(is_held));
     let mut write = Write(&mut out);
     write.bytes(session.challenge.as_bytes());
     write.option(session.relay.as_deref(), |write, relay| write.bytes(relay.as_bytes()));
@@ -188,6 +196,11 @@ pub(super) fn key_of(attachment: &[u8]) -> Option<Key> {
     (read.array::<1>() == Ok([VERSION])).then(|| read.array().map(Key::from_be_bytes).ok()).flatten()
 }
 
+/// Whether a message of the session was in memory only when this was written.
+pub(super) fn is_held(attachment: &[u8]) -> bool {
+    attachment.get(1 + size_of::<Key>()).is_some_and(|held| *held != 0)
+}
+
 /// A session from its attachment, and the names of the parts that it needs.
 ///
 /// # Errors
@@ -200,7 +213,7 @@ pub(super) fn load(
     if read.array()? != [VERSION] {
         return Err(Malformed);
     }
-    let _key: [u8; 8] = read.array()?;
+    let _key_and_held: [u8; 9] = read.array()?;
     let mut session = SessionSnapshot {
         challenge: read.text()?.into(),
         relay: read.option(Read::text)?.map(Into::into),
@@ -335,12 +348,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_saved_is_loaded(session in session(), key in any::<u64>(), bytes_max in 1_000usize..15_000) {
+        fn what_is_saved_is_loaded(
+            session in session(), key in any::<u64>(), held in any::<bool>(), bytes_max in 1_000usize..15_000
+        ) {
             let mut coder = Coder::default();
             for _ in 0..2 {
-                let saved = coder.save(key, &session, bytes_max);
+                let saved = coder.save(key, held, &session, bytes_max);
                 prop_assert!(saved.attachment.len() <= bytes_max);
                 prop_assert_eq!(key_of(&saved.attachment), Some(key));
+                prop_assert_eq!(is_held(&saved.attachment), held);
                 let mut parts = |name| saved.parts.get(&name).map(|part: &Rc<[u8]>| part.to_vec());
                 let (loaded, mut names) = load(&saved.attachment, &mut parts).unwrap();
                 prop_assert_eq!(&loaded, &session);
@@ -354,7 +370,7 @@ mod tests {
         fn what_is_cut_or_changed_is_an_error_or_a_session(
             session in session(), at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()
         ) {
-            let saved = Coder::default().save(7, &session, 15_000);
+            let saved = Coder::default().save(7, false, &session, 15_000);
             let mut bytes = saved.attachment;
             let at = at.index(bytes.len());
             if cut { bytes.truncate(at) } else { bytes[at] = byte }
@@ -382,7 +398,7 @@ mod tests {
             let id = SubId::new(&format!("{n:<64}")).unwrap();
             session.subs.push((id, SubSnapshot { filters: empty.clone(), progress: Progress::Live }));
         }
-        let saved = Coder::default().save(1, &session, ATTACHMENT_BYTES_MAX);
+        let saved = Coder::default().save(1, false, &session, ATTACHMENT_BYTES_MAX);
         assert_eq!(saved.parts.len(), 1);
         assert!(saved.attachment.len() < 700);
         let mut parts = |name| saved.parts.get(&name).map(|part: &Rc<[u8]>| part.to_vec());

@@ -5,10 +5,13 @@
 //! when the object wants a turn. Nothing here waits, and nothing reads a clock.
 //!
 //! Events of all sockets gather until the next turn: one verification batch, one transaction, then their OKs.
-//! Whatever a session needs to go on is beside its socket when a call returns; see `attachment`.
+//! Whatever a session needs to go on is beside its socket when a call returns; see `attachment`. Messages that
+//! gather are not: that there are some is, and a session whose messages were lost is closed, so that its client
+//! connects and sends them again; see `held`.
 
 mod attachment;
 mod bytes;
+mod held;
 mod numbers;
 mod output;
 mod parts;
@@ -18,10 +21,10 @@ mod turn;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use relay_engine::relay::{ConnId, Peer, Relay};
+use relay_engine::relay::{ConnId, Peer, Relay, SessionSnapshot};
 use relay_engine::store::sql::{SqlBackend, SqlConn, SqlOpenError};
 use relay_engine::store::{Backend, Reader, Stats};
-use relay_engine::types::Now;
+use relay_engine::types::{Filter, Now};
 use relay_engine::verify::Verifier;
 
 pub use attachment::{Key, PartName};
@@ -30,6 +33,7 @@ pub use numbers::RowCount;
 use crate::metrics::Sample;
 use crate::settings::{ObjectSettings, Settings};
 use attachment::Coder;
+use held::Held;
 use numbers::Numbers;
 use output::Backlog;
 
@@ -71,13 +75,19 @@ pub enum Next {
     Later(u64),
 }
 
-/// Bytes of events that gather before a turn is taken at once: an object has 128 MB for everything.
+/// Bytes of messages that gather before a turn is taken at once: an object has 128 MB for everything.
 const GATHERED_BYTES_MAX: usize = 8 << 20;
 
 /// Output that all sockets together may hold before their readers wait, in bytes; a reader's share is at least
 /// [`OUTPUT_SHARE_MIN`]. One frame may go past it.
 const OUTPUT_BYTES: usize = 32 << 20;
 const OUTPUT_SHARE_MIN: usize = 1 << 10;
+
+/// Values in the live filters of all sockets together, at some 300 bytes a value. A socket may hold a quarter of
+/// what is left, so that one more is refused in words before they are used up, and [`VALUES_SHARE_MIN`] in any
+/// case.
+const VALUES: usize = 100_000;
+const VALUES_SHARE_MIN: usize = 100;
 
 /// Longest Host header that is remembered as a relay's name, in bytes.
 const HOST_BYTES_MAX: usize = 255;
@@ -94,12 +104,19 @@ pub struct Object<C: CountingConn + 'static, H: Host> {
     resumed: Vec<Key>,
     /// Connections that are known to be slow.
     slow: BTreeSet<ConnId>,
+    held: Held,
     /// The alarm that is set, if it was this object that set it.
     alarm: Option<Now>,
-    /// Bytes of events since the last turn.
+    /// Whether `alarm` has seen to everything that is stored: not when the object has just woken up.
+    knows_alarm: bool,
+    /// Bytes of events and of what waits behind them since the last turn.
     gathered_bytes: usize,
     /// What the settings let a reader leave waiting, however few there are.
     outbox_bytes_pause: usize,
+    /// The values they let the subscriptions of a connection hold, however few there are.
+    connection_values_max: usize,
+    /// Values of all connections.
+    values: usize,
     numbers: Numbers,
 }
 
@@ -110,6 +127,16 @@ struct Conn<S> {
     /// Parts in the store that belong to it.
     parts: BTreeSet<PartName>,
     backlog: Option<Backlog>,
+    /// Values in the filters of its subscriptions.
+    values: usize,
+    /// Its attachment says that messages are held.
+    is_marked: bool,
+}
+
+impl<S> Conn<S> {
+    fn new(key: Key, socket: S, parts: BTreeSet<PartName>) -> Self {
+        Conn { key, socket, coder: Coder::default(), parts, backlog: None, values: 0, is_marked: false }
+    }
 }
 
 impl<C: CountingConn + 'static, H: Host> Object<C, H> {
@@ -136,9 +163,13 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             by_key: HashMap::new(),
             resumed: Vec::new(),
             slow: BTreeSet::new(),
+            held: Held::default(),
             alarm: None,
+            knows_alarm: false,
             gathered_bytes: 0,
             outbox_bytes_pause: settings.limits.outbox_bytes_pause,
+            connection_values_max: settings.limits.connection_values_max,
+            values: 0,
             numbers: Numbers::default(),
         })
     }
@@ -147,20 +178,28 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     pub fn restore(&mut self, now: Now, sockets: impl IntoIterator<Item = (H::Socket, Vec<u8>)>) -> Next {
         let before = self.rows();
         for (socket, attached) in sockets {
-            let Some(key) = attachment::key_of(&attached) else { continue };
+            if attached.is_empty() {
+                continue;
+            }
             let store = self.relay.store().conn();
-            let mut part = |name| parts::read(store, key, name).ok().flatten();
-            let Ok((session, names)) = attachment::load(&attached, &mut part) else {
-                self.numbers.sessions_lost += 1;
+            let is_held = attachment::is_held(&attached);
+            let loaded = attachment::key_of(&attached).filter(|_| !is_held).and_then(|key| {
+                let mut part = |name| parts::read(store, key, name).ok().flatten();
+                attachment::load(&attached, &mut part).ok().map(|(session, names)| (key, session, names))
+            });
+            let Some((key, session, names)) = loaded else {
+                self.numbers.sessions_interrupted += u64::from(is_held);
+                self.numbers.sessions_lost += u64::from(!is_held);
                 self.host.attach(&socket, &[]);
                 self.host.close(&socket, 1012, "the session was lost, please connect again");
                 continue;
             };
             self.numbers.sessions_restored += 1;
+            let values = values_of(&session);
             let id = self.relay.restore(now, session);
-            let parts = names.into_iter().collect();
-            self.conns.insert(id, Conn { key, socket, coder: Coder::default(), parts, backlog: None });
+            self.conns.insert(id, Conn::new(key, socket, names.into_iter().collect()));
             self.by_key.insert(key, id);
+            self.note_values(id, values);
             self.note_backlog(now, id);
             // Said once in any case: it may have to be told what it missed.
             let bytes = self.conns.get(&id).and_then(|conn| conn.backlog).map_or(0, |backlog| backlog.bytes);
@@ -176,8 +215,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     pub fn connect(&mut self, now: Now, key: Key, socket: H::Socket, host: Option<String>) -> Option<Next> {
         let host = host.filter(|host| host.len() <= HOST_BYTES_MAX);
         let id = self.relay.connect(now, Peer { host })?;
-        self.conns
-            .insert(id, Conn { key, socket, coder: Coder::default(), parts: BTreeSet::new(), backlog: None });
+        self.conns.insert(id, Conn::new(key, socket, BTreeSet::new()));
         self.by_key.insert(key, id);
         self.share_out();
         Some(self.settle(now))
@@ -186,16 +224,22 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     /// A text message.
     pub fn text(&mut self, now: Now, key: Key, text: &str) -> Next {
         let Some(&id) = self.by_key.get(&key) else { return Next::Idle };
-        let (before, events) = (self.rows(), self.relay.metrics().messages_event);
+        let (before, metrics) = (self.rows(), self.relay.metrics());
+        let events = metrics.messages_event;
+        let (auths, deferred) = (metrics.messages_auth, metrics.messages_deferred);
         self.relay.handle_text(now, id, text.as_bytes());
         let spent = self.rows().since(before);
         let rows = &mut self.numbers.rows;
-        let is_event = self.relay.metrics().messages_event > events;
-        if !is_event {
-            rows.requests.add(spent);
+        let metrics = self.relay.metrics();
+        let (is_event, is_deferred) = (metrics.messages_event > events, metrics.messages_deferred > deferred);
+        let rows = if is_event { &mut rows.events } else { &mut rows.requests };
+        rows.add(spent);
+        if is_event || is_deferred || metrics.messages_auth > auths {
+            self.held.hold(id, is_deferred);
+        }
+        if !is_event && !is_deferred {
             return self.settle(now);
         }
-        rows.events.add(spent);
         self.gathered_bytes += text.len();
         if self.gathered_bytes > GATHERED_BYTES_MAX { self.turn(now) } else { self.settle(now) }
     }
@@ -253,8 +297,10 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     fn forget(&mut self, id: ConnId) {
         self.relay.disconnect(id);
         self.slow.remove(&id);
+        self.held.forget(id);
         if let Some(conn) = self.conns.remove(&id) {
             self.by_key.remove(&conn.key);
+            self.values = self.values.saturating_sub(conn.values);
             self.share_out();
             self.resumed.push(conn.key);
             let before = self.rows();
@@ -265,8 +311,22 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         }
     }
 
-    /// Shares the memory for output among the sockets; powers of two, so that it seldom changes.
+    /// A connection's subscriptions hold so many values now.
+    fn note_values(&mut self, id: ConnId, values: usize) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let before = std::mem::replace(&mut conn.values, values);
+        if before != values {
+            self.values = (self.values + values).saturating_sub(before);
+            self.share_out();
+        }
+    }
+
+    /// Shares memory among the sockets: that for output by their number, in powers of two, so that it seldom
+    /// changes; that for live filters by what is left, because most clients need little of it.
     fn share_out(&mut self) {
+        let left = VALUES.saturating_sub(self.values);
+        let share = (left / 4).max(VALUES_SHARE_MIN).min(self.connection_values_max);
+        self.relay.set_connection_values_max(share);
         let share = (OUTPUT_BYTES / self.conns.len().max(1)).max(OUTPUT_SHARE_MIN);
         let share = 1 << share.ilog2();
         self.relay.set_outbox_bytes_pause(self.outbox_bytes_pause.min(share));
@@ -275,4 +335,9 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     fn rows(&self) -> RowCount {
         self.relay.store().conn().rows()
     }
+}
+
+/// Values in the filters of a session's subscriptions, as the machine counts them.
+fn values_of(session: &SessionSnapshot) -> usize {
+    session.subs.iter().flat_map(|(_, sub)| sub.filters.iter()).map(Filter::value_count).sum()
 }

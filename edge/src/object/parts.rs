@@ -6,11 +6,12 @@
 
 use std::collections::BTreeSet;
 
+use relay_engine::relay::ConnId;
 use relay_engine::store::StoreError;
 use relay_engine::store::sql::{SqlConn, SqlValue};
 
 use super::attachment::{ATTACHMENT_BYTES_MAX, Key, PartName};
-use super::{CountingConn, Host, Object};
+use super::{CountingConn, Host, Object, values_of};
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS edge_part (conn BLOB NOT NULL, name BLOB NOT NULL, \
                       chunk INTEGER NOT NULL, bytes BLOB NOT NULL, PRIMARY KEY (conn, name, chunk)) \
@@ -83,35 +84,47 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     /// Writes the sessions that are not what they were beside their sockets.
     pub(super) fn save_changed(&mut self) {
         while let Some(id) = self.relay.poll_changed() {
-            let (Some(session), Some(conn)) = (self.relay.snapshot(id), self.conns.get_mut(&id)) else {
-                continue;
-            };
-            let saved = conn.coder.save(conn.key, &session, ATTACHMENT_BYTES_MAX);
-            let names: BTreeSet<PartName> = saved.parts.keys().copied().collect();
-            let store = self.relay.store().conn();
-            let before = store.rows();
-            // First what is needed, then the attachment, then what is not needed any more: at every moment
-            // the attachment has its parts.
-            let mut wrote = Ok(());
-            for (name, bytes) in &saved.parts {
-                if !conn.parts.contains(name) {
-                    wrote = wrote.and_then(|()| write(store, conn.key, *name, bytes));
-                    self.numbers.parts_saved += 1;
-                }
-            }
-            if wrote.is_err() {
-                // The session lives on in memory and is tried again with its next change; the old attachment
-                // and its parts are still there.
-                self.numbers.parts_failed += 1;
-                continue;
-            }
-            self.host.attach(&conn.socket, &saved.attachment);
-            self.numbers.attachments_saved += 1;
-            self.numbers.attachment_bytes += saved.attachment.len() as u64;
-            // What cannot be deleted is swept when the object wakes up without this connection.
-            let _ = delete(store, conn.key, conn.parts.difference(&names));
-            conn.parts = names;
-            self.numbers.rows.upkeep.add(store.rows().since(before));
+            self.save(id);
         }
+        while let Some(id) = self.held.poll_changed() {
+            // It may have been written since, or be held no longer before anybody knew.
+            if self.conns.get(&id).is_some_and(|conn| conn.is_marked != self.held.holds(id)) {
+                self.save(id);
+            }
+        }
+    }
+
+    fn save(&mut self, id: ConnId) {
+        let Some(session) = self.relay.snapshot(id) else { return };
+        self.note_values(id, values_of(&session));
+        let is_held = self.held.holds(id);
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let saved = conn.coder.save(conn.key, is_held, &session, ATTACHMENT_BYTES_MAX);
+        let names: BTreeSet<PartName> = saved.parts.keys().copied().collect();
+        let store = self.relay.store().conn();
+        let before = store.rows();
+        // First what is needed, then the attachment, then what is not needed any more: at every moment
+        // the attachment has its parts.
+        let mut wrote = Ok(());
+        for (name, bytes) in &saved.parts {
+            if !conn.parts.contains(name) {
+                wrote = wrote.and_then(|()| write(store, conn.key, *name, bytes));
+                self.numbers.parts_saved += 1;
+            }
+        }
+        if wrote.is_err() {
+            // The session lives on in memory and is tried again with its next change; the old attachment
+            // and its parts are still there.
+            self.numbers.parts_failed += 1;
+            return;
+        }
+        self.host.attach(&conn.socket, &saved.attachment);
+        conn.is_marked = is_held;
+        self.numbers.attachments_saved += 1;
+        self.numbers.attachment_bytes += saved.attachment.len() as u64;
+        // What cannot be deleted is swept when the object wakes up without this connection.
+        let _ = delete(store, conn.key, conn.parts.difference(&names));
+        conn.parts = names;
+        self.numbers.rows.upkeep.add(store.rows().since(before));
     }
 }

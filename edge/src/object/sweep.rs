@@ -19,6 +19,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     pub fn alarm(&mut self, now: Now) {
         self.numbers.alarms += 1;
         self.alarm = None;
+        self.knows_alarm = true;
         let before = self.rows();
         let more = self.sweep(now.seconds());
         self.numbers.rows.upkeep.add(self.rows().since(before));
@@ -32,11 +33,9 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
 
     /// Sets the alarm for whatever is to be swept next. For an object that has just woken up and does not know.
     pub fn want_alarms(&mut self, now: Now) {
-        if let Ok(Some(soonest)) = self.soonest_expiry() {
+        self.knows_alarm = true;
+        if let Some(soonest) = self.soonest_look(now) {
             self.want_alarm(now, soonest);
-        }
-        if self.settings.retention_seconds > 0 {
-            self.want_alarm(now, now.seconds().saturating_add(RETENTION_LOOK_SECONDS));
         }
     }
 
@@ -76,11 +75,35 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         Ok(json.and_then(|json| parse_expiration(CanonicalEvent::trusted(&json).tags())))
     }
 
-    /// An alarm at second `at` or soon after, at a moment that others are likely to want too.
+    /// When there is something to sweep next.
+    fn soonest_look(&self, now: Now) -> Option<Timestamp> {
+        // Storage that fails is looked at again.
+        let expiry = self.soonest_expiry().unwrap_or(Some(now.seconds()));
+        let aged = (self.settings.retention_seconds > 0).then(|| self.retention_look(now));
+        expiry.into_iter().chain(aged).min()
+    }
+
+    /// The next look at what has grown too old. It is the same for whoever asks before it has come: an object
+    /// that is woken up more often than it looks would push it off for ever.
+    fn retention_look(&self, now: Now) -> Timestamp {
+        let hour = now.seconds() - now.seconds() % RETENTION_LOOK_SECONDS;
+        if self.alarm_for(hour) > now.seconds() { hour } else { hour.saturating_add(RETENTION_LOOK_SECONDS) }
+    }
+
+    /// The second of the alarm that serves second `at`; others are likely to want it too.
+    fn alarm_for(&self, at: Timestamp) -> Timestamp {
+        at.saturating_add(1).checked_next_multiple_of(self.settings.sweep_seconds).unwrap_or(at)
+    }
+
+    /// An alarm at second `at` or soon after.
     pub(super) fn want_alarm(&mut self, now: Now, at: Timestamp) {
-        let every = self.settings.sweep_seconds;
-        let at = at.max(now.seconds()).saturating_add(1).checked_next_multiple_of(every).unwrap_or(at);
-        let at = Now::from_millis(at.saturating_mul(1000));
+        let mut at = at;
+        if !std::mem::replace(&mut self.knows_alarm, true) {
+            // The platform keeps one alarm, and one may be set from before the object slept. What that one was
+            // for is found in the store, at a row or two read and none written.
+            at = self.soonest_look(now).map_or(at, |soonest| at.min(soonest));
+        }
+        let at = Now::from_millis(self.alarm_for(at.max(now.seconds())).saturating_mul(1000));
         if self.alarm.is_none_or(|set| at < set) {
             self.set_alarm(at);
         }

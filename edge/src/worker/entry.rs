@@ -84,9 +84,7 @@ fn stub(env: &Env, placement: &Placement, shard: Shard) -> Result<Stub> {
 
 async fn connect(request: Request, env: &Env, settings: &Settings) -> Result<Response> {
     let placement = &settings.placement;
-    // A client has no key before it authenticates; with one shard every key's shard is the same.
-    let Some(shard) = placement.shards.all().next() else { return answer(500, TEXT, "no shards\n") };
-    stub(env, placement, shard)?.fetch_with_request(request).await
+    stub(env, placement, placement.shards.for_connection())?.fetch_with_request(request).await
 }
 
 async fn ask<T: serde::de::DeserializeOwned>(

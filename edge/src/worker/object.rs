@@ -306,8 +306,18 @@ impl DurableObject for RelayDurableObject {
 
     async fn websocket_message(&self, ws: WebSocket, message: WebSocketIncomingMessage) -> Result<()> {
         let Some(key) = self.shared.key_of(&ws) else { return Ok(()) };
-        if self.shared.receive(key, &message)? {
-            return Ok(());
+        match self.shared.receive(key, &message) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(error) => {
+                // The object cannot be built now. The message has gone nowhere, and nobody would say so.
+                worker::console_error!("a message: {error}");
+                let socket: Socket = AsRef::<web_sys::WebSocket>::as_ref(&ws).clone().unchecked_into();
+                // Without it the session would be taken up again while the socket closes.
+                let _ = socket.serialize_attachment(&Uint8Array::new_with_length(0));
+                let _ = socket.close(1011, "the relay failed, please connect again");
+                return Ok(());
+            }
         }
         // Dropped here or fulfilled: the wait ends either way.
         let (sender, resumed) = oneshot::channel();

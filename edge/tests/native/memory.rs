@@ -1,4 +1,5 @@
-//! Memory: what sockets hold for readers that read nothing has a bound, and nobody misses an event by it.
+//! Memory: what sockets hold for readers that read nothing has a bound, and nobody misses an event by it; live
+//! filters have one, and whoever meets it is told.
 
 use relay_edge::settings::{ObjectSettings, Settings};
 use relay_engine::testing::signing::{event, key};
@@ -47,5 +48,48 @@ fn many_slow_readers_hold_little_and_get_everything() {
         }
         assert!(is_complete, "EOSE comes once it reads");
         assert_eq!(events, EVENTS);
+    }
+}
+
+fn authors(from: u64, count: u64) -> String {
+    let keys: Vec<String> = (from..from + count).map(|n| format!("\"{n:064x}\"")).collect();
+    keys.join(",")
+}
+
+/// Values that were taken, and the words of the last refusal.
+fn subscribe_until_refused(runtime: &mut Runtime, clients: u64, each: u64) -> (u64, Option<String>) {
+    let (mut taken, mut refused) = (0, None);
+    for n in 0..clients {
+        let client = runtime.connect().unwrap();
+        client.output.borrow_mut().clear();
+        runtime.text(client.key, &format!(r#"["REQ","all",{{"authors":[{}]}}]"#, authors(n * each, each)));
+        runtime.drive();
+        let frames: Vec<String> = client.output.borrow_mut().drain(..).collect();
+        match frames.as_slice() {
+            [frame] if frame.starts_with(r#"["EOSE""#) => taken += each,
+            [frame] if frame.starts_with(r#"["CLOSED""#) => refused = Some(frame.clone()),
+            other => panic!("{other:?}"),
+        }
+    }
+    (taken, refused)
+}
+
+#[test]
+fn live_filters_of_all_sockets_have_a_bound_and_who_meets_it_is_told() {
+    for forgets in [Forgets::Never, Forgets::Always] {
+        let mut runtime = Runtime::new(Settings::load(&|_| None).unwrap(), forgets);
+        let (taken, refused) = subscribe_until_refused(&mut runtime, 12, 10_000);
+        assert_eq!(taken, 70_000, "what is left is a fourth for each");
+        let words = r#"["CLOSED","all","blocked: the subscriptions of a connection hold up to 7500 values"]"#;
+        assert_eq!(refused.as_deref(), Some(words));
+        let (taken, _) = subscribe_until_refused(&mut runtime, 40, 1_000);
+        assert_eq!(taken, 27_000);
+        assert_eq!(subscribe_until_refused(&mut runtime, 40, 100), (4_000, None));
+        // What ends makes room.
+        let (now, key) = (runtime.now, 1);
+        runtime.sockets[&key].closed.set(Some(1005));
+        runtime.object().disconnect(now, key);
+        let (taken, _) = subscribe_until_refused(&mut runtime, 1, 2_000);
+        assert_eq!(taken, 2_000);
     }
 }

@@ -45,11 +45,56 @@ fn what_is_older_than_is_kept_goes() {
     }
     runtime.drive();
     assert_eq!(runtime.store.count("relay_event"), 6);
-    let now = runtime.now;
     assert!(runtime.object().keeps_alarms());
-    runtime.object().want_alarms(now);
     runtime.advance(3_700);
     // The zap and both old notes are gone; the reaction is spared, replaceable ones stay.
     assert_eq!(runtime.store.count("relay_event"), 3);
     assert!(runtime.host.alarm.get().is_some(), "it looks again");
+}
+
+#[test]
+fn a_late_expiry_does_not_push_off_an_early_one() {
+    let mut runtime = Runtime::new(settings(ObjectSettings::default()), Forgets::Always);
+    let socket = runtime.connect().unwrap();
+    let t = runtime.now.seconds();
+    for (n, at) in [30, 31_536_000, 40, 31_000_000].into_iter().enumerate() {
+        let at = (t + at).to_string();
+        let note = event(&key(1)).at(t - n as u64).tag(["expiration", &at]).sign();
+        runtime.text(socket.key, &format!(r#"["EVENT",{}]"#, note.json()));
+        runtime.drive();
+    }
+    assert_eq!(runtime.host.alarm.get().map(|at| at.seconds()), Some(t + 60));
+    runtime.advance(61);
+    assert_eq!(runtime.store.count("relay_event"), 2);
+    let year = (t + 31_000_000 + 1).next_multiple_of(60);
+    assert_eq!(runtime.host.alarm.get().map(|at| at.seconds()), Some(year));
+}
+
+#[test]
+fn an_object_that_wakes_up_often_retires_what_is_old() {
+    for sweep_seconds in [1, 60, 7_000] {
+        let object = ObjectSettings { retention_seconds: 1_000, sweep_seconds, ..ObjectSettings::default() };
+        let mut runtime = Runtime::new(settings(object), Forgets::Always);
+        let socket = runtime.connect().unwrap();
+        let t = runtime.now.seconds();
+        let mut retired_at = None;
+        for n in 0..900 {
+            // A note without expiry, an expiring one now and then, and a reader now and then.
+            let mut note = event(&key(1)).at(t + n * 17);
+            if n % 5 == 4 {
+                note = note.tag(["expiration", &(t + 31_536_000).to_string()]);
+            }
+            runtime.text(socket.key, &format!(r#"["EVENT",{}]"#, note.sign().json()));
+            runtime.advance(17);
+            runtime.forget();
+            if runtime.store.count("relay_event") <= n {
+                retired_at = Some(runtime.now.seconds() - t);
+                break;
+            }
+        }
+        assert!(
+            retired_at.is_some_and(|at| at <= 3_600 + 2 * sweep_seconds + 17),
+            "{sweep_seconds}: {retired_at:?}"
+        );
+    }
 }

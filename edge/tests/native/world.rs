@@ -122,6 +122,9 @@ impl Runtime {
             let sockets: Vec<_> =
                 sockets.map(|socket| (Rc::clone(socket), socket.attachment.borrow().clone())).collect();
             self.next = object.restore(self.now, sockets);
+            if object.keeps_alarms() {
+                object.want_alarms(self.now);
+            }
             self.sockets.values().for_each(|socket| socket.is_paused.set(false));
             self.object = Some(object);
         }
@@ -134,6 +137,11 @@ impl Runtime {
             let now = self.now;
             self.next = self.object().turn(now);
         }
+        self.object = None;
+    }
+
+    /// Drops all memory at once, as when the instance is replaced.
+    pub(super) fn lose(&mut self) {
         self.object = None;
     }
 

@@ -294,8 +294,11 @@ pub(super) fn store_words(error: &StoreError) -> String {
 
 /// NIP-70: whether a repost's content is an event that its author protected.
 fn embeds_protected(raw_content: &[u8]) -> bool {
-    // Most reposts carry nothing, and few carry a tag that looks like one.
-    if memchr::memchr(b'-', raw_content).is_none() {
+    // Most reposts carry nothing, and few carry a tag that looks like one. A hyphen may be escaped, but not
+    // without these two bytes, however often it is.
+    let may_have_hyphen =
+        memchr::memchr(b'-', raw_content).is_some() || memchr::memmem::find(raw_content, b"\\u").is_some();
+    if !may_have_hyphen {
         return false;
     }
     let content = unescape(raw_content);

@@ -236,6 +236,14 @@ impl<B: Backend> Relay<B> {
         }
     }
 
+    /// Changes `connection_values_max` for REQs to come: a host with little memory gives a connection the less, the
+    /// more values there are. What is subscribed stays.
+    pub fn set_connection_values_max(&mut self, values: usize) {
+        if self.config.limits.connection_values_max != values {
+            Arc::make_mut(&mut self.config).limits.connection_values_max = values;
+        }
+    }
+
     /// A connection that the host should close once its output is out.
     pub fn poll_close(&mut self) -> Option<(ConnId, Close)> {
         self.closing.pop_front()

@@ -80,7 +80,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             message_bytes_max: 1 << 20,
-            event_bytes_max: 512 << 10,
+            event_bytes_max: 1 << 20,
             event_tags_max: 10_000,
             content_chars_max: 256 << 10,
             created_at_age_seconds_max: None,

@@ -109,7 +109,8 @@ mod tests {
         }
         let mut got = Vec::new();
         for len in 0..40 {
-            let claims: Vec<Claim> = (0..len).map(|i| claim(i * 7 + len)).collect();
+            let claims: Vec<Claim> =
+                (0..len).map(|i: u8| claim(i.wrapping_mul(7).wrapping_add(len))).collect();
             got.clear();
             in_lanes(&claims, &mut got);
             assert_eq!(got, claims.iter().map(one).collect::<Vec<_>>(), "{len} claims");

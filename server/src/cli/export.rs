@@ -1,5 +1,6 @@
 //! `relay export`: every stored event in the order of commits, as canonical JSON, one a line.
 
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -31,9 +32,10 @@ pub fn run(args: &ExportArgs, settings: &Settings) -> Result<(), Failure> {
     let filters = database::filters(&args.filters)?;
     let store = database::open_existing(settings)?;
     let mut lines = Lines::new(args.out.as_deref())?;
-    let bar = match args.out {
-        Some(_) => database::progress("export", None),
-        None => indicatif::ProgressBar::hidden(),
+    // A bar between the lines of a terminal would help nobody.
+    let bar = match args.out.is_some() || !io::stdout().is_terminal() {
+        true => database::progress("export", None),
+        false => indicatif::ProgressBar::hidden(),
     };
     let result = (|| {
         let mut after = Seq(0);

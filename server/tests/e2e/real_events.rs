@@ -39,18 +39,48 @@ fn is_ephemeral(event: &Value) -> bool {
     (20_000..30_000).contains(&kind(event))
 }
 
-/// Whether an older version of it may be gone: replaced, deleted or expired.
+/// What replaces each other: author, kind, and for addressable events the first `d`.
+fn address(event: &Value) -> Option<(&Value, u64, &str)> {
+    let identifier = match kind(event) {
+        0 | 3 | 10_000..=19_999 => "",
+        30_000..=39_999 => {
+            let mut tags = event["tags"].as_array().unwrap().iter();
+            tags.find(|tag| tag[0] == "d").and_then(|tag| tag[1].as_str()).unwrap_or_default()
+        }
+        _ => return None,
+    };
+    Some((&event["pubkey"], kind(event), identifier))
+}
+
+/// Whether it may be gone: replaced by a newer version, deleted or expired.
 fn may_be_gone(event: &Value, events: &[Value]) -> bool {
-    let replaceable = matches!(kind(event), 0 | 3 | 10_000..=19_999 | 30_000..=39_999);
+    // NIP-01: of versions of one second, the lowest id stays.
+    let age = |event: &Value| {
+        (event["created_at"].as_u64().unwrap(), std::cmp::Reverse(event["id"].as_str().unwrap().to_owned()))
+    };
+    let replaced = || {
+        address(event).is_some_and(|own| {
+            events.iter().any(|other| address(other) == Some(own) && age(other) > age(event))
+        })
+    };
+    let address_text = address(event)
+        .map(|(author, kind, identifier)| format!("{kind}:{}:{identifier}", author.as_str().unwrap()));
     let deleted = || {
+        let names_it = |other: &Value, tag: &Value| {
+            tag[0] == "e" && tag[1] == event["id"]
+                || tag[0] == "a"
+                    && address_text.is_some()
+                    && tag[1].as_str() == address_text.as_deref()
+                    && age(other).0 >= age(event).0
+        };
         events.iter().any(|other| {
             kind(other) == 5
                 && other["pubkey"] == event["pubkey"]
-                && other["tags"].as_array().unwrap().iter().any(|tag| tag[0] == "e" && tag[1] == event["id"])
+                && other["tags"].as_array().unwrap().iter().any(|tag| names_it(other, tag))
         })
     };
     let expires = || event["tags"].as_array().unwrap().iter().any(|tag| tag[0] == "expiration");
-    replaceable || expires() || deleted()
+    replaced() || expires() || deleted()
 }
 
 fn import(data: &str, input: &[u8], flags: &[&str]) -> (i32, BTreeMap<String, u64>, String) {

@@ -4,12 +4,13 @@ use serde_json::{Value, json};
 
 use super::conn::{Conn, event_text, req_text};
 use super::stage::Stage;
-use super::{Case, Frame, case_with};
+use super::{Case, Frame, case, case_with};
 use crate::testing::signing::{event, key};
 use crate::types::PubKey;
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
+        case("limits: the default ones hold together", defaults),
         case_with("limits: message bytes", |config| config.limits.message_bytes_max = 2_000, message_bytes),
         case_with("limits: tags of an event", |config| config.limits.event_tags_max = 5, event_tags),
         case_with(
@@ -73,6 +74,18 @@ pub(super) fn cases() -> Vec<Case> {
             administrators,
         ),
     ]
+}
+
+/// A follow list as long as is advertised, and as much content in a script of three bytes a character.
+fn defaults(stage: &mut Stage<'_>) {
+    let limits = crate::types::Limits::default();
+    let mut conn = stage.open();
+    let follow = |draft: crate::testing::signing::Draft, n: usize| draft.tag(["p", &format!("{n:064x}")]);
+    let follows = (0..limits.event_tags_max).fold(event(&key(1)).kind(3).at(stage.t), follow).sign();
+    conn.accept(&follows);
+    let long = event(&key(1)).at(stage.t - 1).content("語".repeat(limits.content_chars_max)).sign();
+    conn.accept(&long);
+    assert_eq!(conn.ask(json!({"authors": [key(1).hex()]})).ids(), [&*follows.id, &*long.id]);
 }
 
 /// The text with white space up to `bytes`.

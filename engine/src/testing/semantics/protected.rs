@@ -45,6 +45,7 @@ fn reposts(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     stage.auth(&mut conn, &key(1));
     let protected = event(&key(1)).at(stage.t - 5).tag(["t", "a-b"]).tag(["-"]).content("mine - only").sign();
+    let bare = event(&key(1)).at(stage.t - 5).tag(["-"]).content("mine").sign();
     let open = event(&key(1)).at(stage.t - 5).tag(["t", "-"]).tag(["x", "-"]).content("[\"-\"]").sign();
     conn.accept(&protected);
     conn.accept(&open);
@@ -61,6 +62,9 @@ fn reposts(stage: &mut Stage<'_>) {
             .set("tags", json!([["t", "a-b"], ["-"]]).to_string().replace("\"-\"", &escaped_throughout("-")))
             .json(),
         protected.fields().push("\"extra\"", "[1]").json(),
+        // No hyphen anywhere but the escaped one.
+        bare.fields().set("tags", r#"[["\u002d"]]"#).json(),
+        bare.fields().set("tags", r#"[["\u002D"]]"#).json(),
     ];
     for kind in [6, 16] {
         for (n, embedded) in (0..).zip(&embeddings) {
