@@ -1,10 +1,15 @@
 //! Every tier of this machine against libsecp256k1 (key parsed every time), interleaved in one thread.
 //!
 //!     cargo run --release -p relay-schnorr --example compare [-- [--json] [--tier adx] [--rounds 25]]
+//!     cargo run --release -p relay-schnorr --example compare -- --bad | --hostile
 //!
 //! CPU time of the thread, medians over rounds. `unseen`: every key is new and nothing is remembered.
 //! `zipf`: authors drawn from 1,000 with weight 1 / rank, all of them known to the author cache.
-//! Every verdict is checked.
+//! `auto` is what `Verifier::new()` picks. Every verdict is checked. With `--json` a line is a figure, and no two
+//! have the same tier, batch and keys.
+//!
+//! `--bad`: instead, a batch with one bad signature against the same with none.
+//! `--hostile`: instead, batches made to be slow against one of as many valid claims under unseen keys.
 #![allow(clippy::print_stdout, reason = "printing is what it is for")]
 
 use std::time::Duration;
@@ -16,6 +21,8 @@ use sha2::{Digest, Sha256};
 
 const BATCHES: [usize; 7] = [1, 4, 8, 16, 64, 256, 1024];
 const AUTHORS: usize = 1_000;
+/// The batch that is tried with bad and hostile claims.
+const BATCH: usize = 64;
 /// Claims to draw batches from.
 const POOL: usize = 4_096;
 /// Claims that a sample covers at least, so that the clock's own cost does not count.
@@ -26,23 +33,29 @@ fn main() {
     let option = |name: &str| args.iter().position(|arg| arg == name).and_then(|at| args.get(at + 1));
     let json = args.iter().any(|arg| arg == "--json");
     let rounds = option("--rounds").map_or(25, |text| text.parse().expect("--rounds takes a number"));
-    let only: Option<Tier> = option("--tier").map(|name| name.parse().expect("a tier's name"));
-    let tiers: Vec<Tier> = Tier::ALL
+    let only = option("--tier");
+    let named = Tier::ALL
         .iter()
-        .copied()
-        .filter(|tier| tier.is_available() && *tier != Tier::Libsecp256k1 && tier.name() != "emulated")
-        .filter(|tier| only.is_none_or(|only| only == *tier))
+        .filter(|tier| tier.is_available() && **tier != Tier::Libsecp256k1 && tier.name() != "emulated")
+        .map(|tier| Entrant(Some(*tier)));
+    let tiers: Vec<Entrant> = std::iter::once(Entrant(None))
+        .chain(named)
+        .filter(|tier| only.is_none_or(|only| only == tier.name()))
         .collect();
+    assert!(!tiers.is_empty(), "no such tier here");
 
+    if args.iter().any(|arg| arg == "--hostile") {
+        return tiers.iter().for_each(|tier| hostile(*tier, rounds));
+    }
     let pools = [("unseen", unseen()), ("zipf", zipf())];
+    if args.iter().any(|arg| arg == "--bad") {
+        return pools.iter().for_each(|(keys, pool)| bad_one(&tiers, keys, pool, rounds));
+    }
     let mut lines = Vec::new();
     for (keys, pool) in &pools {
         for batch in BATCHES {
             lines.extend(measure(&tiers, keys, pool, batch, rounds, json));
         }
-    }
-    for (keys, pool) in &pools {
-        bad_one(&tiers, keys, pool, rounds, json);
     }
     if !json {
         for keys in ["unseen", "zipf"] {
@@ -58,16 +71,36 @@ fn main() {
     }
 }
 
+/// Who is measured: a tier, or what `Verifier::new()` picks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Entrant(Option<Tier>);
+
+impl Entrant {
+    fn name(self) -> &'static str {
+        self.0.map_or("auto", Tier::name)
+    }
+
+    fn verifier(self) -> Verifier {
+        self.0.map_or_else(Verifier::new, |tier| Verifier::with_tier(tier).expect("it is there"))
+    }
+}
+
+impl std::fmt::Display for Entrant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// What a tier takes for a batch.
 struct Line {
-    tier: Tier,
+    tier: Entrant,
     keys: &'static str,
     batch: usize,
     ratio: f64,
 }
 
 fn measure(
-    tiers: &[Tier],
+    tiers: &[Entrant],
     keys: &'static str,
     pool: &[Claim],
     batch: usize,
@@ -119,8 +152,7 @@ fn measure(
 }
 
 /// A batch of 64 with one signature that does not hold against the same with none.
-fn bad_one(tiers: &[Tier], keys: &'static str, pool: &[Claim], rounds: usize, json: bool) {
-    const BATCH: usize = 64;
+fn bad_one(tiers: &[Entrant], keys: &'static str, pool: &[Claim], rounds: usize) {
     for tier in tiers {
         let mut verifier = verifier(*tier, keys, pool);
         let (mut good, mut bad) = (Vec::new(), Vec::new());
@@ -138,21 +170,112 @@ fn bad_one(tiers: &[Tier], keys: &'static str, pool: &[Claim], rounds: usize, js
         }
         let (good, bad) = (median(&mut good), median(&mut bad));
         let ratio = bad / good;
-        if json {
-            println!(
-                r#"{{"tier":"{tier}","batch":{BATCH},"keys":"{keys}","bad":1,"ns_per_sig":{bad:.0},"ratio_to_good":{ratio:.3}}}"#
-            );
-        } else {
-            println!(
-                "{:12} {keys:7} {BATCH:5}  {bad:8.0} ns with a bad one, {ratio:.3} of all good",
-                tier.name()
-            );
-        }
+        println!(
+            "{:12} {keys:7} {BATCH:5}  {bad:8.0} ns with a bad one, {ratio:.3} of all good",
+            tier.name()
+        );
     }
 }
 
-fn verifier(tier: Tier, keys: &str, pool: &[Claim]) -> Verifier {
-    let mut verifier = Verifier::with_tier(tier).expect("it is there");
+/// Batches of 64 that somebody makes to be slow, against 64 valid claims under keys never seen.
+fn hostile(tier: Entrant, rounds: usize) {
+    /// A way to be slow: prepares a verifier for a round, then tells what to measure.
+    type Attack = fn(&mut Verifier, usize) -> Vec<Claim>;
+    let unseen: Attack = |_, round| (0..BATCH).map(|i| signed(number(round, i), 0)).collect();
+    let attacks: [(&str, Attack); 8] = [
+        ("forged, third claim of each key", |verifier, round| {
+            let claims = |message| (0..BATCH).map(|i| forged(signed(number(round, i), message))).collect();
+            let claims: [Vec<Claim>; 3] = [0, 1, 2].map(claims);
+            verifier.verify(&claims[0], &mut [false; BATCH]);
+            verifier.verify(&claims[1], &mut [false; BATCH]);
+            claims[2].clone()
+        }),
+        ("forged, third claim, two held", |verifier, round| third(verifier, round, forged)),
+        ("valid, third claim of each key", |verifier, round| third(verifier, round, |claim| claim)),
+        ("forged, three of each key", |_, round| {
+            (0..BATCH).map(|i| forged(signed(number(round, i / 3), i as u64))).collect()
+        }),
+        ("forged, six of each key", |_, round| {
+            (0..BATCH).map(|i| forged(signed(number(round, i / 6), i as u64))).collect()
+        }),
+        ("keys without a point", |_, round| {
+            let claim = |i| Claim { key: off_curve(number(round, i)), ..signed(1, 0) };
+            (0..BATCH).map(claim).collect()
+        }),
+        ("opposite points", |_, round| (0..BATCH).map(|i| colliding(number(round, i), false)).collect()),
+        ("equal points", |_, round| (0..BATCH).map(|i| colliding(number(round, i), true)).collect()),
+    ];
+    let mut verifiers: Vec<Verifier> =
+        (0..=attacks.len()).map(|_| tier.verifier().with_author_cache(64 << 20)).collect();
+    let mut times: Vec<Vec<f64>> = vec![Vec::new(); attacks.len() + 1];
+    for round in 0..rounds {
+        let all = std::iter::once(unseen).chain(attacks.iter().map(|(_, attack)| *attack));
+        for ((attack, verifier), times) in all.zip(&mut verifiers).zip(&mut times) {
+            let claims = attack(verifier, round);
+            let mut valid = [false; BATCH];
+            times.push(cpu_time(|| verifier.verify(&claims, &mut valid)).as_nanos() as f64 / BATCH as f64);
+            claims.iter().zip(valid).for_each(|(claim, valid)| assert_eq!(valid, holds(claim)));
+        }
+    }
+    let medians: Vec<f64> = times.iter_mut().map(|times| median(times)).collect();
+    println!("{:12} {:31} {:8.0} ns", tier.name(), "unseen", medians[0]);
+    for ((name, _), ns) in attacks.iter().zip(&medians[1..]) {
+        println!("{:12} {name:31} {ns:8.0} ns  {:5.2} of unseen", tier.name(), ns / medians[0]);
+    }
+}
+
+/// An author that no other round has.
+fn number(round: usize, i: usize) -> u64 {
+    1_000_000 + (round * BATCH + i) as u64
+}
+
+/// The third claims of authors of whom two held.
+fn third(verifier: &mut Verifier, round: usize, change: fn(Claim) -> Claim) -> Vec<Claim> {
+    for message in 0..2 {
+        let claims: Vec<Claim> = (0..BATCH).map(|i| signed(number(round, i), message)).collect();
+        let mut valid = [false; BATCH];
+        verifier.verify(&claims, &mut valid);
+        assert_eq!(valid, [true; BATCH]);
+    }
+    (0..BATCH).map(|i| change(signed(number(round, i), 2))).collect()
+}
+
+fn forged(mut claim: Claim) -> Claim {
+    claim.signature[40] ^= 1;
+    claim
+}
+
+/// A key that is the abscissa of no point.
+fn off_curve(number: u64) -> [u8; 32] {
+    (0u64..)
+        .map(|i| Sha256::digest([number.to_le_bytes(), i.to_le_bytes()].concat()).into())
+        .find(|key| secp256k1::XOnlyPublicKey::from_byte_array(*key).is_err())
+        .expect("every second one is")
+}
+
+/// A claim with s G and e P opposite, so that nothing is left of them, or equal. Whoever has the
+/// key can make it.
+fn colliding(author: u64, is_equal: bool) -> Claim {
+    let secret: [u8; 32] = Sha256::digest(author.to_le_bytes()).into();
+    let keypair = Keypair::from_secret_bytes(secret).expect("in range");
+    let (key, parity) = keypair.x_only_public_key();
+    let (key, message) = (key.to_byte_array(), [0; 32]);
+    let r: [u8; 32] = Sha256::digest(secret).into();
+    let tag = Sha256::digest(b"BIP0340/challenge");
+    let e: [u8; 32] = Sha256::digest([&tag[..], &tag, &r, &key, &message].concat()).into();
+    let e = secp256k1::Scalar::from_be_bytes(e).expect("almost never above n");
+    let product = keypair.secret_key().mul_tweak(&e).expect("almost never zero");
+    let is_even = parity == secp256k1::Parity::Even;
+    // s - e times the secret of the even point is nothing; the negative doubles.
+    let s = if is_even == is_equal { product.negate() } else { product };
+    let mut signature = [0; 64];
+    signature[..32].copy_from_slice(&r);
+    signature[32..].copy_from_slice(&s.to_secret_bytes());
+    Claim { key, message, signature }
+}
+
+fn verifier(tier: Entrant, keys: &str, pool: &[Claim]) -> Verifier {
+    let mut verifier = tier.verifier();
     if keys == "zipf" {
         verifier = verifier.with_author_cache(AUTHORS * 40_000);
         // Every author often enough to be warm.

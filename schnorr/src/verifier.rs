@@ -12,15 +12,11 @@ use crate::tier::{Kernel, Tier};
 
 /// Claims that are summed together: more share an inversion, fewer stay in the cache.
 const CHUNK: usize = 64;
-/// Verifications of an unseen key that a comb costs. So many claims pay for one: nobody, whatever he sends,
-/// doubles what his claims cost.
-const COMB_COST: usize = 3;
-/// The same where unseen keys are left to libsecp256k1 since the tier takes twice as long.
-const COMB_COST_SLOW: usize = 6;
+/// Claims that pay for a comb: it costs as much as three verifications of an unseen key, up to six where lanes wait
+/// for memory. So nobody, whatever he sends, doubles what his claims cost.
+const COMB_COST: usize = 6;
 /// Claims of an author that held from which he gets a comb that is kept.
 const COMB_CLAIMS_MIN: u32 = 3;
-/// How many times its cost an author's claims in one batch have to be for a comb to pay though it is not kept.
-const COMBS_UNKEPT: usize = 2;
 
 /// One signature to check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +36,6 @@ pub struct Verifier {
     tier: Tier,
     /// Claims of unknown authors that libsecp256k1 decides if a batch has no more of them.
     singly_max: usize,
-    /// Claims that pay for a comb.
-    comb_cost: usize,
     /// Claims that no comb has been made for, at most as many as pay for one, so that small batches get combs too.
     unspent: usize,
     kernel: Option<Box<dyn Kernel>>,
@@ -98,9 +92,7 @@ impl Verifier {
     pub fn new() -> Self {
         let tier = Tier::best();
         let verifier = Verifier::with_tier(tier).expect("the best tier is one that is there");
-        let singly_max = tier.singly_max();
-        let comb_cost = if singly_max == usize::MAX { COMB_COST_SLOW } else { COMB_COST };
-        Verifier { singly_max, comb_cost, ..verifier }
+        Verifier { singly_max: tier.singly_max(), ..verifier }
     }
 
     /// A verifier on a tier of your choice and nothing else; none if the machine lacks its instructions.
@@ -108,7 +100,6 @@ impl Verifier {
         tier.is_available().then(|| Verifier {
             tier,
             singly_max: 0,
-            comb_cost: COMB_COST,
             unspent: 0,
             kernel: tier.kernel(),
             authors: None,
@@ -170,11 +161,9 @@ impl Verifier {
         if let Some(authors) = &self.authors {
             look_up(&mut self.batch, authors);
         }
-        let cost = self.comb_cost;
         let mut unspent = self.unspent + self.tasks.len();
         // Perhaps none of them holds, so here an author's claims pay for his comb by themselves.
-        let claims_min = if keeps_combs { cost } else { cost * COMBS_UNKEPT };
-        choose_combs(&mut self.batch, cost, &mut unspent, |author| author.claims as usize >= claims_min);
+        choose_combs(&mut self.batch, &mut unspent, |author| author.claims as usize >= COMB_COST);
         choose_singles(&mut self.batch, self.singly_max);
         lift(&mut self.batch, kernel, |author| !author.is_single);
         make_combs(&mut self.batch, kernel);
@@ -211,13 +200,13 @@ impl Verifier {
             }
             if keeps_combs {
                 let earns = |author: &BatchAuthor| author.held > 0 && author.held_in_all() >= COMB_CLAIMS_MIN;
-                choose_combs(&mut self.batch, cost, &mut unspent, earns);
+                choose_combs(&mut self.batch, &mut unspent, earns);
                 lift(&mut self.batch, kernel, |author| author.wants_comb);
                 make_combs(&mut self.batch, kernel);
             }
             remember(&self.batch, authors);
         }
-        self.unspent = unspent.min(cost);
+        self.unspent = unspent.min(COMB_COST);
         #[cfg(test)]
         {
             self.combs_made += self.batch.iter().filter(|author| author.has_new_comb).count();
@@ -275,16 +264,11 @@ fn look_up(batch: &mut [BatchAuthor], authors: &Authors) {
 }
 
 /// Picks authors for whom a comb is to be made, as long as the claims that came pay for it.
-fn choose_combs(
-    batch: &mut [BatchAuthor],
-    cost: usize,
-    unspent: &mut usize,
-    is_worth_one: impl Fn(&BatchAuthor) -> bool,
-) {
+fn choose_combs(batch: &mut [BatchAuthor], unspent: &mut usize, is_worth_one: impl Fn(&BatchAuthor) -> bool) {
     for author in batch {
-        author.wants_comb = author.comb.is_none() && *unspent >= cost && is_worth_one(author);
+        author.wants_comb = author.comb.is_none() && *unspent >= COMB_COST && is_worth_one(author);
         if author.wants_comb {
-            *unspent -= cost;
+            *unspent -= COMB_COST;
         }
     }
 }
@@ -347,7 +331,7 @@ fn remember(batch: &[BatchAuthor], authors: &mut Authors) {
 }
 
 /// Combs made together: more share inversions, fewer need less memory.
-const COMBS_AT_ONCE: usize = 16;
+const COMBS_AT_ONCE: usize = 8;
 
 /// What the fast ways leave undecided.
 fn holds_slowly(claim: &Claim) -> bool {
@@ -425,7 +409,7 @@ mod tests {
     fn forged_claims_push_nobody_out() {
         // Room for a few combs.
         for mut verifier in verifiers(4 * (AUTHOR_BYTES + COMB_BYTES)) {
-            for message in 0..3 {
+            for message in 0..COMB_COST as u16 {
                 combs_made(&mut verifier, &[signed(0, message)], true);
             }
             assert!(has_comb(&verifier, 0));
@@ -474,7 +458,7 @@ mod tests {
                 combs_made(&mut verifier, &all(0..60, message, signed), true);
             }
             // Sixty would have earned one. What was left over before pays for one more.
-            let most = 60 / verifier.comb_cost + 1;
+            let most = 60 / COMB_COST + 1;
             for message in 2..5 {
                 let made = combs_made(&mut verifier, &all(0..60, message, signed), true);
                 assert!((1..=most).contains(&made), "{}: {made} of {most}", verifier.tier());
@@ -485,11 +469,11 @@ mod tests {
     #[test]
     fn claims_that_come_one_by_one_get_combs() {
         for mut verifier in verifiers(64 << 20) {
-            for message in 0..3 {
+            for message in 0..COMB_COST as u16 {
                 combs_made(&mut verifier, &[signed(0, message)], true);
             }
             assert!(has_comb(&verifier, 0), "{}", verifier.tier());
-            assert_eq!(combs_made(&mut verifier, &[signed(0, 3)], true), 0);
+            assert_eq!(combs_made(&mut verifier, &[signed(0, 7)], true), 0);
         }
     }
 
