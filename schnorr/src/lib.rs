@@ -26,6 +26,7 @@ mod field;
 #[cfg(all(feature = "libsecp256k1", not(target_arch = "wasm32")))]
 mod libsecp256k1;
 mod scalar;
+pub mod sha256;
 mod tier;
 mod verifier;
 

@@ -3,9 +3,6 @@
 //! The tag's hash, twice, is one block, the same for all: its state is a constant. What remains is two blocks.
 //! They go through `sha2` one message after another, or eight side by side where that is faster.
 
-#[cfg(target_arch = "x86_64")]
-mod lanes;
-
 use std::sync::LazyLock;
 
 use sha2::Digest;
@@ -14,16 +11,16 @@ use sha2::block_api::compress256;
 use crate::Claim;
 use crate::field::{Words, words_from_be};
 use crate::scalar::reduced;
-
-const SHA256_START: [u32; 8] =
-    [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
+use crate::sha256;
+#[cfg(target_arch = "x86_64")]
+use crate::sha256::lanes;
 
 static MIDSTATE: LazyLock<[u32; 8]> = LazyLock::new(|| {
     let tag = sha2::Sha256::digest(b"BIP0340/challenge");
     let mut block = [0; 64];
     block[..32].copy_from_slice(&tag);
     block[32..].copy_from_slice(&tag);
-    let mut state = SHA256_START;
+    let mut state = sha256::START;
     compress256(&mut state, &[block]);
     state
 });
@@ -58,31 +55,26 @@ fn blocks(claim: &Claim) -> [[u8; 64]; 2] {
 }
 
 fn number(state: &[u32; 8]) -> Words {
-    let mut hash = [0; 32];
-    for (bytes, word) in hash.as_chunks_mut::<4>().0.iter_mut().zip(state) {
-        *bytes = word.to_be_bytes();
-    }
-    reduced(words_from_be(&hash))
+    reduced(words_from_be(&sha256::bytes(state)))
 }
 
-/// Eight at a time; fewer than half of that are left to `sha2`.
+/// Eight at a time; a single one is left to `sha2`.
 #[cfg(target_arch = "x86_64")]
 fn in_lanes(claims: &[Claim], challenges: &mut Vec<Words>) {
     for claims in claims.chunks(lanes::LANES) {
-        if claims.len() * 2 < lanes::LANES {
+        if claims.len() < lanes::WORTH_FROM {
             challenges.extend(claims.iter().map(one));
             continue;
         }
         let mut words = [[[0; lanes::LANES]; 16]; 2];
         for (lane, claim) in claims.iter().enumerate() {
             for (words, block) in words.iter_mut().zip(&blocks(claim)) {
-                for (word, bytes) in words.iter_mut().zip(block.as_chunks::<4>().0) {
-                    word[lane] = u32::from_be_bytes(*bytes);
-                }
+                lanes::set(words, lane, block);
             }
         }
-        let states = lanes::compress(&MIDSTATE, &words);
-        challenges.extend((0..claims.len()).map(|lane| number(&states.map(|word| word[lane]))));
+        let mut states = lanes::State::from(&MIDSTATE);
+        words.iter().for_each(|words| states.compress(words));
+        challenges.extend((0..claims.len()).map(|lane| number(&states.of(lane))));
     }
 }
 

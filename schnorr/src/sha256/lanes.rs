@@ -6,16 +6,20 @@
 use std::arch::x86_64::*;
 
 /// Messages side by side.
-pub(super) const LANES: usize = 8;
+pub(crate) const LANES: usize = 8;
+/// So many messages take less time side by side than one after another without instructions for it.
+pub(crate) const WORTH_FROM: usize = 2;
 
 /// Whether this machine has the instructions.
-pub(super) fn is_available() -> bool {
+pub(crate) fn is_available() -> bool {
     std::arch::is_x86_feature_detected!("avx2")
 }
 
-/// Whether they are also the best it has.
-pub(super) fn is_worthwhile() -> bool {
-    is_available() && !std::arch::is_x86_feature_detected!("sha")
+/// Whether they are also the best it has: `sha2` uses the processor's own instructions for SHA-256 unless it was
+/// built without.
+pub(crate) fn is_worthwhile() -> bool {
+    let is_soft = cfg!(any(sha2_backend = "soft", sha2_256_backend = "soft"));
+    is_available() && (is_soft || !std::arch::is_x86_feature_detected!("sha"))
 }
 
 /// FIPS 180-4, 4.2.2.
@@ -86,36 +90,55 @@ const ROUNDS: [u32; 64] = [
     0xc671_78f2,
 ];
 
-/// Runs the blocks of each lane through the compression function, from `start`; words are big-endian numbers.
-///
-/// # Panics
-/// If the machine lacks the instructions.
-pub(super) fn compress(start: &[u32; 8], blocks: &[[[u32; LANES]; 16]]) -> [[u32; LANES]; 8] {
-    assert!(is_available(), "AVX2 is missing");
-    // SAFETY: the only need is AVX2, which is there.
-    unsafe { compress_avx2(start, blocks) }
+/// Puts a block into a lane; words are big-endian numbers.
+pub(crate) fn set(words: &mut [[u32; LANES]; 16], lane: usize, block: &[u8; 64]) {
+    for (word, bytes) in words.iter_mut().zip(block.as_chunks::<4>().0) {
+        word[lane] = u32::from_be_bytes(*bytes);
+    }
+}
+
+/// The states of all lanes.
+pub(crate) struct State([[u32; LANES]; 8]);
+
+impl State {
+    /// The same state in all.
+    pub(crate) fn from(start: &[u32; 8]) -> Self {
+        State(start.map(|word| [word; LANES]))
+    }
+
+    /// Runs a block of each lane through the compression function.
+    ///
+    /// # Panics
+    /// If the machine lacks the instructions.
+    pub(crate) fn compress(&mut self, words: &[[u32; LANES]; 16]) {
+        assert!(is_available(), "AVX2 is missing");
+        // SAFETY: the only need is AVX2, which is there.
+        unsafe { compress_avx2(&mut self.0, words) }
+    }
+
+    /// The state of a lane.
+    pub(crate) fn of(&self, lane: usize) -> [u32; 8] {
+        self.0.map(|word| word[lane])
+    }
 }
 
 #[target_feature(enable = "avx2")]
-fn compress_avx2(start: &[u32; 8], blocks: &[[[u32; LANES]; 16]]) -> [[u32; LANES]; 8] {
+fn compress_avx2(states: &mut [[u32; LANES]; 8], words: &[[u32; LANES]; 16]) {
+    // SAFETY: reads 32 bytes of an array of 32 bytes, at any alignment.
+    let load = |words: &[u32; LANES]| unsafe { _mm256_loadu_si256(words.as_ptr().cast()) };
     let mut state = [_mm256_setzero_si256(); 8];
-    for (lanes, word) in state.iter_mut().zip(start) {
-        *lanes = _mm256_set1_epi32(word.cast_signed());
+    for (lanes, words) in state.iter_mut().zip(&*states) {
+        *lanes = load(words);
     }
-    for block in blocks {
-        let mut words = [_mm256_setzero_si256(); 16];
-        for (lanes, words) in words.iter_mut().zip(block) {
-            // SAFETY: reads 32 bytes of an array of 32 bytes, at any alignment.
-            *lanes = unsafe { _mm256_loadu_si256(words.as_ptr().cast()) };
-        }
-        compress_block(&mut state, &mut words);
+    let mut block = [_mm256_setzero_si256(); 16];
+    for (lanes, words) in block.iter_mut().zip(words) {
+        *lanes = load(words);
     }
-    let mut out = [[0; LANES]; 8];
-    for (words, lanes) in out.iter_mut().zip(state) {
+    compress_block(&mut state, &mut block);
+    for (words, lanes) in states.iter_mut().zip(state) {
         // SAFETY: writes 32 bytes of an array of 32 bytes, at any alignment.
         unsafe { _mm256_storeu_si256(words.as_mut_ptr().cast(), lanes) };
     }
-    out
 }
 
 /// The sum of all.
