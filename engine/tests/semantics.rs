@@ -40,8 +40,14 @@ fn tiny_steps_and_few_terms() {
         verify_batch_max: Some(2),
         classes: TermClasses { all: false, author_kind: false },
         sweeps: false,
+        hashes_batches: true,
         hibernates: false,
     });
+}
+
+#[test]
+fn ids_hashed_by_the_batch() {
+    check(&Tuning { hashes_batches: true, ..Tuning::default() });
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use relay_engine::types::Event;
 use relay_engine::wire::parse_event;
+use sha2::{Digest, Sha256};
 use wire_model::{Dice, Json, ModelEvent, Sloppy};
 
 /// A few of them, for machines that lack the collection.
@@ -28,6 +29,9 @@ fn ids_and_canonical_form_are_what_another_json_library_makes_of_them() {
         let owned = event.to_event();
         assert_eq!(std::str::from_utf8(owned.json()).unwrap(), model.canonical(), "{line}");
         assert_eq!(owned, Event::from_canonical(owned.shared_json()));
+        let mut serialisation = Vec::new();
+        owned.view().serialisation(|piece| serialisation.extend_from_slice(piece));
+        assert_eq!(Sha256::digest(serialisation)[..], event.id.0, "{line}");
         let again = parse_event(owned.json()).unwrap();
         assert_eq!(again.to_event(), owned, "{line}");
         assert_eq!(again.json_len(), owned.json().len());

@@ -2,7 +2,8 @@
 //!
 //! Cheap refusals come first: what is known or in flight is answered before any hashing, what policy
 //! refuses before the signature. In-flight events are keyed by (id, signature): the id does not cover the
-//! signature, so a forged copy sent first must not sink the real one.
+//! signature, so a forged copy sent first must not sink the real one. Where ids are hashed by the batch, one in
+//! flight may say another's id; so what looks like its copy is compared whole, and hashed at once if it differs.
 
 use super::session::ConnId;
 use super::{Relay, SeededMap, VerifyBatch, VerifyChecked};
@@ -21,9 +22,20 @@ struct Flight {
     sig: Sig,
     kind: Kind,
     bytes: usize,
+    /// The event, if its id is only what the sender says until the batch is checked.
+    unhashed: Option<Event>,
     first: ConnId,
     /// Connections that sent the very same event meanwhile.
     others: Vec<ConnId>,
+}
+
+/// Two events say the same id and signature and differ otherwise: one of the ids is wrong.
+struct Collision;
+
+/// An event to verify, and whether its id is known to be its hash.
+struct Admitted {
+    event: Event,
+    is_hashed: bool,
 }
 
 /// Events on their way, and the batch that is filling.
@@ -79,9 +91,22 @@ impl Ingest {
         place
     }
 
+    /// The event in flight that this one is a copy of.
+    fn same_as(&mut self, raw: &RawEvent<'_>) -> Result<Option<&mut Flight>, Collision> {
+        let Some(place) = self.by_key.get(&(raw.id, raw.sig)) else { return Ok(None) };
+        let flight = self.flights[place.0 as usize].as_mut().expect("keys name flights");
+        match &flight.unhashed {
+            Some(event) if *event != raw.to_event() => Err(Collision),
+            _ => Ok(Some(flight)),
+        }
+    }
+
     fn land(&mut self, place: InFlight) -> Flight {
         let flight = self.flights[place.0 as usize].take().expect("an event lands once");
-        self.by_key.remove(&(flight.id, flight.sig));
+        // Another may have taken the key from one that says a wrong id.
+        if self.by_key.get(&(flight.id, flight.sig)) == Some(&place) {
+            self.by_key.remove(&(flight.id, flight.sig));
+        }
         self.free.push(place.0);
         self.messages -= 1 + flight.others.len();
         self.bytes -= flight.bytes;
@@ -93,7 +118,7 @@ impl<B: Backend> Relay<B> {
     pub(super) fn handle_event(&mut self, now: Now, conn: ConnId, raw: &RawEvent<'_>) {
         self.metrics.messages_event += 1;
         match self.judge(now, conn, raw) {
-            Ok(Some(event)) => self.take_off(now, conn, event),
+            Ok(Some(admitted)) => self.take_off(now, conn, admitted),
             Ok(None) => {}
             Err((accepted, message)) => {
                 if accepted {
@@ -107,7 +132,12 @@ impl<B: Backend> Relay<B> {
     }
 
     /// The event to verify, nothing if it joined one in flight, or its answer.
-    fn judge(&mut self, now: Now, conn: ConnId, raw: &RawEvent<'_>) -> Result<Option<Event>, (bool, String)> {
+    fn judge(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        raw: &RawEvent<'_>,
+    ) -> Result<Option<Admitted>, (bool, String)> {
         let config = &*self.config;
         let Some(session) = self.sessions.get_mut(conn) else { return Ok(None) };
         if !session.event_rate.take(config.limits.events_per_minute_max, now) {
@@ -117,12 +147,16 @@ impl<B: Backend> Relay<B> {
             self.send_challenge(conn);
             return Err((false, refused.message));
         }
-        if let Some(place) = self.ingest.by_key.get(&(raw.id, raw.sig)) {
-            let flight = self.ingest.flights[place.0 as usize].as_mut().expect("keys name flights");
-            flight.others.push(conn);
-            self.ingest.messages += 1;
-            session.in_flight += 1;
-            return Ok(None);
+        let mut is_hashed = !self.verifier.hashes_batches();
+        match self.ingest.same_as(raw) {
+            Ok(None) => {}
+            Ok(Some(flight)) => {
+                flight.others.push(conn);
+                self.ingest.messages += 1;
+                session.in_flight += 1;
+                return Ok(None);
+            }
+            Err(Collision) => is_hashed = true,
         }
         match self.store.reader().and_then(|reader| reader.seq_of(&raw.id)) {
             Ok(None) => {}
@@ -158,13 +192,13 @@ impl<B: Backend> Relay<B> {
         if event.kind == VANISH_KIND && !names_relay(&event, config.url.as_deref()) {
             return Err((false, "invalid: this request to vanish does not name this relay".into()));
         }
-        if raw.compute_id() != raw.id {
-            return Err((false, "invalid: the id is not the hash of the event".into()));
+        if is_hashed && raw.compute_id() != raw.id {
+            return Err((false, WRONG_ID.into()));
         }
-        Ok(Some(event))
+        Ok(Some(Admitted { event, is_hashed }))
     }
 
-    fn take_off(&mut self, now: Now, conn: ConnId, event: Event) {
+    fn take_off(&mut self, now: Now, conn: ConnId, Admitted { event, is_hashed }: Admitted) {
         let Some(session) = self.sessions.get_mut(conn) else { return };
         session.in_flight += 1;
         let flight = Flight {
@@ -172,6 +206,7 @@ impl<B: Backend> Relay<B> {
             sig: event.sig(),
             kind: event.kind,
             bytes: event.json().len(),
+            unhashed: (!is_hashed).then(|| event.clone()),
             first: conn,
             others: Vec::new(),
         };
@@ -179,7 +214,10 @@ impl<B: Backend> Relay<B> {
         if self.ingest.batch.is_empty() {
             self.ingest.batch_opened = now;
         }
-        self.ingest.batch.push(event, place);
+        match is_hashed {
+            true => self.ingest.batch.push(event, place),
+            false => self.ingest.batch.push_unhashed(event, place),
+        }
     }
 
     /// A batch to check, once it is full, old enough, or the host is `idle`: has no more input at hand.
@@ -204,6 +242,7 @@ impl<B: Backend> Relay<B> {
                     self.metrics.events_forged += 1;
                     self.finish(now, place, false, "invalid: the signature is not the author's");
                 }
+                Verdict::WrongId(_) => self.finish(now, place, false, WRONG_ID),
                 Verdict::Valid(verified) => self.accept(now, verified, place),
             }
         }
@@ -271,7 +310,7 @@ impl<B: Backend> Relay<B> {
         let event = raw.to_event();
         let mut refusal = session.auth.check(&event, &self.config.limits, now.seconds()).err().map(|e| e.0);
         if refusal.is_none() && raw.compute_id() != raw.id {
-            refusal = Some("invalid: the id is not the hash of the event");
+            refusal = Some(WRONG_ID);
         }
         if refusal.is_none() {
             match verify_one(&*self.verifier, event) {
@@ -287,6 +326,7 @@ impl<B: Backend> Relay<B> {
 }
 
 pub(super) const DUPLICATE: &str = "duplicate: already have this event";
+const WRONG_ID: &str = "invalid: the id is not the hash of the event";
 
 pub(super) fn store_words(error: &StoreError) -> String {
     format!("error: {error}")

@@ -189,6 +189,28 @@ impl<'a> CanonicalEvent<'a> {
         Sig::from_hex(&self.json[end - Sig::HEX_LEN..end]).expect("canonical sig")
     }
 
+    /// The NIP-01 serialisation, whose SHA-256 is the id, piece by piece. Costs a walk over the tags.
+    pub fn serialisation(self, mut put: impl FnMut(&[u8])) {
+        let rest = &self.json[CREATED_AT_AT..];
+        let (_, created_at_len) = digits(rest);
+        let (created_at, rest) = rest.split_at(created_at_len);
+        let (_, kind_len) = digits(&rest[FIELD_GAP..]);
+        let (kind, rest) = rest[FIELD_GAP..].split_at(kind_len);
+        let tags = &rest[FIELD_GAP..];
+        let tags = &tags[..tags.len() - Tags::trusted(tags).after().len()];
+        put(b"[0,\"");
+        put(&self.json[PUBKEY_AT..PUBKEY_AT + PubKey::HEX_LEN]);
+        put(b"\",");
+        put(created_at);
+        put(b",");
+        put(kind);
+        put(b",");
+        put(tags);
+        put(b",\"");
+        put(self.raw_content());
+        put(b"\"]");
+    }
+
     fn kind_and_tags(self) -> (Kind, &'a [u8]) {
         let rest = &self.json[CREATED_AT_AT..];
         let (_, created_at_len) = digits(rest);

@@ -8,6 +8,8 @@ use crate::types::Event;
 pub struct Batch<T> {
     claims: Vec<Claim>,
     events: Vec<(Event, T)>,
+    /// Places of events whose ids are only what their senders say.
+    unhashed: Vec<usize>,
 }
 
 /// A batch whose signatures have been checked; only [`Batch::check`] makes one.
@@ -23,11 +25,13 @@ pub enum Verdict {
     Valid(Verified),
     /// It is not.
     Invalid(Event),
+    /// The id is not the hash of the event; the signature has not been looked at.
+    WrongId(Event),
 }
 
 impl<T> Default for Batch<T> {
     fn default() -> Self {
-        Batch { claims: Vec::new(), events: Vec::new() }
+        Batch { claims: Vec::new(), events: Vec::new(), unhashed: Vec::new() }
     }
 }
 
@@ -36,6 +40,12 @@ impl<T> Batch<T> {
     pub fn push(&mut self, event: Event, place: T) {
         self.claims.push(Claim { pubkey: event.pubkey, id: event.id, sig: event.sig() });
         self.events.push((event, place));
+    }
+
+    /// Adds an event whose id nobody has compared with its hash yet.
+    pub fn push_unhashed(&mut self, event: Event, place: T) {
+        self.unhashed.push(self.events.len());
+        self.push(event, place);
     }
 
     /// Events in the batch.
@@ -48,20 +58,51 @@ impl<T> Batch<T> {
         self.events.is_empty()
     }
 
-    /// Checks every signature, in one call to `verifier`.
-    pub fn check(self, verifier: &dyn Verifier) -> Checked<T> {
+    /// Checks the ids that have not been, in one call to `verifier`, then every signature, in another.
+    pub fn check(mut self, verifier: &dyn Verifier) -> Checked<T> {
+        let wrong = self.wrong_ids(verifier);
+        let has_wrong_id = |at: usize| wrong.get(at).is_some_and(|wrong| *wrong);
+        let mut places = 0..;
+        self.claims.retain(|_| !places.next().is_some_and(has_wrong_id));
         let mut valid = vec![false; self.claims.len()];
         verifier.verify(&self.claims, &mut valid);
-        let verdicts = self
-            .events
-            .into_iter()
-            .zip(valid)
-            .map(|((event, place), valid)| {
-                let verdict = if valid { Verdict::Valid(Verified(event)) } else { Verdict::Invalid(event) };
-                (verdict, place)
-            })
-            .collect();
-        Checked { verdicts }
+        let mut valid = valid.into_iter();
+        let judge = |(at, (event, place)): (usize, (Event, T))| {
+            let verdict = if has_wrong_id(at) {
+                Verdict::WrongId(event)
+            } else if valid.next() == Some(true) {
+                Verdict::Valid(Verified(event))
+            } else {
+                Verdict::Invalid(event)
+            };
+            (verdict, place)
+        };
+        Checked { verdicts: self.events.into_iter().enumerate().map(judge).collect() }
+    }
+
+    /// Whose ids are not their hashes, by place. Nobody's behind the end.
+    fn wrong_ids(&self, verifier: &dyn Verifier) -> Vec<bool> {
+        let events = || self.unhashed.iter().map(|at| &self.events[*at].0);
+        let mut text = Vec::with_capacity(events().map(|event| event.json().len()).sum());
+        let mut ends = Vec::with_capacity(self.unhashed.len());
+        for event in events() {
+            event.view().serialisation(|piece| text.extend_from_slice(piece));
+            ends.push(text.len());
+        }
+        let starts = std::iter::once(0).chain(ends.iter().copied());
+        let messages: Vec<&[u8]> = starts.zip(&ends).map(|(start, end)| &text[start..*end]).collect();
+        let mut hashes = vec![[0; 32]; messages.len()];
+        if !messages.is_empty() {
+            verifier.hash(&messages, &mut hashes);
+        }
+        let mut wrong = Vec::new();
+        for (at, hash) in self.unhashed.iter().zip(hashes) {
+            if self.events[*at].0.id.0 != hash {
+                wrong.resize(at + 1, false);
+                wrong[*at] = true;
+            }
+        }
+        wrong
     }
 }
 
@@ -84,5 +125,59 @@ impl<T> IntoIterator for Checked<T> {
     /// The verdicts in the order the events were pushed.
     fn into_iter(self) -> Self::IntoIter {
         self.verdicts.into_iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::real_event_lines;
+    use crate::wire;
+
+    /// Holds signatures of events with odd ids to be right, so that a verdict shows whose it is.
+    struct Odd;
+
+    impl Verifier for Odd {
+        fn verify(&self, claims: &[Claim], valid: &mut [bool]) {
+            for (claim, valid) in claims.iter().zip(valid) {
+                *valid = claim.id.0[0] % 2 == 1;
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_ids_are_found_and_the_rest_keep_their_verdicts() {
+        let mut batch = Batch::default();
+        let mut expected = Vec::new();
+        for (at, line) in real_event_lines().iter().enumerate() {
+            let original = wire::parse_event(line.as_bytes()).expect("a real event").to_event();
+            let is_wrong = at % 5 == 3;
+            let mut text = String::from_utf8(original.json().to_vec()).expect("JSON");
+            if is_wrong {
+                // Another second under the id of the original.
+                let second = |at| format!(r#""created_at":{at},"#);
+                text = text.replacen(&second(original.created_at), &second(original.created_at + 1), 1);
+            }
+            let event = wire::parse_event(text.as_bytes()).expect("still one").to_event();
+            expected.push(match event.id.0[0] % 2 == 1 {
+                _ if is_wrong => "wrong id",
+                true => "valid",
+                false => "invalid",
+            });
+            // Some are known to be right and are not hashed.
+            match is_wrong || at % 7 != 0 {
+                true => batch.push_unhashed(event, at),
+                false => batch.push(event, at),
+            }
+        }
+        assert_eq!(batch.len(), expected.len());
+        for (at, (verdict, place)) in batch.check(&Odd).into_iter().enumerate() {
+            let name = match verdict {
+                Verdict::Valid(_) => "valid",
+                Verdict::Invalid(_) => "invalid",
+                Verdict::WrongId(_) => "wrong id",
+            };
+            assert_eq!((place, name), (at, expected[at]));
+        }
     }
 }

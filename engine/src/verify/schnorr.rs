@@ -32,6 +32,14 @@ impl Verifier for Schnorr {
         let mut verifier = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         verifier.verify(&claims, valid);
     }
+
+    fn hashes_batches(&self) -> bool {
+        relay_schnorr::sha256::is_side_by_side()
+    }
+
+    fn hash(&self, messages: &[&[u8]], hashes: &mut [[u8; 32]]) {
+        relay_schnorr::sha256::digest_all(messages, hashes);
+    }
 }
 
 #[cfg(test)]

@@ -42,6 +42,7 @@ pub(super) struct Host<'a> {
     pub(super) chance: Chance<'a>,
     pub(super) pool: Pool,
     pub(super) config: Arc<Config>,
+    verifier: IdTwice,
     pub(super) store: Shared,
     pub(super) history: History,
     pub(super) clients: Vec<Client>,
@@ -69,6 +70,7 @@ impl<'a> Host<'a> {
             chance,
             pool: Pool::new(rng.bits()),
             config,
+            verifier: IdTwice { hashes_batches: Rng::new(!world).one_in(2) },
             store: Shared::new(classes),
             history: History::default(),
             clients: Vec::new(),
@@ -213,7 +215,8 @@ impl<'a> Host<'a> {
         self.lives += 1;
         for number in 0..shards {
             let seed = [self.lives as u8 * 16 + number as u8; 32];
-            let mut relay = Relay::new(Arc::clone(&self.config), self.store.clone(), Arc::new(IdTwice), seed);
+            let mut relay =
+                Relay::new(Arc::clone(&self.config), self.store.clone(), Arc::new(self.verifier), seed);
             let stream = relay.open_stream(&[Filter::default()]);
             let (verifying, checked, inbox) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
             self.shards.push(Shard { relay, verifying, checked, inbox, stream });
@@ -271,7 +274,7 @@ impl<'a> Host<'a> {
     fn check_batch(&mut self, shard: usize) -> bool {
         let shard = &mut self.shards[shard];
         let Some(batch) = shard.verifying.pop_front() else { return false };
-        shard.checked.push_back(batch.check(&IdTwice));
+        shard.checked.push_back(batch.check(&self.verifier));
         true
     }
 

@@ -22,14 +22,21 @@ pub(super) fn is_signed(event: &Event) -> bool {
 }
 
 /// [`is_signed`] as a verifier.
-#[derive(Debug)]
-pub(super) struct IdTwice;
+#[derive(Clone, Copy, Debug)]
+pub(super) struct IdTwice {
+    /// Whether ids are hashed by the batch.
+    pub(super) hashes_batches: bool,
+}
 
 impl Verifier for IdTwice {
     fn verify(&self, claims: &[Claim], valid: &mut [bool]) {
         for (claim, valid) in claims.iter().zip(valid) {
             *valid = claim.sig.0[..32] == claim.id.0 && claim.sig.0[32..] == claim.id.0;
         }
+    }
+
+    fn hashes_batches(&self) -> bool {
+        self.hashes_batches
     }
 }
 
@@ -84,6 +91,13 @@ pub(super) fn misnamed(event: &Event) -> String {
     let json = String::from_utf8_lossy(event.json()).into_owned();
     let id = event.id.to_string();
     json.replace(&id, &id.chars().rev().collect::<String>())
+}
+
+/// Another event under the id and the signature of this one.
+pub(super) fn rewritten(event: &Event) -> String {
+    let json = String::from_utf8_lossy(event.json()).into_owned();
+    let second = |at| format!(r#""created_at":{at},"#);
+    json.replacen(&second(event.created_at), &second(event.created_at + 1), 1)
 }
 
 fn draft(rng: &mut Rng, made: &[Event]) -> Draft {

@@ -4,7 +4,7 @@ use relay_engine::testing::filter_json;
 use relay_engine::types::{EventId, Timestamp};
 
 use super::client::{Client, Meaning, Message};
-use super::pool::{AUTHORS, Pool, auth, forged, misnamed};
+use super::pool::{AUTHORS, Pool, auth, forged, misnamed, rewritten};
 use crate::chance::Chance;
 
 /// Chooses the next message of `client`.
@@ -54,6 +54,7 @@ fn event(pool: &Pool, chance: &mut Chance<'_>) -> Message {
         }
         // The same event, escaped in another way.
         2 => (escaped(&good), event.id, true),
+        3 => (rewritten(event), event.id, false),
         _ => (good, event.id, true),
     };
     Message { text: format!(r#"["EVENT",{json}]"#), meaning: Meaning::Event(id, is_good) }

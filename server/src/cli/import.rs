@@ -188,6 +188,8 @@ fn skip_line(input: &mut dyn BufRead) -> io::Result<u64> {
     }
 }
 
+const WRONG_ID: &str = "invalid: the id is not the hash of the event";
+
 /// Judges lines: syntax, id, signature. In their order.
 fn judge(lines: &[(u64, Vec<u8>)], verifier: &dyn Verifier, trust: bool) -> Vec<Judged> {
     let mut judged = Vec::with_capacity(lines.len());
@@ -196,9 +198,11 @@ fn judge(lines: &[(u64, Vec<u8>)], verifier: &dyn Verifier, trust: bool) -> Vec<
         let verdict = match wire::parse_event(text) {
             Err(error) => Err(format!("{}: {error}", error.prefix())),
             Ok(raw) if trust => Ok(raw.to_event()),
-            Ok(raw) if raw.compute_id() != raw.id => {
-                Err("invalid: the id is not the hash of the event".into())
+            Ok(raw) if verifier.hashes_batches() => {
+                batch.push_unhashed(raw.to_event(), judged.len());
+                Err(String::new())
             }
+            Ok(raw) if raw.compute_id() != raw.id => Err(WRONG_ID.into()),
             Ok(raw) => {
                 batch.push(raw.to_event(), judged.len());
                 Err(String::new())
@@ -210,6 +214,7 @@ fn judge(lines: &[(u64, Vec<u8>)], verifier: &dyn Verifier, trust: bool) -> Vec<
         judged[place].verdict = match verdict {
             Verdict::Valid(verified) => Ok(verified.into_event()),
             Verdict::Invalid(_) => Err("invalid: the signature is not the author's".into()),
+            Verdict::WrongId(_) => Err(WRONG_ID.into()),
         };
     }
     judged

@@ -16,7 +16,7 @@ use super::{Client, World};
 use crate::relay::{Close, Config, ConnId, Frame, Live, Peer, Relay, commit};
 use crate::store::{self, Backend, MemoryBackend, MemoryReader, MemoryWriter, StoreError, TermClasses};
 use crate::types::{Now, Timestamp};
-use crate::verify::Libsecp256k1;
+use crate::verify::{Claim, Libsecp256k1, Verifier};
 
 /// How the machine is run; no choice may change what a client sees.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ pub struct Tuning {
     pub scan_rows_max: Option<usize>,
     /// Events of a verification batch; `None` leaves what the configuration says.
     pub verify_batch_max: Option<usize>,
+    /// Whether ids are hashed by the batch instead of as messages are read.
+    pub hashes_batches: bool,
     /// Terms the store keeps.
     pub classes: TermClasses,
     /// Whether expired events are swept as soon as time passes, or never.
@@ -42,10 +44,27 @@ impl Default for Tuning {
             shards: 2,
             scan_rows_max: None,
             verify_batch_max: None,
+            hashes_batches: false,
             classes: TermClasses { all: true, author_kind: true },
             sweeps: true,
             hibernates: false,
         }
+    }
+}
+
+/// libsecp256k1, with ids hashed early or late.
+#[derive(Clone, Copy)]
+struct Checks {
+    hashes_batches: bool,
+}
+
+impl Verifier for Checks {
+    fn verify(&self, claims: &[Claim], valid: &mut [bool]) {
+        Libsecp256k1.verify(claims, valid);
+    }
+
+    fn hashes_batches(&self) -> bool {
+        self.hashes_batches
     }
 }
 
@@ -66,15 +85,22 @@ impl MachineWorld {
         let config = Arc::new(config);
         let store =
             SharedStore { memory: Rc::new(MemoryBackend::new(tuning.classes)), is_full: Rc::default() };
+        let checks = Checks { hashes_batches: tuning.hashes_batches };
         let shards = (0..tuning.shards)
             .map(|n| {
-                let verifier = Arc::new(Libsecp256k1);
-                let relay = Relay::new(Arc::clone(&config), store.clone(), verifier, [n as u8; 32]);
+                let relay = Relay::new(Arc::clone(&config), store.clone(), Arc::new(checks), [n as u8; 32]);
                 Shard { relay, hosted: HashMap::new() }
             })
             .collect();
-        let machine =
-            Machine { shards, store, now: Now::from_seconds(BEGINS_AT), connected: 0, rebuilt: 0, tuning };
+        let machine = Machine {
+            shards,
+            store,
+            now: Now::from_seconds(BEGINS_AT),
+            connected: 0,
+            rebuilt: 0,
+            checks,
+            tuning,
+        };
         MachineWorld { machine: Rc::new(RefCell::new(machine)) }
     }
 
@@ -253,10 +279,10 @@ impl Shard {
     }
 
     /// A machine that knows nothing but what its sessions' snapshots say.
-    fn rebuild(&mut self, now: Now, store: &SharedStore, seed: [u8; 32]) {
+    fn rebuild(&mut self, now: Now, store: &SharedStore, checks: Checks, seed: [u8; 32]) {
         while self.relay.poll_changed().is_some() {}
         let config = Arc::clone(self.relay.config());
-        let mut relay = Relay::new(config, store.clone(), Arc::new(Libsecp256k1), seed);
+        let mut relay = Relay::new(config, store.clone(), Arc::new(checks), seed);
         let mut all: Vec<_> = self.hosted.drain().collect();
         all.sort_unstable_by_key(|(conn, _)| *conn);
         for (old, mut hosted) in all {
@@ -291,6 +317,7 @@ struct Machine {
     now: Now,
     connected: usize,
     rebuilt: u64,
+    checks: Checks,
     tuning: Tuning,
 }
 
@@ -314,7 +341,7 @@ impl Machine {
             for (place, shard) in self.shards.iter_mut().enumerate() {
                 if let Some(batch) = shard.relay.poll_verify(now, true) {
                     busy = true;
-                    shard.relay.handle_verified(now, batch.check(&Libsecp256k1));
+                    shard.relay.handle_verified(now, batch.check(&self.checks));
                 }
                 if let Some(commit) = shard.relay.poll_commit() {
                     assert!(!commit.is_empty(), "a commit changes something");
@@ -370,7 +397,7 @@ impl Machine {
             self.rebuilt += 1;
             let mut seed = [place as u8; 32];
             seed[..8].copy_from_slice(&self.rebuilt.to_le_bytes());
-            shard.rebuild(self.now, &self.store, seed);
+            shard.rebuild(self.now, &self.store, self.checks, seed);
         }
         self.drive();
     }

@@ -17,6 +17,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("order: a forged copy first does not sink the real event", forged_first),
         case("order: a forged copy in the same breath, from anybody", forged_meanwhile),
         case("order: a forged copy later", forged_later),
+        case("order: another event under the id and signature of one in flight", rewritten_meanwhile),
         case("order: a full disk is told, and passes", full_disk),
     ]
 }
@@ -175,6 +176,32 @@ fn forged_meanwhile(stage: &mut Stage<'_>) {
             assert_eq!(served, [note.value()], "with its author's signature");
             assert_eq!(stage.settle(&mut conn, &mut reader, "sub"), [&*note.id], "live, once");
         }
+    }
+}
+
+fn rewritten_meanwhile(stage: &mut Stage<'_>) {
+    for rewritten_first in [true, false] {
+        let (mut conn, mut reader) = (stage.open(), stage.open());
+        stage.watch(&mut reader, "sub", json!({"kinds": [1], "limit": 0}));
+        let note = event(&key(1)).at(stage.t).content(rewritten_first.to_string()).sign();
+        let other = note.fields().set("content", r#""not what was signed""#).json();
+        let mut texts = [format!(r#"["EVENT",{other}]"#), event_text(&note), format!(r#"["EVENT",{other}]"#)];
+        if !rewritten_first {
+            texts.swap(0, 1);
+        }
+        conn.send_all(&texts);
+        let answers = [conn.ok(&note.id), conn.ok(&note.id), conn.ok(&note.id)];
+        let real = answers.iter().filter(|answer| **answer == (true, String::new())).count();
+        assert_eq!(real, 1, "{answers:?}");
+        // The others are bad, or copies of what was accepted.
+        let words = |answer: &&(bool, String)| {
+            answer.1.starts_with(if answer.0 { "duplicate: " } else { "invalid: " })
+        };
+        assert_eq!(answers.iter().filter(words).count(), 2, "{answers:?}");
+        assert!(!rewritten_first || answers.iter().any(|answer| !answer.0), "{answers:?}");
+        let served = conn.ask(json!({"ids": [note.id]})).events;
+        assert_eq!(served, [note.value()], "what its author signed");
+        assert_eq!(stage.settle(&mut conn, &mut reader, "sub"), [&*note.id], "live, once");
     }
 }
 
