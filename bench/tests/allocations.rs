@@ -7,7 +7,7 @@ use relay_bench::generate::Plan;
 use relay_engine::relay::{Config, Peer, Relay, commit};
 use relay_engine::store::{MemoryBackend, TermClasses};
 use relay_engine::types::{Limits, Now};
-use relay_engine::verify::Libsecp256k1;
+use relay_engine::verify::{Libsecp256k1, Schnorr, Verifier};
 use relay_engine::wire::{ClientMessage, parse_client_message};
 
 fn messages(count: usize) -> Vec<String> {
@@ -54,10 +54,20 @@ const WARM_UP: usize = 4;
 
 #[test]
 fn the_machine_takes_an_event_with_few_allocations() {
+    count_steps(Arc::new(Libsecp256k1), 0.05);
+}
+
+#[test]
+fn so_it_does_with_the_batch_verifier() {
+    // An author who earns one gets a table.
+    count_steps(Arc::new(Schnorr::new(64 << 20)), 0.6);
+}
+
+fn count_steps(verifier: Arc<dyn Verifier>, verify_max: f64) {
     let messages = messages(BATCH * (WARM_UP + 4));
     let now = Now::from_seconds(Plan::default().now + 60);
     let store = MemoryBackend::new(TermClasses { all: true, author_kind: true });
-    let mut relay = Relay::new(Arc::new(Config::default()), store, Arc::new(Libsecp256k1), [7; 32]);
+    let mut relay = Relay::new(Arc::new(Config::default()), store, Arc::clone(&verifier), [7; 32]);
     let conn = relay.connect(now, Peer::default()).expect("room for one");
     let mut sum = PerEvent::default();
     let mut accepted = 0;
@@ -74,7 +84,7 @@ fn the_machine_takes_an_event_with_few_allocations() {
         let unchecked = relay.poll_verify(now, true).expect("a batch");
         let mut unchecked = Some(unchecked);
         let mut checked = None;
-        counts(&mut sum.verify, &mut || checked = unchecked.take().map(|batch| batch.check(&Libsecp256k1)));
+        counts(&mut sum.verify, &mut || checked = unchecked.take().map(|batch| batch.check(&*verifier)));
         counts(&mut sum.verified, &mut || relay.handle_verified(now, checked.take().expect("checked above")));
         // The store's own work is not the machine's.
         let commits = std::iter::from_fn(|| relay.poll_commit()).collect();
@@ -97,6 +107,7 @@ fn the_machine_takes_an_event_with_few_allocations() {
     }
     // One allocation is the event itself; the rest is tables that grow.
     assert!((1.0..1.1).contains(&sum.receive), "{sum:?}");
-    assert!(sum.verify + sum.verified + sum.committed + sum.drain < 0.15, "{sum:?}");
+    assert!(sum.verify < verify_max, "{sum:?}");
+    assert!(sum.verified + sum.committed + sum.drain < 0.15, "{sum:?}");
     assert!(accepted > messages.len() * 8 / 10, "{accepted}");
 }

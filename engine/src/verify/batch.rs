@@ -3,6 +3,9 @@
 use super::{Claim, Verified, Verifier};
 use crate::types::Event;
 
+/// Events whose ids are hashed in one call: enough for messages of one length to meet, few enough for the cache.
+const HASHED_AT_ONCE: usize = 64;
+
 /// Events that wait for their signatures to be checked, each with the place `T` it must return to.
 #[derive(Debug)]
 pub struct Batch<T> {
@@ -82,24 +85,24 @@ impl<T> Batch<T> {
 
     /// Whose ids are not their hashes, by place. Nobody's behind the end.
     fn wrong_ids(&self, verifier: &dyn Verifier) -> Vec<bool> {
-        let events = || self.unhashed.iter().map(|at| &self.events[*at].0);
-        let mut text = Vec::with_capacity(events().map(|event| event.json().len()).sum());
-        let mut ends = Vec::with_capacity(self.unhashed.len());
-        for event in events() {
-            event.view().serialisation(|piece| text.extend_from_slice(piece));
-            ends.push(text.len());
-        }
-        let starts = std::iter::once(0).chain(ends.iter().copied());
-        let messages: Vec<&[u8]> = starts.zip(&ends).map(|(start, end)| &text[start..*end]).collect();
-        let mut hashes = vec![[0; 32]; messages.len()];
-        if !messages.is_empty() {
-            verifier.hash(&messages, &mut hashes);
-        }
         let mut wrong = Vec::new();
-        for (at, hash) in self.unhashed.iter().zip(hashes) {
-            if self.events[*at].0.id.0 != hash {
-                wrong.resize(at + 1, false);
-                wrong[*at] = true;
+        let (mut text, mut ends) = (Vec::new(), Vec::new());
+        for places in self.unhashed.chunks(HASHED_AT_ONCE) {
+            text.clear();
+            ends.clear();
+            for at in places {
+                self.events[*at].0.view().serialisation(|piece| text.extend_from_slice(piece));
+                ends.push(text.len());
+            }
+            let starts = std::iter::once(0).chain(ends.iter().copied());
+            let messages: Vec<&[u8]> = starts.zip(&ends).map(|(start, end)| &text[start..*end]).collect();
+            let mut hashes = [[0; 32]; HASHED_AT_ONCE];
+            verifier.hash(&messages, &mut hashes[..messages.len()]);
+            for (at, hash) in places.iter().zip(hashes) {
+                if self.events[*at].0.id.0 != hash {
+                    wrong.resize(at + 1, false);
+                    wrong[*at] = true;
+                }
             }
         }
         wrong

@@ -136,6 +136,38 @@ fn a_message_of_exactly_the_limit_passes_and_one_byte_more_does_not() {
 }
 
 #[test]
+fn a_message_in_fragments_is_one_message() {
+    use tungstenite::Message;
+    use tungstenite::protocol::frame::Frame;
+    use tungstenite::protocol::frame::coding::{Data, OpCode};
+    let relay = RelayProcess::start_with("[limits]\nmessage_bytes_max = 4096\n");
+    let mut client = client_of(&relay);
+    let send = |client: &mut RawClient, bytes: &[u8], each: usize| {
+        let count = bytes.len().div_ceil(each);
+        for (at, piece) in bytes.chunks(each).enumerate() {
+            let kind = if at == 0 { Data::Text } else { Data::Continue };
+            let frame = Frame::message(piece.to_vec(), OpCode::Data(kind), at + 1 == count);
+            client.socket.send(Message::Frame(frame)).unwrap();
+            // A ping may come between fragments and is answered there.
+            if at == 1 {
+                client.socket.send(Message::Ping(tungstenite::Bytes::from_static(b"meanwhile"))).unwrap();
+            }
+        }
+    };
+    // Cut within characters too.
+    let note = event(&key(1)).at(unix_now()).content("grüße ".repeat(100)).sign();
+    for (each, words) in [(1, ""), (7, "duplicate: "), (1_000, "duplicate: ")] {
+        send(&mut client, format!(r#"["EVENT",{}]"#, note.json()).as_bytes(), each);
+        let ok = client.recv_starting(r#"["OK","#);
+        assert!(ok.starts_with(&format!(r#"["OK","{}",true,"{words}"#, note.id)), "{ok}");
+    }
+    // The limit is the message's, not the fragment's.
+    send(&mut client, format!(r#"["REQ","large",{{"search":"{}"}}]"#, "x".repeat(5_000)).as_bytes(), 1_000);
+    client.recv_starting(r#"["NOTICE","invalid:"#);
+    assert_eq!(client.query(r#"{"kinds":[1]}"#), [note.json()]);
+}
+
+#[test]
 fn a_hundred_thousand_authors_and_a_list_of_ten_thousand() {
     let relay = RelayProcess::start_with("[limits]\nmessage_bytes_max = 16777216\n");
     let mut client = client_of(&relay);
