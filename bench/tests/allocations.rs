@@ -7,7 +7,7 @@ use relay_bench::generate::Plan;
 use relay_engine::relay::{Config, Peer, Relay, commit};
 use relay_engine::store::{MemoryBackend, TermClasses};
 use relay_engine::types::{Limits, Now};
-use relay_engine::verify::{Libsecp256k1, Schnorr, Verifier};
+use relay_engine::verify::{Claim, Libsecp256k1, Schnorr, Verifier};
 use relay_engine::wire::{ClientMessage, parse_client_message};
 
 fn messages(count: usize) -> Vec<String> {
@@ -55,6 +55,24 @@ const WARM_UP: usize = 4;
 #[test]
 fn the_machine_takes_an_event_with_few_allocations() {
     count_steps(Arc::new(Libsecp256k1), 0.05);
+}
+
+/// Leaves ids to the batch, as machines without instructions for SHA-256 do.
+struct Late;
+
+impl Verifier for Late {
+    fn verify(&self, claims: &[Claim], valid: &mut [bool]) {
+        Libsecp256k1.verify(claims, valid);
+    }
+
+    fn hashes_batches(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn so_it_does_where_the_batch_hashes_ids() {
+    count_steps(Arc::new(Late), 0.1);
 }
 
 #[test]

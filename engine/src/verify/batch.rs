@@ -5,6 +5,8 @@ use crate::types::Event;
 
 /// Events whose ids are hashed in one call: enough for messages of one length to meet, few enough for the cache.
 const HASHED_AT_ONCE: usize = 64;
+/// Bytes from which on a call takes no more of them.
+const HASHED_BYTES_AT_ONCE: usize = 128 << 10;
 
 /// Events that wait for their signatures to be checked, each with the place `T` it must return to.
 #[derive(Debug)]
@@ -87,13 +89,19 @@ impl<T> Batch<T> {
     fn wrong_ids(&self, verifier: &dyn Verifier) -> Vec<bool> {
         let mut wrong = Vec::new();
         let (mut text, mut ends) = (Vec::new(), Vec::new());
-        for places in self.unhashed.chunks(HASHED_AT_ONCE) {
+        let mut rest = self.unhashed.as_slice();
+        while !rest.is_empty() {
             text.clear();
             ends.clear();
-            for at in places {
+            for at in rest.iter().take(HASHED_AT_ONCE) {
                 self.events[*at].0.view().serialisation(|piece| text.extend_from_slice(piece));
                 ends.push(text.len());
+                if text.len() >= HASHED_BYTES_AT_ONCE {
+                    break;
+                }
             }
+            let (places, later) = rest.split_at(ends.len());
+            rest = later;
             let starts = std::iter::once(0).chain(ends.iter().copied());
             let messages: Vec<&[u8]> = starts.zip(&ends).map(|(start, end)| &text[start..*end]).collect();
             let mut hashes = [[0; 32]; HASHED_AT_ONCE];
