@@ -204,7 +204,7 @@ impl Verifier {
                 lift(&mut self.batch, kernel, |author| author.wants_comb);
                 make_combs(&mut self.batch, kernel);
             }
-            remember(&self.batch, authors);
+            remember(&self.batch, authors, keeps_combs);
         }
         self.unspent = unspent.min(COMB_COST);
         #[cfg(test)]
@@ -313,7 +313,7 @@ fn make_combs(batch: &mut [BatchAuthor], kernel: &mut dyn Kernel) {
 }
 
 /// Remembers authors of whom a claim held. Whoever signs nothing can neither enter nor push anybody out.
-fn remember(batch: &[BatchAuthor], authors: &mut Authors) {
+fn remember(batch: &[BatchAuthor], authors: &mut Authors, keeps_combs: bool) {
     let held = || batch.iter().filter(|author| author.held > 0);
     for author in held() {
         if let Some(place) = author.place {
@@ -322,8 +322,8 @@ fn remember(batch: &[BatchAuthor], authors: &mut Authors) {
     }
     for author in held() {
         let held = author.held_in_all();
-        // One made for this batch alone is not kept before it is earned.
-        let comb = author.comb.clone().filter(|_| held >= COMB_CLAIMS_MIN);
+        // One made for this batch alone is not kept before it is earned, nor where none can be.
+        let comb = author.comb.clone().filter(|_| keeps_combs && held >= COMB_CLAIMS_MIN);
         if author.place.is_none() || author.has_new_comb && comb.is_some() {
             authors.insert(&author.key, Known { point: author.point, comb, held });
         }
