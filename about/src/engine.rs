@@ -24,6 +24,7 @@ pub struct LimitsDef {
     filters_max: usize,
     filter_values_max: usize,
     connection_values_max: usize,
+    shard_values_max: usize,
     limit_max: u32,
     limit_default: u32,
     scan_rows_max: usize,

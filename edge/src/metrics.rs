@@ -36,6 +36,7 @@ const HELP: &[(&str, &str)] = &[
     ),
     ("relay_connections", "Open WebSocket connections"),
     ("relay_subscriptions", "Live subscriptions"),
+    ("relay_filter_values", "Values in live filters and running COUNTs"),
     ("relay_messages_deferred", "Messages that waited for an event to take effect"),
     ("relay_turns", "Times the buffer of messages was flushed"),
     ("relay_commits", "Transactions that stored events"),

@@ -29,6 +29,8 @@ const MESSAGE_BYTES_MAX: usize = 32 << 20;
 const SOCKETS_MAX: usize = 32_000;
 /// Values in the filters of one connection: one client must not take more than a part of an object's 128 MB.
 const CONNECTION_VALUES_MAX: usize = 20_000;
+/// Values in the filters of all connections: some 36 MB.
+const SHARD_VALUES_MAX: usize = 120_000;
 /// Bytes of events between arrival and commit: the same.
 const IN_FLIGHT_BYTES_MAX: usize = 16 << 20;
 
@@ -193,6 +195,7 @@ impl Settings {
         limits.message_bytes_max = limits.message_bytes_max.min(MESSAGE_BYTES_MAX);
         limits.connections_max = limits.connections_max.min(SOCKETS_MAX);
         limits.connection_values_max = limits.connection_values_max.min(CONNECTION_VALUES_MAX);
+        limits.shard_values_max = limits.shard_values_max.min(SHARD_VALUES_MAX);
         limits.in_flight_bytes_max = limits.in_flight_bytes_max.min(IN_FLIGHT_BYTES_MAX);
         self.object.sweep_seconds = self.object.sweep_seconds.max(1);
         self.object.write_stall_seconds = self.object.write_stall_seconds.max(1);
@@ -244,7 +247,7 @@ mod tests {
         assert_eq!(limits.event_bytes_max, EVENT_BYTES_MAX);
         assert_eq!(limits.message_bytes_max, 32 << 20);
         assert_eq!(limits.connections_max, 32_000);
-        assert_eq!(limits.connection_values_max, 20_000);
+        assert_eq!((limits.connection_values_max, limits.shard_values_max), (20_000, 120_000));
         assert_eq!(limits.in_flight_bytes_max, 16 << 20);
         let limits = load(&[("RELAY_CONFIG", r#"{"limits":{"connection_values_max":10}}"#)]).unwrap().limits;
         assert_eq!(limits.connection_values_max, 10);

@@ -113,3 +113,62 @@ fn long_requests_are_few() {
     }
     assert_eq!(relay.poll_input_resumed(), Some(conn));
 }
+
+/// A REQ or COUNT of so many values, and its answer if it is refused.
+fn ask(
+    relay: &mut Relay<MemoryBackend>,
+    conn: ConnId,
+    verb: &str,
+    id: &str,
+    values: usize,
+) -> Option<String> {
+    // The filter itself counts as one.
+    let kinds: Vec<String> = (1..values).map(|kind| kind.to_string()).collect();
+    let text = format!(r#"["{verb}","{id}",{{"kinds":[{}]}}]"#, kinds.join(","));
+    relay.handle_text(NOW, conn, text.as_bytes());
+    if verb == "REQ" {
+        while relay.work(NOW) {}
+    }
+    drained(relay, conn).into_iter().find(|frame| frame.starts_with(r#"["CLOSED""#))
+}
+
+#[test]
+fn values_of_all_filters_have_a_bound_that_leaves_room_for_small_ones() {
+    let (mut relay, first) = relay(Limits { shard_values_max: 12_000, ..Limits::default() });
+    let join = |relay: &mut Relay<MemoryBackend>| relay.connect(NOW, Peer::default()).expect("there is room");
+    let second = join(&mut relay);
+    let refusal = |id: &str, free: usize| {
+        let words = format!("blocked: much is subscribed to here, {free} more values are free");
+        Some(format!(r#"["CLOSED","{id}","{words}"]"#))
+    };
+    // A third of what is left of half.
+    assert_eq!(ask(&mut relay, first, "REQ", "a", 2_001), refusal("a", 2_000));
+    assert_eq!(ask(&mut relay, first, "REQ", "a", 2_000), None);
+    assert_eq!(ask(&mut relay, second, "REQ", "b", 1_334), refusal("b", 1_333));
+    assert_eq!(ask(&mut relay, second, "REQ", "b", 1_333), None);
+    // What replaces as much as it brings needs no room; what wants more is refused, and the old one has ended.
+    assert_eq!(ask(&mut relay, first, "REQ", "a", 2_000), None);
+    assert_eq!(relay.metrics().filter_values, 3_333);
+    assert_eq!(ask(&mut relay, first, "REQ", "a", 2_001), refusal("a", 1_555));
+    assert_eq!(relay.metrics().filter_values, 1_333);
+    // Many that hold little are served to the end.
+    let small: Vec<ConnId> = (0..21).map(|_| join(&mut relay)).collect();
+    for conn in &small {
+        assert_eq!(ask(&mut relay, *conn, "REQ", "c", 500), None);
+    }
+    assert_eq!(ask(&mut relay, first, "REQ", "d", 168), refusal("d", 167));
+    assert_eq!(ask(&mut relay, first, "COUNT", "d", 167), None);
+    assert_eq!(ask(&mut relay, second, "REQ", "e", 2), refusal("e", 0), "one COUNT holds the rest");
+    while relay.work(NOW) {}
+    assert_eq!(ask(&mut relay, small[0], "REQ", "e", 2), refusal("e", 0), "it holds 500");
+    assert_eq!(ask(&mut relay, first, "REQ", "e", 167), None);
+    // Whoever leaves makes room, also in the middle of a COUNT.
+    relay.disconnect(small[0]);
+    assert_eq!(ask(&mut relay, first, "COUNT", "f", 300), None);
+    relay.disconnect(first);
+    relay.disconnect(second);
+    small[1..].iter().for_each(|conn| relay.disconnect(*conn));
+    assert_eq!(relay.metrics().filter_values, 0);
+    let last = join(&mut relay);
+    assert_eq!(ask(&mut relay, last, "REQ", "a", 2_000), None);
+}

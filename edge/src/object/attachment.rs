@@ -89,8 +89,8 @@ impl Coder {
             .chain(session.counts.iter().map(|(_, filters)| filters))
             .map(|list| self.code(list))
             .collect();
-        // Filters of subscriptions that have ended are let go.
-        if self.coded.len() > 2 * lists.len() + 16 {
+        // Filters of subscriptions that have ended are let go at once: they may be large.
+        if self.coded.len() > lists.len() {
             let kept: HashSet<*const Coded> = lists.iter().map(Rc::as_ptr).collect();
             self.coded.retain(|_, (_, coded)| kept.contains(&Rc::as_ptr(coded)));
         }
@@ -198,7 +198,7 @@ pub(super) fn key_of(attachment: &[u8]) -> Option<Key> {
 
 /// Whether a message of the session was in memory only when this was written.
 pub(super) fn is_held(attachment: &[u8]) -> bool {
-    attachment.get(1 + size_of::<Key>()).is_some_and(|held| *held != 0)
+    key_of(attachment).is_some() && attachment.get(1 + size_of::<Key>()).is_some_and(|held| *held != 0)
 }
 
 /// A session from its attachment, and the names of the parts that it needs.

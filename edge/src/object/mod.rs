@@ -21,10 +21,10 @@ mod turn;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use relay_engine::relay::{ConnId, Peer, Relay, SessionSnapshot};
+use relay_engine::relay::{ConnId, Peer, Relay};
 use relay_engine::store::sql::{SqlBackend, SqlConn, SqlOpenError};
 use relay_engine::store::{Backend, Reader, Stats};
-use relay_engine::types::{Filter, Now};
+use relay_engine::types::Now;
 use relay_engine::verify::Verifier;
 
 pub use attachment::{Key, PartName};
@@ -83,12 +83,6 @@ const GATHERED_BYTES_MAX: usize = 8 << 20;
 const OUTPUT_BYTES: usize = 32 << 20;
 const OUTPUT_SHARE_MIN: usize = 1 << 10;
 
-/// Values in the live filters of all sockets together, at some 300 bytes a value. A socket may hold a quarter of
-/// what is left, so that one more is refused in words before they are used up, and [`VALUES_SHARE_MIN`] in any
-/// case.
-const VALUES: usize = 100_000;
-const VALUES_SHARE_MIN: usize = 100;
-
 /// Longest Host header that is remembered as a relay's name, in bytes.
 const HOST_BYTES_MAX: usize = 255;
 
@@ -113,10 +107,6 @@ pub struct Object<C: CountingConn + 'static, H: Host> {
     gathered_bytes: usize,
     /// What the settings let a reader leave waiting, however few there are.
     outbox_bytes_pause: usize,
-    /// The values they let the subscriptions of a connection hold, however few there are.
-    connection_values_max: usize,
-    /// Values of all connections.
-    values: usize,
     numbers: Numbers,
 }
 
@@ -127,15 +117,13 @@ struct Conn<S> {
     /// Parts in the store that belong to it.
     parts: BTreeSet<PartName>,
     backlog: Option<Backlog>,
-    /// Values in the filters of its subscriptions.
-    values: usize,
     /// Its attachment says that messages are held.
     is_marked: bool,
 }
 
 impl<S> Conn<S> {
     fn new(key: Key, socket: S, parts: BTreeSet<PartName>) -> Self {
-        Conn { key, socket, coder: Coder::default(), parts, backlog: None, values: 0, is_marked: false }
+        Conn { key, socket, coder: Coder::default(), parts, backlog: None, is_marked: false }
     }
 }
 
@@ -152,6 +140,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         seed: [u8; 32],
     ) -> Result<Self, SqlOpenError> {
         parts::create(&conn)?;
+        sweep::create(&conn)?;
         let store = SqlBackend::open(conn)?;
         let relay = Relay::new(Arc::new(settings.config()), store, Arc::clone(&verifier), seed);
         Ok(Object {
@@ -168,8 +157,6 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             knows_alarm: false,
             gathered_bytes: 0,
             outbox_bytes_pause: settings.limits.outbox_bytes_pause,
-            connection_values_max: settings.limits.connection_values_max,
-            values: 0,
             numbers: Numbers::default(),
         })
     }
@@ -195,11 +182,9 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
                 continue;
             };
             self.numbers.sessions_restored += 1;
-            let values = values_of(&session);
             let id = self.relay.restore(now, session);
             self.conns.insert(id, Conn::new(key, socket, names.into_iter().collect()));
             self.by_key.insert(key, id);
-            self.note_values(id, values);
             self.note_backlog(now, id);
             // Said once in any case: it may have to be told what it missed.
             let bytes = self.conns.get(&id).and_then(|conn| conn.backlog).map_or(0, |backlog| backlog.bytes);
@@ -226,7 +211,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         let Some(&id) = self.by_key.get(&key) else { return Next::Idle };
         let (before, metrics) = (self.rows(), self.relay.metrics());
         let events = metrics.messages_event;
-        let (auths, deferred) = (metrics.messages_auth, metrics.messages_deferred);
+        let deferred = metrics.messages_deferred;
         self.relay.handle_text(now, id, text.as_bytes());
         let spent = self.rows().since(before);
         let rows = &mut self.numbers.rows;
@@ -234,9 +219,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         let (is_event, is_deferred) = (metrics.messages_event > events, metrics.messages_deferred > deferred);
         let rows = if is_event { &mut rows.events } else { &mut rows.requests };
         rows.add(spent);
-        if is_event || is_deferred || metrics.messages_auth > auths {
-            self.held.hold(id, is_deferred);
-        }
+        self.hold(id);
         if !is_event && !is_deferred {
             return self.settle(now);
         }
@@ -300,7 +283,6 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         self.held.forget(id);
         if let Some(conn) = self.conns.remove(&id) {
             self.by_key.remove(&conn.key);
-            self.values = self.values.saturating_sub(conn.values);
             self.share_out();
             self.resumed.push(conn.key);
             let before = self.rows();
@@ -311,22 +293,8 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         }
     }
 
-    /// A connection's subscriptions hold so many values now.
-    fn note_values(&mut self, id: ConnId, values: usize) {
-        let Some(conn) = self.conns.get_mut(&id) else { return };
-        let before = std::mem::replace(&mut conn.values, values);
-        if before != values {
-            self.values = (self.values + values).saturating_sub(before);
-            self.share_out();
-        }
-    }
-
-    /// Shares memory among the sockets: that for output by their number, in powers of two, so that it seldom
-    /// changes; that for live filters by what is left, because most clients need little of it.
+    /// Shares memory for output among the sockets, by their number in powers of two, so that it seldom changes.
     fn share_out(&mut self) {
-        let left = VALUES.saturating_sub(self.values);
-        let share = (left / 4).max(VALUES_SHARE_MIN).min(self.connection_values_max);
-        self.relay.set_connection_values_max(share);
         let share = (OUTPUT_BYTES / self.conns.len().max(1)).max(OUTPUT_SHARE_MIN);
         let share = 1 << share.ilog2();
         self.relay.set_outbox_bytes_pause(self.outbox_bytes_pause.min(share));
@@ -335,9 +303,4 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     fn rows(&self) -> RowCount {
         self.relay.store().conn().rows()
     }
-}
-
-/// Values in the filters of a session's subscriptions, as the machine counts them.
-fn values_of(session: &SessionSnapshot) -> usize {
-    session.subs.iter().flat_map(|(_, sub)| sub.filters.iter()).map(Filter::value_count).sum()
 }

@@ -127,6 +127,7 @@ impl Numbers {
         for (name, value) in [
             ("relay_connections", relay.connections),
             ("relay_subscriptions", relay.subscriptions),
+            ("relay_filter_values", relay.filter_values),
             ("relay_connections_opened_total", relay.connections_opened),
             ("relay_connections_refused_total", relay.connections_refused),
             ("relay_messages_deferred_total", relay.messages_deferred),

@@ -11,7 +11,7 @@ use relay_engine::store::StoreError;
 use relay_engine::store::sql::{SqlConn, SqlValue};
 
 use super::attachment::{ATTACHMENT_BYTES_MAX, Key, PartName};
-use super::{CountingConn, Host, Object, values_of};
+use super::{CountingConn, Host, Object};
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS edge_part (conn BLOB NOT NULL, name BLOB NOT NULL, \
                       chunk INTEGER NOT NULL, bytes BLOB NOT NULL, PRIMARY KEY (conn, name, chunk)) \
@@ -96,7 +96,6 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
 
     fn save(&mut self, id: ConnId) {
         let Some(session) = self.relay.snapshot(id) else { return };
-        self.note_values(id, values_of(&session));
         let is_held = self.held.holds(id);
         let Some(conn) = self.conns.get_mut(&id) else { return };
         let saved = conn.coder.save(conn.key, is_held, &session, ATTACHMENT_BYTES_MAX);

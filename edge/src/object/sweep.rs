@@ -1,7 +1,12 @@
 //! Alarms: expired events (NIP-40) and those older than is kept are taken out of the store.
 //!
 //! Nobody is sent an expired event, so sweeping may wait and many share one alarm.
+//!
+//! ```text
+//! edge_retention  (id INTEGER primary key: 1, hour INTEGER)    the last hour in which a look at age was finished
+//! ```
 
+use relay_engine::store::sql::{SqlConn, SqlValue};
 use relay_engine::store::{Backend, Reader, StoreError, sweep_aged, sweep_expired};
 use relay_engine::types::{CanonicalEvent, Class, Now, Timestamp, parse_expiration};
 
@@ -14,6 +19,15 @@ const SWEEPS_MAX: usize = 8;
 /// Seconds between looks at what has grown too old.
 const RETENTION_LOOK_SECONDS: u64 = 3_600;
 
+const CREATE: &str =
+    "CREATE TABLE IF NOT EXISTS edge_retention (id INTEGER PRIMARY KEY, hour INTEGER NOT NULL)";
+const LOOKED: &str = "SELECT hour FROM edge_retention WHERE id = 1";
+const LOOK: &str = "INSERT OR REPLACE INTO edge_retention (id, hour) VALUES (1, ?)";
+
+pub(super) fn create<C: SqlConn>(conn: &C) -> Result<(), StoreError> {
+    conn.exec(CREATE, &[])
+}
+
 impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     /// The moment that was asked for has come.
     pub fn alarm(&mut self, now: Now) {
@@ -21,7 +35,12 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         self.alarm = None;
         self.knows_alarm = true;
         let before = self.rows();
-        let more = self.sweep(now.seconds());
+        let more = self.sweep(now.seconds()).and_then(|more| {
+            if !more {
+                self.note_look(now)?;
+            }
+            Ok(more)
+        });
         self.numbers.rows.upkeep.add(self.rows().since(before));
         match more {
             Ok(true) => self.set_alarm(now.plus_millis(1)),
@@ -83,11 +102,31 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         expiry.into_iter().chain(aged).min()
     }
 
-    /// The next look at what has grown too old. It is the same for whoever asks before it has come: an object
-    /// that is woken up more often than it looks would push it off for ever.
+    /// The next look at what has grown too old: an hour after the last one that was finished, which the store
+    /// knows. An object that is woken up more often than it looks does not push it off, nor does one that lost its
+    /// memory over a look.
     fn retention_look(&self, now: Now) -> Timestamp {
+        self.last_look().map_or(now.seconds(), |hour| hour.saturating_add(RETENTION_LOOK_SECONDS))
+    }
+
+    /// The hour of the last look at age that was finished.
+    fn last_look(&self) -> Option<Timestamp> {
+        let mut found = None;
+        let looked = self.relay.store().conn().query(LOOKED, &[], &mut |row| {
+            if let [SqlValue::Int(hour)] = row {
+                found = Timestamp::try_from(*hour).ok();
+            }
+            Ok(())
+        });
+        looked.ok().and(found)
+    }
+
+    fn note_look(&self, now: Now) -> Result<(), StoreError> {
         let hour = now.seconds() - now.seconds() % RETENTION_LOOK_SECONDS;
-        if self.alarm_for(hour) > now.seconds() { hour } else { hour.saturating_add(RETENTION_LOOK_SECONDS) }
+        if !self.keeps_alarms() || self.last_look() == Some(hour) {
+            return Ok(());
+        }
+        self.relay.store().conn().exec(LOOK, &[SqlValue::Int(hour.cast_signed())])
     }
 
     /// The second of the alarm that serves second `at`; others are likely to want it too.

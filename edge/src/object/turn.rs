@@ -17,7 +17,6 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         self.relay.handle_timeout(now);
         self.look_at_slow(now);
         self.ingest(now);
-        self.let_go_of_events();
         let before = self.rows();
         for _ in 0..self.settings.turn_steps_max {
             if !self.relay.work(now) {
@@ -27,6 +26,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         self.numbers.rows.requests.add(self.rows().since(before));
         // There are no other shards that live events would have to reach.
         while self.relay.poll_relayed().is_some() {}
+        self.let_go();
         self.settle(now)
     }
 
@@ -60,7 +60,6 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     pub(super) fn settle(&mut self, now: Now) -> Next {
         self.send_all(now);
         self.relay.handle_flushed(now);
-        self.let_go_at_rest();
         self.save_changed();
         if self.relay.poll_timeout().is_some() || self.relay.has_work() {
             Next::Turn

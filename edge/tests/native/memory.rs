@@ -79,17 +79,22 @@ fn live_filters_of_all_sockets_have_a_bound_and_who_meets_it_is_told() {
     for forgets in [Forgets::Never, Forgets::Always] {
         let mut runtime = Runtime::new(Settings::load(&|_| None).unwrap(), forgets);
         let (taken, refused) = subscribe_until_refused(&mut runtime, 12, 10_000);
-        assert_eq!(taken, 70_000, "what is left is a fourth for each");
-        let words = r#"["CLOSED","all","blocked: the subscriptions of a connection hold up to 7500 values"]"#;
+        assert_eq!(taken, 30_000, "a third of what is left of half");
+        let words = r#"["CLOSED","all","blocked: much is subscribed to here, 9999 more values are free"]"#;
         assert_eq!(refused.as_deref(), Some(words));
         let (taken, _) = subscribe_until_refused(&mut runtime, 40, 1_000);
         assert_eq!(taken, 27_000);
         assert_eq!(subscribe_until_refused(&mut runtime, 40, 100), (4_000, None));
+        if let Forgets::Always = forgets {
+            continue;
+        }
+        let (taken, refused) = subscribe_until_refused(&mut runtime, 130, 499);
+        assert_eq!(taken, 117 * 499, "the other half");
+        assert!(refused.unwrap().contains("430 more values are free"));
         // What ends makes room.
         let (now, key) = (runtime.now, 1);
         runtime.sockets[&key].closed.set(Some(1005));
         runtime.object().disconnect(now, key);
-        let (taken, _) = subscribe_until_refused(&mut runtime, 1, 2_000);
-        assert_eq!(taken, 2_000);
+        assert_eq!(subscribe_until_refused(&mut runtime, 2, 499), (998, None));
     }
 }

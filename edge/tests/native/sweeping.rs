@@ -71,6 +71,33 @@ fn a_late_expiry_does_not_push_off_an_early_one() {
 }
 
 #[test]
+fn a_look_that_was_missed_is_soon_made_up_for() {
+    let object = ObjectSettings { retention_seconds: 1_000, ..ObjectSettings::default() };
+    let mut runtime = Runtime::new(settings(object), Forgets::Always);
+    let socket = runtime.connect().unwrap();
+    let note = event(&key(1)).at(runtime.now.seconds()).sign();
+    runtime.text(socket.key, &format!(r#"["EVENT",{}]"#, note.json()));
+    runtime.drive();
+    runtime.advance(61);
+    let looked = runtime.now.seconds();
+    assert!(
+        runtime.host.alarm.get().is_some_and(|at| at.seconds() > looked + 1_000),
+        "an hour after the first"
+    );
+    // The alarm is late, and the object is woken up by something else every few seconds.
+    runtime.now = runtime.now.plus_millis(2 * 3_600_000);
+    for _ in 0..5 {
+        runtime.now = runtime.now.plus_millis(7_000);
+        runtime.text(socket.key, r#"["CLOSE","none"]"#);
+        let (now, alarm) = (runtime.now.seconds(), runtime.host.alarm.get());
+        assert!(alarm.is_some_and(|at| at.seconds() <= now + 60), "{now} {alarm:?}");
+        runtime.lose();
+    }
+    runtime.advance(61);
+    assert_eq!(runtime.store.count("relay_event"), 0);
+}
+
+#[test]
 fn an_object_that_wakes_up_often_retires_what_is_old() {
     for sweep_seconds in [1, 60, 7_000] {
         let object = ObjectSettings { retention_seconds: 1_000, sweep_seconds, ..ObjectSettings::default() };

@@ -53,6 +53,8 @@ pub struct Metrics {
     pub connections_refused: u64,
     /// Subscriptions live now.
     pub subscriptions: u64,
+    /// Values in the filters of subscriptions and COUNTs, which `shard_values_max` bounds; now.
+    pub filter_values: u64,
     /// EVENT messages received.
     pub messages_event: u64,
     /// REQ messages received.
@@ -120,6 +122,7 @@ impl Default for Metrics {
             connections_opened: 0,
             connections_refused: 0,
             subscriptions: 0,
+            filter_values: 0,
             messages_event: 0,
             messages_req: 0,
             messages_count: 0,

@@ -70,6 +70,8 @@ pub struct Relay<B> {
     pending: Pending,
     index: Index,
     live: LiveSubs,
+    /// Values in the filters of all sessions.
+    filter_values: usize,
     /// Requests with work to do, each taking a step in turn.
     requests: VecDeque<Request>,
     /// When those REQs began whose EOSE the host has not yet been handed.
@@ -102,6 +104,7 @@ impl<B: Backend> Relay<B> {
             pending: Pending::default(),
             index: Index::with_seed(index_seed),
             live: LiveSubs::default(),
+            filter_values: 0,
             requests: VecDeque::new(),
             answered: Vec::new(),
             streams: Streams::default(),
@@ -141,6 +144,8 @@ impl<B: Backend> Relay<B> {
     /// A client is gone. What it published still takes effect; what it asked is forgotten.
     pub fn disconnect(&mut self, conn: ConnId) {
         let Some(session) = self.sessions.remove(conn) else { return };
+        self.filter_values -= session.filter_values + session.count_values;
+        self.metrics.filter_values = self.filter_values as u64;
         for (_, slot) in session.subs {
             self.drop_slot(slot);
         }
@@ -233,14 +238,6 @@ impl<B: Backend> Relay<B> {
     pub fn set_outbox_bytes_pause(&mut self, bytes: usize) {
         if self.config.limits.outbox_bytes_pause != bytes {
             Arc::make_mut(&mut self.config).limits.outbox_bytes_pause = bytes;
-        }
-    }
-
-    /// Changes `connection_values_max` for REQs to come: a host with little memory gives a connection the less, the
-    /// more values there are. What is subscribed stays.
-    pub fn set_connection_values_max(&mut self, values: usize) {
-        if self.config.limits.connection_values_max != values {
-            Arc::make_mut(&mut self.config).limits.connection_values_max = values;
         }
     }
 

@@ -23,6 +23,8 @@ use crate::wire::frames::Complete;
 
 /// COUNTs one connection may have under way.
 const COUNTS_MAX: usize = 16;
+/// Values that the subscriptions of a connection may hold however much others do, while the shard has any left.
+const SMALL_VALUES_MAX: usize = 500;
 /// Requests of one connection that may wait for their turn; then reading pauses.
 pub(super) const REQUESTS_WAITING_MAX: usize = 32;
 /// REQs kept to be timed when the host has flushed.
@@ -103,7 +105,9 @@ impl<B: Backend> Relay<B> {
     pub(super) fn handle_req(&mut self, now: Now, conn: ConnId, sub: SubId, filters: Vec<Filter>) {
         self.metrics.messages_req += 1;
         // A REQ of a known id replaces it, also when it is refused.
+        let before = self.filter_values;
         self.end_subscription(conn, &sub);
+        let ended = before - self.filter_values;
         if let Err(words) = self.admit_request(now, conn, &filters) {
             return self.send_closed(conn, &sub, &words);
         }
@@ -113,9 +117,16 @@ impl<B: Backend> Relay<B> {
             let words = format!("blocked: {} subscriptions are open, no more fit", session.subs.len());
             return self.send_closed(conn, &sub, &words);
         }
-        let values_max = limits.connection_values_max;
-        if session.filter_values + value_count(&filters) > values_max {
-            let words = format!("blocked: the subscriptions of a connection hold up to {values_max} values");
+        let (own, new) = (session.filter_values, value_count(&filters));
+        let own_max = limits.connection_values_max;
+        if own + new > own_max {
+            let words = format!("blocked: the subscriptions of a connection hold up to {own_max} values");
+            return self.send_closed(conn, &sub, &words);
+        }
+        // What replaces as much as it brings is no burden.
+        if new > ended
+            && let Err(words) = self.admit_values(own, new)
+        {
             return self.send_closed(conn, &sub, &words);
         }
         let filters: Arc<[Filter]> = filters.into();
@@ -138,6 +149,19 @@ impl<B: Backend> Relay<B> {
         Scan::new(filters, limits, self.store.classes(), horizon)
     }
 
+    /// Whether there is room for `new` values more, for a connection whose subscriptions hold `own`.
+    fn admit_values(&self, own: usize, new: usize) -> Result<(), String> {
+        let all_max = self.config.limits.shard_values_max;
+        let small = SMALL_VALUES_MAX.saturating_sub(own).min(all_max.saturating_sub(self.filter_values));
+        let large = (all_max / 2).saturating_sub(self.filter_values) / 3;
+        match small.max(large) {
+            free if new > free => {
+                Err(format!("blocked: much is subscribed to here, {free} more values are free"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Puts a subscription into the index and the table. `None` if its connection is gone.
     fn subscribe(
         &mut self,
@@ -152,6 +176,8 @@ impl<B: Backend> Relay<B> {
         let session = self.sessions.get_mut(conn)?;
         session.subs.insert(sub.clone(), slot);
         session.filter_values += value_count(filters);
+        self.filter_values += value_count(filters);
+        self.metrics.filter_values = self.filter_values as u64;
         let serial = self.live.insert_client(slot, conn, sub, Arc::clone(filters), state, live_after);
         self.metrics.subscriptions = self.live.clients() as u64;
         self.mark_changed(conn);
@@ -189,6 +215,8 @@ impl<B: Backend> Relay<B> {
             Ok(()) if session.counts >= COUNTS_MAX => Err("rate-limited: too many counts at once".into()),
             other => other,
         };
+        let own = session.filter_values;
+        let admitted = admitted.and_then(|()| self.admit_values(own, value_count(&filters)));
         if let Err(words) = admitted {
             return self.send_closed(conn, &query, &words);
         }
@@ -203,6 +231,8 @@ impl<B: Backend> Relay<B> {
         };
         let Some(session) = self.sessions.get_mut(conn) else { return };
         session.counts += 1;
+        session.count_values += value_count(&filters);
+        self.filter_values += value_count(&filters);
         self.mark_changed(conn);
         let rows_max = self.config.limits.count_rows_max;
         let count = Count::new(filters, self.store.classes(), horizon, rows_max);
@@ -253,6 +283,8 @@ impl<B: Backend> Relay<B> {
         {
             session.held_bytes -= live.held_bytes();
             session.filter_values -= value_count(&live.filters);
+            self.filter_values -= value_count(&live.filters);
+            self.metrics.filter_values = self.filter_values as u64;
         }
         self.index.sweep(super::SWEEP_POSTINGS);
         self.metrics.subscriptions = self.live.clients() as u64;
@@ -298,10 +330,10 @@ impl<B: Backend> Relay<B> {
         }
     }
 
-    /// Whether messages wait for what their connections sent before: they are in no snapshot. Looks at every
-    /// connection.
-    pub fn holds_messages(&self) -> bool {
-        self.sessions.iter().any(|session| !session.deferred.is_empty())
+    /// Whether a connection has sent events or messages behind them or behind requests that have not been answered:
+    /// they are in no snapshot.
+    pub fn owes(&self, conn: ConnId) -> bool {
+        self.sessions.get(conn).is_some_and(|session| session.in_flight > 0 || !session.deferred.is_empty())
     }
 
     /// Whether [`Relay::work`] would do anything. Draining a slow reader's output may make it so.
@@ -433,18 +465,25 @@ impl<B: Backend> Relay<B> {
         match step {
             Ok(CountStep::More) => return Next::Again(Request::Count(job)),
             Ok(CountStep::Done(counted)) => {
-                session.counts -= 1;
-                self.mark_changed(job.conn);
+                self.end_count(&job);
                 let hll = counted.hll.as_deref();
                 self.send_count(job.conn, &job.query, counted.count, counted.approximate, hll);
             }
             Err(error) => {
-                session.counts -= 1;
-                self.mark_changed(job.conn);
+                self.end_count(&job);
                 self.send_closed(job.conn, &job.query, &store_words(&error));
             }
         }
         Next::Done
+    }
+
+    fn end_count(&mut self, job: &CountJob) {
+        let Some(session) = self.sessions.get_mut(job.conn) else { return };
+        let values = value_count(job.count.filters());
+        session.counts -= 1;
+        session.count_values -= values;
+        self.filter_values -= values;
+        self.mark_changed(job.conn);
     }
 
     /// Reads back from the store what a subscription was not sent live.
@@ -507,8 +546,9 @@ impl<B: Backend> Relay<B> {
     }
 }
 
+/// What filters cost to keep, in values: one that holds none is not free.
 fn value_count(filters: &[Filter]) -> usize {
-    filters.iter().map(Filter::value_count).sum()
+    filters.iter().map(|filter| 1 + filter.value_count()).sum()
 }
 
 /// Whether `place` comes after `other` in the order of answers.

@@ -27,6 +27,8 @@ pub(super) struct Session {
     pub(super) subs: FastMap<SubId, SubSlot>,
     /// Values in the filters of those subscriptions.
     pub(super) filter_values: usize,
+    /// Values in the filters of COUNTs that have not been answered.
+    pub(super) count_values: usize,
     pub(super) outbox: Outbox,
     /// Bytes that have left the outbox and that the host still holds; see [`super::Relay::handle_backlog`].
     pub(super) backlog_bytes: usize,
@@ -72,6 +74,7 @@ impl Session {
             auth: Auth::new(challenge, relay),
             subs: FastMap::default(),
             filter_values: 0,
+            count_values: 0,
             outbox: Outbox::default(),
             backlog_bytes: 0,
             deferred: VecDeque::new(),
@@ -144,16 +147,20 @@ impl Sessions {
         Some(session)
     }
 
+    pub(super) fn get(&self, conn: ConnId) -> Option<&Session> {
+        let (generation, session) = self.slots.get(conn.0 as u32 as usize)?;
+        if u64::from(*generation) != conn.0 >> 32 {
+            return None;
+        }
+        session.as_deref()
+    }
+
     pub(super) fn get_mut(&mut self, conn: ConnId) -> Option<&mut Session> {
         let (generation, session) = self.slots.get_mut(conn.0 as u32 as usize)?;
         if u64::from(*generation) != conn.0 >> 32 {
             return None;
         }
         session.as_deref_mut()
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Session> {
-        self.slots.iter().filter_map(|(_, session)| session.as_deref())
     }
 
     pub(super) fn len(&self) -> usize {

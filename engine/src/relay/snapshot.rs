@@ -6,8 +6,9 @@
 //!
 //! A snapshot is of a machine at rest: its host has carried out what every `poll_*` handed out, and what
 //! [`Relay::drain`] gave it is on its way to the client. Events that were still in flight are not in it; they
-//! have not been answered, and the client will send them again. Nor are messages that wait behind them or
-//! behind requests ([`Relay::holds_messages`]): a host takes its snapshots when there are none.
+//! have not been answered. Nor are messages that wait behind them or behind requests. [`Relay::owes`] tells of whom
+//! there are some: a host whose memory is lost then must not take up that session, but close its socket, so that
+//! the client connects and sends them again.
 
 use std::sync::Arc;
 

@@ -27,9 +27,12 @@ pub struct Limits {
     pub filters_max: usize,
     /// Values in all lists of one REQ or COUNT: bounds the index memory of a subscription.
     pub filter_values_max: usize,
-    /// Values in all lists of all subscriptions of a connection: bounds what one client costs, at some 300 bytes
-    /// a value.
+    /// Values in all lists of all subscriptions of a connection, a filter itself counting as one: bounds what one
+    /// client costs, at some 300 bytes a value.
     pub connection_values_max: usize,
+    /// The same for all connections of a shard, running COUNTs included. While no more than half of them are in use, a REQ or COUNT may have
+    /// a third of what is left of that half; the other half is for connections that hold no more than 500.
+    pub shard_values_max: usize,
     /// Largest `limit` honoured; larger ones are clamped and NIP-67 says `more`.
     pub limit_max: u32,
     /// `limit` of a filter that has none.
@@ -90,6 +93,7 @@ impl Default for Limits {
             filters_max: 100,
             filter_values_max: 20_000,
             connection_values_max: 100_000,
+            shard_values_max: 10_000_000,
             limit_max: 5_000,
             limit_default: 500,
             scan_rows_max: 2_000,

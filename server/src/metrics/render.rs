@@ -133,9 +133,10 @@ impl Snapshot {
     fn counters(&self, out: &mut Out<'_, '_>) -> Result<(), Error> {
         type Relay = fn(&Metrics) -> u64;
         type Host = fn(&HostMetrics) -> u64;
-        let gauges: [(&str, &str, Relay); 2] = [
+        let gauges: [(&str, &str, Relay); 3] = [
             ("relay_connections", "Open WebSocket connections", |m| m.connections),
             ("relay_subscriptions", "Live subscriptions", |m| m.subscriptions),
+            ("relay_filter_values", "Values in live filters and running COUNTs", |m| m.filter_values),
         ];
         for (name, help, of) in gauges {
             out.gauges(name, help, self.by_shard(|shard| of(&shard.relay)))?;

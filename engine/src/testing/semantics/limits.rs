@@ -42,7 +42,7 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         case_with(
             "limits: values of a connection",
-            |config| config.limits.connection_values_max = 10,
+            |config| config.limits.connection_values_max = 12,
             connection_values,
         ),
         case_with("limits: events a minute", |config| config.limits.events_per_minute_max = 5, event_rate),
@@ -242,14 +242,14 @@ fn connection_values(stage: &mut Stage<'_>) {
     conn.req("a", kinds(6));
     conn.req("b", kinds(4));
     conn.req_closed("c", kinds(1), "blocked");
-    // Replacing and closing make room; a COUNT takes none.
-    conn.req("a", kinds(5));
+    // Replacing and closing make room; a COUNT takes none. A filter itself counts as a value.
+    conn.req("a", kinds(4));
     conn.req("c", kinds(1));
     conn.count(kinds(9));
     conn.close_sub("b");
     conn.req("d", kinds(4));
     conn.req_closed("e", kinds(1), "blocked");
-    stage.open().req("a", kinds(10));
+    stage.open().req("a", kinds(11));
 }
 
 fn event_rate(stage: &mut Stage<'_>) {

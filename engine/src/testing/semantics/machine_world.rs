@@ -389,7 +389,9 @@ impl Machine {
     fn hibernate(&mut self) {
         self.drive_for(1 + self.rebuilt as usize % 4);
         // Events in flight are nobody's yet, and what waits behind them or behind a request is lost.
-        let holds = |shard: &Shard| shard.relay.poll_timeout().is_some() || shard.relay.holds_messages();
+        let holds = |shard: &Shard| {
+            shard.relay.poll_timeout().is_some() || shard.hosted.keys().any(|conn| shard.relay.owes(*conn))
+        };
         while self.shards.iter().any(holds) {
             self.drive_for(1);
         }
