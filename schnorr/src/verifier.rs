@@ -406,6 +406,16 @@ mod tests {
     }
 
     #[test]
+    fn a_cache_too_small_for_combs_remembers_authors() {
+        for mut verifier in verifiers(COMB_BYTES) {
+            let claims: Vec<Claim> = (0..COMB_COST as u16).map(|message| signed(0, message)).collect();
+            combs_made(&mut verifier, &claims, true);
+            let authors = verifier.authors.as_ref().expect("there is a cache");
+            assert_eq!((authors.len(), has_comb(&verifier, 0)), (1, false), "{}", verifier.tier());
+        }
+    }
+
+    #[test]
     fn forged_claims_push_nobody_out() {
         // Room for a few combs.
         for mut verifier in verifiers(4 * (AUTHOR_BYTES + COMB_BYTES)) {

@@ -233,6 +233,7 @@ impl<B: Backend> Relay<B> {
         session.counts += 1;
         session.count_values += value_count(&filters);
         self.filter_values += value_count(&filters);
+        self.metrics.filter_values = self.filter_values as u64;
         self.mark_changed(conn);
         let rows_max = self.config.limits.count_rows_max;
         let count = Count::new(filters, self.store.classes(), horizon, rows_max);
@@ -483,6 +484,7 @@ impl<B: Backend> Relay<B> {
         session.counts -= 1;
         session.count_values -= values;
         self.filter_values -= values;
+        self.metrics.filter_values = self.filter_values as u64;
         self.mark_changed(job.conn);
     }
 
