@@ -1,8 +1,9 @@
 //! Frame boundaries, watched in front of the WebSocket library.
 //!
-//! It decides which bytes the library sees. A whole message in one frame that is declared longer than the
-//! limit never reaches it: its bytes are skipped as they come and the connection lives on. Everything else,
-//! faults included, is passed and judged by the library. It buffers nothing.
+//! It decides which bytes the library sees. A frame that makes its message longer than the limit never reaches it,
+//! nor does the rest of that message: their bytes are skipped as they come, what the library has of it is forgotten,
+//! and the connection lives on. Everything else, faults included, is passed and judged by the library. It buffers
+//! nothing.
 
 use std::io::Cursor;
 
@@ -12,7 +13,7 @@ use tungstenite::protocol::frame::coding::{Data, OpCode};
 /// A message declared this many times longer than the limit, and longer than this many bytes, is abuse:
 /// skipping it is not worth the traffic.
 const SKIP_TIMES_MAX: u64 = 64;
-const SKIP_BYTES_MAX: u64 = 64 << 20;
+pub(super) const SKIP_BYTES_MAX: u64 = 64 << 20;
 
 /// What may be done with the bytes at hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub(super) enum Verdict {
     Skip(usize),
     /// All of a message of this many bytes has been skipped.
     Skipped(u64),
+    /// What the library has of the message under way is to be forgotten: the rest will be skipped.
+    Forget,
     /// A message of this many bytes is so long that the connection should end.
     TooLong(u64),
     /// The bytes end inside a header.
@@ -38,7 +41,8 @@ enum Run {
     },
     Skip {
         left: u64,
-        of: u64,
+        /// The length of the message that ends with these bytes.
+        of: Option<u64>,
     },
     /// The library has been handed something it will refuse.
     PassAll,
@@ -51,11 +55,21 @@ pub(super) struct Guard {
     run: Run,
     /// A fragmented message is under way.
     in_message: bool,
+    /// Bytes of its frames so far, the last one's declared.
+    message_bytes: u64,
+    /// It is longer than the limit.
+    skips_message: bool,
 }
 
 impl Guard {
     pub(super) fn new(message_bytes_max: usize) -> Self {
-        Guard { message_bytes_max: message_bytes_max as u64, run: Run::Boundary, in_message: false }
+        Guard {
+            message_bytes_max: message_bytes_max as u64,
+            run: Run::Boundary,
+            in_message: false,
+            message_bytes: 0,
+            skips_message: false,
+        }
     }
 
     /// Whether everything so far has been whole messages.
@@ -71,7 +85,10 @@ impl Guard {
             Run::PassAll => Verdict::Pass(input.len()),
             Run::Skip { left: 0, of } => {
                 self.run = Run::Boundary;
-                Verdict::Skipped(of)
+                match of {
+                    Some(bytes) => Verdict::Skipped(bytes),
+                    None => self.look(input),
+                }
             }
             Run::Skip { left, .. } => Verdict::Skip(clip(left)),
             Run::Boundary => self.look_at_header(input),
@@ -92,6 +109,10 @@ impl Guard {
         }
     }
 
+    fn skip_bytes_max(&self) -> u64 {
+        self.message_bytes_max.saturating_mul(SKIP_TIMES_MAX).max(SKIP_BYTES_MAX)
+    }
+
     fn look_at_header(&mut self, input: &[u8]) -> Verdict {
         let mut cursor = Cursor::new(input);
         let (header, payload_len) = match FrameHeader::parse(&mut cursor) {
@@ -104,19 +125,32 @@ impl Guard {
         };
         let header_len = cursor.position();
         let is_sound = header.mask.is_some() && !header.rsv1 && !header.rsv2 && !header.rsv3;
-        let starts_message = matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary));
-        if is_sound && starts_message && header.is_final && !self.in_message {
-            let skip_bytes_max = self.message_bytes_max.saturating_mul(SKIP_TIMES_MAX).max(SKIP_BYTES_MAX);
-            if payload_len > skip_bytes_max {
-                return Verdict::TooLong(payload_len);
+        let continues = match header.opcode {
+            OpCode::Data(Data::Text | Data::Binary) => Some(false),
+            OpCode::Data(Data::Continue) => Some(true),
+            _ => None,
+        };
+        if let Some(continues) = continues {
+            if is_sound && continues == self.in_message {
+                let before = if continues { self.message_bytes } else { 0 };
+                self.message_bytes = before.saturating_add(payload_len);
+                if self.message_bytes > self.skip_bytes_max() {
+                    return Verdict::TooLong(self.message_bytes);
+                }
+                let forgets = continues && !self.skips_message;
+                self.skips_message = self.message_bytes > self.message_bytes_max;
+                self.in_message = !header.is_final;
+                if self.skips_message {
+                    let of = header.is_final.then_some(self.message_bytes);
+                    self.run = Run::Skip { left: header_len + payload_len, of };
+                    return if forgets { Verdict::Forget } else { self.look(input) };
+                }
+            } else if self.skips_message && self.in_message {
+                // The library has forgotten the message that this one interrupts, and would take it.
+                return Verdict::TooLong(self.message_bytes);
+            } else {
+                self.in_message = !header.is_final;
             }
-            if payload_len > self.message_bytes_max {
-                self.run = Run::Skip { left: header_len + payload_len, of: payload_len };
-                return self.look(input);
-            }
-        }
-        if matches!(header.opcode, OpCode::Data(_)) {
-            self.in_message = !header.is_final;
         }
         // A declared length near 2^64 is the library's to refuse.
         self.run = Run::Pass { left: header_len.saturating_add(payload_len) };

@@ -149,6 +149,10 @@ impl Reader {
                     None
                 }
                 Verdict::Skipped(bytes) => Some(Received::Oversized(bytes)),
+                Verdict::Forget => {
+                    self.protocol = WebSocketContext::new(Role::Server, Some(self.config));
+                    None
+                }
                 Verdict::TooLong(bytes) => self.broken(Fault::TooLong(bytes)),
                 Verdict::Pass(count) => {
                     // One frame at most, so that the library never holds a message back.
@@ -320,15 +324,46 @@ mod tests {
         .concat();
         let output = check(&fragmented, &[Received::Control, got(&whole), got("next")]);
         assert_eq!(output, [&[0x8a, 7][..], b"between"].concat(), "the pong");
+        let over = |bytes: usize| Received::Oversized(bytes as u64);
         let too_long = [
             frame(Data::Text, false, whole.as_bytes()),
             frame(Data::Continue, true, b"z"),
-            text("never read"),
+            text("next"),
+            frame(Data::Text, false, b"a"),
+            frame(Data::Continue, true, b"b"),
         ]
         .concat();
-        check(&too_long, &[Received::Broken(Fault::TooLong(LIMIT as u64 + 1))]);
-        let first_too_long = frame(Data::Text, false, &[b'x'; LIMIT + 1]);
-        check(&first_too_long, &[Received::Broken(Fault::TooLong(LIMIT as u64 + 1))]);
+        check(&too_long, &[over(LIMIT + 1), got("next"), got("ab")]);
+        // The rest is skipped whatever its length; what comes between is answered.
+        let first_too_long = [
+            frame(Data::Text, false, &[b'x'; LIMIT + 1]),
+            control(Frame::ping("between".as_bytes().to_vec())),
+            frame(Data::Continue, false, b"y"),
+            frame(Data::Continue, false, &[b'z'; LIMIT + 5]),
+            frame(Data::Continue, true, b""),
+            text("next"),
+        ]
+        .concat();
+        let output = check(&first_too_long, &[Received::Control, over(2 * LIMIT + 7), got("next")]);
+        assert_eq!(output, [&[0x8a, 7][..], b"between"].concat(), "the pong");
+        // A new message in the middle of another is a fault, also when that is skipped.
+        let interrupted = [frame(Data::Text, false, &[b'x'; LIMIT + 1]), text("inside")].concat();
+        check(&interrupted, &[Received::Broken(Fault::TooLong(LIMIT as u64 + 1))]);
+    }
+
+    #[test]
+    fn a_message_in_pieces_that_never_ends_is_too_long_at_last() {
+        let piece = frame(Data::Continue, false, &[b'x'; LIMIT]);
+        let mut bytes = frame(Data::Text, false, &[b'x'; LIMIT]);
+        (0..super::super::guard::SKIP_BYTES_MAX as usize / LIMIT)
+            .for_each(|_| bytes.extend_from_slice(&piece));
+        let mut reader = Reader::new(LIMIT);
+        let mut received = Vec::new();
+        reader.feed(&bytes, &mut Vec::new(), &mut |message| {
+            received.push(message);
+            Flow::Go
+        });
+        assert!(matches!(received.as_slice(), [Received::Broken(Fault::TooLong(_))]), "{received:?}");
     }
 
     #[test]

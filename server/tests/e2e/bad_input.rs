@@ -161,7 +161,7 @@ fn a_message_in_fragments_is_one_message() {
         let ok = client.recv_starting(r#"["OK","#);
         assert!(ok.starts_with(&format!(r#"["OK","{}",true,"{words}"#, note.id)), "{ok}");
     }
-    // The limit is the message's, not the fragment's.
+    // The limit is the message's, not the fragment's, and the connection lives.
     send(&mut client, format!(r#"["REQ","large",{{"search":"{}"}}]"#, "x".repeat(5_000)).as_bytes(), 1_000);
     client.recv_starting(r#"["NOTICE","invalid:"#);
     assert_eq!(client.query(r#"{"kinds":[1]}"#), [note.json()]);
