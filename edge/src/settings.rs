@@ -196,6 +196,9 @@ impl Settings {
         limits.connections_max = limits.connections_max.min(SOCKETS_MAX);
         limits.connection_values_max = limits.connection_values_max.min(CONNECTION_VALUES_MAX);
         limits.shard_values_max = limits.shard_values_max.min(SHARD_VALUES_MAX);
+        // What a request may hold by the relay's own page, an idle connection can hold, filters counted.
+        let request_max = limits.connection_values_max.saturating_sub(limits.filters_max).max(1);
+        limits.filter_values_max = limits.filter_values_max.min(request_max);
         limits.in_flight_bytes_max = limits.in_flight_bytes_max.min(IN_FLIGHT_BYTES_MAX);
         self.object.sweep_seconds = self.object.sweep_seconds.max(1);
         self.object.write_stall_seconds = self.object.write_stall_seconds.max(1);
@@ -248,6 +251,7 @@ mod tests {
         assert_eq!(limits.message_bytes_max, 32 << 20);
         assert_eq!(limits.connections_max, 32_000);
         assert_eq!((limits.connection_values_max, limits.shard_values_max), (20_000, 120_000));
+        assert_eq!(limits.filter_values_max, 19_900);
         assert_eq!(limits.in_flight_bytes_max, 16 << 20);
         let limits = load(&[("RELAY_CONFIG", r#"{"limits":{"connection_values_max":10}}"#)]).unwrap().limits;
         assert_eq!(limits.connection_values_max, 10);

@@ -172,3 +172,30 @@ fn values_of_all_filters_have_a_bound_that_leaves_room_for_small_ones() {
     let last = join(&mut relay);
     assert_eq!(ask(&mut relay, last, "REQ", "a", 2_000), None);
 }
+
+/// Scans of subscriptions that had ended stayed with their filters until the reader caught up, uncounted.
+#[test]
+fn replaced_scans_of_a_slow_reader_are_let_go() {
+    let (mut relay, conn) = relay(Limits { outbox_bytes_pause: 4_000, ..Limits::default() });
+    for serial in 0..40 {
+        let note = event(&key(1)).at(NOW.seconds() - serial).content("x".repeat(1_000)).sign();
+        relay.handle_text(NOW, conn, format!(r#"["EVENT",{}]"#, note.json()).as_bytes());
+    }
+    let batch = relay.poll_verify(NOW, true).expect("a batch");
+    relay.handle_verified(NOW, batch.check(&Libsecp256k1));
+    let changes = relay.poll_commit().expect("a commit");
+    let reply = commit(relay.store(), NOW, vec![changes]).replies.pop().expect("a reply");
+    relay.handle_committed(NOW, reply);
+    drained(&mut relay, conn);
+    let steps =
+        |relay: &mut Relay<MemoryBackend>| (1..1_000).find(|_| !relay.work(NOW)).expect("it comes to rest");
+    for _ in 0..100 {
+        relay.handle_text(NOW, conn, br#"["REQ","all",{"kinds":[1]}]"#);
+        steps(&mut relay);
+        // A little is read, so that the next is taken; not so much that the scan goes on.
+        relay.drain(conn, 1, &mut |_| {});
+    }
+    relay.handle_text(NOW, conn, br#"["CLOSE","all"]"#);
+    drained(&mut relay, conn);
+    assert_eq!(steps(&mut relay), 1, "nothing is left of a hundred scans");
+}

@@ -102,8 +102,8 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         expiry.into_iter().chain(aged).min()
     }
 
-    /// The next look at what has grown too old: an hour after the last one that was finished, which the store
-    /// knows. An object that is woken up more often than it looks does not push it off, nor does one that lost its
+    /// The next look at what has grown too old: on the hour after the one in which the last was finished, which the
+    /// store knows. An object that is woken up more often than it looks does not push it off, nor does one that lost its
     /// memory over a look.
     fn retention_look(&self, now: Now) -> Timestamp {
         self.last_look().map_or(now.seconds(), |hour| hour.saturating_add(RETENTION_LOOK_SECONDS))

@@ -47,6 +47,15 @@ impl Request {
         }
     }
 
+    /// Whether it answers a subscription in this slot.
+    fn is_for(&self, own: SubSlot) -> bool {
+        match self {
+            Request::Scan(job) => job.slot == own,
+            Request::Count(_) => false,
+            Request::Replay { slot, .. } => *slot == own,
+        }
+    }
+
     /// Whether this is the first time that it is asked.
     fn begins(&mut self) -> bool {
         match self {
@@ -117,7 +126,7 @@ impl<B: Backend> Relay<B> {
             let words = format!("blocked: {} subscriptions are open, no more fit", session.subs.len());
             return self.send_closed(conn, &sub, &words);
         }
-        let (own, new) = (session.filter_values, value_count(&filters));
+        let (own, counted, new) = (session.filter_values, session.count_values, value_count(&filters));
         let own_max = limits.connection_values_max;
         if own + new > own_max {
             let words = format!("blocked: the subscriptions of a connection hold up to {own_max} values");
@@ -125,7 +134,7 @@ impl<B: Backend> Relay<B> {
         }
         // What replaces as much as it brings is no burden.
         if new > ended
-            && let Err(words) = self.admit_values(own, new)
+            && let Err(words) = self.admit_values(own + counted, new)
         {
             return self.send_closed(conn, &sub, &words);
         }
@@ -149,7 +158,7 @@ impl<B: Backend> Relay<B> {
         Scan::new(filters, limits, self.store.classes(), horizon)
     }
 
-    /// Whether there is room for `new` values more, for a connection whose subscriptions hold `own`.
+    /// Whether there is room for `new` values more, for a connection that holds `own`.
     fn admit_values(&self, own: usize, new: usize) -> Result<(), String> {
         let all_max = self.config.limits.shard_values_max;
         let small = SMALL_VALUES_MAX.saturating_sub(own).min(all_max.saturating_sub(self.filter_values));
@@ -215,7 +224,7 @@ impl<B: Backend> Relay<B> {
             Ok(()) if session.counts >= COUNTS_MAX => Err("rate-limited: too many counts at once".into()),
             other => other,
         };
-        let own = session.filter_values;
+        let own = session.filter_values + session.count_values;
         let admitted = admitted.and_then(|()| self.admit_values(own, value_count(&filters)));
         if let Err(words) = admitted {
             return self.send_closed(conn, &query, &words);
@@ -283,6 +292,8 @@ impl<B: Backend> Relay<B> {
             && let Some(session) = self.sessions.get_mut(*conn)
         {
             session.held_bytes -= live.held_bytes();
+            // They hold its filters, and cursors for them.
+            session.stalled.retain(|request| !request.is_for(slot));
             session.filter_values -= value_count(&live.filters);
             self.filter_values -= value_count(&live.filters);
             self.metrics.filter_values = self.filter_values as u64;
