@@ -29,6 +29,8 @@ const MESSAGE_BYTES_MAX: usize = 32 << 20;
 const SOCKETS_MAX: usize = 32_000;
 /// Values in the filters of one connection: one client must not take more than a part of an object's 128 MB.
 const CONNECTION_VALUES_MAX: usize = 20_000;
+/// Values of a request: what an idle connection can hold, with room for the filters themselves, which count too.
+const REQUEST_VALUES_MAX: usize = CONNECTION_VALUES_MAX - 100;
 /// Values in the filters of all connections: some 36 MB.
 const SHARD_VALUES_MAX: usize = 120_000;
 /// Bytes of events between arrival and commit: the same.
@@ -196,9 +198,7 @@ impl Settings {
         limits.connections_max = limits.connections_max.min(SOCKETS_MAX);
         limits.connection_values_max = limits.connection_values_max.min(CONNECTION_VALUES_MAX);
         limits.shard_values_max = limits.shard_values_max.min(SHARD_VALUES_MAX);
-        // What a request may hold by the relay's own page, an idle connection can hold, filters counted.
-        let request_max = limits.connection_values_max.saturating_sub(limits.filters_max).max(1);
-        limits.filter_values_max = limits.filter_values_max.min(request_max);
+        limits.filter_values_max = limits.filter_values_max.min(REQUEST_VALUES_MAX);
         limits.in_flight_bytes_max = limits.in_flight_bytes_max.min(IN_FLIGHT_BYTES_MAX);
         self.object.sweep_seconds = self.object.sweep_seconds.max(1);
         self.object.write_stall_seconds = self.object.write_stall_seconds.max(1);
