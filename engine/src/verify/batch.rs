@@ -63,7 +63,7 @@ impl<T> Batch<T> {
         self.events.is_empty()
     }
 
-    /// Checks the ids that have not been, in one call to `verifier`, then every signature, in another.
+    /// Checks the ids that have not been, some at a time, then every signature, in one call to `verifier`.
     pub fn check(mut self, verifier: &dyn Verifier) -> Checked<T> {
         let wrong = self.wrong_ids(verifier);
         let has_wrong_id = |at: usize| wrong.get(at).is_some_and(|wrong| *wrong);
