@@ -4,7 +4,7 @@
 //!
 //! A program chooses from a small world of events and filters, so that nearly everything meets something.
 
-use relay_engine::store::sql::SqlBackend;
+use relay_engine::store::sql::{SqlBackend, SqlSizes};
 use relay_engine::store::{
     Backend, Completeness, Count, CountStep, Hit, MemoryBackend, Op, Outcome, Reader, Refusal, Scan,
     ScanLimits, Seq, Step, StoreError, Take, TermClasses, Viewer, commit, remove, replay, sweep_expired,
@@ -397,8 +397,10 @@ impl Question<'_> {
     }
 }
 
+/// With sizes so small that a few events are folded, merged and sink.
 fn open(database: Sqlite) -> FailingBackend<SqlBackend<Sqlite>> {
-    FailingBackend::new(SqlBackend::open(database).expect("a database of its own opens"))
+    let backend = SqlBackend::open_with(database, SqlSizes::tiny()).expect("a database of its own opens");
+    FailingBackend::new(backend)
 }
 
 /// Whether `ops` were done although the `n`th operation would have failed.

@@ -41,7 +41,7 @@ fn who_was_not_answered_is_closed_and_nobody_else() {
     }
     assert!(is_answered);
     assert_eq!((idle.closed.get(), reader.closed.get(), authenticates.closed.get()), (None, None, None));
-    assert_eq!(runtime.store.count("relay_event"), 1);
+    assert_eq!(runtime.store.events(), 1);
     // Sent again, it is taken, and the reader is still there.
     let again = runtime.connect().unwrap();
     reader.output.borrow_mut().clear();

@@ -27,6 +27,16 @@ impl Sqlite {
         rows as u64
     }
 
+    /// Events stored: the lines that are not empty.
+    pub(super) fn events(&self) -> u64 {
+        let mut statement = self.conn.prepare("SELECT json FROM relay_event").unwrap();
+        let rows = statement.query_map([], |row| row.get::<_, Vec<u8>>(0)).unwrap();
+        rows.map(|json| {
+            json.unwrap().split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count() as u64
+        })
+        .sum()
+    }
+
     fn prepare(&self, sql: &str) -> Result<rusqlite::CachedStatement<'_>, StoreError> {
         if self.is_broken.get() {
             return Err(StoreError::Failed("broken on purpose".into()));

@@ -20,12 +20,12 @@ fn expired_events_go_with_one_alarm_a_minute() {
         runtime.text(socket.key, &format!(r#"["EVENT",{}]"#, note.json()));
         runtime.drive();
     }
-    assert_eq!(runtime.store.count("relay_event"), 20);
+    assert_eq!(runtime.store.events(), 20);
     assert!(runtime.host.alarm.get().is_some());
     runtime.advance(59);
-    assert_eq!(runtime.store.count("relay_event"), 20);
+    assert_eq!(runtime.store.events(), 20);
     runtime.advance(2);
-    assert_eq!(runtime.store.count("relay_event"), 0);
+    assert_eq!(runtime.store.events(), 0);
     assert_eq!(runtime.host.alarm.get(), None, "nothing is left to wait for");
 }
 
@@ -44,11 +44,11 @@ fn what_is_older_than_is_kept_goes() {
         runtime.text(socket.key, &format!(r#"["EVENT",{}]"#, draft.sign().json()));
     }
     runtime.drive();
-    assert_eq!(runtime.store.count("relay_event"), 6);
+    assert_eq!(runtime.store.events(), 6);
     assert!(runtime.object().keeps_alarms());
     runtime.advance(3_700);
     // The zap and both old notes are gone; the reaction is spared, replaceable ones stay.
-    assert_eq!(runtime.store.count("relay_event"), 3);
+    assert_eq!(runtime.store.events(), 3);
     assert!(runtime.host.alarm.get().is_some(), "it looks again");
 }
 
@@ -65,7 +65,7 @@ fn a_late_expiry_does_not_push_off_an_early_one() {
     }
     assert_eq!(runtime.host.alarm.get().map(|at| at.seconds()), Some(t + 60));
     runtime.advance(61);
-    assert_eq!(runtime.store.count("relay_event"), 2);
+    assert_eq!(runtime.store.events(), 2);
     let year = (t + 31_000_000 + 1).next_multiple_of(60);
     assert_eq!(runtime.host.alarm.get().map(|at| at.seconds()), Some(year));
 }
@@ -94,7 +94,7 @@ fn a_look_that_was_missed_is_soon_made_up_for() {
         runtime.lose();
     }
     runtime.advance(61);
-    assert_eq!(runtime.store.count("relay_event"), 0);
+    assert_eq!(runtime.store.events(), 0);
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn an_object_that_wakes_up_often_retires_what_is_old() {
             runtime.text(socket.key, &format!(r#"["EVENT",{}]"#, note.sign().json()));
             runtime.advance(17);
             runtime.forget();
-            if runtime.store.count("relay_event") <= n {
+            if runtime.store.events() <= n {
                 retired_at = Some(runtime.now.seconds() - t);
                 break;
             }

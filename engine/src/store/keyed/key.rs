@@ -52,7 +52,8 @@ pub struct Key {
 }
 
 impl Key {
-    const EMPTY: Key = Key { len: 0, bytes: [0; KEY_BYTES_MAX] };
+    /// Before every key.
+    pub(in crate::store) const EMPTY: Key = Key { len: 0, bytes: [0; KEY_BYTES_MAX] };
 
     fn new(parts: &[&[u8]]) -> Self {
         let mut key = Key::EMPTY;
@@ -81,8 +82,42 @@ impl Key {
     }
 
     /// A key that a backend read; nothing if it is longer than any key is.
-    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
+    pub(in crate::store) fn read(bytes: &[u8]) -> Option<Self> {
         (bytes.len() <= KEY_BYTES_MAX).then(|| Key::new(&[bytes]))
+    }
+
+    /// The key that begins with the first `shared` bytes of this one and goes on with `rest`; nothing if there
+    /// are not that many, or it is longer than any key is.
+    pub(in crate::store) fn splice(&self, shared: usize, rest: &[u8]) -> Option<Self> {
+        let len = shared.checked_add(rest.len())?;
+        if shared > usize::from(self.len) || len > KEY_BYTES_MAX {
+            return None;
+        }
+        let mut key = *self;
+        key.bytes[shared..len].copy_from_slice(rest);
+        key.len = len as u8;
+        Some(key)
+    }
+
+    /// How many of the first bytes are also the first ones of `other`.
+    pub(in crate::store) fn shared(&self, other: &Key) -> usize {
+        self.as_bytes().iter().zip(other.as_bytes()).take_while(|(a, b)| a == b).count()
+    }
+
+    /// The number of the event that this is a key of.
+    pub(in crate::store) fn seq(&self) -> Option<Seq> {
+        match self.as_bytes() {
+            [b'i' | b'x', ..] => read_seq(self.as_bytes()),
+            bytes => read_posting(bytes).map(|posting| posting.seq),
+        }
+    }
+
+    /// The id, if this is the key of one.
+    pub(in crate::store) fn id(&self) -> Option<&[u8; 32]> {
+        match self.as_bytes() {
+            [b'i', rest @ ..] => rest.first_chunk(),
+            _ => None,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
 pub use key::{Key, POSTING_BYTES, posting_head};
+pub(in crate::store) use overlay::keys_of;
 pub use overlay::{Change, Overlay};
 
 use super::backend::{Bound, Posting, Rank, Reader, Seq, Stats, StoreError, Tombstone, Writer};

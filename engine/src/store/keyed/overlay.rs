@@ -101,7 +101,7 @@ impl Overlay {
 }
 
 /// Everything an event is found by.
-fn keys_of(seq: Seq, event: &Event, terms: &[Term]) -> impl Iterator<Item = Key> {
+pub(in crate::store) fn keys_of(seq: Seq, event: &Event, terms: &[Term]) -> impl Iterator<Item = Key> {
     let posting = Posting {
         rank: Rank::of(event.created_at, &event.id),
         seq,

@@ -1,57 +1,71 @@
 //! A store in SQLite, over whatever runs SQL for it: Durable Object storage, or any SQLite connection.
 //!
 //! ```text
-//! relay_event      seq INTEGER PRIMARY KEY, json BLOB          canonical JSON
-//! relay_key        key BLOB PRIMARY KEY        without rowid   drawn in store::keyed
+//! relay_event      seq INTEGER PRIMARY KEY, json BLOB          events from number seq on, a line each: lines.rs
+//! relay_page       page INTEGER PRIMARY KEY, level, run, first, last, ids, keys BLOB      sorted keys: page.rs
+//! relay_gone       chunk INTEGER PRIMARY KEY, bits BLOB        events taken out of what is in pages: gone.rs
 //! relay_tombstone  key BLOB PRIMARY KEY, until BLOB:8          big-endian
-//! relay_meta       name TEXT PRIMARY KEY, value INTEGER        schema, last_seq
+//! relay_meta       name TEXT PRIMARY KEY, value INTEGER        schema, folded, folded_events
 //! ```
 //!
 //! On Durable Objects a row written costs what a thousand rows read cost, so the layout is chosen by rows
-//! written: one for the body, one for each key (id, author, kind, each indexed tag; address and expiry where
-//! there are any), and none for counters. A kind 1 event with five tags writes 9 and a returned event reads
-//! 2. There are no postings over all events and none by author and kind.
+//! written. A write stores its events, several in a row, and nothing else: their keys (drawn in `store::keyed`; id,
+//! all, kind, author, author and kind, each indexed tag; address and expiry where there are any) are kept in
+//! memory, and read off the events again when the backend is opened. Every thousand events or so the keys are *folded*:
+//! written as pages of 32 KB, a run of level 0. Eight such runs are *merged* into level 1, and what a level has too
+//! much sinks to the next, some pages at a time: a log-structured merge tree, in rows. A key stands for an event by its
+//! number and is in one place, so there is nothing to reconcile; an event that is taken out leaves a bit behind,
+//! and its keys are left out when their pages are next merged.
+//!
+//! So an event writes a row if it comes alone, less if others come with it, and about a fifth of a row of pages over its
+//! life. Asking reads a page from memory, or a row for each level and run.
 //!
 //! Statements keep within what Durable Objects take: 100 parameters, rows under 2 MB, integers below 2^53
 //! (larger ones are BLOBs), no `BEGIN` and no PRAGMA. Durability is the connection's affair.
 
+mod cache;
 mod conn;
+mod directory;
+mod gone;
+mod ids;
+mod lines;
+mod page;
 mod rows;
+mod sizes;
+mod state;
+mod upkeep;
+mod write;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 
-use conn::{Bulk, integers};
+use cache::Cache;
+use conn::integers;
 pub use conn::{SqlConn, SqlValue};
 use rows::Rows;
+pub use sizes::SqlSizes;
+use state::State;
 
 use super::backend::{Backend, Seq, StoreError};
-use super::keyed::{Change, KeySource, Overlay, View};
+use super::keyed::{Overlay, View};
 use super::terms::TermClasses;
 
 /// The layout written by this version. Another one is refused.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
 
-const CREATE: [&str; 4] = [
+const CREATE: [&str; 5] = [
     "CREATE TABLE IF NOT EXISTS relay_meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS relay_event (seq INTEGER PRIMARY KEY, json BLOB NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS relay_key (key BLOB PRIMARY KEY) WITHOUT ROWID",
+    // What is read of all pages comes before what is read of one.
+    "CREATE TABLE IF NOT EXISTS relay_page (page INTEGER PRIMARY KEY, level INTEGER NOT NULL, \
+     run INTEGER NOT NULL, first BLOB NOT NULL, last BLOB NOT NULL, ids BLOB NOT NULL, keys BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS relay_gone (chunk INTEGER PRIMARY KEY, bits BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS relay_tombstone (key BLOB PRIMARY KEY, until BLOB NOT NULL) WITHOUT ROWID",
 ];
 const READ_SCHEMA: &str = "SELECT value FROM relay_meta WHERE name = 'schema'";
 const WRITE_SCHEMA: &str = "INSERT INTO relay_meta (name, value) VALUES ('schema', ?)";
-const WRITE_LAST_SEQ: &str = "INSERT INTO relay_meta (name, value) VALUES ('last_seq', ?) \
-                              ON CONFLICT (name) DO UPDATE SET value = excluded.value";
-const INSERT_KEYS: Bulk = Bulk { before: "INSERT INTO relay_key (key) VALUES ", row: "(?)", after: "" };
-const DELETE_KEYS: Bulk = Bulk { before: "DELETE FROM relay_key WHERE key IN (", row: "?", after: ")" };
-const INSERT_EVENTS: Bulk =
-    Bulk { before: "INSERT INTO relay_event (seq, json) VALUES ", row: "(?,?)", after: "" };
-const DELETE_EVENTS: Bulk = Bulk { before: "DELETE FROM relay_event WHERE seq IN (", row: "?", after: ")" };
-const BURY: Bulk = Bulk {
-    before: "INSERT INTO relay_tombstone (key, until) VALUES ",
-    row: "(?,?)",
-    after: " ON CONFLICT (key) DO UPDATE SET until = excluded.until",
-};
+
+const CLASSES: TermClasses = TermClasses { all: true, author_kind: true };
 
 /// Largest event in bytes: a row of a Durable Object is at most 2 MB.
 pub const EVENT_BYTES_MAX: usize = 2_000_000 - 1024;
@@ -60,10 +74,11 @@ pub const EVENT_BYTES_MAX: usize = 2_000_000 - 1024;
 #[derive(Debug)]
 pub struct SqlBackend<C> {
     conn: C,
-    /// Events stored, once somebody asked: counting them reads a row for each.
-    events: Cell<Option<u64>>,
-    /// The last number given, once somebody asked: every request and every commit does.
-    last_seq: Cell<Option<Seq>>,
+    sizes: SqlSizes,
+    state: RefCell<State>,
+    pages: RefCell<Cache>,
+    rows: RefCell<Cache>,
+    upkeep_failures: Cell<u64>,
 }
 
 /// Why tables were not opened.
@@ -100,11 +115,20 @@ impl From<StoreError> for SqlOpenError {
 }
 
 impl<C: SqlConn> SqlBackend<C> {
-    /// Opens the tables in `conn`, creating them where missing. Other tables are left alone.
+    /// Opens the tables in `conn`, creating them where missing. Other tables are left alone. Reads a row for each page
+    /// (about 110 events each) and the events since the last fold.
     ///
     /// # Errors
     /// [`SqlOpenError::Schema`] for tables of another version, which stay as they are.
     pub fn open(conn: C) -> Result<Self, SqlOpenError> {
+        Self::open_with(conn, SqlSizes::default())
+    }
+
+    /// The same, with other sizes.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`].
+    pub fn open_with(conn: C, sizes: SqlSizes) -> Result<Self, SqlOpenError> {
         conn.exec(CREATE[0], &[])?;
         match integers(&conn, READ_SCHEMA, &[])?.first() {
             Some(&SCHEMA) => {}
@@ -114,7 +138,15 @@ impl<C: SqlConn> SqlBackend<C> {
                 conn.exec(WRITE_SCHEMA, &[SqlValue::Int(SCHEMA)])
             })?,
         }
-        Ok(SqlBackend { conn, events: Cell::new(None), last_seq: Cell::new(None) })
+        let state = State::load(&conn, CLASSES)?;
+        Ok(SqlBackend {
+            conn,
+            sizes,
+            state: RefCell::new(state),
+            pages: RefCell::new(Cache::new(sizes.page_cache_bytes)),
+            rows: RefCell::new(Cache::new(sizes.row_cache_bytes)),
+            upkeep_failures: Cell::new(0),
+        })
     }
 
     /// The connection.
@@ -122,33 +154,10 @@ impl<C: SqlConn> SqlBackend<C> {
         &self.conn
     }
 
-    /// Runs inside a transaction.
-    fn apply(&self, overlay: &Overlay, last_seq: Seq) -> Result<(), StoreError> {
-        let conn = &self.conn;
-        let of = |wanted| {
-            overlay
-                .keys()
-                .filter(move |(_, change)| *change == wanted)
-                .map(|(key, _)| [SqlValue::Blob(key.as_bytes())])
-        };
-        DELETE_KEYS.run(conn, of(Change::Remove))?;
-        let removed = overlay.bodies().filter(|(_, body)| body.is_none());
-        DELETE_EVENTS.run(conn, removed.map(|(seq, _)| [int(seq)]))?;
-        if overlay.bodies().any(|(_, body)| body.is_some_and(|json| json.len() > EVENT_BYTES_MAX)) {
-            return Err(StoreError::Failed(format!("an event is longer than {EVENT_BYTES_MAX} bytes")));
-        }
-        let inserted = overlay.bodies().filter_map(|(seq, body)| body.map(|json| (seq, json)));
-        INSERT_EVENTS.run(conn, inserted.map(|(seq, json)| [int(seq), SqlValue::Blob(json)]))?;
-        INSERT_KEYS.run(conn, of(Change::Add))?;
-        let tombstones: Vec<_> =
-            overlay.tombstones().map(|(key, until)| (key, until.to_be_bytes())).collect();
-        BURY.run(conn, tombstones.iter().map(|(key, until)| [SqlValue::Blob(key), SqlValue::Blob(until)]))?;
-        // The last event says itself which number was given last, unless it was taken out.
-        let newest = overlay.bodies().filter(|(_, body)| body.is_some()).map(|(seq, _)| seq).max();
-        if newest != Some(last_seq) && Rows::new(self).stored_last_seq()? < last_seq {
-            conn.exec(WRITE_LAST_SEQ, &[int(last_seq)])?;
-        }
-        Ok(())
+    /// How often folding or merging failed. What is stored does not suffer, but reading becomes slower, and in the
+    /// end writes are refused.
+    pub fn upkeep_failures(&self) -> u64 {
+        self.upkeep_failures.get()
     }
 }
 
@@ -167,7 +176,7 @@ impl<C: SqlConn + 'static> Backend for SqlBackend<C> {
         C: 'a;
 
     fn classes(&self) -> TermClasses {
-        TermClasses { all: false, author_kind: false }
+        CLASSES
     }
 
     /// A moment ends with the next write: one connection sees its own changes.
@@ -179,26 +188,25 @@ impl<C: SqlConn + 'static> Backend for SqlBackend<C> {
         &self,
         work: impl FnOnce(&mut Self::Writer<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
+        self.check_overdue()?;
         let mut work = Some(work);
-        let (mut done, mut last) = (None, None);
+        let mut done = None;
         self.conn.transaction(&mut || {
             let work = work.take().ok_or_else(|| StoreError::Failed("a transaction ran twice".into()))?;
             let mut writer = View::writer(Rows::new(self));
             let value = work(&mut writer)?;
-            let (rows, overlay) = writer.into_parts();
-            if !overlay.is_empty() {
-                let last_seq = rows.last_seq()?.max(overlay.last_seq());
-                self.apply(&overlay, last_seq)?;
-                last = Some(last_seq);
-            }
-            done = Some((value, overlay.events_delta()));
+            let (_, overlay) = writer.into_parts();
+            let written = self.apply(&overlay)?;
+            done = Some((value, overlay, written));
             Ok(())
         })?;
-        let (value, delta) = done.ok_or_else(|| StoreError::Failed("a transaction did not run".into()))?;
-        if last.is_some() {
-            self.last_seq.set(last);
+        let (value, overlay, written) =
+            done.ok_or_else(|| StoreError::Failed("a transaction did not run".into()))?;
+        if !overlay.is_empty() {
+            written.rows.iter().for_each(|row| self.rows.borrow_mut().remove(*row));
+            self.state.borrow_mut().take_over(&overlay, written);
+            self.tend(overlay.bodies().count());
         }
-        self.events.set(self.events.get().map(|events| events.saturating_add_signed(delta)));
         Ok(value)
     }
 }

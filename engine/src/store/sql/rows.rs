@@ -1,21 +1,29 @@
-//! Reading the tables.
+//! Reading: keys from memory and from the pages of all runs, merged; events from their rows.
 
 use std::borrow::Cow;
+use std::collections::btree_set;
+use std::iter::Peekable;
+use std::sync::Arc;
 
-use super::conn::{SqlConn, SqlValue, integers};
-use super::{SqlBackend, int};
+use super::conn::{SqlConn, SqlValue};
+use super::directory::PageRef;
+use super::page::Cursor;
+use super::state::{State, event_row};
+use super::{SqlBackend, ids, int, lines};
 use crate::store::backend::{Seq, Stats, StoreError};
-use crate::store::keyed::KeySource;
+use crate::store::keyed::{Key, KeySource};
 use crate::types::Timestamp;
 
-const KEYS: &str = "SELECT key FROM relay_key WHERE key BETWEEN ? AND ? ORDER BY key LIMIT ?";
-const EVENT: &str = "SELECT json FROM relay_event WHERE seq = ?";
-const EVENTS_AFTER: &str = "SELECT seq FROM relay_event WHERE seq > ? ORDER BY seq LIMIT ?";
+const PAGE: &str = "SELECT keys FROM relay_page WHERE page = ?";
+const EVENT_ROW: &str = "SELECT seq, json FROM relay_event WHERE seq <= ? ORDER BY seq DESC LIMIT 1";
+const EVENT_ROWS_AFTER: &str = "SELECT seq, json FROM relay_event WHERE seq > ? ORDER BY seq LIMIT ?";
 const TOMBSTONE: &str = "SELECT until FROM relay_tombstone WHERE key = ?";
-const NEWEST_EVENT: &str = "SELECT seq FROM relay_event ORDER BY seq DESC LIMIT 1";
-const LAST_SEQ: &str = "SELECT value FROM relay_meta WHERE name = 'last_seq'";
-/// Over the ids, which are far smaller than the events.
-const COUNT_EVENTS: &str = "SELECT count(*) FROM relay_key WHERE key >= x'69' AND key < x'6a'";
+
+/// Rows of events read at once when many are wanted.
+const EVENT_ROWS: i64 = 16;
+
+/// The number of a row's first event, and the row; drawn in `lines`.
+pub(super) type EventRow = (Seq, Arc<[u8]>);
 
 /// The tables as they are now.
 #[derive(Debug)]
@@ -28,15 +36,35 @@ impl<'a, C: SqlConn> Rows<'a, C> {
         Rows { backend }
     }
 
-    /// What the tables say.
-    pub(super) fn stored_last_seq(&self) -> Result<Seq, StoreError> {
-        let newest = self.integers(NEWEST_EVENT, &[])?;
-        let taken_out = self.integers(LAST_SEQ, &[])?;
-        Ok(Seq(newest.into_iter().chain(taken_out).max().unwrap_or(0) as u64))
+    /// The keys of a page.
+    pub(super) fn page(&self, number: i64) -> Result<Arc<[u8]>, StoreError> {
+        if let Some(page) = self.backend.pages.borrow_mut().get(number) {
+            return Ok(page);
+        }
+        let mut found: Option<Arc<[u8]>> = None;
+        self.blobs(PAGE, &[SqlValue::Int(number)], &mut |keys| found = Some(keys.into()))?;
+        let page = found.ok_or_else(|| StoreError::Corrupt(format!("page {number} is missing")))?;
+        self.backend.pages.borrow_mut().put(number, Arc::clone(&page));
+        Ok(page)
     }
 
-    fn integers(&self, sql: &str, params: &[SqlValue<'_>]) -> Result<Vec<i64>, StoreError> {
-        integers(&self.backend.conn, sql, params)
+    /// The row that number `seq` would be in.
+    pub(super) fn event_row(&self, seq: Seq) -> Result<Option<EventRow>, StoreError> {
+        let mut rows = self.backend.rows.borrow_mut();
+        if let Some((first, row)) = rows.get_before(number(seq)) {
+            let first = Seq(first as u64);
+            if seq.0 - first.0 < lines::count(&row) {
+                return Ok(Some((first, row)));
+            }
+        }
+        let mut found = None;
+        event_row(&self.backend.conn, EVENT_ROW, &[int(seq)], &mut |first, row| {
+            found = Some((first, Arc::<[u8]>::from(row)));
+        })?;
+        if let Some((first, row)) = &found {
+            rows.put(number(*first), Arc::clone(row));
+        }
+        Ok(found)
     }
 
     fn blobs(
@@ -63,19 +91,60 @@ impl<C: SqlConn> KeySource for Rows<'_, C> {
         max: usize,
         each: &mut dyn FnMut(&[u8]),
     ) -> Result<(), StoreError> {
-        self.blobs(KEYS, &[SqlValue::Blob(from), SqlValue::Blob(to), limit(max)], each)
+        let mut worn = Vec::new();
+        {
+            let state = self.backend.state.borrow();
+            let mut merged = Merged::new(&state, from, to)?;
+            for _ in 0..max {
+                let Some(key) = merged.next(self, &mut worn)? else { break };
+                each(key.as_bytes());
+            }
+        }
+        if !worn.is_empty() {
+            self.backend.state.borrow_mut().worn.extend(worn);
+        }
+        Ok(())
     }
 
     fn body(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError> {
-        let mut found = None;
-        self.blobs(EVENT, &[int(seq)], &mut |json| found = Some(Cow::Owned(json.to_vec())))?;
-        Ok(found)
+        let Some((first, row)) = self.event_row(seq)? else { return Ok(None) };
+        Ok(lines::find(&row, first, seq).map(|json| Cow::Owned(json.to_vec())))
     }
 
     fn bodies_after(&self, after: Seq, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError> {
-        let seqs = self.integers(EVENTS_AFTER, &[int(after), limit(max)])?;
-        out.extend(seqs.into_iter().map(|seq| Seq(seq as u64)));
-        Ok(())
+        if max == 0 || after >= self.backend.state.borrow().last_seq {
+            return Ok(());
+        }
+        let mut left = max;
+        let mut take = |first: Seq, row: &[u8]| {
+            let seqs = lines::events(row, first).map(|(seq, _)| seq).filter(|seq| *seq > after).take(left);
+            let known = out.len();
+            out.extend(seqs);
+            left -= out.len() - known;
+        };
+        let mut last = after;
+        if let Some((first, row)) = self.event_row(after)? {
+            take(first, &row);
+            last = first;
+        }
+        loop {
+            let mut rows = 0;
+            event_row(
+                &self.backend.conn,
+                EVENT_ROWS_AFTER,
+                &[int(last), SqlValue::Int(EVENT_ROWS)],
+                &mut |first, row| {
+                    rows += 1;
+                    last = first;
+                    take(first, row);
+                    // Whoever asks for the numbers reads the events next.
+                    self.backend.rows.borrow_mut().put(number(first), row.into());
+                },
+            )?;
+            if rows < EVENT_ROWS {
+                return Ok(());
+            }
+        }
     }
 
     fn tombstone(&self, key: &[u8]) -> Result<Option<Timestamp>, StoreError> {
@@ -90,28 +159,124 @@ impl<C: SqlConn> KeySource for Rows<'_, C> {
     }
 
     fn last_seq(&self) -> Result<Seq, StoreError> {
-        if let Some(known) = self.backend.last_seq.get() {
-            return Ok(known);
-        }
-        let last = self.stored_last_seq()?;
-        self.backend.last_seq.set(Some(last));
-        Ok(last)
+        Ok(self.backend.state.borrow().last_seq)
     }
 
     fn stats(&self) -> Result<Stats, StoreError> {
-        let events = match self.backend.events.get() {
-            Some(events) => events,
-            None => {
-                let counted = self.integers(COUNT_EVENTS, &[])?;
-                let events = counted.first().map_or(0, |events| *events as u64);
-                self.backend.events.set(Some(events));
-                events
-            }
-        };
+        let events = self.backend.state.borrow().events();
         Ok(Stats { events, bytes: self.backend.conn.bytes()? })
     }
 }
 
-fn limit(max: usize) -> SqlValue<'static> {
-    SqlValue::Int(i64::try_from(max).unwrap_or(i64::MAX).min(1 << 52))
+fn number(seq: Seq) -> i64 {
+    seq.0.min(1 << 52) as i64
+}
+
+/// The keys of a range, from memory and from all runs.
+struct Merged<'a> {
+    state: &'a State,
+    range: (&'a [u8], &'a [u8]),
+    /// The id, if that is what is looked for.
+    id: Option<&'a [u8; 32]>,
+    recent: Peekable<btree_set::Range<'a, Key>>,
+    lanes: Vec<Lane<'a>>,
+}
+
+/// The keys of one run.
+struct Lane<'a> {
+    pages: &'a [PageRef],
+    /// The page that is open, and how many keys of events that are gone were passed by in it.
+    open: Option<(i64, Cursor, usize)>,
+    head: Option<Key>,
+}
+
+impl<'a> Merged<'a> {
+    fn new(state: &'a State, from: &'a [u8], to: &'a [u8]) -> Result<Self, StoreError> {
+        let (Some(first), Some(last)) = (Key::read(from), Key::read(to)) else {
+            return Err(StoreError::Failed("a key that is looked for is too long".into()));
+        };
+        let lanes = state.directory.runs().iter().filter_map(|run| {
+            let pages = run.pages_from(from);
+            let reaches = pages.first().is_some_and(|page| page.first <= last);
+            reaches.then_some(Lane { pages, open: None, head: None })
+        });
+        let id = match (from, to) {
+            ([b'i', from @ ..], [b'i', to @ ..]) => {
+                from.first_chunk().filter(|id: &&[u8; 32]| to.first_chunk() == Some(*id))
+            }
+            _ => None,
+        };
+        Ok(Merged {
+            state,
+            range: (from, to),
+            id,
+            recent: state.recent.range(first..=last).peekable(),
+            lanes: lanes.collect(),
+        })
+    }
+
+    fn next<C: SqlConn>(
+        &mut self,
+        rows: &Rows<'_, C>,
+        worn: &mut Vec<i64>,
+    ) -> Result<Option<Key>, StoreError> {
+        let mut least: Option<(Key, usize)> = None;
+        for (place, lane) in self.lanes.iter_mut().enumerate() {
+            if lane.head.is_none() {
+                lane.advance(rows, self.state, self.range, self.id, worn)?;
+            }
+            if let Some(head) = lane.head
+                && least.is_none_or(|(key, _)| head < key)
+            {
+                least = Some((head, place));
+            }
+        }
+        match (self.recent.peek(), least) {
+            (Some(recent), Some((key, _))) if **recent < key => Ok(self.recent.next().copied()),
+            (_, Some((_, place))) => Ok(self.lanes[place].head.take()),
+            (_, None) => Ok(self.recent.next().copied()),
+        }
+    }
+}
+
+impl Lane<'_> {
+    /// Puts the next key into `head`, if there is one.
+    fn advance<C: SqlConn>(
+        &mut self,
+        rows: &Rows<'_, C>,
+        state: &State,
+        (from, to): (&[u8], &[u8]),
+        id: Option<&[u8; 32]>,
+        worn: &mut Vec<i64>,
+    ) -> Result<(), StoreError> {
+        loop {
+            if let Some((number, cursor, passed)) = &mut self.open {
+                while let Some(key) = cursor.next()? {
+                    if key.as_bytes() > to {
+                        (self.open, self.pages) = (None, &[]);
+                        return Ok(());
+                    }
+                    if key.seq().is_some_and(|seq| state.gone.contains(seq)) {
+                        *passed += 1;
+                        if *passed == rows.backend.sizes.gone_keys {
+                            worn.push(*number);
+                        }
+                        continue;
+                    }
+                    self.head = Some(key);
+                    return Ok(());
+                }
+                self.open = None;
+            }
+            let Some((page, others)) = self.pages.split_first() else { return Ok(()) };
+            if page.first.as_bytes() > to {
+                self.pages = &[];
+                return Ok(());
+            }
+            self.pages = others;
+            if id.is_none_or(|id| ids::may_hold(&page.ids, id)) {
+                self.open = Some((page.number, Cursor::at(rows.page(page.number)?, from)?, 0));
+            }
+        }
+    }
 }

@@ -1,0 +1,107 @@
+//! Rows of events: canonical JSON of consecutive numbers, each ended by a line feed, which JSON never holds. The row's
+//! own number is that of its first event. The line of an event that was taken out is empty.
+
+use memchr::{memchr, memchr_iter};
+
+use crate::store::backend::Seq;
+
+/// How many numbers a row has.
+pub(super) fn count(row: &[u8]) -> u64 {
+    memchr_iter(b'\n', row).count() as u64
+}
+
+/// The event of number `seq` in the row that begins with `first`; nothing if it is gone or is not of this row.
+pub(super) fn find(row: &[u8], first: Seq, seq: Seq) -> Option<&[u8]> {
+    let nth = usize::try_from(seq.0.checked_sub(first.0)?).ok()?;
+    let begin = match nth.checked_sub(1) {
+        None => 0,
+        Some(before) => memchr_iter(b'\n', row).nth(before)? + 1,
+    };
+    let rest = row.get(begin..)?;
+    let line = &rest[..memchr(b'\n', rest)?];
+    (!line.is_empty()).then_some(line)
+}
+
+/// The events of a row and their numbers.
+pub(super) fn events(row: &[u8], first: Seq) -> impl Iterator<Item = (Seq, &[u8])> {
+    let ends = memchr_iter(b'\n', row);
+    let mut begin = 0;
+    ends.zip(first.0..).filter_map(move |(end, seq)| {
+        let line = &row[begin..end];
+        begin = end + 1;
+        (!line.is_empty()).then_some((Seq(seq), line))
+    })
+}
+
+/// Whether the event of number `seq` can be added to a row that begins with `first`, has `row` so far and may have
+/// `bytes_max`.
+pub(super) fn fits(row: &[u8], first: Seq, seq: Seq, json: &[u8], bytes_max: usize) -> bool {
+    row.len() + json.len() < bytes_max && first.0 + count(row) == seq.0
+}
+
+/// Adds a line to a row.
+pub(super) fn push(row: &mut Vec<u8>, json: &[u8]) {
+    row.reserve_exact(json.len() + 1);
+    row.extend_from_slice(json);
+    row.push(b'\n');
+}
+
+/// A row without the events of some numbers.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Without {
+    pub(super) row: Vec<u8>,
+    /// Whether any event is left.
+    pub(super) has_events: bool,
+    /// The numbers that it had until now.
+    pub(super) taken: Vec<Seq>,
+}
+
+/// Takes the events of `seqs` out of a row.
+pub(super) fn without(row: &[u8], first: Seq, seqs: &[Seq]) -> Without {
+    let mut left = Without { row: Vec::with_capacity(row.len()), has_events: false, taken: Vec::new() };
+    let mut begin = 0;
+    for (end, seq) in memchr_iter(b'\n', row).zip(first.0..) {
+        let line = &row[begin..end];
+        begin = end + 1;
+        if !line.is_empty() && seqs.contains(&Seq(seq)) {
+            left.taken.push(Seq(seq));
+            push(&mut left.row, b"");
+        } else {
+            left.has_events |= !line.is_empty();
+            push(&mut left.row, line);
+        }
+    }
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_hold_events_until_they_are_taken_out() {
+        let mut row = Vec::new();
+        for (seq, json) in [(3, "three"), (4, "four"), (5, "five")] {
+            assert!(row.is_empty() || fits(&row, Seq(3), Seq(seq), json.as_bytes(), 16));
+            push(&mut row, json.as_bytes());
+        }
+        assert_eq!(row, b"three\nfour\nfive\n");
+        assert!(!fits(&row, Seq(3), Seq(7), b"", 100), "six is missing");
+        assert!(fits(&row, Seq(3), Seq(6), b"six", 20) && !fits(&row, Seq(3), Seq(6), b"six", 19));
+        assert_eq!(count(&row), 3);
+        assert_eq!(find(&row, Seq(3), Seq(3)), Some(&b"three"[..]));
+        assert_eq!(find(&row, Seq(3), Seq(5)), Some(&b"five"[..]));
+        assert_eq!(find(&row, Seq(3), Seq(2)), None);
+        assert_eq!(find(&row, Seq(3), Seq(6)), None);
+
+        let left = without(&row, Seq(3), &[Seq(4), Seq(9)]);
+        let row = b"three\n\nfive\n".to_vec();
+        assert_eq!(left, Without { row: row.clone(), has_events: true, taken: vec![Seq(4)] });
+        assert_eq!(find(&row, Seq(3), Seq(4)), None);
+        assert_eq!(find(&row, Seq(3), Seq(5)), Some(&b"five"[..]));
+        assert_eq!(events(&row, Seq(3)).map(|(seq, _)| seq.0).collect::<Vec<_>>(), [3, 5]);
+        let left = without(&row, Seq(3), &[Seq(3), Seq(4), Seq(5)]);
+        assert_eq!(left.taken, [Seq(3), Seq(5)]);
+        assert_eq!((left.row.as_slice(), left.has_events), (&b"\n\n\n"[..], false));
+    }
+}

@@ -1,0 +1,187 @@
+//! What a backend holds in memory: the keys that are not in pages yet, and where everything else is.
+
+use std::collections::BTreeSet;
+
+use super::conn::{SqlConn, SqlValue};
+use super::directory::{Directory, PageRef};
+use super::gone::{Bits, Gone};
+use super::lines;
+use crate::store::backend::{Seq, StoreError};
+use crate::store::keyed::{Change, Key, Overlay, keys_of};
+use crate::store::terms::{TermClasses, terms_of};
+use crate::types::Event;
+
+const FOLDED: &str = "SELECT value FROM relay_meta WHERE name = 'folded'";
+const FOLDED_EVENTS: &str = "SELECT value FROM relay_meta WHERE name = 'folded_events'";
+const PAGES: &str =
+    "SELECT page, level, run, first, last, ids FROM relay_page WHERE page > ? ORDER BY page LIMIT ?";
+const GONE: &str = "SELECT chunk, bits FROM relay_gone WHERE chunk > ? ORDER BY chunk LIMIT ?";
+const EVENTS: &str = "SELECT seq, json FROM relay_event WHERE seq > ? ORDER BY seq LIMIT ?";
+const NEWEST: &str = "SELECT seq, json FROM relay_event ORDER BY seq DESC LIMIT 1";
+
+/// Rows read at once, of those that are small and of those that may have 2 MB.
+const SMALL_ROWS: i64 = 500;
+const LARGE_ROWS: i64 = 16;
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// Keys of the events above `folded`.
+    pub(super) recent: BTreeSet<Key>,
+    /// How many those are, and their bytes; those that were taken out count too, in bytes.
+    pub(super) recent_events: u64,
+    pub(super) recent_bytes: usize,
+    /// The last number whose keys are in pages.
+    pub(super) folded: Seq,
+    /// Events whose keys were ever folded, those taken out before not counted.
+    pub(super) folded_events: u64,
+    /// Which of those are gone.
+    pub(super) gone: Gone,
+    pub(super) directory: Directory,
+    /// The last number given.
+    pub(super) last_seq: Seq,
+    /// The row that has it, which is kept when it is empty.
+    pub(super) newest_row: Seq,
+    /// Where the next merge of each level goes on; level 0 while it is being merged.
+    pub(super) merge_from: Vec<Option<Key>>,
+    /// Pages in which many keys of events that are gone were passed by.
+    pub(super) worn: BTreeSet<i64>,
+}
+
+/// What a write changed, beside keys.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    /// The last number given, and the row that has it.
+    pub(super) last: Option<(Seq, Seq)>,
+    pub(super) added: u64,
+    pub(super) added_bytes: usize,
+    /// Events taken out of those whose keys are recent.
+    pub(super) removed: u64,
+    /// Rows of [`Gone`] as they are now.
+    pub(super) gone: Vec<(u64, Box<Bits>)>,
+    /// Rows of events that are not what they were.
+    pub(super) rows: Vec<i64>,
+}
+
+impl State {
+    /// Reads everything from the tables. Costs a row for each page and for each event since the last fold.
+    pub(super) fn load<C: SqlConn>(conn: &C, classes: TermClasses) -> Result<Self, StoreError> {
+        let mut state = State::default();
+        let number =
+            |sql| Ok(super::conn::integers(conn, sql, &[])?.first().map_or(0, |value| *value as u64));
+        state.folded = Seq(number(FOLDED)?);
+        state.folded_events = number(FOLDED_EVENTS)?;
+        each_row(conn, PAGES, i64::MIN >> 11, SMALL_ROWS, &mut |row| match *row {
+            [
+                SqlValue::Int(number),
+                SqlValue::Int(level),
+                SqlValue::Int(run),
+                SqlValue::Blob(first),
+                SqlValue::Blob(last),
+                SqlValue::Blob(ids),
+            ] => {
+                let (Some(first), Some(last)) = (Key::read(first), Key::read(last)) else {
+                    return Err(StoreError::Corrupt("a page begins or ends with no key".into()));
+                };
+                state.directory.insert(
+                    level as usize,
+                    run,
+                    [PageRef { number, first, last, ids: ids.into() }],
+                );
+                Ok(number)
+            }
+            _ => Err(StoreError::Corrupt("a page's columns are of other types".into())),
+        })?;
+        each_row(conn, GONE, -1, SMALL_ROWS, &mut |row| match *row {
+            [SqlValue::Int(chunk), SqlValue::Blob(bits)] => {
+                state.gone.load(chunk as u64, bits)?;
+                Ok(chunk)
+            }
+            _ => Err(StoreError::Corrupt("the columns of what is gone are of other types".into())),
+        })?;
+        state.load_events(conn, classes)?;
+        Ok(state)
+    }
+
+    fn load_events<C: SqlConn>(&mut self, conn: &C, classes: TermClasses) -> Result<(), StoreError> {
+        let mut newest = None;
+        event_row(conn, NEWEST, &[], &mut |seq, json| newest = Some((seq, lines::count(json))))?;
+        let (row, count) = newest.unwrap_or_default();
+        self.newest_row = row;
+        self.last_seq = Seq((row.0 + count).saturating_sub(1)).max(self.folded);
+        // Rows are of one write, and a fold is between writes: none is on both sides of it.
+        each_row(conn, EVENTS, self.folded.0 as i64, LARGE_ROWS, &mut |row| match *row {
+            [SqlValue::Int(first), SqlValue::Blob(json)] => {
+                for (seq, json) in lines::events(json, Seq(first as u64)) {
+                    self.recent_bytes += json.len();
+                    self.recent_events += 1;
+                    let event = Event::from_canonical(json.into());
+                    self.recent.extend(keys_of(seq, &event, &terms_of(event.view(), classes)));
+                }
+                Ok(first)
+            }
+            _ => Err(malformed_event()),
+        })
+    }
+
+    /// Takes over a write that is durable.
+    pub(super) fn take_over(&mut self, overlay: &Overlay, written: Written) {
+        for (key, change) in overlay.keys() {
+            match change {
+                Change::Add => self.recent.insert(*key),
+                Change::Remove => self.recent.remove(key),
+            };
+        }
+        if let Some(last) = written.last {
+            (self.last_seq, self.newest_row) = last;
+        }
+        self.recent_bytes += written.added_bytes;
+        self.recent_events = (self.recent_events + written.added).saturating_sub(written.removed);
+        written.gone.into_iter().for_each(|(chunk, bits)| self.gone.set(chunk, bits));
+    }
+
+    pub(super) fn events(&self) -> u64 {
+        (self.folded_events + self.recent_events).saturating_sub(self.gone.len())
+    }
+}
+
+/// Reads all rows by pages of `rows`; `take` answers with the key of each, which the next page begins behind.
+fn each_row<C: SqlConn>(
+    conn: &C,
+    sql: &str,
+    after: i64,
+    rows: i64,
+    take: &mut dyn FnMut(&[SqlValue<'_>]) -> Result<i64, StoreError>,
+) -> Result<(), StoreError> {
+    let mut after = after;
+    loop {
+        let mut left = rows;
+        conn.query(sql, &[SqlValue::Int(after), SqlValue::Int(rows)], &mut |row| {
+            after = take(row)?;
+            left -= 1;
+            Ok(())
+        })?;
+        if left > 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// A row or some of events.
+pub(super) fn event_row<C: SqlConn>(
+    conn: &C,
+    sql: &str,
+    params: &[SqlValue<'_>],
+    each: &mut dyn FnMut(Seq, &[u8]),
+) -> Result<(), StoreError> {
+    conn.query(sql, params, &mut |row| match *row {
+        [SqlValue::Int(seq), SqlValue::Blob(json)] => {
+            each(Seq(seq as u64), json);
+            Ok(())
+        }
+        _ => Err(malformed_event()),
+    })
+}
+
+fn malformed_event() -> StoreError {
+    StoreError::Corrupt("the columns of an event are of other types".into())
+}
