@@ -57,6 +57,7 @@ const HELP: &[(&str, &str)] = &[
     ),
     ("relay_store_events", "Events in the store"),
     ("relay_store_bytes", "Bytes the store takes"),
+    ("relay_store_upkeep_failures", "Steps of the store's upkeep that failed; each is tried again"),
     ("relay_verify_batch_events", "Events in a verification batch"),
     ("relay_commit_batch_events", "Events in a transaction"),
     ("relay_req_to_eose_microseconds", "Time from REQ to EOSE"),

@@ -142,6 +142,8 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         parts::create(&conn)?;
         sweep::create(&conn)?;
         let store = SqlBackend::open(conn)?;
+        let mut numbers = Numbers::default();
+        numbers.rows.upkeep.add(store.conn().rows());
         let relay = Relay::new(Arc::new(settings.config()), store, Arc::clone(&verifier), seed);
         Ok(Object {
             host,
@@ -157,7 +159,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             knows_alarm: false,
             gathered_bytes: 0,
             outbox_bytes_pause: settings.limits.outbox_bytes_pause,
-            numbers: Numbers::default(),
+            numbers,
         })
     }
 
@@ -265,7 +267,8 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
 
     /// Numbers since the object woke up.
     pub fn samples(&self) -> Vec<Sample> {
-        self.numbers.samples(self.relay.metrics(), self.stats().ok())
+        let failures = self.relay.store().upkeep_failures();
+        self.numbers.samples(self.relay.metrics(), self.stats().ok(), failures)
     }
 
     /// Sizes of the store.

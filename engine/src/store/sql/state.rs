@@ -1,6 +1,6 @@
 //! What a backend holds in memory: the keys that are not in pages yet, and where everything else is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::conn::{SqlConn, SqlValue};
 use super::directory::{Directory, PageRef};
@@ -70,6 +70,7 @@ impl State {
             |sql| Ok(super::conn::integers(conn, sql, &[])?.first().map_or(0, |value| *value as u64));
         state.folded = Seq(number(FOLDED)?);
         state.folded_events = number(FOLDED_EVENTS)?;
+        let mut runs: BTreeMap<_, Vec<PageRef>> = BTreeMap::new();
         each_row(conn, PAGES, i64::MIN >> 11, SMALL_ROWS, &mut |row| match *row {
             [
                 SqlValue::Int(number),
@@ -82,15 +83,15 @@ impl State {
                 let (Some(first), Some(last)) = (Key::read(first), Key::read(last)) else {
                     return Err(StoreError::Corrupt("a page begins or ends with no key".into()));
                 };
-                state.directory.insert(
-                    level as usize,
-                    run,
-                    [PageRef { number, first, last, ids: ids.into() }],
-                );
+                let page = PageRef { number, first, last, ids: ids.into() };
+                runs.entry((level as usize, run)).or_default().push(page);
                 Ok(number)
             }
             _ => Err(StoreError::Corrupt("a page's columns are of other types".into())),
         })?;
+        for ((level, run), pages) in runs {
+            state.directory.insert(level, run, pages);
+        }
         each_row(conn, GONE, -1, SMALL_ROWS, &mut |row| match *row {
             [SqlValue::Int(chunk), SqlValue::Blob(bits)] => {
                 state.gone.load(chunk as u64, bits)?;
