@@ -3,8 +3,9 @@
 //! A key is in exactly one page. Level 0 has one run for each fold, and their pages overlap; every other level is one
 //! run. Pages sink from level to level by being merged with those of the next that they overlap.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::pages::Page;
 use crate::store::keyed::Key;
 
 /// A page, without its keys.
@@ -41,12 +42,13 @@ pub(super) struct Directory {
     last_number: i64,
 }
 
-/// Pages to merge, and where to go on.
+/// Pages to merge into the next level, and where to go on.
 #[derive(Debug)]
-pub(super) struct Merge {
-    /// Numbers, those of the upper level first.
-    pub(super) pages: Vec<i64>,
-    /// The first key of the next page of the upper level, if there is one.
+pub(super) struct Upper {
+    pub(super) pages: Vec<PageRef>,
+    /// The run of the first.
+    pub(super) run: i64,
+    /// The first key of the next page of level 0, if there is one.
     pub(super) next: Option<Key>,
 }
 
@@ -55,9 +57,9 @@ impl Directory {
         &self.runs
     }
 
-    /// A number that no page ever had.
-    pub(super) fn fresh_number(&self, nth: usize) -> i64 {
-        self.last_number + 1 + nth as i64
+    /// The first number that no page has.
+    pub(super) fn fresh_number(&self) -> i64 {
+        self.last_number + 1
     }
 
     pub(super) fn levels(&self) -> usize {
@@ -68,22 +70,24 @@ impl Directory {
         self.runs.iter().filter(move |run| run.level == level)
     }
 
-    pub(super) fn pages_of_level(&self, level: usize) -> usize {
-        self.runs_of_level(level).map(|run| run.pages.len()).sum()
+    /// The level and run of a page, and the page.
+    pub(super) fn find(&self, number: i64) -> Option<((usize, i64), PageRef)> {
+        self.runs.iter().find_map(|run| {
+            let page = run.pages.iter().find(|page| page.number == number)?;
+            Some(((run.level, run.run), page.clone()))
+        })
     }
 
-    /// The run and level of a page.
-    pub(super) fn find(&self, number: i64) -> Option<(usize, i64)> {
-        let holds = |run: &&Run| run.pages.iter().any(|page| page.number == number);
-        self.runs.iter().find(holds).map(|run| (run.level, run.run))
-    }
-
-    /// Adds pages, in any order.
-    pub(super) fn insert(&mut self, level: usize, run: i64, pages: impl IntoIterator<Item = PageRef>) {
-        let mut pages = pages.into_iter().peekable();
-        if pages.peek().is_none() {
-            return;
+    pub(super) fn insert_all(&mut self, pages: Vec<Page>) {
+        let mut runs: BTreeMap<_, Vec<PageRef>> = BTreeMap::new();
+        for page in pages {
+            runs.entry((page.level, page.run)).or_default().push(page.entry);
         }
+        runs.into_iter().for_each(|(place, pages)| self.insert(place, pages));
+    }
+
+    /// Adds pages to a run, in any order; there is one at least.
+    pub(super) fn insert(&mut self, (level, run): (usize, i64), pages: Vec<PageRef>) {
         let place = match self.runs.binary_search_by_key(&(level, run), |run| (run.level, run.run)) {
             Ok(place) => place,
             Err(place) => {
@@ -106,26 +110,55 @@ impl Directory {
         self.runs.retain(|run| !run.pages.is_empty());
     }
 
-    /// Some pages of `level` from key `from` on, and all those of the next level that they overlap: at least one,
-    /// otherwise about `pages_max`.
-    pub(super) fn merge(&self, level: usize, from: &Key, pages_max: usize) -> Option<Merge> {
-        let mut upper: Vec<&PageRef> =
-            self.runs_of_level(level).flat_map(|run| &run.pages).filter(|page| page.first >= *from).collect();
-        upper.sort_unstable_by_key(|page| page.first);
-        let lower = self.runs_of_level(level + 1).next().map_or(&[][..], |run| &run.pages);
-        let first = upper.first()?.first;
-        let begin = lower.partition_point(|page| page.last < first);
-        let (mut last, mut taken, mut end) = (Key::EMPTY, 0, begin);
-        for page in &upper {
-            let reach = last.max(page.last);
-            let reach_end = begin + lower[begin..].partition_point(|lower| lower.first <= reach);
-            if taken > 0 && taken + 1 + reach_end - begin > pages_max {
-                break;
-            }
-            (last, end) = (reach, reach_end);
-            taken += 1;
-        }
-        let pages = upper[..taken].iter().copied().chain(&lower[begin..end]).map(|page| page.number);
-        Some(Merge { pages: pages.collect(), next: upper.get(taken).map(|page| page.first) })
+    /// The one run of a level below level 0.
+    pub(super) fn level(&self, level: usize) -> &[PageRef] {
+        self.runs_of_level(level).next().map_or(&[], |run| &run.pages)
     }
+
+    /// Pages of level 0 from key `from` on, at least one, that overlap about `pages_max` of level 1 and themselves.
+    pub(super) fn upper_of_runs(&self, from: &Key, pages_max: usize) -> Option<Upper> {
+        let mut pages: Vec<(&PageRef, i64)> = self
+            .runs_of_level(0)
+            .flat_map(|run| run.pages.iter().map(|page| (page, run.run)))
+            .filter(|(page, _)| page.first >= *from)
+            .collect();
+        pages.sort_unstable_by_key(|(page, _)| page.first);
+        let run = pages.first()?.1;
+        let taken = reach(pages.iter().map(|(page, _)| *page), self.level(1), pages_max);
+        let next = pages.get(taken).map(|(page, _)| page.first);
+        Some(Upper { pages: pages[..taken].iter().map(|(page, _)| (*page).clone()).collect(), run, next })
+    }
+
+    /// Pages of a level below level 0: the one that overlaps fewest of the next level, and those behind it while all
+    /// these are about `pages_max`.
+    pub(super) fn upper_of_level(&self, level: usize, pages_max: usize) -> Option<Upper> {
+        let (upper, lower) = (self.level(level), self.level(level + 1));
+        let overlap = |page: &PageRef| overlapped(lower, &page.first, &page.last).len();
+        let place = (0..upper.len()).min_by_key(|place| overlap(&upper[*place]))?;
+        let taken = reach(upper[place..].iter(), lower, pages_max);
+        Some(Upper { pages: upper[place..place + taken].to_vec(), run: 0, next: None })
+    }
+}
+
+/// The pages of a sorted run that overlap `first..=last`.
+fn overlapped<'a>(pages: &'a [PageRef], first: &Key, last: &Key) -> &'a [PageRef] {
+    let begin = pages.partition_point(|page| page.last < *first);
+    let len = pages[begin..].partition_point(|page| page.first <= *last);
+    &pages[begin..begin + len]
+}
+
+/// How many of `pages`, in order, are about `pages_max` together with those of `lower` that they overlap. One at least.
+fn reach<'a>(pages: impl Iterator<Item = &'a PageRef>, lower: &[PageRef], pages_max: usize) -> usize {
+    let (mut taken, mut first, mut last) = (0, Key::EMPTY, Key::EMPTY);
+    for page in pages {
+        if taken == 0 {
+            first = page.first;
+        }
+        last = last.max(page.last);
+        if taken > 0 && taken + 1 + overlapped(lower, &first, &last).len() > pages_max {
+            break;
+        }
+        taken += 1;
+    }
+    taken
 }

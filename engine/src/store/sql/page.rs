@@ -56,6 +56,16 @@ impl Builder {
     }
 }
 
+/// About how many bytes sorted keys take in pages.
+pub(super) fn bytes(keys: &[Key]) -> usize {
+    let before = [None].into_iter().chain(keys.iter().map(Some));
+    let entry = |(place, (key, before)): (usize, (&Key, Option<&Key>))| match before {
+        Some(before) if !place.is_multiple_of(RESTART_KEYS) => 2 + key.as_bytes().len() - before.shared(key),
+        _ => 4 + key.as_bytes().len(),
+    };
+    keys.iter().zip(before).enumerate().map(entry).sum()
+}
+
 /// A place in a page.
 pub(super) struct Cursor {
     page: Arc<[u8]>,

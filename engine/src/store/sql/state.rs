@@ -41,8 +41,8 @@ pub(super) struct State {
     pub(super) last_seq: Seq,
     /// The row that has it, which is kept when it is empty.
     pub(super) newest_row: Seq,
-    /// Where the next merge of each level goes on; level 0 while it is being merged.
-    pub(super) merge_from: Vec<Option<Key>>,
+    /// Where merging level 0 goes on, while it is being merged.
+    pub(super) merge_from: Option<Key>,
     /// Pages in which many keys of events that are gone were passed by.
     pub(super) worn: BTreeSet<i64>,
 }
@@ -89,9 +89,7 @@ impl State {
             }
             _ => Err(StoreError::Corrupt("a page's columns are of other types".into())),
         })?;
-        for ((level, run), pages) in runs {
-            state.directory.insert(level, run, pages);
-        }
+        runs.into_iter().for_each(|(place, pages)| state.directory.insert(place, pages));
         each_row(conn, GONE, -1, SMALL_ROWS, &mut |row| match *row {
             [SqlValue::Int(chunk), SqlValue::Blob(bits)] => {
                 state.gone.load(chunk as u64, bits)?;
