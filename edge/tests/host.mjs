@@ -96,14 +96,14 @@ const relay :Workerd.Worker = (
 `
 }
 
-/** Starts workerd with nothing else around the Worker. */
-export async function startWorkerd({ port = 0, persist, config } = {}) {
+/** Starts workerd with nothing else around the Worker; `folder` is where another one was built. */
+export async function startWorkerd({ port = 0, persist, config, folder: built = build } = {}) {
   const scratch = mkdtempSync(join(tmpdir(), 'relay-edge-'))
   const folder = resolve(persist ?? join(scratch, 'state'))
   mkdirSync(folder, { recursive: true })
   const file = join(scratch, 'config.capnp')
   // It embeds only what lies below it.
-  symlinkSync(build, join(scratch, 'build'))
+  symlinkSync(built, join(scratch, 'build'))
   writeFileSync(file, workerdConfig({ port, persist: folder, config }))
   const args = ['serve', '--control-fd=3', file]
   const child = spawn(workerdBinary(), args, { stdio: ['ignore', 'inherit', 'inherit', 'pipe'] })
