@@ -48,6 +48,8 @@ const HELP: &[(&str, &str)] = &[
     ),
     ("relay_attachments_saved", "Times a session was written beside its socket"),
     ("relay_parts_saved", "Parts of sessions that did not fit there and went to storage"),
+    ("relay_sockets_leaving", "Closed sockets whose clients have not taken what was sent before"),
+    ("relay_sockets_leaving_bytes", "What those held when they were closed"),
     ("relay_events_expired", "Events swept because they had expired"),
     ("relay_events_retired", "Events swept because they were older than is kept"),
     ("relay_rows_written_per_event", "Rows written for events, divided by events stored"),

@@ -36,6 +36,9 @@ const SHARD_VALUES_MAX: usize = 120_000;
 /// Bytes of events between arrival and commit: the same.
 const IN_FLIGHT_BYTES_MAX: usize = 16 << 20;
 
+/// Where Cloudflare places objects; what it does not know it takes in silence.
+const LOCATION_HINTS: [&str; 9] = ["wnam", "enam", "sam", "weur", "eeur", "apac", "oc", "afr", "me"];
+
 /// The effective settings.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -131,6 +134,11 @@ impl Settings {
             if let Some(value) = variable(name) {
                 *place = Some(value);
             }
+        }
+        if let Some(hint) = &settings.placement.location_hint
+            && !LOCATION_HINTS.contains(&hint.as_str())
+        {
+            return Err(format!("RELAY_LOCATION_HINT: `{hint}` is none of {}", LOCATION_HINTS.join(", ")));
         }
         if let Some(count) = variable("RELAY_SHARDS") {
             let shards = count.trim().parse().ok().and_then(Shards::new);
@@ -288,6 +296,7 @@ mod tests {
             ("RELAY_PRIVATE_KEY", "nsec1", "RELAY_PRIVATE_KEY: is no private key"),
             ("RELAY_PRIVATE_KEY", zeros.as_str(), "RELAY_PRIVATE_KEY: is no private key"),
             ("ADMIN_PUBKEYS", "npub1", "ADMIN_PUBKEYS: `npub1`"),
+            ("RELAY_LOCATION_HINT", "europe", "RELAY_LOCATION_HINT: `europe` is none of wnam, "),
             ("RELAY_SHARDS", "0", "RELAY_SHARDS: 0 is no number"),
             ("RELAY_SHARDS", "many", "RELAY_SHARDS: many is no number"),
             ("RELAY_SHARDS", "2", "RELAY_SHARDS: this version serves one shard"),

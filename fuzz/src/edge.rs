@@ -128,8 +128,9 @@ impl World<'_> {
             let mut object =
                 Object::open(self.store.clone(), Runtime, &self.settings, verifier, seed).ok()?;
             let alive = self.sockets.values().filter(|socket| !socket.is_closed.get());
-            let alive: Vec<_> =
-                alive.map(|socket| (Rc::clone(socket), socket.attachment.borrow().clone())).collect();
+            let alive: Vec<_> = alive
+                .map(|socket| (socket.key, Rc::clone(socket), socket.attachment.borrow().clone()))
+                .collect();
             self.next = object.restore(self.now, alive);
             self.object = Some(object);
         }

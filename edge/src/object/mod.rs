@@ -12,6 +12,7 @@
 mod attachment;
 mod bytes;
 mod held;
+mod leaving;
 mod numbers;
 mod output;
 mod parts;
@@ -34,6 +35,7 @@ use crate::metrics::Sample;
 use crate::settings::{ObjectSettings, Settings};
 use attachment::Coder;
 use held::Held;
+use leaving::Leaving;
 use numbers::Numbers;
 use output::Backlog;
 
@@ -99,6 +101,7 @@ pub struct Object<C: CountingConn + 'static, H: Host> {
     /// Connections that are known to be slow.
     slow: BTreeSet<ConnId>,
     held: Held,
+    leaving: Leaving,
     /// The alarm that is set, if it was this object that set it.
     alarm: Option<Now>,
     /// Whether `alarm` has seen to everything that is stored: not when the object has just woken up.
@@ -155,6 +158,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             resumed: Vec::new(),
             slow: BTreeSet::new(),
             held: Held::default(),
+            leaving: Leaving::default(),
             alarm: None,
             knows_alarm: false,
             gathered_bytes: 0,
@@ -163,11 +167,18 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         })
     }
 
-    /// Takes up the sessions beside these sockets, as they were before the object forgot them.
-    pub fn restore(&mut self, now: Now, sockets: impl IntoIterator<Item = (H::Socket, Vec<u8>)>) -> Next {
+    /// Takes up the sessions beside these sockets, as they were before the object forgot them. Each comes with its
+    /// key and with what is beside it.
+    pub fn restore(
+        &mut self,
+        now: Now,
+        sockets: impl IntoIterator<Item = (Key, H::Socket, Vec<u8>)>,
+    ) -> Next {
         let before = self.rows();
-        for (socket, attached) in sockets {
+        for (socket_key, socket, attached) in sockets {
             if attached.is_empty() {
+                // It was closed, and is still there.
+                self.leaving.insert(socket_key, self.host.buffered_bytes(&socket));
                 continue;
             }
             let store = self.relay.store().conn();
@@ -181,6 +192,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
                 self.numbers.sessions_lost += u64::from(!is_held);
                 self.host.attach(&socket, &[]);
                 self.host.close(&socket, 1012, "the session was lost, please connect again");
+                self.leaving.insert(socket_key, self.host.buffered_bytes(&socket));
                 continue;
             };
             self.numbers.sessions_restored += 1;
@@ -201,7 +213,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     /// A client has connected; `key` is unique among the sockets of this object. `None`: there is no room.
     pub fn connect(&mut self, now: Now, key: Key, socket: H::Socket, host: Option<String>) -> Option<Next> {
         let host = host.filter(|host| host.len() <= HOST_BYTES_MAX);
-        let id = self.relay.connect(now, Peer { host })?;
+        let id = if self.has_room() { self.relay.connect(now, Peer { host })? } else { return None };
         self.conns.insert(id, Conn::new(key, socket, BTreeSet::new()));
         self.by_key.insert(key, id);
         self.share_out();
@@ -256,6 +268,8 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     pub fn disconnect(&mut self, now: Now, key: Key) -> Next {
         if let Some(id) = self.by_key.get(&key).copied() {
             self.forget(id);
+        } else if self.leaving.remove(key) {
+            self.share_out();
         }
         self.settle(now)
     }
@@ -268,7 +282,8 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     /// Numbers since the object woke up.
     pub fn samples(&self) -> Vec<Sample> {
         let failures = self.relay.store().upkeep_failures();
-        self.numbers.samples(self.relay.metrics(), self.stats().ok(), failures)
+        let leaving = (self.leaving.len() as u64, self.leaving.bytes() as u64);
+        self.numbers.samples(self.relay.metrics(), self.stats().ok(), failures, leaving)
     }
 
     /// Sizes of the store.
@@ -296,9 +311,11 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         }
     }
 
-    /// Shares memory for output among the sockets, by their number in powers of two, so that it seldom changes.
+    /// Shares memory for output among the sockets, by their number in powers of two, so that it seldom changes. What
+    /// closed sockets still hold cannot be shared.
     fn share_out(&mut self) {
-        let share = (OUTPUT_BYTES / self.conns.len().max(1)).max(OUTPUT_SHARE_MIN);
+        let output_bytes = OUTPUT_BYTES.saturating_sub(self.leaving.bytes());
+        let share = (output_bytes / self.conns.len().max(1)).max(OUTPUT_SHARE_MIN);
         let share = 1 << share.ilog2();
         self.relay.set_outbox_bytes_pause(self.outbox_bytes_pause.min(share));
     }

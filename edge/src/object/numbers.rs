@@ -87,7 +87,13 @@ impl Default for Numbers {
 
 impl Numbers {
     /// Everything there is to tell, for [`crate::metrics::render`].
-    pub(super) fn samples(&self, relay: &Metrics, store: Option<Stats>, upkeep_failures: u64) -> Vec<Sample> {
+    pub(super) fn samples(
+        &self,
+        relay: &Metrics,
+        store: Option<Stats>,
+        upkeep_failures: u64,
+        (leaving, leaving_bytes): (u64, u64),
+    ) -> Vec<Sample> {
         let mut out = Vec::new();
         let mut put = |name: &str, label: Option<(&str, &str)>, value: u64| {
             out.push(Sample::new(name, label, value));
@@ -154,6 +160,8 @@ impl Numbers {
             ("relay_events_retired_total", self.events_retired),
             ("relay_alarms_total", self.alarms),
             ("relay_closed_stalled_total", self.closed_stalled),
+            ("relay_sockets_leaving", leaving),
+            ("relay_sockets_leaving_bytes", leaving_bytes),
             ("relay_store_upkeep_failures_total", upkeep_failures),
         ] {
             put(name, None, value);

@@ -35,11 +35,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             self.note_backlog(now, id);
         }
         while let Some((id, close)) = self.relay.poll_close() {
-            if let Some(conn) = self.conns.get(&id) {
-                self.host.attach(&conn.socket, &[]);
-                self.host.close(&conn.socket, close.code, &close.reason);
-                self.forget(id);
-            }
+            self.close(id, close.code, &close.reason);
         }
         while let Some(id) = self.relay.poll_input_resumed() {
             self.resumed.extend(self.conns.get(&id).map(|conn| conn.key));
@@ -73,9 +69,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             let Some(conn) = self.conns.get(&id) else { continue };
             if conn.backlog.is_some_and(|backlog| now.millis_since(backlog.moved) >= stall_ms_max) {
                 self.numbers.closed_stalled += 1;
-                self.host.attach(&conn.socket, &[]);
-                self.host.close(&conn.socket, 1008, "the client reads nothing");
-                self.forget(id);
+                self.close(id, 1008, "the client reads nothing");
             }
         }
     }

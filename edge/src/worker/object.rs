@@ -150,11 +150,12 @@ impl Shared {
             .map_err(|error| error.to_string())?;
         let sockets = self.state.as_raw().get_websockets().map_err(|error| js::words(&error))?;
         let sockets = sockets.into_iter().map(|socket| {
+            let key = self.key_of_raw(&socket).unwrap_or_default();
             let socket: Socket = socket.unchecked_into();
             let attached = socket.deserialize_attachment().ok();
             let attached = attached.and_then(|value| value.dyn_into::<Uint8Array>().ok());
             let bytes = attached.map_or_else(Vec::new, |bytes| bytes.to_vec());
-            (socket, bytes)
+            (key, socket, bytes)
         });
         let now = now();
         let next = object.restore(now, sockets);
@@ -210,7 +211,11 @@ impl Shared {
     }
 
     fn key_of(&self, socket: &WebSocket) -> Option<Key> {
-        let tags = self.state.as_raw().get_tags(socket.as_ref()).ok()?;
+        self.key_of_raw(socket.as_ref())
+    }
+
+    fn key_of_raw(&self, socket: &web_sys::WebSocket) -> Option<Key> {
+        let tags = self.state.as_raw().get_tags(socket).ok()?;
         Key::from_str_radix(tags.first()?, 16).ok()
     }
 

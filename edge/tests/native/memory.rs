@@ -51,6 +51,66 @@ fn many_slow_readers_hold_little_and_get_everything() {
     }
 }
 
+/// The platform sends a close behind what is queued: a reader that takes nothing is closed, and everything that was
+/// sent to it stays in memory until its client takes it or is gone. A crowd of such readers that comes again and again
+/// finds less each time, then nothing; others go on, and when the crowd is gone so is what it held.
+#[test]
+fn readers_that_never_read_cannot_fill_the_memory_by_being_closed() {
+    let object = ObjectSettings { write_stall_seconds: 10, ..ObjectSettings::default() };
+    let mut runtime = Runtime::new(Settings { object, ..Settings::default() }, Forgets::Never);
+    let writer = runtime.connect().unwrap();
+    let t = runtime.now.seconds();
+    for n in 0..EVENTS {
+        let note = event(&key(1)).at(t - n).content("x".repeat(EVENT_BYTES)).sign();
+        runtime.text(writer.key, &format!(r#"["EVENT",{}]"#, note.json()));
+    }
+    runtime.drive();
+    let mut crowd = Vec::new();
+    let held = |crowd: &[std::rc::Rc<super::world::Socket>]| -> usize {
+        crowd.iter().map(|reader| reader.output.borrow().iter().map(String::len).sum::<usize>()).sum()
+    };
+    for round in 0..10 {
+        let readers: Vec<_> = (0..20).filter_map(|_| runtime.connect()).collect();
+        for reader in &readers {
+            runtime.text(reader.key, r#"["REQ","all",{"limit":500}]"#);
+        }
+        crowd.extend(readers);
+        runtime.drive();
+        // Losing the memory does not lose the count.
+        if round % 5 == 4 {
+            runtime.forget();
+        }
+        // One look finds that it takes nothing, another that it has not for long.
+        runtime.advance(1);
+        runtime.advance(11);
+        runtime.drive();
+        assert!(held(&crowd) < 70 << 20, "round {round}: {} bytes are held", held(&crowd));
+    }
+    assert!(crowd.iter().all(|reader| reader.closed.get() == Some(1008)));
+    assert!(held(&crowd) > 30 << 20, "{}", held(&crowd));
+
+    // The writer is there all the while, and reads.
+    writer.output.borrow_mut().clear();
+    runtime.text(writer.key, r#"["REQ","some",{"limit":5}]"#);
+    let mut frames = 0;
+    for _ in 0..20 {
+        frames += writer.output.borrow_mut().drain(..).count();
+        runtime.advance(1);
+    }
+    assert_eq!(frames, 6, "five events and EOSE");
+
+    let now = runtime.now;
+    for reader in &crowd {
+        runtime.object().disconnect(now, reader.key);
+        reader.output.borrow_mut().clear();
+    }
+    let reader = runtime.connect().expect("there is room again");
+    reader.output.borrow_mut().clear();
+    runtime.text(reader.key, r#"["REQ","all",{"limit":500}]"#);
+    runtime.drive();
+    assert!(held(&[reader]) >= 1 << 20, "and as much of it as ever");
+}
+
 fn authors(from: u64, count: u64) -> String {
     let keys: Vec<String> = (from..from + count).map(|n| format!("\"{n:064x}\"")).collect();
     keys.join(",")

@@ -118,9 +118,13 @@ impl Runtime {
             let verifier = Arc::new(Libsecp256k1);
             let mut object =
                 Object::open(self.store.clone(), self.host.clone(), &self.settings, verifier, seed).unwrap();
-            let sockets = self.sockets.values().filter(|socket| socket.closed.get().is_none());
-            let sockets: Vec<_> =
-                sockets.map(|socket| (Rc::clone(socket), socket.attachment.borrow().clone())).collect();
+            // Closed ones are there until the client has taken what they hold.
+            let is_there =
+                |socket: &&Rc<Socket>| socket.closed.get().is_none() || !socket.output.borrow().is_empty();
+            let sockets = self.sockets.values().filter(is_there);
+            let sockets: Vec<_> = sockets
+                .map(|socket| (socket.key, Rc::clone(socket), socket.attachment.borrow().clone()))
+                .collect();
             self.next = object.restore(self.now, sockets);
             if object.keeps_alarms() {
                 object.want_alarms(self.now);
