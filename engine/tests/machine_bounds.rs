@@ -199,3 +199,33 @@ fn replaced_scans_of_a_slow_reader_are_let_go() {
     drained(&mut relay, conn);
     assert_eq!(steps(&mut relay), 1, "nothing is left of a hundred scans");
 }
+
+/// Sixty events of ten thousand tags each were written in one transaction, which took a Durable Object more memory than
+/// it has.
+#[test]
+fn a_commit_ends_at_a_mebibyte() {
+    let limits = Limits {
+        event_bytes_max: 1 << 20,
+        message_bytes_max: 2 << 20,
+        content_chars_max: 1 << 20,
+        ..Limits::default()
+    };
+    let (mut relay, conn) = relay(limits);
+    for n in 0..10 {
+        let note = event(&key(1)).at(NOW.seconds() - n).content("x".repeat(300_000)).sign();
+        relay.handle_text(NOW, conn, format!(r#"["EVENT",{}]"#, note.json()).as_bytes());
+    }
+    let batch = relay.poll_verify(NOW, true).expect("a batch");
+    assert_eq!(batch.len(), 10);
+    relay.handle_verified(NOW, batch.check(&Libsecp256k1));
+    let mut lens = Vec::new();
+    while let Some(changes) = relay.poll_commit() {
+        lens.push(changes.len());
+        for reply in commit(relay.store(), NOW, vec![changes]).replies {
+            relay.handle_committed(NOW, reply);
+        }
+    }
+    assert_eq!(lens, [4, 4, 2]);
+    let oks = drained(&mut relay, conn);
+    assert_eq!(oks.iter().filter(|frame| frame.ends_with(r#",true,""]"#)).count(), 10, "{oks:?}");
+}

@@ -5,6 +5,10 @@ use super::ingest::{DUPLICATE, InFlight, store_words};
 use crate::store::{self, Backend, Op, Outcome, Refusal, Seq, StoreError};
 use crate::types::{Event, Now};
 
+/// Bytes of events at which a [`Commit`] ends. An event of many tags is found by a key for each, so that a store may
+/// need twenty times its size while it is written.
+const COMMIT_BYTES: usize = 1 << 20;
+
 /// Verified changes of one shard, to be made durable in one go.
 #[derive(Debug)]
 pub struct Commit {
@@ -120,12 +124,21 @@ impl Pending {
 }
 
 impl<B: Backend> Relay<B> {
-    /// Everything that has been verified and awaits its commit.
+    /// What has been verified and awaits its commit: everything, or what comes first of it if that is more than a
+    /// mebibyte. To be called until there is nothing.
     pub fn poll_commit(&mut self) -> Option<Commit> {
         if self.pending.ops.is_empty() {
             return None;
         }
-        let Pending { ops, places } = std::mem::take(&mut self.pending);
+        let Pending { mut ops, mut places } = std::mem::take(&mut self.pending);
+        let mut bytes = 0;
+        let full = ops.iter().position(|op| {
+            bytes += op.event().json().len();
+            bytes >= COMMIT_BYTES
+        });
+        if let Some(last) = full.filter(|last| last + 1 < ops.len()) {
+            self.pending = Pending { ops: ops.split_off(last + 1), places: places.split_off(last + 1) };
+        }
         Some(Commit { ops, places })
     }
 

@@ -47,6 +47,8 @@ impl Txn for RwTxn<'_> {
 }
 
 impl<T: Txn> KeySource for Moment<'_, T> {
+    const WANTS_REMOVED_KEYS: bool = true;
+
     fn keys(
         &self,
         from: &[u8],

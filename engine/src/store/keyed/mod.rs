@@ -20,6 +20,9 @@ use crate::types::{Event, EventId, Kind, Timestamp};
 
 /// What is stored, at one moment.
 pub trait KeySource {
+    /// Whether an [`Overlay`] must tell the keys of events that are taken out. Their numbers it tells in any case.
+    const WANTS_REMOVED_KEYS: bool;
+
     /// Calls `each` with up to `max` keys from `from` to `to`, both included, ascending.
     fn keys(&self, from: &[u8], to: &[u8], max: usize, each: &mut dyn FnMut(&[u8]))
     -> Result<(), StoreError>;
@@ -99,45 +102,41 @@ impl<S: KeySource, O: Pending> View<S, O> {
         let Some(overlay) = self.overlay.pending() else {
             return self.source.keys(from.as_bytes(), to.as_bytes(), max, each);
         };
-        let removed =
-            overlay.key_range(range.clone()).filter(|(_, change)| *change == Change::Remove).count();
-        let mut stored = Vec::new();
-        let mut is_longer = false;
-        self.source.keys(from.as_bytes(), to.as_bytes(), max.saturating_add(removed), &mut |key| {
-            match Key::read(key) {
-                Some(key) => stored.push(key),
-                None => is_longer = true,
-            }
-        })?;
-        if is_longer {
-            return Err(malformed("a key is too long"));
-        }
-        let mut stored = stored.into_iter().peekable();
-        let mut changes = overlay.key_range(range).peekable();
-        let mut left = max;
-        while left > 0 {
-            let key = match (stored.peek(), changes.peek()) {
-                (None, None) => break,
-                (Some(key), Some((changed, Change::Remove))) if key == *changed => {
-                    stored.next();
-                    changes.next();
-                    continue;
-                }
-                (Some(key), Some((changed, _))) if key < *changed => stored.next(),
+        let stored = self.stored_keys(overlay, from, to, max)?;
+        let (mut stored, mut added) = (stored.iter().peekable(), overlay.added(range).peekable());
+        for _ in 0..max {
+            let next = match (stored.peek(), added.peek()) {
+                (Some(key), Some(new)) if key < new => stored.next(),
                 (Some(_), None) => stored.next(),
-                (_, Some((_, Change::Add))) => changes.next().map(|(key, _)| *key),
-                // Taking out what is not stored changes nothing.
-                (_, Some((_, Change::Remove))) => {
-                    changes.next();
-                    continue;
-                }
+                _ => added.next(),
             };
-            if let Some(key) = key {
-                each(key.as_bytes());
-                left -= 1;
-            }
+            let Some(key) = next else { break };
+            each(key.as_bytes());
         }
         Ok(())
+    }
+
+    /// Up to `max` keys of the source from `from` to `to`, without those of events that are taken out.
+    fn stored_keys(&self, overlay: &Overlay, from: Key, to: Key, max: usize) -> Result<Vec<Key>, StoreError> {
+        let mut found = Vec::new();
+        let mut from = Some(from);
+        while let Some(begin) = from.take().filter(|_| found.len() < max) {
+            let wanted = max - found.len();
+            let (mut seen, mut last, mut is_longer) = (0, None, false);
+            self.source.keys(begin.as_bytes(), to.as_bytes(), wanted, &mut |key| {
+                seen += 1;
+                last = Key::read(key);
+                is_longer |= last.is_none();
+                found.extend(last.filter(|key| !overlay.removes(key)));
+            })?;
+            if is_longer {
+                return Err(malformed("a key is too long"));
+            }
+            if seen == wanted {
+                from = last.and_then(|last| last.splice(last.as_bytes().len(), &[0]));
+            }
+        }
+        Ok(found)
     }
 
     /// The same, decoding each key and appending it to `out`.
@@ -251,7 +250,7 @@ impl<S: KeySource> Writer for View<S, Overlay> {
     }
 
     fn remove(&mut self, seq: Seq, event: &Event, terms: &[Term]) -> Result<(), StoreError> {
-        self.overlay.remove(seq, event, terms);
+        self.overlay.remove(seq, event, terms, S::WANTS_REMOVED_KEYS);
         Ok(())
     }
 

@@ -29,7 +29,7 @@ pub enum Change {
 }
 
 impl Overlay {
-    /// Keys to add and remove, ascending.
+    /// Keys to add, and to remove where the source wants to know ([`super::KeySource::WANTS_REMOVED_KEYS`]), ascending.
     pub fn keys(&self) -> impl Iterator<Item = (&Key, Change)> {
         self.keys.iter().map(|(key, change)| (key, *change))
     }
@@ -71,24 +71,32 @@ impl Overlay {
         self.last_seq = self.last_seq.max(seq);
     }
 
-    pub(super) fn remove(&mut self, seq: Seq, event: &Event, terms: &[Term]) {
-        for key in keys_of(seq, event, terms) {
-            // Numbers are never used twice: a key added here is nowhere else.
-            if self.keys.remove(&key) != Some(Change::Add) {
-                self.keys.insert(key, Change::Remove);
+    pub(super) fn remove(&mut self, seq: Seq, event: &Event, terms: &[Term], wants_removed_keys: bool) {
+        // Numbers are never used twice: what is added here is nowhere else.
+        if matches!(self.bodies.remove(&seq), Some(Some(_))) {
+            for key in keys_of(seq, event, terms) {
+                self.keys.remove(&key);
             }
+            return;
         }
-        if !matches!(self.bodies.remove(&seq), Some(Some(_))) {
-            self.bodies.insert(seq, None);
+        self.bodies.insert(seq, None);
+        if wants_removed_keys {
+            self.keys.extend(keys_of(seq, event, terms).map(|key| (key, Change::Remove)));
         }
+    }
+
+    /// Whether this is the key of an event that is taken out.
+    pub(super) fn removes(&self, key: &Key) -> bool {
+        key.seq().is_some_and(|seq| matches!(self.bodies.get(&seq), Some(None)))
     }
 
     pub(super) fn bury(&mut self, tombstone: &Tombstone, until: Timestamp) {
         self.tombstones.insert(key::tombstone(tombstone), until);
     }
 
-    pub(super) fn key_range(&self, range: RangeInclusive<Key>) -> impl Iterator<Item = (&Key, Change)> {
-        self.keys.range(range).map(|(key, change)| (key, *change))
+    /// Keys to add.
+    pub(super) fn added(&self, range: RangeInclusive<Key>) -> impl Iterator<Item = &Key> {
+        self.keys.range(range).filter(|(_, change)| **change == Change::Add).map(|(key, _)| key)
     }
 
     pub(super) fn body(&self, seq: Seq) -> Option<Option<&Arc<[u8]>>> {

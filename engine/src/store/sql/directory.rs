@@ -78,6 +78,11 @@ impl Directory {
         })
     }
 
+    /// The `nth` page of all.
+    pub(super) fn nth(&self, nth: usize) -> Option<i64> {
+        self.runs.iter().flat_map(|run| &run.pages).nth(nth).map(|page| page.number)
+    }
+
     pub(super) fn insert_all(&mut self, pages: Vec<Page>) {
         let mut runs: BTreeMap<_, Vec<PageRef>> = BTreeMap::new();
         for page in pages {

@@ -59,6 +59,7 @@ impl<C: SqlConn> SqlBackend<C> {
         paginate(kept, (level, upper.run), bytes_max, &mut numbers, &mut pages);
         self.replace_pages(&old, numbers.left(), pages)?;
         if level == 0 {
+            // Pages of other runs that begin before the first key kept wait for the next pass.
             self.state.borrow_mut().merge_from = kept.first().copied().or(upper.next);
         }
         Ok(())

@@ -17,8 +17,9 @@
 //! number and is in one place, so there is nothing to reconcile; an event that is taken out leaves a bit behind,
 //! and its keys are left out when their pages are next merged.
 //!
-//! So an event writes a row if it comes alone, less if others come with it, and about a fifth of a row of pages over its
-//! life. Asking reads a page from memory, or a row for each level and run.
+//! So an event writes a row if it comes alone, less if others come with it, and less than a tenth of a row of pages over its
+//! life. Taking it out writes its row again, and a row of bits if its keys are in pages; a deletion that is to be
+//! remembered writes a row. Asking reads a page from memory, or a row for each level and run.
 //!
 //! Statements keep within what Durable Objects take: 100 parameters, rows under 2 MB, integers below 2^53
 //! (larger ones are BLOBs), no `BEGIN` and no PRAGMA. Durability is the connection's affair.
@@ -118,7 +119,7 @@ impl From<StoreError> for SqlOpenError {
 
 impl<C: SqlConn> SqlBackend<C> {
     /// Opens the tables in `conn`, creating them where missing. Other tables are left alone. Reads a row for each page
-    /// (about 110 events each) and the events since the last fold.
+    /// (one or two hundred events), and the rows of events since the last fold.
     ///
     /// # Errors
     /// [`SqlOpenError::Schema`] for tables of another version, which stay as they are.
@@ -126,11 +127,12 @@ impl<C: SqlConn> SqlBackend<C> {
         Self::open_with(conn, SqlSizes::default())
     }
 
-    /// The same, with other sizes.
+    /// The same, with other sizes; those that do not work become the nearest that do.
     ///
     /// # Errors
     /// Those of [`Self::open`].
     pub fn open_with(conn: C, sizes: SqlSizes) -> Result<Self, SqlOpenError> {
+        let sizes = sizes.bounded();
         conn.exec(CREATE[0], &[])?;
         match integers(&conn, READ_SCHEMA, &[])?.first() {
             Some(&SCHEMA) => {}
@@ -190,7 +192,7 @@ impl<C: SqlConn + 'static> Backend for SqlBackend<C> {
         &self,
         work: impl FnOnce(&mut Self::Writer<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        self.check_overdue()?;
+        let mut overdue = self.check_overdue();
         let mut work = Some(work);
         let mut done = None;
         self.conn.transaction(&mut || {
@@ -198,6 +200,10 @@ impl<C: SqlConn + 'static> Backend for SqlBackend<C> {
             let mut writer = View::writer(Rows::new(self));
             let value = work(&mut writer)?;
             let (_, overlay) = writer.into_parts();
+            if overlay.last_seq() > Seq(0) {
+                // What only takes out may make the room that is missing.
+                std::mem::replace(&mut overdue, Ok(()))?;
+            }
             let written = self.apply(&overlay)?;
             done = Some((value, overlay, written));
             Ok(())
@@ -207,7 +213,7 @@ impl<C: SqlConn + 'static> Backend for SqlBackend<C> {
         if !overlay.is_empty() {
             written.rows.iter().for_each(|row| self.rows.borrow_mut().remove(*row));
             self.state.borrow_mut().take_over(&overlay, written);
-            self.tend(overlay.bodies().count());
+            self.tend(overlay.keys().count());
         }
         Ok(value)
     }

@@ -25,7 +25,7 @@ pub(super) struct Page {
 }
 
 /// Numbers for new pages: those of the pages that they replace, which makes it one row written instead of two, and
-/// then such as no page ever had.
+/// then such as no page has.
 pub(super) struct Numbers<'a> {
     again: &'a [i64],
     fresh: i64,
@@ -79,22 +79,23 @@ pub(super) fn paginate(
 }
 
 impl<C: SqlConn> SqlBackend<C> {
-    /// Appends the keys of these pages, without those of events that are gone.
+    /// Appends the keys of these pages, without those of events that are gone, and counts these.
     pub(super) fn living_keys<'p>(
         &self,
         pages: impl IntoIterator<Item = &'p PageRef>,
         keys: &mut Vec<Key>,
-    ) -> Result<(), StoreError> {
-        let (state, rows) = (self.state.borrow(), Rows::new(self));
+    ) -> Result<usize, StoreError> {
+        let (state, rows, mut gone) = (self.state.borrow(), Rows::new(self), 0);
         for page in pages {
             let mut cursor = Cursor::first(rows.page(page.number)?)?;
             while let Some(key) = cursor.next()? {
-                if !key.seq().is_some_and(|seq| state.gone.contains(seq)) {
-                    keys.push(key);
+                match key.seq().is_some_and(|seq| state.gone.contains(seq)) {
+                    true => gone += 1,
+                    false => keys.push(key),
                 }
             }
         }
-        Ok(())
+        Ok(gone)
     }
 
     pub(super) fn write_pages(&self, pages: &[Page]) -> Result<(), StoreError> {
@@ -120,9 +121,10 @@ impl<C: SqlConn> SqlBackend<C> {
         })?;
         let mut cache = self.pages.borrow_mut();
         old.iter().for_each(|number| cache.remove(*number));
-        let directory = &mut self.state.borrow_mut().directory;
-        directory.remove(old);
-        directory.insert_all(new);
+        let state = &mut *self.state.borrow_mut();
+        state.worn.retain(|number| !old.contains(number));
+        state.directory.remove(old);
+        state.directory.insert_all(new);
         Ok(())
     }
 }

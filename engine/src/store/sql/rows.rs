@@ -84,6 +84,8 @@ impl<'a, C: SqlConn> Rows<'a, C> {
 }
 
 impl<C: SqlConn> KeySource for Rows<'_, C> {
+    const WANTS_REMOVED_KEYS: bool = false;
+
     fn keys(
         &self,
         from: &[u8],
@@ -115,36 +117,30 @@ impl<C: SqlConn> KeySource for Rows<'_, C> {
         if max == 0 || after >= self.backend.state.borrow().last_seq {
             return Ok(());
         }
-        let mut left = max;
-        let mut take = |first: Seq, row: &[u8]| {
-            let seqs = lines::events(row, first).map(|(seq, _)| seq).filter(|seq| *seq > after).take(left);
-            let known = out.len();
-            out.extend(seqs);
-            left -= out.len() - known;
+        let known = out.len();
+        let take = |first: Seq, row: &[u8], out: &mut Vec<Seq>| {
+            let seqs = lines::events(row, first).map(|(seq, _)| seq).filter(|seq| *seq > after);
+            out.extend(seqs.take(max - (out.len() - known)));
         };
         let mut last = after;
         if let Some((first, row)) = self.event_row(after)? {
-            take(first, &row);
+            take(first, &row, out);
             last = first;
         }
-        loop {
+        let mut is_more = true;
+        while is_more && out.len() - known < max {
             let mut rows = 0;
-            event_row(
-                &self.backend.conn,
-                EVENT_ROWS_AFTER,
-                &[int(last), SqlValue::Int(EVENT_ROWS)],
-                &mut |first, row| {
-                    rows += 1;
-                    last = first;
-                    take(first, row);
-                    // Whoever asks for the numbers reads the events next.
-                    self.backend.rows.borrow_mut().put(number(first), row.into());
-                },
-            )?;
-            if rows < EVENT_ROWS {
-                return Ok(());
-            }
+            let params = [int(last), SqlValue::Int(EVENT_ROWS)];
+            event_row(&self.backend.conn, EVENT_ROWS_AFTER, &params, &mut |first, row| {
+                rows += 1;
+                last = first;
+                take(first, row, out);
+                // Whoever asks for the numbers reads the events next.
+                self.backend.rows.borrow_mut().put(number(first), row.into());
+            })?;
+            is_more = rows == EVENT_ROWS;
         }
+        Ok(())
     }
 
     fn tombstone(&self, key: &[u8]) -> Result<Option<Timestamp>, StoreError> {
@@ -231,6 +227,8 @@ impl<'a> Merged<'a> {
                 least = Some((head, place));
             }
         }
+        let is_gone = |key: &Key| key.seq().is_some_and(|seq| self.state.recent_gone.contains(&seq));
+        while self.recent.next_if(|key| is_gone(key)).is_some() {}
         match (self.recent.peek(), least) {
             (Some(recent), Some((key, _))) if **recent < key => Ok(self.recent.next().copied()),
             (_, Some((_, place))) => Ok(self.lanes[place].head.take()),

@@ -9,17 +9,17 @@ pub struct SqlSizes {
     pub recent_keys: usize,
     /// Bytes of events whose keys are kept in memory.
     pub recent_bytes: usize,
-    /// Bytes of a page of keys; below 60,000.
+    /// Bytes of a page of keys, 128 to 60,000.
     pub page_bytes: usize,
     /// Bytes of events that are stored in one row, if they come in one write. A longer event has a row of its own.
     pub row_bytes: usize,
-    /// Runs of level 0 at which they are merged into level 1.
+    /// Runs of level 0 at which they are merged into level 1; one at least.
     pub runs: usize,
     /// Pages of level 1 above which some are merged into level 2.
     pub level_pages: usize,
     /// How many times larger than a level the next one may be.
     pub fan_out: usize,
-    /// Pages that one merge reads, and about as many that it writes.
+    /// Pages that one merge reads, and about as many that it writes; two at least.
     pub merge_pages: usize,
     /// Keys of events that are gone, read in a row in one page, for which the page is written anew.
     pub gone_keys: usize,
@@ -63,6 +63,17 @@ impl SqlSizes {
             gone_keys: 2,
             page_cache_bytes: 2_000,
             row_cache_bytes: 3_000,
+        }
+    }
+
+    /// The nearest sizes that work.
+    pub(super) fn bounded(self) -> Self {
+        SqlSizes {
+            page_bytes: self.page_bytes.clamp(128, 60_000),
+            runs: self.runs.max(1),
+            merge_pages: self.merge_pages.max(2),
+            gone_keys: self.gone_keys.max(1),
+            ..self
         }
     }
 

@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rustc_hash::FxHashSet;
+
 use super::conn::{SqlConn, SqlValue};
 use super::directory::{Directory, PageRef};
 use super::gone::{Bits, Gone};
 use super::lines;
 use crate::store::backend::{Seq, StoreError};
-use crate::store::keyed::{Change, Key, Overlay, keys_of};
+use crate::store::keyed::{Key, Overlay, keys_of};
 use crate::store::terms::{TermClasses, terms_of};
 use crate::types::Event;
 
@@ -27,7 +29,9 @@ const LARGE_ROWS: i64 = 16;
 pub(super) struct State {
     /// Keys of the events above `folded`.
     pub(super) recent: BTreeSet<Key>,
-    /// How many those are, and their bytes; those that were taken out count too, in bytes.
+    /// Those of them that were taken out since the backend was opened.
+    pub(super) recent_gone: FxHashSet<Seq>,
+    /// How many are left, and bytes of all.
     pub(super) recent_events: u64,
     pub(super) recent_bytes: usize,
     /// The last number whose keys are in pages.
@@ -39,12 +43,17 @@ pub(super) struct State {
     pub(super) directory: Directory,
     /// The last number given.
     pub(super) last_seq: Seq,
-    /// The row that has it, which is kept when it is empty.
+    /// The row that has it, which is kept when it has no events any more until there is a newer one.
     pub(super) newest_row: Seq,
+    pub(super) newest_row_is_empty: bool,
     /// Where merging level 0 goes on, while it is being merged.
     pub(super) merge_from: Option<Key>,
     /// Pages in which many keys of events that are gone were passed by.
     pub(super) worn: BTreeSet<i64>,
+    /// Events that went after their keys had been folded, and for which no page has been looked at yet.
+    pub(super) gone_since_look: u64,
+    /// The page that is looked at next, in the order of levels, runs and keys.
+    pub(super) look_at: usize,
 }
 
 /// What a write changed, beside keys.
@@ -54,8 +63,11 @@ pub(super) struct Written {
     pub(super) last: Option<(Seq, Seq)>,
     pub(super) added: u64,
     pub(super) added_bytes: usize,
-    /// Events taken out of those whose keys are recent.
-    pub(super) removed: u64,
+    /// Events taken out of those whose keys are recent, and how many others.
+    pub(super) removed: Vec<Seq>,
+    pub(super) removed_folded: u64,
+    /// Whether the newest row has no events any more.
+    pub(super) empties_newest_row: bool,
     /// Rows of [`Gone`] as they are now.
     pub(super) gone: Vec<(u64, Box<Bits>)>,
     /// Rows of events that are not what they were.
@@ -71,7 +83,7 @@ impl State {
         state.folded = Seq(number(FOLDED)?);
         state.folded_events = number(FOLDED_EVENTS)?;
         let mut runs: BTreeMap<_, Vec<PageRef>> = BTreeMap::new();
-        each_row(conn, PAGES, i64::MIN >> 11, SMALL_ROWS, &mut |row| match *row {
+        each_row(conn, PAGES, 0, SMALL_ROWS, &mut |row| match *row {
             [
                 SqlValue::Int(number),
                 SqlValue::Int(level),
@@ -103,7 +115,10 @@ impl State {
 
     fn load_events<C: SqlConn>(&mut self, conn: &C, classes: TermClasses) -> Result<(), StoreError> {
         let mut newest = None;
-        event_row(conn, NEWEST, &[], &mut |seq, json| newest = Some((seq, lines::count(json))))?;
+        event_row(conn, NEWEST, &[], &mut |seq, json| {
+            newest = Some((seq, lines::count(json)));
+            self.newest_row_is_empty = lines::events(json, seq).next().is_none();
+        })?;
         let (row, count) = newest.unwrap_or_default();
         self.newest_row = row;
         self.last_seq = Seq((row.0 + count).saturating_sub(1)).max(self.folded);
@@ -124,17 +139,18 @@ impl State {
 
     /// Takes over a write that is durable.
     pub(super) fn take_over(&mut self, overlay: &Overlay, written: Written) {
-        for (key, change) in overlay.keys() {
-            match change {
-                Change::Add => self.recent.insert(*key),
-                Change::Remove => self.recent.remove(key),
-            };
-        }
+        // This source is not told of keys to remove.
+        self.recent.extend(overlay.keys().map(|(key, _)| *key));
+        self.newest_row_is_empty |= written.empties_newest_row;
         if let Some(last) = written.last {
             (self.last_seq, self.newest_row) = last;
+            self.newest_row_is_empty = written.added == 0;
         }
         self.recent_bytes += written.added_bytes;
-        self.recent_events = (self.recent_events + written.added).saturating_sub(written.removed);
+        self.recent_events =
+            (self.recent_events + written.added).saturating_sub(written.removed.len() as u64);
+        self.recent_gone.extend(written.removed);
+        self.gone_since_look += written.removed_folded;
         written.gone.into_iter().for_each(|(chunk, bits)| self.gone.set(chunk, bits));
     }
 

@@ -1,7 +1,7 @@
 //! What keeps reading cheap: recent keys are folded into pages, and pages sink to levels where fewer overlap.
 //!
-//! Nothing here changes what is stored. Each step is a transaction of its own after a write; one that fails leaves
-//! everything as it was, and is tried again after the next write.
+//! Nothing here changes what is stored. Each step is a transaction of its own after a write (or before one, if folding has
+//! failed for long); one that fails leaves everything as it was, and is tried again after the next write.
 
 use super::SqlBackend;
 use super::conn::{SqlConn, SqlValue};
@@ -12,16 +12,22 @@ use crate::store::keyed::Key;
 const WRITE_META: &str = "INSERT INTO relay_meta (name, value) VALUES ('folded', ?), ('folded_events', ?) \
                           ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 
-/// Events written for which one more merge is made.
-const EVENTS_A_MERGE: usize = 128;
+/// Keys written for which one more merge is made. Each goes through a merge for every level, with about as many that
+/// are there as merges have pages.
+const KEYS_A_MERGE: usize = 1_024;
+/// Events taken out for which one page is looked at, whether many of its keys are of such. A page has a thousand keys,
+/// and an event about ten, so all pages are looked at by the time that half of what they stand for is gone.
+const GONE_A_LOOK: u64 = 64;
+/// Pages that are written anew after one write.
+const RENEWALS: usize = 4;
 /// How many times the recent keys or bytes may be what they should be before writes are refused, because folding
 /// them fails.
 const OVERDUE: usize = 8;
 
 impl<C: SqlConn> SqlBackend<C> {
-    /// After a write of `events`: does what is due of all this, but no more than a share of it.
-    pub(super) fn tend(&self, events: usize) {
-        if self.tend_or_fail(1 + events / EVENTS_A_MERGE).is_err() {
+    /// After a write of so many keys: does what is due of all this, but no more than a share of it.
+    pub(super) fn tend(&self, keys: usize) {
+        if self.tend_or_fail(1 + keys / KEYS_A_MERGE).is_err() {
             self.upkeep_failures.set(self.upkeep_failures.get() + 1);
         }
     }
@@ -38,8 +44,10 @@ impl<C: SqlConn> SqlBackend<C> {
         if self.is_fold_due(1) {
             self.fold()?;
         }
-        let worn = self.state.borrow_mut().worn.pop_first();
-        if let Some(number) = worn {
+        self.look_for_gone();
+        for _ in 0..RENEWALS {
+            let worn = self.state.borrow_mut().worn.pop_first();
+            let Some(number) = worn else { break };
             self.renew(number)?;
         }
         for _ in 0..merges {
@@ -47,6 +55,23 @@ impl<C: SqlConn> SqlBackend<C> {
             self.merge(level)?;
         }
         Ok(())
+    }
+
+    /// Looks at one page after the other as events go: nobody may ever read those that have most to lose.
+    fn look_for_gone(&self) {
+        let state = &mut *self.state.borrow_mut();
+        for _ in 0..RENEWALS {
+            if state.gone_since_look < GONE_A_LOOK {
+                return;
+            }
+            state.gone_since_look -= GONE_A_LOOK;
+            if let Some(number) = state.directory.nth(state.look_at) {
+                state.look_at += 1;
+                state.worn.insert(number);
+            } else {
+                state.look_at = 0;
+            }
+        }
     }
 
     fn is_fold_due(&self, times: usize) -> bool {
@@ -59,7 +84,8 @@ impl<C: SqlConn> SqlBackend<C> {
     fn fold(&self) -> Result<(), StoreError> {
         let (last_seq, events, pages) = {
             let state = self.state.borrow();
-            let keys: Vec<Key> = state.recent.iter().copied().collect();
+            let is_gone = |key: &&Key| key.seq().is_some_and(|seq| state.recent_gone.contains(&seq));
+            let keys: Vec<Key> = state.recent.iter().filter(|key| !is_gone(key)).copied().collect();
             let (mut pages, mut numbers) = (Vec::new(), Numbers::new(&[], state.directory.fresh_number()));
             let run = state.last_seq.0 as i64;
             paginate(&keys, (0, run), self.sizes.page_bytes, &mut numbers, &mut pages);
@@ -74,6 +100,7 @@ impl<C: SqlConn> SqlBackend<C> {
         state.directory.insert_all(pages);
         (state.folded, state.folded_events) = (last_seq, events);
         state.recent.clear();
+        state.recent_gone.clear();
         (state.recent_events, state.recent_bytes) = (0, 0);
         Ok(())
     }
@@ -88,11 +115,14 @@ impl<C: SqlConn> SqlBackend<C> {
             .find(|level| state.directory.level(*level).len() > self.sizes.level_pages_max(*level))
     }
 
-    /// Writes a page without the keys of events that are gone.
+    /// Writes a page without the keys of events that are gone, if those are a quarter of it.
     fn renew(&self, number: i64) -> Result<(), StoreError> {
         let Some((place, page)) = self.state.borrow().directory.find(number) else { return Ok(()) };
         let (mut keys, mut pages) = (Vec::new(), Vec::new());
-        self.living_keys([&page], &mut keys)?;
+        let gone = self.living_keys([&page], &mut keys)?;
+        if gone * 3 < keys.len() {
+            return Ok(());
+        }
         let old = [number];
         let mut numbers = Numbers::new(&old, self.state.borrow().directory.fresh_number());
         paginate(&keys, place, self.sizes.page_bytes, &mut numbers, &mut pages);

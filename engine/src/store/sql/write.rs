@@ -96,8 +96,13 @@ impl<C: SqlConn> SqlBackend<C> {
         if let Some((first, row)) = open {
             pending.push(first, row);
         }
+        let old = self.state.borrow();
+        if overlay.last_seq() > old.last_seq && old.newest_row_is_empty {
+            DELETE_EVENTS.run(&self.conn, [[int(old.newest_row)]].into_iter())?;
+            written.rows.push(old.newest_row.0 as i64);
+        }
         let given = overlay.last_seq();
-        if given > newest.map_or(self.state.borrow().last_seq, |(seq, _)| seq) {
+        if given > newest.map_or(old.last_seq, |(seq, _)| seq) {
             // The last event was taken out in the write that brought it; its number stays used.
             pending.push(given, b"\n".to_vec());
             newest = Some((given, given));
@@ -130,8 +135,11 @@ impl<C: SqlConn> SqlBackend<C> {
             if rest.taken.is_empty() {
                 continue;
             }
-            written.removed += rest.taken.iter().filter(|seq| **seq > folded).count() as u64;
-            gone.extend(rest.taken.iter().filter(|seq| **seq <= folded));
+            let (recent, others): (Vec<Seq>, Vec<Seq>) = rest.taken.iter().partition(|seq| **seq > folded);
+            written.removed.extend(recent);
+            written.removed_folded += others.len() as u64;
+            gone.extend(others);
+            written.empties_newest_row |= newest_row == Some(first) && !rest.has_events;
             written.rows.push(first.0 as i64);
             if rest.has_events || newest_row == Some(first) {
                 pending.push(first, rest.row);

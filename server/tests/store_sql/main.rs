@@ -1,166 +1,20 @@
 //! The SQL backend at the seam, over rusqlite: random writes against a model, rows written and read per
 //! event, versions, durability, and a connection that counts as Durable Objects do.
 
+mod bounds;
+#[path = "../seam/mod.rs"]
 mod seam;
+mod sqlite;
 
-use std::cell::{Cell, RefCell};
-use std::path::Path;
-
-use relay_engine::store::sql::{EVENT_BYTES_MAX, SqlBackend, SqlConn, SqlOpenError, SqlSizes, SqlValue};
+use relay_engine::store::sql::{EVENT_BYTES_MAX, SqlBackend, SqlConn, SqlOpenError, SqlSizes};
 use relay_engine::store::{Backend, Bound, Rank, Reader, Seq, StoreError, Term, Writer, terms_of};
 use relay_engine::testing::{
     Groups, conformance, differential, differential_over, event_of_json, real_event_lines,
 };
 use relay_engine::types::Event;
-use rusqlite::types::{ToSqlOutput, Value, ValueRef};
+use rusqlite::types::Value;
 use seam::{Made, author, check_random_writes, insert, note, of_author};
-
-/// A rusqlite connection that counts what Durable Objects bill, and can behave as JavaScript does.
-#[derive(Debug)]
-struct Sqlite {
-    conn: rusqlite::Connection,
-    /// Integers travel as doubles both ways.
-    as_doubles: bool,
-    rows_written: Cell<u64>,
-    rows_read: Cell<u64>,
-    statements: RefCell<Vec<String>>,
-    /// Fails the statement that comes after this many.
-    fail_after: Cell<Option<u64>>,
-    /// Fails statements with this word.
-    fail_on: Cell<Option<&'static str>>,
-}
-
-impl Sqlite {
-    fn open(path: &Path, as_doubles: bool) -> Self {
-        let conn = rusqlite::Connection::open(path).expect("opens");
-        let mode: String =
-            conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).expect("journal mode");
-        assert_eq!(mode, "wal");
-        conn.execute_batch("PRAGMA synchronous = FULL").expect("synchronous");
-        Sqlite::new(conn, as_doubles)
-    }
-
-    fn new(conn: rusqlite::Connection, as_doubles: bool) -> Self {
-        conn.set_prepared_statement_cache_capacity(256);
-        Sqlite {
-            conn,
-            as_doubles,
-            rows_written: Cell::new(0),
-            rows_read: Cell::new(0),
-            statements: RefCell::default(),
-            fail_after: Cell::new(None),
-            fail_on: Cell::new(None),
-        }
-    }
-
-    fn bind<'a>(&self, sql: &str, params: &[SqlValue<'a>]) -> Result<Vec<ToSqlOutput<'a>>, StoreError> {
-        assert!(params.len() <= 100, "{} parameters", params.len());
-        assert!(sql.len() <= 100_000, "a statement of {} bytes", sql.len());
-        self.statements.borrow_mut().push(sql.to_owned());
-        if let Some(left) = self.fail_after.get() {
-            let left = left.checked_sub(1).ok_or_else(|| StoreError::Full("on purpose".into()))?;
-            self.fail_after.set(Some(left));
-        }
-        if self.fail_on.get().is_some_and(|word| sql.contains(word)) {
-            return Err(StoreError::Full("on purpose".into()));
-        }
-        let bind = |value: &SqlValue<'a>| match *value {
-            SqlValue::Int(int) => {
-                assert!(int.unsigned_abs() <= 1 << 53, "{int} loses bits in JavaScript");
-                let value = if self.as_doubles { Value::Real(int as f64) } else { Value::Integer(int) };
-                ToSqlOutput::Owned(value)
-            }
-            SqlValue::Blob(blob) => {
-                assert!(blob.len() < 2_000_000, "a value of {} bytes", blob.len());
-                ToSqlOutput::Borrowed(ValueRef::Blob(blob))
-            }
-        };
-        Ok(params.iter().map(bind).collect())
-    }
-
-    fn take_rows(&self) -> (u64, u64) {
-        (self.rows_written.take(), self.rows_read.take())
-    }
-}
-
-fn failed(error: rusqlite::Error) -> StoreError {
-    match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::DiskFull) => StoreError::Full(error.to_string()),
-        _ => StoreError::Failed(error.to_string()),
-    }
-}
-
-impl SqlConn for Sqlite {
-    fn exec(&self, sql: &str, params: &[SqlValue<'_>]) -> Result<(), StoreError> {
-        let params = self.bind(sql, params)?;
-        let mut statement = self.conn.prepare_cached(sql).map_err(failed)?;
-        let rows = statement.execute(rusqlite::params_from_iter(params)).map_err(failed)?;
-        // None of the tables has an index besides its key, so a changed row is one row written.
-        self.rows_written.set(self.rows_written.get() + rows as u64);
-        Ok(())
-    }
-
-    fn query(
-        &self,
-        sql: &str,
-        params: &[SqlValue<'_>],
-        row: &mut dyn FnMut(&[SqlValue<'_>]) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        let params = self.bind(sql, params)?;
-        let mut statement = self.conn.prepare_cached(sql).map_err(failed)?;
-        let columns = statement.column_count();
-        let mut rows = statement.query(rusqlite::params_from_iter(params)).map_err(failed)?;
-        // A look-up that finds nothing reads a row too.
-        self.rows_read.set(self.rows_read.get() + 1);
-        let mut is_first = true;
-        while let Some(found) = rows.next().map_err(failed)? {
-            if !std::mem::take(&mut is_first) {
-                self.rows_read.set(self.rows_read.get() + 1);
-            }
-            let mut values = Vec::with_capacity(columns);
-            for column in 0..columns {
-                values.push(match found.get_ref(column).map_err(failed)? {
-                    ValueRef::Blob(blob) => SqlValue::Blob(blob),
-                    ValueRef::Integer(int) if self.as_doubles => SqlValue::Int(int as f64 as i64),
-                    ValueRef::Integer(int) => SqlValue::Int(int),
-                    other => return Err(StoreError::Corrupt(format!("{other:?}"))),
-                });
-            }
-            row(&values)?;
-        }
-        Ok(())
-    }
-
-    fn transaction(&self, work: &mut dyn FnMut() -> Result<(), StoreError>) -> Result<(), StoreError> {
-        self.conn.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
-        match work() {
-            Ok(()) => self.conn.execute_batch("COMMIT").map_err(failed),
-            Err(error) => {
-                self.conn.execute_batch("ROLLBACK").map_err(failed)?;
-                Err(error)
-            }
-        }
-    }
-
-    fn bytes(&self) -> Result<u64, StoreError> {
-        let pages = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()";
-        let bytes: i64 = self.conn.query_row(pages, [], |row| row.get(0)).map_err(failed)?;
-        Ok(bytes.unsigned_abs())
-    }
-}
-
-fn open(path: &Path, as_doubles: bool) -> SqlBackend<Sqlite> {
-    open_with(path, as_doubles, SqlSizes::default())
-}
-
-fn open_with(path: &Path, as_doubles: bool, sizes: SqlSizes) -> SqlBackend<Sqlite> {
-    SqlBackend::open_with(Sqlite::open(path, as_doubles), sizes).expect("opens")
-}
-
-fn in_memory(sizes: SqlSizes) -> SqlBackend<Sqlite> {
-    let conn = rusqlite::Connection::open_in_memory().expect("opens");
-    SqlBackend::open_with(Sqlite::new(conn, true), sizes).expect("opens")
-}
+use sqlite::{Sqlite, in_memory, levels, open, open_with};
 
 #[test]
 fn conforms() {
@@ -229,14 +83,6 @@ fn remove(backend: &SqlBackend<Sqlite>, seq: u64) -> u64 {
     backend.conn().take_rows();
     backend.write(|writer| writer.remove(Seq(seq), &event, &terms)).expect("remove");
     backend.conn().take_rows().0
-}
-
-/// Pages of each level.
-fn levels(backend: &SqlBackend<Sqlite>) -> Vec<(i64, i64)> {
-    let sql = "SELECT level, count(*) FROM relay_page GROUP BY level";
-    let mut statement = backend.conn().conn.prepare(sql).expect("prepares");
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).expect("queries");
-    rows.collect::<Result<_, _>>().expect("rows")
 }
 
 #[test]
