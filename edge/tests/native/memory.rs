@@ -1,20 +1,19 @@
 //! Memory: what sockets hold for readers that read nothing has a bound, and nobody misses an event by it; live
 //! filters have one, and whoever meets it is told.
 
+use std::rc::Rc;
+
 use relay_edge::settings::{ObjectSettings, Settings};
 use relay_engine::testing::signing::{event, key};
 
-use super::world::{Forgets, Runtime};
+use super::world::{Forgets, Runtime, Socket};
 
 const READERS: usize = 200;
 const EVENTS: u64 = 100;
 const EVENT_BYTES: usize = 20_000;
 
-#[test]
-fn many_slow_readers_hold_little_and_get_everything() {
-    // Forever, so that nobody is closed for reading nothing.
-    let object = ObjectSettings { write_stall_seconds: 1 << 30, ..ObjectSettings::default() };
-    let mut runtime = Runtime::new(Settings { object, ..Settings::default() }, Forgets::Never);
+/// Stores [`EVENTS`] large events; who published them stays.
+fn publish(runtime: &mut Runtime) -> Rc<Socket> {
     let writer = runtime.connect().unwrap();
     let t = runtime.now.seconds();
     for n in 0..EVENTS {
@@ -22,6 +21,19 @@ fn many_slow_readers_hold_little_and_get_everything() {
         runtime.text(writer.key, &format!(r#"["EVENT",{}]"#, note.json()));
     }
     runtime.drive();
+    writer
+}
+
+fn held(readers: &[Rc<Socket>]) -> usize {
+    readers.iter().map(|reader| reader.output.borrow().iter().map(String::len).sum::<usize>()).sum()
+}
+
+#[test]
+fn many_slow_readers_hold_little_and_get_everything() {
+    // Forever, so that nobody is closed for reading nothing.
+    let object = ObjectSettings { write_stall_seconds: 1 << 30, ..ObjectSettings::default() };
+    let mut runtime = Runtime::new(Settings { object, ..Settings::default() }, Forgets::Never);
+    publish(&mut runtime);
     let readers: Vec<_> = (0..READERS).map(|_| runtime.connect().unwrap()).collect();
     for reader in &readers {
         reader.output.borrow_mut().clear();
@@ -30,8 +42,7 @@ fn many_slow_readers_hold_little_and_get_everything() {
     for _ in 0..50 {
         runtime.drive();
     }
-    let held: usize =
-        readers.iter().map(|reader| reader.output.borrow().iter().map(String::len).sum::<usize>()).sum();
+    let held = held(&readers);
     let asked = READERS * EVENTS as usize * EVENT_BYTES;
     assert!(held < 40 << 20, "{held} bytes of {asked} wait in sockets");
     for reader in [&readers[0], &readers[READERS - 1]] {
@@ -58,17 +69,8 @@ fn many_slow_readers_hold_little_and_get_everything() {
 fn readers_that_never_read_cannot_fill_the_memory_by_being_closed() {
     let object = ObjectSettings { write_stall_seconds: 10, ..ObjectSettings::default() };
     let mut runtime = Runtime::new(Settings { object, ..Settings::default() }, Forgets::Never);
-    let writer = runtime.connect().unwrap();
-    let t = runtime.now.seconds();
-    for n in 0..EVENTS {
-        let note = event(&key(1)).at(t - n).content("x".repeat(EVENT_BYTES)).sign();
-        runtime.text(writer.key, &format!(r#"["EVENT",{}]"#, note.json()));
-    }
-    runtime.drive();
+    let writer = publish(&mut runtime);
     let mut crowd = Vec::new();
-    let held = |crowd: &[std::rc::Rc<super::world::Socket>]| -> usize {
-        crowd.iter().map(|reader| reader.output.borrow().iter().map(String::len).sum::<usize>()).sum()
-    };
     for round in 0..10 {
         let readers: Vec<_> = (0..20).filter_map(|_| runtime.connect()).collect();
         for reader in &readers {
