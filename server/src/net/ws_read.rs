@@ -38,7 +38,7 @@ pub(crate) enum Received {
 pub(crate) enum Fault {
     /// Text that is not UTF-8.
     Utf8,
-    /// A message in pieces, or one of an absurd length, has grown over the limit; this is known of its size.
+    /// A message is of an absurd length, not worth skipping; this is known of its size.
     TooLong(u64),
     /// The bytes break RFC 6455.
     Protocol,
