@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::seam::{Chance, Made, author};
 use crate::sqlite::{Sqlite, in_memory, levels};
+use crate::tombstones::Buried;
 use relay_engine::store::sql::{SqlBackend, SqlSizes};
 use relay_engine::store::{Backend, Bound, Posting, Rank, Reader, Seq, StoreError, Term, Writer, terms_of};
 use relay_engine::types::{Event, NO_EXPIRY, Timestamp};
@@ -178,10 +179,11 @@ fn check_world(seed: u64) -> (usize, usize) {
     };
     let mut backend = open(any_sizes(&mut chance));
     let (mut model, mut last, mut made, removing) = (Model::new(), 0, 0, chance.below(5));
+    let mut buried = Buried::default();
     let (mut refused, mut depth) = (0, 0);
     for step in 0..120 {
         let note = format!("seed {seed} step {step}");
-        let (mut next, mut given) = (model.clone(), last);
+        let (mut next, mut given, mut buried_next) = (model.clone(), last, buried.clone());
         if chance.below(4) == 0 {
             backend.conn().fail_after.set(Some(chance.below(25)));
         }
@@ -216,19 +218,21 @@ fn check_world(seed: u64) -> (usize, usize) {
                     next.insert(given, event);
                 }
             }
-            Ok(())
+            buried_next.bury_some(writer, &mut chance)
         });
         backend.conn().fail_after.set(None);
         backend.conn().fail_commit_after.set(None);
         match result {
-            Ok(()) => (model, last) = (next, given),
+            Ok(()) => (model, last, buried) = (next, given, buried_next),
             Err(_) => refused += 1,
         }
         check(&backend, &model, last, &mut chance, false, &note);
+        buried.check(&backend, &note);
         if chance.below(6) == 0 {
             drop(backend);
             backend = open(any_sizes(&mut chance));
             check(&backend, &model, last, &mut chance, true, &format!("{note}, opened anew"));
+            buried.check(&backend, &format!("{note}, opened anew"));
             check_that_pages_of_a_run_do_not_overlap(&backend, &note);
         }
         depth = depth.max(levels(&backend).len());

@@ -5,6 +5,7 @@ mod bounds;
 #[path = "../seam/mod.rs"]
 mod seam;
 mod sqlite;
+mod tombstones;
 
 use relay_engine::store::sql::{EVENT_BYTES_MAX, SqlBackend, SqlConn, SqlOpenError, SqlSizes};
 use relay_engine::store::{Backend, Bound, Rank, Reader, Seq, StoreError, Term, Writer, terms_of};
@@ -326,11 +327,11 @@ fn another_version_is_refused_and_other_tables_are_left_alone() {
     let conn = Sqlite::open(&path, false);
     conn.exec("CREATE TABLE bread (price INTEGER)", &[]).expect("create");
     let backend = SqlBackend::open(conn).expect("beside other tables");
-    backend.conn().exec("UPDATE relay_meta SET value = 3", &[]).expect("update");
+    backend.conn().exec("UPDATE relay_meta SET value = 4", &[]).expect("update");
     drop(backend);
     let error = SqlBackend::open(Sqlite::open(&path, false)).expect_err("newer");
-    assert_eq!(error, SqlOpenError::Schema { found: 3, known: 2 });
-    assert_eq!(error.to_string(), "the database has layout 3, and this version reads layout 2");
+    assert_eq!(error, SqlOpenError::Schema { found: 4, known: 3 });
+    assert_eq!(error.to_string(), "the database has layout 4, and this version reads layout 3");
 }
 
 #[test]

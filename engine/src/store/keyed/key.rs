@@ -19,6 +19,8 @@
 //! tombstone   = 'i'  id:32  pubkey:32
 //!             | 'r'  kind:2  pubkey:32  hash:16
 //!             | 'v'  pubkey:32
+//!
+//! buried      = 'd'  SHA-256 of tombstone:32  not until:8        where tombstones are among the keys
 //! ```
 //!
 //! All numbers are big-endian; `created_at` is inverted so that newest comes first. No head is the beginning
@@ -107,15 +109,16 @@ impl Key {
     /// The number of the event that this is a key of.
     pub(in crate::store) fn seq(&self) -> Option<Seq> {
         match self.as_bytes() {
+            [b'd', ..] => None,
             [b'i' | b'x', ..] => read_seq(self.as_bytes()),
             bytes => read_posting(bytes).map(|posting| posting.seq),
         }
     }
 
-    /// The id, if this is the key of one.
-    pub(in crate::store) fn id(&self) -> Option<&[u8; 32]> {
+    /// The hash that this is looked for by, if it is the key of an id or a tombstone.
+    pub(in crate::store) fn sought(&self) -> Option<&[u8; 32]> {
         match self.as_bytes() {
-            [b'i', rest @ ..] => rest.first_chunk(),
+            [b'i' | b'd', rest @ ..] => rest.first_chunk(),
             _ => None,
         }
     }
@@ -198,10 +201,10 @@ pub(super) fn read_posting(key: &[u8]) -> Option<Posting> {
     })
 }
 
-/// A posting's key in two: what all of its term's begin with, and the rest. Nothing for ids and expiries.
+/// A posting's key in two: what all of its term's begin with, and the rest. Nothing for ids, expiries and tombstones.
 pub fn posting_head(key: &[u8]) -> Option<(&[u8], &[u8; POSTING_BYTES])> {
     match key {
-        [b'i' | b'x', ..] => None,
+        [b'i' | b'x' | b'd', ..] => None,
         _ => key.split_last_chunk(),
     }
 }
@@ -238,6 +241,16 @@ pub(super) fn tombstone(tombstone: &Tombstone) -> Box<[u8]> {
         }
         Tombstone::Vanished(pubkey) => [b"v", &pubkey.0[..]].concat().into(),
     }
+}
+
+/// A tombstone among the keys. Of several of one tombstone that of the latest second comes first.
+pub(in crate::store) fn buried(tombstone: &[u8], until: Timestamp) -> Key {
+    Key::new(&[b"d", &Sha256::digest(tombstone), &(!until).to_be_bytes()])
+}
+
+/// The second of a tombstone among the keys.
+pub(in crate::store) fn read_until(key: &[u8]) -> Option<Timestamp> {
+    key.last_chunk().map(|bytes| !Timestamp::from_be_bytes(*bytes))
 }
 
 fn hash(value: &[u8]) -> [u8; HALF] {

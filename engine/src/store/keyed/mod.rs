@@ -11,6 +11,7 @@ use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
 pub use key::{Key, POSTING_BYTES, posting_head};
+pub(in crate::store) use key::{buried, read_until};
 pub(in crate::store) use overlay::keys_of;
 pub use overlay::{Change, Overlay};
 

@@ -14,14 +14,14 @@ pub(super) struct PageRef {
     pub(super) number: i64,
     pub(super) first: Key,
     pub(super) last: Key,
-    /// The filter of its ids; see `ids`.
-    pub(super) ids: Box<[u8]>,
+    /// Which ids and tombstones it may hold; see `filter`.
+    pub(super) filter: Box<[u8]>,
 }
 
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) level: usize,
-    /// The last number that was folded into it; 0 below level 0.
+    /// Unlike that of any other run of level 0; 0 below it.
     pub(super) run: i64,
     /// Ascending, and not empty.
     pub(super) pages: Vec<PageRef>,
@@ -60,6 +60,11 @@ impl Directory {
     /// The first number that no page has.
     pub(super) fn fresh_number(&self) -> i64 {
         self.last_number + 1
+    }
+
+    /// For a run of level 0, above all others of it.
+    pub(super) fn fresh_run(&self) -> i64 {
+        self.runs_of_level(0).map(|run| run.run).max().unwrap_or(0) + 1
     }
 
     pub(super) fn levels(&self) -> usize {

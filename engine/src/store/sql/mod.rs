@@ -2,16 +2,16 @@
 //!
 //! ```text
 //! relay_event      seq INTEGER PRIMARY KEY, json BLOB          events from number seq on, a line each: lines.rs
-//! relay_page       page INTEGER PRIMARY KEY, level, run, first, last, ids, keys BLOB      sorted keys: page.rs
+//! relay_page       page INTEGER PRIMARY KEY, level, run, first, last, filter, keys BLOB   sorted keys: page.rs
 //! relay_gone       chunk INTEGER PRIMARY KEY, bits BLOB        events taken out of what is in pages: gone.rs
-//! relay_tombstone  key BLOB PRIMARY KEY, until BLOB:8          big-endian
+//! relay_tombstone  row INTEGER PRIMARY KEY, keys BLOB          tombstones of a write since the last fold: buried.rs
 //! relay_meta       name TEXT PRIMARY KEY, value INTEGER        schema, folded, folded_events
 //! ```
 //!
 //! On Durable Objects a row written costs what a thousand rows read cost, so the layout is chosen by rows
 //! written. A write stores its events, several in a row, and nothing else: their keys (drawn in `store::keyed`; id,
 //! all, kind, author, author and kind, each indexed tag; address and expiry where there are any) are kept in
-//! memory, and read off the events again when the backend is opened. Every thousand events or so the keys are *folded*:
+//! memory, and read off the events again when the backend is opened. Tombstones are keys too. Every thousand events or so the keys are *folded*:
 //! written as pages of 32 KB, a run of level 0. Eight such runs are *merged* into level 1, and what a level has too
 //! much sinks to the next, some pages at a time: a log-structured merge tree, in rows. A key stands for an event by its
 //! number and is in one place, so there is nothing to reconcile; an event that is taken out leaves a bit behind,
@@ -24,11 +24,12 @@
 //! Statements keep within what Durable Objects take: 100 parameters, rows under 2 MB, integers below 2^53
 //! (larger ones are BLOBs), no `BEGIN` and no PRAGMA. Durability is the connection's affair.
 
+mod buried;
 mod cache;
 mod conn;
 mod directory;
+mod filter;
 mod gone;
-mod ids;
 mod lines;
 mod merge;
 mod page;
@@ -54,16 +55,16 @@ use super::keyed::{Overlay, View};
 use super::terms::TermClasses;
 
 /// The layout written by this version. Another one is refused.
-const SCHEMA: i64 = 2;
+const SCHEMA: i64 = 3;
 
 const CREATE: [&str; 5] = [
     "CREATE TABLE IF NOT EXISTS relay_meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS relay_event (seq INTEGER PRIMARY KEY, json BLOB NOT NULL)",
     // What is read of all pages comes before what is read of one.
     "CREATE TABLE IF NOT EXISTS relay_page (page INTEGER PRIMARY KEY, level INTEGER NOT NULL, \
-     run INTEGER NOT NULL, first BLOB NOT NULL, last BLOB NOT NULL, ids BLOB NOT NULL, keys BLOB NOT NULL)",
+     run INTEGER NOT NULL, first BLOB NOT NULL, last BLOB NOT NULL, filter BLOB NOT NULL, keys BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS relay_gone (chunk INTEGER PRIMARY KEY, bits BLOB NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS relay_tombstone (key BLOB PRIMARY KEY, until BLOB NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS relay_tombstone (row INTEGER PRIMARY KEY, keys BLOB NOT NULL)",
 ];
 const READ_SCHEMA: &str = "SELECT value FROM relay_meta WHERE name = 'schema'";
 const WRITE_SCHEMA: &str = "INSERT INTO relay_meta (name, value) VALUES ('schema', ?)";

@@ -4,15 +4,15 @@ use super::conn::{Bulk, SqlConn, SqlValue};
 use super::directory::PageRef;
 use super::page::{self, Builder, Cursor};
 use super::rows::Rows;
-use super::{SqlBackend, ids};
+use super::{SqlBackend, filter};
 use crate::store::backend::StoreError;
 use crate::store::keyed::Key;
 
 const WRITE: Bulk = Bulk {
-    before: "INSERT INTO relay_page (page, level, run, first, last, ids, keys) VALUES ",
+    before: "INSERT INTO relay_page (page, level, run, first, last, filter, keys) VALUES ",
     row: "(?,?,?,?,?,?,?)",
     after: " ON CONFLICT (page) DO UPDATE SET level = excluded.level, run = excluded.run, first = excluded.first, \
-            last = excluded.last, ids = excluded.ids, keys = excluded.keys",
+            last = excluded.last, filter = excluded.filter, keys = excluded.keys",
 };
 const DELETE: Bulk = Bulk { before: "DELETE FROM relay_page WHERE page IN (", row: "?", after: ")" };
 
@@ -65,15 +65,16 @@ pub(super) fn paginate(
     let mut keys = keys.iter().peekable();
     while let Some(first) = keys.peek().copied() {
         let mut builder = Builder::new();
-        let (mut last, mut found) = (first, Vec::new());
+        let (mut last, mut sought) = (first, Vec::new());
         while builder.len() < share
             && let Some(key) = keys.next()
         {
             builder.push(key);
             last = key;
-            found.extend(key.id().copied());
+            sought.extend(key.sought().copied());
         }
-        let entry = PageRef { number: numbers.take(), first: *first, last: *last, ids: ids::filter(&found) };
+        let entry =
+            PageRef { number: numbers.take(), first: *first, last: *last, filter: filter::of(&sought) };
         out.push(Page { level, run, entry, keys: builder.finish() });
     }
 }
@@ -106,7 +107,7 @@ impl<C: SqlConn> SqlBackend<C> {
                 SqlValue::Int(*run),
                 SqlValue::Blob(entry.first.as_bytes()),
                 SqlValue::Blob(entry.last.as_bytes()),
-                SqlValue::Blob(&entry.ids),
+                SqlValue::Blob(&entry.filter),
                 SqlValue::Blob(keys),
             ]
         });

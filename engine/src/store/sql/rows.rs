@@ -9,15 +9,14 @@ use super::conn::{SqlConn, SqlValue};
 use super::directory::PageRef;
 use super::page::Cursor;
 use super::state::{State, event_row};
-use super::{SqlBackend, ids, int, lines};
+use super::{SqlBackend, filter, int, lines};
 use crate::store::backend::{Seq, Stats, StoreError};
-use crate::store::keyed::{Key, KeySource};
+use crate::store::keyed::{Key, KeySource, buried, read_until};
 use crate::types::Timestamp;
 
 const PAGE: &str = "SELECT keys FROM relay_page WHERE page = ?";
 const EVENT_ROW: &str = "SELECT seq, json FROM relay_event WHERE seq <= ? ORDER BY seq DESC LIMIT 1";
 const EVENT_ROWS_AFTER: &str = "SELECT seq, json FROM relay_event WHERE seq > ? ORDER BY seq LIMIT ?";
-const TOMBSTONE: &str = "SELECT until FROM relay_tombstone WHERE key = ?";
 
 /// Rows of events read at once when many are wanted.
 const EVENT_ROWS: i64 = 16;
@@ -144,14 +143,11 @@ impl<C: SqlConn> KeySource for Rows<'_, C> {
     }
 
     fn tombstone(&self, key: &[u8]) -> Result<Option<Timestamp>, StoreError> {
-        let mut found = Ok(None);
-        self.blobs(TOMBSTONE, &[SqlValue::Blob(key)], &mut |until| {
-            found = match until.try_into() {
-                Ok(bytes) => Ok(Some(Timestamp::from_be_bytes(bytes))),
-                Err(_) => Err(StoreError::Corrupt("a tombstone's second has not eight bytes".into())),
-            };
-        })?;
-        found
+        // The latest second comes first.
+        let (from, to) = (buried(key, Timestamp::MAX), buried(key, 0));
+        let mut found = None;
+        self.keys(from.as_bytes(), to.as_bytes(), 1, &mut |key| found = read_until(key))?;
+        Ok(found)
     }
 
     fn last_seq(&self) -> Result<Seq, StoreError> {
@@ -172,8 +168,8 @@ fn number(seq: Seq) -> i64 {
 struct Merged<'a> {
     state: &'a State,
     range: (&'a [u8], &'a [u8]),
-    /// The id, if that is what is looked for.
-    id: Option<&'a [u8; 32]>,
+    /// The id or tombstone, if that is what is looked for.
+    sought: Option<[u8; 32]>,
     recent: Peekable<btree_set::Range<'a, Key>>,
     lanes: Vec<Lane<'a>>,
 }
@@ -196,16 +192,12 @@ impl<'a> Merged<'a> {
             let reaches = pages.first().is_some_and(|page| page.first <= last);
             reaches.then_some(Lane { pages, open: None, head: None })
         });
-        let id = match (from, to) {
-            ([b'i', from @ ..], [b'i', to @ ..]) => {
-                from.first_chunk().filter(|id: &&[u8; 32]| to.first_chunk() == Some(*id))
-            }
-            _ => None,
-        };
+        let is_one = from.first() == to.first() && first.sought() == last.sought();
+        let sought = first.sought().copied().filter(|_| is_one);
         Ok(Merged {
             state,
             range: (from, to),
-            id,
+            sought,
             recent: state.recent.range(first..=last).peekable(),
             lanes: lanes.collect(),
         })
@@ -219,7 +211,7 @@ impl<'a> Merged<'a> {
         let mut least: Option<(Key, usize)> = None;
         for (place, lane) in self.lanes.iter_mut().enumerate() {
             if lane.head.is_none() {
-                lane.advance(rows, self.state, self.range, self.id, worn)?;
+                lane.advance(rows, self.state, self.range, self.sought.as_ref(), worn)?;
             }
             if let Some(head) = lane.head
                 && least.is_none_or(|(key, _)| head < key)
@@ -244,7 +236,7 @@ impl Lane<'_> {
         rows: &Rows<'_, C>,
         state: &State,
         (from, to): (&[u8], &[u8]),
-        id: Option<&[u8; 32]>,
+        sought: Option<&[u8; 32]>,
         worn: &mut Vec<i64>,
     ) -> Result<(), StoreError> {
         loop {
@@ -272,7 +264,7 @@ impl Lane<'_> {
                 return Ok(());
             }
             self.pages = others;
-            if id.is_none_or(|id| ids::may_hold(&page.ids, id)) {
+            if sought.is_none_or(|hash| filter::may_hold(&page.filter, hash)) {
                 self.open = Some((page.number, Cursor::at(rows.page(page.number)?, from)?, 0));
             }
         }

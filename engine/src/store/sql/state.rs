@@ -7,7 +7,7 @@ use rustc_hash::FxHashSet;
 use super::conn::{SqlConn, SqlValue};
 use super::directory::{Directory, PageRef};
 use super::gone::{Bits, Gone};
-use super::lines;
+use super::{buried, lines};
 use crate::store::backend::{Seq, StoreError};
 use crate::store::keyed::{Key, Overlay, keys_of};
 use crate::store::terms::{TermClasses, terms_of};
@@ -16,8 +16,9 @@ use crate::types::Event;
 const FOLDED: &str = "SELECT value FROM relay_meta WHERE name = 'folded'";
 const FOLDED_EVENTS: &str = "SELECT value FROM relay_meta WHERE name = 'folded_events'";
 const PAGES: &str =
-    "SELECT page, level, run, first, last, ids FROM relay_page WHERE page > ? ORDER BY page LIMIT ?";
+    "SELECT page, level, run, first, last, filter FROM relay_page WHERE page > ? ORDER BY page LIMIT ?";
 const GONE: &str = "SELECT chunk, bits FROM relay_gone WHERE chunk > ? ORDER BY chunk LIMIT ?";
+const TOMBSTONES: &str = "SELECT row, keys FROM relay_tombstone WHERE row > ? ORDER BY row LIMIT ?";
 const EVENTS: &str = "SELECT seq, json FROM relay_event WHERE seq > ? ORDER BY seq LIMIT ?";
 const NEWEST: &str = "SELECT seq, json FROM relay_event ORDER BY seq DESC LIMIT 1";
 
@@ -27,9 +28,9 @@ const LARGE_ROWS: i64 = 16;
 
 #[derive(Debug, Default)]
 pub(super) struct State {
-    /// Keys of the events above `folded`.
+    /// Keys of the events above `folded`, and of tombstones set since.
     pub(super) recent: BTreeSet<Key>,
-    /// Those of them that were taken out since the backend was opened.
+    /// Those events that were taken out since the backend was opened.
     pub(super) recent_gone: FxHashSet<Seq>,
     /// How many are left, and bytes of all.
     pub(super) recent_events: u64,
@@ -75,7 +76,8 @@ pub(super) struct Written {
 }
 
 impl State {
-    /// Reads everything from the tables. Costs a row for each page and for each event since the last fold.
+    /// Reads everything from the tables. Costs a row for each page, and each row of events and tombstones since the
+    /// last fold.
     pub(super) fn load<C: SqlConn>(conn: &C, classes: TermClasses) -> Result<Self, StoreError> {
         let mut state = State::default();
         let number =
@@ -90,12 +92,12 @@ impl State {
                 SqlValue::Int(run),
                 SqlValue::Blob(first),
                 SqlValue::Blob(last),
-                SqlValue::Blob(ids),
+                SqlValue::Blob(filter),
             ] => {
                 let (Some(first), Some(last)) = (Key::read(first), Key::read(last)) else {
                     return Err(StoreError::Corrupt("a page begins or ends with no key".into()));
                 };
-                let page = PageRef { number, first, last, ids: ids.into() };
+                let page = PageRef { number, first, last, filter: filter.into() };
                 runs.entry((level as usize, run)).or_default().push(page);
                 Ok(number)
             }
@@ -108,6 +110,13 @@ impl State {
                 Ok(chunk)
             }
             _ => Err(StoreError::Corrupt("the columns of what is gone are of other types".into())),
+        })?;
+        each_row(conn, TOMBSTONES, 0, LARGE_ROWS, &mut |row| match *row {
+            [SqlValue::Int(row), SqlValue::Blob(keys)] => {
+                state.recent.extend(buried::keys(keys)?);
+                Ok(row)
+            }
+            _ => Err(StoreError::Corrupt("the columns of tombstones are of other types".into())),
         })?;
         state.load_events(conn, classes)?;
         Ok(state)
@@ -141,6 +150,7 @@ impl State {
     pub(super) fn take_over(&mut self, overlay: &Overlay, written: Written) {
         // This source is not told of keys to remove.
         self.recent.extend(overlay.keys().map(|(key, _)| *key));
+        self.recent.extend(buried::keys_of(overlay));
         self.newest_row_is_empty |= written.empties_newest_row;
         if let Some(last) = written.last {
             (self.last_seq, self.newest_row) = last;

@@ -3,12 +3,13 @@
 //! Nothing here changes what is stored. Each step is a transaction of its own after a write (or before one, if folding has
 //! failed for long); one that fails leaves everything as it was, and is tried again after the next write.
 
-use super::SqlBackend;
 use super::conn::{SqlConn, SqlValue};
 use super::pages::{Numbers, paginate};
+use super::{SqlBackend, int};
 use crate::store::backend::StoreError;
 use crate::store::keyed::Key;
 
+const CLEAR_TOMBSTONES: &str = "DELETE FROM relay_tombstone";
 const WRITE_META: &str = "INSERT INTO relay_meta (name, value) VALUES ('folded', ?), ('folded_events', ?) \
                           ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 
@@ -87,12 +88,13 @@ impl<C: SqlConn> SqlBackend<C> {
             let is_gone = |key: &&Key| key.seq().is_some_and(|seq| state.recent_gone.contains(&seq));
             let keys: Vec<Key> = state.recent.iter().filter(|key| !is_gone(key)).copied().collect();
             let (mut pages, mut numbers) = (Vec::new(), Numbers::new(&[], state.directory.fresh_number()));
-            let run = state.last_seq.0 as i64;
+            let run = state.directory.fresh_run();
             paginate(&keys, (0, run), self.sizes.page_bytes, &mut numbers, &mut pages);
             let events = state.folded_events + state.recent_events;
             self.conn.transaction(&mut || {
                 self.write_pages(&pages)?;
-                self.conn.exec(WRITE_META, &[SqlValue::Int(run), SqlValue::Int(events as i64)])
+                self.conn.exec(CLEAR_TOMBSTONES, &[])?;
+                self.conn.exec(WRITE_META, &[int(state.last_seq), SqlValue::Int(events as i64)])
             })?;
             (state.last_seq, events, pages)
         };

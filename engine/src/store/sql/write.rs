@@ -1,11 +1,11 @@
-//! Writing: the events of a write into rows, and those that it takes out of theirs.
+//! Writing: the events of a write into rows, those that it takes out of theirs, and its tombstones.
 
 use std::collections::BTreeSet;
 
 use super::conn::{Bulk, SqlConn, SqlValue};
 use super::rows::Rows;
 use super::state::Written;
-use super::{EVENT_BYTES_MAX, SqlBackend, int, lines};
+use super::{EVENT_BYTES_MAX, SqlBackend, buried, int, lines};
 use crate::store::backend::{Seq, StoreError};
 use crate::store::keyed::Overlay;
 
@@ -20,11 +20,7 @@ const WRITE_GONE: Bulk = Bulk {
     row: "(?,?)",
     after: " ON CONFLICT (chunk) DO UPDATE SET bits = excluded.bits",
 };
-const BURY: Bulk = Bulk {
-    before: "INSERT INTO relay_tombstone (key, until) VALUES ",
-    row: "(?,?)",
-    after: " ON CONFLICT (key) DO UPDATE SET until = excluded.until",
-};
+const BURY: Bulk = Bulk { before: "INSERT INTO relay_tombstone (keys) VALUES ", row: "(?)", after: "" };
 
 /// Bytes of rows that are put together before they are written.
 const PENDING_BYTES: usize = 1 << 20;
@@ -65,9 +61,8 @@ impl<C: SqlConn> SqlBackend<C> {
         let gone = written.gone.iter();
         WRITE_GONE
             .run(conn, gone.map(|(chunk, bits)| [SqlValue::Int(*chunk as i64), SqlValue::Blob(&**bits)]))?;
-        let tombstones: Vec<_> =
-            overlay.tombstones().map(|(key, until)| (key, until.to_be_bytes())).collect();
-        BURY.run(conn, tombstones.iter().map(|(key, until)| [SqlValue::Blob(key), SqlValue::Blob(until)]))?;
+        let tombstones = buried::rows(overlay);
+        BURY.run(conn, tombstones.iter().map(|row| [SqlValue::Blob(row)]))?;
         Ok(written)
     }
 

@@ -1,0 +1,138 @@
+//! Tombstones are keys among the others: they are folded and merged, never lost, and cost little.
+
+use std::collections::BTreeMap;
+
+use relay_engine::store::sql::{SqlBackend, SqlSizes};
+use relay_engine::store::{Backend, Reader, StoreError, Tombstone, Writer};
+use relay_engine::types::{EventId, PubKey, Timestamp};
+
+use crate::seam::{Chance, insert};
+use crate::sqlite::{Sqlite, in_memory, open, open_with};
+use crate::{note_with_tags, put_all};
+
+/// What tombstones a store holds, by the number they are made of.
+#[derive(Clone, Default)]
+pub(crate) struct Buried(BTreeMap<u64, Timestamp>);
+
+fn made(n: u64) -> Tombstone {
+    let mut hash = [0x5a; 32];
+    hash[24..].copy_from_slice(&(n / 3).to_be_bytes());
+    match n % 3 {
+        0 => Tombstone::Id(EventId(hash), PubKey([7; 32])),
+        1 => Tombstone::Address { kind: 30_023, pubkey: PubKey(hash), d: b"d".as_slice().into() },
+        _ => Tombstone::Vanished(PubKey(hash)),
+    }
+}
+
+impl Buried {
+    /// Often none, seldom many.
+    pub(crate) fn bury_some(
+        &mut self,
+        writer: &mut impl Writer,
+        chance: &mut Chance,
+    ) -> Result<(), StoreError> {
+        let count = [0, 0, 1, 3, 20][chance.below(5) as usize];
+        for _ in 0..count {
+            let (n, until) = (chance.below(60), chance.below(50));
+            writer.bury(&made(n), until)?;
+            let known = self.0.entry(n).or_insert(until);
+            *known = until.max(*known);
+            assert_eq!(writer.tombstone(&made(n))?, Some(*known));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check(&self, backend: &SqlBackend<Sqlite>, note: &str) {
+        let reader = backend.reader().expect("reader");
+        for n in 0..63 {
+            assert_eq!(reader.tombstone(&made(n)), Ok(self.0.get(&n).copied()), "{note}: {:?}", made(n));
+        }
+    }
+}
+
+fn bury(backend: &SqlBackend<Sqlite>, tombstones: std::ops::Range<u64>, until: Timestamp) {
+    let all = |writer: &mut <SqlBackend<Sqlite> as Backend>::Writer<'_>| {
+        tombstones.clone().try_for_each(|n| writer.bury(&made(n), until))
+    };
+    backend.write(all).expect("bury");
+}
+
+fn look_up(backend: &SqlBackend<Sqlite>, tombstones: std::ops::Range<u64>) -> u64 {
+    let reader = backend.reader().expect("reader");
+    tombstones.filter(|n| reader.tombstone(&made(*n)).expect("look up").is_some()).count() as u64
+}
+
+#[test]
+fn a_deletion_writes_a_row_however_much_it_deletes() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("relay.sqlite");
+    let backend = open(&path, true);
+    backend.conn().take_rows();
+    bury(&backend, 0..500, 9);
+    assert_eq!(backend.conn().take_rows(), (1, 0));
+    // None of it, and no later second: nothing is written.
+    bury(&backend, 0..500, 9);
+    assert_eq!(backend.conn().take_rows(), (0, 0));
+    drop(backend);
+    let backend = open(&path, true);
+    assert_eq!(look_up(&backend, 0..600), 500);
+}
+
+/// A write sets as many as there are tags in its events; a row has at most 2 MB.
+#[test]
+fn many_tombstones_of_one_write_fit_their_rows() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("relay.sqlite");
+    // Nothing is folded.
+    let sizes = SqlSizes { recent_keys: 1 << 20, ..SqlSizes::default() };
+    let backend = open_with(&path, true, sizes);
+    bury(&backend, 0..60_000, 9);
+    let longest: i64 = backend
+        .conn()
+        .conn
+        .query_row("SELECT max(length(keys)) FROM relay_tombstone", [], |row| row.get(0))
+        .expect("rows");
+    assert!((500_000..1_000_000).contains(&longest), "{longest}");
+    drop(backend);
+    assert_eq!(look_up(&open_with(&path, true, sizes), 0..60_100), 60_000);
+}
+
+/// Each event is looked for under two tombstones or three; nearly always there is none.
+#[test]
+fn looking_for_a_tombstone_reads_nearly_nothing() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("relay.sqlite");
+    let backend = open(&path, true);
+    (0..10).for_each(|part| {
+        put_all(&backend, (1 + 2_000 * part..=2_000 * (part + 1)).map(|n| (n, note_with_tags(n, 5))));
+        bury(&backend, 300 * part..300 * (part + 1), part);
+    });
+    let left: i64 = backend
+        .conn()
+        .conn
+        .query_row("SELECT count(*) FROM relay_tombstone", [], |row| row.get(0))
+        .expect("a count");
+    assert!(left <= 1, "{left} rows outlived the fold that took them over");
+    drop(backend);
+    let backend = open(&path, true);
+    backend.conn().take_rows();
+    assert_eq!(look_up(&backend, 3_000..6_000), 0);
+    let (_, of_none) = backend.conn().take_rows();
+    assert!(of_none < 40, "{of_none} rows for 3,000 that are not there: some filter is wrong now and then");
+    assert_eq!(look_up(&backend, 0..3_000), 3_000);
+    let (_, of_all) = backend.conn().take_rows();
+    assert!(of_all < 60, "{of_all} rows for 3,000 that lie in a few pages");
+}
+
+/// A write may set tombstones and store nothing, and so may all writes between two folds.
+#[test]
+fn runs_of_tombstones_only_do_not_overlap() {
+    let backend = in_memory(SqlSizes::tiny());
+    insert(&backend, 1, &note_with_tags(1, 2)).expect("insert");
+    for round in 1..8 {
+        (0..90).step_by(10).for_each(|n| bury(&backend, n..n + 10, round));
+        assert_eq!(look_up(&backend, 0..100), 90);
+        let reader = backend.reader().expect("reader");
+        assert!((0..90).all(|n| reader.tombstone(&made(n)) == Ok(Some(round))));
+    }
+}
