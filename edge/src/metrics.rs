@@ -59,6 +59,10 @@ const HELP: &[(&str, &str)] = &[
     ),
     ("relay_store_events", "Events in the store"),
     ("relay_store_bytes", "Bytes the store takes"),
+    (
+        "relay_memory_bytes",
+        "WebAssembly memory of a shard's isolate; 128 MB are allowed with JavaScript's, and objects may share an isolate",
+    ),
     ("relay_store_upkeep_failures", "Steps of the store's upkeep that failed; each is tried again"),
     ("relay_verify_batch_events", "Events in a verification batch"),
     ("relay_commit_batch_events", "Events in a transaction"),

@@ -104,6 +104,10 @@ impl Host for Runtime {
         *socket.attachment.borrow_mut() = attachment.to_vec();
     }
 
+    fn memory_bytes(&self) -> u64 {
+        0
+    }
+
     fn set_alarm(&self, _: Now) {}
 }
 

@@ -56,6 +56,9 @@ pub trait Host {
     /// Keeps `attachment` beside the socket for as long as it lives. Empty: there is no session any more.
     fn attach(&self, socket: &Self::Socket, attachment: &[u8]);
 
+    /// What all objects of this isolate have allocated together; it does not shrink.
+    fn memory_bytes(&self) -> u64;
+
     /// Calls [`Object::alarm`] at this moment instead of any other it was asked for.
     fn set_alarm(&self, at: Now);
 }
@@ -281,9 +284,16 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
 
     /// Numbers since the object woke up.
     pub fn samples(&self) -> Vec<Sample> {
-        let failures = self.relay.store().upkeep_failures();
-        let leaving = (self.leaving.len() as u64, self.leaving.bytes() as u64);
-        self.numbers.samples(self.relay.metrics(), self.stats().ok(), failures, leaving)
+        let mut others = vec![
+            ("relay_memory_bytes", self.host.memory_bytes()),
+            ("relay_sockets_leaving", self.leaving.len() as u64),
+            ("relay_sockets_leaving_bytes", self.leaving.bytes() as u64),
+            ("relay_store_upkeep_failures_total", self.relay.store().upkeep_failures()),
+        ];
+        if let Ok(store) = self.stats() {
+            others.extend([("relay_store_events", store.events), ("relay_store_bytes", store.bytes)]);
+        }
+        self.numbers.samples(self.relay.metrics(), &others)
     }
 
     /// Sizes of the store.

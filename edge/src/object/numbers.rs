@@ -1,7 +1,6 @@
 //! What an object counts besides its machine, and what both tell.
 
 use relay_engine::relay::{Histogram, Metrics};
-use relay_engine::store::Stats;
 
 use crate::metrics::Sample;
 
@@ -86,14 +85,8 @@ impl Default for Numbers {
 }
 
 impl Numbers {
-    /// Everything there is to tell, for [`crate::metrics::render`].
-    pub(super) fn samples(
-        &self,
-        relay: &Metrics,
-        store: Option<Stats>,
-        upkeep_failures: u64,
-        (leaving, leaving_bytes): (u64, u64),
-    ) -> Vec<Sample> {
+    /// Everything there is to tell, for [`crate::metrics::render`]; `others` are numbers that are kept elsewhere.
+    pub(super) fn samples(&self, relay: &Metrics, others: &[(&str, u64)]) -> Vec<Sample> {
         let mut out = Vec::new();
         let mut put = |name: &str, label: Option<(&str, &str)>, value: u64| {
             out.push(Sample::new(name, label, value));
@@ -160,16 +153,10 @@ impl Numbers {
             ("relay_events_retired_total", self.events_retired),
             ("relay_alarms_total", self.alarms),
             ("relay_closed_stalled_total", self.closed_stalled),
-            ("relay_sockets_leaving", leaving),
-            ("relay_sockets_leaving_bytes", leaving_bytes),
-            ("relay_store_upkeep_failures_total", upkeep_failures),
         ] {
             put(name, None, value);
         }
-        if let Some(store) = store {
-            put("relay_store_events", None, store.events);
-            put("relay_store_bytes", None, store.bytes);
-        }
+        others.iter().for_each(|(name, value)| put(name, None, *value));
         for (name, histogram) in [
             ("relay_verify_batch_events", &relay.verify_batch_events),
             ("relay_commit_batch_events", &self.commit_events),

@@ -73,6 +73,11 @@ impl Host for Runtime {
         }
     }
 
+    fn memory_bytes(&self) -> u64 {
+        const PAGE_BYTES: u64 = 64 << 10;
+        core::arch::wasm32::memory_size::<0>() as u64 * PAGE_BYTES
+    }
+
     fn set_alarm(&self, at: Now) {
         if let Err(error) = self.storage.set_alarm(at.millis() as f64) {
             worker::console_error!("an alarm: {}", js::words(&error));

@@ -67,6 +67,10 @@ impl Host for FakeHost {
         *socket.attachment.borrow_mut() = attachment.to_vec();
     }
 
+    fn memory_bytes(&self) -> u64 {
+        0
+    }
+
     fn set_alarm(&self, at: Now) {
         self.alarm.set(Some(at));
         self.alarms_set.set(self.alarms_set.get() + 1);
