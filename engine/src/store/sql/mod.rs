@@ -11,15 +11,16 @@
 //! On Durable Objects a row written costs what a thousand rows read cost, so the layout is chosen by rows
 //! written. A write stores its events, several in a row, and nothing else: their keys (drawn in `store::keyed`; id,
 //! all, kind, author, author and kind, each indexed tag; address and expiry where there are any) are kept in
-//! memory, and read off the events again when the backend is opened. Tombstones are keys too. Every thousand events or so the keys are *folded*:
+//! memory, and read off the events again when the backend is opened. Every thousand events or so the keys are *folded*:
 //! written as pages of 32 KB, a run of level 0. Eight such runs are *merged* into level 1, and what a level has too
 //! much sinks to the next, some pages at a time: a log-structured merge tree, in rows. A key stands for an event by its
 //! number and is in one place, so there is nothing to reconcile; an event that is taken out leaves a bit behind,
-//! and its keys are left out when their pages are next merged.
+//! and its keys are left out when their pages are next merged. Tombstones are keys too, that stand for no event and stay;
+//! until they are folded, those of a write are a row.
 //!
 //! So an event writes a row if it comes alone, less if others come with it, and less than a tenth of a row of pages over its
-//! life. Taking it out writes its row again, and a row of bits if its keys are in pages; a deletion that is to be
-//! remembered writes a row. Asking reads a page from memory, or a row for each level and run.
+//! life. Taking it out writes its row again, and a row of bits if its keys are in pages; all deletions of a write that
+//! are to be remembered write a row. Asking reads a page from memory, or a row for each level and run.
 //!
 //! Statements keep within what Durable Objects take: 100 parameters, rows under 2 MB, integers below 2^53
 //! (larger ones are BLOBs), no `BEGIN` and no PRAGMA. Durability is the connection's affair.
