@@ -32,6 +32,22 @@ async function written(notes, send) {
   return (after[WRITTEN] - before[WRITTEN]) / notes.length
 }
 
+// Before the others: there is nothing in pages yet.
+test('a deletion request writes its own row, that of what it deletes, and one so that nothing comes back', async () => {
+  const person = generateSecretKey()
+  const notes = Array.from({ length: 30 }, (_, n) => sign({ tags, content: `note ${n}` }, person))
+  for (const note of notes) assert.deepEqual(await client.publish(note), [true, ''])
+  const deletion = of => sign({ kind: 5, tags: of.map(note => ['e', note.id]) }, person)
+  const single = notes.slice(0, 20).map(note => deletion([note]))
+  const rows = await written(single, async () => {
+    for (const request of single) assert.deepEqual(await client.publish(request), [true, ''])
+  })
+  assert.equal(rows, 3)
+  const all = [deletion(notes.slice(20))]
+  assert.equal(await written(all, () => client.publish(all[0])), 12, 'ten rows of what is deleted')
+  assert.match((await client.publish(notes[25]))[1], /^blocked: .*deleted/)
+})
+
 test('a note with five indexed tags writes one row, and its share of pages', async () => {
   const notes = Array.from({ length: 3_100 }, () => sign({ tags }))
   const alone = notes.splice(0, 50)

@@ -115,6 +115,11 @@ impl Key {
         }
     }
 
+    /// Whether both are of the same tombstone, if only of different seconds.
+    pub(in crate::store) fn is_same_tombstone(&self, other: &Key) -> bool {
+        self.as_bytes().first() == Some(&b'd') && self.as_bytes().get(..33) == other.as_bytes().get(..33)
+    }
+
     /// The hash that this is looked for by, if it is the key of an id or a tombstone.
     pub(in crate::store) fn sought(&self) -> Option<&[u8; 32]> {
         match self.as_bytes() {

@@ -1,6 +1,6 @@
 //! A store over sorted keys: what LMDB and SQL have in common.
 //!
-//! Both keep one ordered set of short keys (postings, ids, expiries), event bodies by number, and tombstones.
+//! Both keep one ordered set of short keys (postings, ids, expiries; in SQL also tombstones), and event bodies by number.
 //! `key.rs` draws the bytes, [`Overlay`] collects a write, and [`View`] is the [`Reader`] and [`Writer`] of
 //! any [`KeySource`]. A backend is left with reading ranges and with writing an overlay down.
 

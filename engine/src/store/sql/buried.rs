@@ -1,21 +1,18 @@
-//! Tombstones that are not in pages yet: the keys of those that a write set, one behind the other, in a row or two.
+//! Tombstones that are not in pages yet: the keys of those that a write set, one behind the other, in rows.
+//!
+//! Rows are numbered from 1 after each fold and hold how many folds there were, so what a fold has taken over is
+//! written over instead of deleted, which would be another row written.
 
 use crate::store::backend::StoreError;
-use crate::store::keyed::{Key, Overlay, buried};
+use crate::store::keyed::Key;
 
 /// `'d' hash:32 not until:8`
 const KEY_BYTES: usize = 41;
 /// A row is at most 2 MB.
 const ROW_KEYS: usize = 16 << 10;
 
-/// The keys of the tombstones of a write.
-pub(super) fn keys_of(overlay: &Overlay) -> impl Iterator<Item = Key> {
-    overlay.tombstones().map(|(tombstone, until)| buried(tombstone, until))
-}
-
-/// Rows of them.
-pub(super) fn rows(overlay: &Overlay) -> Vec<Vec<u8>> {
-    let keys: Vec<Key> = keys_of(overlay).collect();
+/// Rows of keys.
+pub(super) fn rows(keys: &[Key]) -> Vec<Vec<u8>> {
     keys.chunks(ROW_KEYS).map(|keys| keys.iter().flat_map(Key::as_bytes).copied().collect()).collect()
 }
 

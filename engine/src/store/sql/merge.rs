@@ -6,7 +6,7 @@
 use super::SqlBackend;
 use super::conn::SqlConn;
 use super::directory::PageRef;
-use super::pages::{Numbers, paginate};
+use super::pages::{Numbers, paginate, put_in_order};
 use crate::store::backend::StoreError;
 use crate::store::keyed::Key;
 
@@ -36,8 +36,7 @@ impl<C: SqlConn> SqlBackend<C> {
         };
         let mut keys = Vec::new();
         self.living_keys(&upper.pages, &mut keys)?;
-        // A few sorted stretches, which a stable sort finds and merges.
-        keys.sort();
+        put_in_order(&mut keys);
 
         // Of one page some keys may stay where they are; of several, pages of other runs would overlap them.
         let pages_max = if upper.pages.len() > 1 { usize::MAX } else { self.sizes.merge_pages };
@@ -53,7 +52,7 @@ impl<C: SqlConn> SqlBackend<C> {
         let bytes_max = self.sizes.page_bytes;
         for mut stretch in stretches {
             self.living_keys(&stretch.pages, &mut stretch.keys)?;
-            stretch.keys.sort();
+            put_in_order(&mut stretch.keys);
             paginate(&stretch.keys, (level + 1, 0), bytes_max, &mut numbers, &mut pages);
         }
         paginate(kept, (level, upper.run), bytes_max, &mut numbers, &mut pages);

@@ -4,8 +4,8 @@
 //! relay_event      seq INTEGER PRIMARY KEY, json BLOB          events from number seq on, a line each: lines.rs
 //! relay_page       page INTEGER PRIMARY KEY, level, run, first, last, filter, keys BLOB   sorted keys: page.rs
 //! relay_gone       chunk INTEGER PRIMARY KEY, bits BLOB        events taken out of what is in pages: gone.rs
-//! relay_tombstone  row INTEGER PRIMARY KEY, keys BLOB          tombstones of a write since the last fold: buried.rs
-//! relay_meta       name TEXT PRIMARY KEY, value INTEGER        schema, folded, folded_events
+//! relay_tombstone  row INTEGER PRIMARY KEY, fold, keys BLOB    tombstones of a write since a fold: buried.rs
+//! relay_meta       name TEXT PRIMARY KEY, value INTEGER        schema, folds, folded, folded_events
 //! ```
 //!
 //! On Durable Objects a row written costs what a thousand rows read cost, so the layout is chosen by rows
@@ -16,7 +16,7 @@
 //! much sinks to the next, some pages at a time: a log-structured merge tree, in rows. A key stands for an event by its
 //! number and is in one place, so there is nothing to reconcile; an event that is taken out leaves a bit behind,
 //! and its keys are left out when their pages are next merged. Tombstones are keys too, that stand for no event and stay;
-//! until they are folded, those of a write are a row.
+//! until they are folded, those of a write are a row, which is written over after the fold.
 //!
 //! So an event writes a row if it comes alone, less if others come with it, and less than a tenth of a row of pages over its
 //! life. Taking it out writes its row again, and a row of bits if its keys are in pages; all deletions of a write that
@@ -65,7 +65,8 @@ const CREATE: [&str; 5] = [
     "CREATE TABLE IF NOT EXISTS relay_page (page INTEGER PRIMARY KEY, level INTEGER NOT NULL, \
      run INTEGER NOT NULL, first BLOB NOT NULL, last BLOB NOT NULL, filter BLOB NOT NULL, keys BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS relay_gone (chunk INTEGER PRIMARY KEY, bits BLOB NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS relay_tombstone (row INTEGER PRIMARY KEY, keys BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS relay_tombstone (row INTEGER PRIMARY KEY, \
+     fold INTEGER NOT NULL, keys BLOB NOT NULL)",
 ];
 const READ_SCHEMA: &str = "SELECT value FROM relay_meta WHERE name = 'schema'";
 const WRITE_SCHEMA: &str = "INSERT INTO relay_meta (name, value) VALUES ('schema', ?)";
@@ -121,7 +122,7 @@ impl From<StoreError> for SqlOpenError {
 
 impl<C: SqlConn> SqlBackend<C> {
     /// Opens the tables in `conn`, creating them where missing. Other tables are left alone. Reads a row for each page
-    /// (one or two hundred events), and the rows of events since the last fold.
+    /// (one or two hundred events), and the rows of events and tombstones since the last fold.
     ///
     /// # Errors
     /// [`SqlOpenError::Schema`] for tables of another version, which stay as they are.
@@ -203,7 +204,7 @@ impl<C: SqlConn + 'static> Backend for SqlBackend<C> {
             let value = work(&mut writer)?;
             let (_, overlay) = writer.into_parts();
             if overlay.last_seq() > Seq(0) {
-                // What only takes out may make the room that is missing.
+                // What only takes out may make the room that is missing. The tombstone that may come with it is one.
                 std::mem::replace(&mut overdue, Ok(()))?;
             }
             let written = self.apply(&overlay)?;
@@ -215,7 +216,7 @@ impl<C: SqlConn + 'static> Backend for SqlBackend<C> {
         if !overlay.is_empty() {
             written.rows.iter().for_each(|row| self.rows.borrow_mut().remove(*row));
             self.state.borrow_mut().take_over(&overlay, written);
-            self.tend(overlay.keys().count());
+            self.tend(overlay.keys().count() + overlay.tombstones().count());
         }
         Ok(value)
     }

@@ -51,6 +51,13 @@ impl<'a> Numbers<'a> {
     }
 }
 
+/// Sorts keys, and drops tombstones of which there is one of a later second.
+pub(super) fn put_in_order(keys: &mut Vec<Key>) {
+    // A few sorted stretches, which a stable sort finds and merges.
+    keys.sort();
+    keys.dedup_by(|key, before| key.is_same_tombstone(before));
+}
+
 /// Cuts sorted keys into pages of about the same size, none much larger than `bytes_max`.
 pub(super) fn paginate(
     keys: &[Key],

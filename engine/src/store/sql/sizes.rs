@@ -4,8 +4,8 @@
 /// Sizes of the parts of a [`SqlBackend`](super::SqlBackend). What is stored with some is read with any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SqlSizes {
-    /// Keys kept in memory until they are folded into pages. An event has about eleven. When the backend is
-    /// opened, the events of so many are read.
+    /// Keys kept in memory until they are folded into pages. An event has about eleven; a tombstone is one. When the
+    /// backend is opened, the events and tombstones of so many are read.
     pub recent_keys: usize,
     /// Bytes of events whose keys are kept in memory.
     pub recent_bytes: usize,

@@ -13,12 +13,14 @@ use crate::store::keyed::{Key, Overlay, keys_of};
 use crate::store::terms::{TermClasses, terms_of};
 use crate::types::Event;
 
+const FOLDS: &str = "SELECT value FROM relay_meta WHERE name = 'folds'";
 const FOLDED: &str = "SELECT value FROM relay_meta WHERE name = 'folded'";
 const FOLDED_EVENTS: &str = "SELECT value FROM relay_meta WHERE name = 'folded_events'";
 const PAGES: &str =
     "SELECT page, level, run, first, last, filter FROM relay_page WHERE page > ? ORDER BY page LIMIT ?";
 const GONE: &str = "SELECT chunk, bits FROM relay_gone WHERE chunk > ? ORDER BY chunk LIMIT ?";
-const TOMBSTONES: &str = "SELECT row, keys FROM relay_tombstone WHERE row > ? ORDER BY row LIMIT ?";
+const TOMBSTONES: &str =
+    "SELECT keys FROM relay_tombstone WHERE row > ? AND row <= ? AND fold = ? ORDER BY row";
 const EVENTS: &str = "SELECT seq, json FROM relay_event WHERE seq > ? ORDER BY seq LIMIT ?";
 const NEWEST: &str = "SELECT seq, json FROM relay_event ORDER BY seq DESC LIMIT 1";
 
@@ -35,6 +37,9 @@ pub(super) struct State {
     /// How many are left, and bytes of all.
     pub(super) recent_events: u64,
     pub(super) recent_bytes: usize,
+    /// How often keys were folded, and rows of tombstones since.
+    pub(super) folds: i64,
+    pub(super) buried_rows: i64,
     /// The last number whose keys are in pages.
     pub(super) folded: Seq,
     /// Events whose keys were ever folded, those taken out before not counted.
@@ -71,6 +76,9 @@ pub(super) struct Written {
     pub(super) empties_newest_row: bool,
     /// Rows of [`Gone`] as they are now.
     pub(super) gone: Vec<(u64, Box<Bits>)>,
+    /// Keys of tombstones, and their rows.
+    pub(super) buried: Vec<Key>,
+    pub(super) buried_rows: i64,
     /// Rows of events that are not what they were.
     pub(super) rows: Vec<i64>,
 }
@@ -82,6 +90,7 @@ impl State {
         let mut state = State::default();
         let number =
             |sql| Ok(super::conn::integers(conn, sql, &[])?.first().map_or(0, |value| *value as u64));
+        state.folds = number(FOLDS)? as i64;
         state.folded = Seq(number(FOLDED)?);
         state.folded_events = number(FOLDED_EVENTS)?;
         let mut runs: BTreeMap<_, Vec<PageRef>> = BTreeMap::new();
@@ -111,15 +120,27 @@ impl State {
             }
             _ => Err(StoreError::Corrupt("the columns of what is gone are of other types".into())),
         })?;
-        each_row(conn, TOMBSTONES, 0, LARGE_ROWS, &mut |row| match *row {
-            [SqlValue::Int(row), SqlValue::Blob(keys)] => {
-                state.recent.extend(buried::keys(keys)?);
-                Ok(row)
-            }
-            _ => Err(StoreError::Corrupt("the columns of tombstones are of other types".into())),
-        })?;
+        state.load_buried(conn)?;
         state.load_events(conn, classes)?;
         Ok(state)
+    }
+
+    /// Rows of tombstones are filled from the first after each fold: behind those of this one are older ones.
+    fn load_buried<C: SqlConn>(&mut self, conn: &C) -> Result<(), StoreError> {
+        let mut end = 0;
+        while self.buried_rows == end {
+            end += LARGE_ROWS;
+            let params = [SqlValue::Int(self.buried_rows), SqlValue::Int(end), SqlValue::Int(self.folds)];
+            conn.query(TOMBSTONES, &params, &mut |row| match row {
+                [SqlValue::Blob(keys)] => {
+                    self.recent.extend(buried::keys(keys)?);
+                    self.buried_rows += 1;
+                    Ok(())
+                }
+                _ => Err(StoreError::Corrupt("a row of tombstones is no BLOB".into())),
+            })?;
+        }
+        Ok(())
     }
 
     fn load_events<C: SqlConn>(&mut self, conn: &C, classes: TermClasses) -> Result<(), StoreError> {
@@ -150,7 +171,8 @@ impl State {
     pub(super) fn take_over(&mut self, overlay: &Overlay, written: Written) {
         // This source is not told of keys to remove.
         self.recent.extend(overlay.keys().map(|(key, _)| *key));
-        self.recent.extend(buried::keys_of(overlay));
+        self.recent.extend(written.buried);
+        self.buried_rows += written.buried_rows;
         self.newest_row_is_empty |= written.empties_newest_row;
         if let Some(last) = written.last {
             (self.last_seq, self.newest_row) = last;

@@ -4,13 +4,12 @@
 //! failed for long); one that fails leaves everything as it was, and is tried again after the next write.
 
 use super::conn::{SqlConn, SqlValue};
-use super::pages::{Numbers, paginate};
+use super::pages::{Numbers, paginate, put_in_order};
 use super::{SqlBackend, int};
 use crate::store::backend::StoreError;
 use crate::store::keyed::Key;
 
-const CLEAR_TOMBSTONES: &str = "DELETE FROM relay_tombstone";
-const WRITE_META: &str = "INSERT INTO relay_meta (name, value) VALUES ('folded', ?), ('folded_events', ?) \
+const WRITE_META: &str = "INSERT INTO relay_meta (name, value) VALUES ('folds', ?), ('folded', ?), ('folded_events', ?) \
                           ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 
 /// Keys written for which one more merge is made. A merge takes several thousand keys down a level, and each key goes down
@@ -86,21 +85,24 @@ impl<C: SqlConn> SqlBackend<C> {
         let (last_seq, events, pages) = {
             let state = self.state.borrow();
             let is_gone = |key: &&Key| key.seq().is_some_and(|seq| state.recent_gone.contains(&seq));
-            let keys: Vec<Key> = state.recent.iter().filter(|key| !is_gone(key)).copied().collect();
+            let mut keys: Vec<Key> = state.recent.iter().filter(|key| !is_gone(key)).copied().collect();
+            put_in_order(&mut keys);
             let (mut pages, mut numbers) = (Vec::new(), Numbers::new(&[], state.directory.fresh_number()));
             let run = state.directory.fresh_run();
             paginate(&keys, (0, run), self.sizes.page_bytes, &mut numbers, &mut pages);
             let events = state.folded_events + state.recent_events;
             self.conn.transaction(&mut || {
                 self.write_pages(&pages)?;
-                self.conn.exec(CLEAR_TOMBSTONES, &[])?;
-                self.conn.exec(WRITE_META, &[int(state.last_seq), SqlValue::Int(events as i64)])
+                let meta =
+                    [SqlValue::Int(state.folds + 1), int(state.last_seq), SqlValue::Int(events as i64)];
+                self.conn.exec(WRITE_META, &meta)
             })?;
             (state.last_seq, events, pages)
         };
         let mut state = self.state.borrow_mut();
         state.directory.insert_all(pages);
         (state.folded, state.folded_events) = (last_seq, events);
+        (state.folds, state.buried_rows) = (state.folds + 1, 0);
         state.recent.clear();
         state.recent_gone.clear();
         (state.recent_events, state.recent_bytes) = (0, 0);

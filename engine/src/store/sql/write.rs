@@ -7,7 +7,7 @@ use super::rows::Rows;
 use super::state::Written;
 use super::{EVENT_BYTES_MAX, SqlBackend, buried, int, lines};
 use crate::store::backend::{Seq, StoreError};
-use crate::store::keyed::Overlay;
+use crate::store::keyed::{Overlay, buried};
 
 const WRITE_EVENTS: Bulk = Bulk {
     before: "INSERT INTO relay_event (seq, json) VALUES ",
@@ -20,7 +20,11 @@ const WRITE_GONE: Bulk = Bulk {
     row: "(?,?)",
     after: " ON CONFLICT (chunk) DO UPDATE SET bits = excluded.bits",
 };
-const BURY: Bulk = Bulk { before: "INSERT INTO relay_tombstone (keys) VALUES ", row: "(?)", after: "" };
+const BURY: Bulk = Bulk {
+    before: "INSERT INTO relay_tombstone (row, fold, keys) VALUES ",
+    row: "(?,?,?)",
+    after: " ON CONFLICT (row) DO UPDATE SET fold = excluded.fold, keys = excluded.keys",
+};
 
 /// Bytes of rows that are put together before they are written.
 const PENDING_BYTES: usize = 1 << 20;
@@ -61,9 +65,23 @@ impl<C: SqlConn> SqlBackend<C> {
         let gone = written.gone.iter();
         WRITE_GONE
             .run(conn, gone.map(|(chunk, bits)| [SqlValue::Int(*chunk as i64), SqlValue::Blob(&**bits)]))?;
-        let tombstones = buried::rows(overlay);
-        BURY.run(conn, tombstones.iter().map(|row| [SqlValue::Blob(row)]))?;
+        self.bury(overlay, &mut written)?;
         Ok(written)
+    }
+
+    fn bury(&self, overlay: &Overlay, written: &mut Written) -> Result<(), StoreError> {
+        written.buried = overlay.tombstones().map(|(key, until)| buried(key, until)).collect();
+        let rows = buried::rows(&written.buried);
+        written.buried_rows = rows.len() as i64;
+        let (folds, last) = {
+            let state = self.state.borrow();
+            (state.folds, state.buried_rows)
+        };
+        let rows = rows.iter().zip(last + 1..);
+        BURY.run(
+            &self.conn,
+            rows.map(|(keys, row)| [SqlValue::Int(row), SqlValue::Int(folds), SqlValue::Blob(keys)]),
+        )
     }
 
     fn put_in(&self, overlay: &Overlay, written: &mut Written) -> Result<(), StoreError> {
