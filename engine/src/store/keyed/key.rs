@@ -249,7 +249,7 @@ pub(super) fn tombstone(tombstone: &Tombstone) -> Box<[u8]> {
 }
 
 /// A tombstone among the keys. Of several of one tombstone that of the latest second comes first.
-pub(in crate::store) fn buried(tombstone: &[u8], until: Timestamp) -> Key {
+pub(in crate::store) fn buried_key(tombstone: &[u8], until: Timestamp) -> Key {
     Key::new(&[b"d", &Sha256::digest(tombstone), &(!until).to_be_bytes()])
 }
 

@@ -1,6 +1,7 @@
 //! A store over sorted keys: what LMDB and SQL have in common.
 //!
-//! Both keep one ordered set of short keys (postings, ids, expiries; in SQL also tombstones), and event bodies by number.
+//! Both keep one ordered set of short keys (postings, ids, expiries) and event bodies by number; tombstones are among the
+//! keys in SQL, and apart in LMDB.
 //! `key.rs` draws the bytes, [`Overlay`] collects a write, and [`View`] is the [`Reader`] and [`Writer`] of
 //! any [`KeySource`]. A backend is left with reading ranges and with writing an overlay down.
 
@@ -11,7 +12,7 @@ use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
 pub use key::{Key, POSTING_BYTES, posting_head};
-pub(in crate::store) use key::{buried, read_until};
+pub(in crate::store) use key::{buried_key, read_until};
 pub(in crate::store) use overlay::keys_of;
 pub use overlay::{Change, Overlay};
 

@@ -11,7 +11,7 @@ use super::page::Cursor;
 use super::state::{State, event_row};
 use super::{SqlBackend, filter, int, lines};
 use crate::store::backend::{Seq, Stats, StoreError};
-use crate::store::keyed::{Key, KeySource, buried, read_until};
+use crate::store::keyed::{Key, KeySource, buried_key, read_until};
 use crate::types::Timestamp;
 
 const PAGE: &str = "SELECT keys FROM relay_page WHERE page = ?";
@@ -144,7 +144,7 @@ impl<C: SqlConn> KeySource for Rows<'_, C> {
 
     fn tombstone(&self, key: &[u8]) -> Result<Option<Timestamp>, StoreError> {
         // The latest second comes first.
-        let (from, to) = (buried(key, Timestamp::MAX), buried(key, 0));
+        let (from, to) = (buried_key(key, Timestamp::MAX), buried_key(key, 0));
         let mut found = None;
         self.keys(from.as_bytes(), to.as_bytes(), 1, &mut |key| found = read_until(key))?;
         Ok(found)

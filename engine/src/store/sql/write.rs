@@ -7,7 +7,7 @@ use super::rows::Rows;
 use super::state::Written;
 use super::{EVENT_BYTES_MAX, SqlBackend, buried, int, lines};
 use crate::store::backend::{Seq, StoreError};
-use crate::store::keyed::{Overlay, buried};
+use crate::store::keyed::{Overlay, buried_key};
 
 const WRITE_EVENTS: Bulk = Bulk {
     before: "INSERT INTO relay_event (seq, json) VALUES ",
@@ -70,7 +70,7 @@ impl<C: SqlConn> SqlBackend<C> {
     }
 
     fn bury(&self, overlay: &Overlay, written: &mut Written) -> Result<(), StoreError> {
-        written.buried = overlay.tombstones().map(|(key, until)| buried(key, until)).collect();
+        written.buried = overlay.tombstones().map(|(key, until)| buried_key(key, until)).collect();
         let rows = buried::rows(&written.buried);
         written.buried_rows = rows.len() as i64;
         let (folds, last) = {
