@@ -111,6 +111,14 @@ impl Conn {
         self.read()
     }
 
+    /// Waits for the next frame and leaves it to be read: what was sent before has been taken in by then.
+    pub(super) fn await_answer(&mut self) {
+        if self.kept.is_empty() {
+            let frame = self.read().unwrap_or_else(|| panic!("{} waited for an answer", self.name));
+            self.kept.push_back(frame);
+        }
+    }
+
     fn read(&mut self) -> Option<Frame> {
         loop {
             let text = self.client.recv()?;

@@ -106,6 +106,7 @@ fn stored(stage: &mut Stage<'_>) {
     let mut ids = publish(stage, &mut writer, 1, 1, 200);
     slow.send(&req_text("sub", json!({"kinds": [1]})));
     slow.send(&req_text("small", json!({"ids": [ids[7]]})));
+    slow.await_answer();
     let later = publish(stage, &mut writer, 2, 1, 200);
     let answer = slow.answer("sub");
     let mut found = answer.ids();
@@ -277,6 +278,7 @@ fn trickles(stage: &mut Stage<'_>) {
     let stored: Vec<Signed> = (0..50).map(|n| note(1, n)).collect();
     writer.accept_all(&stored);
     slow.send(&req_text("sub", json!({"kinds": [1]})));
+    slow.await_answer();
     let (mut live, mut seen, mut ended) = (Vec::new(), Vec::new(), None);
     // Two events are published for each that is read: it falls behind, and catches up at the end.
     for n in 0..100 {
