@@ -133,7 +133,8 @@ impl Conn {
             match self.write.try_write(bytes) {
                 Ok(count) => taken = count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => {
+                Err(error) => {
+                    tracing::debug!(%error, "a connection can't be written to");
                     drop(backlog);
                     self.end();
                     return false;
@@ -164,7 +165,8 @@ impl Conn {
                 self.progress_at.set(now);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => {
+            Err(error) => {
+                tracing::debug!(%error, "a connection can't be written to");
                 drop(backlog);
                 self.end();
                 return false;
@@ -268,7 +270,11 @@ impl Conn {
             let mut buffer = ReadBuf::new(&mut buffer);
             return Poll::Ready(match ready!(Pin::new(read).poll_read(context, &mut buffer)) {
                 Ok(()) if !buffer.filled().is_empty() => Woken::Read(buffer.filled().len()),
-                Ok(()) | Err(_) => Woken::Gone,
+                Ok(()) => Woken::Gone,
+                Err(error) => {
+                    tracing::debug!(%error, "a connection can't be read");
+                    Woken::Gone
+                }
             });
         }
         Poll::Pending

@@ -4,7 +4,7 @@
 //! `--config FILE` (JSON with `info`, `limits`, `policy`, `url`), says where it listens as the binary does, and
 //! ends when it is told to. `edge/tests/host.mjs` is one. Tests of what only the binary does do not fit then.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -114,6 +114,9 @@ impl RelayProcess {
 
 impl Drop for RelayProcess {
     fn drop(&mut self) {
+        if let Ok(Some(status)) = self.child.try_wait() {
+            println!("relay: {} ended with {status}", self.url);
+        }
         // The other host may have children of its own.
         match other_host() {
             Some(_) => self.signal("TERM"),
@@ -139,6 +142,10 @@ pub(crate) fn serve(data: &Path, config: Option<&Path>) -> Command {
         }
     };
     without_relay_variables(&mut command);
+    if other_host().is_none() {
+        // A test that fails shows what the relay knew.
+        command.env("RELAY_LOG__FILTER", "info,relay_server=debug");
+    }
     if let Some(config) = config {
         command.arg("--config").arg(config);
     }
@@ -224,6 +231,7 @@ pub(crate) fn unix_now() -> u64 {
 
 /// A client that knows WebSocket and nothing of Nostr.
 pub(crate) struct RawClient {
+    host: String,
     pub(crate) socket: WebSocket<TcpStream>,
     pub(crate) closed: Option<u16>,
 }
@@ -241,7 +249,17 @@ impl RawClient {
         let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
         let url = format!("ws://{host}/");
         let (socket, _) = tungstenite::client::client_with_config(url, stream, Some(config)).ok()?;
-        Some(RawClient { socket, closed: None })
+        Some(RawClient { host: host.to_owned(), socket, closed: None })
+    }
+
+    /// The next message. A signal to this process ends a read that has a timeout, and says nothing of the relay.
+    fn read(&mut self) -> Result<Message, tungstenite::Error> {
+        loop {
+            match self.socket.read() {
+                Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::Interrupted => {}
+                read => return read,
+            }
+        }
     }
 
     /// Whether a ping is answered before the connection closes; texts that come first are passed on.
@@ -249,7 +267,7 @@ impl RawClient {
         // A connection that has been closed takes no ping, and says so when it is read.
         let _ = self.socket.send(Message::Ping(tungstenite::Bytes::new()));
         loop {
-            match self.socket.read() {
+            match self.read() {
                 Ok(Message::Pong(_)) => return true,
                 Ok(Message::Text(found)) => text(found.to_string()),
                 Ok(Message::Close(frame)) => {
@@ -268,13 +286,17 @@ impl RawClient {
     /// The next text message; `None` if the relay closed the connection or said nothing for long.
     pub(crate) fn recv(&mut self) -> Option<String> {
         loop {
-            match self.socket.read() {
+            match self.read() {
                 Ok(Message::Text(text)) => return Some(text.to_string()),
                 Ok(Message::Close(frame)) => {
                     self.closed = Some(frame.map_or(1005, |frame| frame.code.into()));
                 }
                 Ok(_) => {}
-                Err(_) => return None,
+                Err(error) => {
+                    // Goes where cargo shows it if the test fails.
+                    println!("client: no more comes from {}: {error}", self.host);
+                    return None;
+                }
             }
         }
     }
