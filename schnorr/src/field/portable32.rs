@@ -91,55 +91,120 @@ impl F26 {
         }
         words
     }
-
-    /// Reduces the 19 columns of a product, each below 10 * 2^60.
-    #[inline(always)]
-    fn reduce(mut columns: [u64; 19]) -> Self {
-        // The high ones to 26 bits; what leaves column 18 is below 2^38.
-        let mut carry = 0;
-        for column in &mut columns[10..] {
-            *column += carry;
-            carry = *column >> 26;
-            *column &= M26W;
-        }
-        // Column k + 10 weighs 2^260 times column k. Its products are below 2^40.
-        let mut low: [u64; 11] = [0; 11];
-        low[..10].copy_from_slice(&columns[..10]);
-        for k in 0..9 {
-            low[k] += columns[k + 10] * R0;
-            low[k + 1] += columns[k + 10] * R1;
-        }
-        // The carry is column 19: below 2^52 in column 9, and 2^48 in column 10, which folds once more.
-        low[9] += carry * R0;
-        low[10] = carry * R1;
-        low[0] += low[10] * R0;
-        low[1] += low[10] * R1;
-        // Column 0 had one product: 2^60 + 2^40 + 2^62. Column 1 had two.
-        let mut carry = 0;
-        for column in &mut low[..9] {
-            *column += carry;
-            carry = *column >> 26;
-            *column &= M26W;
-        }
-        low[9] += carry;
-        let top = low[9] >> 22;
-        low[9] &= u64::from(M22);
-        // The top is below 2^42: 2^52 in column 0, then three carries make limbs of 26 bits and a little.
-        low[0] += top * FOLD0;
-        low[1] += (top * FOLD1) + (low[0] >> 26);
-        low[0] &= M26W;
-        low[2] += low[1] >> 26;
-        low[1] &= M26W;
-        low[3] += low[2] >> 26;
-        low[2] &= M26W;
-        let limbs = std::array::from_fn(|i| low[i] as u32);
-        F26(limbs)
-    }
 }
 
 #[inline(always)]
 fn wide(a: u32, b: u32) -> u64 {
     u64::from(a) * u64::from(b)
+}
+
+/// The sum of products.
+macro_rules! sum {
+    ($a:expr, $b:expr) => { wide($a, $b) };
+    ($a:expr, $b:expr; $($rest:tt)+) => { wide($a, $b) + sum!($($rest)+) };
+}
+
+/// Reduces the 19 columns of a product, each below 10 * 2^60, as they are summed: two carries run up, one from
+/// column 0 and one from column 9, and what the second leaves in column k + 10 is at once 2^260 times column k.
+macro_rules! reduce {
+    ($c0:expr, $c1:expr, $c2:expr, $c3:expr, $c4:expr, $c5:expr, $c6:expr, $c7:expr, $c8:expr, $c9:expr,
+     $c10:expr, $c11:expr, $c12:expr, $c13:expr, $c14:expr, $c15:expr, $c16:expr, $c17:expr, $c18:expr $(,)?) => {{
+        let mut high: u64 = $c9;
+        let nine = high & M26W;
+        high >>= 26;
+        let mut low: u64 = 0;
+        let mut step = |below: u64, above: u64| {
+            high += above;
+            let folded = high & M26W;
+            high >>= 26;
+            low += below + folded * R0;
+            let limb = low & M26W;
+            low = (low >> 26) + folded * R1;
+            limb
+        };
+        let t0 = step($c0, $c10);
+        let t1 = step($c1, $c11);
+        let t2 = step($c2, $c12);
+        let t3 = step($c3, $c13);
+        let t4 = step($c4, $c14);
+        let t5 = step($c5, $c15);
+        let t6 = step($c6, $c16);
+        let t7 = step($c7, $c17);
+        let t8 = step($c8, $c18);
+        // The high carry is column 19, below 2^27: the top limbs are below 2^26.
+        low += nine + high * R0;
+        let t9 = low & u64::from(M22);
+        // Times 2^256, and below 2^42: 2^52 in limb 0, and after two carries 2^22 in limb 2.
+        let top = (low >> 22) + (high * R1 << 4);
+        let t0 = t0 + top * FOLD0;
+        let t1 = t1 + top * FOLD1 + (t0 >> 26);
+        let t2 = t2 + (t1 >> 26);
+        F26([
+            t0 as u32 & M26,
+            t1 as u32 & M26,
+            t2 as u32,
+            t3 as u32,
+            t4 as u32,
+            t5 as u32,
+            t6 as u32,
+            t7 as u32,
+            t8 as u32,
+            t9 as u32,
+        ])
+    }};
+}
+
+#[rustfmt::skip]
+#[inline(never)]
+fn product(a: &[u32; 10], b: &[u32; 10]) -> F26 {
+    reduce!(
+        sum!(a[0], b[0]),
+        sum!(a[0], b[1]; a[1], b[0]),
+        sum!(a[0], b[2]; a[1], b[1]; a[2], b[0]),
+        sum!(a[0], b[3]; a[1], b[2]; a[2], b[1]; a[3], b[0]),
+        sum!(a[0], b[4]; a[1], b[3]; a[2], b[2]; a[3], b[1]; a[4], b[0]),
+        sum!(a[0], b[5]; a[1], b[4]; a[2], b[3]; a[3], b[2]; a[4], b[1]; a[5], b[0]),
+        sum!(a[0], b[6]; a[1], b[5]; a[2], b[4]; a[3], b[3]; a[4], b[2]; a[5], b[1]; a[6], b[0]),
+        sum!(a[0], b[7]; a[1], b[6]; a[2], b[5]; a[3], b[4]; a[4], b[3]; a[5], b[2]; a[6], b[1]; a[7], b[0]),
+        sum!(a[0], b[8]; a[1], b[7]; a[2], b[6]; a[3], b[5]; a[4], b[4]; a[5], b[3]; a[6], b[2]; a[7], b[1]; a[8], b[0]),
+        sum!(a[0], b[9]; a[1], b[8]; a[2], b[7]; a[3], b[6]; a[4], b[5]; a[5], b[4]; a[6], b[3]; a[7], b[2]; a[8], b[1]; a[9], b[0]),
+        sum!(a[1], b[9]; a[2], b[8]; a[3], b[7]; a[4], b[6]; a[5], b[5]; a[6], b[4]; a[7], b[3]; a[8], b[2]; a[9], b[1]),
+        sum!(a[2], b[9]; a[3], b[8]; a[4], b[7]; a[5], b[6]; a[6], b[5]; a[7], b[4]; a[8], b[3]; a[9], b[2]),
+        sum!(a[3], b[9]; a[4], b[8]; a[5], b[7]; a[6], b[6]; a[7], b[5]; a[8], b[4]; a[9], b[3]),
+        sum!(a[4], b[9]; a[5], b[8]; a[6], b[7]; a[7], b[6]; a[8], b[5]; a[9], b[4]),
+        sum!(a[5], b[9]; a[6], b[8]; a[7], b[7]; a[8], b[6]; a[9], b[5]),
+        sum!(a[6], b[9]; a[7], b[8]; a[8], b[7]; a[9], b[6]),
+        sum!(a[7], b[9]; a[8], b[8]; a[9], b[7]),
+        sum!(a[8], b[9]; a[9], b[8]),
+        sum!(a[9], b[9]),
+    )
+}
+
+#[rustfmt::skip]
+#[inline(never)]
+fn square(a: &[u32; 10]) -> F26 {
+    let d = a.map(|limb| 2 * limb);
+    reduce!(
+        sum!(a[0], a[0]),
+        sum!(d[0], a[1]),
+        sum!(d[0], a[2]; a[1], a[1]),
+        sum!(d[0], a[3]; d[1], a[2]),
+        sum!(d[0], a[4]; d[1], a[3]; a[2], a[2]),
+        sum!(d[0], a[5]; d[1], a[4]; d[2], a[3]),
+        sum!(d[0], a[6]; d[1], a[5]; d[2], a[4]; a[3], a[3]),
+        sum!(d[0], a[7]; d[1], a[6]; d[2], a[5]; d[3], a[4]),
+        sum!(d[0], a[8]; d[1], a[7]; d[2], a[6]; d[3], a[5]; a[4], a[4]),
+        sum!(d[0], a[9]; d[1], a[8]; d[2], a[7]; d[3], a[6]; d[4], a[5]),
+        sum!(d[1], a[9]; d[2], a[8]; d[3], a[7]; d[4], a[6]; a[5], a[5]),
+        sum!(d[2], a[9]; d[3], a[8]; d[4], a[7]; d[5], a[6]),
+        sum!(d[3], a[9]; d[4], a[8]; d[5], a[7]; a[6], a[6]),
+        sum!(d[4], a[9]; d[5], a[8]; d[6], a[7]),
+        sum!(d[5], a[9]; d[6], a[8]; a[7], a[7]),
+        sum!(d[6], a[9]; d[7], a[8]),
+        sum!(d[7], a[9]; a[8], a[8]),
+        sum!(d[8], a[9]),
+        sum!(a[9], a[9]),
+    )
 }
 
 impl Field for F26 {
@@ -175,27 +240,13 @@ impl Field for F26 {
     fn mul(self, other: Self) -> Self {
         self.check(MAGNITUDE_MAX);
         other.check(MAGNITUDE_MAX);
-        let (a, b) = (self.0, other.0);
-        F26::reduce(std::array::from_fn(|k| {
-            let mut sum = 0;
-            for i in k.saturating_sub(9)..=k.min(9) {
-                sum += wide(a[i], b[k - i]);
-            }
-            sum
-        }))
+        product(&self.0, &other.0)
     }
 
     #[inline]
     fn sqr(self) -> Self {
         self.check(MAGNITUDE_MAX);
-        let a = self.0;
-        F26::reduce(std::array::from_fn(|k| {
-            let mut sum = 0;
-            for i in k.saturating_sub(9)..k.div_ceil(2) {
-                sum += wide(a[i], 2 * a[k - i]);
-            }
-            if k % 2 == 0 { sum + wide(a[k / 2], a[k / 2]) } else { sum }
-        }))
+        square(&self.0)
     }
 
     #[inline(always)]
@@ -255,6 +306,6 @@ impl Field for F26 {
 
     #[inline]
     fn invert(self) -> Self {
-        F26::pack(&inverse::invert(&canonical(self.unpack())))
+        F26::pack(&inverse::by30::invert(&canonical(self.unpack())))
     }
 }
