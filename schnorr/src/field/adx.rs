@@ -302,6 +302,6 @@ impl Field for F64 {
 
     #[inline]
     fn invert(self) -> Self {
-        F64(inverse::invert(&canonical(self.0)))
+        F64(inverse::by62::invert(&canonical(self.0)))
     }
 }

@@ -241,6 +241,6 @@ impl Field for F52 {
 
     #[inline]
     fn invert(self) -> Self {
-        F52::pack(&inverse::invert(&canonical(self.unpack())))
+        F52::pack(&inverse::by62::invert(&canonical(self.unpack())))
     }
 }
