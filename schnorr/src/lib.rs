@@ -23,7 +23,7 @@ mod authors;
 mod challenge;
 mod curve;
 mod field;
-#[cfg(all(feature = "libsecp256k1", not(target_arch = "wasm32")))]
+#[cfg(feature = "libsecp256k1")]
 mod libsecp256k1;
 mod scalar;
 pub mod sha256;

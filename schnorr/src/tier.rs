@@ -26,7 +26,7 @@ pub enum Tier {
     /// Plain Rust with 26-bit limbs and 64-bit products, for 32-bit machines and wasm32.
     Portable32,
     /// Bitcoin Core's C library, one signature at a time.
-    #[cfg(all(feature = "libsecp256k1", not(target_arch = "wasm32")))]
+    #[cfg(feature = "libsecp256k1")]
     Libsecp256k1,
     /// The lanes of [`Tier::Ifma`] in software, for tests. Slow.
     #[cfg(any(test, feature = "testing"))]
@@ -41,7 +41,7 @@ impl Tier {
         Tier::Adx,
         Tier::Portable64,
         Tier::Portable32,
-        #[cfg(all(feature = "libsecp256k1", not(target_arch = "wasm32")))]
+        #[cfg(feature = "libsecp256k1")]
         Tier::Libsecp256k1,
         #[cfg(any(test, feature = "testing"))]
         Tier::Emulated,
@@ -76,7 +76,7 @@ impl Tier {
             Tier::Adx => "adx",
             Tier::Portable64 => "portable64",
             Tier::Portable32 => "portable32",
-            #[cfg(all(feature = "libsecp256k1", not(target_arch = "wasm32")))]
+            #[cfg(feature = "libsecp256k1")]
             Tier::Libsecp256k1 => "libsecp256k1",
             #[cfg(any(test, feature = "testing"))]
             Tier::Emulated => "emulated",
@@ -85,7 +85,7 @@ impl Tier {
 
     /// Claims of unknown authors that libsecp256k1 decides sooner than the tier does; see the README's table.
     pub(crate) fn singly_max(self) -> usize {
-        if cfg!(not(all(feature = "libsecp256k1", not(target_arch = "wasm32")))) {
+        if !cfg!(feature = "libsecp256k1") {
             return 0;
         }
         match self {
@@ -111,7 +111,7 @@ impl Tier {
             Tier::Ifma | Tier::Avx2 | Tier::Adx => return None,
             Tier::Portable64 => Box::new(Engine::<F52>::new()),
             Tier::Portable32 => Box::new(Engine::<F26>::new()),
-            #[cfg(all(feature = "libsecp256k1", not(target_arch = "wasm32")))]
+            #[cfg(feature = "libsecp256k1")]
             Tier::Libsecp256k1 => return None,
             #[cfg(any(test, feature = "testing"))]
             Tier::Emulated => {
@@ -166,33 +166,39 @@ pub(crate) struct Engine<F> {
     scratch: cold::Scratch<F>,
     warm_plan: Plan,
     cold_plan: Plan,
-    windows: &'static [Entry],
+}
+
+/// The generator's tables, made when they are first asked for.
+fn generator() -> &'static [Entry] {
+    #[cfg(target_pointer_width = "64")]
+    return windows::<F52>();
+    #[cfg(not(target_pointer_width = "64"))]
+    return windows::<F26>();
 }
 
 impl<F: Field> Engine<F> {
     fn new() -> Self {
-        #[cfg(target_pointer_width = "64")]
-        let windows = windows::<F52>();
-        #[cfg(not(target_pointer_width = "64"))]
-        let windows = windows::<F26>();
+        // An instance on wasm32 may end before it needs them; others should not make a signature wait.
+        if cfg!(not(target_arch = "wasm32")) {
+            generator();
+        }
         Engine {
             points: Points::new(),
             scratch: cold::Scratch::new(),
             warm_plan: warm::plan(),
             cold_plan: cold::plan(),
-            windows,
         }
     }
 
     #[inline(always)]
     fn warm_inline(&mut self, tasks: &[(Task, &[Entry])], decide: &mut dyn FnMut(&Task, Outcome)) {
-        warm::run(&self.warm_plan, &mut self.points, self.windows, tasks, decide);
+        warm::run(&self.warm_plan, &mut self.points, generator(), tasks, decide);
     }
 
     #[inline(always)]
     fn cold_inline(&mut self, tasks: &[(Task, Entry)], decide: &mut dyn FnMut(&Task, Outcome)) {
-        let Engine { points, scratch, cold_plan, windows, .. } = self;
-        cold::run(cold_plan, points, scratch, windows, tasks, decide);
+        let Engine { points, scratch, cold_plan, .. } = self;
+        cold::run(cold_plan, points, scratch, generator(), tasks, decide);
     }
 }
 

@@ -349,14 +349,14 @@ fn holds_slowly(claim: &Claim) -> bool {
     point.is_some_and(|point| slow::holds(&point, &words_from_be(r), &words_from_be(s), &e))
 }
 
-#[cfg(all(feature = "libsecp256k1", not(target_arch = "wasm32")))]
+#[cfg(feature = "libsecp256k1")]
 fn verify_singly(claims: &[Claim], valid: &mut [bool]) {
     for (claim, valid) in claims.iter().zip(valid) {
         *valid = crate::libsecp256k1::holds(claim);
     }
 }
 
-#[cfg(not(all(feature = "libsecp256k1", not(target_arch = "wasm32"))))]
+#[cfg(not(feature = "libsecp256k1"))]
 fn verify_singly(claims: &[Claim], valid: &mut [bool]) {
     for (claim, valid) in claims.iter().zip(valid) {
         *valid = parse(0, claim, &challenge::one(claim)).is_some() && holds_slowly(claim);
