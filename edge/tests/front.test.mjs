@@ -79,7 +79,7 @@ test('the script is small', () => {
   console.log(`wasm: ${wasm.length} bytes, ${compressed} as gzip`)
   // The platform takes 64 MiB, formerly 3 MB compressed. What a start costs is in start.test.mjs.
   assert.ok(wasm.length < 3_000_000, `${wasm.length} bytes`)
-  assert.ok(compressed < 1_700_000, `${compressed} bytes`)
+  assert.ok(compressed < 1_800_000, `${compressed} bytes`)
 })
 
 test('wrangler reads wrangler.toml and knows every binding', () => {

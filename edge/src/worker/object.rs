@@ -89,20 +89,18 @@ fn now() -> Now {
     Now::from_millis(js_sys::Date::now() as u64)
 }
 
-#[cfg(feature = "libsecp256k1")]
+/// What decides signatures. `bench/edge.md` compares the ways.
+#[cfg(feature = "schnorr")]
 fn verifier() -> Arc<dyn Verifier> {
-    Arc::new(relay_engine::verify::Libsecp256k1)
-}
-
-/// Without a C compiler for wasm32. `bench/edge.md` compares them.
-#[cfg(all(feature = "schnorr", not(feature = "libsecp256k1")))]
-fn verifier() -> Arc<dyn Verifier> {
+    /// Tables of some 140 authors: an isolate has 128 MB for everything, and may hold several shards.
+    const AUTHOR_CACHE_BYTES: usize = 4 << 20;
     Arc::new(relay_engine::verify::Schnorr::new(AUTHOR_CACHE_BYTES))
 }
 
-/// A sixteenth of an object's memory.
-#[cfg(all(feature = "schnorr", not(feature = "libsecp256k1")))]
-const AUTHOR_CACHE_BYTES: usize = 8 << 20;
+#[cfg(not(feature = "schnorr"))]
+fn verifier() -> Arc<dyn Verifier> {
+    Arc::new(relay_engine::verify::Libsecp256k1)
+}
 
 /// The key of a socket is its one tag, in hexadecimal.
 fn tag(key: Key) -> String {

@@ -1,0 +1,67 @@
+// Signatures in real wasm: of authors who are known and of others, alone and many at once, right and wrong.
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { getEventHash } from 'nostr-tools/pure'
+import { Client, generateSecretKey, sign } from './client.mjs'
+import { startEdge } from './host.mjs'
+
+const N = 'fffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141'
+const P = 'fffffffffffffffffffffffffffffffffffffffffffffffffffffffefffffc2f'
+const flip = (hex, place) => hex.slice(0, place) + (hex[place] === '0' ? '1' : '0') + hex.slice(place + 1)
+
+/** Ways to be wrong, each told from the signature and another one of the same author. */
+const WRONG = {
+  'a bit of R': sig => flip(sig, 7),
+  'a bit of s': sig => flip(sig, 127),
+  "another event's": (_, other) => other,
+  'R of one and s of another': (sig, other) => sig.slice(0, 64) + other.slice(64),
+  's is the order': sig => sig.slice(0, 64) + N,
+  'R is the prime': sig => P + sig.slice(64),
+  'R is zero': sig => '0'.repeat(64) + sig.slice(64),
+  's is zero': sig => sig.slice(0, 64) + '0'.repeat(64),
+}
+
+/** The verdicts of what is sent in one breath must be what is right. */
+async function check(client, events, what) {
+  for (const { event } of events) client.send('EVENT', event)
+  for (const { event, why } of events) {
+    const [accepted, words] = (await client.ok(event.id)).slice(2)
+    assert.equal(accepted, !why, `${what}, ${why ?? 'a right one'}: ${words}`)
+    if (why) assert.match(words, /^invalid: /)
+  }
+}
+
+/** Events of an author, every second one wrong if there are ways left. */
+function series(by, right) {
+  const events = []
+  for (const [why, spoil] of Object.entries(WRONG)) {
+    const [event, other] = [sign({}, by), sign({}, by)]
+    events.push({ event: { ...event, sig: spoil(event.sig, other.sig) }, why }, { event: sign({}, by) })
+  }
+  while (events.length < right) events.push({ event: sign({}, by) })
+  return events
+}
+
+test('every signature gets its own verdict, whoever is known', async () => {
+  const edge = await startEdge()
+  const client = await Client.open(edge.url)
+  const known = generateSecretKey()
+  // One by one first: libsecp256k1 decides until the author has signed often enough for a table.
+  for (const entry of series(known, 24)) await check(client, [entry], 'alone')
+  for (let round = 0; round < 3; round++) await check(client, series(known, 60), `together, round ${round}`)
+  // Strangers among them, each with one event; every third is wrong.
+  const ways = Object.entries(WRONG)
+  const mixed = series(known, 30).flatMap((entry, place) => {
+    const by = generateSecretKey()
+    const [event, other] = [sign({}, by), sign({}, by)]
+    if (place % 3) return [entry, { event }]
+    const [why, spoil] = ways[(place / 3) % ways.length]
+    return [entry, { event: { ...event, sig: spoil(event.sig, other.sig) }, why }]
+  })
+  await check(client, mixed, 'strangers too')
+  // An abscissa that no point has is nobody's key.
+  const nobody = { ...sign({}, known), pubkey: 'eefdea4cdb677750a420fee807eacf21eb9898ae79b9768766e4faa04a2d4a34' }
+  await check(client, [{ event: { ...nobody, id: getEventHash(nobody) }, why: 'a key that is no point' }], 'alone')
+  await client.close()
+  await edge.stop()
+})
