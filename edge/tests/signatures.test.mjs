@@ -11,8 +11,8 @@ const flip = (hex, place) => hex.slice(0, place) + (hex[place] === '0' ? '1' : '
 
 /** Ways to be wrong, each told from the signature and another one of the same author. */
 const WRONG = {
-  'a bit of R': sig => flip(sig, 7),
-  'a bit of s': sig => flip(sig, 127),
+  'a digit of R': sig => flip(sig, 7),
+  'a digit of s': sig => flip(sig, 127),
   "another event's": (_, other) => other,
   'R of one and s of another': (sig, other) => sig.slice(0, 64) + other.slice(64),
   's is the order': sig => sig.slice(0, 64) + N,
@@ -61,7 +61,21 @@ test('every signature gets its own verdict, whoever is known', async () => {
   await check(client, mixed, 'strangers too')
   // An abscissa that no point has is nobody's key.
   const nobody = { ...sign({}, known), pubkey: 'eefdea4cdb677750a420fee807eacf21eb9898ae79b9768766e4faa04a2d4a34' }
-  await check(client, [{ event: { ...nobody, id: getEventHash(nobody) }, why: 'a key that is no point' }], 'alone')
+  const nobodys = content => {
+    const event = { ...nobody, content }
+    return { event: { ...event, id: getEventHash(event) }, why: 'a key that is no point' }
+  }
+  await check(client, [nobodys('alone')], 'alone')
+  // Six of one author in a batch pay for a table beforehand: of nobody, and of somebody who is only forged.
+  const forged = () => {
+    const [event, other] = [sign({}, forger), sign({}, forger)]
+    return { event: { ...event, sig: other.sig }, why: "another event's" }
+  }
+  const forger = generateSecretKey()
+  for (let round = 0; round < 2; round++) {
+    const entries = Array.from({ length: 12 }, (_, place) => (place % 2 ? nobodys(`${round} ${place}`) : forged()))
+    await check(client, entries, `tables beforehand, round ${round}`)
+  }
   await client.close()
   await edge.stop()
 })

@@ -34,7 +34,7 @@ pub enum Tier {
 }
 
 impl Tier {
-    /// Every tier, fastest first.
+    /// Every tier of its own, fastest first, and then the others.
     pub const ALL: &[Tier] = &[
         Tier::Ifma,
         Tier::Avx2,

@@ -88,9 +88,10 @@ impl Default for Verifier {
 
 impl Verifier {
     /// A verifier on the fastest tier of this machine, without an author cache. Where libsecp256k1 is at hand
-    /// and faster, for very few claims of unknown authors, it decides.
+    /// and faster, for few claims of unknown authors or, on [`Tier::Portable32`], all of theirs, it decides.
     ///
-    /// The first one of a process computes tables of the generator, a few milliseconds.
+    /// The first one of a process computes tables of the generator, a few milliseconds; on wasm32 the first batch
+    /// that needs them does.
     pub fn new() -> Self {
         let tier = Tier::best();
         let verifier = Verifier::with_tier(tier).expect("the best tier is one that is there");
@@ -363,7 +364,7 @@ fn verify_singly(claims: &[Claim], valid: &mut [bool]) {
     }
 }
 
-// Signatures are made by libsecp256k1, which neither wasm32 nor Miri has.
+// Signatures are made by libsecp256k1, which Miri cannot run, nor is it a dev-dependency on wasm32.
 #[cfg(all(test, not(target_arch = "wasm32"), not(miri)))]
 mod tests {
     use super::*;

@@ -1,4 +1,4 @@
-//! The `relay-schnorr` crate: a batch at a time, several times as fast as one by one, with the same verdicts.
+//! The `relay-schnorr` crate: a batch at a time, faster than one by one, with the same verdicts.
 
 use std::sync::{Mutex, PoisonError};
 

@@ -26,7 +26,7 @@ use crate::field::{Entry, Field};
 use crate::scalar::{HALF_BITS, Signs, bits_at};
 
 /// Bits of a window of G: 10 windows of 4,096 points, 2.5 MiB. On wasm32 17 windows of 128, 136 KiB, since
-/// they are made each time an instance starts. Under Miri few, since it is slow.
+/// every instance that needs them makes them. Under Miri few, since it is slow.
 pub(crate) const G_WINDOW: u32 = if cfg!(miri) {
     4
 } else if cfg!(target_arch = "wasm32") {

@@ -1,7 +1,7 @@
 //! Inverses modulo p in variable time, by the division steps of Bernstein and Yang ("Fast constant-time gcd
 //! computation and modular inversion", 2019), a limb's bits at a time.
 //!
-//! Each round makes a 2x2 matrix of up to `BITS` steps from the lowest bits of (f, g), then applies it to
+//! Each round makes a 2x2 matrix of `BITS` steps from the lowest bits of (f, g), then applies it to
 //! (f, g), exactly, and to (d, e), modulo p. It ends when g is zero; then f is +-1 and d the inverse.
 //!
 //! 62 bits in words of 64 are for machines that multiply those into 128; 30 in 32 for the others, and wasm32.
@@ -59,7 +59,7 @@ macro_rules! inversion {
                 normal(d, f[len - 1] < 0)
             }
 
-            /// Up to `BITS` steps on the lowest bits of f and g. `eta` is minus the delta of the paper.
+            /// `BITS` steps on the lowest bits of f and g. `eta` is minus the delta of the paper.
             fn steps(mut eta: $signed, mut f: $unsigned, mut g: $unsigned) -> ($signed, Matrix) {
                 let (mut u, mut v, mut q, mut r): ($unsigned, $unsigned, $unsigned, $unsigned) = (1, 0, 0, 1);
                 let mut left = BITS;

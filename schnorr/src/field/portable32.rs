@@ -29,6 +29,12 @@ impl F26 {
         F26(limbs)
     }
 
+    /// Panics unless limbs are within a magnitude.
+    #[cfg(test)]
+    pub(crate) fn assert_magnitude(&self, magnitude: u64) {
+        self.check_limbs(magnitude);
+    }
+
     #[inline(always)]
     fn check(&self, magnitude: u64) {
         if cfg!(debug_assertions) {
@@ -131,10 +137,10 @@ macro_rules! reduce {
         let t6 = step($c6, $c16);
         let t7 = step($c7, $c17);
         let t8 = step($c8, $c18);
-        // The high carry is column 19, below 2^27: the top limbs are below 2^26.
+        // The high carry is column 19, below 2^26, as both top limbs are.
         low += nine + high * R0;
         let t9 = low & u64::from(M22);
-        // Times 2^256, and below 2^42: 2^52 in limb 0, and after two carries 2^22 in limb 2.
+        // Times 2^256, and below 2^41: 2^51 in limb 0, and after two carries 2^21 in limb 2.
         let top = (low >> 22) + (high * R1 << 4);
         let t0 = t0 + top * FOLD0;
         let t1 = t1 + top * FOLD1 + (t0 >> 26);

@@ -283,8 +283,17 @@ fn portable32_limbs_may_be_full_in_every_pattern() {
             let a: [u32; 10] = std::array::from_fn(|i| if pattern >> i & 1 != 0 { full(i) } else { 0 });
             let b: [u32; 10] = std::array::from_fn(|i| if pattern >> i & 1 == 0 { full(i) } else { 1 });
             let (x, y) = (F26::from_limbs(a), F26::from_limbs(b));
-            check("mul", x.mul(y), |_| naive::mul(&value26(&a), &value26(&b)));
-            check("sqr", x.sqr(), |_| naive::mul(&value26(&a), &value26(&a)));
+            let all: [u32; 10] = std::array::from_fn(full);
+            let z = F26::from_limbs(all);
+            let products = [
+                ("mul", x.mul(y), naive::mul(&value26(&a), &value26(&b))),
+                ("mul by the largest", x.mul(z), naive::mul(&value26(&a), &value26(&all))),
+                ("sqr", x.sqr(), naive::mul(&value26(&a), &value26(&a))),
+            ];
+            for (what, product, expected) in products {
+                product.assert_magnitude(1);
+                check(what, product, |_| expected);
+            }
             check("weak", x.weak(), |_| value26(&a));
         }
     }
