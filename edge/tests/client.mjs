@@ -1,5 +1,6 @@
 // A client that knows WebSocket and JSON, and events to send by it.
 import { readFileSync } from 'node:fs'
+import { get } from 'node:http'
 import { finalizeEvent, generateSecretKey, getPublicKey } from 'nostr-tools/pure'
 import WebSocket from 'ws'
 
@@ -106,9 +107,18 @@ export class Client {
   }
 }
 
+/** A page's text, by a connection of its own: what fetch keeps has gone stale when a test has signed for seconds. */
+const page = url =>
+  new Promise((done, fail) => {
+    const request = get(url, { agent: false }, response => {
+      response.toArray().then(chunks => done(Buffer.concat(chunks).toString()), fail)
+    })
+    request.on('error', fail)
+  })
+
 /** Numbers of /metrics by name, with labels as they are written. */
 export async function metrics(http) {
-  const text = await (await fetch(`${http}/metrics`)).text()
+  const text = await page(`${http}/metrics`)
   const lines = text.split('\n').filter(line => line && !line.startsWith('#'))
   return Object.fromEntries(lines.map(line => [line.slice(0, line.lastIndexOf(' ')), Number(line.split(' ').at(-1))]))
 }
