@@ -4,7 +4,7 @@
 //! `--config FILE` (JSON with `info`, `limits`, `policy`, `url`), says where it listens as the binary does, and
 //! ends when it is told to. `edge/tests/host.mjs` is one. Tests of what only the binary does do not fit then.
 
-use std::io::{BufRead, BufReader, ErrorKind};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -208,7 +208,7 @@ pub(crate) fn relay(args: &[&str], stdin: &[u8]) -> Output {
     let mut pipe = child.stdin.take().unwrap();
     let stdin = stdin.to_owned();
     let writing = std::thread::spawn(move || {
-        let _ = std::io::Write::write_all(&mut pipe, &stdin);
+        let _ = pipe.write_all(&stdin);
     });
     let output = child.wait_with_output().unwrap();
     writing.join().unwrap();
@@ -229,10 +229,40 @@ pub(crate) fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
+/// A socket with timeouts. The kernel ends its calls early when this process is stopped and goes on, which says
+/// nothing of the relay.
+#[derive(Debug)]
+pub(crate) struct Patient(TcpStream);
+
+impl Read for Patient {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        uninterrupted(|| self.0.read(buffer))
+    }
+}
+
+impl Write for Patient {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        uninterrupted(|| self.0.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
 /// A client that knows WebSocket and nothing of Nostr.
 pub(crate) struct RawClient {
     host: String,
-    pub(crate) socket: WebSocket<TcpStream>,
+    pub(crate) socket: WebSocket<Patient>,
     pub(crate) closed: Option<u16>,
 }
 
@@ -248,18 +278,8 @@ impl RawClient {
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
         let url = format!("ws://{host}/");
-        let (socket, _) = tungstenite::client::client_with_config(url, stream, Some(config)).ok()?;
+        let (socket, _) = tungstenite::client::client_with_config(url, Patient(stream), Some(config)).ok()?;
         Some(RawClient { host: host.to_owned(), socket, closed: None })
-    }
-
-    /// The next message. A signal to this process ends a read that has a timeout, and says nothing of the relay.
-    fn read(&mut self) -> Result<Message, tungstenite::Error> {
-        loop {
-            match self.socket.read() {
-                Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::Interrupted => {}
-                read => return read,
-            }
-        }
     }
 
     /// Whether a ping is answered before the connection closes; texts that come first are passed on.
@@ -267,7 +287,7 @@ impl RawClient {
         // A connection that has been closed takes no ping, and says so when it is read.
         let _ = self.socket.send(Message::Ping(tungstenite::Bytes::new()));
         loop {
-            match self.read() {
+            match self.socket.read() {
                 Ok(Message::Pong(_)) => return true,
                 Ok(Message::Text(found)) => text(found.to_string()),
                 Ok(Message::Close(frame)) => {
@@ -286,7 +306,7 @@ impl RawClient {
     /// The next text message; `None` if the relay closed the connection or said nothing for long.
     pub(crate) fn recv(&mut self) -> Option<String> {
         loop {
-            match self.read() {
+            match self.socket.read() {
                 Ok(Message::Text(text)) => return Some(text.to_string()),
                 Ok(Message::Close(frame)) => {
                     self.closed = Some(frame.map_or(1005, |frame| frame.code.into()));
