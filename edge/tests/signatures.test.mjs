@@ -31,14 +31,14 @@ async function check(client, events, what) {
   }
 }
 
-/** Events of an author, every second one wrong if there are ways left. */
-function series(by, right) {
+/** `total` events of an author, every second one wrong as long as there are ways left. */
+function series(by, total) {
   const events = []
   for (const [why, spoil] of Object.entries(WRONG)) {
     const [event, other] = [sign({}, by), sign({}, by)]
     events.push({ event: { ...event, sig: spoil(event.sig, other.sig) }, why }, { event: sign({}, by) })
   }
-  while (events.length < right) events.push({ event: sign({}, by) })
+  while (events.length < total) events.push({ event: sign({}, by) })
   return events
 }
 
