@@ -47,7 +47,19 @@ pub struct Candidate<'a> {
     pub json_bytes: usize,
 }
 
-/// Judges an event; `keys` are those its connection has authenticated.
+/// Who brings an event.
+#[derive(Clone, Copy, Debug)]
+pub enum Standing<'a> {
+    /// A connection that has authenticated these keys.
+    Client {
+        /// Proven by NIP-42.
+        keys: &'a [PubKey],
+    },
+    /// The host, whose own key has signed it: what is for clients does not concern it.
+    Host,
+}
+
+/// Judges an event.
 ///
 /// # Errors
 /// The first rule it breaks, in words.
@@ -55,7 +67,7 @@ pub fn admit(
     event: &Candidate<'_>,
     policy: &Policy,
     limits: &Limits,
-    keys: &[PubKey],
+    standing: Standing<'_>,
     now: Timestamp,
 ) -> Result<(), Refused> {
     admit_size(event, limits)?;
@@ -63,11 +75,17 @@ pub fn admit(
     if event.kind == AUTH_KIND {
         return Err(Refused::new("invalid: kind 22242 goes into an AUTH message"));
     }
-    if !policy.admin_pubkeys.contains(&event.pubkey) {
-        admit_kind_and_author(event, policy)?;
-        admit_work(event, limits)?;
+    if let Standing::Client { keys } = standing {
+        if !policy.admin_pubkeys.contains(&event.pubkey) {
+            admit_kind_and_author(event, policy)?;
+            admit_work(event, limits)?;
+        }
+        admit_protected(event, keys)?;
     }
-    admit_protected(event, keys)
+    if event.embeds_protected {
+        return Err(Refused::new("blocked: a repost may not embed a protected event"));
+    }
+    Ok(())
 }
 
 /// Judges the connection an event comes from, before anything about the event: where NIP-42 is required, not
@@ -152,7 +170,7 @@ fn admit_work(event: &Candidate<'_>, limits: &Limits) -> Result<(), Refused> {
     }
 }
 
-/// NIP-70: protected events come from their own author, and reposts do not carry them.
+/// NIP-70: protected events come from their own author.
 fn admit_protected(event: &Candidate<'_>, keys: &[PubKey]) -> Result<(), Refused> {
     if is_protected(event.tags) && !keys.contains(&event.pubkey) {
         let message = if keys.is_empty() {
@@ -161,9 +179,6 @@ fn admit_protected(event: &Candidate<'_>, keys: &[PubKey]) -> Result<(), Refused
             "restricted: this event may only be published by its author"
         };
         return Err(Refused::auth(message));
-    }
-    if event.embeds_protected {
-        return Err(Refused::new("blocked: a repost may not embed a protected event"));
     }
     Ok(())
 }

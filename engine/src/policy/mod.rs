@@ -9,7 +9,7 @@ mod guard;
 mod rate;
 mod vanish;
 
-pub use admission::{Candidate, Refused, admit, admit_sender, is_protected};
+pub use admission::{Candidate, Refused, Standing, admit, admit_sender, is_protected};
 pub use auth::{Auth, AuthRefused, same_relay};
 pub use guard::{Access, access, may_see};
 pub use rate::Bucket;

@@ -1,7 +1,8 @@
 //! From verified events to durable ones, and the answers that may only follow.
 
 use super::Relay;
-use super::ingest::{DUPLICATE, InFlight, store_words};
+use super::ingest::{InFlight, store_words};
+use super::publish;
 use crate::store::{self, Backend, Op, Outcome, Refusal, Seq, StoreError};
 use crate::types::{Event, Now};
 
@@ -148,19 +149,18 @@ impl<B: Backend> Relay<B> {
             Ok(outcomes) => {
                 debug_assert_eq!(outcomes.len(), reply.places.len(), "an outcome for each change");
                 for (place, outcome) in reply.places.into_iter().zip(outcomes) {
-                    let (accepted, message) = words(&outcome);
                     match outcome {
                         Outcome::Stored(_) => self.metrics.events_stored += 1,
                         Outcome::Duplicate => self.metrics.events_duplicate += 1,
                         Outcome::Refused(_) => {}
                     }
-                    self.finish(now, place, accepted, message);
+                    self.finish(now, place, told(&outcome));
                 }
             }
             Err(error) => {
-                let message = store_words(&error);
+                let words = store_words(&error);
                 for place in reply.places {
-                    self.finish(now, place, false, &message);
+                    self.finish(now, place, publish::Outcome::Failed(words.clone()));
                 }
             }
         }
@@ -168,15 +168,17 @@ impl<B: Backend> Relay<B> {
     }
 }
 
-fn words(outcome: &Outcome) -> (bool, &'static str) {
-    match outcome {
-        Outcome::Stored(_) => (true, ""),
-        Outcome::Duplicate => (true, DUPLICATE),
-        Outcome::Refused(Refusal::Deleted) => (false, "blocked: this event was deleted by its author"),
-        Outcome::Refused(Refusal::Vanished) => (false, "blocked: this author asked to vanish"),
-        Outcome::Refused(Refusal::Superseded) => (false, "duplicate: a newer version is stored here"),
+/// What a sender is told of a change.
+fn told(outcome: &Outcome) -> publish::Outcome {
+    let words = match outcome {
+        Outcome::Stored(seq) => return publish::Outcome::Stored(*seq),
+        Outcome::Duplicate => return publish::Outcome::Duplicate,
+        Outcome::Refused(Refusal::Superseded) => return publish::Outcome::Superseded,
+        Outcome::Refused(Refusal::Deleted) => "blocked: this event was deleted by its author",
+        Outcome::Refused(Refusal::Vanished) => "blocked: this author asked to vanish",
         // The machine passes ephemeral events on before a commit; other callers may not know better.
-        Outcome::Refused(Refusal::Ephemeral) => (false, "error: ephemeral events are not stored"),
-        Outcome::Refused(Refusal::Expired) => (false, "invalid: the event has expired"),
-    }
+        Outcome::Refused(Refusal::Ephemeral) => "error: ephemeral events are not stored",
+        Outcome::Refused(Refusal::Expired) => "invalid: the event has expired",
+    };
+    publish::Outcome::Refused(words.into())
 }

@@ -15,7 +15,7 @@ use super::stream::StreamId;
 use super::{Live, Relay};
 use crate::index::SubSlot;
 use crate::policy::may_see;
-use crate::store::{Backend, Seq};
+use crate::store::{Backend, Replayed, Seq};
 use crate::types::{Event, EventId, Filter, Now, SubId, Timestamp};
 
 /// Ephemeral events held for a subscription until its EOSE.
@@ -66,6 +66,23 @@ impl LiveSub {
     }
 }
 
+impl LiveSub {
+    /// Its reader cannot take this stored event now: it is read back from the store later.
+    fn fall_behind(&mut self, seq: Seq) {
+        self.state = State::Behind;
+        self.live_after = Seq(seq.0 - 1);
+    }
+
+    /// A replay has come this far. Whether it is done, and the subscription live.
+    pub(super) fn caught_up(&mut self, replayed: Replayed) -> bool {
+        self.live_after = self.live_after.max(replayed.covered);
+        if replayed.caught_up {
+            self.state = State::Live;
+        }
+        replayed.caught_up
+    }
+}
+
 fn frame_len(head: &Arc<[u8]>, event: &Event) -> usize {
     Frame { head, body: Some(&event.shared_json()) }.len()
 }
@@ -76,6 +93,8 @@ pub(super) struct LiveSubs {
     slots: Vec<Option<LiveSub>>,
     serial: u64,
     clients: usize,
+    /// The last stored event that was delivered.
+    delivered: Seq,
     /// Scratch of [`Relay::deliver_live`].
     matched: Vec<SubSlot>,
 }
@@ -105,18 +124,16 @@ impl LiveSubs {
         )
     }
 
-    pub(super) fn insert_stream(&mut self, slot: SubSlot, stream: StreamId, filters: Arc<[Filter]>) {
-        self.insert(
-            slot,
-            LiveSub {
-                serial: 0,
-                owner: Owner::Stream(stream),
-                head: Arc::default(),
-                filters,
-                state: State::Live,
-                live_after: Seq(0),
-            },
-        );
+    pub(super) fn insert_stream(
+        &mut self,
+        slot: SubSlot,
+        stream: StreamId,
+        filters: Arc<[Filter]>,
+        state: State,
+        live_after: Seq,
+    ) -> u64 {
+        let owner = Owner::Stream(stream);
+        self.insert(slot, LiveSub { serial: 0, owner, head: Arc::default(), filters, state, live_after })
     }
 
     fn insert(&mut self, slot: SubSlot, mut sub: LiveSub) -> u64 {
@@ -147,6 +164,15 @@ impl LiveSubs {
         self.slots.get_mut(slot.0 as usize)?.as_mut().filter(|sub| sub.serial == serial)
     }
 
+    fn slot_mut(&mut self, slot: SubSlot) -> Option<&mut LiveSub> {
+        self.slots.get_mut(slot.0 as usize)?.as_mut()
+    }
+
+    /// Every stored event up to this number has been delivered, or was before this machine.
+    pub(super) fn delivered(&self) -> Seq {
+        self.delivered
+    }
+
     pub(super) fn get(&self, slot: SubSlot) -> Option<&LiveSub> {
         self.slots.get(slot.0 as usize)?.as_ref()
     }
@@ -167,6 +193,7 @@ impl<B: Backend> Relay<B> {
     pub fn handle_live(&mut self, now: Now, live: &[Live]) {
         for Live { seq, event } in live {
             self.deliver_live(now, *seq, event);
+            self.live.delivered = self.live.delivered.max(seq.unwrap_or_default());
         }
     }
 
@@ -181,20 +208,60 @@ impl<B: Backend> Relay<B> {
         self.metrics.fanout_candidates.record(stats.candidates as u64);
         self.metrics.fanout_matches.record(matched.len() as u64);
         for slot in &matched {
-            self.deliver_to(*slot, seq, event);
+            match seq {
+                Some(seq) => self.deliver_stored(*slot, seq, event),
+                None => self.deliver_ephemeral(*slot, event),
+            }
         }
         self.live.matched = matched;
     }
 
-    fn deliver_to(&mut self, slot: SubSlot, seq: Option<Seq>, event: &Event) {
+    /// Queues a stored event for one subscription, or notes that it is to be read back from the store.
+    fn deliver_stored(&mut self, slot: SubSlot, seq: Seq, event: &Event) {
         let limits = &self.config.limits;
-        let Some(Some(live)) = self.live.slots.get_mut(slot.0 as usize) else { return };
-        if seq.is_some_and(|seq| seq <= live.live_after) {
-            return;
-        }
+        let Some(live) = self.live.slot_mut(slot).filter(|live| seq > live.live_after) else { return };
+        let replay = Request::Replay { slot, serial: live.serial };
         let conn = match &live.owner {
             Owner::Stream(stream) => {
-                self.streams.push(*stream, event.clone());
+                let Some(stream) = self.streams.get_mut(*stream) else { return };
+                if let State::Live = live.state {
+                    if stream.is_full(limits) {
+                        live.fall_behind(seq);
+                        stream.stalled = Some(replay);
+                    } else {
+                        stream.push(Some(seq), event.clone());
+                    }
+                }
+                return;
+            }
+            Owner::Client { conn, .. } => *conn,
+        };
+        let Some(session) = self.sessions.get_mut(conn) else { return };
+        if !may_see(event.view(), &self.config.policy.guarded_kinds, session.auth.keys()) {
+            return;
+        }
+        match &mut live.state {
+            State::Scanning { missed, .. } => *missed = true,
+            State::Behind => {}
+            State::Live if session.is_slow(limits) => {
+                live.fall_behind(seq);
+                session.stalled.push(replay);
+                self.metrics.subscriptions_lagged += 1;
+                self.mark_changed(conn);
+            }
+            State::Live => self.push_live(slot, conn, event),
+        }
+    }
+
+    /// Queues an ephemeral event for one subscription: it cannot be read back later.
+    fn deliver_ephemeral(&mut self, slot: SubSlot, event: &Event) {
+        let limits = &self.config.limits;
+        let Some(live) = self.live.slot_mut(slot) else { return };
+        let conn = match &live.owner {
+            Owner::Stream(stream) => {
+                let fitted =
+                    self.streams.get_mut(*stream).is_none_or(|own| own.push_ephemeral(event.clone(), limits));
+                self.metrics.ephemeral_missed += u64::from(!fitted);
                 return;
             }
             Owner::Client { conn, .. } => *conn,
@@ -204,22 +271,12 @@ impl<B: Backend> Relay<B> {
             return;
         }
         let full = session.unread_bytes() + session.held_bytes >= limits.outbox_bytes_max;
-        match (&mut live.state, seq) {
-            (State::Scanning { missed, .. }, Some(_)) => *missed = true,
-            (State::Behind, Some(_)) => {}
-            (State::Scanning { held, .. }, None) if held.len() < HELD_MAX && !full => {
+        match &mut live.state {
+            State::Scanning { held, .. } if held.len() < HELD_MAX && !full => {
                 session.held_bytes += frame_len(&live.head, event);
                 held.push(event.clone());
             }
-            (State::Live, Some(seq)) if session.is_slow(limits) => {
-                live.state = State::Behind;
-                live.live_after = Seq(seq.0 - 1);
-                session.stalled.push(Request::Replay { slot, serial: live.serial });
-                self.metrics.subscriptions_lagged += 1;
-                self.mark_changed(conn);
-            }
-            (State::Live, Some(_)) => self.push_live(slot, conn, event),
-            (State::Live | State::Behind, None) if !full => self.push_live(slot, conn, event),
+            State::Live | State::Behind if !full => self.push_live(slot, conn, event),
             _ => {
                 session.ephemeral_missed += 1;
                 self.metrics.ephemeral_missed += 1;

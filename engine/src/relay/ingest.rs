@@ -5,9 +5,10 @@
 //! signature, so a forged copy sent first must not sink the real one. Where ids are hashed by the batch, one in
 //! flight may say another's id; so what looks like its copy is compared whole, and hashed at once if it differs.
 
+use super::publish::{Outcome, Ticket};
 use super::session::ConnId;
 use super::{Relay, SeededMap, VerifyBatch, VerifyChecked};
-use crate::policy::{self, Candidate, VANISH_KIND, names_relay};
+use crate::policy::{self, Candidate, Standing, VANISH_KIND, names_relay};
 use crate::store::{Backend, Op, Reader, StoreError};
 use crate::types::{Class, Event, EventId, Kind, Limits, Now, Sig, unescape};
 use crate::verify::{Verdict, Verified, verify_one};
@@ -24,9 +25,17 @@ struct Flight {
     bytes: usize,
     /// The event, if its id is only what the sender says until the batch is checked.
     unhashed: Option<Event>,
-    first: ConnId,
-    /// Connections that sent the very same event meanwhile.
-    others: Vec<ConnId>,
+    first: Sender,
+    /// Who sent the very same event meanwhile.
+    others: Vec<Sender>,
+}
+
+/// Who waits to hear what became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sender {
+    Client(ConnId),
+    /// The host itself, under this ticket.
+    Host(Ticket),
 }
 
 /// Two events say the same id and signature and differ otherwise: one of the ids is wrong.
@@ -36,6 +45,22 @@ struct Collision;
 struct Admitted {
     event: Event,
     is_hashed: bool,
+}
+
+/// What is to be done with an event that has come.
+enum Decision {
+    /// It is to be verified.
+    Verify(Admitted),
+    /// It shares the answer of a copy that is on its way.
+    Joined,
+    /// This is its answer.
+    Answer(Outcome),
+}
+
+impl Decision {
+    fn refuse(words: impl Into<String>) -> Self {
+        Decision::Answer(Outcome::Refused(words.into()))
+    }
 }
 
 /// Events on their way, and the batch that is filling.
@@ -66,6 +91,10 @@ impl Ingest {
 
     pub(super) fn has_room(&self, limits: &Limits) -> bool {
         self.messages < limits.in_flight_events_max && self.bytes < limits.in_flight_bytes_max
+    }
+
+    pub(super) fn has_batch(&self) -> bool {
+        !self.batch.is_empty()
     }
 
     /// When the batch that is filling must close for its age.
@@ -117,44 +146,53 @@ impl Ingest {
 impl<B: Backend> Relay<B> {
     pub(super) fn handle_event(&mut self, now: Now, conn: ConnId, raw: &RawEvent<'_>) {
         self.metrics.messages_event += 1;
-        match self.judge(now, conn, raw) {
-            Ok(Some(admitted)) => self.take_off(now, conn, admitted),
-            Ok(None) => {}
-            Err((accepted, message)) => {
-                if accepted {
+        self.take_event(now, Sender::Client(conn), raw);
+    }
+
+    /// An event has come from a client or from the host.
+    pub(super) fn take_event(&mut self, now: Now, sender: Sender, raw: &RawEvent<'_>) {
+        match self.judge(now, sender, raw) {
+            Decision::Verify(admitted) => self.take_off(now, sender, admitted),
+            Decision::Joined => {}
+            Decision::Answer(outcome) => {
+                if outcome.is_accepted() {
                     self.metrics.events_duplicate += 1;
                 } else {
                     self.metrics.events_refused += 1;
                 }
-                self.send_ok(conn, &raw.id, accepted, &message);
+                self.send_outcome(sender, &raw.id, outcome);
             }
         }
     }
 
-    /// The event to verify, nothing if it joined one in flight, or its answer.
-    fn judge(
-        &mut self,
-        now: Now,
-        conn: ConnId,
-        raw: &RawEvent<'_>,
-    ) -> Result<Option<Admitted>, (bool, String)> {
+    fn judge(&mut self, now: Now, sender: Sender, raw: &RawEvent<'_>) -> Decision {
         let config = &*self.config;
-        let Some(session) = self.sessions.get_mut(conn) else { return Ok(None) };
-        if !session.event_rate.take(config.limits.events_per_minute_max, now) {
-            return Err((false, "rate-limited: too many events a minute".into()));
-        }
-        if let Err(refused) = policy::admit_sender(&config.policy, session.auth.keys()) {
-            self.send_challenge(conn);
-            return Err((false, refused.message));
+        let mut session = match sender {
+            Sender::Client(conn) => match self.sessions.get_mut(conn) {
+                Some(session) => Some(session),
+                None => return Decision::Joined,
+            },
+            Sender::Host(_) => None,
+        };
+        if let Some(session) = &mut session {
+            if !session.event_rate.take(config.limits.events_per_minute_max, now) {
+                return Decision::refuse("rate-limited: too many events a minute");
+            }
+            if let Err(refused) = policy::admit_sender(&config.policy, session.auth.keys()) {
+                self.challenge(sender);
+                return Decision::refuse(refused.message);
+            }
         }
         let mut is_hashed = !self.verifier.hashes_batches();
         match self.ingest.same_as(raw) {
             Ok(None) => {}
             Ok(Some(flight)) => {
-                flight.others.push(conn);
+                flight.others.push(sender);
                 self.ingest.messages += 1;
-                session.in_flight += 1;
-                return Ok(None);
+                if let Some(session) = session {
+                    session.in_flight += 1;
+                }
+                return Decision::Joined;
             }
             Err(Collision) => is_hashed = true,
         }
@@ -164,8 +202,8 @@ impl<B: Backend> Relay<B> {
             Ok(Some(_)) if raw.expires_at() <= now.seconds() => {}
             // It may have been stored when it had no effect here: an import knows another URL, or none.
             Ok(Some(_)) if raw.kind == VANISH_KIND => {}
-            Ok(Some(_)) => return Err((true, DUPLICATE.into())),
-            Err(error) => return Err((false, store_words(&error))),
+            Ok(Some(_)) => return Decision::Answer(Outcome::Duplicate),
+            Err(error) => return Decision::Answer(Outcome::Failed(store_words(&error))),
         }
         let event = raw.to_event();
         let candidate = Candidate {
@@ -179,35 +217,46 @@ impl<B: Backend> Relay<B> {
             content_chars: raw.content_chars(),
             json_bytes: event.json().len(),
         };
-        let keys = session.auth.keys();
-        let judged = policy::admit(&candidate, &config.policy, &config.limits, keys, now.seconds());
+        let standing = match &session {
+            Some(session) => Standing::Client { keys: session.auth.keys() },
+            None => Standing::Host,
+        };
+        let judged = policy::admit(&candidate, &config.policy, &config.limits, standing, now.seconds());
         if let Err(refused) = judged {
             if refused.wants_auth {
-                self.send_challenge(conn);
+                self.challenge(sender);
             }
-            return Err((false, refused.message));
+            return Decision::refuse(refused.message);
         }
         // Never what the client calls this relay: who says `Host: other` could have others' requests to other
         // relays take effect here.
         if event.kind == VANISH_KIND && !names_relay(&event, config.url.as_deref()) {
-            return Err((false, "invalid: this request to vanish does not name this relay".into()));
+            return Decision::refuse("invalid: this request to vanish does not name this relay");
         }
         if is_hashed && raw.compute_id() != raw.id {
-            return Err((false, WRONG_ID.into()));
+            return Decision::refuse(WRONG_ID);
         }
-        Ok(Some(Admitted { event, is_hashed }))
+        Decision::Verify(Admitted { event, is_hashed })
     }
 
-    fn take_off(&mut self, now: Now, conn: ConnId, Admitted { event, is_hashed }: Admitted) {
-        let Some(session) = self.sessions.get_mut(conn) else { return };
-        session.in_flight += 1;
+    fn challenge(&mut self, sender: Sender) {
+        if let Sender::Client(conn) = sender {
+            self.send_challenge(conn);
+        }
+    }
+
+    fn take_off(&mut self, now: Now, sender: Sender, Admitted { event, is_hashed }: Admitted) {
+        if let Sender::Client(conn) = sender {
+            let Some(session) = self.sessions.get_mut(conn) else { return };
+            session.in_flight += 1;
+        }
         let flight = Flight {
             id: event.id,
             sig: event.sig(),
             kind: event.kind,
             bytes: event.json().len(),
             unhashed: (!is_hashed).then(|| event.clone()),
-            first: conn,
+            first: sender,
             others: Vec::new(),
         };
         let place = self.ingest.take_off(flight);
@@ -240,9 +289,9 @@ impl<B: Backend> Relay<B> {
             match verdict {
                 Verdict::Invalid(_) => {
                     self.metrics.events_forged += 1;
-                    self.finish(now, place, false, "invalid: the signature is not the author's");
+                    self.finish(now, place, Outcome::Refused(WRONG_SIGNATURE.into()));
                 }
-                Verdict::WrongId(_) => self.finish(now, place, false, WRONG_ID),
+                Verdict::WrongId(_) => self.finish(now, place, Outcome::Refused(WRONG_ID.into())),
                 Verdict::Valid(verified) => self.accept(now, verified, place),
             }
         }
@@ -256,7 +305,7 @@ impl<B: Backend> Relay<B> {
             let event = verified.into_event();
             self.deliver_live(now, None, &event);
             self.relayed.push_back(event);
-            self.finish(now, place, true, "");
+            self.finish(now, place, Outcome::Delivered);
         } else if event.kind == VANISH_KIND {
             self.pending.push(Op::Vanish(verified), place);
         } else {
@@ -265,26 +314,39 @@ impl<B: Backend> Relay<B> {
     }
 
     /// Answers everybody who sent this event and lets what waited behind it go on.
-    pub(super) fn finish(&mut self, now: Now, place: InFlight, accepted: bool, message: &str) {
+    pub(super) fn finish(&mut self, now: Now, place: InFlight, outcome: Outcome) {
         let flight = self.ingest.land(place);
-        if !accepted {
-            self.metrics.events_refused += 1;
-        } else if message != DUPLICATE {
-            self.metrics.count_accepted(flight.kind);
+        match &outcome {
+            Outcome::Stored(_) | Outcome::Delivered => self.metrics.count_accepted(flight.kind),
+            Outcome::Duplicate => {}
+            Outcome::Superseded | Outcome::Refused(_) | Outcome::Failed(_) => {
+                self.metrics.events_refused += 1
+            }
         }
-        self.answer(now, flight.first, &flight.id, accepted, message);
-        let message = if accepted { DUPLICATE } else { message };
+        let of_copies = if outcome.is_accepted() { Outcome::Duplicate } else { outcome.clone() };
+        self.answer(now, flight.first, &flight.id, outcome);
         for other in flight.others {
-            self.answer(now, other, &flight.id, accepted, message);
+            self.answer(now, other, &flight.id, of_copies.clone());
         }
     }
 
-    fn answer(&mut self, now: Now, conn: ConnId, id: &EventId, accepted: bool, message: &str) {
-        self.send_ok(conn, id, accepted, message);
+    fn answer(&mut self, now: Now, sender: Sender, id: &EventId, outcome: Outcome) {
+        self.send_outcome(sender, id, outcome);
+        let Sender::Client(conn) = sender else { return };
         let Some(session) = self.sessions.get_mut(conn) else { return };
         session.in_flight -= 1;
         if session.in_flight == 0 && !session.deferred.is_empty() {
             self.run_deferred(now, conn);
+        }
+    }
+
+    fn send_outcome(&mut self, sender: Sender, id: &EventId, outcome: Outcome) {
+        match sender {
+            Sender::Client(conn) => {
+                let (accepted, words) = ok_words(&outcome);
+                self.send_ok(conn, id, accepted, words);
+            }
+            Sender::Host(ticket) => self.published.push(ticket, outcome),
         }
     }
 
@@ -318,14 +380,26 @@ impl<B: Backend> Relay<B> {
                     session.auth.add(verified.event().pubkey);
                     self.mark_changed(conn);
                 }
-                None => refusal = Some("invalid: the signature is not the author's"),
+                None => refusal = Some(WRONG_SIGNATURE),
             }
         }
         self.send_ok(conn, &raw.id, refusal.is_none(), refusal.unwrap_or_default());
     }
 }
 
-pub(super) const DUPLICATE: &str = "duplicate: already have this event";
+/// Whether an EVENT is accepted, and the words of its OK.
+fn ok_words(outcome: &Outcome) -> (bool, &str) {
+    match outcome {
+        Outcome::Stored(_) | Outcome::Delivered => (true, ""),
+        Outcome::Duplicate => (true, DUPLICATE),
+        Outcome::Superseded => (false, SUPERSEDED),
+        Outcome::Refused(words) | Outcome::Failed(words) => (false, words),
+    }
+}
+
+const DUPLICATE: &str = "duplicate: already have this event";
+const SUPERSEDED: &str = "duplicate: a newer version is stored here";
+const WRONG_SIGNATURE: &str = "invalid: the signature is not the author's";
 const WRONG_ID: &str = "invalid: the id is not the hash of the event";
 
 pub(super) fn store_words(error: &StoreError) -> String {

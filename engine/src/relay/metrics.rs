@@ -91,6 +91,8 @@ pub struct Metrics {
     pub events_stored: u64,
     /// Ephemeral events passed on.
     pub events_ephemeral: u64,
+    /// Reads for streams that the store failed; each is tried again.
+    pub stream_errors: u64,
     /// Events that were known already.
     pub events_duplicate: u64,
     /// Events refused, for whatever reason.
@@ -141,6 +143,7 @@ impl Default for Metrics {
             sent_auth: 0,
             events_stored: 0,
             events_ephemeral: 0,
+            stream_errors: 0,
             events_duplicate: 0,
             events_refused: 0,
             events_forged: 0,

@@ -19,6 +19,7 @@ mod fanout;
 mod ingest;
 mod metrics;
 mod outbox;
+mod publish;
 mod reply;
 mod request;
 mod session;
@@ -36,6 +37,7 @@ pub use config::{Config, Peer};
 pub use ingest::InFlight;
 pub use metrics::{Histogram, Metrics};
 pub use outbox::Frame;
+pub use publish::{Outcome, Ticket};
 pub use session::{Close, ConnId};
 pub use snapshot::{Progress, SessionSnapshot, SubSnapshot};
 pub use stream::StreamId;
@@ -49,6 +51,7 @@ use crate::wire::{self, ClientMessage};
 use commit::Pending;
 use fanout::LiveSubs;
 use ingest::Ingest;
+use publish::Published;
 use request::Request;
 use session::{Session, Sessions};
 use stream::Streams;
@@ -77,6 +80,7 @@ pub struct Relay<B> {
     /// When those REQs began whose EOSE the host has not yet been handed.
     answered: Vec<Now>,
     streams: Streams,
+    published: Published,
     /// Connections with output that the host has not been told of.
     ready: VecDeque<ConnId>,
     closing: VecDeque<(ConnId, Close)>,
@@ -108,6 +112,7 @@ impl<B: Backend> Relay<B> {
             requests: VecDeque::new(),
             answered: Vec::new(),
             streams: Streams::default(),
+            published: Published::default(),
             ready: VecDeque::new(),
             closing: VecDeque::new(),
             resumed: VecDeque::new(),
@@ -253,12 +258,21 @@ impl<B: Backend> Relay<B> {
 
     /// When [`Relay::handle_timeout`] wants to be called at the latest.
     pub fn poll_timeout(&self) -> Option<Now> {
-        self.ingest.batch_deadline(&self.config.limits)
+        let deadline = self.ingest.batch_deadline(&self.config.limits);
+        deadline.into_iter().chain(self.streams.retry_at()).min()
+    }
+
+    /// Whether events wait for [`Relay::poll_verify`].
+    pub fn has_unverified(&self) -> bool {
+        self.ingest.has_batch()
     }
 
     /// Time has passed. A full or old verification batch comes out of [`Relay::poll_verify`].
-    pub fn handle_timeout(&mut self, _now: Now) {
+    pub fn handle_timeout(&mut self, now: Now) {
         self.index.sweep(SWEEP_POSTINGS);
+        for replay in self.streams.take_failed(now) {
+            self.enqueue(replay);
+        }
     }
 
     /// Counters and histograms.

@@ -12,13 +12,14 @@ use super::fanout::{Owner, Place, State};
 use super::ingest::store_words;
 use super::session::ConnId;
 use super::snapshot::{Progress, SubSnapshot};
+use super::stream::StreamId;
 use crate::index::SubSlot;
 use crate::policy::{Access, access, may_see};
 use crate::store::{
-    Backend, Completeness, Count, CountStep, Replayed, Scan, ScanLimits, Seq, Step, StoreError, Take, Viewer,
+    Backend, Completeness, Count, CountStep, Everyone, Scan, ScanLimits, Seq, Step, StoreError, Take, Viewer,
     replay,
 };
-use crate::types::{CanonicalEvent, Filter, Kind, Now, PubKey, SubId};
+use crate::types::{CanonicalEvent, Event, Filter, Kind, Now, PubKey, SubId};
 use crate::wire::frames::Complete;
 
 /// COUNTs one connection may have under way.
@@ -316,7 +317,7 @@ impl<B: Backend> Relay<B> {
                 self.run_deferred(now, conn);
             }
         }
-        !self.requests.is_empty() || self.poll_timeout().is_some()
+        !self.requests.is_empty() || self.has_unverified()
     }
 
     /// Takes up a request. What its connection sends next waits for its first step: frames take effect in order.
@@ -501,9 +502,16 @@ impl<B: Backend> Relay<B> {
 
     /// Reads back from the store what a subscription was not sent live.
     fn step_replay(&mut self, now: Now, slot: SubSlot, serial: u64) -> Next {
+        let Some(live) = self.live.get_mut(slot, serial) else { return Next::Done };
+        match live.owner {
+            Owner::Client { conn, .. } => self.replay_to_client(now, conn, slot, serial),
+            Owner::Stream(stream) => self.replay_to_stream(now, stream, slot, serial),
+        }
+    }
+
+    fn replay_to_client(&mut self, now: Now, conn: ConnId, slot: SubSlot, serial: u64) -> Next {
         let config = &*self.config;
         let Some(live) = self.live.get_mut(slot, serial) else { return Next::Done };
-        let Owner::Client { conn, .. } = live.owner else { return Next::Done };
         let Some(session) = self.sessions.get_mut(conn) else { return Next::Done };
         let request = Request::Replay { slot, serial };
         if session.is_slow(&config.limits) {
@@ -527,17 +535,9 @@ impl<B: Backend> Relay<B> {
         });
         let slow = session.is_slow(&config.limits);
         let next = match replayed {
-            Ok(Replayed { covered, caught_up }) => {
-                live.live_after = live.live_after.max(covered);
-                if caught_up {
-                    live.state = State::Live;
-                    Next::Done
-                } else if slow {
-                    Next::Stall(conn, request)
-                } else {
-                    Next::Again(request)
-                }
-            }
+            Ok(replayed) if live.caught_up(replayed) => Next::Done,
+            Ok(_) if slow => Next::Stall(conn, request),
+            Ok(_) => Next::Again(request),
             Err(error) => {
                 self.fail_subscription(slot, serial, &error);
                 Next::Done
@@ -547,6 +547,37 @@ impl<B: Backend> Relay<B> {
         self.mark_ready(conn);
         self.mark_changed(conn);
         next
+    }
+
+    fn replay_to_stream(&mut self, now: Now, stream: StreamId, slot: SubSlot, serial: u64) -> Next {
+        let Some(live) = self.live.get_mut(slot, serial) else { return Next::Done };
+        let Some(stream) = self.streams.get_mut(stream) else { return Next::Done };
+        let request = Request::Replay { slot, serial };
+        let limits = &self.config.limits;
+        if stream.is_full(limits) {
+            stream.stalled = Some(request);
+            return Next::Done;
+        }
+        let mut rows = limits.scan_rows_max;
+        let mut last = live.live_after;
+        let replayed = self.store.reader().and_then(|reader| {
+            replay(&reader, &live.filters, last, &mut rows, now.seconds(), &Everyone, &mut |hit| {
+                stream.push(Some(hit.seq), Event::from_canonical(hit.event.json().into()));
+                last = hit.seq;
+                if stream.is_full(limits) { Take::CountedAndPause } else { Take::Counted }
+            })
+        });
+        match replayed {
+            Ok(replayed) if live.caught_up(replayed) => Next::Done,
+            Ok(_) => Next::Again(request),
+            Err(_) => {
+                // Nobody is there to be told, and nothing may be left out: it is tried again when time passes.
+                live.live_after = last;
+                self.metrics.stream_errors += 1;
+                self.streams.retry(now, request);
+                Next::Done
+            }
+        }
     }
 
     /// The store failed a subscription: it ends in words.

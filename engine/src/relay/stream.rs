@@ -1,58 +1,173 @@
 //! Internal streams: filters whose matches go to the host instead of a socket.
 //!
-//! Whatever lives beside the relay (agents, Blossom) subscribes here, through the same index as clients.
+//! Whatever lives beside the relay (agents, Blossom) subscribes here, through the same index as clients and by the
+//! same live and behind states: a stream whose consumer is slow waits in the store, not in memory. A consumer that
+//! keeps the last sequence number it has dealt with and opens its stream behind it again after a restart is handed
+//! every stored match at least once.
+//!
 //! Each shard sees every event, so a host opens a stream on one shard only.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::fanout::Owner;
+use super::fanout::{Owner, State};
+use super::request::Request;
 use super::{FastMap, Relay};
 use crate::index::SubSlot;
-use crate::store::Backend;
-use crate::types::{Event, Filter};
+use crate::store::{Backend, Seq, StoreError};
+use crate::types::{Event, Filter, Limits, Now};
+
+/// Time until a replay that the store failed is tried again.
+const RETRY_MS: u64 = 1_000;
+/// What an event in a stream's queue costs beside its bytes.
+const EVENT_BYTES: usize = 64;
 
 /// A stream of one shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StreamId(u64);
 
+/// A stream's events on their way to the host.
+pub(super) struct Stream {
+    slot: SubSlot,
+    queue: VecDeque<(Option<Seq>, Event)>,
+    /// Bytes of the events in `queue`.
+    bytes: usize,
+    /// Its replay, which waits for the queue to be polled.
+    pub(super) stalled: Option<Request>,
+    /// Ephemeral events that did not fit and that the host has not been told of.
+    missed: u64,
+}
+
+impl Stream {
+    pub(super) fn push(&mut self, seq: Option<Seq>, event: Event) {
+        self.bytes += EVENT_BYTES + event.json().len();
+        self.queue.push_back((seq, event));
+    }
+
+    /// Whether further stored events must wait in the store.
+    pub(super) fn is_full(&self, limits: &Limits) -> bool {
+        self.bytes >= limits.outbox_bytes_pause
+    }
+
+    /// An ephemeral event, which cannot wait in the store. False if it did not fit.
+    pub(super) fn push_ephemeral(&mut self, event: Event, limits: &Limits) -> bool {
+        let fits = self.bytes < limits.outbox_bytes_max;
+        if fits {
+            self.push(None, event);
+        } else {
+            self.missed += 1;
+        }
+        fits
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Streams {
     next: u64,
-    slots: FastMap<StreamId, SubSlot>,
-    queue: VecDeque<(StreamId, Event)>,
+    by_id: FastMap<StreamId, Stream>,
+    /// Replays that the store failed, and when they are tried again.
+    failed: Vec<Request>,
+    retry_at: Now,
 }
 
 impl Streams {
-    pub(super) fn push(&mut self, stream: StreamId, event: Event) {
-        self.queue.push_back((stream, event));
+    pub(super) fn get_mut(&mut self, stream: StreamId) -> Option<&mut Stream> {
+        self.by_id.get_mut(&stream)
+    }
+
+    /// The store failed a replay: it goes on in a while.
+    pub(super) fn retry(&mut self, now: Now, replay: Request) {
+        self.retry_at = now.plus_millis(RETRY_MS);
+        self.failed.push(replay);
+    }
+
+    /// When replays that failed are to be tried again.
+    pub(super) fn retry_at(&self) -> Option<Now> {
+        (!self.failed.is_empty()).then_some(self.retry_at)
+    }
+
+    /// Replays that are to be tried again now.
+    pub(super) fn take_failed(&mut self, now: Now) -> Vec<Request> {
+        if now < self.retry_at { Vec::new() } else { std::mem::take(&mut self.failed) }
     }
 }
 
 impl<B: Backend> Relay<B> {
-    /// Opens a stream of live events that match any of `filters`; stored ones are the store's to scan.
-    /// The read guard does not apply: a host is trusted.
-    pub fn open_stream(&mut self, filters: &[Filter]) -> StreamId {
+    /// Opens a stream of the events that match any of `filters`, in commit order, ephemeral ones as they come.
+    ///
+    /// `after` is the last sequence number that the consumer has dealt with: stored matches above it are read back
+    /// from the store by [`Relay::work`], then the stream is live, without a gap. `Some(Seq(0))` begins with the
+    /// oldest event stored, `None` with the next one. What has been deleted or has expired meanwhile is not
+    /// handed out. `limit` plays no part, and the read guard does not apply: a host is trusted.
+    ///
+    /// Costs one look at every event above `after` (once), and memory for about `outbox_bytes_pause` bytes of events
+    /// however slow the consumer is (for ephemeral ones `outbox_bytes_max`).
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn open_stream(&mut self, filters: &[Filter], after: Option<Seq>) -> Result<StreamId, StoreError> {
+        let (state, live_after) = match after {
+            Some(after) => (State::Behind, after),
+            None => (State::Live, self.last_seq()?),
+        };
         let stream = StreamId(self.streams.next);
         self.streams.next += 1;
         let filters: Arc<[Filter]> = filters.into();
         let slot = self.index.subscribe(&filters);
-        self.live.insert_stream(slot, stream, filters);
-        self.streams.slots.insert(stream, slot);
-        stream
+        let serial = self.live.insert_stream(slot, stream, filters, state, live_after);
+        let queue = VecDeque::new();
+        self.streams.by_id.insert(stream, Stream { slot, queue, bytes: 0, stalled: None, missed: 0 });
+        if after.is_some() {
+            self.enqueue(Request::Replay { slot, serial });
+        }
+        Ok(stream)
     }
 
-    /// Ends a stream; what it already holds still comes out.
+    /// Ends a stream, with what it holds.
     pub fn close_stream(&mut self, stream: StreamId) {
-        if let Some(slot) = self.streams.slots.remove(&stream) {
+        if let Some(Stream { slot, .. }) = self.streams.by_id.remove(&stream) {
             debug_assert!(matches!(self.live.owner(slot), Some(Owner::Stream(own)) if *own == stream));
             self.drop_slot(slot);
         }
     }
 
-    /// The next event of any stream, in the order of arrival. Hosts poll until `None` after every
-    /// [`Relay::handle_live`] and [`Relay::handle_verified`]: the queue is bounded only by what those add.
-    pub fn poll_stream(&mut self) -> Option<(StreamId, Event)> {
-        self.streams.queue.pop_front()
+    /// The next event of a stream; stored ones with their sequence numbers, which rise. A host polls whenever its
+    /// consumer has room for more, until `None`: then [`Relay::stream_position`] is what may be confirmed.
+    ///
+    /// An event may be handed out again after the stream has been opened anew behind an older number, and an
+    /// ephemeral event that finds its consumer too far behind is counted in [`Relay::stream_missed`] instead.
+    pub fn poll_stream(&mut self, stream: StreamId) -> Option<(Option<Seq>, Event)> {
+        let own = self.streams.by_id.get_mut(&stream)?;
+        let (seq, event) = own.queue.pop_front()?;
+        own.bytes -= EVENT_BYTES + event.json().len();
+        if own.queue.is_empty() {
+            own.queue.shrink_to(32);
+        }
+        if own.bytes <= self.config.limits.outbox_bytes_pause / 2
+            && let Some(replay) = own.stalled.take()
+        {
+            self.enqueue(replay);
+        }
+        Some((seq, event))
+    }
+
+    /// Every stored match up to this number has come out of [`Relay::poll_stream`]. It moves on past events that do
+    /// not match, so a consumer that confirms it is not shown them again when it comes back. `None`: there is no
+    /// such stream.
+    pub fn stream_position(&self, stream: StreamId) -> Option<Seq> {
+        let own = self.streams.by_id.get(&stream)?;
+        if let Some(next) = own.queue.iter().find_map(|(seq, _)| *seq) {
+            return Some(Seq(next.0 - 1));
+        }
+        let live = self.live.get(own.slot)?;
+        Some(match live.state {
+            State::Live => live.live_after.max(self.live.delivered()),
+            State::Behind | State::Scanning { .. } => live.live_after,
+        })
+    }
+
+    /// Ephemeral events that were not handed out because the consumer was too slow, since this was last asked.
+    pub fn stream_missed(&mut self, stream: StreamId) -> u64 {
+        self.streams.by_id.get_mut(&stream).map_or(0, |own| std::mem::take(&mut own.missed))
     }
 }

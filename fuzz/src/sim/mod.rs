@@ -8,7 +8,7 @@
 //!
 //! In the safety phase every step is a choice: who speaks, which shard does what, how long verification and
 //! commits take, when the store fails, who disconnects, when the whole process dies. Clients hold every frame
-//! against the [`history`] of what really was stored. Then the liveness phase: faults stop, everybody reads, and
+//! against the [`history`] of what really was stored, and so do the [`consumer`]s of streams, which lag, sleep and die. Then the liveness phase: faults stop, everybody reads, and
 //! within a bounded number of rounds everything that was asked must be answered and nothing missing. Last,
 //! questions to the resting relay are answered exactly as the naive oracle does.
 //!
@@ -19,6 +19,7 @@
 //! [`Relay::poll_ready`]: relay_engine::relay::Relay::poll_ready
 
 mod client;
+mod consumer;
 mod exact;
 mod history;
 mod host;

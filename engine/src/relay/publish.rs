@@ -1,0 +1,78 @@
+//! Events that the host itself publishes: signed by the relay's own key or by an agent's.
+//!
+//! They take the way of a client's EVENT, from admission to fan-out, and are answered by ticket instead of a frame.
+
+use std::collections::VecDeque;
+
+use super::Relay;
+use super::ingest::Sender;
+use crate::store::{Backend, Seq};
+use crate::types::{Event, Now};
+use crate::wire;
+
+/// Names one call of [`Relay::publish`] in one machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(u64);
+
+/// What became of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is stored, under this sequence number, and survives power loss.
+    Stored(Seq),
+    /// It is ephemeral and has been delivered.
+    Delivered,
+    /// It was stored before, or the same event was on its way and has been accepted.
+    Duplicate,
+    /// A newer version is stored, or the same second's with a lower id. Publishing it again is of no use.
+    Superseded,
+    /// It breaks a rule, in NIP-01's words. Publishing it again is of no use.
+    Refused(String),
+    /// The store failed, in words. It can be published again.
+    Failed(String),
+}
+
+impl Outcome {
+    /// Whether the relay has it, or has passed it on.
+    pub fn is_accepted(&self) -> bool {
+        matches!(self, Outcome::Stored(_) | Outcome::Delivered | Outcome::Duplicate)
+    }
+}
+
+/// Tickets, and what became of their events.
+#[derive(Debug, Default)]
+pub(super) struct Published {
+    tickets: u64,
+    outcomes: VecDeque<(Ticket, Outcome)>,
+}
+
+impl Published {
+    pub(super) fn push(&mut self, ticket: Ticket, outcome: Outcome) {
+        self.outcomes.push_back((ticket, outcome));
+    }
+}
+
+impl<B: Backend> Relay<B> {
+    /// Publishes an event that one of the host's own keys has signed. It is verified, stored, replaces, deletes and
+    /// is delivered like a client's. What is for clients does not hold it up: rate limits, NIP-42, the lists of
+    /// authors and kinds, proof of work. Bounds of size and time hold.
+    ///
+    /// Its outcome comes out of [`Relay::poll_published`]. A host that may have died before it came publishes the
+    /// event again: what is stored already is a duplicate. The queue is bounded only by what the host publishes.
+    pub fn publish(&mut self, now: Now, event: &Event) -> Ticket {
+        self.published.tickets += 1;
+        let ticket = Ticket(self.published.tickets);
+        match wire::parse_event(event.json()) {
+            Ok(raw) => self.take_event(now, Sender::Host(ticket), &raw),
+            Err(error) => {
+                let words = format!("{}: {error}", error.prefix());
+                self.published.push(ticket, Outcome::Refused(words));
+            }
+        }
+        ticket
+    }
+
+    /// What became of an event that was published, each once, in the order of their ends.
+    pub fn poll_published(&mut self) -> Option<(Ticket, Outcome)> {
+        self.published.outcomes.pop_front()
+    }
+}
