@@ -27,6 +27,10 @@ fn every_seed_keeps_the_promises() {
         all.crashes += report.crashes;
         all.pauses += report.pauses;
         all.lagged += report.lagged;
+        all.streams_lagged += report.streams_lagged;
+        all.stream_errors += report.stream_errors;
+        all.redelivered += report.redelivered;
+        all.published += report.published;
         all.exact += report.exact;
     }
     let happened = [
@@ -39,7 +43,12 @@ fn every_seed_keeps_the_promises() {
         all.pauses,
         all.exact,
         all.lagged as usize,
+        all.streams_lagged as usize,
+        all.stream_errors as usize,
+        all.redelivered,
+        all.published,
     ];
     let enough = seeds.end - seeds.start < SEEDS || happened.iter().all(|times| *times >= 50);
     assert!(enough, "everything must have happened: {all:?}");
+    println!("{all:?}");
 }

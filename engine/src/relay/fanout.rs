@@ -228,6 +228,7 @@ impl<B: Backend> Relay<B> {
                     if stream.is_full(limits) {
                         live.fall_behind(seq);
                         stream.stalled = Some(replay);
+                        self.metrics.streams_lagged += 1;
                     } else {
                         stream.push(Some(seq), event.clone());
                     }

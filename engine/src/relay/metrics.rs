@@ -91,6 +91,8 @@ pub struct Metrics {
     pub events_stored: u64,
     /// Ephemeral events passed on.
     pub events_ephemeral: u64,
+    /// Times a stream fell behind its consumer, so that events waited in the store.
+    pub streams_lagged: u64,
     /// Reads for streams that the store failed; each is tried again.
     pub stream_errors: u64,
     /// Events that were known already.
@@ -143,6 +145,7 @@ impl Default for Metrics {
             sent_auth: 0,
             events_stored: 0,
             events_ephemeral: 0,
+            streams_lagged: 0,
             stream_errors: 0,
             events_duplicate: 0,
             events_refused: 0,

@@ -21,11 +21,19 @@ pub(super) struct Consumer {
     last: Seq,
     /// All that it was ever handed.
     seen: BTreeSet<Seq>,
+    redelivered: usize,
 }
 
 impl Consumer {
     pub(super) fn new(filter: Filter) -> Self {
-        Consumer { filter, stream: None, confirmed: Seq(0), last: Seq(0), seen: BTreeSet::new() }
+        Consumer {
+            filter,
+            stream: None,
+            confirmed: Seq(0),
+            last: Seq(0),
+            seen: BTreeSet::new(),
+            redelivered: 0,
+        }
     }
 
     /// Opens its stream behind what it has confirmed, if it sleeps and the store can be read.
@@ -68,10 +76,15 @@ impl Consumer {
             if let Some(seq) = seq {
                 assert!(self.last < seq, "a stream is in commit order");
                 self.last = seq;
-                self.seen.insert(seq);
+                self.redelivered += usize::from(!self.seen.insert(seq));
             }
         }
         max > 0
+    }
+
+    /// How often it was handed what it had been handed before.
+    pub(super) fn redelivered(&self) -> usize {
+        self.redelivered
     }
 
     /// # Panics

@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use relay_engine::relay::{
-    Commit, CommitReply, Committed, Config, ConnId, Live, Peer, Relay, VerifyBatch, VerifyChecked, commit,
+    Commit, CommitReply, Committed, Config, ConnId, Live, Outcome, Peer, Relay, Ticket, VerifyBatch,
+    VerifyChecked, commit,
 };
 use relay_engine::store::{TermClasses, sweep_expired};
 use relay_engine::testing::{Rng, World};
@@ -52,6 +53,8 @@ pub(super) struct Host<'a> {
     acked: HashSet<EventId>,
     /// One beside each shard.
     consumers: Vec<Consumer>,
+    /// Events that the host has published itself, by shard and ticket, and not heard of.
+    published: HashMap<(usize, Ticket), EventId>,
     step: u64,
     lives: u64,
     pub(super) report: Report,
@@ -78,6 +81,7 @@ impl<'a> Host<'a> {
             commits: VecDeque::new(),
             ephemeral: HashMap::new(),
             acked: HashSet::new(),
+            published: HashMap::new(),
             consumers: (0..shards).map(|place| Consumer::new(wanted(place))).collect(),
             step: 0,
             lives: 0,
@@ -96,7 +100,7 @@ impl<'a> Host<'a> {
         self.step += 1;
         let client = self.chance.place(self.clients.len());
         let shard = self.clients[client].shard;
-        match self.chance.below(72) {
+        match self.chance.below(75) {
             0..=11 => self.say(client),
             12..=23 => drop(self.read(client)),
             24..=28 => drop(self.close_batch(shard, self.step.is_multiple_of(2))),
@@ -126,6 +130,7 @@ impl<'a> Host<'a> {
                 self.settle(shard);
             }
             70 => self.consumers[shard].confirm(&self.shards[shard].relay),
+            72..=74 => self.publish(shard),
             71 if self.chance.one_in(3) => self.consumers[shard].sleep(&mut self.shards[shard].relay),
             71 => self.consumers[shard].wake(&mut self.shards[shard].relay),
             _ => {}
@@ -188,6 +193,7 @@ impl<'a> Host<'a> {
             );
         }
         self.history.committed(&self.store, &[], true);
+        assert!(self.published.is_empty(), "the host was never told of {:?}", self.published);
         for consumer in &self.consumers {
             consumer.check(&self.history, self.now.seconds());
         }
@@ -197,15 +203,25 @@ impl<'a> Host<'a> {
     }
 
     /// What happened.
-    pub(super) fn report(&self) -> Report {
-        let lagged: u64 = self.shards.iter().map(|shard| shard.relay.metrics().subscriptions_lagged).sum();
+    pub(super) fn report(&mut self) -> Report {
+        for shard in std::mem::take(&mut self.shards) {
+            self.count(&shard);
+        }
         Report {
             frames: self.report.frames + self.clients.iter().map(|client| client.frames).sum::<usize>(),
             stored: self.history.stays.len(),
             removed: self.history.stays.iter().filter(|stay| stay.to != FOREVER).count(),
-            lagged: self.report.lagged + lagged,
+            redelivered: self.consumers.iter().map(Consumer::redelivered).sum(),
             ..self.report
         }
+    }
+
+    /// Adds what a shard counted.
+    fn count(&mut self, shard: &Shard) {
+        let metrics = shard.relay.metrics();
+        self.report.lagged += metrics.subscriptions_lagged;
+        self.report.streams_lagged += metrics.streams_lagged;
+        self.report.stream_errors += metrics.stream_errors;
     }
 
     pub(super) fn truth(&self) -> Truth<'_> {
@@ -271,6 +287,40 @@ impl<'a> Host<'a> {
         relay.handle_text(self.now, client.conn, text.as_bytes());
         self.settle(shard);
         true
+    }
+
+    /// The host publishes an event itself.
+    fn publish(&mut self, shard: usize) {
+        let event = self.pool.events[self.chance.place(self.pool.events.len())].clone();
+        if event.class() == Class::Ephemeral {
+            let sent = self.ephemeral.entry(event.id).or_default();
+            *sent = (sent.0 + 1, self.step);
+        }
+        let ticket = self.shards[shard].relay.publish(self.now, &event);
+        self.published.insert((shard, ticket), event.id);
+        self.settle(shard);
+    }
+
+    fn hear_of_published(&mut self, shard: usize) {
+        while let Some((ticket, outcome)) = self.shards[shard].relay.poll_published() {
+            let id = self.published.remove(&(shard, ticket)).expect("each is heard of once");
+            let ephemeral = self.ephemeral.contains_key(&id);
+            match outcome {
+                Outcome::Stored(seq) => {
+                    assert!(
+                        self.history.stays_of(id).any(|stay| stay.seq == seq),
+                        "it was stored by that number"
+                    );
+                }
+                Outcome::Delivered => assert!(ephemeral, "what is stored is not just delivered"),
+                Outcome::Duplicate => {
+                    assert!(ephemeral || self.history.stays_of(id).next().is_some(), "{id} is nowhere");
+                }
+                Outcome::Superseded => assert!(!ephemeral, "nothing supersedes what is ephemeral"),
+                Outcome::Refused(words) | Outcome::Failed(words) => assert!(words.contains(": "), "{words}"),
+            }
+            self.report.published += 1;
+        }
     }
 
     fn close_batch(&mut self, shard: usize, idle: bool) -> bool {
@@ -399,6 +449,7 @@ impl<'a> Host<'a> {
         while let Some(event) = self.shards[number].relay.poll_relayed() {
             self.relay_on(number, &event);
         }
+        self.hear_of_published(number);
         while let Some((conn, close)) = self.shards[number].relay.poll_close() {
             assert!(
                 !close.reason.is_empty() && close.reason.len() <= 123,
@@ -465,10 +516,11 @@ impl<'a> Host<'a> {
         self.report.crashes += 1;
         let shards = self.shards.len();
         self.consumers.iter_mut().for_each(Consumer::die);
-        for shard in self.shards.drain(..) {
-            self.report.lagged += shard.relay.metrics().subscriptions_lagged;
+        for shard in std::mem::take(&mut self.shards) {
+            self.count(&shard);
         }
         self.commits.clear();
+        self.published.clear();
         self.boot(shards);
         for place in 0..self.clients.len() {
             let client = self.connect(self.clients[place].shard);

@@ -50,6 +50,14 @@ pub struct Report {
     pub pauses: usize,
     /// Subscriptions that fell behind their reader.
     pub lagged: u64,
+    /// Streams that fell behind their consumer.
+    pub streams_lagged: u64,
+    /// Reads for streams that failed.
+    pub stream_errors: u64,
+    /// Events that consumers of streams were handed again.
+    pub redelivered: usize,
+    /// Events that the host published itself.
+    pub published: usize,
     /// Subscriptions answered exactly at the end.
     pub exact: usize,
 }
