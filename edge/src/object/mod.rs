@@ -22,10 +22,10 @@ mod turn;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use relay_engine::relay::{ConnId, Peer, Relay};
+use relay_engine::relay::{ConnId, Outcome, Peer, Relay, Ticket};
 use relay_engine::store::sql::{SqlBackend, SqlConn, SqlOpenError};
 use relay_engine::store::{Backend, Reader, Stats};
-use relay_engine::types::Now;
+use relay_engine::types::{Event, Now};
 use relay_engine::verify::Verifier;
 
 pub use attachment::{Key, PartName};
@@ -242,6 +242,18 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         }
         self.gathered_bytes += text.len();
         if self.gathered_bytes > GATHERED_BYTES_MAX { self.turn(now) } else { self.settle(now) }
+    }
+
+    /// Publishes an event that a key of the host's own has signed; see [`Relay::publish`].
+    pub fn publish(&mut self, now: Now, event: &Event) -> (Ticket, Next) {
+        let ticket = self.relay.publish(now, event);
+        (ticket, self.settle(now))
+    }
+
+    /// What became of an event that was published. Those that are lost with the object's memory are not told of:
+    /// they are to be published again.
+    pub fn poll_published(&mut self) -> Option<(Ticket, Outcome)> {
+        self.relay.poll_published()
     }
 
     /// A binary message.

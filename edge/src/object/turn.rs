@@ -61,12 +61,11 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         self.send_all(now);
         self.relay.handle_flushed(now);
         self.save_changed();
-        if self.relay.poll_timeout().is_some() || self.relay.has_work() {
-            Next::Turn
-        } else if self.slow.is_empty() {
-            Next::Idle
-        } else {
-            Next::Later(SLOW_LOOK_MS)
+        if self.relay.has_unverified() || self.relay.has_work() {
+            return Next::Turn;
         }
+        let slow = (!self.slow.is_empty()).then_some(SLOW_LOOK_MS);
+        let due = self.relay.poll_timeout().map(|at| at.millis_since(now));
+        slow.into_iter().chain(due).min().map_or(Next::Idle, Next::Later)
     }
 }

@@ -10,8 +10,10 @@ use std::sync::Arc;
 
 use relay_edge::object::{Host, Key, Next, Object};
 use relay_edge::settings::Settings;
-use relay_engine::relay::Config;
+use relay_engine::relay::{Config, Outcome};
+use relay_engine::testing::event_of_json;
 use relay_engine::testing::semantics::{Client, World};
+use relay_engine::testing::signing::Signed;
 use relay_engine::types::{Now, Timestamp};
 use relay_engine::verify::Libsecp256k1;
 
@@ -276,6 +278,21 @@ impl World for ObjectWorld {
 
     fn host(&self) -> String {
         HOST.into()
+    }
+
+    fn publish(&mut self, event: &Signed) -> Option<Outcome> {
+        let runtime = &mut *self.0.borrow_mut();
+        let (now, event) = (runtime.now, event_of_json(&event.json()).expect("all fields"));
+        runtime.drive();
+        let (ticket, mut next) = runtime.object().publish(now, &event);
+        // Until it is told: what is under way would be lost with the memory.
+        while next == Next::Turn {
+            next = runtime.object().turn(now);
+        }
+        let (answered, outcome) = runtime.object().poll_published()?;
+        assert_eq!(answered, ticket);
+        runtime.next = next;
+        Some(outcome)
     }
 }
 

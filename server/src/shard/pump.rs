@@ -235,8 +235,7 @@ impl<B: Backend> Shard<B> {
         let is_done = self.stop.get() == Stop::Finishing
             && !has_work
             && (self.commits_out.get() == 0 || has_failed)
-            // A batch that waits to be verified has a deadline.
-            && self.relay.borrow().poll_timeout().is_none()
+            && !self.relay.borrow().has_unverified()
             && self.to_flush.borrow().is_empty();
         if is_done {
             self.stop.set(Stop::Goodbye);

@@ -13,8 +13,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::{Client, World};
-use crate::relay::{Close, Config, ConnId, Frame, Live, Peer, Relay, commit};
+use crate::relay::{Close, Config, ConnId, Frame, Live, Outcome, Peer, Relay, commit};
 use crate::store::{self, Backend, MemoryBackend, MemoryReader, MemoryWriter, StoreError, TermClasses};
+use crate::testing::event_of_json;
+use crate::testing::signing::Signed;
 use crate::types::{Now, Timestamp};
 use crate::verify::{Claim, Libsecp256k1, Verifier};
 
@@ -153,6 +155,19 @@ impl World for MachineWorld {
 
     fn host(&self) -> String {
         HOST.into()
+    }
+
+    fn publish(&mut self, event: &Signed) -> Option<Outcome> {
+        let machine = &mut *self.machine.borrow_mut();
+        let now = machine.now;
+        let event = event_of_json(&event.json()).expect("a signed event has all fields");
+        let ticket = machine.shards[0].relay.publish(now, &event);
+        // A host that hibernates keeps awake while it waits to hear.
+        while !machine.drive_for(1) {}
+        let (answered, outcome) = machine.shards[0].relay.poll_published().expect("an outcome");
+        assert_eq!(answered, ticket);
+        assert_eq!(machine.shards[0].relay.poll_published(), None, "one");
+        Some(outcome)
     }
 
     fn fill_disk(&mut self, full: bool) -> bool {
@@ -390,7 +405,7 @@ impl Machine {
         self.drive_for(1 + self.rebuilt as usize % 4);
         // Events in flight are nobody's yet, and what waits behind them or behind a request is lost.
         let holds = |shard: &Shard| {
-            shard.relay.poll_timeout().is_some() || shard.hosted.keys().any(|conn| shard.relay.owes(*conn))
+            shard.relay.has_unverified() || shard.hosted.keys().any(|conn| shard.relay.owes(*conn))
         };
         while self.shards.iter().any(holds) {
             self.drive_for(1);

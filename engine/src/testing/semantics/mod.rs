@@ -29,6 +29,7 @@ mod order;
 mod paging;
 mod privacy;
 mod protected;
+mod published;
 mod queries;
 mod refusals;
 mod replacing;
@@ -42,7 +43,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 pub use frame::Frame;
 pub use machine_world::{MachineWorld, Tuning};
 
-use crate::relay::Config;
+use crate::relay::{Config, Outcome};
+use crate::testing::signing::Signed;
 use crate::types::Timestamp;
 use stage::Stage;
 
@@ -64,6 +66,11 @@ pub trait World {
 
     /// What a client connected to, host and port, as AUTH events name it.
     fn host(&self) -> String;
+
+    /// Publishes an event as the host itself does. `None` if this world cannot.
+    fn publish(&mut self, _event: &Signed) -> Option<Outcome> {
+        None
+    }
 
     /// Takes all room for new events away, or gives it back. False if this world cannot.
     fn fill_disk(&mut self, _full: bool) -> bool {
@@ -150,6 +157,7 @@ pub fn cases() -> Vec<Case> {
         expiry::cases(),
         vanish::cases(),
         protected::cases(),
+        published::cases(),
         privacy::cases(),
         auth::cases(),
         work::cases(),

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::World;
 use super::conn::{Conn, as_list};
+use crate::relay::Outcome;
 use crate::testing::signing::{Draft, Key, Signed, event, key};
 use crate::types::Timestamp;
 
@@ -62,6 +63,13 @@ impl<'w> Stage<'w> {
         let name = (b'A' + (self.opened % 26) as u8) as char;
         self.opened += 1;
         Conn::new(self.world.connect(), name, self.talk.clone())
+    }
+
+    /// Publishes as the host does, if the world can.
+    pub(super) fn publish(&mut self, event: &Signed) -> Option<Outcome> {
+        let outcome = self.world.publish(event);
+        self.talk.add(&format!("-- the host publishes {}: {outcome:?}", event.json()));
+        outcome
     }
 
     /// Lets time pass, if the world can.
