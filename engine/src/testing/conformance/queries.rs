@@ -160,6 +160,10 @@ impl Viewer for NoWraps {
         assert_eq!(event.kind(), 1059, "asked only about kinds it may not see all of");
         false
     }
+
+    fn sees_all_matches(&self, filter: &Filter) -> bool {
+        filter.kinds.as_ref().is_some_and(|kinds| !kinds.contains(&1059))
+    }
 }
 
 fn what_completeness_means<B: Backend>(make: &impl Fn() -> B) {
@@ -173,10 +177,37 @@ fn what_completeness_means<B: Backend>(make: &impl Fn() -> B) {
         assert_eq!((events.len(), completeness), (expected, complete), "limit {limit} at {now}");
     };
     check(3, &Everyone, NOW, 3, Completeness::More);
-    check(3, &NoWraps, NOW, 3, Completeness::Finish);
-    check(4, &NoWraps, NOW, 3, Completeness::Finish);
+    // What is hidden is not more, and whether anything is hidden is not told.
+    check(3, &NoWraps, NOW, 3, Completeness::Unknown);
+    check(4, &NoWraps, NOW, 3, Completeness::Unknown);
     check(3, &NoWraps, 499, 3, Completeness::More);
-    check(4, &NoWraps, 499, 4, Completeness::Finish);
+    check(4, &NoWraps, 499, 4, Completeness::Unknown);
+    let open = [Filter { kinds: Some([1, 7].into()), ..Filter::default() }];
+    assert_eq!(ask(&backend, &open, LIMITS, NOW, 2, &NoWraps).1, Completeness::Finish, "open kinds");
+    let ids = |drafts: &[&Draft]| Filter {
+        ids: Some(drafts.iter().map(|draft| draft.event().id).collect()),
+        ..Filter::default()
+    };
+    let (note, wrap, missing) = (&drafts[0], &drafts[3], &Draft::new(9, 1, 1));
+    use Completeness::{Finish, Unknown, Withheld};
+    let cases: [(&str, Vec<Filter>, Completeness); 6] = [
+        ("all there", vec![ids(&[note])], Finish),
+        ("one is hidden or missing", vec![ids(&[note, wrap])], Unknown),
+        ("one is missing", vec![ids(&[note, missing])], Unknown),
+        ("none is there", vec![ids(&[missing])], Unknown),
+        ("all that are there are hidden", vec![ids(&[wrap, missing]), ids(&[wrap])], Withheld),
+        (
+            "something else is asked for",
+            vec![ids(&[wrap]), Filter { kinds: Some([9].into()), ..Filter::default() }],
+            Unknown,
+        ),
+    ];
+    for (name, filters, complete) in cases {
+        assert_eq!(ask(&backend, &filters, LIMITS, NOW, 2, &NoWraps).1, complete, "{name}");
+        let counted = count(&backend, &filters, u64::MAX, &NoWraps);
+        let said = (counted.approximate, counted.withheld);
+        assert_eq!(said, (complete != Finish, complete == Withheld), "{name}");
+    }
 
     // Far more non-matching events than one looks ahead over.
     let mut drafts: Vec<Draft> = (0..2_600).map(|n| Draft::new(1, 1, 1_000 + n).tag(&["t", "x"])).collect();
