@@ -176,6 +176,13 @@ impl Known {
             ("since", Wanted::Number(since)) => self.created_at >= *since,
             ("until", Wanted::Number(until)) => self.created_at <= *until,
             ("limit", _) => true,
+            // What an `a` tag says of the event, without a `d`.
+            ("#d", Wanted::Texts(values))
+                if values.iter().any(String::is_empty)
+                    && self.address() == Some(format!("{}:{}:", self.kind, self.pubkey)) =>
+            {
+                true
+            }
             (tag, Wanted::Texts(values)) => {
                 self.values(&tag[1..]).any(|own| values.iter().any(|value| value == own))
             }

@@ -20,12 +20,23 @@ pub(super) fn matches(filter: &Value, event: &Signed) -> bool {
             "since" => event.created_at >= wanted.as_u64().expect("a second"),
             "until" => event.created_at <= wanted.as_u64().expect("a second"),
             "limit" => true,
+            "#d" if has_empty_d(event) && any(&|d| *d == "") => true,
             tag => event.tags.iter().any(|own| match &own[..] {
                 [name, value, ..] => *name == tag[1..] && any(&|wanted| *wanted == *value),
                 _ => false,
             }),
         }
     })
+}
+
+/// Whether the event's address (NIP-01) ends in a colon: it is found by an empty `d` that it need not have.
+fn has_empty_d(event: &Signed) -> bool {
+    let d = event.tags.iter().find(|tag| tag.len() > 1 && tag[0] == "d").map_or("", |tag| &tag[1]);
+    match event.kind {
+        0 | 3 | 10_000..20_000 => true,
+        30_000..40_000 => d.is_empty(),
+        _ => false,
+    }
 }
 
 /// What the read guard may keep from a connection: events of guarded kinds that are neither by one of its keys nor
