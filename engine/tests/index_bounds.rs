@@ -74,6 +74,20 @@ fn a_match_looks_at_what_matches_and_not_at_what_is_subscribed() {
     assert_eq!((stats.candidates, stats.matches, out.len()), (3, 3, 3));
 }
 
+#[test]
+fn who_asks_for_the_empty_d_of_authors_is_looked_at_for_those_authors() {
+    let mut index = Index::new();
+    for number in 0..5_000 {
+        let empty = TagFilter { letter: b'd', values: [Box::default()].into() };
+        index.subscribe(&[Filter { tags: [empty].into(), ..of_authors(number..number + 3) }]);
+    }
+    let mut out = Vec::new();
+    let profile = event(EventId([0; 32]), author(2_500), 1, 0, &[]);
+    let stats = index.matches(&profile, &mut out);
+    assert_eq!((stats.candidates, stats.matches), (3, 3), "every profile has that d");
+    assert_eq!(index.matches(&note(2_500, &[]), &mut out).matches, 0);
+}
+
 /// A million subscriptions come and go, each with keys never seen before, and nobody calls `sweep`.
 #[test]
 fn memory_stays_bounded_under_a_million_random_filters() {

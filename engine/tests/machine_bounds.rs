@@ -122,8 +122,8 @@ fn ask(
     id: &str,
     values: usize,
 ) -> Option<String> {
-    // The filter itself counts as one.
-    let kinds: Vec<String> = (1..values).map(|kind| kind.to_string()).collect();
+    // The filter itself counts as one. No kind is guarded.
+    let kinds: Vec<String> = (2_000..1_999 + values).map(|kind| kind.to_string()).collect();
     let text = format!(r#"["{verb}","{id}",{{"kinds":[{}]}}]"#, kinds.join(","));
     relay.handle_text(NOW, conn, text.as_bytes());
     if verb == "REQ" {

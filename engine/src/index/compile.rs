@@ -10,6 +10,7 @@
 //! | `e E a A q d i x` and other letters that name one thing | 1 | few events speak of one thing |
 //! | authors, `p P` | 4 | one person's events, one person's mentions |
 //! | `t g r k K l L` | 64 | topics, hosts, kinds and labels are shared by many |
+//! | an empty `d` | 1,024 | all replaceable events have it |
 //! | kinds, or no list at all | when there is nothing else | |
 //!
 //! The list with the least weight in sum wins, on a tie a tag before authors: the sum is also what the
@@ -21,7 +22,7 @@ use super::keys::{Keys, Name};
 use super::kinds::KindsCode;
 use super::postings::{Check, GROUPS_MAX, Group, Posts};
 use super::{Index, SubSlot};
-use crate::types::{Filter, Timestamp};
+use crate::types::{Filter, TagFilter, Timestamp};
 
 /// The list that gets the postings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +41,7 @@ impl Anchor {
             return Anchor::Ids;
         }
         let tags = filter.tags.iter().enumerate();
-        let tag = tags.map(|(at, tag)| (tag_weight(tag.letter) * tag.values.len(), Anchor::Tag(at)));
+        let tag = tags.map(|(at, tag)| (tag_weight(tag), Anchor::Tag(at)));
         let authors = filter.authors.iter().map(|list| (AUTHOR_WEIGHT * list.len(), Anchor::Authors));
         let fallback = if filter.kinds.is_some() { Anchor::Kinds } else { Anchor::All };
         tag.chain(authors).min_by_key(|(weight, _)| *weight).map_or(fallback, |(_, anchor)| anchor)
@@ -48,13 +49,17 @@ impl Anchor {
 }
 
 const AUTHOR_WEIGHT: usize = 4;
+/// Every replaceable event has the empty `d`: more events than many authors have.
+const UNWRITTEN_D_WEIGHT: usize = 1_024;
 
-fn tag_weight(letter: u8) -> usize {
-    match letter {
+fn tag_weight(tag: &TagFilter) -> usize {
+    let each = match tag.letter {
         b'p' | b'P' => 4,
         b't' | b'g' | b'r' | b'k' | b'K' | b'l' | b'L' => 64,
         _ => 1,
-    }
+    };
+    let unwritten = if tag.asks_unwritten() { UNWRITTEN_D_WEIGHT } else { 0 };
+    each * tag.values.len() + unwritten
 }
 
 /// A filter on its way into the index.

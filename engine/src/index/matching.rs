@@ -114,7 +114,7 @@ fn collect_keys(keys: &mut Keys, event: &Event, epoch: u32, hits: &mut Vec<Hit>)
         }
     }
     if keys.has_tags() {
-        for (letter, value) in event.tags().indexed() {
+        for (letter, value) in event.view().found_by() {
             let key = keys.find_tag(letter, &value);
             hit(keys, Subject::Tag(letter), key);
         }

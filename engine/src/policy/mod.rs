@@ -11,7 +11,7 @@ mod vanish;
 
 pub use admission::{Candidate, Refused, Standing, admit, admit_sender, is_protected};
 pub use auth::{Auth, AuthRefused, same_relay};
-pub use guard::{Access, access, may_see};
+pub use guard::{Access, access, may_hide, may_see};
 pub use rate::Bucket;
 pub use vanish::{VANISH_KIND, names_relay};
 

@@ -14,7 +14,7 @@ use super::session::ConnId;
 use super::snapshot::{Progress, SubSnapshot};
 use super::stream::StreamId;
 use crate::index::SubSlot;
-use crate::policy::{Access, access, may_see};
+use crate::policy::{Access, access, may_hide, may_see};
 use crate::store::{
     Backend, Completeness, Count, CountStep, Everyone, Scan, ScanLimits, Seq, Step, StoreError, Take, Viewer,
     replay,
@@ -30,6 +30,9 @@ const SMALL_VALUES_MAX: usize = 500;
 pub(super) const REQUESTS_WAITING_MAX: usize = 32;
 /// REQs kept to be timed when the host has flushed.
 const ANSWERED_MAX: usize = 1_024;
+
+const GUARDED: &str = "auth-required: these events are served to their parties only";
+const NOT_YOURS: &str = "restricted: these events are not yours to read";
 
 /// A request with steps to take.
 pub(super) enum Request {
@@ -98,6 +101,10 @@ impl Viewer for Party<'_> {
 
     fn sees(&self, event: CanonicalEvent<'_>) -> bool {
         may_see(event, self.guarded_kinds, self.keys)
+    }
+
+    fn sees_all_matches(&self, filter: &Filter) -> bool {
+        !may_hide(filter, self.guarded_kinds, self.keys)
     }
 }
 
@@ -210,7 +217,11 @@ impl<B: Backend> Relay<B> {
             Progress::Scanning { horizon, last } => {
                 let state = State::Scanning { missed: true, held: Vec::new(), last };
                 let Some((slot, serial)) = self.subscribe(conn, sub, filters, state, horizon) else { return };
-                let scan = self.scan(Arc::clone(filters), horizon);
+                let mut scan = self.scan(Arc::clone(filters), horizon);
+                if last.is_some() {
+                    // What it passed over before is not looked at again, whoever has authenticated since.
+                    scan.begin_for(&Party { guarded_kinds: &self.config.policy.guarded_kinds, keys: &[] });
+                }
                 let job = ScanJob { slot, serial, conn, scan, begun: false, started: now, sent_before: last };
                 self.begin(Request::Scan(Box::new(job)));
             }
@@ -267,12 +278,24 @@ impl<B: Backend> Relay<B> {
         } else {
             match access(filters, &config.policy.guarded_kinds, keys) {
                 Access::Open => return Ok(()),
-                Access::NeedsAuth => "auth-required: these kinds are served to their parties only",
-                Access::Restricted => return Err("restricted: these events are not yours to read".into()),
+                Access::NeedsAuth => GUARDED,
+                Access::Restricted => return Err(NOT_YOURS.into()),
             }
         };
         self.send_challenge(conn);
         Err(words.into())
+    }
+
+    /// Refuses a request for ids of which all that is stored is guarded: who knows an id may know that it is here.
+    fn refuse_withheld(&mut self, conn: ConnId, id: &SubId) {
+        let words = match self.sessions.get(conn) {
+            Some(session) if session.auth.keys().is_empty() => {
+                self.send_challenge(conn);
+                GUARDED
+            }
+            _ => NOT_YOURS,
+        };
+        self.send_closed(conn, id, words);
     }
 
     /// Ends a subscription if there is one of this id.
@@ -441,6 +464,10 @@ impl<B: Backend> Relay<B> {
         let Some(live) = self.live.get_mut(job.slot, job.serial) else { return };
         let Owner::Client { conn, sub } = &live.owner else { return };
         let (conn, sub) = (*conn, sub.clone());
+        if completeness == Completeness::Withheld {
+            self.end_subscription(conn, &sub);
+            return self.refuse_withheld(conn, &sub);
+        }
         let held_bytes = live.held_bytes();
         let State::Scanning { missed, held, .. } = std::mem::replace(&mut live.state, State::Live) else {
             return;
@@ -455,7 +482,7 @@ impl<B: Backend> Relay<B> {
         let hint = match completeness {
             Completeness::Finish => Some(Complete::Finish),
             Completeness::More => Some(Complete::More),
-            Completeness::Unknown => None,
+            Completeness::Unknown | Completeness::Withheld => None,
         };
         self.send_eose(conn, &sub, hint);
         self.metrics.sent_event += held.len() as u64;
@@ -479,6 +506,10 @@ impl<B: Backend> Relay<B> {
             Ok(CountStep::More) => return Next::Again(Request::Count(job)),
             Ok(CountStep::Done(counted)) => {
                 self.end_count(&job);
+                if counted.withheld {
+                    self.refuse_withheld(job.conn, &job.query);
+                    return Next::Done;
+                }
                 let hll = counted.hll.as_deref();
                 self.send_count(job.conn, &job.query, counted.count, counted.approximate, hll);
             }

@@ -22,5 +22,5 @@ pub use memory::{MemoryBackend, MemoryReader, MemoryWriter};
 pub use put::{Op, Outcome, Refusal, commit, remove, sweep_aged, sweep_expired};
 pub use replay::{Replayed, replay};
 pub use scan::{Completeness, Hit, Scan, ScanLimits, Step, Take};
-pub use terms::{Term, TermClasses, address_d, terms_of};
+pub use terms::{Term, TermClasses, terms_of};
 pub use viewer::{Everyone, Viewer};

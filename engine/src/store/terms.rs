@@ -1,6 +1,6 @@
 //! From an event to the terms it is found by.
 
-use crate::types::{CanonicalEvent, Class, Kind, PubKey};
+use crate::types::{CanonicalEvent, Kind, PubKey};
 
 /// A key with postings.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -15,7 +15,8 @@ pub enum Term {
     AuthorKind(PubKey, Kind),
     /// Versions of one replaceable or addressable event: kind, author, `d` tag.
     Address(Kind, PubKey, Box<[u8]>),
-    /// Events with an indexed tag: letter and first value.
+    /// Events with an indexed tag: letter and first value. Only what is written has a posting: an event that is found by
+    /// the empty `d` of its address ([`CanonicalEvent::found_by`]) may have none.
     Tag(u8, Box<[u8]>),
 }
 
@@ -40,22 +41,12 @@ pub fn terms_of(event: CanonicalEvent<'_>, classes: TermClasses) -> Vec<Term> {
     if classes.author_kind {
         terms.push(Term::AuthorKind(pubkey, kind));
     }
-    if let Some(d) = address_d(event) {
-        terms.push(Term::Address(kind, pubkey, d));
+    if let Some(d) = event.address_d() {
+        terms.push(Term::Address(kind, pubkey, d.into()));
     }
     let first_tag = terms.len();
     terms.extend(tags.indexed().map(|(letter, value)| Term::Tag(letter, value.into())));
     terms[first_tag..].sort_unstable();
     terms.dedup();
     terms
-}
-
-/// The third part of an event's address: empty for replaceable events, the first `d` tag's value (empty
-/// where there is none) for addressable ones, nothing for the others.
-pub fn address_d(event: CanonicalEvent<'_>) -> Option<Box<[u8]>> {
-    match Class::of(event.kind()) {
-        Class::Replaceable => Some(Box::default()),
-        Class::Addressable => Some(event.tags().find(b"d").unwrap_or_default().into()),
-        Class::Regular | Class::Ephemeral => None,
-    }
 }

@@ -1,7 +1,7 @@
 //! Who looks at stored events. The rules themselves (NIP-17's read guard, say) live in the policy room;
 //! here is only the question, so that the planners count and answer for what a viewer may see.
 
-use crate::types::{CanonicalEvent, Kind};
+use crate::types::{CanonicalEvent, Filter, Kind};
 
 /// One who asks for stored events.
 pub trait Viewer {
@@ -11,6 +11,10 @@ pub trait Viewer {
 
     /// Whether it may see this event.
     fn sees(&self, event: CanonicalEvent<'_>) -> bool;
+
+    /// Whether nothing that `filter` can match is hidden from it, told from the filter alone. Where it is not so, no
+    /// answer says that it is complete, whether or not anything was hidden.
+    fn sees_all_matches(&self, filter: &Filter) -> bool;
 }
 
 /// A viewer that nothing is hidden from.
@@ -23,6 +27,10 @@ impl Viewer for Everyone {
     }
 
     fn sees(&self, _: CanonicalEvent<'_>) -> bool {
+        true
+    }
+
+    fn sees_all_matches(&self, _: &Filter) -> bool {
         true
     }
 }

@@ -16,6 +16,6 @@ mod world;
 pub use conformance::conformance;
 pub use differential::{Groups, differential, differential_over};
 pub use failing::FailingBackend;
-pub use oracle::{Oracle, OracleAnswer, OracleOutcome, filter_json};
+pub use oracle::{Oracle, OracleAnswer, OracleCount, OracleOutcome, OracleViewer, filter_json};
 pub use real::real_event_lines;
 pub use world::{Draft, Rng, World, event_of_json, filter_over};

@@ -29,6 +29,61 @@ pub struct OracleAnswer {
     pub more: bool,
     /// Whether some filter asked for nothing by `limit: 0`.
     pub not_asked: bool,
+    /// Whether some filter could match what is hidden, for all that it tells.
+    pub may_lack: bool,
+    /// Whether only ids were asked for, and all there is of them is hidden.
+    pub withheld: bool,
+}
+
+/// What the oracle counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OracleCount {
+    /// Events.
+    pub count: u64,
+    /// As in [`OracleAnswer::may_lack`].
+    pub may_lack: bool,
+    /// As in [`OracleAnswer::withheld`].
+    pub withheld: bool,
+}
+
+/// Who asks the oracle: events of guarded kinds are for their authors and for those they name by `p`.
+#[derive(Clone, Copy, Debug)]
+pub struct OracleViewer<'a> {
+    /// Guarded kinds.
+    pub guarded: &'a [u64],
+    /// The keys that ask.
+    pub keys: &'a [String],
+}
+
+impl OracleViewer<'_> {
+    /// One that nothing is hidden from.
+    pub const EVERYONE: OracleViewer<'static> = OracleViewer { guarded: &[], keys: &[] };
+
+    fn sees(&self, event: &Known) -> bool {
+        let is_party = |key: &String| event.pubkey == *key || event.values("p").any(|own| own == key);
+        !self.guarded.contains(&event.kind) || self.keys.iter().any(is_party)
+    }
+
+    /// Whether `filter`, as NIP-01 writes it, can match what is hidden.
+    pub fn may_lack(&self, filter: &Value) -> bool {
+        let fields = filter.as_object().expect("a filter");
+        let asks_guarded = match fields.get("kinds") {
+            Some(kinds) => {
+                strings_of(kinds).iter().any(|kind| self.guarded.iter().any(|own| own.to_string() == *kind))
+            }
+            None => !self.guarded.is_empty(),
+        };
+        let names_me_alone = |field| {
+            fields.get(field).is_some_and(|list| strings_of(list).iter().all(|key| self.keys.contains(key)))
+        };
+        asks_guarded && !never_matches(fields) && !names_me_alone("authors") && !names_me_alone("#p")
+    }
+}
+
+/// The members of a list as text.
+fn strings_of(list: &Value) -> Vec<String> {
+    let list = list.as_array().expect("a list");
+    list.iter().map(|member| member.as_str().map_or_else(|| member.to_string(), str::to_owned)).collect()
 }
 
 /// A list of events, and what must not come back.
@@ -121,6 +176,13 @@ impl Known {
             ("since", Wanted::Number(since)) => self.created_at >= *since,
             ("until", Wanted::Number(until)) => self.created_at <= *until,
             ("limit", _) => true,
+            // What an `a` tag says of the event, without a `d`.
+            ("#d", Wanted::Texts(values))
+                if values.iter().any(String::is_empty)
+                    && self.address() == Some(format!("{}:{}:", self.kind, self.pubkey)) =>
+            {
+                true
+            }
             (tag, Wanted::Texts(values)) => {
                 self.values(&tag[1..]).any(|own| values.iter().any(|value| value == own))
             }
@@ -276,28 +338,31 @@ impl Oracle {
         self.last
     }
 
-    /// Answers a REQ of `filters` to one who sees the events for which `sees` (of kind and tags) holds.
+    /// Answers a REQ of `filters`.
     pub fn query(
         &self,
         filters: &[Value],
         now: u64,
         (limit_default, limit_max): (u32, u32),
-        sees: &dyn Fn(u64, &[Vec<String>]) -> bool,
+        viewer: &OracleViewer<'_>,
     ) -> OracleAnswer {
-        let mut served: Vec<&Known> =
-            self.events.iter().filter(|event| !event.expired(now) && sees(event.kind, &event.tags)).collect();
+        let (mut served, hidden): (Vec<&Known>, Vec<&Known>) =
+            self.events.iter().filter(|event| !event.expired(now)).partition(|event| viewer.sees(event));
         served.sort_by(|a, b| b.created_at.cmp(&a.created_at).then(a.id.cmp(&b.id)));
         let (mut sent, mut wanted, mut not_asked) = (BTreeSet::new(), BTreeSet::new(), false);
-        for filter in filters {
-            let wanted_limit = filter.get("limit").map(|limit| limit.as_u64().expect("limit"));
+        let (mut may_lack, mut hides) = (false, false);
+        for text in filters {
+            let wanted_limit = text.get("limit").map(|limit| limit.as_u64().expect("limit"));
             let limit = wanted_limit.unwrap_or(limit_default.into()).min(limit_max.into()) as usize;
             if limit == 0 {
-                not_asked |= !never_matches(filter.as_object().expect("a filter"));
+                not_asked |= !never_matches(text.as_object().expect("a filter"));
                 continue;
             }
-            let filter = asked(filter);
+            let filter = asked(text);
             let matching: Vec<&Known> =
                 served.iter().filter(|event| event.matches(&filter)).copied().collect();
+            hides |= hidden.iter().any(|event| event.matches(&filter));
+            may_lack |= viewer.may_lack(text) && ids_of(text).is_none_or(|ids| ids.len() != matching.len());
             let mut end = limit.min(matching.len());
             let relay_cuts = wanted_limit.is_none_or(|wanted| wanted > limit_max.into());
             while relay_cuts
@@ -315,22 +380,32 @@ impl Oracle {
             seqs: served.iter().map(|event| event.seq).filter(|seq| sent.contains(seq)).collect(),
             more: wanted.iter().any(|seq| !sent.contains(seq)),
             not_asked,
+            may_lack,
+            withheld: hides && sent.is_empty() && filters.iter().all(|text| ids_of(text).is_some()),
+        }
+    }
+
+    /// Answers a COUNT of `filters`.
+    pub fn count(&self, filters: &[Value], now: u64, viewer: &OracleViewer<'_>) -> OracleCount {
+        let count = self.matching(filters, now, 0, viewer).len();
+        let all = self.matching(filters, now, 0, &OracleViewer::EVERYONE).len();
+        let ids: Option<Vec<BTreeSet<String>>> = filters.iter().map(ids_of).collect();
+        let ids: Option<BTreeSet<String>> = ids.map(|lists| lists.into_iter().flatten().collect());
+        let lacks_none = ids.as_ref().is_some_and(|ids| ids.len() == count);
+        OracleCount {
+            count: count as u64,
+            may_lack: !lacks_none && filters.iter().any(|filter| viewer.may_lack(filter)),
+            withheld: ids.is_some() && count == 0 && all > 0,
         }
     }
 
     /// Numbers of the events above `after` that match any filter, in the order they came.
-    pub fn matching(
-        &self,
-        filters: &[Value],
-        now: u64,
-        after: u64,
-        sees: &dyn Fn(u64, &[Vec<String>]) -> bool,
-    ) -> Vec<u64> {
+    pub fn matching(&self, filters: &[Value], now: u64, after: u64, viewer: &OracleViewer<'_>) -> Vec<u64> {
         let filters: Vec<Asked> = filters.iter().map(asked).collect();
         let matches = |event: &&Known| filters.iter().any(|filter| event.matches(filter));
         self.events
             .iter()
-            .filter(|event| event.seq > after && !event.expired(now) && sees(event.kind, &event.tags))
+            .filter(|event| event.seq > after && !event.expired(now) && viewer.sees(event))
             .filter(matches)
             .map(|event| event.seq)
             .collect()
@@ -341,6 +416,10 @@ fn never_matches(filter: &Map<String, Value>) -> bool {
     let second = |field: &str| filter.get(field).and_then(Value::as_u64);
     filter.values().any(|value| value.as_array().is_some_and(Vec::is_empty))
         || second("since").unwrap_or(0) > second("until").unwrap_or(u64::MAX)
+}
+
+fn ids_of(filter: &Value) -> Option<BTreeSet<String>> {
+    Some(strings_of(filter.get("ids")?).into_iter().collect())
 }
 
 fn is_hex(text: &str) -> bool {

@@ -152,14 +152,14 @@ pub fn filter_over(rng: &mut Rng, events: &[Event]) -> Filter {
         filter.kinds = Some((0..*rng.pick(&some)).map(|_| rng.pick(events).kind).collect());
     }
     if rng.one_in(3) {
-        let letters: Vec<u8> = rng.pick(events).tags().indexed().map(|(letter, _)| letter).collect();
+        let letters: Vec<u8> = rng.pick(events).view().found_by().map(|(letter, _)| letter).collect();
         if !letters.is_empty() {
             let letter = *rng.pick(&letters);
             let wanted = *rng.pick(&some);
             let mut values = Vec::new();
             for _ in 0..20 * wanted {
                 let event = rng.pick(events);
-                let own = event.tags().indexed().filter(|(own, _)| *own == letter);
+                let own = event.view().found_by().filter(|(own, _)| *own == letter);
                 values.extend(own.map(|(_, value)| value.into()).take(wanted - values.len()));
             }
             filter.tags = Box::new([TagFilter { letter, values: values.into() }]);

@@ -10,6 +10,7 @@
 //! Everything up to the digits of `created_at` stands at a fixed place, and the signature at a fixed place
 //! from the end, so reading the fields an index needs costs no parse.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::hex::{EventId, PubKey, Sig};
@@ -145,6 +146,26 @@ impl<'a> CanonicalEvent<'a> {
         CanonicalEvent { json }
     }
 
+    /// The third part of the event's address (NIP-01): empty for a replaceable event, the first `d` tag's value, or empty
+    /// without one, for an addressable event, and nothing for others, which have no address.
+    pub fn address_d(self) -> Option<Cow<'a, [u8]>> {
+        match Class::of(self.kind()) {
+            Class::Replaceable => Some(Cow::default()),
+            Class::Addressable => Some(self.tags().find(b"d").unwrap_or_default()),
+            Class::Regular | Class::Ephemeral => None,
+        }
+    }
+
+    /// What tag conditions find the event by: its indexed tags, and the `d` of its address where that is empty, be it
+    /// written or not. It may come twice.
+    ///
+    /// This is the one place that knows of the `d` that is not written: `#d` has an event found by what an `a` tag calls
+    /// it, as strfry does.
+    pub fn found_by(self) -> impl Iterator<Item = (u8, Cow<'a, [u8]>)> {
+        let unwritten = move || self.address_d().filter(|d| d.is_empty()).map(|d| (b'd', d));
+        self.tags().indexed().chain(std::iter::once_with(unwritten).flatten())
+    }
+
     /// All of it.
     pub fn json(self) -> &'a [u8] {
         self.json
@@ -235,6 +256,43 @@ fn digits(text: &[u8]) -> (u64, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_has_a_third_part_that_need_not_be_written() {
+        let (id, pubkey, sig) = ("1".repeat(64), "2".repeat(64), "3".repeat(128));
+        let found_by = |kind: Kind, tags: &str| {
+            let json = format!(
+                r#"{{"id":"{id}","pubkey":"{pubkey}","created_at":17,"kind":{kind},"tags":{tags},"content":"","sig":"{sig}"}}"#
+            );
+            let event = Event::from_canonical(json.as_bytes().into());
+            let mut found: Vec<(char, String)> = event
+                .view()
+                .found_by()
+                .map(|(letter, value)| (letter as char, String::from_utf8(value.into_owned()).unwrap()))
+                .collect();
+            found.sort();
+            found.dedup();
+            found
+        };
+        let d = |values: &[&str]| -> Vec<(char, String)> {
+            values.iter().map(|value| ('d', (*value).to_owned())).collect()
+        };
+        for kind in [0, 3, 10_000, 10_002, 19_999] {
+            assert_eq!(found_by(kind, "[]"), d(&[""]), "kind {kind}");
+            assert_eq!(found_by(kind, r#"[["d","x"]]"#), d(&["", "x"]), "kind {kind}");
+        }
+        for kind in [30_000, 39_999] {
+            assert_eq!(found_by(kind, "[]"), d(&[""]), "kind {kind}");
+            assert_eq!(found_by(kind, r#"[["d"]]"#), d(&[""]), "kind {kind}");
+            assert_eq!(found_by(kind, r#"[["d",""]]"#), d(&[""]), "kind {kind}");
+            assert_eq!(found_by(kind, r#"[["d","x"],["d","y"]]"#), d(&["x", "y"]), "kind {kind}");
+            assert_eq!(found_by(kind, r#"[["d","x"],["d",""]]"#), d(&["", "x"]), "kind {kind}");
+        }
+        for kind in [1, 2, 4, 9_999, 20_000, 29_999, 40_000] {
+            assert_eq!(found_by(kind, "[]"), [], "kind {kind}");
+            assert_eq!(found_by(kind, r#"[["d",""]]"#), d(&[""]), "kind {kind}");
+        }
+    }
 
     #[test]
     fn the_view_reads_every_field_at_its_place() {

@@ -2,7 +2,6 @@
 
 use super::hex::{EventId, PubKey};
 use super::kind::Kind;
-use super::tags::Tags;
 use super::time::Timestamp;
 use super::{CanonicalEvent, Event};
 
@@ -79,7 +78,7 @@ impl Filter {
             && self.matches_kind(event.kind)
             && self.matches_author(&event.pubkey)
             && self.matches_id(&event.id)
-            && self.matches_tags(event.tags())
+            && self.matches_tags(event.view())
     }
 
     /// [`Filter::matches`] on stored bytes; decodes only what the filter asks about.
@@ -88,7 +87,7 @@ impl Filter {
             && self.matches_kind(event.kind())
             && (self.authors.is_none() || self.matches_author(&event.pubkey()))
             && (self.ids.is_none() || self.matches_id(&event.id()))
-            && (self.tags.is_empty() || self.matches_tags(event.tags()))
+            && (self.tags.is_empty() || self.matches_tags(event))
     }
 
     /// Whether `since` and `until` allow this second; both are inclusive.
@@ -112,10 +111,10 @@ impl Filter {
         self.ids.as_ref().is_none_or(|list| list.binary_search(id).is_ok())
     }
 
-    /// Whether every tag condition finds one of its values among the indexed tags.
-    pub fn matches_tags(&self, tags: Tags<'_>) -> bool {
+    /// Whether every tag condition finds one of its values ([`CanonicalEvent::found_by`]).
+    pub fn matches_tags(&self, event: CanonicalEvent<'_>) -> bool {
         self.tags.iter().all(|wanted| {
-            tags.indexed().any(|(letter, value)| letter == wanted.letter && wanted.contains(&value))
+            event.found_by().any(|(letter, value)| letter == wanted.letter && wanted.contains(&value))
         })
     }
 }
@@ -124,6 +123,11 @@ impl TagFilter {
     /// Whether `value` is one of the wanted ones.
     pub fn contains(&self, value: &[u8]) -> bool {
         self.values.binary_search_by(|own| (**own).cmp(value)).is_ok()
+    }
+
+    /// Whether events match that have no such tag, by the empty `d` of their address.
+    pub fn asks_unwritten(&self) -> bool {
+        self.letter == b'd' && self.contains(b"")
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod hll;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::merge::{Merge, Next};
@@ -17,8 +18,11 @@ use hll::Hll;
 pub struct Counted {
     /// Events.
     pub count: u64,
-    /// Whether there may be more than `count`: there were too many rows to look at.
+    /// Whether there may be more than `count`: there were too many rows to look at, or matches may be hidden from
+    /// who asks.
     pub approximate: bool,
+    /// Whether all filters ask for ids, and every match that is stored is hidden from who asks.
+    pub withheld: bool,
     /// HyperLogLog registers over the events' authors, for a query NIP-45 names.
     pub hll: Option<Box<[u8; HLL_REGISTERS]>>,
 }
@@ -40,6 +44,10 @@ pub struct Count {
     count: u64,
     rows_left: u64,
     hll: Option<Hll>,
+    /// Whether a filter can match what was hidden from the viewer when the count began.
+    partial: Option<bool>,
+    /// A match was hidden.
+    hidden: bool,
 }
 
 impl Count {
@@ -52,6 +60,8 @@ impl Count {
             filters,
             count: 0,
             rows_left: rows_max,
+            partial: None,
+            hidden: false,
         }
     }
 
@@ -71,6 +81,8 @@ impl Count {
         rows: &mut usize,
         viewer: &dyn Viewer,
     ) -> Result<CountStep, StoreError> {
+        self.partial
+            .get_or_insert_with(|| self.filters.iter().any(|filter| !viewer.sees_all_matches(filter)));
         let budget = usize::try_from(self.rows_left).unwrap_or(usize::MAX).min(*rows);
         let mut left = budget;
         let outcome = self.run(reader, now, &mut left, viewer);
@@ -115,7 +127,9 @@ impl Count {
                 let matches = decided
                     || candidate.lanes.iter().any(|&(lane, _)| self.filters[lane].matches_stored(event));
                 let expired = posting.expires && parse_expiration(event.tags()).is_some_and(|at| at <= now);
-                if matches && !expired && (open || viewer.sees(event)) {
+                let visible = open || viewer.sees(event);
+                self.hidden |= matches && !expired && !visible;
+                if matches && !expired && visible {
                     self.count += 1;
                     if let Some(hll) = &mut self.hll {
                         hll.add(&event.pubkey());
@@ -126,10 +140,15 @@ impl Count {
         }
     }
 
-    fn counted(&self, approximate: bool) -> Counted {
+    fn counted(&self, out_of_rows: bool) -> Counted {
+        let lists: Option<Vec<_>> = self.filters.iter().map(|filter| filter.ids.as_deref()).collect();
+        let ids: Option<BTreeSet<_>> = lists.map(|lists| lists.into_iter().flatten().collect());
+        // Who asks for ids and is counted one for each lacks none.
+        let may_lack = || ids.as_ref().is_none_or(|ids| ids.len() as u64 != self.count);
         Counted {
             count: self.count,
-            approximate,
+            approximate: out_of_rows || (self.partial.unwrap_or_default() && may_lack()),
+            withheld: self.hidden && self.count == 0 && ids.is_some(),
             hll: self.hll.as_ref().map(|hll| Box::new(*hll.registers())),
         }
     }

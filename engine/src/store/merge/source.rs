@@ -40,7 +40,9 @@ impl Source {
                 _ => Source::Author,
             });
         }
-        sources.extend((0..filter.tags.len()).map(Source::Tag));
+        // There are no postings for a `d` that is not written.
+        let has_postings = |place: &usize| !filter.tags[*place].asks_unwritten();
+        sources.extend((0..filter.tags.len()).filter(has_postings).map(Source::Tag));
         sources
     }
 

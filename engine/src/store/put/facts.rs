@@ -4,7 +4,6 @@ use std::ops::RangeInclusive;
 
 use super::Op;
 use super::requests::{DELETION, GIFT_WRAP, VANISH, deleted_addresses, deleted_ids, wrapped_for};
-use crate::store::terms::address_d;
 use crate::store::{Bound, Posting, Rank, Reader, Seq, StoreError, Term, Tombstone};
 use crate::types::{CanonicalEvent, Event, EventId, Kind, PubKey, Timestamp, parse_expiration};
 
@@ -67,8 +66,8 @@ pub(super) fn gather(reader: &impl Reader, op: &Op, now: Timestamp) -> Result<Fa
         facts.vanished_until = facts.vanished_until.max(reader.tombstone(&Tombstone::Vanished(key))?);
         facts.id_deleted |= reader.tombstone(&Tombstone::Id(event.id, key))?.is_some();
     }
-    if let Some(d) = address_d(event.view()) {
-        let (kind, pubkey) = (event.kind, event.pubkey);
+    if let Some(d) = event.view().address_d() {
+        let (kind, pubkey, d): (_, _, Box<[u8]>) = (event.kind, event.pubkey, d.into());
         let key = Tombstone::Address { kind, pubkey, d: d.clone() };
         facts.address_deleted_until = reader.tombstone(&key)?;
         for posting in all_postings(reader, &Term::Address(kind, pubkey, d), ANY_TIME)? {

@@ -61,8 +61,10 @@ pub enum Completeness {
     Finish,
     /// There is a stored match that was not sent.
     More,
-    /// Finding out would cost too much.
+    /// Finding out would cost too much, or matches may be hidden from who asks.
     Unknown,
+    /// All filters ask for ids, and every match that is stored is hidden from who asks.
+    Withheld,
 }
 
 /// The stored part of one REQ.
@@ -84,6 +86,14 @@ pub struct Scan {
     looking_ahead: bool,
     /// No filter wants anything more.
     over: bool,
+    /// Which filters can match what was hidden from the viewer when the scan began.
+    partial: Option<Box<[bool]>>,
+    /// Visible matches of each filter that were looked at.
+    matched: Box<[usize]>,
+    /// A match was hidden.
+    hidden: bool,
+    /// An event was handed out.
+    sent: bool,
 }
 
 impl Scan {
@@ -98,6 +108,7 @@ impl Scan {
             .zip(&*filters)
             .any(|(limit, filter)| limit.stage == Stage::Done && !filter.is_empty());
         let mut scan = Scan {
+            matched: vec![0; filters.len()].into(),
             filters,
             limits: wants,
             merge,
@@ -106,9 +117,20 @@ impl Scan {
             look_ahead_rows: 0,
             looking_ahead: false,
             over: false,
+            partial: None,
+            hidden: false,
+            sent: false,
         };
         scan.close_done();
         scan
+    }
+
+    /// Takes note of what may be hidden from `viewer`. The first step does; a scan that is taken up again is told of
+    /// one who sees no more than the viewer did before.
+    pub fn begin_for(&mut self, viewer: &dyn Viewer) {
+        self.partial.get_or_insert_with(|| {
+            self.filters.iter().map(|filter| !viewer.sees_all_matches(filter)).collect()
+        });
     }
 
     /// Looks at up to `rows` postings and events, counting them down, and hands matches that `viewer` may see
@@ -124,6 +146,7 @@ impl Scan {
         viewer: &dyn Viewer,
         sink: &mut dyn FnMut(Hit<'_>) -> Take,
     ) -> Result<Step, StoreError> {
+        self.begin_for(viewer);
         while !self.over {
             let next = self.merge.next(&self.filters, reader, rows);
             self.bound_look_ahead();
@@ -160,7 +183,7 @@ impl Scan {
         };
         let event = CanonicalEvent::trusted(&json);
         let expired = posting.expires && parse_expiration(event.tags()).is_some_and(|at| at <= now);
-        let served = !expired && (viewer.sees_all_of(posting.kind) || viewer.sees(event));
+        let visible = viewer.sees_all_of(posting.kind) || viewer.sees(event);
         let (mut sent, mut further, mut turned) = (false, false, false);
         for place in 0..self.merge.candidate().lanes.len() {
             let (lane, decided) = self.merge.candidate().lanes[place];
@@ -168,7 +191,10 @@ impl Scan {
             let rows = self.merge.rows_of(lane);
             turned |= limit.reached(posting.rank.created_at, rows);
             debug_assert!(!decided || filter.matches_stored(event), "these postings prove matches");
-            let matches = served && (decided || filter.matches_stored(event));
+            let matches = !expired && (decided || filter.matches_stored(event));
+            self.hidden |= matches && !visible;
+            let matches = matches && visible;
+            self.matched[lane] += usize::from(matches);
             match limit.stage {
                 Stage::Sending | Stage::Closing(_) if matches => {
                     sent = true;
@@ -182,6 +208,7 @@ impl Scan {
             }
             self.merge.judged(lane, matches, limit.wanted());
         }
+        self.sent |= sent;
         self.more |= further && !sent;
         if turned || self.more {
             self.close_done();
@@ -227,10 +254,21 @@ impl Scan {
     }
 
     fn completeness(&self) -> Completeness {
-        match (self.more, self.unknown) {
-            (true, _) => Completeness::More,
-            (false, true) => Completeness::Unknown,
-            (false, false) => Completeness::Finish,
+        if self.more {
+            return Completeness::More;
         }
+        if self.hidden && !self.sent && self.filters.iter().all(|filter| filter.ids.is_some()) {
+            return Completeness::Withheld;
+        }
+        match self.unknown || (0..self.filters.len()).any(|lane| self.may_lack(lane)) {
+            true => Completeness::Unknown,
+            false => Completeness::Finish,
+        }
+    }
+
+    /// Whether a match of the filter may have been hidden. Who asks for ids and sees an event for each lacks none.
+    fn may_lack(&self, lane: usize) -> bool {
+        let all_ids = self.filters[lane].ids.as_ref().is_some_and(|ids| ids.len() == self.matched[lane]);
+        self.partial.as_ref().is_some_and(|partial| partial[lane]) && !all_ids
     }
 }

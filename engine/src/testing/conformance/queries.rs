@@ -2,8 +2,8 @@
 
 use super::{ask, normalised};
 use crate::store::{
-    Backend, Completeness, Count, CountStep, Everyone, Hit, Op, Reader, ScanLimits, Seq, Take, Viewer,
-    commit, replay,
+    Backend, Completeness, Count, CountStep, Everyone, Hit, Op, Reader, ScanLimits, Seq, Take, Term, Viewer,
+    Writer, commit, replay, terms_of,
 };
 use crate::testing::{Draft, World};
 use crate::types::{CanonicalEvent, EventId, Filter, Kind, TagFilter, Timestamp};
@@ -13,6 +13,7 @@ const LIMITS: ScanLimits = ScanLimits { limit_default: 3, limit_max: 5 };
 
 pub(super) fn run<B: Backend>(make: &impl Fn() -> B) {
     what_matches(make);
+    stored_before_an_unwritten_d_was_found(make);
     order_and_limits(make);
     what_completeness_means(make);
     counts(make);
@@ -82,6 +83,10 @@ fn what_matches<B: Backend>(make: &impl Fn() -> B) {
         ("two tags", tags(&[(b't', &["a", "b"]), (b'T', &["z"])]), &[0]),
         ("two tags, one of them nowhere", tags(&[(b't', &["a"]), (b'q', &["z"])]), &[]),
         ("no values", tags(&[(b't', &[])]), &[]),
+        ("the d of an address that has none", tags(&[(b'd', &[""])]), &[5, 4]),
+        ("that d or another", tags(&[(b'd', &["", "two"])]), &[6, 5, 4]),
+        ("that d and a kind", Filter { tags: tags(&[(b'd', &[""])]).tags, ..kinds(&[0, 30_023]) }, &[4]),
+        ("that d and a tag", tags(&[(b'd', &[""]), (b't', &["a"])]), &[4]),
         ("a tag and an author", Filter { tags: tags(&[(b't', &["b"])]).tags, ..authors(&[1]) }, &[1, 0]),
         ("a tag and a kind", Filter { tags: tags(&[(b't', &["b"])]).tags, ..kinds(&[7]) }, &[1]),
         ("an address", Filter { tags: tags(&[(b'd', &["slug"])]).tags, ..both(&[1, 2], &[30_023]) }, &[3]),
@@ -97,6 +102,33 @@ fn what_matches<B: Backend>(make: &impl Fn() -> B) {
         let (events, completeness) = ask(&backend, &[filter], limits, NOW, 3, &Everyone);
         assert_eq!(events.iter().map(|event| event.id).collect::<Vec<_>>(), expected, "{name}");
         assert_eq!(completeness, Completeness::Finish, "{name}");
+    }
+}
+
+/// Stores hold no postings for a `d` that is not written, today as before it was looked for: what an earlier version
+/// stored is found like everything else.
+fn stored_before_an_unwritten_d_was_found<B: Backend>(make: &impl Fn() -> B) {
+    let backend = make();
+    let event = Draft::new(1, 0, 10).tag(&["t", "a"]).event();
+    let classes = backend.classes();
+    let mut terms =
+        vec![Term::Kind(0), Term::Author(event.pubkey), Term::Address(0, event.pubkey, [].into())];
+    terms.push(Term::Tag(b't', b"a".as_slice().into()));
+    terms.extend(classes.all.then_some(Term::All));
+    terms.extend(classes.author_kind.then_some(Term::AuthorKind(event.pubkey, 0)));
+    let mut today = terms_of(event.view(), classes);
+    today.sort_unstable();
+    terms.sort_unstable();
+    assert_eq!(today, terms, "the terms of an event are those of earlier versions");
+    backend.write(|writer| writer.insert(Seq(1), &event, &terms)).expect("insert");
+    let by_d = tags(&[(b'd', &[""])]);
+    let narrow = Filter { authors: Some([event.pubkey].into()), ..by_d.clone() };
+    let wide = Filter { authors: Some((0..200).map(World::pubkey).collect()), ..by_d.clone() };
+    let tagged = tags(&[(b'd', &[""]), (b't', &["a"])]);
+    for filter in [by_d, narrow, wide, tagged] {
+        let (events, complete) = ask(&backend, std::slice::from_ref(&filter), LIMITS, NOW, 9, &Everyone);
+        assert_eq!((events.len(), complete), (1, Completeness::Finish), "{filter:?}");
+        assert_eq!(count(&backend, &[filter], u64::MAX, &Everyone).count, 1);
     }
 }
 
@@ -160,6 +192,10 @@ impl Viewer for NoWraps {
         assert_eq!(event.kind(), 1059, "asked only about kinds it may not see all of");
         false
     }
+
+    fn sees_all_matches(&self, filter: &Filter) -> bool {
+        filter.kinds.as_ref().is_some_and(|kinds| !kinds.contains(&1059))
+    }
 }
 
 fn what_completeness_means<B: Backend>(make: &impl Fn() -> B) {
@@ -173,10 +209,37 @@ fn what_completeness_means<B: Backend>(make: &impl Fn() -> B) {
         assert_eq!((events.len(), completeness), (expected, complete), "limit {limit} at {now}");
     };
     check(3, &Everyone, NOW, 3, Completeness::More);
-    check(3, &NoWraps, NOW, 3, Completeness::Finish);
-    check(4, &NoWraps, NOW, 3, Completeness::Finish);
+    // What is hidden is not more, and whether anything is hidden is not told.
+    check(3, &NoWraps, NOW, 3, Completeness::Unknown);
+    check(4, &NoWraps, NOW, 3, Completeness::Unknown);
     check(3, &NoWraps, 499, 3, Completeness::More);
-    check(4, &NoWraps, 499, 4, Completeness::Finish);
+    check(4, &NoWraps, 499, 4, Completeness::Unknown);
+    let open = [Filter { kinds: Some([1, 7].into()), ..Filter::default() }];
+    assert_eq!(ask(&backend, &open, LIMITS, NOW, 2, &NoWraps).1, Completeness::Finish, "open kinds");
+    let ids = |drafts: &[&Draft]| Filter {
+        ids: Some(drafts.iter().map(|draft| draft.event().id).collect()),
+        ..Filter::default()
+    };
+    let (note, wrap, missing) = (&drafts[0], &drafts[3], &Draft::new(9, 1, 1));
+    use Completeness::{Finish, Unknown, Withheld};
+    let cases: [(&str, Vec<Filter>, Completeness); 6] = [
+        ("all there", vec![ids(&[note])], Finish),
+        ("one is hidden or missing", vec![ids(&[note, wrap])], Unknown),
+        ("one is missing", vec![ids(&[note, missing])], Unknown),
+        ("none is there", vec![ids(&[missing])], Unknown),
+        ("all that are there are hidden", vec![ids(&[wrap, missing]), ids(&[wrap])], Withheld),
+        (
+            "something else is asked for",
+            vec![ids(&[wrap]), Filter { kinds: Some([9].into()), ..Filter::default() }],
+            Unknown,
+        ),
+    ];
+    for (name, filters, complete) in cases {
+        assert_eq!(ask(&backend, &filters, LIMITS, NOW, 2, &NoWraps).1, complete, "{name}");
+        let counted = count(&backend, &filters, u64::MAX, &NoWraps);
+        let said = (counted.approximate, counted.withheld);
+        assert_eq!(said, (complete != Finish, complete == Withheld), "{name}");
+    }
 
     // Far more non-matching events than one looks ahead over.
     let mut drafts: Vec<Draft> = (0..2_600).map(|n| Draft::new(1, 1, 1_000 + n).tag(&["t", "x"])).collect();

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 
 use serde_json::{Value, json};
 
+use super::oracle::Guard;
 use super::stage::Talk;
 use super::{Client, Frame};
 use crate::testing::signing::Signed;
@@ -16,6 +17,8 @@ pub(super) struct Conn {
     talk: Talk,
     /// The latest challenge.
     pub(super) challenge: String,
+    /// What the relay may keep from it.
+    pub(super) guard: Guard,
     kept: VecDeque<Frame>,
     fences: u32,
     asked: u32,
@@ -68,9 +71,9 @@ pub(super) fn event_text(event: &Signed) -> String {
 }
 
 impl Conn {
-    pub(super) fn new(client: Box<dyn Client>, name: char, talk: Talk) -> Self {
-        let mut conn =
-            Conn { client, name, talk, challenge: String::new(), kept: VecDeque::new(), fences: 0, asked: 0 };
+    pub(super) fn new(client: Box<dyn Client>, name: char, talk: Talk, guard: Guard) -> Self {
+        let (challenge, kept) = (String::new(), VecDeque::new());
+        let mut conn = Conn { client, name, talk, challenge, guard, kept, fences: 0, asked: 0 };
         let text = conn.client.recv().expect("a challenge on connect (NIP-42)");
         conn.talk.add(&format!("{name} < {text}"));
         match Frame::read(&text) {
@@ -188,7 +191,11 @@ impl Conn {
 
     pub(super) fn auth(&mut self, event: &Signed) -> (bool, String) {
         self.send(&format!(r#"["AUTH",{}]"#, event.json()));
-        self.ok(&event.id)
+        let answer = self.ok(&event.id);
+        if answer.0 {
+            self.guard.keys.push(event.pubkey.clone());
+        }
+        answer
     }
 
     /// Asks, and reads up to the EOSE.
@@ -244,11 +251,13 @@ impl Conn {
         })
     }
 
-    /// Counts what must be counted exactly.
+    /// Counts what must be counted exactly, and be said to be exact unless the read guard may hide something.
     pub(super) fn count(&mut self, filters: Value) -> u64 {
-        let body = self.count_body("count", filters);
-        assert_ne!(body["approximate"], json!(true), "{body} is not exact");
-        body["count"].as_u64().expect("frames with counts have been checked")
+        let body = self.count_body("count", filters.clone());
+        let count = body["count"].as_u64().expect("frames with counts have been checked");
+        let may_lack = self.guard.may_lack_of_count(&as_list(filters.clone()), count as usize);
+        assert_eq!(body["approximate"] == json!(true), may_lack, "{body}, the count of {filters}");
+        count
     }
 
     pub(super) fn count_closed(&mut self, query: &str, filters: Value, prefix: &str) {

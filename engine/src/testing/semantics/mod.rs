@@ -120,7 +120,7 @@ impl Case {
         let mut config = Config::default();
         (self.config)(&mut config);
         let mut world = make(&config);
-        let mut stage = Stage::new(&mut *world);
+        let mut stage = Stage::new(&mut *world, config.policy.guarded_kinds);
         let talk = stage.talk();
         catch_unwind(AssertUnwindSafe(|| (self.play)(&mut stage))).map_err(|panic| {
             let words = panic.downcast_ref::<String>().map(String::as_str);

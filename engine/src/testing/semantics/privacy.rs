@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::conn::req_text;
 use super::oracle::check;
 use super::stage::Stage;
 use super::{Case, case, case_with};
@@ -41,7 +42,7 @@ fn filled(stage: &mut Stage<'_>) -> (Signed, Signed, Signed) {
 }
 
 fn unauthenticated(stage: &mut Stage<'_>) {
-    let (mine, _, note) = filled(stage);
+    let (mine, others, note) = filled(stage);
     let mut conn = stage.open();
     for filters in [
         json!({"kinds": [1059]}),
@@ -49,25 +50,52 @@ fn unauthenticated(stage: &mut Stage<'_>) {
         json!({"kinds": [1059], "limit": 0}),
         json!({"kinds": [1059], "authors": [mine.pubkey]}),
         json!([{"kinds": [1]}, {"kinds": [1059]}]),
+        json!({"kinds": [1, 1059]}),
+        json!({"kinds": [4, 1059], "#p": [key(1).hex()]}),
+        json!({"kinds": [1059, 30_000], "authors": []}),
+        // Of ids that name guarded events alone, too.
+        json!({"ids": [mine.id]}),
+        json!({"ids": [mine.id, others.id, "0".repeat(64)]}),
+        json!([{"ids": [mine.id]}, {"ids": [others.id], "#p": [key(2).hex()]}]),
     ] {
         conn.req_closed("sub", filters.clone(), "auth-required");
         conn.count_closed("count", filters, "auth-required");
     }
-    // Wider questions are answered without them, and the hint gives nothing away.
+    // Wider questions are answered without them and are not said to be complete, whether or not anything was hidden.
     for filters in [
         json!({}),
         json!({"limit": 1}),
         json!({"ids": [mine.id, note.id]}),
         json!({"#p": [key(1).hex()]}),
-        json!({"kinds": [1, 1059]}),
+        json!({"authors": [key(3).hex()]}),
         json!({"since": stage.t - 20}),
+        json!({"#p": [key(1).hex()], "since": stage.t - 5}),
     ] {
         check(&mut conn, filters.clone(), std::slice::from_ref(&note));
-        assert_eq!(conn.count(filters.clone()), 1, "{filters}");
+        assert_eq!(conn.ask(filters.clone()).hint, None, "{filters}");
+        let body = conn.count_body("count", filters.clone());
+        assert_eq!(body, json!({"count": 1, "approximate": true}), "{filters}");
     }
-    check(&mut conn, json!({"ids": [mine.id]}), &[]);
-    check(&mut conn, json!({"authors": [mine.pubkey]}), &[]);
-    assert_eq!(conn.count(json!({"ids": [mine.id]})), 0);
+    for filters in [json!({"authors": [mine.pubkey]}), json!({"authors": [key(8).hex()]})] {
+        check(&mut conn, filters.clone(), &[]);
+        assert_eq!(conn.count(filters), 0);
+    }
+    // What nothing can have been hidden from is complete.
+    for filters in [
+        json!({"kinds": [1, 7]}),
+        json!({"ids": [note.id]}),
+        json!([{"kinds": [1], "since": stage.t - 9}, {"kinds": [1], "#p": [key(1).hex()]}]),
+    ] {
+        let answer = conn.ask(filters.clone());
+        assert_eq!(
+            (answer.ids(), answer.hint.as_deref()),
+            (vec![note.id.clone()], Some("finish")),
+            "{filters}"
+        );
+        assert_eq!(conn.count_body("count", filters.clone()), json!({"count": 1}), "{filters}");
+    }
+    check(&mut conn, json!({"ids": ["0".repeat(64)]}), &[]);
+    assert_eq!(conn.count(json!({"ids": ["0".repeat(64)]})), 0);
     conn.expect_silence();
 }
 
@@ -81,7 +109,11 @@ fn parties(stage: &mut Stage<'_>) {
         }
         let wraps: Vec<Signed> = seen.into_iter().cloned().collect();
         let all = [&wraps[..], std::slice::from_ref(&note)].concat();
-        for filters in [json!({"kinds": [1059]}), json!({"kinds": [1059], "limit": 5})] {
+        for filters in [
+            json!({"kinds": [1059]}),
+            json!({"kinds": [1059], "limit": 5}),
+            json!({"ids": [mine.id, others.id]}),
+        ] {
             check(&mut conn, filters.clone(), &wraps);
             assert_eq!(conn.count(filters), wraps.len() as u64);
         }
@@ -91,7 +123,10 @@ fn parties(stage: &mut Stage<'_>) {
             assert_eq!(conn.count(filters), all.len() as u64);
         }
         if keys[0] == 1 {
-            check(&mut conn, json!({"kinds": [1059], "#p": [key(1).hex()]}), &wraps);
+            let mine = json!({"kinds": [1059], "#p": [key(1).hex()]});
+            let answer = conn.ask(mine.clone());
+            assert_eq!((answer.ids(), answer.hint.as_deref()), (vec![wraps[0].id.clone()], Some("finish")));
+            assert_eq!(conn.count_body("count", mine), json!({"count": 1}), "all of one's own, exactly");
         }
     }
 }
@@ -101,12 +136,24 @@ fn others(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     stage.auth(&mut conn, &key(9));
     check(&mut conn, json!({}), std::slice::from_ref(&note));
-    check(&mut conn, json!({"ids": [mine.id]}), &[]);
+    check(&mut conn, json!({"ids": [mine.id, note.id]}), std::slice::from_ref(&note));
     check(&mut conn, json!({"kinds": [1059]}), &[]);
+    check(&mut conn, json!({"kinds": [1059], "#p": [key(9).hex(), key(1).hex()]}), &[]);
+    assert_eq!(conn.ask(json!({"kinds": [1059]})).hint, None, "others' are hidden");
     assert_eq!(conn.count(json!({"kinds": [1059, 1]})), 1);
+    // Of one's own there is nothing, and that is all.
+    let own = conn.ask(json!({"kinds": [1059], "#p": [key(9).hex()]}));
+    assert_eq!((own.ids().len(), own.hint.as_deref()), (0, Some("finish")));
     // Asking for what is another's alone is beyond what the key may do.
-    conn.req_closed("sub", json!({"kinds": [1059], "#p": [key(1).hex()]}), "restricted");
-    conn.count_closed("sub", json!({"kinds": [1059], "#p": [key(1).hex()]}), "restricted");
+    for filters in [
+        json!({"kinds": [1059], "#p": [key(1).hex()]}),
+        json!({"kinds": [4, 1059], "#p": [key(1).hex()]}),
+        json!([{"kinds": [1]}, {"kinds": [1059], "#p": [key(1).hex()], "authors": [mine.pubkey]}]),
+        json!({"ids": [mine.id]}),
+    ] {
+        conn.req_closed("sub", filters.clone(), "restricted");
+        conn.count_closed("sub", filters, "restricted");
+    }
     conn.expect_silence();
 }
 
@@ -116,7 +163,7 @@ fn live(stage: &mut Stage<'_>) {
     stage.auth(&mut me, &key(1));
     stage.auth(&mut other, &key(2));
     for conn in [&mut nobody, &mut me, &mut other] {
-        stage.watch(conn, "all", json!({"kinds": [1059, 7]}));
+        stage.watch(conn, "all", json!({"since": stage.t - 100}));
         stage.watch(conn, "p", json!({"#p": [key(1).hex()]}));
     }
     let wrap = wrap(stage, 50, &key(1));
@@ -151,13 +198,26 @@ fn auth_later(stage: &mut Stage<'_>) {
     let (mine, others, note) = filled(stage);
     let mut writer = stage.open();
     let mut conn = stage.open();
-    stage.watch(&mut conn, "sub", json!({"kinds": [1, 1059], "limit": 0}));
+    let me = json!({"#p": [key(1).hex()]});
+    stage.watch(&mut conn, "sub", me.clone());
+    conn.req_closed("wraps", json!({"kinds": [1059], "#p": [key(1).hex()]}), "auth-required");
+    assert!(!conn.challenge.is_empty(), "who is told to authenticate has the challenge to do it");
     stage.auth(&mut conn, &key(1));
+    // What is open goes on with what comes from now on; what was stored is for who asks again.
     let new = wrap(stage, 60, &key(1));
     writer.accept(&new);
     assert_eq!(stage.settle(&mut writer, &mut conn, "sub"), [&*new.id]);
+    conn.expect_silence();
     let mut all = vec![mine, note, new];
     check(&mut conn, json!({"ids": all.iter().map(|event| &event.id).collect::<Vec<_>>()}), &all);
+    conn.req("sub", me.clone());
+    check(&mut conn, me, &all);
+    // Who authenticates in the middle of an answer is not told that the first half lacked nothing.
+    let mut hasty = stage.open();
+    let auth = stage.auth_event(&hasty, &key(1));
+    hasty.send_all(&[req_text("hasty", json!({"limit": 400})), format!(r#"["AUTH",{}]"#, auth.json())]);
+    assert_eq!(hasty.answer("hasty").hint, None);
+    assert!(hasty.ok(&auth.id).0);
     stage.auth(&mut conn, &key(2));
     all.push(others);
     check(&mut conn, json!({"kinds": [1059]}), &[all[0].clone(), all[2].clone(), all[3].clone()]);
@@ -216,7 +276,11 @@ fn direct_messages_guarded(stage: &mut Stage<'_>) {
         let is_party = matches!(number, Some(1 | 2));
         let own: &[Signed] = if is_party { std::slice::from_ref(&message) } else { &[] };
         check(conn, json!({}), own);
-        assert_eq!(conn.count(json!({"ids": [message.id]})), u64::from(is_party), "{number:?}");
+        match (is_party, *number) {
+            (true, _) => assert_eq!(conn.count(json!({"ids": [message.id]})), 1, "{number:?}"),
+            (false, None) => conn.count_closed("dm", json!({"ids": [message.id]}), "auth-required"),
+            (false, Some(_)) => conn.count_closed("dm", json!({"ids": [message.id]}), "restricted"),
+        }
         if number.is_none() {
             conn.req_closed("dm", json!({"kinds": [4]}), "auth-required");
             conn.req_closed("dm", json!({"kinds": [4, 1059]}), "auth-required");

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use super::conn::Conn;
-use super::oracle::check;
+use super::conn::{Conn, as_list};
+use super::oracle::{check, matches};
 use super::stage::Stage;
 use super::{Case, case};
 use crate::testing::signing::{Signed, event, key};
@@ -19,6 +19,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("queries: since and until are inclusive", times),
         case("queries: only the first value of a single-letter tag is indexed", first_value),
         case("queries: tag values are any strings", any_values),
+        case("queries: an empty d finds what has an address without one", unwritten_d),
         case("queries: 10,000 authors", many_authors),
         case("queries: thousands of ids and tag values", many_values),
         case("queries: the same id on two connections", two_connections),
@@ -245,6 +246,62 @@ fn any_values(stage: &mut Stage<'_>) {
     }
     check(&mut conn, json!({"#x": values}), &events);
     check(&mut conn, json!({"#x": ["no such"]}), &events);
+}
+
+/// noStrudel asks for a user's profile and lists with `"#d":[""]`, as the address of a replaceable event has it.
+fn unwritten_d(stage: &mut Stage<'_>) {
+    let (mut conn, mut reader) = (stage.open(), stage.open());
+    let t = stage.t;
+    let (me, other) = (key(1), key(2));
+    let make = |seconds: u64| {
+        let draft = |author, kind: u16| event(author).kind(kind).at(t - seconds);
+        vec![
+            draft(&me, 0).content("{}").sign(),
+            draft(&me, 3).tag(["p", other.hex()]).sign(),
+            draft(&me, 10_002).tag(["d", "x"]).sign(),
+            draft(&other, 17_375).sign(),
+            draft(&me, 30_023).content("no d").sign(),
+            draft(&me, 30_078).tag(["d", "named"]).sign(),
+            draft(&other, 30_078).tag(["d", ""]).sign(),
+            draft(&other, 30_023).tag(["d"]).content("d without a value").sign(),
+            draft(&me, 1).content("a note").sign(),
+            draft(&me, 1).tag(["d", ""]).content("a note that has it").sign(),
+        ]
+    };
+    let filters = [
+        json!({"kinds": [17375, 10002, 10030, 3, 10000, 0], "authors": [me.hex()], "#d": [""]}),
+        json!({"#d": [""]}),
+        json!({"#d": ["", "named"]}),
+        json!({"#d": ["x"]}),
+        json!({"#d": ["named"], "authors": [me.hex()]}),
+        json!({"kinds": [30_023, 30_078], "#d": [""]}),
+        json!({"kinds": [0], "#d": ["", "x"], "limit": 1}),
+        json!({"kinds": [1], "#d": [""]}),
+        json!({"#d": [""], "#p": [other.hex()]}),
+        json!({"authors": [me.hex(), other.hex()], "#d": [""]}),
+        json!([{"kinds": [3], "#d": [""]}, {"kinds": [1]}, {"#d": ["named"]}]),
+    ];
+    let old = make(100);
+    conn.accept_all(&old);
+    for filter in &filters {
+        check(&mut conn, filter.clone(), &old);
+        let found = old.iter().filter(|event| as_list(filter.clone()).iter().any(|one| matches(one, event)));
+        assert_eq!(conn.count(filter.clone()), found.count() as u64, "{filter}");
+    }
+    assert_eq!(conn.ask(filters[0].clone()).ids().len(), 3, "profile, contacts and relays");
+    for (n, filter) in filters.iter().enumerate() {
+        stage.watch(&mut reader, &n.to_string(), filter.clone());
+    }
+    let new = make(50);
+    conn.accept_all(&new);
+    for (n, filter) in filters.iter().enumerate() {
+        let wants = |event: &&Signed| as_list(filter.clone()).iter().any(|one| matches(one, event));
+        let expected: Vec<&str> = new.iter().filter(wants).map(|event| &*event.id).collect();
+        let seen = stage.settle(&mut conn, &mut reader, &n.to_string());
+        let mut seen: Vec<&str> = seen.iter().map(|id| &**id).collect();
+        seen.retain(|id| new.iter().any(|event| event.id == *id));
+        assert_eq!(seen, expected, "live, {filter}");
+    }
 }
 
 fn many_authors(stage: &mut Stage<'_>) {

@@ -191,7 +191,7 @@ fn guarded(stage: &mut Stage<'_>) {
     let (mut nobody, mut me) = (stage.open(), stage.open());
     stage.auth(&mut me, &key(9));
     for conn in [&mut nobody, &mut me] {
-        conn.req("sub", json!({"kinds": [1, 1059]}));
+        conn.req("sub", json!({"since": stage.t - 100}));
     }
     let first = publish(stage, &mut writer, 1, 1, 400);
     let wrap = |n: u64, to: u64| event(&key(n)).kind(1059).at(stage.t).tag(["p", key(to).hex()]).sign();

@@ -7,15 +7,17 @@ use serde_json::{Value, json};
 
 use super::World;
 use super::conn::{Conn, as_list};
+use super::oracle::Guard;
 use crate::relay::Outcome;
 use crate::testing::signing::{Draft, Key, Signed, event, key};
-use crate::types::Timestamp;
+use crate::types::{Kind, Timestamp};
 
 /// A case's view of its world.
 pub(super) struct Stage<'w> {
     pub(super) world: &'w mut dyn World,
     /// The second at which the case began.
     pub(super) t: Timestamp,
+    guarded_kinds: Vec<Kind>,
     talk: Talk,
     opened: usize,
     markers: Vec<String>,
@@ -49,9 +51,9 @@ const MARKER_KEY: u64 = 999_999;
 const MARKER_TAG: &str = "marks the end of a case's wait";
 
 impl<'w> Stage<'w> {
-    pub(super) fn new(world: &'w mut dyn World) -> Self {
+    pub(super) fn new(world: &'w mut dyn World, guarded_kinds: Vec<Kind>) -> Self {
         let t = world.now();
-        Stage { world, t, talk: Talk::default(), opened: 0, markers: Vec::new() }
+        Stage { world, t, guarded_kinds, talk: Talk::default(), opened: 0, markers: Vec::new() }
     }
 
     pub(super) fn talk(&self) -> Talk {
@@ -62,7 +64,8 @@ impl<'w> Stage<'w> {
     pub(super) fn open(&mut self) -> Conn {
         let name = (b'A' + (self.opened % 26) as u8) as char;
         self.opened += 1;
-        Conn::new(self.world.connect(), name, self.talk.clone())
+        let guard = Guard { kinds: self.guarded_kinds.clone(), keys: Vec::new() };
+        Conn::new(self.world.connect(), name, self.talk.clone(), guard)
     }
 
     /// Publishes as the host does, if the world can.
