@@ -62,6 +62,7 @@ pub struct PolicyDef {
     deny_pubkeys: Vec<PubKey>,
     allow_kinds: Option<Vec<Kind>>,
     deny_kinds: Vec<Kind>,
+    eose_hints: bool,
 }
 
 mod pubkeys {

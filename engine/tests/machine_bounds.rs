@@ -79,7 +79,7 @@ fn requests_wait_for_their_turn_and_few_of_them() {
     while relay.work(NOW) {}
     assert_eq!(relay.poll_input_resumed(), Some(conn));
     let answers = drained(&mut relay, conn);
-    assert_eq!(answers, vec![r#"["EOSE","same",["finish"]]"#; 11]);
+    assert_eq!(answers, vec![r#"["EOSE","same"]"#; 11]);
 }
 
 /// Requests with many steps to take are few, too: the next waits until one of them is done.

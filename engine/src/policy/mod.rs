@@ -35,6 +35,9 @@ pub struct Policy {
     pub allow_kinds: Option<Vec<Kind>>,
     /// Kinds of which events are refused.
     pub deny_kinds: Vec<Kind>,
+    /// Whether EOSE says if there is more (NIP-67). Off, because clients in use reject an EOSE of three elements and
+    /// wait for ever: nostr-fetch 0.17, Nostrify 0.54, nostr-relaypool 0.6.
+    pub eose_hints: bool,
 }
 
 impl Default for Policy {
@@ -47,6 +50,7 @@ impl Default for Policy {
             deny_pubkeys: Vec::new(),
             allow_kinds: None,
             deny_kinds: Vec::new(),
+            eose_hints: false,
         }
     }
 }

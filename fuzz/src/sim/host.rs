@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use relay_engine::policy::Policy;
 use relay_engine::relay::{
     Commit, CommitReply, Committed, Config, ConnId, Live, Peer, Relay, StreamId, VerifyBatch, VerifyChecked,
     commit,
@@ -63,7 +64,7 @@ impl<'a> Host<'a> {
     pub(super) fn new(world: u64, chance: Chance<'a>) -> Self {
         let mut rng = Rng::new(world);
         let config =
-            Arc::new(Config { limits: limits(&mut rng), url: Some(URL.to_owned()), ..Config::default() });
+            Arc::new(Config { limits: limits(&mut rng), policy: policy(), url: Some(URL.to_owned()) });
         let classes = TermClasses { all: !rng.one_in(4), author_kind: !rng.one_in(4) };
         let (shards, clients) = (1 + rng.below(3) as usize, 1 + rng.below(5) as usize);
         let mut host = Host {
@@ -470,6 +471,11 @@ impl<'a> Host<'a> {
             self.settle(shard);
         }
     }
+}
+
+/// With everything in answers that clients hold against the truth.
+fn policy() -> Policy {
+    Policy { eose_hints: true, ..Policy::default() }
 }
 
 /// Bounds so narrow that all of them are met.
