@@ -53,6 +53,7 @@ fn default_policy() -> Policy {
 #[serde(remote = "Policy", default = "default_policy", deny_unknown_fields)]
 pub struct PolicyDef {
     auth_required: bool,
+    challenge_on_connect: bool,
     guarded_kinds: Vec<Kind>,
     #[serde(with = "pubkeys")]
     admin_pubkeys: Vec<PubKey>,

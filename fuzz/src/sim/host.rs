@@ -64,7 +64,7 @@ impl<'a> Host<'a> {
     pub(super) fn new(world: u64, chance: Chance<'a>) -> Self {
         let mut rng = Rng::new(world);
         let config =
-            Arc::new(Config { limits: limits(&mut rng), policy: policy(), url: Some(URL.to_owned()) });
+            Arc::new(Config { limits: limits(&mut rng), policy: policy(world), url: Some(URL.to_owned()) });
         let classes = TermClasses { all: !rng.one_in(4), author_kind: !rng.one_in(4) };
         let (shards, clients) = (1 + rng.below(3) as usize, 1 + rng.below(5) as usize);
         let mut host = Host {
@@ -473,9 +473,9 @@ impl<'a> Host<'a> {
     }
 }
 
-/// With everything in answers that clients hold against the truth.
-fn policy() -> Policy {
-    Policy { eose_hints: true, ..Policy::default() }
+/// With everything in answers that clients hold against the truth, and a challenge on connect or when it is needed.
+fn policy(world: u64) -> Policy {
+    Policy { eose_hints: true, challenge_on_connect: world.is_multiple_of(2), ..Policy::default() }
 }
 
 /// Bounds so narrow that all of them are met.

@@ -135,7 +135,7 @@ test('AUTH: protected events and gift wraps', async () => {
   await unauthenticated.auth(async template => finalizeEvent(template, friend))
     .catch(() => {})
   const own = await Relay.connect(server.url)
-  await stored(own, [{ limit: 0 }])
+  await assert.rejects(stored(own, mailbox), /auth-required/)
   await own.auth(async template => finalizeEvent(template, friend))
   const [mail] = await stored(own, mailbox)
   assert.equal(unwrapEvent(mail, friend).content, 'psst')
