@@ -7,8 +7,10 @@ use relay_engine::types::{Limits, SubId};
 
 use crate::Info;
 
-/// The NIPs the engine implements.
-pub const SUPPORTED_NIPS: [u16; 12] = [1, 9, 11, 13, 17, 40, 42, 45, 59, 62, 67, 70];
+/// The NIPs the engine implements, whatever the settings.
+const NIPS: [u16; 11] = [1, 9, 11, 13, 17, 40, 42, 45, 59, 62, 70];
+/// Served if [`Policy::eose_hints`] says so.
+const EOSE_HINTS_NIP: u16 = 67;
 
 /// The page, with places to fill in.
 const TEMPLATE: &str = include_str!("page.html");
@@ -27,6 +29,14 @@ pub struct About<'a> {
 }
 
 impl About<'_> {
+    /// The NIPs that are served, ascending.
+    pub fn supported_nips(&self) -> Vec<u16> {
+        let hints = self.policy.eose_hints.then_some(EOSE_HINTS_NIP);
+        let mut nips: Vec<u16> = NIPS.into_iter().chain(hints).collect();
+        nips.sort_unstable();
+        nips
+    }
+
     /// The NIP-11 document.
     pub fn information(&self) -> String {
         information(self)
@@ -58,7 +68,7 @@ fn information(about: &About<'_>) -> String {
             put(name, json!(value));
         }
     }
-    put("supported_nips", json!(SUPPORTED_NIPS));
+    put("supported_nips", json!(about.supported_nips()));
     put("software", json!(env!("CARGO_PKG_REPOSITORY")));
     put("version", json!(env!("CARGO_PKG_VERSION")));
     let restricted = limits.pow_bits_min > 0
@@ -89,9 +99,13 @@ fn information(about: &About<'_>) -> String {
 
 fn page(about: &About<'_>, fallback: &str) -> String {
     let About { info, limits, policy, url } = about;
-    let nips = SUPPORTED_NIPS.map(|nip| {
-        format!(r#"<a href="https://github.com/nostr-protocol/nips/blob/master/{nip:02}.md">{nip}</a>"#)
-    });
+    let nips: Vec<String> = about
+        .supported_nips()
+        .iter()
+        .map(|nip| {
+            format!(r#"<a href="https://github.com/nostr-protocol/nips/blob/master/{nip:02}.md">{nip}</a>"#)
+        })
+        .collect();
     let mut rows: Vec<(&str, String)> = vec![
         ("Largest message", bytes(limits.message_bytes_max)),
         ("Largest event", bytes(limits.event_bytes_max)),
@@ -217,6 +231,20 @@ mod tests {
         assert_eq!(limitation["restricted_writes"], true);
         assert!(document["software"].as_str().unwrap().starts_with("https://"));
         assert!(document.get("icon").is_none());
+    }
+
+    #[test]
+    fn a_nip_that_is_switched_on_is_advertised_only_then() {
+        let (info, limits) = (Info::default(), Limits::default());
+        let nips = |eose_hints: bool| {
+            let policy = Policy { eose_hints, ..Policy::default() };
+            let about = About { info: &info, limits: &limits, policy: &policy, url: None };
+            let document: Value = serde_json::from_str(&about.information()).unwrap();
+            assert_eq!(about.page("").contains("/67.md"), eose_hints);
+            document["supported_nips"].to_string()
+        };
+        assert_eq!(nips(false), "[1,9,11,13,17,40,42,45,59,62,70]");
+        assert_eq!(nips(true), "[1,9,11,13,17,40,42,45,59,62,67,70]");
     }
 
     #[test]

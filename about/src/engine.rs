@@ -53,6 +53,7 @@ fn default_policy() -> Policy {
 #[serde(remote = "Policy", default = "default_policy", deny_unknown_fields)]
 pub struct PolicyDef {
     auth_required: bool,
+    challenge_on_connect: bool,
     guarded_kinds: Vec<Kind>,
     #[serde(with = "pubkeys")]
     admin_pubkeys: Vec<PubKey>,
@@ -62,6 +63,7 @@ pub struct PolicyDef {
     deny_pubkeys: Vec<PubKey>,
     allow_kinds: Option<Vec<Kind>>,
     deny_kinds: Vec<Kind>,
+    eose_hints: bool,
 }
 
 mod pubkeys {

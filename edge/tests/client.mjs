@@ -1,4 +1,5 @@
 // A client that knows WebSocket and JSON, and events to send by it.
+import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { get } from 'node:http'
 import { finalizeEvent, generateSecretKey, getPublicKey } from 'nostr-tools/pure'
@@ -94,8 +95,14 @@ export class Client {
     return this.frames.splice(0).filter(frame => frame[0] !== 'AUTH')
   }
 
+  /** The challenge, which comes with the first refusal that AUTH can change. */
+  async challenged() {
+    if (!this.challenge) assert.match((await this.publish(sign({ tags: [['-']] })))[1], /^auth-required: /)
+    return this.challenge
+  }
+
   async auth(url, by = key) {
-    const tags = [['relay', url], ['challenge', this.challenge]]
+    const tags = [['relay', url], ['challenge', await this.challenged()]]
     const event = sign({ kind: 22242, tags, content: '' }, by)
     this.send('AUTH', event)
     return (await this.ok(event.id)).slice(2)

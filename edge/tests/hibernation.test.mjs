@@ -17,10 +17,13 @@ test('subscriptions, challenge and authentication survive eviction', async () =>
   await reader.req('gone', { kinds: [1] })
   reader.send('CLOSE', 'gone')
   await reader.rest()
+  const challenge = await reader.challenged()
   await edge.evict()
   // The challenge that was sent before is still the one.
   assert.deepEqual(await reader.auth(edge.url, me), [true, ''])
   await edge.evict()
+  assert.match((await reader.publish(sign({ tags: [['-']] })))[1], /^restricted: /)
+  assert.equal(reader.challenge, challenge)
   assert.deepEqual(await reader.req('mail', { kinds: [1059], '#p': [getPublicKey(me)] }), [])
   for (let n = 0; n < 5; n++) {
     await edge.evict()

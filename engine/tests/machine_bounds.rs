@@ -75,11 +75,11 @@ fn requests_wait_for_their_turn_and_few_of_them() {
     let limits = Limits { deferred_messages_max: 10, ..Limits::default() };
     let (mut relay, conn) = relay(limits);
     assert_eq!(sent_until_full(&mut relay, conn, r#"["REQ","same",{"kinds":[1]}]"#), 11);
-    assert!(drained(&mut relay, conn).iter().all(|frame| frame.starts_with(r#"["AUTH""#)), "no step yet");
+    assert!(drained(&mut relay, conn).is_empty(), "no step yet");
     while relay.work(NOW) {}
     assert_eq!(relay.poll_input_resumed(), Some(conn));
     let answers = drained(&mut relay, conn);
-    assert_eq!(answers, vec![r#"["EOSE","same",["finish"]]"#; 11]);
+    assert_eq!(answers, vec![r#"["EOSE","same"]"#; 11]);
 }
 
 /// Requests with many steps to take are few, too: the next waits until one of them is done.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use relay_engine::policy::Policy;
 use relay_engine::relay::{Config, Peer, Relay, commit};
 use relay_engine::store::MemoryBackend;
 use relay_engine::testing::{Draft, World};
@@ -23,7 +24,8 @@ impl Verifier for Trusting {
 fn a_connection_paused_for_two_reasons_is_resumed_when_both_are_gone() {
     let now = Now::from_seconds(World::START);
     let limits = Limits { outbox_bytes_pause: 16, in_flight_events_max: 1, ..Limits::default() };
-    let config = Arc::new(Config { limits, ..Config::default() });
+    let policy = Policy { challenge_on_connect: true, ..Policy::default() };
+    let config = Arc::new(Config { limits, policy, url: None });
     let mut relay = Relay::new(config, MemoryBackend::default(), Arc::new(Trusting), [1; 32]);
     let slow = relay.connect(now, Peer::default()).unwrap();
     let busy = relay.connect(now, Peer::default()).unwrap();
@@ -52,7 +54,8 @@ fn a_connection_paused_for_two_reasons_is_resumed_when_both_are_gone() {
 fn events_held_until_eose_count_against_the_readers_outbox() {
     let now = Now::from_seconds(World::START);
     let limits = Limits { outbox_bytes_pause: 16, outbox_bytes_max: 8_000, ..Limits::default() };
-    let config = Arc::new(Config { limits, ..Config::default() });
+    let policy = Policy { challenge_on_connect: true, ..Policy::default() };
+    let config = Arc::new(Config { limits, policy, url: None });
     let mut relay = Relay::new(config, MemoryBackend::default(), Arc::new(Trusting), [1; 32]);
     let slow = relay.connect(now, Peer::default()).unwrap();
     let busy = relay.connect(now, Peer::default()).unwrap();

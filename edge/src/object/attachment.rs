@@ -3,7 +3,7 @@
 //! ```text
 //! attachment  version:1  key:8  held:1  head  tail kind  tail, or its name:16
 //! held        1 while a message of the session lies in memory only, unanswered
-//! head        challenge, relay, keys, malformed messages, missed events, two rates
+//! head        challenge (empty if none was sent), relay, keys, malformed messages, missed events, two rates
 //! tail        subscriptions: id, progress, filters, or their name:16; COUNTs: id, filters or their name
 //! ```
 //!
@@ -133,7 +133,7 @@ fn head_bytes(key: Key, is_held: bool, session: &SessionSnapshot) -> Vec<u8> {
     out.extend_from_slice(&key.to_be_bytes());
     out.push(u8::from(is_held));
     let mut write = Write(&mut out);
-    write.bytes(session.challenge.as_bytes());
+    write.bytes(session.challenge.as_deref().unwrap_or_default().as_bytes());
     write.option(session.relay.as_deref(), |write, relay| write.bytes(relay.as_bytes()));
     write.number(session.keys.len() as u64);
     session.keys.iter().for_each(|key| write.raw(&key.0));
@@ -215,7 +215,7 @@ pub(super) fn load(
     }
     let _key_and_held: [u8; 9] = read.array()?;
     let mut session = SessionSnapshot {
-        challenge: read.text()?.into(),
+        challenge: Some(read.text()?).filter(|challenge| !challenge.is_empty()).map(Into::into),
         relay: read.option(Read::text)?.map(Into::into),
         keys: read.list(|read| Ok(PubKey(read.array()?)))?,
         bad_messages: read.small()?,
@@ -320,7 +320,8 @@ mod tests {
 
     prop_compose! {
         fn session()(
-            (challenge, relay) in (".{0,40}", prop::option::of(".{0,60}")),
+            challenge in prop::option::of(".{1,40}"),
+            relay in prop::option::of(".{0,60}"),
             keys in prop::collection::vec(any::<[u8; 32]>(), 0..4),
             (bad_messages, ephemeral_missed) in any::<(u32, u64)>(),
             rates in any::<[(u64, u64); 2]>(),
@@ -329,7 +330,7 @@ mod tests {
         ) -> SessionSnapshot {
             let rate = |(level, at)| (level, Now::from_millis(at));
             SessionSnapshot {
-                challenge: challenge.into(),
+                challenge: challenge.map(Into::into),
                 relay: relay.map(Into::into),
                 keys: keys.into_iter().map(PubKey).collect(),
                 bad_messages,
@@ -384,7 +385,7 @@ mod tests {
     fn many_long_ids_lie_in_a_part() {
         let empty: Arc<[Filter]> = Arc::new([Filter::default()]);
         let mut session = SessionSnapshot {
-            challenge: "c".into(),
+            challenge: Some("c".into()),
             relay: None,
             keys: vec![PubKey([7; 32]); 16],
             bad_messages: 0,

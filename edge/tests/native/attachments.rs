@@ -24,7 +24,7 @@ fn large_filters_go_to_the_store_and_are_deleted_with_their_subscription() {
     let socket = runtime.connect().unwrap();
     ask(&mut runtime, &socket, "");
     let small = r#"["REQ","small",{"kinds":[1]}]"#;
-    assert_eq!(ask(&mut runtime, &socket, small), [r#"["EOSE","small",["finish"]]"#]);
+    assert_eq!(ask(&mut runtime, &socket, small), [r#"["EOSE","small"]"#]);
     assert_eq!(runtime.store.count("edge_part"), 0);
     // Near 290 KB, then three times as much.
     let large = |sub: &str, from| format!(r#"["REQ","{sub}",{{"authors":[{}]}}]"#, authors(from, 9_000));
@@ -85,11 +85,11 @@ fn a_store_that_fails_costs_no_session() {
     let told = ask(&mut runtime, &socket, &format!(r#"["REQ","a",{{"authors":[{}]}}]"#, authors(0, 10_000)));
     assert!(told.iter().any(|frame| frame.starts_with(r#"["CLOSED","a","error:"#)), "{told:?}");
     runtime.store.is_broken.set(false);
-    assert_eq!(ask(&mut runtime, &socket, r#"["REQ","a",{"kinds":[7]}]"#), [r#"["EOSE","a",["finish"]]"#]);
+    assert_eq!(ask(&mut runtime, &socket, r#"["REQ","a",{"kinds":[7]}]"#), [r#"["EOSE","a"]"#]);
     runtime.forget();
     let told = ask(&mut runtime, &socket, r#"["REQ","b",{"kinds":[1]}]"#);
     assert_eq!(told.len(), 2, "{told:?}");
-    assert_eq!(told[1], r#"["EOSE","b",["finish"]]"#);
+    assert_eq!(told[1], r#"["EOSE","b"]"#);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::types::{EventId, Kind, Limits, PubKey, Tags, Timestamp, parse_expirat
 pub struct Refused {
     /// For instance `invalid: too many tags`.
     pub message: String,
-    /// Whether authenticating could change it; the challenge is sent again then.
+    /// Whether authenticating could change it; the client needs a challenge then.
     pub wants_auth: bool,
 }
 

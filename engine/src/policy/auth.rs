@@ -1,4 +1,4 @@
-//! NIP-42: one challenge a connection, any number of keys.
+//! NIP-42: at most one challenge a connection, any number of keys.
 
 use crate::types::{Event, Limits, PubKey, Timestamp};
 
@@ -8,7 +8,7 @@ pub(super) const AUTH_KIND: u16 = 22242;
 /// What a connection has proven about itself.
 #[derive(Clone, Debug)]
 pub struct Auth {
-    challenge: Box<str>,
+    challenge: Option<Box<str>>,
     relay: Option<Box<str>>,
     keys: Vec<PubKey>,
 }
@@ -18,14 +18,24 @@ pub struct Auth {
 pub struct AuthRefused(pub &'static str);
 
 impl Auth {
-    /// A connection's state before any AUTH. `relay` is the URL or host clients know the relay by.
-    pub fn new(challenge: Box<str>, relay: Option<Box<str>>) -> Self {
+    /// A connection's state before any AUTH. `challenge` is what it has been sent, `relay` the URL or host clients
+    /// know the relay by.
+    pub fn new(challenge: Option<Box<str>>, relay: Option<Box<str>>) -> Self {
         Auth { challenge, relay, keys: Vec::new() }
     }
 
-    /// The challenge to send.
-    pub fn challenge(&self) -> &str {
-        &self.challenge
+    /// The challenge it was sent, if it was.
+    pub fn challenge(&self) -> Option<&str> {
+        self.challenge.as_deref()
+    }
+
+    /// Notes the challenge that it is sent. There is one, for as long as the connection lives.
+    pub fn set_challenge(&mut self, challenge: Box<str>) {
+        debug_assert!(
+            self.challenge.is_none() && !challenge.is_empty(),
+            "one challenge, that says something"
+        );
+        self.challenge = Some(challenge);
     }
 
     /// The URL or host that clients know the relay by, on this connection.
@@ -50,7 +60,8 @@ impl Auth {
             return Err(AuthRefused("invalid: created_at is too far from the current time"));
         }
         let value = |name: &[u8]| event.tags().find(name);
-        if value(b"challenge").as_deref() != Some(self.challenge.as_bytes()) {
+        let challenge = self.challenge().map(str::as_bytes);
+        if challenge.is_none() || value(b"challenge").as_deref() != challenge {
             return Err(AuthRefused("invalid: the challenge is not the one this connection was sent"));
         }
         let names_us = value(b"relay").is_some_and(|url| {

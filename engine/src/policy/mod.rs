@@ -22,6 +22,10 @@ use crate::types::{Kind, PubKey};
 pub struct Policy {
     /// Whether a connection must authenticate (NIP-42) before it may do anything else.
     pub auth_required: bool,
+    /// Whether the challenge (NIP-42) is sent when a client connects, as it is where `auth_required`, and not with
+    /// the first refusal that AUTH can change. Off, because clients in use ask their user for nothing then, or wait
+    /// for a signer that they do not have: @welshman/net 0.8 takes no EOSE meanwhile.
+    pub challenge_on_connect: bool,
     /// Kinds served only to an authenticated party of the event: its author or a `p` of it. NIP-17 asks it
     /// for gift wraps; add 4 to guard the old direct messages too.
     pub guarded_kinds: Vec<Kind>,
@@ -35,18 +39,23 @@ pub struct Policy {
     pub allow_kinds: Option<Vec<Kind>>,
     /// Kinds of which events are refused.
     pub deny_kinds: Vec<Kind>,
+    /// Whether EOSE says if there is more (NIP-67). Off, because clients in use reject an EOSE of three elements and
+    /// wait for ever: nostr-fetch 0.17, Nostrify 0.54, nostr-relaypool 0.6.
+    pub eose_hints: bool,
 }
 
 impl Default for Policy {
     fn default() -> Self {
         Policy {
             auth_required: false,
+            challenge_on_connect: false,
             guarded_kinds: vec![1059, 21059],
             admin_pubkeys: Vec::new(),
             allow_pubkeys: None,
             deny_pubkeys: Vec::new(),
             allow_kinds: None,
             deny_kinds: Vec::new(),
+            eose_hints: false,
         }
     }
 }

@@ -43,6 +43,7 @@ pub use snapshot::{Progress, SessionSnapshot, SubSnapshot};
 pub use stream::StreamId;
 
 use crate::index::Index;
+use crate::policy::Auth;
 use crate::store::{Backend, Seq};
 use crate::types::{Event, Now};
 use crate::verify::{Batch, Checked, Verifier};
@@ -129,21 +130,27 @@ impl<B: Backend> Relay<B> {
             self.metrics.connections_refused += 1;
             return None;
         }
+        let url = self.config.url.clone().or(peer.host).map(String::into_boxed_str);
+        let conn =
+            self.sessions.insert(|conn| Session::new(conn, now, Auth::new(None, url), &self.config.limits));
+        self.metrics.connections_opened += 1;
+        self.metrics.connections = self.sessions.len() as u64;
+        self.mark_changed(conn);
+        if self.config.policy.auth_required || self.config.policy.challenge_on_connect {
+            self.send_challenge(conn);
+        }
+        Some(conn)
+    }
+
+    /// A challenge that nobody was sent before, and nobody can guess.
+    fn next_challenge(&mut self) -> Box<str> {
         self.challenges += 1;
         let challenge = Sha256::new()
             .chain_update(self.seed)
             .chain_update(b"challenge")
             .chain_update(self.challenges.to_le_bytes())
             .finalize();
-        let challenge = faster_hex::hex_string(&challenge[..16]);
-        let url = self.config.url.clone().or(peer.host).map(String::into_boxed_str);
-        let conn =
-            self.sessions.insert(|conn| Session::new(conn, now, challenge.into(), url, &self.config.limits));
-        self.metrics.connections_opened += 1;
-        self.metrics.connections = self.sessions.len() as u64;
-        self.mark_changed(conn);
-        self.send_challenge(conn);
-        Some(conn)
+        faster_hex::hex_string(&challenge[..16]).into()
     }
 
     /// A client is gone. What it published still takes effect; what it asked is forgotten.

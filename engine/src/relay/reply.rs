@@ -49,9 +49,16 @@ impl<B: Backend> Relay<B> {
         self.send_text(conn, |out| frames::count(out, query, count, approximate, hll));
     }
 
+    /// Sends a connection its challenge (NIP-42), unless it has it: it holds for as long as the connection lives, and a
+    /// client that is sent it again may ask its user again.
     pub(super) fn send_challenge(&mut self, conn: ConnId) {
+        if self.sessions.get(conn).is_none_or(|session| session.auth.challenge().is_some()) {
+            return;
+        }
+        let challenge = self.next_challenge();
         let Some(session) = self.sessions.get_mut(conn) else { return };
-        let challenge = session.auth.challenge().to_owned();
+        session.auth.set_challenge(challenge.clone());
+        self.mark_changed(conn);
         self.metrics.sent_auth += 1;
         self.send_text(conn, |out| frames::auth(out, &challenge));
     }

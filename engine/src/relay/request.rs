@@ -480,6 +480,7 @@ impl<B: Backend> Relay<B> {
             self.enqueue(Request::Replay { slot: job.slot, serial: job.serial });
         }
         let hint = match completeness {
+            _ if !self.config.policy.eose_hints => None,
             Completeness::Finish => Some(Complete::Finish),
             Completeness::More => Some(Complete::More),
             Completeness::Unknown | Completeness::Withheld => None,

@@ -63,15 +63,9 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(
-        _conn: ConnId,
-        now: Now,
-        challenge: Box<str>,
-        relay: Option<Box<str>>,
-        limits: &Limits,
-    ) -> Self {
+    pub(super) fn new(_conn: ConnId, now: Now, auth: Auth, limits: &Limits) -> Self {
         Session {
-            auth: Auth::new(challenge, relay),
+            auth,
             subs: FastMap::default(),
             filter_values: 0,
             count_values: 0,
@@ -177,7 +171,7 @@ mod tests {
         let limits = Limits::default();
         let mut sessions = Sessions::default();
         let open = |sessions: &mut Sessions| {
-            sessions.insert(|conn| Session::new(conn, Now::default(), "c".into(), None, &limits))
+            sessions.insert(|conn| Session::new(conn, Now::default(), Auth::new(None, None), &limits))
         };
         let first = open(&mut sessions);
         assert!(sessions.remove(first).is_some());

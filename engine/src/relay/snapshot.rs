@@ -23,8 +23,8 @@ use crate::types::{EventId, Filter, Now, PubKey, SubId, Timestamp};
 /// What must survive of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionSnapshot {
-    /// NIP-42: what the client was sent.
-    pub challenge: Box<str>,
+    /// NIP-42: what the client was sent, if it was; never empty.
+    pub challenge: Option<Box<str>>,
     /// The URL or host that the client knows the relay by.
     pub relay: Option<Box<str>>,
     /// The keys it has proven.
@@ -114,7 +114,7 @@ impl<B: Backend> Relay<B> {
             .collect();
         subs.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         Some(SessionSnapshot {
-            challenge: session.auth.challenge().into(),
+            challenge: session.auth.challenge().map(Into::into),
             relay: session.auth.relay().map(Into::into),
             keys: session.auth.keys().to_vec(),
             bad_messages: session.bad_messages,
@@ -131,8 +131,7 @@ impl<B: Backend> Relay<B> {
     pub fn restore(&mut self, now: Now, snapshot: SessionSnapshot) -> ConnId {
         let SessionSnapshot { challenge, relay, keys, .. } = snapshot;
         let conn = self.sessions.insert(|conn| {
-            let mut session = Session::new(conn, now, Box::default(), None, &self.config.limits);
-            session.auth = Auth::new(challenge, relay);
+            let mut session = Session::new(conn, now, Auth::new(challenge, relay), &self.config.limits);
             keys.into_iter().for_each(|key| session.auth.add(key));
             session.bad_messages = snapshot.bad_messages;
             session.ephemeral_missed = snapshot.ephemeral_missed;

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use relay_engine::policy::Policy;
 use relay_engine::relay::{
     Commit, CommitReply, Committed, Config, ConnId, Live, Outcome, Peer, Relay, Ticket, VerifyBatch,
     VerifyChecked, commit,
@@ -65,7 +66,7 @@ impl<'a> Host<'a> {
     pub(super) fn new(world: u64, chance: Chance<'a>) -> Self {
         let mut rng = Rng::new(world);
         let config =
-            Arc::new(Config { limits: limits(&mut rng), url: Some(URL.to_owned()), ..Config::default() });
+            Arc::new(Config { limits: limits(&mut rng), policy: policy(world), url: Some(URL.to_owned()) });
         let classes = TermClasses { all: !rng.one_in(4), author_kind: !rng.one_in(4) };
         let (shards, clients) = (1 + rng.below(3) as usize, 1 + rng.below(5) as usize);
         let mut host = Host {
@@ -538,6 +539,11 @@ fn wanted(place: usize) -> Filter {
         0 => Filter::default(),
         _ => Filter { kinds: Some([1, 5, 1059, 20_000].into()), ..Filter::default() },
     }
+}
+
+/// With everything in answers that clients hold against the truth, and a challenge on connect or when it is needed.
+fn policy(world: u64) -> Policy {
+    Policy { eose_hints: true, challenge_on_connect: world.is_multiple_of(2), ..Policy::default() }
 }
 
 /// Bounds so narrow that all of them are met.

@@ -16,16 +16,10 @@ fn check(client: &mut RawClient, frame: impl Into<String>, start: &str, words: &
     client.recv_starting(r#"["EOSE","still alive""#);
 }
 
-fn client_of(relay: &RelayProcess) -> RawClient {
-    let mut client = relay.connect();
-    assert!(client.recv().unwrap().starts_with(r#"["AUTH","#));
-    client
-}
-
 #[test]
 fn every_malformed_frame_is_answered_and_forgiven() {
     let relay = RelayProcess::start();
-    let mut client = client_of(&relay);
+    let mut client = relay.connect();
     let good = event(&key(1)).at(unix_now()).content("good").sign();
     let (id, notice) = (format!(r#"["OK","{}",false,"invalid:"#, good.id), r#"["NOTICE","invalid:"#);
     let with = |name: &str, value: &str| format!(r#"["EVENT",{}]"#, good.fields().set(name, value).json());
@@ -95,7 +89,7 @@ fn every_malformed_frame_is_answered_and_forgiven() {
 #[test]
 fn binary_frames_are_told_so() {
     let relay = RelayProcess::start();
-    let mut client = client_of(&relay);
+    let mut client = relay.connect();
     client.socket.send(tungstenite::Message::binary(vec![0u8; 100])).unwrap();
     assert!(client.recv().unwrap().starts_with(r#"["NOTICE","invalid:"#));
     assert_eq!(client.query(r#"{"limit":1}"#).len(), 0);
@@ -111,7 +105,7 @@ fn ten_megabyte_filters_are_refused_in_bounded_memory() {
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                let mut client = client_of(&relay);
+                let mut client = relay.connect();
                 for _ in 0..5 {
                     check(&mut client, huge.as_str(), r#"["NOTICE","invalid:"#, "over the limit");
                 }
@@ -125,7 +119,7 @@ fn ten_megabyte_filters_are_refused_in_bounded_memory() {
 #[test]
 fn a_message_of_exactly_the_limit_passes_and_one_byte_more_does_not() {
     let relay = RelayProcess::start_with("[limits]\nmessage_bytes_max = 4096\n");
-    let mut client = client_of(&relay);
+    let mut client = relay.connect();
     let padded = |len: usize| {
         let head = r#"["REQ","fits",{"limit":0"#;
         format!("{head}{}}}]", " ".repeat(len - head.len() - 2))
@@ -141,7 +135,7 @@ fn a_message_in_fragments_is_one_message() {
     use tungstenite::protocol::frame::Frame;
     use tungstenite::protocol::frame::coding::{Data, OpCode};
     let relay = RelayProcess::start_with("[limits]\nmessage_bytes_max = 4096\n");
-    let mut client = client_of(&relay);
+    let mut client = relay.connect();
     let send = |client: &mut RawClient, bytes: &[u8], each: usize| {
         let count = bytes.len().div_ceil(each);
         for (at, piece) in bytes.chunks(each).enumerate() {
@@ -170,7 +164,7 @@ fn a_message_in_fragments_is_one_message() {
 #[test]
 fn a_hundred_thousand_authors_and_a_list_of_ten_thousand() {
     let relay = RelayProcess::start_with("[limits]\nmessage_bytes_max = 16777216\n");
-    let mut client = client_of(&relay);
+    let mut client = relay.connect();
     let authors = |count: u64| {
         let list: Vec<String> = (0..count).map(|number| format!("{number:064x}")).collect();
         serde_json::json!(["REQ", "many", { "authors": list }]).to_string()
@@ -182,7 +176,7 @@ fn a_hundred_thousand_authors_and_a_list_of_ten_thousand() {
 #[test]
 fn nothing_but_malformed_messages_is_abuse_and_ends_with_a_reason() {
     let relay = RelayProcess::start_with("[limits]\nbad_messages_max = 10\n");
-    let mut client = client_of(&relay);
+    let mut client = relay.connect();
     for _ in 0..10 {
         client.send("nonsense");
     }
@@ -207,5 +201,5 @@ fn what_is_not_a_websocket_gets_http_or_nothing() {
     assert!(talk(b"\x16\x03\x01\x00garbage\r\n\r\n").starts_with("HTTP/1.1 400") || talk(b"\x00").is_empty());
     let upgrade = b"GET / HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n";
     assert!(talk(upgrade).starts_with("HTTP/1.1 4"), "an upgrade without a key is refused");
-    assert!(client_of(&relay).query(r#"{"limit":1}"#).is_empty());
+    assert!(relay.connect().query(r#"{"limit":1}"#).is_empty());
 }

@@ -9,6 +9,18 @@ use crate::testing::signing::{Signed, event, key};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
+        case("auth: no challenge before something needs it, and one then", challenge_when_needed),
+        case_with(
+            "auth: a challenge on connect where it is switched on",
+            |config| config.policy.challenge_on_connect = true,
+            challenge_on_connect,
+        ),
+        case_with(
+            "auth: a challenge on connect where AUTH is required",
+            |config| config.policy.auth_required = true,
+            challenge_on_connect,
+        ),
+        case("auth: nobody can answer a challenge that was not sent", unsent_challenge),
         case("auth: a challenge of its own for each connection", challenges),
         case("auth: an AUTH event must be right in every part", every_part),
         case("auth: the relay tag names the relay, in any spelling", spellings),
@@ -35,14 +47,76 @@ fn proof(stage: &Stage<'_>, number: u64, words: &str) -> Signed {
     event(&key(number)).at(stage.t).tag(["-"]).content(words).sign()
 }
 
+/// Welshman without a signer dropped every EOSE after a challenge that nobody had asked for.
+fn challenge_when_needed(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    let note = event(&key(3)).at(stage.t).sign();
+    conn.accept(&note);
+    conn.refuse(&event(&key(4)).at(stage.t).sign().forged(), "invalid");
+    conn.req("sub", json!({}));
+    assert_eq!(conn.count(json!({})), 1);
+    conn.req_closed("sub", json!({"foo": 1}), "unsupported");
+    conn.send("nonsense");
+    conn.expect_notice();
+    conn.expect_silence();
+    assert_eq!(conn.challenges, 0, "a challenge for nothing");
+    // Ahead of the refusal, so that a client has it when it reads why.
+    conn.refuse(&proof(stage, 1, "x"), "auth-required");
+    assert_eq!(conn.challenges, 1);
+    let mut reader = stage.open();
+    reader.req_closed("wraps", json!({"kinds": [1059]}), "auth-required");
+    assert_eq!(reader.challenges, 1);
+    // It holds for as long as the connection lives and is not sent again: clients ask their users each time.
+    for conn in [&mut conn, &mut reader] {
+        conn.req_closed("wraps", json!({"kinds": [1059]}), "auth-required");
+        conn.count_closed("wraps", json!({"kinds": [1059]}), "auth-required");
+        conn.refuse(&proof(stage, 1, "x"), "auth-required");
+        stage.auth(conn, &key(1));
+        conn.refuse(&proof(stage, 2, "x"), "restricted");
+        conn.expect_silence();
+        stage.auth(conn, &key(2));
+        assert_eq!(conn.challenges, 1);
+    }
+}
+
+fn challenge_on_connect(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    conn.send("nonsense");
+    conn.expect_notice();
+    assert_eq!(conn.challenges, 1, "on connect, ahead of everything");
+    let challenge = conn.challenge.clone();
+    conn.refuse(&proof(stage, 1, "x"), "auth-required");
+    conn.req_closed("wraps", json!({"kinds": [1059]}), "auth-required");
+    stage.auth(&mut conn, &key(1));
+    conn.accept(&proof(stage, 1, "x"));
+    assert_eq!((conn.challenges, conn.challenge), (1, challenge));
+}
+
+fn unsent_challenge(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    let url = format!("ws://{}/", stage.world.host());
+    let draft = || stage.auth_draft(&key(1)).tag(["relay", &url]);
+    for event in [
+        draft().sign(),
+        draft().tag(["challenge"]).sign(),
+        draft().tag(["challenge", ""]).sign(),
+        draft().tag(["challenge", "0"]).sign(),
+    ] {
+        let (accepted, message) = conn.auth(&event);
+        assert!(!accepted && message.starts_with("invalid: "), "{message:?}");
+    }
+    assert_eq!(conn.challenges, 0);
+    conn.refuse(&proof(stage, 1, "x"), "auth-required");
+}
+
 fn challenges(stage: &mut Stage<'_>) {
     let mut conns: Vec<_> = (0..5).map(|_| stage.open()).collect();
-    let mut challenges: Vec<String> = conns.iter().map(|conn| conn.challenge.clone()).collect();
+    let mut challenges: Vec<String> = conns.iter_mut().map(|conn| stage.challenge(conn)).collect();
     challenges.sort_unstable();
     challenges.dedup();
     assert_eq!(challenges.len(), 5, "challenges differ");
     // One connection's proof is none on another.
-    let event = stage.auth_event(&conns[0], &key(1));
+    let event = stage.auth_event(&mut conns[0], &key(1));
     assert!(!conns[1].auth(&event).0, "another connection's challenge");
     conns[1].refuse(&proof(stage, 1, "x"), "auth-required");
     assert!(conns[0].auth(&event).0);
@@ -54,7 +128,7 @@ fn every_part(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     let me = key(1);
     let url = format!("ws://{}/", stage.world.host());
-    let challenge = conn.challenge.clone();
+    let challenge = stage.challenge(&mut conn);
     let good = || stage.auth_draft(&me).tag(["relay", &url]).tag(["challenge", &challenge]);
     let now = stage.world.now();
     let longer = format!("{challenge}0");
@@ -128,7 +202,8 @@ fn spellings(stage: &mut Stage<'_>) {
         format!("WS://{}", host.to_uppercase()),
     ] {
         let mut conn = stage.open();
-        let event = stage.auth_draft(&key(1)).tag(["challenge", &conn.challenge]).tag(["relay", &url]);
+        let challenge = stage.challenge(&mut conn);
+        let event = stage.auth_draft(&key(1)).tag(["challenge", &challenge]).tag(["relay", &url]);
         let (accepted, message) = conn.auth(&event.sign());
         assert!(accepted, "{url}: {message}");
         conn.accept(&proof(stage, 1, &url));
@@ -137,14 +212,15 @@ fn spellings(stage: &mut Stage<'_>) {
 
 fn configured_url(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
-    let draft = |stage: &Stage<'_>, conn: &super::conn::Conn, url: &str| {
-        stage.auth_draft(&key(1)).tag(["relay", url]).tag(["challenge", &conn.challenge]).sign()
+    let challenge = stage.challenge(&mut conn);
+    let draft = |stage: &Stage<'_>, url: &str| {
+        stage.auth_draft(&key(1)).tag(["relay", url]).tag(["challenge", &challenge]).sign()
     };
-    let by_host = draft(stage, &conn, &format!("ws://{}/", stage.world.host()));
+    let by_host = draft(stage, &format!("ws://{}/", stage.world.host()));
     assert!(!conn.auth(&by_host).0, "the Host header counts only where no URL is configured");
     conn.refuse(&proof(stage, 1, "x"), "auth-required");
     for url in ["wss://relay.example.com", "wss://RELAY.example.com/", "ws://relay.example.com:80"] {
-        let (accepted, message) = conn.auth(&draft(stage, &conn, url));
+        let (accepted, message) = conn.auth(&draft(stage, url));
         assert!(accepted, "{url}: {message}");
     }
     conn.accept(&proof(stage, 1, "x"));
@@ -170,7 +246,10 @@ fn too_many_keys(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     stage.auth(&mut conn, &key(1));
     stage.auth(&mut conn, &key(2));
-    let (accepted, message) = conn.auth(&stage.auth_event(&conn, &key(3)));
+    let (accepted, message) = {
+        let event = stage.auth_event(&mut conn, &key(3));
+        conn.auth(&event)
+    };
     assert!(!accepted && message.starts_with("restricted: "), "{accepted} {message:?}");
     stage.auth(&mut conn, &key(2));
     conn.accept(&proof(stage, 1, "x"));
@@ -181,11 +260,11 @@ fn never_broadcast(stage: &mut Stage<'_>) {
     for conn in [&mut conn, &mut reader] {
         stage.watch(conn, "sub", json!([{"kinds": [22242]}, {"authors": [key(1).hex()]}, {"limit": 0}]));
     }
-    let event = stage.auth_event(&conn, &key(1));
+    let event = stage.auth_event(&mut conn, &key(1));
     conn.refuse(&event, "invalid");
     assert!(conn.auth(&event).0);
     conn.refuse(&event, "invalid");
-    let again = stage.auth_event(&conn, &key(2));
+    let again = stage.auth_event(&mut conn, &key(2));
     reader.refuse(&again, "invalid");
     conn.refuse(&crate::testing::signing::event(&key(1)).kind(22242).at(stage.t).sign(), "invalid");
     for watcher in [&mut conn, &mut reader] {
@@ -197,7 +276,7 @@ fn never_broadcast(stage: &mut Stage<'_>) {
 
 fn in_order(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
-    let event = stage.auth_event(&conn, &key(1));
+    let event = stage.auth_event(&mut conn, &key(1));
     let (before, after) = (proof(stage, 1, "before"), proof(stage, 1, "after"));
     let wrap =
         crate::testing::signing::event(&key(50)).kind(1059).at(stage.t).tag(["p", key(1).hex()]).sign();
@@ -238,7 +317,7 @@ fn required(stage: &mut Stage<'_>) {
 
 fn malformed(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
-    let event = stage.auth_event(&conn, &key(1));
+    let event = stage.auth_event(&mut conn, &key(1));
     let forms = [
         r#"["AUTH"]"#.to_owned(),
         r#"["AUTH",null]"#.into(),

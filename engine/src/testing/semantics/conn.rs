@@ -15,8 +15,10 @@ pub(super) struct Conn {
     client: Box<dyn Client>,
     name: char,
     talk: Talk,
-    /// The latest challenge.
+    /// The latest challenge; empty if none has come.
     pub(super) challenge: String,
+    /// How many have come.
+    pub(super) challenges: usize,
     /// What the relay may keep from it.
     pub(super) guard: Guard,
     kept: VecDeque<Frame>,
@@ -73,15 +75,7 @@ pub(super) fn event_text(event: &Signed) -> String {
 impl Conn {
     pub(super) fn new(client: Box<dyn Client>, name: char, talk: Talk, guard: Guard) -> Self {
         let (challenge, kept) = (String::new(), VecDeque::new());
-        let mut conn = Conn { client, name, talk, challenge, guard, kept, fences: 0, asked: 0 };
-        let text = conn.client.recv().expect("a challenge on connect (NIP-42)");
-        conn.talk.add(&format!("{name} < {text}"));
-        match Frame::read(&text) {
-            Frame::Auth(challenge) => conn.challenge = challenge,
-            other => panic!("a challenge on connect (NIP-42), not {other:?}"),
-        }
-        assert!(conn.challenge.len() >= 8, "a challenge that cannot be guessed");
-        conn
+        Conn { client, name, talk, challenge, challenges: 0, guard, kept, fences: 0, asked: 0 }
     }
 
     pub(super) fn send(&mut self, text: &str) {
@@ -127,7 +121,11 @@ impl Conn {
             let text = self.client.recv()?;
             self.talk.add(&format!("{} < {text}", self.name));
             match Frame::read(&text) {
-                Frame::Auth(challenge) => self.challenge = challenge,
+                Frame::Auth(challenge) => {
+                    assert!(challenge.len() >= 8, "a challenge that cannot be guessed");
+                    self.challenge = challenge;
+                    self.challenges += 1;
+                }
                 frame => return Some(frame),
             }
         }

@@ -83,7 +83,6 @@ fn read(text: &str) -> Result<Frame, String> {
             let hint = match &parts[1..] {
                 [] => None,
                 [Value::Array(hints)] => match &hints[..] {
-                    [] => None,
                     [Value::String(hint)] if hint == "finish" || hint == "more" => Some(hint.clone()),
                     _ => return Err("unknown hints".into()),
                 },

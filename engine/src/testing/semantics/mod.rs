@@ -106,7 +106,7 @@ pub type Factory<'a> = dyn FnMut(&Config) -> Box<dyn World> + 'a;
 pub struct Case {
     /// Its room and what must be true.
     pub name: &'static str,
-    /// Changes the default configuration to the one the case needs.
+    /// Changes the default configuration, with NIP-67 hints switched on, to the one the case needs.
     pub config: fn(&mut Config),
     play: fn(&mut Stage<'_>),
 }
@@ -118,6 +118,8 @@ impl Case {
     /// What was wrong, followed by the last frames of the talk.
     pub fn run(&self, make: &mut Factory<'_>) -> Result<(), String> {
         let mut config = Config::default();
+        // Every answer shows then that its hint is right; `frames` looks at the default.
+        config.policy.eose_hints = true;
         (self.config)(&mut config);
         let mut world = make(&config);
         let mut stage = Stage::new(&mut *world, config.policy.guarded_kinds);
@@ -169,7 +171,7 @@ pub fn cases() -> Vec<Case> {
     rooms.into_iter().flatten().collect()
 }
 
-/// A case under the default configuration.
+/// A case under the default configuration, but for the hints.
 fn case(name: &'static str, play: fn(&mut Stage<'_>)) -> Case {
     Case { name, config: |_| {}, play }
 }

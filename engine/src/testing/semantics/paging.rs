@@ -12,6 +12,11 @@ use crate::testing::signing::{Signed, event, key};
 pub(super) fn cases() -> Vec<Case> {
     vec![
         case("paging: the hint at exactly the limit and around it", exact_boundary),
+        case_with(
+            "paging: no hint unless it is switched on",
+            |config| config.policy.eose_hints = false,
+            no_hint,
+        ),
         case("paging: limit 0 answers at once and stays live", limit_zero),
         case_with("paging: a limit over the relay's is clamped, and says so", caps, clamped),
         case_with("paging: without a limit the relay's default holds", caps, default_limit),
@@ -50,6 +55,16 @@ fn exact_boundary(stage: &mut Stage<'_>) {
     check(&mut conn, json!([{"kinds": [1], "limit": 1}, {"kinds": [1], "limit": 6}]), &all);
     check(&mut conn, json!([{"limit": 6}, {"until": stage.t - 3}]), &all);
     check(&mut conn, json!([{"limit": 1}, {"kinds": [7]}]), &all);
+}
+
+/// nostr-fetch, Nostrify and nostr-relaypool take an EOSE of three elements for none, and wait.
+fn no_hint(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    conn.accept_all(&notes(stage, &[0, 1, 2]));
+    for (filter, found) in [(json!({"limit": 2}), 2), (json!({"kinds": [1]}), 3), (json!({"ids": []}), 0)] {
+        let answer = conn.ask(filter.clone());
+        assert_eq!((answer.ids().len(), answer.hint), (found, None), "{filter}");
+    }
 }
 
 fn limit_zero(stage: &mut Stage<'_>) {

@@ -214,7 +214,7 @@ fn auth_later(stage: &mut Stage<'_>) {
     check(&mut conn, me, &all);
     // Who authenticates in the middle of an answer is not told that the first half lacked nothing.
     let mut hasty = stage.open();
-    let auth = stage.auth_event(&hasty, &key(1));
+    let auth = stage.auth_event(&mut hasty, &key(1));
     hasty.send_all(&[req_text("hasty", json!({"limit": 400})), format!(r#"["AUTH",{}]"#, auth.json())]);
     assert_eq!(hasty.answer("hasty").hint, None);
     assert!(hasty.ok(&auth.id).0);

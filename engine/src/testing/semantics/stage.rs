@@ -60,7 +60,7 @@ impl<'w> Stage<'w> {
         self.talk.clone()
     }
 
-    /// A connection that has been sent its challenge.
+    /// A connection that has said and heard nothing.
     pub(super) fn open(&mut self) -> Conn {
         let name = (b'A' + (self.opened % 26) as u8) as char;
         self.opened += 1;
@@ -119,10 +119,20 @@ impl<'w> Stage<'w> {
         event(key).kind(22242).at(self.world.now())
     }
 
+    /// The challenge of `conn`, for which it asks if need be: the relay sends it ahead of a refusal that AUTH could
+    /// change.
+    pub(super) fn challenge(&self, conn: &mut Conn) -> String {
+        if conn.challenge.is_empty() {
+            conn.req_closed("challenge", json!({"kinds": [1059], "limit": 0}), "auth-required");
+        }
+        assert!(!conn.challenge.is_empty(), "auth-required: and no challenge to act on (NIP-42)");
+        conn.challenge.clone()
+    }
+
     /// An AUTH event for `conn` as it should be.
-    pub(super) fn auth_event(&self, conn: &Conn, key: &Key) -> Signed {
-        let url = format!("ws://{}/", self.world.host());
-        self.auth_draft(key).tag(["relay", &url]).tag(["challenge", &conn.challenge]).sign()
+    pub(super) fn auth_event(&self, conn: &mut Conn, key: &Key) -> Signed {
+        let (url, challenge) = (format!("ws://{}/", self.world.host()), self.challenge(conn));
+        self.auth_draft(key).tag(["relay", &url]).tag(["challenge", &challenge]).sign()
     }
 
     /// Authenticates a key on `conn`.

@@ -80,7 +80,8 @@ fn vanish(stage: &mut Stage<'_>, url: &str, target: &[&str]) {
     let mut conn = stage.open();
     // Authenticated, so that gift wraps can be looked for.
     for key in [key(1), key(2)] {
-        let draft = stage.auth_draft(&key).tag(["relay", url]).tag(["challenge", &conn.challenge]);
+        let challenge = stage.challenge(&mut conn);
+        let draft = stage.auth_draft(&key).tag(["relay", url]).tag(["challenge", &challenge]);
         assert_eq!(conn.auth(&draft.sign()), (true, String::new()));
     }
     let at = stage.t - 20;
