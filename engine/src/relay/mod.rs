@@ -1,12 +1,14 @@
 //! The relay as a machine: frames and verdicts in, frames and commits out.
 //!
-//! One [`Relay`] is one shard. A host owns it, feeds it and drains it, all on one thread:
+//! One [`Relay`] is one shard. A host owns it, feeds it and carries out what it wants, all on one thread:
 //!
 //! ```text
-//! handle_text -> poll_verify -> (check) -> handle_verified -> poll_commit -> (commit) -> handle_committed
-//!             -> work                                                                 -> handle_live
-//!             -> poll_ready / drain, poll_close, poll_relayed, poll_stream, poll_timeout
+//! connect, handle_text, publish, ... --> [ machine ] --> poll_output -> Verify, Commit, Relay, Ready, Close, Resume,
+//! handle_verified, handle_committed, -->                                Published
+//! handle_live, work, handle_timeout                  --> drain, poll_stream, poll_changed, poll_timeout
 //! ```
+//!
+//! [`Relay::run`] is the whole loop for a host with one shard on one thread; `examples/embed.rs` is such a host.
 //!
 //! The machine reads its store directly and writes it only through [`commit`], which a host may run on
 //! another thread, for several shards at once. Mutate first, then drain: every `handle_*` only changes
@@ -19,6 +21,7 @@ mod fanout;
 mod ingest;
 mod metrics;
 mod outbox;
+mod output;
 mod publish;
 mod reply;
 mod request;
@@ -37,6 +40,7 @@ pub use config::{Config, Peer};
 pub use ingest::InFlight;
 pub use metrics::{Histogram, Metrics};
 pub use outbox::Frame;
+pub use output::Output;
 pub use publish::{Outcome, Ticket};
 pub use session::{Close, ConnId};
 pub use snapshot::{Progress, SessionSnapshot, SubSnapshot};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use relay_engine::relay::Live;
+use relay_engine::relay::{Commit, ConnId, Live, Output};
 use relay_engine::store::Backend;
 use relay_engine::types::Now;
 
@@ -79,15 +79,13 @@ fn turn<B: Backend + 'static>(shard: &Rc<Shard<B>>) -> bool {
     for inbound in shard.inbox().take() {
         take_in(shard, now, inbound);
     }
-    shard.verify(now);
-    shard.send_commits();
+    shard.carry_out(now);
     shard.work();
-    // Events that had waited behind a request.
-    shard.verify(now);
-    shard.send_commits();
-    shard.relay_ephemeral();
+    // Events that had waited behind a request, and what requests were answered.
+    shard.carry_out(now);
     shard.flush_all();
-    shard.resume_inputs();
+    // Draining may have let input go on, or queued a notice.
+    shard.carry_out(now);
     shard.watch_congestion();
     // Draining may have given the machine work: a scan goes on when its reader has caught up.
     let has_work = shard.relay.borrow().has_work();
@@ -131,18 +129,31 @@ impl<B: Backend> Shard<B> {
         Some(Duration::from_millis(deadline.millis_since(now())))
     }
 
-    fn verify(&self, now: Now) {
+    /// Does what the machine wants done; connections are flushed later, each once a turn.
+    fn carry_out(&self, now: Now) {
         let mut relay = self.relay.borrow_mut();
         if relay.poll_timeout().is_some_and(|deadline| deadline <= now) {
             relay.handle_timeout(now);
         }
         let is_idle = self.more_input.get() == 0;
-        while let Some(batch) = relay.poll_verify(now, is_idle) {
-            let begun = Instant::now();
-            let checked = batch.check(&*self.verifier);
-            self.metrics.borrow_mut().verify_us.record(begun.elapsed().as_micros() as u64);
-            relay.handle_verified(now, checked);
+        let mut ephemeral = Vec::new();
+        while let Some(output) = relay.poll_output(now, is_idle) {
+            match output {
+                Output::Verify(batch) => {
+                    let begun = Instant::now();
+                    let checked = batch.check(&*self.verifier);
+                    self.metrics.borrow_mut().verify_us.record(begun.elapsed().as_micros() as u64);
+                    relay.handle_verified(now, checked);
+                }
+                Output::Commit(commit) => self.send_commit(commit),
+                Output::Relay(event) => ephemeral.push(Live { seq: None, event }),
+                Output::Ready(id) => self.to_flush.borrow_mut().push(id),
+                Output::Close(id, close) => self.close(id, close),
+                Output::Resume(id) => self.resume_input(id),
+                Output::Published(..) | Output::StoreFailed(_) => {}
+            }
         }
+        self.pass_on(ephemeral);
     }
 
     /// Steps of waiting scans, for as long as sockets can well wait.
@@ -154,23 +165,17 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    fn send_commits(&self) {
-        while let Some(commit) = self.relay.borrow_mut().poll_commit() {
-            self.commits_out.set(self.commits_out.get() + 1);
-            let message = ToWriter::Commit { shard: self.number, commit };
-            // The writer outlives the shards; were it gone, nothing would ever be acknowledged.
-            if self.host.writer.send(message).is_err() {
-                self.host.fail("the writer has ended".to_owned());
-            }
+    fn send_commit(&self, commit: Commit) {
+        self.commits_out.set(self.commits_out.get() + 1);
+        let message = ToWriter::Commit { shard: self.number, commit };
+        // The writer outlives the shards; were it gone, nothing would ever be acknowledged.
+        if self.host.writer.send(message).is_err() {
+            self.host.fail("the writer has ended".to_owned());
         }
     }
 
-    /// Passes ephemeral events that were accepted here to the other shards.
-    fn relay_ephemeral(&self) {
-        let mut live: Vec<Live> = Vec::new();
-        while let Some(event) = self.relay.borrow_mut().poll_relayed() {
-            live.push(Live { seq: None, event });
-        }
+    /// Hands ephemeral events that were accepted here to the other shards.
+    fn pass_on(&self, live: Vec<Live>) {
         if live.is_empty() {
             return;
         }
@@ -182,36 +187,25 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    fn resume_inputs(&self) {
-        while let Some(id) = self.relay.borrow_mut().poll_input_resumed() {
-            if let Some(conn) = self.conns.borrow().get(&id) {
-                conn.is_paused.set(false);
-                conn.signal();
-            }
+    fn resume_input(&self, id: ConnId) {
+        if let Some(conn) = self.conns.borrow().get(&id) {
+            conn.is_paused.set(false);
+            conn.signal();
         }
     }
 
     fn flush_all(&self) {
         // Only what is there now: what a flush asks for again waits for the next turn.
-        let mut again = std::mem::take(&mut *self.to_flush.borrow_mut());
-        for id in again.drain(..) {
+        let mut flushing = std::mem::take(&mut *self.to_flush.borrow_mut());
+        for id in flushing.drain(..) {
             self.flush(id);
         }
-        while let Some(id) = self.poll_ready() {
-            self.flush(id);
-        }
-        while let Some((id, close)) = self.poll_close() {
-            self.close(id, close);
+        let mut again = self.to_flush.borrow_mut();
+        if again.is_empty() {
+            // Its memory serves the next turn.
+            *again = flushing;
         }
         self.relay.borrow_mut().handle_flushed(now());
-    }
-
-    fn poll_ready(&self) -> Option<relay_engine::relay::ConnId> {
-        self.relay.borrow_mut().poll_ready()
-    }
-
-    fn poll_close(&self) -> Option<(relay_engine::relay::ConnId, relay_engine::relay::Close)> {
-        self.relay.borrow_mut().poll_close()
     }
 
     /// Lets sockets rest while some shard is behind with live events, and wakes them afterwards.

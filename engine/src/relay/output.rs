@@ -1,0 +1,94 @@
+//! What a machine wants of its host, in one order, and the loop of a host with one shard and one thread.
+
+use super::publish::{Outcome, Ticket};
+use super::session::{Close, ConnId};
+use super::{Commit, Committed, Relay, VerifyBatch, commit};
+use crate::store::{Backend, StoreError};
+use crate::types::{Event, Now};
+
+/// What a machine wants its host to do.
+#[derive(Debug)]
+pub enum Output {
+    /// Check these events, on any thread, and hand the verdicts to [`Relay::handle_verified`].
+    Verify(VerifyBatch),
+    /// Make these changes durable by [`commit`], on any thread; hand its reply to [`Relay::handle_committed`], then
+    /// what is live to every shard's [`Relay::handle_live`].
+    Commit(Commit),
+    /// Hand this ephemeral event to the other shards' [`Relay::handle_live`].
+    Relay(Event),
+    /// [`Relay::drain`] this connection once its socket can take more.
+    Ready(ConnId),
+    /// Close this connection once everything that [`Relay::drain`] has for it is out.
+    Close(ConnId, Close),
+    /// Read on from this connection; [`Relay::wants_input`] had said no.
+    Resume(ConnId),
+    /// This has become of an event that the host published.
+    Published(Ticket, Outcome),
+    /// The store has failed, and those who published have been told; only [`Relay::run`] hands this out.
+    StoreFailed(StoreError),
+}
+
+impl<B: Backend> Relay<B> {
+    /// What is to be done next, most urgent first: verify, commit, relay, drain, close, resume, tell. Call it after
+    /// every `handle_*` and [`Relay::work`] until there is nothing. `idle`: the host has no more input at hand, so
+    /// a batch that is not full need not wait for company.
+    ///
+    /// Each of them has a method of its own ([`Relay::poll_verify`] and so on) for hosts with another order.
+    /// Streams are polled by their consumers' appetite ([`Relay::poll_stream`]), snapshots by hosts that keep them
+    /// ([`Relay::poll_changed`]), and the clock is set by [`Relay::poll_timeout`].
+    pub fn poll_output(&mut self, now: Now, idle: bool) -> Option<Output> {
+        if let Some(batch) = self.poll_verify(now, idle) {
+            return Some(Output::Verify(batch));
+        }
+        if let Some(changes) = self.poll_commit() {
+            return Some(Output::Commit(changes));
+        }
+        if let Some(event) = self.poll_relayed() {
+            return Some(Output::Relay(event));
+        }
+        if let Some(conn) = self.poll_ready() {
+            return Some(Output::Ready(conn));
+        }
+        if let Some((conn, close)) = self.poll_close() {
+            return Some(Output::Close(conn, close));
+        }
+        if let Some(conn) = self.poll_input_resumed() {
+            return Some(Output::Resume(conn));
+        }
+        self.poll_published().map(|(ticket, outcome)| Output::Published(ticket, outcome))
+    }
+
+    /// The loop of a host with one shard and one thread: verifies, commits and answers until nothing is left or
+    /// `steps_max` steps of requests have been taken, and hands everything else to `host`. True if requests have more
+    /// steps to take.
+    pub fn run(&mut self, now: Now, steps_max: usize, host: &mut dyn FnMut(&mut Self, Output)) -> bool {
+        for step in 0.. {
+            while let Some(output) = self.poll_output(now, true) {
+                match output {
+                    Output::Verify(batch) => {
+                        let checked = batch.check(&*self.verifier);
+                        self.handle_verified(now, checked);
+                    }
+                    Output::Commit(changes) => {
+                        let Committed { replies, live, error } = commit(&self.store, now, vec![changes]);
+                        for reply in replies {
+                            self.handle_committed(now, reply);
+                        }
+                        self.handle_live(now, &live);
+                        if let Some(error) = error {
+                            host(self, Output::StoreFailed(error));
+                        }
+                    }
+                    // There are no others.
+                    Output::Relay(_) => {}
+                    output => host(self, output),
+                }
+            }
+            if !self.has_work() || step == steps_max {
+                break;
+            }
+            self.work(now);
+        }
+        self.has_work()
+    }
+}
