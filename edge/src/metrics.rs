@@ -51,6 +51,10 @@ const HELP: &[(&str, &str)] = &[
     ("relay_sockets_leaving", "Closed sockets whose clients have not taken what was sent before"),
     ("relay_sockets_leaving_bytes", "What those held when they were closed"),
     ("relay_events_expired", "Events swept because they had expired"),
+    (
+        "relay_stream_deliveries_failed",
+        "Batches of streams that their consumers did not take; they are handed out again",
+    ),
     ("relay_events_retired", "Events swept because they were older than is kept"),
     ("relay_rows_written_per_event", "Rows written for events, divided by events stored"),
     (

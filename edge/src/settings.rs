@@ -9,7 +9,7 @@
 //! | `RELAY_SHARDS` | number of shards; 1 in this version |
 //! | `RELAY_LOCATION_HINT` | where new objects are placed: `weur`, `enam`, ... |
 //! | `RELAY_JURISDICTION` | where objects must stay: `eu`, `fedramp` |
-//! | `RELAY_CONFIG` | JSON with `info`, `limits`, `policy`, `object`: the keys of the native server's file |
+//! | `RELAY_CONFIG` | JSON with `info`, `limits`, `policy`, the keys of the native server's file, `object` and `consumers` |
 //!
 //! What a variable of its own says goes before what `RELAY_CONFIG` says.
 
@@ -17,7 +17,8 @@ use relay_about::{About, Info, LimitsDef, PolicyDef};
 use relay_engine::policy::Policy;
 use relay_engine::relay::Config;
 use relay_engine::store::sql::EVENT_BYTES_MAX;
-use relay_engine::types::{Kind, Limits, PubKey};
+use relay_engine::types::{Filter, Kind, Limits, PubKey};
+use relay_engine::wire::parse_filter;
 use serde::Deserialize;
 
 use crate::own_key;
@@ -55,6 +56,8 @@ pub struct Settings {
     pub url: Option<String>,
     /// How objects look after themselves.
     pub object: ObjectSettings,
+    /// Durable Objects that are handed events that match their filters; see [`ConsumerSettings`].
+    pub consumers: Vec<ConsumerSettings>,
     /// How many shards there are, and where.
     #[serde(skip)]
     pub placement: Placement,
@@ -87,6 +90,40 @@ impl Default for ObjectSettings {
             write_stall_seconds: 120,
             turn_steps_max: 16,
         }
+    }
+}
+
+/// A Durable Object that is handed stored events in commit order, at least once each, and ephemeral ones as they come.
+///
+/// It is sent `POST https://consumer/events`, a line of JSON for each event: `{"seq":7,"event":{...}}`, `seq` null for
+/// ephemeral ones. A batch that is answered 2xx is taken; any other is sent again later. It begins with the first
+/// event stored after the consumer was configured.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConsumerSettings {
+    /// Binding of the Durable Object's namespace in the Worker's configuration.
+    pub binding: String,
+    /// Name of the object in it.
+    pub object: String,
+    /// NIP-01 filters; one that matches suffices.
+    pub filters: Vec<serde_json::Value>,
+}
+
+impl ConsumerSettings {
+    /// What it is called in the store.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.binding, self.object)
+    }
+
+    /// Its filters as the engine has them.
+    ///
+    /// # Errors
+    /// The first filter that is wrong, in words.
+    pub fn filters(&self) -> Result<Vec<Filter>, String> {
+        let filter = |value: &serde_json::Value| {
+            parse_filter(value.to_string().as_bytes()).map_err(|error| format!("{value}: {error}"))
+        };
+        self.filters.iter().map(filter).collect()
     }
 }
 
@@ -179,6 +216,9 @@ impl Settings {
             return Err("RELAY_SHARDS: this version serves one shard; see «Shards to come» in \
                         ARCHITECTURE.md"
                 .into());
+        }
+        for consumer in &self.consumers {
+            consumer.filters().map_err(|words| format!("consumers: {}: {words}", consumer.name()))?;
         }
         let limits = &mut self.limits;
         if limits.limit_default > limits.limit_max {
@@ -291,6 +331,11 @@ mod tests {
             ("RELAY_CONFIG", "{", "RELAY_CONFIG: "),
             ("RELAY_CONFIG", r#"{"limit":{}}"#, "RELAY_CONFIG: unknown field `limit`"),
             ("RELAY_CONFIG", r#"{"limits":{"filters_max":0}}"#, "limits.filters_max"),
+            (
+                "RELAY_CONFIG",
+                r#"{"consumers":[{"binding":"AGENTS","object":"a","filters":[{"kinds":"x"}]}]}"#,
+                "consumers: AGENTS/a: ",
+            ),
             ("RELAY_PUBKEY", "npub1", "RELAY_PUBKEY: "),
             ("RELAY_URL", "https://relay.example", "RELAY_URL: "),
             ("RELAY_PRIVATE_KEY", "nsec1", "RELAY_PRIVATE_KEY: is no private key"),

@@ -15,7 +15,7 @@ const build = join(dirname(fileURLToPath(import.meta.url)), '..', 'build')
 const COMPATIBILITY_DATE = '2026-11-01'
 
 /** Options of a Miniflare that runs the Worker as wrangler.toml describes it. */
-function options({ port = 0, persist, config, vars = {}, main }, convert) {
+function options({ port = 0, persist, config, vars = {}, main, objects = {} }, convert) {
   const entry = main && { type: 'ESModule', path: join(build, 'main.js'), contents: main }
   const converted = convert({
     name: 'openagents-relay',
@@ -28,7 +28,7 @@ function options({ port = 0, persist, config, vars = {}, main }, convert) {
     ],
     modulesRoot: build,
     compatibilityDate: COMPATIBILITY_DATE,
-    durableObjects: { RELAY: { className: 'RelayDurableObject', useSQLite: true } },
+    durableObjects: { RELAY: { className: 'RelayDurableObject', useSQLite: true }, ...objects },
     d1Databases: { REGISTRY: 'registry' },
     r2Buckets: { BLOBS: 'blobs' },
     kvNamespaces: { CACHE: 'cache' },
@@ -39,7 +39,8 @@ function options({ port = 0, persist, config, vars = {}, main }, convert) {
   return converted
 }
 
-/** Starts the Worker in Miniflare; `config` is what RELAY_CONFIG says, as an object; `main` replaces its entry. */
+/** Starts the Worker in Miniflare; `config` is what RELAY_CONFIG says, as an object; `main` replaces its entry;
+ * `objects` are bindings of Durable Objects that it exports. */
 export async function startEdge(given = {}) {
   const { Miniflare, convertV4MiniflareOptions } = await import('miniflare')
   const miniflare = new Miniflare(options(given, convertV4MiniflareOptions))

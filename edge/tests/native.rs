@@ -5,6 +5,7 @@
 
 mod native {
     mod attachments;
+    mod consumers;
     mod held;
     mod memory;
     mod semantics;

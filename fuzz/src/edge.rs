@@ -9,11 +9,11 @@ use std::sync::{Arc, OnceLock};
 
 use relay_edge::object::{CountingConn, Host, Key, Next, Object, RowCount};
 use relay_edge::settings::{ObjectSettings, Settings};
-use relay_engine::store::StoreError;
 use relay_engine::store::sql::{SqlConn, SqlValue};
+use relay_engine::store::{Seq, StoreError};
 use relay_engine::testing::Rng;
 use relay_engine::testing::signing::{event, key};
-use relay_engine::types::{Limits, Now};
+use relay_engine::types::{Event, Limits, Now};
 use relay_engine::verify::Libsecp256k1;
 
 use crate::chance::Chance;
@@ -107,6 +107,8 @@ impl Host for Runtime {
     fn memory_bytes(&self) -> u64 {
         0
     }
+
+    fn deliver(&self, _: &str, _: Vec<(Option<Seq>, Event)>) {}
 
     fn set_alarm(&self, _: Now) {}
 }

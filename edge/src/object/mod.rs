@@ -11,6 +11,7 @@
 
 mod attachment;
 mod bytes;
+mod consumers;
 mod held;
 mod leaving;
 mod numbers;
@@ -24,7 +25,7 @@ use std::sync::Arc;
 
 use relay_engine::relay::{ConnId, Outcome, Peer, Relay, Ticket};
 use relay_engine::store::sql::{SqlBackend, SqlConn, SqlOpenError};
-use relay_engine::store::{Backend, Reader, Stats};
+use relay_engine::store::{Backend, Reader, Seq, Stats};
 use relay_engine::types::{Event, Now};
 use relay_engine::verify::Verifier;
 
@@ -34,6 +35,7 @@ pub use numbers::RowCount;
 use crate::metrics::Sample;
 use crate::settings::{ObjectSettings, Settings};
 use attachment::Coder;
+use consumers::Consumers;
 use held::Held;
 use leaving::Leaving;
 use numbers::Numbers;
@@ -58,6 +60,9 @@ pub trait Host {
 
     /// What all objects of this isolate have allocated together; it does not shrink.
     fn memory_bytes(&self) -> u64;
+
+    /// Hands a batch of a stream to its consumer; what became of it is told by [`Object::delivered`], later.
+    fn deliver(&self, consumer: &str, events: Vec<(Option<Seq>, Event)>);
 
     /// Calls [`Object::alarm`] at this moment instead of any other it was asked for.
     fn set_alarm(&self, at: Now);
@@ -105,6 +110,7 @@ pub struct Object<C: CountingConn + 'static, H: Host> {
     slow: BTreeSet<ConnId>,
     held: Held,
     leaving: Leaving,
+    consumers: Consumers,
     /// The alarm that is set, if it was this object that set it.
     alarm: Option<Now>,
     /// Whether `alarm` has seen to everything that is stored: not when the object has just woken up.
@@ -147,6 +153,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     ) -> Result<Self, SqlOpenError> {
         parts::create(&conn)?;
         sweep::create(&conn)?;
+        consumers::create(&conn)?;
         let store = SqlBackend::open(conn)?;
         let mut numbers = Numbers::default();
         numbers.rows.upkeep.add(store.conn().rows());
@@ -162,6 +169,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             slow: BTreeSet::new(),
             held: Held::default(),
             leaving: Leaving::default(),
+            consumers: Consumers::new(&settings.consumers),
             alarm: None,
             knows_alarm: false,
             gathered_bytes: 0,

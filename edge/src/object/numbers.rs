@@ -57,6 +57,7 @@ pub(super) struct Numbers {
     pub(super) events_retired: u64,
     pub(super) alarms: u64,
     pub(super) closed_stalled: u64,
+    pub(super) deliveries_failed: u64,
 }
 
 const SIZES: &[u64] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
@@ -80,6 +81,7 @@ impl Default for Numbers {
             events_retired: 0,
             alarms: 0,
             closed_stalled: 0,
+            deliveries_failed: 0,
         }
     }
 }
@@ -151,6 +153,7 @@ impl Numbers {
             ("relay_parts_failed_total", self.parts_failed),
             ("relay_events_expired_total", self.events_expired),
             ("relay_events_retired_total", self.events_retired),
+            ("relay_stream_deliveries_failed_total", self.deliveries_failed),
             ("relay_alarms_total", self.alarms),
             ("relay_closed_stalled_total", self.closed_stalled),
         ] {

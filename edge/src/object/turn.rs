@@ -61,11 +61,12 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         self.send_all(now);
         self.relay.handle_flushed(now);
         self.save_changed();
+        self.feed_consumers(now);
         if self.relay.has_unverified() || self.relay.has_work() {
             return Next::Turn;
         }
         let slow = (!self.slow.is_empty()).then_some(SLOW_LOOK_MS);
         let due = self.relay.poll_timeout().map(|at| at.millis_since(now));
-        slow.into_iter().chain(due).min().map_or(Next::Idle, Next::Later)
+        slow.into_iter().chain(due).chain(self.consumer_retry_ms(now)).min().map_or(Next::Idle, Next::Later)
     }
 }

@@ -11,12 +11,13 @@ use std::sync::Arc;
 
 use futures_channel::oneshot;
 use js_sys::Uint8Array;
-use relay_engine::types::Now;
+use relay_engine::store::Seq;
+use relay_engine::types::{Event, Now};
 use relay_engine::verify::Verifier;
 use wasm_bindgen::prelude::*;
 use worker::{
-    DurableObject, Env, Error, Request, Response, Result, State, WebSocket, WebSocketIncomingMessage,
-    WebSocketPair, durable_object,
+    DurableObject, Env, Error, Method, Request, RequestInit, Response, Result, State, WebSocket,
+    WebSocketIncomingMessage, WebSocketPair, durable_object,
 };
 
 use super::js::{self, Socket, Storage};
@@ -42,13 +43,25 @@ struct Shared {
     /// Calls [`Shared::turn`]; made once, so that a turn costs no closure.
     on_turn: RefCell<Option<Closure<dyn FnMut()>>>,
     on_look: RefCell<Option<Closure<dyn FnMut()>>>,
+    /// What the object has handed out for consumers and nobody has sent.
+    deliveries: Deliveries,
     /// Handlers that wait until their socket may be read on.
     waiting: RefCell<HashMap<Key, oneshot::Sender<()>>>,
 }
 
+/// A batch of a stream on its way to its consumer.
+struct Delivery {
+    consumer: String,
+    /// A line of JSON for each event.
+    lines: String,
+}
+
+type Deliveries = Rc<RefCell<Vec<Delivery>>>;
+
 /// The runtime as the object sees it.
 struct Runtime {
     storage: Storage,
+    deliveries: Deliveries,
 }
 
 impl Host for Runtime {
@@ -78,6 +91,18 @@ impl Host for Runtime {
         core::arch::wasm32::memory_size::<0>() as u64 * PAGE_BYTES
     }
 
+    fn deliver(&self, consumer: &str, events: Vec<(Option<Seq>, Event)>) {
+        let mut lines = String::new();
+        for (seq, event) in events {
+            let seq = seq.map_or_else(|| "null".to_owned(), |seq| seq.0.to_string());
+            let json = String::from_utf8_lossy(event.json()).into_owned();
+            lines.push_str(&format!("{{\"seq\":{seq},\"event\":{json}}}\n"));
+        }
+        if let Ok(mut deliveries) = self.deliveries.try_borrow_mut() {
+            deliveries.push(Delivery { consumer: consumer.to_owned(), lines });
+        }
+    }
+
     fn set_alarm(&self, at: Now) {
         if let Err(error) = self.storage.set_alarm(at.millis() as f64) {
             worker::console_error!("an alarm: {}", js::words(&error));
@@ -100,6 +125,23 @@ fn verifier() -> Arc<dyn Verifier> {
 #[cfg(not(feature = "schnorr"))]
 fn verifier() -> Arc<dyn Verifier> {
     Arc::new(relay_engine::verify::Libsecp256k1)
+}
+
+/// Sends a batch to its consumer, which is called by its binding and its name in it.
+async fn deliver(env: &Env, consumer: &str, lines: &str) -> std::result::Result<(), String> {
+    let words = |error: Error| error.to_string();
+    let (binding, name) = consumer.split_once('/').ok_or("a consumer has a binding and a name")?;
+    let stub = env.durable_object(binding).and_then(|objects| objects.get_by_name(name)).map_err(words)?;
+    let mut init = RequestInit::new();
+    init.with_method(Method::Post).with_body(Some(JsValue::from_str(lines)));
+    let request = Request::new_with_init("https://consumer/events", &init).map_err(words)?;
+    let mut response = stub.fetch_with_request(request).await.map_err(words)?;
+    // A body that nobody reads keeps this object from hibernating.
+    response.bytes().await.map_err(words)?;
+    match response.status_code() {
+        200..=299 => Ok(()),
+        status => Err(format!("it answered {status}")),
+    }
 }
 
 /// The key of a socket is its one tag, in hexadecimal.
@@ -140,7 +182,30 @@ impl Shared {
             }
         }
         self.schedule(next);
+        self.send_deliveries();
         Ok(done)
+    }
+
+    /// Sends what consumers are to be handed; what becomes of it is told to the object.
+    fn send_deliveries(self: &Rc<Self>) {
+        let Ok(deliveries) =
+            self.deliveries.try_borrow_mut().map(|mut waiting| std::mem::take(&mut *waiting))
+        else {
+            return;
+        };
+        for Delivery { consumer, lines } in deliveries {
+            let shared = Rc::clone(self);
+            worker::wasm_bindgen_futures::spawn_local(async move {
+                let sent = deliver(&shared.env, &consumer, &lines).await;
+                if let Err(words) = &sent {
+                    worker::console_error!("consumer {consumer}: {words}");
+                }
+                let told = shared.with(|object| ((), object.delivered(now(), &consumer, sent.is_ok())));
+                if let Err(words) = told {
+                    worker::console_error!("consumer {consumer}: {words}");
+                }
+            });
+        }
     }
 
     /// Opens the store and takes up the sessions beside the sockets.
@@ -148,7 +213,7 @@ impl Shared {
         let settings = variables::settings(&self.env)?;
         let storage: Storage = self.storage()?;
         let seed = js::random().map_err(|error| js::words(&error))?;
-        let runtime = Runtime { storage: storage.clone() };
+        let runtime = Runtime { storage: storage.clone(), deliveries: Rc::clone(&self.deliveries) };
         let mut object = Object::open(Conn::new(storage), runtime, &settings, verifier(), seed)
             .map_err(|error| error.to_string())?;
         let sockets = self.state.as_raw().get_websockets().map_err(|error| js::words(&error))?;
@@ -290,6 +355,7 @@ impl DurableObject for RelayDurableObject {
                 look_is_due: Cell::default(),
                 on_turn: RefCell::default(),
                 on_look: RefCell::default(),
+                deliveries: Deliveries::default(),
                 waiting: RefCell::default(),
             }),
         }

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use relay_edge::object::{Host, Key, Next, Object};
 use relay_edge::settings::Settings;
 use relay_engine::relay::{Config, Outcome};
+use relay_engine::store::Seq;
 use relay_engine::testing::event_of_json;
 use relay_engine::testing::semantics::{Client, World};
 use relay_engine::testing::signing::Signed;
-use relay_engine::types::{Now, Timestamp};
+use relay_engine::types::{Event, Now, Timestamp};
 use relay_engine::verify::Libsecp256k1;
 
 use super::sqlite::Sqlite;
@@ -45,6 +46,8 @@ enum Input {
 pub(super) struct FakeHost {
     pub(super) alarm: Rc<Cell<Option<Now>>>,
     pub(super) alarms_set: Rc<Cell<u32>>,
+    /// Batches that consumers were handed and have not been answered for.
+    pub(super) deliveries: Rc<RefCell<VecDeque<(String, Vec<(Option<Seq>, Event)>)>>>,
 }
 
 impl Host for FakeHost {
@@ -71,6 +74,11 @@ impl Host for FakeHost {
 
     fn memory_bytes(&self) -> u64 {
         0
+    }
+
+    fn deliver(&self, consumer: &str, events: Vec<(Option<Seq>, Event)>) {
+        assert!(!events.is_empty(), "nobody is woken for nothing");
+        self.deliveries.borrow_mut().push_back((consumer.to_owned(), events));
     }
 
     fn set_alarm(&self, at: Now) {
@@ -148,6 +156,12 @@ impl Runtime {
             self.next = self.object().turn(now);
         }
         self.object = None;
+    }
+
+    /// The Worker is deployed with other settings.
+    pub(super) fn reconfigure(&mut self, settings: Settings) {
+        self.forget();
+        self.settings = settings;
     }
 
     /// Drops all memory at once, as when the instance is replaced.

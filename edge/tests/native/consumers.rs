@@ -1,0 +1,145 @@
+//! Consumers of streams: fed at least once and in order, whatever is forgotten and whoever fails.
+
+use relay_edge::object::CountingConn;
+use relay_edge::settings::{ConsumerSettings, Settings};
+use relay_engine::testing::signing::{Signed, event, key};
+use serde_json::json;
+
+use super::world::{Forgets, Runtime};
+
+const NAME: &str = "AGENTS/echo";
+
+fn settings() -> Settings {
+    let consumer = ConsumerSettings {
+        binding: "AGENTS".into(),
+        object: "echo".into(),
+        filters: vec![json!({"kinds": [5_050]}), json!({"kinds": [20_000]})],
+    };
+    Settings { consumers: vec![consumer], ..Settings::default() }
+}
+
+fn publish(runtime: &mut Runtime, kind: u16, n: u64) -> Signed {
+    let key_of_socket = match runtime.sockets.keys().next() {
+        Some(key) => *key,
+        None => runtime.connect().unwrap().key,
+    };
+    let t = runtime.now.seconds();
+    let event = event(&key(1)).kind(kind).at(t).content(n.to_string()).sign();
+    runtime.text(key_of_socket, &format!(r#"["EVENT",{}]"#, event.json()));
+    runtime.drive();
+    event
+}
+
+/// Ids of the next batch, which is answered.
+fn take(runtime: &mut Runtime, took: bool) -> Vec<String> {
+    let Some((name, events)) = runtime.host.deliveries.borrow_mut().pop_front() else { return Vec::new() };
+    assert_eq!(name, NAME);
+    let now = runtime.now;
+    runtime.object().delivered(now, NAME, took);
+    runtime.drive();
+    events.into_iter().map(|(_, event)| event.id.to_string()).collect()
+}
+
+#[test]
+fn a_consumer_is_handed_what_matches_a_batch_at_a_time() {
+    let mut runtime = Runtime::new(settings(), Forgets::Never);
+    publish(&mut runtime, 1, 0);
+    let first = publish(&mut runtime, 5_050, 1);
+    // While it is at work, what comes waits.
+    let second = publish(&mut runtime, 5_050, 2);
+    let third = publish(&mut runtime, 5_050, 3);
+    assert_eq!(runtime.host.deliveries.borrow().len(), 1);
+    assert_eq!(take(&mut runtime, true), [first.id]);
+    assert_eq!(take(&mut runtime, true), [second.id, third.id]);
+    let beat = publish(&mut runtime, 20_000, 4);
+    let (_, events) = runtime.host.deliveries.borrow()[0].clone();
+    assert_eq!(events[0].0, None, "an ephemeral event has no number");
+    assert_eq!(take(&mut runtime, true), [beat.id]);
+    assert!(take(&mut runtime, true).is_empty());
+}
+
+#[test]
+fn what_was_stored_before_it_was_configured_is_not_for_it() {
+    let mut runtime = Runtime::new(Settings::default(), Forgets::Never);
+    publish(&mut runtime, 5_050, 0);
+    runtime.reconfigure(settings());
+    let later = publish(&mut runtime, 5_050, 1);
+    assert_eq!(take(&mut runtime, true), [later.id]);
+}
+
+#[test]
+fn what_was_not_taken_before_the_memory_was_lost_is_handed_out_again() {
+    let mut runtime = Runtime::new(settings(), Forgets::Never);
+    let first = publish(&mut runtime, 5_050, 1);
+    assert_eq!(take(&mut runtime, true), [&*first.id]);
+    let second = publish(&mut runtime, 5_050, 2);
+    // Handed out, and the answer never comes.
+    runtime.host.deliveries.borrow_mut().clear();
+    runtime.lose();
+    let alarm = runtime.host.alarm.get().expect("an alarm would wake it");
+    assert!(alarm.seconds() <= runtime.now.seconds() + 120);
+    runtime.advance(120);
+    assert_eq!(take(&mut runtime, true), [second.id]);
+    runtime.lose();
+    runtime.drive();
+    assert!(take(&mut runtime, true).is_empty(), "what was taken is not handed out again");
+}
+
+#[test]
+fn a_consumer_that_fails_is_tried_again_later_and_later() {
+    let mut runtime = Runtime::new(settings(), Forgets::Never);
+    let job = publish(&mut runtime, 5_050, 1);
+    let mut waits = Vec::new();
+    for _ in 0..6 {
+        assert_eq!(take(&mut runtime, false), [&*job.id]);
+        let failed_at = runtime.now;
+        while runtime.host.deliveries.borrow().is_empty() {
+            runtime.now = runtime.now.plus_millis(500);
+            runtime.drive();
+        }
+        waits.push(runtime.now.millis_since(failed_at) / 1_000);
+    }
+    assert_eq!(waits, [1, 2, 4, 8, 16, 32]);
+    assert_eq!(take(&mut runtime, true), [job.id]);
+    let next = publish(&mut runtime, 5_050, 2);
+    assert_eq!(take(&mut runtime, true), [next.id]);
+}
+
+#[test]
+fn an_object_that_forgets_in_between_hands_out_everything_in_order() {
+    let mut runtime = Runtime::new(settings(), Forgets::Never);
+    let mut jobs = Vec::new();
+    for n in 0..100 {
+        jobs.push(publish(&mut runtime, 5_050, n).id);
+        if n % 7 == 0 {
+            // What was handed out is answered by nobody.
+            runtime.host.deliveries.borrow_mut().clear();
+            runtime.lose();
+        }
+    }
+    runtime.host.deliveries.borrow_mut().clear();
+    runtime.lose();
+    runtime.drive();
+    let mut seen = Vec::new();
+    while !runtime.host.deliveries.borrow().is_empty() {
+        seen.extend(take(&mut runtime, true));
+    }
+    assert_eq!(seen, jobs);
+}
+
+#[test]
+fn an_idle_consumer_costs_no_rows_and_what_does_not_match_costs_one_a_thousand() {
+    let mut runtime = Runtime::new(settings(), Forgets::Never);
+    publish(&mut runtime, 1, 0);
+    let written = runtime.store.rows().written;
+    let mut plain = Runtime::new(Settings::default(), Forgets::Never);
+    publish(&mut plain, 1, 0);
+    let plain_written = plain.store.rows().written;
+    for n in 1..=1_500 {
+        publish(&mut runtime, 1, n);
+        publish(&mut plain, 1, n);
+    }
+    let (with, without) =
+        (runtime.store.rows().written - written, plain.store.rows().written - plain_written);
+    assert_eq!(with - without, 1);
+}
