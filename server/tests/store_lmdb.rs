@@ -8,10 +8,16 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
-use relay_engine::store::{Backend, Reader, Seq, StoreError, Writer, terms_of};
+use relay_engine::store::{
+    Backend, Completeness, Everyone, Reader, Scan, ScanLimits, Seq, Step, StoreError, Take, Writer,
+    sweep_expired, terms_of,
+};
+use relay_engine::testing::signing::key;
 use relay_engine::testing::{
     Groups, conformance, differential, differential_over, event_of_json, real_event_lines,
 };
+use relay_engine::types::Filter;
+use relay_engine::wire::parse_filter;
 use relay_server::lmdb::{LmdbBackend, LmdbOptions, OpenError};
 use seam::{author, check_random_writes, insert, note, of_author};
 
@@ -55,6 +61,50 @@ fn random_writes_read_as_the_model_says() {
             open(folder.path())
         });
     }
+}
+
+/// `old_folder` was written before an empty `d` was looked for and before removal requests outlasted their expiration: a
+/// profile and an article without `d`, a deletion request and a note that expire in 2100.
+#[test]
+fn a_folder_of_an_earlier_version_answers_as_a_new_one() {
+    const EXPIRY: u64 = 4_102_444_800;
+    let folder = tempfile::tempdir().expect("folder");
+    let old = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/old_folder/data.mdb");
+    fs::copy(old, folder.path().join("data.mdb")).expect("copies");
+    let backend = open(folder.path());
+    let ask = |backend: &LmdbBackend, filter: &str, now: u64| {
+        let filters: Vec<Filter> = vec![parse_filter(filter.as_bytes()).expect("a filter")];
+        let limits = ScanLimits { limit_default: 100, limit_max: 100 };
+        let reader = backend.reader().expect("reader");
+        let horizon = reader.last_seq().expect("last");
+        let mut scan = Scan::new(filters.into(), limits, backend.classes(), horizon);
+        let mut kinds = Vec::new();
+        let step = scan.step(&reader, now, &mut 1_000, &Everyone, &mut |hit| {
+            kinds.push(hit.event.kind());
+            Take::Counted
+        });
+        assert_eq!(step, Ok(Step::Done(Completeness::Finish)), "{filter}");
+        kinds
+    };
+    let author = key(1).hex().to_owned();
+    assert_eq!(ask(&backend, r##"{"#d":[""]}"##, 2_000), [30_023, 0]);
+    assert_eq!(
+        ask(&backend, &format!(r##"{{"kinds":[0,3],"authors":["{author}"],"#d":[""]}}"##), 2_000),
+        [0]
+    );
+    assert_eq!(ask(&backend, "{}", 2_000), [1, 5, 30_023, 0]);
+
+    assert_eq!(sweep_expired(&backend, EXPIRY, 1), Ok(1));
+    assert_eq!(sweep_expired(&backend, EXPIRY, 9), Ok(1));
+    assert_eq!(sweep_expired(&backend, EXPIRY, 9), Ok(0), "each is looked at once");
+    let check = |backend: &LmdbBackend| {
+        assert_eq!(ask(backend, "{}", EXPIRY), [30_023, 0], "what has expired is not served");
+        assert_eq!(ask(backend, "{}", 2_000), [5, 30_023, 0], "and the request is kept");
+        assert_eq!(backend.reader().and_then(|reader| reader.last_seq()), Ok(Seq(5)), "under another number");
+    };
+    check(&backend);
+    drop(backend);
+    check(&open(folder.path()));
 }
 
 #[test]

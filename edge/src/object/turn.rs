@@ -48,8 +48,8 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
                 }
                 self.relay.handle_live(now, &done.live);
                 self.numbers.rows.requests.add(self.rows().since(before));
-                let expiring = done.live.iter().map(|live| live.event.expires_at);
-                if let Some(soonest) = expiring.min().filter(|at| *at != NO_EXPIRY) {
+                let sweeps = done.live.iter().map(|live| live.event.sweep_at());
+                if let Some(soonest) = sweeps.min().filter(|at| *at != NO_EXPIRY) {
                     self.want_alarm(now, soonest);
                 }
             }

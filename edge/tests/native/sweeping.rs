@@ -39,16 +39,18 @@ fn what_is_older_than_is_kept_goes() {
     let mut runtime = Runtime::new(settings(object), Forgets::Never);
     let socket = runtime.connect().unwrap();
     let t = runtime.now.seconds();
-    for (kind, age) in [(1, 2_000), (1, 900), (7, 2_000), (0, 2_000), (30_023, 2_000), (9735, 1_001)] {
+    for (kind, age) in
+        [(1, 2_000), (1, 900), (7, 2_000), (0, 2_000), (30_023, 2_000), (9735, 1_001), (5, 2_000)]
+    {
         let draft = event(&key(1)).kind(kind).at(t - age).tag(["d", "x"]);
         runtime.text(socket.key, &format!(r#"["EVENT",{}]"#, draft.sign().json()));
     }
     runtime.drive();
-    assert_eq!(runtime.store.events(), 6);
+    assert_eq!(runtime.store.events(), 7);
     assert!(runtime.object().keeps_alarms());
     runtime.advance(3_700);
-    // The zap and both old notes are gone; the reaction is spared, replaceable ones stay.
-    assert_eq!(runtime.store.events(), 3);
+    // The zap and both old notes are gone; the reaction is spared, replaceable ones and deletion requests stay.
+    assert_eq!(runtime.store.events(), 4);
     assert!(runtime.host.alarm.get().is_some(), "it looks again");
 }
 

@@ -149,7 +149,7 @@ pub trait Reader {
     /// The second up to which `key` is deleted.
     fn tombstone(&self, key: &Tombstone) -> Result<Option<Timestamp>, StoreError>;
 
-    /// Appends up to `max` events that expire at second `until` or before, soonest first.
+    /// Appends up to `max` events that are to be swept ([`Event::sweep_at`]) at second `until` or before, soonest first.
     fn expiring(&self, until: Timestamp, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError>;
 
     /// The kinds of which events are stored, ascending, where the backend has no term over all events

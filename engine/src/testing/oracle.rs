@@ -159,6 +159,11 @@ impl Known {
         }
     }
 
+    /// Whether it is a deletion request or a request to vanish: those stay, unserved, when they have expired.
+    fn asks_removal(&self) -> bool {
+        self.kind == 5 || self.kind == 62
+    }
+
     /// Its author, and whom it is for if it is a gift wrap.
     fn owners(&self) -> Vec<String> {
         let mut owners = vec![self.pubkey.clone()];
@@ -227,7 +232,7 @@ impl Oracle {
     /// Takes in an event, as a request to vanish that concerns this relay if `vanish` says so.
     pub fn put(&mut self, now: u64, json: &[u8], vanish: bool) -> OracleOutcome {
         let mut event = Known::read(json);
-        if event.expired(now) {
+        if event.expired(now) && !event.asks_removal() {
             return OracleOutcome::Refused("expired");
         }
         if (20000..30000).contains(&event.kind) {
@@ -324,7 +329,7 @@ impl Oracle {
     /// Takes expired events out, and tells how many there were.
     pub fn sweep(&mut self, now: u64) -> usize {
         let before = self.events.len();
-        self.events.retain(|event| !event.expired(now));
+        self.events.retain(|event| !event.expired(now) || event.asks_removal());
         before - self.events.len()
     }
 

@@ -14,7 +14,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::hex::{EventId, PubKey, Sig};
-use super::kind::{Class, Kind};
+use super::kind::{Class, Kind, is_removal_request};
 use super::tags::{Tags, parse_expiration};
 use super::time::Timestamp;
 
@@ -111,6 +111,12 @@ impl Event {
     /// What NIP-01 says becomes of events of this kind.
     pub fn class(&self) -> Class {
         Class::of(self.kind)
+    }
+
+    /// The second from which a store takes the event out of itself: when it expires, [`NO_EXPIRY`] if it never does or is a
+    /// removal request ([`is_removal_request`]).
+    pub fn sweep_at(&self) -> Timestamp {
+        if is_removal_request(self.kind) { NO_EXPIRY } else { self.expires_at }
     }
 
     /// Whether NIP-40 forbids serving the event at second `now`.

@@ -14,7 +14,7 @@ mod time;
 pub use event::{CanonicalEvent, Event, NO_EXPIRY};
 pub use filter::{Filter, SubId, TagFilter};
 pub use hex::{EventId, HexError, PubKey, Sig};
-pub use kind::{Class, Kind};
+pub use kind::{Class, Kind, is_removal_request};
 pub use limits::Limits;
 pub use tags::{Tag, Tags, parse_expiration, unescape};
 pub use time::{Now, Timestamp};

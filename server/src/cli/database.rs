@@ -48,14 +48,27 @@ pub fn filters(texts: &[String]) -> Result<Arc<[Filter]>, Failure> {
 }
 
 /// All stored events that match, in answer order, in steps. Filters have the limits they give.
-pub struct Scanning(Scan);
+pub struct Scanning {
+    scan: Scan,
+    /// Also what has expired and is still stored.
+    expired_too: bool,
+}
 
 impl Scanning {
-    /// A scan of what is stored now.
+    /// A scan of what is served now.
     pub fn new<B: Backend>(store: &B, filters: Arc<[Filter]>) -> Result<Self, Failure> {
+        Self::begin(store, filters, false)
+    }
+
+    /// A scan of all that is stored now.
+    pub fn of_all<B: Backend>(store: &B, filters: Arc<[Filter]>) -> Result<Self, Failure> {
+        Self::begin(store, filters, true)
+    }
+
+    fn begin<B: Backend>(store: &B, filters: Arc<[Filter]>, expired_too: bool) -> Result<Self, Failure> {
         let limits = ScanLimits { limit_default: u32::MAX, limit_max: u32::MAX };
         let horizon = store.reader()?.last_seq()?;
-        Ok(Scanning(Scan::new(filters, limits, store.classes(), horizon)))
+        Ok(Scanning { scan: Scan::new(filters, limits, store.classes(), horizon), expired_too })
     }
 
     /// Calls `take` with the next events; true if there may be more. Between steps nothing keeps a running relay
@@ -67,7 +80,8 @@ impl Scanning {
     ) -> Result<bool, Failure> {
         let reader = store.reader()?;
         let mut rows = STEP_ROWS;
-        let step = self.0.step(&reader, unix_now(), &mut rows, &Everyone, take)?;
+        let now = if self.expired_too { 0 } else { unix_now() };
+        let step = self.scan.step(&reader, now, &mut rows, &Everyone, take)?;
         Ok(matches!(step, Step::More))
     }
 }

@@ -1,8 +1,11 @@
 //! `relay delete`: the operator's deletion. Leaves no tombstone: what is sent again is taken again.
+//!
+//! Deletion requests and requests to vanish match like other events, expired ones too. What they deleted stays refused here,
+//! but an export that lacks them cannot have it refused elsewhere, so how many are among them is said.
 
 use clap::Args;
 use relay_engine::store::{self, Take};
-use relay_engine::types::EventId;
+use relay_engine::types::{EventId, is_removal_request};
 
 use super::database::{self, Scanning};
 use super::exit::Failure;
@@ -29,12 +32,19 @@ pub struct DeleteArgs {
 pub fn run(args: &DeleteArgs, settings: &Settings) -> Result<(), Failure> {
     let filters = database::filters(&args.filters)?;
     let db = database::open_existing(settings)?;
-    let mut ids: Vec<EventId> = Vec::new();
-    let mut scanning = Scanning::new(&db, filters)?;
+    let (mut ids, mut requests): (Vec<EventId>, u64) = (Vec::new(), 0);
+    let mut scanning = Scanning::of_all(&db, filters)?;
     while scanning.step(&db, &mut |hit| {
         ids.push(hit.event.id());
+        requests += u64::from(is_removal_request(hit.event.kind()));
         Take::Counted
     })? {}
+    if requests > 0 {
+        eprintln!(
+            "{requests} of them are requests to delete or to vanish (kinds 5, 62): what they deleted stays refused \
+             here, and is taken where an export without them is imported"
+        );
+    }
     if args.dry_run {
         eprintln!("{} events match", ids.len());
         return Ok(());

@@ -1,4 +1,7 @@
 //! `relay export`: every stored event in the order of commits, as canonical JSON, one a line.
+//!
+//! Deletion requests and requests to vanish are among them when they have expired, too: with them, what was deleted here is
+//! refused where the export is imported.
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;

@@ -1,7 +1,8 @@
 //! `relay import`: events from JSON lines, verified on all cores, committed in large batches.
 //!
 //! The relay's limits and policy are for clients; an operator's import obeys only what makes an event an
-//! event, and what storing means: duplicates, replacement, deletion, expiry.
+//! event, and what storing means: duplicates, replacement, deletion, expiry. Deletion requests and requests to vanish are
+//! taken when they have expired, too: an export has them so that what they deleted stays away.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -11,7 +12,7 @@ use std::thread;
 
 use clap::Args;
 use indicatif::ProgressBar;
-use relay_engine::policy::names_relay;
+use relay_engine::policy::{VANISH_KIND, names_relay};
 use relay_engine::store::{self, Backend, Op, Outcome, Refusal};
 use relay_engine::types::{Class, Event};
 use relay_engine::verify::{Batch, Verdict, Verified, Verifier};
@@ -53,6 +54,8 @@ struct Counts {
     expired: u64,
     ephemeral: u64,
     refused: u64,
+    /// Requests to vanish that name relays, and this one not as far as is known.
+    vanish_elsewhere: u64,
 }
 
 /// One line, and why it is no event if it is none.
@@ -77,10 +80,12 @@ pub fn run(args: &ImportArgs, settings: &Settings) -> Result<(), Failure> {
     bar.finish_and_clear();
     // What failed to be committed is the cause if reading stopped with nobody to read for.
     let mut counts = committed?;
-    let (refused, ephemeral) = read?;
-    counts.refused += refused;
-    counts.ephemeral += ephemeral;
+    let read = read?;
+    counts.refused += read.refused;
+    counts.ephemeral += read.ephemeral;
+    counts.vanish_elsewhere = read.vanish_elsewhere;
     report(&counts, args.json)?;
+    say_vanish_elsewhere(counts.vanish_elsewhere, settings.url.as_deref());
     if counts.refused > 0 { Err(Failure::Refused) } else { Ok(()) }
 }
 
@@ -96,17 +101,17 @@ fn input(file: Option<&Path>) -> Result<(Box<dyn BufRead>, Option<u64>), Failure
     }
 }
 
-/// Reads, parses and verifies everything and sends it on; answers with (refused, ephemeral) lines.
+/// Reads, parses and verifies everything and sends it on; answers with what it knows of the counts.
 fn judge_all(
     mut input: Box<dyn BufRead>,
     trust: bool,
     settings: &Settings,
     sender: &SyncSender<Vec<Op>>,
     bar: &ProgressBar,
-) -> Result<(u64, u64), Failure> {
+) -> Result<Counts, Failure> {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let verifiers: Vec<_> = (0..threads).map(|_| settings.verify.verifier(threads)).collect();
-    let (mut refused, mut ephemeral, mut line) = (0, 0, 0);
+    let (mut counts, mut line) = (Counts::default(), 0);
     loop {
         let mut batch: Vec<(u64, Vec<u8>)> = Vec::with_capacity(BATCH_LINES);
         let mut bytes = 0;
@@ -124,7 +129,7 @@ fn judge_all(
             }
         }
         if batch.is_empty() && bytes == 0 {
-            return Ok((refused, ephemeral));
+            return Ok(counts);
         }
         let chunk_len = batch.len().div_ceil(threads).max(1);
         let judged: Vec<Vec<Judged>> = thread::scope(|scope| {
@@ -138,22 +143,23 @@ fn judge_all(
         let mut ops = Vec::with_capacity(batch.len());
         for Judged { line, verdict } in judged.into_iter().flatten() {
             match verdict {
-                Ok(event) if event.class() == Class::Ephemeral => ephemeral += 1,
+                Ok(event) if event.class() == Class::Ephemeral => counts.ephemeral += 1,
                 Ok(event) => {
                     let vanishes = names_relay(&event, settings.url.as_deref());
+                    counts.vanish_elsewhere += u64::from(event.kind == VANISH_KIND && !vanishes);
                     let verified = Verified::vouched(event);
                     ops.push(if vanishes { Op::Vanish(verified) } else { Op::Put(verified) });
                 }
                 Err(why) => {
-                    refused += 1;
-                    if refused <= REFUSALS_SHOWN_MAX {
+                    counts.refused += 1;
+                    if counts.refused <= REFUSALS_SHOWN_MAX {
                         bar.suspend(|| eprintln!("line {line}: {why}"));
                     }
                 }
             }
         }
         if sender.send(ops).is_err() {
-            return Ok((refused, ephemeral));
+            return Ok(counts);
         }
     }
 }
@@ -239,7 +245,8 @@ fn commit_all<B: Backend>(store: &B, receiver: &Receiver<Vec<Op>>) -> Result<Cou
 }
 
 fn report(counts: &Counts, as_json: bool) -> Result<(), Failure> {
-    let Counts { stored, duplicate, superseded, deleted, expired, ephemeral, refused } = *counts;
+    let Counts { stored, duplicate, superseded, deleted, expired, ephemeral, refused, vanish_elsewhere } =
+        *counts;
     eprintln!(
         "{stored} stored, {duplicate} duplicate, {superseded} superseded by newer versions, {deleted} deleted \
          by their authors, {expired} expired, {ephemeral} ephemeral, {refused} refused"
@@ -248,12 +255,28 @@ fn report(counts: &Counts, as_json: bool) -> Result<(), Failure> {
         let text = json!({
             "stored": stored, "duplicate": duplicate, "superseded": superseded, "deleted": deleted,
             "expired": expired, "ephemeral": ephemeral, "refused": refused,
+            "vanish_elsewhere": vanish_elsewhere,
         });
         let mut lines = database::Lines::new(None)?;
         let result = lines.write(text.to_string().as_bytes());
         lines.finish(result)?;
     }
     Ok(())
+}
+
+/// NIP-62: a request to vanish that names relays has its effect on those. Events that it deleted where it was exported are
+/// taken here.
+fn say_vanish_elsewhere(count: u64, url: Option<&str>) {
+    match url {
+        _ if count == 0 => {}
+        None => eprintln!(
+            "{count} requests to vanish (kind 62) name relays, and without `url` none of them is known to be this \
+             one: they are stored and delete nothing. Set `url` and import them again if one is."
+        ),
+        Some(url) => eprintln!(
+            "{count} requests to vanish (kind 62) name other relays than {url}: they are stored and delete nothing."
+        ),
+    }
 }
 
 #[cfg(test)]

@@ -75,6 +75,58 @@ fn scan_export_delete_and_info_agree() {
     assert_eq!(serde_json::from_slice::<Value>(&info.stdout).unwrap()["events"], 10);
 }
 
+/// What `relay import --json` says of these lines.
+fn import(folder: &Folder, lines: &[u8], more: &[&str]) -> (Value, String) {
+    let output = relay(&[&["import", "--json", "--data", &folder.data], more].concat(), lines);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    (serde_json::from_slice(&output.stdout).unwrap(), text(&output.stderr).to_owned())
+}
+
+/// A relay is moved by `relay export | relay import`: what its users deleted stays deleted.
+#[test]
+fn what_was_deleted_stays_deleted_where_an_export_is_imported() {
+    let (here, there) = (folder(), folder());
+    let expired = ["expiration", "1700000000"];
+    let note = event(&key(1)).at(1_000).sign();
+    let profile = event(&key(2)).kind(0).at(1_000).content("{}").sign();
+    let message = event(&key(3)).at(1_000).sign();
+    let requests = [
+        event(&key(1)).kind(5).at(2_000).tag(["e", &note.id]).tag(expired).sign(),
+        event(&key(2)).kind(62).at(2_000).tag(["relay", "ALL_RELAYS"]).tag(expired).sign(),
+        event(&key(3)).kind(62).at(2_000).tag(["relay", "wss://relay.example.com"]).tag(expired).sign(),
+    ];
+    let gone = [note, profile, message];
+    let url = ["--url", "wss://relay.example.com"];
+    import(&here, &jsonl(&gone), &url);
+    let (counts, words) = import(&here, &jsonl(&requests), &url);
+    assert_eq!((&counts["stored"], &counts["vanish_elsewhere"]), (&3.into(), &0.into()), "{words}");
+    let served = relay(&["scan", "--data", &here.data, "{}"], b"");
+    assert_eq!(text(&served.stdout), "", "what has expired is not served");
+
+    let export = relay(&["export", "--data", &here.data], b"");
+    assert_eq!(export.stdout, jsonl(&requests), "and is kept");
+    let (counts, words) = import(&there, &export.stdout, &[]);
+    assert_eq!((&counts["stored"], &counts["vanish_elsewhere"]), (&3.into(), &1.into()));
+    assert!(words.contains("1 requests to vanish") && words.contains("without `url`"), "{words}");
+    let (counts, _) = import(&there, &jsonl(&gone), &[]);
+    assert_eq!((&counts["deleted"], &counts["stored"]), (&2.into(), &1.into()), "one named a relay");
+    // With the URL the same request counts, also for what has come in between.
+    let (counts, words) = import(&there, &export.stdout, &url);
+    assert_eq!((&counts["duplicate"], &counts["vanish_elsewhere"]), (&3.into(), &0.into()), "{words}");
+    let (counts, _) = import(&there, &jsonl(&gone), &[]);
+    assert_eq!((&counts["deleted"], &counts["stored"]), (&3.into(), &0.into()));
+    let (_, words) = import(&folder(), &export.stdout, &["--url", "wss://other.example.com"]);
+    assert!(
+        words.contains("1 requests to vanish") && words.contains("other relays than wss://other"),
+        "{words}"
+    );
+
+    let delete = relay(&["delete", "--data", &there.data, "--yes", "{}"], b"");
+    assert!(text(&delete.stderr).contains("3 of them are requests"), "{}", text(&delete.stderr));
+    assert!(text(&delete.stderr).contains("3 events deleted"), "{}", text(&delete.stderr));
+    assert_eq!(import(&there, &jsonl(&gone), &[]).0["deleted"], 3, "they stay refused here");
+}
+
 #[test]
 fn mistakes_have_their_codes() {
     let folder = folder();

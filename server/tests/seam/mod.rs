@@ -166,8 +166,8 @@ impl Model {
         let mut expected: Vec<(Timestamp, Seq)> = self
             .events
             .iter()
-            .filter(|(_, (event, _))| event.expires_at <= until)
-            .map(|(seq, (event, _))| (event.expires_at, *seq))
+            .filter(|(_, (event, _))| event.sweep_at() <= until)
+            .map(|(seq, (event, _))| (event.sweep_at(), *seq))
             .collect();
         expected.sort();
         let expected: Vec<Seq> = expected.into_iter().map(|(_, seq)| seq).take(max).collect();

@@ -130,8 +130,8 @@ fn check(backend: &SqlBackend<Sqlite>, model: &Model, last: u64, chance: &mut Ch
         reader.expiring(until, max, &mut found).expect("expiring");
         let mut expected: Vec<_> = model
             .iter()
-            .filter(|(_, event)| event.expires_at <= until)
-            .map(|(seq, event)| (event.expires_at, Seq(*seq)))
+            .filter(|(_, event)| event.sweep_at() <= until)
+            .map(|(seq, event)| (event.sweep_at(), Seq(*seq)))
             .collect();
         expected.sort();
         assert_eq!(found, expected.into_iter().take(max).map(|(_, seq)| seq).collect::<Vec<_>>(), "{note}");

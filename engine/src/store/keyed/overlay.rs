@@ -24,7 +24,7 @@ pub struct Overlay {
 pub enum Change {
     /// It is not stored and will be.
     Add,
-    /// It is stored and will not be.
+    /// It will not be stored, and is, but for what an earlier version may have left.
     Remove,
 }
 
@@ -81,7 +81,10 @@ impl Overlay {
         }
         self.bodies.insert(seq, None);
         if wants_removed_keys {
-            self.keys.extend(keys_of(seq, event, terms).map(|key| (key, Change::Remove)));
+            // Stores of earlier versions also list removal requests as expiring.
+            let listed = (event.expires_at != NO_EXPIRY).then(|| key::expiry(event.expires_at, seq));
+            let keys = keys_of(seq, event, terms).chain(listed);
+            self.keys.extend(keys.map(|key| (key, Change::Remove)));
         }
     }
 
@@ -116,7 +119,7 @@ pub(in crate::store) fn keys_of(seq: Seq, event: &Event, terms: &[Term]) -> impl
         kind: event.kind,
         expires: event.expires_at != NO_EXPIRY,
     };
-    let expiry = posting.expires.then(|| key::expiry(event.expires_at, seq));
+    let expiry = (event.sweep_at() != NO_EXPIRY).then(|| key::expiry(event.sweep_at(), seq));
     terms
         .iter()
         .map(move |term| key::posting(key::head(term), &posting))

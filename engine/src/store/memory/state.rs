@@ -80,8 +80,8 @@ impl State {
         for term in terms {
             self.postings.entry(term.clone()).or_default().insert(place, (event.kind, expires));
         }
-        if expires {
-            self.expiring.insert((event.expires_at, seq));
+        if event.sweep_at() != NO_EXPIRY {
+            self.expiring.insert((event.sweep_at(), seq));
         }
     }
 
@@ -98,7 +98,7 @@ impl State {
                 }
             }
         }
-        self.expiring.remove(&(event.expires_at, seq));
+        self.expiring.remove(&(event.sweep_at(), seq));
     }
 
     pub(super) fn last_seq(&self) -> Seq {

@@ -10,7 +10,7 @@ mod requests;
 use std::sync::Arc;
 
 use super::{Backend, Bound, Posting, Rank, Reader, Seq, StoreError, Term, TermClasses, Writer, terms_of};
-use crate::types::{Event, EventId, Kind, Timestamp};
+use crate::types::{Event, EventId, Kind, Timestamp, is_removal_request};
 use crate::verify::Verified;
 use plan::{Plan, Verdict};
 
@@ -102,7 +102,8 @@ pub fn remove<B: Backend>(backend: &B, ids: &[EventId]) -> Result<usize, StoreEr
 }
 
 /// Takes out up to `events_max` events that have expired at second `now` (NIP-40), soonest first. Returns
-/// how many; fewer than `events_max` means that none is left.
+/// how many; fewer than `events_max` means that none is left. Removal requests stay, unserved
+/// ([`is_removal_request`]); those that an earlier version stored get a number that is not to be swept.
 ///
 /// # Errors
 /// The backend's. Then none was taken out.
@@ -121,15 +122,21 @@ pub fn sweep_expired<B: Backend>(
     backend.write(|writer| {
         expired.clear();
         writer.expiring(now, events_max, &mut expired)?;
+        let mut last = writer.last_seq()?;
         for &seq in &expired {
-            take_out(writer, classes, seq)?;
+            let event = take_out(writer, classes, seq)?;
+            if is_removal_request(event.kind) {
+                last = Seq(last.0 + 1);
+                writer.insert(last, &event, &terms_of(event.view(), classes))?;
+            }
         }
         Ok(expired.len())
     })
 }
 
 /// Takes out up to `events_max` events that are older than second `before` and of a kind that `goes`, without
-/// a trace: they may be stored again. Returns how many; fewer than `events_max` means that none is left.
+/// a trace: they may be stored again. Removal requests ([`is_removal_request`]) stay whatever `goes` says, as what they
+/// ask for does. Returns how many; fewer than `events_max` means that none is left.
 ///
 /// Costs one look-up a kind where the backend keeps no term over all events, and otherwise a read for each
 /// old event that does not go.
@@ -143,6 +150,7 @@ pub fn sweep_aged<B: Backend>(
     events_max: usize,
 ) -> Result<usize, StoreError> {
     let (classes, Some(newest)) = (backend.classes(), before.checked_sub(1)) else { return Ok(0) };
+    let goes = |kind: Kind| !is_removal_request(kind) && goes(kind);
     let mut aged = Vec::new();
     {
         let reader = backend.reader()?;
@@ -203,11 +211,12 @@ fn carry_out(
     })
 }
 
-fn take_out(writer: &mut impl Writer, classes: TermClasses, seq: Seq) -> Result<(), StoreError> {
+fn take_out(writer: &mut impl Writer, classes: TermClasses, seq: Seq) -> Result<Event, StoreError> {
     let json: Arc<[u8]> = match writer.event(seq)? {
         Some(json) => json.as_ref().into(),
         None => return Err(StoreError::Corrupt(format!("event {} is listed but not stored", seq.0))),
     };
     let event = Event::from_canonical(json);
-    writer.remove(seq, &event, &terms_of(event.view(), classes))
+    writer.remove(seq, &event, &terms_of(event.view(), classes))?;
+    Ok(event)
 }

@@ -1,10 +1,10 @@
 //! The rules of writing, as a pure function.
 
 use super::facts::{Facts, TargetState, Version};
-use super::requests::{DELETION, VANISH};
+use super::requests::DELETION;
 use super::{Op, Refusal};
 use crate::store::{Seq, Tombstone};
-use crate::types::{Class, Event, Timestamp};
+use crate::types::{Class, Event, Timestamp, is_removal_request};
 
 /// What one operation does to the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +47,8 @@ pub(super) fn plan(op: &Op, now: Timestamp, facts: &Facts) -> Plan {
 }
 
 fn verdict(event: &Event, now: Timestamp, facts: &Facts) -> Verdict {
-    if event.is_expired(now) {
+    // What removal requests ask for outlasts them.
+    if event.is_expired(now) && !is_removal_request(event.kind) {
         return Verdict::Refuse(Refusal::Expired);
     }
     if event.class() == Class::Ephemeral {
@@ -59,8 +60,9 @@ fn verdict(event: &Event, now: Timestamp, facts: &Facts) -> Verdict {
     if facts.vanished_until >= Some(event.created_at) {
         return Verdict::Refuse(Refusal::Vanished);
     }
-    let immune = matches!(event.kind, DELETION | VANISH);
-    if (facts.id_deleted && !immune) || facts.address_deleted_until >= Some(event.created_at) {
+    if (facts.id_deleted && !is_removal_request(event.kind))
+        || facts.address_deleted_until >= Some(event.created_at)
+    {
         return Verdict::Refuse(Refusal::Deleted);
     }
     if facts.versions.iter().any(|version| supersedes(version, event)) {

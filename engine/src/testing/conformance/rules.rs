@@ -1,9 +1,13 @@
 //! What writes mean: the checklist of NIP-01, 09, 40, 59 and 62 as a table.
 
-use super::ask;
-use crate::store::{Backend, Everyone, Op, Outcome, Refusal, ScanLimits, Seq, commit, remove, sweep_expired};
+use super::{ask, stored};
+use crate::store::{
+    Backend, Everyone, Op, Outcome, Reader, Refusal, ScanLimits, Seq, commit, remove, sweep_aged,
+    sweep_expired,
+};
 use crate::testing::{Draft, World};
-use crate::types::{Filter, Timestamp};
+use crate::types::{Event, Filter, Timestamp};
+use crate::verify::Verified;
 
 /// When everything happens, unless a case says otherwise.
 const NOW: Timestamp = 1_000;
@@ -70,6 +74,7 @@ pub(super) fn run<B: Backend>(make: &impl Fn() -> B) {
     gift_wraps(make);
     vanishing(make);
     expiry(make);
+    removal_requests_outlast_their_expiration(make);
     operators_deletions(make);
 }
 
@@ -332,6 +337,72 @@ fn expiry<B: Backend>(make: &impl Fn() -> B) {
         assert_eq!(taken, Ok(vec![Outcome::Stored(Seq(2))]), "an expired version counts as gone");
         assert_eq!(serve(&backend, 0).len(), 1, "and goes");
     }
+}
+
+/// What was deleted here stays away where all that is stored here is given to: the signed requests are kept.
+fn removal_requests_outlast_their_expiration<B: Backend>(make: &impl Fn() -> B) {
+    let note = Draft::new(1, 1, 10).put();
+    let article = Draft::new(1, 30_023, 10).tag(&["d", "x"]).put();
+    let traces = [Draft::new(2, 1, 10).put(), wrap(3, 2, 10).put()];
+    let until = ["expiration", "1010"];
+    let id = note.event().id.to_string();
+    let address = format!("30023:{}:x", World::pubkey(1));
+    let deletion = delete(1, 20, &[("e", &id), ("a", &address)]).tag(&until).put();
+    let vanish = Draft::new(2, 62, 20).tag(&["relay", "ALL_RELAYS"]).tag(&until).vanish();
+    let gone = [note, article, traces[0].clone(), traces[1].clone()];
+    let refused = vec![
+        Outcome::Refused(Deleted),
+        Outcome::Refused(Deleted),
+        Outcome::Refused(Vanished),
+        Outcome::Refused(Vanished),
+    ];
+
+    let backend = make();
+    commit(&backend, NOW, &gone).expect("commit");
+    commit(&backend, NOW, &[deletion.clone(), vanish.clone()]).expect("commit");
+    assert_eq!(serve(&backend, 1_009).len(), 2, "the requests, until they expire");
+    assert_eq!(sweep_expired(&backend, 1_030, 9), Ok(0));
+    assert_eq!(sweep_aged(&backend, 1_030, &|_| true, 9), Ok(0), "nor do they grow too old");
+    assert_eq!(serve(&backend, 1_030).len(), 0, "what has expired is not served");
+    let kept: Vec<Seq> = stored(&backend);
+    assert_eq!(kept.len(), 2, "and kept");
+    assert_eq!(commit(&backend, 1_030, &gone), Ok(refused.clone()));
+    assert_eq!(commit(&backend, 1_030, &[deletion.clone(), vanish.clone()]), Ok(vec![Outcome::Duplicate; 2]));
+
+    // Elsewhere: the requests come when they have expired, before or after what they delete.
+    let reader = backend.reader().expect("reader");
+    let export: Vec<Op> = kept
+        .iter()
+        .map(|&seq| {
+            let json = reader.event(seq).expect("read").expect("stored");
+            let event = Event::from_canonical(json.as_ref().into());
+            let vanishes = event.kind == 62;
+            let verified = Verified::vouched(event);
+            if vanishes { Op::Vanish(verified) } else { Op::Put(verified) }
+        })
+        .collect();
+    drop(reader);
+    for gone_first in [false, true] {
+        let elsewhere = make();
+        if gone_first {
+            commit(&elsewhere, 1_030, &gone).expect("commit");
+        }
+        assert!(
+            commit(&elsewhere, 1_030, &export)
+                .expect("commit")
+                .iter()
+                .all(|is| matches!(is, Outcome::Stored(_)))
+        );
+        assert!(serve(&elsewhere, 0).iter().all(|event| matches!(event.kind, 5 | 62)));
+        assert_eq!(commit(&elsewhere, 1_030, &gone), Ok(refused.clone()), "gone first: {gone_first}");
+        assert_eq!(stored(&elsewhere).len(), 2);
+    }
+    assert_eq!(
+        remove(&backend, &[deletion.event().id, vanish.event().id]),
+        Ok(2),
+        "an operator takes them out"
+    );
+    assert!(stored(&backend).is_empty());
 }
 
 fn operators_deletions<B: Backend>(make: &impl Fn() -> B) {

@@ -238,6 +238,12 @@ fn expiring_events_come_soonest_first(backend: &impl Backend) {
     assert_eq!(read(100, 0), [0; 0]);
     take_out(backend, 6, &events[5].1);
     assert_eq!(sorted(read(3, 9)), [2, 5]);
+    // Requests to delete and to vanish are not to be swept.
+    let requests =
+        [5, 62].map(|kind| (u64::from(kind) + 10, Draft::new(9, kind, 9).tag(&["expiration", "3"]).event()));
+    store(backend, &requests);
+    assert_eq!(sorted(read(3, 9)), [2, 5]);
+    requests.iter().for_each(|(seq, event)| take_out(backend, *seq, event));
 }
 
 fn tombstones_keep_the_latest_second(backend: &impl Backend) {

@@ -17,6 +17,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("deletions: by address, only one's own and only of that address", by_address_only),
         case("deletions: of deletions have no effect", of_deletions),
         case("deletions: requests are kept and served", requests_are_kept),
+        case("deletions: what a request deleted stays away when it has expired", expired_request),
         case("deletions: many targets, and targets that are none", odd_targets),
         case("deletions: a deleted version of a replaceable event", replaceable_by_id),
         case("deletions: everything in one breath", in_one_breath),
@@ -209,6 +210,22 @@ fn requests_are_kept(stage: &mut Stage<'_>) {
     }
     let answer = conn.publish(&request);
     assert!(answer.0 && answer.1.starts_with("duplicate: "), "{answer:?}");
+}
+
+fn expired_request(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    let note = event(&key(1)).at(stage.t - 5).sign();
+    let end = (stage.t + 3).to_string();
+    let request = request(&key(1), stage.t).tag(["e", &note.id]).tag(["expiration", &end]).sign();
+    conn.accept(&note);
+    conn.accept(&request);
+    if !stage.advance(5) {
+        return;
+    }
+    assert_gone(&mut conn, &request);
+    conn.refuse(&request, "invalid");
+    conn.refuse(&note, "blocked");
+    assert_gone(&mut conn, &note);
 }
 
 fn odd_targets(stage: &mut Stage<'_>) {
