@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::types::{EventId, SubId};
+use crate::types::SubId;
 
 /// Why a message could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,19 +17,39 @@ pub struct WireError {
     pub about: About,
 }
 
-/// What an unreadable message was about.
+/// What an unreadable message was about. An id is the text that the client sent as such, right or wrong, so that the
+/// client knows it again in the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum About {
-    /// Nothing that an OK or a CLOSED could name: a NOTICE.
+    /// Nothing that an answer could name: a NOTICE.
     Frame,
     /// An EVENT: `OK false`, if an id could be found in it.
-    Event(Option<EventId>),
+    Event(Option<Box<str>>),
     /// An AUTH: `OK false`, if an id could be found in it.
-    Auth(Option<EventId>),
+    Auth(Option<Box<str>>),
     /// A REQ: `CLOSED`, and with it the subscription that it would have replaced.
-    Req(SubId),
+    Req(Box<str>),
     /// A COUNT: `CLOSED`.
-    Count(SubId),
+    Count(Box<str>),
+    /// A CLOSE: `CLOSED`, which is what was wanted.
+    Close(Box<str>),
+    /// A NEG-OPEN or NEG-MSG: `NEG-ERR`.
+    Neg(Box<str>),
+    /// A message of an unknown type whose next element is a string, as the id is in all that are known: `CLOSED`.
+    Unknown(Box<str>),
+}
+
+impl About {
+    /// The id, if one was found.
+    pub fn id(&self) -> Option<&str> {
+        match self {
+            About::Frame => None,
+            About::Event(id) | About::Auth(id) => id.as_deref(),
+            About::Req(id) | About::Count(id) | About::Close(id) | About::Neg(id) | About::Unknown(id) => {
+                Some(id)
+            }
+        }
+    }
 }
 
 /// What is wrong at one place of a message.
@@ -37,6 +57,8 @@ pub enum About {
 pub enum Fault {
     /// More bytes than a message may have.
     MessageTooLong {
+        /// How many it has.
+        bytes: u64,
         /// `Limits::message_bytes_max`.
         bytes_max: usize,
     },
@@ -130,7 +152,9 @@ impl std::error::Error for WireError {}
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Fault::MessageTooLong { bytes_max } => write!(f, "the message is longer than {bytes_max} bytes"),
+            Fault::MessageTooLong { bytes, bytes_max } => {
+                write!(f, "the message has {bytes} bytes, which is over the limit of {bytes_max}")
+            }
             Fault::End => f.write_str("the message ends too early"),
             Fault::Expected(what) => write!(f, "expected {what}"),
             Fault::TrailingBytes => f.write_str("more bytes after the end"),

@@ -173,6 +173,8 @@ pub enum ModelMessage {
     Req(String, Vec<Filter>),
     Count(String, Vec<Filter>),
     Close(String),
+    Neg(String),
+    NegClose,
 }
 
 pub fn read_message(json: &Json, limits: &Limits) -> Option<ModelMessage> {
@@ -206,6 +208,14 @@ pub fn read_message(json: &Json, limits: &Limits) -> Option<ModelMessage> {
         "CLOSE" => {
             let sub = read_sub(list.get(1)?)?;
             trailing_ok().then_some(ModelMessage::Close(sub))
+        }
+        "NEG-OPEN" | "NEG-MSG" => {
+            let query = list.get(1)?.str()?;
+            trailing_ok().then(|| ModelMessage::Neg(query.to_owned()))
+        }
+        "NEG-CLOSE" => {
+            list.get(1)?.str()?;
+            trailing_ok().then_some(ModelMessage::NegClose)
         }
         _ => None,
     }
@@ -573,7 +583,20 @@ impl Sloppy<'_> {
 
     /// A whole message, nearly always one to take.
     pub fn message(&mut self) {
-        let verb = *self.dice.pick(&["EVENT", "EVENT", "AUTH", "REQ", "REQ", "COUNT", "CLOSE"]);
+        let verb = *self.dice.pick(&[
+            "EVENT",
+            "EVENT",
+            "EVENT",
+            "AUTH",
+            "REQ",
+            "REQ",
+            "REQ",
+            "COUNT",
+            "CLOSE",
+            "NEG-OPEN",
+            "NEG-MSG",
+            "NEG-CLOSE",
+        ]);
         self.raw("[");
         self.string(verb);
         self.raw(",");
