@@ -330,7 +330,8 @@ fn filters_are_refused_rather_than_guessed() {
     bad_filter("[]", Fault::Expected("a filter object"), invalid);
     bad_filter(r#"{"kinds":[1],"\u006binds":[2]}"#, Fault::Repeated, invalid);
     bad_filter(r##"{"#t":["a"],"#t":["b"]}"##, Fault::Repeated, invalid);
-    for name in ["search", "#", "#ab", "#1", "#é", "#-", "e", "", "Ids", "&t"] {
+    bad_filter(r#"{"search":"x"}"#, Fault::Search, "unsupported");
+    for name in ["#", "#ab", "#1", "#é", "#-", "e", "", "Ids", "&t"] {
         bad_filter(&format!("{{\"{name}\":[]}}"), Fault::UnknownFilterField, "unsupported");
     }
     let sub: Box<str> = "s".into();

@@ -1,8 +1,8 @@
 //! From verified events to durable ones, and the answers that may only follow.
 
-use super::Relay;
-use super::ingest::{DUPLICATE, InFlight, store_words};
-use crate::store::{self, Backend, Op, Outcome, Refusal, Seq, StoreError};
+use super::ingest::InFlight;
+use super::{Relay, words};
+use crate::store::{self, Backend, Op, Outcome, Seq, StoreError};
 use crate::types::{Event, Now};
 
 /// Bytes of events at which a [`Commit`] ends. An event of many tags is found by a key for each, so that a store may
@@ -148,7 +148,7 @@ impl<B: Backend> Relay<B> {
             Ok(outcomes) => {
                 debug_assert_eq!(outcomes.len(), reply.places.len(), "an outcome for each change");
                 for (place, outcome) in reply.places.into_iter().zip(outcomes) {
-                    let (accepted, message) = words(&outcome);
+                    let (accepted, message) = words::outcome(&outcome);
                     match outcome {
                         Outcome::Stored(_) => self.metrics.events_stored += 1,
                         Outcome::Duplicate => self.metrics.events_duplicate += 1,
@@ -158,25 +158,12 @@ impl<B: Backend> Relay<B> {
                 }
             }
             Err(error) => {
-                let message = store_words(&error);
+                let message = words::store(&error);
                 for place in reply.places {
                     self.finish(now, place, false, &message);
                 }
             }
         }
         self.resume_after_ingest();
-    }
-}
-
-fn words(outcome: &Outcome) -> (bool, &'static str) {
-    match outcome {
-        Outcome::Stored(_) => (true, ""),
-        Outcome::Duplicate => (true, DUPLICATE),
-        Outcome::Refused(Refusal::Deleted) => (false, "blocked: this event was deleted by its author"),
-        Outcome::Refused(Refusal::Vanished) => (false, "blocked: this author asked to vanish"),
-        Outcome::Refused(Refusal::Superseded) => (false, "duplicate: a newer version is stored here"),
-        // The machine passes ephemeral events on before a commit; other callers may not know better.
-        Outcome::Refused(Refusal::Ephemeral) => (false, "error: ephemeral events are not stored"),
-        Outcome::Refused(Refusal::Expired) => (false, "invalid: the event has expired"),
     }
 }

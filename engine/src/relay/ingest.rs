@@ -6,9 +6,9 @@
 //! flight may say another's id; so what looks like its copy is compared whole, and hashed at once if it differs.
 
 use super::session::ConnId;
-use super::{Relay, SeededMap, VerifyBatch, VerifyChecked};
+use super::{Relay, SeededMap, VerifyBatch, VerifyChecked, words};
 use crate::policy::{self, Candidate, VANISH_KIND, names_relay};
-use crate::store::{Backend, Op, Reader, StoreError};
+use crate::store::{Backend, Op, Reader};
 use crate::types::{Class, Event, EventId, Kind, Limits, Now, Sig, unescape};
 use crate::verify::{Verdict, Verified, verify_one};
 use crate::wire::{self, RawEvent};
@@ -141,11 +141,11 @@ impl<B: Backend> Relay<B> {
         let config = &*self.config;
         let Some(session) = self.sessions.get_mut(conn) else { return Ok(None) };
         if !session.event_rate.take(config.limits.events_per_minute_max, now) {
-            return Err((false, "rate-limited: too many events a minute".into()));
+            return Err((false, words::TOO_MANY_EVENTS.into()));
         }
         if let Err(refused) = policy::admit_sender(&config.policy, session.auth.keys()) {
             self.send_challenge(conn);
-            return Err((false, refused.message));
+            return Err((false, words::refused(&refused)));
         }
         let mut is_hashed = !self.verifier.hashes_batches();
         match self.ingest.same_as(raw) {
@@ -164,8 +164,8 @@ impl<B: Backend> Relay<B> {
             Ok(Some(_)) if raw.expires_at() <= now.seconds() => {}
             // It may have been stored when it had no effect here: an import knows another URL, or none.
             Ok(Some(_)) if raw.kind == VANISH_KIND => {}
-            Ok(Some(_)) => return Err((true, DUPLICATE.into())),
-            Err(error) => return Err((false, store_words(&error))),
+            Ok(Some(_)) => return Err((true, words::DUPLICATE.into())),
+            Err(error) => return Err((false, words::store(&error))),
         }
         let event = raw.to_event();
         let candidate = Candidate {
@@ -182,18 +182,18 @@ impl<B: Backend> Relay<B> {
         let keys = session.auth.keys();
         let judged = policy::admit(&candidate, &config.policy, &config.limits, keys, now.seconds());
         if let Err(refused) = judged {
-            if refused.wants_auth {
+            if refused.wants_auth() {
                 self.send_challenge(conn);
             }
-            return Err((false, refused.message));
+            return Err((false, words::refused(&refused)));
         }
         // Never what the client calls this relay: who says `Host: other` could have others' requests to other
         // relays take effect here.
         if event.kind == VANISH_KIND && !names_relay(&event, config.url.as_deref()) {
-            return Err((false, "invalid: this request to vanish does not name this relay".into()));
+            return Err((false, words::VANISH_ELSEWHERE.into()));
         }
         if is_hashed && raw.compute_id() != raw.id {
-            return Err((false, WRONG_ID.into()));
+            return Err((false, words::WRONG_ID.into()));
         }
         Ok(Some(Admitted { event, is_hashed }))
     }
@@ -240,9 +240,9 @@ impl<B: Backend> Relay<B> {
             match verdict {
                 Verdict::Invalid(_) => {
                     self.metrics.events_forged += 1;
-                    self.finish(now, place, false, "invalid: the signature is not the author's");
+                    self.finish(now, place, false, words::WRONG_SIGNATURE);
                 }
-                Verdict::WrongId(_) => self.finish(now, place, false, WRONG_ID),
+                Verdict::WrongId(_) => self.finish(now, place, false, words::WRONG_ID),
                 Verdict::Valid(verified) => self.accept(now, verified, place),
             }
         }
@@ -269,11 +269,11 @@ impl<B: Backend> Relay<B> {
         let flight = self.ingest.land(place);
         if !accepted {
             self.metrics.events_refused += 1;
-        } else if message != DUPLICATE {
+        } else if message != words::DUPLICATE {
             self.metrics.count_accepted(flight.kind);
         }
         self.answer(now, flight.first, &flight.id, accepted, message);
-        let message = if accepted { DUPLICATE } else { message };
+        let message = if accepted { words::DUPLICATE } else { message };
         for other in flight.others {
             self.answer(now, other, &flight.id, accepted, message);
         }
@@ -305,12 +305,13 @@ impl<B: Backend> Relay<B> {
         let Some(session) = self.sessions.get_mut(conn) else { return };
         // It costs a signature check, as an event does.
         if !session.event_rate.take(self.config.limits.events_per_minute_max, now) {
-            return self.send_ok(conn, &raw.id, false, "rate-limited: too many events a minute");
+            return self.send_ok(conn, &raw.id, false, words::TOO_MANY_EVENTS);
         }
         let event = raw.to_event();
-        let mut refusal = session.auth.check(&event, &self.config.limits, now.seconds()).err().map(|e| e.0);
+        let checked = session.auth.check(&event, &self.config.limits, now.seconds());
+        let mut refusal = checked.err().map(words::auth_refused);
         if refusal.is_none() && raw.compute_id() != raw.id {
-            refusal = Some(WRONG_ID);
+            refusal = Some(words::WRONG_ID);
         }
         if refusal.is_none() {
             match verify_one(&*self.verifier, event) {
@@ -318,18 +319,11 @@ impl<B: Backend> Relay<B> {
                     session.auth.add(verified.event().pubkey);
                     self.mark_changed(conn);
                 }
-                None => refusal = Some("invalid: the signature is not the author's"),
+                None => refusal = Some(words::WRONG_SIGNATURE),
             }
         }
         self.send_ok(conn, &raw.id, refusal.is_none(), refusal.unwrap_or_default());
     }
-}
-
-pub(super) const DUPLICATE: &str = "duplicate: already have this event";
-const WRONG_ID: &str = "invalid: the id is not the hash of the event";
-
-pub(super) fn store_words(error: &StoreError) -> String {
-    format!("error: {error}")
 }
 
 /// NIP-70: whether a repost's content is an event that its author protected.

@@ -24,6 +24,7 @@ mod request;
 mod session;
 mod snapshot;
 mod stream;
+mod words;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -185,7 +186,7 @@ impl<B: Backend> Relay<B> {
 
     /// A binary message: there are none in Nostr.
     pub fn handle_binary(&mut self, conn: ConnId) {
-        self.bad_message(conn, "invalid: binary messages mean nothing here");
+        self.bad_message(conn, words::BINARY);
     }
 
     /// A message of `bytes` bytes that the host skipped because it is over `message_bytes_max`. What it is `about`
@@ -335,7 +336,7 @@ impl<B: Backend> Relay<B> {
                     ClientMessage::Close { sub } => self.handle_close(conn, &sub),
                     ClientMessage::Neg { query } => {
                         self.metrics.messages_bad += 1;
-                        self.send_neg_err(conn, &query, NO_RECONCILIATION);
+                        self.send_neg_err(conn, &query, words::NO_RECONCILIATION);
                     }
                     // Nothing is open, and nobody waits for an answer.
                     ClientMessage::NegClose => self.metrics.messages_bad += 1,
@@ -400,8 +401,6 @@ impl<B: Backend> Relay<B> {
         self.store.reader()?.last_seq()
     }
 }
-
-const NO_RECONCILIATION: &str = "unsupported: this relay has no set reconciliation (NIP-77)";
 
 /// Postings of ended subscriptions swept at a time: some 20 us.
 const SWEEP_POSTINGS: usize = 2_000;

@@ -1,7 +1,7 @@
-//! The one place that turns what happened into NIP-01 frames.
+//! The one place that turns what happened into NIP-01 frames; [`words`] has what they say.
 
-use super::Relay;
 use super::session::{Close, ConnId};
+use super::{Relay, words};
 use crate::store::Backend;
 use crate::types::{EventId, SubId};
 use crate::wire::frames::{self, Complete};
@@ -12,7 +12,7 @@ impl<B: Backend> Relay<B> {
         let Some(session) = self.sessions.get_mut(conn).filter(|session| !session.closing) else { return };
         session.outbox.push_text(write);
         if session.unread_bytes() > self.config.limits.outbox_bytes_max {
-            self.close(conn, 1008, "the client asks faster than it reads");
+            self.close(conn, 1008, words::READS_TOO_SLOWLY);
         }
         self.mark_ready(conn);
     }
@@ -93,7 +93,7 @@ impl<B: Backend> Relay<B> {
     /// A message that could not be read: answered in the frame that fits what it was about, with the id as it came,
     /// so that its sender does not wait for another answer.
     pub(super) fn handle_malformed(&mut self, conn: ConnId, error: &WireError) {
-        let words = format!("{}: {}", error.prefix(), error.fault);
+        let words = words::malformed(error);
         match &error.about {
             About::Event(Some(id)) | About::Auth(Some(id)) => self.send_not_ok(conn, id, &words),
             About::Req(id) | About::Close(id) => {
@@ -133,7 +133,7 @@ impl<B: Backend> Relay<B> {
         let too_many = session.bad_messages >= max;
         self.mark_changed(conn);
         if too_many {
-            self.close(conn, 1008, "too many malformed messages in a row");
+            self.close(conn, 1008, words::ABUSE);
         }
     }
 }

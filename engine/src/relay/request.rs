@@ -7,11 +7,10 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use super::Relay;
 use super::fanout::{Owner, Place, State};
-use super::ingest::store_words;
 use super::session::ConnId;
 use super::snapshot::{Progress, SubSnapshot};
+use super::{Relay, words};
 use crate::index::SubSlot;
 use crate::policy::{Access, access, may_see};
 use crate::store::{
@@ -123,14 +122,13 @@ impl<B: Backend> Relay<B> {
         let limits = &self.config.limits;
         let Some(session) = self.sessions.get_mut(conn) else { return };
         if session.subs.len() >= limits.subscriptions_max {
-            let words = format!("blocked: {} subscriptions are open, no more fit", session.subs.len());
+            let words = words::too_many_subscriptions(session.subs.len());
             return self.send_closed(conn, &sub, &words);
         }
         let (own, counted, new) = (session.filter_values, session.count_values, value_count(&filters));
         let own_max = limits.connection_values_max;
         if own + new > own_max {
-            let words = format!("blocked: the subscriptions of a connection hold up to {own_max} values");
-            return self.send_closed(conn, &sub, &words);
+            return self.send_closed(conn, &sub, &words::too_many_values(own_max));
         }
         // What replaces as much as it brings is no burden.
         if new > ended
@@ -141,7 +139,7 @@ impl<B: Backend> Relay<B> {
         let filters: Arc<[Filter]> = filters.into();
         let horizon = match self.last_seq() {
             Ok(horizon) => horizon,
-            Err(error) => return self.send_closed(conn, &sub, &store_words(&error)),
+            Err(error) => return self.send_closed(conn, &sub, &words::store(&error)),
         };
         let state = State::Scanning { missed: false, held: Vec::new(), last: None };
         let Some((slot, serial)) = self.subscribe(conn, sub, &filters, state, horizon) else { return };
@@ -164,9 +162,7 @@ impl<B: Backend> Relay<B> {
         let small = SMALL_VALUES_MAX.saturating_sub(own).min(all_max.saturating_sub(self.filter_values));
         let large = (all_max / 2).saturating_sub(self.filter_values) / 3;
         match small.max(large) {
-            free if new > free => {
-                Err(format!("blocked: much is subscribed to here, {free} more values are free"))
-            }
+            free if new > free => Err(words::too_busy(free)),
             _ => Ok(()),
         }
     }
@@ -221,7 +217,7 @@ impl<B: Backend> Relay<B> {
         let admitted = self.admit_request(now, conn, &filters);
         let Some(session) = self.sessions.get_mut(conn) else { return };
         let admitted = match admitted {
-            Ok(()) if session.counts >= COUNTS_MAX => Err("rate-limited: too many counts at once".into()),
+            Ok(()) if session.counts >= COUNTS_MAX => Err(words::TOO_MANY_COUNTS.into()),
             other => other,
         };
         let own = session.filter_values + session.count_values;
@@ -236,7 +232,7 @@ impl<B: Backend> Relay<B> {
     pub(super) fn count(&mut self, conn: ConnId, query: SubId, filters: Arc<[Filter]>) {
         let horizon = match self.last_seq() {
             Ok(horizon) => horizon,
-            Err(error) => return self.send_closed(conn, &query, &store_words(&error)),
+            Err(error) => return self.send_closed(conn, &query, &words::store(&error)),
         };
         let Some(session) = self.sessions.get_mut(conn) else { return };
         session.counts += 1;
@@ -258,16 +254,16 @@ impl<B: Backend> Relay<B> {
         let config = &*self.config;
         let Some(session) = self.sessions.get_mut(conn) else { return Ok(()) };
         if !session.request_rate.take(config.limits.requests_per_minute_max, now) {
-            return Err("rate-limited: too many requests a minute".into());
+            return Err(words::TOO_MANY_REQUESTS.into());
         }
         let keys = session.auth.keys();
         let words = if config.policy.auth_required && keys.is_empty() {
-            "auth-required: this relay answers authenticated clients only"
+            words::AUTHENTICATED_ONLY
         } else {
             match access(filters, &config.policy.guarded_kinds, keys) {
                 Access::Open => return Ok(()),
-                Access::NeedsAuth => "auth-required: these kinds are served to their parties only",
-                Access::Restricted => return Err("restricted: these events are not yours to read".into()),
+                Access::NeedsAuth => words::PARTIES_ONLY,
+                Access::Restricted => return Err(words::NOT_A_PARTY.into()),
             }
         };
         self.send_challenge(conn);
@@ -484,7 +480,7 @@ impl<B: Backend> Relay<B> {
             }
             Err(error) => {
                 self.end_count(&job);
-                self.send_closed(job.conn, &job.query, &store_words(&error));
+                self.send_closed(job.conn, &job.query, &words::store(&error));
             }
         }
         Next::Done
@@ -556,7 +552,7 @@ impl<B: Backend> Relay<B> {
         let Owner::Client { conn, sub } = &live.owner else { return };
         let (conn, sub) = (*conn, sub.clone());
         self.end_subscription(conn, &sub);
-        self.send_closed(conn, &sub, &store_words(error));
+        self.send_closed(conn, &sub, &words::store(error));
     }
 }
 

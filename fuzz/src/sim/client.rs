@@ -276,7 +276,7 @@ impl Client {
             self.outstanding[other].is_good = false;
         }
         if !accepted {
-            check_words(words, &["invalid", "blocked", "duplicate", "error", "auth-required", "restricted"]);
+            check_words(words, &["invalid", "blocked", "error", "auth-required", "restricted"]);
         }
         match key {
             Some(key) if accepted => self.keys.push(key),
