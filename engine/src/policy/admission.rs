@@ -91,7 +91,7 @@ pub fn admit(
     }
     if !policy.admin_pubkeys.contains(&event.pubkey) {
         admit_kind_and_author(event, policy)?;
-        admit_work(event, limits)?;
+        admit_work(event, policy, limits)?;
     }
     admit_protected(event, keys)
 }
@@ -154,8 +154,10 @@ fn admit_kind_and_author(event: &Candidate<'_>, policy: &Policy) -> Result<(), R
     Ok(())
 }
 
-/// NIP-13: a committed target below the minimum is refused though luck gave the id more zeros.
-fn admit_work(event: &Candidate<'_>, limits: &Limits) -> Result<(), Refused> {
+/// NIP-13: who commits to a target below the minimum is refused though luck gave the id more zeros («if you require 40
+/// bits … and see a committed target of 30, you can safely reject it»); who commits to none only if that is required,
+/// since the tag «SHOULD» have one. What is no number is no target.
+fn admit_work(event: &Candidate<'_>, policy: &Policy, limits: &Limits) -> Result<(), Refused> {
     let min = limits.pow_bits_min;
     if min == 0 {
         return Ok(());
@@ -170,9 +172,9 @@ fn admit_work(event: &Candidate<'_>, limits: &Limits) -> Result<(), Refused> {
         std::str::from_utf8(&text).ok()?.parse::<u32>().ok()
     });
     match target {
-        None => Err(Refused::UncommittedWork),
+        None if policy.pow_commitment_required => Err(Refused::UncommittedWork),
         Some(target) if target < min => Err(Refused::CommittedWork { target, min }),
-        Some(_) => Ok(()),
+        None | Some(_) => Ok(()),
     }
 }
 

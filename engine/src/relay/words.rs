@@ -94,7 +94,7 @@ pub(super) fn refused(refused: &Refused) -> String {
         Refused::CommittedWork { target, min } => {
             format!("pow: committed target {target} is less than {min}")
         }
-        Refused::UncommittedWork => "pow: the nonce tag commits to no target difficulty".to_owned(),
+        Refused::UncommittedWork => "pow: a nonce tag must commit to a target difficulty".to_owned(),
         Refused::Protected { is_authenticated: false } => {
             "auth-required: this event may only be published by its author".to_owned()
         }

@@ -19,7 +19,7 @@ pub struct Limits {
     pub created_at_age_seconds_max: Option<Timestamp>,
     /// How far `created_at` may lie ahead of the relay's clock, in seconds.
     pub created_at_ahead_seconds_max: Timestamp,
-    /// NIP-13: leading zero bits an event's id needs; 0 asks for none.
+    /// NIP-13: leading zero bits an event's id needs; 0 asks for none. See also `Policy::pow_commitment_required`.
     pub pow_bits_min: u32,
     /// Live subscriptions a connection may hold.
     pub subscriptions_max: usize,
