@@ -86,7 +86,7 @@ fn events_are_taken_in_any_spelling_json_has() {
         ("created_at", "0"),
         ("kind", "65535"),
         ("tags", "[]"),
-        ("tags", "[[]]"),
+        ("tags", "[[\"\"]]"),
         ("tags", " [ [ \"e\" , \"\" ] , [ \"-\" ] ] "),
         ("content", r#""""#),
         ("content", r#""\u0000\ud83d\udc9c\/\uFFFF""#),
@@ -122,6 +122,8 @@ fn bad_fields_are_named_and_the_id_is_found() {
         (r#"{}"#, Fault::Expected("an array of tags")),
         (r#""a""#, Fault::Expected("an array of tags")),
         (r#"["a"]"#, Fault::Expected("a tag")),
+        (r#"[[]]"#, Fault::EmptyTag),
+        (r#"[["a"], [ ] ]"#, Fault::EmptyTag),
         (r#"[["a",1]]"#, Fault::Expected("a string")),
         (r#"[["a",null]]"#, Fault::Expected("a string")),
         (r#"[["a",["b"]]]"#, Fault::Expected("a string")),
@@ -131,7 +133,7 @@ fn bad_fields_are_named_and_the_id_is_found() {
     ] {
         bad_event("tags", value, fault);
     }
-    bad_event("tags", &format!("[{}[]]", "[],".repeat(10_000)), Fault::TooManyTags { max: 10_000 });
+    bad_event("tags", &format!("[{}[\"\"]]", "[\"\"],".repeat(10_000)), Fault::TooManyTags { max: 10_000 });
 
     for (value, fault) in [
         ("null", Fault::Expected("a string")),

@@ -106,6 +106,8 @@ pub enum Fault {
     UnknownFilterField,
     /// The filter field of NIP-50.
     Search,
+    /// A tag of no string: NIP-01 asks for one or more.
+    EmptyTag,
     /// More tags than an event may have.
     TooManyTags {
         /// `Limits::event_tags_max`.
@@ -178,6 +180,7 @@ impl fmt::Display for Fault {
             Fault::Repeated => f.write_str("a field is there twice"),
             Fault::UnknownFilterField => f.write_str("a filter has a field that this relay does not know"),
             Fault::Search => f.write_str("this relay has no search (NIP-50)"),
+            Fault::EmptyTag => f.write_str("a tag is empty"),
             Fault::TooManyTags { max } => write!(f, "the event has more than {max} tags"),
             Fault::NoFilter => f.write_str("the request has no filter"),
             Fault::TooManyFilters { max } => write!(f, "the request has more than {max} filters"),

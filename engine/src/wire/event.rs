@@ -200,7 +200,10 @@ fn tags<'a>(cursor: &mut Cursor<'a>, tags_max: usize) -> Parsed<RawTags<'a>> {
         // Brackets, and a comma unless it is the first.
         canonical_len += 2 + usize::from(count > 1);
         cursor.expect(b'[', "a tag")?;
-        let mut more_fields = !cursor.closes(b']');
+        if cursor.peek() == Some(b']') {
+            return Err(cursor.fail(Fault::EmptyTag));
+        }
+        let mut more_fields = true;
         let mut is_name = true;
         while more_fields {
             let field = cursor.string()?;

@@ -20,7 +20,7 @@
 //! | `created_at` | 0 to [`CREATED_AT_MAX`] |
 //! | `since`, `until`, `limit` above any event or `u32` | lowered to a value that means the same |
 //! | hex | lowercase, exact length |
-//! | `tags` | an array of arrays of strings; an empty tag is taken, as other relays do |
+//! | `tags` | an array of arrays of strings; an empty tag is refused: «each tag is an array of one or more strings» |
 //! | unknown fields of a filter, `search`, `#` and anything but one letter | refused, prefix `unsupported` |
 //! | an empty list in a filter | kept; it matches nothing |
 //! | a REQ or COUNT without any filter | refused |

@@ -123,7 +123,8 @@ impl ModelEvent {
         }
         let get = |wanted: &str| fields.iter().find(|(name, _)| name == wanted).map(|(_, value)| value);
         let tags = get("tags")?.arr()?.iter().map(|tag| {
-            tag.arr()?.iter().map(|field| field.str().map(str::to_owned)).collect::<Option<Vec<_>>>()
+            let fields = tag.arr().filter(|fields| !fields.is_empty())?;
+            fields.iter().map(|field| field.str().map(str::to_owned)).collect::<Option<Vec<_>>>()
         });
         Some(ModelEvent {
             id: get("id")?.str()?.parse().ok()?,
@@ -358,7 +359,7 @@ pub fn random_event(dice: &mut Dice) -> ModelEvent {
     let tag_count = dice.below(6);
     let tags = (0..tag_count)
         .map(|_| {
-            let mut tag: Vec<String> = (0..dice.below(4)).map(|_| text(dice)).collect();
+            let mut tag: Vec<String> = (0..1 + dice.below(3)).map(|_| text(dice)).collect();
             if let Some(name) = tag.first_mut()
                 && dice.one_in(2)
             {

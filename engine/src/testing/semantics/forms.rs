@@ -309,6 +309,12 @@ fn tags(stage: &mut Stage<'_>) {
     for tags in bad {
         assert_refused(&mut conn, &event, &event.fields().set("tags", tags).json());
     }
+    // NIP-01: «Each tag is an array of one or more strings». The strings may be empty.
+    let draft = || crate::testing::signing::event(&key(1)).at(stage.t);
+    for event in [draft().tag([]).sign(), draft().tag(["t", "x"]).tag([]).sign()] {
+        conn.refuse(&event, "invalid");
+    }
+    conn.accept(&draft().tag([""]).tag(["t", ""]).sign());
     for content in ["null", "1", "{}", "[]", "true"] {
         assert_refused(&mut conn, &event, &event.fields().set("content", content).json());
     }
