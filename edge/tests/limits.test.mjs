@@ -6,7 +6,7 @@ import { startEdge } from './host.mjs'
 
 let edge
 before(async () => {
-  const limits = { message_bytes_max: 30_000_000, event_bytes_max: 30_000_000, content_chars_max: 30_000_000 }
+  const limits = { message_bytes_max: 30_000_000, event_bytes_max: 30_000_000, content_chars_max: 2_400_000 }
   edge = await startEdge({ config: { limits } })
 })
 after(() => edge.stop())

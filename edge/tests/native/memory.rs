@@ -152,7 +152,7 @@ fn live_filters_of_all_sockets_have_a_bound_and_who_meets_it_is_told() {
         }
         let (taken, refused) = subscribe_until_refused(&mut runtime, 130, 499);
         assert_eq!(taken, 117 * 499, "the other half");
-        assert!(refused.unwrap().contains("430 more values are free"));
+        assert!(refused.unwrap().contains("may name 430 ids"));
         // What ends makes room.
         let (now, key) = (runtime.now, 1);
         runtime.sockets[&key].closed.set(Some(1005));

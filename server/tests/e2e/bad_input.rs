@@ -16,6 +16,10 @@ fn check(client: &mut RawClient, frame: impl Into<String>, start: &str, words: &
     client.recv_starting(r#"["EOSE","still alive""#);
 }
 
+/// Content and tags fit into them.
+const SMALL_MESSAGES: &str =
+    "[limits]\nmessage_bytes_max = 8192\ncontent_chars_max = 600\nevent_tags_max = 70\n";
+
 #[test]
 fn every_malformed_frame_is_answered_and_forgiven() {
     let relay = RelayProcess::start();
@@ -125,15 +129,15 @@ fn ten_megabyte_filters_are_refused_in_bounded_memory() {
 
 #[test]
 fn a_message_of_exactly_the_limit_passes_and_one_byte_more_does_not() {
-    let relay = RelayProcess::start_with("[limits]\nmessage_bytes_max = 4096\n");
+    let relay = RelayProcess::start_with(SMALL_MESSAGES);
     let mut client = relay.connect();
     let padded = |len: usize| {
         let head = r#"["REQ","fits",{"limit":0"#;
         format!("{head}{}}}]", " ".repeat(len - head.len() - 2))
     };
-    assert_eq!(padded(4096).len(), 4096);
-    check(&mut client, padded(4096), r#"["EOSE","fits""#, "");
-    check(&mut client, padded(4097), r#"["CLOSED","fits","invalid:"#, "4097");
+    assert_eq!(padded(8192).len(), 8192);
+    check(&mut client, padded(8192), r#"["EOSE","fits""#, "");
+    check(&mut client, padded(8193), r#"["CLOSED","fits","invalid:"#, "8193");
 }
 
 #[test]
@@ -141,7 +145,7 @@ fn a_message_in_fragments_is_one_message() {
     use tungstenite::Message;
     use tungstenite::protocol::frame::Frame;
     use tungstenite::protocol::frame::coding::{Data, OpCode};
-    let relay = RelayProcess::start_with("[limits]\nmessage_bytes_max = 4096\n");
+    let relay = RelayProcess::start_with(SMALL_MESSAGES);
     let mut client = relay.connect();
     let send = |client: &mut RawClient, bytes: &[u8], each: usize| {
         let count = bytes.len().div_ceil(each);
@@ -163,7 +167,7 @@ fn a_message_in_fragments_is_one_message() {
         assert!(ok.starts_with(&format!(r#"["OK","{}",true,"{words}"#, note.id)), "{ok}");
     }
     // The limit is the message's, not the fragment's, and the connection lives.
-    send(&mut client, format!(r#"["REQ","large",{{"search":"{}"}}]"#, "x".repeat(5_000)).as_bytes(), 1_000);
+    send(&mut client, format!(r#"["REQ","large",{{"search":"{}"}}]"#, "x".repeat(9_000)).as_bytes(), 1_000);
     client.recv_starting(r#"["CLOSED","large","invalid:"#);
     assert_eq!(client.query(r#"{"kinds":[1]}"#), [note.json()]);
 }

@@ -114,6 +114,7 @@ impl Case {
         // Every answer shows then that its hint is right; `frames` looks at the default.
         config.policy.eose_hints = true;
         (self.config)(&mut config);
+        assert_eq!(config.limits.check(), Ok(()), "a configuration that hosts would refuse");
         let mut world = make(&config);
         let mut stage = Stage::new(&mut *world);
         let talk = stage.talk();
