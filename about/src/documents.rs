@@ -226,7 +226,7 @@ mod tests {
         let limitation = &document["limitation"];
         assert_eq!(limitation["max_limit"], 321);
         assert_eq!(limitation["default_limit"], 7);
-        assert_eq!(limitation["max_message_length"], 1 << 20);
+        assert_eq!(limitation["max_message_length"], 2 << 20);
         assert_eq!(limitation["created_at_lower_limit"], 99);
         assert_eq!(limitation["restricted_writes"], true);
         assert!(document["software"].as_str().unwrap().starts_with("https://"));
@@ -254,7 +254,7 @@ mod tests {
         let url = Some("wss://relay.example");
         let page = About { info: &info, limits: &limits, policy: &policy, url }.page("");
         assert!(page.contains("&lt;b&gt;{{url}} &amp; co"));
-        assert!(page.contains("wss://relay.example") && page.contains("1 MiB"));
+        assert!(page.contains("wss://relay.example") && page.contains("2 MiB"));
         assert_eq!(page.matches("{{").count(), page.matches("{{url}} &amp; co").count());
     }
 

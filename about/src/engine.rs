@@ -63,6 +63,7 @@ pub struct PolicyDef {
     deny_pubkeys: Vec<PubKey>,
     allow_kinds: Option<Vec<Kind>>,
     deny_kinds: Vec<Kind>,
+    pow_commitment_required: bool,
     eose_hints: bool,
 }
 

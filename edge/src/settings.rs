@@ -248,6 +248,7 @@ impl Settings {
         limits.shard_values_max = limits.shard_values_max.min(SHARD_VALUES_MAX);
         limits.filter_values_max = limits.filter_values_max.min(REQUEST_VALUES_MAX);
         limits.in_flight_bytes_max = limits.in_flight_bytes_max.min(IN_FLIGHT_BYTES_MAX);
+        limits.check().map_err(|(name, words)| format!("{name}: {words}"))?;
         self.object.sweep_seconds = self.object.sweep_seconds.max(1);
         self.object.write_stall_seconds = self.object.write_stall_seconds.max(1);
         Ok(())
@@ -335,6 +336,11 @@ mod tests {
                 "RELAY_CONFIG",
                 r#"{"consumers":[{"binding":"AGENTS","object":"a","filters":[{"kinds":"x"}]}]}"#,
                 "consumers: AGENTS/a: ",
+            ),
+            (
+                "RELAY_CONFIG",
+                r#"{"limits":{"message_bytes_max":65536}}"#,
+                "limits.content_chars_max: is too large: a character may take 12 bytes, so that no more than 5418 fit",
             ),
             ("RELAY_PUBKEY", "npub1", "RELAY_PUBKEY: "),
             ("RELAY_URL", "https://relay.example", "RELAY_URL: "),

@@ -138,7 +138,9 @@ fn values_of_all_filters_have_a_bound_that_leaves_room_for_small_ones() {
     let join = |relay: &mut Relay<MemoryBackend>| relay.connect(NOW, Peer::default()).expect("there is room");
     let second = join(&mut relay);
     let refusal = |id: &str, free: usize| {
-        let words = format!("blocked: much is subscribed to here, {free} more values are free");
+        let words = format!(
+            "blocked: this relay is busy; for now, a request may name {free} ids, authors, kinds and tags"
+        );
         Some(format!(r#"["CLOSED","{id}","{words}"]"#))
     };
     // A third of what is left of half.

@@ -1,6 +1,6 @@
 //! What the parser refuses, in which words and about what; and the odd input that it takes.
 
-use relay_engine::types::{EventId, Filter, Limits, SubId, TagFilter};
+use relay_engine::types::{Filter, Limits, TagFilter};
 use relay_engine::wire::{
     About, CREATED_AT_MAX, ClientMessage, Fault, parse_client_message, parse_event, parse_filter,
 };
@@ -8,8 +8,8 @@ use relay_engine::wire::{
 const ID: &str = "1111111111111111111111111111111111111111111111111111111111111111";
 const KEY: &str = "2222222222222222222222222222222222222222222222222222222222222222";
 
-fn id() -> EventId {
-    ID.parse().unwrap()
+fn id() -> Box<str> {
+    ID.into()
 }
 
 /// An event with one field (written as JSON) put in the place of its own.
@@ -63,8 +63,7 @@ fn bad_event(name: &str, value: &str, fault: Fault) {
 
 #[track_caller]
 fn bad_filter(filter: &str, fault: Fault, prefix: &str) {
-    let sub = SubId::new("s").unwrap();
-    for (verb, about) in [("REQ", About::Req(sub.clone())), ("COUNT", About::Count(sub))] {
+    for (verb, about) in [("REQ", About::Req("s".into())), ("COUNT", About::Count("s".into()))] {
         refused(format!("[\"{verb}\",\"s\",{filter}]"), fault, about);
     }
     assert_eq!(parse_filter(filter.as_bytes()).unwrap_err().prefix(), prefix);
@@ -87,7 +86,7 @@ fn events_are_taken_in_any_spelling_json_has() {
         ("created_at", "0"),
         ("kind", "65535"),
         ("tags", "[]"),
-        ("tags", "[[]]"),
+        ("tags", "[[\"\"]]"),
         ("tags", " [ [ \"e\" , \"\" ] , [ \"-\" ] ] "),
         ("content", r#""""#),
         ("content", r#""\u0000\ud83d\udc9c\/\uFFFF""#),
@@ -123,6 +122,8 @@ fn bad_fields_are_named_and_the_id_is_found() {
         (r#"{}"#, Fault::Expected("an array of tags")),
         (r#""a""#, Fault::Expected("an array of tags")),
         (r#"["a"]"#, Fault::Expected("a tag")),
+        (r#"[[]]"#, Fault::EmptyTag),
+        (r#"[["a"], [ ] ]"#, Fault::EmptyTag),
         (r#"[["a",1]]"#, Fault::Expected("a string")),
         (r#"[["a",null]]"#, Fault::Expected("a string")),
         (r#"[["a",["b"]]]"#, Fault::Expected("a string")),
@@ -132,7 +133,7 @@ fn bad_fields_are_named_and_the_id_is_found() {
     ] {
         bad_event("tags", value, fault);
     }
-    bad_event("tags", &format!("[{}[]]", "[],".repeat(10_000)), Fault::TooManyTags { max: 10_000 });
+    bad_event("tags", &format!("[{}[\"\"]]", "[\"\"],".repeat(10_000)), Fault::TooManyTags { max: 10_000 });
 
     for (value, fault) in [
         ("null", Fault::Expected("a string")),
@@ -230,16 +231,20 @@ fn the_id_is_found_wherever_it_stands() {
         (format!("{{\"kind\":-1,\"tags\":[[\"id\",\"{other}\"]],\"id\":\"{ID}\"}}"), Some(id())),
         (format!("{{\"kind\":-1,\"content\":\"id\",\"id\":\"{ID}\"}}"), Some(id())),
         (format!("{{\"kind\":-1}},{{\"id\":\"{other}\"}}"), None),
-        (format!("{{\"kind\":-1,\"id\":\"{}\"}}", ID.replace('1', "F")), None),
-        (format!("{{\"kind\":-1,\"id\":\"{}\"}}", &ID[1..]), None),
+        // As it was sent, right or wrong: nobody knows it by another.
+        (format!("{{\"kind\":-1,\"id\":\"{}\"}}", ID.replace('1', "F")), Some(ID.replace('1', "F").into())),
+        (format!("{{\"kind\":-1,\"id\":\"{}\"}}", &ID[1..]), Some(ID[1..].into())),
+        ("{\"kind\":-1,\"\\u0069d\":\"é\\n\"".to_owned(), Some("é\n".into())),
+        ("{\"kind\":-1,\"id\":\"\\ud800\"}".to_owned(), None),
+        (format!("{{\"kind\":-1,\"id\":1,\"id\":\"{ID}\"}}"), Some(id())),
         ("{\"kind\":-1,\"id\":\"".to_owned(), None),
         ("{\"kind\":-1,\"id".to_owned(), None),
         ("{\"kind\":-1,\"a\\".to_owned(), None),
         ("{\"kind\":-1,\"id\"".to_owned(), None),
     ];
     for (text, found) in cases {
-        refused(format!("[\"EVENT\",{text}"), integer("kind", 65535), About::Event(found));
-        refused(format!("[\"AUTH\",{text}"), integer("kind", 65535), About::Auth(found));
+        refused(format!("[\"EVENT\",{text}"), integer("kind", 65535), About::Event(found.clone()));
+        refused(format!("[\"AUTH\",{text}"), integer("kind", 65535), About::Auth(found.clone()));
         assert_eq!(parse_event(text.as_bytes()).unwrap_err().about, About::Event(found));
     }
     // Also when the event is fine and what follows is not.
@@ -264,10 +269,7 @@ fn frames_that_are_no_message_get_a_notice() {
         ("[\"EVENT\"]", expected("a comma")),
         ("[\"REQ\"]", expected("a comma")),
         ("[\"REQ\",1,{}]", expected("a string")),
-        ("[\"REQ\",\"\",{}]", Fault::SubId),
-        ("[\"CLOSE\",\"\"]", Fault::SubId),
-        ("[\"CLOSE\",\"a\"", Fault::End),
-        ("[\"CLOSE\",\"a\"]x", Fault::TrailingBytes),
+        ("[\"CLOSE\",\"\\ud800\"]", Fault::LoneSurrogate),
         ("[\"CLOSE\",]", expected("a string")),
         ("[\"PUBLISH\",{}]", Fault::UnknownVerb),
         ("[\"event\",{}]", Fault::UnknownVerb),
@@ -275,11 +277,32 @@ fn frames_that_are_no_message_get_a_notice() {
     ] {
         refused(message, fault, About::Frame);
     }
-    let long = "é".repeat(65);
-    refused(format!("[\"REQ\",\"{long}\",{{}}]"), Fault::SubId, About::Frame);
     taken(&format!("[\"REQ\",\"{}\",{{}}]", "é".repeat(64)));
     taken(&format!("[\"REQ\",\"{}\",{{}}]", "\\ud83d\\udc9c".repeat(64)));
     taken(r#"["CLOSE","a\"b",1,[]]"#);
+}
+
+#[test]
+fn an_id_that_is_none_is_named_as_it_was_sent() {
+    let long = "é".repeat(65);
+    let bounds = Fault::SubId;
+    refused(format!("[\"REQ\",\"{long}\",{{}}]"), bounds, About::Req((&*long).into()));
+    refused(format!("[\"COUNT\",\"{long}\",{{}}]"), bounds, About::Count((&*long).into()));
+    refused(format!("[\"CLOSE\",\"{long}\"]"), bounds, About::Close((&*long).into()));
+    refused("[\"REQ\",\"\",{}]", bounds, About::Req("".into()));
+    refused("[\"CLOSE\",\"\"]", bounds, About::Close("".into()));
+    refused("[\"CLOSE\",\"a\"", Fault::End, About::Close("a".into()));
+    refused("[\"CLOSE\",\"a\"]x", Fault::TrailingBytes, About::Close("a".into()));
+    refused("[\"PUBLISH\",\"a\\n\"]", Fault::UnknownVerb, About::Unknown("a\n".into()));
+    refused("[\"req\" , \"a\"", Fault::UnknownVerb, About::Unknown("a".into()));
+    refused("[\"NEG-OPEN\",\"a\",{}", Fault::End, About::Neg("a".into()));
+    refused("[\"NEG-MSG\",\"a\"", Fault::End, About::Neg("a".into()));
+    refused("[\"NEG-CLOSE\",\"a\"", Fault::End, About::Frame);
+    refused("[\"NEG-OPEN\",1]", Fault::Expected("a string"), About::Frame);
+    for text in [format!("[\"NEG-OPEN\",\"{long}\",{{}},\"61\"]"), r#"["NEG-MSG","a","61"]"#.into()] {
+        taken(&text);
+    }
+    taken(r#"["NEG-CLOSE","a"]"#);
 }
 
 #[test]
@@ -309,10 +332,11 @@ fn filters_are_refused_rather_than_guessed() {
     bad_filter("[]", Fault::Expected("a filter object"), invalid);
     bad_filter(r#"{"kinds":[1],"\u006binds":[2]}"#, Fault::Repeated, invalid);
     bad_filter(r##"{"#t":["a"],"#t":["b"]}"##, Fault::Repeated, invalid);
-    for name in ["search", "#", "#ab", "#1", "#é", "#-", "e", "", "Ids", "&t"] {
+    bad_filter(r#"{"search":"x"}"#, Fault::Search, "unsupported");
+    for name in ["#", "#ab", "#1", "#é", "#-", "e", "", "Ids", "&t"] {
         bad_filter(&format!("{{\"{name}\":[]}}"), Fault::UnknownFilterField, "unsupported");
     }
-    let sub = SubId::new("s").unwrap();
+    let sub: Box<str> = "s".into();
     refused(r#"["REQ","s"]"#, Fault::NoFilter, About::Req(sub.clone()));
     refused(r#"["COUNT","s"]"#, Fault::NoFilter, About::Count(sub.clone()));
     refused(r#"["REQ","s",{}"#, Fault::End, About::Req(sub.clone()));
@@ -373,14 +397,15 @@ fn a_message_of_exactly_the_limit_is_taken() {
             assert!(matches!(read, Ok(ClientMessage::Event(_))));
         } else {
             let error = read.unwrap_err();
-            assert_eq!(error.fault, Fault::MessageTooLong { bytes_max });
+            let bytes = message.len() as u64;
+            assert_eq!(error.fault, Fault::MessageTooLong { bytes, bytes_max });
             assert_eq!(error.about, About::Event(Some(id())));
         }
     }
     let limits = Limits { message_bytes_max: 10, ..Limits::default() };
     let error = parse_client_message(br#"["REQ","abc",{}]"#, &limits).unwrap_err();
-    assert_eq!(error.about, About::Req(SubId::new("abc").unwrap()));
-    assert_eq!(error.to_string(), "the message is longer than 10 bytes");
+    assert_eq!(error.about, About::Req("abc".into()));
+    assert_eq!(error.to_string(), "the message has 16 bytes, which is over the limit of 10");
 }
 
 #[test]

@@ -43,6 +43,8 @@ fn same(message: &ClientMessage<'_>, model: &ModelMessage, input: &str) {
             assert_eq!((sub.as_str(), filters), (id.as_str(), model), "{input}");
         }
         (ClientMessage::Close { sub }, ModelMessage::Close(id)) => assert_eq!(sub.as_str(), id, "{input}"),
+        (ClientMessage::Neg { query }, ModelMessage::Neg(id)) => assert_eq!(**query, **id, "{input}"),
+        (ClientMessage::NegClose, ModelMessage::NegClose) => {}
         _ => panic!("{message:?} is not {model:?} in {input}"),
     }
 }

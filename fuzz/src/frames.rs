@@ -1,7 +1,7 @@
 //! One client message: [`wire::parse_client_message`] against the reference, and what is written in answer.
 
 use relay_engine::types::{EventId, Filter, Limits, SubId};
-use relay_engine::wire::{self, About, ClientMessage, Fault, WireError, frames as write};
+use relay_engine::wire::{self, About, ClientMessage, Fault, Skimmer, WireError, frames as write};
 
 use crate::events::check_event;
 use crate::filters::check_filter;
@@ -28,6 +28,7 @@ pub fn frames(data: &[u8]) {
         }
     }
     check_narrow(data, &result);
+    check_skimmer(data);
     check_answers(data);
 }
 
@@ -38,6 +39,8 @@ enum Said {
     Req(SubId, Vec<(Filter, usize)>),
     Count(SubId, Vec<(Filter, usize)>),
     Close(SubId),
+    Neg(String),
+    NegClose,
 }
 
 fn read(text: &str, limits: &Limits) -> Opinion<Said> {
@@ -57,6 +60,11 @@ fn read(text: &str, limits: &Limits) -> Opinion<Said> {
             Some(sub) => with_trailing(Opinion::Taken(Said::Close(sub)), rest),
             None => Opinion::Refused,
         },
+        Some("NEG-OPEN" | "NEG-MSG") => match string(first) {
+            Some(query) => with_trailing(Opinion::Taken(Said::Neg(query)), rest),
+            None => Opinion::Refused,
+        },
+        Some("NEG-CLOSE") if string(first).is_some() => with_trailing(Opinion::Taken(Said::NegClose), rest),
         _ => Opinion::Refused,
     }
 }
@@ -116,6 +124,8 @@ fn check_message(message: &ClientMessage<'_>, said: &Said) {
             }
         }
         (ClientMessage::Close { sub }, Said::Close(own)) => assert_eq!(sub, own),
+        (ClientMessage::Neg { query }, Said::Neg(own)) => assert_eq!(**query, **own),
+        (ClientMessage::NegClose, Said::NegClose) => {}
         _ => panic!("read as another message: {message:?}"),
     }
 }
@@ -129,32 +139,37 @@ fn check_error(data: &[u8], error: &WireError) {
     assert!(words.is_ascii(), "a refusal quotes nothing");
     let Some(elements) = std::str::from_utf8(data).ok().and_then(elements) else { return };
     let [verb, first, ..] = elements.as_slice() else { return };
+    let named = |about: fn(Box<str>) -> About| string(first).map_or(About::Frame, |id| about(id.into()));
     match string(verb).as_deref() {
         Some("EVENT") => assert_eq!(error.about, About::Event(plain_id(first, &error.about))),
         Some("AUTH") => assert_eq!(error.about, About::Auth(plain_id(first, &error.about))),
-        Some("REQ") => assert_eq!(error.about, sub_id(first).map_or(About::Frame, About::Req)),
-        Some("COUNT") => assert_eq!(error.about, sub_id(first).map_or(About::Frame, About::Count)),
-        Some("CLOSE") => assert_eq!(error.about, About::Frame),
-        Some(_) => assert_eq!((&error.about, error.fault), (&About::Frame, Fault::UnknownVerb)),
-        None => assert_eq!(error.about, About::Frame),
+        Some("REQ") => assert_eq!(error.about, named(About::Req)),
+        Some("COUNT") => assert_eq!(error.about, named(About::Count)),
+        Some("CLOSE") => assert_eq!(error.about, named(About::Close)),
+        Some("NEG-OPEN" | "NEG-MSG") => assert_eq!(error.about, named(About::Neg)),
+        Some("NEG-CLOSE") | None => assert_eq!(error.about, About::Frame),
+        Some(_) => assert_eq!((&error.about, error.fault), (&named(About::Unknown), Fault::UnknownVerb)),
     }
 }
 
-/// The id a refusal of this event has to name. Where the name or the value is escaped, or the name is there
-/// twice, it may name what it found.
-fn plain_id(event: &str, about: &About) -> Option<EventId> {
-    let found = match about {
-        About::Event(id) | About::Auth(id) => *id,
-        _ => None,
-    };
+/// A message is about the same whether it is looked at whole or in pieces.
+fn check_skimmer(data: &[u8]) {
+    let about = Skimmer::skim(data);
+    for piece in [1, 7] {
+        let mut skimmer = Skimmer::default();
+        data.chunks(piece).for_each(|bytes| skimmer.feed(bytes));
+        assert_eq!(*skimmer.about(), about);
+    }
+}
+
+/// The id a refusal of this event has to name, as it was sent. Where the name is there twice, it may name what it found.
+fn plain_id(event: &str, about: &About) -> Option<Box<str>> {
+    let found: Option<Box<str>> = about.id().map(Into::into);
     let Some(object) = Object::read(event) else { return found };
     let named: Vec<&str> =
         object.fields.iter().filter(|(name, _)| name == "id").map(|(_, value)| value.get()).collect();
     match named.as_slice() {
-        [value] if !event.contains("\\u") => value
-            .strip_prefix('"')
-            .and_then(|value| value.strip_suffix('"'))
-            .and_then(|value| EventId::from_hex(value.as_bytes()).ok()),
+        [value] => string(value).map(Into::into),
         [] => None,
         _ => found,
     }
@@ -198,10 +213,12 @@ fn check_answers(data: &[u8]) {
     let hex = id.to_string();
     check(serde_json::json!(["NOTICE", text]), &|out| write::notice(out, &text));
     check(serde_json::json!(["OK", hex, false, text]), &|out| write::ok(out, &id, false, &text));
+    check(serde_json::json!(["OK", text, false, hex]), &|out| write::not_ok(out, &text, &hex));
+    check(serde_json::json!(["NEG-ERR", text, hex]), &|out| write::neg_err(out, &text, &hex));
     check(serde_json::json!(["AUTH", text]), &|out| write::auth(out, &text));
     let start: String = text.chars().take(SubId::CHARS_MAX).collect();
     let Some(sub) = SubId::new(&start) else { return };
-    check(serde_json::json!(["CLOSED", start, text]), &|out| write::closed(out, &sub, &text));
+    check(serde_json::json!(["CLOSED", start, text]), &|out| write::closed(out, sub.as_str(), &text));
     check(serde_json::json!(["EOSE", start]), &|out| write::eose(out, &sub, None));
     check(serde_json::json!(["EVENT", start, {}]), &|out| {
         write::event_head(out, &sub);

@@ -267,7 +267,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     /// A binary message.
     pub fn binary(&mut self, now: Now, key: Key) -> Next {
         let Some(&id) = self.by_key.get(&key) else { return Next::Idle };
-        self.relay.handle_binary(now, id);
+        self.relay.handle_binary(id);
         self.settle(now)
     }
 

@@ -111,6 +111,7 @@ impl Numbers {
             ("NOTICE", relay.sent_notice),
             ("COUNT", relay.sent_count),
             ("AUTH", relay.sent_auth),
+            ("NEG-ERR", relay.sent_neg_err),
         ] {
             put("nostr_relay_messages_total", Some(("verb", verb)), count);
         }

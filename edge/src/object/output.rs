@@ -69,7 +69,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             let Some(conn) = self.conns.get(&id) else { continue };
             if conn.backlog.is_some_and(|backlog| now.millis_since(backlog.moved) >= stall_ms_max) {
                 self.numbers.closed_stalled += 1;
-                self.close(id, 1008, "the client reads nothing");
+                self.close(id, 1008, "answers are not being read");
             }
         }
     }

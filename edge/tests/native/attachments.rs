@@ -97,12 +97,12 @@ fn much_that_gathers_is_not_gathered_for_long() {
     let mut runtime = Runtime::new(Settings::default(), Forgets::Never);
     let socket = runtime.connect().unwrap();
     let t = runtime.now.seconds();
-    for n in 0..50u64 {
-        let note = event(&key(1)).at(t - n).content("x".repeat(200_000)).sign();
+    for n in 0..100u64 {
+        let note = event(&key(1)).at(t - n).content("x".repeat(100_000)).sign();
         runtime.text(socket.key, &format!(r#"["EVENT",{}]"#, note.json()));
     }
     // Ten megabytes came in one breath, and most of them are stored before a turn was due.
-    assert!((41..50).contains(&runtime.store.events()), "{}", runtime.store.events());
+    assert!((82..100).contains(&runtime.store.events()), "{}", runtime.store.events());
     runtime.drive();
-    assert_eq!(runtime.store.events(), 50);
+    assert_eq!(runtime.store.events(), 100);
 }

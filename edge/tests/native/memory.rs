@@ -142,7 +142,7 @@ fn live_filters_of_all_sockets_have_a_bound_and_who_meets_it_is_told() {
         let mut runtime = Runtime::new(Settings::load(&|_| None).unwrap(), forgets);
         let (taken, refused) = subscribe_until_refused(&mut runtime, 12, 10_000);
         assert_eq!(taken, 30_000, "a third of what is left of half");
-        let words = r#"["CLOSED","all","blocked: much is subscribed to here, 9999 more values are free"]"#;
+        let words = r#"["CLOSED","all","blocked: this relay is busy; for now, a request may name 9999 ids, authors, kinds and tags"]"#;
         assert_eq!(refused.as_deref(), Some(words));
         let (taken, _) = subscribe_until_refused(&mut runtime, 40, 1_000);
         assert_eq!(taken, 27_000);
@@ -152,7 +152,7 @@ fn live_filters_of_all_sockets_have_a_bound_and_who_meets_it_is_told() {
         }
         let (taken, refused) = subscribe_until_refused(&mut runtime, 130, 499);
         assert_eq!(taken, 117 * 499, "the other half");
-        assert!(refused.unwrap().contains("430 more values are free"));
+        assert!(refused.unwrap().contains("may name 430 ids"));
         // What ends makes room.
         let (now, key) = (runtime.now, 1);
         runtime.sockets[&key].closed.set(Some(1005));

@@ -5,22 +5,48 @@ use super::auth::AUTH_KIND;
 use super::vanish::VANISH_KIND;
 use crate::types::{EventId, Kind, Limits, PubKey, Tags, Timestamp, parse_expiration, unescape};
 
-/// Why an event was refused: the words of its OK, with NIP-01's prefix.
+/// The first rule that an event breaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
-    /// For instance `invalid: too many tags`.
-    pub message: String,
-    /// Whether authenticating could change it; the client needs a challenge then.
-    pub wants_auth: bool,
+#[expect(missing_docs, reason = "what was found, and the bound it breaks")]
+pub enum Refused {
+    /// NIP-42: the relay serves authenticated clients only.
+    Unauthenticated,
+    /// Too many tags.
+    Tags { count: usize, max: usize },
+    /// Too much content.
+    Content { chars: usize, max: usize },
+    /// Too long as JSON.
+    Bytes { bytes: usize, max: usize },
+    /// `created_at` is too far ahead.
+    TooNew,
+    /// `created_at` is too far back.
+    TooOld,
+    /// NIP-40.
+    Expired,
+    /// NIP-42: an AUTH event as an EVENT.
+    AuthEvent,
+    /// The kind is not wanted.
+    Kind(Kind),
+    /// The author is on the list of those that are not wanted.
+    DeniedAuthor,
+    /// The author is not on the list of those that are.
+    UnknownAuthor,
+    /// NIP-13: the id has too few leading zero bits.
+    Work { bits: u32, min: u32 },
+    /// NIP-13: the `nonce` tag commits to less.
+    CommittedWork { target: u32, min: u32 },
+    /// NIP-13: the `nonce` tag commits to nothing.
+    UncommittedWork,
+    /// NIP-70: not from its author.
+    Protected { is_authenticated: bool },
+    /// NIP-70: a repost of a protected event.
+    EmbedsProtected,
 }
 
 impl Refused {
-    fn new(message: impl Into<String>) -> Self {
-        Refused { message: message.into(), wants_auth: false }
-    }
-
-    fn auth(message: &str) -> Self {
-        Refused { message: message.into(), wants_auth: true }
+    /// Whether authenticating could change it; the client needs a challenge then.
+    pub fn wants_auth(&self) -> bool {
+        matches!(self, Refused::Unauthenticated | Refused::Protected { .. })
     }
 }
 
@@ -62,7 +88,7 @@ pub enum Standing<'a> {
 /// Judges an event.
 ///
 /// # Errors
-/// The first rule it breaks, in words.
+/// The first rule it breaks.
 pub fn admit(
     event: &Candidate<'_>,
     policy: &Policy,
@@ -73,17 +99,17 @@ pub fn admit(
     admit_size(event, limits)?;
     admit_time(event, limits, now)?;
     if event.kind == AUTH_KIND {
-        return Err(Refused::new("invalid: kind 22242 goes into an AUTH message"));
+        return Err(Refused::AuthEvent);
     }
     if let Standing::Client { keys } = standing {
         if !policy.admin_pubkeys.contains(&event.pubkey) {
             admit_kind_and_author(event, policy)?;
-            admit_work(event, limits)?;
+            admit_work(event, policy, limits)?;
         }
         admit_protected(event, keys)?;
     }
     if event.embeds_protected {
-        return Err(Refused::new("blocked: a repost may not embed a protected event"));
+        return Err(Refused::EmbedsProtected);
     }
     Ok(())
 }
@@ -92,37 +118,37 @@ pub fn admit(
 /// even a known event is acknowledged without it.
 ///
 /// # Errors
-/// In words.
+/// [`Refused::Unauthenticated`].
 pub fn admit_sender(policy: &Policy, keys: &[PubKey]) -> Result<(), Refused> {
     if policy.auth_required && keys.is_empty() {
-        return Err(Refused::auth("auth-required: this relay takes events from authenticated clients only"));
+        return Err(Refused::Unauthenticated);
     }
     Ok(())
 }
 
 fn admit_size(event: &Candidate<'_>, limits: &Limits) -> Result<(), Refused> {
-    let bounds = [
-        ("tags", event.tag_count, limits.event_tags_max),
-        ("characters of content", event.content_chars, limits.content_chars_max),
-        ("bytes", event.json_bytes, limits.event_bytes_max),
-    ];
-    for (what, got, max) in bounds {
-        if got > max {
-            return Err(Refused::new(format!("invalid: {got} {what} are more than the {max} taken here")));
-        }
+    let (count, chars, bytes) = (event.tag_count, event.content_chars, event.json_bytes);
+    if count > limits.event_tags_max {
+        return Err(Refused::Tags { count, max: limits.event_tags_max });
+    }
+    if chars > limits.content_chars_max {
+        return Err(Refused::Content { chars, max: limits.content_chars_max });
+    }
+    if bytes > limits.event_bytes_max {
+        return Err(Refused::Bytes { bytes, max: limits.event_bytes_max });
     }
     Ok(())
 }
 
 fn admit_time(event: &Candidate<'_>, limits: &Limits, now: Timestamp) -> Result<(), Refused> {
     if event.created_at > now.saturating_add(limits.created_at_ahead_seconds_max) {
-        return Err(Refused::new("invalid: created_at is too far in the future"));
+        return Err(Refused::TooNew);
     }
     if limits.created_at_age_seconds_max.is_some_and(|age| event.created_at < now.saturating_sub(age)) {
-        return Err(Refused::new("invalid: created_at is too far in the past"));
+        return Err(Refused::TooOld);
     }
     if parse_expiration(event.tags).is_some_and(|expires_at| expires_at <= now) {
-        return Err(Refused::new("invalid: the event has expired"));
+        return Err(Refused::Expired);
     }
     Ok(())
 }
@@ -135,26 +161,28 @@ fn admit_kind_and_author(event: &Candidate<'_>, policy: &Policy) -> Result<(), R
     let kind_taken = policy.allow_kinds.as_ref().is_none_or(|kinds| kinds.contains(&event.kind))
         && !policy.deny_kinds.contains(&event.kind);
     if !kind_taken {
-        return Err(Refused::new(format!("blocked: kind {} is not taken here", event.kind)));
+        return Err(Refused::Kind(event.kind));
     }
     if policy.deny_pubkeys.contains(&event.pubkey) {
-        return Err(Refused::new("blocked: this author is not welcome here"));
+        return Err(Refused::DeniedAuthor);
     }
     if policy.allow_pubkeys.as_ref().is_some_and(|authors| !authors.contains(&event.pubkey)) {
-        return Err(Refused::new("restricted: this author may not write here"));
+        return Err(Refused::UnknownAuthor);
     }
     Ok(())
 }
 
-/// NIP-13: a committed target below the minimum is refused though luck gave the id more zeros.
-fn admit_work(event: &Candidate<'_>, limits: &Limits) -> Result<(), Refused> {
+/// NIP-13: who commits to a target below the minimum is refused though luck gave the id more zeros («if you require 40
+/// bits … and see a committed target of 30, you can safely reject it»); who commits to none only if that is required,
+/// since the tag «SHOULD» have one. What is no number is no target.
+fn admit_work(event: &Candidate<'_>, policy: &Policy, limits: &Limits) -> Result<(), Refused> {
     let min = limits.pow_bits_min;
     if min == 0 {
         return Ok(());
     }
     let bits = event.id.leading_zero_bits();
     if bits < min {
-        return Err(Refused::new(format!("pow: difficulty {bits} is less than {min}")));
+        return Err(Refused::Work { bits, min });
     }
     let mut nonces = event.tags.named(b"nonce");
     let target = nonces.next().and_then(|tag| tag.fields().nth(2)).and_then(|field| {
@@ -162,23 +190,16 @@ fn admit_work(event: &Candidate<'_>, limits: &Limits) -> Result<(), Refused> {
         std::str::from_utf8(&text).ok()?.parse::<u32>().ok()
     });
     match target {
-        None => Err(Refused::new("pow: the nonce tag commits to no target difficulty")),
-        Some(target) if target < min => {
-            Err(Refused::new(format!("pow: committed target {target} is less than {min}")))
-        }
-        Some(_) => Ok(()),
+        None if policy.pow_commitment_required => Err(Refused::UncommittedWork),
+        Some(target) if target < min => Err(Refused::CommittedWork { target, min }),
+        None | Some(_) => Ok(()),
     }
 }
 
 /// NIP-70: protected events come from their own author.
 fn admit_protected(event: &Candidate<'_>, keys: &[PubKey]) -> Result<(), Refused> {
     if is_protected(event.tags) && !keys.contains(&event.pubkey) {
-        let message = if keys.is_empty() {
-            "auth-required: this event may only be published by its author"
-        } else {
-            "restricted: this event may only be published by its author"
-        };
-        return Err(Refused::auth(message));
+        return Err(Refused::Protected { is_authenticated: !keys.is_empty() });
     }
     Ok(())
 }

@@ -13,9 +13,20 @@ pub struct Auth {
     keys: Vec<PubKey>,
 }
 
-/// Why an AUTH event was refused, in the words of its OK.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AuthRefused(pub &'static str);
+/// The first rule that an AUTH event breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthRefused {
+    /// It is of another kind than 22242.
+    Kind,
+    /// Its `created_at` is too far off.
+    Time,
+    /// It does not have the connection's challenge, or none was sent.
+    Challenge,
+    /// It names another relay.
+    Relay,
+    /// The connection has as many keys as it may.
+    Keys,
+}
 
 impl Auth {
     /// A connection's state before any AUTH. `challenge` is what it has been sent, `relay` the URL or host clients
@@ -54,25 +65,25 @@ impl Auth {
     /// The first rule of NIP-42 that it breaks.
     pub fn check(&self, event: &Event, limits: &Limits, now: Timestamp) -> Result<(), AuthRefused> {
         if event.kind != AUTH_KIND {
-            return Err(AuthRefused("invalid: an AUTH event is of kind 22242"));
+            return Err(AuthRefused::Kind);
         }
         if event.created_at.abs_diff(now) > limits.auth_age_seconds_max {
-            return Err(AuthRefused("invalid: created_at is too far from the current time"));
+            return Err(AuthRefused::Time);
         }
         let value = |name: &[u8]| event.tags().find(name);
         let challenge = self.challenge().map(str::as_bytes);
         if challenge.is_none() || value(b"challenge").as_deref() != challenge {
-            return Err(AuthRefused("invalid: the challenge is not the one this connection was sent"));
+            return Err(AuthRefused::Challenge);
         }
         let names_us = value(b"relay").is_some_and(|url| {
             let url = String::from_utf8_lossy(&url);
             self.relay.as_deref().is_some_and(|own| same_relay(own, &url))
         });
         if !names_us {
-            return Err(AuthRefused("invalid: the relay tag does not name this relay"));
+            return Err(AuthRefused::Relay);
         }
         if self.keys.len() >= limits.auth_keys_max && !self.keys.contains(&event.pubkey) {
-            return Err(AuthRefused("restricted: too many keys on one connection"));
+            return Err(AuthRefused::Keys);
         }
         Ok(())
     }

@@ -39,6 +39,9 @@ pub struct Policy {
     pub allow_kinds: Option<Vec<Kind>>,
     /// Kinds of which events are refused.
     pub deny_kinds: Vec<Kind>,
+    /// Whether an event must commit to a target difficulty in its `nonce` tag where `pow_bits_min` asks for work: NIP-13
+    /// leaves that to the miner. A target below the minimum is refused either way.
+    pub pow_commitment_required: bool,
     /// Whether EOSE says if there is more (NIP-67). Off, because clients in use reject an EOSE of three elements and
     /// wait for ever: nostr-fetch 0.17, Nostrify 0.54, nostr-relaypool 0.6.
     pub eose_hints: bool,
@@ -55,6 +58,7 @@ impl Default for Policy {
             deny_pubkeys: Vec::new(),
             allow_kinds: None,
             deny_kinds: Vec::new(),
+            pow_commitment_required: false,
             eose_hints: false,
         }
     }

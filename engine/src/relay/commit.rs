@@ -1,8 +1,7 @@
 //! From verified events to durable ones, and the answers that may only follow.
 
-use super::Relay;
-use super::ingest::{InFlight, store_words};
-use super::publish;
+use super::ingest::InFlight;
+use super::{Relay, publish, words};
 use crate::store::{self, Backend, Op, Outcome, Refusal, Seq, StoreError};
 use crate::types::{Event, Now};
 
@@ -158,7 +157,7 @@ impl<B: Backend> Relay<B> {
                 }
             }
             Err(error) => {
-                let words = store_words(&error);
+                let words = words::store(&error);
                 for place in reply.places {
                     self.finish(now, place, publish::Outcome::Failed(words.clone()));
                 }
@@ -170,15 +169,10 @@ impl<B: Backend> Relay<B> {
 
 /// What a sender is told of a change.
 fn told(outcome: &Outcome) -> publish::Outcome {
-    let words = match outcome {
-        Outcome::Stored(seq) => return publish::Outcome::Stored(*seq),
-        Outcome::Duplicate => return publish::Outcome::Duplicate,
-        Outcome::Refused(Refusal::Superseded) => return publish::Outcome::Superseded,
-        Outcome::Refused(Refusal::Deleted) => "blocked: this event was deleted by its author",
-        Outcome::Refused(Refusal::Vanished) => "blocked: this author asked to vanish",
-        // The machine passes ephemeral events on before a commit; other callers may not know better.
-        Outcome::Refused(Refusal::Ephemeral) => "error: ephemeral events are not stored",
-        Outcome::Refused(Refusal::Expired) => "invalid: the event has expired",
-    };
-    publish::Outcome::Refused(words.into())
+    match outcome {
+        Outcome::Stored(seq) => publish::Outcome::Stored(*seq),
+        Outcome::Duplicate => publish::Outcome::Duplicate,
+        Outcome::Refused(Refusal::Superseded) => publish::Outcome::Superseded,
+        Outcome::Refused(refusal) => publish::Outcome::Refused(words::refusal(*refusal).into()),
+    }
 }

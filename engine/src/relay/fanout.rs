@@ -12,7 +12,7 @@ use super::outbox::Frame;
 use super::request::Request;
 use super::session::ConnId;
 use super::stream::StreamId;
-use super::{Live, Relay};
+use super::{Live, Relay, words};
 use crate::index::SubSlot;
 use crate::policy::may_see;
 use crate::store::{Backend, Replayed, Seq};
@@ -308,8 +308,7 @@ impl<B: Backend> Relay<B> {
         }
         if missed > 0 {
             self.mark_changed(conn);
-            let words = format!("error: {missed} ephemeral events were not sent, this reader was too slow");
-            self.send_notice(conn, &words);
+            self.send_notice(conn, &words::ephemeral_missed(missed));
         }
         self.resume_input(conn);
     }

@@ -7,9 +7,9 @@
 
 use super::publish::{Outcome, Ticket};
 use super::session::ConnId;
-use super::{Relay, SeededMap, VerifyBatch, VerifyChecked};
+use super::{Relay, SeededMap, VerifyBatch, VerifyChecked, words};
 use crate::policy::{self, Candidate, Standing, VANISH_KIND, names_relay};
-use crate::store::{Backend, Op, Reader, StoreError};
+use crate::store::{Backend, Op, Reader};
 use crate::types::{Class, Event, EventId, Kind, Limits, Now, Sig, unescape};
 use crate::verify::{Verdict, Verified, verify_one};
 use crate::wire::{self, RawEvent};
@@ -176,11 +176,11 @@ impl<B: Backend> Relay<B> {
         };
         if let Some(session) = &mut session {
             if !session.event_rate.take(config.limits.events_per_minute_max, now) {
-                return Decision::refuse("rate-limited: too many events a minute");
+                return Decision::refuse(words::TOO_MANY_EVENTS);
             }
             if let Err(refused) = policy::admit_sender(&config.policy, session.auth.keys()) {
                 self.challenge(sender);
-                return Decision::refuse(refused.message);
+                return Decision::refuse(words::refused(&refused));
             }
         }
         let mut is_hashed = !self.verifier.hashes_batches();
@@ -203,7 +203,7 @@ impl<B: Backend> Relay<B> {
             // It may have been stored when it had no effect here: an import knows another URL, or none.
             Ok(Some(_)) if raw.kind == VANISH_KIND => {}
             Ok(Some(_)) => return Decision::Answer(Outcome::Duplicate),
-            Err(error) => return Decision::Answer(Outcome::Failed(store_words(&error))),
+            Err(error) => return Decision::Answer(Outcome::Failed(words::store(&error))),
         }
         let event = raw.to_event();
         let candidate = Candidate {
@@ -223,18 +223,18 @@ impl<B: Backend> Relay<B> {
         };
         let judged = policy::admit(&candidate, &config.policy, &config.limits, standing, now.seconds());
         if let Err(refused) = judged {
-            if refused.wants_auth {
+            if refused.wants_auth() {
                 self.challenge(sender);
             }
-            return Decision::refuse(refused.message);
+            return Decision::refuse(words::refused(&refused));
         }
         // Never what the client calls this relay: who says `Host: other` could have others' requests to other
         // relays take effect here.
         if event.kind == VANISH_KIND && !names_relay(&event, config.url.as_deref()) {
-            return Decision::refuse("invalid: this request to vanish does not name this relay");
+            return Decision::refuse(words::VANISH_ELSEWHERE);
         }
         if is_hashed && raw.compute_id() != raw.id {
-            return Decision::refuse(WRONG_ID);
+            return Decision::refuse(words::WRONG_ID);
         }
         Decision::Verify(Admitted { event, is_hashed })
     }
@@ -289,9 +289,9 @@ impl<B: Backend> Relay<B> {
             match verdict {
                 Verdict::Invalid(_) => {
                     self.metrics.events_forged += 1;
-                    self.finish(now, place, Outcome::Refused(WRONG_SIGNATURE.into()));
+                    self.finish(now, place, Outcome::Refused(words::WRONG_SIGNATURE.into()));
                 }
-                Verdict::WrongId(_) => self.finish(now, place, Outcome::Refused(WRONG_ID.into())),
+                Verdict::WrongId(_) => self.finish(now, place, Outcome::Refused(words::WRONG_ID.into())),
                 Verdict::Valid(verified) => self.accept(now, verified, place),
             }
         }
@@ -343,7 +343,7 @@ impl<B: Backend> Relay<B> {
     fn send_outcome(&mut self, sender: Sender, id: &EventId, outcome: Outcome) {
         match sender {
             Sender::Client(conn) => {
-                let (accepted, words) = ok_words(&outcome);
+                let (accepted, words) = words::ok(&outcome);
                 self.send_ok(conn, id, accepted, words);
             }
             Sender::Host(ticket) => self.published.push(ticket, outcome),
@@ -367,12 +367,13 @@ impl<B: Backend> Relay<B> {
         let Some(session) = self.sessions.get_mut(conn) else { return };
         // It costs a signature check, as an event does.
         if !session.event_rate.take(self.config.limits.events_per_minute_max, now) {
-            return self.send_ok(conn, &raw.id, false, "rate-limited: too many events a minute");
+            return self.send_ok(conn, &raw.id, false, words::TOO_MANY_EVENTS);
         }
         let event = raw.to_event();
-        let mut refusal = session.auth.check(&event, &self.config.limits, now.seconds()).err().map(|e| e.0);
+        let checked = session.auth.check(&event, &self.config.limits, now.seconds());
+        let mut refusal = checked.err().map(words::auth_refused);
         if refusal.is_none() && raw.compute_id() != raw.id {
-            refusal = Some(WRONG_ID);
+            refusal = Some(words::WRONG_ID);
         }
         if refusal.is_none() {
             match verify_one(&*self.verifier, event) {
@@ -380,30 +381,11 @@ impl<B: Backend> Relay<B> {
                     session.auth.add(verified.event().pubkey);
                     self.mark_changed(conn);
                 }
-                None => refusal = Some(WRONG_SIGNATURE),
+                None => refusal = Some(words::WRONG_SIGNATURE),
             }
         }
         self.send_ok(conn, &raw.id, refusal.is_none(), refusal.unwrap_or_default());
     }
-}
-
-/// Whether an EVENT is accepted, and the words of its OK.
-fn ok_words(outcome: &Outcome) -> (bool, &str) {
-    match outcome {
-        Outcome::Stored(_) | Outcome::Delivered => (true, ""),
-        Outcome::Duplicate => (true, DUPLICATE),
-        Outcome::Superseded => (false, SUPERSEDED),
-        Outcome::Refused(words) | Outcome::Failed(words) => (false, words),
-    }
-}
-
-const DUPLICATE: &str = "duplicate: already have this event";
-const SUPERSEDED: &str = "duplicate: a newer version is stored here";
-const WRONG_SIGNATURE: &str = "invalid: the signature is not the author's";
-const WRONG_ID: &str = "invalid: the id is not the hash of the event";
-
-pub(super) fn store_words(error: &StoreError) -> String {
-    format!("error: {error}")
 }
 
 /// NIP-70: whether a repost's content is an event that its author protected.

@@ -65,7 +65,7 @@ pub struct Metrics {
     pub messages_close: u64,
     /// AUTH messages received.
     pub messages_auth: u64,
-    /// Messages that were none of these, or malformed.
+    /// Messages that were none of these, or malformed; those of NIP-77, which is not served, among them.
     pub messages_bad: u64,
     /// Messages that waited for an earlier event of their connection.
     pub messages_deferred: u64,
@@ -87,6 +87,8 @@ pub struct Metrics {
     pub sent_count: u64,
     /// AUTH frames sent.
     pub sent_auth: u64,
+    /// NEG-ERR frames sent.
+    pub sent_neg_err: u64,
     /// Events stored.
     pub events_stored: u64,
     /// Ephemeral events passed on.
@@ -143,6 +145,7 @@ impl Default for Metrics {
             sent_notice: 0,
             sent_count: 0,
             sent_auth: 0,
+            sent_neg_err: 0,
             events_stored: 0,
             events_ephemeral: 0,
             streams_lagged: 0,

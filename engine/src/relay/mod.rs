@@ -28,6 +28,7 @@ mod request;
 mod session;
 mod snapshot;
 mod stream;
+mod words;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -51,14 +52,14 @@ use crate::policy::Auth;
 use crate::store::{Backend, Seq};
 use crate::types::{Event, Now};
 use crate::verify::{Batch, Checked, Verifier};
-use crate::wire::{self, ClientMessage};
+use crate::wire::{self, About, ClientMessage, Fault, Skimmer, WireError};
 
 use commit::Pending;
 use fanout::LiveSubs;
 use ingest::Ingest;
 use publish::Published;
 use request::Request;
-use session::{Session, Sessions};
+use session::{Deferred, Session, Sessions};
 use stream::Streams;
 
 /// Events on their way to the verifier.
@@ -175,7 +176,7 @@ impl<B: Backend> Relay<B> {
         let limits = &self.config.limits;
         let Some(session) = self.sessions.get_mut(conn) else { return };
         if text.len() > limits.message_bytes_max {
-            return self.handle_oversized(now, conn, text.len() as u64);
+            return self.handle_oversized(conn, text.len() as u64, Skimmer::skim(text));
         }
         let message = wire::parse_client_message(text, limits);
         // Frames of one connection take effect in order: what follows an event that is still on its way
@@ -185,8 +186,7 @@ impl<B: Backend> Relay<B> {
             || session.unbegun > 0
             || (session.in_flight > 0 && !matches!(message, Ok(ClientMessage::Event(_)) | Err(_)));
         if waits {
-            session.deferred_bytes += text.len();
-            session.deferred.push_back(text.into());
+            session.defer(Deferred::Text(text.into()));
             self.metrics.messages_deferred += 1;
             return;
         }
@@ -194,15 +194,21 @@ impl<B: Backend> Relay<B> {
     }
 
     /// A binary message: there are none in Nostr.
-    pub fn handle_binary(&mut self, now: Now, conn: ConnId) {
-        self.bad_message(now, conn, "invalid: binary messages mean nothing here");
+    pub fn handle_binary(&mut self, conn: ConnId) {
+        self.bad_message(conn, words::BINARY);
     }
 
-    /// A message of `bytes` bytes that the host skipped because it is over `message_bytes_max`.
-    pub fn handle_oversized(&mut self, now: Now, conn: ConnId, bytes: u64) {
-        let max = self.config.limits.message_bytes_max;
-        let words = format!("invalid: a message of {bytes} bytes is over the limit of {max}");
-        self.bad_message(now, conn, &words);
+    /// A message of `bytes` bytes that the host skipped because it is over `message_bytes_max`. What it is `about`
+    /// a [`Skimmer`] has seen.
+    pub fn handle_oversized(&mut self, conn: ConnId, bytes: u64, about: About) {
+        let bytes_max = self.config.limits.message_bytes_max;
+        let error = WireError { at: bytes_max, fault: Fault::MessageTooLong { bytes, bytes_max }, about };
+        let Some(session) = self.sessions.get_mut(conn) else { return };
+        if session.deferred.is_empty() && session.unbegun == 0 {
+            return self.handle_malformed(conn, &error);
+        }
+        session.defer(Deferred::Malformed(error));
+        self.metrics.messages_deferred += 1;
     }
 
     /// Whether the host should go on reading from this connection. After `false` the connection will
@@ -305,16 +311,24 @@ impl<B: Backend> Relay<B> {
     fn run_deferred(&mut self, now: Now, conn: ConnId) {
         loop {
             let Some(session) = self.sessions.get_mut(conn) else { return };
-            let Some(text) = session.deferred.front() else { break };
-            let message = wire::parse_client_message(text, &self.config.limits);
-            let is_event = matches!(message, Ok(ClientMessage::Event(_)));
-            if session.unbegun > 0 || (session.in_flight > 0 && !is_event) {
+            let waits_for_events = match session.deferred.front() {
+                None => break,
+                Some(Deferred::Malformed(_)) => false,
+                Some(Deferred::Text(text)) => {
+                    let message = wire::parse_client_message(text, &self.config.limits);
+                    !matches!(message, Ok(ClientMessage::Event(_)))
+                }
+            };
+            if session.unbegun > 0 || (session.in_flight > 0 && waits_for_events) {
                 break;
             }
-            let text = session.deferred.pop_front().expect("it was at the front");
-            session.deferred_bytes -= text.len();
-            let message = wire::parse_client_message(&text, &self.config.limits);
-            self.handle_message(now, conn, message);
+            match session.take_deferred().expect("it was at the front") {
+                Deferred::Text(text) => {
+                    let message = wire::parse_client_message(&text, &self.config.limits);
+                    self.handle_message(now, conn, message);
+                }
+                Deferred::Malformed(error) => self.handle_malformed(conn, &error),
+            }
         }
         self.resume_input(conn);
     }
@@ -338,9 +352,15 @@ impl<B: Backend> Relay<B> {
                     ClientMessage::Req { sub, filters } => self.handle_req(now, conn, sub, filters),
                     ClientMessage::Count { query, filters } => self.handle_count(now, conn, query, filters),
                     ClientMessage::Close { sub } => self.handle_close(conn, &sub),
+                    ClientMessage::Neg { query } => {
+                        self.metrics.messages_bad += 1;
+                        self.send_neg_err(conn, &query, words::NO_RECONCILIATION);
+                    }
+                    // Nothing is open, and nobody waits for an answer.
+                    ClientMessage::NegClose => self.metrics.messages_bad += 1,
                 }
             }
-            Err(error) => self.handle_malformed(now, conn, &error),
+            Err(error) => self.handle_malformed(conn, &error),
         }
     }
 

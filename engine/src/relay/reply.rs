@@ -1,9 +1,9 @@
-//! The one place that turns what happened into NIP-01 frames.
+//! The one place that turns what happened into NIP-01 frames; [`words`] has what they say.
 
-use super::Relay;
 use super::session::{Close, ConnId};
+use super::{Relay, words};
 use crate::store::Backend;
-use crate::types::{EventId, Now, SubId};
+use crate::types::{EventId, SubId};
 use crate::wire::frames::{self, Complete};
 use crate::wire::{About, WireError};
 
@@ -12,7 +12,7 @@ impl<B: Backend> Relay<B> {
         let Some(session) = self.sessions.get_mut(conn).filter(|session| !session.closing) else { return };
         session.outbox.push_text(write);
         if session.unread_bytes() > self.config.limits.outbox_bytes_max {
-            self.close(conn, 1008, "the client asks faster than it reads");
+            self.close(conn, 1008, words::READS_TOO_SLOWLY);
         }
         self.mark_ready(conn);
     }
@@ -22,12 +22,28 @@ impl<B: Backend> Relay<B> {
         self.send_text(conn, |out| frames::ok(out, id, accepted, message));
     }
 
+    /// OK false for an id that no event can have.
+    fn send_not_ok(&mut self, conn: ConnId, id: &str, message: &str) {
+        self.metrics.sent_ok += 1;
+        self.send_text(conn, |out| frames::not_ok(out, id, message));
+    }
+
+    pub(super) fn send_neg_err(&mut self, conn: ConnId, query: &str, message: &str) {
+        self.metrics.sent_neg_err += 1;
+        self.send_text(conn, |out| frames::neg_err(out, query, message));
+    }
+
     pub(super) fn send_eose(&mut self, conn: ConnId, sub: &SubId, hint: Option<Complete>) {
         self.metrics.sent_eose += 1;
         self.send_text(conn, |out| frames::eose(out, sub, hint));
     }
 
     pub(super) fn send_closed(&mut self, conn: ConnId, sub: &SubId, message: &str) {
+        self.send_closed_as(conn, sub.as_str(), message);
+    }
+
+    /// CLOSED for an id that no subscription can have.
+    fn send_closed_as(&mut self, conn: ConnId, sub: &str, message: &str) {
         self.metrics.sent_closed += 1;
         self.send_text(conn, |out| frames::closed(out, sub, message));
     }
@@ -74,27 +90,36 @@ impl<B: Backend> Relay<B> {
         }
     }
 
-    /// A message that could not be read: answered in the frame that fits what it was about.
-    pub(super) fn handle_malformed(&mut self, now: Now, conn: ConnId, error: &WireError) {
-        let words = format!("{}: {error}", error.prefix());
+    /// A message that could not be read: answered in the frame that fits what it was about, with the id as it came,
+    /// so that its sender does not wait for another answer.
+    pub(super) fn handle_malformed(&mut self, conn: ConnId, error: &WireError) {
+        let words = words::malformed(error);
         match &error.about {
-            About::Event(Some(id)) | About::Auth(Some(id)) => {
-                self.send_ok(conn, id, false, &words);
-                self.count_bad(conn);
-            }
-            About::Req(sub) | About::Count(sub) => {
-                if matches!(error.about, About::Req(_)) {
-                    // NIP-01: the REQ that is refused would have replaced this one.
-                    self.end_subscription(conn, sub);
+            About::Event(Some(id)) | About::Auth(Some(id)) => self.send_not_ok(conn, id, &words),
+            About::Req(id) | About::Close(id) => {
+                // NIP-01: the REQ that is refused would have replaced the subscription, and who closes wants it closed.
+                if let Some(sub) = SubId::new(id) {
+                    self.end_subscription(conn, &sub);
                 }
-                self.send_closed(conn, sub, &words);
-                self.count_bad(conn);
+                self.send_closed_as(conn, id, &words);
             }
-            About::Event(None) | About::Auth(None) | About::Frame => self.bad_message(now, conn, &words),
+            About::Count(id) => self.send_closed_as(conn, id, &words),
+            About::Neg(id) => self.send_neg_err(conn, id, &words),
+            // CLOSED would end a subscription that its client has open under this id.
+            About::Unknown(id) if !self.is_open(conn, id) => self.send_closed_as(conn, id, &words),
+            About::Event(None) | About::Auth(None) | About::Unknown(_) | About::Frame => {
+                self.send_notice(conn, &words);
+            }
         }
+        self.count_bad(conn);
     }
 
-    pub(super) fn bad_message(&mut self, _now: Now, conn: ConnId, words: &str) {
+    fn is_open(&self, conn: ConnId, id: &str) -> bool {
+        let session = self.sessions.get(conn);
+        SubId::new(id).is_some_and(|sub| session.is_some_and(|session| session.subs.contains_key(&sub)))
+    }
+
+    pub(super) fn bad_message(&mut self, conn: ConnId, words: &str) {
         self.send_notice(conn, words);
         self.count_bad(conn);
     }
@@ -108,7 +133,7 @@ impl<B: Backend> Relay<B> {
         let too_many = session.bad_messages >= max;
         self.mark_changed(conn);
         if too_many {
-            self.close(conn, 1008, "too many malformed messages in a row");
+            self.close(conn, 1008, words::ABUSE);
         }
     }
 }

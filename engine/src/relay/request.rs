@@ -7,12 +7,11 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use super::Relay;
 use super::fanout::{Owner, Place, State};
-use super::ingest::store_words;
 use super::session::ConnId;
 use super::snapshot::{Progress, SubSnapshot};
 use super::stream::StreamId;
+use super::{Relay, words};
 use crate::index::SubSlot;
 use crate::policy::{Access, access, may_hide, may_see};
 use crate::store::{
@@ -30,9 +29,6 @@ const SMALL_VALUES_MAX: usize = 500;
 pub(super) const REQUESTS_WAITING_MAX: usize = 32;
 /// REQs kept to be timed when the host has flushed.
 const ANSWERED_MAX: usize = 1_024;
-
-const GUARDED: &str = "auth-required: these events are served to their parties only";
-const NOT_YOURS: &str = "restricted: these events are not yours to read";
 
 /// A request with steps to take.
 pub(super) enum Request {
@@ -131,14 +127,13 @@ impl<B: Backend> Relay<B> {
         let limits = &self.config.limits;
         let Some(session) = self.sessions.get_mut(conn) else { return };
         if session.subs.len() >= limits.subscriptions_max {
-            let words = format!("blocked: {} subscriptions are open, no more fit", session.subs.len());
+            let words = words::too_many_subscriptions(session.subs.len());
             return self.send_closed(conn, &sub, &words);
         }
         let (own, counted, new) = (session.filter_values, session.count_values, value_count(&filters));
         let own_max = limits.connection_values_max;
         if own + new > own_max {
-            let words = format!("blocked: the subscriptions of a connection hold up to {own_max} values");
-            return self.send_closed(conn, &sub, &words);
+            return self.send_closed(conn, &sub, &words::too_many_values(own_max));
         }
         // What replaces as much as it brings is no burden.
         if new > ended
@@ -149,7 +144,7 @@ impl<B: Backend> Relay<B> {
         let filters: Arc<[Filter]> = filters.into();
         let horizon = match self.last_seq() {
             Ok(horizon) => horizon,
-            Err(error) => return self.send_closed(conn, &sub, &store_words(&error)),
+            Err(error) => return self.send_closed(conn, &sub, &words::store(&error)),
         };
         let state = State::Scanning { missed: false, held: Vec::new(), last: None };
         let Some((slot, serial)) = self.subscribe(conn, sub, &filters, state, horizon) else { return };
@@ -172,9 +167,7 @@ impl<B: Backend> Relay<B> {
         let small = SMALL_VALUES_MAX.saturating_sub(own).min(all_max.saturating_sub(self.filter_values));
         let large = (all_max / 2).saturating_sub(self.filter_values) / 3;
         match small.max(large) {
-            free if new > free => {
-                Err(format!("blocked: much is subscribed to here, {free} more values are free"))
-            }
+            free if new > free => Err(words::too_busy(free)),
             _ => Ok(()),
         }
     }
@@ -233,7 +226,7 @@ impl<B: Backend> Relay<B> {
         let admitted = self.admit_request(now, conn, &filters);
         let Some(session) = self.sessions.get_mut(conn) else { return };
         let admitted = match admitted {
-            Ok(()) if session.counts >= COUNTS_MAX => Err("rate-limited: too many counts at once".into()),
+            Ok(()) if session.counts >= COUNTS_MAX => Err(words::TOO_MANY_COUNTS.into()),
             other => other,
         };
         let own = session.filter_values + session.count_values;
@@ -248,7 +241,7 @@ impl<B: Backend> Relay<B> {
     pub(super) fn count(&mut self, conn: ConnId, query: SubId, filters: Arc<[Filter]>) {
         let horizon = match self.last_seq() {
             Ok(horizon) => horizon,
-            Err(error) => return self.send_closed(conn, &query, &store_words(&error)),
+            Err(error) => return self.send_closed(conn, &query, &words::store(&error)),
         };
         let Some(session) = self.sessions.get_mut(conn) else { return };
         session.counts += 1;
@@ -270,16 +263,16 @@ impl<B: Backend> Relay<B> {
         let config = &*self.config;
         let Some(session) = self.sessions.get_mut(conn) else { return Ok(()) };
         if !session.request_rate.take(config.limits.requests_per_minute_max, now) {
-            return Err("rate-limited: too many requests a minute".into());
+            return Err(words::TOO_MANY_REQUESTS.into());
         }
         let keys = session.auth.keys();
         let words = if config.policy.auth_required && keys.is_empty() {
-            "auth-required: this relay answers authenticated clients only"
+            words::AUTHENTICATED_ONLY
         } else {
             match access(filters, &config.policy.guarded_kinds, keys) {
                 Access::Open => return Ok(()),
-                Access::NeedsAuth => GUARDED,
-                Access::Restricted => return Err(NOT_YOURS.into()),
+                Access::NeedsAuth => words::PARTIES_ONLY,
+                Access::Restricted => return Err(words::NOT_A_PARTY.into()),
             }
         };
         self.send_challenge(conn);
@@ -291,9 +284,9 @@ impl<B: Backend> Relay<B> {
         let words = match self.sessions.get(conn) {
             Some(session) if session.auth.keys().is_empty() => {
                 self.send_challenge(conn);
-                GUARDED
+                words::PARTIES_ONLY
             }
-            _ => NOT_YOURS,
+            _ => words::NOT_A_PARTY,
         };
         self.send_closed(conn, id, words);
     }
@@ -516,7 +509,7 @@ impl<B: Backend> Relay<B> {
             }
             Err(error) => {
                 self.end_count(&job);
-                self.send_closed(job.conn, &job.query, &store_words(&error));
+                self.send_closed(job.conn, &job.query, &words::store(&error));
             }
         }
         Next::Done
@@ -618,7 +611,7 @@ impl<B: Backend> Relay<B> {
         let Owner::Client { conn, sub } = &live.owner else { return };
         let (conn, sub) = (*conn, sub.clone());
         self.end_subscription(conn, &sub);
-        self.send_closed(conn, &sub, &store_words(error));
+        self.send_closed(conn, &sub, &words::store(error));
     }
 }
 

@@ -8,6 +8,7 @@ use super::request::REQUESTS_WAITING_MAX;
 use crate::index::SubSlot;
 use crate::policy::{Auth, Bucket};
 use crate::types::{Limits, Now, SubId};
+use crate::wire::WireError;
 
 /// One connection of one shard; never means another connection later.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,6 +23,22 @@ pub struct Close {
     pub reason: String,
 }
 
+/// A message that waits for earlier ones to take effect.
+pub(super) enum Deferred {
+    Text(Box<[u8]>),
+    /// One that was too long to be kept.
+    Malformed(WireError),
+}
+
+impl Deferred {
+    fn bytes(&self) -> usize {
+        match self {
+            Deferred::Text(text) => text.len(),
+            Deferred::Malformed(error) => error.about.id().map_or(0, str::len),
+        }
+    }
+}
+
 pub(super) struct Session {
     pub(super) auth: Auth,
     pub(super) subs: FastMap<SubId, SubSlot>,
@@ -33,7 +50,7 @@ pub(super) struct Session {
     /// Bytes that have left the outbox and that the host still holds; see [`super::Relay::handle_backlog`].
     pub(super) backlog_bytes: usize,
     /// Messages that wait for earlier events to take effect.
-    pub(super) deferred: VecDeque<Box<[u8]>>,
+    pub(super) deferred: VecDeque<Deferred>,
     /// Bytes of those messages.
     pub(super) deferred_bytes: usize,
     /// Events received and not yet answered.
@@ -89,6 +106,18 @@ impl Session {
             closing: false,
             changed: false,
         }
+    }
+
+    pub(super) fn defer(&mut self, message: Deferred) {
+        self.deferred_bytes += message.bytes();
+        self.deferred.push_back(message);
+    }
+
+    /// The message that has waited longest.
+    pub(super) fn take_deferred(&mut self) -> Option<Deferred> {
+        let message = self.deferred.pop_front()?;
+        self.deferred_bytes -= message.bytes();
+        Some(message)
     }
 
     pub(super) fn takes_input(&self, limits: &Limits) -> bool {

@@ -10,7 +10,8 @@ pub enum Class {
     Regular,
     /// One event is kept for each (author, kind).
     Replaceable,
-    /// Never kept, only delivered live.
+    /// Never kept, only delivered live: each time it comes and whatever its age. NIP-01 bounds neither, and a relay that
+    /// does not keep events does not know which it has seen. `created_at_age_seconds_max` and NIP-40 hold for them too.
     Ephemeral,
     /// One event is kept for each (author, kind, `d` tag).
     Addressable,

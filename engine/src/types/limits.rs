@@ -7,19 +7,20 @@ use super::time::Timestamp;
 /// The bounds of one relay. Each has a default that suits a public relay on a small box.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Largest client message in bytes. A REQ for 10,000 authors is 670 KB, so one MiB.
+    /// Largest client message in bytes. Content and tags as long as they may be must fit, see [`Limits::check`]; a REQ for
+    /// 20,000 authors, 1.3 MB, does too.
     pub message_bytes_max: usize,
     /// Largest event in bytes of canonical JSON. A follow list of 3,000 people is about 220 KB.
     pub event_bytes_max: usize,
     /// Most tags in an event.
     pub event_tags_max: usize,
-    /// Longest content in Unicode characters.
+    /// Longest content in Unicode characters. The longest that NIP-44 encrypts is 87,472, a book some 500,000.
     pub content_chars_max: usize,
     /// How far `created_at` may lie in the past, in seconds; `None` takes any age.
     pub created_at_age_seconds_max: Option<Timestamp>,
     /// How far `created_at` may lie ahead of the relay's clock, in seconds.
     pub created_at_ahead_seconds_max: Timestamp,
-    /// NIP-13: leading zero bits an event's id needs; 0 asks for none.
+    /// NIP-13: leading zero bits an event's id needs; 0 asks for none. See also `Policy::pow_commitment_required`.
     pub pow_bits_min: u32,
     /// Live subscriptions a connection may hold.
     pub subscriptions_max: usize,
@@ -72,7 +73,37 @@ pub struct Limits {
     pub requests_per_minute_max: u32,
 }
 
+/// Bytes of an EVENT message beside what its tags and its content take: 364, and room for white space.
+const EVENT_MESSAGE_BYTES: usize = 512;
+/// Most bytes of a character in JSON: one beyond the basic plane as two escapes, `\ud83d\udc9c`, as Python writes it.
+const CHAR_BYTES_MAX: usize = 12;
+/// Bytes of a tag of a follow list: a key, a relay, a comma. Tags may be longer, as long as the message is not.
+const TAG_BYTES: usize = 100;
+
 impl Limits {
+    /// Whether what NIP-11 promises fits into a message: content of `content_chars_max` in any escaping, and a follow list of
+    /// `event_tags_max`.
+    ///
+    /// # Errors
+    /// The limit that is too large for `message_bytes_max`, and the largest that is not.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        let room = self.message_bytes_max.saturating_sub(EVENT_MESSAGE_BYTES);
+        for (name, limit, bytes, what) in [
+            ("limits.content_chars_max", self.content_chars_max, CHAR_BYTES_MAX, "a character may take"),
+            ("limits.event_tags_max", self.event_tags_max, TAG_BYTES, "a tag of a follow list takes"),
+        ] {
+            if limit > room / bytes {
+                let words = format!(
+                    "is too large: {what} {bytes} bytes, so that no more than {} fit into limits.message_bytes_max, {}",
+                    room / bytes,
+                    self.message_bytes_max
+                );
+                return Err((name, words));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether a connection's messages are counted against a rate.
     pub fn counts_messages(&self) -> bool {
         self.events_per_minute_max > 0 || self.requests_per_minute_max > 0
@@ -82,10 +113,10 @@ impl Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits {
-            message_bytes_max: 1 << 20,
+            message_bytes_max: 2 << 20,
             event_bytes_max: 1 << 20,
             event_tags_max: 10_000,
-            content_chars_max: 256 << 10,
+            content_chars_max: 128 << 10,
             created_at_age_seconds_max: None,
             created_at_ahead_seconds_max: 15 * 60,
             pow_bits_min: 0,
@@ -112,5 +143,34 @@ impl Default for Limits {
             events_per_minute_max: 0,
             requests_per_minute_max: 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nip_11_promises_fits_the_message_and_the_event() {
+        let limits = Limits::default();
+        assert_eq!(limits.check(), Ok(()));
+        // Canonical, a control character takes six bytes and no other more.
+        assert!(6 * limits.content_chars_max + EVENT_MESSAGE_BYTES <= limits.event_bytes_max);
+        assert!(TAG_BYTES * limits.event_tags_max + EVENT_MESSAGE_BYTES <= limits.event_bytes_max);
+        assert!(limits.event_bytes_max + EVENT_MESSAGE_BYTES <= limits.message_bytes_max);
+        assert!(67 * limits.filter_values_max + EVENT_MESSAGE_BYTES <= limits.message_bytes_max);
+
+        let small = Limits { message_bytes_max: 12_512, ..limits };
+        let fits = Limits { content_chars_max: 1_000, event_tags_max: 120, ..small.clone() };
+        assert_eq!(fits.check(), Ok(()));
+        assert_eq!(small.check().unwrap_err().0, "limits.content_chars_max");
+        let (name, words) = Limits { content_chars_max: 1_001, ..fits.clone() }.check().unwrap_err();
+        assert_eq!(name, "limits.content_chars_max");
+        assert!(words.contains("no more than 1000 fit"), "{words}");
+        assert_eq!(
+            Limits { event_tags_max: 121, ..fits.clone() }.check().unwrap_err().0,
+            "limits.event_tags_max"
+        );
+        assert!(Limits { message_bytes_max: 0, ..fits }.check().is_err());
     }
 }

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::types::{EventId, SubId};
+use crate::types::SubId;
 
 /// Why a message could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,19 +17,39 @@ pub struct WireError {
     pub about: About,
 }
 
-/// What an unreadable message was about.
+/// What an unreadable message was about. An id is the text that the client sent as such, right or wrong, so that the
+/// client knows it again in the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum About {
-    /// Nothing that an OK or a CLOSED could name: a NOTICE.
+    /// Nothing that an answer could name: a NOTICE.
     Frame,
     /// An EVENT: `OK false`, if an id could be found in it.
-    Event(Option<EventId>),
+    Event(Option<Box<str>>),
     /// An AUTH: `OK false`, if an id could be found in it.
-    Auth(Option<EventId>),
+    Auth(Option<Box<str>>),
     /// A REQ: `CLOSED`, and with it the subscription that it would have replaced.
-    Req(SubId),
+    Req(Box<str>),
     /// A COUNT: `CLOSED`.
-    Count(SubId),
+    Count(Box<str>),
+    /// A CLOSE: `CLOSED`, which is what was wanted.
+    Close(Box<str>),
+    /// A NEG-OPEN or NEG-MSG: `NEG-ERR`.
+    Neg(Box<str>),
+    /// A message of an unknown type whose next element is a string, as the id is in all that are known: `CLOSED`.
+    Unknown(Box<str>),
+}
+
+impl About {
+    /// The id, if one was found.
+    pub fn id(&self) -> Option<&str> {
+        match self {
+            About::Frame => None,
+            About::Event(id) | About::Auth(id) => id.as_deref(),
+            About::Req(id) | About::Count(id) | About::Close(id) | About::Neg(id) | About::Unknown(id) => {
+                Some(id)
+            }
+        }
+    }
 }
 
 /// What is wrong at one place of a message.
@@ -37,6 +57,8 @@ pub enum About {
 pub enum Fault {
     /// More bytes than a message may have.
     MessageTooLong {
+        /// How many it has.
+        bytes: u64,
         /// `Limits::message_bytes_max`.
         bytes_max: usize,
     },
@@ -82,6 +104,10 @@ pub enum Fault {
     Repeated,
     /// A filter field this relay does not know.
     UnknownFilterField,
+    /// The filter field of NIP-50.
+    Search,
+    /// A tag of no string: NIP-01 asks for one or more.
+    EmptyTag,
     /// More tags than an event may have.
     TooManyTags {
         /// `Limits::event_tags_max`.
@@ -109,17 +135,20 @@ impl WireError {
     /// off», has that prefix, while `blocked` and `restricted` speak of who asks.
     pub fn prefix(&self) -> &'static str {
         match self.fault {
-            Fault::UnknownVerb | Fault::UnknownFilterField => "unsupported",
+            Fault::UnknownVerb | Fault::UnknownFilterField | Fault::Search => "unsupported",
             _ => "invalid",
         }
     }
 }
 
+/// For operators: [`Fault`]'s words, and the place.
 impl fmt::Display for WireError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.fault {
             // No place in the message says more than these words.
-            Fault::MessageTooLong { .. } | Fault::Missing(_) | Fault::NoFilter => self.fault.fmt(f),
+            Fault::MessageTooLong { .. } | Fault::Missing(_) | Fault::NoFilter | Fault::Search => {
+                self.fault.fmt(f)
+            }
             _ => write!(f, "{} at byte {}", self.fault, self.at),
         }
     }
@@ -127,30 +156,37 @@ impl fmt::Display for WireError {
 
 impl std::error::Error for WireError {}
 
+/// For people: clients show these words to their users. They quote nothing.
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Fault::MessageTooLong { bytes_max } => write!(f, "the message is longer than {bytes_max} bytes"),
+            Fault::MessageTooLong { bytes, bytes_max } => {
+                write!(f, "the message has {bytes} bytes, which is over the limit of {bytes_max}")
+            }
             Fault::End => f.write_str("the message ends too early"),
-            Fault::Expected(what) => write!(f, "expected {what}"),
-            Fault::TrailingBytes => f.write_str("more bytes after the end"),
-            Fault::ControlCharacter => f.write_str("unescaped control character in a string"),
-            Fault::Utf8 => f.write_str("invalid UTF-8"),
-            Fault::Escape => f.write_str("bad escape in a string"),
-            Fault::LoneSurrogate => f.write_str("half of a surrogate pair"),
-            Fault::TooDeep => f.write_str("nested too deep"),
-            Fault::TooManyFields => f.write_str("too many unknown fields in the event"),
-            Fault::UnknownVerb => f.write_str("unknown message type"),
+            Fault::Expected(what) => write!(f, "the message is malformed, {what} was expected"),
+            Fault::TrailingBytes => f.write_str("the message is malformed, something follows its end"),
+            Fault::ControlCharacter => f.write_str("a control character is not escaped"),
+            Fault::Utf8 => f.write_str("the message is not UTF-8"),
+            Fault::Escape => f.write_str("a string has an escape that JSON does not have"),
+            Fault::LoneSurrogate => f.write_str("a string has half of a surrogate pair"),
+            Fault::TooDeep => f.write_str("a field is nested too deep"),
+            Fault::TooManyFields => f.write_str("the event has too many fields that NIP-01 does not have"),
+            Fault::UnknownVerb => f.write_str("this relay does not know this type of message"),
             Fault::SubId => write!(f, "a subscription id has 1 to {} characters", SubId::CHARS_MAX),
             Fault::Hex { field, chars } => write!(f, "{field} must be {chars} lowercase hex characters"),
             Fault::Integer { field, max } => write!(f, "{field} must be an integer from 0 to {max}"),
             Fault::Missing(field) => write!(f, "the event has no {field}"),
             Fault::Repeated => f.write_str("a field is there twice"),
-            Fault::UnknownFilterField => f.write_str("unknown filter field"),
-            Fault::TooManyTags { max } => write!(f, "more than {max} tags"),
-            Fault::NoFilter => f.write_str("there is no filter"),
-            Fault::TooManyFilters { max } => write!(f, "more than {max} filters"),
-            Fault::TooManyValues { max } => write!(f, "more than {max} values in the filters"),
+            Fault::UnknownFilterField => f.write_str("a filter has a field that this relay does not know"),
+            Fault::Search => f.write_str("this relay has no search (NIP-50)"),
+            Fault::EmptyTag => f.write_str("a tag is empty"),
+            Fault::TooManyTags { max } => write!(f, "the event has more than {max} tags"),
+            Fault::NoFilter => f.write_str("the request has no filter"),
+            Fault::TooManyFilters { max } => write!(f, "the request has more than {max} filters"),
+            Fault::TooManyValues { max } => {
+                write!(f, "the request names more than {max} ids, authors, kinds and tags")
+            }
         }
     }
 }

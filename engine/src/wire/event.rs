@@ -9,8 +9,9 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::cursor::{Cursor, Failed, Parsed};
-use super::error::{About, Fault, WireError};
+use super::error::{Fault, WireError};
 use super::escape::{Escapes, RawStr};
+use super::skim::Skimmer;
 use crate::types::{Event, EventId, Kind, NO_EXPIRY, PubKey, Sig, Tags, Timestamp, parse_expiration};
 
 /// Largest `created_at` an event may have, one less than the largest signed 64-bit integer.
@@ -59,11 +60,10 @@ struct RawTags<'a> {
 pub fn parse_event(json: &[u8]) -> Result<RawEvent<'_>, WireError> {
     let mut cursor = Cursor::new(json);
     cursor.white_space();
-    let start = cursor.at();
     let mut event = RawEvent::BLANK;
     match read(&mut cursor, usize::MAX, &mut event).and_then(|()| cursor.end()) {
         Ok(()) => Ok(event),
-        Err(Failed) => Err(cursor.error(About::Event(find_id(&json[start..])))),
+        Err(Failed) => Err(cursor.error(Skimmer::skim_event(json))),
     }
 }
 
@@ -200,7 +200,10 @@ fn tags<'a>(cursor: &mut Cursor<'a>, tags_max: usize) -> Parsed<RawTags<'a>> {
         // Brackets, and a comma unless it is the first.
         canonical_len += 2 + usize::from(count > 1);
         cursor.expect(b'[', "a tag")?;
-        let mut more_fields = !cursor.closes(b']');
+        if cursor.peek() == Some(b']') {
+            return Err(cursor.fail(Fault::EmptyTag));
+        }
+        let mut more_fields = true;
         let mut is_name = true;
         while more_fields {
             let field = cursor.string()?;
@@ -217,51 +220,6 @@ fn tags<'a>(cursor: &mut Cursor<'a>, tags_max: usize) -> Parsed<RawTags<'a>> {
     // A name written with escapes may be any name.
     may_expire |= escapes == Escapes::Foreign;
     Ok(RawTags { raw, count, is_canonical, may_expire })
-}
-
-/// The id of an event that cannot be read, if one stands where it should.
-///
-/// `text` starts with the object. The walk minds strings and nesting and forgives everything else.
-#[cold]
-pub(super) fn find_id(text: &[u8]) -> Option<EventId> {
-    let mut depth = 0u32;
-    let mut at = 0;
-    while let Some(&byte) = text.get(at) {
-        at += 1;
-        match byte {
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' => depth = depth.checked_sub(1).filter(|&depth| depth > 0)?,
-            b'"' => {
-                let start = at;
-                while let Some(offset) = memchr::memchr2(b'"', b'\\', &text[at..]) {
-                    at += offset;
-                    if text[at] == b'"' {
-                        break;
-                    }
-                    at = (at + 2).min(text.len());
-                }
-                let string = text.get(start..at)?;
-                at += 1;
-                if depth == 1
-                    && string == b"id"
-                    && let Some(id) = text.get(at..).and_then(id_value)
-                {
-                    return Some(id);
-                }
-            }
-            _ => {}
-        }
-    }
-    None
-}
-
-/// The id in `: "<id>"`.
-fn id_value(text: &[u8]) -> Option<EventId> {
-    let value = text.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start();
-    match value.get(..EventId::HEX_LEN + 2)? {
-        [b'"', id @ .., b'"'] => EventId::from_hex(id).ok(),
-        _ => None,
-    }
 }
 
 impl<'a> RawEvent<'a> {

@@ -53,6 +53,7 @@ pub(super) fn filter(cursor: &mut Cursor<'_>, budget: &mut Budget) -> Parsed<Fil
                 tags.push(TagFilter { letter: *letter, values: tag_values(cursor, budget, *letter)? });
                 is_new
             }
+            b"search" => return Err(cursor.fail_at(start, Fault::Search)),
             _ => return Err(cursor.fail_at(start, Fault::UnknownFilterField)),
         };
         if !is_new {

@@ -30,6 +30,14 @@ pub fn ok(out: &mut Vec<u8>, id: &EventId, accepted: bool, message: &str) {
     out.push(b']');
 }
 
+/// `["OK","<id>",false,"<message>"]` for an id that may be any text (NIP-01). The message starts with a prefix.
+pub fn not_ok(out: &mut Vec<u8>, id: &str, message: &str) {
+    open(out, "OK", id);
+    out.extend_from_slice(b",false,");
+    write_json_string(out, message);
+    out.push(b']');
+}
+
 /// `["EOSE","<sub>"]`, with a hint if there is one to give (NIP-01, NIP-67).
 pub fn eose(out: &mut Vec<u8>, sub: &SubId, hint: Option<Complete>) {
     open(out, "EOSE", sub.as_str());
@@ -40,9 +48,17 @@ pub fn eose(out: &mut Vec<u8>, sub: &SubId, hint: Option<Complete>) {
     });
 }
 
-/// `["CLOSED","<sub>","<message>"]` (NIP-01). The message starts with a prefix.
-pub fn closed(out: &mut Vec<u8>, sub: &SubId, message: &str) {
-    open(out, "CLOSED", sub.as_str());
+/// `["CLOSED","<sub>","<message>"]` for an id that may be any text (NIP-01). The message starts with a prefix.
+pub fn closed(out: &mut Vec<u8>, sub: &str, message: &str) {
+    open(out, "CLOSED", sub);
+    out.push(b',');
+    write_json_string(out, message);
+    out.push(b']');
+}
+
+/// `["NEG-ERR","<query>","<message>"]` (NIP-77). The message starts with a prefix.
+pub fn neg_err(out: &mut Vec<u8>, query: &str, message: &str) {
+    open(out, "NEG-ERR", query);
     out.push(b',');
     write_json_string(out, message);
     out.push(b']');
@@ -111,7 +127,12 @@ mod tests {
         check(|out| eose(out, &sub, None), r#"["EOSE","a\"b\\c\n💜\u0001"]"#);
         check(|out| eose(out, &sub, Some(Complete::Finish)), r#"["EOSE","a\"b\\c\n💜\u0001",["finish"]]"#);
         check(|out| eose(out, &sub, Some(Complete::More)), r#"["EOSE","a\"b\\c\n💜\u0001",["more"]]"#);
-        check(|out| closed(out, &sub, "error: x\ny"), r#"["CLOSED","a\"b\\c\n💜\u0001","error: x\ny"]"#);
+        check(|out| not_ok(out, "a\"b", "invalid: c"), r#"["OK","a\"b",false,"invalid: c"]"#);
+        check(
+            |out| closed(out, sub.as_str(), "error: x\ny"),
+            r#"["CLOSED","a\"b\\c\n💜\u0001","error: x\ny"]"#,
+        );
+        check(|out| neg_err(out, "n\n", "unsupported: x"), r#"["NEG-ERR","n\n","unsupported: x"]"#);
         check(|out| notice(out, "hello\t"), r#"["NOTICE","hello\t"]"#);
         check(|out| auth(out, "chal\"lenge"), r#"["AUTH","chal\"lenge"]"#);
         let query = SubId::new("q").unwrap();

@@ -1,9 +1,10 @@
-//! Client messages: EVENT, AUTH, REQ, COUNT and CLOSE.
+//! Client messages: EVENT, AUTH, REQ, COUNT, CLOSE and those of NIP-77.
 
 use super::cursor::{Cursor, Failed, Parsed};
-use super::error::{About, Fault, WireError};
-use super::event::{RawEvent, find_id, read};
+use super::error::{Fault, WireError};
+use super::event::{RawEvent, read};
 use super::filter::{Budget, filter};
+use super::skim::Skimmer;
 use crate::types::{Filter, Limits, SubId};
 
 /// What a client says.
@@ -32,15 +33,43 @@ pub enum ClientMessage<'a> {
         /// The subscription.
         sub: SubId,
     },
+    /// Reconcile what both sides have: a NEG-OPEN or a NEG-MSG (NIP-77), of which nothing but the id is read.
+    Neg {
+        /// The reconciliation. NIP-77 bounds its length no more than that of the message.
+        query: Box<str>,
+    },
+    /// End a reconciliation (NIP-77).
+    NegClose,
 }
 
-#[derive(Clone, Copy)]
-enum Verb {
+/// What a message is, by its first element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verb {
     Event,
     Auth,
     Req,
     Count,
     Close,
+    NegOpen,
+    NegMsg,
+    NegClose,
+    Unknown,
+}
+
+impl Verb {
+    pub(super) fn of(text: &str) -> Verb {
+        match text {
+            "EVENT" => Verb::Event,
+            "AUTH" => Verb::Auth,
+            "REQ" => Verb::Req,
+            "COUNT" => Verb::Count,
+            "CLOSE" => Verb::Close,
+            "NEG-OPEN" => Verb::NegOpen,
+            "NEG-MSG" => Verb::NegMsg,
+            "NEG-CLOSE" => Verb::NegClose,
+            _ => Verb::Unknown,
+        }
+    }
 }
 
 /// Reads one message. Costs no allocation for EVENT and AUTH, if it has no unknown field.
@@ -49,44 +78,41 @@ enum Verb {
 /// reading; the other bounds are the policy's to keep.
 ///
 /// # Errors
-/// [`WireError`]; what it is about says how to answer. A message that is too long is looked at only for that.
+/// [`WireError`]; what it is about says how to answer.
 pub fn parse_client_message<'a>(bytes: &'a [u8], limits: &Limits) -> Result<ClientMessage<'a>, WireError> {
     let mut cursor = Cursor::new(bytes);
-    let cursor = &mut cursor;
-    let verb = match verb(cursor) {
-        Ok(verb) => verb,
-        Err(Failed) => return Err(cursor.error(About::Frame)),
-    };
+    read_message(&mut cursor, bytes.len(), limits).map_err(|Failed| cursor.error(Skimmer::skim(bytes)))
+}
+
+#[inline(always)]
+fn read_message<'a>(cursor: &mut Cursor<'a>, len: usize, limits: &Limits) -> Parsed<ClientMessage<'a>> {
+    let verb = verb(cursor)?;
+    check_len(cursor, len, limits)?;
     match verb {
         Verb::Event | Verb::Auth => {
-            let is_event = matches!(verb, Verb::Event);
-            let start = cursor.at();
             let mut event = RawEvent::BLANK;
-            match event_message(cursor, bytes.len(), limits, &mut event) {
-                Ok(()) if is_event => Ok(ClientMessage::Event(event)),
-                Ok(()) => Ok(ClientMessage::Auth(event)),
-                Err(Failed) => {
-                    let id = find_id(&bytes[start..]);
-                    Err(cursor.error(if is_event { About::Event(id) } else { About::Auth(id) }))
-                }
-            }
+            read(cursor, limits.event_tags_max, &mut event)?;
+            ignore_more(cursor)?;
+            Ok(if verb == Verb::Event { ClientMessage::Event(event) } else { ClientMessage::Auth(event) })
         }
-        Verb::Req | Verb::Count => {
-            let sub = match sub_id(cursor) {
-                Ok(sub) => sub,
-                Err(Failed) => return Err(cursor.error(About::Frame)),
-            };
-            match filters(cursor, bytes.len(), limits) {
-                Ok(filters) if matches!(verb, Verb::Req) => Ok(ClientMessage::Req { sub, filters }),
-                Ok(filters) => Ok(ClientMessage::Count { query: sub, filters }),
-                Err(Failed) if matches!(verb, Verb::Req) => Err(cursor.error(About::Req(sub))),
-                Err(Failed) => Err(cursor.error(About::Count(sub))),
-            }
+        Verb::Req => Ok(ClientMessage::Req { sub: sub_id(cursor)?, filters: filters(cursor, limits)? }),
+        Verb::Count => Ok(ClientMessage::Count { query: sub_id(cursor)?, filters: filters(cursor, limits)? }),
+        Verb::Close => {
+            let sub = sub_id(cursor)?;
+            ignore_more(cursor)?;
+            Ok(ClientMessage::Close { sub })
         }
-        Verb::Close => match close_message(cursor, bytes.len(), limits) {
-            Ok(sub) => Ok(ClientMessage::Close { sub }),
-            Err(Failed) => Err(cursor.error(About::Frame)),
-        },
+        Verb::NegOpen | Verb::NegMsg => {
+            let query = cursor.string()?.unescape().into();
+            ignore_more(cursor)?;
+            Ok(ClientMessage::Neg { query })
+        }
+        Verb::NegClose => {
+            cursor.string()?;
+            ignore_more(cursor)?;
+            Ok(ClientMessage::NegClose)
+        }
+        Verb::Unknown => unreachable!("refused where it was read"),
     }
 }
 
@@ -99,14 +125,10 @@ fn verb(cursor: &mut Cursor<'_>) -> Parsed<Verb> {
     }
     cursor.expect(b'[', "an array")?;
     let start = cursor.at();
-    let verb = match &*cursor.string()?.unescape() {
-        "EVENT" => Verb::Event,
-        "AUTH" => Verb::Auth,
-        "REQ" => Verb::Req,
-        "COUNT" => Verb::Count,
-        "CLOSE" => Verb::Close,
-        _ => return Err(cursor.fail_at(start, Fault::UnknownVerb)),
-    };
+    let verb = Verb::of(&cursor.string()?.unescape());
+    if verb == Verb::Unknown {
+        return Err(cursor.fail_at(start, Fault::UnknownVerb));
+    }
     cursor.expect(b',', "a comma")?;
     Ok(verb)
 }
@@ -114,28 +136,10 @@ fn verb(cursor: &mut Cursor<'_>) -> Parsed<Verb> {
 fn check_len(cursor: &mut Cursor<'_>, len: usize, limits: &Limits) -> Parsed<()> {
     let bytes_max = limits.message_bytes_max;
     if len > bytes_max {
-        return Err(cursor.fail_at(bytes_max, Fault::MessageTooLong { bytes_max }));
+        let bytes = len as u64;
+        return Err(cursor.fail_at(bytes_max, Fault::MessageTooLong { bytes, bytes_max }));
     }
     Ok(())
-}
-
-#[inline]
-fn event_message<'a>(
-    cursor: &mut Cursor<'a>,
-    len: usize,
-    limits: &Limits,
-    event: &mut RawEvent<'a>,
-) -> Parsed<()> {
-    check_len(cursor, len, limits)?;
-    read(cursor, limits.event_tags_max, event)?;
-    ignore_more(cursor)
-}
-
-fn close_message(cursor: &mut Cursor<'_>, len: usize, limits: &Limits) -> Parsed<SubId> {
-    check_len(cursor, len, limits)?;
-    let sub = sub_id(cursor)?;
-    ignore_more(cursor)?;
-    Ok(sub)
 }
 
 fn sub_id(cursor: &mut Cursor<'_>) -> Parsed<SubId> {
@@ -144,8 +148,7 @@ fn sub_id(cursor: &mut Cursor<'_>) -> Parsed<SubId> {
     SubId::new(&text).ok_or_else(|| cursor.fail_at(start, Fault::SubId))
 }
 
-fn filters(cursor: &mut Cursor<'_>, len: usize, limits: &Limits) -> Parsed<Vec<Filter>> {
-    check_len(cursor, len, limits)?;
+fn filters(cursor: &mut Cursor<'_>, limits: &Limits) -> Parsed<Vec<Filter>> {
     let mut budget = Budget::new(limits.filter_values_max);
     let mut filters = Vec::new();
     while cursor.more(b']')? {

@@ -20,10 +20,11 @@
 //! | `created_at` | 0 to [`CREATED_AT_MAX`] |
 //! | `since`, `until`, `limit` above any event or `u32` | lowered to a value that means the same |
 //! | hex | lowercase, exact length |
-//! | `tags` | an array of arrays of strings; an empty tag is taken, as other relays do |
+//! | `tags` | an array of arrays of strings; an empty tag is refused: «each tag is an array of one or more strings» |
 //! | unknown fields of a filter, `search`, `#` and anything but one letter | refused, prefix `unsupported` |
 //! | an empty list in a filter | kept; it matches nothing |
 //! | a REQ or COUNT without any filter | refused |
+//! | an unknown verb | refused, prefix `unsupported`; a string behind it is taken for its id |
 //! | elements after the event of EVENT and AUTH, after the id of CLOSE | must be JSON; ignored: «JSON arrays with trailing elements are accepted by conforming parsers» (NIP-67) |
 //!
 //! Every entry point takes any bytes at all and answers in time linear in their number; a test mutates
@@ -42,9 +43,11 @@ mod event;
 mod filter;
 pub mod frames;
 mod message;
+mod skim;
 
 pub use error::{About, Fault, WireError};
 pub use escape::write_json_string;
 pub use event::{CREATED_AT_MAX, RawEvent, parse_event};
 pub use filter::parse_filter;
 pub use message::{ClientMessage, parse_client_message};
+pub use skim::Skimmer;

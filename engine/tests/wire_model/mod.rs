@@ -123,7 +123,8 @@ impl ModelEvent {
         }
         let get = |wanted: &str| fields.iter().find(|(name, _)| name == wanted).map(|(_, value)| value);
         let tags = get("tags")?.arr()?.iter().map(|tag| {
-            tag.arr()?.iter().map(|field| field.str().map(str::to_owned)).collect::<Option<Vec<_>>>()
+            let fields = tag.arr().filter(|fields| !fields.is_empty())?;
+            fields.iter().map(|field| field.str().map(str::to_owned)).collect::<Option<Vec<_>>>()
         });
         Some(ModelEvent {
             id: get("id")?.str()?.parse().ok()?,
@@ -173,6 +174,8 @@ pub enum ModelMessage {
     Req(String, Vec<Filter>),
     Count(String, Vec<Filter>),
     Close(String),
+    Neg(String),
+    NegClose,
 }
 
 pub fn read_message(json: &Json, limits: &Limits) -> Option<ModelMessage> {
@@ -206,6 +209,14 @@ pub fn read_message(json: &Json, limits: &Limits) -> Option<ModelMessage> {
         "CLOSE" => {
             let sub = read_sub(list.get(1)?)?;
             trailing_ok().then_some(ModelMessage::Close(sub))
+        }
+        "NEG-OPEN" | "NEG-MSG" => {
+            let query = list.get(1)?.str()?;
+            trailing_ok().then(|| ModelMessage::Neg(query.to_owned()))
+        }
+        "NEG-CLOSE" => {
+            list.get(1)?.str()?;
+            trailing_ok().then_some(ModelMessage::NegClose)
         }
         _ => None,
     }
@@ -348,7 +359,7 @@ pub fn random_event(dice: &mut Dice) -> ModelEvent {
     let tag_count = dice.below(6);
     let tags = (0..tag_count)
         .map(|_| {
-            let mut tag: Vec<String> = (0..dice.below(4)).map(|_| text(dice)).collect();
+            let mut tag: Vec<String> = (0..1 + dice.below(3)).map(|_| text(dice)).collect();
             if let Some(name) = tag.first_mut()
                 && dice.one_in(2)
             {
@@ -573,7 +584,20 @@ impl Sloppy<'_> {
 
     /// A whole message, nearly always one to take.
     pub fn message(&mut self) {
-        let verb = *self.dice.pick(&["EVENT", "EVENT", "AUTH", "REQ", "REQ", "COUNT", "CLOSE"]);
+        let verb = *self.dice.pick(&[
+            "EVENT",
+            "EVENT",
+            "EVENT",
+            "AUTH",
+            "REQ",
+            "REQ",
+            "REQ",
+            "COUNT",
+            "CLOSE",
+            "NEG-OPEN",
+            "NEG-MSG",
+            "NEG-CLOSE",
+        ]);
         self.raw("[");
         self.string(verb);
         self.raw(",");

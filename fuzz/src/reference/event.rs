@@ -79,7 +79,9 @@ impl ReferenceEvent {
             sig: Sig(hex(object.get("sig")?)?),
             created_at: integer(object.get("created_at")?).filter(|&second| second <= CREATED_AT_MAX)?,
             kind: integer(object.get("kind")?)?.try_into().ok()?,
-            tags: serde_json::from_str(object.get("tags")?).ok()?,
+            tags: serde_json::from_str(object.get("tags")?)
+                .ok()
+                .filter(|tags: &Vec<Vec<String>>| !tags.iter().any(Vec::is_empty))?,
             content: string(object.get("content")?)?,
         })
     }

@@ -56,7 +56,7 @@ pub(super) enum Meaning {
     Close(String),
     /// A REQ that must be refused, and ends the subscription of that id if there is one.
     BadReq(String),
-    /// Something to be answered by a NOTICE or not at all.
+    /// Something to be answered by a NOTICE, by an answer to an id that nothing else has, or not at all.
     Junk,
 }
 
@@ -248,6 +248,10 @@ impl Client {
                 *answer = Some(value[2].clone());
             }
             "AUTH" => self.challenge = Some(text(1)),
+            "NEG-ERR" => {
+                assert_eq!(text(1), "never", "the id of the NEG-OPEN");
+                check_words(&text(2), &["unsupported"]);
+            }
             "NOTICE" => self.missed_ephemeral |= text(1).contains("ephemeral"),
             other => panic!("an unknown frame: {other}"),
         }
@@ -272,7 +276,7 @@ impl Client {
             self.outstanding[other].is_good = false;
         }
         if !accepted {
-            check_words(words, &["invalid", "blocked", "duplicate", "error", "auth-required", "restricted"]);
+            check_words(words, &["invalid", "blocked", "error", "auth-required", "restricted"]);
         }
         match key {
             Some(key) if accepted => self.keys.push(key),

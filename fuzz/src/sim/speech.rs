@@ -87,6 +87,16 @@ fn filters(pool: &Pool, chance: &mut Chance<'_>) -> (Vec<relay_engine::types::Fi
 }
 
 fn junk(chance: &mut Chance<'_>) -> Message {
-    let texts = ["", "[", "[\"FOO\"]", "[\"EVENT\",{}]", "[\"CLOSE\",\"never\"]", "{\"a\":1}"];
+    let texts = [
+        "",
+        "[",
+        r#"["FOO"]"#,
+        r#"["FOO","never"]"#,
+        r#"["EVENT",{}]"#,
+        r#"["CLOSE","never"]"#,
+        r#"["NEG-OPEN","never",{},"61"]"#,
+        r#"["NEG-CLOSE","never"]"#,
+        r#"{"a":1}"#,
+    ];
     Message { text: texts[chance.place(texts.len())].to_owned(), meaning: Meaning::Junk }
 }

@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         type Pairs<'a> = &'a [(&'a str, &'a str)];
-        let cases: [(&str, Pairs<'_>, Pairs<'_>, &str); 15] = [
+        let cases: [(&str, Pairs<'_>, Pairs<'_>, &str); 16] = [
             ("lisen = 'x'", &[], &[], "r.toml: unknown key `lisen`; did you mean `listen`?"),
             ("[limits]\nlimits_max = 1", &[], &[], "did you mean `limits.limit_max`?"),
             ("limit_max = 1", &[], &[], "unknown key `limit_max`; did you mean `limits.limit_max`?"),
@@ -217,6 +217,7 @@ mod tests {
             ("", &[], &[("limits.limit_max", "-1")], "limit_max"),
             ("", &[], &[("url", "http://x")], "--set url: `url` must start with ws:// or wss://"),
             ("", &[], &[("limits.limit_default", "9999")], "is above limits.limit_max"),
+            ("", &[], &[("limits.event_tags_max", "30000")], "no more than 20966 fit"),
             ("", &[], &[("policy.deny_pubkeys", "abc")], "public key `abc`"),
             ("", &[], &[("policy.deny_kinds", "x")], "is not a list"),
             ("[store]\nengine = 'sqlite'", &[], &[], "expected `lmdb` or `memory`"),

@@ -257,6 +257,7 @@ impl Settings {
         ensure(self.store.commit_events_max > 0, "store.commit_events_max", "must be at least 1")?;
         ensure(self.store.map_bytes_max >= 1 << 20, "store.map_bytes_max", "must be at least 1048576")?;
         ensure(limits.message_bytes_max >= 512, "limits.message_bytes_max", "must be at least 512")?;
+        limits.check()?;
         ensure(
             limits.limit_default <= limits.limit_max,
             "limits.limit_default",

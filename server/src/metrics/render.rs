@@ -50,7 +50,7 @@ fn verbs_received(relay: &Metrics) -> [(&'static str, u64); 6] {
     ]
 }
 
-fn verbs_sent(relay: &Metrics) -> [(&'static str, u64); 7] {
+fn verbs_sent(relay: &Metrics) -> [(&'static str, u64); 8] {
     [
         ("EVENT", relay.sent_event),
         ("OK", relay.sent_ok),
@@ -59,6 +59,7 @@ fn verbs_sent(relay: &Metrics) -> [(&'static str, u64); 7] {
         ("NOTICE", relay.sent_notice),
         ("COUNT", relay.sent_count),
         ("AUTH", relay.sent_auth),
+        ("NEG-ERR", relay.sent_neg_err),
     ]
 }
 

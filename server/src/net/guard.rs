@@ -3,10 +3,11 @@
 //! It decides which bytes the library sees. A frame that makes its message longer than the limit never reaches it,
 //! nor does the rest of that message: their bytes are skipped as they come, what the library has of it is forgotten,
 //! and the connection lives on. Everything else, faults included, is passed and judged by the library. It buffers
-//! nothing.
+//! nothing; of a message that is skipped, or may yet be, a [`Skimmer`] keeps the id that its answer has to name.
 
 use std::io::Cursor;
 
+use relay_engine::wire::{About, Skimmer};
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Data, OpCode};
 
@@ -16,14 +17,14 @@ const SKIP_TIMES_MAX: u64 = 64;
 pub(super) const SKIP_BYTES_MAX: u64 = 64 << 20;
 
 /// What may be done with the bytes at hand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// This many of the first bytes are for the library.
     Pass(usize),
     /// This many of the first bytes belong to a message that nobody reads.
     Skip(usize),
-    /// All of a message of this many bytes has been skipped.
-    Skipped(u64),
+    /// All of a message of this many bytes has been skipped; this is what it was about.
+    Skipped(u64, About),
     /// What the library has of the message under way is to be forgotten: the rest will be skipped.
     Forget,
     /// A message of this many bytes is so long that the connection should end.
@@ -59,6 +60,46 @@ pub(super) struct Guard {
     message_bytes: u64,
     /// It is longer than the limit.
     skips_message: bool,
+    skim: Skim,
+}
+
+/// Shows the payloads of one message to a [`Skimmer`].
+#[derive(Debug, Default)]
+struct Skim {
+    skimmer: Skimmer,
+    /// The message is text. A binary one is none, whatever it holds.
+    is_text: bool,
+    /// Bytes of the frame's header that are still to come.
+    header_left: usize,
+    /// The frame's mask, turned to the next byte of the payload. `None`: the frame is not looked at.
+    mask: Option<[u8; 4]>,
+}
+
+/// Bytes unmasked at a time.
+const UNMASKED_BYTES: usize = 1024;
+
+impl Skim {
+    fn begin_frame(&mut self, header_len: usize, mask: Option<[u8; 4]>) {
+        (self.header_left, self.mask) = (header_len, mask);
+    }
+
+    /// The next bytes of the frame.
+    fn take(&mut self, bytes: &[u8]) {
+        let Some(mask) = &mut self.mask else { return };
+        let header = self.header_left.min(bytes.len());
+        self.header_left -= header;
+        let mut payload = &bytes[header..];
+        let mut plain = [0; UNMASKED_BYTES];
+        while !payload.is_empty() && !self.skimmer.is_done() {
+            let (piece, rest) = payload.split_at(payload.len().min(UNMASKED_BYTES));
+            for (at, (to, byte)) in plain.iter_mut().zip(piece).enumerate() {
+                *to = byte ^ mask[at % 4];
+            }
+            mask.rotate_left(piece.len() % 4);
+            self.skimmer.feed(&plain[..piece.len()]);
+            payload = rest;
+        }
+    }
 }
 
 impl Guard {
@@ -69,6 +110,7 @@ impl Guard {
             in_message: false,
             message_bytes: 0,
             skips_message: false,
+            skim: Skim::default(),
         }
     }
 
@@ -86,7 +128,7 @@ impl Guard {
             Run::Skip { left: 0, of } => {
                 self.run = Run::Boundary;
                 match of {
-                    Some(bytes) => Verdict::Skipped(bytes),
+                    Some(bytes) => Verdict::Skipped(bytes, self.skim.skimmer.about().clone()),
                     None => self.look(input),
                 }
             }
@@ -95,8 +137,10 @@ impl Guard {
         }
     }
 
-    /// `count` of the bytes looked at have been passed or skipped.
-    pub(super) fn advance(&mut self, count: usize) {
+    /// These of the bytes looked at have been passed or skipped.
+    pub(super) fn advance(&mut self, bytes: &[u8]) {
+        let count = bytes.len();
+        self.skim.take(bytes);
         match &mut self.run {
             Run::Pass { left } => {
                 *left -= count as u64;
@@ -124,6 +168,7 @@ impl Guard {
             }
         };
         let header_len = cursor.position();
+        self.skim.begin_frame(0, None);
         let is_sound = header.mask.is_some() && !header.rsv1 && !header.rsv2 && !header.rsv3;
         let continues = match header.opcode {
             OpCode::Data(Data::Text | Data::Binary) => Some(false),
@@ -140,6 +185,14 @@ impl Guard {
                 let forgets = continues && !self.skips_message;
                 self.skips_message = self.message_bytes > self.message_bytes_max;
                 self.in_message = !header.is_final;
+                if !continues {
+                    let is_text = header.opcode == OpCode::Data(Data::Text);
+                    self.skim = Skim { is_text, ..Skim::default() };
+                }
+                // A message that is whole and not too long is the library's alone.
+                if self.skim.is_text && (self.skips_message || continues || !header.is_final) {
+                    self.skim.begin_frame(header_len as usize, header.mask);
+                }
                 if self.skips_message {
                     let of = header.is_final.then_some(self.message_bytes);
                     self.run = Run::Skip { left: header_len + payload_len, of };

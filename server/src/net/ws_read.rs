@@ -5,6 +5,7 @@
 
 use std::io::{self, Read, Write};
 
+use relay_engine::wire::About;
 use tungstenite::error::{CapacityError, Error};
 use tungstenite::protocol::frame::Utf8Bytes;
 use tungstenite::protocol::{Message, Role, WebSocketConfig, WebSocketContext};
@@ -23,8 +24,8 @@ pub(crate) enum Received {
     Text(Utf8Bytes),
     /// A binary message.
     Binary,
-    /// A message over the limit, of this many bytes, that nobody has read.
-    Oversized(u64),
+    /// A message over the limit, of this many bytes, that nobody has read; what it is about has been seen in passing.
+    Oversized(u64, About),
     /// A ping or a pong.
     Control,
     /// The client says goodbye; the reply is in the output.
@@ -144,11 +145,11 @@ impl Reader {
                     return (at, Flow::Go);
                 }
                 Verdict::Skip(count) => {
-                    self.guard.advance(count);
+                    self.guard.advance(&rest[..count]);
                     at += count;
                     None
                 }
-                Verdict::Skipped(bytes) => Some(Received::Oversized(bytes)),
+                Verdict::Skipped(bytes, about) => Some(Received::Oversized(bytes, about)),
                 Verdict::Forget => {
                     self.protocol = WebSocketContext::new(Role::Server, Some(self.config));
                     None
@@ -159,7 +160,7 @@ impl Reader {
                     let mut input = &rest[..count];
                     let received = self.read(&mut input, output);
                     let used = count - input.len();
-                    self.guard.advance(used);
+                    self.guard.advance(&rest[..used]);
                     at += used;
                     received
                 }
@@ -306,9 +307,10 @@ mod tests {
         let fits = "x".repeat(LIMIT);
         check(&text(&fits), &[got(&fits)]);
         let over = text(&"x".repeat(LIMIT + 1));
-        check(&[over, text("next")].concat(), &[Received::Oversized(LIMIT as u64 + 1), got("next")]);
+        let oversized = || Received::Oversized(LIMIT as u64 + 1, About::Frame);
+        check(&[over, text("next")].concat(), &[oversized(), got("next")]);
         let binary = frame(Data::Binary, true, &[0; LIMIT + 1]);
-        check(&[binary, text("next")].concat(), &[Received::Oversized(LIMIT as u64 + 1), got("next")]);
+        check(&[binary, text("next")].concat(), &[oversized(), got("next")]);
     }
 
     #[test]
@@ -324,7 +326,7 @@ mod tests {
         .concat();
         let output = check(&fragmented, &[Received::Control, got(&whole), got("next")]);
         assert_eq!(output, [&[0x8a, 7][..], b"between"].concat(), "the pong");
-        let over = |bytes: usize| Received::Oversized(bytes as u64);
+        let over = |bytes: usize| Received::Oversized(bytes as u64, About::Frame);
         let too_long = [
             frame(Data::Text, false, whole.as_bytes()),
             frame(Data::Continue, true, b"z"),
@@ -349,6 +351,48 @@ mod tests {
         // A new message in the middle of another is a fault, also when that is skipped.
         let interrupted = [frame(Data::Text, false, &[b'x'; LIMIT + 1]), text("inside")].concat();
         check(&interrupted, &[Received::Broken(Fault::TooLong(LIMIT as u64 + 1))]);
+    }
+
+    /// Clients write the id of an event before its content or behind it; either way it is found in what is skipped, in
+    /// one frame and in fragments of which the library has seen some.
+    #[test]
+    fn what_is_skipped_is_known_by_its_id() {
+        let long = "x".repeat(LIMIT);
+        let event = |fields: &str| format!(r#"["EVENT",{{{fields}}}]"#);
+        let cases = [
+            (event(&format!(r#""id":"ab","content":"{long}""#)), About::Event(Some("ab".into()))),
+            (
+                event(&format!(r#""content":"{long}\"id\":","id":"cd","sig":"""#)),
+                About::Event(Some("cd".into())),
+            ),
+            (event(&format!(r#""content":"{long}""#)), About::Event(None)),
+            (format!(r#"["REQ","sub",{{"search":"{long}"}}]"#), About::Req("sub".into())),
+            (format!(r#"["REQ","{long}",{{}}]"#), About::Req(long.as_str().into())),
+            (format!(r##"["COUNT","é\n",{{"#t":["{long}"]}}]"##), About::Count("é\n".into())),
+        ];
+        for (message, about) in cases {
+            let want = [Received::Oversized(message.len() as u64, about), got("next")];
+            check(&[text(&message), text("next")].concat(), &want);
+            for each in [1, 7, LIMIT / 3, LIMIT] {
+                let pieces: Vec<&[u8]> = message.as_bytes().chunks(each).collect();
+                let mut bytes = Vec::new();
+                for (at, piece) in pieces.iter().enumerate() {
+                    let kind = if at == 0 { Data::Text } else { Data::Continue };
+                    bytes.extend(frame(kind, at + 1 == pieces.len(), piece));
+                    bytes.extend(control(Frame::pong(Vec::new())));
+                }
+                bytes.extend(text("next"));
+                let mut reader = Reader::new(LIMIT);
+                let mut seen = Vec::new();
+                reader.feed(&bytes, &mut Vec::new(), &mut |received| {
+                    if received != Received::Control {
+                        seen.push(received);
+                    }
+                    Flow::Go
+                });
+                assert_eq!(seen, want, "in frames of {each}");
+            }
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 use relay_engine::relay::{Close, ConnId, Peer, Relay};
 use relay_engine::store::{Backend, StoreError};
 use relay_engine::verify::Verifier;
+use relay_engine::wire::About;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::oneshot;
 
@@ -153,12 +154,13 @@ impl<B: Backend> Shard<B> {
             let mut relay = self.relay.borrow_mut();
             match received {
                 Received::Text(text) => relay.handle_text(now, id, text.as_bytes()),
-                Received::Binary => relay.handle_binary(now, id),
-                Received::Oversized(bytes) => relay.handle_oversized(now, id, bytes),
+                Received::Binary => relay.handle_binary(id),
+                Received::Oversized(bytes, about) => relay.handle_oversized(id, bytes, about),
                 Received::Control | Received::Closed => return Flow::Go,
                 Received::Broken(fault) => {
                     match fault {
-                        Fault::TooLong(bytes) => relay.handle_oversized(now, id, bytes),
+                        // The connection ends with it: no id need be named.
+                        Fault::TooLong(bytes) => relay.handle_oversized(id, bytes, About::Frame),
                         // The library has dropped the text; this is the least that is as wrong.
                         Fault::Utf8 => relay.handle_text(now, id, b"\xff"),
                         Fault::Protocol => {}

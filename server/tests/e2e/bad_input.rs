@@ -16,6 +16,10 @@ fn check(client: &mut RawClient, frame: impl Into<String>, start: &str, words: &
     client.recv_starting(r#"["EOSE","still alive""#);
 }
 
+/// Content and tags fit into them.
+const SMALL_MESSAGES: &str =
+    "[limits]\nmessage_bytes_max = 8192\ncontent_chars_max = 600\nevent_tags_max = 70\n";
+
 #[test]
 fn every_malformed_frame_is_answered_and_forgiven() {
     let relay = RelayProcess::start();
@@ -23,6 +27,9 @@ fn every_malformed_frame_is_answered_and_forgiven() {
     let good = event(&key(1)).at(unix_now()).content("good").sign();
     let (id, notice) = (format!(r#"["OK","{}",false,"invalid:"#, good.id), r#"["NOTICE","invalid:"#);
     let with = |name: &str, value: &str| format!(r#"["EVENT",{}]"#, good.fields().set(name, value).json());
+    let (long, upper) = ("x".repeat(65), good.id.to_uppercase());
+    let closed_long = format!(r#"["CLOSED","{long}","invalid:"#);
+    let ok_upper = format!(r#"["OK","{upper}",false,"invalid:"#);
     let nested = |open: &str, close: &str, depth: usize| open.repeat(depth) + &close.repeat(depth);
 
     let frames: Vec<(String, &str)> = vec![
@@ -36,7 +43,7 @@ fn every_malformed_frame_is_answered_and_forgiven() {
         (r#"["EVENT",1]"#.into(), notice),
         (r#"["EVENT",{}]"#.into(), notice),
         (r#"["REQ"]"#.into(), notice),
-        (r#"["REQ",""]"#.into(), notice),
+        (r#"["REQ",""]"#.into(), r#"["CLOSED","","invalid:"#),
         (r#"["REQ","x"]"#.into(), r#"["CLOSED","x","invalid:"#),
         (r#"["REQ","x",1]"#.into(), r#"["CLOSED","x","invalid:"#),
         (r#"["REQ","x",{"kinds":[1.5]}]"#.into(), r#"["CLOSED","x","invalid:"#),
@@ -48,11 +55,14 @@ fn every_malformed_frame_is_answered_and_forgiven() {
         (r#"["REQ","x",{"since":"now"}]"#.into(), r#"["CLOSED","x","invalid:"#),
         (r#"["REQ","x",{"search":"cats"}]"#.into(), r#"["CLOSED","x","unsupported:"#),
         (r#"["REQ","x",{"kinds":[1],"kinds":[2]}]"#.into(), r#"["CLOSED","x","invalid:"#),
-        (format!(r#"["REQ","{}",{{}}]"#, "x".repeat(65)), notice),
+        (format!(r#"["REQ","{long}",{{}}]"#), closed_long.as_str()),
+        (format!(r#"["COUNT","{long}",{{}}]"#), closed_long.as_str()),
         (format!(r#"["REQ","x",{}]"#, nested("[", "]", 50_000)), r#"["CLOSED","x","invalid:"#),
         (nested("[", "]", 200_000), notice),
         (nested(r#"{"a":"#, "}", 50_000), notice),
-        (r#"["FROB","x"]"#.into(), r#"["NOTICE","unsupported:"#),
+        (r#"["FROB","x"]"#.into(), r#"["CLOSED","x","unsupported:"#),
+        (r#"["FROB",1]"#.into(), r#"["NOTICE","unsupported:"#),
+        (r#"["NEG-OPEN","x",{},"61"]"#.into(), r#"["NEG-ERR","x","unsupported:"#),
         (r#"["REQ","x",{"kinds":[1]}"#.into(), r#"["CLOSED","x","invalid:"#),
         (r#"["COUNT","x",{"frob":1}]"#.into(), r#"["CLOSED","x","unsupported:"#),
         (with("created_at", "1e9"), id.as_str()),
@@ -74,6 +84,7 @@ fn every_malformed_frame_is_answered_and_forgiven() {
         (with("pubkey", &format!("\"{}\"", good.pubkey.to_uppercase())), id.as_str()),
         (format!(r#"["EVENT",{}]"#, good.fields().push("kind", "1").json()), id.as_str()),
         (format!(r#"["EVENT",{}]"#, good.fields().without("sig").json()), id.as_str()),
+        (with("id", &format!("\"{upper}\"")), ok_upper.as_str()),
         (
             format!(r#"["EVENT",{}]"#, good.fields().set("id", format!("\"{}\"", "1".repeat(64))).json()),
             r#"["OK","1111111111111111111111111111111111111111111111111111111111111111",false,"invalid:"#,
@@ -107,7 +118,7 @@ fn ten_megabyte_filters_are_refused_in_bounded_memory() {
             scope.spawn(|| {
                 let mut client = relay.connect();
                 for _ in 0..5 {
-                    check(&mut client, huge.as_str(), r#"["NOTICE","invalid:"#, "over the limit");
+                    check(&mut client, huge.as_str(), r#"["CLOSED","huge","invalid:"#, "over the limit");
                 }
             });
         }
@@ -118,15 +129,15 @@ fn ten_megabyte_filters_are_refused_in_bounded_memory() {
 
 #[test]
 fn a_message_of_exactly_the_limit_passes_and_one_byte_more_does_not() {
-    let relay = RelayProcess::start_with("[limits]\nmessage_bytes_max = 4096\n");
+    let relay = RelayProcess::start_with(SMALL_MESSAGES);
     let mut client = relay.connect();
     let padded = |len: usize| {
         let head = r#"["REQ","fits",{"limit":0"#;
         format!("{head}{}}}]", " ".repeat(len - head.len() - 2))
     };
-    assert_eq!(padded(4096).len(), 4096);
-    check(&mut client, padded(4096), r#"["EOSE","fits""#, "");
-    check(&mut client, padded(4097), r#"["NOTICE","invalid:"#, "4097");
+    assert_eq!(padded(8192).len(), 8192);
+    check(&mut client, padded(8192), r#"["EOSE","fits""#, "");
+    check(&mut client, padded(8193), r#"["CLOSED","fits","invalid:"#, "8193");
 }
 
 #[test]
@@ -134,7 +145,7 @@ fn a_message_in_fragments_is_one_message() {
     use tungstenite::Message;
     use tungstenite::protocol::frame::Frame;
     use tungstenite::protocol::frame::coding::{Data, OpCode};
-    let relay = RelayProcess::start_with("[limits]\nmessage_bytes_max = 4096\n");
+    let relay = RelayProcess::start_with(SMALL_MESSAGES);
     let mut client = relay.connect();
     let send = |client: &mut RawClient, bytes: &[u8], each: usize| {
         let count = bytes.len().div_ceil(each);
@@ -156,8 +167,8 @@ fn a_message_in_fragments_is_one_message() {
         assert!(ok.starts_with(&format!(r#"["OK","{}",true,"{words}"#, note.id)), "{ok}");
     }
     // The limit is the message's, not the fragment's, and the connection lives.
-    send(&mut client, format!(r#"["REQ","large",{{"search":"{}"}}]"#, "x".repeat(5_000)).as_bytes(), 1_000);
-    client.recv_starting(r#"["NOTICE","invalid:"#);
+    send(&mut client, format!(r#"["REQ","large",{{"search":"{}"}}]"#, "x".repeat(9_000)).as_bytes(), 1_000);
+    client.recv_starting(r#"["CLOSED","large","invalid:"#);
     assert_eq!(client.query(r#"{"kinds":[1]}"#), [note.json()]);
 }
 

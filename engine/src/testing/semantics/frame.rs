@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 
 use crate::testing::signing::lower_hex;
 
-/// One frame from the relay (NIPs 1, 42, 45, 67).
+/// One frame from the relay (NIPs 1, 42, 45, 67, 77).
 #[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "the parts are named as in NIP-01")]
 pub enum Frame {
@@ -16,6 +16,7 @@ pub enum Frame {
     Notice(String),
     Auth(String),
     Count { query: String, body: Value },
+    NegErr { query: String, message: String },
 }
 
 /// The prefixes of NIP-01 and NIP-42, and `unsupported` of NIP-01's examples.
@@ -47,7 +48,8 @@ impl Frame {
         match self {
             Frame::Event { sub, .. } | Frame::Eose { sub, .. } | Frame::Closed { sub, .. } => Some(sub),
             Frame::Count { query, .. } => Some(query),
-            Frame::Ok { .. } | Frame::Notice(_) | Frame::Auth(_) => None,
+            // Reconciliations have ids of their own.
+            Frame::Ok { .. } | Frame::Notice(_) | Frame::Auth(_) | Frame::NegErr { .. } => None,
         }
     }
 }
@@ -95,6 +97,12 @@ fn read(text: &str) -> Result<Frame, String> {
             let message = text_at(1)?;
             check_prefix(&message)?;
             Ok(Frame::Closed { sub: text_at(0)?, message })
+        }
+        "NEG-ERR" => {
+            len_is(2)?;
+            let message = text_at(1)?;
+            check_prefix(&message)?;
+            Ok(Frame::NegErr { query: text_at(0)?, message })
         }
         "NOTICE" => len_is(1).and_then(|()| Ok(Frame::Notice(text_at(0)?))),
         "AUTH" => len_is(1).and_then(|()| Ok(Frame::Auth(text_at(0)?))),

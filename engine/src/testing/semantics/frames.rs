@@ -1,6 +1,6 @@
 //! Bad frames: each is answered in the frame that fits, and the connection lives on.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::conn::{Conn, count_text, event_text, req_text};
 use super::stage::Stage;
@@ -15,7 +15,11 @@ pub(super) fn cases() -> Vec<Case> {
         case("frames: binary", binary),
         case("frames: white space and escapes around a message", around),
         case("frames: subscription ids are any text", sub_ids),
-        case("frames: subscription ids too long or empty", bad_sub_ids),
+        case("frames: subscription ids too long or empty come back as they were sent", bad_sub_ids),
+        case("frames: a bad CLOSE closes", bad_close),
+        case("frames: event ids that are none come back as they were sent", bad_event_ids),
+        case("frames: a message of an unknown type is answered by its id", unknown_types),
+        case("frames: set reconciliation is not served, and says so", reconciliation),
         case_with(
             "frames: nothing but bad ones closes the connection",
             |config| config.limits.bad_messages_max = 5,
@@ -52,10 +56,11 @@ fn no_message(stage: &mut Stage<'_>) {
         "[[]]",
         "[\"\"]",
         "[\"FOO\"]",
-        "[\"FOO\",\"x\"]",
+        "[\"FOO\",1,\"x\"]",
+        "[\"NEG-OPEN\"]",
+        "[\"NEG-MSG\",7,\"61\"]",
+        "[\"NEG-CLOSE\",7]",
         "[\"event\",{}]",
-        "[\"Req\",\"x\",{}]",
-        "[\"OK\",\"x\",true,\"\"]",
         "[\"EVENT\"]",
         "[\"EVENT\",]",
         "[\"EVENT\",1]",
@@ -63,7 +68,6 @@ fn no_message(stage: &mut Stage<'_>) {
         "[\"EVENT\",[]]",
         "[\"EVENT\",null]",
         "[\"EVENT\",{}]",
-        "[\"EVENT\",{\"id\":\"x\"}]",
         "[\"REQ\"]",
         "[\"REQ\",]",
         "[\"REQ\",1,{}]",
@@ -74,7 +78,6 @@ fn no_message(stage: &mut Stage<'_>) {
         "[\"CLOSE\"]",
         "[\"CLOSE\",1]",
         "[\"CLOSE\",null]",
-        "[\"CLOSE\",\"x\"",
         "[\"REQ\" \"x\" {}]",
         "['REQ','x',{}]",
         "[REQ,\"x\",{}]",
@@ -120,13 +123,11 @@ fn bad_requests(stage: &mut Stage<'_>) {
         ] {
             let text = format!(r#"["{verb}","sub"{rest}]"#);
             conn.send(&text);
-            // Where the frame breaks off, nobody need find the id.
             match &conn.fence()[..] {
                 [Frame::Closed { sub, message }] => {
                     assert_eq!(sub, "sub");
                     assert!(message.starts_with("invalid: "), "{message:?} for {text}");
                 }
-                [Frame::Notice(_)] if serde_json::from_str::<Value>(&text).is_err() => {}
                 other => panic!("{other:?} for {text}"),
             }
         }
@@ -251,18 +252,113 @@ fn sub_ids(stage: &mut Stage<'_>) {
     conn.expect_silence();
 }
 
+/// Clients waited for ever when their ids were answered by a NOTICE.
 fn bad_sub_ids(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
-    for id in ["".into(), "x".repeat(65), "é".repeat(65), "💜".repeat(65), "x".repeat(100_000)] {
-        for text in [req_text(&id, json!({})), count_text(&id, json!({}))] {
+    let ids = ["".into(), "x".repeat(65), "é\"\n".repeat(22), "💜".repeat(65), "x".repeat(100_000)];
+    for id in &ids {
+        for text in [req_text(id, json!({})), count_text(id, json!({})), json!(["CLOSE", id]).to_string()] {
             conn.send(&text);
             match &conn.fence()[..] {
-                [Frame::Notice(_)] => {}
-                [Frame::Closed { sub, message }] => assert!(*sub == id && message.starts_with("invalid: ")),
+                [Frame::Closed { sub, message }] => {
+                    assert!(sub == id && message.starts_with("invalid: "), "{message:?}");
+                }
                 other => panic!("{other:?} for an id of {} characters", id.chars().count()),
             }
         }
     }
+    // In whatever escapes, it comes back as the same text.
+    let text = req_text(&ids[2], json!({})).replace('é', "\\u00e9").replace("\\n", "\\u000A");
+    conn.send(&text);
+    conn.expect_closed(&ids[2], "invalid");
+    conn.expect_silence();
+}
+
+fn bad_close(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    conn.req("sub", json!({"kinds": [1]}));
+    conn.send(r#"["CLOSE","sub",]"#);
+    conn.expect_closed("sub", "invalid");
+    conn.accept(&event(&key(1)).at(stage.t).sign());
+    conn.expect_silence();
+}
+
+fn bad_event_ids(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    let note = event(&key(1)).at(stage.t).sign();
+    let upper = note.id.to_uppercase();
+    for id in [&*upper, &note.id[1..], "", "x", "é\"\n", &note.id.repeat(1_000)] {
+        let json = note.fields().set("id", json!(id).to_string()).json();
+        for json in [&json, &json[..json.len() - 1]] {
+            let (accepted, message) = conn.publish_as(id, json);
+            assert!(!accepted && message.starts_with("invalid: "), "{message:?}");
+            conn.send(&format!(r#"["AUTH",{json}]"#));
+            assert!(!conn.ok(id).0);
+        }
+    }
+    // Wherever it stands, and whatever else is wrong.
+    let json = note.fields().set("kind", "-1").set("id", json!(upper).to_string()).reversed().json();
+    assert!(!conn.publish_as(&upper, &json).0);
+    conn.expect_silence();
+    assert_eq!(conn.count(json!({})), 0);
+}
+
+fn unknown_types(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    for text in [
+        r#"["FOO","x"]"#,
+        r#"["Req","x",{}]"#,
+        r#"["req","x",{}]"#,
+        r#"["OK","x",true,""]"#,
+        r#" [ "FOO" , "\u0078" , "#,
+        r#"["FOO","x",{]"#,
+    ] {
+        conn.send(text);
+        conn.expect_closed("x", "unsupported");
+        conn.expect_silence();
+    }
+    let long = "x".repeat(1_000);
+    conn.send(&json!(["FOO", long]).to_string());
+    conn.expect_closed(&long, "unsupported");
+    // A CLOSED would end the subscription of this id for its client.
+    conn.req("x", json!({"kinds": [1]}));
+    conn.send(r#"["FOO","x"]"#);
+    assert!(conn.expect_notice().starts_with("unsupported: "));
+    let note = event(&key(1)).at(stage.t).sign();
+    conn.accept(&note);
+    assert_eq!(conn.next_event("x"), note.id);
+    conn.expect_silence();
+}
+
+/// NIP-77. Clients take a NEG-ERR for an answer and wait long, or for ever, after a NOTICE.
+fn reconciliation(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    let long = "n".repeat(500);
+    for (text, query, prefix) in [
+        (r#"["NEG-OPEN","n",{"kinds":[1]},"6100000200"]"#, "n", "unsupported"),
+        (r#"["NEG-OPEN","n",{"foo":"whatever"},0]"#, "n", "unsupported"),
+        (r#"["NEG-MSG","é\n","61"]"#, "é\n", "unsupported"),
+        (&json!(["NEG-OPEN", long, {}, "61"]).to_string(), &long, "unsupported"),
+        (r#"["NEG-OPEN","n",{},"#, "n", "invalid"),
+    ] {
+        conn.send(text);
+        match &conn.fence()[..] {
+            [Frame::NegErr { query: own, message }] => {
+                assert!(own == query && message.starts_with(&format!("{prefix}: ")), "{message:?}");
+            }
+            other => panic!("{other:?} for {text}"),
+        }
+    }
+    // Nobody waits for an answer to this one.
+    conn.send(r#"["NEG-CLOSE","n"]"#);
+    conn.expect_silence();
+    // A subscription of the same id is another thing.
+    conn.req("n", json!({"kinds": [1]}));
+    conn.send(r#"["NEG-OPEN","n",{},"61"]"#);
+    conn.send(r#"["NEG-CLOSE","n"]"#);
+    let note = event(&key(1)).at(stage.t).sign();
+    conn.accept(&note);
+    assert_eq!(conn.next_event("n"), note.id);
 }
 
 fn abuse(stage: &mut Stage<'_>) {
@@ -276,6 +372,11 @@ fn abuse(stage: &mut Stage<'_>) {
         conn.req("sub", json!({"limit": 0}));
     }
     assert_eq!(conn.closed(), None);
+    // What is well formed and not served is no abuse.
+    for _ in 0..10 {
+        conn.send(r#"["NEG-OPEN","n",{},"61"]"#);
+    }
+    conn.req("sub", json!({"limit": 0}));
     for _ in 0..5 {
         conn.send("nonsense");
     }

@@ -2,16 +2,17 @@
 
 use serde_json::{Value, json};
 
-use super::conn::{Conn, event_text, req_text};
+use super::conn::{Conn, count_text, event_text, req_text};
 use super::stage::Stage;
 use super::{Case, Frame, case, case_with};
+use crate::relay::Config;
 use crate::testing::signing::{event, key};
 use crate::types::PubKey;
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
         case("limits: the default ones hold together", defaults),
-        case_with("limits: message bytes", |config| config.limits.message_bytes_max = 2_000, message_bytes),
+        case_with("limits: message bytes", small_messages, message_bytes),
         case_with("limits: tags of an event", |config| config.limits.event_tags_max = 5, event_tags),
         case_with(
             "limits: characters of content",
@@ -76,16 +77,39 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// A follow list as long as is advertised, and as much content in a script of three bytes a character.
+/// Content and tags fit into them.
+fn small_messages(config: &mut Config) {
+    config.limits.message_bytes_max = MESSAGE_BYTES_MAX;
+    config.limits.content_chars_max = 600;
+    config.limits.event_tags_max = 70;
+}
+
+const MESSAGE_BYTES_MAX: usize = 8_000;
+
+/// All that NIP-11 promises fits into a message, and into an event: 262,144 characters that JSON escapes were promised,
+/// and did not.
 fn defaults(stage: &mut Stage<'_>) {
     let limits = crate::types::Limits::default();
     let mut conn = stage.open();
-    let follow = |draft: crate::testing::signing::Draft, n: usize| draft.tag(["p", &format!("{n:064x}")]);
+    // With relays, as clients write follow lists.
+    let follow = |draft: crate::testing::signing::Draft, n: usize| {
+        draft.tag(["p", &format!("{n:064x}"), "wss://relay.example.com"])
+    };
     let follows = (0..limits.event_tags_max).fold(event(&key(1)).kind(3).at(stage.t), follow).sign();
     conn.accept(&follows);
-    let long = event(&key(1)).at(stage.t - 1).content("語".repeat(limits.content_chars_max)).sign();
-    conn.accept(&long);
-    assert_eq!(conn.ask(json!({"authors": [key(1).hex()]})).ids(), [&*follows.id, &*long.id]);
+    let mut all = vec![follows.id];
+    for (ago, character) in [(1, "語"), (2, "\u{1}"), (3, "💜")] {
+        let long =
+            event(&key(1)).at(stage.t - ago).content(character.repeat(limits.content_chars_max)).sign();
+        // Twelve bytes a character, where each is written as two escapes.
+        let content = crate::testing::signing::escaped_throughout(&long.content);
+        let json = long.fields().set("content", content).json();
+        assert_eq!(conn.publish_as(&long.id, &json), (true, String::new()), "{character:?}");
+        all.push(long.id);
+    }
+    assert_eq!(conn.ask(json!({"authors": [key(1).hex()]})).ids(), all);
+    let ids: Vec<String> = (0..17_000).map(|n| format!("{n:064x}")).chain([all[0].clone()]).collect();
+    assert_eq!(conn.ask(json!({"ids": ids})).ids(), all[..1]);
 }
 
 /// The text with white space up to `bytes`.
@@ -93,28 +117,68 @@ fn padded(text: &str, bytes: usize) -> String {
     format!("{text}{}", " ".repeat(bytes - text.len()))
 }
 
-fn assert_any_refusal(conn: &mut Conn, text: &str) {
+/// Too long to be read, and still answered by its id, or by a NOTICE where there is none.
+fn assert_too_long(conn: &mut Conn, text: &str, id: Option<&str>) {
     conn.send(text);
-    match &conn.fence()[..] {
-        [Frame::Notice(_) | Frame::Ok { accepted: false, .. } | Frame::Closed { .. }] => {}
-        other => panic!("{other:?} for {} bytes", text.len()),
+    match (&conn.fence()[..], id) {
+        ([Frame::Ok { id: own, accepted: false, message }], Some(id)) if own == id => {
+            assert!(text.starts_with(r#"["EVENT""#) || text.starts_with(r#"["AUTH""#));
+            assert!(message.starts_with("invalid: "), "{message:?}");
+        }
+        ([Frame::Closed { sub, message }], Some(id)) if sub == id => {
+            assert!(message.starts_with("invalid: "), "{message:?}");
+        }
+        ([Frame::Notice(_)], None) => {}
+        (other, _) => panic!("{other:?} for {} bytes that name {id:?}", text.len()),
     }
 }
 
+/// Clients waited for ever when all they got was a NOTICE. Most write the id of an event behind its content.
 fn message_bytes(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     let note = event(&key(1)).at(stage.t).content("é".repeat(300)).sign();
     let text = event_text(&note);
-    assert_any_refusal(&mut conn, &padded(&text, 2_001));
-    assert_any_refusal(&mut conn, &padded(&req_text("sub", json!({})), 2_001));
-    assert_any_refusal(&mut conn, &" ".repeat(2_001));
-    assert_any_refusal(&mut conn, &"x".repeat(300_000));
-    let long = event(&key(1)).at(stage.t).content("x".repeat(2_000)).sign();
-    assert_any_refusal(&mut conn, &event_text(&long));
+    let ids = json!({"ids": vec![&*note.id; 17_000]});
+    for bytes in [MESSAGE_BYTES_MAX + 1, 2 * MESSAGE_BYTES_MAX + 1, 300_000] {
+        assert_too_long(&mut conn, &padded(&text, bytes), Some(&note.id));
+        assert_too_long(&mut conn, &padded(&req_text("sub", json!({})), bytes), Some("sub"));
+        assert_too_long(&mut conn, &" ".repeat(bytes), None);
+        assert_too_long(&mut conn, &"x".repeat(bytes), None);
+        let long = event(&key(1)).at(stage.t).content("\u{1}\"\\id".repeat(bytes)).tag(["id", "x"]).sign();
+        for fields in [long.fields(), long.fields().reversed()] {
+            assert_too_long(&mut conn, &format!(r#"["EVENT",{}]"#, fields.json()), Some(&long.id));
+            let upper = long.id.to_uppercase();
+            let json = fields.set("id", json!(upper).to_string()).json();
+            assert_too_long(&mut conn, &format!(r#"["AUTH",{json}]"#), Some(&upper));
+        }
+        assert_too_long(
+            &mut conn,
+            &req_text(&"s".repeat(bytes.min(100_000)), json!({})),
+            Some(&"s".repeat(bytes.min(100_000))),
+        );
+    }
+    let contacts = (0..9_000).fold(event(&key(1)).kind(3).at(stage.t), |draft, n| {
+        draft.tag(["p", &format!("{n:064x}"), "wss://relay.example.com"])
+    });
+    let contacts = contacts.sign();
+    assert_too_long(&mut conn, &event_text(&contacts), Some(&contacts.id));
+    assert_too_long(&mut conn, &req_text("é\n", ids.clone()), Some("é\n"));
+    assert_too_long(&mut conn, &count_text("count", ids.clone()), Some("count"));
+    assert_too_long(&mut conn, &json!(["CLOSE", "sub", ids]).to_string(), Some("sub"));
     assert_eq!(conn.count(json!({})), 0);
-    conn.send(&padded(&text, 2_000));
-    assert_eq!(conn.ok(&note.id), (true, String::new()), "exactly at the limit");
-    conn.send(&padded(&req_text("sub", json!({})), 2_000));
+    // In order with what was sent before; the REQ that is refused would have replaced the one before it.
+    conn.send_all(&[
+        req_text("a", json!({"kinds": [1]})),
+        padded(&req_text("a", json!({})), MESSAGE_BYTES_MAX + 1),
+        text.clone(),
+    ]);
+    assert_eq!(conn.answer("a").ids().len(), 0);
+    conn.expect_closed("a", "invalid");
+    assert_eq!(conn.ok(&note.id), (true, String::new()));
+    conn.expect_silence();
+    conn.send(&padded(&text, MESSAGE_BYTES_MAX));
+    assert!(conn.ok(&note.id).0, "exactly at the limit");
+    conn.send(&padded(&req_text("sub", json!({})), MESSAGE_BYTES_MAX));
     assert_eq!(conn.answer("sub").ids(), [&*note.id]);
     conn.expect_silence();
 }

@@ -14,6 +14,12 @@ pub(super) fn cases() -> Vec<Case> {
         case("live: once a subscription, for each subscription", once_each),
         case("live: a duplicate is delivered once", duplicates),
         case("live: ephemeral events are delivered and never stored", ephemeral),
+        case("live: an ephemeral event is delivered each time it comes, however old it is", ephemeral_again),
+        case_with(
+            "live: ephemeral events have the age that all events have",
+            |config| config.limits.created_at_age_seconds_max = Some(3_600),
+            ephemeral_age,
+        ),
         case("live: no gap and no repeat between stored and live", no_gap),
         case("live: after CLOSE nothing comes", after_close),
         case("live: a REQ of the same id replaces", replaced),
@@ -138,6 +144,23 @@ fn ephemeral(stage: &mut Stage<'_>) {
         assert_eq!(writer.ask(filter.clone()).ids().len(), 0, "stored: {filter}");
         assert_eq!(writer.count(filter), 0);
     }
+}
+
+/// NIP-01 gives ephemeral events no age, and a relay that does not keep them does not know that it has seen one.
+fn ephemeral_again(stage: &mut Stage<'_>) {
+    let (mut writer, mut other, mut reader) = (stage.open(), stage.open(), stage.open());
+    stage.watch(&mut reader, "sub", json!({"kinds": [20_000]}));
+    let event = event(&key(1)).kind(20_000).at(stage.t - 86_400).sign();
+    for conn in [&mut writer, &mut other] {
+        assert_eq!(conn.publish(&event), (true, String::new()));
+        assert_eq!(stage.settle(conn, &mut reader, "sub"), [&*event.id]);
+    }
+}
+
+fn ephemeral_age(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    conn.refuse(&event(&key(1)).kind(20_000).at(stage.t - 86_400).sign(), "invalid");
+    conn.accept(&event(&key(1)).kind(20_000).at(stage.t - 60).sign());
 }
 
 fn no_gap(stage: &mut Stage<'_>) {

@@ -19,6 +19,7 @@ use crate::testing::event_of_json;
 use crate::testing::signing::Signed;
 use crate::types::{Now, Timestamp};
 use crate::verify::{Claim, Libsecp256k1, Verifier};
+use crate::wire::{About, Skimmer};
 
 /// How the machine is run; no choice may change what a client sees.
 #[derive(Clone, Debug)]
@@ -227,7 +228,7 @@ struct Hosted {
 enum Input {
     Text(Vec<u8>),
     Binary,
-    Oversized(u64),
+    Oversized(u64, About),
 }
 
 struct Shard {
@@ -248,8 +249,8 @@ impl Shard {
             }
             match hosted.input.pop_front() {
                 Some(Input::Text(text)) => self.relay.handle_text(now, conn, &text),
-                Some(Input::Binary) => self.relay.handle_binary(now, conn),
-                Some(Input::Oversized(bytes)) => self.relay.handle_oversized(now, conn, bytes),
+                Some(Input::Binary) => self.relay.handle_binary(conn),
+                Some(Input::Oversized(bytes, about)) => self.relay.handle_oversized(conn, bytes, about),
                 None => return,
             }
         }
@@ -448,7 +449,7 @@ impl Client for MachineClient {
         let bytes_max = self.machine.borrow().shards[self.shard].relay.config().limits.message_bytes_max;
         self.push(match text.len() > 2 * bytes_max {
             // What is far too long a host does not even keep.
-            true => Input::Oversized(text.len() as u64),
+            true => Input::Oversized(text.len() as u64, Skimmer::skim(text.as_bytes())),
             false => Input::Text(text.into()),
         });
     }

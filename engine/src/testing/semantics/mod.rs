@@ -121,6 +121,7 @@ impl Case {
         // Every answer shows then that its hint is right; `frames` looks at the default.
         config.policy.eose_hints = true;
         (self.config)(&mut config);
+        assert_eq!(config.limits.check(), Ok(()), "a configuration that hosts would refuse");
         let mut world = make(&config);
         let mut stage = Stage::new(&mut *world, config.policy.guarded_kinds);
         let talk = stage.talk();

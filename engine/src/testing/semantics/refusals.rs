@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::conn::{Conn, req_text};
 use super::stage::Stage;
-use super::{Case, case};
+use super::{Case, Frame, case};
 use crate::testing::signing::{event, key};
 
 pub(super) fn cases() -> Vec<Case> {
@@ -12,6 +12,8 @@ pub(super) fn cases() -> Vec<Case> {
         case("refusals: hex of the wrong form", hex),
         case("refusals: fields of the wrong type", types),
         case("refusals: fields that nobody here knows", unknown_fields),
+        case("refusals: search, in words for people", search),
+        case("refusals: words for people name no place in a message", no_places),
         case("refusals: a filter given twice over", repeated_fields),
         case("refusals: a REQ that is refused still replaces", refused_replaces),
     ]
@@ -85,6 +87,45 @@ fn unknown_fields(stage: &mut Stage<'_>) {
     for name in names {
         assert_refused(&mut conn, &json!({name: ["x"]}).to_string(), "unsupported");
         assert_refused(&mut conn, &json!({"kinds": [1], name: "x"}).to_string(), "unsupported");
+    }
+}
+
+/// NIP-50. Clients show the words to those who search.
+fn search(stage: &mut Stage<'_>) {
+    let mut conn = conn(stage);
+    for text in [
+        r#"["REQ","sub",{"search":"cats"}]"#,
+        r#"["REQ","sub",{"kinds":[1]},{"kinds":[1],"search":"cats","limit":5}]"#,
+        r#"["COUNT","sub",{"search":7}]"#,
+    ] {
+        conn.send(text);
+        let Frame::Closed { message, .. } = conn.next_of("sub") else { panic!("an answer to {text}") };
+        assert_eq!(message, "unsupported: this relay has no search (NIP-50)");
+    }
+}
+
+fn no_places(stage: &mut Stage<'_>) {
+    let mut conn = conn(stage);
+    let note = event(&key(2)).at(stage.t).sign();
+    for text in [
+        r#"["REQ","sub",{"kinds":["x"]}]"#.to_owned(),
+        r#"["REQ","sub",{"foo":1}]"#.to_owned(),
+        r#"["REQ","sub",{"ids":["x"]}"#.to_owned(),
+        r#"["REQ","sub",{},"#.to_owned(),
+        r#"["FOO","sub"]"#.to_owned(),
+        "nonsense".to_owned(),
+        "".to_owned(),
+        format!(r#"["EVENT",{}]"#, note.fields().set("kind", "\"1\"").json()),
+        format!(r#"["EVENT",{}"#, note.json()),
+    ] {
+        conn.send(&text);
+        let words = match &conn.fence()[..] {
+            [Frame::Closed { message, .. } | Frame::Ok { message, .. } | Frame::Notice(message)] => {
+                message.clone()
+            }
+            other => panic!("{other:?} for {text}"),
+        };
+        assert!(words.contains(": ") && !words.contains("byte"), "{words:?} for {text}");
     }
 }
 

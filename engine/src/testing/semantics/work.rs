@@ -3,14 +3,47 @@
 use super::stage::Stage;
 use super::{Case, case_with};
 use crate::relay::Config;
-use crate::testing::signing::{event, key};
+use crate::testing::signing::{Signed, event, key};
 
 pub(super) fn cases() -> Vec<Case> {
-    vec![case_with("work: the id's bits and the committed target count", eight_bits, bits_and_target)]
+    vec![
+        case_with("work: the id's bits and a committed target count", eight_bits, bits_and_target),
+        case_with("work: a commitment is no must", eight_bits, no_commitment),
+        case_with("work: a commitment, where it is required", committed_eight_bits, commitment_required),
+    ]
 }
 
 fn eight_bits(config: &mut Config) {
     config.limits.pow_bits_min = 8;
+}
+
+fn committed_eight_bits(config: &mut Config) {
+    eight_bits(config);
+    config.policy.pow_commitment_required = true;
+}
+
+/// Events with eight bits that commit to no target: without a nonce, without a target, with one that is no number.
+fn uncommitted(stage: &Stage<'_>) -> [Signed; 3] {
+    let draft = |words: &str| event(&key(1)).at(stage.t).content(words);
+    let mut lucky = (0..).map(|n: u32| draft(&n.to_string()).sign());
+    let lucky = lucky.find(|event| event.id.starts_with("00")).expect("one in 256 has eight zeros");
+    [lucky, draft("without").mine(8, ""), draft("garbled").mine(8, "eight")]
+}
+
+/// NIP-13: the tag SHOULD have one. Mined events without it were refused.
+fn no_commitment(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    conn.accept_all(&uncommitted(stage));
+    conn.refuse(&event(&key(1)).at(stage.t).content("lucky").mine(8, "7"), "pow");
+    conn.refuse(&lazy_of(stage, 1), "pow");
+}
+
+fn commitment_required(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    for event in uncommitted(stage) {
+        conn.refuse(&event, "pow");
+    }
+    conn.accept(&event(&key(1)).at(stage.t).mine(8, "8"));
 }
 
 fn bits_and_target(stage: &mut Stage<'_>) {
@@ -35,7 +68,6 @@ fn bits_and_target(stage: &mut Stage<'_>) {
     for target in ["7", "0", "1"] {
         conn.refuse(&draft(&format!("lucky {target}")).mine(8, target), "pow");
     }
-    conn.refuse(&draft("garbled").mine(8, "eight"), "pow");
     // Ephemeral events, and those of kinds that replace, need it too.
     conn.refuse(&lazy_of(stage, 20_000), "pow");
     conn.accept(&event(&key(1)).kind(20_000).at(stage.t).mine(8, "8"));
@@ -46,7 +78,7 @@ fn bits_and_target(stage: &mut Stage<'_>) {
     assert!(!accepted, "an id with zeros that is not the hash");
 }
 
-fn lazy_of(stage: &Stage<'_>, kind: u16) -> crate::testing::signing::Signed {
+fn lazy_of(stage: &Stage<'_>, kind: u16) -> Signed {
     let mut events = (0..).map(|n: u32| event(&key(1)).kind(kind).at(stage.t).content(n.to_string()).sign());
     events.find(|event| !event.id.starts_with("00")).expect("most ids have no zeros")
 }

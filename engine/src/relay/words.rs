@@ -1,0 +1,138 @@
+//! What the relay says to people: the words of every OK, CLOSED, NEG-ERR, NOTICE and close frame, each refusal with
+//! its machine-readable prefix (NIPs 1 and 42). Only what is wrong with the form of a message is worded where it is
+//! found, in [`crate::wire::Fault`].
+//!
+//! Clients show them to their users as they are. So they are about the event, the request or the relay, never about
+//! places in a message or parts of this program.
+//!
+//! | prefix | for |
+//! |---|---|
+//! | `invalid` | what no relay with these bounds would take from anybody; sending it again is in vain |
+//! | `blocked` | what this relay does not want, from this author or of this kind, or has no room for |
+//! | `restricted`, `auth-required` | what others may do, or this client once it has authenticated (NIP-42) |
+//! | `duplicate` | success: the event is stored already |
+//! | `unsupported` | what another relay may understand |
+//! | `rate-limited`, `pow`, `error` | as NIP-01 has them |
+
+use super::publish::Outcome;
+use crate::policy::{AuthRefused, Refused};
+use crate::store::{Refusal, StoreError};
+use crate::wire::WireError;
+
+pub(super) const DUPLICATE: &str = "duplicate: already have this event";
+pub(super) const WRONG_ID: &str = "invalid: the id is not the hash of the event";
+pub(super) const WRONG_SIGNATURE: &str = "invalid: the signature is not the author's";
+pub(super) const VANISH_ELSEWHERE: &str = "invalid: this request to vanish does not name this relay";
+pub(super) const TOO_MANY_EVENTS: &str = "rate-limited: too many events a minute";
+pub(super) const TOO_MANY_REQUESTS: &str = "rate-limited: too many requests a minute";
+pub(super) const TOO_MANY_COUNTS: &str = "rate-limited: too many counts at once";
+pub(super) const AUTHENTICATED_ONLY: &str = "auth-required: this relay serves authenticated clients only";
+pub(super) const PARTIES_ONLY: &str =
+    "auth-required: private messages are sent to their author and recipients only";
+pub(super) const NOT_A_PARTY: &str =
+    "restricted: private messages are sent to their author and recipients only";
+pub(super) const BINARY: &str = "invalid: messages are text, not binary";
+pub(super) const NO_RECONCILIATION: &str = "unsupported: this relay has no set reconciliation (NIP-77)";
+
+/// Words of close frames, without a prefix; RFC 6455 leaves them 123 bytes.
+pub(super) const READS_TOO_SLOWLY: &str = "answers are not read as fast as they are asked for";
+pub(super) const ABUSE: &str = "too many malformed messages in a row";
+
+/// Of a message that could not be read.
+pub(super) fn malformed(error: &WireError) -> String {
+    format!("{}: {}", error.prefix(), error.fault)
+}
+
+pub(super) fn store(error: &StoreError) -> String {
+    format!("error: {error}")
+}
+
+/// Whether an event is accepted, and the words of its OK.
+pub(super) fn ok(outcome: &Outcome) -> (bool, &str) {
+    match outcome {
+        Outcome::Stored(_) | Outcome::Delivered => (true, ""),
+        Outcome::Duplicate => (true, DUPLICATE),
+        Outcome::Superseded => (false, refusal(Refusal::Superseded)),
+        Outcome::Refused(words) | Outcome::Failed(words) => (false, words),
+    }
+}
+
+/// An event that the store does not take.
+pub(super) fn refusal(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::Deleted => "blocked: this event was deleted by its author",
+        Refusal::Vanished => "blocked: this author asked to vanish",
+        // Not `duplicate`, which clients take for success: this version is nowhere. Not `blocked`, which speaks of who
+        // asks. As with NIP-01's «event creation date is too far off», its time is what is wrong with it.
+        Refusal::Superseded => "invalid: a newer version of this event is stored already",
+        // The machine passes ephemeral events on before a commit; other callers may not know better.
+        Refusal::Ephemeral => "error: ephemeral events are not stored",
+        Refusal::Expired => "invalid: the event has expired",
+    }
+}
+
+/// An event that policy refuses.
+pub(super) fn refused(refused: &Refused) -> String {
+    match refused {
+        Refused::Unauthenticated => {
+            "auth-required: this relay takes events from authenticated clients only".to_owned()
+        }
+        Refused::Tags { count, max } => {
+            format!("invalid: the event has {count} tags, this relay takes up to {max}")
+        }
+        Refused::Content { chars, max } => {
+            format!("invalid: the content has {chars} characters, this relay takes up to {max}")
+        }
+        Refused::Bytes { bytes, max } => {
+            format!("invalid: the event has {bytes} bytes, this relay takes up to {max}")
+        }
+        Refused::TooNew => "invalid: created_at is too far in the future".to_owned(),
+        Refused::TooOld => "invalid: created_at is too far in the past".to_owned(),
+        Refused::Expired => refusal(Refusal::Expired).to_owned(),
+        Refused::AuthEvent => "invalid: an event of kind 22242 goes into an AUTH message".to_owned(),
+        Refused::Kind(kind) => format!("blocked: this relay does not take events of kind {kind}"),
+        Refused::DeniedAuthor => "blocked: this relay does not take events of this author".to_owned(),
+        Refused::UnknownAuthor => "restricted: this author may not write to this relay".to_owned(),
+        Refused::Work { bits, min } => format!("pow: difficulty {bits} is less than {min}"),
+        Refused::CommittedWork { target, min } => {
+            format!("pow: committed target {target} is less than {min}")
+        }
+        Refused::UncommittedWork => "pow: a nonce tag must commit to a target difficulty".to_owned(),
+        Refused::Protected { is_authenticated: false } => {
+            "auth-required: this event may only be published by its author".to_owned()
+        }
+        Refused::Protected { is_authenticated: true } => {
+            "restricted: this event may only be published by its author".to_owned()
+        }
+        Refused::EmbedsProtected => "blocked: a repost may not embed a protected event".to_owned(),
+    }
+}
+
+/// An AUTH event that is refused before its id and signature are looked at.
+pub(super) fn auth_refused(refused: AuthRefused) -> &'static str {
+    match refused {
+        AuthRefused::Kind => "invalid: an AUTH event is of kind 22242",
+        AuthRefused::Time => "invalid: created_at is too far from the current time",
+        AuthRefused::Challenge => "invalid: the challenge is not the one that this connection was sent",
+        AuthRefused::Relay => "invalid: the relay tag does not name this relay",
+        AuthRefused::Keys => "restricted: too many keys on one connection",
+    }
+}
+
+pub(super) fn too_many_subscriptions(count: usize) -> String {
+    format!("blocked: {count} subscriptions are open on this connection, no more fit")
+}
+
+pub(super) fn too_many_values(max: usize) -> String {
+    format!(
+        "blocked: the open subscriptions of a connection may name {max} ids, authors, kinds and tags together"
+    )
+}
+
+pub(super) fn too_busy(free: usize) -> String {
+    format!("blocked: this relay is busy; for now, a request may name {free} ids, authors, kinds and tags")
+}
+
+pub(super) fn ephemeral_missed(count: u64) -> String {
+    format!("error: {count} ephemeral events were not sent, because the connection was too slow")
+}
