@@ -144,8 +144,10 @@ impl<B: Backend> Shard<B> {
         let (now, id) = (now(), conn.id);
         let mut output = Vec::new();
         let mut sink = |received: Received| {
-            if received == Received::Closed {
-                conn.peer_closed();
+            match received {
+                Received::Closed => conn.peer_closed(),
+                Received::Broken(_) => conn.hang_up(),
+                _ => {}
             }
             if conn.state.get() != State::Open {
                 return Flow::Go;

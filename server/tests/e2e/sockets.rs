@@ -5,18 +5,7 @@ use std::io::Read;
 use relay_engine::testing::signing::{event, key};
 use tungstenite::Message;
 
-use super::harness::{PATIENCE, RawClient, RelayProcess, unix_now, until};
-
-fn metric(relay: &RelayProcess, name: &str) -> f64 {
-    let mut stream = std::net::TcpStream::connect(relay.host()).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let head = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-    std::io::Write::write_all(&mut stream, head.as_bytes()).unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let lines = text.lines().filter(|line| line.starts_with(name));
-    lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
-}
+use super::harness::{RawClient, RelayProcess, metric, unix_now, until};
 
 /// A live subscription, past its EOSE.
 fn subscribe(relay: &RelayProcess, filter: &str) -> RawClient {
