@@ -20,6 +20,7 @@ mod metrics;
 mod net;
 mod seldom;
 mod serve;
+mod serve_lock;
 mod shard;
 mod store;
 mod writer;

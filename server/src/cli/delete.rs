@@ -28,7 +28,10 @@ pub struct DeleteArgs {
 /// Runs the command.
 pub fn run(args: &DeleteArgs, settings: &Settings) -> Result<(), Failure> {
     let filters = database::filters(&args.filters)?;
-    let db = database::open_existing(settings)?;
+    let db = match args.yes {
+        true => database::open_existing(settings)?,
+        false => database::open_to_read(settings)?,
+    };
     let mut ids: Vec<EventId> = Vec::new();
     let mut scanning = Scanning::new(&db, filters)?;
     while scanning.step(&db, &mut |hit| {

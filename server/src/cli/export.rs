@@ -30,7 +30,7 @@ pub struct ExportArgs {
 /// Runs the command.
 pub fn run(args: &ExportArgs, settings: &Settings) -> Result<(), Failure> {
     let filters = database::filters(&args.filters)?;
-    let store = database::open_existing(settings)?;
+    let store = database::open_to_read(settings)?;
     let mut lines = Lines::new(args.out.as_deref())?;
     // A bar between the lines of a terminal would help nobody.
     let bar = match args.out.is_some() || !io::stdout().is_terminal() {

@@ -27,8 +27,9 @@ came out and from where. RELAY_LIMITS__LIMIT_MAX=1000 and --set limits.limit_max
 Exit codes: 0 done; 1 some of the input was refused; 2 wrong usage or configuration; 3 storage, a file or a \
 socket failed; 130 ended at once by a second signal.
 
-Commands may run beside a serving relay on the same folder: LMDB keeps them apart. A serving relay finds \
-imported events when it is asked for them; it does not announce them to live subscriptions.";
+Commands may run beside a serving relay on the same folder, in the same PID namespace (in its container): LMDB \
+keeps processes apart by their ids. A serving relay finds imported events when it is asked for them; it does \
+not announce them to live subscriptions. A second relay on the same folder is refused.";
 
 #[derive(Parser, Debug)]
 #[command(name = "relay", version, about = "A Nostr relay", after_help = AFTER_HELP)]
