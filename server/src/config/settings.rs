@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use relay_about::{Info, LimitsDef, PolicyDef};
-use relay_engine::policy::Policy;
+use relay_engine::policy::{Policy, is_relay_url};
 use relay_engine::types::Limits;
 use relay_engine::verify::{Libsecp256k1, Schnorr, Verifier};
 use serde::{Deserialize, Serialize};
+use tracing_subscriber::EnvFilter;
 
 /// Longest time that any setting may ask for: sums of such times stay far from overflow.
 const YEAR_SECONDS: u64 = 366 * 86_400;
@@ -195,6 +196,14 @@ impl Default for Log {
     }
 }
 
+/// Whether this is a host and a port, as they are listened on.
+fn is_address(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        let is_bare_v6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
+        !host.is_empty() && !is_bare_v6 && !host.contains(char::is_whitespace) && port.parse::<u16>().is_ok()
+    })
+}
+
 impl Settings {
     /// Settings in which every key has a value, so that all keys and their types are known.
     pub(super) fn example() -> Self {
@@ -228,9 +237,11 @@ impl Settings {
         let ensure = |holds: bool, key, why: &str| if holds { Ok(()) } else { Err((key, why.to_owned())) };
         let limits = &self.limits;
         if let Some(url) = &self.url {
-            let known = url.starts_with("ws://") || url.starts_with("wss://");
-            ensure(known, "url", "must start with ws:// or wss://")?;
+            ensure(is_relay_url(url), "url", "must be a ws:// or wss:// URL with a host")?;
         }
+        ensure(is_address(&self.listen), "listen", "must be a host and a port, such as 127.0.0.1:7777")?;
+        EnvFilter::try_new(&self.log.filter)
+            .map_err(|error| ("log.filter", format!("`{}`: {error}", self.log.filter)))?;
         for (key, pubkey) in [("info.pubkey", &self.info.pubkey), ("info.self", &self.info.own_pubkey)] {
             if let Some(pubkey) = pubkey {
                 relay_engine::types::PubKey::from_hex(pubkey.as_bytes())

@@ -78,13 +78,18 @@ fn scan_export_delete_and_info_agree() {
 #[test]
 fn mistakes_have_their_codes() {
     let folder = folder();
-    let cases: [(&[&str], i32, &str); 6] = [
+    let cases: [(&[&str], i32, &str); 10] = [
         (&["scan", "--data", &folder.data, "{}"], 3, "there is no database"),
         (&["scan", "--data", &folder.data, r#"{"kinds":"all"}"#], 2, "invalid:"),
         (&["scan", "--data", &folder.data, r#"{"search":"x"}"#], 2, "unsupported:"),
         (&["import", "--data", &folder.data, "/no/such/file"], 3, "/no/such/file"),
         (&["frobnicate"], 2, "frobnicate"),
         (&["serve", "--set", "limits.limt_max=1"], 2, "limits.limit_max"),
+        // What `serve` refuses, `config` refuses.
+        (&["config", "--set", "log.filter=a=b=c"], 2, "log.filter"),
+        (&["serve", "--set", "log.filter=a=b=c"], 2, "log.filter"),
+        (&["config", "--url", "wss://"], 2, "`url` must be"),
+        (&["config", "--listen", "nowhere"], 2, "`listen` must be"),
     ];
     for (args, code, words) in cases {
         let output = relay(args, b"");
