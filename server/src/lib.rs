@@ -22,5 +22,6 @@ mod seldom;
 mod serve;
 mod serve_lock;
 mod shard;
+mod signals;
 mod store;
 mod writer;

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use relay_engine::store::Backend;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::Settings;
 use crate::host::{Host, Inbound};
 use crate::net::accept;
+use crate::signals::Signals;
 use crate::writer::ToWriter;
 use crate::{shard, writer};
 
@@ -34,6 +34,11 @@ where
     B: Backend + Clone + Send + 'static,
 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // From now on a signal means an orderly stop.
+    let mut signals = {
+        let _guard = runtime.enter();
+        Signals::new()?
+    };
     let listener = runtime.block_on(bind(&settings.listen))?;
     let address = listener.local_addr()?;
 
@@ -54,11 +59,6 @@ where
         })
         .collect::<io::Result<Vec<_>>>()?;
 
-    // Before anybody is told that it runs: from then on a signal means an orderly stop.
-    let mut signals = {
-        let _guard = runtime.enter();
-        Signals::new()?
-    };
     tracing::info!("listening on ws://{address}");
     tracing::info!("{place}");
     if host.settings.url.is_none() && !address.ip().is_loopback() {
@@ -69,7 +69,7 @@ where
     tracing::info!(shards = shards.len(), "press Ctrl-C or send SIGTERM to stop");
     let ended = runtime.block_on(until_end(&host, listener, &mut signals));
 
-    // From here on a second signal ends the process at once.
+    // From here on a second signal, a moment later, ends the process at once.
     let bound = Duration::from_secs(host.settings.network.shutdown_seconds);
     watch_for_second_signal(&runtime, signals);
     host.is_stopping.store(true, Ordering::Relaxed);
@@ -111,37 +111,15 @@ async fn bind(listen: &str) -> io::Result<TcpListener> {
 async fn until_end(host: &Host, listener: TcpListener, signals: &mut Signals) -> Ended {
     tokio::select! {
         () = accept::run(host, listener) => {}
-        () = signals.next() => {}
+        () = signals.stop() => {}
         () = host.failed.notified() => {}
     }
     host.failure().map_or(Ended::Stopped, Ended::Failed)
 }
 
-/// What asks the process to stop.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Signals {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
-}
-
 fn watch_for_second_signal(runtime: &tokio::runtime::Runtime, mut signals: Signals) {
     runtime.spawn(async move {
-        signals.next().await;
+        signals.stop().await;
         tracing::warn!("a second signal: ending at once");
         std::process::exit(130);
     });

@@ -1,12 +1,11 @@
-//! What the offline commands share: the database, filters from the command line, output and progress.
+//! What the offline commands share: the database, filters from the command line, and output.
 
 use std::fs::File;
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use relay_engine::store::{Backend, Everyone, Hit, Reader, Scan, ScanLimits, Step, Take};
 use relay_engine::types::{Filter, Timestamp};
 use relay_engine::wire;
@@ -151,21 +150,4 @@ impl Lines {
             Failure::Storage(format!("cannot write the output: {error}"))
         })
     }
-}
-
-/// A bar on standard error while a terminal watches; otherwise nothing. `bytes` is the length if known.
-pub fn progress(what: &'static str, bytes: Option<u64>) -> ProgressBar {
-    if !io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let (bar, style) = match bytes {
-        Some(bytes) => (ProgressBar::new(bytes), "{prefix} {wide_bar} {bytes}/{total_bytes} {eta} {msg}"),
-        None => (ProgressBar::new_spinner(), "{prefix} {spinner} {pos} {elapsed} {msg}"),
-    };
-    if let Ok(style) = ProgressStyle::with_template(style) {
-        bar.set_style(style);
-    }
-    bar.set_prefix(what);
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
 }

@@ -6,6 +6,7 @@ use relay_engine::types::EventId;
 
 use super::database::{self, Scanning};
 use super::exit::Failure;
+use super::progress::Progress;
 use crate::config::Settings;
 
 /// Events taken out in one commit.
@@ -46,13 +47,13 @@ pub fn run(args: &DeleteArgs, settings: &Settings) -> Result<(), Failure> {
         let words = format!("{} events match; --yes deletes them, --dry-run only counts", ids.len());
         return Err(Failure::Usage(words));
     }
-    let bar = database::progress("delete", None);
+    let mut progress = Progress::new("delete", None);
     let mut deleted = 0;
     for batch in ids.chunks(BATCH_EVENTS) {
         deleted += store::remove(&db, batch)?;
-        bar.inc(batch.len() as u64);
+        progress.add(batch.len() as u64, || format!(" of {}", ids.len()));
     }
-    bar.finish_and_clear();
+    progress.finish();
     eprintln!("{deleted} events deleted");
     Ok(())
 }
