@@ -16,7 +16,7 @@ use crate::config::Settings;
 use crate::metrics::{ShardSnapshot, WriterMetrics};
 use crate::writer::ToWriter;
 
-/// Sockets beyond `connections_max` that a shard serves plain HTTP on.
+/// Sockets beyond `connections_max` that plain HTTP is served on.
 const HTTP_SOCKETS_MAX: usize = 256;
 
 /// Something for a shard, from another thread.
@@ -97,8 +97,19 @@ pub(crate) struct Host {
     /// Woken when the process should end by itself.
     pub(crate) failed: Notify,
     pub(crate) is_stopping: AtomicBool,
-    /// Sockets turned away because no shard had a seat.
+    /// Sockets turned away because there was no seat.
     pub(crate) sockets_refused: AtomicU64,
+    /// WebSocket connections of all shards.
+    connections: AtomicUsize,
+}
+
+/// A connection's place among `connections_max`, given back when it is dropped.
+pub(crate) struct Place(Arc<Host>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Host {
@@ -129,6 +140,7 @@ impl Host {
             failed: Notify::new(),
             is_stopping: AtomicBool::new(false),
             sockets_refused: AtomicU64::new(0),
+            connections: AtomicUsize::new(0),
             settings,
         }
     }
@@ -139,15 +151,24 @@ impl Host {
         self.inboxes.iter().any(|inbox| inbox.live_events.load(Ordering::Relaxed) > max)
     }
 
-    /// The shard with the fewest sockets, if it has room; the socket is counted.
+    /// The shard with the fewest sockets, if the server has room for one more; the socket is counted.
     pub(crate) fn seat(&self) -> Option<&Inbox> {
         let max = self.settings.limits.connections_max.saturating_add(HTTP_SOCKETS_MAX);
-        let inbox = self.inboxes.iter().min_by_key(|inbox| inbox.sockets.load(Ordering::Relaxed))?;
-        if inbox.sockets.load(Ordering::Relaxed) >= max {
+        let sockets = |inbox: &Inbox| inbox.sockets.load(Ordering::Relaxed);
+        if self.inboxes.iter().map(sockets).sum::<usize>() >= max {
             return None;
         }
+        let inbox = self.inboxes.iter().min_by_key(|inbox| sockets(inbox))?;
         inbox.sockets.fetch_add(1, Ordering::Relaxed);
         Some(inbox)
+    }
+
+    /// Room for one more WebSocket connection, if there is any.
+    pub(crate) fn place(self: &Arc<Self>) -> Option<Place> {
+        let max = self.settings.limits.connections_max;
+        let take = |count: usize| (count < max).then_some(count + 1);
+        let taken = self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        taken.ok().map(|_| Place(Arc::clone(self)))
     }
 
     /// The store is beyond repair by this process.
