@@ -12,8 +12,8 @@ use relay_engine::relay::{self, CommitReply, Live};
 use relay_engine::types::Now;
 use tokio::sync::{Notify, oneshot};
 
-use crate::config::Settings;
-use crate::metrics::{ShardSnapshot, WriterMetrics};
+use crate::config::{Readers, Settings};
+use crate::metrics::{self, ShardSnapshot, WriterMetrics};
 use crate::writer::ToWriter;
 
 /// Sockets beyond `connections_max` that plain HTTP is served on.
@@ -101,6 +101,8 @@ pub(crate) struct Host {
     pub(crate) sockets_refused: AtomicU64,
     /// WebSocket connections of all shards.
     connections: AtomicUsize,
+    /// Who may read `/metrics`, by address.
+    pub(crate) metrics_readers: Readers,
 }
 
 /// A connection's place among `connections_max`, given back when it is dropped.
@@ -113,7 +115,14 @@ impl Drop for Place {
 }
 
 impl Host {
-    pub(crate) fn new(settings: Settings, shards: usize, writer: mpsc::Sender<ToWriter>) -> Self {
+    /// # Errors
+    /// If `metrics.allow` holds what is no address.
+    pub(crate) fn new(
+        settings: Settings,
+        shards: usize,
+        writer: mpsc::Sender<ToWriter>,
+    ) -> Result<Self, String> {
+        let metrics_readers = settings.metrics.readers()?;
         let config = relay::Config {
             limits: settings.limits.clone(),
             policy: settings.policy.clone(),
@@ -129,7 +138,7 @@ impl Host {
             information: about.information().into(),
             page: about.page(&format!("ws://{}", settings.listen)).into(),
         };
-        Host {
+        Ok(Host {
             config: Arc::new(config),
             inboxes: (0..shards).map(|_| Inbox::default()).collect(),
             writer,
@@ -141,8 +150,9 @@ impl Host {
             is_stopping: AtomicBool::new(false),
             sockets_refused: AtomicU64::new(0),
             connections: AtomicUsize::new(0),
+            metrics_readers,
             settings,
-        }
+        })
     }
 
     /// Whether some shard is so far behind that no more input should be taken.
@@ -169,6 +179,28 @@ impl Host {
         let take = |count: usize| (count < max).then_some(count + 1);
         let taken = self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
         taken.ok().map(|_| Place(Arc::clone(self)))
+    }
+
+    /// Prometheus's text, of all shards that answer.
+    pub(crate) async fn metrics_text(&self) -> String {
+        let ask = |inbox: &Inbox| {
+            let (sender, receiver) = oneshot::channel();
+            inbox.push(Inbound::Snapshot(sender));
+            receiver
+        };
+        let answers: Vec<_> = self.inboxes.iter().map(ask).collect();
+        let mut shards = Vec::new();
+        for answer in answers {
+            shards.extend(answer.await.ok());
+        }
+        metrics::render(metrics::Snapshot {
+            store: shards.iter().find_map(|shard| shard.store),
+            shards,
+            writer: self.writer_metrics.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            sockets_refused: self.sockets_refused.load(Ordering::Relaxed),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            resident_bytes: metrics::resident_bytes(),
+        })
     }
 
     /// The store is beyond repair by this process.

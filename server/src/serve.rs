@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 
 use crate::config::Settings;
 use crate::host::{Host, Inbound};
-use crate::net::accept;
+use crate::net::{accept, metrics_door};
 use crate::signals::Signals;
 use crate::writer::ToWriter;
 use crate::{shard, writer};
@@ -28,7 +28,7 @@ pub(crate) enum Ended {
 /// Serves until a signal comes or the store fails.
 ///
 /// # Errors
-/// If the socket can't be bound.
+/// If a socket can't be bound.
 pub(crate) fn serve<B>(settings: Settings, store: B, place: &str) -> io::Result<Ended>
 where
     B: Backend + Clone + Send + 'static,
@@ -41,10 +41,14 @@ where
     };
     let listener = runtime.block_on(bind(&settings.listen))?;
     let address = listener.local_addr()?;
+    let for_metrics =
+        settings.metrics.listen.as_deref().map(|listen| runtime.block_on(bind(listen))).transpose()?;
 
     let shards = settings.shard_count();
     let (to_writer, from_shards) = mpsc::channel();
-    let host = Arc::new(Host::new(settings, shards, to_writer));
+    let host = Host::new(settings, shards, to_writer)
+        .map(Arc::new)
+        .map_err(|words| io::Error::new(io::ErrorKind::InvalidInput, words))?;
     let writer = {
         let (host, store) = (Arc::clone(&host), store.clone());
         spawn("relay-writer".to_owned(), &host.clone(), move || writer::run(&host, &store, &from_shards))?
@@ -61,6 +65,10 @@ where
 
     tracing::info!("listening on ws://{address}");
     tracing::info!("{place}");
+    if let Some(listener) = for_metrics {
+        tracing::info!("metrics on http://{}/metrics", listener.local_addr()?);
+        runtime.spawn(metrics_door::run(Arc::clone(&host), listener));
+    }
     if host.settings.url.is_none() && !address.ip().is_loopback() {
         tracing::warn!(
             "url is not set: AUTH goes by the Host header, and requests to vanish that name this relay are refused"

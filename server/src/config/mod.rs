@@ -13,6 +13,7 @@
 
 mod layers;
 mod print;
+mod readers;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -22,8 +23,9 @@ use std::path::{Path, PathBuf};
 use toml::Table;
 
 pub use layers::Origin;
+pub(crate) use readers::Readers;
 pub use relay_about::Info;
-pub use settings::{Log, LogFormat, Network, Settings, Store, StoreEngine};
+pub use settings::{Log, LogFormat, MetricsAccess, Network, Settings, Store, StoreEngine};
 
 /// The file that is read when none is named.
 pub const DEFAULT_FILE: &str = "relay.toml";
@@ -205,7 +207,7 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         type Pairs<'a> = &'a [(&'a str, &'a str)];
-        let cases: [(&str, Pairs<'_>, Pairs<'_>, &str); 21] = [
+        let cases: [(&str, Pairs<'_>, Pairs<'_>, &str); 25] = [
             ("lisen = 'x'", &[], &[], "r.toml: unknown key `lisen`; did you mean `listen`?"),
             ("[limits]\nlimits_max = 1", &[], &[], "did you mean `limits.limit_max`?"),
             ("limit_max = 1", &[], &[], "unknown key `limit_max`; did you mean `limits.limit_max`?"),
@@ -223,6 +225,10 @@ mod tests {
             ("", &[], &[("listen", "::1:7777")], "`listen` must be a host and a port"),
             ("", &[], &[("listen", "localhost:70000")], "`listen` must be a host and a port"),
             ("", &[], &[("log.filter", "info,=x=y")], "`log.filter` `info,=x=y`: "),
+            ("", &[], &[("metrics.listen", "here")], "`metrics.listen` must be a host and a port"),
+            ("", &[], &[("metrics.allow", "10.0.0.0/33")], "`metrics.allow` `10.0.0.0/33` is no address"),
+            ("", &[], &[("metrics.token", "")], "`metrics.token` must be of visible"),
+            ("", &[("RELAY_METRICS_LISTEN", "x:1")], &[], "did you mean `metrics.listen`?"),
             ("", &[], &[("limits.limit_default", "9999")], "is above limits.limit_max"),
             ("", &[], &[("policy.deny_pubkeys", "abc")], "public key `abc`"),
             ("", &[], &[("policy.deny_kinds", "x")], "is not a list"),
@@ -316,6 +322,13 @@ mod tests {
             let name = format!("RELAY_{}", key.to_uppercase().replace('.', "__"));
             assert!(!layers::is_injected(&name, "tcp://10.96.0.12:7777"), "{name} sets a key");
         }
+    }
+
+    #[test]
+    fn a_secret_is_not_printed() {
+        let text = load("", &[("RELAY_METRICS__TOKEN", "s3cret")], &[]).unwrap().to_toml();
+        assert!(!text.contains("s3cret"), "{text}");
+        assert!(text.contains("# token is set and not shown  # RELAY_METRICS__TOKEN"), "{text}");
     }
 
     #[test]

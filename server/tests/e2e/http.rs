@@ -10,9 +10,12 @@ use super::harness::{PATIENCE, RelayProcess, unix_now};
 
 /// One request on a connection of its own: status, head in lowercase, body.
 fn request(relay: &RelayProcess, method: &str, path: &str, headers: &str) -> (u16, String, String) {
-    let mut stream = TcpStream::connect(relay.host()).unwrap();
+    request_at(relay.host(), method, path, headers)
+}
+
+fn request_at(host: &str, method: &str, path: &str, headers: &str) -> (u16, String, String) {
+    let mut stream = TcpStream::connect(host).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let host = relay.host();
     write!(stream, "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
@@ -77,6 +80,38 @@ fn each_path_answers_what_it_is_for() {
     assert!(document["supported_nips"].as_array().unwrap().contains(&Value::from(42)));
     let page = request(&relay, "GET", "/", "").2;
     assert!(page.contains("a &lt;name&gt;") && page.contains("up to 123, 12 if no limit is given"));
+}
+
+#[test]
+fn metrics_are_for_those_they_are_for() {
+    let relay = RelayProcess::start_with("[metrics]\ntoken = 's3cret'\n");
+    let (status, head, body) = request(&relay, "GET", "/metrics", "");
+    assert!(status == 401 && head.contains("www-authenticate: bearer") && !body.contains("strfry"), "{head}");
+    assert_eq!(request(&relay, "GET", "/metrics", "Authorization: Bearer wrong\r\n").0, 401);
+    let (status, _, body) = request(&relay, "GET", "/metrics", "Authorization: Bearer s3cret\r\n");
+    assert!(status == 200 && body.contains("strfry_connections_current"));
+
+    let relay = RelayProcess::start_with("[metrics]\nallow = ['10.0.0.0/8']\n");
+    assert_eq!(request(&relay, "GET", "/metrics", "").0, 403);
+    assert_eq!(request(&relay, "GET", "/health", "").0, 200);
+    let relay = RelayProcess::start_with("[metrics]\nallow = ['10.0.0.0/8', '127.0.0.1']\n");
+    assert_eq!(request(&relay, "GET", "/metrics", "").0, 200);
+}
+
+#[test]
+fn metrics_have_an_address_of_their_own_where_one_is_given() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let own = free.local_addr().unwrap().to_string();
+    drop(free);
+    let relay = RelayProcess::start_with(&format!("[metrics]\nlisten = '{own}'\ntoken = 's3cret'\n"));
+    assert_eq!(request(&relay, "GET", "/metrics", "Authorization: Bearer s3cret\r\n").0, 404);
+    assert_eq!(request_at(&own, "GET", "/metrics", "").0, 401);
+    let (status, _, body) = request_at(&own, "GET", "/metrics", "Authorization: Bearer s3cret\r\n");
+    assert!(status == 200 && body.contains("relay_store_events 0"), "{body}");
+    for path in ["/", "/health"] {
+        assert_eq!(request_at(&own, "GET", path, "Authorization: Bearer s3cret\r\n").0, 404);
+    }
+    assert_eq!(request_at(&own, "POST", "/metrics", "Content-Length: 0\r\n").0, 405);
 }
 
 #[test]
