@@ -103,6 +103,8 @@ pub(crate) struct Host {
     connections: AtomicUsize,
     /// Who may read `/metrics`, by address.
     pub(crate) metrics_readers: Readers,
+    /// A proxy that hides the name clients know has been told of.
+    told_of_proxy: AtomicBool,
 }
 
 /// A connection's place among `connections_max`, given back when it is dropped.
@@ -151,6 +153,7 @@ impl Host {
             sockets_refused: AtomicU64::new(0),
             connections: AtomicUsize::new(0),
             metrics_readers,
+            told_of_proxy: AtomicBool::new(false),
             settings,
         })
     }
@@ -179,6 +182,17 @@ impl Host {
         let take = |count: usize| (count < max).then_some(count + 1);
         let taken = self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
         taken.ok().map(|_| Place(Arc::clone(self)))
+    }
+
+    /// A client has come through a proxy, and AUTH goes by the Host header. Says so once.
+    pub(crate) fn warn_of_proxy(&self, host: Option<&str>) {
+        if self.settings.url.is_none() && !self.told_of_proxy.swap(true, Ordering::Relaxed) {
+            let host = host.unwrap_or_default();
+            tracing::warn!(
+                host,
+                "clients come through a proxy and url is not set: only AUTH events that name this host are accepted"
+            );
+        }
     }
 
     /// Prometheus's text, of all shards that answer.

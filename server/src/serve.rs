@@ -1,6 +1,7 @@
 //! One serving process, from the bound socket to the last close frame.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -69,10 +70,8 @@ where
         tracing::info!("metrics on http://{}/metrics", listener.local_addr()?);
         runtime.spawn(metrics_door::run(Arc::clone(&host), listener));
     }
-    if host.settings.url.is_none() && !address.ip().is_loopback() {
-        tracing::warn!(
-            "url is not set: AUTH goes by the Host header, and requests to vanish that name this relay are refused"
-        );
+    if host.settings.url.is_none() {
+        warn_of_missing_url(address);
     }
     tracing::info!(shards = shards.len(), "press Ctrl-C or send SIGTERM to stop");
     let ended = runtime.block_on(until_end(&host, listener, &mut signals));
@@ -123,6 +122,20 @@ async fn until_end(host: &Host, listener: TcpListener, signals: &mut Signals) ->
         () = host.failed.notified() => {}
     }
     host.failure().map_or(Ended::Stopped, Ended::Failed)
+}
+
+/// What an operator would find out by complaints.
+fn warn_of_missing_url(address: SocketAddr) {
+    if address.ip().is_loopback() {
+        tracing::warn!(
+            "url is not set: AUTH goes by the Host header, so behind a proxy that does not pass it on nobody can \
+             authenticate; requests to vanish that name this relay are refused"
+        );
+    } else {
+        tracing::warn!(
+            "url is not set: AUTH goes by the Host header, and requests to vanish that name this relay are refused"
+        );
+    }
 }
 
 fn watch_for_second_signal(runtime: &tokio::runtime::Runtime, mut signals: Signals) {

@@ -42,6 +42,10 @@ pub(super) fn upgrade<B: Backend + 'static>(
     };
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
     let shard = seat.shard();
+    let is_forwarded = ["forwarded", "x-forwarded-for", "x-real-ip"];
+    if is_forwarded.iter().any(|name| request.headers().contains_key(*name)) {
+        shard.host.warn_of_proxy(host.as_deref());
+    }
     let connected = shard.host.place().and_then(|place| Some((place, shard.connect(Peer { host })?)));
     let Some((place, id)) = connected else {
         let mut response =

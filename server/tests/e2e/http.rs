@@ -1,12 +1,13 @@
 //! HTTP on the relay's port: NIP-11, the page, health, metrics, and what is no door to WebSocket.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 
 use relay_engine::testing::signing::{event, key};
 use serde_json::Value;
 
-use super::harness::{PATIENCE, RelayProcess, unix_now};
+use super::harness::{PATIENCE, RelayProcess, serve, unix_now};
 
 /// One request on a connection of its own: status, head in lowercase, body.
 fn request(relay: &RelayProcess, method: &str, path: &str, headers: &str) -> (u16, String, String) {
@@ -80,6 +81,29 @@ fn each_path_answers_what_it_is_for() {
     assert!(document["supported_nips"].as_array().unwrap().contains(&Value::from(42)));
     let page = request(&relay, "GET", "/", "").2;
     assert!(page.contains("a &lt;name&gt;") && page.contains("up to 123, 12 if no limit is given"));
+}
+
+/// Behind a proxy that puts its own name into the Host header nobody could authenticate, and nothing had been said.
+#[test]
+fn a_relay_without_url_warns_at_the_start_and_at_the_first_proxy() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let mut child = serve(&folder.path().join("data"), None).stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let mut find =
+        |what: &str| log.by_ref().find(|line| line.contains(what)).unwrap_or_else(|| panic!("{what}"));
+    let listening = find("listening on ws://");
+    let host = listening.rsplit("ws://").next().unwrap().trim().to_owned();
+    assert!(find("url is not set").contains("behind a proxy"));
+    for _ in 0..2 {
+        let headers = format!("{UPGRADE}Sec-WebSocket-Version: 13\r\nX-Forwarded-For: 203.0.113.9\r\n");
+        let mut stream = TcpStream::connect(&host).unwrap();
+        write!(stream, "GET / HTTP/1.1\r\nHost: upstream\r\n{headers}\r\n").unwrap();
+        stream.read_exact(&mut [0; 12]).unwrap();
+    }
+    assert!(find("come through a proxy").contains("upstream"));
+    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+    assert!(!log.any(|line| line.contains("come through a proxy")), "it is said once");
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]
