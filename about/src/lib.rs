@@ -7,6 +7,6 @@ mod documents;
 mod engine;
 mod info;
 
-pub use documents::{About, SUPPORTED_NIPS};
+pub use documents::{About, ICON_SVG, SUPPORTED_NIPS};
 pub use engine::{LimitsDef, PolicyDef};
 pub use info::Info;

@@ -1,4 +1,4 @@
-//! HTTP on the relay's port: NIP-11, a page, `/health`, `/metrics`, and the door to WebSocket.
+//! HTTP on the relay's port: NIP-11, a page and its picture, `/health`, `/metrics`, and the door to WebSocket.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -12,6 +12,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use relay_about::ICON_SVG;
 use relay_engine::store::{Backend, Reader};
 use serde_json::json;
 use tokio::net::TcpStream;
@@ -28,6 +29,7 @@ const JSON: &str = "application/json";
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
 const NOSTR_JSON: &str = "application/nostr+json";
+const SVG: &str = "image/svg+xml";
 
 /// Serves one socket until it closes or becomes a WebSocket.
 pub(crate) async fn serve<B: Backend + 'static>(seat: Seat<B>, stream: TcpStream, peer: IpAddr) {
@@ -78,7 +80,8 @@ async fn respond<B: Backend + 'static>(
             answer(StatusCode::NOT_FOUND, TEXT, "not found\n".into())
         }
         "/metrics" if is_read => metrics_door::respond(&shard.host, request.headers(), peer).await,
-        "/" | "/health" | "/metrics" => method_not_allowed(),
+        "/icon.svg" | "/favicon.ico" if is_read => with_cors(icon()),
+        "/" | "/health" | "/metrics" | "/icon.svg" | "/favicon.ico" => method_not_allowed(),
         _ => answer(StatusCode::NOT_FOUND, TEXT, "not found\n".into()),
     }
 }
@@ -129,6 +132,13 @@ fn health<B: Backend>(shard: &Shard<B>) -> Response<Body> {
         "version": env!("CARGO_PKG_VERSION"),
     });
     answer(status, JSON, format!("{document}\n").into())
+}
+
+/// The relay's picture; browsers ask for it under its old name too.
+fn icon() -> Response<Body> {
+    let mut response = answer(StatusCode::OK, SVG, Bytes::from_static(ICON_SVG.as_bytes()));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=86400"));
+    response
 }
 
 pub(super) fn method_not_allowed() -> Response<Body> {

@@ -52,6 +52,11 @@ fn each_path_answers_what_it_is_for() {
         ("GET", "/health", "", 200, "content-type: application/json"),
         ("GET", "/metrics", "", 200, "content-type: application/openmetrics-text"),
         ("DELETE", "/metrics", "", 405, "allow:"),
+        ("GET", "/icon.svg", "", 200, "content-type: image/svg+xml"),
+        ("GET", "/icon.svg", "", 200, "access-control-allow-origin: *"),
+        ("GET", "/favicon.ico", "", 200, "content-type: image/svg+xml"),
+        ("HEAD", "/icon.svg", "", 200, "cache-control: public, max-age=86400"),
+        ("PUT", "/icon.svg", "Content-Length: 0\r\n", 405, "allow:"),
         ("GET", "/elsewhere", "", 404, "text/plain"),
         ("GET", "/elsewhere", UPGRADE, 404, "text/plain"),
         ("GET", "/", UPGRADE, 426, "sec-websocket-version: 13"),
@@ -81,6 +86,16 @@ fn each_path_answers_what_it_is_for() {
     assert!(document["supported_nips"].as_array().unwrap().contains(&Value::from(42)));
     let page = request(&relay, "GET", "/", "").2;
     assert!(page.contains("a &lt;name&gt;") && page.contains("up to 123, 12 if no limit is given"));
+}
+
+#[test]
+fn a_public_relay_shows_its_picture() {
+    let relay = RelayProcess::start_with("url = 'wss://relay.example.com'\n");
+    let nostr = "Accept: application/nostr+json\r\n";
+    let document: Value = serde_json::from_str(&request(&relay, "GET", "/", nostr).2).unwrap();
+    assert_eq!(document["icon"], "https://relay.example.com/icon.svg");
+    assert!(request(&relay, "GET", "/", "").2.contains(r#"<link rel="icon" href="/icon.svg">"#));
+    assert!(request(&relay, "GET", "/icon.svg", "").2.starts_with("<svg "));
 }
 
 /// Behind a proxy that puts its own name into the Host header nobody could authenticate, and nothing had been said.
