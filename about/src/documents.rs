@@ -15,6 +15,9 @@ const EOSE_HINTS_NIP: u16 = 67;
 /// The page, with places to fill in.
 const TEMPLATE: &str = include_str!("page.html");
 
+/// The relay's picture, which every host serves as `/icon.svg`.
+pub const ICON_SVG: &str = include_str!("icon.svg");
+
 /// What there is to tell, as it is enforced.
 #[derive(Clone, Copy, Debug)]
 pub struct About<'a> {
@@ -49,7 +52,7 @@ impl About<'_> {
 }
 
 fn information(about: &About<'_>) -> String {
-    let About { info, limits, policy, .. } = about;
+    let About { info, limits, policy, url } = about;
     let mut document = Map::new();
     let mut put = |name: &str, value: Value| {
         document.insert(name.to_owned(), value);
@@ -60,7 +63,7 @@ fn information(about: &About<'_>) -> String {
         ("pubkey", &info.pubkey),
         ("self", &info.own_pubkey),
         ("contact", &info.contact),
-        ("icon", &info.icon),
+        ("icon", &info.icon.clone().or_else(|| url.and_then(own_icon))),
         ("banner", &info.banner),
         ("terms_of_service", &info.terms_of_service),
     ] {
@@ -95,6 +98,14 @@ fn information(about: &About<'_>) -> String {
     }
     put("limitation", limitation);
     Value::Object(document).to_string()
+}
+
+/// Where our own picture is, for a relay with this public URL.
+fn own_icon(url: &str) -> Option<String> {
+    let (scheme, rest) = url.trim().split_once("://")?;
+    let scheme = if scheme.eq_ignore_ascii_case("wss") { "https" } else { "http" };
+    let place = rest.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
+    Some(format!("{scheme}://{place}/icon.svg"))
 }
 
 fn page(about: &About<'_>, fallback: &str) -> String {
@@ -138,7 +149,8 @@ fn page(about: &About<'_>, fallback: &str) -> String {
         .contact
         .as_deref()
         .map_or_else(String::new, |contact| format!("<h2>Contact</h2>\n<p>{}</p>", escape(contact)));
-    let fill: [(&str, String); 8] = [
+    let fill: [(&str, String); 9] = [
+        ("{{icon}}", escape(info.icon.as_deref().unwrap_or("/icon.svg"))),
         ("{{name}}", escape(&info.name)),
         ("{{description}}", escape(&info.description)),
         ("{{url}}", escape(url.unwrap_or(fallback))),
@@ -256,6 +268,27 @@ mod tests {
         assert!(page.contains("&lt;b&gt;{{url}} &amp; co"));
         assert!(page.contains("wss://relay.example") && page.contains("2 MiB"));
         assert_eq!(page.matches("{{").count(), page.matches("{{url}} &amp; co").count());
+    }
+
+    #[test]
+    fn a_relay_that_knows_its_url_has_a_picture_of_its_own() {
+        let (limits, policy) = (Limits::default(), Policy::default());
+        let icon = |url, own: Option<&str>| {
+            let info = Info { icon: own.map(str::to_owned), ..Info::default() };
+            let about = About { info: &info, limits: &limits, policy: &policy, url: Some(url) };
+            let document: Value = serde_json::from_str(&about.information()).unwrap();
+            document["icon"].as_str().unwrap().to_owned()
+        };
+        let cases = [
+            ("wss://relay.example", "https://relay.example/icon.svg"),
+            ("WSS://relay.example/", "https://relay.example/icon.svg"),
+            ("ws://relay.example:7777/nostr/?a#b", "http://relay.example:7777/nostr/icon.svg"),
+        ];
+        for (url, want) in cases {
+            assert_eq!(icon(url, None), want);
+            assert_eq!(icon(url, Some("https://a.example/b.png")), "https://a.example/b.png");
+        }
+        assert!(ICON_SVG.starts_with("<svg ") && ICON_SVG.len() < 1_000);
     }
 
     #[test]

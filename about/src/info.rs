@@ -17,7 +17,7 @@ pub struct Info {
     pub own_pubkey: Option<String>,
     /// Another contact, a URI such as `mailto:`.
     pub contact: Option<String>,
-    /// URL of a square picture.
+    /// URL of a square picture; our own, `/icon.svg`, if none is given and the public URL is known.
     pub icon: Option<String>,
     /// URL of a wide picture.
     pub banner: Option<String>,

@@ -7,6 +7,6 @@ mod documents;
 mod engine;
 mod info;
 
-pub use documents::About;
+pub use documents::{About, ICON_SVG};
 pub use engine::{LimitsDef, PolicyDef};
 pub use info::Info;

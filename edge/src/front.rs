@@ -15,6 +15,8 @@ pub enum Route {
     Health,
     /// Numbers for Prometheus.
     Metrics,
+    /// The relay's picture.
+    Icon,
     /// This path takes other methods.
     MethodNotAllowed,
     /// There is nothing here.
@@ -48,7 +50,8 @@ impl Asked<'_> {
             "/" if is_read => Route::Page,
             "/health" if is_read => Route::Health,
             "/metrics" if is_read => Route::Metrics,
-            "/" | "/health" | "/metrics" => Route::MethodNotAllowed,
+            "/icon.svg" | "/favicon.ico" if is_read => Route::Icon,
+            "/" | "/health" | "/metrics" | "/icon.svg" | "/favicon.ico" => Route::MethodNotAllowed,
             _ => Route::NotFound,
         }
     }
@@ -72,6 +75,9 @@ mod tests {
             ("GET", "/health", "", "", Route::Health),
             ("GET", "/metrics", "", "websocket", Route::Metrics),
             ("PUT", "/metrics", "", "", Route::MethodNotAllowed),
+            ("GET", "/icon.svg", "image/*", "", Route::Icon),
+            ("HEAD", "/favicon.ico", "", "", Route::Icon),
+            ("POST", "/icon.svg", "", "", Route::MethodNotAllowed),
             ("GET", "/else", "", "websocket", Route::NotFound),
         ];
         for (method, path, accept, upgrade, route) in cases {

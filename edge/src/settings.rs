@@ -14,7 +14,7 @@
 //! What a variable of its own says goes before what `RELAY_CONFIG` says.
 
 use relay_about::{About, Info, LimitsDef, PolicyDef};
-use relay_engine::policy::Policy;
+use relay_engine::policy::{Policy, is_relay_url};
 use relay_engine::relay::Config;
 use relay_engine::store::sql::EVENT_BYTES_MAX;
 use relay_engine::types::{Filter, Kind, Limits, PubKey};
@@ -207,10 +207,9 @@ impl Settings {
             }
         }
         if let Some(url) = &self.url
-            && !url.starts_with("ws://")
-            && !url.starts_with("wss://")
+            && !is_relay_url(url)
         {
-            return Err("RELAY_URL: must start with ws:// or wss://".into());
+            return Err(format!("RELAY_URL: `{url}` is no ws:// or wss:// URL with a host"));
         }
         if self.placement.shards != Shards::ONE {
             return Err("RELAY_SHARDS: this version serves one shard; see «Shards to come» in \
@@ -344,6 +343,8 @@ mod tests {
             ),
             ("RELAY_PUBKEY", "npub1", "RELAY_PUBKEY: "),
             ("RELAY_URL", "https://relay.example", "RELAY_URL: "),
+            ("RELAY_URL", "wss://", "RELAY_URL: `wss://` is no ws:// or wss:// URL"),
+            ("RELAY_URL", "ws://a b", "RELAY_URL: "),
             ("RELAY_PRIVATE_KEY", "nsec1", "RELAY_PRIVATE_KEY: is no private key"),
             ("RELAY_PRIVATE_KEY", zeros.as_str(), "RELAY_PRIVATE_KEY: is no private key"),
             ("ADMIN_PUBKEYS", "npub1", "ADMIN_PUBKEYS: `npub1`"),

@@ -21,13 +21,15 @@ test('each path answers what it is for', async () => {
     ['/', { method: 'POST' }, 405, 'text/plain; charset=utf-8'],
     ['/health', {}, 200, 'application/json'],
     ['/metrics', {}, 200, 'text/plain; version=0.0.4; charset=utf-8'],
+    ['/icon.svg', {}, 200, 'image/svg+xml'],
+    ['/favicon.ico', {}, 200, 'image/svg+xml'],
     ['/else', {}, 404, 'text/plain; charset=utf-8'],
   ]
   for (const [path, init, status, type] of cases) {
     const response = await fetch(edge.http + path, init)
     assert.equal(response.status, status, path)
     if (type) assert.equal(response.headers.get('content-type'), type, path)
-    assert.equal(response.headers.get('access-control-allow-origin'), path === '/' && status < 300 ? '*' : null)
+    assert.equal(response.headers.get('access-control-allow-origin'), (path === '/' || type === 'image/svg+xml') && status < 300 ? '*' : null)
   }
   const about = await (await fetch(edge.http, nostr)).json()
   assert.equal(about.name, 'a <name>')

@@ -12,11 +12,11 @@ use relay_engine::relay::{self, CommitReply, Live};
 use relay_engine::types::Now;
 use tokio::sync::{Notify, oneshot};
 
-use crate::config::Settings;
-use crate::metrics::{ShardSnapshot, WriterMetrics};
+use crate::config::{Readers, Settings};
+use crate::metrics::{self, ShardSnapshot, WriterMetrics};
 use crate::writer::ToWriter;
 
-/// Sockets beyond `connections_max` that a shard serves plain HTTP on.
+/// Sockets beyond `connections_max` that plain HTTP is served on.
 const HTTP_SOCKETS_MAX: usize = 256;
 
 /// Something for a shard, from another thread.
@@ -97,12 +97,34 @@ pub(crate) struct Host {
     /// Woken when the process should end by itself.
     pub(crate) failed: Notify,
     pub(crate) is_stopping: AtomicBool,
-    /// Sockets turned away because no shard had a seat.
+    /// Sockets turned away because there was no seat.
     pub(crate) sockets_refused: AtomicU64,
+    /// WebSocket connections of all shards.
+    connections: AtomicUsize,
+    /// Who may read `/metrics`, by address.
+    pub(crate) metrics_readers: Readers,
+    /// A proxy that hides the name clients know has been told of.
+    told_of_proxy: AtomicBool,
+}
+
+/// A connection's place among `connections_max`, given back when it is dropped.
+pub(crate) struct Place(Arc<Host>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Host {
-    pub(crate) fn new(settings: Settings, shards: usize, writer: mpsc::Sender<ToWriter>) -> Self {
+    /// # Errors
+    /// If `metrics.allow` holds what is no address.
+    pub(crate) fn new(
+        settings: Settings,
+        shards: usize,
+        writer: mpsc::Sender<ToWriter>,
+    ) -> Result<Self, String> {
+        let metrics_readers = settings.metrics.readers()?;
         let config = relay::Config {
             limits: settings.limits.clone(),
             policy: settings.policy.clone(),
@@ -118,7 +140,7 @@ impl Host {
             information: about.information().into(),
             page: about.page(&format!("ws://{}", settings.listen)).into(),
         };
-        Host {
+        Ok(Host {
             config: Arc::new(config),
             inboxes: (0..shards).map(|_| Inbox::default()).collect(),
             writer,
@@ -129,8 +151,11 @@ impl Host {
             failed: Notify::new(),
             is_stopping: AtomicBool::new(false),
             sockets_refused: AtomicU64::new(0),
+            connections: AtomicUsize::new(0),
+            metrics_readers,
+            told_of_proxy: AtomicBool::new(false),
             settings,
-        }
+        })
     }
 
     /// Whether some shard is so far behind that no more input should be taken.
@@ -139,15 +164,57 @@ impl Host {
         self.inboxes.iter().any(|inbox| inbox.live_events.load(Ordering::Relaxed) > max)
     }
 
-    /// The shard with the fewest sockets, if it has room; the socket is counted.
+    /// The shard with the fewest sockets, if the server has room for one more; the socket is counted.
     pub(crate) fn seat(&self) -> Option<&Inbox> {
         let max = self.settings.limits.connections_max.saturating_add(HTTP_SOCKETS_MAX);
-        let inbox = self.inboxes.iter().min_by_key(|inbox| inbox.sockets.load(Ordering::Relaxed))?;
-        if inbox.sockets.load(Ordering::Relaxed) >= max {
+        let sockets = |inbox: &Inbox| inbox.sockets.load(Ordering::Relaxed);
+        if self.inboxes.iter().map(sockets).sum::<usize>() >= max {
             return None;
         }
+        let inbox = self.inboxes.iter().min_by_key(|inbox| sockets(inbox))?;
         inbox.sockets.fetch_add(1, Ordering::Relaxed);
         Some(inbox)
+    }
+
+    /// Room for one more WebSocket connection, if there is any.
+    pub(crate) fn place(self: &Arc<Self>) -> Option<Place> {
+        let max = self.settings.limits.connections_max;
+        let take = |count: usize| (count < max).then_some(count + 1);
+        let taken = self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        taken.ok().map(|_| Place(Arc::clone(self)))
+    }
+
+    /// A client has come through a proxy, and AUTH goes by the Host header. Says so once.
+    pub(crate) fn warn_of_proxy(&self, host: Option<&str>) {
+        if self.settings.url.is_none() && !self.told_of_proxy.swap(true, Ordering::Relaxed) {
+            let host = host.unwrap_or_default();
+            tracing::warn!(
+                host,
+                "clients come through a proxy and url is not set: only AUTH events that name this host are accepted"
+            );
+        }
+    }
+
+    /// Prometheus's text, of all shards that answer.
+    pub(crate) async fn metrics_text(&self) -> String {
+        let ask = |inbox: &Inbox| {
+            let (sender, receiver) = oneshot::channel();
+            inbox.push(Inbound::Snapshot(sender));
+            receiver
+        };
+        let answers: Vec<_> = self.inboxes.iter().map(ask).collect();
+        let mut shards = Vec::new();
+        for answer in answers {
+            shards.extend(answer.await.ok());
+        }
+        metrics::render(metrics::Snapshot {
+            store: shards.iter().find_map(|shard| shard.store),
+            shards,
+            writer: self.writer_metrics.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            sockets_refused: self.sockets_refused.load(Ordering::Relaxed),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            resident_bytes: metrics::resident_bytes(),
+        })
     }
 
     /// The store is beyond repair by this process.

@@ -20,6 +20,8 @@ mod metrics;
 mod net;
 mod seldom;
 mod serve;
+mod serve_lock;
 mod shard;
+mod signals;
 mod store;
 mod writer;

@@ -1,6 +1,7 @@
 //! One serving process, from the bound socket to the last close frame.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -8,11 +9,11 @@ use std::time::Duration;
 
 use relay_engine::store::Backend;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::Settings;
 use crate::host::{Host, Inbound};
-use crate::net::accept;
+use crate::net::{accept, metrics_door};
+use crate::signals::Signals;
 use crate::writer::ToWriter;
 use crate::{shard, writer};
 
@@ -28,18 +29,27 @@ pub(crate) enum Ended {
 /// Serves until a signal comes or the store fails.
 ///
 /// # Errors
-/// If the socket can't be bound.
+/// If a socket can't be bound.
 pub(crate) fn serve<B>(settings: Settings, store: B, place: &str) -> io::Result<Ended>
 where
     B: Backend + Clone + Send + 'static,
 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // From now on a signal means an orderly stop.
+    let mut signals = {
+        let _guard = runtime.enter();
+        Signals::new()?
+    };
     let listener = runtime.block_on(bind(&settings.listen))?;
     let address = listener.local_addr()?;
+    let for_metrics =
+        settings.metrics.listen.as_deref().map(|listen| runtime.block_on(bind(listen))).transpose()?;
 
     let shards = settings.shard_count();
     let (to_writer, from_shards) = mpsc::channel();
-    let host = Arc::new(Host::new(settings, shards, to_writer));
+    let host = Host::new(settings, shards, to_writer)
+        .map(Arc::new)
+        .map_err(|words| io::Error::new(io::ErrorKind::InvalidInput, words))?;
     let writer = {
         let (host, store) = (Arc::clone(&host), store.clone());
         spawn("relay-writer".to_owned(), &host.clone(), move || writer::run(&host, &store, &from_shards))?
@@ -54,22 +64,19 @@ where
         })
         .collect::<io::Result<Vec<_>>>()?;
 
-    // Before anybody is told that it runs: from then on a signal means an orderly stop.
-    let mut signals = {
-        let _guard = runtime.enter();
-        Signals::new()?
-    };
     tracing::info!("listening on ws://{address}");
     tracing::info!("{place}");
-    if host.settings.url.is_none() && !address.ip().is_loopback() {
-        tracing::warn!(
-            "url is not set: AUTH goes by the Host header, and requests to vanish that name this relay are refused"
-        );
+    if let Some(listener) = for_metrics {
+        tracing::info!("metrics on http://{}/metrics", listener.local_addr()?);
+        runtime.spawn(metrics_door::run(Arc::clone(&host), listener));
+    }
+    if host.settings.url.is_none() {
+        warn_of_missing_url(address);
     }
     tracing::info!(shards = shards.len(), "press Ctrl-C or send SIGTERM to stop");
     let ended = runtime.block_on(until_end(&host, listener, &mut signals));
 
-    // From here on a second signal ends the process at once.
+    // From here on a second signal, a moment later, ends the process at once.
     let bound = Duration::from_secs(host.settings.network.shutdown_seconds);
     watch_for_second_signal(&runtime, signals);
     host.is_stopping.store(true, Ordering::Relaxed);
@@ -111,37 +118,29 @@ async fn bind(listen: &str) -> io::Result<TcpListener> {
 async fn until_end(host: &Host, listener: TcpListener, signals: &mut Signals) -> Ended {
     tokio::select! {
         () = accept::run(host, listener) => {}
-        () = signals.next() => {}
+        () = signals.stop() => {}
         () = host.failed.notified() => {}
     }
     host.failure().map_or(Ended::Stopped, Ended::Failed)
 }
 
-/// What asks the process to stop.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Signals {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
+/// What an operator would find out by complaints.
+fn warn_of_missing_url(address: SocketAddr) {
+    if address.ip().is_loopback() {
+        tracing::warn!(
+            "url is not set: AUTH goes by the Host header, so behind a proxy that does not pass it on nobody can \
+             authenticate; requests to vanish that name this relay are refused"
+        );
+    } else {
+        tracing::warn!(
+            "url is not set: AUTH goes by the Host header, and requests to vanish that name this relay are refused"
+        );
     }
 }
 
 fn watch_for_second_signal(runtime: &tokio::runtime::Runtime, mut signals: Signals) {
     runtime.spawn(async move {
-        signals.next().await;
+        signals.stop().await;
         tracing::warn!("a second signal: ending at once");
         std::process::exit(130);
     });

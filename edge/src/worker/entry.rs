@@ -1,5 +1,6 @@
 //! The Worker's entry: HTTP and WebSocket, passed to the objects of shards where they are needed.
 
+use relay_about::ICON_SVG;
 use serde_json::json;
 use worker::{Context, Env, Headers, Request, Response, Result, Stub, event};
 
@@ -12,6 +13,7 @@ use crate::shard::Shard;
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
+const SVG: &str = "image/svg+xml";
 const NOSTR_JSON: &str = "application/nostr+json";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -34,6 +36,11 @@ async fn fetch(request: Request, env: Env, _: Context) -> Result<Response> {
         Route::Page => with_cors(answer(200, HTML, &settings.about().page(&address(&request)))?),
         Route::Preflight => with_cors(Response::empty()?.with_status(204)),
         Route::Health => health(&env, &settings).await,
+        Route::Icon => {
+            let response = with_cors(answer(200, SVG, ICON_SVG)?)?;
+            response.headers().set("cache-control", "public, max-age=86400")?;
+            Ok(response)
+        }
         Route::Metrics => answer(200, PROMETHEUS, &metrics_text(&env, &settings).await),
         Route::MethodNotAllowed => {
             let response = answer(405, TEXT, "method not allowed\n")?;

@@ -1,5 +1,7 @@
 //! NIP-42: at most one challenge a connection, any number of keys.
 
+use url::Url;
+
 use crate::types::{Event, Limits, PubKey, Timestamp};
 
 /// The kind of AUTH events.
@@ -96,21 +98,34 @@ impl Auth {
     }
 }
 
-/// Whether two relay URLs name one relay: same host, ports equal where neither is a scheme's default.
-/// Scheme, path and letter case do not count, as behind a TLS proxy they differ honestly.
+/// Whether two names of relays lead a browser to one relay: the same host, and the same port where neither is a scheme's
+/// default. Each is a `ws`, `wss`, `http` or `https` URL or a bare host with or without a port, as the Host header gives
+/// it, and is read as the WHATWG URL standard says. Scheme, path and user do not count: behind a TLS proxy the first two
+/// differ honestly.
 pub fn same_relay(a: &str, b: &str) -> bool {
-    fn authority(url: &str) -> String {
-        let url = url.trim();
-        let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-        let authority = authority.to_ascii_lowercase();
-        let bare = authority.strip_suffix(":443").or_else(|| authority.strip_suffix(":80"));
-        let bare = bare.unwrap_or(&authority);
-        bare.strip_suffix('.').unwrap_or(bare).to_owned()
-    }
-    let (a, b) = (authority(a), authority(b));
-    !a.is_empty() && a == b
+    matches!((address(a), address(b)), (Some(a), Some(b)) if a == b)
+}
+
+/// Whether `url` can be the public URL of a relay: `ws://` or `wss://` and a host.
+pub fn is_relay_url(url: &str) -> bool {
+    let is_ws = |scheme: &str| scheme.eq_ignore_ascii_case("ws") || scheme.eq_ignore_ascii_case("wss");
+    url.split_once("://").is_some_and(|(scheme, _)| is_ws(scheme)) && address(url).is_some()
+}
+
+/// Host and port; the port of a scheme is none. In ASCII: a Unicode host is the same as its punycode.
+fn address(name: &str) -> Option<(String, Option<u16>)> {
+    let name = name.trim();
+    let url = match name.contains("://") {
+        true => Url::parse(name),
+        // No user: in `mailto:me@relay` the scheme would be taken for one.
+        false if name.contains('@') => return None,
+        false => Url::parse(&format!("wss://{name}")),
+    };
+    let url = url.ok().filter(|url| matches!(url.scheme(), "ws" | "wss" | "http" | "https"))?;
+    let host = url.host_str()?;
+    let host = host.strip_suffix('.').unwrap_or(host).to_owned();
+    let port = url.port().filter(|port| !matches!(port, 80 | 443));
+    (!host.is_empty()).then_some((host, port))
 }
 
 #[cfg(test)]
@@ -123,16 +138,62 @@ mod tests {
             ("wss://relay.example.com", "wss://relay.example.com/", true),
             ("relay.example.com", "wss://Relay.Example.com", true),
             ("relay.example.com:443", "wss://relay.example.com", true),
+            ("wss://relay.example.com", "wss://relay.example.com:0443/", true),
+            ("wss://relay.example.com", "ws://relay.example.com:80", true),
+            ("wss://relay.example.com", "ws://relay.example.com:443", true),
+            ("wss://relay.example.com", "WSS://relay.example.com:/", true),
+            ("wss://relay.example.com", "https://relay.example.com", true),
+            ("wss://relay.example.com", " wss://relay.example.com./nostr?a=b#c ", true),
+            ("wss://relay.example.com", "wss://relay.example.com//", true),
+            ("wss://relay.example.com/nostr/", "wss://relay.example.com", true),
+            ("wss://relay.example.com", "wss://me:secret@relay.example.com", true),
+            ("wss://relay.example.com", "wss:\\\\relay.example.com\\", false),
+            ("wss://relay.example.com", "wss://relay%2Eexample.com", true),
+            ("wss://relay.example.com", "wss://relay。example。com", true),
+            ("wss://relay.exämple.com", "wss://relay.xn--exmple-cua.com", true),
+            ("wss://relay.xn--exmple-cua.com", "wss://relay.EXÄMPLE.com/", true),
+            ("relay.exämple.com", "wss://relay.example.com", false),
             ("ws://127.0.0.1:7777", "ws://127.0.0.1:7777/", true),
             ("127.0.0.1:7777", "ws://127.0.0.1:7778", false),
             ("127.0.0.1:7777", "ws://127.0.0.1", false),
+            ("127.0.0.1:7777", "ws://127.0.0.1:07777", true),
+            ("[::1]:7777", "ws://[0:0::1]:7777/", true),
+            ("[::1]:7777", "ws://[::2]:7777/", false),
             ("relay.example.com", "wss://evil.example.com/relay.example.com", false),
             ("relay.example.com", "wss://relay.example.com.evil.com", false),
             ("relay.example.com", "wss://relay.example.com@evil.com", false),
+            ("relay.example.com", "wss://evil.com\\@relay.example.com/", false),
+            ("relay.example.com", "evil.com\\@relay.example.com/", false),
+            ("relay.example.com", "wss://evil.com/@relay.example.com/", false),
+            ("relay.example.com", "wss://evil.com#@relay.example.com/", false),
+            ("relay.example.com", "wss://evil.com?@relay.example.com/", false),
+            ("relay.example.com", "wss://relay.example.com:70000", false),
+            ("relay.example.com", "wss://relay.example.com:x", false),
+            ("relay.example.com", "wss://relay.example .com", false),
+            ("relay.example.com", "ftp://relay.example.com", false),
+            ("relay.example.com", "nostr://relay.example.com", false),
+            ("relay.example.com", "mailto:me@relay.example.com", false),
+            ("relay.example.com", "://relay.example.com", false),
+            ("wss://", "wss://", false),
+            ("wss://.", "wss://.", false),
             ("", "", false),
         ];
         for (a, b, same) in cases {
             assert_eq!(same_relay(a, b), same, "{a} {b}");
+            assert_eq!(same_relay(b, a), same, "{b} {a}");
         }
+    }
+
+    #[test]
+    fn a_public_url_has_a_scheme_of_websockets_and_a_host() {
+        for url in ["wss://relay.example.com", "WS://[::1]:7777/", "wss://relay.exämple.com/nostr"] {
+            assert!(is_relay_url(url), "{url}");
+        }
+        for url in
+            ["", "wss://", "wss:///", "ws://a b", "ws://.", "wss://:443", "wss://a:99999", "wss:a", "a"]
+        {
+            assert!(!is_relay_url(url), "{url}");
+        }
+        assert!(!is_relay_url("https://relay.example.com"));
     }
 }

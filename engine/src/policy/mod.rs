@@ -10,7 +10,7 @@ mod rate;
 mod vanish;
 
 pub use admission::{Candidate, Refused, Standing, admit, admit_sender, is_protected};
-pub use auth::{Auth, AuthRefused, same_relay};
+pub use auth::{Auth, AuthRefused, is_relay_url, same_relay};
 pub use guard::{Access, access, may_hide, may_see};
 pub use rate::Bucket;
 pub use vanish::{VANISH_KIND, names_relay};

@@ -59,7 +59,7 @@ pub struct Limits {
     pub in_flight_events_max: usize,
     /// Bytes of those events, from which on reading pauses too.
     pub in_flight_bytes_max: usize,
-    /// Connections one shard holds.
+    /// Connections one machine holds; a host of several shards counts them over all.
     pub connections_max: usize,
     /// Public keys one connection may authenticate.
     pub auth_keys_max: usize,

@@ -1,12 +1,11 @@
-//! What the offline commands share: the database, filters from the command line, output and progress.
+//! What the offline commands share: the database, filters from the command line, and output.
 
 use std::fs::File;
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use relay_engine::store::{Backend, Everyone, Hit, Reader, Scan, ScanLimits, Step, Take};
 use relay_engine::types::{Filter, Timestamp};
 use relay_engine::wire;
@@ -20,20 +19,37 @@ const STEP_ROWS: usize = 100_000;
 
 /// Opens the configured database, making it if it is not there.
 pub fn open(settings: &Settings) -> Result<LmdbBackend, Failure> {
+    let options = options(settings)?;
+    Ok(LmdbBackend::open(&settings.data, &options)?)
+}
+
+/// Opens a database that must exist: whoever deletes from a folder that is not there has mistyped it.
+pub fn open_existing(settings: &Settings) -> Result<LmdbBackend, Failure> {
+    let options = options(settings)?;
+    ensure_exists(settings)?;
+    Ok(LmdbBackend::open(&settings.data, &options)?)
+}
+
+/// Opens a database that must exist to read it; the folder may be read-only.
+pub fn open_to_read(settings: &Settings) -> Result<LmdbBackend, Failure> {
+    let options = options(settings)?;
+    ensure_exists(settings)?;
+    Ok(LmdbBackend::open_to_read(&settings.data, &options)?)
+}
+
+fn options(settings: &Settings) -> Result<LmdbOptions, Failure> {
     if settings.store.engine == StoreEngine::Memory {
         return Err(Failure::Usage("store.engine is `memory`: there is no database to work on".into()));
     }
     let map_bytes_max = usize::try_from(settings.store.map_bytes_max).unwrap_or(usize::MAX);
-    let options = LmdbOptions { map_bytes_max, ..LmdbOptions::default() };
-    Ok(LmdbBackend::open(&settings.data, &options)?)
+    Ok(LmdbOptions { map_bytes_max, ..LmdbOptions::default() })
 }
 
-/// Opens a database that must exist: whoever reads a folder that is not there has mistyped it.
-pub fn open_existing(settings: &Settings) -> Result<LmdbBackend, Failure> {
-    if !settings.data.join("data.mdb").is_file() {
-        return Err(Failure::Storage(format!("there is no database in {}", settings.data.display())));
+fn ensure_exists(settings: &Settings) -> Result<(), Failure> {
+    if settings.data.join("data.mdb").is_file() {
+        return Ok(());
     }
-    open(settings)
+    Err(Failure::Storage(format!("there is no database in {}", settings.data.display())))
 }
 
 /// Reads filters given as NIP-01 JSON, one object each.
@@ -148,21 +164,4 @@ impl Lines {
             Failure::Storage(format!("cannot write the output: {error}"))
         })
     }
-}
-
-/// A bar on standard error while a terminal watches; otherwise nothing. `bytes` is the length if known.
-pub fn progress(what: &'static str, bytes: Option<u64>) -> ProgressBar {
-    if !io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let (bar, style) = match bytes {
-        Some(bytes) => (ProgressBar::new(bytes), "{prefix} {wide_bar} {bytes}/{total_bytes} {eta} {msg}"),
-        None => (ProgressBar::new_spinner(), "{prefix} {spinner} {pos} {elapsed} {msg}"),
-    };
-    if let Ok(style) = ProgressStyle::with_template(style) {
-        bar.set_style(style);
-    }
-    bar.set_prefix(what);
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
 }

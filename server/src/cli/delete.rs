@@ -9,6 +9,7 @@ use relay_engine::types::{EventId, is_removal_request};
 
 use super::database::{self, Scanning};
 use super::exit::Failure;
+use super::progress::Progress;
 use crate::config::Settings;
 
 /// Events taken out in one commit.
@@ -31,7 +32,10 @@ pub struct DeleteArgs {
 /// Runs the command.
 pub fn run(args: &DeleteArgs, settings: &Settings) -> Result<(), Failure> {
     let filters = database::filters(&args.filters)?;
-    let db = database::open_existing(settings)?;
+    let db = match args.yes {
+        true => database::open_existing(settings)?,
+        false => database::open_to_read(settings)?,
+    };
     let (mut ids, mut requests): (Vec<EventId>, u64) = (Vec::new(), 0);
     let mut scanning = Scanning::of_all(&db, filters)?;
     while scanning.step(&db, &mut |hit| {
@@ -53,13 +57,13 @@ pub fn run(args: &DeleteArgs, settings: &Settings) -> Result<(), Failure> {
         let words = format!("{} events match; --yes deletes them, --dry-run only counts", ids.len());
         return Err(Failure::Usage(words));
     }
-    let bar = database::progress("delete", None);
+    let mut progress = Progress::new("delete", None);
     let mut deleted = 0;
     for batch in ids.chunks(BATCH_EVENTS) {
         deleted += store::remove(&db, batch)?;
-        bar.inc(batch.len() as u64);
+        progress.add(batch.len() as u64, || format!(" of {}", ids.len()));
     }
-    bar.finish_and_clear();
+    progress.finish();
     eprintln!("{deleted} events deleted");
     Ok(())
 }

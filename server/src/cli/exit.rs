@@ -16,6 +16,7 @@ use crate::lmdb::OpenError;
 /// | 1 | some of the input was refused; the rest was done |
 /// | 2 | the command line, the configuration or a filter is wrong; nothing was done |
 /// | 3 | the database, a file or a socket failed |
+/// | 130 | ended by a signal before everything was done |
 #[derive(Debug)]
 pub enum Failure {
     /// Some input was refused; it has been said which.
@@ -24,6 +25,8 @@ pub enum Failure {
     Usage(String),
     /// Storage, files or sockets failed, in words.
     Storage(String),
+    /// A signal came before everything was done; it has been said how far it got.
+    Interrupted,
 }
 
 impl Failure {
@@ -33,6 +36,7 @@ impl Failure {
             Failure::Refused => ExitCode::from(1),
             Failure::Usage(_) => ExitCode::from(2),
             Failure::Storage(_) => ExitCode::from(3),
+            Failure::Interrupted => ExitCode::from(130),
         }
     }
 }
@@ -41,6 +45,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Refused => f.write_str("some of the input was refused"),
+            Failure::Interrupted => f.write_str("ended by a signal"),
             Failure::Usage(words) | Failure::Storage(words) => f.write_str(words),
         }
     }

@@ -12,6 +12,7 @@ use relay_engine::types::CanonicalEvent;
 
 use super::database::{self, Lines};
 use super::exit::Failure;
+use super::progress::Progress;
 use crate::config::Settings;
 
 /// Events and bytes read at one moment. They are written afterwards: while a moment lasts a running relay cannot
@@ -33,13 +34,11 @@ pub struct ExportArgs {
 /// Runs the command.
 pub fn run(args: &ExportArgs, settings: &Settings) -> Result<(), Failure> {
     let filters = database::filters(&args.filters)?;
-    let store = database::open_existing(settings)?;
+    let store = database::open_to_read(settings)?;
     let mut lines = Lines::new(args.out.as_deref())?;
     // A bar between the lines of a terminal would help nobody.
-    let bar = match args.out.is_some() || !io::stdout().is_terminal() {
-        true => database::progress("export", None),
-        false => indicatif::ProgressBar::hidden(),
-    };
+    let is_seen = args.out.is_some() || !io::stdout().is_terminal();
+    let mut progress = Progress::for_terminals("export", is_seen);
     let result = (|| {
         let mut after = Seq(0);
         let mut chunk = Vec::with_capacity(CHUNK_EVENTS);
@@ -53,7 +52,7 @@ pub fn run(args: &ExportArgs, settings: &Settings) -> Result<(), Failure> {
             }
             for seq in chunk.drain(..) {
                 after = seq;
-                bar.inc(1);
+                progress.add(1, String::new);
                 let Some(json) = reader.event(seq)? else { continue };
                 let event = CanonicalEvent::trusted(&json);
                 if filters.is_empty() || filters.iter().any(|filter| filter.matches_stored(event)) {
@@ -69,6 +68,6 @@ pub fn run(args: &ExportArgs, settings: &Settings) -> Result<(), Failure> {
             text.clear();
         }
     })();
-    bar.finish_and_clear();
+    progress.finish();
     lines.finish(result)
 }

@@ -4,14 +4,13 @@
 //! event, and what storing means: duplicates, replacement, deletion, expiry. Deletion requests and requests to vanish are
 //! taken when they have expired, too: an export has them so that what they deleted stays away.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use clap::Args;
-use indicatif::ProgressBar;
 use relay_engine::policy::{VANISH_KIND, names_relay};
 use relay_engine::store::{self, Backend, Op, Outcome, Refusal};
 use relay_engine::types::{Class, Event};
@@ -21,12 +20,11 @@ use serde_json::json;
 
 use super::database;
 use super::exit::Failure;
+use super::json_lines::{self, JsonLines};
+use super::progress::Progress;
 use crate::config::Settings;
+use crate::signals::Interrupt;
 
-/// Lines read, verified and committed together.
-const BATCH_LINES: usize = 8_192;
-/// No event is as long as this; a line that is, is skipped unread.
-const LINE_BYTES_MAX: usize = 16 << 20;
 /// Refused lines that are shown; the rest is only counted.
 const REFUSALS_SHOWN_MAX: u64 = 100;
 
@@ -67,70 +65,83 @@ struct Judged {
 /// Runs the command.
 pub fn run(args: &ImportArgs, settings: &Settings) -> Result<(), Failure> {
     let store = database::open(settings)?;
-    let (input, bytes) = input(args.file.as_deref())?;
-    let bar = database::progress("import", bytes);
+    let input = JsonLines::open(args.file.as_deref())?;
+    let interrupt = Interrupt::watch()?;
+    let mut progress = Progress::new("import", input.bytes);
+    let stored = Arc::new(AtomicU64::new(0));
     let (sender, receiver) = sync_channel(1);
     let committing = {
-        let store = store.clone();
-        thread::spawn(move || commit_all(&store, &receiver))
+        let (store, stored) = (store.clone(), Arc::clone(&stored));
+        thread::spawn(move || commit_all(&store, &receiver, &stored))
     };
-    let read = judge_all(input, args.no_verify, settings, &sender, &bar);
+    let read =
+        judge_all(
+            &input,
+            &interrupt,
+            args.no_verify,
+            settings,
+            &sender,
+            &mut |progressed| match progressed {
+                Progressed::Bytes(bytes) => {
+                    let stored = || format!(", {} stored", stored.load(Ordering::Relaxed));
+                    progress.add(bytes, stored);
+                }
+                Progressed::Refused(line, why) => progress.say(&format!("line {line}: {why}")),
+            },
+        );
     drop(sender);
     let committed = committing.join().map_err(|_| Failure::Storage("the committing thread died".into()))?;
-    bar.finish_and_clear();
+    progress.finish();
     // What failed to be committed is the cause if reading stopped with nobody to read for.
     let mut counts = committed?;
-    let read = read?;
-    counts.refused += read.refused;
-    counts.ephemeral += read.ephemeral;
-    counts.vanish_elsewhere = read.vanish_elsewhere;
+    let Read { refused, ephemeral, vanish_elsewhere, last_line } = read?;
+    counts.refused += refused;
+    counts.ephemeral += ephemeral;
+    counts.vanish_elsewhere = vanish_elsewhere;
+    if interrupt.has_come() {
+        eprintln!("ended by a signal after line {last_line}; what follows was not read");
+    }
     report(&counts, args.json)?;
     say_vanish_elsewhere(counts.vanish_elsewhere, settings.url.as_deref());
-    if counts.refused > 0 { Err(Failure::Refused) } else { Ok(()) }
-}
-
-fn input(file: Option<&Path>) -> Result<(Box<dyn BufRead>, Option<u64>), Failure> {
-    match file {
-        Some(path) if path != Path::new("-") => {
-            let cannot = |error| Failure::Storage(format!("cannot read {}: {error}", path.display()));
-            let file = File::open(path).map_err(cannot)?;
-            let bytes = file.metadata().ok().filter(|data| data.is_file()).map(|data| data.len());
-            Ok((Box::new(BufReader::with_capacity(1 << 20, file)), bytes))
-        }
-        _ => Ok((Box::new(BufReader::with_capacity(1 << 20, io::stdin())), None)),
+    match () {
+        () if interrupt.has_come() => Err(Failure::Interrupted),
+        () if counts.refused > 0 => Err(Failure::Refused),
+        () => Ok(()),
     }
 }
 
-/// Reads, parses and verifies everything and sends it on; answers with what it knows of the counts.
+/// What was read, whatever became of it.
+#[derive(Default)]
+struct Read {
+    refused: u64,
+    ephemeral: u64,
+    /// Requests to vanish from relays that are not known to be this one.
+    vanish_elsewhere: u64,
+    last_line: u64,
+}
+
+/// Something to tell while it is read.
+enum Progressed<'a> {
+    /// Bytes of the input have been judged.
+    Bytes(u64),
+    /// A line was refused, for this reason.
+    Refused(u64, &'a str),
+}
+
+/// Reads, parses and verifies everything and sends it on.
 fn judge_all(
-    mut input: Box<dyn BufRead>,
+    input: &JsonLines,
+    interrupt: &Interrupt,
     trust: bool,
     settings: &Settings,
     sender: &SyncSender<Vec<Op>>,
-    bar: &ProgressBar,
-) -> Result<Counts, Failure> {
+    tell: &mut dyn FnMut(Progressed<'_>),
+) -> Result<Read, Failure> {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let verifiers: Vec<_> = (0..threads).map(|_| settings.verify.verifier(threads)).collect();
-    let (mut counts, mut line) = (Counts::default(), 0);
-    loop {
-        let mut batch: Vec<(u64, Vec<u8>)> = Vec::with_capacity(BATCH_LINES);
-        let mut bytes = 0;
-        while batch.len() < BATCH_LINES && bytes < LINE_BYTES_MAX {
-            let mut text = Vec::new();
-            let read = read_line(&mut input, &mut text)?;
-            if read == 0 {
-                break;
-            }
-            line += 1;
-            bytes += text.len();
-            bar.inc(read);
-            if !text.iter().all(u8::is_ascii_whitespace) {
-                batch.push((line, text));
-            }
-        }
-        if batch.is_empty() && bytes == 0 {
-            return Ok(counts);
-        }
+    let mut all = Read::default();
+    while let Some(json_lines::Batch { lines: batch, bytes }) = input.next(interrupt)? {
+        all.last_line = batch.last().map_or(all.last_line, |(line, _)| *line);
         let chunk_len = batch.len().div_ceil(threads).max(1);
         let judged: Vec<Vec<Judged>> = thread::scope(|scope| {
             let workers: Vec<_> = batch
@@ -143,55 +154,27 @@ fn judge_all(
         let mut ops = Vec::with_capacity(batch.len());
         for Judged { line, verdict } in judged.into_iter().flatten() {
             match verdict {
-                Ok(event) if event.class() == Class::Ephemeral => counts.ephemeral += 1,
+                Ok(event) if event.class() == Class::Ephemeral => all.ephemeral += 1,
                 Ok(event) => {
                     let vanishes = names_relay(&event, settings.url.as_deref());
-                    counts.vanish_elsewhere += u64::from(event.kind == VANISH_KIND && !vanishes);
+                    all.vanish_elsewhere += u64::from(event.kind == VANISH_KIND && !vanishes);
                     let verified = Verified::vouched(event);
                     ops.push(if vanishes { Op::Vanish(verified) } else { Op::Put(verified) });
                 }
                 Err(why) => {
-                    counts.refused += 1;
-                    if counts.refused <= REFUSALS_SHOWN_MAX {
-                        bar.suspend(|| eprintln!("line {line}: {why}"));
+                    all.refused += 1;
+                    if all.refused <= REFUSALS_SHOWN_MAX {
+                        tell(Progressed::Refused(line, &why));
                     }
                 }
             }
         }
+        tell(Progressed::Bytes(bytes));
         if sender.send(ops).is_err() {
-            return Ok(counts);
+            break;
         }
     }
-}
-
-/// Reads one line without its end; of an overlong one only so much that it will be refused.
-/// Answers with the bytes taken from the input, 0 at its end.
-fn read_line(input: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<u64> {
-    let mut taken = (&mut *input).take(LINE_BYTES_MAX as u64).read_until(b'\n', line)? as u64;
-    if line.last() == Some(&b'\n') {
-        line.pop();
-    } else if taken == LINE_BYTES_MAX as u64 {
-        line.truncate(1);
-        taken += skip_line(input)?;
-    }
-    Ok(taken)
-}
-
-fn skip_line(input: &mut dyn BufRead) -> io::Result<u64> {
-    let mut skipped = 0;
-    loop {
-        let buffer = input.fill_buf()?;
-        let end = buffer.iter().position(|byte| *byte == b'\n').map(|at| at + 1);
-        let len = end.unwrap_or(buffer.len());
-        if len == 0 {
-            return Ok(skipped);
-        }
-        input.consume(len);
-        skipped += len as u64;
-        if end.is_some() {
-            return Ok(skipped);
-        }
-    }
+    Ok(all)
 }
 
 const WRONG_ID: &str = "invalid: the id is not the hash of the event";
@@ -226,7 +209,11 @@ fn judge(lines: &[(u64, Vec<u8>)], verifier: &dyn Verifier, trust: bool) -> Vec<
     judged
 }
 
-fn commit_all<B: Backend>(store: &B, receiver: &Receiver<Vec<Op>>) -> Result<Counts, Failure> {
+fn commit_all<B: Backend>(
+    store: &B,
+    receiver: &Receiver<Vec<Op>>,
+    stored: &AtomicU64,
+) -> Result<Counts, Failure> {
     let mut counts = Counts::default();
     for ops in receiver {
         for outcome in store::commit(store, database::unix_now(), &ops)? {
@@ -240,6 +227,7 @@ fn commit_all<B: Backend>(store: &B, receiver: &Receiver<Vec<Op>>) -> Result<Cou
             };
             *count += 1;
         }
+        stored.store(counts.stored, Ordering::Relaxed);
     }
     Ok(counts)
 }
@@ -276,26 +264,5 @@ fn say_vanish_elsewhere(count: u64, url: Option<&str>) {
         Some(url) => eprintln!(
             "{count} requests to vanish (kind 62) name other relays than {url}: they are stored and delete nothing."
         ),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_overlong_line_is_skipped_and_the_next_one_read() {
-        let mut input = vec![b'x'; LINE_BYTES_MAX + 5];
-        input.extend_from_slice(b"\nsecond\nthird");
-        let mut input = &input[..];
-        let mut lines = Vec::new();
-        loop {
-            let mut line = Vec::new();
-            if read_line(&mut input, &mut line).unwrap() == 0 {
-                break;
-            }
-            lines.push(String::from_utf8(line).unwrap());
-        }
-        assert_eq!(lines, ["x", "second", "third"]);
     }
 }

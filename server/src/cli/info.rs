@@ -21,7 +21,7 @@ pub struct InfoArgs {
 
 /// Runs the command.
 pub fn run(args: &InfoArgs, settings: &Settings) -> Result<(), Failure> {
-    let store = database::open_existing(settings)?;
+    let store = database::open_to_read(settings)?;
     let (stats, last_seq) = {
         let reader = store.reader()?;
         (reader.stats()?, reader.last_seq()?)

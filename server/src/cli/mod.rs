@@ -8,6 +8,8 @@ pub mod exit;
 pub mod export;
 pub mod import;
 pub mod info;
+mod json_lines;
+mod progress;
 pub mod scan;
 mod serve;
 
@@ -25,10 +27,11 @@ Settings come from flags, then RELAY_... variables, then the file, then defaults
 came out and from where. RELAY_LIMITS__LIMIT_MAX=1000 and --set limits.limit_max=1000 set limits.limit_max.
 
 Exit codes: 0 done; 1 some of the input was refused; 2 wrong usage or configuration; 3 storage, a file or a \
-socket failed; 130 ended at once by a second signal.
+socket failed; 130 ended by a signal before everything was done.
 
-Commands may run beside a serving relay on the same folder: LMDB keeps them apart. A serving relay finds \
-imported events when it is asked for them; it does not announce them to live subscriptions.";
+Commands may run beside a serving relay on the same folder, in the same PID namespace (in its container): LMDB \
+keeps processes apart by their ids. A serving relay finds imported events when it is asked for them; it does \
+not announce them to live subscriptions. A second relay on the same folder is refused.";
 
 #[derive(Parser, Debug)]
 #[command(name = "relay", version, about = "A Nostr relay", after_help = AFTER_HELP)]
@@ -136,8 +139,8 @@ pub fn main() -> ExitCode {
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // A refused line has been reported where it was refused.
-            if !matches!(failure, Failure::Refused) {
+            // A refused line has been reported where it was refused, and an end by a signal where it came.
+            if !matches!(failure, Failure::Refused | Failure::Interrupted) {
                 let _ = writeln!(std::io::stderr(), "relay: {failure}");
             }
             failure.code()

@@ -21,7 +21,7 @@ pub struct ScanArgs {
 /// Runs the command.
 pub fn run(args: &ScanArgs, settings: &Settings) -> Result<(), Failure> {
     let filters = database::filters(&args.filters)?;
-    let store = database::open_existing(settings)?;
+    let store = database::open_to_read(settings)?;
     let mut lines = Lines::new(None)?;
     let result = (|| {
         let mut scanning = Scanning::new(&store, filters)?;

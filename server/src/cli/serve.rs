@@ -6,7 +6,9 @@ use tracing_subscriber::EnvFilter;
 use super::database;
 use super::exit::Failure;
 use crate::config::{Log, LogFormat, Settings, StoreEngine};
+use crate::lmdb::make_folder;
 use crate::serve::{Ended, serve};
+use crate::serve_lock::ServeLock;
 use crate::store::Shared;
 
 /// Runs the command.
@@ -18,6 +20,9 @@ pub(super) fn run(settings: Settings) -> Result<(), Failure> {
     }
     let ended = match settings.store.engine {
         StoreEngine::Lmdb => {
+            make_folder(&settings.data)?;
+            // Held until the end.
+            let _lock = ServeLock::take(&settings.data, &settings.listen)?;
             let store = database::open(&settings)?;
             let folder = std::fs::canonicalize(&settings.data).unwrap_or_else(|_| settings.data.clone());
             let place = format!("database in {}", folder.display());

@@ -98,6 +98,35 @@ fn is_reserved(name: &str) -> bool {
         || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
+/// Whether Kubernetes sets this for pods beside a Service named `relay` or `relay-...`: its address and, in the manner of
+/// Docker's links, its ports.
+pub(super) fn is_injected(name: &str, value: &str) -> bool {
+    let Some(rest) = name.strip_prefix("RELAY_") else { return false };
+    // Names of Services have no underscore, so theirs stand alone.
+    if rest.contains("__") {
+        return false;
+    }
+    // What is behind `word`, wherever it stands between underscores.
+    let tails = |word: &'static str| {
+        let begins_word = |at: usize| at == 0 || rest.as_bytes()[at - 1] == b'_';
+        rest.match_indices(word)
+            .filter(move |(at, _)| begins_word(*at))
+            .map(|(at, word)| &rest[at + word.len()..])
+    };
+    let is_url = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
+    let is_port = |tail: &str| {
+        let mut words = tail.split('_');
+        words.next().is_some_and(|number| number.parse::<u16>().is_ok())
+            && words.next().is_some_and(|word| ["TCP", "UDP", "SCTP"].contains(&word))
+            && words.next().is_none_or(|word| ["PROTO", "PORT", "ADDR"].contains(&word))
+            && words.next().is_none()
+    };
+    tails("SERVICE_HOST").any(str::is_empty)
+        || tails("SERVICE_PORT").any(|tail| tail.is_empty() || (tail.starts_with('_') && tail.len() > 1))
+        || (is_url && tails("PORT").any(str::is_empty))
+        || tails("PORT_").any(is_port)
+}
+
 /// Reads `RELAY_SECTION__KEY` variables.
 pub(super) fn env(
     keys: &Keys,
@@ -106,7 +135,7 @@ pub(super) fn env(
     let mut layer = Layer::new();
     for (name, text) in vars {
         let Some(rest) = name.strip_prefix("RELAY_") else { continue };
-        if is_reserved(&name) {
+        if is_reserved(&name) || is_injected(&name, &text) {
             continue;
         }
         let key = rest.to_ascii_lowercase().replace("__", ".");

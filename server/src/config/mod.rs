@@ -7,11 +7,13 @@
 //! | file | TOML: `--config FILE`, else `RELAY_CONFIG`, else `relay.toml` in the working folder if it is there |
 //! | defaults | [`Settings::default`] |
 //!
-//! An unknown key is an error in every layer, and names the nearest known one. Lists in environment and flags
+//! An unknown key is an error in every layer, and names the nearest known one; but for what Kubernetes puts into the
+//! environment for a Service named `relay` or `relay-...`. Lists in environment and flags
 //! are parted by commas or written as TOML. `relay config` prints what came out, and from where.
 
 mod layers;
 mod print;
+mod readers;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -21,8 +23,9 @@ use std::path::{Path, PathBuf};
 use toml::Table;
 
 pub use layers::Origin;
+pub(crate) use readers::Readers;
 pub use relay_about::Info;
-pub use settings::{Log, LogFormat, Network, Settings, Store, StoreEngine};
+pub use settings::{Log, LogFormat, MetricsAccess, Network, Settings, Store, StoreEngine};
 
 /// The file that is read when none is named.
 pub const DEFAULT_FILE: &str = "relay.toml";
@@ -204,7 +207,7 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         type Pairs<'a> = &'a [(&'a str, &'a str)];
-        let cases: [(&str, Pairs<'_>, Pairs<'_>, &str); 16] = [
+        let cases: [(&str, Pairs<'_>, Pairs<'_>, &str); 26] = [
             ("lisen = 'x'", &[], &[], "r.toml: unknown key `lisen`; did you mean `listen`?"),
             ("[limits]\nlimits_max = 1", &[], &[], "did you mean `limits.limit_max`?"),
             ("limit_max = 1", &[], &[], "unknown key `limit_max`; did you mean `limits.limit_max`?"),
@@ -215,7 +218,17 @@ mod tests {
             ("", &[("RELAY_SHARDS", "two")], &[], "RELAY_SHARDS: `shards`: `two` is not a whole number"),
             ("", &[("RELAY_POLICY__AUTH_REQUIRED", "1")], &[], "is not true or false"),
             ("", &[], &[("limits.limit_max", "-1")], "limit_max"),
-            ("", &[], &[("url", "http://x")], "--set url: `url` must start with ws:// or wss://"),
+            ("", &[], &[("url", "http://x")], "--set url: `url` must be a ws:// or wss:// URL"),
+            ("", &[], &[("url", "wss://")], "`url` must be a ws:// or wss:// URL"),
+            ("", &[], &[("url", "ws://a b")], "`url` must be a ws:// or wss:// URL"),
+            ("", &[], &[("listen", "7777")], "`listen` must be a host and a port"),
+            ("", &[], &[("listen", "::1:7777")], "`listen` must be a host and a port"),
+            ("", &[], &[("listen", "localhost:70000")], "`listen` must be a host and a port"),
+            ("", &[], &[("log.filter", "info,=x=y")], "`log.filter` `info,=x=y`: "),
+            ("", &[], &[("metrics.listen", "here")], "`metrics.listen` must be a host and a port"),
+            ("", &[], &[("metrics.allow", "10.0.0.0/33")], "`metrics.allow` `10.0.0.0/33` is no address"),
+            ("", &[], &[("metrics.token", "")], "`metrics.token` must be of visible"),
+            ("", &[("RELAY_METRICS_LISTEN", "x:1")], &[], "did you mean `metrics.listen`?"),
             ("", &[], &[("limits.limit_default", "9999")], "is above limits.limit_max"),
             ("", &[], &[("limits.event_tags_max", "30000")], "no more than 20966 fit"),
             ("", &[], &[("policy.deny_pubkeys", "abc")], "public key `abc`"),
@@ -263,6 +276,60 @@ mod tests {
             let name = key.rsplit('.').next().unwrap();
             assert!(text.contains(name), "{key} is missing from\n{text}");
         }
+    }
+
+    /// A Service named `relay` kept every relay in its namespace from starting.
+    #[test]
+    fn what_kubernetes_injects_is_passed_over_and_a_typo_is_not() {
+        let injected = [
+            ("RELAY_SERVICE_HOST", "10.96.0.12"),
+            ("RELAY_SERVICE_PORT", "7777"),
+            ("RELAY_SERVICE_PORT_WS", "7777"),
+            ("RELAY_SERVICE_PORT_METRICS_HTTP", "9464"),
+            ("RELAY_PORT", "tcp://10.96.0.12:7777"),
+            ("RELAY_PORT_7777_TCP", "tcp://10.96.0.12:7777"),
+            ("RELAY_PORT_7777_TCP_PROTO", "tcp"),
+            ("RELAY_PORT_7777_TCP_PORT", "7777"),
+            ("RELAY_PORT_7777_TCP_ADDR", "10.96.0.12"),
+            ("RELAY_PORT_53_UDP", "udp://10.96.0.12:53"),
+            // A Service named relay-metrics, and one named relay-2.
+            ("RELAY_METRICS_SERVICE_HOST", "10.96.0.13"),
+            ("RELAY_METRICS_SERVICE_PORT", "9464"),
+            ("RELAY_METRICS_SERVICE_PORT_HTTP", "9464"),
+            ("RELAY_METRICS_PORT", "tcp://10.96.0.13:9464"),
+            ("RELAY_METRICS_PORT_9464_TCP_ADDR", "10.96.0.13"),
+            ("RELAY_2_PORT", "sctp://10.96.0.14:1"),
+            ("RELAY_SHARDS", "3"),
+        ];
+        let loaded = load("", &injected, &[]).unwrap();
+        assert_eq!(loaded.settings.shards, 3);
+        assert_eq!(loaded.origins.len(), 1, "{:?}", loaded.origins);
+        let typos = [
+            ("RELAY_PORT", "7777"),
+            ("RELAY_METRICS_PORT", "9464"),
+            ("RELAY_PORT_TCP", "tcp://10.96.0.12:7777"),
+            ("RELAY_PORT_7777", "tcp"),
+            ("RELAY_SERVICE", "x"),
+            ("RELAY_SERVICEHOST", "x"),
+            ("RELAY_SERVICE_HOSTS", "x"),
+            ("RELAY_LIMITS__SERVICE_HOST", "x"),
+            ("RELAY_HOST", "x"),
+        ];
+        for typo in typos {
+            let error = load("", &[typo], &[]).unwrap_err();
+            assert!(error.contains(typo.0) && error.contains("unknown key"), "{error}");
+        }
+        for key in layers::Keys::all().names() {
+            let name = format!("RELAY_{}", key.to_uppercase().replace('.', "__"));
+            assert!(!layers::is_injected(&name, "tcp://10.96.0.12:7777"), "{name} sets a key");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_not_printed() {
+        let text = load("", &[("RELAY_METRICS__TOKEN", "s3cret")], &[]).unwrap().to_toml();
+        assert!(!text.contains("s3cret"), "{text}");
+        assert!(text.contains("# token is set and not shown  # RELAY_METRICS__TOKEN"), "{text}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The effective configuration as TOML that reads back the same, with the origin of what was set.
+//! The effective configuration as TOML that reads back the same but for secrets, with the origin of what was set.
 
 use std::fmt::Write as _;
 
@@ -29,7 +29,10 @@ impl Loaded {
                     let _ = writeln!(text, "# {name} is not set");
                 }
                 Some(value) => {
-                    let _ = write!(text, "{name} = {value}");
+                    let _ = match SECRETS.contains(&&*key) {
+                        true => write!(text, "# {name} is set and not shown"),
+                        false => write!(text, "{name} = {value}"),
+                    };
                     match self.origins.get(&key) {
                         Some(origin) => {
                             let _ = writeln!(text, "  # {}", origin.to_string().replace('\n', " "));
@@ -42,6 +45,9 @@ impl Loaded {
         text
     }
 }
+
+/// What is set but not shown: this text is pasted into tickets.
+const SECRETS: [&str; 1] = ["metrics.token"];
 
 /// All keys, those without a section first, each section in one piece.
 fn ordered() -> Vec<String> {

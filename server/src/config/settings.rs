@@ -5,10 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use relay_about::{Info, LimitsDef, PolicyDef};
-use relay_engine::policy::Policy;
+use relay_engine::policy::{Policy, is_relay_url};
 use relay_engine::types::Limits;
 use relay_engine::verify::{Libsecp256k1, Schnorr, Verifier};
 use serde::{Deserialize, Serialize};
+use tracing_subscriber::EnvFilter;
+
+use super::readers::Readers;
 
 /// Longest time that any setting may ask for: sums of such times stay far from overflow.
 const YEAR_SECONDS: u64 = 366 * 86_400;
@@ -36,6 +39,8 @@ pub struct Settings {
     pub verify: Verify,
     /// Log lines on stderr.
     pub log: Log,
+    /// Where `/metrics` is, and for whom.
+    pub metrics: MetricsAccess,
     /// Bounds, enforced and advertised; see [`Limits`].
     #[serde(with = "LimitsDef")]
     pub limits: Limits,
@@ -56,6 +61,7 @@ impl Default for Settings {
             store: Store::default(),
             verify: Verify::default(),
             log: Log::default(),
+            metrics: MetricsAccess::default(),
             limits: Limits::default(),
             policy: Policy::default(),
         }
@@ -195,6 +201,36 @@ impl Default for Log {
     }
 }
 
+/// Where `/metrics` is, and who may read it. By default whoever reaches the relay's port may.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MetricsAccess {
+    /// Address and port of its own; then the relay's port has no `/metrics`.
+    pub listen: Option<String>,
+    /// If set, readers must send `Authorization: Bearer` and this.
+    pub token: Option<String>,
+    /// Addresses or networks (`10.0.0.0/8`) that may read; empty: all. Behind a proxy every reader has the proxy's address.
+    pub allow: Vec<String>,
+}
+
+impl MetricsAccess {
+    /// The addresses that may read.
+    ///
+    /// # Errors
+    /// The first that is none, in words.
+    pub(crate) fn readers(&self) -> Result<Readers, String> {
+        Readers::new(&self.allow)
+    }
+}
+
+/// Whether this is a host and a port, as they are listened on.
+fn is_address(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        let is_bare_v6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
+        !host.is_empty() && !is_bare_v6 && !host.contains(char::is_whitespace) && port.parse::<u16>().is_ok()
+    })
+}
+
 impl Settings {
     /// Settings in which every key has a value, so that all keys and their types are known.
     pub(super) fn example() -> Self {
@@ -209,6 +245,8 @@ impl Settings {
             terms_of_service: some(),
             ..all.info
         };
+        all.metrics.listen = some();
+        all.metrics.token = some();
         all.limits.created_at_age_seconds_max = Some(0);
         all.policy.allow_pubkeys = Some(Vec::new());
         all.policy.allow_kinds = Some(Vec::new());
@@ -228,9 +266,23 @@ impl Settings {
         let ensure = |holds: bool, key, why: &str| if holds { Ok(()) } else { Err((key, why.to_owned())) };
         let limits = &self.limits;
         if let Some(url) = &self.url {
-            let known = url.starts_with("ws://") || url.starts_with("wss://");
-            ensure(known, "url", "must start with ws:// or wss://")?;
+            ensure(is_relay_url(url), "url", "must be a ws:// or wss:// URL with a host")?;
         }
+        ensure(is_address(&self.listen), "listen", "must be a host and a port, such as 127.0.0.1:7777")?;
+        EnvFilter::try_new(&self.log.filter)
+            .map_err(|error| ("log.filter", format!("`{}`: {error}", self.log.filter)))?;
+        if let Some(listen) = &self.metrics.listen {
+            ensure(
+                is_address(listen),
+                "metrics.listen",
+                "must be a host and a port, such as 127.0.0.1:9464",
+            )?;
+        }
+        if let Some(token) = &self.metrics.token {
+            let is_sendable = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+            ensure(is_sendable, "metrics.token", "must be of visible ASCII characters, and not empty")?;
+        }
+        self.metrics.readers().map_err(|words| ("metrics.allow", words))?;
         for (key, pubkey) in [("info.pubkey", &self.info.pubkey), ("info.self", &self.info.own_pubkey)] {
             if let Some(pubkey) = pubkey {
                 relay_engine::types::PubKey::from_hex(pubkey.as_bytes())

@@ -22,6 +22,15 @@ pub enum OpenError {
         /// The layout of this version.
         known: u64,
     },
+    /// The disk has no room for what a database needs at least.
+    Full(PathBuf, String),
+    /// A process of another PID namespace that has this one's id has it open.
+    OtherNamespace(PathBuf),
+    /// `lock.mdb` can't be written, so that this reader could not be kept apart from the process that has the
+    /// database open.
+    CannotLock(PathBuf),
+    /// `data.mdb` ends this many bytes before its last page.
+    Short(PathBuf, u64),
     /// This process has the folder open already.
     Open(PathBuf),
     /// LMDB says something else.
@@ -29,10 +38,27 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    pub(super) fn io(path: &Path, error: io::Error) -> Self {
+        match error.kind() {
+            _ if is_full(&error) => OpenError::Full(path.to_owned(), error.to_string()),
+            io::ErrorKind::WouldBlock => OpenError::OtherNamespace(path.to_owned()),
+            _ => OpenError::Io(path.to_owned(), error),
+        }
+    }
+
+    pub(super) fn store(path: &Path, error: StoreError) -> Self {
+        match error {
+            StoreError::Full(what) => OpenError::Full(path.to_owned(), what),
+            StoreError::Corrupt(what) | StoreError::Failed(what) => OpenError::Failed(path.to_owned(), what),
+        }
+    }
+
     pub(super) fn lmdb(path: &Path, error: heed::Error) -> Self {
+        if let heed::Error::Io(error) = error {
+            return OpenError::io(path, error);
+        }
         let path = path.to_owned();
         match error {
-            heed::Error::Io(error) => OpenError::Io(path, error),
             heed::Error::Mdb(MdbError::Invalid | MdbError::VersionMismatch | MdbError::Incompatible) => {
                 OpenError::Foreign(path)
             }
@@ -54,6 +80,30 @@ impl std::fmt::Display for OpenError {
                 "the database in {} has layout {found}, and this version reads layout {known}",
                 path.display()
             ),
+            OpenError::Full(path, what) => {
+                write!(f, "the disk is full: no room to open the database in {}: {what}", path.display())
+            }
+            OpenError::OtherNamespace(path) => write!(
+                f,
+                "the database in {} is open in a process of another PID namespace, such as another container, and LMDB \
+                 tells processes apart by their ids: both have {}. Run this command where that process runs (docker \
+                 exec, kubectl exec)",
+                path.display(),
+                std::process::id()
+            ),
+            OpenError::CannotLock(path) => write!(
+                f,
+                "the database in {} is open in another process, and lock.mdb, which keeps readers apart from it, can't be \
+                 written here: make it writable, or run this command where that process runs",
+                path.display()
+            ),
+            OpenError::Short(path, bytes) => {
+                write!(
+                    f,
+                    "data.mdb in {} ends {bytes} bytes too early, and can't be written here",
+                    path.display()
+                )
+            }
             OpenError::Open(path) => {
                 write!(f, "the database in {} is open in this process already", path.display())
             }
@@ -73,15 +123,17 @@ impl std::error::Error for OpenError {
     }
 }
 
+fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
 /// Sorts what a transaction ran into.
 pub(super) fn store_error(error: heed::Error) -> StoreError {
-    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     let what = error.to_string();
     match error {
         heed::Error::Mdb(MdbError::MapFull | MdbError::TxnFull) => StoreError::Full(what),
-        heed::Error::Io(error) if matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge) => {
-            StoreError::Full(what)
-        }
+        heed::Error::Io(error) if is_full(&error) => StoreError::Full(what),
         heed::Error::Mdb(MdbError::PageNotFound | MdbError::Corrupted | MdbError::Invalid)
         | heed::Error::Decoding(_) => StoreError::Corrupt(what),
         _ => StoreError::Failed(what),

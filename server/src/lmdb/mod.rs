@@ -19,6 +19,7 @@
 
 mod error;
 mod moment;
+mod open;
 mod runs;
 
 use std::fs;
@@ -28,10 +29,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use heed::byteorder::BigEndian;
 use heed::types::{Bytes, Str, U64};
-use heed::{
-    CommitOrAbort, CompactionOption, Database, Env, EnvFlags, EnvOpenOptions, PutFlags, RoTxn, RwTxn,
-    WithoutTls,
-};
+use heed::{CommitOrAbort, CompactionOption, Database, Env, PutFlags, RoTxn, RwTxn, WithoutTls};
 use relay_engine::store::keyed::{Change, KeySource, Overlay, View};
 use relay_engine::store::{Backend, Seq, StoreError, TermClasses};
 
@@ -44,11 +42,6 @@ use runs::Runs;
 const SCHEMA: u64 = 1;
 const SCHEMA_KEY: &str = "schema";
 const LAST_SEQ_KEY: &str = "last_seq";
-/// Two machines' worth of threads; a reader lives for one scan step.
-const READERS_MAX: u32 = 1024;
-/// Where the search for a map that the machine grants begins to be hopeless.
-const MAP_BYTES_MIN: usize = 1 << 20;
-
 /// Writes between looks for readers whose process has died.
 const WRITES_PER_LOOK: usize = 256;
 
@@ -97,11 +90,9 @@ impl LmdbBackend {
     /// [`OpenError`]; nothing is changed on disk then, but for a folder or an empty database that may have
     /// been made. One process opens a folder once at a time.
     pub fn open(path: &Path, options: &LmdbOptions) -> Result<Self, OpenError> {
-        let io = |error| OpenError::Io(path.to_owned(), error);
-        fs::create_dir_all(path).map_err(io)?;
-        let env = open_env(path, options)?;
-        let lmdb = |error| OpenError::lmdb(path, error);
-        let found = env.read_txn().and_then(|txn| read_schema(&env, txn)).map_err(lmdb)?;
+        make_folder(path)?;
+        let env = open::environment(path, options)?;
+        let found = find(&env, path)?;
         match found {
             Found::Schema(SCHEMA) | Found::Nothing => {}
             Found::Schema(found) => {
@@ -109,7 +100,32 @@ impl LmdbBackend {
             }
             Found::Something => return Err(OpenError::Foreign(path.to_owned())),
         }
-        let databases = create_databases(&env).map_err(lmdb)?;
+        // Of a new database these are the first pages: a full disk is met here.
+        let databases = create_databases(&env)
+            .map_err(|error| OpenError::store(path, sort_by_room(&path.join("space.probe"), error)))?;
+        Ok(LmdbBackend { env, databases, writes: Arc::default() })
+    }
+
+    /// Opens the database in folder `path` to read it. As [`LmdbBackend::open`]; where the folder can't be written, it
+    /// is read without locks, as long as no process has it open. Every write fails then.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_to_read(path: &Path, options: &LmdbOptions) -> Result<Self, OpenError> {
+        match Self::open(path, options) {
+            Err(OpenError::Io(_, error)) if open::is_read_only(&error) => {}
+            opened => return opened,
+        }
+        let env = open::environment_to_read(path, options)?;
+        match find(&env, path)? {
+            Found::Schema(SCHEMA) => {}
+            Found::Schema(found) => {
+                return Err(OpenError::Schema { path: path.to_owned(), found, known: SCHEMA });
+            }
+            Found::Nothing | Found::Something => return Err(OpenError::Foreign(path.to_owned())),
+        }
+        let databases = open_databases(&env).map_err(|error| OpenError::lmdb(path, error))?;
+        let databases = databases.ok_or_else(|| OpenError::Foreign(path.to_owned()))?;
         Ok(LmdbBackend { env, databases, writes: Arc::default() })
     }
 
@@ -128,22 +144,6 @@ impl LmdbBackend {
     /// The folder it was opened at.
     pub fn path(&self) -> PathBuf {
         self.env.path().to_owned()
-    }
-
-    /// LMDB calls a write that the disk took half of an input/output error, and a disk that has just become
-    /// full takes half. So look whether it is full.
-    fn commit_error(&self, error: heed::Error) -> StoreError {
-        let sorted = store_error(error);
-        if !matches!(sorted, StoreError::Failed(_)) {
-            return sorted;
-        }
-        let probe = self.env.path().join("space.probe");
-        let written = fs::write(&probe, [0; PROBE_BYTES]);
-        let _ = fs::remove_file(&probe);
-        match written.map_err(|error| store_error(error.into())) {
-            Err(full @ StoreError::Full(_)) => full,
-            _ => sorted,
-        }
     }
 
     fn apply(&self, txn: &mut RwTxn<'_>, overlay: &Overlay, last_seq: Seq) -> heed::Result<()> {
@@ -205,40 +205,34 @@ impl Backend for LmdbBackend {
             let last_seq = moment.last_seq()?.max(overlay.last_seq());
             let mut txn = moment.into_txn();
             self.apply(&mut txn, &overlay, last_seq).map_err(store_error)?;
-            txn.commit().map_err(|error| self.commit_error(error))?;
+            let probe = self.env.path().join("space.probe");
+            txn.commit().map_err(|error| sort_by_room(&probe, error))?;
         }
         Ok(done)
     }
 }
 
-fn open_env(path: &Path, options: &LmdbOptions) -> Result<Env<WithoutTls>, OpenError> {
-    let mut map_bytes = options.map_bytes_max.max(MAP_BYTES_MIN);
-    loop {
-        // A multiple of every usual page size.
-        map_bytes &= !0xffff;
-        let mut env_options = EnvOpenOptions::new().read_txn_without_tls();
-        env_options.map_size(map_bytes).max_readers(READERS_MAX).max_dbs(8);
-        match map(&mut env_options, path, options.sync) {
-            Err(heed::Error::Io(error))
-                if error.kind() == std::io::ErrorKind::OutOfMemory && map_bytes > MAP_BYTES_MIN =>
-            {
-                map_bytes = (map_bytes / 2).max(MAP_BYTES_MIN);
-            }
-            opened => return opened.map_err(|error| OpenError::lmdb(path, error)),
-        }
-    }
+/// Makes a folder for a database, if it is not there.
+///
+/// # Errors
+/// [`OpenError::Full`] or [`OpenError::Io`].
+pub fn make_folder(path: &Path) -> Result<(), OpenError> {
+    fs::create_dir_all(path).map_err(|error| OpenError::io(path, error))
 }
 
-#[allow(unsafe_code)]
-fn map(options: &mut EnvOpenOptions<WithoutTls>, path: &Path, sync: bool) -> heed::Result<Env<WithoutTls>> {
-    if !sync {
-        // SAFETY: without NO_SYNC's guarantee a power cut may corrupt the file; it is asked for by name, for
-        // benches.
-        unsafe { options.flags(EnvFlags::NO_SYNC) };
+/// LMDB calls a write that the disk took half of an input/output error, and a disk that has just become
+/// full takes half. So look whether it is full: `probe` is a file that can be made for it.
+fn sort_by_room(probe: &Path, error: heed::Error) -> StoreError {
+    let sorted = store_error(error);
+    if !matches!(sorted, StoreError::Failed(_)) {
+        return sorted;
     }
-    // SAFETY: the memory map is sound as long as nobody but LMDB changes the file under it. LMDB's own lock
-    // file keeps processes apart, and heed opens a path once in a process.
-    unsafe { options.open(path) }
+    let written = fs::write(probe, [0; PROBE_BYTES]);
+    let _ = fs::remove_file(probe);
+    match written.map_err(|error| store_error(error.into())) {
+        Err(full @ StoreError::Full(_)) => full,
+        _ => sorted,
+    }
 }
 
 /// What lies in an environment.
@@ -246,6 +240,10 @@ enum Found {
     Nothing,
     Schema(u64),
     Something,
+}
+
+fn find(env: &Env<WithoutTls>, path: &Path) -> Result<Found, OpenError> {
+    env.read_txn().and_then(|txn| read_schema(env, txn)).map_err(|error| OpenError::lmdb(path, error))
 }
 
 fn read_schema(env: &Env<WithoutTls>, txn: RoTxn<'_, WithoutTls>) -> heed::Result<Found> {
@@ -274,4 +272,20 @@ fn create_databases(env: &Env<WithoutTls>) -> heed::Result<Databases> {
     })?;
     let (event, key, tombstone, meta) = committed.unwrap_commit();
     Ok(Databases { event, key: Runs(key), tombstone, meta })
+}
+
+/// The databases, if all are there.
+fn open_databases(env: &Env<WithoutTls>) -> heed::Result<Option<Databases>> {
+    let txn = env.read_txn()?;
+    let opened = env.open_databases_and_commit(txn, |opener, txn| -> heed::Result<_> {
+        let event = opener.open_database::<Be64, Bytes>(txn, Some("event"))?;
+        let key = opener.open_database::<Bytes, Bytes>(txn, Some("key"))?;
+        let tombstone = opener.open_database::<Bytes, Be64>(txn, Some("tombstone"))?;
+        let meta = opener.open_database::<Str, Be64>(txn, Some("meta"))?;
+        Ok(CommitOrAbort::<_, ()>::Commit((event, key, tombstone, meta)))
+    })?;
+    let (Some(event), Some(key), Some(tombstone), Some(meta)) = opened.unwrap_commit() else {
+        return Ok(None);
+    };
+    Ok(Some(Databases { event, key: Runs(key), tombstone, meta }))
 }

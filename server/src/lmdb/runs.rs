@@ -196,7 +196,7 @@ mod tests {
     use heed::CommitOrAbort;
 
     use super::*;
-    use crate::lmdb::{LmdbOptions, open_env};
+    use crate::lmdb::{LmdbOptions, open};
 
     /// A key of one of a few terms, `at` places from its newest.
     fn key(term: u8, at: u64) -> Vec<u8> {
@@ -223,8 +223,8 @@ mod tests {
     impl World {
         fn new() -> Self {
             let folder = tempfile::tempdir().expect("folder");
-            let env =
-                open_env(folder.path(), &LmdbOptions { map_bytes_max: 1 << 30, sync: false }).expect("opens");
+            let env = open::environment(folder.path(), &LmdbOptions { map_bytes_max: 1 << 30, sync: false })
+                .expect("opens");
             let txn = env.write_txn().expect("write");
             let database = env
                 .create_databases_and_commit(txn, |opener, txn| -> heed::Result<_> {

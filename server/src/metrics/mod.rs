@@ -88,6 +88,8 @@ pub(crate) struct ShardSnapshot {
     pub(crate) host: HostMetrics,
     /// Sockets, those that speak plain HTTP included.
     pub(crate) sockets: u64,
+    /// What is stored, which is the same for all: the first shard tells it.
+    pub(crate) store: Option<Stats>,
 }
 
 /// The process at one moment.

@@ -321,7 +321,7 @@ mod tests {
             relay.events_by_kind.insert(1, 3);
             relay.req_to_eose_us.record(4_000);
             relay.req_to_eose_us.record(9_000_000);
-            ShardSnapshot { shard, relay, host: HostMetrics::default(), sockets: 1 }
+            ShardSnapshot { shard, relay, host: HostMetrics::default(), sockets: 1, store: None }
         };
         let text = render(Snapshot {
             shards: vec![shard(0), shard(1)],

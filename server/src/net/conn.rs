@@ -51,6 +51,9 @@ pub(crate) struct Conn {
     close: RefCell<Option<Close>>,
     /// The client has closed; nothing but the reply is owed to it.
     peer_closed: Cell<bool>,
+    /// Its stream makes no sense any more, so no answer to the close frame can be read: behind it the sending side is
+    /// shut down, which tells the client that this was all.
+    hangs_up: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     is_signalled: Cell<bool>,
     /// When bytes last came, or a full socket took some again: signs of life both. That an idle socket takes
@@ -104,6 +107,7 @@ impl Conn {
             state: Cell::new(State::Open),
             close: RefCell::new(None),
             peer_closed: Cell::new(false),
+            hangs_up: Cell::new(false),
             waker: RefCell::new(None),
             is_signalled: Cell::new(false),
             alive_at: Cell::new(now),
@@ -184,16 +188,29 @@ impl Conn {
     /// A close frame is to follow what is queued; the first reason counts.
     pub(crate) fn begin_close(&self, close: Close) {
         if self.state.get() == State::Open {
-            self.state.set(State::Closing);
+            self.enter(State::Closing);
             *self.close.borrow_mut() = Some(close);
         }
+    }
+
+    /// The client's stream makes no sense any more: the close frame is the last thing between the two.
+    pub(crate) fn hang_up(&self) {
+        self.hangs_up.set(true);
+        self.signal();
     }
 
     /// The close frame, to be sent now; nothing may follow it.
     pub(crate) fn take_close(&self) -> Option<Close> {
         let close = self.close.borrow_mut().take()?;
-        self.state.set(State::Closed(Instant::now() + CLOSE_WAIT));
+        self.enter(State::Closed(Instant::now() + CLOSE_WAIT));
         Some(close)
+    }
+
+    /// Goes on to another state. The task looks again, since what kept it from reading may not count there: a
+    /// connection that was paused when it was closed did not see the client's answer until its time was up.
+    fn enter(&self, state: State) {
+        self.state.set(state);
+        self.signal();
     }
 
     /// The client has said goodbye and the reply is queued.
@@ -201,14 +218,13 @@ impl Conn {
         self.peer_closed.set(true);
         *self.close.borrow_mut() = None;
         if !matches!(self.state.get(), State::Closed(_) | State::Gone) {
-            self.state.set(State::Closed(Instant::now() + CLOSE_WAIT));
+            self.enter(State::Closed(Instant::now() + CLOSE_WAIT));
         }
     }
 
     /// Ends the connection without another word.
     pub(crate) fn end(&self) {
-        self.state.set(State::Gone);
-        self.signal();
+        self.enter(State::Gone);
     }
 
     /// How long there has been no sign of life.
@@ -259,13 +275,23 @@ impl Conn {
         if backlog_len > 0 && self.write.as_ref().poll_write_ready(context).is_ready() {
             return Poll::Ready(Woken::Writable);
         }
+        if matches!(self.state.get(), State::Closed(_)) && backlog_len == 0 && self.hangs_up.take() {
+            let socket: &TcpStream = self.write.as_ref();
+            if let Err(error) = rustix::net::shutdown(socket, rustix::net::Shutdown::Write) {
+                tracing::debug!(%error, "a connection can't be shut down");
+                return Poll::Ready(Woken::Gone);
+            }
+        }
+        let has_room = backlog_len < shard.backlog_bytes_max();
         // Once closing, input is read only to be dropped: unread input would reset the connection and the
-        // client would never see why it was closed.
+        // client would never see why it was closed. Behind our close frame nothing is answered, so that input adds
+        // nothing to the backlog.
         let wants_input = match self.state.get() {
-            State::Open => shard.takes_input() && !self.is_paused.get(),
-            _ => true,
+            State::Open => shard.takes_input() && !self.is_paused.get() && has_room,
+            State::Closing => has_room,
+            State::Closed(_) | State::Gone => true,
         };
-        if wants_input && backlog_len < shard.backlog_bytes_max() {
+        if wants_input {
             let mut buffer = shard.read_buffer.borrow_mut();
             let mut buffer = ReadBuf::new(&mut buffer);
             return Poll::Ready(match ready!(Pin::new(read).poll_read(context, &mut buffer)) {
@@ -312,7 +338,12 @@ pub(crate) async fn run<B: Backend>(shard: &Rc<Shard<B>>, id: ConnId, stream: Tc
                 }
             }
             Woken::Signal => {
-                let resumes = conn.state.get() == State::Open && shard.takes_input() && !conn.is_paused.get();
+                // The client's answer to a close frame may be among what came before the pause.
+                let resumes = match conn.state.get() {
+                    State::Open => shard.takes_input() && !conn.is_paused.get(),
+                    State::Closing | State::Closed(_) => true,
+                    State::Gone => false,
+                };
                 if resumes && reader.has_pending() {
                     shard.receive(&conn, &mut reader, None);
                 }

@@ -1,6 +1,7 @@
-//! HTTP on the relay's port: NIP-11, a page, `/health`, `/metrics`, and the door to WebSocket.
+//! HTTP on the relay's port: NIP-11, a page and its picture, `/health`, `/metrics`, and the door to WebSocket.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,34 +12,34 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use relay_about::ICON_SVG;
 use relay_engine::store::{Backend, Reader};
 use serde_json::json;
 use tokio::net::TcpStream;
 
-use super::upgrade;
-use crate::metrics;
+use super::{metrics_door, upgrade};
 use crate::shard::{Seat, Shard};
 
 pub(super) type Body = Full<Bytes>;
 
 /// Largest head of a request, in bytes.
-const HEAD_BYTES_MAX: usize = 16 << 10;
+pub(super) const HEAD_BYTES_MAX: usize = 16 << 10;
 
 const JSON: &str = "application/json";
-const TEXT: &str = "text/plain; charset=utf-8";
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
 const NOSTR_JSON: &str = "application/nostr+json";
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const SVG: &str = "image/svg+xml";
 
 /// Serves one socket until it closes or becomes a WebSocket.
-pub(crate) async fn serve<B: Backend + 'static>(seat: Seat<B>, stream: TcpStream) {
+pub(crate) async fn serve<B: Backend + 'static>(seat: Seat<B>, stream: TcpStream, peer: IpAddr) {
     let seat = Rc::new(seat);
     let network = &seat.shard().host.settings.network;
     let handshake = Duration::from_secs(network.handshake_seconds);
     let all = handshake.saturating_add(Duration::from_secs(network.write_stall_seconds));
     let service = service_fn(move |request| {
         let seat = Rc::clone(&seat);
-        async move { Ok::<_, Infallible>(respond(&seat, request).await) }
+        async move { Ok::<_, Infallible>(respond(&seat, request, peer).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -56,7 +57,11 @@ pub(crate) async fn serve<B: Backend + 'static>(seat: Seat<B>, stream: TcpStream
     }
 }
 
-async fn respond<B: Backend + 'static>(seat: &Rc<Seat<B>>, request: Request<Incoming>) -> Response<Body> {
+async fn respond<B: Backend + 'static>(
+    seat: &Rc<Seat<B>>,
+    request: Request<Incoming>,
+    peer: IpAddr,
+) -> Response<Body> {
     let shard = seat.shard();
     let path = request.uri().path();
     if path == "/" && upgrade::is_wanted(&request) {
@@ -70,12 +75,13 @@ async fn respond<B: Backend + 'static>(seat: &Rc<Seat<B>>, request: Request<Inco
         }
         "/" if is_read => with_cors(root(shard, &request)),
         "/health" if is_read => health(shard),
-        "/metrics" if is_read => answer(StatusCode::OK, OPEN_METRICS, metrics_text(shard).await.into()),
-        "/" | "/health" | "/metrics" => {
-            let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "method not allowed\n".into());
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
-            response
+        // It has an address of its own.
+        "/metrics" if shard.host.settings.metrics.listen.is_some() => {
+            answer(StatusCode::NOT_FOUND, TEXT, "not found\n".into())
         }
+        "/metrics" if is_read => metrics_door::respond(&shard.host, request.headers(), peer).await,
+        "/icon.svg" | "/favicon.ico" if is_read => with_cors(icon()),
+        "/" | "/health" | "/metrics" | "/icon.svg" | "/favicon.ico" => method_not_allowed(),
         _ => answer(StatusCode::NOT_FOUND, TEXT, "not found\n".into()),
     }
 }
@@ -128,17 +134,17 @@ fn health<B: Backend>(shard: &Shard<B>) -> Response<Body> {
     answer(status, JSON, format!("{document}\n").into())
 }
 
-async fn metrics_text<B: Backend>(shard: &Shard<B>) -> String {
-    let host = &shard.host;
-    let shards = shard.snapshots().await;
-    metrics::render(metrics::Snapshot {
-        shards,
-        writer: host.writer_metrics.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone(),
-        store: shard.with_store(|store| store.reader()?.stats()).ok(),
-        sockets_refused: host.sockets_refused.load(std::sync::atomic::Ordering::Relaxed),
-        uptime_seconds: host.started.elapsed().as_secs(),
-        resident_bytes: metrics::resident_bytes(),
-    })
+/// The relay's picture; browsers ask for it under its old name too.
+fn icon() -> Response<Body> {
+    let mut response = answer(StatusCode::OK, SVG, Bytes::from_static(ICON_SVG.as_bytes()));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=86400"));
+    response
+}
+
+pub(super) fn method_not_allowed() -> Response<Body> {
+    let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "method not allowed\n".into());
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
+    response
 }
 
 /// A response of one piece.

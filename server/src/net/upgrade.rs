@@ -13,6 +13,7 @@ use tungstenite::handshake::derive_accept_key;
 
 use super::conn;
 use super::http::{Body, answer};
+use crate::host::Place;
 use crate::shard::{Seat, Shard};
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -41,13 +42,18 @@ pub(super) fn upgrade<B: Backend + 'static>(
     };
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
     let shard = seat.shard();
-    let Some(id) = shard.connect(Peer { host }) else {
+    let is_forwarded = ["forwarded", "x-forwarded-for", "x-real-ip"];
+    if is_forwarded.iter().any(|name| request.headers().contains_key(*name)) {
+        shard.host.warn_of_proxy(host.as_deref());
+    }
+    let connected = shard.host.place().and_then(|place| Some((place, shard.connect(Peer { host })?)));
+    let Some((place, id)) = connected else {
         let mut response =
             answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "no room for another connection\n".into());
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("30"));
         return response;
     };
-    let session = Session { shard: Rc::clone(shard), id };
+    let session = Session { shard: Rc::clone(shard), id, _place: place };
     let upgraded = hyper::upgrade::on(&mut request);
     let seat = Rc::clone(seat);
     tokio::task::spawn_local(async move {
@@ -117,6 +123,7 @@ fn handshake_key(request: &Request<Incoming>) -> Result<Vec<u8>, Fault> {
 struct Session<B: Backend> {
     shard: Rc<Shard<B>>,
     id: ConnId,
+    _place: Place,
 }
 
 impl<B: Backend> Drop for Session<B> {

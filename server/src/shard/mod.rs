@@ -12,13 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use relay_engine::relay::{Close, ConnId, Peer, Relay};
-use relay_engine::store::{Backend, StoreError};
+use relay_engine::store::{Backend, Reader as _, StoreError};
 use relay_engine::verify::Verifier;
 use relay_engine::wire::About;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::oneshot;
 
-use crate::host::{Host, Inbound, Inbox, now};
+use crate::host::{Host, Inbox, now};
 use crate::metrics::{HostMetrics, ShardSnapshot};
 use crate::net::conn::{Conn, State};
 use crate::net::ws_read::{Fault, Flow, Reader, Received};
@@ -145,8 +144,10 @@ impl<B: Backend> Shard<B> {
         let (now, id) = (now(), conn.id);
         let mut output = Vec::new();
         let mut sink = |received: Received| {
-            if received == Received::Closed {
-                conn.peer_closed();
+            match received {
+                Received::Closed => conn.peer_closed(),
+                Received::Broken(_) => conn.hang_up(),
+                _ => {}
             }
             if conn.state.get() != State::Open {
                 return Flow::Go;
@@ -282,22 +283,11 @@ impl<B: Backend> Shard<B> {
             relay: self.relay.borrow().metrics().clone(),
             host: self.metrics.borrow().clone(),
             sockets: self.inbox().sockets.load(Ordering::Relaxed) as u64,
+            store: match self.number {
+                0 => self.with_store(|store| store.reader()?.stats()).ok(),
+                _ => None,
+            },
         }
-    }
-
-    /// The numbers of all shards, this one's included; of those that answer.
-    pub(crate) async fn snapshots(&self) -> Vec<ShardSnapshot> {
-        let ask = |inbox: &Inbox| {
-            let (sender, receiver) = oneshot::channel();
-            inbox.push(Inbound::Snapshot(sender));
-            receiver
-        };
-        let answers: Vec<_> = self.host.inboxes.iter().map(ask).collect();
-        let mut snapshots = Vec::new();
-        for answer in answers {
-            snapshots.extend(answer.await.ok());
-        }
-        snapshots
     }
 }
 

@@ -100,7 +100,7 @@ fn take_in<B: Backend + 'static>(shard: &Rc<Shard<B>>, now: Now, inbound: Inboun
             match tokio::net::TcpStream::from_std(stream) {
                 Ok(stream) => {
                     tracing::debug!(%address, shard = shard.number, "a socket");
-                    tokio::task::spawn_local(http::serve(seat, stream));
+                    tokio::task::spawn_local(http::serve(seat, stream, address.ip()));
                 }
                 Err(error) => tracing::debug!(%error, "a socket was lost right away"),
             }

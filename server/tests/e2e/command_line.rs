@@ -41,6 +41,46 @@ fn import_says_which_lines_it_refused_and_takes_the_rest() {
     assert!(stderr.contains("2 stored") && stderr.contains("2 refused"), "{stderr}");
 }
 
+/// It cost the first line of a file that an editor had saved.
+#[test]
+fn a_byte_order_mark_costs_no_event() {
+    let folder = folder();
+    let events = notes();
+    let mut input = b"\xef\xbb\xbf".to_vec();
+    input.extend(jsonl(&events));
+    let output = relay(&["import", "--data", &folder.data], &input);
+    assert!(
+        output.status.success() && text(&output.stderr).contains("10 stored"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+/// Kubernetes injects these for a Service named `relay`, and they kept the relay from starting.
+#[test]
+fn the_environment_of_a_pod_stops_nothing_and_a_typo_does() {
+    let run = |name: &str, value: &str| {
+        let mut command = std::process::Command::new(super::harness::RELAY);
+        super::harness::without_relay_variables(&mut command);
+        command.args(["config"]).env("RELAY_SERVICE_HOST", "10.96.0.12").env(name, value).output().unwrap()
+    };
+    for (name, value) in [
+        ("RELAY_PORT", "tcp://10.96.0.12:7777"),
+        ("RELAY_SERVICE_PORT", "7777"),
+        ("RELAY_SERVICE_PORT_WS", "7777"),
+        ("RELAY_PORT_7777_TCP", "tcp://10.96.0.12:7777"),
+        ("RELAY_PORT_7777_TCP_ADDR", "10.96.0.12"),
+        ("RELAY_PORT_7777_TCP_PORT", "7777"),
+        ("RELAY_PORT_7777_TCP_PROTO", "tcp"),
+    ] {
+        let output = run(name, value);
+        assert!(output.status.success(), "{name}: {}", text(&output.stderr));
+    }
+    let output = run("RELAY_PORT", "7777");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("RELAY_PORT: unknown key"), "{}", text(&output.stderr));
+}
+
 #[test]
 fn scan_export_delete_and_info_agree() {
     let folder = folder();
@@ -130,13 +170,18 @@ fn what_was_deleted_stays_deleted_where_an_export_is_imported() {
 #[test]
 fn mistakes_have_their_codes() {
     let folder = folder();
-    let cases: [(&[&str], i32, &str); 6] = [
+    let cases: [(&[&str], i32, &str); 10] = [
         (&["scan", "--data", &folder.data, "{}"], 3, "there is no database"),
         (&["scan", "--data", &folder.data, r#"{"kinds":"all"}"#], 2, "invalid:"),
         (&["scan", "--data", &folder.data, r#"{"search":"x"}"#], 2, "unsupported:"),
         (&["import", "--data", &folder.data, "/no/such/file"], 3, "/no/such/file"),
         (&["frobnicate"], 2, "frobnicate"),
         (&["serve", "--set", "limits.limt_max=1"], 2, "limits.limit_max"),
+        // What `serve` refuses, `config` refuses.
+        (&["config", "--set", "log.filter=a=b=c"], 2, "log.filter"),
+        (&["serve", "--set", "log.filter=a=b=c"], 2, "log.filter"),
+        (&["config", "--url", "wss://"], 2, "`url` must be"),
+        (&["config", "--listen", "nowhere"], 2, "`listen` must be"),
     ];
     for (args, code, words) in cases {
         let output = relay(args, b"");

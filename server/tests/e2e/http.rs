@@ -1,18 +1,22 @@
 //! HTTP on the relay's port: NIP-11, the page, health, metrics, and what is no door to WebSocket.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 
 use relay_engine::testing::signing::{event, key};
 use serde_json::Value;
 
-use super::harness::{PATIENCE, RelayProcess, unix_now};
+use super::harness::{PATIENCE, RelayProcess, serve, unix_now};
 
 /// One request on a connection of its own: status, head in lowercase, body.
 fn request(relay: &RelayProcess, method: &str, path: &str, headers: &str) -> (u16, String, String) {
-    let mut stream = TcpStream::connect(relay.host()).unwrap();
+    request_at(relay.host(), method, path, headers)
+}
+
+fn request_at(host: &str, method: &str, path: &str, headers: &str) -> (u16, String, String) {
+    let mut stream = TcpStream::connect(host).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let host = relay.host();
     write!(stream, "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
@@ -48,6 +52,11 @@ fn each_path_answers_what_it_is_for() {
         ("GET", "/health", "", 200, "content-type: application/json"),
         ("GET", "/metrics", "", 200, "content-type: application/openmetrics-text"),
         ("DELETE", "/metrics", "", 405, "allow:"),
+        ("GET", "/icon.svg", "", 200, "content-type: image/svg+xml"),
+        ("GET", "/icon.svg", "", 200, "access-control-allow-origin: *"),
+        ("GET", "/favicon.ico", "", 200, "content-type: image/svg+xml"),
+        ("HEAD", "/icon.svg", "", 200, "cache-control: public, max-age=86400"),
+        ("PUT", "/icon.svg", "Content-Length: 0\r\n", 405, "allow:"),
         ("GET", "/elsewhere", "", 404, "text/plain"),
         ("GET", "/elsewhere", UPGRADE, 404, "text/plain"),
         ("GET", "/", UPGRADE, 426, "sec-websocket-version: 13"),
@@ -77,6 +86,71 @@ fn each_path_answers_what_it_is_for() {
     assert!(document["supported_nips"].as_array().unwrap().contains(&Value::from(42)));
     let page = request(&relay, "GET", "/", "").2;
     assert!(page.contains("a &lt;name&gt;") && page.contains("up to 123, 12 if no limit is given"));
+}
+
+#[test]
+fn a_public_relay_shows_its_picture() {
+    let relay = RelayProcess::start_with("url = 'wss://relay.example.com'\n");
+    let nostr = "Accept: application/nostr+json\r\n";
+    let document: Value = serde_json::from_str(&request(&relay, "GET", "/", nostr).2).unwrap();
+    assert_eq!(document["icon"], "https://relay.example.com/icon.svg");
+    assert!(request(&relay, "GET", "/", "").2.contains(r#"<link rel="icon" href="/icon.svg">"#));
+    assert!(request(&relay, "GET", "/icon.svg", "").2.starts_with("<svg "));
+}
+
+/// Behind a proxy that puts its own name into the Host header nobody could authenticate, and nothing had been said.
+#[test]
+fn a_relay_without_url_warns_at_the_start_and_at_the_first_proxy() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let mut child = serve(&folder.path().join("data"), None).stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let mut find =
+        |what: &str| log.by_ref().find(|line| line.contains(what)).unwrap_or_else(|| panic!("{what}"));
+    let listening = find("listening on ws://");
+    let host = listening.rsplit("ws://").next().unwrap().trim().to_owned();
+    assert!(find("url is not set").contains("behind a proxy"));
+    for _ in 0..2 {
+        let headers = format!("{UPGRADE}Sec-WebSocket-Version: 13\r\nX-Forwarded-For: 203.0.113.9\r\n");
+        let mut stream = TcpStream::connect(&host).unwrap();
+        write!(stream, "GET / HTTP/1.1\r\nHost: upstream\r\n{headers}\r\n").unwrap();
+        stream.read_exact(&mut [0; 12]).unwrap();
+    }
+    assert!(find("come through a proxy").contains("upstream"));
+    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+    assert!(!log.any(|line| line.contains("come through a proxy")), "it is said once");
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn metrics_are_for_those_they_are_for() {
+    let relay = RelayProcess::start_with("[metrics]\ntoken = 's3cret'\n");
+    let (status, head, body) = request(&relay, "GET", "/metrics", "");
+    assert!(status == 401 && head.contains("www-authenticate: bearer") && !body.contains("strfry"), "{head}");
+    assert_eq!(request(&relay, "GET", "/metrics", "Authorization: Bearer wrong\r\n").0, 401);
+    let (status, _, body) = request(&relay, "GET", "/metrics", "Authorization: Bearer s3cret\r\n");
+    assert!(status == 200 && body.contains("strfry_connections_current"));
+
+    let relay = RelayProcess::start_with("[metrics]\nallow = ['10.0.0.0/8']\n");
+    assert_eq!(request(&relay, "GET", "/metrics", "").0, 403);
+    assert_eq!(request(&relay, "GET", "/health", "").0, 200);
+    let relay = RelayProcess::start_with("[metrics]\nallow = ['10.0.0.0/8', '127.0.0.1']\n");
+    assert_eq!(request(&relay, "GET", "/metrics", "").0, 200);
+}
+
+#[test]
+fn metrics_have_an_address_of_their_own_where_one_is_given() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let own = free.local_addr().unwrap().to_string();
+    drop(free);
+    let relay = RelayProcess::start_with(&format!("[metrics]\nlisten = '{own}'\ntoken = 's3cret'\n"));
+    assert_eq!(request(&relay, "GET", "/metrics", "Authorization: Bearer s3cret\r\n").0, 404);
+    assert_eq!(request_at(&own, "GET", "/metrics", "").0, 401);
+    let (status, _, body) = request_at(&own, "GET", "/metrics", "Authorization: Bearer s3cret\r\n");
+    assert!(status == 200 && body.contains("relay_store_events 0"), "{body}");
+    for path in ["/", "/health"] {
+        assert_eq!(request_at(&own, "GET", path, "Authorization: Bearer s3cret\r\n").0, 404);
+    }
+    assert_eq!(request_at(&own, "POST", "/metrics", "Content-Length: 0\r\n").0, 405);
 }
 
 #[test]

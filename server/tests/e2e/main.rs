@@ -3,13 +3,16 @@
 #![allow(clippy::print_stdout, reason = "what a failing test has to say goes where cargo shows it")]
 
 mod bad_input;
+mod closing;
 mod command_line;
 mod crash;
 mod full_disk;
 mod harness;
 mod http;
 mod nostr_sdk_client;
+mod one_folder;
 mod real_events;
 mod semantics;
+mod small_disk;
 mod sockets;
 mod stopping;

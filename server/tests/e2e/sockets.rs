@@ -5,18 +5,7 @@ use std::io::Read;
 use relay_engine::testing::signing::{event, key};
 use tungstenite::Message;
 
-use super::harness::{PATIENCE, RawClient, RelayProcess, unix_now, until};
-
-fn metric(relay: &RelayProcess, name: &str) -> f64 {
-    let mut stream = std::net::TcpStream::connect(relay.host()).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let head = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-    std::io::Write::write_all(&mut stream, head.as_bytes()).unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let lines = text.lines().filter(|line| line.starts_with(name));
-    lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
-}
+use super::harness::{RawClient, RelayProcess, metric, unix_now, until};
 
 /// A live subscription, past its EOSE.
 fn subscribe(relay: &RelayProcess, filter: &str) -> RawClient {
@@ -159,21 +148,23 @@ fn plain_http_does_not_keep_a_seat() {
     until("a free seat", || metric(&relay, "relay_sockets{") <= 1.0);
 }
 
+/// Each shard let as many in, so that two let in twice as many.
 #[test]
 fn a_full_house_says_so() {
-    let relay = RelayProcess::start_with("shards = 1\n[limits]\nconnections_max = 2\n");
-    let first = relay.connect();
-    let _second = relay.connect();
-    let stream = std::net::TcpStream::connect(relay.host()).unwrap();
-    let refused = tungstenite::client::client(format!("{}/", relay.url), stream);
-    let Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(response))) = refused else {
-        panic!("the third connection is refused");
-    };
-    assert_eq!(response.status(), 503);
-    drop(first);
-    // The seat is free as soon as the relay has seen the end.
-    until("a free seat", || metric(&relay, "relay_connections{") <= 1.0);
-    assert!(relay.connect().query("{}").is_empty());
+    for shards in 1..=3 {
+        let relay = RelayProcess::start_with(&format!("shards = {shards}\n[limits]\nconnections_max = 4\n"));
+        let mut clients: Vec<_> = (0..4).map(|_| relay.connect()).collect();
+        let stream = std::net::TcpStream::connect(relay.host()).unwrap();
+        let refused = tungstenite::client::client(format!("{}/", relay.url), stream);
+        let Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(response))) = refused else {
+            panic!("the fifth connection is refused");
+        };
+        assert_eq!(response.status(), 503);
+        drop(clients.pop());
+        // The seat is free as soon as the relay has seen the end.
+        until("a free seat", || metric(&relay, "relay_connections{") <= 3.0);
+        assert!(relay.connect().query("{}").is_empty());
+    }
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! A graceful stop: what was sent before the signal is answered, close frames follow, exit code 0.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 
 use relay_engine::testing::signing::{event, key};
 
-use super::harness::{RelayProcess, serve, unix_now};
+use super::harness::{RELAY, RelayProcess, relay, serve, unix_now, until, without_relay_variables};
 
 #[test]
 fn what_is_under_way_is_answered_before_the_close_frame() {
@@ -38,6 +38,53 @@ fn what_is_under_way_is_answered_before_the_close_frame() {
     }
 }
 
+/// A machine that is busy elsewhere delivers what was sent at once a second apart, or what was sent a second apart at
+/// once: then it is tried again.
+fn in_some_attempt(mut attempt: impl FnMut() -> bool) {
+    assert!((0..4).any(|_| attempt()), "not in any attempt");
+}
+
+/// `timeout` sends its signal to the process and then to the process's group; the second one ended it at once.
+#[test]
+fn a_signal_that_comes_twice_at_once_is_one() {
+    in_some_attempt(|| {
+        let mut relay = RelayProcess::start();
+        let mut client = relay.connect();
+        assert!(client.query(r#"{"limit":1}"#).is_empty());
+        let pid = relay.pid().to_string();
+        let twice = format!("kill -s TERM {pid}; kill -s TERM {pid}; kill -s INT {pid}");
+        let _ = Command::new("sh").args(["-c", &twice]).stderr(Stdio::null()).status().unwrap();
+        while client.recv().is_some() {}
+        relay.ended().success() && client.closed == Some(1001)
+    });
+}
+
+#[test]
+fn a_second_signal_after_a_moment_ends_it_at_once() {
+    in_some_attempt(|| {
+        let mut relay = RelayProcess::start_with("[network]\nshutdown_seconds = 60\n");
+        // Somebody who does not answer the close frame keeps it for three seconds.
+        let mut client = relay.connect();
+        assert!(client.query(r#"{"limit":1}"#).is_empty());
+        relay.signal("TERM");
+        std::thread::sleep(std::time::Duration::from_millis(1_100));
+        relay.signal("TERM");
+        relay.ended().code() == Some(130)
+    });
+}
+
+/// Log rotation and reloads send it, and it was the end of the relay.
+#[test]
+fn a_hangup_is_passed_over() {
+    let mut relay = RelayProcess::start();
+    let mut client = relay.connect();
+    for _ in 0..3 {
+        relay.signal("HUP");
+        assert!(client.query(r#"{"limit":1}"#).is_empty());
+    }
+    assert!(relay.stop().success());
+}
+
 /// Logging to a pipe that nobody reads any more was a panic.
 #[test]
 fn the_reader_of_the_log_may_leave() {
@@ -63,4 +110,47 @@ fn a_port_that_is_taken_is_said_so() {
     let output = output.unwrap();
     assert!(!output.status.success());
     assert!(relay.connect().query(r#"{"limit":1}"#).is_empty());
+}
+
+/// Ctrl-C ended it without a word of what it had stored.
+#[test]
+fn an_import_that_is_stopped_says_how_far_it_came() {
+    for signal in ["INT", "TERM", "HUP"] {
+        let folder = tempfile::TempDir::new().unwrap();
+        let data = folder.path().join("data");
+        let mut command = Command::new(RELAY);
+        without_relay_variables(&mut command);
+        let mut child = command
+            .args(["import", "--json", "--data"])
+            .arg(&data)
+            .current_dir(std::env::temp_dir())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A pipe that stays open: a batch of lines is taken, and the next one never comes.
+        let mut pipe = child.stdin.take().unwrap();
+        let mut lines: String = (0..2).map(|n| event(&key(1)).at(1_000 + n).sign().json() + "\n").collect();
+        lines.push_str(&"nonsense\n".repeat(8_192));
+        std::io::Write::write_all(&mut pipe, lines.as_bytes()).unwrap();
+        let data = data.to_str().unwrap().to_owned();
+        until("two stored events", || {
+            let info = relay(&["info", "--data", &data], b"");
+            String::from_utf8_lossy(&info.stdout).contains("events              2")
+        });
+        let sent = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        let status = child.wait().unwrap();
+        let (mut out, mut err) = (String::new(), String::new());
+        child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+        child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+        assert_eq!(status.code(), Some(130), "{signal}: {err}");
+        assert!(
+            err.contains("ended by a signal after line 8192") && err.contains("2 stored"),
+            "{signal}: {err}"
+        );
+        assert!(out.contains(r#""stored":2"#), "{signal}: {out}");
+        drop(pipe);
+    }
 }

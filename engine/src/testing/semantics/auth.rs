@@ -25,6 +25,11 @@ pub(super) fn cases() -> Vec<Case> {
         case("auth: an AUTH event must be right in every part", every_part),
         case("auth: the relay tag names the relay, in any spelling", spellings),
         case_with("auth: a configured URL is what AUTH must name", with_url, configured_url),
+        case_with(
+            "auth: a configured Unicode URL and its punycode are one",
+            |config| config.url = Some("wss://relay.exämple.com".into()),
+            unicode_url,
+        ),
         case("auth: several keys on one connection", several_keys),
         case_with(
             "auth: more keys than a connection may have",
@@ -165,6 +170,15 @@ fn every_part(stage: &mut Stage<'_>) {
                 .tag(["challenge", &challenge])
                 .sign(),
         ),
+        (
+            // A browser reads it as evil.example.com and a path.
+            "a host behind a backslash",
+            stage
+                .auth_draft(&me)
+                .tag(["relay", &format!("ws://evil.example.com\\@{}/", stage.world.host())])
+                .tag(["challenge", &challenge])
+                .sign(),
+        ),
         ("too old", good().at(now - 1_000).sign()),
         ("too new", good().at(now + 1_000).sign()),
         ("the epoch", good().at(0).sign()),
@@ -200,6 +214,8 @@ fn spellings(stage: &mut Stage<'_>) {
         format!("ws://{host}/"),
         format!("wss://{host}/"),
         format!("WS://{}", host.to_uppercase()),
+        format!("ws://{host}//nostr?a=b#c"),
+        host.clone(),
     ] {
         let mut conn = stage.open();
         let challenge = stage.challenge(&mut conn);
@@ -219,11 +235,34 @@ fn configured_url(stage: &mut Stage<'_>) {
     let by_host = draft(stage, &format!("ws://{}/", stage.world.host()));
     assert!(!conn.auth(&by_host).0, "the Host header counts only where no URL is configured");
     conn.refuse(&proof(stage, 1, "x"), "auth-required");
-    for url in ["wss://relay.example.com", "wss://RELAY.example.com/", "ws://relay.example.com:80"] {
+    for url in
+        ["wss://evil.example.com\\@relay.example.com/", "wss://relay.example.com:444", "wss://example.com"]
+    {
+        assert!(!conn.auth(&draft(stage, url)).0, "{url} is accepted");
+    }
+    conn.refuse(&proof(stage, 1, "x"), "auth-required");
+    for url in [
+        "wss://relay.example.com",
+        "wss://RELAY.example.com/",
+        "ws://relay.example.com:80",
+        "wss://relay.example.com:0443/",
+        "wss://relay.example.com./",
+    ] {
         let (accepted, message) = conn.auth(&draft(stage, url));
         assert!(accepted, "{url}: {message}");
     }
     conn.accept(&proof(stage, 1, "x"));
+}
+
+/// Clients send punycode, since their URL parsers make it of what their users typed.
+fn unicode_url(stage: &mut Stage<'_>) {
+    for url in ["wss://relay.xn--exmple-cua.com/", "wss://RELAY.EXÄMPLE.com"] {
+        let mut conn = stage.open();
+        let event = stage.auth_draft(&key(1)).tag(["challenge", &conn.challenge]).tag(["relay", url]);
+        let (accepted, message) = conn.auth(&event.sign());
+        assert!(accepted, "{url}: {message}");
+        conn.accept(&proof(stage, 1, url));
+    }
 }
 
 fn several_keys(stage: &mut Stage<'_>) {

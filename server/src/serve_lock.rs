@@ -1,0 +1,63 @@
+//! One serving process for a folder: a second one would store beside it, and neither would send the other's events to its
+//! subscriptions.
+//!
+//! The lock is `flock`'s on `serve.lock`, which holds across containers and ends with the process however that ends; the
+//! file says who has it. Commands that only read or import take no part.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::path::Path;
+
+use crate::cli::exit::Failure;
+
+/// Longest text of a holder that is shown.
+const HOLDER_BYTES_MAX: u64 = 300;
+
+/// The right to serve from a folder, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct ServeLock {
+    _file: Option<File>,
+}
+
+impl ServeLock {
+    /// Takes the lock of folder `data`, which exists, for a relay that listens on `listen`.
+    ///
+    /// # Errors
+    /// If another process has it, in words that say which, or if the file can't be made.
+    pub(crate) fn take(data: &Path, listen: &str) -> Result<Self, Failure> {
+        let path = data.join("serve.lock");
+        let cannot =
+            |error: std::io::Error| Failure::Storage(format!("cannot lock {}: {error}", path.display()));
+        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let mut file = open.map_err(cannot)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = (&mut file).take(HOLDER_BYTES_MAX).read_to_string(&mut holder);
+                let holder = match holder.trim() {
+                    "" => "another process",
+                    holder => holder,
+                };
+                return Err(Failure::Storage(format!(
+                    "the folder {} is served already, by {holder}; one relay serves a folder at a time",
+                    data.display()
+                )));
+            }
+            Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => {
+                tracing::warn!(
+                    "{} can't be locked on this file system: see that nobody else serves it",
+                    path.display()
+                );
+                return Ok(ServeLock { _file: None });
+            }
+            Err(TryLockError::Error(error)) => return Err(cannot(error)),
+        }
+        let uname = rustix::system::uname();
+        let host = uname.nodename().to_string_lossy();
+        let holder = format!("process {} on host {host}, listening on {listen}\n", std::process::id());
+        // A full disk does not keep a relay from serving what it has: then nobody is named.
+        let _ = file.set_len(0).and_then(|()| file.write_all(holder.as_bytes()));
+        Ok(ServeLock { _file: Some(file) })
+    }
+}

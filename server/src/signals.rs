@@ -1,0 +1,100 @@
+//! Signals: which ask the process to stop, and which say nothing to it.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// A signal that comes this soon after the first one is the first one: `timeout` and shells send theirs to a process and
+/// once more to its group.
+const MOMENT: Duration = Duration::from_secs(1);
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// SIGINT or SIGTERM.
+    Stop,
+    /// SIGHUP: a terminal has gone, or somebody would have a file read again.
+    HangUp,
+}
+
+/// Signals from now on, instead of what they do by default.
+pub(crate) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+    first_at: Option<Instant>,
+}
+
+impl Signals {
+    /// Within a runtime.
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+            first_at: None,
+        })
+    }
+
+    /// The next one. After the first that asks for a stop, another counts only when a moment has passed.
+    pub(crate) async fn next(&mut self) -> Asked {
+        loop {
+            let asked = tokio::select! {
+                _ = self.interrupt.recv() => Asked::Stop,
+                _ = self.terminate.recv() => Asked::Stop,
+                _ = self.hangup.recv() => Asked::HangUp,
+            };
+            if asked == Asked::HangUp {
+                return asked;
+            }
+            let now = Instant::now();
+            let first_at = *self.first_at.get_or_insert(now);
+            if first_at == now || now.saturating_duration_since(first_at) >= MOMENT {
+                return asked;
+            }
+        }
+    }
+
+    /// The next one that asks for a stop; others are said.
+    pub(crate) async fn stop(&mut self) {
+        while self.next().await == Asked::HangUp {
+            tracing::info!("SIGHUP: nothing to do, the configuration is read at the start only");
+        }
+    }
+}
+
+/// A stop asked for while a command works.
+#[derive(Clone, Debug)]
+pub(crate) struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// From now on SIGINT, SIGTERM and SIGHUP ask the command to end; a second one, a moment later, ends the process at
+    /// once with code 130.
+    pub(crate) fn watch() -> io::Result<Self> {
+        let interrupt = Interrupt(Arc::default());
+        let has_come = Arc::clone(&interrupt.0);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let mut signals = {
+            let _guard = runtime.enter();
+            Signals::new()?
+        };
+        thread::Builder::new().name("relay-signals".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                signals.next().await;
+                has_come.store(true, Ordering::Relaxed);
+                while signals.next().await == Asked::HangUp {}
+                std::process::exit(130);
+            });
+        })?;
+        Ok(interrupt)
+    }
+
+    /// Whether one has come.
+    pub(crate) fn has_come(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}

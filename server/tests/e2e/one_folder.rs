@@ -1,0 +1,158 @@
+//! Several processes on one folder, and folders that can't be written.
+
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use relay_engine::testing::signing::{event, key};
+use tempfile::TempDir;
+
+use super::harness::{RELAY, RelayProcess, relay, serve, until, without_relay_variables};
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Two relays on one folder stored beside each other, and neither sent its clients what the other had taken.
+#[test]
+fn a_second_relay_on_a_folder_is_refused_and_told_who_has_it() {
+    let mut first = RelayProcess::start();
+    let second = serve(&first.data(), None).output().unwrap();
+    let told = stderr(&second);
+    assert_eq!(second.status.code(), Some(3), "{told}");
+    assert!(
+        told.contains("is served already") && told.contains(&format!("process {}", first.pid())),
+        "{told}"
+    );
+    // The first one is none the worse, and commands work beside it.
+    let data = first.data();
+    let data = data.to_str().unwrap();
+    let line = event(&key(1)).at(1_000).sign().json();
+    assert!(relay(&["import", "--data", data], line.as_bytes()).status.success());
+    assert_eq!(first.connect().query("{}"), [line]);
+    // The lock goes with its holder, however that ends.
+    first.kill();
+    first.restart();
+    assert!(first.stop().success());
+    first.restart();
+}
+
+/// A process that is the first of a PID namespace of its own, as in a container. `None`, said so, where there are none.
+fn contained(args: &[&str]) -> Option<Command> {
+    let can = Command::new("unshare").args(["-p", "-f", "--mount-proc", "true"]).output();
+    if !can.is_ok_and(|output| output.status.success()) {
+        println!("skipped: this machine lets nobody make a PID namespace");
+        return None;
+    }
+    let mut command = Command::new("unshare");
+    without_relay_variables(&mut command);
+    command.args(["-p", "-f", "--kill-child", "--mount-proc", RELAY]).args(args);
+    command.current_dir(std::env::temp_dir()).stdin(Stdio::null());
+    Some(command)
+}
+
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// «Resource temporarily unavailable (os error 11)» was all that a command in another container said.
+#[test]
+fn a_command_in_another_pid_namespace_is_told_where_to_run() {
+    let folder = TempDir::new().unwrap();
+    let data = folder.path().join("data");
+    let data = data.to_str().unwrap();
+    let line = event(&key(1)).at(1_000).sign().json();
+    assert!(relay(&["import", "--data", data], line.as_bytes()).status.success());
+    let Some(mut command) = contained(&["serve", "--listen", "127.0.0.1:0", "--data", data]) else { return };
+    let _relay = Killed(command.stderr(Stdio::null()).spawn().unwrap());
+    until("a serving relay", || {
+        std::fs::metadata(format!("{data}/serve.lock")).is_ok_and(|file| file.len() > 0)
+    });
+    // Its lock is taken just before the database is opened, for which it then registers as process 1.
+    let told = |args: &[&str]| {
+        let mut output = contained(args).unwrap().output().unwrap();
+        for _ in 0..100 {
+            if output.status.code() == Some(3) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+            output = contained(args).unwrap().output().unwrap();
+        }
+        output
+    };
+    for command in ["info", "export", "import"] {
+        let output = told(&[command, "--data", data]);
+        let words = stderr(&output);
+        assert_eq!(output.status.code(), Some(3), "{command}: {words}");
+        assert!(
+            words.contains("another PID namespace") && words.contains("docker exec"),
+            "{command}: {words}"
+        );
+    }
+    // A second relay is told who serves, whichever namespace it is in.
+    let output = told(&["serve", "--listen", "127.0.0.1:0", "--data", data]);
+    assert!(stderr(&output).contains("is served already, by process 1 on host"), "{}", stderr(&output));
+    // Where ids differ, as they do in one namespace, commands work beside it.
+    let output = relay(&["info", "--data", data], b"");
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
+/// Runs shell words with `$D`, a database on a file system that can't be written. `None`, said so, where that can't be.
+fn on_a_read_only_disk(data: &str, words: &str) -> Option<Output> {
+    let script = format!("mount --bind $D $D && mount -o remount,bind,ro $D $D || exit 99; {words}");
+    let run = |namespaces: &str| {
+        let mut command = Command::new("unshare");
+        without_relay_variables(&mut command);
+        command.arg(namespaces).args(["sh", "-c", &script]).current_dir(std::env::temp_dir());
+        command.env("D", data).env("R", RELAY);
+        command.output().ok().filter(|output| output.status.code() != Some(99))
+    };
+    let output = ["-m", "-rm"].into_iter().find_map(run);
+    if output.is_none() {
+        println!("skipped: this machine lets nobody mount");
+    }
+    output
+}
+
+#[test]
+fn a_read_only_folder_can_be_read() {
+    let folder = TempDir::new().unwrap();
+    let data = folder.path().join("data");
+    let data = data.to_str().unwrap();
+    let lines: String = (0..5).map(|n| event(&key(1)).at(1_000 + n).sign().json() + "\n").collect();
+    assert!(relay(&["import", "--data", data], lines.as_bytes()).status.success());
+    for with_lock in [true, false] {
+        if !with_lock {
+            std::fs::remove_file(format!("{data}/lock.mdb")).unwrap();
+        }
+        for (words, want) in [
+            ("$R info --data $D", "events              5"),
+            ("$R export --data $D", lines.as_str()),
+            ("$R scan --data $D '{\"limit\":1}'", lines.lines().last().unwrap()),
+            ("$R delete --data $D --dry-run '{}' 2>&1", "5 events match"),
+        ] {
+            let Some(output) = on_a_read_only_disk(data, words) else { return };
+            assert!(output.status.success(), "{words}: {}", stderr(&output));
+            assert!(String::from_utf8_lossy(&output.stdout).contains(want), "{words}");
+        }
+        for words in ["$R import --data $D </dev/null", "$R serve --listen 127.0.0.1:0 --data $D"] {
+            let output = on_a_read_only_disk(data, words).unwrap();
+            assert_eq!(output.status.code(), Some(3), "{words}");
+            assert!(stderr(&output).contains("Read-only file system"), "{words}: {}", stderr(&output));
+        }
+    }
+}
+
+/// Without a lock nobody can be kept from writing where it is read.
+#[test]
+fn a_read_only_folder_that_somebody_serves_is_not_read() {
+    let relay = RelayProcess::start();
+    let data = relay.data();
+    let Some(output) = on_a_read_only_disk(data.to_str().unwrap(), "$R info --data $D") else { return };
+    assert_eq!(output.status.code(), Some(3));
+    assert!(stderr(&output).contains("is open in another process"), "{}", stderr(&output));
+}

@@ -1,0 +1,101 @@
+//! A disk that is full when a database is opened: LMDB writes `lock.mdb` through a map, and a page that the disk can't
+//! give was a SIGBUS, an end without a word.
+
+use std::process::Command;
+
+use relay_engine::testing::signing::{event, key};
+
+use super::harness::{RELAY, relay, without_relay_variables};
+
+/// Makes a full file system in mount and user namespaces of its own and runs the shell words in it, `$R` being the
+/// relay and `$D` a folder on it. `None`, said so, where that is not allowed.
+fn on_a_full_disk(kind: &str, words: &str) -> Option<std::process::Output> {
+    let make = match kind {
+        "tmpfs" => "mount -t tmpfs -o size=1m tmpfs $M",
+        "ext4" => "truncate -s 16m $M.img && mkfs.ext4 -q -m 0 $M.img && mount -o loop $M.img $M",
+        other => panic!("{other}?"),
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let mount = folder.path().join("mount");
+    std::fs::create_dir(&mount).unwrap();
+    let script = format!(
+        "{make} || exit 99; mkdir -p $D; cp $BACKUP $D/data.mdb || exit 98; \
+         dd if=/dev/zero of=$M/ballast bs=4096 2>/dev/null; {words}"
+    );
+    let backup = folder.path().join("data.mdb");
+    std::fs::copy(database(folder.path()).join("data.mdb"), &backup).unwrap();
+    let run = |namespaces: &str| {
+        let mut command = Command::new("unshare");
+        without_relay_variables(&mut command);
+        let command = command.arg(namespaces).args(["sh", "-c", &script]).current_dir(std::env::temp_dir());
+        command.env("M", &mount).env("D", mount.join("db")).env("R", RELAY).env("BACKUP", &backup);
+        command.output().ok().filter(|output| output.status.code() != Some(99))
+    };
+    let output = ["-m", "-rm"].into_iter().find_map(run);
+    if output.is_none() {
+        println!("skipped: this machine lets nobody mount {kind}");
+    }
+    output
+}
+
+/// A small database, without its lock file.
+fn database(folder: &std::path::Path) -> std::path::PathBuf {
+    let data = folder.join("made");
+    let line = event(&key(1)).at(1_000).content("kept").sign().json();
+    let imported = relay(&["import", "--data", data.to_str().unwrap()], line.as_bytes());
+    assert!(imported.status.success());
+    data
+}
+
+#[test]
+fn a_full_disk_is_said_and_nothing_dies() {
+    for kind in ["tmpfs", "ext4"] {
+        for command in ["serve --listen 127.0.0.1:0", "import", "info", "export"] {
+            // Over a folder that is new, and over one whose lock file was not in the backup.
+            for data in ["$D", "$M/new"] {
+                if data == "$M/new" && ["info", "export"].contains(&command) {
+                    continue;
+                }
+                let Some(output) = on_a_full_disk(kind, &format!("echo | $R {command} --data {data}")) else {
+                    return;
+                };
+                let stderr = String::from_utf8_lossy(&output.stderr);
+                assert_eq!(output.status.code(), Some(3), "{kind}, {command}, {data}: {stderr}");
+                assert!(stderr.contains("the disk is full"), "{kind}, {command}, {data}: {stderr}");
+            }
+        }
+        // With its lock file a database is read though the disk is full.
+        let words = "rm $M/ballast; $R info --data $D >/dev/null || exit 97; \
+                     dd if=/dev/zero of=$M/ballast bs=4096 2>/dev/null; $R export --data $D";
+        let Some(output) = on_a_full_disk(kind, words) else { return };
+        assert!(output.status.success(), "{kind}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(String::from_utf8_lossy(&output.stdout).contains("kept"), "{kind}");
+    }
+}
+
+/// A copy that ended early was a SIGBUS as well, as soon as somebody read what it lacks.
+#[test]
+fn a_database_that_was_cut_short_is_told_as_corrupt() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let data = data.to_str().unwrap();
+    let lines: String = (0..300)
+        .map(|n| event(&key(1)).at(1_000 + n).content("x".repeat(9_000)).sign().json() + "\n")
+        .collect();
+    assert!(relay(&["import", "--data", data, "--no-verify"], lines.as_bytes()).status.success());
+    let file = format!("{data}/data.mdb");
+    let whole = std::fs::read(&file).unwrap();
+    let mut refused = 0;
+    for percent in [5, 30, 60, 90, 99] {
+        std::fs::write(&file, &whole[..whole.len() * percent / 100]).unwrap();
+        for command in ["info", "export"] {
+            let output = relay(&[command, "--data", data], b"");
+            let code = output.status.code();
+            assert!(matches!(code, Some(0 | 3)), "{command} at {percent} %: {:?}", output.status);
+            refused += usize::from(code == Some(3));
+        }
+    }
+    assert!(refused >= 5, "an export that lacks something fails: {refused}");
+    std::fs::write(&file, &whole).unwrap();
+    assert_eq!(relay(&["export", "--data", data], b"").stdout, lines.as_bytes(), "the whole file is whole");
+}
