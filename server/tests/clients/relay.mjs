@@ -1,18 +1,21 @@
-// Starts the relay under test, or takes the one that RELAY_URL names (which may keep what other tests left).
+// Starts the relay under test, and helps to ask it.
+//
+// With RELAY_E2E_COMMAND that is another host than the binary: a program that takes `--persist FOLDER`, says where it
+// listens as the binary does, and ends when it is told to, as for server/tests/e2e. With RELAY_URL it is one that runs
+// already, and may keep what other tests left.
 import { spawn } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import WebSocket from 'ws'
-import { useWebSocketImplementation } from 'nostr-tools/relay'
-import { useWebSocketImplementation as usePoolWebSocket } from 'nostr-tools/pool'
+import { finalizeEvent, generateSecretKey, getPublicKey } from 'nostr-tools/pure'
+import { WebSocket } from 'ws'
 
-useWebSocketImplementation(WebSocket)
-usePoolWebSocket(WebSocket)
+// Node has one of its own since version 22, and browsers do.
+globalThis.WebSocket ??= WebSocket
 
 const here = dirname(fileURLToPath(import.meta.url))
-const root = join(here, '..', '..', '..')
+export const root = join(here, '..', '..', '..')
 
 function binary() {
   if (process.env.RELAY_BIN) return process.env.RELAY_BIN
@@ -27,11 +30,14 @@ function withoutRelayVariables() {
   return Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('RELAY_')))
 }
 
-/** Starts a relay on a free port over an empty folder. */
-export async function startRelay(args = []) {
+/** Starts a relay in its default configuration, on a free port over an empty folder. */
+export async function startRelay() {
   if (process.env.RELAY_URL) return { url: process.env.RELAY_URL, stop: async () => {} }
-  const data = mkdtempSync(join(tmpdir(), 'relay-nostr-tools-'))
-  const child = spawn(binary(), ['serve', '--listen', '127.0.0.1:0', '--data', data, ...args], {
+  const data = mkdtempSync(join(tmpdir(), 'relay-clients-'))
+  const [program, ...args] = process.env.RELAY_E2E_COMMAND
+    ? [...process.env.RELAY_E2E_COMMAND.split(' '), '--persist', data]
+    : [binary(), 'serve', '--listen', '127.0.0.1:0', '--data', data]
+  const child = spawn(program, args, {
     stdio: ['ignore', 'inherit', 'pipe'],
     cwd: data,
     env: withoutRelayVariables(),
@@ -57,6 +63,19 @@ export async function startRelay(args = []) {
   }
 }
 
+export const now = () => Math.floor(Date.now() / 1000)
+
+/** A new key; each event that it signs is a second younger than the one before. */
+export function author() {
+  const key = generateSecretKey()
+  let clock = now() - 10_000
+  const sign = (template = {}, by = key) =>
+    finalizeEvent({ kind: 1, created_at: clock++, tags: [], content: `note ${clock}`, ...template }, by)
+  return { key, pubkey: getPublicKey(key), sign }
+}
+
+export const idsOf = events => events.map(event => event.id)
+
 /** The real events of the shared folder, or the few of the repository where that is not at hand. */
 export function realEvents() {
   const shared = process.env.RELAY_SHARED ?? join(root, '..', 'shared')
@@ -64,23 +83,4 @@ export function realEvents() {
   if (process.env.RELAY_SHARED && !existsSync(files[0])) throw new Error(`RELAY_SHARED: no ${files[0]}`)
   const file = files.find(existsSync)
   return readFileSync(file, 'utf8').trim().split('\n').map(line => JSON.parse(line))
-}
-
-/** Answers' order by NIP-01. */
-export const newestFirst = (a, b) => b.created_at - a.created_at || (a.id < b.id ? -1 : 1)
-
-/** The stored answer to a subscription, as an array in the order received. */
-export function stored(relay, filters) {
-  return new Promise((resolve, reject) => {
-    const events = []
-    const sub = relay.subscribe(filters, {
-      onevent: event => events.push(event),
-      oneose: () => {
-        resolve(events)
-        sub.close()
-      },
-      onclose: reason => reject(new Error(reason)),
-      eoseTimeout: 20_000,
-    })
-  })
 }
