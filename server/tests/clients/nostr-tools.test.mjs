@@ -169,6 +169,19 @@ test('SimplePool reads and publishes', async () => {
   pool.close([server.url])
 })
 
+test('SimplePool authenticates once something needs it', async () => {
+  const onauth = async template => finalizeEvent(template, key)
+  const mail = author().sign({ kind: 1059, tags: [['p', pubkey]] })
+  const protectedEvent = sign({ tags: [['-']] })
+  const [reading, writing] = [new SimplePool(), new SimplePool()]
+  await relay.publish(mail)
+  const found = await reading.querySync([server.url], { kinds: [1059], '#p': [pubkey], ids: [mail.id] }, { onauth })
+  assert.deepEqual(idsOf(found), [mail.id])
+  await Promise.all(writing.publish([server.url], protectedEvent, { onauth }))
+  assert.deepEqual(idsOf(await stored(relay, [{ ids: [protectedEvent.id] }])), [protectedEvent.id])
+  for (const pool of [reading, writing]) pool.close([server.url])
+})
+
 test('NIP-11 says what is true', async () => {
   const info = await fetchRelayInformation(server.url)
   for (const nip of [1, 9, 11, 13, 17, 40, 42, 45, 59, 62, 67, 70]) assert.ok(info.supported_nips.includes(nip), `NIP-${nip}`)

@@ -38,18 +38,20 @@ export async function startRelay() {
     ? [...process.env.RELAY_E2E_COMMAND.split(' '), '--persist', data]
     : [binary(), 'serve', '--listen', '127.0.0.1:0', '--data', data]
   const child = spawn(program, args, {
-    stdio: ['ignore', 'inherit', 'pipe'],
+    // Not this process's own: a relay that outlives it would keep the runner waiting.
+    stdio: ['ignore', 'pipe', 'pipe'],
     cwd: data,
     env: withoutRelayVariables(),
   })
   let log = ''
   const url = await new Promise((resolve, reject) => {
     child.on('exit', code => reject(new Error(`the relay exited with ${code}:\n${log}`)))
-    child.stderr.on('data', chunk => {
+    const read = chunk => {
       log += chunk
       const found = log.match(/ws:\/\/127\.0\.0\.1:\d+/)
       if (found) resolve(found[0])
-    })
+    }
+    for (const output of [child.stdout, child.stderr]) output.on('data', read)
   })
   const exited = new Promise(resolve => child.on('exit', resolve))
   return {
@@ -60,6 +62,27 @@ export async function startRelay() {
       rmSync(data, { recursive: true, force: true })
       if (code !== 0) throw new Error(`the relay ended with ${code}:\n${log}`)
     },
+  }
+}
+
+/** Far more than an answer takes, so that only what never comes is late. Clients' own patience is set above it. */
+export const PATIENCE_MS = 15_000
+
+/** What `promise` gives; fails when that does not come. */
+export function within(what, promise) {
+  let timer
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`${what}: nothing after ${PATIENCE_MS} ms`)), PATIENCE_MS)
+  })
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer))
+}
+
+/** Waits until `holds`. */
+export async function until(what, holds) {
+  const begun = performance.now()
+  while (!holds()) {
+    if (performance.now() - begun > PATIENCE_MS) throw new Error(`${what}: not after ${PATIENCE_MS} ms`)
+    await new Promise(resolve => setTimeout(resolve, 10))
   }
 }
 
