@@ -30,7 +30,7 @@ const PARTS: &[Part] = &[
         about: "unit, property, semantics, simulation, corpora, the real binary, doc tests",
         run: tests,
     },
-    Part { name: "nostr-tools", about: "the real binary driven by nostr-tools on Node", run: nostr_tools },
+    Part { name: "clients", about: "the real binary driven by clients that others wrote", run: clients },
     Part {
         name: "edge-toolchain",
         about: "what builds and runs the Worker is installed, pinned and checked",
@@ -38,7 +38,7 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "edge",
-        about: "the Worker in workerd: hibernation, eviction, restarts, limits, costs, nostr-tools",
+        about: "the Worker in workerd: hibernation, eviction, restarts, limits, costs, the same clients",
         run: edge::tests,
     },
     Part {
@@ -138,16 +138,10 @@ fn oracle() -> anyhow::Result<()> {
     run(command.args(tests).args(["--", "agrees_with_the_oracle"]).env("RELAY_GROUPS", "100000"))
 }
 
-fn nostr_tools() -> anyhow::Result<()> {
+fn clients() -> anyhow::Result<()> {
     // The binary that the tests above were run on.
     run(&mut cargo(&["test", "--locked", "--workspace", "--no-run"]))?;
-    let npm = |args: &[&str]| {
-        let mut command = Command::new("npm");
-        command.args(args).current_dir("server/tests/nostr-tools");
-        command
-    };
-    run(&mut npm(&["ci", "--no-audit", "--no-fund", "--silent"]))?;
-    run(&mut npm(&["test"]))
+    run(Command::new("npm").arg("test").current_dir("server/tests/clients"))
 }
 
 fn benches() -> anyhow::Result<()> {

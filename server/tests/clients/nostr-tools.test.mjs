@@ -3,20 +3,37 @@ import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import { finalizeEvent, generateSecretKey, getPublicKey, verifyEvent } from 'nostr-tools/pure'
 import { matchFilters } from 'nostr-tools/filter'
-import { Relay } from 'nostr-tools/relay'
-import { SimplePool } from 'nostr-tools/pool'
+import { Relay, useWebSocketImplementation } from 'nostr-tools/relay'
+import { SimplePool, useWebSocketImplementation as usePoolWebSocket } from 'nostr-tools/pool'
 import { wrapEvent, unwrapEvent } from 'nostr-tools/nip17'
 import { fetchRelayInformation, useFetchImplementation } from 'nostr-tools/nip11'
-import { newestFirst, realEvents, startRelay, stored } from './relay.mjs'
+import { WebSocket } from 'ws'
+import { author, idsOf, now, realEvents, startRelay } from './relay.mjs'
 
 useFetchImplementation(fetch)
+useWebSocketImplementation(WebSocket)
+usePoolWebSocket(WebSocket)
 
-const now = () => Math.floor(Date.now() / 1000)
-const key = generateSecretKey()
-const pubkey = getPublicKey(key)
-let clock = now() - 10_000
-const sign = (template, by = key) =>
-  finalizeEvent({ kind: 1, created_at: clock++, tags: [], content: '', ...template }, by)
+const { key, pubkey, sign } = author()
+
+/** Answers' order by NIP-01. */
+const newestFirst = (a, b) => b.created_at - a.created_at || (a.id < b.id ? -1 : 1)
+
+/** The stored answer to a subscription, as an array in the order received. */
+function stored(relay, filters) {
+  return new Promise((resolve, reject) => {
+    const events = []
+    const sub = relay.subscribe(filters, {
+      onevent: event => events.push(event),
+      oneose: () => {
+        resolve(events)
+        sub.close()
+      },
+      onclose: reason => reject(new Error(reason)),
+      eoseTimeout: 20_000,
+    })
+  })
+}
 
 /** An event without nostr-tools' mark that it has been verified. */
 const plain = event => JSON.parse(JSON.stringify(event))
@@ -38,7 +55,7 @@ test('what is published is read back, whatever its characters', async () => {
   const [back] = await stored(relay, [{ ids: [event.id] }])
   assert.deepEqual(plain(back), plain(event))
   assert.ok(verifyEvent(plain(back)))
-  assert.deepEqual((await stored(relay, [{ '#t': [content] }])).map(e => e.id), [event.id])
+  assert.deepEqual(idsOf(await stored(relay, [{ '#t': [content] }])), [event.id])
 })
 
 test('publishing twice is a duplicate, a forgery is refused', async () => {
@@ -75,18 +92,18 @@ test('a live subscription sees new events of every connection once', async () =>
 })
 
 test('replaceable and addressable events keep their newest version', async () => {
-  const at = clock
+  const at = now() - 9_000
   const old = sign({ kind: 0, content: 'old', created_at: at })
   const fresh = sign({ kind: 0, content: 'new', created_at: at + 1 })
   await relay.publish(fresh)
   await assert.rejects(relay.publish(old))
-  assert.deepEqual((await stored(relay, [{ kinds: [0], authors: [pubkey] }])).map(e => e.id), [fresh.id])
+  assert.deepEqual(idsOf(await stored(relay, [{ kinds: [0], authors: [pubkey] }])), [fresh.id])
   const article = (d, t) => sign({ kind: 30023, tags: [['d', d]], created_at: t })
   const [a1, a2, b1] = [article('a', at), article('a', at + 5), article('b', at)]
   for (const event of [a1, a2, b1]) await relay.publish(event)
   const back = await stored(relay, [{ kinds: [30023], authors: [pubkey] }])
   assert.deepEqual(back.map(e => e.id), [a2.id, b1.id])
-  assert.deepEqual((await stored(relay, [{ '#d': ['a'], authors: [pubkey] }])).map(e => e.id), [a2.id])
+  assert.deepEqual(idsOf(await stored(relay, [{ '#d': ['a'], authors: [pubkey] }])), [a2.id])
 })
 
 test('deletion, expiration, and what stays gone', async () => {
@@ -152,6 +169,19 @@ test('SimplePool reads and publishes', async () => {
   pool.close([server.url])
 })
 
+test('SimplePool authenticates once something needs it', async () => {
+  const onauth = async template => finalizeEvent(template, key)
+  const mail = author().sign({ kind: 1059, tags: [['p', pubkey]] })
+  const protectedEvent = sign({ tags: [['-']] })
+  const [reading, writing] = [new SimplePool(), new SimplePool()]
+  await relay.publish(mail)
+  const found = await reading.querySync([server.url], { kinds: [1059], '#p': [pubkey], ids: [mail.id] }, { onauth })
+  assert.deepEqual(idsOf(found), [mail.id])
+  await Promise.all(writing.publish([server.url], protectedEvent, { onauth }))
+  assert.deepEqual(idsOf(await stored(relay, [{ ids: [protectedEvent.id] }])), [protectedEvent.id])
+  for (const pool of [reading, writing]) pool.close([server.url])
+})
+
 test('NIP-11 says what is true', async () => {
   const info = await fetchRelayInformation(server.url)
   for (const nip of [1, 9, 11, 13, 17, 40, 42, 45, 59, 62, 70]) assert.ok(info.supported_nips.includes(nip), `NIP-${nip}`)
@@ -208,7 +238,7 @@ describe('real events', () => {
         [{ kinds: [1], limit: 7 }, { kinds: [0], limit: 3 }],
       ]
       for (const filters of shapes) {
-        const answer = (await stored(conn, filters.map(f => ({ limit: 5000, ...f })))).map(e => e.id)
+        const answer = idsOf(await stored(conn, filters.map(f => ({ limit: 5000, ...f }))))
         const limited = filters.some(f => f.limit)
         const wanted = limited
           ? filters.flatMap(f => all.filter(e => matchFilters([f], e)).slice(0, f.limit))

@@ -1,0 +1,18 @@
+// The relay as nostr-sdk for Python sees it: nostr_sdk_client.py in the virtual environment that setup.sh makes.
+import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { root, startRelay } from './relay.mjs'
+
+test('nostr-sdk for Python reads, listens, publishes, authenticates, and is told that there is no sync', async t => {
+  const server = await startRelay()
+  t.after(() => server.stop())
+  const python = join(root, 'target', 'clients', 'bin', 'python')
+  const child = spawn(python, ['nostr_sdk_client.py', server.url], { cwd: import.meta.dirname, stdio: ['ignore', 'pipe', 'pipe'] })
+  let told = ''
+  for (const output of [child.stdout, child.stderr]) output.on('data', chunk => (told += chunk))
+  const code = await new Promise((resolve, reject) => child.on('exit', resolve).on('error', reject))
+  assert.equal(code, 0, told)
+  assert.match(told, /^Ran 4 tests /m)
+})

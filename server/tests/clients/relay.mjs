@@ -1,0 +1,109 @@
+// Starts the relay under test, and helps to ask it.
+//
+// With RELAY_E2E_COMMAND that is another host than the binary: a program that takes `--persist FOLDER`, says where it
+// listens as the binary does, and ends when it is told to, as for server/tests/e2e. With RELAY_URL it is one that runs
+// already, and may keep what other tests left.
+import { spawn } from 'node:child_process'
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { finalizeEvent, generateSecretKey, getPublicKey } from 'nostr-tools/pure'
+import { WebSocket } from 'ws'
+
+// Node has one of its own since version 22, and browsers do.
+globalThis.WebSocket ??= WebSocket
+
+const here = dirname(fileURLToPath(import.meta.url))
+export const root = join(here, '..', '..', '..')
+
+function binary() {
+  if (process.env.RELAY_BIN) return process.env.RELAY_BIN
+  const target = process.env.CARGO_TARGET_DIR ?? join(root, 'target')
+  const found = ['debug', 'release'].map(profile => join(target, profile, 'relay')).find(existsSync)
+  if (!found) throw new Error('no relay binary: cargo build -p relay-server')
+  return found
+}
+
+/** The environment without what would configure the relay, or what it would refuse as unknown. */
+function withoutRelayVariables() {
+  return Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('RELAY_')))
+}
+
+/** Starts a relay in its default configuration, on a free port over an empty folder. */
+export async function startRelay() {
+  if (process.env.RELAY_URL) return { url: process.env.RELAY_URL, stop: async () => {} }
+  const data = mkdtempSync(join(tmpdir(), 'relay-clients-'))
+  const [program, ...args] = process.env.RELAY_E2E_COMMAND
+    ? [...process.env.RELAY_E2E_COMMAND.split(' '), '--persist', data]
+    : [binary(), 'serve', '--listen', '127.0.0.1:0', '--data', data]
+  const child = spawn(program, args, {
+    // Not this process's own: a relay that outlives it would keep the runner waiting.
+    stdio: ['ignore', 'pipe', 'pipe'],
+    cwd: data,
+    env: withoutRelayVariables(),
+  })
+  let log = ''
+  const url = await new Promise((resolve, reject) => {
+    child.on('exit', code => reject(new Error(`the relay exited with ${code}:\n${log}`)))
+    const read = chunk => {
+      log += chunk
+      const found = log.match(/ws:\/\/127\.0\.0\.1:\d+/)
+      if (found) resolve(found[0])
+    }
+    for (const output of [child.stdout, child.stderr]) output.on('data', read)
+  })
+  const exited = new Promise(resolve => child.on('exit', resolve))
+  return {
+    url,
+    stop: async () => {
+      child.kill('SIGTERM')
+      const code = await exited
+      rmSync(data, { recursive: true, force: true })
+      if (code !== 0) throw new Error(`the relay ended with ${code}:\n${log}`)
+    },
+  }
+}
+
+/** Far more than an answer takes, so that only what never comes is late. Clients' own patience is set above it. */
+export const PATIENCE_MS = 15_000
+
+/** What `promise` gives; fails when that does not come. */
+export function within(what, promise) {
+  let timer
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`${what}: nothing after ${PATIENCE_MS} ms`)), PATIENCE_MS)
+  })
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer))
+}
+
+/** Waits until `holds`. */
+export async function until(what, holds) {
+  const begun = performance.now()
+  while (!holds()) {
+    if (performance.now() - begun > PATIENCE_MS) throw new Error(`${what}: not after ${PATIENCE_MS} ms`)
+    await new Promise(resolve => setTimeout(resolve, 10))
+  }
+}
+
+export const now = () => Math.floor(Date.now() / 1000)
+
+/** A new key; each event that it signs is a second younger than the one before. */
+export function author() {
+  const key = generateSecretKey()
+  let clock = now() - 10_000
+  const sign = (template = {}, by = key) =>
+    finalizeEvent({ kind: 1, created_at: clock++, tags: [], content: `note ${clock}`, ...template }, by)
+  return { key, pubkey: getPublicKey(key), sign }
+}
+
+export const idsOf = events => events.map(event => event.id)
+
+/** The real events of the shared folder, or the few of the repository where that is not at hand. */
+export function realEvents() {
+  const shared = process.env.RELAY_SHARED ?? join(root, '..', 'shared')
+  const files = [join(shared, 'data', 'real-events.jsonl'), join(root, 'engine', 'tests', 'wire_events.jsonl')]
+  if (process.env.RELAY_SHARED && !existsSync(files[0])) throw new Error(`RELAY_SHARED: no ${files[0]}`)
+  const file = files.find(existsSync)
+  return readFileSync(file, 'utf8').trim().split('\n').map(line => JSON.parse(line))
+}

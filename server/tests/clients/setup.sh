@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Installs the clients, pinned: those of npm into node_modules, those of PyPI into a virtual environment below target/.
+# What is there already is left as it is. Nothing of it is committed.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+if ! cmp -s package-lock.json node_modules/.clients-stamp; then
+  npm ci --no-audit --no-fund --silent
+  cp package-lock.json node_modules/.clients-stamp
+fi
+
+venv=../../../target/clients
+if ! cmp -s requirements.txt "$venv/.clients-stamp"; then
+  python3 -m venv --clear "$venv" || { echo "no virtual environment: Python 3.9 with venv is needed" >&2; exit 1; }
+  "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement requirements.txt
+  cp requirements.txt "$venv/.clients-stamp"
+fi
