@@ -169,7 +169,7 @@ pub trait Writer: Reader {
     fn remove(&mut self, seq: Seq, event: &Event, terms: &[Term]) -> Result<(), StoreError>;
 
     /// Remembers that `key` is deleted up to second `until`, or later if that is known already.
-    fn bury(&mut self, key: &Tombstone, until: Timestamp) -> Result<(), StoreError>;
+    fn put_tombstone(&mut self, key: &Tombstone, until: Timestamp) -> Result<(), StoreError>;
 }
 
 /// A place where events are kept.

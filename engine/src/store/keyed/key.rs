@@ -20,7 +20,7 @@
 //!             | 'r'  kind:2  pubkey:32  hash:16
 //!             | 'v'  pubkey:32
 //!
-//! buried      = 'd'  SHA-256 of tombstone:32  not until:8        where tombstones are among the keys
+//! in SQL      = 'd'  SHA-256 of tombstone:32  not until:8        tombstones are among the keys there
 //! ```
 //!
 //! All numbers are big-endian; `created_at` is inverted so that newest comes first. No head is the beginning
@@ -120,8 +120,8 @@ impl Key {
         self.as_bytes().first() == Some(&b'd') && self.as_bytes().get(..33) == other.as_bytes().get(..33)
     }
 
-    /// The hash that this is looked for by, if it is the key of an id or a tombstone.
-    pub(in crate::store) fn sought(&self) -> Option<&[u8; 32]> {
+    /// The hash in it, if it is the key of an id or a tombstone: what a look-up knows of the key.
+    pub(in crate::store) fn lookup_hash(&self) -> Option<&[u8; 32]> {
         match self.as_bytes() {
             [b'i' | b'd', rest @ ..] => rest.first_chunk(),
             _ => None,
@@ -249,7 +249,7 @@ pub(super) fn tombstone(tombstone: &Tombstone) -> Box<[u8]> {
 }
 
 /// A tombstone among the keys. Of several of one tombstone that of the latest second comes first.
-pub(in crate::store) fn buried_key(tombstone: &[u8], until: Timestamp) -> Key {
+pub(in crate::store) fn tombstone_key(tombstone: &[u8], until: Timestamp) -> Key {
     Key::new(&[b"d", &Sha256::digest(tombstone), &(!until).to_be_bytes()])
 }
 

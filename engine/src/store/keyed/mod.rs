@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
 pub use key::{Key, POSTING_BYTES, posting_head};
-pub(in crate::store) use key::{buried_key, read_until};
+pub(in crate::store) use key::{read_until, tombstone_key};
 pub(in crate::store) use overlay::keys_of;
 pub use overlay::{Change, Overlay};
 
@@ -256,9 +256,9 @@ impl<S: KeySource> Writer for View<S, Overlay> {
         Ok(())
     }
 
-    fn bury(&mut self, key: &Tombstone, until: Timestamp) -> Result<(), StoreError> {
+    fn put_tombstone(&mut self, key: &Tombstone, until: Timestamp) -> Result<(), StoreError> {
         if self.tombstone(key)?.is_none_or(|known| until > known) {
-            self.overlay.bury(key, until);
+            self.overlay.put_tombstone(key, until);
         }
         Ok(())
     }

@@ -90,7 +90,7 @@ impl Overlay {
         key.seq().is_some_and(|seq| matches!(self.bodies.get(&seq), Some(None)))
     }
 
-    pub(super) fn bury(&mut self, tombstone: &Tombstone, until: Timestamp) {
+    pub(super) fn put_tombstone(&mut self, tombstone: &Tombstone, until: Timestamp) {
         self.tombstones.insert(key::tombstone(tombstone), until);
     }
 

@@ -90,8 +90,8 @@ impl Writer for MemoryWriter<'_> {
         Ok(())
     }
 
-    fn bury(&mut self, key: &Tombstone, until: Timestamp) -> Result<(), StoreError> {
-        self.undo.push(self.state.bury(key, until));
+    fn put_tombstone(&mut self, key: &Tombstone, until: Timestamp) -> Result<(), StoreError> {
+        self.undo.push(self.state.put_tombstone(key, until));
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! Writes: what becomes of events given to the store (NIP-01, 09, 40, 59, 62).
 //!
 //! Each operation is decided by [`plan`], a pure function from what the store knows ([`facts`]) to what is
-//! to be stored, deleted and buried. Nothing here checks signatures, policies or who may write.
+//! to be stored and deleted, and the tombstones to put. Nothing here checks signatures, policies or who may write.
 
 mod facts;
 mod plan;
@@ -189,8 +189,8 @@ fn carry_out(
     for seq in plan.delete {
         take_out(writer, classes, seq)?;
     }
-    for (key, until) in plan.bury {
-        writer.bury(&key, until)?;
+    for (key, until) in plan.tombstones {
+        writer.put_tombstone(&key, until)?;
     }
     Ok(match plan.verdict {
         Verdict::Store => {

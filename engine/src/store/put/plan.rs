@@ -14,7 +14,7 @@ pub(super) struct Plan {
     /// Events to take out, each once.
     pub(super) delete: Vec<Seq>,
     /// What shall not come back, and up to which second.
-    pub(super) bury: Vec<(Tombstone, Timestamp)>,
+    pub(super) tombstones: Vec<(Tombstone, Timestamp)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub(super) enum Verdict {
 /// Decides `op` at second `now`.
 pub(super) fn plan(op: &Op, now: Timestamp, facts: &Facts) -> Plan {
     let event = op.event();
-    let mut plan = Plan { verdict: verdict(event, now, facts), delete: Vec::new(), bury: Vec::new() };
+    let mut plan = Plan { verdict: verdict(event, now, facts), delete: Vec::new(), tombstones: Vec::new() };
     if plan.verdict == Verdict::Store {
         plan.delete.extend(facts.versions.iter().map(|version| version.seq));
         if event.kind == DELETION {
@@ -38,7 +38,7 @@ pub(super) fn plan(op: &Op, now: Timestamp, facts: &Facts) -> Plan {
     if matches!(op, Op::Vanish(_)) && !matches!(plan.verdict, Verdict::Refuse(_)) {
         plan.delete.extend(&facts.traces);
         if facts.vanished_until < Some(event.created_at) {
-            plan.bury.push((Tombstone::Vanished(event.pubkey), event.created_at));
+            plan.tombstones.push((Tombstone::Vanished(event.pubkey), event.created_at));
         }
     }
     plan.delete.sort_unstable();
@@ -83,11 +83,11 @@ fn delete(request: &Event, facts: &Facts, plan: &mut Plan) {
             plan.delete.push(seq);
         }
         if target.state != TargetState::Foreign {
-            plan.bury.push((Tombstone::Id(target.id, request.pubkey), request.created_at));
+            plan.tombstones.push((Tombstone::Id(target.id, request.pubkey), request.created_at));
         }
     }
     for (address, versions) in &facts.addresses {
         plan.delete.extend(versions);
-        plan.bury.push((address.clone(), request.created_at));
+        plan.tombstones.push((address.clone(), request.created_at));
     }
 }
