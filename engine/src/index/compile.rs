@@ -17,8 +17,9 @@
 //! no condition: the group of a posting states them.
 
 use super::checked::{CheckedFilters, Condition, Subject};
-use super::keys::{Keys, Name};
+use super::keys::Keys;
 use super::kinds::KindsCode;
+use super::name::Name;
 use super::postings::{Check, GROUPS_MAX, Group, Posts};
 use super::{Index, SubSlot};
 use crate::types::{Filter, Timestamp};

@@ -3,7 +3,7 @@
 use hashbrown::HashTable;
 
 use super::ids::{FreeIds, next_id, shrink_sparse};
-use super::keys::{KeyedHash, Name};
+use super::name::{KeyedHash, Name};
 use crate::types::Kind;
 
 /// Which kinds a group lets through: any, one kind, or a set by number.

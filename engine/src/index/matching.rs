@@ -1,7 +1,8 @@
 //! From an event to the subscriptions that want it.
 
 use super::checked::{Hit, Hits, Subject};
-use super::keys::{Dimension, Keys, Name};
+use super::keys::Keys;
+use super::name::{Dimension, Name};
 use super::postings::Check;
 use super::slots::DEAD;
 use super::{Index, MatchStats, SubSlot};

@@ -25,6 +25,7 @@ mod ids;
 mod keys;
 mod kinds;
 mod matching;
+mod name;
 mod postings;
 mod slots;
 mod sweep;
@@ -32,8 +33,9 @@ mod sweep;
 mod tests;
 
 use checked::{CheckedFilters, Hit, NO_FILTER};
-use keys::{KeyedHash, Keys};
+use keys::Keys;
 use kinds::KindSets;
+use name::KeyedHash;
 use slots::Slots;
 use sweep::Phase;
 
