@@ -161,7 +161,7 @@ impl Index {
         if groups.is_empty() {
             groups.reserve_exact(1);
         }
-        groups.push(Group { posts: Posts::One([post]), kinds, check });
+        groups.push(Group { posts: Posts::one(post), kinds, check });
         self.group_bytes += groups.capacity() * size_of::<Group>();
         self.kind_sets.hold(kinds);
     }
