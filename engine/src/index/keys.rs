@@ -73,7 +73,7 @@ impl Keys {
         self.shards[shard].find(spread, same).map(|(_, id)| *id)
     }
 
-    /// The number of `name`, new if need be. Holds nothing: give it a posting or [`Keys::hold`] it.
+    /// The id of `name`, new if need be. Holds nothing: give it a posting or [`Keys::hold`] it.
     pub(super) fn intern(&mut self, name: &Name) -> u32 {
         if let Some(id) = self.find(name) {
             return id;
@@ -157,7 +157,7 @@ impl Keys {
         &mut self.keys[id as usize].groups
     }
 
-    /// Keys, free ones included: the numbers are all below.
+    /// Keys, free ones included: all ids are below.
     pub(super) fn slots(&self) -> usize {
         self.keys.len()
     }

@@ -1,4 +1,4 @@
-//! Kind lists, each distinct one kept once, and the number that a posting group keeps instead.
+//! Kind lists, each distinct one kept once, and the code that a posting group keeps instead.
 
 use hashbrown::HashTable;
 use slab::Slab;
@@ -6,13 +6,13 @@ use slab::Slab;
 use super::name::{KeyedHash, Name};
 use crate::types::Kind;
 
-/// Which kinds a group lets through: any, one kind, or a set by number.
+/// Which kinds a group lets through: any, one kind, or a set by id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct KindsCode(u32);
 
 impl KindsCode {
     pub(super) const ANY: KindsCode = KindsCode(u32::MAX);
-    /// From here on the code is a set's number; below, it is a kind.
+    /// From here on the code is a set's id; below, it is a kind.
     const SETS: u32 = 1 << 16;
 
     fn set(self) -> Option<usize> {

@@ -54,7 +54,7 @@ impl Index {
         MatchStats { candidates, matches: out.len() - out_before }
     }
 
-    /// The number of this event. Starting over, once in four thousand million, is the one step of the index
+    /// The epoch of this event. Starting over, once in four thousand million, is the one step of the index
     /// that walks all slots and keys.
     fn next_epoch(&mut self) -> u32 {
         self.epoch += 1;

@@ -1,7 +1,7 @@
 //! The postings of one key, grouped by what else has to hold.
 //!
-//! A group states its kinds once, so a match looks at the kinds of a group and not of every posting, and
-//! walks a plain list of numbers after that. What the numbers are depends on the [`Check`].
+//! A group states its kinds once, so a match checks the kinds of a group and not of every posting, and
+//! walks a plain list of ids after that. What the ids are of depends on the [`Check`].
 
 use smallvec::{SmallVec, smallvec};
 
@@ -11,7 +11,7 @@ use super::kinds::KindsCode;
 /// filled with thousands of different kind lists: further ones share one group that checks kinds singly.
 pub(super) const GROUPS_MAX: usize = 64;
 
-/// What has to be looked at for each posting of a group.
+/// What has to be checked for each posting of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Check {
     /// Nothing: the posting is a slot.
@@ -56,8 +56,8 @@ impl Posts {
         list.push(post);
     }
 
-    /// Takes out those from `at` on that `is_dead`, looking at no more than `budget`. Returns where to go on
-    /// and how many are gone. Order is not kept. The caller drops a list that this leaves empty.
+    /// Removes those from `at` on that `is_dead`, visiting no more than `budget`. Returns where to go on
+    /// and how many were removed. Order is not kept. The caller drops a list that this leaves empty.
     pub(super) fn sweep(
         &mut self,
         mut at: usize,

@@ -17,7 +17,7 @@ use hll::Hll;
 pub struct Counted {
     /// Events.
     pub count: u64,
-    /// Whether there may be more than `count`: there were too many rows to look at.
+    /// Whether there may be more than `count`: there were too many rows to read.
     pub approximate: bool,
     /// HyperLogLog registers over the events' authors, for a query NIP-45 names.
     pub hll: Option<Box<[u8; HLL_REGISTERS]>>,
@@ -26,7 +26,7 @@ pub struct Counted {
 /// Where a step has come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CountStep {
-    /// There is more to look at.
+    /// There is more to read.
     More,
     /// The answer.
     Done(Counted),
@@ -43,7 +43,7 @@ pub struct Count {
 }
 
 impl Count {
-    /// Begins to count what matches any of `filters`, which are normalised, among events up to number
+    /// Begins to count what matches any of `filters`, which are normalised, among events up to sequence number
     /// `horizon`. Past `rows_max` rows the answer is approximate.
     pub fn new(filters: Arc<[Filter]>, classes: TermClasses, horizon: Seq, rows_max: u64) -> Self {
         Count {
@@ -60,7 +60,7 @@ impl Count {
         &self.filters
     }
 
-    /// Looks at up to `rows` postings and events, counting them down.
+    /// Reads up to `rows` postings and events, counting them down.
     ///
     /// # Errors
     /// The backend's. The count has lost nothing and may be stepped again.

@@ -9,13 +9,13 @@ use crate::types::{CanonicalEvent, Filter, NO_EXPIRY, Timestamp, parse_expiratio
 const CURSORS_WIDE: usize = 64;
 /// Most kinds a walk merges; for more it walks all events.
 const WALK_KINDS_MAX: usize = 16;
-/// Candidates a walk looks at before it judges itself.
+/// Candidates a walk reads before it judges itself.
 const WALK_TRIAL: u64 = 64;
 /// A walk merges at most one cursor for as many that it may save.
 const WALK_SAVING: usize = 4;
-/// Most terms of a way to answer that is looked into before the choice.
+/// Most terms of a way to answer that is probed before the choice.
 const PROBE_TERMS_MAX: usize = 16;
-/// Postings looked at for each way to answer before the choice.
+/// Postings read as a probe of each way to answer.
 const PROBE_ROWS: usize = 32;
 
 /// One filter's state in a merge.
@@ -129,7 +129,8 @@ impl Lane {
         Ok(Progress::Done(found))
     }
 
-    /// Settles which terms of its filter, one of so many, are read, looking into the candidates where their number does not tell.
+    /// Chooses which terms of its filter, one of `filters`, are read. Reads the first postings of each way to answer where the
+    /// number of terms does not tell.
     pub(super) fn choose<R: Reader>(
         &mut self,
         (filter, filters): (&Filter, usize),
@@ -217,7 +218,7 @@ fn in_order<R: Reader>(broad: Source, classes: TermClasses, reader: &R) -> Resul
     })
 }
 
-/// The way to answer `filter`, one of `filters`, that reads least, as far as a look at its first postings tells.
+/// The way to answer `filter`, one of `filters`, that reads least, judged by the density of its first postings.
 fn cheapest<R: Reader>(
     (filter, filters): (&Filter, usize),
     classes: TermClasses,

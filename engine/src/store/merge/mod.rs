@@ -24,7 +24,7 @@ use crate::types::{CanonicalEvent, EventId, Filter};
 use cursor::Cursor;
 use lane::{Lane, Progress};
 
-/// The highest number there can be.
+/// The highest sequence number there can be.
 const SEQ_MAX: Seq = Seq((1 << 47) - 1);
 
 /// What comes next in a [`Merge`].
@@ -237,7 +237,7 @@ impl Merge {
     }
 
     /// Puts the gathered pairs in the order of answers. One rank is one event but for ids that share eight
-    /// bytes; then the whole ids decide, and events that are gone by now are left out.
+    /// bytes; then the whole ids decide, and events that have been removed are left out.
     fn order_group<R: Reader>(&mut self, reader: &R, rows: &mut usize) -> Result<(), StoreError> {
         let first = self.group[0].0.seq;
         if self.group.iter().all(|pair| pair.0.seq == first) {
@@ -256,7 +256,7 @@ impl Merge {
             let place = ids.binary_search_by_key(&seq, |entry| entry.0).expect("every seq was looked up");
             ids[place].1
         };
-        // What is gone sorts first and is found gone again when it is read.
+        // A removed event sorts first, and is skipped when it is read.
         self.group.sort_unstable_by_key(|&(posting, lane, _)| (id_of(posting.seq), posting.seq, lane));
         Ok(())
     }

@@ -36,7 +36,7 @@ impl Op {
 /// What became of one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The event is stored under this number.
+    /// The event is stored under this sequence number.
     Stored(Seq),
     /// The event was stored already.
     Duplicate,
@@ -83,17 +83,17 @@ pub fn commit<B: Backend>(backend: &B, now: Timestamp, ops: &[Op]) -> Result<Vec
     })
 }
 
-/// Takes events out without a trace: they may be stored again. Returns how many there were.
+/// Removes events without tombstones: they may be stored again. Returns how many there were.
 ///
 /// # Errors
-/// The backend's. Then none was taken out.
+/// The backend's. Then none was removed.
 pub fn remove<B: Backend>(backend: &B, ids: &[EventId]) -> Result<usize, StoreError> {
     let classes = backend.classes();
     backend.write(|writer| {
         let mut removed = 0;
         for id in ids {
             if let Some(seq) = writer.seq_of(id)? {
-                take_out(writer, classes, seq)?;
+                remove_event(writer, classes, seq)?;
                 removed += 1;
             }
         }
@@ -101,11 +101,11 @@ pub fn remove<B: Backend>(backend: &B, ids: &[EventId]) -> Result<usize, StoreEr
     })
 }
 
-/// Takes out up to `events_max` events that have expired at second `now` (NIP-40), soonest first. Returns
+/// Removes up to `events_max` events that have expired at second `now` (NIP-40), soonest first. Returns
 /// how many; fewer than `events_max` means that none is left.
 ///
 /// # Errors
-/// The backend's. Then none was taken out.
+/// The backend's. Then none was removed.
 pub fn sweep_expired<B: Backend>(
     backend: &B,
     now: Timestamp,
@@ -122,20 +122,20 @@ pub fn sweep_expired<B: Backend>(
         expired.clear();
         writer.expiring(now, events_max, &mut expired)?;
         for &seq in &expired {
-            take_out(writer, classes, seq)?;
+            remove_event(writer, classes, seq)?;
         }
         Ok(expired.len())
     })
 }
 
-/// Takes out up to `events_max` events that are older than second `before` and of a kind that `goes`, without
-/// a trace: they may be stored again. Returns how many; fewer than `events_max` means that none is left.
+/// Retention: removes up to `events_max` events that are older than second `before` and of a kind that `goes`, without
+/// tombstones: they may be stored again. Returns how many; fewer than `events_max` means that none is left.
 ///
 /// Costs one look-up a kind where the backend keeps no term over all events, and otherwise a read for each
 /// old event that does not go.
 ///
 /// # Errors
-/// The backend's. Then none was taken out.
+/// The backend's. Then none was removed.
 pub fn sweep_aged<B: Backend>(
     backend: &B,
     before: Timestamp,
@@ -170,13 +170,13 @@ pub fn sweep_aged<B: Backend>(
     }
     backend.write(|writer| {
         for &seq in &aged {
-            take_out(writer, classes, seq)?;
+            remove_event(writer, classes, seq)?;
         }
         Ok(aged.len())
     })
 }
 
-/// Postings that one look at what is old reads.
+/// Postings that a retention sweep reads at once.
 const SWEEP_PAGE: usize = 256;
 
 fn carry_out(
@@ -187,7 +187,7 @@ fn carry_out(
     last: &mut Seq,
 ) -> Result<Outcome, StoreError> {
     for seq in plan.delete {
-        take_out(writer, classes, seq)?;
+        remove_event(writer, classes, seq)?;
     }
     for (key, until) in plan.tombstones {
         writer.put_tombstone(&key, until)?;
@@ -203,7 +203,7 @@ fn carry_out(
     })
 }
 
-fn take_out(writer: &mut impl Writer, classes: TermClasses, seq: Seq) -> Result<(), StoreError> {
+fn remove_event(writer: &mut impl Writer, classes: TermClasses, seq: Seq) -> Result<(), StoreError> {
     let json: Arc<[u8]> = match writer.event(seq)? {
         Some(json) => json.as_ref().into(),
         None => return Err(StoreError::Corrupt(format!("event {} is listed but not stored", seq.0))),

@@ -11,7 +11,7 @@ use crate::types::{Class, Event, Timestamp};
 pub(super) struct Plan {
     /// What becomes of the event.
     pub(super) verdict: Verdict,
-    /// Events to take out, each once.
+    /// Events to remove, each once.
     pub(super) delete: Vec<Seq>,
     /// What shall not come back, and up to which second.
     pub(super) tombstones: Vec<(Tombstone, Timestamp)>,
@@ -69,7 +69,7 @@ fn verdict(event: &Event, now: Timestamp, facts: &Facts) -> Verdict {
     Verdict::Store
 }
 
-/// NIP-01: the newest version stays, of one second the one of the lowest id. An expired one counts as gone,
+/// NIP-01: the newest version stays, of one second the one of the lowest id. An expired one counts as removed,
 /// so that sweeping sooner or later makes no difference.
 fn supersedes(version: &Version, event: &Event) -> bool {
     !version.expired
