@@ -1,7 +1,7 @@
 //! Every tier against libsecp256k1, on claims half of which are wrong by construction.
 //!
 //! `RELAY_SCHNORR_CASES` asks for more cases, `RELAY_SCHNORR_SEED` for others, `RELAY_SCHNORR_TIERS` for some of the
-//! tiers, by name, parted by commas.
+//! tiers, by name, separated by commas.
 
 mod common;
 

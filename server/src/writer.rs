@@ -152,7 +152,7 @@ fn judge<B: Backend>(host: &Host, store: &B, error: &StoreError, no_room: &Seldo
         StoreError::Corrupt(what) => Some(what.clone()),
         StoreError::Failed(what) => {
             tracing::error!(what, "a write failed");
-            match store.write(|writer| writer.bury(&probe(), 0)) {
+            match store.write(|writer| writer.put_tombstone(&probe(), 0)) {
                 Err(StoreError::Failed(what) | StoreError::Corrupt(what)) => Some(what),
                 Ok(()) | Err(StoreError::Full(_)) => None,
             }

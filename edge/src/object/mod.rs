@@ -308,7 +308,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             ("relay_memory_bytes", self.host.memory_bytes()),
             ("relay_sockets_leaving", self.leaving.len() as u64),
             ("relay_sockets_leaving_bytes", self.leaving.bytes() as u64),
-            ("relay_store_upkeep_failures_total", self.relay.store().upkeep_failures()),
+            ("relay_store_upkeep_failures_total", self.relay.store().maintenance_failures()),
         ];
         if let Ok(store) = self.stats() {
             others.extend([("relay_store_events", store.events), ("relay_store_bytes", store.bytes)]);

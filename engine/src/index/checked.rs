@@ -1,6 +1,6 @@
 //! Filters that a posting cannot answer for alone: their times, and their conditions beyond the anchor.
 //!
-//! Conditions are kept as numbers of interned keys. Whether one holds is then whether the event has one of
+//! Conditions are kept as ids of interned keys. Whether one holds is then whether the event has one of
 //! those keys, which a match knows already; no value is compared twice and no filter is kept.
 
 use super::SubSlot;
@@ -29,7 +29,7 @@ impl Checked {
     }
 }
 
-/// What [`super::postings::Check::Full`] looks at besides the time.
+/// What [`super::postings::Check::Full`] checks besides the time.
 #[derive(Debug)]
 pub(super) struct Conditions {
     /// Anything but «any» only where the key ran out of groups.
@@ -91,11 +91,11 @@ impl Hits<'_> {
     }
 }
 
-/// Up to here, or to as many as the event has keys, a look at each key's stamp is as fast as looking up the
+/// Up to here, or to as many as the event has keys, checking each key's stamp is as fast as looking up the
 /// event's keys.
 const SHORT_LIST: usize = 4;
 
-/// All checked filters by number.
+/// All checked filters by id.
 #[derive(Debug, Default)]
 pub(super) struct CheckedFilters {
     pub(super) heads: Vec<Checked>,
@@ -142,8 +142,8 @@ impl CheckedFilters {
         true
     }
 
-    /// Frees a filter that no posting names any more and lets go of what it held. Returns the next of its
-    /// subscription and the number of keys let go.
+    /// Frees a filter that no posting refers to any more and releases what it held. Returns the next of its
+    /// subscription and the number of keys released.
     pub(super) fn remove(&mut self, id: u32, keys: &mut Keys, kind_sets: &mut KindSets) -> (u32, usize) {
         let next = std::mem::replace(&mut self.heads[id as usize].next, NO_FILTER);
         self.heads[id as usize].slot = FREE;

@@ -18,8 +18,9 @@
 //! no condition: the group of a posting states them.
 
 use super::checked::{CheckedFilters, Condition, Subject};
-use super::keys::{Keys, Name};
+use super::keys::Keys;
 use super::kinds::KindsCode;
+use super::name::Name;
 use super::postings::{Check, GROUPS_MAX, Group, Posts};
 use super::{Index, SubSlot};
 use crate::types::{Filter, TagFilter, Timestamp};
@@ -165,7 +166,7 @@ impl Index {
         if groups.is_empty() {
             groups.reserve_exact(1);
         }
-        groups.push(Group { posts: Posts::One([post]), kinds, check });
+        groups.push(Group { posts: Posts::one(post), kinds, check });
         self.group_bytes += groups.capacity() * size_of::<Group>();
         self.kind_sets.hold(kinds);
     }

@@ -1,16 +1,21 @@
-//! Dense numbers that are handed out again after they come back. Knows nothing of what they number.
+//! Dense ids that are reused. Knows nothing of what they are ids of.
+//!
+//! The `slab` crate, which `kinds` uses, gives memory back by `shrink_to_fit` alone, which visits the whole table: 0.3 ms for
+//! 100,000 keys, 5 to 19 ms for a million (64 bytes each, half of them free; AMD Zen 5). Tables that clients can make that
+//! large must not stop for that long, and some share their ids with a second list (`stamps`); so they are lists that are cut
+//! from the end a few entries at a time.
 
-/// The numbers below some table's length that are free.
+/// The free ids below some table's length.
 ///
-/// A table may be cut short while numbers past its new end wait here; those are dropped when they come
-/// up. It never grows before all have come up, so a number is never handed out twice.
+/// A table may be cut short while ids past its new end wait here; those are dropped when they come
+/// up. It never grows before all have come up, so an id is never handed out twice.
 #[derive(Debug, Default)]
 pub(super) struct FreeIds {
     free: Vec<u32>,
 }
 
 impl FreeIds {
-    /// A free number below `len`, or `None` if the table has to grow.
+    /// A free id below `len`, or `None` if the table has to grow.
     pub(super) fn take(&mut self, len: usize) -> Option<u32> {
         while let Some(id) = self.free.pop() {
             if (id as usize) < len {
@@ -24,7 +29,7 @@ impl FreeIds {
         self.free.push(id);
     }
 
-    /// Frees memory after `len`, the table's length, went down. A constant for each number given, as a look
+    /// Frees memory after `len`, the table's length, went down. A constant for each id given, as a look
     /// through all of them drops at least half.
     pub(super) fn shrink(&mut self, len: usize) {
         if self.free.len() > len * 2 {
@@ -45,7 +50,7 @@ pub(super) fn shrink_sparse<T>(list: &mut Vec<T>) {
     }
 }
 
-/// The next number of a table that has `len` entries.
+/// The next id of a table that has `len` entries.
 ///
 /// # Panics
 /// Past four thousand million entries, for which no machine has the memory.
@@ -61,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_past_the_end_are_never_handed_out() {
+    fn ids_past_the_end_are_never_handed_out() {
         let mut ids = FreeIds::default();
         for id in [5, 1, 9, 2] {
             ids.give(id);

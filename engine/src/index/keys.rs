@@ -1,142 +1,10 @@
-//! What postings hang on: ids, authors, kinds and tag values, interned to dense numbers.
-//!
-//! Every key is 32 bytes and a dimension. Ids and authors are 32 bytes already, so are the `#e` and `#p`
-//! values once packed; text up to 32 bytes stands as it is, longer text by its SHA-256, so a value's length
-//! costs no memory.
-//!
-//! Clients choose these bytes, so the table hashes them with a secret key: MULTILINEAR-HM (Lemire and
-//! Kaser, «Strongly universal string hashing is fast», 2014) over eight 32-bit words and the dimension. Who
-//! does not know the key finds no two names that collide with a chance above 2^-32, which `rustc-hash`,
-//! with or without a seed, does not promise; and five multiplications are faster than SipHash.
+//! What postings hang on: ids, authors, kinds and tag values ([`Name`]), interned to dense ids.
 
 use hashbrown::HashTable;
-use sha2::{Digest, Sha256};
 
 use super::ids::{FreeIds, next_id, shrink_sparse};
+use super::name::{COUNTERS, DIGESTS_AT, Dimension, KeyedHash, Name, TAGS_AT};
 use super::postings::Group;
-use crate::types::{EventId, Kind, PubKey};
-
-/// What a key is about: one of the four below, or a form of tag value (high byte) and a letter (low byte).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Dimension(u16);
-
-impl Dimension {
-    /// Every event.
-    pub(super) const ALL: Dimension = Dimension(0);
-    pub(super) const KIND: Dimension = Dimension(1);
-    pub(super) const AUTHOR: Dimension = Dimension(2);
-    pub(super) const ID: Dimension = Dimension(3);
-    const NONE: Dimension = Dimension(u16::MAX);
-
-    const FORM_HEX: u16 = 1;
-    const FORM_DIGEST: u16 = 2;
-    /// Text of n bytes has form 3 + n.
-    const FORM_TEXT: u16 = 3;
-
-    fn tag(letter: u8, form: u16) -> Self {
-        Dimension(form << 8 | u16::from(letter))
-    }
-
-    /// Where the keys of this dimension are counted.
-    fn counter(self) -> usize {
-        let (form, letter) = (self.0 >> 8, usize::from(self.0 as u8));
-        match form {
-            0 => letter,
-            Self::FORM_DIGEST => DIGESTS_AT + letter,
-            _ => TAGS_AT + letter,
-        }
-    }
-}
-
-/// Counters: the four plain dimensions, tags by letter, digests by letter.
-const TAGS_AT: usize = 4;
-const DIGESTS_AT: usize = TAGS_AT + 256;
-const COUNTERS: usize = DIGESTS_AT + 256;
-
-/// A key by value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Name {
-    /// The 32 bytes as words: compared and hashed without a call.
-    words: [u64; 4],
-    dimension: Dimension,
-}
-
-impl Name {
-    pub(super) const ALL: Name = Name { words: [0; 4], dimension: Dimension::ALL };
-
-    fn new(bytes: &[u8; 32], dimension: Dimension) -> Self {
-        let bytes = bytes.as_chunks::<8>().0;
-        Name { words: std::array::from_fn(|at| u64::from_le_bytes(bytes[at])), dimension }
-    }
-
-    pub(super) fn id(id: &EventId) -> Self {
-        Self::new(&id.0, Dimension::ID)
-    }
-
-    pub(super) fn author(author: &PubKey) -> Self {
-        Self::new(&author.0, Dimension::AUTHOR)
-    }
-
-    pub(super) fn kind(kind: Kind) -> Self {
-        Name { words: [u64::from(kind), 0, 0, 0], dimension: Dimension::KIND }
-    }
-
-    /// A block of something that is no key, to be hashed with the same care.
-    pub(super) fn block(bytes: [u8; 32]) -> Self {
-        Self::new(&bytes, Dimension::NONE)
-    }
-
-    pub(super) fn tag(letter: u8, value: &[u8]) -> Self {
-        Self::short_tag(letter, value).unwrap_or_else(|| {
-            Self::new(&Sha256::digest(value).into(), Dimension::tag(letter, Dimension::FORM_DIGEST))
-        })
-    }
-
-    /// The name of a value that needs no digest.
-    fn short_tag(letter: u8, value: &[u8]) -> Option<Self> {
-        if let Ok(PubKey(bytes)) = PubKey::from_hex(value) {
-            return Some(Self::new(&bytes, Dimension::tag(letter, Dimension::FORM_HEX)));
-        }
-        let mut bytes = [0; 32];
-        bytes.get_mut(..value.len())?.copy_from_slice(value);
-        let form = Dimension::FORM_TEXT + value.len() as u16;
-        Some(Self::new(&bytes, Dimension::tag(letter, form)))
-    }
-}
-
-/// The secret of the hash.
-#[derive(Clone, Debug)]
-pub(super) struct KeyedHash {
-    keys: [u64; 11],
-}
-
-impl KeyedHash {
-    /// Stretches `seed` with SplitMix64.
-    pub(super) fn new(seed: u64) -> Self {
-        let mut state = seed;
-        let keys = std::array::from_fn(|_| {
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut word = state;
-            word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-            word ^ word >> 31
-        });
-        KeyedHash { keys }
-    }
-
-    #[inline]
-    pub(super) fn hash(&self, name: &Name) -> u32 {
-        let key = &self.keys;
-        let mut sum =
-            key[0].wrapping_add(key[1].wrapping_add(u64::from(name.dimension.0)).wrapping_mul(key[2]));
-        for (pair, key) in name.words.iter().zip(key[3..].as_chunks::<2>().0) {
-            let left = key[0].wrapping_add(pair & 0xffff_ffff);
-            let right = key[1].wrapping_add(pair >> 32);
-            sum = sum.wrapping_add(left.wrapping_mul(right));
-        }
-        (sum >> 32) as u32
-    }
-}
 
 /// One interned key.
 #[derive(Debug)]
@@ -205,7 +73,7 @@ impl Keys {
         self.shards[shard].find(spread, same).map(|(_, id)| *id)
     }
 
-    /// The number of `name`, new if need be. Holds nothing: give it a posting or [`Keys::hold`] it.
+    /// The id of `name`, new if need be. Holds nothing: give it a posting or [`Keys::hold`] it.
     pub(super) fn intern(&mut self, name: &Name) -> u32 {
         if let Some(id) = self.find(name) {
             return id;
@@ -289,7 +157,7 @@ impl Keys {
         &mut self.keys[id as usize].groups
     }
 
-    /// Keys, free ones included: the numbers are all below.
+    /// Keys, free ones included: all ids are below.
     pub(super) fn slots(&self) -> usize {
         self.keys.len()
     }

@@ -1,18 +1,18 @@
-//! Kind lists, each distinct one kept once, and the number that a posting group keeps instead.
+//! Kind lists, each distinct one kept once, and the code that a posting group keeps instead.
 
 use hashbrown::HashTable;
+use slab::Slab;
 
-use super::ids::{FreeIds, next_id, shrink_sparse};
-use super::keys::{KeyedHash, Name};
+use super::name::{KeyedHash, Name};
 use crate::types::Kind;
 
-/// Which kinds a group lets through: any, one kind, or a set by number.
+/// Which kinds a group lets through: any, one kind, or a set by id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct KindsCode(u32);
 
 impl KindsCode {
     pub(super) const ANY: KindsCode = KindsCode(u32::MAX);
-    /// From here on the code is a set's number; below, it is a kind.
+    /// From here on the code is a set's id; below, it is a kind.
     const SETS: u32 = 1 << 16;
 
     fn set(self) -> Option<usize> {
@@ -23,13 +23,13 @@ impl KindsCode {
 /// The distinct kind lists of two kinds and more, counted by who holds them.
 #[derive(Debug, Default)]
 pub(super) struct KindSets {
+    /// Hash and id of each.
     table: HashTable<(u32, u32)>,
-    sets: Vec<KindSet>,
-    free: FreeIds,
+    sets: Slab<KindSet>,
     list_bytes: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct KindSet {
     /// Bit k for kind k, below 64: most events and most lists stay in there.
     low: u64,
@@ -63,17 +63,7 @@ impl KindSets {
         let low = list.iter().filter(|kind| **kind < 64).fold(0, |bits, kind| bits | 1 << kind);
         let set = KindSet { low, sorted: list.into(), hash, holders: 0 };
         self.list_bytes += size_of_val(list);
-        let id = match self.free.take(self.sets.len()) {
-            Some(id) => {
-                self.sets[id as usize] = set;
-                id
-            }
-            None => {
-                let id = next_id(self.sets.len());
-                self.sets.push(set);
-                id
-            }
-        };
+        let id = self.sets.insert(set) as u32;
         self.table.insert_unique(u64::from(hash), (hash, id), |(hash, _)| u64::from(*hash));
         KindsCode(KindsCode::SETS + id)
     }
@@ -91,22 +81,16 @@ impl KindSets {
         if set.holders > 0 {
             return;
         }
-        let hash = set.hash;
-        self.list_bytes -= size_of_val(&*set.sorted);
-        *set = KindSet::default();
+        let KindSet { sorted, hash, .. } = self.sets.remove(at);
+        self.list_bytes -= size_of_val(&*sorted);
         if let Ok(entry) = self.table.find_entry(u64::from(hash), |(_, id)| *id as usize == at) {
             entry.remove();
         }
-        self.free.give(at as u32);
         if self.table.is_empty() {
             *self = KindSets::default();
         } else if self.table.capacity() > 64 && self.table.len() * 8 < self.table.capacity() {
             self.table.shrink_to(self.table.len() * 2, |(hash, _)| u64::from(*hash));
-            while self.sets.last().is_some_and(|set| set.holders == 0) {
-                self.sets.pop();
-            }
-            shrink_sparse(&mut self.sets);
-            self.free.shrink(self.sets.len());
+            self.sets.shrink_to_fit();
         }
     }
 
@@ -121,10 +105,7 @@ impl KindSets {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.sets.capacity() * size_of::<KindSet>()
-            + self.list_bytes
-            + self.table.allocation_size()
-            + self.free.bytes()
+        self.sets.capacity() * size_of::<Option<KindSet>>() + self.list_bytes + self.table.allocation_size()
     }
 }
 

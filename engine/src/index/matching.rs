@@ -1,7 +1,8 @@
 //! From an event to the subscriptions that want it.
 
 use super::checked::{Hit, Hits, Subject};
-use super::keys::{Dimension, Keys, Name};
+use super::keys::Keys;
+use super::name::{Dimension, Name};
 use super::postings::Check;
 use super::slots::DEAD;
 use super::{Index, MatchStats, SubSlot};
@@ -53,7 +54,7 @@ impl Index {
         MatchStats { candidates, matches: out.len() - out_before }
     }
 
-    /// The number of this event. Starting over, once in four thousand million, is the one step of the index
+    /// The epoch of this event. Starting over, once in four thousand million, is the one step of the index
     /// that walks all slots and keys.
     fn next_epoch(&mut self) -> u32 {
         self.epoch += 1;

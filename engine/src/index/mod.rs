@@ -1,16 +1,16 @@
 //! Live subscriptions, inverted: from an event to those who want it, at the cost of what matches.
 //!
 //! ```text
-//! event --> its keys (kind, author, id, tag values), interned to numbers
+//! event --> its keys (kind, author, id, tag values), interned to ids
 //!       key --> groups: same kinds, same check
-//!             group --> slots, or filters that need their times or further conditions looked at
+//!             group --> slots, or filters whose times or further conditions must be checked
 //!                   slot --> stamp: reported for this event already, or dead?
 //! ```
 //!
-//! A filter is anchored on one of its lists (`compile`), so a posting is one 32-bit number and a match is a
+//! A filter is anchored on one of its lists (`compile`), so a posting is one 32-bit id and a match is a
 //! walk over plain lists: two or three nanoseconds for each match while they are in the cache
 //! (`examples/match_cost.rs` measures it). Filters are not kept; what a posting cannot answer is kept as
-//! numbers of keys (`checked`).
+//! ids of keys (`checked`).
 //!
 //! Unsubscribing marks the slot dead and nothing else. Its postings go in passes (`sweep`) that stop
 //! whenever their budget does; the slot has no new owner before they are gone. Subscribing pays for a
@@ -25,6 +25,7 @@ mod ids;
 mod keys;
 mod kinds;
 mod matching;
+mod name;
 mod postings;
 mod slots;
 mod sweep;
@@ -32,14 +33,15 @@ mod sweep;
 mod tests;
 
 use checked::{CheckedFilters, Hit, NO_FILTER};
-use keys::{KeyedHash, Keys};
+use keys::Keys;
 use kinds::KindSets;
+use name::KeyedHash;
 use slots::Slots;
 use sweep::Phase;
 
 use crate::types::{Event, Filter};
 
-/// A subscription's number: dense, so that a table of what belongs to each is a plain list. It has a new
+/// A subscription's id: dense, so that a table of what belongs to each is a plain list. It has a new
 /// owner only after its subscription ended and a sweep took out its postings.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct SubSlot(pub u32);
@@ -47,7 +49,7 @@ pub struct SubSlot(pub u32);
 /// What one match did, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MatchStats {
-    /// Postings looked at, those of dead subscriptions and of repeats included.
+    /// Postings visited, those of dead subscriptions and of repeats included.
     pub candidates: usize,
     /// Slots reported.
     pub matches: usize,
@@ -121,7 +123,7 @@ impl Index {
     }
 
     /// Ends a subscription: it is never reported again. Costs nothing to speak of; a slot that is not alive is
-    /// left alone. Whoever kept the slot must forget it, as it gets another owner later.
+    /// left alone. Forget the slot: it gets another owner later.
     pub fn unsubscribe(&mut self, slot: SubSlot) {
         if let Some(postings) = self.slots.kill(slot) {
             self.dead_postings += postings;
@@ -136,7 +138,7 @@ impl Index {
         self.match_event(event, out)
     }
 
-    /// Takes out postings of ended subscriptions, looking at about `budget_postings` (a few ns each), and
+    /// Removes postings of ended subscriptions, visiting about `budget_postings` (a few ns each), and
     /// frees what becomes unused. Returns whether there is more to do now.
     ///
     /// A pass starts when a quarter of the postings or slots is dead, so after `false` up to that much may

@@ -1,16 +1,17 @@
 //! The postings of one key, grouped by what else has to hold.
 //!
-//! A group states its kinds once, so a match looks at the kinds of a group and not of every posting, and
-//! walks a plain list of numbers after that. What the numbers are depends on the [`Check`].
+//! A group states its kinds once, so a match checks the kinds of a group and not of every posting, and
+//! walks a plain list of ids after that. What the ids are of depends on the [`Check`].
 
-use super::ids::shrink_sparse;
+use smallvec::{SmallVec, smallvec};
+
 use super::kinds::KindsCode;
 
 /// Most groups a key may have. It bounds what a subscription and an event pay for a key that somebody
 /// filled with thousands of different kind lists: further ones share one group that checks kinds singly.
 pub(super) const GROUPS_MAX: usize = 64;
 
-/// What has to be looked at for each posting of a group.
+/// What has to be checked for each posting of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Check {
     /// Nothing: the posting is a slot.
@@ -29,104 +30,60 @@ pub(super) struct Group {
     pub(super) check: Check,
 }
 
-/// A list of numbers, up to four without an allocation: most keys have no more.
+/// A list of ids, up to four without an allocation: most keys have no more.
 #[derive(Debug)]
-pub(super) enum Posts {
-    One([u32; 1]),
-    Two([u32; 2]),
-    Three([u32; 3]),
-    Four([u32; 4]),
-    Many(Vec<u32>),
-}
+pub(super) struct Posts(SmallVec<[u32; 4]>);
 
 #[cfg(target_pointer_width = "64")]
 const _: () = assert!(size_of::<Group>() == 32, "the short lists fit where the long one's pointer is");
 
 impl Posts {
+    pub(super) fn one(post: u32) -> Self {
+        Posts(smallvec![post])
+    }
+
     #[inline]
     pub(super) fn as_slice(&self) -> &[u32] {
-        match self {
-            Posts::One(list) => list,
-            Posts::Two(list) => list,
-            Posts::Three(list) => list,
-            Posts::Four(list) => list,
-            Posts::Many(list) => list,
-        }
+        &self.0
     }
 
     /// Appends; grows by half, since there are many lists and most stop growing.
     pub(super) fn push(&mut self, post: u32) {
-        *self = match self {
-            Posts::One([a]) => Posts::Two([*a, post]),
-            Posts::Two([a, b]) => Posts::Three([*a, *b, post]),
-            Posts::Three([a, b, c]) => Posts::Four([*a, *b, *c, post]),
-            Posts::Four(list) => {
-                let mut many = Vec::with_capacity(8);
-                many.extend_from_slice(list);
-                many.push(post);
-                Posts::Many(many)
-            }
-            Posts::Many(list) => {
-                if list.len() == list.capacity() {
-                    list.reserve_exact(list.len().max(8) / 2);
-                }
-                list.push(post);
-                return;
-            }
-        };
+        let list = &mut self.0;
+        if list.len() == list.capacity() {
+            list.reserve_exact(list.len().max(8) / 2);
+        }
+        list.push(post);
     }
 
-    /// Takes out those from `at` on that `is_dead`, looking at no more than `budget`. Returns where to go on
-    /// and how many are gone. Order is not kept. The caller drops a list that this leaves empty.
+    /// Removes those from `at` on that `is_dead`, visiting no more than `budget`. Returns where to go on
+    /// and how many were removed. Order is not kept. The caller drops a list that this leaves empty.
     pub(super) fn sweep(
         &mut self,
         mut at: usize,
         budget: &mut usize,
         mut is_dead: impl FnMut(u32) -> bool,
     ) -> (usize, usize) {
-        if let Posts::Many(list) = self {
-            let before = list.len();
-            while *budget > 0 && at < list.len() {
-                *budget -= 1;
-                if is_dead(list[at]) {
-                    list.swap_remove(at);
-                } else {
-                    at += 1;
-                }
+        let list = &mut self.0;
+        let before = list.len();
+        while *budget > 0 && at < list.len() {
+            *budget -= 1;
+            if is_dead(list[at]) {
+                list.swap_remove(at);
+            } else {
+                at += 1;
             }
-            let gone = before - list.len();
-            shrink_sparse(list);
-            if let Some(short) = Self::short(list) {
-                *self = short;
-            }
-            return (at, gone);
         }
-        let before = self.as_slice().len();
-        *budget = budget.saturating_sub(before);
-        let (mut live, mut left) = ([0; 4], 0);
-        for post in self.as_slice().iter().copied().filter(|post| !is_dead(*post)) {
-            live[left] = post;
-            left += 1;
+        // Memory goes back when less than a quarter of it is used, or none is needed.
+        if list.spilled() && (list.len() <= list.inline_size() || list.len() * 4 < list.capacity()) {
+            let spare = if list.len() <= list.inline_size() { 0 } else { list.len() };
+            list.grow(list.len() + spare);
         }
-        *self = Self::short(&live[..left]).unwrap_or(Posts::Many(Vec::new()));
-        (left, before - left)
-    }
-
-    fn short(list: &[u32]) -> Option<Self> {
-        match *list {
-            [a] => Some(Posts::One([a])),
-            [a, b] => Some(Posts::Two([a, b])),
-            [a, b, c] => Some(Posts::Three([a, b, c])),
-            [a, b, c, d] => Some(Posts::Four([a, b, c, d])),
-            _ => None,
-        }
+        (at, before - list.len())
     }
 
     /// Heap bytes.
     pub(super) fn bytes(&self) -> usize {
-        match self {
-            Posts::Many(list) => list.capacity() * size_of::<u32>(),
-            _ => 0,
-        }
+        if self.0.spilled() { self.0.capacity() * size_of::<u32>() } else { 0 }
     }
 }

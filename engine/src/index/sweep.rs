@@ -1,7 +1,7 @@
-//! Taking out the postings of dead subscriptions, a little at a time.
+//! Removing the postings of dead subscriptions, a little at a time.
 //!
-//! A pass walks all keys once. Whoever was dead when it began has no posting left when it ends; then its
-//! checked filters and its slot are freed, and tables that end in free entries are cut. Nobody is freed
+//! A pass walks all keys once. A subscription that was dead when it began has no posting left when it ends; then its
+//! checked filters and its slot are freed, and tables that end in free entries are cut. None is freed
 //! earlier, so a posting never outlives the subscription it names into the next owner of the slot.
 
 use super::Index;
@@ -75,15 +75,15 @@ impl Index {
                 return;
             }
             self.post_bytes -= at.posts.bytes();
-            let (next, gone) = match at.check {
+            let (next, removed) = match at.check {
                 Check::Plain => at.posts.sweep(post, budget, |slot| slots.is_dead(super::SubSlot(slot))),
                 Check::Time | Check::Full => {
                     at.posts.sweep(post, budget, |id| slots.is_dead(checked.heads[id as usize].slot))
                 }
             };
             self.post_bytes += at.posts.bytes();
-            self.postings -= gone;
-            self.dead_postings -= gone;
+            self.postings -= removed;
+            self.dead_postings -= removed;
             let left = at.posts.as_slice().len();
             if next < left {
                 post = next;

@@ -6,14 +6,14 @@ use std::fmt;
 use super::terms::{Term, TermClasses};
 use crate::types::{Event, EventId, Kind, PubKey, Timestamp};
 
-/// The number of a stored event: 1, 2, 3... in the order of commits, never used twice, below 2^47.
+/// The sequence number of a stored event: 1, 2, 3... in the order of commits, never used twice, below 2^47.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Seq(pub u64);
 
 /// Where an event stands in the order of answers: newest first, and in one second the lowest id first.
 ///
 /// The id is cut to eight bytes, so two events of one second may share a rank (on purpose; finding such ids
-/// takes 2^32 hashes). Whoever merges postings compares whole ids when ranks are equal.
+/// takes 2^32 hashes). Code that merges postings compares whole ids when ranks are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rank {
     /// The event's second.
@@ -47,7 +47,7 @@ impl PartialOrd for Rank {
     }
 }
 
-/// One event under one term. Ordered by rank, then by number.
+/// One event under one term. Ordered by rank, then by sequence number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Posting {
     /// Place in the order of answers.
@@ -119,14 +119,14 @@ impl fmt::Display for StoreError {
 
 impl std::error::Error for StoreError {}
 
-/// One consistent moment of a store.
+/// One consistent state of a store, as a read transaction shows it.
 ///
-/// Short-lived: taken for one scan step or one look-up, never across a wait.
+/// Short-lived: opened for one scan step or one look-up, never held across a wait.
 pub trait Reader {
-    /// The highest number ever given to an event, whether or not it is still stored.
+    /// The highest sequence number ever given to an event, whether or not it is still stored.
     fn last_seq(&self) -> Result<Seq, StoreError>;
 
-    /// The number of the event with this id.
+    /// The sequence number of the event with this id.
     fn seq_of(&self, id: &EventId) -> Result<Option<Seq>, StoreError>;
 
     /// The canonical JSON of an event.
@@ -143,7 +143,7 @@ pub trait Reader {
         out: &mut Vec<Posting>,
     ) -> Result<(), StoreError>;
 
-    /// Appends the numbers of up to `max` stored events above `after` to `out`, ascending.
+    /// Appends the sequence numbers of up to `max` stored events above `after` to `out`, ascending.
     fn log(&self, after: Seq, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError>;
 
     /// The second up to which `key` is deleted.
@@ -165,20 +165,20 @@ pub trait Writer: Reader {
     /// Stores an event under its terms. `seq` is above every earlier one and the id is not stored yet.
     fn insert(&mut self, seq: Seq, event: &Event, terms: &[Term]) -> Result<(), StoreError>;
 
-    /// Takes an event out; `terms` are those it was stored under.
+    /// Removes an event; `terms` are those it was stored under.
     fn remove(&mut self, seq: Seq, event: &Event, terms: &[Term]) -> Result<(), StoreError>;
 
     /// Remembers that `key` is deleted up to second `until`, or later if that is known already.
-    fn bury(&mut self, key: &Tombstone, until: Timestamp) -> Result<(), StoreError>;
+    fn put_tombstone(&mut self, key: &Tombstone, until: Timestamp) -> Result<(), StoreError>;
 }
 
 /// A place where events are kept.
 pub trait Backend {
-    /// A moment to read at.
+    /// A read transaction.
     type Reader<'a>: Reader
     where
         Self: 'a;
-    /// A change under way.
+    /// A write transaction.
     type Writer<'a>: Writer
     where
         Self: 'a;

@@ -1,6 +1,6 @@
 //! Stored events: the seam backends fill, and the planners that work on any of them.
 //!
-//! A [`Backend`] knows events by number ([`Seq`]) and terms ([`Term`]) by their postings, newest first; it
+//! A [`Backend`] knows events by sequence number ([`Seq`]) and terms ([`Term`]) by their postings, newest first; it
 //! decides nothing. What a write replaces, deletes or refuses ([`commit`]), and which terms answer a filter
 //! in which order ([`Scan`], [`Count`], [`replay`]), is planned here once, for all backends.
 

@@ -6,21 +6,21 @@ use crate::types::{CanonicalEvent, Filter, Timestamp, parse_expiration};
 /// How far a replay has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replayed {
-    /// Everything up to this number has been looked at; where to go on.
+    /// Every event up to this sequence number has been examined; where to go on.
     pub covered: Seq,
-    /// Whether there was nothing after it at the reader's moment.
+    /// Whether the reader had nothing after it.
     pub caught_up: bool,
 }
 
-/// Numbers read at once.
+/// Sequence numbers read at once.
 const CHUNK: usize = 256;
 
-/// Hands out stored events with numbers above `after` that match any of `filters` and that `viewer` may see, in
-/// the order they were committed. Looks at up to `rows` events, counting them down; `limit` plays no part.
+/// Hands out stored events with sequence numbers above `after` that match any of `filters` and that `viewer` may see, in
+/// the order they were committed. Examines up to `rows` events, counting them down; `limit` plays no part.
 ///
 /// # Errors
-/// The backend's. What was handed out before it stays handed out, so whoever goes on after an error goes on
-/// from the last [`Hit::seq`].
+/// The backend's. What was handed out before it stays handed out, so after an error
+/// go on from the last [`Hit::seq`].
 pub fn replay<R: Reader>(
     reader: &R,
     filters: &[Filter],

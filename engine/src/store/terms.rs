@@ -25,7 +25,7 @@ pub enum Term {
 pub struct TermClasses {
     /// [`Term::All`]. Without it a scan over time merges the postings of all kinds.
     pub all: bool,
-    /// [`Term::AuthorKind`]. Without it an author's postings are read and their kinds looked at.
+    /// [`Term::AuthorKind`]. Without it an author's postings are read and filtered by kind.
     pub author_kind: bool,
 }
 

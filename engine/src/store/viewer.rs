@@ -1,4 +1,4 @@
-//! Who looks at stored events. The rules themselves (NIP-17's read guard, say) live in the policy room;
+//! Who reads stored events. The rules themselves (NIP-17's read guard, say) live in the policy room;
 //! here is only the question, so that the planners count and answer for what a viewer may see.
 
 use crate::types::{CanonicalEvent, Filter, Kind};

@@ -120,9 +120,9 @@ impl Writer for FailingWriter<'_> {
         self.inner.remove(seq, event, terms)
     }
 
-    fn bury(&mut self, key: &Tombstone, until: Timestamp) -> Result<(), StoreError> {
+    fn put_tombstone(&mut self, key: &Tombstone, until: Timestamp) -> Result<(), StoreError> {
         self.left.tick()?;
-        self.inner.bury(key, until)
+        self.inner.put_tombstone(key, until)
     }
 }
 

@@ -250,11 +250,11 @@ impl Oracle {
         }
         let named = self.deleted_ids.iter().any(|(id, by)| *id == event.id && owners.contains(by));
         let address = event.address();
-        let buried = self
+        let deleted = self
             .deleted_addresses
             .iter()
             .any(|(deleted, until)| Some(deleted) == address.as_ref() && *until >= event.created_at);
-        if buried || (named && event.kind != 5 && event.kind != 62) {
+        if deleted || (named && event.kind != 5 && event.kind != 62) {
             return OracleOutcome::Refused("deleted");
         }
         if address.is_some() {

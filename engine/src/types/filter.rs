@@ -8,7 +8,7 @@ use super::{CanonicalEvent, Event};
 /// One filter. All conditions must hold; inside a list any one value suffices.
 ///
 /// `None` is «not asked», an empty list matches nothing. Lists are kept sorted and free of repeats by
-/// [`Filter::normalise`], which whoever fills one calls before anything else sees it.
+/// [`Filter::normalise`], which must be called once its fields are set, before it is used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Event ids.

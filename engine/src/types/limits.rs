@@ -1,6 +1,6 @@
 //! Every bound of the relay, with unit and reason.
 //!
-//! What is over a bound is refused in words. NIP-11 advertises these same values.
+//! What exceeds a bound is refused with a message. NIP-11 advertises these same values.
 
 use super::time::Timestamp;
 
@@ -38,9 +38,9 @@ pub struct Limits {
     pub limit_max: u32,
     /// `limit` of a filter that has none.
     pub limit_default: u32,
-    /// Rows one scan step may look at before another connection gets its turn.
+    /// Rows one scan step may read before another connection gets its turn.
     pub scan_rows_max: usize,
-    /// Rows one COUNT may look at in all; past it the answer is `approximate`.
+    /// Rows one COUNT may read in all; past it the answer is `approximate`.
     pub count_rows_max: u64,
     /// Output waiting for one reader, in bytes, from which on its scans and live events pause and
     /// resume from a cursor.

@@ -1,9 +1,9 @@
-//! Time as a value: the engine is told what time it is and never looks.
+//! Time as a value: the host passes it in, the engine never reads a clock.
 
 /// Seconds since the Unix epoch, as NIP-01 writes `created_at`.
 pub type Timestamp = u64;
 
-/// The moment a host hands to the machine with every call, in microseconds since the Unix epoch.
+/// The time that a host passes to the machine with every call, in microseconds since the Unix epoch.
 ///
 /// A host's clock may step backwards; the machine only ever subtracts saturating.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -12,17 +12,17 @@ pub struct Now {
 }
 
 impl Now {
-    /// The moment `unix_ms` milliseconds after the Unix epoch.
+    /// The time `unix_ms` milliseconds after the Unix epoch.
     pub const fn from_millis(unix_ms: u64) -> Self {
         Now { unix_us: unix_ms.saturating_mul(1000) }
     }
 
-    /// The moment `unix_us` microseconds after the Unix epoch.
+    /// The time `unix_us` microseconds after the Unix epoch.
     pub const fn from_micros(unix_us: u64) -> Self {
         Now { unix_us }
     }
 
-    /// The moment `unix` seconds after the Unix epoch.
+    /// The time `unix` seconds after the Unix epoch.
     pub const fn from_seconds(unix: Timestamp) -> Self {
         Now { unix_us: unix.saturating_mul(1_000_000) }
     }
@@ -42,17 +42,17 @@ impl Now {
         self.unix_us / 1_000_000
     }
 
-    /// This moment and `ms` more.
+    /// `ms` milliseconds later.
     pub const fn plus_millis(self, ms: u64) -> Self {
         Now { unix_us: self.unix_us.saturating_add(ms.saturating_mul(1000)) }
     }
 
-    /// Milliseconds from `earlier` to this moment; zero if the clock stepped back.
+    /// Milliseconds from `earlier` to this time; zero if the clock stepped back.
     pub const fn millis_since(self, earlier: Now) -> u64 {
         self.micros_since(earlier) / 1000
     }
 
-    /// Microseconds from `earlier` to this moment; zero if the clock stepped back.
+    /// Microseconds from `earlier` to this time; zero if the clock stepped back.
     pub const fn micros_since(self, earlier: Now) -> u64 {
         self.unix_us.saturating_sub(earlier.unix_us)
     }

@@ -3,9 +3,9 @@
 use super::{Claim, Verified, Verifier};
 use crate::types::Event;
 
-/// Events whose ids are hashed in one call: enough for messages of one length to meet, few enough for the cache.
+/// Events whose ids are hashed in one call: enough to find messages of one length, few enough for the cache.
 const HASHED_AT_ONCE: usize = 64;
-/// Bytes from which on a call takes no more of them.
+/// Bytes from which a call takes no further event.
 const HASHED_BYTES_AT_ONCE: usize = 128 << 10;
 
 /// Events that wait for their signatures to be checked, each with the place `T` it must return to.
@@ -13,7 +13,7 @@ const HASHED_BYTES_AT_ONCE: usize = 128 << 10;
 pub struct Batch<T> {
     claims: Vec<Claim>,
     events: Vec<(Event, T)>,
-    /// Places of events whose ids are only what their senders say.
+    /// Places of events whose ids have not been compared with their hashes.
     unhashed: Vec<usize>,
 }
 
@@ -30,7 +30,7 @@ pub enum Verdict {
     Valid(Verified),
     /// It is not.
     Invalid(Event),
-    /// The id is not the hash of the event; the signature has not been looked at.
+    /// The id is not the hash of the event; the signature has not been checked.
     WrongId(Event),
 }
 
@@ -47,7 +47,7 @@ impl<T> Batch<T> {
         self.events.push((event, place));
     }
 
-    /// Adds an event whose id nobody has compared with its hash yet.
+    /// Adds an event whose id has not been compared with its hash.
     pub fn push_unhashed(&mut self, event: Event, place: T) {
         self.unhashed.push(self.events.len());
         self.push(event, place);
@@ -85,7 +85,7 @@ impl<T> Batch<T> {
         Checked { verdicts: self.events.into_iter().enumerate().map(judge).collect() }
     }
 
-    /// Whose ids are not their hashes, by place. Nobody's behind the end.
+    /// By place, whether the id is not the hash; false for places behind the end.
     fn wrong_ids(&self, verifier: &dyn Verifier) -> Vec<bool> {
         let mut wrong = Vec::new();
         let (mut text, mut ends) = (Vec::new(), Vec::new());

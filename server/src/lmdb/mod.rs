@@ -7,9 +7,9 @@
 //!                                                     values in `runs`
 //! tombstone   tombstone key               until:8
 //! meta        "schema"                    SCHEMA:8
-//!             "last_seq"                  seq:8       only while it is above every stored event's
+//!             "last_seq"                  seq:8       only while no stored event has it
 //!
-//! All numbers are big-endian.
+//! All integers are big-endian.
 //! ```
 //!
 //! One database holds every kind of key, because a commit of few events pays for the pages it touches and
@@ -18,9 +18,9 @@
 //! relay.
 
 mod error;
-mod moment;
 mod open;
 mod runs;
+mod snapshot;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -35,15 +35,15 @@ use relay_engine::store::{Backend, Seq, StoreError, TermClasses};
 
 pub use error::OpenError;
 use error::store_error;
-use moment::Moment;
 use runs::Runs;
+use snapshot::Snapshot;
 
 /// The layout written by this version. Another one is refused.
 const SCHEMA: u64 = 1;
 const SCHEMA_KEY: &str = "schema";
 const LAST_SEQ_KEY: &str = "last_seq";
-/// Writes between looks for readers whose process has died.
-const WRITES_PER_LOOK: usize = 256;
+/// Writes after which the slots of readers whose process has died are freed.
+const WRITES_PER_READER_CHECK: usize = 256;
 
 /// More than a file system keeps back for a file's own records.
 const PROBE_BYTES: usize = 1 << 16;
@@ -166,7 +166,7 @@ impl LmdbBackend {
         for (stored, until) in overlay.tombstones() {
             tombstone.put(txn, stored, &until)?;
         }
-        // The last event says itself which number was given last, unless it was taken out.
+        // The newest stored event has the last sequence number, unless it was removed.
         let newest = event.last(txn)?.map_or(0, |(seq, _)| seq);
         if newest < last_seq.0 {
             meta.put(txn, LAST_SEQ_KEY, &last_seq.0)?;
@@ -176,8 +176,8 @@ impl LmdbBackend {
 }
 
 impl Backend for LmdbBackend {
-    type Reader<'a> = View<Moment<'a, RoTxn<'a, WithoutTls>>, ()>;
-    type Writer<'a> = View<Moment<'a, RwTxn<'a>>, Overlay>;
+    type Reader<'a> = View<Snapshot<'a, RoTxn<'a, WithoutTls>>, ()>;
+    type Writer<'a> = View<Snapshot<'a, RwTxn<'a>>, Overlay>;
 
     fn classes(&self) -> TermClasses {
         TermClasses { all: true, author_kind: true }
@@ -185,7 +185,7 @@ impl Backend for LmdbBackend {
 
     fn reader(&self) -> Result<Self::Reader<'_>, StoreError> {
         let txn = self.env.read_txn().map_err(store_error)?;
-        Ok(View::reader(Moment::new(self, txn)))
+        Ok(View::reader(Snapshot::new(self, txn)))
     }
 
     /// As the trait says. One thread writes at a time, others wait; calling it inside `work` never returns.
@@ -193,17 +193,17 @@ impl Backend for LmdbBackend {
         &self,
         work: impl FnOnce(&mut Self::Writer<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        if self.writes.fetch_add(1, Ordering::Relaxed).is_multiple_of(WRITES_PER_LOOK) {
+        if self.writes.fetch_add(1, Ordering::Relaxed).is_multiple_of(WRITES_PER_READER_CHECK) {
             // A command that was killed while it read would pin pages until the next start.
             self.env.clear_stale_readers().map_err(store_error)?;
         }
         let txn = self.env.write_txn().map_err(store_error)?;
-        let mut writer = View::writer(Moment::new(self, txn));
+        let mut writer = View::writer(Snapshot::new(self, txn));
         let done = work(&mut writer)?;
-        let (moment, overlay) = writer.into_parts();
+        let (snapshot, overlay) = writer.into_parts();
         if !overlay.is_empty() {
-            let last_seq = moment.last_seq()?.max(overlay.last_seq());
-            let mut txn = moment.into_txn();
+            let last_seq = snapshot.last_seq()?.max(overlay.last_seq());
+            let mut txn = snapshot.into_txn();
             self.apply(&mut txn, &overlay, last_seq).map_err(store_error)?;
             let probe = self.env.path().join("space.probe");
             txn.commit().map_err(|error| sort_by_room(&probe, error))?;
@@ -235,7 +235,7 @@ fn sort_by_room(probe: &Path, error: heed::Error) -> StoreError {
     }
 }
 
-/// What lies in an environment.
+/// What an environment holds.
 enum Found {
     Nothing,
     Schema(u64),

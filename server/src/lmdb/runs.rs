@@ -135,7 +135,7 @@ impl Runs {
         }
     }
 
-    /// Takes out a key, if it is stored.
+    /// Removes a key, if it is stored.
     pub(super) fn remove(self, txn: &mut RwTxn<'_>, key: &[u8]) -> heed::Result<()> {
         let Some((head, tail)) = posting_head(key) else {
             self.0.delete(txn, key)?;

@@ -202,7 +202,7 @@ impl Model {
                     _ => Tombstone::Vanished(key),
                 };
                 let until = if chance.below(10) == 0 { u64::MAX } else { chance.below(100) };
-                writer.bury(&tombstone, until).expect("bury");
+                writer.put_tombstone(&tombstone, until).expect("put a tombstone");
                 let known = self.tombstones.entry(format!("{tombstone:?}")).or_insert((tombstone, until));
                 known.1 = known.1.max(until);
             }

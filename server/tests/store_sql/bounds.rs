@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::seam::{Chance, Made, author};
 use crate::sqlite::{Sqlite, in_memory, levels};
-use crate::tombstones::Buried;
+use crate::tombstones::Tombstones;
 use relay_engine::store::sql::{SqlBackend, SqlSizes};
 use relay_engine::store::{Backend, Bound, Posting, Rank, Reader, Seq, StoreError, Term, Writer, terms_of};
 use relay_engine::types::{Event, NO_EXPIRY, Timestamp};
@@ -37,7 +37,7 @@ fn take(backend: &SqlBackend<Sqlite>, events: &[(u64, Event)]) -> Result<(), Sto
     })
 }
 
-/// Puts, or takes out, events `first..=last` by `at_once`.
+/// Stores, or removes, events `first..=last` by `at_once`.
 fn in_writes(
     first: u64,
     last: u64,
@@ -153,11 +153,11 @@ fn check_that_pages_of_a_run_do_not_overlap(backend: &SqlBackend<Sqlite>, note: 
 fn any_sizes(chance: &mut Chance) -> SqlSizes {
     let mut some = |from: u64, below: u64| (from + chance.below(below)) as usize;
     SqlSizes {
-        recent_keys: some(10, 60),
+        memtable_keys: some(10, 60),
         page_bytes: some(100, 600),
         runs: some(1, 5),
-        merge_pages: some(1, 8),
-        gone_keys: some(1, 4),
+        compaction_pages: some(1, 8),
+        skipped_keys: some(1, 4),
         level_pages: some(1, 6),
         page_cache_bytes: some(0, 4_000),
         row_cache_bytes: some(0, 4_000),
@@ -166,7 +166,7 @@ fn any_sizes(chance: &mut Chance) -> SqlSizes {
     }
 }
 
-/// One world: random writes with sizes that change, any statement or COMMIT failing (in writes, folds, merges and
+/// One world: random writes with sizes that change, any statement or COMMIT failing (in writes, flushes, compactions and
 /// renewals), and the backend opened anew at any moment between transactions, also in the middle of a pass over level 0.
 fn check_world(seed: u64) -> (usize, usize) {
     let mut chance = Chance::new(seed + 1);
@@ -179,11 +179,11 @@ fn check_world(seed: u64) -> (usize, usize) {
     };
     let mut backend = open(any_sizes(&mut chance));
     let (mut model, mut last, mut made, removing) = (Model::new(), 0, 0, chance.below(5));
-    let mut buried = Buried::default();
+    let mut tombstones = Tombstones::default();
     let (mut refused, mut depth) = (0, 0);
     for step in 0..120 {
         let note = format!("seed {seed} step {step}");
-        let (mut next, mut given, mut buried_next) = (model.clone(), last, buried.clone());
+        let (mut next, mut given, mut tombstones_next) = (model.clone(), last, tombstones.clone());
         if chance.below(4) == 0 {
             backend.conn().fail_after.set(Some(chance.below(25)));
         }
@@ -218,21 +218,21 @@ fn check_world(seed: u64) -> (usize, usize) {
                     next.insert(given, event);
                 }
             }
-            buried_next.bury_some(writer, &mut chance)
+            tombstones_next.put_some(writer, &mut chance)
         });
         backend.conn().fail_after.set(None);
         backend.conn().fail_commit_after.set(None);
         match result {
-            Ok(()) => (model, last, buried) = (next, given, buried_next),
+            Ok(()) => (model, last, tombstones) = (next, given, tombstones_next),
             Err(_) => refused += 1,
         }
         check(&backend, &model, last, &mut chance, false, &note);
-        buried.check(&backend, &note);
+        tombstones.check(&backend, &note);
         if chance.below(6) == 0 {
             drop(backend);
             backend = open(any_sizes(&mut chance));
             check(&backend, &model, last, &mut chance, true, &format!("{note}, opened anew"));
-            buried.check(&backend, &format!("{note}, opened anew"));
+            tombstones.check(&backend, &format!("{note}, opened anew"));
             check_that_pages_of_a_run_do_not_overlap(&backend, &note);
         }
         depth = depth.max(levels(&backend).len());
@@ -252,9 +252,15 @@ fn nothing_is_lost_or_comes_back_whatever_fails() {
 
 #[test]
 fn sizes_that_do_not_work_become_such_that_do() {
-    let none =
-        SqlSizes { page_bytes: 0, runs: 0, merge_pages: 0, gone_keys: 0, fan_out: 0, ..SqlSizes::tiny() };
-    let huge = SqlSizes { page_bytes: 1 << 20, recent_keys: 40_000, ..SqlSizes::default() };
+    let none = SqlSizes {
+        page_bytes: 0,
+        runs: 0,
+        compaction_pages: 0,
+        skipped_keys: 0,
+        fan_out: 0,
+        ..SqlSizes::tiny()
+    };
+    let huge = SqlSizes { page_bytes: 1 << 20, memtable_keys: 40_000, ..SqlSizes::default() };
     for sizes in [none, huge] {
         let backend = in_memory(sizes);
         let event = |n| made(n, n, 1, vec![]);
@@ -279,7 +285,7 @@ fn a_page_of_the_log_reads_a_page_of_the_log() {
     assert!(rows <= 40, "{rows} rows for ten numbers");
 }
 
-/// An event is found by each of its tags: merging is owed by keys, and what was paid for it by events was too little for
+/// An event is found by each of its tags: the compaction debt is counted in keys, and counting it in events was too little for
 /// those of many tags, so that level 0 grew and grew and every look-up had to go through all of it.
 #[test]
 fn many_tags_do_not_heap_up_in_level_0() {
@@ -295,7 +301,7 @@ fn many_tags_do_not_heap_up_in_level_0() {
     }
 }
 
-/// Somebody with a hundred thousand events asks to vanish. Their keys are not gone through one by one, and pages that
+/// Somebody with a hundred thousand events asks to vanish. Their keys are not visited one by one, and pages that
 /// nobody reads are cleared all the same.
 #[test]
 fn a_hundred_thousand_events_go_at_once_and_their_pages_follow() {
@@ -342,9 +348,9 @@ fn a_store_that_keeps_ten_thousand_events_stays_that_large() {
     assert!(sizes[11] < sizes[2] * 2, "pages: {sizes:?}");
 }
 
-/// Storage is full, so keys cannot be folded and new events are refused; whoever takes events out makes room.
+/// Storage is full, so keys cannot be flushed and new events are refused; removing events makes room.
 #[test]
-fn events_can_be_taken_out_of_a_full_store() {
+fn events_can_be_removed_from_a_full_store() {
     let backend = in_memory(SqlSizes::tiny());
     backend.conn().fail_on.set(Some("INSERT INTO relay_page"));
     let event = |n| made(n, n, 1, vec![]);

@@ -22,7 +22,7 @@ fn conforms() {
     conformance(|| in_memory(SqlSizes::default()));
 }
 
-/// A few events are folded, merged and sink several levels deep.
+/// A few events are flushed and compacted several levels deep.
 #[test]
 fn conforms_with_tiny_sizes() {
     conformance(|| in_memory(SqlSizes::tiny()));
@@ -54,7 +54,7 @@ fn random_writes_read_as_the_model_says() {
 
 fn note_with_tags(n: u64, tags: u64) -> Event {
     let tags = (0..tags).map(|tag| ("t", format!("topic {tag} of {}", n % 7))).collect();
-    // Ids are hashes: pages of them are merged all over.
+    // Ids are hashes: pages of them are compacted all over.
     let prefix = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     Made { prefix, tail: n, author: (n % 5) as u8, created_at: n, kind: 1, tags }.event()
 }
@@ -102,7 +102,7 @@ fn a_note_with_five_tags_writes_one_row() {
 
 /// `RELAY_STORE_EVENTS` makes it more than 30,000.
 #[test]
-fn folding_and_merging_write_a_fifth_of_a_row_an_event() {
+fn flushing_and_compaction_write_a_fifth_of_a_row_an_event() {
     let events =
         std::env::var("RELAY_STORE_EVENTS").map_or(30_000, |events| events.parse().expect("a number"));
     let backend = in_memory(SqlSizes::default());
@@ -115,7 +115,7 @@ fn folding_and_merging_write_a_fifth_of_a_row_an_event() {
     );
     assert!(levels.len() >= 2, "{levels:?}");
     assert!(pages * 5 < events, "{pages} rows for {events} events, {levels:?}");
-    // Taking out what has been folded: its line, and a bit.
+    // Removing an event whose keys were flushed: its line, and a bit.
     assert_eq!(remove(&backend, 10), 2);
 }
 
@@ -155,7 +155,7 @@ fn reading_takes_a_page_or_two_of_many_events() {
 }
 
 #[test]
-fn what_was_taken_out_is_nowhere_in_the_tables() {
+fn what_was_removed_is_nowhere_in_the_tables() {
     let backend = in_memory(SqlSizes::tiny());
     put_all(&backend, (1..=200).map(|n| (n, note_with_tags(n, 5))));
     (1..=200).filter(|n| n % 3 != 0).for_each(|n| {
@@ -176,10 +176,10 @@ fn what_was_taken_out_is_nowhere_in_the_tables() {
     assert_eq!(reader.event(Seq(99)).expect("read").as_deref(), Some(note_with_tags(99, 5).json()));
 }
 
-/// Somebody's client saves a draft every second: all versions but the last are gone, and nobody who asks for the last
+/// Somebody's client saves a draft every second: all versions but the last are removed, and nobody who asks for the last
 /// has to go through them all.
 #[test]
-fn versions_that_are_gone_do_not_pile_up_in_front_of_readers() {
+fn removed_versions_do_not_pile_up_in_front_of_readers() {
     let backend = in_memory(SqlSizes::default());
     let version =
         |n: u64| Made { prefix: n, tail: n, author: 1, created_at: n, kind: 30_023, tags: vec![] }.event();
@@ -207,7 +207,7 @@ fn versions_that_are_gone_do_not_pile_up_in_front_of_readers() {
 }
 
 #[test]
-fn folding_that_fails_is_tried_again_and_in_the_end_stops_writes() {
+fn a_flush_that_fails_is_tried_again_and_in_the_end_stops_writes() {
     let backend = in_memory(SqlSizes::tiny());
     backend.conn().fail_on.set(Some("relay_page"));
     let mut stored = 0;
@@ -218,8 +218,8 @@ fn folding_that_fails_is_tried_again_and_in_the_end_stops_writes() {
         }
     };
     assert_eq!(refused, StoreError::Full("on purpose".into()));
-    assert!((10..100).contains(&stored), "{stored} were taken although nothing could be folded");
-    assert!(backend.upkeep_failures() > 5);
+    assert!((10..100).contains(&stored), "{stored} were taken although nothing could be flushed");
+    assert!(backend.maintenance_failures() > 5);
     let all = |backend: &SqlBackend<Sqlite>| {
         let mut seqs = Vec::new();
         backend.reader().expect("reader").log(Seq(0), 1_000, &mut seqs).expect("log");
@@ -229,9 +229,9 @@ fn folding_that_fails_is_tried_again_and_in_the_end_stops_writes() {
     assert!(levels(&backend).is_empty());
 
     backend.conn().fail_on.set(None);
-    let failures = backend.upkeep_failures();
+    let failures = backend.maintenance_failures();
     insert(&backend, stored + 1, &note_with_tags(stored + 1, 5)).expect("there is room again");
-    assert_eq!((all(&backend), backend.upkeep_failures()), (stored + 1, failures));
+    assert_eq!((all(&backend), backend.maintenance_failures()), (stored + 1, failures));
     assert!(!levels(&backend).is_empty());
 }
 
@@ -306,10 +306,9 @@ fn an_error_at_any_statement_keeps_all_or_nothing() {
             assert_eq!(reader.stats().expect("stats").events, expected.len() as u64);
         };
         check(&backend);
-        outcomes
-            [usize::from(result.is_ok()) + usize::from(backend.upkeep_failures() == 0 && result.is_ok())] +=
-            1;
-        let is_done = result.is_ok() && backend.upkeep_failures() == 0 && !is_failing;
+        outcomes[usize::from(result.is_ok())
+            + usize::from(backend.maintenance_failures() == 0 && result.is_ok())] += 1;
+        let is_done = result.is_ok() && backend.maintenance_failures() == 0 && !is_failing;
         drop(backend);
         check(&open_with(&path, false, SqlSizes::tiny()));
         if is_done {

@@ -1,4 +1,4 @@
-//! Tombstones are keys among the others: they are folded and merged, never lost, and cost little.
+//! Tombstones are keys among the others: they are flushed and compacted, never lost, and cost little.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::{note_with_tags, put_all};
 
 /// What tombstones a store holds, by the number they are made of.
 #[derive(Clone, Default)]
-pub(crate) struct Buried(BTreeMap<u64, Timestamp>);
+pub(crate) struct Tombstones(BTreeMap<u64, Timestamp>);
 
 fn made(n: u64) -> Tombstone {
     let mut hash = [0x5a; 32];
@@ -24,9 +24,9 @@ fn made(n: u64) -> Tombstone {
     }
 }
 
-impl Buried {
+impl Tombstones {
     /// Often none, seldom many.
-    pub(crate) fn bury_some(
+    pub(crate) fn put_some(
         &mut self,
         writer: &mut impl Writer,
         chance: &mut Chance,
@@ -34,7 +34,7 @@ impl Buried {
         let count = [0, 0, 1, 3, 20][chance.below(5) as usize];
         for _ in 0..count {
             let (n, until) = (chance.below(60), chance.below(50));
-            writer.bury(&made(n), until)?;
+            writer.put_tombstone(&made(n), until)?;
             let known = self.0.entry(n).or_insert(until);
             *known = until.max(*known);
             assert_eq!(writer.tombstone(&made(n))?, Some(*known));
@@ -50,11 +50,11 @@ impl Buried {
     }
 }
 
-fn bury(backend: &SqlBackend<Sqlite>, tombstones: std::ops::Range<u64>, until: Timestamp) {
+fn put(backend: &SqlBackend<Sqlite>, tombstones: std::ops::Range<u64>, until: Timestamp) {
     let all = |writer: &mut <SqlBackend<Sqlite> as Backend>::Writer<'_>| {
-        tombstones.clone().try_for_each(|n| writer.bury(&made(n), until))
+        tombstones.clone().try_for_each(|n| writer.put_tombstone(&made(n), until))
     };
-    backend.write(all).expect("bury");
+    backend.write(all).expect("put a tombstone");
 }
 
 fn number(backend: &SqlBackend<Sqlite>, sql: &str) -> i64 {
@@ -72,10 +72,10 @@ fn a_deletion_writes_a_row_however_much_it_deletes() {
     let path = folder.path().join("relay.sqlite");
     let backend = open(&path, true);
     backend.conn().take_rows();
-    bury(&backend, 0..500, 9);
+    put(&backend, 0..500, 9);
     assert_eq!(backend.conn().take_rows(), (1, 0));
     // None of it, and no later second: nothing is written.
-    bury(&backend, 0..500, 9);
+    put(&backend, 0..500, 9);
     assert_eq!(backend.conn().take_rows(), (0, 0));
     drop(backend);
     let backend = open(&path, true);
@@ -84,7 +84,7 @@ fn a_deletion_writes_a_row_however_much_it_deletes() {
 
 /// Most deletions are of one event: they are to cost no more than a row beside their own, pages and all.
 #[test]
-fn rows_of_tombstones_are_used_again_after_a_fold() {
+fn rows_of_tombstones_are_used_again_after_a_flush() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("relay.sqlite");
     let mut backend = open(&path, true);
@@ -97,7 +97,7 @@ fn rows_of_tombstones_are_used_again_after_a_fold() {
         let (event, classes) = (note_with_tags(n, 1), backend.classes());
         let both = |writer: &mut <SqlBackend<Sqlite> as Backend>::Writer<'_>| {
             writer.insert(Seq(n), &event, &terms_of(event.view(), classes))?;
-            writer.bury(&made(n), n)
+            writer.put_tombstone(&made(n), n)
         };
         backend.conn().take_rows();
         backend.write(both).expect("write");
@@ -114,7 +114,7 @@ fn rows_of_tombstones_are_used_again_after_a_fold() {
 #[test]
 fn a_later_second_takes_the_place_of_an_earlier_one() {
     let backend = in_memory(SqlSizes::default());
-    (1..=200).for_each(|second| bury(&backend, 0..1_000, second));
+    (1..=200).for_each(|second| put(&backend, 0..1_000, second));
     let bytes = number(&backend, "SELECT sum(length(keys) + length(filter)) FROM relay_page");
     assert!(bytes < 1_000_000, "{bytes} bytes of pages for 1,000 tombstones that were set 200 times");
     let reader = backend.reader().expect("reader");
@@ -122,10 +122,10 @@ fn a_later_second_takes_the_place_of_an_earlier_one() {
 }
 
 #[test]
-fn merging_keeps_up_with_tombstones() {
+fn compaction_keeps_up_with_tombstones() {
     let backend = in_memory(SqlSizes::default());
     for part in 0..80 {
-        bury(&backend, part * 8_200..(part + 1) * 8_200, 1);
+        put(&backend, part * 8_200..(part + 1) * 8_200, 1);
         let levels = levels(&backend);
         let first = levels.iter().find(|(level, _)| *level == 1).map_or(0, |(_, pages)| *pages);
         assert!(first < 200, "{levels:?}");
@@ -140,10 +140,10 @@ fn merging_keeps_up_with_tombstones() {
 fn many_tombstones_of_one_write_fit_their_rows() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("relay.sqlite");
-    // Nothing is folded.
-    let sizes = SqlSizes { recent_keys: 1 << 20, ..SqlSizes::default() };
+    // Nothing is flushed.
+    let sizes = SqlSizes { memtable_keys: 1 << 20, ..SqlSizes::default() };
     let backend = open_with(&path, true, sizes);
-    bury(&backend, 0..60_000, 9);
+    put(&backend, 0..60_000, 9);
     let longest = number(&backend, "SELECT max(length(keys)) FROM relay_tombstone");
     assert!((500_000..1_000_000).contains(&longest), "{longest}");
     drop(backend);
@@ -158,7 +158,7 @@ fn looking_for_a_tombstone_reads_nearly_nothing() {
     let backend = open(&path, true);
     (0..10).for_each(|part| {
         put_all(&backend, (1 + 2_000 * part..=2_000 * (part + 1)).map(|n| (n, note_with_tags(n, 5))));
-        bury(&backend, 300 * part..300 * (part + 1), part);
+        put(&backend, 300 * part..300 * (part + 1), part);
     });
     drop(backend);
     let backend = open(&path, true);
@@ -171,13 +171,13 @@ fn looking_for_a_tombstone_reads_nearly_nothing() {
     assert!(of_all < 60, "{of_all} rows for 3,000 that lie in a few pages");
 }
 
-/// A write may set tombstones and store nothing, and so may all writes between two folds.
+/// A write may put tombstones and store nothing, and so may all writes between two flushes.
 #[test]
 fn runs_of_tombstones_only_do_not_overlap() {
     let backend = in_memory(SqlSizes::tiny());
     insert(&backend, 1, &note_with_tags(1, 2)).expect("insert");
     for round in 1..8 {
-        (0..90).step_by(10).for_each(|n| bury(&backend, n..n + 10, round));
+        (0..90).step_by(10).for_each(|n| put(&backend, n..n + 10, round));
         assert_eq!(look_up(&backend, 0..100), 90);
         let reader = backend.reader().expect("reader");
         assert!((0..90).all(|n| reader.tombstone(&made(n)) == Ok(Some(round))));

@@ -18,7 +18,7 @@ use hll::Hll;
 pub struct Counted {
     /// Events.
     pub count: u64,
-    /// Whether there may be more than `count`: there were too many rows to look at, or matches may be hidden from
+    /// Whether there may be more than `count`: there were too many rows to read, or matches may be hidden from
     /// who asks.
     pub approximate: bool,
     /// Whether all filters ask for ids, and every match that is stored is hidden from who asks.
@@ -30,7 +30,7 @@ pub struct Counted {
 /// Where a step has come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CountStep {
-    /// There is more to look at.
+    /// There is more to read.
     More,
     /// The answer.
     Done(Counted),
@@ -51,7 +51,7 @@ pub struct Count {
 }
 
 impl Count {
-    /// Begins to count what matches any of `filters`, which are normalised, among events up to number
+    /// Begins to count what matches any of `filters`, which are normalised, among events up to sequence number
     /// `horizon`. Past `rows_max` rows the answer is approximate.
     pub fn new(filters: Arc<[Filter]>, classes: TermClasses, horizon: Seq, rows_max: u64) -> Self {
         Count {
@@ -70,7 +70,7 @@ impl Count {
         &self.filters
     }
 
-    /// Looks at up to `rows` postings and events, counting them down.
+    /// Reads up to `rows` postings and events, counting them down.
     ///
     /// # Errors
     /// The backend's. The count has lost nothing and may be stepped again.

@@ -20,12 +20,12 @@
 //!             | 'r'  kind:2  pubkey:32  hash:16
 //!             | 'v'  pubkey:32
 //!
-//! buried      = 'd'  SHA-256 of tombstone:32  not until:8        where tombstones are among the keys
+//! in SQL      = 'd'  SHA-256 of tombstone:32  not until:8        tombstones are among the keys there
 //! ```
 //!
-//! All numbers are big-endian; `created_at` is inverted so that newest comes first. No head is the beginning
+//! All integers are big-endian; `created_at` is inverted so that newest comes first. No head is the beginning
 //! of another. `hash` is the first half of a SHA-256: two values that share it take 2^64 tries, and whoever
-//! finds them has made two of their own events look alike. Halves make keys short, which is most of a store's
+//! finds them has confused two of their own events. Halves make keys short, which is most of a store's
 //! size and work, and an author's three kinds of postings stand side by side, so that one event touches fewer
 //! pages.
 
@@ -41,7 +41,7 @@ use crate::types::{EventId, Kind, Timestamp};
 pub const POSTING_BYTES: usize = 24;
 /// `'u' hash:16 2 kind:2 hash:16`, a posting, and a byte that makes a bound lie behind it.
 const KEY_BYTES_MAX: usize = 36 + POSTING_BYTES + 1;
-/// Numbers are below 2^47 ([`Seq`]); bounds may be anything.
+/// Sequence numbers are below 2^47 ([`Seq`]); bounds may be anything.
 const SEQ_MAX: u64 = (1 << 47) - 1;
 /// Bytes kept of a hash.
 const HALF: usize = 16;
@@ -106,7 +106,7 @@ impl Key {
         self.as_bytes().iter().zip(other.as_bytes()).take_while(|(a, b)| a == b).count()
     }
 
-    /// The number of the event that this is a key of.
+    /// The sequence number of the event that this is a key of.
     pub(in crate::store) fn seq(&self) -> Option<Seq> {
         match self.as_bytes() {
             [b'd', ..] => None,
@@ -120,8 +120,8 @@ impl Key {
         self.as_bytes().first() == Some(&b'd') && self.as_bytes().get(..33) == other.as_bytes().get(..33)
     }
 
-    /// The hash that this is looked for by, if it is the key of an id or a tombstone.
-    pub(in crate::store) fn sought(&self) -> Option<&[u8; 32]> {
+    /// The hash in it, if it is the key of an id or a tombstone: what a look-up knows of the key.
+    pub(in crate::store) fn lookup_hash(&self) -> Option<&[u8; 32]> {
         match self.as_bytes() {
             [b'i' | b'd', rest @ ..] => rest.first_chunk(),
             _ => None,
@@ -182,7 +182,7 @@ pub(super) fn posting(head: Key, posting: &Posting) -> Key {
 pub(super) fn posting_from(head: Key, start: Bound) -> Key {
     match start {
         Bound::From(at) => head.with(&[&rank(&at), &[0; 8]]),
-        // Longer than the last key this number may have, and so right behind it.
+        // Longer than the last key of this sequence number, and so right behind it.
         Bound::After(at, seq) => head.with(&[&rank(&at), &seq_and_expiry(seq, true), &[0xff, 0xff, 0]]),
     }
 }
@@ -222,7 +222,7 @@ pub(super) fn read_kind(key: &[u8]) -> Option<Kind> {
     }
 }
 
-/// The key under which an event's number is found.
+/// The key under which an event's sequence number is found.
 pub(super) fn id(id: &EventId, seq: Seq) -> Key {
     Key::new(&[b"i", &id.0, &seq.0.to_be_bytes()])
 }
@@ -232,7 +232,7 @@ pub(super) fn expiry(expires_at: Timestamp, seq: Seq) -> Key {
     Key::new(&[b"x", &expires_at.to_be_bytes(), &seq.0.to_be_bytes()])
 }
 
-/// The number at the end of an id's or an expiry's key.
+/// The sequence number at the end of an id's or an expiry's key.
 pub(super) fn read_seq(key: &[u8]) -> Option<Seq> {
     key.last_chunk::<8>().map(|bytes| Seq(u64::from_be_bytes(*bytes)))
 }
@@ -249,7 +249,7 @@ pub(super) fn tombstone(tombstone: &Tombstone) -> Box<[u8]> {
 }
 
 /// A tombstone among the keys. Of several of one tombstone that of the latest second comes first.
-pub(in crate::store) fn buried_key(tombstone: &[u8], until: Timestamp) -> Key {
+pub(in crate::store) fn tombstone_key(tombstone: &[u8], until: Timestamp) -> Key {
     Key::new(&[b"d", &Sha256::digest(tombstone), &(!until).to_be_bytes()])
 }
 
@@ -270,7 +270,7 @@ fn rank(rank: &Rank) -> [u8; 16] {
     bytes
 }
 
-/// Six bytes. The bit stands behind the number, so that postings are in the order of numbers.
+/// Six bytes. The bit is the lowest, so that postings are in the order of sequence numbers.
 fn seq_and_expiry(seq: Seq, expires: bool) -> [u8; 6] {
     let bytes = (seq.0.min(SEQ_MAX) << 1 | u64::from(expires)).to_be_bytes();
     *bytes.last_chunk().expect("eight bytes end in six")

@@ -1,6 +1,6 @@
 //! A store over sorted keys: what LMDB and SQL have in common.
 //!
-//! Both keep one ordered set of short keys (postings, ids, expiries) and event bodies by number; tombstones are among the
+//! Both keep one ordered set of short keys (postings, ids, expiries) and event bodies by sequence number; tombstones are among the
 //! keys in SQL, and apart in LMDB.
 //! `key.rs` draws the bytes, [`Overlay`] collects a write, and [`View`] is the [`Reader`] and [`Writer`] of
 //! any [`KeySource`]. A backend is left with reading ranges and with writing an overlay down.
@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
 pub use key::{Key, POSTING_BYTES, posting_head};
-pub(in crate::store) use key::{buried_key, read_until};
+pub(in crate::store) use key::{read_until, tombstone_key};
 pub(in crate::store) use overlay::keys_of;
 pub use overlay::{Change, Overlay};
 
@@ -20,25 +20,25 @@ use super::backend::{Bound, Posting, Rank, Reader, Seq, Stats, StoreError, Tombs
 use super::terms::Term;
 use crate::types::{Event, EventId, Kind, Timestamp};
 
-/// What is stored, at one moment.
+/// What is stored, in one state of the store.
 pub trait KeySource {
-    /// Whether an [`Overlay`] must tell the keys of events that are taken out. Their numbers it tells in any case.
+    /// Whether an [`Overlay`] must list the keys of removed events. It always lists their sequence numbers.
     const WANTS_REMOVED_KEYS: bool;
 
     /// Calls `each` with up to `max` keys from `from` to `to`, both included, ascending.
     fn keys(&self, from: &[u8], to: &[u8], max: usize, each: &mut dyn FnMut(&[u8]))
     -> Result<(), StoreError>;
 
-    /// The body stored under a number.
+    /// The body stored under a sequence number.
     fn body(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError>;
 
-    /// Appends the numbers of up to `max` bodies above `after`, ascending.
+    /// Appends the sequence numbers of up to `max` bodies above `after`, ascending.
     fn bodies_after(&self, after: Seq, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError>;
 
     /// The second stored under a tombstone's key.
     fn tombstone(&self, key: &[u8]) -> Result<Option<Timestamp>, StoreError>;
 
-    /// The highest number ever committed.
+    /// The highest sequence number ever committed.
     fn last_seq(&self) -> Result<Seq, StoreError>;
 
     /// Sizes.
@@ -118,7 +118,7 @@ impl<S: KeySource, O: Pending> View<S, O> {
         Ok(())
     }
 
-    /// Up to `max` keys of the source from `from` to `to`, without those of events that are taken out.
+    /// Up to `max` keys of the source from `from` to `to`, without those of removed events.
     fn stored_keys(&self, overlay: &Overlay, from: Key, to: Key, max: usize) -> Result<Vec<Key>, StoreError> {
         let mut found = Vec::new();
         let mut from = Some(from);
@@ -256,9 +256,9 @@ impl<S: KeySource> Writer for View<S, Overlay> {
         Ok(())
     }
 
-    fn bury(&mut self, key: &Tombstone, until: Timestamp) -> Result<(), StoreError> {
+    fn put_tombstone(&mut self, key: &Tombstone, until: Timestamp) -> Result<(), StoreError> {
         if self.tombstone(key)?.is_none_or(|known| until > known) {
-            self.overlay.bury(key, until);
+            self.overlay.put_tombstone(key, until);
         }
         Ok(())
     }

@@ -29,23 +29,23 @@ pub enum Change {
 }
 
 impl Overlay {
-    /// Keys to add, and to remove where the source wants to know ([`super::KeySource::WANTS_REMOVED_KEYS`]), ascending.
+    /// Keys to add and, where the source asks for them ([`super::KeySource::WANTS_REMOVED_KEYS`]), to remove; ascending.
     pub fn keys(&self) -> impl Iterator<Item = (&Key, Change)> {
         self.keys.iter().map(|(key, change)| (key, *change))
     }
 
-    /// Bodies to store, and numbers of stored ones to take out (`None`), ascending. Those to store are above
+    /// Bodies to store, and sequence numbers of stored ones to remove (`None`), ascending. Those to store are above
     /// every stored one.
     pub fn bodies(&self) -> impl Iterator<Item = (Seq, Option<&[u8]>)> {
         self.bodies.iter().map(|(seq, body)| (*seq, body.as_deref()))
     }
 
-    /// Tombstones to set, ascending. Each second is later than the stored one.
+    /// Tombstones to put, ascending. Each second is later than the stored one.
     pub fn tombstones(&self) -> impl Iterator<Item = (&[u8], Timestamp)> {
         self.tombstones.iter().map(|(key, until)| (&**key, *until))
     }
 
-    /// The highest number given in this write, 0 if none was.
+    /// The highest sequence number given in this write, 0 if none was.
     pub fn last_seq(&self) -> Seq {
         self.last_seq
     }
@@ -58,7 +58,7 @@ impl Overlay {
             && self.last_seq == Seq(0)
     }
 
-    /// Events stored less events taken out.
+    /// Events stored less events removed.
     pub fn events_delta(&self) -> i64 {
         self.bodies.values().map(|body| if body.is_some() { 1 } else { -1 }).sum()
     }
@@ -72,7 +72,7 @@ impl Overlay {
     }
 
     pub(super) fn remove(&mut self, seq: Seq, event: &Event, terms: &[Term], wants_removed_keys: bool) {
-        // Numbers are never used twice: what is added here is nowhere else.
+        // Sequence numbers are never used twice: what is added here is nowhere else.
         if matches!(self.bodies.remove(&seq), Some(Some(_))) {
             for key in keys_of(seq, event, terms) {
                 self.keys.remove(&key);
@@ -88,12 +88,12 @@ impl Overlay {
         }
     }
 
-    /// Whether this is the key of an event that is taken out.
+    /// Whether this is the key of a removed event.
     pub(super) fn removes(&self, key: &Key) -> bool {
         key.seq().is_some_and(|seq| matches!(self.bodies.get(&seq), Some(None)))
     }
 
-    pub(super) fn bury(&mut self, tombstone: &Tombstone, until: Timestamp) {
+    pub(super) fn put_tombstone(&mut self, tombstone: &Tombstone, until: Timestamp) {
         self.tombstones.insert(key::tombstone(tombstone), until);
     }
 

@@ -1,4 +1,4 @@
-//! The reference backend: everything in ordered maps, in memory, gone with the process.
+//! The reference backend: everything in ordered maps, in memory, lost with the process.
 //!
 //! It is what the other backends are compared with, and what simulations and tests run on. It never decides
 //! anything a planner decides. Readers share it, a writer has it alone.
@@ -60,11 +60,11 @@ impl Backend for MemoryBackend {
     }
 }
 
-/// A moment of a [`MemoryBackend`]; writers wait while it lives.
+/// A read transaction of a [`MemoryBackend`]; writers wait while it lives.
 #[derive(Debug)]
 pub struct MemoryReader<'a>(RwLockReadGuard<'a, State>);
 
-/// A change of a [`MemoryBackend`] under way; undone when dropped before its write is through.
+/// A write transaction of a [`MemoryBackend`]; undone when dropped before it is committed.
 #[derive(Debug)]
 pub struct MemoryWriter<'a> {
     state: &'a mut State,
@@ -90,8 +90,8 @@ impl Writer for MemoryWriter<'_> {
         Ok(())
     }
 
-    fn bury(&mut self, key: &Tombstone, until: Timestamp) -> Result<(), StoreError> {
-        self.undo.push(self.state.bury(key, until));
+    fn put_tombstone(&mut self, key: &Tombstone, until: Timestamp) -> Result<(), StoreError> {
+        self.undo.push(self.state.put_tombstone(key, until));
         Ok(())
     }
 }

@@ -49,7 +49,7 @@ impl State {
         Ok(Undo::Remove { seq, event: event.clone(), terms: terms.into() })
     }
 
-    pub(super) fn bury(&mut self, key: &Tombstone, until: Timestamp) -> Undo {
+    pub(super) fn put_tombstone(&mut self, key: &Tombstone, until: Timestamp) -> Undo {
         let before = self.tombstone(key);
         self.tombstones.insert(key.clone(), before.unwrap_or(until).max(until));
         Undo::Bury { key: key.clone(), before }

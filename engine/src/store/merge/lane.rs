@@ -1,51 +1,71 @@
-//! One filter's part of a merge: how it is answered, and its cursors.
+//! One filter's part of a merge: how it is answered, and how that is chosen.
 
-use std::collections::VecDeque;
-
+use super::cursor::CHUNK_MAX;
 use super::source::Source;
 use crate::store::{Bound, Posting, Rank, Reader, Seq, StoreError, Term, TermClasses};
 use crate::types::{CanonicalEvent, Filter, NO_EXPIRY, Timestamp, parse_expiration};
 
-/// Postings read at once by a cursor that has been read for long.
-pub(super) const CHUNK_MAX: usize = 256;
 /// More cursors than this, and a lane tries to walk first.
 const CURSORS_WIDE: usize = 64;
 /// Most kinds a walk merges; for more it walks all events.
 const WALK_KINDS_MAX: usize = 16;
-/// Candidates a walk looks at before it judges itself.
+/// Candidates a walk reads before it judges itself.
 const WALK_TRIAL: u64 = 64;
 /// A walk merges at most one cursor for as many that it may save.
 const WALK_SAVING: usize = 4;
-/// Most terms of a way to answer that is looked into before the choice.
+/// Most terms of a way to answer that is probed before the choice.
 const PROBE_TERMS_MAX: usize = 16;
-/// Postings looked at for each way to answer before the choice.
+/// Postings read as a probe of each way to answer.
 const PROBE_ROWS: usize = 32;
 
 /// One filter's state in a merge.
 #[derive(Debug)]
 pub(super) struct Lane {
-    /// The terms now read.
-    pub(super) source: Source,
-    /// The terms to read when the walk is over.
-    after_walk: Option<Source>,
-    walk: Walk,
-    decided: bool,
-    decided_after_walk: bool,
-    /// Cursors of other epochs are left over from the walk.
-    pub(super) epoch: u32,
-    /// The filter wants nothing more.
-    pub(super) closed: bool,
-    /// The ids still to be looked up, for a filter with ids.
-    pub(super) points: Option<Points>,
+    plan: Plan,
+    /// Whether a wide filter may walk.
+    may_walk: bool,
+    /// Events that the filter still wants.
+    wanted: u64,
     /// Rows read so far.
     pub(super) rows: u64,
-    wanted: u64,
-    walks: bool,
 }
 
-/// How a walk has gone.
-#[derive(Clone, Copy, Debug, Default)]
+/// How a lane is answered.
+#[derive(Debug)]
+enum Plan {
+    /// It is not opened yet.
+    Unopened,
+    /// Its ids are being looked up.
+    LookUp(LookUp),
+    /// All its ids have been looked up with the whole filter; what was found is buffered.
+    Found,
+    /// A broad term is read in order, until opening the cursors of the narrow ones is the better way.
+    Walk(Walk),
+    /// These terms are read to their end.
+    Terms(Terms),
+    /// The filter wants nothing more.
+    Closed,
+}
+
+/// Terms that are read, a cursor each.
+#[derive(Debug)]
+pub(super) struct Terms {
+    pub(super) source: Source,
+    /// Whether their postings alone prove matches.
+    decide: bool,
+}
+
+impl Terms {
+    fn new(source: Source, filter: &Filter) -> Self {
+        Terms { decide: source.decides(filter), source }
+    }
+}
+
+/// A walk, and how it has gone.
+#[derive(Debug)]
 struct Walk {
+    broad: Terms,
+    narrow: Terms,
     /// Candidates whose event was read.
     read: u64,
     /// Those that matched.
@@ -57,31 +77,60 @@ struct Walk {
 }
 
 impl Lane {
-    pub(super) fn new(filter: &Filter, wanted: u64, walks: bool) -> Self {
-        let source = Source::broad(filter, usize::MAX);
-        let points = filter.ids.is_some().then(Points::default);
-        Lane {
-            // Ids are looked up with the whole filter.
-            decided: points.is_some() || source.decides(filter),
-            source,
-            after_walk: None,
-            walk: Walk::default(),
-            decided_after_walk: false,
-            epoch: 0,
-            closed: false,
-            points,
-            rows: 0,
-            wanted,
-            walks,
+    pub(super) fn new(filter: &Filter, wanted: u64, may_walk: bool) -> Self {
+        let plan = if filter.ids.is_some() { Plan::LookUp(LookUp::default()) } else { Plan::Unopened };
+        Lane { plan, may_walk, wanted, rows: 0 }
+    }
+
+    /// The filter wants nothing more.
+    pub(super) fn close(&mut self) {
+        self.plan = Plan::Closed;
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self.plan, Plan::Closed)
+    }
+
+    pub(super) fn is_walking(&self) -> bool {
+        matches!(self.plan, Plan::Walk(_))
+    }
+
+    /// The terms that are read now.
+    pub(super) fn terms(&self) -> Option<&Terms> {
+        match &self.plan {
+            Plan::Walk(walk) => Some(&walk.broad),
+            Plan::Terms(terms) => Some(terms),
+            Plan::Unopened | Plan::LookUp(_) | Plan::Found | Plan::Closed => None,
         }
     }
 
     /// Whether the lane's postings alone prove matches.
-    pub(super) fn decided(&self) -> bool {
-        self.decided
+    pub(super) fn decides(&self) -> bool {
+        matches!(self.plan, Plan::Found) || self.terms().is_some_and(|terms| terms.decide)
     }
 
-    /// Settles which terms of its filter, one of so many, are read, looking into the candidates where their number does not tell.
+    /// Looks up the filter's ids, if it has any, until they or the rows run out. Returns the postings of those that match
+    /// the whole filter when all have been looked up.
+    pub(super) fn look_up<R: Reader>(
+        &mut self,
+        filter: &Filter,
+        reader: &R,
+        rows: &mut usize,
+    ) -> Result<Progress, StoreError> {
+        let Plan::LookUp(look_up) = &mut self.plan else { return Ok(Progress::NoIds) };
+        let before = *rows;
+        let is_done = look_up.run(filter, reader, rows)?;
+        self.rows += (before - *rows) as u64;
+        if !is_done {
+            return Ok(Progress::More);
+        }
+        let found = std::mem::take(&mut look_up.found);
+        self.plan = Plan::Found;
+        Ok(Progress::Done(found))
+    }
+
+    /// Chooses which terms of its filter, one of `filters`, are read. Reads the first postings of each way to answer where the
+    /// number of terms does not tell.
     pub(super) fn choose<R: Reader>(
         &mut self,
         (filter, filters): (&Filter, usize),
@@ -90,31 +139,28 @@ impl Lane {
         rows: &mut usize,
     ) -> Result<(), StoreError> {
         let before = *rows;
-        self.source = cheapest((filter, filters), classes, reader, rows)?;
+        let narrow = cheapest((filter, filters), classes, reader, rows)?;
         self.rows += (before - *rows) as u64;
-        self.decided = self.source.decides(filter);
-        let count = self.source.len(filter);
-        if self.walks && count > CURSORS_WIDE {
+        let count = narrow.len(filter);
+        if self.may_walk && count > CURSORS_WIDE {
             let broad = in_order(Source::broad(filter, WALK_KINDS_MAX), classes, reader)?;
-            if broad != self.source && broad.len(filter) * WALK_SAVING <= count {
-                self.decided_after_walk = self.decided;
-                self.decided = broad.decides(filter);
-                self.after_walk = Some(std::mem::replace(&mut self.source, broad));
-                self.walk.cost_max = count as u64;
+            if broad != narrow && broad.len(filter) * WALK_SAVING <= count {
+                let (broad, narrow) = (Terms::new(broad, filter), Terms::new(narrow, filter));
+                let cost_max = count as u64;
+                self.plan = Plan::Walk(Walk { broad, narrow, read: 0, matched: 0, skipped: 0, cost_max });
+                return Ok(());
             }
         }
-        if self.source == Source::All {
-            self.source = in_order(Source::All, classes, reader)?;
-        }
+        self.plan = Plan::Terms(Terms::new(in_order(narrow, classes, reader)?, filter));
         Ok(())
     }
 
-    /// Postings to read first from each cursor.
-    pub(super) fn first_chunk(&self, filter: &Filter) -> usize {
-        let cursors = self.source.len(filter).max(1) as u64;
-        if self.source == Source::Address {
+    /// Postings to read first from each of the cursors of `terms`.
+    pub(super) fn first_chunk(&self, terms: &Terms, filter: &Filter) -> usize {
+        if terms.source == Source::Address {
             return 1;
         }
+        let cursors = terms.source.len(filter).max(1) as u64;
         // An expected share of the page, and two more: one to see whether it ends there, and one to have a next
         // one while that is looked at.
         (self.wanted.saturating_add(2).div_ceil(cursors)).clamp(1, CHUNK_MAX as u64) as usize
@@ -123,39 +169,45 @@ impl Lane {
     /// Takes note of a candidate whose event was read.
     pub(super) fn judged(&mut self, matched: bool, wanted: u64) {
         self.wanted = wanted;
-        if self.after_walk.is_some() {
-            self.walk.read += 1;
-            self.walk.matched += u64::from(matched);
+        if let Plan::Walk(walk) = &mut self.plan {
+            walk.read += 1;
+            walk.matched += u64::from(matched);
         }
     }
 
     /// Takes note of a posting passed over; true when the walk is over.
     pub(super) fn skipped(&mut self) -> bool {
-        if self.after_walk.is_some() {
-            self.walk.skipped += 1;
+        if let Plan::Walk(walk) = &mut self.plan {
+            walk.skipped += 1;
         }
         self.is_walk_over()
     }
 
-    /// Whether the lane walks, and opening its cursors is the better way to go on.
+    /// Whether the lane walks, and opening the narrow cursors is the better way to go on.
     pub(super) fn is_walk_over(&self) -> bool {
-        if self.after_walk.is_none() || self.closed {
-            return false;
-        }
-        let Walk { read, matched, skipped, cost_max } = self.walk;
+        let Plan::Walk(Walk { read, matched, skipped, cost_max, .. }) = &self.plan else { return false };
         let cost = read + skipped / 4;
-        let expected = || self.wanted.saturating_mul(cost) / matched.max(1);
-        cost >= cost_max || (cost >= WALK_TRIAL && expected() > cost_max)
+        let expected = || self.wanted.saturating_mul(cost) / (*matched).max(1);
+        cost >= *cost_max || (cost >= WALK_TRIAL && expected() > *cost_max)
     }
 
     /// Goes over to the narrow terms.
     pub(super) fn end_walk(&mut self) {
-        if let Some(narrow) = self.after_walk.take() {
-            self.source = narrow;
-            self.decided = self.decided_after_walk;
-            self.epoch += 1;
-        }
+        self.plan = match std::mem::replace(&mut self.plan, Plan::Closed) {
+            Plan::Walk(walk) => Plan::Terms(walk.narrow),
+            other => other,
+        };
     }
+}
+
+/// How far looking up the ids of a filter has come.
+pub(super) enum Progress {
+    /// It has none.
+    NoIds,
+    /// The rows are used up.
+    More,
+    /// All have been looked up; these match.
+    Done(Vec<Posting>),
 }
 
 /// `broad`, or all kinds that are stored where there is no term over all events.
@@ -166,7 +218,7 @@ fn in_order<R: Reader>(broad: Source, classes: TermClasses, reader: &R) -> Resul
     })
 }
 
-/// The way to answer `filter`, one of `filters`, that reads least, as far as a look at its first postings tells.
+/// The way to answer `filter`, one of `filters`, that reads least, judged by the density of its first postings.
 fn cheapest<R: Reader>(
     (filter, filters): (&Filter, usize),
     classes: TermClasses,
@@ -222,20 +274,15 @@ fn density<R: Reader>(
 
 /// Ids being looked up.
 #[derive(Debug, Default)]
-pub(super) struct Points {
+struct LookUp {
     next: usize,
     /// Postings of those found that match the whole filter.
-    pub(super) found: Vec<Posting>,
+    found: Vec<Posting>,
 }
 
-impl Points {
+impl LookUp {
     /// Looks up ids until they or the rows run out; true when it was the ids.
-    pub(super) fn look_up<R: Reader>(
-        &mut self,
-        filter: &Filter,
-        reader: &R,
-        rows: &mut usize,
-    ) -> Result<bool, StoreError> {
+    fn run<R: Reader>(&mut self, filter: &Filter, reader: &R, rows: &mut usize) -> Result<bool, StoreError> {
         let ids = filter.ids.as_deref().unwrap_or(&[]);
         while let Some(id) = ids.get(self.next) {
             if *rows == 0 {
@@ -261,59 +308,5 @@ fn posting(seq: Seq, event: CanonicalEvent<'_>) -> Posting {
         seq,
         kind: event.kind(),
         expires: expires_at != NO_EXPIRY,
-    }
-}
-
-/// A place in one term's postings.
-#[derive(Debug)]
-pub(super) struct Cursor {
-    pub(super) lane: usize,
-    pub(super) epoch: u32,
-    /// Index into the lane's source.
-    pub(super) term: usize,
-    /// Where reading goes on.
-    pub(super) start: Bound,
-    /// Postings to read next time.
-    pub(super) chunk: usize,
-    /// Whether it has been read on before.
-    is_deep: bool,
-    /// Nothing comes after what is buffered.
-    pub(super) exhausted: bool,
-    buffered: VecDeque<Posting>,
-}
-
-impl Cursor {
-    /// A quarter the second time, then twice as many each time. A page that is spread over many cursors needs
-    /// a little more of most of them, and rows that nobody needs are what an answer costs.
-    pub(super) fn grow(&mut self) {
-        self.chunk = match std::mem::replace(&mut self.is_deep, true) {
-            true => (self.chunk * 2).min(CHUNK_MAX),
-            false => (self.chunk / 4).max(4),
-        };
-    }
-
-    pub(super) fn new(lane: usize, epoch: u32, term: usize, start: Bound, chunk: usize) -> Self {
-        Cursor {
-            lane,
-            epoch,
-            term,
-            start,
-            chunk,
-            is_deep: false,
-            exhausted: false,
-            buffered: VecDeque::new(),
-        }
-    }
-
-    /// Takes in postings that were read from `start` on.
-    pub(super) fn buffer(&mut self, postings: &[Posting]) {
-        if let Some(last) = postings.last() {
-            self.start = Bound::After(last.rank, last.seq);
-            self.buffered.extend(postings);
-        }
-    }
-
-    pub(super) fn next_buffered(&mut self) -> Option<Posting> {
-        self.buffered.pop_front()
     }
 }

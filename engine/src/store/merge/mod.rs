@@ -12,6 +12,7 @@
 //! it has been seen, so nothing is lost or repeated. The walk ends at the latest when it has cost as much as
 //! opening the cursors, so a wide filter never costs more than twice the better way.
 
+mod cursor;
 mod lane;
 mod source;
 
@@ -20,9 +21,10 @@ use std::collections::BinaryHeap;
 
 use super::{Bound, Posting, Rank, Reader, Seq, StoreError, TermClasses};
 use crate::types::{CanonicalEvent, EventId, Filter};
-use lane::{Cursor, Lane};
+use cursor::Cursor;
+use lane::{Lane, Progress};
 
-/// The highest number there can be.
+/// The highest sequence number there can be.
 const SEQ_MAX: Seq = Seq((1 << 47) - 1);
 
 /// What comes next in a [`Merge`].
@@ -132,7 +134,7 @@ impl Merge {
 
     /// Takes a lane out: its filter wants nothing more.
     pub(super) fn close(&mut self, lane: usize) {
-        self.lanes[lane].closed = true;
+        self.lanes[lane].close();
     }
 
     /// Rows a lane's cursors have read so far.
@@ -208,7 +210,9 @@ impl Merge {
                 if other.seq != posting.seq {
                     break;
                 }
-                if !self.lanes[lane].closed && self.current.lanes.last().is_none_or(|last| last.0 != lane) {
+                if !self.lanes[lane].is_closed()
+                    && self.current.lanes.last().is_none_or(|last| last.0 != lane)
+                {
                     self.current.lanes.push((lane, decided));
                 }
             }
@@ -233,7 +237,7 @@ impl Merge {
     }
 
     /// Puts the gathered pairs in the order of answers. One rank is one event but for ids that share eight
-    /// bytes; then the whole ids decide, and events that are gone by now are left out.
+    /// bytes; then the whole ids decide, and events that have been removed are left out.
     fn order_group<R: Reader>(&mut self, reader: &R, rows: &mut usize) -> Result<(), StoreError> {
         let first = self.group[0].0.seq;
         if self.group.iter().all(|pair| pair.0.seq == first) {
@@ -252,7 +256,7 @@ impl Merge {
             let place = ids.binary_search_by_key(&seq, |entry| entry.0).expect("every seq was looked up");
             ids[place].1
         };
-        // What is gone sorts first and is found gone again when it is read.
+        // A removed event sorts first, and is skipped when it is read.
         self.group.sort_unstable_by_key(|&(posting, lane, _)| (id_of(posting.seq), posting.seq, lane));
         Ok(())
     }
@@ -261,8 +265,8 @@ impl Merge {
         let Some(Head { posting, cursor }) = self.heap.pop() else {
             return;
         };
-        let Cursor { lane, epoch, .. } = self.cursors[cursor];
-        if self.lanes[lane].closed || self.lanes[lane].epoch != epoch {
+        let Cursor { lane, of_walk, .. } = self.cursors[cursor];
+        if self.lanes[lane].is_closed() || self.lanes[lane].is_walking() != of_walk {
             return;
         }
         match self.cursors[cursor].next_buffered() {
@@ -271,7 +275,7 @@ impl Merge {
             None => self.dry.push(cursor),
         }
         if posting.seq <= self.horizon && filters[lane].matches_kind(posting.kind) {
-            self.group.push((posting, lane, self.lanes[lane].decided()));
+            self.group.push((posting, lane, self.lanes[lane].decides()));
         } else if self.lanes[lane].skipped() {
             self.end_walk(lane, filters, Bound::After(posting.rank, posting.seq));
         }
@@ -284,10 +288,11 @@ impl Merge {
     }
 
     fn add_cursors(&mut self, lane: usize, filter: &Filter, start: Bound) {
-        let (count, chunk) = (self.lanes[lane].source.len(filter), self.lanes[lane].first_chunk(filter));
-        let epoch = self.lanes[lane].epoch;
+        let Some(terms) = self.lanes[lane].terms() else { return };
+        let (count, chunk) = (terms.source.len(filter), self.lanes[lane].first_chunk(terms, filter));
+        let of_walk = self.lanes[lane].is_walking();
         let first = self.cursors.len();
-        self.cursors.extend((0..count).map(|term| Cursor::new(lane, epoch, term, start, chunk)));
+        self.cursors.extend((0..count).map(|term| Cursor::new(lane, of_walk, term, start, chunk)));
         self.dry.extend((first..self.cursors.len()).rev());
     }
 
@@ -300,20 +305,18 @@ impl Merge {
     ) -> Result<(), StoreError> {
         let (index, filter) = (self.opened, &filters[self.opened]);
         let lane = &mut self.lanes[index];
-        if lane.closed || filter.is_empty() {
+        if lane.is_closed() || filter.is_empty() {
             self.opened += 1;
             return Ok(());
         }
-        if let Some(points) = &mut lane.points {
-            let before = *rows;
-            let done = points.look_up(filter, reader, rows)?;
-            lane.rows += (before - *rows) as u64;
-            if done {
-                let found = lane.points.take().map(|points| points.found).unwrap_or_default();
+        match lane.look_up(filter, reader, rows)? {
+            Progress::NoIds => {}
+            Progress::More => return Ok(()),
+            Progress::Done(found) => {
                 self.add_found(index, found);
                 self.opened += 1;
+                return Ok(());
             }
-            return Ok(());
         }
         lane.choose((filter, filters.len()), self.classes, reader, rows)?;
         self.add_cursors(index, filter, Bound::From(Rank::newest(filter.until.unwrap_or(u64::MAX))));
@@ -323,9 +326,7 @@ impl Merge {
 
     fn add_found(&mut self, lane: usize, mut found: Vec<Posting>) {
         found.sort_unstable();
-        let mut cursor = Cursor::new(lane, self.lanes[lane].epoch, 0, Bound::From(Rank::newest(0)), 1);
-        cursor.exhausted = true;
-        cursor.buffer(&found);
+        let mut cursor = Cursor::of_postings(lane, found);
         if let Some(posting) = cursor.next_buffered() {
             self.heap.push(Head { posting, cursor: self.cursors.len() });
         }
@@ -341,14 +342,14 @@ impl Merge {
     ) -> Result<(), StoreError> {
         let cursor = &mut self.cursors[index];
         let lane = &mut self.lanes[cursor.lane];
-        if lane.closed || lane.epoch != cursor.epoch {
+        let Some(terms) = lane.terms().filter(|_| lane.is_walking() == cursor.of_walk) else {
             self.dry.pop();
             return Ok(());
-        }
+        };
         let filter = &filters[cursor.lane];
         let max = cursor.chunk.min(*rows);
         self.scratch.clear();
-        let term = lane.source.term(filter, cursor.term);
+        let term = terms.source.term(filter, cursor.term);
         reader.postings(&term, cursor.start, filter.since.unwrap_or(0), max, &mut self.scratch)?;
         let used = self.scratch.len().max(1);
         *rows -= used.min(*rows);

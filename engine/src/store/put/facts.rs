@@ -7,13 +7,13 @@ use super::requests::{DELETION, GIFT_WRAP, VANISH, deleted_addresses, deleted_id
 use crate::store::{Bound, Posting, Rank, Reader, Seq, StoreError, Term, Tombstone};
 use crate::types::{CanonicalEvent, Event, EventId, Kind, PubKey, Timestamp, parse_expiration};
 
-/// Postings read at once while all of a term's are gone through.
+/// Postings read at once while all of a term's are visited.
 const CHUNK: usize = 1024;
 
 /// What bears on one operation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Facts {
-    /// The number of the event itself, if it is stored.
+    /// The sequence number of the event itself, if it is stored.
     pub(super) stored: Option<Seq>,
     /// The second up to which its author, or one it is wrapped for, has vanished.
     pub(super) vanished_until: Option<Timestamp>,

@@ -1,7 +1,7 @@
 //! Writes: what becomes of events given to the store (NIP-01, 09, 40, 59, 62).
 //!
 //! Each operation is decided by [`plan`], a pure function from what the store knows ([`facts`]) to what is
-//! to be stored, deleted and buried. Nothing here checks signatures, policies or who may write.
+//! to be stored and deleted, and the tombstones to put. Nothing here checks signatures, policies or who may write.
 
 mod facts;
 mod plan;
@@ -36,7 +36,7 @@ impl Op {
 /// What became of one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The event is stored under this number.
+    /// The event is stored under this sequence number.
     Stored(Seq),
     /// The event was stored already.
     Duplicate,
@@ -83,17 +83,17 @@ pub fn commit<B: Backend>(backend: &B, now: Timestamp, ops: &[Op]) -> Result<Vec
     })
 }
 
-/// Takes events out without a trace: they may be stored again. Returns how many there were.
+/// Removes events without tombstones: they may be stored again. Returns how many there were.
 ///
 /// # Errors
-/// The backend's. Then none was taken out.
+/// The backend's. Then none was removed.
 pub fn remove<B: Backend>(backend: &B, ids: &[EventId]) -> Result<usize, StoreError> {
     let classes = backend.classes();
     backend.write(|writer| {
         let mut removed = 0;
         for id in ids {
             if let Some(seq) = writer.seq_of(id)? {
-                take_out(writer, classes, seq)?;
+                remove_event(writer, classes, seq)?;
                 removed += 1;
             }
         }
@@ -101,12 +101,12 @@ pub fn remove<B: Backend>(backend: &B, ids: &[EventId]) -> Result<usize, StoreEr
     })
 }
 
-/// Takes out up to `events_max` events that have expired at second `now` (NIP-40), soonest first. Returns
+/// Removes up to `events_max` events that have expired at second `now` (NIP-40), soonest first. Returns
 /// how many; fewer than `events_max` means that none is left. Removal requests stay, unserved
 /// ([`is_removal_request`]); those that an earlier version stored get a number that is not to be swept.
 ///
 /// # Errors
-/// The backend's. Then none was taken out.
+/// The backend's. Then none was removed.
 pub fn sweep_expired<B: Backend>(
     backend: &B,
     now: Timestamp,
@@ -124,7 +124,7 @@ pub fn sweep_expired<B: Backend>(
         writer.expiring(now, events_max, &mut expired)?;
         let mut last = writer.last_seq()?;
         for &seq in &expired {
-            let event = take_out(writer, classes, seq)?;
+            let event = remove_event(writer, classes, seq)?;
             if is_removal_request(event.kind) {
                 last = Seq(last.0 + 1);
                 writer.insert(last, &event, &terms_of(event.view(), classes))?;
@@ -134,15 +134,15 @@ pub fn sweep_expired<B: Backend>(
     })
 }
 
-/// Takes out up to `events_max` events that are older than second `before` and of a kind that `goes`, without
-/// a trace: they may be stored again. Removal requests ([`is_removal_request`]) stay whatever `goes` says, as what they
+/// Retention: removes up to `events_max` events that are older than second `before` and of a kind that `goes`, without
+/// tombstones: they may be stored again. Removal requests ([`is_removal_request`]) stay whatever `goes` says, as what they
 /// ask for does. Returns how many; fewer than `events_max` means that none is left.
 ///
 /// Costs one look-up a kind where the backend keeps no term over all events, and otherwise a read for each
 /// old event that does not go.
 ///
 /// # Errors
-/// The backend's. Then none was taken out.
+/// The backend's. Then none was removed.
 pub fn sweep_aged<B: Backend>(
     backend: &B,
     before: Timestamp,
@@ -178,13 +178,13 @@ pub fn sweep_aged<B: Backend>(
     }
     backend.write(|writer| {
         for &seq in &aged {
-            take_out(writer, classes, seq)?;
+            remove_event(writer, classes, seq)?;
         }
         Ok(aged.len())
     })
 }
 
-/// Postings that one look at what is old reads.
+/// Postings that a retention sweep reads at once.
 const SWEEP_PAGE: usize = 256;
 
 fn carry_out(
@@ -195,10 +195,10 @@ fn carry_out(
     last: &mut Seq,
 ) -> Result<Outcome, StoreError> {
     for seq in plan.delete {
-        take_out(writer, classes, seq)?;
+        remove_event(writer, classes, seq)?;
     }
-    for (key, until) in plan.bury {
-        writer.bury(&key, until)?;
+    for (key, until) in plan.tombstones {
+        writer.put_tombstone(&key, until)?;
     }
     Ok(match plan.verdict {
         Verdict::Store => {
@@ -211,7 +211,7 @@ fn carry_out(
     })
 }
 
-fn take_out(writer: &mut impl Writer, classes: TermClasses, seq: Seq) -> Result<Event, StoreError> {
+fn remove_event(writer: &mut impl Writer, classes: TermClasses, seq: Seq) -> Result<Event, StoreError> {
     let json: Arc<[u8]> = match writer.event(seq)? {
         Some(json) => json.as_ref().into(),
         None => return Err(StoreError::Corrupt(format!("event {} is listed but not stored", seq.0))),

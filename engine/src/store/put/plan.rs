@@ -11,10 +11,10 @@ use crate::types::{Class, Event, Timestamp, is_removal_request};
 pub(super) struct Plan {
     /// What becomes of the event.
     pub(super) verdict: Verdict,
-    /// Events to take out, each once.
+    /// Events to remove, each once.
     pub(super) delete: Vec<Seq>,
     /// What shall not come back, and up to which second.
-    pub(super) bury: Vec<(Tombstone, Timestamp)>,
+    pub(super) tombstones: Vec<(Tombstone, Timestamp)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub(super) enum Verdict {
 /// Decides `op` at second `now`.
 pub(super) fn plan(op: &Op, now: Timestamp, facts: &Facts) -> Plan {
     let event = op.event();
-    let mut plan = Plan { verdict: verdict(event, now, facts), delete: Vec::new(), bury: Vec::new() };
+    let mut plan = Plan { verdict: verdict(event, now, facts), delete: Vec::new(), tombstones: Vec::new() };
     if plan.verdict == Verdict::Store {
         plan.delete.extend(facts.versions.iter().map(|version| version.seq));
         if event.kind == DELETION {
@@ -38,7 +38,7 @@ pub(super) fn plan(op: &Op, now: Timestamp, facts: &Facts) -> Plan {
     if matches!(op, Op::Vanish(_)) && !matches!(plan.verdict, Verdict::Refuse(_)) {
         plan.delete.extend(&facts.traces);
         if facts.vanished_until < Some(event.created_at) {
-            plan.bury.push((Tombstone::Vanished(event.pubkey), event.created_at));
+            plan.tombstones.push((Tombstone::Vanished(event.pubkey), event.created_at));
         }
     }
     plan.delete.sort_unstable();
@@ -71,7 +71,7 @@ fn verdict(event: &Event, now: Timestamp, facts: &Facts) -> Verdict {
     Verdict::Store
 }
 
-/// NIP-01: the newest version stays, of one second the one of the lowest id. An expired one counts as gone,
+/// NIP-01: the newest version stays, of one second the one of the lowest id. An expired one counts as removed,
 /// so that sweeping sooner or later makes no difference.
 fn supersedes(version: &Version, event: &Event) -> bool {
     !version.expired
@@ -85,11 +85,11 @@ fn delete(request: &Event, facts: &Facts, plan: &mut Plan) {
             plan.delete.push(seq);
         }
         if target.state != TargetState::Foreign {
-            plan.bury.push((Tombstone::Id(target.id, request.pubkey), request.created_at));
+            plan.tombstones.push((Tombstone::Id(target.id, request.pubkey), request.created_at));
         }
     }
     for (address, versions) in &facts.addresses {
         plan.delete.extend(versions);
-        plan.bury.push((address.clone(), request.created_at));
+        plan.tombstones.push((address.clone(), request.created_at));
     }
 }

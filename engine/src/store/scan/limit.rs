@@ -24,7 +24,7 @@ pub(super) enum Stage {
     Closing(Timestamp),
     /// One that is not sent anyway shows that there is more.
     LookingAhead {
-        /// Rows read for the filter when they were last looked at.
+        /// Rows read for the filter when they were last counted.
         rows_before: u64,
     },
     /// Nothing.

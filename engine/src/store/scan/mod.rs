@@ -1,6 +1,6 @@
 //! Stored events for a REQ: all its filters answered as one list, in steps of bounded work (NIP-01, NIP-67).
 //!
-//! A [`Scan`] owns its place and borrows nothing between steps: each step may look at another moment of the
+//! A [`Scan`] owns its place and borrows nothing between steps: each step may read another state of the
 //! store. An event is handed out once, in the order of `created_at` descending and full id ascending; events that
 //! were deleted or replaced meanwhile are passed over. It never writes, and never waits.
 
@@ -30,7 +30,7 @@ pub struct ScanLimits {
 /// An event to send.
 #[derive(Clone, Copy, Debug)]
 pub struct Hit<'a> {
-    /// Its number.
+    /// Its sequence number.
     pub seq: Seq,
     /// Its canonical JSON, and what is in it.
     pub event: CanonicalEvent<'a>,
@@ -48,13 +48,13 @@ pub enum Take {
 /// Where a step has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// There is more to look at.
+    /// There is more to read.
     More,
     /// The scan is over.
     Done(Completeness),
 }
 
-/// NIP-67: what is known about matches that were not sent. Never wrong about the moments looked at.
+/// NIP-67: what is known about matches that were not sent. Never wrong about the states that were read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Completeness {
     /// Every stored match was sent.
@@ -97,7 +97,7 @@ pub struct Scan {
 }
 
 impl Scan {
-    /// Begins to answer `filters`, which are normalised, from events up to number `horizon`, in a store that
+    /// Begins to answer `filters`, which are normalised, from events up to sequence number `horizon`, in a store that
     /// keeps terms of `classes`.
     pub fn new(filters: Arc<[Filter]>, limits: ScanLimits, classes: TermClasses, horizon: Seq) -> Self {
         let wants: Box<[Limit]> = filters.iter().map(|filter| Limit::new(filter, limits)).collect();
@@ -133,7 +133,7 @@ impl Scan {
         });
     }
 
-    /// Looks at up to `rows` postings and events, counting them down, and hands matches that `viewer` may see
+    /// Reads up to `rows` postings and events, counting them down, and hands matches that `viewer` may see
     /// to `sink` in order. Choosing between ways to answer may overdraw `rows` by up to about 1,700, once a filter.
     ///
     /// # Errors

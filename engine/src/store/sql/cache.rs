@@ -1,4 +1,4 @@
-//! BLOBs that were read lately, by the number of their row.
+//! A cache of BLOBs by row id; the least recently used are evicted.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,9 +7,9 @@ use std::sync::Arc;
 const ROW_BYTES: usize = 100;
 
 #[derive(Debug)]
-pub(super) struct Cache {
+pub(super) struct BlobCache {
     rows: BTreeMap<i64, Row>,
-    /// Their numbers by when they were used.
+    /// Their row ids by when they were used.
     used: BTreeMap<u64, i64>,
     bytes: usize,
     bytes_max: usize,
@@ -22,18 +22,18 @@ struct Row {
     used: u64,
 }
 
-impl Cache {
+impl BlobCache {
     pub(super) fn new(bytes_max: usize) -> Self {
-        Cache { rows: BTreeMap::new(), used: BTreeMap::new(), bytes: 0, bytes_max, clock: 0 }
+        BlobCache { rows: BTreeMap::new(), used: BTreeMap::new(), bytes: 0, bytes_max, clock: 0 }
     }
 
-    pub(super) fn get(&mut self, number: i64) -> Option<Arc<[u8]>> {
-        self.get_before(number).filter(|(found, _)| *found == number).map(|(_, bytes)| bytes)
+    pub(super) fn get(&mut self, id: i64) -> Option<Arc<[u8]>> {
+        self.get_before(id).filter(|(found, _)| *found == id).map(|(_, bytes)| bytes)
     }
 
-    /// The row of this number or the greatest below it, of those that are here.
-    pub(super) fn get_before(&mut self, number: i64) -> Option<(i64, Arc<[u8]>)> {
-        let (found, row) = self.rows.range_mut(..=number).next_back()?;
+    /// The cached row of this id or the greatest below it.
+    pub(super) fn get_before(&mut self, id: i64) -> Option<(i64, Arc<[u8]>)> {
+        let (found, row) = self.rows.range_mut(..=id).next_back()?;
         self.clock += 1;
         self.used.remove(&row.used);
         self.used.insert(self.clock, *found);
@@ -41,13 +41,13 @@ impl Cache {
         Some((*found, Arc::clone(&row.bytes)))
     }
 
-    /// Keeps a row, and lets go of those that were used longest ago.
-    pub(super) fn put(&mut self, number: i64, bytes: Arc<[u8]>) {
-        self.remove(number);
+    /// Adds a row, and evicts those that were used longest ago.
+    pub(super) fn put(&mut self, id: i64, bytes: Arc<[u8]>) {
+        self.remove(id);
         self.clock += 1;
         self.bytes += bytes.len() + ROW_BYTES;
-        self.used.insert(self.clock, number);
-        self.rows.insert(number, Row { bytes, used: self.clock });
+        self.used.insert(self.clock, id);
+        self.rows.insert(id, Row { bytes, used: self.clock });
         while self.bytes > self.bytes_max
             && self.rows.len() > 1
             && let Some((_, oldest)) = self.used.pop_first()
@@ -56,8 +56,8 @@ impl Cache {
         }
     }
 
-    pub(super) fn remove(&mut self, number: i64) {
-        if let Some(row) = self.rows.remove(&number) {
+    pub(super) fn remove(&mut self, id: i64) {
+        if let Some(row) = self.rows.remove(&id) {
             self.used.remove(&row.used);
             self.bytes -= row.bytes.len() + ROW_BYTES;
         }

@@ -1,28 +1,16 @@
 //! Which pages there are: runs of pages, sorted within each run, in levels.
 //!
-//! A key is in exactly one page. Level 0 has one run for each fold, and their pages overlap; every other level is one
-//! run. Pages sink from level to level by being merged with those of the next that they overlap.
+//! A key is in exactly one page. Level 0 has one run for each flush, and the runs' pages overlap; every other level is one
+//! run. Compaction moves keys from a level into the pages of the next that they overlap.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::pages::Page;
+use super::page::{PageId, PageRef, RunId};
 use crate::store::keyed::Key;
-
-/// A page, without its keys.
-#[derive(Clone, Debug)]
-pub(super) struct PageRef {
-    pub(super) number: i64,
-    pub(super) first: Key,
-    pub(super) last: Key,
-    /// Which ids and tombstones it may hold; see `filter`.
-    pub(super) filter: Box<[u8]>,
-}
 
 #[derive(Debug)]
 pub(super) struct Run {
-    pub(super) level: usize,
-    /// Unlike that of any other run of level 0; 0 below it.
-    pub(super) run: i64,
+    pub(super) id: RunId,
     /// Ascending, and not empty.
     pub(super) pages: Vec<PageRef>,
 }
@@ -39,15 +27,15 @@ impl Run {
 pub(super) struct Directory {
     /// By level and run.
     runs: Vec<Run>,
-    last_number: i64,
+    last_page: Option<PageId>,
 }
 
-/// Pages to merge into the next level, and where to go on.
+/// Pages to compact into the next level, and where to go on.
 #[derive(Debug)]
 pub(super) struct Upper {
     pub(super) pages: Vec<PageRef>,
     /// The run of the first.
-    pub(super) run: i64,
+    pub(super) run: RunId,
     /// The first key of the next page of level 0, if there is one.
     pub(super) next: Option<Key>,
 }
@@ -57,65 +45,66 @@ impl Directory {
         &self.runs
     }
 
-    /// The first number that no page has.
-    pub(super) fn fresh_number(&self) -> i64 {
-        self.last_number + 1
+    /// The least id above those of all pages.
+    pub(super) fn fresh_page(&self) -> PageId {
+        PageId(self.last_page.map_or(1, |page| page.0 + 1))
     }
 
-    /// For a run of level 0, above all others of it.
-    pub(super) fn fresh_run(&self) -> i64 {
-        self.runs_of_level(0).map(|run| run.run).max().unwrap_or(0) + 1
+    /// A run of level 0 above all others of it.
+    pub(super) fn fresh_run(&self) -> RunId {
+        let last = self.runs_of_level(0).map(|run| run.id.run).max();
+        RunId { level: 0, run: last.unwrap_or(0) + 1 }
     }
 
     pub(super) fn levels(&self) -> usize {
-        self.runs.last().map_or(0, |run| run.level + 1)
+        self.runs.last().map_or(0, |run| run.id.level + 1)
     }
 
     pub(super) fn runs_of_level(&self, level: usize) -> impl Iterator<Item = &Run> {
-        self.runs.iter().filter(move |run| run.level == level)
+        self.runs.iter().filter(move |run| run.id.level == level)
     }
 
-    /// The level and run of a page, and the page.
-    pub(super) fn find(&self, number: i64) -> Option<((usize, i64), PageRef)> {
+    /// A page and its run.
+    pub(super) fn find(&self, id: PageId) -> Option<(RunId, PageRef)> {
         self.runs.iter().find_map(|run| {
-            let page = run.pages.iter().find(|page| page.number == number)?;
-            Some(((run.level, run.run), page.clone()))
+            let page = run.pages.iter().find(|page| page.id == id)?;
+            Some((run.id, page.clone()))
         })
     }
 
     /// The `nth` page of all.
-    pub(super) fn nth(&self, nth: usize) -> Option<i64> {
-        self.runs.iter().flat_map(|run| &run.pages).nth(nth).map(|page| page.number)
+    pub(super) fn nth(&self, nth: usize) -> Option<PageId> {
+        self.runs.iter().flat_map(|run| &run.pages).nth(nth).map(|page| page.id)
     }
 
-    pub(super) fn insert_all(&mut self, pages: Vec<Page>) {
-        let mut runs: BTreeMap<_, Vec<PageRef>> = BTreeMap::new();
-        for page in pages {
-            runs.entry((page.level, page.run)).or_default().push(page.entry);
+    pub(super) fn insert_all(&mut self, pages: impl IntoIterator<Item = (RunId, PageRef)>) {
+        let mut runs: BTreeMap<RunId, Vec<PageRef>> = BTreeMap::new();
+        for (run, page) in pages {
+            runs.entry(run).or_default().push(page);
         }
-        runs.into_iter().for_each(|(place, pages)| self.insert(place, pages));
+        runs.into_iter().for_each(|(run, pages)| self.insert(run, pages));
     }
 
-    /// Adds pages to a run, in any order; there is one at least.
-    pub(super) fn insert(&mut self, (level, run): (usize, i64), pages: Vec<PageRef>) {
-        let place = match self.runs.binary_search_by_key(&(level, run), |run| (run.level, run.run)) {
+    /// Adds pages to a run, in any order.
+    fn insert(&mut self, id: RunId, pages: Vec<PageRef>) {
+        self.last_page = self.last_page.max(pages.iter().map(|page| page.id).max());
+        let place = match self.runs.binary_search_by_key(&id, |run| run.id) {
             Ok(place) => place,
             Err(place) => {
-                self.runs.insert(place, Run { level, run, pages: Vec::new() });
+                self.runs.insert(place, Run { id, pages: Vec::new() });
                 place
             }
         };
         let found = &mut self.runs[place].pages;
         found.extend(pages);
         found.sort_unstable_by_key(|page| page.first);
-        self.last_number = found.iter().map(|page| page.number).max().unwrap_or(0).max(self.last_number);
         debug_assert!(found.windows(2).all(|pair| pair[0].last < pair[1].first), "pages of a run overlap");
     }
 
-    pub(super) fn remove(&mut self, numbers: &[i64]) {
-        let numbers: BTreeSet<i64> = numbers.iter().copied().collect();
+    pub(super) fn remove(&mut self, ids: &[PageId]) {
+        let ids: BTreeSet<PageId> = ids.iter().copied().collect();
         for run in &mut self.runs {
-            run.pages.retain(|page| !numbers.contains(&page.number));
+            run.pages.retain(|page| !ids.contains(&page.id));
         }
         self.runs.retain(|run| !run.pages.is_empty());
     }
@@ -127,9 +116,9 @@ impl Directory {
 
     /// Pages of level 0 from key `from` on, at least one, that overlap about `pages_max` of level 1 and themselves.
     pub(super) fn upper_of_runs(&self, from: &Key, pages_max: usize) -> Option<Upper> {
-        let mut pages: Vec<(&PageRef, i64)> = self
+        let mut pages: Vec<(&PageRef, RunId)> = self
             .runs_of_level(0)
-            .flat_map(|run| run.pages.iter().map(|page| (page, run.run)))
+            .flat_map(|run| run.pages.iter().map(|page| (page, run.id)))
             .filter(|(page, _)| page.first >= *from)
             .collect();
         pages.sort_unstable_by_key(|(page, _)| page.first);
@@ -146,7 +135,7 @@ impl Directory {
         let overlap = |page: &PageRef| overlapped(lower, &page.first, &page.last).len();
         let place = (0..upper.len()).min_by_key(|place| overlap(&upper[*place]))?;
         let taken = reach(upper[place..].iter(), lower, pages_max);
-        Some(Upper { pages: upper[place..place + taken].to_vec(), run: 0, next: None })
+        Some(Upper { pages: upper[place..place + taken].to_vec(), run: RunId { level, run: 0 }, next: None })
     }
 }
 

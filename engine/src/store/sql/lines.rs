@@ -1,16 +1,16 @@
-//! Rows of events: canonical JSON of consecutive numbers, each ended by a line feed, which JSON never holds. The row's
-//! own number is that of its first event. The line of an event that was taken out is empty.
+//! Rows of events: the canonical JSON of events with consecutive sequence numbers, a line each. Canonical JSON holds no line
+//! feed. The row's id is the sequence number of its first event. The line of a removed event is empty.
 
 use memchr::{memchr, memchr_iter};
 
 use crate::store::backend::Seq;
 
-/// How many numbers a row has.
+/// How many lines a row has.
 pub(super) fn count(row: &[u8]) -> u64 {
     memchr_iter(b'\n', row).count() as u64
 }
 
-/// The event of number `seq` in the row that begins with `first`; nothing if it is gone or is not of this row.
+/// Event `seq` in the row that begins with `first`; nothing if it was removed or is not of this row.
 pub(super) fn find(row: &[u8], first: Seq, seq: Seq) -> Option<&[u8]> {
     let nth = usize::try_from(seq.0.checked_sub(first.0)?).ok()?;
     let begin = match nth.checked_sub(1) {
@@ -22,7 +22,7 @@ pub(super) fn find(row: &[u8], first: Seq, seq: Seq) -> Option<&[u8]> {
     (!line.is_empty()).then_some(line)
 }
 
-/// The events of a row and their numbers.
+/// The events of a row and their sequence numbers.
 pub(super) fn events(row: &[u8], first: Seq) -> impl Iterator<Item = (Seq, &[u8])> {
     let ends = memchr_iter(b'\n', row);
     let mut begin = 0;
@@ -33,8 +33,7 @@ pub(super) fn events(row: &[u8], first: Seq) -> impl Iterator<Item = (Seq, &[u8]
     })
 }
 
-/// Whether the event of number `seq` can be added to a row that begins with `first`, has `row` so far and may have
-/// `bytes_max`.
+/// Whether event `seq` can be added to a row that begins with `first`, has `row` so far and may have `bytes_max`.
 pub(super) fn fits(row: &[u8], first: Seq, seq: Seq, json: &[u8], bytes_max: usize) -> bool {
     row.len() + json.len() < bytes_max && first.0 + count(row) == seq.0
 }
@@ -46,25 +45,25 @@ pub(super) fn push(row: &mut Vec<u8>, json: &[u8]) {
     row.push(b'\n');
 }
 
-/// A row without the events of some numbers.
+/// A row without some of its events.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Without {
     pub(super) row: Vec<u8>,
     /// Whether any event is left.
     pub(super) has_events: bool,
-    /// The numbers that it had until now.
-    pub(super) taken: Vec<Seq>,
+    /// Those that were there until now.
+    pub(super) removed: Vec<Seq>,
 }
 
-/// Takes the events of `seqs` out of a row.
+/// Removes the events `seqs` from a row.
 pub(super) fn without(row: &[u8], first: Seq, seqs: &[Seq]) -> Without {
-    let mut left = Without { row: Vec::with_capacity(row.len()), has_events: false, taken: Vec::new() };
+    let mut left = Without { row: Vec::with_capacity(row.len()), has_events: false, removed: Vec::new() };
     let mut begin = 0;
     for (end, seq) in memchr_iter(b'\n', row).zip(first.0..) {
         let line = &row[begin..end];
         begin = end + 1;
         if !line.is_empty() && seqs.contains(&Seq(seq)) {
-            left.taken.push(Seq(seq));
+            left.removed.push(Seq(seq));
             push(&mut left.row, b"");
         } else {
             left.has_events |= !line.is_empty();
@@ -79,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_hold_events_until_they_are_taken_out() {
+    fn rows_hold_events_until_they_are_removed() {
         let mut row = Vec::new();
         for (seq, json) in [(3, "three"), (4, "four"), (5, "five")] {
             assert!(row.is_empty() || fits(&row, Seq(3), Seq(seq), json.as_bytes(), 16));
@@ -96,12 +95,12 @@ mod tests {
 
         let left = without(&row, Seq(3), &[Seq(4), Seq(9)]);
         let row = b"three\n\nfive\n".to_vec();
-        assert_eq!(left, Without { row: row.clone(), has_events: true, taken: vec![Seq(4)] });
+        assert_eq!(left, Without { row: row.clone(), has_events: true, removed: vec![Seq(4)] });
         assert_eq!(find(&row, Seq(3), Seq(4)), None);
         assert_eq!(find(&row, Seq(3), Seq(5)), Some(&b"five"[..]));
         assert_eq!(events(&row, Seq(3)).map(|(seq, _)| seq.0).collect::<Vec<_>>(), [3, 5]);
         let left = without(&row, Seq(3), &[Seq(3), Seq(4), Seq(5)]);
-        assert_eq!(left.taken, [Seq(3), Seq(5)]);
+        assert_eq!(left.removed, [Seq(3), Seq(5)]);
         assert_eq!((left.row.as_slice(), left.has_events), (&b"\n\n\n"[..], false));
     }
 }

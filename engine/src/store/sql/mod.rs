@@ -1,55 +1,60 @@
 //! A store in SQLite, over whatever runs SQL for it: Durable Object storage, or any SQLite connection.
 //!
 //! ```text
-//! relay_event      seq INTEGER PRIMARY KEY, json BLOB          events from number seq on, a line each: lines.rs
+//! relay_event      seq INTEGER PRIMARY KEY, json BLOB          events from seq on, a line each: lines.rs
 //! relay_page       page INTEGER PRIMARY KEY, level, run, first, last, filter, keys BLOB   sorted keys: page.rs
-//! relay_gone       chunk INTEGER PRIMARY KEY, bits BLOB        events taken out of what is in pages: gone.rs
-//! relay_tombstone  row INTEGER PRIMARY KEY, fold, keys BLOB    tombstones of a write since a fold: buried.rs
-//! relay_meta       name TEXT PRIMARY KEY, value INTEGER        schema, folds, folded, folded_events
+//! relay_gone       chunk INTEGER PRIMARY KEY, bits BLOB        removed events whose keys are in pages: removed.rs
+//! relay_tombstone  row INTEGER PRIMARY KEY, fold, keys BLOB    tombstones put since flush number fold: tombstones.rs
+//! relay_meta       name TEXT PRIMARY KEY, value INTEGER        schema; folds, folded, folded_events: memtable.rs
 //! ```
 //!
 //! On Durable Objects a row written costs what a thousand rows read cost, so the layout is chosen by rows
-//! written. A write stores its events, several in a row, and nothing else: their keys (drawn in `store::keyed`; id,
-//! all, kind, author, author and kind, each indexed tag; address and expiry where there are any) are kept in
-//! memory, and read off the events again when the backend is opened. Every thousand events or so the keys are *folded*:
-//! written as pages of 32 KB, a run of level 0. Eight such runs are *merged* into level 1, and what a level has too
-//! much sinks to the next, some pages at a time: a log-structured merge tree, in rows. A key stands for an event by its
-//! number and is in one place, so there is nothing to reconcile; an event that is taken out leaves a bit behind,
-//! and its keys are left out when their pages are next merged. Tombstones are keys too, that stand for no event and stay;
-//! until they are folded, those of a write are a row, which is written over after the fold.
+//! written: a log-structured merge tree, in rows. A write stores its events, several in a row, and nothing else. Their keys
+//! (drawn in `store::keyed`; id, all, kind, author, author and kind, each indexed tag; address and expiry where there are
+//! any) are kept in memory, the *memtable*, and derived from the events again when the backend is opened. Every thousand
+//! events or so the memtable is *flushed*: written as pages of 32 KB, a run of level 0. Eight such runs are *compacted* into
+//! level 1, and what a level has too much goes to the next, some pages at a time. A key stands for an event by its sequence
+//! number and is in one place, so there is nothing to reconcile; an event that is removed leaves a bit behind, and its keys
+//! are left out when their pages are next compacted. Tombstones are keys too, that stand for no event and stay; until they
+//! are flushed, those of a write are a row, which is overwritten after the flush.
 //!
 //! So an event writes a row if it comes alone, less if others come with it, and less than a tenth of a row of pages over its
-//! life. Taking it out writes its row again, and a row of bits if its keys are in pages; all deletions of a write that
-//! are to be remembered write a row. Asking reads a page from memory, or a row for each level and run.
+//! life. Removing it writes its row again, and a row of bits if its keys are in pages; all tombstones of a write are a row.
+//! A query reads pages from memory, or a row for each level and run.
 //!
 //! Statements keep within what Durable Objects take: 100 parameters, rows under 2 MB, integers below 2^53
 //! (larger ones are BLOBs), no `BEGIN` and no PRAGMA. Durability is the connection's affair.
 
-mod buried;
+mod bloom;
 mod cache;
+mod compaction;
 mod conn;
 mod directory;
-mod filter;
-mod gone;
+mod event_table;
 mod lines;
-mod merge;
+mod maintenance;
+mod memtable;
 mod page;
-mod pages;
-mod rows;
+mod page_table;
+mod queries;
+mod range;
+mod reader;
+mod removed;
+mod rewrites;
 mod sizes;
-mod state;
-mod upkeep;
-mod write;
+mod tables;
+mod tombstones;
+mod tree;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
 
-use cache::Cache;
-use conn::integers;
 pub use conn::{SqlConn, SqlValue};
-use rows::Rows;
+pub use event_table::EVENT_BYTES_MAX;
+use queries::integers;
+use reader::SqlSource;
 pub use sizes::SqlSizes;
-use state::State;
+use tables::Tables;
 
 use super::backend::{Backend, Seq, StoreError};
 use super::keyed::{Overlay, View};
@@ -73,18 +78,14 @@ const WRITE_SCHEMA: &str = "INSERT INTO relay_meta (name, value) VALUES ('schema
 
 const CLASSES: TermClasses = TermClasses { all: true, author_kind: true };
 
-/// Largest event in bytes: a row of a Durable Object is at most 2 MB.
-pub const EVENT_BYTES_MAX: usize = 2_000_000 - 1024;
-
 /// Events in SQLite. It is the only writer of its tables.
 #[derive(Debug)]
 pub struct SqlBackend<C> {
     conn: C,
     sizes: SqlSizes,
-    state: RefCell<State>,
-    pages: RefCell<Cache>,
-    rows: RefCell<Cache>,
-    upkeep_failures: Cell<u64>,
+    /// Borrowed for one call of a reader, or one step of a write.
+    tables: RefCell<Tables>,
+    maintenance_failures: Cell<u64>,
 }
 
 /// Why tables were not opened.
@@ -122,7 +123,7 @@ impl From<StoreError> for SqlOpenError {
 
 impl<C: SqlConn> SqlBackend<C> {
     /// Opens the tables in `conn`, creating them where missing. Other tables are left alone. Reads a row for each page
-    /// (one or two hundred events), and the rows of events and tombstones since the last fold.
+    /// (one or two hundred events), and the rows of events and tombstones since the last flush.
     ///
     /// # Errors
     /// [`SqlOpenError::Schema`] for tables of another version, which stay as they are.
@@ -145,15 +146,8 @@ impl<C: SqlConn> SqlBackend<C> {
                 conn.exec(WRITE_SCHEMA, &[SqlValue::Int(SCHEMA)])
             })?,
         }
-        let state = State::load(&conn, CLASSES)?;
-        Ok(SqlBackend {
-            conn,
-            sizes,
-            state: RefCell::new(state),
-            pages: RefCell::new(Cache::new(sizes.page_cache_bytes)),
-            rows: RefCell::new(Cache::new(sizes.row_cache_bytes)),
-            upkeep_failures: Cell::new(0),
-        })
+        let tables = RefCell::new(Tables::load(&conn, &sizes, CLASSES)?);
+        Ok(SqlBackend { conn, sizes, tables, maintenance_failures: Cell::new(0) })
     }
 
     /// The connection.
@@ -161,24 +155,24 @@ impl<C: SqlConn> SqlBackend<C> {
         &self.conn
     }
 
-    /// How often folding or merging failed. What is stored does not suffer, but reading becomes slower, and in the
+    /// How often a flush or a compaction failed. Nothing stored is lost by it, but reads become slower, and in the
     /// end writes are refused.
-    pub fn upkeep_failures(&self) -> u64 {
-        self.upkeep_failures.get()
+    pub fn maintenance_failures(&self) -> u64 {
+        self.maintenance_failures.get()
     }
-}
 
-fn int(seq: Seq) -> SqlValue<'static> {
-    SqlValue::Int(seq.0.min(1 << 52) as i64)
+    fn source(&self) -> SqlSource<'_, C> {
+        SqlSource { conn: &self.conn, tables: &self.tables, skipped_max: self.sizes.skipped_keys }
+    }
 }
 
 impl<C: SqlConn + 'static> Backend for SqlBackend<C> {
     type Reader<'a>
-        = View<Rows<'a, C>, ()>
+        = View<SqlSource<'a, C>, ()>
     where
         C: 'a;
     type Writer<'a>
-        = View<Rows<'a, C>, Overlay>
+        = View<SqlSource<'a, C>, Overlay>
     where
         C: 'a;
 
@@ -186,37 +180,43 @@ impl<C: SqlConn + 'static> Backend for SqlBackend<C> {
         CLASSES
     }
 
-    /// A moment ends with the next write: one connection sees its own changes.
+    /// What it reads changes with the next write: one connection sees its own changes.
     fn reader(&self) -> Result<Self::Reader<'_>, StoreError> {
-        Ok(View::reader(Rows::new(self)))
+        Ok(View::reader(self.source()))
     }
 
     fn write<T>(
         &self,
         work: impl FnOnce(&mut Self::Writer<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let mut overdue = self.check_overdue();
+        let mut overdue = self.tables.borrow_mut().flush_if_overdue(&self.conn, &self.sizes);
         let mut work = Some(work);
         let mut done = None;
         self.conn.transaction(&mut || {
             let work = work.take().ok_or_else(|| StoreError::Failed("a transaction ran twice".into()))?;
-            let mut writer = View::writer(Rows::new(self));
+            let mut writer = View::writer(self.source());
             let value = work(&mut writer)?;
             let (_, overlay) = writer.into_parts();
             if overlay.last_seq() > Seq(0) {
-                // What only takes out may make the room that is missing. The tombstone that may come with it is one.
+                // A write that only removes may make the room that is missing; it may put tombstones too.
                 std::mem::replace(&mut overdue, Ok(()))?;
             }
-            let written = self.apply(&overlay)?;
-            done = Some((value, overlay, written));
+            let changes = match overlay.is_empty() {
+                true => None,
+                false => Some(self.tables.borrow_mut().write(&self.conn, &self.sizes, &overlay)?),
+            };
+            done = Some((value, overlay, changes));
             Ok(())
         })?;
-        let (value, overlay, written) =
+        let (value, overlay, changes) =
             done.ok_or_else(|| StoreError::Failed("a transaction did not run".into()))?;
-        if !overlay.is_empty() {
-            written.rows.iter().for_each(|row| self.rows.borrow_mut().remove(*row));
-            self.state.borrow_mut().take_over(&overlay, written);
-            self.tend(overlay.keys().count() + overlay.tombstones().count());
+        if let Some(changes) = changes {
+            let mut tables = self.tables.borrow_mut();
+            tables.commit(&overlay, changes);
+            let keys = overlay.keys().count() + overlay.tombstones().count();
+            if tables.maintain(&self.conn, &self.sizes, keys).is_err() {
+                self.maintenance_failures.set(self.maintenance_failures.get() + 1);
+            }
         }
         Ok(value)
     }

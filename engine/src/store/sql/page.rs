@@ -1,22 +1,114 @@
-//! The bytes of a page: sorted keys, each without what it shares with the one before it.
+//! Pages of sorted keys: their bytes, and how keys are cut into pages.
 //!
 //! ```text
 //! page     = entry*  restart:2*  count of restarts:2
 //! entry    = shared:1  length of rest:1  rest
 //! ```
 //!
-//! Every sixteenth entry shares nothing, and `restart` is where it is, so that a key is found by halving. Numbers are
-//! big-endian.
+//! An entry leaves out the bytes that its key shares with the one before. Every sixteenth entry shares none, and
+//! `restart` is its offset, so that a key is found by binary search. Integers are big-endian.
 
 use std::sync::Arc;
 
+use super::bloom;
 use crate::store::backend::StoreError;
 use crate::store::keyed::Key;
 
 const RESTART_KEYS: usize = 16;
 
+/// The row id of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct PageId(pub(super) i64);
+
+/// A page without its keys.
+#[derive(Clone, Debug)]
+pub(super) struct PageRef {
+    pub(super) id: PageId,
+    pub(super) first: Key,
+    pub(super) last: Key,
+    /// Which ids and tombstones it may hold; see `bloom`.
+    pub(super) bloom: Box<[u8]>,
+}
+
+/// The run that a page belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct RunId {
+    pub(super) level: usize,
+    /// Unique among the runs of level 0. Every other level has one run, 0.
+    pub(super) run: i64,
+}
+
+/// A page to be written.
+pub(super) struct Page {
+    pub(super) run: RunId,
+    pub(super) entry: PageRef,
+    pub(super) keys: Vec<u8>,
+}
+
+/// Ids for new pages: first those of the pages that they replace, which makes it one row written instead of two, then
+/// fresh ones.
+pub(super) struct PageIds<'a> {
+    reused: &'a [PageId],
+    fresh: PageId,
+}
+
+impl<'a> PageIds<'a> {
+    pub(super) fn new(reused: &'a [PageId], fresh: PageId) -> Self {
+        PageIds { reused, fresh }
+    }
+
+    fn take(&mut self) -> PageId {
+        if let Some((id, others)) = self.reused.split_first() {
+            self.reused = others;
+            return *id;
+        }
+        let id = self.fresh;
+        self.fresh.0 += 1;
+        id
+    }
+
+    /// Ids of replaced pages that no new page has taken.
+    pub(super) fn unused(self) -> &'a [PageId] {
+        self.reused
+    }
+}
+
+/// Sorts keys, and drops tombstones of which there is one of a later second.
+pub(super) fn sort_keys(keys: &mut Vec<Key>) {
+    // A few sorted stretches, which a stable sort finds and merges.
+    keys.sort();
+    keys.dedup_by(|key, before| key.is_same_tombstone(before));
+}
+
+/// Cuts sorted keys into pages of about the same size, none much larger than `bytes_max`.
+pub(super) fn paginate(
+    keys: &[Key],
+    run: RunId,
+    bytes_max: usize,
+    ids: &mut PageIds<'_>,
+    out: &mut Vec<Page>,
+) {
+    let bytes = encoded_bytes(keys);
+    // The estimate must not leave a last page of a few keys.
+    let share = bytes.div_ceil(bytes.div_ceil(bytes_max).max(1)) + bytes_max / 64;
+    let mut keys = keys.iter().peekable();
+    while let Some(first) = keys.peek().copied() {
+        let mut builder = Builder::new();
+        let (mut last, mut hashes) = (first, Vec::new());
+        while builder.len() < share
+            && let Some(key) = keys.next()
+        {
+            builder.push(key);
+            last = key;
+            hashes.extend(key.lookup_hash().copied());
+        }
+        let entry = PageRef { id: ids.take(), first: *first, last: *last, bloom: bloom::build(&hashes) };
+        out.push(Page { run, entry, keys: builder.finish() });
+    }
+}
+
 /// A page being written.
-pub(super) struct Builder {
+struct Builder {
     bytes: Vec<u8>,
     restarts: Vec<u16>,
     keys: usize,
@@ -24,12 +116,12 @@ pub(super) struct Builder {
 }
 
 impl Builder {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         Builder { bytes: Vec::new(), restarts: Vec::new(), keys: 0, last: Key::EMPTY }
     }
 
     /// Adds a key above all others.
-    pub(super) fn push(&mut self, key: &Key) {
+    fn push(&mut self, key: &Key) {
         let shared = if self.keys.is_multiple_of(RESTART_KEYS) {
             self.restarts.push(self.bytes.len() as u16);
             0
@@ -43,11 +135,11 @@ impl Builder {
         self.keys += 1;
     }
 
-    pub(super) fn len(&self) -> usize {
+    fn len(&self) -> usize {
         self.bytes.len() + 2 * self.restarts.len() + 2
     }
 
-    pub(super) fn finish(mut self) -> Vec<u8> {
+    fn finish(mut self) -> Vec<u8> {
         for restart in &self.restarts {
             self.bytes.extend(restart.to_be_bytes());
         }
@@ -57,7 +149,7 @@ impl Builder {
 }
 
 /// About how many bytes sorted keys take in pages.
-pub(super) fn bytes(keys: &[Key]) -> usize {
+fn encoded_bytes(keys: &[Key]) -> usize {
     let before = [None].into_iter().chain(keys.iter().map(Some));
     let entry = |(place, (key, before)): (usize, (&Key, Option<&Key>))| match before {
         Some(before) if !place.is_multiple_of(RESTART_KEYS) => 2 + key.as_bytes().len() - before.shared(key),

@@ -1,28 +1,28 @@
-//! Where the layout draws its lines. The defaults are for Durable Objects; tests draw them so narrowly that a
-//! few events cross all of them.
+//! Sizes of the layout's parts. The defaults are for Durable Objects; tests choose them so small that a few events exceed
+//! all of them.
 
 /// Sizes of the parts of a [`SqlBackend`](super::SqlBackend). What is stored with some is read with any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SqlSizes {
-    /// Keys kept in memory until they are folded into pages. An event has about eleven; a tombstone is one. When the
+    /// Keys kept in memory until they are flushed to pages. An event has about eleven; a tombstone is one. When the
     /// backend is opened, the events and tombstones of so many are read.
-    pub recent_keys: usize,
-    /// Bytes of events whose keys are kept in memory.
-    pub recent_bytes: usize,
+    pub memtable_keys: usize,
+    /// Bytes of events whose keys are kept in memory until they are flushed.
+    pub memtable_bytes: usize,
     /// Bytes of a page of keys, 128 to 60,000.
     pub page_bytes: usize,
     /// Bytes of events that are stored in one row, if they come in one write. A longer event has a row of its own.
     pub row_bytes: usize,
-    /// Runs of level 0 at which they are merged into level 1; one at least.
+    /// Runs of level 0 at which they are compacted into level 1; one at least.
     pub runs: usize,
-    /// Pages of level 1 above which some are merged into level 2.
+    /// Pages of level 1 above which some are compacted into level 2.
     pub level_pages: usize,
     /// How many times larger than a level the next one may be.
     pub fan_out: usize,
-    /// Pages that one merge reads, and about as many that it writes; two at least.
-    pub merge_pages: usize,
-    /// Keys of events that are gone, read in a row in one page, for which the page is written anew.
-    pub gone_keys: usize,
+    /// Pages that one compaction step reads, and about as many that it writes; two at least.
+    pub compaction_pages: usize,
+    /// Keys of removed events, skipped by one reader in one page, from which the page needs to be rewritten.
+    pub skipped_keys: usize,
     /// Bytes of pages that are kept in memory.
     pub page_cache_bytes: usize,
     /// Bytes of rows of events that are kept in memory.
@@ -32,15 +32,15 @@ pub struct SqlSizes {
 impl Default for SqlSizes {
     fn default() -> Self {
         SqlSizes {
-            recent_keys: 8_192,
-            recent_bytes: 2 << 20,
+            memtable_keys: 8_192,
+            memtable_bytes: 2 << 20,
             page_bytes: 32 << 10,
             row_bytes: 16 << 10,
             runs: 8,
             level_pages: 128,
             fan_out: 8,
-            merge_pages: 48,
-            gone_keys: 64,
+            compaction_pages: 48,
+            skipped_keys: 64,
             page_cache_bytes: 6 << 20,
             row_cache_bytes: 1 << 20,
         }
@@ -52,15 +52,15 @@ impl SqlSizes {
     #[cfg(feature = "testing")]
     pub fn tiny() -> Self {
         SqlSizes {
-            recent_keys: 24,
-            recent_bytes: 4_000,
+            memtable_keys: 24,
+            memtable_bytes: 4_000,
             page_bytes: 300,
             row_bytes: 1_000,
             runs: 3,
             level_pages: 4,
             fan_out: 2,
-            merge_pages: 6,
-            gone_keys: 2,
+            compaction_pages: 6,
+            skipped_keys: 2,
             page_cache_bytes: 2_000,
             row_cache_bytes: 3_000,
         }
@@ -71,13 +71,13 @@ impl SqlSizes {
         SqlSizes {
             page_bytes: self.page_bytes.clamp(128, 60_000),
             runs: self.runs.max(1),
-            merge_pages: self.merge_pages.max(2),
-            gone_keys: self.gone_keys.max(1),
+            compaction_pages: self.compaction_pages.max(2),
+            skipped_keys: self.skipped_keys.max(1),
             ..self
         }
     }
 
-    /// Pages of `level` above which some are merged into the next.
+    /// Pages of `level` above which some are compacted into the next.
     pub(super) fn level_pages_max(&self, level: usize) -> usize {
         let times = self.fan_out.saturating_pow(level.saturating_sub(1) as u32);
         self.level_pages.saturating_mul(times)

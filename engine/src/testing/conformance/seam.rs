@@ -271,21 +271,23 @@ fn tombstones_keep_the_latest_second(backend: &impl Backend) {
     ];
     let read =
         |key: &Tombstone| backend.reader().and_then(|reader| reader.tombstone(key)).expect("tombstone");
-    let bury = |key: &Tombstone, until| backend.write(|writer| writer.bury(key, until)).expect("bury");
+    let put = |key: &Tombstone, until| {
+        backend.write(|writer| writer.put_tombstone(key, until)).expect("put a tombstone")
+    };
     for (index, key) in keys.iter().enumerate() {
-        assert_eq!(read(key), None, "{key:?} is not yet buried");
+        assert_eq!(read(key), None, "{key:?} has not been put");
         let until = 10 * index as u64;
-        bury(key, until);
+        put(key, until);
         assert_eq!(read(key), Some(until), "{key:?}");
-        bury(key, until.saturating_sub(5));
-        assert_eq!(read(key), Some(until), "{key:?}, buried again up to an earlier second");
-        bury(key, until + 5);
-        assert_eq!(read(key), Some(until + 5), "{key:?}, buried again up to a later second");
+        put(key, until.saturating_sub(5));
+        assert_eq!(read(key), Some(until), "{key:?}, put again with an earlier second");
+        put(key, until + 5);
+        assert_eq!(read(key), Some(until + 5), "{key:?}, put again with a later second");
     }
     for (index, key) in keys.iter().enumerate() {
         assert_eq!(read(key), Some(10 * index as u64 + 5), "{key:?}");
     }
-    bury(&keys[0], u64::MAX);
+    put(&keys[0], u64::MAX);
     assert_eq!(read(&keys[0]), Some(u64::MAX));
 }
 
@@ -319,7 +321,7 @@ fn nothing_of_a_failed_write_is_kept<B: Backend>(backend: &B) {
     let classes = backend.classes();
     let terms = |event: &Event| terms_of(event.view(), classes);
     store(backend, &[(1, events[0].clone()), (2, events[1].clone())]);
-    backend.write(|writer| writer.bury(&keys[0], 5)).expect("bury");
+    backend.write(|writer| writer.put_tombstone(&keys[0], 5)).expect("put a tombstone");
     let before = picture(backend, &events, &keys);
     for steps in 0..7 {
         let result: Result<(), StoreError> = backend.write(|writer| {
@@ -327,8 +329,8 @@ fn nothing_of_a_failed_write_is_kept<B: Backend>(backend: &B) {
                 match step {
                     0 => writer.insert(Seq(3), &events[2], &terms(&events[2]))?,
                     1 => writer.remove(Seq(1), &events[0], &terms(&events[0]))?,
-                    2 => writer.bury(&keys[0], 9)?,
-                    3 => writer.bury(&keys[1], 9)?,
+                    2 => writer.put_tombstone(&keys[0], 9)?,
+                    3 => writer.put_tombstone(&keys[1], 9)?,
                     4 => writer.insert(Seq(4), &events[0], &terms(&events[0]))?,
                     _ => writer.remove(Seq(3), &events[2], &terms(&events[2]))?,
                 }
@@ -360,7 +362,7 @@ fn a_write_sees_itself<B: Backend>(backend: &B) {
         writer.log(Seq(0), 9, &mut log)?;
         writer.expiring(7, 9, &mut expiring)?;
         assert_eq!((log, expiring), (vec![Seq(1)], vec![Seq(1)]));
-        writer.bury(&key, 3)?;
+        writer.put_tombstone(&key, 3)?;
         assert_eq!(writer.tombstone(&key)?, Some(3));
         writer.remove(Seq(1), &event, &terms)?;
         assert_eq!(writer.seq_of(&event.id)?, None);

@@ -1,4 +1,4 @@
-//! Reading at one moment: a read transaction, or a write transaction before its changes are applied.
+//! A snapshot of the database: a read transaction, or a write transaction before its changes are applied.
 
 use std::borrow::Cow;
 use std::ops::Bound;
@@ -12,15 +12,15 @@ use relay_engine::types::Timestamp;
 use super::error::store_error;
 use super::{LAST_SEQ_KEY, LmdbBackend};
 
-/// What is stored, seen by a transaction.
-pub struct Moment<'a, T> {
+/// What is stored, as a transaction sees it.
+pub struct Snapshot<'a, T> {
     backend: &'a LmdbBackend,
     txn: T,
 }
 
-impl<'a, T> Moment<'a, T> {
+impl<'a, T> Snapshot<'a, T> {
     pub(super) fn new(backend: &'a LmdbBackend, txn: T) -> Self {
-        Moment { backend, txn }
+        Snapshot { backend, txn }
     }
 
     pub(super) fn into_txn(self) -> T {
@@ -30,7 +30,7 @@ impl<'a, T> Moment<'a, T> {
 
 /// Either kind of transaction.
 pub trait Txn {
-    /// As one that reads.
+    /// It as a read transaction.
     fn read(&self) -> &RoTxn<'_, AnyTls>;
 }
 
@@ -46,7 +46,7 @@ impl Txn for RwTxn<'_> {
     }
 }
 
-impl<T: Txn> KeySource for Moment<'_, T> {
+impl<T: Txn> KeySource for Snapshot<'_, T> {
     const WANTS_REMOVED_KEYS: bool = true;
 
     fn keys(

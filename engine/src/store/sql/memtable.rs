@@ -1,0 +1,176 @@
+//! The memtable: keys that are not in pages yet. They are not stored but derived again, when the backend is opened, from
+//! the events and tombstones since the last flush.
+
+use std::collections::{BTreeSet, btree_set};
+
+use rustc_hash::FxHashSet;
+
+use super::conn::{SqlConn, SqlValue};
+use super::event_table::{self, EventChanges};
+use super::page::sort_keys;
+use super::queries::{int, integers};
+use super::sizes::SqlSizes;
+use super::tombstones;
+use crate::store::backend::{Seq, StoreError};
+use crate::store::keyed::{Key, Overlay, keys_of, tombstone_key};
+use crate::store::terms::{TermClasses, terms_of};
+use crate::types::Event;
+
+const FLUSHES: &str = "SELECT value FROM relay_meta WHERE name = 'folds'";
+const FLUSHED: &str = "SELECT value FROM relay_meta WHERE name = 'folded'";
+const FLUSHED_EVENTS: &str = "SELECT value FROM relay_meta WHERE name = 'folded_events'";
+const WRITE: &str = "INSERT INTO relay_meta (name, value) VALUES ('folds', ?), ('folded', ?), ('folded_events', ?) \
+                     ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+
+#[derive(Debug, Default)]
+pub(super) struct Memtable {
+    /// Keys of the events above [`Flushed::up_to`], and of tombstones put since.
+    keys: BTreeSet<Key>,
+    /// Those of these events that were removed since the backend was opened. Their keys are skipped.
+    removed: FxHashSet<Seq>,
+    /// Events left, and bytes of all.
+    events: u64,
+    event_bytes: usize,
+    /// Rows of tombstones since the last flush.
+    tombstone_rows: i64,
+    flushed: Flushed,
+}
+
+/// What has been flushed so far; `relay_meta` has it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Flushed {
+    /// How often.
+    flushes: i64,
+    /// The last sequence number whose keys are in pages.
+    up_to: Seq,
+    /// Events whose keys were flushed, whether or not they were removed afterwards.
+    events: u64,
+}
+
+/// Tombstones that a write put.
+#[derive(Debug)]
+pub(super) struct NewTombstones {
+    keys: Vec<Key>,
+    rows: i64,
+}
+
+impl Memtable {
+    /// Reads the rows of events and tombstones since the last flush.
+    pub(super) fn load<C: SqlConn>(conn: &C, classes: TermClasses) -> Result<Self, StoreError> {
+        let mut memtable = Memtable { flushed: Flushed::load(conn)?, ..Memtable::default() };
+        let Memtable { keys, events, event_bytes, flushed, .. } = &mut memtable;
+        let rows = tombstones::load(conn, flushed.flushes, &mut |key| {
+            keys.insert(key);
+        })?;
+        // Rows are of one write, and a flush is between writes: no row has events of both sides.
+        event_table::each_event(conn, flushed.up_to, &mut |seq, json| {
+            *event_bytes += json.len();
+            *events += 1;
+            let event = Event::from_canonical(json.into());
+            keys.extend(keys_of(seq, &event, &terms_of(event.view(), classes)));
+        })?;
+        memtable.tombstone_rows = rows;
+        Ok(memtable)
+    }
+
+    /// The last sequence number whose keys are in pages.
+    pub(super) fn flushed_up_to(&self) -> Seq {
+        self.flushed.up_to
+    }
+
+    /// Events whose keys are here or were flushed, except those removed before their flush.
+    pub(super) fn events_ever(&self) -> u64 {
+        self.flushed.events + self.events
+    }
+
+    /// Whether it has grown to `times` the size at which it is flushed.
+    pub(super) fn is_full(&self, sizes: &SqlSizes, times: usize) -> bool {
+        self.keys.len() >= sizes.memtable_keys.saturating_mul(times)
+            || self.event_bytes >= sizes.memtable_bytes.saturating_mul(times)
+    }
+
+    /// Keys from `first` to `last`, both included, ascending.
+    pub(super) fn range(&self, first: Key, last: Key) -> Range<'_> {
+        self.live(self.keys.range(first..=last))
+    }
+
+    /// All keys to flush, sorted.
+    pub(super) fn live_keys(&self) -> Vec<Key> {
+        let mut keys: Vec<Key> = self.live(self.keys.range::<Key, _>(..)).copied().collect();
+        sort_keys(&mut keys);
+        keys
+    }
+
+    fn live<'a>(&'a self, keys: btree_set::Range<'a, Key>) -> Range<'a> {
+        Range { keys, removed: &self.removed }
+    }
+
+    /// What will have been flushed when all that is here, up to `last_seq`, is.
+    pub(super) fn after_flush(&self, last_seq: Seq) -> Flushed {
+        Flushed { flushes: self.flushed.flushes + 1, up_to: last_seq, events: self.events_ever() }
+    }
+
+    /// Empties it after a flush.
+    pub(super) fn clear(&mut self, flushed: Flushed) {
+        *self = Memtable { flushed, ..Memtable::default() };
+    }
+
+    /// Writes the tombstones of a write. Runs inside a transaction; [`Memtable::commit`] follows it.
+    pub(super) fn write_tombstones<C: SqlConn>(
+        &self,
+        conn: &C,
+        overlay: &Overlay,
+    ) -> Result<NewTombstones, StoreError> {
+        let keys: Vec<Key> = overlay.tombstones().map(|(key, until)| tombstone_key(key, until)).collect();
+        let rows = tombstones::write(conn, self.flushed.flushes, self.tombstone_rows, &keys)?;
+        Ok(NewTombstones { keys, rows })
+    }
+
+    /// Takes over a write that is durable; `removed` are those it removed of the events whose keys are here.
+    pub(super) fn commit(
+        &mut self,
+        overlay: &Overlay,
+        added: &EventChanges,
+        removed: &[Seq],
+        tombstones: NewTombstones,
+    ) {
+        // This source is not told of keys to remove.
+        self.keys.extend(overlay.keys().map(|(key, _)| *key));
+        self.keys.extend(tombstones.keys);
+        self.tombstone_rows += tombstones.rows;
+        self.event_bytes += added.added_bytes;
+        self.events = (self.events + added.added).saturating_sub(removed.len() as u64);
+        self.removed.extend(removed);
+    }
+}
+
+impl Flushed {
+    fn load<C: SqlConn>(conn: &C) -> Result<Self, StoreError> {
+        let value = |sql| Ok::<_, StoreError>(integers(conn, sql, &[])?.first().copied().unwrap_or(0));
+        Ok(Flushed {
+            flushes: value(FLUSHES)?,
+            up_to: Seq(value(FLUSHED)? as u64),
+            events: value(FLUSHED_EVENTS)? as u64,
+        })
+    }
+
+    /// Runs inside the transaction of the flush.
+    pub(super) fn write<C: SqlConn>(&self, conn: &C) -> Result<(), StoreError> {
+        conn.exec(WRITE, &[SqlValue::Int(self.flushes), int(self.up_to), SqlValue::Int(self.events as i64)])
+    }
+}
+
+/// Keys of a [`Memtable`], without those of removed events.
+pub(super) struct Range<'a> {
+    keys: btree_set::Range<'a, Key>,
+    removed: &'a FxHashSet<Seq>,
+}
+
+impl<'a> Iterator for Range<'a> {
+    type Item = &'a Key;
+
+    fn next(&mut self) -> Option<&'a Key> {
+        let removed = self.removed;
+        self.keys.find(|key| key.seq().is_none_or(|seq| !removed.contains(&seq)))
+    }
+}

@@ -1,0 +1,138 @@
+//! The keys of a range, merged from the memtable and from the pages of all runs.
+
+use std::iter::Peekable;
+
+use super::bloom;
+use super::conn::SqlConn;
+use super::memtable;
+use super::page::{Cursor, PageId, PageRef};
+use super::page_table::PageTable;
+use super::removed::RemovedSeqs;
+use super::tables::Tables;
+use super::tree::Tree;
+use crate::store::backend::StoreError;
+use crate::store::keyed::Key;
+
+/// A range being read.
+pub(super) struct KeyRange<'a> {
+    from: &'a [u8],
+    to: &'a [u8],
+    /// The id or tombstone, if the range is of one; pages whose filter rules it out are not read.
+    hash: Option<[u8; 32]>,
+    recent: Peekable<memtable::Range<'a>>,
+    runs: Vec<RunCursor<'a>>,
+    pages: &'a mut PageTable,
+    removed: &'a RemovedSeqs,
+    /// Keys of removed events, skipped in one page, from which it needs to be rewritten.
+    skipped_max: usize,
+    /// Such pages.
+    needs_rewrite: Vec<PageId>,
+}
+
+/// A place in one run.
+struct RunCursor<'a> {
+    /// Pages behind the open one.
+    pages: &'a [PageRef],
+    open: Option<OpenPage>,
+    /// The next key, if it has been read.
+    head: Option<Key>,
+}
+
+struct OpenPage {
+    id: PageId,
+    cursor: Cursor,
+    /// Keys of removed events skipped so far.
+    skipped: usize,
+}
+
+impl<'a> KeyRange<'a> {
+    /// From key `from` to key `to`, both included.
+    pub(super) fn new(
+        tables: &'a mut Tables,
+        from: &'a [u8],
+        to: &'a [u8],
+        skipped_max: usize,
+    ) -> Result<Self, StoreError> {
+        let (Some(first), Some(last)) = (Key::read(from), Key::read(to)) else {
+            return Err(StoreError::Failed("a key that is looked for is too long".into()));
+        };
+        let Tables { memtable, tree: Tree { directory, pages, removed, .. }, .. } = tables;
+        let runs = directory.runs().iter().filter_map(|run| {
+            let pages = run.pages_from(from);
+            let reaches = pages.first().is_some_and(|page| page.first <= last);
+            reaches.then_some(RunCursor { pages, open: None, head: None })
+        });
+        let is_one = from.first() == to.first() && first.lookup_hash() == last.lookup_hash();
+        Ok(KeyRange {
+            from,
+            to,
+            hash: first.lookup_hash().copied().filter(|_| is_one),
+            recent: memtable.range(first, last).peekable(),
+            runs: runs.collect(),
+            pages,
+            removed,
+            skipped_max,
+            needs_rewrite: Vec::new(),
+        })
+    }
+
+    /// The next key, ascending.
+    pub(super) fn next<C: SqlConn>(&mut self, conn: &C) -> Result<Option<Key>, StoreError> {
+        let mut least: Option<(Key, usize)> = None;
+        for place in 0..self.runs.len() {
+            if self.runs[place].head.is_none() {
+                self.advance(conn, place)?;
+            }
+            if let Some(head) = self.runs[place].head
+                && least.is_none_or(|(key, _)| head < key)
+            {
+                least = Some((head, place));
+            }
+        }
+        match (self.recent.peek(), least) {
+            (Some(recent), Some((key, _))) if **recent < key => Ok(self.recent.next().copied()),
+            (_, Some((_, place))) => Ok(self.runs[place].head.take()),
+            (_, None) => Ok(self.recent.next().copied()),
+        }
+    }
+
+    /// Pages in which many keys of removed events were skipped.
+    pub(super) fn into_needs_rewrite(self) -> Vec<PageId> {
+        self.needs_rewrite
+    }
+
+    /// Reads the next key of a run into its `head`, if there is one.
+    fn advance<C: SqlConn>(&mut self, conn: &C, place: usize) -> Result<(), StoreError> {
+        let run = &mut self.runs[place];
+        loop {
+            if let Some(open) = &mut run.open {
+                while let Some(key) = open.cursor.next()? {
+                    if key.as_bytes() > self.to {
+                        (run.open, run.pages) = (None, &[]);
+                        return Ok(());
+                    }
+                    if key.seq().is_some_and(|seq| self.removed.contains(seq)) {
+                        open.skipped += 1;
+                        if open.skipped == self.skipped_max {
+                            self.needs_rewrite.push(open.id);
+                        }
+                        continue;
+                    }
+                    run.head = Some(key);
+                    return Ok(());
+                }
+                run.open = None;
+            }
+            let Some((page, others)) = run.pages.split_first() else { return Ok(()) };
+            if page.first.as_bytes() > self.to {
+                run.pages = &[];
+                return Ok(());
+            }
+            run.pages = others;
+            if self.hash.is_none_or(|hash| bloom::may_contain(&page.bloom, &hash)) {
+                let cursor = Cursor::at(self.pages.read(conn, page.id)?, self.from)?;
+                run.open = Some(OpenPage { id: page.id, cursor, skipped: 0 });
+            }
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! All tables together, each with what is kept of it in memory: how a write goes through them.
+
+use super::conn::SqlConn;
+use super::event_table::{EventChanges, EventTable};
+use super::memtable::{Memtable, NewTombstones};
+use super::removed::ChangedBits;
+use super::sizes::SqlSizes;
+use super::tree::Tree;
+use crate::store::backend::{Seq, StoreError};
+use crate::store::keyed::Overlay;
+use crate::store::terms::TermClasses;
+
+#[derive(Debug)]
+pub(super) struct Tables {
+    pub(super) events: EventTable,
+    pub(super) memtable: Memtable,
+    pub(super) tree: Tree,
+}
+
+/// What a write changes, until it is durable.
+#[derive(Debug)]
+pub(super) struct Changes {
+    events: EventChanges,
+    tombstones: NewTombstones,
+    removed: ChangedBits,
+}
+
+impl Tables {
+    /// Reads a row for each page, and each row of events and tombstones since the last flush.
+    pub(super) fn load<C: SqlConn>(
+        conn: &C,
+        sizes: &SqlSizes,
+        classes: TermClasses,
+    ) -> Result<Self, StoreError> {
+        let tree = Tree::load(conn, sizes.page_cache_bytes)?;
+        let memtable = Memtable::load(conn, classes)?;
+        let events = EventTable::load(conn, memtable.flushed_up_to(), sizes.row_cache_bytes)?;
+        Ok(Tables { events, memtable, tree })
+    }
+
+    /// How many events are stored.
+    pub(super) fn event_count(&self) -> u64 {
+        self.memtable.events_ever().saturating_sub(self.tree.removed.len())
+    }
+
+    /// Writes an overlay down. Runs inside a transaction; [`Tables::commit`] follows it.
+    pub(super) fn write<C: SqlConn>(
+        &mut self,
+        conn: &C,
+        sizes: &SqlSizes,
+        overlay: &Overlay,
+    ) -> Result<Changes, StoreError> {
+        let events = self.events.write(conn, overlay, sizes.row_bytes)?;
+        let removed = self.tree.removed.write(conn, self.split_removed(&events).0)?;
+        let tombstones = self.memtable.write_tombstones(conn, overlay)?;
+        Ok(Changes { events, tombstones, removed })
+    }
+
+    /// Takes over a write that is durable.
+    pub(super) fn commit(&mut self, overlay: &Overlay, Changes { events, tombstones, removed }: Changes) {
+        let (flushed, recent) = self.split_removed(&events);
+        self.tree.removed.commit(removed);
+        self.tree.rewrites.count_removed(flushed.len() as u64);
+        self.events.commit(&events);
+        self.memtable.commit(overlay, &events, recent, tombstones);
+    }
+
+    /// The events that a write removes: those whose keys are in pages, and those whose keys are in the memtable.
+    fn split_removed<'a>(&self, changes: &'a EventChanges) -> (&'a [Seq], &'a [Seq]) {
+        let up_to = self.memtable.flushed_up_to();
+        changes.removed.split_at(changes.removed.partition_point(|seq| *seq <= up_to))
+    }
+}
