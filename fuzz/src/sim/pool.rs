@@ -170,6 +170,10 @@ fn filter(rng: &mut Rng, events: &[Event]) -> Filter {
     if rng.one_in(10) {
         tags.push((b'e', vec![rng.pick(events).id.to_string()]));
     }
+    if rng.one_in(10) {
+        tags.push((b'd', vec![["", "x"][rng.below(2) as usize].to_owned()]));
+    }
+    tags.sort_by_key(|(letter, _)| *letter);
     let boxed = |text: String| text.into_bytes().into_boxed_slice();
     filter.tags = tags
         .into_iter()

@@ -259,7 +259,7 @@ fn say_vanish_elsewhere(count: u64, url: Option<&str>) {
         _ if count == 0 => {}
         None => eprintln!(
             "{count} requests to vanish (kind 62) name relays, and without `url` none of them is known to be this \
-             one: they are stored and delete nothing. Set `url` and import them again if one is."
+             one: they are stored and delete nothing. Set `url` (--set url=wss://...) and import them again if one is."
         ),
         Some(url) => eprintln!(
             "{count} requests to vanish (kind 62) name other relays than {url}: they are stored and delete nothing."

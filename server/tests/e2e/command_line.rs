@@ -136,7 +136,7 @@ fn what_was_deleted_stays_deleted_where_an_export_is_imported() {
         event(&key(3)).kind(62).at(2_000).tag(["relay", "wss://relay.example.com"]).tag(expired).sign(),
     ];
     let gone = [note, profile, message];
-    let url = ["--url", "wss://relay.example.com"];
+    let url = ["--set", "url=wss://relay.example.com"];
     import(&here, &jsonl(&gone), &url);
     let (counts, words) = import(&here, &jsonl(&requests), &url);
     assert_eq!((&counts["stored"], &counts["vanish_elsewhere"]), (&3.into(), &0.into()), "{words}");
@@ -155,7 +155,7 @@ fn what_was_deleted_stays_deleted_where_an_export_is_imported() {
     assert_eq!((&counts["duplicate"], &counts["vanish_elsewhere"]), (&3.into(), &0.into()), "{words}");
     let (counts, _) = import(&there, &jsonl(&gone), &[]);
     assert_eq!((&counts["deleted"], &counts["stored"]), (&3.into(), &0.into()));
-    let (_, words) = import(&folder(), &export.stdout, &["--url", "wss://other.example.com"]);
+    let (_, words) = import(&folder(), &export.stdout, &["--set", "url=wss://other.example.com"]);
     assert!(
         words.contains("1 requests to vanish") && words.contains("other relays than wss://other"),
         "{words}"
