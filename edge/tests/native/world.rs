@@ -48,6 +48,8 @@ pub(super) struct FakeHost {
     pub(super) alarms_set: Rc<Cell<u32>>,
     /// Batches that consumers were handed and have not been answered for.
     pub(super) deliveries: Rc<RefCell<VecDeque<(String, Vec<(Option<Seq>, Event)>)>>>,
+    /// Ephemeral events for the other shards, a batch for each call.
+    pub(super) handed_on: Rc<RefCell<Vec<Vec<Event>>>>,
 }
 
 impl Host for FakeHost {
@@ -84,6 +86,10 @@ impl Host for FakeHost {
     fn set_alarm(&self, at: Now) {
         self.alarm.set(Some(at));
         self.alarms_set.set(self.alarms_set.get() + 1);
+    }
+
+    fn hand_on(&self, events: &[Event]) {
+        self.handed_on.borrow_mut().push(events.to_vec());
     }
 }
 
@@ -182,6 +188,12 @@ impl Runtime {
     pub(super) fn text(&mut self, key: Key, text: &str) {
         let now = self.now;
         self.next = self.object().text(now, key, text);
+    }
+
+    /// Ephemeral events of another shard.
+    pub(super) fn live(&mut self, events: Vec<Event>) {
+        let now = self.now;
+        self.next = self.object().live(now, events);
     }
 
     /// Delivers what sockets hold, gives turns, forgets, until there is nothing to do.
