@@ -42,12 +42,15 @@ enum Input {
     Binary,
 }
 
+/// A batch of a stream, and whom it is for.
+type Delivery = (String, Vec<(Option<Seq>, Event)>);
+
 #[derive(Clone, Default)]
 pub(super) struct FakeHost {
     pub(super) alarm: Rc<Cell<Option<Now>>>,
     pub(super) alarms_set: Rc<Cell<u32>>,
     /// Batches that consumers were handed and have not been answered for.
-    pub(super) deliveries: Rc<RefCell<VecDeque<(String, Vec<(Option<Seq>, Event)>)>>>,
+    pub(super) deliveries: Rc<RefCell<VecDeque<Delivery>>>,
     /// Ephemeral events for the other shards, a batch for each call.
     pub(super) handed_on: Rc<RefCell<Vec<Vec<Event>>>>,
 }
