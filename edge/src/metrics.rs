@@ -5,6 +5,8 @@ use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
+use crate::shard::Shard;
+
 /// One number of one shard. It travels from an object to the Worker as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sample {
@@ -89,7 +91,7 @@ pub type Answer = Result<Vec<Sample>, String>;
 
 /// The page for Prometheus, in its text format 0.0.4: each number summed over the shards under its own name,
 /// and by shard under `..._by_shard`.
-pub fn render(shards: &[(u16, Answer)]) -> String {
+pub fn render(shards: &[(Shard, Answer)]) -> String {
     let mut sums: BTreeMap<(usize, &str), Vec<(&Sample, u64)>> = BTreeMap::new();
     let mut order: Vec<&str> = Vec::new();
     for samples in shards.iter().filter_map(|(_, answer)| answer.as_ref().ok()) {
@@ -129,7 +131,12 @@ pub fn render(shards: &[(u16, Answer)]) -> String {
     ratio(&mut out, shards, "relay_rows_read_per_returned_event", READ, RETURNED);
     head(&mut out, "relay_shard_up", "", "relay_shard_up");
     for (shard, answer) in shards {
-        line(&mut out, "relay_shard_up", &format!("{{shard=\"{shard}\"}}"), &u8::from(answer.is_ok()));
+        line(
+            &mut out,
+            "relay_shard_up",
+            &format!("{{shard=\"{}\"}}", shard.range()),
+            &u8::from(answer.is_ok()),
+        );
     }
     out
 }
@@ -141,7 +148,7 @@ const READ: Column<'_> = ("relay_rows_read_total", Some(("for", "requests")));
 const RETURNED: Column<'_> = ("nostr_relay_messages_total", Some(("verb", "EVENT")));
 
 /// What one costs, over all shards.
-fn ratio(out: &mut String, shards: &[(u16, Answer)], name: &str, above: Column<'_>, below: Column<'_>) {
+fn ratio(out: &mut String, shards: &[(Shard, Answer)], name: &str, above: Column<'_>, below: Column<'_>) {
     let sum = |(name, label): Column<'_>| -> u64 {
         let samples = shards.iter().filter_map(|(_, answer)| answer.as_ref().ok()).flatten();
         let own = |sample: &&Sample| {
@@ -167,9 +174,10 @@ fn head(out: &mut String, family: &str, suffix: &str, sample: &str) {
     let _ = writeln!(out, "# TYPE {family}{suffix}{full} {kind}");
 }
 
-fn labels(shard: Option<u16>, sample: &Sample) -> String {
+fn labels(shard: Option<Shard>, sample: &Sample) -> String {
     let own = sample.label.as_ref().map(|(name, value)| format!("{name}=\"{}\"", escaped(value)));
-    let all: Vec<String> = shard.map(|shard| format!("shard=\"{shard}\"")).into_iter().chain(own).collect();
+    let all: Vec<String> =
+        shard.map(|shard| format!("shard=\"{}\"", shard.range())).into_iter().chain(own).collect();
     if all.is_empty() { String::new() } else { format!("{{{}}}", all.join(",")) }
 }
 
@@ -184,6 +192,7 @@ fn line(out: &mut String, name: &str, labels: &str, value: &impl std::fmt::Displ
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shard::Shards;
 
     #[test]
     fn shards_are_summed_and_told_one_by_one() {
@@ -197,19 +206,21 @@ mod tests {
                 Sample::new("relay_verify_batch_events_sum", None, 5),
             ])
         };
-        let text = render(&[(0, shard(18, 2)), (1, shard(9, 1)), (2, Err("gone".into()))]);
+        let shards = Shards::new(4).into_iter().flat_map(Shards::all);
+        let answers = [shard(18, 2), shard(9, 1), Err("gone".into())];
+        let text = render(&shards.zip(answers).collect::<Vec<_>>());
         for want in [
             "# TYPE relay_connections gauge",
             "relay_connections 4",
-            "relay_connections_by_shard{shard=\"1\"} 2",
+            "relay_connections_by_shard{shard=\"4000\"} 2",
             "# TYPE relay_rows_written_total counter",
             "relay_rows_written_total{for=\"events\"} 27",
-            "relay_rows_written_by_shard_total{shard=\"0\",for=\"events\"} 18",
+            "relay_rows_written_by_shard_total{shard=\"0000\",for=\"events\"} 18",
             "relay_rows_written_per_event 9",
             "# TYPE relay_verify_batch_events histogram",
             "relay_verify_batch_events_bucket{le=\"+Inf\"} 6",
-            "relay_verify_batch_events_by_shard_sum{shard=\"1\"} 5",
-            "relay_shard_up{shard=\"2\"} 0",
+            "relay_verify_batch_events_by_shard_sum{shard=\"4000\"} 5",
+            "relay_shard_up{shard=\"8000\"} 0",
         ] {
             assert!(text.lines().any(|line| line == want), "{want}\nis not in\n{text}");
         }

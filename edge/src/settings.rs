@@ -6,7 +6,7 @@
 //! | `RELAY_PRIVATE_KEY` | secret, 64 hex digits: the relay's own key; NIP-11 tells its public half as `self` |
 //! | `ADMIN_PUBKEYS` | secret: authors who may always write, parted by commas; beside `policy.admin_pubkeys` |
 //! | `RELAY_URL` | public `wss://` URL, as AUTH events name it; without it the Host header counts |
-//! | `RELAY_SHARDS` | number of shards; 1 in this version |
+//! | `RELAY_SHARDS` | number of shards, a power of two; 1 in this version |
 //! | `RELAY_LOCATION_HINT` | where new objects are placed: `weur`, `enam`, ... |
 //! | `RELAY_JURISDICTION` | where objects must stay: `eu`, `fedramp` |
 //! | `RELAY_CONFIG` | JSON with `info`, `limits`, `policy`, the keys of the native server's file, `object` and `consumers` |
@@ -179,8 +179,9 @@ impl Settings {
         }
         if let Some(count) = variable("RELAY_SHARDS") {
             let shards = count.trim().parse().ok().and_then(Shards::new);
-            settings.placement.shards = shards
-                .ok_or_else(|| format!("RELAY_SHARDS: {count} is no number from 1 to {}", Shards::MAX))?;
+            settings.placement.shards = shards.ok_or_else(|| {
+                format!("RELAY_SHARDS: {count} is no power of two from 1 to {}", Shards::MAX)
+            })?;
         }
         if let Some(secret) = variable("RELAY_PRIVATE_KEY") {
             // Its words must not repeat the key.
@@ -349,8 +350,9 @@ mod tests {
             ("RELAY_PRIVATE_KEY", zeros.as_str(), "RELAY_PRIVATE_KEY: is no private key"),
             ("ADMIN_PUBKEYS", "npub1", "ADMIN_PUBKEYS: `npub1`"),
             ("RELAY_LOCATION_HINT", "europe", "RELAY_LOCATION_HINT: `europe` is none of wnam, "),
-            ("RELAY_SHARDS", "0", "RELAY_SHARDS: 0 is no number"),
-            ("RELAY_SHARDS", "many", "RELAY_SHARDS: many is no number"),
+            ("RELAY_SHARDS", "0", "RELAY_SHARDS: 0 is no power of two from 1 to 4096"),
+            ("RELAY_SHARDS", "3", "RELAY_SHARDS: 3 is no power of two"),
+            ("RELAY_SHARDS", "many", "RELAY_SHARDS: many is no power of two"),
             ("RELAY_SHARDS", "2", "RELAY_SHARDS: this version serves one shard"),
         ];
         for (name, value, words) in cases {

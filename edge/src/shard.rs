@@ -1,14 +1,22 @@
 //! Which shard a public key belongs to, and what its Durable Object is called.
 //!
-//! A shard owns a range of the 65,536 values of the first two bytes of SHA-256(pubkey), so that doubling the
-//! number of shards splits each in two. Keys are hashed because a key can be ground to any prefix.
+//! A shard owns a range of the 65,536 values of the first two bytes of SHA-256(pubkey), and its object is named by the
+//! start of that range: `relay-0000` is the only one of one shard and the lower of two, whose other one is `relay-8000`.
+//! The number of shards is a power of two, so that doubling it cuts each range in two: the object that is there
+//! keeps its name and the lower half, and only the upper half moves, to an object that is new. Keys are hashed because
+//! a key can be ground to any prefix.
 
 use std::fmt;
+use std::future::Future;
 
+use futures_util::future::join_all;
 use relay_engine::types::PubKey;
 use sha2::{Digest, Sha256};
 
-/// How many shards there are, from 1 to [`Shards::MAX`].
+/// Values of two bytes.
+const POINTS: u32 = 1 << 16;
+
+/// How many shards there are: a power of two from 1 to [`Shards::MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shards(u16);
 
@@ -18,14 +26,19 @@ impl Shards {
     /// Most shards.
     pub const MAX: u16 = 4096;
 
-    /// `None` for 0, and for more than [`Shards::MAX`].
+    /// `None` unless `count` is a power of two up to [`Shards::MAX`].
     pub fn new(count: u16) -> Option<Self> {
-        (1..=Self::MAX).contains(&count).then_some(Shards(count))
+        (count.is_power_of_two() && count <= Self::MAX).then_some(Shards(count))
     }
 
     /// How many.
     pub fn count(self) -> u16 {
         self.0
+    }
+
+    /// Values in the range of each.
+    fn width(self) -> u32 {
+        POINTS / u32::from(self.0)
     }
 
     /// The shard that holds an author's events.
@@ -35,7 +48,7 @@ impl Shards {
             [first, second, ..] => u32::from(u16::from_be_bytes([*first, *second])),
             _ => 0,
         };
-        Shard((point * u32::from(self.0) / 65_536) as u16)
+        Shard((point - point % self.width()) as u16)
     }
 
     /// The shard whose object takes a socket. A client has no key before it authenticates, so it cannot go by key;
@@ -44,9 +57,18 @@ impl Shards {
         Shard(0)
     }
 
-    /// All of them.
+    /// All of them, by their ranges.
     pub fn all(self) -> impl Iterator<Item = Shard> {
-        (0..self.0).map(Shard)
+        (0..=u16::MAX).step_by(self.width() as usize).map(Shard)
+    }
+
+    /// Asks all of them side by side. The answers are in the order of [`Shards::all`], and there when the slowest is.
+    pub async fn ask_all<T, F: Future<Output = T>>(self, mut ask: impl FnMut(Shard) -> F) -> Vec<(Shard, T)> {
+        let answers = self.all().map(|shard| {
+            let answer = ask(shard);
+            async move { (shard, answer.await) }
+        });
+        join_all(answers).await
     }
 }
 
@@ -55,22 +77,28 @@ impl Shards {
 pub struct Shard(u16);
 
 impl Shard {
-    /// Its number, from 0.
-    pub fn number(self) -> u16 {
-        self.0
+    /// The start of its range in four hexadecimal digits, which is what metrics call it.
+    pub fn range(self) -> String {
+        format!("{:04x}", self.0)
     }
 }
 
 /// The name of its Durable Object.
 impl fmt::Display for Shard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "relay-{}", self.0)
+        write!(f, "relay-{:04x}", self.0)
     }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+    use std::cell::{Cell, RefCell};
+    use std::collections::BTreeMap;
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
 
     use super::*;
 
@@ -80,30 +108,72 @@ mod tests {
         PubKey(bytes)
     }
 
+    fn names(count: u16) -> Vec<String> {
+        Shards::new(count).unwrap().all().map(|shard| shard.to_string()).collect()
+    }
+
     #[test]
-    fn counts_have_bounds() {
-        assert_eq!(Shards::new(0), None);
-        assert_eq!(Shards::new(Shards::MAX + 1), None);
+    fn counts_are_powers_of_two_with_a_bound() {
+        assert!(
+            [0, 3, 6, 100, 4095, Shards::MAX + 1, Shards::MAX * 2]
+                .map(Shards::new)
+                .iter()
+                .all(Option::is_none)
+        );
+        assert_eq!(Shards::new(1), Some(Shards::ONE));
         assert_eq!(Shards::new(Shards::MAX).unwrap().all().count(), 4096);
     }
 
     #[test]
-    fn keys_spread_evenly_and_doubling_splits() {
-        for count in [1, 2, 3, 8, 4096] {
-            let (few, many) = (Shards::new(count).unwrap(), Shards::new(count).unwrap());
-            assert!((0..100).all(|n| few.of(&key(n)) == many.of(&key(n))));
-        }
-        let (four, eight) = (Shards::new(4).unwrap(), Shards::new(8).unwrap());
-        let mut seen = [0; 4];
-        for n in 0..4_000 {
-            let shard = four.of(&key(n)).number();
-            assert_eq!(eight.of(&key(n)).number() / 2, shard);
-            seen[usize::from(shard)] += 1;
-        }
-        assert!(seen.iter().all(|count| (900..1100).contains(count)), "{seen:?}");
+    fn objects_are_named_by_the_start_of_their_ranges() {
+        assert_eq!(names(1), ["relay-0000"]);
+        assert_eq!(names(2), ["relay-0000", "relay-8000"]);
+        assert_eq!(names(4), ["relay-0000", "relay-4000", "relay-8000", "relay-c000"]);
+        assert_eq!(names(4096).last().unwrap(), "relay-fff0");
+        assert_eq!(Shards::ONE.of(&key(7)), Shards::ONE.for_connection());
         // sha256 of 32 zero bytes begins with 66 68.
-        assert_eq!(Shards::new(256).unwrap().of(&PubKey([0; 32])).number(), 0x66);
-        assert_eq!(Shards::ONE.of(&key(7)).to_string(), "relay-0");
-        assert_eq!(Shards::ONE.for_connection(), Shards::ONE.of(&key(7)));
+        let zeros = PubKey([0; 32]);
+        let shard = |count: u16| Shards::new(count).unwrap().of(&zeros);
+        assert_eq!(shard(1).to_string(), "relay-0000");
+        assert_eq!(shard(4).to_string(), "relay-4000");
+        assert_eq!(shard(256).range(), "6600");
+        assert_eq!(shard(4096).range(), "6660");
+    }
+
+    #[test]
+    fn keys_spread_evenly_and_a_split_moves_upper_halves_only() {
+        let (four, eight) = (Shards::new(4).unwrap(), Shards::new(8).unwrap());
+        let mut seen: BTreeMap<Shard, u32> = BTreeMap::new();
+        let mut moved = 0;
+        for n in 0..4_000 {
+            let (old, new) = (four.of(&key(n)), eight.of(&key(n)));
+            assert!(four.all().any(|shard| shard == old) && eight.all().any(|shard| shard == new));
+            // To the same object, or to one that was not there.
+            assert!(new == old || four.all().all(|shard| shard != new), "{old} to {new}");
+            moved += u32::from(new != old);
+            *seen.entry(old).or_default() += 1;
+        }
+        assert!(seen.values().all(|count| (900..1100).contains(count)), "{seen:?}");
+        assert!((1_900..2_100).contains(&moved), "{moved} of 4000 moved");
+    }
+
+    #[test]
+    fn all_shards_are_asked_before_any_has_answered() {
+        let (asked, open) = (RefCell::new(Vec::new()), Cell::new(false));
+        let all = Shards::new(4).unwrap().ask_all(|shard| {
+            let (asked, open) = (&asked, &open);
+            async move {
+                asked.borrow_mut().push(shard.range());
+                poll_fn(|_| if open.get() { Poll::Ready(()) } else { Poll::Pending }).await;
+                shard.to_string()
+            }
+        });
+        let (mut all, mut context) = (pin!(all), Context::from_waker(Waker::noop()));
+        assert!(all.as_mut().poll(&mut context).is_pending());
+        assert_eq!(*asked.borrow(), ["0000", "4000", "8000", "c000"]);
+        open.set(true);
+        let Poll::Ready(answers) = all.as_mut().poll(&mut context) else { panic!("all have answered") };
+        assert!(answers.iter().all(|(shard, name)| *name == shard.to_string()));
+        assert_eq!(answers.len(), 4);
     }
 }

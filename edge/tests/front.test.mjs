@@ -69,7 +69,7 @@ test('every number is summed and told by shard', async () => {
   const client = await Client.open(edge.url)
   await client.rest()
   const text = await (await fetch(`${edge.http}/metrics`)).text()
-  for (const line of ['relay_connections 1', 'relay_connections_by_shard{shard="0"} 1', 'relay_shard_up{shard="0"} 1']) {
+  for (const line of ['relay_connections 1', 'relay_connections_by_shard{shard="0000"} 1', 'relay_shard_up{shard="0000"} 1']) {
     assert.ok(text.split('\n').includes(line), `${line} in\n${text}`)
   }
   await client.close()

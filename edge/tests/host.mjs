@@ -51,7 +51,7 @@ export async function startEdge(given = {}) {
     http: `http://127.0.0.1:${ready.port}`,
     /** Drops all memory of the object, whatever it is doing; sockets stay. False if it has none now. */
     evict: async () => {
-      const object = { name: 'relay-0', webSockets: 'hibernate' }
+      const object = { name: 'relay-0000', webSockets: 'hibernate' }
       try {
         await miniflare.unsafeEvictDurableObject('openagents-relay', 'RelayDurableObject', object)
         return true

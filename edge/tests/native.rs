@@ -9,6 +9,7 @@ mod native {
     mod held;
     mod memory;
     mod semantics;
+    mod shards;
     mod sqlite;
     mod sweeping;
     mod world;

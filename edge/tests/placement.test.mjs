@@ -46,7 +46,7 @@ for (const [name, vars, placed] of cases) {
   test(`sockets, health and metrics ask for the one object where it is placed: ${name}`, async () => {
     const edge = await startEdge({ main: recording, vars })
     const asked = async () => (await fetch(`${edge.http}/asked`)).json()
-    const object = { name: 'relay-0', ...placed }
+    const object = { name: 'relay-0000', ...placed }
     const client = await Client.open(edge.url)
     assert.deepEqual(await asked(), [object], 'a socket')
     assert.deepEqual(await client.publish(sign()), [true, ''])
@@ -69,6 +69,6 @@ test('where the platform has no jurisdictions, one that is asked for is refused,
   await assert.rejects(Client.open(edge.url))
   const response = await fetch(`${edge.http}/health`)
   assert.equal(response.status, 503)
-  assert.match((await response.json()).status, /^shard 0: .*[Jj]urisdiction/)
+  assert.match((await response.json()).status, /^relay-0000: .*[Jj]urisdiction/)
   await edge.stop()
 })

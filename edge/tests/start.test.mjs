@@ -26,7 +26,7 @@ export class RelayDurableObject extends DurableObject {
   }
 }
 export default {
-  fetch: (request, env) => request.headers.get('upgrade') ? env.RELAY.getByName('relay-0').fetch(request) : new Response('{}'),
+  fetch: (request, env) => request.headers.get('upgrade') ? env.RELAY.getByName('relay-0000').fetch(request) : new Response('{}'),
 }`
 
 /** Milliseconds that all threads of a process have been on a CPU. */

@@ -13,7 +13,7 @@ use relay_engine::store::sql::{SqlConn, SqlValue};
 use relay_engine::store::{Seq, StoreError};
 use relay_engine::testing::Rng;
 use relay_engine::testing::signing::{event, key};
-use relay_engine::types::{Event, Limits, Now};
+use relay_engine::types::{Class, Event, Limits, Now};
 use relay_engine::verify::Libsecp256k1;
 
 use crate::chance::Chance;
@@ -109,6 +109,10 @@ impl Host for Runtime {
     }
 
     fn deliver(&self, _: &str, _: Vec<(Option<Seq>, Event)>) {}
+
+    fn hand_on(&self, events: &[Event]) {
+        assert!(!events.is_empty() && events.iter().all(|event| event.class() == Class::Ephemeral));
+    }
 
     fn set_alarm(&self, _: Now) {}
 }

@@ -23,7 +23,7 @@ mod turn;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use relay_engine::relay::{ConnId, Outcome, Peer, Relay, Ticket};
+use relay_engine::relay::{ConnId, Live, Outcome, Peer, Relay, Ticket};
 use relay_engine::store::sql::{SqlBackend, SqlConn, SqlOpenError};
 use relay_engine::store::{Backend, Reader, Seq, Stats};
 use relay_engine::types::{Event, Now};
@@ -66,6 +66,10 @@ pub trait Host {
 
     /// Calls [`Object::alarm`] at this moment instead of any other it was asked for.
     fn set_alarm(&self, at: Now);
+
+    /// Hands ephemeral events to the objects of the other shards, for their [`Object::live`]. Called once a turn at
+    /// most, with what came in it.
+    fn hand_on(&self, events: &[Event]);
 }
 
 /// A connection to SQLite that counts rows as they are billed.
@@ -262,6 +266,13 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     /// they are to be published again.
     pub fn poll_published(&mut self) -> Option<(Ticket, Outcome)> {
         self.relay.poll_published()
+    }
+
+    /// Ephemeral events that the object of another shard has verified and handed on.
+    pub fn live(&mut self, now: Now, events: Vec<Event>) -> Next {
+        let live: Vec<Live> = events.into_iter().map(|event| Live { seq: None, event }).collect();
+        self.relay.handle_live(now, &live);
+        self.settle(now)
     }
 
     /// A binary message.

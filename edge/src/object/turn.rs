@@ -2,7 +2,7 @@
 //! steps, and everything that came of it goes out.
 
 use relay_engine::relay::commit;
-use relay_engine::types::{NO_EXPIRY, Now};
+use relay_engine::types::{Event, NO_EXPIRY, Now};
 
 use super::{CountingConn, Host, Next, Object};
 
@@ -24,10 +24,17 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             }
         }
         self.numbers.rows.requests.add(self.rows().since(before));
-        // There are no other shards that live events would have to reach.
-        while self.relay.poll_relayed().is_some() {}
+        self.hand_on();
         self.let_go();
         self.settle(now)
+    }
+
+    /// What was accepted here and is stored nowhere has to reach the subscribers of the other shards.
+    fn hand_on(&mut self) {
+        let events: Vec<Event> = std::iter::from_fn(|| self.relay.poll_relayed()).collect();
+        if !events.is_empty() {
+            self.host.hand_on(&events);
+        }
     }
 
     /// Verifies and stores until nothing waits: what was deferred behind an event may be another event.

@@ -2,11 +2,12 @@
 
 use relay_about::ICON_SVG;
 use serde_json::json;
-use worker::{Context, Env, Headers, Request, Response, Result, Stub, event};
+use worker::{Context, Env, Headers, Request, Response, Result, event};
 
+use super::shards::stub;
 use super::variables;
 use crate::front::{Asked, Route};
-use crate::metrics::{self, Answer};
+use crate::metrics::{self, Sample};
 use crate::settings::{Placement, Settings};
 use crate::shard::Shard;
 
@@ -16,9 +17,6 @@ const HTML: &str = "text/html; charset=utf-8";
 const SVG: &str = "image/svg+xml";
 const NOSTR_JSON: &str = "application/nostr+json";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-/// The binding of `RelayDurableObject`.
-const RELAY: &str = "RELAY";
 
 #[event(fetch)]
 async fn fetch(request: Request, env: Env, _: Context) -> Result<Response> {
@@ -75,20 +73,6 @@ fn address(request: &Request) -> String {
     format!("{scheme}://{}{port}", url.host_str().unwrap_or_default())
 }
 
-/// The object of a shard, where it is placed.
-fn stub(env: &Env, placement: &Placement, shard: Shard) -> Result<Stub> {
-    let namespace = env.durable_object(RELAY)?;
-    let namespace = match &placement.jurisdiction {
-        Some(jurisdiction) => super::js::in_jurisdiction(&namespace, jurisdiction)?,
-        None => namespace,
-    };
-    let name = shard.to_string();
-    match &placement.location_hint {
-        Some(hint) => namespace.get_by_name_with_location_hint(&name, hint),
-        None => namespace.get_by_name(&name),
-    }
-}
-
 async fn connect(request: Request, env: &Env, settings: &Settings) -> Result<Response> {
     let placement = &settings.placement;
     stub(env, placement, placement.shards.for_connection())?.fetch_with_request(request).await
@@ -110,31 +94,31 @@ async fn ask<T: serde::de::DeserializeOwned>(
 }
 
 async fn health(env: &Env, settings: &Settings) -> Result<Response> {
+    let placement = &settings.placement;
     let (mut events, mut bytes, mut state) = (0, 0, "ok".to_owned());
-    for shard in settings.placement.shards.all() {
-        match ask::<serde_json::Value>(env, &settings.placement, shard, "/stats").await {
+    let ask_one = |shard| ask::<serde_json::Value>(env, placement, shard, "/stats");
+    for (shard, stats) in placement.shards.ask_all(ask_one).await {
+        match stats {
             Ok(stats) => {
                 let number = |name: &str| stats.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0);
                 events += number("events");
                 bytes += number("store_bytes");
             }
-            Err(words) => state = format!("shard {}: {words}", shard.number()),
+            Err(words) => state = format!("{shard}: {words}"),
         }
     }
     let document = json!({
         "status": state,
         "events": events,
         "store_bytes": bytes,
-        "shards": settings.placement.shards.count(),
+        "shards": placement.shards.count(),
         "version": env!("CARGO_PKG_VERSION"),
     });
     answer(if state == "ok" { 200 } else { 503 }, JSON, &format!("{document}\n"))
 }
 
 async fn metrics_text(env: &Env, settings: &Settings) -> String {
-    let mut shards: Vec<(u16, Answer)> = Vec::new();
-    for shard in settings.placement.shards.all() {
-        shards.push((shard.number(), ask(env, &settings.placement, shard, "/samples").await));
-    }
-    metrics::render(&shards)
+    let placement = &settings.placement;
+    let ask_one = |shard| ask::<Vec<Sample>>(env, placement, shard, "/samples");
+    metrics::render(&placement.shards.ask_all(ask_one).await)
 }

@@ -3,5 +3,6 @@
 mod entry;
 mod js;
 mod object;
+mod shards;
 mod sql;
 mod variables;

@@ -14,6 +14,7 @@ use js_sys::Uint8Array;
 use relay_engine::store::Seq;
 use relay_engine::types::{Event, Now};
 use relay_engine::verify::Verifier;
+use relay_engine::wire;
 use wasm_bindgen::prelude::*;
 use worker::{
     DurableObject, Env, Error, Method, Request, RequestInit, Response, Result, State, WebSocket,
@@ -21,6 +22,7 @@ use worker::{
 };
 
 use super::js::{self, Socket, Storage};
+use super::shards::{LIVE_PATH, OtherShards};
 use super::sql::Conn;
 use super::variables;
 use crate::object::{Host, Key, Next, Object};
@@ -62,6 +64,7 @@ type Deliveries = Rc<RefCell<Vec<Delivery>>>;
 struct Runtime {
     storage: Storage,
     deliveries: Deliveries,
+    others: OtherShards,
 }
 
 impl Host for Runtime {
@@ -107,6 +110,10 @@ impl Host for Runtime {
         if let Err(error) = self.storage.set_alarm(at.millis() as f64) {
             worker::console_error!("an alarm: {}", js::words(&error));
         }
+    }
+
+    fn hand_on(&self, events: &[Event]) {
+        self.others.hand_on(events);
     }
 }
 
@@ -213,7 +220,9 @@ impl Shared {
         let settings = variables::settings(&self.env)?;
         let storage: Storage = self.storage()?;
         let seed = js::random().map_err(|error| js::words(&error))?;
-        let runtime = Runtime { storage: storage.clone(), deliveries: Rc::clone(&self.deliveries) };
+        let others = OtherShards::new(&self.env, &settings.placement, &self.state);
+        let others = others.map_err(|error| error.to_string())?;
+        let runtime = Runtime { storage: storage.clone(), deliveries: Rc::clone(&self.deliveries), others };
         let mut object = Object::open(Conn::new(storage), runtime, &settings, verifier(), seed)
             .map_err(|error| error.to_string())?;
         let sockets = self.state.as_raw().get_websockets().map_err(|error| js::words(&error))?;
@@ -326,8 +335,20 @@ impl Shared {
         .map_err(Error::RustError)
     }
 
-    fn answer(self: &Rc<Self>, path: &str) -> Result<Response> {
-        match path {
+    async fn answer(self: &Rc<Self>, mut request: Request) -> Result<Response> {
+        match request.path().as_str() {
+            LIVE_PATH if request.method() == Method::Post => {
+                let body = request.bytes().await?;
+                let lines = body.split(|byte| *byte == b'\n');
+                let events = lines.map(|line| wire::parse_event(line).map(|event| event.to_event()));
+                match events.collect::<std::result::Result<Vec<Event>, _>>() {
+                    Ok(events) => {
+                        self.with(|object| ((), object.live(now(), events))).map_err(Error::RustError)?;
+                        Response::ok("")
+                    }
+                    Err(error) => Response::error(format!("{error}\n"), 400),
+                }
+            }
             "/samples" => {
                 let samples = self.with(|object| (object.samples(), Next::Idle)).map_err(Error::RustError)?;
                 Response::from_json(&samples)
@@ -365,7 +386,7 @@ impl DurableObject for RelayDurableObject {
         if request.headers().get("upgrade")?.is_some() {
             return self.shared.connect(&request);
         }
-        self.shared.answer(&request.path())
+        self.shared.answer(request).await
     }
 
     async fn alarm(&self) -> Result<Response> {

@@ -42,12 +42,17 @@ enum Input {
     Binary,
 }
 
+/// A batch of a stream, and whom it is for.
+type Delivery = (String, Vec<(Option<Seq>, Event)>);
+
 #[derive(Clone, Default)]
 pub(super) struct FakeHost {
     pub(super) alarm: Rc<Cell<Option<Now>>>,
     pub(super) alarms_set: Rc<Cell<u32>>,
     /// Batches that consumers were handed and have not been answered for.
-    pub(super) deliveries: Rc<RefCell<VecDeque<(String, Vec<(Option<Seq>, Event)>)>>>,
+    pub(super) deliveries: Rc<RefCell<VecDeque<Delivery>>>,
+    /// Ephemeral events for the other shards, a batch for each call.
+    pub(super) handed_on: Rc<RefCell<Vec<Vec<Event>>>>,
 }
 
 impl Host for FakeHost {
@@ -84,6 +89,10 @@ impl Host for FakeHost {
     fn set_alarm(&self, at: Now) {
         self.alarm.set(Some(at));
         self.alarms_set.set(self.alarms_set.get() + 1);
+    }
+
+    fn hand_on(&self, events: &[Event]) {
+        self.handed_on.borrow_mut().push(events.to_vec());
     }
 }
 
@@ -182,6 +191,12 @@ impl Runtime {
     pub(super) fn text(&mut self, key: Key, text: &str) {
         let now = self.now;
         self.next = self.object().text(now, key, text);
+    }
+
+    /// Ephemeral events of another shard.
+    pub(super) fn live(&mut self, events: Vec<Event>) {
+        let now = self.now;
+        self.next = self.object().live(now, events);
     }
 
     /// Delivers what sockets hold, gives turns, forgets, until there is nothing to do.

@@ -35,8 +35,8 @@ fn like_any_event(stage: &mut Stage<'_>) {
     let outcome = publish!(stage, &result);
     assert!(matches!(outcome, Outcome::Stored(_)), "{outcome:?}");
     let mut other = stage.open();
-    assert_eq!(stage.settle(&mut other, &mut watcher, "live"), [result.id.clone()]);
-    assert_eq!(other.ask(json!({"kinds": [6_000]})).ids(), [result.id.clone()]);
+    assert_eq!(stage.settle(&mut other, &mut watcher, "live"), std::slice::from_ref(&result.id));
+    assert_eq!(other.ask(json!({"kinds": [6_000]})).ids(), std::slice::from_ref(&result.id));
     let (accepted, words) = other.publish(&result);
     assert!(accepted && words.starts_with("duplicate: "), "{words}");
 }

@@ -1,0 +1,89 @@
+//! The objects of shards, for the Worker's entry and for one another.
+
+use relay_engine::types::Event;
+use wasm_bindgen::JsValue;
+use worker::{Env, Error, Method, ObjectNamespace, Request, RequestInit, Result, State, Stub};
+
+use crate::settings::Placement;
+use crate::shard::Shard;
+
+/// The binding of `RelayDurableObject`.
+const RELAY: &str = "RELAY";
+
+/// Where an object takes the ephemeral events of others: a POST of their canonical JSON, one a line. Only other code
+/// of this Worker can ask for it: clients' requests reach objects as WebSockets alone.
+pub(super) const LIVE_PATH: &str = "/live";
+
+fn namespace(env: &Env, placement: &Placement) -> Result<ObjectNamespace> {
+    let namespace = env.durable_object(RELAY)?;
+    match &placement.jurisdiction {
+        Some(jurisdiction) => super::js::in_jurisdiction(&namespace, jurisdiction),
+        None => Ok(namespace),
+    }
+}
+
+/// The object of a shard, where it is placed.
+pub(super) fn stub(env: &Env, placement: &Placement, shard: Shard) -> Result<Stub> {
+    let (namespace, name) = (namespace(env, placement)?, shard.to_string());
+    match &placement.location_hint {
+        Some(hint) => namespace.get_by_name_with_location_hint(&name, hint),
+        None => namespace.get_by_name(&name),
+    }
+}
+
+/// The shards beside the one whose object this is.
+pub(super) struct OtherShards {
+    env: Env,
+    placement: Placement,
+    others: Vec<Shard>,
+}
+
+impl OtherShards {
+    /// Finds them. Where there is one shard, nothing is asked of the runtime.
+    pub(super) fn new(env: &Env, placement: &Placement, own: &State) -> Result<Self> {
+        let mut others = Vec::new();
+        if placement.shards.count() > 1 {
+            let (namespace, own) = (namespace(env, placement)?, own.id());
+            for shard in placement.shards.all() {
+                if namespace.id_from_name(&shard.to_string())? != own {
+                    others.push(shard);
+                }
+            }
+        }
+        Ok(OtherShards { env: env.clone(), placement: placement.clone(), others })
+    }
+
+    /// Hands ephemeral events to each of them, one request for all. It does not wait; a failure is logged, since
+    /// nobody can be told.
+    pub(super) fn hand_on(&self, events: &[Event]) {
+        if self.others.is_empty() {
+            return;
+        }
+        let lines: Vec<_> = events.iter().map(|event| String::from_utf8_lossy(event.json())).collect();
+        let body = lines.join("\n");
+        for shard in &self.others {
+            let asked = self.ask(*shard, &body);
+            let shard = *shard;
+            worker::wasm_bindgen_futures::spawn_local(async move {
+                let answered = match asked {
+                    Ok((stub, request)) => stub.fetch_with_request(request).await,
+                    Err(error) => Err(error),
+                };
+                let failure = match answered {
+                    Ok(response) if response.status_code() == 200 => return,
+                    Ok(response) => Error::RustError(format!("status {}", response.status_code())),
+                    Err(error) => error,
+                };
+                worker::console_error!("ephemeral events did not reach {shard}: {failure}");
+            });
+        }
+    }
+
+    fn ask(&self, shard: Shard, body: &str) -> Result<(Stub, Request)> {
+        // A stub is of no use after its object has failed, so each request has its own.
+        let stub = stub(&self.env, &self.placement, shard)?;
+        let mut init = RequestInit::new();
+        init.with_method(Method::Post).with_body(Some(JsValue::from_str(body)));
+        Ok((stub, Request::new_with_init(&format!("http://{shard}{LIVE_PATH}"), &init)?))
+    }
+}
