@@ -36,7 +36,7 @@ impl Held {
 impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     /// A message of this connection has come.
     pub(super) fn hold(&mut self, id: ConnId) {
-        if self.relay.owes(id) && self.held.conns.insert(id) {
+        if self.relay.has_unanswered(id) && self.held.conns.insert(id) {
             self.held.changed.push(id);
         }
     }
@@ -45,11 +45,11 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     pub(super) fn let_go(&mut self) {
         let Held { conns, changed } = &mut self.held;
         conns.retain(|id| {
-            let owes = self.relay.owes(*id);
-            if !owes {
+            let is_held = self.relay.has_unanswered(*id);
+            if !is_held {
                 changed.push(*id);
             }
-            owes
+            is_held
         });
     }
 }

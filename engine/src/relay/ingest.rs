@@ -5,8 +5,8 @@
 //! signature, so a forged copy sent first must not sink the real one. Where ids are hashed by the batch, one in
 //! flight may say another's id; so what looks like its copy is compared whole, and hashed at once if it differs.
 
-use super::publish::{Outcome, Ticket};
-use super::session::ConnId;
+use super::ids::{ConnId, Ticket};
+use super::publish::Outcome;
 use super::{Relay, SeededMap, VerifyBatch, VerifyChecked, words};
 use crate::policy::{self, Candidate, Standing, VANISH_KIND, names_relay};
 use crate::store::{Backend, Op, Reader};
@@ -102,7 +102,7 @@ impl Ingest {
         (!self.batch.is_empty()).then(|| self.batch_opened.plus_millis(limits.verify_wait_ms_max))
     }
 
-    fn take_off(&mut self, flight: Flight) -> InFlight {
+    fn insert(&mut self, flight: Flight) -> InFlight {
         let key = (flight.id, flight.sig);
         self.messages += 1;
         self.bytes += flight.bytes;
@@ -130,8 +130,8 @@ impl Ingest {
         }
     }
 
-    fn land(&mut self, place: InFlight) -> Flight {
-        let flight = self.flights[place.0 as usize].take().expect("an event lands once");
+    fn remove(&mut self, place: InFlight) -> Flight {
+        let flight = self.flights[place.0 as usize].take().expect("an event is answered once");
         // Another may have taken the key from one that says a wrong id.
         if self.by_key.get(&(flight.id, flight.sig)) == Some(&place) {
             self.by_key.remove(&(flight.id, flight.sig));
@@ -152,7 +152,7 @@ impl<B: Backend> Relay<B> {
     /// An event has come from a client or from the host.
     pub(super) fn take_event(&mut self, now: Now, sender: Sender, raw: &RawEvent<'_>) {
         match self.judge(now, sender, raw) {
-            Decision::Verify(admitted) => self.take_off(now, sender, admitted),
+            Decision::Verify(admitted) => self.queue_to_verify(now, sender, admitted),
             Decision::Joined => {}
             Decision::Answer(outcome) => {
                 if outcome.is_accepted() {
@@ -245,7 +245,7 @@ impl<B: Backend> Relay<B> {
         }
     }
 
-    fn take_off(&mut self, now: Now, sender: Sender, Admitted { event, is_hashed }: Admitted) {
+    fn queue_to_verify(&mut self, now: Now, sender: Sender, Admitted { event, is_hashed }: Admitted) {
         if let Sender::Client(conn) = sender {
             let Some(session) = self.sessions.get_mut(conn) else { return };
             session.in_flight += 1;
@@ -259,7 +259,7 @@ impl<B: Backend> Relay<B> {
             first: sender,
             others: Vec::new(),
         };
-        let place = self.ingest.take_off(flight);
+        let place = self.ingest.insert(flight);
         if self.ingest.batch.is_empty() {
             self.ingest.batch_opened = now;
         }
@@ -315,7 +315,7 @@ impl<B: Backend> Relay<B> {
 
     /// Answers everybody who sent this event and lets what waited behind it go on.
     pub(super) fn finish(&mut self, now: Now, place: InFlight, outcome: Outcome) {
-        let flight = self.ingest.land(place);
+        let flight = self.ingest.remove(place);
         match &outcome {
             Outcome::Stored(_) | Outcome::Delivered => self.metrics.count_accepted(flight.kind),
             Outcome::Duplicate => {}
@@ -347,17 +347,6 @@ impl<B: Backend> Relay<B> {
                 self.send_ok(conn, id, accepted, words);
             }
             Sender::Host(ticket) => self.published.push(ticket, outcome),
-        }
-    }
-
-    pub(super) fn resume_after_ingest(&mut self) {
-        if self.ingest.has_room(&self.config.limits) {
-            for conn in std::mem::take(&mut self.waiting_for_ingest) {
-                if let Some(session) = self.sessions.get_mut(conn) {
-                    session.waits_for_ingest = false;
-                }
-                self.resume_input(conn);
-            }
         }
     }
 

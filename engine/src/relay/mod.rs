@@ -15,19 +15,25 @@
 //! state, every `poll_*` only hands out what that left to do. Nothing is ever dropped in silence: what is
 //! over a bound is refused in words, and a slow reader's events wait in the store, not in memory.
 
+mod answers;
 mod commit;
 mod config;
 mod fanout;
+mod ids;
 mod ingest;
+mod input;
+mod jobs;
 mod metrics;
 mod outbox;
 mod output;
 mod publish;
 mod reply;
-mod request;
+mod requests;
 mod session;
 mod snapshot;
-mod stream;
+mod streams;
+mod subscriptions;
+mod values;
 mod words;
 
 use std::collections::VecDeque;
@@ -38,29 +44,28 @@ use sha2::{Digest, Sha256};
 
 pub use commit::{Commit, CommitReply, Committed, Live, commit};
 pub use config::{Config, Peer};
+pub use ids::{ConnId, StreamId, Ticket};
 pub use ingest::InFlight;
 pub use metrics::{Histogram, Metrics};
 pub use outbox::Frame;
 pub use output::Output;
-pub use publish::{Outcome, Ticket};
-pub use session::{Close, ConnId};
+pub use publish::Outcome;
+pub use session::Close;
 pub use snapshot::{Progress, SessionSnapshot, SubSnapshot};
-pub use stream::StreamId;
 
-use crate::index::Index;
 use crate::policy::Auth;
-use crate::store::{Backend, Seq};
+use crate::store::{Backend, Reader, Seq, StoreError};
 use crate::types::{Event, Now};
 use crate::verify::{Batch, Checked, Verifier};
-use crate::wire::{self, About, ClientMessage, Fault, Skimmer, WireError};
 
 use commit::Pending;
-use fanout::LiveSubs;
 use ingest::Ingest;
+use jobs::Jobs;
 use publish::Published;
-use request::Request;
-use session::{Deferred, Session, Sessions};
-use stream::Streams;
+use session::{Session, Sessions};
+use streams::Streams;
+use subscriptions::Subscriptions;
+use values::FilterValues;
 
 /// Events on their way to the verifier.
 pub type VerifyBatch = Batch<InFlight>;
@@ -77,14 +82,9 @@ pub struct Relay<B> {
     sessions: Sessions,
     ingest: Ingest,
     pending: Pending,
-    index: Index,
-    live: LiveSubs,
-    /// Values in the filters of all sessions.
-    filter_values: usize,
-    /// Requests with work to do, each taking a step in turn.
-    requests: VecDeque<Request>,
-    /// When those REQs began whose EOSE the host has not yet been handed.
-    answered: Vec<Now>,
+    subscriptions: Subscriptions,
+    values: FilterValues,
+    jobs: Jobs,
     streams: Streams,
     published: Published,
     /// Connections with output that the host has not been told of.
@@ -112,11 +112,9 @@ impl<B: Backend> Relay<B> {
             sessions: Sessions::default(),
             ingest: Ingest::new(index_seed),
             pending: Pending::default(),
-            index: Index::with_seed(index_seed),
-            live: LiveSubs::default(),
-            filter_values: 0,
-            requests: VecDeque::new(),
-            answered: Vec::new(),
+            subscriptions: Subscriptions::new(index_seed),
+            values: FilterValues::default(),
+            jobs: Jobs::default(),
             streams: Streams::default(),
             published: Published::default(),
             ready: VecDeque::new(),
@@ -139,7 +137,7 @@ impl<B: Backend> Relay<B> {
         let conn =
             self.sessions.insert(|conn| Session::new(conn, now, Auth::new(None, url), &self.config.limits));
         self.metrics.connections_opened += 1;
-        self.metrics.connections = self.sessions.len() as u64;
+        self.note_gauges();
         self.mark_changed(conn);
         if self.config.policy.auth_required || self.config.policy.challenge_on_connect {
             self.send_challenge(conn);
@@ -161,67 +159,11 @@ impl<B: Backend> Relay<B> {
     /// A client is gone. What it published still takes effect; what it asked is forgotten.
     pub fn disconnect(&mut self, conn: ConnId) {
         let Some(session) = self.sessions.remove(conn) else { return };
-        self.filter_values -= session.filter_values + session.count_values;
-        self.metrics.filter_values = self.filter_values as u64;
-        for (_, slot) in session.subs {
-            self.drop_slot(slot);
+        for key in session.subs.into_values() {
+            self.subscriptions.remove(key);
         }
-        self.metrics.connections = self.sessions.len() as u64;
-        self.metrics.subscriptions = self.live.clients() as u64;
-    }
-
-    /// One whole text message.
-    pub fn handle_text(&mut self, now: Now, conn: ConnId, text: &[u8]) {
-        self.metrics.bytes_received += text.len() as u64;
-        let limits = &self.config.limits;
-        let Some(session) = self.sessions.get_mut(conn) else { return };
-        if text.len() > limits.message_bytes_max {
-            return self.handle_oversized(conn, text.len() as u64, Skimmer::skim(text));
-        }
-        let message = wire::parse_client_message(text, limits);
-        // Frames of one connection take effect in order: what follows an event that is still on its way
-        // waits for it, but for further events, which may share its batch; and whatever follows a request waits
-        // for its first step.
-        let waits = !session.deferred.is_empty()
-            || session.unbegun > 0
-            || (session.in_flight > 0 && !matches!(message, Ok(ClientMessage::Event(_)) | Err(_)));
-        if waits {
-            session.defer(Deferred::Text(text.into()));
-            self.metrics.messages_deferred += 1;
-            return;
-        }
-        self.handle_message(now, conn, message);
-    }
-
-    /// A binary message: there are none in Nostr.
-    pub fn handle_binary(&mut self, conn: ConnId) {
-        self.bad_message(conn, words::BINARY);
-    }
-
-    /// A message of `bytes` bytes that the host skipped because it is over `message_bytes_max`. What it is `about`
-    /// a [`Skimmer`] has seen.
-    pub fn handle_oversized(&mut self, conn: ConnId, bytes: u64, about: About) {
-        let bytes_max = self.config.limits.message_bytes_max;
-        let error = WireError { at: bytes_max, fault: Fault::MessageTooLong { bytes, bytes_max }, about };
-        let Some(session) = self.sessions.get_mut(conn) else { return };
-        if session.deferred.is_empty() && session.unbegun == 0 {
-            return self.handle_malformed(conn, &error);
-        }
-        session.defer(Deferred::Malformed(error));
-        self.metrics.messages_deferred += 1;
-    }
-
-    /// Whether the host should go on reading from this connection. After `false` the connection will
-    /// come out of [`Relay::poll_input_resumed`].
-    pub fn wants_input(&mut self, conn: ConnId) -> bool {
-        let Some(session) = self.sessions.get_mut(conn) else { return false };
-        session.input_paused = true;
-        self.may_resume(conn)
-    }
-
-    /// A connection whose reading was paused and may go on.
-    pub fn poll_input_resumed(&mut self) -> Option<ConnId> {
-        self.resumed.pop_front()
+        self.values.forget(conn);
+        self.note_gauges();
     }
 
     /// A connection that has output since it was last drained.
@@ -286,7 +228,7 @@ impl<B: Backend> Relay<B> {
 
     /// Time has passed. A full or old verification batch comes out of [`Relay::poll_verify`].
     pub fn handle_timeout(&mut self, now: Now) {
-        self.index.sweep(SWEEP_POSTINGS);
+        self.subscriptions.sweep();
         for replay in self.streams.take_failed(now) {
             self.enqueue(replay);
         }
@@ -305,89 +247,6 @@ impl<B: Backend> Relay<B> {
     /// The configuration it runs under.
     pub fn config(&self) -> &Arc<Config> {
         &self.config
-    }
-
-    /// Runs what waited behind this connection's events and requests, as far as they have taken effect.
-    fn run_deferred(&mut self, now: Now, conn: ConnId) {
-        loop {
-            let Some(session) = self.sessions.get_mut(conn) else { return };
-            let waits_for_events = match session.deferred.front() {
-                None => break,
-                Some(Deferred::Malformed(_)) => false,
-                Some(Deferred::Text(text)) => {
-                    let message = wire::parse_client_message(text, &self.config.limits);
-                    !matches!(message, Ok(ClientMessage::Event(_)))
-                }
-            };
-            if session.unbegun > 0 || (session.in_flight > 0 && waits_for_events) {
-                break;
-            }
-            match session.take_deferred().expect("it was at the front") {
-                Deferred::Text(text) => {
-                    let message = wire::parse_client_message(&text, &self.config.limits);
-                    self.handle_message(now, conn, message);
-                }
-                Deferred::Malformed(error) => self.handle_malformed(conn, &error),
-            }
-        }
-        self.resume_input(conn);
-    }
-
-    fn handle_message(
-        &mut self,
-        now: Now,
-        conn: ConnId,
-        message: Result<ClientMessage<'_>, wire::WireError>,
-    ) {
-        let Some(session) = self.sessions.get_mut(conn) else { return };
-        match message {
-            Ok(message) => {
-                let was_bad = std::mem::take(&mut session.bad_messages) > 0;
-                if was_bad || self.config.limits.counts_messages() {
-                    self.mark_changed(conn);
-                }
-                match message {
-                    ClientMessage::Event(raw) => self.handle_event(now, conn, &raw),
-                    ClientMessage::Auth(raw) => self.handle_auth(now, conn, &raw),
-                    ClientMessage::Req { sub, filters } => self.handle_req(now, conn, sub, filters),
-                    ClientMessage::Count { query, filters } => self.handle_count(now, conn, query, filters),
-                    ClientMessage::Close { sub } => self.handle_close(conn, &sub),
-                    ClientMessage::Neg { query } => {
-                        self.metrics.messages_bad += 1;
-                        self.send_neg_err(conn, &query, words::NO_RECONCILIATION);
-                    }
-                    // Nothing is open, and nobody waits for an answer.
-                    ClientMessage::NegClose => self.metrics.messages_bad += 1,
-                }
-            }
-            Err(error) => self.handle_malformed(conn, &error),
-        }
-    }
-
-    /// Lets the host read on if it was told to pause and the reason is gone.
-    fn resume_input(&mut self, conn: ConnId) {
-        if self.may_resume(conn) {
-            self.resumed.push_back(conn);
-        }
-    }
-
-    /// Ends the pause of a connection's input if nothing stands against it. What does will call again: its
-    /// own output and deferred messages always do, events in flight if the connection is on their list.
-    fn may_resume(&mut self, conn: ConnId) -> bool {
-        let limits = &self.config.limits;
-        let Some(session) = self.sessions.get_mut(conn) else { return false };
-        if !session.input_paused || !session.takes_input(limits) {
-            return false;
-        }
-        if self.ingest.has_room(limits) {
-            session.input_paused = false;
-            return true;
-        }
-        if !session.waits_for_ingest {
-            session.waits_for_ingest = true;
-            self.waiting_for_ingest.push(conn);
-        }
-        false
     }
 
     fn mark_changed(&mut self, conn: ConnId) {
@@ -414,14 +273,10 @@ impl<B: Backend> Relay<B> {
         }
     }
 
-    fn last_seq(&self) -> Result<Seq, crate::store::StoreError> {
-        use crate::store::Reader;
+    fn last_seq(&self) -> Result<Seq, StoreError> {
         self.store.reader()?.last_seq()
     }
 }
-
-/// Postings of ended subscriptions swept at a time: some 20 us.
-const SWEEP_POSTINGS: usize = 2_000;
 
 /// Maps whose keys a client can choose are keyed by the shard's seed.
 type SeededMap<K, V> = std::collections::HashMap<K, V, rustc_hash::FxSeededState>;

@@ -1,7 +1,8 @@
 //! What a machine wants of its host, in one order, and the loop of a host with one shard and one thread.
 
-use super::publish::{Outcome, Ticket};
-use super::session::{Close, ConnId};
+use super::ids::{ConnId, Ticket};
+use super::publish::Outcome;
+use super::session::Close;
 use super::{Commit, Committed, Relay, VerifyBatch, commit};
 use crate::store::{Backend, StoreError};
 use crate::types::{Event, Now};

@@ -5,14 +5,11 @@
 use std::collections::VecDeque;
 
 use super::Relay;
+use super::ids::Ticket;
 use super::ingest::Sender;
 use crate::store::{Backend, Seq};
 use crate::types::{Event, Now};
 use crate::wire;
-
-/// Names one call of [`Relay::publish`] in one machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(u64);
 
 /// What became of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! The one place that turns what happened into NIP-01 frames; [`words`] has what they say.
 
-use super::session::{Close, ConnId};
+use super::ids::ConnId;
+use super::session::Close;
 use super::{Relay, words};
 use crate::store::Backend;
 use crate::types::{EventId, SubId};

@@ -3,16 +3,13 @@
 use std::collections::VecDeque;
 
 use super::FastMap;
+use super::ids::ConnId;
+use super::jobs::{JOBS_WAITING_MAX, Job};
 use super::outbox::Outbox;
-use super::request::REQUESTS_WAITING_MAX;
-use crate::index::SubSlot;
+use super::subscriptions::SubKey;
 use crate::policy::{Auth, Bucket};
 use crate::types::{Limits, Now, SubId};
 use crate::wire::WireError;
-
-/// One connection of one shard; never means another connection later.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConnId(u64);
 
 /// Why and how a connection ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +22,8 @@ pub struct Close {
 
 /// A message that waits for earlier ones to take effect.
 pub(super) enum Deferred {
-    Text(Box<[u8]>),
+    /// As it came. An EVENT waits for requests only: it may share the batch of the events before it.
+    Text { text: Box<[u8]>, is_event: bool },
     /// One that was too long to be kept.
     Malformed(WireError),
 }
@@ -33,19 +31,20 @@ pub(super) enum Deferred {
 impl Deferred {
     fn bytes(&self) -> usize {
         match self {
-            Deferred::Text(text) => text.len(),
+            Deferred::Text { text, .. } => text.len(),
             Deferred::Malformed(error) => error.about.id().map_or(0, str::len),
         }
+    }
+
+    /// Whether events before it must have been answered.
+    pub(super) fn waits_for_events(&self) -> bool {
+        matches!(self, Deferred::Text { is_event: false, .. })
     }
 }
 
 pub(super) struct Session {
     pub(super) auth: Auth,
-    pub(super) subs: FastMap<SubId, SubSlot>,
-    /// Values in the filters of those subscriptions.
-    pub(super) filter_values: usize,
-    /// Values in the filters of COUNTs that have not been answered.
-    pub(super) count_values: usize,
+    pub(super) subs: FastMap<SubId, SubKey>,
     pub(super) outbox: Outbox,
     /// Bytes that have left the outbox and that the host still holds; see [`super::Relay::handle_backlog`].
     pub(super) backlog_bytes: usize,
@@ -55,17 +54,17 @@ pub(super) struct Session {
     pub(super) deferred_bytes: usize,
     /// Events received and not yet answered.
     pub(super) in_flight: usize,
-    /// Requests whose scans wait for the outbox to empty.
-    pub(super) stalled: Vec<super::request::Request>,
+    /// Jobs that wait for the outbox to empty.
+    pub(super) stalled: Vec<Job>,
     /// Requests whose first step has not been taken.
-    pub(super) unbegun: usize,
-    /// Requests that are waiting for their turn.
-    pub(super) requests_waiting: usize,
+    pub(super) not_started: usize,
+    /// Its jobs that wait for their turn.
+    pub(super) jobs_waiting: usize,
     /// COUNTs that have not been answered.
     pub(super) counts: usize,
     /// Bytes of the ephemeral events that its subscriptions hold until their EOSE: as good as in the outbox.
     pub(super) held_bytes: usize,
-    /// Ephemeral events that could not wait for this reader, not yet confessed.
+    /// Ephemeral events that were not sent because the client read too slowly, and that it has not been told of.
     pub(super) ephemeral_missed: u64,
     pub(super) bad_messages: u32,
     pub(super) event_rate: Bucket,
@@ -84,16 +83,14 @@ impl Session {
         Session {
             auth,
             subs: FastMap::default(),
-            filter_values: 0,
-            count_values: 0,
             outbox: Outbox::default(),
             backlog_bytes: 0,
             deferred: VecDeque::new(),
             deferred_bytes: 0,
             in_flight: 0,
             stalled: Vec::new(),
-            unbegun: 0,
-            requests_waiting: 0,
+            not_started: 0,
+            jobs_waiting: 0,
             counts: 0,
             held_bytes: 0,
             ephemeral_missed: 0,
@@ -124,7 +121,7 @@ impl Session {
         !self.closing
             && self.deferred.len() < limits.deferred_messages_max
             && self.deferred_bytes < limits.message_bytes_max
-            && self.requests_waiting < REQUESTS_WAITING_MAX
+            && self.jobs_waiting < JOBS_WAITING_MAX
             && self.unread_bytes() < limits.outbox_bytes_pause
     }
 

@@ -6,16 +6,16 @@
 //!
 //! A snapshot is of a machine at rest: its host has carried out what every `poll_*` handed out, and what
 //! [`Relay::drain`] gave it is on its way to the client. Events that were still in flight are not in it; they
-//! have not been answered. Nor are messages that wait behind them or behind requests. [`Relay::owes`] tells of whom
+//! have not been answered. Nor are messages that wait behind them or behind requests. [`Relay::has_unanswered`] tells of whom
 //! there are some: a host whose memory is lost then must not take up that session, but close its socket, so that
 //! the client connects and sends them again.
 
 use std::sync::Arc;
 
 use super::Relay;
-use super::fanout::State;
-use super::session::{ConnId, Session};
-use crate::index::SubSlot;
+use super::ids::ConnId;
+use super::session::Session;
+use super::subscriptions::{State, SubKey};
 use crate::policy::{Auth, Bucket};
 use crate::store::{Backend, Seq};
 use crate::types::{EventId, Filter, Now, PubKey, SubId, Timestamp};
@@ -88,11 +88,11 @@ impl<B: Backend> Relay<B> {
     pub fn snapshot(&mut self, conn: ConnId) -> Option<SessionSnapshot> {
         let counts = match self.sessions.get_mut(conn)?.counts {
             0 => Vec::new(),
-            _ => self.counts_of(conn),
+            _ => self.jobs.counts_of(conn),
         };
         let session = self.sessions.get_mut(conn)?;
-        // Held in memory only: they are confessed, as what a slow reader missed is.
-        let held = |slot: &SubSlot| match &self.live.get(*slot)?.state {
+        // Held in memory only: they are told of as missed, like those that a slow reader missed.
+        let held = |key: &SubKey| match &self.subscriptions.get(*key)?.state {
             State::Scanning { held, .. } => Some(held.len() as u64),
             _ => None,
         };
@@ -100,16 +100,14 @@ impl<B: Backend> Relay<B> {
         let mut subs: Vec<_> = session
             .subs
             .iter()
-            .filter_map(|(sub, slot)| {
-                let live = self.live.get(*slot)?;
-                let progress = match &live.state {
+            .filter_map(|(sub, key)| {
+                let own = self.subscriptions.get(*key)?;
+                let progress = match &own.state {
                     State::Live => Progress::Live,
-                    State::Behind => Progress::Behind { after: live.live_after },
-                    State::Scanning { last, .. } => {
-                        Progress::Scanning { horizon: live.live_after, last: *last }
-                    }
+                    State::Behind => Progress::Behind { after: own.covered },
+                    State::Scanning { last, .. } => Progress::Scanning { horizon: own.covered, last: *last },
                 };
-                Some((sub.clone(), SubSnapshot { filters: Arc::clone(&live.filters), progress }))
+                Some((sub.clone(), SubSnapshot { filters: Arc::clone(&own.filters), progress }))
             })
             .collect();
         subs.sort_unstable_by(|a, b| a.0.cmp(&b.0));
@@ -139,7 +137,7 @@ impl<B: Backend> Relay<B> {
             session.request_rate = Bucket::restored(snapshot.request_rate);
             session
         });
-        self.metrics.connections = self.sessions.len() as u64;
+        self.note_gauges();
         for (sub, resumed) in snapshot.subs {
             self.resume(now, conn, sub, &resumed);
         }

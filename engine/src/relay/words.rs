@@ -32,6 +32,7 @@ pub(super) const PARTIES_ONLY: &str =
 pub(super) const NOT_A_PARTY: &str =
     "restricted: private messages are sent to their author and recipients only";
 pub(super) const BINARY: &str = "invalid: messages are text, not binary";
+pub(super) const NOT_UTF8: &str = "invalid: the message is not UTF-8";
 pub(super) const NO_RECONCILIATION: &str = "unsupported: this relay has no set reconciliation (NIP-77)";
 
 /// Words of close frames, without a prefix; RFC 6455 leaves them 123 bytes.

@@ -42,6 +42,13 @@ pub enum ClientMessage<'a> {
     NegClose,
 }
 
+/// Whether a message is an EVENT, as far as its first bytes tell: one whose name is written with escapes is not
+/// recognised. Costs a few bytes' look.
+pub fn is_event_message(text: &[u8]) -> bool {
+    let text = text.trim_ascii_start();
+    text.strip_prefix(b"[").is_some_and(|rest| rest.trim_ascii_start().starts_with(b"\"EVENT\""))
+}
+
 /// What a message is, by its first element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verb {

@@ -49,5 +49,5 @@ pub use error::{About, Fault, WireError};
 pub use escape::write_json_string;
 pub use event::{CREATED_AT_MAX, RawEvent, parse_event};
 pub use filter::parse_filter;
-pub use message::{ClientMessage, parse_client_message};
+pub use message::{ClientMessage, is_event_message, parse_client_message};
 pub use skim::Skimmer;

@@ -162,8 +162,7 @@ impl<B: Backend> Shard<B> {
                     match fault {
                         // The connection ends with it: no id need be named.
                         Fault::TooLong(bytes) => relay.handle_oversized(id, bytes, About::Frame),
-                        // The library has dropped the text; this is the least that is as wrong.
-                        Fault::Utf8 => relay.handle_text(now, id, b"\xff"),
+                        Fault::Utf8 => relay.handle_not_utf8(id),
                         Fault::Protocol => {}
                     }
                     self.metrics.borrow_mut().closed_by_relay += 1;

@@ -258,7 +258,8 @@ fn configured_url(stage: &mut Stage<'_>) {
 fn unicode_url(stage: &mut Stage<'_>) {
     for url in ["wss://relay.xn--exmple-cua.com/", "wss://RELAY.EXÄMPLE.com"] {
         let mut conn = stage.open();
-        let event = stage.auth_draft(&key(1)).tag(["challenge", &conn.challenge]).tag(["relay", url]);
+        let challenge = stage.challenge(&mut conn);
+        let event = stage.auth_draft(&key(1)).tag(["challenge", &challenge]).tag(["relay", url]);
         let (accepted, message) = conn.auth(&event.sign());
         assert!(accepted, "{url}: {message}");
         conn.accept(&proof(stage, 1, url));

@@ -406,7 +406,7 @@ impl Machine {
         self.drive_for(1 + self.rebuilt as usize % 4);
         // Events in flight are nobody's yet, and what waits behind them or behind a request is lost.
         let holds = |shard: &Shard| {
-            shard.relay.has_unverified() || shard.hosted.keys().any(|conn| shard.relay.owes(*conn))
+            shard.relay.has_unverified() || shard.hosted.keys().any(|conn| shard.relay.has_unanswered(*conn))
         };
         while self.shards.iter().any(holds) {
             self.drive_for(1);

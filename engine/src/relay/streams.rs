@@ -10,10 +10,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::fanout::{Owner, State};
-use super::request::Request;
+use super::ids::StreamId;
+use super::jobs::Job;
+use super::subscriptions::{Owner, State, SubKey};
 use super::{FastMap, Relay};
-use crate::index::SubSlot;
 use crate::store::{Backend, Seq, StoreError};
 use crate::types::{Event, Filter, Limits, Now};
 
@@ -22,18 +22,14 @@ const RETRY_MS: u64 = 1_000;
 /// What an event in a stream's queue costs beside its bytes.
 const EVENT_BYTES: usize = 64;
 
-/// A stream of one shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct StreamId(u64);
-
 /// A stream's events on their way to the host.
 pub(super) struct Stream {
-    slot: SubSlot,
+    key: SubKey,
     queue: VecDeque<(Option<Seq>, Event)>,
     /// Bytes of the events in `queue`.
     bytes: usize,
     /// Its replay, which waits for the queue to be polled.
-    pub(super) stalled: Option<Request>,
+    pub(super) stalled: Option<Job>,
     /// Ephemeral events that did not fit and that the host has not been told of.
     missed: u64,
 }
@@ -66,7 +62,7 @@ pub(super) struct Streams {
     next: u64,
     by_id: FastMap<StreamId, Stream>,
     /// Replays that the store failed, and when they are tried again.
-    failed: Vec<Request>,
+    failed: Vec<Job>,
     retry_at: Now,
 }
 
@@ -76,7 +72,7 @@ impl Streams {
     }
 
     /// The store failed a replay: it goes on in a while.
-    pub(super) fn retry(&mut self, now: Now, replay: Request) {
+    pub(super) fn retry(&mut self, now: Now, replay: Job) {
         self.retry_at = now.plus_millis(RETRY_MS);
         self.failed.push(replay);
     }
@@ -87,7 +83,7 @@ impl Streams {
     }
 
     /// Replays that are to be tried again now.
-    pub(super) fn take_failed(&mut self, now: Now) -> Vec<Request> {
+    pub(super) fn take_failed(&mut self, now: Now) -> Vec<Job> {
         if now < self.retry_at { Vec::new() } else { std::mem::take(&mut self.failed) }
     }
 }
@@ -106,28 +102,26 @@ impl<B: Backend> Relay<B> {
     /// # Errors
     /// If the store cannot be read.
     pub fn open_stream(&mut self, filters: &[Filter], after: Option<Seq>) -> Result<StreamId, StoreError> {
-        let (state, live_after) = match after {
+        let (state, covered) = match after {
             Some(after) => (State::Behind, after),
             None => (State::Live, self.last_seq()?),
         };
         let stream = StreamId(self.streams.next);
         self.streams.next += 1;
         let filters: Arc<[Filter]> = filters.into();
-        let slot = self.index.subscribe(&filters);
-        let serial = self.live.insert_stream(slot, stream, filters, state, live_after);
+        let key = self.subscriptions.insert(Owner::Stream(stream), filters, state, covered);
         let queue = VecDeque::new();
-        self.streams.by_id.insert(stream, Stream { slot, queue, bytes: 0, stalled: None, missed: 0 });
+        self.streams.by_id.insert(stream, Stream { key, queue, bytes: 0, stalled: None, missed: 0 });
         if after.is_some() {
-            self.enqueue(Request::Replay { slot, serial });
+            self.enqueue(Job::Replay(key));
         }
         Ok(stream)
     }
 
     /// Ends a stream, with what it holds.
     pub fn close_stream(&mut self, stream: StreamId) {
-        if let Some(Stream { slot, .. }) = self.streams.by_id.remove(&stream) {
-            debug_assert!(matches!(self.live.owner(slot), Some(Owner::Stream(own)) if *own == stream));
-            self.drop_slot(slot);
+        if let Some(Stream { key, .. }) = self.streams.by_id.remove(&stream) {
+            self.subscriptions.remove(key);
         }
     }
 
@@ -159,10 +153,10 @@ impl<B: Backend> Relay<B> {
         if let Some(next) = own.queue.iter().find_map(|(seq, _)| *seq) {
             return Some(Seq(next.0 - 1));
         }
-        let live = self.live.get(own.slot)?;
-        Some(match live.state {
-            State::Live => live.live_after.max(self.live.delivered()),
-            State::Behind | State::Scanning { .. } => live.live_after,
+        let subscription = self.subscriptions.get(own.key)?;
+        Some(match subscription.state {
+            State::Live => subscription.covered.max(self.subscriptions.delivered()),
+            State::Behind | State::Scanning { .. } => subscription.covered,
         })
     }
 

@@ -1,0 +1,274 @@
+//! The steps that jobs take: a step reads a bounded number of rows, so no job starves another, and holds no read
+//! transaction when it is over, so no slow reader pins one.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use super::ids::{ConnId, StreamId};
+use super::jobs::{CountJob, Job, Next, ScanJob};
+use super::outbox::Outbox;
+use super::session::Session;
+use super::subscriptions::{Owner, Place, State, SubKey};
+use super::{Relay, words};
+use crate::policy::{may_hide, may_see};
+use crate::store::{Backend, Completeness, CountStep, Everyone, Step, StoreError, Take, Viewer, replay};
+use crate::types::{CanonicalEvent, Event, Filter, Kind, Limits, Now, PubKey, SubId};
+use crate::wire::frames::Complete;
+
+/// What a connection may see, by the read guard.
+pub(super) struct Party<'a> {
+    pub(super) guarded_kinds: &'a [Kind],
+    pub(super) keys: &'a [PubKey],
+}
+
+impl Viewer for Party<'_> {
+    fn sees_all_of(&self, kind: Kind) -> bool {
+        !self.guarded_kinds.contains(&kind)
+    }
+
+    fn sees(&self, event: CanonicalEvent<'_>) -> bool {
+        may_see(event, self.guarded_kinds, self.keys)
+    }
+
+    fn sees_all_matches(&self, filter: &Filter) -> bool {
+        !may_hide(filter, self.guarded_kinds, self.keys)
+    }
+}
+
+/// Where stored events of one subscription go, until its reader is slow.
+struct Sink<'a> {
+    head: &'a Arc<[u8]>,
+    outbox: &'a mut Outbox,
+    backlog_bytes: usize,
+    bytes_pause: usize,
+    sent: u64,
+}
+
+impl<'a> Sink<'a> {
+    fn new(head: &'a Arc<[u8]>, outbox: &'a mut Outbox, backlog_bytes: usize, limits: &Limits) -> Self {
+        Sink { head, outbox, backlog_bytes, bytes_pause: limits.outbox_bytes_pause, sent: 0 }
+    }
+
+    fn push(&mut self, event: CanonicalEvent<'_>) -> Take {
+        self.outbox.push_event(self.head.clone(), event.json().into());
+        self.sent += 1;
+        if self.outbox.bytes() + self.backlog_bytes >= self.bytes_pause {
+            Take::CountedAndPause
+        } else {
+            Take::Counted
+        }
+    }
+}
+
+impl<B: Backend> Relay<B> {
+    /// One step of a job.
+    pub(super) fn step(&mut self, now: Now, job: Job) -> Next {
+        match job {
+            Job::Scan(job) => self.step_scan(now, job),
+            Job::Count(job) => self.step_count(now, job),
+            Job::Replay(key) => match self.subscriptions.get(key).map(|own| &own.owner) {
+                Some(Owner::Client { conn, .. }) => self.replay_to_client(now, *conn, key),
+                Some(Owner::Stream(stream)) => self.replay_to_stream(now, *stream, key),
+                None => Next::Done,
+            },
+        }
+    }
+
+    fn step_scan(&mut self, now: Now, mut job: Box<ScanJob>) -> Next {
+        let config = &*self.config;
+        let Some(subscription) = self.subscriptions.get_mut(job.key) else { return Next::Done };
+        let Some(session) = self.sessions.get_mut(job.conn) else { return Next::Done };
+        if session.is_slow(&config.limits) {
+            return Next::Stall(job.conn, Job::Scan(job));
+        }
+        let mut rows = config.limits.scan_rows_max;
+        let Session { auth, outbox, backlog_bytes, .. } = &mut *session;
+        let viewer = Party { guarded_kinds: &config.policy.guarded_kinds, keys: auth.keys() };
+        let mut sink = Sink::new(&subscription.head, outbox, *backlog_bytes, &config.limits);
+        let mut last = None;
+        let sent_before = job.sent_before;
+        let step = self.store.reader().and_then(|reader| {
+            job.scan.step(&reader, now.seconds(), &mut rows, &viewer, &mut |hit| {
+                let place = (hit.event.created_at(), hit.event.id());
+                if sent_before.is_some_and(|before| !comes_after(place, before)) {
+                    return Take::Counted;
+                }
+                last = Some(place);
+                sink.push(hit.event)
+            })
+        });
+        self.metrics.sent_event += sink.sent;
+        let slow = session.is_slow(&config.limits);
+        if let (State::Scanning { last: place, .. }, Some(last)) = (&mut subscription.state, last) {
+            *place = Some(last);
+        }
+        self.mark_ready(job.conn);
+        self.mark_changed(job.conn);
+        match step {
+            Ok(Step::More) if slow => Next::Stall(job.conn, Job::Scan(job)),
+            Ok(Step::More) => Next::Again(Job::Scan(job)),
+            Ok(Step::Done(completeness)) => {
+                self.note_answered(now, job.asked_at);
+                self.end_scan(job.key, completeness);
+                Next::Done
+            }
+            Err(error) => {
+                self.fail_subscription(job.key, &error);
+                Next::Done
+            }
+        }
+    }
+
+    /// EOSE, and then what came meanwhile.
+    fn end_scan(&mut self, key: SubKey, completeness: Completeness) {
+        let Some(subscription) = self.subscriptions.get_mut(key) else { return };
+        let Owner::Client { conn, sub } = &subscription.owner else { return };
+        let (conn, sub) = (*conn, sub.clone());
+        if completeness == Completeness::Withheld {
+            self.end_subscription(conn, &sub);
+            return self.refuse_withheld(conn, &sub);
+        }
+        let (head, held_bytes) = (subscription.head.clone(), subscription.held_bytes());
+        let State::Scanning { missed, held, .. } = std::mem::replace(&mut subscription.state, State::Live)
+        else {
+            return;
+        };
+        if missed {
+            subscription.state = State::Behind;
+            self.enqueue(Job::Replay(key));
+        }
+        let hint = match completeness {
+            _ if !self.config.policy.eose_hints => None,
+            Completeness::Finish => Some(Complete::Finish),
+            Completeness::More => Some(Complete::More),
+            Completeness::Unknown | Completeness::Withheld => None,
+        };
+        self.send_eose(conn, &sub, hint);
+        self.metrics.sent_event += held.len() as u64;
+        if let Some(session) = self.sessions.get_mut(conn) {
+            session.held_bytes -= held_bytes;
+            for event in held {
+                session.outbox.push_event(head.clone(), event.shared_json());
+            }
+        }
+        self.mark_ready(conn);
+    }
+
+    fn step_count(&mut self, now: Now, mut job: Box<CountJob>) -> Next {
+        let config = &*self.config;
+        let Some(session) = self.sessions.get_mut(job.conn) else { return Next::Done };
+        let mut rows = config.limits.scan_rows_max;
+        let viewer = Party { guarded_kinds: &config.policy.guarded_kinds, keys: session.auth.keys() };
+        let step =
+            self.store.reader().and_then(|reader| job.count.step(&reader, now.seconds(), &mut rows, &viewer));
+        match step {
+            Ok(CountStep::More) => return Next::Again(Job::Count(job)),
+            Ok(CountStep::Done(counted)) => {
+                self.end_count(&job);
+                if counted.withheld {
+                    self.refuse_withheld(job.conn, &job.query);
+                } else {
+                    let hll = counted.hll.as_deref();
+                    self.send_count(job.conn, &job.query, counted.count, counted.approximate, hll);
+                }
+            }
+            Err(error) => {
+                self.end_count(&job);
+                self.send_closed(job.conn, &job.query, &words::store(&error));
+            }
+        }
+        Next::Done
+    }
+
+    /// Reads back from the store what a client was not sent live.
+    fn replay_to_client(&mut self, now: Now, conn: ConnId, key: SubKey) -> Next {
+        let config = &*self.config;
+        let Some(subscription) = self.subscriptions.get_mut(key) else { return Next::Done };
+        let Some(session) = self.sessions.get_mut(conn) else { return Next::Done };
+        if session.is_slow(&config.limits) {
+            return Next::Stall(conn, Job::Replay(key));
+        }
+        let mut rows = config.limits.scan_rows_max;
+        let Session { auth, outbox, backlog_bytes, .. } = &mut *session;
+        let viewer = Party { guarded_kinds: &config.policy.guarded_kinds, keys: auth.keys() };
+        let mut sink = Sink::new(&subscription.head, outbox, *backlog_bytes, &config.limits);
+        let (filters, after) = (&subscription.filters, subscription.covered);
+        let replayed = self.store.reader().and_then(|reader| {
+            replay(&reader, filters, after, &mut rows, now.seconds(), &viewer, &mut |hit| {
+                sink.push(hit.event)
+            })
+        });
+        self.metrics.sent_event += sink.sent;
+        let slow = session.is_slow(&config.limits);
+        let next = match replayed {
+            Ok(replayed) if subscription.caught_up(replayed) => Next::Done,
+            Ok(_) if slow => Next::Stall(conn, Job::Replay(key)),
+            Ok(_) => Next::Again(Job::Replay(key)),
+            Err(error) => {
+                self.fail_subscription(key, &error);
+                Next::Done
+            }
+        };
+        self.mark_ready(conn);
+        self.mark_changed(conn);
+        next
+    }
+
+    /// Reads back from the store what a stream has not handed out.
+    fn replay_to_stream(&mut self, now: Now, stream: StreamId, key: SubKey) -> Next {
+        let Some(subscription) = self.subscriptions.get_mut(key) else { return Next::Done };
+        let Some(stream) = self.streams.get_mut(stream) else { return Next::Done };
+        let limits = &self.config.limits;
+        if stream.is_full(limits) {
+            stream.stalled = Some(Job::Replay(key));
+            return Next::Done;
+        }
+        let mut rows = limits.scan_rows_max;
+        let mut last = subscription.covered;
+        let replayed = self.store.reader().and_then(|reader| {
+            replay(&reader, &subscription.filters, last, &mut rows, now.seconds(), &Everyone, &mut |hit| {
+                stream.push(Some(hit.seq), Event::from_canonical(hit.event.json().into()));
+                last = hit.seq;
+                if stream.is_full(limits) { Take::CountedAndPause } else { Take::Counted }
+            })
+        });
+        match replayed {
+            Ok(replayed) if subscription.caught_up(replayed) => Next::Done,
+            Ok(_) => Next::Again(Job::Replay(key)),
+            Err(_) => {
+                // Nobody is there to be told, and nothing may be left out: it is tried again when time passes.
+                subscription.covered = last;
+                self.metrics.stream_errors += 1;
+                self.streams.retry(now, Job::Replay(key));
+                Next::Done
+            }
+        }
+    }
+
+    /// Refuses a request for ids of which all that is stored is guarded: who knows an id may know that it is here.
+    fn refuse_withheld(&mut self, conn: ConnId, id: &SubId) {
+        let words = match self.sessions.get(conn) {
+            Some(session) if session.auth.keys().is_empty() => {
+                self.send_challenge(conn);
+                words::PARTIES_ONLY
+            }
+            _ => words::NOT_A_PARTY,
+        };
+        self.send_closed(conn, id, words);
+    }
+
+    /// The store failed a subscription: it ends in words.
+    fn fail_subscription(&mut self, key: SubKey, error: &StoreError) {
+        let Some(Owner::Client { conn, sub }) = self.subscriptions.get(key).map(|own| &own.owner) else {
+            return;
+        };
+        let (conn, sub) = (*conn, sub.clone());
+        self.end_subscription(conn, &sub);
+        self.send_closed(conn, &sub, &words::store(error));
+    }
+}
+
+/// Whether `place` comes after `other` in the order of answers.
+fn comes_after(place: Place, other: Place) -> bool {
+    (Reverse(place.0), place.1) > (Reverse(other.0), other.1)
+}

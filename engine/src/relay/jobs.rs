@@ -1,0 +1,167 @@
+//! Work that takes several steps: scans and counts that answer requests, and replays of what a subscription was not
+//! sent live. Each takes a step in turn, so none starves another.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::Relay;
+use super::ids::ConnId;
+use super::subscriptions::{Place, SubKey};
+use crate::store::{Backend, Count, Scan};
+use crate::types::{Filter, Now, SubId};
+
+/// Requests of one connection that may wait for their turn; then reading pauses.
+pub(super) const JOBS_WAITING_MAX: usize = 32;
+/// REQs kept to be timed when the host has flushed.
+const ANSWERED_MAX: usize = 1_024;
+
+/// Something with steps to take.
+pub(super) enum Job {
+    /// The stored part of a REQ's answer.
+    Scan(Box<ScanJob>),
+    /// A COUNT.
+    Count(Box<CountJob>),
+    /// What was stored while a subscription was behind.
+    Replay(SubKey),
+}
+
+pub(super) struct ScanJob {
+    pub(super) key: SubKey,
+    pub(super) conn: ConnId,
+    pub(super) scan: Scan,
+    pub(super) asked_at: Now,
+    /// What was sent up to here before the machine was rebuilt.
+    pub(super) sent_before: Option<Place>,
+    /// Whether it has taken a step.
+    pub(super) has_started: bool,
+}
+
+pub(super) struct CountJob {
+    pub(super) conn: ConnId,
+    pub(super) query: SubId,
+    pub(super) count: Count,
+    /// Whether it has taken a step.
+    pub(super) has_started: bool,
+}
+
+impl Job {
+    /// The connection whose input pauses while too many of these wait.
+    fn asked_by(&self) -> Option<ConnId> {
+        match self {
+            Job::Scan(job) => Some(job.conn),
+            Job::Count(job) => Some(job.conn),
+            Job::Replay(_) => None,
+        }
+    }
+
+    /// Whether it answers this subscription.
+    pub(super) fn is_for(&self, own: SubKey) -> bool {
+        match self {
+            Job::Scan(job) => job.key == own,
+            Job::Count(_) => false,
+            Job::Replay(key) => *key == own,
+        }
+    }
+
+    /// Notes that it takes a step. True if that is its first.
+    fn starts(&mut self) -> bool {
+        match self {
+            Job::Scan(job) => !std::mem::replace(&mut job.has_started, true),
+            Job::Count(job) => !std::mem::replace(&mut job.has_started, true),
+            Job::Replay(_) => false,
+        }
+    }
+}
+
+/// What a step left.
+pub(super) enum Next {
+    /// More steps.
+    Again(Job),
+    /// More steps, once the reader has caught up.
+    Stall(ConnId, Job),
+    /// Nothing.
+    Done,
+}
+
+/// Jobs that wait for their turn.
+#[derive(Default)]
+pub(super) struct Jobs {
+    queue: VecDeque<Job>,
+    /// When those REQs were asked whose EOSE the host has not yet been handed.
+    answered: Vec<Now>,
+}
+
+impl Jobs {
+    /// The COUNTs of a connection that have not been answered.
+    pub(super) fn counts_of(&self, conn: ConnId) -> Vec<(SubId, Arc<[Filter]>)> {
+        let mine = self.queue.iter().filter_map(|job| match job {
+            Job::Count(job) if job.conn == conn => Some((job.query.clone(), Arc::clone(job.count.filters()))),
+            _ => None,
+        });
+        mine.collect()
+    }
+}
+
+impl<B: Backend> Relay<B> {
+    /// One step of the job whose turn it is. True if any job has more to do, or if what had waited behind this one
+    /// left events to be verified.
+    pub fn work(&mut self, now: Now) -> bool {
+        if let Some(mut job) = self.jobs.queue.pop_front() {
+            let (conn, starts) = (job.asked_by(), job.starts());
+            if let Some(session) = conn.and_then(|conn| self.sessions.get_mut(conn)) {
+                session.jobs_waiting -= 1;
+                session.not_started -= usize::from(starts);
+            }
+            match self.step(now, job) {
+                Next::Again(job) => self.enqueue(job),
+                Next::Stall(conn, job) => {
+                    if let Some(session) = self.sessions.get_mut(conn) {
+                        session.stalled.push(job);
+                    }
+                }
+                Next::Done => {}
+            }
+            if let Some(conn) = conn {
+                self.run_deferred(now, conn);
+            }
+        }
+        self.has_work() || self.has_unverified()
+    }
+
+    /// Whether [`Relay::work`] would do anything. Draining a slow reader's output may make it so.
+    pub fn has_work(&self) -> bool {
+        !self.jobs.queue.is_empty()
+    }
+
+    /// Starts the job of a request. What its connection sends next waits for its first step: frames take effect in
+    /// order.
+    pub(super) fn start(&mut self, job: Job) {
+        if let Some(session) = job.asked_by().and_then(|conn| self.sessions.get_mut(conn)) {
+            session.not_started += 1;
+        }
+        self.enqueue(job);
+    }
+
+    /// Puts a job behind all others.
+    pub(super) fn enqueue(&mut self, job: Job) {
+        if let Some(session) = job.asked_by().and_then(|conn| self.sessions.get_mut(conn)) {
+            session.jobs_waiting += 1;
+        }
+        self.jobs.queue.push_back(job);
+    }
+
+    /// EOSE of a REQ that was asked at `asked_at` is on its way to the host.
+    pub(super) fn note_answered(&mut self, now: Now, asked_at: Now) {
+        if self.jobs.answered.len() >= ANSWERED_MAX {
+            self.handle_flushed(now);
+        }
+        self.jobs.answered.push(asked_at);
+    }
+
+    /// What was drained until now has been given to the sockets: REQs whose EOSE was in it took until `now`.
+    pub fn handle_flushed(&mut self, now: Now) {
+        for asked_at in self.jobs.answered.drain(..) {
+            self.metrics.req_to_eose_us.record(now.micros_since(asked_at));
+        }
+    }
+}

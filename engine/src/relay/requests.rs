@@ -1,0 +1,208 @@
+//! REQ, COUNT and CLOSE as they come: what is admitted, and the subscriptions and jobs that they start and end.
+//!
+//! A subscription goes live first, noting the last committed sequence number; its scan answers up to that one and no
+//! further. So nothing is missed and nothing is sent twice.
+
+use std::sync::Arc;
+
+use super::answers::Party;
+use super::ids::ConnId;
+use super::jobs::{CountJob, Job, ScanJob};
+use super::snapshot::{Progress, SubSnapshot};
+use super::subscriptions::{Owner, State, SubKey};
+use super::values::{KeptFor, TooMany};
+use super::{Relay, words};
+use crate::policy::{Access, access};
+use crate::store::{Backend, Count, Scan, ScanLimits, Seq};
+use crate::types::{Filter, Now, SubId};
+
+/// COUNTs one connection may have under way.
+const COUNTS_MAX: usize = 16;
+
+impl<B: Backend> Relay<B> {
+    pub(super) fn handle_req(&mut self, now: Now, conn: ConnId, sub: SubId, filters: Vec<Filter>) {
+        self.metrics.messages_req += 1;
+        // A REQ of a known id replaces it, also when it is refused.
+        let before = self.values.all();
+        self.end_subscription(conn, &sub);
+        let ended = before - self.values.all();
+        if let Err(words) = self.admit_req(now, conn, &filters, ended) {
+            return self.send_closed(conn, &sub, &words);
+        }
+        let filters: Arc<[Filter]> = filters.into();
+        let horizon = match self.last_seq() {
+            Ok(horizon) => horizon,
+            Err(error) => return self.send_closed(conn, &sub, &words::store(&error)),
+        };
+        let Some(key) = self.subscribe(conn, sub, &filters, State::scanning(), horizon) else { return };
+        let scan = self.scan(filters, horizon);
+        let job = ScanJob { key, conn, scan, asked_at: now, sent_before: None, has_started: false };
+        self.start(Job::Scan(Box::new(job)));
+    }
+
+    fn admit_req(&mut self, now: Now, conn: ConnId, filters: &[Filter], ended: usize) -> Result<(), String> {
+        self.admit_request(now, conn, filters)?;
+        let limits = &self.config.limits;
+        let open = self.sessions.get(conn).map_or(0, |session| session.subs.len());
+        if open >= limits.subscriptions_max {
+            return Err(words::too_many_subscriptions(open));
+        }
+        self.admit_values(conn, KeptFor::Subscription, filters, ended)
+    }
+
+    pub(super) fn handle_count(&mut self, now: Now, conn: ConnId, query: SubId, filters: Vec<Filter>) {
+        self.metrics.messages_count += 1;
+        match self.admit_count(now, conn, &filters) {
+            Ok(()) => self.count(conn, query, filters.into()),
+            Err(words) => self.send_closed(conn, &query, &words),
+        }
+    }
+
+    fn admit_count(&mut self, now: Now, conn: ConnId, filters: &[Filter]) -> Result<(), String> {
+        self.admit_request(now, conn, filters)?;
+        if self.sessions.get(conn).is_some_and(|session| session.counts >= COUNTS_MAX) {
+            return Err(words::TOO_MANY_COUNTS.into());
+        }
+        self.admit_values(conn, KeptFor::Count, filters, 0)
+    }
+
+    /// Starts a COUNT that has been admitted.
+    pub(super) fn count(&mut self, conn: ConnId, query: SubId, filters: Arc<[Filter]>) {
+        let horizon = match self.last_seq() {
+            Ok(horizon) => horizon,
+            Err(error) => return self.send_closed(conn, &query, &words::store(&error)),
+        };
+        let Some(session) = self.sessions.get_mut(conn) else { return };
+        session.counts += 1;
+        self.values.add(conn, KeptFor::Count, &filters);
+        self.note_gauges();
+        self.mark_changed(conn);
+        let rows_max = self.config.limits.count_rows_max;
+        let count = Count::new(filters, self.store.classes(), horizon, rows_max);
+        self.start(Job::Count(Box::new(CountJob { conn, query, count, has_started: false })));
+    }
+
+    /// A COUNT has been answered, or has failed.
+    pub(super) fn end_count(&mut self, job: &CountJob) {
+        let Some(session) = self.sessions.get_mut(job.conn) else { return };
+        session.counts -= 1;
+        self.values.remove(job.conn, KeptFor::Count, job.count.filters());
+        self.note_gauges();
+        self.mark_changed(job.conn);
+    }
+
+    pub(super) fn handle_close(&mut self, conn: ConnId, sub: &SubId) {
+        self.metrics.messages_close += 1;
+        self.end_subscription(conn, sub);
+    }
+
+    /// What holds for every request: its rate, NIP-42, and the read guard.
+    fn admit_request(&mut self, now: Now, conn: ConnId, filters: &[Filter]) -> Result<(), String> {
+        let config = &*self.config;
+        let Some(session) = self.sessions.get_mut(conn) else { return Ok(()) };
+        if !session.request_rate.take(config.limits.requests_per_minute_max, now) {
+            return Err(words::TOO_MANY_REQUESTS.into());
+        }
+        let keys = session.auth.keys();
+        let words = if config.policy.auth_required && keys.is_empty() {
+            words::AUTHENTICATED_ONLY
+        } else {
+            match access(filters, &config.policy.guarded_kinds, keys) {
+                Access::Open => return Ok(()),
+                Access::NeedsAuth => words::PARTIES_ONLY,
+                Access::Restricted => return Err(words::NOT_A_PARTY.into()),
+            }
+        };
+        self.send_challenge(conn);
+        Err(words.into())
+    }
+
+    fn admit_values(
+        &self,
+        conn: ConnId,
+        what: KeptFor,
+        filters: &[Filter],
+        replaced: usize,
+    ) -> Result<(), String> {
+        let limits = &self.config.limits;
+        self.values.admit(conn, what, filters, replaced, limits).map_err(|too_many| match too_many {
+            TooMany::ForConnection => words::too_many_values(limits.connection_values_max),
+            TooMany::ForShard { free } => words::too_busy(free),
+        })
+    }
+
+    fn scan(&self, filters: Arc<[Filter]>, horizon: Seq) -> Scan {
+        let limits = ScanLimits {
+            limit_default: self.config.limits.limit_default,
+            limit_max: self.config.limits.limit_max,
+        };
+        Scan::new(filters, limits, self.store.classes(), horizon)
+    }
+
+    /// Adds a client's subscription. `None` if its connection is gone.
+    fn subscribe(
+        &mut self,
+        conn: ConnId,
+        sub: SubId,
+        filters: &Arc<[Filter]>,
+        state: State,
+        covered: Seq,
+    ) -> Option<SubKey> {
+        let session = self.sessions.get_mut(conn)?;
+        let owner = Owner::Client { conn, sub: sub.clone() };
+        let key = self.subscriptions.insert(owner, Arc::clone(filters), state, covered);
+        session.subs.insert(sub, key);
+        self.values.add(conn, KeptFor::Subscription, filters);
+        self.note_gauges();
+        self.mark_changed(conn);
+        Some(key)
+    }
+
+    /// Takes up a subscription of a session that lived before, where it stood.
+    pub(super) fn resume(&mut self, now: Now, conn: ConnId, sub: SubId, resumed: &SubSnapshot) {
+        let filters = &resumed.filters;
+        match resumed.progress {
+            Progress::Live => {
+                self.subscribe(conn, sub, filters, State::Live, Seq(0));
+            }
+            Progress::Behind { after } => {
+                if let Some(key) = self.subscribe(conn, sub, filters, State::Behind, after) {
+                    self.enqueue(Job::Replay(key));
+                }
+            }
+            // Newer matches may have been noted before: asking the store costs little if not.
+            Progress::Scanning { horizon, last } => {
+                let state = State::Scanning { missed: true, held: Vec::new(), last };
+                let Some(key) = self.subscribe(conn, sub, filters, state, horizon) else { return };
+                let mut scan = self.scan(Arc::clone(filters), horizon);
+                if last.is_some() {
+                    // What it passed over before is not looked at again, whoever has authenticated since.
+                    scan.begin_for(&Party { guarded_kinds: &self.config.policy.guarded_kinds, keys: &[] });
+                }
+                let job = ScanJob { key, conn, scan, asked_at: now, sent_before: last, has_started: false };
+                self.start(Job::Scan(Box::new(job)));
+            }
+        }
+    }
+
+    /// Ends a subscription if there is one of this id.
+    pub(super) fn end_subscription(&mut self, conn: ConnId, sub: &SubId) {
+        let Some(session) = self.sessions.get_mut(conn) else { return };
+        let Some(key) = session.subs.remove(sub) else { return };
+        if let Some(ended) = self.subscriptions.remove(key) {
+            session.held_bytes -= ended.held_bytes();
+            // They hold its filters, and cursors for them.
+            session.stalled.retain(|job| !job.is_for(key));
+            self.values.remove(conn, KeptFor::Subscription, &ended.filters);
+        }
+        self.note_gauges();
+        self.mark_changed(conn);
+    }
+
+    /// What is counted as it is now.
+    pub(super) fn note_gauges(&mut self) {
+        self.metrics.connections = self.sessions.len() as u64;
+        self.metrics.subscriptions = self.subscriptions.clients() as u64;
+        self.metrics.filter_values = self.values.all() as u64;
+    }
+}

@@ -1,0 +1,201 @@
+//! The subscriptions of clients and streams: whom each belongs to, how far it has come, and the index that finds it by
+//! what it asks for.
+
+use std::sync::Arc;
+
+use super::ids::{ConnId, StreamId};
+use super::outbox::Frame;
+use crate::index::{Index, MatchStats, SubSlot};
+use crate::store::{Replayed, Seq};
+use crate::types::{Event, EventId, Filter, SubId, Timestamp};
+use crate::wire::frames;
+
+/// Postings of ended subscriptions swept at a time: some 20 us.
+const SWEEP_POSTINGS: usize = 2_000;
+
+/// Whom a subscription belongs to.
+#[derive(Debug)]
+pub(super) enum Owner {
+    Client { conn: ConnId, sub: SubId },
+    Stream(StreamId),
+}
+
+/// A place in the order of answers.
+pub(super) type Place = (Timestamp, EventId);
+
+/// Where a subscription stands.
+#[derive(Debug)]
+pub(super) enum State {
+    /// Stored events are being sent, up to a horizon. `missed`: a newer one has matched since. `held`: ephemeral
+    /// events that follow EOSE. `last`: the place of the last stored event that was sent, if any was.
+    Scanning { missed: bool, held: Vec<Event>, last: Option<Place> },
+    /// Events are sent as they come.
+    Live,
+    /// Events above `covered` are being read back from the store.
+    Behind,
+}
+
+impl State {
+    /// Of a subscription that begins.
+    pub(super) fn scanning() -> Self {
+        State::Scanning { missed: false, held: Vec::new(), last: None }
+    }
+}
+
+/// Names a subscription; never means another one later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SubKey {
+    slot: SubSlot,
+    serial: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Subscription {
+    pub(super) key: SubKey,
+    pub(super) owner: Owner,
+    /// `["EVENT","sub",`
+    pub(super) head: Arc<[u8]>,
+    pub(super) filters: Arc<[Filter]>,
+    pub(super) state: State,
+    /// Events up to this sequence number have been sent, or will be by the scan.
+    pub(super) covered: Seq,
+}
+
+impl Subscription {
+    /// Bytes that the events it holds will take in its reader's outbox.
+    pub(super) fn held_bytes(&self) -> usize {
+        match &self.state {
+            State::Scanning { held, .. } => held.iter().map(|event| self.frame_bytes(event)).sum(),
+            State::Live | State::Behind => 0,
+        }
+    }
+
+    /// Bytes of an event's frame.
+    pub(super) fn frame_bytes(&self, event: &Event) -> usize {
+        Frame { head: &self.head, body: Some(&event.shared_json()) }.len()
+    }
+
+    /// Its reader cannot take this stored event now: it is read back from the store later.
+    pub(super) fn fall_behind(&mut self, seq: Seq) {
+        self.state = State::Behind;
+        self.covered = Seq(seq.0 - 1);
+    }
+
+    /// A replay has come this far. Whether it is done, and the subscription live.
+    pub(super) fn caught_up(&mut self, replayed: Replayed) -> bool {
+        self.covered = self.covered.max(replayed.covered);
+        if replayed.caught_up {
+            self.state = State::Live;
+        }
+        replayed.caught_up
+    }
+}
+
+/// All subscriptions of a shard.
+#[derive(Debug)]
+pub(super) struct Subscriptions {
+    index: Index,
+    /// By index slot.
+    slots: Vec<Option<Subscription>>,
+    serial: u64,
+    clients: usize,
+    /// The last stored event that was delivered.
+    delivered: Seq,
+    /// Of the last event that was matched; its memory serves the next.
+    matched: Vec<SubSlot>,
+}
+
+impl Subscriptions {
+    pub(super) fn new(index_seed: u64) -> Self {
+        Subscriptions {
+            index: Index::with_seed(index_seed),
+            slots: Vec::new(),
+            serial: 0,
+            clients: 0,
+            delivered: Seq(0),
+            matched: Vec::new(),
+        }
+    }
+
+    /// Adds a subscription, live from now on.
+    pub(super) fn insert(
+        &mut self,
+        owner: Owner,
+        filters: Arc<[Filter]>,
+        state: State,
+        covered: Seq,
+    ) -> SubKey {
+        let mut head = Vec::new();
+        if let Owner::Client { sub, .. } = &owner {
+            frames::event_head(&mut head, sub);
+            self.clients += 1;
+        }
+        let slot = self.index.subscribe(&filters);
+        self.serial += 1;
+        let key = SubKey { slot, serial: self.serial };
+        let place = slot.0 as usize;
+        if self.slots.len() <= place {
+            self.slots.resize_with(place + 1, || None);
+        }
+        debug_assert!(self.slots[place].is_none(), "a slot has one subscription");
+        self.slots[place] = Some(Subscription { key, owner, head: head.into(), filters, state, covered });
+        key
+    }
+
+    /// Takes a subscription out of the index and the table; its jobs find it gone.
+    pub(super) fn remove(&mut self, key: SubKey) -> Option<Subscription> {
+        self.get(key)?;
+        self.index.unsubscribe(key.slot);
+        self.index.sweep(SWEEP_POSTINGS);
+        let removed = self.slots[key.slot.0 as usize].take();
+        if let Some(Subscription { owner: Owner::Client { .. }, .. }) = removed {
+            self.clients -= 1;
+        }
+        removed
+    }
+
+    pub(super) fn get(&self, key: SubKey) -> Option<&Subscription> {
+        self.slots.get(key.slot.0 as usize)?.as_ref().filter(|sub| sub.key == key)
+    }
+
+    pub(super) fn get_mut(&mut self, key: SubKey) -> Option<&mut Subscription> {
+        self.slots.get_mut(key.slot.0 as usize)?.as_mut().filter(|sub| sub.key == key)
+    }
+
+    /// Finds the subscriptions that match `event`, to be given back by [`Subscriptions::reuse`].
+    pub(super) fn matches(&mut self, event: &Event) -> (MatchStats, Vec<SubSlot>) {
+        let mut matched = std::mem::take(&mut self.matched);
+        matched.clear();
+        let stats = self.index.matches(event, &mut matched);
+        (stats, matched)
+    }
+
+    pub(super) fn reuse(&mut self, matched: Vec<SubSlot>) {
+        self.matched = matched;
+    }
+
+    /// The subscription that has just been matched.
+    pub(super) fn at_mut(&mut self, slot: SubSlot) -> Option<&mut Subscription> {
+        self.slots.get_mut(slot.0 as usize)?.as_mut()
+    }
+
+    /// A stored event has been delivered; they come in the order of commits.
+    pub(super) fn note_delivered(&mut self, seq: Seq) {
+        self.delivered = self.delivered.max(seq);
+    }
+
+    /// Every stored event up to this number has been delivered, or was before this machine.
+    pub(super) fn delivered(&self) -> Seq {
+        self.delivered
+    }
+
+    /// Subscriptions of clients; streams are not counted.
+    pub(super) fn clients(&self) -> usize {
+        self.clients
+    }
+
+    /// Sweeps some of what ended subscriptions left in the index.
+    pub(super) fn sweep(&mut self) {
+        self.index.sweep(SWEEP_POSTINGS);
+    }
+}
