@@ -58,7 +58,7 @@ fn random_writes_read_as_the_model_says() {
 }
 
 #[test]
-fn a_reader_keeps_its_moment() {
+fn a_reader_keeps_its_snapshot() {
     let folder = tempfile::tempdir().expect("folder");
     let backend = open(folder.path());
     insert(&backend, 1, &note(1, 10)).expect("insert");

@@ -1,4 +1,4 @@
-//! LMDB's errors, sorted by what comes next.
+//! LMDB's errors, by what the caller can do about them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ pub enum OpenError {
     },
     /// This process has the folder open already.
     Open(PathBuf),
-    /// LMDB says something else.
+    /// Any other error of LMDB.
     Failed(PathBuf, String),
 }
 
@@ -73,7 +73,7 @@ impl std::error::Error for OpenError {
     }
 }
 
-/// Sorts what a transaction ran into.
+/// An error of a transaction, as the store's.
 pub(super) fn store_error(error: heed::Error) -> StoreError {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     let what = error.to_string();
