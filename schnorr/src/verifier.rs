@@ -13,9 +13,9 @@ use crate::tier::{Kernel, Tier};
 /// Claims that are summed together: more share an inversion, fewer stay in the cache.
 const CHUNK: usize = 64;
 /// Claims that pay for a comb: it costs as much as three verifications of an unseen key, up to six where lanes wait
-/// for memory. So nobody, whatever he sends, doubles what his claims cost.
+/// for memory. So no sender can double what its claims cost.
 const COMB_COST: usize = 6;
-/// Claims of an author that held from which he gets a comb that is kept.
+/// Valid claims of an author from which a comb is kept.
 const COMB_CLAIMS_MIN: u32 = 3;
 
 /// One signature to check.
@@ -165,7 +165,7 @@ impl Verifier {
             look_up(&mut self.batch, authors);
         }
         let mut unspent = self.unspent + self.tasks.len();
-        // Perhaps none of them holds, so here an author's claims pay for his comb by themselves.
+        // Perhaps none of them holds, so here an author's claims pay for the comb by themselves.
         choose_combs(&mut self.batch, &mut unspent, |author| author.claims as usize >= COMB_COST);
         choose_singles(&mut self.batch, self.singly_max);
         lift(&mut self.batch, kernel, |author| !author.is_single);
@@ -319,7 +319,7 @@ fn make_combs(batch: &mut [BatchAuthor], kernel: &mut dyn Kernel) {
     }
 }
 
-/// Remembers authors of whom a claim held. Whoever signs nothing can neither enter nor push anybody out.
+/// Remembers authors of whom a claim held. Invalid claims neither add nor evict an author.
 fn remember(batch: &[BatchAuthor], authors: &mut Authors, keeps_combs: bool) {
     let held = || batch.iter().filter(|author| author.held > 0);
     for author in held() {

@@ -108,7 +108,7 @@ fn a_folder_of_an_earlier_version_answers_as_a_new_one() {
 }
 
 #[test]
-fn a_reader_keeps_its_moment() {
+fn a_reader_keeps_its_snapshot() {
     let folder = tempfile::tempdir().expect("folder");
     let backend = open(folder.path());
     insert(&backend, 1, &note(1, 10)).expect("insert");

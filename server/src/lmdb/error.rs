@@ -1,4 +1,4 @@
-//! LMDB's errors, sorted by what comes next.
+//! LMDB's errors, by what the caller can do about them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -33,7 +33,7 @@ pub enum OpenError {
     Short(PathBuf, u64),
     /// This process has the folder open already.
     Open(PathBuf),
-    /// LMDB says something else.
+    /// Any other error of LMDB.
     Failed(PathBuf, String),
 }
 
@@ -128,7 +128,7 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
-/// Sorts what a transaction ran into.
+/// An error of a transaction, as the store's.
 pub(super) fn store_error(error: heed::Error) -> StoreError {
     let what = error.to_string();
     match error {

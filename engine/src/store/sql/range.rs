@@ -15,13 +15,18 @@ use crate::store::keyed::Key;
 
 /// A range being read.
 pub(super) struct KeyRange<'a> {
+    recent: Peekable<memtable::Range<'a>>,
+    runs: Vec<RunCursor<'a>>,
+    pages: Pages<'a>,
+}
+
+/// What all runs are read with.
+struct Pages<'a> {
     from: &'a [u8],
     to: &'a [u8],
     /// The id or tombstone, if the range is of one; pages whose filter rules it out are not read.
     hash: Option<[u8; 32]>,
-    recent: Peekable<memtable::Range<'a>>,
-    runs: Vec<RunCursor<'a>>,
-    pages: &'a mut PageTable,
+    table: &'a mut PageTable,
     removed: &'a RemovedSeqs,
     /// Keys of removed events, skipped in one page, from which it needs to be rewritten.
     skipped_max: usize,
@@ -63,27 +68,22 @@ impl<'a> KeyRange<'a> {
             reaches.then_some(RunCursor { pages, open: None, head: None })
         });
         let is_one = from.first() == to.first() && first.lookup_hash() == last.lookup_hash();
+        let hash = first.lookup_hash().copied().filter(|_| is_one);
         Ok(KeyRange {
-            from,
-            to,
-            hash: first.lookup_hash().copied().filter(|_| is_one),
             recent: memtable.range(first, last).peekable(),
             runs: runs.collect(),
-            pages,
-            removed,
-            skipped_max,
-            needs_rewrite: Vec::new(),
+            pages: Pages { from, to, hash, table: pages, removed, skipped_max, needs_rewrite: Vec::new() },
         })
     }
 
     /// The next key, ascending.
     pub(super) fn next<C: SqlConn>(&mut self, conn: &C) -> Result<Option<Key>, StoreError> {
         let mut least: Option<(Key, usize)> = None;
-        for place in 0..self.runs.len() {
-            if self.runs[place].head.is_none() {
-                self.advance(conn, place)?;
+        for (place, run) in self.runs.iter_mut().enumerate() {
+            if run.head.is_none() {
+                run.advance(conn, &mut self.pages)?;
             }
-            if let Some(head) = self.runs[place].head
+            if let Some(head) = run.head
                 && least.is_none_or(|(key, _)| head < key)
             {
                 least = Some((head, place));
@@ -98,40 +98,41 @@ impl<'a> KeyRange<'a> {
 
     /// Pages in which many keys of removed events were skipped.
     pub(super) fn into_needs_rewrite(self) -> Vec<PageId> {
-        self.needs_rewrite
+        self.pages.needs_rewrite
     }
+}
 
-    /// Reads the next key of a run into its `head`, if there is one.
-    fn advance<C: SqlConn>(&mut self, conn: &C, place: usize) -> Result<(), StoreError> {
-        let run = &mut self.runs[place];
+impl RunCursor<'_> {
+    /// Reads the next key into `head`, if there is one.
+    fn advance<C: SqlConn>(&mut self, conn: &C, pages: &mut Pages<'_>) -> Result<(), StoreError> {
         loop {
-            if let Some(open) = &mut run.open {
+            if let Some(open) = &mut self.open {
                 while let Some(key) = open.cursor.next()? {
-                    if key.as_bytes() > self.to {
-                        (run.open, run.pages) = (None, &[]);
+                    if key.as_bytes() > pages.to {
+                        (self.open, self.pages) = (None, &[]);
                         return Ok(());
                     }
-                    if key.seq().is_some_and(|seq| self.removed.contains(seq)) {
+                    if key.seq().is_some_and(|seq| pages.removed.contains(seq)) {
                         open.skipped += 1;
-                        if open.skipped == self.skipped_max {
-                            self.needs_rewrite.push(open.id);
+                        if open.skipped == pages.skipped_max {
+                            pages.needs_rewrite.push(open.id);
                         }
                         continue;
                     }
-                    run.head = Some(key);
+                    self.head = Some(key);
                     return Ok(());
                 }
-                run.open = None;
+                self.open = None;
             }
-            let Some((page, others)) = run.pages.split_first() else { return Ok(()) };
-            if page.first.as_bytes() > self.to {
-                run.pages = &[];
+            let Some((page, others)) = self.pages.split_first() else { return Ok(()) };
+            if page.first.as_bytes() > pages.to {
+                self.pages = &[];
                 return Ok(());
             }
-            run.pages = others;
-            if self.hash.is_none_or(|hash| bloom::may_contain(&page.bloom, &hash)) {
-                let cursor = Cursor::at(self.pages.read(conn, page.id)?, self.from)?;
-                run.open = Some(OpenPage { id: page.id, cursor, skipped: 0 });
+            self.pages = others;
+            if pages.hash.as_ref().is_none_or(|hash| bloom::may_contain(&page.bloom, hash)) {
+                let cursor = Cursor::at(pages.table.read(conn, page.id)?, pages.from)?;
+                self.open = Some(OpenPage { id: page.id, cursor, skipped: 0 });
             }
         }
     }
