@@ -32,35 +32,79 @@ fn is_testing(path: &Path) -> bool {
     path.starts_with(src().join("testing"))
 }
 
+/// What a machine never does: its host gives it time, chance, bytes and storage.
+const FORBIDDEN: &[&str] = &[
+    "Instant::now",
+    "SystemTime",
+    "std::fs",
+    "std::net",
+    "std::thread",
+    "std::process",
+    "std::env",
+    "thread::spawn",
+    "std::io::stdin",
+    "unsafe ",
+    "println!",
+    "eprintln!",
+    "getrandom",
+    "rand::",
+];
+
+fn impurities(sources: &[PathBuf]) -> Vec<String> {
+    let mut broken = Vec::new();
+    for path in sources.iter().filter(|path| !is_testing(path)) {
+        let code = code(path);
+        let found = FORBIDDEN.iter().filter(|what| code.contains(**what));
+        broken.extend(found.map(|what| format!("{}: {what}", path.display())));
+    }
+    broken
+}
+
 #[test]
 fn the_engine_has_no_clock_socket_file_thread_or_unsafe() {
-    let forbidden = [
-        "Instant::now",
-        "SystemTime",
-        "std::fs",
-        "std::net",
-        "std::thread",
-        "std::process",
-        "std::env",
-        "thread::spawn",
-        "std::io::stdin",
-        "unsafe ",
-        "println!",
-        "eprintln!",
-        "getrandom",
-        "rand::",
-    ];
-    let mut broken = Vec::new();
-    for path in sources(&src()).iter().filter(|path| !is_testing(path)) {
-        let code = code(path);
-        broken.extend(
-            forbidden
-                .iter()
-                .filter(|what| code.contains(**what))
-                .map(|what| format!("{}: {what}", path.display())),
-        );
-    }
+    let broken = impurities(&sources(&src()));
     assert!(broken.is_empty(), "{broken:#?}");
+}
+
+/// The other machines of the house, as far as they are there.
+const MACHINES: &[&str] = &["agent", "blossom"];
+/// What they may use of the engine.
+const SHARED_ROOMS: &[&str] = &["types", "wire", "verify"];
+
+/// What of the engine a file names that other machines have no business with.
+fn foreign_rooms(code: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for rest in code.split("relay_engine::").skip(1) {
+        // `relay_engine::types::Event` or `relay_engine::{types, wire::parse_event}`.
+        let group = rest.strip_prefix('{').and_then(|rest| rest.split('}').next());
+        for path in group.unwrap_or(rest).split(',').take(if group.is_some() { usize::MAX } else { 1 }) {
+            let room: String = path.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            if !room.is_empty() && !SHARED_ROOMS.contains(&&*room) {
+                found.push(room);
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn other_machines_are_as_pure_and_see_only_what_they_need() {
+    assert_eq!(
+        foreign_rooms("use relay_engine::types::Event;\nuse relay_engine::{wire, verify::Verified};"),
+        [""; 0]
+    );
+    assert_eq!(
+        foreign_rooms("use relay_engine::{types, relay::Relay};\nrelay_engine::store::Seq"),
+        ["relay", "store"]
+    );
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    for machine in MACHINES.iter().map(|name| root.join(name).join("src")).filter(|src| src.is_dir()) {
+        let sources = sources(&machine);
+        assert_eq!(impurities(&sources), [""; 0]);
+        for path in sources {
+            assert_eq!(foreign_rooms(&code(&path)), [""; 0], "{}", path.display());
+        }
+    }
 }
 
 #[test]
