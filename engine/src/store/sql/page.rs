@@ -182,7 +182,7 @@ impl Cursor {
         let (restarts, _) = restarts.as_chunks::<2>();
         let below = restarts.partition_point(|at| {
             let entry = usize::from(u16::from_be_bytes(*at));
-            read(&page[..end], entry, &Key::EMPTY).is_some_and(|(key, _)| key.as_bytes() < from)
+            whole_key(&page[..end], entry).is_some_and(|key| key < from)
         });
         let at = below.checked_sub(1).map_or(0, |place| usize::from(u16::from_be_bytes(restarts[place])));
         let mut cursor = Cursor { page, end, at, last: Key::EMPTY, found: None };
@@ -222,6 +222,12 @@ fn read(entries: &[u8], at: usize, before: &Key) -> Option<(Key, usize)> {
     let rest = rest.get(..usize::from(len))?;
     let key = before.splice(usize::from(shared), rest)?;
     Some((key, at + 2 + rest.len()))
+}
+
+/// The key of an entry that shares nothing, in place.
+fn whole_key(entries: &[u8], at: usize) -> Option<&[u8]> {
+    let (&[0, len], rest) = entries.get(at..)?.split_first_chunk()? else { return None };
+    rest.get(..usize::from(len))
 }
 
 fn malformed() -> StoreError {
