@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `RELAY_NAME`, `RELAY_DESCRIPTION`, `RELAY_PUBKEY`, `RELAY_CONTACT` | NIP-11 |
 //! | `RELAY_PRIVATE_KEY` | secret, 64 hex digits: the relay's own key; NIP-11 tells its public half as `self` |
-//! | `ADMIN_PUBKEYS` | secret: authors who may always write, parted by commas; beside `policy.admin_pubkeys` |
+//! | `ADMIN_PUBKEYS` | secret: authors who may always write, separated by commas; beside `policy.admin_pubkeys` |
 //! | `RELAY_URL` | public `wss://` URL, as AUTH events name it; without it the Host header counts |
 //! | `RELAY_SHARDS` | number of shards, a power of two; 1 in this version |
 //! | `RELAY_LOCATION_HINT` | where new objects are placed: `weur`, `enam`, ... |

@@ -229,8 +229,8 @@ impl Program {
         let (filters, texts) = self.some_filters(chance);
         let limits =
             ScanLimits { limit_default: 1 + chance.below(20) as u32, limit_max: 1 + chance.below(20) as u32 };
-        let eyes = self.eyes();
-        let answer = self.oracle.query(&texts, self.now, (limits.limit_default, limits.limit_max), &eyes);
+        let viewer = self.viewer();
+        let answer = self.oracle.query(&texts, self.now, (limits.limit_default, limits.limit_max), &viewer);
         let completeness = match answer {
             _ if answer.more => Completeness::More,
             _ if answer.withheld => Completeness::Withheld,
@@ -241,8 +241,8 @@ impl Program {
         let rows_max = 1 + chance.place(48);
         let expected = Answers {
             scanned: (answer.seqs, completeness),
-            counted: self.oracle.count(&texts, self.now, &eyes),
-            replayed: self.oracle.matching(&texts, self.now, after, &eyes),
+            counted: self.oracle.count(&texts, self.now, &viewer),
+            replayed: self.oracle.matching(&texts, self.now, after, &viewer),
         };
         let question = Question {
             filters: &filters,
@@ -275,10 +275,10 @@ impl Program {
     }
 
     fn matching(&self, texts: &[Value]) -> Vec<u64> {
-        self.oracle.matching(texts, self.now, 0, &self.eyes())
+        self.oracle.matching(texts, self.now, 0, &self.viewer())
     }
 
-    fn eyes(&self) -> OracleViewer<'_> {
+    fn viewer(&self) -> OracleViewer<'_> {
         OracleViewer { guarded: &[1059], keys: &self.keys }
     }
 
@@ -313,7 +313,7 @@ impl Program {
         match step {
             Ok(Step::More) | Err(StoreError::Failed(_)) => self.running = Some(running),
             Ok(Step::Done(said)) => {
-                let whole = !running.texts.iter().any(|text| self.eyes().may_lack(text));
+                let whole = !running.texts.iter().any(|text| self.viewer().may_lack(text));
                 let limits = [Completeness::Unknown, Completeness::Withheld];
                 assert!(said == Completeness::Finish || (!whole && limits.contains(&said)), "{said:?}");
                 for seq in &running.must {

@@ -20,7 +20,7 @@ use relay_engine::store::{Backend, StoreError, Tombstone, Writer, sweep_expired}
 use relay_engine::types::{EventId, PubKey};
 
 use crate::host::{Host, Inbound, now};
-use crate::seldom::Seldom;
+use crate::log_throttle::LogThrottle;
 
 /// Events taken out by one sweep step, so that no commit waits for long.
 const SWEEP_EVENTS_MAX: usize = 512;
@@ -43,7 +43,7 @@ pub(crate) fn run<B: Backend>(host: &Host, store: &B, receiver: &Receiver<ToWrit
     let sweep_every = Duration::from_secs(host.settings.store.sweep_seconds);
     let mut sweep_at = Instant::now() + sweep_every;
     let mut batch = Batch::default();
-    let no_room = Seldom::default();
+    let no_room = LogThrottle::default();
     loop {
         match receiver.recv_timeout(sweep_at.saturating_duration_since(Instant::now())) {
             Ok(message) => {
@@ -93,7 +93,7 @@ impl Batch {
     }
 }
 
-fn commit<B: Backend>(host: &Host, store: &B, batch: Batch, no_room: &Seldom) {
+fn commit<B: Backend>(host: &Host, store: &B, batch: Batch, no_room: &LogThrottle) {
     let Batch { shards, commits, events, .. } = batch;
     let begun = Instant::now();
     let Committed { replies, live, error } = relay::commit(store, now(), commits);
@@ -126,7 +126,7 @@ fn commit<B: Backend>(host: &Host, store: &B, batch: Batch, no_room: &Seldom) {
     }
 }
 
-fn sweep<B: Backend>(host: &Host, store: &B, no_room: &Seldom) -> bool {
+fn sweep<B: Backend>(host: &Host, store: &B, no_room: &LogThrottle) -> bool {
     match sweep_expired(store, now().seconds(), SWEEP_EVENTS_MAX) {
         Ok(swept) => {
             let mut metrics = host.writer_metrics.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -141,7 +141,7 @@ fn sweep<B: Backend>(host: &Host, store: &B, no_room: &Seldom) -> bool {
 }
 
 /// Decides whether the process can live with a failure of the store.
-fn judge<B: Backend>(host: &Host, store: &B, error: &StoreError, no_room: &Seldom) {
+fn judge<B: Backend>(host: &Host, store: &B, error: &StoreError, no_room: &LogThrottle) {
     let fatal = match error {
         StoreError::Full(what) => {
             if let Some(times) = no_room.happened(Instant::now()) {

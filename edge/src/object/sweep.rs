@@ -3,7 +3,7 @@
 //! Nobody is sent an expired event, so sweeping may wait and many share one alarm.
 //!
 //! ```text
-//! edge_retention  (id INTEGER primary key: 1, hour INTEGER)    the last hour in which a look at age was finished
+//! edge_retention  (id INTEGER primary key: 1, hour INTEGER)    the last hour in which a retention sweep was finished
 //! ```
 
 use relay_engine::store::sql::{SqlConn, SqlValue};
@@ -16,13 +16,13 @@ use super::{CountingConn, Host, Object};
 const SWEEP_EVENTS_MAX: usize = 256;
 /// Transactions of one alarm; then others get their turn.
 const SWEEPS_MAX: usize = 8;
-/// Seconds between looks at what has grown too old.
-const RETENTION_LOOK_SECONDS: u64 = 3_600;
+/// Seconds between retention sweeps.
+const RETENTION_SWEEP_SECONDS: u64 = 3_600;
 
 const CREATE: &str =
     "CREATE TABLE IF NOT EXISTS edge_retention (id INTEGER PRIMARY KEY, hour INTEGER NOT NULL)";
-const LOOKED: &str = "SELECT hour FROM edge_retention WHERE id = 1";
-const LOOK: &str = "INSERT OR REPLACE INTO edge_retention (id, hour) VALUES (1, ?)";
+const LAST_SWEEP: &str = "SELECT hour FROM edge_retention WHERE id = 1";
+const NOTE_SWEEP: &str = "INSERT OR REPLACE INTO edge_retention (id, hour) VALUES (1, ?)";
 
 pub(super) fn create<C: SqlConn>(conn: &C) -> Result<(), StoreError> {
     conn.exec(CREATE, &[])
@@ -37,7 +37,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         let before = self.rows();
         let more = self.sweep(now.seconds()).and_then(|more| {
             if !more {
-                self.note_look(now)?;
+                self.note_retention_sweep(now)?;
             }
             Ok(more)
         });
@@ -54,7 +54,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     /// Sets the alarm for whatever is to be swept next. For an object that has just woken up and does not know.
     pub fn want_alarms(&mut self, now: Now) {
         self.knows_alarm = true;
-        if let Some(soonest) = self.soonest_look(now) {
+        if let Some(soonest) = self.soonest_sweep(now) {
             self.want_alarm(now, soonest);
         }
     }
@@ -96,24 +96,24 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     }
 
     /// When there is something to sweep next.
-    fn soonest_look(&self, now: Now) -> Option<Timestamp> {
+    fn soonest_sweep(&self, now: Now) -> Option<Timestamp> {
         // Storage that fails is looked at again.
         let expiry = self.soonest_expiry().unwrap_or(Some(now.seconds()));
-        let aged = (self.settings.retention_seconds > 0).then(|| self.retention_look(now));
+        let aged = (self.settings.retention_seconds > 0).then(|| self.next_retention_sweep(now));
         expiry.into_iter().chain(aged).min()
     }
 
-    /// The next look at what has grown too old: on the hour after the one in which the last was finished, which the
-    /// store knows. An object that is woken up more often than it looks does not push it off, nor does one that lost its
-    /// memory over a look.
-    fn retention_look(&self, now: Now) -> Timestamp {
-        self.last_look().map_or(now.seconds(), |hour| hour.saturating_add(RETENTION_LOOK_SECONDS))
+    /// The next retention sweep: on the hour after the one in which the last was finished, which the
+    /// store knows. An object that is woken up more often than it sweeps does not put it off, nor does one that lost its
+    /// memory during a sweep.
+    fn next_retention_sweep(&self, now: Now) -> Timestamp {
+        self.last_retention_sweep().map_or(now.seconds(), |hour| hour.saturating_add(RETENTION_SWEEP_SECONDS))
     }
 
-    /// The hour of the last look at age that was finished.
-    fn last_look(&self) -> Option<Timestamp> {
+    /// The hour of the last retention sweep that was finished.
+    fn last_retention_sweep(&self) -> Option<Timestamp> {
         let mut found = None;
-        let looked = self.relay.store().conn().query(LOOKED, &[], &mut |row| {
+        let looked = self.relay.store().conn().query(LAST_SWEEP, &[], &mut |row| {
             if let [SqlValue::Int(hour)] = row {
                 found = Timestamp::try_from(*hour).ok();
             }
@@ -122,12 +122,12 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         looked.ok().and(found)
     }
 
-    fn note_look(&self, now: Now) -> Result<(), StoreError> {
-        let hour = now.seconds() - now.seconds() % RETENTION_LOOK_SECONDS;
-        if !self.keeps_alarms() || self.last_look() == Some(hour) {
+    fn note_retention_sweep(&self, now: Now) -> Result<(), StoreError> {
+        let hour = now.seconds() - now.seconds() % RETENTION_SWEEP_SECONDS;
+        if !self.keeps_alarms() || self.last_retention_sweep() == Some(hour) {
             return Ok(());
         }
-        self.relay.store().conn().exec(LOOK, &[SqlValue::Int(hour.cast_signed())])
+        self.relay.store().conn().exec(NOTE_SWEEP, &[SqlValue::Int(hour.cast_signed())])
     }
 
     /// The second of the alarm that serves second `at`; others are likely to want it too.
@@ -141,7 +141,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         if !std::mem::replace(&mut self.knows_alarm, true) {
             // The platform keeps one alarm, and one may be set from before the object slept. What that one was
             // for is found in the store, at a row or two read and none written.
-            at = self.soonest_look(now).map_or(at, |soonest| at.min(soonest));
+            at = self.soonest_sweep(now).map_or(at, |soonest| at.min(soonest));
         }
         let at = Now::from_millis(self.alarm_for(at.max(now.seconds())).saturating_mul(1000));
         if self.alarm.is_none_or(|set| at < set) {

@@ -184,14 +184,14 @@ impl<B: Backend> Case<B> {
         let guarded = self.world.rng.one_in(2);
         let viewer: &dyn Viewer = if guarded { &Guarded(own_key.clone()) } else { &Everyone };
         let keys = [own_key];
-        let eyes = match guarded {
+        let party = match guarded {
             true => OracleViewer { guarded: GUARDED_KINDS, keys: &keys },
             false => OracleViewer::EVERYONE,
         };
 
         let (seqs, completeness) = self.scan(filters, limits, viewer);
         let bounds = (limits.limit_default, limits.limit_max);
-        let answer = self.oracle.query(&texts, self.now, bounds, &eyes);
+        let answer = self.oracle.query(&texts, self.now, bounds, &party);
         assert_eq!(seqs, answer.seqs, "REQ with {limits:?}, {}", context());
         let expected = match answer {
             _ if answer.more => Completeness::More,
@@ -207,10 +207,10 @@ impl<B: Backend> Case<B> {
             context()
         );
 
-        let counted = self.oracle.count(&texts, self.now, &eyes);
+        let counted = self.oracle.count(&texts, self.now, &party);
         assert_eq!(self.count(filters, viewer), counted, "COUNT, {}", context());
         let after = self.world.rng.below(self.oracle.last() + 2);
-        let matching = self.oracle.matching(&texts, self.now, after, &eyes);
+        let matching = self.oracle.matching(&texts, self.now, after, &party);
         assert_eq!(self.replay(filters, after, viewer), matching, "replay after {after}, {}", context());
     }
 

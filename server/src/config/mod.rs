@@ -3,13 +3,13 @@
 //! | layer | how |
 //! |---|---|
 //! | flags | `--listen`, `--data`, `--url`, `--shards`, and `--set KEY=VALUE` for any key |
-//! | environment | `RELAY_` and the key in capitals, sections parted by two underscores: `RELAY_LIMITS__LIMIT_MAX` |
+//! | environment | `RELAY_` and the key in capitals, sections separated by two underscores: `RELAY_LIMITS__LIMIT_MAX` |
 //! | file | TOML: `--config FILE`, else `RELAY_CONFIG`, else `relay.toml` in the working folder if it is there |
 //! | defaults | [`Settings::default`] |
 //!
 //! An unknown key is an error in every layer, and names the nearest known one; but for what Kubernetes puts into the
 //! environment for a Service named `relay` or `relay-...`. Lists in environment and flags
-//! are parted by commas or written as TOML. `relay config` prints what came out, and from where.
+//! are separated by commas or written as TOML. `relay config` prints what came out, and from where.
 
 mod layers;
 mod print;

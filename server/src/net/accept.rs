@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::host::{Host, Inbound};
-use crate::seldom::Seldom;
+use crate::log_throttle::LogThrottle;
 
 /// What a client is told when no shard has room.
 const NO_ROOM: &[u8] =
@@ -18,7 +18,7 @@ const NO_ROOM: &[u8] =
 
 /// Accepts for ever.
 pub(crate) async fn run(host: &Host, listener: TcpListener) {
-    let (no_files, no_room) = (Seldom::default(), Seldom::default());
+    let (no_files, no_room) = (LogThrottle::default(), LogThrottle::default());
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {
@@ -37,7 +37,7 @@ pub(crate) async fn run(host: &Host, listener: TcpListener) {
     }
 }
 
-fn hand_over(host: &Host, stream: TcpStream, address: SocketAddr, no_room: &Seldom) -> io::Result<()> {
+fn hand_over(host: &Host, stream: TcpStream, address: SocketAddr, no_room: &LogThrottle) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let Some(inbox) = host.seat() else {
         host.sockets_refused.fetch_add(1, Ordering::Relaxed);

@@ -18,11 +18,11 @@ use relay_engine::wire::About;
 use tokio::runtime::{Builder, LocalOptions};
 
 use crate::host::{Host, Inbox, now};
+use crate::log_throttle::LogThrottle;
 use crate::metrics::{HostMetrics, ShardSnapshot};
 use crate::net::conn::{Conn, State};
 use crate::net::ws_read::{Fault, Flow, Reader, Received};
 use crate::net::ws_write;
-use crate::seldom::Seldom;
 
 /// Bytes read from one socket at a time, into one buffer for all.
 const READ_BYTES_MAX: usize = 64 << 10;
@@ -36,7 +36,7 @@ pub(crate) struct Shard<B> {
     conns: RefCell<HashMap<ConnId, Rc<Conn>>>,
     metrics: RefCell<HostMetrics>,
     /// Says now and then that readers stall.
-    stalled: Seldom,
+    stalled: LogThrottle,
     pub(crate) read_buffer: RefCell<Box<[u8]>>,
     /// Where a turn's frames for one connection are rendered.
     scratch: RefCell<Vec<u8>>,
@@ -67,7 +67,7 @@ pub(crate) fn run<B: Backend + 'static>(
         verifier,
         conns: RefCell::default(),
         metrics: RefCell::default(),
-        stalled: Seldom::default(),
+        stalled: LogThrottle::default(),
         read_buffer: RefCell::new(vec![0; READ_BYTES_MAX].into()),
         scratch: RefCell::default(),
         to_flush: RefCell::default(),

@@ -15,7 +15,7 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         case_with("slow: live events wait in the store", small_outbox, live),
         case_with("slow: stored events wait, then live ones", small_outbox, stored),
-        case_with("slow: ephemeral events that could not wait are confessed", small_outbox, ephemeral),
+        case_with("slow: ephemeral events that could not wait are told of", small_outbox, ephemeral),
         case_with("slow: what is deleted while it waits is not sent", small_outbox, deleted),
         case_with("slow: what expires while it waits is not sent", small_outbox, expired),
         case_with("slow: the read guard holds for what waited", small_outbox, guarded),
@@ -129,27 +129,27 @@ fn ephemeral(stage: &mut Stage<'_>) {
     let ids = publish(stage, &mut writer, 1, 20_000, 400);
     let note = event(&key(3)).at(stage.t).sign();
     writer.accept(&note);
-    let (mut seen, mut confessed) = (Vec::new(), 0u64);
+    let (mut seen, mut missed) = (Vec::new(), 0u64);
     let mut rounds = 0;
     loop {
         match slow.next() {
             Some(Frame::Event { event, .. }) => seen.push(id_of(&event)),
             Some(Frame::Notice(words)) => {
                 let number = words.split(|c: char| !c.is_ascii_digit()).find(|part| !part.is_empty());
-                confessed += number.expect("how many were missed").parse::<u64>().expect("a number");
+                missed += number.expect("how many were missed").parse::<u64>().expect("a number");
             }
             Some(other) => panic!("{other:?}"),
             None => {
                 rounds += 1;
-                assert!(rounds < 3, "{} seen and {confessed} confessed of {}", seen.len(), ids.len());
+                assert!(rounds < 3, "{} seen and {missed} missed of {}", seen.len(), ids.len());
             }
         }
         let ephemeral = seen.iter().filter(|id| **id != note.id).count() as u64;
-        if ephemeral + confessed == ids.len() as u64 && seen.contains(&note.id) {
+        if ephemeral + missed == ids.len() as u64 && seen.contains(&note.id) {
             break;
         }
     }
-    assert!(confessed > 0, "ten times what the outbox may hold was published");
+    assert!(missed > 0, "ten times what the outbox may hold was published");
     let mut places: Vec<usize> =
         seen.iter().filter_map(|id| ids.iter().position(|other| other == id)).collect();
     assert!(places.is_sorted(), "in order: {places:?}");

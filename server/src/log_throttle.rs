@@ -7,12 +7,12 @@ const EVERY: Duration = Duration::from_secs(10);
 
 /// Decides when to speak. One thread's.
 #[derive(Debug, Default)]
-pub(crate) struct Seldom {
+pub(crate) struct LogThrottle {
     said_at: Cell<Option<Instant>>,
     unsaid: Cell<u64>,
 }
 
-impl Seldom {
+impl LogThrottle {
     /// It has happened, at `now`. Says how often it has since it was last said, this time included, if it should be
     /// said now.
     pub(crate) fn happened(&self, now: Instant) -> Option<u64> {
@@ -31,10 +31,10 @@ mod tests {
 
     #[test]
     fn the_first_time_is_said_and_then_one_in_ten_seconds() {
-        let (seldom, begin) = (Seldom::default(), Instant::now());
+        let (throttle, begin) = (LogThrottle::default(), Instant::now());
         let said: Vec<_> = [0, 1, 9, 10, 12, 31]
             .into_iter()
-            .filter_map(|seconds| Some((seconds, seldom.happened(begin + Duration::from_secs(seconds))?)))
+            .filter_map(|seconds| Some((seconds, throttle.happened(begin + Duration::from_secs(seconds))?)))
             .collect();
         assert_eq!(said, [(0, 1), (10, 3), (31, 2)]);
     }
