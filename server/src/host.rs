@@ -8,10 +8,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hyper::body::Bytes;
 use relay_about::About;
-use relay_engine::relay::{self, CommitReply, Live};
-use relay_engine::types::Now;
-use tokio::sync::{Notify, oneshot};
+use relay_engine::relay::{self, CommitReply, Live, Outcome};
+use relay_engine::store::{Seq, StoreError};
+use relay_engine::types::{Event, Filter, Now};
+use tokio::sync::{Notify, mpsc as channel, oneshot};
 
+use crate::beside::Item;
 use crate::config::{Readers, Settings};
 use crate::metrics::{self, ShardSnapshot, WriterMetrics};
 use crate::writer::ToWriter;
@@ -29,6 +31,19 @@ pub(crate) enum Inbound {
     Live(Arc<[Live]>),
     /// Somebody wants to know its numbers.
     Snapshot(oneshot::Sender<ShardSnapshot>),
+    /// An event that the host itself publishes.
+    Publish(Event, oneshot::Sender<Outcome>),
+    /// A consumer wants a stream.
+    OpenStream {
+        /// What it wants.
+        filters: Vec<Filter>,
+        /// The last it has dealt with.
+        after: Option<Seq>,
+        /// Where it is handed events.
+        sender: channel::Sender<Item>,
+        /// Told once the stream is open.
+        opened: oneshot::Sender<Result<(), StoreError>>,
+    },
     /// Finish what is in flight, say goodbye, end.
     Stop,
 }
@@ -37,6 +52,8 @@ pub(crate) enum Inbound {
 #[derive(Default)]
 pub(crate) struct Inbox {
     queue: Mutex<Vec<Inbound>>,
+    /// Nobody takes anything from it any more.
+    is_closed: AtomicBool,
     /// Live events in `queue`.
     live_events: AtomicUsize,
     /// Wakes the shard's pump.
@@ -49,6 +66,10 @@ impl Inbox {
     /// Adds `items`, in order, and wakes the shard once.
     pub(crate) fn push_all(&self, items: impl IntoIterator<Item = Inbound>) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_closed.load(Ordering::Relaxed) {
+            // Dropped: who waits for an answer learns that there is none.
+            return;
+        }
         for item in items {
             if let Inbound::Live(live) = &item {
                 self.live_events.fetch_add(live.len(), Ordering::Relaxed);
@@ -62,6 +83,13 @@ impl Inbox {
     /// Adds one item and wakes the shard.
     pub(crate) fn push(&self, item: Inbound) {
         self.push_all([item]);
+    }
+
+    /// The shard has ended: what is there and what comes is dropped.
+    pub(crate) fn close(&self) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_closed.store(true, Ordering::Relaxed);
+        queue.clear();
     }
 
     /// Takes everything.

@@ -6,14 +6,17 @@
 //! |---|---|
 //! | [`cli`] | the command line: serve, import, export, scan, delete, info, config |
 //! | [`config`] | settings by flags, environment and file |
+//! | [`embed`], `beside` | the server inside somebody's own process; events and streams without a socket |
 //! | `net` | one listener; HTTP and WebSocket on every connection |
 //! | `shard` | a thread with its own machine and connections, and the pump between them |
 //! | `writer` | the one thread that writes: group commit, sweeps |
 //! | [`lmdb`] | the default store |
 //! | `metrics` | what the process tells about itself; its documents are `relay-about`'s |
 
+mod beside;
 pub mod cli;
 pub mod config;
+pub mod embed;
 mod host;
 pub mod lmdb;
 mod log_throttle;

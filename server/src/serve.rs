@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use relay_engine::store::Backend;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 
+use crate::beside::Beside;
 use crate::config::Settings;
 use crate::host::{Host, Inbound};
 use crate::net::{accept, metrics_door};
@@ -26,19 +28,50 @@ pub(crate) enum Ended {
     Failed(String),
 }
 
-/// Serves until a signal comes or the store fails.
+/// What a process that embeds the server has of it.
+pub(crate) struct Embedded {
+    /// Stops it, instead of signals.
+    pub(crate) stop: Arc<Notify>,
+    /// Told once it serves.
+    pub(crate) started: mpsc::Sender<(SocketAddr, Beside)>,
+}
+
+/// What asks a serving process to stop.
+enum Ends {
+    Signals(Signals),
+    Asked(Arc<Notify>),
+}
+
+impl Ends {
+    async fn next(&mut self) {
+        match self {
+            Ends::Signals(signals) => signals.stop().await,
+            Ends::Asked(stop) => stop.notified().await,
+        }
+    }
+}
+
+/// Serves until it is asked to stop, by a signal unless it is `embedded`, or the store fails.
 ///
 /// # Errors
 /// If a socket can't be bound.
-pub(crate) fn serve<B>(settings: Settings, store: B, place: &str) -> io::Result<Ended>
+pub(crate) fn serve<B>(
+    settings: Settings,
+    store: B,
+    place: &str,
+    embedded: Option<Embedded>,
+) -> io::Result<Ended>
 where
     B: Backend + Clone + Send + 'static,
 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // From now on a signal means an orderly stop.
-    let mut signals = {
-        let _guard = runtime.enter();
-        Signals::new()?
+    let mut ends = match &embedded {
+        Some(embedded) => Ends::Asked(Arc::clone(&embedded.stop)),
+        None => {
+            // From now on a signal means an orderly stop.
+            let _guard = runtime.enter();
+            Ends::Signals(Signals::new()?)
+        }
     };
     let listener = runtime.block_on(bind(&settings.listen))?;
     let address = listener.local_addr()?;
@@ -73,12 +106,17 @@ where
     if host.settings.url.is_none() {
         warn_of_missing_url(address);
     }
+    if let Some(embedded) = embedded {
+        let _ = embedded.started.send((address, Beside::new(Arc::clone(&host))));
+    }
     tracing::info!(shards = shards.len(), "press Ctrl-C or send SIGTERM to stop");
-    let ended = runtime.block_on(until_end(&host, listener, &mut signals));
+    let ended = runtime.block_on(until_end(&host, listener, &mut ends));
 
     // From here on a second signal, a moment later, ends the process at once.
     let bound = Duration::from_secs(host.settings.network.shutdown_seconds);
-    watch_for_second_signal(&runtime, signals);
+    if let Ends::Signals(signals) = ends {
+        watch_for_second_signal(&runtime, signals);
+    }
     host.is_stopping.store(true, Ordering::Relaxed);
     tracing::info!("stopping: finishing what is in flight");
     for inbox in &host.inboxes {
@@ -115,10 +153,10 @@ async fn bind(listen: &str) -> io::Result<TcpListener> {
 }
 
 /// Accepts connections until a signal comes or something fails.
-async fn until_end(host: &Host, listener: TcpListener, signals: &mut Signals) -> Ended {
+async fn until_end(host: &Host, listener: TcpListener, ends: &mut Ends) -> Ended {
     tokio::select! {
         () = accept::run(host, listener) => {}
-        () = signals.stop() => {}
+        () = ends.next() => {}
         () = host.failed.notified() => {}
     }
     host.failure().map_or(Ended::Stopped, Ended::Failed)

@@ -13,6 +13,8 @@ mod progress;
 pub mod scan;
 mod serve;
 
+pub(crate) use serve::serve_here;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;

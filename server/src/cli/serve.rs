@@ -7,13 +7,18 @@ use super::database;
 use super::exit::Failure;
 use crate::config::{Log, LogFormat, Settings, StoreEngine};
 use crate::lmdb::make_folder;
-use crate::serve::{Ended, serve};
+use crate::serve::{Embedded, Ended, serve};
 use crate::serve_lock::ServeLock;
 use crate::store::Shared;
 
 /// Runs the command.
 pub(super) fn run(settings: Settings) -> Result<(), Failure> {
     start_log(&settings.log)?;
+    serve_here(settings, None)
+}
+
+/// Opens the store and serves.
+pub(crate) fn serve_here(settings: Settings, embedded: Option<Embedded>) -> Result<(), Failure> {
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(files) => tracing::debug!(files, "file descriptors"),
         Err(error) => tracing::warn!(%error, "the limit on open files stays as it is"),
@@ -26,11 +31,11 @@ pub(super) fn run(settings: Settings) -> Result<(), Failure> {
             let store = database::open(&settings)?;
             let folder = std::fs::canonicalize(&settings.data).unwrap_or_else(|_| settings.data.clone());
             let place = format!("database in {}", folder.display());
-            serve(settings, store, &place)?
+            serve(settings, store, &place, embedded)?
         }
         StoreEngine::Memory => {
             let store = Shared::new(MemoryBackend::default());
-            serve(settings, store, "events are kept in memory and forgotten at the end")?
+            serve(settings, store, "events are kept in memory and forgotten at the end", embedded)?
         }
     };
     match ended {

@@ -68,6 +68,7 @@ pub(super) async fn run<B: Backend + 'static>(shard: Rc<Shard<B>>) {
             }
         }
         if shard.stop.get() == Stop::Goodbye && shard.conns.borrow().is_empty() {
+            shard.inbox().close();
             return;
         }
     }
@@ -86,6 +87,7 @@ fn turn<B: Backend + 'static>(shard: &Rc<Shard<B>>) -> bool {
     shard.flush_all();
     // Draining may have let input go on, or queued a notice.
     shard.carry_out(now);
+    shard.feed_streams();
     shard.watch_congestion();
     // Draining may have given the machine work: a scan goes on when its reader has caught up.
     let has_work = shard.relay.borrow().has_work();
@@ -111,6 +113,10 @@ fn take_in<B: Backend + 'static>(shard: &Rc<Shard<B>>, now: Now, inbound: Inboun
         }
         Inbound::Live(live) => shard.relay.borrow_mut().handle_live(now, &live),
         Inbound::Snapshot(sender) => drop(sender.send(shard.snapshot())),
+        Inbound::Publish(event, sender) => shard.publish(now, &event, sender),
+        Inbound::OpenStream { filters, after, sender, opened } => {
+            let _ = opened.send(shard.open_stream(&filters, after, sender));
+        }
         Inbound::Stop => {
             if shard.stop.get() == Stop::No {
                 shard.stop.set(Stop::Finishing);
@@ -150,7 +156,8 @@ impl<B: Backend> Shard<B> {
                 Output::Ready(id) => self.to_flush.borrow_mut().push(id),
                 Output::Close(id, close) => self.close(id, close),
                 Output::Resume(id) => self.resume_input(id),
-                Output::Published(..) | Output::StoreFailed(_) => {}
+                Output::Published(ticket, outcome) => self.tell_publisher(ticket, outcome),
+                Output::StoreFailed(_) => {}
             }
         }
         self.pass_on(ephemeral);

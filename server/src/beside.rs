@@ -1,0 +1,130 @@
+//! What lives beside the relay in its process: it publishes events of its own, and is handed streams of what the relay
+//! takes in, without a socket between.
+
+use std::fmt;
+use std::sync::Arc;
+
+use relay_engine::relay::Outcome;
+use relay_engine::store::{Seq, StoreError};
+use relay_engine::types::{Event, Filter};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::host::{Host, Inbound};
+
+/// Items that wait for a consumer outside the machine; further events wait in the machine, then in the store.
+const ITEMS_MAX: usize = 256;
+/// Stored events that do not match, after which a consumer is told how far its stream has come.
+pub(crate) const UNMATCHED_MAX: u64 = 1_000;
+
+/// The relay has stopped, or is stopping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped;
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the relay has stopped")
+    }
+}
+
+impl std::error::Error for Stopped {}
+
+/// Why a stream is not opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpenStreamError {
+    /// The relay has stopped, or is stopping.
+    Stopped,
+    /// The store failed.
+    Store(StoreError),
+}
+
+impl fmt::Display for OpenStreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenStreamError::Stopped => Stopped.fmt(f),
+            OpenStreamError::Store(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for OpenStreamError {}
+
+/// Something of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// An event that matches: stored, with its sequence number, or ephemeral.
+    Event(Option<Seq>, Event),
+    /// Nothing else that is stored up to this sequence number matches: it may be confirmed.
+    Position(Seq),
+    /// So many ephemeral events were not handed out because the consumer was too slow.
+    Missed(u64),
+}
+
+/// The way in from beside a serving relay. Clones are the same way; any thread may use it.
+#[derive(Clone)]
+pub struct Beside {
+    host: Arc<Host>,
+}
+
+impl Beside {
+    pub(crate) fn new(host: Arc<Host>) -> Self {
+        Beside { host }
+    }
+
+    /// Publishes an event that one of the host's own keys has signed; see
+    /// [`Relay::publish`](relay_engine::relay::Relay::publish). Returns when it is stored, or why it is not.
+    ///
+    /// # Errors
+    /// If the relay stops first. Then the event may be stored or not; it can be published again.
+    pub async fn publish(&self, event: Event) -> Result<Outcome, Stopped> {
+        let (sender, outcome) = oneshot::channel();
+        self.first_shard(Inbound::Publish(event, sender));
+        outcome.await.map_err(|_| Stopped)
+    }
+
+    /// Opens a stream of the events that match any of `filters`, in commit order; see
+    /// [`Relay::open_stream`](relay_engine::relay::Relay::open_stream). A consumer that keeps the last sequence number
+    /// it has dealt with, and opens its stream behind it after a restart, is handed every stored match at least once.
+    ///
+    /// # Errors
+    /// If the relay has stopped or the store cannot be read.
+    pub async fn open_stream(
+        &self,
+        filters: Vec<Filter>,
+        after: Option<Seq>,
+    ) -> Result<Stream, OpenStreamError> {
+        let (sender, items) = mpsc::channel(ITEMS_MAX);
+        let (opened, is_open) = oneshot::channel();
+        self.first_shard(Inbound::OpenStream { filters, after, sender, opened });
+        match is_open.await {
+            Ok(Ok(())) => Ok(Stream { items, host: Arc::clone(&self.host) }),
+            Ok(Err(error)) => Err(OpenStreamError::Store(error)),
+            Err(_) => Err(OpenStreamError::Stopped),
+        }
+    }
+
+    /// Every shard sees every event, so one serves all streams.
+    fn first_shard(&self, inbound: Inbound) {
+        if let Some(inbox) = self.host.inboxes.first() {
+            inbox.push(inbound);
+        }
+    }
+}
+
+/// A stream, which ends when it is dropped.
+pub struct Stream {
+    items: mpsc::Receiver<Item>,
+    host: Arc<Host>,
+}
+
+impl Stream {
+    /// The next item. `None`: the relay has stopped.
+    pub async fn next(&mut self) -> Option<Item> {
+        let item = self.items.recv().await;
+        // The shard has stopped handing out when there was no room, and does not look by itself.
+        let has_room = self.items.is_empty() || self.items.len() == ITEMS_MAX / 2;
+        if has_room && let Some(inbox) = self.host.inboxes.first() {
+            inbox.wake.notify_one();
+        }
+        item
+    }
+}
