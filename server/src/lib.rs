@@ -21,5 +21,4 @@ mod net;
 mod seldom;
 mod serve;
 mod shard;
-mod store;
 mod writer;

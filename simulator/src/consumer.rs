@@ -6,7 +6,7 @@ use relay_engine::relay::{Relay, StreamId};
 use relay_engine::store::Seq;
 use relay_engine::types::{Class, Filter, Timestamp};
 
-use super::history::{FOREVER, History, Shared};
+use super::history::{FOREVER, History, Store};
 use super::pool::is_signed;
 
 /// What lives beside one shard.
@@ -37,7 +37,7 @@ impl Consumer {
     }
 
     /// Opens its stream behind what it has confirmed, if it sleeps and the store can be read.
-    pub(super) fn wake(&mut self, relay: &mut Relay<Shared>) {
+    pub(super) fn wake(&mut self, relay: &mut Relay<Store>) {
         if self.stream.is_none() {
             self.last = self.confirmed;
             self.stream = relay.open_stream(std::slice::from_ref(&self.filter), Some(self.confirmed)).ok();
@@ -45,7 +45,7 @@ impl Consumer {
     }
 
     /// It is evicted: what it was handed and has not confirmed is as good as not seen.
-    pub(super) fn sleep(&mut self, relay: &mut Relay<Shared>) {
+    pub(super) fn sleep(&mut self, relay: &mut Relay<Store>) {
         if let Some(stream) = self.stream.take() {
             relay.close_stream(stream);
         }
@@ -57,7 +57,7 @@ impl Consumer {
     }
 
     /// Confirms as much as it may.
-    pub(super) fn confirm(&mut self, relay: &Relay<Shared>) {
+    pub(super) fn confirm(&mut self, relay: &Relay<Store>) {
         if let Some(stream) = self.stream {
             let position = relay.stream_position(stream).expect("the stream is open");
             assert!(position >= self.confirmed, "a position does not fall");
@@ -66,7 +66,7 @@ impl Consumer {
     }
 
     /// Takes up to `max` events. True if there were any.
-    pub(super) fn take(&mut self, relay: &mut Relay<Shared>, max: usize) -> bool {
+    pub(super) fn take(&mut self, relay: &mut Relay<Store>, max: usize) -> bool {
         let Some(stream) = self.stream else { return false };
         for taken in 0..max {
             let Some((seq, event)) = relay.poll_stream(stream) else { return taken > 0 };

@@ -5,6 +5,7 @@ use relay_engine::types::{EventId, PubKey};
 use serde_json::Value;
 
 use super::client::{Meaning, Message};
+use super::history::stored;
 use super::host::Host;
 
 /// REQs and COUNTs asked by each client.
@@ -17,8 +18,9 @@ impl Host<'_> {
     /// If they differ.
     pub(super) fn ask_exactly(&mut self) {
         let mut oracle = Oracle::default();
-        let stored: Vec<EventId> = self.store.stored().values().map(|event| event.id).collect();
-        for event in self.store.stored().values() {
+        let events = stored(&self.store);
+        let stored: Vec<EventId> = events.values().map(|event| event.id).collect();
+        for event in events.values() {
             // Nothing stored stands against anything else stored.
             oracle.put(0, event.json(), false);
         }

@@ -7,59 +7,23 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use relay_engine::relay::Live;
-use relay_engine::store::{Backend, MemoryBackend, Reader, Seq, StoreError, TermClasses};
+use relay_engine::store::{Backend, MemoryBackend, Reader, Seq};
 use relay_engine::testing::FailingBackend;
 use relay_engine::types::{Event, EventId, Filter, Timestamp};
 
-type Inner = FailingBackend<MemoryBackend>;
+/// The store of all shards.
+pub(super) type Store = Rc<FailingBackend<MemoryBackend>>;
 
-/// A handle of the store, one for each shard.
-#[derive(Clone, Debug)]
-pub(super) struct Shared(Rc<Inner>);
-
-impl Shared {
-    /// An empty store.
-    pub(super) fn new(classes: TermClasses) -> Self {
-        Shared(Rc::new(FailingBackend::new(MemoryBackend::new(classes))))
-    }
-
-    /// Fails the `n`th operation from here on; 0 fails none.
-    pub(super) fn fail_at(&self, n: u64) {
-        self.0.fail_at(n);
-    }
-
-    /// Numbers and events of all that is stored.
-    pub(super) fn stored(&self) -> BTreeMap<Seq, Event> {
-        let reader = self.0.inner().reader().expect("memory does not fail");
-        let mut seqs = Vec::new();
-        reader.log(Seq(0), usize::MAX, &mut seqs).expect("memory does not fail");
-        let event = |seq: Seq| {
-            let json =
-                reader.event(seq).expect("memory does not fail").expect("the log names what is stored");
-            Event::from_canonical(json.as_ref().into())
-        };
-        seqs.into_iter().map(|seq| (seq, event(seq))).collect()
-    }
-}
-
-impl Backend for Shared {
-    type Reader<'a> = <Inner as Backend>::Reader<'a>;
-    type Writer<'a> = <Inner as Backend>::Writer<'a>;
-
-    fn classes(&self) -> TermClasses {
-        self.0.classes()
-    }
-
-    fn reader(&self) -> Result<Self::Reader<'_>, StoreError> {
-        self.0.reader()
-    }
-
-    fn write<T>(
-        &self,
-        work: impl FnOnce(&mut Self::Writer<'_>) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        self.0.write(work)
-    }
+/// Numbers and events of all that is stored.
+pub(super) fn stored(store: &Store) -> BTreeMap<Seq, Event> {
+    let reader = store.inner().reader().expect("memory does not fail");
+    let mut seqs = Vec::new();
+    reader.log(Seq(0), usize::MAX, &mut seqs).expect("memory does not fail");
+    let event = |seq: Seq| {
+        let json = reader.event(seq).expect("memory does not fail").expect("the log names what is stored");
+        Event::from_canonical(json.as_ref().into())
+    };
+    seqs.into_iter().map(|seq| (seq, event(seq))).collect()
 }
 
 /// One event's time in the store.
@@ -92,9 +56,9 @@ impl History {
     ///
     /// # Panics
     /// If something is stored that the commit did not say, or numbers do not rise.
-    pub(super) fn committed(&mut self, store: &Shared, live: &[Live], nothing_kept: bool) {
+    pub(super) fn committed(&mut self, store: &Store, live: &[Live], nothing_kept: bool) {
         self.moment += 1;
-        let stored = store.stored();
+        let stored = stored(store);
         let mut changed = self.note_gone(&stored);
         for Live { seq, event } in live {
             let seq = seq.expect("what is stored has a number");
@@ -112,9 +76,9 @@ impl History {
     ///
     /// # Panics
     /// If it took out anything else.
-    pub(super) fn swept(&mut self, store: &Shared, now: Timestamp) {
+    pub(super) fn swept(&mut self, store: &Store, now: Timestamp) {
         self.moment += 1;
-        self.note_gone(&store.stored());
+        self.note_gone(&stored(store));
         let gone = self.stays.iter().filter(|stay| stay.to == self.moment);
         assert!(gone.clone().all(|stay| stay.event.is_expired(now)), "only expired events are swept");
     }

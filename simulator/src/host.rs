@@ -1,6 +1,7 @@
 //! The host of a simulation: it owns the shards, the clock and the queues between them, and chooses.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use relay_engine::policy::Policy;
@@ -8,14 +9,14 @@ use relay_engine::relay::{
     Commit, CommitReply, Committed, Config, ConnId, Live, Outcome, Peer, Relay, Ticket, VerifyBatch,
     VerifyChecked, commit,
 };
-use relay_engine::store::{TermClasses, sweep_expired};
-use relay_engine::testing::{Rng, World};
+use relay_engine::store::{MemoryBackend, TermClasses, sweep_expired};
+use relay_engine::testing::{FailingBackend, Rng, World};
 use relay_engine::types::{Class, Event, EventId, Filter, Limits, Now};
 
 use super::Report;
 use super::client::{Client, Meaning, Message, Truth};
 use super::consumer::Consumer;
-use super::history::{FOREVER, History, Shared};
+use super::history::{FOREVER, History, Store};
 use super::pool::{IdTwice, Pool, URL, is_signed};
 use super::speech::speak;
 use crate::chance::Chance;
@@ -32,7 +33,7 @@ enum Letter {
 }
 
 struct Shard {
-    relay: Relay<Shared>,
+    relay: Relay<Store>,
     verifying: VecDeque<VerifyBatch>,
     checked: VecDeque<VerifyChecked>,
     inbox: VecDeque<Letter>,
@@ -44,7 +45,7 @@ pub(super) struct Host<'a> {
     pub(super) pool: Pool,
     pub(super) config: Arc<Config>,
     verifier: IdTwice,
-    pub(super) store: Shared,
+    pub(super) store: Store,
     pub(super) history: History,
     pub(super) clients: Vec<Client>,
     pub(super) now: Now,
@@ -74,7 +75,7 @@ impl<'a> Host<'a> {
             pool: Pool::new(rng.bits()),
             config,
             verifier: IdTwice { hashes_batches: Rng::new(!world).one_in(2) },
-            store: Shared::new(classes),
+            store: Rc::new(FailingBackend::new(MemoryBackend::new(classes))),
             history: History::default(),
             clients: Vec::new(),
             now: Now::from_seconds(World::START),

@@ -1,5 +1,7 @@
 //! `relay serve`: logging, the store, and then the process of [`crate::serve`].
 
+use std::sync::Arc;
+
 use relay_engine::store::MemoryBackend;
 use tracing_subscriber::EnvFilter;
 
@@ -7,7 +9,6 @@ use super::database;
 use super::exit::Failure;
 use crate::config::{Log, LogFormat, Settings, StoreEngine};
 use crate::serve::{Ended, serve};
-use crate::store::Shared;
 
 /// Runs the command.
 pub(super) fn run(settings: Settings) -> Result<(), Failure> {
@@ -24,7 +25,7 @@ pub(super) fn run(settings: Settings) -> Result<(), Failure> {
             serve(settings, store, &place)?
         }
         StoreEngine::Memory => {
-            let store = Shared::new(MemoryBackend::default());
+            let store = Arc::new(MemoryBackend::default());
             serve(settings, store, "events are kept in memory and forgotten at the end")?
         }
     };
