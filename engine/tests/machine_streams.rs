@@ -167,7 +167,7 @@ fn notes(world: &mut MachineWorld, n: usize) -> Vec<Signed> {
     let now = world.now();
     let mut client = world.connect();
     let notes: Vec<Signed> =
-        (0..n).map(|n| event(&key(1)).at(now).content(&format!("note {n}, at {now}")).sign()).collect();
+        (0..n).map(|n| event(&key(1)).at(now).content(format!("note {n}, at {now}")).sign()).collect();
     for note in &notes {
         publish(&mut *client, note);
     }
@@ -189,7 +189,7 @@ fn a_stream_opened_behind_a_number_is_fed_from_the_store_and_goes_live_without_a
     // Some come while the streams are being fed, some when they are live.
     let mut client = world.connect();
     let later: Vec<Signed> =
-        (0..4).map(|n| event(&key(2)).at(now).content(&format!("later {n}")).sign()).collect();
+        (0..4).map(|n| event(&key(2)).at(now).content(format!("later {n}")).sign()).collect();
     for note in &later[..2] {
         publish(&mut *client, note);
     }
@@ -214,7 +214,7 @@ fn a_slow_consumer_costs_bounded_memory_and_misses_nothing_that_is_stored() {
     let now = world.now();
     let mut client = world.connect();
     for n in 0..40 {
-        publish(&mut *client, &event(&key(3)).kind(20_000).at(now).content(&n.to_string()).sign());
+        publish(&mut *client, &event(&key(3)).kind(20_000).at(now).content(n.to_string()).sign());
     }
     // It was handed nothing yet, and what waits for it is a fraction of what was stored.
     let (mut stored, mut ephemeral) = (Vec::new(), 0);

@@ -16,8 +16,8 @@ use relay_engine::testing::signing::{event, key};
 use relay_engine::types::{Class, Event, Limits, Now};
 use relay_engine::verify::Libsecp256k1;
 
-use crate::chance::Chance;
 use crate::sqlite::Sqlite;
+use relay_simulator::Chance;
 
 const BEGINS_AT: u64 = 1_767_225_600;
 const OPS_MAX: usize = 400;
@@ -227,7 +227,7 @@ impl World<'_> {
         if let Some(object) = &mut self.object {
             while object.poll_resumed().is_some() {}
             if self.chance.one_in(8) {
-                object.samples();
+                object.families();
             }
         }
         self.sockets.retain(|_, socket| !socket.is_closed.get());
@@ -302,7 +302,7 @@ fn pool() -> &'static [(String, String)] {
 /// # Panics
 /// If the object panics, sends what is no JSON, keeps more beside a socket than fits, or does not come to rest.
 pub fn edge(data: &[u8]) {
-    run(Chance::Bytes(data));
+    run(Chance::of_bytes(data));
 }
 
 /// The same, made up from a seed.

@@ -1,4 +1,4 @@
-//! Everything that is thrown at the relay to break it: fuzz programs with reference models, and a simulator.
+//! Everything that is thrown at the relay to break it, each program with a reference that it must agree with.
 //!
 //! | function | bytes are | held against |
 //! |---|---|---|
@@ -11,13 +11,10 @@
 //! | [`schnorr`] | claims, signed, broken and mixed | libsecp256k1 |
 //! | [`machine`] | a schedule of clients, shards, writer and faults | the history of the store, then the oracle |
 //!
-//! [`simulate`] runs the last one from a seed.
-//!
 //! Each takes any bytes, never panics unless the relay is wrong, and uses memory in proportion to the bytes.
-//! The targets of `fuzz/targets` hand them what libFuzzer makes up; `tests/replay.rs` hands them the corpus,
-//! on stable Rust. Nothing here reads a clock or a random source: the same bytes or seed are the same run.
+//! The targets of `fuzz_targets` hand them what libFuzzer makes up; `tests/replay.rs` hands them the corpus,
+//! on stable Rust. [`machine`] is the simulator of [`relay_simulator`] with its choices made by bytes. Nothing here reads a clock or a random source: the same bytes or seed are the same run.
 
-mod chance;
 mod edge;
 mod events;
 mod filters;
@@ -25,7 +22,6 @@ mod frames;
 mod index_ops;
 pub mod reference;
 mod schnorr;
-mod sim;
 mod sqlite;
 mod store_ops;
 
@@ -35,5 +31,23 @@ pub use filters::filters;
 pub use frames::frames;
 pub use index_ops::index_ops;
 pub use schnorr::schnorr;
-pub use sim::{Report, machine, simulate};
 pub use store_ops::store_ops;
+
+/// Runs the simulator with its choices made by `data`.
+///
+/// # Panics
+/// If the relay breaks a promise.
+pub fn machine(data: &[u8]) {
+    relay_simulator::simulate_bytes(data);
+}
+
+/// The main function of a target where there is no libFuzzer: hands it each file that the command line names.
+///
+/// # Panics
+/// If a file cannot be read, or if the target does.
+pub fn replay(target: fn(&[u8])) {
+    for file in std::env::args_os().skip(1) {
+        let data = std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        target(&data);
+    }
+}

@@ -3,7 +3,7 @@
 use relay_schnorr::{Claim, Tier, Verifier};
 use secp256k1::{Keypair, XOnlyPublicKey, schnorr};
 
-use crate::chance::Chance;
+use relay_simulator::Chance;
 
 /// Claims that one input makes at most: more are only slower.
 const CLAIMS_MAX: usize = 48;
@@ -13,7 +13,7 @@ const CLAIMS_MAX: usize = 48;
 /// # Panics
 /// If a batch, a single claim and libsecp256k1 disagree on any tier of this machine.
 pub fn schnorr(data: &[u8]) {
-    let mut chance = Chance::Bytes(data);
+    let mut chance = Chance::of_bytes(data);
     let author_cache_bytes = [0, 1_000, 100_000, 1 << 24][chance.place(4)];
     let batch_len = 1 + chance.place(20);
     let mut claims: Vec<Claim> = Vec::new();

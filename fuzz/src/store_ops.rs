@@ -16,8 +16,8 @@ use relay_engine::testing::{
 use relay_engine::types::{CanonicalEvent, EventId, Filter, Kind, PubKey, Timestamp};
 use serde_json::Value;
 
-use crate::chance::Chance;
 use crate::sqlite::Sqlite;
+use relay_simulator::Chance;
 
 /// Operations a program may have, so that its time and memory are bounded.
 const OPS_MAX: usize = 400;
@@ -31,7 +31,7 @@ const FILTERS: usize = 32;
 pub fn store_ops(data: &[u8]) {
     let (world, program) = data.split_at_checked(1).unwrap_or((&[0], &[]));
     let mut machine = Program::new(u64::from(world[0]));
-    let mut chance = Chance::Bytes(program);
+    let mut chance = Chance::of_bytes(program);
     for _ in 0..OPS_MAX {
         if chance.is_spent() {
             break;

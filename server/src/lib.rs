@@ -26,5 +26,4 @@ mod serve;
 mod serve_lock;
 mod shard;
 mod signals;
-mod store;
 mod writer;

@@ -30,13 +30,12 @@ pub(crate) fn run(target: &str, seconds: u32) -> anyhow::Result<()> {
     std::fs::create_dir_all(&found)?;
     let corpus = format!("fuzz/corpus/{target}");
     ensure!(std::path::Path::new(&corpus).is_dir(), "{corpus} is missing");
-    // The engine has no unsafe code: no sanitizer is needed, but debug assertions are.
+    // The engine has no unsafe code: no sanitizer is needed, which is what a stable compiler would not have. Debug
+    // assertions are.
     let (time, len) = (format!("-max_total_time={seconds}"), format!("-max_len={len_max}"));
     let args = [
         "fuzz",
         "run",
-        "--fuzz-dir",
-        "fuzz/targets",
         "-s",
         "none",
         "-O",
@@ -52,6 +51,5 @@ pub(crate) fn run(target: &str, seconds: u32) -> anyhow::Result<()> {
         "-dict=fuzz/nostr.dict",
         "-print_final_stats=1",
     ];
-    // cargo-fuzz asks for flags that a stable compiler only takes when told so.
-    run_command(cargo(&args).env("RUSTC_BOOTSTRAP", "1"))
+    run_command(&mut cargo(&args))
 }

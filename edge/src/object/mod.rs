@@ -23,6 +23,7 @@ mod turn;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use relay_about::metrics::{STORE_BYTES, STORE_EVENTS};
 use relay_engine::relay::{ConnId, Live, Outcome, Peer, Relay, Ticket};
 use relay_engine::store::sql::{SqlBackend, SqlConn, SqlOpenError};
 use relay_engine::store::{Backend, Reader, Seq, Stats};
@@ -32,7 +33,7 @@ use relay_engine::verify::Verifier;
 pub use attachment::{Key, PartName};
 pub use numbers::RowCount;
 
-use crate::metrics::Sample;
+use crate::metrics::{Family, MEMORY_BYTES, SOCKETS_LEAVING, SOCKETS_LEAVING_BYTES, STORE_UPKEEP_FAILURES};
 use crate::settings::{ObjectSettings, Settings};
 use attachment::Coder;
 use consumers::Consumers;
@@ -314,17 +315,17 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     }
 
     /// Numbers since the object woke up.
-    pub fn samples(&self) -> Vec<Sample> {
+    pub fn families(&self) -> Vec<Family> {
         let mut others = vec![
-            ("relay_memory_bytes", self.host.memory_bytes()),
-            ("relay_sockets_leaving", self.leaving.len() as u64),
-            ("relay_sockets_leaving_bytes", self.leaving.bytes() as u64),
-            ("relay_store_upkeep_failures_total", self.relay.store().maintenance_failures()),
+            (MEMORY_BYTES, self.host.memory_bytes()),
+            (SOCKETS_LEAVING, self.leaving.len() as u64),
+            (SOCKETS_LEAVING_BYTES, self.leaving.bytes() as u64),
+            (STORE_UPKEEP_FAILURES, self.relay.store().maintenance_failures()),
         ];
         if let Ok(store) = self.stats() {
-            others.extend([("relay_store_events", store.events), ("relay_store_bytes", store.bytes)]);
+            others.extend([(STORE_EVENTS, store.events), (STORE_BYTES, store.bytes)]);
         }
-        self.numbers.samples(self.relay.metrics(), &others)
+        self.numbers.families(self.relay.metrics(), others)
     }
 
     /// Sizes of the store.

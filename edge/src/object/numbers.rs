@@ -1,8 +1,12 @@
 //! What an object counts besides its machine, and what both tell.
 
+use relay_about::metrics::{
+    CLIENT_MESSAGES, CLOSED_STALLED, COMMIT_BATCH_EVENTS, COMMIT_ERRORS, EVENTS, EVENTS_EXPIRED, HISTOGRAMS,
+    Metric, NUMBERS, RELAY_MESSAGES, events_by_kind, received_by_verb, sent_by_verb,
+};
 use relay_engine::relay::{Histogram, Metrics};
 
-use crate::metrics::Sample;
+use crate::metrics::{FOR_EVENTS, FOR_REQUESTS, FOR_UPKEEP, Family, ROWS_READ, ROWS_WRITTEN};
 
 /// Rows of the SQL cursor, which are what storage costs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,95 +92,74 @@ impl Default for Numbers {
 
 impl Numbers {
     /// Everything there is to tell, for [`crate::metrics::render`]; `others` are numbers that are kept elsewhere.
-    pub(super) fn samples(&self, relay: &Metrics, others: &[(&str, u64)]) -> Vec<Sample> {
-        let mut out = Vec::new();
-        let mut put = |name: &str, label: Option<(&str, &str)>, value: u64| {
-            out.push(Sample::new(name, label, value));
-        };
-        for (verb, count) in [
-            ("EVENT", relay.messages_event),
-            ("REQ", relay.messages_req),
-            ("COUNT", relay.messages_count),
-            ("CLOSE", relay.messages_close),
-            ("AUTH", relay.messages_auth),
-            ("bad", relay.messages_bad),
-        ] {
-            put("nostr_client_messages_total", Some(("verb", verb)), count);
-        }
-        for (verb, count) in [
-            ("EVENT", relay.sent_event),
-            ("OK", relay.sent_ok),
-            ("EOSE", relay.sent_eose),
-            ("CLOSED", relay.sent_closed),
-            ("NOTICE", relay.sent_notice),
-            ("COUNT", relay.sent_count),
-            ("AUTH", relay.sent_auth),
-            ("NEG-ERR", relay.sent_neg_err),
-        ] {
-            put("nostr_relay_messages_total", Some(("verb", verb)), count);
-        }
-        for (kind, count) in &relay.events_by_kind {
-            put("nostr_events_total", Some(("kind", &kind.to_string())), *count);
-        }
-        put("nostr_events_total", Some(("kind", "other")), relay.events_of_other_kinds);
-        let rows = &self.rows;
-        for (purpose, count) in
-            [("events", rows.events), ("requests", rows.requests), ("upkeep", rows.upkeep)]
-        {
-            put("relay_rows_read_total", Some(("for", purpose)), count.read);
-            put("relay_rows_written_total", Some(("for", purpose)), count.written);
-        }
-        for (name, value) in [
-            ("relay_connections", relay.connections),
-            ("relay_subscriptions", relay.subscriptions),
-            ("relay_filter_values", relay.filter_values),
-            ("relay_connections_opened_total", relay.connections_opened),
-            ("relay_connections_refused_total", relay.connections_refused),
-            ("relay_messages_deferred_total", relay.messages_deferred),
-            ("relay_message_bytes_received_total", relay.bytes_received),
-            ("relay_message_bytes_sent_total", relay.bytes_sent),
-            ("relay_events_stored_total", relay.events_stored),
-            ("relay_events_ephemeral_total", relay.events_ephemeral),
-            ("relay_events_duplicate_total", relay.events_duplicate),
-            ("relay_events_refused_total", relay.events_refused),
-            ("relay_events_forged_total", relay.events_forged),
-            ("relay_ephemeral_missed_total", relay.ephemeral_missed),
-            ("relay_subscriptions_lagged_total", relay.subscriptions_lagged),
-            ("relay_turns_total", self.turns),
-            ("relay_commits_total", self.commits),
-            ("relay_commit_errors_total", self.commit_errors),
-            ("relay_sessions_restored_total", self.sessions_restored),
-            ("relay_sessions_lost_total", self.sessions_lost),
-            ("relay_sessions_interrupted_total", self.sessions_interrupted),
-            ("relay_attachments_saved_total", self.attachments_saved),
-            ("relay_attachment_bytes_total", self.attachment_bytes),
-            ("relay_parts_saved_total", self.parts_saved),
-            ("relay_parts_failed_total", self.parts_failed),
-            ("relay_events_expired_total", self.events_expired),
-            ("relay_events_retired_total", self.events_retired),
-            ("relay_stream_deliveries_failed_total", self.deliveries_failed),
-            ("relay_alarms_total", self.alarms),
-            ("relay_closed_stalled_total", self.closed_stalled),
-        ] {
-            put(name, None, value);
-        }
-        others.iter().for_each(|(name, value)| put(name, None, *value));
-        for (name, histogram) in [
-            ("relay_verify_batch_events", &relay.verify_batch_events),
-            ("relay_commit_batch_events", &self.commit_events),
-            ("relay_req_to_eose_microseconds", &relay.req_to_eose_us),
-            ("relay_fanout_candidates", &relay.fanout_candidates),
-            ("relay_fanout_matches", &relay.fanout_matches),
-        ] {
-            let mut below = 0;
-            let bounds = histogram.bounds.iter().map(u64::to_string).chain(["+Inf".to_owned()]);
-            for (bound, count) in bounds.zip(&histogram.counts) {
-                below += count;
-                put(&format!("{name}_bucket"), Some(("le", &bound)), below);
-            }
-            put(&format!("{name}_sum"), None, histogram.sum);
-            put(&format!("{name}_count"), None, histogram.count());
-        }
-        out
+    pub(super) fn families(&self, machine: &Metrics, others: Vec<(Metric, u64)>) -> Vec<Family> {
+        let rows = [
+            (FOR_EVENTS, self.rows.events),
+            (FOR_REQUESTS, self.rows.requests),
+            (FOR_UPKEEP, self.rows.upkeep),
+        ];
+        let mut all = vec![
+            Family::by(CLIENT_MESSAGES, "verb", received_by_verb(machine)),
+            Family::by(RELAY_MESSAGES, "verb", sent_by_verb(machine)),
+            Family::by(EVENTS, "kind", events_by_kind(machine)),
+            Family::by(ROWS_READ, "for", rows.map(|(purpose, count)| (purpose, count.read))),
+            Family::by(ROWS_WRITTEN, "for", rows.map(|(purpose, count)| (purpose, count.written))),
+        ];
+        all.extend(NUMBERS.map(|(metric, of)| Family::number(metric, of(machine))));
+        all.extend(OWN.map(|(metric, of)| Family::number(metric, of(self))));
+        all.extend(others.into_iter().map(|(metric, value)| Family::number(metric, value)));
+        all.extend(HISTOGRAMS.map(|(metric, per_unit, of)| Family::histogram(metric, per_unit, of(machine))));
+        all.push(Family::histogram(COMMIT_BATCH_EVENTS, 1.0, &self.commit_events));
+        all
     }
 }
+
+type Number = fn(&Numbers) -> u64;
+
+/// What only an object of the edge counts.
+const OWN: [(Metric, Number); 15] = [
+    (Metric::counter("relay_turns", "Times the buffer of messages was flushed"), |n| n.turns),
+    (Metric::counter("relay_commits", "Transactions that stored events"), |n| n.commits),
+    (COMMIT_ERRORS, |n| n.commit_errors),
+    (Metric::counter("relay_sessions_restored", "Sessions taken up after hibernation or eviction"), |n| {
+        n.sessions_restored
+    }),
+    (
+        Metric::counter(
+            "relay_sessions_lost",
+            "Sessions that could not be taken up; their sockets were closed",
+        ),
+        |n| n.sessions_lost,
+    ),
+    (
+        Metric::counter(
+            "relay_sessions_interrupted",
+            "Sessions whose messages were lost unanswered with the memory; their sockets were closed",
+        ),
+        |n| n.sessions_interrupted,
+    ),
+    (Metric::counter("relay_attachments_saved", "Times a session was written beside its socket"), |n| {
+        n.attachments_saved
+    }),
+    (Metric::counter("relay_attachment_bytes", "Bytes of sessions written beside their sockets"), |n| {
+        n.attachment_bytes
+    }),
+    (
+        Metric::counter("relay_parts_saved", "Parts of sessions that did not fit there and went to storage"),
+        |n| n.parts_saved,
+    ),
+    (Metric::counter("relay_parts_failed", "Parts of sessions that could not be stored"), |n| n.parts_failed),
+    (EVENTS_EXPIRED, |n| n.events_expired),
+    (Metric::counter("relay_events_retired", "Events swept because they were older than is kept"), |n| {
+        n.events_retired
+    }),
+    (
+        Metric::counter(
+            "relay_stream_deliveries_failed",
+            "Batches of streams that their consumers did not take; they are handed out again",
+        ),
+        |n| n.deliveries_failed,
+    ),
+    (Metric::counter("relay_alarms", "Alarms that have rung"), |n| n.alarms),
+    (CLOSED_STALLED, |n| n.closed_stalled),
+];

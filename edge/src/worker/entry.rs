@@ -7,7 +7,7 @@ use worker::{Context, Env, Headers, Request, Response, Result, event};
 use super::shards::stub;
 use super::variables;
 use crate::front::{Asked, Route};
-use crate::metrics::{self, Sample};
+use crate::metrics::{self, Family};
 use crate::settings::{Placement, Settings};
 use crate::shard::Shard;
 
@@ -119,6 +119,6 @@ async fn health(env: &Env, settings: &Settings) -> Result<Response> {
 
 async fn metrics_text(env: &Env, settings: &Settings) -> String {
     let placement = &settings.placement;
-    let ask_one = |shard| ask::<Vec<Sample>>(env, placement, shard, "/samples");
+    let ask_one = |shard| ask::<Vec<Family>>(env, placement, shard, "/samples");
     metrics::render(&placement.shards.ask_all(ask_one).await)
 }

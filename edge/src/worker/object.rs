@@ -350,8 +350,9 @@ impl Shared {
                 }
             }
             "/samples" => {
-                let samples = self.with(|object| (object.samples(), Next::Idle)).map_err(Error::RustError)?;
-                Response::from_json(&samples)
+                let families =
+                    self.with(|object| (object.families(), Next::Idle)).map_err(Error::RustError)?;
+                Response::from_json(&families)
             }
             "/stats" => {
                 let stats = self.with(|object| (object.stats(), Next::Idle)).map_err(Error::RustError)?;

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
 
 use super::terms::{Term, TermClasses};
 use crate::types::{Event, EventId, Kind, PubKey, Timestamp};
@@ -196,3 +198,37 @@ pub trait Backend {
         work: impl FnOnce(&mut Self::Writer<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError>;
 }
+
+/// Shards share one store behind a counted reference: `Arc` where they run on several threads, `Rc` where not.
+macro_rules! shared_backend {
+    ($pointer:ident) => {
+        impl<B: Backend + 'static> Backend for $pointer<B> {
+            type Reader<'a>
+                = B::Reader<'a>
+            where
+                Self: 'a;
+            type Writer<'a>
+                = B::Writer<'a>
+            where
+                Self: 'a;
+
+            fn classes(&self) -> TermClasses {
+                B::classes(self)
+            }
+
+            fn reader(&self) -> Result<Self::Reader<'_>, StoreError> {
+                B::reader(self)
+            }
+
+            fn write<T>(
+                &self,
+                work: impl FnOnce(&mut Self::Writer<'_>) -> Result<T, StoreError>,
+            ) -> Result<T, StoreError> {
+                B::write(self, work)
+            }
+        }
+    };
+}
+
+shared_backend!(Arc);
+shared_backend!(Rc);

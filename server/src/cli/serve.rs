@@ -1,5 +1,7 @@
 //! `relay serve`: logging, the store, and then the process of [`crate::serve`].
 
+use std::sync::Arc;
+
 use relay_engine::store::MemoryBackend;
 use tracing_subscriber::EnvFilter;
 
@@ -9,7 +11,6 @@ use crate::config::{Log, LogFormat, Settings, StoreEngine};
 use crate::lmdb::make_folder;
 use crate::serve::{Embedded, Ended, serve};
 use crate::serve_lock::ServeLock;
-use crate::store::Shared;
 
 /// Runs the command.
 pub(super) fn run(settings: Settings) -> Result<(), Failure> {
@@ -34,7 +35,7 @@ pub(crate) fn serve_here(settings: Settings, embedded: Option<Embedded>) -> Resu
             serve(settings, store, &place, embedded)?
         }
         StoreEngine::Memory => {
-            let store = Shared::new(MemoryBackend::default());
+            let store = Arc::new(MemoryBackend::default());
             serve(settings, store, "events are kept in memory and forgotten at the end", embedded)?
         }
     };

@@ -3,6 +3,7 @@
 //! Our own metrics carry a `shard` label where a shard counts them. Under strfry's names the same numbers
 //! stand once more, added up over the shards, so that dashboards made for strfry keep working.
 
+use std::collections::BTreeMap;
 use std::fmt::Error;
 
 use prometheus_client::collector::Collector;
@@ -12,11 +13,15 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
+use relay_about::metrics::{self as names, Metric, MetricKind};
 use relay_engine::relay::{Histogram, Metrics};
 
-use super::{HostMetrics, ShardSnapshot, Snapshot};
+use super::{ShardSnapshot, Snapshot};
 
 type Labels = Vec<(&'static str, String)>;
+
+/// Microseconds in a second.
+const MICROS: f64 = 1e6;
 
 /// OpenMetrics text of `snapshot`.
 pub(crate) fn render(snapshot: Snapshot) -> String {
@@ -32,35 +37,10 @@ impl Collector for Snapshot {
         let mut out = Out { encoder: &mut encoder };
         self.strfry(&mut out)?;
         self.messages(&mut out)?;
-        self.counters(&mut out)?;
+        self.numbers(&mut out)?;
         self.histograms(&mut out)?;
         self.process(&mut out)
     }
-}
-
-/// What clients sent and were sent, by verb, as strfry names it.
-fn verbs_received(relay: &Metrics) -> [(&'static str, u64); 6] {
-    [
-        ("EVENT", relay.messages_event),
-        ("REQ", relay.messages_req),
-        ("COUNT", relay.messages_count),
-        ("CLOSE", relay.messages_close),
-        ("AUTH", relay.messages_auth),
-        ("bad", relay.messages_bad),
-    ]
-}
-
-fn verbs_sent(relay: &Metrics) -> [(&'static str, u64); 8] {
-    [
-        ("EVENT", relay.sent_event),
-        ("OK", relay.sent_ok),
-        ("EOSE", relay.sent_eose),
-        ("CLOSED", relay.sent_closed),
-        ("NOTICE", relay.sent_notice),
-        ("COUNT", relay.sent_count),
-        ("AUTH", relay.sent_auth),
-        ("NEG-ERR", relay.sent_neg_err),
-    ]
 }
 
 impl Snapshot {
@@ -81,44 +61,46 @@ impl Snapshot {
             }
             rows
         };
-        let received = by_verb(&|relay| verbs_received(relay).to_vec());
-        out.counters("nostr_client_messages", "Messages from clients by verb", received)?;
-        let sent = by_verb(&|relay| verbs_sent(relay).to_vec());
-        out.counters("nostr_relay_messages", "Messages to clients by verb", sent)?;
+        out.metric(names::CLIENT_MESSAGES, by_verb(&|relay| names::received_by_verb(relay).to_vec()))?;
+        out.metric(names::RELAY_MESSAGES, by_verb(&|relay| names::sent_by_verb(relay).to_vec()))?;
 
-        let mut kinds = std::collections::BTreeMap::<u16, u64>::new();
-        for shard in &self.shards {
-            for (kind, count) in &shard.relay.events_by_kind {
-                *kinds.entry(*kind).or_default() += count;
-            }
+        let mut kinds = BTreeMap::<String, u64>::new();
+        for (kind, count) in self.shards.iter().flat_map(|shard| names::events_by_kind(&shard.relay)) {
+            *kinds.entry(kind).or_default() += count;
         }
-        let mut rows: Vec<_> =
-            kinds.into_iter().map(|(kind, count)| (vec![("kind", kind.to_string())], count)).collect();
-        rows.push((
-            vec![("kind", "other".to_owned())],
-            self.total(|shard| shard.relay.events_of_other_kinds),
-        ));
-        out.counters("nostr_events", "Accepted events by kind", rows)?;
+        out.metric(names::EVENTS, kinds.into_iter().map(|(kind, n)| (vec![("kind", kind)], n)).collect())?;
 
         let writer = &self.writer;
-        out.counter("strfry_write_events", "Events written to the store", writer.events_written)?;
+        out.number(
+            Metric::counter("strfry_write_events", "Events written to the store"),
+            writer.events_written,
+        )?;
         let refused = self.total(|shard| shard.relay.events_refused);
-        out.counter("strfry_write_rejected", "Events refused", refused)?;
+        out.number(Metric::counter("strfry_write_rejected", "Events refused"), refused)?;
         let duplicates = self.total(|shard| shard.relay.events_duplicate);
-        out.counter("strfry_write_dups", "Events that were stored already", duplicates)?;
-        out.counter("strfry_write_time_microseconds", "Time spent in commits", writer.commit_us.sum)?;
-        out.gauge("strfry_write_batch_size", "Events in the last commit", writer.last_batch_events)?;
+        out.number(Metric::counter("strfry_write_dups", "Events that were stored already"), duplicates)?;
+        out.number(
+            Metric::counter("strfry_write_time_microseconds", "Time spent in commits"),
+            writer.commit_us.sum,
+        )?;
+        out.number(
+            Metric::gauge("strfry_write_batch_size", "Events in the last commit"),
+            writer.last_batch_events,
+        )?;
         let connections = self.total(|shard| shard.relay.connections);
-        out.gauge("strfry_connections_current", "Open WebSocket connections", connections)?;
+        out.number(Metric::gauge("strfry_connections_current", "Open WebSocket connections"), connections)?;
         let slow = self.total(|shard| shard.host.closed_stalled);
-        out.counter("strfry_slow_client_terminations", "Connections closed for reading too slowly", slow)
+        out.number(
+            Metric::counter("strfry_slow_client_terminations", "Connections closed for reading too slowly"),
+            slow,
+        )
     }
 
     fn messages(&self, out: &mut Out<'_, '_>) -> Result<(), Error> {
         let mut rows = Vec::new();
         for shard in &self.shards {
-            let received = verbs_received(&shard.relay).map(|(verb, count)| ("in", verb, count));
-            let sent = verbs_sent(&shard.relay).map(|(verb, count)| ("out", verb, count));
+            let received = names::received_by_verb(&shard.relay).map(|(verb, count)| ("in", verb, count));
+            let sent = names::sent_by_verb(&shard.relay).map(|(verb, count)| ("out", verb, count));
             for (direction, verb, count) in received.into_iter().chain(sent) {
                 let labels = vec![
                     ("shard", shard.shard.to_string()),
@@ -128,110 +110,69 @@ impl Snapshot {
                 rows.push((labels, count));
             }
         }
-        out.counters("relay_messages", "Messages by shard, direction and verb", rows)
+        out.metric(Metric::counter("relay_messages", "Messages by shard, direction and verb"), rows)
     }
 
-    fn counters(&self, out: &mut Out<'_, '_>) -> Result<(), Error> {
-        type Relay = fn(&Metrics) -> u64;
-        type Host = fn(&HostMetrics) -> u64;
-        let gauges: [(&str, &str, Relay); 3] = [
-            ("relay_connections", "Open WebSocket connections", |m| m.connections),
-            ("relay_subscriptions", "Live subscriptions", |m| m.subscriptions),
-            ("relay_filter_values", "Values in live filters and running COUNTs", |m| m.filter_values),
-        ];
-        for (name, help, of) in gauges {
-            out.gauges(name, help, self.by_shard(|shard| of(&shard.relay)))?;
+    fn numbers(&self, out: &mut Out<'_, '_>) -> Result<(), Error> {
+        for (metric, of) in names::NUMBERS {
+            out.metric(metric, self.by_shard(|shard| of(&shard.relay)))?;
         }
-        out.gauges(
-            "relay_sockets",
-            "Open sockets, plain HTTP included",
-            self.by_shard(|shard| shard.sockets),
-        )?;
-        let counters: [(&str, &str, Relay); 12] = [
-            ("relay_connections_opened", "WebSocket connections ever opened", |m| m.connections_opened),
-            ("relay_connections_refused", "Connections refused for lack of room", |m| m.connections_refused),
-            ("relay_messages_deferred", "Messages that waited for an event to take effect", |m| {
-                m.messages_deferred
+        type Own = fn(&ShardSnapshot) -> u64;
+        let own: [(Metric, Own); 8] = [
+            (Metric::gauge("relay_sockets", "Open sockets, plain HTTP included"), |s| s.sockets),
+            (Metric::counter("relay_socket_writes", "Writes to sockets"), |s| s.host.writes),
+            (Metric::counter("relay_socket_bytes_written", "Bytes written to sockets"), |s| {
+                s.host.bytes_written
             }),
-            ("relay_message_bytes_received", "Bytes of messages from clients", |m| m.bytes_received),
-            ("relay_message_bytes_sent", "Bytes of messages to clients", |m| m.bytes_sent),
-            ("relay_events_stored", "Events stored", |m| m.events_stored),
-            ("relay_events_ephemeral", "Ephemeral events passed on", |m| m.events_ephemeral),
-            ("relay_events_duplicate", "Events that were known already", |m| m.events_duplicate),
-            ("relay_events_refused", "Events refused", |m| m.events_refused),
-            ("relay_events_forged", "Events with a wrong signature", |m| m.events_forged),
-            ("relay_ephemeral_missed", "Ephemeral events not sent to slow readers, who were told", |m| {
-                m.ephemeral_missed
-            }),
+            (Metric::counter("relay_socket_bytes_read", "Bytes read from sockets"), |s| s.host.bytes_read),
+            (names::CLOSED_STALLED, |s| s.host.closed_stalled),
             (
-                "relay_subscriptions_lagged",
-                "Times a slow reader's subscription went back to the store",
-                |m| m.subscriptions_lagged,
+                Metric::counter(
+                    "relay_closed_silent",
+                    "Connections closed because nothing was heard of them",
+                ),
+                |s| s.host.closed_silent,
             ),
-        ];
-        for (name, help, of) in counters {
-            out.counters(name, help, self.by_shard(|shard| of(&shard.relay)))?;
-        }
-        let counters: [(&str, &str, Host); 7] = [
-            ("relay_socket_writes", "Writes to sockets", |m| m.writes),
-            ("relay_socket_bytes_written", "Bytes written to sockets", |m| m.bytes_written),
-            ("relay_socket_bytes_read", "Bytes read from sockets", |m| m.bytes_read),
-            ("relay_closed_stalled", "Connections closed because they took nothing for too long", |m| {
-                m.closed_stalled
+            (Metric::counter("relay_closed_by_relay", "Connections closed with a reason"), |s| {
+                s.host.closed_by_relay
             }),
-            ("relay_closed_silent", "Connections closed because nothing was heard of them", |m| {
-                m.closed_silent
-            }),
-            ("relay_closed_by_relay", "Connections closed with a reason", |m| m.closed_by_relay),
-            ("relay_http_requests", "Plain HTTP requests", |m| m.http_requests),
+            (Metric::counter("relay_http_requests", "Plain HTTP requests"), |s| s.host.http_requests),
         ];
-        for (name, help, of) in counters {
-            out.counters(name, help, self.by_shard(|shard| of(&shard.host)))?;
-        }
-        Ok(())
+        own.into_iter().try_for_each(|(metric, of)| out.metric(metric, self.by_shard(of)))
     }
 
     fn histograms(&self, out: &mut Out<'_, '_>) -> Result<(), Error> {
-        type Of = fn(&ShardSnapshot) -> &Histogram;
-        const MICRO: f64 = 1e-6;
-        let histograms: [(&str, &str, f64, Of); 5] = [
-            ("relay_verify_batch_events", "Events in a verification batch", 1.0, |s| {
-                &s.relay.verify_batch_events
-            }),
-            ("relay_verify_seconds", "Time of a verification batch", MICRO, |s| &s.host.verify_us),
-            ("relay_req_to_eose_seconds", "Time from REQ to EOSE", MICRO, |s| &s.relay.req_to_eose_us),
-            ("relay_fanout_candidates", "Subscriptions looked at for an event", 1.0, |s| {
-                &s.relay.fanout_candidates
-            }),
-            ("relay_fanout_matches", "Subscriptions that matched an event", 1.0, |s| &s.relay.fanout_matches),
-        ];
-        for (name, help, scale, of) in histograms {
-            let rows = self.shards.iter().map(|shard| (by(shard), of(shard))).collect();
-            out.histograms(name, help, scale, rows)?;
+        for (metric, per_unit, of) in names::HISTOGRAMS {
+            let rows = self.shards.iter().map(|shard| (by(shard), of(&shard.relay))).collect();
+            out.histograms(metric, per_unit, rows)?;
         }
+        let verify = Metric::histogram("relay_verify_seconds", "Time of a verification batch");
+        let rows = self.shards.iter().map(|shard| (by(shard), &shard.host.verify_us)).collect();
+        out.histograms(verify, MICROS, rows)?;
         let writer = &self.writer;
-        out.histogram("relay_commit_batch_events", "Events in a commit", 1.0, &writer.batch_events)?;
-        out.histogram(
-            "relay_commit_seconds",
-            "Time of a commit, its sync included",
-            MICRO,
-            &writer.commit_us,
-        )?;
-        out.counter("relay_commit_events", "Events given to commits", writer.events_offered)?;
-        out.counter("relay_commit_errors", "Commits with a failure of the store", writer.errors)?;
-        out.counter("relay_events_expired", "Events swept because they had expired", writer.events_expired)
+        out.histogram(names::COMMIT_BATCH_EVENTS, 1.0, &writer.batch_events)?;
+        let commit = Metric::histogram("relay_commit_seconds", "Time of a commit, its sync included");
+        out.histogram(commit, MICROS, &writer.commit_us)?;
+        out.number(Metric::counter("relay_commit_events", "Events given to commits"), writer.events_offered)?;
+        out.number(names::COMMIT_ERRORS, writer.errors)?;
+        out.number(names::EVENTS_EXPIRED, writer.events_expired)
     }
 
     fn process(&self, out: &mut Out<'_, '_>) -> Result<(), Error> {
         if let Some(store) = &self.store {
-            out.gauge("relay_store_events", "Events in the store", store.events)?;
-            out.gauge("relay_store_bytes", "Bytes the store takes", store.bytes)?;
+            out.number(names::STORE_EVENTS, store.events)?;
+            out.number(names::STORE_BYTES, store.bytes)?;
         }
         let refused = self.sockets_refused;
-        out.counter("relay_sockets_refused", "Sockets turned away before their handshake", refused)?;
-        out.gauge("relay_uptime_seconds", "Seconds since the start", self.uptime_seconds)?;
+        out.number(
+            Metric::counter("relay_sockets_refused", "Sockets turned away before their handshake"),
+            refused,
+        )?;
+        out.number(Metric::gauge("relay_uptime_seconds", "Seconds since the start"), self.uptime_seconds)?;
         match self.resident_bytes {
-            Some(bytes) => out.gauge("process_resident_memory_bytes", "Resident memory", bytes),
+            Some(bytes) => {
+                out.number(Metric::gauge("process_resident_memory_bytes", "Resident memory"), bytes)
+            }
             None => Ok(()),
         }
     }
@@ -252,67 +193,65 @@ struct Out<'a, 'b> {
 impl Out<'_, '_> {
     fn family(
         &mut self,
-        name: &str,
-        help: &str,
-        kind: MetricType,
+        metric: Metric,
         write: impl FnOnce(MetricEncoder<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        write(self.encoder.encode_descriptor(name, help, None, kind)?)
+        let kind = match metric.kind {
+            MetricKind::Counter => MetricType::Counter,
+            MetricKind::Gauge => MetricType::Gauge,
+            MetricKind::Histogram => MetricType::Histogram,
+        };
+        write(self.encoder.encode_descriptor(metric.name, metric.help, None, kind)?)
     }
 
-    fn counters(&mut self, name: &str, help: &str, rows: Vec<(Labels, u64)>) -> Result<(), Error> {
-        self.family(name, help, MetricType::Counter, |mut family| {
+    /// A plain number with labels.
+    fn metric(&mut self, metric: Metric, rows: Vec<(Labels, u64)>) -> Result<(), Error> {
+        self.family(metric, |mut family| {
             rows.into_iter().try_for_each(|(labels, value)| {
-                ConstCounter::new(value).encode(family.encode_family(&labels)?)
+                encode_number(metric.kind, value, family.encode_family(&labels)?)
             })
         })
     }
 
-    fn gauges(&mut self, name: &str, help: &str, rows: Vec<(Labels, u64)>) -> Result<(), Error> {
-        self.family(name, help, MetricType::Gauge, |mut family| {
-            rows.into_iter()
-                .try_for_each(|(labels, value)| ConstGauge::new(value).encode(family.encode_family(&labels)?))
-        })
-    }
-
-    fn counter(&mut self, name: &str, help: &str, value: u64) -> Result<(), Error> {
-        self.family(name, help, MetricType::Counter, |family| ConstCounter::new(value).encode(family))
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, value: u64) -> Result<(), Error> {
-        self.family(name, help, MetricType::Gauge, |family| ConstGauge::new(value).encode(family))
+    /// A plain number.
+    fn number(&mut self, metric: Metric, value: u64) -> Result<(), Error> {
+        self.family(metric, |family| encode_number(metric.kind, value, family))
     }
 
     fn histograms(
         &mut self,
-        name: &str,
-        help: &str,
-        scale: f64,
+        metric: Metric,
+        per_unit: f64,
         rows: Vec<(Labels, &Histogram)>,
     ) -> Result<(), Error> {
-        self.family(name, help, MetricType::Histogram, |mut family| {
-            rows.into_iter()
-                .try_for_each(|(labels, values)| encode_scaled(values, scale, family.encode_family(&labels)?))
+        self.family(metric, |mut family| {
+            rows.into_iter().try_for_each(|(labels, values)| {
+                encode_histogram(values, per_unit, family.encode_family(&labels)?)
+            })
         })
     }
 
-    fn histogram(&mut self, name: &str, help: &str, scale: f64, values: &Histogram) -> Result<(), Error> {
-        self.family(name, help, MetricType::Histogram, |family| encode_scaled(values, scale, family))
+    fn histogram(&mut self, metric: Metric, per_unit: f64, values: &Histogram) -> Result<(), Error> {
+        self.family(metric, |family| encode_histogram(values, per_unit, family))
     }
 }
 
-/// Values are multiplied by `scale` to be in the unit of the metric's name.
-fn encode_scaled(values: &Histogram, scale: f64, mut encoder: MetricEncoder<'_>) -> Result<(), Error> {
-    let bounds = values.bounds.iter().map(|bound| *bound as f64 * scale);
-    let buckets: Vec<(f64, u64)> = bounds.chain([f64::INFINITY]).zip(values.counts.iter().copied()).collect();
-    let sum = values.sum as f64 * scale;
-    encoder.encode_histogram::<NoLabelSet>(sum, values.count(), &buckets, None)
+fn encode_number(kind: MetricKind, value: u64, encoder: MetricEncoder<'_>) -> Result<(), Error> {
+    match kind {
+        MetricKind::Counter => ConstCounter::new(value).encode(encoder),
+        _ => ConstGauge::new(value).encode(encoder),
+    }
+}
+
+fn encode_histogram(values: &Histogram, per_unit: f64, mut encoder: MetricEncoder<'_>) -> Result<(), Error> {
+    let buckets: Vec<(f64, u64)> = names::buckets(values, per_unit).collect();
+    encoder.encode_histogram::<NoLabelSet>(values.sum as f64 / per_unit, values.count(), &buckets, None)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::WriterMetrics;
+    use crate::metrics::{HostMetrics, WriterMetrics};
 
     #[test]
     fn shards_are_labelled_and_strfrys_names_add_up() {
@@ -345,6 +284,10 @@ mod tests {
             "# TYPE relay_commit_seconds histogram",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\nis not in\n{text}");
+        }
+        let machine = names::NUMBERS.map(|(metric, _)| metric.name);
+        for name in machine.into_iter().chain(names::HISTOGRAMS.map(|(metric, ..)| metric.name)) {
+            assert!(text.contains(&format!("# TYPE {name} ")), "{name} is not told");
         }
         assert!(text.ends_with("# EOF\n"));
     }

@@ -86,8 +86,7 @@ impl MachineWorld {
         config.limits.scan_rows_max = tuning.scan_rows_max.unwrap_or(config.limits.scan_rows_max);
         config.limits.verify_batch_max = tuning.verify_batch_max.unwrap_or(config.limits.verify_batch_max);
         let config = Arc::new(config);
-        let store =
-            SharedStore { memory: Rc::new(MemoryBackend::new(tuning.classes)), is_full: Rc::default() };
+        let store = Rc::new(Store { memory: MemoryBackend::new(tuning.classes), is_full: Cell::default() });
         let checks = Checks { hashes_batches: tuning.hashes_batches };
         let shards = (0..tuning.shards)
             .map(|n| {
@@ -109,7 +108,7 @@ impl MachineWorld {
 
     /// Looks at, or changes, a shard; what it leaves to do is done when somebody receives next, or by
     /// [`MachineWorld::settle`].
-    pub fn with_shard<T>(&mut self, shard: usize, look: impl FnOnce(&mut Relay<SharedStore>) -> T) -> T {
+    pub fn with_shard<T>(&mut self, shard: usize, look: impl FnOnce(&mut Relay<Rc<Store>>) -> T) -> T {
         look(&mut self.machine.borrow_mut().shards[shard].relay)
     }
 
@@ -180,13 +179,13 @@ impl World for MachineWorld {
 }
 
 /// One memory store for all shards, with a disk that can be full.
-#[derive(Clone, Debug)]
-pub struct SharedStore {
-    memory: Rc<MemoryBackend>,
-    is_full: Rc<Cell<bool>>,
+#[derive(Debug)]
+pub struct Store {
+    memory: MemoryBackend,
+    is_full: Cell<bool>,
 }
 
-impl Backend for SharedStore {
+impl Backend for Store {
     type Reader<'a> = MemoryReader<'a>;
     type Writer<'a> = MemoryWriter<'a>;
 
@@ -232,7 +231,7 @@ enum Input {
 }
 
 struct Shard {
-    relay: Relay<SharedStore>,
+    relay: Relay<Rc<Store>>,
     hosted: HashMap<ConnId, Hosted>,
 }
 
@@ -295,7 +294,7 @@ impl Shard {
     }
 
     /// A machine that knows nothing but what its sessions' snapshots say.
-    fn rebuild(&mut self, now: Now, store: &SharedStore, checks: Checks, seed: [u8; 32]) {
+    fn rebuild(&mut self, now: Now, store: &Rc<Store>, checks: Checks, seed: [u8; 32]) {
         while self.relay.poll_changed().is_some() {}
         let config = Arc::clone(self.relay.config());
         let mut relay = Relay::new(config, store.clone(), Arc::new(checks), seed);
@@ -329,7 +328,7 @@ fn backlog(output: &VecDeque<String>) -> usize {
 
 struct Machine {
     shards: Vec<Shard>,
-    store: SharedStore,
+    store: Rc<Store>,
     now: Now,
     connected: usize,
     rebuilt: u64,
