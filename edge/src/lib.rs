@@ -5,7 +5,6 @@
 //!
 //! | room | role |
 //! |---|---|
-//! | [`front`] | what a request is for |
 //! | [`settings`] | variables of the Worker, checked |
 //! | [`own_key`] | the relay's own key, of which only the public half is told |
 //! | [`shard`] | which shard a public key belongs to, and what its object is called |
@@ -16,7 +15,6 @@
 //! A panic in one Durable Object takes every object of its isolate with it: nothing here unwraps.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-pub mod front;
 pub mod metrics;
 pub mod object;
 pub mod own_key;

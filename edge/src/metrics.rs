@@ -1,12 +1,12 @@
 //! Numbers of shards as Prometheus reads them: one sum over all, and each shard by itself.
 //!
-//! Names that the native host tells too are those of [`relay_about::metrics`]; the others are here.
+//! Names that the native host tells too are those of [`relay_site::metrics`]; the others are here.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use relay_about::metrics::{EVENTS_STORED, Metric, MetricKind, RELAY_MESSAGES, buckets};
 use relay_engine::relay::Histogram;
+use relay_site::metrics::{EVENTS_STORED, Metric, MetricKind, RELAY_MESSAGES, buckets};
 use serde::{Deserialize, Serialize};
 
 use crate::shard::Shard;
@@ -226,8 +226,8 @@ fn escaped(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use relay_about::metrics::{CONNECTIONS, HISTOGRAMS};
     use relay_engine::relay::Metrics;
+    use relay_site::metrics::{CONNECTIONS, HISTOGRAMS};
 
     use super::*;
     use crate::shard::Shards;

@@ -13,12 +13,12 @@
 //!
 //! What a variable of its own says goes before what `RELAY_CONFIG` says.
 
-use relay_about::{About, Info, LimitsDef, PolicyDef};
 use relay_engine::policy::{Policy, is_relay_url};
 use relay_engine::relay::Config;
 use relay_engine::store::sql::EVENT_BYTES_MAX;
 use relay_engine::types::{Filter, Kind, Limits, PubKey};
 use relay_engine::wire::parse_filter;
+use relay_site::{About, Info, LimitsDef, PolicyDef};
 use serde::Deserialize;
 
 use crate::own_key;

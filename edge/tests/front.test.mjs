@@ -1,6 +1,7 @@
 // The Worker's entry as browsers, clients and Prometheus see it, its configuration, and its size.
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
+import { request } from 'node:http'
 import { after, before, test } from 'node:test'
 import { gzipSync } from 'node:zlib'
 import { Client, generateSecretKey, getPublicKey, read, sign } from './client.mjs'
@@ -12,25 +13,38 @@ before(async () => {
 })
 after(() => edge.stop())
 
+/** A request of our own making: fetch does not ask for WebSockets. */
+const ask = (url, init) =>
+  new Promise((done, fail) => {
+    const sent = request(url, { agent: false, ...init })
+    sent.on('error', fail)
+    sent.on('upgrade', (response, socket) => {
+      socket.destroy()
+      done({ status: response.statusCode, headers: response.headers })
+    })
+    sent.on('response', async response => {
+      const body = Buffer.concat(await response.toArray()).toString()
+      done({ status: response.statusCode, headers: response.headers, body })
+    })
+    sent.end()
+  })
+
 test('each path answers what it is for', async () => {
   const nostr = { headers: { accept: 'application/nostr+json' } }
-  const cases = [
-    ['/', nostr, 200, 'application/nostr+json'],
-    ['/', {}, 200, 'text/html; charset=utf-8'],
-    ['/', { method: 'OPTIONS' }, 204, null],
-    ['/', { method: 'POST' }, 405, 'text/plain; charset=utf-8'],
-    ['/health', {}, 200, 'application/json'],
-    ['/metrics', {}, 200, 'text/plain; version=0.0.4; charset=utf-8'],
-    ['/icon.svg', {}, 200, 'image/svg+xml'],
-    ['/favicon.ico', {}, 200, 'image/svg+xml'],
-    ['/else', {}, 404, 'text/plain; charset=utf-8'],
-  ]
-  for (const [path, init, status, type] of cases) {
-    const response = await fetch(edge.http + path, init)
-    assert.equal(response.status, status, path)
-    if (type) assert.equal(response.headers.get('content-type'), type, path)
-    assert.equal(response.headers.get('access-control-allow-origin'), (path === '/' || type === 'image/svg+xml') && status < 300 ? '*' : null)
+  for (const { method, path, headers = {}, route, status, answer = {} } of JSON.parse(read('../../site/tests/routes.json'))) {
+    const socket = route === 'Socket'
+    const sent = socket
+      ? { ...headers, connection: 'Upgrade', 'sec-websocket-version': '13', 'sec-websocket-key': 'dGhlIHNhbXBsZSBub25jZQ==' }
+      : headers
+    const told = await ask(edge.http + path, { method, headers: sent })
+    assert.equal(told.status, status, `${method} ${path}`)
+    for (const [name, want] of Object.entries(answer)) {
+      assert.equal(told.headers[name] ?? null, want, `${name} of ${method} ${path}`)
+    }
   }
+  const metrics = await fetch(`${edge.http}/metrics`)
+  assert.equal(metrics.headers.get('content-type'), 'text/plain; version=0.0.4; charset=utf-8')
+  assert.deepEqual(await (await fetch(`${edge.http}/else`)).json(), { error: 'not found' })
   const about = await (await fetch(edge.http, nostr)).json()
   assert.equal(about.name, 'a <name>')
   assert.equal(about.limitation.max_limit, 123)
@@ -60,7 +74,7 @@ test('a configuration that is wrong is told, not guessed', async () => {
   const wrong = await startEdge({ config: { limits: { no_such_limit: 1 } } })
   const response = await fetch(wrong.http)
   assert.equal(response.status, 500)
-  assert.match(await response.text(), /^RELAY_CONFIG: unknown field `no_such_limit`/)
+  assert.match((await response.json()).error, /^RELAY_CONFIG: unknown field `no_such_limit`/)
   await assert.rejects(Client.open(wrong.url))
   await wrong.stop()
 })

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hyper::body::Bytes;
-use relay_about::About;
 use relay_engine::relay::{self, CommitReply, Live, Outcome};
 use relay_engine::store::{Seq, StoreError};
 use relay_engine::types::{Event, Filter, Now};
+use relay_site::{About, ROOMS, Route, Table};
 use tokio::sync::{Notify, mpsc as channel, oneshot};
 
 use crate::beside::Item;
@@ -118,6 +118,8 @@ pub(crate) struct Host {
     pub(crate) inboxes: Box<[Inbox]>,
     pub(crate) writer: mpsc::Sender<ToWriter>,
     pub(crate) writer_metrics: Mutex<WriterMetrics>,
+    /// What the relay's port answers.
+    pub(crate) table: Table,
     pub(crate) documents: Documents,
     pub(crate) started: Instant,
     /// Why the store can't be written any more.
@@ -168,7 +170,10 @@ impl Host {
             information: about.information().into(),
             page: about.page(&format!("ws://{}", settings.listen)).into(),
         };
+        // Metrics may have an address of their own.
+        let on_this_port = |route| route != Route::Metrics || settings.metrics.listen.is_none();
         Ok(Host {
+            table: Table::new(ROOMS, on_this_port),
             config: Arc::new(config),
             inboxes: (0..shards).map(|_| Inbox::default()).collect(),
             writer,

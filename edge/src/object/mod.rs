@@ -23,12 +23,12 @@ mod turn;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use relay_about::metrics::{STORE_BYTES, STORE_EVENTS};
 use relay_engine::relay::{ConnId, Live, Outcome, Peer, Relay, Ticket};
 use relay_engine::store::sql::{SqlBackend, SqlConn, SqlOpenError};
 use relay_engine::store::{Backend, Reader, Seq, Stats};
 use relay_engine::types::{Event, Now};
 use relay_engine::verify::Verifier;
+use relay_site::metrics::{STORE_BYTES, STORE_EVENTS};
 
 pub use attachment::{Key, PartName};
 pub use numbers::RowCount;

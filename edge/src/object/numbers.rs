@@ -1,10 +1,10 @@
 //! What an object counts besides its machine, and what both tell.
 
-use relay_about::metrics::{
+use relay_engine::relay::{Histogram, Metrics};
+use relay_site::metrics::{
     CLIENT_MESSAGES, CLOSED_STALLED, COMMIT_BATCH_EVENTS, COMMIT_ERRORS, EVENTS, EVENTS_EXPIRED, HISTOGRAMS,
     Metric, NUMBERS, RELAY_MESSAGES, events_by_kind, received_by_verb, sent_by_verb,
 };
-use relay_engine::relay::{Histogram, Metrics};
 
 use crate::metrics::{FOR_EVENTS, FOR_REQUESTS, FOR_UPKEEP, Family, ROWS_READ, ROWS_WRITTEN};
 

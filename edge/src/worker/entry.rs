@@ -1,69 +1,61 @@
 //! The Worker's entry: HTTP and WebSocket, passed to the objects of shards where they are needed.
 
-use relay_about::ICON_SVG;
+use std::sync::LazyLock;
+
+use relay_site::{Answer, ROOMS, Route, Table};
 use serde_json::json;
 use worker::{Context, Env, Headers, Request, Response, Result, event};
 
 use super::shards::stub;
 use super::variables;
-use crate::front::{Asked, Route};
 use crate::metrics::{self, Family};
 use crate::settings::{Placement, Settings};
 use crate::shard::Shard;
 
-const JSON: &str = "application/json";
-const TEXT: &str = "text/plain; charset=utf-8";
-const HTML: &str = "text/html; charset=utf-8";
-const SVG: &str = "image/svg+xml";
-const NOSTR_JSON: &str = "application/nostr+json";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-#[event(fetch)]
-async fn fetch(request: Request, env: Env, _: Context) -> Result<Response> {
-    let header = |name: &str| request.headers().get(name).ok().flatten().unwrap_or_default();
-    let (path, method) = (request.path(), request.method().to_string());
-    let (accept, upgrade) = (header("accept"), header("upgrade"));
-    let asked = Asked { method: &method, path: &path, accept: &accept, upgrade: &upgrade };
-    let settings = match variables::settings(&env) {
-        Ok(settings) => settings,
-        Err(words) => return answer(500, TEXT, &format!("{words}\n")),
-    };
-    match asked.route() {
-        Route::Socket => connect(request, &env, &settings).await,
-        Route::Information => with_cors(answer(200, NOSTR_JSON, &settings.about().information())?),
-        Route::Page => with_cors(answer(200, HTML, &settings.about().page(&address(&request)))?),
-        Route::Preflight => with_cors(Response::empty()?.with_status(204)),
-        Route::Health => health(&env, &settings).await,
-        Route::Icon => {
-            let response = with_cors(answer(200, SVG, ICON_SVG)?)?;
-            response.headers().set("cache-control", "public, max-age=86400")?;
-            Ok(response)
-        }
-        Route::Metrics => answer(200, PROMETHEUS, &metrics_text(&env, &settings).await),
-        Route::MethodNotAllowed => {
-            let response = answer(405, TEXT, "method not allowed\n")?;
-            response.headers().set("allow", "GET, HEAD, OPTIONS")?;
-            Ok(response)
-        }
-        Route::NotFound => answer(404, TEXT, "not found\n"),
+static TABLE: LazyLock<Table> = LazyLock::new(|| Table::new(ROOMS, |_| true));
+
+/// The headers of a request, as the runtime keeps them: values of one name are joined by commas.
+struct HeaderLines<'a>(&'a Headers);
+
+impl relay_site::Headers for HeaderLines<'_> {
+    fn any(&self, name: &str, test: &mut dyn FnMut(&str) -> bool) -> bool {
+        self.0.get(name).ok().flatten().is_some_and(|value| test(&value))
     }
 }
 
-fn answer(status: u16, content_type: &str, body: &str) -> Result<Response> {
-    let headers = Headers::new();
-    headers.set("content-type", content_type)?;
-    headers.set("x-content-type-options", "nosniff")?;
-    Ok(Response::ok(body)?.with_status(status).with_headers(headers))
+#[event(fetch)]
+async fn fetch(request: Request, env: Env, _: Context) -> Result<Response> {
+    let settings = match variables::settings(&env) {
+        Ok(settings) => settings,
+        Err(words) => return response(Answer::error(500, &words)),
+    };
+    let (method, path) = (request.method().to_string(), request.path());
+    let found = TABLE.find(&method, &path, &HeaderLines(request.headers()));
+    let shared = found.headers();
+    let mut answer = match found.endpoint.map(|endpoint| endpoint.route) {
+        Ok(Route::Socket) => return connect(request, &env, &settings).await,
+        Ok(Route::Information) => Answer::information(settings.about().information()),
+        Ok(Route::Page) => Answer::page(settings.about().page(&address(&request))),
+        Ok(Route::Icon) => Answer::icon(),
+        Ok(Route::Health) => health(&env, &settings).await,
+        Ok(Route::Metrics) => Answer::new(200, PROMETHEUS, metrics_text(&env, &settings).await),
+        Err(answer) => answer,
+    };
+    answer.headers.extend(shared.map(|(name, value)| (name, value.to_owned().into())));
+    response(answer)
 }
 
-/// NIP-11: «Relays MUST accept CORS requests».
-fn with_cors(response: Response) -> Result<Response> {
-    let headers = response.headers();
-    headers.set("access-control-allow-origin", "*")?;
-    headers.set("access-control-allow-headers", "*")?;
-    headers.set("access-control-allow-methods", "GET, HEAD, OPTIONS")?;
-    headers.set("vary", "accept")?;
-    Ok(response)
+/// An answer in the runtime's terms.
+fn response(answer: Answer) -> Result<Response> {
+    let headers = Headers::new();
+    for (name, value) in &answer.headers {
+        headers.append(name, value)?;
+    }
+    let body =
+        if answer.body.is_empty() { Response::empty() } else { Response::from_bytes(answer.body.into()) };
+    Ok(body?.with_status(answer.status).with_headers(headers))
 }
 
 fn address(request: &Request) -> String {
@@ -93,7 +85,7 @@ async fn ask<T: serde::de::DeserializeOwned>(
     response.json().await.map_err(words)
 }
 
-async fn health(env: &Env, settings: &Settings) -> Result<Response> {
+async fn health(env: &Env, settings: &Settings) -> Answer {
     let placement = &settings.placement;
     let (mut events, mut bytes, mut state) = (0, 0, "ok".to_owned());
     let ask_one = |shard| ask::<serde_json::Value>(env, placement, shard, "/stats");
@@ -114,7 +106,7 @@ async fn health(env: &Env, settings: &Settings) -> Result<Response> {
         "shards": placement.shards.count(),
         "version": env!("CARGO_PKG_VERSION"),
     });
-    answer(if state == "ok" { 200 } else { 503 }, JSON, &format!("{document}\n"))
+    Answer::new(if state == "ok" { 200 } else { 503 }, "application/json", format!("{document}\n"))
 }
 
 async fn metrics_text(env: &Env, settings: &Settings) -> String {

@@ -24,7 +24,7 @@ use toml::Table;
 
 pub use layers::Origin;
 pub(crate) use readers::Readers;
-pub use relay_about::Info;
+pub use relay_site::Info;
 pub use settings::{Log, LogFormat, MetricsAccess, Network, Settings, Store, StoreEngine};
 
 /// The file that is read when none is named.

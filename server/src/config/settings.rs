@@ -4,10 +4,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use relay_about::{Info, LimitsDef, PolicyDef};
 use relay_engine::policy::{Policy, is_relay_url};
 use relay_engine::types::Limits;
 use relay_engine::verify::{Libsecp256k1, Schnorr, Verifier};
+use relay_site::{Info, LimitsDef, PolicyDef};
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 

@@ -13,8 +13,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
-use relay_about::metrics::{self as names, Metric, MetricKind};
 use relay_engine::relay::{Histogram, Metrics};
+use relay_site::metrics::{self as names, Metric, MetricKind};
 
 use super::{ShardSnapshot, Snapshot};
 

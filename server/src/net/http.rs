@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use relay_about::ICON_SVG;
 use relay_engine::store::{Backend, Reader};
+use relay_site::{Answer, Headers, Route};
 use serde_json::json;
 use tokio::net::TcpStream;
 
@@ -24,12 +24,6 @@ pub(super) type Body = Full<Bytes>;
 
 /// Largest head of a request, in bytes.
 pub(super) const HEAD_BYTES_MAX: usize = 16 << 10;
-
-const JSON: &str = "application/json";
-pub(super) const TEXT: &str = "text/plain; charset=utf-8";
-const HTML: &str = "text/html; charset=utf-8";
-const NOSTR_JSON: &str = "application/nostr+json";
-const SVG: &str = "image/svg+xml";
 
 /// Serves one socket until it closes or becomes a WebSocket.
 pub(crate) async fn serve<B: Backend + 'static>(seat: Seat<B>, stream: TcpStream, peer: IpAddr) {
@@ -63,66 +57,46 @@ async fn respond<B: Backend + 'static>(
     peer: IpAddr,
 ) -> Response<Body> {
     let shard = seat.shard();
-    let path = request.uri().path();
-    if path == "/" && upgrade::is_wanted(&request) {
+    let table = &shard.host.table;
+    let found = table.find(request.method().as_str(), request.uri().path(), &HeaderLines(request.headers()));
+    let shared = found.headers();
+    let route = found.endpoint.map(|endpoint| endpoint.route);
+    if route == Ok(Route::Socket) {
         return upgrade::upgrade(seat, request);
     }
     shard.count_http_request();
-    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-    match path {
-        "/" if request.method() == Method::OPTIONS => {
-            with_cors(answer(StatusCode::NO_CONTENT, TEXT, Bytes::new()))
-        }
-        "/" if is_read => with_cors(root(shard, &request)),
-        "/health" if is_read => health(shard),
-        // It has an address of its own.
-        "/metrics" if shard.host.settings.metrics.listen.is_some() => {
-            answer(StatusCode::NOT_FOUND, TEXT, "not found\n".into())
-        }
-        "/metrics" if is_read => metrics_door::respond(&shard.host, request.headers(), peer).await,
-        "/icon.svg" | "/favicon.ico" if is_read => with_cors(icon()),
-        "/" | "/health" | "/metrics" | "/icon.svg" | "/favicon.ico" => method_not_allowed(),
-        _ => answer(StatusCode::NOT_FOUND, TEXT, "not found\n".into()),
-    }
-}
-
-fn root<B: Backend>(shard: &Shard<B>, request: &Request<Incoming>) -> Response<Body> {
     let documents = &shard.host.documents;
-    let accepts = request.headers().get_all(header::ACCEPT);
-    let wants_information = accepts.iter().any(|value| {
-        value.to_str().is_ok_and(|value| value.to_ascii_lowercase().contains("application/nostr+json"))
-    });
-    let mut response = if wants_information {
-        answer(StatusCode::OK, NOSTR_JSON, documents.information.clone())
-    } else {
-        answer(StatusCode::OK, HTML, documents.page.clone())
+    let mut answer = match route {
+        Ok(Route::Information) => Answer::information(documents.information.clone()),
+        Ok(Route::Page) => Answer::page(documents.page.clone()),
+        Ok(Route::Icon) => Answer::icon(),
+        Ok(Route::Health) => health(shard),
+        Ok(Route::Metrics) => metrics_door::answer(&shard.host, request.headers(), peer).await,
+        Ok(Route::Socket) => Answer::error(500, "unreachable"),
+        Err(answer) => answer,
     };
-    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
-    response
+    answer.headers.extend(shared.map(|(name, value)| (name, value.to_owned().into())));
+    response(answer)
 }
 
-/// NIP-11: «Relays MUST accept CORS requests».
-fn with_cors(mut response: Response<Body>) -> Response<Body> {
-    let headers: [(HeaderName, &str); 3] = [
-        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, "*"),
-        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, OPTIONS"),
-    ];
-    for (name, value) in headers {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
+/// The headers of a request, as hyper keeps them.
+pub(super) struct HeaderLines<'a>(pub(super) &'a HeaderMap);
+
+impl Headers for HeaderLines<'_> {
+    fn any(&self, name: &str, test: &mut dyn FnMut(&str) -> bool) -> bool {
+        self.0.get_all(name).iter().any(|value| value.to_str().is_ok_and(&mut *test))
     }
-    response
 }
 
-fn health<B: Backend>(shard: &Shard<B>) -> Response<Body> {
+fn health<B: Backend>(shard: &Shard<B>) -> Answer {
     let host = &shard.host;
     let store = shard.with_store(|store| store.reader()?.stats());
     let is_stopping = host.is_stopping.load(std::sync::atomic::Ordering::Relaxed);
     let (status, state) = match (host.failure(), &store) {
-        (Some(why), _) => (StatusCode::SERVICE_UNAVAILABLE, format!("the store can't be written: {why}")),
-        (None, Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
-        (None, Ok(_)) if is_stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping".to_owned()),
-        (None, Ok(_)) => (StatusCode::OK, "ok".to_owned()),
+        (Some(why), _) => (503, format!("the store can't be written: {why}")),
+        (None, Err(error)) => (503, error.to_string()),
+        (None, Ok(_)) if is_stopping => (503, "stopping".to_owned()),
+        (None, Ok(_)) => (200, "ok".to_owned()),
     };
     let document = json!({
         "status": state,
@@ -131,28 +105,16 @@ fn health<B: Backend>(shard: &Shard<B>) -> Response<Body> {
         "uptime_seconds": host.started.elapsed().as_secs(),
         "version": env!("CARGO_PKG_VERSION"),
     });
-    answer(status, JSON, format!("{document}\n").into())
+    Answer::new(status, "application/json", format!("{document}\n"))
 }
 
-/// The relay's picture; browsers ask for it under its old name too.
-fn icon() -> Response<Body> {
-    let mut response = answer(StatusCode::OK, SVG, Bytes::from_static(ICON_SVG.as_bytes()));
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=86400"));
-    response
-}
-
-pub(super) fn method_not_allowed() -> Response<Body> {
-    let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "method not allowed\n".into());
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
-    response
-}
-
-/// A response of one piece.
-pub(super) fn answer(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Body> {
-    let mut response = Response::new(Full::new(body));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+/// An answer in hyper's terms.
+pub(super) fn response(answer: Answer) -> Response<Body> {
+    let mut response = Response::new(Full::new(answer.body));
+    *response.status_mut() = StatusCode::from_u16(answer.status).expect("a status code");
+    for (name, value) in answer.headers {
+        let value = HeaderValue::from_str(&value).expect("a header of ours is visible ASCII");
+        response.headers_mut().append(HeaderName::from_static(name), value);
+    }
     response
 }

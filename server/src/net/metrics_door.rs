@@ -5,15 +5,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::header::{self, HeaderMap};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use relay_site::{Answer, ROOMS, Route, Table};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use super::http::{Body, HEAD_BYTES_MAX, TEXT, answer, method_not_allowed};
+use super::http::{HEAD_BYTES_MAX, HeaderLines, response};
 use crate::host::Host;
 
 /// Sockets served at a time on the address of its own; others wait.
@@ -22,18 +22,16 @@ const SOCKETS_MAX: usize = 32;
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Answers a read of `/metrics`.
-pub(super) async fn respond(host: &Host, headers: &HeaderMap, peer: IpAddr) -> Response<Body> {
+pub(super) async fn answer(host: &Host, headers: &HeaderMap, peer: IpAddr) -> Answer {
     if !host.metrics_readers.include(peer) {
-        return answer(StatusCode::FORBIDDEN, TEXT, "metrics are not for this address\n".into());
+        return Answer::error(403, "metrics are not for this address");
     }
     if let Some(token) = &host.settings.metrics.token
         && !bears(headers, token)
     {
-        let mut response = answer(StatusCode::UNAUTHORIZED, TEXT, "metrics want a bearer token\n".into());
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        return response;
+        return Answer::error(401, "metrics want a bearer token").with("www-authenticate", "Bearer");
     }
-    answer(StatusCode::OK, OPEN_METRICS, host.metrics_text().await.into())
+    Answer::new(200, OPEN_METRICS, host.metrics_text().await)
 }
 
 /// Whether the Authorization header bears `token`. Takes as long whatever of it is right.
@@ -54,6 +52,7 @@ pub(crate) async fn run(host: Arc<Host>, listener: TcpListener) {
     let network = &host.settings.network;
     let handshake = Duration::from_secs(network.handshake_seconds);
     let all = handshake.saturating_add(Duration::from_secs(network.write_stall_seconds));
+    let table = Arc::new(Table::new(ROOMS, |route| route == Route::Metrics));
     let seats = Arc::new(Semaphore::new(SOCKETS_MAX));
     loop {
         let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
@@ -65,18 +64,18 @@ pub(crate) async fn run(host: Arc<Host>, listener: TcpListener) {
                 continue;
             }
         };
-        let host = Arc::clone(&host);
+        let (host, table) = (Arc::clone(&host), Arc::clone(&table));
         tokio::spawn(async move {
             let _seat = seat;
             let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
-                let host = Arc::clone(&host);
+                let (host, table) = (Arc::clone(&host), Arc::clone(&table));
                 async move {
-                    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-                    Ok::<_, Infallible>(match request.uri().path() {
-                        "/metrics" if is_read => respond(&host, request.headers(), peer.ip()).await,
-                        "/metrics" => method_not_allowed(),
-                        _ => answer(StatusCode::NOT_FOUND, TEXT, "not found\n".into()),
-                    })
+                    let (method, path) = (request.method().as_str(), request.uri().path());
+                    let found = table.find(method, path, &HeaderLines(request.headers()));
+                    Ok::<_, Infallible>(response(match found.endpoint {
+                        Ok(_) => answer(&host, request.headers(), peer.ip()).await,
+                        Err(answer) => answer,
+                    }))
                 }
             });
             let served = http1::Builder::new()
@@ -92,6 +91,8 @@ pub(crate) async fn run(host: Arc<Host>, listener: TcpListener) {
 
 #[cfg(test)]
 mod tests {
+    use hyper::header::HeaderValue;
+
     use super::*;
 
     #[test]

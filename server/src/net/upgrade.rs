@@ -8,20 +8,14 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use relay_engine::relay::{ConnId, Peer};
 use relay_engine::store::Backend;
+use relay_site::Answer;
 use tokio::net::TcpStream;
 use tungstenite::handshake::derive_accept_key;
 
 use super::conn;
-use super::http::{Body, answer};
+use super::http::{Body, response};
 use crate::host::Place;
 use crate::shard::{Seat, Shard};
-
-const TEXT: &str = "text/plain; charset=utf-8";
-
-/// Whether a client asks for a WebSocket.
-pub(super) fn is_wanted(request: &Request<Incoming>) -> bool {
-    has_token(request.headers(), header::UPGRADE, "websocket")
-}
 
 /// Whether a comma-separated header has this word, in any case.
 fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
@@ -48,10 +42,7 @@ pub(super) fn upgrade<B: Backend + 'static>(
     }
     let connected = shard.host.place().and_then(|place| Some((place, shard.connect(Peer { host })?)));
     let Some((place, id)) = connected else {
-        let mut response =
-            answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "no room for another connection\n".into());
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("30"));
-        return response;
+        return response(Answer::error(503, "no room for another connection").with("retry-after", "30"));
     };
     let session = Session { shard: Rc::clone(shard), id, _place: place };
     let upgraded = hyper::upgrade::on(&mut request);
@@ -87,27 +78,22 @@ enum Fault {
 }
 
 fn refuse(fault: Fault) -> Response<Body> {
-    match fault {
-        Fault::Malformed(words) => answer(StatusCode::BAD_REQUEST, TEXT, words.into()),
-        Fault::Version => {
-            let words = "only version 13 of the protocol is spoken here\n".into();
-            let mut response = answer(StatusCode::UPGRADE_REQUIRED, TEXT, words);
-            let headers = response.headers_mut();
-            headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-            response
-        }
-    }
+    response(match fault {
+        Fault::Malformed(words) => Answer::error(400, words),
+        Fault::Version => Answer::error(426, "only version 13 of the protocol is spoken here")
+            .with("sec-websocket-version", "13")
+            .with("upgrade", "websocket"),
+    })
 }
 
 /// The client's key, if its handshake keeps the rules.
 fn handshake_key(request: &Request<Incoming>) -> Result<Vec<u8>, Fault> {
     let headers = request.headers();
     if request.method() != Method::GET || request.version() != Version::HTTP_11 {
-        return Err(Fault::Malformed("a WebSocket begins with GET and HTTP/1.1\n"));
+        return Err(Fault::Malformed("a WebSocket begins with GET and HTTP/1.1"));
     }
     if !has_token(headers, header::CONNECTION, "upgrade") {
-        return Err(Fault::Malformed("the Connection header must say Upgrade\n"));
+        return Err(Fault::Malformed("the Connection header must say Upgrade"));
     }
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         return Err(Fault::Version);
@@ -115,7 +101,7 @@ fn handshake_key(request: &Request<Incoming>) -> Result<Vec<u8>, Fault> {
     match headers.get(header::SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes) {
         // Base64 of sixteen bytes.
         Some(key) if key.len() == 24 => Ok(key.to_vec()),
-        _ => Err(Fault::Malformed("Sec-WebSocket-Key must be 24 characters\n")),
+        _ => Err(Fault::Malformed("Sec-WebSocket-Key must be 24 characters")),
     }
 }
 

@@ -1,22 +1,11 @@
-//! The NIP-11 document for clients and a page for people, both from what is enforced.
+//! The NIP-11 document for clients, from what is enforced.
 
 use serde_json::{Map, Value, json};
 
 use relay_engine::policy::Policy;
 use relay_engine::types::{Limits, SubId};
 
-use crate::Info;
-
-/// The NIPs the engine implements, whatever the settings.
-const NIPS: [u16; 11] = [1, 9, 11, 13, 17, 40, 42, 45, 59, 62, 70];
-/// Served if [`Policy::eose_hints`] says so.
-const EOSE_HINTS_NIP: u16 = 67;
-
-/// The page, with places to fill in.
-const TEMPLATE: &str = include_str!("page.html");
-
-/// The relay's picture, which every host serves as `/icon.svg`.
-pub const ICON_SVG: &str = include_str!("icon.svg");
+use crate::{Info, ROOMS, page};
 
 /// What there is to tell, as it is enforced.
 #[derive(Clone, Copy, Debug)]
@@ -34,9 +23,9 @@ pub struct About<'a> {
 impl About<'_> {
     /// The NIPs that are served, ascending.
     pub fn supported_nips(&self) -> Vec<u16> {
-        let hints = self.policy.eose_hints.then_some(EOSE_HINTS_NIP);
-        let mut nips: Vec<u16> = NIPS.into_iter().chain(hints).collect();
+        let mut nips: Vec<u16> = ROOMS.iter().flat_map(|room| (room.nips)(self)).collect();
         nips.sort_unstable();
+        nips.dedup();
         nips
     }
 
@@ -47,7 +36,7 @@ impl About<'_> {
 
     /// The page for browsers; `fallback` is the address shown without a URL and without scripts.
     pub fn page(&self, fallback: &str) -> String {
-        page(self, fallback)
+        page::render(self, fallback)
     }
 }
 
@@ -108,118 +97,6 @@ fn own_icon(url: &str) -> Option<String> {
     Some(format!("{scheme}://{place}/icon.svg"))
 }
 
-fn page(about: &About<'_>, fallback: &str) -> String {
-    let About { info, limits, policy, url } = about;
-    let nips: Vec<String> = about
-        .supported_nips()
-        .iter()
-        .map(|nip| {
-            format!(r#"<a href="https://github.com/nostr-protocol/nips/blob/master/{nip:02}.md">{nip}</a>"#)
-        })
-        .collect();
-    let mut rows: Vec<(&str, String)> = vec![
-        ("Largest message", bytes(limits.message_bytes_max)),
-        ("Largest event", bytes(limits.event_bytes_max)),
-        ("Tags in an event", grouped(limits.event_tags_max as u64)),
-        ("Characters of content", grouped(limits.content_chars_max as u64)),
-        ("Subscriptions a connection", grouped(limits.subscriptions_max as u64)),
-        ("Filters a request", grouped(limits.filters_max as u64)),
-        ("Values in the filters of a request", grouped(limits.filter_values_max as u64)),
-        ("Stored events a filter", {
-            let (max, default) = (u64::from(limits.limit_max), u64::from(limits.limit_default));
-            format!("up to {}, {} if no limit is given", grouped(max), grouped(default))
-        }),
-        ("Time of an event", {
-            let ahead = format!("at most {} seconds ahead", grouped(limits.created_at_ahead_seconds_max));
-            match limits.created_at_age_seconds_max {
-                Some(age) => format!("{ahead}, {} seconds back", grouped(age)),
-                None => format!("{ahead}, any age"),
-            }
-        }),
-    ];
-    if limits.pow_bits_min > 0 {
-        rows.push(("Proof of work", format!("{} bits", limits.pow_bits_min)));
-    }
-    if policy.auth_required {
-        rows.push(("Authentication", "required (NIP-42)".to_owned()));
-    }
-    let rows: String =
-        rows.iter().map(|(name, value)| format!("<tr><th>{name}</th><td>{value}</td></tr>\n")).collect();
-    let contact = info
-        .contact
-        .as_deref()
-        .map_or_else(String::new, |contact| format!("<h2>Contact</h2>\n<p>{}</p>", escape(contact)));
-    let fill: [(&str, String); 9] = [
-        ("{{icon}}", escape(info.icon.as_deref().unwrap_or("/icon.svg"))),
-        ("{{name}}", escape(&info.name)),
-        ("{{description}}", escape(&info.description)),
-        ("{{url}}", escape(url.unwrap_or(fallback))),
-        ("{{url_is_set}}", url.is_some().to_string()),
-        ("{{nips}}", nips.join(" ")),
-        ("{{limits}}", rows),
-        ("{{contact}}", contact),
-        ("{{version}}", env!("CARGO_PKG_VERSION").to_owned()),
-    ];
-    fill_in(TEMPLATE, &fill)
-}
-
-/// Replaces each place once over the template only, so that nothing an operator wrote is taken for a place.
-fn fill_in(template: &str, fill: &[(&str, String)]) -> String {
-    let mut out = String::with_capacity(template.len() * 2);
-    let mut rest = template;
-    while let Some(start) = rest.find("{{") {
-        out.push_str(&rest[..start]);
-        rest = &rest[start..];
-        match fill.iter().find(|(place, _)| rest.starts_with(place)) {
-            Some((place, value)) => {
-                out.push_str(value);
-                rest = &rest[place.len()..];
-            }
-            None => {
-                out.push_str("{{");
-                rest = &rest[2..];
-            }
-        }
-    }
-    out.push_str(rest);
-    out
-}
-
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            other => out.push(other),
-        }
-    }
-    out
-}
-
-fn bytes(count: usize) -> String {
-    match count {
-        _ if count >= 1 << 20 && count.is_multiple_of(1 << 20) => format!("{} MiB", count >> 20),
-        _ if count >= 1 << 10 && count.is_multiple_of(1 << 10) => format!("{} KiB", count >> 10),
-        _ => format!("{} bytes", grouped(count as u64)),
-    }
-}
-
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -260,17 +137,6 @@ mod tests {
     }
 
     #[test]
-    fn the_page_shows_what_the_operator_wrote_and_nothing_more() {
-        let info = Info { name: "<b>{{url}} & co".into(), ..Info::default() };
-        let (limits, policy) = (Limits::default(), Policy::default());
-        let url = Some("wss://relay.example");
-        let page = About { info: &info, limits: &limits, policy: &policy, url }.page("");
-        assert!(page.contains("&lt;b&gt;{{url}} &amp; co"));
-        assert!(page.contains("wss://relay.example") && page.contains("2 MiB"));
-        assert_eq!(page.matches("{{").count(), page.matches("{{url}} &amp; co").count());
-    }
-
-    #[test]
     fn a_relay_that_knows_its_url_has_a_picture_of_its_own() {
         let (limits, policy) = (Limits::default(), Policy::default());
         let icon = |url, own: Option<&str>| {
@@ -288,14 +154,6 @@ mod tests {
             assert_eq!(icon(url, None), want);
             assert_eq!(icon(url, Some("https://a.example/b.png")), "https://a.example/b.png");
         }
-        assert!(ICON_SVG.starts_with("<svg ") && ICON_SVG.len() < 1_000);
-    }
-
-    #[test]
-    fn numbers_are_grouped() {
-        let cases = [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")];
-        for (number, want) in cases {
-            assert_eq!(grouped(number), want);
-        }
+        assert!(page::ICON_SVG.starts_with("<svg ") && page::ICON_SVG.len() < 1_000);
     }
 }

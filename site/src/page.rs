@@ -1,0 +1,126 @@
+//! The page for people and the relay's picture.
+
+use crate::nip11::About;
+use crate::room::ROOMS;
+
+/// The page, with places to fill in.
+const TEMPLATE: &str = include_str!("page.html");
+
+/// The relay's picture, which every host serves as `/icon.svg`.
+pub const ICON_SVG: &str = include_str!("icon.svg");
+
+/// The page; `fallback` is the address shown without a URL and without scripts.
+pub(crate) fn render(about: &About<'_>, fallback: &str) -> String {
+    let About { info, url, .. } = about;
+    let nips: Vec<String> = about
+        .supported_nips()
+        .iter()
+        .map(|nip| {
+            format!(r#"<a href="https://github.com/nostr-protocol/nips/blob/master/{nip:02}.md">{nip}</a>"#)
+        })
+        .collect();
+    let sections: String = ROOMS.iter().map(|room| (room.section)(about)).collect();
+    let contact = info
+        .contact
+        .as_deref()
+        .map_or_else(String::new, |contact| format!("<h2>Contact</h2>\n<p>{}</p>", escape(contact)));
+    let fill: [(&str, String); 9] = [
+        ("{{icon}}", escape(info.icon.as_deref().unwrap_or("/icon.svg"))),
+        ("{{name}}", escape(&info.name)),
+        ("{{description}}", escape(&info.description)),
+        ("{{url}}", escape(url.unwrap_or(fallback))),
+        ("{{url_is_set}}", url.is_some().to_string()),
+        ("{{nips}}", nips.join(" ")),
+        ("{{sections}}", sections),
+        ("{{contact}}", contact),
+        ("{{version}}", env!("CARGO_PKG_VERSION").to_owned()),
+    ];
+    fill_in(TEMPLATE, &fill)
+}
+
+/// Replaces each place once over the template only, so that nothing an operator wrote is taken for a place.
+fn fill_in(template: &str, fill: &[(&str, String)]) -> String {
+    let mut out = String::with_capacity(template.len() * 2);
+    let mut rest = template;
+    while let Some(start) = rest.find("{{") {
+        out.push_str(&rest[..start]);
+        rest = &rest[start..];
+        match fill.iter().find(|(place, _)| rest.starts_with(place)) {
+            Some((place, value)) => {
+                out.push_str(value);
+                rest = &rest[place.len()..];
+            }
+            None => {
+                out.push_str("{{");
+                rest = &rest[2..];
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+/// A size in the largest unit that fits.
+pub(crate) fn bytes(count: usize) -> String {
+    match count {
+        _ if count >= 1 << 20 && count.is_multiple_of(1 << 20) => format!("{} MiB", count >> 20),
+        _ if count >= 1 << 10 && count.is_multiple_of(1 << 10) => format!("{} KiB", count >> 10),
+        _ => format!("{} bytes", grouped(count as u64)),
+    }
+}
+
+/// Digits in groups of three.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use relay_engine::policy::Policy;
+    use relay_engine::types::Limits;
+
+    use super::*;
+    use crate::Info;
+
+    #[test]
+    fn the_page_shows_what_the_operator_wrote_and_nothing_more() {
+        let info = Info { name: "<b>{{url}} & co".into(), ..Info::default() };
+        let (limits, policy) = (Limits::default(), Policy::default());
+        let url = Some("wss://relay.example");
+        let page = About { info: &info, limits: &limits, policy: &policy, url }.page("");
+        assert!(page.contains("&lt;b&gt;{{url}} &amp; co"));
+        assert!(page.contains("wss://relay.example") && page.contains("2 MiB"));
+        assert_eq!(page.matches("{{").count(), page.matches("{{url}} &amp; co").count());
+    }
+
+    #[test]
+    fn numbers_are_grouped() {
+        let cases = [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")];
+        for (number, want) in cases {
+            assert_eq!(grouped(number), want);
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The relay itself: the WebSocket, NIP-11, the page, health and metrics.
+
+use crate::nip11::About;
+use crate::page::{bytes, grouped};
+use crate::room::Room;
+use crate::route::{Bounds, Endpoint, Route, Wants};
+
+/// The NIPs the engine implements, whatever the settings.
+const NIPS: [u16; 11] = [1, 9, 11, 13, 17, 40, 42, 45, 59, 62, 70];
+/// Served if `policy.eose_hints` says so.
+const EOSE_HINTS_NIP: u16 = 67;
+
+pub(crate) const ROOM: Room =
+    Room { endpoints: ENDPOINTS, nips, settings: &["url", "info", "limits", "policy"], section };
+
+/// A read that takes no body to speak of and is answered from memory.
+const READ: Endpoint = Endpoint {
+    method: "GET",
+    path: "/",
+    wants: Wants::Anything,
+    route: Route::Page,
+    any_origin: false,
+    bounds: Bounds { body_bytes_max: 4 << 10, idle_seconds: 10, total_seconds: 60 },
+};
+
+// NIP-11: «Relays MUST accept CORS requests».
+const ENDPOINTS: &[Endpoint] = &[
+    Endpoint { wants: Wants::WebSocket, route: Route::Socket, any_origin: true, ..READ },
+    Endpoint {
+        wants: Wants::Type("application/nostr+json"),
+        route: Route::Information,
+        any_origin: true,
+        ..READ
+    },
+    Endpoint { any_origin: true, ..READ },
+    Endpoint { path: "/icon.svg", route: Route::Icon, any_origin: true, ..READ },
+    // Browsers ask for it under its old name too.
+    Endpoint { path: "/favicon.ico", route: Route::Icon, any_origin: true, ..READ },
+    Endpoint { path: "/health", route: Route::Health, ..READ },
+    Endpoint { path: "/metrics", route: Route::Metrics, ..READ },
+];
+
+fn nips(about: &About<'_>) -> Vec<u16> {
+    let hints = about.policy.eose_hints.then_some(EOSE_HINTS_NIP);
+    NIPS.into_iter().chain(hints).collect()
+}
+
+/// The bounds that clients meet.
+fn section(about: &About<'_>) -> String {
+    let About { limits, policy, .. } = about;
+    let mut rows: Vec<(&str, String)> = vec![
+        ("Largest message", bytes(limits.message_bytes_max)),
+        ("Largest event", bytes(limits.event_bytes_max)),
+        ("Tags in an event", grouped(limits.event_tags_max as u64)),
+        ("Characters of content", grouped(limits.content_chars_max as u64)),
+        ("Subscriptions a connection", grouped(limits.subscriptions_max as u64)),
+        ("Filters a request", grouped(limits.filters_max as u64)),
+        ("Values in the filters of a request", grouped(limits.filter_values_max as u64)),
+        ("Stored events a filter", {
+            let (max, default) = (u64::from(limits.limit_max), u64::from(limits.limit_default));
+            format!("up to {}, {} if no limit is given", grouped(max), grouped(default))
+        }),
+        ("Time of an event", {
+            let ahead = format!("at most {} seconds ahead", grouped(limits.created_at_ahead_seconds_max));
+            match limits.created_at_age_seconds_max {
+                Some(age) => format!("{ahead}, {} seconds back", grouped(age)),
+                None => format!("{ahead}, any age"),
+            }
+        }),
+    ];
+    if limits.pow_bits_min > 0 {
+        rows.push(("Proof of work", format!("{} bits", limits.pow_bits_min)));
+    }
+    if policy.auth_required {
+        rows.push(("Authentication", "required (NIP-42)".to_owned()));
+    }
+    let rows: String =
+        rows.iter().map(|(name, value)| format!("<tr><th>{name}</th><td>{value}</td></tr>\n")).collect();
+    format!("<h2>Limits</h2>\n<table>\n{rows}</table>\n")
+}

@@ -1,0 +1,301 @@
+//! What a request is for: one table of both hosts, made of what the [`ROOMS`](crate::ROOMS) add.
+//!
+//! Paths are matched by `matchit`, the router of axum. Which methods a path takes, and so `Allow`, HEAD, OPTIONS and
+//! CORS, follows from its endpoints.
+
+use crate::answer::Answer;
+use crate::room::Room;
+
+/// What a host answers with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// A WebSocket, by a shard.
+    Socket,
+    /// The NIP-11 document.
+    Information,
+    /// The page for browsers.
+    Page,
+    /// The relay's picture.
+    Icon,
+    /// Whether the relay works.
+    Health,
+    /// Numbers for Prometheus.
+    Metrics,
+}
+
+/// One thing that is answered at one path.
+#[derive(Clone, Copy, Debug)]
+pub struct Endpoint {
+    /// In capitals. `GET` stands for HEAD too, unless a WebSocket is wanted.
+    pub method: &'static str,
+    /// The path, in which `{name}` stands for a segment and `{*name}` for the rest.
+    pub path: &'static str,
+    /// What of the headers decides.
+    pub wants: Wants,
+    /// Who answers.
+    pub route: Route,
+    /// Whether pages of any origin may ask (CORS); that holds for the path if it holds for one of its endpoints.
+    pub any_origin: bool,
+    /// How much is taken, and for how long.
+    pub bounds: Bounds,
+}
+
+/// What a request must ask for beside its path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wants {
+    /// Nothing more.
+    Anything,
+    /// `Upgrade: websocket`.
+    WebSocket,
+    /// An `Accept` header that names this type.
+    Type(&'static str),
+}
+
+/// How much of a request is taken, and for how long. A platform may have narrower bounds of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Largest body, in bytes.
+    pub body_bytes_max: usize,
+    /// Seconds between two pieces of the body.
+    pub idle_seconds: u32,
+    /// Seconds from the end of the head to the end of the answer.
+    pub total_seconds: u32,
+}
+
+/// The headers of a request, however a host keeps them.
+pub trait Headers {
+    /// Whether `test` holds for a value of the header `name`, which is in lowercase.
+    fn any(&self, name: &str, test: &mut dyn FnMut(&str) -> bool) -> bool;
+}
+
+impl Headers for [(&str, &str)] {
+    fn any(&self, name: &str, test: &mut dyn FnMut(&str) -> bool) -> bool {
+        self.iter().any(|(own, value)| own.eq_ignore_ascii_case(name) && test(value))
+    }
+}
+
+/// All endpoints, by path.
+#[derive(Debug)]
+pub struct Table {
+    paths: matchit::Router<Path>,
+}
+
+/// The endpoints of one path.
+#[derive(Debug)]
+struct Path {
+    endpoints: Vec<Endpoint>,
+    /// Its methods, as the `Allow` header names them.
+    allow: String,
+    any_origin: bool,
+    /// The `Accept` header decides.
+    varies: bool,
+}
+
+/// What a request has been found to be for.
+#[derive(Debug)]
+pub struct Found<'t, 'p> {
+    /// The endpoint, or the answer where there is none: to OPTIONS, to a method the path does not take, to a path that
+    /// does not exist. The answer lacks [`Found::headers`] too.
+    pub endpoint: Result<&'t Endpoint, Answer>,
+    path: Option<&'t Path>,
+    params: Option<matchit::Params<'t, 'p>>,
+}
+
+impl Table {
+    /// The endpoints of `rooms` whose routes are `served` here.
+    ///
+    /// # Panics
+    /// If two patterns of paths contradict each other.
+    pub fn new(rooms: &[Room], served: impl Fn(Route) -> bool) -> Self {
+        let mut by_path: Vec<(&'static str, Vec<Endpoint>)> = Vec::new();
+        let endpoints = rooms.iter().flat_map(|room| room.endpoints);
+        for endpoint in endpoints.filter(|endpoint| served(endpoint.route)) {
+            match by_path.iter_mut().find(|(path, _)| *path == endpoint.path) {
+                Some((_, endpoints)) => endpoints.push(*endpoint),
+                None => by_path.push((endpoint.path, vec![*endpoint])),
+            }
+        }
+        let mut paths = matchit::Router::new();
+        for (path, endpoints) in by_path {
+            paths.insert(path, Path::new(endpoints)).unwrap_or_else(|error| panic!("{path}: {error}"));
+        }
+        Table { paths }
+    }
+
+    /// What a request is for. `method` in capitals, `path` as it is in the URL, without the query.
+    pub fn find<'t, 'p>(
+        &'t self,
+        method: &str,
+        path: &'p str,
+        headers: &(impl Headers + ?Sized),
+    ) -> Found<'t, 'p> {
+        let Ok(matchit::Match { value: path, params }) = self.paths.at(path) else {
+            return Found { endpoint: Err(Answer::error(404, "not found")), path: None, params: None };
+        };
+        let endpoint = path.endpoints.iter().find(|endpoint| endpoint.takes(method, headers));
+        let endpoint = endpoint.ok_or_else(|| match method {
+            "OPTIONS" => Answer::empty(204).with("allow", path.allow.clone()),
+            _ => Answer::error(405, "method not allowed").with("allow", path.allow.clone()),
+        });
+        Found { endpoint, path: Some(path), params: Some(params) }
+    }
+}
+
+impl Endpoint {
+    fn takes(&self, method: &str, headers: &(impl Headers + ?Sized)) -> bool {
+        let is_head = method == "HEAD" && self.method == "GET" && self.wants != Wants::WebSocket;
+        (self.method == method || is_head)
+            && match self.wants {
+                Wants::Anything => true,
+                Wants::WebSocket => headers.any("upgrade", &mut |value| {
+                    value.split(',').any(|word| word.trim().eq_ignore_ascii_case("websocket"))
+                }),
+                Wants::Type(wanted) => headers.any("accept", &mut |value| {
+                    value
+                        .as_bytes()
+                        .windows(wanted.len())
+                        .any(|part| part.eq_ignore_ascii_case(wanted.as_bytes()))
+                }),
+            }
+    }
+}
+
+impl Path {
+    fn new(endpoints: Vec<Endpoint>) -> Self {
+        let mut methods: Vec<&str> = Vec::new();
+        for endpoint in &endpoints {
+            let own: &[&str] = match endpoint.method {
+                "GET" => &["GET", "HEAD"],
+                _ => std::slice::from_ref(&endpoint.method),
+            };
+            for method in own {
+                if !methods.contains(method) {
+                    methods.push(method);
+                }
+            }
+        }
+        methods.push("OPTIONS");
+        Path {
+            allow: methods.join(", "),
+            any_origin: endpoints.iter().any(|endpoint| endpoint.any_origin),
+            varies: endpoints.iter().any(|endpoint| matches!(endpoint.wants, Wants::Type(_))),
+            endpoints,
+        }
+    }
+}
+
+impl<'t> Found<'t, '_> {
+    /// What `{name}` in the endpoint's path stands for here.
+    pub fn param(&self, name: &str) -> Option<&str> {
+        self.params.as_ref()?.get(name)
+    }
+
+    /// What the table adds to the headers of the answer, whoever gives it.
+    pub fn headers(&self) -> impl Iterator<Item = (&'static str, &'t str)> + use<'t> {
+        let path = self.path;
+        // Browsers do not count Authorization among `*`.
+        let cors = path.filter(|path| path.any_origin).into_iter().flat_map(|path| {
+            [
+                ("access-control-allow-origin", "*"),
+                ("access-control-allow-headers", "*, Authorization"),
+                ("access-control-allow-methods", path.allow.as_str()),
+                ("access-control-expose-headers", "*"),
+            ]
+        });
+        let vary = path.is_some_and(|path| path.varies).then_some(("vary", "accept"));
+        cors.chain(vary)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::ROOMS;
+    use crate::room::Room;
+
+    /// The table of cases that both hosts are tested with.
+    const CASES: &str = include_str!("../tests/routes.json");
+
+    #[test]
+    fn requests_go_where_they_should() {
+        let table = Table::new(ROOMS, |_| true);
+        let cases: Vec<Value> = serde_json::from_str(CASES).unwrap();
+        for case in &cases {
+            let text = |name: &str| case[name].as_str().unwrap();
+            let empty = serde_json::Map::new();
+            let sent: Vec<(&str, &str)> = case["headers"]
+                .as_object()
+                .unwrap_or(&empty)
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_str().unwrap()))
+                .collect();
+            let path = text("path").split('?').next().unwrap();
+            let found = table.find(text("method"), path, sent.as_slice());
+            let (route, answer) = match &found.endpoint {
+                Ok(endpoint) => (format!("{:?}", endpoint.route), None),
+                Err(answer) => {
+                    assert_eq!(Value::from(answer.status), case["status"], "{case}");
+                    ("none".to_owned(), Some(answer))
+                }
+            };
+            assert_eq!(route, text("route"), "{case}");
+            let own = answer.into_iter().flat_map(|answer| &answer.headers);
+            let mut told: Vec<(&str, &str)> = own.map(|(name, value)| (*name, &**value)).collect();
+            told.extend(found.headers());
+            for (name, want) in case["answer"].as_object().into_iter().flatten() {
+                let value = told.iter().find(|(own, _)| own == name).map(|(_, value)| *value);
+                // What the endpoint itself says is the hosts' to show.
+                if value.is_some() || answer.is_some() {
+                    assert_eq!(value, want.as_str(), "{name} of {case}");
+                }
+            }
+        }
+        let routes = ["Socket", "Information", "Page", "Icon", "Health", "Metrics", "none"];
+        for route in routes {
+            assert!(cases.iter().any(|case| case["route"] == route), "no case for {route}");
+        }
+    }
+
+    #[test]
+    fn a_room_adds_paths_methods_and_cors() {
+        const BLOB: Endpoint = Endpoint {
+            method: "GET",
+            path: "/{sha256}",
+            wants: Wants::Anything,
+            route: Route::Page,
+            any_origin: true,
+            bounds: Bounds { body_bytes_max: 0, idle_seconds: 1, total_seconds: 1 },
+        };
+        const UPLOAD: Endpoint = Endpoint { method: "PUT", path: "/upload", ..BLOB };
+        let delete = Endpoint { method: "DELETE", ..BLOB };
+        let room =
+            |endpoints| Room { endpoints, nips: |_| Vec::new(), settings: &[], section: |_| String::new() };
+        let endpoints: &'static [Endpoint] = vec![BLOB, delete, UPLOAD].leak();
+        let relay = room(ROOMS[0].endpoints);
+        let table = Table::new(&[relay, room(endpoints)], |route| route != Route::Metrics);
+        let find = |method, path| table.find(method, path, [].as_slice());
+
+        let found = find("GET", "/b1674191a88ec5cd");
+        assert_eq!(found.endpoint.as_ref().unwrap().path, "/{sha256}");
+        assert_eq!(found.param("sha256"), Some("b1674191a88ec5cd"));
+        assert_eq!(find("GET", "/health").endpoint.unwrap().route, Route::Health);
+        // Not served here, so it is a name like any other.
+        assert_eq!(find("GET", "/metrics").param("sha256"), Some("metrics"));
+        assert_eq!(find("DELETE", "/abc").endpoint.unwrap().method, "DELETE");
+        let allow = |method, path| {
+            let answer = find(method, path).endpoint.unwrap_err();
+            let allow = answer.headers.iter().find(|(name, _)| *name == "allow");
+            (answer.status, allow.map(|(_, value)| value.to_string()))
+        };
+        assert_eq!(allow("POST", "/abc"), (405, Some("GET, HEAD, DELETE, OPTIONS".into())));
+        assert_eq!(allow("OPTIONS", "/upload"), (204, Some("PUT, OPTIONS".into())));
+        assert_eq!(allow("GET", "/upload"), (405, Some("PUT, OPTIONS".into())));
+        assert_eq!(allow("GET", "/a/b"), (404, None));
+        let methods =
+            |path| find("GET", path).headers().find(|(name, _)| *name == "access-control-allow-methods");
+        assert_eq!(methods("/upload"), Some(("access-control-allow-methods", "PUT, OPTIONS")));
+        assert_eq!(methods("/health"), None);
+    }
+}
