@@ -56,7 +56,7 @@ struct RawTags<'a> {
 /// Reads one event object, with nothing but white space around it. Costs no allocation.
 ///
 /// # Errors
-/// [`WireError`] about [`About::Event`] with the id, if one could be found.
+/// [`WireError`] about [`About::Event`](super::About::Event) with the id, if one could be found.
 pub fn parse_event(json: &[u8]) -> Result<RawEvent<'_>, WireError> {
     let mut cursor = Cursor::new(json);
     cursor.white_space();
