@@ -94,8 +94,8 @@ test('the script is small', () => {
   const compressed = gzipSync(wasm).length
   console.log(`wasm: ${wasm.length} bytes, ${compressed} as gzip`)
   // The platform takes 64 MiB, formerly 3 MB compressed. What a start costs is in start.test.mjs.
-  assert.ok(wasm.length < 3_000_000, `${wasm.length} bytes`)
-  assert.ok(compressed < 1_800_000, `${compressed} bytes`)
+  assert.ok(wasm.length < 3_200_000, `${wasm.length} bytes`)
+  assert.ok(compressed < 1_950_000, `${compressed} bytes`)
 })
 
 test('wrangler reads wrangler.toml and knows every binding', () => {
