@@ -20,6 +20,9 @@ enum Command {
     Test {
         /// Parts to run, by the names that `--list` prints; all if none are given
         parts: Vec<String>,
+        /// What to run between edits: the engine and the native host, without workerd, oracle runs and benches
+        #[arg(long, conflicts_with = "parts")]
+        quick: bool,
         /// Print the parts and stop
         #[arg(long)]
         list: bool,
@@ -44,6 +47,7 @@ fn main() -> anyhow::Result<()> {
             test::list();
             Ok(())
         }
+        Command::Test { quick: true, .. } => test::run_quick(),
         Command::Test { parts, .. } => test::run_all(&parts),
         Command::Edge(edge) => edge.run(),
         Command::Fuzz { target, seconds } => fuzz::run(&target, seconds),

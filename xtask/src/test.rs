@@ -54,18 +54,41 @@ const PARTS: &[Part] = &[
     Part { name: "benches", about: "bench programs run once, and their answers hold", run: benches },
 ];
 
+/// What a contributor runs between edits.
+const QUICK: &[Part] = &[
+    Part { name: "format", about: "rustfmt finds nothing to change", run: format },
+    Part {
+        name: "lint",
+        about: "clippy on the engine and the native host, warnings denied",
+        run: lint_quick,
+    },
+    Part {
+        name: "tests",
+        about: "their tests, the real binary and the simulator included; not those of the store over SQLite",
+        run: tests_quick,
+    },
+];
+
 pub(crate) fn list() {
     for part in PARTS {
-        eprintln!("{:12} {}", part.name, part.about);
+        eprintln!("{:14} {}", part.name, part.about);
     }
+}
+
+pub(crate) fn run_quick() -> anyhow::Result<()> {
+    run_parts(QUICK.iter())
 }
 
 pub(crate) fn run_all(names: &[String]) -> anyhow::Result<()> {
     if let Some(unknown) = names.iter().find(|name| PARTS.iter().all(|part| part.name != *name)) {
         bail!("there is no part called {unknown}; `cargo xtask test --list` names them");
     }
+    run_parts(PARTS.iter().filter(|part| part.chosen(names)))
+}
+
+fn run_parts<'a>(parts: impl Iterator<Item = &'a Part>) -> anyhow::Result<()> {
     let mut times = Vec::new();
-    for part in PARTS.iter().filter(|part| part.chosen(names)) {
+    for part in parts {
         eprintln!("\n== {}: {}", part.name, part.about);
         let started = Instant::now();
         (part.run)().with_context(|| format!("part {} failed", part.name))?;
@@ -73,7 +96,7 @@ pub(crate) fn run_all(names: &[String]) -> anyhow::Result<()> {
     }
     eprintln!("\nAll parts passed:");
     for (name, seconds) in times {
-        eprintln!("  {name:12} {seconds:5} s");
+        eprintln!("  {name:14} {seconds:5} s");
     }
     Ok(())
 }
@@ -93,6 +116,30 @@ fn lint() -> anyhow::Result<()> {
         "-D",
         "warnings",
     ]))
+}
+
+/// The packages that most edits are in; others find out in the whole test.
+const QUICK_PACKAGES: [&str; 8] = [
+    "--package",
+    "relay-engine",
+    "--package",
+    "relay-about",
+    "--package",
+    "relay-server",
+    "--package",
+    "relay-simulator",
+];
+
+fn lint_quick() -> anyhow::Result<()> {
+    let mut command = cargo(&["clippy", "--locked", "--quiet", "--all-targets"]);
+    run(command.args(QUICK_PACKAGES).args(["--", "-D", "warnings"]))
+}
+
+fn tests_quick() -> anyhow::Result<()> {
+    // All but `store_sql`, which takes longer than the others together.
+    let globs = ["[!s]*", "s[!t]*", "store_[!s]*", "store_scan_cost"];
+    let mut command = cargo(&["test", "--locked", "--quiet", "--lib"]);
+    run(command.args(QUICK_PACKAGES).args(globs.iter().flat_map(|glob| ["--test", glob])))
 }
 
 fn docs() -> anyhow::Result<()> {
