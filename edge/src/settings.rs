@@ -5,6 +5,7 @@
 //! | `RELAY_NAME`, `RELAY_DESCRIPTION`, `RELAY_PUBKEY`, `RELAY_CONTACT` | NIP-11 |
 //! | `RELAY_PRIVATE_KEY` | secret, 64 hex digits: the relay's own key; NIP-11 tells its public half as `self` |
 //! | `ADMIN_PUBKEYS` | secret: authors who may always write, separated by commas; beside `policy.admin_pubkeys` |
+//! | `METRICS_TOKEN` | secret: `/metrics` is then for those who send it as `Authorization: Bearer`, and for administrators (NIP-98) |
 //! | `RELAY_URL` | public `wss://` URL, as AUTH events name it; without it the Host header counts |
 //! | `RELAY_SHARDS` | number of shards, a power of two; 1 in this version |
 //! | `RELAY_LOCATION_HINT` | where new objects are placed: `weur`, `enam`, ... |
@@ -19,7 +20,8 @@ use relay_engine::store::sql::EVENT_BYTES_MAX;
 use relay_engine::types::{Filter, Kind, Limits, PubKey};
 use relay_engine::wire::parse_filter;
 use relay_site::{About, Info, LimitsDef, PolicyDef};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::own_key;
 use crate::shard::Shards;
@@ -41,7 +43,7 @@ const IN_FLIGHT_BYTES_MAX: usize = 16 << 20;
 const LOCATION_HINTS: [&str; 9] = ["wnam", "enam", "sam", "weur", "eeur", "apac", "oc", "afr", "me"];
 
 /// The effective settings.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// NIP-11: what the relay says about itself.
@@ -61,10 +63,30 @@ pub struct Settings {
     /// How many shards there are, and where.
     #[serde(skip)]
     pub placement: Placement,
+    /// What readers of `/metrics` must send.
+    #[serde(skip)]
+    pub metrics_token: Option<Secret>,
+}
+
+/// A text that no log shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
 }
 
 /// How an object looks after its sockets and its store.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ObjectSettings {
     /// Expired events are swept at most this often, in seconds. Nobody is sent them meanwhile.
@@ -98,7 +120,7 @@ impl Default for ObjectSettings {
 /// It is sent `POST https://consumer/events`, a line of JSON for each event: `{"seq":7,"event":{...}}`, `seq` null for
 /// ephemeral ones. A batch that is answered 2xx is taken; any other is sent again later. It begins with the first
 /// event stored after the consumer was configured.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConsumerSettings {
     /// Binding of the Durable Object's namespace in the Worker's configuration.
@@ -190,6 +212,13 @@ impl Settings {
                 settings.info.own_pubkey = Some(pubkey.to_string());
             }
         }
+        if let Some(token) = variable("METRICS_TOKEN") {
+            let token = token.trim();
+            if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+                return Err("METRICS_TOKEN: must be of visible ASCII characters".into());
+            }
+            settings.metrics_token = Some(Secret(token.to_owned()));
+        }
         if let Some(admins) = variable("ADMIN_PUBKEYS") {
             for admin in admins.split([',', ' ', '\n']).map(str::trim).filter(|admin| !admin.is_empty()) {
                 let admin = PubKey::from_hex(admin.as_bytes())
@@ -259,6 +288,19 @@ impl Settings {
         Config { limits: self.limits.clone(), policy: self.policy.clone(), url: self.url.clone() }
     }
 
+    /// The settings as JSON, without secrets.
+    pub fn without_secrets(&self) -> serde_json::Value {
+        let mut document = json!(self);
+        if let Some(document) = document.as_object_mut() {
+            let Placement { shards, location_hint, jurisdiction } = &self.placement;
+            let placement = json!({
+                "shards": shards.count(), "location_hint": location_hint, "jurisdiction": jurisdiction,
+            });
+            document.insert("placement".to_owned(), placement);
+        }
+        document
+    }
+
     /// What the relay says about itself.
     pub fn about(&self) -> About<'_> {
         About { info: &self.info, limits: &self.limits, policy: &self.policy, url: self.url.as_deref() }
@@ -313,16 +355,23 @@ mod tests {
         let secret = format!("{}3", "0".repeat(63));
         let public = "f9308a019258c31049344f85f89d5229b531c845836f99b08601f113bce036f9";
         let (one, two) = ("11".repeat(32), "22".repeat(32));
-        let settings =
-            load(&[("RELAY_PRIVATE_KEY", &secret), ("ADMIN_PUBKEYS", &format!("{one}, {two}"))]).unwrap();
+        let admins = format!("{one}, {two}");
+        let variables =
+            [("RELAY_PRIVATE_KEY", &*secret), ("ADMIN_PUBKEYS", &admins), ("METRICS_TOKEN", "s3cret")];
+        let settings = load(&variables).unwrap();
         assert_eq!(settings.info.own_pubkey.as_deref(), Some(public));
         assert_eq!(
             settings.policy.admin_pubkeys.iter().map(PubKey::to_string).collect::<Vec<_>>(),
-            [one, two]
+            [one.clone(), two]
         );
         assert!(settings.about().information().contains(&format!(r#""self":"{public}""#)));
         let debug = format!("{settings:?}");
-        assert!(!debug.contains(&secret), "{debug}");
+        let config = settings.without_secrets().to_string();
+        assert!(config.contains(&one) && config.contains("\"shards\":1"), "{config}");
+        for told in [debug, config] {
+            assert!(!told.contains(&secret) && !told.contains("s3cret"), "{told}");
+        }
+        assert_eq!(settings.metrics_token.unwrap().reveal(), "s3cret");
     }
 
     #[test]
@@ -349,6 +398,7 @@ mod tests {
             ("RELAY_PRIVATE_KEY", "nsec1", "RELAY_PRIVATE_KEY: is no private key"),
             ("RELAY_PRIVATE_KEY", zeros.as_str(), "RELAY_PRIVATE_KEY: is no private key"),
             ("ADMIN_PUBKEYS", "npub1", "ADMIN_PUBKEYS: `npub1`"),
+            ("METRICS_TOKEN", "two words", "METRICS_TOKEN: must be of visible ASCII characters"),
             ("RELAY_LOCATION_HINT", "europe", "RELAY_LOCATION_HINT: `europe` is none of wnam, "),
             ("RELAY_SHARDS", "0", "RELAY_SHARDS: 0 is no power of two from 1 to 4096"),
             ("RELAY_SHARDS", "3", "RELAY_SHARDS: 3 is no power of two"),

@@ -70,6 +70,39 @@ test('secrets: the public half of one is told, the other lets administrators wri
   await own.stop()
 })
 
+/** An Authorization header of NIP-98 for a GET. */
+const signed = (url, by) => {
+  const event = sign({ kind: 27235, tags: [['u', url], ['method', 'GET']] }, by)
+  return { authorization: `Nostr ${Buffer.from(JSON.stringify(event)).toString('base64')}` }
+}
+
+test('metrics are for those who have the token, and administrators sign for them and for the configuration', async () => {
+  const admin = generateSecretKey()
+  const vars = { METRICS_TOKEN: 's3cret', ADMIN_PUBKEYS: getPublicKey(admin) }
+  const own = await startEdge({ vars, config: { limits: { limit_max: 321, limit_default: 12 } } })
+  const get = async (path, headers = {}) => {
+    const response = await fetch(own.http + path, { headers })
+    return [response.status, await response.text(), response]
+  }
+  const [status, , response] = await get('/metrics')
+  assert.deepEqual([status, response.headers.get('www-authenticate')], [401, 'Bearer, Nostr'])
+  assert.equal((await get('/metrics', { authorization: 'Bearer wrong' }))[0], 401)
+  assert.match((await get('/metrics', { authorization: 'Bearer s3cret' }))[1], /relay_shard_up/)
+  const once = signed(`${own.http}/metrics`, admin)
+  assert.equal((await get('/metrics', once))[0], 200)
+  assert.deepEqual(JSON.parse((await get('/metrics', once))[1]), { error: 'the event has been used: each authorises one request' })
+  assert.equal((await get('/metrics', signed(`${own.http}/metrics`, generateSecretKey())))[0], 403)
+  assert.equal((await get('/metrics?all', signed(`${own.http}/metrics`, admin)))[0], 401)
+
+  assert.equal((await get('/relay/config.json', { authorization: 'Bearer s3cret' }))[0], 401)
+  const [found, text] = await get('/relay/config.json', signed(`${own.http}/relay/config.json`, admin))
+  assert.equal(found, 200, text)
+  const config = JSON.parse(text)
+  assert.deepEqual([config.limits.limit_max, config.policy.admin_pubkeys, config.host.placement.shards], [321, [getPublicKey(admin)], 1])
+  assert.ok(!text.includes('s3cret'))
+  await own.stop()
+})
+
 test('a configuration that is wrong is told, not guessed', async () => {
   const wrong = await startEdge({ config: { limits: { no_such_limit: 1 } } })
   const response = await fetch(wrong.http)

@@ -10,12 +10,15 @@ use hyper::body::Bytes;
 use relay_engine::relay::{self, CommitReply, Live, Outcome};
 use relay_engine::store::{Seq, StoreError};
 use relay_engine::types::{Event, Filter, Now};
-use relay_site::{About, ROOMS, Route, Table};
+use relay_engine::verify::Verifier;
+use relay_site::{About, Operator, ROOMS, Route, Table};
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc as channel, oneshot};
 
 use crate::beside::Item;
 use crate::config::{Readers, Settings};
 use crate::metrics::{self, ShardSnapshot, WriterMetrics};
+use crate::net::deadline::Patience;
 use crate::writer::ToWriter;
 
 /// Sockets beyond `connections_max` that plain HTTP is served on.
@@ -118,6 +121,12 @@ pub(crate) struct Host {
     pub(crate) inboxes: Box<[Inbox]>,
     pub(crate) writer: mpsc::Sender<ToWriter>,
     pub(crate) writer_metrics: Mutex<WriterMetrics>,
+    /// Where requests are handled that take work.
+    pub(crate) api: Handle,
+    /// Who may read what is the operator's.
+    pub(crate) operator: Operator,
+    /// Checks the signatures of HTTP requests.
+    pub(crate) verifier: Arc<dyn Verifier>,
     /// What the relay's port answers.
     pub(crate) table: Table,
     pub(crate) documents: Documents,
@@ -153,6 +162,7 @@ impl Host {
         settings: Settings,
         shards: usize,
         writer: mpsc::Sender<ToWriter>,
+        api: Handle,
     ) -> Result<Self, String> {
         let metrics_readers = settings.metrics.readers()?;
         let config = relay::Config {
@@ -174,6 +184,10 @@ impl Host {
         let on_this_port = |route| route != Route::Metrics || settings.metrics.listen.is_none();
         Ok(Host {
             table: Table::new(ROOMS, on_this_port),
+            operator: Operator::new(settings.metrics.token.as_deref(), &settings.policy.admin_pubkeys),
+            // One of so many that it has no memory for authors.
+            verifier: settings.verify.verifier(usize::MAX),
+            api,
             config: Arc::new(config),
             inboxes: (0..shards).map(|_| Inbox::default()).collect(),
             writer,
@@ -228,8 +242,8 @@ impl Host {
         }
     }
 
-    /// Prometheus's text, of all shards that answer.
-    pub(crate) async fn metrics_text(&self) -> String {
+    /// The numbers of all shards that answer.
+    pub(crate) async fn snapshots(&self) -> Vec<ShardSnapshot> {
         let ask = |inbox: &Inbox| {
             let (sender, receiver) = oneshot::channel();
             inbox.push(Inbound::Snapshot(sender));
@@ -240,14 +254,29 @@ impl Host {
         for answer in answers {
             shards.extend(answer.await.ok());
         }
+        shards
+    }
+
+    /// Prometheus's text, of all shards that answer.
+    pub(crate) async fn metrics_text(&self) -> String {
+        let shards = self.snapshots().await;
         metrics::render(metrics::Snapshot {
-            store: shards.iter().find_map(|shard| shard.store),
+            store: shards.iter().find_map(|shard| shard.store.as_ref()?.as_ref().ok().copied()),
             shards,
             writer: self.writer_metrics.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             sockets_refused: self.sockets_refused.load(Ordering::Relaxed),
             uptime_seconds: self.started.elapsed().as_secs(),
             resident_bytes: metrics::resident_bytes(),
         })
+    }
+
+    /// How long HTTP clients may take.
+    pub(crate) fn patience(&self) -> Patience {
+        let network = &self.settings.network;
+        Patience {
+            head: Duration::from_secs(network.handshake_seconds),
+            stall: Duration::from_secs(network.write_stall_seconds),
+        }
     }
 
     /// The store is beyond repair by this process.

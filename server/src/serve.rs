@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use crate::beside::Beside;
 use crate::config::Settings;
 use crate::host::{Host, Inbound};
-use crate::net::{accept, metrics_door};
+use crate::net::{accept, api, metrics_door};
 use crate::signals::Signals;
 use crate::writer::ToWriter;
 use crate::{shard, writer};
@@ -80,7 +80,8 @@ where
 
     let shards = settings.shard_count();
     let (to_writer, from_shards) = mpsc::channel();
-    let host = Host::new(settings, shards, to_writer)
+    let api = api::runtime()?;
+    let host = Host::new(settings, shards, to_writer, api.handle().clone())
         .map(Arc::new)
         .map_err(|words| io::Error::new(io::ErrorKind::InvalidInput, words))?;
     let writer = {
@@ -101,7 +102,11 @@ where
     tracing::info!("{place}");
     if let Some(listener) = for_metrics {
         tracing::info!("metrics on http://{}/metrics", listener.local_addr()?);
-        runtime.spawn(metrics_door::run(Arc::clone(&host), listener));
+        api.spawn(metrics_door::run(Arc::clone(&host), {
+            // It was bound by another runtime.
+            let _guard = api.enter();
+            TcpListener::from_std(listener.into_std()?)?
+        }));
     }
     if host.settings.url.is_none() {
         warn_of_missing_url(address);
@@ -142,6 +147,8 @@ where
     } else {
         tracing::warn!("stopped after {} seconds, before connections or writes were done", bound.as_secs());
     }
+    // Who waits for an answer now waits in vain.
+    api.shutdown_background();
     // The last commits can fail too.
     Ok(host.failure().map_or(ended, Ended::Failed))
 }

@@ -99,6 +99,8 @@ fn own_icon(url: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use relay_engine::types::PubKey;
+
     use super::*;
 
     #[test]
@@ -125,15 +127,17 @@ mod tests {
     #[test]
     fn a_nip_that_is_switched_on_is_advertised_only_then() {
         let (info, limits) = (Info::default(), Limits::default());
-        let nips = |eose_hints: bool| {
-            let policy = Policy { eose_hints, ..Policy::default() };
+        let nips = |policy: Policy| {
             let about = About { info: &info, limits: &limits, policy: &policy, url: None };
             let document: Value = serde_json::from_str(&about.information()).unwrap();
-            assert_eq!(about.page("").contains("/67.md"), eose_hints);
+            assert_eq!(about.page("").contains("/67.md"), policy.eose_hints);
             document["supported_nips"].to_string()
         };
-        assert_eq!(nips(false), "[1,9,11,13,17,40,42,45,59,62,70]");
-        assert_eq!(nips(true), "[1,9,11,13,17,40,42,45,59,62,67,70]");
+        assert_eq!(nips(Policy::default()), "[1,9,11,13,17,40,42,45,59,62,70]");
+        let hints = Policy { eose_hints: true, ..Policy::default() };
+        assert_eq!(nips(hints), "[1,9,11,13,17,40,42,45,59,62,67,70]");
+        let admins = Policy { admin_pubkeys: vec![PubKey([1; 32])], ..Policy::default() };
+        assert_eq!(nips(admins), "[1,9,11,13,17,40,42,45,59,62,70,98]");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The relay itself: the WebSocket, NIP-11, the page, health and metrics.
+//! The relay itself: the WebSocket, NIP-11, the page, health, and the operator's numbers and configuration.
 
 use crate::nip11::About;
 use crate::page::{bytes, grouped};
@@ -9,6 +9,8 @@ use crate::route::{Bounds, Endpoint, Route, Wants};
 const NIPS: [u16; 11] = [1, 9, 11, 13, 17, 40, 42, 45, 59, 62, 70];
 /// Served if `policy.eose_hints` says so.
 const EOSE_HINTS_NIP: u16 = 67;
+/// Served where there is somebody to serve it to.
+const HTTP_AUTH_NIP: u16 = 98;
 
 pub(crate) const ROOM: Room =
     Room { endpoints: ENDPOINTS, nips, settings: &["url", "info", "limits", "policy"], section };
@@ -37,12 +39,14 @@ const ENDPOINTS: &[Endpoint] = &[
     // Browsers ask for it under its old name too.
     Endpoint { path: "/favicon.ico", route: Route::Icon, any_origin: true, ..READ },
     Endpoint { path: "/health", route: Route::Health, ..READ },
+    Endpoint { path: "/relay/config.json", route: Route::Config, ..READ },
     Endpoint { path: "/metrics", route: Route::Metrics, ..READ },
 ];
 
 fn nips(about: &About<'_>) -> Vec<u16> {
     let hints = about.policy.eose_hints.then_some(EOSE_HINTS_NIP);
-    NIPS.into_iter().chain(hints).collect()
+    let http_auth = (!about.policy.admin_pubkeys.is_empty()).then_some(HTTP_AUTH_NIP);
+    NIPS.into_iter().chain(hints).chain(http_auth).collect()
 }
 
 /// The bounds that clients meet.

@@ -21,6 +21,8 @@ pub enum Route {
     Health,
     /// Numbers for Prometheus.
     Metrics,
+    /// The effective configuration, for administrators.
+    Config,
 }
 
 /// One thing that is answered at one path.
@@ -252,7 +254,7 @@ mod tests {
                 }
             }
         }
-        let routes = ["Socket", "Information", "Page", "Icon", "Health", "Metrics", "none"];
+        let routes = ["Socket", "Information", "Page", "Icon", "Health", "Metrics", "Config", "none"];
         for route in routes {
             assert!(cases.iter().any(|case| case["route"] == route), "no case for {route}");
         }

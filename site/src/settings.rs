@@ -4,6 +4,9 @@
 use relay_engine::policy::Policy;
 use relay_engine::types::{Kind, Limits, PubKey, Timestamp};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::{Map, Value, json};
+
+use crate::ROOMS;
 
 fn default_limits() -> Limits {
     Limits::default()
@@ -99,5 +102,34 @@ mod some_pubkeys {
         deserializer: D,
     ) -> Result<Option<Vec<PubKey>>, D::Error> {
         pubkeys::deserialize(deserializer).map(Some)
+    }
+}
+
+/// The effective configuration as JSON: what the [`ROOMS`] can be told under its own keys, the same on both hosts, and what
+/// is the host's alone under `host`. `settings` must have no secrets.
+pub fn effective_config(settings: Value) -> String {
+    let Value::Object(settings) = settings else { return "{}".to_owned() };
+    let is_shared = |key: &str| ROOMS.iter().any(|room| room.settings.contains(&key));
+    let (mut document, host): (Map<_, _>, Map<_, _>) =
+        settings.into_iter().partition(|(key, _)| is_shared(key));
+    document.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
+    document.insert("host".to_owned(), Value::Object(host));
+    format!("{:#}\n", Value::Object(document))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shared_and_what_is_the_hosts_are_told_apart() {
+        let text = effective_config(json!({
+            "url": "wss://relay.example", "limits": { "limit_max": 5 }, "store": { "engine": "lmdb" },
+        }));
+        let document: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(document["url"], "wss://relay.example");
+        assert_eq!(document["limits"]["limit_max"], 5);
+        assert_eq!(document["host"], json!({ "store": { "engine": "lmdb" } }));
+        assert!(document["version"].is_string() && document.get("store").is_none());
     }
 }

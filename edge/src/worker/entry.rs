@@ -1,20 +1,25 @@
 //! The Worker's entry: HTTP and WebSocket, passed to the objects of shards where they are needed.
 
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
-use relay_site::{Answer, ROOMS, Route, Table};
+use relay_site::nip98::{self, Origin};
+use relay_site::{Answer, Operator, ROOMS, Route, Table, Visit, settings as names};
 use serde_json::json;
-use worker::{Context, Env, Headers, Request, Response, Result, event};
+use worker::{Context, Date, Env, Headers, Request, Response, Result, event};
 
 use super::shards::stub;
-use super::variables;
+use super::{variables, verifier};
 use crate::metrics::{self, Family};
-use crate::settings::{Placement, Settings};
+use crate::settings::{Placement, Secret, Settings};
 use crate::shard::Shard;
 
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 static TABLE: LazyLock<Table> = LazyLock::new(|| Table::new(ROOMS, |_| true));
+
+/// Its settings are those of the isolate, for as long as that lives. So is its memory of events that have authorised a
+/// request: another isolate takes the same event once more, which repeats nothing but a read.
+static OPERATOR: OnceLock<Operator> = OnceLock::new();
 
 /// The headers of a request, as the runtime keeps them: values of one name are joined by commas.
 struct HeaderLines<'a>(&'a Headers);
@@ -26,7 +31,7 @@ impl relay_site::Headers for HeaderLines<'_> {
 }
 
 #[event(fetch)]
-async fn fetch(request: Request, env: Env, _: Context) -> Result<Response> {
+async fn fetch(mut request: Request, env: Env, _: Context) -> Result<Response> {
     let settings = match variables::settings(&env) {
         Ok(settings) => settings,
         Err(words) => return response(Answer::error(500, &words)),
@@ -40,11 +45,62 @@ async fn fetch(request: Request, env: Env, _: Context) -> Result<Response> {
         Ok(Route::Page) => Answer::page(settings.about().page(&address(&request))),
         Ok(Route::Icon) => Answer::icon(),
         Ok(Route::Health) => health(&env, &settings).await,
-        Ok(Route::Metrics) => Answer::new(200, PROMETHEUS, metrics_text(&env, &settings).await),
+        Ok(route @ (Route::Metrics | Route::Config)) => {
+            match (allow(&mut request, &method, &settings, route).await?, route) {
+                (Err(answer), _) => answer,
+                (Ok(()), Route::Config) => {
+                    let config = names::effective_config(settings.without_secrets());
+                    Answer::new(200, "application/json", config)
+                }
+                (Ok(()), _) => Answer::new(200, PROMETHEUS, metrics_text(&env, &settings).await),
+            }
+        }
         Err(answer) => answer,
     };
     answer.headers.extend(shared.map(|(name, value)| (name, value.to_owned().into())));
     response(answer)
+}
+
+/// Whether a request may have what is the operator's.
+async fn allow(
+    request: &mut Request,
+    method: &str,
+    settings: &Settings,
+    route: Route,
+) -> Result<std::result::Result<(), Answer>> {
+    let operator = OPERATOR.get_or_init(|| {
+        let token = settings.metrics_token.as_ref().map(Secret::reveal);
+        Operator::new(token, &settings.policy.admin_pubkeys)
+    });
+    let url = request.url()?;
+    let path_and_query = match url.query() {
+        Some(query) => format!("{}?{query}", url.path()),
+        None => url.path().to_owned(),
+    };
+    let (authorization, address) = (request.headers().get("authorization")?, address(request));
+    let verifier = verifier(0);
+    let visit = Visit {
+        request: nip98::Request {
+            method,
+            origin: Origin::Url(settings.url.as_deref().unwrap_or(&address)),
+            path_and_query: &path_and_query,
+        },
+        authorization: authorization.as_deref(),
+        now: (Date::now().as_millis()) / 1000,
+        verifier: &*verifier,
+    };
+    let payload = match route {
+        Route::Config => operator.admin(&visit).map(Some),
+        _ => operator.metrics(&visit, true),
+    };
+    Ok(match payload {
+        Ok(Some(mut payload)) => {
+            payload.update(&request.bytes().await?);
+            payload.finish().map_err(Answer::from)
+        }
+        Ok(None) => Ok(()),
+        Err(answer) => Err(answer),
+    })
 }
 
 /// An answer in the runtime's terms.

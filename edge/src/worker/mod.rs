@@ -6,3 +6,18 @@ mod object;
 mod shards;
 mod sql;
 mod variables;
+
+use std::sync::Arc;
+
+use relay_engine::verify::Verifier;
+
+/// What decides signatures, with so much memory for authors. `bench/edge.md` compares the ways.
+#[cfg(feature = "schnorr")]
+fn verifier(author_cache_bytes: usize) -> Arc<dyn Verifier> {
+    Arc::new(relay_engine::verify::Schnorr::new(author_cache_bytes))
+}
+
+#[cfg(not(feature = "schnorr"))]
+fn verifier(_: usize) -> Arc<dyn Verifier> {
+    Arc::new(relay_engine::verify::Libsecp256k1)
+}

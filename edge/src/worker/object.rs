@@ -7,13 +7,11 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 
 use futures_channel::oneshot;
 use js_sys::Uint8Array;
 use relay_engine::store::Seq;
 use relay_engine::types::{Event, Now};
-use relay_engine::verify::Verifier;
 use relay_engine::wire;
 use wasm_bindgen::prelude::*;
 use worker::{
@@ -24,7 +22,7 @@ use worker::{
 use super::js::{self, Socket, Storage};
 use super::shards::{LIVE_PATH, OtherShards};
 use super::sql::Conn;
-use super::variables;
+use super::{variables, verifier};
 use crate::object::{Host, Key, Next, Object};
 
 /// One shard of the relay.
@@ -121,18 +119,8 @@ fn now() -> Now {
     Now::from_millis(js_sys::Date::now() as u64)
 }
 
-/// What decides signatures. `bench/edge.md` compares the ways.
-#[cfg(feature = "schnorr")]
-fn verifier() -> Arc<dyn Verifier> {
-    /// Tables of some 140 authors: an isolate has 128 MB for everything, and may hold several shards.
-    const AUTHOR_CACHE_BYTES: usize = 4 << 20;
-    Arc::new(relay_engine::verify::Schnorr::new(AUTHOR_CACHE_BYTES))
-}
-
-#[cfg(not(feature = "schnorr"))]
-fn verifier() -> Arc<dyn Verifier> {
-    Arc::new(relay_engine::verify::Libsecp256k1)
-}
+/// Tables of some 140 authors: an isolate has 128 MB for everything, and may hold several shards.
+const AUTHOR_CACHE_BYTES: usize = 4 << 20;
 
 /// Sends a batch to its consumer, which is called by its binding and its name in it.
 async fn deliver(env: &Env, consumer: &str, lines: &str) -> std::result::Result<(), String> {
@@ -223,8 +211,9 @@ impl Shared {
         let others = OtherShards::new(&self.env, &settings.placement, &self.state);
         let others = others.map_err(|error| error.to_string())?;
         let runtime = Runtime { storage: storage.clone(), deliveries: Rc::clone(&self.deliveries), others };
-        let mut object = Object::open(Conn::new(storage), runtime, &settings, verifier(), seed)
-            .map_err(|error| error.to_string())?;
+        let mut object =
+            Object::open(Conn::new(storage), runtime, &settings, verifier(AUTHOR_CACHE_BYTES), seed)
+                .map_err(|error| error.to_string())?;
         let sockets = self.state.as_raw().get_websockets().map_err(|error| js::words(&error))?;
         let sockets = sockets.into_iter().map(|socket| {
             let key = self.key_of_raw(&socket).unwrap_or_default();

@@ -46,6 +46,21 @@ impl Loaded {
     }
 }
 
+impl Settings {
+    /// The settings as JSON, without secrets.
+    pub(crate) fn without_secrets(&self) -> serde_json::Value {
+        let mut document = serde_json::to_value(self).expect("settings are JSON");
+        for key in SECRETS {
+            if let Some((section, name)) = key.rsplit_once('.')
+                && let Some(section) = document[section].as_object_mut()
+            {
+                section.remove(name);
+            }
+        }
+        document
+    }
+}
+
 /// What is set but not shown: this text is pasted into tickets.
 const SECRETS: [&str; 1] = ["metrics.token"];
 

@@ -3,7 +3,7 @@
 mod render;
 
 use relay_engine::relay::{Histogram, Metrics};
-use relay_engine::store::Stats;
+use relay_engine::store::{Stats, StoreError};
 
 pub(crate) use render::render;
 
@@ -89,7 +89,7 @@ pub(crate) struct ShardSnapshot {
     /// Sockets, those that speak plain HTTP included.
     pub(crate) sockets: u64,
     /// What is stored, which is the same for all: the first shard tells it.
-    pub(crate) store: Option<Stats>,
+    pub(crate) store: Option<Result<Stats, StoreError>>,
 }
 
 /// The process at one moment.

@@ -1,120 +1,80 @@
-//! HTTP on the relay's port: NIP-11, a page and its picture, `/health`, `/metrics`, and the door to WebSocket.
+//! HTTP on the relay's port: what the routing table says is answered here, handed to the API, or becomes a WebSocket.
 
-use std::convert::Infallible;
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::time::Duration;
+use std::sync::Arc;
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{HeaderMap, HeaderName, HeaderValue};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use relay_engine::store::{Backend, Reader};
-use relay_site::{Answer, Headers, Route};
-use serde_json::json;
+use hyper::body::Incoming;
+use hyper::{Request, Response};
+use relay_engine::store::Backend;
+use relay_site::route::Bounds;
+use relay_site::{Answer, Route};
 use tokio::net::TcpStream;
 
-use super::{metrics_door, upgrade};
-use crate::shard::{Seat, Shard};
-
-pub(super) type Body = Full<Bytes>;
-
-/// Largest head of a request, in bytes.
-pub(super) const HEAD_BYTES_MAX: usize = 16 << 10;
+use super::deadline::{self, Deadline};
+use super::response::{Body, HeaderLines, add_headers, response};
+use super::{api, operator, upgrade};
+use crate::host::Host;
+use crate::shard::Seat;
 
 /// Serves one socket until it closes or becomes a WebSocket.
 pub(crate) async fn serve<B: Backend + 'static>(seat: Seat<B>, stream: TcpStream, peer: IpAddr) {
     let seat = Rc::new(seat);
-    let network = &seat.shard().host.settings.network;
-    let handshake = Duration::from_secs(network.handshake_seconds);
-    let all = handshake.saturating_add(Duration::from_secs(network.write_stall_seconds));
-    let service = service_fn(move |request| {
-        let seat = Rc::clone(&seat);
-        async move { Ok::<_, Infallible>(respond(&seat, request, peer).await) }
-    });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(handshake)
-        .max_buf_size(HEAD_BYTES_MAX)
-        // A client may have nothing more to say and still wait for its answer.
-        .half_close(true)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
+    let patience = seat.shard().host.patience();
     // Ends with the handshake of a WebSocket; who only speaks HTTP, or does not read, gives the seat back.
-    match tokio::time::timeout(all, served).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "an HTTP connection ended badly"),
-        Err(_) => tracing::debug!("an HTTP connection took too long"),
-    }
+    deadline::serve(stream, patience, |request, deadline| {
+        let seat = Rc::clone(&seat);
+        async move { respond(&seat, request, peer, &deadline).await }
+    })
+    .await;
 }
 
 async fn respond<B: Backend + 'static>(
     seat: &Rc<Seat<B>>,
     request: Request<Incoming>,
     peer: IpAddr,
+    deadline: &Deadline,
 ) -> Response<Body> {
     let shard = seat.shard();
-    let table = &shard.host.table;
-    let found = table.find(request.method().as_str(), request.uri().path(), &HeaderLines(request.headers()));
+    let host = &shard.host;
+    let (method, path) = (request.method().as_str(), request.uri().path());
+    let found = host.table.find(method, path, &HeaderLines(request.headers()));
     let shared = found.headers();
-    let route = found.endpoint.map(|endpoint| endpoint.route);
-    if route == Ok(Route::Socket) {
+    let endpoint = found.endpoint.map(|endpoint| (endpoint.route, endpoint.bounds));
+    if let Ok((Route::Socket, _)) = endpoint {
         return upgrade::upgrade(seat, request);
     }
     shard.count_http_request();
-    let documents = &shard.host.documents;
-    let mut answer = match route {
-        Ok(Route::Information) => Answer::information(documents.information.clone()),
-        Ok(Route::Page) => Answer::page(documents.page.clone()),
-        Ok(Route::Icon) => Answer::icon(),
-        Ok(Route::Health) => health(shard),
-        Ok(Route::Metrics) => metrics_door::answer(&shard.host, request.headers(), peer).await,
-        Ok(Route::Socket) => Answer::error(500, "unreachable"),
-        Err(answer) => answer,
+    let mut answered = match endpoint {
+        Ok((route, bounds)) => {
+            deadline.extend(bounds);
+            match route {
+                Route::Socket => unreachable!("it has been upgraded"),
+                Route::Information => response(Answer::information(host.documents.information.clone())),
+                Route::Page => response(Answer::page(host.documents.page.clone())),
+                Route::Icon => response(Answer::icon()),
+                Route::Health | Route::Metrics | Route::Config => {
+                    operate(host, route, bounds, request, peer).await
+                }
+            }
+        }
+        Err(answer) => response(answer),
     };
-    answer.headers.extend(shared.map(|(name, value)| (name, value.to_owned().into())));
-    response(answer)
+    add_headers(answered.headers_mut(), shared);
+    answered
 }
 
-/// The headers of a request, as hyper keeps them.
-pub(super) struct HeaderLines<'a>(pub(super) &'a HeaderMap);
-
-impl Headers for HeaderLines<'_> {
-    fn any(&self, name: &str, test: &mut dyn FnMut(&str) -> bool) -> bool {
-        self.0.get_all(name).iter().any(|value| value.to_str().is_ok_and(&mut *test))
-    }
-}
-
-fn health<B: Backend>(shard: &Shard<B>) -> Answer {
-    let host = &shard.host;
-    let store = shard.with_store(|store| store.reader()?.stats());
-    let is_stopping = host.is_stopping.load(std::sync::atomic::Ordering::Relaxed);
-    let (status, state) = match (host.failure(), &store) {
-        (Some(why), _) => (503, format!("the store can't be written: {why}")),
-        (None, Err(error)) => (503, error.to_string()),
-        (None, Ok(_)) if is_stopping => (503, "stopping".to_owned()),
-        (None, Ok(_)) => (200, "ok".to_owned()),
+/// Has one of the operator's endpoints answered.
+pub(super) async fn operate(
+    host: &Arc<Host>,
+    route: Route,
+    bounds: Bounds,
+    request: Request<Incoming>,
+    peer: IpAddr,
+) -> Response<Body> {
+    let handler = {
+        let host = Arc::clone(host);
+        move |request| async move { response(operator::answer(&host, route, bounds, request, peer).await) }
     };
-    let document = json!({
-        "status": state,
-        "events": store.as_ref().ok().map(|stats| stats.events),
-        "store_bytes": store.as_ref().ok().map(|stats| stats.bytes),
-        "uptime_seconds": host.started.elapsed().as_secs(),
-        "version": env!("CARGO_PKG_VERSION"),
-    });
-    Answer::new(status, "application/json", format!("{document}\n"))
-}
-
-/// An answer in hyper's terms.
-pub(super) fn response(answer: Answer) -> Response<Body> {
-    let mut response = Response::new(Full::new(answer.body));
-    *response.status_mut() = StatusCode::from_u16(answer.status).expect("a status code");
-    for (name, value) in answer.headers {
-        let value = HeaderValue::from_str(&value).expect("a header of ours is visible ASCII");
-        response.headers_mut().append(HeaderName::from_static(name), value);
-    }
-    response
+    api::run(&host.api, bounds, request, handler).await
 }

@@ -1,10 +1,20 @@
 //! Sockets: HTTP on every connection, WebSocket where a client asks for it.
+//!
+//! A shard's thread reads heads, writes answers and serves WebSockets; what an endpoint has to do beyond handing out a
+//! finished document is done on the runtime of `api`.
 
 pub(crate) mod accept;
+pub(crate) mod api;
 pub(crate) mod conn;
+pub(crate) mod deadline;
 mod guard;
 pub(crate) mod http;
 pub(crate) mod metrics_door;
+mod operator;
+mod response;
 mod upgrade;
 pub(crate) mod ws_read;
 pub(crate) mod ws_write;
+
+#[cfg(test)]
+mod http_tests;

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tungstenite::handshake::derive_accept_key;
 
 use super::conn;
-use super::http::{Body, response};
+use super::response::{Body, response, whole};
 use crate::host::Place;
 use crate::shard::{Seat, Shard};
 
@@ -59,7 +59,7 @@ pub(super) fn upgrade<B: Backend + 'static>(
         }
     });
 
-    let mut response = Response::new(Body::new(Bytes::new()));
+    let mut response = Response::new(whole(Bytes::new()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));

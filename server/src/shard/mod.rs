@@ -286,7 +286,7 @@ impl<B: Backend> Shard<B> {
             host: self.metrics.borrow().clone(),
             sockets: self.inbox().sockets.load(Ordering::Relaxed) as u64,
             store: match self.number {
-                0 => self.with_store(|store| store.reader()?.stats()).ok(),
+                0 => Some(self.with_store(|store| store.reader()?.stats())),
                 _ => None,
             },
         }

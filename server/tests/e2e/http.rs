@@ -3,7 +3,10 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use relay_engine::testing::signing::{event, key};
 use serde_json::Value;
 
@@ -137,6 +140,70 @@ fn metrics_are_for_those_they_are_for() {
     assert_eq!(request(&relay, "GET", "/health", "").0, 200);
     let relay = RelayProcess::start_with("[metrics]\nallow = ['10.0.0.0/8', '127.0.0.1']\n");
     assert_eq!(request(&relay, "GET", "/metrics", "").0, 200);
+}
+
+/// An Authorization header of NIP-98 for a GET, by key `number`; each `serial` makes another event.
+fn signed(number: u64, url: &str, serial: u64) -> String {
+    let event = event(&key(number)).kind(27235).at(unix_now()).content(serial.to_string());
+    let event = event.tag(["u", url]).tag(["method", "GET"]).sign().json();
+    format!("Authorization: Nostr {}\r\n", BASE64_STANDARD.encode(event))
+}
+
+#[test]
+fn administrators_sign_for_metrics_and_configuration() {
+    let admin = event(&key(1)).sign().pubkey;
+    let relay = RelayProcess::start_with(&format!(
+        "[metrics]\ntoken = 's3cret'\nallow = ['10.0.0.0/8']\n[policy]\nadmin_pubkeys = ['{admin}']\n"
+    ));
+    let url = |path: &str| format!("http://{}{path}", relay.host());
+    let get = |path, headers: &str| request(&relay, "GET", path, headers);
+    assert_eq!(get("/metrics", "Authorization: Bearer s3cret\r\n").0, 403, "the address is not listed");
+    let own = signed(1, &url("/metrics"), 0);
+    let (status, _, body) = get("/metrics", &own);
+    assert!(status == 200 && body.contains("relay_store_events"), "{body}");
+    let (status, head, body) = get("/metrics", &own);
+    assert!(status == 401 && body.contains("each authorises one request"), "{head}{body}");
+    assert_eq!(get("/metrics", &signed(2, &url("/metrics"), 0)).0, 403);
+    assert_eq!(get("/metrics?all", &signed(1, &url("/metrics"), 1)).0, 401, "another URL");
+
+    let (status, _, body) = get("/relay/config.json", &signed(1, &url("/relay/config.json"), 2));
+    assert_eq!(status, 200, "{body}");
+    let config: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(config["policy"]["admin_pubkeys"][0], admin);
+    assert_eq!(
+        config["limits"]["filters_max"],
+        Value::from(relay_engine::types::Limits::default().filters_max)
+    );
+    assert_eq!(config["host"]["metrics"]["allow"][0], "10.0.0.0/8");
+    assert!(config["host"]["metrics"].get("token").is_none() && !body.contains("s3cret"), "{body}");
+    let (status, head, body) = get("/relay/config.json", "Authorization: Bearer s3cret\r\n");
+    assert!(status == 401 && head.contains("www-authenticate: nostr"), "{head}{body}");
+
+    // Behind a proxy the public URL counts.
+    let config = format!("url = 'wss://relay.example/nostr'\n[policy]\nadmin_pubkeys = ['{admin}']\n");
+    let relay = RelayProcess::start_with(&config);
+    let get = |url| request(&relay, "GET", "/relay/config.json", &signed(1, url, 3)).0;
+    assert_eq!(get("https://relay.example/nostr/relay/config.json"), 200);
+    assert_eq!(get(&format!("http://{}/relay/config.json", relay.host())), 401);
+}
+
+#[test]
+fn a_client_that_dawdles_is_closed_and_an_idle_one_too() {
+    let relay = RelayProcess::start_with("[network]\nhandshake_seconds = 1\n");
+    for sent in ["GET / HTTP/1.1\r\nHost:", "", "GET /health HTTP/1.1\r\nHost: a\r\n\r\n"] {
+        let started = Instant::now();
+        let mut stream = TcpStream::connect(relay.host()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(sent.as_bytes()).unwrap();
+        let mut told = String::new();
+        stream.read_to_string(&mut told).unwrap();
+        assert!(started.elapsed() < Duration::from_secs(8), "{sent:?}: {:?}", started.elapsed());
+        assert_eq!(told.contains("200 OK"), sent.contains("/health"), "{told}");
+    }
+    let long = "x".repeat(5_000);
+    let (status, head, body) =
+        request(&relay, "GET", "/health", &format!("Content-Length: {}\r\n\r\n{long}", long.len()));
+    assert!(status == 413 && head.contains("x-reason: is longer than 4096 bytes"), "{head}{body}");
 }
 
 #[test]

@@ -1,0 +1,398 @@
+//! NIP-98: a request authorised by an event that its sender has signed. Pure: the caller has the clock and the verifier.
+//!
+//! It is our own over the engine's parser and verifier, because the `nostr` crate would bring a second C libsecp256k1
+//! and its own event types into the Worker.
+
+use std::collections::BTreeSet;
+
+use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use relay_engine::types::{Event, EventId, Kind, PubKey, Timestamp};
+use relay_engine::verify::{Verifier, verify_one};
+use relay_engine::wire::parse_event;
+use sha2::{Digest, Sha256};
+use url::Url;
+
+/// The kind of the events.
+pub const KIND: Kind = 27235;
+
+/// How far from now an event may be dated, in seconds, either way.
+pub const AGE_SECONDS_MAX: Timestamp = 60;
+
+/// Events remembered at a time; with more within their two minutes, new ones are refused.
+pub const SEEN_MAX: usize = 16_384;
+
+/// Padding may be left out, as browsers' helpers like to.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// Where a request was sent, as its client names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin<'a> {
+    /// The public URL, `http(s)` or `ws(s)`, whose path comes before the request's.
+    Url(&'a str),
+    /// The Host header, where no URL is configured: then the scheme does not count, and whoever chooses that header chooses
+    /// the name.
+    Host(&'a str),
+}
+
+/// A request, as far as an event has to agree with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request<'a> {
+    /// In capitals.
+    pub method: &'a str,
+    /// Where it was sent.
+    pub origin: Origin<'a>,
+    /// Path and query, from the first slash on.
+    pub path_and_query: &'a str,
+}
+
+/// The first rule of NIP-98 that a request breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// No `Authorization: Nostr`.
+    Missing,
+    /// What follows is no Base64 of an event.
+    Malformed,
+    /// Another kind than 27235.
+    Kind,
+    /// Dated more than a minute from now.
+    Time,
+    /// The `u` tag names another URL.
+    Url,
+    /// The `method` tag names another method.
+    Method,
+    /// The `payload` tag is no SHA-256 of 64 hexadecimal digits, or not that of the body.
+    Payload,
+    /// The id is not the event's hash, or the signature not its author's.
+    Signature,
+    /// The author may not do this.
+    Author,
+    /// The event has authorised a request already.
+    Replayed,
+    /// Too many events have come within two minutes for one more to be remembered.
+    Busy,
+}
+
+impl Refused {
+    /// The status of the answer.
+    pub fn status(self) -> u16 {
+        match self {
+            Refused::Author => 403,
+            Refused::Busy => 503,
+            _ => 401,
+        }
+    }
+
+    /// What is wrong, for the client.
+    pub fn message(self) -> &'static str {
+        match self {
+            Refused::Missing => "this wants NIP-98: Authorization: Nostr, and a signed event in Base64",
+            Refused::Malformed => "Authorization holds no event in Base64",
+            Refused::Kind => "the event is not of kind 27235",
+            Refused::Time => "the event's created_at is more than 60 seconds from now",
+            Refused::Url => "the event's u tag is not the URL of this request",
+            Refused::Method => "the event's method tag is not the method of this request",
+            Refused::Payload => "the event's payload tag is not the SHA-256 of the body",
+            Refused::Signature => "the event's id or signature is wrong",
+            Refused::Author => "this is not for the event's author",
+            Refused::Replayed => "the event has been used: each authorises one request",
+            Refused::Busy => "too many signed requests, try again in two minutes",
+        }
+    }
+}
+
+/// An event that agrees with a request, and is its author's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signed {
+    /// Who signed.
+    pub pubkey: PubKey,
+    /// The body's hash, if the event has one.
+    payload: Option<[u8; 32]>,
+    id: EventId,
+    created_at: Timestamp,
+}
+
+impl Signed {
+    /// The body's check, to be fed as the body comes.
+    pub fn payload(&self) -> Payload {
+        Payload { hash: Sha256::new(), want: self.payload }
+    }
+}
+
+/// A body that comes in pieces, against the hash that was signed.
+#[derive(Clone, Debug)]
+pub struct Payload {
+    hash: Sha256,
+    want: Option<[u8; 32]>,
+}
+
+impl Payload {
+    /// The next bytes of the body.
+    pub fn update(&mut self, bytes: &[u8]) {
+        if self.want.is_some() {
+            self.hash.update(bytes);
+        }
+    }
+
+    /// The body has ended. What was done with it counts only now. An event without a `payload` tag agrees with any body.
+    ///
+    /// # Errors
+    /// [`Refused::Payload`].
+    pub fn finish(self) -> Result<(), Refused> {
+        match self.want {
+            Some(want) if want != <[u8; 32]>::from(self.hash.finalize()) => Err(Refused::Payload),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Checks all but whether the event has been used before, which [`Seen::take`] does. `may` says whose requests are
+/// wanted here.
+///
+/// # Errors
+/// The first rule that is broken.
+pub fn check(
+    authorization: Option<&str>,
+    request: &Request<'_>,
+    now: Timestamp,
+    verifier: &dyn Verifier,
+    may: impl FnOnce(&PubKey) -> bool,
+) -> Result<Signed, Refused> {
+    let (scheme, token) = authorization.and_then(|value| value.split_once(' ')).ok_or(Refused::Missing)?;
+    if !scheme.eq_ignore_ascii_case("nostr") {
+        return Err(Refused::Missing);
+    }
+    let json = BASE64.decode(token.trim()).map_err(|_| Refused::Malformed)?;
+    let raw = parse_event(&json).map_err(|_| Refused::Malformed)?;
+    let event = raw.to_event();
+    if event.kind != KIND {
+        return Err(Refused::Kind);
+    }
+    if event.created_at.abs_diff(now) > AGE_SECONDS_MAX {
+        return Err(Refused::Time);
+    }
+    let tag = |name: &[u8]| event.tags().find(name).map(|value| String::from_utf8_lossy(&value).into_owned());
+    if !tag(b"u").is_some_and(|url| request.is_at(&url)) {
+        return Err(Refused::Url);
+    }
+    if !tag(b"method").is_some_and(|method| method.eq_ignore_ascii_case(request.method)) {
+        return Err(Refused::Method);
+    }
+    let payload = tag(b"payload").map(|hex| hash(&hex)).transpose()?;
+    let Event { id, pubkey, created_at, .. } = event;
+    if raw.compute_id() != id || verify_one(verifier, event).is_none() {
+        return Err(Refused::Signature);
+    }
+    // Asked last, so that nobody can find out by forged events whose requests are wanted.
+    if !may(&pubkey) {
+        return Err(Refused::Author);
+    }
+    Ok(Signed { pubkey, payload, id, created_at })
+}
+
+fn hash(hex: &str) -> Result<[u8; 32], Refused> {
+    // An id is written like any SHA-256.
+    let id = EventId::from_hex(hex.to_ascii_lowercase().as_bytes()).map_err(|_| Refused::Payload)?;
+    Ok(id.0)
+}
+
+impl Request<'_> {
+    /// Whether `named` is the URL of this request, both read as the WHATWG URL standard says: schemes and hosts in any
+    /// case, a default port written or not. Fragments never reach a server and do not count.
+    fn is_at(&self, named: &str) -> bool {
+        let Ok(mut named) = Url::parse(named) else { return false };
+        named.set_fragment(None);
+        let own = match self.origin {
+            Origin::Url(url) => {
+                let Some((scheme, rest)) = url.trim().split_once("://") else { return false };
+                let is_secure = matches!(&*scheme.to_ascii_lowercase(), "wss" | "https");
+                let base = rest.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
+                format!("{}://{base}{}", if is_secure { "https" } else { "http" }, self.path_and_query)
+            }
+            Origin::Host(host) if matches!(named.scheme(), "http" | "https") => {
+                format!("{}://{host}{}", named.scheme(), self.path_and_query)
+            }
+            Origin::Host(_) => return false,
+        };
+        Url::parse(&own).is_ok_and(|own| own == named)
+    }
+}
+
+/// The events that have authorised a request and may still be sent again.
+#[derive(Debug, Default)]
+pub struct Seen(BTreeSet<(Timestamp, EventId)>);
+
+impl Seen {
+    /// Takes an event, once. It is forgotten when it is too old to be accepted.
+    ///
+    /// # Errors
+    /// [`Refused::Replayed`], or [`Refused::Busy`] with [`SEEN_MAX`] others.
+    pub fn take(&mut self, signed: &Signed, now: Timestamp) -> Result<(), Refused> {
+        let oldest = now.saturating_sub(AGE_SECONDS_MAX);
+        while self.0.first().is_some_and(|(created_at, _)| *created_at < oldest) {
+            self.0.pop_first();
+        }
+        let entry = (signed.created_at, signed.id);
+        if self.0.contains(&entry) {
+            return Err(Refused::Replayed);
+        }
+        if self.0.len() >= SEEN_MAX {
+            return Err(Refused::Busy);
+        }
+        self.0.insert(entry);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use relay_engine::testing::signing::{Draft, event, key, lower_hex};
+    use relay_engine::verify::Libsecp256k1;
+
+    use super::*;
+
+    const NOW: Timestamp = 1_700_000_000;
+    const URL: &str = "https://relay.example/metrics?all=1";
+
+    fn draft() -> Draft {
+        event(&key(1)).kind(KIND).at(NOW).tag(["u", URL]).tag(["method", "GET"])
+    }
+
+    fn header(json: &str) -> String {
+        format!("Nostr {}", BASE64.encode(json))
+    }
+
+    fn checked(header: &str, origin: Origin<'_>) -> Result<Signed, Refused> {
+        let request = Request { method: "GET", origin, path_and_query: "/metrics?all=1" };
+        let own = PubKey::from_hex(draft().sign().pubkey.as_bytes()).unwrap();
+        check(Some(header), &request, NOW, &Libsecp256k1, |author| *author == own)
+    }
+
+    #[test]
+    fn a_request_is_its_signers_or_refused() {
+        let sign = |draft: Draft| header(&draft.sign().json());
+        let plain = event(&key(1)).kind(KIND).at(NOW);
+        let good = draft().sign();
+        let cases = [
+            ("as it should be", sign(draft()), Ok(())),
+            ("scheme in any case", sign(draft()).replacen("Nostr", "nostr", 1), Ok(())),
+            ("without padding", sign(draft()).trim_end_matches('=').to_owned(), Ok(())),
+            ("a minute old", sign(draft().at(NOW - 60)), Ok(())),
+            ("a minute ahead", sign(draft().at(NOW + 60)), Ok(())),
+            ("method in any case", sign(plain.clone().tag(["u", URL]).tag(["method", "get"])), Ok(())),
+            ("with content", sign(draft().content("hello")), Ok(())),
+            ("the hash of a body", sign(draft().tag(["payload", &"AB".repeat(32)])), Ok(())),
+            ("no token", "Nostr".to_owned(), Err(Refused::Missing)),
+            ("another scheme", "Bearer abc".to_owned(), Err(Refused::Missing)),
+            ("no base64", "Nostr {}".to_owned(), Err(Refused::Malformed)),
+            ("no event", header("{}"), Err(Refused::Malformed)),
+            ("another kind", sign(draft().kind(22242)), Err(Refused::Kind)),
+            ("too old", sign(draft().at(NOW - 61)), Err(Refused::Time)),
+            ("too far ahead", sign(draft().at(NOW + 61)), Err(Refused::Time)),
+            ("no url", sign(plain.clone().tag(["method", "GET"])), Err(Refused::Url)),
+            ("no method", sign(plain.clone().tag(["u", URL])), Err(Refused::Method)),
+            (
+                "another method",
+                sign(plain.clone().tag(["u", URL]).tag(["method", "POST"])),
+                Err(Refused::Method),
+            ),
+            ("no hash of a body", sign(draft().tag(["payload", "abc"])), Err(Refused::Payload)),
+            (
+                "another author",
+                sign(event(&key(2)).kind(KIND).at(NOW).tag(["u", URL]).tag(["method", "GET"])),
+                Err(Refused::Author),
+            ),
+            ("a forged signature", header(&good.forged().json()), Err(Refused::Signature)),
+            (
+                "another id",
+                header(&good.fields().set("content", "\"changed\"").json()),
+                Err(Refused::Signature),
+            ),
+        ];
+        for (what, header, want) in cases {
+            let got = checked(&header, Origin::Url("wss://relay.example"));
+            assert_eq!(got.map(|_| ()), want, "{what}");
+        }
+        let request = Request { method: "GET", origin: Origin::Host("a"), path_and_query: "/" };
+        assert_eq!(check(None, &request, NOW, &Libsecp256k1, |_| true), Err(Refused::Missing));
+    }
+
+    #[test]
+    fn urls_are_compared_as_urls() {
+        use Origin::{Host, Url};
+        let at = "https://relay.example/metrics?all=1";
+        let cases = [
+            (Url("wss://relay.example"), at, true),
+            (Url("https://Relay.Example:443/"), at, true),
+            (Url("wss://relay.example"), "HTTPS://RELAY.example:443/metrics?all=1#part", true),
+            (Url("wss://relay.example/nostr/"), "https://relay.example/nostr/metrics?all=1", true),
+            (Url("ws://relay.example:7777"), "http://relay.example:7777/metrics?all=1", true),
+            (Url("wss://relay.example"), "http://relay.example/metrics?all=1", false),
+            (Url("wss://relay.example"), "wss://relay.example/metrics?all=1", false),
+            (Url("wss://relay.example"), "https://relay.example/metrics", false),
+            (Url("wss://relay.example"), "https://relay.example/metrics?all=2", false),
+            (Url("wss://relay.example"), "https://relay.example/METRICS?all=1", false),
+            (Url("wss://relay.example"), "https://relay.example:444/metrics?all=1", false),
+            (Url("wss://relay.example"), "https://user@relay.example/metrics?all=1", false),
+            (Url("wss://relay.example"), "https://relay.example.evil/metrics?all=1", false),
+            (Url("wss://relay.example"), "/metrics?all=1", false),
+            (Host("relay.example"), at, true),
+            (Host("relay.example"), "http://relay.example/metrics?all=1", true),
+            (Host("127.0.0.1:7777"), "http://127.0.0.1:7777/metrics?all=1", true),
+            (Host("relay.example"), "https://other.example/metrics?all=1", false),
+            (Host(""), at, false),
+        ];
+        for (origin, named, want) in cases {
+            let request = Request { method: "GET", origin, path_and_query: "/metrics?all=1" };
+            assert_eq!(request.is_at(named), want, "{named} at {origin:?}");
+        }
+    }
+
+    #[test]
+    fn a_body_is_hashed_as_it_comes() {
+        let body = b"a body that comes in pieces";
+        let hash = lower_hex(&Sha256::digest(body));
+        let signed =
+            |draft: Draft| checked(&header(&draft.sign().json()), Origin::Host("relay.example")).unwrap();
+        let finish = |signed: &Signed, body: &[u8]| {
+            let mut payload = signed.payload();
+            body.chunks(5).for_each(|piece| payload.update(piece));
+            payload.finish()
+        };
+        let with = signed(draft().tag(["payload", &hash]));
+        assert_eq!(finish(&with, body), Ok(()));
+        assert_eq!(finish(&with, b""), Err(Refused::Payload));
+        assert_eq!(finish(&with, &body[1..]), Err(Refused::Payload));
+        assert_eq!(
+            finish(&signed(draft()), body),
+            Ok(()),
+            "an event without a hash says nothing of the body"
+        );
+    }
+
+    #[test]
+    fn an_event_authorises_one_request_for_as_long_as_it_could_be_sent_again() {
+        let signed = |serial: u64, created_at| Signed {
+            pubkey: PubKey([0; 32]),
+            payload: None,
+            id: EventId(Sha256::digest(serial.to_le_bytes()).into()),
+            created_at,
+        };
+        let mut seen = Seen::default();
+        assert_eq!(seen.take(&signed(0, NOW + 60), NOW), Ok(()));
+        for later in [0, 60, 120] {
+            assert_eq!(seen.take(&signed(0, NOW + 60), NOW + later), Err(Refused::Replayed));
+        }
+        for serial in 1..SEEN_MAX as u64 {
+            assert_eq!(seen.take(&signed(serial, NOW), NOW), Ok(()));
+        }
+        let one_more = signed(SEEN_MAX as u64, NOW);
+        assert_eq!(seen.take(&one_more, NOW), Err(Refused::Busy));
+        assert_eq!(seen.take(&one_more, NOW + 61), Ok(()), "the others are too old to come again");
+        assert_eq!(seen.0.len(), 2);
+    }
+}

@@ -1,0 +1,167 @@
+//! Who may read what is the operator's: the numbers and the configuration.
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use relay_engine::types::{PubKey, Timestamp};
+use relay_engine::verify::Verifier;
+
+use crate::answer::Answer;
+use crate::nip98::{self, Payload, Refused, Seen};
+
+/// The rules for operators' endpoints, and what they remember.
+pub struct Operator {
+    token: Option<String>,
+    admins: Vec<PubKey>,
+    seen: Mutex<Seen>,
+}
+
+/// A request for an operator's endpoint.
+#[derive(Clone, Copy)]
+pub struct Visit<'a> {
+    /// The request, as a NIP-98 event has to describe it.
+    pub request: nip98::Request<'a>,
+    /// The Authorization header.
+    pub authorization: Option<&'a str>,
+    /// Unix seconds.
+    pub now: Timestamp,
+    /// Who checks signatures.
+    pub verifier: &'a dyn Verifier,
+}
+
+impl fmt::Debug for Operator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Operator").field("admins", &self.admins).finish_non_exhaustive()
+    }
+}
+
+impl Operator {
+    /// `token` is for `/metrics` only; the keys in `admins` (`policy.admin_pubkeys`) may read everything.
+    pub fn new(token: Option<&str>, admins: &[PubKey]) -> Self {
+        Operator { token: token.map(str::to_owned), admins: admins.to_vec(), seen: Mutex::default() }
+    }
+
+    /// Whether an administrator has signed this request (NIP-98). The host shows the body to the [`Payload`].
+    ///
+    /// # Errors
+    /// The answer.
+    pub fn admin(&self, visit: &Visit<'_>) -> Result<Payload, Answer> {
+        let Visit { request, authorization, now, verifier } = visit;
+        let may = |author: &PubKey| self.admins.contains(author);
+        let signed = nip98::check(*authorization, request, *now, *verifier, may)?;
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).take(&signed, *now)?;
+        Ok(signed.payload())
+    }
+
+    /// Whether `/metrics` may be read: by an administrator who has signed the request, as [`Operator::admin`] says, else
+    /// from an address that `is_listed`, with the token if there is one.
+    ///
+    /// # Errors
+    /// The answer.
+    pub fn metrics(&self, visit: &Visit<'_>, is_listed: bool) -> Result<Option<Payload>, Answer> {
+        let is_open = is_listed && self.token.is_none();
+        let is_nostr = visit
+            .authorization
+            .is_some_and(|value| value.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("nostr ")));
+        if is_nostr && !is_open {
+            return self.admin(visit).map(Some);
+        }
+        if !is_listed {
+            return Err(Answer::error(403, "metrics are not for this address"));
+        }
+        match &self.token {
+            Some(token) if !visit.authorization.is_some_and(|given| bears(given, token)) => {
+                let schemes = if self.admins.is_empty() { "Bearer" } else { "Bearer, Nostr" };
+                Err(Answer::error(401, "metrics want a bearer token").with("www-authenticate", schemes))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+impl From<Refused> for Answer {
+    fn from(refused: Refused) -> Self {
+        let answer = Answer::error(refused.status(), refused.message());
+        if refused.status() == 401 { answer.with("www-authenticate", "Nostr") } else { answer }
+    }
+}
+
+/// Whether an Authorization header bears `token`. Takes as long whatever of it is right.
+fn bears(authorization: &str, token: &str) -> bool {
+    let Some((scheme, given)) = authorization.split_once(' ') else { return false };
+    let (given, token) = (given.trim().as_bytes(), token.as_bytes());
+    let differing = given.iter().zip(token).fold(0, |all, (a, b)| all | (a ^ b));
+    scheme.eq_ignore_ascii_case("bearer")
+        && given.len() == token.len()
+        && std::hint::black_box(differing) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+    use base64::prelude::BASE64_STANDARD;
+    use relay_engine::testing::signing::{event, key};
+    use relay_engine::verify::Libsecp256k1;
+
+    use super::*;
+    use crate::nip98::{KIND, Origin, Request};
+
+    const NOW: Timestamp = 1_700_000_000;
+
+    fn status(operator: &Operator, authorization: Option<&str>, is_listed: bool) -> u16 {
+        let request =
+            Request { method: "GET", origin: Origin::Host("relay.example"), path_and_query: "/metrics" };
+        let visit = Visit { request, authorization, now: NOW, verifier: &Libsecp256k1 };
+        operator.metrics(&visit, is_listed).map_or_else(|answer| answer.status, |_| 200)
+    }
+
+    fn signed_by(number: u64, serial: u64) -> String {
+        let event = event(&key(number)).kind(KIND).at(NOW).content(serial.to_string());
+        let event = event.tag(["u", "https://relay.example/metrics"]).tag(["method", "GET"]);
+        format!("Nostr {}", BASE64_STANDARD.encode(event.sign().json()))
+    }
+
+    #[test]
+    fn metrics_are_for_those_they_are_for() {
+        let admin = PubKey::from_hex(event(&key(1)).sign().pubkey.as_bytes()).unwrap();
+        let open = Operator::new(None, &[]);
+        let closed = Operator::new(Some("s3cret"), &[admin]);
+        let (own, other) = (signed_by(1, 0), signed_by(2, 0));
+        let cases = [
+            (&open, None, true, 200),
+            (&open, Some("Bearer whatever"), true, 200),
+            (&open, Some("Nostr whatever"), true, 200),
+            (&open, None, false, 403),
+            (&open, Some(&*signed_by(1, 1)), false, 403),
+            (&closed, None, true, 401),
+            (&closed, Some("Bearer s3cret"), true, 200),
+            (&closed, Some("Bearer s3cret"), false, 403),
+            (&closed, Some("Bearer wrong"), true, 401),
+            (&closed, Some(&*own), true, 200),
+            // Each event authorises one request.
+            (&closed, Some(&*own), true, 401),
+            (&closed, Some(&*signed_by(1, 2)), false, 200),
+            (&closed, Some(&*other), true, 403),
+            (&closed, Some("Nostr bm8="), true, 401),
+            (&closed, Some("Nostr"), true, 401),
+        ];
+        for (operator, authorization, is_listed, want) in cases {
+            assert_eq!(
+                status(operator, authorization, is_listed),
+                want,
+                "{authorization:?}, listed: {is_listed}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_token_is_taken_whole() {
+        let bears = |value: &str| super::bears(value, "s3cret");
+        assert!(bears("Bearer s3cret") && bears("bearer  s3cret "));
+        for wrong in
+            ["s3cret", "Bearer", "Bearer ", "Bearer s3cre", "Bearer s3cret2", "Bearer S3cret", "Basic s3cret"]
+        {
+            assert!(!bears(wrong), "{wrong}");
+        }
+    }
+}
