@@ -201,7 +201,8 @@ impl Default for Log {
     }
 }
 
-/// Where `/metrics` is, and who may read it. By default whoever reaches the relay's port may.
+/// Where `/metrics` is, and who may read it. By default whoever reaches the relay's port may. Administrators
+/// (`policy.admin_pubkeys`) always may, from any address, by requests that they sign (NIP-98).
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MetricsAccess {
