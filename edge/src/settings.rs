@@ -246,8 +246,13 @@ impl Settings {
                         ARCHITECTURE.md"
                 .into());
         }
+        let mut names = std::collections::BTreeSet::new();
         for consumer in &self.consumers {
-            consumer.filters().map_err(|words| format!("consumers: {}: {words}", consumer.name()))?;
+            let name = consumer.name();
+            consumer.filters().map_err(|words| format!("consumers: {name}: {words}"))?;
+            if !names.insert(name.clone()) {
+                return Err(format!("consumers: {name}: is named twice; one may have several filters"));
+            }
         }
         let limits = &mut self.limits;
         if limits.limit_default > limits.limit_max {
@@ -385,6 +390,11 @@ mod tests {
                 "RELAY_CONFIG",
                 r#"{"consumers":[{"binding":"AGENTS","object":"a","filters":[{"kinds":"x"}]}]}"#,
                 "consumers: AGENTS/a: ",
+            ),
+            (
+                "RELAY_CONFIG",
+                r#"{"consumers":[{"binding":"A","object":"a","filters":[]},{"binding":"A","object":"a","filters":[]}]}"#,
+                "consumers: A/a: is named twice",
             ),
             (
                 "RELAY_CONFIG",

@@ -24,6 +24,8 @@ const LOOK_SECONDS: u64 = 30;
 /// Milliseconds until a consumer that failed is tried again; they double with each failure.
 const RETRY_MS_MIN: u64 = 1_000;
 const RETRY_MS_MAX: u64 = 300_000;
+/// Longer waits are left to the alarm: a timer keeps the object awake.
+const TIMER_MS_MAX: u64 = 5_000;
 /// Stored events that match nothing and that a consumer may have to be shown again, before a row is spent on them.
 const UNCONFIRMED_MAX: u64 = 1_000;
 
@@ -139,7 +141,6 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     /// Hands out what there is, to whoever can take it.
     pub(super) fn feed_consumers(&mut self, now: Now) {
         let before = self.rows();
-        let mut handed = false;
         // Taken out for the while, so that each can use the rest of the object.
         let mut consumers = std::mem::take(&mut self.consumers);
         for consumer in &mut consumers.0 {
@@ -158,7 +159,6 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             }
             let Some(position) = self.relay.stream_position(stream) else { continue };
             if !batch.is_empty() {
-                handed = true;
                 consumer.state = State::Handed(stream, position);
                 self.host.deliver(&consumer.name, batch);
             } else if position.0 >= consumer.confirmed.0 + UNCONFIRMED_MAX
@@ -169,7 +169,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         }
         self.consumers = consumers;
         self.numbers.rows.upkeep.add(self.rows().since(before));
-        if handed {
+        if self.consumers.has_unconfirmed() {
             self.want_alarm(now, now.seconds() + LOOK_SECONDS);
         }
     }
@@ -190,16 +190,8 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         Ok(())
     }
 
-    /// An alarm has come: is there still something that has not been taken?
-    pub(super) fn look_at_consumers(&mut self, now: Now) {
-        self.feed_consumers(now);
-        if self.consumers.has_unconfirmed() {
-            self.want_alarm(now, now.seconds() + LOOK_SECONDS);
-        }
-    }
-
-    /// Milliseconds until a consumer is to be tried again.
+    /// Milliseconds until a consumer is to be tried again, if no alarm is to be waited for.
     pub(super) fn consumer_retry_ms(&self, now: Now) -> Option<u64> {
-        self.consumers.retry_at().map(|at| at.millis_since(now))
+        self.consumers.retry_at().map(|at| at.millis_since(now)).filter(|ms| *ms <= TIMER_MS_MAX)
     }
 }

@@ -48,7 +48,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             // Full or failing storage is looked at again.
             Err(_) => self.set_alarm(now.plus_millis(self.settings.sweep_seconds.saturating_mul(1000))),
         }
-        self.look_at_consumers(now);
+        self.feed_consumers(now);
     }
 
     /// Sets the alarm for whatever is to be swept next. For an object that has just woken up and does not know.

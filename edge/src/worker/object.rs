@@ -7,15 +7,17 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use futures_channel::oneshot;
+use futures_util::future::{Either, select};
 use js_sys::Uint8Array;
 use relay_engine::store::Seq;
 use relay_engine::types::{Event, Now};
 use relay_engine::wire;
 use wasm_bindgen::prelude::*;
 use worker::{
-    DurableObject, Env, Error, Method, Request, RequestInit, Response, Result, State, WebSocket,
+    Delay, DurableObject, Env, Error, Method, Request, RequestInit, Response, Result, State, WebSocket,
     WebSocketIncomingMessage, WebSocketPair, durable_object,
 };
 
@@ -38,8 +40,8 @@ struct Shared {
     object: RefCell<Option<Object<Conn, Runtime>>>,
     /// Set when a turn has been asked for, until it begins.
     turn_is_due: Cell<bool>,
-    /// Set while a later look at slow readers is under way.
-    look_is_due: Cell<bool>,
+    /// When the soonest later look is due, in milliseconds since 1970; infinite if none is.
+    look_at: Cell<f64>,
     /// Calls [`Shared::turn`]; made once, so that a turn costs no closure.
     on_turn: RefCell<Option<Closure<dyn FnMut()>>>,
     on_look: RefCell<Option<Closure<dyn FnMut()>>>,
@@ -122,6 +124,9 @@ fn now() -> Now {
 /// Tables of some 140 authors: an isolate has 128 MB for everything, and may hold several shards.
 const AUTHOR_CACHE_BYTES: usize = 4 << 20;
 
+/// A consumer that has not answered by then has failed; what it was sent is sent again.
+const DELIVERY_TIME_MAX: Duration = Duration::from_secs(120);
+
 /// Sends a batch to its consumer, which is called by its binding and its name in it.
 async fn deliver(env: &Env, consumer: &str, lines: &str) -> std::result::Result<(), String> {
     let words = |error: Error| error.to_string();
@@ -130,12 +135,18 @@ async fn deliver(env: &Env, consumer: &str, lines: &str) -> std::result::Result<
     let mut init = RequestInit::new();
     init.with_method(Method::Post).with_body(Some(JsValue::from_str(lines)));
     let request = Request::new_with_init("https://consumer/events", &init).map_err(words)?;
-    let mut response = stub.fetch_with_request(request).await.map_err(words)?;
-    // A body that nobody reads keeps this object from hibernating.
-    response.bytes().await.map_err(words)?;
-    match response.status_code() {
-        200..=299 => Ok(()),
-        status => Err(format!("it answered {status}")),
+    let answered = async {
+        let mut response = stub.fetch_with_request(request).await?;
+        // A body that nobody reads keeps this object from hibernating.
+        response.bytes().await?;
+        Ok::<u16, Error>(response.status_code())
+    };
+    match select(Box::pin(answered), Delay::from(DELIVERY_TIME_MAX)).await {
+        Either::Left((answered, _)) => match answered.map_err(words)? {
+            200..=299 => Ok(()),
+            status => Err(format!("it answered {status}")),
+        },
+        Either::Right(_) => Err(format!("it did not answer in {} seconds", DELIVERY_TIME_MAX.as_secs())),
     }
 }
 
@@ -244,11 +255,17 @@ impl Shared {
                 shared.turn_is_due.set(false);
                 shared.turn();
             }),
-            Next::Later(_) if self.look_is_due.replace(true) => {}
-            Next::Later(ms) => self.call_in(&self.on_look, ms as f64, |shared| {
-                shared.look_is_due.set(false);
-                shared.turn();
-            }),
+            Next::Later(ms) => {
+                // A look that is asked for sooner does not wait for a later one.
+                let at = js_sys::Date::now() + ms as f64;
+                if at < self.look_at.get() {
+                    self.look_at.set(at);
+                    self.call_in(&self.on_look, ms as f64, |shared| {
+                        shared.look_at.set(f64::INFINITY);
+                        shared.turn();
+                    });
+                }
+            }
         }
     }
 
@@ -363,7 +380,7 @@ impl DurableObject for RelayDurableObject {
                 env,
                 object: RefCell::default(),
                 turn_is_due: Cell::default(),
-                look_is_due: Cell::default(),
+                look_at: Cell::new(f64::INFINITY),
                 on_turn: RefCell::default(),
                 on_look: RefCell::default(),
                 deliveries: Deliveries::default(),
