@@ -18,7 +18,7 @@ use tokio::sync::{Notify, mpsc as channel, oneshot};
 use crate::beside::Item;
 use crate::config::{Readers, Settings};
 use crate::metrics::{self, ShardSnapshot, WriterMetrics};
-use crate::net::deadline::Patience;
+use crate::net::deadline::Timeouts;
 use crate::writer::ToWriter;
 
 /// Sockets beyond `connections_max` that plain HTTP is served on.
@@ -271,9 +271,9 @@ impl Host {
     }
 
     /// How long HTTP clients may take.
-    pub(crate) fn patience(&self) -> Patience {
+    pub(crate) fn timeouts(&self) -> Timeouts {
         let network = &self.settings.network;
-        Patience {
+        Timeouts {
             head: Duration::from_secs(network.handshake_seconds),
             stall: Duration::from_secs(network.write_stall_seconds),
         }

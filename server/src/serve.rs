@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use crate::beside::Beside;
 use crate::config::Settings;
 use crate::host::{Host, Inbound};
-use crate::net::{accept, api, metrics_door};
+use crate::net::{accept, api, metrics_listener};
 use crate::signals::Signals;
 use crate::writer::ToWriter;
 use crate::{shard, writer};
@@ -102,7 +102,7 @@ where
     tracing::info!("{place}");
     if let Some(listener) = for_metrics {
         tracing::info!("metrics on http://{}/metrics", listener.local_addr()?);
-        api.spawn(metrics_door::run(Arc::clone(&host), {
+        api.spawn(metrics_listener::run(Arc::clone(&host), {
             // It was bound by another runtime.
             let _guard = api.enter();
             TcpListener::from_std(listener.into_std()?)?

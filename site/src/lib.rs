@@ -29,7 +29,7 @@ pub mod settings;
 pub use answer::Answer;
 pub use info::Info;
 pub use nip11::About;
-pub use operator::{Operator, Visit};
+pub use operator::{Operator, OperatorRequest};
 pub use room::{ROOMS, Room};
 pub use route::{Endpoint, Found, Headers, Route, Table};
 pub use settings::{LimitsDef, PolicyDef};

@@ -18,7 +18,7 @@ pub struct Operator {
 
 /// A request for an operator's endpoint.
 #[derive(Clone, Copy)]
-pub struct Visit<'a> {
+pub struct OperatorRequest<'a> {
     /// The request, as a NIP-98 event has to describe it.
     pub request: nip98::Request<'a>,
     /// The Authorization header.
@@ -45,8 +45,8 @@ impl Operator {
     ///
     /// # Errors
     /// The answer.
-    pub fn admin(&self, visit: &Visit<'_>) -> Result<Payload, Answer> {
-        let Visit { request, authorization, now, verifier } = visit;
+    pub fn admin(&self, asked: &OperatorRequest<'_>) -> Result<Payload, Answer> {
+        let OperatorRequest { request, authorization, now, verifier } = asked;
         let may = |author: &PubKey| self.admins.contains(author);
         let signed = nip98::check(*authorization, request, *now, *verifier, may)?;
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).take(&signed, *now)?;
@@ -58,19 +58,19 @@ impl Operator {
     ///
     /// # Errors
     /// The answer.
-    pub fn metrics(&self, visit: &Visit<'_>, is_listed: bool) -> Result<Option<Payload>, Answer> {
+    pub fn metrics(&self, asked: &OperatorRequest<'_>, is_listed: bool) -> Result<Option<Payload>, Answer> {
         let is_open = is_listed && self.token.is_none();
-        let is_nostr = visit
+        let is_nostr = asked
             .authorization
             .is_some_and(|value| value.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("nostr ")));
         if is_nostr && !is_open {
-            return self.admin(visit).map(Some);
+            return self.admin(asked).map(Some);
         }
         if !is_listed {
             return Err(Answer::error(403, "metrics are not for this address"));
         }
         match &self.token {
-            Some(token) if !visit.authorization.is_some_and(|given| bears(given, token)) => {
+            Some(token) if !asked.authorization.is_some_and(|given| bears(given, token)) => {
                 let schemes = if self.admins.is_empty() { "Bearer" } else { "Bearer, Nostr" };
                 Err(Answer::error(401, "metrics want a bearer token").with("www-authenticate", schemes))
             }
@@ -111,8 +111,8 @@ mod tests {
     fn status(operator: &Operator, authorization: Option<&str>, is_listed: bool) -> u16 {
         let request =
             Request { method: "GET", origin: Origin::Host("relay.example"), path_and_query: "/metrics" };
-        let visit = Visit { request, authorization, now: NOW, verifier: &Libsecp256k1 };
-        operator.metrics(&visit, is_listed).map_or_else(|answer| answer.status, |_| 200)
+        let asked = OperatorRequest { request, authorization, now: NOW, verifier: &Libsecp256k1 };
+        operator.metrics(&asked, is_listed).map_or_else(|answer| answer.status, |_| 200)
     }
 
     fn signed_by(number: u64, serial: u64) -> String {

@@ -3,7 +3,7 @@
 use std::sync::{LazyLock, OnceLock};
 
 use relay_site::nip98::{self, Origin};
-use relay_site::{Answer, Operator, ROOMS, Route, Table, Visit, settings as names};
+use relay_site::{Answer, Operator, OperatorRequest, ROOMS, Route, Table, settings as names};
 use serde_json::json;
 use worker::{Context, Date, Env, Headers, Request, Response, Result, event};
 
@@ -79,7 +79,7 @@ async fn allow(
     };
     let (authorization, address) = (request.headers().get("authorization")?, address(request));
     let verifier = verifier(0);
-    let visit = Visit {
+    let asked = OperatorRequest {
         request: nip98::Request {
             method,
             origin: Origin::Url(settings.url.as_deref().unwrap_or(&address)),
@@ -90,8 +90,8 @@ async fn allow(
         verifier: &*verifier,
     };
     let payload = match route {
-        Route::Config => operator.admin(&visit).map(Some),
-        _ => operator.metrics(&visit, true),
+        Route::Config => operator.admin(&asked).map(Some),
+        _ => operator.metrics(&asked, true),
     };
     Ok(match payload {
         Ok(Some(mut payload)) => {

@@ -31,7 +31,7 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// How long clients may take.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
+pub(crate) struct Timeouts {
     /// To send the head of a request.
     pub(crate) head: Duration,
     /// To take something of an answer.
@@ -53,12 +53,12 @@ struct Times {
 }
 
 impl Deadline {
-    fn new(patience: Patience) -> Self {
+    fn new(timeouts: Timeouts) -> Self {
         // hyper ends a head that takes too long first.
-        let at = patience.head.saturating_add(patience.stall).as_micros() as u64;
+        let at = timeouts.head.saturating_add(timeouts.stall).as_micros() as u64;
         let times = Times {
             start: Instant::now(),
-            stall: patience.stall,
+            stall: timeouts.stall,
             request_us: AtomicU64::new(at),
             at_us: AtomicU64::new(at),
         };
@@ -146,21 +146,21 @@ impl Drop for Watched {
 /// Serves one socket until it closes, becomes something else, or its time is over.
 pub(super) async fn serve<T>(
     stream: TcpStream,
-    patience: Patience,
+    timeouts: Timeouts,
     respond: impl Fn(Request<Incoming>, Deadline) -> T,
 ) where
     T: Future<Output = Response<Body>>,
 {
-    let deadline = Deadline::new(patience);
+    let deadline = Deadline::new(timeouts);
     let service = service_fn(|request| {
         let deadline = deadline.clone();
-        deadline.begin(patience.stall);
+        deadline.begin(timeouts.stall);
         let answered = respond(request, deadline.clone());
         async move { Ok::<_, Infallible>(answered.await.map(|body| Watched { body, deadline })) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(patience.head)
+        .header_read_timeout(timeouts.head)
         .max_buf_size(HEAD_BYTES_MAX)
         // A client may have nothing more to say and still wait for its answer.
         .half_close(true)

@@ -20,9 +20,9 @@ use crate::shard::Seat;
 /// Serves one socket until it closes or becomes a WebSocket.
 pub(crate) async fn serve<B: Backend + 'static>(seat: Seat<B>, stream: TcpStream, peer: IpAddr) {
     let seat = Rc::new(seat);
-    let patience = seat.shard().host.patience();
+    let timeouts = seat.shard().host.timeouts();
     // Ends with the handshake of a WebSocket; who only speaks HTTP, or does not read, gives the seat back.
-    deadline::serve(stream, patience, |request, deadline| {
+    deadline::serve(stream, timeouts, |request, deadline| {
         let seat = Rc::clone(&seat);
         async move { respond(&seat, request, peer, &deadline).await }
     })

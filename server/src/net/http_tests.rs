@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::api::{self, Upload, receive};
-use super::deadline::{self, Patience};
+use super::deadline::{self, Timeouts};
 use super::response::{Body, Error, response};
 
 const BOUNDS: Bounds = Bounds { body_bytes_max: 8 << 20, idle_seconds: 1, total_seconds: 4 };
@@ -87,7 +87,7 @@ async fn handle(mut request: Request<Upload>, seen: Arc<Seen>) -> Response<Body>
 async fn start() -> (std::net::SocketAddr, Arc<Seen>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, seen) = (listener.local_addr().unwrap(), Arc::new(Seen::default()));
-    let patience = Patience { head: Duration::from_secs(1), stall: Duration::from_secs(2) };
+    let timeouts = Timeouts { head: Duration::from_secs(1), stall: Duration::from_secs(2) };
     let told = Arc::clone(&seen);
     tokio::spawn(async move {
         let runtime = api::runtime().unwrap();
@@ -97,7 +97,7 @@ async fn start() -> (std::net::SocketAddr, Arc<Seen>) {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
             let (api, seen) = (api.clone(), Arc::clone(&told));
-            tokio::spawn(deadline::serve(stream, patience, move |request, deadline| {
+            tokio::spawn(deadline::serve(stream, timeouts, move |request, deadline| {
                 let (api, seen) = (api.clone(), Arc::clone(&seen));
                 async move {
                     deadline.extend(BOUNDS);

@@ -9,7 +9,7 @@ pub(crate) mod conn;
 pub(crate) mod deadline;
 mod guard;
 pub(crate) mod http;
-pub(crate) mod metrics_door;
+pub(crate) mod metrics_listener;
 mod operator;
 mod response;
 mod upgrade;

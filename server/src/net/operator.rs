@@ -6,7 +6,7 @@ use hyper::Request;
 use hyper::header::{AUTHORIZATION, HOST};
 use relay_site::nip98::{self, Origin, Payload};
 use relay_site::route::Bounds;
-use relay_site::{Answer, Route, Visit, settings};
+use relay_site::{Answer, OperatorRequest, Route, settings};
 use serde_json::json;
 
 use super::api::{self, Upload};
@@ -23,8 +23,10 @@ pub(super) async fn answer(
     peer: IpAddr,
 ) -> Answer {
     let allowed = match route {
-        Route::Metrics => host.operator.metrics(&visit(host, &request), host.metrics_readers.include(peer)),
-        Route::Config => host.operator.admin(&visit(host, &request)).map(Some),
+        Route::Metrics => {
+            host.operator.metrics(&operator_request(host, &request), host.metrics_readers.include(peer))
+        }
+        Route::Config => host.operator.admin(&operator_request(host, &request)).map(Some),
         _ => Ok(None),
     };
     let signed = match allowed {
@@ -46,14 +48,14 @@ pub(super) async fn answer(
     }
 }
 
-fn visit<'a>(host: &'a Host, request: &'a Request<Upload>) -> Visit<'a> {
+fn operator_request<'a>(host: &'a Host, request: &'a Request<Upload>) -> OperatorRequest<'a> {
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
     let origin = match &host.settings.url {
         Some(url) => Origin::Url(url),
         None => Origin::Host(header(HOST).unwrap_or_default()),
     };
     let path_and_query = request.uri().path_and_query().map_or("/", |both| both.as_str());
-    Visit {
+    OperatorRequest {
         request: nip98::Request { method: request.method().as_str(), origin, path_and_query },
         authorization: header(AUTHORIZATION),
         now: now().seconds(),

@@ -31,7 +31,7 @@ pub(crate) async fn run(host: Arc<Host>, listener: TcpListener) {
         let (host, table) = (Arc::clone(&host), Arc::clone(&table));
         tokio::spawn(async move {
             let _seat = seat;
-            deadline::serve(stream, host.patience(), |request, deadline| {
+            deadline::serve(stream, host.timeouts(), |request, deadline| {
                 let (host, table) = (Arc::clone(&host), Arc::clone(&table));
                 async move {
                     let (method, path) = (request.method().as_str(), request.uri().path());
