@@ -30,7 +30,7 @@ pub(crate) fn serve(listener: &TcpListener, goes_on: impl Fn() -> bool) -> std::
         while let Ok((stream, _)) = listener.accept() {
             let Ok(mut socket) = tungstenite::accept(stream) else { continue };
             socket.get_mut().set_nonblocking(true)?;
-            relay.connect(now, Peer { host: None }).map(|conn| sockets.insert(conn, socket));
+            relay.connect(now, Peer::default()).map(|conn| sockets.insert(conn, socket));
         }
         for (conn, socket) in &mut sockets {
             while relay.wants_input(*conn) {

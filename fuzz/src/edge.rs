@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use relay_edge::object::{CountingConn, Host, Key, Next, Object, RowCount};
 use relay_edge::settings::{ObjectSettings, Settings};
+use relay_engine::relay::Peer;
 use relay_engine::store::sql::{SqlConn, SqlValue};
 use relay_engine::store::{Seq, StoreError};
 use relay_engine::testing::Rng;
@@ -160,8 +161,9 @@ impl World<'_> {
                 let socket = Rc::new(Socket { key: self.keys, ..Socket::default() });
                 let host = self.chance.one_in(2).then(|| "relay.test".repeat(1 + self.chance.place(40)));
                 let (key, own) = (self.keys, Rc::clone(&socket));
+                let peer = Peer { host, address: None };
                 if let Some(object) = self.object()
-                    && object.connect(now, key, own, host).is_some()
+                    && object.connect(now, key, own, peer).is_some()
                 {
                     self.sockets.insert(key, socket);
                 }

@@ -252,7 +252,7 @@ impl<'a> Host<'a> {
     }
 
     fn connect(&mut self, shard: usize) -> Client {
-        let peer = Peer { host: Some("relay.example".to_owned()) };
+        let peer = Peer { host: Some("relay.example".to_owned()), address: None };
         let conn = self.shards[shard].relay.connect(self.now, peer).expect("there is room");
         Client::new(shard, conn)
     }

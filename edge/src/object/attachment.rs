@@ -3,7 +3,7 @@
 //! ```text
 //! attachment  version:1  key:8  held:1  head  tail kind  tail, or its name:16
 //! held        1 while a message of the session lies in memory only, unanswered
-//! head        challenge (empty if none was sent), relay, keys, malformed messages, missed events, two rates
+//! head        challenge (empty if none was sent), address (no bytes, 4 of IPv4, or 8 of IPv6), relay, keys, malformed messages, missed events, two rates
 //! tail        subscriptions: id, progress, filters, or their name:16; COUNTs: id, filters or their name
 //! ```
 //!
@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 use super::bytes::{Malformed, Read, Write, filters_bytes, filters_from};
 
 /// Written by this version; others are not read.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 /// Bytes of an attachment; the platform's bound is 16,384 with its own wrapping.
 pub(super) const ATTACHMENT_BYTES_MAX: usize = 15_000;
 
@@ -134,6 +134,7 @@ fn head_bytes(key: Key, is_held: bool, session: &SessionSnapshot) -> Vec<u8> {
     out.push(u8::from(is_held));
     let mut write = Write(&mut out);
     write.bytes(session.challenge.as_deref().unwrap_or_default().as_bytes());
+    write.address(session.address);
     write.option(session.relay.as_deref(), |write, relay| write.bytes(relay.as_bytes()));
     write.number(session.keys.len() as u64);
     session.keys.iter().for_each(|key| write.raw(&key.0));
@@ -216,6 +217,7 @@ pub(super) fn load(
     let _key_and_held: [u8; 9] = read.array()?;
     let mut session = SessionSnapshot {
         challenge: Some(read.text()?).filter(|challenge| !challenge.is_empty()).map(Into::into),
+        address: read.address()?,
         relay: read.option(Read::text)?.map(Into::into),
         keys: read.list(|read| Ok(PubKey(read.array()?)))?,
         bad_messages: read.small()?,
@@ -269,6 +271,8 @@ fn load_tail(
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+    use std::net::IpAddr;
+
     use proptest::prelude::*;
     use relay_engine::relay::Progress;
     use relay_engine::store::Seq;
@@ -321,6 +325,7 @@ mod tests {
     prop_compose! {
         fn session()(
             challenge in prop::option::of(".{1,40}"),
+            address in prop::option::of(any::<[u8; 16]>()),
             relay in prop::option::of(".{0,60}"),
             keys in prop::collection::vec(any::<[u8; 32]>(), 0..4),
             (bad_messages, ephemeral_missed) in any::<(u32, u64)>(),
@@ -331,6 +336,7 @@ mod tests {
             let rate = |(level, at)| (level, Now::from_millis(at));
             SessionSnapshot {
                 challenge: challenge.map(Into::into),
+                address: address.map(|octets| IpAddr::from(octets).into()),
                 relay: relay.map(Into::into),
                 keys: keys.into_iter().map(PubKey).collect(),
                 bad_messages,
@@ -386,6 +392,7 @@ mod tests {
         let empty: Arc<[Filter]> = Arc::new([Filter::default()]);
         let mut session = SessionSnapshot {
             challenge: Some("c".into()),
+            address: None,
             relay: None,
             keys: vec![PubKey([7; 32]); 16],
             bad_messages: 0,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use relay_engine::relay::Progress;
 use relay_engine::store::Seq;
-use relay_engine::types::{EventId, Filter, PubKey, TagFilter};
+use relay_engine::types::{ClientAddress, EventId, Filter, PubKey, TagFilter};
 
 /// What was read is not what was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,14 @@ impl Write<'_> {
         self.number(u64::from(value.is_some()));
         if let Some(value) = value {
             write(self, value);
+        }
+    }
+
+    pub(super) fn address(&mut self, address: Option<ClientAddress>) {
+        match address {
+            None => self.bytes(&[]),
+            Some(ClientAddress::V4(octets)) => self.bytes(&octets),
+            Some(ClientAddress::V6(prefix)) => self.bytes(&prefix),
         }
     }
 
@@ -167,6 +175,15 @@ impl<'a> Read<'a> {
                 horizon: Seq(self.number()?),
                 last: self.option(|read| Ok((read.number()?, EventId(read.array()?))))?,
             }),
+            _ => Err(Malformed),
+        }
+    }
+
+    pub(super) fn address(&mut self) -> Result<Option<ClientAddress>, Malformed> {
+        match *self.bytes()? {
+            [] => Ok(None),
+            [a, b, c, d] => Ok(Some(ClientAddress::V4([a, b, c, d]))),
+            [a, b, c, d, e, f, g, h] => Ok(Some(ClientAddress::V6([a, b, c, d, e, f, g, h]))),
             _ => Err(Malformed),
         }
     }

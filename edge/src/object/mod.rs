@@ -227,9 +227,9 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     }
 
     /// A client has connected; `key` is unique among the sockets of this object. `None`: there is no room.
-    pub fn connect(&mut self, now: Now, key: Key, socket: H::Socket, host: Option<String>) -> Option<Next> {
-        let host = host.filter(|host| host.len() <= HOST_BYTES_MAX);
-        let id = if self.has_room() { self.relay.connect(now, Peer { host })? } else { return None };
+    pub fn connect(&mut self, now: Now, key: Key, socket: H::Socket, mut peer: Peer) -> Option<Next> {
+        peer.host = peer.host.filter(|host| host.len() <= HOST_BYTES_MAX);
+        let id = if self.has_room() { self.relay.connect(now, peer)? } else { return None };
         self.conns.insert(id, Conn::new(key, socket, BTreeSet::new()));
         self.by_key.insert(key, id);
         self.share_out();

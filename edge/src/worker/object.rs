@@ -6,12 +6,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use futures_channel::oneshot;
 use futures_util::future::{Either, select};
 use js_sys::Uint8Array;
+use relay_engine::relay::Peer;
 use relay_engine::store::Seq;
 use relay_engine::types::{Event, Now};
 use relay_engine::wire;
@@ -313,7 +315,11 @@ impl Shared {
         let tags = vec![JsValue::from_str(&tag(key))];
         self.state.as_raw().accept_websocket_with_tags(pair.server.as_ref(), tags)?;
         let socket: Socket = AsRef::<web_sys::WebSocket>::as_ref(&pair.server).clone().unchecked_into();
-        let took = self.with(|object| match object.connect(now(), key, socket, host) {
+        // The platform sets it; what a client sends under this name never comes here.
+        let address =
+            request.headers().get("cf-connecting-ip")?.and_then(|address| address.parse::<IpAddr>().ok());
+        let peer = Peer { host, address: address.map(Into::into) };
+        let took = self.with(|object| match object.connect(now(), key, socket, peer) {
             Some(next) => (true, next),
             None => (false, Next::Idle),
         });

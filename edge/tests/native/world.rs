@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use relay_edge::object::{Host, Key, Next, Object};
 use relay_edge::settings::Settings;
-use relay_engine::relay::{Config, Outcome};
+use relay_engine::relay::{Config, Outcome, Peer};
 use relay_engine::store::Seq;
 use relay_engine::testing::event_of_json;
 use relay_engine::testing::semantics::{Client, World};
@@ -181,8 +181,8 @@ impl Runtime {
     pub(super) fn connect(&mut self) -> Option<Rc<Socket>> {
         let key = self.sockets.len() as Key + 1;
         let socket = Rc::new(Socket { key, ..Socket::default() });
-        let now = self.now;
-        self.next = self.object().connect(now, key, Rc::clone(&socket), Some(HOST.into()))?;
+        let (now, peer) = (self.now, Peer { host: Some(HOST.into()), address: None });
+        self.next = self.object().connect(now, key, Rc::clone(&socket), peer)?;
         self.sockets.insert(key, Rc::clone(&socket));
         Some(socket)
     }

@@ -1,7 +1,7 @@
 //! What a shard is told when it is made, and what it is told of a client.
 
 use crate::policy::Policy;
-use crate::types::Limits;
+use crate::types::{ClientAddress, Limits};
 
 /// The rules of one relay, the same for all its shards.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,4 +21,7 @@ pub struct Config {
 pub struct Peer {
     /// The Host header of its handshake.
     pub host: Option<String>,
+    /// Where it comes from, behind proxies that the host trusts. Clients of no address share nothing with others: an
+    /// embedded one, or one that the operator exempts.
+    pub address: Option<ClientAddress>,
 }

@@ -134,8 +134,11 @@ impl<B: Backend> Relay<B> {
             return None;
         }
         let url = self.config.url.clone().or(peer.host).map(String::into_boxed_str);
-        let conn =
-            self.sessions.insert(|conn| Session::new(conn, now, Auth::new(None, url), &self.config.limits));
+        let conn = self.sessions.insert(|conn| {
+            let mut session = Session::new(conn, now, Auth::new(None, url), &self.config.limits);
+            session.address = peer.address;
+            session
+        });
         self.metrics.connections_opened += 1;
         self.note_gauges();
         self.mark_changed(conn);

@@ -8,7 +8,7 @@ use super::jobs::{JOBS_WAITING_MAX, Job};
 use super::outbox::Outbox;
 use super::subscriptions::SubKey;
 use crate::policy::{Auth, Bucket};
-use crate::types::{Limits, Now, SubId};
+use crate::types::{ClientAddress, Limits, Now, SubId};
 use crate::wire::WireError;
 
 /// Why and how a connection ends.
@@ -43,6 +43,7 @@ impl Deferred {
 }
 
 pub(super) struct Session {
+    pub(super) address: Option<ClientAddress>,
     pub(super) auth: Auth,
     pub(super) subs: FastMap<SubId, SubKey>,
     pub(super) outbox: Outbox,
@@ -81,6 +82,7 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(_conn: ConnId, now: Now, auth: Auth, limits: &Limits) -> Self {
         Session {
+            address: None,
             auth,
             subs: FastMap::default(),
             outbox: Outbox::default(),

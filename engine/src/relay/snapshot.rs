@@ -18,13 +18,15 @@ use super::session::Session;
 use super::subscriptions::{State, SubKey};
 use crate::policy::{Auth, Bucket};
 use crate::store::{Backend, Seq};
-use crate::types::{EventId, Filter, Now, PubKey, SubId, Timestamp};
+use crate::types::{ClientAddress, EventId, Filter, Now, PubKey, SubId, Timestamp};
 
 /// What must survive of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionSnapshot {
     /// NIP-42: what the client was sent, if it was; never empty.
     pub challenge: Option<Box<str>>,
+    /// Where the client comes from.
+    pub address: Option<ClientAddress>,
     /// The URL or host that the client knows the relay by.
     pub relay: Option<Box<str>>,
     /// The keys it has proven.
@@ -113,6 +115,7 @@ impl<B: Backend> Relay<B> {
         subs.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         Some(SessionSnapshot {
             challenge: session.auth.challenge().map(Into::into),
+            address: session.address,
             relay: session.auth.relay().map(Into::into),
             keys: session.auth.keys().to_vec(),
             bad_messages: session.bad_messages,
@@ -131,6 +134,7 @@ impl<B: Backend> Relay<B> {
         let conn = self.sessions.insert(|conn| {
             let mut session = Session::new(conn, now, Auth::new(challenge, relay), &self.config.limits);
             keys.into_iter().for_each(|key| session.auth.add(key));
+            session.address = snapshot.address;
             session.bad_messages = snapshot.bad_messages;
             session.ephemeral_missed = snapshot.ephemeral_missed;
             session.event_rate = Bucket::restored(snapshot.event_rate);

@@ -3,6 +3,7 @@
 //! This room imports no other. Its values are checked when they are made, so that the other rooms can
 //! trust them.
 
+mod address;
 mod event;
 mod filter;
 mod hex;
@@ -11,6 +12,7 @@ mod limits;
 mod tags;
 mod time;
 
+pub use address::ClientAddress;
 pub use event::{CanonicalEvent, Event, NO_EXPIRY};
 pub use filter::{Filter, SubId, TagFilter};
 pub use hex::{EventId, HexError, PubKey, Sig};

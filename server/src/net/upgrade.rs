@@ -40,7 +40,8 @@ pub(super) fn upgrade<B: Backend + 'static>(
     if is_forwarded.iter().any(|name| request.headers().contains_key(*name)) {
         shard.host.warn_of_proxy(host.as_deref());
     }
-    let connected = shard.host.place().and_then(|place| Some((place, shard.connect(Peer { host })?)));
+    let connected =
+        shard.host.place().and_then(|place| Some((place, shard.connect(Peer { host, address: None })?)));
     let Some((place, id)) = connected else {
         return response(Answer::error(503, "no room for another connection").with("retry-after", "30"));
     };

@@ -125,7 +125,9 @@ impl World for MachineWorld {
         machine.connected += 1;
         let now = machine.now;
         let Shard { relay, hosted } = &mut machine.shards[shard];
-        let conn = relay.connect(now, Peer { host: Some(HOST.into()) }).expect("room for a connection");
+        let conn = relay
+            .connect(now, Peer { host: Some(HOST.into()), address: None })
+            .expect("room for a connection");
         let conn = Rc::new(Cell::new(conn));
         hosted.insert(conn.get(), Hosted { conn: Rc::clone(&conn), ..Hosted::default() });
         Box::new(MachineClient { machine: Rc::clone(&self.machine), shard, conn })
