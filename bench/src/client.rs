@@ -1,11 +1,13 @@
 //! Connections to a relay, and reading its frames without parsing more of them than is asked about.
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use tungstenite::client::IntoClientRequest;
+use tungstenite::http::HeaderValue;
 use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Error, Message, WebSocket};
 
@@ -54,22 +56,35 @@ impl Endpoint {
     /// # Errors
     /// If nobody listens, or it is no WebSocket server.
     pub fn connect(&self, read_bytes: usize) -> Result<Connection> {
+        self.connect_as(read_bytes, None)
+    }
+
+    /// [`Endpoint::connect`] as a proxy does for a client at `client`: with `X-Forwarded-For`, which relays believe
+    /// from the proxies they trust.
+    ///
+    /// # Errors
+    /// If nobody listens, it is no WebSocket server, or it takes no more connections.
+    pub fn connect_as(&self, read_bytes: usize, client: Option<IpAddr>) -> Result<Connection> {
         let mut last = None;
         for address in &self.addresses {
             match TcpStream::connect_timeout(address, ANSWER_WAIT_MAX) {
-                Ok(stream) => return self.handshake(stream, read_bytes),
+                Ok(stream) => return self.handshake(stream, read_bytes, client),
                 Err(error) => last = Some(error),
             }
         }
         Err(last.expect("at least one address")).with_context(|| format!("connecting to {}", self.url))
     }
 
-    fn handshake(&self, stream: TcpStream, read_bytes: usize) -> Result<Connection> {
+    fn handshake(&self, stream: TcpStream, read_bytes: usize, client: Option<IpAddr>) -> Result<Connection> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_WAIT_MAX))?;
         stream.set_write_timeout(Some(ANSWER_WAIT_MAX))?;
         let config = WebSocketConfig::default().read_buffer_size(read_bytes).write_buffer_size(64 << 10);
-        let (socket, _) = tungstenite::client::client_with_config(&self.url, stream, Some(config))
+        let mut request = self.url.as_str().into_client_request()?;
+        if let Some(client) = client {
+            request.headers_mut().insert("x-forwarded-for", HeaderValue::try_from(client.to_string())?);
+        }
+        let (socket, _) = tungstenite::client::client_with_config(request, stream, Some(config))
             .map_err(|error| anyhow::anyhow!("WebSocket handshake with {}: {error}", self.url))?;
         Ok(Connection { socket })
     }

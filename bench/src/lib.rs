@@ -3,6 +3,7 @@
 //! Nothing here shares code with the engine, so that an answer checked here is checked by other hands:
 //! events are read with `serde_json`, filters are plain loops, frames go through `tungstenite`.
 
+pub mod abuse;
 pub mod client;
 pub mod corpus;
 pub mod fanout;

@@ -9,11 +9,12 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
+use relay_bench::abuse::Case;
 use relay_bench::client::Endpoint;
 use relay_bench::corpus::Corpus;
 use relay_bench::process::Process;
 use relay_bench::shapes::Shape;
-use relay_bench::{fanout, generate, load, publish, query};
+use relay_bench::{abuse, fanout, generate, load, publish, query};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -35,6 +36,8 @@ enum Command {
     Query(QueryArgs),
     /// Opens live subscriptions, publishes fresh events, and measures CPU and latency a delivery.
     Fanout(FanoutArgs),
+    /// Attacks a relay in one way after the other, and measures what an honest client notices.
+    Abuse(AbuseArgs),
 }
 
 #[derive(Args)]
@@ -173,6 +176,24 @@ struct FanoutArgs {
     load: Load,
 }
 
+#[derive(Args)]
+struct AbuseArgs {
+    #[command(flatten)]
+    target: Target,
+    /// Only the cases whose names contain this.
+    #[arg(long)]
+    case: Option<String>,
+    /// Seconds of calm, and of each attack.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    seconds: u32,
+    /// Addresses that the attacker comes from, told by X-Forwarded-For.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+    addresses: u8,
+    /// Tags of the attacker's large events.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    tags: u32,
+}
+
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(true) => ExitCode::SUCCESS,
@@ -253,6 +274,23 @@ fn run(command: Command) -> Result<bool> {
             let report = fanout::run(&endpoint, process, &plan)?;
             print(&report, args.target.json)?;
             Ok(report.holds())
+        }
+        Command::Abuse(args) => {
+            let (endpoint, process) =
+                (Endpoint::new(&args.target.url, false)?, args.target.pid.map(Process::new));
+            let wanted = args.case.as_deref().unwrap_or_default();
+            let cases: Vec<Case> =
+                Case::ALL.into_iter().filter(|case| case.name().contains(wanted)).collect();
+            if cases.is_empty() {
+                bail!("no case is called so: {:?}", Case::ALL.map(Case::name));
+            }
+            let plan =
+                abuse::Plan { seconds: args.seconds, addresses: args.addresses, tags: args.tags as usize };
+            for case in cases {
+                let report = abuse::run(&endpoint, process, &[case], &plan)?;
+                print(&report, args.target.json)?;
+            }
+            Ok(true)
         }
     }
 }

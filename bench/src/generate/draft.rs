@@ -7,24 +7,24 @@ use crate::hex;
 
 /// What an author wants to say.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Draft {
+pub(crate) struct Draft {
     /// Rank of the author.
-    pub(super) author: usize,
+    pub(crate) author: usize,
     /// Seconds since the Unix epoch.
-    pub(super) created_at: u64,
+    pub(crate) created_at: u64,
     /// Event kind.
-    pub(super) kind: u16,
+    pub(crate) kind: u16,
     /// Tags.
-    pub(super) tags: Vec<Vec<String>>,
+    pub(crate) tags: Vec<Vec<String>>,
     /// Content.
-    pub(super) content: String,
+    pub(crate) content: String,
 }
 
 /// An event whose id is known; only its signature is missing.
 #[derive(Clone, Debug)]
-pub(super) struct Unsigned {
+pub(crate) struct Unsigned {
     /// SHA-256 of the NIP-01 serialisation.
-    pub(super) id: [u8; 32],
+    pub(crate) id: [u8; 32],
     /// Rank of the author.
     pub(super) author: usize,
     /// Canonical JSON from `"pubkey"` up to the closing quote of the content.
@@ -33,7 +33,7 @@ pub(super) struct Unsigned {
 
 impl Draft {
     /// Hashes the draft.
-    pub(super) fn finish(self, authors: &[Author]) -> Unsigned {
+    pub(crate) fn finish(self, authors: &[Author]) -> Unsigned {
         let pubkey = &authors[self.author].pubkey;
         let mut tags = String::with_capacity(256);
         write_tags(&self.tags, &mut tags);
@@ -58,7 +58,7 @@ impl Unsigned {
     }
 
     /// Signs, and returns the whole event as canonical JSON.
-    pub(super) fn sign(&self, authors: &[Author]) -> String {
+    pub(crate) fn sign(&self, authors: &[Author]) -> String {
         let sig = authors[self.author].sign(&self.id);
         format!(r#"{{"id":"{}",{},"sig":"{sig}"}}"#, hex::encode(&self.id), self.body)
     }

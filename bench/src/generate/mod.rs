@@ -13,6 +13,7 @@ mod world;
 use std::io::{self, Write};
 
 pub use author::Author;
+pub(crate) use draft::Draft;
 pub use rng::{Rng, Zipf};
 
 use rustc_hash::FxHashSet;

@@ -1,0 +1,301 @@
+//! The attacks.
+
+use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
+use std::thread::Scope;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::Attacker;
+use crate::client::Connection;
+use crate::hex;
+
+/// An attack by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Case {
+    /// Nothing happens: what calm looks like twice.
+    Calm,
+    /// 100 filters of 50 tag conditions over five own events of many tags, asked again as soon as answered.
+    Tags,
+    /// 40 connections that each keep 31 scans without a match going.
+    Scans,
+    /// 40 connections that each keep 16 COUNTs of everything going.
+    Counts,
+    /// 8 connections that each ask for 141 authors of 141 kinds, 31 times at once.
+    Cursors,
+    /// Filters that only say `since` in the future, as many as are taken, and then ephemeral events.
+    Future,
+    /// Subscriptions of 20,000 hashtags, as many as are taken.
+    Hashtags,
+    /// 8 connections of 290 subscriptions to everything that fall behind 20,000 events, then read.
+    Behind,
+    /// 500 connections that ask for everything and read nothing.
+    Slow,
+    /// 3,000 idle connections.
+    Idle,
+    /// A kind 5 that names 200 own events of many tags.
+    Deletion,
+}
+
+impl Case {
+    /// All of them.
+    pub const ALL: [Case; 11] = [
+        Case::Calm,
+        Case::Tags,
+        Case::Scans,
+        Case::Counts,
+        Case::Cursors,
+        Case::Future,
+        Case::Hashtags,
+        Case::Behind,
+        Case::Slow,
+        Case::Idle,
+        Case::Deletion,
+    ];
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Case::Calm => "calm",
+            Case::Tags => "tags",
+            Case::Scans => "scans",
+            Case::Counts => "counts",
+            Case::Cursors => "cursors",
+            Case::Future => "future",
+            Case::Hashtags => "hashtags",
+            Case::Behind => "behind",
+            Case::Slow => "slow",
+            Case::Idle => "idle",
+            Case::Deletion => "deletion",
+        }
+    }
+
+    /// What the attacker does before it is measured; the connections it keeps.
+    pub(super) fn prepare(self, attacker: &Attacker<'_>) -> Result<Vec<Connection>> {
+        match self {
+            Case::Calm | Case::Cursors => Ok(Vec::new()),
+            Case::Tags => {
+                let mut connection = attacker.connect()?;
+                for number in 0..5 {
+                    attacker.send(&mut connection, large_event(attacker, number).0)?;
+                    attacker.await_answers(&mut connection, &["[\"OK\""], 1)?;
+                }
+                Ok(vec![connection])
+            }
+            Case::Scans | Case::Counts => {
+                publish_small(attacker, 20_000, 1)?;
+                Ok(Vec::new())
+            }
+            Case::Future => {
+                let mut kept = Vec::new();
+                for _ in 0..40 {
+                    // Refusals are among the answers that are looked for.
+                    let Ok(mut connection) = attacker.connect() else { break };
+                    for sub in 0..250 {
+                        let filters = (0..100).map(|n| format!(r#"{{"since":{}}}"#, 4_000_000_000u64 + n));
+                        let filters = filters.collect::<Vec<_>>().join(",");
+                        attacker.send(&mut connection, format!(r#"["REQ","{sub}",{filters}]"#))?;
+                    }
+                    attacker.await_answers(&mut connection, &["[\"EOSE\"", "[\"CLOSED\""], 250)?;
+                    kept.push(connection);
+                }
+                Ok(kept)
+            }
+            Case::Hashtags => {
+                let mut kept = Vec::new();
+                for place in 0..20 {
+                    let Ok(mut connection) = attacker.connect() else { break };
+                    for sub in 0..5 {
+                        let mut text = format!(r##"["REQ","{sub}",{{"#t":["x""##);
+                        (0..19_000).for_each(|n| {
+                            let _ = write!(text, ",\"{place}-{sub}-{n}\"");
+                        });
+                        text.push_str("]}]");
+                        attacker.send(&mut connection, text)?;
+                        attacker.await_answers(&mut connection, &["[\"EOSE\"", "[\"CLOSED\""], 1)?;
+                    }
+                    kept.push(connection);
+                }
+                Ok(kept)
+            }
+            Case::Behind => {
+                let mut kept = Vec::new();
+                for _ in 0..8 {
+                    let mut connection = attacker.connect()?;
+                    for sub in 0..290 {
+                        attacker.send(&mut connection, format!(r#"["REQ","{sub}",{{"limit":0}}]"#))?;
+                    }
+                    attacker.await_answers(&mut connection, &["[\"EOSE\"", "[\"CLOSED\""], 290)?;
+                    kept.push(connection);
+                }
+                publish_small(attacker, 20_000, 1)?;
+                Ok(kept)
+            }
+            Case::Slow => {
+                publish_small(attacker, 5_000, 1)?;
+                Ok((0..500).map_while(|_| attacker.connect().ok()).collect())
+            }
+            Case::Idle => Ok((0..3_000).map_while(|_| attacker.connect().ok()).collect()),
+            Case::Deletion => {
+                let mut connection = attacker.connect()?;
+                let mut ids = String::new();
+                for number in 0..200 {
+                    let (event, id) = large_event(attacker, number);
+                    attacker.send(&mut connection, event)?;
+                    attacker.await_answers(&mut connection, &["[\"OK\""], 1)?;
+                    let _ = writeln!(ids, "{}", hex::encode(&id));
+                }
+                let tags = ids.lines().map(|id| vec!["e".to_owned(), id.to_owned()]).collect();
+                let (event, _) = attacker.event(0, 5, tags, String::new());
+                // Sent when it is measured.
+                attacker.sent.fetch_add(event.len() as u64, Ordering::Relaxed);
+                connection.queue(event.into())?;
+                Ok(vec![connection])
+            }
+        }
+    }
+
+    /// What it does while it is measured, until it is told to stop.
+    pub(super) fn attack<'scope, 'env>(
+        self,
+        attacker: &'env Attacker<'env>,
+        kept: Vec<Connection>,
+        scope: &'scope Scope<'scope, 'env>,
+    ) {
+        match self {
+            Case::Calm | Case::Idle | Case::Hashtags => rest(attacker, kept, scope),
+            Case::Tags => {
+                // Each value is there, in one event or another; all together in none.
+                let conditions = |filter: usize| {
+                    let value = |place: usize| format!("{}-{}", place % 5, 50 * filter + place);
+                    let tags =
+                        letters().enumerate().map(|(n, letter)| format!(r##""#{letter}":["{}"]"##, value(n)));
+                    format!("{{{}}}", tags.collect::<Vec<_>>().join(","))
+                };
+                let filters = (0..100).map(conditions).collect::<Vec<_>>().join(",");
+                ask_again(attacker, kept.into_iter().next(), &[format!(r#"["REQ","x",{filters}]"#)], scope);
+            }
+            Case::Scans => (0..40).for_each(|_| {
+                let asks: Vec<_> =
+                    (0..31).map(|sub| format!(r##"["REQ","{sub}",{{"kinds":[1],"#d":[""]}}]"##)).collect();
+                ask_again(attacker, None, &asks, scope);
+            }),
+            Case::Counts => (0..40).for_each(|_| {
+                let asks: Vec<_> = (0..16).map(|query| format!(r#"["COUNT","{query}",{{}}]"#)).collect();
+                ask_again(attacker, None, &asks, scope);
+            }),
+            Case::Cursors => (0..8).for_each(|_| {
+                let authors = (0..141u8).map(|n| format!("\"{}\"", hex::encode(&[n; 32])));
+                let kinds = (0..141).map(|kind| kind.to_string());
+                let (authors, kinds) =
+                    (authors.collect::<Vec<_>>().join(","), kinds.collect::<Vec<_>>().join(","));
+                let asks: Vec<_> = (0..31)
+                    .map(|sub| format!(r#"["REQ","{sub}",{{"authors":[{authors}],"kinds":[{kinds}]}}]"#))
+                    .collect();
+                ask_again(attacker, None, &asks, scope);
+            }),
+            Case::Future => {
+                rest(attacker, kept, scope);
+                scope.spawn(move || -> Result<()> {
+                    let mut connection = attacker.connect()?;
+                    for number in 0.. {
+                        if attacker.is_over() {
+                            break;
+                        }
+                        let (event, _) = attacker.event(1, 20_001, Vec::new(), format!("{number}"));
+                        attacker.send(&mut connection, event)?;
+                        attacker.await_answers(&mut connection, &["[\"OK\""], 1)?;
+                        std::thread::sleep(Duration::from_millis(10));
+                    }
+                    Ok(())
+                });
+            }
+            Case::Behind => kept.into_iter().for_each(|mut connection| {
+                scope.spawn(move || attacker.await_answers(&mut connection, &["["], usize::MAX));
+            }),
+            Case::Slow => {
+                let mut asked = Vec::new();
+                for mut connection in kept {
+                    let _ = attacker.send(&mut connection, r#"["REQ","x",{"limit":5000}]"#.to_owned());
+                    asked.push(connection);
+                }
+                rest(attacker, asked, scope);
+            }
+            Case::Deletion => {
+                let Some(mut connection) = kept.into_iter().next() else { return };
+                scope.spawn(move || -> Result<()> {
+                    connection.flush()?;
+                    attacker.await_answers(&mut connection, &["[\"OK\""], 1)
+                });
+            }
+        }
+    }
+}
+
+/// Keeps connections open until it is over.
+fn rest<'scope, 'env>(
+    attacker: &'env Attacker<'env>,
+    kept: Vec<Connection>,
+    scope: &'scope Scope<'scope, 'env>,
+) {
+    scope.spawn(move || {
+        while !attacker.is_over() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        drop(kept);
+    });
+}
+
+/// Sends all of `asks`, awaits their ends, and begins again.
+fn ask_again<'scope, 'env>(
+    attacker: &'env Attacker<'env>,
+    connection: Option<Connection>,
+    asks: &[String],
+    scope: &'scope Scope<'scope, 'env>,
+) {
+    let asks = asks.to_vec();
+    scope.spawn(move || -> Result<()> {
+        let mut connection = match connection {
+            Some(connection) => connection,
+            None => attacker.connect()?,
+        };
+        while !attacker.is_over() {
+            for ask in &asks {
+                attacker.send(&mut connection, ask.clone())?;
+            }
+            attacker.await_answers(
+                &mut connection,
+                &["[\"EOSE\"", "[\"CLOSED\"", "[\"COUNT\""],
+                asks.len(),
+            )?;
+        }
+        Ok(())
+    });
+}
+
+/// Those of indexed tags that take any value.
+fn letters() -> impl Iterator<Item = char> + Clone {
+    ('a'..='z').chain('A'..='Z').filter(|letter| !"ep".contains(*letter))
+}
+
+/// An own event of as many tags as the plan says, and its id.
+fn large_event(attacker: &Attacker<'_>, number: usize) -> (String, [u8; 32]) {
+    let tags = letters().cycle().take(attacker.plan.tags).enumerate();
+    let tags = tags.map(|(n, letter)| vec![letter.to_string(), format!("{number}-{n}")]).collect();
+    attacker.event(0, 1, tags, String::new())
+}
+
+/// Publishes small events, a window of 64 at a time.
+fn publish_small(attacker: &Attacker<'_>, count: usize, kind: u16) -> Result<()> {
+    let mut connection = attacker.connect()?;
+    for start in (0..count).step_by(64) {
+        let window = 64.min(count - start);
+        for number in start..start + window {
+            let (event, _) = attacker.event(2 + number % 6, kind, Vec::new(), format!("small {number}"));
+            attacker.send(&mut connection, event)?;
+        }
+        attacker.await_answers(&mut connection, &["[\"OK\""], window)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! `relay-bench abuse`: what one client that means harm costs everybody else.
+//!
+//! An honest client publishes an event and asks for it five times a second, before and during each attack. Both
+//! come through `X-Forwarded-For`, from different addresses, so a relay that believes its proxies tells them apart.
+//! The machine is shared with the attacker: judge by the relay's CPU and by how the two figures compare.
+
+mod cases;
+mod probe;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+use crate::client::{Connection, Endpoint};
+use crate::generate::{Author, Draft};
+use crate::process::Process;
+use crate::stats::Latency;
+pub use cases::Case;
+
+/// Where the honest client comes from.
+const HONEST: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
+
+/// How to attack.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Seconds of calm, and of each attack.
+    pub seconds: u32,
+    /// Addresses that the attacker's connections come from, in turns.
+    pub addresses: u8,
+    /// Tags of large events.
+    pub tags: usize,
+}
+
+/// One attack.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// The case.
+    pub shape: &'static str,
+    /// Bytes that the attacker sent to prepare, and while it was measured.
+    pub attacker_bytes: [u64; 2],
+    /// Requests and events of the attacker that were answered while it was measured.
+    pub attacker_answers: u64,
+    /// Connections that the attacker was refused or that were closed on him.
+    pub attacker_refused: u64,
+    /// CPU of the relay while it was measured, in CPUs.
+    pub cpus: Option<f64>,
+    /// The relay's resident memory before, at the end of the attack, and five seconds after it, in bytes.
+    pub resident_bytes: Option<[u64; 3]>,
+    /// From an honest event to its OK, calm and attacked.
+    pub ok: [Latency; 2],
+    /// From an honest REQ to its EOSE, calm and attacked.
+    pub eose: [Latency; 2],
+    /// Honest events and requests that were not answered within 20 seconds, or whose answer was wrong.
+    pub honest_failed: u64,
+}
+
+/// What the attacker's threads share.
+pub(crate) struct Attacker<'a> {
+    endpoint: &'a Endpoint,
+    plan: &'a Plan,
+    authors: Vec<Author>,
+    now: u64,
+    stop: AtomicBool,
+    sent: AtomicU64,
+    answers: AtomicU64,
+    refused: AtomicU64,
+    next_address: AtomicU64,
+}
+
+impl Attacker<'_> {
+    fn is_over(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// A connection from the next of the attacker's addresses.
+    fn connect(&self) -> Result<Connection> {
+        let number = self.next_address.fetch_add(1, Ordering::Relaxed) % u64::from(self.plan.addresses);
+        let address = Ipv4Addr::new(203, 0, 113, number as u8);
+        self.endpoint.connect_as(16 << 10, Some(address.into())).inspect_err(|_| {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        })
+    }
+
+    fn send(&self, connection: &mut Connection, text: String) -> Result<()> {
+        self.sent.fetch_add(text.len() as u64, Ordering::Relaxed);
+        connection.send(text)
+    }
+
+    /// Reads until `wanted` frames have come that begin with one of `verbs`.
+    fn await_answers(&self, connection: &mut Connection, verbs: &[&str], wanted: usize) -> Result<()> {
+        let mut left = wanted;
+        while left > 0 && !self.is_over() {
+            connection.read(|text| {
+                if verbs.iter().any(|verb| text.starts_with(verb)) {
+                    left -= 1;
+                    self.answers.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(left > 0)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// An event frame of the attacker's.
+    fn event(&self, author: usize, kind: u16, tags: Vec<Vec<String>>, content: String) -> (String, [u8; 32]) {
+        let draft = Draft { author, created_at: self.now, kind, tags, content };
+        let unsigned = draft.finish(&self.authors);
+        (format!("[\"EVENT\",{}]", unsigned.sign(&self.authors)), unsigned.id)
+    }
+}
+
+/// Runs `cases` one after the other, each against an honest client.
+///
+/// # Errors
+/// If the honest client cannot connect, or the process is not there.
+pub fn run(
+    endpoint: &Endpoint,
+    process: Option<Process>,
+    cases: &[Case],
+    plan: &Plan,
+) -> Result<Vec<Report>> {
+    if plan.addresses == 0 || plan.seconds == 0 {
+        bail!("at least one address and one second");
+    }
+    cases.iter().map(|case| run_case(endpoint, process, *case, plan).context(case.name())).collect()
+}
+
+fn run_case(endpoint: &Endpoint, process: Option<Process>, case: Case, plan: &Plan) -> Result<Report> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    // Other keys in each run, so that what a run stored is not in the way of the next.
+    let seed = now.as_millis() as u64;
+    let attacker = Attacker {
+        endpoint,
+        plan,
+        authors: (0..8).map(|rank| Author::derive(seed, rank)).collect(),
+        now: now.as_secs(),
+        stop: AtomicBool::new(false),
+        sent: AtomicU64::new(0),
+        answers: AtomicU64::new(0),
+        refused: AtomicU64::new(0),
+        next_address: AtomicU64::new(0),
+    };
+    let usage = || process.map(|process| process.usage()).transpose();
+    let resting = usage()?;
+    let mut probe = probe::Probe::new(endpoint, seed)?;
+    let period = Duration::from_secs(u64::from(plan.seconds));
+    let calm = probe.run(Instant::now() + period);
+    let prepared = case.prepare(&attacker)?;
+    let prepared_bytes = attacker.sent.swap(0, Ordering::Relaxed);
+    attacker.answers.store(0, Ordering::Relaxed);
+    let before = usage()?;
+    let (attacked, attack_bytes, during) = std::thread::scope(|scope| -> Result<_> {
+        case.attack(&attacker, prepared, scope);
+        let attacked = probe.run(Instant::now() + period);
+        let (bytes, during) = (attacker.sent.load(Ordering::Relaxed), usage()?);
+        attacker.stop.store(true, Ordering::Relaxed);
+        Ok((attacked, bytes, during))
+    })?;
+    std::thread::sleep(Duration::from_secs(5));
+    let after = usage()?;
+    let cpus = before.as_ref().zip(during.as_ref()).map(|(before, during)| {
+        let cpu = during.cpu_since(before).as_secs_f64() / period.as_secs_f64();
+        (cpu * 100.0).round() / 100.0
+    });
+    let resident_bytes = match (resting, during, after) {
+        (Some(resting), Some(during), Some(after)) => {
+            Some([resting.resident_bytes, during.resident_bytes, after.resident_bytes])
+        }
+        _ => None,
+    };
+    Ok(Report {
+        shape: case.name(),
+        attacker_bytes: [prepared_bytes, attack_bytes],
+        attacker_answers: attacker.answers.load(Ordering::Relaxed),
+        attacker_refused: attacker.refused.load(Ordering::Relaxed),
+        cpus,
+        resident_bytes,
+        honest_failed: calm.failed + attacked.failed,
+        ok: [Latency::of(calm.ok), Latency::of(attacked.ok)],
+        eose: [Latency::of(calm.eose), Latency::of(attacked.eose)],
+    })
+}
