@@ -61,34 +61,33 @@ impl<'a> Sink<'a> {
 }
 
 impl<B: Backend> Relay<B> {
-    /// One step of a job.
-    pub(super) fn step(&mut self, now: Now, job: Job) -> Next {
+    /// One step of a job, of so many rows at most; they are counted down.
+    pub(super) fn step(&mut self, now: Now, job: Job, rows: &mut usize) -> Next {
         match job {
-            Job::Scan(job) => self.step_scan(now, job),
-            Job::Count(job) => self.step_count(now, job),
+            Job::Scan(job) => self.step_scan(now, job, rows),
+            Job::Count(job) => self.step_count(now, job, rows),
             Job::Replay(key) => match self.subscriptions.get(key).map(|own| &own.owner) {
-                Some(Owner::Client { conn, .. }) => self.replay_to_client(now, *conn, key),
-                Some(Owner::Stream(stream)) => self.replay_to_stream(now, *stream, key),
+                Some(Owner::Client { conn, .. }) => self.replay_to_client(now, *conn, key, rows),
+                Some(Owner::Stream(stream)) => self.replay_to_stream(now, *stream, key, rows),
                 None => Next::Done,
             },
         }
     }
 
-    fn step_scan(&mut self, now: Now, mut job: Box<ScanJob>) -> Next {
+    fn step_scan(&mut self, now: Now, mut job: Box<ScanJob>, rows: &mut usize) -> Next {
         let config = &*self.config;
         let Some(subscription) = self.subscriptions.get_mut(job.key) else { return Next::Done };
         let Some(session) = self.sessions.get_mut(job.conn) else { return Next::Done };
         if session.is_slow(&config.limits) {
             return Next::Stall(job.conn, Job::Scan(job));
         }
-        let mut rows = config.limits.scan_rows_max;
         let Session { auth, outbox, backlog_bytes, .. } = &mut *session;
         let viewer = Party { guarded_kinds: &config.policy.guarded_kinds, keys: auth.keys() };
         let mut sink = Sink::new(&subscription.head, outbox, *backlog_bytes, &config.limits);
         let mut last = None;
         let sent_before = job.sent_before;
         let step = self.store.reader().and_then(|reader| {
-            job.scan.step(&reader, now.seconds(), &mut rows, &viewer, &mut |hit| {
+            job.scan.step(&reader, now.seconds(), rows, &viewer, &mut |hit| {
                 let place = (hit.event.created_at(), hit.event.id());
                 if sent_before.is_some_and(|before| !comes_after(place, before)) {
                     return Take::Counted;
@@ -154,13 +153,12 @@ impl<B: Backend> Relay<B> {
         self.mark_ready(conn);
     }
 
-    fn step_count(&mut self, now: Now, mut job: Box<CountJob>) -> Next {
+    fn step_count(&mut self, now: Now, mut job: Box<CountJob>, rows: &mut usize) -> Next {
         let config = &*self.config;
         let Some(session) = self.sessions.get_mut(job.conn) else { return Next::Done };
-        let mut rows = config.limits.scan_rows_max;
         let viewer = Party { guarded_kinds: &config.policy.guarded_kinds, keys: session.auth.keys() };
         let step =
-            self.store.reader().and_then(|reader| job.count.step(&reader, now.seconds(), &mut rows, &viewer));
+            self.store.reader().and_then(|reader| job.count.step(&reader, now.seconds(), rows, &viewer));
         match step {
             Ok(CountStep::More) => return Next::Again(Job::Count(job)),
             Ok(CountStep::Done(counted)) => {
@@ -181,22 +179,19 @@ impl<B: Backend> Relay<B> {
     }
 
     /// Reads back from the store what a client was not sent live.
-    fn replay_to_client(&mut self, now: Now, conn: ConnId, key: SubKey) -> Next {
+    fn replay_to_client(&mut self, now: Now, conn: ConnId, key: SubKey, rows: &mut usize) -> Next {
         let config = &*self.config;
         let Some(subscription) = self.subscriptions.get_mut(key) else { return Next::Done };
         let Some(session) = self.sessions.get_mut(conn) else { return Next::Done };
         if session.is_slow(&config.limits) {
             return Next::Stall(conn, Job::Replay(key));
         }
-        let mut rows = config.limits.scan_rows_max;
         let Session { auth, outbox, backlog_bytes, .. } = &mut *session;
         let viewer = Party { guarded_kinds: &config.policy.guarded_kinds, keys: auth.keys() };
         let mut sink = Sink::new(&subscription.head, outbox, *backlog_bytes, &config.limits);
         let (filters, after) = (&subscription.filters, subscription.covered);
         let replayed = self.store.reader().and_then(|reader| {
-            replay(&reader, filters, after, &mut rows, now.seconds(), &viewer, &mut |hit| {
-                sink.push(hit.event)
-            })
+            replay(&reader, filters, after, rows, now.seconds(), &viewer, &mut |hit| sink.push(hit.event))
         });
         self.metrics.sent_event += sink.sent;
         let slow = session.is_slow(&config.limits);
@@ -215,7 +210,7 @@ impl<B: Backend> Relay<B> {
     }
 
     /// Reads back from the store what a stream has not handed out.
-    fn replay_to_stream(&mut self, now: Now, stream: StreamId, key: SubKey) -> Next {
+    fn replay_to_stream(&mut self, now: Now, stream: StreamId, key: SubKey, rows: &mut usize) -> Next {
         let Some(subscription) = self.subscriptions.get_mut(key) else { return Next::Done };
         let Some(stream) = self.streams.get_mut(stream) else { return Next::Done };
         let limits = &self.config.limits;
@@ -223,10 +218,9 @@ impl<B: Backend> Relay<B> {
             stream.stalled = Some(Job::Replay(key));
             return Next::Done;
         }
-        let mut rows = limits.scan_rows_max;
         let mut last = subscription.covered;
         let replayed = self.store.reader().and_then(|reader| {
-            replay(&reader, &subscription.filters, last, &mut rows, now.seconds(), &Everyone, &mut |hit| {
+            replay(&reader, &subscription.filters, last, rows, now.seconds(), &Everyone, &mut |hit| {
                 stream.push(Some(hit.seq), Event::from_canonical(hit.event.json().into()));
                 last = hit.seq;
                 if stream.is_full(limits) { Take::CountedAndPause } else { Take::Counted }

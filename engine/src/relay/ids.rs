@@ -5,7 +5,7 @@
 pub struct ConnId(pub(super) u64);
 
 /// A stream of one shard; never means another stream later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub(super) u64);
 
 /// Names one call of [`Relay::publish`](super::Relay::publish) in one machine.

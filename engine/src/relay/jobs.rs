@@ -1,19 +1,21 @@
 //! Work that takes several steps: scans and counts that answer requests, and replays of what a subscription was not
-//! sent live. Each takes a step in turn, so none starves another.
+//! sent live. Each takes a step in turn ([`super::turns`]), so none starves another.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Relay;
-use super::ids::ConnId;
-use super::subscriptions::{Place, SubKey};
+use super::ids::{ConnId, StreamId};
+use super::subscriptions::{Owner, Place, SubKey};
+use super::turns::{Class, Turns};
 use crate::store::{Backend, Count, Scan};
-use crate::types::{Filter, Now, SubId};
+use crate::types::{ClientAddress, Filter, Now, SubId};
 
 /// Requests of one connection that may wait for their turn; then reading pauses.
 pub(super) const JOBS_WAITING_MAX: usize = 32;
 /// REQs kept to be timed when the host has flushed.
 const ANSWERED_MAX: usize = 1_024;
+/// What a turn costs beside its rows, in rows: a read transaction and cursors.
+const TURN_ROWS: u64 = 20;
 
 /// Something with steps to take.
 pub(super) enum Job {
@@ -63,6 +65,16 @@ impl Job {
         }
     }
 
+    /// By whether it has taken a step. A replay goes on with what was sent before.
+    fn class(&self) -> Class {
+        let has_started = match self {
+            Job::Scan(job) => job.has_started,
+            Job::Count(job) => job.has_started,
+            Job::Replay(_) => true,
+        };
+        if has_started { Class::Further } else { Class::First }
+    }
+
     /// Notes that it takes a step. True if that is its first.
     fn starts(&mut self) -> bool {
         match self {
@@ -83,36 +95,74 @@ pub(super) enum Next {
     Done,
 }
 
+/// By what turns go round first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Origin {
+    Address(ClientAddress),
+    /// A client whose address the host does not tell.
+    Unknown(ConnId),
+    /// All streams of the host.
+    Host,
+}
+
+/// By what they go round then.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Asker {
+    Client(ConnId),
+    Stream(StreamId),
+}
+
 /// Jobs that wait for their turn.
 #[derive(Default)]
 pub(super) struct Jobs {
-    queue: VecDeque<Job>,
+    turns: Turns<Origin, Asker, Job>,
     /// When those REQs were asked whose EOSE the host has not yet been handed.
     answered: Vec<Now>,
 }
 
+impl Origin {
+    fn of(conn: ConnId, address: Option<ClientAddress>) -> Self {
+        address.map_or(Origin::Unknown(conn), Origin::Address)
+    }
+}
+
 impl Jobs {
     /// The COUNTs of a connection that have not been answered.
-    pub(super) fn counts_of(&self, conn: ConnId) -> Vec<(SubId, Arc<[Filter]>)> {
-        let mine = self.queue.iter().filter_map(|job| match job {
-            Job::Count(job) if job.conn == conn => Some((job.query.clone(), Arc::clone(job.count.filters()))),
+    pub(super) fn counts_of(
+        &self,
+        conn: ConnId,
+        address: Option<ClientAddress>,
+    ) -> Vec<(SubId, Arc<[Filter]>)> {
+        let jobs = self.turns.of(Origin::of(conn, address), Asker::Client(conn));
+        let counts = jobs.filter_map(|job| match job {
+            Job::Count(job) => Some((job.query.clone(), Arc::clone(job.count.filters()))),
             _ => None,
         });
-        mine.collect()
+        counts.collect()
+    }
+
+    /// Drops the jobs of a connection that is gone, with the filters and cursors that they hold.
+    pub(super) fn forget(&mut self, conn: ConnId, address: Option<ClientAddress>) {
+        self.turns.forget(Origin::of(conn, address), Asker::Client(conn));
     }
 }
 
 impl<B: Backend> Relay<B> {
     /// One step of the job whose turn it is. True if any job has more to do, or if what had waited behind this one
     /// left events to be verified.
+    ///
+    /// Turns go round by client address, then by connection, weighed by the rows they read; first steps go first, but
+    /// every fifth turn is a further step's.
     pub fn work(&mut self, now: Now) -> bool {
-        if let Some(mut job) = self.jobs.queue.pop_front() {
+        if let Some((turn, mut job)) = self.jobs.turns.take() {
             let (conn, starts) = (job.asked_by(), job.starts());
             if let Some(session) = conn.and_then(|conn| self.sessions.get_mut(conn)) {
                 session.jobs_waiting -= 1;
                 session.not_started -= usize::from(starts);
             }
-            match self.step(now, job) {
+            let rows_max = self.config.limits.scan_rows_max;
+            let mut rows = rows_max;
+            match self.step(now, job, &mut rows) {
                 Next::Again(job) => self.enqueue(job),
                 Next::Stall(conn, job) => {
                     if let Some(session) = self.sessions.get_mut(conn) {
@@ -124,13 +174,14 @@ impl<B: Backend> Relay<B> {
             if let Some(conn) = conn {
                 self.run_deferred(now, conn);
             }
+            self.jobs.turns.charge(turn, TURN_ROWS + (rows_max - rows) as u64);
         }
         self.has_work() || self.has_unverified()
     }
 
     /// Whether [`Relay::work`] would do anything. Draining a slow reader's output may make it so.
     pub fn has_work(&self) -> bool {
-        !self.jobs.queue.is_empty()
+        !self.jobs.turns.is_empty()
     }
 
     /// Starts the job of a request. What its connection sends next waits for its first step: frames take effect in
@@ -142,12 +193,26 @@ impl<B: Backend> Relay<B> {
         self.enqueue(job);
     }
 
-    /// Puts a job behind all others.
+    /// Puts a job behind all others of its connection. Nothing if that is gone.
     pub(super) fn enqueue(&mut self, job: Job) {
-        if let Some(session) = job.asked_by().and_then(|conn| self.sessions.get_mut(conn)) {
-            session.jobs_waiting += 1;
-        }
-        self.jobs.queue.push_back(job);
+        let asker = match &job {
+            Job::Scan(job) => Some(Asker::Client(job.conn)),
+            Job::Count(job) => Some(Asker::Client(job.conn)),
+            Job::Replay(key) => self.subscriptions.get(*key).map(|own| match own.owner {
+                Owner::Client { conn, .. } => Asker::Client(conn),
+                Owner::Stream(stream) => Asker::Stream(stream),
+            }),
+        };
+        let Some(asker) = asker else { return };
+        let origin = match asker {
+            Asker::Stream(_) => Origin::Host,
+            Asker::Client(conn) => {
+                let Some(session) = self.sessions.get_mut(conn) else { return };
+                session.jobs_waiting += usize::from(job.asked_by().is_some());
+                Origin::of(conn, session.address)
+            }
+        };
+        self.jobs.turns.push(job.class(), origin, asker, job);
     }
 
     /// EOSE of a REQ that was asked at `asked_at` is on its way to the host.

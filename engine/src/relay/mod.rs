@@ -33,6 +33,7 @@ mod session;
 mod snapshot;
 mod streams;
 mod subscriptions;
+mod turns;
 mod values;
 mod words;
 
@@ -165,6 +166,7 @@ impl<B: Backend> Relay<B> {
         for key in session.subs.into_values() {
             self.subscriptions.remove(key);
         }
+        self.jobs.forget(conn, session.address);
         self.values.forget(conn);
         self.note_gauges();
     }

@@ -88,11 +88,11 @@ impl<B: Backend> Relay<B> {
     /// What must survive of a connection; `None` if there is no such connection. Filters are shared, not
     /// copied.
     pub fn snapshot(&mut self, conn: ConnId) -> Option<SessionSnapshot> {
-        let counts = match self.sessions.get_mut(conn)?.counts {
+        let session = self.sessions.get(conn)?;
+        let counts = match session.counts {
             0 => Vec::new(),
-            _ => self.jobs.counts_of(conn),
+            _ => self.jobs.counts_of(conn, session.address),
         };
-        let session = self.sessions.get_mut(conn)?;
         // Held in memory only: they are told of as missed, like those that a slow reader missed.
         let held = |key: &SubKey| match &self.subscriptions.get(*key)?.state {
             State::Scanning { held, .. } => Some(held.len() as u64),

@@ -122,6 +122,7 @@ impl<B: Backend> Relay<B> {
     pub fn close_stream(&mut self, stream: StreamId) {
         if let Some(Stream { key, .. }) = self.streams.by_id.remove(&stream) {
             self.subscriptions.remove(key);
+            self.streams.failed.retain(|replay| !replay.is_for(key));
         }
     }
 

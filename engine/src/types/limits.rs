@@ -38,7 +38,7 @@ pub struct Limits {
     pub limit_max: u32,
     /// `limit` of a filter that has none.
     pub limit_default: u32,
-    /// Rows one scan step may read before another connection gets its turn.
+    /// Rows one step of a scan, count or replay may read before another client address gets its turn.
     pub scan_rows_max: usize,
     /// Rows one COUNT may read in all; past it the answer is `approximate`.
     pub count_rows_max: u64,

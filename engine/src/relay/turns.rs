@@ -1,0 +1,350 @@
+//! Whose turn it is: jobs wait in a queue that is fair to client addresses, and within one to its connections.
+//!
+//! ```text
+//! first steps  ---\      address (least cost first) --> connection (least cost first) --> job (first come, first served)
+//! further steps --/
+//! ```
+//!
+//! Everybody who waits has a clock that runs on by what their turns cost, and the one that is furthest behind is next
+//! (start-time fair queueing), so one client gets as much out of a thousand jobs on forty connections as out of one. Who
+//! begins to wait starts where the clock that is furthest ahead stands: behind those that waited already, at most by one
+//! turn of each. So nothing need be remembered of those who do not wait, and no stream of newcomers keeps another from
+//! its turn.
+//!
+//! First steps go before further ones, since most requests need no other; of every five turns one is a further step's if
+//! there are both.
+
+use std::collections::{BTreeMap, VecDeque};
+
+/// First steps in a row while further ones wait.
+const FIRSTS_IN_A_ROW_MAX: u32 = 4;
+
+/// Whether a job has taken a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    First,
+    Further,
+}
+
+/// Keys whose turns come in the order of what they have cost, each with what waits there.
+struct Ring<K, W> {
+    /// By clock, then by who has been waiting longer.
+    order: BTreeMap<Place, K>,
+    waiting: BTreeMap<K, (Place, W)>,
+    /// The clock that is furthest ahead.
+    ahead: u64,
+    serial: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    clock: u64,
+    serial: u64,
+}
+
+impl<K: Ord + Copy, W> Ring<K, W> {
+    fn new() -> Self {
+        Ring { order: BTreeMap::new(), waiting: BTreeMap::new(), ahead: 0, serial: 0 }
+    }
+
+    fn place(&mut self, clock: u64) -> Place {
+        self.serial += 1;
+        Place { clock, serial: self.serial }
+    }
+
+    /// What waits at `key`, which joins if nothing does.
+    fn join(&mut self, key: K, none: impl FnOnce() -> W) -> &mut W {
+        if !self.waiting.contains_key(&key) {
+            let place = self.place(self.ahead);
+            self.order.insert(place, key);
+            self.waiting.insert(key, (place, none()));
+        }
+        &mut self.waiting.get_mut(&key).expect("it has joined").1
+    }
+
+    /// Whose turn it is, and what waits there.
+    fn next(&mut self) -> Option<(K, &mut W)> {
+        let key = *self.order.first_key_value()?.1;
+        self.waiting.get_mut(&key).map(|(_, waiting)| (key, waiting))
+    }
+
+    fn get(&self, key: &K) -> Option<&W> {
+        self.waiting.get(key).map(|(_, waiting)| waiting)
+    }
+
+    fn get_mut(&mut self, key: &K) -> Option<&mut W> {
+        self.waiting.get_mut(key).map(|(_, waiting)| waiting)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    fn remove(&mut self, key: &K) -> Option<W> {
+        let (place, waiting) = self.waiting.remove(key)?;
+        self.order.remove(&place);
+        Some(waiting)
+    }
+
+    /// A turn of `key` is over and has cost this much. What waits there goes on waiting, unless it `is_empty`.
+    fn charge(&mut self, key: K, cost: u64, is_empty: impl Fn(&W) -> bool) {
+        let Some((place, waiting)) = self.waiting.get(&key) else { return };
+        let (place, is_empty) = (*place, is_empty(waiting));
+        let moved = self.place(place.clock + cost);
+        self.ahead = self.ahead.max(moved.clock);
+        if is_empty {
+            self.remove(&key);
+        } else if let Some((place, _)) = self.waiting.get_mut(&key) {
+            self.order.remove(place);
+            *place = moved;
+            self.order.insert(moved, key);
+        }
+    }
+}
+
+/// The jobs of one class.
+struct Round<A, C, J> {
+    addresses: Ring<A, Ring<C, VecDeque<J>>>,
+    len: usize,
+}
+
+impl<A: Ord + Copy, C: Ord + Copy, J> Round<A, C, J> {
+    fn new() -> Self {
+        Round { addresses: Ring::new(), len: 0 }
+    }
+
+    fn push(&mut self, address: A, conn: C, job: J) {
+        self.addresses.join(address, Ring::new).join(conn, VecDeque::new).push_back(job);
+        self.len += 1;
+    }
+
+    /// Takes a job. Whose it is keeps its place until it is charged, so that what this job leaves finds it there.
+    fn take(&mut self, class: Class) -> Option<(Turn<A, C>, J)> {
+        let (address, conns) = self.addresses.next()?;
+        let (conn, jobs) = conns.next()?;
+        let job = jobs.pop_front()?;
+        self.len -= 1;
+        Some((Turn { class, address, conn }, job))
+    }
+
+    fn charge(&mut self, turn: Turn<A, C>, cost: u64) {
+        if let Some(conns) = self.addresses.get_mut(&turn.address) {
+            conns.charge(turn.conn, cost, VecDeque::is_empty);
+        }
+        self.addresses.charge(turn.address, cost, Ring::is_empty);
+    }
+
+    fn forget(&mut self, address: A, conn: C) {
+        let Some(conns) = self.addresses.get_mut(&address) else { return };
+        self.len -= conns.remove(&conn).map_or(0, |jobs| jobs.len());
+        if conns.is_empty() {
+            self.addresses.remove(&address);
+        }
+    }
+
+    fn of(&self, address: A, conn: C) -> impl Iterator<Item = &J> {
+        self.addresses.get(&address).and_then(|conns| conns.get(&conn)).into_iter().flatten()
+    }
+}
+
+/// A turn that is being taken: what it costs is not known before it is over.
+#[must_use = "a turn is charged"]
+pub(super) struct Turn<A, C> {
+    class: Class,
+    address: A,
+    conn: C,
+}
+
+/// Jobs that wait for their turn. Every operation costs the logarithm of how many wait; who does not wait costs nothing.
+pub(super) struct Turns<A, C, J> {
+    first: Round<A, C, J>,
+    further: Round<A, C, J>,
+    /// First steps taken while further ones waited.
+    firsts_in_a_row: u32,
+}
+
+impl<A: Ord + Copy, C: Ord + Copy, J> Default for Turns<A, C, J> {
+    fn default() -> Self {
+        Turns { first: Round::new(), further: Round::new(), firsts_in_a_row: 0 }
+    }
+}
+
+impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
+    /// Puts a job behind those of its connection.
+    pub(super) fn push(&mut self, class: Class, address: A, conn: C, job: J) {
+        self.round(class).push(address, conn, job);
+    }
+
+    /// The job whose turn it is. The turn is to be handed to [`Turns::charge`] when it is over and what it left has been
+    /// pushed; no other is taken before.
+    pub(super) fn take(&mut self) -> Option<(Turn<A, C>, J)> {
+        let both = self.first.len > 0 && self.further.len > 0;
+        let class = match both {
+            true if self.firsts_in_a_row < FIRSTS_IN_A_ROW_MAX => Class::First,
+            true => Class::Further,
+            false if self.first.len > 0 => Class::First,
+            false => Class::Further,
+        };
+        self.firsts_in_a_row = match class {
+            Class::First if both => self.firsts_in_a_row + 1,
+            _ => 0,
+        };
+        self.round(class).take(class)
+    }
+
+    /// What a turn has cost, to be paid by its connection and its address.
+    pub(super) fn charge(&mut self, turn: Turn<A, C>, cost: u64) {
+        self.round(turn.class).charge(turn, cost);
+    }
+
+    /// Drops the jobs of a connection that is gone.
+    pub(super) fn forget(&mut self, address: A, conn: C) {
+        self.first.forget(address, conn);
+        self.further.forget(address, conn);
+    }
+
+    /// The jobs of a connection, those that have taken a step before those that have not.
+    pub(super) fn of(&self, address: A, conn: C) -> impl Iterator<Item = &J> {
+        self.further.of(address, conn).chain(self.first.of(address, conn))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.first.len == 0 && self.further.len == 0
+    }
+
+    fn round(&mut self, class: Class) -> &mut Round<A, C, J> {
+        match class {
+            Class::First => &mut self.first,
+            Class::Further => &mut self.further,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Class::{First, Further};
+    use super::*;
+
+    type Queue = Turns<char, u32, u32>;
+
+    /// Takes a turn of this cost; whose it was and which job's.
+    fn turn(queue: &mut Queue, cost: u64) -> Option<(char, u32, u32)> {
+        let (turn, job) = queue.take()?;
+        let whose = (turn.address, turn.conn, job);
+        queue.charge(turn, cost);
+        Some(whose)
+    }
+
+    /// Takes a turn of a job that has more to do.
+    fn turn_again(queue: &mut Queue, cost: impl Fn(char) -> u64) -> (char, u32) {
+        let (turn, job) = queue.take().expect("a job waits");
+        let whose = (turn.address, turn.conn);
+        queue.push(Further, turn.address, turn.conn, job);
+        queue.charge(turn, cost(whose.0));
+        whose
+    }
+
+    #[test]
+    fn a_connection_is_served_in_its_order() {
+        let mut queue = Queue::default();
+        (0..5).for_each(|job| queue.push(First, 'a', 1, job));
+        let jobs: Vec<_> = std::iter::from_fn(|| turn(&mut queue, 1)).map(|(.., job)| job).collect();
+        assert_eq!(jobs, [0, 1, 2, 3, 4]);
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn turns_go_round_by_address_and_then_by_connection() {
+        let mut queue = Queue::default();
+        for conn in 0..3 {
+            (0..2).for_each(|job| queue.push(First, 'a', conn, job));
+        }
+        (0..3).for_each(|job| queue.push(First, 'b', 9, job));
+        let turns: Vec<_> =
+            std::iter::from_fn(|| turn(&mut queue, 10)).map(|(address, conn, _)| (address, conn)).collect();
+        let expected =
+            [('a', 0), ('b', 9), ('a', 1), ('b', 9), ('a', 2), ('b', 9), ('a', 0), ('a', 1), ('a', 2)];
+        assert_eq!(turns, expected);
+    }
+
+    /// One address with dear turns and one with cheap ones get the same out of it, also if one has a single job, which
+    /// does not wait while it has its turn.
+    #[test]
+    fn turns_are_weighed_by_their_cost() {
+        for conns in [1, 30] {
+            let mut queue = Queue::default();
+            (0..conns).for_each(|conn| queue.push(Further, 'a', conn, 0));
+            queue.push(Further, 'b', 99, 0);
+            let cost = |address| if address == 'a' { 100 } else { 7 };
+            let mut spent = BTreeMap::from([('a', 0), ('b', 0)]);
+            for _ in 0..2_000 {
+                let (address, _) = turn_again(&mut queue, cost);
+                *spent.get_mut(&address).unwrap() += cost(address);
+            }
+            assert!(spent[&'a'].abs_diff(spent[&'b']) <= 100, "{spent:?}");
+        }
+    }
+
+    #[test]
+    fn a_newcomer_waits_for_one_turn_of_each_at_most() {
+        let mut queue = Queue::default();
+        for address in 'a'..='j' {
+            for conn in 0..40 {
+                (0..31).for_each(|job| queue.push(First, address, conn, job));
+            }
+        }
+        for _ in 0..57 {
+            turn(&mut queue, 2_000);
+        }
+        queue.push(First, 'z', 0, 0);
+        let waited = (0..).find(|_| turn(&mut queue, 2_000).unwrap().0 == 'z').unwrap();
+        assert!(waited <= 10, "{waited}");
+    }
+
+    /// Addresses that ask again and again, one thing at a time, are newcomers each time.
+    #[test]
+    fn newcomers_keep_nobody_from_its_turn() {
+        let mut queue = Queue::default();
+        queue.push(Further, 'z', 0, 0);
+        queue.push(Further, 'z', 1, 0);
+        assert_eq!(turn(&mut queue, 50).unwrap().0, 'z');
+        for address in ('a'..='y').cycle().take(1_000) {
+            queue.push(Further, address, 0, 0);
+            if turn(&mut queue, 1).unwrap().0 == 'z' {
+                return;
+            }
+        }
+        panic!("z has waited for a thousand others");
+    }
+
+    #[test]
+    fn first_steps_go_first_and_starve_no_other() {
+        let mut queue = Queue::default();
+        (0..10).for_each(|job| queue.push(Further, 'a', 0, job));
+        (100..110).for_each(|job| queue.push(First, 'a', 0, job));
+        let jobs: Vec<_> = std::iter::from_fn(|| turn(&mut queue, 1)).map(|(.., job)| job).collect();
+        let both = [100, 101, 102, 103, 0, 104, 105, 106, 107, 1, 108, 109];
+        assert_eq!(jobs[..12], both);
+        assert_eq!(jobs[12..], [2, 3, 4, 5, 6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn nothing_is_kept_of_those_that_do_not_wait() {
+        let mut queue = Queue::default();
+        for conn in 0..1_000 {
+            let address = char::from_u32(0x4e00 + conn).unwrap();
+            queue.push(First, address, conn, 0);
+            queue.push(Further, address, conn, 1);
+            if conn % 2 == 0 {
+                queue.forget(address, conn);
+                assert_eq!(queue.of(address, conn).count(), 0);
+            } else {
+                assert_eq!(queue.of(address, conn).collect::<Vec<_>>(), [&1, &0]);
+            }
+        }
+        assert_eq!(std::iter::from_fn(|| turn(&mut queue, 1)).count(), 1_000);
+        for round in [&queue.first, &queue.further] {
+            assert!(round.addresses.order.is_empty() && round.addresses.waiting.is_empty());
+        }
+    }
+}

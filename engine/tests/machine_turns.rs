@@ -1,0 +1,179 @@
+//! Whose requests wait for whose: turns go round by client address, not by request or by connection.
+
+use std::sync::Arc;
+
+use relay_engine::relay::{Config, ConnId, Peer, Relay, commit};
+use relay_engine::store::MemoryBackend;
+use relay_engine::testing::signing::{event, key};
+use relay_engine::types::{ClientAddress, Limits, Now};
+use relay_engine::verify::Libsecp256k1;
+
+const NOW: Now = Now::from_seconds(1_700_000_000);
+const ATTACKER: ClientAddress = ClientAddress::V4([192, 0, 2, 1]);
+const HONEST: ClientAddress = ClientAddress::V4([192, 0, 2, 2]);
+/// Events of each of the two authors.
+const EVENTS: u64 = 1_000;
+
+type Machine = Relay<MemoryBackend>;
+
+fn new_relay(limits: Limits) -> Machine {
+    let config = Config { limits, ..Config::default() };
+    Relay::new(Arc::new(config), MemoryBackend::default(), Arc::new(Libsecp256k1), [1; 32])
+}
+
+/// Two authors, of whom only the first says `x`.
+fn filled_relay(scan_rows_max: usize) -> Machine {
+    let mut relay = new_relay(Limits { scan_rows_max, ..Limits::default() });
+    let publisher = connect(&mut relay, HONEST);
+    for n in 0..EVENTS {
+        let tagged = event(&key(1)).at(NOW.seconds() - n).tag(["t", "x"]).sign();
+        let bare = event(&key(2)).at(NOW.seconds() - n).sign();
+        for event in [tagged, bare] {
+            relay.handle_text(NOW, publisher, format!(r#"["EVENT",{}]"#, event.json()).as_bytes());
+        }
+    }
+    settle(&mut relay);
+    relay.disconnect(publisher);
+    relay
+}
+
+fn settle(relay: &mut Machine) {
+    while let Some(batch) = relay.poll_verify(NOW, true) {
+        relay.handle_verified(NOW, batch.check(&Libsecp256k1));
+    }
+    while let Some(changes) = relay.poll_commit() {
+        let committed = commit(relay.store(), NOW, vec![changes]);
+        committed.replies.into_iter().for_each(|reply| relay.handle_committed(NOW, reply));
+        relay.handle_live(NOW, &committed.live);
+    }
+}
+
+fn connect(relay: &mut Machine, address: ClientAddress) -> ConnId {
+    relay.connect(NOW, Peer { address: Some(address), ..Peer::default() }).expect("there is room")
+}
+
+fn drained(relay: &mut Machine, conn: ConnId) -> Vec<String> {
+    let mut frames = Vec::new();
+    while relay.drain(conn, usize::MAX, &mut |frame| {
+        let mut bytes = Vec::new();
+        frame.write_to(&mut bytes);
+        frames.push(String::from_utf8(bytes).expect("UTF-8"));
+    }) {}
+    frames
+}
+
+/// A filter that looks at a thousand rows and matches none: neither its author nor its tag is rare.
+fn fruitless() -> String {
+    format!(r##"{{"authors":["{}"],"#t":["x"]}}"##, key(2).hex())
+}
+
+/// Steps until the first connection is sent something.
+fn steps_until_answered(relay: &mut Machine, conn: ConnId) -> usize {
+    (1..100_000)
+        .find(|_| {
+            relay.work(NOW);
+            !drained(relay, conn).is_empty()
+        })
+        .expect("it is answered")
+}
+
+/// Sends requests of one kind on each connection, as many as it may have, and lets each take its first step.
+fn attack(relay: &mut Machine, conns: &[ConnId], verb: &str, each: usize, filter: &str) {
+    for n in 0..each {
+        for conn in conns {
+            relay.handle_text(NOW, *conn, format!(r#"["{verb}","{n}",{filter}]"#).as_bytes());
+        }
+    }
+    // Four turns of five are first steps.
+    for _ in 0..2 * each * conns.len() {
+        relay.work(NOW);
+    }
+}
+
+/// Every step of an honest client waited for one of each of 1,240 scans.
+#[test]
+fn scans_on_forty_connections_hold_nobody_up() {
+    let mut relay = filled_relay(10);
+    let attackers: Vec<ConnId> = (0..40).map(|_| connect(&mut relay, ATTACKER)).collect();
+    attack(&mut relay, &attackers, "REQ", 31, &fruitless());
+    let honest = connect(&mut relay, HONEST);
+    for id in ["a", "b"] {
+        relay.handle_text(NOW, honest, format!(r#"["REQ","{id}",{{"kinds":[7]}}]"#).as_bytes());
+        let steps = steps_until_answered(&mut relay, honest);
+        assert!(steps <= 3, "{steps}");
+    }
+    // Alone it takes some twenty steps; now every other one.
+    relay.handle_text(NOW, honest, br#"["REQ","c",{"kinds":[1],"limit":100}]"#);
+    let mut frames = Vec::new();
+    for _ in 0..60 {
+        relay.work(NOW);
+        frames.extend(drained(&mut relay, honest));
+    }
+    assert_eq!(frames.len(), 101, "{:?}", frames.last());
+    assert!(relay.work(NOW), "the attack goes on");
+}
+
+#[test]
+fn counts_on_forty_connections_hold_nobody_up() {
+    let mut relay = filled_relay(10);
+    let attackers: Vec<ConnId> = (0..40).map(|_| connect(&mut relay, ATTACKER)).collect();
+    attack(&mut relay, &attackers, "COUNT", 16, &fruitless());
+    let honest = connect(&mut relay, HONEST);
+    for verb in ["REQ", "COUNT"] {
+        relay.handle_text(NOW, honest, format!(r#"["{verb}","a",{{"kinds":[7]}}]"#).as_bytes());
+        let steps = steps_until_answered(&mut relay, honest);
+        assert!(steps <= 3, "{steps}");
+    }
+    assert!(relay.work(NOW), "the attack goes on");
+}
+
+/// First steps go first, but not always.
+#[test]
+fn a_stream_of_new_requests_does_not_stop_a_scan() {
+    let mut relay = filled_relay(10);
+    let honest = connect(&mut relay, HONEST);
+    relay.handle_text(NOW, honest, br#"["REQ","all",{"kinds":[1],"limit":100}]"#);
+    relay.work(NOW);
+    let attackers: Vec<ConnId> = (0..10).map(|_| connect(&mut relay, ATTACKER)).collect();
+    let mut frames = drained(&mut relay, honest);
+    let mut steps = 0;
+    while !frames.iter().any(|frame| frame.starts_with(r#"["EOSE""#)) {
+        for conn in &attackers {
+            relay.handle_text(NOW, *conn, br#"["REQ","new",{"kinds":[7]}]"#);
+            drained(&mut relay, *conn);
+        }
+        relay.work(NOW);
+        steps += 1;
+        frames.extend(drained(&mut relay, honest));
+        assert!(steps < 150, "some twenty steps of the scan, one in five");
+    }
+    assert_eq!(frames.len(), 101);
+}
+
+#[test]
+fn an_address_gets_the_same_from_one_connection_as_from_thirty() {
+    let mut relay = filled_relay(10);
+    let many: Vec<ConnId> = (0..30).map(|_| connect(&mut relay, ATTACKER)).collect();
+    let one = connect(&mut relay, HONEST);
+    for conn in many.iter().chain([&one]) {
+        relay.handle_text(NOW, *conn, br#"["REQ","all",{"kinds":[1],"limit":2000}]"#);
+    }
+    let mut served = (0, 0);
+    for _ in 0..500 {
+        relay.work(NOW);
+        served.0 += many.iter().map(|conn| drained(&mut relay, *conn).len()).sum::<usize>();
+        served.1 += drained(&mut relay, one).len();
+    }
+    let (most, least) = (served.0.max(served.1), served.0.min(served.1));
+    assert!(least > 1_000 && most * 2 < least * 3, "{served:?}");
+}
+
+/// The jobs of those who left took a turn each to find that out.
+#[test]
+fn who_leaves_takes_no_more_turns() {
+    let mut relay = filled_relay(10);
+    let attackers: Vec<ConnId> = (0..40).map(|_| connect(&mut relay, ATTACKER)).collect();
+    attack(&mut relay, &attackers, "REQ", 31, &fruitless());
+    attackers.into_iter().for_each(|conn| relay.disconnect(conn));
+    assert!(!relay.has_work());
+}
