@@ -180,7 +180,7 @@ struct FanoutArgs {
 struct AbuseArgs {
     #[command(flatten)]
     target: Target,
-    /// Only the cases whose names contain this.
+    /// Only this case.
     #[arg(long)]
     case: Option<String>,
     /// Seconds of calm, and of each attack.
@@ -278,9 +278,8 @@ fn run(command: Command) -> Result<bool> {
         Command::Abuse(args) => {
             let (endpoint, process) =
                 (Endpoint::new(&args.target.url, false)?, args.target.pid.map(Process::new));
-            let wanted = args.case.as_deref().unwrap_or_default();
-            let cases: Vec<Case> =
-                Case::ALL.into_iter().filter(|case| case.name().contains(wanted)).collect();
+            let is_wanted = |case: &Case| args.case.as_deref().is_none_or(|name| case.name() == name);
+            let cases: Vec<Case> = Case::ALL.into_iter().filter(is_wanted).collect();
             if cases.is_empty() {
                 bail!("no case is called so: {:?}", Case::ALL.map(Case::name));
             }
