@@ -166,9 +166,9 @@ impl Case {
         match self {
             Case::Calm | Case::Idle | Case::Hashtags => rest(attacker, kept, scope),
             Case::Tags => {
-                // Each value is there, in one event or another; all together in none.
+                // All values but the last letter's are those of one event: that is seen at the end.
                 let conditions = |filter: usize| {
-                    let value = |place: usize| format!("{}-{}", place % 5, 50 * filter + place);
+                    let value = |place: usize| format!("{}-{}", place / 49, 50 * filter + place);
                     let tags =
                         letters().enumerate().map(|(n, letter)| format!(r##""#{letter}":["{}"]"##, value(n)));
                     format!("{{{}}}", tags.collect::<Vec<_>>().join(","))
