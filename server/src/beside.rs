@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use relay_engine::relay::Outcome;
+use relay_engine::relay::PublishOutcome;
 use relay_engine::store::{Seq, StoreError};
 use relay_engine::types::{Event, Filter};
 use tokio::sync::{mpsc, oneshot};
@@ -75,7 +75,7 @@ impl Beside {
     ///
     /// # Errors
     /// If the relay stops first. Then the event may be stored or not; it can be published again.
-    pub async fn publish(&self, event: Event) -> Result<Outcome, Stopped> {
+    pub async fn publish(&self, event: Event) -> Result<PublishOutcome, Stopped> {
         let (sender, outcome) = oneshot::channel();
         self.first_shard(Inbound::Publish(event, sender));
         outcome.await.map_err(|_| Stopped)

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hyper::body::Bytes;
-use relay_engine::relay::{self, CommitReply, Live, Outcome};
+use relay_engine::relay::{self, CommitReply, Live, PublishOutcome};
 use relay_engine::store::{Seq, StoreError};
 use relay_engine::types::{Event, Filter, Now};
 use relay_engine::verify::Verifier;
@@ -35,7 +35,7 @@ pub(crate) enum Inbound {
     /// Somebody wants to know its numbers.
     Snapshot(oneshot::Sender<ShardSnapshot>),
     /// An event that the host itself publishes.
-    Publish(Event, oneshot::Sender<Outcome>),
+    Publish(Event, oneshot::Sender<PublishOutcome>),
     /// A consumer wants a stream.
     OpenStream {
         /// What it wants.

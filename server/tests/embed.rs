@@ -3,7 +3,7 @@
 use std::net::TcpStream;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use relay_engine::relay::Outcome;
+use relay_engine::relay::PublishOutcome;
 use relay_engine::store::Seq;
 use relay_engine::testing::event_of_json;
 use relay_engine::testing::signing::{Signed, event, key};
@@ -73,11 +73,11 @@ fn clients_and_the_process_see_each_others_events() {
     read(&mut client, r#"["EOSE","s""#);
     block_on(async {
         let publish = || server.beside().publish(engine_event(&result));
-        assert_eq!(publish().await, Ok(Outcome::Stored(Seq(2))));
-        assert_eq!(publish().await, Ok(Outcome::Duplicate));
+        assert_eq!(publish().await, Ok(PublishOutcome::Stored(Seq(2))));
+        assert_eq!(publish().await, Ok(PublishOutcome::Duplicate));
         let forged = server.beside().publish(engine_event(&signed(1, "x").forged())).await;
         assert!(
-            matches!(&forged, Ok(Outcome::Refused(words)) if words.starts_with("invalid: ")),
+            matches!(&forged, Ok(PublishOutcome::Refused(words)) if words.starts_with("invalid: ")),
             "{forged:?}"
         );
     });

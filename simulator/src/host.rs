@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use relay_engine::policy::Policy;
 use relay_engine::relay::{
-    Commit, CommitReply, Committed, Config, ConnId, Live, Outcome, Peer, Relay, Ticket, VerifyBatch,
+    Commit, CommitReply, Committed, Config, ConnId, Live, Peer, PublishOutcome, Relay, Ticket, VerifyBatch,
     VerifyChecked, commit,
 };
 use relay_engine::store::{MemoryBackend, TermClasses, sweep_expired};
@@ -308,18 +308,20 @@ impl<'a> Host<'a> {
             let id = self.published.remove(&(shard, ticket)).expect("each is heard of once");
             let ephemeral = self.ephemeral.contains_key(&id);
             match outcome {
-                Outcome::Stored(seq) => {
+                PublishOutcome::Stored(seq) => {
                     assert!(
                         self.history.stays_of(id).any(|stay| stay.seq == seq),
                         "it was stored by that number"
                     );
                 }
-                Outcome::Delivered => assert!(ephemeral, "what is stored is not just delivered"),
-                Outcome::Duplicate => {
+                PublishOutcome::Delivered => assert!(ephemeral, "what is stored is not just delivered"),
+                PublishOutcome::Duplicate => {
                     assert!(ephemeral || self.history.stays_of(id).next().is_some(), "{id} is nowhere");
                 }
-                Outcome::Superseded => assert!(!ephemeral, "nothing supersedes what is ephemeral"),
-                Outcome::Refused(words) | Outcome::Failed(words) => assert!(words.contains(": "), "{words}"),
+                PublishOutcome::Superseded => assert!(!ephemeral, "nothing supersedes what is ephemeral"),
+                PublishOutcome::Refused(words) | PublishOutcome::Failed(words) => {
+                    assert!(words.contains(": "), "{words}")
+                }
             }
             self.report.published += 1;
         }

@@ -23,7 +23,7 @@ mod turn;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use relay_engine::relay::{ConnId, Live, Outcome, Peer, Relay, Ticket};
+use relay_engine::relay::{ConnId, Live, Peer, PublishOutcome, Relay, Ticket};
 use relay_engine::store::sql::{SqlBackend, SqlConn, SqlOpenError};
 use relay_engine::store::{Backend, Reader, Seq, Stats};
 use relay_engine::types::{Event, Now};
@@ -265,7 +265,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
 
     /// What became of an event that was published. Those that are lost with the object's memory are not told of:
     /// they are to be published again.
-    pub fn poll_published(&mut self) -> Option<(Ticket, Outcome)> {
+    pub fn poll_published(&mut self) -> Option<(Ticket, PublishOutcome)> {
         self.relay.poll_published()
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use relay_edge::object::{Host, Key, Next, Object};
 use relay_edge::settings::Settings;
-use relay_engine::relay::{Config, Outcome, Peer};
+use relay_engine::relay::{Config, Peer, PublishOutcome};
 use relay_engine::store::Seq;
 use relay_engine::testing::event_of_json;
 use relay_engine::testing::semantics::{Client, World};
@@ -309,7 +309,7 @@ impl World for ObjectWorld {
         HOST.into()
     }
 
-    fn publish(&mut self, event: &Signed) -> Option<Outcome> {
+    fn publish(&mut self, event: &Signed) -> Option<PublishOutcome> {
         let runtime = &mut *self.0.borrow_mut();
         let (now, event) = (runtime.now, event_of_json(&event.json()).expect("all fields"));
         runtime.drive();

@@ -1,7 +1,8 @@
 //! From verified events to durable ones, and the answers that may only follow.
 
 use super::ingest::InFlight;
-use super::{Relay, publish, words};
+use super::publish::PublishOutcome;
+use super::{Relay, words};
 use crate::store::{self, Backend, Op, Outcome, Refusal, Seq, StoreError};
 use crate::types::{Event, Now};
 
@@ -159,7 +160,7 @@ impl<B: Backend> Relay<B> {
             Err(error) => {
                 let words = words::store(&error);
                 for place in reply.places {
-                    self.finish(now, place, publish::Outcome::Failed(words.clone()));
+                    self.finish(now, place, PublishOutcome::Failed(words.clone()));
                 }
             }
         }
@@ -168,11 +169,11 @@ impl<B: Backend> Relay<B> {
 }
 
 /// What a sender is told of a change.
-fn told(outcome: &Outcome) -> publish::Outcome {
+fn told(outcome: &Outcome) -> PublishOutcome {
     match outcome {
-        Outcome::Stored(seq) => publish::Outcome::Stored(*seq),
-        Outcome::Duplicate => publish::Outcome::Duplicate,
-        Outcome::Refused(Refusal::Superseded) => publish::Outcome::Superseded,
-        Outcome::Refused(refusal) => publish::Outcome::Refused(words::refusal(*refusal).into()),
+        Outcome::Stored(seq) => PublishOutcome::Stored(*seq),
+        Outcome::Duplicate => PublishOutcome::Duplicate,
+        Outcome::Refused(Refusal::Superseded) => PublishOutcome::Superseded,
+        Outcome::Refused(refusal) => PublishOutcome::Refused(words::refusal(*refusal).into()),
     }
 }

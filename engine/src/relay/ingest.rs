@@ -6,7 +6,7 @@
 //! flight may say another's id; so what looks like its copy is compared whole, and hashed at once if it differs.
 
 use super::ids::{ConnId, Ticket};
-use super::publish::Outcome;
+use super::publish::PublishOutcome as Outcome;
 use super::{Relay, SeededMap, VerifyBatch, VerifyChecked, words};
 use crate::policy::{self, Candidate, Standing, VANISH_KIND, names_relay};
 use crate::store::{Backend, Op, Reader};

@@ -50,7 +50,7 @@ pub use ingest::InFlight;
 pub use metrics::{Histogram, Metrics};
 pub use outbox::Frame;
 pub use output::Output;
-pub use publish::Outcome;
+pub use publish::PublishOutcome;
 pub use session::Close;
 pub use snapshot::{Progress, SessionSnapshot, SubSnapshot};
 

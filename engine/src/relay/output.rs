@@ -1,7 +1,7 @@
 //! What a machine wants of its host, in one order, and the loop of a host with one shard and one thread.
 
 use super::ids::{ConnId, Ticket};
-use super::publish::Outcome;
+use super::publish::PublishOutcome;
 use super::session::Close;
 use super::{Commit, Committed, Relay, VerifyBatch, commit};
 use crate::store::{Backend, StoreError};
@@ -24,7 +24,7 @@ pub enum Output {
     /// Read on from this connection; [`Relay::wants_input`] had said no.
     Resume(ConnId),
     /// This has become of an event that the host published.
-    Published(Ticket, Outcome),
+    Published(Ticket, PublishOutcome),
     /// The store has failed, and those who published have been told; only [`Relay::run`] hands this out.
     StoreFailed(StoreError),
 }

@@ -11,9 +11,9 @@ use crate::store::{Backend, Seq};
 use crate::types::{Event, Now};
 use crate::wire;
 
-/// What became of an event.
+/// What became of an event that a client or the host published.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum PublishOutcome {
     /// It is stored, under this sequence number, and survives power loss.
     Stored(Seq),
     /// It is ephemeral and has been delivered.
@@ -28,10 +28,10 @@ pub enum Outcome {
     Failed(String),
 }
 
-impl Outcome {
+impl PublishOutcome {
     /// Whether the relay has it, or has passed it on.
     pub fn is_accepted(&self) -> bool {
-        matches!(self, Outcome::Stored(_) | Outcome::Delivered | Outcome::Duplicate)
+        matches!(self, PublishOutcome::Stored(_) | PublishOutcome::Delivered | PublishOutcome::Duplicate)
     }
 }
 
@@ -39,11 +39,11 @@ impl Outcome {
 #[derive(Debug, Default)]
 pub(super) struct Published {
     tickets: u64,
-    outcomes: VecDeque<(Ticket, Outcome)>,
+    outcomes: VecDeque<(Ticket, PublishOutcome)>,
 }
 
 impl Published {
-    pub(super) fn push(&mut self, ticket: Ticket, outcome: Outcome) {
+    pub(super) fn push(&mut self, ticket: Ticket, outcome: PublishOutcome) {
         self.outcomes.push_back((ticket, outcome));
     }
 }
@@ -62,14 +62,14 @@ impl<B: Backend> Relay<B> {
             Ok(raw) => self.take_event(now, Sender::Host(ticket), &raw),
             Err(error) => {
                 let words = format!("{}: {error}", error.prefix());
-                self.published.push(ticket, Outcome::Refused(words));
+                self.published.push(ticket, PublishOutcome::Refused(words));
             }
         }
         ticket
     }
 
     /// What became of an event that was published, each once, in the order of their ends.
-    pub fn poll_published(&mut self) -> Option<(Ticket, Outcome)> {
+    pub fn poll_published(&mut self) -> Option<(Ticket, PublishOutcome)> {
         self.published.outcomes.pop_front()
     }
 }

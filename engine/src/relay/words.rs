@@ -14,7 +14,7 @@
 //! | `unsupported` | what another relay may understand |
 //! | `rate-limited`, `pow`, `error` | as NIP-01 has them |
 
-use super::publish::Outcome;
+use super::publish::PublishOutcome;
 use crate::policy::{AuthRefused, Refused};
 use crate::store::{Refusal, StoreError};
 use crate::wire::WireError;
@@ -49,12 +49,12 @@ pub(super) fn store(error: &StoreError) -> String {
 }
 
 /// Whether an event is accepted, and the words of its OK.
-pub(super) fn ok(outcome: &Outcome) -> (bool, &str) {
+pub(super) fn ok(outcome: &PublishOutcome) -> (bool, &str) {
     match outcome {
-        Outcome::Stored(_) | Outcome::Delivered => (true, ""),
-        Outcome::Duplicate => (true, DUPLICATE),
-        Outcome::Superseded => (false, refusal(Refusal::Superseded)),
-        Outcome::Refused(words) | Outcome::Failed(words) => (false, words),
+        PublishOutcome::Stored(_) | PublishOutcome::Delivered => (true, ""),
+        PublishOutcome::Duplicate => (true, DUPLICATE),
+        PublishOutcome::Superseded => (false, refusal(Refusal::Superseded)),
+        PublishOutcome::Refused(words) | PublishOutcome::Failed(words) => (false, words),
     }
 }
 

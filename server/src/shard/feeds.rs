@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use relay_engine::relay::{Outcome, StreamId, Ticket};
+use relay_engine::relay::{PublishOutcome, StreamId, Ticket};
 use relay_engine::store::{Backend, Seq, StoreError};
 use relay_engine::types::{Event, Filter, Now};
 use tokio::sync::mpsc::error::TrySendError;
@@ -16,7 +16,7 @@ use crate::beside::{Item, UNMATCHED_MAX};
 #[derive(Default)]
 pub(super) struct Feeds {
     streams: RefCell<Vec<Feed>>,
-    published: RefCell<HashMap<Ticket, oneshot::Sender<Outcome>>>,
+    published: RefCell<HashMap<Ticket, oneshot::Sender<PublishOutcome>>>,
 }
 
 struct Feed {
@@ -27,12 +27,12 @@ struct Feed {
 }
 
 impl<B: Backend> Shard<B> {
-    pub(super) fn publish(&self, now: Now, event: &Event, sender: oneshot::Sender<Outcome>) {
+    pub(super) fn publish(&self, now: Now, event: &Event, sender: oneshot::Sender<PublishOutcome>) {
         let ticket = self.relay.borrow_mut().publish(now, event);
         self.feeds.published.borrow_mut().insert(ticket, sender);
     }
 
-    pub(super) fn tell_publisher(&self, ticket: Ticket, outcome: Outcome) {
+    pub(super) fn tell_publisher(&self, ticket: Ticket, outcome: PublishOutcome) {
         if let Some(sender) = self.feeds.published.borrow_mut().remove(&ticket) {
             // Who does not wait any more need not be told.
             let _ = sender.send(outcome);

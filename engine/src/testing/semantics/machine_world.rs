@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::{Client, World};
-use crate::relay::{Close, Config, ConnId, Frame, Live, Outcome, Peer, Relay, commit};
+use crate::relay::{Close, Config, ConnId, Frame, Live, Peer, PublishOutcome, Relay, commit};
 use crate::store::{self, Backend, MemoryBackend, MemoryReader, MemoryWriter, StoreError, TermClasses};
 use crate::testing::event_of_json;
 use crate::testing::signing::Signed;
@@ -159,7 +159,7 @@ impl World for MachineWorld {
         HOST.into()
     }
 
-    fn publish(&mut self, event: &Signed) -> Option<Outcome> {
+    fn publish(&mut self, event: &Signed) -> Option<PublishOutcome> {
         let machine = &mut *self.machine.borrow_mut();
         let now = machine.now;
         let event = event_of_json(&event.json()).expect("a signed event has all fields");

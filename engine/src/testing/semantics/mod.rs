@@ -43,7 +43,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 pub use frame::Frame;
 pub use machine_world::{MachineWorld, Tuning};
 
-use crate::relay::{Config, Outcome};
+use crate::relay::{Config, PublishOutcome};
 use crate::testing::signing::Signed;
 use crate::types::Timestamp;
 use stage::Stage;
@@ -68,7 +68,7 @@ pub trait World {
     fn host(&self) -> String;
 
     /// Publishes an event as the host itself does. `None` if this world cannot.
-    fn publish(&mut self, _event: &Signed) -> Option<Outcome> {
+    fn publish(&mut self, _event: &Signed) -> Option<PublishOutcome> {
         None
     }
 

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::stage::Stage;
 use super::{Case, case, case_with};
-use crate::relay::{Config, Outcome};
+use crate::relay::{Config, PublishOutcome};
 use crate::testing::signing::{Signed, event, key};
 
 pub(super) fn cases() -> Vec<Case> {
@@ -33,7 +33,7 @@ fn like_any_event(stage: &mut Stage<'_>) {
     stage.watch(&mut watcher, "live", json!({"kinds": [6_000]}));
     let result = event(&key(1)).kind(6_000).at(stage.t).content("done").sign();
     let outcome = publish!(stage, &result);
-    assert!(matches!(outcome, Outcome::Stored(_)), "{outcome:?}");
+    assert!(matches!(outcome, PublishOutcome::Stored(_)), "{outcome:?}");
     let mut other = stage.open();
     assert_eq!(stage.settle(&mut other, &mut watcher, "live"), std::slice::from_ref(&result.id));
     assert_eq!(other.ask(json!({"kinds": [6_000]})).ids(), std::slice::from_ref(&result.id));
@@ -44,18 +44,18 @@ fn like_any_event(stage: &mut Stage<'_>) {
 fn again(stage: &mut Stage<'_>) {
     let note = event(&key(1)).at(stage.t).sign();
     publish!(stage, &note);
-    assert_eq!(publish!(stage, &note), Outcome::Duplicate);
+    assert_eq!(publish!(stage, &note), PublishOutcome::Duplicate);
     let mut client = stage.open();
     let theirs = event(&key(2)).at(stage.t).sign();
     client.accept(&theirs);
-    assert_eq!(publish!(stage, &theirs), Outcome::Duplicate);
+    assert_eq!(publish!(stage, &theirs), PublishOutcome::Duplicate);
 }
 
 fn replaces_and_deletes(stage: &mut Stage<'_>) {
     let versions: Vec<Signed> =
         (0..3).map(|n| event(&key(1)).kind(0).at(stage.t - 10 + n).content(n.to_string()).sign()).collect();
     publish!(stage, &versions[1]);
-    assert_eq!(publish!(stage, &versions[0]), Outcome::Superseded);
+    assert_eq!(publish!(stage, &versions[0]), PublishOutcome::Superseded);
     assert!(publish!(stage, &versions[2]).is_accepted());
     let mut client = stage.open();
     assert_eq!(client.ask(json!({"kinds": [0]})).ids(), [versions[2].id.clone()]);
@@ -63,7 +63,10 @@ fn replaces_and_deletes(stage: &mut Stage<'_>) {
     assert!(publish!(stage, &deletion).is_accepted());
     assert!(client.ask(json!({"kinds": [0]})).ids().is_empty());
     let outcome = publish!(stage, &versions[2]);
-    assert!(matches!(&outcome, Outcome::Refused(words) if words.starts_with("blocked: ")), "{outcome:?}");
+    assert!(
+        matches!(&outcome, PublishOutcome::Refused(words) if words.starts_with("blocked: ")),
+        "{outcome:?}"
+    );
 }
 
 fn few_tags(config: &mut Config) {
@@ -81,7 +84,10 @@ fn what_is_wrong(stage: &mut Stage<'_>) {
     let mut client = stage.open();
     for (what, wrong) in cases {
         let outcome = publish!(stage, &wrong);
-        assert!(matches!(&outcome, Outcome::Refused(words) if words.contains(": ")), "{what}: {outcome:?}");
+        assert!(
+            matches!(&outcome, PublishOutcome::Refused(words) if words.contains(": ")),
+            "{what}: {outcome:?}"
+        );
         assert!(client.ask(json!({"ids": [wrong.id]})).ids().is_empty(), "{what}");
     }
 }
@@ -98,7 +104,7 @@ fn not_held_up(stage: &mut Stage<'_>) {
     for n in 0..5 {
         let note = event(&key(1)).at(stage.t).tag(["-"]).content(n.to_string()).sign();
         let outcome = publish!(stage, &note);
-        assert!(matches!(outcome, Outcome::Stored(_)), "{outcome:?}");
+        assert!(matches!(outcome, PublishOutcome::Stored(_)), "{outcome:?}");
     }
 }
 
@@ -106,7 +112,7 @@ fn ephemeral(stage: &mut Stage<'_>) {
     let mut watcher = stage.open();
     stage.watch(&mut watcher, "live", json!({"kinds": [20_002]}));
     let beat = event(&key(1)).kind(20_002).at(stage.t).sign();
-    assert_eq!(publish!(stage, &beat), Outcome::Delivered);
+    assert_eq!(publish!(stage, &beat), PublishOutcome::Delivered);
     let mut other = stage.open();
     assert_eq!(stage.settle(&mut other, &mut watcher, "live"), [beat.id]);
     assert!(other.ask(json!({"kinds": [20_002]})).ids().is_empty());

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::World;
 use super::conn::{Conn, as_list};
 use super::oracle::Guard;
-use crate::relay::Outcome;
+use crate::relay::PublishOutcome;
 use crate::testing::signing::{Draft, Key, Signed, event, key};
 use crate::types::{Kind, Timestamp};
 
@@ -69,7 +69,7 @@ impl<'w> Stage<'w> {
     }
 
     /// Publishes as the host does, if the world can.
-    pub(super) fn publish(&mut self, event: &Signed) -> Option<Outcome> {
+    pub(super) fn publish(&mut self, event: &Signed) -> Option<PublishOutcome> {
         let outcome = self.world.publish(event);
         self.talk.add(&format!("-- the host publishes {}: {outcome:?}", event.json()));
         outcome
