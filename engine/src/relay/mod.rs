@@ -23,6 +23,7 @@ mod ids;
 mod ingest;
 mod input;
 mod jobs;
+mod keyed;
 mod metrics;
 mod outbox;
 mod output;
@@ -283,6 +284,5 @@ impl<B: Backend> Relay<B> {
     }
 }
 
-/// Maps whose keys a client can choose are keyed by the shard's seed.
-type SeededMap<K, V> = std::collections::HashMap<K, V, rustc_hash::FxSeededState>;
+/// A map whose keys the machine numbers itself; see [`keyed`] for others.
 type FastMap<K, V> = FxHashMap<K, V>;
