@@ -24,6 +24,7 @@ mod ingest;
 mod input;
 mod jobs;
 mod keyed;
+mod later;
 mod metrics;
 mod outbox;
 mod output;
@@ -234,6 +235,7 @@ impl<B: Backend> Relay<B> {
 
     /// Time has passed. A full or old verification batch comes out of [`Relay::poll_verify`].
     pub fn handle_timeout(&mut self, now: Now) {
+        self.advance_subscriptions(now);
         self.subscriptions.sweep();
         for replay in self.streams.take_failed(now) {
             self.enqueue(replay);
@@ -277,6 +279,12 @@ impl<B: Backend> Relay<B> {
             session.in_ready = true;
             self.ready.push_back(conn);
         }
+    }
+
+    /// Filters whose time has come enter the index; see [`later`].
+    fn advance_subscriptions(&mut self, now: Now) {
+        let ahead = self.config.limits.created_at_ahead_seconds_max;
+        self.subscriptions.advance(now.seconds().saturating_add(ahead));
     }
 
     fn last_seq(&self) -> Result<Seq, StoreError> {

@@ -22,6 +22,7 @@ const COUNTS_MAX: usize = 16;
 impl<B: Backend> Relay<B> {
     pub(super) fn handle_req(&mut self, now: Now, conn: ConnId, sub: SubId, filters: Vec<Filter>) {
         self.metrics.messages_req += 1;
+        self.advance_subscriptions(now);
         // A REQ of a known id replaces it, also when it is refused.
         let before = self.values.all();
         self.end_subscription(conn, &sub);

@@ -141,6 +141,7 @@ impl<B: Backend> Relay<B> {
             session
         });
         self.note_gauges();
+        self.advance_subscriptions(now);
         for (sub, resumed) in snapshot.subs {
             self.resume(now, conn, sub, &resumed);
         }
