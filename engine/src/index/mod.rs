@@ -32,6 +32,8 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 
+pub use compile::Breadth;
+
 use checked::{CheckedFilters, Hit};
 use keys::Keys;
 use kinds::KindSets;
