@@ -36,6 +36,28 @@ enum Anchor {
     All,
 }
 
+/// How many events a filter is a candidate of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Breadth {
+    /// Those that have one of its ids, authors or tag values.
+    Narrow,
+    /// All of so many kinds.
+    Kinds(usize),
+    /// All.
+    AllEvents,
+}
+
+impl Breadth {
+    /// Of a filter that is normalised.
+    pub fn of(filter: &Filter) -> Self {
+        match Anchor::choose(filter) {
+            Anchor::Ids | Anchor::Tag(_) | Anchor::Authors => Breadth::Narrow,
+            Anchor::Kinds => Breadth::Kinds(filter.kinds.as_ref().map_or(0, |kinds| kinds.len())),
+            Anchor::All => Breadth::AllEvents,
+        }
+    }
+}
+
 impl Anchor {
     fn choose(filter: &Filter) -> Self {
         if filter.ids.is_some() {

@@ -32,7 +32,9 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 
-use checked::{CheckedFilters, Hit, NO_FILTER};
+pub use compile::Breadth;
+
+use checked::{CheckedFilters, Hit};
 use keys::Keys;
 use kinds::KindSets;
 use name::KeyedHash;
@@ -108,18 +110,25 @@ impl Index {
     ///
     /// The filters must be normalised. Costs a table look-up and a push for each value, 0.2-0.3 us; where a
     /// sweep is due, also a part of it of the same order.
-    pub fn subscribe(&mut self, filters: &[Filter]) -> SubSlot {
+    pub fn subscribe<'a>(&mut self, filters: impl IntoIterator<Item = &'a Filter>) -> SubSlot {
         let slot = self.slots.take();
-        let (before, mut checked) = (self.postings, NO_FILTER);
-        for filter in filters.iter().filter(|filter| !filter.is_empty()) {
+        self.extend(slot, filters);
+        slot
+    }
+
+    /// Adds filters to a living subscription: it wants what any of them matches, too. Costs what
+    /// [`Index::subscribe`] does.
+    pub fn extend<'a>(&mut self, slot: SubSlot, filters: impl IntoIterator<Item = &'a Filter>) {
+        debug_assert!(!self.slots.is_dead(slot), "who has ended wants nothing");
+        let (before, mut checked) = (self.postings, self.slots.filters(slot));
+        for filter in filters.into_iter().filter(|filter| !filter.is_empty()) {
             checked = self.compile(slot, filter, checked);
         }
         let added = self.postings - before;
-        self.slots.fill(slot, checked, added);
+        self.slots.fill(slot, checked, self.slots.postings(slot) + added);
         if self.is_sweep_due() {
             self.sweep_some(added * SWEEP_SHARE + SWEEP_MIN);
         }
-        slot
     }
 
     /// Ends a subscription: it is never reported again. Costs nothing to speak of; a slot that is not alive is

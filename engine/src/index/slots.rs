@@ -51,6 +51,11 @@ impl Slots {
         }
     }
 
+    /// Postings of the subscription.
+    pub(super) fn postings(&self, slot: SubSlot) -> usize {
+        self.subs[slot.0 as usize].postings as usize
+    }
+
     /// Records what the subscription turned into.
     pub(super) fn fill(&mut self, slot: SubSlot, filters: u32, postings: usize) {
         let sub = &mut self.subs[slot.0 as usize];

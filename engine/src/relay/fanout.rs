@@ -33,6 +33,7 @@ impl<B: Backend> Relay<B> {
         if event.is_expired(now.seconds()) && seq.is_some() {
             return;
         }
+        self.advance_subscriptions(now);
         let (stats, matched) = self.subscriptions.matches(event);
         self.metrics.fanout_candidates.record(stats.candidates as u64);
         self.metrics.fanout_matches.record(matched.len() as u64);

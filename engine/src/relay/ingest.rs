@@ -6,8 +6,9 @@
 //! flight may say another's id; so what looks like its copy is compared whole, and hashed at once if it differs.
 
 use super::ids::{ConnId, Ticket};
+use super::keyed::{KeyedMap, KeyedState};
 use super::publish::PublishOutcome as Outcome;
-use super::{Relay, SeededMap, VerifyBatch, VerifyChecked, words};
+use super::{Relay, VerifyBatch, VerifyChecked, words};
 use crate::policy::{self, Candidate, Standing, VANISH_KIND, names_relay};
 use crate::store::{Backend, Op, Reader};
 use crate::types::{Class, Event, EventId, Kind, Limits, Now, Sig, unescape};
@@ -67,7 +68,7 @@ impl Decision {
 pub(super) struct Ingest {
     flights: Vec<Option<Flight>>,
     free: Vec<u32>,
-    by_key: SeededMap<(EventId, Sig), InFlight>,
+    by_key: KeyedMap<(EventId, Sig), InFlight>,
     /// EVENT messages that have not been answered, copies included.
     messages: usize,
     /// Bytes of the events that are on their way.
@@ -81,7 +82,7 @@ impl Ingest {
         Ingest {
             flights: Vec::new(),
             free: Vec::new(),
-            by_key: SeededMap::with_hasher(rustc_hash::FxSeededState::with_seed(seed as usize)),
+            by_key: KeyedMap::with_hasher(KeyedState::new(seed)),
             messages: 0,
             bytes: 0,
             batch: VerifyBatch::default(),

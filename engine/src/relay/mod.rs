@@ -23,6 +23,8 @@ mod ids;
 mod ingest;
 mod input;
 mod jobs;
+mod keyed;
+mod later;
 mod metrics;
 mod outbox;
 mod output;
@@ -233,6 +235,7 @@ impl<B: Backend> Relay<B> {
 
     /// Time has passed. A full or old verification batch comes out of [`Relay::poll_verify`].
     pub fn handle_timeout(&mut self, now: Now) {
+        self.advance_subscriptions(now);
         self.subscriptions.sweep();
         for replay in self.streams.take_failed(now) {
             self.enqueue(replay);
@@ -278,11 +281,16 @@ impl<B: Backend> Relay<B> {
         }
     }
 
+    /// Filters whose time has come enter the index; see [`later`].
+    fn advance_subscriptions(&mut self, now: Now) {
+        let ahead = self.config.limits.created_at_ahead_seconds_max;
+        self.subscriptions.advance(now.seconds().saturating_add(ahead));
+    }
+
     fn last_seq(&self) -> Result<Seq, StoreError> {
         self.store.reader()?.last_seq()
     }
 }
 
-/// Maps whose keys a client can choose are keyed by the shard's seed.
-type SeededMap<K, V> = std::collections::HashMap<K, V, rustc_hash::FxSeededState>;
+/// A map whose keys the machine numbers itself; see [`keyed`] for others.
 type FastMap<K, V> = FxHashMap<K, V>;

@@ -22,6 +22,7 @@ const COUNTS_MAX: usize = 16;
 impl<B: Backend> Relay<B> {
     pub(super) fn handle_req(&mut self, now: Now, conn: ConnId, sub: SubId, filters: Vec<Filter>) {
         self.metrics.messages_req += 1;
+        self.advance_subscriptions(now);
         // A REQ of a known id replaces it, also when it is refused.
         let before = self.values.all();
         self.end_subscription(conn, &sub);
@@ -74,7 +75,7 @@ impl<B: Backend> Relay<B> {
         };
         let Some(session) = self.sessions.get_mut(conn) else { return };
         session.counts += 1;
-        self.values.add(conn, KeptFor::Count, &filters);
+        self.values.add(conn, KeptFor::Count, &filters, &self.config.limits);
         self.note_gauges();
         self.mark_changed(conn);
         let rows_max = self.config.limits.count_rows_max;
@@ -86,7 +87,7 @@ impl<B: Backend> Relay<B> {
     pub(super) fn end_count(&mut self, job: &CountJob) {
         let Some(session) = self.sessions.get_mut(job.conn) else { return };
         session.counts -= 1;
-        self.values.remove(job.conn, KeptFor::Count, job.count.filters());
+        self.values.remove(job.conn, KeptFor::Count, job.count.filters(), &self.config.limits);
         self.note_gauges();
         self.mark_changed(job.conn);
     }
@@ -152,7 +153,7 @@ impl<B: Backend> Relay<B> {
         let owner = Owner::Client { conn, sub: sub.clone() };
         let key = self.subscriptions.insert(owner, Arc::clone(filters), state, covered);
         session.subs.insert(sub, key);
-        self.values.add(conn, KeptFor::Subscription, filters);
+        self.values.add(conn, KeptFor::Subscription, filters, &self.config.limits);
         self.note_gauges();
         self.mark_changed(conn);
         Some(key)
@@ -193,7 +194,7 @@ impl<B: Backend> Relay<B> {
             session.held_bytes -= ended.held_bytes();
             // They hold its filters, and cursors for them.
             session.stalled.retain(|job| !job.is_for(key));
-            self.values.remove(conn, KeptFor::Subscription, &ended.filters);
+            self.values.remove(conn, KeptFor::Subscription, &ended.filters, &self.config.limits);
         }
         self.note_gauges();
         self.mark_changed(conn);

@@ -1,8 +1,7 @@
 //! One connection's state, and the table of connections.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
-use super::FastMap;
 use super::ids::ConnId;
 use super::jobs::{JOBS_WAITING_MAX, Job};
 use super::outbox::Outbox;
@@ -45,7 +44,8 @@ impl Deferred {
 pub(super) struct Session {
     pub(super) address: Option<ClientAddress>,
     pub(super) auth: Auth,
-    pub(super) subs: FastMap<SubId, SubKey>,
+    /// By the id that the client chose: ordered, so that no choice of ids makes a look-up dear.
+    pub(super) subs: BTreeMap<SubId, SubKey>,
     pub(super) outbox: Outbox,
     /// Bytes that have left the outbox and that the host still holds; see [`super::Relay::handle_backlog`].
     pub(super) backlog_bytes: usize,
@@ -84,7 +84,7 @@ impl Session {
         Session {
             address: None,
             auth,
-            subs: FastMap::default(),
+            subs: BTreeMap::new(),
             outbox: Outbox::default(),
             backlog_bytes: 0,
             deferred: VecDeque::new(),

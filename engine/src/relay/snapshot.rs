@@ -99,7 +99,7 @@ impl<B: Backend> Relay<B> {
             _ => None,
         };
         let lost: u64 = session.subs.values().filter_map(held).sum();
-        let mut subs: Vec<_> = session
+        let subs: Vec<_> = session
             .subs
             .iter()
             .filter_map(|(sub, key)| {
@@ -112,7 +112,6 @@ impl<B: Backend> Relay<B> {
                 Some((sub.clone(), SubSnapshot { filters: Arc::clone(&own.filters), progress }))
             })
             .collect();
-        subs.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         Some(SessionSnapshot {
             challenge: session.auth.challenge().map(Into::into),
             address: session.address,
@@ -142,6 +141,7 @@ impl<B: Backend> Relay<B> {
             session
         });
         self.note_gauges();
+        self.advance_subscriptions(now);
         for (sub, resumed) in snapshot.subs {
             self.resume(now, conn, sub, &resumed);
         }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::ids::{ConnId, StreamId};
+use super::later::Later;
 use super::outbox::Frame;
 use crate::index::{Index, MatchStats, SubSlot};
 use crate::store::{Replayed, Seq};
@@ -95,6 +96,8 @@ impl Subscription {
 #[derive(Debug)]
 pub(super) struct Subscriptions {
     index: Index,
+    /// Filters that are not in the index yet.
+    later: Later,
     /// By index slot.
     slots: Vec<Option<Subscription>>,
     serial: u64,
@@ -109,6 +112,7 @@ impl Subscriptions {
     pub(super) fn new(index_seed: u64) -> Self {
         Subscriptions {
             index: Index::with_seed(index_seed),
+            later: Later::default(),
             slots: Vec::new(),
             serial: 0,
             clients: 0,
@@ -130,7 +134,9 @@ impl Subscriptions {
             frames::event_head(&mut head, sub);
             self.clients += 1;
         }
-        let slot = self.index.subscribe(&filters);
+        let later = &self.later;
+        let slot = self.index.subscribe(filters.iter().filter(|filter| later.is_due(filter)));
+        self.later.keep(slot, &filters);
         self.serial += 1;
         let key = SubKey { slot, serial: self.serial };
         let place = slot.0 as usize;
@@ -144,7 +150,8 @@ impl Subscriptions {
 
     /// Takes a subscription out of the index and the table; its jobs find it gone.
     pub(super) fn remove(&mut self, key: SubKey) -> Option<Subscription> {
-        self.get(key)?;
+        let filters = Arc::clone(&self.get(key)?.filters);
+        self.later.forget(key.slot, &filters);
         self.index.unsubscribe(key.slot);
         self.index.sweep(SWEEP_POSTINGS);
         let removed = self.slots[key.slot.0 as usize].take();
@@ -162,10 +169,23 @@ impl Subscriptions {
         self.slots.get_mut(key.slot.0 as usize)?.as_mut().filter(|sub| sub.key == key)
     }
 
+    /// Events may be dated up to `reach` from now on: filters that can match them enter the index.
+    pub(super) fn advance(&mut self, reach: Timestamp) {
+        self.later.advance(reach);
+        while let Some((since, slot)) = self.later.pop() {
+            let Some(subscription) = &self.slots[slot.0 as usize] else { continue };
+            let due = subscription.filters.iter().filter(|filter| filter.since == Some(since));
+            self.later.note_values(due.clone().map(|filter| 1 + filter.value_count()).sum());
+            self.index.extend(slot, due);
+        }
+    }
+
     /// Finds the subscriptions that match `event`, to be given back by [`Subscriptions::reuse`].
     pub(super) fn matches(&mut self, event: &Event) -> (MatchStats, Vec<SubSlot>) {
         let mut matched = std::mem::take(&mut self.matched);
         matched.clear();
+        // Another clock, or an operator, may have let it in.
+        self.advance(event.created_at);
         let stats = self.index.matches(event, &mut matched);
         (stats, matched)
     }

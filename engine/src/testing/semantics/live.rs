@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::conn::{event_text, req_text};
+use super::conn::{event_text, id_of, req_text};
 use super::oracle::matches;
 use super::stage::Stage;
 use super::{Case, Frame, case, case_with};
@@ -21,6 +21,11 @@ pub(super) fn cases() -> Vec<Case> {
             ephemeral_age,
         ),
         case("live: no gap and no repeat between stored and live", no_gap),
+        case_with(
+            "live: a subscription that begins later",
+            |config| config.limits.created_at_ahead_seconds_max = 120,
+            begins_later,
+        ),
         case("live: after CLOSE nothing comes", after_close),
         case("live: a REQ of the same id replaces", replaced),
         case_with(
@@ -239,6 +244,45 @@ fn fill(stage: &mut Stage<'_>) -> (super::conn::Conn, Signed) {
     let like = event(&key(1)).at(stage.t - 3).kind(7).sign();
     writer.accept(&like);
     (writer, like)
+}
+
+/// Filters are looked at from the time on at which they can match.
+fn begins_later(stage: &mut Stage<'_>) {
+    let (mut writer, mut reader) = (stage.open(), stage.open());
+    let t = stage.t;
+    let notes = json!([{"since": t + 20 * 60, "kinds": [1]}, {"since": t + 30 * 60}, {"kinds": [7]}]);
+    reader.req("notes", notes);
+    reader.req("soon", json!({"since": t + 60}));
+    reader.req("ended", json!({"since": t + 20 * 60}));
+    let early = [event(&key(1)).at(t).sign(), event(&key(1)).at(t + 60).sign()];
+    writer.accept_all(&early);
+    assert_eq!(reader.next_event("soon"), early[1].id);
+    reader.close_sub("ended");
+    let like = event(&key(2)).kind(7).at(t).sign();
+    writer.accept(&like);
+    assert_eq!(reader.next_event("notes"), like.id, "its other filters are live");
+    reader.expect_silence();
+    if !stage.advance(20 * 60 - 60) {
+        return;
+    }
+    let dated = |at: u64, kind: u16| event(&key(3)).at(at).kind(kind).sign();
+    writer.accept(&dated(t + 20 * 60 - 1, 1));
+    let [stored, ephemeral] = [dated(t + 20 * 60, 1), dated(t + 30 * 60, 20_000)];
+    writer.accept(&stored);
+    let mut came = vec![reader.next_of("notes"), reader.next_of("soon"), reader.next_of("soon")];
+    assert!(stage.advance(10 * 60));
+    writer.accept(&ephemeral);
+    came.extend([reader.next_of("notes"), reader.next_of("soon")]);
+    reader.expect_silence();
+    let ids = |own: &str| -> Vec<String> {
+        let own = came.iter().filter_map(|frame| match frame {
+            Frame::Event { sub, event } if sub == own => Some(id_of(event)),
+            _ => None,
+        });
+        own.collect()
+    };
+    assert_eq!(ids("notes"), [stored.id.clone(), ephemeral.id.clone()], "each once");
+    assert_eq!(ids("soon").len(), 3);
 }
 
 fn kind_of(frame: &Frame) -> Option<Value> {
