@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, reason = "what a failing test has to say goes where cargo shows it")]
 
+mod addresses;
 mod bad_input;
 mod closing;
 mod command_line;
