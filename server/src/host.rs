@@ -20,10 +20,8 @@ use crate::config::{Networks, Settings};
 use crate::metrics::{self, ShardSnapshot, WriterMetrics};
 use crate::net::addresses::{Addresses, Counted};
 use crate::net::deadline::Timeouts;
+use crate::net::descriptors::Room;
 use crate::writer::ToWriter;
-
-/// Sockets beyond `connections_max` that plain HTTP is served on.
-const HTTP_SOCKETS_MAX: usize = 256;
 
 /// Something for a shard, from another thread.
 pub(crate) enum Inbound {
@@ -147,6 +145,8 @@ pub(crate) struct Host {
     pub(crate) is_stopping: AtomicBool,
     /// Sockets turned away because there was no seat.
     pub(crate) sockets_refused: AtomicU64,
+    /// Sockets that are served at a time.
+    room: Room,
     /// WebSocket connections of all shards.
     connections: AtomicUsize,
     /// Connections of all shards by address.
@@ -159,7 +159,7 @@ pub(crate) struct Host {
     told_of_stranger: AtomicBool,
 }
 
-/// A connection's place among `connections_max`, given back when it is dropped.
+/// A connection's place among the connections there is room for, given back when it is dropped.
 pub(crate) struct Place(Arc<Host>);
 
 impl Drop for Place {
@@ -174,6 +174,7 @@ impl Host {
     pub(crate) fn new(
         settings: Settings,
         shards: usize,
+        room: Room,
         writer: mpsc::Sender<ToWriter>,
         api: Handle,
     ) -> Result<Self, String> {
@@ -211,6 +212,7 @@ impl Host {
             failed: Notify::new(),
             is_stopping: AtomicBool::new(false),
             sockets_refused: AtomicU64::new(0),
+            room,
             connections: AtomicUsize::new(0),
             addresses: Arc::new(Addresses::new(&settings.network)?),
             metrics_readers,
@@ -228,7 +230,7 @@ impl Host {
 
     /// The shard with the fewest sockets, if the server has room for one more; the socket is counted.
     pub(crate) fn seat(&self) -> Option<&Inbox> {
-        let max = self.settings.limits.connections_max.saturating_add(HTTP_SOCKETS_MAX);
+        let max = self.room.sockets;
         let sockets = |inbox: &Inbox| inbox.sockets.load(Ordering::Relaxed);
         if self.inboxes.iter().map(sockets).sum::<usize>() >= max {
             return None;
@@ -240,7 +242,7 @@ impl Host {
 
     /// Room for one more WebSocket connection, if there is any.
     pub(crate) fn place(self: &Arc<Self>) -> Option<Place> {
-        let max = self.settings.limits.connections_max;
+        let max = self.room.connections;
         let take = |count: usize| (count < max).then_some(count + 1);
         let taken = self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
         taken.ok().map(|_| Place(Arc::clone(self)))

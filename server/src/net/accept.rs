@@ -11,13 +11,18 @@ use relay_site::Answer;
 use tokio::net::TcpListener;
 
 use super::addresses::TooMany;
+use super::descriptors::{Spare, is_of_one_connection, ran_out};
 use super::response::unasked;
 use crate::host::{Host, Inbound, Socket};
 use crate::log_throttle::LogThrottle;
 
+/// How long to wait before the next try when nothing can be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// Accepts for ever.
 pub(crate) async fn run(host: &Host, listener: TcpListener) {
     let door = Door::new();
+    let mut spare = Spare::new();
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
@@ -25,12 +30,20 @@ pub(crate) async fn run(host: &Host, listener: TcpListener) {
                     tracing::debug!(%error, "a connection was lost right away");
                 }
             }
+            Err(error) if is_of_one_connection(&error) => {
+                tracing::debug!(%error, "a connection was lost before it was accepted");
+            }
             Err(error) => {
-                // Most likely no file descriptors are left; some will be when connections close.
                 if let Some(times) = door.no_files.happened(Instant::now()) {
                     tracing::warn!(%error, times, "can't accept connections");
                 }
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                // One that waits is told so. Where even that fails, some will have closed a little later.
+                let is_told =
+                    ran_out(&error) && spare.give_up() && door.refuse_waiting(host, &listener).await;
+                spare.keep();
+                if !is_told {
+                    tokio::time::sleep(PAUSE).await;
+                }
             }
         }
     }
@@ -55,6 +68,19 @@ impl Door {
             full: LogThrottle::default(),
             crowded: LogThrottle::default(),
         }
+    }
+
+    /// Turns away one client that waits to be accepted, with the descriptor that has become free. False: that could not be
+    /// done either.
+    async fn refuse_waiting(&self, host: &Host, listener: &TcpListener) -> bool {
+        // Whoever waited may be gone: then there is nobody to tell, and nothing to wait for.
+        let accepted = tokio::time::timeout(PAUSE, listener.accept()).await;
+        let Ok(Ok((stream, _))) = accepted else { return false };
+        host.sockets_refused.fetch_add(1, Ordering::Relaxed);
+        if let Err(error) = stream.into_std().and_then(|stream| turn_away(stream, &self.no_room)) {
+            tracing::debug!(%error, "a client that was turned away did not listen");
+        }
+        true
     }
 
     /// Hands a socket over to a shard, or turns it away.

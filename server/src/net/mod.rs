@@ -8,6 +8,7 @@ pub(crate) mod addresses;
 pub(crate) mod api;
 pub(crate) mod conn;
 pub(crate) mod deadline;
+pub(crate) mod descriptors;
 mod forwarded;
 mod guard;
 pub(crate) mod http;

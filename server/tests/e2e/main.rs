@@ -7,6 +7,7 @@ mod bad_input;
 mod closing;
 mod command_line;
 mod crash;
+mod few_files;
 mod full_disk;
 mod harness;
 mod http;
