@@ -1,6 +1,6 @@
 //! What all threads of a serving process share: configuration, inboxes, the way to the writer, and health.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,18 +16,17 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc as channel, oneshot};
 
 use crate::beside::Item;
-use crate::config::{Readers, Settings};
+use crate::config::{Networks, Settings};
 use crate::metrics::{self, ShardSnapshot, WriterMetrics};
+use crate::net::addresses::{Addresses, Counted};
 use crate::net::deadline::Timeouts;
+use crate::net::descriptors::Room;
 use crate::writer::ToWriter;
-
-/// Sockets beyond `connections_max` that plain HTTP is served on.
-const HTTP_SOCKETS_MAX: usize = 256;
 
 /// Something for a shard, from another thread.
 pub(crate) enum Inbound {
     /// A client has connected.
-    Socket(TcpStream, SocketAddr),
+    Socket(Socket),
     /// One of the shard's commits is durable, or failed.
     Committed(CommitReply),
     /// Events for its subscriptions, in commit order.
@@ -49,6 +48,14 @@ pub(crate) enum Inbound {
     },
     /// Finish what is in flight, say goodbye, end.
     Stop,
+}
+
+/// A socket on its way to a shard.
+pub(crate) struct Socket {
+    pub(crate) stream: std::net::TcpStream,
+    pub(crate) peer: SocketAddr,
+    /// Its place among those of its address, unless it has none there.
+    pub(crate) counted: Option<Counted>,
 }
 
 /// One shard's inbox.
@@ -138,15 +145,21 @@ pub(crate) struct Host {
     pub(crate) is_stopping: AtomicBool,
     /// Sockets turned away because there was no seat.
     pub(crate) sockets_refused: AtomicU64,
+    /// Sockets that are served at a time.
+    room: Room,
     /// WebSocket connections of all shards.
     connections: AtomicUsize,
-    /// Who may read `/metrics`, by address.
-    pub(crate) metrics_readers: Readers,
+    /// Connections of all shards by address.
+    pub(crate) addresses: Arc<Addresses>,
+    /// Who may read `/metrics`, by address; empty: all.
+    metrics_readers: Networks,
     /// A proxy that hides the name clients know has been told of.
     told_of_proxy: AtomicBool,
+    /// A proxy that is not trusted has been told of.
+    told_of_stranger: AtomicBool,
 }
 
-/// A connection's place among `connections_max`, given back when it is dropped.
+/// A connection's place among the connections there is room for, given back when it is dropped.
 pub(crate) struct Place(Arc<Host>);
 
 impl Drop for Place {
@@ -157,10 +170,11 @@ impl Drop for Place {
 
 impl Host {
     /// # Errors
-    /// If `metrics.allow` holds what is no address.
+    /// If a list of addresses holds what is none.
     pub(crate) fn new(
         settings: Settings,
         shards: usize,
+        room: Room,
         writer: mpsc::Sender<ToWriter>,
         api: Handle,
     ) -> Result<Self, String> {
@@ -198,9 +212,12 @@ impl Host {
             failed: Notify::new(),
             is_stopping: AtomicBool::new(false),
             sockets_refused: AtomicU64::new(0),
+            room,
             connections: AtomicUsize::new(0),
+            addresses: Arc::new(Addresses::new(&settings.network)?),
             metrics_readers,
             told_of_proxy: AtomicBool::new(false),
+            told_of_stranger: AtomicBool::new(false),
             settings,
         })
     }
@@ -213,7 +230,7 @@ impl Host {
 
     /// The shard with the fewest sockets, if the server has room for one more; the socket is counted.
     pub(crate) fn seat(&self) -> Option<&Inbox> {
-        let max = self.settings.limits.connections_max.saturating_add(HTTP_SOCKETS_MAX);
+        let max = self.room.sockets;
         let sockets = |inbox: &Inbox| inbox.sockets.load(Ordering::Relaxed);
         if self.inboxes.iter().map(sockets).sum::<usize>() >= max {
             return None;
@@ -225,10 +242,15 @@ impl Host {
 
     /// Room for one more WebSocket connection, if there is any.
     pub(crate) fn place(self: &Arc<Self>) -> Option<Place> {
-        let max = self.settings.limits.connections_max;
+        let max = self.room.connections;
         let take = |count: usize| (count < max).then_some(count + 1);
         let taken = self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
         taken.ok().map(|_| Place(Arc::clone(self)))
+    }
+
+    /// Whether this address may read `/metrics`.
+    pub(crate) fn may_read_metrics(&self, address: IpAddr) -> bool {
+        self.metrics_readers.is_empty() || self.metrics_readers.contain(address)
     }
 
     /// A client has come through a proxy, and AUTH goes by the Host header. Says so once.
@@ -238,6 +260,17 @@ impl Host {
             tracing::warn!(
                 host,
                 "clients come through a proxy and url is not set: only AUTH events that name this host are accepted"
+            );
+        }
+    }
+
+    /// A peer that is not trusted speaks for others, which is ignored. Says so once.
+    pub(crate) fn warn_of_stranger(&self, peer: IpAddr) {
+        if !self.told_of_stranger.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                %peer,
+                "X-Forwarded-For comes from an address that network.trusted_proxies does not name: if it is your \
+                 proxy, name it there, else all its clients share the limits of one address"
             );
         }
     }
@@ -265,6 +298,8 @@ impl Host {
             shards,
             writer: self.writer_metrics.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             sockets_refused: self.sockets_refused.load(Ordering::Relaxed),
+            refused_by_address: self.addresses.refused(),
+            connections_of_busiest_address: self.addresses.most() as u64,
             uptime_seconds: self.started.elapsed().as_secs(),
             resident_bytes: metrics::resident_bytes(),
         })

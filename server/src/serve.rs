@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use crate::beside::Beside;
 use crate::config::Settings;
 use crate::host::{Host, Inbound};
+use crate::net::descriptors::{self, Room};
 use crate::net::{accept, api, metrics_listener};
 use crate::signals::Signals;
 use crate::writer::ToWriter;
@@ -56,7 +57,7 @@ impl Ends {
 /// # Errors
 /// If a socket can't be bound.
 pub(crate) fn serve<B>(
-    settings: Settings,
+    mut settings: Settings,
     store: B,
     place: &str,
     embedded: Option<Embedded>,
@@ -79,9 +80,10 @@ where
         settings.metrics.listen.as_deref().map(|listen| runtime.block_on(bind(listen))).transpose()?;
 
     let shards = settings.shard_count();
+    let room = room(&mut settings, shards);
     let (to_writer, from_shards) = mpsc::channel();
     let api = api::runtime()?;
-    let host = Host::new(settings, shards, to_writer, api.handle().clone())
+    let host = Host::new(settings, shards, room, to_writer, api.handle().clone())
         .map(Arc::new)
         .map_err(|words| io::Error::new(io::ErrorKind::InvalidInput, words))?;
     let writer = {
@@ -157,6 +159,22 @@ async fn bind(listen: &str) -> io::Result<TcpListener> {
     TcpListener::bind(listen)
         .await
         .map_err(|error| io::Error::new(error.kind(), format!("can't listen on {listen}: {error}")))
+}
+
+/// How many sockets are served; `limits.connections_max` is lowered to what fits into the limit on open files.
+fn room(settings: &mut Settings, shards: usize) -> Room {
+    let (wanted, files) = (settings.limits.connections_max, descriptors::limit());
+    let room = Room::new(wanted, shards, files);
+    if room.connections < wanted {
+        tracing::warn!(
+            "limits.connections_max is {wanted}, and the limit on open files of {} leaves room for {}: that many are \
+             served. Raise the hard limit (LimitNOFILE of systemd, ulimit -Hn)",
+            files.unwrap_or_default(),
+            room.connections
+        );
+        settings.limits.connections_max = room.connections;
+    }
+    room
 }
 
 /// Accepts connections until a signal comes or something fails.

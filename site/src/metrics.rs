@@ -64,6 +64,16 @@ pub const EVENTS_DUPLICATE: Metric =
 /// Of a host.
 pub const CLOSED_STALLED: Metric =
     Metric::counter("relay_closed_stalled", "Connections closed because they took nothing for too long");
+/// Of a host.
+pub const REFUSED_BY_ADDRESS: Metric = Metric::counter(
+    "relay_connections_refused_by_address",
+    "Connections refused because their address had as many as it may have",
+);
+/// Of a host.
+pub const CONNECTIONS_OF_BUSIEST_ADDRESS: Metric = Metric::gauge(
+    "relay_connections_of_busiest_address",
+    "Connections of the client address that has the most",
+);
 /// Of a host's writer.
 pub const COMMIT_BATCH_EVENTS: Metric = Metric::histogram("relay_commit_batch_events", "Events in a commit");
 /// Of a host's writer.
@@ -188,6 +198,7 @@ mod tests {
     fn names_are_prometheus_names_and_each_is_there_once() {
         let mut all = vec![CLIENT_MESSAGES, RELAY_MESSAGES, EVENTS, CLOSED_STALLED, COMMIT_BATCH_EVENTS];
         all.extend([COMMIT_ERRORS, EVENTS_EXPIRED, STORE_EVENTS, STORE_BYTES]);
+        all.extend([REFUSED_BY_ADDRESS, CONNECTIONS_OF_BUSIEST_ADDRESS]);
         all.extend(NUMBERS.map(|(metric, _)| metric));
         all.extend(HISTOGRAMS.map(|(metric, ..)| metric));
         for metric in &all {

@@ -12,8 +12,8 @@
 //! are separated by commas or written as TOML. `relay config` prints what came out, and from where.
 
 mod layers;
+mod networks;
 mod print;
-mod readers;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use toml::Table;
 
 pub use layers::Origin;
-pub(crate) use readers::Readers;
+pub(crate) use networks::Networks;
 pub use relay_site::Info;
 pub use settings::{Log, LogFormat, MetricsAccess, Network, Settings, Store, StoreEngine};
 
@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         type Pairs<'a> = &'a [(&'a str, &'a str)];
-        let cases: [(&str, Pairs<'_>, Pairs<'_>, &str); 26] = [
+        let cases: [(&str, Pairs<'_>, Pairs<'_>, &str); 29] = [
             ("lisen = 'x'", &[], &[], "r.toml: unknown key `lisen`; did you mean `listen`?"),
             ("[limits]\nlimits_max = 1", &[], &[], "did you mean `limits.limit_max`?"),
             ("limit_max = 1", &[], &[], "unknown key `limit_max`; did you mean `limits.limit_max`?"),
@@ -227,6 +227,19 @@ mod tests {
             ("", &[], &[("log.filter", "info,=x=y")], "`log.filter` `info,=x=y`: "),
             ("", &[], &[("metrics.listen", "here")], "`metrics.listen` must be a host and a port"),
             ("", &[], &[("metrics.allow", "10.0.0.0/33")], "`metrics.allow` `10.0.0.0/33` is no address"),
+            (
+                "",
+                &[],
+                &[("network.trusted_proxies", "nginx")],
+                "`network.trusted_proxies` `nginx` is no address",
+            ),
+            (
+                "",
+                &[],
+                &[("network.exempt_addresses", "::1/129")],
+                "`network.exempt_addresses` `::1/129` is no",
+            ),
+            ("", &[], &[("network.connections_per_address_max", "0")], "must be at least 1"),
             ("", &[], &[("metrics.token", "")], "`metrics.token` must be of visible"),
             ("", &[("RELAY_METRICS_LISTEN", "x:1")], &[], "did you mean `metrics.listen`?"),
             ("", &[], &[("limits.limit_default", "9999")], "is above limits.limit_max"),

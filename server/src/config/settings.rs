@@ -11,7 +11,7 @@ use relay_site::{Info, LimitsDef, PolicyDef};
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
-use super::readers::Readers;
+use super::networks::Networks;
 
 /// Longest time that any setting may ask for: sums of such times stay far from overflow.
 const YEAR_SECONDS: u64 = 366 * 86_400;
@@ -85,7 +85,36 @@ pub struct Network {
     pub turn_bytes_max: usize,
     /// Live events another shard may have waiting before sockets pause.
     pub inbox_events_max: usize,
+    /// Addresses and networks (`10.0.0.0/8`) whose `X-Forwarded-For` is believed: a client is then the rightmost entry
+    /// that is not itself one of these.
+    pub trusted_proxies: Vec<String>,
+    /// Addresses and networks that have no limits by address.
+    pub exempt_addresses: Vec<String>,
+    /// Connections that an IPv4 address, or the /64 of an IPv6 address, may have. Carriers put many phones behind one
+    /// address.
+    pub connections_per_address_max: usize,
 }
+
+impl Network {
+    /// Whose word on a client's address is believed.
+    ///
+    /// # Errors
+    /// The first that is no address, in words.
+    pub(crate) fn trusted(&self) -> Result<Networks, String> {
+        Networks::new(&self.trusted_proxies)
+    }
+
+    /// Who has no limits by address.
+    ///
+    /// # Errors
+    /// The first that is no address, in words.
+    pub(crate) fn exempt(&self) -> Result<Networks, String> {
+        Networks::new(&self.exempt_addresses)
+    }
+}
+
+/// Only processes of this machine come from there.
+const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
 
 impl Default for Network {
     fn default() -> Self {
@@ -96,6 +125,9 @@ impl Default for Network {
             shutdown_seconds: 10,
             turn_bytes_max: 256 << 10,
             inbox_events_max: 65_536,
+            trusted_proxies: LOOPBACK.map(str::to_owned).into(),
+            exempt_addresses: LOOPBACK.map(str::to_owned).into(),
+            connections_per_address_max: 200,
         }
     }
 }
@@ -215,12 +247,12 @@ pub struct MetricsAccess {
 }
 
 impl MetricsAccess {
-    /// The addresses that may read.
+    /// The addresses that may read; none: all.
     ///
     /// # Errors
     /// The first that is none, in words.
-    pub(crate) fn readers(&self) -> Result<Readers, String> {
-        Readers::new(&self.allow)
+    pub(crate) fn readers(&self) -> Result<Networks, String> {
+        Networks::new(&self.allow)
     }
 }
 
@@ -307,6 +339,13 @@ impl Settings {
         )?;
         ensure(self.network.turn_bytes_max >= 4096, "network.turn_bytes_max", "must be at least 4096")?;
         ensure(self.network.inbox_events_max > 0, "network.inbox_events_max", "must be at least 1")?;
+        self.network.trusted().map_err(|words| ("network.trusted_proxies", words))?;
+        self.network.exempt().map_err(|words| ("network.exempt_addresses", words))?;
+        ensure(
+            self.network.connections_per_address_max > 0,
+            "network.connections_per_address_max",
+            "must be at least 1",
+        )?;
         ensure(self.store.commit_events_max > 0, "store.commit_events_max", "must be at least 1")?;
         ensure(self.store.map_bytes_max >= 1 << 20, "store.map_bytes_max", "must be at least 1048576")?;
         ensure(limits.message_bytes_max >= 512, "limits.message_bytes_max", "must be at least 512")?;

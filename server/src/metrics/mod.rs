@@ -100,6 +100,9 @@ pub(crate) struct Snapshot {
     pub(crate) store: Option<Stats>,
     /// Sockets turned away before they had a shard.
     pub(crate) sockets_refused: u64,
+    /// Connections refused because their address had too many.
+    pub(crate) refused_by_address: u64,
+    pub(crate) connections_of_busiest_address: u64,
     pub(crate) uptime_seconds: u64,
     pub(crate) resident_bytes: Option<u64>,
 }

@@ -168,6 +168,8 @@ impl Snapshot {
             Metric::counter("relay_sockets_refused", "Sockets turned away before their handshake"),
             refused,
         )?;
+        out.number(names::REFUSED_BY_ADDRESS, self.refused_by_address)?;
+        out.number(names::CONNECTIONS_OF_BUSIEST_ADDRESS, self.connections_of_busiest_address)?;
         out.number(Metric::gauge("relay_uptime_seconds", "Seconds since the start"), self.uptime_seconds)?;
         match self.resident_bytes {
             Some(bytes) => {
@@ -267,6 +269,8 @@ mod tests {
             writer: WriterMetrics::default(),
             store: None,
             sockets_refused: 8,
+            refused_by_address: 3,
+            connections_of_busiest_address: 2,
             uptime_seconds: 7,
             resident_bytes: resident_bytes_for_test(),
         });
@@ -280,6 +284,8 @@ mod tests {
             r#"relay_req_to_eose_seconds_count{shard="0"} 2"#,
             "strfry_write_batch_size 0",
             "relay_uptime_seconds 7",
+            "relay_connections_refused_by_address_total 3",
+            "relay_connections_of_busiest_address 2",
             "process_resident_memory_bytes 5",
             "# TYPE relay_commit_seconds histogram",
         ] {

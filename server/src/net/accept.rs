@@ -2,57 +2,121 @@
 //!
 //! Not `SO_REUSEPORT`: a second process on the same port would silently take a share of the connections.
 
-use std::io;
-use std::net::SocketAddr;
+use std::io::{self, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::net::{TcpListener, TcpStream};
+use relay_site::Answer;
+use tokio::net::TcpListener;
 
-use crate::host::{Host, Inbound};
+use super::addresses::TooMany;
+use super::descriptors::{Spare, is_of_one_connection, ran_out};
+use super::response::unasked;
+use crate::host::{Host, Inbound, Socket};
 use crate::log_throttle::LogThrottle;
 
-/// What a client is told when no shard has room.
-const NO_ROOM: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 30\r\nConnection: close\r\n\r\n";
+/// How long to wait before the next try when nothing can be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts for ever.
 pub(crate) async fn run(host: &Host, listener: TcpListener) {
-    let (no_files, no_room) = (LogThrottle::default(), LogThrottle::default());
+    let door = Door::new();
+    let mut spare = Spare::new();
     loop {
         match listener.accept().await {
-            Ok((stream, address)) => {
-                if let Err(error) = hand_over(host, stream, address, &no_room) {
+            Ok((stream, peer)) => {
+                if let Err(error) = stream.into_std().and_then(|stream| door.admit(host, stream, peer)) {
                     tracing::debug!(%error, "a connection was lost right away");
                 }
             }
+            Err(error) if is_of_one_connection(&error) => {
+                tracing::debug!(%error, "a connection was lost before it was accepted");
+            }
             Err(error) => {
-                // Most likely no file descriptors are left; some will be when connections close.
-                if let Some(times) = no_files.happened(Instant::now()) {
+                if let Some(times) = door.no_files.happened(Instant::now()) {
                     tracing::warn!(%error, times, "can't accept connections");
                 }
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                // One that waits is told so. Where even that fails, some will have closed a little later.
+                let is_told =
+                    ran_out(&error) && spare.give_up() && door.refuse_waiting(host, &listener).await;
+                spare.keep();
+                if !is_told {
+                    tokio::time::sleep(PAUSE).await;
+                }
             }
         }
     }
 }
 
-fn hand_over(host: &Host, stream: TcpStream, address: SocketAddr, no_room: &LogThrottle) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let Some(inbox) = host.seat() else {
-        host.sockets_refused.fetch_add(1, Ordering::Relaxed);
-        if let Some(times) = no_room.happened(Instant::now()) {
-            tracing::warn!(%address, times, "no room for another connection");
-        }
-        let _ = stream.try_write(NO_ROOM);
-        return Ok(());
-    };
-    match stream.into_std() {
-        Ok(stream) => inbox.push(Inbound::Socket(stream, address)),
-        Err(error) => {
-            inbox.sockets.fetch_sub(1, Ordering::Relaxed);
-            return Err(error);
+/// Who comes in, and what the others are told.
+struct Door {
+    no_room: Vec<u8>,
+    too_many: Vec<u8>,
+    no_files: LogThrottle,
+    full: LogThrottle,
+    crowded: LogThrottle,
+}
+
+impl Door {
+    fn new() -> Self {
+        let no_room = Answer::error(503, "no room for another connection").with("retry-after", "30");
+        Door {
+            no_room: unasked(&no_room),
+            too_many: unasked(&TooMany::answer()),
+            no_files: LogThrottle::default(),
+            full: LogThrottle::default(),
+            crowded: LogThrottle::default(),
         }
     }
+
+    /// Turns away one client that waits to be accepted, with the descriptor that has become free. False: that could not be
+    /// done either.
+    async fn refuse_waiting(&self, host: &Host, listener: &TcpListener) -> bool {
+        // Whoever waited may be gone: then there is nobody to tell, and nothing to wait for.
+        let accepted = tokio::time::timeout(PAUSE, listener.accept()).await;
+        let Ok(Ok((stream, _))) = accepted else { return false };
+        host.sockets_refused.fetch_add(1, Ordering::Relaxed);
+        if let Err(error) = stream.into_std().and_then(|stream| turn_away(stream, &self.no_room)) {
+            tracing::debug!(%error, "a client that was turned away did not listen");
+        }
+        true
+    }
+
+    /// Hands a socket over to a shard, or turns it away.
+    fn admit(&self, host: &Host, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let counted = match host.addresses.admit_socket(peer.ip()) {
+            Ok(counted) => counted,
+            Err(TooMany(address)) => {
+                if let Some(times) = self.crowded.happened(Instant::now()) {
+                    tracing::warn!(
+                        %address,
+                        times,
+                        "too many connections from one address; if it is your proxy, name it in network.trusted_proxies"
+                    );
+                }
+                return turn_away(stream, &self.too_many);
+            }
+        };
+        let Some(inbox) = host.seat() else {
+            host.sockets_refused.fetch_add(1, Ordering::Relaxed);
+            if let Some(times) = self.full.happened(Instant::now()) {
+                tracing::warn!(address = %peer, times, "no room for another connection");
+            }
+            return turn_away(stream, &self.no_room);
+        };
+        inbox.push(Inbound::Socket(Socket { stream, peer, counted }));
+        Ok(())
+    }
+}
+
+/// Tells a client why it can't come in, as far as its socket takes that at once, and closes.
+fn turn_away(mut stream: TcpStream, words: &[u8]) -> io::Result<()> {
+    // A new socket has room for so little.
+    stream.write_all(words)?;
+    stream.shutdown(Shutdown::Write)?;
+    // What has come and is not read when a socket closes resets it, and may take the words away. More is not waited for.
+    let _ = stream.read(&mut [0; 4096]);
     Ok(())
 }

@@ -42,7 +42,7 @@ async fn respond<B: Backend + 'static>(
     let shared = found.headers();
     let endpoint = found.endpoint.map(|endpoint| (endpoint.route, endpoint.bounds));
     if let Ok((Route::Socket, _)) = endpoint {
-        return upgrade::upgrade(seat, request);
+        return upgrade::upgrade(seat, request, peer);
     }
     shard.count_http_request();
     let mut answered = match endpoint {

@@ -4,9 +4,12 @@
 //! finished document is done on the runtime of `api`.
 
 pub(crate) mod accept;
+pub(crate) mod addresses;
 pub(crate) mod api;
 pub(crate) mod conn;
 pub(crate) mod deadline;
+pub(crate) mod descriptors;
+mod forwarded;
 mod guard;
 pub(crate) mod http;
 pub(crate) mod metrics_listener;

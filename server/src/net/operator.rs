@@ -24,7 +24,7 @@ pub(super) async fn answer(
 ) -> Answer {
     let allowed = match route {
         Route::Metrics => {
-            host.operator.metrics(&operator_request(host, &request), host.metrics_readers.include(peer))
+            host.operator.metrics(&operator_request(host, &request), host.may_read_metrics(peer))
         }
         Route::Config => host.operator.admin(&operator_request(host, &request)).map(Some),
         _ => Ok(None),

@@ -1,5 +1,7 @@
 //! Answers in hyper's terms.
 
+use std::fmt::Write as _;
+
 use http_body_util::channel::Channel;
 use http_body_util::{Either, Full};
 use hyper::body::Bytes;
@@ -24,6 +26,19 @@ pub(super) fn response(answer: Answer) -> Response<Body> {
     *response.status_mut() = StatusCode::from_u16(answer.status).expect("a status code");
     add_headers(response.headers_mut(), answer.headers.iter().map(|(name, value)| (*name, &**value)));
     response
+}
+
+/// An answer as bytes, behind which the connection closes: for a socket whose request nobody reads.
+pub(super) fn unasked(answer: &Answer) -> Vec<u8> {
+    let reason = StatusCode::from_u16(answer.status).ok().and_then(|status| status.canonical_reason());
+    let mut bytes = format!("HTTP/1.1 {} {}\r\n", answer.status, reason.unwrap_or_default());
+    for (name, value) in &answer.headers {
+        let _ = write!(bytes, "{name}: {value}\r\n");
+    }
+    let _ = write!(bytes, "content-length: {}\r\nconnection: close\r\n\r\n", answer.body.len());
+    let mut bytes = bytes.into_bytes();
+    bytes.extend_from_slice(&answer.body);
+    bytes
 }
 
 /// Adds headers of ours.

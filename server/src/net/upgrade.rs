@@ -1,5 +1,6 @@
 //! The WebSocket handshake (RFC 6455, 4.2), after which the plain socket is taken out of hyper.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use hyper::body::{Bytes, Incoming};
@@ -12,7 +13,9 @@ use relay_site::Answer;
 use tokio::net::TcpStream;
 use tungstenite::handshake::derive_accept_key;
 
+use super::addresses::{Client, Counted, TooMany};
 use super::conn;
+use super::forwarded::FORWARDED_FOR;
 use super::response::{Body, response, whole};
 use crate::host::Place;
 use crate::shard::{Seat, Shard};
@@ -29,6 +32,7 @@ fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
 pub(super) fn upgrade<B: Backend + 'static>(
     seat: &Rc<Seat<B>>,
     mut request: Request<Incoming>,
+    peer: IpAddr,
 ) -> Response<Body> {
     let key = match handshake_key(&request) {
         Ok(key) => key,
@@ -40,12 +44,23 @@ pub(super) fn upgrade<B: Backend + 'static>(
     if is_forwarded.iter().any(|name| request.headers().contains_key(*name)) {
         shard.host.warn_of_proxy(host.as_deref());
     }
+    let addresses = &shard.host.addresses;
+    if request.headers().contains_key(FORWARDED_FOR) && !addresses.trusts(peer) {
+        shard.host.warn_of_stranger(peer);
+    }
+    let Client { address, counted } = match addresses.admit_client(peer, request.headers()) {
+        Ok(client) => client,
+        Err(TooMany(address)) => {
+            tracing::debug!(%address, "too many connections from one address");
+            return response(TooMany::answer());
+        }
+    };
     let connected =
-        shard.host.place().and_then(|place| Some((place, shard.connect(Peer { host, address: None })?)));
+        shard.host.place().and_then(|place| Some((place, shard.connect(Peer { host, address })?)));
     let Some((place, id)) = connected else {
         return response(Answer::error(503, "no room for another connection").with("retry-after", "30"));
     };
-    let session = Session { shard: Rc::clone(shard), id, _place: place };
+    let session = Session { shard: Rc::clone(shard), id, _place: place, _counted: counted };
     let upgraded = hyper::upgrade::on(&mut request);
     let seat = Rc::clone(seat);
     tokio::task::spawn_local(async move {
@@ -111,6 +126,7 @@ struct Session<B: Backend> {
     shard: Rc<Shard<B>>,
     id: ConnId,
     _place: Place,
+    _counted: Option<Counted>,
 }
 
 impl<B: Backend> Drop for Session<B> {

@@ -21,6 +21,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use crate::host::{Host, Inbox, now};
 use crate::log_throttle::LogThrottle;
 use crate::metrics::{HostMetrics, ShardSnapshot};
+use crate::net::addresses::Counted;
 use crate::net::conn::{Conn, State};
 use crate::net::ws_read::{Fault, Flow, Reader, Received};
 use crate::net::ws_write;
@@ -306,16 +307,19 @@ impl<B: Backend> Drop for Registered<'_, B> {
 }
 
 /// A socket's place in its shard, given back when the socket is gone.
-pub(crate) struct Seat<B: Backend>(Rc<Shard<B>>);
+pub(crate) struct Seat<B: Backend> {
+    shard: Rc<Shard<B>>,
+    _counted: Option<Counted>,
+}
 
 impl<B: Backend> Seat<B> {
     pub(crate) fn shard(&self) -> &Rc<Shard<B>> {
-        &self.0
+        &self.shard
     }
 }
 
 impl<B: Backend> Drop for Seat<B> {
     fn drop(&mut self) {
-        self.0.inbox().sockets.fetch_sub(1, Ordering::Relaxed);
+        self.shard.inbox().sockets.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -14,7 +14,7 @@ use relay_engine::store::Backend;
 use relay_engine::types::Now;
 
 use super::{Seat, Shard};
-use crate::host::{Inbound, now};
+use crate::host::{Inbound, Socket, now};
 use crate::net::conn::State;
 use crate::net::{http, ws_write};
 use crate::writer::ToWriter;
@@ -97,12 +97,12 @@ fn turn<B: Backend + 'static>(shard: &Rc<Shard<B>>) -> bool {
 
 fn take_in<B: Backend + 'static>(shard: &Rc<Shard<B>>, now: Now, inbound: Inbound) {
     match inbound {
-        Inbound::Socket(stream, address) => {
-            let seat = Seat(Rc::clone(shard));
+        Inbound::Socket(Socket { stream, peer, counted }) => {
+            let seat = Seat { shard: Rc::clone(shard), _counted: counted };
             match tokio::net::TcpStream::from_std(stream) {
                 Ok(stream) => {
-                    tracing::debug!(%address, shard = shard.number, "a socket");
-                    tokio::task::spawn_local(http::serve(seat, stream, address.ip()));
+                    tracing::debug!(address = %peer, shard = shard.number, "a socket");
+                    tokio::task::spawn_local(http::serve(seat, stream, peer.ip()));
                 }
                 Err(error) => tracing::debug!(%error, "a socket was lost right away"),
             }

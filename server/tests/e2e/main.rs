@@ -2,10 +2,12 @@
 
 #![allow(clippy::print_stdout, reason = "what a failing test has to say goes where cargo shows it")]
 
+mod addresses;
 mod bad_input;
 mod closing;
 mod command_line;
 mod crash;
+mod few_files;
 mod full_disk;
 mod harness;
 mod http;

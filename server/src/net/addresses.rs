@@ -1,0 +1,202 @@
+//! How many connections each client address has, over all shards.
+//!
+//! Who connects itself is counted from accept on, so that sockets that say nothing count too. Behind a trusted proxy a
+//! client is known by its request, and is counted from its handshake on; what idles before it idles at the proxy.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hyper::header::HeaderMap;
+use relay_engine::types::ClientAddress;
+use relay_site::Answer;
+
+use super::forwarded;
+use crate::config::{Network, Networks};
+
+/// The connections of all addresses, and their limit.
+pub(crate) struct Addresses {
+    trusted: Networks,
+    exempt: Networks,
+    max: usize,
+    /// None is 0. Strangers choose the keys: std's hash is seeded.
+    counts: Mutex<HashMap<ClientAddress, usize>>,
+    refused: AtomicU64,
+}
+
+/// A connection among those of its address, until it is dropped.
+pub(crate) struct Counted {
+    addresses: Arc<Addresses>,
+    address: ClientAddress,
+}
+
+/// A client whose handshake may go on.
+pub(super) struct Client {
+    /// What limits count it by; `None`: it has none by address.
+    pub(super) address: Option<ClientAddress>,
+    /// Its place, unless its socket has that.
+    pub(super) counted: Option<Counted>,
+}
+
+/// This address has as many connections as it may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TooMany(pub(crate) ClientAddress);
+
+impl TooMany {
+    pub(super) fn answer() -> Answer {
+        Answer::error(429, "too many connections from your address").with("retry-after", "30")
+    }
+}
+
+impl Addresses {
+    /// # Errors
+    /// The first entry of a list that is no address, in words.
+    pub(crate) fn new(network: &Network) -> Result<Self, String> {
+        Ok(Addresses {
+            trusted: network.trusted()?,
+            exempt: network.exempt()?,
+            max: network.connections_per_address_max,
+            counts: Mutex::default(),
+            refused: AtomicU64::new(0),
+        })
+    }
+
+    /// A socket has come from `peer`. Counts it, unless `peer` speaks for others or has no limits.
+    pub(super) fn admit_socket(self: &Arc<Self>, peer: IpAddr) -> Result<Option<Counted>, TooMany> {
+        if self.trusted.contain(peer) {
+            return Ok(None);
+        }
+        self.limited(peer).map(|address| self.count(address)).transpose()
+    }
+
+    /// Over a socket from `peer`, a client begins a handshake with these headers.
+    pub(super) fn admit_client(
+        self: &Arc<Self>,
+        peer: IpAddr,
+        headers: &HeaderMap,
+    ) -> Result<Client, TooMany> {
+        let address = self.limited(forwarded::client(peer, headers, &self.trusted));
+        let counted = match address {
+            Some(address) if self.trusted.contain(peer) => Some(self.count(address)?),
+            _ => None,
+        };
+        Ok(Client { address, counted })
+    }
+
+    /// Whether what `peer` says of others is believed.
+    pub(super) fn trusts(&self, peer: IpAddr) -> bool {
+        self.trusted.contain(peer)
+    }
+
+    /// Connections that were refused.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Connections of the address that has the most. Cost: the number of addresses.
+    pub(crate) fn most(&self) -> usize {
+        self.counts().values().copied().max().unwrap_or(0)
+    }
+
+    fn limited(&self, address: IpAddr) -> Option<ClientAddress> {
+        (!self.exempt.contain(address)).then(|| address.into())
+    }
+
+    fn count(self: &Arc<Self>, address: ClientAddress) -> Result<Counted, TooMany> {
+        let mut counts = self.counts();
+        let count = counts.entry(address).or_default();
+        // An address that is new here has room: the limit is at least 1.
+        if *count >= self.max {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return Err(TooMany(address));
+        }
+        *count += 1;
+        Ok(Counted { addresses: Arc::clone(self), address })
+    }
+
+    fn counts(&self) -> MutexGuard<'_, HashMap<ClientAddress, usize>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Entry::Occupied(mut count) = self.addresses.counts().entry(self.address) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::header::HeaderValue;
+
+    use super::*;
+
+    fn addresses() -> Arc<Addresses> {
+        let network = Network { connections_per_address_max: 2, ..Network::default() };
+        Arc::new(Addresses::new(&network).unwrap())
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn through_proxy(addresses: &Arc<Addresses>, client: &'static str) -> Result<Client, TooMany> {
+        let mut headers = HeaderMap::new();
+        headers.insert(forwarded::FORWARDED_FOR, HeaderValue::from_static(client));
+        addresses.admit_client(ip("127.0.0.1"), &headers)
+    }
+
+    #[test]
+    fn an_address_has_so_many_places_and_leaves_nothing_behind() {
+        let addresses = addresses();
+        let first = addresses.admit_socket(ip("2001:db8::1")).unwrap().unwrap();
+        // One subscriber's /64 is one address, and so is an address written as IPv6.
+        let second = addresses.admit_socket(ip("2001:db8::2")).unwrap().unwrap();
+        let refused = addresses.admit_socket(ip("2001:db8::3")).err().unwrap();
+        assert_eq!((refused.0.to_string(), addresses.refused()), ("2001:db8::/64".to_owned(), 1));
+        let other = addresses.admit_socket(ip("::ffff:192.0.2.1")).unwrap().unwrap();
+        assert_eq!((addresses.most(), addresses.counts().len()), (2, 2));
+        drop(first);
+        let third = addresses.admit_socket(ip("2001:db8::3")).unwrap().unwrap();
+        drop((second, third, other));
+        assert_eq!((addresses.most(), addresses.counts().len()), (0, 0));
+    }
+
+    #[test]
+    fn a_socket_and_its_handshake_are_one_connection() {
+        let addresses = addresses();
+        let _socket = addresses.admit_socket(ip("192.0.2.1")).unwrap().unwrap();
+        let client = addresses.admit_client(ip("192.0.2.1"), &HeaderMap::new()).unwrap();
+        assert_eq!(client.address, Some(ip("192.0.2.1").into()));
+        assert!(client.counted.is_none());
+        assert_eq!(addresses.most(), 1);
+    }
+
+    #[test]
+    fn behind_a_trusted_proxy_the_handshake_is_counted() {
+        let addresses = addresses();
+        assert!(addresses.admit_socket(ip("127.0.0.1")).unwrap().is_none());
+        let _clients = [(); 2].map(|()| through_proxy(&addresses, "192.0.2.1").unwrap());
+        assert_eq!(through_proxy(&addresses, "192.0.2.1").err(), Some(TooMany(ip("192.0.2.1").into())));
+        assert!(through_proxy(&addresses, "192.0.2.2").is_ok());
+        // The same client without the proxy.
+        assert!(addresses.admit_socket(ip("192.0.2.1")).is_err());
+    }
+
+    #[test]
+    fn who_is_exempt_has_no_address() {
+        let addresses = addresses();
+        for _ in 0..9 {
+            let client = addresses.admit_client(ip("127.0.0.1"), &HeaderMap::new()).unwrap();
+            assert!(client.address.is_none() && client.counted.is_none());
+        }
+        assert_eq!(addresses.most(), 0);
+    }
+}

@@ -1,0 +1,103 @@
+//! File descriptors: how many sockets fit, and what is done when there are none left.
+
+use std::fs::File;
+use std::io;
+
+use rustix::io::Errno;
+
+/// Sockets beyond `connections_max` that plain HTTP is served on.
+const HTTP_SOCKETS_MAX: usize = 256;
+
+/// Descriptors of the process and its store, readers of a metrics listener included.
+const PROCESS_FILES: usize = 96;
+
+/// Descriptors of a shard's runtime.
+const SHARD_FILES: usize = 8;
+
+/// How many sockets are served at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Room {
+    /// WebSockets.
+    pub(crate) connections: usize,
+    /// All sockets.
+    pub(crate) sockets: usize,
+}
+
+impl Room {
+    /// As many as are asked for, if they fit into `files` descriptors beside those of the process and its shards;
+    /// `None`: there is no limit.
+    pub(crate) fn new(connections_max: usize, shards: usize, files: Option<u64>) -> Self {
+        let wanted = connections_max.saturating_add(HTTP_SOCKETS_MAX);
+        let Some(files) = files.and_then(|files| usize::try_from(files).ok()) else {
+            return Room { connections: connections_max, sockets: wanted };
+        };
+        // A limit that small leaves half of it to sockets, so that some are served.
+        let reserve = shards.saturating_mul(SHARD_FILES).saturating_add(PROCESS_FILES).min(files / 2);
+        let sockets = wanted.min(files - reserve);
+        let http = HTTP_SOCKETS_MAX.min(sockets / 4);
+        Room { connections: connections_max.min(sockets - http).max(1), sockets: sockets.max(1) }
+    }
+}
+
+/// The soft limit on descriptors of this process.
+pub(crate) fn limit() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+}
+
+/// Whether a socket could not be accepted because the process, or the system, has no descriptor left.
+pub(super) fn ran_out(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
+}
+
+/// Whether only the one connection that would have been accepted is lost.
+pub(super) fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}
+
+/// A descriptor that is kept so that a client can be told when there is no other.
+pub(super) struct Spare(Option<File>);
+
+impl Spare {
+    pub(super) fn new() -> Self {
+        let mut spare = Spare(None);
+        spare.keep();
+        spare
+    }
+
+    /// Gives it up for what is done next. False: there was none.
+    pub(super) fn give_up(&mut self) -> bool {
+        self.0.take().is_some()
+    }
+
+    /// Takes one again, if there is one.
+    pub(super) fn keep(&mut self) {
+        if self.0.is_none() {
+            self.0 = File::open("/dev/null").ok();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_stay_below_the_limit_on_descriptors() {
+        let room = |connections, sockets| Room { connections, sockets };
+        for (connections_max, shards, files, expected) in [
+            (10_000, 2, Some(65_536), room(10_000, 10_256)),
+            (10_000, 2, None, room(10_000, 10_256)),
+            (10_000, 2, Some(10_368), room(10_000, 10_256)),
+            (10_000, 2, Some(10_367), room(9_999, 10_255)),
+            (10_000, 4, Some(1024), room(672, 896)),
+            (10_000, 1, Some(256), room(114, 152)),
+            (10, 1, Some(1024), room(10, 266)),
+            (10_000, 1, Some(64), room(24, 32)),
+            (10_000, 1024, Some(1024), room(384, 512)),
+            (usize::MAX, usize::MAX, Some(1), room(1, 1)),
+        ] {
+            assert_eq!(Room::new(connections_max, shards, files), expected, "{files:?}");
+        }
+    }
+}

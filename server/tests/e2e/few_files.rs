@@ -1,0 +1,103 @@
+//! File descriptors that run out: idle connections took them all, and whoever came next hung without a word.
+
+use std::io::Read;
+use std::net::TcpStream;
+use std::process::Command;
+
+use relay_engine::testing::signing::{event, key};
+
+use super::harness::{
+    PATIENCE, RELAY, RawClient, RelayProcess, metric, unix_now, until, without_relay_variables,
+};
+
+fn start_with_files(files: u32) -> RelayProcess {
+    RelayProcess::start_by(|data| {
+        let mut command = Command::new("sh");
+        without_relay_variables(&mut command);
+        let script = format!("ulimit -n {files}; exec \"$0\" \"$@\"");
+        command
+            .args(["-c", &script, RELAY, "serve", "--listen", "127.0.0.1:0", "--shards", "1", "--data"])
+            .arg(data)
+            .current_dir(std::env::temp_dir());
+        command
+    })
+}
+
+/// Descriptors the relay has open.
+fn open_files(relay: &RelayProcess) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", relay.pid())).unwrap().count()
+}
+
+/// Opens so many connections that say nothing, until one of them is told something: that is returned, with the others.
+fn fill(relay: &RelayProcess, count: usize) -> (Vec<TcpStream>, String) {
+    let open = |_| {
+        let stream = TcpStream::connect(relay.host()).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        stream
+    };
+    let mut silent: Vec<TcpStream> = (0..count).map(open).collect();
+    let mut told = None;
+    until("somebody who is turned away", || {
+        told = silent.iter().position(|stream| stream.peek(&mut [0]).is_ok());
+        told.is_some()
+    });
+    let stream = silent.remove(told.unwrap());
+    stream.set_nonblocking(false).unwrap();
+    (silent, read_all(stream))
+}
+
+fn read_all(mut stream: TcpStream) -> String {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut told = String::new();
+    stream.read_to_string(&mut told).unwrap();
+    told
+}
+
+fn assert_works(client: &mut RawClient, serial: u64) {
+    let note = event(&key(1)).at(unix_now() - serial).sign().json();
+    assert_eq!(client.publish(&note), (true, String::new()));
+}
+
+fn assert_turned_away(told: &str) {
+    assert!(told.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{told}");
+    assert!(told.contains("\r\nretry-after: 30\r\n"), "{told}");
+    assert!(told.ends_with("{\"error\":\"no room for another connection\"}\n"), "{told}");
+}
+
+#[test]
+fn seats_stay_below_the_limit_on_open_files() {
+    let files = 64;
+    let relay = start_with_files(files);
+    let mut client = relay.connect();
+    let (silent, told) = fill(&relay, files as usize);
+    assert_turned_away(&told);
+    assert!(open_files(&relay) < files as usize, "{}", open_files(&relay));
+    assert_works(&mut client, 1);
+    drop(silent);
+    until("room", || relay.try_connect().is_some());
+    assert_works(&mut client, 2);
+}
+
+#[test]
+fn when_no_descriptor_is_left_newcomers_are_told() {
+    let relay = start_with_files(1024);
+    let mut client = relay.connect();
+    // Somebody takes all but two: fewer are left than there are seats.
+    let left = open_files(&relay) + 2;
+    let set = Command::new("prlimit")
+        .args([format!("--pid={}", relay.pid()), format!("--nofile={left}:1024")])
+        .status()
+        .unwrap();
+    assert!(set.success(), "prlimit");
+    let (silent, told) = fill(&relay, 8);
+    assert_turned_away(&told);
+    // Again and again: the spare one is kept again.
+    for serial in 0..20 {
+        assert_turned_away(&read_all(TcpStream::connect(relay.host()).unwrap()));
+        assert_works(&mut client, serial);
+    }
+    drop(silent);
+    until("room", || relay.try_connect().is_some());
+    assert_works(&mut client, 100);
+    assert!(metric(&relay, "relay_sockets_refused_total") >= 21.0);
+}
