@@ -1,7 +1,7 @@
 //! Where a client comes from, as far as limits go by it.
 
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::fmt;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The network address that a client's limits and turns are counted by: an IPv4 address, or the /64 of an IPv6
 /// address, since one subscriber has at least so many. An IPv4-mapped address is the IPv4 address.
