@@ -74,8 +74,8 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
                 0 => 0,
                 seconds => {
                     let spared = &self.settings.retention_kinds_spared;
-                    let goes = |kind| Class::of(kind) == Class::Regular && !spared.contains(&kind);
-                    sweep_aged(store, now.saturating_sub(seconds), &goes, SWEEP_EVENTS_MAX)?
+                    let is_swept = |kind| Class::of(kind) == Class::Regular && !spared.contains(&kind);
+                    sweep_aged(store, now.saturating_sub(seconds), &is_swept, SWEEP_EVENTS_MAX)?
                 }
             };
             self.numbers.events_retired += retired as u64;

@@ -18,7 +18,7 @@ pub struct Seq(pub u64);
 /// takes 2^32 hashes). Code that merges postings compares whole ids when ranks are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rank {
-    /// The event's second.
+    /// The event's `created_at`.
     pub created_at: Timestamp,
     /// [`EventId::prefix`].
     pub prefix: u64,
@@ -58,7 +58,7 @@ pub struct Posting {
     pub seq: Seq,
     /// Its kind, so that many filters are decided without reading it.
     pub kind: Kind,
-    /// Whether it expires some day; then only the event itself says whether it already has.
+    /// Whether the event has an expiration (NIP-40). When it expires only the event itself says.
     pub expires: bool,
 }
 

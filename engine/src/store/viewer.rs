@@ -1,5 +1,5 @@
-//! Who reads stored events. The rules themselves (NIP-17's read guard, say) live in the policy room;
-//! here is only the question, so that the planners count and answer for what a viewer may see.
+//! Who reads stored events. The rules (NIP-17's read guard, for one) are in `policy`; this trait lets the planners of scans
+//! and counts ask them, and so answer only what a viewer may see.
 
 use crate::types::{CanonicalEvent, Filter, Kind};
 

@@ -1,5 +1,5 @@
-//! The bytes of keys. Comparing two keys as bytes is comparing what they stand for; nothing here is a hint
-//! that must be checked again when it is read.
+//! The bytes of keys. Keys compare as bytes in the order of what they stand for, and a match of keys is final: nobody
+//! checks it against the event.
 //!
 //! ```text
 //! posting     = head  rank_and_more:24
@@ -83,13 +83,13 @@ impl Key {
         &self.bytes[..usize::from(self.len)]
     }
 
-    /// A key that a backend read; nothing if it is longer than any key is.
+    /// A key that a backend read; `None` if it is longer than any key.
     pub(in crate::store) fn read(bytes: &[u8]) -> Option<Self> {
         (bytes.len() <= KEY_BYTES_MAX).then(|| Key::new(&[bytes]))
     }
 
-    /// The key that begins with the first `shared` bytes of this one and goes on with `rest`; nothing if there
-    /// are not that many, or it is longer than any key is.
+    /// The key that begins with the first `shared` bytes of this one and goes on with `rest`; `None` if there
+    /// are not that many, or the result is longer than any key.
     pub(in crate::store) fn splice(&self, shared: usize, rest: &[u8]) -> Option<Self> {
         let len = shared.checked_add(rest.len())?;
         if shared > usize::from(self.len) || len > KEY_BYTES_MAX {
@@ -206,7 +206,7 @@ pub(super) fn read_posting(key: &[u8]) -> Option<Posting> {
     })
 }
 
-/// A posting's key in two: what all of its term's begin with, and the rest. Nothing for ids, expiries and tombstones.
+/// A posting's key in two: what all of its term's begin with, and the rest. `None` for ids, expiries and tombstones.
 pub fn posting_head(key: &[u8]) -> Option<(&[u8], &[u8; POSTING_BYTES])> {
     match key {
         [b'i' | b'x' | b'd', ..] => None,

@@ -2,8 +2,8 @@
 //!
 //! Both keep one ordered set of short keys (postings, ids, expiries) and event bodies by sequence number; tombstones are among the
 //! keys in SQL, and apart in LMDB.
-//! `key.rs` draws the bytes, [`Overlay`] collects a write, and [`View`] is the [`Reader`] and [`Writer`] of
-//! any [`KeySource`]. A backend is left with reading ranges and with writing an overlay down.
+//! `key.rs` defines the bytes, [`Overlay`] collects a write, and [`View`] is the [`Reader`] and [`Writer`] of
+//! any [`KeySource`]. A backend only reads ranges of keys and writes an overlay.
 
 mod key;
 mod overlay;
@@ -52,7 +52,7 @@ pub struct View<S, O> {
     overlay: O,
 }
 
-/// The second half of a [`View`]: changes not written yet, or none.
+/// The second half of a [`View`]: the changes of a write, or nothing for a reader.
 pub trait Pending {
     /// The changes.
     fn pending(&self) -> Option<&Overlay>;

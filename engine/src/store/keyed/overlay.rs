@@ -22,9 +22,9 @@ pub struct Overlay {
 /// What becomes of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It is not stored and will be.
+    /// It is not stored, and is to be added.
     Add,
-    /// It will not be stored, and is, but for what an earlier version may have left.
+    /// It is stored, and is to be removed. Expiry keys that only earlier versions of this program wrote may be missing.
     Remove,
 }
 

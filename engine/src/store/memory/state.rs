@@ -1,4 +1,4 @@
-//! The maps of the memory backend, and how each change of them is taken back.
+//! The maps of the memory backend, and how to undo each change.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound as Edge;
@@ -20,15 +20,15 @@ pub(super) struct State {
     bytes: u64,
 }
 
-/// One term's postings: where they stand, and the rest of them.
+/// One term's postings: rank and sequence number, then kind and whether they expire.
 type List = BTreeMap<(Rank, Seq), (Kind, bool)>;
 
-/// How one change is taken back.
+/// How to undo one change.
 #[derive(Debug)]
 pub(super) enum Undo {
     Insert { seq: Seq, event: Event, terms: Box<[Term]>, last_seq: Seq },
     Remove { seq: Seq, event: Event, terms: Box<[Term]> },
-    Bury { key: Tombstone, before: Option<Timestamp> },
+    PutTombstone { key: Tombstone, before: Option<Timestamp> },
 }
 
 impl State {
@@ -52,7 +52,7 @@ impl State {
     pub(super) fn put_tombstone(&mut self, key: &Tombstone, until: Timestamp) -> Undo {
         let before = self.tombstone(key);
         self.tombstones.insert(key.clone(), before.unwrap_or(until).max(until));
-        Undo::Bury { key: key.clone(), before }
+        Undo::PutTombstone { key: key.clone(), before }
     }
 
     pub(super) fn undo(&mut self, step: Undo) {
@@ -62,10 +62,10 @@ impl State {
                 self.last_seq = last_seq;
             }
             Undo::Remove { seq, event, terms } => self.add(seq, &event, &terms),
-            Undo::Bury { key, before: Some(until) } => {
+            Undo::PutTombstone { key, before: Some(until) } => {
                 self.tombstones.insert(key, until);
             }
-            Undo::Bury { key, before: None } => {
+            Undo::PutTombstone { key, before: None } => {
                 self.tombstones.remove(&key);
             }
         }

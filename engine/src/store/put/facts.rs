@@ -1,4 +1,4 @@
-//! What the store knows that bears on one operation. Reads only, decides nothing.
+//! Reads everything that the decision on one operation depends on. Decides nothing.
 
 use std::ops::RangeInclusive;
 
@@ -7,10 +7,10 @@ use super::requests::{DELETION, GIFT_WRAP, VANISH, deleted_addresses, deleted_id
 use crate::store::{Bound, Posting, Rank, Reader, Seq, StoreError, Term, Tombstone};
 use crate::types::{CanonicalEvent, Event, EventId, Kind, PubKey, Timestamp, parse_expiration};
 
-/// Postings read at once while all of a term's are visited.
+/// Postings read in one call while all postings of a term are iterated.
 const CHUNK: usize = 1024;
 
-/// What bears on one operation.
+/// What the decision on one operation depends on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Facts {
     /// The sequence number of the event itself, if it is stored.
@@ -25,10 +25,10 @@ pub(super) struct Facts {
     pub(super) versions: Vec<Version>,
     /// What it asks to delete by id.
     pub(super) targets: Vec<Target>,
-    /// What it asks to delete by address, and what there is to delete.
+    /// What it asks to delete by address, with the stored versions that this removes.
     pub(super) addresses: Vec<(Tombstone, Vec<Seq>)>,
-    /// What there is to delete if its author vanishes.
-    pub(super) traces: Vec<Seq>,
+    /// If it is a request to vanish: the stored events that it removes.
+    pub(super) vanishing: Vec<Seq>,
 }
 
 /// A stored version of a replaceable or addressable event.
@@ -49,7 +49,7 @@ pub(super) struct Target {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TargetState {
-    /// Not stored; whose it is will be known when it comes.
+    /// Not stored. Whether the requester may delete it is decided when it arrives.
     Unknown,
     /// Stored, and the requester's to delete.
     Own(Seq),
@@ -57,7 +57,7 @@ pub(super) enum TargetState {
     Foreign,
 }
 
-/// Reads all that bears on `op` at second `now`.
+/// Reads what the decision on `op` at second `now` depends on.
 pub(super) fn gather(reader: &impl Reader, op: &Op, now: Timestamp) -> Result<Facts, StoreError> {
     let event = op.event();
     let recipients = wrapped_for(event);
@@ -89,8 +89,8 @@ pub(super) fn gather(reader: &impl Reader, op: &Op, now: Timestamp) -> Result<Fa
         }
     }
     if matches!(op, Op::Vanish(_)) && facts.vanished_until < Some(event.created_at) {
-        facts.traces = traces(reader, event, facts.vanished_until.unwrap_or(0))?;
-        facts.traces.retain(|&seq| Some(seq) != facts.stored);
+        facts.vanishing = vanishing(reader, event, facts.vanished_until.unwrap_or(0))?;
+        facts.vanishing.retain(|&seq| Some(seq) != facts.stored);
     }
     Ok(facts)
 }
@@ -121,7 +121,8 @@ fn target(reader: &impl Reader, id: EventId, requester: PubKey) -> Result<Target
     Ok(Target { id, state })
 }
 
-/// NIP-09: one's own, but no deletion and no request to vanish; NIP-59: gift wraps for one's key.
+/// NIP-09: the requester's own events, except deletion requests and requests to vanish; NIP-59: gift wraps for the
+/// requester's key.
 fn may_delete(event: CanonicalEvent<'_>, requester: PubKey) -> bool {
     let kind: Kind = event.kind();
     let wrapped_for = || {
@@ -134,9 +135,13 @@ fn may_delete(event: CanonicalEvent<'_>, requester: PubKey) -> bool {
     }
 }
 
-/// All events of the author of a request to vanish, and the gift wraps for it, up to the request's second. Of
-/// what is older than an earlier request nothing is left.
-fn traces(reader: &impl Reader, request: &Event, vanished_until: Timestamp) -> Result<Vec<Seq>, StoreError> {
+/// All events of the author of a request to vanish, and the gift wraps for it, up to the request's second. An earlier
+/// request, if there was one, has removed those up to `vanished_until`.
+fn vanishing(
+    reader: &impl Reader,
+    request: &Event,
+    vanished_until: Timestamp,
+) -> Result<Vec<Seq>, StoreError> {
     let (author, times) = (request.pubkey, vanished_until..=request.created_at);
     let mut seqs = Vec::new();
     each_posting(reader, &Term::Author(author), times.clone(), |posting| seqs.push(posting.seq))?;
@@ -163,7 +168,7 @@ fn all_postings(
     Ok(postings)
 }
 
-/// Calls `sink` with the postings of `term` whose events are of these times, newest first.
+/// Calls `sink` with the postings of `term` whose `created_at` is in `times`, newest first.
 fn each_posting(
     reader: &impl Reader,
     term: &Term,

@@ -1,4 +1,4 @@
-//! Writes: what becomes of events given to the store (NIP-01, 09, 40, 59, 62).
+//! Writes: what is stored, replaced, deleted or refused (NIPs 01, 09, 40, 59, 62).
 //!
 //! Each operation is decided by [`plan`], a pure function from what the store knows ([`facts`]) to what is
 //! to be stored and deleted, and the tombstones to put. Nothing here checks signatures, policies or who may write.
@@ -53,7 +53,7 @@ pub enum Refusal {
     Vanished,
     /// A newer version of the replaceable or addressable event is stored (NIP-01).
     Superseded,
-    /// Its time was over when it came (NIP-40).
+    /// It had expired when it arrived (NIP-40).
     Expired,
     /// Events of its kind are only delivered live (NIP-01). Callers do not offer such events.
     Ephemeral,
@@ -77,7 +77,7 @@ pub fn commit<B: Backend>(backend: &B, now: Timestamp, ops: &[Op]) -> Result<Vec
         ops.iter()
             .map(|op| {
                 let plan = plan::plan(op, now, &facts::gather(writer, op, now)?);
-                carry_out(writer, classes, op.event(), plan, &mut last)
+                apply(writer, classes, op.event(), plan, &mut last)
             })
             .collect()
     })
@@ -103,7 +103,8 @@ pub fn remove<B: Backend>(backend: &B, ids: &[EventId]) -> Result<usize, StoreEr
 
 /// Removes up to `events_max` events that have expired at second `now` (NIP-40), soonest first. Returns
 /// how many; fewer than `events_max` means that none is left. Removal requests stay, unserved
-/// ([`is_removal_request`]); those that an earlier version stored get a number that is not to be swept.
+/// ([`is_removal_request`]); those that an earlier version of this program listed for
+/// sweeping are stored again under a new sequence number, unlisted.
 ///
 /// # Errors
 /// The backend's. Then none was removed.
@@ -114,7 +115,7 @@ pub fn sweep_expired<B: Backend>(
 ) -> Result<usize, StoreError> {
     let classes = backend.classes();
     let mut expired = Vec::new();
-    // Looking first keeps an idle relay from writing.
+    // A read first, so that an idle relay does not open a write transaction.
     backend.reader()?.expiring(now, 1, &mut expired)?;
     if expired.is_empty() || events_max == 0 {
         return Ok(0);
@@ -134,29 +135,29 @@ pub fn sweep_expired<B: Backend>(
     })
 }
 
-/// Retention: removes up to `events_max` events that are older than second `before` and of a kind that `goes`, without
-/// tombstones: they may be stored again. Removal requests ([`is_removal_request`]) stay whatever `goes` says, as what they
-/// ask for does. Returns how many; fewer than `events_max` means that none is left.
+/// Retention: removes up to `events_max` events that are older than second `before` and of a kind that `is_swept`
+/// accepts, without tombstones: they may be stored again. Removal requests ([`is_removal_request`]) are never swept, because
+/// their effect must last. Returns how many; fewer than `events_max` means that none is left.
 ///
 /// Costs one look-up a kind where the backend keeps no term over all events, and otherwise a read for each
-/// old event that does not go.
+/// old event that is kept.
 ///
 /// # Errors
 /// The backend's. Then none was removed.
 pub fn sweep_aged<B: Backend>(
     backend: &B,
     before: Timestamp,
-    goes: &dyn Fn(Kind) -> bool,
+    is_swept: &dyn Fn(Kind) -> bool,
     events_max: usize,
 ) -> Result<usize, StoreError> {
     let (classes, Some(newest)) = (backend.classes(), before.checked_sub(1)) else { return Ok(0) };
-    let goes = |kind: Kind| !is_removal_request(kind) && goes(kind);
+    let is_swept = |kind: Kind| !is_removal_request(kind) && is_swept(kind);
     let mut aged = Vec::new();
     {
         let reader = backend.reader()?;
         let terms = match classes.all {
             true => vec![Term::All],
-            false => reader.kinds()?.into_iter().filter(|kind| goes(*kind)).map(Term::Kind).collect(),
+            false => reader.kinds()?.into_iter().filter(|kind| is_swept(*kind)).map(Term::Kind).collect(),
         };
         for term in &terms {
             let mut start = Bound::From(Rank::newest(newest));
@@ -164,7 +165,7 @@ pub fn sweep_aged<B: Backend>(
             while aged.len() < events_max {
                 page.clear();
                 reader.postings(term, start, 0, SWEEP_PAGE, &mut page)?;
-                aged.extend(page.iter().filter(|posting| goes(posting.kind)).map(|posting| posting.seq));
+                aged.extend(page.iter().filter(|posting| is_swept(posting.kind)).map(|posting| posting.seq));
                 match page.last() {
                     Some(last) if page.len() == SWEEP_PAGE => start = Bound::After(last.rank, last.seq),
                     _ => break,
@@ -187,7 +188,7 @@ pub fn sweep_aged<B: Backend>(
 /// Postings that a retention sweep reads at once.
 const SWEEP_PAGE: usize = 256;
 
-fn carry_out(
+fn apply(
     writer: &mut impl Writer,
     classes: TermClasses,
     event: &Event,

@@ -13,7 +13,7 @@ pub(super) struct Plan {
     pub(super) verdict: Verdict,
     /// Events to remove, each once.
     pub(super) delete: Vec<Seq>,
-    /// What shall not come back, and up to which second.
+    /// Tombstones to put, and the second up to which each holds.
     pub(super) tombstones: Vec<(Tombstone, Timestamp)>,
 }
 
@@ -34,9 +34,9 @@ pub(super) fn plan(op: &Op, now: Timestamp, facts: &Facts) -> Plan {
             delete(event, facts, &mut plan);
         }
     }
-    // A request may be stored from a time when it was not addressed to this relay.
+    // The request may be stored already, from a time when this relay did not have the URL that it names.
     if matches!(op, Op::Vanish(_)) && !matches!(plan.verdict, Verdict::Refuse(_)) {
-        plan.delete.extend(&facts.traces);
+        plan.delete.extend(&facts.vanishing);
         if facts.vanished_until < Some(event.created_at) {
             plan.tombstones.push((Tombstone::Vanished(event.pubkey), event.created_at));
         }
@@ -47,7 +47,7 @@ pub(super) fn plan(op: &Op, now: Timestamp, facts: &Facts) -> Plan {
 }
 
 fn verdict(event: &Event, now: Timestamp, facts: &Facts) -> Verdict {
-    // What removal requests ask for outlasts them.
+    // A removal request is stored though it has expired: its effect does not expire.
     if event.is_expired(now) && !is_removal_request(event.kind) {
         return Verdict::Refuse(Refusal::Expired);
     }
@@ -71,7 +71,7 @@ fn verdict(event: &Event, now: Timestamp, facts: &Facts) -> Verdict {
     Verdict::Store
 }
 
-/// NIP-01: the newest version stays, of one second the one of the lowest id. An expired one counts as removed,
+/// NIP-01: the newest version is kept; of two with the same `created_at`, the one with the lower id. An expired one counts as removed,
 /// so that sweeping sooner or later makes no difference.
 fn supersedes(version: &Version, event: &Event) -> bool {
     !version.expired
