@@ -5,6 +5,7 @@
 //! in which order ([`Scan`], [`Count`], [`replay`]), is planned here once, for all backends.
 
 mod backend;
+mod cost;
 mod count;
 pub mod keyed;
 mod memory;

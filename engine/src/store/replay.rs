@@ -1,7 +1,7 @@
 //! Catching up: events in the order they were committed, for a reader of live events that fell behind.
 
-use super::{Hit, Reader, Seq, StoreError, Take, Viewer};
-use crate::types::{CanonicalEvent, Filter, Timestamp, parse_expiration};
+use super::{Hit, Reader, Seq, StoreError, Take, Viewer, cost};
+use crate::types::{CanonicalEvent, Filter, FoundBy, Timestamp, parse_expiration};
 
 /// How far a replay has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct Replayed {
 const CHUNK: usize = 256;
 
 /// Hands out stored events with sequence numbers above `after` that match any of `filters` and that `viewer` may see, in
-/// the order they were committed. Examines up to `rows` events, counting them down; `limit` plays no part.
+/// the order they were committed. Reads what may be read for `rows`, counting them down as [`super::Scan::step`] does; `limit` plays no part.
 ///
 /// # Errors
 /// The backend's. What was handed out before it stays handed out, so after an error
@@ -32,18 +32,24 @@ pub fn replay<R: Reader>(
 ) -> Result<Replayed, StoreError> {
     let mut covered = after;
     let mut seqs = Vec::new();
-    while *rows > 0 {
+    'chunks: while *rows > 0 {
         let max = CHUNK.min(*rows);
         seqs.clear();
         reader.log(covered, max, &mut seqs)?;
         for &seq in &seqs {
+            // An event may have cost more than one.
+            if *rows == 0 {
+                break 'chunks;
+            }
             *rows -= 1;
             covered = seq;
             let Some(json) = reader.event(seq)? else {
                 continue;
             };
             let event = CanonicalEvent::trusted(&json);
-            let matches = filters.iter().any(|filter| filter.matches_stored(event));
+            let mut found_by = FoundBy::new(event);
+            let matches = filters.iter().any(|filter| found_by.matches(filter));
+            *rows = rows.saturating_sub(cost::of_event(json.len(), &found_by));
             if matches
                 && parse_expiration(event.tags()).is_none_or(|at| at > now)
                 && (viewer.sees_all_of(event.kind()) || viewer.sees(event))

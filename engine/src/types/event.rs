@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use super::hex::{EventId, PubKey, Sig};
 use super::kind::{Class, Kind, is_removal_request};
-use super::tags::{Tags, parse_expiration};
+use super::tags::{Tag, Tags, parse_expiration};
 use super::time::Timestamp;
 
 /// `expires_at` of an event that never does.
@@ -168,8 +168,16 @@ impl<'a> CanonicalEvent<'a> {
     /// This is the one place that knows of the `d` that is not written: `#d` has an event found by what an `a` tag calls
     /// it, as strfry does.
     pub fn found_by(self) -> impl Iterator<Item = (u8, Cow<'a, [u8]>)> {
+        self.found_among(self.tags())
+    }
+
+    /// [`CanonicalEvent::found_by`] over its own tags, which the caller reads from the start.
+    pub(super) fn found_among(
+        self,
+        tags: impl Iterator<Item = Tag<'a>>,
+    ) -> impl Iterator<Item = (u8, Cow<'a, [u8]>)> {
         let unwritten = move || self.address_d().filter(|d| d.is_empty()).map(|d| (b'd', d));
-        self.tags().indexed().chain(std::iter::once_with(unwritten).flatten())
+        tags.filter_map(Tag::indexed).chain(std::iter::once_with(unwritten).flatten())
     }
 
     /// All of it.

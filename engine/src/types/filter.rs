@@ -82,12 +82,18 @@ impl Filter {
     }
 
     /// [`Filter::matches`] on stored bytes; decodes only what the filter asks about.
+    ///
+    /// Walks the tags once a tag condition; [`super::FoundBy`] is for asking many.
     pub fn matches_stored(&self, event: CanonicalEvent<'_>) -> bool {
+        self.matches_stored_but_tags(event) && (self.tags.is_empty() || self.matches_tags(event))
+    }
+
+    /// [`Filter::matches_stored`] without the conditions on tags.
+    pub(super) fn matches_stored_but_tags(&self, event: CanonicalEvent<'_>) -> bool {
         self.matches_time(event.created_at())
             && self.matches_kind(event.kind())
             && (self.authors.is_none() || self.matches_author(&event.pubkey()))
             && (self.ids.is_none() || self.matches_id(&event.id()))
-            && (self.tags.is_empty() || self.matches_tags(event))
     }
 
     /// Whether `since` and `until` allow this second; both are inclusive.

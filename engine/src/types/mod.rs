@@ -6,6 +6,7 @@
 mod address;
 mod event;
 mod filter;
+mod found_by;
 mod hex;
 mod kind;
 mod limits;
@@ -15,6 +16,7 @@ mod time;
 pub use address::ClientAddress;
 pub use event::{CanonicalEvent, Event, NO_EXPIRY};
 pub use filter::{Filter, SubId, TagFilter};
+pub use found_by::{FoundBy, MatchCost};
 pub use hex::{EventId, HexError, PubKey, Sig};
 pub use kind::{Class, Kind, is_removal_request};
 pub use limits::Limits;

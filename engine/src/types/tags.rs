@@ -36,6 +36,11 @@ impl<'a> Tags<'a> {
         &self.rest[1..]
     }
 
+    /// Bytes that have not been read yet, and what follows the tags.
+    pub(super) fn unread(&self) -> usize {
+        self.rest.len()
+    }
+
     /// The first value of the first tag called `name`, unescaped.
     pub fn find(self, name: &[u8]) -> Option<Cow<'a, [u8]>> {
         self.named(name).find_map(|tag| tag.value())
@@ -48,12 +53,7 @@ impl<'a> Tags<'a> {
 
     /// The indexed tags (NIP-01): a letter and the first value of each single-letter tag that has one.
     pub fn indexed(self) -> impl Iterator<Item = (u8, Cow<'a, [u8]>)> {
-        self.filter_map(|tag| match tag.raw {
-            [b'"', letter, b'"', b',', ..] if letter.is_ascii_alphabetic() => {
-                tag.value().map(|value| (*letter, value))
-            }
-            _ => None,
-        })
+        self.filter_map(Tag::indexed)
     }
 }
 
@@ -94,6 +94,16 @@ impl<'a> Tag<'a> {
             rest = rest.get(len + 1..).unwrap_or(&[]);
             Some(field)
         })
+    }
+
+    /// Its letter and first value, if it is an indexed tag ([`Tags::indexed`]).
+    pub(super) fn indexed(self) -> Option<(u8, Cow<'a, [u8]>)> {
+        match self.raw {
+            [b'"', letter, b'"', b',', ..] if letter.is_ascii_alphabetic() => {
+                self.value().map(|value| (*letter, value))
+            }
+            _ => None,
+        }
     }
 
     /// The first field, as it is escaped. Names that matter to a relay hold nothing to escape.

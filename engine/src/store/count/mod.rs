@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::merge::{Merge, Next};
-use super::{Reader, Seq, StoreError, TermClasses, Viewer};
-use crate::types::{CanonicalEvent, Filter, Timestamp, parse_expiration};
+use super::{Reader, Seq, StoreError, TermClasses, Viewer, cost};
+use crate::types::{CanonicalEvent, Filter, FoundBy, Timestamp, parse_expiration};
 pub use hll::HLL_REGISTERS;
 use hll::Hll;
 
@@ -70,7 +70,7 @@ impl Count {
         &self.filters
     }
 
-    /// Reads up to `rows` postings and events, counting them down.
+    /// Reads what may be read for `rows`, counting them down as [`super::Scan::step`] does.
     ///
     /// # Errors
     /// The backend's. The count has lost nothing and may be stepped again.
@@ -124,8 +124,10 @@ impl Count {
             *rows -= 1;
             if let Some(json) = reader.event(posting.seq)? {
                 let event = CanonicalEvent::trusted(&json);
-                let matches = decided
-                    || candidate.lanes.iter().any(|&(lane, _)| self.filters[lane].matches_stored(event));
+                let mut found_by = FoundBy::new(event);
+                let matches =
+                    decided || candidate.lanes.iter().any(|&(lane, _)| found_by.matches(&self.filters[lane]));
+                *rows = rows.saturating_sub(cost::of_event(json.len(), &found_by));
                 let expired = posting.expires && parse_expiration(event.tags()).is_some_and(|at| at <= now);
                 let visible = open || viewer.sees(event);
                 self.hidden |= matches && !expired && !visible;

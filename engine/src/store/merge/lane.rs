@@ -2,8 +2,8 @@
 
 use super::cursor::CHUNK_MAX;
 use super::source::Source;
-use crate::store::{Bound, Posting, Rank, Reader, Seq, StoreError, Term, TermClasses};
-use crate::types::{CanonicalEvent, Filter, NO_EXPIRY, Timestamp, parse_expiration};
+use crate::store::{Bound, Posting, Rank, Reader, Seq, StoreError, Term, TermClasses, cost};
+use crate::types::{CanonicalEvent, Filter, FoundBy, NO_EXPIRY, Timestamp, parse_expiration};
 
 /// More cursors than this, and a lane tries to walk first.
 const CURSORS_WIDE: usize = 64;
@@ -15,6 +15,8 @@ const WALK_TRIAL: u64 = 64;
 const WALK_SAVING: usize = 4;
 /// Most terms of a way to answer that is probed before the choice.
 const PROBE_TERMS_MAX: usize = 16;
+/// Most ways to answer that are probed, those of the fewest terms: bounds what a step may overdraw.
+const PROBE_SOURCES_MAX: usize = 8;
 /// Postings read as a probe of each way to answer.
 const PROBE_ROWS: usize = 32;
 
@@ -231,7 +233,8 @@ fn cheapest<R: Reader>(
         return Ok(sources.into_iter().next().unwrap_or_else(|| Source::broad(filter, usize::MAX)));
     }
     sources.sort_by_key(|source| source.len(filter));
-    let few = sources.iter().take_while(|source| source.len(filter) <= PROBE_TERMS_MAX).count();
+    let probed = sources.iter().take(PROBE_SOURCES_MAX);
+    let few = probed.take_while(|source| source.len(filter) <= PROBE_TERMS_MAX).count();
     if few < 2 {
         return Ok(sources.swap_remove(0));
     }
@@ -288,13 +291,17 @@ impl LookUp {
             if *rows == 0 {
                 return Ok(false);
             }
+            *rows -= 1;
             if let Some(seq) = reader.seq_of(id)?
                 && let Some(json) = reader.event(seq)?
-                && filter.matches_stored(CanonicalEvent::trusted(&json))
             {
-                self.found.push(posting(seq, CanonicalEvent::trusted(&json)));
+                let event = CanonicalEvent::trusted(&json);
+                let mut found_by = FoundBy::new(event);
+                if found_by.matches(filter) {
+                    self.found.push(posting(seq, event));
+                }
+                *rows = rows.saturating_sub(cost::of_event(json.len(), &found_by));
             }
-            *rows -= 1;
             self.next += 1;
         }
         Ok(true)

@@ -148,7 +148,7 @@ impl Merge {
     }
 
     /// Goes on until there is a candidate that has not been [`Merge::pass`]ed; that is a row a posting read, and
-    /// one a call at least. Choosing between ways to answer a filter may overdraw `rows` by up to about 1,700.
+    /// one a call at least. Choosing between ways to answer one filter may overdraw `rows` by up to about 400.
     pub(super) fn next<R: Reader>(
         &mut self,
         filters: &[Filter],

@@ -5,6 +5,10 @@ use crate::types::{Class, Filter, Kind};
 
 /// Widest product of authors and kinds that gets a cursor each, of all filters of a request together.
 const PAIRS_MAX: usize = 20_000;
+/// As wide as this, all filters of a request together, a product may always be; wider ones have [`PAIRS_AN_AUTHOR`].
+const PAIRS_FREE: usize = 1_024;
+/// Cursors for each author that was named: what a request costs to keep grows with what was sent, not with its square.
+const PAIRS_AN_AUTHOR: usize = 4;
 
 /// A way to answer a filter: terms whose postings together hold every match.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +34,8 @@ impl Source {
     pub(super) fn narrow(filter: &Filter, filters: usize, classes: TermClasses) -> Vec<Source> {
         let mut sources = Vec::new();
         if let Some(authors) = &filter.authors {
-            let pairs_max = PAIRS_MAX / filters.max(1);
+            let pairs_max = (PAIRS_AN_AUTHOR * authors.len()).max(PAIRS_FREE / filters.max(1));
+            let pairs_max = pairs_max.min(PAIRS_MAX / filters.max(1));
             let pairs_fit = |kinds: &[Kind]| authors.len().saturating_mul(kinds.len()) <= pairs_max;
             sources.push(match filter.kinds.as_deref() {
                 Some(kinds) if pairs_fit(kinds) && kinds.iter().all(|&kind| is_replaceable(kind)) => {
@@ -102,4 +107,32 @@ impl Source {
 
 fn is_replaceable(kind: Kind) -> bool {
     Class::of(kind) == Class::Replaceable
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::PubKey;
+
+    fn cursors(authors: usize, kinds: Kind, filters: usize) -> usize {
+        let key = |n: usize| PubKey(std::array::from_fn(|at| n.to_be_bytes()[at % 8]));
+        let filter = Filter {
+            authors: Some((0..authors).map(key).collect()),
+            kinds: Some((1..=kinds).collect()),
+            ..Filter::default()
+        };
+        let classes = TermClasses { all: true, author_kind: true };
+        Source::narrow(&filter, filters, classes)[0].len(&filter)
+    }
+
+    #[test]
+    fn cursors_grow_with_what_was_sent_not_with_its_square() {
+        assert_eq!(cursors(10, 5, 1), 50);
+        assert_eq!(cursors(32, 32, 1), 1_024);
+        assert_eq!(cursors(3_000, 4, 1), 12_000, "profiles and lists of whom one follows");
+        assert_eq!(cursors(141, 141, 1), 141);
+        assert_eq!(cursors(10, 40, 100), 10);
+        assert_eq!(cursors(50, 4, 100), 200);
+        assert_eq!(cursors(15_000, 4, 1), 15_000);
+    }
 }

@@ -9,8 +9,8 @@ mod limit;
 use std::sync::Arc;
 
 use super::merge::{Merge, Next};
-use super::{Reader, Seq, StoreError, TermClasses, Viewer};
-use crate::types::{CanonicalEvent, Filter, Timestamp, parse_expiration};
+use super::{Reader, Seq, StoreError, TermClasses, Viewer, cost};
+use crate::types::{CanonicalEvent, Filter, FoundBy, Timestamp, parse_expiration};
 use limit::{Limit, Stage};
 
 /// Rows spent on finding out whether there is one more match, once all that was asked for is sent; past them
@@ -133,8 +133,10 @@ impl Scan {
         });
     }
 
-    /// Reads up to `rows` postings and events, counting them down, and hands matches that `viewer` may see
-    /// to `sink` in order. Choosing between ways to answer may overdraw `rows` by up to about 1,700, once a filter.
+    /// Reads what may be read for `rows`, counting them down, and hands matches that `viewer` may see to `sink` in order.
+    /// A row is a microsecond, about: a posting or a small event; large events and those that many filters ask about
+    /// are more (`store/cost.rs`). A step ends with what uses the rows up, which may take more than there are left: one
+    /// event, or choosing between the ways to answer one filter, some 400 rows.
     ///
     /// # Errors
     /// The backend's. The scan has lost nothing and may be stepped again.
@@ -158,7 +160,7 @@ impl Scan {
                 Next::Candidate if *rows == 0 => return Ok(Step::More),
                 Next::Candidate => {
                     *rows -= 1;
-                    let take = self.consider(reader, now, viewer, sink)?;
+                    let take = self.consider(reader, now, rows, viewer, sink)?;
                     self.merge.pass();
                     if take == Take::CountedAndPause {
                         return Ok(Step::More);
@@ -169,11 +171,12 @@ impl Scan {
         Ok(Step::Done(self.completeness()))
     }
 
-    /// Reads the candidate, and hands it out if a filter wants it.
+    /// Reads the candidate, and hands it out if a filter wants it. Counts `rows` down by what that takes beyond one.
     fn consider<R: Reader>(
         &mut self,
         reader: &R,
         now: Timestamp,
+        rows: &mut usize,
         viewer: &dyn Viewer,
         sink: &mut dyn FnMut(Hit<'_>) -> Take,
     ) -> Result<Take, StoreError> {
@@ -182,23 +185,24 @@ impl Scan {
             return Ok(Take::Counted);
         };
         let event = CanonicalEvent::trusted(&json);
+        let mut found_by = FoundBy::new(event);
         let expired = posting.expires && parse_expiration(event.tags()).is_some_and(|at| at <= now);
         let visible = viewer.sees_all_of(posting.kind) || viewer.sees(event);
         let (mut sent, mut further, mut turned) = (false, false, false);
         for place in 0..self.merge.candidate().lanes.len() {
             let (lane, decided) = self.merge.candidate().lanes[place];
             let (limit, filter) = (&mut self.limits[lane], &self.filters[lane]);
-            let rows = self.merge.rows_of(lane);
-            turned |= limit.reached(posting.rank.created_at, rows);
+            let read = self.merge.rows_of(lane);
+            turned |= limit.reached(posting.rank.created_at, read);
             debug_assert!(!decided || filter.matches_stored(event), "these postings prove matches");
-            let matches = !expired && (decided || filter.matches_stored(event));
+            let matches = !expired && (decided || found_by.matches(filter));
             self.hidden |= matches && !visible;
             let matches = matches && visible;
             self.matched[lane] += usize::from(matches);
             match limit.stage {
                 Stage::Sending | Stage::Closing(_) if matches => {
                     sent = true;
-                    turned |= limit.count(posting.rank.created_at, rows);
+                    turned |= limit.count(posting.rank.created_at, read);
                 }
                 Stage::LookingAhead { .. } => {
                     self.look_ahead_rows += 1;
@@ -208,6 +212,7 @@ impl Scan {
             }
             self.merge.judged(lane, matches, limit.wanted());
         }
+        *rows = rows.saturating_sub(cost::of_event(json.len(), &found_by));
         self.sent |= sent;
         self.more |= further && !sent;
         if turned || self.more {

@@ -1,0 +1,27 @@
+//! What reading stored events costs, in rows.
+//!
+//! A **row** is a microsecond of work, about: a posting or a small event read. What takes longer is more rows:
+//!
+//! | work | rows |
+//! |---|---|
+//! | a posting read, a cursor opened, an id looked up | 1 |
+//! | an event read | 1, and 1 for every [`READ_BYTES`] of it |
+//! | its tags walked for a filter | 1 for every [`TAG_BYTES`] of them |
+//! | values compared, filters asked | 1 for every [`COMPARISONS`] |
+//!
+//! Fractions are dropped for each event, so that an ordinary one against a few filters is one row.
+
+use crate::types::{FoundBy, MatchCost};
+
+/// Bytes of an event that are read, checked for expiry and handed on in the time of a row.
+const READ_BYTES: usize = 4 << 10;
+/// Bytes of short tags that are walked in the time of a row.
+const TAG_BYTES: usize = 512;
+/// Values that are compared in the time of a row.
+const COMPARISONS: usize = 64;
+
+/// Rows to charge for an event of `bytes` beyond the first, once `found_by` has been asked all there is to ask.
+pub(super) fn of_event(bytes: usize, found_by: &FoundBy<'_>) -> usize {
+    let MatchCost { bytes: walked, comparisons } = found_by.cost();
+    bytes / READ_BYTES + walked / TAG_BYTES + comparisons / COMPARISONS
+}
