@@ -1,4 +1,4 @@
-//! What can be decided about an event before its signature is checked, cheap facts first.
+//! Admission: the rules that an event must meet before its signature is checked, cheapest first.
 
 use super::Policy;
 use super::auth::AUTH_KIND;
@@ -25,11 +25,11 @@ pub enum Refused {
     Expired,
     /// NIP-42: an AUTH event as an EVENT.
     AuthEvent,
-    /// The kind is not wanted.
+    /// The relay's configuration does not allow the kind.
     Kind(Kind),
-    /// The author is on the list of those that are not wanted.
+    /// The author is in `deny_pubkeys`.
     DeniedAuthor,
-    /// The author is not on the list of those that are.
+    /// There is an `allow_pubkeys`, and the author is not in it.
     UnknownAuthor,
     /// NIP-13: the id has too few leading zero bits.
     Work { bits: u32, min: u32 },
@@ -50,7 +50,7 @@ impl Refused {
     }
 }
 
-/// The facts an event is judged by. Sizes are of the canonical form.
+/// What admission looks at in an event. Sizes are of the canonical form.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate<'a> {
     /// Its id, as claimed.
@@ -73,7 +73,7 @@ pub struct Candidate<'a> {
     pub json_bytes: usize,
 }
 
-/// Who brings an event.
+/// Who publishes an event.
 #[derive(Clone, Copy, Debug)]
 pub enum Standing<'a> {
     /// A connection that has authenticated these keys.
@@ -81,11 +81,11 @@ pub enum Standing<'a> {
         /// Proven by NIP-42.
         keys: &'a [PubKey],
     },
-    /// The host, whose own key has signed it: what is for clients does not concern it.
+    /// The host, whose own key has signed it: rules that are for clients do not apply.
     Host,
 }
 
-/// Judges an event.
+/// Whether the relay takes an event, as far as can be told before its signature is checked.
 ///
 /// # Errors
 /// The first rule it breaks.
@@ -114,8 +114,8 @@ pub fn admit(
     Ok(())
 }
 
-/// Judges the connection an event comes from, before anything about the event: where NIP-42 is required, not
-/// even a known event is acknowledged without it.
+/// Whether a connection may publish at all. Checked before anything about the event: where NIP-42 is required, an
+/// unauthenticated client is not even told that an event is a duplicate.
 ///
 /// # Errors
 /// [`Refused::Unauthenticated`].

@@ -1,4 +1,4 @@
-//! NIP-42: at most one challenge a connection, any number of keys.
+//! NIP-42: one challenge a connection, and up to `auth_keys_max` keys.
 
 use url::Url;
 
@@ -7,7 +7,7 @@ use crate::types::{Event, Limits, PubKey, Timestamp};
 /// The kind of AUTH events.
 pub(super) const AUTH_KIND: u16 = 22242;
 
-/// What a connection has proven about itself.
+/// The NIP-42 state of a connection: its challenge, and the keys it has authenticated.
 #[derive(Clone, Debug)]
 pub struct Auth {
     challenge: Option<Box<str>>,
@@ -98,10 +98,10 @@ impl Auth {
     }
 }
 
-/// Whether two names of relays lead a browser to one relay: the same host, and the same port where neither is a scheme's
-/// default. Each is a `ws`, `wss`, `http` or `https` URL or a bare host with or without a port, as the Host header gives
+/// Whether two URLs or hosts name the same relay, as a browser reads them: the same host, and the same port, where the
+/// default ports 80 and 443 count as none. Each is a `ws`, `wss`, `http` or `https` URL or a bare host with or without a port, as the Host header gives
 /// it, and is read as the WHATWG URL standard says. Scheme, path and user do not count: behind a TLS proxy the first two
-/// differ honestly.
+/// may well differ.
 pub fn same_relay(a: &str, b: &str) -> bool {
     matches!((address(a), address(b)), (Some(a), Some(b)) if a == b)
 }

@@ -29,7 +29,7 @@ pub struct Policy {
     /// Kinds served only to an authenticated party of the event: its author or a `p` of it. NIP-17 asks it
     /// for gift wraps; add 4 to guard the old direct messages too.
     pub guarded_kinds: Vec<Kind>,
-    /// Authors who may always write: for them the lists below and the demand for proof of work do not count.
+    /// Authors who may always write: the lists below and proof of work do not apply to them.
     pub admin_pubkeys: Vec<PubKey>,
     /// If set, only these authors' events are taken.
     pub allow_pubkeys: Option<Vec<PubKey>>,

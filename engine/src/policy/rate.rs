@@ -2,7 +2,7 @@
 
 use crate::types::Now;
 
-/// What a connection has left of its rate.
+/// A token bucket.
 #[derive(Clone, Copy, Debug)]
 pub struct Bucket {
     /// Thousandths of a message.
@@ -33,7 +33,7 @@ impl Bucket {
         }
         let capacity = u64::from(per_minute) * 1000;
         let gained = now.micros_since(self.filled).saturating_mul(u64::from(per_minute)) / 60_000;
-        // Time too short for a thousandth of a token is left to add up.
+        // A time too short for a thousandth of a token is not counted yet: `filled` stays, so that short times add up.
         if gained > 0 {
             self.milli_tokens = self.milli_tokens.saturating_add(gained).min(capacity);
             self.filled = now;

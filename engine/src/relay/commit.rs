@@ -1,4 +1,4 @@
-//! From verified events to durable ones, and the answers that may only follow.
+//! Commits: verified events are made durable, and only then answered.
 
 use super::ingest::InFlight;
 use super::publish::PublishOutcome;
@@ -27,7 +27,7 @@ pub struct CommitReply {
 /// An event to deliver to live subscriptions.
 #[derive(Clone, Debug)]
 pub struct Live {
-    /// Its number; `None` for ephemeral events, which have none.
+    /// Its sequence number; `None` for ephemeral events, which have none.
     pub seq: Option<Seq>,
     /// The event.
     pub event: Event,
@@ -154,7 +154,7 @@ impl<B: Backend> Relay<B> {
                         Outcome::Duplicate => self.metrics.events_duplicate += 1,
                         Outcome::Refused(_) => {}
                     }
-                    self.finish(now, place, told(&outcome));
+                    self.finish(now, place, publish_outcome(&outcome));
                 }
             }
             Err(error) => {
@@ -168,8 +168,8 @@ impl<B: Backend> Relay<B> {
     }
 }
 
-/// What a sender is told of a change.
-fn told(outcome: &Outcome) -> PublishOutcome {
+/// What a publisher is told of a store's outcome.
+fn publish_outcome(outcome: &Outcome) -> PublishOutcome {
     match outcome {
         Outcome::Stored(seq) => PublishOutcome::Stored(*seq),
         Outcome::Duplicate => PublishOutcome::Duplicate,

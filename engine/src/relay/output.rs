@@ -23,7 +23,7 @@ pub enum Output {
     Close(ConnId, Close),
     /// Read on from this connection; [`Relay::wants_input`] had said no.
     Resume(ConnId),
-    /// This has become of an event that the host published.
+    /// The outcome of an event that the host published.
     Published(Ticket, PublishOutcome),
     /// The store has failed, and those who published have been told; only [`Relay::run`] hands this out.
     StoreFailed(StoreError),
@@ -35,7 +35,7 @@ impl<B: Backend> Relay<B> {
     /// a batch that is not full need not wait for company.
     ///
     /// Each of them has a method of its own ([`Relay::poll_verify`] and so on) for hosts with another order.
-    /// Streams are polled by their consumers' appetite ([`Relay::poll_stream`]), snapshots by hosts that keep them
+    /// Streams are polled when their consumers have room ([`Relay::poll_stream`]), snapshots by hosts that keep them
     /// ([`Relay::poll_changed`]), and the clock is set by [`Relay::poll_timeout`].
     pub fn poll_output(&mut self, now: Now, idle: bool) -> Option<Output> {
         if let Some(batch) = self.poll_verify(now, idle) {

@@ -1,6 +1,6 @@
 //! Events that the host itself publishes: signed by the relay's own key or by an agent's.
 //!
-//! They take the way of a client's EVENT, from admission to fan-out, and are answered by ticket instead of a frame.
+//! They are processed like a client's EVENT, from admission to fan-out, and answered by ticket instead of by a frame.
 
 use std::collections::VecDeque;
 
@@ -50,8 +50,8 @@ impl Published {
 
 impl<B: Backend> Relay<B> {
     /// Publishes an event that one of the host's own keys has signed. It is verified, stored, replaces, deletes and
-    /// is delivered like a client's. What is for clients does not hold it up: rate limits, NIP-42, the lists of
-    /// authors and kinds, proof of work. Bounds of size and time hold.
+    /// is delivered like a client's. Rules that are for clients do not apply: rate limits, NIP-42, the lists
+    /// of authors and kinds, proof of work. Limits of size and time do.
     ///
     /// Its outcome comes out of [`Relay::poll_published`]. A host that may have died before it came publishes the
     /// event again: what is stored already is a duplicate. The queue is bounded only by what the host publishes.
@@ -68,7 +68,7 @@ impl<B: Backend> Relay<B> {
         ticket
     }
 
-    /// What became of an event that was published, each once, in the order of their ends.
+    /// The outcome of a published event. Each is handed out once, in the order in which they were decided.
     pub fn poll_published(&mut self) -> Option<(Ticket, PublishOutcome)> {
         self.published.outcomes.pop_front()
     }

@@ -1,4 +1,4 @@
-//! Leaving a machine and coming back: what must survive of a connection, as plain values.
+//! Snapshots of sessions: what must survive of a connection when its host loses its memory, as plain values.
 //!
 //! A host that may lose its memory at any time (a Durable Object hibernates, is moved, is evicted) keeps a
 //! [`SessionSnapshot`] beside each socket, and builds a new machine from them: to the client nothing has
@@ -126,7 +126,7 @@ impl<B: Backend> Relay<B> {
         })
     }
 
-    /// Takes up a connection that lived before, where it stood. Nothing is sent because of it but what its
+    /// Restores a connection from its snapshot. Nothing is sent because of it but what its
     /// subscriptions still have coming, by [`Relay::work`].
     pub fn restore(&mut self, now: Now, snapshot: SessionSnapshot) -> ConnId {
         let SessionSnapshot { challenge, relay, keys, .. } = snapshot;

@@ -1,6 +1,6 @@
 //! Internal streams: filters whose matches go to the host instead of a socket.
 //!
-//! Whatever lives beside the relay (agents, Blossom) subscribes here, through the same index as clients and by the
+//! Other services in the relay's process (agents, Blossom) subscribe here, through the same index as clients and by the
 //! same live and behind states: a stream whose consumer is slow waits in the store, not in memory. A consumer that
 //! keeps the last sequence number it has dealt with and opens its stream behind it again after a restart is handed
 //! every stored match at least once.

@@ -8,7 +8,8 @@ const HASHED_AT_ONCE: usize = 64;
 /// Bytes from which a call takes no further event.
 const HASHED_BYTES_AT_ONCE: usize = 128 << 10;
 
-/// Events that wait for their signatures to be checked, each with the place `T` it must return to.
+/// Events that wait for their signatures to be checked. `T` is handed back with each event's verdict: what the caller
+/// needs to go on with it.
 #[derive(Debug)]
 pub struct Batch<T> {
     claims: Vec<Claim>,
@@ -72,7 +73,7 @@ impl<T> Batch<T> {
         let mut valid = vec![false; self.claims.len()];
         verifier.verify(&self.claims, &mut valid);
         let mut valid = valid.into_iter();
-        let judge = |(at, (event, place)): (usize, (Event, T))| {
+        let verdict_of = |(at, (event, place)): (usize, (Event, T))| {
             let verdict = if has_wrong_id(at) {
                 Verdict::WrongId(event)
             } else if valid.next() == Some(true) {
@@ -82,7 +83,7 @@ impl<T> Batch<T> {
             };
             (verdict, place)
         };
-        Checked { verdicts: self.events.into_iter().enumerate().map(judge).collect() }
+        Checked { verdicts: self.events.into_iter().enumerate().map(verdict_of).collect() }
     }
 
     /// By place, whether the id is not the hash; false for places behind the end.

@@ -11,12 +11,12 @@ pub struct Libsecp256k1;
 impl Verifier for Libsecp256k1 {
     fn verify(&self, claims: &[Claim], valid: &mut [bool]) {
         for (claim, valid) in claims.iter().zip(valid) {
-            *valid = holds(claim);
+            *valid = is_valid(claim);
         }
     }
 }
 
-fn holds(claim: &Claim) -> bool {
+fn is_valid(claim: &Claim) -> bool {
     let Ok(pubkey) = XOnlyPublicKey::from_byte_array(claim.pubkey.0) else {
         return false;
     };

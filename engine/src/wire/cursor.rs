@@ -1,6 +1,6 @@
-//! A place in a message: the JSON tokens, read in place.
+//! A cursor over a message, which reads JSON tokens in place.
 //!
-//! Every method either moves past what it read or notes a fault and returns [`Failed`]. No method
+//! Every method either moves past what it read or records a fault and returns [`Failed`]. No method
 //! recurses, so that no nesting can exhaust the stack.
 
 use faster_hex::CheckCase;
@@ -11,7 +11,7 @@ use super::escape::{Escapes, RawStr, has_high_bit, hex_unit, is_canonical_unit, 
 /// How deep arrays and objects may nest in a value that is skipped: one bit of a word each.
 const DEPTH_MAX: u32 = u64::BITS;
 
-/// The cursor has noted what is wrong. Empty, so that results stay in registers.
+/// Reading failed; the cursor has recorded the fault. Empty, so that results stay in registers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Failed;
 
@@ -28,17 +28,17 @@ impl<'a> Cursor<'a> {
         Cursor { bytes, at: 0, fault: None }
     }
 
-    /// Where it stands.
+    /// The offset of the next byte.
     pub(super) fn at(&self) -> usize {
         self.at
     }
 
-    /// Everything from `start` to where it stands.
+    /// The bytes from `start` to the current offset.
     pub(super) fn since(&self, start: usize) -> &'a [u8] {
         &self.bytes[start..self.at]
     }
 
-    /// Everything from where it stands.
+    /// The bytes from the current offset to the end.
     #[inline(always)]
     pub(super) fn rest(&self) -> &'a [u8] {
         &self.bytes[self.at..]
@@ -56,27 +56,27 @@ impl<'a> Cursor<'a> {
         self.bytes.get(self.at).copied()
     }
 
-    /// Notes `fault` here.
+    /// Records `fault` at the current offset.
     #[cold]
     pub(super) fn fail(&mut self, fault: Fault) -> Failed {
         self.fail_at(self.at, fault)
     }
 
-    /// Notes `fault` at another place.
+    /// Records `fault` at offset `at`.
     #[cold]
     pub(super) fn fail_at(&mut self, at: usize, fault: Fault) -> Failed {
         self.fault = Some((at, fault));
         Failed
     }
 
-    /// Notes that `what` should stand here.
+    /// Records that `what` was expected at the current offset.
     #[cold]
     pub(super) fn expected(&mut self, what: &'static str) -> Failed {
         let fault = if self.at < self.bytes.len() { Fault::Expected(what) } else { Fault::End };
         self.fail(fault)
     }
 
-    /// The noted fault.
+    /// The recorded fault.
     #[cold]
     pub(super) fn error(&self, about: About) -> WireError {
         let (at, fault) = self.fault.expect("only asked after a failure");
@@ -169,7 +169,7 @@ impl<'a> Cursor<'a> {
     /// Reads a string of lowercase hex, `N` bytes of it, into `out`.
     #[inline]
     pub(super) fn hex<const N: usize>(&mut self, field: &'static str, out: &mut [u8; N]) -> Parsed<()> {
-        // Decoding in place: a value that is returned is copied once more for each hand it goes through.
+        // Decodes into `out`: a returned array would be copied once more by each caller on the way.
         if let Some([b'"', text @ .., b'"']) = self.rest().get(..2 * N + 2)
             && faster_hex::hex_decode_with_case(text, out, CheckCase::Lower).is_ok()
         {
@@ -218,7 +218,7 @@ impl<'a> Cursor<'a> {
         Ok(RawStr { raw, escapes })
     }
 
-    /// Moves to the next byte that ends plain text and returns it; gathers all bits seen in `high`.
+    /// Moves to the next byte that ends plain text and returns it; ORs all bytes passed into `high`.
     #[inline(always)]
     fn plain(&mut self, high: &mut u64) -> Option<u8> {
         let mut rest = self.rest();

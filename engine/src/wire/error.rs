@@ -1,4 +1,4 @@
-//! What is wrong with a message, where, and whom to tell.
+//! What is wrong with a message, at which byte, and which id the answer must name.
 //!
 //! A fault never quotes what the client sent, so its words are safe in any answer and any log.
 
@@ -62,11 +62,11 @@ pub enum Fault {
         /// `Limits::message_bytes_max`.
         bytes_max: usize,
     },
-    /// The bytes end inside of something.
+    /// The bytes end inside a value.
     End,
-    /// Something else should stand here.
+    /// Another token was expected here.
     Expected(&'static str),
-    /// More follows what should be all.
+    /// Bytes follow the end of the message.
     TrailingBytes,
     /// A character below 0x20 that is not escaped, in a string.
     ControlCharacter,
@@ -76,13 +76,13 @@ pub enum Fault {
     Escape,
     /// Half of a surrogate pair.
     LoneSurrogate,
-    /// Arrays and objects inside each other past the bound, in a field that is dropped.
+    /// Arrays and objects nested deeper than the bound, in a field that is dropped.
     TooDeep,
     /// More unknown fields in an event than are looked at.
     TooManyFields,
-    /// A verb this relay does not know.
+    /// A type of message (`EVENT`, `REQ`, ...) that this relay does not know.
     UnknownVerb,
-    /// A subscription id of no or of more than 64 characters.
+    /// A subscription id that is empty or longer than 64 characters.
     SubId,
     /// Not lowercase hex of the right length.
     Hex {
@@ -106,14 +106,14 @@ pub enum Fault {
     UnknownFilterField,
     /// The filter field of NIP-50.
     Search,
-    /// A tag of no string: NIP-01 asks for one or more.
+    /// A tag without a string: NIP-01 asks for one or more.
     EmptyTag,
     /// More tags than an event may have.
     TooManyTags {
         /// `Limits::event_tags_max`.
         max: usize,
     },
-    /// A REQ or COUNT that asks for nothing.
+    /// A REQ or COUNT without a filter.
     NoFilter,
     /// More filters than a REQ or COUNT may have.
     TooManyFilters {
@@ -130,7 +130,7 @@ pub enum Fault {
 impl WireError {
     /// The machine-readable prefix of NIP-01 for an OK or a CLOSED: `invalid` or `unsupported`.
     ///
-    /// `unsupported` is for what another relay may understand: an unknown verb or filter field. All else is
+    /// `unsupported` is for what another relay may understand: an unknown type of message or filter field. All else is
     /// `invalid`, bounds of this relay too: NIP-01's own example for a bound, «event creation date is too far
     /// off», has that prefix, while `blocked` and `restricted` speak of who asks.
     pub fn prefix(&self) -> &'static str {
@@ -165,7 +165,7 @@ impl fmt::Display for Fault {
             }
             Fault::End => f.write_str("the message ends too early"),
             Fault::Expected(what) => write!(f, "the message is malformed, {what} was expected"),
-            Fault::TrailingBytes => f.write_str("the message is malformed, something follows its end"),
+            Fault::TrailingBytes => f.write_str("the message is malformed, there is text after its end"),
             Fault::ControlCharacter => f.write_str("a control character is not escaped"),
             Fault::Utf8 => f.write_str("the message is not UTF-8"),
             Fault::Escape => f.write_str("a string has an escape that JSON does not have"),
@@ -177,7 +177,7 @@ impl fmt::Display for Fault {
             Fault::Hex { field, chars } => write!(f, "{field} must be {chars} lowercase hex characters"),
             Fault::Integer { field, max } => write!(f, "{field} must be an integer from 0 to {max}"),
             Fault::Missing(field) => write!(f, "the event has no {field}"),
-            Fault::Repeated => f.write_str("a field is there twice"),
+            Fault::Repeated => f.write_str("a field is repeated"),
             Fault::UnknownFilterField => f.write_str("a filter has a field that this relay does not know"),
             Fault::Search => f.write_str("this relay has no search (NIP-50)"),
             Fault::EmptyTag => f.write_str("a tag is empty"),

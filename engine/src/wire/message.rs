@@ -42,8 +42,7 @@ pub enum ClientMessage<'a> {
     NegClose,
 }
 
-/// Whether a message is an EVENT, as far as its first bytes tell: one whose name is written with escapes is not
-/// recognised. Costs a few bytes' look.
+/// Whether a message is an EVENT, judging by its first bytes: one that writes `EVENT` with escapes is not recognised.
 pub fn is_event_message(text: &[u8]) -> bool {
     let text = text.trim_ascii_start();
     text.strip_prefix(b"[").is_some_and(|rest| rest.trim_ascii_start().starts_with(b"\"EVENT\""))
@@ -171,7 +170,7 @@ fn filters(cursor: &mut Cursor<'_>, limits: &Limits) -> Parsed<Vec<Filter>> {
     Ok(filters)
 }
 
-/// Reads to the end of the message; more elements must be JSON and mean nothing.
+/// Reads to the end of the message; further elements must be JSON and are ignored.
 #[inline]
 fn ignore_more(cursor: &mut Cursor<'_>) -> Parsed<()> {
     while cursor.more(b']')? {

@@ -24,7 +24,7 @@
 //! | unknown fields of a filter, `search`, `#` and anything but one letter | refused, prefix `unsupported` |
 //! | an empty list in a filter | kept; it matches nothing |
 //! | a REQ or COUNT without any filter | refused |
-//! | an unknown verb | refused, prefix `unsupported`; a string behind it is taken for its id |
+//! | an unknown type of message | refused, prefix `unsupported`; a string that follows it is taken for its id |
 //! | elements after the event of EVENT and AUTH, after the id of CLOSE | must be JSON; ignored: «JSON arrays with trailing elements are accepted by conforming parsers» (NIP-67) |
 //!
 //! Every entry point takes any bytes at all and answers in time linear in their number; a test mutates

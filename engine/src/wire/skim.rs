@@ -1,7 +1,7 @@
-//! What a message is about, without reading it: its verb, and the id that an answer has to name.
+//! Finds the type of a message, and the id that an answer has to name, without parsing the message.
 //!
-//! For messages that are refused, and for those that are too long to be kept: these are looked at as they come, in
-//! pieces of any size. Strings and nesting are minded, everything else is forgiven.
+//! For messages that are malformed, and for those that are too long to be buffered, which are fed in pieces of any size as
+//! they arrive. Only strings and nesting are followed; other errors of syntax are ignored.
 
 use super::cursor::{Cursor, Parsed};
 use super::error::About;
@@ -12,15 +12,15 @@ const ID_BYTES_MAX: usize = 128 << 10;
 /// What is longer is not the name `id`, however it is escaped.
 const NAME_BYTES_MAX: usize = 12;
 
-/// Looks for the id in a message that goes by. Costs no allocation but for the strings that it keeps, and less than a
+/// Looks for the id in a message that is fed in pieces. Costs no allocation but for the strings that it keeps, and less than a
 /// nanosecond a byte inside of strings.
 #[derive(Debug)]
 pub struct Skimmer {
     place: Place,
     about: About,
-    /// The string at hand, if it is one to be kept, as it is written.
+    /// The current string as it is written, if it is one to be kept.
     text: Vec<u8>,
-    /// The string at hand is longer than is kept.
+    /// The current string is longer than is kept.
     is_too_long: bool,
 }
 
@@ -34,7 +34,7 @@ enum Place {
     Comma(Verb),
     /// Before what follows the verb.
     First(Verb),
-    /// In the event, so many objects and arrays deep.
+    /// In the event, inside `depth` objects and arrays.
     Event { depth: u32 },
     /// Behind a string that may be the name of the field `id`.
     Colon,
@@ -56,7 +56,7 @@ enum Role {
     Name,
     /// The event's id.
     Id,
-    /// Anything else, so many objects and arrays deep in the event.
+    /// Any other string, inside `depth` objects and arrays of the event.
     Other {
         depth: u32,
     },
