@@ -1,5 +1,4 @@
-//! What lives beside the relay in its process: it publishes events of its own, and is handed streams of what the relay
-//! takes in, without a socket between.
+//! For other services in the relay's process: publishing events and reading streams without a socket.
 
 use std::fmt;
 use std::sync::Arc;
@@ -48,7 +47,7 @@ impl fmt::Display for OpenStreamError {
 
 impl std::error::Error for OpenStreamError {}
 
-/// Something of a stream.
+/// An item of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item {
     /// An event that matches: stored, with its sequence number, or ephemeral.
@@ -59,7 +58,7 @@ pub enum Item {
     Missed(u64),
 }
 
-/// The way in from beside a serving relay. Clones are the same way; any thread may use it.
+/// A handle to a serving relay, for other parts of its process. It can be cloned and used on any thread.
 #[derive(Clone)]
 pub struct Beside {
     host: Arc<Host>,

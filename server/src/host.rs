@@ -23,7 +23,7 @@ use crate::net::deadline::Timeouts;
 use crate::net::descriptors::Room;
 use crate::writer::ToWriter;
 
-/// Something for a shard, from another thread.
+/// A message to a shard from another thread.
 pub(crate) enum Inbound {
     /// A client has connected.
     Socket(Socket),

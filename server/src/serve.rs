@@ -119,7 +119,7 @@ where
     tracing::info!(shards = shards.len(), "press Ctrl-C or send SIGTERM to stop");
     let ended = runtime.block_on(until_end(&host, listener, &mut ends));
 
-    // From here on a second signal, a moment later, ends the process at once.
+    // From here on a second signal, a second or more later, ends the process at once.
     let bound = Duration::from_secs(host.settings.network.shutdown_seconds);
     if let Ends::Signals(signals) = ends {
         watch_for_second_signal(&runtime, signals);

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// A signal that comes this soon after the first one is the first one: `timeout` and shells send theirs to a process and
-/// once more to its group.
-const MOMENT: Duration = Duration::from_secs(1);
+/// A signal that comes this soon after the first counts as the same: `timeout` and shells signal a process, and then once
+/// more its group.
+const REPEAT_WINDOW: Duration = Duration::from_secs(1);
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl Signals {
         })
     }
 
-    /// The next one. After the first that asks for a stop, another counts only when a moment has passed.
+    /// The next one. After the first that asks for a stop, another counts only after [`REPEAT_WINDOW`].
     pub(crate) async fn next(&mut self) -> Asked {
         loop {
             let asked = tokio::select! {
@@ -53,7 +53,7 @@ impl Signals {
             }
             let now = Instant::now();
             let first_at = *self.first_at.get_or_insert(now);
-            if first_at == now || now.saturating_duration_since(first_at) >= MOMENT {
+            if first_at == now || now.saturating_duration_since(first_at) >= REPEAT_WINDOW {
                 return asked;
             }
         }
@@ -72,7 +72,7 @@ impl Signals {
 pub(crate) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// From now on SIGINT, SIGTERM and SIGHUP ask the command to end; a second one, a moment later, ends the process at
+    /// From now on SIGINT, SIGTERM and SIGHUP ask the command to end; a second one, a second or more later, ends the process at
     /// once with code 130.
     pub(crate) fn watch() -> io::Result<Self> {
         let interrupt = Interrupt(Arc::default());

@@ -108,21 +108,21 @@ fn commit<B: Backend>(host: &Host, store: &B, batch: Batch, no_room: &LogThrottl
         metrics.errors += u64::from(error.is_some());
     }
     // Replies first, then the events, to every shard in the same order.
-    let mut mail: Vec<Vec<Inbound>> = host.inboxes.iter().map(|_| Vec::new()).collect();
+    let mut messages: Vec<Vec<Inbound>> = host.inboxes.iter().map(|_| Vec::new()).collect();
     for (shard, reply) in shards.into_iter().zip(replies) {
-        mail[shard].push(Inbound::Committed(reply));
+        messages[shard].push(Inbound::Committed(reply));
     }
     if !live.is_empty() {
         let live: Arc<[_]> = live.into();
-        mail.iter_mut().for_each(|mail| mail.push(Inbound::Live(Arc::clone(&live))));
+        messages.iter_mut().for_each(|own| own.push(Inbound::Live(Arc::clone(&live))));
     }
-    for (inbox, mail) in host.inboxes.iter().zip(mail) {
-        if !mail.is_empty() {
-            inbox.push_all(mail);
+    for (inbox, own) in host.inboxes.iter().zip(messages) {
+        if !own.is_empty() {
+            inbox.push_all(own);
         }
     }
     if let Some(error) = error {
-        judge(host, store, &error, no_room);
+        handle_store_error(host, store, &error, no_room);
     }
 }
 
@@ -134,14 +134,14 @@ fn sweep<B: Backend>(host: &Host, store: &B, no_room: &LogThrottle) -> bool {
             swept >= SWEEP_EVENTS_MAX
         }
         Err(error) => {
-            judge(host, store, &error, no_room);
+            handle_store_error(host, store, &error, no_room);
             false
         }
     }
 }
 
-/// Decides whether the process can live with a failure of the store.
-fn judge<B: Backend>(host: &Host, store: &B, error: &StoreError, no_room: &LogThrottle) {
+/// Reports a failure of the store, and decides whether the process can go on.
+fn handle_store_error<B: Backend>(host: &Host, store: &B, error: &StoreError, no_room: &LogThrottle) {
     let fatal = match error {
         StoreError::Full(what) => {
             if let Some(times) = no_room.happened(Instant::now()) {

@@ -67,15 +67,15 @@ pub(super) struct Sub {
     pub(super) filters: Vec<Filter>,
     /// What the subscription that this one replaces asked, until its frames cannot come any more.
     replaces: Option<Vec<Filter>>,
-    /// The moment the host took the REQ.
+    /// The version of the store when the host took the REQ.
     handed: u64,
-    /// Whether it took effect at that very moment: nothing was before it that it may have waited for.
+    /// Whether it took effect in that version: there was nothing before it that it may have waited for.
     at_once: bool,
     /// Messages handed before it.
     number: u64,
     /// Keys authenticated for sure when it was handed.
     keys: Vec<PubKey>,
-    /// Moment and step of its EOSE.
+    /// Version of the store and step of the simulation at its EOSE.
     pub(super) answered: Option<(u64, u64)>,
     /// What the EOSE said (NIP-67).
     pub(super) hint: Option<String>,
@@ -187,7 +187,7 @@ impl Client {
                 let sub = Sub {
                     filters,
                     replaces,
-                    handed: history.moment,
+                    handed: history.version,
                     at_once,
                     number,
                     keys: self.keys.clone(),
@@ -300,14 +300,14 @@ impl Client {
             first_outstanding.is_none_or(|number| number > sub.number),
             "events before {id} were answered"
         );
-        let moment = truth.history.moment;
-        sub.answered = Some((moment, truth.step));
+        let version = truth.history.version;
+        sub.answered = Some((version, truth.step));
         sub.hint = hint;
         sub.replaces = None;
         for stay in &truth.history.stays {
             let must = !stay.event.is_expired(truth.now)
                 && may_see(&stay.event, &sub.keys)
-                && truth.history.must_answer(stay, &sub.filters, truth.limits, sub.handed, moment);
+                && truth.history.must_answer(stay, &sub.filters, truth.limits, sub.handed, version);
             assert!(!must || sub.seen.contains(&stay.event.id), "{id} is not sent {:?}", stay.event);
         }
     }
@@ -395,8 +395,8 @@ impl Client {
             if sub.ended || sub.closing || (sub.doubtful && sub.answered.is_none()) {
                 continue;
             }
-            let (moment, step) = sub.answered.unwrap_or_else(|| panic!("REQ {id} without an EOSE"));
-            let live_since = if sub.at_once { sub.handed } else { moment };
+            let (version, step) = sub.answered.unwrap_or_else(|| panic!("REQ {id} without an EOSE"));
+            let live_since = if sub.at_once { sub.handed } else { version };
             let wants = |event: &Event| {
                 !event.is_expired(truth.now)
                     && may_see(event, &sub.keys)

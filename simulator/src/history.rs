@@ -1,6 +1,6 @@
 //! The one store of a simulation, and what was in it when.
 //!
-//! A moment is the number of changes made so far. Everything is read from the memory backend itself, past
+//! A version is the number of changes made so far. Everything is read from the memory backend itself, past
 //! the failures, so the history is what really is stored and not what anybody says.
 
 use std::collections::BTreeMap;
@@ -29,13 +29,13 @@ pub(super) fn stored(store: &Store) -> BTreeMap<Seq, Event> {
 /// One event's time in the store.
 #[derive(Clone, Debug)]
 pub(super) struct Stay {
-    /// Its number.
+    /// Its sequence number.
     pub(super) seq: Seq,
     /// The event.
     pub(super) event: Event,
-    /// The moment it came.
+    /// The version in which it was stored.
     pub(super) from: u64,
-    /// The moment it went.
+    /// The version in which it was removed.
     pub(super) to: u64,
 }
 
@@ -47,8 +47,8 @@ pub(super) const FOREVER: u64 = u64::MAX;
 pub(super) struct History {
     /// In the order of their numbers.
     pub(super) stays: Vec<Stay>,
-    /// The moment.
-    pub(super) moment: u64,
+    /// The current version.
+    pub(super) version: u64,
 }
 
 impl History {
@@ -57,14 +57,14 @@ impl History {
     /// # Panics
     /// If something is stored that the commit did not say, or numbers do not rise.
     pub(super) fn committed(&mut self, store: &Store, live: &[Live], nothing_kept: bool) {
-        self.moment += 1;
+        self.version += 1;
         let stored = stored(store);
         let mut changed = self.note_gone(&stored);
         for Live { seq, event } in live {
             let seq = seq.expect("what is stored has a number");
             assert!(self.stays.last().is_none_or(|last| last.seq < seq), "numbers rise");
-            let to = if stored.contains_key(&seq) { FOREVER } else { self.moment };
-            self.stays.push(Stay { seq, event: event.clone(), from: self.moment, to });
+            let to = if stored.contains_key(&seq) { FOREVER } else { self.version };
+            self.stays.push(Stay { seq, event: event.clone(), from: self.version, to });
             changed = true;
         }
         let alive: Vec<Seq> = self.alive().map(|stay| stay.seq).collect();
@@ -77,9 +77,9 @@ impl History {
     /// # Panics
     /// If it took out anything else.
     pub(super) fn swept(&mut self, store: &Store, now: Timestamp) {
-        self.moment += 1;
+        self.version += 1;
         self.note_gone(&stored(store));
-        let gone = self.stays.iter().filter(|stay| stay.to == self.moment);
+        let gone = self.stays.iter().filter(|stay| stay.to == self.version);
         assert!(gone.clone().all(|stay| stay.event.is_expired(now)), "only expired events are swept");
     }
 
@@ -87,7 +87,7 @@ impl History {
         let mut changed = false;
         for stay in self.stays.iter_mut().filter(|stay| stay.to == FOREVER) {
             if !stored.contains_key(&stay.seq) {
-                stay.to = self.moment;
+                stay.to = self.version;
                 changed = true;
             }
         }
@@ -104,7 +104,7 @@ impl History {
         self.stays.iter().filter(move |stay| stay.event.id == id)
     }
 
-    /// Whether the stored part of a REQ must hold this event: it was there from moment `from` to `to`, and
+    /// Whether the stored part of a REQ must hold this event: it was there from version `from` to `to`, and
     /// for some filter fewer events than its limit come before it, even counting all that came or went.
     pub(super) fn must_answer(
         &self,

@@ -15,8 +15,8 @@ use super::exit::Failure;
 use super::progress::Progress;
 use crate::config::Settings;
 
-/// Events and bytes read at one moment. They are written afterwards: while a moment lasts a running relay cannot
-/// reuse pages, and who reads the output may take as long as they like.
+/// Events and bytes read in one read transaction. They are written after it has ended: while it is open a running relay
+/// cannot reuse pages, and the reader of the output may be slow.
 const CHUNK_EVENTS: usize = 4_096;
 const CHUNK_BYTES: usize = 4 << 20;
 
@@ -36,7 +36,7 @@ pub fn run(args: &ExportArgs, settings: &Settings) -> Result<(), Failure> {
     let filters = database::filters(&args.filters)?;
     let store = database::open_to_read(settings)?;
     let mut lines = Lines::new(args.out.as_deref())?;
-    // A bar between the lines of a terminal would help nobody.
+    // No progress bar among lines that are printed to a terminal.
     let is_seen = args.out.is_some() || !io::stdout().is_terminal();
     let mut progress = Progress::for_terminals("export", is_seen);
     let result = (|| {

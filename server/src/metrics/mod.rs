@@ -80,7 +80,7 @@ impl Default for WriterMetrics {
     }
 }
 
-/// One shard at one moment.
+/// A snapshot of one shard's metrics.
 #[derive(Clone, Debug)]
 pub(crate) struct ShardSnapshot {
     pub(crate) shard: usize,
@@ -92,7 +92,7 @@ pub(crate) struct ShardSnapshot {
     pub(crate) store: Option<Result<Stats, StoreError>>,
 }
 
-/// The process at one moment.
+/// A snapshot of the process's metrics.
 #[derive(Clone, Debug)]
 pub(crate) struct Snapshot {
     pub(crate) shards: Vec<ShardSnapshot>,
