@@ -123,6 +123,45 @@ fn memory_stays_bounded_under_a_million_random_filters() {
     assert!(index.bytes() <= EMPTY_BYTES_MAX, "{} bytes at the end", index.bytes());
 }
 
+/// One subscription of a hundred filters with fifty conditions each, replaced again and again, filled the memory: what it
+/// left was swept by its postings, of which it has a hundred, and not by the keys of its conditions.
+#[test]
+fn memory_stays_bounded_under_conditions_that_come_and_go() {
+    let letters = || (b'a'..=b'z').chain(b'A'..=b'Z').filter(|letter| !b"ep".contains(letter));
+    let filter = |round: u64, number: u64| {
+        let tag = |letter| {
+            let value = format!("{round} {number}").into_bytes();
+            TagFilter { letter, values: [value.into()].into() }
+        };
+        let mut filter = Filter { tags: letters().map(tag).collect(), ..Filter::default() };
+        filter.normalise();
+        filter
+    };
+    // The same values each time, others each time, and beside many small subscriptions.
+    for (others, same) in [(0, true), (0, false), (3_000, false)] {
+        let mut index = Index::new();
+        for number in 0..others {
+            index.subscribe(&[of_authors(number..number + 1)]);
+        }
+        let alone = index.bytes();
+        let (mut bytes_first, mut bytes_max) = (0, 0);
+        for round in 0..200 {
+            let filters: Vec<_> =
+                (0..100).map(|number| filter(if same { 0 } else { round }, number)).collect();
+            let slot = index.subscribe(&filters);
+            index.unsubscribe(slot);
+            bytes_max = bytes_max.max(index.bytes() - alone);
+            if round == 0 {
+                bytes_first = bytes_max;
+            }
+        }
+        assert!(
+            bytes_max < 8 * bytes_first,
+            "{bytes_max} bytes, {bytes_first} for one of them, beside {others}"
+        );
+    }
+}
+
 /// The account that [`Index::bytes`] keeps must not drift: what it says depends on what is there.
 #[test]
 fn memory_after_a_peak_is_given_back() {

@@ -102,6 +102,8 @@ pub(super) struct CheckedFilters {
     pub(super) conditions: Vec<Option<Box<Conditions>>>,
     free: FreeIds,
     condition_bytes: usize,
+    /// Keys that conditions hold, each as often as it is held.
+    pub(super) condition_keys: usize,
 }
 
 /// A free entry's slot.
@@ -128,6 +130,7 @@ impl CheckedFilters {
     pub(super) fn set_conditions(&mut self, id: u32, kinds: KindsCode, lists: Vec<Condition>) {
         let conditions = Box::new(Conditions { kinds, lists: lists.into() });
         self.condition_bytes += conditions.bytes();
+        self.condition_keys += conditions.lists.iter().map(|list| list.keys.len()).sum::<usize>();
         self.conditions[id as usize] = Some(conditions);
     }
 
@@ -156,6 +159,7 @@ impl CheckedFilters {
             keys.release(*key);
             released += 1;
         }
+        self.condition_keys -= released;
         (next, released)
     }
 

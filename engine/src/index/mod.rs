@@ -70,13 +70,14 @@ pub struct Index {
     hits: Vec<Hit>,
     phase: Phase,
     postings: usize,
-    dead_postings: usize,
+    /// References of dead subscriptions that have not been swept.
+    dead_references: usize,
     post_bytes: usize,
     group_bytes: usize,
 }
 
-/// How much a subscription sweeps for each posting it adds, where a pass is due. A pass costs at most three
-/// for each posting, so the dead stay fewer than the living.
+/// How much a subscription sweeps for each reference it adds (a posting, or a key that a condition holds), where a pass is
+/// due. A pass costs at most three for each reference, so the dead stay fewer than the living.
 const SWEEP_SHARE: usize = 4;
 /// What it sweeps at least.
 const SWEEP_MIN: usize = 64;
@@ -99,7 +100,7 @@ impl Index {
             hits: Vec::new(),
             phase: Phase::Idle,
             postings: 0,
-            dead_postings: 0,
+            dead_references: 0,
             post_bytes: 0,
             group_bytes: 0,
         }
@@ -120,22 +121,27 @@ impl Index {
     /// [`Index::subscribe`] does.
     pub fn extend<'a>(&mut self, slot: SubSlot, filters: impl IntoIterator<Item = &'a Filter>) {
         debug_assert!(!self.slots.is_dead(slot), "who has ended wants nothing");
-        let (before, mut checked) = (self.postings, self.slots.filters(slot));
+        let (before, mut checked) = (self.references(), self.slots.filters(slot));
         for filter in filters.into_iter().filter(|filter| !filter.is_empty()) {
             checked = self.compile(slot, filter, checked);
         }
-        let added = self.postings - before;
-        self.slots.fill(slot, checked, self.slots.postings(slot) + added);
+        let added = self.references() - before;
+        self.slots.fill(slot, checked, self.slots.references(slot) + added);
         if self.is_sweep_due() {
             self.sweep_some(added * SWEEP_SHARE + SWEEP_MIN);
         }
     }
 
+    /// Postings, and keys that conditions hold: what subscriptions cost in memory.
+    fn references(&self) -> usize {
+        self.postings + self.checked.condition_keys
+    }
+
     /// Ends a subscription: it is never reported again. Costs nothing to speak of; a slot that is not alive is
     /// left alone. Forget the slot: it gets another owner later.
     pub fn unsubscribe(&mut self, slot: SubSlot) {
-        if let Some(postings) = self.slots.kill(slot) {
-            self.dead_postings += postings;
+        if let Some(references) = self.slots.kill(slot) {
+            self.dead_references += references;
         }
     }
 

@@ -28,14 +28,15 @@ pub(super) struct Slots {
 struct Sub {
     /// Its first checked filter.
     filters: u32,
-    postings: u32,
+    /// Postings, and keys that its conditions hold.
+    references: u32,
     is_free: bool,
 }
 
 impl Slots {
     pub(super) fn take(&mut self) -> SubSlot {
         self.live += 1;
-        let sub = Sub { filters: NO_FILTER, postings: 0, is_free: false };
+        let sub = Sub { filters: NO_FILTER, references: 0, is_free: false };
         match self.free.take(self.stamps.len()) {
             Some(slot) => {
                 self.stamps[slot as usize] = 0;
@@ -51,30 +52,30 @@ impl Slots {
         }
     }
 
-    /// Postings of the subscription.
-    pub(super) fn postings(&self, slot: SubSlot) -> usize {
-        self.subs[slot.0 as usize].postings as usize
+    /// Postings of the subscription, and keys that its conditions hold.
+    pub(super) fn references(&self, slot: SubSlot) -> usize {
+        self.subs[slot.0 as usize].references as usize
     }
 
     /// Records what the subscription turned into.
-    pub(super) fn fill(&mut self, slot: SubSlot, filters: u32, postings: usize) {
+    pub(super) fn fill(&mut self, slot: SubSlot, filters: u32, references: usize) {
         let sub = &mut self.subs[slot.0 as usize];
         sub.filters = filters;
-        sub.postings = postings as u32;
+        sub.references = references as u32;
     }
 
-    /// Marks the slot dead. Returns how many postings it leaves behind, or `None` if it was not alive.
+    /// Marks the slot dead. Returns how many references it leaves behind, or `None` if it was not alive.
     pub(super) fn kill(&mut self, slot: SubSlot) -> Option<usize> {
         let stamp = self.stamps.get_mut(slot.0 as usize).filter(|stamp| **stamp != DEAD)?;
         *stamp = DEAD;
         self.live -= 1;
-        let postings = self.subs[slot.0 as usize].postings as usize;
-        if postings == 0 {
+        let references = self.references(slot);
+        if references == 0 {
             self.give(slot);
         } else {
             self.dead.push(slot);
         }
-        Some(postings)
+        Some(references)
     }
 
     /// Frees a dead slot that no posting names any more.

@@ -23,8 +23,8 @@ pub(super) enum Phase {
     Trim,
 }
 
-/// A pass is due when one of so many postings, or of so many slots, is dead. It bounds what the dead cost
-/// in memory and in candidates, and makes a pass cost each unsubscribed posting a constant.
+/// A pass is due when one of so many references, or of so many slots, is dead. It bounds what the dead cost
+/// in memory and in candidates, and makes a pass cost each reference that is given up a constant.
 const DEAD_SHARE: usize = 4;
 
 impl Index {
@@ -34,7 +34,7 @@ impl Index {
 
     fn is_pass_due(&self) -> bool {
         self.slots.waiting() > 0
-            && (self.dead_postings * DEAD_SHARE >= self.postings
+            && (self.dead_references * DEAD_SHARE >= self.references()
                 || self.slots.waiting() * DEAD_SHARE >= self.slots.live())
     }
 
@@ -83,7 +83,7 @@ impl Index {
             };
             self.post_bytes += at.posts.bytes();
             self.postings -= removed;
-            self.dead_postings -= removed;
+            self.dead_references -= removed;
             let left = at.posts.as_slice().len();
             if next < left {
                 post = next;
@@ -116,6 +116,7 @@ impl Index {
             let filter = self.slots.filters(slot);
             if filter != NO_FILTER {
                 let (next, released) = self.checked.remove(filter, &mut self.keys, &mut self.kind_sets);
+                self.dead_references -= released;
                 *budget = budget.saturating_sub(released);
                 self.slots.set_filters(slot, next);
                 continue;

@@ -73,7 +73,7 @@ fn a_sweep_stops_at_its_budget_and_goes_on_where_it_stopped() {
         assert_eq!(matched(&mut index, &note(1, 1, 1)), slots[500..]);
     }
     assert!((100..300).contains(&calls), "1,000 postings and 500 slots by 10 took {calls} calls");
-    assert_eq!((index.postings, index.dead_postings), (500, 0));
+    assert_eq!((index.postings, index.dead_references), (500, 0));
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn subscriptions_without_postings_give_their_memory_back() {
 
 fn check_empty(index: &Index) {
     assert_eq!(index.keys.slots(), 0);
-    assert_eq!((index.postings, index.dead_postings, index.post_bytes, index.group_bytes), (0, 0, 0, 0));
+    assert_eq!((index.postings, index.dead_references, index.post_bytes, index.group_bytes), (0, 0, 0, 0));
     assert_eq!(index.checked.bytes(), 0);
     assert_eq!(index.kind_sets.bytes(), 0);
     assert_eq!(index.slots.bytes(), 0);
