@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use relay_engine::relay::{Config, ConnId, Peer, Relay, commit};
 use relay_engine::store::MemoryBackend;
+use relay_engine::testing::drained;
 use relay_engine::testing::signing::{event, key};
 use relay_engine::types::{Limits, Now};
 use relay_engine::verify::Libsecp256k1;
@@ -25,16 +26,6 @@ fn sent_until_full(relay: &mut Relay<MemoryBackend>, conn: ConnId, text: &str) -
             !relay.wants_input(conn)
         })
         .expect("it has had enough")
-}
-
-fn drained(relay: &mut Relay<MemoryBackend>, conn: ConnId) -> Vec<String> {
-    let mut frames = Vec::new();
-    while relay.drain(conn, usize::MAX, &mut |frame| {
-        let mut bytes = Vec::new();
-        frame.write_to(&mut bytes);
-        frames.push(String::from_utf8(bytes).expect("UTF-8"));
-    }) {}
-    frames
 }
 
 /// Copies of an event in flight joined it without being counted, and nothing ever stopped the reading.

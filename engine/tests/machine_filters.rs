@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use relay_engine::relay::{Config, ConnId, Live, Peer, Relay};
 use relay_engine::store::MemoryBackend;
+use relay_engine::testing::drained;
 use relay_engine::testing::signing::{Signed, event, key};
 use relay_engine::types::{Event, Limits, Now};
 use relay_engine::verify::Libsecp256k1;
@@ -42,16 +43,6 @@ fn candidates(relay: &mut Relay<MemoryBackend>, seconds: u64, event: &Signed) ->
 
 fn ephemeral(created_at: u64) -> Signed {
     event(&key(1)).kind(20_000).at(created_at).sign()
-}
-
-fn drained(relay: &mut Relay<MemoryBackend>, conn: ConnId) -> Vec<String> {
-    let mut frames = Vec::new();
-    while relay.drain(conn, usize::MAX, &mut |frame| {
-        let mut bytes = Vec::new();
-        frame.write_to(&mut bytes);
-        frames.push(String::from_utf8(bytes).expect("UTF-8"));
-    }) {}
-    frames
 }
 
 /// 4.2 million filters that said nothing but a `since` in the future were candidates of every event.

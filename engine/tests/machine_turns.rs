@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use relay_engine::relay::{Config, ConnId, Peer, Relay, commit};
 use relay_engine::store::MemoryBackend;
+use relay_engine::testing::drained;
 use relay_engine::testing::signing::{event, key};
 use relay_engine::types::{ClientAddress, Limits, Now};
 use relay_engine::verify::Libsecp256k1;
@@ -50,16 +51,6 @@ fn settle(relay: &mut Machine) {
 
 fn connect(relay: &mut Machine, address: ClientAddress) -> ConnId {
     relay.connect(NOW, Peer { address: Some(address), ..Peer::default() }).expect("there is room")
-}
-
-fn drained(relay: &mut Machine, conn: ConnId) -> Vec<String> {
-    let mut frames = Vec::new();
-    while relay.drain(conn, usize::MAX, &mut |frame| {
-        let mut bytes = Vec::new();
-        frame.write_to(&mut bytes);
-        frames.push(String::from_utf8(bytes).expect("UTF-8"));
-    }) {}
-    frames
 }
 
 /// A filter that looks at a thousand rows and matches none: neither its author nor its tag is rare.

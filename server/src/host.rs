@@ -156,7 +156,7 @@ pub(crate) struct Host {
     /// A proxy that hides the name clients know has been told of.
     told_of_proxy: AtomicBool,
     /// A proxy that is not trusted has been told of.
-    told_of_stranger: AtomicBool,
+    told_of_untrusted_proxy: AtomicBool,
 }
 
 /// A connection's place among the connections there is room for, given back when it is dropped.
@@ -217,7 +217,7 @@ impl Host {
             addresses: Arc::new(Addresses::new(&settings.network)?),
             metrics_readers,
             told_of_proxy: AtomicBool::new(false),
-            told_of_stranger: AtomicBool::new(false),
+            told_of_untrusted_proxy: AtomicBool::new(false),
             settings,
         })
     }
@@ -264,9 +264,9 @@ impl Host {
         }
     }
 
-    /// A peer that is not trusted speaks for others, which is ignored. Says so once.
-    pub(crate) fn warn_of_stranger(&self, peer: IpAddr) {
-        if !self.told_of_stranger.swap(true, Ordering::Relaxed) {
+    /// A peer that is not trusted sent `X-Forwarded-For`, which is ignored. Says so once.
+    pub(crate) fn warn_of_untrusted_proxy(&self, peer: IpAddr) {
+        if !self.told_of_untrusted_proxy.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 %peer,
                 "X-Forwarded-For comes from an address that network.trusted_proxies does not name: if it is your \

@@ -7,7 +7,7 @@
 
 use super::ids::{ConnId, Ticket};
 use super::keyed::{KeyedMap, KeyedState};
-use super::publish::PublishOutcome as Outcome;
+use super::publish::PublishOutcome;
 use super::{Relay, VerifyBatch, VerifyChecked, words};
 use crate::policy::{self, Candidate, Standing, VANISH_KIND, names_relay};
 use crate::store::{Backend, Op, Reader};
@@ -55,12 +55,12 @@ enum Decision {
     /// It shares the answer of a copy that is on its way.
     Joined,
     /// This is its answer.
-    Answer(Outcome),
+    Answer(PublishOutcome),
 }
 
 impl Decision {
     fn refuse(words: impl Into<String>) -> Self {
-        Decision::Answer(Outcome::Refused(words.into()))
+        Decision::Answer(PublishOutcome::Refused(words.into()))
     }
 }
 
@@ -203,8 +203,8 @@ impl<B: Backend> Relay<B> {
             Ok(Some(_)) if raw.expires_at() <= now.seconds() => {}
             // It may have been stored when it had no effect here: an import knows another URL, or none.
             Ok(Some(_)) if raw.kind == VANISH_KIND => {}
-            Ok(Some(_)) => return Decision::Answer(Outcome::Duplicate),
-            Err(error) => return Decision::Answer(Outcome::Failed(words::store(&error))),
+            Ok(Some(_)) => return Decision::Answer(PublishOutcome::Duplicate),
+            Err(error) => return Decision::Answer(PublishOutcome::Failed(words::store(&error))),
         }
         let event = raw.to_event();
         let candidate = Candidate {
@@ -290,9 +290,11 @@ impl<B: Backend> Relay<B> {
             match verdict {
                 Verdict::Invalid(_) => {
                     self.metrics.events_forged += 1;
-                    self.finish(now, place, Outcome::Refused(words::WRONG_SIGNATURE.into()));
+                    self.finish(now, place, PublishOutcome::Refused(words::WRONG_SIGNATURE.into()));
                 }
-                Verdict::WrongId(_) => self.finish(now, place, Outcome::Refused(words::WRONG_ID.into())),
+                Verdict::WrongId(_) => {
+                    self.finish(now, place, PublishOutcome::Refused(words::WRONG_ID.into()))
+                }
                 Verdict::Valid(verified) => self.accept(now, verified, place),
             }
         }
@@ -306,7 +308,7 @@ impl<B: Backend> Relay<B> {
             let event = verified.into_event();
             self.deliver_live(now, None, &event);
             self.relayed.push_back(event);
-            self.finish(now, place, Outcome::Delivered);
+            self.finish(now, place, PublishOutcome::Delivered);
         } else if event.kind == VANISH_KIND {
             self.pending.push(Op::Vanish(verified), place);
         } else {
@@ -315,23 +317,23 @@ impl<B: Backend> Relay<B> {
     }
 
     /// Answers everybody who sent this event and lets what waited behind it go on.
-    pub(super) fn finish(&mut self, now: Now, place: InFlight, outcome: Outcome) {
+    pub(super) fn finish(&mut self, now: Now, place: InFlight, outcome: PublishOutcome) {
         let flight = self.ingest.remove(place);
         match &outcome {
-            Outcome::Stored(_) | Outcome::Delivered => self.metrics.count_accepted(flight.kind),
-            Outcome::Duplicate => {}
-            Outcome::Superseded | Outcome::Refused(_) | Outcome::Failed(_) => {
+            PublishOutcome::Stored(_) | PublishOutcome::Delivered => self.metrics.count_accepted(flight.kind),
+            PublishOutcome::Duplicate => {}
+            PublishOutcome::Superseded | PublishOutcome::Refused(_) | PublishOutcome::Failed(_) => {
                 self.metrics.events_refused += 1
             }
         }
-        let of_copies = if outcome.is_accepted() { Outcome::Duplicate } else { outcome.clone() };
+        let of_copies = if outcome.is_accepted() { PublishOutcome::Duplicate } else { outcome.clone() };
         self.answer(now, flight.first, &flight.id, outcome);
         for other in flight.others {
             self.answer(now, other, &flight.id, of_copies.clone());
         }
     }
 
-    fn answer(&mut self, now: Now, sender: Sender, id: &EventId, outcome: Outcome) {
+    fn answer(&mut self, now: Now, sender: Sender, id: &EventId, outcome: PublishOutcome) {
         self.send_outcome(sender, id, outcome);
         let Sender::Client(conn) = sender else { return };
         let Some(session) = self.sessions.get_mut(conn) else { return };
@@ -341,7 +343,7 @@ impl<B: Backend> Relay<B> {
         }
     }
 
-    fn send_outcome(&mut self, sender: Sender, id: &EventId, outcome: Outcome) {
+    fn send_outcome(&mut self, sender: Sender, id: &EventId, outcome: PublishOutcome) {
         match sender {
             Sender::Client(conn) => {
                 let (accepted, words) = words::ok(&outcome);

@@ -5,6 +5,7 @@
 
 mod conformance;
 mod differential;
+mod drain;
 mod failing;
 pub mod index_ops;
 mod oracle;
@@ -15,6 +16,7 @@ mod world;
 
 pub use conformance::conformance;
 pub use differential::{Groups, differential, differential_over};
+pub use drain::drained;
 pub use failing::FailingBackend;
 pub use oracle::{Oracle, OracleAnswer, OracleCount, OracleOutcome, OracleViewer, filter_json};
 pub use real::real_event_lines;

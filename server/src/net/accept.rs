@@ -21,12 +21,12 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts for ever.
 pub(crate) async fn run(host: &Host, listener: TcpListener) {
-    let door = Door::new();
+    let acceptor = Acceptor::new();
     let mut spare = Spare::new();
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                if let Err(error) = stream.into_std().and_then(|stream| door.admit(host, stream, peer)) {
+                if let Err(error) = stream.into_std().and_then(|stream| acceptor.admit(host, stream, peer)) {
                     tracing::debug!(%error, "a connection was lost right away");
                 }
             }
@@ -34,12 +34,12 @@ pub(crate) async fn run(host: &Host, listener: TcpListener) {
                 tracing::debug!(%error, "a connection was lost before it was accepted");
             }
             Err(error) => {
-                if let Some(times) = door.no_files.happened(Instant::now()) {
+                if let Some(times) = acceptor.no_files.happened(Instant::now()) {
                     tracing::warn!(%error, times, "can't accept connections");
                 }
                 // One that waits is told so. Where even that fails, some will have closed a little later.
                 let is_told =
-                    ran_out(&error) && spare.give_up() && door.refuse_waiting(host, &listener).await;
+                    ran_out(&error) && spare.give_up() && acceptor.refuse_waiting(host, &listener).await;
                 spare.keep();
                 if !is_told {
                     tokio::time::sleep(PAUSE).await;
@@ -49,24 +49,24 @@ pub(crate) async fn run(host: &Host, listener: TcpListener) {
     }
 }
 
-/// Who comes in, and what the others are told.
-struct Door {
+/// Decides who is accepted; the rest get one of two answers, rendered once.
+struct Acceptor {
     no_room: Vec<u8>,
     too_many: Vec<u8>,
     no_files: LogThrottle,
     full: LogThrottle,
-    crowded: LogThrottle,
+    full_address: LogThrottle,
 }
 
-impl Door {
+impl Acceptor {
     fn new() -> Self {
         let no_room = Answer::error(503, "no room for another connection").with("retry-after", "30");
-        Door {
+        Acceptor {
             no_room: unasked(&no_room),
             too_many: unasked(&TooMany::answer()),
             no_files: LogThrottle::default(),
             full: LogThrottle::default(),
-            crowded: LogThrottle::default(),
+            full_address: LogThrottle::default(),
         }
     }
 
@@ -89,7 +89,7 @@ impl Door {
         let counted = match host.addresses.admit_socket(peer.ip()) {
             Ok(counted) => counted,
             Err(TooMany(address)) => {
-                if let Some(times) = self.crowded.happened(Instant::now()) {
+                if let Some(times) = self.full_address.happened(Instant::now()) {
                     tracing::warn!(
                         %address,
                         times,

@@ -46,7 +46,7 @@ pub(super) fn upgrade<B: Backend + 'static>(
     }
     let addresses = &shard.host.addresses;
     if request.headers().contains_key(FORWARDED_FOR) && !addresses.trusts(peer) {
-        shard.host.warn_of_stranger(peer);
+        shard.host.warn_of_untrusted_proxy(peer);
     }
     let Client { address, counted } = match addresses.admit_client(peer, request.headers()) {
         Ok(client) => client,
