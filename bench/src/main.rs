@@ -276,15 +276,21 @@ fn run(command: Command) -> Result<bool> {
             Ok(report.holds())
         }
         Command::Abuse(args) => {
-            let (endpoint, process) =
-                (Endpoint::new(&args.target.url, false)?, args.target.pid.map(Process::new));
+            if args.target.allow_remote {
+                bail!("only a relay on this machine is attacked; --allow-remote has no place here");
+            }
+            let (endpoint, process) = args.target.open()?;
             let is_wanted = |case: &Case| args.case.as_deref().is_none_or(|name| case.name() == name);
             let cases: Vec<Case> = Case::ALL.into_iter().filter(is_wanted).collect();
             if cases.is_empty() {
                 bail!("no case is called so: {:?}", Case::ALL.map(Case::name));
             }
-            let plan =
-                abuse::Plan { seconds: args.seconds, addresses: args.addresses, tags: args.tags as usize };
+            let plan = abuse::Plan {
+                seconds: args.seconds,
+                rest_seconds: 5,
+                addresses: args.addresses,
+                tags: args.tags as usize,
+            };
             for case in cases {
                 let report = abuse::run(&endpoint, process, &[case], &plan)?;
                 print(&report, args.target.json)?;

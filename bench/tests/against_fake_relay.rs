@@ -10,7 +10,7 @@ use relay_bench::corpus::Corpus;
 use relay_bench::generate::Plan;
 use relay_bench::process::Process;
 use relay_bench::shapes::Shape;
-use relay_bench::{fanout, load, publish, query};
+use relay_bench::{abuse, fanout, load, publish, query};
 
 fn endpoint(fault: Fault) -> Endpoint {
     Endpoint::new(&common::start(fault), false).unwrap()
@@ -125,4 +125,26 @@ fn what_the_oracle_does_not_model_is_refused() {
     let deletion = good.replace(&format!(r#""kind":{kind},"#), r#""kind":5,"#);
     assert!(Corpus::new(vec![deletion]).is_err());
     assert!(Corpus::new(vec!["{}".to_owned()]).is_err());
+}
+
+fn attacked(fault: Fault) -> abuse::Report {
+    let plan = abuse::Plan { seconds: 1, rest_seconds: 0, addresses: 3, tags: 200 };
+    let cases = [abuse::Case::Tags];
+    abuse::run(&endpoint(fault), Some(Process::new(0)), &cases, &plan).unwrap().pop().unwrap()
+}
+
+#[test]
+fn an_honest_client_is_measured_beside_an_attack() {
+    let report = attacked(Fault::None);
+    assert_eq!(report.honest_failed, 0, "{report:?}");
+    assert!(
+        report.attacker_answers > 0 && report.attacker_bytes.iter().all(|bytes| *bytes > 10_000),
+        "{report:?}"
+    );
+    assert!(report.ok.iter().chain(&report.eose).all(|latency| latency.p50_ms > 0.0), "{report:?}");
+}
+
+#[test]
+fn an_honest_event_that_is_not_found_is_seen() {
+    assert!(attacked(Fault::SkipsNewest).honest_failed > 0);
 }

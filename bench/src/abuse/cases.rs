@@ -87,48 +87,16 @@ impl Case {
                 publish_small(attacker, 20_000, 1)?;
                 Ok(Vec::new())
             }
-            Case::Future => {
-                let mut kept = Vec::new();
-                for _ in 0..40 {
-                    // Refusals are among the answers that are looked for.
-                    let Ok(mut connection) = attacker.connect() else { break };
-                    for sub in 0..250 {
-                        let filters = (0..100).map(|n| format!(r#"{{"since":{}}}"#, 4_000_000_000u64 + n));
-                        let filters = filters.collect::<Vec<_>>().join(",");
-                        attacker.send(&mut connection, format!(r#"["REQ","{sub}",{filters}]"#))?;
-                    }
-                    attacker.await_answers(&mut connection, &["[\"EOSE\"", "[\"CLOSED\""], 250)?;
-                    kept.push(connection);
-                }
-                Ok(kept)
-            }
-            Case::Hashtags => {
-                let mut kept = Vec::new();
-                for place in 0..20 {
-                    let Ok(mut connection) = attacker.connect() else { break };
-                    for sub in 0..5 {
-                        let mut text = format!(r##"["REQ","{sub}",{{"#t":["x""##);
-                        (0..19_000).for_each(|n| {
-                            let _ = write!(text, ",\"{place}-{sub}-{n}\"");
-                        });
-                        text.push_str("]}]");
-                        attacker.send(&mut connection, text)?;
-                        attacker.await_answers(&mut connection, &["[\"EOSE\"", "[\"CLOSED\""], 1)?;
-                    }
-                    kept.push(connection);
-                }
-                Ok(kept)
-            }
+            Case::Future => subscribed(attacker, 40, 250, |_, _| {
+                let filters = (0..100).map(|n| format!(r#"{{"since":{}}}"#, 4_000_000_000u64 + n));
+                filters.collect::<Vec<_>>().join(",")
+            }),
+            Case::Hashtags => subscribed(attacker, 20, 5, |place, sub| {
+                let values = (0..19_000).map(|n| format!("\"{place}-{sub}-{n}\""));
+                format!(r##"{{"#t":[{}]}}"##, values.collect::<Vec<_>>().join(","))
+            }),
             Case::Behind => {
-                let mut kept = Vec::new();
-                for _ in 0..8 {
-                    let mut connection = attacker.connect()?;
-                    for sub in 0..290 {
-                        attacker.send(&mut connection, format!(r#"["REQ","{sub}",{{"limit":0}}]"#))?;
-                    }
-                    attacker.await_answers(&mut connection, &["[\"EOSE\"", "[\"CLOSED\""], 290)?;
-                    kept.push(connection);
-                }
+                let kept = subscribed(attacker, 8, 290, |_, _| r#"{"limit":0}"#.to_owned())?;
                 publish_small(attacker, 20_000, 1)?;
                 Ok(kept)
             }
@@ -231,6 +199,26 @@ impl Case {
             }
         }
     }
+}
+
+/// Opens `connections`, as far as they are taken, each with `subs` subscriptions to the filters that it is given for its
+/// place and the subscription's. Refused subscriptions are none.
+fn subscribed(
+    attacker: &Attacker<'_>,
+    connections: usize,
+    subs: usize,
+    filters: impl Fn(usize, usize) -> String,
+) -> Result<Vec<Connection>> {
+    let mut kept = Vec::new();
+    for place in 0..connections {
+        let Ok(mut connection) = attacker.connect() else { break };
+        for sub in 0..subs {
+            attacker.send(&mut connection, format!(r#"["REQ","{sub}",{}]"#, filters(place, sub)))?;
+        }
+        attacker.await_answers(&mut connection, &["[\"EOSE\"", "[\"CLOSED\""], subs)?;
+        kept.push(connection);
+    }
+    Ok(kept)
 }
 
 /// Keeps connections open until it is over.

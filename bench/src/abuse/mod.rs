@@ -28,6 +28,8 @@ const HONEST: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
 pub struct Plan {
     /// Seconds of calm, and of each attack.
     pub seconds: u32,
+    /// Seconds after an attack, before memory is read once more.
+    pub rest_seconds: u32,
     /// Addresses that the attacker's connections come from, in turns.
     pub addresses: u8,
     /// Tags of large events.
@@ -47,7 +49,7 @@ pub struct Report {
     pub attacker_refused: u64,
     /// CPU of the relay while it was measured, in CPUs.
     pub cpus: Option<f64>,
-    /// The relay's resident memory before, at the end of the attack, and five seconds after it, in bytes.
+    /// The relay's resident memory before, at the end of the attack, and `rest_seconds` after it, in bytes.
     pub resident_bytes: Option<[u64; 3]>,
     /// From an honest event to its OK, calm and attacked.
     pub ok: [Latency; 2],
@@ -159,7 +161,7 @@ fn run_case(endpoint: &Endpoint, process: Option<Process>, case: Case, plan: &Pl
         attacker.stop.store(true, Ordering::Relaxed);
         Ok((attacked, bytes, during))
     })?;
-    std::thread::sleep(Duration::from_secs(5));
+    std::thread::sleep(Duration::from_secs(u64::from(plan.rest_seconds)));
     let after = usage()?;
     let cpus = before.as_ref().zip(during.as_ref()).map(|(before, during)| {
         let cpu = during.cpu_since(before).as_secs_f64() / period.as_secs_f64();
