@@ -39,7 +39,7 @@ struct KindSet {
 }
 
 impl KindSets {
-    /// The code of a sorted list, held once more.
+    /// The code of a sorted list, with one more reference.
     pub(super) fn hold_list(&mut self, kinds: Option<&[Kind]>, keyed: &KeyedHash) -> KindsCode {
         match kinds {
             None => KindsCode::ANY,

@@ -109,7 +109,7 @@ impl Index {
     /// Adds a subscription that wants what any of `filters` matches; `limit` plays no part. No filters, or
     /// only ones that [`Filter::is_empty`], make a subscription that matches nothing.
     ///
-    /// The filters must be normalised. Costs a table look-up and a push for each value, 0.2-0.3 us; where a
+    /// The filters must be normalised. One table look-up and one push for each value, 0.2-0.3 us; where a
     /// sweep is due, also a part of it of the same order.
     pub fn subscribe<'a>(&mut self, filters: impl IntoIterator<Item = &'a Filter>) -> SubSlot {
         let slot = self.slots.take();

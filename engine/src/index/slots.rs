@@ -64,7 +64,7 @@ impl Slots {
         sub.references = references as u32;
     }
 
-    /// Marks the slot dead. Returns how many references it leaves behind, or `None` if it was not alive.
+    /// Marks the slot dead. Returns how many references to it remain, or `None` if it was not alive.
     pub(super) fn kill(&mut self, slot: SubSlot) -> Option<usize> {
         let stamp = self.stamps.get_mut(slot.0 as usize).filter(|stamp| **stamp != DEAD)?;
         *stamp = DEAD;

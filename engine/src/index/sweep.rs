@@ -61,7 +61,7 @@ impl Index {
         self.is_sweep_due()
     }
 
-    /// Goes on in one key until it is done or the budget is.
+    /// Continues in one key until it or the budget is used up.
     fn sweep_key(&mut self, key: usize, mut group: usize, mut post: usize, budget: &mut usize) {
         if key >= self.keys.slots() {
             self.phase = Phase::Slots;

@@ -1,4 +1,4 @@
-//! What needs a look inside: the tables' own accounts, and the turn of the epoch.
+//! What only the inside shows: the tables' own counts, and the wrap-around of the epoch.
 
 use super::*;
 use crate::types::{Kind, PubKey, Timestamp};

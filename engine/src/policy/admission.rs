@@ -50,7 +50,7 @@ impl Refused {
     }
 }
 
-/// What admission looks at in an event. Sizes are of the canonical form.
+/// What admission checks of an event. Sizes are of the canonical form.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate<'a> {
     /// Its id, as claimed.
@@ -85,7 +85,7 @@ pub enum Standing<'a> {
     Host,
 }
 
-/// Whether the relay takes an event, as far as can be told before its signature is checked.
+/// Whether the relay takes an event, as far as is known before its signature is checked.
 ///
 /// # Errors
 /// The first rule it breaks.
@@ -115,7 +115,7 @@ pub fn admit(
 }
 
 /// Whether a connection may publish at all. Checked before anything about the event: where NIP-42 is required, an
-/// unauthenticated client is not even told that an event is a duplicate.
+/// unauthenticated client does not even learn that an event is a duplicate.
 ///
 /// # Errors
 /// [`Refused::Unauthenticated`].

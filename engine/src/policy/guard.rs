@@ -37,7 +37,7 @@ pub fn access(filters: &[Filter], guarded_kinds: &[Kind], keys: &[PubKey]) -> Ac
 }
 
 /// Whether `filter` can match an event that [`may_see`] hides from a connection that has authenticated `keys`.
-/// Told from the filter alone: what a reply says of it is the same whether or not there is such an event.
+/// Decided by the filter alone: what a reply says of it is the same whether or not there is such an event.
 pub fn may_hide(filter: &Filter, guarded_kinds: &[Kind], keys: &[PubKey]) -> bool {
     let asks_guarded = match &filter.kinds {
         Some(kinds) => kinds.iter().any(|kind| guarded_kinds.contains(kind)),

@@ -21,7 +21,7 @@ impl Bucket {
         (self.milli_tokens, self.filled)
     }
 
-    /// A bucket as [`Bucket::level`] told it.
+    /// A bucket with the level that [`Bucket::level`] returned.
     pub fn restored((milli_tokens, filled): (u64, Now)) -> Self {
         Bucket { milli_tokens, filled }
     }

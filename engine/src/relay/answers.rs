@@ -127,8 +127,10 @@ impl<B: Backend> Relay<B> {
             self.end_subscription(conn, &sub);
             return self.refuse_withheld(conn, &sub);
         }
-        let (head, held_bytes) = (subscription.head.clone(), subscription.held_bytes());
-        let State::Scanning { missed, held, .. } = std::mem::replace(&mut subscription.state, State::Live)
+        let (head, pending_ephemeral_bytes) =
+            (subscription.head.clone(), subscription.pending_ephemeral_bytes());
+        let State::Scanning { missed, pending_ephemeral, .. } =
+            std::mem::replace(&mut subscription.state, State::Live)
         else {
             return;
         };
@@ -143,10 +145,10 @@ impl<B: Backend> Relay<B> {
             Completeness::Unknown | Completeness::Withheld => None,
         };
         self.send_eose(conn, &sub, hint);
-        self.metrics.sent_event += held.len() as u64;
+        self.metrics.sent_event += pending_ephemeral.len() as u64;
         if let Some(session) = self.sessions.get_mut(conn) {
-            session.held_bytes -= held_bytes;
-            for event in held {
+            session.pending_ephemeral_bytes -= pending_ephemeral_bytes;
+            for event in pending_ephemeral {
                 session.outbox.push_event(head.clone(), event.shared_json());
             }
         }
@@ -230,7 +232,7 @@ impl<B: Backend> Relay<B> {
             Ok(replayed) if subscription.caught_up(replayed) => Next::Done,
             Ok(_) => Next::Again(Job::Replay(key)),
             Err(_) => {
-                // Nobody is there to be told, and nothing may be left out: it is tried again when time passes.
+                // A stream has no client to answer, and nothing may be left out: it is tried again later.
                 subscription.covered = last;
                 self.metrics.stream_errors += 1;
                 self.streams.retry(now, Job::Replay(key));

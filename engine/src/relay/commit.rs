@@ -168,7 +168,7 @@ impl<B: Backend> Relay<B> {
     }
 }
 
-/// What a publisher is told of a store's outcome.
+/// A store's outcome as its publisher is answered.
 fn publish_outcome(outcome: &Outcome) -> PublishOutcome {
     match outcome {
         Outcome::Stored(seq) => PublishOutcome::Stored(*seq),

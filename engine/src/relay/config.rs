@@ -1,4 +1,4 @@
-//! What a shard is told when it is made, and what it is told of a client.
+//! The configuration of a shard, and what the host knows of a client.
 
 use crate::policy::Policy;
 use crate::types::{ClientAddress, Limits};

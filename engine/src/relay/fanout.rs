@@ -1,10 +1,10 @@
 //! From a committed or ephemeral event to the connections that asked for it.
 //!
 //! A subscription is live, scanning, or behind. While it scans what is stored, newer matches are only noted;
-//! once the scan is done they are read back from the store by number. The same happens to a reader that is
-//! slow: its events wait in the store, and it resumes after the last number it was sent. So there is no gap,
+//! once the scan is done they are read back from the store by sequence number. The same happens to a reader that is
+//! slow: its events wait in the store, and it resumes after the last sequence number it was sent. So there is no gap,
 //! no duplicate and no queue that grows with a reader's slowness. Only ephemeral events cannot be read
-//! back: past `outbox_bytes_max` they are not sent, and the reader is told how many it missed.
+//! back: past `outbox_bytes_max` they are not sent, and a NOTICE says how many were missed.
 
 use super::ids::ConnId;
 use super::jobs::Job;
@@ -15,8 +15,8 @@ use crate::policy::may_see;
 use crate::store::{Backend, Seq};
 use crate::types::{Event, Now};
 
-/// Ephemeral events held for a subscription until its EOSE.
-const HELD_MAX: usize = 256;
+/// Ephemeral events kept for a subscription until its EOSE.
+const PENDING_EPHEMERAL_MAX: usize = 256;
 
 impl<B: Backend> Relay<B> {
     /// Events committed by any shard, this one's own included, in commit order; ephemeral events of other
@@ -103,12 +103,14 @@ impl<B: Backend> Relay<B> {
         if !may_see(event.view(), &self.config.policy.guarded_kinds, session.auth.keys()) {
             return;
         }
-        let full = session.unread_bytes() + session.held_bytes >= limits.outbox_bytes_max;
+        let full = session.unread_bytes() + session.pending_ephemeral_bytes >= limits.outbox_bytes_max;
         let frame_bytes = subscription.frame_bytes(event);
         match &mut subscription.state {
-            State::Scanning { held, .. } if held.len() < HELD_MAX && !full => {
-                session.held_bytes += frame_bytes;
-                held.push(event.clone());
+            State::Scanning { pending_ephemeral, .. }
+                if pending_ephemeral.len() < PENDING_EPHEMERAL_MAX && !full =>
+            {
+                session.pending_ephemeral_bytes += frame_bytes;
+                pending_ephemeral.push(event.clone());
             }
             State::Live | State::Behind if !full => self.push_live(slot, conn, event),
             _ => {
@@ -127,7 +129,7 @@ impl<B: Backend> Relay<B> {
         self.mark_ready(conn);
     }
 
-    /// The reader has taken some output: what waited for it goes on.
+    /// The reader has taken some output: jobs that waited for that are queued again.
     pub(super) fn after_drain(&mut self, conn: ConnId) {
         let limits = &self.config.limits;
         let Some(session) = self.sessions.get_mut(conn) else { return };

@@ -3,7 +3,7 @@
 //! Cheap refusals come first: what is known or in flight is answered before any hashing, what policy
 //! refuses before the signature. In-flight events are keyed by (id, signature): the id does not cover the
 //! signature, so a forged copy sent first must not sink the real one. Where ids are hashed by the batch, one in
-//! flight may say another's id; so what looks like its copy is compared whole, and hashed at once if it differs.
+//! flight may say another's id; so an apparent copy is compared whole, and hashed at once if it differs.
 
 use super::ids::{ConnId, Ticket};
 use super::keyed::{KeyedMap, KeyedState};
@@ -316,7 +316,7 @@ impl<B: Backend> Relay<B> {
         }
     }
 
-    /// Answers everybody who sent this event and lets what waited behind it go on.
+    /// Answers everybody who sent this event and runs the messages that waited for it.
     pub(super) fn finish(&mut self, now: Now, place: InFlight, outcome: PublishOutcome) {
         let flight = self.ingest.remove(place);
         match &outcome {

@@ -66,13 +66,13 @@ impl<B: Backend> Relay<B> {
         self.resumed.pop_front()
     }
 
-    /// Whether a connection has sent events or messages behind them or behind requests that have not been answered:
-    /// they are in no snapshot.
+    /// Whether a connection has sent messages that have not been answered: events, and what waits for them or for a
+    /// request. They are in no snapshot.
     pub fn has_unanswered(&self, conn: ConnId) -> bool {
         self.sessions.get(conn).is_some_and(|session| session.in_flight > 0 || !session.deferred.is_empty())
     }
 
-    /// Runs what waited behind this connection's events and requests, as far as they have taken effect.
+    /// Runs the messages of this connection that waited for its events and requests, as far as those have taken effect.
     pub(super) fn run_deferred(&mut self, now: Now, conn: ConnId) {
         loop {
             let Some(session) = self.sessions.get_mut(conn) else { return };
@@ -115,14 +115,14 @@ impl<B: Backend> Relay<B> {
         }
     }
 
-    /// Lets the host read on if it was told to pause and the reason is gone.
+    /// Lets the host resume reading if it was asked to pause and the reason is gone.
     pub(super) fn resume_input(&mut self, conn: ConnId) {
         if self.may_resume(conn) {
             self.resumed.push_back(conn);
         }
     }
 
-    /// Lets those read on who waited for the number of events in flight to fall.
+    /// Resumes reading from the connections that waited for the number of events in flight to fall.
     pub(super) fn resume_after_ingest(&mut self) {
         if self.ingest.has_room(&self.config.limits) {
             for conn in std::mem::take(&mut self.waiting_for_ingest) {

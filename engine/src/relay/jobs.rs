@@ -65,7 +65,7 @@ impl Job {
         }
     }
 
-    /// By whether it has taken a step. A replay goes on with what was sent before.
+    /// By whether it has taken a step. A replay continues an earlier answer, so all its steps are further ones.
     fn class(&self) -> Class {
         let has_started = match self {
             Job::Scan(job) => job.has_started,
@@ -148,8 +148,8 @@ impl Jobs {
 }
 
 impl<B: Backend> Relay<B> {
-    /// One step of the job whose turn it is. True if any job has more to do, or if what had waited behind this one
-    /// left events to be verified.
+    /// One step of the job whose turn it is. True if any job has more to do, or if a message that had waited for
+    /// this job left events to be verified.
     ///
     /// Turns go round by client address, then by connection, weighed by the rows they read; first steps go first, but
     /// every fifth turn is a further step's.
@@ -193,7 +193,7 @@ impl<B: Backend> Relay<B> {
         self.enqueue(job);
     }
 
-    /// Puts a job behind all others of its connection. Nothing if that is gone.
+    /// Queues a job after all others of its connection. Does nothing if that is gone.
     pub(super) fn enqueue(&mut self, job: Job) {
         let asker = match &job {
             Job::Scan(job) => Some(Asker::Client(job.conn)),

@@ -107,7 +107,7 @@ pub struct Metrics {
     pub events_by_kind: BTreeMap<Kind, u64>,
     /// Accepted events of all other kinds.
     pub events_of_other_kinds: u64,
-    /// Ephemeral events a slow reader was not sent; it was told.
+    /// Ephemeral events that were not sent to slow readers; a NOTICE said so.
     pub ephemeral_missed: u64,
     /// Times a subscription fell back to reading from the store because its reader was slow.
     pub subscriptions_lagged: u64,

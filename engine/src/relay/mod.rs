@@ -90,7 +90,7 @@ pub struct Relay<B> {
     jobs: Jobs,
     streams: Streams,
     published: Published,
-    /// Connections with output that the host has not been told of.
+    /// Connections with output, not yet reported to the host.
     ready: VecDeque<ConnId>,
     closing: VecDeque<(ConnId, Close)>,
     resumed: VecDeque<ConnId>,

@@ -51,7 +51,7 @@ enum Queued {
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     queue: VecDeque<Queued>,
-    /// Frames other than events, one behind the other, so that an OK costs no allocation of its own.
+    /// Frames other than events, one after the other, so that an OK costs no allocation of its own.
     texts: Vec<u8>,
     texts_drained: usize,
     bytes: usize,

@@ -25,7 +25,7 @@ pub enum Output {
     Resume(ConnId),
     /// The outcome of an event that the host published.
     Published(Ticket, PublishOutcome),
-    /// The store has failed, and those who published have been told; only [`Relay::run`] hands this out.
+    /// The store has failed, and the publishers have been answered; only [`Relay::run`] returns this.
     StoreFailed(StoreError),
 }
 

@@ -159,7 +159,7 @@ impl<B: Backend> Relay<B> {
         Some(key)
     }
 
-    /// Takes up a subscription of a session that lived before, where it stood.
+    /// Restores a subscription of a session snapshot and continues where it stood.
     pub(super) fn resume(&mut self, now: Now, conn: ConnId, sub: SubId, resumed: &SubSnapshot) {
         let filters = &resumed.filters;
         match resumed.progress {
@@ -173,7 +173,7 @@ impl<B: Backend> Relay<B> {
             }
             // Newer matches may have been noted before: asking the store costs little if not.
             Progress::Scanning { horizon, last } => {
-                let state = State::Scanning { missed: true, held: Vec::new(), last };
+                let state = State::Scanning { missed: true, pending_ephemeral: Vec::new(), last };
                 let Some(key) = self.subscribe(conn, sub, filters, state, horizon) else { return };
                 let mut scan = self.scan(Arc::clone(filters), horizon);
                 if last.is_some() {
@@ -191,7 +191,7 @@ impl<B: Backend> Relay<B> {
         let Some(session) = self.sessions.get_mut(conn) else { return };
         let Some(key) = session.subs.remove(sub) else { return };
         if let Some(ended) = self.subscriptions.remove(key) {
-            session.held_bytes -= ended.held_bytes();
+            session.pending_ephemeral_bytes -= ended.pending_ephemeral_bytes();
             // They hold its filters, and cursors for them.
             session.stalled.retain(|job| !job.is_for(key));
             self.values.remove(conn, KeptFor::Subscription, &ended.filters, &self.config.limits);

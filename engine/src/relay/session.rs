@@ -44,7 +44,7 @@ impl Deferred {
 pub(super) struct Session {
     pub(super) address: Option<ClientAddress>,
     pub(super) auth: Auth,
-    /// By the id that the client chose: ordered, so that no choice of ids makes a look-up dear.
+    /// By the id that the client chose: ordered, so that no choice of ids makes a look-up expensive.
     pub(super) subs: BTreeMap<SubId, SubKey>,
     pub(super) outbox: Outbox,
     /// Bytes that have left the outbox and that the host still holds; see [`super::Relay::handle_backlog`].
@@ -64,8 +64,8 @@ pub(super) struct Session {
     /// COUNTs that have not been answered.
     pub(super) counts: usize,
     /// Bytes of the ephemeral events that its subscriptions hold until their EOSE: as good as in the outbox.
-    pub(super) held_bytes: usize,
-    /// Ephemeral events that were not sent because the client read too slowly, and that it has not been told of.
+    pub(super) pending_ephemeral_bytes: usize,
+    /// Ephemeral events that were not sent because the client read too slowly, not yet reported to it.
     pub(super) ephemeral_missed: u64,
     pub(super) bad_messages: u32,
     pub(super) event_rate: Bucket,
@@ -94,7 +94,7 @@ impl Session {
             not_started: 0,
             jobs_waiting: 0,
             counts: 0,
-            held_bytes: 0,
+            pending_ephemeral_bytes: 0,
             ephemeral_missed: 0,
             bad_messages: 0,
             event_rate: Bucket::full(limits.events_per_minute_max, now),

@@ -6,9 +6,9 @@
 //!
 //! A snapshot is of a machine at rest: its host has carried out what every `poll_*` handed out, and what
 //! [`Relay::drain`] gave it is on its way to the client. Events that were still in flight are not in it; they
-//! have not been answered. Nor are messages that wait behind them or behind requests. [`Relay::has_unanswered`] tells of whom
-//! there are some: a host whose memory is lost then must not take up that session, but close its socket, so that
-//! the client connects and sends them again.
+//! have not been answered. Nor are messages that wait for them or for requests. [`Relay::has_unanswered`] says which
+//! connections have some: a host that loses its memory then must not restore that session, but close its socket, so
+//! that the client connects and sends them again.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ pub struct SessionSnapshot {
     pub keys: Vec<PubKey>,
     /// Malformed messages in a row.
     pub bad_messages: u32,
-    /// Ephemeral events it was too slow for and has not been told of.
+    /// Ephemeral events that it missed by reading too slowly, not yet reported to it.
     pub ephemeral_missed: u64,
     /// Thousandths of an EVENT or AUTH message that it may still send, and as of when.
     pub event_rate: (u64, Now),
@@ -93,12 +93,12 @@ impl<B: Backend> Relay<B> {
             0 => Vec::new(),
             _ => self.jobs.counts_of(conn, session.address),
         };
-        // Held in memory only: they are told of as missed, like those that a slow reader missed.
-        let held = |key: &SubKey| match &self.subscriptions.get(*key)?.state {
-            State::Scanning { held, .. } => Some(held.len() as u64),
+        // In memory only: they are reported as missed, like those that a slow reader missed.
+        let pending = |key: &SubKey| match &self.subscriptions.get(*key)?.state {
+            State::Scanning { pending_ephemeral, .. } => Some(pending_ephemeral.len() as u64),
             _ => None,
         };
-        let lost: u64 = session.subs.values().filter_map(held).sum();
+        let lost: u64 = session.subs.values().filter_map(pending).sum();
         let subs: Vec<_> = session
             .subs
             .iter()

@@ -2,8 +2,8 @@
 //!
 //! Other services in the relay's process (agents, Blossom) subscribe here, through the same index as clients and by the
 //! same live and behind states: a stream whose consumer is slow waits in the store, not in memory. A consumer that
-//! keeps the last sequence number it has dealt with and opens its stream behind it again after a restart is handed
-//! every stored match at least once.
+//! keeps the last sequence number it has dealt with and after a restart opens its stream from there is handed every
+//! stored match at least once.
 //!
 //! Each shard sees every event, so a host opens a stream on one shard only.
 
@@ -30,7 +30,7 @@ pub(super) struct Stream {
     bytes: usize,
     /// Its replay, which waits for the queue to be polled.
     pub(super) stalled: Option<Job>,
-    /// Ephemeral events that did not fit and that the host has not been told of.
+    /// Ephemeral events that did not fit, not yet reported to the host.
     missed: u64,
 }
 
@@ -71,7 +71,7 @@ impl Streams {
         self.by_id.get_mut(&stream)
     }
 
-    /// The store failed a replay: it goes on in a while.
+    /// The store failed this replay; it is tried again after a second.
     pub(super) fn retry(&mut self, now: Now, replay: Job) {
         self.retry_at = now.plus_millis(RETRY_MS);
         self.failed.push(replay);
@@ -96,7 +96,7 @@ impl<B: Backend> Relay<B> {
     /// oldest event stored, `None` with the next one. What has been deleted or has expired meanwhile is not
     /// handed out. `limit` plays no part, and the read guard does not apply: a host is trusted.
     ///
-    /// Costs one look at every event above `after` (once), and memory for about `outbox_bytes_pause` bytes of events
+    /// Reads every event above `after` once, and memory for about `outbox_bytes_pause` bytes of events
     /// however slow the consumer is (for ephemeral ones `outbox_bytes_max`).
     ///
     /// # Errors
@@ -129,7 +129,7 @@ impl<B: Backend> Relay<B> {
     /// The next event of a stream; stored ones with their sequence numbers, which rise. A host polls whenever its
     /// consumer has room for more, until `None`: then [`Relay::stream_position`] is what may be confirmed.
     ///
-    /// An event may be handed out again after the stream has been opened anew behind an older number, and an
+    /// An event may be handed out again after the stream has been opened anew from an older sequence number, and an
     /// ephemeral event that finds its consumer too far behind is counted in [`Relay::stream_missed`] instead.
     pub fn poll_stream(&mut self, stream: StreamId) -> Option<(Option<Seq>, Event)> {
         let own = self.streams.by_id.get_mut(&stream)?;
@@ -146,7 +146,7 @@ impl<B: Backend> Relay<B> {
         Some((seq, event))
     }
 
-    /// Every stored match up to this number has come out of [`Relay::poll_stream`]. It moves on past events that do
+    /// Every stored match up to this sequence number has come out of [`Relay::poll_stream`]. It moves on past events that do
     /// not match, so a consumer that confirms it is not shown them again when it comes back. `None`: there is no
     /// such stream.
     pub fn stream_position(&self, stream: StreamId) -> Option<Seq> {

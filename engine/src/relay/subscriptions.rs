@@ -1,5 +1,5 @@
-//! The subscriptions of clients and streams: whom each belongs to, how far it has come, and the index that finds it by
-//! what it asks for.
+//! The subscriptions of clients and streams: the owner of each, its progress, and the index that finds the subscriptions
+//! that an event matches.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::wire::frames;
 /// Postings of ended subscriptions swept at a time: some 20 us.
 const SWEEP_POSTINGS: usize = 2_000;
 
-/// Whom a subscription belongs to.
+/// The owner of a subscription.
 #[derive(Debug)]
 pub(super) enum Owner {
     Client { conn: ConnId, sub: SubId },
@@ -24,12 +24,12 @@ pub(super) enum Owner {
 /// A place in the order of answers.
 pub(super) type Place = (Timestamp, EventId);
 
-/// Where a subscription stands.
+/// The progress of a subscription.
 #[derive(Debug)]
 pub(super) enum State {
-    /// Stored events are being sent, up to a horizon. `missed`: a newer one has matched since. `held`: ephemeral
-    /// events that follow EOSE. `last`: the place of the last stored event that was sent, if any was.
-    Scanning { missed: bool, held: Vec<Event>, last: Option<Place> },
+    /// Stored events are being sent, up to a horizon. `missed`: a newer one has matched since. `pending_ephemeral`:
+    /// events to send after EOSE. `last`: the place of the last stored event that was sent, if any was.
+    Scanning { missed: bool, pending_ephemeral: Vec<Event>, last: Option<Place> },
     /// Events are sent as they come.
     Live,
     /// Events above `covered` are being read back from the store.
@@ -37,9 +37,9 @@ pub(super) enum State {
 }
 
 impl State {
-    /// Of a subscription that begins.
+    /// Of a new subscription.
     pub(super) fn scanning() -> Self {
-        State::Scanning { missed: false, held: Vec::new(), last: None }
+        State::Scanning { missed: false, pending_ephemeral: Vec::new(), last: None }
     }
 }
 
@@ -64,9 +64,11 @@ pub(super) struct Subscription {
 
 impl Subscription {
     /// Bytes that the events it holds will take in its reader's outbox.
-    pub(super) fn held_bytes(&self) -> usize {
+    pub(super) fn pending_ephemeral_bytes(&self) -> usize {
         match &self.state {
-            State::Scanning { held, .. } => held.iter().map(|event| self.frame_bytes(event)).sum(),
+            State::Scanning { pending_ephemeral, .. } => {
+                pending_ephemeral.iter().map(|event| self.frame_bytes(event)).sum()
+            }
             State::Live | State::Behind => 0,
         }
     }

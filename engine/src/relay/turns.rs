@@ -6,9 +6,9 @@
 //! ```
 //!
 //! Everybody who waits has a clock that runs on by what their turns cost, and the one that is furthest behind is next
-//! (start-time fair queueing), so one client gets as much out of a thousand jobs on forty connections as out of one. Who
-//! begins to wait starts where the clock that is furthest ahead stands: behind those that waited already, at most by one
-//! turn of each. So nothing need be remembered of those who do not wait, and no stream of newcomers keeps another from
+//! (start-time fair queueing), so one client gets as much out of a thousand jobs on forty connections as out of one. A
+//! newcomer's clock starts at the one that is furthest ahead: after those that waited already, at most by one turn of
+//! each. So nothing need be remembered of those who do not wait, and no stream of newcomers keeps another from
 //! its turn.
 //!
 //! First steps go before further ones, since most requests need no other; of every five turns one is a further step's if
@@ -86,7 +86,7 @@ impl<K: Ord + Copy, W> Ring<K, W> {
         Some(waiting)
     }
 
-    /// A turn of `key` is over and has cost this much. What waits there goes on waiting, unless it `is_empty`.
+    /// A turn of `key` is over and has cost this much. Its other jobs keep waiting, unless it `is_empty`.
     fn charge(&mut self, key: K, cost: u64, is_empty: impl Fn(&W) -> bool) {
         let Some((place, waiting)) = self.waiting.get(&key) else { return };
         let (place, is_empty) = (*place, is_empty(waiting));
@@ -170,7 +170,7 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Default for Turns<A, C, J> {
 }
 
 impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
-    /// Puts a job behind those of its connection.
+    /// Queues a job after those of its connection.
     pub(super) fn push(&mut self, class: Class, address: A, conn: C, job: J) {
         self.round(class).push(address, conn, job);
     }

@@ -32,7 +32,7 @@ pub(super) enum KeptFor {
     Count,
 }
 
-/// Values held, by connection.
+/// Values of filters, by connection.
 #[derive(Debug, Default)]
 pub(super) struct FilterValues {
     all: usize,
@@ -63,7 +63,7 @@ pub(super) enum TooMany {
     ForShard { free: usize },
 }
 
-/// What is charged for a live filter that every event is held against, so that there are no more than
+/// What is charged for a live filter that every event is compared with, so that there are no more than
 /// [`CANDIDATES_MAX`] of them whatever the bounds are.
 fn every_event(limits: &Limits) -> usize {
     (limits.shard_values_max / CANDIDATES_MAX).min(limits.connection_values_max / CONNECTION_CANDIDATES_MAX)
@@ -80,7 +80,7 @@ fn kept(filter: &Filter) -> usize {
     filter.value_count() + values.map(|value| value.len() / VALUE_BYTES).sum::<usize>()
 }
 
-/// What a filter costs the events that it is held against.
+/// What a filter costs the events that are compared with it.
 fn candidate(filter: &Filter, what: KeptFor, limits: &Limits) -> usize {
     if what == KeptFor::Count || filter.is_empty() {
         return 0;

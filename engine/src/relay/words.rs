@@ -121,7 +121,7 @@ pub(super) fn auth_refused(refused: AuthRefused) -> &'static str {
 }
 
 pub(super) fn too_many_subscriptions(count: usize) -> String {
-    format!("blocked: {count} subscriptions are open on this connection, no more fit")
+    format!("blocked: too many subscriptions on this connection: {count} are open")
 }
 
 pub(super) fn too_many_values(max: usize) -> String {

@@ -65,13 +65,13 @@ pub struct Posting {
 /// Where reading a term's postings begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
-    /// At the first posting of this rank or behind it.
+    /// At the first posting of this rank or after it.
     From(Rank),
-    /// Right behind this posting, whether or not it is still there.
+    /// Right after this posting, whether or not it is still there.
     After(Rank, Seq),
 }
 
-/// What stays behind when events are deleted, so that they cannot come back.
+/// What is kept of a deletion, so that the deleted events cannot come back.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Tombstone {
     /// NIP-09 by `e`: the event of this id, if it is this author's to delete.
@@ -199,7 +199,7 @@ pub trait Backend {
     ) -> Result<T, StoreError>;
 }
 
-/// Shards share one store behind a counted reference: `Arc` where they run on several threads, `Rc` where not.
+/// Shards share one store by a counted reference: `Arc` where they run on several threads, `Rc` where not.
 macro_rules! shared_backend {
     ($pointer:ident) => {
         impl<B: Backend + 'static> Backend for $pointer<B> {

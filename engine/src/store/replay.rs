@@ -1,4 +1,4 @@
-//! Catching up: events in the order they were committed, for a reader of live events that fell behind.
+//! Replay: events in the order they were committed, for a live reader that fell behind.
 
 use super::{Hit, Reader, Seq, StoreError, Take, Viewer, cost};
 use crate::types::{CanonicalEvent, Filter, FoundBy, Timestamp, parse_expiration};

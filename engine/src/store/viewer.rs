@@ -12,7 +12,7 @@ pub trait Viewer {
     /// Whether it may see this event.
     fn sees(&self, event: CanonicalEvent<'_>) -> bool;
 
-    /// Whether nothing that `filter` can match is hidden from it, told from the filter alone. Where it is not so, no
+    /// Whether nothing that `filter` can match is hidden from it, decided by the filter alone. Where it is not so, no
     /// answer says that it is complete, whether or not anything was hidden.
     fn sees_all_matches(&self, filter: &Filter) -> bool;
 }

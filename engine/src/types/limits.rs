@@ -30,7 +30,7 @@ pub struct Limits {
     pub filter_values_max: usize,
     /// Values in all lists of all subscriptions of a connection: bounds what one client costs, at some 300 bytes a value. A
     /// filter itself counts as one, and a tag value as one more for each 256 bytes. A filter without ids, authors and tags
-    /// is held against every event and counts as a hundredth of this bound more, or a ten-thousandth of `shard_values_max` if
+    /// is compared with every event and counts as a hundredth of this bound more, or a ten-thousandth of `shard_values_max` if
     /// that is less (1,000 by default); where it has kinds, each of them as a tenth of that.
     pub connection_values_max: usize,
     /// The same for all connections of a shard, running COUNTs included. While no more than half of them are in use, a REQ or COUNT may have

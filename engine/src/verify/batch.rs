@@ -86,7 +86,7 @@ impl<T> Batch<T> {
         Checked { verdicts: self.events.into_iter().enumerate().map(verdict_of).collect() }
     }
 
-    /// By place, whether the id is not the hash; false for places behind the end.
+    /// By place, whether the id is not the hash; false for places after the end.
     fn wrong_ids(&self, verifier: &dyn Verifier) -> Vec<bool> {
         let mut wrong = Vec::new();
         let (mut text, mut ends) = (Vec::new(), Vec::new());

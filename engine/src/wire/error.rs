@@ -13,7 +13,7 @@ pub struct WireError {
     pub at: usize,
     /// What is wrong there.
     pub fault: Fault,
-    /// What the message was about, as far as it could be told: decides between OK, CLOSED and NOTICE.
+    /// What the message was about, as far as is known: decides between OK, CLOSED and NOTICE.
     pub about: About,
 }
 

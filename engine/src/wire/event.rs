@@ -256,7 +256,7 @@ impl<'a> RawEvent<'a> {
         Event::from_parts(self.id, self.pubkey, self.created_at, self.kind, self.expires_at(), json)
     }
 
-    /// Bytes of the canonical JSON. No allocation; no look at tags and content that are canonical already.
+    /// Bytes of the canonical JSON. No allocation; tags and content that are canonical already are not read.
     pub fn json_len(&self) -> usize {
         const FIXED: usize = r#"{"id":"","pubkey":"","created_at":,"kind":,"tags":,"content":"","sig":""}"#
             .len()
@@ -290,7 +290,7 @@ impl<'a> RawEvent<'a> {
         self.content.chars()
     }
 
-    /// The tags, for a look before the event is taken in. Allocates only if they are not canonical.
+    /// The tags, to be checked before the event is ingested. Allocates only if they are not canonical.
     pub fn with_tags<R>(&self, look: impl FnOnce(Tags<'_>) -> R) -> R {
         look(Tags::trusted(&self.tags_json()))
     }

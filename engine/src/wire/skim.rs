@@ -36,7 +36,7 @@ enum Place {
     First(Verb),
     /// In the event, inside `depth` objects and arrays.
     Event { depth: u32 },
-    /// Behind a string that may be the name of the field `id`.
+    /// After a string that may be the name of the field `id`.
     Colon,
     /// Before the value of the field `id`.
     Id,
@@ -101,12 +101,12 @@ impl Skimmer {
         self.place == Place::Done
     }
 
-    /// What the message is about, as far as it can be told from the bytes so far.
+    /// What the message is about, as far as the bytes so far say.
     pub fn about(&self) -> &About {
         &self.about
     }
 
-    /// Looks at a byte outside of strings. False if it is to be looked at again, from another place.
+    /// Reads a byte outside of strings. False if it is to be read again, in the new state.
     fn between(&mut self, byte: u8) -> bool {
         if matches!(byte, b' ' | b'\t' | b'\n' | b'\r') {
             return true;
@@ -142,7 +142,7 @@ impl Skimmer {
         is_used
     }
 
-    /// Goes on in a string; how many bytes of it.
+    /// Continues in a string; returns how many bytes of it were read.
     fn in_text(&mut self, bytes: &[u8], role: Role, after_backslash: bool) -> usize {
         let bytes_max = match role {
             Role::Verb | Role::First(_) | Role::Id => ID_BYTES_MAX,

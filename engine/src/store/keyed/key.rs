@@ -37,9 +37,9 @@ use crate::store::backend::{Bound, Posting, Rank, Seq, Tombstone};
 use crate::store::terms::Term;
 use crate::types::{EventId, Kind, Timestamp};
 
-/// Bytes of a posting behind its head.
+/// Bytes of a posting after its head.
 pub const POSTING_BYTES: usize = 24;
-/// `'u' hash:16 2 kind:2 hash:16`, a posting, and a byte that makes a bound lie behind it.
+/// `'u' hash:16 2 kind:2 hash:16`, a posting, and a byte that makes it a bound after the posting.
 const KEY_BYTES_MAX: usize = 36 + POSTING_BYTES + 1;
 /// Sequence numbers are below 2^47 ([`Seq`]); bounds may be anything.
 const SEQ_MAX: u64 = (1 << 47) - 1;
@@ -88,7 +88,7 @@ impl Key {
         (bytes.len() <= KEY_BYTES_MAX).then(|| Key::new(&[bytes]))
     }
 
-    /// The key that begins with the first `shared` bytes of this one and goes on with `rest`; `None` if there
+    /// The key that begins with the first `shared` bytes of this one and continues with `rest`; `None` if there
     /// are not that many, or the result is longer than any key.
     pub(in crate::store) fn splice(&self, shared: usize, rest: &[u8]) -> Option<Self> {
         let len = shared.checked_add(rest.len())?;
@@ -178,11 +178,11 @@ pub(super) fn posting(head: Key, posting: &Posting) -> Key {
     ])
 }
 
-/// The least key a posting at `start` or behind it may have.
+/// The least key that a posting at `start` or after it may have.
 pub(super) fn posting_from(head: Key, start: Bound) -> Key {
     match start {
         Bound::From(at) => head.with(&[&rank(&at), &[0; 8]]),
-        // Longer than the last key of this sequence number, and so right behind it.
+        // Longer than the last key of this sequence number, and so right after it.
         Bound::After(at, seq) => head.with(&[&rank(&at), &seq_and_expiry(seq, true), &[0xff, 0xff, 0]]),
     }
 }

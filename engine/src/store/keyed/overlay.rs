@@ -1,4 +1,4 @@
-//! The changes of one write, kept in memory until its end: reads look here first, and the backend then
+//! The changes of one write, kept in memory until its end: reads check here first, and the backend then
 //! writes each table once, in order.
 
 use std::collections::BTreeMap;

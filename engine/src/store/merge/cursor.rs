@@ -15,7 +15,7 @@ pub(super) struct Cursor {
     pub(super) of_walk: bool,
     /// Index into the lane's terms.
     pub(super) term: usize,
-    /// Where reading goes on.
+    /// Where the next read begins.
     pub(super) start: Bound,
     /// Postings to read next time.
     pub(super) chunk: usize,

@@ -8,7 +8,7 @@
 //! **Wide filters.** A filter for thousands of authors has a cursor an author, and opening all of them costs a
 //! look-up each, of which a page of fifty events needs few. So such a lane first *walks* a broad term, the kind's
 //! or all events', in order, with the authors as a check on each event, as long as that fills the page sooner than
-//! opening the cursors would. When it does not, the cursors are opened behind the place reached: everything before
+//! opening the cursors would. When it does not, the cursors are opened after the place reached: everything before
 //! it has been seen, so nothing is lost or repeated. The walk ends at the latest when it has cost as much as
 //! opening the cursors, so a wide filter never costs more than twice the better way.
 
@@ -142,12 +142,12 @@ impl Merge {
         self.lanes[lane].rows
     }
 
-    /// Tells a lane how its last candidate fared, and how many more events its filter wants.
+    /// Records whether a lane's last candidate matched, and how many more events its filter wants.
     pub(super) fn judged(&mut self, lane: usize, matched: bool, wanted: u64) {
         self.lanes[lane].judged(matched, wanted);
     }
 
-    /// Goes on until there is a candidate that has not been [`Merge::pass`]ed; that is a row a posting read, and
+    /// Reads until there is a candidate that has not been [`Merge::pass`]ed; that is a row a posting read, and
     /// one a call at least. Choosing between ways to answer one filter may overdraw `rows` by up to about 400.
     pub(super) fn next<R: Reader>(
         &mut self,
@@ -193,7 +193,7 @@ impl Merge {
         &self.current
     }
 
-    /// Leaves the candidate behind.
+    /// Moves past the candidate.
     pub(super) fn pass(&mut self) {
         let seq = self.current.posting.seq;
         while self.group.get(self.taken).is_some_and(|pair| pair.0.seq == seq) {

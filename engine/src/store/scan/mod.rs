@@ -70,8 +70,8 @@ pub enum Completeness {
 /// The stored part of one REQ.
 ///
 /// Each filter keeps its own limit; an event that several match is handed out once and counts for each. A
-/// filter's own `limit` is kept exactly; where the relay's limit cuts, the filter goes on to the end of the second
-/// it has come to, so that a client can go on from there with `until` (NIP-67).
+/// filter's own `limit` is kept exactly; where the relay's limit cuts, the filter continues to the end of the second
+/// it has reached, so that a client can continue from there with `until` (NIP-67).
 #[derive(Debug)]
 pub struct Scan {
     filters: Arc<[Filter]>,
@@ -88,7 +88,7 @@ pub struct Scan {
     over: bool,
     /// Which filters can match what was hidden from the viewer when the scan began.
     partial: Option<Box<[bool]>>,
-    /// Visible matches of each filter that were looked at.
+    /// Visible matches of each filter so far.
     matched: Box<[usize]>,
     /// A match was hidden.
     hidden: bool,
@@ -102,7 +102,7 @@ impl Scan {
     pub fn new(filters: Arc<[Filter]>, limits: ScanLimits, classes: TermClasses, horizon: Seq) -> Self {
         let wants: Box<[Limit]> = filters.iter().map(|filter| Limit::new(filter, limits)).collect();
         let merge = Merge::new(&filters, |index| wants[index].wanted(), classes, horizon, true);
-        // `limit: 0` is answered at once; whether there is anything, nobody has looked.
+        // `limit: 0` is answered at once; whether there is anything is unknown.
         let unknown = wants
             .iter()
             .zip(&*filters)
@@ -125,8 +125,8 @@ impl Scan {
         scan
     }
 
-    /// Takes note of what may be hidden from `viewer`. The first step does; a scan that is taken up again is told of
-    /// one who sees no more than the viewer did before.
+    /// Records what may be hidden from `viewer`. The first step does; a scan that is resumed is given a viewer that sees
+    /// no more than the one before.
     pub fn begin_for(&mut self, viewer: &dyn Viewer) {
         self.partial.get_or_insert_with(|| {
             self.filters.iter().map(|filter| !viewer.sees_all_matches(filter)).collect()

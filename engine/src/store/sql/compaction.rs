@@ -1,7 +1,7 @@
 //! Compaction: keys of one level go into the pages of the next.
 //!
 //! Each key goes into the page of the lower level into whose range it falls; pages of the lower level into which none
-//! falls stay as they are. So one step writes about as many pages as it is told to, however the keys lie.
+//! falls stay as they are. So one step writes about as many pages as it is asked to, however the keys lie.
 
 use super::conn::SqlConn;
 use super::page::{PageIds, PageRef, RunId, paginate, sort_keys};

@@ -128,7 +128,7 @@ impl Directory {
         Some(Upper { pages: pages[..taken].iter().map(|(page, _)| (*page).clone()).collect(), run, next })
     }
 
-    /// Pages of a level below level 0: the one that overlaps fewest of the next level, and those behind it while all
+    /// Pages of a level below level 0: the one that overlaps fewest of the next level, and those after it while all
     /// these are about `pages_max`.
     pub(super) fn upper_of_level(&self, level: usize, pages_max: usize) -> Option<Upper> {
         let (upper, lower) = (self.level(level), self.level(level + 1));

@@ -134,7 +134,7 @@ impl Memtable {
         removed: &[Seq],
         tombstones: NewTombstones,
     ) {
-        // This source is not told of keys to remove.
+        // This source has no keys to remove.
         self.keys.extend(overlay.keys().map(|(key, _)| *key));
         self.keys.extend(tombstones.keys);
         self.tombstone_rows += tombstones.rows;

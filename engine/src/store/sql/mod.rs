@@ -14,7 +14,7 @@
 //! any) are kept in memory, the *memtable*, and derived from the events again when the backend is opened. Every thousand
 //! events or so the memtable is *flushed*: written as pages of 32 KB, a run of level 0. Eight such runs are *compacted* into
 //! level 1, and what a level has too much goes to the next, some pages at a time. A key stands for an event by its sequence
-//! number and is in one place, so there is nothing to reconcile; an event that is removed leaves a bit behind, and its keys
+//! number and is in one place, so there is nothing to reconcile; of a removed event a bit remains, and its keys
 //! are left out when their pages are next compacted. Tombstones are keys too, that stand for no event and stay; until they
 //! are flushed, those of a write are a row, which is overwritten after the flush.
 //!

@@ -165,7 +165,7 @@ pub(super) struct Cursor {
     end: usize,
     at: usize,
     last: Key,
-    /// The key that was looked for, or the first behind it, until it is taken.
+    /// The key that was looked for, or the first after it, until it is taken.
     found: Option<Key>,
 }
 

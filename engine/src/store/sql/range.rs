@@ -36,7 +36,7 @@ struct Pages<'a> {
 
 /// A place in one run.
 struct RunCursor<'a> {
-    /// Pages behind the open one.
+    /// Pages after the open one.
     pages: &'a [PageRef],
     open: Option<OpenPage>,
     /// The next key, if it has been read.

@@ -23,7 +23,7 @@ const ROW_KEYS: usize = 16 << 10;
 /// Reads the rows since flush `flushes` and passes their keys to `add`. Returns how many rows there are.
 pub(super) fn load<C: SqlConn>(conn: &C, flushes: i64, add: &mut dyn FnMut(Key)) -> Result<i64, StoreError> {
     let (mut rows, mut end) = (0, 0);
-    // Behind the last row are older ones, so a chunk that is not full ends it.
+    // After the last row come older ones, so a chunk that is not full ends it.
     while rows == end {
         end += LARGE_ROWS;
         let params = [SqlValue::Int(rows), SqlValue::Int(end), SqlValue::Int(flushes)];
@@ -39,7 +39,7 @@ pub(super) fn load<C: SqlConn>(conn: &C, flushes: i64, add: &mut dyn FnMut(Key))
     Ok(rows)
 }
 
-/// Writes `keys` behind the first `rows` rows since flush `flushes`. Returns how many rows that adds. Runs inside a
+/// Writes `keys` after the first `rows` rows since flush `flushes`. Returns how many rows that adds. Runs inside a
 /// transaction.
 pub(super) fn write<C: SqlConn>(conn: &C, flushes: i64, rows: i64, keys: &[Key]) -> Result<i64, StoreError> {
     let blobs: Vec<Vec<u8>> =

@@ -16,7 +16,7 @@ pub(super) struct Tree {
     pub(super) pages: PageTable,
     pub(super) removed: RemovedSeqs,
     pub(super) rewrites: RewriteQueue,
-    /// Where the compaction of level 0 goes on, while one is under way.
+    /// Where the compaction of level 0 continues, while one is under way.
     pub(super) level_0_next: Option<Key>,
 }
 
