@@ -12,7 +12,7 @@ use crate::host::{Host, Inbound};
 
 /// Items that wait for a consumer outside the machine; further events wait in the machine, then in the store.
 const ITEMS_MAX: usize = 256;
-/// Stored events that do not match, after which a consumer is told how far its stream has come.
+/// Stored events that do not match, after which a consumer is sent its stream's position.
 pub(crate) const UNMATCHED_MAX: u64 = 1_000;
 
 /// The relay has stopped, or is stopping.
@@ -82,7 +82,7 @@ impl Beside {
 
     /// Opens a stream of the events that match any of `filters`, in commit order; see
     /// [`Relay::open_stream`](relay_engine::relay::Relay::open_stream). A consumer that keeps the last sequence number
-    /// it has dealt with, and opens its stream behind it after a restart, is handed every stored match at least once.
+    /// it has dealt with, and after a restart opens its stream from there, is handed every stored match at least once.
     ///
     /// # Errors
     /// If the relay has stopped or the store cannot be read.
@@ -119,7 +119,7 @@ impl Stream {
     /// The next item. `None`: the relay has stopped.
     pub async fn next(&mut self) -> Option<Item> {
         let item = self.items.recv().await;
-        // The shard has stopped handing out when there was no room, and does not look by itself.
+        // The shard stops handing out when there is no room, and does not resume by itself.
         let has_room = self.items.is_empty() || self.items.len() == ITEMS_MAX / 2;
         if has_room && let Some(inbox) = self.host.inboxes.first() {
             inbox.wake.notify_one();

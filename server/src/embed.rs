@@ -1,4 +1,4 @@
-//! The server inside somebody's own process.
+//! The server embedded in another program.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -68,7 +68,7 @@ impl Server {
         &self.beside
     }
 
-    /// Finishes what is in flight, says goodbye to its clients and ends; what was acknowledged is stored.
+    /// Finishes what is in flight, closes its connections (1001) and ends; what was acknowledged is stored.
     ///
     /// # Errors
     /// In words, if the store failed.

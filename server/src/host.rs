@@ -31,7 +31,7 @@ pub(crate) enum Inbound {
     Committed(CommitReply),
     /// Events for its subscriptions, in commit order.
     Live(Arc<[Live]>),
-    /// Somebody wants to know its numbers.
+    /// Its metrics are asked for.
     Snapshot(oneshot::Sender<ShardSnapshot>),
     /// An event that the host itself publishes.
     Publish(Event, oneshot::Sender<PublishOutcome>),
@@ -43,10 +43,10 @@ pub(crate) enum Inbound {
         after: Option<Seq>,
         /// Where it is handed events.
         sender: channel::Sender<Item>,
-        /// Told once the stream is open.
+        /// Sent once the stream is open.
         opened: oneshot::Sender<Result<(), StoreError>>,
     },
-    /// Finish what is in flight, say goodbye, end.
+    /// Finish what is in flight, close the connections, end.
     Stop,
 }
 
@@ -62,7 +62,7 @@ pub(crate) struct Socket {
 #[derive(Default)]
 pub(crate) struct Inbox {
     queue: Mutex<Vec<Inbound>>,
-    /// Nobody takes anything from it any more.
+    /// Its receivers are gone.
     is_closed: AtomicBool,
     /// Live events in `queue`.
     live_events: AtomicUsize,
@@ -130,7 +130,7 @@ pub(crate) struct Host {
     pub(crate) writer_metrics: Mutex<WriterMetrics>,
     /// Where requests are handled that take work.
     pub(crate) api: Handle,
-    /// Who may read what is the operator's.
+    /// Who may read the operator's endpoints.
     pub(crate) operator: Operator,
     /// Checks the signatures of HTTP requests.
     pub(crate) verifier: Arc<dyn Verifier>,
@@ -153,9 +153,9 @@ pub(crate) struct Host {
     pub(crate) addresses: Arc<Addresses>,
     /// Who may read `/metrics`, by address; empty: all.
     metrics_readers: Networks,
-    /// A proxy that hides the name clients know has been told of.
+    /// The warning about a proxy that does not pass on the Host header has been logged.
     told_of_proxy: AtomicBool,
-    /// A proxy that is not trusted has been told of.
+    /// The warning about a proxy that is not trusted has been logged.
     told_of_untrusted_proxy: AtomicBool,
 }
 
@@ -330,7 +330,7 @@ impl Host {
     }
 }
 
-/// The clock, as the machine is told it.
+/// The time, as the machine takes it.
 pub(crate) fn now() -> Now {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Now::from_micros(since.as_micros() as u64)

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`cli`] | the command line: serve, import, export, scan, delete, info, config |
 //! | [`config`] | settings by flags, environment and file |
-//! | [`embed`], `beside` | the server inside somebody's own process; events and streams without a socket |
+//! | [`embed`], `beside` | the server embedded in another program; events and streams without a socket |
 //! | `net` | one listener; HTTP and WebSocket on every connection |
 //! | `shard` | a thread with its own machine and connections, and the pump between them |
 //! | `writer` | the one thread that writes: group commit, sweeps |

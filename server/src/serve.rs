@@ -33,7 +33,7 @@ pub(crate) enum Ended {
 pub(crate) struct Embedded {
     /// Stops it, instead of signals.
     pub(crate) stop: Arc<Notify>,
-    /// Told once it serves.
+    /// Sent once it serves.
     pub(crate) started: mpsc::Sender<(SocketAddr, Beside)>,
 }
 
@@ -149,7 +149,7 @@ where
     } else {
         tracing::warn!("stopped after {} seconds, before connections or writes were done", bound.as_secs());
     }
-    // Who waits for an answer now waits in vain.
+    // Nobody who still waits for an answer will get one.
     api.shutdown_background();
     // The last commits can fail too.
     Ok(host.failure().map_or(ended, Ended::Failed))

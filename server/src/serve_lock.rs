@@ -46,7 +46,7 @@ impl ServeLock {
             }
             Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => {
                 tracing::warn!(
-                    "{} can't be locked on this file system: see that nobody else serves it",
+                    "{} can't be locked on this file system: make sure that no other process serves it",
                     path.display()
                 );
                 return Ok(ServeLock { _file: None });
@@ -56,7 +56,7 @@ impl ServeLock {
         let uname = rustix::system::uname();
         let host = uname.nodename().to_string_lossy();
         let holder = format!("process {} on host {host}, listening on {listen}\n", std::process::id());
-        // A full disk does not keep a relay from serving what it has: then nobody is named.
+        // A full disk does not keep a relay from serving what it has: then the lock names no process.
         let _ = file.set_len(0).and_then(|()| file.write_all(holder.as_bytes()));
         Ok(ServeLock { _file: Some(file) })
     }

@@ -17,7 +17,7 @@ const REPEAT_WINDOW: Duration = Duration::from_secs(1);
 pub(crate) enum Asked {
     /// SIGINT or SIGTERM.
     Stop,
-    /// SIGHUP: a terminal has gone, or somebody would have a file read again.
+    /// SIGHUP: a terminal was closed, or a reload of the configuration is asked for.
     HangUp,
 }
 

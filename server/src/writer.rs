@@ -7,7 +7,7 @@
 //!
 //! No room: the events are answered `OK false error:`, reading and serving go on, and writing works again as
 //! soon as there is room. Any other failure: the events are answered `OK false error:` too, and a write that
-//! asks for nothing but a sync is tried. If that fails as well, nobody can tell what the disk still holds, so
+//! asks for nothing but a sync is tried. If that fails as well, what the disk holds is unknown, so
 //! the process stops in order with exit code 3 and leaves recovery to the next start. It takes no new
 //! connections meanwhile.
 
@@ -38,7 +38,7 @@ pub(crate) enum ToWriter {
     Stop,
 }
 
-/// Runs until told to stop; everything sent before is durable then.
+/// Runs until it is stopped; everything sent before is durable then.
 pub(crate) fn run<B: Backend>(host: &Host, store: &B, receiver: &Receiver<ToWriter>) {
     let sweep_every = Duration::from_secs(host.settings.store.sweep_seconds);
     let mut sweep_at = Instant::now() + sweep_every;
@@ -140,7 +140,7 @@ fn sweep<B: Backend>(host: &Host, store: &B, no_room: &LogThrottle) -> bool {
     }
 }
 
-/// Reports a failure of the store, and decides whether the process can go on.
+/// Reports a failure of the store, and decides whether the process can continue.
 fn handle_store_error<B: Backend>(host: &Host, store: &B, error: &StoreError, no_room: &LogThrottle) {
     let fatal = match error {
         StoreError::Full(what) => {

@@ -106,7 +106,7 @@ pub(super) fn is_injected(name: &str, value: &str) -> bool {
     if rest.contains("__") {
         return false;
     }
-    // What is behind `word`, wherever it stands between underscores.
+    // What follows `word`, wherever it stands between underscores.
     let tails = |word: &'static str| {
         let begins_word = |at: usize| at == 0 || rest.as_bytes()[at - 1] == b'_';
         rest.match_indices(word)

@@ -30,7 +30,7 @@ pub use settings::{Log, LogFormat, MetricsAccess, Network, Settings, Store, Stor
 /// The file that is read when none is named.
 pub const DEFAULT_FILE: &str = "relay.toml";
 
-/// Where to look.
+/// Where settings are read from.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
     /// A file that must exist.

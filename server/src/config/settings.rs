@@ -39,7 +39,7 @@ pub struct Settings {
     pub verify: Verify,
     /// Log lines on stderr.
     pub log: Log,
-    /// Where `/metrics` is, and for whom.
+    /// The path of `/metrics`, and who may read it.
     pub metrics: MetricsAccess,
     /// Bounds, enforced and advertised; see [`Limits`].
     #[serde(with = "LimitsDef")]

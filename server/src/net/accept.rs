@@ -37,7 +37,7 @@ pub(crate) async fn run(host: &Host, listener: TcpListener) {
                 if let Some(times) = acceptor.no_files.happened(Instant::now()) {
                     tracing::warn!(%error, times, "can't accept connections");
                 }
-                // One that waits is told so. Where even that fails, some will have closed a little later.
+                // A waiting client gets the 503. Where even that fails, descriptors may be free a little later.
                 let is_told =
                     ran_out(&error) && spare.give_up() && acceptor.refuse_waiting(host, &listener).await;
                 spare.keep();
@@ -73,12 +73,12 @@ impl Acceptor {
     /// Turns away one client that waits to be accepted, with the descriptor that has become free. False: that could not be
     /// done either.
     async fn refuse_waiting(&self, host: &Host, listener: &TcpListener) -> bool {
-        // Whoever waited may be gone: then there is nobody to tell, and nothing to wait for.
+        // The waiting client may be gone: then there is nobody to answer, and nothing to wait for.
         let accepted = tokio::time::timeout(PAUSE, listener.accept()).await;
         let Ok(Ok((stream, _))) = accepted else { return false };
         host.sockets_refused.fetch_add(1, Ordering::Relaxed);
         if let Err(error) = stream.into_std().and_then(|stream| turn_away(stream, &self.no_room)) {
-            tracing::debug!(%error, "a client that was turned away did not listen");
+            tracing::debug!(%error, "a client could not be sent the refusal");
         }
         true
     }
@@ -116,7 +116,8 @@ fn turn_away(mut stream: TcpStream, words: &[u8]) -> io::Result<()> {
     // A new socket has room for so little.
     stream.write_all(words)?;
     stream.shutdown(Shutdown::Write)?;
-    // What has come and is not read when a socket closes resets it, and may take the words away. More is not waited for.
+    // A socket that closes with unread input is reset, and the response may be lost: what has come is read first. No
+    // more input is waited for.
     let _ = stream.read(&mut [0; 4096]);
     Ok(())
 }

@@ -32,7 +32,7 @@ pub(crate) struct Counted {
     address: ClientAddress,
 }
 
-/// A client whose handshake may go on.
+/// A client whose handshake may continue.
 pub(super) struct Client {
     /// What limits count it by; `None`: it has none by address.
     pub(super) address: Option<ClientAddress>,

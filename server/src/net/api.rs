@@ -45,7 +45,7 @@ pub(crate) fn runtime() -> io::Result<Runtime> {
         .build()
 }
 
-/// A task that ends with whoever waits for it.
+/// A task that is aborted when the one that awaits it is dropped.
 struct Task<T>(JoinHandle<T>);
 
 impl<T> Drop for Task<T> {
@@ -148,7 +148,7 @@ where
     Response::from_parts(head, Either::Right(channel))
 }
 
-/// Sends a body. Ends with it, with its first error, or when nobody takes it any more.
+/// Sends a body. Ends with it, with its first error, or when the client is gone.
 async fn pump<B>(mut body: B, mut to: Sender<Bytes, Error>)
 where
     B: hyper::body::Body<Data = Bytes> + Unpin,

@@ -51,7 +51,7 @@ pub(crate) struct Conn {
     close: RefCell<Option<Close>>,
     /// The client has closed; nothing but the reply is owed to it.
     peer_closed: Cell<bool>,
-    /// Its stream makes no sense any more, so no answer to the close frame can be read: behind it the sending side is
+    /// Its stream makes no sense any more, so no answer to the close frame can be read: after it the sending side is
     /// shut down, which tells the client that this was all.
     hangs_up: Cell<bool>,
     waker: RefCell<Option<Waker>>,
@@ -116,7 +116,7 @@ impl Conn {
         }
     }
 
-    /// Makes the task look at this connection again.
+    /// Wakes the task that serves this connection.
     pub(crate) fn signal(&self) {
         self.is_signalled.set(true);
         if let Some(waker) = self.waker.borrow_mut().take() {
@@ -206,14 +206,14 @@ impl Conn {
         Some(close)
     }
 
-    /// Goes on to another state. The task looks again, since what kept it from reading may not count there: a
+    /// Enters another state. The task is woken, since what kept it from reading may not count there: a
     /// connection that was paused when it was closed did not see the client's answer until its time was up.
     fn enter(&self, state: State) {
         self.state.set(state);
         self.signal();
     }
 
-    /// The client has said goodbye and the reply is queued.
+    /// The client has sent a close frame and the reply is queued.
     pub(crate) fn peer_closed(&self) {
         self.peer_closed.set(true);
         *self.close.borrow_mut() = None;
@@ -284,7 +284,7 @@ impl Conn {
         }
         let has_room = backlog_len < shard.backlog_bytes_max();
         // Once closing, input is read only to be dropped: unread input would reset the connection and the
-        // client would never see why it was closed. Behind our close frame nothing is answered, so that input adds
+        // client would never see why it was closed. After our close frame nothing is answered, so that input adds
         // nothing to the backlog.
         let wants_input = match self.state.get() {
             State::Open => shard.takes_input() && !self.is_paused.get() && has_room,
@@ -307,7 +307,7 @@ impl Conn {
     }
 }
 
-/// Serves a connection until it ends; `first` is what came behind the handshake.
+/// Serves a connection until it ends; `first` is what came after the handshake.
 pub(crate) async fn run<B: Backend>(shard: &Rc<Shard<B>>, id: ConnId, stream: TcpStream, first: &[u8]) {
     let (mut read, write) = stream.into_split();
     let conn = Rc::new(Conn::new(id, write));
@@ -356,7 +356,7 @@ pub(crate) async fn run<B: Backend>(shard: &Rc<Shard<B>>, id: ConnId, stream: Tc
 mod tests {
     use super::*;
 
-    /// Pings go on coming while their pongs are never quite read: the written part was kept for ever.
+    /// Pings keep coming while their pongs are never quite read: the written part was kept for ever.
     #[test]
     fn a_backlog_that_is_never_empty_does_not_grow() {
         let mut backlog = Backlog::default();

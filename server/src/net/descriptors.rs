@@ -55,7 +55,7 @@ pub(super) fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
-/// A descriptor that is kept so that a client can be told when there is no other.
+/// A spare descriptor: with it a client can be answered 503 when there is no other.
 pub(super) struct Spare(Option<File>);
 
 impl Spare {

@@ -1,4 +1,4 @@
-//! `X-Forwarded-For`, as proxies add to it: each writes whom it was spoken to by behind what it was sent.
+//! `X-Forwarded-For`, as proxies add to it: each appends the address of its own client.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -64,7 +64,7 @@ mod tests {
             (local, &[b"198.51.100.1, 203.0.113.9", b"10.0.0.1"], "203.0.113.9"),
             // From within: the first of all.
             (local, &[b"10.0.0.1, 10.0.0.2"], "10.0.0.1"),
-            // No address: whom the last trusted proxy was spoken to by is not known.
+            // No address: the client of the last trusted proxy is not known.
             (local, &[b"203.0.113.9, unknown"], local),
             (local, &[b"203.0.113.9, _hidden, 10.0.0.1"], "10.0.0.1"),
             (local, &[b"203.0.113.9, \xff"], local),

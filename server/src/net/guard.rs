@@ -21,7 +21,7 @@ pub(super) const SKIP_BYTES_MAX: u64 = 64 << 20;
 pub(super) enum Verdict {
     /// This many of the first bytes are for the library.
     Pass(usize),
-    /// This many of the first bytes belong to a message that nobody reads.
+    /// This many of the first bytes belong to a message that is skipped.
     Skip(usize),
     /// All of a message of this many bytes has been skipped; this is what it was about.
     Skipped(u64, About),
@@ -119,8 +119,8 @@ impl Guard {
         matches!(self.run, Run::Boundary) && !self.in_message
     }
 
-    /// Looks at `input`, without taking anything; [`Guard::advance`] does.
-    pub(super) fn look(&mut self, input: &[u8]) -> Verdict {
+    /// Judges the start of `input` without consuming it; [`Guard::advance`] does.
+    pub(super) fn judge(&mut self, input: &[u8]) -> Verdict {
         let clip = |left: u64| usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
         match self.run {
             Run::Pass { left } => Verdict::Pass(clip(left)),
@@ -129,7 +129,7 @@ impl Guard {
                 self.run = Run::Boundary;
                 match of {
                     Some(bytes) => Verdict::Skipped(bytes, self.skim.skimmer.about().clone()),
-                    None => self.look(input),
+                    None => self.judge(input),
                 }
             }
             Run::Skip { left, .. } => Verdict::Skip(clip(left)),
@@ -196,7 +196,7 @@ impl Guard {
                 if self.skips_message {
                     let of = header.is_final.then_some(self.message_bytes);
                     self.run = Run::Skip { left: header_len + payload_len, of };
-                    return if forgets { Verdict::Forget } else { self.look(input) };
+                    return if forgets { Verdict::Forget } else { self.judge(input) };
                 }
             } else if self.skips_message && self.in_message {
                 // The library has forgotten the message that this one interrupts, and would take it.
@@ -207,6 +207,6 @@ impl Guard {
         }
         // A declared length near 2^64 is the library's to refuse.
         self.run = Run::Pass { left: header_len.saturating_add(payload_len) };
-        self.look(input)
+        self.judge(input)
     }
 }

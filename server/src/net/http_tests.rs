@@ -1,4 +1,4 @@
-//! Bodies both ways, and clients that take their time, over sockets: a handler that echoes stands behind the same
+//! Bodies both ways, and clients that take their time, over sockets: an echoing handler is served by the same
 //! connections and bounds as the relay's own endpoints.
 
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use super::response::{Body, Error, response};
 
 const BOUNDS: Bounds = Bounds { body_bytes_max: 8 << 20, idle_seconds: 1, total_seconds: 4 };
 
-/// What tests of a server may look at.
+/// What tests may inspect of a server.
 #[derive(Default)]
 struct Seen {
     /// Handlers that are at work.
@@ -88,7 +88,7 @@ async fn start() -> (std::net::SocketAddr, Arc<Seen>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, seen) = (listener.local_addr().unwrap(), Arc::new(Seen::default()));
     let timeouts = Timeouts { head: Duration::from_secs(1), stall: Duration::from_secs(2) };
-    let told = Arc::clone(&seen);
+    let shared = Arc::clone(&seen);
     tokio::spawn(async move {
         let runtime = api::runtime().unwrap();
         let api = runtime.handle().clone();
@@ -96,7 +96,7 @@ async fn start() -> (std::net::SocketAddr, Arc<Seen>) {
         std::mem::forget(runtime);
         loop {
             let (stream, _) = listener.accept().await.unwrap();
-            let (api, seen) = (api.clone(), Arc::clone(&told));
+            let (api, seen) = (api.clone(), Arc::clone(&shared));
             tokio::spawn(deadline::serve(stream, timeouts, move |request, deadline| {
                 let (api, seen) = (api.clone(), Arc::clone(&seen));
                 async move {
@@ -118,9 +118,9 @@ async fn talk(address: std::net::SocketAddr, bytes: &str) -> (String, Duration) 
     let started = Instant::now();
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(bytes.as_bytes()).await.unwrap();
-    let mut told = Vec::new();
-    timeout(Duration::from_secs(20), stream.read_to_end(&mut told)).await.expect("it closes").unwrap();
-    (String::from_utf8_lossy(&told).into_owned(), started.elapsed())
+    let mut response = Vec::new();
+    timeout(Duration::from_secs(20), stream.read_to_end(&mut response)).await.expect("it closes").unwrap();
+    (String::from_utf8_lossy(&response).into_owned(), started.elapsed())
 }
 
 async fn until(what: &str, holds: impl Fn() -> bool) {
@@ -134,25 +134,26 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
 #[tokio::test]
 async fn a_head_that_does_not_end_and_an_idle_connection_are_closed() {
     let (address, _) = start().await;
-    let (told, took) = talk(address, "GET /count HTTP/1.1\r\nHost: ").await;
-    assert!(!told.contains("200 OK") && took < Duration::from_secs(4), "{told:?} after {took:?}");
-    // Kept alive behind an answer, but not for ever.
-    let (told, took) = talk(address, "GET /count HTTP/1.1\r\nHost: a\r\n\r\n").await;
-    assert!(told.ends_with("\r\n\r\n0") && took < Duration::from_secs(4), "{told:?} after {took:?}");
+    let (response, took) = talk(address, "GET /count HTTP/1.1\r\nHost: ").await;
+    assert!(!response.contains("200 OK") && took < Duration::from_secs(4), "{response:?} after {took:?}");
+    // Kept alive after a response, but not for ever.
+    let (response, took) = talk(address, "GET /count HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert!(response.ends_with("\r\n\r\n0") && took < Duration::from_secs(4), "{response:?} after {took:?}");
 }
 
 #[tokio::test]
 async fn a_body_that_stops_or_has_no_end_is_refused_in_words() {
     let (address, seen) = start().await;
-    let (told, took) =
+    let (response, took) =
         talk(address, "POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc").await;
-    assert!(told.starts_with("HTTP/1.1 408") && told.contains(r#""field":"body""#), "{told}");
+    assert!(response.starts_with("HTTP/1.1 408") && response.contains(r#""field":"body""#), "{response}");
     assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(4), "{took:?}");
 
-    let (told, _) = talk(address, "POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 8388609\r\n\r\n").await;
+    let (response, _) =
+        talk(address, "POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 8388609\r\n\r\n").await;
     assert!(
-        told.starts_with("HTTP/1.1 413") && told.contains("x-reason: is longer than 8388608 bytes"),
-        "{told}"
+        response.starts_with("HTTP/1.1 413") && response.contains("x-reason: is longer than 8388608 bytes"),
+        "{response}"
     );
 
     // Not said beforehand: as much as may be is taken, and no more.
@@ -180,12 +181,15 @@ async fn a_body_that_stops_or_has_no_end_is_refused_in_words() {
 #[tokio::test]
 async fn what_takes_too_long_or_panics_is_answered() {
     let (address, seen) = start().await;
-    let (told, took) = talk(address, "GET /slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
-    assert!(told.starts_with("HTTP/1.1 503") && told.contains("this took too long"), "{told}");
+    let (response, took) = talk(address, "GET /slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    assert!(response.starts_with("HTTP/1.1 503") && response.contains("this took too long"), "{response}");
     assert!(took >= Duration::from_secs(4) && took < Duration::from_secs(9), "{took:?}");
     until("the handler ends", || seen.handlers.load(Ordering::Relaxed) == 0).await;
-    let (told, _) = talk(address, "GET /panic HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
-    assert!(told.starts_with("HTTP/1.1 500") && told.contains(r#"{"error":"this failed"}"#), "{told}");
+    let (response, _) = talk(address, "GET /panic HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    assert!(
+        response.starts_with("HTTP/1.1 500") && response.contains(r#"{"error":"this failed"}"#),
+        "{response}"
+    );
 }
 
 #[tokio::test]
@@ -194,23 +198,23 @@ async fn bodies_go_both_ways_at_once() {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let head = "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nConnection: close\r\n\r\nab";
     stream.write_all(head.as_bytes()).await.unwrap();
-    let mut told = String::new();
+    let mut response = String::new();
     // The first half is back before the second has been sent.
-    while !told.ends_with("2\r\nab\r\n") {
+    while !response.ends_with("2\r\nab\r\n") {
         let mut buffer = [0; 1024];
         let read =
             timeout(Duration::from_secs(20), stream.read(&mut buffer)).await.expect("an echo").unwrap();
-        assert!(read > 0, "{told}");
-        told.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
+        assert!(read > 0, "{response}");
+        response.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
     }
     stream.write_all(b"cd").await.unwrap();
     let mut rest = String::new();
     stream.read_to_string(&mut rest).await.unwrap();
     assert_eq!(rest, "2\r\ncd\r\n0\r\n\r\n");
 
-    let (told, _) = talk(address, "GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
-    assert!(told.contains("content-length: 1048576\r\n") && told.ends_with("xxx"));
-    assert_eq!(told.split_once("\r\n\r\n").unwrap().1.len(), 1 << 20);
+    let (response, _) = talk(address, "GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    assert!(response.contains("content-length: 1048576\r\n") && response.ends_with("xxx"));
+    assert_eq!(response.split_once("\r\n\r\n").unwrap().1.len(), 1 << 20);
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ pub(super) fn response(answer: Answer) -> Response<Body> {
     response
 }
 
-/// An answer as bytes, behind which the connection closes: for a socket whose request nobody reads.
+/// A response as bytes, after which the connection closes: for a socket whose request is not read.
 pub(super) fn unasked(answer: &Answer) -> Vec<u8> {
     let reason = StatusCode::from_u16(answer.status).ok().and_then(|status| status.canonical_reason());
     let mut bytes = format!("HTTP/1.1 {} {}\r\n", answer.status, reason.unwrap_or_default());

@@ -28,7 +28,7 @@ fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
     headers.get_all(name).iter().any(words)
 }
 
-/// Answers the handshake. If it is sound and the shard has room, the connection goes on as a WebSocket.
+/// Answers the handshake. If it is sound and the shard has room, the connection becomes a WebSocket.
 pub(super) fn upgrade<B: Backend + 'static>(
     seat: &Rc<Seat<B>>,
     mut request: Request<Incoming>,

@@ -1,4 +1,4 @@
-//! What a client sends, from bytes to messages: the guard in front, tungstenite's protocol behind it.
+//! What a client sends, from bytes to messages: first the guard, then tungstenite's protocol.
 //!
 //! No socket and no machine in here: bytes come in as slices, messages go to a sink, and what the protocol
 //! answers by itself (pongs, the close reply) is appended to a buffer.
@@ -14,7 +14,7 @@ use super::guard::{Guard, Verdict};
 
 /// The library's buffer for the frame at hand; a longer frame makes it grow while it lasts.
 const READ_BUFFER_BYTES: usize = 4096;
-/// A message longer than this leaves a large buffer behind, which is given back.
+/// After a message longer than this the large buffer is freed.
 const KEPT_BUFFER_BYTES_MAX: usize = 64 << 10;
 
 /// Something a client sent.
@@ -28,13 +28,13 @@ pub(crate) enum Received {
     Oversized(u64, About),
     /// A ping or a pong.
     Control,
-    /// The client says goodbye; the reply is in the output.
+    /// The client has sent a close frame; the reply is in the output.
     Closed,
     /// The stream makes no sense any more and should be closed so.
     Broken(Fault),
 }
 
-/// Why a stream can't go on.
+/// Why no more can be read from a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// Text that is not UTF-8.
@@ -110,7 +110,7 @@ impl Reader {
         self.resume(output, sink)
     }
 
-    /// Goes on after a pause with what is at hand.
+    /// Continues after a pause with the bytes that are buffered.
     pub(crate) fn resume(&mut self, output: &mut Vec<u8>, sink: &mut dyn FnMut(Received) -> Flow) -> Flow {
         let mut pending = std::mem::take(&mut self.pending);
         let (used, flow) = self.run(&pending, output, sink);
@@ -121,7 +121,7 @@ impl Reader {
         flow
     }
 
-    /// Whether there is something to go on with. It may be no more than the start of a header.
+    /// Whether bytes are buffered. They may be no more than the start of a header.
     pub(crate) fn has_pending(&self) -> bool {
         !self.pending.is_empty()
     }
@@ -139,7 +139,7 @@ impl Reader {
                 return (bytes.len(), Flow::Go);
             }
             let rest = &bytes[at..];
-            let received = match self.guard.look(rest) {
+            let received = match self.guard.judge(rest) {
                 Verdict::Incomplete | Verdict::Pass(0) | Verdict::Skip(0) => {
                     self.give_back_buffer();
                     return (at, Flow::Go);
@@ -353,7 +353,7 @@ mod tests {
         check(&interrupted, &[Received::Broken(Fault::TooLong(LIMIT as u64 + 1))]);
     }
 
-    /// Clients write the id of an event before its content or behind it; either way it is found in what is skipped, in
+    /// Clients write the id of an event before its content or after it; either way it is found in what is skipped, in
     /// one frame and in fragments of which the library has seen some.
     #[test]
     fn what_is_skipped_is_known_by_its_id() {
@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn goodbye_is_answered_and_nothing_is_read_after_it() {
+    fn a_close_frame_is_answered_and_nothing_is_read_after_it() {
         let close = control(Frame::close(None));
         let output = check(&[text("a"), close, text("b")].concat(), &[got("a"), Received::Closed]);
         assert_eq!(output, [0x88, 0]);

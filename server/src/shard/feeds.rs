@@ -22,8 +22,8 @@ pub(super) struct Feeds {
 struct Feed {
     stream: StreamId,
     sender: mpsc::Sender<Item>,
-    /// The last sequence number that the consumer has been told.
-    told: Seq,
+    /// The last sequence number that the consumer has been sent.
+    sent: Seq,
 }
 
 impl<B: Backend> Shard<B> {
@@ -34,7 +34,7 @@ impl<B: Backend> Shard<B> {
 
     pub(super) fn tell_publisher(&self, ticket: Ticket, outcome: PublishOutcome) {
         if let Some(sender) = self.feeds.published.borrow_mut().remove(&ticket) {
-            // Who does not wait any more need not be told.
+            // The caller may be gone.
             let _ = sender.send(outcome);
         }
     }
@@ -46,7 +46,7 @@ impl<B: Backend> Shard<B> {
         sender: mpsc::Sender<Item>,
     ) -> Result<(), StoreError> {
         let stream = self.relay.borrow_mut().open_stream(filters, after)?;
-        self.feeds.streams.borrow_mut().push(Feed { stream, sender, told: after.unwrap_or_default() });
+        self.feeds.streams.borrow_mut().push(Feed { stream, sender, sent: after.unwrap_or_default() });
         Ok(())
     }
 
@@ -71,7 +71,7 @@ impl<B: Backend> Shard<B> {
                 Err(TrySendError::Closed(())) => return false,
             };
             if let Some((seq, event)) = relay.poll_stream(feed.stream) {
-                feed.told = feed.told.max(seq.unwrap_or_default());
+                feed.sent = feed.sent.max(seq.unwrap_or_default());
                 place.send(Item::Event(seq, event));
                 continue;
             }
@@ -83,8 +83,8 @@ impl<B: Backend> Shard<B> {
                 }
             }
             let position = relay.stream_position(feed.stream).unwrap_or_default();
-            if position.0 >= feed.told.0 + UNMATCHED_MAX {
-                feed.told = position;
+            if position.0 >= feed.sent.0 + UNMATCHED_MAX {
+                feed.sent = position;
                 place.send(Item::Position(position));
             }
             return true;

@@ -44,9 +44,9 @@ pub(crate) struct Shard<B> {
     scratch: RefCell<Vec<u8>>,
     /// Connections to drain in the next turn, besides those the machine names.
     to_flush: RefCell<Vec<ConnId>>,
-    /// Connections that have filled the read buffer and wait to go on.
+    /// Connections that have filled the read buffer and wait for their next turn.
     pub(crate) more_input: Cell<usize>,
-    /// Some shard is behind: sockets rest.
+    /// Some shard is behind with live events: sockets are not read.
     is_congested: Cell<bool>,
     /// Commits sent to the writer and not answered.
     commits_out: Cell<usize>,
@@ -54,7 +54,7 @@ pub(crate) struct Shard<B> {
     feeds: feeds::Feeds,
 }
 
-/// Runs a shard until it is told to stop.
+/// Runs a shard until it is stopped.
 pub(crate) fn run<B: Backend + 'static>(
     host: Arc<Host>,
     number: usize,
@@ -86,7 +86,7 @@ pub(crate) fn run<B: Backend + 'static>(
         .build_local(LocalOptions::default())
         .expect("a runtime for this thread");
     runtime.block_on(async {
-        // A task of its own, so that it takes its turn behind the tasks that were ready before it.
+        // A task of its own, so that it runs after the tasks that were ready before it.
         let pump = tokio::task::spawn_local(pump::run(shard));
         if let Err(error) = pump.await {
             std::panic::resume_unwind(error.into_panic());
@@ -119,8 +119,8 @@ impl<B: Backend> Shard<B> {
         self.conns.borrow_mut().insert(conn.id, Rc::clone(conn));
         // The machine may have spoken to it during the handshake.
         self.request_flush(conn.id);
-        if self.stop.get().is_saying_goodbye() {
-            self.say_goodbye(conn);
+        if self.stop.get().is_closing() {
+            self.close_for_shutdown(conn);
         }
         Registered { shard: self, id: conn.id }
     }
@@ -143,7 +143,7 @@ impl<B: Backend> Shard<B> {
         len == buffer.len()
     }
 
-    /// Bytes have come from a client, or a pause is over: the machine is told what they mean.
+    /// Bytes have come from a client, or a pause is over: the machine is given what they mean.
     pub(crate) fn receive(&self, conn: &Conn, reader: &mut Reader, bytes: Option<&[u8]>) {
         let (now, id) = (now(), conn.id);
         let mut output = Vec::new();
@@ -207,7 +207,7 @@ impl<B: Backend> Shard<B> {
         self.wake_pump();
     }
 
-    /// A connection's backlog has been written: what waits behind it can follow.
+    /// A connection's backlog has been written: what waits for that can follow.
     pub(crate) fn backlog_emptied(&self, conn: &Conn) {
         if conn.has_more.take() || conn.state.get() == State::Closing {
             self.request_flush(conn.id);
@@ -256,16 +256,16 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    fn say_goodbye(&self, conn: &Conn) {
+    fn close_for_shutdown(&self, conn: &Conn) {
         conn.begin_close(Close { code: 1001, reason: "the relay is stopping".to_owned() });
         self.request_flush(conn.id);
     }
 
     pub(crate) fn with_store<T>(
         &self,
-        look: impl FnOnce(&B) -> Result<T, StoreError>,
+        read: impl FnOnce(&B) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        look(self.relay.borrow().store())
+        read(self.relay.borrow().store())
     }
 
     pub(crate) fn count_written(&self, bytes: usize) {

@@ -19,30 +19,30 @@ use crate::net::conn::State;
 use crate::net::{http, ws_write};
 use crate::writer::ToWriter;
 
-/// Time between looks at the clocks of connections.
+/// Time between checks of connections' deadlines.
 const TICK: Duration = Duration::from_secs(1);
-/// Time between looks at whether a congestion is over.
+/// Time between checks whether a congestion is over.
 const CONGESTION_LOOK: Duration = Duration::from_millis(5);
 /// Time a turn may spend on scans before sockets get theirs; a single step may take a little longer.
 const WORK_TURN: Duration = Duration::from_micros(500);
 /// Silent intervals after which a connection is taken for dead.
 const SILENT_PINGS_MAX: u32 = 3;
 
-/// How far a stop has come.
+/// The stages of a shutdown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// There is none.
+    /// The shard serves.
     #[default]
     No,
     /// Nothing new is read; what has been read takes effect.
     Finishing,
     /// Close frames are out; connections end.
-    Goodbye,
+    Closing,
 }
 
 impl Stop {
-    pub(super) fn is_saying_goodbye(self) -> bool {
-        self == Stop::Goodbye
+    pub(super) fn is_closing(self) -> bool {
+        self == Stop::Closing
     }
 }
 
@@ -58,7 +58,7 @@ pub(super) async fn run<B: Backend + 'static>(shard: Rc<Shard<B>>) {
         }
         loop {
             tokio::task::yield_now().await;
-            // A shard that always has work must look at its clocks too.
+            // A shard that always has work must check its deadlines too.
             if tick_at <= Instant::now() {
                 shard.tick();
                 tick_at = Instant::now() + TICK;
@@ -67,7 +67,7 @@ pub(super) async fn run<B: Backend + 'static>(shard: Rc<Shard<B>>) {
                 break;
             }
         }
-        if shard.stop.get() == Stop::Goodbye && shard.conns.borrow().is_empty() {
+        if shard.stop.get() == Stop::Closing && shard.conns.borrow().is_empty() {
             shard.inbox().close();
             return;
         }
@@ -82,14 +82,14 @@ fn turn<B: Backend + 'static>(shard: &Rc<Shard<B>>) -> bool {
     }
     shard.carry_out(now);
     shard.work();
-    // Events that had waited behind a request, and what requests were answered.
+    // Events that had waited for a request, and answers of requests.
     shard.carry_out(now);
     shard.flush_all();
-    // Draining may have let input go on, or queued a notice.
+    // Draining may have resumed input, or queued a notice.
     shard.carry_out(now);
     shard.feed_streams();
     shard.watch_congestion();
-    // Draining may have given the machine work: a scan goes on when its reader has caught up.
+    // Draining may have given the machine work: a scan continues when its reader has caught up.
     let has_work = shard.relay.borrow().has_work();
     shard.advance_stop(has_work);
     has_work || !shard.to_flush.borrow().is_empty()
@@ -215,7 +215,7 @@ impl<B: Backend> Shard<B> {
         self.relay.borrow_mut().handle_flushed(now());
     }
 
-    /// Lets sockets rest while some shard is behind with live events, and wakes them afterwards.
+    /// Stops reading from sockets while some shard is behind with live events, and wakes them afterwards.
     fn watch_congestion(&self) {
         let is_congested = self.host.is_congested();
         if self.is_congested.replace(is_congested) && !is_congested {
@@ -229,7 +229,7 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Once nothing that was read is still on its way, connections are told that this is the end. So they are
+    /// Once everything that was read has been answered, connections are closed. So they are
     /// when the store has failed, for then its answers may never come.
     fn advance_stop(&self, has_work: bool) {
         let has_failed = self.host.failure().is_some();
@@ -239,15 +239,15 @@ impl<B: Backend> Shard<B> {
             && !self.relay.borrow().has_unverified()
             && self.to_flush.borrow().is_empty();
         if is_done {
-            self.stop.set(Stop::Goodbye);
+            self.stop.set(Stop::Closing);
             for conn in self.conns.borrow().values() {
-                self.say_goodbye(conn);
+                self.close_for_shutdown(conn);
             }
             self.wake_pump();
         }
     }
 
-    /// Looks after connections that make no sound.
+    /// Pings and closes silent connections.
     fn tick(&self) {
         self.relay.borrow_mut().handle_timeout(now());
         let now = Instant::now();
