@@ -122,7 +122,7 @@ fn a_reader_keeps_its_snapshot() {
 #[test]
 fn a_full_map_refuses_the_batch_and_works_again() {
     let folder = tempfile::tempdir().expect("folder");
-    let options = LmdbOptions { map_bytes_max: 2 << 20, sync: false };
+    let options = LmdbOptions { map_bytes_max: 2 << 20, sync: false, reserve_bytes: 0 };
     let backend = LmdbBackend::open(folder.path(), &options).expect("opens");
     let batch = |first: u64| {
         backend.write(|writer| {
@@ -172,6 +172,39 @@ fn a_full_map_refuses_the_batch_and_works_again() {
     let backend = open(folder.path());
     for n in stored + 100..stored + 5_000 {
         insert(&backend, n, &note(n, n)).expect("the map has grown");
+    }
+}
+
+/// Removing is a write too: in a map that is full to the last page it found no room, and so nothing could be deleted.
+#[test]
+fn a_full_map_has_room_in_reserve_for_removals() {
+    let folder = tempfile::tempdir().expect("folder");
+    let options = LmdbOptions { map_bytes_max: 4 << 20, sync: false, reserve_bytes: 1 << 20 };
+    let backend = LmdbBackend::open(folder.path(), &options).expect("opens");
+    let mut next = 1;
+    let mut oldest = 1;
+    for round in 0..20 {
+        let before = next;
+        let error = loop {
+            match insert(&backend, next, &note(next, next)) {
+                Ok(()) => next += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, StoreError::Full(_)), "{error}");
+        assert!(next > before + 100, "round {round}: {} fitted", next - before);
+        // One after the other: each is a write of its own, and the first ones free hardly a page.
+        let removed = 300;
+        for n in oldest..oldest + removed {
+            let event = note(n, n);
+            backend
+                .write_from_reserve(|writer| {
+                    writer.remove(Seq(n), &event, &terms_of(event.view(), backend.classes()))
+                })
+                .unwrap_or_else(|error| panic!("round {round}, event {n}: {error}"));
+        }
+        oldest += removed;
+        assert_eq!(of_author(&backend, author(1)), (oldest..next).rev().collect::<Vec<_>>());
     }
 }
 
@@ -233,7 +266,7 @@ fn another_version_and_another_programs_database_are_refused_unchanged() {
 #[test]
 fn a_map_larger_than_the_machine_grants_is_halved() {
     let folder = tempfile::tempdir().expect("folder");
-    let options = LmdbOptions { map_bytes_max: usize::MAX, sync: false };
+    let options = LmdbOptions { map_bytes_max: usize::MAX, sync: false, reserve_bytes: 0 };
     let backend = LmdbBackend::open(folder.path(), &options).expect("opens");
     insert(&backend, 1, &note(1, 1)).expect("insert");
 }

@@ -21,7 +21,7 @@ pub struct Commit {
 #[derive(Debug)]
 pub struct CommitReply {
     places: Vec<InFlight>,
-    outcome: Result<Vec<Outcome>, StoreError>,
+    outcomes: Vec<Result<Outcome, StoreError>>,
 }
 
 /// An event to deliver to live subscriptions.
@@ -57,8 +57,9 @@ impl Commit {
 }
 
 /// Makes `commits` durable in one change of `store`; when it returns, what it says is stored survives power
-/// loss. If the one change fails for another reason than lack of room, each commit is tried alone, so that
-/// one that cannot be stored does not take the others with it.
+/// loss. If there is no room for it, what removes events is tried without the rest, with the room that the store keeps
+/// for that. If the one change fails for another reason, each commit is tried alone, so that one that cannot be stored
+/// does not take the others with it.
 pub fn commit<B: Backend>(store: &B, now: Now, commits: Vec<Commit>) -> Committed {
     let mut ops = Vec::with_capacity(commits.iter().map(Commit::len).sum());
     let mut lens = Vec::with_capacity(commits.len());
@@ -68,39 +69,41 @@ pub fn commit<B: Backend>(store: &B, now: Now, commits: Vec<Commit>) -> Committe
         ops.extend(commit.ops);
         places.push(commit.places);
     }
-    let mut results = Vec::with_capacity(lens.len());
-    let mut live = Vec::new();
+    let mut results = Vec::with_capacity(ops.len());
+    let failed = |ops: &[Op], error: &StoreError| ops.iter().map(|_| Err(error.clone())).collect::<Vec<_>>();
     match store::commit(store, now.seconds(), &ops) {
-        Ok(outcomes) => {
-            let mut outcomes = outcomes.into_iter();
-            for len in &lens {
-                results.push(Ok(outcomes.by_ref().take(*len).collect::<Vec<_>>()));
-            }
+        Ok(outcomes) => results.extend(outcomes.into_iter().map(Ok)),
+        Err(full @ StoreError::Full(_)) => {
+            results = store::commit_removals(store, now.seconds(), &ops, &full);
         }
-        Err(StoreError::Failed(_) | StoreError::Corrupt(_)) if lens.len() > 1 => {
+        Err(_) if lens.len() > 1 => {
             let mut rest = &ops[..];
             for len in &lens {
                 let (own, others) = rest.split_at(*len);
-                results.push(store::commit(store, now.seconds(), own));
+                match store::commit(store, now.seconds(), own) {
+                    Ok(outcomes) => results.extend(outcomes.into_iter().map(Ok)),
+                    Err(error) => results.extend(failed(own, &error)),
+                }
                 rest = others;
             }
         }
-        Err(error) => results.resize_with(lens.len(), || Err(error.clone())),
+        Err(error) => results = failed(&ops, &error),
     }
-    let mut stored = ops.into_iter();
-    for (result, len) in results.iter().zip(&lens) {
-        let own = stored.by_ref().take(*len);
-        match result {
-            Ok(outcomes) => live.extend(own.zip(outcomes).filter_map(|(op, outcome)| match outcome {
-                Outcome::Stored(seq) => Some(Live { seq: Some(*seq), event: into_event(op) }),
-                _ => None,
-            })),
-            Err(_) => own.for_each(drop),
-        }
-    }
-    let error = results.iter().filter_map(|result| result.as_ref().err()).next_back().cloned();
-    let replies =
-        places.into_iter().zip(results).map(|(places, outcome)| CommitReply { places, outcome }).collect();
+    let error = results.iter().rev().find_map(|result| result.as_ref().err()).cloned();
+    let live = ops
+        .into_iter()
+        .zip(&results)
+        .filter_map(|(op, result)| match result {
+            Ok(Outcome::Stored(seq)) => Some(Live { seq: Some(*seq), event: into_event(op) }),
+            _ => None,
+        })
+        .collect();
+    let mut results = results.into_iter();
+    let replies = places
+        .into_iter()
+        .zip(lens)
+        .map(|(places, len)| CommitReply { places, outcomes: results.by_ref().take(len).collect() })
+        .collect();
     Committed { replies, live, error }
 }
 
@@ -145,24 +148,18 @@ impl<B: Backend> Relay<B> {
 
     /// The reply to a commit of this shard.
     pub fn handle_committed(&mut self, now: Now, reply: CommitReply) {
-        match reply.outcome {
-            Ok(outcomes) => {
-                debug_assert_eq!(outcomes.len(), reply.places.len(), "an outcome for each change");
-                for (place, outcome) in reply.places.into_iter().zip(outcomes) {
-                    match outcome {
-                        Outcome::Stored(_) => self.metrics.events_stored += 1,
-                        Outcome::Duplicate => self.metrics.events_duplicate += 1,
-                        Outcome::Refused(_) => {}
-                    }
-                    self.finish(now, place, publish_outcome(&outcome));
-                }
+        debug_assert_eq!(reply.outcomes.len(), reply.places.len(), "an outcome for each change");
+        for (place, outcome) in reply.places.into_iter().zip(reply.outcomes) {
+            match &outcome {
+                Ok(Outcome::Stored(_)) => self.metrics.events_stored += 1,
+                Ok(Outcome::Duplicate) => self.metrics.events_duplicate += 1,
+                Ok(Outcome::Refused(_)) | Err(_) => {}
             }
-            Err(error) => {
-                let words = words::store(&error);
-                for place in reply.places {
-                    self.finish(now, place, PublishOutcome::Failed(words.clone()));
-                }
-            }
+            let outcome = match outcome {
+                Ok(outcome) => publish_outcome(&outcome),
+                Err(error) => PublishOutcome::Failed(words::store(&error)),
+            };
+            self.finish(now, place, outcome);
         }
         self.resume_after_ingest();
     }

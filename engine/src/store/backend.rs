@@ -197,6 +197,15 @@ pub trait Backend {
         &self,
         work: impl FnOnce(&mut Self::Writer<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError>;
+
+    /// As [`Backend::write`], for a change that removes events and found no room: it may use what the backend keeps in
+    /// reserve for that. Without a reserve it is the same as `write`.
+    fn write_from_reserve<T>(
+        &self,
+        work: impl FnOnce(&mut Self::Writer<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.write(work)
+    }
 }
 
 /// Shards share one store by a counted reference: `Arc` where they run on several threads, `Rc` where not.
@@ -225,6 +234,13 @@ macro_rules! shared_backend {
                 work: impl FnOnce(&mut Self::Writer<'_>) -> Result<T, StoreError>,
             ) -> Result<T, StoreError> {
                 B::write(self, work)
+            }
+
+            fn write_from_reserve<T>(
+                &self,
+                work: impl FnOnce(&mut Self::Writer<'_>) -> Result<T, StoreError>,
+            ) -> Result<T, StoreError> {
+                B::write_from_reserve(self, work)
             }
         }
     };

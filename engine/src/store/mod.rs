@@ -20,7 +20,7 @@ mod viewer;
 pub use backend::{Backend, Bound, Posting, Rank, Reader, Seq, Stats, StoreError, Tombstone, Writer};
 pub use count::{Count, CountStep, Counted, HLL_REGISTERS};
 pub use memory::{MemoryBackend, MemoryReader, MemoryWriter};
-pub use put::{Op, Outcome, Refusal, commit, remove, sweep_aged, sweep_expired};
+pub use put::{Op, Outcome, Refusal, commit, commit_removals, remove, sweep_aged, sweep_expired};
 pub use replay::{Replayed, replay};
 pub use scan::{Completeness, Hit, Scan, ScanLimits, Step, Take};
 pub use terms::{Term, TermClasses, terms_of};

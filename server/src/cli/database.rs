@@ -42,7 +42,7 @@ fn options(settings: &Settings) -> Result<LmdbOptions, Failure> {
         return Err(Failure::Usage("store.engine is `memory`: there is no database to work on".into()));
     }
     let map_bytes_max = usize::try_from(settings.store.map_bytes_max).unwrap_or(usize::MAX);
-    Ok(LmdbOptions { map_bytes_max, ..LmdbOptions::default() })
+    Ok(LmdbOptions { map_bytes_max, reserve_bytes: settings.store.reserve_bytes, ..LmdbOptions::default() })
 }
 
 fn ensure_exists(settings: &Settings) -> Result<(), Failure> {

@@ -140,6 +140,8 @@ pub struct Store {
     pub engine: StoreEngine,
     /// LMDB: largest size the database may reach, in bytes. Address space, not disk: reserve generously.
     pub map_bytes_max: u64,
+    /// LMDB: bytes of the disk, and of the map, that are kept for deletions when nothing else fits. 0: none.
+    pub reserve_bytes: u64,
     /// Most events made durable by one sync.
     pub commit_events_max: usize,
     /// Seconds between sweeps of expired events.
@@ -162,6 +164,7 @@ impl Default for Store {
         Store {
             engine: StoreEngine::Lmdb,
             map_bytes_max: 1 << 40,
+            reserve_bytes: 16 << 20,
             commit_events_max: 4_096,
             sweep_seconds: 1,
         }

@@ -19,6 +19,7 @@
 
 mod error;
 mod open;
+mod reserve;
 mod runs;
 mod snapshot;
 
@@ -35,6 +36,7 @@ use relay_engine::store::{Backend, Seq, StoreError, TermClasses};
 
 pub use error::OpenError;
 use error::store_error;
+use reserve::Reserve;
 use runs::Runs;
 use snapshot::Snapshot;
 
@@ -42,8 +44,8 @@ use snapshot::Snapshot;
 const SCHEMA: u64 = 1;
 const SCHEMA_KEY: &str = "schema";
 const LAST_SEQ_KEY: &str = "last_seq";
-/// Writes after which the slots of readers whose process has died are freed.
-const WRITES_PER_READER_CHECK: usize = 256;
+/// Writes after which the slots of readers whose process has died are freed, and a reserve that is short is filled up.
+const WRITES_PER_CHECK: usize = 256;
 
 /// More than a file system keeps back for a file's own records.
 const PROBE_BYTES: usize = 1 << 16;
@@ -59,11 +61,14 @@ pub struct LmdbOptions {
     /// Whether a commit waits for the disk. `false` loses acknowledged events at a power cut and may corrupt
     /// the database; for benches only.
     pub sync: bool,
+    /// Bytes of the disk, in a file `reserve` beside the database, and of the map (at most an eighth of it) that are kept
+    /// for removing events when nothing else fits any more. 0: none.
+    pub reserve_bytes: u64,
 }
 
 impl Default for LmdbOptions {
     fn default() -> Self {
-        LmdbOptions { map_bytes_max: 1 << 40, sync: true }
+        LmdbOptions { map_bytes_max: 1 << 40, sync: true, reserve_bytes: 0 }
     }
 }
 
@@ -73,6 +78,7 @@ pub struct LmdbBackend {
     env: Env<WithoutTls>,
     databases: Databases,
     writes: Arc<AtomicUsize>,
+    reserve: Arc<Reserve>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -103,7 +109,8 @@ impl LmdbBackend {
         // Of a new database these are the first pages: a full disk is met here.
         let databases = create_databases(&env)
             .map_err(|error| OpenError::store(path, sort_by_room(&path.join("space.probe"), error)))?;
-        Ok(LmdbBackend { env, databases, writes: Arc::default() })
+        let reserve = Arc::new(Reserve::open(path, options.reserve_bytes));
+        Ok(LmdbBackend { env, databases, writes: Arc::default(), reserve })
     }
 
     /// Opens the database in folder `path` to read it. As [`LmdbBackend::open`]; where the folder can't be written, it
@@ -126,7 +133,8 @@ impl LmdbBackend {
         }
         let databases = open_databases(&env).map_err(|error| OpenError::lmdb(path, error))?;
         let databases = databases.ok_or_else(|| OpenError::Foreign(path.to_owned()))?;
-        Ok(LmdbBackend { env, databases, writes: Arc::default() })
+        let reserve = Arc::new(Reserve::open(path, 0));
+        Ok(LmdbBackend { env, databases, writes: Arc::default(), reserve })
     }
 
     /// Writes a compacted copy of the last committed state to `file`, which must not exist.
@@ -175,6 +183,56 @@ impl LmdbBackend {
     }
 }
 
+impl LmdbBackend {
+    /// A write that leaves `reserved` bytes of the map free.
+    fn write_within<T>(
+        &self,
+        work: impl FnOnce(&mut <Self as Backend>::Writer<'_>) -> Result<T, StoreError>,
+        reserved: usize,
+    ) -> Result<T, StoreError> {
+        if self.writes.fetch_add(1, Ordering::Relaxed).is_multiple_of(WRITES_PER_CHECK) {
+            // A command that was killed while it read would pin pages until the next start.
+            self.env.clear_stale_readers().map_err(store_error)?;
+            self.reserve.refill();
+        }
+        let txn = self.env.write_txn().map_err(store_error)?;
+        if reserved > 0 {
+            self.refuse_reserved(&txn, reserved)?;
+        }
+        let mut writer = View::writer(Snapshot::new(self, txn));
+        let done = work(&mut writer)?;
+        let (snapshot, overlay) = writer.into_parts();
+        if !overlay.is_empty() {
+            let last_seq = snapshot.last_seq()?.max(overlay.last_seq());
+            let mut txn = snapshot.into_txn();
+            self.apply(&mut txn, &overlay, last_seq).map_err(store_error)?;
+            let probe = self.env.path().join("space.probe");
+            txn.commit().map_err(|error| sort_by_room(&probe, error))?;
+        }
+        Ok(done)
+    }
+
+    /// Refuses a write if fewer than `reserved` bytes of the map are free: neither beyond the last page nor among
+    /// pages that were freed.
+    fn refuse_reserved(&self, txn: &RwTxn<'_>, reserved: usize) -> Result<(), StoreError> {
+        let info = self.env.info();
+        let page_bytes = self.env.unnamed_database_stat().page_size as usize;
+        if (info.last_page_number + 1) * page_bytes + reserved <= info.map_size {
+            return Ok(());
+        }
+        let Databases { event, key, tombstone, meta } = &self.databases;
+        let stats = [event.stat(txn), key.0.stat(txn), tombstone.stat(txn), meta.stat(txn)];
+        let mut used = 0;
+        for stat in stats {
+            used += stat.map_err(store_error)?.non_free_page_size();
+        }
+        if used + reserved <= info.map_size {
+            return Ok(());
+        }
+        Err(StoreError::Full("map_bytes_max is reached; the rest is kept for removing events".to_owned()))
+    }
+}
+
 impl Backend for LmdbBackend {
     type Reader<'a> = View<Snapshot<'a, RoTxn<'a, WithoutTls>>, ()>;
     type Writer<'a> = View<Snapshot<'a, RwTxn<'a>>, Overlay>;
@@ -193,22 +251,14 @@ impl Backend for LmdbBackend {
         &self,
         work: impl FnOnce(&mut Self::Writer<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        if self.writes.fetch_add(1, Ordering::Relaxed).is_multiple_of(WRITES_PER_READER_CHECK) {
-            // A command that was killed while it read would pin pages until the next start.
-            self.env.clear_stale_readers().map_err(store_error)?;
-        }
-        let txn = self.env.write_txn().map_err(store_error)?;
-        let mut writer = View::writer(Snapshot::new(self, txn));
-        let done = work(&mut writer)?;
-        let (snapshot, overlay) = writer.into_parts();
-        if !overlay.is_empty() {
-            let last_seq = snapshot.last_seq()?.max(overlay.last_seq());
-            let mut txn = snapshot.into_txn();
-            self.apply(&mut txn, &overlay, last_seq).map_err(store_error)?;
-            let probe = self.env.path().join("space.probe");
-            txn.commit().map_err(|error| sort_by_room(&probe, error))?;
-        }
-        Ok(done)
+        self.write_within(work, self.reserve.map_bytes(self.env.info().map_size))
+    }
+
+    fn write_from_reserve<T>(
+        &self,
+        work: impl FnOnce(&mut Self::Writer<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.reserve.with_room(|| self.write_within(work, 0))
     }
 }
 

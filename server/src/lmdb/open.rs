@@ -94,11 +94,21 @@ fn allocate_lock(path: &Path) -> io::Result<()> {
 }
 
 /// Blocks for the first `bytes` bytes of a file; its length stays, because other processes go by it.
-#[cfg(target_os = "linux")]
 fn allocate(file: &File, bytes: u64) -> io::Result<()> {
+    allocate_blocks(file, bytes, true)
+}
+
+/// The same, and the file is at least that long afterwards.
+pub(super) fn allocate_grown(file: &File, bytes: u64) -> io::Result<()> {
+    allocate_blocks(file, bytes, false)
+}
+
+#[cfg(target_os = "linux")]
+fn allocate_blocks(file: &File, bytes: u64, keeps_len: bool) -> io::Result<()> {
     use rustix::fs::{FallocateFlags, fallocate};
+    let flags = if keeps_len { FallocateFlags::KEEP_SIZE } else { FallocateFlags::empty() };
     loop {
-        match fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes) {
+        match fallocate(file, flags, 0, bytes) {
             Err(rustix::io::Errno::INTR) => {}
             // A file system that allocates nothing beforehand.
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => return Ok(()),
@@ -108,7 +118,7 @@ fn allocate(file: &File, bytes: u64) -> io::Result<()> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn allocate(_: &File, _: u64) -> io::Result<()> {
+fn allocate_blocks(_: &File, _: u64, _: bool) -> io::Result<()> {
     Ok(())
 }
 

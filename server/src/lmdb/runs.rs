@@ -223,8 +223,11 @@ mod tests {
     impl World {
         fn new() -> Self {
             let folder = tempfile::tempdir().expect("folder");
-            let env = open::environment(folder.path(), &LmdbOptions { map_bytes_max: 1 << 30, sync: false })
-                .expect("opens");
+            let env = open::environment(
+                folder.path(),
+                &LmdbOptions { map_bytes_max: 1 << 30, sync: false, reserve_bytes: 0 },
+            )
+            .expect("opens");
             let txn = env.write_txn().expect("write");
             let database = env
                 .create_databases_and_commit(txn, |opener, txn| -> heed::Result<_> {

@@ -1,7 +1,10 @@
-//! A disk that is full: `OK false error:`, reading goes on, and writing again once there is room.
+//! A disk that is full: `OK false error:`, reading works, deletions have room in reserve, and writing works again once there is
+//! room.
 
+use std::path::Path;
 use std::process::Command;
 
+use relay_engine::testing::event_of_json;
 use relay_engine::testing::signing::{event, key};
 
 use super::harness::{RELAY, RelayProcess, unix_now, without_relay_variables};
@@ -78,4 +81,47 @@ fn a_full_map_refuses_in_words() {
     });
     assert!(words.expect("a megabyte does not hold four").starts_with("error: no space left"));
     assert!(!client.query(r#"{"kinds":[1],"limit":10}"#).is_empty());
+}
+
+/// A deletion needs pages before it frees any: on a full disk nothing could be deleted, so room could not be made.
+#[test]
+fn a_full_disk_still_takes_deletions() {
+    let mount = "mkdir -p \"$D\" && mount -t tmpfs -o size=12m tmpfs \"$D\"";
+    let unshare = |data: &Path, words: &str| {
+        let mut command = Command::new("unshare");
+        without_relay_variables(&mut command);
+        command.args(["-rm", "sh", "-c", &format!("{mount} && {words}")]).env("D", data).env("R", RELAY);
+        command.current_dir(std::env::temp_dir());
+        command
+    };
+    let probe = tempfile::tempdir().unwrap();
+    if !unshare(&probe.path().join("data"), "true").status().is_ok_and(|status| status.success()) {
+        println!("skipped: this machine lets nobody mount tmpfs");
+        return;
+    }
+    let serve = "exec \"$R\" serve --listen 127.0.0.1:0 --set store.reserve_bytes=2097152 --data \"$D\"";
+    let mut relay = RelayProcess::start_by(|data| unshare(data, serve));
+    let mut client = relay.connect();
+    let mut serial = 0;
+    for round in 0..4 {
+        let mut ids = Vec::new();
+        loop {
+            let line = note(serial);
+            serial += 1;
+            let (accepted, words) = client.publish(&line);
+            if !accepted {
+                assert!(words.starts_with("error:"), "{words}");
+                break;
+            }
+            ids.push(event_of_json(&line).unwrap().id.to_string());
+        }
+        assert!(ids.len() > 100, "round {round}: {} notes fitted", ids.len());
+        for ids in ids.chunks(100) {
+            let deletion = ids.iter().fold(event(&key(7)).kind(5), |made, id| made.tag(["e", id]));
+            let published = client.publish(&deletion.at(unix_now()).sign().json());
+            assert_eq!(published, (true, String::new()), "round {round}");
+        }
+        assert_eq!(client.query(r#"{"kinds":[1],"limit":10}"#).len(), 0);
+    }
+    assert!(relay.stop().success());
 }

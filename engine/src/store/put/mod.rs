@@ -72,15 +72,47 @@ pub fn commit<B: Backend>(backend: &B, now: Timestamp, ops: &[Op]) -> Result<Vec
         return Ok(Vec::new());
     }
     let classes = backend.classes();
-    backend.write(|writer| {
-        let mut last = writer.last_seq()?;
-        ops.iter()
-            .map(|op| {
-                let plan = plan::plan(op, now, &facts::gather(writer, op, now)?);
-                apply(writer, classes, op.event(), plan, &mut last)
-            })
-            .collect()
-    })
+    backend.write(|writer| carry_out(writer, classes, now, ops))
+}
+
+/// [`commit`] after it found no room: carries out those of `ops` that remove events (kinds 5 and 62), if there are any,
+/// with the room that the backend keeps for that. The others fail with `full`.
+pub fn commit_removals<B: Backend>(
+    backend: &B,
+    now: Timestamp,
+    ops: &[Op],
+    full: &StoreError,
+) -> Vec<Result<Outcome, StoreError>> {
+    let removes = |op: &Op| is_removal_request(op.event().kind);
+    let removals: Vec<Op> = ops.iter().filter(|op| removes(op)).cloned().collect();
+    let classes = backend.classes();
+    let done = match removals.is_empty() {
+        true => Ok(Vec::new()),
+        false => backend.write_from_reserve(|writer| carry_out(writer, classes, now, &removals)),
+    };
+    match done {
+        Ok(outcomes) => {
+            let mut outcomes = outcomes.into_iter();
+            let outcome = |op| removes(op).then(|| outcomes.next()).flatten().ok_or_else(|| full.clone());
+            ops.iter().map(outcome).collect()
+        }
+        Err(error) => ops.iter().map(|_| Err(error.clone())).collect(),
+    }
+}
+
+fn carry_out<W: Writer>(
+    writer: &mut W,
+    classes: TermClasses,
+    now: Timestamp,
+    ops: &[Op],
+) -> Result<Vec<Outcome>, StoreError> {
+    let mut last = writer.last_seq()?;
+    ops.iter()
+        .map(|op| {
+            let plan = plan::plan(op, now, &facts::gather(writer, op, now)?);
+            apply(writer, classes, op.event(), plan, &mut last)
+        })
+        .collect()
 }
 
 /// Removes events without tombstones: they may be stored again. Returns how many there were.

@@ -208,6 +208,13 @@ impl Backend for Store {
             if self.is_full.get() { Err(StoreError::Full("the disk is full".into())) } else { Ok(done) }
         })
     }
+
+    fn write_from_reserve<T>(
+        &self,
+        work: impl FnOnce(&mut MemoryWriter<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.memory.write(work)
+    }
 }
 
 /// What the host keeps of a connection.

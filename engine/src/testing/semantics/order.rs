@@ -231,14 +231,28 @@ fn full_disk(stage: &mut Stage<'_>) {
         let (accepted, message) = conn.ok(id);
         assert!(!accepted && message.starts_with("error: "), "{accepted} {message:?}");
     }
-    // Reading goes on, and so does what needs no disk.
+    // Reading works, and so does what needs no disk.
     assert_eq!(conn.ask(json!({})).ids(), [&*notes[0].id]);
     assert_eq!(conn.count(json!({})), 1);
     let ephemeral = event(&key(1)).kind(20_000).at(stage.t).sign();
     conn.accept(&ephemeral);
     assert!(conn.publish(&notes[0]).1.starts_with("duplicate: "));
+    // A deletion request has room in reserve, whatever waits beside it.
+    let gone = event(&key(1)).kind(1).at(stage.t).content("gone").sign();
+    assert!(stage.world.fill_disk(false), "what was filled can be emptied");
+    conn.accept(&gone);
+    stage.world.fill_disk(true);
+    let deletion = event(&key(1)).kind(5).at(stage.t).tag(["e", &gone.id]).sign();
+    conn.send_all(&[event_text(&notes[2]), event_text(&deletion), event_text(&notes[3])]);
+    for (id, is_removal) in [(&notes[2].id, false), (&deletion.id, true), (&notes[3].id, false)] {
+        let (accepted, message) = conn.ok(id);
+        assert_eq!(accepted, is_removal, "{message:?}");
+        assert!(accepted || message.starts_with("error: "), "{message:?}");
+    }
+    assert_eq!(conn.ask(json!({"kinds": [1]})).ids(), [&*notes[0].id]);
     assert!(stage.world.fill_disk(false), "what was filled can be emptied");
     conn.accept(&notes[1]);
     conn.accept(&notes[3]);
-    assert_eq!(stage.settle(&mut conn, &mut reader, "sub"), [&*notes[1].id, &*notes[3].id], "each once");
+    let settled = stage.settle(&mut conn, &mut reader, "sub");
+    assert_eq!(settled, [&*gone.id, &*notes[1].id, &*notes[3].id], "each once");
 }
