@@ -22,6 +22,8 @@ use relay_engine::types::{EventId, PubKey};
 use crate::host::{Host, Inbound, now};
 use crate::log_throttle::LogThrottle;
 
+/// What the commits that are made durable together may cost, see [`Commit::cost`]: some 4,000 usual events.
+const BATCH_COST_MAX: usize = 65_536;
 /// Events taken out by one sweep step, so that no commit waits for long.
 const SWEEP_EVENTS_MAX: usize = 512;
 
@@ -49,7 +51,10 @@ pub(crate) fn run<B: Backend>(host: &Host, store: &B, receiver: &Receiver<ToWrit
             Ok(message) => {
                 batch.add(message);
                 // What arrived while the last commit was under way joins this one.
-                while batch.events < host.settings.store.commit_events_max && !batch.is_last {
+                while batch.events < host.settings.store.commit_events_max
+                    && batch.cost < BATCH_COST_MAX
+                    && !batch.is_last
+                {
                     let Ok(message) = receiver.try_recv() else { break };
                     batch.add(message);
                 }
@@ -77,6 +82,7 @@ struct Batch {
     shards: Vec<usize>,
     commits: Vec<Commit>,
     events: usize,
+    cost: usize,
     is_last: bool,
 }
 
@@ -85,6 +91,7 @@ impl Batch {
         match message {
             ToWriter::Commit { shard, commit } => {
                 self.events += commit.len();
+                self.cost += commit.cost();
                 self.shards.push(shard);
                 self.commits.push(commit);
             }

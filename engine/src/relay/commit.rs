@@ -1,20 +1,35 @@
 //! Commits: verified events are made durable, and only then answered.
 
+use std::collections::BTreeMap;
+
 use super::ingest::InFlight;
+use super::jobs::Origin;
 use super::publish::PublishOutcome;
 use super::{Relay, words};
 use crate::store::{self, Backend, Op, Outcome, Refusal, Seq, StoreError};
 use crate::types::{Event, Now};
 
-/// Bytes of events at which a [`Commit`] ends. An event of many tags is found by a key for each, so that a store may
-/// need twenty times its size while it is written.
-const COMMIT_BYTES: usize = 1 << 20;
+/// Cost at which a [`Commit`] ends, see [`cost`]: a mebibyte of content, or 16,000 tags. An event is stored under a key for
+/// each of its tags, so that a store may need twenty times its size, and most of its time, for them.
+const COMMIT_COST: usize = 16_384;
+/// What an event without tags costs: its body, and the keys it always has.
+const EVENT_COST: usize = 8;
+/// Bytes of an event that cost as much as a key.
+const KEY_BYTES: usize = 64;
+/// Commits of a shard that may be under way at once: one that is being made durable, and the next one.
+const COMMITS_MAX: usize = 2;
+
+/// What storing an event costs, in keys.
+fn cost(bytes: usize, tags: usize) -> usize {
+    EVENT_COST + tags + bytes / KEY_BYTES
+}
 
 /// Verified changes of one shard, to be made durable in one go.
 #[derive(Debug)]
 pub struct Commit {
     ops: Vec<Op>,
     places: Vec<InFlight>,
+    cost: usize,
 }
 
 /// What became of a [`Commit`], for the shard it came from.
@@ -48,6 +63,11 @@ impl Commit {
     /// Changes in it.
     pub fn len(&self) -> usize {
         self.ops.len()
+    }
+
+    /// What it costs to store, in keys, about: each tag is one, each event eight more, and 64 bytes as much as one.
+    pub fn cost(&self) -> usize {
+        self.cost
     }
 
     /// Whether it changes nothing; the machine makes none such.
@@ -116,38 +136,90 @@ fn into_event(op: Op) -> Event {
 /// Changes that wait for the host to fetch them.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    ops: Vec<Op>,
-    places: Vec<InFlight>,
+    waiting: Vec<Change>,
+    /// What all of them cost.
+    cost: usize,
+    /// Commits that the host has and has not answered.
+    commits: usize,
+}
+
+#[derive(Debug)]
+struct Change {
+    op: Op,
+    place: InFlight,
+    origin: Origin,
+    cost: usize,
 }
 
 impl Pending {
-    pub(super) fn push(&mut self, op: Op, place: InFlight) {
-        self.ops.push(op);
-        self.places.push(place);
+    pub(super) fn push(&mut self, op: Op, place: InFlight, origin: Origin, tags: usize) {
+        let cost = cost(op.event().json().len(), tags);
+        self.cost += cost;
+        self.waiting.push(Change { op, place, origin, cost });
+    }
+
+    /// All changes, or as many as a commit may have, shared fairly between those they come from: what each has
+    /// waiting is taken in its order, and a change comes after all that cost less together with those before it.
+    fn take(&mut self) -> Commit {
+        let mut taken = std::mem::take(&mut self.waiting);
+        if self.cost > COMMIT_COST {
+            let chosen = choose(&taken);
+            let mut chosen = chosen.into_iter();
+            let (commit, rest) = taken.into_iter().partition(|_| chosen.next() == Some(true));
+            (taken, self.waiting) = (commit, rest);
+        }
+        let mut commit =
+            Commit { ops: Vec::with_capacity(taken.len()), places: Vec::with_capacity(taken.len()), cost: 0 };
+        for Change { op, place, cost, .. } in taken {
+            commit.ops.push(op);
+            commit.places.push(place);
+            commit.cost += cost;
+        }
+        self.cost -= commit.cost;
+        self.commits += 1;
+        commit
     }
 }
 
+/// Which of the changes go into the next commit.
+fn choose(waiting: &[Change]) -> Vec<bool> {
+    let mut before: BTreeMap<Origin, usize> = BTreeMap::new();
+    let mut order: Vec<(usize, usize)> = waiting
+        .iter()
+        .enumerate()
+        .map(|(place, change)| {
+            let own = before.entry(change.origin).or_default();
+            *own += change.cost;
+            (*own, place)
+        })
+        .collect();
+    order.sort_unstable();
+    let mut chosen = vec![false; waiting.len()];
+    let mut cost = 0;
+    for (_, place) in order {
+        chosen[place] = true;
+        cost += waiting[place].cost;
+        if cost >= COMMIT_COST {
+            break;
+        }
+    }
+    chosen
+}
+
 impl<B: Backend> Relay<B> {
-    /// What has been verified and awaits its commit: everything, or what comes first of it if that is more than a
-    /// mebibyte. To be called until there is nothing.
+    /// What has been verified and awaits its commit: everything, or, if that is more than some mebibyte or 16,000 tags, as
+    /// much, shared fairly between client addresses. To be called until there is nothing: a shard has at most two
+    /// commits under way, and the next one follows when [`Relay::handle_committed`] has been called for one of them.
     pub fn poll_commit(&mut self) -> Option<Commit> {
-        if self.pending.ops.is_empty() {
+        if self.pending.waiting.is_empty() || self.pending.commits >= COMMITS_MAX {
             return None;
         }
-        let Pending { mut ops, mut places } = std::mem::take(&mut self.pending);
-        let mut bytes = 0;
-        let full = ops.iter().position(|op| {
-            bytes += op.event().json().len();
-            bytes >= COMMIT_BYTES
-        });
-        if let Some(last) = full.filter(|last| last + 1 < ops.len()) {
-            self.pending = Pending { ops: ops.split_off(last + 1), places: places.split_off(last + 1) };
-        }
-        Some(Commit { ops, places })
+        Some(self.pending.take())
     }
 
     /// The reply to a commit of this shard.
     pub fn handle_committed(&mut self, now: Now, reply: CommitReply) {
+        self.pending.commits -= 1;
         debug_assert_eq!(reply.outcomes.len(), reply.places.len(), "an outcome for each change");
         for (place, outcome) in reply.places.into_iter().zip(reply.outcomes) {
             match &outcome {

@@ -6,6 +6,7 @@
 //! flight may say another's id; so an apparent copy is compared whole, and hashed at once if it differs.
 
 use super::ids::{ConnId, Ticket};
+use super::jobs::Origin;
 use super::keyed::{KeyedMap, KeyedState};
 use super::publish::PublishOutcome;
 use super::{Relay, VerifyBatch, VerifyChecked, words};
@@ -14,6 +15,9 @@ use crate::store::{Backend, Op, Reader};
 use crate::types::{Class, Event, EventId, Kind, Limits, Now, Sig, unescape};
 use crate::verify::{Verdict, Verified, verify_one};
 use crate::wire::{self, RawEvent};
+
+/// The share of all events in flight up to which a connection's are few: a 256th.
+const SMALL_SHARE: usize = 256;
 
 /// An event between its frame and its OK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +28,7 @@ struct Flight {
     sig: Sig,
     kind: Kind,
     bytes: usize,
+    tags: usize,
     /// The event, if its id is only what the sender says until the batch is checked.
     unhashed: Option<Event>,
     first: Sender,
@@ -45,6 +50,7 @@ struct Collision;
 /// An event to verify, and whether its id is known to be its hash.
 struct Admitted {
     event: Event,
+    tags: usize,
     is_hashed: bool,
 }
 
@@ -90,8 +96,14 @@ impl Ingest {
         }
     }
 
-    pub(super) fn has_room(&self, limits: &Limits) -> bool {
-        self.messages < limits.in_flight_events_max && self.bytes < limits.in_flight_bytes_max
+    /// Whether a connection may send more, which has `events` events of `bytes` bytes in flight. The second half of the
+    /// room is for those that have hardly any, so that others can't keep them out.
+    pub(super) fn has_room(&self, events: usize, bytes: usize, limits: &Limits) -> bool {
+        let is_small = events <= limits.in_flight_events_max / SMALL_SHARE
+            && bytes <= limits.in_flight_bytes_max / SMALL_SHARE;
+        let share = if is_small { 1 } else { 2 };
+        self.messages < limits.in_flight_events_max.div_ceil(share)
+            && self.bytes < limits.in_flight_bytes_max.div_ceil(share)
     }
 
     pub(super) fn has_batch(&self) -> bool {
@@ -129,6 +141,10 @@ impl Ingest {
             Some(event) if *event != raw.to_event() => Err(Collision),
             _ => Ok(Some(flight)),
         }
+    }
+
+    fn flight(&self, place: InFlight) -> &Flight {
+        self.flights[place.0 as usize].as_ref().expect("an event is answered once")
     }
 
     fn remove(&mut self, place: InFlight) -> Flight {
@@ -189,9 +205,11 @@ impl<B: Backend> Relay<B> {
             Ok(None) => {}
             Ok(Some(flight)) => {
                 flight.others.push(sender);
+                let bytes = flight.bytes;
                 self.ingest.messages += 1;
                 if let Some(session) = session {
                     session.in_flight += 1;
+                    session.in_flight_bytes += bytes;
                 }
                 return Decision::Joined;
             }
@@ -237,7 +255,7 @@ impl<B: Backend> Relay<B> {
         if is_hashed && raw.compute_id() != raw.id {
             return Decision::refuse(words::WRONG_ID);
         }
-        Decision::Verify(Admitted { event, is_hashed })
+        Decision::Verify(Admitted { event, tags: raw.tag_count(), is_hashed })
     }
 
     fn challenge(&mut self, sender: Sender) {
@@ -246,16 +264,19 @@ impl<B: Backend> Relay<B> {
         }
     }
 
-    fn queue_to_verify(&mut self, now: Now, sender: Sender, Admitted { event, is_hashed }: Admitted) {
+    fn queue_to_verify(&mut self, now: Now, sender: Sender, admitted: Admitted) {
+        let Admitted { event, tags, is_hashed } = admitted;
         if let Sender::Client(conn) = sender {
             let Some(session) = self.sessions.get_mut(conn) else { return };
             session.in_flight += 1;
+            session.in_flight_bytes += event.json().len();
         }
         let flight = Flight {
             id: event.id,
             sig: event.sig(),
             kind: event.kind,
             bytes: event.json().len(),
+            tags,
             unhashed: (!is_hashed).then(|| event.clone()),
             first: sender,
             others: Vec::new(),
@@ -309,10 +330,17 @@ impl<B: Backend> Relay<B> {
             self.deliver_live(now, None, &event);
             self.relayed.push_back(event);
             self.finish(now, place, PublishOutcome::Delivered);
-        } else if event.kind == VANISH_KIND {
-            self.pending.push(Op::Vanish(verified), place);
         } else {
-            self.pending.push(Op::Put(verified), place);
+            let op = if event.kind == VANISH_KIND { Op::Vanish(verified) } else { Op::Put(verified) };
+            let Flight { first, tags, .. } = self.ingest.flight(place);
+            let (first, tags) = (*first, *tags);
+            let origin = match first {
+                Sender::Client(conn) => {
+                    Origin::of(conn, self.sessions.get(conn).and_then(|session| session.address))
+                }
+                Sender::Host(_) => Origin::Host,
+            };
+            self.pending.push(op, place, origin, tags);
         }
     }
 
@@ -327,17 +355,18 @@ impl<B: Backend> Relay<B> {
             }
         }
         let of_copies = if outcome.is_accepted() { PublishOutcome::Duplicate } else { outcome.clone() };
-        self.answer(now, flight.first, &flight.id, outcome);
+        self.answer(now, flight.first, &flight.id, flight.bytes, outcome);
         for other in flight.others {
-            self.answer(now, other, &flight.id, of_copies.clone());
+            self.answer(now, other, &flight.id, flight.bytes, of_copies.clone());
         }
     }
 
-    fn answer(&mut self, now: Now, sender: Sender, id: &EventId, outcome: PublishOutcome) {
+    fn answer(&mut self, now: Now, sender: Sender, id: &EventId, bytes: usize, outcome: PublishOutcome) {
         self.send_outcome(sender, id, outcome);
         let Sender::Client(conn) = sender else { return };
         let Some(session) = self.sessions.get_mut(conn) else { return };
         session.in_flight -= 1;
+        session.in_flight_bytes -= bytes;
         if session.in_flight == 0 && !session.deferred.is_empty() {
             self.run_deferred(now, conn);
         }

@@ -124,7 +124,7 @@ impl<B: Backend> Relay<B> {
 
     /// Resumes reading from the connections that waited for the number of events in flight to fall.
     pub(super) fn resume_after_ingest(&mut self) {
-        if self.ingest.has_room(&self.config.limits) {
+        if self.ingest.has_room(0, 0, &self.config.limits) {
             for conn in std::mem::take(&mut self.waiting_for_ingest) {
                 if let Some(session) = self.sessions.get_mut(conn) {
                     session.waits_for_ingest = false;
@@ -142,7 +142,7 @@ impl<B: Backend> Relay<B> {
         if !session.input_paused || !session.takes_input(limits) {
             return false;
         }
-        if self.ingest.has_room(limits) {
+        if self.ingest.has_room(session.in_flight, session.in_flight_bytes, limits) {
             session.input_paused = false;
             return true;
         }

@@ -96,12 +96,12 @@ pub(super) enum Next {
 }
 
 /// By what turns go round first.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Origin {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Origin {
     Address(ClientAddress),
     /// A client whose address the host does not tell.
     Unknown(ConnId),
-    /// All streams of the host.
+    /// The host: its streams, and what it publishes.
     Host,
 }
 
@@ -121,7 +121,7 @@ pub(super) struct Jobs {
 }
 
 impl Origin {
-    fn of(conn: ConnId, address: Option<ClientAddress>) -> Self {
+    pub(super) fn of(conn: ConnId, address: Option<ClientAddress>) -> Self {
         address.map_or(Origin::Unknown(conn), Origin::Address)
     }
 }

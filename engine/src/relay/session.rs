@@ -55,6 +55,8 @@ pub(super) struct Session {
     pub(super) deferred_bytes: usize,
     /// Events received and not yet answered.
     pub(super) in_flight: usize,
+    /// Bytes of those events.
+    pub(super) in_flight_bytes: usize,
     /// Jobs that wait for the outbox to empty.
     pub(super) stalled: Vec<Job>,
     /// Requests whose first step has not been taken.
@@ -90,6 +92,7 @@ impl Session {
             deferred: VecDeque::new(),
             deferred_bytes: 0,
             in_flight: 0,
+            in_flight_bytes: 0,
             stalled: Vec::new(),
             not_started: 0,
             jobs_waiting: 0,

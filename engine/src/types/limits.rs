@@ -59,7 +59,8 @@ pub struct Limits {
     pub verify_batch_max: usize,
     /// Longest an event waits for its batch to fill, in milliseconds.
     pub verify_wait_ms_max: u64,
-    /// EVENT messages that may be between arrival and commit, all connections together; then reading pauses.
+    /// EVENT messages that may be between arrival and commit, all connections together; then reading pauses. From a half on
+    /// it pauses for connections that have more than a 256th of this (or of the bytes) in flight.
     pub in_flight_events_max: usize,
     /// Bytes of those events, from which on reading pauses too.
     pub in_flight_bytes_max: usize,
