@@ -103,9 +103,10 @@ pub const COUNTERS_AND_GAUGES: [(Metric, ReadValue); 17] = [
         |m| m.filter_values,
     ),
     (Metric::counter("relay_connections_opened", "WebSocket connections opened"), |m| m.connections_opened),
-    (Metric::counter("relay_connections_refused", "Connections refused because connections_max were open"), |m| {
-        m.connections_refused
-    }),
+    (
+        Metric::counter("relay_connections_refused", "Connections refused because connections_max were open"),
+        |m| m.connections_refused,
+    ),
     (
         Metric::counter(
             "relay_messages_deferred",
