@@ -1,4 +1,5 @@
-//! Which live subscriptions want an event: the index, and plain loops over all filters that it must agree with.
+//! Finding the live subscriptions that match an event: by the index, and by loops over all filters, whose result must be
+//! the same.
 
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 
@@ -12,11 +13,11 @@ use relay_bench::subscriptions;
 use relay_engine::index::Index;
 use relay_engine::types::Filter;
 
-/// The events, and all authors there are.
+/// The events and all authors.
 fn world(lines: Vec<String>) -> (Corpus, Vec<u32>) {
     let mut corpus = Corpus::new(lines).expect("a corpus");
     let authors = Plan::default().authors();
-    let authors = authors.iter().map(|author| corpus.number(&author.pubkey)).collect();
+    let authors = authors.iter().map(|author| corpus.intern(&author.pubkey)).collect();
     (corpus, authors)
 }
 

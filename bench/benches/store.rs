@@ -1,4 +1,4 @@
-//! Commits and scans: the memory backend and LMDB, each answer checked against plain loops.
+//! Commits and scans of the memory backend and LMDB; each answer is checked.
 
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 
@@ -77,10 +77,10 @@ fn commit(criterion: &mut Criterion<CpuTime>) {
 /// All events of one REQ, in order.
 fn ask<B: Backend>(backend: &B, filters: &Arc<[Filter]>, found: &mut Vec<EventId>) {
     found.clear();
-    let horizon = backend.reader().and_then(|reader| reader.last_seq()).expect("a number");
+    let horizon = backend.reader().and_then(|reader| reader.last_seq()).expect("the last sequence number");
     let mut scan = Scan::new(Arc::clone(filters), LIMITS, backend.classes(), horizon);
     loop {
-        let reader = backend.reader().expect("a moment");
+        let reader = backend.reader().expect("a read transaction");
         let mut rows = 2_000;
         let step = scan.step(&reader, NOW, &mut rows, &Everyone, &mut |hit| {
             found.push(hit.event.id());

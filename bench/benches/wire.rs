@@ -1,4 +1,4 @@
-//! An EVENT message read and its id hashed: the engine's parser beside `serde_json` and `simd-json`.
+//! Parsing an EVENT message and hashing its id: the engine's parser compared with `serde_json` and `simd-json`.
 
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 
@@ -14,7 +14,7 @@ use relay_engine::wire::{ClientMessage, parse_client_message, parse_event};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-/// What a relay has to know of an event, borrowed where serde can.
+/// The fields of an event that a relay needs, borrowed where serde can.
 #[derive(Deserialize)]
 struct Typed<'a> {
     #[serde(borrow)]
@@ -34,8 +34,8 @@ struct Typed<'a> {
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// Something of the fields, so that no parser may skip one; all three have checked the content by then.
-fn weigh(event: &Typed<'_>) -> u64 {
+/// A checksum of the fields, so that no parser can skip one; all three have validated the content by then.
+fn checksum(event: &Typed<'_>) -> u64 {
     let lens = event.id.0.len() + event.pubkey.0.len() + event.sig.0.len();
     black_box(&event.content.0);
     lens as u64 + event.created_at + u64::from(event.kind) + event.tags.len() as u64
@@ -57,7 +57,7 @@ fn parse(criterion: &mut Criterion<CpuTime>) {
         let mut group = criterion.benchmark_group(format!("parse {name}"));
         group.throughput(Throughput::Elements(messages.len() as u64));
         let serde_weight =
-            |message: &str| weigh(&serde_json::from_str::<(&str, Typed<'_>)>(message).expect("valid").1);
+            |message: &str| checksum(&serde_json::from_str::<(&str, Typed<'_>)>(message).expect("valid").1);
         let weight: u64 = messages.iter().map(|message| serde_weight(message)).sum();
 
         group.bench_function("ours", |bencher| {
@@ -92,7 +92,7 @@ fn parse(criterion: &mut Criterion<CpuTime>) {
                     copy.extend_from_slice(message.as_bytes());
                     let (_, event): (&str, Typed<'_>) =
                         simd_json::serde::from_slice_with_buffers(&mut copy, &mut buffers).expect("valid");
-                    sum += weigh(&event);
+                    sum += checksum(&event);
                 }
                 assert_eq!(sum, weight);
             });

@@ -1,4 +1,4 @@
-//! Connections to a relay, and reading its frames without parsing more of them than is asked about.
+//! Connections to a relay, and its frames, of which only the needed parts are parsed.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
@@ -101,12 +101,12 @@ pub struct Connection {
 pub enum Progress {
     /// All of it is done.
     Done,
-    /// The socket takes no more, or has no more, for now.
+    /// The socket accepts or has no more bytes for now.
     Blocked,
 }
 
 impl Connection {
-    /// From now on nothing on this connection waits.
+    /// Makes the connection non-blocking.
     ///
     /// # Errors
     /// The socket's.
@@ -177,7 +177,7 @@ impl Connection {
     }
 }
 
-/// What a relay says.
+/// A frame of a relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame<'a> {
     /// An event for a subscription.
@@ -187,13 +187,13 @@ pub enum Frame<'a> {
         /// The event's id.
         id: [u8; 32],
     },
-    /// What became of a published event.
+    /// The answer to a published event.
     Ok {
         /// The event's id.
         id: [u8; 32],
-        /// Whether it was taken.
+        /// Whether the relay accepted it.
         accepted: bool,
-        /// Why, from the closing of the verdict on, still escaped.
+        /// The rest of the frame after `true` or `false`: the reason as raw JSON.
         reason: &'a str,
     },
     /// All stored events of a subscription have been sent.
@@ -205,13 +205,12 @@ pub enum Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    /// Reads a frame. Only the parts it returns are looked at; subscription ids hold nothing to escape,
-    /// since they are ours.
+    /// Parses the parts of a frame that it returns. Subscription ids must have no escapes; the bench's own have none.
     ///
     /// # Errors
-    /// If the frame is not what NIP-01 has a relay say.
+    /// If the frame is not one of NIP-01.
     pub fn read(text: &'a str) -> Result<Self> {
-        let bad = || format!("a frame that cannot be read: {}", text.chars().take(200).collect::<String>());
+        let bad = || format!("a malformed frame: {}", text.chars().take(200).collect::<String>());
         let (verb, rest) = string(text.strip_prefix('[').with_context(bad)?).with_context(bad)?;
         match verb {
             "EVENT" => {

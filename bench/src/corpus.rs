@@ -1,4 +1,4 @@
-//! A file of events, and what a relay holds once it has taken all of them.
+//! A file of events, and which of them a relay stores after accepting all.
 
 use std::io::BufRead;
 
@@ -9,18 +9,18 @@ use serde::Deserialize;
 use crate::filter::Filter;
 use crate::hex;
 
-/// What checking and filtering need of one event.
+/// The fields of an event that filters and checks need.
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// The id.
     pub id: [u8; 32],
-    /// The author, as a number for [`Corpus::text`].
+    /// The author, as an interned string: see [`Corpus::text`].
     pub author: u32,
-    /// The second.
+    /// Unix seconds.
     pub created_at: u64,
     /// The kind.
     pub kind: u16,
-    /// Single-letter tags and their first values, as numbers for [`Corpus::text`].
+    /// Single-letter tags and their first values, interned likewise.
     pub tags: Box<[(u8, u32)]>,
     /// A newer version of the same replaceable or addressable event is in the file.
     pub superseded: bool,
@@ -29,11 +29,11 @@ pub struct Entry {
 /// A file of events.
 #[derive(Debug, Default)]
 pub struct Corpus {
-    /// In the order of the file.
+    /// The events, in the order of the file.
     pub events: Vec<Entry>,
     /// The JSON of each.
     pub lines: Vec<String>,
-    /// Numbers of those events that a relay keeps, newest first and in one second by id.
+    /// Indices of the events that are not superseded, in the order of NIP-01.
     pub kept: Vec<u32>,
     by_id: FxHashMap<[u8; 32], u32>,
     texts: Vec<Box<str>>,
@@ -63,7 +63,7 @@ impl Corpus {
         Self::new(lines)
     }
 
-    /// The same, of lines in memory.
+    /// Parses lines, one event each.
     ///
     /// # Errors
     /// As [`Corpus::read`].
@@ -111,14 +111,14 @@ impl Corpus {
             .iter()
             .filter_map(|tag| match (tag.first()?.as_bytes(), tag.get(1)) {
                 ([letter], Some(value)) if letter.is_ascii_alphabetic() => {
-                    Some((*letter, self.number(value)))
+                    Some((*letter, self.intern(value)))
                 }
                 _ => None,
             })
             .collect();
         Ok(Entry {
             id: hex::decode32(raw.id.as_bytes()).context("the id is not 64 hex digits")?,
-            author: self.number(&raw.pubkey),
+            author: self.intern(&raw.pubkey),
             created_at: raw.created_at,
             kind: raw.kind,
             tags,
@@ -126,8 +126,8 @@ impl Corpus {
         })
     }
 
-    /// The number of an author or tag value, the same for the same text.
-    pub fn number(&mut self, text: &str) -> u32 {
+    /// Interns an author or tag value: equal strings have equal numbers.
+    pub fn intern(&mut self, text: &str) -> u32 {
         if let Some(number) = self.numbers.get(text) {
             return *number;
         }
@@ -137,17 +137,17 @@ impl Corpus {
         number
     }
 
-    /// The text a number stands for.
+    /// The string of an interned number.
     pub fn text(&self, number: u32) -> &str {
         &self.texts[number as usize]
     }
 
-    /// The number of the event with this id.
+    /// The index of the event with this id.
     pub fn find(&self, id: &[u8; 32]) -> Option<usize> {
         self.by_id.get(id).map(|at| *at as usize)
     }
 
-    /// What a relay answers that holds exactly this file: events by number, in the order of NIP-01.
+    /// The answer of a relay that stores exactly this file: indices of events, in the order of NIP-01.
     pub fn answer(&self, filter: &Filter) -> Vec<u32> {
         let matching = self.kept.iter().copied().filter(|at| filter.matches(&self.events[*at as usize]));
         matching.take(filter.limit.unwrap_or(usize::MAX)).collect()
@@ -206,7 +206,7 @@ mod tests {
         let tags = r#"[["e","aa"],["e","bb","x"],["ee","cc"],["t",""]]"#;
         let mut corpus = Corpus::new(vec![line(1, 7, 5, 1, tags), line(2, 8, 6, 7, "[]")]).unwrap();
         let mut check = |letter: u8, value: &str, expected: &[u32]| {
-            let filter = Filter { tag: Some((letter, vec![corpus.number(value)])), ..Filter::default() };
+            let filter = Filter { tag: Some((letter, vec![corpus.intern(value)])), ..Filter::default() };
             assert_eq!(corpus.answer(&filter), expected, "{letter} {value}");
         };
         check(b'e', "bb", &[0]);

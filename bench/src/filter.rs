@@ -1,11 +1,11 @@
-//! Filters and what matches them: plain loops, so that they are easy to believe.
+//! Filters, matched by plain loops: simple enough to be obviously correct.
 
 use serde_json::{Map, Value, json};
 
 use crate::corpus::{Corpus, Entry};
 use crate::hex;
 
-/// One NIP-01 filter. Authors and tag values are numbers of a [`Corpus`]; an empty list asks nothing.
+/// One NIP-01 filter. Authors and tag values are interned by a [`Corpus`]; an empty list is no condition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Event ids.
@@ -16,16 +16,16 @@ pub struct Filter {
     pub kinds: Vec<u16>,
     /// A tag letter and values, ascending.
     pub tag: Option<(u8, Vec<u32>)>,
-    /// Oldest second.
+    /// Unix seconds, inclusive.
     pub since: Option<u64>,
-    /// Newest second.
+    /// Unix seconds, inclusive.
     pub until: Option<u64>,
-    /// Most stored events wanted.
+    /// Maximum number of stored events.
     pub limit: Option<usize>,
 }
 
 impl Filter {
-    /// Whether `event` matches; `limit` plays no part.
+    /// Whether `event` matches; `limit` is ignored.
     pub fn matches(&self, event: &Entry) -> bool {
         self.since.is_none_or(|since| event.created_at >= since)
             && self.until.is_none_or(|until| event.created_at <= until)

@@ -1,4 +1,4 @@
-//! Lowercase hex, written without the engine so that what checks a relay shares no code with it.
+//! Lowercase hex, written again here so that the checks share no code with the engine.
 
 /// Bytes as hex.
 pub fn encode(bytes: &[u8]) -> String {
@@ -11,7 +11,7 @@ pub fn encode(bytes: &[u8]) -> String {
     text
 }
 
-/// The 32 bytes that 64 hex digits stand for.
+/// Decodes 64 lowercase hex digits.
 pub fn decode32(text: &[u8]) -> Option<[u8; 32]> {
     let text: &[u8; 64] = text.try_into().ok()?;
     let mut bytes = [0; 32];

@@ -1,7 +1,7 @@
-//! Measures relays: generates events, drives any relay over its WebSocket, reads the CPU of any process.
+//! A load generator for relays: generates events, drives any relay over its WebSocket, reads the CPU time of any process.
 //!
-//! Nothing here shares code with the engine, so that an answer checked here is checked by other hands:
-//! events are read with `serde_json`, filters are plain loops, frames go through `tungstenite`.
+//! Nothing here shares code with the engine, so that the engine's answers are checked by independent code: events are
+//! parsed with `serde_json`, filters are matched by plain loops, frames are read by `tungstenite`.
 
 pub mod abuse;
 pub mod client;

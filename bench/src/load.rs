@@ -1,4 +1,4 @@
-//! Publishing many events over a few connections, each with a bounded number of them under way.
+//! Publishes many events over a few connections, each with a bounded number of unanswered events.
 
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,15 +16,15 @@ use crate::stats::micros;
 /// How to publish.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Connections; events are dealt to them in turn.
+    /// Connections; events are distributed round robin.
     pub connections: usize,
-    /// Events a connection may have under way.
+    /// Maximum number of unanswered events of a connection.
     pub window: usize,
-    /// Events a second, all connections together; as fast as the window allows if none.
+    /// Events a second of all connections together; `None`: as fast as the window allows.
     pub rate: Option<f64>,
     /// Threads that drive the connections.
     pub threads: usize,
-    /// After this long everything ends, answered or not.
+    /// Maximum duration; then publishing stops, whether events are answered or not.
     pub time_max: Duration,
 }
 
@@ -37,21 +37,21 @@ pub enum Verdict {
     Refused(String),
 }
 
-/// What became of all events.
+/// Results.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// By number of event; `None` is one that never was answered.
+    /// By index of event; `None` if it was never answered.
     pub verdicts: Vec<Option<Verdict>>,
     /// Microseconds from sending to the answer.
     pub micros: Vec<u32>,
-    /// Answers that nobody had asked for.
+    /// Answers to no unanswered event.
     pub stray_answers: usize,
     /// From the first send to the last answer.
     pub time: Duration,
 }
 
-/// Publishes `events`, which are JSON of events and their ids, and waits for all answers. `sent_at`, if it is
-/// as long as `events`, gets the nanoseconds from `clock` to each send.
+/// Publishes `events`, pairs of JSON and id, and waits for all answers. If `sent_at` is as long as `events`, the
+/// nanoseconds from `clock` to each send are stored in it.
 ///
 /// # Errors
 /// If a connection cannot be opened or is lost.
@@ -71,7 +71,7 @@ pub fn publish(
             number,
             next: 0,
             oldest: 0,
-            under_way: 0,
+            unanswered: 0,
             answers: Vec::new(),
             strays: 0,
         });
@@ -126,7 +126,7 @@ struct Lane {
     next: usize,
     /// The first slot without an answer.
     oldest: usize,
-    under_way: usize,
+    unanswered: usize,
     answers: Vec<Slot>,
     strays: usize,
 }
@@ -156,7 +156,7 @@ impl Driver<'_> {
         for at in 0..self.lanes.len() {
             self.step(at)?;
         }
-        while self.lanes.iter().any(|lane| lane.next < lane.answers.len() || lane.under_way > 0) {
+        while self.lanes.iter().any(|lane| lane.next < lane.answers.len() || lane.unanswered > 0) {
             if self.start.elapsed() > self.plan.time_max {
                 break;
             }
@@ -175,7 +175,7 @@ impl Driver<'_> {
         Ok(self.lanes)
     }
 
-    /// Takes all answers that are there, then fills the window.
+    /// Reads all available answers, then fills the window.
     fn step(&mut self, at: usize) -> Result<()> {
         let lane = &mut self.lanes[at];
         lane.take_answers()?;
@@ -187,7 +187,7 @@ impl Driver<'_> {
         let lane = &mut self.lanes[at];
         let window = self.plan.window.max(1);
         let mut now = None;
-        while lane.under_way < window && lane.next < lane.answers.len() {
+        while lane.unanswered < window && lane.next < lane.answers.len() {
             let number = lane.next * self.lane_count + lane.number;
             if due.is_some_and(|due| number >= due) {
                 break;
@@ -201,9 +201,9 @@ impl Driver<'_> {
             let frame = slot.frame.take().expect("each slot is sent once");
             lane.connection.queue(frame)?;
             lane.next += 1;
-            lane.under_way += 1;
+            lane.unanswered += 1;
         }
-        // A blocked flush goes on when the socket says that it can be written to again.
+        // A blocked flush continues when the socket is writable again.
         let (Progress::Done | Progress::Blocked) = lane.connection.flush()?;
         Ok(())
     }
@@ -211,10 +211,10 @@ impl Driver<'_> {
 
 impl Lane {
     fn take_answers(&mut self) -> Result<()> {
-        let Lane { connection, answers, under_way, strays, next, oldest, .. } = self;
+        let Lane { connection, answers, unanswered, strays, next, oldest, .. } = self;
         connection.read(|text| {
             let Frame::Ok { id, accepted, reason } = Frame::read(text)? else { return Ok(true) };
-            // Relays answer in order or nearly so: the first look finds it.
+            // Relays answer nearly in order, so the first comparison usually finds it.
             let slot =
                 answers[*oldest..*next].iter_mut().find(|slot| slot.id == id && slot.verdict.is_none());
             let Some(slot) = slot else {
@@ -226,7 +226,7 @@ impl Lane {
                 true => Verdict::Accepted,
                 false => Verdict::Refused(reason.trim_matches([',', '"', ']', ' ']).to_owned()),
             });
-            *under_way -= 1;
+            *unanswered -= 1;
             while answers.get(*oldest).is_some_and(|slot| slot.verdict.is_some()) {
                 *oldest += 1;
             }

@@ -1,5 +1,4 @@
-//! `relay-bench`: generates events and loads a relay with them. Loads no relay but on this machine unless
-//! told so.
+//! `relay-bench`: generates events and loads a relay with them: one on this machine, unless `--allow-remote` is given.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Write};
@@ -18,7 +17,7 @@ use relay_bench::{abuse, fanout, generate, load, publish, query};
 use serde::Serialize;
 use serde_json::Value;
 
-/// Generates Nostr events, drives a relay with them, and measures what they cost it.
+/// Generates Nostr events, loads a relay with them, and measures its CPU, latency and memory.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -28,33 +27,33 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Writes generated, signed events, one a line; the same seed gives the same bytes.
+    /// Writes generated, signed events, one a line. The same seed gives the same bytes.
     Gen(GenArgs),
-    /// Publishes a file of events and measures throughput and CPU an event.
+    /// Publishes a file of events and measures throughput and CPU per event.
     Publish(PublishArgs),
-    /// Asks seven shapes of queries, checks each answer against the file, and measures CPU a query.
+    /// Sends seven kinds of queries, checks each answer against the file, and measures CPU per query.
     Query(QueryArgs),
-    /// Opens live subscriptions, publishes fresh events, and measures CPU and latency a delivery.
+    /// Opens live subscriptions, publishes new events, and measures CPU and latency per delivery.
     Fanout(FanoutArgs),
-    /// Attacks a relay in one way after the other, and measures what an honest client notices.
+    /// Attacks a relay on this machine in one way after the other, and measures how that slows down an honest client.
     Abuse(AbuseArgs),
 }
 
 #[derive(Args)]
 struct GenArgs {
-    /// Decides everything.
+    /// Seed of the events.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// How many events.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
     count: u32,
-    /// The second of the newest event.
+    /// Time of the newest event, in Unix seconds.
     #[arg(long, default_value_t = generate::Plan::default().now)]
     now: u64,
     /// Days the events are spread over.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=3650))]
     days: u64,
-    /// Authors.
+    /// Number of authors.
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
     authors: u32,
     /// Where to write; `-` is standard output.
@@ -70,10 +69,10 @@ struct Target {
     /// The relay, ws://127.0.0.1:PORT.
     #[arg(long)]
     url: String,
-    /// The relay's process, to read CPU and memory of.
+    /// Process id of the relay, whose CPU and memory are measured.
     #[arg(long)]
     pid: Option<u32>,
-    /// Load a relay that is not on this machine. Only ever your own.
+    /// Allow a relay that is not on this machine. It must be your own.
     #[arg(long)]
     allow_remote: bool,
     /// Print JSON.
@@ -86,7 +85,7 @@ struct Load {
     /// Connections that publish.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=512))]
     connections: u16,
-    /// Events a connection may have under way.
+    /// Maximum number of unanswered events of a connection.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=load::WINDOW_MAX as i64))]
     window: u16,
     /// Events a second; as fast as the windows allow if not given.
@@ -95,7 +94,7 @@ struct Load {
     /// Threads that drive the connections.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     threads: u8,
-    /// Give up after so many seconds.
+    /// Stop after this many seconds.
     #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     seconds_max: u32,
 }
@@ -124,7 +123,7 @@ struct PublishArgs {
     file: PathBuf,
     #[command(flatten)]
     load: Load,
-    /// How many of the accepted events to ask for afterwards.
+    /// How many of the accepted events to query afterwards.
     #[arg(long, default_value_t = 2_000)]
     read_back: usize,
 }
@@ -133,19 +132,19 @@ struct PublishArgs {
 struct QueryArgs {
     #[command(flatten)]
     target: Target,
-    /// The events the relay holds, one a line; it must hold no others.
+    /// The events that the relay stores, one a line; it must store no others.
     #[arg(long)]
     file: PathBuf,
-    /// Queries of each shape.
+    /// Queries of each kind.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     repeat: u32,
-    /// Decides the values asked for.
+    /// Seed of the values in the filters.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Only shapes whose name contains this.
+    /// Only kinds of queries whose name contains this.
     #[arg(long)]
     shape: Option<String>,
-    /// For relays that order events of one second their own way.
+    /// Accept any order of events with the same created_at.
     #[arg(long)]
     lenient: bool,
 }
@@ -157,19 +156,19 @@ struct FanoutArgs {
     /// Live subscriptions.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     subscriptions: u32,
-    /// Connections that hold them.
+    /// Connections over which they are spread.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=20_000))]
     readers: u32,
-    /// Threads that read them.
+    /// Threads that read these connections.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
     reader_threads: u8,
     /// Events to publish.
     #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     events: u32,
-    /// Decides authors and subscriptions.
+    /// Seed of authors and subscriptions.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Which events of these authors; the time of day if not given, so that each run publishes others.
+    /// Which sequence of events of these authors; the current time if not given, so that each run publishes new ones.
     #[arg(long)]
     stream: Option<u64>,
     #[command(flatten)]
@@ -183,10 +182,10 @@ struct AbuseArgs {
     /// Only this case.
     #[arg(long)]
     case: Option<String>,
-    /// Seconds of calm, and of each attack.
+    /// Seconds of measuring without an attack, and with each.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3_600))]
     seconds: u32,
-    /// Addresses that the attacker comes from, told by X-Forwarded-For.
+    /// Number of client addresses of the attacker, given in X-Forwarded-For.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
     addresses: u8,
     /// Tags of the attacker's large events.
@@ -198,7 +197,7 @@ fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => {
-            complain("the relay's answers are not what they must be");
+            complain("some of the relay's answers are wrong");
             ExitCode::from(1)
         }
         Err(error) => {
@@ -209,7 +208,7 @@ fn main() -> ExitCode {
 }
 
 fn complain(text: &str) {
-    // There is nobody left to tell that standard error is closed.
+    // If standard error is closed, there is no place for a message.
     let _ = writeln!(io::stderr(), "relay-bench: {text}");
 }
 
@@ -252,7 +251,7 @@ fn run(command: Command) -> Result<bool> {
             let shapes: Vec<Shape> =
                 Shape::ALL.into_iter().filter(|shape| shape.name().contains(wanted)).collect();
             if shapes.is_empty() {
-                bail!("no shape is called so: {:?}", Shape::ALL.map(Shape::name));
+                bail!("no such query; there are {:?}", Shape::ALL.map(Shape::name));
             }
             let plan = query::Plan { repeat: args.repeat as usize, seed: args.seed, lenient: args.lenient };
             let report = query::run(&endpoint, process, &corpus, &shapes, &plan)?;
@@ -277,13 +276,13 @@ fn run(command: Command) -> Result<bool> {
         }
         Command::Abuse(args) => {
             if args.target.allow_remote {
-                bail!("only a relay on this machine is attacked; --allow-remote has no place here");
+                bail!("`abuse` attacks relays on this machine only; --allow-remote is not allowed");
             }
             let (endpoint, process) = args.target.open()?;
             let is_wanted = |case: &Case| args.case.as_deref().is_none_or(|name| case.name() == name);
             let cases: Vec<Case> = Case::ALL.into_iter().filter(is_wanted).collect();
             if cases.is_empty() {
-                bail!("no case is called so: {:?}", Case::ALL.map(Case::name));
+                bail!("no such case; there are {:?}", Case::ALL.map(Case::name));
             }
             let plan = abuse::Plan {
                 seconds: args.seconds,
@@ -322,7 +321,7 @@ fn print(report: &impl Serialize, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// One line for each number, with where it stands.
+/// One line for each value, with its path in the document.
 fn lines(out: &mut dyn Write, path: &str, value: &Value) -> io::Result<()> {
     match value {
         Value::Object(fields) => fields.iter().try_for_each(|(name, value)| {

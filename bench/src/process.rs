@@ -6,24 +6,24 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// A process to watch.
+/// A process whose usage is measured.
 #[derive(Clone, Copy, Debug)]
 pub struct Process {
     pid: u32,
 }
 
-/// What a process has used up to a moment.
+/// What a process has used so far.
 #[derive(Clone, Debug)]
 pub struct Usage {
-    /// User and system time of all threads there ever were, in steps of 10 ms.
+    /// User and system time of all threads, ended ones included, in steps of 10 ms.
     ticks: Duration,
-    /// Time on a CPU of each thread that lives, exact.
+    /// CPU time of each living thread, in nanoseconds.
     threads: BTreeMap<u32, Duration>,
     /// Resident memory in bytes.
     pub resident_bytes: u64,
 }
 
-/// Linux counts in hundredths of a second towards programs, whatever the kernel's own rate is.
+/// The unit of CPU times in `/proc/PID/stat` (`USER_HZ`).
 const TICK: Duration = Duration::from_millis(10);
 
 impl Process {
@@ -57,7 +57,7 @@ impl Process {
         for task in fs::read_dir(format!("{dir}/task"))? {
             let task = task?;
             let Some(tid) = task.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            // A thread may end meanwhile; and a kernel may not count.
+            // A thread may end meanwhile, and a kernel may be built without schedstat.
             let Ok(text) = fs::read_to_string(task.path().join("schedstat")) else { continue };
             if let Some(nanos) = text.split_ascii_whitespace().next().and_then(|text| text.parse().ok()) {
                 threads.insert(tid, Duration::from_nanos(nanos));
@@ -76,7 +76,7 @@ impl Usage {
         };
         let exact: Duration = self.threads.iter().map(alive).sum();
         let ticks = self.ticks.saturating_sub(earlier.ticks);
-        // More ticks than rounding explains: some threads are gone, and their time with them.
+        // More ticks than rounding explains: some threads have ended, and their exact time is lost.
         if ticks > exact + 2 * TICK { ticks } else { exact }
     }
 }

@@ -1,4 +1,4 @@
-//! `relay-bench publish`: how many events a relay takes, and what each costs it.
+//! `relay-bench publish`: throughput of publishing, and CPU per event.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -12,26 +12,26 @@ use crate::load::{self, Verdict};
 use crate::process::Process;
 use crate::stats::{Latency, micros_each};
 
-/// What was measured. Everything that is not accepted is explained; `lost` and `unanswered` must be 0.
+/// Results. `refused` gives reasons; `lost`, `unanswered` and `stray_answers` must be 0.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
     /// Connections.
     pub connections: usize,
-    /// Events under way a connection.
+    /// Maximum number of unanswered events of a connection.
     pub window: usize,
     /// Events sent.
     pub events: usize,
     /// `OK true`.
     pub accepted: usize,
-    /// `OK false` for an older version of something the relay has newer; as it should be.
+    /// `OK false` for an event that a newer version in the file replaces, which is correct.
     pub superseded: usize,
     /// `OK false` for anything else, by reason.
     pub refused: BTreeMap<String, usize>,
     /// Events without an answer when time was up.
     pub unanswered: usize,
-    /// Answers for events that were not under way.
+    /// Answers to no unanswered event.
     pub stray_answers: usize,
-    /// Accepted events, of those that are to be kept, that were asked for afterwards.
+    /// Accepted events, not superseded ones, that were queried afterwards.
     pub read_back: usize,
     /// Of these, how many the relay did not have.
     pub lost: usize,
@@ -50,7 +50,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether the relay did all it must.
+    /// Whether the relay did everything right.
     pub fn holds(&self) -> bool {
         self.refused.is_empty() && self.unanswered == 0 && self.stray_answers == 0 && self.lost == 0
     }
@@ -100,7 +100,7 @@ pub fn run(
                 report.accepted += 1;
                 to_keep.extend((!event.superseded).then_some(event.id));
             }
-            // Over several connections an older version may arrive behind a newer one.
+            // Over several connections an older version may arrive after a newer one.
             Some(Verdict::Refused(_)) if event.superseded => report.superseded += 1,
             Some(Verdict::Refused(reason)) => *report.refused.entry(reason).or_default() += 1,
         }

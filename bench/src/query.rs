@@ -1,4 +1,4 @@
-//! `relay-bench query`: what a relay's answers cost it, each answer checked against the file.
+//! `relay-bench query`: CPU and latency of queries; each answer is checked against the file.
 
 use std::time::Instant;
 
@@ -14,27 +14,27 @@ use crate::process::Process;
 use crate::shapes::Shape;
 use crate::stats::{Latency, micros, micros_each};
 
-/// What to ask.
+/// Options.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     /// Queries of each shape, one after the other.
     pub repeat: usize,
-    /// Decides the values.
+    /// Seed of the values in the filters.
     pub seed: u64,
-    /// Leaves order, and which of several events of one second are sent, to the relay.
+    /// Accept any order, and any choice among the events of one second that a limit cuts.
     pub lenient: bool,
 }
 
-/// What was measured of one shape.
+/// Results of one kind of query.
 #[derive(Debug, Serialize)]
 pub struct ShapeReport {
     /// Its name.
     pub shape: &'static str,
-    /// Queries asked.
+    /// Queries sent.
     pub queries: usize,
     /// Events received in all.
     pub events: usize,
-    /// Answers that were not what the file says.
+    /// Answers that differ from what the file requires.
     pub wrong_answers: usize,
     /// The first of them, explained.
     pub first_wrong: Option<String>,
@@ -44,7 +44,7 @@ pub struct ShapeReport {
     pub eose: Latency,
 }
 
-/// What was measured.
+/// Results.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// Shape by shape.
@@ -60,10 +60,10 @@ impl Report {
     }
 }
 
-/// Values drawn for a shape; they are asked in turn, so that no cache of answers helps much.
+/// Different filters of a shape; they are sent in turn, so that a cache of answers does not help much.
 const VALUES_MAX: usize = 200;
 
-/// Asks `plan.repeat` queries of each of `shapes`.
+/// Sends `plan.repeat` queries of each of `shapes`.
 ///
 /// # Errors
 /// If the connection is lost, the relay refuses a query, or `pid` is not there.
@@ -75,7 +75,7 @@ pub fn run(
     plan: &Plan,
 ) -> Result<Report> {
     if corpus.kept.is_empty() {
-        bail!("the file holds no events to ask for");
+        bail!("the file has no events to query");
     }
     let mut connection = endpoint.connect(64 << 10)?;
     let mut reports = Vec::new();
@@ -177,7 +177,7 @@ fn check(
             None => Ok(()),
         };
     }
-    // The newest ones in any order; where the limit cuts through a second, any of that second.
+    // The newest events in any order; where the limit cuts a second, any of that second.
     let seconds = |list: &[u32]| {
         let mut seconds: Vec<u64> = list.iter().map(|at| corpus.events[*at as usize].created_at).collect();
         seconds.sort_unstable();

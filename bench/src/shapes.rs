@@ -1,17 +1,17 @@
-//! The seven shapes of queries that clients ask most, with values drawn from a corpus.
+//! The seven kinds of queries that clients send most, with values drawn from a corpus.
 
 use crate::corpus::Corpus;
 use crate::filter::Filter;
 use crate::generate::Rng;
 
-/// A shape of query.
+/// A kind of query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// A few authors' notes: 10 authors, kind 1, limit 50.
     AuthorsKinds,
     /// Everyone's notes: kind 1, limit 500.
     Kinds,
-    /// All about one note: `#e`, limit 100.
+    /// A note's replies and reactions: `#e`, limit 100.
     TagE,
     /// 10 events by id.
     Ids,
@@ -41,7 +41,7 @@ impl Shape {
         }
     }
 
-    /// A query of this shape. Values are those of random events, so what is frequent is asked for often.
+    /// A query of this kind. Values are those of random events, so frequent ones are queried often.
     ///
     /// # Panics
     /// If the corpus keeps no event.
@@ -92,7 +92,7 @@ fn random<'a>(corpus: &'a Corpus, rng: &mut Rng) -> &'a crate::corpus::Entry {
 /// Up to `wanted` different authors.
 fn authors(corpus: &Corpus, rng: &mut Rng, wanted: usize) -> Vec<u32> {
     let mut authors = Vec::new();
-    // A small corpus may not have so many.
+    // A small corpus may have fewer.
     for _ in 0..wanted * 40 {
         let author = random(corpus, rng).author;
         if let Err(place) = authors.binary_search(&author) {

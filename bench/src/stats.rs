@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-/// How long something took, of many times.
+/// Percentiles of many durations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Latency {
     /// Half took at most this many milliseconds.
@@ -16,7 +16,7 @@ pub struct Latency {
 }
 
 impl Latency {
-    /// Of microseconds, in any order; zeros of none.
+    /// Of durations in microseconds, in any order; zeros if there are none.
     pub fn of(mut micros: Vec<u32>) -> Self {
         micros.sort_unstable();
         let at = |permille: usize| {
@@ -32,7 +32,7 @@ pub fn micros(time: Duration) -> u32 {
     u32::try_from(time.as_micros()).unwrap_or(u32::MAX)
 }
 
-/// Microseconds each of `count`, to two decimals; nothing of none.
+/// Microseconds per item of `count`, to two decimals; `None` if `count` is 0.
 pub fn micros_each(time: Duration, count: usize) -> Option<f64> {
     (count > 0).then(|| (time.as_secs_f64() * 1e8 / count as f64).round() / 100.0)
 }

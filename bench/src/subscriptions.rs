@@ -1,4 +1,4 @@
-//! What people have open: a realistic mix of live subscriptions over a stream of events.
+//! A realistic mix of live subscriptions over a stream of events.
 
 use crate::corpus::Corpus;
 use crate::filter::Filter;
@@ -11,14 +11,14 @@ use crate::generate::Rng;
 /// | 40 | a home page: 1 to 200 authors, kinds 1, 6 and sometimes more |
 /// | 55 | notifications: `#p` of one's own, kinds 1, 6, 7, 9735 |
 /// | 40 | a thread: `#e` of 1 to 30 notes, mostly of kinds 1, 7, 9735 |
-/// | 20 | 1 to 10 events by id that never come |
+/// | 20 | 1 to 10 events by id that are never published |
 /// | 25 | profiles and contact lists of 1 to 20 authors |
 /// | 13 | own notes and own notifications, as two filters |
 /// | 6 | a hashtag or two |
 /// | 1 | everyone's notes |
 ///
-/// `authors` are all there are, also those that say nothing in `corpus`. On the generator's events about 1% of
-/// the subscriptions want an event.
+/// `authors` are all authors, also those without events in `corpus`. An event of the generator matches about 1% of the
+/// subscriptions.
 pub fn draw(corpus: &Corpus, authors: &[u32], count: usize, since: u64, rng: &mut Rng) -> Vec<Vec<Filter>> {
     let tagged = |letter: u8| {
         let tags = corpus.events.iter().flat_map(|event| event.tags.iter());

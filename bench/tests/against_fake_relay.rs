@@ -1,4 +1,4 @@
-//! The load generator against a relay of plain loops: right answers pass, and each kind of wrong one is seen.
+//! Tests the load generator with a simple relay: right answers pass, and each kind of wrong answer is detected.
 
 mod common;
 
@@ -29,7 +29,7 @@ fn published(fault: Fault, load: &load::Plan) -> publish::Report {
 }
 
 #[test]
-fn all_events_of_a_right_relay_are_accounted_for() {
+fn a_correct_relay_passes_publish() {
     let report = published(Fault::None, &load());
     assert!(report.holds(), "{report:?}");
     assert_eq!(report.accepted + report.superseded, 500);
@@ -38,7 +38,7 @@ fn all_events_of_a_right_relay_are_accounted_for() {
 }
 
 #[test]
-fn a_lost_refused_or_unanswered_event_is_seen() {
+fn a_lost_refused_or_unanswered_event_is_detected() {
     let forgets = published(Fault::Forgets, &load());
     assert!(!forgets.holds() && forgets.lost > 0 && forgets.unanswered == 0, "{forgets:?}");
     let refuses = published(Fault::Refuses, &load());
@@ -54,7 +54,7 @@ fn a_rate_is_kept() {
     let load = load::Plan { rate: Some(2_000.0), ..load() };
     let report = published(Fault::None, &load);
     assert!(report.holds(), "{report:?}");
-    // Never faster; how much slower is the machine's matter.
+    // Never faster; how much slower depends on the machine.
     assert!(report.seconds >= 499.0 / 2_000.0, "{}", report.seconds);
 }
 
@@ -67,7 +67,7 @@ fn queried(fault: Fault, lenient: bool) -> query::Report {
 }
 
 #[test]
-fn right_answers_pass_and_every_shape_finds_something() {
+fn right_answers_pass_and_every_shape_finds_events() {
     let report = queried(Fault::None, false);
     assert!(report.holds(), "{report:?}");
     assert_eq!(report.shapes.len(), 7);
@@ -77,7 +77,7 @@ fn right_answers_pass_and_every_shape_finds_something() {
 }
 
 #[test]
-fn wrong_answers_are_seen_and_ties_are_free_when_lenient() {
+fn wrong_answers_are_detected_and_lenient_accepts_any_order_of_ties() {
     assert!(!queried(Fault::SkipsNewest, false).holds());
     assert!(!queried(Fault::SkipsNewest, true).holds());
     assert!(!queried(Fault::KeepsAll, true).holds());
@@ -100,7 +100,7 @@ fn fanned_out(fault: Fault) -> fanout::Report {
 }
 
 #[test]
-fn every_delivery_is_accounted_for() {
+fn a_correct_relay_passes_fanout() {
     let report = fanned_out(Fault::None);
     assert!(report.holds(), "{report:?}");
     assert!(report.delivered == report.expected && report.expected > 300, "{report:?}");
@@ -108,7 +108,7 @@ fn every_delivery_is_accounted_for() {
 }
 
 #[test]
-fn lost_and_doubled_deliveries_are_seen() {
+fn lost_and_duplicate_deliveries_are_detected() {
     let loses = fanned_out(Fault::LosesDeliveries);
     assert!(!loses.holds() && loses.delivered < loses.expected, "{loses:?}");
     let doubles = fanned_out(Fault::DeliversTwice);
@@ -116,7 +116,7 @@ fn lost_and_doubled_deliveries_are_seen() {
 }
 
 #[test]
-fn what_the_oracle_does_not_model_is_refused() {
+fn events_that_the_oracle_does_not_model_are_refused() {
     let mut lines = Plan { count: 1, ..Plan::default() }.events(1);
     let good = lines[0].clone();
     lines.push(good.clone());
@@ -134,7 +134,7 @@ fn attacked(fault: Fault) -> abuse::Report {
 }
 
 #[test]
-fn an_honest_client_is_measured_beside_an_attack() {
+fn an_honest_client_is_measured_during_an_attack() {
     let report = attacked(Fault::None);
     assert_eq!(report.honest_failed, 0, "{report:?}");
     assert!(
@@ -145,6 +145,6 @@ fn an_honest_client_is_measured_beside_an_attack() {
 }
 
 #[test]
-fn an_honest_event_that_is_not_found_is_seen() {
+fn an_honest_event_that_is_not_found_is_detected() {
     assert!(attacked(Fault::SkipsNewest).honest_failed > 0);
 }

@@ -1,4 +1,4 @@
-//! No allocation for an EVENT on the accept path beyond the event's own storage, counted.
+//! Counts allocations: accepting an EVENT allocates nothing but the event's own storage.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ fn messages(count: usize) -> Vec<String> {
 }
 
 #[test]
-fn reading_and_hashing_allocate_nothing_and_keeping_an_event_once() {
+fn parsing_and_hashing_allocate_nothing_and_an_owned_event_allocates_once() {
     let limits = Limits::default();
     for message in messages(400) {
         let read = measure(|| {
@@ -53,11 +53,11 @@ const BATCH: usize = 256;
 const WARM_UP: usize = 4;
 
 #[test]
-fn the_machine_takes_an_event_with_few_allocations() {
+fn the_machine_accepts_an_event_with_few_allocations() {
     count_steps(Arc::new(Libsecp256k1), 0.05);
 }
 
-/// Leaves ids to the batch, as machines without instructions for SHA-256 do.
+/// Hashes ids in batches, as machines without SHA-256 instructions do.
 struct Late;
 
 impl Verifier for Late {
@@ -71,13 +71,13 @@ impl Verifier for Late {
 }
 
 #[test]
-fn so_it_does_where_the_batch_hashes_ids() {
+fn few_allocations_if_ids_are_hashed_in_batches() {
     count_steps(Arc::new(Late), 0.1);
 }
 
 #[test]
-fn so_it_does_with_the_batch_verifier() {
-    // An author who earns one gets a table.
+fn few_allocations_with_the_batch_verifier() {
+    // A frequent author gets a table, which allocates.
     count_steps(Arc::new(Schnorr::new(64 << 20)), 0.6);
 }
 

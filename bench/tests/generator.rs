@@ -1,4 +1,4 @@
-//! Generated events are what they claim: valid, the same for the same seed, and shaped as the calibration says.
+//! Generated events are valid, the same for the same seed, and as calibrated.
 
 use std::collections::{HashMap, HashSet};
 
@@ -55,7 +55,7 @@ fn one_seed_gives_the_same_bytes_on_any_number_of_threads() {
     let mut written = Vec::new();
     assert_eq!(plan.write(2, &mut written).unwrap(), written.len() as u64);
     assert_eq!(written, (lines.join("\n") + "\n").as_bytes());
-    // Recorded figures name a seed; a change of the generator must not pass unseen.
+    // Recorded figures name a seed, so a change of the generator must be noticed.
     assert_eq!(
         hex::encode(&Sha256::digest(&written)),
         "eca75496a03348e024095ff2b06daff0688548c14638442a79ea5d3ac46a46ea"
@@ -129,7 +129,7 @@ fn a_stream_of_no_days_is_the_last_minute_in_order() {
         parse(&plan.events(1)).iter().map(|event| event["created_at"].as_u64().unwrap()).collect();
     assert!(times.is_sorted());
     assert_eq!((times[0], times[499]), (plan.now - 59, plan.now));
-    // So close together, some would say the same twice.
+    // So many in a minute would contain duplicates if they were not drawn again.
     let plan = Plan { days: 0, count: 6_000, ..Plan::default() };
     let ids: HashSet<String> = parse(&plan.events(2)).iter().map(|event| event["id"].to_string()).collect();
     assert_eq!(ids.len(), 6_000);

@@ -18,7 +18,7 @@ use relay_engine::types::{Class, Event, Limits, Now};
 use relay_engine::verify::Libsecp256k1;
 
 use crate::sqlite::Sqlite;
-use relay_simulator::Chance;
+use relay_simulator::Choices;
 
 const BEGINS_AT: u64 = 1_767_225_600;
 const OPS_MAX: usize = 400;
@@ -119,7 +119,7 @@ impl Host for Runtime {
 }
 
 struct World<'a> {
-    chance: Chance<'a>,
+    choices: Choices<'a>,
     store: Store,
     settings: Settings,
     object: Option<Object<Store, Runtime>>,
@@ -149,17 +149,17 @@ impl World<'_> {
     }
 
     fn socket(&mut self) -> Option<Rc<Socket>> {
-        let place = self.chance.place(self.sockets.len().max(1));
+        let place = self.choices.index(self.sockets.len().max(1));
         self.sockets.values().nth(place).cloned()
     }
 
     fn step(&mut self) {
         let now = self.now;
-        match self.chance.below(16) {
+        match self.choices.below(16) {
             0 => {
                 self.keys += 1;
                 let socket = Rc::new(Socket { key: self.keys, ..Socket::default() });
-                let host = self.chance.one_in(2).then(|| "relay.test".repeat(1 + self.chance.place(40)));
+                let host = self.choices.one_in(2).then(|| "relay.test".repeat(1 + self.choices.index(40)));
                 let (key, own) = (self.keys, Rc::clone(&socket));
                 let peer = Peer { host, address: None };
                 if let Some(object) = self.object()
@@ -192,21 +192,21 @@ impl World<'_> {
             11 => {
                 // Somebody reads, or nobody.
                 let Some(socket) = self.socket() else { return };
-                socket.buffered.set(if self.chance.one_in(2) { 0 } else { socket.buffered.get() / 2 });
+                socket.buffered.set(if self.choices.one_in(2) { 0 } else { socket.buffered.get() / 2 });
             }
             12 => {
                 let Some(socket) = self.socket() else { return };
                 self.sockets.remove(&socket.key);
-                if self.chance.one_in(2)
+                if self.choices.one_in(2)
                     && let Some(object) = self.object()
                 {
                     object.disconnect(now, socket.key);
                 }
             }
             13 => {
-                self.now = now.plus_millis(self.chance.below(200_000));
+                self.now = now.plus_millis(self.choices.below(200_000));
                 let now = self.now;
-                if self.chance.one_in(2)
+                if self.choices.one_in(2)
                     && let Some(object) = self.object()
                 {
                     object.alarm(now);
@@ -217,18 +217,18 @@ impl World<'_> {
                 // Another version wrote it, or the platform lost some.
                 let Some(socket) = self.socket() else { return };
                 let mut attachment = socket.attachment.borrow_mut();
-                let at = self.chance.place(attachment.len().max(1));
-                if self.chance.one_in(2) {
+                let at = self.choices.index(attachment.len().max(1));
+                if self.choices.one_in(2) {
                     attachment.truncate(at);
                 } else if let Some(byte) = attachment.get_mut(at) {
-                    *byte = self.chance.below(256) as u8;
+                    *byte = self.choices.below(256) as u8;
                 }
             }
-            _ => self.store.fails.set(self.chance.one_in(3)),
+            _ => self.store.fails.set(self.choices.one_in(3)),
         }
         if let Some(object) = &mut self.object {
             while object.poll_resumed().is_some() {}
-            if self.chance.one_in(8) {
+            if self.choices.one_in(8) {
                 object.families();
             }
         }
@@ -238,38 +238,42 @@ impl World<'_> {
     fn text(&mut self, socket: &Socket) -> String {
         let t = self.now.seconds();
         let pool = pool();
-        let mut text = match self.chance.below(10) {
+        let mut text = match self.choices.below(10) {
             0..=3 => {
-                let (_, json) = &pool[self.chance.place(pool.len())];
+                let (_, json) = &pool[self.choices.index(pool.len())];
                 format!(r#"["EVENT",{json}]"#)
             }
             4 | 5 => {
-                let sub = "s".repeat(1 + self.chance.place(64));
-                let filter = match self.chance.below(5) {
+                let sub = "s".repeat(1 + self.choices.index(64));
+                let filter = match self.choices.below(5) {
                     0 => r#"{"kinds":[1],"limit":3}"#.to_owned(),
                     1 => {
                         let ids: Vec<_> =
-                            (0..self.chance.below(700)).map(|n| format!("\"{n:064x}\"")).collect();
+                            (0..self.choices.below(700)).map(|n| format!("\"{n:064x}\"")).collect();
                         format!(r#"{{"authors":[{}]}}"#, ids.join(","))
                     }
-                    2 => format!(r##"{{"#t":["{}"],"since":{}}}"##, "é".repeat(self.chance.place(60)), t - 9),
-                    3 => format!(r#"{{"ids":["{}"]}}"#, pool[self.chance.place(pool.len())].0),
+                    2 => {
+                        format!(r##"{{"#t":["{}"],"since":{}}}"##, "é".repeat(self.choices.index(60)), t - 9)
+                    }
+                    3 => format!(r#"{{"ids":["{}"]}}"#, pool[self.choices.index(pool.len())].0),
                     _ => "{}".to_owned(),
                 };
-                let verb = if self.chance.one_in(4) { "COUNT" } else { "REQ" };
-                format!(r#"["{verb}","{sub}{}",{filter}]"#, self.chance.below(3))
+                let verb = if self.choices.one_in(4) { "COUNT" } else { "REQ" };
+                format!(r#"["{verb}","{sub}{}",{filter}]"#, self.choices.below(3))
             }
-            6 => format!(r#"["CLOSE","{}{}"]"#, "s".repeat(1 + self.chance.place(64)), self.chance.below(3)),
+            6 => {
+                format!(r#"["CLOSE","{}{}"]"#, "s".repeat(1 + self.choices.index(64)), self.choices.below(3))
+            }
             7 => {
                 let challenge = socket.challenge.borrow().clone();
                 let draft = event(&key(1)).kind(22242).at(t).tag(["relay", "wss://relay.test"]);
                 format!(r#"["AUTH",{}]"#, draft.tag(["challenge", &challenge]).sign().json())
             }
-            8 => (0..self.chance.below(40)).map(|_| self.chance.below(0x800) as u8 as char).collect(),
-            _ => "[".repeat(self.chance.place(3_000)),
+            8 => (0..self.choices.below(40)).map(|_| self.choices.below(0x800) as u8 as char).collect(),
+            _ => "[".repeat(self.choices.index(3_000)),
         };
-        if self.chance.one_in(6) && !text.is_empty() {
-            let at = self.chance.place(text.len());
+        if self.choices.one_in(6) && !text.is_empty() {
+            let at = self.choices.index(text.len());
             let at = (at..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(0);
             text.truncate(at);
         }
@@ -304,7 +308,7 @@ fn pool() -> &'static [(String, String)] {
 /// # Panics
 /// If the object panics, sends what is no JSON, keeps more beside a socket than fits, or does not come to rest.
 pub fn edge(data: &[u8]) {
-    run(Chance::of_bytes(data));
+    run(Choices::from_bytes(data));
 }
 
 /// The same, made up from a seed.
@@ -312,11 +316,11 @@ pub fn edge(data: &[u8]) {
 /// # Panics
 /// As [`edge`].
 pub fn edge_seeded(seed: u64) {
-    run(Chance::Seed(Rng::new(seed)));
+    run(Choices::Seed(Rng::new(seed)));
 }
 
-fn run(mut chance: Chance<'_>) {
-    let few = chance.one_in(2);
+fn run(mut choices: Choices<'_>) {
+    let few = choices.one_in(2);
     let limits = Limits {
         requests_per_minute_max: if few { 20 } else { 0 },
         connections_max: if few { 3 } else { 10_000 },
@@ -338,7 +342,7 @@ fn run(mut chance: Chance<'_>) {
     let settings = Settings { limits, object, ..Settings::default() };
     let store = Store { sqlite: Sqlite::new(), fails: Rc::default() };
     let mut world = World {
-        chance,
+        choices,
         store,
         settings,
         object: None,
@@ -348,7 +352,7 @@ fn run(mut chance: Chance<'_>) {
         next: Next::Idle,
     };
     for _ in 0..OPS_MAX {
-        if world.chance.is_spent() {
+        if world.choices.is_exhausted() {
             break;
         }
         world.step();

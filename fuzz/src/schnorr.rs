@@ -3,7 +3,7 @@
 use relay_schnorr::{Claim, Tier, Verifier};
 use secp256k1::{Keypair, XOnlyPublicKey, schnorr};
 
-use relay_simulator::Chance;
+use relay_simulator::Choices;
 
 /// Claims that one input makes at most: more are only slower.
 const CLAIMS_MAX: usize = 48;
@@ -13,12 +13,12 @@ const CLAIMS_MAX: usize = 48;
 /// # Panics
 /// If a batch, a single claim and libsecp256k1 disagree on any tier of this machine.
 pub fn schnorr(data: &[u8]) {
-    let mut chance = Chance::of_bytes(data);
-    let author_cache_bytes = [0, 1_000, 100_000, 1 << 24][chance.place(4)];
-    let batch_len = 1 + chance.place(20);
+    let mut choices = Choices::from_bytes(data);
+    let author_cache_bytes = [0, 1_000, 100_000, 1 << 24][choices.index(4)];
+    let batch_len = 1 + choices.index(20);
     let mut claims: Vec<Claim> = Vec::new();
-    while !chance.is_spent() && claims.len() < CLAIMS_MAX {
-        let claim = claim(&mut chance, &claims);
+    while !choices.is_exhausted() && claims.len() < CLAIMS_MAX {
+        let claim = claim(&mut choices, &claims);
         claims.push(claim);
     }
     let expected: Vec<bool> = claims.iter().map(holds).collect();
@@ -38,52 +38,52 @@ pub fn schnorr(data: &[u8]) {
     }
 }
 
-fn claim(chance: &mut Chance<'_>, before: &[Claim]) -> Claim {
-    let mut claim = match chance.below(4) {
-        0 => raw(chance),
+fn claim(choices: &mut Choices<'_>, before: &[Claim]) -> Claim {
+    let mut claim = match choices.below(4) {
+        0 => raw(choices),
         1 if !before.is_empty() => {
-            let parts: [Claim; 3] = std::array::from_fn(|_| before[chance.place(before.len())]);
+            let parts: [Claim; 3] = std::array::from_fn(|_| before[choices.index(before.len())]);
             let mut signature = parts[0].signature;
-            if chance.one_in(2) {
+            if choices.one_in(2) {
                 signature[32..].copy_from_slice(&parts[2].signature[32..]);
             }
             Claim { key: parts[0].key, message: parts[1].message, signature }
         }
-        _ => signed(chance),
+        _ => signed(choices),
     };
-    if chance.one_in(2) {
-        for _ in 0..1 + chance.place(3) {
-            let byte = chance.below(256) as u8;
+    if choices.one_in(2) {
+        for _ in 0..1 + choices.index(3) {
+            let byte = choices.below(256) as u8;
             let part = [&mut claim.key[..], &mut claim.message[..], &mut claim.signature[..]]
                 .into_iter()
-                .nth(chance.place(3))
+                .nth(choices.index(3))
                 .expect("one of three");
-            let at = chance.place(part.len());
+            let at = choices.index(part.len());
             part[at] ^= byte;
         }
     }
     claim
 }
 
-fn raw(chance: &mut Chance<'_>) -> Claim {
+fn raw(choices: &mut Choices<'_>) -> Claim {
     let mut claim = Claim { key: [0; 32], message: [0; 32], signature: [0; 64] };
-    let fill = [0, 0xff][chance.place(2)];
+    let fill = [0, 0xff][choices.index(2)];
     for part in [&mut claim.key[..], &mut claim.message[..], &mut claim.signature[..]] {
         part.fill(fill);
-        for _ in 0..chance.place(8) {
-            let at = chance.place(part.len());
-            part[at] = chance.below(256) as u8;
+        for _ in 0..choices.index(8) {
+            let at = choices.index(part.len());
+            part[at] = choices.below(256) as u8;
         }
     }
     claim
 }
 
-fn signed(chance: &mut Chance<'_>) -> Claim {
+fn signed(choices: &mut Choices<'_>) -> Claim {
     let mut secret = [0; 32];
-    secret[chance.place(32)] = 1 + chance.below(255) as u8;
-    let message = [chance.below(256) as u8; 32];
+    secret[choices.index(32)] = 1 + choices.below(255) as u8;
+    let message = [choices.below(256) as u8; 32];
     // A power of 256 times a byte, all below the group order but for the highest bytes.
-    let Ok(keypair) = Keypair::from_secret_bytes(secret) else { return raw(chance) };
+    let Ok(keypair) = Keypair::from_secret_bytes(secret) else { return raw(choices) };
     let signature = schnorr::sign_no_aux_rand(&message, &keypair).to_byte_array();
     Claim { key: keypair.x_only_public_key().0.to_byte_array(), message, signature }
 }

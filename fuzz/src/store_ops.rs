@@ -17,7 +17,7 @@ use relay_engine::types::{CanonicalEvent, EventId, Filter, Kind, PubKey, Timesta
 use serde_json::Value;
 
 use crate::sqlite::Sqlite;
-use relay_simulator::Chance;
+use relay_simulator::Choices;
 
 /// Operations a program may have, so that its time and memory are bounded.
 const OPS_MAX: usize = 400;
@@ -31,12 +31,12 @@ const FILTERS: usize = 32;
 pub fn store_ops(data: &[u8]) {
     let (world, program) = data.split_at_checked(1).unwrap_or((&[0], &[]));
     let mut machine = Program::new(u64::from(world[0]));
-    let mut chance = Chance::of_bytes(program);
+    let mut choices = Choices::from_bytes(program);
     for _ in 0..OPS_MAX {
-        if chance.is_spent() {
+        if choices.is_exhausted() {
             break;
         }
-        machine.step(&mut chance);
+        machine.step(&mut choices);
     }
     machine.check_stored();
 }
@@ -110,16 +110,16 @@ impl Program {
         }
     }
 
-    fn step(&mut self, chance: &mut Chance<'_>) {
-        let choice = chance.below(16);
+    fn step(&mut self, choices: &mut Choices<'_>) {
+        let choice = choices.below(16);
         match choice {
             0..=9 => {
-                self.change(choice, chance);
+                self.change(choice, choices);
                 self.forget_gone();
             }
-            10 | 11 => self.ask(chance),
-            12 => self.begin(chance),
-            13 | 14 => self.go_on(chance),
+            10 | 11 => self.ask(choices),
+            12 => self.begin(choices),
+            13 | 14 => self.go_on(choices),
             _ => {
                 self.check_stored();
                 self.reopen();
@@ -127,13 +127,13 @@ impl Program {
         }
     }
 
-    fn change(&mut self, choice: u64, chance: &mut Chance<'_>) {
+    fn change(&mut self, choice: u64, choices: &mut Choices<'_>) {
         match choice {
-            0..=5 => self.put(chance),
-            6 => self.fail(chance),
-            7 => self.now += chance.below(4),
-            8 => self.sweep(chance),
-            _ => self.remove(chance),
+            0..=5 => self.put(choices),
+            6 => self.fail(choices),
+            7 => self.now += choices.below(4),
+            8 => self.sweep(choices),
+            _ => self.remove(choices),
         }
     }
 
@@ -149,21 +149,21 @@ impl Program {
         self.sql.as_ref().map(|(_, backend)| backend)
     }
 
-    fn some_ops(&self, chance: &mut Chance<'_>) -> Vec<Op> {
-        let some = 1 + chance.below(6);
-        (0..some).map(|_| self.ops[chance.place(self.ops.len())].clone()).collect()
+    fn some_ops(&self, choices: &mut Choices<'_>) -> Vec<Op> {
+        let some = 1 + choices.below(6);
+        (0..some).map(|_| self.ops[choices.index(self.ops.len())].clone()).collect()
     }
 
-    fn some_filters(&self, chance: &mut Chance<'_>) -> (Vec<Filter>, Vec<Value>) {
-        let some = 1 + chance.below(3);
+    fn some_filters(&self, choices: &mut Choices<'_>) -> (Vec<Filter>, Vec<Value>) {
+        let some = 1 + choices.below(3);
         let filters: Vec<Filter> =
-            (0..some).map(|_| self.filters[chance.place(self.filters.len())].clone()).collect();
+            (0..some).map(|_| self.filters[choices.index(self.filters.len())].clone()).collect();
         let texts = filters.iter().map(filter_json).collect();
         (filters, texts)
     }
 
-    fn put(&mut self, chance: &mut Chance<'_>) {
-        let ops = self.some_ops(chance);
+    fn put(&mut self, choices: &mut Choices<'_>) {
+        let ops = self.some_ops(choices);
         let expected: Vec<OracleOutcome> = ops
             .iter()
             .map(|op| self.oracle.put(self.now, op.event().json(), matches!(op, Op::Vanish(_))))
@@ -178,10 +178,10 @@ impl Program {
     }
 
     /// A change fails somewhere on its way: nothing of it is kept. If it gets through, it is done everywhere.
-    fn fail(&mut self, chance: &mut Chance<'_>) {
-        let ops = self.some_ops(chance);
-        let place = chance.place(self.backends.len() + 1);
-        let n = 1 + chance.below(24);
+    fn fail(&mut self, choices: &mut Choices<'_>) {
+        let ops = self.some_ops(choices);
+        let place = choices.index(self.backends.len() + 1);
+        let n = 1 + choices.below(24);
         let got_through = match (self.backends.get(place), self.sql()) {
             (None, Some(backend)) => try_to_fail(backend, self.now, &ops, n),
             (None, None) => try_to_fail(&self.backends[0], self.now, &ops, n),
@@ -203,8 +203,8 @@ impl Program {
         }
     }
 
-    fn sweep(&mut self, chance: &mut Chance<'_>) {
-        let few = 1 + chance.place(3);
+    fn sweep(&mut self, choices: &mut Choices<'_>) {
+        let few = 1 + choices.index(3);
         let gone = self.oracle.sweep(self.now);
         for backend in &self.backends {
             assert_eq!(sweep_all(backend, self.now, few), gone, "swept");
@@ -214,8 +214,8 @@ impl Program {
         }
     }
 
-    fn remove(&mut self, chance: &mut Chance<'_>) {
-        let id = self.ops[chance.place(self.ops.len())].event().id;
+    fn remove(&mut self, choices: &mut Choices<'_>) {
+        let id = self.ops[choices.index(self.ops.len())].event().id;
         let gone = self.oracle.remove(&[id.to_string()]);
         for backend in &self.backends {
             assert_eq!(remove(backend, &[id, EventId([9; 32])]), Ok(gone));
@@ -225,10 +225,12 @@ impl Program {
         }
     }
 
-    fn ask(&mut self, chance: &mut Chance<'_>) {
-        let (filters, texts) = self.some_filters(chance);
-        let limits =
-            ScanLimits { limit_default: 1 + chance.below(20) as u32, limit_max: 1 + chance.below(20) as u32 };
+    fn ask(&mut self, choices: &mut Choices<'_>) {
+        let (filters, texts) = self.some_filters(choices);
+        let limits = ScanLimits {
+            limit_default: 1 + choices.below(20) as u32,
+            limit_max: 1 + choices.below(20) as u32,
+        };
         let viewer = self.viewer();
         let answer = self.oracle.query(&texts, self.now, (limits.limit_default, limits.limit_max), &viewer);
         let completeness = match answer {
@@ -237,8 +239,8 @@ impl Program {
             _ if answer.not_asked || answer.may_lack => Completeness::Unknown,
             _ => Completeness::Finish,
         };
-        let after = chance.below(self.oracle.last() + 1);
-        let rows_max = 1 + chance.place(48);
+        let after = choices.below(self.oracle.last() + 1);
+        let rows_max = 1 + choices.index(48);
         let expected = Answers {
             scanned: (answer.seqs, completeness),
             counted: self.oracle.count(&texts, self.now, &viewer),
@@ -262,11 +264,11 @@ impl Program {
     }
 
     /// Begins a scan that other operations will come between.
-    fn begin(&mut self, chance: &mut Chance<'_>) {
-        let (mut filters, _) = self.some_filters(chance);
+    fn begin(&mut self, choices: &mut Choices<'_>) {
+        let (mut filters, _) = self.some_filters(choices);
         filters.iter_mut().for_each(|filter| filter.limit = None);
         let texts: Vec<Value> = filters.iter().map(filter_json).collect();
-        let backend = chance.place(self.backends.len());
+        let backend = choices.index(self.backends.len());
         let limits = ScanLimits { limit_default: 10_000, limit_max: 10_000 };
         let classes = self.backends[backend].classes();
         let scan = Scan::new(filters.as_slice().into(), limits, classes, Seq(self.oracle.last()));
@@ -291,12 +293,12 @@ impl Program {
 
     /// One step of that scan: order holds and nothing comes twice; at its end nothing that was there all the
     /// time is missing.
-    fn go_on(&mut self, chance: &mut Chance<'_>) {
+    fn go_on(&mut self, choices: &mut Choices<'_>) {
         let Some(mut running) = self.running.take() else { return };
         let backend = &self.backends[running.backend];
         // A failed read loses nothing.
-        backend.fail_at(if chance.one_in(4) { 1 + chance.below(8) } else { 0 });
-        let mut rows = 1 + chance.place(8);
+        backend.fail_at(if choices.one_in(4) { 1 + choices.below(8) } else { 0 });
+        let mut rows = 1 + choices.index(8);
         let step = backend.reader().and_then(|reader| {
             running.scan.step(&reader, self.now, &mut rows, &Guarded(self.keys[0].clone()), &mut |hit| {
                 assert!(running.filters.iter().any(|filter| filter.matches_stored(hit.event)));

@@ -11,7 +11,7 @@ use relay_engine::relay::{self, CommitReply, Live, PublishOutcome};
 use relay_engine::store::{Seq, StoreError};
 use relay_engine::types::{Event, Filter, Now};
 use relay_engine::verify::Verifier;
-use relay_site::{About, Operator, ROOMS, Route, Table};
+use relay_site::{About, FEATURES, Operator, Route, Table};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc as channel, oneshot};
 
@@ -197,7 +197,7 @@ impl Host {
         // Metrics may have an address of their own.
         let on_this_port = |route| route != Route::Metrics || settings.metrics.listen.is_none();
         Ok(Host {
-            table: Table::new(ROOMS, on_this_port),
+            table: Table::new(FEATURES, on_this_port),
             operator: Operator::new(settings.metrics.token.as_deref(), &settings.policy.admin_pubkeys),
             // One of so many that it has no memory for authors.
             verifier: settings.verify.verifier(usize::MAX),

@@ -1,7 +1,7 @@
-//! One client's connection: what it says, what it is told, and what it may and must be told.
+//! A client: its messages, the frames it receives, and the checks of each frame.
 //!
-//! A client knows only its own frames. What is right is looked up in the [`History`] of the store, never
-//! asked of the machine.
+//! A client knows only its own connection. Frames are compared with the [`History`] of the store; the machine's own
+//! state is never consulted.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -11,18 +11,18 @@ use relay_engine::store::Seq;
 use relay_engine::types::{Class, Event, EventId, Filter, PubKey, Timestamp};
 use serde_json::Value;
 
-use super::history::{FOREVER, History};
+use super::history::{History, NOT_REMOVED};
 use super::pool::{Pool, may_see};
 
-/// What all clients are judged by.
-pub(super) struct Truth<'a> {
-    /// Everything that may be said.
+/// What really happened, which clients compare their frames with.
+pub(super) struct GroundTruth<'a> {
+    /// The events and filters that clients send.
     pub(super) pool: &'a Pool,
-    /// What was stored when.
+    /// Which events were stored in which version.
     pub(super) history: &'a History,
-    /// How often each signed ephemeral event was handed to a shard, and the step of the last time.
+    /// How often each validly signed ephemeral event was sent to a shard, and the step of the last time.
     pub(super) ephemeral: &'a HashMap<EventId, (usize, u64)>,
-    /// What any client was told is accepted.
+    /// Events for which any client received `OK true`.
     pub(super) acked: &'a HashSet<EventId>,
     /// `limit_default` and `limit_max`.
     pub(super) limits: (u32, u32),
@@ -32,60 +32,60 @@ pub(super) struct Truth<'a> {
     pub(super) step: u64,
 }
 
-/// A message on its way to the host.
+/// A message that the client has sent.
 #[derive(Clone, Debug)]
 pub(super) struct Message {
-    /// The bytes.
+    /// The WebSocket message.
     pub(super) text: String,
-    /// What they mean.
+    /// What it is, for the checks of its answer.
     pub(super) meaning: Meaning,
 }
 
 /// What a message means.
 #[derive(Clone, Debug)]
 pub(super) enum Meaning {
-    /// An event of this id, and whether it is signed and its hash.
+    /// An EVENT under this id, and whether its signature and id are valid.
     Event(EventId, bool),
     /// An AUTH event of this id and author.
     Auth(EventId, PubKey),
-    /// A subscription.
+    /// A REQ.
     Req(String, Vec<Filter>),
-    /// A count.
+    /// A COUNT.
     Count(String),
-    /// The end of a subscription.
+    /// A CLOSE.
     Close(String),
-    /// A REQ that must be refused, and ends the subscription of that id if there is one.
+    /// A REQ that is refused with CLOSED, which also ends an open subscription of that id.
     BadReq(String),
-    /// Something to be answered by a NOTICE, by an answer to an id that nothing else has, or not at all.
+    /// A message answered by a NOTICE, by an answer to an id that no other message uses, or not at all.
     Junk,
 }
 
 /// A subscription as its client knows it.
 #[derive(Debug)]
 pub(super) struct Sub {
-    /// What is asked.
+    /// The filters of its REQ.
     pub(super) filters: Vec<Filter>,
-    /// What the subscription that this one replaces asked, until its frames cannot come any more.
+    /// The filters of the subscription that this one replaces, while frames of that one may still arrive.
     replaces: Option<Vec<Filter>>,
-    /// The version of the store when the host took the REQ.
-    handed: u64,
-    /// Whether it took effect in that version: there was nothing before it that it may have waited for.
-    at_once: bool,
-    /// Messages handed before it.
-    number: u64,
-    /// Keys authenticated for sure when it was handed.
+    /// The version of the store when the host read the REQ.
+    read_in: u64,
+    /// Whether the relay handled it in that version: no earlier message was unanswered for which it may have waited.
+    runs_immediately: bool,
+    /// Its position among the messages of the connection.
+    position: u64,
+    /// Keys that were certainly authenticated when it was read.
     keys: Vec<PubKey>,
     /// Version of the store and step of the simulation at its EOSE.
-    pub(super) answered: Option<(u64, u64)>,
-    /// What the EOSE said (NIP-67).
+    pub(super) eose_at: Option<(u64, u64)>,
+    /// The hint of the EOSE (NIP-67).
     pub(super) hint: Option<String>,
-    /// CLOSED came.
+    /// CLOSED was received.
     pub(super) ended: bool,
-    /// CLOSE, or what ends it all the same, was handed.
+    /// The host has read a CLOSE, or a refused REQ of the same id, which ends it too.
     closing: bool,
-    /// An error closed this one or the one that it replaces.
-    doubtful: bool,
-    /// Bad REQs of this id that wait for their CLOSED.
+    /// A `CLOSED error:` was received that was meant either for this one or for the one that it replaces.
+    may_have_failed: bool,
+    /// Bad REQs of this id whose CLOSED has not been received.
     refusals: usize,
     /// Events it was sent, in order.
     pub(super) seen: Vec<EventId>,
@@ -95,51 +95,52 @@ pub(super) struct Sub {
 
 /// An EVENT or AUTH without its OK.
 #[derive(Clone, Copy, Debug)]
-struct Outstanding {
-    /// Messages handed before it.
-    number: u64,
+struct Unanswered {
+    /// Its position among the messages of the connection.
+    position: u64,
     id: EventId,
     is_good: bool,
-    /// Whom it authenticates.
+    /// The key that an AUTH authenticates.
     key: Option<PubKey>,
 }
 
 /// A connection from the client's side.
 #[derive(Debug)]
 pub(super) struct Client {
-    /// Where it is connected.
+    /// The shard it is connected to.
     pub(super) shard: usize,
-    /// As the shard knows it.
+    /// Its connection in that shard.
     pub(super) conn: ConnId,
-    /// Sent, and not read by the host.
+    /// Messages sent and not yet read by the host.
     pub(super) socket: VecDeque<Message>,
-    /// The host has stopped reading.
+    /// The host has stopped reading from it.
     pub(super) paused: bool,
-    /// The host knows of output.
+    /// The machine has named it in `poll_ready`.
     pub(super) ready: bool,
-    /// Subscriptions by id, ended ones too.
+    /// Subscriptions by id, ended ones included.
     pub(super) subs: BTreeMap<String, Sub>,
-    /// Answers to COUNT.
+    /// Answers to COUNT, `None` while there is none.
     pub(super) counts: BTreeMap<String, Option<Value>>,
     /// From its AUTH frame.
     pub(super) challenge: Option<String>,
-    /// Nothing more may come unless it asks or something happens.
-    pub(super) settled: bool,
-    /// Numbers for new ids.
-    pub(super) named: u32,
-    /// Events accepted, as it was told.
+    /// Everything has been answered: nothing more may arrive unless something new happens.
+    pub(super) idle: bool,
+    /// Ids made so far.
+    pub(super) ids_made: u32,
+    /// Events for which it received `OK true`.
     pub(super) accepted: Vec<EventId>,
-    /// Frames it got.
+    /// Frames received.
     pub(super) frames: usize,
-    handed: u64,
-    outstanding: Vec<Outstanding>,
+    /// Messages of this connection that the host has read.
+    messages_read: u64,
+    unanswered: Vec<Unanswered>,
     keys: Vec<PubKey>,
     keys_possible: Vec<PubKey>,
     missed_ephemeral: bool,
 }
 
 impl Client {
-    /// A connection that has said and heard nothing.
+    /// A new connection.
     pub(super) fn new(shard: usize, conn: ConnId) -> Self {
         Client {
             shard,
@@ -150,52 +151,52 @@ impl Client {
             subs: BTreeMap::new(),
             counts: BTreeMap::new(),
             challenge: None,
-            settled: false,
-            named: 0,
+            idle: false,
+            ids_made: 0,
             accepted: Vec::new(),
             frames: 0,
-            handed: 0,
-            outstanding: Vec::new(),
+            messages_read: 0,
+            unanswered: Vec::new(),
             keys: Vec::new(),
             keys_possible: Vec::new(),
             missed_ephemeral: false,
         }
     }
 
-    /// Keys that are authenticated for sure.
+    /// Keys that are certainly authenticated.
     pub(super) fn keys(&self) -> &[PubKey] {
         &self.keys
     }
 
-    /// The host takes a message: from here on it may be answered.
-    pub(super) fn hand(&mut self, meaning: Meaning, history: &History) {
-        self.handed += 1;
-        let number = self.handed;
+    /// The host has read a message: from here on it may be answered.
+    pub(super) fn note_read(&mut self, meaning: Meaning, history: &History) {
+        self.messages_read += 1;
+        let position = self.messages_read;
         match meaning {
             Meaning::Event(id, is_good) => {
-                self.outstanding.push(Outstanding { number, id, is_good, key: None })
+                self.unanswered.push(Unanswered { position, id, is_good, key: None })
             }
             Meaning::Auth(id, key) => {
                 self.keys_possible.push(key);
-                self.outstanding.push(Outstanding { number, id, is_good: true, key: Some(key) });
+                self.unanswered.push(Unanswered { position, id, is_good: true, key: Some(key) });
             }
             Meaning::Req(id, filters) => {
-                let at_once = self.outstanding.is_empty()
-                    && self.subs.values().all(|sub| sub.answered.is_some() || sub.ended)
+                let runs_immediately = self.unanswered.is_empty()
+                    && self.subs.values().all(|sub| sub.eose_at.is_some() || sub.ended)
                     && self.counts.values().all(Option::is_some);
                 let replaces = self.subs.remove(&id).filter(|sub| !sub.ended).map(|sub| sub.filters);
                 let sub = Sub {
                     filters,
                     replaces,
-                    handed: history.version,
-                    at_once,
-                    number,
+                    read_in: history.version,
+                    runs_immediately,
+                    position,
                     keys: self.keys.clone(),
-                    answered: None,
+                    eose_at: None,
                     hint: None,
                     ended: false,
                     closing: false,
-                    doubtful: false,
+                    may_have_failed: false,
                     refusals: 0,
                     seen: Vec::new(),
                     last_stored: None,
@@ -219,11 +220,11 @@ impl Client {
         }
     }
 
-    /// A frame arrives.
+    /// Checks a frame that has been received.
     ///
     /// # Panics
-    /// If it is not one that may come now.
-    pub(super) fn receive(&mut self, frame: &[u8], truth: &Truth<'_>) {
+    /// If the relay may not send it now.
+    pub(super) fn receive(&mut self, frame: &[u8], truth: &GroundTruth<'_>) {
         self.frames += 1;
         let value: Value = serde_json::from_slice(frame).expect("frames are JSON");
         let text = |at: usize| value[at].as_str().unwrap_or_default().to_owned();
@@ -235,10 +236,10 @@ impl Client {
             }
             "OK" => {
                 let id = EventId::from_hex(text(1).as_bytes()).expect("OK names an id");
-                self.receive_ok(id, value[2].as_bool().expect("yes or no"), &text(3), truth);
+                self.receive_ok(id, value[2].as_bool().expect("a boolean"), &text(3), truth);
             }
             "EOSE" => {
-                let hint = value.get(2).map(|hint| hint[0].as_str().expect("a hint is a word").to_owned());
+                let hint = value.get(2).map(|hint| hint[0].as_str().expect("a hint is a string").to_owned());
                 self.receive_eose(&text(1), hint, truth);
             }
             "CLOSED" => self.receive_closed(&text(1), &text(2)),
@@ -257,23 +258,23 @@ impl Client {
         }
     }
 
-    fn receive_ok(&mut self, id: EventId, accepted: bool, words: &str, truth: &Truth<'_>) {
+    fn receive_ok(&mut self, id: EventId, accepted: bool, words: &str, truth: &GroundTruth<'_>) {
         let proven_bad = !accepted && (words.contains("signature") || words.contains("hash"));
-        let first = |client: &Client, fits: &dyn Fn(&Outstanding) -> bool| {
-            client.outstanding.iter().position(|own| own.id == id && fits(own))
+        let first = |client: &Client, fits: &dyn Fn(&Unanswered) -> bool| {
+            client.unanswered.iter().position(|own| own.id == id && fits(own))
         };
-        let place = if proven_bad {
+        let index = if proven_bad {
             first(self, &|own| !own.is_good).expect("a good event is not refused as a bad one")
         } else {
             first(self, &|_| true).expect("each OK answers an EVENT or AUTH")
         };
-        let Outstanding { key, is_good, .. } = self.outstanding.remove(place);
-        // Of several copies, nobody knows which was answered: if not the bad one, it is still to come.
+        let Unanswered { key, is_good, .. } = self.unanswered.remove(index);
+        // Of several copies it is unknown which was answered: if not the bad one, its refusal is still to come.
         if !is_good
             && !proven_bad
             && let Some(other) = first(self, &|own| own.is_good)
         {
-            self.outstanding[other].is_good = false;
+            self.unanswered[other].is_good = false;
         }
         if !accepted {
             check_words(words, &["invalid", "blocked", "error", "auth-required", "restricted"]);
@@ -282,7 +283,7 @@ impl Client {
             Some(key) if accepted => self.keys.push(key),
             Some(_) => {}
             None if accepted => {
-                let was_stored = truth.history.stays_of(id).next().is_some();
+                let was_stored = truth.history.entries_of(id).next().is_some();
                 let was_live = truth.ephemeral.contains_key(&id);
                 assert!(was_stored || was_live, "OK true of {id} before it is stored");
                 self.accepted.push(id);
@@ -291,24 +292,24 @@ impl Client {
         }
     }
 
-    fn receive_eose(&mut self, id: &str, hint: Option<String>, truth: &Truth<'_>) {
-        let first_outstanding = self.outstanding.iter().map(|outstanding| outstanding.number).min();
+    fn receive_eose(&mut self, id: &str, hint: Option<String>, truth: &GroundTruth<'_>) {
+        let first_unanswered = self.unanswered.iter().map(|unanswered| unanswered.position).min();
         let sub = self.subs.get_mut(id).expect("EOSE answers a REQ");
-        assert!(!sub.ended && sub.answered.is_none(), "one EOSE for {id}");
-        assert!(!(self.settled && sub.closing), "nothing after CLOSE for {id}");
+        assert!(!sub.ended && sub.eose_at.is_none(), "one EOSE for {id}");
+        assert!(!(self.idle && sub.closing), "nothing after CLOSE for {id}");
         assert!(
-            first_outstanding.is_none_or(|number| number > sub.number),
+            first_unanswered.is_none_or(|position| position > sub.position),
             "events before {id} were answered"
         );
         let version = truth.history.version;
-        sub.answered = Some((version, truth.step));
+        sub.eose_at = Some((version, truth.step));
         sub.hint = hint;
         sub.replaces = None;
-        for stay in &truth.history.stays {
-            let must = !stay.event.is_expired(truth.now)
-                && may_see(&stay.event, &sub.keys)
-                && truth.history.must_answer(stay, &sub.filters, truth.limits, sub.handed, version);
-            assert!(!must || sub.seen.contains(&stay.event.id), "{id} is not sent {:?}", stay.event);
+        for entry in &truth.history.entries {
+            let must = !entry.event.is_expired(truth.now)
+                && may_see(&entry.event, &sub.keys)
+                && truth.history.must_answer(entry, &sub.filters, truth.limits, sub.read_in, version);
+            assert!(!must || sub.seen.contains(&entry.event.id), "{id} is not sent {:?}", entry.event);
         }
     }
 
@@ -321,8 +322,8 @@ impl Client {
             *answer = Some(Value::Null);
         }
         if let Some(sub) = self.subs.get_mut(id) {
-            if sub.replaces.is_some() && !sub.doubtful && words.starts_with("error") {
-                sub.doubtful = true;
+            if sub.replaces.is_some() && !sub.may_have_failed && words.starts_with("error") {
+                sub.may_have_failed = true;
                 return;
             }
             if words.starts_with("unsupported") {
@@ -335,26 +336,26 @@ impl Client {
         }
     }
 
-    fn receive_event(&mut self, id: &str, json: &[u8], truth: &Truth<'_>) {
+    fn receive_event(&mut self, id: &str, json: &[u8], truth: &GroundTruth<'_>) {
         let text = String::from_utf8_lossy(json);
         let event = Event::from_canonical(json.into());
-        let signed = truth.pool.signed(&event.id).expect("only what somebody signed is sent");
-        assert_eq!(signed.json(), json, "only what was verified is sent");
+        let signed = truth.pool.signed(&event.id).expect("only signed events are sent");
+        assert_eq!(signed.json(), json, "only verified events are sent");
         assert!(may_see(&event, &self.keys_possible), "{text} is private");
-        let first_outstanding = self.outstanding.iter().map(|outstanding| outstanding.number).min();
+        let first_unanswered = self.unanswered.iter().map(|unanswered| unanswered.position).min();
         let sub = self.subs.get_mut(id).expect("events are for subscriptions");
         assert!(!sub.ended, "nothing after CLOSED for {id}");
-        assert!(!(self.settled && sub.closing), "nothing after CLOSE for {id}");
+        assert!(!(self.idle && sub.closing), "nothing after CLOSE for {id}");
         let matches = |filters: &[Filter]| filters.iter().any(|filter| filter.matches(&event));
         assert!(
             matches(&sub.filters) || sub.replaces.as_deref().is_some_and(matches),
-            "{text} was not asked for by {id}"
+            "{text} does not match the filters of {id}"
         );
         let copies_max = match event.class() {
             Class::Ephemeral => truth.ephemeral.get(&event.id).map_or(0, |sent| sent.0),
-            _ => truth.history.stays_of(event.id).count(),
+            _ => truth.history.entries_of(event.id).count(),
         };
-        assert!(copies_max > 0, "{text} is sent and was not accepted");
+        assert!(copies_max > 0, "{text} is sent but was never accepted");
         if sub.replaces.is_some() {
             // Frames of the replaced subscription look the same.
             if matches(&sub.filters) {
@@ -363,18 +364,19 @@ impl Client {
             return;
         }
         assert!(
-            first_outstanding.is_none_or(|number| number > sub.number),
+            first_unanswered.is_none_or(|position| position > sub.position),
             "events before {id} were answered"
         );
         sub.seen.push(event.id);
         if event.class() == Class::Ephemeral {
-            assert!(sub.answered.is_some(), "{id}: an ephemeral event among stored ones");
-        } else if sub.answered.is_none() {
+            assert!(sub.eose_at.is_some(), "{id}: an ephemeral event among stored ones");
+        } else if sub.eose_at.is_none() {
             let key = (Reverse(event.created_at), event.id);
             assert!(sub.last_stored.is_none_or(|last| last < key), "{id}: stored events in order: {text}");
             sub.last_stored = Some(key);
         } else {
-            let later = truth.history.stays_of(event.id).map(|stay| stay.seq).find(|seq| *seq > sub.last_seq);
+            let later =
+                truth.history.entries_of(event.id).map(|entry| entry.seq).find(|seq| *seq > sub.last_seq);
             sub.last_seq =
                 later.unwrap_or_else(|| panic!("{id}: live events in the order of commits: {text}"));
         }
@@ -382,50 +384,54 @@ impl Client {
         assert!(copies <= copies_max, "{id} is sent {text} twice");
     }
 
-    /// Everything has come to rest: nothing that was asked is open, nothing is missing.
+    /// Checks, once the relay is idle, that every request has been answered and no event is missing.
     ///
     /// # Panics
-    /// If something is.
-    pub(super) fn check_settled(&self, truth: &Truth<'_>) {
-        assert!(self.outstanding.is_empty(), "without an OK: {:?}", self.outstanding);
+    /// If one is.
+    pub(super) fn check_complete(&self, truth: &GroundTruth<'_>) {
+        assert!(self.unanswered.is_empty(), "without an OK: {:?}", self.unanswered);
         for (id, answer) in &self.counts {
             assert!(answer.is_some(), "COUNT {id} without an answer");
         }
         for (id, sub) in &self.subs {
-            if sub.ended || sub.closing || (sub.doubtful && sub.answered.is_none()) {
+            if sub.ended || sub.closing || (sub.may_have_failed && sub.eose_at.is_none()) {
                 continue;
             }
-            let (version, step) = sub.answered.unwrap_or_else(|| panic!("REQ {id} without an EOSE"));
-            let live_since = if sub.at_once { sub.handed } else { version };
+            let (version, step) = sub.eose_at.unwrap_or_else(|| panic!("REQ {id} without an EOSE"));
+            let live_since = if sub.runs_immediately { sub.read_in } else { version };
             let wants = |event: &Event| {
                 !event.is_expired(truth.now)
                     && may_see(event, &sub.keys)
                     && sub.filters.iter().any(|filter| filter.matches(event))
             };
-            for stay in truth.history.stays.iter().filter(|stay| stay.from > live_since && stay.to == FOREVER)
+            for entry in truth
+                .history
+                .entries
+                .iter()
+                .filter(|entry| entry.added_in > live_since && entry.removed_in == NOT_REMOVED)
             {
-                let got = sub.seen.contains(&stay.event.id);
-                assert!(got || !wants(&stay.event), "{id} is never sent {:?}", stay.event);
+                let got = sub.seen.contains(&entry.event.id);
+                assert!(got || !wants(&entry.event), "{id} is never sent {:?}", entry.event);
             }
             for (id, (times, sent)) in truth.ephemeral {
-                let event = truth.pool.signed(id).expect("only signed ones are noted");
-                // Of several copies nobody knows which was accepted.
+                let event = truth.pool.signed(id).expect("only signed ones are recorded");
+                // Of several copies it is unknown which was accepted.
                 let was_accepted = *times == 1 && truth.acked.contains(id);
-                let must = was_accepted && *sent > step && !self.missed_ephemeral && wants(event);
-                assert!(!must || sub.seen.contains(&event.id), "{event:?} is never sent");
+                let must_arrive = was_accepted && *sent > step && !self.missed_ephemeral && wants(event);
+                assert!(!must_arrive || sub.seen.contains(&event.id), "{event:?} is never sent");
             }
         }
     }
 
-    /// An id for something new.
-    pub(super) fn name(&mut self, prefix: &str) -> String {
-        self.named += 1;
-        format!("{prefix}{}", self.named)
+    /// A new subscription id.
+    pub(super) fn new_id(&mut self, prefix: &str) -> String {
+        self.ids_made += 1;
+        format!("{prefix}{}", self.ids_made)
     }
 
     /// Ids of subscriptions that are live, as far as the client knows.
     pub(super) fn live(&self) -> Vec<String> {
-        let is_live = |sub: &Sub| sub.answered.is_some() && !sub.ended && !sub.closing;
+        let is_live = |sub: &Sub| sub.eose_at.is_some() && !sub.ended && !sub.closing;
         self.subs.iter().filter(|(_, sub)| is_live(sub)).map(|(id, _)| id.clone()).collect()
     }
 }

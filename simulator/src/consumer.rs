@@ -1,4 +1,4 @@
-//! A consumer of a stream: slow, asleep or dead at times, and yet it is to see all that is stored.
+//! A consumer of a stream: it lags, is evicted and crashes at times, and must still receive every stored match.
 
 use std::collections::BTreeSet;
 
@@ -6,20 +6,20 @@ use relay_engine::relay::{Relay, StreamId};
 use relay_engine::store::Seq;
 use relay_engine::types::{Class, Filter, Timestamp};
 
-use super::history::{FOREVER, History, Store};
+use super::history::{History, NOT_REMOVED, Store};
 use super::pool::is_signed;
 
-/// What lives beside one shard.
+/// A consumer of one shard's stream.
 #[derive(Debug)]
 pub(super) struct Consumer {
     filter: Filter,
-    /// `None` while it sleeps.
+    /// `None` while it is evicted.
     stream: Option<StreamId>,
-    /// What it would find again after a crash.
+    /// The last sequence number that it has confirmed, which survives a crash.
     confirmed: Seq,
-    /// The last it was handed since its stream was opened.
+    /// The last sequence number received since its stream was opened.
     last: Seq,
-    /// All that it was ever handed.
+    /// Every sequence number ever received.
     seen: BTreeSet<Seq>,
     redelivered: usize,
 }
@@ -36,43 +36,47 @@ impl Consumer {
         }
     }
 
-    /// Opens its stream behind what it has confirmed, if it sleeps and the store can be read.
-    pub(super) fn wake(&mut self, relay: &mut Relay<Store>) {
+    /// Opens its stream after the last confirmed number, if it has none and the store can be read.
+    pub(super) fn open(&mut self, relay: &mut Relay<Store>) {
         if self.stream.is_none() {
             self.last = self.confirmed;
             self.stream = relay.open_stream(std::slice::from_ref(&self.filter), Some(self.confirmed)).ok();
         }
     }
 
-    /// It is evicted: what it was handed and has not confirmed is as good as not seen.
-    pub(super) fn sleep(&mut self, relay: &mut Relay<Store>) {
+    /// It is evicted: events that it has received but not confirmed will be delivered again.
+    pub(super) fn close(&mut self, relay: &mut Relay<Store>) {
         if let Some(stream) = self.stream.take() {
             relay.close_stream(stream);
         }
     }
 
-    /// Its whole process is dead.
-    pub(super) fn die(&mut self) {
+    /// Its process has crashed.
+    pub(super) fn crash(&mut self) {
         self.stream = None;
     }
 
-    /// Confirms as much as it may.
+    /// Confirms everything up to the stream's position.
     pub(super) fn confirm(&mut self, relay: &Relay<Store>) {
         if let Some(stream) = self.stream {
             let position = relay.stream_position(stream).expect("the stream is open");
-            assert!(position >= self.confirmed, "a position does not fall");
+            assert!(position >= self.confirmed, "the position does not fall");
             self.confirmed = position;
         }
     }
 
-    /// Takes up to `max` events. True if there were any.
-    pub(super) fn take(&mut self, relay: &mut Relay<Store>, max: usize) -> bool {
+    /// Receives up to `max` events. True if there were any.
+    pub(super) fn receive(&mut self, relay: &mut Relay<Store>, max: usize) -> bool {
         let Some(stream) = self.stream else { return false };
-        for taken in 0..max {
-            let Some((seq, event)) = relay.poll_stream(stream) else { return taken > 0 };
-            assert!(is_signed(&event), "only what was verified is streamed");
-            assert!(self.filter.matches(&event), "only what matches is streamed");
-            assert_eq!(seq.is_none(), event.class() == Class::Ephemeral, "what is stored has a number");
+        for received in 0..max {
+            let Some((seq, event)) = relay.poll_stream(stream) else { return received > 0 };
+            assert!(is_signed(&event), "only verified events are streamed");
+            assert!(self.filter.matches(&event), "only matches are streamed");
+            assert_eq!(
+                seq.is_none(),
+                event.class() == Class::Ephemeral,
+                "exactly the stored events have a sequence number"
+            );
             if let Some(seq) = seq {
                 assert!(self.last < seq, "a stream is in commit order");
                 self.last = seq;
@@ -82,27 +86,31 @@ impl Consumer {
         max > 0
     }
 
-    /// How often it was handed what it had been handed before.
+    /// Events received again.
     pub(super) fn redelivered(&self) -> usize {
         self.redelivered
     }
 
     /// # Panics
-    /// If it has not seen something that matches and is stored, or has confirmed what it never saw.
+    /// If it has not received a stored match, has received what was never stored, or has not reached the end.
     pub(super) fn check(&self, history: &History, now: Timestamp) {
-        for stay in history.stays.iter().filter(|stay| self.filter.matches(&stay.event)) {
-            let may_be_missing = stay.to != FOREVER || stay.event.is_expired(now);
+        for entry in history.entries.iter().filter(|entry| self.filter.matches(&entry.event)) {
+            let may_be_missing = entry.removed_in != NOT_REMOVED || entry.event.is_expired(now);
             assert!(
-                self.seen.contains(&stay.seq) || may_be_missing,
+                self.seen.contains(&entry.seq) || may_be_missing,
                 "a stream misses {:?} {:?}",
-                stay.seq,
-                stay.event
+                entry.seq,
+                entry.event
             );
         }
         for seq in &self.seen {
-            assert!(history.stays.iter().any(|stay| stay.seq == *seq), "{seq:?} was never stored");
+            assert!(history.entries.iter().any(|entry| entry.seq == *seq), "{seq:?} was never stored");
         }
-        let last = history.alive().map(|stay| stay.seq).max().unwrap_or_default();
-        assert!(self.confirmed >= last, "a stream at rest is at the end: {:?}, {last:?}", self.confirmed);
+        let last = history.present().map(|entry| entry.seq).max().unwrap_or_default();
+        assert!(
+            self.confirmed >= last,
+            "the position is behind the last event: {:?}, {last:?}",
+            self.confirmed
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Questions to a relay at rest: every answer is known in advance, to the event.
+//! Queries to an idle relay: nothing changes meanwhile, so the oracle knows every answer exactly.
 
 use relay_engine::testing::{Oracle, OracleViewer, filter_json};
 use relay_engine::types::{EventId, PubKey};
@@ -8,61 +8,60 @@ use super::client::{Meaning, Message};
 use super::history::stored;
 use super::host::Host;
 
-/// REQs and COUNTs asked by each client.
-const QUESTIONS: usize = 4;
+/// REQs, and as many COUNTs, of each client.
+const QUERIES: usize = 4;
 
 impl Host<'_> {
-    /// Asks every client's questions and compares the answers with the naive oracle's.
+    /// Sends REQs and COUNTs from every client and compares the answers with the naive oracle's.
     ///
     /// # Panics
     /// If they differ.
-    pub(super) fn ask_exactly(&mut self) {
+    pub(super) fn check_exact_answers(&mut self) {
         let mut oracle = Oracle::default();
         let events = stored(&self.store);
         let stored: Vec<EventId> = events.values().map(|event| event.id).collect();
         for event in events.values() {
-            // Nothing stored stands against anything else stored.
+            // No stored event replaces or deletes another, so the oracle must keep them all.
             oracle.put(0, event.json(), false);
         }
-        assert_eq!(oracle.stored().count(), stored.len(), "what is stored together belongs together");
-        for place in 0..self.clients.len() {
-            for question in 0..QUESTIONS {
-                let filters =
-                    self.pool.filters[(place * QUESTIONS + question) % self.pool.filters.len()].clone();
+        assert_eq!(oracle.stored().count(), stored.len(), "no stored event replaces or deletes another");
+        for index in 0..self.clients.len() {
+            for query in 0..QUERIES {
+                let filters = self.pool.filters[(index * QUERIES + query) % self.pool.filters.len()].clone();
                 let texts: Vec<Value> = filters.iter().map(filter_json).collect();
                 let joined = texts.iter().map(Value::to_string).collect::<Vec<_>>().join(",");
-                let (sub, count) = (format!("exact{question}"), format!("count{question}"));
+                let (sub, count) = (format!("exact{query}"), format!("count{query}"));
                 let req = format!(r#"["REQ","{sub}",{joined}]"#);
                 let close = format!(r#"["CLOSE","{sub}"]"#);
-                let ask = format!(r#"["COUNT","{count}",{joined}]"#);
-                let socket = &mut self.clients[place].socket;
+                let count_request = format!(r#"["COUNT","{count}",{joined}]"#);
+                let socket = &mut self.clients[index].socket;
                 socket.push_back(Message { text: req, meaning: Meaning::Req(sub.clone(), filters) });
-                socket.push_back(Message { text: ask, meaning: Meaning::Count(count.clone()) });
-                self.come_to_rest();
-                self.compare(place, &sub, &count, &texts, (&oracle, &stored));
-                self.clients[place].socket.push_back(Message { text: close, meaning: Meaning::Close(sub) });
-                self.come_to_rest();
+                socket.push_back(Message { text: count_request, meaning: Meaning::Count(count.clone()) });
+                self.run_until_idle();
+                self.compare(index, &sub, &count, &texts, (&oracle, &stored));
+                self.clients[index].socket.push_back(Message { text: close, meaning: Meaning::Close(sub) });
+                self.run_until_idle();
             }
         }
     }
 
     fn compare(
         &mut self,
-        place: usize,
+        index: usize,
         sub: &str,
         count: &str,
         texts: &[Value],
         (oracle, stored): (&Oracle, &[EventId]),
     ) {
         let now = self.now.seconds();
-        let client = &self.clients[place];
+        let client = &self.clients[index];
         let keys: Vec<String> = client.keys().iter().map(PubKey::to_string).collect();
         let viewer = OracleViewer { guarded: &[1059, 21_059], keys: &keys };
         let limits = &self.config.limits;
         let answer = oracle.query(texts, now, (limits.limit_default, limits.limit_max), &viewer);
         let own_sub = &client.subs[sub];
-        let Some(_) = own_sub.answered else {
-            // Too many subscriptions are open, or it asks for others' gift wraps.
+        let Some(_) = own_sub.eose_at else {
+            // Refused: too many subscriptions are open, or it asks for others' gift wraps.
             assert!(own_sub.ended, "answered or refused");
             return;
         };

@@ -1,7 +1,7 @@
-//! The one store of a simulation, and what was in it when.
+//! The store that all simulated shards share, and the history of its contents.
 //!
-//! A version is the number of changes made so far. Everything is read from the memory backend itself, past
-//! the failures, so the history is what really is stored and not what anybody says.
+//! The store's version counts the changes made so far. The history is read from the memory backend directly, without
+//! the injected failures, so it holds what really is stored and not what commits report.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -14,7 +14,7 @@ use relay_engine::types::{Event, EventId, Filter, Timestamp};
 /// The store of all shards.
 pub(super) type Store = Rc<FailingBackend<MemoryBackend>>;
 
-/// Numbers and events of all that is stored.
+/// All stored events by sequence number.
 pub(super) fn stored(store: &Store) -> BTreeMap<Seq, Event> {
     let reader = store.inner().reader().expect("memory does not fail");
     let mut seqs = Vec::new();
@@ -26,105 +26,113 @@ pub(super) fn stored(store: &Store) -> BTreeMap<Seq, Event> {
     seqs.into_iter().map(|seq| (seq, event(seq))).collect()
 }
 
-/// One event's time in the store.
+/// An event that was stored, and the versions between which it was there.
 #[derive(Clone, Debug)]
-pub(super) struct Stay {
+pub(super) struct Entry {
     /// Its sequence number.
     pub(super) seq: Seq,
     /// The event.
     pub(super) event: Event,
     /// The version in which it was stored.
-    pub(super) from: u64,
-    /// The version in which it was removed.
-    pub(super) to: u64,
+    pub(super) added_in: u64,
+    /// The version in which it was removed, or [`NOT_REMOVED`].
+    pub(super) removed_in: u64,
 }
 
-/// Still there.
-pub(super) const FOREVER: u64 = u64::MAX;
+/// The event is still stored.
+pub(super) const NOT_REMOVED: u64 = u64::MAX;
 
-/// All that ever was stored.
+/// Every event that was ever stored.
 #[derive(Debug, Default)]
 pub(super) struct History {
-    /// In the order of their numbers.
-    pub(super) stays: Vec<Stay>,
+    /// In the order of their sequence numbers.
+    pub(super) entries: Vec<Entry>,
     /// The current version.
     pub(super) version: u64,
 }
 
 impl History {
-    /// Notes what a commit did; `live` is what it says it stored.
+    /// Records what a commit changed; `live` is what it reports as stored.
     ///
     /// # Panics
-    /// If something is stored that the commit did not say, or numbers do not rise.
+    /// If the commit stored something that it does not report, or sequence numbers do not rise.
     pub(super) fn committed(&mut self, store: &Store, live: &[Live], nothing_kept: bool) {
         self.version += 1;
         let stored = stored(store);
-        let mut changed = self.note_gone(&stored);
+        let mut changed = self.record_removals(&stored);
         for Live { seq, event } in live {
-            let seq = seq.expect("what is stored has a number");
-            assert!(self.stays.last().is_none_or(|last| last.seq < seq), "numbers rise");
-            let to = if stored.contains_key(&seq) { FOREVER } else { self.version };
-            self.stays.push(Stay { seq, event: event.clone(), from: self.version, to });
+            let seq = seq.expect("a stored event has a sequence number");
+            assert!(self.entries.last().is_none_or(|last| last.seq < seq), "sequence numbers rise");
+            let removed_in = if stored.contains_key(&seq) { NOT_REMOVED } else { self.version };
+            self.entries.push(Entry { seq, event: event.clone(), added_in: self.version, removed_in });
             changed = true;
         }
-        let alive: Vec<Seq> = self.alive().map(|stay| stay.seq).collect();
-        assert!(alive.iter().eq(stored.keys()), "stored is what commits said: {alive:?} {:?}", stored.keys());
+        let present: Vec<Seq> = self.present().map(|entry| entry.seq).collect();
+        assert!(
+            present.iter().eq(stored.keys()),
+            "stored is what commits report: {present:?} {:?}",
+            stored.keys()
+        );
         assert!(!(nothing_kept && changed), "a failed commit keeps nothing");
     }
 
-    /// Notes what a sweep of expired events did.
+    /// Records what a sweep of expired events removed.
     ///
     /// # Panics
-    /// If it took out anything else.
+    /// If it removed anything else.
     pub(super) fn swept(&mut self, store: &Store, now: Timestamp) {
         self.version += 1;
-        self.note_gone(&stored(store));
-        let gone = self.stays.iter().filter(|stay| stay.to == self.version);
-        assert!(gone.clone().all(|stay| stay.event.is_expired(now)), "only expired events are swept");
+        self.record_removals(&stored(store));
+        let gone = self.entries.iter().filter(|entry| entry.removed_in == self.version);
+        assert!(gone.clone().all(|entry| entry.event.is_expired(now)), "only expired events are swept");
     }
 
-    fn note_gone(&mut self, stored: &BTreeMap<Seq, Event>) -> bool {
+    fn record_removals(&mut self, stored: &BTreeMap<Seq, Event>) -> bool {
         let mut changed = false;
-        for stay in self.stays.iter_mut().filter(|stay| stay.to == FOREVER) {
-            if !stored.contains_key(&stay.seq) {
-                stay.to = self.version;
+        for entry in self.entries.iter_mut().filter(|entry| entry.removed_in == NOT_REMOVED) {
+            if !stored.contains_key(&entry.seq) {
+                entry.removed_in = self.version;
                 changed = true;
             }
         }
         changed
     }
 
-    /// What is stored.
-    pub(super) fn alive(&self) -> impl Iterator<Item = &Stay> {
-        self.stays.iter().filter(|stay| stay.to == FOREVER)
+    /// What is stored now.
+    pub(super) fn present(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(|entry| entry.removed_in == NOT_REMOVED)
     }
 
-    /// Every stay of this event.
-    pub(super) fn stays_of(&self, id: EventId) -> impl Iterator<Item = &Stay> {
-        self.stays.iter().filter(move |stay| stay.event.id == id)
+    /// Every time this event was stored: more than once if it was removed in between.
+    pub(super) fn entries_of(&self, id: EventId) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(move |entry| entry.event.id == id)
     }
 
-    /// Whether the stored part of a REQ must hold this event: it was there from version `from` to `to`, and
-    /// for some filter fewer events than its limit come before it, even counting all that came or went.
+    /// Whether the stored part of a REQ must hold this event: it was stored from version `from` to `to`, and
+    /// in the order of some filter fewer events than its limit come before it, even if all those count that were
+    /// stored for only a part of that time.
     pub(super) fn must_answer(
         &self,
-        stay: &Stay,
+        entry: &Entry,
         filters: &[Filter],
         limits: (u32, u32),
         from: u64,
         to: u64,
     ) -> bool {
-        let before = |other: &&Stay, filter: &Filter| {
-            let key = |stay: &Stay| (std::cmp::Reverse(stay.event.created_at), stay.event.id);
-            other.from <= to && other.to > from && filter.matches(&other.event) && key(other) < key(stay)
+        let before = |other: &&Entry, filter: &Filter| {
+            let key = |entry: &Entry| (std::cmp::Reverse(entry.event.created_at), entry.event.id);
+            other.added_in <= to
+                && other.removed_in > from
+                && filter.matches(&other.event)
+                && key(other) < key(entry)
         };
         let (limit_default, limit_max) = limits;
-        stay.from <= from
-            && stay.to > to
+        entry.added_in <= from
+            && entry.removed_in > to
             && filters.iter().any(|filter| {
                 let limit = filter.limit.unwrap_or(limit_default).min(limit_max) as usize;
-                filter.matches(&stay.event)
-                    && self.stays.iter().filter(|other| before(other, filter)).count() < limit
+                filter.matches(&entry.event)
+                    && self.entries.iter().filter(|other| before(other, filter)).count() < limit
             })
     }
 }

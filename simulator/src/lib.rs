@@ -1,72 +1,72 @@
-//! The simulator: shards, clients of all speeds, a writer, a failing store and a clock, all from one seed.
+//! A deterministic simulation: shards, fast and slow clients, a writer, a failing store and a clock, all from one seed.
 //!
 //! ```text
 //! clients --socket--> shard --batch--> verifier --> shard --commit--> writer --> every shard's inbox
 //!    ^                                                                              |
-//!    +------------------------ drained when the client likes -----------------------+
+//!    +------------------------ frames, when the client reads -----------------------+
 //! ```
 //!
-//! In the safety phase every step is a choice: who speaks, which shard does what, how long verification and
-//! commits take, when the store fails, who disconnects, when the whole process dies. Clients hold every frame
-//! against the history of what really was stored, and so do the consumers of streams, which lag, sleep and die.
-//! Then the liveness phase: faults stop, everybody reads, and within a bounded number of rounds everything that was
-//! asked must be answered and nothing missing. Last, questions to the resting relay are answered exactly as the naive
-//! oracle does.
+//! In the safety phase every step is a random choice: which client sends, which shard does what, how long verification
+//! and commits take, when the store fails, who disconnects, when the whole process crashes. Clients check every frame
+//! against the history of what really was stored. So do the consumers of streams, which lag, are evicted and crash.
+//! Then comes the liveness phase: faults stop, every client reads, and within a bounded number of rounds every request
+//! must be answered and no event missing. At last the idle relay is queried, and its answers must be exactly the naive
+//! oracle's.
 //!
-//! It keeps the contract of a host: messages are read only while [`Relay::wants_input`] says so, connections are
-//! drained only after [`Relay::poll_ready`] named them, inboxes and verification keep their order.
+//! The simulated host keeps the contract of a host: it reads messages only while [`Relay::wants_input`] is true, drains
+//! connections only after [`Relay::poll_ready`] named them, and keeps the order of inboxes and of verification.
 //!
 //! [`Relay::wants_input`]: relay_engine::relay::Relay::wants_input
 //! [`Relay::poll_ready`]: relay_engine::relay::Relay::poll_ready
 
-mod chance;
+mod choices;
 mod client;
 mod consumer;
 mod exact;
 mod history;
 mod host;
+mod messages;
 mod pool;
-mod speech;
 
-pub use chance::Chance;
+pub use choices::Choices;
 
 use host::Host;
 use relay_engine::testing::Rng;
 
-/// What happened, so that a test sees that something did.
+/// What happened in a run, so that tests can check that everything they are about did happen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Frames that clients received.
+    /// Frames received by clients.
     pub frames: usize,
     /// Events stored.
     pub stored: usize,
-    /// Events taken out of the store again.
+    /// Events removed from the store.
     pub removed: usize,
-    /// Commits that failed.
+    /// Failed commits.
     pub failed: usize,
-    /// Connections that ended early.
+    /// Connections closed by either side.
     pub disconnects: usize,
-    /// Times the whole process died.
+    /// Crashes of the whole process.
     pub crashes: usize,
-    /// Times the host was told to stop reading.
+    /// Times the machine paused the reading of a connection.
     pub pauses: usize,
-    /// Subscriptions that fell behind their reader.
+    /// Times a subscription fell behind because its client read slowly.
     pub lagged: u64,
-    /// Streams that fell behind their consumer.
+    /// Times a stream fell behind because its consumer was slow.
     pub streams_lagged: u64,
-    /// Reads for streams that failed.
+    /// Failed reads of the store for streams.
     pub stream_errors: u64,
-    /// Events that consumers of streams were handed again.
+    /// Events delivered again to a consumer of a stream.
     pub redelivered: usize,
-    /// Events that the host published itself.
+    /// Events published by the host itself.
     pub published: usize,
-    /// Subscriptions answered exactly at the end.
+    /// Queries of the idle relay whose answers equal the oracle's.
     pub exact: usize,
 }
 
-/// Steps of a seed's safety phase.
+/// Steps of the safety phase of a seeded run.
 const STEPS: u64 = 1_200;
-/// Steps that bytes may take, whatever their number.
+/// Upper bound of steps of a run made from bytes.
 const BYTES_STEPS_MAX: u64 = 4_000;
 
 /// Runs the simulation of one seed.
@@ -75,29 +75,30 @@ const BYTES_STEPS_MAX: u64 = 4_000;
 /// If the relay breaks a promise.
 pub fn simulate(seed: u64) -> Report {
     let mut rng = Rng::new(seed);
-    let world = rng.bits();
-    run(world, Chance::Seed(rng), STEPS)
+    let setup_seed = rng.bits();
+    run(setup_seed, Choices::Seed(rng), STEPS)
 }
 
-/// Runs the simulation whose choices are `data`: two bytes for the world, then about three a step.
+/// Runs the simulation whose choices are `data`: two bytes seed the configuration, the rest are choices, about three
+/// bytes a step.
 ///
 /// # Panics
 /// If the relay breaks a promise.
 pub fn simulate_bytes(data: &[u8]) {
-    let (world, choices) = data.split_at_checked(2).unwrap_or((&[0, 0], &[]));
-    run(u64::from(u16::from_be_bytes([world[0], world[1]])), Chance::of_bytes(choices), BYTES_STEPS_MAX);
+    let (setup, choices) = data.split_at_checked(2).unwrap_or((&[0, 0], &[]));
+    run(u64::from(u16::from_be_bytes([setup[0], setup[1]])), Choices::from_bytes(choices), BYTES_STEPS_MAX);
 }
 
-fn run(world: u64, chance: Chance<'_>, steps_max: u64) -> Report {
-    let mut host = Host::new(world, chance);
+fn run(setup_seed: u64, choices: Choices<'_>, steps_max: u64) -> Report {
+    let mut host = Host::new(setup_seed, choices);
     for _ in 0..steps_max {
-        if host.chance.is_spent() {
+        if host.choices.is_exhausted() {
             break;
         }
         host.step();
     }
-    host.come_to_rest();
-    host.check_rest();
-    host.ask_exactly();
+    host.run_until_idle();
+    host.check_idle();
+    host.check_exact_answers();
     host.report()
 }

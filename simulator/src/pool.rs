@@ -1,4 +1,4 @@
-//! What the clients of a simulation may say: a small world of events, forged copies of them, and filters.
+//! What simulated clients send: a small set of events, forged copies of them, and filters.
 
 use std::collections::HashMap;
 
@@ -8,14 +8,14 @@ use relay_engine::verify::{Claim, Verifier};
 
 /// The relay's own URL.
 pub(super) const URL: &str = "wss://relay.example";
-/// Authors of the world.
+/// Number of authors.
 pub(super) const AUTHORS: u8 = 5;
 
 const KINDS: [u16; 16] = [0, 1, 1, 1, 1, 1, 3, 5, 5, 7, 62, 1059, 10_002, 20_001, 20_001, 30_023];
 const EVENTS: usize = 70;
 const FILTER_GROUPS: usize = 24;
 
-/// The signature that counts as the author's: the id, twice.
+/// Whether the signature is the simulation's valid one: the id, twice.
 pub(super) fn is_signed(event: &Event) -> bool {
     let (sig, id) = (event.sig().0, event.id.0);
     sig[..32] == id && sig[32..] == id
@@ -24,7 +24,7 @@ pub(super) fn is_signed(event: &Event) -> bool {
 /// [`is_signed`] as a verifier.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct IdTwice {
-    /// Whether ids are hashed by the batch.
+    /// Whether ids are hashed in batches.
     pub(super) hashes_batches: bool,
 }
 
@@ -40,7 +40,7 @@ impl Verifier for IdTwice {
     }
 }
 
-/// Everything that may be said.
+/// The events and filters of a run.
 #[derive(Debug)]
 pub(super) struct Pool {
     /// Signed events.
@@ -62,13 +62,13 @@ impl Pool {
         let filters = (0..FILTER_GROUPS)
             .map(|_| (0..1 + rng.below(3)).map(|_| filter(&mut rng, &events)).collect())
             .collect();
-        let by_id = events.iter().enumerate().map(|(place, event)| (event.id, place)).collect();
+        let by_id = events.iter().enumerate().map(|(index, event)| (event.id, index)).collect();
         Pool { events, filters, by_id }
     }
 
     /// The signed event of this id.
     pub(super) fn signed(&self, id: &EventId) -> Option<&Event> {
-        self.by_id.get(id).map(|&place| &self.events[place])
+        self.by_id.get(id).map(|&index| &self.events[index])
     }
 }
 
@@ -77,7 +77,7 @@ pub(super) fn auth(author: u8, challenge: &str, now: Timestamp) -> Event {
     Draft::new(author, 22_242, now).tag(&["relay", URL]).tag(&["challenge", challenge]).event()
 }
 
-/// The event under a signature that nobody made.
+/// The event with an invalid signature.
 pub(super) fn forged(event: &Event) -> String {
     let mut json = String::from_utf8_lossy(event.json()).into_owned();
     let last = json.len() - 3;
@@ -86,15 +86,15 @@ pub(super) fn forged(event: &Event) -> String {
     json
 }
 
-/// The event under an id that is not its hash.
-pub(super) fn misnamed(event: &Event) -> String {
+/// The event with an id that is not its hash.
+pub(super) fn wrong_id(event: &Event) -> String {
     let json = String::from_utf8_lossy(event.json()).into_owned();
     let id = event.id.to_string();
     json.replace(&id, &id.chars().rev().collect::<String>())
 }
 
-/// Another event under the id and the signature of this one.
-pub(super) fn rewritten(event: &Event) -> String {
+/// Another event with the id and the signature of this one.
+pub(super) fn altered(event: &Event) -> String {
     let json = String::from_utf8_lossy(event.json()).into_owned();
     let second = |at| format!(r#""created_at":{at},"#);
     json.replacen(&second(event.created_at), &second(event.created_at + 1), 1)
@@ -107,7 +107,7 @@ fn draft(rng: &mut Rng, made: &[Event]) -> Draft {
     let target = (!made.is_empty()).then(|| rng.pick(made).clone());
     match (kind, target) {
         (5, Some(target)) => {
-            // Mostly by the author, who alone can.
+            // Mostly by the author, the only one who can delete it.
             if !rng.one_in(4) {
                 draft.author =
                     (0..AUTHORS).find(|&own| World::pubkey(own) == target.pubkey).unwrap_or(author);
@@ -121,7 +121,7 @@ fn draft(rng: &mut Rng, made: &[Event]) -> Draft {
             };
         }
         (62, _) => draft = draft.tag(&["relay", if rng.one_in(2) { "ALL_RELAYS" } else { URL }]),
-        // Tags of their own, by which the oracle knows them apart.
+        // A nonce each, so that the oracle can tell them apart.
         (1059, _) => draft = draft.tag(&["p", &author_hex(rng)]).tag(&["nonce", &made.len().to_string()]),
         (30_023, _) => draft = draft.tag(&["d", ["", "x"][rng.below(2) as usize]]),
         (_, Some(target)) if rng.one_in(3) => draft = draft.tag(&["e", &target.id.to_string()]),
@@ -192,7 +192,7 @@ fn filter(rng: &mut Rng, events: &[Event]) -> Filter {
     filter
 }
 
-/// Whether one who has authenticated `keys` may be sent `event`: gift wraps go to their parties.
+/// Whether a client authenticated as `keys` may receive `event`: gift wraps go to their parties only.
 pub(super) fn may_see(event: &Event, keys: &[PubKey]) -> bool {
     if !matches!(event.kind, 1059 | 21_059) {
         return true;

@@ -1,4 +1,4 @@
-//! What the simulator found, each as the shortest story that shows it.
+//! Bugs that the simulator found, each as the shortest test that shows it.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ impl Verifier for Trusting {
 
 /// Simulator seed 6. A connection could be paused for two reasons at once: its own output was not read, and
 /// too many events were in flight. Reading the output did not resume it, because the other reason still held,
-/// and the end of the other reason did not, because it was on nobody's list: it was never read again.
+/// and the end of the other reason did not, because it was no longer in the list of paused ones: it was never read again.
 #[test]
 fn a_connection_paused_for_two_reasons_is_resumed_when_both_are_gone() {
     let now = Now::from_seconds(World::START);
@@ -48,10 +48,10 @@ fn a_connection_paused_for_two_reasons_is_resumed_when_both_are_gone() {
     assert!(relay.wants_input(slow));
 }
 
-/// Simulator seed 755. Ephemeral events that came while a subscription's scan waited for its slow reader were
-/// held beside the outbox, up to 256 of any size for each subscription, and no bound on bytes knew of them.
+/// Simulator seed 755. Ephemeral events that came while a subscription's scan waited for its slow reader were kept
+/// outside the outbox, up to 256 of any size for each subscription, and no bound on bytes counted them.
 #[test]
-fn events_held_until_eose_count_against_the_readers_outbox() {
+fn ephemeral_events_kept_until_eose_count_against_the_readers_outbox() {
     let now = Now::from_seconds(World::START);
     let limits = Limits { outbox_bytes_pause: 16, outbox_bytes_max: 8_000, ..Limits::default() };
     let policy = Policy { challenge_on_connect: true, ..Policy::default() };
@@ -88,10 +88,10 @@ fn events_held_until_eose_count_against_the_readers_outbox() {
     assert!(frames.iter().any(|frame| frame.contains(&missed)), "{:?}", frames.last());
 }
 
-/// The simulator, at once: held events made a reader count as full that is not slow yet, and a stored event
-/// that came then was taken for one that may be missed.
+/// Found right after the fix above: pending ephemeral events made a reader that was not slow count as full, and a stored
+/// event that came then was dropped as if it were ephemeral.
 #[test]
-fn a_stored_event_is_never_missed_for_ephemeral_ones_that_are_held() {
+fn a_stored_event_is_never_missed_because_of_pending_ephemeral_events() {
     let now = Now::from_seconds(World::START);
     let limits =
         Limits { outbox_bytes_pause: 4_000, outbox_bytes_max: 4_000, scan_rows_max: 1, ..Limits::default() };
@@ -123,7 +123,7 @@ fn a_stored_event_is_never_missed_for_ephemeral_ones_that_are_held() {
     relay.handle_text(now, reader, br#"["REQ","live",{"kinds":[1]}]"#);
     while relay.work(now) {}
     drain(&mut relay);
-    // One row a step: this one is still scanning while ephemeral events fill what may wait for its reader.
+    // One row a step: this scan is still running while ephemeral events fill the outbox of its reader.
     relay.handle_text(now, reader, br#"["REQ","scanning",{"kinds":[7,20001]}]"#);
     for number in 0..8 {
         publish(&mut relay, 20_001, &format!("{number} {}", "x".repeat(600)));
@@ -135,11 +135,11 @@ fn a_stored_event_is_never_missed_for_ephemeral_ones_that_are_held() {
         while relay.work(now) {}
     }
     let text = String::from_utf8(text).unwrap();
-    assert!(text.contains("ephemeral events were not sent"), "they filled it");
+    assert!(text.contains("ephemeral events were not sent"), "the outbox was full");
     assert_eq!(text.matches("must arrive").count(), 1);
 }
 
-/// Messages that wait for an event were bounded in number only: 256 of a MiB each for every connection.
+/// Messages deferred behind an event were bounded in number only: 256 of a MiB each for every connection.
 #[test]
 fn deferred_messages_are_bounded_in_bytes() {
     let now = Now::from_seconds(World::START);

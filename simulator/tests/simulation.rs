@@ -1,24 +1,24 @@
-//! Seeds of the simulator. `RELAY_SIM_SEEDS` asks for more of them, `RELAY_SIM_SEED` for a single one.
+//! Runs the simulator. `RELAY_SIM_SEEDS` sets how many seeds, `RELAY_SIM_SEED` a single one.
 
 use relay_simulator::{Report, simulate};
 
 const SEEDS: u64 = 300;
 
-fn number(name: &str) -> Option<u64> {
+fn env_number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }
 
 #[test]
-fn every_seed_keeps_the_promises() {
-    let seeds = match number("RELAY_SIM_SEED") {
+fn every_seed_passes_all_checks() {
+    let seeds = match env_number("RELAY_SIM_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("RELAY_SIM_SEEDS").unwrap_or(SEEDS),
+        None => 0..env_number("RELAY_SIM_SEEDS").unwrap_or(SEEDS),
     };
     let mut all = Report::default();
     for seed in seeds.clone() {
         let run = std::panic::catch_unwind(|| simulate(seed));
         let Ok(report) = run else { panic!("seed {seed} fails: RELAY_SIM_SEED={seed} runs it alone") };
-        assert!(seed % 50 != 0 || simulate(seed) == report, "a seed is one run");
+        assert!(seed % 50 != 0 || simulate(seed) == report, "a seed determines its run");
         all.frames += report.frames;
         all.stored += report.stored;
         all.removed += report.removed;

@@ -1,4 +1,4 @@
-//! Answers that are the same on both hosts: documents and errors, whole and in memory.
+//! Responses that are the same on both hosts: documents and errors, complete in memory.
 
 use std::borrow::Cow;
 
@@ -7,26 +7,26 @@ use serde_json::json;
 
 use crate::page::ICON_SVG;
 
-/// An answer of one piece.
+/// An HTTP response with its whole body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// The status code.
     pub status: u16,
-    /// Names in lowercase, and values.
+    /// Names, in lowercase, and values.
     pub headers: Vec<(&'static str, Cow<'static, str>)>,
     /// The body.
     pub body: Bytes,
 }
 
 impl Answer {
-    /// An answer with a body of this type.
+    /// A response with a body of this type.
     pub fn new(status: u16, content_type: &'static str, body: impl Into<Bytes>) -> Self {
         let headers =
             vec![("content-type", content_type.into()), ("x-content-type-options", "nosniff".into())];
         Answer { status, headers, body: body.into() }
     }
 
-    /// An answer without a body.
+    /// A response without a body.
     pub fn empty(status: u16) -> Self {
         Answer { status, headers: Vec::new(), body: Bytes::new() }
     }
@@ -36,19 +36,19 @@ impl Answer {
         Self::fault(status, json!({ "error": message }), message)
     }
 
-    /// An error in this field of what was sent: `{"error": message, "field": field}`.
+    /// An error in this field of the request: `{"error": message, "field": field}`.
     pub fn error_in(status: u16, field: &str, message: &str) -> Self {
         Self::fault(status, json!({ "error": message, "field": field }), message)
     }
 
     fn fault(status: u16, document: serde_json::Value, message: &str) -> Self {
-        // A header is a line of visible ASCII.
+        // A header value is visible ASCII.
         let visible = |character: char| if matches!(character, ' '..='~') { character } else { '?' };
         let reason: String = message.chars().map(visible).collect();
         Answer::new(status, "application/json", format!("{document}\n")).with("x-reason", reason)
     }
 
-    /// With one more header.
+    /// Adds a header.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
         self.headers.push((name, value.into()));
@@ -60,12 +60,12 @@ impl Answer {
         Answer::new(200, "application/nostr+json", document)
     }
 
-    /// The page for browsers.
+    /// The web page.
     pub fn page(page: impl Into<Bytes>) -> Self {
         Answer::new(200, "text/html; charset=utf-8", page)
     }
 
-    /// The relay's picture.
+    /// The relay's icon.
     pub fn icon() -> Self {
         Answer::new(200, "image/svg+xml", ICON_SVG).with("cache-control", "public, max-age=86400")
     }
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_says_what_and_where() {
+    fn an_error_has_a_message_a_field_and_x_reason() {
         let answer = Answer::error_in(413, "body", "too long: «é»\r\nX-Evil: 1");
         assert_eq!(answer.body, "{\"error\":\"too long: «é»\\r\\nX-Evil: 1\",\"field\":\"body\"}\n");
         let reason = answer.headers.iter().find(|(name, _)| *name == "x-reason").unwrap();

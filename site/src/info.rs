@@ -1,12 +1,12 @@
-//! What only the operator knows about a relay.
+//! NIP-11 fields that the operator writes.
 
 use serde::{Deserialize, Serialize};
 
-/// NIP-11 fields that only the operator knows.
+/// NIP-11 fields that the operator writes; the others follow from the settings.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Info {
-    /// Name, best below 30 characters.
+    /// Name; NIP-11 recommends fewer than 30 characters.
     pub name: String,
     /// Plain text of any length.
     pub description: String,
@@ -15,11 +15,11 @@ pub struct Info {
     /// The relay's own public key, 64 lowercase hex digits.
     #[serde(rename = "self")]
     pub own_pubkey: Option<String>,
-    /// Another contact, a URI such as `mailto:`.
+    /// An alternative contact, a URI such as `mailto:`.
     pub contact: Option<String>,
-    /// URL of a square picture; our own, `/icon.svg`, if none is given and the public URL is known.
+    /// URL of a square image. If it is not set and the public URL is, NIP-11 names the built-in `/icon.svg`.
     pub icon: Option<String>,
-    /// URL of a wide picture.
+    /// URL of a wide image.
     pub banner: Option<String>,
     /// URL of the terms of service.
     pub terms_of_service: Option<String>,

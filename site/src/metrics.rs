@@ -1,149 +1,160 @@
-//! The names of the numbers that hosts tell Prometheus. What more than one host tells is named here, once, and so are all
-//! numbers of the machine; a host names the rest where it counts it.
+//! Names and help texts of Prometheus metrics: those of the machine, and those that both hosts have. Metrics of one host only
+//! are named where they are counted.
 //!
-//! Names are without the endings of the text format (`_total`, `_bucket`, `_sum`, `_count`). Times are in seconds.
+//! Names lack the suffixes of the text format (`_total`, `_bucket`, `_sum`, `_count`). Times are in seconds.
 
 use relay_engine::relay::{Histogram, Metrics};
 use serde::{Deserialize, Serialize};
 
-/// One family of numbers.
+/// A metric family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metric {
     /// Its name.
     pub name: &'static str,
-    /// What it counts, for people.
+    /// The help text.
     pub help: &'static str,
-    /// How it is told.
+    /// Its type.
     pub kind: MetricKind,
 }
 
-/// How a number is told.
+/// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MetricKind {
-    /// As it is now.
+    /// A current value.
     Gauge,
-    /// As it has become; it only rises.
+    /// A value that only rises.
     Counter,
-    /// How many values lie below each of some bounds.
+    /// Counts of values by bucket.
     Histogram,
 }
 
 impl Metric {
-    /// A number as it is now.
+    /// A gauge.
     pub const fn gauge(name: &'static str, help: &'static str) -> Self {
         Metric { name, help, kind: MetricKind::Gauge }
     }
 
-    /// A number that only rises.
+    /// A counter.
     pub const fn counter(name: &'static str, help: &'static str) -> Self {
         Metric { name, help, kind: MetricKind::Counter }
     }
 
-    /// A distribution.
+    /// A histogram.
     pub const fn histogram(name: &'static str, help: &'static str) -> Self {
         Metric { name, help, kind: MetricKind::Histogram }
     }
 }
 
-/// By the label `verb`; strfry's name.
+/// With the label `verb`; strfry's name.
 pub const CLIENT_MESSAGES: Metric = Metric::counter("nostr_client_messages", "Messages from clients by verb");
-/// By the label `verb`; strfry's name.
+/// With the label `verb`; strfry's name.
 pub const RELAY_MESSAGES: Metric = Metric::counter("nostr_relay_messages", "Messages to clients by verb");
-/// By the label `kind`; strfry's name.
+/// With the label `kind`; strfry's name.
 pub const EVENTS: Metric = Metric::counter("nostr_events", "Accepted events by kind");
-/// Of a machine.
+/// Counted by a machine.
 pub const CONNECTIONS: Metric = Metric::gauge("relay_connections", "Open WebSocket connections");
-/// Of a machine.
+/// Counted by a machine.
 pub const EVENTS_STORED: Metric = Metric::counter("relay_events_stored", "Events stored");
-/// Of a machine.
+/// Counted by a machine.
 pub const EVENTS_REFUSED: Metric = Metric::counter("relay_events_refused", "Events refused");
-/// Of a machine.
+/// Counted by a machine.
 pub const EVENTS_DUPLICATE: Metric =
-    Metric::counter("relay_events_duplicate", "Events that were known already");
-/// Of a host.
-pub const CLOSED_STALLED: Metric =
-    Metric::counter("relay_closed_stalled", "Connections closed because they took nothing for too long");
-/// Of a host.
+    Metric::counter("relay_events_duplicate", "Events that were already stored or already being processed");
+/// Counted by a host.
+pub const CLOSED_STALLED: Metric = Metric::counter(
+    "relay_closed_stalled",
+    "Connections closed because their client read nothing for too long",
+);
+/// Counted by a host.
 pub const REFUSED_BY_ADDRESS: Metric = Metric::counter(
     "relay_connections_refused_by_address",
-    "Connections refused because their address had as many as it may have",
+    "Connections refused because their client address had too many",
 );
-/// Of a host.
+/// Counted by a host.
 pub const CONNECTIONS_OF_BUSIEST_ADDRESS: Metric = Metric::gauge(
     "relay_connections_of_busiest_address",
     "Connections of the client address that has the most",
 );
-/// Of a host's writer.
+/// Counted by a host's writer.
 pub const COMMIT_BATCH_EVENTS: Metric = Metric::histogram("relay_commit_batch_events", "Events in a commit");
-/// Of a host's writer.
-pub const COMMIT_ERRORS: Metric =
-    Metric::counter("relay_commit_errors", "Commits with a failure of the store");
-/// Of a host.
+/// Counted by a host's writer.
+pub const COMMIT_ERRORS: Metric = Metric::counter("relay_commit_errors", "Failed commits");
+/// Counted by a host.
 pub const EVENTS_EXPIRED: Metric =
-    Metric::counter("relay_events_expired", "Events swept because they had expired");
-/// Of a store.
+    Metric::counter("relay_events_expired", "Events removed because they had expired");
+/// Read from a store.
 pub const STORE_EVENTS: Metric = Metric::gauge("relay_store_events", "Events in the store");
-/// Of a store.
-pub const STORE_BYTES: Metric = Metric::gauge("relay_store_bytes", "Bytes the store takes");
+/// Read from a store.
+pub const STORE_BYTES: Metric = Metric::gauge("relay_store_bytes", "Size of the store in bytes");
 
-/// Where a machine has a number.
-pub type Number = fn(&Metrics) -> u64;
+/// Reads a counter or gauge of a machine.
+pub type ReadValue = fn(&Metrics) -> u64;
 
-/// The plain numbers of a machine.
-pub const NUMBERS: [(Metric, Number); 17] = [
+/// The counters and gauges of a machine.
+pub const COUNTERS_AND_GAUGES: [(Metric, ReadValue); 17] = [
     (CONNECTIONS, |m| m.connections),
     (Metric::gauge("relay_subscriptions", "Live subscriptions"), |m| m.subscriptions),
-    (Metric::gauge("relay_filter_values", "Values in live filters and running COUNTs"), |m| m.filter_values),
-    (Metric::counter("relay_connections_opened", "WebSocket connections ever opened"), |m| {
-        m.connections_opened
-    }),
-    (Metric::counter("relay_connections_refused", "Connections refused for lack of room"), |m| {
-        m.connections_refused
-    }),
-    (Metric::counter("relay_messages_deferred", "Messages that waited for an event to take effect"), |m| {
-        m.messages_deferred
-    }),
+    (
+        Metric::gauge(
+            "relay_filter_values",
+            "Values in the filters of live subscriptions and running COUNTs",
+        ),
+        |m| m.filter_values,
+    ),
+    (Metric::counter("relay_connections_opened", "WebSocket connections opened"), |m| m.connections_opened),
+    (
+        Metric::counter("relay_connections_refused", "Connections refused because connections_max were open"),
+        |m| m.connections_refused,
+    ),
+    (
+        Metric::counter(
+            "relay_messages_deferred",
+            "Messages deferred until an earlier message of the connection took effect",
+        ),
+        |m| m.messages_deferred,
+    ),
     (Metric::counter("relay_message_bytes_received", "Bytes of messages from clients"), |m| m.bytes_received),
     (Metric::counter("relay_message_bytes_sent", "Bytes of messages to clients"), |m| m.bytes_sent),
     (EVENTS_STORED, |m| m.events_stored),
-    (Metric::counter("relay_events_ephemeral", "Ephemeral events passed on"), |m| m.events_ephemeral),
+    (Metric::counter("relay_events_ephemeral", "Ephemeral events delivered"), |m| m.events_ephemeral),
     (EVENTS_DUPLICATE, |m| m.events_duplicate),
     (EVENTS_REFUSED, |m| m.events_refused),
-    (Metric::counter("relay_events_forged", "Events with a wrong signature"), |m| m.events_forged),
+    (Metric::counter("relay_events_forged", "Events with an invalid signature"), |m| m.events_forged),
     (
-        Metric::counter("relay_ephemeral_missed", "Ephemeral events not sent to slow readers, who were told"),
+        Metric::counter(
+            "relay_ephemeral_missed",
+            "Ephemeral events not sent to slow clients, which a NOTICE reports",
+        ),
         |m| m.ephemeral_missed,
     ),
     (
         Metric::counter(
             "relay_subscriptions_lagged",
-            "Times a slow reader's subscription went back to the store",
+            "Times a subscription fell behind because its client read slowly",
         ),
         |m| m.subscriptions_lagged,
     ),
-    (Metric::counter("relay_streams_lagged", "Times a slow consumer's stream went back to the store"), |m| {
-        m.streams_lagged
-    }),
     (
-        Metric::counter(
-            "relay_stream_errors",
-            "Reads for streams that the store failed; each is tried again",
-        ),
-        |m| m.stream_errors,
+        Metric::counter("relay_streams_lagged", "Times a stream fell behind because its consumer was slow"),
+        |m| m.streams_lagged,
     ),
+    (Metric::counter("relay_stream_errors", "Failed reads of the store for streams; each is retried"), |m| {
+        m.stream_errors
+    }),
 ];
 
-/// Where a machine has a distribution.
-pub type Distribution = fn(&Metrics) -> &Histogram;
+/// Reads a histogram of a machine.
+pub type ReadHistogram = fn(&Metrics) -> &Histogram;
 
-/// The distributions of a machine, each with how many of its values make one of the unit of its name.
-pub const HISTOGRAMS: [(Metric, f64, Distribution); 4] = [
+/// The histograms of a machine, each with the factor between its values and the unit in its name: 1e6 for microseconds in a
+/// name that ends in `_seconds`.
+pub const HISTOGRAMS: [(Metric, f64, ReadHistogram); 4] = [
     (Metric::histogram("relay_verify_batch_events", "Events in a verification batch"), 1.0, |m| {
         &m.verify_batch_events
     }),
     (Metric::histogram("relay_req_to_eose_seconds", "Time from REQ to EOSE"), 1e6, |m| &m.req_to_eose_us),
-    (Metric::histogram("relay_fanout_candidates", "Subscriptions looked at for an event"), 1.0, |m| {
+    (Metric::histogram("relay_fanout_candidates", "Candidate subscriptions for an event"), 1.0, |m| {
         &m.fanout_candidates
     }),
     (Metric::histogram("relay_fanout_matches", "Subscriptions that matched an event"), 1.0, |m| {
@@ -151,7 +162,7 @@ pub const HISTOGRAMS: [(Metric, f64, Distribution); 4] = [
     }),
 ];
 
-/// What clients sent, by verb, for [`CLIENT_MESSAGES`].
+/// Messages from clients by verb, for [`CLIENT_MESSAGES`].
 pub fn received_by_verb(machine: &Metrics) -> [(&'static str, u64); 6] {
     [
         ("EVENT", machine.messages_event),
@@ -163,7 +174,7 @@ pub fn received_by_verb(machine: &Metrics) -> [(&'static str, u64); 6] {
     ]
 }
 
-/// What clients were sent, by verb, for [`RELAY_MESSAGES`].
+/// Messages to clients by verb, for [`RELAY_MESSAGES`].
 pub fn sent_by_verb(machine: &Metrics) -> [(&'static str, u64); 8] {
     [
         ("EVENT", machine.sent_event),
@@ -177,14 +188,14 @@ pub fn sent_by_verb(machine: &Metrics) -> [(&'static str, u64); 8] {
     ]
 }
 
-/// Accepted events by kind, those of kinds that are not counted one by one as `other`, for [`EVENTS`].
+/// Accepted events by kind, for [`EVENTS`]. Kinds without a counter of their own are `other`.
 pub fn events_by_kind(machine: &Metrics) -> impl Iterator<Item = (String, u64)> {
     let known = machine.events_by_kind.iter().map(|(kind, count)| (kind.to_string(), *count));
     known.chain([("other".to_owned(), machine.events_of_other_kinds)])
 }
 
-/// A histogram's buckets: upper bounds in the unit of the metric's name, the last one infinite, and how many values
-/// fell into each, not accumulated.
+/// A histogram's buckets: upper bounds in the unit of the metric's name, the last one infinite, and the count of each, not
+/// cumulative.
 pub fn buckets(histogram: &Histogram, per_unit: f64) -> impl Iterator<Item = (f64, u64)> {
     let bounds = histogram.bounds.iter().map(move |bound| *bound as f64 / per_unit);
     bounds.chain([f64::INFINITY]).zip(histogram.counts.iter().copied())
@@ -195,11 +206,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_prometheus_names_and_each_is_there_once() {
+    fn names_are_valid_and_unique() {
         let mut all = vec![CLIENT_MESSAGES, RELAY_MESSAGES, EVENTS, CLOSED_STALLED, COMMIT_BATCH_EVENTS];
         all.extend([COMMIT_ERRORS, EVENTS_EXPIRED, STORE_EVENTS, STORE_BYTES]);
         all.extend([REFUSED_BY_ADDRESS, CONNECTIONS_OF_BUSIEST_ADDRESS]);
-        all.extend(NUMBERS.map(|(metric, _)| metric));
+        all.extend(COUNTERS_AND_GAUGES.map(|(metric, _)| metric));
         all.extend(HISTOGRAMS.map(|(metric, ..)| metric));
         for metric in &all {
             assert_eq!(all.iter().filter(|other| other.name == metric.name).count(), 1, "{}", metric.name);

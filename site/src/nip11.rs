@@ -1,29 +1,29 @@
-//! The NIP-11 document for clients, from what is enforced.
+//! The NIP-11 document, made from the settings that are enforced.
 
 use serde_json::{Map, Value, json};
 
 use relay_engine::policy::Policy;
 use relay_engine::types::{Limits, SubId};
 
-use crate::{Info, ROOMS, page};
+use crate::{FEATURES, Info, page};
 
-/// What there is to tell, as it is enforced.
+/// The settings that the NIP-11 document and the web page describe.
 #[derive(Clone, Copy, Debug)]
 pub struct About<'a> {
-    /// What the operator says.
+    /// What the operator wrote.
     pub info: &'a Info,
-    /// Bounds.
+    /// The limits.
     pub limits: &'a Limits,
-    /// Who may do what.
+    /// The policy.
     pub policy: &'a Policy,
-    /// The public URL. Without one, the page's script puts in the address it was loaded from.
+    /// The public URL. Without one, the page's script shows the address from which it was loaded.
     pub url: Option<&'a str>,
 }
 
 impl About<'_> {
-    /// The NIPs that are served, ascending.
+    /// The supported NIPs, ascending.
     pub fn supported_nips(&self) -> Vec<u16> {
-        let mut nips: Vec<u16> = ROOMS.iter().flat_map(|room| (room.nips)(self)).collect();
+        let mut nips: Vec<u16> = FEATURES.iter().flat_map(|feature| (feature.nips)(self)).collect();
         nips.sort_unstable();
         nips.dedup();
         nips
@@ -34,7 +34,7 @@ impl About<'_> {
         information(self)
     }
 
-    /// The page for browsers; `fallback` is the address shown without a URL and without scripts.
+    /// The web page. `fallback` is the relay's address that it shows if no URL is set and scripts are off.
     pub fn page(&self, fallback: &str) -> String {
         page::render(self, fallback)
     }
@@ -89,12 +89,12 @@ fn information(about: &About<'_>) -> String {
     Value::Object(document).to_string()
 }
 
-/// Where our own picture is, for a relay with this public URL.
+/// URL of the built-in icon, for a relay with this public URL.
 fn own_icon(url: &str) -> Option<String> {
     let (scheme, rest) = url.trim().split_once("://")?;
     let scheme = if scheme.eq_ignore_ascii_case("wss") { "https" } else { "http" };
-    let place = rest.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
-    Some(format!("{scheme}://{place}/icon.svg"))
+    let base = rest.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
+    Some(format!("{scheme}://{base}/icon.svg"))
 }
 
 #[cfg(test)]
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_document_says_what_is_enforced() {
+    fn the_document_shows_the_settings() {
         let limits = Limits {
             limit_max: 321,
             limit_default: 7,
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nip_that_is_switched_on_is_advertised_only_then() {
+    fn an_optional_nip_is_advertised_only_if_it_is_on() {
         let (info, limits) = (Info::default(), Limits::default());
         let nips = |policy: Policy| {
             let about = About { info: &info, limits: &limits, policy: &policy, url: None };
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_relay_that_knows_its_url_has_a_picture_of_its_own() {
+    fn the_built_in_icon_is_named_if_the_url_is_set() {
         let (limits, policy) = (Limits::default(), Policy::default());
         let icon = |url, own: Option<&str>| {
             let info = Info { icon: own.map(str::to_owned), ..Info::default() };

@@ -1,7 +1,7 @@
-//! NIP-98: a request authorised by an event that its sender has signed. Pure: the caller has the clock and the verifier.
+//! NIP-98: an HTTP request authorised by a signed event. Pure: the caller supplies time and verifier.
 //!
-//! It is our own over the engine's parser and verifier, because the `nostr` crate would bring a second C libsecp256k1
-//! and its own event types into the Worker.
+//! It uses the engine's parser and verifier. The `nostr` crate would add a second C libsecp256k1 and its own event types to
+//! the Worker.
 
 use std::collections::BTreeSet;
 
@@ -17,34 +17,34 @@ use url::Url;
 /// The kind of the events.
 pub const KIND: Kind = 27235;
 
-/// How far from now an event may be dated, in seconds, either way.
+/// Largest difference between an event's `created_at` and now, in seconds.
 pub const AGE_SECONDS_MAX: Timestamp = 60;
 
-/// Events remembered at a time; with more within their two minutes, new ones are refused.
+/// Largest number of used events remembered at a time. When that many are younger than their two minutes, new requests are
+/// refused.
 pub const SEEN_MAX: usize = 16_384;
 
-/// Padding may be left out, as browsers' helpers like to.
+/// Padding is optional, because some clients leave it out.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Where a request was sent, as its client names it.
+/// The URL to which a request was sent, as far as the relay knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin<'a> {
-    /// The public URL, `http(s)` or `ws(s)`, whose path comes before the request's.
+    /// The public URL, `http(s)` or `ws(s)`; its path precedes the request's.
     Url(&'a str),
-    /// The Host header, where no URL is configured: then the scheme does not count, and whoever chooses that header chooses
-    /// the name.
+    /// The Host header, if no URL is configured. Then the scheme is not compared, and the client chooses the host.
     Host(&'a str),
 }
 
-/// A request, as far as an event has to agree with it.
+/// The parts of a request that an event must match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request<'a> {
-    /// In capitals.
+    /// In uppercase.
     pub method: &'a str,
-    /// Where it was sent.
+    /// The host it was sent to.
     pub origin: Origin<'a>,
     /// Path and query, from the first slash on.
     pub path_and_query: &'a str,
@@ -55,30 +55,30 @@ pub struct Request<'a> {
 pub enum Refused {
     /// No `Authorization: Nostr`.
     Missing,
-    /// What follows is no Base64 of an event.
+    /// The token is not the Base64 of an event.
     Malformed,
-    /// Another kind than 27235.
+    /// The kind is not 27235.
     Kind,
-    /// Dated more than a minute from now.
+    /// `created_at` is more than a minute from now.
     Time,
     /// The `u` tag names another URL.
     Url,
     /// The `method` tag names another method.
     Method,
-    /// The `payload` tag is no SHA-256 of 64 hexadecimal digits, or not that of the body.
+    /// The `payload` tag is not 64 hexadecimal digits, or not the SHA-256 of the body.
     Payload,
     /// The id is not the event's hash, or the signature not its author's.
     Signature,
-    /// The author may not do this.
+    /// The author is not authorised.
     Author,
-    /// The event has authorised a request already.
+    /// The event has already authorised a request.
     Replayed,
-    /// Too many events have come within two minutes for one more to be remembered.
+    /// [`SEEN_MAX`] events were used within two minutes, so no further one can be remembered.
     Busy,
 }
 
 impl Refused {
-    /// The status of the answer.
+    /// The status of the response.
     pub fn status(self) -> u16 {
         match self {
             Refused::Author => 403,
@@ -87,43 +87,45 @@ impl Refused {
         }
     }
 
-    /// What is wrong, for the client.
+    /// The message for the client.
     pub fn message(self) -> &'static str {
         match self {
-            Refused::Missing => "this wants NIP-98: Authorization: Nostr, and a signed event in Base64",
-            Refused::Malformed => "Authorization holds no event in Base64",
+            Refused::Missing => {
+                "authorization required (NIP-98): send `Authorization: Nostr` with a signed event in Base64"
+            }
+            Refused::Malformed => "the Authorization header has no event in Base64",
             Refused::Kind => "the event is not of kind 27235",
             Refused::Time => "the event's created_at is more than 60 seconds from now",
             Refused::Url => "the event's u tag is not the URL of this request",
             Refused::Method => "the event's method tag is not the method of this request",
             Refused::Payload => "the event's payload tag is not the SHA-256 of the body",
             Refused::Signature => "the event's id or signature is wrong",
-            Refused::Author => "this is not for the event's author",
+            Refused::Author => "the event's author is not authorised",
             Refused::Replayed => "the event has been used: each authorises one request",
-            Refused::Busy => "too many signed requests, try again in two minutes",
+            Refused::Busy => "too many signed requests; try again in two minutes",
         }
     }
 }
 
-/// An event that agrees with a request, and is its author's.
+/// A verified event that matches a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signed {
-    /// Who signed.
+    /// The event's author.
     pub pubkey: PubKey,
-    /// The body's hash, if the event has one.
+    /// The hash in the `payload` tag, if there is one.
     payload: Option<[u8; 32]>,
     id: EventId,
     created_at: Timestamp,
 }
 
 impl Signed {
-    /// The body's check, to be fed as the body comes.
+    /// The check of the body, to which the body is passed in pieces.
     pub fn payload(&self) -> Payload {
         Payload { hash: Sha256::new(), want: self.payload }
     }
 }
 
-/// A body that comes in pieces, against the hash that was signed.
+/// Compares a body, passed in pieces, with the signed hash.
 #[derive(Clone, Debug)]
 pub struct Payload {
     hash: Sha256,
@@ -138,7 +140,7 @@ impl Payload {
         }
     }
 
-    /// The body has ended. What was done with it counts only now. An event without a `payload` tag agrees with any body.
+    /// The body has ended. Only now may its effects become visible. An event without a `payload` tag matches any body.
     ///
     /// # Errors
     /// [`Refused::Payload`].
@@ -150,8 +152,8 @@ impl Payload {
     }
 }
 
-/// Checks all but whether the event has been used before, which [`Seen::take`] does. `may` says whose requests are
-/// wanted here.
+/// Checks everything except whether the event has been used before, which [`Seen::take`] does. `may` says which authors are
+/// authorised.
 ///
 /// # Errors
 /// The first rule that is broken.
@@ -187,7 +189,7 @@ pub fn check(
     if raw.compute_id() != id || verify_one(verifier, event).is_none() {
         return Err(Refused::Signature);
     }
-    // Asked last, so that nobody can find out by forged events whose requests are wanted.
+    // Checked last, so that forged events do not reveal which authors are authorised.
     if !may(&pubkey) {
         return Err(Refused::Author);
     }
@@ -195,14 +197,14 @@ pub fn check(
 }
 
 fn hash(hex: &str) -> Result<[u8; 32], Refused> {
-    // An id is written like any SHA-256.
+    // An event id has the form of a SHA-256.
     let id = EventId::from_hex(hex.to_ascii_lowercase().as_bytes()).map_err(|_| Refused::Payload)?;
     Ok(id.0)
 }
 
 impl Request<'_> {
-    /// Whether `named` is the URL of this request, both read as the WHATWG URL standard says: schemes and hosts in any
-    /// case, a default port written or not. Fragments never reach a server and do not count.
+    /// Whether `named` is the URL of this request. Both are parsed by the WHATWG URL standard: schemes and hosts in any case,
+    /// with or without the default port. A fragment is ignored, since it is never sent to a server.
     fn is_at(&self, named: &str) -> bool {
         let Ok(mut named) = Url::parse(named) else { return false };
         named.set_fragment(None);
@@ -222,15 +224,15 @@ impl Request<'_> {
     }
 }
 
-/// The events that have authorised a request and may still be sent again.
+/// Events that have authorised a request and are still recent enough to be replayed.
 #[derive(Debug, Default)]
 pub struct Seen(BTreeSet<(Timestamp, EventId)>);
 
 impl Seen {
-    /// Takes an event, once. It is forgotten when it is too old to be accepted.
+    /// Marks an event as used. It is forgotten once it is too old to be accepted.
     ///
     /// # Errors
-    /// [`Refused::Replayed`], or [`Refused::Busy`] with [`SEEN_MAX`] others.
+    /// [`Refused::Replayed`] if it was used before, [`Refused::Busy`] if [`SEEN_MAX`] others are remembered.
     pub fn take(&mut self, signed: &Signed, now: Timestamp) -> Result<(), Refused> {
         let oldest = now.saturating_sub(AGE_SECONDS_MAX);
         while self.0.first().is_some_and(|(created_at, _)| *created_at < oldest) {
@@ -273,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_its_signers_or_refused() {
+    fn each_rule_of_nip98_is_checked() {
         let sign = |draft: Draft| header(&draft.sign().json());
         let plain = event(&key(1)).kind(KIND).at(NOW);
         let good = draft().sign();
@@ -353,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_hashed_as_it_comes() {
+    fn a_body_is_hashed_in_pieces() {
         let body = b"a body that comes in pieces";
         let hash = lower_hex(&Sha256::digest(body));
         let signed =
@@ -367,15 +369,11 @@ mod tests {
         assert_eq!(finish(&with, body), Ok(()));
         assert_eq!(finish(&with, b""), Err(Refused::Payload));
         assert_eq!(finish(&with, &body[1..]), Err(Refused::Payload));
-        assert_eq!(
-            finish(&signed(draft()), body),
-            Ok(()),
-            "an event without a hash says nothing of the body"
-        );
+        assert_eq!(finish(&signed(draft()), body), Ok(()), "an event without a payload tag matches any body");
     }
 
     #[test]
-    fn an_event_authorises_one_request_for_as_long_as_it_could_be_sent_again() {
+    fn an_event_authorises_one_request() {
         let signed = |serial: u64, created_at| Signed {
             pubkey: PubKey([0; 32]),
             payload: None,
@@ -392,7 +390,7 @@ mod tests {
         }
         let one_more = signed(SEEN_MAX as u64, NOW);
         assert_eq!(seen.take(&one_more, NOW), Err(Refused::Busy));
-        assert_eq!(seen.take(&one_more, NOW + 61), Ok(()), "the others are too old to come again");
+        assert_eq!(seen.take(&one_more, NOW + 61), Ok(()), "the others are too old to be replayed");
         assert_eq!(seen.0.len(), 2);
     }
 }

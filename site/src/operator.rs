@@ -1,4 +1,4 @@
-//! Who may read what is the operator's: the numbers and the configuration.
+//! Authorization of the operator-only endpoints: metrics and configuration.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -9,23 +9,23 @@ use relay_engine::verify::Verifier;
 use crate::answer::Answer;
 use crate::nip98::{self, Payload, Refused, Seen};
 
-/// The rules for operators' endpoints, and what they remember.
+/// The rules for operator-only endpoints, and the NIP-98 events used so far.
 pub struct Operator {
     token: Option<String>,
     admins: Vec<PubKey>,
     seen: Mutex<Seen>,
 }
 
-/// A request for an operator's endpoint.
+/// A request for an operator-only endpoint.
 #[derive(Clone, Copy)]
 pub struct OperatorRequest<'a> {
-    /// The request, as a NIP-98 event has to describe it.
+    /// The parts of the request that a NIP-98 event must match.
     pub request: nip98::Request<'a>,
     /// The Authorization header.
     pub authorization: Option<&'a str>,
     /// Unix seconds.
     pub now: Timestamp,
-    /// Who checks signatures.
+    /// The verifier of signatures.
     pub verifier: &'a dyn Verifier,
 }
 
@@ -41,10 +41,10 @@ impl Operator {
         Operator { token: token.map(str::to_owned), admins: admins.to_vec(), seen: Mutex::default() }
     }
 
-    /// Whether an administrator has signed this request (NIP-98). The host shows the body to the [`Payload`].
+    /// Checks that an administrator has signed this request (NIP-98). The host must pass the body to the [`Payload`].
     ///
     /// # Errors
-    /// The answer.
+    /// The response.
     pub fn admin(&self, asked: &OperatorRequest<'_>) -> Result<Payload, Answer> {
         let OperatorRequest { request, authorization, now, verifier } = asked;
         let may = |author: &PubKey| self.admins.contains(author);
@@ -53,11 +53,11 @@ impl Operator {
         Ok(signed.payload())
     }
 
-    /// Whether `/metrics` may be read: by an administrator who has signed the request, as [`Operator::admin`] says, else
-    /// from an address that `is_listed`, with the token if there is one.
+    /// Checks whether `/metrics` may be read: by an administrator who has signed the request ([`Operator::admin`]), or from
+    /// an address that `is_listed`, with the token if one is configured.
     ///
     /// # Errors
-    /// The answer.
+    /// The response.
     pub fn metrics(&self, asked: &OperatorRequest<'_>, is_listed: bool) -> Result<Option<Payload>, Answer> {
         let is_open = is_listed && self.token.is_none();
         let is_nostr = asked
@@ -67,12 +67,12 @@ impl Operator {
             return self.admin(asked).map(Some);
         }
         if !is_listed {
-            return Err(Answer::error(403, "metrics are not for this address"));
+            return Err(Answer::error(403, "metrics are not available to this address"));
         }
         match &self.token {
             Some(token) if !asked.authorization.is_some_and(|given| bears(given, token)) => {
                 let schemes = if self.admins.is_empty() { "Bearer" } else { "Bearer, Nostr" };
-                Err(Answer::error(401, "metrics want a bearer token").with("www-authenticate", schemes))
+                Err(Answer::error(401, "metrics require a bearer token").with("www-authenticate", schemes))
             }
             _ => Ok(None),
         }
@@ -86,7 +86,7 @@ impl From<Refused> for Answer {
     }
 }
 
-/// Whether an Authorization header bears `token`. Takes as long whatever of it is right.
+/// Whether an Authorization header has the bearer `token`. Compares in constant time.
 fn bears(authorization: &str, token: &str) -> bool {
     let Some((scheme, given)) = authorization.split_once(' ') else { return false };
     let (given, token) = (given.trim().as_bytes(), token.as_bytes());
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn metrics_are_for_those_they_are_for() {
+    fn metrics_are_for_listed_addresses_tokens_and_administrators() {
         let admin = PubKey::from_hex(event(&key(1)).sign().pubkey.as_bytes()).unwrap();
         let open = Operator::new(None, &[]);
         let closed = Operator::new(Some("s3cret"), &[admin]);
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_taken_whole() {
+    fn a_token_must_match_whole() {
         let bears = |value: &str| super::bears(value, "s3cret");
         assert!(bears("Bearer s3cret") && bears("bearer  s3cret "));
         for wrong in

@@ -1,15 +1,15 @@
-//! The page for people and the relay's picture.
+//! The web page and the relay's icon.
 
+use crate::feature::FEATURES;
 use crate::nip11::About;
-use crate::room::ROOMS;
 
-/// The page, with places to fill in.
+/// The page, with placeholders.
 const TEMPLATE: &str = include_str!("page.html");
 
-/// The relay's picture, which every host serves as `/icon.svg`.
+/// The built-in icon, which both hosts serve as `/icon.svg`.
 pub const ICON_SVG: &str = include_str!("icon.svg");
 
-/// The page; `fallback` is the address shown without a URL and without scripts.
+/// The page. `fallback` is the relay's address that it shows if no URL is set and scripts are off.
 pub(crate) fn render(about: &About<'_>, fallback: &str) -> String {
     let About { info, url, .. } = about;
     let nips: Vec<String> = about
@@ -19,7 +19,7 @@ pub(crate) fn render(about: &About<'_>, fallback: &str) -> String {
             format!(r#"<a href="https://github.com/nostr-protocol/nips/blob/master/{nip:02}.md">{nip}</a>"#)
         })
         .collect();
-    let sections: String = ROOMS.iter().map(|room| (room.section)(about)).collect();
+    let sections: String = FEATURES.iter().map(|feature| (feature.section)(about)).collect();
     let contact = info
         .contact
         .as_deref()
@@ -38,17 +38,17 @@ pub(crate) fn render(about: &About<'_>, fallback: &str) -> String {
     fill_in(TEMPLATE, &fill)
 }
 
-/// Replaces each place once over the template only, so that nothing an operator wrote is taken for a place.
+/// Replaces the placeholders of the template in one pass, so that a placeholder in an operator's text is not replaced.
 fn fill_in(template: &str, fill: &[(&str, String)]) -> String {
     let mut out = String::with_capacity(template.len() * 2);
     let mut rest = template;
     while let Some(start) = rest.find("{{") {
         out.push_str(&rest[..start]);
         rest = &rest[start..];
-        match fill.iter().find(|(place, _)| rest.starts_with(place)) {
-            Some((place, value)) => {
+        match fill.iter().find(|(name, _)| rest.starts_with(name)) {
+            Some((name, value)) => {
                 out.push_str(value);
-                rest = &rest[place.len()..];
+                rest = &rest[name.len()..];
             }
             None => {
                 out.push_str("{{");
@@ -106,7 +106,7 @@ mod tests {
     use crate::Info;
 
     #[test]
-    fn the_page_shows_what_the_operator_wrote_and_nothing_more() {
+    fn the_page_shows_the_operators_text_escaped() {
         let info = Info { name: "<b>{{url}} & co".into(), ..Info::default() };
         let (limits, policy) = (Limits::default(), Policy::default());
         let url = Some("wss://relay.example");

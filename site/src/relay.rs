@@ -1,21 +1,21 @@
-//! The relay itself: the WebSocket, NIP-11, the page, health, and the operator's numbers and configuration.
+//! The relay as a feature: the WebSocket, NIP-11, the web page, health, metrics and configuration.
 
+use crate::feature::Feature;
 use crate::nip11::About;
 use crate::page::{bytes, grouped};
-use crate::room::Room;
 use crate::route::{Bounds, Endpoint, Route, Wants};
 
 /// The NIPs the engine implements, whatever the settings.
 const NIPS: [u16; 11] = [1, 9, 11, 13, 17, 40, 42, 45, 59, 62, 70];
-/// Served if `policy.eose_hints` says so.
+/// Supported if `policy.eose_hints` is on.
 const EOSE_HINTS_NIP: u16 = 67;
-/// Served where there is somebody to serve it to.
+/// Supported if there are administrators.
 const HTTP_AUTH_NIP: u16 = 98;
 
-pub(crate) const ROOM: Room =
-    Room { endpoints: ENDPOINTS, nips, settings: &["url", "info", "limits", "policy"], section };
+pub(crate) const FEATURE: Feature =
+    Feature { endpoints: ENDPOINTS, nips, settings: &["url", "info", "limits", "policy"], section };
 
-/// A read that takes no body to speak of and is answered from memory.
+/// A GET with a small body or none, answered from memory.
 const READ: Endpoint = Endpoint {
     method: "GET",
     path: "/",
@@ -36,7 +36,7 @@ const ENDPOINTS: &[Endpoint] = &[
     },
     Endpoint { any_origin: true, ..READ },
     Endpoint { path: "/icon.svg", route: Route::Icon, any_origin: true, ..READ },
-    // Browsers ask for it under its old name too.
+    // Browsers request the icon under this name too.
     Endpoint { path: "/favicon.ico", route: Route::Icon, any_origin: true, ..READ },
     Endpoint { path: "/health", route: Route::Health, ..READ },
     Endpoint { path: "/relay/config.json", route: Route::Config, ..READ },
@@ -49,7 +49,7 @@ fn nips(about: &About<'_>) -> Vec<u16> {
     NIPS.into_iter().chain(hints).chain(http_auth).collect()
 }
 
-/// The bounds that clients meet.
+/// The limits that clients meet.
 fn section(about: &About<'_>) -> String {
     let About { limits, policy, .. } = about;
     let mut rows: Vec<(&str, String)> = vec![

@@ -1,51 +1,51 @@
-//! What a request is for: one table of both hosts, made of what the [`ROOMS`](crate::ROOMS) add.
+//! The routing table of both hosts, made of the endpoints of all [`FEATURES`](crate::FEATURES).
 //!
-//! Paths are matched by `matchit`, the router of axum. Which methods a path takes, and so `Allow`, HEAD, OPTIONS and
-//! CORS, follows from its endpoints.
+//! Paths are matched by `matchit`, the router of axum. The methods that a path allows, and so `Allow`, HEAD, OPTIONS and
+//! CORS, follow from its endpoints.
 
 use crate::answer::Answer;
-use crate::room::Room;
+use crate::feature::Feature;
 
-/// What a host answers with.
+/// What an endpoint serves; each host has a handler for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// A WebSocket, by a shard.
+    /// A WebSocket to a shard.
     Socket,
     /// The NIP-11 document.
     Information,
-    /// The page for browsers.
+    /// The web page.
     Page,
-    /// The relay's picture.
+    /// The icon.
     Icon,
-    /// Whether the relay works.
+    /// The health check.
     Health,
-    /// Numbers for Prometheus.
+    /// Metrics for Prometheus.
     Metrics,
     /// The effective configuration, for administrators.
     Config,
 }
 
-/// One thing that is answered at one path.
+/// A method and a path, with the conditions and bounds of the request.
 #[derive(Clone, Copy, Debug)]
 pub struct Endpoint {
-    /// In capitals. `GET` stands for HEAD too, unless a WebSocket is wanted.
+    /// In uppercase. `GET` includes HEAD, except for a WebSocket.
     pub method: &'static str,
-    /// The path, in which `{name}` stands for a segment and `{*name}` for the rest.
+    /// The path; `{name}` matches a segment and `{*name}` the rest.
     pub path: &'static str,
-    /// What of the headers decides.
+    /// Required headers.
     pub wants: Wants,
-    /// Who answers.
+    /// What is served.
     pub route: Route,
-    /// Whether pages of any origin may ask (CORS); that holds for the path if it holds for one of its endpoints.
+    /// Whether pages of any origin may send the request (CORS). It holds for a path if it holds for one of its endpoints.
     pub any_origin: bool,
-    /// How much is taken, and for how long.
+    /// Limits of size and time.
     pub bounds: Bounds,
 }
 
-/// What a request must ask for beside its path.
+/// Headers that a request must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wants {
-    /// Nothing more.
+    /// None.
     Anything,
     /// `Upgrade: websocket`.
     WebSocket,
@@ -53,18 +53,18 @@ pub enum Wants {
     Type(&'static str),
 }
 
-/// How much of a request is taken, and for how long. A platform may have narrower bounds of its own.
+/// Limits of size and time of a request. A platform may have narrower ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// Largest body, in bytes.
     pub body_bytes_max: usize,
-    /// Seconds between two pieces of the body.
+    /// Longest time between two pieces of the body, in seconds.
     pub idle_seconds: u32,
-    /// Seconds from the end of the head to the end of the answer.
+    /// Longest time from the end of the request's head to the end of the response, in seconds.
     pub total_seconds: u32,
 }
 
-/// The headers of a request, however a host keeps them.
+/// The headers of a request, in the representation of a host.
 pub trait Headers {
     /// Whether `test` holds for a value of the header `name`, which is in lowercase.
     fn any(&self, name: &str, test: &mut dyn FnMut(&str) -> bool) -> bool;
@@ -89,28 +89,28 @@ struct Path {
     /// Its methods, as the `Allow` header names them.
     allow: String,
     any_origin: bool,
-    /// The `Accept` header decides.
+    /// Whether the response depends on the `Accept` header.
     varies: bool,
 }
 
-/// What a request has been found to be for.
+/// The result of [`Table::find`].
 #[derive(Debug)]
 pub struct Found<'t, 'p> {
-    /// The endpoint, or the answer where there is none: to OPTIONS, to a method the path does not take, to a path that
-    /// does not exist. The answer lacks [`Found::headers`] too.
+    /// The endpoint; or the response, if there is none: to OPTIONS, to a method that the path does not allow (405), to an
+    /// unknown path (404). [`Found::headers`] must be added to either response.
     pub endpoint: Result<&'t Endpoint, Answer>,
     path: Option<&'t Path>,
     params: Option<matchit::Params<'t, 'p>>,
 }
 
 impl Table {
-    /// The endpoints of `rooms` whose routes are `served` here.
+    /// The endpoints of `features` whose routes this host or port serves.
     ///
     /// # Panics
     /// If two patterns of paths contradict each other.
-    pub fn new(rooms: &[Room], served: impl Fn(Route) -> bool) -> Self {
+    pub fn new(features: &[Feature], served: impl Fn(Route) -> bool) -> Self {
         let mut by_path: Vec<(&'static str, Vec<Endpoint>)> = Vec::new();
-        let endpoints = rooms.iter().flat_map(|room| room.endpoints);
+        let endpoints = features.iter().flat_map(|feature| feature.endpoints);
         for endpoint in endpoints.filter(|endpoint| served(endpoint.route)) {
             match by_path.iter_mut().find(|(path, _)| *path == endpoint.path) {
                 Some((_, endpoints)) => endpoints.push(*endpoint),
@@ -124,7 +124,7 @@ impl Table {
         Table { paths }
     }
 
-    /// What a request is for. `method` in capitals, `path` as it is in the URL, without the query.
+    /// Finds the endpoint of a request. `method` in uppercase; `path` as in the URL, without the query.
     pub fn find<'t, 'p>(
         &'t self,
         method: &str,
@@ -187,15 +187,15 @@ impl Path {
 }
 
 impl<'t> Found<'t, '_> {
-    /// What `{name}` in the endpoint's path stands for here.
+    /// The value of `{name}` in the endpoint's path.
     pub fn param(&self, name: &str) -> Option<&str> {
         self.params.as_ref()?.get(name)
     }
 
-    /// What the table adds to the headers of the answer, whoever gives it.
+    /// Headers to add to the response: CORS and `Vary`.
     pub fn headers(&self) -> impl Iterator<Item = (&'static str, &'t str)> + use<'t> {
         let path = self.path;
-        // Browsers do not count Authorization among `*`.
+        // `*` does not include Authorization.
         let cors = path.filter(|path| path.any_origin).into_iter().flat_map(|path| {
             [
                 ("access-control-allow-origin", "*"),
@@ -214,15 +214,15 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::ROOMS;
-    use crate::room::Room;
+    use crate::FEATURES;
+    use crate::feature::Feature;
 
-    /// The table of cases that both hosts are tested with.
+    /// Test cases; both hosts are tested with them too.
     const CASES: &str = include_str!("../tests/routes.json");
 
     #[test]
-    fn requests_go_where_they_should() {
-        let table = Table::new(ROOMS, |_| true);
+    fn requests_are_routed() {
+        let table = Table::new(FEATURES, |_| true);
         let cases: Vec<Value> = serde_json::from_str(CASES).unwrap();
         for case in &cases {
             let text = |name: &str| case[name].as_str().unwrap();
@@ -248,7 +248,7 @@ mod tests {
             told.extend(found.headers());
             for (name, want) in case["answer"].as_object().into_iter().flatten() {
                 let value = told.iter().find(|(own, _)| own == name).map(|(_, value)| *value);
-                // What the endpoint itself says is the hosts' to show.
+                // Headers of an endpoint's own response are tested with the hosts.
                 if value.is_some() || answer.is_some() {
                     assert_eq!(value, want.as_str(), "{name} of {case}");
                 }
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_room_adds_paths_methods_and_cors() {
+    fn a_feature_adds_paths_methods_and_cors() {
         const BLOB: Endpoint = Endpoint {
             method: "GET",
             path: "/{sha256}",
@@ -272,18 +272,22 @@ mod tests {
         };
         const UPLOAD: Endpoint = Endpoint { method: "PUT", path: "/upload", ..BLOB };
         let delete = Endpoint { method: "DELETE", ..BLOB };
-        let room =
-            |endpoints| Room { endpoints, nips: |_| Vec::new(), settings: &[], section: |_| String::new() };
+        let feature = |endpoints| Feature {
+            endpoints,
+            nips: |_| Vec::new(),
+            settings: &[],
+            section: |_| String::new(),
+        };
         let endpoints: &'static [Endpoint] = vec![BLOB, delete, UPLOAD].leak();
-        let relay = room(ROOMS[0].endpoints);
-        let table = Table::new(&[relay, room(endpoints)], |route| route != Route::Metrics);
+        let relay = feature(FEATURES[0].endpoints);
+        let table = Table::new(&[relay, feature(endpoints)], |route| route != Route::Metrics);
         let find = |method, path| table.find(method, path, [].as_slice());
 
         let found = find("GET", "/b1674191a88ec5cd");
         assert_eq!(found.endpoint.as_ref().unwrap().path, "/{sha256}");
         assert_eq!(found.param("sha256"), Some("b1674191a88ec5cd"));
         assert_eq!(find("GET", "/health").endpoint.unwrap().route, Route::Health);
-        // Not served here, so it is a name like any other.
+        // This route is not served here, so the path matches `{sha256}`.
         assert_eq!(find("GET", "/metrics").param("sha256"), Some("metrics"));
         assert_eq!(find("DELETE", "/abc").endpoint.unwrap().method, "DELETE");
         let allow = |method, path| {

@@ -1,12 +1,12 @@
-//! The engine's bounds and policy as settings, for TOML, JSON or whatever serde speaks. The engine knows no serialisation, so their fields are named
-//! here a second time; a field that is missing or has another type does not compile.
+//! The engine's limits and policy as settings, for every format of serde. The engine has no serialisation, so the fields are
+//! repeated here; a missing field or another type does not compile.
 
 use relay_engine::policy::Policy;
 use relay_engine::types::{Kind, Limits, PubKey, Timestamp};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value, json};
 
-use crate::ROOMS;
+use crate::FEATURES;
 
 fn default_limits() -> Limits {
     Limits::default()
@@ -81,7 +81,7 @@ mod pubkeys {
         let texts = Vec::<String>::deserialize(deserializer)?;
         let read = |text: String| {
             PubKey::from_hex(text.as_bytes()).map_err(|error| {
-                de::Error::custom(format!("public key `{text}`: {error}; 64 lowercase hex digits are wanted"))
+                de::Error::custom(format!("public key `{text}`: {error}; expected 64 lowercase hex digits"))
             })
         };
         texts.into_iter().map(read).collect()
@@ -105,11 +105,11 @@ mod some_pubkeys {
     }
 }
 
-/// The effective configuration as JSON: what the [`ROOMS`] can be told under its own keys, the same on both hosts, and what
-/// is the host's alone under `host`. `settings` must have no secrets.
+/// The effective configuration as JSON. Settings of [`FEATURES`] have the same keys on both hosts; the other settings of the
+/// host are under `host`. `settings` must not contain secrets.
 pub fn effective_config(settings: Value) -> String {
     let Value::Object(settings) = settings else { return "{}".to_owned() };
-    let is_shared = |key: &str| ROOMS.iter().any(|room| room.settings.contains(&key));
+    let is_shared = |key: &str| FEATURES.iter().any(|feature| feature.settings.contains(&key));
     let (mut document, host): (Map<_, _>, Map<_, _>) =
         settings.into_iter().partition(|(key, _)| is_shared(key));
     document.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_shared_and_what_is_the_hosts_are_told_apart() {
+    fn shared_and_host_settings_are_separated() {
         let text = effective_config(json!({
             "url": "wss://relay.example", "limits": { "limit_max": 5 }, "store": { "engine": "lmdb" },
         }));

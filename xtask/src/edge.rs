@@ -1,4 +1,4 @@
-//! `cargo xtask edge`: the Worker's toolchain, build and local run. `edge/README.md` tells how to deploy.
+//! `cargo xtask edge`: the Worker's toolchain, build and local run. See `edge/README.md` for deploying it.
 
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
@@ -12,9 +12,9 @@ use crate::run::{cargo, run, succeeds};
 
 #[derive(Subcommand)]
 pub(crate) enum Edge {
-    /// Install what builds and runs the Worker, pinned, and check it
+    /// Install the pinned toolchain of the Worker, and check it
     Setup,
-    /// Say what is installed; fails if something is missing
+    /// Print what is installed; fails if something is missing
     Check,
     /// Build the Worker into edge/build
     Build,
@@ -23,7 +23,7 @@ pub(crate) enum Edge {
         /// Port on 127.0.0.1
         #[arg(long, default_value_t = 8787)]
         port: u16,
-        /// Folder that keeps what is stored
+        /// Folder of the stored data
         #[arg(long, default_value = "edge/.state")]
         persist: PathBuf,
     },
@@ -48,11 +48,11 @@ fn toolchain(command: &str) -> Command {
     toolchain
 }
 
-/// `words` in the environment of the toolchain.
-fn tooled(words: &str) -> Command {
-    let mut shell = Command::new("bash");
-    shell.args(["-c", &format!("eval \"$({TOOLCHAIN} env)\" && {words}")]);
-    shell
+/// A shell command in the environment of the toolchain.
+fn shell(script: &str) -> Command {
+    let mut command = Command::new("bash");
+    command.args(["-c", &format!("eval \"$({TOOLCHAIN} env)\" && {script}")]);
+    command
 }
 
 pub(crate) fn setup() -> anyhow::Result<()> {
@@ -67,7 +67,7 @@ pub(crate) fn build() -> anyhow::Result<()> {
 fn dev(port: u16, persist: &PathBuf) -> anyhow::Result<()> {
     build()?;
     let address = (Ipv4Addr::LOCALHOST, port);
-    ensure!(TcpStream::connect(address).is_err(), "something listens on port {port} already");
+    ensure!(TcpStream::connect(address).is_err(), "port {port} is already in use");
     std::fs::create_dir_all(persist)?;
     let persist = persist.canonicalize()?;
     let wrangler = format!(
@@ -75,7 +75,7 @@ fn dev(port: u16, persist: &PathBuf) -> anyhow::Result<()> {
          --show-interactive-dev-session=false",
         persist.display()
     );
-    let mut child = tooled(&wrangler).spawn().context("cannot start wrangler")?;
+    let mut child = shell(&wrangler).spawn().context("cannot start wrangler")?;
     let begun = Instant::now();
     loop {
         if let Some(status) = child.try_wait()? {
@@ -91,7 +91,7 @@ fn dev(port: u16, persist: &PathBuf) -> anyhow::Result<()> {
         std::thread::sleep(Duration::from_millis(100));
     }
     eprintln!(
-        "\nready: ws://127.0.0.1:{port} (page and NIP-11 at http://127.0.0.1:{port}/), kept in {}",
+        "\nready: ws://127.0.0.1:{port} (page and NIP-11 at http://127.0.0.1:{port}/), data in {}",
         persist.display()
     );
     let status = child.wait()?;
@@ -99,23 +99,23 @@ fn dev(port: u16, persist: &PathBuf) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Tests of the Worker by Miniflare, node:test and real sockets.
+/// Tests of the Worker with Miniflare, node:test and real sockets.
 pub(crate) fn tests() -> anyhow::Result<()> {
     build()?;
-    // The shell over workerd is not there natively, where the other lints look.
+    // `edge/src/worker` is compiled for wasm32 only, so the native clippy run does not see it.
     let lint =
         "cargo clippy --locked --quiet --package relay-edge --target wasm32-unknown-unknown -- -D warnings";
-    run(&mut tooled(lint))?;
-    run(&mut tooled("cd edge && npm test"))
+    run(&mut shell(lint))?;
+    run(&mut shell("cd edge && npm test"))
 }
 
-/// The server's own end-to-end tests and those of foreign clients, against the Worker.
+/// The server's end-to-end tests that also apply to the Worker, against the Worker.
 pub(crate) fn shared_tests() -> anyhow::Result<()> {
     build()?;
-    let path = tooled("printf %s \"$PATH\"").output().context("no toolchain")?.stdout;
+    let path = shell("printf %s \"$PATH\"").output().context("no toolchain")?.stdout;
     let path = String::from_utf8(path)?;
     let host = std::env::current_dir()?.join("edge/tests/host.mjs");
-    ensure!(!host.display().to_string().contains(' '), "paths with spaces are not for this test");
+    ensure!(!host.display().to_string().contains(' '), "this test does not work in a path with spaces");
     let mut tests = cargo(&["test", "--locked", "--workspace", "--test", "e2e", "--"]);
     tests.args(["semantics::", "nostr_sdk_client::", "bad_input::", "real_events::"]);
     tests.args(["sockets::a_full_house", "sockets::a_slow_reader", "http::the_limit"]);

@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: one target, one run. `fuzz/README.md` says what the targets hold the bytes against.
+//! `cargo xtask fuzz`: runs one target. `fuzz/README.md` describes the targets.
 
 use anyhow::{Context, ensure};
 
@@ -6,7 +6,7 @@ use crate::run::{cargo, run as run_command, succeeds};
 
 const CARGO_FUZZ: &str = "0.13.2";
 
-/// Each target with the longest input that is worth a try, in bytes.
+/// The targets, each with its longest input in bytes.
 const TARGETS: &[(&str, u32)] = &[
     ("frames", 4096),
     ("events", 4096),
@@ -22,7 +22,7 @@ pub(crate) fn run(target: &str, seconds: u32) -> anyhow::Result<()> {
     let (target, len_max) = TARGETS
         .iter()
         .find(|(name, _)| *name == target)
-        .with_context(|| format!("there is no target {target}; there are {TARGETS:?}"))?;
+        .with_context(|| format!("unknown target {target}; there are {TARGETS:?}"))?;
     if !succeeds(&mut cargo(&["fuzz", "--version"])) {
         run_command(&mut cargo(&["install", "--locked", "cargo-fuzz", "--version", CARGO_FUZZ]))?;
     }
@@ -30,8 +30,8 @@ pub(crate) fn run(target: &str, seconds: u32) -> anyhow::Result<()> {
     std::fs::create_dir_all(&found)?;
     let corpus = format!("fuzz/corpus/{target}");
     ensure!(std::path::Path::new(&corpus).is_dir(), "{corpus} is missing");
-    // The engine has no unsafe code: no sanitizer is needed, which is what a stable compiler would not have. Debug
-    // assertions are.
+    // The engine has no unsafe code, so it needs no sanitizer, which only a nightly compiler has. Debug assertions are
+    // on (-a).
     let (time, len) = (format!("-max_total_time={seconds}"), format!("-max_len={len_max}"));
     let args = [
         "fuzz",

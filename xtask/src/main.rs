@@ -16,14 +16,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Everything that CI runs; or the named parts of it
+    /// Run everything that CI runs, or the named parts of it
     Test {
         /// Parts to run, by the names that `--list` prints; all if none are given
         parts: Vec<String>,
-        /// What to run between edits: the engine and the native host, without workerd, oracle runs and benches
+        /// Test the engine and the native host only, without workerd, long oracle runs and benches: for use between edits
         #[arg(long, conflicts_with = "parts")]
         quick: bool,
-        /// Print the parts and stop
+        /// Print the parts
         #[arg(long)]
         list: bool,
     },

@@ -10,7 +10,7 @@ pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// `cargo` with the same toolchain that runs this program, and only pinned dependencies.
+/// `cargo` of the toolchain that runs this program.
 pub(crate) fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(args);
@@ -19,10 +19,10 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
 
 /// Runs `command` and fails if it does.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
-    eprintln!("$ {}", words(command));
-    let status = command.status().with_context(|| format!("cannot start {}", words(command)))?;
+    eprintln!("$ {}", command_line(command));
+    let status = command.status().with_context(|| format!("cannot start {}", command_line(command)))?;
     if !status.success() {
-        bail!("{} failed: {status}", words(command));
+        bail!("{} failed: {status}", command_line(command));
     }
     Ok(())
 }
@@ -32,7 +32,7 @@ pub(crate) fn succeeds(command: &mut Command) -> bool {
     command.output().is_ok_and(|output| output.status.success())
 }
 
-fn words(command: &Command) -> String {
+fn command_line(command: &Command) -> String {
     let mut words = Vec::new();
     for (key, value) in command.get_envs() {
         if let Some(value) = value {

@@ -21,42 +21,42 @@ impl Part {
 }
 
 const PARTS: &[Part] = &[
-    Part { name: "format", about: "rustfmt finds nothing to change", run: format },
+    Part { name: "format", about: "rustfmt --check", run: format },
     Part { name: "lint", about: "clippy, every target, warnings denied", run: lint },
     Part { name: "docs", about: "rustdoc, warnings denied", run: docs },
     Part { name: "wasm", about: "the engine builds for wasm32 and has no C in it", run: wasm },
     Part {
         name: "tests",
-        about: "unit, property, semantics, simulation, corpora, the real binary, doc tests",
+        about: "unit, property, semantics and simulation tests, fuzz corpora, the real binary, doc tests",
         run: tests,
     },
-    Part { name: "clients", about: "the real binary driven by clients that others wrote", run: clients },
+    Part { name: "clients", about: "third-party Nostr clients against the real binary", run: clients },
     Part {
         name: "edge-toolchain",
-        about: "what builds and runs the Worker is installed, pinned and checked",
+        about: "installs and checks the pinned toolchain of the Worker",
         run: edge::setup,
     },
     Part {
         name: "edge",
-        about: "the Worker in workerd: hibernation, eviction, restarts, limits, costs, the same clients",
+        about: "the Worker in workerd: hibernation, eviction, restarts, limits, costs, third-party clients",
         run: edge::tests,
     },
     Part {
         name: "edge-shared",
-        about: "the same semantics suite, end-to-end tests and nostr-sdk, against the Worker",
+        about: "the server's semantics suite, end-to-end tests and nostr-sdk, against the Worker",
         run: edge::shared_tests,
     },
     Part {
         name: "oracle",
-        about: "100,000 random filter groups a backend against the naive oracle",
+        about: "100,000 random groups of filters on each backend, compared with the naive oracle",
         run: oracle,
     },
-    Part { name: "benches", about: "bench programs run once, and their answers hold", run: benches },
+    Part { name: "benches", about: "runs each bench once and checks its answers", run: benches },
 ];
 
 /// What a contributor runs between edits.
 const QUICK: &[Part] = &[
-    Part { name: "format", about: "rustfmt finds nothing to change", run: format },
+    Part { name: "format", about: "rustfmt --check", run: format },
     Part {
         name: "lint",
         about: "clippy on the engine and the native host, warnings denied",
@@ -64,7 +64,7 @@ const QUICK: &[Part] = &[
     },
     Part {
         name: "tests",
-        about: "their tests, the real binary and the simulator included; not those of the store over SQLite",
+        about: "tests of the same packages, the real binary and the simulator included, without the store over SQLite",
         run: tests_quick,
     },
 ];
@@ -81,7 +81,7 @@ pub(crate) fn run_quick() -> anyhow::Result<()> {
 
 pub(crate) fn run_all(names: &[String]) -> anyhow::Result<()> {
     if let Some(unknown) = names.iter().find(|name| PARTS.iter().all(|part| part.name != *name)) {
-        bail!("there is no part called {unknown}; `cargo xtask test --list` names them");
+        bail!("unknown part {unknown}; `cargo xtask test --list` prints all");
     }
     run_parts(PARTS.iter().filter(|part| part.chosen(names)))
 }
@@ -118,12 +118,12 @@ fn lint() -> anyhow::Result<()> {
     ]))
 }
 
-/// The packages that most edits are in; others find out in the whole test.
+/// The packages in which most edits are made; the others are tested by `cargo xtask test`.
 const QUICK_PACKAGES: [&str; 8] = [
     "--package",
     "relay-engine",
     "--package",
-    "relay-about",
+    "relay-site",
     "--package",
     "relay-server",
     "--package",
@@ -146,7 +146,7 @@ fn docs() -> anyhow::Result<()> {
     run(cargo(&["doc", "--locked", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))
 }
 
-/// The wasm32 build of the pure engine. Its C verifier is the hosts' business, so it is left out.
+/// Builds the engine for wasm32, without the C library libsecp256k1, which is a feature that hosts choose.
 fn wasm() -> anyhow::Result<()> {
     const TARGET: &str = "wasm32-unknown-unknown";
     let has_std = || {

@@ -1,4 +1,4 @@
-//! Events for the benches: generated ones, and real ones where the machine has them.
+//! Events for the benches: generated ones, and real ones if the machine has them; and CPU time as the measure.
 
 #![allow(dead_code, reason = "each bench uses its part")]
 
@@ -13,7 +13,7 @@ use relay_engine::types::Event;
 use relay_engine::wire;
 use rustix::time::{ClockId, clock_gettime};
 
-/// CPU time of the measuring thread, so that what else runs on the machine counts as little as can be.
+/// CPU time of the measuring thread, which other processes affect less than wall time.
 pub(crate) struct CpuTime;
 
 /// Criterion that counts CPU time.
@@ -51,7 +51,7 @@ impl Measurement for CpuTime {
     }
 }
 
-/// Whether this run measures; else, as under `cargo test`, it only checks that the answers hold.
+/// Whether this run measures; otherwise, as under `cargo test`, it only checks the answers.
 pub(crate) fn measures() -> bool {
     std::env::args().any(|arg| arg == "--bench")
 }
@@ -74,12 +74,12 @@ pub(crate) fn real() -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-/// The engine's own form of events.
+/// Events parsed by the engine.
 pub(crate) fn parsed(lines: &[String]) -> Vec<Event> {
     lines.iter().map(|line| wire::parse_event(line.as_bytes()).expect("valid").to_event()).collect()
 }
 
-/// The engine's own form of a filter of the load generator.
+/// A filter of the load generator, parsed by the engine.
 pub(crate) fn filter(
     filter: &relay_bench::filter::Filter,
     corpus: &relay_bench::corpus::Corpus,

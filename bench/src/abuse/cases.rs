@@ -14,23 +14,24 @@ use crate::hex;
 /// An attack by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Case {
-    /// Nothing happens: what calm looks like twice.
+    /// No attack, for comparison.
     Calm,
-    /// 100 filters of 50 tag conditions over five own events of many tags, asked again as soon as answered.
+    /// A REQ of 100 filters with 50 tag conditions over five own events of many tags, repeated as soon as it is answered.
     Tags,
-    /// 40 connections that each keep 31 scans without a match going.
+    /// 40 connections, each with 31 REQs that match nothing, repeated as soon as they are answered.
     Scans,
-    /// 40 connections that each keep 16 COUNTs of everything going.
+    /// 40 connections, each with 16 COUNTs of all events, repeated as soon as they are answered.
     Counts,
-    /// 8 connections that each ask for 141 authors of 141 kinds, 31 times at once.
+    /// 8 connections, each with 31 REQs of 141 authors and 141 kinds.
     Cursors,
-    /// Filters that only say `since` in the future, as many as are taken, and then ephemeral events.
+    /// As many filters with nothing but a `since` in the future as the relay accepts, and then ephemeral events.
     Future,
-    /// Subscriptions of 20,000 hashtags, as many as are taken.
+    /// As many subscriptions of 19,000 hashtags as the relay accepts.
     Hashtags,
-    /// 8 connections of 290 subscriptions to everything that fall behind 20,000 events, then read.
+    /// 8 connections with 290 subscriptions to everything, which read nothing while 20,000 events are published, then read
+    /// all.
     Behind,
-    /// 500 connections that ask for everything and read nothing.
+    /// 500 connections that query 5,000 events and read nothing.
     Slow,
     /// 3,000 idle connections.
     Idle,
@@ -71,7 +72,7 @@ impl Case {
         }
     }
 
-    /// What the attacker does before it is measured; the connections it keeps.
+    /// Prepares the attack; returns the connections that it uses.
     pub(super) fn prepare(self, attacker: &Attacker<'_>) -> Result<Vec<Connection>> {
         match self {
             Case::Calm | Case::Cursors => Ok(Vec::new()),
@@ -116,7 +117,7 @@ impl Case {
                 }
                 let tags = ids.lines().map(|id| vec!["e".to_owned(), id.to_owned()]).collect();
                 let (event, _) = attacker.event(0, 5, tags, String::new());
-                // Sent when it is measured.
+                // It is queued here, and sent when the measurement has begun.
                 attacker.sent.fetch_add(event.len() as u64, Ordering::Relaxed);
                 connection.queue(event.into())?;
                 Ok(vec![connection])
@@ -124,7 +125,7 @@ impl Case {
         }
     }
 
-    /// What it does while it is measured, until it is told to stop.
+    /// Attacks until [`Attacker::is_over`].
     pub(super) fn attack<'scope, 'env>(
         self,
         attacker: &'env Attacker<'env>,
@@ -132,9 +133,9 @@ impl Case {
         scope: &'scope Scope<'scope, 'env>,
     ) {
         match self {
-            Case::Calm | Case::Idle | Case::Hashtags => rest(attacker, kept, scope),
+            Case::Calm | Case::Idle | Case::Hashtags => keep_open(attacker, kept, scope),
             Case::Tags => {
-                // All values but the last letter's are those of one event: that is seen at the end.
+                // Every condition but the last matches one of the events, so the mismatch is found last.
                 let conditions = |filter: usize| {
                     let value = |place: usize| format!("{}-{}", place / 49, 50 * filter + place);
                     let tags =
@@ -142,29 +143,34 @@ impl Case {
                     format!("{{{}}}", tags.collect::<Vec<_>>().join(","))
                 };
                 let filters = (0..100).map(conditions).collect::<Vec<_>>().join(",");
-                ask_again(attacker, kept.into_iter().next(), &[format!(r#"["REQ","x",{filters}]"#)], scope);
+                repeat_requests(
+                    attacker,
+                    kept.into_iter().next(),
+                    &[format!(r#"["REQ","x",{filters}]"#)],
+                    scope,
+                );
             }
             Case::Scans => (0..40).for_each(|_| {
-                let asks: Vec<_> =
+                let requests: Vec<_> =
                     (0..31).map(|sub| format!(r##"["REQ","{sub}",{{"kinds":[1],"#d":[""]}}]"##)).collect();
-                ask_again(attacker, None, &asks, scope);
+                repeat_requests(attacker, None, &requests, scope);
             }),
             Case::Counts => (0..40).for_each(|_| {
-                let asks: Vec<_> = (0..16).map(|query| format!(r#"["COUNT","{query}",{{}}]"#)).collect();
-                ask_again(attacker, None, &asks, scope);
+                let requests: Vec<_> = (0..16).map(|query| format!(r#"["COUNT","{query}",{{}}]"#)).collect();
+                repeat_requests(attacker, None, &requests, scope);
             }),
             Case::Cursors => (0..8).for_each(|_| {
                 let authors = (0..141u8).map(|n| format!("\"{}\"", hex::encode(&[n; 32])));
                 let kinds = (0..141).map(|kind| kind.to_string());
                 let (authors, kinds) =
                     (authors.collect::<Vec<_>>().join(","), kinds.collect::<Vec<_>>().join(","));
-                let asks: Vec<_> = (0..31)
+                let requests: Vec<_> = (0..31)
                     .map(|sub| format!(r#"["REQ","{sub}",{{"authors":[{authors}],"kinds":[{kinds}]}}]"#))
                     .collect();
-                ask_again(attacker, None, &asks, scope);
+                repeat_requests(attacker, None, &requests, scope);
             }),
             Case::Future => {
-                rest(attacker, kept, scope);
+                keep_open(attacker, kept, scope);
                 scope.spawn(move || -> Result<()> {
                     let mut connection = attacker.connect()?;
                     for number in 0.. {
@@ -188,7 +194,7 @@ impl Case {
                     let _ = attacker.send(&mut connection, r#"["REQ","x",{"limit":5000}]"#.to_owned());
                     asked.push(connection);
                 }
-                rest(attacker, asked, scope);
+                keep_open(attacker, asked, scope);
             }
             Case::Deletion => {
                 let Some(mut connection) = kept.into_iter().next() else { return };
@@ -201,8 +207,8 @@ impl Case {
     }
 }
 
-/// Opens `connections`, as far as they are taken, each with `subs` subscriptions to the filters that it is given for its
-/// place and the subscription's. Refused subscriptions are none.
+/// Opens up to `connections` connections, as many as the relay accepts, each with `subs` subscriptions. `filters` makes the
+/// filters for the indices of a connection and a subscription. A refused subscription is no error.
 fn subscribed(
     attacker: &Attacker<'_>,
     connections: usize,
@@ -221,8 +227,8 @@ fn subscribed(
     Ok(kept)
 }
 
-/// Keeps connections open until it is over.
-fn rest<'scope, 'env>(
+/// Keeps connections open until the attack is over.
+fn keep_open<'scope, 'env>(
     attacker: &'env Attacker<'env>,
     kept: Vec<Connection>,
     scope: &'scope Scope<'scope, 'env>,
@@ -235,46 +241,46 @@ fn rest<'scope, 'env>(
     });
 }
 
-/// Sends all of `asks`, awaits their ends, and begins again.
-fn ask_again<'scope, 'env>(
+/// Sends all requests, waits until each is answered, and begins again.
+fn repeat_requests<'scope, 'env>(
     attacker: &'env Attacker<'env>,
     connection: Option<Connection>,
-    asks: &[String],
+    requests: &[String],
     scope: &'scope Scope<'scope, 'env>,
 ) {
-    let asks = asks.to_vec();
+    let requests = requests.to_vec();
     scope.spawn(move || -> Result<()> {
         let mut connection = match connection {
             Some(connection) => connection,
             None => attacker.connect()?,
         };
         while !attacker.is_over() {
-            for ask in &asks {
-                attacker.send(&mut connection, ask.clone())?;
+            for request in &requests {
+                attacker.send(&mut connection, request.clone())?;
             }
             attacker.await_answers(
                 &mut connection,
                 &["[\"EOSE\"", "[\"CLOSED\"", "[\"COUNT\""],
-                asks.len(),
+                requests.len(),
             )?;
         }
         Ok(())
     });
 }
 
-/// Those of indexed tags that take any value.
+/// Letters of indexed tags that accept any value: all but `e` and `p`.
 fn letters() -> impl Iterator<Item = char> + Clone {
     ('a'..='z').chain('A'..='Z').filter(|letter| !"ep".contains(*letter))
 }
 
-/// An own event of as many tags as the plan says, and its id.
+/// An event with as many tags as the plan says, and its id.
 fn large_event(attacker: &Attacker<'_>, number: usize) -> (String, [u8; 32]) {
     let tags = letters().cycle().take(attacker.plan.tags).enumerate();
     let tags = tags.map(|(n, letter)| vec![letter.to_string(), format!("{number}-{n}")]).collect();
     attacker.event(0, 1, tags, String::new())
 }
 
-/// Publishes small events, a window of 64 at a time.
+/// Publishes small events, 64 at a time.
 fn publish_small(attacker: &Attacker<'_>, count: usize, kind: u16) -> Result<()> {
     let mut connection = attacker.connect()?;
     for start in (0..count).step_by(64) {

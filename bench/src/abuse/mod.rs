@@ -1,8 +1,8 @@
-//! `relay-bench abuse`: what one client that means harm costs everybody else.
+//! `relay-bench abuse`: how much one abusive client slows the relay down for everybody else.
 //!
-//! An honest client publishes an event and asks for it five times a second, before and during each attack. Both
-//! come through `X-Forwarded-For`, from different addresses, so a relay that believes its proxies tells them apart.
-//! The machine is shared with the attacker: judge by the relay's CPU and by how the two figures compare.
+//! An honest client publishes an event and queries it five times a second, before and during each attack. `X-Forwarded-For`
+//! gives the attacker and the honest client different addresses; the relay must trust this machine as a proxy.
+//! Relay, attacker and honest client share the CPUs: judge by the relay's CPU and by the ratio of the two latencies.
 
 mod cases;
 mod probe;
@@ -20,46 +20,46 @@ use crate::process::Process;
 use crate::stats::Latency;
 pub use cases::Case;
 
-/// Where the honest client comes from.
+/// Address of the honest client.
 const HONEST: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
 
-/// How to attack.
+/// Options of an attack.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Seconds of calm, and of each attack.
+    /// Seconds of measuring without an attack, and with it.
     pub seconds: u32,
-    /// Seconds after an attack, before memory is read once more.
+    /// Seconds from the end of an attack until the relay's memory is read again.
     pub rest_seconds: u32,
-    /// Addresses that the attacker's connections come from, in turns.
+    /// Number of client addresses that the attacker's connections use in turn.
     pub addresses: u8,
-    /// Tags of large events.
+    /// Tags of the attacker's large events.
     pub tags: usize,
 }
 
-/// One attack.
+/// Results of one attack.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// The case.
     pub shape: &'static str,
-    /// Bytes that the attacker sent to prepare, and while it was measured.
+    /// Bytes that the attacker sent for preparation, and during the measurement.
     pub attacker_bytes: [u64; 2],
-    /// Requests and events of the attacker that were answered while it was measured.
+    /// Requests and events of the attacker that were answered during the measurement.
     pub attacker_answers: u64,
-    /// Connections that the attacker was refused or that were closed on him.
+    /// Connection attempts of the attacker that failed.
     pub attacker_refused: u64,
-    /// CPU of the relay while it was measured, in CPUs.
+    /// CPU time of the relay during the attack, as a number of CPUs.
     pub cpus: Option<f64>,
     /// The relay's resident memory before, at the end of the attack, and `rest_seconds` after it, in bytes.
     pub resident_bytes: Option<[u64; 3]>,
-    /// From an honest event to its OK, calm and attacked.
+    /// From an honest event to its OK, before and during the attack.
     pub ok: [Latency; 2],
-    /// From an honest REQ to its EOSE, calm and attacked.
+    /// From an honest REQ to its EOSE, before and during the attack.
     pub eose: [Latency; 2],
     /// Honest events and requests that were not answered within 20 seconds, or whose answer was wrong.
     pub honest_failed: u64,
 }
 
-/// What the attacker's threads share.
+/// State shared by the attacker's threads.
 pub(crate) struct Attacker<'a> {
     endpoint: &'a Endpoint,
     plan: &'a Plan,
@@ -106,7 +106,7 @@ impl Attacker<'_> {
         Ok(())
     }
 
-    /// An event frame of the attacker's.
+    /// An EVENT message of the attacker, and the event's id.
     fn event(&self, author: usize, kind: u16, tags: Vec<Vec<String>>, content: String) -> (String, [u8; 32]) {
         let draft = Draft { author, created_at: self.now, kind, tags, content };
         let unsigned = draft.finish(&self.authors);
@@ -125,14 +125,14 @@ pub fn run(
     plan: &Plan,
 ) -> Result<Vec<Report>> {
     if plan.addresses == 0 || plan.seconds == 0 {
-        bail!("at least one address and one second");
+        bail!("addresses and seconds must be at least 1");
     }
     cases.iter().map(|case| run_case(endpoint, process, *case, plan).context(case.name())).collect()
 }
 
 fn run_case(endpoint: &Endpoint, process: Option<Process>, case: Case, plan: &Plan) -> Result<Report> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
-    // Other keys in each run, so that what a run stored is not in the way of the next.
+    // New keys in each run, so that events stored by an earlier run do not matter.
     let seed = now.as_millis() as u64;
     let attacker = Attacker {
         endpoint,

@@ -10,20 +10,21 @@ use crate::generate::{Author, Draft};
 use crate::hex;
 use crate::stats::micros;
 
-/// It publishes and asks so often.
+/// Time between two rounds.
 const EVERY: Duration = Duration::from_millis(200);
 
-/// What it saw.
+/// Results.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     /// Microseconds from each event to its OK.
     pub(super) ok: Vec<u32>,
     /// Microseconds from each REQ to its EOSE.
     pub(super) eose: Vec<u32>,
+    /// Rounds without a correct answer.
     pub(super) failed: u64,
 }
 
-/// One connection that publishes an event and asks for it.
+/// One connection that publishes an event and queries it, in each round.
 pub(super) struct Probe<'a> {
     endpoint: &'a Endpoint,
     connection: Connection,
@@ -37,7 +38,7 @@ impl<'a> Probe<'a> {
         Ok(Probe { endpoint, connection, author: [Author::derive(seed, 1 << 32)], events: 0 })
     }
 
-    /// Goes on until `end`. A connection that fails is opened again, and counts as a failure.
+    /// Runs rounds until `end`. A connection that fails counts as a failed round and is opened again.
     pub(super) fn run(&mut self, end: Instant) -> Seen {
         let mut seen = Seen::default();
         let mut next = Instant::now();

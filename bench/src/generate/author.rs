@@ -1,4 +1,4 @@
-//! Keys made from the seed, and signatures by them.
+//! Key pairs derived from the seed, and their signatures.
 
 use secp256k1::{Keypair, SecretKey, XOnlyPublicKey, schnorr};
 
@@ -14,7 +14,7 @@ pub struct Author {
 }
 
 impl Author {
-    /// The author of rank `rank`; rank 0 writes most.
+    /// The author of rank `rank`; rank 0 is the most active.
     pub fn derive(seed: u64, rank: u64) -> Self {
         let secret = SecretKey::from_secret_bytes(digest("relay-bench author", seed, rank))
             .expect("a hash is a valid key but once in 2^128");
@@ -23,8 +23,7 @@ impl Author {
         Author { keypair, pubkey: hex::encode(&pubkey.to_byte_array()) }
     }
 
-    /// The signature of an event id, in hex: the same one each time, since no random data goes in. About
-    /// 25 us.
+    /// The signature of an event id, in hex. It is deterministic, without auxiliary randomness. Takes about 25 us.
     pub fn sign(&self, id: &[u8; 32]) -> String {
         hex::encode(schnorr::sign_no_aux_rand(id, &self.keypair).as_byte_array())
     }

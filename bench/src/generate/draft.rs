@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use super::author::Author;
 use crate::hex;
 
-/// What an author wants to say.
+/// An event without id and signature.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Draft {
     /// Rank of the author.
@@ -20,7 +20,7 @@ pub(crate) struct Draft {
     pub(crate) content: String,
 }
 
-/// An event whose id is known; only its signature is missing.
+/// An event with its id, not yet signed.
 #[derive(Clone, Debug)]
 pub(crate) struct Unsigned {
     /// SHA-256 of the NIP-01 serialisation.

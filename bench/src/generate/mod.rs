@@ -1,4 +1,4 @@
-//! Events that look like a public relay's month, the same bytes for the same seed on every machine.
+//! Events that resemble a month on a public relay, the same bytes for the same seed on every machine.
 //!
 //! 60% kind 1, 25% kind 7, 5% kind 6, 4% kind 0, 2% each 9735 and 30023, 1% each 10002 and 3, by authors
 //! whose activity follows Zipf's law, with a daily rhythm, all ids and signatures valid. Sizes and tags are
@@ -24,13 +24,13 @@ use world::World;
 /// What to generate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Decides everything together with the other fields.
+    /// Seed; all fields together determine the events.
     pub seed: u64,
     /// Another sequence of events by the same authors.
     pub stream: u64,
     /// How many events.
     pub count: usize,
-    /// The newest second.
+    /// The time of the newest event, in Unix seconds.
     pub now: u64,
     /// How many days back the oldest event lies; 0 puts all events into the last minute, in order.
     pub days: u64,
@@ -45,25 +45,25 @@ impl Default for Plan {
     }
 }
 
-/// Activity in each hour of a day, UTC; any unit.
+/// Relative activity in each hour of a day, UTC.
 const HOURS: [u64; 24] = [
     60, 52, 46, 42, 40, 44, 55, 70, 82, 90, 96, 100, 110, 124, 136, 144, 148, 146, 140, 132, 120, 104, 88, 71,
 ];
 const HOUR_SECONDS: u64 = 3_600;
-/// Events that arrive long after their second, in a thousand.
+/// Events of a thousand that arrive up to a day after their `created_at`.
 const LATE_PERMILLE: usize = 20;
 
 impl Plan {
-    /// The second of event number `at`: later ones are newer, but for those that come late.
+    /// The `created_at` of the event at index `at`: ascending, except for late events.
     fn created_at(&self, at: usize, rng: &mut Rng) -> u64 {
-        // Drawing anew what came twice runs over by a few.
+        // Duplicates are drawn again, so the index may exceed the count by a few.
         let at = at.min(self.count.max(1) - 1);
         if self.days == 0 {
             return self.now - 59 + (at as u64 * 60) / self.count.max(1) as u64;
         }
         let start = self.now - self.days * 24 * HOUR_SECONDS;
         let day_weight: u64 = HOURS.iter().sum();
-        // Where the event lies in the activity of all days, in weight * 3,600.
+        // The event's position in the summed activity of all days, in weight * 3,600.
         let total = u128::from(self.days * day_weight * HOUR_SECONDS);
         let target = (total * (at as u128 + 1) / self.count.max(1) as u128) as u64;
         let day = target / (day_weight * HOUR_SECONDS);
@@ -119,7 +119,7 @@ impl Plan {
         const CHUNK_EVENTS: usize = 8_192;
         let mut world = World::new(self);
         let mut left = self.count;
-        // Someone may react to the same note in the same way in the same second.
+        // The same author may react to the same note in the same way in the same second: such duplicates are drawn again.
         let mut seen = FxHashSet::default();
         while left > 0 {
             let wanted = left.min(CHUNK_EVENTS);

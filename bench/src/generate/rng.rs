@@ -1,4 +1,4 @@
-//! Chance from a seed, in integers only, so that one seed gives the same bytes on every machine.
+//! A seeded random generator, in integers only, so that a seed gives the same bytes on every machine.
 
 use sha2::{Digest, Sha256};
 
@@ -9,7 +9,7 @@ pub struct Rng {
 }
 
 impl Rng {
-    /// The stream called `name` of `seed`; streams of different names are unrelated.
+    /// The random stream `name` of `seed`; streams of different names are independent.
     pub fn new(name: &str, seed: u64) -> Self {
         let digest = digest(name, seed, 0);
         let word = |at: usize| u64::from_le_bytes(digest[at..at + 8].try_into().expect("eight bytes"));
@@ -35,19 +35,19 @@ impl Rng {
         self.below(1000) < permille
     }
 
-    /// One of `choices`, each as likely.
+    /// One of `choices`, uniformly.
     pub fn pick<'a, T: ?Sized>(&mut self, choices: &[&'a T]) -> &'a T {
         choices[self.below(choices.len())]
     }
 
-    /// A number from 1 to `max`, log-uniform by powers of two: near is likelier than far.
+    /// A number from 1 to `max`, log-uniform by powers of two: small numbers are likelier.
     pub fn near(&mut self, max: usize) -> usize {
         let bits = self.below(max.ilog2() as usize + 1);
         (1 + self.below(2 << bits)).min(max)
     }
 
-    /// A number from a distribution given by its quantiles: (permille, value) pairs from 0 to 1000, joined
-    /// by straight lines.
+    /// A number from a distribution given by its quantiles: (permille, value) pairs from 0 to 1000, linearly
+    /// interpolated.
     pub fn quantile(&mut self, quantiles: &[(usize, usize)]) -> usize {
         let at = self.below(1_000_000);
         let upper = quantiles.partition_point(|(permille, _)| permille * 1000 <= at);
@@ -55,13 +55,13 @@ impl Rng {
         low + (high - low) * (at - from * 1000) / ((to - from) * 1000)
     }
 
-    /// Lowercase letters and digits.
+    /// A random string of this length over an alphabet of ASCII characters.
     pub fn word(&mut self, len: usize, alphabet: &[u8]) -> String {
         (0..len).map(|_| char::from(alphabet[self.below(alphabet.len())])).collect()
     }
 }
 
-/// SHA-256 of a name, a seed and a number: what every secret key and stream starts from.
+/// SHA-256 of a name, a seed and a number, from which secret keys and random streams are derived.
 pub(super) fn digest(name: &str, seed: u64, number: u64) -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update(name.as_bytes());
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_are_hit_and_joined() {
+    fn quantiles_are_met_and_interpolated() {
         let mut rng = Rng::new("test", 1);
         let mut drawn: Vec<usize> =
             (0..10_000).map(|_| rng.quantile(&[(0, 0), (500, 100), (1000, 1000)])).collect();

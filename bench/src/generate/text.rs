@@ -1,7 +1,7 @@
-//! Words, hashtags, addresses of pages: text of a wanted length that looks like notes do.
+//! Words, hashtags, URLs: text of a given length that resembles real notes.
 //!
-//! Of the 763 real notes 41% hold something outside ASCII and 52% a line break or a quote; of these about
-//! 35% and 40%.
+//! 41% of the 763 real notes have non-ASCII characters, and 52% a line break or a quote; about 35% and 40% of the
+//! generated ones.
 
 use std::sync::LazyLock;
 
@@ -53,7 +53,7 @@ static RELAYS: Words = words!(
      wss://purplepag.es wss://relay.current.fyi"
 );
 
-/// How many hashtags there are to draw from.
+/// Number of different hashtags.
 pub(super) const HASHTAGS_COUNT: usize = 300;
 
 /// The hashtag of a rank below [`HASHTAGS_COUNT`].

@@ -1,7 +1,7 @@
-//! Who writes what about which earlier event: the drafts, one after the other.
+//! The sequence of drafts: who publishes which kind of event, and to which earlier event it refers.
 //!
-//! Numbers marked «real» are measured on the 2,343 real events gathered from public test fixtures; the
-//! tables give the quantiles of their sizes, as (permille, bytes or count).
+//! Figures marked "Real" are measured on 2,343 real events gathered from public test fixtures; the tables give quantiles
+//! as (permille, bytes or count).
 
 use std::collections::VecDeque;
 
@@ -26,8 +26,8 @@ const NOTE_BYTES: &[(usize, usize)] = &[
 /// Real: content of 559 profiles.
 const PROFILE_BYTES: &[(usize, usize)] =
     &[(0, 40), (100, 163), (250, 274), (500, 383), (750, 497), (900, 604), (990, 1_144), (1000, 2_500)];
-/// Real contact lists hold 199 people on average, half of them 88 and more; a quarter of that here, else
-/// 1% of the events would make a fifth of the bytes.
+/// Real contact lists have 199 entries on average, a median of 88; a quarter of that here, else 1% of the events would
+/// make a fifth of the bytes.
 const FOLLOWS: &[(usize, usize)] =
     &[(0, 0), (100, 1), (250, 2), (500, 22), (750, 80), (900, 155), (1000, 257)];
 /// Real: relays in a relay list.
@@ -49,9 +49,9 @@ const REACTIONS: &[(&str, usize)] = &[
     ("-", 20),
 ];
 
-/// Notes that can still be answered, reacted to, reposted or zapped.
+/// How many of the newest notes can be answered, reacted to, reposted or zapped.
 const NOTES_RECENT_MAX: usize = 4_096;
-/// Notes that everyone reacts to at a time.
+/// How many notes are popular at a time.
 const NOTES_HOT: usize = 24;
 /// Authors, counted from the last rank, that sign zap receipts.
 const ZAP_SERVICES: usize = 8;
@@ -65,12 +65,12 @@ struct Note {
     root: Option<(String, usize)>,
 }
 
-/// All that has happened so far.
+/// The generated events so far.
 #[derive(Debug)]
 pub(super) struct World {
     plan: Plan,
     rng: Rng,
-    /// Of rank 0 and up.
+    /// By rank, from 0.
     pub(super) authors: Vec<Author>,
     popularity: Zipf,
     hashtags: Zipf,
@@ -81,7 +81,7 @@ pub(super) struct World {
 }
 
 impl World {
-    /// The beginning of the world of `plan`.
+    /// Before the first event of `plan`.
     pub(super) fn new(plan: &Plan) -> Self {
         World {
             plan: plan.clone(),
@@ -292,7 +292,7 @@ impl World {
         let mut followed = vec![false; self.authors.len()];
         let mut tags = Vec::with_capacity(wanted);
         while tags.len() < wanted {
-            // Half of the people one follows are popular.
+            // Half of the followed authors are popular.
             let someone = match self.rng.below(2) {
                 0 => self.popularity.draw(&mut self.rng),
                 _ => self.rng.below(self.authors.len()),
@@ -324,14 +324,14 @@ impl World {
         }
         tags.push(tag(["e", &note.id]));
         tags.push(tag(["p", &self.authors[note.event.author].pubkey]));
-        // The note itself comes first where only two tags are wanted.
+        // If only two tags are needed, the note itself comes first.
         if tags.len() == 3 {
             tags.rotate_left(1);
         }
         tags
     }
 
-    /// A note to answer: four in ten times one that many answer, else a recent one.
+    /// A note to answer: a popular one in 40% of the cases, else a recent one.
     fn pick_note(&mut self) -> Option<Note> {
         if !self.hot.is_empty() && self.rng.chance(400) {
             return Some(self.hot[self.rng.below(self.hot.len())].clone());
@@ -344,7 +344,7 @@ impl World {
     }
 
     fn remember(&mut self, note: Note) {
-        // About one note in 60 becomes widely seen, for a while.
+        // About one note in 60 becomes popular for a while.
         if self.hot.len() < NOTES_HOT {
             self.hot.push(note.clone());
         } else if self.rng.below(60) == 0 {

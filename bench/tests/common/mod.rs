@@ -1,4 +1,4 @@
-//! A relay of plain loops in this process, that can be told to misbehave. It checks no signatures.
+//! A simple relay in this process, with optional faults. It checks no signatures.
 
 use std::collections::HashMap;
 use std::net::{TcpListener, TcpStream};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tungstenite::protocol::Role;
 use tungstenite::{Message, WebSocket};
 
-/// What the relay does wrong.
+/// A fault of the relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// Nothing.
@@ -62,7 +62,7 @@ fn serve(number: usize, stream: TcpStream, state: &Mutex<State>, fault: Fault) {
     let copy = stream.try_clone().unwrap();
     let mut reader = tungstenite::accept(stream).unwrap();
     let writer: Writer = Arc::new(Mutex::new(WebSocket::from_raw_socket(copy, Role::Server, None)));
-    say(&writer, &json!(["AUTH", "a challenge, as many relays send"]));
+    send(&writer, &json!(["AUTH", "a challenge, as many relays send"]));
     while let Ok(message) = reader.read() {
         let Message::Text(text) = message else { continue };
         let frame: Vec<Value> = serde_json::from_str(&text).unwrap();
@@ -72,9 +72,9 @@ fn serve(number: usize, stream: TcpStream, state: &Mutex<State>, fault: Fault) {
             "REQ" => {
                 let sub = frame[1].as_str().unwrap().to_owned();
                 for event in answer(&state.events, &frame[2..], fault) {
-                    say(&writer, &json!(["EVENT", sub, event]));
+                    send(&writer, &json!(["EVENT", sub, event]));
                 }
-                say(&writer, &json!(["EOSE", sub]));
+                send(&writer, &json!(["EOSE", sub]));
                 state.subs.insert((number, sub), (Arc::clone(&writer), frame[2..].to_vec()));
             }
             "CLOSE" => {
@@ -85,8 +85,8 @@ fn serve(number: usize, stream: TcpStream, state: &Mutex<State>, fault: Fault) {
     }
 }
 
-fn say(writer: &Writer, frame: &Value) {
-    // A reader that has left is no concern of the relay.
+fn send(writer: &Writer, frame: &Value) {
+    // The client may have closed the connection.
     let _ = writer.lock().unwrap().send(Message::text(frame.to_string()));
 }
 
@@ -98,10 +98,10 @@ fn publish(state: &mut State, writer: &Writer, event: &Value, fault: Fault) {
         address(old).is_some_and(|of_old| Some(of_old) == address(event)) && rank(old) <= rank(event)
     };
     if chosen && fault == Fault::Refuses {
-        return say(writer, &verdict(false, "error: full"));
+        return send(writer, &verdict(false, "error: full"));
     }
     if fault != Fault::KeepsAll && state.events.iter().any(older) {
-        return say(writer, &verdict(false, "replaced: have newer event"));
+        return send(writer, &verdict(false, "replaced: have newer event"));
     }
     if !(chosen && fault == Fault::Forgets) {
         if fault != Fault::KeepsAll {
@@ -115,7 +115,7 @@ fn publish(state: &mut State, writer: &Writer, event: &Value, fault: Fault) {
         Fault::AnswersTwice if chosen => 2,
         _ => 1,
     };
-    (0..times).for_each(|_| say(writer, &verdict(true, "")));
+    (0..times).for_each(|_| send(writer, &verdict(true, "")));
     let State { subs, deliveries, .. } = state;
     for ((_, sub), (to, filters)) in subs {
         if filters.iter().any(|filter| matches(filter, event)) {
@@ -125,12 +125,12 @@ fn publish(state: &mut State, writer: &Writer, event: &Value, fault: Fault) {
                 Fault::DeliversTwice if deliveries.is_multiple_of(50) => 2,
                 _ => 1,
             };
-            (0..times).for_each(|_| say(to, &json!(["EVENT", sub, event])));
+            (0..times).for_each(|_| send(to, &json!(["EVENT", sub, event])));
         }
     }
 }
 
-/// Kind, author and `d` tag of what is replaced.
+/// Kind, author and `d` tag of a replaceable or addressable event.
 fn address(event: &Value) -> Option<(u64, &str, &str)> {
     let kind = event["kind"].as_u64().unwrap();
     let d = match kind {

@@ -2,8 +2,8 @@
 
 use relay_engine::relay::{Histogram, Metrics};
 use relay_site::metrics::{
-    CLIENT_MESSAGES, CLOSED_STALLED, COMMIT_BATCH_EVENTS, COMMIT_ERRORS, EVENTS, EVENTS_EXPIRED, HISTOGRAMS,
-    Metric, NUMBERS, RELAY_MESSAGES, events_by_kind, received_by_verb, sent_by_verb,
+    CLIENT_MESSAGES, CLOSED_STALLED, COMMIT_BATCH_EVENTS, COMMIT_ERRORS, COUNTERS_AND_GAUGES, EVENTS,
+    EVENTS_EXPIRED, HISTOGRAMS, Metric, RELAY_MESSAGES, events_by_kind, received_by_verb, sent_by_verb,
 };
 
 use crate::metrics::{FOR_EVENTS, FOR_REQUESTS, FOR_UPKEEP, Family, ROWS_READ, ROWS_WRITTEN};
@@ -105,7 +105,7 @@ impl Numbers {
             Family::by(ROWS_READ, "for", rows.map(|(purpose, count)| (purpose, count.read))),
             Family::by(ROWS_WRITTEN, "for", rows.map(|(purpose, count)| (purpose, count.written))),
         ];
-        all.extend(NUMBERS.map(|(metric, of)| Family::number(metric, of(machine))));
+        all.extend(COUNTERS_AND_GAUGES.map(|(metric, of)| Family::number(metric, of(machine))));
         all.extend(OWN.map(|(metric, of)| Family::number(metric, of(self))));
         all.extend(others.into_iter().map(|(metric, value)| Family::number(metric, value)));
         all.extend(HISTOGRAMS.map(|(metric, per_unit, of)| Family::histogram(metric, per_unit, of(machine))));

@@ -3,7 +3,7 @@
 use std::sync::{LazyLock, OnceLock};
 
 use relay_site::nip98::{self, Origin};
-use relay_site::{Answer, Operator, OperatorRequest, ROOMS, Route, Table, settings as names};
+use relay_site::{Answer, FEATURES, Operator, OperatorRequest, Route, Table, settings as names};
 use serde_json::json;
 use worker::{Context, Date, Env, Headers, Request, Response, Result, event};
 
@@ -15,7 +15,7 @@ use crate::shard::Shard;
 
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-static TABLE: LazyLock<Table> = LazyLock::new(|| Table::new(ROOMS, |_| true));
+static TABLE: LazyLock<Table> = LazyLock::new(|| Table::new(FEATURES, |_| true));
 
 /// Its settings are those of the isolate, for as long as that lives. So is its memory of events that have authorised a
 /// request: another isolate takes the same event once more, which repeats nothing but a read.

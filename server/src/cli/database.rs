@@ -1,4 +1,4 @@
-//! What the offline commands share: the database, filters from the command line, and output.
+//! Shared by the offline commands: opening the database, parsing filters, scanning, and output.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -14,23 +14,23 @@ use super::exit::Failure;
 use crate::config::{Settings, StoreEngine};
 use crate::lmdb::{LmdbBackend, LmdbOptions};
 
-/// Rows a step of an offline scan looks at: it is in nobody's way but a writer's free pages.
+/// Rows of a step of an offline scan. A step is one read transaction, during which a serving relay cannot reuse free pages.
 const STEP_ROWS: usize = 100_000;
 
-/// Opens the configured database, making it if it is not there.
+/// Opens the configured database, creating it if it does not exist.
 pub fn open(settings: &Settings) -> Result<LmdbBackend, Failure> {
     let options = options(settings)?;
     Ok(LmdbBackend::open(&settings.data, &options)?)
 }
 
-/// Opens a database that must exist: whoever deletes from a folder that is not there has mistyped it.
+/// Opens a database that must exist. For `delete`: a folder that does not exist has been mistyped.
 pub fn open_existing(settings: &Settings) -> Result<LmdbBackend, Failure> {
     let options = options(settings)?;
     ensure_exists(settings)?;
     Ok(LmdbBackend::open(&settings.data, &options)?)
 }
 
-/// Opens a database that must exist to read it; the folder may be read-only.
+/// Opens an existing database for reading; the folder may be read-only.
 pub fn open_to_read(settings: &Settings) -> Result<LmdbBackend, Failure> {
     let options = options(settings)?;
     ensure_exists(settings)?;
@@ -39,7 +39,7 @@ pub fn open_to_read(settings: &Settings) -> Result<LmdbBackend, Failure> {
 
 fn options(settings: &Settings) -> Result<LmdbOptions, Failure> {
     if settings.store.engine == StoreEngine::Memory {
-        return Err(Failure::Usage("store.engine is `memory`: there is no database to work on".into()));
+        return Err(Failure::Usage("store.engine is `memory`: there is no database".into()));
     }
     let map_bytes_max = usize::try_from(settings.store.map_bytes_max).unwrap_or(usize::MAX);
     Ok(LmdbOptions { map_bytes_max, reserve_bytes: settings.store.reserve_bytes, ..LmdbOptions::default() })
@@ -52,7 +52,7 @@ fn ensure_exists(settings: &Settings) -> Result<(), Failure> {
     Err(Failure::Storage(format!("there is no database in {}", settings.data.display())))
 }
 
-/// Reads filters given as NIP-01 JSON, one object each.
+/// Parses filters given as NIP-01 JSON, one object each.
 pub fn filters(texts: &[String]) -> Result<Arc<[Filter]>, Failure> {
     texts
         .iter()
@@ -63,32 +63,32 @@ pub fn filters(texts: &[String]) -> Result<Arc<[Filter]>, Failure> {
         .collect()
 }
 
-/// All stored events that match, in answer order, in steps. Filters have the limits they give.
-pub struct Scanning {
+/// A scan in steps: all stored events that match, in the order of NIP-01. The only limits are the filters' own.
+pub struct OfflineScan {
     scan: Scan,
-    /// Also what has expired and is still stored.
-    expired_too: bool,
+    /// Include events that have expired and are still stored.
+    include_expired: bool,
 }
 
-impl Scanning {
-    /// A scan of what is served now.
+impl OfflineScan {
+    /// A scan of the events that a relay would serve now.
     pub fn new<B: Backend>(store: &B, filters: Arc<[Filter]>) -> Result<Self, Failure> {
         Self::begin(store, filters, false)
     }
 
-    /// A scan of all that is stored now.
-    pub fn of_all<B: Backend>(store: &B, filters: Arc<[Filter]>) -> Result<Self, Failure> {
+    /// A scan of all stored events, expired ones included.
+    pub fn with_expired<B: Backend>(store: &B, filters: Arc<[Filter]>) -> Result<Self, Failure> {
         Self::begin(store, filters, true)
     }
 
-    fn begin<B: Backend>(store: &B, filters: Arc<[Filter]>, expired_too: bool) -> Result<Self, Failure> {
+    fn begin<B: Backend>(store: &B, filters: Arc<[Filter]>, include_expired: bool) -> Result<Self, Failure> {
         let limits = ScanLimits { limit_default: u32::MAX, limit_max: u32::MAX };
         let horizon = store.reader()?.last_seq()?;
-        Ok(Scanning { scan: Scan::new(filters, limits, store.classes(), horizon), expired_too })
+        Ok(OfflineScan { scan: Scan::new(filters, limits, store.classes(), horizon), include_expired })
     }
 
-    /// Calls `take` with the next events; true if there may be more. Between steps nothing keeps a running relay
-    /// from reusing pages.
+    /// Calls `take` with the next events; true if there may be more. No read transaction is open between steps, so a
+    /// serving relay can reuse free pages.
     pub fn step<B: Backend>(
         &mut self,
         store: &B,
@@ -96,7 +96,7 @@ impl Scanning {
     ) -> Result<bool, Failure> {
         let reader = store.reader()?;
         let mut rows = STEP_ROWS;
-        let now = if self.expired_too { 0 } else { unix_now() };
+        let now = if self.include_expired { 0 } else { unix_now() };
         let step = self.scan.step(&reader, now, &mut rows, &Everyone, take)?;
         Ok(matches!(step, Step::More))
     }
@@ -107,7 +107,7 @@ pub fn unix_now() -> Timestamp {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// A file to write, or standard output.
+/// Opens a file to write, or standard output if there is none or it is `-`.
 pub fn output(file: Option<&Path>) -> Result<Box<dyn Write>, Failure> {
     Ok(match file {
         Some(path) if path != Path::new("-") => {
@@ -119,24 +119,24 @@ pub fn output(file: Option<&Path>) -> Result<Box<dyn Write>, Failure> {
     })
 }
 
-/// A reader that has gone away has seen enough: that is no failure.
-pub fn until_reader_leaves(result: Result<(), Failure>, error: Option<io::ErrorKind>) -> Result<(), Failure> {
+/// A broken pipe is no failure: whoever read the output, such as `head`, has closed it.
+pub fn ignore_broken_pipe(result: Result<(), Failure>, error: Option<io::ErrorKind>) -> Result<(), Failure> {
     match (result, error) {
         (Err(_), Some(io::ErrorKind::BrokenPipe)) => Ok(()),
         (result, _) => result,
     }
 }
 
-/// Writes lines and remembers what stopped them.
+/// Writes lines and remembers the error that ended the output.
 pub struct Lines {
     out: Box<dyn Write>,
-    stopped: Option<io::ErrorKind>,
+    error: Option<io::ErrorKind>,
 }
 
 impl Lines {
     /// Lines to a file or to standard output.
     pub fn new(file: Option<&Path>) -> Result<Self, Failure> {
-        Ok(Lines { out: output(file)?, stopped: None })
+        Ok(Lines { out: output(file)?, error: None })
     }
 
     /// Writes one line.
@@ -151,16 +151,16 @@ impl Lines {
         self.note(written)
     }
 
-    /// Ends the output; `result` is what the command came to.
+    /// Flushes the output; `result` is the result of the command.
     pub fn finish(mut self, result: Result<(), Failure>) -> Result<(), Failure> {
         let flushed = self.out.flush();
         let flushed = self.note(flushed);
-        until_reader_leaves(result.and(flushed), self.stopped)
+        ignore_broken_pipe(result.and(flushed), self.error)
     }
 
     fn note(&mut self, written: io::Result<()>) -> Result<(), Failure> {
         written.map_err(|error| {
-            self.stopped = Some(error.kind());
+            self.error = Some(error.kind());
             Failure::Storage(format!("cannot write the output: {error}"))
         })
     }

@@ -1,30 +1,31 @@
-//! `relay delete`: the operator's deletion. Leaves no tombstone: what is sent again is taken again.
+//! `relay delete`: removes events without leaving tombstones, so that a client that sends one again is not refused.
 //!
-//! Deletion requests and requests to vanish match like other events, expired ones too. What they deleted stays refused here,
-//! but an export that lacks them cannot have it refused elsewhere, so how many are among them is said.
+//! Deletion requests and requests to vanish match like other events, expired ones included. What they deleted stays refused
+//! here, by its tombstones; an export without the requests cannot make another relay refuse it. So the command prints how
+//! many of them it removes.
 
 use clap::Args;
 use relay_engine::store::{self, Take};
 use relay_engine::types::{EventId, is_removal_request};
 
-use super::database::{self, Scanning};
+use super::database::{self, OfflineScan};
 use super::exit::Failure;
 use super::progress::Progress;
 use crate::config::Settings;
 
-/// Events taken out in one commit.
+/// Events removed in one commit.
 const BATCH_EVENTS: usize = 1_000;
 
-/// Delete the stored events that match; they may be sent again
+/// Delete the stored events that match. No tombstones are left: clients may publish the events again
 #[derive(Args, Debug)]
 pub struct DeleteArgs {
     /// Filters as NIP-01 JSON; events that match any are deleted
     #[arg(value_name = "FILTER_JSON", required = true)]
     pub filters: Vec<String>,
-    /// Say how many there are, delete none
+    /// Print how many events match, delete none
     #[arg(long, conflicts_with = "yes")]
     pub dry_run: bool,
-    /// Do delete them
+    /// Really delete them
     #[arg(long)]
     pub yes: bool,
 }
@@ -37,16 +38,16 @@ pub fn run(args: &DeleteArgs, settings: &Settings) -> Result<(), Failure> {
         false => database::open_to_read(settings)?,
     };
     let (mut ids, mut requests): (Vec<EventId>, u64) = (Vec::new(), 0);
-    let mut scanning = Scanning::of_all(&db, filters)?;
-    while scanning.step(&db, &mut |hit| {
+    let mut scan = OfflineScan::with_expired(&db, filters)?;
+    while scan.step(&db, &mut |hit| {
         ids.push(hit.event.id());
         requests += u64::from(is_removal_request(hit.event.kind()));
         Take::Counted
     })? {}
     if requests > 0 {
         eprintln!(
-            "{requests} of them are requests to delete or to vanish (kinds 5, 62): what they deleted stays refused \
-             here, and is taken where an export without them is imported"
+            "{requests} of them are deletion requests or requests to vanish (kinds 5 and 62): the events they deleted stay \
+             refused here, but an import of an export without them accepts those events"
         );
     }
     if args.dry_run {

@@ -1,4 +1,4 @@
-//! Exit codes that scripts can trust.
+//! Exit codes of the commands.
 
 use std::fmt;
 use std::io;
@@ -8,7 +8,7 @@ use relay_engine::store::StoreError;
 
 use crate::lmdb::OpenError;
 
-/// Why a command did not do all it was asked.
+/// Why a command failed, or did only a part of its work.
 ///
 /// | code | meaning |
 /// |---|---|
@@ -19,13 +19,13 @@ use crate::lmdb::OpenError;
 /// | 130 | ended by a signal before everything was done |
 #[derive(Debug)]
 pub enum Failure {
-    /// Some input was refused; it has been said which.
+    /// Some input was refused; the refused lines have been printed.
     Refused,
-    /// Wrong usage, in words.
+    /// Wrong usage, with a message.
     Usage(String),
-    /// Storage, files or sockets failed, in words.
+    /// Storage, a file or a socket failed, with a message.
     Storage(String),
-    /// A signal came before everything was done; it has been said how far it got.
+    /// A signal ended the command; how far it came has been printed.
     Interrupted,
 }
 
@@ -46,7 +46,7 @@ impl fmt::Display for Failure {
         match self {
             Failure::Refused => f.write_str("some of the input was refused"),
             Failure::Interrupted => f.write_str("ended by a signal"),
-            Failure::Usage(words) | Failure::Storage(words) => f.write_str(words),
+            Failure::Usage(message) | Failure::Storage(message) => f.write_str(message),
         }
     }
 }

@@ -1,7 +1,7 @@
-//! `relay export`: every stored event in the order of commits, as canonical JSON, one a line.
+//! `relay export`: all stored events in commit order, as canonical JSON, one a line.
 //!
-//! Deletion requests and requests to vanish are among them when they have expired, too: with them, what was deleted here is
-//! refused where the export is imported.
+//! Deletion requests and requests to vanish are included even if they have expired, so that a relay which imports the export
+//! refuses what was deleted here.
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
@@ -15,18 +15,18 @@ use super::exit::Failure;
 use super::progress::Progress;
 use crate::config::Settings;
 
-/// Events and bytes read in one read transaction. They are written after it has ended: while it is open a running relay
-/// cannot reuse pages, and the reader of the output may be slow.
+/// Events and bytes read in one read transaction. They are written after it has ended, because whoever reads the output may
+/// be slow, and while a read transaction is open a serving relay cannot reuse free pages.
 const CHUNK_EVENTS: usize = 4_096;
 const CHUNK_BYTES: usize = 4 << 20;
 
-/// Print all stored events in the order they were stored, one a line
+/// Print all stored events in commit order, one a line
 #[derive(Args, Debug)]
 pub struct ExportArgs {
     /// File to write; standard output if not given
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
-    /// Only events that match any of these NIP-01 filters; `limit` plays no part
+    /// Only events that match any of these NIP-01 filters; `limit` is ignored
     #[arg(value_name = "FILTER_JSON")]
     pub filters: Vec<String>,
 }
@@ -36,9 +36,9 @@ pub fn run(args: &ExportArgs, settings: &Settings) -> Result<(), Failure> {
     let filters = database::filters(&args.filters)?;
     let store = database::open_to_read(settings)?;
     let mut lines = Lines::new(args.out.as_deref())?;
-    // No progress bar among lines that are printed to a terminal.
-    let is_seen = args.out.is_some() || !io::stdout().is_terminal();
-    let mut progress = Progress::for_terminals("export", is_seen);
+    // No progress bar if the lines themselves go to the terminal.
+    let show_progress = args.out.is_some() || !io::stdout().is_terminal();
+    let mut progress = Progress::for_terminals("export", show_progress);
     let result = (|| {
         let mut after = Seq(0);
         let mut chunk = Vec::with_capacity(CHUNK_EVENTS);

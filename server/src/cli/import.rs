@@ -1,8 +1,8 @@
 //! `relay import`: events from JSON lines, verified on all cores, committed in large batches.
 //!
-//! The relay's limits and policy are for clients; an operator's import obeys only what makes an event an
-//! event, and what storing means: duplicates, replacement, deletion, expiry. Deletion requests and requests to vanish are
-//! taken when they have expired, too: an export has them so that what they deleted stays away.
+//! The relay's limits and policy apply to clients, not to an operator's import. It checks only that events are valid, and
+//! applies the rules of the store: duplicates, replacement, deletion, expiration. Expired deletion requests and requests to
+//! vanish are accepted, because exports contain them so that what they deleted stays deleted.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,13 +25,13 @@ use super::progress::Progress;
 use crate::config::Settings;
 use crate::signals::Interrupt;
 
-/// Refused lines that are shown; the rest is only counted.
+/// Refused lines that are printed; further ones are only counted.
 const REFUSALS_SHOWN_MAX: u64 = 100;
 
 /// Store events from a file or standard input, one JSON object a line
 #[derive(Args, Debug)]
 pub struct ImportArgs {
-    /// JSON lines; `-` or nothing reads standard input
+    /// JSON lines; standard input if not given or `-`
     #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// Trust ids and signatures instead of checking them
@@ -42,7 +42,7 @@ pub struct ImportArgs {
     pub json: bool,
 }
 
-/// What became of the lines.
+/// Outcomes of the lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counts {
     stored: u64,
@@ -52,12 +52,12 @@ struct Counts {
     expired: u64,
     ephemeral: u64,
     refused: u64,
-    /// Requests to vanish that name relays, and this one not as far as is known.
+    /// Requests to vanish that name relays, but not the URL of this one.
     vanish_elsewhere: u64,
 }
 
-/// One line, and why it is no event if it is none.
-struct Judged {
+/// A line and its event, or why it is refused.
+struct CheckedLine {
     line: u64,
     verdict: Result<Event, String>,
 }
@@ -75,34 +75,35 @@ pub fn run(args: &ImportArgs, settings: &Settings) -> Result<(), Failure> {
         thread::spawn(move || commit_all(&store, &receiver, &stored))
     };
     let read =
-        judge_all(
+        check_all(
             &input,
             &interrupt,
             args.no_verify,
             settings,
             &sender,
             &mut |progressed| match progressed {
-                Progressed::Bytes(bytes) => {
+                ReadProgress::Bytes(bytes) => {
                     let stored = || format!(", {} stored", stored.load(Ordering::Relaxed));
                     progress.add(bytes, stored);
                 }
-                Progressed::Refused(line, why) => progress.say(&format!("line {line}: {why}")),
+                ReadProgress::Refused(line, why) => progress.print(&format!("line {line}: {why}")),
             },
         );
     drop(sender);
-    let committed = committing.join().map_err(|_| Failure::Storage("the committing thread died".into()))?;
+    let committed =
+        committing.join().map_err(|_| Failure::Storage("the committing thread panicked".into()))?;
     progress.finish();
-    // What failed to be committed is the cause if reading stopped with nobody to read for.
+    // If the committing thread failed, reading has stopped too; its error is the cause and is returned first.
     let mut counts = committed?;
     let Read { refused, ephemeral, vanish_elsewhere, last_line } = read?;
     counts.refused += refused;
     counts.ephemeral += ephemeral;
     counts.vanish_elsewhere = vanish_elsewhere;
     if interrupt.has_come() {
-        eprintln!("ended by a signal after line {last_line}; what follows was not read");
+        eprintln!("ended by a signal after line {last_line}; later lines were not read");
     }
     report(&counts, args.json)?;
-    say_vanish_elsewhere(counts.vanish_elsewhere, settings.url.as_deref());
+    warn_vanish_elsewhere(counts.vanish_elsewhere, settings.url.as_deref());
     match () {
         () if interrupt.has_come() => Err(Failure::Interrupted),
         () if counts.refused > 0 => Err(Failure::Refused),
@@ -110,32 +111,32 @@ pub fn run(args: &ImportArgs, settings: &Settings) -> Result<(), Failure> {
     }
 }
 
-/// What was read, whatever became of it.
+/// Counts of the lines that were read.
 #[derive(Default)]
 struct Read {
     refused: u64,
     ephemeral: u64,
-    /// Requests to vanish from relays that are not known to be this one.
+    /// As in [`Counts`].
     vanish_elsewhere: u64,
     last_line: u64,
 }
 
-/// Something to tell while it is read.
-enum Progressed<'a> {
-    /// Bytes of the input have been judged.
+/// Progress of reading.
+enum ReadProgress<'a> {
+    /// Bytes of the input that have been checked.
     Bytes(u64),
     /// A line was refused, for this reason.
     Refused(u64, &'a str),
 }
 
-/// Reads, parses and verifies everything and sends it on.
-fn judge_all(
+/// Reads, parses and verifies all lines and sends the events to the committing thread.
+fn check_all(
     input: &JsonLines,
     interrupt: &Interrupt,
     trust: bool,
     settings: &Settings,
     sender: &SyncSender<Vec<Op>>,
-    tell: &mut dyn FnMut(Progressed<'_>),
+    report_progress: &mut dyn FnMut(ReadProgress<'_>),
 ) -> Result<Read, Failure> {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let verifiers: Vec<_> = (0..threads).map(|_| settings.verify.verifier(threads)).collect();
@@ -143,16 +144,16 @@ fn judge_all(
     while let Some(json_lines::Batch { lines: batch, bytes }) = input.next(interrupt)? {
         all.last_line = batch.last().map_or(all.last_line, |(line, _)| *line);
         let chunk_len = batch.len().div_ceil(threads).max(1);
-        let judged: Vec<Vec<Judged>> = thread::scope(|scope| {
+        let checked: Vec<Vec<CheckedLine>> = thread::scope(|scope| {
             let workers: Vec<_> = batch
                 .chunks(chunk_len)
                 .zip(&verifiers)
-                .map(|(chunk, verifier)| scope.spawn(move || judge(chunk, &**verifier, trust)))
+                .map(|(chunk, verifier)| scope.spawn(move || check(chunk, &**verifier, trust)))
                 .collect();
-            workers.into_iter().map(|worker| worker.join().expect("judging does not panic")).collect()
+            workers.into_iter().map(|worker| worker.join().expect("checking does not panic")).collect()
         });
         let mut ops = Vec::with_capacity(batch.len());
-        for Judged { line, verdict } in judged.into_iter().flatten() {
+        for CheckedLine { line, verdict } in checked.into_iter().flatten() {
             match verdict {
                 Ok(event) if event.class() == Class::Ephemeral => all.ephemeral += 1,
                 Ok(event) => {
@@ -164,12 +165,12 @@ fn judge_all(
                 Err(why) => {
                     all.refused += 1;
                     if all.refused <= REFUSALS_SHOWN_MAX {
-                        tell(Progressed::Refused(line, &why));
+                        report_progress(ReadProgress::Refused(line, &why));
                     }
                 }
             }
         }
-        tell(Progressed::Bytes(bytes));
+        report_progress(ReadProgress::Bytes(bytes));
         if sender.send(ops).is_err() {
             break;
         }
@@ -179,34 +180,34 @@ fn judge_all(
 
 const WRONG_ID: &str = "invalid: the id is not the hash of the event";
 
-/// Judges lines: syntax, id, signature. In their order.
-fn judge(lines: &[(u64, Vec<u8>)], verifier: &dyn Verifier, trust: bool) -> Vec<Judged> {
-    let mut judged = Vec::with_capacity(lines.len());
+/// Checks syntax, id and signature of lines; results are in their order.
+fn check(lines: &[(u64, Vec<u8>)], verifier: &dyn Verifier, trust: bool) -> Vec<CheckedLine> {
+    let mut checked = Vec::with_capacity(lines.len());
     let mut batch = Batch::default();
     for (line, text) in lines {
         let verdict = match wire::parse_event(text) {
             Err(error) => Err(format!("{}: {error}", error.prefix())),
             Ok(raw) if trust => Ok(raw.to_event()),
             Ok(raw) if verifier.hashes_batches() => {
-                batch.push_unhashed(raw.to_event(), judged.len());
+                batch.push_unhashed(raw.to_event(), checked.len());
                 Err(String::new())
             }
             Ok(raw) if raw.compute_id() != raw.id => Err(WRONG_ID.into()),
             Ok(raw) => {
-                batch.push(raw.to_event(), judged.len());
+                batch.push(raw.to_event(), checked.len());
                 Err(String::new())
             }
         };
-        judged.push(Judged { line: *line, verdict });
+        checked.push(CheckedLine { line: *line, verdict });
     }
     for (verdict, place) in batch.check(verifier) {
-        judged[place].verdict = match verdict {
+        checked[place].verdict = match verdict {
             Verdict::Valid(verified) => Ok(verified.into_event()),
             Verdict::Invalid(_) => Err("invalid: the signature is not the author's".into()),
             Verdict::WrongId(_) => Err(WRONG_ID.into()),
         };
     }
-    judged
+    checked
 }
 
 fn commit_all<B: Backend>(
@@ -252,17 +253,17 @@ fn report(counts: &Counts, as_json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// NIP-62: a request to vanish that names relays has its effect on those. Events that it deleted where it was exported are
-/// taken here.
-fn say_vanish_elsewhere(count: u64, url: Option<&str>) {
+/// NIP-62: a request to vanish that names relays applies to those only. If this relay is none of them, events that the
+/// request deleted on the exporting relay are accepted here.
+fn warn_vanish_elsewhere(count: u64, url: Option<&str>) {
     match url {
         _ if count == 0 => {}
         None => eprintln!(
-            "{count} requests to vanish (kind 62) name relays, and without `url` none of them is known to be this \
-             one: they are stored and delete nothing. Set `url` (--set url=wss://...) and import them again if one is."
+            "{count} requests to vanish (kind 62) name relays, and without `url` it is unknown whether they name \
+             this one: they are stored and delete nothing. If they do, set `url` (--set url=wss://...) and import again."
         ),
         Some(url) => eprintln!(
-            "{count} requests to vanish (kind 62) name other relays than {url}: they are stored and delete nothing."
+            "{count} requests to vanish (kind 62) name relays other than {url}: they are stored and delete nothing."
         ),
     }
 }

@@ -1,4 +1,4 @@
-//! `relay info`: what is in a database.
+//! `relay info`: statistics of a database.
 
 use std::io::Write;
 
@@ -7,14 +7,14 @@ use relay_engine::store::{Backend, Reader, Take};
 use relay_engine::types::Filter;
 use serde_json::json;
 
-use super::database::{self, Lines, Scanning};
+use super::database::{self, Lines, OfflineScan};
 use super::exit::Failure;
 use crate::config::Settings;
 
-/// Print how much is stored
+/// Print statistics of the database
 #[derive(Args, Debug)]
 pub struct InfoArgs {
-    /// One JSON object instead of lines
+    /// Print one JSON object instead of lines
     #[arg(long)]
     pub json: bool,
 }
@@ -28,8 +28,8 @@ pub fn run(args: &InfoArgs, settings: &Settings) -> Result<(), Failure> {
     };
     let mut newest = None;
     let one = [Filter { limit: Some(1), ..Filter::default() }];
-    let mut scanning = Scanning::new(&store, one.into())?;
-    while scanning.step(&store, &mut |hit| {
+    let mut scan = OfflineScan::new(&store, one.into())?;
+    while scan.step(&store, &mut |hit| {
         newest = Some(hit.event.created_at());
         Take::Counted
     })? {}

@@ -1,5 +1,5 @@
-//! Lines of a file or of standard input, read by a thread of its own: a pipe that says nothing must keep nobody from
-//! hearing a signal.
+//! Lines of a file or of standard input, read by a thread of its own: a signal must end the command even while a read from a
+//! pipe blocks.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -11,24 +11,24 @@ use std::time::Duration;
 use super::exit::Failure;
 use crate::signals::Interrupt;
 
-/// Lines handed on together.
+/// Lines in a batch.
 const BATCH_LINES: usize = 8_192;
-/// No event is as long as this; a line that is, is skipped unread.
+/// Longer lines are skipped: no event is as long as this.
 const LINE_BYTES_MAX: usize = 16 << 20;
-/// What editors and exports of other systems put before UTF-8.
+/// Some editors and other systems' exports begin a file with it.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-/// Time between looks for a signal.
-const LOOK: Duration = Duration::from_millis(50);
+/// Interval at which the signal is polled.
+const POLL: Duration = Duration::from_millis(50);
 
-/// Lines that are not empty, each with its number from 1.
+/// Lines that are not empty, each with its line number, counted from 1.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     pub(super) lines: Vec<(u64, Vec<u8>)>,
-    /// Bytes of the input that these came from, line ends and empty lines included.
+    /// Bytes of the input that these lines take, line ends and empty lines included.
     pub(super) bytes: u64,
 }
 
-/// An input that is being read.
+/// A JSON lines input that is being read.
 #[derive(Debug)]
 pub(super) struct JsonLines {
     receiver: Receiver<io::Result<Batch>>,
@@ -37,7 +37,7 @@ pub(super) struct JsonLines {
 }
 
 impl JsonLines {
-    /// Of a file; of standard input if there is none or it is called `-`.
+    /// Opens a file, or standard input if there is none or it is `-`.
     pub(super) fn open(file: Option<&Path>) -> Result<Self, Failure> {
         let (input, bytes) = input(file)?;
         let (sender, receiver) = sync_channel(1);
@@ -54,10 +54,10 @@ impl JsonLines {
         Ok(JsonLines { receiver, bytes })
     }
 
-    /// The next lines; none at the end, or when a signal has come.
+    /// The next batch; `None` at the end of the input, or after a signal.
     pub(super) fn next(&self, interrupt: &Interrupt) -> io::Result<Option<Batch>> {
         while !interrupt.has_come() {
-            match self.receiver.recv_timeout(LOOK) {
+            match self.receiver.recv_timeout(POLL) {
                 Ok(batch) => return batch.map(|batch| (batch.bytes > 0).then_some(batch)),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(None),
@@ -107,8 +107,8 @@ impl<R: BufRead> LineReader<R> {
     }
 }
 
-/// Reads one line without its end; of an overlong one only so much that it will be refused.
-/// Answers with the bytes taken from the input, 0 at its end.
+/// Reads one line without its line end. Of an overlong line only the first byte is kept, so that it is refused as malformed.
+/// Returns the bytes read from the input, 0 at its end.
 fn read_line(input: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<u64> {
     let mut taken = (&mut *input).take(LINE_BYTES_MAX as u64).read_until(b'\n', line)? as u64;
     if line.last() == Some(&b'\n') {
@@ -168,6 +168,6 @@ mod tests {
     fn a_byte_order_mark_is_no_part_of_the_first_line() {
         assert_eq!(read(b"\xef\xbb\xbfone\ntwo"), [(1, "one".into()), (2, "two".into())]);
         assert_eq!(read(b"\xef\xbb\xbf\ntwo"), [(2, "two".into())]);
-        assert_eq!(read(b"one\n\xef\xbb\xbftwo")[1].1, "\u{feff}two", "elsewhere it is what it is");
+        assert_eq!(read(b"one\n\xef\xbb\xbftwo")[1].1, "\u{feff}two", "elsewhere it is part of the line");
     }
 }

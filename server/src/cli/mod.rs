@@ -1,6 +1,6 @@
 //! The command line.
 //!
-//! `relay` alone is `relay serve`. Exit codes: [`exit::Failure`].
+//! `relay` without a command is `relay serve`. Exit codes: [`exit::Failure`].
 
 pub mod database;
 pub mod delete;
@@ -25,15 +25,15 @@ use crate::config::{Loaded, Sources};
 use exit::Failure;
 
 const AFTER_HELP: &str = "\
-Settings come from flags, then RELAY_... variables, then the file, then defaults; `relay config` shows what \
-came out and from where. RELAY_LIMITS__LIMIT_MAX=1000 and --set limits.limit_max=1000 set limits.limit_max.
+A setting is taken from the flags, else from RELAY_... variables, else from the file, else it has its default; \
+`relay config` prints the result and where each value came from. RELAY_LIMITS__LIMIT_MAX=1000 and --set limits.limit_max=1000 set limits.limit_max.
 
 Exit codes: 0 done; 1 some of the input was refused; 2 wrong usage or configuration; 3 storage, a file or a \
 socket failed; 130 ended by a signal before everything was done.
 
-Commands may run beside a serving relay on the same folder, in the same PID namespace (in its container): LMDB \
-keeps processes apart by their ids. A serving relay finds imported events when it is asked for them; it does \
-not announce them to live subscriptions. A second relay on the same folder is refused.";
+Commands may run while a relay serves the same folder, but in its PID namespace (inside its container), because \
+LMDB identifies processes by their ids. The relay's queries return imported events at once; its live \
+subscriptions do not receive them. A second relay on the same folder is refused.";
 
 #[derive(Parser, Debug)]
 #[command(name = "relay", version, about = "A Nostr relay", after_help = AFTER_HELP)]
@@ -47,26 +47,26 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Serve clients until Ctrl-C or SIGTERM (what `relay` alone does)
+    /// Serve clients until Ctrl-C or SIGTERM (the default command)
     Serve(Serve),
     /// Store events from JSON lines
     Import(With<import::ImportArgs>),
     /// Write stored events as JSON lines
     Export(With<export::ExportArgs>),
-    /// Write the events that match filters, as a client would get them
+    /// Write the events that match filters, as a REQ would return them
     Scan(With<scan::ScanArgs>),
-    /// Take out the events that match a filter, without a trace
+    /// Delete the events that match a filter; no tombstone is left, so they may be published again
     Delete(With<delete::DeleteArgs>),
-    /// Tell what is in the database
+    /// Print statistics of the database
     Info(With<info::InfoArgs>),
     /// Print the effective configuration as TOML
     Config(Serve),
 }
 
-/// What every command takes.
+/// Options of every command.
 #[derive(Args, Debug, Default)]
 struct Common {
-    /// Configuration file [default: $RELAY_CONFIG, else relay.toml if it is there]
+    /// Configuration file [default: $RELAY_CONFIG, else relay.toml if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Folder of the database [default: relay-data]
@@ -92,13 +92,13 @@ struct Serve {
     /// Address and port to listen on; port 0 takes any free one [default: 127.0.0.1:7777]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
-    /// Public ws:// or wss:// URL, as clients name the relay when they authenticate
+    /// Public ws:// or wss:// URL, which clients must name when they authenticate
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     /// Threads that serve connections [default: one per core]
     #[arg(long, value_name = "COUNT")]
     shards: Option<String>,
-    /// `text` or `json`
+    /// Format of the log: `text` or `json`
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
 }
@@ -108,7 +108,7 @@ impl Common {
         let mut flags = Vec::new();
         for set in &self.set {
             let Some((key, value)) = set.split_once('=') else {
-                return Err(Failure::Usage(format!("--set {set}: KEY=VALUE is wanted")));
+                return Err(Failure::Usage(format!("--set {set}: expected KEY=VALUE")));
             };
             flags.push((key.to_owned(), value.to_owned(), format!("--set {key}")));
         }
@@ -141,7 +141,7 @@ pub fn main() -> ExitCode {
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // A refused line has been reported where it was refused, and an end by a signal where it came.
+            // Refused lines and the end by a signal have already been reported.
             if !matches!(failure, Failure::Refused | Failure::Interrupted) {
                 let _ = writeln!(std::io::stderr(), "relay: {failure}");
             }
@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn clap_accepts_the_command_definition() {
         Cli::command().debug_assert();
     }
 }

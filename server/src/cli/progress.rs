@@ -1,45 +1,45 @@
-//! How far a long command has come: a bar while a terminal watches, else a line now and then.
+//! Progress of a long command: a bar on a terminal, else a line every ten seconds.
 
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 
-/// Time between lines where no terminal watches.
+/// Time between lines where standard error is no terminal.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Bytes or events done, out of a number that may be known.
+/// Bytes or events processed, out of a total that may be known.
 pub(super) struct Progress {
     what: &'static str,
     bar: ProgressBar,
     done: u64,
-    /// Bytes in all, if it is bytes that are counted.
+    /// The total, if bytes are counted; events are counted otherwise.
     bytes: Option<u64>,
-    /// When a line was last said; none while there is a bar.
-    said_at: Option<Instant>,
+    /// When a line was last printed; `None` if none are printed.
+    printed_at: Option<Instant>,
 }
 
 impl Progress {
-    /// Of a command that is worth a line where no terminal watches. `bytes` is the length of its input if that is known
-    /// and what is counted.
+    /// A bar, or lines if standard error is no terminal. `bytes` is the length of the input, if that is known and bytes
+    /// are counted.
     pub(super) fn new(what: &'static str, bytes: Option<u64>) -> Self {
-        let is_seen = io::stderr().is_terminal();
-        let said_at = (!is_seen).then(Instant::now);
-        Progress { what, bar: bar(what, bytes, is_seen), done: 0, bytes, said_at }
+        let is_terminal = io::stderr().is_terminal();
+        let printed_at = (!is_terminal).then(Instant::now);
+        Progress { what, bar: bar(what, bytes, is_terminal), done: 0, bytes, printed_at }
     }
 
-    /// Of a command whose standard error should stay empty where no terminal watches, or that has one for its output.
-    pub(super) fn for_terminals(what: &'static str, is_seen: bool) -> Self {
-        let is_seen = is_seen && io::stderr().is_terminal();
-        Progress { what, bar: bar(what, None, is_seen), done: 0, bytes: None, said_at: None }
+    /// A bar if `show` and standard error is a terminal, else nothing.
+    pub(super) fn for_terminals(what: &'static str, show: bool) -> Self {
+        let show = show && io::stderr().is_terminal();
+        Progress { what, bar: bar(what, None, show), done: 0, bytes: None, printed_at: None }
     }
 
-    /// This many more are done; `more` is said behind them, where a line is due.
+    /// Adds `done` to the count. If a line is due, it ends with `more`.
     pub(super) fn add(&mut self, done: u64, more: impl FnOnce() -> String) {
         self.done += done;
         self.bar.inc(done);
-        if self.said_at.is_some_and(|at| at.elapsed() >= EVERY) {
-            self.said_at = Some(Instant::now());
+        if self.printed_at.is_some_and(|at| at.elapsed() >= EVERY) {
+            self.printed_at = Some(Instant::now());
             eprintln!("{}", self.line(&more()));
         }
     }
@@ -52,19 +52,19 @@ impl Progress {
         }
     }
 
-    /// Says a line that is not about progress.
-    pub(super) fn say(&self, line: &str) {
+    /// Prints a line above the bar.
+    pub(super) fn print(&self, line: &str) {
         self.bar.suspend(|| eprintln!("{line}"));
     }
 
-    /// The bar goes.
+    /// Removes the bar.
     pub(super) fn finish(&self) {
         self.bar.finish_and_clear();
     }
 }
 
-fn bar(what: &'static str, bytes: Option<u64>, is_seen: bool) -> ProgressBar {
-    if !is_seen {
+fn bar(what: &'static str, bytes: Option<u64>, is_terminal: bool) -> ProgressBar {
+    if !is_terminal {
         return ProgressBar::hidden();
     }
     let (bar, style) = match bytes {

@@ -1,13 +1,13 @@
-//! `relay scan`: what a REQ would answer, one event a line, without the relay's own limits.
+//! `relay scan`: the events that a REQ would return, one a line, without the relay's own limits.
 
 use clap::Args;
 use relay_engine::store::Take;
 
-use super::database::{self, Lines, Scanning};
+use super::database::{self, Lines, OfflineScan};
 use super::exit::Failure;
 use crate::config::Settings;
 
-/// Bytes collected before they are written.
+/// Bytes collected in one read transaction, and then written.
 const CHUNK_BYTES: usize = 4 << 20;
 
 /// Print the stored events that match, newest first, one a line
@@ -24,10 +24,10 @@ pub fn run(args: &ScanArgs, settings: &Settings) -> Result<(), Failure> {
     let store = database::open_to_read(settings)?;
     let mut lines = Lines::new(None)?;
     let result = (|| {
-        let mut scanning = Scanning::new(&store, filters)?;
+        let mut scan = OfflineScan::new(&store, filters)?;
         let mut text = Vec::new();
         loop {
-            let has_more = scanning.step(&store, &mut |hit| {
+            let has_more = scan.step(&store, &mut |hit| {
                 text.extend_from_slice(hit.event.json());
                 text.push(b'\n');
                 if text.len() < CHUNK_BYTES { Take::Counted } else { Take::CountedAndPause }

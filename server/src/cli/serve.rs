@@ -1,4 +1,4 @@
-//! `relay serve`: logging, the store, and then the process of [`crate::serve`].
+//! `relay serve`: starts logging, opens the store, and runs [`crate::serve`].
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub(crate) fn serve_here(settings: Settings, embedded: Option<Embedded>) -> Resu
     let ended = match settings.store.engine {
         StoreEngine::Lmdb => {
             make_folder(&settings.data)?;
-            // Held until the end.
+            // Held while the relay serves.
             let _lock = ServeLock::take(&settings.data, &settings.listen)?;
             let store = database::open(&settings)?;
             let folder = std::fs::canonicalize(&settings.data).unwrap_or_else(|_| settings.data.clone());
@@ -36,7 +36,7 @@ pub(crate) fn serve_here(settings: Settings, embedded: Option<Embedded>) -> Resu
         }
         StoreEngine::Memory => {
             let store = Arc::new(MemoryBackend::default());
-            serve(settings, store, "events are kept in memory and forgotten at the end", embedded)?
+            serve(settings, store, "events are kept in memory and lost when the relay stops", embedded)?
         }
     };
     match ended {
@@ -51,7 +51,8 @@ fn start_log(log: &Log) -> Result<(), Failure> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        // Said on stderr, with a panic if nobody reads it: a relay outlives the reader of its log.
+        // tracing would report a failed write with `eprintln!`, which panics if standard error is closed. A relay must
+        // outlive the reader of its log.
         .log_internal_errors(false);
     match log.format {
         LogFormat::Text => {

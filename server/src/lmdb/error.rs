@@ -1,4 +1,4 @@
-//! LMDB's errors, by what the caller can do about them.
+//! LMDB's errors, classified by what the caller can do about them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,29 +9,29 @@ use relay_engine::store::StoreError;
 /// Why a folder was not opened as a database.
 #[derive(Debug)]
 pub enum OpenError {
-    /// The folder or a file in it cannot be made, read or written.
+    /// The folder or a file in it cannot be created, read or written.
     Io(PathBuf, io::Error),
     /// `data.mdb` in it is not LMDB's, or it is LMDB's but not a relay's.
     Foreign(PathBuf),
-    /// Written by another version.
+    /// The database has the layout of another version.
     Schema {
         /// The folder.
         path: PathBuf,
-        /// Its layout.
+        /// The layout of the database.
         found: u64,
         /// The layout of this version.
         known: u64,
     },
-    /// The disk has no room for what a database needs at least.
+    /// The disk lacks room for the least that an open database needs.
     Full(PathBuf, String),
-    /// A process of another PID namespace that has this one's id has it open.
+    /// A process with the same id in another PID namespace has the database open.
     OtherNamespace(PathBuf),
-    /// `lock.mdb` can't be written, so that this reader could not be kept apart from the process that has the
-    /// database open.
+    /// Another process has the database open, and `lock.mdb` can't be written, so this process could not register as a
+    /// reader.
     CannotLock(PathBuf),
-    /// `data.mdb` ends this many bytes before its last page.
+    /// `data.mdb` is this many bytes shorter than the pages it should hold.
     Short(PathBuf, u64),
-    /// This process has the folder open already.
+    /// This process has already opened the folder.
     Open(PathBuf),
     /// Any other error of LMDB.
     Failed(PathBuf, String),
@@ -73,7 +73,7 @@ impl std::fmt::Display for OpenError {
         match self {
             OpenError::Io(path, error) => write!(f, "cannot use the folder {}: {error}", path.display()),
             OpenError::Foreign(path) => {
-                write!(f, "the folder {} holds a data.mdb that is no relay database", path.display())
+                write!(f, "the folder {} holds a data.mdb that is not a relay database", path.display())
             }
             OpenError::Schema { path, found, known } => write!(
                 f,
@@ -100,7 +100,7 @@ impl std::fmt::Display for OpenError {
             OpenError::Short(path, bytes) => {
                 write!(
                     f,
-                    "data.mdb in {} ends {bytes} bytes too early, and can't be written here",
+                    "data.mdb in {} is {bytes} bytes too short, and it can't be extended, because it can't be written",
                     path.display()
                 )
             }
@@ -128,7 +128,7 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
-/// An error of a transaction, as the store's.
+/// Converts an error of a transaction.
 pub(super) fn store_error(error: heed::Error) -> StoreError {
     let what = error.to_string();
     match error {
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_are_sorted_by_what_comes_next() {
+    fn errors_are_classified() {
         let full = |error| matches!(store_error(error), StoreError::Full(_));
         let os = |code| heed::Error::Io(io::Error::from_raw_os_error(code));
         assert!(full(heed::Error::Mdb(MdbError::MapFull)));

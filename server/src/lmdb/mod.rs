@@ -3,19 +3,18 @@
 //! ```text
 //! database    key                         value
 //! event       seq:8                       canonical JSON
-//! key         posting | id | expiry       postings    keys are drawn in relay_engine::store::keyed,
-//!                                                     values in `runs`
+//! key         posting | id | expiry       postings    keys: see relay_engine::store::keyed; values: see `runs`
 //! tombstone   tombstone key               until:8
 //! meta        "schema"                    SCHEMA:8
-//!             "last_seq"                  seq:8       only while no stored event has it
+//!             "last_seq"                  seq:8       only if the event of the last seq was removed
 //!
 //! All integers are big-endian.
 //! ```
 //!
-//! One database holds every kind of key, because a commit of few events pays for the pages it touches and
-//! not for their bytes. LMDB's own duplicates are not used, because a cursor of `heed` cannot be placed among
-//! them. A write is collected in memory and applied in the order of keys at its end. It knows no rule of the
-//! relay.
+//! One database holds every kind of key, because the cost of a small commit is the number of pages it touches, not
+//! their bytes. LMDB's own duplicates (`DUPSORT`) are not used, because a cursor of `heed` cannot be placed among
+//! them. A write is collected in memory and applied in the order of keys at its end. The backend knows no rule of
+//! the relay.
 
 mod error;
 mod open;
@@ -40,14 +39,15 @@ use reserve::Reserve;
 use runs::Runs;
 use snapshot::Snapshot;
 
-/// The layout written by this version. Another one is refused.
+/// The layout that this version reads and writes. Any other is refused.
 const SCHEMA: u64 = 1;
 const SCHEMA_KEY: &str = "schema";
 const LAST_SEQ_KEY: &str = "last_seq";
-/// Writes after which the slots of readers whose process has died are freed, and a reserve that is short is filled up.
+/// Number of writes between two checks, which free the reader slots of processes that have died and fill up the reserve if
+/// it is short.
 const WRITES_PER_CHECK: usize = 256;
 
-/// More than a file system keeps back for a file's own records.
+/// Size of the file that finds out whether the disk is full: more than fits into the metadata of a file system.
 const PROBE_BYTES: usize = 1 << 16;
 
 type Be64 = U64<BigEndian>;
@@ -55,11 +55,11 @@ type Be64 = U64<BigEndian>;
 /// How to open a [`LmdbBackend`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LmdbOptions {
-    /// Address space to reserve, in bytes: the most the database can ever take. Costs no memory and no disk.
-    /// Halved until the machine grants it.
+    /// Address space to reserve, in bytes: the upper bound of the database's size. It costs neither memory nor disk.
+    /// If the operating system refuses it, half of it is tried, and so on.
     pub map_bytes_max: usize,
-    /// Whether a commit waits for the disk. `false` loses acknowledged events at a power cut and may corrupt
-    /// the database; for benches only.
+    /// Whether a commit waits for the disk (fsync). With `false` a power cut loses acknowledged events and may
+    /// corrupt the database; for benches only.
     pub sync: bool,
     /// Bytes of the disk, in a file `reserve` beside the database, and of the map (at most an eighth of it) that are kept
     /// for removing events when nothing else fits any more. 0: none.
@@ -93,8 +93,8 @@ impl LmdbBackend {
     /// Opens the database in folder `path`, creating both where missing.
     ///
     /// # Errors
-    /// [`OpenError`]; nothing is changed on disk then, but for a folder or an empty database that may have
-    /// been made. One process opens a folder once at a time.
+    /// [`OpenError`]; a folder or an empty database may have been created, nothing else is changed on disk. A
+    /// process can open a folder only once at a time.
     pub fn open(path: &Path, options: &LmdbOptions) -> Result<Self, OpenError> {
         make_folder(path)?;
         let env = open::environment(path, options)?;
@@ -106,15 +106,15 @@ impl LmdbBackend {
             }
             Found::Something => return Err(OpenError::Foreign(path.to_owned())),
         }
-        // Of a new database these are the first pages: a full disk is met here.
+        // These are the first pages of a new database, so a full disk is noticed here.
         let databases = create_databases(&env)
             .map_err(|error| OpenError::store(path, sort_by_room(&path.join("space.probe"), error)))?;
         let reserve = Arc::new(Reserve::open(path, options.reserve_bytes));
         Ok(LmdbBackend { env, databases, writes: Arc::default(), reserve })
     }
 
-    /// Opens the database in folder `path` to read it. As [`LmdbBackend::open`]; where the folder can't be written, it
-    /// is read without locks, as long as no process has it open. Every write fails then.
+    /// Opens the database in folder `path` for reading, like [`LmdbBackend::open`]. A folder that can't be written is
+    /// read without locks, which is refused while another process has it open. Every write fails then.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -139,7 +139,7 @@ impl LmdbBackend {
 
     /// Writes a compacted copy of the last committed state to `file`, which must not exist.
     ///
-    /// Runs beside readers and writers; the database cannot reuse pages meanwhile.
+    /// Readers and writers may continue; the database cannot reuse free pages meanwhile.
     ///
     /// # Errors
     /// [`StoreError`]; the file may be left incomplete.
@@ -149,7 +149,7 @@ impl LmdbBackend {
         target.sync_all().map_err(|error| store_error(error.into()))
     }
 
-    /// The folder it was opened at.
+    /// The folder of the database.
     pub fn path(&self) -> PathBuf {
         self.env.path().to_owned()
     }
@@ -191,7 +191,7 @@ impl LmdbBackend {
         reserved: usize,
     ) -> Result<T, StoreError> {
         if self.writes.fetch_add(1, Ordering::Relaxed).is_multiple_of(WRITES_PER_CHECK) {
-            // A command that was killed while it read would pin pages until the next start.
+            // A command that was killed while reading would pin pages until the next start.
             self.env.clear_stale_readers().map_err(store_error)?;
             self.reserve.refill();
         }
@@ -246,7 +246,7 @@ impl Backend for LmdbBackend {
         Ok(View::reader(Snapshot::new(self, txn)))
     }
 
-    /// As the trait says. One thread writes at a time, others wait; calling it inside `work` never returns.
+    /// One thread writes at a time, others wait; calling it inside `work` is a deadlock.
     fn write<T>(
         &self,
         work: impl FnOnce(&mut Self::Writer<'_>) -> Result<T, StoreError>,
@@ -262,7 +262,7 @@ impl Backend for LmdbBackend {
     }
 }
 
-/// Makes a folder for a database, if it is not there.
+/// Creates a folder for a database, if it does not exist.
 ///
 /// # Errors
 /// [`OpenError::Full`] or [`OpenError::Io`].
@@ -270,8 +270,9 @@ pub fn make_folder(path: &Path) -> Result<(), OpenError> {
     fs::create_dir_all(path).map_err(|error| OpenError::io(path, error))
 }
 
-/// LMDB calls a write that the disk took half of an input/output error, and a disk that has just become
-/// full takes half. So look whether it is full: `probe` is a file that can be made for it.
+/// Finds out whether a failed write means that the disk is full. A disk that becomes full accepts only a part of a
+/// write, and LMDB reports a short write as an input/output error. `probe` is the path of a file that may be created
+/// for the test.
 fn sort_by_room(probe: &Path, error: heed::Error) -> StoreError {
     let sorted = store_error(error);
     if !matches!(sorted, StoreError::Failed(_)) {
@@ -285,10 +286,13 @@ fn sort_by_room(probe: &Path, error: heed::Error) -> StoreError {
     }
 }
 
-/// What an environment holds.
+/// Contents of an LMDB environment.
 enum Found {
+    /// No databases.
     Nothing,
+    /// A relay's databases, with this layout.
     Schema(u64),
+    /// Other databases.
     Something,
 }
 
@@ -324,7 +328,7 @@ fn create_databases(env: &Env<WithoutTls>) -> heed::Result<Databases> {
     Ok(Databases { event, key: Runs(key), tombstone, meta })
 }
 
-/// The databases, if all are there.
+/// The databases, if all of them exist.
 fn open_databases(env: &Env<WithoutTls>) -> heed::Result<Option<Databases>> {
     let txn = env.read_txn()?;
     let opened = env.open_databases_and_commit(txn, |opener, txn| -> heed::Result<_> {

@@ -1,11 +1,11 @@
-//! Opening LMDB's environment: what it maps must be there before it is touched.
+//! Opening LMDB's environment: every mapped page must have its block on disk before it is touched.
 //!
-//! LMDB maps two files. Touching a mapped page that the disk can't give, or that lies behind the end of its file, is
-//! a SIGBUS, which ends the process without a word.
+//! LMDB maps two files. Touching a mapped page for which the disk has no room, or which lies after the end of the file,
+//! raises SIGBUS, which kills the process without a message.
 //!
-//! - `lock.mdb` is written through its map, and LMDB makes it as a hole: its blocks are allocated here first.
-//! - `data.mdb` is written by calls, which can fail, and is read through its map: if it ends before its last page, it is
-//!   made as long as it claims to be, and what was lost reads as zeros, which LMDB finds corrupt.
+//! - `lock.mdb` is written through its map, and LMDB creates it as a sparse file: its blocks are allocated here first.
+//! - `data.mdb` is written by system calls, which can fail, and is read through its map: if the file is shorter than its
+//!   pages, it is extended, and what was lost reads as zeros, which LMDB reports as corrupt.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -17,25 +17,25 @@ use heed::{Env, EnvFlags, EnvOpenOptions, WithoutTls};
 use super::LmdbOptions;
 use super::error::OpenError;
 
-/// Two machines' worth of threads; a reader lives for one scan step.
+/// LMDB's reader slots: far more than there are threads. A reader lives for one scan step.
 const READERS_MAX: u32 = 1024;
-/// More than what `lock.mdb` takes: a cache line for each reader, and a head of a few.
+/// More than the size of `lock.mdb`: a cache line for each reader, and a header of a few.
 const LOCK_BYTES: u64 = READERS_MAX as u64 * 64 + 4096;
-/// Where the search for a map that the machine grants begins to be hopeless.
+/// The smallest map that is tried.
 const MAP_BYTES_MIN: usize = 1 << 20;
 
 /// How a folder is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
-    /// To read and write, beside other processes.
+    /// Read and write, while other processes may too.
     Write,
-    /// To read, beside other processes.
+    /// Read, while other processes may read and write.
     Read,
-    /// To read what cannot be locked; nobody may write meanwhile.
+    /// Read without locks, because `lock.mdb` can't be written; no process may write meanwhile.
     ReadUnlocked,
 }
 
-/// The environment in folder `path`, which exists.
+/// Opens the environment in folder `path`, which exists.
 pub(super) fn environment(path: &Path, options: &LmdbOptions) -> Result<Env<WithoutTls>, OpenError> {
     refuse_second(path)?;
     allocate_lock(path).map_err(|error| OpenError::io(path, error))?;
@@ -44,7 +44,7 @@ pub(super) fn environment(path: &Path, options: &LmdbOptions) -> Result<Env<With
     Ok(env)
 }
 
-/// The same, to read only, of a folder or file that cannot be written.
+/// Opens the environment in folder `path` read-only, because the folder or a file in it cannot be written.
 pub(super) fn environment_to_read(path: &Path, options: &LmdbOptions) -> Result<Env<WithoutTls>, OpenError> {
     refuse_second(path)?;
     let access = match allocate_lock(path) {
@@ -65,12 +65,13 @@ pub(super) fn environment_to_read(path: &Path, options: &LmdbOptions) -> Result<
     }
 }
 
-/// Whether something can be read but not written.
+/// Whether the error says that a file can be read but not written.
 pub(super) fn is_read_only(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied)
 }
 
-/// A second look at `lock.mdb` by this process would end the locks of the first when it closes the file.
+/// Refuses to open a folder twice in one process: closing the second `lock.mdb` would release the process's POSIX locks on
+/// the first.
 fn refuse_second(path: &Path) -> Result<(), OpenError> {
     let path = fs::canonicalize(path).map_err(|error| OpenError::io(path, error))?;
     match heed::env_closing_event(&path) {
@@ -79,21 +80,21 @@ fn refuse_second(path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Makes sure that the disk has what LMDB will write through its map of `lock.mdb`.
+/// Allocates the blocks that LMDB will write through its map of `lock.mdb`.
 fn allocate_lock(path: &Path) -> io::Result<()> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
-        // As LMDB makes it.
+        // The mode with which LMDB creates it.
         .mode(0o600)
         .open(path.join("lock.mdb"))?;
     let bytes = file.metadata()?.len().max(LOCK_BYTES);
     allocate(&file, bytes)
 }
 
-/// Blocks for the first `bytes` bytes of a file; its length stays, because other processes go by it.
+/// Allocates blocks for the first `bytes` bytes of a file. Its length stays, because other processes rely on it.
 fn allocate(file: &File, bytes: u64) -> io::Result<()> {
     allocate_blocks(file, bytes, true)
 }
@@ -110,7 +111,7 @@ fn allocate_blocks(file: &File, bytes: u64, keeps_len: bool) -> io::Result<()> {
     loop {
         match fallocate(file, flags, 0, bytes) {
             Err(rustix::io::Errno::INTR) => {}
-            // A file system that allocates nothing beforehand.
+            // The file system cannot allocate beforehand.
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => return Ok(()),
             done => return done.map_err(io::Error::from),
         }
@@ -169,30 +170,29 @@ fn map(
     flags.set(EnvFlags::NO_SYNC, !sync);
     flags.set(EnvFlags::READ_ONLY, access != Access::Write);
     flags.set(EnvFlags::NO_LOCK, access == Access::ReadUnlocked);
-    // SAFETY: without NO_SYNC's guarantee a power cut may corrupt the file; it is asked for by name, for
-    // benches. NO_LOCK is for folders that this process can't write and that no process had open just now; that none
-    // writes to them meanwhile is left to the operator, in the manual.
+    // SAFETY: with NO_SYNC a power cut may corrupt the file; only benches set it, by the option `sync`. NO_LOCK is for folders that this process can't write and that no process had open just now; that none
+    // writes to them meanwhile is the operator's responsibility, as the README says.
     unsafe { options.flags(flags) };
     // SAFETY: the memory map is sound as long as nobody but LMDB changes the file under it. LMDB's own lock
     // file keeps processes apart, and heed opens a path once in a process.
     unsafe { options.open(path) }
 }
 
-/// Bytes that `data.mdb` is shorter than its last page wants.
+/// How many bytes `data.mdb` is too short to hold its last page.
 fn missing_bytes(env: &Env<WithoutTls>) -> heed::Result<u64> {
     let page_bytes = u64::from(env.unnamed_database_stat().page_size);
     let wanted = (env.info().last_page_number as u64 + 1) * page_bytes;
     Ok(wanted.saturating_sub(env.real_disk_size()?))
 }
 
-/// Makes `data.mdb` as long as its last page wants. It may be shorter by pages that were taken and given back in one
-/// write; or it was cut short while it was copied.
+/// Extends `data.mdb` so that it holds its last page. It is too short if the last pages were allocated and freed in one
+/// write, or if a copy of the file was truncated.
 fn lengthen(env: &Env<WithoutTls>, path: &Path) -> Result<(), OpenError> {
     let lmdb = |error| OpenError::lmdb(path, error);
     if missing_bytes(env).map_err(lmdb)? == 0 {
         return Ok(());
     }
-    // Nobody else writes meanwhile.
+    // The write transaction keeps other writers out.
     let txn = env.write_txn().map_err(lmdb)?;
     let missing = missing_bytes(env).map_err(lmdb)?;
     if missing > 0 {

@@ -1,4 +1,4 @@
-//! Sorted keys in an LMDB database, many postings of one term to an entry.
+//! Sorted keys in an LMDB database; an entry holds a *run* of many postings of one term.
 //!
 //! ```text
 //! key                      value
@@ -6,10 +6,10 @@
 //! id or expiry             nothing
 //! ```
 //!
-//! A run is stored under its oldest posting, so the first entry at or behind a bound holds what follows the
-//! bound, and the next newer posting leaves the entry's key alone. LMDB splits a page of an ordered stream in
-//! halves that stay half empty; a full run has a page of its own instead, which 170 postings fill to the last
-//! byte.
+//! A run is stored under its oldest posting. So the first entry at or after a bound holds the keys that follow the
+//! bound, and adding a newer posting does not change the entry's key. If every posting were an entry, LMDB would split
+//! the pages of an ordered stream into halves that stay half empty. A full run has an overflow page of its own
+//! instead, which 170 postings fill to the last byte.
 
 use std::ops::Bound;
 
@@ -108,7 +108,7 @@ impl Runs {
             let is_oldest = stored.is_empty();
             if is_oldest || tails.len() > RUN_MAX {
                 // What does not fit moves to the newer neighbour, so that runs fill up although events come
-                // a little out of order, and behind a few from the future.
+                // a little out of order, and although a few events dated in the future are newer than all of them.
                 if let Some(newer) = self.run_before(txn, head, &tails[0])?
                     && newer.tails.len() < RUN_MAX
                 {
@@ -116,7 +116,7 @@ impl Runs {
                     tails.splice(0..0, newer.tails);
                 }
             }
-            // The run that has room is the one at which the stream goes on.
+            // The run that is not full is the one to which the next postings of an ordered stream will be added.
             match is_oldest {
                 true => tails.chunks(RUN_MAX).try_for_each(|run| self.put_run(txn, head, run))?,
                 false => tails
@@ -150,7 +150,7 @@ impl Runs {
         self.put_run(txn, head, &run.tails)
     }
 
-    /// The run that `tail` belongs in or in front of.
+    /// The run that contains `tail`, or the next older one, to whose newer end it can be added.
     fn run_at(self, txn: &RwTxn<'_>, head: &[u8], tail: &Tail) -> heed::Result<Option<Run>> {
         let found = self.0.get_greater_than_or_equal_to(txn, &[head, tail].concat())?;
         Run::read(head, found)
@@ -164,7 +164,7 @@ impl Runs {
 }
 
 impl Run {
-    /// What was found, if it is of this term.
+    /// Parses an entry that was found, if it belongs to the term of `head`.
     fn read(head: &[u8], found: Option<(&[u8], &[u8])>) -> heed::Result<Option<Run>> {
         let Some((key, value)) = found else { return Ok(None) };
         let Some((_, oldest)) = posting_head(key).filter(|(key_head, _)| *key_head == head) else {
@@ -179,12 +179,12 @@ impl Run {
     }
 }
 
-/// An entry's key in two: what all keys of the entry begin with, and the rest.
+/// Splits an entry's key into the head, with which all keys of the entry begin, and the tail.
 fn split<'k>(key: &'k [u8], value: &[u8]) -> heed::Result<(&'k [u8], &'k [u8])> {
     match posting_head(key) {
         Some((head, tail)) if value.len().is_multiple_of(POSTING_BYTES) => Ok((head, tail)),
         None if value.is_empty() => Ok((key, &[])),
-        _ => Err(heed::Error::Decoding("a run of postings is cut".into())),
+        _ => Err(heed::Error::Decoding("a run of postings is truncated".into())),
     }
 }
 
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
     use crate::lmdb::{LmdbOptions, open};
 
-    /// A key of one of a few terms, `at` places from its newest.
+    /// A key of one of a few terms; the lower `at`, the newer its posting.
     fn key(term: u8, at: u64) -> Vec<u8> {
         let head = match term {
             0 => b"a".to_vec(),
@@ -329,7 +329,7 @@ mod tests {
             };
             let mut world = World::new();
             newest_last(&mut world, 0..N);
-            assert!(world.entries() <= full, "as they come, {batch}: {} entries", world.entries());
+            assert!(world.entries() <= full, "in order of time, {batch}: {} entries", world.entries());
             world.check_all();
 
             let mut world = World::new();
@@ -337,7 +337,7 @@ mod tests {
             assert!(world.entries() <= full, "backwards, {batch}: {} entries", world.entries());
             world.check_all();
 
-            // As events really come: some seconds out of order, and behind a few from the future.
+            // As events really arrive: some seconds out of order, and after a few that are dated in the future.
             let mut world = World::new();
             world.add((0..20).map(|at| key(1, at)));
             let jittered: Vec<u64> = (100..N).rev().map(|at| at ^ (at * 31 % 32)).collect();

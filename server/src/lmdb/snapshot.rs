@@ -12,7 +12,7 @@ use relay_engine::types::Timestamp;
 use super::error::store_error;
 use super::{LAST_SEQ_KEY, LmdbBackend};
 
-/// What is stored, as a transaction sees it.
+/// The database as a transaction sees it.
 pub struct Snapshot<'a, T> {
     backend: &'a LmdbBackend,
     txn: T,
@@ -28,9 +28,9 @@ impl<'a, T> Snapshot<'a, T> {
     }
 }
 
-/// Either kind of transaction.
+/// A read or a write transaction.
 pub trait Txn {
-    /// It as a read transaction.
+    /// Use it for reading.
     fn read(&self) -> &RoTxn<'_, AnyTls>;
 }
 
@@ -61,7 +61,7 @@ impl<T: Txn> KeySource for Snapshot<'_, T> {
 
     fn body(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError> {
         let body = self.backend.databases.event.get(self.txn.read(), &seq.0).map_err(store_error)?;
-        // LMDB looks at no page that holds nothing but one body: what was lost of a file reads as zeros.
+        // LMDB does not validate overflow pages, which hold only a body. A lost part of the file reads as zeros.
         if body.is_some_and(|body| body.first() != Some(&b'{') || body.last() != Some(&b'}')) {
             return Err(StoreError::Corrupt(format!("event {} is no JSON object", seq.0)));
         }
@@ -86,11 +86,11 @@ impl<T: Txn> KeySource for Snapshot<'_, T> {
         let (txn, databases) = (self.txn.read(), &self.backend.databases);
         let events = databases.event.remap_data_type::<DecodeIgnore>();
         let newest = events.last(txn).map_err(store_error)?.map_or(0, |(seq, ())| seq);
-        let taken_out = databases.meta.get(txn, LAST_SEQ_KEY).map_err(store_error)?.unwrap_or(0);
-        Ok(Seq(newest.max(taken_out)))
+        let removed = databases.meta.get(txn, LAST_SEQ_KEY).map_err(store_error)?.unwrap_or(0);
+        Ok(Seq(newest.max(removed)))
     }
 
-    /// Bytes are those of the file up to its last used page, free pages in between included.
+    /// `bytes` is the length of the file up to its last used page, free pages included.
     fn stats(&self) -> Result<Stats, StoreError> {
         let LmdbBackend { env, databases, .. } = self.backend;
         let page_bytes = u64::from(env.unnamed_database_stat().page_size);

@@ -114,7 +114,7 @@ impl Snapshot {
     }
 
     fn numbers(&self, out: &mut Out<'_, '_>) -> Result<(), Error> {
-        for (metric, of) in names::NUMBERS {
+        for (metric, of) in names::COUNTERS_AND_GAUGES {
             out.metric(metric, self.by_shard(|shard| of(&shard.relay)))?;
         }
         type Own = fn(&ShardSnapshot) -> u64;
@@ -291,7 +291,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\nis not in\n{text}");
         }
-        let machine = names::NUMBERS.map(|(metric, _)| metric.name);
+        let machine = names::COUNTERS_AND_GAUGES.map(|(metric, _)| metric.name);
         for name in machine.into_iter().chain(names::HISTOGRAMS.map(|(metric, ..)| metric.name)) {
             assert!(text.contains(&format!("# TYPE {name} ")), "{name} is not told");
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use relay_site::{ROOMS, Route, Table};
+use relay_site::{FEATURES, Route, Table};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -16,7 +16,7 @@ const SOCKETS_MAX: usize = 32;
 
 /// Serves `/metrics`, and nothing else.
 pub(crate) async fn run(host: Arc<Host>, listener: TcpListener) {
-    let table = Arc::new(Table::new(ROOMS, |route| route == Route::Metrics));
+    let table = Arc::new(Table::new(FEATURES, |route| route == Route::Metrics));
     let seats = Arc::new(Semaphore::new(SOCKETS_MAX));
     loop {
         let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };

@@ -109,7 +109,7 @@ fn scan_export_delete_and_info_agree() {
     let info = relay(&["info", "--data", &folder.data, "--json"], b"");
     let info: Value = serde_json::from_slice(&info.stdout).unwrap();
     assert_eq!((&info["events"], &info["events_ever"]), (&5.into(), &10.into()));
-    // What an operator deletes may come again.
+    // What an operator deletes may be published again.
     assert!(relay(&["import", "--data", &folder.data], &jsonl(&events)).status.success());
     let info = relay(&["info", "--data", &folder.data, "--json"], b"");
     assert_eq!(serde_json::from_slice::<Value>(&info.stdout).unwrap()["events"], 10);
@@ -150,19 +150,19 @@ fn what_was_deleted_stays_deleted_where_an_export_is_imported() {
     assert!(words.contains("1 requests to vanish") && words.contains("without `url`"), "{words}");
     let (counts, _) = import(&there, &jsonl(&gone), &[]);
     assert_eq!((&counts["deleted"], &counts["stored"]), (&2.into(), &1.into()), "one named a relay");
-    // With the URL the same request counts, also for what has come in between.
+    // With the URL the same request counts, for events imported in between too.
     let (counts, words) = import(&there, &export.stdout, &url);
     assert_eq!((&counts["duplicate"], &counts["vanish_elsewhere"]), (&3.into(), &0.into()), "{words}");
     let (counts, _) = import(&there, &jsonl(&gone), &[]);
     assert_eq!((&counts["deleted"], &counts["stored"]), (&3.into(), &0.into()));
     let (_, words) = import(&folder(), &export.stdout, &["--set", "url=wss://other.example.com"]);
     assert!(
-        words.contains("1 requests to vanish") && words.contains("other relays than wss://other"),
+        words.contains("1 requests to vanish") && words.contains("relays other than wss://other"),
         "{words}"
     );
 
     let delete = relay(&["delete", "--data", &there.data, "--yes", "{}"], b"");
-    assert!(text(&delete.stderr).contains("3 of them are requests"), "{}", text(&delete.stderr));
+    assert!(text(&delete.stderr).contains("3 of them are deletion requests"), "{}", text(&delete.stderr));
     assert!(text(&delete.stderr).contains("3 events deleted"), "{}", text(&delete.stderr));
     assert_eq!(import(&there, &jsonl(&gone), &[]).0["deleted"], 3, "they stay refused here");
 }
