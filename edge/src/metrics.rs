@@ -1,6 +1,6 @@
-//! Numbers of shards as Prometheus reads them: one sum over all, and each shard by itself.
+//! The metrics of all shards in Prometheus' text format: summed, and by shard.
 //!
-//! Names that the native host tells too are those of [`relay_site::metrics`]; the others are here.
+//! Names that the native host has too are in [`relay_site::metrics`]; the others are here and in `object::metrics`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -11,13 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::shard::Shard;
 
-/// By the label `for`: [`FOR_EVENTS`], [`FOR_REQUESTS`] or [`FOR_UPKEEP`].
+/// By the label `for`: [`FOR_EVENTS`], [`FOR_REQUESTS`] or [`FOR_MAINTENANCE`].
 pub const ROWS_READ: Metric =
-    Metric::counter("relay_rows_read", "Rows read from storage, by what for; they are billed");
+    Metric::counter("relay_rows_read", "Rows read from storage, as billed, by purpose");
 /// By the label `for`, as rows read.
 pub const ROWS_WRITTEN: Metric = Metric::counter(
     "relay_rows_written",
-    "Rows written to storage, by what for; they are billed a thousand times as dearly",
+    "Rows written to storage, as billed, by purpose; each costs a thousand times a row read",
 );
 /// Of an object.
 pub const MEMORY_BYTES: Metric = Metric::gauge(
@@ -25,54 +25,54 @@ pub const MEMORY_BYTES: Metric = Metric::gauge(
     "WebAssembly memory of a shard's isolate; 128 MB are allowed with JavaScript's, and objects may share an isolate",
 );
 /// Of an object.
-pub const SOCKETS_LEAVING: Metric = Metric::gauge(
-    "relay_sockets_leaving",
-    "Closed sockets whose clients have not taken what was sent before",
-);
+pub const SOCKETS_CLOSING: Metric =
+    Metric::gauge("relay_sockets_closing", "Closed sockets whose clients have not read their output yet");
 /// Of an object.
-pub const SOCKETS_LEAVING_BYTES: Metric =
-    Metric::gauge("relay_sockets_leaving_bytes", "What those held when they were closed");
-/// Of an object's store.
-pub const STORE_UPKEEP_FAILURES: Metric = Metric::counter(
-    "relay_store_upkeep_failures",
-    "Steps of the store's upkeep that failed; each is tried again",
+pub const SOCKETS_CLOSING_BYTES: Metric = Metric::gauge(
+    "relay_sockets_closing_bytes",
+    "Bytes that were queued in closing sockets when they were closed",
 );
-/// Taking events in.
+/// Of an object's store.
+pub const STORE_MAINTENANCE_FAILURES: Metric = Metric::counter(
+    "relay_store_maintenance_failures",
+    "Flushes and compactions of the store that failed; each is retried",
+);
+/// Ingesting events.
 pub const FOR_EVENTS: &str = "events";
 /// Answering REQ and COUNT.
 pub const FOR_REQUESTS: &str = "requests";
-/// What nobody asked for.
-pub const FOR_UPKEEP: &str = "upkeep";
+/// Sessions, sweeps, waking up.
+pub const FOR_MAINTENANCE: &str = "maintenance";
 
 const ROWS_WRITTEN_PER_EVENT: Metric =
     Metric::gauge("relay_rows_written_per_event", "Rows written for events, divided by events stored");
 const ROWS_READ_PER_RETURNED_EVENT: Metric = Metric::gauge(
     "relay_rows_read_per_returned_event",
-    "Rows read for requests, divided by all events sent: live ones too, which read no rows",
+    "Rows read for requests, divided by all events sent, including live ones, which read no rows",
 );
 const SHARD_UP: Metric = Metric::gauge("relay_shard_up", "Whether a shard answered");
 
-/// One metric of one shard. It travels from an object to the Worker as JSON.
+/// A metric family of one shard. Objects send it to the Worker as JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Family {
     name: String,
     help: String,
     kind: MetricKind,
-    rows: Vec<Row>,
+    samples: Vec<Sample>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Row {
-    /// What the text format adds to the name of a histogram's rows.
+struct Sample {
+    /// What the text format appends to the name of a histogram: `_bucket`, `_sum`, `_count`.
     suffix: String,
-    /// One label besides the shard, if it has one.
+    /// Its label besides the shard, if it has one.
     label: Option<(String, String)>,
-    /// Now, or since the object woke up.
+    /// The current value, or the count since the object woke up.
     value: f64,
 }
 
-impl Row {
-    fn is_like(&self, other: &Row) -> bool {
+impl Sample {
+    fn is_like(&self, other: &Sample) -> bool {
         self.suffix == other.suffix && self.label == other.label
     }
 }
@@ -83,36 +83,36 @@ impl Family {
             name: metric.name.to_owned(),
             help: metric.help.to_owned(),
             kind: metric.kind,
-            rows: Vec::new(),
+            samples: Vec::new(),
         }
     }
 
     fn push(&mut self, suffix: &str, label: Option<(&str, &str)>, value: f64) {
         let label = label.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        self.rows.push(Row { suffix: suffix.to_owned(), label, value });
+        self.samples.push(Sample { suffix: suffix.to_owned(), label, value });
     }
 
-    /// A plain number.
-    pub fn number(metric: Metric, value: u64) -> Self {
+    /// A family with one sample and no label.
+    pub fn single(metric: Metric, value: u64) -> Self {
         let mut family = Family::new(metric);
         family.push("", None, value as f64);
         family
     }
 
-    /// A number for each value of a label.
+    /// A family with a sample for each value of a label.
     pub fn by<L: AsRef<str>>(
         metric: Metric,
         label: &str,
         values: impl IntoIterator<Item = (L, u64)>,
     ) -> Self {
         let mut family = Family::new(metric);
-        for (value, number) in values {
-            family.push("", Some((label, value.as_ref())), number as f64);
+        for (label_value, value) in values {
+            family.push("", Some((label, label_value.as_ref())), value as f64);
         }
         family
     }
 
-    /// A histogram, so many of whose values make one of the unit of its name.
+    /// A histogram; `per_unit` of its values are one of the unit in its name (1e6 for microseconds in `..._seconds`).
     pub fn histogram(metric: Metric, per_unit: f64, histogram: &Histogram) -> Self {
         let mut family = Family::new(metric);
         let mut below = 0;
@@ -126,46 +126,47 @@ impl Family {
         family
     }
 
-    /// The sum of a row.
+    /// The sum of the samples with this label.
     fn value(&self, label: Option<(&str, &str)>) -> f64 {
-        let own =
-            |row: &&Row| row.label.as_ref().map(|(name, value)| (name.as_str(), value.as_str())) == label;
-        self.rows.iter().filter(own).map(|row| row.value).sum()
+        let own = |sample: &&Sample| {
+            sample.label.as_ref().map(|(name, value)| (name.as_str(), value.as_str())) == label
+        };
+        self.samples.iter().filter(own).map(|sample| sample.value).sum()
     }
 }
 
-/// One shard's numbers, or why it has none.
+/// The metrics of one shard, or the error message if it did not answer.
 pub type Answer = Result<Vec<Family>, String>;
 
-/// The page for Prometheus, in its text format 0.0.4: each number summed over the shards under its own name,
-/// and by shard under `..._by_shard`.
+/// The page for Prometheus, in its text format 0.0.4: each metric summed over the shards under its own name, and by shard
+/// under `..._by_shard`.
 pub fn render(shards: &[(Shard, Answer)]) -> String {
     let mut page = Page(String::new());
     let families = || shards.iter().filter_map(|(_, answer)| answer.as_ref().ok()).flatten();
-    // In the order of the first shard that tells them.
+    // In the order of the first shard that has them.
     let mut order: Vec<&Family> = Vec::new();
-    let mut sums: BTreeMap<&str, Vec<Row>> = BTreeMap::new();
+    let mut sums: BTreeMap<&str, Vec<Sample>> = BTreeMap::new();
     for family in families() {
         let sum = sums.entry(&family.name).or_insert_with(|| {
             order.push(family);
             Vec::new()
         });
-        for row in &family.rows {
-            match sum.iter_mut().find(|sum| sum.is_like(row)) {
-                Some(sum) => sum.value += row.value,
-                None => sum.push(row.clone()),
+        for sample in &family.samples {
+            match sum.iter_mut().find(|sum| sum.is_like(sample)) {
+                Some(sum) => sum.value += sample.value,
+                None => sum.push(sample.clone()),
             }
         }
     }
     for family in order {
         let (name, help, kind) = (family.name.as_str(), family.help.as_str(), family.kind);
         page.head(name, help, kind);
-        sums.get(name).into_iter().flatten().for_each(|row| page.row(name, kind, None, row));
+        sums.get(name).into_iter().flatten().for_each(|sample| page.sample(name, kind, None, sample));
         let by_shard = format!("{name}_by_shard");
         page.head(&by_shard, help, kind);
         for (shard, answer) in shards {
             for own in answer.iter().flatten().filter(|own| own.name == name) {
-                own.rows.iter().for_each(|row| page.row(&by_shard, kind, Some(*shard), row));
+                own.samples.iter().for_each(|sample| page.sample(&by_shard, kind, Some(*shard), sample));
             }
         }
     }
@@ -192,12 +193,12 @@ pub fn render(shards: &[(Shard, Answer)]) -> String {
     page.0
 }
 
-/// Text that is being written.
+/// The text of the page.
 struct Page(String);
 
 impl Page {
     fn head(&mut self, name: &str, help: &str, kind: MetricKind) {
-        // The text format names counters with their ending.
+        // The text format wants counters to end in `_total`.
         let (ending, kind) = match kind {
             MetricKind::Counter => ("_total", "counter"),
             MetricKind::Gauge => ("", "gauge"),
@@ -206,13 +207,13 @@ impl Page {
         let _ = writeln!(self.0, "# HELP {name}{ending} {help}\n# TYPE {name}{ending} {kind}");
     }
 
-    fn row(&mut self, name: &str, kind: MetricKind, shard: Option<Shard>, row: &Row) {
-        let suffix = if kind == MetricKind::Counter { "_total" } else { row.suffix.as_str() };
-        let own = row.label.as_ref().map(|(name, value)| format!("{name}=\"{}\"", escaped(value)));
+    fn sample(&mut self, name: &str, kind: MetricKind, shard: Option<Shard>, sample: &Sample) {
+        let suffix = if kind == MetricKind::Counter { "_total" } else { sample.suffix.as_str() };
+        let own = sample.label.as_ref().map(|(name, value)| format!("{name}=\"{}\"", escaped(value)));
         let shard = shard.map(|shard| format!("shard=\"{}\"", shard.range()));
         let labels: Vec<String> = shard.into_iter().chain(own).collect();
         let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
-        self.line(&format!("{name}{suffix}"), &labels, row.value);
+        self.line(&format!("{name}{suffix}"), &labels, sample.value);
     }
 
     fn line(&mut self, name: &str, labels: &str, value: f64) {
@@ -233,19 +234,19 @@ mod tests {
     use crate::shard::Shards;
 
     #[test]
-    fn shards_are_summed_and_told_one_by_one() {
+    fn metrics_are_summed_and_listed_by_shard() {
         let shard = |written, stored| {
             let mut machine = Metrics::default();
             [1, 2, 70_000].into_iter().for_each(|value| machine.req_to_eose_us.record(value));
             let mut families = vec![
-                Family::number(CONNECTIONS, 2),
-                Family::by(ROWS_WRITTEN, "for", [(FOR_EVENTS, written), (FOR_UPKEEP, 1)]),
-                Family::number(EVENTS_STORED, stored),
+                Family::single(CONNECTIONS, 2),
+                Family::by(ROWS_WRITTEN, "for", [(FOR_EVENTS, written), (FOR_MAINTENANCE, 1)]),
+                Family::single(EVENTS_STORED, stored),
             ];
             families.extend(
                 HISTOGRAMS.map(|(metric, per_unit, of)| Family::histogram(metric, per_unit, of(&machine))),
             );
-            // As it travels.
+            // As an object sends it to the Worker.
             serde_json::from_value(serde_json::json!(families)).map_err(|error| error.to_string())
         };
         let shards = Shards::new(4).into_iter().flat_map(Shards::all);

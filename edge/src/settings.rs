@@ -1,18 +1,18 @@
-//! Variables of the Worker, checked once.
+//! The Worker's variables, parsed and validated.
 //!
 //! | variable | meaning |
 //! |---|---|
 //! | `RELAY_NAME`, `RELAY_DESCRIPTION`, `RELAY_PUBKEY`, `RELAY_CONTACT` | NIP-11 |
-//! | `RELAY_PRIVATE_KEY` | secret, 64 hex digits: the relay's own key; NIP-11 tells its public half as `self` |
-//! | `ADMIN_PUBKEYS` | secret: authors who may always write, separated by commas; beside `policy.admin_pubkeys` |
-//! | `METRICS_TOKEN` | secret: `/metrics` is then for those who send it as `Authorization: Bearer`, and for administrators (NIP-98) |
-//! | `RELAY_URL` | public `wss://` URL, as AUTH events name it; without it the Host header counts |
-//! | `RELAY_SHARDS` | number of shards, a power of two; 1 in this version |
+//! | `RELAY_PRIVATE_KEY` | secret, 64 hex digits: the relay's own key; NIP-11 shows its public key as `self` |
+//! | `ADMIN_PUBKEYS` | secret: public keys of administrators, separated by commas, added to `policy.admin_pubkeys` |
+//! | `METRICS_TOKEN` | secret: `/metrics` then requires it as `Authorization: Bearer`, or an administrator's NIP-98 event |
+//! | `RELAY_URL` | public `wss://` URL, which AUTH events must name; without it they are compared with the Host header |
+//! | `RELAY_SHARDS` | number of shards; must be 1 in this version |
 //! | `RELAY_LOCATION_HINT` | where new objects are placed: `weur`, `enam`, ... |
 //! | `RELAY_JURISDICTION` | where objects must stay: `eu`, `fedramp` |
 //! | `RELAY_CONFIG` | JSON with `info`, `limits`, `policy`, the keys of the native server's file, `object` and `consumers` |
 //!
-//! What a variable of its own says goes before what `RELAY_CONFIG` says.
+//! A variable of its own overrides the same setting in `RELAY_CONFIG`.
 
 use relay_engine::policy::{Policy, is_relay_url};
 use relay_engine::relay::Config;
@@ -23,30 +23,30 @@ use relay_site::{About, Info, LimitsDef, PolicyDef};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::own_key;
+use crate::relay_key;
 use crate::shard::Shards;
 
-/// Largest WebSocket message that workerd takes.
+/// Largest WebSocket message that workerd accepts, in bytes.
 const MESSAGE_BYTES_MAX: usize = 32 << 20;
-/// Sockets that one Durable Object can hold, less some for those that are closing.
+/// Most connections of an object: the platform allows 32,768 sockets, and some of them may be closing.
 const SOCKETS_MAX: usize = 32_000;
-/// Values in the filters of one connection: one client must not take more than a part of an object's 128 MB.
+/// Most values in the filters of one connection: it must not take more than a fraction of an object's 128 MB.
 const CONNECTION_VALUES_MAX: usize = 20_000;
-/// Values of a request: what an idle connection can hold, with room for the filters themselves, which count too.
+/// Most values of a request: those of a connection, less some for the filters themselves, which count too.
 const REQUEST_VALUES_MAX: usize = CONNECTION_VALUES_MAX - 100;
-/// Values in the filters of all connections: some 36 MB.
+/// Most values in the filters of all connections together: some 36 MB.
 const SHARD_VALUES_MAX: usize = 120_000;
-/// Bytes of events between arrival and commit: the same.
+/// Most bytes of events between arrival and commit.
 const IN_FLIGHT_BYTES_MAX: usize = 16 << 20;
 
-/// Where Cloudflare places objects; what it does not know it takes in silence.
+/// Cloudflare's location hints. It ignores unknown ones, so they are checked here.
 const LOCATION_HINTS: [&str; 9] = ["wnam", "enam", "sam", "weur", "eeur", "apac", "oc", "afr", "me"];
 
 /// The effective settings.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// NIP-11: what the relay says about itself.
+    /// NIP-11: the relay information document.
     pub info: Info,
     /// Bounds, enforced and advertised.
     #[serde(with = "LimitsDef")]
@@ -56,19 +56,19 @@ pub struct Settings {
     pub policy: Policy,
     /// Public URL.
     pub url: Option<String>,
-    /// How objects look after themselves.
+    /// Maintenance of objects.
     pub object: ObjectSettings,
-    /// Durable Objects that are handed events that match their filters; see [`ConsumerSettings`].
+    /// Durable Objects that receive the events that match their filters; see [`ConsumerSettings`].
     pub consumers: Vec<ConsumerSettings>,
-    /// How many shards there are, and where.
+    /// The number of shards, and where their objects are.
     #[serde(skip)]
     pub placement: Placement,
-    /// What readers of `/metrics` must send.
+    /// The bearer token for `/metrics`.
     #[serde(skip)]
     pub metrics_token: Option<Secret>,
 }
 
-/// A text that no log shows.
+/// A string that `Debug` does not show.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -85,21 +85,21 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// How an object looks after its sockets and its store.
+/// How an object maintains its sockets and its store.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ObjectSettings {
-    /// Expired events are swept at most this often, in seconds. Nobody is sent them meanwhile.
+    /// Expired events are removed at most this often, in seconds. They are never sent in the meantime.
     pub sweep_seconds: u64,
-    /// Regular events older than this many seconds are dropped; 0 keeps them for ever. Replaceable and
-    /// addressable events stay.
+    /// Regular events older than this many seconds are removed; 0 keeps them for ever. Replaceable and addressable events
+    /// stay.
     pub retention_seconds: u64,
-    /// Kinds that retention leaves alone.
+    /// Kinds that are not removed by age.
     pub retention_kinds_spared: Vec<Kind>,
-    /// Seconds a reader may take nothing of what waits for it before it is closed. While something waits,
-    /// the object cannot hibernate.
+    /// A client that reads nothing for this many seconds, while output is queued for it, is closed. While output is
+    /// queued, the object cannot hibernate.
     pub write_stall_seconds: u64,
-    /// Scan steps in one turn before other sockets get theirs.
+    /// Steps of requests in one turn; then new messages are received before the next turn.
     pub turn_steps_max: usize,
 }
 
@@ -115,11 +115,11 @@ impl Default for ObjectSettings {
     }
 }
 
-/// A Durable Object that is handed stored events in commit order, at least once each, and ephemeral ones as they come.
+/// A Durable Object that receives stored events in commit order, at least once each, and ephemeral ones as they come.
 ///
-/// It is sent `POST https://consumer/events`, a line of JSON for each event: `{"seq":7,"event":{...}}`, `seq` null for
-/// ephemeral ones. A batch that is answered 2xx is taken; any other is sent again later. It begins with the first
-/// event stored after the consumer was configured.
+/// Batches are sent as `POST https://consumer/events` with a line of JSON for each event: `{"seq":7,"event":{...}}`, `seq`
+/// null for ephemeral ones. A batch that is answered 2xx is confirmed; any other is sent again later. The first event
+/// is the first that is stored after the consumer was configured.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConsumerSettings {
@@ -127,20 +127,20 @@ pub struct ConsumerSettings {
     pub binding: String,
     /// Name of the object in it.
     pub object: String,
-    /// NIP-01 filters; one that matches suffices.
+    /// NIP-01 filters; an event must match one of them.
     pub filters: Vec<serde_json::Value>,
 }
 
 impl ConsumerSettings {
-    /// What it is called in the store.
+    /// Its name in the store: `BINDING/OBJECT`.
     pub fn name(&self) -> String {
         format!("{}/{}", self.binding, self.object)
     }
 
-    /// Its filters as the engine has them.
+    /// Its filters, parsed.
     ///
     /// # Errors
-    /// The first filter that is wrong, in words.
+    /// Names the first invalid filter.
     pub fn filters(&self) -> Result<Vec<Filter>, String> {
         let filter = |value: &serde_json::Value| {
             parse_filter(value.to_string().as_bytes()).map_err(|error| format!("{value}: {error}"))
@@ -149,14 +149,14 @@ impl ConsumerSettings {
     }
 }
 
-/// Where objects are.
+/// The number of shards and the location of their objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
-    /// How many.
+    /// The number of shards.
     pub shards: Shards,
-    /// Where a new one is placed, best effort.
+    /// The location hint for new objects; best effort.
     pub location_hint: Option<String>,
-    /// Where they must stay; another jurisdiction is another set of objects.
+    /// The jurisdiction that objects must stay in; another jurisdiction has its own set of objects.
     pub jurisdiction: Option<String>,
 }
 
@@ -167,10 +167,10 @@ impl Default for Placement {
 }
 
 impl Settings {
-    /// Settings from variables; `variable` answers `None` for those that are not set.
+    /// Loads settings from variables; `variable` returns `None` for those that are not set.
     ///
     /// # Errors
-    /// The first variable that is wrong, in words for the operator.
+    /// Names the first invalid variable, for the operator.
     pub fn load(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, String> {
         let variable = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
         let mut settings: Settings = match variable("RELAY_CONFIG") {
@@ -206,9 +206,10 @@ impl Settings {
             })?;
         }
         if let Some(secret) = variable("RELAY_PRIVATE_KEY") {
-            // Its words must not repeat the key.
-            let wrong = || "RELAY_PRIVATE_KEY: is no private key in 64 lowercase hex digits".to_owned();
-            if let Some(pubkey) = own_key::public_half(secret.trim()).map_err(|_| wrong())? {
+            // The message must not show the key.
+            let invalid =
+                || "RELAY_PRIVATE_KEY: is no private key in 64 lowercase hexadecimal digits".to_owned();
+            if let Some(pubkey) = relay_key::public_key(secret.trim()).map_err(|_| invalid())? {
                 settings.info.own_pubkey = Some(pubkey.to_string());
             }
         }
@@ -242,16 +243,16 @@ impl Settings {
             return Err(format!("RELAY_URL: `{url}` is no ws:// or wss:// URL with a host"));
         }
         if self.placement.shards != Shards::ONE {
-            return Err("RELAY_SHARDS: this version serves one shard; see «Shards to come» in \
-                        ARCHITECTURE.md"
-                .into());
+            return Err("RELAY_SHARDS: this version serves one shard only".into());
         }
         let mut names = std::collections::BTreeSet::new();
         for consumer in &self.consumers {
             let name = consumer.name();
-            consumer.filters().map_err(|words| format!("consumers: {name}: {words}"))?;
+            consumer.filters().map_err(|message| format!("consumers: {name}: {message}"))?;
             if !names.insert(name.clone()) {
-                return Err(format!("consumers: {name}: is named twice; one may have several filters"));
+                return Err(format!(
+                    "consumers: {name}: is configured twice; a consumer may have several filters"
+                ));
             }
         }
         let limits = &mut self.limits;
@@ -274,7 +275,7 @@ impl Settings {
                 return Err(format!("{name}: must be at least 1"));
             }
         }
-        // What the platform would refuse is refused by us, in words that clients understand.
+        // Never above the platform's own limits: its refusals would not be NIP-01 messages.
         limits.event_bytes_max = limits.event_bytes_max.min(EVENT_BYTES_MAX);
         limits.message_bytes_max = limits.message_bytes_max.min(MESSAGE_BYTES_MAX);
         limits.connections_max = limits.connections_max.min(SOCKETS_MAX);
@@ -282,13 +283,13 @@ impl Settings {
         limits.shard_values_max = limits.shard_values_max.min(SHARD_VALUES_MAX);
         limits.filter_values_max = limits.filter_values_max.min(REQUEST_VALUES_MAX);
         limits.in_flight_bytes_max = limits.in_flight_bytes_max.min(IN_FLIGHT_BYTES_MAX);
-        limits.check().map_err(|(name, words)| format!("{name}: {words}"))?;
+        limits.check().map_err(|(name, message)| format!("{name}: {message}"))?;
         self.object.sweep_seconds = self.object.sweep_seconds.max(1);
         self.object.write_stall_seconds = self.object.write_stall_seconds.max(1);
         Ok(())
     }
 
-    /// What the machine is made for.
+    /// The machine's configuration.
     pub fn config(&self) -> Config {
         Config { limits: self.limits.clone(), policy: self.policy.clone(), url: self.url.clone() }
     }
@@ -306,7 +307,7 @@ impl Settings {
         document
     }
 
-    /// What the relay says about itself.
+    /// The relay's description of itself: NIP-11 document and page.
     pub fn about(&self) -> About<'_> {
         About { info: &self.info, limits: &self.limits, policy: &self.policy, url: self.url.as_deref() }
     }
@@ -325,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_go_before_the_configuration() {
+    fn variables_override_the_configuration() {
         let config = r#"{"info":{"name":"from config","contact":"mailto:a@b"},"limits":{"limit_max":7,
             "limit_default":3},"policy":{"auth_required":true},"object":{"sweep_seconds":0}}"#;
         let settings =
@@ -339,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn the_platform_bounds_what_can_be_set() {
+    fn limits_never_exceed_those_of_the_platform() {
         let config = r#"{"limits":{"event_bytes_max":9000000,"message_bytes_max":90000000,
             "connections_max":1000000}}"#;
         let limits = load(&[("RELAY_CONFIG", config)]).unwrap().limits;
@@ -355,7 +356,7 @@ mod tests {
 
     #[test]
     #[cfg(feature = "libsecp256k1")]
-    fn secrets_are_told_by_their_public_halves_only() {
+    fn secrets_are_never_shown() {
         // The first test vector of BIP340.
         let secret = format!("{}3", "0".repeat(63));
         let public = "f9308a019258c31049344f85f89d5229b531c845836f99b08601f113bce036f9";
@@ -373,14 +374,14 @@ mod tests {
         let debug = format!("{settings:?}");
         let config = settings.without_secrets().to_string();
         assert!(config.contains(&one) && config.contains("\"shards\":1"), "{config}");
-        for told in [debug, config] {
-            assert!(!told.contains(&secret) && !told.contains("s3cret"), "{told}");
+        for shown in [debug, config] {
+            assert!(!shown.contains(&secret) && !shown.contains("s3cret"), "{shown}");
         }
         assert_eq!(settings.metrics_token.unwrap().reveal(), "s3cret");
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn errors_name_the_invalid_variable() {
         let zeros = "0".repeat(64);
         let cases = [
             ("RELAY_CONFIG", "{", "RELAY_CONFIG: "),
@@ -394,7 +395,7 @@ mod tests {
             (
                 "RELAY_CONFIG",
                 r#"{"consumers":[{"binding":"A","object":"a","filters":[]},{"binding":"A","object":"a","filters":[]}]}"#,
-                "consumers: A/a: is named twice",
+                "consumers: A/a: is configured twice",
             ),
             (
                 "RELAY_CONFIG",
@@ -415,9 +416,12 @@ mod tests {
             ("RELAY_SHARDS", "many", "RELAY_SHARDS: many is no power of two"),
             ("RELAY_SHARDS", "2", "RELAY_SHARDS: this version serves one shard"),
         ];
-        for (name, value, words) in cases {
-            let told = load(&[(name, value)]).err();
-            assert!(told.as_ref().is_some_and(|told| told.starts_with(words)), "{name}={value}: {told:?}");
+        for (name, value, message) in cases {
+            let error = load(&[(name, value)]).err();
+            assert!(
+                error.as_ref().is_some_and(|error| error.starts_with(message)),
+                "{name}={value}: {error:?}"
+            );
         }
     }
 }

@@ -1,10 +1,10 @@
-//! Which shard a public key belongs to, and what its Durable Object is called.
+//! Which shard a public key belongs to, and the name of the shard's Durable Object.
 //!
 //! A shard owns a range of the 65,536 values of the first two bytes of SHA-256(pubkey), and its object is named by the
-//! start of that range: `relay-0000` is the only one of one shard and the lower of two, whose other one is `relay-8000`.
-//! The number of shards is a power of two, so that doubling it cuts each range in two: the object that is there
-//! keeps its name and the lower half, and only the upper half moves, to an object that is new. Keys are hashed because
-//! a key can be ground to any prefix.
+//! start of that range: with one shard there is `relay-0000`, with two there are `relay-0000` and `relay-8000`. The number
+//! of shards is a power of two, so that doubling it halves each range: the existing object keeps its name and the lower
+//! half, and the upper half moves to a new object. Public keys are hashed because anybody can generate keys with a
+//! chosen prefix.
 
 use std::fmt;
 use std::future::Future;
@@ -21,9 +21,9 @@ const POINTS: u32 = 1 << 16;
 pub struct Shards(u16);
 
 impl Shards {
-    /// One shard, which has everything.
+    /// A single shard.
     pub const ONE: Shards = Shards(1);
-    /// Most shards.
+    /// The largest number of shards.
     pub const MAX: u16 = 4096;
 
     /// `None` unless `count` is a power of two up to [`Shards::MAX`].
@@ -31,12 +31,12 @@ impl Shards {
         (count.is_power_of_two() && count <= Self::MAX).then_some(Shards(count))
     }
 
-    /// How many.
+    /// The number of shards.
     pub fn count(self) -> u16 {
         self.0
     }
 
-    /// Values in the range of each.
+    /// The size of each range.
     fn width(self) -> u32 {
         POINTS / u32::from(self.0)
     }
@@ -51,18 +51,18 @@ impl Shards {
         Shard((point - point % self.width()) as u16)
     }
 
-    /// The shard whose object takes a socket. A client has no key before it authenticates, so it cannot go by key;
-    /// with one shard every author's shard is this one.
+    /// The shard whose object accepts a client's socket. It does not depend on a public key: a client has none before it
+    /// authenticates.
     pub fn for_connection(self) -> Shard {
         Shard(0)
     }
 
-    /// All of them, by their ranges.
+    /// All shards, in the order of their ranges.
     pub fn all(self) -> impl Iterator<Item = Shard> {
         (0..=u16::MAX).step_by(self.width() as usize).map(Shard)
     }
 
-    /// Asks all of them side by side. The answers are in the order of [`Shards::all`], and there when the slowest is.
+    /// Asks all shards concurrently. The answers are in the order of [`Shards::all`]; waits for the slowest.
     pub async fn ask_all<T, F: Future<Output = T>>(self, mut ask: impl FnMut(Shard) -> F) -> Vec<(Shard, T)> {
         let answers = self.all().map(|shard| {
             let answer = ask(shard);
@@ -77,7 +77,7 @@ impl Shards {
 pub struct Shard(u16);
 
 impl Shard {
-    /// The start of its range in four hexadecimal digits, which is what metrics call it.
+    /// The start of its range in four hexadecimal digits; the value of the label `shard` in metrics.
     pub fn range(self) -> String {
         format!("{:04x}", self.0)
     }

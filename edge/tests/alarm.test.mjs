@@ -1,4 +1,4 @@
-// Alarms: expired and aged events leave the store, also while nobody is connected.
+// Alarms: expired events and those past the retention are removed, also while no client is connected.
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Client, metrics, now, sign, sleep } from './client.mjs'
@@ -24,12 +24,12 @@ test('expired events are swept by an alarm, after eviction too', async () => {
   await edge.stop()
 })
 
-test('what is older than is kept is dropped', async () => {
+test('events older than the retention are removed', async () => {
   const edge = await startEdge({ config: { object: { retention_seconds: 3_600, sweep_seconds: 1 } } })
   const client = await Client.open(edge.url)
   const old = { created_at: now() - 7_200 }
   await client.publish(sign({ ...old, kind: 0 }))
-  // The alarm of the first expiry looks at ages too.
+  // The alarm for the expiring event also runs the retention sweep.
   await client.publish(sign({ tags: [['expiration', String(now() + 2)]] }))
   await client.publish(sign(old))
   await client.publish(sign())

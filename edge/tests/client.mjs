@@ -1,4 +1,4 @@
-// A client that knows WebSocket and JSON, and events to send by it.
+// A WebSocket client for tests, and signed events to publish.
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { get } from 'node:http'
@@ -12,7 +12,7 @@ export const sleep = ms => new Promise(done => setTimeout(done, ms))
 export const key = generateSecretKey()
 let serial = 0
 
-/** A signed event; each one is new. */
+/** A signed event, unlike any before. */
 export const sign = (draft = {}, by = key) =>
   finalizeEvent({ kind: 1, created_at: now(), tags: [], content: `note ${serial++}`, ...draft }, by)
 
@@ -29,7 +29,7 @@ export class Client {
       const frame = JSON.parse(data)
       if (frame[0] === 'AUTH') client.challenge = frame[1]
       client.frames.push(frame)
-      client.look()
+      client.dispatch()
     })
     await new Promise((done, fail) => {
       client.socket.on('open', done)
@@ -38,7 +38,8 @@ export class Client {
     return client
   }
 
-  look() {
+  /** Gives received frames to those who wait for them. */
+  dispatch() {
     this.waiting = this.waiting.filter(({ wanted, done }) => {
       const place = this.frames.findIndex(wanted)
       if (place < 0) return true
@@ -47,14 +48,14 @@ export class Client {
     })
   }
 
-  /** The first frame that is `wanted`, among those that have come and not been taken, or yet to come. */
+  /** Removes and returns the first received frame that is `wanted`; waits for it if there is none yet. */
   take(wanted, what = `${wanted}`) {
     return new Promise((done, fail) => {
       const timer = setTimeout(() => {
         fail(new Error(`no frame: ${what}; there are ${JSON.stringify(this.frames).slice(0, 500)}`))
       }, PATIENCE_MS)
       this.waiting.push({ wanted, done: frame => (clearTimeout(timer), done(frame)) })
-      this.look()
+      this.dispatch()
     })
   }
 
@@ -66,13 +67,13 @@ export class Client {
     return this.take(frame => frame[0] === 'OK' && frame[1] === id, `the OK of ${id}`)
   }
 
-  /** Publishes and returns [accepted, words]. */
+  /** Publishes and returns [accepted, message] of its OK. */
   async publish(event) {
     this.send('EVENT', event)
     return (await this.ok(event.id)).slice(2)
   }
 
-  /** Asks and returns the events up to EOSE; the subscription stays. */
+  /** Sends a REQ and returns its events up to EOSE; the subscription stays open. */
   async req(sub, ...filters) {
     this.send('REQ', sub, ...filters)
     const events = []
@@ -89,13 +90,13 @@ export class Client {
     return (await this.take(frame => frame[0] === 'EVENT' && frame[1] === sub, `an event of ${sub}`))[2]
   }
 
-  /** What has come and was not taken, but for challenges, once everything sent so far has been answered. */
+  /** All frames that have not been taken, without AUTH, after everything sent so far has been answered. */
   async rest() {
     await this.req(`fence ${serial++}`, { ids: [] })
     return this.frames.splice(0).filter(frame => frame[0] !== 'AUTH')
   }
 
-  /** The challenge, which comes with the first refusal that AUTH can change. */
+  /** The AUTH challenge, which the relay sends with the first refusal that authentication would lift. */
   async challenged() {
     if (!this.challenge) assert.match((await this.publish(sign({ tags: [['-']] })))[1], /^auth-required: /)
     return this.challenge
@@ -114,7 +115,7 @@ export class Client {
   }
 }
 
-/** A page's text, by a connection of its own: what fetch keeps has gone stale when a test has signed for seconds. */
+/** Fetches a page over a new connection: those that fetch() keeps alive are closed while a test signs for seconds. */
 const page = url =>
   new Promise((done, fail) => {
     const request = get(url, { agent: false }, response => {
@@ -123,7 +124,7 @@ const page = url =>
     request.on('error', fail)
   })
 
-/** Numbers of /metrics by name, with labels as they are written. */
+/** The values of /metrics by name and labels, as written there. */
 export async function metrics(http) {
   const text = await page(`${http}/metrics`)
   const lines = text.split('\n').filter(line => line && !line.startsWith('#'))

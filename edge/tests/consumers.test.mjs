@@ -1,10 +1,10 @@
-// Consumers of streams: a Durable Object of somebody else's is handed what matches, at least once and in order.
+// Consumers of streams: another Durable Object receives matching events, at least once and in order.
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Client, sign, sleep } from './client.mjs'
 import { startEdge } from './host.mjs'
 
-// Keeps what it is handed; refuses as often as it was told to.
+// Stores what it receives; refuses as many batches as it was asked to.
 const main = `
 import relay from './index.js'
 export * from './index.js'
@@ -41,7 +41,7 @@ async function start() {
   const stub = namespace.get(namespace.idFromName('one'))
   const ask = async path => (await stub.fetch(`https://consumer${path}`)).text()
   const seen = async () => JSON.parse(await ask('/seen'))
-  /** What it has seen, once that are so many. */
+  /** What it has received, once there are `count` events. */
   const wait = async count => {
     let list
     for (let tries = 0; tries < 200; tries++) {
@@ -54,7 +54,7 @@ async function start() {
   return { edge, ask, seen, wait }
 }
 
-test('a consumer is handed stored and ephemeral events that match', async () => {
+test('a consumer receives matching stored and ephemeral events', async () => {
   const { edge, wait } = await start()
   const client = await Client.open(edge.url)
   const jobs = [1, 2, 3].map(n => sign({ kind: 5050, content: `job ${n}` }))
@@ -62,7 +62,7 @@ test('a consumer is handed stored and ephemeral events that match', async () => 
   for (const job of jobs) await client.publish(job)
   const stored = await wait(3)
   assert.deepEqual(stored.map(({ id }) => id), jobs.map(({ id }) => id))
-  assert.ok(stored.every(({ seq }, n) => n === 0 || seq > stored[n - 1].seq), 'numbers rise')
+  assert.ok(stored.every(({ seq }, n) => n === 0 || seq > stored[n - 1].seq), 'sequence numbers rise')
   const beat = sign({ kind: 20050 })
   await client.publish(beat)
   assert.deepEqual((await wait(4))[3], { seq: null, id: beat.id })
@@ -70,7 +70,7 @@ test('a consumer is handed stored and ephemeral events that match', async () => 
   await edge.stop()
 })
 
-test('what a consumer refuses is sent again, and an evicted object goes on where it was', async () => {
+test('refused batches are sent again, and an evicted object resumes after the confirmed event', async () => {
   const { edge, ask, wait, seen } = await start()
   const client = await Client.open(edge.url)
   await client.publish(sign({ kind: 5050, content: 'before' }))
@@ -78,7 +78,7 @@ test('what a consumer refuses is sent again, and an evicted object goes on where
   await ask('/refuse?times=2')
   const refused = sign({ kind: 5050, content: 'refused at first' })
   await client.publish(refused)
-  // Nobody is connected while it is tried again.
+  // No client is connected while the batch is retried.
   await client.close()
   assert.equal((await wait(2))[1].id, refused.id)
   await edge.evict()
@@ -88,7 +88,7 @@ test('what a consumer refuses is sent again, and an evicted object goes on where
   const list = await wait(3)
   assert.deepEqual(list.map(({ id }) => id).slice(1), [refused.id, after.id])
   await sleep(300)
-  assert.equal((await seen()).length, 3, 'what was taken is not sent again')
+  assert.equal((await seen()).length, 3, 'confirmed events are not sent again')
   await again.close()
   await edge.stop()
 })

@@ -1,4 +1,4 @@
-// What an event costs, by the cursor's own count: rows are what Durable Objects bill.
+// The cost of an event in rows, as the SQL cursor counts them: Durable Objects are billed by rows.
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import { Client, generateSecretKey, getPublicKey, metrics, now, sign } from './client.mjs'
@@ -21,19 +21,19 @@ const hex = n => n.toString(16).padStart(64, '0')
 
 const tags = [['e', hex(1)], ['e', hex(2)], ['p', hex(3)], ['p', hex(4)], ['t', 'cost']]
 
-/** Rows written for each of `notes`, which `send` publishes. */
+/** Rows written per note, while `send` publishes `notes`. */
 async function written(notes, send) {
   const before = await metrics(edge.http)
   await send()
   const after = await metrics(edge.http)
-  const upkeep = 'relay_rows_written_total{for="upkeep"}'
-  assert.equal(after[upkeep], before[upkeep], 'and nothing else writes')
-  assert.equal(after.relay_store_upkeep_failures_total, 0)
+  const maintenance = 'relay_rows_written_total{for="maintenance"}'
+  assert.equal(after[maintenance], before[maintenance], 'and nothing else writes')
+  assert.equal(after.relay_store_maintenance_failures_total, 0)
   return (after[WRITTEN] - before[WRITTEN]) / notes.length
 }
 
-// Before the others: there is nothing in pages yet.
-test('a deletion request writes its own row, that of what it deletes, and one so that nothing comes back', async () => {
+// Runs first, before anything has been flushed to pages.
+test('a deletion request writes its own row, one for each deleted event, and one for the tombstones', async () => {
   const person = generateSecretKey()
   const notes = Array.from({ length: 30 }, (_, n) => sign({ tags, content: `note ${n}` }, person))
   for (const note of notes) assert.deepEqual(await client.publish(note), [true, ''])
@@ -44,19 +44,19 @@ test('a deletion request writes its own row, that of what it deletes, and one so
   })
   assert.equal(rows, 3)
   const all = [deletion(notes.slice(20))]
-  assert.equal(await written(all, () => client.publish(all[0])), 12, 'ten rows of what is deleted')
+  assert.equal(await written(all, () => client.publish(all[0])), 12, 'of them ten for the deleted events')
   assert.match((await client.publish(notes[25]))[1], /^blocked: .*deleted/)
 })
 
-test('a note with five indexed tags writes one row, and its share of pages', async () => {
+test('a note with five indexed tags writes one row and its share of index pages', async () => {
   const notes = Array.from({ length: 3_100 }, () => sign({ tags }))
   const alone = notes.splice(0, 50)
   const rows = await written(alone, async () => {
     for (const note of alone) assert.deepEqual(await client.publish(note), [true, ''])
   })
-  assert.equal(rows, 1, 'the event; what it is found by is in memory')
+  assert.equal(rows, 1, 'the event; its index keys are in memory')
 
-  // So many that what they are found by is written too, several times over.
+  // So many that index keys are flushed several times.
   const many = await written(notes, async () => {
     for (let n = 0; n < notes.length; n += 10) {
       notes.slice(n, n + 10).forEach(note => client.send('EVENT', note))

@@ -1,4 +1,4 @@
-// The Worker's entry as browsers, clients and Prometheus see it, its configuration, and its size.
+// The Worker's HTTP endpoints, its configuration, and its size.
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { request } from 'node:http'
@@ -13,7 +13,7 @@ before(async () => {
 })
 after(() => edge.stop())
 
-/** A request of our own making: fetch does not ask for WebSockets. */
+/** A plain HTTP request: fetch() cannot ask for a WebSocket upgrade. */
 const ask = (url, init) =>
   new Promise((done, fail) => {
     const sent = request(url, { agent: false, ...init })
@@ -29,7 +29,7 @@ const ask = (url, init) =>
     sent.end()
   })
 
-test('each path answers what it is for', async () => {
+test('each path has its response', async () => {
   const nostr = { headers: { accept: 'application/nostr+json' } }
   for (const { method, path, headers = {}, route, status, answer = {} } of JSON.parse(read('../../site/tests/routes.json'))) {
     const socket = route === 'Socket'
@@ -55,7 +55,7 @@ test('each path answers what it is for', async () => {
   ])
 })
 
-test('secrets: the public half of one is told, the other lets administrators write', async () => {
+test('secrets: NIP-11 shows the public key of the relay, and administrators may write', async () => {
   const admin = generateSecretKey()
   const own = await startEdge({
     vars: { RELAY_PRIVATE_KEY: '0'.repeat(63) + '3', ADMIN_PUBKEYS: getPublicKey(admin) },
@@ -70,13 +70,13 @@ test('secrets: the public half of one is told, the other lets administrators wri
   await own.stop()
 })
 
-/** An Authorization header of NIP-98 for a GET. */
+/** A NIP-98 Authorization header for a GET. */
 const signed = (url, by) => {
   const event = sign({ kind: 27235, tags: [['u', url], ['method', 'GET']] }, by)
   return { authorization: `Nostr ${Buffer.from(JSON.stringify(event)).toString('base64')}` }
 }
 
-test('metrics are for those who have the token, and administrators sign for them and for the configuration', async () => {
+test('metrics require the token or an administrator, the configuration requires an administrator', async () => {
   const admin = generateSecretKey()
   const vars = { METRICS_TOKEN: 's3cret', ADMIN_PUBKEYS: getPublicKey(admin) }
   const own = await startEdge({ vars, config: { limits: { limit_max: 321, limit_default: 12 } } })
@@ -103,7 +103,7 @@ test('metrics are for those who have the token, and administrators sign for them
   await own.stop()
 })
 
-test('a configuration that is wrong is told, not guessed', async () => {
+test('an invalid configuration is an error', async () => {
   const wrong = await startEdge({ config: { limits: { no_such_limit: 1 } } })
   const response = await fetch(wrong.http)
   assert.equal(response.status, 500)
@@ -112,7 +112,7 @@ test('a configuration that is wrong is told, not guessed', async () => {
   await wrong.stop()
 })
 
-test('every number is summed and told by shard', async () => {
+test('every metric is summed and listed by shard', async () => {
   const client = await Client.open(edge.url)
   await client.rest()
   const text = await (await fetch(`${edge.http}/metrics`)).text()
@@ -131,7 +131,7 @@ test('the script is small', () => {
   assert.ok(compressed < 1_950_000, `${compressed} bytes`)
 })
 
-test('wrangler reads wrangler.toml and knows every binding', () => {
+test('wrangler parses wrangler.toml and lists every binding', () => {
   const root = new URL('../..', import.meta.url).pathname
   const wrangler = new URL('../node_modules/wrangler/bin/wrangler.js', import.meta.url).pathname
   for (const env of [[], ['--env', 'dev']]) {

@@ -1,4 +1,4 @@
-// An object that forgets everything: nobody who is connected can tell.
+// An object that loses its memory: connected clients do not notice.
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import { Client, generateSecretKey, getPublicKey, metrics, now, sign, sleep } from './client.mjs'
@@ -40,23 +40,23 @@ test('subscriptions, challenge and authentication survive eviction', async () =>
   await Promise.all([reader.close(), writer.close()])
 })
 
-test('an object that sleeps by itself wakes up with the next message', async () => {
+test('an object that hibernates by itself wakes up with the next message', async () => {
   const [reader, writer] = [await Client.open(edge.url), await Client.open(edge.url)]
   await reader.req('sub', { kinds: [1], '#t': ['asleep'] })
   await edge.evict()
   await reader.rest()
   assert.equal((await metrics(edge.http)).relay_connections_opened_total, 0)
-  // After ten seconds without anything to do, workerd lets the object go.
+  // workerd evicts the object after ten idle seconds.
   await sleep(13_000)
   const note = sign({ tags: [['t', 'asleep']] })
   assert.deepEqual(await writer.publish(note), [true, ''])
   assert.equal((await reader.event('sub')).id, note.id)
   const woken = await metrics(edge.http)
-  assert.ok(woken['nostr_client_messages_total{verb="REQ"}'] < 2, 'it counts anew')
+  assert.ok(woken['nostr_client_messages_total{verb="REQ"}'] < 2, 'counters start again')
   await Promise.all([reader.close(), writer.close()])
 })
 
-test('evicted again and again while everybody publishes and listens', async () => {
+test('evictions lose nothing while clients publish and subscribe', async () => {
   const readers = await Promise.all(Array.from({ length: 10 }, () => Client.open(edge.url)))
   const writers = await Promise.all(Array.from({ length: 4 }, () => Client.open(edge.url)))
   for (const [n, reader] of readers.entries()) {
@@ -102,7 +102,7 @@ test('evicted again and again while everybody publishes and listens', async () =
   await Promise.all([...readers, ...writers].map(client => client.close()))
 })
 
-test('a long answer goes on where it was', async () => {
+test('a long answer resumes after an eviction', async () => {
   const [reader, writer] = [await Client.open(edge.url), await Client.open(edge.url)]
   const content = 'x'.repeat(100_000)
   const [ids, begun] = [[], now()]
@@ -130,13 +130,13 @@ test('a long answer goes on where it was', async () => {
   await Promise.all([reader.close(), writer.close()])
 })
 
-test('filters that do not fit beside their socket survive', async () => {
+test('filters that do not fit in an attachment survive', async () => {
   const [reader, writer] = [await Client.open(edge.url), await Client.open(edge.url)]
   const me = generateSecretKey()
   const authors = Array.from({ length: 9_999 }, (_, n) => n.toString(16).padStart(64, '0'))
   await reader.req('large', { authors: [...authors, getPublicKey(me)], kinds: [1] })
   for (let n = 0; n < 100; n++) await reader.req(`sub ${n} ${'é'.repeat(50)}`, { '#e': [authors[n], authors[n + 1]] })
-  assert.ok((await metrics(edge.http)).relay_parts_saved_total > 0)
+  assert.ok((await metrics(edge.http)).relay_session_blobs_saved_total > 0)
   await edge.evict()
   const note = sign({ tags: [['e', authors[7]]] }, me)
   assert.deepEqual(await writer.publish(note), [true, ''])
@@ -145,7 +145,7 @@ test('filters that do not fit beside their socket survive', async () => {
   await Promise.all([reader.close(), writer.close()])
 })
 
-test('rates are not forgiven by eviction', async () => {
+test('rate limits survive eviction', async () => {
   const client = await Client.open(edge.url)
   let refused = 0
   for (let n = 0; n < 700; n++) {
@@ -162,7 +162,7 @@ test('rates are not forgiven by eviction', async () => {
   await client.close()
 })
 
-test('a client that leaves while the object sleeps is gone', async () => {
+test('a client that disconnects during hibernation is gone', async () => {
   const [stays, leaves] = [await Client.open(edge.url), await Client.open(edge.url)]
   await leaves.req('sub', { kinds: [1] })
   await stays.req('sub', { kinds: [1] })

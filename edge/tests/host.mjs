@@ -1,8 +1,8 @@
-// The Worker in local workerd, for tests and benches.
+// The Worker in local workerd, for tests and benchmarks.
 //
 //   node host.mjs [--port PORT] [--persist DIR] [--config FILE]
 //
-// runs it bare, without Miniflare or wrangler before it, until it is told to stop. startEdge() runs it in
+// runs it in bare workerd, without Miniflare or wrangler, until it gets SIGTERM or SIGINT. startEdge() runs it in
 // Miniflare, which can also evict objects and open their bindings.
 import { spawn } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
@@ -49,7 +49,7 @@ export async function startEdge(given = {}) {
     miniflare,
     url: `ws://127.0.0.1:${ready.port}`,
     http: `http://127.0.0.1:${ready.port}`,
-    /** Drops all memory of the object, whatever it is doing; sockets stay. False if it has none now. */
+    /** Drops all memory of the object, whatever it is doing; sockets stay open. False if it is not in memory. */
     evict: async () => {
       const object = { name: 'relay-0000', webSockets: 'hibernate' }
       try {
@@ -97,7 +97,7 @@ const relay :Workerd.Worker = (
 `
 }
 
-/** Starts workerd with nothing else around the Worker; `folder` is where another one was built. */
+/** Starts the Worker in bare workerd; `folder` holds the build of another Worker to run instead. */
 export async function startWorkerd({ port = 0, persist, config, folder: built = build } = {}) {
   const scratch = mkdtempSync(join(tmpdir(), 'relay-edge-'))
   const folder = resolve(persist ?? join(scratch, 'state'))
@@ -123,7 +123,7 @@ export async function startWorkerd({ port = 0, persist, config, folder: built = 
     url: `ws://127.0.0.1:${found}`,
     http: `http://127.0.0.1:${found}`,
     pid: child.pid,
-    // Told politely, it waits for every socket to close; what it has acknowledged is on disk.
+    // On SIGTERM it would wait for every socket to close; acknowledged events are on disk anyway.
     stop: async () => {
       child.kill('SIGKILL')
       await exited

@@ -1,4 +1,4 @@
-// The platform's bounds, kept by us, and crowds.
+// The platform's limits, and many sockets.
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import { Client, generateSecretKey, getPublicKey, metrics, now, sign } from './client.mjs'
@@ -11,7 +11,7 @@ before(async () => {
 })
 after(() => edge.stop())
 
-test('a row of more than 2 MB is refused in words, and everything else of its batch is stored', async () => {
+test('an event that does not fit in a row of 2 MB is refused with a message, and the rest of its batch is stored', async () => {
   const client = await Client.open(edge.url)
   const notes = [sign(), sign({ content: 'x'.repeat(2_100_000) }), sign()]
   notes.forEach(note => client.send('EVENT', note))
@@ -32,7 +32,7 @@ test('filters of 10,000 authors, with 100 parameters a statement', async () => {
   const authors = [...others, ...people.map(getPublicKey)]
   const found = await client.req('all', { authors, kinds: [1], limit: 10 })
   assert.deepEqual(found.map(event => event.id), notes.map(event => event.id))
-  // A connection holds 20,000 values: the kind above is one, and so are the filters.
+  // A connection may hold 20,000 values, of which the kind above is one, as is each filter.
   const ids = [...others.slice(3), ...notes.map(note => note.id)]
   assert.equal((await client.req('ids', { ids })).length, 5)
   const live = sign({}, people[3])
@@ -55,7 +55,7 @@ test('a thousand sockets, each with its subscriptions, through hibernation', asy
   )
   const before = await metrics(edge.http)
   assert.equal(before.relay_connections, 1_000)
-  // With what the tests above left: the platform allows 128 MB.
+  // Including what the tests above have left. The platform allows 128 MB.
   const megabytes = before.relay_memory_bytes / 2 ** 20
   assert.ok(megabytes > 1 && megabytes < 20, `${megabytes} MB of WebAssembly memory`)
   for (let round = 0; round < 3; round++) {

@@ -1,16 +1,16 @@
-//! The object without workerd: over SQLite in memory and sockets that are queues, held to the same semantics
-//! suite as every host, while it forgets everything it may forget between any two messages.
+//! The object without workerd: over SQLite in memory, with queues as sockets. It runs the same semantics suite as every
+//! host, also while it hibernates between any two messages.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod native {
     mod attachments;
     mod consumers;
-    mod held;
     mod memory;
     mod semantics;
     mod shards;
     mod sqlite;
     mod sweeping;
+    mod unanswered;
     mod world;
 }

@@ -1,10 +1,10 @@
-// A panic in one object of an isolate ends the wasm instance of all: sessions of the others go on.
+// A panic in one object ends the wasm instance of all objects of its isolate: the sessions of the others survive.
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import { Client, metrics, sign } from './client.mjs'
 import { startEdge } from './host.mjs'
 
-/** The Worker, and beside it what a trap somewhere else in the isolate does to it. */
+/** The Worker, with a path that has the effect of a trap in another object of the isolate. */
 const trapping = `
 import Entry from './index.js'
 export * from './index.js'

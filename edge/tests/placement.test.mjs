@@ -1,11 +1,11 @@
-// Where objects are placed: what of it reaches the platform. Local workerd takes a hint and does nothing with it, and
-// refuses jurisdictions, so most of this asks a namespace that writes down how it is asked.
+// Placement of objects: location hints and jurisdictions as they reach the platform. Local workerd ignores hints and rejects
+// jurisdictions, so most of this uses a namespace that records how it is called.
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Client, sign } from './client.mjs'
 import { startEdge } from './host.mjs'
 
-/** The Worker over a namespace that tells at /asked how each stub was made; a jurisdiction is a name of its own in it. */
+/** The Worker over a namespace that lists at /asked how each stub was made; its jurisdictions are prefixes of names. */
 const recording = `
 import Entry from './index.js'
 export * from './index.js'
@@ -36,14 +36,14 @@ export default {
 }`
 
 const cases = [
-  ['nothing is said', {}, {}],
-  ['empty values are nothing', { RELAY_LOCATION_HINT: '', RELAY_JURISDICTION: ' ' }, {}],
+  ['no variables', {}, {}],
+  ['empty variables', { RELAY_LOCATION_HINT: '', RELAY_JURISDICTION: ' ' }, {}],
   ['a hint', { RELAY_LOCATION_HINT: 'weur' }, { locationHint: 'weur' }],
   ['a jurisdiction', { RELAY_JURISDICTION: 'eu' }, { jurisdiction: 'eu' }],
   ['both', { RELAY_LOCATION_HINT: 'weur', RELAY_JURISDICTION: 'eu' }, { locationHint: 'weur', jurisdiction: 'eu' }],
 ]
 for (const [name, vars, placed] of cases) {
-  test(`sockets, health and metrics ask for the one object where it is placed: ${name}`, async () => {
+  test(`sockets, health and metrics use the object with its placement: ${name}`, async () => {
     const edge = await startEdge({ main: recording, vars })
     const asked = async () => (await fetch(`${edge.http}/asked`)).json()
     const object = { name: 'relay-0000', ...placed }
@@ -63,7 +63,7 @@ for (const [name, vars, placed] of cases) {
   })
 }
 
-test('where the platform has no jurisdictions, one that is asked for is refused, not left out', async () => {
+test('a jurisdiction that the platform does not support is an error, not ignored', async () => {
   // The Worker as it is, over the namespace of local workerd, which has no jurisdictions.
   const edge = await startEdge({ vars: { RELAY_JURISDICTION: 'eu' } })
   await assert.rejects(Client.open(edge.url))

@@ -1,4 +1,4 @@
-// Restarts over persisted state: what was acknowledged is there, whatever ended the process.
+// Restarts with persisted state: acknowledged events are there, however the process ended.
 import assert from 'node:assert/strict'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -16,7 +16,7 @@ test('killed in the middle of publishing, nothing acknowledged is lost', async (
     const client = await Client.open(relay.url)
     const part = notes.slice(round * 200, round * 200 + 200)
     part.forEach(note => client.send('EVENT', note))
-    // Killed after some of them, none of them, all but a few.
+    // Killed after some, after the first, and after almost all are acknowledged.
     for (const note of part.slice(0, [100, 1, 190][round])) {
       const [accepted, words] = (await client.ok(note.id)).slice(2)
       assert.ok(accepted, words)
@@ -32,7 +32,7 @@ test('killed in the middle of publishing, nothing acknowledged is lost', async (
   const missing = [...acknowledged].filter(id => !found.some(event => event.id === id))
   assert.deepEqual(missing, [])
   assert.ok(acknowledged.size >= 291)
-  // Half stored, half not: what is sent again is taken, once.
+  // Some are stored, some are not: sent again, each is stored once.
   for (const note of notes) client.send('EVENT', note)
   for (const note of notes) assert.ok((await client.ok(note.id))[2])
   assert.equal((await client.req('again', { '#t': ['kept'], limit: 1000 })).length, notes.length)
@@ -41,7 +41,7 @@ test('killed in the middle of publishing, nothing acknowledged is lost', async (
   rmSync(persist, { recursive: true })
 })
 
-test('Miniflare finds what Miniflare kept', async () => {
+test('Miniflare restarts with its persisted state', async () => {
   const persist = mkdtempSync(join(tmpdir(), 'relay-edge-restart-'))
   const note = sign()
   for (const [round, answer] of [[true, ''], [true, 'duplicate: already have this event']].entries()) {

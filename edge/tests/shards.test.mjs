@@ -1,11 +1,11 @@
-// What an object takes from the objects of other shards. There is one shard in this version, so the test stands in
-// for another one; native tests have two objects (edge/tests/native/shards.rs).
+// What an object receives from the objects of other shards. This version has one shard, so the test plays another one;
+// native tests have two objects (edge/tests/native/shards.rs).
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import { Client, sign } from './client.mjs'
 import { startEdge } from './host.mjs'
 
-/** The Worker, and beside it another object's request to the one of its shard. */
+/** The Worker, with a path that sends its object the request of another object. */
 const besides = `
 import Entry from './index.js'
 export * from './index.js'
@@ -30,7 +30,7 @@ const hand = (body, method = 'POST') => fetch(`${edge.http}/from-another-shard`,
 const canonical = ({ id, pubkey, created_at, kind, tags, content, sig }) =>
   JSON.stringify({ id, pubkey, created_at, kind, tags, content, sig })
 
-test('ephemeral events of another shard reach subscribers, also of an object that sleeps', async () => {
+test('ephemeral events of another shard reach subscribers, also after hibernation', async () => {
   const reader = await Client.open(edge.url)
   await reader.req('sub', { kinds: [20001] })
   for (const asleep of [false, true]) {
@@ -48,7 +48,7 @@ test('ephemeral events of another shard reach subscribers, also of an object tha
   await reader.close()
 })
 
-test('what is no list of events is refused, and clients cannot hand events on', async () => {
+test('an invalid list of events is refused, and clients cannot forward events', async () => {
   assert.equal((await hand(`${canonical(sign({ kind: 20001 }))}\n{}`)).status, 400)
   assert.equal((await hand('')).status, 400)
   assert.equal((await hand(undefined, 'GET')).status, 404)

@@ -1,4 +1,4 @@
-// Signatures in real wasm: of authors who are known and of others, alone and many at once, right and wrong.
+// Signatures in wasm: of known authors and of others, singly and in batches, valid and invalid.
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { getEventHash } from 'nostr-tools/pure'
@@ -9,7 +9,7 @@ const N = 'fffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141'
 const P = 'fffffffffffffffffffffffffffffffffffffffffffffffffffffffefffffc2f'
 const flip = (hex, place) => hex.slice(0, place) + (hex[place] === '0' ? '1' : '0') + hex.slice(place + 1)
 
-/** Ways to be wrong, each told from the signature and another one of the same author. */
+/** Ways to make a signature invalid, given another one of the same author. */
 const WRONG = {
   'a digit of R': sig => flip(sig, 7),
   'a digit of s': sig => flip(sig, 127),
@@ -21,7 +21,7 @@ const WRONG = {
   's is zero': sig => sig.slice(0, 64) + '0'.repeat(64),
 }
 
-/** The verdicts of what is sent in one breath must be what is right. */
+/** Sends events at once and checks each verdict. */
 async function check(client, events, what) {
   for (const { event } of events) client.send('EVENT', event)
   for (const { event, why } of events) {
@@ -31,7 +31,7 @@ async function check(client, events, what) {
   }
 }
 
-/** `total` events of an author, every second one wrong as long as there are ways left. */
+/** At least `total` events of an author: first each way to be invalid, with a valid one after each. */
 function series(by, total) {
   const events = []
   for (const [why, spoil] of Object.entries(WRONG)) {
@@ -42,14 +42,14 @@ function series(by, total) {
   return events
 }
 
-test('every signature gets its own verdict, whoever is known', async () => {
+test('every signature gets its own verdict, whichever authors are known', async () => {
   const edge = await startEdge()
   const client = await Client.open(edge.url)
   const known = generateSecretKey()
-  // One by one first: libsecp256k1 decides until the author has signed often enough for a table.
+  // Singly first: libsecp256k1 verifies until the author has signed often enough for a table.
   for (const entry of series(known, 24)) await check(client, [entry], 'alone')
   for (let round = 0; round < 3; round++) await check(client, series(known, 60), `together, round ${round}`)
-  // Strangers among them, each with one event; every third is wrong.
+  // Also unknown authors, each with one event; every third is invalid.
   const ways = Object.entries(WRONG)
   const mixed = series(known, 30).flatMap((entry, place) => {
     const by = generateSecretKey()
@@ -59,14 +59,14 @@ test('every signature gets its own verdict, whoever is known', async () => {
     return [entry, { event: { ...event, sig: spoil(event.sig, other.sig) }, why }]
   })
   await check(client, mixed, 'strangers too')
-  // An abscissa that no point has is nobody's key.
+  // An x coordinate that is on no point is no public key.
   const nobody = { ...sign({}, known), pubkey: 'eefdea4cdb677750a420fee807eacf21eb9898ae79b9768766e4faa04a2d4a34' }
   const nobodys = content => {
     const event = { ...nobody, content }
     return { event: { ...event, id: getEventHash(event) }, why: 'a key that is no point' }
   }
   await check(client, [nobodys('alone')], 'alone')
-  // Six of one author in a batch pay for a table beforehand: of nobody, and of somebody who is only forged.
+  // Six claims of one key in a batch get a table before verification: of an invalid key, and of one with only forgeries.
   const forged = () => {
     const [event, other] = [sign({}, forger), sign({}, forger)]
     return { event: { ...event, sig: other.sig }, why: "another event's" }

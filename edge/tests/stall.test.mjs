@@ -1,4 +1,4 @@
-// Readers that stop reading, over real sockets: they are closed when they have taken nothing for too long, and only then.
+// Clients that stop reading, over real sockets: they are closed after write_stall_seconds without reading, and only then.
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
@@ -8,7 +8,7 @@ import { startWorkerd } from './host.mjs'
 
 const limits = { message_bytes_max: 12_100_000, event_bytes_max: 1_200_000, content_chars_max: 1_000_000 }
 
-/** A relay, a reader of all notes and somebody who does both, on one object. */
+/** A relay, a client that reads all notes, and one that publishes and reads. */
 async function start(t, write_stall_seconds) {
   const relay = await startWorkerd({ config: { limits, object: { write_stall_seconds } } })
   t.after(() => relay.stop())
@@ -17,7 +17,7 @@ async function start(t, write_stall_seconds) {
   return { relay, reader, other, taken: () => reader.socket._socket.bytesRead }
 }
 
-/** Publishes a note of 900 KB that no compression makes small, and sees it come back. */
+/** Publishes an incompressible note of 900 KB, and receives it. */
 async function publish(other) {
   const note = sign({ content: randomBytes(675_000).toString('base64') })
   assert.deepEqual(await other.publish(note), [true, ''])
@@ -25,7 +25,7 @@ async function publish(other) {
   return note.id
 }
 
-/** Publishes until the reader's events wait in the store: the kernel takes some megabytes before the object sees any of it. */
+/** Publishes until the reader's events wait in the store: the kernel buffers some megabytes before the object notices. */
 async function untilBehind(relay, other, ids) {
   while (!(await metrics(relay.http)).relay_subscriptions_lagged_total) {
     assert.ok(ids.length < 60, `not behind after ${ids.length} notes`)
@@ -35,7 +35,7 @@ async function untilBehind(relay, other, ids) {
 
 const idsOf = client => client.frames.filter(frame => frame[0] === 'EVENT').map(frame => frame[2].id)
 
-test('a reader that takes nothing is closed after write_stall_seconds, and others go on', async t => {
+test('a client that reads nothing is closed after write_stall_seconds, and others are served', async t => {
   const { relay, reader, other, taken } = await start(t, 2)
   const [stopped, before, ids] = [performance.now(), taken(), []]
   reader.socket.pause()
@@ -51,23 +51,23 @@ test('a reader that takes nothing is closed after write_stall_seconds, and other
   const after = await metrics(relay.http)
   assert.equal(after.relay_connections, 1)
   assert.equal(after.relay_closed_stalled_total, 1)
-  // The platform keeps what the socket holds until its client takes it, so the object goes on counting it.
-  assert.equal(after.relay_sockets_leaving, 1)
-  assert.ok(after.relay_sockets_leaving_bytes > 100_000)
+  // The platform keeps the output until the client reads it, so the object still counts it.
+  assert.equal(after.relay_sockets_closing, 1)
+  assert.ok(after.relay_sockets_closing_bytes > 100_000)
   ids.push(await publish(other))
-  // Were it to read again, it would find the oldest notes without a gap, and why it was closed.
+  // When it reads again, it gets the oldest notes without a gap, then the reason for the close.
   reader.socket.resume()
   assert.deepEqual(await reader.closed, { code: 1008, words: 'answers are not being read' })
   const seen = idsOf(reader)
   assert.ok(seen.length < ids.length)
   assert.deepEqual(seen, ids.slice(0, seen.length))
-  while ((await metrics(relay.http)).relay_sockets_leaving) await sleep(50)
-  assert.equal((await metrics(relay.http)).relay_sockets_leaving_bytes, 0)
+  while ((await metrics(relay.http)).relay_sockets_closing) await sleep(50)
+  assert.equal((await metrics(relay.http)).relay_sockets_closing_bytes, 0)
   const again = await Client.open(relay.url)
   assert.equal((await again.req('all', { kinds: [1] })).length, ids.length)
 })
 
-test('one that reads again in time, or slowly all the time, is not closed and gets everything once', async t => {
+test('a client that resumes in time, or reads slowly, is not closed and gets everything once', async t => {
   const { relay, reader, other, taken } = await start(t, 4)
   const ids = []
   reader.socket.pause()
@@ -77,7 +77,7 @@ test('one that reads again in time, or slowly all the time, is not closed and ge
   const publishing = (async () => {
     while (ids.length < 18) ids.push(await publish(other))
   })()
-  // 64 KB at a time for more than twice as long as it may take nothing.
+  // 64 KB at a time for more than twice write_stall_seconds.
   while (performance.now() - from < 9_000) {
     reader.socket.resume()
     await Promise.race([once(reader.socket._socket, 'data'), reader.closed])

@@ -1,4 +1,4 @@
-// What a start costs: CPU of a fresh process from nothing to the first stored event, beside a Worker that does nothing.
+// The cost of a start: CPU of a fresh process up to the first stored event, compared with a Worker that does almost nothing.
 import assert from 'node:assert/strict'
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -7,7 +7,7 @@ import { test } from 'node:test'
 import { Client, sign } from './client.mjs'
 import { startWorkerd } from './host.mjs'
 
-/** Takes whatever comes, with what the platform itself does for it: a page, a socket, a row and an OK. */
+/** A Worker that only uses the platform: a page, a socket, a row and an OK. */
 const nothing = `
 import { DurableObject } from 'cloudflare:workers'
 import module from './index_bg.wasm'
@@ -29,7 +29,7 @@ export default {
   fetch: (request, env) => request.headers.get('upgrade') ? env.RELAY.getByName('relay-0000').fetch(request) : new Response('{}'),
 }`
 
-/** Milliseconds that all threads of a process have been on a CPU. */
+/** CPU time of all threads of a process, in milliseconds. */
 function cpu(pid) {
   const threads = readdirSync(`/proc/${pid}/task`)
   const spent = threads.map(thread => Number(readFileSync(`/proc/${pid}/task/${thread}/schedstat`, 'utf8').split(' ')[0]))
@@ -61,7 +61,7 @@ test('compiling, starting and storing a first event cost a few times what worker
   writeFileSync(join(folder, 'index.js'), nothing)
   writeFileSync(join(folder, 'index_bg.wasm'), Uint8Array.of(0, 0x61, 0x73, 0x6d, 1, 0, 0, 0))
   const [ours, theirs] = [[], []]
-  // In turns, and the least of each: what else the machine does can only add.
+  // Alternating, and the minimum of each: other load on the machine can only add.
   for (let round = 0; round < 4; round++) {
     ours.push(await cold())
     theirs.push(await cold(folder))

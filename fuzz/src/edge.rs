@@ -111,7 +111,7 @@ impl Host for Runtime {
 
     fn deliver(&self, _: &str, _: Vec<(Option<Seq>, Event)>) {}
 
-    fn hand_on(&self, events: &[Event]) {
+    fn forward(&self, events: &[Event]) {
         assert!(!events.is_empty() && events.iter().all(|event| event.class() == Class::Ephemeral));
     }
 
@@ -210,7 +210,7 @@ impl World<'_> {
                     && let Some(object) = self.object()
                 {
                     object.alarm(now);
-                    object.want_alarms(now);
+                    object.schedule_alarms(now);
                 }
             }
             14 => {

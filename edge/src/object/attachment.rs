@@ -1,15 +1,16 @@
-//! What is kept of a session beside its socket, so that the object may forget everything else.
+//! A session as the attachment of its socket, which survives hibernation.
 //!
 //! ```text
-//! attachment  version:1  key:8  held:1  head  tail kind  tail, or its name:16
-//! held        1 while a message of the session lies in memory only, unanswered
-//! head        challenge (empty if none was sent), address (no bytes, 4 of IPv4, or 8 of IPv6), relay, keys, malformed messages, missed events, two rates
-//! tail        subscriptions: id, progress, filters, or their name:16; COUNTs: id, filters or their name
+//! attachment  version:1  key:8  unanswered:1  head  tail kind:1 (0 inline, 1 blob)  tail, or the name of its blob:16
+//! unanswered  1 while a message of the session is in memory only
+//! head        challenge (empty if none was sent), address (no bytes, 4 of IPv4, or 8 of IPv6), Host header,
+//!             authenticated keys, malformed messages, missed ephemeral events, two rate limiters
+//! tail        subscriptions: id, progress, filters or the name of their blob; COUNTs: id, filters or the name of their blob
 //! ```
 //!
-//! An attachment has 16,384 bytes at most. What does not fit lies in SQLite as parts named by their hash:
-//! the largest lists of filters first, then the tail itself. A part is written once and deleted when no
-//! subscription of its connection needs it.
+//! An attachment has 16,384 bytes at most. What does not fit is stored in SQLite as blobs named by their hash: the
+//! largest lists of filters first, then the tail itself. A blob is written once, and deleted when no subscription of its
+//! connection needs it.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -22,94 +23,94 @@ use sha2::{Digest, Sha256};
 
 use super::bytes::{Malformed, Read, Write, filters_bytes, filters_from};
 
-/// Written by this version; others are not read.
+/// The format's version; attachments of other versions are not read.
 const VERSION: u8 = 3;
-/// Bytes of an attachment; the platform's bound is 16,384 with its own wrapping.
+/// Largest attachment, in bytes. The platform's limit of 16,384 includes its own serialization.
 pub(super) const ATTACHMENT_BYTES_MAX: usize = 15_000;
 
 /// Identifies a connection of an object for as long as its socket lives.
 pub type Key = u64;
 
-/// The name of a part: the first bytes of its SHA-256.
-pub type PartName = [u8; 16];
+/// The name of a session blob: the first bytes of its SHA-256.
+pub type BlobName = [u8; 16];
 
-/// A session as it is to be kept.
+/// A session, encoded.
 #[derive(Debug)]
 pub(super) struct Saved {
     pub(super) attachment: Vec<u8>,
-    /// The parts it needs.
-    pub(super) parts: BTreeMap<PartName, Rc<[u8]>>,
+    /// The blobs that it names.
+    pub(super) blobs: BTreeMap<BlobName, Rc<[u8]>>,
 }
 
-/// Remembers the bytes of filters, which live longer than one saving.
+/// Encodes the sessions of one connection. Keeps the encoded filters, which most changes of a session leave as they are.
 #[derive(Debug, Default)]
-pub(super) struct Coder {
-    /// By address; the filters are kept, so that no other filters can come to lie there.
-    coded: HashMap<usize, (Arc<[Filter]>, Rc<Coded>)>,
+pub(super) struct Encoder {
+    /// By memory address; the filters are kept too, so that the address is not reused.
+    encoded: HashMap<usize, (Arc<[Filter]>, Rc<Encoded>)>,
 }
 
 /// The bytes of a list of filters.
 #[derive(Debug)]
-struct Coded {
+struct Encoded {
     bytes: Rc<[u8]>,
-    /// Made when it is needed first.
-    name: OnceCell<PartName>,
+    /// Computed on first use.
+    name: OnceCell<BlobName>,
 }
 
-impl Coded {
-    fn name(&self) -> PartName {
+impl Encoded {
+    fn name(&self) -> BlobName {
         *self.name.get_or_init(|| name_of(&self.bytes))
     }
 }
 
-/// Bytes of a length, about; twice as many as can be.
+/// More than a length in LEB128 takes.
 const LENGTH_BYTES: usize = 10;
 
-impl Coder {
-    fn code(&mut self, filters: &Arc<[Filter]>) -> Rc<Coded> {
+impl Encoder {
+    fn encode(&mut self, filters: &Arc<[Filter]>) -> Rc<Encoded> {
         let address = filters.as_ptr() as usize;
-        let (_, coded) = self.coded.entry(address).or_insert_with(|| {
+        let (_, encoded) = self.encoded.entry(address).or_insert_with(|| {
             let bytes = filters_bytes(filters).into();
-            (Arc::clone(filters), Rc::new(Coded { bytes, name: OnceCell::new() }))
+            (Arc::clone(filters), Rc::new(Encoded { bytes, name: OnceCell::new() }))
         });
-        Rc::clone(coded)
+        Rc::clone(encoded)
     }
 
-    /// Writes a session down in at most `bytes_max` bytes and as many parts as that takes.
+    /// Encodes a session into an attachment of at most `bytes_max` bytes and as many blobs as that takes.
     pub(super) fn save(
         &mut self,
         key: Key,
-        is_held: bool,
+        has_unanswered: bool,
         session: &SessionSnapshot,
         bytes_max: usize,
     ) -> Saved {
-        let head = head_bytes(key, is_held, session);
+        let head = head_bytes(key, has_unanswered, session);
         let lists = session.subs.iter().map(|(_, sub)| &sub.filters);
-        let lists: Vec<Rc<Coded>> = lists
+        let lists: Vec<Rc<Encoded>> = lists
             .chain(session.counts.iter().map(|(_, filters)| filters))
-            .map(|list| self.code(list))
+            .map(|list| self.encode(list))
             .collect();
-        // Filters of subscriptions that have ended are let go at once: they may be large.
-        if self.coded.len() > lists.len() {
-            let kept: HashSet<*const Coded> = lists.iter().map(Rc::as_ptr).collect();
-            self.coded.retain(|_, (_, coded)| kept.contains(&Rc::as_ptr(coded)));
+        // Filters of closed subscriptions are dropped at once: they may be large.
+        if self.encoded.len() > lists.len() {
+            let kept: HashSet<*const Encoded> = lists.iter().map(Rc::as_ptr).collect();
+            self.encoded.retain(|_, (_, encoded)| kept.contains(&Rc::as_ptr(encoded)));
         }
-        let mut parts = BTreeMap::new();
+        let mut blobs = BTreeMap::new();
         let room = bytes_max.saturating_sub(head.len() + LENGTH_BYTES);
         let least = tail_bytes(session, &lists, 0, &mut BTreeMap::new()).len();
         let bound = inline_bytes_max(&lists, room.saturating_sub(least));
-        let tail = tail_bytes(session, &lists, bound, &mut parts);
+        let tail = tail_bytes(session, &lists, bound, &mut blobs);
         if tail.len() <= room {
-            return Saved { attachment: joined(head, 0, &tail), parts };
+            return Saved { attachment: joined(head, 0, &tail), blobs };
         }
         let name = name_of(&tail);
-        parts.insert(name, tail.into());
-        Saved { attachment: joined(head, 1, &name), parts }
+        blobs.insert(name, tail.into());
+        Saved { attachment: joined(head, 1, &name), blobs }
     }
 }
 
-/// The length up to which lists fit into `room` more bytes than their names take; the longest go first.
-fn inline_bytes_max(lists: &[Rc<Coded>], room: usize) -> usize {
+/// The largest list of filters that stays inline, if those inline may take `room` bytes: the largest become blobs first.
+fn inline_bytes_max(lists: &[Rc<Encoded>], room: usize) -> usize {
     let mut lens: Vec<usize> = lists.iter().map(|list| list.bytes.len()).collect();
     lens.sort_unstable();
     let mut taken = 0;
@@ -122,16 +123,16 @@ fn inline_bytes_max(lists: &[Rc<Coded>], room: usize) -> usize {
     usize::MAX
 }
 
-fn name_of(bytes: &[u8]) -> PartName {
-    let mut name = PartName::default();
+fn name_of(bytes: &[u8]) -> BlobName {
+    let mut name = BlobName::default();
     name.iter_mut().zip(Sha256::digest(bytes)).for_each(|(to, from)| *to = from);
     name
 }
 
-fn head_bytes(key: Key, is_held: bool, session: &SessionSnapshot) -> Vec<u8> {
+fn head_bytes(key: Key, has_unanswered: bool, session: &SessionSnapshot) -> Vec<u8> {
     let mut out = vec![VERSION];
     out.extend_from_slice(&key.to_be_bytes());
-    out.push(u8::from(is_held));
+    out.push(u8::from(has_unanswered));
     let mut write = Write(&mut out);
     write.bytes(session.challenge.as_deref().unwrap_or_default().as_bytes());
     write.address(session.address);
@@ -149,20 +150,20 @@ fn head_bytes(key: Key, is_held: bool, session: &SessionSnapshot) -> Vec<u8> {
 
 fn tail_bytes(
     session: &SessionSnapshot,
-    lists: &[Rc<Coded>],
+    lists: &[Rc<Encoded>],
     bound: usize,
-    parts: &mut BTreeMap<PartName, Rc<[u8]>>,
+    blobs: &mut BTreeMap<BlobName, Rc<[u8]>>,
 ) -> Vec<u8> {
     let mut out = Vec::new();
     let mut write = Write(&mut out);
     let mut lists = lists.iter();
     let mut list = |write: &mut Write<'_>| {
         let Some(list) = lists.next() else { return };
-        // A name is longer than the shortest lists.
-        if list.bytes.len() > bound.max(size_of::<PartName>()) {
+        // Lists that are shorter than a name are never blobs.
+        if list.bytes.len() > bound.max(size_of::<BlobName>()) {
             write.number(1);
             write.raw(&list.name());
-            parts.insert(list.name(), Rc::clone(&list.bytes));
+            blobs.insert(list.name(), Rc::clone(&list.bytes));
         } else {
             write.number(0);
             write.bytes(&list.bytes);
@@ -188,33 +189,34 @@ fn joined(mut head: Vec<u8>, tail_kind: u8, tail: &[u8]) -> Vec<u8> {
     head
 }
 
-/// Parts by name, for whoever reads an attachment back.
-pub(super) type Parts<'a> = dyn FnMut(PartName) -> Option<Vec<u8>> + 'a;
+/// Looks blobs up by name when an attachment is decoded.
+pub(super) type Blobs<'a> = dyn FnMut(BlobName) -> Option<Vec<u8>> + 'a;
 
-/// The key alone; the rest may be beyond reading.
+/// The key alone, also if the rest is malformed.
 pub(super) fn key_of(attachment: &[u8]) -> Option<Key> {
     let mut read = Read(attachment);
     (read.array::<1>() == Ok([VERSION])).then(|| read.array().map(Key::from_be_bytes).ok()).flatten()
 }
 
-/// Whether a message of the session was in memory only when this was written.
-pub(super) fn is_held(attachment: &[u8]) -> bool {
-    key_of(attachment).is_some() && attachment.get(1 + size_of::<Key>()).is_some_and(|held| *held != 0)
+/// Whether the session had unanswered messages when this was written.
+pub(super) fn has_unanswered(attachment: &[u8]) -> bool {
+    key_of(attachment).is_some()
+        && attachment.get(1 + size_of::<Key>()).is_some_and(|unanswered| *unanswered != 0)
 }
 
-/// A session from its attachment, and the names of the parts that it needs.
+/// Decodes a session from its attachment. Also returns the names of its blobs.
 ///
 /// # Errors
-/// The attachment or a part is malformed, or a part is missing.
+/// The attachment or a blob is malformed, or a blob is missing.
 pub(super) fn load(
     attachment: &[u8],
-    parts: &mut Parts<'_>,
-) -> Result<(SessionSnapshot, Vec<PartName>), Malformed> {
+    blobs: &mut Blobs<'_>,
+) -> Result<(SessionSnapshot, Vec<BlobName>), Malformed> {
     let mut read = Read(attachment);
     if read.array()? != [VERSION] {
         return Err(Malformed);
     }
-    let _key_and_held: [u8; 9] = read.array()?;
+    let _key_and_unanswered: [u8; 9] = read.array()?;
     let mut session = SessionSnapshot {
         challenge: Some(read.text()?).filter(|challenge| !challenge.is_empty()).map(Into::into),
         address: read.address()?,
@@ -229,13 +231,13 @@ pub(super) fn load(
     };
     let mut names = Vec::new();
     match read.array()? {
-        [0] => load_tail(read, &mut session, &mut names, parts)?,
+        [0] => load_tail(read, &mut session, &mut names, blobs)?,
         [1] => {
             let name = read.array()?;
             read.end()?;
             names.push(name);
-            let tail = parts(name).ok_or(Malformed)?;
-            load_tail(Read(&tail), &mut session, &mut names, parts)?;
+            let tail = blobs(name).ok_or(Malformed)?;
+            load_tail(Read(&tail), &mut session, &mut names, blobs)?;
         }
         _ => return Err(Malformed),
     }
@@ -245,15 +247,15 @@ pub(super) fn load(
 fn load_tail(
     mut read: Read<'_>,
     session: &mut SessionSnapshot,
-    names: &mut Vec<PartName>,
-    parts: &mut Parts<'_>,
+    names: &mut Vec<BlobName>,
+    blobs: &mut Blobs<'_>,
 ) -> Result<(), Malformed> {
     let mut filters = |read: &mut Read<'_>| match read.number()? {
         0 => filters_from(read.bytes()?),
         1 => {
             let name = read.array()?;
             names.push(name);
-            filters_from(&parts(name).ok_or(Malformed)?)
+            filters_from(&blobs(name).ok_or(Malformed)?)
         }
         _ => Err(Malformed),
     };
@@ -356,20 +358,20 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_saved_is_loaded(
-            session in session(), key in any::<u64>(), held in any::<bool>(), bytes_max in 1_000usize..15_000
+            session in session(), key in any::<u64>(), unanswered in any::<bool>(), bytes_max in 1_000usize..15_000
         ) {
-            let mut coder = Coder::default();
+            let mut encoder = Encoder::default();
             for _ in 0..2 {
-                let saved = coder.save(key, held, &session, bytes_max);
+                let saved = encoder.save(key, unanswered, &session, bytes_max);
                 prop_assert!(saved.attachment.len() <= bytes_max);
                 prop_assert_eq!(key_of(&saved.attachment), Some(key));
-                prop_assert_eq!(is_held(&saved.attachment), held);
-                let mut parts = |name| saved.parts.get(&name).map(|part: &Rc<[u8]>| part.to_vec());
-                let (loaded, mut names) = load(&saved.attachment, &mut parts).unwrap();
+                prop_assert_eq!(has_unanswered(&saved.attachment), unanswered);
+                let mut blobs = |name| saved.blobs.get(&name).map(|blob: &Rc<[u8]>| blob.to_vec());
+                let (loaded, mut names) = load(&saved.attachment, &mut blobs).unwrap();
                 prop_assert_eq!(&loaded, &session);
                 names.sort_unstable();
                 names.dedup();
-                prop_assert_eq!(names, saved.parts.keys().copied().collect::<Vec<_>>());
+                prop_assert_eq!(names, saved.blobs.keys().copied().collect::<Vec<_>>());
             }
         }
 
@@ -377,18 +379,18 @@ mod tests {
         fn what_is_cut_or_changed_is_an_error_or_a_session(
             session in session(), at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()
         ) {
-            let saved = Coder::default().save(7, false, &session, 15_000);
+            let saved = Encoder::default().save(7, false, &session, 15_000);
             let mut bytes = saved.attachment;
             let at = at.index(bytes.len());
             if cut { bytes.truncate(at) } else { bytes[at] = byte }
-            let mut parts = |name| saved.parts.get(&name).map(|part: &Rc<[u8]>| part.to_vec());
-            let loaded = load(&bytes, &mut parts);
+            let mut blobs = |name| saved.blobs.get(&name).map(|blob: &Rc<[u8]>| blob.to_vec());
+            let loaded = load(&bytes, &mut blobs);
             prop_assert!(!cut || loaded.is_err());
         }
     }
 
     #[test]
-    fn many_long_ids_lie_in_a_part() {
+    fn many_long_ids_become_a_blob() {
         let empty: Arc<[Filter]> = Arc::new([Filter::default()]);
         let mut session = SessionSnapshot {
             challenge: Some("c".into()),
@@ -406,11 +408,11 @@ mod tests {
             let id = SubId::new(&format!("{n:<64}")).unwrap();
             session.subs.push((id, SubSnapshot { filters: empty.clone(), progress: Progress::Live }));
         }
-        let saved = Coder::default().save(1, false, &session, ATTACHMENT_BYTES_MAX);
-        assert_eq!(saved.parts.len(), 1);
+        let saved = Encoder::default().save(1, false, &session, ATTACHMENT_BYTES_MAX);
+        assert_eq!(saved.blobs.len(), 1);
         assert!(saved.attachment.len() < 700);
-        let mut parts = |name| saved.parts.get(&name).map(|part: &Rc<[u8]>| part.to_vec());
-        assert_eq!(load(&saved.attachment, &mut parts).unwrap().0, session);
+        let mut blobs = |name| saved.blobs.get(&name).map(|blob: &Rc<[u8]>| blob.to_vec());
+        assert_eq!(load(&saved.attachment, &mut blobs).unwrap().0, session);
         assert_eq!(load(&saved.attachment, &mut |_| None), Err(Malformed));
     }
 }

@@ -1,6 +1,6 @@
-//! The bytes of what an object keeps of a session: numbers as LEB128, everything else behind its length.
+//! The byte encoding of sessions: integers as LEB128, strings and lists with their length before them.
 //!
-//! Reading trusts nothing: an attachment may have been written by another version.
+//! The decoder validates everything: an attachment may have been written by another version.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use relay_engine::relay::Progress;
 use relay_engine::store::Seq;
 use relay_engine::types::{ClientAddress, EventId, Filter, PubKey, TagFilter};
 
-/// What was read is not what was written.
+/// The bytes are no valid encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
 
-/// Appends to `out`.
+/// Appends encoded values.
 pub(super) struct Write<'a>(pub(super) &'a mut Vec<u8>);
 
 impl Write<'_> {
@@ -96,7 +96,7 @@ pub(super) fn filters_bytes(filters: &[Filter]) -> Vec<u8> {
     out
 }
 
-/// Filters from [`filters_bytes`].
+/// Decodes what [`filters_bytes`] has encoded.
 pub(super) fn filters_from(bytes: &[u8]) -> Result<Arc<[Filter]>, Malformed> {
     let mut read = Read(bytes);
     let filters = read.list(Read::filter)?;
@@ -104,7 +104,7 @@ pub(super) fn filters_from(bytes: &[u8]) -> Result<Arc<[Filter]>, Malformed> {
     Ok(filters.into())
 }
 
-/// Reads from the front.
+/// Decodes values from the front of a slice.
 pub(super) struct Read<'a>(pub(super) &'a [u8]);
 
 impl<'a> Read<'a> {
@@ -160,7 +160,7 @@ impl<'a> Read<'a> {
         mut read: impl FnMut(&mut Self) -> Result<T, Malformed>,
     ) -> Result<Vec<T>, Malformed> {
         let len: usize = self.small()?;
-        // Every element takes a byte at least: a length alone reserves nothing.
+        // Each element takes at least a byte, so a longer length is malformed and allocates nothing.
         if len > self.0.len() {
             return Err(Malformed);
         }
@@ -205,7 +205,7 @@ impl<'a> Read<'a> {
             until: self.option(Read::number)?,
             limit: self.option(Read::small)?,
         };
-        // The machine trusts the order of lists.
+        // The machine relies on sorted lists.
         filter.normalise();
         Ok(filter)
     }

@@ -1,12 +1,14 @@
-//! Consumers of streams: other objects that are handed what matches their filters, at least once and in commit order.
+//! Consumers of streams: other Durable Objects that receive the events that match their filters, at least once and in
+//! commit order.
 //!
 //! ```text
-//! edge_consumer  (name BLOB primary key, confirmed INTEGER)    the last sequence number a consumer has dealt with
+//! edge_consumer  (name BLOB primary key, confirmed INTEGER)    the last sequence number a consumer has confirmed
 //! ```
 //!
-//! A batch is handed out at a time. Once the consumer has taken it, its number is confirmed by one row written; if the
-//! consumer fails, or this object loses its memory first, everything behind the confirmed number is handed out again.
-//! While something is not confirmed an alarm is set, so that a consumer is fed also if nobody talks to the relay.
+//! Each consumer has at most one batch in flight. When the consumer accepts it, the sequence number of its last event is
+//! confirmed, which writes one row. If the consumer fails, or this object loses its memory first, everything after the
+//! confirmed sequence number is delivered again. While something is unconfirmed an alarm is set, so that delivery goes on
+//! also while no client is active.
 
 use relay_engine::relay::StreamId;
 use relay_engine::store::sql::{SqlConn, SqlValue};
@@ -19,14 +21,15 @@ use crate::settings::ConsumerSettings;
 /// Events and bytes of a batch; it ends with the event that passes either.
 const BATCH_EVENTS_MAX: usize = 64;
 const BATCH_BYTES_MAX: usize = 256 << 10;
-/// Seconds after which an alarm looks whether a batch has been taken.
-const LOOK_SECONDS: u64 = 30;
-/// Milliseconds until a consumer that failed is tried again; they double with each failure.
+/// Seconds after which an alarm checks for unconfirmed batches.
+const CHECK_SECONDS: u64 = 30;
+/// Milliseconds until delivery to a consumer that failed is retried; they double with each failure.
 const RETRY_MS_MIN: u64 = 1_000;
 const RETRY_MS_MAX: u64 = 300_000;
 /// Longer waits are left to the alarm: a timer keeps the object awake.
 const TIMER_MS_MAX: u64 = 5_000;
-/// Stored events that match nothing and that a consumer may have to be shown again, before a row is spent on them.
+/// Stored events that match no filter of a consumer before their sequence number is confirmed, which costs a row. After
+/// memory is lost they are matched again.
 const UNCONFIRMED_MAX: u64 = 1_000;
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS edge_consumer (name BLOB PRIMARY KEY, confirmed INTEGER NOT NULL) \
@@ -45,7 +48,7 @@ fn read<C: SqlConn>(conn: &C, name: &str) -> Result<Option<Seq>, StoreError> {
             found = Some(Seq(confirmed.cast_unsigned()));
             Ok(())
         }
-        _ => Err(StoreError::Corrupt("a consumer's number is none".into())),
+        _ => Err(StoreError::Corrupt("a consumer's sequence number has another type".into())),
     })?;
     Ok(found)
 }
@@ -64,92 +67,92 @@ struct Consumer {
     filters: Vec<Filter>,
     confirmed: Seq,
     state: State,
-    /// Failures in a row, its own and the store's.
+    /// Consecutive failures, of the consumer or the store.
     failures: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    /// Its stream is opened then.
-    Waits(Now),
-    /// It can be handed a batch.
-    Fed(StreamId),
-    /// It has been handed a batch; everything up to this number is dealt with when it has taken it.
-    Handed(StreamId, Seq),
+    /// Waits until then to open its stream.
+    Backoff(Now),
+    /// Has an open stream and no batch in flight.
+    Ready(StreamId),
+    /// Has a batch in flight; accepting it confirms everything up to this sequence number.
+    InFlight(StreamId, Seq),
 }
 
 impl Consumer {
-    /// It or the store has failed: it is fed again in a while, longer with each failure.
+    /// It or the store has failed: retry with exponential backoff.
     fn fail(&mut self, now: Now) {
         let wait = RETRY_MS_MIN.saturating_mul(1 << self.failures.min(20)).min(RETRY_MS_MAX);
         self.failures += 1;
-        self.state = State::Waits(now.plus_millis(wait));
+        self.state = State::Backoff(now.plus_millis(wait));
     }
 }
 
 impl Consumers {
-    /// Those that are configured; what has been checked before has no filters that are wrong.
+    /// The configured consumers, whose filters have been validated.
     pub(super) fn new(configured: &[ConsumerSettings]) -> Self {
         let consumer = |settings: &ConsumerSettings| Consumer {
             name: settings.name(),
             filters: settings.filters().unwrap_or_default(),
             confirmed: Seq(0),
-            state: State::Waits(Now::default()),
+            state: State::Backoff(Now::default()),
             failures: 0,
         };
         Consumers(configured.iter().map(consumer).collect())
     }
 
-    /// When a consumer is to be tried again.
+    /// When the next consumer is retried.
     fn retry_at(&self) -> Option<Now> {
-        let waits = |consumer: &Consumer| match consumer.state {
-            State::Waits(until) => Some(until),
-            State::Fed(_) | State::Handed(..) => None,
+        let until = |consumer: &Consumer| match consumer.state {
+            State::Backoff(until) => Some(until),
+            State::Ready(_) | State::InFlight(..) => None,
         };
-        self.0.iter().filter_map(waits).min()
+        self.0.iter().filter_map(until).min()
     }
 
     fn has_unconfirmed(&self) -> bool {
-        self.0.iter().any(|consumer| !matches!(consumer.state, State::Fed(_)))
+        self.0.iter().any(|consumer| !matches!(consumer.state, State::Ready(_)))
     }
 }
 
 impl<C: CountingConn + 'static, H: Host> Object<C, H> {
-    /// What became of the batch that [`Host::deliver`] was given last for this consumer. `took`: it has dealt with all
-    /// of it, durably.
-    pub fn delivered(&mut self, now: Now, name: &str, took: bool) -> Next {
+    /// The consumer has answered the batch that [`Host::deliver`] was last given for it, or failed to. `accepted`: it
+    /// has processed all of it, durably.
+    pub fn delivered(&mut self, now: Now, name: &str, accepted: bool) -> Next {
         let before = self.rows();
         let store = self.relay.store().conn();
         let consumer = self.consumers.0.iter_mut().find(|consumer| consumer.name == name);
         if let Some(consumer) = consumer
-            && let State::Handed(stream, through) = consumer.state
+            && let State::InFlight(stream, through) = consumer.state
         {
-            // A number that cannot be written is only handed out again.
-            if took && write(store, name, through).is_ok() {
+            // If the confirmation cannot be written, the batch is delivered again.
+            if accepted && write(store, name, through).is_ok() {
                 (consumer.confirmed, consumer.failures) = (through, 0);
-                consumer.state = State::Fed(stream);
+                consumer.state = State::Ready(stream);
             } else {
                 consumer.fail(now);
                 self.relay.close_stream(stream);
-                self.numbers.deliveries_failed += 1;
+                self.counters.deliveries_failed += 1;
             }
         }
-        self.numbers.rows.upkeep.add(self.rows().since(before));
-        self.settle(now)
+        self.counters.rows.maintenance.add(self.rows().since(before));
+        self.flush(now)
     }
 
-    /// Hands out what there is, to whoever can take it.
-    pub(super) fn feed_consumers(&mut self, now: Now) {
+    /// Delivers the next batch to each consumer that has none in flight.
+    pub(super) fn deliver_batches(&mut self, now: Now) {
         let before = self.rows();
-        // Taken out for the while, so that each can use the rest of the object.
+        // Moved out for this loop, which also borrows the rest of the object.
         let mut consumers = std::mem::take(&mut self.consumers);
         for consumer in &mut consumers.0 {
-            if matches!(consumer.state, State::Waits(until) if until <= now)
-                && self.open_for(consumer).is_err()
+            if matches!(consumer.state, State::Backoff(until) if until <= now)
+                && self.open_stream_for(consumer).is_err()
             {
                 consumer.fail(now);
             }
-            let State::Fed(stream) = consumer.state else { continue };
+            let State::Ready(stream) = consumer.state else { continue };
             let mut batch: Vec<(Option<Seq>, Event)> = Vec::new();
             let mut bytes = 0;
             while batch.len() < BATCH_EVENTS_MAX && bytes < BATCH_BYTES_MAX {
@@ -159,7 +162,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             }
             let Some(position) = self.relay.stream_position(stream) else { continue };
             if !batch.is_empty() {
-                consumer.state = State::Handed(stream, position);
+                consumer.state = State::InFlight(stream, position);
                 self.host.deliver(&consumer.name, batch);
             } else if position.0 >= consumer.confirmed.0 + UNCONFIRMED_MAX
                 && write(self.relay.store().conn(), &consumer.name, position).is_ok()
@@ -168,14 +171,14 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             }
         }
         self.consumers = consumers;
-        self.numbers.rows.upkeep.add(self.rows().since(before));
+        self.counters.rows.maintenance.add(self.rows().since(before));
         if self.consumers.has_unconfirmed() {
-            self.want_alarm(now, now.seconds() + LOOK_SECONDS);
+            self.schedule_alarm(now, now.seconds() + CHECK_SECONDS);
         }
     }
 
-    /// Opens a consumer's stream behind what it has confirmed; one that has never been here begins now.
-    fn open_for(&mut self, consumer: &mut Consumer) -> Result<(), StoreError> {
+    /// Opens a consumer's stream after its confirmed sequence number; a new consumer starts after the last stored event.
+    fn open_stream_for(&mut self, consumer: &mut Consumer) -> Result<(), StoreError> {
         let store = self.relay.store();
         consumer.confirmed = match read(store.conn(), &consumer.name)? {
             Some(confirmed) => confirmed,
@@ -186,11 +189,11 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             }
         };
         let stream = self.relay.open_stream(&consumer.filters, Some(consumer.confirmed))?;
-        consumer.state = State::Fed(stream);
+        consumer.state = State::Ready(stream);
         Ok(())
     }
 
-    /// Milliseconds until a consumer is to be tried again, if no alarm is to be waited for.
+    /// Milliseconds until a consumer is retried, if so soon that a timer is used and not the alarm.
     pub(super) fn consumer_retry_ms(&self, now: Now) -> Option<u64> {
         self.consumers.retry_at().map(|at| at.millis_since(now)).filter(|ms| *ms <= TIMER_MS_MAX)
     }

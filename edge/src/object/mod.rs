@@ -1,24 +1,24 @@
-//! One shard's host: the machine, its sockets, its store, and the turns between them.
+//! The host of one shard: its machine, sockets and store.
 //!
-//! Generic over the runtime, so that everything but a thin shell is tested natively. The shell calls in with
-//! what happened ([`Object::connect`], [`Object::text`], [`Object::disconnect`], [`Object::alarm`]) and is told
-//! when the object wants a turn. Nothing here waits, and nothing reads a clock.
+//! Generic over the runtime, so that everything except a thin layer over workerd is tested natively. That layer reports
+//! what happens ([`Object::connect`], [`Object::text`], [`Object::disconnect`], [`Object::alarm`]); each call returns when
+//! the object needs a turn. Nothing here waits or reads a clock.
 //!
-//! Events of all sockets gather until the next turn: one verification batch, one transaction, then their OKs.
-//! Whatever a session needs to go on is beside its socket when a call returns; see `attachment`. Messages that
-//! gather are not: that there are some is, and a session whose messages were lost is closed, so that its client
-//! connects and sends them again; see `held`.
+//! In a turn ([`Object::turn`]) all events that have arrived since the last one are verified in one batch, stored in one
+//! transaction and answered with OK; then requests take a few steps. Between calls, everything that a session needs is in
+//! the attachment of its socket and survives hibernation; see `attachment`. Unanswered messages do not survive: the
+//! attachment says that there are some, and their socket is closed if they were lost; see `unanswered`.
 
 mod attachment;
 mod bytes;
+mod closing;
 mod consumers;
-mod held;
-mod leaving;
-mod numbers;
+mod metrics;
 mod output;
-mod parts;
+mod session_blobs;
 mod sweep;
 mod turn;
+mod unanswered;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -30,19 +30,21 @@ use relay_engine::types::{Event, Now};
 use relay_engine::verify::Verifier;
 use relay_site::metrics::{STORE_BYTES, STORE_EVENTS};
 
-pub use attachment::{Key, PartName};
-pub use numbers::RowCount;
+pub use attachment::{BlobName, Key};
+pub use metrics::RowCount;
 
-use crate::metrics::{Family, MEMORY_BYTES, SOCKETS_LEAVING, SOCKETS_LEAVING_BYTES, STORE_UPKEEP_FAILURES};
+use crate::metrics::{
+    Family, MEMORY_BYTES, SOCKETS_CLOSING, SOCKETS_CLOSING_BYTES, STORE_MAINTENANCE_FAILURES,
+};
 use crate::settings::{ObjectSettings, Settings};
-use attachment::Coder;
+use attachment::Encoder;
+use closing::ClosingSockets;
 use consumers::Consumers;
-use held::Held;
-use leaving::Leaving;
-use numbers::Numbers;
+use metrics::Counters;
 use output::Backlog;
+use unanswered::Unanswered;
 
-/// What an object asks of its runtime.
+/// The runtime, as an object uses it.
 pub trait Host {
     /// A client's socket.
     type Socket;
@@ -50,27 +52,27 @@ pub trait Host {
     /// Queues a text message.
     fn send(&self, socket: &Self::Socket, text: &str);
 
-    /// Closes a socket once what is queued is out.
+    /// Closes a socket after everything queued has been sent.
     fn close(&self, socket: &Self::Socket, code: u16, reason: &str);
 
-    /// Bytes queued that have not gone out.
+    /// Bytes queued and not yet sent.
     fn buffered_bytes(&self, socket: &Self::Socket) -> usize;
 
-    /// Keeps `attachment` beside the socket for as long as it lives. Empty: there is no session any more.
+    /// Sets the attachment of a socket, which survives hibernation. Empty: the session has ended.
     fn attach(&self, socket: &Self::Socket, attachment: &[u8]);
 
-    /// What all objects of this isolate have allocated together; it does not shrink.
+    /// Memory allocated by all objects of this isolate together, in bytes. It never shrinks.
     fn memory_bytes(&self) -> u64;
 
-    /// Hands a batch of a stream to its consumer; what became of it is told by [`Object::delivered`], later.
+    /// Sends a batch of a stream to its consumer. The outcome comes later, by [`Object::delivered`].
     fn deliver(&self, consumer: &str, events: Vec<(Option<Seq>, Event)>);
 
-    /// Calls [`Object::alarm`] at this moment instead of any other it was asked for.
+    /// Sets the object's one alarm, which calls [`Object::alarm`], and replaces the one that was set.
     fn set_alarm(&self, at: Now);
 
-    /// Hands ephemeral events to the objects of the other shards, for their [`Object::live`]. Called once a turn at
-    /// most, with what came in it.
-    fn hand_on(&self, events: &[Event]);
+    /// Forwards ephemeral events to the objects of the other shards, for their [`Object::live`]. Called at most once a
+    /// turn, with all of that turn.
+    fn forward(&self, events: &[Event]);
 }
 
 /// A connection to SQLite that counts rows as they are billed.
@@ -79,26 +81,26 @@ pub trait CountingConn: SqlConn {
     fn rows(&self) -> RowCount;
 }
 
-/// What an object wants next.
+/// What an object needs next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// Nothing, until something happens.
     Idle,
-    /// A turn, once the events that have arrived already have been delivered.
+    /// A turn, after the messages that have already arrived have been passed in.
     Turn,
-    /// A turn in so many milliseconds: a reader is slow.
+    /// A turn in so many milliseconds: to check a slow reader, or for a timeout.
     Later(u64),
 }
 
-/// Bytes of messages that gather before a turn is taken at once: an object has 128 MB for everything.
+/// Bytes of unanswered messages since the last turn above which a turn is taken at once: an object has 128 MB of memory.
 const GATHERED_BYTES_MAX: usize = 8 << 20;
 
-/// Output that all sockets together may hold before their readers wait, in bytes; a reader's share is at least
-/// [`OUTPUT_SHARE_MIN`]. One frame may go past it.
+/// Output memory, in bytes: what may be queued in all sockets together. It is divided among them, and a reader's scans
+/// and live events pause at its share, which is at least [`OUTPUT_SHARE_MIN`]. One frame may exceed it.
 const OUTPUT_BYTES: usize = 32 << 20;
 const OUTPUT_SHARE_MIN: usize = 1 << 10;
 
-/// Longest Host header that is remembered as a relay's name, in bytes.
+/// Longest Host header that is kept for checking the `relay` tag of AUTH (NIP-42), in bytes.
 const HOST_BYTES_MAX: usize = 255;
 
 /// One shard.
@@ -109,43 +111,43 @@ pub struct Object<C: CountingConn + 'static, H: Host> {
     settings: ObjectSettings,
     conns: HashMap<ConnId, Conn<H::Socket>>,
     by_key: HashMap<Key, ConnId>,
-    /// Connections that may be read on.
+    /// Sockets that may be read again.
     resumed: Vec<Key>,
-    /// Connections that are known to be slow.
+    /// Connections with a backlog.
     slow: BTreeSet<ConnId>,
-    held: Held,
-    leaving: Leaving,
+    unanswered: Unanswered,
+    closing: ClosingSockets,
     consumers: Consumers,
-    /// The alarm that is set, if it was this object that set it.
+    /// The alarm, if this object has set one since it woke up.
     alarm: Option<Now>,
-    /// Whether `alarm` has seen to everything that is stored: not when the object has just woken up.
-    knows_alarm: bool,
-    /// Bytes of events and of what waits behind them since the last turn.
+    /// Whether `alarm` is soon enough for everything in the store. Unknown when the object has just woken up.
+    alarm_is_known: bool,
+    /// Bytes of unanswered messages since the last turn.
     gathered_bytes: usize,
-    /// What the settings let a reader leave waiting, however few there are.
+    /// The configured `limits.outbox_bytes_pause`, which bounds a reader's share of output memory.
     outbox_bytes_pause: usize,
-    numbers: Numbers,
+    counters: Counters,
 }
 
 struct Conn<S> {
     key: Key,
     socket: S,
-    coder: Coder,
-    /// Parts in the store that belong to it.
-    parts: BTreeSet<PartName>,
+    encoder: Encoder,
+    /// Its session blobs in the store.
+    blobs: BTreeSet<BlobName>,
     backlog: Option<Backlog>,
-    /// Its attachment says that messages are held.
-    is_marked: bool,
+    /// Whether its attachment says that it has unanswered messages.
+    is_marked_unanswered: bool,
 }
 
 impl<S> Conn<S> {
-    fn new(key: Key, socket: S, parts: BTreeSet<PartName>) -> Self {
-        Conn { key, socket, coder: Coder::default(), parts, backlog: None, is_marked: false }
+    fn new(key: Key, socket: S, blobs: BTreeSet<BlobName>) -> Self {
+        Conn { key, socket, encoder: Encoder::default(), blobs, backlog: None, is_marked_unanswered: false }
     }
 }
 
 impl<C: CountingConn + 'static, H: Host> Object<C, H> {
-    /// Opens the store in `conn`. `seed` is secret and random, another one each time.
+    /// Opens the store in `conn`. `seed` must be secret, random and new each time.
     ///
     /// # Errors
     /// Those of [`SqlBackend::open`].
@@ -156,12 +158,12 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         verifier: Arc<dyn Verifier>,
         seed: [u8; 32],
     ) -> Result<Self, SqlOpenError> {
-        parts::create(&conn)?;
+        session_blobs::create(&conn)?;
         sweep::create(&conn)?;
         consumers::create(&conn)?;
         let store = SqlBackend::open(conn)?;
-        let mut numbers = Numbers::default();
-        numbers.rows.upkeep.add(store.conn().rows());
+        let mut counters = Counters::default();
+        counters.rows.maintenance.add(store.conn().rows());
         let relay = Relay::new(Arc::new(settings.config()), store, Arc::clone(&verifier), seed);
         Ok(Object {
             host,
@@ -172,19 +174,18 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             by_key: HashMap::new(),
             resumed: Vec::new(),
             slow: BTreeSet::new(),
-            held: Held::default(),
-            leaving: Leaving::default(),
+            unanswered: Unanswered::default(),
+            closing: ClosingSockets::default(),
             consumers: Consumers::new(&settings.consumers),
             alarm: None,
-            knows_alarm: false,
+            alarm_is_known: false,
             gathered_bytes: 0,
             outbox_bytes_pause: settings.limits.outbox_bytes_pause,
-            numbers,
+            counters,
         })
     }
 
-    /// Takes up the sessions beside these sockets, as they were before the object forgot them. Each comes with its
-    /// key and with what is beside it.
+    /// Restores the sessions of an object that has just woken up from its sockets, each with its key and attachment.
     pub fn restore(
         &mut self,
         now: Now,
@@ -193,47 +194,47 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         let before = self.rows();
         for (socket_key, socket, attached) in sockets {
             if attached.is_empty() {
-                // It was closed, and is still there.
-                self.leaving.insert(socket_key, self.host.buffered_bytes(&socket));
+                // The socket is closing.
+                self.closing.insert(socket_key, self.host.buffered_bytes(&socket));
                 continue;
             }
             let store = self.relay.store().conn();
-            let is_held = attachment::is_held(&attached);
-            let loaded = attachment::key_of(&attached).filter(|_| !is_held).and_then(|key| {
-                let mut part = |name| parts::read(store, key, name).ok().flatten();
-                attachment::load(&attached, &mut part).ok().map(|(session, names)| (key, session, names))
+            let has_unanswered = attachment::has_unanswered(&attached);
+            let loaded = attachment::key_of(&attached).filter(|_| !has_unanswered).and_then(|key| {
+                let mut blob = |name| session_blobs::read(store, key, name).ok().flatten();
+                attachment::load(&attached, &mut blob).ok().map(|(session, names)| (key, session, names))
             });
             let Some((key, session, names)) = loaded else {
-                self.numbers.sessions_interrupted += u64::from(is_held);
-                self.numbers.sessions_lost += u64::from(!is_held);
+                self.counters.sessions_interrupted += u64::from(has_unanswered);
+                self.counters.sessions_lost += u64::from(!has_unanswered);
                 self.host.attach(&socket, &[]);
                 self.host.close(&socket, 1012, "the session was lost, please connect again");
-                self.leaving.insert(socket_key, self.host.buffered_bytes(&socket));
+                self.closing.insert(socket_key, self.host.buffered_bytes(&socket));
                 continue;
             };
-            self.numbers.sessions_restored += 1;
+            self.counters.sessions_restored += 1;
             let id = self.relay.restore(now, session);
             self.conns.insert(id, Conn::new(key, socket, names.into_iter().collect()));
             self.by_key.insert(key, id);
-            self.note_backlog(now, id);
-            // Said once in any case: it may have to be told what it missed.
+            self.update_backlog(now, id);
+            // In any case, also without a backlog: the machine then sends the NOTICE of missed events, if there is one.
             let bytes = self.conns.get(&id).and_then(|conn| conn.backlog).map_or(0, |backlog| backlog.bytes);
             self.relay.handle_backlog(id, bytes);
         }
-        self.share_out();
-        parts::sweep(self.relay.store().conn(), |key| self.by_key.contains_key(&key));
-        self.numbers.rows.upkeep.add(self.rows().since(before));
-        self.settle(now)
+        self.divide_output_memory();
+        session_blobs::sweep(self.relay.store().conn(), |key| self.by_key.contains_key(&key));
+        self.counters.rows.maintenance.add(self.rows().since(before));
+        self.flush(now)
     }
 
-    /// A client has connected; `key` is unique among the sockets of this object. `None`: there is no room.
+    /// A client has connected. `key` is unique among the sockets of this object. `None`: there is no room for it.
     pub fn connect(&mut self, now: Now, key: Key, socket: H::Socket, mut peer: Peer) -> Option<Next> {
         peer.host = peer.host.filter(|host| host.len() <= HOST_BYTES_MAX);
         let id = if self.has_room() { self.relay.connect(now, peer)? } else { return None };
         self.conns.insert(id, Conn::new(key, socket, BTreeSet::new()));
         self.by_key.insert(key, id);
-        self.share_out();
-        Some(self.settle(now))
+        self.divide_output_memory();
+        Some(self.flush(now))
     }
 
     /// A text message.
@@ -244,47 +245,47 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         let deferred = metrics.messages_deferred;
         self.relay.handle_text(now, id, text.as_bytes());
         let spent = self.rows().since(before);
-        let rows = &mut self.numbers.rows;
+        let rows = &mut self.counters.rows;
         let metrics = self.relay.metrics();
         let (is_event, is_deferred) = (metrics.messages_event > events, metrics.messages_deferred > deferred);
         let rows = if is_event { &mut rows.events } else { &mut rows.requests };
         rows.add(spent);
-        self.hold(id);
+        self.mark_unanswered(id);
         if !is_event && !is_deferred {
-            return self.settle(now);
+            return self.flush(now);
         }
         self.gathered_bytes += text.len();
-        if self.gathered_bytes > GATHERED_BYTES_MAX { self.turn(now) } else { self.settle(now) }
+        if self.gathered_bytes > GATHERED_BYTES_MAX { self.turn(now) } else { self.flush(now) }
     }
 
     /// Publishes an event that a key of the host's own has signed; see [`Relay::publish`].
     pub fn publish(&mut self, now: Now, event: &Event) -> (Ticket, Next) {
         let ticket = self.relay.publish(now, event);
-        (ticket, self.settle(now))
+        (ticket, self.flush(now))
     }
 
-    /// What became of an event that was published. Those that are lost with the object's memory are not told of:
-    /// they are to be published again.
+    /// The outcome of an event that was published. There is none for events that are lost with the object's memory: the
+    /// caller must publish them again.
     pub fn poll_published(&mut self) -> Option<(Ticket, PublishOutcome)> {
         self.relay.poll_published()
     }
 
-    /// Ephemeral events that the object of another shard has verified and handed on.
+    /// Ephemeral events that the object of another shard has verified and forwarded.
     pub fn live(&mut self, now: Now, events: Vec<Event>) -> Next {
         let live: Vec<Live> = events.into_iter().map(|event| Live { seq: None, event }).collect();
         self.relay.handle_live(now, &live);
-        self.settle(now)
+        self.flush(now)
     }
 
     /// A binary message.
     pub fn binary(&mut self, now: Now, key: Key) -> Next {
         let Some(&id) = self.by_key.get(&key) else { return Next::Idle };
         self.relay.handle_binary(id);
-        self.settle(now)
+        self.flush(now)
     }
 
-    /// Whether the socket should be read on. After `false` its key will come out of [`Object::poll_resumed`].
-    /// Takes a turn if that is what stands against it.
+    /// Whether the socket may be read further. After `false`, its key comes from [`Object::poll_resumed`] once it may.
+    /// Takes a turn first if that could help.
     pub fn wants_input(&mut self, now: Now, key: Key) -> bool {
         let Some(&id) = self.by_key.get(&key) else { return true };
         if self.relay.wants_input(id) {
@@ -294,69 +295,69 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         self.by_key.get(&key).is_none_or(|id| self.relay.wants_input(*id))
     }
 
-    /// A socket that may be read on.
+    /// A socket that may be read again.
     pub fn poll_resumed(&mut self) -> Option<Key> {
         self.resumed.pop()
     }
 
-    /// A socket is gone.
+    /// A socket has closed.
     pub fn disconnect(&mut self, now: Now, key: Key) -> Next {
         if let Some(id) = self.by_key.get(&key).copied() {
-            self.forget(id);
-        } else if self.leaving.remove(key) {
-            self.share_out();
+            self.end_session(id);
+        } else if self.closing.remove(key) {
+            self.divide_output_memory();
         }
-        self.settle(now)
+        self.flush(now)
     }
 
-    /// Whether there is a session of this key.
-    pub fn knows(&self, key: Key) -> bool {
+    /// Whether there is a session with this key.
+    pub fn has_session(&self, key: Key) -> bool {
         self.by_key.contains_key(&key)
     }
 
-    /// Numbers since the object woke up.
+    /// All metrics; counters start when the object wakes up.
     pub fn families(&self) -> Vec<Family> {
         let mut others = vec![
             (MEMORY_BYTES, self.host.memory_bytes()),
-            (SOCKETS_LEAVING, self.leaving.len() as u64),
-            (SOCKETS_LEAVING_BYTES, self.leaving.bytes() as u64),
-            (STORE_UPKEEP_FAILURES, self.relay.store().maintenance_failures()),
+            (SOCKETS_CLOSING, self.closing.len() as u64),
+            (SOCKETS_CLOSING_BYTES, self.closing.bytes() as u64),
+            (STORE_MAINTENANCE_FAILURES, self.relay.store().maintenance_failures()),
         ];
         if let Ok(store) = self.stats() {
             others.extend([(STORE_EVENTS, store.events), (STORE_BYTES, store.bytes)]);
         }
-        self.numbers.families(self.relay.metrics(), others)
+        self.counters.families(self.relay.metrics(), others)
     }
 
     /// Sizes of the store.
     ///
     /// # Errors
-    /// In words, if the store fails.
+    /// The error message of a store that fails.
     pub fn stats(&self) -> Result<Stats, String> {
         self.relay.store().reader().and_then(|reader| reader.stats()).map_err(|error| error.to_string())
     }
 
-    /// Ends a session.
-    fn forget(&mut self, id: ConnId) {
+    /// Removes a session and its blobs.
+    fn end_session(&mut self, id: ConnId) {
         self.relay.disconnect(id);
         self.slow.remove(&id);
-        self.held.forget(id);
+        self.unanswered.remove(id);
         if let Some(conn) = self.conns.remove(&id) {
             self.by_key.remove(&conn.key);
-            self.share_out();
+            self.divide_output_memory();
             self.resumed.push(conn.key);
             let before = self.rows();
             let store = self.relay.store().conn();
-            // What cannot be deleted now is swept when the object wakes up next.
-            let _ = parts::delete(store, conn.key, conn.parts.iter());
-            self.numbers.rows.upkeep.add(self.rows().since(before));
+            // Blobs that cannot be deleted now are swept when the object next wakes up.
+            let _ = session_blobs::delete(store, conn.key, conn.blobs.iter());
+            self.counters.rows.maintenance.add(self.rows().since(before));
         }
     }
 
-    /// Shares memory for output among the sockets, by their number in powers of two, so that it seldom changes. What
-    /// closed sockets still hold cannot be shared.
-    fn share_out(&mut self) {
-        let output_bytes = OUTPUT_BYTES.saturating_sub(self.leaving.bytes());
+    /// Divides output memory among the sockets, less what closing sockets hold. A share is a power of two, so that it
+    /// seldom changes.
+    fn divide_output_memory(&mut self) {
+        let output_bytes = OUTPUT_BYTES.saturating_sub(self.closing.bytes());
         let share = (output_bytes / self.conns.len().max(1)).max(OUTPUT_SHARE_MIN);
         let share = 1 << share.ilog2();
         self.relay.set_outbox_bytes_pause(self.outbox_bytes_pause.min(share));

@@ -1,24 +1,24 @@
-//! From the machine's outboxes to sockets, and how slow readers are known.
+//! Output: from the machine's outboxes to sockets, and detecting slow readers.
 //!
-//! Frames leave the machine at once, because what a socket holds outlives the object's memory and an outbox
-//! does not. A socket that holds much is reported to the machine as backlog, so its reader's scans and
-//! live events wait in the store.
+//! Frames go to the socket at once, because what is queued there survives hibernation and an outbox does not. The bytes
+//! queued in a slow reader's socket are reported to the machine as backlog, so that its scans pause and its live
+//! events are read from the store later.
 
 use relay_engine::relay::ConnId;
 use relay_engine::types::Now;
 
 use super::{CountingConn, Host, Object};
 
-/// What a slow reader has not taken.
+/// What is queued for a slow reader.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Backlog {
     pub(super) bytes: usize,
-    /// When it took something last.
-    moved: Now,
+    /// When the reader last read anything.
+    last_read: Now,
 }
 
 impl<C: CountingConn + 'static, H: Host> Object<C, H> {
-    /// Hands all output to the sockets, and closes what is to be closed.
+    /// Sends all output and closes the sockets that the machine wants closed.
     pub(super) fn send_all(&mut self, now: Now) {
         let mut text = Vec::new();
         while let Some(id) = self.relay.poll_ready() {
@@ -32,7 +32,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
                     Err(_) => host.send(&conn.socket, &String::from_utf8_lossy(&text)),
                 }
             });
-            self.note_backlog(now, id);
+            self.update_backlog(now, id);
         }
         while let Some((id, close)) = self.relay.poll_close() {
             self.close(id, close.code, &close.reason);
@@ -42,8 +42,9 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         }
     }
 
-    /// Tells the machine how much a socket holds. Little is nobody's slowness, and is not looked at again.
-    pub(super) fn note_backlog(&mut self, now: Now, id: ConnId) {
+    /// Reports to the machine how many bytes are queued in a socket. Up to half of `outbox_bytes_pause` counts as none:
+    /// that reader is not slow.
+    pub(super) fn update_backlog(&mut self, now: Now, id: ConnId) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         let bytes = self.host.buffered_bytes(&conn.socket);
         let bytes = if bytes > self.relay.config().limits.outbox_bytes_pause / 2 { bytes } else { 0 };
@@ -52,8 +53,9 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             conn.backlog = None;
             self.slow.remove(&id);
         } else {
-            let moved = conn.backlog.filter(|backlog| bytes >= backlog.bytes).map_or(now, |old| old.moved);
-            conn.backlog = Some(Backlog { bytes, moved });
+            let unread = conn.backlog.filter(|backlog| bytes >= backlog.bytes);
+            let last_read = unread.map_or(now, |old| old.last_read);
+            conn.backlog = Some(Backlog { bytes, last_read });
             self.slow.insert(id);
         }
         if bytes != known {
@@ -61,14 +63,14 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         }
     }
 
-    /// Looks at the readers that were slow, and closes those that have taken nothing for too long.
-    pub(super) fn look_at_slow(&mut self, now: Now) {
+    /// Updates the backlogs of slow readers, and closes those that have read nothing for `write_stall_seconds`.
+    pub(super) fn check_slow_readers(&mut self, now: Now) {
         let stall_ms_max = self.settings.write_stall_seconds.saturating_mul(1000);
         for id in self.slow.clone() {
-            self.note_backlog(now, id);
+            self.update_backlog(now, id);
             let Some(conn) = self.conns.get(&id) else { continue };
-            if conn.backlog.is_some_and(|backlog| now.millis_since(backlog.moved) >= stall_ms_max) {
-                self.numbers.closed_stalled += 1;
+            if conn.backlog.is_some_and(|backlog| now.millis_since(backlog.last_read) >= stall_ms_max) {
+                self.counters.closed_stalled += 1;
                 self.close(id, 1008, "answers are not being read");
             }
         }

@@ -1,4 +1,5 @@
-//! The Worker's entry: HTTP and WebSocket, passed to the objects of shards where they are needed.
+//! The Worker's entry: answers HTTP requests, asks the objects of shards where needed, and passes WebSocket upgrades to
+//! them.
 
 use std::sync::{LazyLock, OnceLock};
 
@@ -17,11 +18,11 @@ const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 static TABLE: LazyLock<Table> = LazyLock::new(|| Table::new(FEATURES, |_| true));
 
-/// Its settings are those of the isolate, for as long as that lives. So is its memory of events that have authorised a
-/// request: another isolate takes the same event once more, which repeats nothing but a read.
+/// Authorisation of the operator. It remembers used NIP-98 events for as long as the isolate lives: another isolate would
+/// accept the same event again, which can only repeat a read.
 static OPERATOR: OnceLock<Operator> = OnceLock::new();
 
-/// The headers of a request, as the runtime keeps them: values of one name are joined by commas.
+/// The headers of a request. The runtime joins the values of one name by commas.
 struct HeaderLines<'a>(&'a Headers);
 
 impl relay_site::Headers for HeaderLines<'_> {
@@ -34,7 +35,7 @@ impl relay_site::Headers for HeaderLines<'_> {
 async fn fetch(mut request: Request, env: Env, _: Context) -> Result<Response> {
     let settings = match variables::settings(&env) {
         Ok(settings) => settings,
-        Err(words) => return response(Answer::error(500, &words)),
+        Err(message) => return response(Answer::error(500, &message)),
     };
     let (method, path) = (request.method().to_string(), request.path());
     let found = TABLE.find(&method, &path, &HeaderLines(request.headers()));
@@ -46,7 +47,7 @@ async fn fetch(mut request: Request, env: Env, _: Context) -> Result<Response> {
         Ok(Route::Icon) => Answer::icon(),
         Ok(Route::Health) => health(&env, &settings).await,
         Ok(route @ (Route::Metrics | Route::Config)) => {
-            match (allow(&mut request, &method, &settings, route).await?, route) {
+            match (authorise(&mut request, &method, &settings, route).await?, route) {
                 (Err(answer), _) => answer,
                 (Ok(()), Route::Config) => {
                     let config = names::effective_config(settings.without_secrets());
@@ -61,8 +62,8 @@ async fn fetch(mut request: Request, env: Env, _: Context) -> Result<Response> {
     response(answer)
 }
 
-/// Whether a request may have what is the operator's.
-async fn allow(
+/// Whether a request is authorised for an endpoint of the operator: `/metrics` or `/relay/config.json`.
+async fn authorise(
     request: &mut Request,
     method: &str,
     settings: &Settings,
@@ -79,7 +80,7 @@ async fn allow(
     };
     let (authorization, address) = (request.headers().get("authorization")?, address(request));
     let verifier = verifier(0);
-    let asked = OperatorRequest {
+    let operator_request = OperatorRequest {
         request: nip98::Request {
             method,
             origin: Origin::Url(settings.url.as_deref().unwrap_or(&address)),
@@ -90,8 +91,8 @@ async fn allow(
         verifier: &*verifier,
     };
     let payload = match route {
-        Route::Config => operator.admin(&asked).map(Some),
-        _ => operator.metrics(&asked, true),
+        Route::Config => operator.admin(&operator_request).map(Some),
+        _ => operator.metrics(&operator_request, true),
     };
     Ok(match payload {
         Ok(Some(mut payload)) => {
@@ -103,7 +104,7 @@ async fn allow(
     })
 }
 
-/// An answer in the runtime's terms.
+/// Converts an answer into a response of the runtime.
 fn response(answer: Answer) -> Result<Response> {
     let headers = Headers::new();
     for (name, value) in &answer.headers {
@@ -132,13 +133,13 @@ async fn ask<T: serde::de::DeserializeOwned>(
     shard: Shard,
     path: &str,
 ) -> std::result::Result<T, String> {
-    let words = |error: worker::Error| error.to_string();
-    let stub = stub(env, placement, shard).map_err(words)?;
-    let mut response = stub.fetch_with_str(&format!("http://{shard}{path}")).await.map_err(words)?;
+    let message = |error: worker::Error| error.to_string();
+    let stub = stub(env, placement, shard).map_err(message)?;
+    let mut response = stub.fetch_with_str(&format!("http://{shard}{path}")).await.map_err(message)?;
     if response.status_code() != 200 {
         return Err(response.text().await.unwrap_or_default());
     }
-    response.json().await.map_err(words)
+    response.json().await.map_err(message)
 }
 
 async fn health(env: &Env, settings: &Settings) -> Answer {
@@ -148,11 +149,11 @@ async fn health(env: &Env, settings: &Settings) -> Answer {
     for (shard, stats) in placement.shards.ask_all(ask_one).await {
         match stats {
             Ok(stats) => {
-                let number = |name: &str| stats.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0);
-                events += number("events");
-                bytes += number("store_bytes");
+                let value = |name: &str| stats.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0);
+                events += value("events");
+                bytes += value("store_bytes");
             }
-            Err(words) => state = format!("{shard}: {words}"),
+            Err(message) => state = format!("{shard}: {message}"),
         }
     }
     let document = json!({

@@ -1,4 +1,4 @@
-//! What workerd offers and `worker` does not bind.
+//! Bindings of workerd's APIs that the crate `worker` lacks.
 
 use js_sys::{Array, Function, Uint8Array};
 use wasm_bindgen::prelude::*;
@@ -87,8 +87,8 @@ pub(super) fn random<const N: usize>() -> Result<[u8; N], JsValue> {
     Ok(bytes)
 }
 
-/// What an exception says.
-pub(super) fn words(error: &JsValue) -> String {
+/// The message of an exception.
+pub(super) fn error_message(error: &JsValue) -> String {
     let message = error.dyn_ref::<js_sys::Error>().map(|error| String::from(error.message()));
     message.or_else(|| error.as_string()).unwrap_or_else(|| format!("{error:?}"))
 }
@@ -101,7 +101,7 @@ extern "C" {
     fn jurisdiction(this: &Namespace, name: &str) -> Result<JsValue, JsValue>;
 }
 
-/// The objects of a namespace that stay in a jurisdiction.
+/// The namespace, restricted to a jurisdiction.
 pub(super) fn in_jurisdiction(
     namespace: &worker::ObjectNamespace,
     name: &str,

@@ -1,4 +1,4 @@
-//! The shell over workerd: everything that touches JavaScript, and as little else as can be.
+//! The layer over workerd: everything that touches JavaScript, and as little else as possible.
 
 mod entry;
 mod js;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use relay_engine::verify::Verifier;
 
-/// What decides signatures, with so much memory for authors. `bench/edge.md` compares the ways.
+/// The verifier of signatures, with a cache of so many bytes for known authors. `bench/edge.md` compares the choices.
 #[cfg(feature = "schnorr")]
 fn verifier(author_cache_bytes: usize) -> Arc<dyn Verifier> {
     Arc::new(relay_engine::verify::Schnorr::new(author_cache_bytes))

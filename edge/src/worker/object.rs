@@ -1,8 +1,8 @@
-//! `RelayDurableObject`: hands what happens to [`Object`] and gives it turns.
+//! `RelayDurableObject`: passes the runtime's events to [`Object`] and runs its turns.
 //!
-//! Its object is borrowed for single calls, never across a wait. A handler of a message returns at once, so
-//! that messages gather for the turn; it waits only where the socket is to be read no further, because the
-//! runtime delivers a socket's next message when the handler of the last one is done.
+//! The object is borrowed for single calls, never across an `await`. The handler of a message returns at once, so that
+//! the messages of many sockets share a turn. It waits only if its socket must not be read further: the runtime delivers a
+//! socket's next message when the handler of the last one has returned.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -38,22 +38,22 @@ pub struct RelayDurableObject {
 struct Shared {
     state: State,
     env: Env,
-    /// Made when it is needed first, and again if that failed.
+    /// Opened on first use, and again if that failed.
     object: RefCell<Option<Object<Conn, Runtime>>>,
-    /// Set when a turn has been asked for, until it begins.
+    /// Whether a turn is scheduled and has not begun.
     turn_is_due: Cell<bool>,
-    /// When the soonest later look is due, in milliseconds since 1970; infinite if none is.
-    look_at: Cell<f64>,
-    /// Calls [`Shared::turn`]; made once, so that a turn costs no closure.
+    /// When the timer for a later turn fires, in milliseconds since 1970; infinite if none is set.
+    timer_at: Cell<f64>,
+    /// Calls [`Shared::turn`]; created once, so that a turn allocates no closure.
     on_turn: RefCell<Option<Closure<dyn FnMut()>>>,
-    on_look: RefCell<Option<Closure<dyn FnMut()>>>,
-    /// What the object has handed out for consumers and nobody has sent.
+    on_timer: RefCell<Option<Closure<dyn FnMut()>>>,
+    /// Batches for consumers that have not been sent yet.
     deliveries: Deliveries,
-    /// Handlers that wait until their socket may be read on.
+    /// Message handlers that wait until their socket may be read again.
     waiting: RefCell<HashMap<Key, oneshot::Sender<()>>>,
 }
 
-/// A batch of a stream on its way to its consumer.
+/// A batch of a stream for its consumer.
 struct Delivery {
     consumer: String,
     /// A line of JSON for each event.
@@ -62,7 +62,7 @@ struct Delivery {
 
 type Deliveries = Rc<RefCell<Vec<Delivery>>>;
 
-/// The runtime as the object sees it.
+/// The runtime, as the object uses it.
 struct Runtime {
     storage: Storage,
     deliveries: Deliveries,
@@ -73,7 +73,7 @@ impl Host for Runtime {
     type Socket = Socket;
 
     fn send(&self, socket: &Socket, text: &str) {
-        // It throws when the socket has been closed, of which a close event tells.
+        // It throws if the socket has been closed; the close event follows.
         let _ = socket.send(text);
     }
 
@@ -87,7 +87,8 @@ impl Host for Runtime {
 
     fn attach(&self, socket: &Socket, attachment: &[u8]) {
         if let Err(error) = socket.serialize_attachment(&Uint8Array::from(attachment)) {
-            worker::console_error!("an attachment of {} bytes: {}", attachment.len(), js::words(&error));
+            let message = js::error_message(&error);
+            worker::console_error!("writing an attachment of {} bytes: {message}", attachment.len());
         }
     }
 
@@ -110,12 +111,12 @@ impl Host for Runtime {
 
     fn set_alarm(&self, at: Now) {
         if let Err(error) = self.storage.set_alarm(at.millis() as f64) {
-            worker::console_error!("an alarm: {}", js::words(&error));
+            worker::console_error!("setting an alarm: {}", js::error_message(&error));
         }
     }
 
-    fn hand_on(&self, events: &[Event]) {
-        self.others.hand_on(events);
+    fn forward(&self, events: &[Event]) {
+        self.others.forward(events);
     }
 }
 
@@ -123,48 +124,48 @@ fn now() -> Now {
     Now::from_millis(js_sys::Date::now() as u64)
 }
 
-/// Tables of some 140 authors: an isolate has 128 MB for everything, and may hold several shards.
+/// Room for the tables of some 140 authors: an isolate has 128 MB of memory, and may hold several shards.
 const AUTHOR_CACHE_BYTES: usize = 4 << 20;
 
-/// A consumer that has not answered by then has failed; what it was sent is sent again.
-const DELIVERY_TIME_MAX: Duration = Duration::from_secs(120);
+/// A consumer that has not answered by then has failed, and its batch is sent again.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Sends a batch to its consumer, which is called by its binding and its name in it.
+/// Sends a batch to its consumer, whose name is `BINDING/OBJECT`.
 async fn deliver(env: &Env, consumer: &str, lines: &str) -> std::result::Result<(), String> {
-    let words = |error: Error| error.to_string();
-    let (binding, name) = consumer.split_once('/').ok_or("a consumer has a binding and a name")?;
-    let stub = env.durable_object(binding).and_then(|objects| objects.get_by_name(name)).map_err(words)?;
+    let message = |error: Error| error.to_string();
+    let (binding, name) = consumer.split_once('/').ok_or("its name is not BINDING/OBJECT")?;
+    let stub = env.durable_object(binding).and_then(|objects| objects.get_by_name(name)).map_err(message)?;
     let mut init = RequestInit::new();
     init.with_method(Method::Post).with_body(Some(JsValue::from_str(lines)));
-    let request = Request::new_with_init("https://consumer/events", &init).map_err(words)?;
-    let answered = async {
+    let request = Request::new_with_init("https://consumer/events", &init).map_err(message)?;
+    let status = async {
         let mut response = stub.fetch_with_request(request).await?;
-        // A body that nobody reads keeps this object from hibernating.
+        // An unread body would keep this object from hibernating.
         response.bytes().await?;
         Ok::<u16, Error>(response.status_code())
     };
-    match select(Box::pin(answered), Delay::from(DELIVERY_TIME_MAX)).await {
-        Either::Left((answered, _)) => match answered.map_err(words)? {
+    match select(Box::pin(status), Delay::from(DELIVERY_TIMEOUT)).await {
+        Either::Left((status, _)) => match status.map_err(message)? {
             200..=299 => Ok(()),
-            status => Err(format!("it answered {status}")),
+            status => Err(format!("status {status}")),
         },
-        Either::Right(_) => Err(format!("it did not answer in {} seconds", DELIVERY_TIME_MAX.as_secs())),
+        Either::Right(_) => Err(format!("no answer in {} seconds", DELIVERY_TIMEOUT.as_secs())),
     }
 }
 
-/// The key of a socket is its one tag, in hexadecimal.
+/// A socket's only tag: its key in hexadecimal.
 fn tag(key: Key) -> String {
     format!("{key:016x}")
 }
 
 impl Shared {
-    /// Calls `work` with the object, which is built if there is none, and schedules what it wants next.
+    /// Calls `work` with the object, which is opened if needed, and schedules what it needs next.
     fn with<T>(
         self: &Rc<Self>,
         work: impl FnOnce(&mut Object<Conn, Runtime>) -> (T, Next),
     ) -> std::result::Result<T, String> {
         let (done, next, resumed) = {
-            let mut place = self.object.try_borrow_mut().map_err(|_| "the object is busy".to_owned())?;
+            let mut place = self.object.try_borrow_mut().map_err(|_| "the object is in use".to_owned())?;
             let woken = if place.is_none() {
                 let (object, next) = self.open()?;
                 *place = Some(object);
@@ -194,7 +195,7 @@ impl Shared {
         Ok(done)
     }
 
-    /// Sends what consumers are to be handed; what becomes of it is told to the object.
+    /// Sends the batches for consumers, and reports the outcomes to the object.
     fn send_deliveries(self: &Rc<Self>) {
         let Ok(deliveries) =
             self.deliveries.try_borrow_mut().map(|mut waiting| std::mem::take(&mut *waiting))
@@ -205,29 +206,29 @@ impl Shared {
             let shared = Rc::clone(self);
             worker::wasm_bindgen_futures::spawn_local(async move {
                 let sent = deliver(&shared.env, &consumer, &lines).await;
-                if let Err(words) = &sent {
-                    worker::console_error!("consumer {consumer}: {words}");
+                if let Err(message) = &sent {
+                    worker::console_error!("consumer {consumer}: {message}");
                 }
-                let told = shared.with(|object| ((), object.delivered(now(), &consumer, sent.is_ok())));
-                if let Err(words) = told {
-                    worker::console_error!("consumer {consumer}: {words}");
+                let reported = shared.with(|object| ((), object.delivered(now(), &consumer, sent.is_ok())));
+                if let Err(message) = reported {
+                    worker::console_error!("consumer {consumer}: {message}");
                 }
             });
         }
     }
 
-    /// Opens the store and takes up the sessions beside the sockets.
+    /// Opens the store and restores the sessions from their sockets' attachments.
     fn open(&self) -> std::result::Result<(Object<Conn, Runtime>, Next), String> {
         let settings = variables::settings(&self.env)?;
         let storage: Storage = self.storage()?;
-        let seed = js::random().map_err(|error| js::words(&error))?;
+        let seed = js::random().map_err(|error| js::error_message(&error))?;
         let others = OtherShards::new(&self.env, &settings.placement, &self.state);
         let others = others.map_err(|error| error.to_string())?;
         let runtime = Runtime { storage: storage.clone(), deliveries: Rc::clone(&self.deliveries), others };
         let mut object =
             Object::open(Conn::new(storage), runtime, &settings, verifier(AUTHOR_CACHE_BYTES), seed)
                 .map_err(|error| error.to_string())?;
-        let sockets = self.state.as_raw().get_websockets().map_err(|error| js::words(&error))?;
+        let sockets = self.state.as_raw().get_websockets().map_err(|error| js::error_message(&error))?;
         let sockets = sockets.into_iter().map(|socket| {
             let key = self.key_of_raw(&socket).unwrap_or_default();
             let socket: Socket = socket.unchecked_into();
@@ -238,14 +239,14 @@ impl Shared {
         });
         let now = now();
         let next = object.restore(now, sockets);
-        if object.keeps_alarms() {
-            object.want_alarms(now);
+        if object.needs_alarms() {
+            object.schedule_alarms(now);
         }
         Ok((object, next))
     }
 
     fn storage(&self) -> std::result::Result<Storage, String> {
-        let storage = self.state.as_raw().storage().map_err(|error| js::words(&error))?;
+        let storage = self.state.as_raw().storage().map_err(|error| js::error_message(&error))?;
         Ok(storage.unchecked_into())
     }
 
@@ -258,12 +259,12 @@ impl Shared {
                 shared.turn();
             }),
             Next::Later(ms) => {
-                // A look that is asked for sooner does not wait for a later one.
+                // A timer that is set for later does not delay this one.
                 let at = js_sys::Date::now() + ms as f64;
-                if at < self.look_at.get() {
-                    self.look_at.set(at);
-                    self.call_in(&self.on_look, ms as f64, |shared| {
-                        shared.look_at.set(f64::INFINITY);
+                if at < self.timer_at.get() {
+                    self.timer_at.set(at);
+                    self.call_in(&self.on_timer, ms as f64, |shared| {
+                        shared.timer_at.set(f64::INFINITY);
                         shared.turn();
                     });
                 }
@@ -290,8 +291,8 @@ impl Shared {
     }
 
     fn turn(self: &Rc<Self>) {
-        if let Err(words) = self.with(|object| ((), object.turn(now()))) {
-            worker::console_error!("a turn: {words}");
+        if let Err(message) = self.with(|object| ((), object.turn(now()))) {
+            worker::console_error!("a turn: {message}");
         }
     }
 
@@ -315,20 +316,20 @@ impl Shared {
         let tags = vec![JsValue::from_str(&tag(key))];
         self.state.as_raw().accept_websocket_with_tags(pair.server.as_ref(), tags)?;
         let socket: Socket = AsRef::<web_sys::WebSocket>::as_ref(&pair.server).clone().unchecked_into();
-        // The platform sets it; what a client sends under this name never comes here.
+        // The platform sets this header, and replaces one that a client sends.
         let address =
             request.headers().get("cf-connecting-ip")?.and_then(|address| address.parse::<IpAddr>().ok());
         let peer = Peer { host, address: address.map(Into::into) };
-        let took = self.with(|object| match object.connect(now(), key, socket, peer) {
+        let accepted = self.with(|object| match object.connect(now(), key, socket, peer) {
             Some(next) => (true, next),
             None => (false, Next::Idle),
         });
-        match took {
+        match accepted {
             Ok(true) => Response::from_websocket(pair.client),
             refused => {
                 let _ = pair.server.close(Some(1013), Some("no room for another connection"));
-                let words = refused.err().unwrap_or_else(|| "no room for another connection".to_owned());
-                let response = Response::error(format!("{words}\n"), 503)?;
+                let message = refused.err().unwrap_or_else(|| "no room for another connection".to_owned());
+                let response = Response::error(format!("{message}\n"), 503)?;
                 response.headers().set("retry-after", "30")?;
                 Ok(response)
             }
@@ -386,9 +387,9 @@ impl DurableObject for RelayDurableObject {
                 env,
                 object: RefCell::default(),
                 turn_is_due: Cell::default(),
-                look_at: Cell::new(f64::INFINITY),
+                timer_at: Cell::new(f64::INFINITY),
                 on_turn: RefCell::default(),
-                on_look: RefCell::default(),
+                on_timer: RefCell::default(),
                 deliveries: Deliveries::default(),
                 waiting: RefCell::default(),
             }),
@@ -418,16 +419,16 @@ impl DurableObject for RelayDurableObject {
             Ok(true) => return Ok(()),
             Ok(false) => {}
             Err(error) => {
-                // The object cannot be built now. The message has gone nowhere, and nobody would say so.
-                worker::console_error!("a message: {error}");
+                // The object cannot be opened now, so the message is lost and would never be answered.
+                worker::console_error!("receiving a message: {error}");
                 let socket: Socket = AsRef::<web_sys::WebSocket>::as_ref(&ws).clone().unchecked_into();
-                // Without it the session would be taken up again while the socket closes.
+                // An empty attachment: the session is not restored while the socket closes.
                 let _ = socket.serialize_attachment(&Uint8Array::new_with_length(0));
                 let _ = socket.close(1011, "the relay failed, please connect again");
                 return Ok(());
             }
         }
-        // Dropped here or fulfilled: the wait ends either way.
+        // The wait ends when the sender sends or is dropped.
         let (sender, resumed) = oneshot::channel();
         if let Ok(mut waiting) = self.shared.waiting.try_borrow_mut() {
             waiting.insert(key, sender);
@@ -438,7 +439,7 @@ impl DurableObject for RelayDurableObject {
 
     async fn websocket_close(&self, ws: WebSocket, code: usize, _: String, _: bool) -> Result<()> {
         let Some(key) = self.shared.key_of(&ws) else { return Ok(()) };
-        // Completes the handshake where the runtime has not done so itself.
+        // Completes the close handshake if the runtime has not.
         let code = u16::try_from(code).ok().filter(|code| *code != 1005);
         let _ = ws.close(code, Some(""));
         self.shared.with(|object| ((), object.disconnect(now(), key))).map_err(Error::RustError)

@@ -1,4 +1,4 @@
-//! The objects of shards, for the Worker's entry and for one another.
+//! Access to the objects of shards, from the Worker's entry and from one another.
 
 use relay_engine::types::Event;
 use wasm_bindgen::JsValue;
@@ -10,8 +10,8 @@ use crate::shard::Shard;
 /// The binding of `RelayDurableObject`.
 const RELAY: &str = "RELAY";
 
-/// Where an object takes the ephemeral events of others: a POST of their canonical JSON, one a line. Only other code
-/// of this Worker can ask for it: clients' requests reach objects as WebSockets alone.
+/// The path at which an object receives the ephemeral events of other shards: a POST with their canonical JSON, one a
+/// line. Clients cannot reach it: the Worker passes only WebSocket upgrades on to objects.
 pub(super) const LIVE_PATH: &str = "/live";
 
 fn namespace(env: &Env, placement: &Placement) -> Result<ObjectNamespace> {
@@ -22,7 +22,7 @@ fn namespace(env: &Env, placement: &Placement) -> Result<ObjectNamespace> {
     }
 }
 
-/// The object of a shard, where it is placed.
+/// A stub of the object of a shard.
 pub(super) fn stub(env: &Env, placement: &Placement, shard: Shard) -> Result<Stub> {
     let (namespace, name) = (namespace(env, placement)?, shard.to_string());
     match &placement.location_hint {
@@ -31,7 +31,7 @@ pub(super) fn stub(env: &Env, placement: &Placement, shard: Shard) -> Result<Stu
     }
 }
 
-/// The shards beside the one whose object this is.
+/// All shards except an object's own.
 pub(super) struct OtherShards {
     env: Env,
     placement: Placement,
@@ -39,7 +39,7 @@ pub(super) struct OtherShards {
 }
 
 impl OtherShards {
-    /// Finds them. Where there is one shard, nothing is asked of the runtime.
+    /// Finds them. With one shard, nothing is asked of the runtime.
     pub(super) fn new(env: &Env, placement: &Placement, own: &State) -> Result<Self> {
         let mut others = Vec::new();
         if placement.shards.count() > 1 {
@@ -53,23 +53,22 @@ impl OtherShards {
         Ok(OtherShards { env: env.clone(), placement: placement.clone(), others })
     }
 
-    /// Hands ephemeral events to each of them, one request for all. It does not wait; a failure is logged, since
-    /// nobody can be told.
-    pub(super) fn hand_on(&self, events: &[Event]) {
+    /// Forwards ephemeral events to each of them, in one request each. Does not wait; failures are logged.
+    pub(super) fn forward(&self, events: &[Event]) {
         if self.others.is_empty() {
             return;
         }
         let lines: Vec<_> = events.iter().map(|event| String::from_utf8_lossy(event.json())).collect();
         let body = lines.join("\n");
         for shard in &self.others {
-            let asked = self.ask(*shard, &body);
+            let request = self.request(*shard, &body);
             let shard = *shard;
             worker::wasm_bindgen_futures::spawn_local(async move {
-                let answered = match asked {
+                let response = match request {
                     Ok((stub, request)) => stub.fetch_with_request(request).await,
                     Err(error) => Err(error),
                 };
-                let failure = match answered {
+                let failure = match response {
                     Ok(response) if response.status_code() == 200 => return,
                     Ok(response) => Error::RustError(format!("status {}", response.status_code())),
                     Err(error) => error,
@@ -79,8 +78,8 @@ impl OtherShards {
         }
     }
 
-    fn ask(&self, shard: Shard, body: &str) -> Result<(Stub, Request)> {
-        // A stub is of no use after its object has failed, so each request has its own.
+    fn request(&self, shard: Shard, body: &str) -> Result<(Stub, Request)> {
+        // A stub breaks when its object fails, so each request has its own.
         let stub = stub(&self.env, &self.placement, shard)?;
         let mut init = RequestInit::new();
         init.with_method(Method::Post).with_body(Some(JsValue::from_str(body)));

@@ -1,7 +1,7 @@
 //! Durable Object SQLite behind the engine's [`SqlConn`].
 //!
-//! Numbers bind as doubles, which SQLite turns into integers where a column is one; they stay below 2^53.
-//! Statement texts are handed over as JavaScript strings that are kept, so that a repeated one costs no copy.
+//! Integers are bound as doubles, which SQLite converts for an integer column; they stay below 2^53.
+//! Statement texts are kept as JavaScript strings, so that a repeated statement is not copied again.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -11,10 +11,10 @@ use relay_engine::store::StoreError;
 use relay_engine::store::sql::{SqlConn, SqlValue};
 use wasm_bindgen::{JsCast, JsValue};
 
-use super::js::{Cursor, Sql, Storage, words};
+use super::js::{Cursor, Sql, Storage, error_message};
 use crate::object::{CountingConn, RowCount};
 
-/// Statements whose texts are kept: each bulk statement has as many as there are row counts.
+/// Statement texts that are kept. A bulk statement has one for each number of rows.
 const TEXTS_MAX: usize = 1_024;
 
 pub(super) struct Conn {
@@ -61,13 +61,13 @@ impl Conn {
 }
 
 fn failed(error: &JsValue) -> StoreError {
-    let words = words(error);
-    // SQLite's own words, and those of the platform's bound on an object's storage.
+    let message = error_message(error);
+    // The messages of SQLite, and of the platform's limit on an object's storage.
     let full = ["SQLITE_FULL", "database or disk is full", "exceeded its maximum"];
-    if full.iter().any(|part| words.contains(part)) {
-        StoreError::Full(words)
+    if full.iter().any(|part| message.contains(part)) {
+        StoreError::Full(message)
     } else {
-        StoreError::Failed(words)
+        StoreError::Failed(message)
     }
 }
 
@@ -123,7 +123,7 @@ impl SqlConn for Conn {
 
     fn transaction(&self, work: &mut dyn FnMut() -> Result<(), StoreError>) -> Result<(), StoreError> {
         let mut outcome = Ok(());
-        // What is thrown rolls back.
+        // An exception rolls the transaction back.
         let ran = self.storage.transaction_sync(&mut || {
             outcome = work();
             if outcome.is_ok() { Ok(JsValue::UNDEFINED) } else { Err(JsValue::from_str("rolled back")) }

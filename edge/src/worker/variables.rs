@@ -6,7 +6,7 @@ use worker::Env;
 
 use crate::settings::Settings;
 
-/// Reads the variables; one that is an object, as `RELAY_CONFIG` may be, is read as its JSON.
+/// Reads the variables. One whose value is an object, as that of `RELAY_CONFIG` may be, is read as JSON text.
 pub(super) fn settings(env: &Env) -> Result<Settings, String> {
     Settings::load(&|name| {
         let value = Reflect::get(env, &JsValue::from_str(name)).ok()?;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use relay_edge::settings::Settings;
 use relay_engine::testing::signing::{event, key};
 
-use super::world::{Forgets, Runtime, Socket};
+use super::world::{Hibernates, Runtime, Socket};
 
 fn authors(from: u64, count: u64) -> String {
     let keys: Vec<String> = (from..from + count).map(|n| format!("\"{n:064x}\"")).collect();
@@ -20,7 +20,7 @@ fn ask(runtime: &mut Runtime, socket: &Rc<Socket>, text: &str) -> Vec<String> {
 
 #[test]
 fn large_filters_go_to_the_store_and_are_deleted_with_their_subscription() {
-    let mut runtime = Runtime::new(Settings::default(), Forgets::Always);
+    let mut runtime = Runtime::new(Settings::default(), Hibernates::Always);
     let socket = runtime.connect().unwrap();
     ask(&mut runtime, &socket, "");
     let small = r#"["REQ","small",{"kinds":[1]}]"#;
@@ -31,7 +31,7 @@ fn large_filters_go_to_the_store_and_are_deleted_with_their_subscription() {
     for sub in ["a", "b", "a"] {
         ask(&mut runtime, &socket, &large(sub, 0));
     }
-    assert_eq!(runtime.store.count("edge_part"), 1, "the same filters are the same part");
+    assert_eq!(runtime.store.count("edge_part"), 1, "the same filters are the same blob");
     ask(&mut runtime, &socket, &large("b", 9_000));
     assert_eq!(runtime.store.count("edge_part"), 2);
     ask(&mut runtime, &socket, r#"["CLOSE","a"]"#);
@@ -42,8 +42,8 @@ fn large_filters_go_to_the_store_and_are_deleted_with_their_subscription() {
     let now = runtime.now;
     runtime.object().disconnect(now, other.key);
     assert_eq!(runtime.store.count("edge_part"), 1);
-    // A socket that goes away while the object sleeps leaves parts behind until it wakes up.
-    runtime.forget();
+    // The blobs of a socket that closes during hibernation are deleted when the object wakes up.
+    runtime.hibernate();
     runtime.sockets.clear();
     runtime.object();
     assert_eq!(runtime.store.count("edge_part"), 0);
@@ -51,7 +51,7 @@ fn large_filters_go_to_the_store_and_are_deleted_with_their_subscription() {
 
 #[test]
 fn many_subscriptions_with_long_ids_survive() {
-    let mut runtime = Runtime::new(Settings::default(), Forgets::Always);
+    let mut runtime = Runtime::new(Settings::default(), Hibernates::Always);
     let socket = runtime.connect().unwrap();
     for n in 0..300 {
         let asked = format!(r#"["REQ","{n:064}",{{"authors":[{}]}}]"#, authors(n, 5));
@@ -59,16 +59,16 @@ fn many_subscriptions_with_long_ids_survive() {
     }
     assert!(runtime.store.count("edge_part") > 0);
     let one_more = ask(&mut runtime, &socket, r#"["REQ","x",{}]"#);
-    assert!(one_more[0].contains("300 subscriptions are open"), "{one_more:?}");
+    assert!(one_more[0].contains("300 are open"), "{one_more:?}");
 }
 
 #[test]
-fn a_session_that_cannot_be_read_is_closed_in_words() {
-    let mut runtime = Runtime::new(Settings::default(), Forgets::Never);
+fn a_session_that_cannot_be_restored_is_closed() {
+    let mut runtime = Runtime::new(Settings::default(), Hibernates::Never);
     let (good, bad) = (runtime.connect().unwrap(), runtime.connect().unwrap());
     runtime.drive();
     bad.attachment.borrow_mut().truncate(40);
-    runtime.forget();
+    runtime.hibernate();
     runtime.object();
     assert_eq!((good.closed.get(), bad.closed.get()), (None, Some(1012)));
     assert!(bad.attachment.borrow().is_empty());
@@ -76,7 +76,7 @@ fn a_session_that_cannot_be_read_is_closed_in_words() {
 
 #[test]
 fn a_store_that_fails_costs_no_session() {
-    let mut runtime = Runtime::new(Settings::default(), Forgets::Never);
+    let mut runtime = Runtime::new(Settings::default(), Hibernates::Never);
     let socket = runtime.connect().unwrap();
     let note = event(&key(1)).at(runtime.now.seconds()).content("one").sign();
     runtime.text(socket.key, &format!(r#"["EVENT",{}]"#, note.json()));
@@ -86,22 +86,22 @@ fn a_store_that_fails_costs_no_session() {
     assert!(told.iter().any(|frame| frame.starts_with(r#"["CLOSED","a","error:"#)), "{told:?}");
     runtime.store.is_broken.set(false);
     assert_eq!(ask(&mut runtime, &socket, r#"["REQ","a",{"kinds":[7]}]"#), [r#"["EOSE","a"]"#]);
-    runtime.forget();
+    runtime.hibernate();
     let told = ask(&mut runtime, &socket, r#"["REQ","b",{"kinds":[1]}]"#);
     assert_eq!(told.len(), 2, "{told:?}");
     assert_eq!(told[1], r#"["EOSE","b"]"#);
 }
 
 #[test]
-fn much_that_gathers_is_not_gathered_for_long() {
-    let mut runtime = Runtime::new(Settings::default(), Forgets::Never);
+fn many_unanswered_bytes_take_a_turn_at_once() {
+    let mut runtime = Runtime::new(Settings::default(), Hibernates::Never);
     let socket = runtime.connect().unwrap();
     let t = runtime.now.seconds();
     for n in 0..100u64 {
         let note = event(&key(1)).at(t - n).content("x".repeat(100_000)).sign();
         runtime.text(socket.key, &format!(r#"["EVENT",{}]"#, note.json()));
     }
-    // Ten megabytes came in one breath, and most of them are stored before a turn was due.
+    // Ten megabytes arrived at once, and most of them were stored before the scheduled turn.
     assert!((82..100).contains(&runtime.store.events()), "{}", runtime.store.events());
     runtime.drive();
     assert_eq!(runtime.store.events(), 100);

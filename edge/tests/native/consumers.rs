@@ -1,11 +1,11 @@
-//! Consumers of streams: fed at least once and in order, whatever is forgotten and whoever fails.
+//! Consumers of streams: they receive every event at least once and in order, whatever memory is lost and whoever fails.
 
 use relay_edge::object::CountingConn;
 use relay_edge::settings::{ConsumerSettings, Settings};
 use relay_engine::testing::signing::{Signed, event, key};
 use serde_json::json;
 
-use super::world::{Forgets, Runtime};
+use super::world::{Hibernates, Runtime};
 
 const NAME: &str = "AGENTS/echo";
 
@@ -30,68 +30,68 @@ fn publish(runtime: &mut Runtime, kind: u16, n: u64) -> Signed {
     event
 }
 
-/// Ids of the next batch, which is answered.
-fn take(runtime: &mut Runtime, took: bool) -> Vec<String> {
+/// Answers the next batch, and returns the ids of its events.
+fn answer_batch(runtime: &mut Runtime, accepted: bool) -> Vec<String> {
     let Some((name, events)) = runtime.host.deliveries.borrow_mut().pop_front() else { return Vec::new() };
     assert_eq!(name, NAME);
     let now = runtime.now;
-    runtime.object().delivered(now, NAME, took);
+    runtime.object().delivered(now, NAME, accepted);
     runtime.drive();
     events.into_iter().map(|(_, event)| event.id.to_string()).collect()
 }
 
 #[test]
-fn a_consumer_is_handed_what_matches_a_batch_at_a_time() {
-    let mut runtime = Runtime::new(settings(), Forgets::Never);
+fn a_consumer_receives_matching_events_one_batch_at_a_time() {
+    let mut runtime = Runtime::new(settings(), Hibernates::Never);
     publish(&mut runtime, 1, 0);
     let first = publish(&mut runtime, 5_050, 1);
-    // While it is at work, what comes waits.
+    // While a batch is in flight, later events wait.
     let second = publish(&mut runtime, 5_050, 2);
     let third = publish(&mut runtime, 5_050, 3);
     assert_eq!(runtime.host.deliveries.borrow().len(), 1);
-    assert_eq!(take(&mut runtime, true), [first.id]);
-    assert_eq!(take(&mut runtime, true), [second.id, third.id]);
+    assert_eq!(answer_batch(&mut runtime, true), [first.id]);
+    assert_eq!(answer_batch(&mut runtime, true), [second.id, third.id]);
     let beat = publish(&mut runtime, 20_000, 4);
     let (_, events) = runtime.host.deliveries.borrow()[0].clone();
-    assert_eq!(events[0].0, None, "an ephemeral event has no number");
-    assert_eq!(take(&mut runtime, true), [beat.id]);
-    assert!(take(&mut runtime, true).is_empty());
+    assert_eq!(events[0].0, None, "an ephemeral event has no sequence number");
+    assert_eq!(answer_batch(&mut runtime, true), [beat.id]);
+    assert!(answer_batch(&mut runtime, true).is_empty());
 }
 
 #[test]
-fn what_was_stored_before_it_was_configured_is_not_for_it() {
-    let mut runtime = Runtime::new(Settings::default(), Forgets::Never);
+fn a_new_consumer_receives_no_older_events() {
+    let mut runtime = Runtime::new(Settings::default(), Hibernates::Never);
     publish(&mut runtime, 5_050, 0);
     runtime.reconfigure(settings());
     let later = publish(&mut runtime, 5_050, 1);
-    assert_eq!(take(&mut runtime, true), [later.id]);
+    assert_eq!(answer_batch(&mut runtime, true), [later.id]);
 }
 
 #[test]
-fn what_was_not_taken_before_the_memory_was_lost_is_handed_out_again() {
-    let mut runtime = Runtime::new(settings(), Forgets::Never);
+fn a_batch_that_was_in_flight_when_memory_was_lost_is_sent_again() {
+    let mut runtime = Runtime::new(settings(), Hibernates::Never);
     let first = publish(&mut runtime, 5_050, 1);
-    assert_eq!(take(&mut runtime, true), [&*first.id]);
+    assert_eq!(answer_batch(&mut runtime, true), [&*first.id]);
     let second = publish(&mut runtime, 5_050, 2);
-    // Handed out, and the answer never comes.
+    // In flight, and never answered.
     runtime.host.deliveries.borrow_mut().clear();
-    runtime.lose();
+    runtime.evict();
     let alarm = runtime.host.alarm.get().expect("an alarm would wake it");
     assert!(alarm.seconds() <= runtime.now.seconds() + 120);
     runtime.advance(120);
-    assert_eq!(take(&mut runtime, true), [second.id]);
-    runtime.lose();
+    assert_eq!(answer_batch(&mut runtime, true), [second.id]);
+    runtime.evict();
     runtime.drive();
-    assert!(take(&mut runtime, true).is_empty(), "what was taken is not handed out again");
+    assert!(answer_batch(&mut runtime, true).is_empty(), "confirmed events are not sent again");
 }
 
 #[test]
-fn a_consumer_that_fails_is_tried_again_later_and_later() {
-    let mut runtime = Runtime::new(settings(), Forgets::Never);
+fn a_consumer_that_fails_is_retried_with_exponential_backoff() {
+    let mut runtime = Runtime::new(settings(), Hibernates::Never);
     let job = publish(&mut runtime, 5_050, 1);
     let mut waits = Vec::new();
     for _ in 0..6 {
-        assert_eq!(take(&mut runtime, false), [&*job.id]);
+        assert_eq!(answer_batch(&mut runtime, false), [&*job.id]);
         let failed_at = runtime.now;
         while runtime.host.deliveries.borrow().is_empty() {
             runtime.now = runtime.now.plus_millis(500);
@@ -100,39 +100,39 @@ fn a_consumer_that_fails_is_tried_again_later_and_later() {
         waits.push(runtime.now.millis_since(failed_at) / 1_000);
     }
     assert_eq!(waits, [1, 2, 4, 8, 16, 32]);
-    assert_eq!(take(&mut runtime, true), [job.id]);
+    assert_eq!(answer_batch(&mut runtime, true), [job.id]);
     let next = publish(&mut runtime, 5_050, 2);
-    assert_eq!(take(&mut runtime, true), [next.id]);
+    assert_eq!(answer_batch(&mut runtime, true), [next.id]);
 }
 
 #[test]
-fn an_object_that_forgets_in_between_hands_out_everything_in_order() {
-    let mut runtime = Runtime::new(settings(), Forgets::Never);
+fn all_events_are_delivered_in_order_while_memory_is_lost() {
+    let mut runtime = Runtime::new(settings(), Hibernates::Never);
     let mut jobs = Vec::new();
     for n in 0..100 {
         jobs.push(publish(&mut runtime, 5_050, n).id);
         if n % 7 == 0 {
-            // What was handed out is answered by nobody.
+            // The batch in flight is never answered.
             runtime.host.deliveries.borrow_mut().clear();
-            runtime.lose();
+            runtime.evict();
         }
     }
     runtime.host.deliveries.borrow_mut().clear();
-    runtime.lose();
+    runtime.evict();
     runtime.drive();
     let mut seen = Vec::new();
     while !runtime.host.deliveries.borrow().is_empty() {
-        seen.extend(take(&mut runtime, true));
+        seen.extend(answer_batch(&mut runtime, true));
     }
     assert_eq!(seen, jobs);
 }
 
 #[test]
 fn an_idle_consumer_costs_no_rows_and_what_does_not_match_costs_one_a_thousand() {
-    let mut runtime = Runtime::new(settings(), Forgets::Never);
+    let mut runtime = Runtime::new(settings(), Hibernates::Never);
     publish(&mut runtime, 1, 0);
     let written = runtime.store.rows().written;
-    let mut plain = Runtime::new(Settings::default(), Forgets::Never);
+    let mut plain = Runtime::new(Settings::default(), Hibernates::Never);
     publish(&mut plain, 1, 0);
     let plain_written = plain.store.rows().written;
     for n in 1..=1_500 {

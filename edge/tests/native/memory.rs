@@ -1,18 +1,18 @@
-//! Memory: what sockets hold for readers that read nothing has a bound, and nobody misses an event by it; live
-//! filters have one, and whoever meets it is told.
+//! Memory limits: output queued for slow readers is bounded, without losing an event, and so are the values of live
+//! filters; a request beyond that is answered with CLOSED.
 
 use std::rc::Rc;
 
 use relay_edge::settings::{ObjectSettings, Settings};
 use relay_engine::testing::signing::{event, key};
 
-use super::world::{Forgets, Runtime, Socket};
+use super::world::{Hibernates, Runtime, Socket};
 
 const READERS: usize = 200;
 const EVENTS: u64 = 100;
 const EVENT_BYTES: usize = 20_000;
 
-/// Stores [`EVENTS`] large events; who published them stays.
+/// Stores [`EVENTS`] large events, and returns their publisher, which stays connected.
 fn publish(runtime: &mut Runtime) -> Rc<Socket> {
     let writer = runtime.connect().unwrap();
     let t = runtime.now.seconds();
@@ -24,15 +24,15 @@ fn publish(runtime: &mut Runtime) -> Rc<Socket> {
     writer
 }
 
-fn held(readers: &[Rc<Socket>]) -> usize {
+fn queued_bytes(readers: &[Rc<Socket>]) -> usize {
     readers.iter().map(|reader| reader.output.borrow().iter().map(String::len).sum::<usize>()).sum()
 }
 
 #[test]
-fn many_slow_readers_hold_little_and_get_everything() {
+fn output_of_many_slow_readers_is_bounded_and_complete() {
     // Forever, so that nobody is closed for reading nothing.
     let object = ObjectSettings { write_stall_seconds: 1 << 30, ..ObjectSettings::default() };
-    let mut runtime = Runtime::new(Settings { object, ..Settings::default() }, Forgets::Never);
+    let mut runtime = Runtime::new(Settings { object, ..Settings::default() }, Hibernates::Never);
     publish(&mut runtime);
     let readers: Vec<_> = (0..READERS).map(|_| runtime.connect().unwrap()).collect();
     for reader in &readers {
@@ -42,9 +42,9 @@ fn many_slow_readers_hold_little_and_get_everything() {
     for _ in 0..50 {
         runtime.drive();
     }
-    let held = held(&readers);
+    let queued = queued_bytes(&readers);
     let asked = READERS * EVENTS as usize * EVENT_BYTES;
-    assert!(held < 40 << 20, "{held} bytes of {asked} wait in sockets");
+    assert!(queued < 40 << 20, "{queued} bytes of {asked} are queued");
     for reader in [&readers[0], &readers[READERS - 1]] {
         let (mut events, mut is_complete) = (0, false);
         for _ in 0..1_000 {
@@ -62,13 +62,13 @@ fn many_slow_readers_hold_little_and_get_everything() {
     }
 }
 
-/// The platform sends a close behind what is queued: a reader that takes nothing is closed, and everything that was
-/// sent to it stays in memory until its client takes it or is gone. A crowd of such readers that comes again and again
-/// finds less each time, then nothing; others go on, and when the crowd is gone so is what it held.
+/// The platform sends a close frame after everything queued, so the output of a reader that reads nothing stays in memory
+/// after it is closed, until its client reads it or disconnects. Each new round of such readers gets less output memory, then
+/// none; other clients are still served, and the memory is free again when the sockets are gone.
 #[test]
 fn readers_that_never_read_cannot_fill_the_memory_by_being_closed() {
     let object = ObjectSettings { write_stall_seconds: 10, ..ObjectSettings::default() };
-    let mut runtime = Runtime::new(Settings { object, ..Settings::default() }, Forgets::Never);
+    let mut runtime = Runtime::new(Settings { object, ..Settings::default() }, Hibernates::Never);
     let writer = publish(&mut runtime);
     let mut crowd = Vec::new();
     for round in 0..10 {
@@ -78,20 +78,21 @@ fn readers_that_never_read_cannot_fill_the_memory_by_being_closed() {
         }
         crowd.extend(readers);
         runtime.drive();
-        // Losing the memory does not lose the count.
+        // The count survives hibernation.
         if round % 5 == 4 {
-            runtime.forget();
+            runtime.hibernate();
         }
-        // One look finds that it takes nothing, another that it has not for long.
+        // The first check notes the backlog, the second one closes the reader.
         runtime.advance(1);
         runtime.advance(11);
         runtime.drive();
-        assert!(held(&crowd) < 70 << 20, "round {round}: {} bytes are held", held(&crowd));
+        let queued = queued_bytes(&crowd);
+        assert!(queued < 70 << 20, "round {round}: {queued} bytes are queued");
     }
     assert!(crowd.iter().all(|reader| reader.closed.get() == Some(1008)));
-    assert!(held(&crowd) > 30 << 20, "{}", held(&crowd));
+    assert!(queued_bytes(&crowd) > 30 << 20, "{}", queued_bytes(&crowd));
 
-    // The writer is there all the while, and reads.
+    // The writer has been connected all the time, and reads.
     writer.output.borrow_mut().clear();
     runtime.text(writer.key, r#"["REQ","some",{"limit":5}]"#);
     let mut frames = 0;
@@ -110,7 +111,7 @@ fn readers_that_never_read_cannot_fill_the_memory_by_being_closed() {
     reader.output.borrow_mut().clear();
     runtime.text(reader.key, r#"["REQ","all",{"limit":500}]"#);
     runtime.drive();
-    assert!(held(&[reader]) >= 1 << 20, "and as much of it as ever");
+    assert!(queued_bytes(&[reader]) >= 1 << 20, "and as much as at first");
 }
 
 fn authors(from: u64, count: u64) -> String {
@@ -118,7 +119,7 @@ fn authors(from: u64, count: u64) -> String {
     keys.join(",")
 }
 
-/// Values that were taken, and the words of the last refusal.
+/// The number of values that were accepted, and the last refusal.
 fn subscribe_until_refused(runtime: &mut Runtime, clients: u64, each: u64) -> (u64, Option<String>) {
     let (mut taken, mut refused) = (0, None);
     for n in 0..clients {
@@ -137,9 +138,9 @@ fn subscribe_until_refused(runtime: &mut Runtime, clients: u64, each: u64) -> (u
 }
 
 #[test]
-fn live_filters_of_all_sockets_have_a_bound_and_who_meets_it_is_told() {
-    for forgets in [Forgets::Never, Forgets::Always] {
-        let mut runtime = Runtime::new(Settings::load(&|_| None).unwrap(), forgets);
+fn values_of_live_filters_are_bounded_and_the_excess_is_refused() {
+    for hibernates in [Hibernates::Never, Hibernates::Always] {
+        let mut runtime = Runtime::new(Settings::load(&|_| None).unwrap(), hibernates);
         let (taken, refused) = subscribe_until_refused(&mut runtime, 12, 10_000);
         assert_eq!(taken, 30_000, "a third of what is left of half");
         let words = r#"["CLOSED","all","blocked: this relay is busy; for now, a request may name 9999 ids, authors, kinds and tags"]"#;
@@ -147,13 +148,13 @@ fn live_filters_of_all_sockets_have_a_bound_and_who_meets_it_is_told() {
         let (taken, _) = subscribe_until_refused(&mut runtime, 40, 1_000);
         assert_eq!(taken, 27_000);
         assert_eq!(subscribe_until_refused(&mut runtime, 40, 100), (4_000, None));
-        if let Forgets::Always = forgets {
+        if let Hibernates::Always = hibernates {
             continue;
         }
         let (taken, refused) = subscribe_until_refused(&mut runtime, 130, 499);
         assert_eq!(taken, 117 * 499, "the other half");
         assert!(refused.unwrap().contains("may name 430 ids"));
-        // What ends makes room.
+        // Closing a connection makes room.
         let (now, key) = (runtime.now, 1);
         runtime.sockets[&key].closed.set(Some(1005));
         runtime.object().disconnect(now, key);

@@ -1,12 +1,12 @@
-//! Every case of the relay's meaning.
+//! The semantics suite.
 
 use relay_engine::testing::semantics::run_all;
 
-use super::world::{Forgets, ObjectWorld};
+use super::world::{Hibernates, ObjectWorld};
 
-fn check(forgets: Forgets) {
+fn check(hibernates: Hibernates) {
     let only = std::env::var("RELAY_CASE").unwrap_or_default();
-    match run_all(&mut |config| Box::new(ObjectWorld::new(config, forgets)), &only) {
+    match run_all(&mut |config| Box::new(ObjectWorld::new(config, hibernates)), &only) {
         Ok(count) => assert!(count > 0, "no case is called {only:?}"),
         Err(failures) => panic!("{failures}"),
     }
@@ -14,10 +14,10 @@ fn check(forgets: Forgets) {
 
 #[test]
 fn the_object() {
-    check(Forgets::Never);
+    check(Hibernates::Never);
 }
 
 #[test]
-fn an_object_that_forgets_all_the_time() {
-    check(Forgets::Always);
+fn an_object_that_hibernates_all_the_time() {
+    check(Hibernates::Always);
 }

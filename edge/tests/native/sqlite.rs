@@ -1,4 +1,4 @@
-//! SQLite in memory behind the seams of the object; clones share the database, which outlives the object.
+//! SQLite in memory as the object's connection. Clones share the database, which outlives the object.
 
 use std::cell::Cell;
 use std::rc::Rc;

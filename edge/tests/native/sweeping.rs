@@ -3,7 +3,7 @@
 use relay_edge::settings::{ObjectSettings, Settings};
 use relay_engine::testing::signing::{event, key};
 
-use super::world::{Forgets, Runtime};
+use super::world::{Hibernates, Runtime};
 
 fn settings(object: ObjectSettings) -> Settings {
     Settings { object, ..Settings::default() }
@@ -11,7 +11,7 @@ fn settings(object: ObjectSettings) -> Settings {
 
 #[test]
 fn expired_events_go_with_one_alarm_a_minute() {
-    let mut runtime = Runtime::new(settings(ObjectSettings::default()), Forgets::Always);
+    let mut runtime = Runtime::new(settings(ObjectSettings::default()), Hibernates::Always);
     let socket = runtime.connect().unwrap();
     let t = runtime.now.seconds();
     for n in 0..20 {
@@ -26,17 +26,17 @@ fn expired_events_go_with_one_alarm_a_minute() {
     assert_eq!(runtime.store.events(), 20);
     runtime.advance(2);
     assert_eq!(runtime.store.events(), 0);
-    assert_eq!(runtime.host.alarm.get(), None, "nothing is left to wait for");
+    assert_eq!(runtime.host.alarm.get(), None, "nothing is left to sweep");
 }
 
 #[test]
-fn what_is_older_than_is_kept_goes() {
+fn events_older_than_the_retention_are_removed() {
     let object = ObjectSettings {
         retention_seconds: 1_000,
         retention_kinds_spared: vec![7],
         ..ObjectSettings::default()
     };
-    let mut runtime = Runtime::new(settings(object), Forgets::Never);
+    let mut runtime = Runtime::new(settings(object), Hibernates::Never);
     let socket = runtime.connect().unwrap();
     let t = runtime.now.seconds();
     for (kind, age) in
@@ -47,16 +47,16 @@ fn what_is_older_than_is_kept_goes() {
     }
     runtime.drive();
     assert_eq!(runtime.store.events(), 7);
-    assert!(runtime.object().keeps_alarms());
+    assert!(runtime.object().needs_alarms());
     runtime.advance(3_700);
     // The zap and both old notes are gone; the reaction is spared, replaceable ones and deletion requests stay.
     assert_eq!(runtime.store.events(), 4);
-    assert!(runtime.host.alarm.get().is_some(), "it looks again");
+    assert!(runtime.host.alarm.get().is_some(), "the next sweep is scheduled");
 }
 
 #[test]
-fn a_late_expiry_does_not_push_off_an_early_one() {
-    let mut runtime = Runtime::new(settings(ObjectSettings::default()), Forgets::Always);
+fn a_later_expiry_does_not_postpone_an_earlier_one() {
+    let mut runtime = Runtime::new(settings(ObjectSettings::default()), Hibernates::Always);
     let socket = runtime.connect().unwrap();
     let t = runtime.now.seconds();
     for (n, at) in [30, 31_536_000, 40, 31_000_000].into_iter().enumerate() {
@@ -73,17 +73,17 @@ fn a_late_expiry_does_not_push_off_an_early_one() {
 }
 
 #[test]
-fn a_look_that_was_missed_is_soon_made_up_for() {
+fn a_missed_sweep_runs_soon_after_waking_up() {
     let object = ObjectSettings { retention_seconds: 1_000, ..ObjectSettings::default() };
-    let mut runtime = Runtime::new(settings(object), Forgets::Always);
+    let mut runtime = Runtime::new(settings(object), Hibernates::Always);
     let socket = runtime.connect().unwrap();
     let note = event(&key(1)).at(runtime.now.seconds()).sign();
     runtime.text(socket.key, &format!(r#"["EVENT",{}]"#, note.json()));
     runtime.drive();
     runtime.advance(61);
-    let looked = runtime.now.seconds();
+    let swept = runtime.now.seconds();
     assert!(
-        runtime.host.alarm.get().is_some_and(|at| at.seconds() > looked + 1_000),
+        runtime.host.alarm.get().is_some_and(|at| at.seconds() > swept + 1_000),
         "an hour after the first"
     );
     // The alarm is late, and the object is woken up by something else every few seconds.
@@ -93,17 +93,17 @@ fn a_look_that_was_missed_is_soon_made_up_for() {
         runtime.text(socket.key, r#"["CLOSE","none"]"#);
         let (now, alarm) = (runtime.now.seconds(), runtime.host.alarm.get());
         assert!(alarm.is_some_and(|at| at.seconds() <= now + 60), "{now} {alarm:?}");
-        runtime.lose();
+        runtime.evict();
     }
     runtime.advance(61);
     assert_eq!(runtime.store.events(), 0);
 }
 
 #[test]
-fn an_object_that_wakes_up_often_retires_what_is_old() {
+fn frequent_wake_ups_do_not_postpone_retention_sweeps() {
     for sweep_seconds in [1, 60, 7_000] {
         let object = ObjectSettings { retention_seconds: 1_000, sweep_seconds, ..ObjectSettings::default() };
-        let mut runtime = Runtime::new(settings(object), Forgets::Always);
+        let mut runtime = Runtime::new(settings(object), Hibernates::Always);
         let socket = runtime.connect().unwrap();
         let t = runtime.now.seconds();
         let mut retired_at = None;
@@ -115,7 +115,7 @@ fn an_object_that_wakes_up_often_retires_what_is_old() {
             }
             runtime.text(socket.key, &format!(r#"["EVENT",{}]"#, note.sign().json()));
             runtime.advance(17);
-            runtime.forget();
+            runtime.hibernate();
             if runtime.store.events() <= n {
                 retired_at = Some(runtime.now.seconds() - t);
                 break;

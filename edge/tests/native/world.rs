@@ -1,7 +1,7 @@
-//! A world for the semantics suite: one object, forgotten and built anew as often as it is told to.
+//! A world for the semantics suite: one object, which can hibernate and be evicted at any time.
 //!
-//! Sockets hold what was sent and not received, as workerd's do, and their attachments. Nothing else of the
-//! object survives.
+//! As in workerd, a socket keeps its attachment and the frames that its client has not read. Nothing else of the object's
+//! memory survives.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -49,10 +49,10 @@ type Delivery = (String, Vec<(Option<Seq>, Event)>);
 pub(super) struct FakeHost {
     pub(super) alarm: Rc<Cell<Option<Now>>>,
     pub(super) alarms_set: Rc<Cell<u32>>,
-    /// Batches that consumers were handed and have not been answered for.
+    /// Batches that were sent to consumers and have not been answered.
     pub(super) deliveries: Rc<RefCell<VecDeque<Delivery>>>,
     /// Ephemeral events for the other shards, a batch for each call.
-    pub(super) handed_on: Rc<RefCell<Vec<Vec<Event>>>>,
+    pub(super) forwarded: Rc<RefCell<Vec<Vec<Event>>>>,
 }
 
 impl Host for FakeHost {
@@ -91,16 +91,16 @@ impl Host for FakeHost {
         self.alarms_set.set(self.alarms_set.get() + 1);
     }
 
-    fn hand_on(&self, events: &[Event]) {
-        self.handed_on.borrow_mut().push(events.to_vec());
+    fn forward(&self, events: &[Event]) {
+        self.forwarded.borrow_mut().push(events.to_vec());
     }
 }
 
 pub(super) type TestObject = Object<Sqlite, FakeHost>;
 
-/// When the object is forgotten.
+/// When the object hibernates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Forgets {
+pub(super) enum Hibernates {
     Never,
     /// Before and after every turn.
     Always,
@@ -115,11 +115,11 @@ pub(super) struct Runtime {
     pub(super) now: Now,
     next: Next,
     built: u64,
-    forgets: Forgets,
+    hibernates: Hibernates,
 }
 
 impl Runtime {
-    pub(super) fn new(settings: Settings, forgets: Forgets) -> Self {
+    pub(super) fn new(settings: Settings, hibernates: Hibernates) -> Self {
         Runtime {
             settings,
             store: Sqlite::new(),
@@ -129,7 +129,7 @@ impl Runtime {
             now: Now::from_seconds(BEGINS_AT),
             next: Next::Idle,
             built: 0,
-            forgets,
+            hibernates,
         }
     }
 
@@ -141,7 +141,7 @@ impl Runtime {
             let verifier = Arc::new(Libsecp256k1);
             let mut object =
                 Object::open(self.store.clone(), self.host.clone(), &self.settings, verifier, seed).unwrap();
-            // Closed ones are there until the client has taken what they hold.
+            // A closed socket remains until its client has read everything.
             let is_there =
                 |socket: &&Rc<Socket>| socket.closed.get().is_none() || !socket.output.borrow().is_empty();
             let sockets = self.sockets.values().filter(is_there);
@@ -149,8 +149,8 @@ impl Runtime {
                 .map(|socket| (socket.key, Rc::clone(socket), socket.attachment.borrow().clone()))
                 .collect();
             self.next = object.restore(self.now, sockets);
-            if object.keeps_alarms() {
-                object.want_alarms(self.now);
+            if object.needs_alarms() {
+                object.schedule_alarms(self.now);
             }
             self.sockets.values().for_each(|socket| socket.is_paused.set(false));
             self.object = Some(object);
@@ -158,8 +158,8 @@ impl Runtime {
         self.object.as_mut().unwrap()
     }
 
-    /// Drops all memory. Events that wait for their turn would be lost, so they get it first.
-    pub(super) fn forget(&mut self) {
+    /// Drops all memory, after the turn that is due: an object does not hibernate before it.
+    pub(super) fn hibernate(&mut self) {
         if self.next == Next::Turn {
             let now = self.now;
             self.next = self.object().turn(now);
@@ -169,12 +169,12 @@ impl Runtime {
 
     /// The Worker is deployed with other settings.
     pub(super) fn reconfigure(&mut self, settings: Settings) {
-        self.forget();
+        self.hibernate();
         self.settings = settings;
     }
 
-    /// Drops all memory at once, as when the instance is replaced.
-    pub(super) fn lose(&mut self) {
+    /// Drops all memory at once, as when the platform replaces the instance.
+    pub(super) fn evict(&mut self) {
         self.object = None;
     }
 
@@ -199,11 +199,11 @@ impl Runtime {
         self.next = self.object().live(now, events);
     }
 
-    /// Delivers what sockets hold, gives turns, forgets, until there is nothing to do.
+    /// Delivers messages, takes turns and hibernates until there is nothing left to do.
     pub(super) fn drive(&mut self) {
         for round in 0..100_000 {
-            if self.forgets == Forgets::Always && round % 3 == 0 {
-                self.forget();
+            if self.hibernates == Hibernates::Always && round % 3 == 0 {
+                self.hibernate();
             }
             let mut busy = self.deliver();
             let now = self.now;
@@ -257,7 +257,7 @@ impl Runtime {
         busy
     }
 
-    /// Time passes, and alarms that fall into it ring.
+    /// Time passes, and alarms that fall into it fire.
     pub(super) fn advance(&mut self, seconds: u64) {
         self.drive();
         let until = self.now.plus_millis(seconds * 1000);
@@ -275,14 +275,14 @@ impl Runtime {
 pub(super) struct ObjectWorld(Rc<RefCell<Runtime>>);
 
 impl ObjectWorld {
-    pub(super) fn new(config: &Config, forgets: Forgets) -> Self {
+    pub(super) fn new(config: &Config, hibernates: Hibernates) -> Self {
         let settings = Settings {
             limits: config.limits.clone(),
             policy: config.policy.clone(),
             url: config.url.clone(),
             ..Settings::default()
         };
-        ObjectWorld(Rc::new(RefCell::new(Runtime::new(settings, forgets))))
+        ObjectWorld(Rc::new(RefCell::new(Runtime::new(settings, hibernates))))
     }
 }
 
@@ -314,7 +314,7 @@ impl World for ObjectWorld {
         let (now, event) = (runtime.now, event_of_json(&event.json()).expect("all fields"));
         runtime.drive();
         let (ticket, mut next) = runtime.object().publish(now, &event);
-        // Until it is told: what is under way would be lost with the memory.
+        // Until there is an outcome: an event without one is lost when memory is.
         while next == Next::Turn {
             next = runtime.object().turn(now);
         }
