@@ -16,6 +16,7 @@
 //! over a bound is refused in words, and a slow reader's events wait in the store, not in memory.
 
 mod answers;
+mod catch_up;
 mod commit;
 mod config;
 mod fanout;

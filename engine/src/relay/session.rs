@@ -57,6 +57,10 @@ pub(super) struct Session {
     pub(super) in_flight: usize,
     /// Jobs that wait for the outbox to empty.
     pub(super) stalled: Vec<Job>,
+    /// Its subscriptions that have fallen behind and that its replay has not taken up.
+    pub(super) behind: Vec<SubKey>,
+    /// It has a replay: as long as subscriptions are behind.
+    pub(super) is_replaying: bool,
     /// Requests whose first step has not been taken.
     pub(super) not_started: usize,
     /// Its jobs that wait for their turn.
@@ -91,6 +95,8 @@ impl Session {
             deferred_bytes: 0,
             in_flight: 0,
             stalled: Vec::new(),
+            behind: Vec::new(),
+            is_replaying: false,
             not_started: 0,
             jobs_waiting: 0,
             counts: 0,

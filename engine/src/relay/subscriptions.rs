@@ -98,6 +98,7 @@ pub(super) struct Subscriptions {
     index: Index,
     /// Filters that are not in the index yet.
     later: Later,
+    index_seed: u64,
     /// By index slot.
     slots: Vec<Option<Subscription>>,
     serial: u64,
@@ -113,12 +114,18 @@ impl Subscriptions {
         Subscriptions {
             index: Index::with_seed(index_seed),
             later: Later::default(),
+            index_seed,
             slots: Vec::new(),
             serial: 0,
             clients: 0,
             delivered: Seq(0),
             matched: Vec::new(),
         }
+    }
+
+    /// The secret by which indexes hash.
+    pub(super) fn index_seed(&self) -> u64 {
+        self.index_seed
     }
 
     /// Adds a subscription, live from now on.

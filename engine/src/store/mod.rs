@@ -21,7 +21,7 @@ pub use backend::{Backend, Bound, Posting, Rank, Reader, Seq, Stats, StoreError,
 pub use count::{Count, CountStep, Counted, HLL_REGISTERS};
 pub use memory::{MemoryBackend, MemoryReader, MemoryWriter};
 pub use put::{Op, Outcome, Refusal, commit, remove, sweep_aged, sweep_expired};
-pub use replay::{Replayed, replay};
+pub use replay::{Replayed, replay, walk_log};
 pub use scan::{Completeness, Hit, Scan, ScanLimits, Step, Take};
 pub use terms::{Term, TermClasses, terms_of};
 pub use viewer::{Everyone, Viewer};
