@@ -91,7 +91,7 @@ pub const STORE_BYTES: Metric = Metric::gauge("relay_store_bytes", "Bytes the st
 pub type Number = fn(&Metrics) -> u64;
 
 /// The plain numbers of a machine.
-pub const NUMBERS: [(Metric, Number); 17] = [
+pub const NUMBERS: [(Metric, Number); 18] = [
     (CONNECTIONS, |m| m.connections),
     (Metric::gauge("relay_subscriptions", "Live subscriptions"), |m| m.subscriptions),
     (Metric::gauge("relay_filter_values", "Values in live filters and running COUNTs"), |m| m.filter_values),
@@ -103,6 +103,9 @@ pub const NUMBERS: [(Metric, Number); 17] = [
     }),
     (Metric::counter("relay_messages_deferred", "Messages that waited for an event to take effect"), |m| {
         m.messages_deferred
+    }),
+    (Metric::gauge("relay_deferred_bytes", "Bytes of messages that wait for earlier ones"), |m| {
+        m.deferred_bytes
     }),
     (Metric::counter("relay_message_bytes_received", "Bytes of messages from clients"), |m| m.bytes_received),
     (Metric::counter("relay_message_bytes_sent", "Bytes of messages to clients"), |m| m.bytes_sent),

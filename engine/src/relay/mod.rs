@@ -171,6 +171,7 @@ impl<B: Backend> Relay<B> {
         }
         self.jobs.forget(conn, session.address);
         self.values.forget(conn);
+        self.metrics.deferred_bytes -= session.deferred_bytes as u64;
         self.note_gauges();
     }
 
