@@ -79,6 +79,7 @@ impl<B: Backend> Relay<B> {
         let Some(subscription) = self.subscriptions.get_mut(job.key) else { return Next::Done };
         let Some(session) = self.sessions.get_mut(job.conn) else { return Next::Done };
         if session.is_slow(&config.limits) {
+            job.scan.rest();
             return Next::Stall(job.conn, Job::Scan(job));
         }
         let Session { auth, outbox, backlog_bytes, .. } = &mut *session;
@@ -104,7 +105,10 @@ impl<B: Backend> Relay<B> {
         self.mark_ready(job.conn);
         self.mark_changed(job.conn);
         match step {
-            Ok(Step::More) if slow => Next::Stall(job.conn, Job::Scan(job)),
+            Ok(Step::More) if slow => {
+                job.scan.rest();
+                Next::Stall(job.conn, Job::Scan(job))
+            }
             Ok(Step::More) => Next::Again(Job::Scan(job)),
             Ok(Step::Done(completeness)) => {
                 self.note_answered(now, job.asked_at);

@@ -20,6 +20,7 @@ mod viewer;
 pub use backend::{Backend, Bound, Posting, Rank, Reader, Seq, Stats, StoreError, Tombstone, Writer};
 pub use count::{Count, CountStep, Counted, HLL_REGISTERS};
 pub use memory::{MemoryBackend, MemoryReader, MemoryWriter};
+pub use merge::cursor_bytes_max;
 pub use put::{Op, Outcome, Refusal, commit, remove, sweep_aged, sweep_expired};
 pub use replay::{Replayed, replay, walk_log};
 pub use scan::{Completeness, Hit, Scan, ScanLimits, Step, Take};
