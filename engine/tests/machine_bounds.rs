@@ -74,6 +74,69 @@ fn requests_wait_for_their_turn_and_few_of_them() {
     assert_eq!(answers, vec![r#"["EOSE","same"]"#; 11]);
 }
 
+/// A REQ of 380 KB that waited was parsed again after each step of the one before it.
+#[test]
+fn a_message_that_waits_is_parsed_once() {
+    let (mut relay, conn) = relay(Limits::default());
+    let values = vec!["\"a value\""; 10_000].join(",");
+    let mut sent = 0;
+    for serial in 0..5 {
+        let text = format!(r##"["REQ","{serial}",{{"#t":[{values}]}}]"##);
+        relay.handle_text(NOW, conn, text.as_bytes());
+        sent += text.len() as u64;
+    }
+    assert_eq!(relay.metrics().bytes_parsed, sent / 5, "the others wait as they came");
+    assert_eq!(relay.metrics().deferred_bytes, sent * 4 / 5);
+    for answered in 1..=5 {
+        relay.work(NOW);
+        assert_eq!(relay.metrics().bytes_parsed, sent * 5.min(answered + 1) / 5);
+    }
+    assert_eq!(relay.metrics().deferred_bytes, 0);
+    assert_eq!(drained(&mut relay, conn).len(), 5);
+}
+
+/// Each connection could have megabytes waiting, and ten thousand of them had no bound together.
+#[test]
+fn messages_that_wait_have_a_bound_together() {
+    const BYTES_MAX: usize = 1_000_000;
+    let (mut relay, first) = relay(Limits { deferred_bytes_max: BYTES_MAX, ..Limits::default() });
+    let connect = |relay: &mut Relay<MemoryBackend>| relay.connect(NOW, Peer::default()).expect("room");
+    let values = vec!["\"a value\""; 100].join(",");
+    let text = format!(r##"["REQ","sub",{{"#t":[{values}]}}]"##);
+    let mut conns = vec![first];
+    conns.extend((1..10).map(|_| connect(&mut relay)));
+    let mut sent: Vec<usize> = conns.iter().map(|conn| sent_until_full(&mut relay, *conn, &text)).collect();
+    assert!(sent.is_sorted_by(|before, after| before >= after), "the less is left: {sent:?}");
+    let waiting = relay.metrics().deferred_bytes as usize;
+    assert!((BYTES_MAX * 8 / 10..BYTES_MAX).contains(&waiting), "{waiting}");
+
+    // One that has a little to say is read, and so is one that has less waiting than others.
+    let modest = connect(&mut relay);
+    for _ in 0..3 {
+        relay.handle_text(NOW, modest, br#"["REQ","sub",{"kinds":[1]}]"#);
+        assert!(relay.wants_input(modest));
+    }
+    // However many come, no more than that is kept.
+    for _ in 0..100 {
+        let conn = connect(&mut relay);
+        sent.push(sent_until_full(&mut relay, conn, &text));
+        conns.push(conn);
+    }
+    let waiting = relay.metrics().deferred_bytes as usize;
+    assert!(waiting < BYTES_MAX + text.len(), "{waiting}");
+    assert_eq!(sent.last(), Some(&1), "and one is always heard");
+    relay.disconnect(first);
+    assert!(relay.metrics().deferred_bytes < waiting as u64);
+
+    while relay.work(NOW) {}
+    assert_eq!(relay.metrics().deferred_bytes, 0);
+    let resumed: Vec<_> = std::iter::from_fn(|| relay.poll_input_resumed()).collect();
+    for (conn, sent) in conns.into_iter().zip(sent).skip(1) {
+        assert!(resumed.contains(&conn), "it is read on");
+        assert_eq!(drained(&mut relay, conn).len(), sent, "and everything is answered");
+    }
+}
+
 /// Requests with many steps to take are few, too: the next waits until one of them is done.
 #[test]
 fn long_requests_are_few() {

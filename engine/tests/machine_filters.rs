@@ -91,6 +91,21 @@ fn an_event_dated_later_than_it_could_be_here_misses_nobody() {
     assert_eq!(drained(&mut relay, conn).len(), 1);
 }
 
+/// One event dated years ahead made every filter that came after it a candidate until then.
+#[test]
+fn an_event_dated_years_ahead_opens_the_index_to_nobody_else() {
+    let mut relay = relay(Limits::default());
+    let conn = connect(&mut relay);
+    send(&mut relay, T, conn, &req("before", 1, T + 86_400));
+    assert_eq!(candidates(&mut relay, T, &ephemeral(T + 400_000_000)), 1);
+    assert_eq!(drained(&mut relay, conn).len(), 2, "EOSE, and the event");
+    send(&mut relay, T, conn, &req("after", 90, T + 86_400));
+    assert_eq!(candidates(&mut relay, T, &ephemeral(T)), 1, "the one before it is in the index");
+    // They miss nothing: neither such an event nor one that is dated in time.
+    assert_eq!(candidates(&mut relay, T, &ephemeral(T + 400_000_001)), 91);
+    assert_eq!(drained(&mut relay, conn).len(), 3);
+}
+
 /// Streams of the host are subscriptions like others.
 #[test]
 fn a_stream_that_begins_later_is_handed_what_is_dated_then() {

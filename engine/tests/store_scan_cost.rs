@@ -5,7 +5,7 @@
 
 use relay_engine::store::{
     Backend, Completeness, Count, CountStep, Everyone, Hit, MemoryBackend, Op, Reader, Scan, ScanLimits, Seq,
-    Step, Take, TermClasses, Writer, commit, replay, terms_of,
+    Step, Take, TermClasses, Writer, commit, cursor_bytes_max, replay, terms_of,
 };
 use relay_engine::testing::{Draft, Rng};
 use relay_engine::types::{CanonicalEvent, Event, Filter, Kind, PubKey, TagFilter};
@@ -111,6 +111,59 @@ fn answers_cost_what_they_are_worth() {
             check(&backend, &format!("{name}, {classes:?}"), filter, rows_max);
         }
     }
+}
+
+/// Every term had a cursor, whether or not anything is stored under it, and 10 KB of a request had 20,000.
+#[test]
+fn cursors_take_memory_for_what_is_stored() {
+    let classes = TermClasses { all: true, author_kind: true };
+    let backend = store(classes);
+    let reader = backend.reader().unwrap();
+    let authors = |authors: std::ops::Range<u64>, kinds: &[Kind]| {
+        let kinds = Some(kinds.into());
+        let mut filter = Filter { authors: Some(authors.map(key).collect()), kinds, ..Filter::default() };
+        filter.normalise();
+        filter
+    };
+    let bytes = |filter: Filter| {
+        let mut count = Count::new([filter.clone()].into(), classes, Seq(EVENTS), u64::MAX);
+        let mut most = 0;
+        loop {
+            let step = count.step(&reader, 0, &mut 100, &Everyone).unwrap();
+            most = most.max(count.cursor_bytes());
+            if step != CountStep::More {
+                break;
+            }
+        }
+        assert!(most <= cursor_bytes_max(&[filter], classes), "{most} bytes");
+        most
+    };
+    assert_eq!(bytes(authors(5_000..25_000, &[1])), 0, "nobody has written anything");
+    assert_eq!(bytes(authors(5_000..10_000, &[1, 6, 7, 9])), 0);
+    // 400 authors who have written, all of them read on and on.
+    let (few, many) = (bytes(authors(0..1, &[1])), bytes(authors(0..400, &[1])));
+    assert!(few <= 10_000, "{few}");
+    assert!((400 * 100..=400 * 600).contains(&many), "{many}");
+
+    // A scan that rests holds nothing, and goes on where it stood.
+    let mut scan = Scan::new([authors(0..400, &[1])].into(), LIMITS, classes, Seq(EVENTS));
+    let (mut sent, mut pause) = (Vec::new(), true);
+    loop {
+        let mut sink = |hit: Hit<'_>| {
+            sent.push(hit.seq);
+            pause = sent.len() % 100 == 0;
+            if pause { Take::CountedAndPause } else { Take::Counted }
+        };
+        if scan.step(&reader, 0, &mut 1_000, &Everyone, &mut sink).unwrap() != Step::More {
+            break;
+        }
+        if std::mem::take(&mut pause) {
+            scan.rest();
+            assert_eq!(scan.cursor_bytes(), 0);
+        }
+    }
+    let once: std::collections::BTreeSet<Seq> = sent.iter().copied().collect();
+    assert!(sent.len() >= 500 && once.len() == sent.len(), "{}", sent.len());
 }
 
 #[test]

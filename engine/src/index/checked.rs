@@ -69,8 +69,19 @@ pub(super) struct Hits<'a> {
 }
 
 impl Conditions {
-    pub(super) fn hold(&self, kind: Kind, hits: &Hits<'_>, kind_sets: &KindSets) -> bool {
-        kind_sets.allow(self.kinds, kind) && self.lists.iter().all(|list| hits.any(list))
+    /// Whether they hold. Counts `compared` up by the keys that may have to be looked at for that.
+    pub(super) fn hold(
+        &self,
+        kind: Kind,
+        hits: &Hits<'_>,
+        kind_sets: &KindSets,
+        compared: &mut usize,
+    ) -> bool {
+        kind_sets.allow(self.kinds, kind)
+            && self.lists.iter().all(|list| {
+                *compared += list.keys.len().min(SHORT_LIST.max(hits.list.len()));
+                hits.any(list)
+            })
     }
 
     fn bytes(&self) -> usize {

@@ -6,17 +6,26 @@ use super::name::{Dimension, Name};
 use super::postings::Check;
 use super::slots::DEAD;
 use super::{Index, MatchStats, SubSlot};
-use crate::types::Event;
+use crate::types::{CanonicalEvent, EventId, Kind, MatchCost, PubKey, Timestamp};
+
+/// The event being matched.
+pub(super) struct Facts<'a> {
+    pub(super) created_at: Timestamp,
+    pub(super) kind: Kind,
+    pub(super) pubkey: PubKey,
+    pub(super) id: EventId,
+    pub(super) view: CanonicalEvent<'a>,
+}
 
 impl Index {
-    pub(super) fn match_event(&mut self, event: &Event, out: &mut Vec<SubSlot>) -> MatchStats {
+    pub(super) fn match_event(&mut self, event: Facts<'_>, out: &mut Vec<SubSlot>) -> MatchStats {
         let epoch = self.next_epoch();
-        collect_keys(&mut self.keys, event, epoch, &mut self.hits);
+        let bytes = collect_keys(&mut self.keys, &event, epoch, &mut self.hits);
         let Index { keys, slots, checked, kind_sets, hits, .. } = self;
         let hits = Hits { list: hits, stamps: &keys.stamps, epoch };
         let stamps = &mut slots.stamps[..];
         let out_before = out.len();
-        let mut candidates = 0;
+        let (mut candidates, mut compared) = (0, 0);
         for group in hits.list.iter().flat_map(|hit| &keys.key(hit.key).groups) {
             if !kind_sets.allow(group.kinds, event.kind) {
                 continue;
@@ -41,9 +50,9 @@ impl Index {
                         let is_open = stamps[filter.slot.0 as usize] < epoch;
                         if is_open
                             && filter.allows_time(event.created_at)
-                            && checked.conditions[id as usize]
-                                .as_ref()
-                                .is_none_or(|conditions| conditions.hold(event.kind, &hits, kind_sets))
+                            && checked.conditions[id as usize].as_ref().is_none_or(|conditions| {
+                                conditions.hold(event.kind, &hits, kind_sets, &mut compared)
+                            })
                         {
                             report(stamps, epoch, filter.slot, out);
                         }
@@ -51,7 +60,8 @@ impl Index {
                 }
             }
         }
-        MatchStats { candidates, matches: out.len() - out_before }
+        let cost = MatchCost { bytes, comparisons: candidates + compared };
+        MatchStats { candidates, matches: out.len() - out_before, cost }
     }
 
     /// The epoch of this event. Starting over, once in four thousand million, is the one step of the index
@@ -91,8 +101,8 @@ fn report(stamps: &mut [u32], epoch: u32, slot: SubSlot, out: &mut Vec<SubSlot>)
     }
 }
 
-/// The keys that `event` has, each once, whatever hangs on them.
-fn collect_keys(keys: &mut Keys, event: &Event, epoch: u32, hits: &mut Vec<Hit>) {
+/// The keys that `event` has, each once, whatever hangs on them. Returns the bytes of tags that were walked.
+fn collect_keys(keys: &mut Keys, event: &Facts<'_>, epoch: u32, hits: &mut Vec<Hit>) -> usize {
     hits.clear();
     let mut hit = |keys: &mut Keys, subject: Subject, key: Option<u32>| {
         let Some(key) = key else { return };
@@ -114,10 +124,14 @@ fn collect_keys(keys: &mut Keys, event: &Event, epoch: u32, hits: &mut Vec<Hit>)
             hit(keys, subject, key);
         }
     }
-    if keys.has_tags() {
-        for (letter, value) in event.view().found_by() {
-            let key = keys.find_tag(letter, &value);
-            hit(keys, Subject::Tag(letter), key);
-        }
+    if !keys.has_tags() {
+        return 0;
     }
+    let mut tags = event.view.tags();
+    let all = tags.unread();
+    for (letter, value) in event.view.found_among(tags.by_ref()) {
+        let key = keys.find_tag(letter, &value);
+        hit(keys, Subject::Tag(letter), key);
+    }
+    all - tags.unread()
 }

@@ -37,11 +37,12 @@ pub use compile::Breadth;
 use checked::{CheckedFilters, Hit};
 use keys::Keys;
 use kinds::KindSets;
+use matching::Facts;
 use name::KeyedHash;
 use slots::Slots;
 use sweep::Phase;
 
-use crate::types::{Event, Filter};
+use crate::types::{CanonicalEvent, Event, Filter, MatchCost};
 
 /// A subscription's id: dense, so that a table of what belongs to each is a plain list. It has a new
 /// owner only after its subscription ended and a sweep took out its postings.
@@ -55,6 +56,8 @@ pub struct MatchStats {
     pub candidates: usize,
     /// Slots reported.
     pub matches: usize,
+    /// Bytes of tags walked, and keys compared: what large events and filters of many conditions cost.
+    pub cost: MatchCost,
 }
 
 /// The live subscriptions of one shard.
@@ -150,7 +153,26 @@ impl Index {
     /// Costs a table look-up for the id, the author, the kind and each indexed tag whose letter somebody
     /// asks about, then a few ns for each candidate. Allocates nothing once `out` is large enough.
     pub fn matches(&mut self, event: &Event, out: &mut Vec<SubSlot>) -> MatchStats {
-        self.match_event(event, out)
+        let facts = Facts {
+            created_at: event.created_at,
+            kind: event.kind,
+            pubkey: event.pubkey,
+            id: event.id,
+            view: event.view(),
+        };
+        self.match_event(facts, out)
+    }
+
+    /// [`Index::matches`] for an event as it is stored, which is read in place.
+    pub fn matches_stored(&mut self, view: CanonicalEvent<'_>, out: &mut Vec<SubSlot>) -> MatchStats {
+        let facts = Facts {
+            created_at: view.created_at(),
+            kind: view.kind(),
+            pubkey: view.pubkey(),
+            id: view.id(),
+            view,
+        };
+        self.match_event(facts, out)
     }
 
     /// Removes postings of ended subscriptions, visiting about `budget_postings` (a few ns each), and

@@ -66,10 +66,10 @@ impl<B: Backend> Relay<B> {
         match job {
             Job::Scan(job) => self.step_scan(now, job, rows),
             Job::Count(job) => self.step_count(now, job, rows),
-            Job::Replay(key) => match self.subscriptions.get(key).map(|own| &own.owner) {
-                Some(Owner::Client { conn, .. }) => self.replay_to_client(now, *conn, key, rows),
+            Job::Replay(conn, walk) => self.replay_to_client(now, conn, walk, rows),
+            Job::StreamReplay(key) => match self.subscriptions.get(key).map(|own| &own.owner) {
                 Some(Owner::Stream(stream)) => self.replay_to_stream(now, *stream, key, rows),
-                None => Next::Done,
+                _ => Next::Done,
             },
         }
     }
@@ -79,6 +79,7 @@ impl<B: Backend> Relay<B> {
         let Some(subscription) = self.subscriptions.get_mut(job.key) else { return Next::Done };
         let Some(session) = self.sessions.get_mut(job.conn) else { return Next::Done };
         if session.is_slow(&config.limits) {
+            job.scan.rest();
             return Next::Stall(job.conn, Job::Scan(job));
         }
         let Session { auth, outbox, backlog_bytes, .. } = &mut *session;
@@ -104,7 +105,10 @@ impl<B: Backend> Relay<B> {
         self.mark_ready(job.conn);
         self.mark_changed(job.conn);
         match step {
-            Ok(Step::More) if slow => Next::Stall(job.conn, Job::Scan(job)),
+            Ok(Step::More) if slow => {
+                job.scan.rest();
+                Next::Stall(job.conn, Job::Scan(job))
+            }
             Ok(Step::More) => Next::Again(Job::Scan(job)),
             Ok(Step::Done(completeness)) => {
                 self.note_answered(now, job.asked_at);
@@ -136,7 +140,7 @@ impl<B: Backend> Relay<B> {
         };
         if missed {
             subscription.state = State::Behind;
-            self.enqueue(Job::Replay(key));
+            self.catch_up(conn, key);
         }
         let hint = match completeness {
             _ if !self.config.policy.eose_hints => None,
@@ -180,44 +184,13 @@ impl<B: Backend> Relay<B> {
         Next::Done
     }
 
-    /// Reads back from the store what a client was not sent live.
-    fn replay_to_client(&mut self, now: Now, conn: ConnId, key: SubKey, rows: &mut usize) -> Next {
-        let config = &*self.config;
-        let Some(subscription) = self.subscriptions.get_mut(key) else { return Next::Done };
-        let Some(session) = self.sessions.get_mut(conn) else { return Next::Done };
-        if session.is_slow(&config.limits) {
-            return Next::Stall(conn, Job::Replay(key));
-        }
-        let Session { auth, outbox, backlog_bytes, .. } = &mut *session;
-        let viewer = Party { guarded_kinds: &config.policy.guarded_kinds, keys: auth.keys() };
-        let mut sink = Sink::new(&subscription.head, outbox, *backlog_bytes, &config.limits);
-        let (filters, after) = (&subscription.filters, subscription.covered);
-        let replayed = self.store.reader().and_then(|reader| {
-            replay(&reader, filters, after, rows, now.seconds(), &viewer, &mut |hit| sink.push(hit.event))
-        });
-        self.metrics.sent_event += sink.sent;
-        let slow = session.is_slow(&config.limits);
-        let next = match replayed {
-            Ok(replayed) if subscription.caught_up(replayed) => Next::Done,
-            Ok(_) if slow => Next::Stall(conn, Job::Replay(key)),
-            Ok(_) => Next::Again(Job::Replay(key)),
-            Err(error) => {
-                self.fail_subscription(key, &error);
-                Next::Done
-            }
-        };
-        self.mark_ready(conn);
-        self.mark_changed(conn);
-        next
-    }
-
     /// Reads back from the store what a stream has not handed out.
     fn replay_to_stream(&mut self, now: Now, stream: StreamId, key: SubKey, rows: &mut usize) -> Next {
         let Some(subscription) = self.subscriptions.get_mut(key) else { return Next::Done };
         let Some(stream) = self.streams.get_mut(stream) else { return Next::Done };
         let limits = &self.config.limits;
         if stream.is_full(limits) {
-            stream.stalled = Some(Job::Replay(key));
+            stream.stalled = Some(Job::StreamReplay(key));
             return Next::Done;
         }
         let mut last = subscription.covered;
@@ -230,12 +203,12 @@ impl<B: Backend> Relay<B> {
         });
         match replayed {
             Ok(replayed) if subscription.caught_up(replayed) => Next::Done,
-            Ok(_) => Next::Again(Job::Replay(key)),
+            Ok(_) => Next::Again(Job::StreamReplay(key)),
             Err(_) => {
                 // A stream has no client to answer, and nothing may be left out: it is tried again later.
                 subscription.covered = last;
                 self.metrics.stream_errors += 1;
-                self.streams.retry(now, Job::Replay(key));
+                self.streams.retry(now, Job::StreamReplay(key));
                 Next::Done
             }
         }
@@ -254,7 +227,7 @@ impl<B: Backend> Relay<B> {
     }
 
     /// The store failed a subscription: it ends in words.
-    fn fail_subscription(&mut self, key: SubKey, error: &StoreError) {
+    pub(super) fn fail_subscription(&mut self, key: SubKey, error: &StoreError) {
         let Some(Owner::Client { conn, sub }) = self.subscriptions.get(key).map(|own| &own.owner) else {
             return;
         };

@@ -52,14 +52,14 @@ impl<B: Backend> Relay<B> {
         let Some(subscription) = self.subscriptions.at_mut(slot).filter(|own| seq > own.covered) else {
             return;
         };
-        let replay = Job::Replay(subscription.key);
+        let key = subscription.key;
         let conn = match &subscription.owner {
             Owner::Stream(stream) => {
                 let Some(stream) = self.streams.get_mut(*stream) else { return };
                 if let State::Live = subscription.state {
                     if stream.is_full(limits) {
                         subscription.fall_behind(seq);
-                        stream.stalled = Some(replay);
+                        stream.stalled = Some(Job::StreamReplay(key));
                         self.metrics.streams_lagged += 1;
                     } else {
                         stream.push(Some(seq), event.clone());
@@ -78,7 +78,7 @@ impl<B: Backend> Relay<B> {
             State::Behind => {}
             State::Live if session.is_slow(limits) => {
                 subscription.fall_behind(seq);
-                session.stalled.push(replay);
+                self.catch_up(conn, key);
                 self.metrics.subscriptions_lagged += 1;
                 self.mark_changed(conn);
             }

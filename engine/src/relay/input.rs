@@ -23,7 +23,7 @@ impl<B: Backend> Relay<B> {
         let must_wait =
             !session.deferred.is_empty() || session.not_started > 0 || (session.in_flight > 0 && !is_event);
         if must_wait {
-            session.defer(Deferred::Text { text: text.into(), is_event });
+            session.defer(Deferred::Text { text: text.into(), is_event }, &mut self.metrics.deferred_bytes);
             self.metrics.messages_deferred += 1;
             return;
         }
@@ -49,7 +49,7 @@ impl<B: Backend> Relay<B> {
         if session.deferred.is_empty() && session.not_started == 0 {
             return self.handle_malformed(conn, &error);
         }
-        session.defer(Deferred::Malformed(error));
+        session.defer(Deferred::Malformed(error), &mut self.metrics.deferred_bytes);
         self.metrics.messages_deferred += 1;
     }
 
@@ -80,7 +80,7 @@ impl<B: Backend> Relay<B> {
             if session.not_started > 0 || (session.in_flight > 0 && next.waits_for_events()) {
                 break;
             }
-            match session.take_deferred() {
+            match session.take_deferred(&mut self.metrics.deferred_bytes) {
                 Some(Deferred::Text { text, .. }) => self.take_text(now, conn, &text),
                 Some(Deferred::Malformed(error)) => self.handle_malformed(conn, &error),
                 None => break,
@@ -91,6 +91,7 @@ impl<B: Backend> Relay<B> {
 
     /// A message whose turn has come.
     fn take_text(&mut self, now: Now, conn: ConnId, text: &[u8]) {
+        self.metrics.bytes_parsed += text.len() as u64;
         let message = match wire::parse_client_message(text, &self.config.limits) {
             Ok(message) => message,
             Err(error) => return self.handle_malformed(conn, &error),
@@ -139,7 +140,7 @@ impl<B: Backend> Relay<B> {
     fn may_resume(&mut self, conn: ConnId) -> bool {
         let limits = &self.config.limits;
         let Some(session) = self.sessions.get_mut(conn) else { return false };
-        if !session.input_paused || !session.takes_input(limits) {
+        if !session.input_paused || !session.takes_input(limits, self.metrics.deferred_bytes) {
             return false;
         }
         if self.ingest.has_room(session.in_flight, session.in_flight_bytes, limits) {

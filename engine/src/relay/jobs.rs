@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::Relay;
+use super::catch_up::Walk;
 use super::ids::{ConnId, StreamId};
 use super::subscriptions::{Owner, Place, SubKey};
 use super::turns::{Class, Turns};
@@ -23,8 +24,10 @@ pub(super) enum Job {
     Scan(Box<ScanJob>),
     /// A COUNT.
     Count(Box<CountJob>),
-    /// What was stored while a subscription was behind.
-    Replay(SubKey),
+    /// What was stored while subscriptions of this connection were behind.
+    Replay(ConnId, Option<Box<Walk>>),
+    /// What was stored while a stream was behind.
+    StreamReplay(SubKey),
 }
 
 pub(super) struct ScanJob {
@@ -52,7 +55,7 @@ impl Job {
         match self {
             Job::Scan(job) => Some(job.conn),
             Job::Count(job) => Some(job.conn),
-            Job::Replay(_) => None,
+            Job::Replay(..) | Job::StreamReplay(_) => None,
         }
     }
 
@@ -60,8 +63,8 @@ impl Job {
     pub(super) fn is_for(&self, own: SubKey) -> bool {
         match self {
             Job::Scan(job) => job.key == own,
-            Job::Count(_) => false,
-            Job::Replay(key) => *key == own,
+            Job::Count(_) | Job::Replay(..) => false,
+            Job::StreamReplay(key) => *key == own,
         }
     }
 
@@ -70,7 +73,7 @@ impl Job {
         let has_started = match self {
             Job::Scan(job) => job.has_started,
             Job::Count(job) => job.has_started,
-            Job::Replay(_) => true,
+            Job::Replay(..) | Job::StreamReplay(_) => true,
         };
         if has_started { Class::Further } else { Class::First }
     }
@@ -80,7 +83,7 @@ impl Job {
         match self {
             Job::Scan(job) => !std::mem::replace(&mut job.has_started, true),
             Job::Count(job) => !std::mem::replace(&mut job.has_started, true),
-            Job::Replay(_) => false,
+            Job::Replay(..) | Job::StreamReplay(_) => false,
         }
     }
 }
@@ -198,10 +201,11 @@ impl<B: Backend> Relay<B> {
         let asker = match &job {
             Job::Scan(job) => Some(Asker::Client(job.conn)),
             Job::Count(job) => Some(Asker::Client(job.conn)),
-            Job::Replay(key) => self.subscriptions.get(*key).map(|own| match own.owner {
-                Owner::Client { conn, .. } => Asker::Client(conn),
-                Owner::Stream(stream) => Asker::Stream(stream),
-            }),
+            Job::Replay(conn, _) => Some(Asker::Client(*conn)),
+            Job::StreamReplay(key) => match self.subscriptions.get(*key).map(|own| &own.owner) {
+                Some(Owner::Stream(stream)) => Some(Asker::Stream(*stream)),
+                _ => None,
+            },
         };
         let Some(asker) = asker else { return };
         let origin = match asker {

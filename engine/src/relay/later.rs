@@ -18,7 +18,7 @@ const EARLY_VALUES: usize = 1_000;
 #[derive(Debug, Default)]
 pub(super) struct Later {
     queue: BTreeSet<(Timestamp, SubSlot)>,
-    /// No event dated later has come or could have.
+    /// No event may be dated later by now.
     reach: Timestamp,
     /// Values left to enter early in this call.
     early_values: usize,
@@ -46,16 +46,17 @@ impl Later {
         }
     }
 
-    /// Events may be dated `reach` from now on.
+    /// Events may be dated up to `reach` now.
     pub(super) fn advance(&mut self, reach: Timestamp) {
-        self.reach = self.reach.max(reach);
+        self.reach = reach;
         self.early_values = EARLY_VALUES;
     }
 
-    /// The next subscription some of whose filters are to enter the index now, and their `since`.
-    pub(super) fn pop(&mut self) -> Option<(Timestamp, SubSlot)> {
+    /// The next subscription some of whose filters are to enter the index now, or for an event that is `dated` later than
+    /// it could be; and their `since`.
+    pub(super) fn pop(&mut self, dated: Timestamp) -> Option<(Timestamp, SubSlot)> {
         let (since, _) = *self.queue.first()?;
-        let is_early = since > self.reach;
+        let is_early = since > self.reach.max(dated);
         if is_early && (self.early_values == 0 || since > self.reach.saturating_add(EARLY_SECONDS)) {
             return None;
         }

@@ -69,6 +69,10 @@ pub struct Metrics {
     pub messages_bad: u64,
     /// Messages that waited for an earlier event of their connection.
     pub messages_deferred: u64,
+    /// Bytes of messages that wait now, which `deferred_bytes_max` bounds.
+    pub deferred_bytes: u64,
+    /// Bytes of messages that were parsed: once each, when their turn has come.
+    pub bytes_parsed: u64,
     /// Bytes of messages received.
     pub bytes_received: u64,
     /// Bytes of messages handed out.
@@ -136,6 +140,8 @@ impl Default for Metrics {
             messages_auth: 0,
             messages_bad: 0,
             messages_deferred: 0,
+            deferred_bytes: 0,
+            bytes_parsed: 0,
             bytes_received: 0,
             bytes_sent: 0,
             sent_event: 0,

@@ -16,6 +16,7 @@
 //! over a bound is refused in words, and a slow reader's events wait in the store, not in memory.
 
 mod answers;
+mod catch_up;
 mod commit;
 mod config;
 mod fanout;
@@ -170,6 +171,7 @@ impl<B: Backend> Relay<B> {
         }
         self.jobs.forget(conn, session.address);
         self.values.forget(conn);
+        self.metrics.deferred_bytes -= session.deferred_bytes as u64;
         self.note_gauges();
     }
 

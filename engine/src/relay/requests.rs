@@ -168,7 +168,7 @@ impl<B: Backend> Relay<B> {
             }
             Progress::Behind { after } => {
                 if let Some(key) = self.subscribe(conn, sub, filters, State::Behind, after) {
-                    self.enqueue(Job::Replay(key));
+                    self.catch_up(conn, key);
                 }
             }
             // Newer matches may have been noted before: asking the store costs little if not.
@@ -194,6 +194,7 @@ impl<B: Backend> Relay<B> {
             session.pending_ephemeral_bytes -= ended.pending_ephemeral_bytes();
             // They hold its filters, and cursors for them.
             session.stalled.retain(|job| !job.is_for(key));
+            session.behind.retain(|behind| *behind != key);
             self.values.remove(conn, KeptFor::Subscription, &ended.filters, &self.config.limits);
         }
         self.note_gauges();

@@ -19,6 +19,9 @@ pub struct Close {
     pub reason: String,
 }
 
+/// One connection's messages may take this part of the bytes left for all that wait.
+const DEFERRED_SHARE: u64 = 4;
+
 /// A message that waits for earlier ones to take effect.
 pub(super) enum Deferred {
     /// As it came. An EVENT waits for requests only: it may share the batch of the events before it.
@@ -59,6 +62,10 @@ pub(super) struct Session {
     pub(super) in_flight_bytes: usize,
     /// Jobs that wait for the outbox to empty.
     pub(super) stalled: Vec<Job>,
+    /// Its subscriptions that have fallen behind and that its replay has not taken up.
+    pub(super) behind: Vec<SubKey>,
+    /// It has a replay: as long as subscriptions are behind.
+    pub(super) is_replaying: bool,
     /// Requests whose first step has not been taken.
     pub(super) not_started: usize,
     /// Its jobs that wait for their turn.
@@ -94,6 +101,8 @@ impl Session {
             in_flight: 0,
             in_flight_bytes: 0,
             stalled: Vec::new(),
+            behind: Vec::new(),
+            is_replaying: false,
             not_started: 0,
             jobs_waiting: 0,
             counts: 0,
@@ -110,22 +119,30 @@ impl Session {
         }
     }
 
-    pub(super) fn defer(&mut self, message: Deferred) {
+    /// Keeps a message, counted in the `total` bytes of all connections.
+    pub(super) fn defer(&mut self, message: Deferred, total: &mut u64) {
         self.deferred_bytes += message.bytes();
+        *total += message.bytes() as u64;
         self.deferred.push_back(message);
     }
 
     /// The message that has waited longest.
-    pub(super) fn take_deferred(&mut self) -> Option<Deferred> {
+    pub(super) fn take_deferred(&mut self, total: &mut u64) -> Option<Deferred> {
         let message = self.deferred.pop_front()?;
         self.deferred_bytes -= message.bytes();
+        *total -= message.bytes() as u64;
         Some(message)
     }
 
-    pub(super) fn takes_input(&self, limits: &Limits) -> bool {
+    /// Whether to read on, while messages of all connections that wait have `deferred_bytes`. What stands against it is
+    /// always something of its own that has yet to be done.
+    pub(super) fn takes_input(&self, limits: &Limits, deferred_bytes: u64) -> bool {
+        let room = (limits.deferred_bytes_max as u64).saturating_sub(deferred_bytes) / DEFERRED_SHARE;
+        let has_none = self.deferred.is_empty() && self.not_started == 0;
         !self.closing
             && self.deferred.len() < limits.deferred_messages_max
             && self.deferred_bytes < limits.message_bytes_max
+            && (has_none || (self.deferred_bytes as u64) < room)
             && self.jobs_waiting < JOBS_WAITING_MAX
             && self.unread_bytes() < limits.outbox_bytes_pause
     }

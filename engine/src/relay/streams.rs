@@ -113,7 +113,7 @@ impl<B: Backend> Relay<B> {
         let queue = VecDeque::new();
         self.streams.by_id.insert(stream, Stream { key, queue, bytes: 0, stalled: None, missed: 0 });
         if after.is_some() {
-            self.enqueue(Job::Replay(key));
+            self.enqueue(Job::StreamReplay(key));
         }
         Ok(stream)
     }

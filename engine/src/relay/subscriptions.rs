@@ -100,6 +100,7 @@ pub(super) struct Subscriptions {
     index: Index,
     /// Filters that are not in the index yet.
     later: Later,
+    index_seed: u64,
     /// By index slot.
     slots: Vec<Option<Subscription>>,
     serial: u64,
@@ -115,12 +116,18 @@ impl Subscriptions {
         Subscriptions {
             index: Index::with_seed(index_seed),
             later: Later::default(),
+            index_seed,
             slots: Vec::new(),
             serial: 0,
             clients: 0,
             delivered: Seq(0),
             matched: Vec::new(),
         }
+    }
+
+    /// The secret by which indexes hash.
+    pub(super) fn index_seed(&self) -> u64 {
+        self.index_seed
     }
 
     /// Adds a subscription, live from now on.
@@ -171,10 +178,15 @@ impl Subscriptions {
         self.slots.get_mut(key.slot.0 as usize)?.as_mut().filter(|sub| sub.key == key)
     }
 
-    /// Events may be dated up to `reach` from now on: filters that can match them enter the index.
+    /// Events may be dated up to `reach` now: filters that can match them enter the index.
     pub(super) fn advance(&mut self, reach: Timestamp) {
         self.later.advance(reach);
-        while let Some((since, slot)) = self.later.pop() {
+        self.enter(reach);
+    }
+
+    /// Filters that can match an event `dated` so enter the index.
+    fn enter(&mut self, dated: Timestamp) {
+        while let Some((since, slot)) = self.later.pop(dated) {
             let Some(subscription) = &self.slots[slot.0 as usize] else { continue };
             let due = subscription.filters.iter().filter(|filter| filter.since == Some(since));
             self.later.note_values(due.clone().map(|filter| 1 + filter.value_count()).sum());
@@ -186,8 +198,8 @@ impl Subscriptions {
     pub(super) fn matches(&mut self, event: &Event) -> (MatchStats, Vec<SubSlot>) {
         let mut matched = std::mem::take(&mut self.matched);
         matched.clear();
-        // Another clock, or an operator, may have let it in.
-        self.advance(event.created_at);
+        // Another clock, or an operator, may have let it in. That is no reason for filters that come later to enter early.
+        self.enter(event.created_at);
         let stats = self.index.matches(event, &mut matched);
         (stats, matched)
     }

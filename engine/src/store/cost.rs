@@ -22,6 +22,10 @@ const COMPARISONS: usize = 64;
 
 /// Rows to charge for an event of `bytes` beyond the first, once `found_by` has been asked all there is to ask.
 pub(super) fn of_event(bytes: usize, found_by: &FoundBy<'_>) -> usize {
-    let MatchCost { bytes: walked, comparisons } = found_by.cost();
+    of_match(bytes, found_by.cost())
+}
+
+/// Rows to charge for an event of `bytes` beyond the first, if matching it took this.
+pub(super) fn of_match(bytes: usize, MatchCost { bytes: walked, comparisons }: MatchCost) -> usize {
     bytes / READ_BYTES + walked / TAG_BYTES + comparisons / COMPARISONS
 }

@@ -1,7 +1,7 @@
 //! Replay: events in the order they were committed, for a live reader that fell behind.
 
 use super::{Hit, Reader, Seq, StoreError, Take, Viewer, cost};
-use crate::types::{CanonicalEvent, Filter, FoundBy, Timestamp, parse_expiration};
+use crate::types::{CanonicalEvent, Filter, FoundBy, MatchCost, Timestamp, parse_expiration};
 
 /// How far a replay has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,27 @@ pub fn replay<R: Reader>(
     viewer: &dyn Viewer,
     sink: &mut dyn FnMut(Hit<'_>) -> Take,
 ) -> Result<Replayed, StoreError> {
+    walk_log(reader, after, rows, &mut |hit| {
+        let mut found_by = FoundBy::new(hit.event);
+        let wanted = filters.iter().any(|filter| found_by.matches(filter))
+            && parse_expiration(hit.event.tags()).is_none_or(|at| at > now)
+            && (viewer.sees_all_of(hit.event.kind()) || viewer.sees(hit.event));
+        (if wanted { sink(hit) } else { Take::Counted }, found_by.cost())
+    })
+}
+
+/// Shows `examine` all stored events with sequence numbers above `after`, in the order they were committed, expired ones
+/// too, until it pauses or what may be read for `rows` has been; they are counted down by that and by what `examine` says
+/// that matching took.
+///
+/// # Errors
+/// The backend's. What was shown before it is not shown again if the walk goes on from the last [`Hit::seq`].
+pub fn walk_log<R: Reader>(
+    reader: &R,
+    after: Seq,
+    rows: &mut usize,
+    examine: &mut dyn FnMut(Hit<'_>) -> (Take, MatchCost),
+) -> Result<Replayed, StoreError> {
     let mut covered = after;
     let mut seqs = Vec::new();
     'chunks: while *rows > 0 {
@@ -47,14 +68,9 @@ pub fn replay<R: Reader>(
                 continue;
             };
             let event = CanonicalEvent::trusted(&json);
-            let mut found_by = FoundBy::new(event);
-            let matches = filters.iter().any(|filter| found_by.matches(filter));
-            *rows = rows.saturating_sub(cost::of_event(json.len(), &found_by));
-            if matches
-                && parse_expiration(event.tags()).is_none_or(|at| at > now)
-                && (viewer.sees_all_of(event.kind()) || viewer.sees(event))
-                && sink(Hit { seq, event }) == Take::CountedAndPause
-            {
+            let (take, cost) = examine(Hit { seq, event });
+            *rows = rows.saturating_sub(cost::of_match(json.len(), cost));
+            if take == Take::CountedAndPause {
                 return Ok(Replayed { covered, caught_up: covered == reader.last_seq()? });
             }
         }

@@ -232,13 +232,19 @@ impl<B: Backend> Case<B> {
             let mut pauses = self.world.rng.clone();
             self.world.rng.bits();
             let reader = self.backend.reader().expect("reader");
+            let mut has_paused = false;
             let mut sink = |hit: Hit<'_>| {
                 seqs.push(hit.seq.0);
-                if pauses.one_in(4) { Take::CountedAndPause } else { Take::Counted }
+                has_paused = pauses.one_in(4);
+                if has_paused { Take::CountedAndPause } else { Take::Counted }
             };
             let step = scan.step(&reader, self.now, &mut rows, viewer, &mut sink).expect("step");
             if let Step::Done(completeness) = step {
                 return (seqs, completeness);
+            }
+            if has_paused && self.world.rng.one_in(2) {
+                scan.rest();
+                assert_eq!(scan.cursor_bytes(), 0);
             }
         }
     }

@@ -172,7 +172,7 @@ impl<'a> CanonicalEvent<'a> {
     }
 
     /// [`CanonicalEvent::found_by`] over its own tags, which the caller reads from the start.
-    pub(super) fn found_among(
+    pub(crate) fn found_among(
         self,
         tags: impl Iterator<Item = Tag<'a>>,
     ) -> impl Iterator<Item = (u8, Cow<'a, [u8]>)> {

@@ -76,6 +76,10 @@ pub struct Limits {
     pub events_per_minute_max: u32,
     /// REQ and COUNT messages a connection may send each minute on average; 0 is no bound.
     pub requests_per_minute_max: u32,
+    /// Bytes of messages of all connections that may wait for an earlier one to take effect. A connection that has a
+    /// quarter of what is left of it is not read until fewer of its own wait; so those that have most are the first to
+    /// pause, and who has nothing waiting is always read.
+    pub deferred_bytes_max: usize,
 }
 
 /// Bytes of an EVENT message beside what its tags and its content take: 364, and room for white space.
@@ -147,6 +151,7 @@ impl Default for Limits {
             bad_messages_max: 100,
             events_per_minute_max: 0,
             requests_per_minute_max: 0,
+            deferred_bytes_max: 64 << 20,
         }
     }
 }

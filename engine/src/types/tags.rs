@@ -37,7 +37,7 @@ impl<'a> Tags<'a> {
     }
 
     /// Bytes that have not been read yet, and what follows the tags.
-    pub(super) fn unread(&self) -> usize {
+    pub(crate) fn unread(&self) -> usize {
         self.rest.len()
     }
 

@@ -65,6 +65,11 @@ impl Count {
         }
     }
 
+    /// Bytes of its cursors and of what they have read.
+    pub fn cursor_bytes(&self) -> usize {
+        self.merge.bytes()
+    }
+
     /// What is counted.
     pub fn filters(&self) -> &Arc<[Filter]> {
         &self.filters

@@ -1,69 +1,107 @@
 //! A place in one term's postings.
 
-use std::collections::VecDeque;
-
 use crate::store::{Bound, Posting, Rank};
 
-/// Postings read at once by a cursor that has been read for long.
-pub(super) const CHUNK_MAX: usize = 256;
+/// Most postings that a cursor reads at once.
+const CHUNK_MAX: usize = 256;
+/// What a cursor may read at once however many there are.
+const CHUNK_MIN: usize = 4;
+/// Postings that all cursors of a request may read at once, together, while that is more than [`CHUNK_MIN`] each.
+const CHUNKS_MAX: usize = 4_096;
+
+/// Postings that each of so many cursors may read at once: what they hold is bounded for all of them together.
+pub(super) fn chunk_max(cursors: usize) -> usize {
+    (CHUNKS_MAX / cursors.max(1)).clamp(CHUNK_MIN, CHUNK_MAX)
+}
+
+/// Bytes that so many cursors hold at most, with their places in the heap. Lists may have room for twice as many.
+pub(super) fn bytes_max(cursors: usize) -> usize {
+    let own = size_of::<Cursor>() + size_of::<super::Head>();
+    cursors * (2 * own + chunk_max(cursors) * size_of::<Posting>())
+}
 
 /// A place in one term's postings.
 #[derive(Debug)]
 pub(super) struct Cursor {
-    pub(super) lane: usize,
+    pub(super) lane: u32,
+    /// Index into the lane's terms.
+    pub(super) term: u32,
     /// Whether it reads the terms of the lane's walk. When the walk is over, such a cursor is dropped.
     pub(super) of_walk: bool,
-    /// Index into the lane's terms.
-    pub(super) term: usize,
-    /// Where the next read begins.
-    pub(super) start: Bound,
-    /// Postings to read next time.
-    pub(super) chunk: usize,
     /// Whether it has been read on before.
     is_deep: bool,
     /// Nothing comes after what is buffered.
     pub(super) exhausted: bool,
-    buffered: VecDeque<Posting>,
+    /// Postings to read next time.
+    chunk: u16,
+    /// Where reading goes on.
+    pub(super) start: Bound,
+    /// What has been read and not merged, last one first.
+    buffered: Vec<Posting>,
 }
 
 impl Cursor {
+    /// One that reads `chunk` postings from `start` on.
     pub(super) fn new(lane: usize, of_walk: bool, term: usize, start: Bound, chunk: usize) -> Self {
         Cursor {
-            lane,
+            lane: lane as u32,
+            term: term as u32,
             of_walk,
-            term,
-            start,
-            chunk,
             is_deep: false,
             exhausted: false,
-            buffered: VecDeque::new(),
+            chunk: chunk as u16,
+            start,
+            buffered: Vec::new(),
         }
     }
 
     /// One over postings that have been read already, in order.
-    pub(super) fn of_postings(lane: usize, postings: Vec<Posting>) -> Self {
+    pub(super) fn of_postings(lane: usize, mut postings: Vec<Posting>) -> Self {
         let nowhere = Bound::From(Rank::newest(0));
-        Cursor { exhausted: true, buffered: postings.into(), ..Cursor::new(lane, false, 0, nowhere, 1) }
+        postings.reverse();
+        Cursor { exhausted: true, buffered: postings, ..Cursor::new(lane, false, 0, nowhere, 1) }
     }
 
-    /// A quarter the second time, then twice as many each time. A page that is spread over many cursors needs
+    /// Postings to read next.
+    pub(super) fn chunk(&self) -> usize {
+        usize::from(self.chunk)
+    }
+
+    /// A quarter the second time, then twice as many each time, up to `max`. A page that is spread over many cursors needs
     /// a little more of most of them, and rows that nobody needs are what an answer costs.
-    pub(super) fn grow(&mut self) {
-        self.chunk = match std::mem::replace(&mut self.is_deep, true) {
-            true => (self.chunk * 2).min(CHUNK_MAX),
-            false => (self.chunk / 4).max(4),
+    fn grow(&mut self, max: usize) {
+        let chunk = match std::mem::replace(&mut self.is_deep, true) {
+            true => self.chunk() * 2,
+            false => (self.chunk() / 4).max(CHUNK_MIN),
         };
+        self.chunk = chunk.min(max) as u16;
     }
 
-    /// Takes in postings that were read from `start` on.
-    pub(super) fn buffer(&mut self, postings: &[Posting]) {
-        if let Some(last) = postings.last() {
-            self.start = Bound::After(last.rank, last.seq);
-            self.buffered.extend(postings);
-        }
+    /// Takes in postings that were read from `start` on, of `asked`; the first of them is returned. Next time up to
+    /// `chunk_max` are read.
+    pub(super) fn fill(&mut self, postings: &[Posting], asked: usize, chunk_max: usize) -> Option<Posting> {
+        self.exhausted = postings.len() < asked;
+        self.grow(chunk_max);
+        let (first, others) = postings.split_first()?;
+        let last = others.last().unwrap_or(first);
+        self.start = Bound::After(last.rank, last.seq);
+        self.buffered.reserve_exact(others.len());
+        self.buffered.extend(others.iter().rev());
+        Some(*first)
     }
 
     pub(super) fn next_buffered(&mut self) -> Option<Posting> {
-        self.buffered.pop_front()
+        self.buffered.pop()
+    }
+
+    /// What has been read and not merged, in order.
+    pub(super) fn into_buffered(mut self) -> Vec<Posting> {
+        self.buffered.reverse();
+        self.buffered
+    }
+
+    /// Postings that there is room for.
+    pub(super) fn room(&self) -> usize {
+        self.buffered.capacity()
     }
 }

@@ -1,6 +1,6 @@
 //! One filter's part of a merge: how it is answered, and how that is chosen.
 
-use super::cursor::CHUNK_MAX;
+use super::cursor::chunk_max;
 use super::source::Source;
 use crate::store::{Bound, Posting, Rank, Reader, Seq, StoreError, Term, TermClasses, cost};
 use crate::types::{CanonicalEvent, Filter, FoundBy, NO_EXPIRY, Timestamp, parse_expiration};
@@ -14,7 +14,7 @@ const WALK_TRIAL: u64 = 64;
 /// A walk merges at most one cursor for as many that it may save.
 const WALK_SAVING: usize = 4;
 /// Most terms of a way to answer that is probed before the choice.
-const PROBE_TERMS_MAX: usize = 16;
+pub(super) const PROBE_TERMS_MAX: usize = 16;
 /// Most ways to answer that are probed, those of the fewest terms: bounds what a step may overdraw.
 const PROBE_SOURCES_MAX: usize = 8;
 /// Postings read as a probe of each way to answer.
@@ -41,6 +41,8 @@ enum Plan {
     LookUp(LookUp),
     /// All its ids have been looked up with the whole filter; what was found is buffered.
     Found,
+    /// The same, and this of it has not been merged when the merge came to rest.
+    FoundBefore(Vec<Posting>),
     /// A broad term is read in order, until opening the cursors of the narrow ones is the better way.
     Walk(Walk),
     /// These terms are read to their end.
@@ -84,6 +86,20 @@ impl Lane {
         Lane { plan, may_walk, wanted, rows: 0 }
     }
 
+    /// Its cursors are dropped, to be opened anew; of what its ids have found, `unmerged` is left.
+    pub(super) fn rest(&mut self, unmerged: Vec<Posting>) {
+        self.plan = match std::mem::replace(&mut self.plan, Plan::Closed) {
+            Plan::Found => Plan::FoundBefore(unmerged),
+            Plan::Walk(_) | Plan::Terms(_) => Plan::Unopened,
+            other => other,
+        };
+    }
+
+    /// Whether its ids have been looked up.
+    pub(super) fn is_found(&self) -> bool {
+        matches!(self.plan, Plan::Found)
+    }
+
     /// The filter wants nothing more.
     pub(super) fn close(&mut self) {
         self.plan = Plan::Closed;
@@ -102,7 +118,7 @@ impl Lane {
         match &self.plan {
             Plan::Walk(walk) => Some(&walk.broad),
             Plan::Terms(terms) => Some(terms),
-            Plan::Unopened | Plan::LookUp(_) | Plan::Found | Plan::Closed => None,
+            Plan::Unopened | Plan::LookUp(_) | Plan::Found | Plan::FoundBefore(_) | Plan::Closed => None,
         }
     }
 
@@ -119,6 +135,11 @@ impl Lane {
         reader: &R,
         rows: &mut usize,
     ) -> Result<Progress, StoreError> {
+        if let Plan::FoundBefore(found) = &mut self.plan {
+            let found = std::mem::take(found);
+            self.plan = Plan::Found;
+            return Ok(Progress::Done(found));
+        }
         let Plan::LookUp(look_up) = &mut self.plan else { return Ok(Progress::NoIds) };
         let before = *rows;
         let is_done = look_up.run(filter, reader, rows)?;
@@ -157,15 +178,16 @@ impl Lane {
         Ok(())
     }
 
-    /// Postings to read first from each of the cursors of `terms`.
-    pub(super) fn first_chunk(&self, terms: &Terms, filter: &Filter) -> usize {
+    /// Postings to read first from each of the cursors of `terms`; there are `filters` lanes.
+    pub(super) fn first_chunk(&self, terms: &Terms, filter: &Filter, filters: usize) -> usize {
         if terms.source == Source::Address {
             return 1;
         }
         let cursors = terms.source.len(filter).max(1) as u64;
         // An expected share of the page, and two more: one to see whether it ends there, and one to have a next
         // one while that is looked at.
-        (self.wanted.saturating_add(2).div_ceil(cursors)).clamp(1, CHUNK_MAX as u64) as usize
+        let max = chunk_max(cursors as usize * filters) as u64;
+        (self.wanted.saturating_add(2).div_ceil(cursors)).clamp(1, max) as usize
     }
 
     /// Takes note of a candidate whose event was read.

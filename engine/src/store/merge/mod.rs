@@ -11,6 +11,9 @@
 //! opening the cursors would. When it does not, the cursors are opened after the place reached: everything before
 //! it has been seen, so nothing is lost or repeated. The walk ends at the latest when it has cost as much as
 //! opening the cursors, so a wide filter never costs more than twice the better way.
+//!
+//! **Memory.** A term has a cursor once it has been read and something was there, and all cursors of a merge together have
+//! a bound on what they read ahead ([`cursor_bytes_max`]). A merge that comes to [`Merge::rest`] has none.
 
 mod cursor;
 mod lane;
@@ -21,8 +24,9 @@ use std::collections::BinaryHeap;
 
 use super::{Bound, Posting, Rank, Reader, Seq, StoreError, TermClasses};
 use crate::types::{CanonicalEvent, EventId, Filter};
-use cursor::Cursor;
-use lane::{Lane, Progress};
+use cursor::{Cursor, chunk_max};
+use lane::{Lane, PROBE_TERMS_MAX, Progress};
+use source::Source;
 
 /// The highest sequence number there can be.
 const SEQ_MAX: Seq = Seq((1 << 47) - 1);
@@ -53,11 +57,19 @@ pub(super) struct Merge {
     horizon: Seq,
     lanes: Vec<Lane>,
     cursors: Vec<Cursor>,
+    /// Places in `cursors` that are not in use.
+    free: Vec<u32>,
+    /// Postings that the cursors have room for.
+    room: usize,
     heap: BinaryHeap<Head>,
-    /// Cursors to read on before anything is merged, next one last.
-    dry: Vec<usize>,
-    /// Lanes up to this one have their cursors.
+    /// Cursors to read on before anything is merged.
+    dry: Vec<u32>,
+    /// Cursors to open before that, next ones last.
+    opening: Vec<Opening>,
+    /// Lanes up to this one have their cursors, or are in `opening`.
     opened: usize,
+    /// Of the last group. Whoever comes in later comes in behind it.
+    rank: Option<Rank>,
     /// Pairs of one rank; in the order of answers once `gathered`.
     group: Vec<(Posting, usize, bool)>,
     gathered: bool,
@@ -67,11 +79,21 @@ pub(super) struct Merge {
     scratch: Vec<Posting>,
 }
 
+/// Terms of a lane that have no cursor yet: a term under which nothing is stored has none at all.
+#[derive(Debug)]
+struct Opening {
+    lane: usize,
+    of_walk: bool,
+    terms: std::ops::Range<usize>,
+    start: Bound,
+    chunk: usize,
+}
+
 /// A cursor's first posting.
 #[derive(Clone, Copy, Debug)]
 struct Head {
     posting: Posting,
-    cursor: usize,
+    cursor: u32,
 }
 
 impl Ord for Head {
@@ -99,6 +121,15 @@ impl PartialEq for Head {
 
 impl Eq for Head {}
 
+/// Most bytes that the cursors of a scan or count over `filters`, which are normalised, come to hold; see
+/// [`super::Scan::cursor_bytes`]. In a store without a term over all events, filters of every event may hold more.
+pub fn cursor_bytes_max(filters: &[Filter], classes: TermClasses) -> usize {
+    let cursors = |filter| Source::cursors_max(filter, filters.len(), classes, PROBE_TERMS_MAX);
+    let ids = |filter: &Filter| filter.ids.as_ref().map_or(0, |ids| ids.len());
+    cursor::bytes_max(filters.iter().map(cursors).sum())
+        + filters.iter().map(ids).sum::<usize>() * size_of::<Posting>()
+}
+
 impl Merge {
     /// One lane a filter, of which `wanted` events are expected to be asked for. Only events up to `horizon`
     /// come out. `walks` allows wide filters to walk.
@@ -121,9 +152,13 @@ impl Merge {
             horizon,
             lanes,
             cursors: Vec::new(),
+            free: Vec::new(),
+            room: 0,
             heap: BinaryHeap::new(),
             dry: Vec::new(),
+            opening: Vec::new(),
             opened: 0,
+            rank: None,
             group: Vec::new(),
             gathered: false,
             taken: 0,
@@ -135,6 +170,39 @@ impl Merge {
     /// Takes a lane out: its filter wants nothing more.
     pub(super) fn close(&mut self, lane: usize) {
         self.lanes[lane].close();
+    }
+
+    /// Bytes of its cursors and of what they have read, or ids have found. Lanes are not counted.
+    pub(super) fn bytes(&self) -> usize {
+        self.cursors.capacity() * size_of::<Cursor>()
+            + (self.free.capacity() + self.dry.capacity()) * size_of::<u32>()
+            + self.heap.capacity() * size_of::<Head>()
+            + self.room * size_of::<Posting>()
+    }
+
+    /// Drops all cursors. They are opened again, at the cost of opening them, behind what has come out.
+    pub(super) fn rest(&mut self) {
+        let mut unmerged = vec![Vec::new(); self.lanes.len()];
+        if !self.gathered {
+            for (posting, lane, _) in self.group.drain(..) {
+                unmerged[lane].push(posting);
+            }
+        }
+        for head in std::mem::take(&mut self.heap) {
+            let cursor = &mut self.cursors[head.cursor as usize];
+            let lane = cursor.lane as usize;
+            if self.lanes[lane].is_found() {
+                let none = Cursor::of_postings(lane, Vec::new());
+                unmerged[lane].push(head.posting);
+                unmerged[lane].extend(std::mem::replace(cursor, none).into_buffered());
+            }
+        }
+        for (lane, unmerged) in self.lanes.iter_mut().zip(unmerged) {
+            lane.rest(unmerged);
+        }
+        (self.cursors, self.free, self.room) = (Vec::new(), Vec::new(), 0);
+        (self.dry, self.opening, self.opened) = (Vec::new(), Vec::new(), 0);
+        self.scratch = Vec::new();
     }
 
     /// Rows a lane's cursors have read so far.
@@ -168,11 +236,14 @@ impl Merge {
                 }
                 self.open(filters, reader, rows)?;
             }
-            if let Some(&cursor) = self.dry.last() {
+            if !self.dry.is_empty() || !self.opening.is_empty() {
                 if *rows == 0 {
                     return Ok(Next::OutOfRows);
                 }
-                self.read_on(cursor, filters, reader, rows)?;
+                match self.opening.is_empty() {
+                    true => self.read_on(filters, reader, rows)?,
+                    false => self.open_next(filters, reader, rows)?,
+                }
                 continue;
             }
             match self.heap.peek() {
@@ -183,6 +254,7 @@ impl Merge {
                 _ => {
                     self.order_group(reader, rows)?;
                     self.gathered = true;
+                    self.rank = self.group.first().map(|pair| pair.0.rank);
                 }
             }
         }
@@ -265,13 +337,14 @@ impl Merge {
         let Some(Head { posting, cursor }) = self.heap.pop() else {
             return;
         };
-        let Cursor { lane, of_walk, .. } = self.cursors[cursor];
+        let Cursor { lane, of_walk, exhausted, .. } = self.cursors[cursor as usize];
+        let lane = lane as usize;
         if self.lanes[lane].is_closed() || self.lanes[lane].is_walking() != of_walk {
-            return;
+            return self.drop_cursor(cursor);
         }
-        match self.cursors[cursor].next_buffered() {
+        match self.cursors[cursor as usize].next_buffered() {
             Some(posting) => self.heap.push(Head { posting, cursor }),
-            None if self.cursors[cursor].exhausted => {}
+            None if exhausted => self.drop_cursor(cursor),
             None => self.dry.push(cursor),
         }
         if posting.seq <= self.horizon && filters[lane].matches_kind(posting.kind) {
@@ -281,19 +354,40 @@ impl Merge {
         }
     }
 
-    fn end_walk(&mut self, lane: usize, filters: &[Filter], start: Bound) {
-        self.lanes[lane].end_walk();
-        self.dry.retain(|&cursor| self.cursors[cursor].lane != lane);
-        self.add_cursors(lane, &filters[lane], start);
+    fn add_cursor(&mut self, cursor: Cursor) -> u32 {
+        self.room += cursor.room();
+        match self.free.pop() {
+            Some(place) => {
+                self.cursors[place as usize] = cursor;
+                place
+            }
+            None => {
+                self.cursors.push(cursor);
+                (self.cursors.len() - 1) as u32
+            }
+        }
     }
 
-    fn add_cursors(&mut self, lane: usize, filter: &Filter, start: Bound) {
+    fn drop_cursor(&mut self, place: u32) {
+        let nowhere = Cursor::of_postings(0, Vec::new());
+        self.room -= std::mem::replace(&mut self.cursors[place as usize], nowhere).room();
+        self.free.push(place);
+    }
+
+    /// The walk's cursors that wait are dropped where they are found, those of the narrow terms opened.
+    fn end_walk(&mut self, lane: usize, filters: &[Filter], start: Bound) {
+        self.lanes[lane].end_walk();
+        self.open_terms(lane, filters, start);
+    }
+
+    /// Has the terms of a lane opened, each from `start` on.
+    fn open_terms(&mut self, lane: usize, filters: &[Filter], start: Bound) {
+        let filter = &filters[lane];
         let Some(terms) = self.lanes[lane].terms() else { return };
-        let (count, chunk) = (terms.source.len(filter), self.lanes[lane].first_chunk(terms, filter));
+        let chunk = self.lanes[lane].first_chunk(terms, filter, filters.len());
+        let terms = 0..terms.source.len(filter);
         let of_walk = self.lanes[lane].is_walking();
-        let first = self.cursors.len();
-        self.cursors.extend((0..count).map(|term| Cursor::new(lane, of_walk, term, start, chunk)));
-        self.dry.extend((first..self.cursors.len()).rev());
+        self.opening.push(Opening { lane, of_walk, terms, start, chunk });
     }
 
     /// Opens the next lane, or the next part of one that looks up ids.
@@ -319,7 +413,12 @@ impl Merge {
             }
         }
         lane.choose((filter, filters.len()), self.classes, reader, rows)?;
-        self.add_cursors(index, filter, Bound::From(Rank::newest(filter.until.unwrap_or(u64::MAX))));
+        let newest = Rank::newest(filter.until.unwrap_or(u64::MAX));
+        let start = match self.rank {
+            Some(rank) if rank >= newest => Bound::After(rank, SEQ_MAX),
+            _ => Bound::From(newest),
+        };
+        self.open_terms(index, filters, start);
         self.opened += 1;
         Ok(())
     }
@@ -328,39 +427,79 @@ impl Merge {
         found.sort_unstable();
         let mut cursor = Cursor::of_postings(lane, found);
         if let Some(posting) = cursor.next_buffered() {
-            self.heap.push(Head { posting, cursor: self.cursors.len() });
+            let cursor = self.add_cursor(cursor);
+            self.heap.push(Head { posting, cursor });
         }
-        self.cursors.push(cursor);
     }
 
-    fn read_on<R: Reader>(
+    /// Opens a cursor.
+    fn open_next<R: Reader>(
         &mut self,
-        index: usize,
         filters: &[Filter],
         reader: &R,
         rows: &mut usize,
     ) -> Result<(), StoreError> {
-        let cursor = &mut self.cursors[index];
-        let lane = &mut self.lanes[cursor.lane];
-        let Some(terms) = lane.terms().filter(|_| lane.is_walking() == cursor.of_walk) else {
-            self.dry.pop();
+        let Some(Opening { lane, of_walk, terms, start, chunk }) = self.opening.last() else { return Ok(()) };
+        if terms.is_empty() || self.lanes[*lane].is_walking() != *of_walk {
+            self.opening.pop();
             return Ok(());
+        }
+        let mut cursor = Cursor::new(*lane, *of_walk, terms.start, *start, *chunk);
+        let first = self.read(&mut cursor, filters, reader, rows)?;
+        if let Some(Opening { terms, .. }) = self.opening.last_mut() {
+            terms.start += 1;
+        }
+        if let Some(posting) = first {
+            let cursor = self.add_cursor(cursor);
+            self.heap.push(Head { posting, cursor });
+        }
+        Ok(())
+    }
+
+    /// Reads on where what was buffered has been merged.
+    fn read_on<R: Reader>(
+        &mut self,
+        filters: &[Filter],
+        reader: &R,
+        rows: &mut usize,
+    ) -> Result<(), StoreError> {
+        let Some(&place) = self.dry.last() else { return Ok(()) };
+        let nowhere = Cursor::of_postings(0, Vec::new());
+        let mut cursor = std::mem::replace(&mut self.cursors[place as usize], nowhere);
+        let room = cursor.room();
+        let first = self.read(&mut cursor, filters, reader, rows);
+        self.room = self.room - room + cursor.room();
+        self.cursors[place as usize] = cursor;
+        let first = first?;
+        self.dry.pop();
+        match first {
+            Some(posting) => self.heap.push(Head { posting, cursor: place }),
+            None => self.drop_cursor(place),
+        }
+        Ok(())
+    }
+
+    /// Reads a cursor's next postings, of which the first is returned; none if there are none, or its lane has gone over
+    /// to other terms.
+    fn read<R: Reader>(
+        &mut self,
+        cursor: &mut Cursor,
+        filters: &[Filter],
+        reader: &R,
+        rows: &mut usize,
+    ) -> Result<Option<Posting>, StoreError> {
+        let (lane, filter) = (&mut self.lanes[cursor.lane as usize], &filters[cursor.lane as usize]);
+        let Some(terms) = lane.terms().filter(|_| lane.is_walking() == cursor.of_walk) else {
+            return Ok(None);
         };
-        let filter = &filters[cursor.lane];
-        let max = cursor.chunk.min(*rows);
+        let asked = cursor.chunk().min(*rows);
         self.scratch.clear();
-        let term = terms.source.term(filter, cursor.term);
-        reader.postings(&term, cursor.start, filter.since.unwrap_or(0), max, &mut self.scratch)?;
+        let term = terms.source.term(filter, cursor.term as usize);
+        let chunk_max = chunk_max(terms.source.len(filter) * filters.len());
+        reader.postings(&term, cursor.start, filter.since.unwrap_or(0), asked, &mut self.scratch)?;
         let used = self.scratch.len().max(1);
         *rows -= used.min(*rows);
         lane.rows += used as u64;
-        cursor.exhausted = self.scratch.len() < max;
-        cursor.grow();
-        cursor.buffer(&self.scratch);
-        if let Some(posting) = cursor.next_buffered() {
-            self.heap.push(Head { posting, cursor: index });
-        }
-        self.dry.pop();
-        Ok(())
+        Ok(cursor.fill(&self.scratch, asked, chunk_max))
     }
 }

@@ -51,6 +51,21 @@ impl Source {
         sources
     }
 
+    /// Cursors that `filter`, one of `filters`, has at most, if it is one of `few` where it may choose or walk. The kinds of a
+    /// store that has no term over all events are not known here.
+    pub(super) fn cursors_max(filter: &Filter, filters: usize, classes: TermClasses, few: usize) -> usize {
+        if filter.ids.is_some() || filter.is_empty() {
+            return 1;
+        }
+        let narrow = Self::narrow(filter, filters, classes);
+        let least = match narrow.first() {
+            Some(source) if source.decides(filter) => source.len(filter),
+            Some(_) => narrow.iter().map(|source| source.len(filter)).min().unwrap_or(0).max(few),
+            None => Source::broad(filter, usize::MAX).len(filter),
+        };
+        least.max(1)
+    }
+
     /// The way to answer `filter` that reads events in order and checks all but the kind: by the filter's kinds
     /// when they are few, else by all events.
     pub(super) fn broad(filter: &Filter, kinds_max: usize) -> Source {

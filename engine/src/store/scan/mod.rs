@@ -133,6 +133,17 @@ impl Scan {
         });
     }
 
+    /// Bytes of its cursors and of what they have read.
+    pub fn cursor_bytes(&self) -> usize {
+        self.merge.bytes()
+    }
+
+    /// Drops its cursors while its reader is slow. The next step opens them again where it stands, at the cost of opening
+    /// them; the answer is the same.
+    pub fn rest(&mut self) {
+        self.merge.rest();
+    }
+
     /// Reads what may be read for `rows`, counting them down, and hands matches that `viewer` may see to `sink` in order.
     /// A row is a microsecond, about: a posting or a small event; large events and those that many filters ask about
     /// are more (`store/cost.rs`). A step ends with what uses the rows up, which may take more than there are left: one
