@@ -45,6 +45,7 @@ pub struct LimitsDef {
     bad_messages_max: u32,
     events_per_minute_max: u32,
     requests_per_minute_max: u32,
+    shard_outbox_bytes_max: usize,
 }
 
 fn default_policy() -> Policy {

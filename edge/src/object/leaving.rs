@@ -6,7 +6,8 @@ use std::collections::HashMap;
 
 use relay_engine::relay::ConnId;
 
-use super::{CountingConn, Host, Key, OUTPUT_BYTES, Object};
+use super::{CountingConn, Host, Key, Object};
+use crate::settings::OUTPUT_BYTES_MAX;
 
 /// Sockets on their way out, and bytes that each held when it was closed.
 #[derive(Debug, Default)]
@@ -17,7 +18,7 @@ pub(super) struct Leaving {
 
 /// Bytes of closed sockets from which no client is let in: what readers that read may leave has been given to those
 /// that never will, several times over.
-const BYTES_MAX: usize = 2 * OUTPUT_BYTES;
+const BYTES_MAX: usize = 2 * OUTPUT_BYTES_MAX;
 
 impl Leaving {
     pub(super) fn len(&self) -> usize {

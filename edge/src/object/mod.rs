@@ -34,7 +34,7 @@ pub use attachment::{Key, PartName};
 pub use numbers::RowCount;
 
 use crate::metrics::{Family, MEMORY_BYTES, SOCKETS_LEAVING, SOCKETS_LEAVING_BYTES, STORE_UPKEEP_FAILURES};
-use crate::settings::{ObjectSettings, Settings};
+use crate::settings::{OUTPUT_BYTES_MAX, ObjectSettings, Settings};
 use attachment::Coder;
 use consumers::Consumers;
 use held::Held;
@@ -93,11 +93,6 @@ pub enum Next {
 /// Bytes of messages that gather before a turn is taken at once: an object has 128 MB for everything.
 const GATHERED_BYTES_MAX: usize = 8 << 20;
 
-/// Output that all sockets together may hold before their readers wait, in bytes; a reader's share is at least
-/// [`OUTPUT_SHARE_MIN`]. One frame may go past it.
-const OUTPUT_BYTES: usize = 32 << 20;
-const OUTPUT_SHARE_MIN: usize = 1 << 10;
-
 /// Longest Host header that is remembered as a relay's name, in bytes.
 const HOST_BYTES_MAX: usize = 255;
 
@@ -122,8 +117,8 @@ pub struct Object<C: CountingConn + 'static, H: Host> {
     knows_alarm: bool,
     /// Bytes of events and of what waits behind them since the last turn.
     gathered_bytes: usize,
-    /// What the settings let a reader leave waiting, however few there are.
-    outbox_bytes_pause: usize,
+    /// Output that may wait for all readers.
+    output_bytes_max: usize,
     numbers: Numbers,
 }
 
@@ -178,7 +173,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             alarm: None,
             knows_alarm: false,
             gathered_bytes: 0,
-            outbox_bytes_pause: settings.limits.outbox_bytes_pause,
+            output_bytes_max: settings.limits.shard_outbox_bytes_max.min(OUTPUT_BYTES_MAX),
             numbers,
         })
     }
@@ -232,7 +227,6 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         let id = if self.has_room() { self.relay.connect(now, peer)? } else { return None };
         self.conns.insert(id, Conn::new(key, socket, BTreeSet::new()));
         self.by_key.insert(key, id);
-        self.share_out();
         Some(self.settle(now))
     }
 
@@ -353,13 +347,9 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         }
     }
 
-    /// Shares memory for output among the sockets, by their number in powers of two, so that it seldom changes. What
-    /// closed sockets still hold cannot be shared.
+    /// Tells the machine how much memory there is for output: what closed sockets still hold is not.
     fn share_out(&mut self) {
-        let output_bytes = OUTPUT_BYTES.saturating_sub(self.leaving.bytes());
-        let share = (output_bytes / self.conns.len().max(1)).max(OUTPUT_SHARE_MIN);
-        let share = 1 << share.ilog2();
-        self.relay.set_outbox_bytes_pause(self.outbox_bytes_pause.min(share));
+        self.relay.set_shard_outbox_bytes_max(self.output_bytes_max.saturating_sub(self.leaving.bytes()));
     }
 
     fn rows(&self) -> RowCount {

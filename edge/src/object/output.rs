@@ -9,6 +9,9 @@ use relay_engine::types::Now;
 
 use super::{CountingConn, Host, Object};
 
+/// All sockets may hold so small a part of what may wait before they are looked at.
+const LITTLE_SHARE: usize = 8;
+
 /// What a slow reader has not taken.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Backlog {
@@ -42,11 +45,15 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         }
     }
 
-    /// Tells the machine how much a socket holds. Little is nobody's slowness, and is not looked at again.
+    /// Tells the machine how much a socket holds. Little is nobody's slowness, and is not looked at again; of all sockets
+    /// together it is no more than an eighth of what may wait.
     pub(super) fn note_backlog(&mut self, now: Now, id: ConnId) {
-        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let Some(conn) = self.conns.get(&id) else { return };
         let bytes = self.host.buffered_bytes(&conn.socket);
-        let bytes = if bytes > self.relay.config().limits.outbox_bytes_pause / 2 { bytes } else { 0 };
+        let little = self.output_bytes_max / LITTLE_SHARE / self.conns.len();
+        let little = little.min(self.relay.outbox_bytes_pause() / 2);
+        let bytes = if bytes > little { bytes } else { 0 };
+        let Some(conn) = self.conns.get_mut(&id) else { return };
         let known = conn.backlog.map_or(0, |backlog| backlog.bytes);
         if bytes == 0 {
             conn.backlog = None;

@@ -139,7 +139,7 @@ impl<B: Backend> Relay<B> {
     fn may_resume(&mut self, conn: ConnId) -> bool {
         let limits = &self.config.limits;
         let Some(session) = self.sessions.get_mut(conn) else { return false };
-        if !session.input_paused || !session.takes_input(limits) {
+        if !session.input_paused || !session.takes_input(self.unread, limits) {
             return false;
         }
         if self.ingest.has_room(limits) {

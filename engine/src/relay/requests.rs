@@ -192,6 +192,7 @@ impl<B: Backend> Relay<B> {
         let Some(key) = session.subs.remove(sub) else { return };
         if let Some(ended) = self.subscriptions.remove(key) {
             session.pending_ephemeral_bytes -= ended.pending_ephemeral_bytes();
+            session.account(&mut self.unread);
             // They hold its filters, and cursors for them.
             session.stalled.retain(|job| !job.is_for(key));
             self.values.remove(conn, KeptFor::Subscription, &ended.filters, &self.config.limits);
@@ -205,5 +206,7 @@ impl<B: Backend> Relay<B> {
         self.metrics.connections = self.sessions.len() as u64;
         self.metrics.subscriptions = self.subscriptions.clients() as u64;
         self.metrics.filter_values = self.values.all() as u64;
+        self.metrics.index_bytes = self.subscriptions.index_bytes() as u64;
+        self.metrics.outbox_bytes = self.unread.bytes() as u64;
     }
 }

@@ -75,6 +75,11 @@ pub struct Limits {
     pub events_per_minute_max: u32,
     /// REQ and COUNT messages a connection may send each minute on average; 0 is no bound.
     pub requests_per_minute_max: u32,
+    /// Output waiting for all readers of a shard, in bytes. A reader's `outbox_bytes_pause` (and `outbox_bytes_max`, for
+    /// ephemeral events) holds in full while no more than a quarter of it waits and falls from there on; from half of it
+    /// on, a reader has an equal part, by `connections_max`, of the other half. An event for each reader, and answers such as
+    /// OK, may go past it.
+    pub shard_outbox_bytes_max: usize,
 }
 
 /// Bytes of an EVENT message beside what its tags and its content take: 364, and room for white space.
@@ -146,6 +151,7 @@ impl Default for Limits {
             bad_messages_max: 100,
             events_per_minute_max: 0,
             requests_per_minute_max: 0,
+            shard_outbox_bytes_max: 256 << 20,
         }
     }
 }
