@@ -34,7 +34,9 @@ const SOCKETS_MAX: usize = 32_000;
 const CONNECTION_VALUES_MAX: usize = 20_000;
 /// Values of a request: what an idle connection can hold, with room for the filters themselves, which count too.
 const REQUEST_VALUES_MAX: usize = CONNECTION_VALUES_MAX - 100;
-/// Values in the filters of all connections: some 36 MB.
+/// Memory of the filters of all connections.
+const SHARD_FILTER_BYTES_MAX: usize = 36 << 20;
+/// Values in the filters of all connections: what that memory holds, and time.
 const SHARD_VALUES_MAX: usize = 120_000;
 /// Output that waits for all readers, in the machine and in sockets: the same.
 pub(crate) const OUTPUT_BYTES_MAX: usize = 32 << 20;
@@ -282,6 +284,7 @@ impl Settings {
         limits.connections_max = limits.connections_max.min(SOCKETS_MAX);
         limits.connection_values_max = limits.connection_values_max.min(CONNECTION_VALUES_MAX);
         limits.shard_values_max = limits.shard_values_max.min(SHARD_VALUES_MAX);
+        limits.shard_filter_bytes_max = limits.shard_filter_bytes_max.min(SHARD_FILTER_BYTES_MAX);
         limits.shard_outbox_bytes_max = limits.shard_outbox_bytes_max.min(OUTPUT_BYTES_MAX);
         limits.filter_values_max = limits.filter_values_max.min(REQUEST_VALUES_MAX);
         limits.in_flight_bytes_max = limits.in_flight_bytes_max.min(IN_FLIGHT_BYTES_MAX);
@@ -350,7 +353,7 @@ mod tests {
         assert_eq!(limits.message_bytes_max, 32 << 20);
         assert_eq!(limits.connections_max, 32_000);
         assert_eq!((limits.connection_values_max, limits.shard_values_max), (20_000, 120_000));
-        assert_eq!(limits.shard_outbox_bytes_max, 32 << 20);
+        assert_eq!((limits.shard_outbox_bytes_max, limits.shard_filter_bytes_max), (32 << 20, 36 << 20));
         assert_eq!(limits.filter_values_max, 19_900);
         assert_eq!(limits.in_flight_bytes_max, 16 << 20);
         let limits = load(&[("RELAY_CONFIG", r#"{"limits":{"connection_values_max":10}}"#)]).unwrap().limits;

@@ -91,10 +91,13 @@ pub const STORE_BYTES: Metric = Metric::gauge("relay_store_bytes", "Bytes the st
 pub type Number = fn(&Metrics) -> u64;
 
 /// The plain numbers of a machine.
-pub const NUMBERS: [(Metric, Number); 19] = [
+pub const NUMBERS: [(Metric, Number); 20] = [
     (CONNECTIONS, |m| m.connections),
     (Metric::gauge("relay_subscriptions", "Live subscriptions"), |m| m.subscriptions),
     (Metric::gauge("relay_filter_values", "Values in live filters and running COUNTs"), |m| m.filter_values),
+    (Metric::gauge("relay_filter_bytes", "Memory charged for live filters and running COUNTs"), |m| {
+        m.filter_bytes
+    }),
     (Metric::gauge("relay_index_bytes", "Memory of the index of live filters"), |m| m.index_bytes),
     (Metric::gauge("relay_outbox_bytes", "Output that waits for its readers"), |m| m.outbox_bytes),
     (Metric::counter("relay_connections_opened", "WebSocket connections ever opened"), |m| {
