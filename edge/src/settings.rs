@@ -34,8 +34,12 @@ const SOCKETS_MAX: usize = 32_000;
 const CONNECTION_VALUES_MAX: usize = 20_000;
 /// Most values of a request: those of a connection, less some for the filters themselves, which count too.
 const REQUEST_VALUES_MAX: usize = CONNECTION_VALUES_MAX - 100;
-/// Most values in the filters of all connections together: some 36 MB.
+/// Memory of the filters of all connections together, in bytes.
+const SHARD_FILTER_BYTES_MAX: usize = 36 << 20;
+/// Most values in the filters of all connections together.
 const SHARD_VALUES_MAX: usize = 120_000;
+/// Most bytes of output that wait for all readers, in the machine and in sockets.
+pub(crate) const OUTPUT_BYTES_MAX: usize = 32 << 20;
 /// Most bytes of events between arrival and commit.
 const IN_FLIGHT_BYTES_MAX: usize = 16 << 20;
 /// Bytes of messages that wait for earlier ones.
@@ -283,6 +287,8 @@ impl Settings {
         limits.connections_max = limits.connections_max.min(SOCKETS_MAX);
         limits.connection_values_max = limits.connection_values_max.min(CONNECTION_VALUES_MAX);
         limits.shard_values_max = limits.shard_values_max.min(SHARD_VALUES_MAX);
+        limits.shard_filter_bytes_max = limits.shard_filter_bytes_max.min(SHARD_FILTER_BYTES_MAX);
+        limits.shard_outbox_bytes_max = limits.shard_outbox_bytes_max.min(OUTPUT_BYTES_MAX);
         limits.filter_values_max = limits.filter_values_max.min(REQUEST_VALUES_MAX);
         limits.in_flight_bytes_max = limits.in_flight_bytes_max.min(IN_FLIGHT_BYTES_MAX);
         limits.deferred_bytes_max = limits.deferred_bytes_max.min(DEFERRED_BYTES_MAX);
@@ -351,6 +357,7 @@ mod tests {
         assert_eq!(limits.message_bytes_max, 32 << 20);
         assert_eq!(limits.connections_max, 32_000);
         assert_eq!((limits.connection_values_max, limits.shard_values_max), (20_000, 120_000));
+        assert_eq!((limits.shard_outbox_bytes_max, limits.shard_filter_bytes_max), (32 << 20, 36 << 20));
         assert_eq!(limits.filter_values_max, 19_900);
         assert_eq!(limits.in_flight_bytes_max, 16 << 20);
         assert_eq!(limits.deferred_bytes_max, 8 << 20);

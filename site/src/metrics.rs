@@ -92,7 +92,7 @@ pub const STORE_BYTES: Metric = Metric::gauge("relay_store_bytes", "Size of the 
 pub type ReadValue = fn(&Metrics) -> u64;
 
 /// The counters and gauges of a machine.
-pub const COUNTERS_AND_GAUGES: [(Metric, ReadValue); 18] = [
+pub const COUNTERS_AND_GAUGES: [(Metric, ReadValue); 21] = [
     (CONNECTIONS, |m| m.connections),
     (Metric::gauge("relay_subscriptions", "Live subscriptions"), |m| m.subscriptions),
     (
@@ -102,6 +102,12 @@ pub const COUNTERS_AND_GAUGES: [(Metric, ReadValue); 18] = [
         ),
         |m| m.filter_values,
     ),
+    (
+        Metric::gauge("relay_filter_bytes", "Memory charged for live filters and running COUNTs, in bytes"),
+        |m| m.filter_bytes,
+    ),
+    (Metric::gauge("relay_index_bytes", "Memory of the index of live filters, in bytes"), |m| m.index_bytes),
+    (Metric::gauge("relay_outbox_bytes", "Output that waits for its readers, in bytes"), |m| m.outbox_bytes),
     (Metric::counter("relay_connections_opened", "WebSocket connections opened"), |m| m.connections_opened),
     (
         Metric::counter("relay_connections_refused", "Connections refused because connections_max were open"),

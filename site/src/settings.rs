@@ -46,6 +46,8 @@ pub struct LimitsDef {
     events_per_minute_max: u32,
     requests_per_minute_max: u32,
     deferred_bytes_max: usize,
+    shard_outbox_bytes_max: usize,
+    shard_filter_bytes_max: usize,
 }
 
 fn default_policy() -> Policy {

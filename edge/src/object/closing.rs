@@ -7,7 +7,8 @@ use std::collections::HashMap;
 
 use relay_engine::relay::ConnId;
 
-use super::{CountingConn, Host, Key, OUTPUT_BYTES, Object};
+use super::{CountingConn, Host, Key, Object};
+use crate::settings::OUTPUT_BYTES_MAX;
 
 /// Closing sockets, each with the bytes that were queued when it was closed.
 #[derive(Debug, Default)]
@@ -16,9 +17,9 @@ pub(super) struct ClosingSockets {
     bytes: usize,
 }
 
-/// With this many bytes in closing sockets, new clients are refused. Twice [`OUTPUT_BYTES`], because clients that read
+/// With this many bytes in closing sockets, new clients are refused. Twice [`OUTPUT_BYTES_MAX`], because clients that read
 /// may have that much queued, and all of it stays when they stop reading and are closed.
-const BYTES_MAX: usize = 2 * OUTPUT_BYTES;
+const BYTES_MAX: usize = 2 * OUTPUT_BYTES_MAX;
 
 impl ClosingSockets {
     pub(super) fn len(&self) -> usize {

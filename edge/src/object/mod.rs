@@ -36,7 +36,7 @@ pub use metrics::RowCount;
 use crate::metrics::{
     Family, MEMORY_BYTES, SOCKETS_CLOSING, SOCKETS_CLOSING_BYTES, STORE_MAINTENANCE_FAILURES,
 };
-use crate::settings::{ObjectSettings, Settings};
+use crate::settings::{OUTPUT_BYTES_MAX, ObjectSettings, Settings};
 use attachment::Encoder;
 use closing::ClosingSockets;
 use consumers::Consumers;
@@ -95,11 +95,6 @@ pub enum Next {
 /// Bytes of unanswered messages since the last turn above which a turn is taken at once: an object has 128 MB of memory.
 const GATHERED_BYTES_MAX: usize = 8 << 20;
 
-/// Output memory, in bytes: what may be queued in all sockets together. It is divided among them, and a reader's scans
-/// and live events pause at its share, which is at least [`OUTPUT_SHARE_MIN`]. One frame may exceed it.
-const OUTPUT_BYTES: usize = 32 << 20;
-const OUTPUT_SHARE_MIN: usize = 1 << 10;
-
 /// Longest Host header that is kept for checking the `relay` tag of AUTH (NIP-42), in bytes.
 const HOST_BYTES_MAX: usize = 255;
 
@@ -124,8 +119,8 @@ pub struct Object<C: CountingConn + 'static, H: Host> {
     alarm_is_known: bool,
     /// Bytes of unanswered messages since the last turn.
     gathered_bytes: usize,
-    /// The configured `limits.outbox_bytes_pause`, which bounds a reader's share of output memory.
-    outbox_bytes_pause: usize,
+    /// Most bytes of output that may wait for all readers.
+    output_bytes_max: usize,
     counters: Counters,
 }
 
@@ -180,7 +175,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             alarm: None,
             alarm_is_known: false,
             gathered_bytes: 0,
-            outbox_bytes_pause: settings.limits.outbox_bytes_pause,
+            output_bytes_max: settings.limits.shard_outbox_bytes_max.min(OUTPUT_BYTES_MAX),
             counters,
         })
     }
@@ -221,7 +216,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             let bytes = self.conns.get(&id).and_then(|conn| conn.backlog).map_or(0, |backlog| backlog.bytes);
             self.relay.handle_backlog(id, bytes);
         }
-        self.divide_output_memory();
+        self.set_output_memory();
         session_blobs::sweep(self.relay.store().conn(), |key| self.by_key.contains_key(&key));
         self.counters.rows.maintenance.add(self.rows().since(before));
         self.flush(now)
@@ -233,7 +228,6 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         let id = if self.has_room() { self.relay.connect(now, peer)? } else { return None };
         self.conns.insert(id, Conn::new(key, socket, BTreeSet::new()));
         self.by_key.insert(key, id);
-        self.divide_output_memory();
         Some(self.flush(now))
     }
 
@@ -305,7 +299,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         if let Some(id) = self.by_key.get(&key).copied() {
             self.end_session(id);
         } else if self.closing.remove(key) {
-            self.divide_output_memory();
+            self.set_output_memory();
         }
         self.flush(now)
     }
@@ -344,7 +338,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         self.unanswered.remove(id);
         if let Some(conn) = self.conns.remove(&id) {
             self.by_key.remove(&conn.key);
-            self.divide_output_memory();
+            self.set_output_memory();
             self.resumed.push(conn.key);
             let before = self.rows();
             let store = self.relay.store().conn();
@@ -354,13 +348,9 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         }
     }
 
-    /// Divides output memory among the sockets, less what closing sockets hold. A share is a power of two, so that it
-    /// seldom changes.
-    fn divide_output_memory(&mut self) {
-        let output_bytes = OUTPUT_BYTES.saturating_sub(self.closing.bytes());
-        let share = (output_bytes / self.conns.len().max(1)).max(OUTPUT_SHARE_MIN);
-        let share = 1 << share.ilog2();
-        self.relay.set_outbox_bytes_pause(self.outbox_bytes_pause.min(share));
+    /// Gives the machine the output memory that closing sockets do not hold.
+    fn set_output_memory(&mut self) {
+        self.relay.set_shard_outbox_bytes_max(self.output_bytes_max.saturating_sub(self.closing.bytes()));
     }
 
     fn rows(&self) -> RowCount {

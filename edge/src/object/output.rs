@@ -9,6 +9,9 @@ use relay_engine::types::Now;
 
 use super::{CountingConn, Host, Object};
 
+/// Output queued in sockets is not reported while all of it is less than this part of what may wait.
+const LITTLE_SHARE: usize = 8;
+
 /// What is queued for a slow reader.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Backlog {
@@ -42,12 +45,15 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         }
     }
 
-    /// Reports to the machine how many bytes are queued in a socket. Up to half of `outbox_bytes_pause` counts as none:
-    /// that reader is not slow.
+    /// Reports to the machine how many bytes are queued in a socket. Little counts as none, because that reader is not slow:
+    /// of all sockets together it is at most an eighth of what may wait.
     pub(super) fn update_backlog(&mut self, now: Now, id: ConnId) {
-        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let Some(conn) = self.conns.get(&id) else { return };
         let bytes = self.host.buffered_bytes(&conn.socket);
-        let bytes = if bytes > self.relay.config().limits.outbox_bytes_pause / 2 { bytes } else { 0 };
+        let little = self.output_bytes_max / LITTLE_SHARE / self.conns.len();
+        let little = little.min(self.relay.outbox_bytes_pause() / 2);
+        let bytes = if bytes > little { bytes } else { 0 };
+        let Some(conn) = self.conns.get_mut(&id) else { return };
         let known = conn.backlog.map_or(0, |backlog| backlog.bytes);
         if bytes == 0 {
             conn.backlog = None;

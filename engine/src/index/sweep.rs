@@ -28,7 +28,8 @@ pub(super) enum Phase {
 const DEAD_SHARE: usize = 4;
 
 impl Index {
-    pub(super) fn is_sweep_due(&self) -> bool {
+    /// Whether [`Index::sweep`] would do anything.
+    pub fn is_sweep_due(&self) -> bool {
         self.phase != Phase::Idle || self.is_pass_due() || self.slots.is_trim_due()
     }
 

@@ -9,6 +9,7 @@ use super::jobs::{CountJob, Job, Next, ScanJob};
 use super::outbox::Outbox;
 use super::session::Session;
 use super::subscriptions::{Owner, Place, State, SubKey};
+use super::unread::Unread;
 use super::{Relay, words};
 use crate::policy::{may_hide, may_see};
 use crate::store::{Backend, Completeness, CountStep, Everyone, Step, StoreError, Take, Viewer, replay};
@@ -40,19 +41,19 @@ struct Sink<'a> {
     head: &'a Arc<[u8]>,
     outbox: &'a mut Outbox,
     backlog_bytes: usize,
-    bytes_pause: usize,
+    /// What waits for all readers.
+    unread: Unread,
+    limits: &'a Limits,
     sent: u64,
 }
 
-impl<'a> Sink<'a> {
-    fn new(head: &'a Arc<[u8]>, outbox: &'a mut Outbox, backlog_bytes: usize, limits: &Limits) -> Self {
-        Sink { head, outbox, backlog_bytes, bytes_pause: limits.outbox_bytes_pause, sent: 0 }
-    }
-
+impl Sink<'_> {
     fn push(&mut self, event: CanonicalEvent<'_>) -> Take {
+        let before = self.outbox.bytes();
         self.outbox.push_event(self.head.clone(), event.json().into());
+        self.unread.change(before, self.outbox.bytes());
         self.sent += 1;
-        if self.outbox.bytes() + self.backlog_bytes >= self.bytes_pause {
+        if self.outbox.bytes() + self.backlog_bytes >= self.unread.pause(self.limits) {
             Take::CountedAndPause
         } else {
             Take::Counted
@@ -78,13 +79,14 @@ impl<B: Backend> Relay<B> {
         let config = &*self.config;
         let Some(subscription) = self.subscriptions.get_mut(job.key) else { return Next::Done };
         let Some(session) = self.sessions.get_mut(job.conn) else { return Next::Done };
-        if session.is_slow(&config.limits) {
+        if session.is_slow(self.unread, &config.limits) {
             job.scan.rest();
             return Next::Stall(job.conn, Job::Scan(job));
         }
         let Session { auth, outbox, backlog_bytes, .. } = &mut *session;
+        let (backlog_bytes, unread, limits) = (*backlog_bytes, self.unread, &config.limits);
         let viewer = Party { guarded_kinds: &config.policy.guarded_kinds, keys: auth.keys() };
-        let mut sink = Sink::new(&subscription.head, outbox, *backlog_bytes, &config.limits);
+        let mut sink = Sink { head: &subscription.head, outbox, backlog_bytes, unread, limits, sent: 0 };
         let mut last = None;
         let sent_before = job.sent_before;
         let step = self.store.reader().and_then(|reader| {
@@ -98,7 +100,8 @@ impl<B: Backend> Relay<B> {
             })
         });
         self.metrics.sent_event += sink.sent;
-        let slow = session.is_slow(&config.limits);
+        session.account(&mut self.unread);
+        let slow = session.is_slow(self.unread, &config.limits);
         if let (State::Scanning { last: place, .. }, Some(last)) = (&mut subscription.state, last) {
             *place = Some(last);
         }

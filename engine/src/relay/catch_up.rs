@@ -78,7 +78,7 @@ impl<B: Backend> Relay<B> {
             return;
         }
         let replay = Job::Replay(conn, None);
-        if session.is_slow(&self.config.limits) {
+        if session.is_slow(self.unread, &self.config.limits) {
             session.stalled.push(replay);
         } else {
             self.enqueue(replay);
@@ -94,7 +94,7 @@ impl<B: Backend> Relay<B> {
         rows: &mut usize,
     ) -> Next {
         let Some(session) = self.sessions.get_mut(conn) else { return Next::Done };
-        if session.is_slow(&self.config.limits) {
+        if session.is_slow(self.unread, &self.config.limits) {
             return self.stall_replay(conn, walk);
         }
         let mut walk = walk.unwrap_or_else(|| Box::new(Walk::new(self.subscriptions.index_seed())));
@@ -115,7 +115,8 @@ impl<B: Backend> Relay<B> {
                 own.caught_up(walked);
             }
         }
-        let is_slow = self.sessions.get(conn).is_some_and(|session| session.is_slow(&self.config.limits));
+        let is_slow =
+            self.sessions.get(conn).is_some_and(|session| session.is_slow(self.unread, &self.config.limits));
         match walked.caught_up {
             true => self.end_walk(conn),
             false if is_slow => self.stall_replay(conn, Some(walk)),
@@ -135,6 +136,7 @@ impl<B: Backend> Relay<B> {
         let config = &*self.config;
         let here = Replayed { covered: after, caught_up: false };
         let Some(session) = self.sessions.get_mut(conn) else { return Ok(here) };
+        let mut unread = self.unread;
         let Session { auth, outbox, backlog_bytes, .. } = &mut *session;
         let (subscriptions, Walk { index, keys, .. }) = (&mut self.subscriptions, walk);
         let (mut matched, mut sent, mut cut_short) = (Vec::new(), 0, None);
@@ -160,16 +162,19 @@ impl<B: Backend> Relay<B> {
                 }
                 own.covered = hit.seq;
                 let body = body.get_or_insert_with(|| Arc::<[u8]>::from(hit.event.json()));
+                let before = outbox.bytes();
                 outbox.push_event(Arc::clone(&own.head), Arc::clone(body));
+                unread.change(before, outbox.bytes());
                 sent += 1;
                 cost.comparisons += SENT_COMPARISONS;
-                if outbox.bytes() + *backlog_bytes >= config.limits.outbox_bytes_pause {
+                if outbox.bytes() + *backlog_bytes >= unread.pause(&config.limits) {
                     take = Take::CountedAndPause;
                 }
             }
             (take, cost)
         });
         self.metrics.sent_event += sent;
+        session.account(&mut self.unread);
         walked.map(|walked| match cut_short {
             Some(covered) => Replayed { covered, caught_up: false },
             None => walked,

@@ -140,7 +140,7 @@ impl<B: Backend> Relay<B> {
     fn may_resume(&mut self, conn: ConnId) -> bool {
         let limits = &self.config.limits;
         let Some(session) = self.sessions.get_mut(conn) else { return false };
-        if !session.input_paused || !session.takes_input(limits, self.metrics.deferred_bytes) {
+        if !session.input_paused || !session.takes_input(self.unread, self.metrics.deferred_bytes, limits) {
             return false;
         }
         if self.ingest.has_room(session.in_flight, session.in_flight_bytes, limits) {

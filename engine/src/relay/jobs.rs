@@ -151,7 +151,7 @@ impl Jobs {
 }
 
 impl<B: Backend> Relay<B> {
-    /// One step of the job whose turn it is. True if any job has more to do, or if a message that had waited for
+    /// One step of the job whose turn it is, and some of what ended subscriptions left to sweep. True if any job has more to do, or if a message that had waited for
     /// this job left events to be verified.
     ///
     /// Turns go round by client address, then by connection, weighed by the rows they read; first steps go first, but
@@ -179,12 +179,13 @@ impl<B: Backend> Relay<B> {
             }
             self.jobs.turns.charge(turn, TURN_ROWS + (rows_max - rows) as u64);
         }
+        self.sweep();
         self.has_work() || self.has_unverified()
     }
 
     /// Whether [`Relay::work`] would do anything. Draining a slow reader's output may make it so.
     pub fn has_work(&self) -> bool {
-        !self.jobs.turns.is_empty()
+        !self.jobs.turns.is_empty() || self.subscriptions.is_sweep_due()
     }
 
     /// Starts the job of a request. What its connection sends next waits for its first step: frames take effect in

@@ -55,6 +55,12 @@ pub struct Metrics {
     pub subscriptions: u64,
     /// Values in the filters of subscriptions and COUNTs, which `shard_values_max` bounds; now.
     pub filter_values: u64,
+    /// Memory of those filters as it is charged, which `shard_filter_bytes_max` bounds; now.
+    pub filter_bytes: u64,
+    /// Bytes of the index of live filters, those of ended subscriptions included until they are swept; now.
+    pub index_bytes: u64,
+    /// Output that waits for readers, which `shard_outbox_bytes_max` bounds; now.
+    pub outbox_bytes: u64,
     /// EVENT messages received.
     pub messages_event: u64,
     /// REQ messages received.
@@ -133,6 +139,9 @@ impl Default for Metrics {
             connections_refused: 0,
             subscriptions: 0,
             filter_values: 0,
+            filter_bytes: 0,
+            index_bytes: 0,
+            outbox_bytes: 0,
             messages_event: 0,
             messages_req: 0,
             messages_count: 0,

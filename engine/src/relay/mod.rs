@@ -37,6 +37,7 @@ mod snapshot;
 mod streams;
 mod subscriptions;
 mod turns;
+mod unread;
 mod values;
 mod words;
 
@@ -69,6 +70,7 @@ use publish::Published;
 use session::{Session, Sessions};
 use streams::Streams;
 use subscriptions::Subscriptions;
+use unread::Unread;
 use values::FilterValues;
 
 /// Events on their way to the verifier.
@@ -84,6 +86,8 @@ pub struct Relay<B> {
     seed: [u8; 32],
     challenges: u64,
     sessions: Sessions,
+    /// What waits for all readers; each session says how much of it is its own.
+    unread: Unread,
     ingest: Ingest,
     pending: Pending,
     subscriptions: Subscriptions,
@@ -114,6 +118,7 @@ impl<B: Backend> Relay<B> {
             seed,
             challenges: 0,
             sessions: Sessions::default(),
+            unread: Unread::default(),
             ingest: Ingest::new(index_seed),
             pending: Pending::default(),
             subscriptions: Subscriptions::new(index_seed),
@@ -166,6 +171,7 @@ impl<B: Backend> Relay<B> {
     /// A client is gone. What it published still takes effect; what it asked is forgotten.
     pub fn disconnect(&mut self, conn: ConnId) {
         let Some(session) = self.sessions.remove(conn) else { return };
+        self.unread.change(session.accounted, 0);
         for key in session.subs.into_values() {
             self.subscriptions.remove(key);
         }
@@ -193,6 +199,8 @@ impl<B: Backend> Relay<B> {
         let sent = session.outbox.drain(bytes_max, write);
         self.metrics.bytes_sent += sent as u64;
         let more = !session.outbox.is_empty();
+        session.account(&mut self.unread);
+        self.metrics.outbox_bytes = self.unread.bytes() as u64;
         self.after_drain(conn);
         more
     }
@@ -202,15 +210,23 @@ impl<B: Backend> Relay<B> {
     pub fn handle_backlog(&mut self, conn: ConnId, bytes: usize) {
         let Some(session) = self.sessions.get_mut(conn) else { return };
         let fell = std::mem::replace(&mut session.backlog_bytes, bytes) > bytes;
+        session.account(&mut self.unread);
+        self.metrics.outbox_bytes = self.unread.bytes() as u64;
         if fell || session.ephemeral_missed > 0 {
             self.after_drain(conn);
         }
     }
 
-    /// Changes `outbox_bytes_pause`: a host with little memory gives a reader the less, the more there are.
-    pub fn set_outbox_bytes_pause(&mut self, bytes: usize) {
-        if self.config.limits.outbox_bytes_pause != bytes {
-            Arc::make_mut(&mut self.config).limits.outbox_bytes_pause = bytes;
+    /// Output that one reader may leave waiting now, in bytes, before its answers pause: `outbox_bytes_pause`, or less where
+    /// much waits for all of them.
+    pub fn outbox_bytes_pause(&self) -> usize {
+        self.unread.pause(&self.config.limits)
+    }
+
+    /// Changes `shard_outbox_bytes_max`, for a host that keeps output of its own in the same memory.
+    pub fn set_shard_outbox_bytes_max(&mut self, bytes: usize) {
+        if self.config.limits.shard_outbox_bytes_max != bytes {
+            Arc::make_mut(&mut self.config).limits.shard_outbox_bytes_max = bytes;
         }
     }
 
@@ -238,7 +254,7 @@ impl<B: Backend> Relay<B> {
     /// Time has passed. A full or old verification batch comes out of [`Relay::poll_verify`].
     pub fn handle_timeout(&mut self, now: Now) {
         self.advance_subscriptions(now);
-        self.subscriptions.sweep();
+        self.sweep();
         for replay in self.streams.take_failed(now) {
             self.enqueue(replay);
         }
@@ -273,11 +289,12 @@ impl<B: Backend> Relay<B> {
         }
     }
 
+    /// To be called whenever something has been put into an outbox.
     fn mark_ready(&mut self, conn: ConnId) {
-        if let Some(session) = self.sessions.get_mut(conn)
-            && !session.in_ready
-            && !session.outbox.is_empty()
-        {
+        let Some(session) = self.sessions.get_mut(conn) else { return };
+        session.account(&mut self.unread);
+        self.metrics.outbox_bytes = self.unread.bytes() as u64;
+        if !session.in_ready && !session.outbox.is_empty() {
             session.in_ready = true;
             self.ready.push_back(conn);
         }
@@ -287,6 +304,14 @@ impl<B: Backend> Relay<B> {
     fn advance_subscriptions(&mut self, now: Now) {
         let ahead = self.config.limits.created_at_ahead_seconds_max;
         self.subscriptions.advance(now.seconds().saturating_add(ahead));
+    }
+
+    /// Takes out some of what ended subscriptions left in the index.
+    fn sweep(&mut self) {
+        if self.subscriptions.is_sweep_due() {
+            self.subscriptions.sweep();
+            self.metrics.index_bytes = self.subscriptions.index_bytes() as u64;
+        }
     }
 
     fn last_seq(&self) -> Result<Seq, StoreError> {

@@ -10,7 +10,7 @@ use super::ids::ConnId;
 use super::jobs::{CountJob, Job, ScanJob};
 use super::snapshot::{Progress, SubSnapshot};
 use super::subscriptions::{Owner, State, SubKey};
-use super::values::{KeptFor, TooMany};
+use super::values::{Cost, KeptFor, TooMany};
 use super::{Relay, words};
 use crate::policy::{Access, access};
 use crate::store::{Backend, Count, Scan, ScanLimits, Seq};
@@ -41,7 +41,7 @@ impl<B: Backend> Relay<B> {
         self.start(Job::Scan(Box::new(job)));
     }
 
-    fn admit_req(&mut self, now: Now, conn: ConnId, filters: &[Filter], ended: usize) -> Result<(), String> {
+    fn admit_req(&mut self, now: Now, conn: ConnId, filters: &[Filter], ended: Cost) -> Result<(), String> {
         self.admit_request(now, conn, filters)?;
         let limits = &self.config.limits;
         let open = self.sessions.get(conn).map_or(0, |session| session.subs.len());
@@ -64,7 +64,7 @@ impl<B: Backend> Relay<B> {
         if self.sessions.get(conn).is_some_and(|session| session.counts >= COUNTS_MAX) {
             return Err(words::TOO_MANY_COUNTS.into());
         }
-        self.admit_values(conn, KeptFor::Count, filters, 0)
+        self.admit_values(conn, KeptFor::Count, filters, Cost::default())
     }
 
     /// Starts a COUNT that has been admitted.
@@ -123,7 +123,7 @@ impl<B: Backend> Relay<B> {
         conn: ConnId,
         what: KeptFor,
         filters: &[Filter],
-        replaced: usize,
+        replaced: Cost,
     ) -> Result<(), String> {
         let limits = &self.config.limits;
         self.values.admit(conn, what, filters, replaced, limits).map_err(|too_many| match too_many {
@@ -192,6 +192,7 @@ impl<B: Backend> Relay<B> {
         let Some(key) = session.subs.remove(sub) else { return };
         if let Some(ended) = self.subscriptions.remove(key) {
             session.pending_ephemeral_bytes -= ended.pending_ephemeral_bytes();
+            session.account(&mut self.unread);
             // They hold its filters, and cursors for them.
             session.stalled.retain(|job| !job.is_for(key));
             session.behind.retain(|behind| *behind != key);
@@ -205,6 +206,10 @@ impl<B: Backend> Relay<B> {
     pub(super) fn note_gauges(&mut self) {
         self.metrics.connections = self.sessions.len() as u64;
         self.metrics.subscriptions = self.subscriptions.clients() as u64;
-        self.metrics.filter_values = self.values.all() as u64;
+        let filters = self.values.all();
+        self.metrics.filter_values = filters.values as u64;
+        self.metrics.filter_bytes = filters.bytes as u64;
+        self.metrics.index_bytes = self.subscriptions.index_bytes() as u64;
+        self.metrics.outbox_bytes = self.unread.bytes() as u64;
     }
 }

@@ -6,6 +6,7 @@ use super::ids::ConnId;
 use super::jobs::{JOBS_WAITING_MAX, Job};
 use super::outbox::Outbox;
 use super::subscriptions::SubKey;
+use super::unread::Unread;
 use crate::policy::{Auth, Bucket};
 use crate::types::{ClientAddress, Limits, Now, SubId};
 use crate::wire::WireError;
@@ -50,6 +51,8 @@ pub(super) struct Session {
     /// By the id that the client chose: ordered, so that no choice of ids makes a look-up expensive.
     pub(super) subs: BTreeMap<SubId, SubKey>,
     pub(super) outbox: Outbox,
+    /// What of its output is part of the shard's total.
+    pub(super) accounted: usize,
     /// Bytes that have left the outbox and that the host still holds; see [`super::Relay::handle_backlog`].
     pub(super) backlog_bytes: usize,
     /// Messages that wait for earlier events to take effect.
@@ -95,6 +98,7 @@ impl Session {
             auth,
             subs: BTreeMap::new(),
             outbox: Outbox::default(),
+            accounted: 0,
             backlog_bytes: 0,
             deferred: VecDeque::new(),
             deferred_bytes: 0,
@@ -136,7 +140,7 @@ impl Session {
 
     /// Whether to read on, while messages of all connections that wait have `deferred_bytes`. What stands against it is
     /// always something of its own that has yet to be done.
-    pub(super) fn takes_input(&self, limits: &Limits, deferred_bytes: u64) -> bool {
+    pub(super) fn takes_input(&self, unread: Unread, deferred_bytes: u64, limits: &Limits) -> bool {
         let room = (limits.deferred_bytes_max as u64).saturating_sub(deferred_bytes) / DEFERRED_SHARE;
         let has_none = self.deferred.is_empty() && self.not_started == 0;
         !self.closing
@@ -144,12 +148,19 @@ impl Session {
             && self.deferred_bytes < limits.message_bytes_max
             && (has_none || (self.deferred_bytes as u64) < room)
             && self.jobs_waiting < JOBS_WAITING_MAX
-            && self.unread_bytes() < limits.outbox_bytes_pause
+            && self.unread_bytes() < unread.pause(limits)
     }
 
-    /// Whether stored and live events must wait for the reader.
-    pub(super) fn is_slow(&self, limits: &Limits) -> bool {
-        self.unread_bytes() >= limits.outbox_bytes_pause
+    /// Whether stored and live events must wait for the reader. `unread`: what waits for all readers.
+    pub(super) fn is_slow(&self, unread: Unread, limits: &Limits) -> bool {
+        self.unread_bytes() >= unread.pause(limits)
+    }
+
+    /// Makes `unread` count this session's output as it is now.
+    pub(super) fn account(&mut self, unread: &mut Unread) {
+        let bytes = self.unread_bytes() + self.pending_ephemeral_bytes;
+        unread.change(self.accounted, bytes);
+        self.accounted = bytes;
     }
 
     /// Output that has not gone out to the reader, wherever it is.

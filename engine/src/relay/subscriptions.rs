@@ -228,6 +228,16 @@ impl Subscriptions {
         self.clients
     }
 
+    /// Whether ended subscriptions have left much in the index.
+    pub(super) fn is_sweep_due(&self) -> bool {
+        self.index.is_sweep_due()
+    }
+
+    /// Bytes of the index.
+    pub(super) fn index_bytes(&self) -> usize {
+        self.index.bytes()
+    }
+
     /// Sweeps some of what ended subscriptions left in the index.
     pub(super) fn sweep(&mut self) {
         self.index.sweep(SWEEP_POSTINGS);

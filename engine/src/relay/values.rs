@@ -1,14 +1,16 @@
 //! What filters cost, counted in values (ids, authors, kinds, tag values) for each connection and for the shard. Clients
 //! choose them by the thousand, so both have a bound.
 //!
-//! A value is some 300 bytes of memory, and a long one more. A live filter also costs the time of every event that it is a
+//! Their memory is charged by its real size ([`bytes`]), and has a bound of its own. A live filter also costs the time of every event that it is a
 //! candidate of, 2 to 5 ns: next to nothing where an event must have its id, author or tag, but one that names none of them
 //! is a candidate of every event, or of every event of its kinds. It is charged for that as so many values.
+
+use std::ops::{Add, Sub};
 
 use super::FastMap;
 use super::ids::ConnId;
 use crate::index::Breadth;
-use crate::types::{Filter, Limits};
+use crate::types::{Filter, Limits, PubKey};
 
 /// Values that a connection may hold however much others do, while the shard has any left; and so it may hold
 /// [`GLOBAL_FEEDS_MIN`] filters of every event.
@@ -23,6 +25,20 @@ const KIND_SHARE: usize = 10;
 /// Bytes of a tag value that cost as much to keep as a value does.
 const VALUE_BYTES: usize = 256;
 
+/// Bytes of filters that a connection may hold however much others do, while the shard has any left.
+const SMALL_BYTES_MAX: usize = 128 << 10;
+
+/// Memory of a request beside its filters: the subscription, its id twice, its place in three tables.
+const REQUEST_BYTES: usize = 512;
+/// Memory of a filter beside its values: itself, its times and its conditions in the index.
+const FILTER_BYTES: usize = 320;
+/// Memory of a value in the index: its key, its place in the table of keys, a list of postings.
+const KEY_BYTES: usize = 144;
+/// Memory of a kind: all filters share one key for each, so it is a posting and a number.
+const KIND_BYTES: usize = 16;
+/// Memory of a tag value's text beside its bytes: a pointer, a length, and what the allocator adds.
+const TEXT_BYTES: usize = 32;
+
 /// What a filter is kept for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum KeptFor {
@@ -32,21 +48,54 @@ pub(super) enum KeptFor {
     Count,
 }
 
-/// Values of filters, by connection.
+/// What filters cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Cost {
+    /// Values, and what is charged as such.
+    pub(super) values: usize,
+    /// Memory.
+    pub(super) bytes: usize,
+}
+
+impl Cost {
+    fn of(filters: &[Filter], what: KeptFor, limits: &Limits) -> Self {
+        // One that holds no values is not free.
+        let values = filters.iter().map(|filter| 1 + kept(filter) + candidate(filter, what, limits)).sum();
+        Cost { values, bytes: REQUEST_BYTES + filters.iter().map(bytes).sum::<usize>() }
+    }
+}
+
+impl Add for Cost {
+    type Output = Cost;
+
+    fn add(self, other: Cost) -> Cost {
+        Cost { values: self.values + other.values, bytes: self.bytes + other.bytes }
+    }
+}
+
+impl Sub for Cost {
+    type Output = Cost;
+
+    fn sub(self, other: Cost) -> Cost {
+        Cost { values: self.values - other.values, bytes: self.bytes - other.bytes }
+    }
+}
+
+/// What filters cost that are held, by connection.
 #[derive(Debug, Default)]
 pub(super) struct FilterValues {
-    all: usize,
+    all: Cost,
     by_conn: FastMap<ConnId, Held>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Held {
-    subscriptions: usize,
-    counts: usize,
+    subscriptions: Cost,
+    counts: Cost,
 }
 
 impl Held {
-    fn of(&mut self, what: KeptFor) -> &mut usize {
+    fn of(&mut self, what: KeptFor) -> &mut Cost {
         match what {
             KeptFor::Subscription => &mut self.subscriptions,
             KeptFor::Count => &mut self.counts,
@@ -69,9 +118,14 @@ fn every_event(limits: &Limits) -> usize {
     (limits.shard_values_max / CANDIDATES_MAX).min(limits.connection_values_max / CONNECTION_CANDIDATES_MAX)
 }
 
-/// What filters cost: one that holds no values is not free.
-fn cost(filters: &[Filter], what: KeptFor, limits: &Limits) -> usize {
-    filters.iter().map(|filter| 1 + kept(filter) + candidate(filter, what, limits)).sum()
+/// Memory of a filter while it is live, index and all. Less is taken where others name the same values.
+fn bytes(filter: &Filter) -> usize {
+    let ids = filter.ids.as_ref().map_or(0, |list| list.len());
+    let authors = filter.authors.as_ref().map_or(0, |list| list.len());
+    let kinds = filter.kinds.as_ref().map_or(0, |list| list.len());
+    let texts = filter.tags.iter().flat_map(|tag| &tag.values);
+    let texts: usize = texts.map(|text| TEXT_BYTES + text.len() + KEY_BYTES).sum();
+    FILTER_BYTES + (ids + authors) * (size_of::<PubKey>() + KEY_BYTES) + kinds * KIND_BYTES + texts
 }
 
 /// What a filter's values cost to keep, by their size.
@@ -98,53 +152,61 @@ fn small(limits: &Limits) -> usize {
 }
 
 impl FilterValues {
-    /// Values of all connections.
-    pub(super) fn all(&self) -> usize {
+    /// What those of all connections cost.
+    pub(super) fn all(&self) -> Cost {
         self.all
     }
 
     pub(super) fn add(&mut self, conn: ConnId, what: KeptFor, filters: &[Filter], limits: &Limits) {
-        let cost = cost(filters, what, limits);
-        *self.by_conn.entry(conn).or_default().of(what) += cost;
-        self.all += cost;
+        let cost = Cost::of(filters, what, limits);
+        let held = self.by_conn.entry(conn).or_default().of(what);
+        *held = *held + cost;
+        self.all = self.all + cost;
     }
 
     pub(super) fn remove(&mut self, conn: ConnId, what: KeptFor, filters: &[Filter], limits: &Limits) {
         let Some(held) = self.by_conn.get_mut(&conn) else { return };
-        let cost = cost(filters, what, limits);
-        *held.of(what) -= cost;
-        self.all -= cost;
+        let cost = Cost::of(filters, what, limits);
+        *held.of(what) = *held.of(what) - cost;
+        self.all = self.all - cost;
     }
 
     /// A connection is gone, with everything it held.
     pub(super) fn forget(&mut self, conn: ConnId) {
         if let Some(held) = self.by_conn.remove(&conn) {
-            self.all -= held.subscriptions + held.counts;
+            self.all = self.all - held.subscriptions - held.counts;
         }
     }
 
-    /// Whether there is room for the filters of a request. `replaced`: values that it has just made free.
+    /// Whether there is room for the filters of a request. `replaced`: what it has just made free.
     pub(super) fn admit(
         &self,
         conn: ConnId,
         what: KeptFor,
         filters: &[Filter],
-        replaced: usize,
+        replaced: Cost,
         limits: &Limits,
     ) -> Result<(), TooMany> {
         let Held { subscriptions, counts } = self.by_conn.get(&conn).copied().unwrap_or_default();
-        let new = cost(filters, what, limits);
-        if what == KeptFor::Subscription && subscriptions + new > limits.connection_values_max {
+        let new = Cost::of(filters, what, limits);
+        if what == KeptFor::Subscription && subscriptions.values + new.values > limits.connection_values_max {
             return Err(TooMany::ForConnection);
         }
-        let all_max = limits.shard_values_max;
-        let small =
-            small(limits).saturating_sub(subscriptions + counts).min(all_max.saturating_sub(self.all));
-        let large = (all_max / 2).saturating_sub(self.all) / 3;
-        let free = small.max(large);
+        let free = |all_max: usize, all: usize, own: usize, small: usize| {
+            let small = small.saturating_sub(own).min(all_max.saturating_sub(all));
+            small.max((all_max / 2).saturating_sub(all) / 3)
+        };
+        let own = subscriptions + counts;
         // What replaces as much as it brings is no burden.
-        if new > replaced && new > free {
-            return Err(TooMany::ForShard { free });
+        let values = free(limits.shard_values_max, self.all.values, own.values, small(limits));
+        if new.values > replaced.values && new.values > values {
+            return Err(TooMany::ForShard { free: values });
+        }
+        let bytes = free(limits.shard_filter_bytes_max, self.all.bytes, own.bytes, SMALL_BYTES_MAX);
+        if new.bytes > replaced.bytes && new.bytes > bytes {
+            // So many values of the size of these.
+            let fit = new.values as u64 * bytes as u64 / new.bytes as u64;
+            return Err(TooMany::ForShard { free: values.min(fit as usize) });
         }
         Ok(())
     }

@@ -80,6 +80,15 @@ pub struct Limits {
     /// quarter of what is left of it is not read until fewer of its own wait; so those that have most are the first to
     /// pause, and who has nothing waiting is always read.
     pub deferred_bytes_max: usize,
+    /// Output waiting for all readers of a shard, in bytes. A reader's `outbox_bytes_pause` (and `outbox_bytes_max`, for
+    /// ephemeral events) holds in full while no more than a quarter of it waits and falls from there on; from half of it
+    /// on, a reader has an equal part, by `connections_max`, of the other half. An event for each reader, and answers such as
+    /// OK, may go past it.
+    pub shard_outbox_bytes_max: usize,
+    /// Memory of the filters of all connections of a shard, in bytes, the index included: some 180 for an id, an author or a
+    /// short tag value, 16 for a kind, 320 for a filter and 512 for a request beside them. Given out as `shard_values_max` is;
+    /// what a connection has of the other half is 128 KB.
+    pub shard_filter_bytes_max: usize,
 }
 
 /// Bytes of an EVENT message beside what its tags and its content take: 364, and room for white space.
@@ -152,6 +161,8 @@ impl Default for Limits {
             events_per_minute_max: 0,
             requests_per_minute_max: 0,
             deferred_bytes_max: 64 << 20,
+            shard_outbox_bytes_max: 256 << 20,
+            shard_filter_bytes_max: 512 << 20,
         }
     }
 }

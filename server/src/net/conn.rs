@@ -124,6 +124,10 @@ impl Conn {
         }
     }
 
+    pub(crate) fn backlog_bytes(&self) -> usize {
+        self.backlog.borrow().len()
+    }
+
     pub(crate) fn has_backlog(&self) -> bool {
         self.backlog.borrow().len() > 0
     }

@@ -209,8 +209,12 @@ impl<B: Backend> Shard<B> {
 
     /// A connection's backlog has been written: what waits for that can follow.
     pub(crate) fn backlog_emptied(&self, conn: &Conn) {
+        self.relay.borrow_mut().handle_backlog(conn.id, 0);
         if conn.has_more.take() || conn.state.get() == State::Closing {
             self.request_flush(conn.id);
+        } else {
+            // Requests that had waited for this reader may go on.
+            self.wake_pump();
         }
     }
 
@@ -234,6 +238,9 @@ impl<B: Backend> Shard<B> {
         }
         if !scratch.is_empty() {
             let all = self.send(&conn, &scratch);
+            if !all {
+                self.relay.borrow_mut().handle_backlog(id, conn.backlog_bytes());
+            }
             if has_more && all {
                 self.request_flush(id);
             } else {

@@ -32,6 +32,7 @@ pub(super) fn limits(rng: &mut Rng) -> Limits {
         verify_wait_ms_max: rng.below(20),
         in_flight_events_max: 1 + rng.below(8) as usize,
         bad_messages_max: 3 + rng.below(20) as u32,
+        shard_outbox_bytes_max: *rng.pick(&[2_000, 20_000, 1 << 20]),
         ..Limits::default()
     }
 }
