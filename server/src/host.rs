@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hyper::body::Bytes;
+use relay_engine::policy::AddressRates;
 use relay_engine::relay::{self, CommitReply, Live, PublishOutcome};
 use relay_engine::store::{Seq, StoreError};
 use relay_engine::types::{Event, Filter, Now};
@@ -151,6 +152,8 @@ pub(crate) struct Host {
     connections: AtomicUsize,
     /// Connections of all shards by address.
     pub(crate) addresses: Arc<Addresses>,
+    /// What addresses may send, at all shards together.
+    pub(crate) address_rates: Arc<Mutex<AddressRates>>,
     /// Who may read `/metrics`, by address; empty: all.
     metrics_readers: Networks,
     /// A proxy that hides the name clients know has been told of.
@@ -215,6 +218,7 @@ impl Host {
             room,
             connections: AtomicUsize::new(0),
             addresses: Arc::new(Addresses::new(&settings.network)?),
+            address_rates: Arc::default(),
             metrics_readers,
             told_of_proxy: AtomicBool::new(false),
             told_of_untrusted_proxy: AtomicBool::new(false),

@@ -45,6 +45,9 @@ pub struct LimitsDef {
     bad_messages_max: u32,
     events_per_minute_max: u32,
     requests_per_minute_max: u32,
+    address_events_per_minute_max: u32,
+    address_requests_per_minute_max: u32,
+    address_jobs_max: usize,
 }
 
 fn default_policy() -> Policy {

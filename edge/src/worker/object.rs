@@ -318,6 +318,8 @@ impl Shared {
         // The platform sets it; what a client sends under this name never comes here.
         let address =
             request.headers().get("cf-connecting-ip")?.and_then(|address| address.parse::<IpAddr>().ok());
+        // Nobody comes from there but a Worker that runs on one's own machine.
+        let address = address.filter(|address| !address.to_canonical().is_loopback());
         let peer = Peer { host, address: address.map(Into::into) };
         let took = self.with(|object| match object.connect(now(), key, socket, peer) {
             Some(next) => (true, next),

@@ -179,6 +179,9 @@ impl<B: Backend> Relay<B> {
             if !session.event_rate.take(config.limits.events_per_minute_max, now) {
                 return Decision::refuse(words::TOO_MANY_EVENTS);
             }
+            if !self.address_rates.take_event(session.address, &config.limits, now) {
+                return Decision::refuse(words::TOO_MANY_EVENTS_OF_ADDRESS);
+            }
             if let Err(refused) = policy::admit_sender(&config.policy, session.auth.keys()) {
                 self.challenge(sender);
                 return Decision::refuse(words::refused(&refused));
@@ -360,6 +363,9 @@ impl<B: Backend> Relay<B> {
         // It costs a signature check, as an event does.
         if !session.event_rate.take(self.config.limits.events_per_minute_max, now) {
             return self.send_ok(conn, &raw.id, false, words::TOO_MANY_EVENTS);
+        }
+        if !self.address_rates.take_event(session.address, &self.config.limits, now) {
+            return self.send_ok(conn, &raw.id, false, words::TOO_MANY_EVENTS_OF_ADDRESS);
         }
         let event = raw.to_event();
         let checked = session.auth.check(&event, &self.config.limits, now.seconds());

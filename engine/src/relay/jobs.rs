@@ -113,7 +113,6 @@ enum Asker {
 }
 
 /// Jobs that wait for their turn.
-#[derive(Default)]
 pub(super) struct Jobs {
     turns: Turns<Origin, Asker, Job>,
     /// When those REQs were asked whose EOSE the host has not yet been handed.
@@ -127,6 +126,12 @@ impl Origin {
 }
 
 impl Jobs {
+    /// None. Of an address so many may be under way.
+    pub(super) fn new(address_jobs_max: usize) -> Self {
+        let is_bounded = |origin: &Origin| matches!(origin, Origin::Address(_));
+        Jobs { turns: Turns::new(address_jobs_max, is_bounded), answered: Vec::new() }
+    }
+
     /// The COUNTs of a connection that have not been answered.
     pub(super) fn counts_of(
         &self,

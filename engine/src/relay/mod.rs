@@ -15,6 +15,7 @@
 //! state, every `poll_*` only hands out what that left to do. Nothing is ever dropped in silence: what is
 //! over a bound is refused in words, and a slow reader's events wait in the store, not in memory.
 
+mod addresses;
 mod answers;
 mod commit;
 mod config;
@@ -61,6 +62,7 @@ use crate::store::{Backend, Reader, Seq, StoreError};
 use crate::types::{Event, Now};
 use crate::verify::{Batch, Checked, Verifier};
 
+use addresses::SharedRates;
 use commit::Pending;
 use ingest::Ingest;
 use jobs::Jobs;
@@ -83,6 +85,7 @@ pub struct Relay<B> {
     seed: [u8; 32],
     challenges: u64,
     sessions: Sessions,
+    address_rates: SharedRates,
     ingest: Ingest,
     pending: Pending,
     subscriptions: Subscriptions,
@@ -105,6 +108,7 @@ pub struct Relay<B> {
 impl<B: Backend> Relay<B> {
     /// A shard without connections. `seed` is secret and random: challenges and hash keys come from it.
     pub fn new(config: Arc<Config>, store: B, verifier: Arc<dyn Verifier>, seed: [u8; 32]) -> Self {
+        let jobs = Jobs::new(config.limits.address_jobs_max);
         let index_seed = u64::from_le_bytes(Sha256::digest(seed)[..8].try_into().expect("eight bytes"));
         Relay {
             config,
@@ -113,11 +117,12 @@ impl<B: Backend> Relay<B> {
             seed,
             challenges: 0,
             sessions: Sessions::default(),
+            address_rates: SharedRates::default(),
             ingest: Ingest::new(index_seed),
             pending: Pending::default(),
             subscriptions: Subscriptions::new(index_seed),
             values: FilterValues::default(),
-            jobs: Jobs::default(),
+            jobs,
             streams: Streams::default(),
             published: Published::default(),
             ready: VecDeque::new(),

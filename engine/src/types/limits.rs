@@ -75,6 +75,14 @@ pub struct Limits {
     pub events_per_minute_max: u32,
     /// REQ and COUNT messages a connection may send each minute on average; 0 is no bound.
     pub requests_per_minute_max: u32,
+    /// EVENT and AUTH messages that all connections of a client address may send each minute on average; 0 is no bound. Carriers put
+    /// many people behind one address.
+    pub address_events_per_minute_max: u32,
+    /// REQ and COUNT messages that all connections of a client address may send each minute on average; 0 is no bound.
+    pub address_requests_per_minute_max: u32,
+    /// Scans, counts and replays of a client address that may be under way in a shard at a time, those that wait for their reader
+    /// apart; further ones wait before their first step, when they are no more than their filters.
+    pub address_jobs_max: usize,
 }
 
 /// Bytes of an EVENT message beside what its tags and its content take: 364, and room for white space.
@@ -146,6 +154,9 @@ impl Default for Limits {
             bad_messages_max: 100,
             events_per_minute_max: 0,
             requests_per_minute_max: 0,
+            address_events_per_minute_max: 6_000,
+            address_requests_per_minute_max: 12_000,
+            address_jobs_max: 64,
         }
     }
 }

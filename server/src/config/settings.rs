@@ -369,6 +369,7 @@ impl Settings {
             ("limits.deferred_messages_max", limits.deferred_messages_max),
             ("limits.connections_max", limits.connections_max),
             ("limits.filters_max", limits.filters_max),
+            ("limits.address_jobs_max", limits.address_jobs_max),
         ] {
             ensure(value > 0, key, "must be at least 1")?;
         }

@@ -63,7 +63,8 @@ pub(crate) fn run<B: Backend + 'static>(
 ) {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).expect("the system gives random bytes");
-    let relay = Relay::new(Arc::clone(&host.config), store, Arc::clone(&verifier), seed);
+    let mut relay = Relay::new(Arc::clone(&host.config), store, Arc::clone(&verifier), seed);
+    relay.share_address_rates(Arc::clone(&host.address_rates));
     let shard = Rc::new(Shard {
         number,
         relay: RefCell::new(relay),
