@@ -19,6 +19,7 @@ pub struct LimitsDef {
     message_bytes_max: usize,
     event_bytes_max: usize,
     event_tags_max: usize,
+    list_tags_max: usize,
     content_chars_max: usize,
     created_at_age_seconds_max: Option<Timestamp>,
     created_at_ahead_seconds_max: Timestamp,
