@@ -160,6 +160,8 @@ pub(crate) struct Host {
     told_of_proxy: AtomicBool,
     /// A proxy that is not trusted has been told of.
     told_of_untrusted_proxy: AtomicBool,
+    /// A trusted proxy that sends no PROXY protocol header has been told of.
+    told_of_missing_proxy_header: AtomicBool,
 }
 
 /// A connection's place among the connections there is room for, given back when it is dropped.
@@ -222,6 +224,7 @@ impl Host {
             metrics_readers,
             told_of_proxy: AtomicBool::new(false),
             told_of_untrusted_proxy: AtomicBool::new(false),
+            told_of_missing_proxy_header: AtomicBool::new(false),
             settings,
         })
     }
@@ -275,6 +278,17 @@ impl Host {
                 %peer,
                 "X-Forwarded-For comes from an address that network.trusted_proxies does not name: if it is your \
                  proxy, name it there, else all its clients share the limits of one address"
+            );
+        }
+    }
+
+    /// A trusted proxy does not send the header that `network.proxy_protocol` asks it for. Says so once.
+    pub(crate) fn warn_of_missing_proxy_header(&self, proxy: IpAddr) {
+        if !self.told_of_missing_proxy_header.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                %proxy,
+                "network.proxy_protocol is set and no PROXY protocol header comes from an address that \
+                 network.trusted_proxies names: it is turned away. Name only proxies there that send one"
             );
         }
     }

@@ -317,6 +317,11 @@ impl<B: Backend> Seat<B> {
     pub(crate) fn shard(&self) -> &Rc<Shard<B>> {
         &self.shard
     }
+
+    /// The socket is that of a client who has this place among the connections of its address.
+    pub(crate) fn count(&mut self, counted: Option<Counted>) {
+        self._counted = counted;
+    }
 }
 
 impl<B: Backend> Drop for Seat<B> {
