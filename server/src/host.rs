@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use hyper::body::Bytes;
 use relay_engine::policy::AddressRates;
 use relay_engine::relay::{self, CommitReply, Live, PublishOutcome};
-use relay_engine::store::{Seq, StoreError};
+use relay_engine::store::{Seq, Stats, StoreError};
 use relay_engine::types::{Event, Filter, Now};
 use relay_engine::verify::Verifier;
 use relay_site::{About, Operator, ROOMS, Route, Table};
@@ -18,11 +18,15 @@ use tokio::sync::{Notify, mpsc as channel, oneshot};
 
 use crate::beside::Item;
 use crate::config::{Networks, Settings};
+use crate::fresh::Fresh;
 use crate::metrics::{self, ShardSnapshot, WriterMetrics};
 use crate::net::addresses::{Addresses, Counted};
 use crate::net::deadline::Timeouts;
 use crate::net::descriptors::Room;
 use crate::writer::ToWriter;
+
+/// How old the answer to a question after the relay's health may be: a flood of them reaches no shard more often.
+const HEALTH_AGE_MAX: Duration = Duration::from_secs(1);
 
 /// A message to a shard from another thread.
 pub(crate) enum Inbound {
@@ -154,6 +158,8 @@ pub(crate) struct Host {
     pub(crate) addresses: Arc<Addresses>,
     /// What addresses may send, at all shards together.
     pub(crate) address_rates: Arc<Mutex<AddressRates>>,
+    /// What the shards last said of the store; `None`: none answered.
+    pub(crate) store_health: Fresh<Option<Result<Stats, StoreError>>>,
     /// Who may read `/metrics`, by address; empty: all.
     metrics_readers: Networks,
     /// A proxy that hides the name clients know has been told of.
@@ -221,6 +227,7 @@ impl Host {
             connections: AtomicUsize::new(0),
             addresses: Arc::new(Addresses::new(&settings.network)?),
             address_rates: Arc::default(),
+            store_health: Fresh::new(HEALTH_AGE_MAX),
             metrics_readers,
             told_of_proxy: AtomicBool::new(false),
             told_of_untrusted_proxy: AtomicBool::new(false),

@@ -1,6 +1,6 @@
 //! The Worker's entry: HTTP and WebSocket, passed to the objects of shards where they are needed.
 
-use std::sync::{LazyLock, OnceLock};
+use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 
 use relay_site::nip98::{self, Origin};
 use relay_site::{Answer, Operator, OperatorRequest, ROOMS, Route, Table, settings as names};
@@ -20,6 +20,11 @@ static TABLE: LazyLock<Table> = LazyLock::new(|| Table::new(ROOMS, |_| true));
 /// Its settings are those of the isolate, for as long as that lives. So is its memory of events that have authorised a
 /// request: another isolate takes the same event once more, which repeats nothing but a read.
 static OPERATOR: OnceLock<Operator> = OnceLock::new();
+
+/// The last answer about health and when it was asked for, in milliseconds; of the isolate too.
+static HEALTH: Mutex<Option<(u64, Answer)>> = Mutex::new(None);
+/// How old that answer may be.
+const HEALTH_AGE_MILLIS_MAX: u64 = 1_000;
 
 /// The headers of a request, as the runtime keeps them: values of one name are joined by commas.
 struct HeaderLines<'a>(&'a Headers);
@@ -142,6 +147,19 @@ async fn ask<T: serde::de::DeserializeOwned>(
 }
 
 async fn health(env: &Env, settings: &Settings) -> Answer {
+    let now = Date::now().as_millis();
+    let last = HEALTH.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    if let Some((at, answer)) = last
+        && now.abs_diff(at) < HEALTH_AGE_MILLIS_MAX
+    {
+        return answer;
+    }
+    let answer = ask_health(env, settings).await;
+    *HEALTH.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, answer.clone()));
+    answer
+}
+
+async fn ask_health(env: &Env, settings: &Settings) -> Answer {
     let placement = &settings.placement;
     let (mut events, mut bytes, mut state) = (0, 0, "ok".to_owned());
     let ask_one = |shard| ask::<serde_json::Value>(env, placement, shard, "/stats");

@@ -1,6 +1,7 @@
 //! The operator's endpoints: health, metrics and the effective configuration. They are handled on the API's runtime.
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 use hyper::Request;
 use hyper::header::{AUTHORIZATION, HOST};
@@ -70,7 +71,9 @@ async fn check_body(body: &mut Upload, bounds: Bounds, mut payload: Payload) -> 
 }
 
 async fn health(host: &Host) -> Answer {
-    let store = host.snapshots().await.into_iter().find_map(|shard| shard.store);
+    // Anybody may ask as often as they like.
+    let ask = async { host.snapshots().await.into_iter().find_map(|shard| shard.store) };
+    let store = host.store_health.get(Instant::now(), ask).await;
     let is_stopping = host.is_stopping.load(std::sync::atomic::Ordering::Relaxed);
     let (status, state) = match (host.failure(), &store) {
         (Some(why), _) => (503, format!("the store can't be written: {why}")),
