@@ -315,8 +315,8 @@ impl Host {
         shards
     }
 
-    /// Prometheus's text, of all shards that answer.
-    pub(crate) async fn metrics_text(&self) -> String {
+    /// Prometheus's text, of all shards that answer; who costs the most is named only for an operator.
+    pub(crate) async fn metrics_text(&self, is_for_operator: bool) -> String {
         let shards = self.snapshots().await;
         metrics::render(metrics::Snapshot {
             store: shards.iter().find_map(|shard| shard.store.as_ref()?.as_ref().ok().copied()),
@@ -325,6 +325,7 @@ impl Host {
             sockets_refused: self.sockets_refused.load(Ordering::Relaxed),
             refused_by_address: self.addresses.refused(),
             connections_of_busiest_address: self.addresses.most() as u64,
+            names_costliest: is_for_operator,
             uptime_seconds: self.started.elapsed().as_secs(),
             resident_bytes: metrics::resident_bytes(),
         })

@@ -53,8 +53,8 @@ impl Operator {
         Ok(signed.payload())
     }
 
-    /// Whether `/metrics` may be read: by an administrator who has signed the request, as [`Operator::admin`] says, else
-    /// from an address that `is_listed`, with the token if there is one.
+    /// Whether `/metrics` may be read: by an administrator who has signed the request, as [`Operator::admin`] says, whose payload
+    /// is returned then; else from an address that `is_listed`, with the token if there is one.
     ///
     /// # Errors
     /// The answer.
@@ -63,8 +63,13 @@ impl Operator {
         let is_nostr = asked
             .authorization
             .is_some_and(|value| value.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("nostr ")));
-        if is_nostr && !is_open {
-            return self.admin(asked).map(Some);
+        if is_nostr {
+            match self.admin(asked) {
+                Ok(payload) => return Ok(Some(payload)),
+                Err(answer) if !is_open => return Err(answer),
+                // Whoever it is may read what everybody may.
+                Err(_) => {}
+            }
         }
         if !is_listed {
             return Err(Answer::error(403, "metrics are not for this address"));

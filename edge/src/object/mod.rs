@@ -23,12 +23,12 @@ mod turn;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use relay_engine::relay::{ConnId, Live, Peer, PublishOutcome, Relay, Ticket};
+use relay_engine::relay::{ConnId, Costliest, Live, Peer, PublishOutcome, Relay, Ticket};
 use relay_engine::store::sql::{SqlBackend, SqlConn, SqlOpenError};
 use relay_engine::store::{Backend, Reader, Seq, Stats};
 use relay_engine::types::{Event, Now};
 use relay_engine::verify::Verifier;
-use relay_site::metrics::{STORE_BYTES, STORE_EVENTS};
+use relay_site::metrics::{ADDRESS_COST, AUTHOR_BYTES, STORE_BYTES, STORE_EVENTS};
 
 pub use attachment::{Key, PartName};
 pub use numbers::RowCount;
@@ -314,8 +314,9 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         self.by_key.contains_key(&key)
     }
 
-    /// Numbers since the object woke up.
-    pub fn families(&self) -> Vec<Family> {
+    /// Numbers since the object woke up, the names of those that cost the most lately among them; see
+    /// [`metrics::for_everybody`](crate::metrics::for_everybody).
+    pub fn families(&self, now: Now) -> Vec<Family> {
         let mut others = vec![
             (MEMORY_BYTES, self.host.memory_bytes()),
             (SOCKETS_LEAVING, self.leaving.len() as u64),
@@ -325,7 +326,13 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         if let Ok(store) = self.stats() {
             others.extend([(STORE_EVENTS, store.events), (STORE_BYTES, store.bytes)]);
         }
-        self.numbers.families(self.relay.metrics(), others)
+        let mut families = self.numbers.families(self.relay.metrics(), others);
+        let Costliest { addresses, authors } = Costliest::of_all([&self.relay.costliest(now)]);
+        let addresses = addresses.into_iter().map(|(address, cost)| (address.to_string(), cost));
+        families.push(Family::by(ADDRESS_COST, "address", addresses));
+        let authors = authors.into_iter().map(|(author, bytes)| (author.to_string(), bytes));
+        families.push(Family::by(AUTHOR_BYTES, "author", authors));
+        families
     }
 
     /// Sizes of the store.

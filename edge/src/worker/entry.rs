@@ -53,11 +53,14 @@ async fn fetch(mut request: Request, env: Env, _: Context) -> Result<Response> {
         Ok(route @ (Route::Metrics | Route::Config)) => {
             match (allow(&mut request, &method, &settings, route).await?, route) {
                 (Err(answer), _) => answer,
-                (Ok(()), Route::Config) => {
+                (Ok(_), Route::Config) => {
                     let config = names::effective_config(settings.without_secrets());
                     Answer::new(200, "application/json", config)
                 }
-                (Ok(()), _) => Answer::new(200, PROMETHEUS, metrics_text(&env, &settings).await),
+                (Ok(is_signed), _) => {
+                    let is_for_operator = is_signed || settings.metrics_token.is_some();
+                    Answer::new(200, PROMETHEUS, metrics_text(&env, &settings, is_for_operator).await)
+                }
             }
         }
         Err(answer) => answer,
@@ -66,13 +69,13 @@ async fn fetch(mut request: Request, env: Env, _: Context) -> Result<Response> {
     response(answer)
 }
 
-/// Whether a request may have what is the operator's.
+/// Whether a request may have what is the operator's, and whether an administrator has signed it.
 async fn allow(
     request: &mut Request,
     method: &str,
     settings: &Settings,
     route: Route,
-) -> Result<std::result::Result<(), Answer>> {
+) -> Result<std::result::Result<bool, Answer>> {
     let operator = OPERATOR.get_or_init(|| {
         let token = settings.metrics_token.as_ref().map(Secret::reveal);
         Operator::new(token, &settings.policy.admin_pubkeys)
@@ -101,9 +104,9 @@ async fn allow(
     Ok(match payload {
         Ok(Some(mut payload)) => {
             payload.update(&request.bytes().await?);
-            payload.finish().map_err(Answer::from)
+            payload.finish().map(|()| true).map_err(Answer::from)
         }
-        Ok(None) => Ok(()),
+        Ok(None) => Ok(false),
         Err(answer) => Err(answer),
     })
 }
@@ -146,6 +149,7 @@ async fn ask<T: serde::de::DeserializeOwned>(
     response.json().await.map_err(words)
 }
 
+/// The answer of the last second, so that whoever asks often wakes no objects for it.
 async fn health(env: &Env, settings: &Settings) -> Answer {
     let now = Date::now().as_millis();
     let last = HEALTH.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -183,8 +187,12 @@ async fn ask_health(env: &Env, settings: &Settings) -> Answer {
     Answer::new(if state == "ok" { 200 } else { 503 }, "application/json", format!("{document}\n"))
 }
 
-async fn metrics_text(env: &Env, settings: &Settings) -> String {
+async fn metrics_text(env: &Env, settings: &Settings, is_for_operator: bool) -> String {
     let placement = &settings.placement;
     let ask_one = |shard| ask::<Vec<Family>>(env, placement, shard, "/samples");
-    metrics::render(&placement.shards.ask_all(ask_one).await)
+    let mut shards = placement.shards.ask_all(ask_one).await;
+    if !is_for_operator {
+        shards = shards.into_iter().map(|(shard, answer)| (shard, metrics::for_everybody(answer))).collect();
+    }
+    metrics::render(&shards)
 }

@@ -365,7 +365,7 @@ impl Shared {
             }
             "/samples" => {
                 let families =
-                    self.with(|object| (object.families(), Next::Idle)).map_err(Error::RustError)?;
+                    self.with(|object| (object.families(now()), Next::Idle)).map_err(Error::RustError)?;
                 Response::from_json(&families)
             }
             "/stats" => {

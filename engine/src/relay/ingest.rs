@@ -5,6 +5,7 @@
 //! signature, so a forged copy sent first must not sink the real one. Where ids are hashed by the batch, one in
 //! flight may say another's id; so an apparent copy is compared whole, and hashed at once if it differs.
 
+use super::costs::EVENT_ROWS;
 use super::ids::{ConnId, Ticket};
 use super::keyed::{KeyedMap, KeyedState};
 use super::publish::PublishOutcome;
@@ -253,6 +254,7 @@ impl<B: Backend> Relay<B> {
         if let Sender::Client(conn) = sender {
             let Some(session) = self.sessions.get_mut(conn) else { return };
             session.in_flight += 1;
+            self.costs.charge_address(now, session.address, EVENT_ROWS);
         }
         let flight = Flight {
             id: event.id,
@@ -306,6 +308,7 @@ impl<B: Backend> Relay<B> {
 
     fn accept(&mut self, now: Now, verified: Verified, place: InFlight) {
         let event = verified.event();
+        self.costs.charge_author(now, event.pubkey, event.json().len());
         if event.class() == Class::Ephemeral {
             self.metrics.events_ephemeral += 1;
             let event = verified.into_event();

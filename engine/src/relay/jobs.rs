@@ -179,7 +179,11 @@ impl<B: Backend> Relay<B> {
             if let Some(conn) = conn {
                 self.run_deferred(now, conn);
             }
-            self.jobs.turns.charge(turn, TURN_ROWS + (rows_max - rows) as u64);
+            let cost = TURN_ROWS + (rows_max - rows) as u64;
+            if let Origin::Address(address) = turn.address {
+                self.costs.charge_address(now, Some(address), cost);
+            }
+            self.jobs.turns.charge(turn, cost);
         }
         self.has_work() || self.has_unverified()
     }

@@ -19,6 +19,7 @@ mod addresses;
 mod answers;
 mod commit;
 mod config;
+mod costs;
 mod fanout;
 mod ids;
 mod ingest;
@@ -48,6 +49,7 @@ use sha2::{Digest, Sha256};
 
 pub use commit::{Commit, CommitReply, Committed, Live, commit};
 pub use config::{Config, Peer};
+pub use costs::Costliest;
 pub use ids::{ConnId, StreamId, Ticket};
 pub use ingest::InFlight;
 pub use metrics::{Histogram, Metrics};
@@ -64,6 +66,7 @@ use crate::verify::{Batch, Checked, Verifier};
 
 use addresses::SharedRates;
 use commit::Pending;
+use costs::Costs;
 use ingest::Ingest;
 use jobs::Jobs;
 use publish::Published;
@@ -86,6 +89,7 @@ pub struct Relay<B> {
     challenges: u64,
     sessions: Sessions,
     address_rates: SharedRates,
+    costs: Costs,
     ingest: Ingest,
     pending: Pending,
     subscriptions: Subscriptions,
@@ -118,6 +122,7 @@ impl<B: Backend> Relay<B> {
             challenges: 0,
             sessions: Sessions::default(),
             address_rates: SharedRates::default(),
+            costs: Costs::default(),
             ingest: Ingest::new(index_seed),
             pending: Pending::default(),
             subscriptions: Subscriptions::new(index_seed),

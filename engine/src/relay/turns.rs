@@ -200,7 +200,7 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Round<A, C, J> {
 #[must_use = "a turn is charged"]
 pub(super) struct Turn<A, C> {
     class: Class,
-    address: A,
+    pub(super) address: A,
     conn: C,
 }
 

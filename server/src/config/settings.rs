@@ -252,6 +252,11 @@ pub struct MetricsAccess {
 }
 
 impl MetricsAccess {
+    /// Whether not everybody who reaches the relay's port may read them.
+    pub(crate) fn is_restricted(&self) -> bool {
+        self.listen.is_some() || self.token.is_some() || !self.allow.is_empty()
+    }
+
     /// The addresses that may read; none: all.
     ///
     /// # Errors

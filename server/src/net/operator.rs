@@ -34,13 +34,14 @@ pub(super) async fn answer(
         Ok(signed) => signed,
         Err(answer) => return answer,
     };
+    let is_for_operator = signed.is_some() || host.settings.metrics.is_restricted();
     if let Some(payload) = signed
         && let Err(answer) = check_body(request.body_mut(), bounds, payload).await
     {
         return answer;
     }
     match route {
-        Route::Metrics => Answer::new(200, OPEN_METRICS, host.metrics_text().await),
+        Route::Metrics => Answer::new(200, OPEN_METRICS, host.metrics_text(is_for_operator).await),
         Route::Config => {
             let config = settings::effective_config(host.settings.without_secrets());
             Answer::new(200, "application/json", config)

@@ -285,6 +285,7 @@ impl<B: Backend> Shard<B> {
         ShardSnapshot {
             shard: self.number,
             relay: self.relay.borrow().metrics().clone(),
+            costliest: self.relay.borrow().costliest(now()),
             host: self.metrics.borrow().clone(),
             sockets: self.inbox().sockets.load(Ordering::Relaxed) as u64,
             store: match self.number {
