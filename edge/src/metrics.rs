@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use relay_engine::relay::Histogram;
-use relay_site::metrics::{EVENTS_STORED, Metric, MetricKind, RELAY_MESSAGES, buckets};
+use relay_site::metrics::{
+    ADDRESS_COST, AUTHOR_BYTES, EVENTS_STORED, Metric, MetricKind, RELAY_MESSAGES, buckets,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::shard::Shard;
@@ -137,6 +139,14 @@ impl Family {
 
 /// The metrics of one shard, or the error message if it did not answer.
 pub type Answer = Result<Vec<Family>, String>;
+
+/// The metrics of a shard without the names of clients and authors: for readers who are not known to be operators.
+pub fn for_everybody(answer: Answer) -> Answer {
+    answer.map(|mut families| {
+        families.retain(|family| ![ADDRESS_COST.name, AUTHOR_BYTES.name].contains(&family.name.as_str()));
+        families
+    })
+}
 
 /// The page for Prometheus, in its text format 0.0.4: each metric summed over the shards under its own name, and by shard
 /// under `..._by_shard`.
@@ -272,5 +282,24 @@ mod tests {
             assert!(text.lines().any(|line| line == want), "{want}\nis not in\n{text}");
         }
         assert_eq!(text.matches("# TYPE relay_rows_written_total ").count(), 1);
+    }
+
+    #[test]
+    fn who_costs_the_most_is_for_operators() {
+        let shard = Shards::ONE.for_connection();
+        let families = vec![
+            Family::number(CONNECTIONS, 2),
+            Family::by(ADDRESS_COST, "address", [("192.0.2.1", 7)]),
+            Family::by(AUTHOR_BYTES, "author", [("ab", 9)]),
+        ];
+        let text = render(&[(shard, Ok(families.clone()))]);
+        assert!(
+            text.lines().any(|line| line == r#"relay_address_cost_rows{address="192.0.2.1"} 7"#),
+            "{text}"
+        );
+        let text = render(&[(shard, for_everybody(Ok(families)))]);
+        assert!(
+            text.contains("relay_connections 2") && !text.contains("192.0.2.1") && !text.contains("ab\"")
+        );
     }
 }

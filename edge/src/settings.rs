@@ -275,6 +275,7 @@ impl Settings {
             ("limits.deferred_messages_max", limits.deferred_messages_max),
             ("limits.connections_max", limits.connections_max),
             ("limits.filters_max", limits.filters_max),
+            ("limits.address_jobs_max", limits.address_jobs_max),
             ("object.turn_steps_max", self.object.turn_steps_max),
         ] {
             if value == 0 {

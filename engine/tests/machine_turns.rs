@@ -1,5 +1,6 @@
 //! Whose requests wait for whose: turns go round by client address, not by request or by connection.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use relay_engine::relay::{Config, ConnId, Peer, Relay, commit};
@@ -25,7 +26,13 @@ fn new_relay(limits: Limits) -> Machine {
 /// Two authors, of whom only the first says `x`.
 fn filled_relay(scan_rows_max: usize) -> Machine {
     let mut relay = new_relay(Limits { scan_rows_max, ..Limits::default() });
-    let publisher = connect(&mut relay, HONEST);
+    fill(&mut relay);
+    relay
+}
+
+fn fill(relay: &mut Machine) {
+    // The relay's own clients have no address.
+    let publisher = relay.connect(NOW, Peer::default()).expect("there is room");
     for n in 0..EVENTS {
         let tagged = event(&key(1)).at(NOW.seconds() - n).tag(["t", "x"]).sign();
         let bare = event(&key(2)).at(NOW.seconds() - n).sign();
@@ -33,9 +40,8 @@ fn filled_relay(scan_rows_max: usize) -> Machine {
             relay.handle_text(NOW, publisher, format!(r#"["EVENT",{}]"#, event.json()).as_bytes());
         }
     }
-    settle(&mut relay);
+    settle(relay);
     relay.disconnect(publisher);
-    relay
 }
 
 fn settle(relay: &mut Machine) {
@@ -167,4 +173,52 @@ fn who_leaves_takes_no_more_turns() {
     attack(&mut relay, &attackers, "REQ", 31, &fruitless());
     attackers.into_iter().for_each(|conn| relay.disconnect(conn));
     assert!(!relay.has_work());
+}
+
+/// How many of these are being answered: they have been sent something, and not all.
+fn under_way(relay: &mut Machine, frames: &mut BTreeMap<ConnId, Vec<String>>) -> usize {
+    for (conn, frames) in frames.iter_mut() {
+        frames.extend(drained(relay, *conn));
+    }
+    let ended = |frames: &Vec<String>| frames.iter().any(|frame| frame.starts_with(r#"["EOSE""#));
+    frames.values().filter(|frames| !frames.is_empty() && !ended(frames)).count()
+}
+
+/// Scans hold cursors from their first step on; an address had as many as its connections could ask for.
+#[test]
+fn an_address_has_so_many_scans_under_way_and_the_others_wait() {
+    let mut relay = new_relay(Limits { scan_rows_max: 10, address_jobs_max: 5, ..Limits::default() });
+    fill(&mut relay);
+    let mut attackers: BTreeMap<ConnId, Vec<String>> =
+        (0..30).map(|_| (connect(&mut relay, ATTACKER), Vec::new())).collect();
+    for conn in attackers.keys() {
+        relay.handle_text(NOW, *conn, br#"["REQ","all",{"kinds":[1],"limit":100}]"#);
+    }
+    let mut most = 0;
+    for _ in 0..100 {
+        relay.work(NOW);
+        most = most.max(under_way(&mut relay, &mut attackers));
+    }
+    assert_eq!(most, 5);
+    // Another address does not wait for them, nor do clients that have none.
+    let honest = connect(&mut relay, HONEST);
+    relay.handle_text(NOW, honest, br#"["REQ","a",{"kinds":[7]}]"#);
+    assert!(steps_until_answered(&mut relay, honest) <= 3);
+    let mut exempt: BTreeMap<ConnId, Vec<String>> =
+        (0..30).map(|_| (relay.connect(NOW, Peer::default()).unwrap(), Vec::new())).collect();
+    for conn in exempt.keys() {
+        relay.handle_text(NOW, *conn, br#"["REQ","all",{"kinds":[1],"limit":100}]"#);
+    }
+    for _ in 0..60 {
+        relay.work(NOW);
+    }
+    assert!(under_way(&mut relay, &mut exempt) > 20);
+    // Who waits holds nothing up that leaves, and all are answered in the end.
+    let (first, _) = attackers.pop_first().unwrap();
+    relay.disconnect(first);
+    while relay.work(NOW) {
+        assert!(under_way(&mut relay, &mut attackers) <= 5);
+    }
+    under_way(&mut relay, &mut attackers);
+    assert!(attackers.values().all(|frames| frames.len() == 101));
 }

@@ -106,7 +106,13 @@ fn both_parsers_agree_on_untidy_messages() {
 #[test]
 fn both_parsers_agree_on_damaged_messages() {
     // Small bounds, so that damage reaches them.
-    let limits = Limits { event_tags_max: 4, filters_max: 2, filter_values_max: 8, ..Limits::default() };
+    let limits = Limits {
+        event_tags_max: 4,
+        list_tags_max: 4,
+        filters_max: 2,
+        filter_values_max: 8,
+        ..Limits::default()
+    };
     let mut taken = 0;
     for seed in 0..60_000 {
         let mut dice = Dice(seed ^ 0x5eed_0000_0000);

@@ -229,7 +229,7 @@ impl World<'_> {
         if let Some(object) = &mut self.object {
             while object.poll_resumed().is_some() {}
             if self.choices.one_in(8) {
-                object.families();
+                object.families(self.now);
             }
         }
         self.sockets.retain(|_, socket| !socket.is_closed.get());

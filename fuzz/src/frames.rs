@@ -76,8 +76,10 @@ fn read_event(
     limits: &Limits,
 ) -> Opinion<Said> {
     let opinion = match ReferenceEvent::read(event) {
-        Opinion::Taken(event) if event.tags.len() <= limits.event_tags_max => Opinion::Taken(said(event)),
-        Opinion::Unsure(event) if event.tags.len() <= limits.event_tags_max => Opinion::Unsure(said(event)),
+        Opinion::Taken(event) if event.tags.len() <= limits.tags_max_of_any() => Opinion::Taken(said(event)),
+        Opinion::Unsure(event) if event.tags.len() <= limits.tags_max_of_any() => {
+            Opinion::Unsure(said(event))
+        }
         _ => Opinion::Refused,
     };
     with_trailing(opinion, rest)
@@ -180,6 +182,7 @@ fn check_narrow(data: &[u8], generous: &Result<ClientMessage<'_>, WireError>) {
     let narrow = Limits {
         message_bytes_max: 512,
         event_tags_max: 2,
+        list_tags_max: 2,
         filters_max: 2,
         filter_values_max: 4,
         ..Limits::default()
@@ -190,7 +193,7 @@ fn check_narrow(data: &[u8], generous: &Result<ClientMessage<'_>, WireError>) {
         (Err(error), Ok(message)) => {
             let is_bound = match error.fault {
                 Fault::MessageTooLong { .. } => data.len() > narrow.message_bytes_max,
-                Fault::TooManyTags { max } => max == narrow.event_tags_max,
+                Fault::TooManyTags { max } => max == narrow.tags_max_of_any(),
                 Fault::TooManyFilters { max } => max == narrow.filters_max,
                 Fault::TooManyValues { max } => max == narrow.filter_values_max,
                 _ => false,

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hyper::body::Bytes;
+use relay_engine::policy::AddressRates;
 use relay_engine::relay::{self, CommitReply, Live, PublishOutcome};
-use relay_engine::store::{Seq, StoreError};
+use relay_engine::store::{Seq, Stats, StoreError};
 use relay_engine::types::{Event, Filter, Now};
 use relay_engine::verify::Verifier;
 use relay_site::{About, FEATURES, Operator, Route, Table};
@@ -17,11 +18,15 @@ use tokio::sync::{Notify, mpsc as channel, oneshot};
 
 use crate::beside::Item;
 use crate::config::{Networks, Settings};
+use crate::fresh::Fresh;
 use crate::metrics::{self, ShardSnapshot, WriterMetrics};
 use crate::net::addresses::{Addresses, Counted};
 use crate::net::deadline::Timeouts;
 use crate::net::descriptors::Room;
 use crate::writer::ToWriter;
+
+/// How old the answer to a question after the relay's health may be: a flood of them reaches no shard more often.
+const HEALTH_AGE_MAX: Duration = Duration::from_secs(1);
 
 /// A message to a shard from another thread.
 pub(crate) enum Inbound {
@@ -151,12 +156,18 @@ pub(crate) struct Host {
     connections: AtomicUsize,
     /// Connections of all shards by address.
     pub(crate) addresses: Arc<Addresses>,
+    /// What addresses may send, at all shards together.
+    pub(crate) address_rates: Arc<Mutex<AddressRates>>,
+    /// What the shards last said of the store; `None`: none answered.
+    pub(crate) store_health: Fresh<Option<Result<Stats, StoreError>>>,
     /// Who may read `/metrics`, by address; empty: all.
     metrics_readers: Networks,
     /// The warning about a proxy that does not pass on the Host header has been logged.
     told_of_proxy: AtomicBool,
     /// The warning about a proxy that is not trusted has been logged.
     told_of_untrusted_proxy: AtomicBool,
+    /// A trusted proxy that sends no PROXY protocol header has been told of.
+    told_of_missing_proxy_header: AtomicBool,
 }
 
 /// A connection's place among the connections there is room for, given back when it is dropped.
@@ -215,9 +226,12 @@ impl Host {
             room,
             connections: AtomicUsize::new(0),
             addresses: Arc::new(Addresses::new(&settings.network)?),
+            address_rates: Arc::default(),
+            store_health: Fresh::new(HEALTH_AGE_MAX),
             metrics_readers,
             told_of_proxy: AtomicBool::new(false),
             told_of_untrusted_proxy: AtomicBool::new(false),
+            told_of_missing_proxy_header: AtomicBool::new(false),
             settings,
         })
     }
@@ -275,6 +289,17 @@ impl Host {
         }
     }
 
+    /// A trusted proxy does not send the header that `network.proxy_protocol` asks it for. Says so once.
+    pub(crate) fn warn_of_missing_proxy_header(&self, proxy: IpAddr) {
+        if !self.told_of_missing_proxy_header.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                %proxy,
+                "network.proxy_protocol is set and no PROXY protocol header comes from an address that \
+                 network.trusted_proxies names: it is turned away. Name only proxies there that send one"
+            );
+        }
+    }
+
     /// The numbers of all shards that answer.
     pub(crate) async fn snapshots(&self) -> Vec<ShardSnapshot> {
         let ask = |inbox: &Inbox| {
@@ -290,8 +315,8 @@ impl Host {
         shards
     }
 
-    /// Prometheus's text, of all shards that answer.
-    pub(crate) async fn metrics_text(&self) -> String {
+    /// Prometheus's text, of all shards that answer; who costs the most is named only for an operator.
+    pub(crate) async fn metrics_text(&self, is_for_operator: bool) -> String {
         let shards = self.snapshots().await;
         metrics::render(metrics::Snapshot {
             store: shards.iter().find_map(|shard| shard.store.as_ref()?.as_ref().ok().copied()),
@@ -300,6 +325,7 @@ impl Host {
             sockets_refused: self.sockets_refused.load(Ordering::Relaxed),
             refused_by_address: self.addresses.refused(),
             connections_of_busiest_address: self.addresses.most() as u64,
+            names_costliest: is_for_operator,
             uptime_seconds: self.started.elapsed().as_secs(),
             resident_bytes: metrics::resident_bytes(),
         })

@@ -17,6 +17,7 @@ mod beside;
 pub mod cli;
 pub mod config;
 pub mod embed;
+mod fresh;
 mod host;
 pub mod lmdb;
 mod log_throttle;

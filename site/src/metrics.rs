@@ -76,6 +76,16 @@ pub const CONNECTIONS_OF_BUSIEST_ADDRESS: Metric = Metric::gauge(
     "relay_connections_of_busiest_address",
     "Connections of the client address that has the most",
 );
+/// By the label `address`, of the ten that cost the most. Not for everybody: they are people's.
+pub const ADDRESS_COST: Metric = Metric::gauge(
+    "relay_address_cost_rows",
+    "Work of the client addresses that cost the most lately, in rows of about a microsecond; halved every minute",
+);
+/// By the label `author`, of the ten that have the most.
+pub const AUTHOR_BYTES: Metric = Metric::gauge(
+    "relay_author_bytes",
+    "Bytes of the events of the authors who sent the most lately; halved every minute",
+);
 /// Counted by a host's writer.
 pub const COMMIT_BATCH_EVENTS: Metric = Metric::histogram("relay_commit_batch_events", "Events in a commit");
 /// Counted by a host's writer.
@@ -216,7 +226,7 @@ mod tests {
     fn names_are_valid_and_unique() {
         let mut all = vec![CLIENT_MESSAGES, RELAY_MESSAGES, EVENTS, CLOSED_STALLED, COMMIT_BATCH_EVENTS];
         all.extend([COMMIT_ERRORS, EVENTS_EXPIRED, STORE_EVENTS, STORE_BYTES]);
-        all.extend([REFUSED_BY_ADDRESS, CONNECTIONS_OF_BUSIEST_ADDRESS]);
+        all.extend([REFUSED_BY_ADDRESS, CONNECTIONS_OF_BUSIEST_ADDRESS, ADDRESS_COST, AUTHOR_BYTES]);
         all.extend(COUNTERS_AND_GAUGES.map(|(metric, _)| metric));
         all.extend(HISTOGRAMS.map(|(metric, ..)| metric));
         for metric in &all {

@@ -53,8 +53,8 @@ impl Operator {
         Ok(signed.payload())
     }
 
-    /// Checks whether `/metrics` may be read: by an administrator who has signed the request ([`Operator::admin`]), or from
-    /// an address that `is_listed`, with the token if one is configured.
+    /// Checks whether `/metrics` may be read: by an administrator who has signed the request ([`Operator::admin`], whose
+    /// payload is returned then), or from an address that `is_listed`, with the token if one is configured.
     ///
     /// # Errors
     /// The response.
@@ -63,8 +63,13 @@ impl Operator {
         let is_nostr = asked
             .authorization
             .is_some_and(|value| value.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("nostr ")));
-        if is_nostr && !is_open {
-            return self.admin(asked).map(Some);
+        if is_nostr {
+            match self.admin(asked) {
+                Ok(payload) => return Ok(Some(payload)),
+                Err(answer) if !is_open => return Err(answer),
+                // Whoever it is may read what everybody may.
+                Err(_) => {}
+            }
         }
         if !is_listed {
             return Err(Answer::error(403, "metrics are not available to this address"));

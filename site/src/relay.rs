@@ -56,6 +56,7 @@ fn section(about: &About<'_>) -> String {
         ("Largest message", bytes(limits.message_bytes_max)),
         ("Largest event", bytes(limits.event_bytes_max)),
         ("Tags in an event", grouped(limits.event_tags_max as u64)),
+        ("Tags in a list", grouped(limits.tags_max_of_any() as u64)),
         ("Characters of content", grouped(limits.content_chars_max as u64)),
         ("Subscriptions a connection", grouped(limits.subscriptions_max as u64)),
         ("Filters a request", grouped(limits.filters_max as u64)),

@@ -19,6 +19,7 @@ pub struct LimitsDef {
     message_bytes_max: usize,
     event_bytes_max: usize,
     event_tags_max: usize,
+    list_tags_max: usize,
     content_chars_max: usize,
     created_at_age_seconds_max: Option<Timestamp>,
     created_at_ahead_seconds_max: Timestamp,
@@ -48,6 +49,9 @@ pub struct LimitsDef {
     deferred_bytes_max: usize,
     shard_outbox_bytes_max: usize,
     shard_filter_bytes_max: usize,
+    address_events_per_minute_max: u32,
+    address_requests_per_minute_max: u32,
+    address_jobs_max: usize,
 }
 
 fn default_policy() -> Policy {

@@ -273,11 +273,11 @@ fn letters() -> impl Iterator<Item = char> + Clone {
     ('a'..='z').chain('A'..='Z').filter(|letter| !"ep".contains(*letter))
 }
 
-/// An event with as many tags as the plan says, and its id.
+/// An own event of as many tags as the plan says, and its id: a set (NIP-51), since lists may have the most. Each has a `d` of its own.
 fn large_event(attacker: &Attacker<'_>, number: usize) -> (String, [u8; 32]) {
     let tags = letters().cycle().take(attacker.plan.tags).enumerate();
     let tags = tags.map(|(n, letter)| vec![letter.to_string(), format!("{number}-{n}")]).collect();
-    attacker.event(0, 1, tags, String::new())
+    attacker.event(0, 30_000, tags, String::new())
 }
 
 /// Publishes small events, 64 at a time.

@@ -23,12 +23,12 @@ mod unanswered;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use relay_engine::relay::{ConnId, Live, Peer, PublishOutcome, Relay, Ticket};
+use relay_engine::relay::{ConnId, Costliest, Live, Peer, PublishOutcome, Relay, Ticket};
 use relay_engine::store::sql::{SqlBackend, SqlConn, SqlOpenError};
 use relay_engine::store::{Backend, Reader, Seq, Stats};
 use relay_engine::types::{Event, Now};
 use relay_engine::verify::Verifier;
-use relay_site::metrics::{STORE_BYTES, STORE_EVENTS};
+use relay_site::metrics::{ADDRESS_COST, AUTHOR_BYTES, STORE_BYTES, STORE_EVENTS};
 
 pub use attachment::{BlobName, Key};
 pub use metrics::RowCount;
@@ -309,8 +309,9 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         self.by_key.contains_key(&key)
     }
 
-    /// All metrics; counters start when the object wakes up.
-    pub fn families(&self) -> Vec<Family> {
+    /// All metrics; counters start when the object wakes up. They name who costs the most, see
+    /// [`metrics::for_everybody`](crate::metrics::for_everybody).
+    pub fn families(&self, now: Now) -> Vec<Family> {
         let mut others = vec![
             (MEMORY_BYTES, self.host.memory_bytes()),
             (SOCKETS_CLOSING, self.closing.len() as u64),
@@ -320,7 +321,13 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         if let Ok(store) = self.stats() {
             others.extend([(STORE_EVENTS, store.events), (STORE_BYTES, store.bytes)]);
         }
-        self.counters.families(self.relay.metrics(), others)
+        let mut families = self.counters.families(self.relay.metrics(), others);
+        let Costliest { addresses, authors } = Costliest::of_all([&self.relay.costliest(now)]);
+        let addresses = addresses.into_iter().map(|(address, cost)| (address.to_string(), cost));
+        families.push(Family::by(ADDRESS_COST, "address", addresses));
+        let authors = authors.into_iter().map(|(author, bytes)| (author.to_string(), bytes));
+        families.push(Family::by(AUTHOR_BYTES, "author", authors));
+        families
     }
 
     /// Sizes of the store.

@@ -1,7 +1,7 @@
 //! The Worker's entry: answers HTTP requests, asks the objects of shards where needed, and passes WebSocket upgrades to
 //! them.
 
-use std::sync::{LazyLock, OnceLock};
+use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 
 use relay_site::nip98::{self, Origin};
 use relay_site::{Answer, FEATURES, Operator, OperatorRequest, Route, Table, settings as names};
@@ -21,6 +21,11 @@ static TABLE: LazyLock<Table> = LazyLock::new(|| Table::new(FEATURES, |_| true))
 /// Authorisation of the operator. It remembers used NIP-98 events for as long as the isolate lives: another isolate would
 /// accept the same event again, which can only repeat a read.
 static OPERATOR: OnceLock<Operator> = OnceLock::new();
+
+/// The last answer about health and when it was asked for, in milliseconds; of the isolate too.
+static HEALTH: Mutex<Option<(u64, Answer)>> = Mutex::new(None);
+/// How old that answer may be.
+const HEALTH_AGE_MILLIS_MAX: u64 = 1_000;
 
 /// The headers of a request. The runtime joins the values of one name by commas.
 struct HeaderLines<'a>(&'a Headers);
@@ -49,11 +54,14 @@ async fn fetch(mut request: Request, env: Env, _: Context) -> Result<Response> {
         Ok(route @ (Route::Metrics | Route::Config)) => {
             match (authorise(&mut request, &method, &settings, route).await?, route) {
                 (Err(answer), _) => answer,
-                (Ok(()), Route::Config) => {
+                (Ok(_), Route::Config) => {
                     let config = names::effective_config(settings.without_secrets());
                     Answer::new(200, "application/json", config)
                 }
-                (Ok(()), _) => Answer::new(200, PROMETHEUS, metrics_text(&env, &settings).await),
+                (Ok(is_signed), _) => {
+                    let is_for_operator = is_signed || settings.metrics_token.is_some();
+                    Answer::new(200, PROMETHEUS, metrics_text(&env, &settings, is_for_operator).await)
+                }
             }
         }
         Err(answer) => answer,
@@ -62,13 +70,14 @@ async fn fetch(mut request: Request, env: Env, _: Context) -> Result<Response> {
     response(answer)
 }
 
-/// Whether a request is authorised for an endpoint of the operator: `/metrics` or `/relay/config.json`.
+/// Whether a request is authorised for an endpoint of the operator (`/metrics` or `/relay/config.json`), and whether an
+/// administrator has signed it.
 async fn authorise(
     request: &mut Request,
     method: &str,
     settings: &Settings,
     route: Route,
-) -> Result<std::result::Result<(), Answer>> {
+) -> Result<std::result::Result<bool, Answer>> {
     let operator = OPERATOR.get_or_init(|| {
         let token = settings.metrics_token.as_ref().map(Secret::reveal);
         Operator::new(token, &settings.policy.admin_pubkeys)
@@ -97,9 +106,9 @@ async fn authorise(
     Ok(match payload {
         Ok(Some(mut payload)) => {
             payload.update(&request.bytes().await?);
-            payload.finish().map_err(Answer::from)
+            payload.finish().map(|()| true).map_err(Answer::from)
         }
-        Ok(None) => Ok(()),
+        Ok(None) => Ok(false),
         Err(answer) => Err(answer),
     })
 }
@@ -142,7 +151,21 @@ async fn ask<T: serde::de::DeserializeOwned>(
     response.json().await.map_err(message)
 }
 
+/// The answer of the last second, so that whoever asks often wakes no objects for it.
 async fn health(env: &Env, settings: &Settings) -> Answer {
+    let now = Date::now().as_millis();
+    let last = HEALTH.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    if let Some((at, answer)) = last
+        && now.abs_diff(at) < HEALTH_AGE_MILLIS_MAX
+    {
+        return answer;
+    }
+    let answer = ask_health(env, settings).await;
+    *HEALTH.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, answer.clone()));
+    answer
+}
+
+async fn ask_health(env: &Env, settings: &Settings) -> Answer {
     let placement = &settings.placement;
     let (mut events, mut bytes, mut state) = (0, 0, "ok".to_owned());
     let ask_one = |shard| ask::<serde_json::Value>(env, placement, shard, "/stats");
@@ -166,8 +189,12 @@ async fn health(env: &Env, settings: &Settings) -> Answer {
     Answer::new(if state == "ok" { 200 } else { 503 }, "application/json", format!("{document}\n"))
 }
 
-async fn metrics_text(env: &Env, settings: &Settings) -> String {
+async fn metrics_text(env: &Env, settings: &Settings, is_for_operator: bool) -> String {
     let placement = &settings.placement;
     let ask_one = |shard| ask::<Vec<Family>>(env, placement, shard, "/samples");
-    metrics::render(&placement.shards.ask_all(ask_one).await)
+    let mut shards = placement.shards.ask_all(ask_one).await;
+    if !is_for_operator {
+        shards = shards.into_iter().map(|(shard, answer)| (shard, metrics::for_everybody(answer))).collect();
+    }
+    metrics::render(&shards)
 }

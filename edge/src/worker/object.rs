@@ -319,6 +319,8 @@ impl Shared {
         // The platform sets this header, and replaces one that a client sends.
         let address =
             request.headers().get("cf-connecting-ip")?.and_then(|address| address.parse::<IpAddr>().ok());
+        // Nobody comes from there but a Worker that runs on one's own machine.
+        let address = address.filter(|address| !address.to_canonical().is_loopback());
         let peer = Peer { host, address: address.map(Into::into) };
         let accepted = self.with(|object| match object.connect(now(), key, socket, peer) {
             Some(next) => (true, next),
@@ -364,7 +366,7 @@ impl Shared {
             }
             "/samples" => {
                 let families =
-                    self.with(|object| (object.families(), Next::Idle)).map_err(Error::RustError)?;
+                    self.with(|object| (object.families(now()), Next::Idle)).map_err(Error::RustError)?;
                 Response::from_json(&families)
             }
             "/stats" => {

@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -179,9 +180,13 @@ impl Runtime {
     }
 
     pub(super) fn connect(&mut self) -> Option<Rc<Socket>> {
+        self.connect_from(None)
+    }
+
+    pub(super) fn connect_from(&mut self, address: Option<IpAddr>) -> Option<Rc<Socket>> {
         let key = self.sockets.len() as Key + 1;
         let socket = Rc::new(Socket { key, ..Socket::default() });
-        let (now, peer) = (self.now, Peer { host: Some(HOST.into()), address: None });
+        let (now, peer) = (self.now, Peer { host: Some(HOST.into()), address: address.map(Into::into) });
         self.next = self.object().connect(now, key, Rc::clone(&socket), peer)?;
         self.sockets.insert(key, Rc::clone(&socket));
         Some(socket)
@@ -290,6 +295,15 @@ impl World for ObjectWorld {
     fn connect(&mut self) -> Box<dyn Client> {
         let socket = self.0.borrow_mut().connect().expect("room for a connection");
         Box::new(ObjectClient { runtime: Rc::clone(&self.0), socket })
+    }
+
+    /// Rates by address do not survive hibernation.
+    fn connect_from(&mut self, address: IpAddr) -> Option<Box<dyn Client>> {
+        if self.0.borrow().hibernates == Hibernates::Always {
+            return None;
+        }
+        let socket = self.0.borrow_mut().connect_from(Some(address)).expect("room for a connection");
+        Some(Box::new(ObjectClient { runtime: Rc::clone(&self.0), socket }))
     }
 
     fn now(&self) -> Timestamp {

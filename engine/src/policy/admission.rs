@@ -128,8 +128,9 @@ pub fn admit_sender(policy: &Policy, keys: &[PubKey]) -> Result<(), Refused> {
 
 fn admit_size(event: &Candidate<'_>, limits: &Limits) -> Result<(), Refused> {
     let (count, chars, bytes) = (event.tag_count, event.content_chars, event.json_bytes);
-    if count > limits.event_tags_max {
-        return Err(Refused::Tags { count, max: limits.event_tags_max });
+    let tags_max = limits.tags_max_of(event.kind);
+    if count > tags_max {
+        return Err(Refused::Tags { count, max: tags_max });
     }
     if chars > limits.content_chars_max {
         return Err(Refused::Content { chars, max: limits.content_chars_max });

@@ -3,12 +3,14 @@
 //! Pure decisions over facts. Nothing here keeps state of a connection except the small values it owns
 //! ([`Auth`], [`Bucket`]), and nothing here writes a frame.
 
+mod address_rates;
 mod admission;
 mod auth;
 mod guard;
 mod rate;
 mod vanish;
 
+pub use address_rates::AddressRates;
 pub use admission::{Candidate, Refused, Standing, admit, admit_sender, is_protected};
 pub use auth::{Auth, AuthRefused, is_relay_url, same_relay};
 pub use guard::{Access, access, may_hide, may_see};

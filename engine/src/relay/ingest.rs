@@ -5,6 +5,7 @@
 //! signature, so a forged copy sent first must not sink the real one. Where ids are hashed by the batch, one in
 //! flight may say another's id; so an apparent copy is compared whole, and hashed at once if it differs.
 
+use super::costs::EVENT_ROWS;
 use super::ids::{ConnId, Ticket};
 use super::jobs::Origin;
 use super::keyed::{KeyedMap, KeyedState};
@@ -195,6 +196,9 @@ impl<B: Backend> Relay<B> {
             if !session.event_rate.take(config.limits.events_per_minute_max, now) {
                 return Decision::refuse(words::TOO_MANY_EVENTS);
             }
+            if !self.address_rates.take_event(session.address, &config.limits, now) {
+                return Decision::refuse(words::TOO_MANY_EVENTS_OF_ADDRESS);
+            }
             if let Err(refused) = policy::admit_sender(&config.policy, session.auth.keys()) {
                 self.challenge(sender);
                 return Decision::refuse(words::refused(&refused));
@@ -270,6 +274,7 @@ impl<B: Backend> Relay<B> {
             let Some(session) = self.sessions.get_mut(conn) else { return };
             session.in_flight += 1;
             session.in_flight_bytes += event.json().len();
+            self.costs.charge_address(now, session.address, EVENT_ROWS);
         }
         let flight = Flight {
             id: event.id,
@@ -324,6 +329,7 @@ impl<B: Backend> Relay<B> {
 
     fn accept(&mut self, now: Now, verified: Verified, place: InFlight) {
         let event = verified.event();
+        self.costs.charge_author(now, event.pubkey, event.json().len());
         if event.class() == Class::Ephemeral {
             self.metrics.events_ephemeral += 1;
             let event = verified.into_event();
@@ -389,6 +395,9 @@ impl<B: Backend> Relay<B> {
         // It costs a signature check, as an event does.
         if !session.event_rate.take(self.config.limits.events_per_minute_max, now) {
             return self.send_ok(conn, &raw.id, false, words::TOO_MANY_EVENTS);
+        }
+        if !self.address_rates.take_event(session.address, &self.config.limits, now) {
+            return self.send_ok(conn, &raw.id, false, words::TOO_MANY_EVENTS_OF_ADDRESS);
         }
         let event = raw.to_event();
         let checked = session.auth.check(&event, &self.config.limits, now.seconds());

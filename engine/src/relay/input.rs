@@ -16,6 +16,7 @@ impl<B: Backend> Relay<B> {
         self.metrics.bytes_received += text.len() as u64;
         let limits = &self.config.limits;
         let Some(session) = self.sessions.get_mut(conn) else { return };
+        self.costs.charge_message(now, session.address, text.len());
         if text.len() > limits.message_bytes_max {
             return self.handle_oversized(conn, text.len() as u64, Skimmer::skim(text));
         }

@@ -116,7 +116,6 @@ enum Asker {
 }
 
 /// Jobs that wait for their turn.
-#[derive(Default)]
 pub(super) struct Jobs {
     turns: Turns<Origin, Asker, Job>,
     /// When those REQs were asked whose EOSE the host has not yet been handed.
@@ -130,6 +129,12 @@ impl Origin {
 }
 
 impl Jobs {
+    /// None. Of an address so many may be under way.
+    pub(super) fn new(address_jobs_max: usize) -> Self {
+        let is_bounded = |origin: &Origin| matches!(origin, Origin::Address(_));
+        Jobs { turns: Turns::new(address_jobs_max, is_bounded), answered: Vec::new() }
+    }
+
     /// The COUNTs of a connection that have not been answered.
     pub(super) fn counts_of(
         &self,
@@ -177,7 +182,11 @@ impl<B: Backend> Relay<B> {
             if let Some(conn) = conn {
                 self.run_deferred(now, conn);
             }
-            self.jobs.turns.charge(turn, TURN_ROWS + (rows_max - rows) as u64);
+            let cost = TURN_ROWS + (rows_max - rows) as u64;
+            if let Origin::Address(address) = turn.address {
+                self.costs.charge_address(now, Some(address), cost);
+            }
+            self.jobs.turns.charge(turn, cost);
         }
         self.sweep();
         self.has_work() || self.has_unverified()

@@ -15,10 +15,12 @@
 //! state, every `poll_*` only hands out what that left to do. Nothing is ever dropped in silence: what is
 //! over a bound is refused in words, and a slow reader's events wait in the store, not in memory.
 
+mod addresses;
 mod answers;
 mod catch_up;
 mod commit;
 mod config;
+mod costs;
 mod fanout;
 mod ids;
 mod ingest;
@@ -49,6 +51,7 @@ use sha2::{Digest, Sha256};
 
 pub use commit::{Commit, CommitReply, Committed, Live, commit};
 pub use config::{Config, Peer};
+pub use costs::Costliest;
 pub use ids::{ConnId, StreamId, Ticket};
 pub use ingest::InFlight;
 pub use metrics::{Histogram, Metrics};
@@ -63,7 +66,9 @@ use crate::store::{Backend, Reader, Seq, StoreError};
 use crate::types::{Event, Now};
 use crate::verify::{Batch, Checked, Verifier};
 
+use addresses::SharedRates;
 use commit::Pending;
+use costs::Costs;
 use ingest::Ingest;
 use jobs::Jobs;
 use publish::Published;
@@ -88,6 +93,8 @@ pub struct Relay<B> {
     sessions: Sessions,
     /// What waits for all readers; each session says how much of it is its own.
     unread: Unread,
+    address_rates: SharedRates,
+    costs: Costs,
     ingest: Ingest,
     pending: Pending,
     subscriptions: Subscriptions,
@@ -110,6 +117,7 @@ pub struct Relay<B> {
 impl<B: Backend> Relay<B> {
     /// A shard without connections. `seed` is secret and random: challenges and hash keys come from it.
     pub fn new(config: Arc<Config>, store: B, verifier: Arc<dyn Verifier>, seed: [u8; 32]) -> Self {
+        let jobs = Jobs::new(config.limits.address_jobs_max);
         let index_seed = u64::from_le_bytes(Sha256::digest(seed)[..8].try_into().expect("eight bytes"));
         Relay {
             config,
@@ -119,11 +127,13 @@ impl<B: Backend> Relay<B> {
             challenges: 0,
             sessions: Sessions::default(),
             unread: Unread::default(),
+            address_rates: SharedRates::default(),
+            costs: Costs::default(),
             ingest: Ingest::new(index_seed),
             pending: Pending::default(),
             subscriptions: Subscriptions::new(index_seed),
             values: FilterValues::default(),
-            jobs: Jobs::default(),
+            jobs,
             streams: Streams::default(),
             published: Published::default(),
             ready: VecDeque::new(),

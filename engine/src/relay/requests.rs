@@ -104,6 +104,9 @@ impl<B: Backend> Relay<B> {
         if !session.request_rate.take(config.limits.requests_per_minute_max, now) {
             return Err(words::TOO_MANY_REQUESTS.into());
         }
+        if !self.address_rates.take_request(session.address, &config.limits, now) {
+            return Err(words::TOO_MANY_REQUESTS_OF_ADDRESS.into());
+        }
         let keys = session.auth.keys();
         let words = if config.policy.auth_required && keys.is_empty() {
             words::AUTHENTICATED_ONLY

@@ -13,6 +13,9 @@
 //!
 //! First steps go before further ones, since most requests need no other; of every five turns one is a further step's if
 //! there are both.
+//!
+//! An address that has as many jobs with further steps as it may have takes no first ones: what it asks is held, out of the
+//! queue, until one of them is done. Jobs that have not begun hold no cursors.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -102,9 +105,37 @@ impl<K: Ord + Copy, W> Ring<K, W> {
     }
 }
 
+/// The jobs of one address.
+struct Own<C, J> {
+    conns: Ring<C, VecDeque<J>>,
+    len: usize,
+}
+
+impl<C: Ord + Copy, J> Own<C, J> {
+    fn new() -> Self {
+        Own { conns: Ring::new(), len: 0 }
+    }
+
+    fn push(&mut self, conn: C, job: J) {
+        self.conns.join(conn, VecDeque::new).push_back(job);
+        self.len += 1;
+    }
+
+    /// Drops the jobs of a connection, and says how many.
+    fn forget(&mut self, conn: C) -> usize {
+        let dropped = self.conns.remove(&conn).map_or(0, |jobs| jobs.len());
+        self.len -= dropped;
+        dropped
+    }
+
+    fn of(&self, conn: C) -> impl Iterator<Item = &J> {
+        self.conns.get(&conn).into_iter().flatten()
+    }
+}
+
 /// The jobs of one class.
 struct Round<A, C, J> {
-    addresses: Ring<A, Ring<C, VecDeque<J>>>,
+    addresses: Ring<A, Own<C, J>>,
     len: usize,
 }
 
@@ -114,36 +145,54 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Round<A, C, J> {
     }
 
     fn push(&mut self, address: A, conn: C, job: J) {
-        self.addresses.join(address, Ring::new).join(conn, VecDeque::new).push_back(job);
+        self.addresses.join(address, Own::new).push(conn, job);
         self.len += 1;
+    }
+
+    fn len_of(&self, address: A) -> usize {
+        self.addresses.get(&address).map_or(0, |own| own.len)
+    }
+
+    /// Takes an address out of the queue, with what waits there.
+    fn remove(&mut self, address: A) -> Option<Own<C, J>> {
+        let own = self.addresses.remove(&address)?;
+        self.len -= own.len;
+        Some(own)
+    }
+
+    /// Lets an address join that is not in the queue.
+    fn insert(&mut self, address: A, own: Own<C, J>) {
+        self.len += own.len;
+        self.addresses.join(address, || own);
     }
 
     /// Takes a job. Whose it is keeps its place until it is charged, so that what this job leaves finds it there.
     fn take(&mut self, class: Class) -> Option<(Turn<A, C>, J)> {
-        let (address, conns) = self.addresses.next()?;
-        let (conn, jobs) = conns.next()?;
+        let (address, own) = self.addresses.next()?;
+        let (conn, jobs) = own.conns.next()?;
         let job = jobs.pop_front()?;
+        own.len -= 1;
         self.len -= 1;
         Some((Turn { class, address, conn }, job))
     }
 
     fn charge(&mut self, turn: Turn<A, C>, cost: u64) {
-        if let Some(conns) = self.addresses.get_mut(&turn.address) {
-            conns.charge(turn.conn, cost, VecDeque::is_empty);
+        if let Some(own) = self.addresses.get_mut(&turn.address) {
+            own.conns.charge(turn.conn, cost, VecDeque::is_empty);
         }
-        self.addresses.charge(turn.address, cost, Ring::is_empty);
+        self.addresses.charge(turn.address, cost, |own| own.conns.is_empty());
     }
 
     fn forget(&mut self, address: A, conn: C) {
-        let Some(conns) = self.addresses.get_mut(&address) else { return };
-        self.len -= conns.remove(&conn).map_or(0, |jobs| jobs.len());
-        if conns.is_empty() {
+        let Some(own) = self.addresses.get_mut(&address) else { return };
+        self.len -= own.forget(conn);
+        if own.conns.is_empty() {
             self.addresses.remove(&address);
         }
     }
 
     fn of(&self, address: A, conn: C) -> impl Iterator<Item = &J> {
-        self.addresses.get(&address).and_then(|conns| conns.get(&conn)).into_iter().flatten()
+        self.addresses.get(&address).into_iter().flat_map(move |own| own.of(conn))
     }
 }
 
@@ -151,7 +200,7 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Round<A, C, J> {
 #[must_use = "a turn is charged"]
 pub(super) struct Turn<A, C> {
     class: Class,
-    address: A,
+    pub(super) address: A,
     conn: C,
 }
 
@@ -159,20 +208,52 @@ pub(super) struct Turn<A, C> {
 pub(super) struct Turns<A, C, J> {
     first: Round<A, C, J>,
     further: Round<A, C, J>,
+    /// First steps of addresses that have as many jobs with further ones as they may have.
+    held: BTreeMap<A, Own<C, J>>,
+    /// Jobs with further steps that an address may have, if it is bounded.
+    further_max: usize,
+    is_bounded: fn(&A) -> bool,
+    /// Whose turn is being taken.
+    in_turn: Option<A>,
     /// First steps taken while further ones waited.
     firsts_in_a_row: u32,
 }
 
-impl<A: Ord + Copy, C: Ord + Copy, J> Default for Turns<A, C, J> {
-    fn default() -> Self {
-        Turns { first: Round::new(), further: Round::new(), firsts_in_a_row: 0 }
-    }
-}
-
 impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
+    /// None. An address that `is_bounded` takes no first steps while it has `further_max` jobs with further ones, at least one.
+    pub(super) fn new(further_max: usize, is_bounded: fn(&A) -> bool) -> Self {
+        Turns {
+            first: Round::new(),
+            further: Round::new(),
+            held: BTreeMap::new(),
+            further_max: further_max.max(1),
+            is_bounded,
+            in_turn: None,
+            firsts_in_a_row: 0,
+        }
+    }
+
     /// Queues a job after those of its connection.
     pub(super) fn push(&mut self, class: Class, address: A, conn: C, job: J) {
-        self.round(class).push(address, conn, job);
+        match self.held.get_mut(&address) {
+            Some(own) if class == Class::First => own.push(conn, job),
+            _ => self.round(class).push(address, conn, job),
+        }
+        self.hold_or_let_go(address);
+    }
+
+    /// Holds an address's first steps, or lets them join the queue. Not while it has its turn: it keeps its place until then.
+    fn hold_or_let_go(&mut self, address: A) {
+        if self.in_turn == Some(address) || !(self.is_bounded)(&address) {
+            return;
+        }
+        if self.further.len_of(address) < self.further_max {
+            if let Some(own) = self.held.remove(&address) {
+                self.first.insert(address, own);
+            }
+        } else if let Some(own) = self.first.remove(address) {
+            self.held.insert(address, own);
+        }
     }
 
     /// The job whose turn it is. The turn is to be handed to [`Turns::charge`] when it is over and what it left has been
@@ -189,25 +270,39 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
             Class::First if both => self.firsts_in_a_row + 1,
             _ => 0,
         };
-        self.round(class).take(class)
+        let taken = self.round(class).take(class);
+        self.in_turn = taken.as_ref().map(|(turn, _)| turn.address);
+        taken
     }
 
     /// What a turn has cost, to be paid by its connection and its address.
     pub(super) fn charge(&mut self, turn: Turn<A, C>, cost: u64) {
+        let address = turn.address;
         self.round(turn.class).charge(turn, cost);
+        self.in_turn = None;
+        self.hold_or_let_go(address);
     }
 
     /// Drops the jobs of a connection that is gone.
     pub(super) fn forget(&mut self, address: A, conn: C) {
         self.first.forget(address, conn);
         self.further.forget(address, conn);
+        if let Some(own) = self.held.get_mut(&address) {
+            own.forget(conn);
+            if own.conns.is_empty() {
+                self.held.remove(&address);
+            }
+        }
+        self.hold_or_let_go(address);
     }
 
     /// The jobs of a connection, those that have taken a step before those that have not.
     pub(super) fn of(&self, address: A, conn: C) -> impl Iterator<Item = &J> {
-        self.further.of(address, conn).chain(self.first.of(address, conn))
+        let held = self.held.get(&address).into_iter().flat_map(move |own| own.of(conn));
+        self.further.of(address, conn).chain(self.first.of(address, conn)).chain(held)
     }
 
+    /// Whether nobody waits. Where something is held, further steps are there that it waits for.
     pub(super) fn is_empty(&self) -> bool {
         self.first.len == 0 && self.further.len == 0
     }
@@ -226,6 +321,16 @@ mod tests {
     use super::*;
 
     type Queue = Turns<char, u32, u32>;
+
+    /// No address is bounded.
+    fn queue() -> Queue {
+        Turns::new(1, |_| false)
+    }
+
+    /// Those in capitals may have three jobs with further steps.
+    fn bounded_queue() -> Queue {
+        Turns::new(3, |address| address.is_ascii_uppercase())
+    }
 
     /// Takes a turn of this cost; whose it was and which job's.
     fn turn(queue: &mut Queue, cost: u64) -> Option<(char, u32, u32)> {
@@ -246,7 +351,7 @@ mod tests {
 
     #[test]
     fn a_connection_is_served_in_its_order() {
-        let mut queue = Queue::default();
+        let mut queue = queue();
         (0..5).for_each(|job| queue.push(First, 'a', 1, job));
         let jobs: Vec<_> = std::iter::from_fn(|| turn(&mut queue, 1)).map(|(.., job)| job).collect();
         assert_eq!(jobs, [0, 1, 2, 3, 4]);
@@ -255,7 +360,7 @@ mod tests {
 
     #[test]
     fn turns_go_round_by_address_and_then_by_connection() {
-        let mut queue = Queue::default();
+        let mut queue = queue();
         for conn in 0..3 {
             (0..2).for_each(|job| queue.push(First, 'a', conn, job));
         }
@@ -272,7 +377,7 @@ mod tests {
     #[test]
     fn turns_are_weighed_by_their_cost() {
         for conns in [1, 30] {
-            let mut queue = Queue::default();
+            let mut queue = queue();
             (0..conns).for_each(|conn| queue.push(Further, 'a', conn, 0));
             queue.push(Further, 'b', 99, 0);
             let cost = |address| if address == 'a' { 100 } else { 7 };
@@ -287,7 +392,7 @@ mod tests {
 
     #[test]
     fn a_newcomer_waits_for_one_turn_of_each_at_most() {
-        let mut queue = Queue::default();
+        let mut queue = queue();
         for address in 'a'..='j' {
             for conn in 0..40 {
                 (0..31).for_each(|job| queue.push(First, address, conn, job));
@@ -304,7 +409,7 @@ mod tests {
     /// Addresses that ask again and again, one thing at a time, are newcomers each time.
     #[test]
     fn newcomers_keep_nobody_from_its_turn() {
-        let mut queue = Queue::default();
+        let mut queue = queue();
         queue.push(Further, 'z', 0, 0);
         queue.push(Further, 'z', 1, 0);
         assert_eq!(turn(&mut queue, 50).unwrap().0, 'z');
@@ -319,7 +424,7 @@ mod tests {
 
     #[test]
     fn first_steps_go_first_and_starve_no_other() {
-        let mut queue = Queue::default();
+        let mut queue = queue();
         (0..10).for_each(|job| queue.push(Further, 'a', 0, job));
         (100..110).for_each(|job| queue.push(First, 'a', 0, job));
         let jobs: Vec<_> = std::iter::from_fn(|| turn(&mut queue, 1)).map(|(.., job)| job).collect();
@@ -330,7 +435,7 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_of_those_that_do_not_wait() {
-        let mut queue = Queue::default();
+        let mut queue = queue();
         for conn in 0..1_000 {
             let address = char::from_u32(0x4e00 + conn).unwrap();
             queue.push(First, address, conn, 0);
@@ -346,5 +451,52 @@ mod tests {
         for round in [&queue.first, &queue.further] {
             assert!(round.addresses.order.is_empty() && round.addresses.waiting.is_empty());
         }
+    }
+    #[test]
+    fn what_an_address_asks_beyond_its_bound_is_held_until_it_is_done_with_others() {
+        let mut queue = bounded_queue();
+        for address in ['A', 'b'] {
+            (0..40).for_each(|job| queue.push(First, address, job % 4, job));
+        }
+        let mut done = BTreeMap::from([('A', 0), ('b', 0)]);
+        let mut most = done.clone();
+        // Each job takes a first step and three further ones.
+        while let Some((turn, job)) = queue.take() {
+            let address = turn.address;
+            if job < 300 {
+                queue.push(Further, address, turn.conn, job + 100);
+            } else {
+                *done.get_mut(&address).unwrap() += 1;
+            }
+            queue.charge(turn, 1);
+            let most = most.get_mut(&address).unwrap();
+            *most = queue.further.len_of(address).max(*most);
+        }
+        assert_eq!(done, BTreeMap::from([('A', 40), ('b', 40)]), "held, and then let go");
+        assert!(most[&'A'] == 3 && most[&'b'] > 20, "{most:?}");
+        assert!(queue.is_empty() && queue.held.is_empty());
+    }
+
+    #[test]
+    fn who_has_many_further_steps_from_elsewhere_takes_no_first_ones_meanwhile() {
+        let mut queue = bounded_queue();
+        queue.push(First, 'A', 1, 0);
+        queue.push(First, 'A', 2, 1);
+        (10..14).for_each(|replay| queue.push(Further, 'A', 3, replay));
+        assert_eq!(queue.of('A', 1).collect::<Vec<_>>(), [&0], "held, not lost");
+        // A connection that leaves takes what it had there with it.
+        queue.forget('A', 2);
+        let jobs: Vec<_> = std::iter::from_fn(|| turn(&mut queue, 1)).map(|(.., job)| job).collect();
+        assert_eq!(jobs, [10, 11, 0, 12, 13], "as soon as two are left");
+        assert!(queue.is_empty() && queue.held.is_empty());
+
+        (10..14).for_each(|replay| queue.push(Further, 'A', 3, replay));
+        queue.push(First, 'A', 1, 0);
+        queue.forget('A', 3);
+        assert_eq!(turn(&mut queue, 1), Some(('A', 1, 0)), "its other connection has left");
+        queue.push(First, 'A', 1, 0);
+        (10..14).for_each(|replay| queue.push(Further, 'A', 3, replay));
+        queue.forget('A', 1);
+        assert!(queue.held.is_empty());
     }
 }

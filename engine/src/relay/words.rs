@@ -25,6 +25,10 @@ pub(super) const WRONG_SIGNATURE: &str = "invalid: the signature is not the auth
 pub(super) const VANISH_ELSEWHERE: &str = "invalid: this request to vanish does not name this relay";
 pub(super) const TOO_MANY_EVENTS: &str = "rate-limited: too many events a minute";
 pub(super) const TOO_MANY_REQUESTS: &str = "rate-limited: too many requests a minute";
+pub(super) const TOO_MANY_EVENTS_OF_ADDRESS: &str =
+    "rate-limited: too many events a minute from your address";
+pub(super) const TOO_MANY_REQUESTS_OF_ADDRESS: &str =
+    "rate-limited: too many requests a minute from your address";
 pub(super) const TOO_MANY_COUNTS: &str = "rate-limited: too many counts at once";
 pub(super) const AUTHENTICATED_ONLY: &str = "auth-required: this relay serves authenticated clients only";
 pub(super) const PARTIES_ONLY: &str =

@@ -36,6 +36,26 @@ pub const fn is_removal_request(kind: Kind) -> bool {
     matches!(kind, 5 | 62)
 }
 
+/// Whether events of this kind are lists, whose tags are what they are about: follows, the replaceable kinds from 10000 on (the
+/// standard lists of NIP-51 among them), and the addressable ones that hold lists: NIP-51's sets, calendars (NIP-52), badges worn
+/// (NIP-58), administrators and members of a group (NIP-29).
+pub const fn is_list(kind: Kind) -> bool {
+    matches!(
+        kind,
+        3 | 10_000..=19_999
+            | 30_000..=30_008
+            | 30_015
+            | 30_030
+            | 30_063
+            | 30_267
+            | 31_924
+            | 39_001
+            | 39_002
+            | 39_089
+            | 39_092
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

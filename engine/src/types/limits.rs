@@ -2,6 +2,7 @@
 //!
 //! What exceeds a bound is refused with a message. NIP-11 advertises these same values.
 
+use super::kind::{Kind, is_list};
 use super::time::Timestamp;
 
 /// The bounds of one relay. Each has a default that suits a public relay on a small box.
@@ -12,8 +13,11 @@ pub struct Limits {
     pub message_bytes_max: usize,
     /// Largest event in bytes of canonical JSON. A follow list of 3,000 people is about 220 KB.
     pub event_bytes_max: usize,
-    /// Most tags in an event.
+    /// Most tags in an event that is no list. Each is a posting in the store, written and some day removed, and is looked at by every
+    /// filter that asks for tags. Of 2,343 real events none has more than 1,443.
     pub event_tags_max: usize,
+    /// Most tags in a list ([`is_list`]): people follow thousands. Where it is less than `event_tags_max`, that holds.
+    pub list_tags_max: usize,
     /// Longest content in Unicode characters. The longest that NIP-44 encrypts is 87,472, a book some 500,000.
     pub content_chars_max: usize,
     /// How far `created_at` may lie in the past, in seconds; `None` takes any age.
@@ -89,6 +93,14 @@ pub struct Limits {
     /// short tag value, 16 for a kind, 320 for a filter and 512 for a request beside them. Given out as `shard_values_max` is;
     /// what a connection has of the other half is 128 KB.
     pub shard_filter_bytes_max: usize,
+    /// EVENT and AUTH messages that all connections of a client address may send each minute on average; 0 is no bound. Carriers
+    /// put many people behind one address, and a relay that sends others' events has one.
+    pub address_events_per_minute_max: u32,
+    /// REQ and COUNT messages that all connections of a client address may send each minute on average; 0 is no bound.
+    pub address_requests_per_minute_max: u32,
+    /// Scans, counts and replays of a client address that may be under way in a shard at a time, those that wait for their reader
+    /// apart; further ones wait before their first step, when they are no more than their filters.
+    pub address_jobs_max: usize,
 }
 
 /// Bytes of an EVENT message beside what its tags and its content take: 364, and room for white space.
@@ -100,7 +112,7 @@ const TAG_BYTES: usize = 100;
 
 impl Limits {
     /// Whether what NIP-11 promises fits into a message: content of `content_chars_max` in any escaping, and a follow list of
-    /// `event_tags_max`.
+    /// `event_tags_max`. More tags, up to `list_tags_max`, are taken as far as they fit.
     ///
     /// # Errors
     /// The limit that is too large for `message_bytes_max`, and the largest that is not.
@@ -122,6 +134,16 @@ impl Limits {
         Ok(())
     }
 
+    /// Most tags in an event of this kind.
+    pub fn tags_max_of(&self, kind: Kind) -> usize {
+        if is_list(kind) { self.tags_max_of_any() } else { self.event_tags_max }
+    }
+
+    /// Most tags in an event whose kind is not known.
+    pub fn tags_max_of_any(&self) -> usize {
+        self.event_tags_max.max(self.list_tags_max)
+    }
+
     /// Whether a connection's messages are counted against a rate.
     pub fn counts_messages(&self) -> bool {
         self.events_per_minute_max > 0 || self.requests_per_minute_max > 0
@@ -133,7 +155,8 @@ impl Default for Limits {
         Limits {
             message_bytes_max: 2 << 20,
             event_bytes_max: 1 << 20,
-            event_tags_max: 10_000,
+            event_tags_max: 2_500,
+            list_tags_max: 10_000,
             content_chars_max: 128 << 10,
             created_at_age_seconds_max: None,
             created_at_ahead_seconds_max: 15 * 60,
@@ -163,6 +186,9 @@ impl Default for Limits {
             deferred_bytes_max: 64 << 20,
             shard_outbox_bytes_max: 256 << 20,
             shard_filter_bytes_max: 512 << 20,
+            address_events_per_minute_max: 60_000,
+            address_requests_per_minute_max: 60_000,
+            address_jobs_max: 64,
         }
     }
 }
@@ -177,7 +203,7 @@ mod tests {
         assert_eq!(limits.check(), Ok(()));
         // Canonical, a control character takes six bytes and no other more.
         assert!(6 * limits.content_chars_max + EVENT_MESSAGE_BYTES <= limits.event_bytes_max);
-        assert!(TAG_BYTES * limits.event_tags_max + EVENT_MESSAGE_BYTES <= limits.event_bytes_max);
+        assert!(TAG_BYTES * limits.list_tags_max + EVENT_MESSAGE_BYTES <= limits.event_bytes_max);
         assert!(limits.event_bytes_max + EVENT_MESSAGE_BYTES <= limits.message_bytes_max);
         assert!(67 * limits.filter_values_max + EVENT_MESSAGE_BYTES <= limits.message_bytes_max);
 
@@ -193,5 +219,13 @@ mod tests {
             "limits.event_tags_max"
         );
         assert!(Limits { message_bytes_max: 0, ..fits }.check().is_err());
+    }
+
+    #[test]
+    fn lists_may_be_longer() {
+        let limits = Limits { event_tags_max: 5, list_tags_max: 9, ..Limits::default() };
+        assert_eq!([1, 5, 7, 0, 30_023, 1059].map(|kind| limits.tags_max_of(kind)), [5; 6]);
+        assert_eq!([3, 10_002, 30_003].map(|kind| limits.tags_max_of(kind)), [9; 3]);
+        assert_eq!(Limits { list_tags_max: 2, ..limits }.tags_max_of(3), 5);
     }
 }

@@ -18,7 +18,7 @@ pub use event::{CanonicalEvent, Event, NO_EXPIRY};
 pub use filter::{Filter, SubId, TagFilter};
 pub use found_by::{FoundBy, MatchCost};
 pub use hex::{EventId, HexError, PubKey, Sig};
-pub use kind::{Class, Kind, is_removal_request};
+pub use kind::{Class, Kind, is_list, is_removal_request};
 pub use limits::Limits;
 pub use tags::{Tag, Tags, parse_expiration, unescape};
 pub use time::{Now, Timestamp};

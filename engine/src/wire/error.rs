@@ -110,7 +110,7 @@ pub enum Fault {
     EmptyTag,
     /// More tags than an event may have.
     TooManyTags {
-        /// `Limits::event_tags_max`.
+        /// `Limits::tags_max_of_any`.
         max: usize,
     },
     /// A REQ or COUNT without a filter.

@@ -80,7 +80,7 @@ impl Verb {
 
 /// Reads one message. Costs no allocation for EVENT and AUTH, if it has no unknown field.
 ///
-/// `message_bytes_max`, `event_tags_max`, `filters_max` and `filter_values_max` of `limits` hold while
+/// `message_bytes_max`, [`Limits::tags_max_of_any`], `filters_max` and `filter_values_max` of `limits` hold while
 /// reading; the other bounds are the policy's to keep.
 ///
 /// # Errors
@@ -97,7 +97,7 @@ fn read_message<'a>(cursor: &mut Cursor<'a>, len: usize, limits: &Limits) -> Par
     match verb {
         Verb::Event | Verb::Auth => {
             let mut event = RawEvent::BLANK;
-            read(cursor, limits.event_tags_max, &mut event)?;
+            read(cursor, limits.tags_max_of_any(), &mut event)?;
             ignore_more(cursor)?;
             Ok(if verb == Verb::Event { ClientMessage::Event(event) } else { ClientMessage::Auth(event) })
         }

@@ -185,7 +185,7 @@ pub fn read_message(json: &Json, limits: &Limits) -> Option<ModelMessage> {
     match verb {
         "EVENT" | "AUTH" => {
             let event = ModelEvent::read(list.get(1)?)?;
-            (trailing_ok() && event.tags.len() <= limits.event_tags_max).then_some(if verb == "EVENT" {
+            (trailing_ok() && event.tags.len() <= limits.tags_max_of_any()).then_some(if verb == "EVENT" {
                 ModelMessage::Event(event)
             } else {
                 ModelMessage::Auth(event)

@@ -88,6 +88,9 @@ pub struct Network {
     /// Addresses and networks (`10.0.0.0/8`) whose `X-Forwarded-For` is believed: a client is then the rightmost entry
     /// that is not itself one of these.
     pub trusted_proxies: Vec<String>,
+    /// Whether every trusted proxy begins each connection with a PROXY protocol header, version 1 or 2, which names the client. Then
+    /// one that does not is turned away, and from all others such a header is malformed HTTP.
+    pub proxy_protocol: bool,
     /// Addresses and networks that have no limits by address.
     pub exempt_addresses: Vec<String>,
     /// Connections that an IPv4 address, or the /64 of an IPv6 address, may have. Carriers put many phones behind one
@@ -126,6 +129,7 @@ impl Default for Network {
             turn_bytes_max: 256 << 10,
             inbox_events_max: 65_536,
             trusted_proxies: LOOPBACK.map(str::to_owned).into(),
+            proxy_protocol: false,
             exempt_addresses: LOOPBACK.map(str::to_owned).into(),
             connections_per_address_max: 200,
         }
@@ -245,11 +249,17 @@ pub struct MetricsAccess {
     pub listen: Option<String>,
     /// If set, readers must send `Authorization: Bearer` and this.
     pub token: Option<String>,
-    /// Addresses or networks (`10.0.0.0/8`) that may read; empty: all. Behind a proxy every reader has the proxy's address.
+    /// Addresses or networks (`10.0.0.0/8`) that may read; empty: all. Behind a proxy every reader has the proxy's address, unless
+    /// `network.proxy_protocol` names them.
     pub allow: Vec<String>,
 }
 
 impl MetricsAccess {
+    /// Whether not everybody who reaches the relay's port may read them.
+    pub(crate) fn is_restricted(&self) -> bool {
+        self.listen.is_some() || self.token.is_some() || !self.allow.is_empty()
+    }
+
     /// The addresses that may read; none: all.
     ///
     /// # Errors
@@ -372,6 +382,7 @@ impl Settings {
             ("limits.deferred_messages_max", limits.deferred_messages_max),
             ("limits.connections_max", limits.connections_max),
             ("limits.filters_max", limits.filters_max),
+            ("limits.address_jobs_max", limits.address_jobs_max),
         ] {
             ensure(value > 0, key, "must be at least 1")?;
         }

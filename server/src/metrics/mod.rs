@@ -2,7 +2,7 @@
 
 mod render;
 
-use relay_engine::relay::{Histogram, Metrics};
+use relay_engine::relay::{Costliest, Histogram, Metrics};
 use relay_engine::store::{Stats, StoreError};
 
 pub(crate) use render::render;
@@ -85,6 +85,7 @@ impl Default for WriterMetrics {
 pub(crate) struct ShardSnapshot {
     pub(crate) shard: usize,
     pub(crate) relay: Metrics,
+    pub(crate) costliest: Costliest,
     pub(crate) host: HostMetrics,
     /// Sockets, those that speak plain HTTP included.
     pub(crate) sockets: u64,
@@ -103,6 +104,8 @@ pub(crate) struct Snapshot {
     /// Connections refused because their address had too many.
     pub(crate) refused_by_address: u64,
     pub(crate) connections_of_busiest_address: u64,
+    /// Whether addresses and authors are named.
+    pub(crate) names_costliest: bool,
     pub(crate) uptime_seconds: u64,
     pub(crate) resident_bytes: Option<u64>,
 }

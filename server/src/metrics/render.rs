@@ -13,7 +13,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
-use relay_engine::relay::{Histogram, Metrics};
+use relay_engine::relay::{Costliest, Histogram, Metrics};
 use relay_site::metrics::{self as names, Metric, MetricKind};
 
 use super::{ShardSnapshot, Snapshot};
@@ -38,6 +38,7 @@ impl Collector for Snapshot {
         self.strfry(&mut out)?;
         self.messages(&mut out)?;
         self.numbers(&mut out)?;
+        self.costliest(&mut out)?;
         self.histograms(&mut out)?;
         self.process(&mut out)
     }
@@ -139,6 +140,20 @@ impl Snapshot {
             (Metric::counter("relay_http_requests", "Plain HTTP requests"), |s| s.host.http_requests),
         ];
         own.into_iter().try_for_each(|(metric, of)| out.metric(metric, self.by_shard(of)))
+    }
+
+    /// The ten addresses and the ten authors that cost the most, for operators.
+    fn costliest(&self, out: &mut Out<'_, '_>) -> Result<(), Error> {
+        if !self.names_costliest {
+            return Ok(());
+        }
+        let Costliest { addresses, authors } =
+            Costliest::of_all(self.shards.iter().map(|shard| &shard.costliest));
+        let by = |label, name: String, cost: u64| (vec![(label, name)], cost);
+        let addresses = addresses.into_iter().map(|(address, cost)| by("address", address.to_string(), cost));
+        out.metric(names::ADDRESS_COST, addresses.collect())?;
+        let authors = authors.into_iter().map(|(author, bytes)| by("author", author.to_string(), bytes));
+        out.metric(names::AUTHOR_BYTES, authors.collect())
     }
 
     fn histograms(&self, out: &mut Out<'_, '_>) -> Result<(), Error> {
@@ -252,6 +267,10 @@ fn encode_histogram(values: &Histogram, per_unit: f64, mut encoder: MetricEncode
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
+    use relay_engine::types::PubKey;
+
     use super::*;
     use crate::metrics::{HostMetrics, WriterMetrics};
 
@@ -262,9 +281,14 @@ mod tests {
             relay.events_by_kind.insert(1, 3);
             relay.req_to_eose_us.record(4_000);
             relay.req_to_eose_us.record(9_000_000);
-            ShardSnapshot { shard, relay, host: HostMetrics::default(), sockets: 1, store: None }
+            let costliest = Costliest {
+                addresses: vec![("2001:db8::1".parse::<IpAddr>().unwrap().into(), 20)],
+                authors: vec![(PubKey([7; 32]), 300)],
+            };
+            ShardSnapshot { shard, relay, costliest, host: HostMetrics::default(), sockets: 1, store: None }
         };
-        let text = render(Snapshot {
+        let snapshot = |names_costliest| Snapshot {
+            names_costliest,
             shards: vec![shard(0), shard(1)],
             writer: WriterMetrics::default(),
             store: None,
@@ -273,7 +297,8 @@ mod tests {
             connections_of_busiest_address: 2,
             uptime_seconds: 7,
             resident_bytes: resident_bytes_for_test(),
-        });
+        };
+        let text = render(snapshot(true));
         for line in [
             r#"nostr_client_messages_total{verb="REQ"} 4"#,
             r#"nostr_relay_messages_total{verb="EVENT"} 20"#,
@@ -288,6 +313,8 @@ mod tests {
             "relay_connections_of_busiest_address 2",
             "process_resident_memory_bytes 5",
             "# TYPE relay_commit_seconds histogram",
+            r#"relay_address_cost_rows{address="2001:db8::/64"} 40"#,
+            &format!(r#"relay_author_bytes{{author="{}"}} 600"#, "07".repeat(32)),
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\nis not in\n{text}");
         }
@@ -296,6 +323,8 @@ mod tests {
             assert!(text.contains(&format!("# TYPE {name} ")), "{name} is not told");
         }
         assert!(text.ends_with("# EOF\n"));
+        let for_everybody = render(snapshot(false));
+        assert!(!for_everybody.contains("2001:db8") && !for_everybody.contains("0707"));
     }
 
     fn resident_bytes_for_test() -> Option<u64> {

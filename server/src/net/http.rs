@@ -3,30 +3,90 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use relay_engine::store::Backend;
 use relay_site::route::Bounds;
 use relay_site::{Answer, Route};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use super::addresses::{Counted, TooMany};
 use super::deadline::{self, Deadline};
-use super::response::{Body, HeaderLines, add_headers, response};
+use super::proxy_protocol::{self, Fault};
+use super::response::{Body, HeaderLines, add_headers, response, unasked};
 use super::{api, operator, upgrade};
 use crate::host::Host;
 use crate::shard::Seat;
 
+/// How long a client that is turned away is listened to.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// Serves one socket until it closes or becomes a WebSocket.
-pub(crate) async fn serve<B: Backend + 'static>(seat: Seat<B>, stream: TcpStream, peer: IpAddr) {
+pub(crate) async fn serve<B: Backend + 'static>(mut seat: Seat<B>, mut stream: TcpStream, mut peer: IpAddr) {
+    let host = Arc::clone(&seat.shard().host);
+    let timeouts = host.timeouts();
+    if host.settings.network.proxy_protocol && host.addresses.trusts(peer) {
+        match on_behalf_of(&host, &mut stream, peer, timeouts.head).await {
+            Ok((client, counted)) => {
+                peer = client;
+                seat.count(counted);
+            }
+            Err(None) => return,
+            Err(Some(answer)) => return turn_away(stream, &answer).await,
+        }
+    }
     let seat = Rc::new(seat);
-    let timeouts = seat.shard().host.timeouts();
     // Ends with the handshake of a WebSocket; who only speaks HTTP, or does not read, gives the seat back.
     deadline::serve(stream, timeouts, |request, deadline| {
         let seat = Rc::clone(&seat);
         async move { respond(&seat, request, peer, &deadline).await }
     })
     .await;
+}
+
+/// For whom a trusted proxy connects, by the header that it sends first, and the client's place among the connections of its
+/// address. There may be something to answer if that does not come about.
+async fn on_behalf_of(
+    host: &Host,
+    stream: &mut TcpStream,
+    proxy: IpAddr,
+    time: Duration,
+) -> Result<(IpAddr, Option<Counted>), Option<Answer>> {
+    let found = match tokio::time::timeout(time, proxy_protocol::read(stream)).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(Fault::Io(error))) => {
+            tracing::debug!(%proxy, %error, "a proxy connected and said nothing");
+            return Err(None);
+        }
+        Ok(Err(Fault::Malformed)) => {
+            host.warn_of_missing_proxy_header(proxy);
+            return Err(Some(Answer::error(400, "a PROXY protocol header is expected from this address")));
+        }
+        Err(_) => {
+            tracing::debug!(%proxy, "a PROXY protocol header took too long");
+            return Err(None);
+        }
+    };
+    let Some(client) = found else { return Ok((proxy, None)) };
+    match host.addresses.admit_socket(client) {
+        Ok(counted) => Ok((client, counted)),
+        Err(TooMany(address)) => {
+            tracing::debug!(%address, "too many connections from one address");
+            Err(Some(TooMany::answer()))
+        }
+    }
+}
+
+/// Answers a client whose request nobody wants, as far as its socket takes that at once.
+async fn turn_away(mut stream: TcpStream, answer: &Answer) {
+    let _ = stream.try_write(&unasked(answer));
+    let _ = stream.shutdown().await;
+    // What comes and is not read when a socket closes resets it, and may take the words away: its request is on its way.
+    let mut request = [0; 4096];
+    let _ = tokio::time::timeout(LINGER, stream.read(&mut request)).await;
 }
 
 async fn respond<B: Backend + 'static>(
@@ -45,6 +105,10 @@ async fn respond<B: Backend + 'static>(
         return upgrade::upgrade(seat, request, peer);
     }
     shard.count_http_request();
+    // Behind a proxy a client is known by its request only; it has a place for as long as that is worked on.
+    let Ok(_client) = host.addresses.admit_client(peer, request.headers()) else {
+        return response(TooMany::answer());
+    };
     let mut answered = match endpoint {
         Ok((route, bounds)) => {
             deadline.extend(bounds);

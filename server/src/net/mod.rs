@@ -14,6 +14,7 @@ mod guard;
 pub(crate) mod http;
 pub(crate) mod metrics_listener;
 mod operator;
+mod proxy_protocol;
 mod response;
 mod upgrade;
 pub(crate) mod ws_read;

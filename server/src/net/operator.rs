@@ -1,6 +1,7 @@
 //! The operator's endpoints: health, metrics and the effective configuration. They are handled on the API's runtime.
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 use hyper::Request;
 use hyper::header::{AUTHORIZATION, HOST};
@@ -33,13 +34,14 @@ pub(super) async fn answer(
         Ok(signed) => signed,
         Err(answer) => return answer,
     };
+    let is_for_operator = signed.is_some() || host.settings.metrics.is_restricted();
     if let Some(payload) = signed
         && let Err(answer) = check_body(request.body_mut(), bounds, payload).await
     {
         return answer;
     }
     match route {
-        Route::Metrics => Answer::new(200, OPEN_METRICS, host.metrics_text().await),
+        Route::Metrics => Answer::new(200, OPEN_METRICS, host.metrics_text(is_for_operator).await),
         Route::Config => {
             let config = settings::effective_config(host.settings.without_secrets());
             Answer::new(200, "application/json", config)
@@ -70,7 +72,9 @@ async fn check_body(body: &mut Upload, bounds: Bounds, mut payload: Payload) -> 
 }
 
 async fn health(host: &Host) -> Answer {
-    let store = host.snapshots().await.into_iter().find_map(|shard| shard.store);
+    // Anybody may ask as often as they like.
+    let ask = async { host.snapshots().await.into_iter().find_map(|shard| shard.store) };
+    let store = host.store_health.get(Instant::now(), ask).await;
     let is_stopping = host.is_stopping.load(std::sync::atomic::Ordering::Relaxed);
     let (status, state) = match (host.failure(), &store) {
         (Some(why), _) => (503, format!("the store can't be written: {why}")),

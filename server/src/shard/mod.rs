@@ -63,7 +63,8 @@ pub(crate) fn run<B: Backend + 'static>(
 ) {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).expect("the system gives random bytes");
-    let relay = Relay::new(Arc::clone(&host.config), store, Arc::clone(&verifier), seed);
+    let mut relay = Relay::new(Arc::clone(&host.config), store, Arc::clone(&verifier), seed);
+    relay.share_address_rates(Arc::clone(&host.address_rates));
     let shard = Rc::new(Shard {
         number,
         relay: RefCell::new(relay),
@@ -291,6 +292,7 @@ impl<B: Backend> Shard<B> {
         ShardSnapshot {
             shard: self.number,
             relay: self.relay.borrow().metrics().clone(),
+            costliest: self.relay.borrow().costliest(now()),
             host: self.metrics.borrow().clone(),
             sockets: self.inbox().sockets.load(Ordering::Relaxed) as u64,
             store: match self.number {
@@ -322,6 +324,11 @@ pub(crate) struct Seat<B: Backend> {
 impl<B: Backend> Seat<B> {
     pub(crate) fn shard(&self) -> &Rc<Shard<B>> {
         &self.shard
+    }
+
+    /// The socket is that of a client who has this place among the connections of its address.
+    pub(crate) fn count(&mut self, counted: Option<Counted>) {
+        self._counted = counted;
     }
 }
 

@@ -1,6 +1,6 @@
 //! Limits by client address: whom a client is taken for, and how many connections it may have.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use tungstenite::client::IntoClientRequest;
@@ -14,12 +14,18 @@ type Connected = Result<WebSocket<TcpStream>, Box<Response>>;
 
 /// Connects as a proxy does for `client`, from loopback.
 fn connect_for(relay: &RelayProcess, client: Option<&str>) -> Connected {
+    connect_after(relay, b"", client)
+}
+
+/// Connects with these bytes ahead of the handshake.
+fn connect_after(relay: &RelayProcess, first: &[u8], client: Option<&str>) -> Connected {
     let mut request = relay.url.as_str().into_client_request().unwrap();
     if let Some(client) = client {
         request.headers_mut().insert("x-forwarded-for", client.parse().unwrap());
     }
-    let stream = TcpStream::connect(relay.host()).unwrap();
+    let mut stream = TcpStream::connect(relay.host()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(first).unwrap();
     match tungstenite::client::client(request, stream) {
         Ok((socket, _)) => Ok(socket),
         Err(HandshakeError::Failure(Error::Http(response))) => Err(response),
@@ -85,4 +91,105 @@ fn sockets_that_say_nothing_count_too() {
     assert_refused(connect_for(&relay, None));
     drop(silent);
     until("free places", || connect_for(&relay, None).is_ok());
+}
+
+/// A header of version 1 for this client, and one of version 2.
+fn proxy_headers(client: [u8; 4]) -> [Vec<u8>; 2] {
+    let [a, b, c, d] = client;
+    let text = format!("PROXY TCP4 {a}.{b}.{c}.{d} 192.0.2.200 49152 7777\r\n");
+    let mut binary = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+    binary.extend([a, b, c, d, 192, 0, 2, 200, 0xc0, 0, 0x1e, 0x61]);
+    [text.into(), binary]
+}
+
+/// What comes back on a connection that says this.
+fn told(relay: &RelayProcess, said: &[u8]) -> String {
+    let mut stream = TcpStream::connect(relay.host()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(said).unwrap();
+    let mut told = String::new();
+    stream.read_to_string(&mut told).unwrap();
+    told
+}
+
+const INFORMATION: &[u8] =
+    b"GET / HTTP/1.1\r\nHost: x\r\nAccept: application/nostr+json\r\nConnection: close\r\n\r\n";
+
+#[test]
+fn a_proxy_that_passes_bytes_on_names_its_client_first() {
+    let relay =
+        RelayProcess::start_with("[network]\nproxy_protocol = true\nconnections_per_address_max = 3\n");
+    let [text, binary] = proxy_headers([203, 0, 113, 9]);
+    let connect = |header: &[u8]| connect_after(&relay, header, None);
+    let clients = [connect(&text).unwrap(), connect(&binary).unwrap()];
+    // Sockets that say nothing else count too. The next one may be there first: then this one is turned away.
+    let mut silent = None;
+    until("the silent one is counted", || {
+        let mut socket = TcpStream::connect(relay.host()).unwrap();
+        socket.write_all(&binary).unwrap();
+        silent = Some(socket);
+        connect(&text).is_err()
+    });
+    assert_refused(connect(&binary));
+    let refused = told(&relay, &[&text, INFORMATION].concat());
+    assert!(refused.starts_with("HTTP/1.1 429 Too Many Requests\r\n"), "{refused}");
+    // A client of a proxy is no proxy, whatever it says.
+    assert_refused(connect_after(&relay, &text, Some("198.51.100.1")));
+
+    let [other, _] = proxy_headers([203, 0, 113, 10]);
+    let answered = told(&relay, &[&other, INFORMATION].concat());
+    assert!(answered.starts_with("HTTP/1.1 200 OK\r\n"), "{answered}");
+    drop(silent);
+    drop(clients);
+    until("free places", || connect(&text).is_ok());
+    // The proxy itself, which looks whether the relay is there: loopback is exempt.
+    let itself = b"PROXY UNKNOWN\r\n";
+    let _exempt = [(); 9].map(|()| connect(itself).unwrap());
+}
+
+#[test]
+fn a_trusted_proxy_that_names_nobody_is_told_so() {
+    let relay = RelayProcess::start_with("[network]\nproxy_protocol = true\nhandshake_seconds = 1\n");
+    for said in [INFORMATION, b"PROXY TCP4 nobody\r\n", b"PROXY TCP4 203.0.113.9 192.0.2.200 1 2 3 4\r\n"] {
+        let answered = told(&relay, said);
+        assert!(answered.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answered}");
+        assert!(answered.contains("a PROXY protocol header is expected from this address"), "{answered}");
+    }
+    // Nor may it take its time.
+    assert_eq!(told(&relay, b"PROXY TCP4 203."), "");
+}
+
+/// Else everybody could be anybody.
+#[test]
+fn a_header_of_somebody_else_is_malformed_http() {
+    let headers = proxy_headers([203, 0, 113, 9]);
+    for network in ["proxy_protocol = true\ntrusted_proxies = ['192.0.2.1']", "proxy_protocol = false"] {
+        let relay = RelayProcess::start_with(&format!("[network]\n{network}\n"));
+        for header in &headers {
+            let answered = told(&relay, &[header, INFORMATION].concat());
+            assert!(answered.is_empty() || answered.starts_with("HTTP/1.1 400 "), "{answered}");
+        }
+        assert!(told(&relay, INFORMATION).starts_with("HTTP/1.1 200 OK\r\n"), "without one it is served");
+    }
+}
+
+/// Requests behind a proxy were counted by nobody.
+#[test]
+fn requests_through_a_proxy_have_the_places_of_their_client() {
+    let relay = RelayProcess::start_with("[network]\nconnections_per_address_max = 2\n");
+    let clients = [(); 2].map(|()| connect_for(&relay, Some("203.0.113.9")).unwrap());
+    let ask = |client: &str| {
+        told(
+            &relay,
+            format!(
+                "GET /health HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {client}\r\nConnection: close\r\n\r\n"
+            )
+            .as_bytes(),
+        )
+    };
+    let refused = ask("203.0.113.9");
+    assert!(refused.starts_with("HTTP/1.1 429 Too Many Requests\r\n"), "{refused}");
+    assert!(ask("203.0.113.10").starts_with("HTTP/1.1 200 OK\r\n"));
+    drop(clients);
+    until("free places", || ask("203.0.113.9").starts_with("HTTP/1.1 200 OK\r\n"));
 }

@@ -5,13 +5,15 @@
 //! ends when it is told to. `edge/tests/host.mjs` is one. Tests of what only the binary does do not fit then.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::channel;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tempfile::TempDir;
+use tungstenite::client::IntoClientRequest;
+use tungstenite::handshake::client::Request;
 use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Message, WebSocket};
 
@@ -104,6 +106,16 @@ impl RelayProcess {
 
     pub(crate) fn connect(&self) -> RawClient {
         RawClient::connect(self.host())
+    }
+
+    /// As a proxy on this machine does for a client. `None` where another host goes by other headers.
+    pub(crate) fn connect_for(&self, client: IpAddr) -> Option<RawClient> {
+        if other_host().is_some() {
+            return None;
+        }
+        let mut request = self.url.as_str().into_client_request().unwrap();
+        request.headers_mut().insert("x-forwarded-for", client.to_string().parse().unwrap());
+        Some(RawClient::try_connect_with(self.host(), request).expect("the relay takes connections"))
     }
 
     /// `None` if the relay is not there, or goes away.
@@ -284,13 +296,17 @@ impl RawClient {
     }
 
     pub(crate) fn try_connect(host: &str) -> Option<Self> {
+        Self::try_connect_with(host, format!("ws://{host}/").into_client_request().unwrap())
+    }
+
+    fn try_connect_with(host: &str, request: Request) -> Option<Self> {
         let stream = TcpStream::connect(host).ok()?;
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
-        let url = format!("ws://{host}/");
-        let (socket, _) = tungstenite::client::client_with_config(url, Patient(stream), Some(config)).ok()?;
+        let (socket, _) =
+            tungstenite::client::client_with_config(request, Patient(stream), Some(config)).ok()?;
         Some(RawClient { host: host.to_owned(), socket, closed: None })
     }
 

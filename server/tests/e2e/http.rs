@@ -261,3 +261,46 @@ fn metrics_count_what_happened() {
     let health: Value = serde_json::from_str(&request(&relay, "GET", "/health", "").2).unwrap();
     assert_eq!((&health["status"], &health["events"]), (&Value::from("ok"), &Value::from(1)));
 }
+
+/// Publishes and asks through a proxy, and says how much.
+fn use_for(relay: &RelayProcess, client: &str, author: u64, events: u64) {
+    let mut conn = relay.connect_for(client.parse().unwrap()).expect("the binary");
+    for n in 0..events {
+        let note = event(&key(author)).at(unix_now() - n).content("x".repeat(300)).sign();
+        assert!(conn.publish(&note.json()).0);
+        conn.query("{}");
+    }
+}
+
+/// An operator who saw a relay busy could not tell for whom.
+#[test]
+fn metrics_name_who_costs_the_most_for_operators() {
+    let relay = RelayProcess::start_with("shards = 2\n[metrics]\ntoken = 's3cret'\n");
+    let many: Vec<String> = (0..12).map(|n| format!("203.0.113.{}", 20 + n)).collect();
+    many.iter().for_each(|client| use_for(&relay, client, 2, 1));
+    // The costly one, on several connections of its /64.
+    (1..5).for_each(|n| use_for(&relay, &format!("2001:db8::{n}"), 1, 20));
+    let (status, _, text) = request(&relay, "GET", "/metrics", "Authorization: Bearer s3cret\r\n");
+    assert_eq!(status, 200);
+    let named = |name: &str| -> Vec<(String, u64)> {
+        let rows =
+            text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('{')?.split_once("\"} "));
+        let rows = rows.map(|(label, value)| {
+            (label.split_once("=\"").unwrap().1.to_owned(), value.parse::<u64>().unwrap())
+        });
+        rows.collect()
+    };
+    let addresses = named("relay_address_cost_rows");
+    assert_eq!((&*addresses[0].0, addresses.len()), ("2001:db8::/64", 10), "{addresses:?}");
+    assert!(addresses[0].1 > 5 * addresses[1].1, "{addresses:?}");
+    let authors = named("relay_author_bytes");
+    let expected = [1, 2].map(|n| event(&key(n)).sign().pubkey);
+    assert!(authors.iter().map(|(author, _)| author).eq(&expected), "{authors:?}");
+
+    // Where everybody may read them, nobody is named.
+    let open = RelayProcess::start();
+    use_for(&open, "203.0.113.9", 1, 3);
+    let (status, _, text) = request(&open, "GET", "/metrics", "");
+    assert!(status == 200 && text.contains("relay_connections"));
+    assert!(!text.contains("203.0.113.9") && !text.contains(&expected[0]), "{text}");
+}

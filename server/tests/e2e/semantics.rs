@@ -1,6 +1,7 @@
 //! Every case of the relay's meaning, the same that the machine is held against, over real sockets.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use relay_engine::relay::Config;
@@ -33,6 +34,11 @@ impl ServerWorld {
 impl World for ServerWorld {
     fn connect(&mut self) -> Box<dyn Client> {
         Box::new(Socket { client: self.relay.connect(), waiting: VecDeque::new() })
+    }
+
+    fn connect_from(&mut self, address: IpAddr) -> Option<Box<dyn Client>> {
+        let client = self.relay.connect_for(address)?;
+        Some(Box::new(Socket { client, waiting: VecDeque::new() }))
     }
 
     fn now(&self) -> Timestamp {

@@ -15,6 +15,14 @@ pub(super) fn cases() -> Vec<Case> {
         case_with("limits: message bytes", small_messages, message_bytes),
         case_with("limits: tags of an event", |config| config.limits.event_tags_max = 5, event_tags),
         case_with(
+            "limits: tags of a list",
+            |config| {
+                config.limits.event_tags_max = 5;
+                config.limits.list_tags_max = 9;
+            },
+            list_tags,
+        ),
+        case_with(
             "limits: characters of content",
             |config| config.limits.content_chars_max = 100,
             content_chars,
@@ -95,7 +103,7 @@ fn defaults(stage: &mut Stage<'_>) {
     let follow = |draft: crate::testing::signing::Draft, n: usize| {
         draft.tag(["p", &format!("{n:064x}"), "wss://relay.example.com"])
     };
-    let follows = (0..limits.event_tags_max).fold(event(&key(1)).kind(3).at(stage.t), follow).sign();
+    let follows = (0..limits.list_tags_max).fold(event(&key(1)).kind(3).at(stage.t), follow).sign();
     conn.accept(&follows);
     let mut all = vec![follows.id];
     for (ago, character) in [(1, "語"), (2, "\u{1}"), (3, "💜")] {
@@ -192,6 +200,23 @@ fn event_tags(stage: &mut Stage<'_>) {
     conn.refuse(&with(100), "invalid");
     conn.accept(&with(5));
     conn.accept(&with(0));
+}
+
+/// Follow lists, bookmarks and sets are as long as somebody's interests; a note is not.
+fn list_tags(stage: &mut Stage<'_>) {
+    let mut conn = stage.open();
+    let t = stage.t;
+    let with = |kind: u16, at: u64, tags: usize| {
+        (0..tags).fold(event(&key(1)).kind(kind).at(at), |draft, _| draft.tag(["t", "x"])).sign()
+    };
+    for kind in [1, 5, 7, 1059, 20_001, 30_023] {
+        conn.refuse(&with(kind, t, 6), "invalid");
+    }
+    for kind in [3, 10_002, 30_000] {
+        conn.refuse(&with(kind, t, 10), "invalid");
+        conn.accept(&with(kind, t, 9));
+    }
+    conn.accept(&with(1, t, 5));
 }
 
 fn content_chars(stage: &mut Stage<'_>) {

@@ -9,15 +9,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::{Client, World};
+use crate::policy::AddressRates;
 use crate::relay::{Close, Config, ConnId, Frame, Live, Peer, PublishOutcome, Relay, commit};
 use crate::store::{self, Backend, MemoryBackend, MemoryReader, MemoryWriter, StoreError, TermClasses};
 use crate::testing::event_of_json;
 use crate::testing::signing::Signed;
-use crate::types::{Now, Timestamp};
+use crate::types::{ClientAddress, Now, Timestamp};
 use crate::verify::{Claim, Libsecp256k1, Verifier};
 use crate::wire::{About, Skimmer};
 
@@ -76,6 +78,8 @@ pub struct MachineWorld {
     machine: Rc<RefCell<Machine>>,
 }
 
+type SharedRates = Arc<Mutex<AddressRates>>;
+
 /// 2026-01-01, a Thursday.
 const BEGINS_AT: Timestamp = 1_767_225_600;
 const HOST: &str = "relay.test:7777";
@@ -88,9 +92,12 @@ impl MachineWorld {
         let config = Arc::new(config);
         let store = Rc::new(Store { memory: MemoryBackend::new(tuning.classes), is_full: Cell::default() });
         let checks = Checks { hashes_batches: tuning.hashes_batches };
+        let rates = SharedRates::default();
         let shards = (0..tuning.shards)
             .map(|n| {
-                let relay = Relay::new(Arc::clone(&config), store.clone(), Arc::new(checks), [n as u8; 32]);
+                let mut relay =
+                    Relay::new(Arc::clone(&config), store.clone(), Arc::new(checks), [n as u8; 32]);
+                relay.share_address_rates(Arc::clone(&rates));
                 Shard { relay, hosted: HashMap::new() }
             })
             .collect();
@@ -101,9 +108,24 @@ impl MachineWorld {
             connected: 0,
             rebuilt: 0,
             checks,
+            rates,
             tuning,
         };
         MachineWorld { machine: Rc::new(RefCell::new(machine)) }
+    }
+
+    /// Connects a client to the shard whose turn it is.
+    fn open(&mut self, address: Option<ClientAddress>) -> MachineClient {
+        let mut machine = self.machine.borrow_mut();
+        let shard = machine.connected % machine.shards.len();
+        machine.connected += 1;
+        let now = machine.now;
+        let Shard { relay, hosted } = &mut machine.shards[shard];
+        let conn =
+            relay.connect(now, Peer { host: Some(HOST.into()), address }).expect("room for a connection");
+        let conn = Rc::new(Cell::new(conn));
+        hosted.insert(conn.get(), Hosted { conn: Rc::clone(&conn), ..Hosted::default() });
+        MachineClient { machine: Rc::clone(&self.machine), shard, conn }
     }
 
     /// Looks at, or changes, a shard; what it leaves to do is done when somebody receives next, or by
@@ -120,17 +142,11 @@ impl MachineWorld {
 
 impl World for MachineWorld {
     fn connect(&mut self) -> Box<dyn Client> {
-        let mut machine = self.machine.borrow_mut();
-        let shard = machine.connected % machine.shards.len();
-        machine.connected += 1;
-        let now = machine.now;
-        let Shard { relay, hosted } = &mut machine.shards[shard];
-        let conn = relay
-            .connect(now, Peer { host: Some(HOST.into()), address: None })
-            .expect("room for a connection");
-        let conn = Rc::new(Cell::new(conn));
-        hosted.insert(conn.get(), Hosted { conn: Rc::clone(&conn), ..Hosted::default() });
-        Box::new(MachineClient { machine: Rc::clone(&self.machine), shard, conn })
+        Box::new(self.open(None))
+    }
+
+    fn connect_from(&mut self, address: IpAddr) -> Option<Box<dyn Client>> {
+        Some(Box::new(self.open(Some(address.into()))))
     }
 
     fn now(&self) -> Timestamp {
@@ -342,6 +358,8 @@ struct Machine {
     connected: usize,
     rebuilt: u64,
     checks: Checks,
+    /// Of all shards, whatever these forget.
+    rates: SharedRates,
     tuning: Tuning,
 }
 
@@ -424,6 +442,7 @@ impl Machine {
             let mut seed = [place as u8; 32];
             seed[..8].copy_from_slice(&self.rebuilt.to_le_bytes());
             shard.rebuild(self.now, &self.store, self.checks, seed);
+            shard.relay.share_address_rates(Arc::clone(&self.rates));
         }
         self.drive();
     }

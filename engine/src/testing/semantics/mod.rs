@@ -13,6 +13,7 @@
 //! assert_eq!(told, Ok(()));
 //! ```
 
+mod addresses;
 mod auth;
 mod conn;
 mod counts;
@@ -38,6 +39,7 @@ mod stage;
 mod vanish;
 mod work;
 
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use frame::Frame;
@@ -52,6 +54,11 @@ use stage::Stage;
 pub trait World {
     /// A new connection.
     fn connect(&mut self) -> Box<dyn Client>;
+
+    /// A new connection of a client at this IPv4 or IPv6 address. `None` if this world has clients of one place only.
+    fn connect_from(&mut self, _address: IpAddr) -> Option<Box<dyn Client>> {
+        None
+    }
 
     /// The second it is for the relay.
     fn now(&self) -> Timestamp;
@@ -167,6 +174,7 @@ pub fn cases() -> Vec<Case> {
         order::cases(),
         frames::cases(),
         limits::cases(),
+        addresses::cases(),
         slow::cases(),
     ];
     rooms.into_iter().flatten().collect()

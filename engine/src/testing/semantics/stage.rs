@@ -5,9 +5,9 @@ use std::rc::Rc;
 
 use serde_json::{Value, json};
 
-use super::World;
 use super::conn::{Conn, as_list};
 use super::oracle::Guard;
+use super::{Client, World};
 use crate::relay::PublishOutcome;
 use crate::testing::signing::{Draft, Key, Signed, event, key};
 use crate::types::{Kind, Timestamp};
@@ -62,10 +62,21 @@ impl<'w> Stage<'w> {
 
     /// A connection that has said and heard nothing.
     pub(super) fn open(&mut self) -> Conn {
+        let client = self.world.connect();
+        self.conn(client)
+    }
+
+    /// A connection of a client at this address, if the world has such.
+    pub(super) fn open_from(&mut self, address: &str) -> Option<Conn> {
+        let client = self.world.connect_from(address.parse().expect("an address"))?;
+        Some(self.conn(client))
+    }
+
+    fn conn(&mut self, client: Box<dyn Client>) -> Conn {
         let name = (b'A' + (self.opened % 26) as u8) as char;
         self.opened += 1;
         let guard = Guard { kinds: self.guarded_kinds.clone(), keys: Vec::new() };
-        Conn::new(self.world.connect(), name, self.talk.clone(), guard)
+        Conn::new(client, name, self.talk.clone(), guard)
     }
 
     /// Publishes as the host does, if the world can.

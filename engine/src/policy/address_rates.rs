@@ -1,0 +1,155 @@
+//! Rates by client address: what all connections of one address may send together.
+
+use std::collections::BTreeMap;
+
+use super::Bucket;
+use crate::types::{ClientAddress, Limits, Now};
+
+/// Addresses that are remembered, at most twice as many: 3 MB. If more come within a minute, those that have been silent the longest
+/// are forgotten, and begin anew.
+const ADDRESSES_MAX: usize = 1 << 14;
+/// After so long every bucket is full again, and there is nothing to remember.
+const FULL_MICROS: u64 = 60_000_000;
+/// Shards read their clocks one after the other. What lies further back is a clock that was put back.
+const SKEW_MICROS_MAX: u64 = 1_000_000;
+
+/// Token buckets of client addresses, one for events and one for requests each. An address that has sent nothing for
+/// two minutes is forgotten; its buckets would be full.
+///
+/// Ordered, so that no choice of addresses makes a look-up dear.
+#[derive(Debug, Default)]
+pub struct AddressRates {
+    /// Those that have sent something since `began`.
+    active: BTreeMap<ClientAddress, Buckets>,
+    /// Those that have not, and did in the time before.
+    before: BTreeMap<ClientAddress, Buckets>,
+    began: Now,
+    latest: Now,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Buckets {
+    events: Bucket,
+    requests: Bucket,
+}
+
+impl AddressRates {
+    /// Takes one EVENT or AUTH message. False if `address_events_per_minute_max` leaves none.
+    ///
+    /// Cost: the logarithm of how many addresses are remembered.
+    pub fn take_event(&mut self, address: ClientAddress, limits: &Limits, now: Now) -> bool {
+        let per_minute = limits.address_events_per_minute_max;
+        per_minute == 0 || self.take(address, limits, now, |own, now| own.events.take(per_minute, now))
+    }
+
+    /// Takes one REQ or COUNT message. False if `address_requests_per_minute_max` leaves none.
+    ///
+    /// Cost: the logarithm of how many addresses are remembered.
+    pub fn take_request(&mut self, address: ClientAddress, limits: &Limits, now: Now) -> bool {
+        let per_minute = limits.address_requests_per_minute_max;
+        per_minute == 0 || self.take(address, limits, now, |own, now| own.requests.take(per_minute, now))
+    }
+
+    /// How many addresses are remembered.
+    pub fn len(&self) -> usize {
+        self.active.len() + self.before.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn take(
+        &mut self,
+        address: ClientAddress,
+        limits: &Limits,
+        now: Now,
+        take: impl FnOnce(&mut Buckets, Now) -> bool,
+    ) -> bool {
+        let is_skewed = now < self.latest && self.latest.micros_since(now) <= SKEW_MICROS_MAX;
+        let now = if is_skewed { self.latest } else { now };
+        self.latest = now;
+        let is_over = now < self.began || now.micros_since(self.began) >= FULL_MICROS;
+        if is_over || self.active.len() >= ADDRESSES_MAX {
+            self.before = std::mem::take(&mut self.active);
+            self.began = now;
+        }
+        let before = &mut self.before;
+        let own = self.active.entry(address).or_insert_with(|| {
+            before.remove(&address).unwrap_or_else(|| Buckets {
+                events: Bucket::full(limits.address_events_per_minute_max, now),
+                requests: Bucket::full(limits.address_requests_per_minute_max, now),
+            })
+        });
+        take(own, now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: fn() -> Limits = || Limits {
+        address_events_per_minute_max: 60,
+        address_requests_per_minute_max: 6,
+        ..Limits::default()
+    };
+
+    fn at(ms: u64) -> Now {
+        Now::from_millis(1_000_000 + ms)
+    }
+
+    fn address(n: u32) -> ClientAddress {
+        ClientAddress::V4(n.to_be_bytes())
+    }
+
+    #[test]
+    fn events_and_requests_have_buckets_of_their_own() {
+        let (limits, mut rates) = (LIMITS(), AddressRates::default());
+        let events = (0..99).filter(|_| rates.take_event(address(1), &limits, at(0))).count();
+        let requests = (0..99).filter(|_| rates.take_request(address(1), &limits, at(0))).count();
+        assert_eq!((events, requests), (60, 6));
+        assert!(rates.take_event(address(2), &limits, at(0)), "another address");
+        assert!(!rates.take_event(address(1), &limits, at(900)));
+        assert!(rates.take_event(address(1), &limits, at(1_000)));
+        let none = Limits { address_events_per_minute_max: 0, ..limits };
+        assert!((0..999).all(|_| rates.take_event(address(1), &none, at(1_000))), "no bound");
+    }
+
+    /// Neither by turns of the memory nor by shards whose clocks were read apart.
+    #[test]
+    fn an_address_gets_its_average_however_it_asks() {
+        let (limits, mut rates) = (LIMITS(), AddressRates::default());
+        let mut taken = 0;
+        for ms in 0..600_000 {
+            let skew = if ms % 2 == 0 { 0 } else { 20.min(ms) };
+            taken += u64::from(rates.take_event(address(1), &limits, at(ms - skew)));
+        }
+        assert!((650..=661).contains(&taken), "a burst of 60 and one a second for 600 seconds: {taken}");
+    }
+
+    #[test]
+    fn the_silent_are_forgotten_and_memory_is_bounded() {
+        let (limits, mut rates) = (LIMITS(), AddressRates::default());
+        (0..1_000).for_each(|n| assert!(rates.take_event(address(n), &limits, at(0))));
+        assert_eq!(rates.len(), 1_000);
+        for minute in 1..=2 {
+            rates.take_event(address(0), &limits, at(60_000 * minute));
+        }
+        assert_eq!(rates.len(), 1, "of those that were silent for two minutes nothing is left");
+        (0..200_000).for_each(|n| {
+            rates.take_event(address(n), &limits, at(120_000));
+        });
+        assert!(rates.len() <= 2 * ADDRESSES_MAX, "{}", rates.len());
+    }
+
+    #[test]
+    fn a_clock_that_is_put_back_gives_nothing() {
+        let (limits, mut rates) = (LIMITS(), AddressRates::default());
+        while rates.take_event(address(1), &limits, at(500_000)) {}
+        assert!(!rates.take_event(address(1), &limits, at(0)));
+        assert!(rates.take_event(address(1), &limits, at(1_000)));
+        assert!(!rates.take_event(address(1), &limits, at(1_000)));
+    }
+}

@@ -1,0 +1,37 @@
+//! Rates by client address, as a shard asks them: its own, or one table that the host's shards share.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::Relay;
+use crate::policy::AddressRates;
+use crate::store::Backend;
+use crate::types::{ClientAddress, Limits, Now};
+
+/// Rates that shards can share: an address has connections to several of them.
+#[derive(Clone, Default)]
+pub(super) struct SharedRates(Arc<Mutex<AddressRates>>);
+
+impl SharedRates {
+    /// Takes an EVENT or AUTH message. Who has no address has no bound by address.
+    pub(super) fn take_event(&self, address: Option<ClientAddress>, limits: &Limits, now: Now) -> bool {
+        limits.address_events_per_minute_max == 0
+            || address.is_none_or(|address| self.with(|rates| rates.take_event(address, limits, now)))
+    }
+
+    /// Takes a REQ or COUNT message.
+    pub(super) fn take_request(&self, address: Option<ClientAddress>, limits: &Limits, now: Now) -> bool {
+        limits.address_requests_per_minute_max == 0
+            || address.is_none_or(|address| self.with(|rates| rates.take_request(address, limits, now)))
+    }
+
+    fn with<T>(&self, ask: impl FnOnce(&mut AddressRates) -> T) -> T {
+        ask(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl<B: Backend> Relay<B> {
+    /// Counts messages by address in this table, which all shards of a host share; alone, a shard has one of its own.
+    pub fn share_address_rates(&mut self, rates: Arc<Mutex<AddressRates>>) {
+        self.address_rates = SharedRates(rates);
+    }
+}

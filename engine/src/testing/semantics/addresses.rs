@@ -1,0 +1,81 @@
+//! Rates by client address: what all connections of one address may send together, however many they are.
+
+use serde_json::json;
+
+use super::conn::count_text;
+use super::stage::Stage;
+use super::{Case, case_with};
+use crate::testing::signing::{event, key};
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        case_with(
+            "addresses: events a minute",
+            |config| config.limits.address_events_per_minute_max = 6,
+            event_rate,
+        ),
+        case_with(
+            "addresses: requests a minute",
+            |config| config.limits.address_requests_per_minute_max = 6,
+            request_rate,
+        ),
+    ]
+}
+
+/// The same from five connections as from one, at all shards together.
+fn event_rate(stage: &mut Stage<'_>) {
+    let t = stage.t;
+    let note = |n: u64| event(&key(1)).at(t).content(n.to_string()).sign();
+    for n in 0..6 {
+        let Some(mut conn) = stage.open_from("192.0.2.1") else { return };
+        conn.accept(&note(n));
+    }
+    let mut conns = [(); 3].map(|()| stage.open_from("192.0.2.1").expect("another client"));
+    for (n, conn) in (10..).zip(&mut conns) {
+        let (accepted, words) = conn.publish(&note(n));
+        assert_eq!((accepted, &*words), (false, "rate-limited: too many events a minute from your address"));
+    }
+    // Reading is none of it.
+    assert_eq!(conns[0].count(json!({})), 6);
+    stage.open_from("192.0.2.2").expect("another client").accept(&note(20));
+    // A subscriber has a /64 of IPv6.
+    for n in 0..6 {
+        stage.open_from(&format!("2001:db8::{n}")).expect("another client").accept(&note(30 + n));
+    }
+    stage.open_from("2001:db8::ffff").expect("another client").refuse(&note(40), "rate-limited");
+    stage.open_from("2001:db8:0:1::1").expect("another client").accept(&note(41));
+    if stage.world.holds_its_clock() {
+        stage.advance(10);
+        conns[1].accept(&note(50));
+        conns[2].refuse(&note(51), "rate-limited");
+        stage.advance(3_600);
+        (60..66).for_each(|n| conns[2].accept(&note(n)));
+        conns[1].refuse(&note(66), "rate-limited");
+    }
+    // Who is nowhere, or is exempt, has no such limit.
+    let mut exempt = stage.open();
+    (100..120).for_each(|n| exempt.accept(&note(n)));
+}
+
+fn request_rate(stage: &mut Stage<'_>) {
+    let t = stage.t;
+    let note = |n: u64| event(&key(1)).at(t).content(n.to_string()).sign();
+    for n in 0..3 {
+        let Some(mut conn) = stage.open_from("192.0.2.1") else { return };
+        conn.req("sub", json!({}));
+        assert_eq!(conn.count(json!({})), n);
+        // Publishing is none of it.
+        conn.accept(&note(n));
+    }
+    let mut conn = stage.open_from("192.0.2.1").expect("another client");
+    conn.req_closed("sub", json!({}), "rate-limited");
+    conn.count_closed("sub", json!({}), "rate-limited");
+    let mut other = stage.open_from("192.0.2.2").expect("another client");
+    assert_eq!(other.count(json!({})), 3);
+    if stage.world.holds_its_clock() {
+        stage.advance(10);
+        conn.req("sub", json!({}));
+        conn.send(&count_text("again", json!({})));
+        conn.expect_closed("again", "rate-limited");
+    }
+}
