@@ -288,7 +288,7 @@ mod tests {
     fn who_costs_the_most_is_for_operators() {
         let shard = Shards::ONE.for_connection();
         let families = vec![
-            Family::number(CONNECTIONS, 2),
+            Family::single(CONNECTIONS, 2),
             Family::by(ADDRESS_COST, "address", [("192.0.2.1", 7)]),
             Family::by(AUTHOR_BYTES, "author", [("ab", 9)]),
         ];
