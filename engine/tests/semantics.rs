@@ -29,7 +29,7 @@ fn the_machine() {
 
 #[test]
 fn one_shard() {
-    check(&Tuning { shards: 1, sweeps: false, ..Tuning::default() });
+    check(&Tuning { shards: 1, sweeps: false, removed_keys_max: 0, ..Tuning::default() });
 }
 
 #[test]
@@ -40,6 +40,7 @@ fn tiny_steps_and_few_terms() {
         verify_batch_max: Some(2),
         classes: TermClasses { all: false, author_kind: false },
         sweeps: false,
+        removed_keys_max: 0,
         hashes_batches: true,
         hibernates: false,
     });
@@ -57,5 +58,5 @@ fn a_machine_that_is_rebuilt_all_the_time() {
 
 #[test]
 fn a_machine_that_is_rebuilt_in_the_middle_of_scans() {
-    check(&Tuning { scan_rows_max: Some(3), hibernates: true, ..Tuning::default() });
+    check(&Tuning { scan_rows_max: Some(3), removed_keys_max: 0, hibernates: true, ..Tuning::default() });
 }

@@ -1,6 +1,6 @@
 //! The store suite on the memory backend, with every choice of term classes.
 
-use relay_engine::store::{MemoryBackend, TermClasses};
+use relay_engine::store::{MemoryBackend, REMOVED_KEYS_MAX, TermClasses};
 use relay_engine::testing::{
     Groups, conformance, differential, differential_over, event_of_json, real_event_lines,
 };
@@ -17,10 +17,20 @@ fn conforms() {
     }
 }
 
+/// Whatever is deleted is hidden first, or nearly whatever.
+#[test]
+fn conforms_when_removal_is_put_off() {
+    for keys in [0, 12] {
+        conformance(|| MemoryBackend::default().with_removed_keys_max(keys));
+    }
+}
+
 #[test]
 fn agrees_with_the_oracle() {
     for (seed, classes) in classes().enumerate() {
-        differential(|| MemoryBackend::new(classes), seed as u64, Groups::wanted(4_000).generated / 4);
+        let removed_keys_max = [REMOVED_KEYS_MAX, 0, 20, 100][seed];
+        let make = || MemoryBackend::new(classes).with_removed_keys_max(removed_keys_max);
+        differential(make, seed as u64, Groups::wanted(4_000).generated / 4);
     }
 }
 

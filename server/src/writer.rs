@@ -1,4 +1,5 @@
-//! The one thread that writes: group commit, and the sweep of expired events.
+//! The one thread that writes: group commit, and between commits the removal of what is hidden or has expired, in steps of a
+//! few milliseconds.
 //!
 //! Whatever waits when a commit begins is made durable by that one commit; what arrives meanwhile forms the
 //! next. It decides nothing about events: [`relay_engine::relay::commit`] does.
@@ -16,7 +17,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use relay_engine::relay::{self, Commit, Committed};
-use relay_engine::store::{Backend, StoreError, Tombstone, Writer, sweep_expired};
+use relay_engine::store::{Backend, StoreError, Tombstone, Writer, remove_hidden, sweep_expired};
 use relay_engine::types::{EventId, PubKey};
 
 use crate::host::{Host, Inbound, now};
@@ -24,7 +25,7 @@ use crate::log_throttle::LogThrottle;
 
 /// What the commits that are made durable together may cost, see [`Commit::cost`]: some 4,000 usual events.
 const BATCH_COST_MAX: usize = 65_536;
-/// Events taken out by one sweep step, so that no commit waits for long.
+/// Events removed by one sweep step, so that no commit waits for long.
 const SWEEP_EVENTS_MAX: usize = 512;
 
 /// Something for the writer.
@@ -44,10 +45,16 @@ pub(crate) enum ToWriter {
 pub(crate) fn run<B: Backend>(host: &Host, store: &B, receiver: &Receiver<ToWriter>) {
     let sweep_every = Duration::from_secs(host.settings.store.sweep_seconds);
     let mut sweep_at = Instant::now() + sweep_every;
+    // What was hidden when the process last ended is removed first.
+    let mut removes_hidden = true;
     let mut batch = Batch::default();
     let no_room = LogThrottle::default();
     loop {
-        match receiver.recv_timeout(sweep_at.saturating_duration_since(Instant::now())) {
+        let idle_for = match removes_hidden {
+            true => Duration::ZERO,
+            false => sweep_at.saturating_duration_since(Instant::now()),
+        };
+        match receiver.recv_timeout(idle_for) {
             Ok(message) => {
                 batch.add(message);
                 // What arrived while the last commit was under way joins this one.
@@ -61,6 +68,7 @@ pub(crate) fn run<B: Backend>(host: &Host, store: &B, receiver: &Receiver<ToWrit
                 let is_last = batch.is_last;
                 if !batch.commits.is_empty() {
                     commit(host, store, std::mem::take(&mut batch), &no_room);
+                    removes_hidden = true;
                 }
                 if is_last {
                     return;
@@ -69,10 +77,15 @@ pub(crate) fn run<B: Backend>(host: &Host, store: &B, receiver: &Receiver<ToWrit
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
+        // One step of each, then what has arrived meanwhile is committed.
+        if removes_hidden {
+            removes_hidden = remove(host, store, &no_room);
+        }
         if Instant::now() >= sweep_at {
-            let full = sweep(host, store, &no_room);
-            // A full step leaves more for the next gap between commits.
-            sweep_at = Instant::now() + if full { Duration::ZERO } else { sweep_every };
+            let more = sweep(host, store, &no_room);
+            sweep_at = Instant::now() + if more { Duration::ZERO } else { sweep_every };
+            // A step that failed is tried again now and then.
+            removes_hidden = true;
         }
     }
 }
@@ -133,12 +146,24 @@ fn commit<B: Backend>(host: &Host, store: &B, batch: Batch, no_room: &LogThrottl
     }
 }
 
+/// One step towards removing what is hidden. True if there is more.
+fn remove<B: Backend>(host: &Host, store: &B, no_room: &LogThrottle) -> bool {
+    match remove_hidden(store) {
+        Ok(removed) => removed.more,
+        Err(error) => {
+            handle_store_error(host, store, &error, no_room);
+            false
+        }
+    }
+}
+
+/// One step of the sweep of expired events. True if there is more.
 fn sweep<B: Backend>(host: &Host, store: &B, no_room: &LogThrottle) -> bool {
     match sweep_expired(store, now().seconds(), SWEEP_EVENTS_MAX) {
         Ok(swept) => {
             let mut metrics = host.writer_metrics.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            metrics.events_expired += swept as u64;
-            swept >= SWEEP_EVENTS_MAX
+            metrics.events_expired += swept.events as u64;
+            swept.more
         }
         Err(error) => {
             handle_store_error(host, store, &error, no_room);

@@ -14,16 +14,24 @@ use relay_engine::types::{Event, EventId, Filter, Timestamp};
 /// The store of all shards.
 pub(super) type Store = Rc<FailingBackend<MemoryBackend>>;
 
-/// All stored events by sequence number.
+/// Whether an event is hidden and not removed yet.
+pub(super) fn has_hidden(store: &Store) -> bool {
+    let mut seqs = Vec::new();
+    let reader = store.inner().reader().expect("memory does not fail");
+    reader.hidden(1, &mut seqs).expect("memory does not fail");
+    !seqs.is_empty()
+}
+
+/// Numbers and events of all that is stored and not hidden.
 pub(super) fn stored(store: &Store) -> BTreeMap<Seq, Event> {
     let reader = store.inner().reader().expect("memory does not fail");
     let mut seqs = Vec::new();
     reader.log(Seq(0), usize::MAX, &mut seqs).expect("memory does not fail");
     let event = |seq: Seq| {
-        let json = reader.event(seq).expect("memory does not fail").expect("the log names what is stored");
-        Event::from_canonical(json.as_ref().into())
+        let json = reader.event(seq).expect("memory does not fail");
+        json.map(|json| (seq, Event::from_canonical(json.as_ref().into())))
     };
-    seqs.into_iter().map(|seq| (seq, event(seq))).collect()
+    seqs.into_iter().filter_map(event).collect()
 }
 
 /// An event that was stored, and the versions between which it was there.

@@ -1,21 +1,23 @@
-//! Alarms: expired events (NIP-40) and those older than `retention_seconds` are removed from the store.
+//! Alarms: hidden events, expired ones (NIP-40) and those older than `retention_seconds` are removed from the store.
 //!
-//! Expired events are never sent, so that sweeping them may wait, and many share one alarm.
+//! Expired events are never sent, so that sweeping them may wait, and many share one alarm. Hidden events, the rest of
+//! large deletions, are removed as soon as clients have been served in between.
 //!
 //! ```text
 //! edge_retention  (id INTEGER primary key: 1, hour INTEGER)    the last hour in which a retention sweep finished
 //! ```
 
 use relay_engine::store::sql::{SqlConn, SqlValue};
-use relay_engine::store::{Backend, Reader, StoreError, sweep_aged, sweep_expired};
+use relay_engine::store::{Backend, Reader, Removed, StoreError, remove_hidden, sweep_aged, sweep_expired};
 use relay_engine::types::{CanonicalEvent, Class, Now, Timestamp, parse_expiration};
 
 use super::{CountingConn, Host, Object};
 
-/// Events removed in one transaction.
+/// Events swept in one transaction, which ends earlier with the keys that the store removes in one.
 const SWEEP_EVENTS_MAX: usize = 256;
-/// Transactions of one alarm; the rest is left to the next one, so that clients are served in between.
-const SWEEPS_MAX: usize = 8;
+/// Rounds of one alarm, each up to three transactions; the rest is left to the next one, so that clients are served in
+/// between.
+const SWEEPS_MAX: usize = 2;
 /// Seconds between retention sweeps.
 const RETENTION_SWEEP_SECONDS: u64 = 3_600;
 
@@ -53,33 +55,52 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
 
     /// Sets the alarm for the next sweep, as the store says. For an object that has just woken up.
     pub fn schedule_alarms(&mut self, now: Now) {
+        self.schedule_removal(now);
         self.alarm_is_known = true;
         if let Some(soonest) = self.soonest_sweep(now) {
             self.schedule_alarm(now, soonest);
         }
     }
 
-    /// Whether there are sweeps that no commit schedules: those of `retention_seconds`.
+    /// Whether there is something to remove that no commit from now on schedules: sweeps of `retention_seconds`, and hidden
+    /// events.
     pub fn needs_alarms(&self) -> bool {
-        self.settings.retention_seconds > 0
+        self.settings.retention_seconds > 0 || self.has_hidden()
     }
 
-    /// Returns whether there is more to sweep.
+    /// Sets the alarm for at once if there are hidden events to remove.
+    pub(super) fn schedule_removal(&mut self, now: Now) {
+        let at = now.plus_millis(1);
+        if self.has_hidden() && self.alarm.is_none_or(|set| at < set) {
+            // What another alarm was for is found when this one is done.
+            self.set_alarm(at);
+        }
+    }
+
+    fn has_hidden(&self) -> bool {
+        let mut found = Vec::new();
+        let read = self.relay.store().reader().and_then(|reader| reader.hidden(1, &mut found));
+        // Failing storage: try again later.
+        read.is_err() || !found.is_empty()
+    }
+
+    /// Returns whether there is more to remove.
     fn sweep(&mut self, now: Timestamp) -> Result<bool, StoreError> {
         let store = self.relay.store();
         for _ in 0..SWEEPS_MAX {
+            let hidden = remove_hidden(store)?;
             let expired = sweep_expired(store, now, SWEEP_EVENTS_MAX)?;
-            self.counters.events_expired += expired as u64;
+            self.counters.events_expired += expired.events as u64;
             let retired = match self.settings.retention_seconds {
-                0 => 0,
+                0 => Removed::default(),
                 seconds => {
                     let spared = &self.settings.retention_kinds_spared;
                     let is_removable = |kind| Class::of(kind) == Class::Regular && !spared.contains(&kind);
                     sweep_aged(store, now.saturating_sub(seconds), &is_removable, SWEEP_EVENTS_MAX)?
                 }
             };
-            self.counters.events_retired += retired as u64;
-            if expired < SWEEP_EVENTS_MAX && retired < SWEEP_EVENTS_MAX {
+            self.counters.events_retired += retired.events as u64;
+            if !hidden.more && !expired.more && !retired.more {
                 return Ok(false);
             }
         }
@@ -91,7 +112,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         let mut found = Vec::new();
         reader.expiring(Timestamp::MAX - 1, 1, &mut found)?;
         let Some(seq) = found.first() else { return Ok(None) };
-        let json = reader.event(*seq)?;
+        let json = reader.event_or_hidden(*seq)?;
         Ok(json.and_then(|json| parse_expiration(CanonicalEvent::trusted(&json).tags())))
     }
 

@@ -56,6 +56,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
                 }
                 self.relay.handle_live(now, &done.live);
                 self.counters.rows.requests.add(self.rows().since(before));
+                self.schedule_removal(now);
                 let sweeps = done.live.iter().map(|live| live.event.sweep_at());
                 if let Some(soonest) = sweeps.min().filter(|at| *at != NO_EXPIRY) {
                     self.schedule_alarm(now, soonest);

@@ -4,7 +4,7 @@ use super::ids::{ConnId, Ticket};
 use super::publish::PublishOutcome;
 use super::session::Close;
 use super::{Commit, Committed, Relay, VerifyBatch, commit};
-use crate::store::{Backend, StoreError};
+use crate::store::{Backend, StoreError, remove_hidden};
 use crate::types::{Event, Now};
 
 /// What a machine wants its host to do.
@@ -60,8 +60,9 @@ impl<B: Backend> Relay<B> {
     }
 
     /// The loop of a host with one shard and one thread: verifies, commits and answers until nothing is left or
-    /// `steps_max` steps of requests have been taken, and hands everything else to `host`. True if requests have more
-    /// steps to take.
+    /// `steps_max` steps of requests have been taken, takes a step towards removing what is hidden in the store
+    /// ([`remove_hidden`]), and hands everything else to `host`. True if requests have more steps to take, or something
+    /// is still to be removed.
     pub fn run(&mut self, now: Now, steps_max: usize, host: &mut dyn FnMut(&mut Self, Output)) -> bool {
         for step in 0.. {
             while let Some(output) = self.poll_output(now, true) {
@@ -90,6 +91,13 @@ impl<B: Backend> Relay<B> {
             }
             self.work(now);
         }
-        self.has_work()
+        let removes_more = match remove_hidden(&self.store) {
+            Ok(removed) => removed.more,
+            Err(error) => {
+                host(self, Output::StoreFailed(error));
+                false
+            }
+        };
+        self.has_work() || removes_more
     }
 }

@@ -92,7 +92,7 @@ pub enum Tombstone {
 /// Sizes a backend can tell cheaply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Events stored.
+    /// Events stored, without hidden ones.
     pub events: u64,
     /// Bytes the store takes on disk or in memory, as far as it knows.
     pub bytes: u64,
@@ -124,15 +124,30 @@ impl std::error::Error for StoreError {}
 /// One consistent state of a store, as a read transaction shows it.
 ///
 /// Short-lived: opened for one scan step or one look-up, never held across a wait.
+///
+/// An event that was hidden ([`Writer::hide`]) is not stored any more for whoever looks it up by number or id. Postings,
+/// the log, what expires and kinds list it until it is removed, so that whoever reads lists counts what passing over it
+/// costs.
 pub trait Reader {
     /// The highest sequence number ever given to an event, whether or not it is still stored.
     fn last_seq(&self) -> Result<Seq, StoreError>;
 
-    /// The sequence number of the event with this id.
+    /// The sequence number of the event with this id, unless it is hidden.
     fn seq_of(&self, id: &EventId) -> Result<Option<Seq>, StoreError>;
 
-    /// The canonical JSON of an event.
-    fn event(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError>;
+    /// The canonical JSON of an event, unless it is hidden.
+    fn event(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError> {
+        if self.is_hidden(seq)? { Ok(None) } else { self.event_or_hidden(seq) }
+    }
+
+    /// The canonical JSON of an event, also of a hidden one.
+    fn event_or_hidden(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError>;
+
+    /// Whether an event is hidden. Costs next to nothing while none is.
+    fn is_hidden(&self, seq: Seq) -> Result<bool, StoreError>;
+
+    /// Appends the sequence numbers of up to `max` hidden events to `out`, ascending.
+    fn hidden(&self, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError>;
 
     /// Appends up to `max` postings of `term` to `out`, in order, from `start` on, none older than second
     /// `oldest`. Fewer than `max` means that there are no more.
@@ -167,12 +182,18 @@ pub trait Writer: Reader {
     /// Stores an event under its terms. `seq` is above every earlier one and the id is not stored yet.
     fn insert(&mut self, seq: Seq, event: &Event, terms: &[Term]) -> Result<(), StoreError>;
 
-    /// Removes an event; `terms` are those it was stored under.
+    /// Hides a stored event until it is removed. Costs a bit, whatever the event is found by.
+    fn hide(&mut self, seq: Seq) -> Result<(), StoreError>;
+
+    /// Removes an event, hidden or not; `terms` are those it was stored under.
     fn remove(&mut self, seq: Seq, event: &Event, terms: &[Term]) -> Result<(), StoreError>;
 
     /// Remembers that `key` is deleted up to second `until`, or later if that is known already.
     fn put_tombstone(&mut self, key: &Tombstone, until: Timestamp) -> Result<(), StoreError>;
 }
+
+/// [`Backend::removed_keys_max`] of the backends here, unless they are told otherwise: some 16 ms of LMDB's work.
+pub const REMOVED_KEYS_MAX: usize = 4_096;
 
 /// A place where events are kept.
 pub trait Backend {
@@ -187,6 +208,10 @@ pub trait Backend {
 
     /// Which terms it keeps postings for.
     fn classes(&self) -> TermClasses;
+
+    /// How many keys one change removes at once, about: what a commit or a step of upkeep may take to remove is a few
+    /// milliseconds. What is more is hidden, or left to the next step. With 0, a commit removes nothing at once.
+    fn removed_keys_max(&self) -> usize;
 
     /// The last committed state.
     fn reader(&self) -> Result<Self::Reader<'_>, StoreError>;
@@ -223,6 +248,10 @@ macro_rules! shared_backend {
 
             fn classes(&self) -> TermClasses {
                 B::classes(self)
+            }
+
+            fn removed_keys_max(&self) -> usize {
+                B::removed_keys_max(self)
             }
 
             fn reader(&self) -> Result<Self::Reader<'_>, StoreError> {

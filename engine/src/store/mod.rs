@@ -17,11 +17,15 @@ pub mod sql;
 mod terms;
 mod viewer;
 
-pub use backend::{Backend, Bound, Posting, Rank, Reader, Seq, Stats, StoreError, Tombstone, Writer};
+pub use backend::{
+    Backend, Bound, Posting, REMOVED_KEYS_MAX, Rank, Reader, Seq, Stats, StoreError, Tombstone, Writer,
+};
 pub use count::{Count, CountStep, Counted, HLL_REGISTERS};
 pub use memory::{MemoryBackend, MemoryReader, MemoryWriter};
 pub use merge::cursor_bytes_max;
-pub use put::{Op, Outcome, Refusal, commit, commit_removals, remove, sweep_aged, sweep_expired};
+pub use put::{
+    Op, Outcome, Refusal, Removed, commit, commit_removals, remove, remove_hidden, sweep_aged, sweep_expired,
+};
 pub use replay::{Replayed, replay, walk_log};
 pub use scan::{Completeness, Hit, Scan, ScanLimits, Step, Take};
 pub use terms::{Term, TermClasses, terms_of};

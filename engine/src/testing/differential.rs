@@ -6,7 +6,7 @@ use super::{Oracle, OracleCount, OracleOutcome, OracleViewer, Rng, World, filter
 use crate::policy;
 use crate::store::{
     Backend, Completeness, Count, CountStep, Everyone, Hit, Op, Outcome, Reader, Refusal, Scan, ScanLimits,
-    Seq, Step, Take, Viewer, commit, remove, replay, sweep_expired,
+    Seq, Step, Take, Viewer, commit, remove, remove_hidden, replay, sweep_expired,
 };
 use crate::types::{CanonicalEvent, Event, EventId, Filter, Kind, PubKey, Timestamp};
 use crate::verify::Verified;
@@ -130,6 +130,11 @@ impl<B: Backend> Case<B> {
             }
             self.ask_while_changing();
         }
+        while remove_hidden(&self.backend).expect("remove").more {}
+        self.check_stored();
+        let (mut seqs, reader) = (Vec::new(), self.backend.reader().expect("reader"));
+        reader.log(Seq(0), usize::MAX, &mut seqs).expect("log");
+        assert_eq!(seqs.len(), self.oracle.stored().count(), "nothing hidden is left, world {}", self.seed);
     }
 
     fn change(&mut self) {
@@ -137,8 +142,18 @@ impl<B: Backend> Case<B> {
             self.now = self.now.max(self.world.second());
         }
         if self.world.rng.one_in(12) {
-            let swept = sweep_expired(&self.backend, self.now, usize::MAX).expect("sweep");
+            let mut swept = 0;
+            loop {
+                let step = sweep_expired(&self.backend, self.now, usize::MAX).expect("sweep");
+                swept += step.events;
+                if !step.more {
+                    break;
+                }
+            }
             assert_eq!(swept, self.oracle.sweep(self.now), "swept, world {}", self.seed);
+        }
+        if self.world.rng.one_in(3) {
+            remove_hidden(&self.backend).expect("remove");
         }
         if self.world.rng.one_in(16) {
             let id = self.world.op().event().id;
@@ -164,6 +179,7 @@ impl<B: Backend> Case<B> {
         assert_eq!(reader.last_seq(), Ok(Seq(self.oracle.last())), "world {}", self.seed);
         let mut seqs = Vec::new();
         reader.log(Seq(0), usize::MAX, &mut seqs).expect("log");
+        seqs.retain(|seq| !reader.is_hidden(*seq).expect("is_hidden"));
         let stored: Vec<(u64, String)> = seqs
             .iter()
             .map(|&seq| {
@@ -171,6 +187,7 @@ impl<B: Backend> Case<B> {
                 (seq.0, String::from_utf8(json.into_owned()).expect("UTF-8"))
             })
             .collect();
+        assert_eq!(reader.stats().map(|stats| stats.events), Ok(stored.len() as u64), "world {}", self.seed);
         let expected: Vec<(u64, String)> =
             self.oracle.stored().map(|(seq, json)| (seq, json.to_owned())).collect();
         assert_eq!(stored, expected, "world {}", self.seed);

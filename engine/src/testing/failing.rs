@@ -68,6 +68,10 @@ impl<B: Backend + 'static> Backend for FailingBackend<B> {
         self.inner.classes()
     }
 
+    fn removed_keys_max(&self) -> usize {
+        self.inner.removed_keys_max()
+    }
+
     fn reader(&self) -> Result<Self::Reader<'_>, StoreError> {
         self.left.tick()?;
         Ok(FailingReader { inner: self.inner.reader()?, left: &self.left })
@@ -115,6 +119,11 @@ impl Writer for FailingWriter<'_> {
         self.inner.insert(seq, event, terms)
     }
 
+    fn hide(&mut self, seq: Seq) -> Result<(), StoreError> {
+        self.left.tick()?;
+        self.inner.hide(seq)
+    }
+
     fn remove(&mut self, seq: Seq, event: &Event, terms: &[Term]) -> Result<(), StoreError> {
         self.left.tick()?;
         self.inner.remove(seq, event, terms)
@@ -139,9 +148,18 @@ macro_rules! reads_inner {
                 self.inner.seq_of(id)
             }
 
-            fn event(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError> {
+            fn event_or_hidden(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError> {
                 self.left.tick()?;
-                self.inner.event(seq)
+                self.inner.event_or_hidden(seq)
+            }
+
+            fn is_hidden(&self, seq: Seq) -> Result<bool, StoreError> {
+                self.inner.is_hidden(seq)
+            }
+
+            fn hidden(&self, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError> {
+                self.left.tick()?;
+                self.inner.hidden(max, out)
             }
 
             fn postings(

@@ -5,7 +5,8 @@
 //! event       seq:8                       canonical JSON
 //! key         posting | id | expiry       postings    keys: see relay_engine::store::keyed; values: see `runs`
 //! tombstone   tombstone key               until:8
-//! meta        "schema"                    SCHEMA:8
+//! hidden      number:8                    HiddenRow   a bit for each event that is hidden until it is removed
+//! meta        "schema"                    1:8, or 2:8 while any event is hidden
 //!             "last_seq"                  seq:8       only if the event of the last seq was removed
 //!
 //! All integers are big-endian.
@@ -30,8 +31,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use heed::byteorder::BigEndian;
 use heed::types::{Bytes, Str, U64};
 use heed::{CommitOrAbort, CompactionOption, Database, Env, PutFlags, RoTxn, RwTxn, WithoutTls};
-use relay_engine::store::keyed::{Change, KeySource, Overlay, View};
-use relay_engine::store::{Backend, Seq, StoreError, TermClasses};
+use relay_engine::store::keyed::{Change, HiddenRow, KeySource, Overlay, View};
+use relay_engine::store::{Backend, REMOVED_KEYS_MAX, Seq, StoreError, TermClasses};
 
 pub use error::OpenError;
 use error::store_error;
@@ -39,8 +40,10 @@ use reserve::Reserve;
 use runs::Runs;
 use snapshot::Snapshot;
 
-/// The layout that this version reads and writes. Any other is refused.
+/// The layout while no event is hidden, and while any is: versions that would serve hidden events know only the first.
+/// Others are refused.
 const SCHEMA: u64 = 1;
+const SCHEMA_WITH_HIDDEN: u64 = 2;
 const SCHEMA_KEY: &str = "schema";
 const LAST_SEQ_KEY: &str = "last_seq";
 /// Number of writes between two checks, which free the reader slots of processes that have died and fill up the reserve if
@@ -64,11 +67,18 @@ pub struct LmdbOptions {
     /// Bytes of the disk, in a file `reserve` beside the database, and of the map (at most an eighth of it) that are kept
     /// for removing events when nothing else fits any more. 0: none.
     pub reserve_bytes: u64,
+    /// [`Backend::removed_keys_max`].
+    pub removed_keys_max: usize,
 }
 
 impl Default for LmdbOptions {
     fn default() -> Self {
-        LmdbOptions { map_bytes_max: 1 << 40, sync: true, reserve_bytes: 0 }
+        LmdbOptions {
+            map_bytes_max: 1 << 40,
+            sync: true,
+            reserve_bytes: 0,
+            removed_keys_max: REMOVED_KEYS_MAX,
+        }
     }
 }
 
@@ -77,6 +87,7 @@ impl Default for LmdbOptions {
 pub struct LmdbBackend {
     env: Env<WithoutTls>,
     databases: Databases,
+    removed_keys_max: usize,
     writes: Arc<AtomicUsize>,
     reserve: Arc<Reserve>,
 }
@@ -86,6 +97,8 @@ struct Databases {
     event: Database<'static, Be64, Bytes>,
     key: Runs,
     tombstone: Database<'static, Bytes, Be64>,
+    /// Not there in what an earlier version wrote, if it is opened to read or the disk is full.
+    hidden: Option<Database<'static, Be64, Bytes>>,
     meta: Database<'static, Str, Be64>,
 }
 
@@ -100,17 +113,22 @@ impl LmdbBackend {
         let env = open::environment(path, options)?;
         let found = find(&env, path)?;
         match found {
-            Found::Schema(SCHEMA) | Found::Nothing => {}
+            Found::Schema(SCHEMA | SCHEMA_WITH_HIDDEN) | Found::Nothing => {}
             Found::Schema(found) => {
-                return Err(OpenError::Schema { path: path.to_owned(), found, known: SCHEMA });
+                return Err(OpenError::Schema { path: path.to_owned(), found, known: SCHEMA_WITH_HIDDEN });
             }
             Found::Something => return Err(OpenError::Foreign(path.to_owned())),
         }
         // These are the first pages of a new database, so a full disk is noticed here.
-        let databases = create_databases(&env)
-            .map_err(|error| OpenError::store(path, sort_by_room(&path.join("space.probe"), error)))?;
-        let reserve = Arc::new(Reserve::open(path, options.reserve_bytes));
-        Ok(LmdbBackend { env, databases, writes: Arc::default(), reserve })
+        let databases = match create_databases(&env) {
+            Ok(databases) => databases,
+            // The database of an earlier version lacks only what can be done without.
+            Err(error) => match open_databases(&env) {
+                Ok(Some(databases)) => databases,
+                _ => return Err(OpenError::store(path, sort_by_room(&path.join("space.probe"), error))),
+            },
+        };
+        Ok(Self::new(env, databases, options, Reserve::open(path, options.reserve_bytes)))
     }
 
     /// Opens the database in folder `path` for reading, like [`LmdbBackend::open`]. A folder that can't be written is
@@ -125,16 +143,25 @@ impl LmdbBackend {
         }
         let env = open::environment_to_read(path, options)?;
         match find(&env, path)? {
-            Found::Schema(SCHEMA) => {}
+            Found::Schema(SCHEMA | SCHEMA_WITH_HIDDEN) => {}
             Found::Schema(found) => {
-                return Err(OpenError::Schema { path: path.to_owned(), found, known: SCHEMA });
+                return Err(OpenError::Schema { path: path.to_owned(), found, known: SCHEMA_WITH_HIDDEN });
             }
             Found::Nothing | Found::Something => return Err(OpenError::Foreign(path.to_owned())),
         }
         let databases = open_databases(&env).map_err(|error| OpenError::lmdb(path, error))?;
         let databases = databases.ok_or_else(|| OpenError::Foreign(path.to_owned()))?;
-        let reserve = Arc::new(Reserve::open(path, 0));
-        Ok(LmdbBackend { env, databases, writes: Arc::default(), reserve })
+        Ok(Self::new(env, databases, options, Reserve::open(path, 0)))
+    }
+
+    fn new(
+        env: Env<WithoutTls>,
+        databases: Databases,
+        options: &LmdbOptions,
+        reserve: Reserve,
+    ) -> LmdbBackend {
+        let (removed_keys_max, reserve) = (options.removed_keys_max, Arc::new(reserve));
+        LmdbBackend { env, databases, removed_keys_max, writes: Arc::default(), reserve }
     }
 
     /// Writes a compacted copy of the last committed state to `file`, which must not exist.
@@ -154,8 +181,14 @@ impl LmdbBackend {
         self.env.path().to_owned()
     }
 
-    fn apply(&self, txn: &mut RwTxn<'_>, overlay: &Overlay, last_seq: Seq) -> heed::Result<()> {
-        let Databases { event, key, tombstone, meta } = &self.databases;
+    fn apply(
+        &self,
+        txn: &mut RwTxn<'_>,
+        overlay: &Overlay,
+        hidden_rows: &[(u64, HiddenRow)],
+        last_seq: Seq,
+    ) -> heed::Result<()> {
+        let Databases { event, key, tombstone, meta, .. } = &self.databases;
         let changed = |wanted| {
             overlay.keys().filter(move |(_, change)| *change == wanted).map(|(key, _)| key.as_bytes())
         };
@@ -174,12 +207,27 @@ impl LmdbBackend {
         for (stored, until) in overlay.tombstones() {
             tombstone.put(txn, stored, &until)?;
         }
+        self.apply_hidden(txn, hidden_rows)?;
         // The newest stored event has the last sequence number, unless it was removed.
         let newest = event.last(txn)?.map_or(0, |(seq, _)| seq);
         if newest < last_seq.0 {
             meta.put(txn, LAST_SEQ_KEY, &last_seq.0)?;
         }
         Ok(())
+    }
+
+    /// Writes down which events are hidden, and the layout that follows from whether any is.
+    fn apply_hidden(&self, txn: &mut RwTxn<'_>, rows: &[(u64, HiddenRow)]) -> heed::Result<()> {
+        let (Some(hidden), false) = (self.databases.hidden, rows.is_empty()) else { return Ok(()) };
+        for (number, row) in rows {
+            if *row == HiddenRow::EMPTY {
+                hidden.delete(txn, number)?;
+            } else {
+                hidden.put(txn, number, row.as_bytes())?;
+            }
+        }
+        let layout = if hidden.is_empty(txn)? { SCHEMA } else { SCHEMA_WITH_HIDDEN };
+        self.databases.meta.put(txn, SCHEMA_KEY, &layout)
     }
 }
 
@@ -204,8 +252,9 @@ impl LmdbBackend {
         let (snapshot, overlay) = writer.into_parts();
         if !overlay.is_empty() {
             let last_seq = snapshot.last_seq()?.max(overlay.last_seq());
+            let hidden_rows = overlay.hidden_rows(|number| snapshot.hidden_row(number))?;
             let mut txn = snapshot.into_txn();
-            self.apply(&mut txn, &overlay, last_seq).map_err(store_error)?;
+            self.apply(&mut txn, &overlay, &hidden_rows, last_seq).map_err(store_error)?;
             let probe = self.env.path().join("space.probe");
             txn.commit().map_err(|error| sort_by_room(&probe, error))?;
         }
@@ -220,10 +269,10 @@ impl LmdbBackend {
         if (info.last_page_number + 1) * page_bytes + reserved <= info.map_size {
             return Ok(());
         }
-        let Databases { event, key, tombstone, meta } = &self.databases;
+        let Databases { event, key, tombstone, hidden, meta } = &self.databases;
         let stats = [event.stat(txn), key.0.stat(txn), tombstone.stat(txn), meta.stat(txn)];
         let mut used = 0;
-        for stat in stats {
+        for stat in stats.into_iter().chain(hidden.map(|hidden| hidden.stat(txn))) {
             used += stat.map_err(store_error)?.non_free_page_size();
         }
         if used + reserved <= info.map_size {
@@ -239,6 +288,11 @@ impl Backend for LmdbBackend {
 
     fn classes(&self) -> TermClasses {
         TermClasses { all: true, author_kind: true }
+    }
+
+    /// As the options say; without bound where there was no room to make the database of hidden events.
+    fn removed_keys_max(&self) -> usize {
+        self.databases.hidden.map_or(usize::MAX, |_| self.removed_keys_max)
     }
 
     fn reader(&self) -> Result<Self::Reader<'_>, StoreError> {
@@ -318,14 +372,15 @@ fn create_databases(env: &Env<WithoutTls>) -> heed::Result<Databases> {
         let event = opener.create_database::<Be64, Bytes>(txn, Some("event"))?;
         let key = opener.create_database::<Bytes, Bytes>(txn, Some("key"))?;
         let tombstone = opener.create_database::<Bytes, Be64>(txn, Some("tombstone"))?;
+        let hidden = opener.create_database::<Be64, Bytes>(txn, Some("hidden"))?;
         let meta = opener.create_database::<Str, Be64>(txn, Some("meta"))?;
         if meta.get(txn, SCHEMA_KEY)?.is_none() {
             meta.put(txn, SCHEMA_KEY, &SCHEMA)?;
         }
-        Ok(CommitOrAbort::<_, ()>::Commit((event, key, tombstone, meta)))
+        Ok(CommitOrAbort::<_, ()>::Commit((event, key, tombstone, hidden, meta)))
     })?;
-    let (event, key, tombstone, meta) = committed.unwrap_commit();
-    Ok(Databases { event, key: Runs(key), tombstone, meta })
+    let (event, key, tombstone, hidden, meta) = committed.unwrap_commit();
+    Ok(Databases { event, key: Runs(key), tombstone, hidden: Some(hidden), meta })
 }
 
 /// The databases, if all of them exist.
@@ -335,11 +390,12 @@ fn open_databases(env: &Env<WithoutTls>) -> heed::Result<Option<Databases>> {
         let event = opener.open_database::<Be64, Bytes>(txn, Some("event"))?;
         let key = opener.open_database::<Bytes, Bytes>(txn, Some("key"))?;
         let tombstone = opener.open_database::<Bytes, Be64>(txn, Some("tombstone"))?;
+        let hidden = opener.open_database::<Be64, Bytes>(txn, Some("hidden"))?;
         let meta = opener.open_database::<Str, Be64>(txn, Some("meta"))?;
-        Ok(CommitOrAbort::<_, ()>::Commit((event, key, tombstone, meta)))
+        Ok(CommitOrAbort::<_, ()>::Commit((event, key, tombstone, hidden, meta)))
     })?;
-    let (Some(event), Some(key), Some(tombstone), Some(meta)) = opened.unwrap_commit() else {
+    let (Some(event), Some(key), Some(tombstone), hidden, Some(meta)) = opened.unwrap_commit() else {
         return Ok(None);
     };
-    Ok(Some(Databases { event, key: Runs(key), tombstone, meta }))
+    Ok(Some(Databases { event, key: Runs(key), tombstone, hidden, meta }))
 }

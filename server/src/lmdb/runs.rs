@@ -223,11 +223,8 @@ mod tests {
     impl World {
         fn new() -> Self {
             let folder = tempfile::tempdir().expect("folder");
-            let env = open::environment(
-                folder.path(),
-                &LmdbOptions { map_bytes_max: 1 << 30, sync: false, reserve_bytes: 0 },
-            )
-            .expect("opens");
+            let options = LmdbOptions { map_bytes_max: 1 << 30, sync: false, ..LmdbOptions::default() };
+            let env = open::environment(folder.path(), &options).expect("opens");
             let txn = env.write_txn().expect("write");
             let database = env
                 .create_databases_and_commit(txn, |opener, txn| -> heed::Result<_> {

@@ -1,26 +1,29 @@
 //! A snapshot of the database: a read transaction, or a write transaction before its changes are applied.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::ops::Bound;
 
-use heed::types::DecodeIgnore;
-use heed::{AnyTls, RoTxn, RwTxn, WithoutTls};
-use relay_engine::store::keyed::KeySource;
+use heed::types::{Bytes, DecodeIgnore};
+use heed::{AnyTls, Database, RoTxn, RwTxn, WithoutTls};
+use relay_engine::store::keyed::{HiddenRow, KeySource};
 use relay_engine::store::{Seq, Stats, StoreError};
 use relay_engine::types::Timestamp;
 
 use super::error::store_error;
-use super::{LAST_SEQ_KEY, LmdbBackend};
+use super::{Be64, LAST_SEQ_KEY, LmdbBackend};
 
 /// The database as a transaction sees it.
 pub struct Snapshot<'a, T> {
     backend: &'a LmdbBackend,
     txn: T,
+    /// Whether any event is hidden, once that has been asked.
+    hides_any: OnceCell<bool>,
 }
 
 impl<'a, T> Snapshot<'a, T> {
     pub(super) fn new(backend: &'a LmdbBackend, txn: T) -> Self {
-        Snapshot { backend, txn }
+        Snapshot { backend, txn, hides_any: OnceCell::new() }
     }
 
     pub(super) fn into_txn(self) -> T {
@@ -43,6 +46,28 @@ impl Txn for RoTxn<'_, WithoutTls> {
 impl Txn for RwTxn<'_> {
     fn read(&self) -> &RoTxn<'_, AnyTls> {
         self
+    }
+}
+
+impl<T: Txn> Snapshot<'_, T> {
+    /// The database of hidden events, if there are any.
+    fn find_hidden(&self) -> Result<Option<Database<'static, Be64, Bytes>>, StoreError> {
+        let Some(hidden) = self.backend.databases.hidden else { return Ok(None) };
+        let hides_any = !hidden.is_empty(self.txn.read()).map_err(store_error)?;
+        Ok(Some(hidden).filter(|_| *self.hides_any.get_or_init(|| hides_any)))
+    }
+
+    /// A row of hidden events.
+    pub(super) fn hidden_row(&self, number: u64) -> Result<HiddenRow, StoreError> {
+        let Some(hidden) = self.backend.databases.hidden else { return Ok(HiddenRow::EMPTY) };
+        let row = hidden.get(self.txn.read(), &number).map_err(store_error)?;
+        row.map_or(Ok(HiddenRow::EMPTY), HiddenRow::read)
+    }
+
+    fn hidden_count(&self) -> Result<u64, StoreError> {
+        let Some(hidden) = self.find_hidden()? else { return Ok(0) };
+        let rows = hidden.iter(self.txn.read()).map_err(store_error)?;
+        rows.map(|row| row.map(|(_, row)| HiddenRow::count(row)).map_err(store_error)).sum()
     }
 }
 
@@ -78,6 +103,30 @@ impl<T: Txn> KeySource for Snapshot<'_, T> {
         Ok(())
     }
 
+    fn is_hidden(&self, seq: Seq) -> Result<bool, StoreError> {
+        let hidden = match self.hides_any.get() {
+            Some(false) => None,
+            Some(true) => self.backend.databases.hidden,
+            None => self.find_hidden()?,
+        };
+        let Some(hidden) = hidden else { return Ok(false) };
+        let row = hidden.get(self.txn.read(), &HiddenRow::number_of(seq)).map_err(store_error)?;
+        Ok(row.is_some_and(|row| HiddenRow::has(row, seq)))
+    }
+
+    fn hidden(&self, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError> {
+        let Some(hidden) = self.find_hidden()? else { return Ok(()) };
+        let end = out.len().saturating_add(max);
+        for row in hidden.iter(self.txn.read()).map_err(store_error)? {
+            let (number, row) = row.map_err(store_error)?;
+            out.extend(HiddenRow::seqs(number, row).take(end - out.len()));
+            if out.len() == end {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     fn tombstone(&self, key: &[u8]) -> Result<Option<Timestamp>, StoreError> {
         self.backend.databases.tombstone.get(self.txn.read(), key).map_err(store_error)
     }
@@ -95,9 +144,7 @@ impl<T: Txn> KeySource for Snapshot<'_, T> {
         let LmdbBackend { env, databases, .. } = self.backend;
         let page_bytes = u64::from(env.unnamed_database_stat().page_size);
         let pages = env.info().last_page_number as u64 + 1;
-        Ok(Stats {
-            events: databases.event.len(self.txn.read()).map_err(store_error)?,
-            bytes: pages * page_bytes,
-        })
+        let events = databases.event.len(self.txn.read()).map_err(store_error)?;
+        Ok(Stats { events: events.saturating_sub(self.hidden_count()?), bytes: pages * page_bytes })
     }
 }

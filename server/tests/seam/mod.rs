@@ -1,6 +1,6 @@
 //! The storage seam, exercised on any backend: each answer is compared with that of a naive model.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use relay_engine::store::{
     Backend, Bound, Posting, Rank, Reader, Seq, StoreError, Term, TermClasses, Tombstone, Writer, terms_of,
@@ -92,6 +92,7 @@ impl Chance {
 #[derive(Clone, Default)]
 pub(crate) struct Model {
     events: BTreeMap<Seq, (Event, Vec<Term>)>,
+    hidden: BTreeSet<Seq>,
     tombstones: BTreeMap<String, (Tombstone, Timestamp)>,
     last_seq: Seq,
 }
@@ -122,11 +123,18 @@ impl Model {
     /// Asserts that `reader` answers everything as this model does.
     pub(crate) fn check(&self, reader: &impl Reader, classes: TermClasses, chance: &mut Chance) {
         assert_eq!(reader.last_seq(), Ok(self.last_seq));
-        assert_eq!(reader.stats().expect("stats").events, self.events.len() as u64);
+        assert_eq!(reader.stats().expect("stats").events, (self.events.len() - self.hidden.len()) as u64);
+        let max = chance.below(4) as usize;
+        let mut hidden = Vec::new();
+        reader.hidden(max, &mut hidden).expect("hidden");
+        assert!(hidden.iter().eq(self.hidden.iter().take(max)), "{hidden:?}");
         let mut terms = vec![Term::Author(author(9)), Term::Tag(b'e', (*b"abc").into())];
         for (seq, (event, event_terms)) in &self.events {
-            assert_eq!(reader.event(*seq).expect("read").as_deref(), Some(event.json()));
-            assert_eq!(reader.seq_of(&event.id), Ok(Some(*seq)));
+            let is_found = !self.hidden.contains(seq);
+            assert_eq!(reader.is_hidden(*seq), Ok(!is_found));
+            assert_eq!(reader.event(*seq).expect("read").as_deref(), is_found.then_some(event.json()));
+            assert_eq!(reader.event_or_hidden(*seq).expect("read").as_deref(), Some(event.json()));
+            assert_eq!(reader.seq_of(&event.id), Ok(is_found.then_some(*seq)));
             terms.extend(event_terms.iter().cloned());
         }
         assert_eq!(reader.event(Seq(self.last_seq.0 + 1)), Ok(None));
@@ -183,13 +191,20 @@ impl Model {
 
     /// One random change, to the model and to `writer`.
     fn change(&mut self, writer: &mut impl Writer, classes: TermClasses, chance: &mut Chance) {
-        match chance.below(6) {
+        match chance.below(7) {
+            6 if !self.events.is_empty() => {
+                let place = chance.below(self.events.len() as u64) as usize;
+                let seq = *self.events.keys().nth(place).expect("there are that many");
+                writer.hide(seq).expect("hide");
+                self.hidden.insert(seq);
+            }
             0 if !self.events.is_empty() => {
                 // The newest ones too, whose numbers must not come back.
                 let back = chance.below(self.events.len().min(4) as u64) as usize;
                 let seq = *self.events.keys().rev().nth(back).expect("there are that many");
                 let (event, terms) = self.events.remove(&seq).expect("just found");
                 writer.remove(seq, &event, &terms).expect("remove");
+                self.hidden.remove(&seq);
             }
             1 => {
                 let key = author(chance.below(3) as u8);

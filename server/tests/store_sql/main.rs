@@ -326,11 +326,11 @@ fn another_version_is_refused_and_other_tables_are_left_alone() {
     let conn = Sqlite::open(&path, false);
     conn.exec("CREATE TABLE bread (price INTEGER)", &[]).expect("create");
     let backend = SqlBackend::open(conn).expect("beside other tables");
-    backend.conn().exec("UPDATE relay_meta SET value = 4", &[]).expect("update");
+    backend.conn().exec("UPDATE relay_meta SET value = 5", &[]).expect("update");
     drop(backend);
     let error = SqlBackend::open(Sqlite::open(&path, false)).expect_err("newer");
-    assert_eq!(error, SqlOpenError::Schema { found: 4, known: 3 });
-    assert_eq!(error.to_string(), "the database has layout 4, and this version reads layout 3");
+    assert_eq!(error, SqlOpenError::Schema { found: 5, known: 4 });
+    assert_eq!(error.to_string(), "the database has layout 5, and this version reads layout 4");
 }
 
 #[test]

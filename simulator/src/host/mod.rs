@@ -8,7 +8,7 @@ use relay_engine::relay::{
     Commit, CommitReply, Committed, Config, ConnId, Live, Peer, PublishOutcome, Relay, Ticket, VerifyBatch,
     VerifyChecked, commit,
 };
-use relay_engine::store::{MemoryBackend, TermClasses, sweep_expired};
+use relay_engine::store::{MemoryBackend, REMOVED_KEYS_MAX, TermClasses, remove_hidden, sweep_expired};
 use relay_engine::testing::{FailingBackend, Rng, World};
 use relay_engine::types::{Class, Event, EventId, Now};
 
@@ -76,13 +76,16 @@ impl<'a> Host<'a> {
             url: Some(URL.to_owned()),
         });
         let classes = TermClasses { all: !rng.one_in(4), author_kind: !rng.one_in(4) };
+        let removed_keys_max = [REMOVED_KEYS_MAX, 0, 40][(setup_seed % 3) as usize];
         let (shards, clients) = (1 + rng.below(3) as usize, 1 + rng.below(5) as usize);
         let mut host = Host {
             choices,
             pool: Pool::new(rng.bits()),
             config,
             verifier: IdTwice { hashes_batches: Rng::new(!setup_seed).one_in(2) },
-            store: Rc::new(FailingBackend::new(MemoryBackend::new(classes))),
+            store: Rc::new(FailingBackend::new(
+                MemoryBackend::new(classes).with_removed_keys_max(removed_keys_max),
+            )),
             history: History::default(),
             clients: Vec::new(),
             now: Now::from_seconds(World::START),
@@ -130,7 +133,8 @@ impl<'a> Host<'a> {
                 self.tick(ms);
             }
             60 => self.store.fail_at(1 + self.choices.below(40)),
-            61 => self.sweep(),
+            61 if self.step.is_multiple_of(2) => self.sweep(),
+            61 => drop(self.remove_hidden()),
             62 if self.choices.one_in(3) => self.disconnect(client),
             63 if self.choices.one_in(12) => self.crash(),
             64..=69 => {
@@ -447,7 +451,18 @@ impl<'a> Host<'a> {
         let swept = sweep_expired(&self.store, now, events_max);
         let before = self.history.present().count();
         self.history.swept(&self.store, now);
-        assert_eq!(before - self.history.present().count(), swept.unwrap_or(0), "the count of swept events");
+        assert_eq!(
+            before - self.history.present().count(),
+            swept.map_or(0, |swept| swept.events),
+            "the count of swept events"
+        );
+    }
+
+    /// One step towards removing hidden events, which changes nothing that anybody sees. Returns whether there are more.
+    fn remove_hidden(&mut self) -> bool {
+        let removed = remove_hidden(&self.store);
+        self.history.committed(&self.store, &[], true);
+        removed.is_ok_and(|removed| removed.more)
     }
 
     fn disconnect(&mut self, index: usize) {

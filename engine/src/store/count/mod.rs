@@ -119,7 +119,7 @@ impl Count {
             let (posting, decided) = (candidate.posting, candidate.lanes.iter().any(|lane| lane.1));
             let open = viewer.sees_all_of(posting.kind);
             if decided && open && !posting.expires && self.hll.is_none() {
-                self.count += 1;
+                self.count += u64::from(!reader.is_hidden(posting.seq)?);
                 self.merge.pass();
                 continue;
             }

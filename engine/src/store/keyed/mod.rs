@@ -5,12 +5,14 @@
 //! `key.rs` defines the bytes, [`Overlay`] collects a write, and [`View`] is the [`Reader`] and [`Writer`] of
 //! any [`KeySource`]. A backend only reads ranges of keys and writes an overlay.
 
+mod hidden;
 mod key;
 mod overlay;
 
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
+pub use hidden::HiddenRow;
 pub use key::{Key, POSTING_BYTES, posting_head};
 pub(in crate::store) use key::{read_until, tombstone_key};
 pub(in crate::store) use overlay::keys_of;
@@ -35,13 +37,19 @@ pub trait KeySource {
     /// Appends the sequence numbers of up to `max` bodies above `after`, ascending.
     fn bodies_after(&self, after: Seq, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError>;
 
+    /// Whether an event is hidden. Asked for each event that is read: while none is hidden it must cost next to nothing.
+    fn is_hidden(&self, seq: Seq) -> Result<bool, StoreError>;
+
+    /// Appends the sequence numbers of up to `max` hidden events, ascending.
+    fn hidden(&self, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError>;
+
     /// The second stored under a tombstone's key.
     fn tombstone(&self, key: &[u8]) -> Result<Option<Timestamp>, StoreError>;
 
     /// The highest sequence number ever committed.
     fn last_seq(&self) -> Result<Seq, StoreError>;
 
-    /// Sizes.
+    /// Sizes; events without hidden ones.
     fn stats(&self) -> Result<Stats, StoreError>;
 }
 
@@ -169,12 +177,38 @@ impl<S: KeySource, O: Pending> Reader for View<S, O> {
     }
 
     fn seq_of(&self, id: &EventId) -> Result<Option<Seq>, StoreError> {
-        let mut found = Vec::new();
-        self.read_keys(key::id(id, Seq(0))..=key::id(id, Seq(u64::MAX)), 1, key::read_seq, &mut found)?;
-        Ok(found.pop())
+        let (mut first, mut found) = (Seq(0), Vec::new());
+        loop {
+            self.read_keys(key::id(id, first)..=key::id(id, Seq(u64::MAX)), 1, key::read_seq, &mut found)?;
+            match found.pop() {
+                // One that was hidden may have been stored again.
+                Some(seq) if self.is_hidden(seq)? => first = Seq(seq.0 + 1),
+                found => return Ok(found),
+            }
+        }
     }
 
-    fn event(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError> {
+    fn is_hidden(&self, seq: Seq) -> Result<bool, StoreError> {
+        match self.overlay.pending().and_then(|overlay| overlay.hides(seq)) {
+            Some(is_hidden) => Ok(is_hidden),
+            None => self.source.is_hidden(seq),
+        }
+    }
+
+    fn hidden(&self, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError> {
+        let Some(overlay) = self.overlay.pending() else {
+            return self.source.hidden(max, out);
+        };
+        let mut seqs = Vec::new();
+        self.source.hidden(max.saturating_add(overlay.hidden_changes()), &mut seqs)?;
+        seqs.retain(|seq| overlay.hides(*seq).is_none());
+        seqs.extend(overlay.newly_hidden());
+        seqs.sort_unstable();
+        out.extend(seqs.into_iter().take(max));
+        Ok(())
+    }
+
+    fn event_or_hidden(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError> {
         match self.overlay.pending().and_then(|overlay| overlay.body(seq)) {
             Some(body) => Ok(body.map(|body| Cow::Borrowed(&**body))),
             None => self.source.body(seq),
@@ -251,7 +285,17 @@ impl<S: KeySource> Writer for View<S, Overlay> {
         Ok(())
     }
 
+    fn hide(&mut self, seq: Seq) -> Result<(), StoreError> {
+        if !self.is_hidden(seq)? {
+            self.overlay.hide(seq);
+        }
+        Ok(())
+    }
+
     fn remove(&mut self, seq: Seq, event: &Event, terms: &[Term]) -> Result<(), StoreError> {
+        if self.is_hidden(seq)? {
+            self.overlay.forget_hidden(seq, self.source.is_hidden(seq)?);
+        }
         self.overlay.remove(seq, event, terms, S::WANTS_REMOVED_KEYS);
         Ok(())
     }

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use super::hidden::HiddenRow;
 use super::key::{self, Key};
-use crate::store::backend::{Posting, Rank, Seq, Tombstone};
+use crate::store::backend::{Posting, Rank, Seq, StoreError, Tombstone};
 use crate::store::terms::Term;
 use crate::types::{Event, NO_EXPIRY, Timestamp};
 
@@ -16,6 +17,8 @@ pub struct Overlay {
     keys: BTreeMap<Key, Change>,
     bodies: BTreeMap<Seq, Option<Arc<[u8]>>>,
     tombstones: BTreeMap<Box<[u8]>, Timestamp>,
+    /// Events that become hidden, and hidden ones that are removed (`false`).
+    hidden: BTreeMap<Seq, bool>,
     last_seq: Seq,
 }
 
@@ -45,6 +48,29 @@ impl Overlay {
         self.tombstones.iter().map(|(key, until)| (&**key, *until))
     }
 
+    /// The rows of hidden events ([`HiddenRow`]) that change, by number, as they will be. `stored` reads a row as it is.
+    ///
+    /// # Errors
+    /// Those of `stored`.
+    pub fn hidden_rows(
+        &self,
+        mut stored: impl FnMut(u64) -> Result<HiddenRow, StoreError>,
+    ) -> Result<Vec<(u64, HiddenRow)>, StoreError> {
+        let mut rows: Vec<(u64, HiddenRow)> = Vec::new();
+        for (seq, is_hidden) in &self.hidden {
+            let number = HiddenRow::number_of(*seq);
+            match rows.last_mut() {
+                Some((last, row)) if *last == number => row.set(*seq, *is_hidden),
+                _ => {
+                    let mut row = stored(number)?;
+                    row.set(*seq, *is_hidden);
+                    rows.push((number, row));
+                }
+            }
+        }
+        Ok(rows)
+    }
+
     /// The highest sequence number given in this write, 0 if none was.
     pub fn last_seq(&self) -> Seq {
         self.last_seq
@@ -55,12 +81,16 @@ impl Overlay {
         self.keys.is_empty()
             && self.bodies.is_empty()
             && self.tombstones.is_empty()
+            && self.hidden.is_empty()
             && self.last_seq == Seq(0)
     }
 
-    /// Events stored less events removed.
+    /// Events stored less events hidden or removed.
     pub fn events_delta(&self) -> i64 {
-        self.bodies.values().map(|body| if body.is_some() { 1 } else { -1 }).sum()
+        let bodies: i64 = self.bodies.values().map(|body| if body.is_some() { 1 } else { -1 }).sum();
+        // Those that were hidden before had been taken off then.
+        let hidden: i64 = self.hidden.values().map(|is_hidden| if *is_hidden { -1 } else { 1 }).sum();
+        bodies + hidden
     }
 
     pub(super) fn insert(&mut self, seq: Seq, event: &Event, terms: &[Term]) {
@@ -69,6 +99,33 @@ impl Overlay {
         }
         self.bodies.insert(seq, Some(event.shared_json()));
         self.last_seq = self.last_seq.max(seq);
+    }
+
+    pub(super) fn hide(&mut self, seq: Seq) {
+        self.hidden.insert(seq, true);
+    }
+
+    /// Whether an event becomes hidden (`true`), or one that was is removed (`false`).
+    pub(super) fn hides(&self, seq: Seq) -> Option<bool> {
+        self.hidden.get(&seq).copied()
+    }
+
+    /// How many events become hidden or are hidden ones that are removed.
+    pub(super) fn hidden_changes(&self) -> usize {
+        self.hidden.len()
+    }
+
+    /// Events that become hidden, ascending.
+    pub(super) fn newly_hidden(&self) -> impl Iterator<Item = Seq> {
+        self.hidden.iter().filter(|(_, is_hidden)| **is_hidden).map(|(seq, _)| *seq)
+    }
+
+    /// A hidden event, of which `is_stored` says whether it was so before this write, is not to be hidden any more.
+    pub(super) fn forget_hidden(&mut self, seq: Seq, is_stored: bool) {
+        match is_stored {
+            true => self.hidden.insert(seq, false),
+            false => self.hidden.remove(&seq),
+        };
     }
 
     pub(super) fn remove(&mut self, seq: Seq, event: &Event, terms: &[Term], wants_removed_keys: bool) {

@@ -8,7 +8,10 @@ mod state;
 use std::borrow::Cow;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
-use super::{Backend, Bound, Posting, Reader, Seq, Stats, StoreError, Term, TermClasses, Tombstone, Writer};
+use super::{
+    Backend, Bound, Posting, REMOVED_KEYS_MAX, Reader, Seq, Stats, StoreError, Term, TermClasses, Tombstone,
+    Writer,
+};
 use crate::types::{Event, EventId, Kind, Timestamp};
 use state::{State, Undo};
 
@@ -16,6 +19,7 @@ use state::{State, Undo};
 #[derive(Debug)]
 pub struct MemoryBackend {
     classes: TermClasses,
+    removed_keys_max: usize,
     state: RwLock<State>,
 }
 
@@ -29,7 +33,12 @@ impl Default for MemoryBackend {
 impl MemoryBackend {
     /// An empty store that keeps postings for `classes`.
     pub fn new(classes: TermClasses) -> Self {
-        MemoryBackend { classes, state: RwLock::default() }
+        MemoryBackend { classes, removed_keys_max: REMOVED_KEYS_MAX, state: RwLock::default() }
+    }
+
+    /// The same, with another [`Backend::removed_keys_max`].
+    pub fn with_removed_keys_max(self, keys: usize) -> Self {
+        MemoryBackend { removed_keys_max: keys, ..self }
     }
 }
 
@@ -39,6 +48,10 @@ impl Backend for MemoryBackend {
 
     fn classes(&self) -> TermClasses {
         self.classes
+    }
+
+    fn removed_keys_max(&self) -> usize {
+        self.removed_keys_max
     }
 
     fn reader(&self) -> Result<MemoryReader<'_>, StoreError> {
@@ -85,6 +98,11 @@ impl Writer for MemoryWriter<'_> {
         Ok(())
     }
 
+    fn hide(&mut self, seq: Seq) -> Result<(), StoreError> {
+        self.undo.extend(self.state.hide(seq)?);
+        Ok(())
+    }
+
     fn remove(&mut self, seq: Seq, event: &Event, terms: &[Term]) -> Result<(), StoreError> {
         self.undo.push(self.state.remove(seq, event, terms)?);
         Ok(())
@@ -107,8 +125,17 @@ macro_rules! reads_state {
                 Ok(self.$state.seq_of(id))
             }
 
-            fn event(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError> {
+            fn event_or_hidden(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError> {
                 Ok(self.$state.event(seq).map(Cow::Borrowed))
+            }
+
+            fn is_hidden(&self, seq: Seq) -> Result<bool, StoreError> {
+                Ok(self.$state.is_hidden(seq))
+            }
+
+            fn hidden(&self, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError> {
+                self.$state.hidden(max, out);
+                Ok(())
             }
 
             fn postings(

@@ -5,14 +5,16 @@ use std::ops::Bound as Edge;
 use std::sync::Arc;
 
 use crate::store::{Bound, Posting, Rank, Seq, Stats, StoreError, Term, Tombstone};
-use crate::types::{Event, EventId, Kind, NO_EXPIRY, Timestamp};
+use crate::types::{CanonicalEvent, Event, EventId, Kind, NO_EXPIRY, Timestamp};
 
 /// Everything stored.
 #[derive(Debug, Default)]
 pub(super) struct State {
     last_seq: Seq,
     events: BTreeMap<Seq, Arc<[u8]>>,
+    /// Of events that are not hidden.
     ids: HashMap<EventId, Seq>,
+    hidden: BTreeSet<Seq>,
     /// No term has an empty map.
     postings: BTreeMap<Term, List>,
     expiring: BTreeSet<(Timestamp, Seq)>,
@@ -27,7 +29,8 @@ type List = BTreeMap<(Rank, Seq), (Kind, bool)>;
 #[derive(Debug)]
 pub(super) enum Undo {
     Insert { seq: Seq, event: Event, terms: Box<[Term]>, last_seq: Seq },
-    Remove { seq: Seq, event: Event, terms: Box<[Term]> },
+    Hide { seq: Seq, id: EventId },
+    Remove { seq: Seq, event: Event, terms: Box<[Term]>, was_hidden: bool },
     PutTombstone { key: Tombstone, before: Option<Timestamp> },
 }
 
@@ -38,15 +41,29 @@ impl State {
         }
         let last_seq = std::mem::replace(&mut self.last_seq, seq);
         self.add(seq, event, terms);
+        self.ids.insert(event.id, seq);
         Ok(Undo::Insert { seq, event: event.clone(), terms: terms.into(), last_seq })
     }
 
+    /// Nothing to undo if it was hidden already.
+    pub(super) fn hide(&mut self, seq: Seq) -> Result<Option<Undo>, StoreError> {
+        let Some(json) = self.events.get(&seq) else {
+            return Err(StoreError::Failed(format!("{seq:?} is hidden and not stored")));
+        };
+        let id = CanonicalEvent::trusted(json).id();
+        Ok(self.hidden.insert(seq).then(|| {
+            self.ids.remove(&id);
+            Undo::Hide { seq, id }
+        }))
+    }
+
     pub(super) fn remove(&mut self, seq: Seq, event: &Event, terms: &[Term]) -> Result<Undo, StoreError> {
-        if self.ids.get(&event.id) != Some(&seq) {
+        let was_hidden = self.is_hidden(seq);
+        if !was_hidden && self.ids.get(&event.id) != Some(&seq) {
             return Err(StoreError::Corrupt(format!("{seq:?} is not event {}", event.id)));
         }
         self.take(seq, event, terms);
-        Ok(Undo::Remove { seq, event: event.clone(), terms: terms.into() })
+        Ok(Undo::Remove { seq, event: event.clone(), terms: terms.into(), was_hidden })
     }
 
     pub(super) fn put_tombstone(&mut self, key: &Tombstone, until: Timestamp) -> Undo {
@@ -61,7 +78,18 @@ impl State {
                 self.take(seq, &event, &terms);
                 self.last_seq = last_seq;
             }
-            Undo::Remove { seq, event, terms } => self.add(seq, &event, &terms),
+            Undo::Hide { seq, id } => {
+                self.hidden.remove(&seq);
+                self.ids.insert(id, seq);
+            }
+            Undo::Remove { seq, event, terms, was_hidden } => {
+                self.add(seq, &event, &terms);
+                if was_hidden {
+                    self.hidden.insert(seq);
+                } else {
+                    self.ids.insert(event.id, seq);
+                }
+            }
             Undo::PutTombstone { key, before: Some(until) } => {
                 self.tombstones.insert(key, until);
             }
@@ -74,7 +102,6 @@ impl State {
     fn add(&mut self, seq: Seq, event: &Event, terms: &[Term]) {
         let expires = event.expires_at != NO_EXPIRY;
         self.events.insert(seq, event.shared_json());
-        self.ids.insert(event.id, seq);
         self.bytes += event.json().len() as u64;
         let place = (Rank::of(event.created_at, &event.id), seq);
         for term in terms {
@@ -87,7 +114,9 @@ impl State {
 
     fn take(&mut self, seq: Seq, event: &Event, terms: &[Term]) {
         self.events.remove(&seq);
-        self.ids.remove(&event.id);
+        if !self.hidden.remove(&seq) {
+            self.ids.remove(&event.id);
+        }
         self.bytes -= event.json().len() as u64;
         let place = (Rank::of(event.created_at, &event.id), seq);
         for term in terms {
@@ -111,6 +140,14 @@ impl State {
 
     pub(super) fn event(&self, seq: Seq) -> Option<&[u8]> {
         self.events.get(&seq).map(|json| &**json)
+    }
+
+    pub(super) fn is_hidden(&self, seq: Seq) -> bool {
+        self.hidden.contains(&seq)
+    }
+
+    pub(super) fn hidden(&self, max: usize, out: &mut Vec<Seq>) {
+        out.extend(self.hidden.iter().take(max));
     }
 
     pub(super) fn postings(
@@ -160,6 +197,6 @@ impl State {
     }
 
     pub(super) fn stats(&self) -> Stats {
-        Stats { events: self.events.len() as u64, bytes: self.bytes }
+        Stats { events: (self.events.len() - self.hidden.len()) as u64, bytes: self.bytes }
     }
 }

@@ -168,7 +168,7 @@ fn all_postings(
     Ok(postings)
 }
 
-/// Calls `sink` with the postings of `term` whose `created_at` is in `times`, newest first.
+/// Calls `sink` with the postings of `term` that are not of hidden events and whose `created_at` is in `times`, newest first.
 fn each_posting(
     reader: &impl Reader,
     term: &Term,
@@ -183,7 +183,11 @@ fn each_posting(
             Some(last) if postings.len() == CHUNK => Some(Bound::After(last.rank, last.seq)),
             _ => None,
         };
-        postings.drain(..).for_each(&mut sink);
+        for posting in postings.drain(..) {
+            if !reader.is_hidden(posting.seq)? {
+                sink(posting);
+            }
+        }
         match next {
             Some(next) => start = next,
             None => return Ok(()),

@@ -5,14 +5,15 @@
 
 mod facts;
 mod plan;
+mod removal;
 mod requests;
 
-use std::sync::Arc;
-
-use super::{Backend, Bound, Posting, Rank, Reader, Seq, StoreError, Term, TermClasses, Writer, terms_of};
-use crate::types::{Event, EventId, Kind, Timestamp, is_removal_request};
+use super::{Backend, Seq, StoreError, Writer, terms_of};
+use crate::types::{Event, Timestamp, is_removal_request};
 use crate::verify::Verified;
 use plan::{Plan, Verdict};
+use removal::Removal;
+pub use removal::{Removed, remove, remove_hidden, sweep_aged, sweep_expired};
 
 /// One thing to do to the store.
 #[derive(Clone, Debug)]
@@ -61,9 +62,10 @@ pub enum Refusal {
 
 /// Carries out `ops` in order as one change, durable when this returns; later ones see what earlier ones did.
 ///
-/// Outcomes do not depend on whether expired events have been swept yet. Costs a few point reads an event; a
-/// deletion request some for each target it names; a request to vanish as much as there are events of its author
-/// and mentions of its author since the last one.
+/// Outcomes do not depend on whether expired events have been swept or hidden ones removed yet. Costs a few point reads an
+/// event; a deletion request some for each target it names; a request to vanish a posting for each event of its author
+/// and each mention of its author since the last one. What is deleted beyond [`Backend::removed_keys_max`] keys and what
+/// the events of `ops` are found by themselves is hidden, at the cost of a bit, and is left to [`remove_hidden`].
 ///
 /// # Errors
 /// The backend's. Then nothing of `ops` was kept.
@@ -71,8 +73,8 @@ pub fn commit<B: Backend>(backend: &B, now: Timestamp, ops: &[Op]) -> Result<Vec
     if ops.is_empty() {
         return Ok(Vec::new());
     }
-    let classes = backend.classes();
-    backend.write(|writer| carry_out(writer, classes, now, ops))
+    let mut removal = Removal::new(backend);
+    backend.write(|writer| carry_out(writer, &mut removal, now, ops))
 }
 
 /// [`commit`] after it found no room: carries out those of `ops` that remove events (kinds 5 and 62), if there are any,
@@ -85,10 +87,10 @@ pub fn commit_removals<B: Backend>(
 ) -> Vec<Result<Outcome, StoreError>> {
     let removes = |op: &Op| is_removal_request(op.event().kind);
     let removals: Vec<Op> = ops.iter().filter(|op| removes(op)).cloned().collect();
-    let classes = backend.classes();
+    let mut removal = Removal::new(backend);
     let done = match removals.is_empty() {
         true => Ok(Vec::new()),
-        false => backend.write_from_reserve(|writer| carry_out(writer, classes, now, &removals)),
+        false => backend.write_from_reserve(|writer| carry_out(writer, &mut removal, now, &removals)),
     };
     match done {
         Ok(outcomes) => {
@@ -102,7 +104,7 @@ pub fn commit_removals<B: Backend>(
 
 fn carry_out<W: Writer>(
     writer: &mut W,
-    classes: TermClasses,
+    removal: &mut Removal,
     now: Timestamp,
     ops: &[Op],
 ) -> Result<Vec<Outcome>, StoreError> {
@@ -110,125 +112,23 @@ fn carry_out<W: Writer>(
     ops.iter()
         .map(|op| {
             let plan = plan::plan(op, now, &facts::gather(writer, op, now)?);
-            apply(writer, classes, op.event(), plan, &mut last)
+            apply(writer, removal, op.event(), plan, &mut last)
         })
         .collect()
 }
 
-/// Removes events without tombstones: they may be stored again. Returns how many there were.
-///
-/// # Errors
-/// The backend's. Then none was removed.
-pub fn remove<B: Backend>(backend: &B, ids: &[EventId]) -> Result<usize, StoreError> {
-    let classes = backend.classes();
-    backend.write(|writer| {
-        let mut removed = 0;
-        for id in ids {
-            if let Some(seq) = writer.seq_of(id)? {
-                remove_event(writer, classes, seq)?;
-                removed += 1;
-            }
-        }
-        Ok(removed)
-    })
-}
-
-/// Removes up to `events_max` events that have expired at second `now` (NIP-40), soonest first. Returns
-/// how many; fewer than `events_max` means that none is left. Removal requests stay, unserved
-/// ([`is_removal_request`]); those that an earlier version of this program listed for
-/// sweeping are stored again under a new sequence number, unlisted.
-///
-/// # Errors
-/// The backend's. Then none was removed.
-pub fn sweep_expired<B: Backend>(
-    backend: &B,
-    now: Timestamp,
-    events_max: usize,
-) -> Result<usize, StoreError> {
-    let classes = backend.classes();
-    let mut expired = Vec::new();
-    // A read first, so that an idle relay does not open a write transaction.
-    backend.reader()?.expiring(now, 1, &mut expired)?;
-    if expired.is_empty() || events_max == 0 {
-        return Ok(0);
-    }
-    backend.write(|writer| {
-        expired.clear();
-        writer.expiring(now, events_max, &mut expired)?;
-        let mut last = writer.last_seq()?;
-        for &seq in &expired {
-            let event = remove_event(writer, classes, seq)?;
-            if is_removal_request(event.kind) {
-                last = Seq(last.0 + 1);
-                writer.insert(last, &event, &terms_of(event.view(), classes))?;
-            }
-        }
-        Ok(expired.len())
-    })
-}
-
-/// Retention: removes up to `events_max` events that are older than second `before` and of a kind that `is_swept`
-/// accepts, without tombstones: they may be stored again. Removal requests ([`is_removal_request`]) are never swept, because
-/// their effect must last. Returns how many; fewer than `events_max` means that none is left.
-///
-/// Costs one look-up a kind where the backend keeps no term over all events, and otherwise a read for each
-/// old event that is kept.
-///
-/// # Errors
-/// The backend's. Then none was removed.
-pub fn sweep_aged<B: Backend>(
-    backend: &B,
-    before: Timestamp,
-    is_swept: &dyn Fn(Kind) -> bool,
-    events_max: usize,
-) -> Result<usize, StoreError> {
-    let (classes, Some(newest)) = (backend.classes(), before.checked_sub(1)) else { return Ok(0) };
-    let is_swept = |kind: Kind| !is_removal_request(kind) && is_swept(kind);
-    let mut aged = Vec::new();
-    {
-        let reader = backend.reader()?;
-        let terms = match classes.all {
-            true => vec![Term::All],
-            false => reader.kinds()?.into_iter().filter(|kind| is_swept(*kind)).map(Term::Kind).collect(),
-        };
-        for term in &terms {
-            let mut start = Bound::From(Rank::newest(newest));
-            let mut page: Vec<Posting> = Vec::new();
-            while aged.len() < events_max {
-                page.clear();
-                reader.postings(term, start, 0, SWEEP_PAGE, &mut page)?;
-                aged.extend(page.iter().filter(|posting| is_swept(posting.kind)).map(|posting| posting.seq));
-                match page.last() {
-                    Some(last) if page.len() == SWEEP_PAGE => start = Bound::After(last.rank, last.seq),
-                    _ => break,
-                }
-            }
-        }
-    }
-    aged.truncate(events_max);
-    if aged.is_empty() {
-        return Ok(0);
-    }
-    backend.write(|writer| {
-        for &seq in &aged {
-            remove_event(writer, classes, seq)?;
-        }
-        Ok(aged.len())
-    })
-}
-
-/// Postings that a retention sweep reads at once.
-const SWEEP_PAGE: usize = 256;
-
 fn apply(
     writer: &mut impl Writer,
-    classes: TermClasses,
+    removal: &mut Removal,
     event: &Event,
     plan: Plan,
     last: &mut Seq,
 ) -> Result<Outcome, StoreError> {
+    if plan.verdict == Verdict::Store {
+        removal.credit(event);
+    }
     for seq in plan.delete {
-        remove_event(writer, classes, seq)?;
+        removal.remove_or_hide(writer, seq)?;
     }
     for (key, until) in plan.tombstones {
         writer.put_tombstone(&key, until)?;
@@ -236,20 +136,10 @@ fn apply(
     Ok(match plan.verdict {
         Verdict::Store => {
             *last = Seq(last.0 + 1);
-            writer.insert(*last, event, &terms_of(event.view(), classes))?;
+            writer.insert(*last, event, &terms_of(event.view(), removal.classes()))?;
             Outcome::Stored(*last)
         }
         Verdict::Duplicate => Outcome::Duplicate,
         Verdict::Refuse(refusal) => Outcome::Refused(refusal),
     })
-}
-
-fn remove_event(writer: &mut impl Writer, classes: TermClasses, seq: Seq) -> Result<Event, StoreError> {
-    let json: Arc<[u8]> = match writer.event(seq)? {
-        Some(json) => json.as_ref().into(),
-        None => return Err(StoreError::Corrupt(format!("event {} is listed but not stored", seq.0))),
-    };
-    let event = Event::from_canonical(json);
-    writer.remove(seq, &event, &terms_of(event.view(), classes))?;
-    Ok(event)
 }

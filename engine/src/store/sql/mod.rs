@@ -4,6 +4,7 @@
 //! relay_event      seq INTEGER PRIMARY KEY, json BLOB          events from seq on, a line each: lines.rs
 //! relay_page       page INTEGER PRIMARY KEY, level, run, first, last, filter, keys BLOB   sorted keys: page.rs
 //! relay_gone       chunk INTEGER PRIMARY KEY, bits BLOB        removed events whose keys are in pages: removed.rs
+//! relay_hidden     number INTEGER PRIMARY KEY, bits BLOB       events that are to be removed and not to be found: hidden.rs
 //! relay_tombstone  row INTEGER PRIMARY KEY, fold, keys BLOB    tombstones put since flush number fold: tombstones.rs
 //! relay_meta       name TEXT PRIMARY KEY, value INTEGER        schema; folds, folded, folded_events: memtable.rs
 //! ```
@@ -20,6 +21,7 @@
 //!
 //! So an event writes a row if it comes alone, less if others come with it, and less than a tenth of a row of pages over its
 //! life. Removing it writes its row again, and a row of bits if its keys are in pages; all tombstones of a write are a row.
+//! Hiding many events writes a row for each 8,192 sequence numbers that they are among.
 //! A query reads pages from memory, or a row for each level and run.
 //!
 //! Statements keep within what Durable Objects take: 100 parameters, rows under 2 MB, integers below 2^53
@@ -31,6 +33,7 @@ mod compaction;
 mod conn;
 mod directory;
 mod event_table;
+mod hidden;
 mod lines;
 mod maintenance;
 mod memtable;
@@ -60,8 +63,9 @@ use super::backend::{Backend, Seq, StoreError};
 use super::keyed::{Overlay, View};
 use super::terms::TermClasses;
 
-/// The layout written by this version. Another one is refused.
+/// The layouts written by this version: while no event is hidden, and while any is. Another one is refused.
 const SCHEMA: i64 = 3;
+const SCHEMA_WITH_HIDDEN: i64 = 4;
 
 const CREATE: [&str; 5] = [
     "CREATE TABLE IF NOT EXISTS relay_meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
@@ -73,6 +77,9 @@ const CREATE: [&str; 5] = [
     "CREATE TABLE IF NOT EXISTS relay_tombstone (row INTEGER PRIMARY KEY, \
      fold INTEGER NOT NULL, keys BLOB NOT NULL)",
 ];
+/// Objects of earlier versions lack it.
+const CREATE_HIDDEN: &str =
+    "CREATE TABLE IF NOT EXISTS relay_hidden (number INTEGER PRIMARY KEY, bits BLOB NOT NULL)";
 const READ_SCHEMA: &str = "SELECT value FROM relay_meta WHERE name = 'schema'";
 const WRITE_SCHEMA: &str = "INSERT INTO relay_meta (name, value) VALUES ('schema', ?)";
 
@@ -139,13 +146,14 @@ impl<C: SqlConn> SqlBackend<C> {
         let sizes = sizes.bounded();
         conn.exec(CREATE[0], &[])?;
         match integers(&conn, READ_SCHEMA, &[])?.first() {
-            Some(&SCHEMA) => {}
-            Some(&found) => return Err(SqlOpenError::Schema { found, known: SCHEMA }),
+            Some(&(SCHEMA | SCHEMA_WITH_HIDDEN)) => {}
+            Some(&found) => return Err(SqlOpenError::Schema { found, known: SCHEMA_WITH_HIDDEN }),
             None => conn.transaction(&mut || {
                 CREATE[1..].iter().try_for_each(|create| conn.exec(create, &[]))?;
                 conn.exec(WRITE_SCHEMA, &[SqlValue::Int(SCHEMA)])
             })?,
         }
+        conn.exec(CREATE_HIDDEN, &[])?;
         let tables = RefCell::new(Tables::load(&conn, &sizes, CLASSES)?);
         Ok(SqlBackend { conn, sizes, tables, maintenance_failures: Cell::new(0) })
     }
@@ -178,6 +186,10 @@ impl<C: SqlConn + 'static> Backend for SqlBackend<C> {
 
     fn classes(&self) -> TermClasses {
         CLASSES
+    }
+
+    fn removed_keys_max(&self) -> usize {
+        self.sizes.removed_keys_max
     }
 
     /// What it reads changes with the next write: one connection sees its own changes.

@@ -52,6 +52,15 @@ impl<C: SqlConn> KeySource for SqlSource<'_, C> {
         self.tables.borrow_mut().events.seqs_after(self.conn, after, max, out)
     }
 
+    fn is_hidden(&self, seq: Seq) -> Result<bool, StoreError> {
+        Ok(self.tables.borrow().hidden.contains(seq))
+    }
+
+    fn hidden(&self, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError> {
+        out.extend(self.tables.borrow().hidden.seqs().take(max));
+        Ok(())
+    }
+
     fn tombstone(&self, key: &[u8]) -> Result<Option<Timestamp>, StoreError> {
         // The latest second comes first.
         let (from, to) = (tombstone_key(key, Timestamp::MAX), tombstone_key(key, 0));

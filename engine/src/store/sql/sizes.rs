@@ -1,6 +1,8 @@
 //! Sizes of the layout's parts. The defaults are for Durable Objects; tests choose them so small that a few events exceed
 //! all of them.
 
+use crate::store::REMOVED_KEYS_MAX;
+
 /// Sizes of the parts of a [`SqlBackend`](super::SqlBackend). What is stored with some is read with any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SqlSizes {
@@ -27,6 +29,8 @@ pub struct SqlSizes {
     pub page_cache_bytes: usize,
     /// Bytes of rows of events that are kept in memory.
     pub row_cache_bytes: usize,
+    /// [`Backend::removed_keys_max`](crate::store::Backend::removed_keys_max).
+    pub removed_keys_max: usize,
 }
 
 impl Default for SqlSizes {
@@ -43,6 +47,7 @@ impl Default for SqlSizes {
             skipped_keys: 64,
             page_cache_bytes: 6 << 20,
             row_cache_bytes: 1 << 20,
+            removed_keys_max: REMOVED_KEYS_MAX,
         }
     }
 }
@@ -63,6 +68,7 @@ impl SqlSizes {
             skipped_keys: 2,
             page_cache_bytes: 2_000,
             row_cache_bytes: 3_000,
+            removed_keys_max: 0,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::conn::SqlConn;
 use super::event_table::{EventChanges, EventTable};
+use super::hidden::{ChangedRows, HiddenTable};
 use super::memtable::{Memtable, NewTombstones};
 use super::removed::ChangedBits;
 use super::sizes::SqlSizes;
@@ -15,6 +16,7 @@ pub(super) struct Tables {
     pub(super) events: EventTable,
     pub(super) memtable: Memtable,
     pub(super) tree: Tree,
+    pub(super) hidden: HiddenTable,
 }
 
 /// What a write changes, until it is durable.
@@ -23,6 +25,7 @@ pub(super) struct Changes {
     events: EventChanges,
     tombstones: NewTombstones,
     removed: ChangedBits,
+    hidden: ChangedRows,
 }
 
 impl Tables {
@@ -35,12 +38,12 @@ impl Tables {
         let tree = Tree::load(conn, sizes.page_cache_bytes)?;
         let memtable = Memtable::load(conn, classes)?;
         let events = EventTable::load(conn, memtable.flushed_up_to(), sizes.row_cache_bytes)?;
-        Ok(Tables { events, memtable, tree })
+        Ok(Tables { events, memtable, tree, hidden: HiddenTable::load(conn)? })
     }
 
-    /// How many events are stored.
+    /// How many events are stored, without hidden ones.
     pub(super) fn event_count(&self) -> u64 {
-        self.memtable.events_ever().saturating_sub(self.tree.removed.len())
+        self.memtable.events_ever().saturating_sub(self.tree.removed.len() + self.hidden.len())
     }
 
     /// Writes an overlay down. Runs inside a transaction; [`Tables::commit`] follows it.
@@ -53,11 +56,14 @@ impl Tables {
         let events = self.events.write(conn, overlay, sizes.row_bytes)?;
         let removed = self.tree.removed.write(conn, self.split_removed(&events).0)?;
         let tombstones = self.memtable.write_tombstones(conn, overlay)?;
-        Ok(Changes { events, tombstones, removed })
+        let hidden = self.hidden.write(conn, overlay)?;
+        Ok(Changes { events, tombstones, removed, hidden })
     }
 
     /// Takes over a write that is durable.
-    pub(super) fn commit(&mut self, overlay: &Overlay, Changes { events, tombstones, removed }: Changes) {
+    pub(super) fn commit(&mut self, overlay: &Overlay, changes: Changes) {
+        let Changes { events, tombstones, removed, hidden } = changes;
+        self.hidden.commit(hidden);
         let (flushed, recent) = self.split_removed(&events);
         self.tree.removed.commit(removed);
         self.tree.rewrites.count_removed(flushed.len() as u64);

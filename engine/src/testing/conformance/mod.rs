@@ -7,7 +7,10 @@ mod rules;
 mod seam;
 mod wide;
 
-use crate::store::{Backend, Completeness, Hit, Reader, Scan, ScanLimits, Seq, Step, Take, Viewer};
+use crate::store::{
+    Backend, Completeness, Hit, Reader, Scan, ScanLimits, Seq, Step, Take, Viewer, remove_hidden,
+    sweep_expired,
+};
 use crate::types::{Event, Filter, Timestamp};
 
 /// Runs the whole suite on stores made by `make`, which are empty.
@@ -58,7 +61,26 @@ fn normalised(filters: &[Filter]) -> Vec<Filter> {
 
 /// Numbers of everything stored.
 fn stored<B: Backend>(backend: &B) -> Vec<Seq> {
-    let mut seqs = Vec::new();
-    backend.reader().and_then(|reader| reader.log(Seq(0), usize::MAX, &mut seqs)).expect("log");
+    let (mut seqs, reader) = (Vec::new(), backend.reader().expect("reader"));
+    reader.log(Seq(0), usize::MAX, &mut seqs).expect("log");
+    seqs.retain(|seq| !reader.is_hidden(*seq).expect("is_hidden"));
     seqs
+}
+
+/// Sweeps until nothing more has expired at second `now`. Returns how many events had.
+fn sweep<B: Backend>(backend: &B, now: Timestamp) -> usize {
+    let mut events = 0;
+    loop {
+        let swept = sweep_expired(backend, now, 2).expect("sweep");
+        assert!(swept.events <= 2 && (swept.keys > 0 || !swept.more));
+        events += swept.events;
+        if !swept.more {
+            return events;
+        }
+    }
+}
+
+/// Removes all that is hidden, step by step.
+fn remove_all_hidden<B: Backend>(backend: &B) {
+    while remove_hidden(backend).expect("remove").more {}
 }

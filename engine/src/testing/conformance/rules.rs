@@ -1,8 +1,8 @@
 //! What writes mean: the checklist of NIP-01, 09, 40, 59 and 62 as a table.
 
-use super::{ask, stored};
+use super::{ask, remove_all_hidden, stored, sweep};
 use crate::store::{
-    Backend, Everyone, Op, Outcome, Reader, Refusal, ScanLimits, Seq, commit, remove, sweep_aged,
+    Backend, Everyone, Op, Outcome, Reader, Refusal, Removed, ScanLimits, Seq, commit, remove, sweep_aged,
     sweep_expired,
 };
 use crate::testing::{Draft, World};
@@ -51,6 +51,11 @@ fn check<B: Backend>(make: &impl Fn() -> B, name: &str, ops: &[(Op, Is)], left: 
         served.sort_unstable();
         expected.sort_unstable();
         assert_eq!(served, expected, "{name}: what is left, in batches of {batch}");
+        assert_eq!(stored(&backend).len(), left.len(), "{name}: what is stored");
+        remove_all_hidden(&backend);
+        let mut served: Vec<_> = serve(&backend, NOW).iter().map(|event| event.id).collect();
+        served.sort_unstable();
+        assert_eq!(served, expected, "{name}: what is left when nothing is hidden any more");
     }
 }
 
@@ -316,22 +321,22 @@ fn expiry<B: Backend>(make: &impl Fn() -> B) {
         (4, 3),
         "not served from then on"
     );
-    assert_eq!(sweep_expired(&backend, 1_009, 9), Ok(0));
-    assert_eq!(sweep_expired(&backend, 1_030, 0), Ok(0));
-    assert_eq!(sweep_expired(&backend, 1_030, 2), Ok(2));
-    assert_eq!(sweep_expired(&backend, 1_030, 2), Ok(1));
-    assert_eq!(sweep_expired(&backend, u64::MAX - 1, 2), Ok(0));
+    assert_eq!(sweep(&backend, 1_009), 0);
+    assert_eq!(sweep_expired(&backend, 1_030, 0).map(|swept| (swept.events, swept.more)), Ok((0, true)));
+    assert_eq!(sweep_expired(&backend, 1_030, 1).map(|swept| (swept.events, swept.more)), Ok((1, true)));
+    assert_eq!(sweep(&backend, 1_030), 2);
+    assert_eq!(sweep(&backend, u64::MAX - 1), 0);
     assert_eq!(serve(&backend, 0).len(), 1);
 
-    for sweep in [false, true] {
+    for is_swept in [false, true] {
         let backend = make();
         let newer = Draft::new(1, 0, 20).tag(&["expiration", "1010"]).put();
         let older = Draft::new(1, 0, 10).put();
         commit(&backend, NOW, &[newer]).expect("commit");
         let refused = commit(&backend, 1_009, std::slice::from_ref(&older));
         assert_eq!(refused, Ok(vec![Outcome::Refused(Superseded)]));
-        if sweep {
-            assert_eq!(sweep_expired(&backend, 1_010, 9), Ok(1));
+        if is_swept {
+            assert_eq!(sweep(&backend, 1_010), 1);
         }
         let taken = commit(&backend, 1_010, &[older]);
         assert_eq!(taken, Ok(vec![Outcome::Stored(Seq(2))]), "an expired version counts as gone");
@@ -361,8 +366,8 @@ fn removal_requests_outlast_their_expiration<B: Backend>(make: &impl Fn() -> B) 
     commit(&backend, NOW, &gone).expect("commit");
     commit(&backend, NOW, &[deletion.clone(), vanish.clone()]).expect("commit");
     assert_eq!(serve(&backend, 1_009).len(), 2, "the requests, until they expire");
-    assert_eq!(sweep_expired(&backend, 1_030, 9), Ok(0));
-    assert_eq!(sweep_aged(&backend, 1_030, &|_| true, 9), Ok(0), "nor do they grow too old");
+    assert_eq!(sweep(&backend, 1_030), 0);
+    assert_eq!(sweep_aged(&backend, 1_030, &|_| true, 9), Ok(Removed::default()), "nor do they grow too old");
     assert_eq!(serve(&backend, 1_030).len(), 0, "what has expired is not served");
     let kept: Vec<Seq> = stored(&backend);
     assert_eq!(kept.len(), 2, "and kept");

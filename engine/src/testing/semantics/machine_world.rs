@@ -16,7 +16,9 @@ use std::sync::{Arc, Mutex};
 use super::{Client, World};
 use crate::policy::AddressRates;
 use crate::relay::{Close, Config, ConnId, Frame, Live, Peer, PublishOutcome, Relay, commit};
-use crate::store::{self, Backend, MemoryBackend, MemoryReader, MemoryWriter, StoreError, TermClasses};
+use crate::store::{
+    self, Backend, MemoryBackend, MemoryReader, MemoryWriter, REMOVED_KEYS_MAX, StoreError, TermClasses,
+};
 use crate::testing::event_of_json;
 use crate::testing::signing::Signed;
 use crate::types::{ClientAddress, Now, Timestamp};
@@ -38,6 +40,8 @@ pub struct Tuning {
     pub classes: TermClasses,
     /// Whether expired events are swept as soon as time passes, or never.
     pub sweeps: bool,
+    /// [`Backend::removed_keys_max`]: whether what is deleted is removed at once, or hidden until time passes.
+    pub removed_keys_max: usize,
     /// Whether the host holds all output itself and, whenever there is nothing to do, forgets its machines
     /// and builds new ones from the snapshots of their sessions, as a host that hibernates does.
     pub hibernates: bool,
@@ -52,6 +56,7 @@ impl Default for Tuning {
             hashes_batches: false,
             classes: TermClasses { all: true, author_kind: true },
             sweeps: true,
+            removed_keys_max: REMOVED_KEYS_MAX,
             hibernates: false,
         }
     }
@@ -90,7 +95,8 @@ impl MachineWorld {
         config.limits.scan_rows_max = tuning.scan_rows_max.unwrap_or(config.limits.scan_rows_max);
         config.limits.verify_batch_max = tuning.verify_batch_max.unwrap_or(config.limits.verify_batch_max);
         let config = Arc::new(config);
-        let store = Rc::new(Store { memory: MemoryBackend::new(tuning.classes), is_full: Cell::default() });
+        let memory = MemoryBackend::new(tuning.classes).with_removed_keys_max(tuning.removed_keys_max);
+        let store = Rc::new(Store { memory: memory, is_full: Cell::default() });
         let checks = Checks { hashes_batches: tuning.hashes_batches };
         let rates = SharedRates::default();
         let shards = (0..tuning.shards)
@@ -158,9 +164,10 @@ impl World for MachineWorld {
         machine.drive();
         machine.now = machine.now.plus_millis(seconds * 1000);
         if machine.tuning.sweeps {
-            store::sweep_expired(&machine.store, machine.now.seconds(), usize::MAX)
-                .expect("memory does not fail");
+            let now = machine.now.seconds();
+            while store::sweep_expired(&machine.store, now, usize::MAX).expect("memory does not fail").more {}
         }
+        store::remove_hidden(&machine.store).expect("memory does not fail");
         for shard in &mut machine.shards {
             shard.relay.handle_timeout(machine.now);
         }
@@ -209,6 +216,10 @@ impl Backend for Store {
 
     fn classes(&self) -> TermClasses {
         self.memory.classes()
+    }
+
+    fn removed_keys_max(&self) -> usize {
+        self.memory.removed_keys_max()
     }
 
     fn reader(&self) -> Result<MemoryReader<'_>, StoreError> {

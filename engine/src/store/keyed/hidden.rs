@@ -1,0 +1,96 @@
+//! Hidden events as a bitmap by sequence number, in rows of 8,192 bits. A row without bits is not stored.
+
+use crate::store::backend::{Seq, StoreError};
+
+/// Bytes of a row: three of them fit a page of LMDB.
+const ROW_BYTES: usize = 1 << 10;
+const ROW_BITS: u64 = 8 * ROW_BYTES as u64;
+
+/// The bits of one row. Which row it is follows from a sequence number ([`HiddenRow::number_of`]).
+#[derive(Clone, PartialEq, Eq)]
+pub struct HiddenRow([u8; ROW_BYTES]);
+
+impl HiddenRow {
+    /// No bits.
+    pub const EMPTY: HiddenRow = HiddenRow([0; ROW_BYTES]);
+
+    /// The number of the row that this event's bit is in.
+    pub fn number_of(seq: Seq) -> u64 {
+        seq.0 / ROW_BITS
+    }
+
+    /// A row that was stored.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if it has another length.
+    pub fn read(bytes: &[u8]) -> Result<Self, StoreError> {
+        let row = bytes.try_into().map(HiddenRow);
+        row.map_err(|_| StoreError::Corrupt(format!("a row of hidden events has {} bytes", bytes.len())))
+    }
+
+    /// The row as it is stored.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Whether a stored row has this event's bit.
+    pub fn has(row: &[u8], seq: Seq) -> bool {
+        let (byte, bit) = place(seq);
+        row.get(byte).is_some_and(|byte| byte & bit != 0)
+    }
+
+    /// How many events a stored row hides.
+    pub fn count(row: &[u8]) -> u64 {
+        row.iter().map(|byte| u64::from(byte.count_ones())).sum()
+    }
+
+    /// The events that stored row `number` hides, ascending.
+    pub fn seqs(number: u64, row: &[u8]) -> impl Iterator<Item = Seq> + '_ {
+        let set = row.iter().enumerate().filter(|(_, byte)| **byte != 0);
+        set.flat_map(move |(at, byte)| {
+            let bits = (0..8u64).filter(move |bit| byte & (1 << bit) != 0);
+            bits.map(move |bit| Seq(number * ROW_BITS + at as u64 * 8 + bit))
+        })
+    }
+
+    /// Hides an event of this row, or forgets that it was hidden.
+    pub(super) fn set(&mut self, seq: Seq, is_hidden: bool) {
+        let (byte, bit) = place(seq);
+        match is_hidden {
+            true => self.0[byte] |= bit,
+            false => self.0[byte] &= !bit,
+        }
+    }
+}
+
+fn place(seq: Seq) -> (usize, u8) {
+    let within = seq.0 % ROW_BITS;
+    (within as usize / 8, 1 << (within % 8))
+}
+
+impl std::fmt::Debug for HiddenRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(HiddenRow::seqs(0, &self.0)).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_hold_the_numbers_that_were_set() {
+        let seqs = [16_384, 16_385, 16_391, 16_392, 24_575].map(Seq);
+        assert!(seqs.iter().all(|seq| HiddenRow::number_of(*seq) == 2));
+        assert_eq!(HiddenRow::number_of(Seq(24_576)), 3);
+        let mut row = HiddenRow::EMPTY;
+        seqs.iter().for_each(|seq| row.set(*seq, true));
+        assert_eq!(HiddenRow::seqs(2, row.as_bytes()).collect::<Vec<_>>(), seqs);
+        assert_eq!(HiddenRow::count(row.as_bytes()), 5);
+        assert!(HiddenRow::has(row.as_bytes(), Seq(16_391)) && !HiddenRow::has(row.as_bytes(), Seq(16_390)));
+        row.set(Seq(16_391), false);
+        assert!(!HiddenRow::has(row.as_bytes(), Seq(16_391)));
+        assert_eq!(HiddenRow::read(row.as_bytes()), Ok(row));
+        assert!(HiddenRow::read(&[0; 3]).is_err());
+    }
+}

@@ -1,0 +1,288 @@
+//! Removing events: at once where that is little work, else in later steps; and the sweeps of what nobody is to be given
+//! any more. No change removes more keys than the backend takes in a few milliseconds, except those of one event.
+
+use std::sync::Arc;
+
+use crate::store::{
+    Backend, Bound, Posting, Rank, Reader, Seq, StoreError, Term, TermClasses, Writer, terms_of,
+};
+use crate::types::{Event, EventId, Kind, Timestamp, is_removal_request};
+
+/// Bytes of canonical JSON for each key of an event, at least: a tag is found by one and is no shorter than `["t",""],`, and
+/// what every event has is longer for each of its own keys.
+const KEY_BYTES_MIN: usize = 9;
+/// Postings that a retention sweep reads at once.
+const SWEEP_PAGE: usize = 256;
+
+/// What one step of removal did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Events removed.
+    pub events: usize,
+    /// Keys that they were found by.
+    pub keys: usize,
+    /// Whether a further step has something to remove.
+    pub more: bool,
+}
+
+/// What a commit removes at once, and what it leaves to later steps.
+pub(super) struct Removal {
+    classes: TermClasses,
+    keys_max: usize,
+    /// How many keys may still be removed.
+    keys_left: usize,
+}
+
+impl Removal {
+    pub(super) fn new(backend: &impl Backend) -> Self {
+        let keys_max = backend.removed_keys_max();
+        Removal { classes: backend.classes(), keys_max, keys_left: keys_max }
+    }
+
+    pub(super) fn classes(&self) -> TermClasses {
+        self.classes
+    }
+
+    /// An event is stored: something of its size may be removed for it, so that a commit of replaceable events
+    /// removes their earlier versions at once, however many they are.
+    pub(super) fn credit(&mut self, event: &Event) {
+        self.keys_left = self.keys_left.saturating_add(keys_max(event.json().len()).min(self.keys_max));
+    }
+
+    /// Removes an event, or hides it if its size says that its keys may be more than is left.
+    pub(super) fn remove_or_hide(&mut self, writer: &mut impl Writer, seq: Seq) -> Result<(), StoreError> {
+        if self.keys_left < KEYS_MIN {
+            // Without looking at it: there may be very many.
+            return writer.hide(seq);
+        }
+        let bytes = writer.event(seq)?.map_or(0, |json| json.len());
+        match self.keys_left.checked_sub(keys_max(bytes)) {
+            Some(left) => {
+                self.keys_left = left;
+                let event = read_event(writer, seq)?;
+                writer.remove(seq, &event, &terms_of(event.view(), self.classes))
+            }
+            None => {
+                self.keys_left = 0;
+                writer.hide(seq)
+            }
+        }
+    }
+}
+
+/// The fewest keys that [`keys_max`] says of any event: no canonical JSON is shorter than 300 bytes.
+const KEYS_MIN: usize = 300 / KEY_BYTES_MIN;
+
+/// The most keys that an event of so many bytes may have.
+fn keys_max(bytes: usize) -> usize {
+    bytes / KEY_BYTES_MIN
+}
+
+/// One step towards removing hidden events: as many as have [`Backend::removed_keys_max`] keys, one at least, those that were
+/// stored first before others. To be called, with other changes in between, until there is no more. What was
+/// hidden and is not removed when the program ends is still hidden when it begins again, and goes on.
+///
+/// # Errors
+/// The backend's. Then none was removed.
+pub fn remove_hidden<B: Backend>(backend: &B) -> Result<Removed, StoreError> {
+    let mut hidden = Vec::new();
+    // A read first, so that an idle relay does not open a write transaction.
+    backend.reader()?.hidden(1, &mut hidden)?;
+    if hidden.is_empty() {
+        return Ok(Removed::default());
+    }
+    change(backend, |writer| {
+        let mut step = Step::new(backend);
+        hidden.clear();
+        writer.hidden(step.events_max() + 1, &mut hidden)?;
+        for &seq in &hidden {
+            if step.remove(writer, seq)?.is_none() {
+                break;
+            }
+        }
+        Ok(step.removed(hidden.len()))
+    })
+}
+
+/// Removes events without tombstones: they may be stored again. Returns how many there were. Many are removed in
+/// several changes, so that others can write in between.
+///
+/// # Errors
+/// The backend's. Then what has been removed stays removed, and the rest is kept.
+pub fn remove<B: Backend>(backend: &B, ids: &[EventId]) -> Result<usize, StoreError> {
+    let (mut left, mut removed) = (ids, 0);
+    while !left.is_empty() {
+        let (events, others) = change(backend, |writer| {
+            let (mut step, mut left) = (Step::new(backend), left);
+            while let [id, others @ ..] = left {
+                if let Some(seq) = writer.seq_of(id)?
+                    && step.remove(writer, seq)?.is_none()
+                {
+                    break;
+                }
+                left = others;
+            }
+            Ok((step.events, left))
+        })?;
+        (removed, left) = (removed + events, others);
+    }
+    Ok(removed)
+}
+
+/// Removes up to `events_max` events that have expired at second `now` (NIP-40), soonest first, as many as have
+/// [`Backend::removed_keys_max`] keys, one at least. Hidden events among them are removed and not counted. Removal requests stay, unserved
+/// ([`is_removal_request`]); those that an earlier version of this program listed for
+/// sweeping are stored again under a new sequence number, unlisted.
+///
+/// # Errors
+/// The backend's. Then none was removed.
+pub fn sweep_expired<B: Backend>(
+    backend: &B,
+    now: Timestamp,
+    events_max: usize,
+) -> Result<Removed, StoreError> {
+    let mut expired = Vec::new();
+    // A read first, so that an idle relay does not open a write transaction.
+    backend.reader()?.expiring(now, 1, &mut expired)?;
+    if expired.is_empty() || events_max == 0 {
+        return Ok(Removed { more: !expired.is_empty(), ..Removed::default() });
+    }
+    let classes = backend.classes();
+    change(backend, |writer| {
+        let mut step = Step::new(backend);
+        let events_max = events_max.min(step.events_max());
+        expired.clear();
+        writer.expiring(now, events_max + 1, &mut expired)?;
+        let (mut last, mut hidden) = (writer.last_seq()?, 0);
+        for &seq in expired.iter().take(events_max) {
+            let was_hidden = writer.is_hidden(seq)?;
+            let Some(event) = step.remove(writer, seq)? else { break };
+            hidden += usize::from(was_hidden);
+            if is_removal_request(event.kind) && !was_hidden {
+                last = Seq(last.0 + 1);
+                writer.insert(last, &event, &terms_of(event.view(), classes))?;
+            }
+        }
+        let removed = step.removed(expired.len());
+        Ok(Removed { events: removed.events - hidden, ..removed })
+    })
+}
+
+/// Retention: removes up to `events_max` events that are older than second `before` and of a kind that `is_swept`
+/// accepts, without tombstones: they may be stored again. Like [`sweep_expired`] it ends with the keys that one change may
+/// remove. Removal requests ([`is_removal_request`]) are never swept, because their effect must last.
+///
+/// Costs one look-up a kind where the backend keeps no term over all events, and otherwise a read for each
+/// old event that is kept.
+///
+/// # Errors
+/// The backend's. Then none was removed.
+pub fn sweep_aged<B: Backend>(
+    backend: &B,
+    before: Timestamp,
+    is_swept: &dyn Fn(Kind) -> bool,
+    events_max: usize,
+) -> Result<Removed, StoreError> {
+    let (classes, Some(newest)) = (backend.classes(), before.checked_sub(1)) else {
+        return Ok(Removed::default());
+    };
+    let events_max = events_max.min(Step::new(backend).events_max());
+    let is_swept = |kind: Kind| !is_removal_request(kind) && is_swept(kind);
+    let mut aged = Vec::new();
+    {
+        let reader = backend.reader()?;
+        let terms = match classes.all {
+            true => vec![Term::All],
+            false => reader.kinds()?.into_iter().filter(|kind| is_swept(*kind)).map(Term::Kind).collect(),
+        };
+        for term in &terms {
+            let mut start = Bound::From(Rank::newest(newest));
+            let mut page: Vec<Posting> = Vec::new();
+            while aged.len() <= events_max {
+                page.clear();
+                reader.postings(term, start, 0, SWEEP_PAGE, &mut page)?;
+                for posting in page.iter().filter(|posting| is_swept(posting.kind)) {
+                    if !reader.is_hidden(posting.seq)? {
+                        aged.push(posting.seq);
+                    }
+                }
+                match page.last() {
+                    Some(last) if page.len() == SWEEP_PAGE => start = Bound::After(last.rank, last.seq),
+                    _ => break,
+                }
+            }
+        }
+    }
+    if aged.is_empty() || events_max == 0 {
+        return Ok(Removed { more: !aged.is_empty(), ..Removed::default() });
+    }
+    change(backend, |writer| {
+        let mut step = Step::new(backend);
+        for &seq in aged.iter().take(events_max) {
+            if step.remove(writer, seq)?.is_none() {
+                break;
+            }
+        }
+        Ok(step.removed(aged.len()))
+    })
+}
+
+/// Changes `backend` by `work`, which removes events: with the room in reserve if there is no other.
+fn change<B: Backend, T>(
+    backend: &B,
+    mut work: impl FnMut(&mut B::Writer<'_>) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    match backend.write(|writer| work(writer)) {
+        Err(StoreError::Full(_)) => backend.write_from_reserve(|writer| work(writer)),
+        done => done,
+    }
+}
+
+/// One change that removes as many events as it may.
+struct Step {
+    classes: TermClasses,
+    keys_max: usize,
+    events: usize,
+    keys: usize,
+}
+
+impl Step {
+    fn new(backend: &impl Backend) -> Self {
+        Step { classes: backend.classes(), keys_max: backend.removed_keys_max(), events: 0, keys: 0 }
+    }
+
+    /// No more events than this can be removed: each has an id, a kind and an author, at least.
+    fn events_max(&self) -> usize {
+        (self.keys_max / 3).max(1)
+    }
+
+    /// Removes an event, unless its keys are more than this change may remove beside what it has removed.
+    fn remove(&mut self, writer: &mut impl Writer, seq: Seq) -> Result<Option<Event>, StoreError> {
+        if self.events > 0 && self.keys >= self.keys_max {
+            return Ok(None);
+        }
+        let event = read_event(writer, seq)?;
+        let terms = terms_of(event.view(), self.classes);
+        // The id has one, too.
+        let keys = self.keys + terms.len() + 1;
+        if self.events > 0 && keys > self.keys_max {
+            return Ok(None);
+        }
+        writer.remove(seq, &event, &terms)?;
+        (self.events, self.keys) = (self.events + 1, keys);
+        Ok(Some(event))
+    }
+
+    /// What was done, of so many events that there were to remove.
+    fn removed(&self, events: usize) -> Removed {
+        Removed { events: self.events, keys: self.keys, more: self.events < events }
+    }
+}
+
+fn read_event(reader: &impl Reader, seq: Seq) -> Result<Event, StoreError> {
+    let json: Arc<[u8]> = match reader.event_or_hidden(seq)? {
+        Some(json) => json.as_ref().into(),
+        None => return Err(StoreError::Corrupt(format!("event {} is listed but not stored", seq.0))),
+    };
+    Ok(Event::from_canonical(json))
+}
