@@ -3,6 +3,7 @@
 
 mod failures;
 mod queries;
+mod removal;
 mod rules;
 mod seam;
 mod wide;
@@ -22,6 +23,7 @@ pub fn conformance<B: Backend + 'static>(make: impl Fn() -> B + Sync) {
     rules::run(&make);
     queries::run(&make);
     wide::run(&make);
+    removal::run(&make);
     failures::run(&make);
     super::differential(&make, 1, 600);
 }
