@@ -19,7 +19,7 @@ use relay_engine::testing::{
 use relay_engine::types::Filter;
 use relay_engine::wire::parse_filter;
 use relay_server::lmdb::{LmdbBackend, LmdbOptions, OpenError};
-use seam::{author, check_random_writes, insert, note, of_author};
+use seam::{Made, author, check_random_writes, check_removal_across_restarts, insert, note, of_author};
 
 fn open(path: &Path) -> LmdbBackend {
     LmdbBackend::open(path, &LmdbOptions { sync: false, ..LmdbOptions::default() }).expect("opens")
@@ -247,6 +247,59 @@ fn what_is_not_a_relay_database_is_refused() {
     let twice = folder.path().join("twice");
     let _first = open(&twice);
     assert!(matches!(LmdbBackend::open(&twice, &options), Err(OpenError::Open(_))));
+}
+
+/// Entries of a database in the folder `path`, and the layout that the folder says it has.
+#[allow(unsafe_code)]
+fn entries_and_layout(path: &Path, database: &str) -> (u64, u64) {
+    use heed::types::{Bytes, Str, U64};
+    let mut options = heed::EnvOpenOptions::new();
+    options.max_dbs(8).map_size(1 << 30);
+    // SAFETY: a test's own folder.
+    let env = unsafe { options.open(path) }.expect("opens");
+    let txn = env.read_txn().expect("read");
+    let opened = env.open_databases_and_commit(txn, |opener, txn| -> heed::Result<_> {
+        let database = opener.open_database::<Bytes, Bytes>(txn, Some(database))?.expect("is there");
+        let meta = opener.open_database::<Str, U64<heed::byteorder::BigEndian>>(txn, Some("meta"))?;
+        Ok(heed::CommitOrAbort::<_, ()>::Commit((database, meta.expect("is there"))))
+    });
+    let (database, meta) = opened.expect("opens").unwrap_commit();
+    let txn = env.read_txn().expect("read");
+    let layout = meta.get(&txn, "schema").expect("reads").expect("a layout");
+    (database.len(&txn).expect("reads"), layout)
+}
+
+#[test]
+fn removal_goes_on_after_a_crash_and_leaves_nothing() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut restarts = 0;
+    let backend = check_removal_across_restarts(open_hiding(folder.path()), |backend| {
+        drop(backend);
+        let (rows, layout) = entries_and_layout(folder.path(), "hidden");
+        assert_eq!((rows, layout), if restarts < 20 { (1, 2) } else { (0, 1) });
+        restarts += 1;
+        open_hiding(folder.path())
+    });
+    drop(backend);
+    // As many keys as a store has that never held them.
+    let other = tempfile::tempdir().expect("folder");
+    let backend = open(other.path());
+    let tags = |n: u64| (0..4).map(|tag| ("t", format!("{tag} of {n}"))).collect();
+    for n in 21..=25 {
+        let kept = Made { prefix: n, tail: n, author: 2, created_at: n, kind: 1, tags: tags(n) };
+        insert(&backend, n, &kept.event()).expect("insert");
+    }
+    let ids = (1..=20).map(|n| ("e", note(n, n).id.to_string())).collect();
+    let request = Made { prefix: 99, tail: 99, author: 1, created_at: 99, kind: 5, tags: ids };
+    insert(&backend, 26, &request.event()).expect("insert");
+    drop(backend);
+    for database in ["key", "event", "hidden"] {
+        assert_eq!(
+            entries_and_layout(folder.path(), database),
+            entries_and_layout(other.path(), database),
+            "{database}"
+        );
+    }
 }
 
 /// Opens `path` with LMDB itself and puts one number into one database.

@@ -127,3 +127,48 @@ fn frequent_wake_ups_do_not_postpone_retention_sweeps() {
         );
     }
 }
+
+/// What a large deletion leaves to be removed is removed by alarms, however often the object hibernates in between.
+#[test]
+fn the_rest_of_a_large_deletion_is_removed_by_alarms() {
+    for hibernates in [Hibernates::Always, Hibernates::Never] {
+        let mut runtime = Runtime::new(settings(ObjectSettings::default()), hibernates);
+        let socket = runtime.connect().unwrap();
+        let t = runtime.now.seconds();
+        let mut request = event(&key(1)).kind(5).at(t);
+        for n in 0..300 {
+            let mut note = event(&key(1)).at(t - n);
+            for tag in 0..20 {
+                note = note.tag(["t", &format!("{tag} of {n}")]);
+            }
+            let note = note.sign();
+            runtime.text(socket.key, &format!(r#"["EVENT",{}]"#, note.json()));
+            request = request.tag(["e", &note.id]);
+        }
+        runtime.drive();
+        assert_eq!((runtime.store.events(), runtime.host.alarm.get()), (300, None));
+        runtime.text(socket.key, &format!(r#"["EVENT",{}]"#, request.sign().json()));
+        runtime.drive();
+        assert_eq!(runtime.object().stats().unwrap().events, 1, "only the request is served");
+        let left = runtime.store.events();
+        assert!(left > 200, "{left} wait to be removed");
+        // An alarm is lost, and the object wakes up for something else.
+        runtime.host.alarm.set(None);
+        runtime.evict();
+        runtime.text(socket.key, r#"["CLOSE","none"]"#);
+        runtime.drive();
+        assert!(runtime.host.alarm.get().is_some(), "it asks for another");
+        let mut alarms = 0;
+        while let Some(at) = runtime.host.alarm.take() {
+            let before = runtime.store.events();
+            runtime.now = runtime.now.max(at);
+            let now = runtime.now;
+            runtime.object().alarm(now);
+            assert!(before - runtime.store.events() <= 2 * 4_096 / 24, "each removes some");
+            runtime.evict();
+            alarms += 1;
+        }
+        assert!(alarms >= 1);
+        assert_eq!(runtime.store.events(), 1, "nothing is left, and nothing to wait for");
+    }
+}

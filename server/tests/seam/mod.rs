@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use relay_engine::store::{
-    Backend, Bound, Posting, Rank, Reader, Seq, StoreError, Term, TermClasses, Tombstone, Writer, terms_of,
+    Backend, Bound, Op, Outcome, Posting, Rank, Reader, Refusal, Removed, Seq, StoreError, Term, TermClasses,
+    Tombstone, Writer, commit, remove_hidden, terms_of,
 };
 use relay_engine::types::{Event, EventId, Kind, NO_EXPIRY, PubKey, Timestamp};
+use relay_engine::verify::Verified;
 
 /// An event of a small world. The id begins with `prefix` and ends with `tail`.
 #[derive(Clone, Debug)]
@@ -267,6 +269,44 @@ pub(crate) fn check_random_writes<B: Backend>(
         model.check(&backend.reader().expect("reader"), classes, &mut chance);
     }
     backend
+}
+
+/// A deletion of more than `backend` removes at once, which removes one event in a step: the process ends between any two
+/// steps, and nothing comes back or is left.
+pub(crate) fn check_removal_across_restarts<B: Backend>(mut backend: B, mut reopen: impl FnMut(B) -> B) -> B {
+    let put = |event: &Event| Op::Put(Verified::vouched(event.clone()));
+    let tags = |n: u64| (0..4).map(|tag| ("t", format!("{tag} of {n}"))).collect();
+    let events: Vec<Event> = (1..=20)
+        .map(|n| Made { prefix: n, tail: n, author: 1, created_at: n, kind: 1, tags: tags(n) }.event())
+        .collect();
+    let kept: Vec<Event> = (21..=25)
+        .map(|n| Made { prefix: n, tail: n, author: 2, created_at: n, kind: 1, tags: tags(n) }.event())
+        .collect();
+    let ids = events.iter().map(|event| ("e", event.id.to_string())).collect();
+    let request = Made { prefix: 99, tail: 99, author: 1, created_at: 99, kind: 5, tags: ids }.event();
+    let ops: Vec<Op> = events.iter().chain(&kept).map(put).collect();
+    commit(&backend, 100, &ops).expect("commit");
+    commit(&backend, 100, &[put(&request)]).expect("commit");
+    let mut steps = 0;
+    loop {
+        backend = reopen(backend);
+        let refused = vec![Outcome::Refused(Refusal::Deleted); 20];
+        assert_eq!(commit(&backend, 100, &ops[..20]), Ok(refused), "after {steps} steps");
+        let reader = backend.reader().expect("reader");
+        assert_eq!(reader.stats().expect("stats").events, 6);
+        assert!(events.iter().all(|event| reader.seq_of(&event.id) == Ok(None)));
+        assert!(kept.iter().all(|event| reader.seq_of(&event.id).is_ok_and(|seq| seq.is_some())));
+        let mut log = Vec::new();
+        reader.log(Seq(0), 100, &mut log).expect("log");
+        assert_eq!(log.len(), 26 - steps, "each step removes one and none twice");
+        drop(reader);
+        if steps == 20 {
+            assert_eq!(remove_hidden(&backend), Ok(Removed::default()));
+            return backend;
+        }
+        assert_eq!(remove_hidden(&backend).map(|removed| removed.events), Ok(1));
+        steps += 1;
+    }
 }
 
 /// Stores one event in a write of its own.

@@ -2,6 +2,7 @@
 //! event, versions, durability, and a connection that counts as Durable Objects do.
 
 mod bounds;
+mod removal;
 #[path = "../seam/mod.rs"]
 mod seam;
 mod sqlite;

@@ -11,8 +11,7 @@ use crate::types::{Event, EventId, Filter, Timestamp};
 
 const NOW: Timestamp = 1_000;
 const LIMITS: ScanLimits = ScanLimits { limit_default: 1_000, limit_max: 1_000 };
-/// Of each large event. A few such events are more than any backend removes in one change.
-const TAGS: usize = 1_500;
+/// Large events of a case.
 const LARGE: u64 = 8;
 
 pub(super) fn run<B: Backend + 'static>(make: &impl Fn() -> B) {
@@ -26,12 +25,18 @@ pub(super) fn run<B: Backend + 'static>(make: &impl Fn() -> B) {
     small_deletions_are_done_at_once(&make());
 }
 
-fn large(kind: u16, n: u64) -> Draft {
-    let mut draft = Draft::new(1, kind, 100 + n).tag(&["t", "x"]);
-    for tag in 0..TAGS {
-        draft = draft.tag(&["t", &format!("{tag} of {n}")]);
-    }
-    draft
+/// Tags of a large event: three such events are more than the backend removes in one change.
+fn tags(backend: &impl Backend) -> usize {
+    20 + backend.removed_keys_max() / 3
+}
+
+fn with_tags(draft: Draft, tags: usize) -> Draft {
+    let name = draft.created_at;
+    (0..tags).fold(draft, |draft, tag| draft.tag(&["t", &format!("{tag} of {name}")]))
+}
+
+fn large(backend: &impl Backend, n: u64) -> Draft {
+    with_tags(Draft::new(1, 1, 100 + n).tag(&["t", "x"]), tags(backend))
 }
 
 fn delete<'a>(events: impl IntoIterator<Item = &'a Event>) -> Op {
@@ -41,7 +46,7 @@ fn delete<'a>(events: impl IntoIterator<Item = &'a Event>) -> Op {
 
 /// Large events, a note of another author, and the request that deletes the large ones.
 fn delete_large(backend: &impl Backend) -> (Vec<Event>, Event, Event) {
-    let large: Vec<Op> = (0..LARGE).map(|n| large(1, n).put()).collect();
+    let large: Vec<Op> = (0..LARGE).map(|n| large(backend, n).put()).collect();
     let other = Draft::new(2, 1, 100).tag(&["t", "x"]).put();
     commit(backend, NOW, &large).expect("commit");
     commit(backend, NOW, std::slice::from_ref(&other)).expect("commit");
@@ -150,7 +155,7 @@ fn what_is_deleted_is_hidden_at_once(backend: &impl Backend) {
     assert!(hidden(backend).len() >= 5, "no backend removes all that at once");
     check_found(backend, &large, &[&other, &request]);
     // Sent again it is refused: it is deleted, not stored already.
-    let again: Vec<Op> = (0..LARGE).map(|n| self::large(1, n).put()).collect();
+    let again: Vec<Op> = (0..LARGE).map(|n| self::large(backend, n).put()).collect();
     let refused = vec![Outcome::Refused(Refusal::Deleted); again.len()];
     assert_eq!(commit(backend, NOW, &again), Ok(refused.clone()));
     // And deleted again it stays what it is.
@@ -213,14 +218,10 @@ fn a_step_that_fails_keeps_everything<B: Backend + 'static>(backend: &FailingBac
 
 /// A large article is replaced by a small one: the hidden one is not a version any more.
 fn a_hidden_version_is_no_version(backend: &impl Backend) {
-    let article = |n: u64, size: usize| {
-        let mut draft = Draft::new(1, 30_023, 100 + n).tag(&["d", "x"]);
-        for tag in 0..size {
-            draft = draft.tag(&["t", &format!("{tag} of {n}")]);
-        }
-        draft.put()
-    };
-    let versions = [article(0, 4 * TAGS), article(1, 4 * TAGS), article(2, 0)];
+    let article =
+        |n: u64, tags: usize| with_tags(Draft::new(1, 30_023, 100 + n).tag(&["d", "x"]), tags).put();
+    let many = 4 * tags(backend);
+    let versions = [article(0, many), article(1, many), article(2, 0)];
     let stored = |seq| Ok(vec![Outcome::Stored(Seq(seq))]);
     let superseded = Ok(vec![Outcome::Refused(Refusal::Superseded)]);
     assert_eq!(commit(backend, NOW, &versions[..1]), stored(1));
@@ -241,10 +242,7 @@ fn a_hidden_version_is_no_version(backend: &impl Backend) {
 
 /// A version was replaced and hidden, and what had replaced it is deleted: it may come again before it is removed.
 fn a_hidden_event_can_be_stored_again(backend: &impl Backend) {
-    let old = (0..4 * TAGS)
-        .fold(Draft::new(1, 0, 100), |draft, tag| draft.tag(&["t", &format!("{tag}")]))
-        .tag(&["t", "x"])
-        .put();
+    let old = with_tags(Draft::new(1, 0, 100), 4 * tags(backend)).tag(&["t", "x"]).put();
     let newer = Draft::new(1, 0, 200).put();
     let deletes = Draft::new(1, 5, 300).tag(&["e", &newer.event().id.to_string()]).put();
     for (seq, op) in (1..).zip([&old, &newer, &deletes, &old]) {
@@ -303,7 +301,7 @@ fn who_has_vanished_may_come_back(backend: &impl Backend) {
 
 /// A sweep removes what is hidden too, and does not count it: it was gone before.
 fn hidden_events_expire(backend: &impl Backend) {
-    let draft = |n| large(1, n).tag(&["expiration", "2000"]).put();
+    let draft = |n| large(backend, n).tag(&["expiration", "2000"]).put();
     let ops: Vec<Op> = (0..LARGE).map(draft).collect();
     commit(backend, NOW, &ops).expect("commit");
     let deleted: Vec<Event> = ops[1..].iter().map(|op| op.event().clone()).collect();
