@@ -14,6 +14,7 @@ mod http;
 mod nostr_sdk_client;
 mod one_folder;
 mod real_events;
+mod removal;
 mod semantics;
 mod small_disk;
 mod sockets;

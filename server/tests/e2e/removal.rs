@@ -1,0 +1,45 @@
+//! A deletion of more than one transaction removes: acknowledged at once, finished in steps, also after `kill -9`.
+
+use std::path::Path;
+
+use relay_engine::store::{Backend, Reader, Seq};
+use relay_engine::testing::signing::{event, key};
+use relay_server::lmdb::{LmdbBackend, LmdbOptions};
+
+use super::harness::{RelayProcess, unix_now, until};
+
+/// How many events are in the database, and how many of them are hidden.
+fn events_and_hidden(folder: &Path) -> (usize, usize) {
+    let store = LmdbBackend::open(folder, &LmdbOptions::default()).expect("opens beside the relay");
+    let reader = store.reader().expect("reader");
+    let (mut log, mut hidden) = (Vec::new(), Vec::new());
+    reader.log(Seq(0), usize::MAX, &mut log).expect("log");
+    reader.hidden(usize::MAX, &mut hidden).expect("hidden");
+    (log.len(), hidden.len())
+}
+
+#[test]
+fn a_large_deletion_is_finished_after_a_kill() {
+    const NOTES: u64 = 100;
+    let mut relay = RelayProcess::start();
+    let mut client = relay.connect();
+    let mut request = event(&key(7)).kind(5);
+    for serial in 0..NOTES {
+        let note = event(&key(7)).at(unix_now() - 1_000 + serial);
+        let note = (0..500).fold(note, |note, tag| note.tag(["t", &format!("{tag} of {serial}")])).sign();
+        assert_eq!(client.publish(&note.json()), (true, String::new()));
+        request = request.tag(["e", &note.id]);
+    }
+    assert_eq!(client.publish(&request.at(unix_now()).sign().json()), (true, String::new()));
+    relay.kill();
+    let (events, hidden) = events_and_hidden(&relay.data());
+    // Usually most of them are; all that is not hidden is the request.
+    assert_eq!(events, hidden + 1);
+
+    relay.restart();
+    let mut client = relay.connect();
+    assert_eq!(client.query(r#"{"kinds":[1,5]}"#).len(), 1, "hidden after the restart too");
+    until("the hidden events are removed", || events_and_hidden(&relay.data()) == (1, 0));
+    assert_eq!(client.query(r#"{"kinds":[1,5]}"#).len(), 1);
+    assert!(relay.stop().success());
+}
