@@ -1,4 +1,4 @@
-//! `examples/embed.rs` is a relay that a client can use.
+//! Runs `examples/embed.rs` and uses it as a client.
 
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ mod embed;
 
 type Client = WebSocket<MaybeTlsStream<TcpStream>>;
 
-/// Reads until a frame that starts like this.
+/// Reads until a frame with this prefix.
 fn wait_for(client: &mut Client, start: &str) -> String {
     loop {
         let frame = client.read().expect("the relay answers").into_text().expect("in text").to_string();

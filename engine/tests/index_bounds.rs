@@ -1,4 +1,4 @@
-//! Bounds of the index: large filters, and memory under churn.
+//! Limits of the index: large filters, and memory while subscriptions come and go.
 #![cfg(feature = "testing")]
 
 use relay_engine::index::{Index, SubSlot};
@@ -37,7 +37,7 @@ fn ten_thousand_authors_are_ten_thousand_postings() {
     let mut index = Index::new();
     let even = index.subscribe(&[of_authors((0..10_000).map(|number| number * 2))]);
     let all = index.subscribe(&[of_authors(0..20_000)]);
-    // As a condition behind a tag: the list is looked up, not walked.
+    // As an additional condition of a tag filter, the list is looked up, not iterated.
     let topic = TagFilter { letter: b't', values: [b"x".as_slice().into()].into() };
     let tagged = Filter { tags: [topic].into(), ..of_authors((0..10_000).map(|number| number * 2)) };
     let tagged = index.subscribe(&[tagged]);
@@ -63,7 +63,7 @@ fn ten_thousand_authors_are_ten_thousand_postings() {
 }
 
 #[test]
-fn a_match_looks_at_what_matches_and_not_at_what_is_subscribed() {
+fn candidates_depend_on_matches_and_not_on_the_number_of_subscriptions() {
     let mut index = Index::new();
     for number in 0..5_000 {
         index.subscribe(&[of_authors(number..number + 3)]);
@@ -75,7 +75,7 @@ fn a_match_looks_at_what_matches_and_not_at_what_is_subscribed() {
 }
 
 #[test]
-fn who_asks_for_the_empty_d_of_authors_is_looked_at_for_those_authors() {
+fn a_filter_with_authors_and_an_empty_d_is_a_candidate_for_these_authors_only() {
     let mut index = Index::new();
     for number in 0..5_000 {
         let empty = TagFilter { letter: b'd', values: [Box::default()].into() };
@@ -88,7 +88,7 @@ fn who_asks_for_the_empty_d_of_authors_is_looked_at_for_those_authors() {
     assert_eq!(index.matches(&note(2_500, &[]), &mut out).matches, 0);
 }
 
-/// A million subscriptions come and go, each with keys never seen before, and nobody calls `sweep`.
+/// A million subscriptions with ever new keys are added and removed, without a call of `sweep`.
 #[test]
 fn memory_stays_bounded_under_a_million_random_filters() {
     const LIVE: u64 = 500;
@@ -123,8 +123,8 @@ fn memory_stays_bounded_under_a_million_random_filters() {
     assert!(index.bytes() <= EMPTY_BYTES_MAX, "{} bytes at the end", index.bytes());
 }
 
-/// One subscription of a hundred filters with fifty conditions each, replaced again and again, filled the memory: what it
-/// left was swept by its postings, of which it has a hundred, and not by the keys of its conditions.
+/// A subscription of a hundred filters with fifty conditions each, replaced again and again, filled the memory: sweeps were
+/// triggered by the number of its postings, a hundred, and not by the number of keys in its conditions.
 #[test]
 fn memory_stays_bounded_under_conditions_that_come_and_go() {
     let letters = || (b'a'..=b'z').chain(b'A'..=b'Z').filter(|letter| !b"ep".contains(letter));
@@ -137,7 +137,7 @@ fn memory_stays_bounded_under_conditions_that_come_and_go() {
         filter.normalise();
         filter
     };
-    // The same values each time, others each time, and beside many small subscriptions.
+    // With the same values each time, with new ones each time, and together with many small subscriptions.
     for (others, same) in [(0, true), (0, false), (3_000, false)] {
         let mut index = Index::new();
         for number in 0..others {
@@ -162,7 +162,7 @@ fn memory_stays_bounded_under_conditions_that_come_and_go() {
     }
 }
 
-/// The account that [`Index::bytes`] keeps must not drift: what it says depends on what is there.
+/// [`Index::bytes`] is counted incrementally and must not drift: it depends only on the current subscriptions.
 #[test]
 fn memory_after_a_peak_is_given_back() {
     let mut index = Index::new();

@@ -1,11 +1,11 @@
-//! The index beside the oracle: random programs of operations over a tiny world.
+//! The index compared with the oracle: random programs of operations.
 #![cfg(feature = "testing")]
 
 use proptest::prelude::*;
 use relay_engine::index::Index;
 use relay_engine::testing::index_ops::{Ran, run};
 
-/// Bytes as good as random, by seed.
+/// Pseudorandom bytes from a seed.
 fn program(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = move || {
@@ -32,7 +32,7 @@ fn long_programs_agree_with_the_oracle() {
 }
 
 #[test]
-fn one_index_lives_through_many_programs() {
+fn many_programs_on_one_index_agree_with_the_oracle() {
     let mut index = Index::new();
     for seed in 0..100 {
         run(&mut index, &program(1_000 + seed, 2_000));

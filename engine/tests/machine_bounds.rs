@@ -1,4 +1,4 @@
-//! What one connection can make the machine keep: when it has enough, the host is told to stop reading.
+//! Limits of what one connection can make the machine store: when one is reached, the host stops reading from it.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ fn relay(limits: Limits) -> (Relay<MemoryBackend>, ConnId) {
     (relay, conn)
 }
 
-/// Sends `text` until the machine wants no more; how often it was sent.
+/// Sends `text` until the machine wants no more input; returns how often it was sent.
 fn sent_until_full(relay: &mut Relay<MemoryBackend>, conn: ConnId, text: &str) -> usize {
     (1..=1_000)
         .find(|_| {
@@ -28,7 +28,7 @@ fn sent_until_full(relay: &mut Relay<MemoryBackend>, conn: ConnId, text: &str) -
         .expect("it has had enough")
 }
 
-/// Copies of an event in flight joined it without being counted, and nothing ever stopped the reading.
+/// Copies of an event in flight were not counted, so reading never stopped.
 #[test]
 fn copies_of_an_event_in_flight_count() {
     // One connection may fill half.
@@ -61,9 +61,9 @@ fn bytes_in_flight_count() {
     assert_eq!(sent, Some(3), "three are more than 9,000 bytes of content");
 }
 
-/// Each REQ took its first step as it was read, so that a read full of them stopped a shard for seconds.
+/// Each REQ took its first step when it was read, so that many REQs in one read blocked a shard for seconds.
 #[test]
-fn requests_wait_for_their_turn_and_few_of_them() {
+fn a_connection_may_have_few_requests_that_wait_for_their_turn() {
     let limits = Limits { deferred_messages_max: 10, ..Limits::default() };
     let (mut relay, conn) = relay(limits);
     assert_eq!(sent_until_full(&mut relay, conn, r#"["REQ","same",{"kinds":[1]}]"#), 11);
@@ -137,9 +137,9 @@ fn messages_that_wait_have_a_bound_together() {
     }
 }
 
-/// Requests with many steps to take are few, too: the next waits until one of them is done.
+/// A connection may also have few requests with many steps: the next waits until one of them is done.
 #[test]
-fn long_requests_are_few() {
+fn a_connection_may_have_few_long_requests() {
     let (mut relay, conn) = relay(Limits { scan_rows_max: 1, ..Limits::default() });
     let mut changes = Vec::new();
     for serial in 0..200 {
@@ -156,7 +156,7 @@ fn long_requests_are_few() {
     let begun = (0..100).find(|serial| {
         let text = format!(r#"["REQ","{serial}",{{"kinds":[1]}}]"#);
         relay.handle_text(NOW, conn, text.as_bytes());
-        // A round in which each has its step.
+        // A round in which each takes a step.
         for _ in 0..=*serial {
             relay.work(NOW);
         }
@@ -169,7 +169,7 @@ fn long_requests_are_few() {
     assert_eq!(relay.poll_input_resumed(), Some(conn));
 }
 
-/// A REQ or COUNT of so many values, and its answer if it is refused.
+/// A REQ or COUNT with this many values; the answer if it is refused.
 fn ask(
     relay: &mut Relay<MemoryBackend>,
     conn: ConnId,
@@ -177,7 +177,7 @@ fn ask(
     id: &str,
     values: usize,
 ) -> Option<String> {
-    // The filter itself counts as one. No kind is guarded.
+    // The filter itself counts as a value. No kind is guarded.
     let kinds: Vec<String> = (2_000..1_999 + values).map(|kind| kind.to_string()).collect();
     let text = format!(r#"["{verb}","{id}",{{"kinds":[{}]}}]"#, kinds.join(","));
     relay.handle_text(NOW, conn, text.as_bytes());
@@ -198,17 +198,17 @@ fn values_of_all_filters_have_a_bound_that_leaves_room_for_small_ones() {
         );
         Some(format!(r#"["CLOSED","{id}","{words}"]"#))
     };
-    // A third of what is left of half.
+    // One connection may have a third of the free half.
     assert_eq!(ask(&mut relay, first, "REQ", "a", 2_001), refusal("a", 2_000));
     assert_eq!(ask(&mut relay, first, "REQ", "a", 2_000), None);
     assert_eq!(ask(&mut relay, second, "REQ", "b", 1_334), refusal("b", 1_333));
     assert_eq!(ask(&mut relay, second, "REQ", "b", 1_333), None);
-    // What replaces as much as it brings needs no room; what wants more is refused, and the old one has ended.
+    // A replacement of the same size needs no room; a larger one is refused, and the replaced subscription has ended.
     assert_eq!(ask(&mut relay, first, "REQ", "a", 2_000), None);
     assert_eq!(relay.metrics().filter_values, 3_333);
     assert_eq!(ask(&mut relay, first, "REQ", "a", 2_001), refusal("a", 1_555));
     assert_eq!(relay.metrics().filter_values, 1_333);
-    // Many that hold little are served to the end.
+    // Connections with few values are accepted up to the limit.
     let small: Vec<ConnId> = (0..21).map(|_| join(&mut relay)).collect();
     for conn in &small {
         assert_eq!(ask(&mut relay, *conn, "REQ", "c", 500), None);
@@ -219,7 +219,7 @@ fn values_of_all_filters_have_a_bound_that_leaves_room_for_small_ones() {
     while relay.work(NOW) {}
     assert_eq!(ask(&mut relay, small[0], "REQ", "e", 2), refusal("e", 0), "it holds 500");
     assert_eq!(ask(&mut relay, first, "REQ", "e", 167), None);
-    // Whoever leaves makes room, also in the middle of a COUNT.
+    // A connection that closes frees its values, also during a COUNT.
     relay.disconnect(small[0]);
     assert_eq!(ask(&mut relay, first, "COUNT", "f", 300), None);
     relay.disconnect(first);
@@ -230,7 +230,7 @@ fn values_of_all_filters_have_a_bound_that_leaves_room_for_small_ones() {
     assert_eq!(ask(&mut relay, last, "REQ", "a", 2_000), None);
 }
 
-/// Scans of subscriptions that had ended stayed with their filters until the reader caught up, uncounted.
+/// Scans of ended subscriptions, with their filters, stayed in memory until the reader caught up, and were not counted.
 #[test]
 fn replaced_scans_of_a_slow_reader_are_let_go() {
     let (mut relay, conn) = relay(Limits { outbox_bytes_pause: 4_000, ..Limits::default() });
@@ -249,7 +249,7 @@ fn replaced_scans_of_a_slow_reader_are_let_go() {
     for _ in 0..100 {
         relay.handle_text(NOW, conn, br#"["REQ","all",{"kinds":[1]}]"#);
         steps(&mut relay);
-        // A little is read, so that the next is taken; not so much that the scan goes on.
+        // The client reads enough for the next REQ to be read, but not enough for the scan to continue.
         relay.drain(conn, 1, &mut |_| {});
     }
     relay.handle_text(NOW, conn, br#"["CLOSE","all"]"#);
@@ -257,8 +257,8 @@ fn replaced_scans_of_a_slow_reader_are_let_go() {
     assert_eq!(steps(&mut relay), 1, "nothing is left of a hundred scans");
 }
 
-/// Sixty events of ten thousand tags each were written in one transaction, which took a Durable Object more memory than
-/// it has.
+/// Sixty events with ten thousand tags each were written in one transaction, which needs more memory than a Durable Object
+/// has.
 #[test]
 fn a_commit_ends_at_a_mebibyte() {
     let limits = Limits {

@@ -1,4 +1,4 @@
-//! What live filters cost the machine, in candidates of an event and in values.
+//! The cost of live filters: candidates of an event, and filter values.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use relay_engine::types::{Event, Limits, Now};
 use relay_engine::verify::Libsecp256k1;
 
 const T: u64 = 1_700_000_000;
-/// How far ahead an event may be dated.
+/// How far in the future an event may be dated.
 const AHEAD: u64 = 900;
 
 fn relay(limits: Limits) -> Relay<MemoryBackend> {
@@ -27,13 +27,13 @@ fn send(relay: &mut Relay<MemoryBackend>, seconds: u64, conn: ConnId, text: &str
     while relay.work(Now::from_seconds(seconds)) {}
 }
 
-/// A REQ of `filters` filters that say this `since`.
+/// A REQ with `filters` filters that have only this `since`.
 fn req(id: &str, filters: usize, since: u64) -> String {
     let filters = vec![format!(r#"{{"since":{since}}}"#); filters].join(",");
     format!(r#"["REQ","{id}",{filters}]"#)
 }
 
-/// An ephemeral event comes from another shard: the candidates that it has.
+/// Delivers an ephemeral event from another shard; returns its number of candidates.
 fn candidates(relay: &mut Relay<MemoryBackend>, seconds: u64, event: &Signed) -> u64 {
     let before = relay.metrics().fanout_candidates.sum;
     let event = Event::from_canonical(event.json().as_bytes().into());
@@ -45,7 +45,7 @@ fn ephemeral(created_at: u64) -> Signed {
     event(&key(1)).kind(20_000).at(created_at).sign()
 }
 
-/// 4.2 million filters that said nothing but a `since` in the future were candidates of every event.
+/// 4.2 million filters with only a `since` in the future were candidates of every event.
 #[test]
 fn filters_that_cannot_match_yet_are_no_candidates() {
     // Room for ten thousand of them, and more.
@@ -66,14 +66,14 @@ fn filters_that_cannot_match_yet_are_no_candidates() {
     assert_eq!(candidates(&mut relay, T + 100, &ephemeral(T + AHEAD)), 1);
     assert_eq!(received(&mut relay), 1);
 
-    // One ends, one is replaced and one's client goes away while they wait.
+    // While they wait, one is closed, one is replaced, and one's connection ends.
     send(&mut relay, T, conns[1], r#"["CLOSE","later"]"#);
     send(&mut relay, T, conns[2], &req("later", 1, since + 1_000_000));
     relay.disconnect(conns[3]);
-    // The second before, all but a few are still out: so many are no pause.
+    // One second before, all but a few still wait.
     let before = candidates(&mut relay, since - AHEAD - 1, &ephemeral(T));
     assert!((2..2_500).contains(&before), "{before} have entered early");
-    // And now every one is there, though no timer has run.
+    // Now all are in the index, although no timer has run.
     assert_eq!(candidates(&mut relay, since - AHEAD, &ephemeral(since)), 1 + 99 * 98);
     assert_eq!(received(&mut relay), 1 + 99);
 }
@@ -106,9 +106,9 @@ fn an_event_dated_years_ahead_opens_the_index_to_nobody_else() {
     assert_eq!(drained(&mut relay, conn).len(), 3);
 }
 
-/// Streams of the host are subscriptions like others.
+/// Streams of the host are subscriptions like those of clients.
 #[test]
-fn a_stream_that_begins_later_is_handed_what_is_dated_then() {
+fn a_stream_with_a_future_since_receives_events_from_then_on() {
     let mut relay = relay(Limits::default());
     let since = T + AHEAD + 100;
     let filter = relay_engine::types::Filter { since: Some(since), ..Default::default() };
@@ -118,7 +118,7 @@ fn a_stream_that_begins_later_is_handed_what_is_dated_then() {
     assert!(relay.poll_stream(stream).is_some());
 }
 
-/// What the filters of a REQ are charged as, or none if it is refused.
+/// The values that a REQ is charged, or `None` if it is refused.
 fn charged(relay: &mut Relay<MemoryBackend>, conn: ConnId, id: &str, filters: &str) -> Option<u64> {
     let before = relay.metrics().filter_values;
     send(relay, T, conn, &format!(r#"["REQ","{id}",{filters}]"#));
@@ -128,7 +128,7 @@ fn charged(relay: &mut Relay<MemoryBackend>, conn: ConnId, id: &str, filters: &s
 }
 
 #[test]
-fn filters_are_charged_for_the_events_they_are_held_against_and_by_their_size() {
+fn filters_are_charged_by_candidates_and_by_size() {
     let mut relay = relay(Limits::default());
     let conn = connect(&mut relay);
     let (author, long) = ("a".repeat(64), "x".repeat(1_000));
@@ -139,10 +139,10 @@ fn filters_are_charged_for_the_events_they_are_held_against_and_by_their_size() 
         (r#"{"kinds":[1,6,7]},{}"#.to_owned(), 1 + 3 + 300 + 1 + 1_000),
         (format!(r#"{{"kinds":[1,6],"authors":["{author}"]}}"#), 1 + 3),
         (format!(r#"{{"ids":["{author}"]}}"#), 1 + 1),
-        // An event's id or a key is one; others by their length.
+        // An id or a public key is one value; other strings count by their length.
         (format!(r##"{{"#e":["{author}"],"kinds":[1]}}"##), 1 + 2),
         (format!(r##"{{"#t":["{long}","short"]}}"##), 1 + 2 + 3),
-        // It matches nothing, and no event is held against it.
+        // It matches nothing, so it is never a candidate.
         (r#"{"kinds":[]}"#.to_owned(), 1),
     ];
     for (at, (filter, values)) in filters.iter().enumerate() {
@@ -151,30 +151,30 @@ fn filters_are_charged_for_the_events_they_are_held_against_and_by_their_size() 
     relay.disconnect(conn);
     assert_eq!(relay.metrics().filter_values, 0);
 
-    // A COUNT is held against no event.
+    // A COUNT is never a candidate.
     let conn = connect(&mut relay);
     relay.handle_text(Now::from_seconds(T), conn, br#"["COUNT","all",{}]"#);
     assert_eq!(relay.metrics().filter_values, 1);
 }
 
 #[test]
-fn one_connection_has_a_hundredth_of_the_filters_that_every_event_is_held_against() {
+fn one_connection_may_have_a_hundredth_of_the_filters_that_are_candidates_of_every_event() {
     let mut relay = relay(Limits { filters_max: 1_000, ..Limits::default() });
     let conn = connect(&mut relay);
     let all = |filters: usize| vec!["{}"; filters].join(",");
     assert_eq!(charged(&mut relay, conn, "many", &all(100)), None, "100,100 values");
     assert_eq!(charged(&mut relay, conn, "many", &all(99)), Some(99 * 1_001));
     assert_eq!(charged(&mut relay, conn, "one more", "{}"), None);
-    // An event has no more candidates than that.
+    // So an event has no more candidates than that.
     assert_eq!(candidates(&mut relay, T, &ephemeral(T)), 99);
 }
 
 #[test]
 fn four_feeds_of_every_event_fit_however_much_others_hold() {
-    // Half of the shard is taken, by a connection for each 99 of them.
+    // Half of the shard's values are in use, by connections with 99 each.
     let mut relay =
         relay(Limits { shard_values_max: 1_000_000, connection_values_max: 10_000, ..Limits::default() });
-    // Each is charged as 100, a kind as 10.
+    // A filter without conditions is charged 100, one with a kind 10.
     while relay.metrics().filter_values < 490_000 {
         let conn = connect(&mut relay);
         assert!(charged(&mut relay, conn, "few", &["{}"; 4].join(",")).is_some());

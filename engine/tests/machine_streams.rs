@@ -1,4 +1,4 @@
-//! Internal streams: what a host that lives beside the relay is handed, and that clients see nothing of it.
+//! Streams: the events that a host receives, and that clients do not notice streams.
 
 use relay_engine::relay::{Config, StreamId};
 use relay_engine::store::Seq;
@@ -30,17 +30,17 @@ fn open(world: &mut MachineWorld, shard: usize, filters: &[Filter]) -> StreamId 
     world.with_shard(shard, |relay| relay.open_stream(filters, None)).expect("memory does not fail")
 }
 
-/// Opens a stream behind this number.
+/// Opens a stream after this sequence number.
 fn open_after(world: &mut MachineWorld, filters: &[Filter], after: u64) -> StreamId {
     world.with_shard(0, |relay| relay.open_stream(filters, Some(Seq(after)))).expect("memory does not fail")
 }
 
-/// Ids of what has come.
+/// Ids of the received events.
 fn polled(world: &mut MachineWorld, stream: StreamId) -> Vec<String> {
     numbered(world, stream).into_iter().map(|(_, id)| id).collect()
 }
 
-/// Numbers and ids of what has come.
+/// Sequence numbers and ids of the received events.
 fn numbered(world: &mut MachineWorld, stream: StreamId) -> Vec<(Option<u64>, String)> {
     world.settle();
     world.with_shard(0, |relay| {
@@ -55,12 +55,12 @@ fn position(world: &mut MachineWorld, stream: StreamId) -> u64 {
 }
 
 #[test]
-fn a_stream_is_handed_what_matches_from_every_shard_once() {
+fn a_stream_receives_matches_of_every_shard_once() {
     let mut world = world();
     let jobs = open(&mut world, 0, &[kinds(&[5_000, 7_000])]);
     let all = open(&mut world, 0, &[kinds(&[7_000]), Filter::default()]);
     let now = world.now();
-    // The first client is of shard 0, the second of shard 1.
+    // The first client is on shard 0, the second on shard 1.
     let mut clients = [world.connect(), world.connect()];
     let job = event(&key(1)).kind(5_000).at(now).sign();
     let answer = event(&key(2)).kind(7_000).at(now).sign();
@@ -69,7 +69,7 @@ fn a_stream_is_handed_what_matches_from_every_shard_once() {
     for (place, event) in [&job, &answer, &note, &ephemeral].into_iter().enumerate() {
         publish(&mut *clients[place % 2], event);
     }
-    // Again, from the other shard: duplicates are no news.
+    // The same event from the other shard is a duplicate and not delivered.
     publish_duplicate(&mut *clients[1], &job);
     let stored = |n: u64, event: &Signed| (Some(n), event.id.clone());
     assert_eq!(numbered(&mut world, jobs), [stored(1, &job), stored(2, &answer)]);
@@ -86,7 +86,7 @@ fn publish_duplicate(client: &mut dyn Client, event: &Signed) {
 }
 
 #[test]
-fn the_read_guard_is_for_clients() {
+fn the_read_guard_does_not_apply_to_streams() {
     let mut world = world();
     let stream = open(&mut world, 0, &[kinds(&[1059])]);
     let wrap = event(&key(1)).kind(1059).at(world.now()).tag(["p", key(2).hex()]).sign();
@@ -96,7 +96,7 @@ fn the_read_guard_is_for_clients() {
 }
 
 #[test]
-fn what_is_refused_or_forged_is_never_handed_on() {
+fn refused_and_forged_events_are_not_delivered() {
     let mut world = world();
     let stream = open(&mut world, 0, &[Filter::default()]);
     let now = world.now();
@@ -117,7 +117,7 @@ fn what_is_refused_or_forged_is_never_handed_on() {
 }
 
 #[test]
-fn a_closed_stream_is_handed_nothing_and_its_name_is_not_used_again() {
+fn a_closed_stream_receives_nothing_and_its_id_is_not_reused() {
     let mut world = world();
     let now = world.now();
     let mut client = world.connect();
@@ -156,13 +156,13 @@ fn streams_and_subscriptions_are_counted_and_matched_side_by_side() {
     assert_eq!(polled(&mut world, stream), [note.id]);
     drop(client);
     assert_eq!(world.with_shard(0, |relay| relay.metrics().subscriptions), 0);
-    // The stream lives on.
+    // The stream stays open.
     let mut other = world.connect();
     publish(&mut *other, &event(&key(2)).at(now).sign());
     assert_eq!(polled(&mut world, stream).len(), 1);
 }
 
-/// `n` notes in rising order, published by one client.
+/// `n` notes with ascending `created_at`, published by one client.
 fn notes(world: &mut MachineWorld, n: usize) -> Vec<Signed> {
     let now = world.now();
     let mut client = world.connect();
@@ -179,14 +179,14 @@ fn ids(events: &[Signed]) -> Vec<String> {
 }
 
 #[test]
-fn a_stream_opened_behind_a_number_is_fed_from_the_store_and_goes_live_without_a_gap() {
+fn a_stream_opened_after_a_sequence_number_receives_stored_events_and_goes_live_without_a_gap() {
     let mut world = world();
     let before = notes(&mut world, 10);
     let all = open_after(&mut world, &[kinds(&[1])], 0);
     let some = open_after(&mut world, &[kinds(&[1])], 7);
     let now = world.now() + 1;
     world.advance(1);
-    // Some come while the streams are being fed, some when they are live.
+    // Some are published while the streams read stored events, some when they are live.
     let mut client = world.connect();
     let later: Vec<Signed> =
         (0..4).map(|n| event(&key(2)).at(now).content(format!("later {n}")).sign()).collect();
@@ -216,7 +216,7 @@ fn a_slow_consumer_costs_bounded_memory_and_misses_nothing_that_is_stored() {
     for n in 0..40 {
         publish(&mut *client, &event(&key(3)).kind(20_000).at(now).content(n.to_string()).sign());
     }
-    // It was handed nothing yet, and what waits for it is a fraction of what was stored.
+    // It has received nothing yet, and its queue is a fraction of the stored events.
     let (mut stored, mut ephemeral) = (Vec::new(), 0);
     let mut most = 0;
     loop {
@@ -239,7 +239,7 @@ fn a_slow_consumer_costs_bounded_memory_and_misses_nothing_that_is_stored() {
 }
 
 #[test]
-fn the_position_moves_on_past_what_does_not_match() {
+fn the_position_advances_past_events_that_do_not_match() {
     let mut world = world();
     let stream = open_after(&mut world, &[kinds(&[7_000])], 0);
     notes(&mut world, 5);
@@ -255,7 +255,7 @@ fn the_position_moves_on_past_what_does_not_match() {
 }
 
 #[test]
-fn what_is_gone_when_a_consumer_comes_back_is_not_handed_out() {
+fn events_removed_while_a_consumer_was_away_are_not_delivered() {
     let mut world = world();
     let [kept, deleted, expiring] =
         [("kept", None), ("deleted", None), ("expiring", Some(10))].map(|(words, left)| {

@@ -1,4 +1,4 @@
-//! Whose requests wait for whose: turns go round by client address, not by request or by connection.
+//! Fairness: turns are shared by client address, not by request or connection.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ fn new_relay(limits: Limits) -> Machine {
     Relay::new(Arc::new(config), MemoryBackend::default(), Arc::new(Libsecp256k1), [1; 32])
 }
 
-/// Two authors, of whom only the first says `x`.
+/// Events of two authors; only those of the first have the tag value `x`.
 fn filled_relay(scan_rows_max: usize) -> Machine {
     let mut relay = new_relay(Limits { scan_rows_max, ..Limits::default() });
     fill(&mut relay);
@@ -59,12 +59,12 @@ fn connect(relay: &mut Machine, address: ClientAddress) -> ConnId {
     relay.connect(NOW, Peer { address: Some(address), ..Peer::default() }).expect("there is room")
 }
 
-/// A filter that looks at a thousand rows and matches none: neither its author nor its tag is rare.
+/// A filter that reads a thousand rows without a match: neither its author nor its tag is rare.
 fn fruitless() -> String {
     format!(r##"{{"authors":["{}"],"#t":["x"]}}"##, key(2).hex())
 }
 
-/// Steps until the first connection is sent something.
+/// Steps until the connection has output.
 fn steps_until_answered(relay: &mut Machine, conn: ConnId) -> usize {
     (1..100_000)
         .find(|_| {
@@ -74,22 +74,22 @@ fn steps_until_answered(relay: &mut Machine, conn: ConnId) -> usize {
         .expect("it is answered")
 }
 
-/// Sends requests of one kind on each connection, as many as it may have, and lets each take its first step.
+/// Sends the same request on each connection, as many as it may have, and runs their first steps.
 fn attack(relay: &mut Machine, conns: &[ConnId], verb: &str, each: usize, filter: &str) {
     for n in 0..each {
         for conn in conns {
             relay.handle_text(NOW, *conn, format!(r#"["{verb}","{n}",{filter}]"#).as_bytes());
         }
     }
-    // Four turns of five are first steps.
+    // Four of five turns are first steps.
     for _ in 0..2 * each * conns.len() {
         relay.work(NOW);
     }
 }
 
-/// Every step of an honest client waited for one of each of 1,240 scans.
+/// Each step of an honest client's request waited for a step of each of 1,240 scans.
 #[test]
-fn scans_on_forty_connections_hold_nobody_up() {
+fn scans_on_forty_connections_delay_no_other_client() {
     let mut relay = filled_relay(10);
     let attackers: Vec<ConnId> = (0..40).map(|_| connect(&mut relay, ATTACKER)).collect();
     attack(&mut relay, &attackers, "REQ", 31, &fruitless());
@@ -99,7 +99,7 @@ fn scans_on_forty_connections_hold_nobody_up() {
         let steps = steps_until_answered(&mut relay, honest);
         assert!(steps <= 3, "{steps}");
     }
-    // Alone it takes some twenty steps; now every other one.
+    // Alone it takes about twenty steps; now every other step is its own.
     relay.handle_text(NOW, honest, br#"["REQ","c",{"kinds":[1],"limit":100}]"#);
     let mut frames = Vec::new();
     for _ in 0..60 {
@@ -111,7 +111,7 @@ fn scans_on_forty_connections_hold_nobody_up() {
 }
 
 #[test]
-fn counts_on_forty_connections_hold_nobody_up() {
+fn counts_on_forty_connections_delay_no_other_client() {
     let mut relay = filled_relay(10);
     let attackers: Vec<ConnId> = (0..40).map(|_| connect(&mut relay, ATTACKER)).collect();
     attack(&mut relay, &attackers, "COUNT", 16, &fruitless());
@@ -124,7 +124,7 @@ fn counts_on_forty_connections_hold_nobody_up() {
     assert!(relay.work(NOW), "the attack goes on");
 }
 
-/// First steps go first, but not always.
+/// First steps have priority, but not always.
 #[test]
 fn a_stream_of_new_requests_does_not_stop_a_scan() {
     let mut relay = filled_relay(10);
@@ -165,9 +165,9 @@ fn an_address_gets_the_same_from_one_connection_as_from_thirty() {
     assert!(least > 1_000 && most * 2 < least * 3, "{served:?}");
 }
 
-/// The jobs of those who left took a turn each to find that out.
+/// Each job of a closed connection took another turn before it was dropped.
 #[test]
-fn who_leaves_takes_no_more_turns() {
+fn jobs_of_closed_connections_take_no_turns() {
     let mut relay = filled_relay(10);
     let attackers: Vec<ConnId> = (0..40).map(|_| connect(&mut relay, ATTACKER)).collect();
     attack(&mut relay, &attackers, "REQ", 31, &fruitless());

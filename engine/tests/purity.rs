@@ -1,4 +1,4 @@
-//! The laws of the house that are absences: what the engine never does, and which room imports which.
+//! Invariants of the source text: what the engine never uses, and which module may import which.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,12 +27,12 @@ fn src() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
-/// Rooms that exist for tests alone may read files and the environment.
+/// Modules for tests may read files and the environment.
 fn is_testing(path: &Path) -> bool {
     path.starts_with(src().join("testing"))
 }
 
-/// What a machine never does: its host gives it time, chance, bytes and storage.
+/// What a pure machine never uses: its host supplies time, randomness, bytes and storage.
 const FORBIDDEN: &[&str] = &[
     "Instant::now",
     "SystemTime",
@@ -66,20 +66,20 @@ fn the_engine_has_no_clock_socket_file_thread_or_unsafe() {
     assert!(broken.is_empty(), "{broken:#?}");
 }
 
-/// The other machines of the house, as far as they are there.
+/// Other pure crates that may exist.
 const MACHINES: &[&str] = &["agent", "blossom"];
-/// What they may use of the engine.
-const SHARED_ROOMS: &[&str] = &["types", "wire", "verify"];
+/// The modules of the engine that they may import.
+const SHARED_MODULES: &[&str] = &["types", "wire", "verify"];
 
-/// What of the engine a file names that other machines have no business with.
-fn foreign_rooms(code: &str) -> Vec<String> {
+/// The modules of the engine that a file of another pure crate imports although it must not.
+fn foreign_modules(code: &str) -> Vec<String> {
     let mut found = Vec::new();
     for rest in code.split("relay_engine::").skip(1) {
         // `relay_engine::types::Event` or `relay_engine::{types, wire::parse_event}`.
         let group = rest.strip_prefix('{').and_then(|rest| rest.split('}').next());
         for path in group.unwrap_or(rest).split(',').take(if group.is_some() { usize::MAX } else { 1 }) {
             let room: String = path.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-            if !room.is_empty() && !SHARED_ROOMS.contains(&&*room) {
+            if !room.is_empty() && !SHARED_MODULES.contains(&&*room) {
                 found.push(room);
             }
         }
@@ -88,13 +88,13 @@ fn foreign_rooms(code: &str) -> Vec<String> {
 }
 
 #[test]
-fn other_machines_are_as_pure_and_see_only_what_they_need() {
+fn other_pure_crates_import_only_shared_modules() {
     assert_eq!(
-        foreign_rooms("use relay_engine::types::Event;\nuse relay_engine::{wire, verify::Verified};"),
+        foreign_modules("use relay_engine::types::Event;\nuse relay_engine::{wire, verify::Verified};"),
         [""; 0]
     );
     assert_eq!(
-        foreign_rooms("use relay_engine::{types, relay::Relay};\nrelay_engine::store::Seq"),
+        foreign_modules("use relay_engine::{types, relay::Relay};\nrelay_engine::store::Seq"),
         ["relay", "store"]
     );
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
@@ -102,15 +102,14 @@ fn other_machines_are_as_pure_and_see_only_what_they_need() {
         let sources = sources(&machine);
         assert_eq!(impurities(&sources), [""; 0]);
         for path in sources {
-            assert_eq!(foreign_rooms(&code(&path)), [""; 0], "{}", path.display());
+            assert_eq!(foreign_modules(&code(&path)), [""; 0], "{}", path.display());
         }
     }
 }
 
 #[test]
-fn rooms_import_one_way_only() {
-    // A room and what it may import. The one import between middle rooms: only what `verify` has vouched
-    // for can be stored.
+fn modules_import_in_one_direction() {
+    // A module and what it may import. `store` imports `verify`, because only verified events can be stored.
     let rooms: [(&str, &[&str]); 7] = [
         ("types", &[]),
         ("wire", &["types"]),
@@ -140,7 +139,7 @@ fn rooms_import_one_way_only() {
 }
 
 #[test]
-fn every_file_says_what_it_is_for() {
+fn every_file_begins_with_a_module_comment() {
     let silent: Vec<_> = sources(&src())
         .into_iter()
         .filter(|path| !fs::read_to_string(path).unwrap().trim_start().starts_with("//!"))

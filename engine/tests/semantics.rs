@@ -1,4 +1,4 @@
-//! Every case of the relay's meaning, against the machine, however it is run.
+//! The semantics suite on the machine, run in different ways.
 
 use relay_engine::store::TermClasses;
 use relay_engine::testing::semantics::{MachineWorld, Tuning, cases, run_all};
@@ -13,7 +13,7 @@ fn check(tuning: &Tuning) {
 }
 
 #[test]
-fn names_tell_cases_apart() {
+fn names_of_cases_are_unique() {
     let mut names: Vec<&str> = cases().iter().map(|case| case.name).collect();
     assert!(names.iter().all(|name| name.contains(": ")), "a room and a rule each");
     names.sort_unstable();
@@ -52,7 +52,7 @@ fn ids_hashed_by_the_batch() {
 }
 
 #[test]
-fn a_machine_that_is_rebuilt_all_the_time() {
+fn a_machine_that_is_rebuilt_whenever_it_is_idle() {
     check(&Tuning { shards: 1, hibernates: true, ..Tuning::default() });
 }
 

@@ -1,7 +1,7 @@
-//! What answers may cost, in rows: the choices of the planner seen from outside.
+//! The cost of queries in rows, which shows the choices of the planner.
 //!
-//! A row is a posting or an event read. The figures are those of a store of 30,000 events by 2,000 authors, of whom
-//! low numbers write most.
+//! A row is a posting or an event that is read. The store has 30,000 events by 2,000 authors; those with low numbers have
+//! most.
 
 use relay_engine::store::{
     Backend, Completeness, Count, CountStep, Everyone, Hit, MemoryBackend, Op, Reader, Scan, ScanLimits, Seq,
@@ -20,7 +20,7 @@ fn key(author: u64) -> PubKey {
     PubKey(bytes)
 }
 
-/// An event of one of many authors: a draft has only 256.
+/// An event of any author; a draft has only 256.
 fn event(author: u64, draft: &Draft) -> Event {
     let event = draft.event();
     let json = std::str::from_utf8(event.json()).unwrap();
@@ -61,7 +61,7 @@ fn cost(backend: &MemoryBackend, mut filter: Filter) -> (usize, Vec<Event>, Comp
     }
 }
 
-/// Asks for at most 50 events, and judges the number of events by reading all, the rows by `rows_max`.
+/// Queries at most 50 events, compares them with a scan of all events, and the rows with `rows_max`.
 fn check(backend: &MemoryBackend, name: &str, filter: Filter, rows_max: usize) {
     let filter = Filter { limit: Some(50), ..filter };
     let reader = backend.reader().unwrap();
@@ -80,7 +80,7 @@ fn tag(value: &str) -> Box<[TagFilter]> {
 }
 
 #[test]
-fn answers_cost_what_they_are_worth() {
+fn queries_read_few_rows() {
     let all = TermClasses { all: true, author_kind: true };
     let none = TermClasses { all: false, author_kind: false };
     for classes in [all, none] {
@@ -167,7 +167,7 @@ fn cursors_take_memory_for_what_is_stored() {
 }
 
 #[test]
-fn counting_reads_no_events_where_postings_suffice() {
+fn counting_reads_no_events_if_postings_suffice() {
     let backend = store(TermClasses { all: true, author_kind: true });
     let filter = Filter { kinds: Some([7].into()), ..Filter::default() };
     let reader = backend.reader().unwrap();
@@ -181,7 +181,7 @@ fn counting_reads_no_events_where_postings_suffice() {
 }
 
 #[test]
-fn a_reader_at_an_old_horizon_pays_only_for_what_came_since() {
+fn a_scan_with_an_old_horizon_reads_additionally_only_newer_events() {
     let backend = store(TermClasses { all: true, author_kind: true });
     let ops: Vec<Op> = (0..100).map(|n| Draft::new(1, 1, 90_000 + n).put()).collect();
     commit(&backend, 0, &ops).unwrap();
@@ -193,10 +193,10 @@ fn a_reader_at_an_old_horizon_pays_only_for_what_came_since() {
     assert_eq!(backend.reader().unwrap().last_seq(), Ok(Seq(EVENTS + 100)));
 }
 
-/// A stranger may store events of 10,000 tags, and ask about them with 100 filters of 52 conditions, each of which has to be
-/// looked at. Reading the tags anew for each condition took a second an event, and was charged as one row.
+/// A client may store events with 10,000 tags, and query them with 100 filters of 52 conditions each, all of which have to be
+/// checked. Parsing the tags again for each condition took a second per event, and was charged as one row.
 #[test]
-fn large_events_under_many_conditions_cost_what_they_take() {
+fn matching_large_events_with_many_conditions_is_charged() {
     const LARGE: u64 = 5;
     let letters: Vec<u8> = (b'A'..=b'Z').chain(b'a'..=b'z').collect();
     let letter = |n: usize| char::from(letters[n % letters.len()]).to_string();
@@ -220,7 +220,7 @@ fn large_events_under_many_conditions_cost_what_they_take() {
         })
         .collect();
 
-    // Three walks, a sort, 5,200 look-ups: charged, and bounded.
+    // Three passes over the tags, a sort and 5,200 look-ups: charged, and bounded.
     let scan = || Scan::new(filters.clone().into(), LIMITS, backend.classes(), Seq(LARGE));
     let mut rows = usize::MAX;
     let mut sent = 0;
@@ -235,7 +235,7 @@ fn large_events_under_many_conditions_cost_what_they_take() {
     assert!(used <= opening + LARGE as usize * an_event, "{used} rows");
     assert!(used >= LARGE as usize * (bytes / 512 + 10_000 * 13 / 64), "{used} rows are too few");
 
-    // A step of 2,000 rows reads no event after the one that used them up.
+    // A step of 2,000 rows ends with the event that exceeds them.
     let (mut scan, mut sent, mut steps) = (scan(), 0, 0);
     loop {
         let (mut rows, mut in_step) = (2_000, 0);
@@ -252,7 +252,7 @@ fn large_events_under_many_conditions_cost_what_they_take() {
     }
     assert!(sent == LARGE && steps > LARGE, "{sent} in {steps} steps");
 
-    // So does a replay.
+    // The same holds for a replay.
     let mut covered = Seq(0);
     for n in 1..=LARGE {
         let mut rows = 2_000;

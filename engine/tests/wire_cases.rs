@@ -1,4 +1,4 @@
-//! What the parser refuses, in which words and about what; and the odd input that it takes.
+//! What the parser refuses, with which error; and unusual input that it accepts.
 
 use relay_engine::types::{Filter, Limits, TagFilter};
 use relay_engine::wire::{
@@ -12,7 +12,7 @@ fn id() -> Box<str> {
     ID.into()
 }
 
-/// An event with one field (written as JSON) put in the place of its own.
+/// An event with one field replaced by this JSON text.
 fn event_with(name: &str, value: &str) -> String {
     let sig = format!("\"{}\"", "3".repeat(128));
     let (id, key) = (format!("\"{ID}\""), format!("\"{KEY}\""));
@@ -74,12 +74,12 @@ fn integer(field: &'static str, max: u64) -> Fault {
 }
 
 #[test]
-fn events_are_taken_in_any_spelling_json_has() {
+fn events_are_accepted_in_any_json_form() {
     taken(&format!("[\"EVENT\",{}]", event()));
     taken(&format!(" \t\r\n[ \"EVENT\" , {} ] \n", event()));
     taken(&format!("[\"\\u0045VENT\",{}]", event()));
     taken(&format!("[\"AUTH\",{}]", event()));
-    // Elements that other versions of a message may add.
+    // Additional elements at the end are ignored.
     taken(&format!("[\"EVENT\",{},null,{{\"a\":[1.5e3]}}]", event()));
     for (name, value) in [
         ("id", "\"\\u0031111111111111111111111111111111111111111111111111111111111111111\""),
@@ -151,7 +151,7 @@ fn bad_fields_are_named_and_the_id_is_found() {
         (r#""\ud83d\n""#, Fault::LoneSurrogate),
     ] {
         bad_event("content", value, fault);
-        // What is dropped must be JSON too.
+        // Ignored values must be valid JSON too.
         bad_event("extra", &format!("[{value}]"), if value == "null" { continue } else { fault });
     }
 }
@@ -231,7 +231,7 @@ fn the_id_is_found_wherever_it_stands() {
         (format!("{{\"kind\":-1,\"tags\":[[\"id\",\"{other}\"]],\"id\":\"{ID}\"}}"), Some(id())),
         (format!("{{\"kind\":-1,\"content\":\"id\",\"id\":\"{ID}\"}}"), Some(id())),
         (format!("{{\"kind\":-1}},{{\"id\":\"{other}\"}}"), None),
-        // As it was sent, right or wrong: nobody knows it by another.
+        // The id is returned as it was sent, valid or not.
         (format!("{{\"kind\":-1,\"id\":\"{}\"}}", ID.replace('1', "F")), Some(ID.replace('1', "F").into())),
         (format!("{{\"kind\":-1,\"id\":\"{}\"}}", &ID[1..]), Some(ID[1..].into())),
         ("{\"kind\":-1,\"\\u0069d\":\"é\\n\"".to_owned(), Some("é\n".into())),
@@ -247,7 +247,7 @@ fn the_id_is_found_wherever_it_stands() {
         refused(format!("[\"AUTH\",{text}"), integer("kind", 65535), About::Auth(found.clone()));
         assert_eq!(parse_event(text.as_bytes()).unwrap_err().about, About::Event(found));
     }
-    // Also when the event is fine and what follows is not.
+    // Also if the event is valid and what follows is not.
     let good = event();
     refused(format!("[\"EVENT\",{good}"), Fault::End, About::Event(Some(id())));
     refused(format!("[\"EVENT\",{good}]]"), Fault::TrailingBytes, About::Event(Some(id())));
@@ -256,7 +256,7 @@ fn the_id_is_found_wherever_it_stands() {
 }
 
 #[test]
-fn frames_that_are_no_message_get_a_notice() {
+fn texts_that_are_no_message_get_a_notice() {
     let expected = Fault::Expected;
     for (message, fault) in [
         ("", Fault::End),
@@ -283,7 +283,7 @@ fn frames_that_are_no_message_get_a_notice() {
 }
 
 #[test]
-fn an_id_that_is_none_is_named_as_it_was_sent() {
+fn an_invalid_subscription_id_is_named_as_it_was_sent() {
     let long = "é".repeat(65);
     let bounds = Fault::SubId;
     refused(format!("[\"REQ\",\"{long}\",{{}}]"), bounds, About::Req((&*long).into()));
@@ -306,7 +306,7 @@ fn an_id_that_is_none_is_named_as_it_was_sent() {
 }
 
 #[test]
-fn filters_are_refused_rather_than_guessed() {
+fn invalid_filters_are_refused() {
     let invalid = "invalid";
     bad_filter(r#"{"ids":["abcd"]}"#, Fault::Hex { field: "each of ids", chars: 64 }, invalid);
     bad_filter(
@@ -349,7 +349,7 @@ fn filters_are_refused_rather_than_guessed() {
 }
 
 #[test]
-fn filters_mean_what_they_say() {
+fn filters_are_parsed() {
     let check =
         |json: &str, expected: Filter| assert_eq!(parse_filter(json.as_bytes()), Ok(expected), "{json}");
     check(" { } ", Filter::default());
@@ -409,7 +409,7 @@ fn a_message_of_exactly_the_limit_is_taken() {
 }
 
 #[test]
-fn the_words_say_where() {
+fn errors_name_the_offset() {
     let error = parse_event(br#"{"kind":1.5}"#).unwrap_err();
     assert_eq!(error.to_string(), "kind must be an integer from 0 to 65535 at byte 8");
     let error = parse_event(b"{} ").unwrap_err();

@@ -1,4 +1,5 @@
-//! The parser against its naive twin: same verdict, same meaning, on random, untidy and damaged messages.
+//! The parser compared with a naive model: the same verdict and the same result, on random, oddly formatted and damaged
+//! messages.
 
 mod wire_model;
 
@@ -6,9 +7,9 @@ use relay_engine::types::{Limits, parse_expiration, unescape};
 use relay_engine::wire::{
     ClientMessage, RawEvent, WireError, parse_client_message, parse_event, parse_filter,
 };
-use wire_model::{Dice, Json, ModelEvent, ModelMessage, Sloppy, random_event, read_filter, read_message};
+use wire_model::{Json, ModelEvent, ModelMessage, OddWriter, Rng, random_event, read_filter, read_message};
 
-/// Everything that can be asked of `event` is what the model says.
+/// Compares everything about `event` with the model.
 fn check_event(event: &RawEvent<'_>, model: &ModelEvent, input: &str) {
     assert_eq!(
         (event.id, event.pubkey, event.sig, event.created_at, event.kind),
@@ -49,12 +50,12 @@ fn same(message: &ClientMessage<'_>, model: &ModelMessage, input: &str) {
     }
 }
 
-/// Both parsers on the same bytes; whether both took them.
+/// Runs both parsers on the same bytes; returns whether both accept them.
 fn compare(bytes: &[u8], limits: &Limits) -> bool {
     let input = String::from_utf8_lossy(bytes);
     let fast = parse_client_message(bytes, limits);
     let tree = match serde_json::from_slice::<Json>(bytes) {
-        // The tree has no place for such numbers, and fields that are dropped may hold them.
+        // The model cannot represent such numbers, and ignored fields may contain them.
         Err(error) if error.to_string().starts_with("number out of range") => return false,
         Ok(tree) if tree.has_huge_number() => return false,
         tree => tree.ok(),
@@ -75,11 +76,11 @@ fn check_error(error: &WireError, bytes: &[u8]) {
 }
 
 #[test]
-fn any_spelling_of_an_event_means_the_same() {
+fn any_json_form_of_an_event_is_the_same_event() {
     for seed in 0..6_000 {
-        let mut dice = Dice(seed);
-        let event = random_event(&mut dice);
-        let mut writer = Sloppy { dice: &mut dice, out: String::new(), tidy: seed % 4 == 0 };
+        let mut rng = Rng(seed);
+        let event = random_event(&mut rng);
+        let mut writer = OddWriter { rng: &mut rng, out: String::new(), tidy: seed % 4 == 0 };
         writer.event(&event);
         let text = writer.out;
         let read = parse_event(text.as_bytes()).unwrap_or_else(|error| panic!("{error} in {text}"));
@@ -91,12 +92,12 @@ fn any_spelling_of_an_event_means_the_same() {
 }
 
 #[test]
-fn both_parsers_agree_on_untidy_messages() {
+fn both_parsers_agree_on_oddly_formatted_messages() {
     let limits = Limits::default();
     let mut taken = 0;
     for seed in 0..10_000 {
-        let mut dice = Dice(seed ^ 0xabcd_0000);
-        let mut writer = Sloppy { dice: &mut dice, out: String::new(), tidy: seed % 3 == 0 };
+        let mut rng = Rng(seed ^ 0xabcd_0000);
+        let mut writer = OddWriter { rng: &mut rng, out: String::new(), tidy: seed % 3 == 0 };
         writer.message();
         taken += usize::from(compare(writer.out.as_bytes(), &limits));
     }
@@ -105,7 +106,7 @@ fn both_parsers_agree_on_untidy_messages() {
 
 #[test]
 fn both_parsers_agree_on_damaged_messages() {
-    // Small bounds, so that damage reaches them.
+    // Small limits, so that damaged messages exceed them.
     let limits = Limits {
         event_tags_max: 4,
         list_tags_max: 4,
@@ -115,40 +116,40 @@ fn both_parsers_agree_on_damaged_messages() {
     };
     let mut taken = 0;
     for seed in 0..60_000 {
-        let mut dice = Dice(seed ^ 0x5eed_0000_0000);
-        let mut writer = Sloppy { dice: &mut dice, out: String::new(), tidy: seed % 2 == 0 };
+        let mut rng = Rng(seed ^ 0x5eed_0000_0000);
+        let mut writer = OddWriter { rng: &mut rng, out: String::new(), tidy: seed % 2 == 0 };
         writer.message();
         let mut bytes = writer.out.into_bytes();
-        for _ in 0..1 + dice.below(2) {
-            damage(&mut bytes, &mut dice);
+        for _ in 0..1 + rng.below(2) {
+            damage(&mut bytes, &mut rng);
         }
         taken += usize::from(compare(&bytes, &limits));
     }
     assert!((1_000..50_000).contains(&taken), "some are taken, not {taken}");
 }
 
-fn damage(bytes: &mut Vec<u8>, dice: &mut Dice) {
+fn damage(bytes: &mut Vec<u8>, rng: &mut Rng) {
     if bytes.is_empty() {
         return;
     }
-    let at = dice.below(bytes.len());
-    match dice.below(8) {
-        0 => bytes[at] ^= 1 << dice.below(8),
-        1 => bytes[at] = dice.roll() as u8,
+    let at = rng.below(bytes.len());
+    match rng.below(8) {
+        0 => bytes[at] ^= 1 << rng.below(8),
+        1 => bytes[at] = rng.bits() as u8,
         2 => {
             bytes.remove(at);
         }
-        3 => bytes.insert(at, *dice.pick(b"\"\\[]{},: 01-.eEu\ntf/#")),
-        4 => bytes.insert(at, dice.roll() as u8),
+        3 => bytes.insert(at, *rng.pick(b"\"\\[]{},: 01-.eEu\ntf/#")),
+        4 => bytes.insert(at, rng.bits() as u8),
         5 => bytes.truncate(at),
         6 => {
-            let end = (at + dice.below(20)).min(bytes.len());
+            let end = (at + rng.below(20)).min(bytes.len());
             let piece = bytes[at..end].to_vec();
-            let to = dice.below(bytes.len());
+            let to = rng.below(bytes.len());
             bytes.splice(to..to, piece);
         }
         _ => {
-            let piece: &[u8] = dice.pick::<&[u8]>(&[
+            let piece: &[u8] = rng.pick::<&[u8]>(&[
                 br"\ud83d",
                 br"\udc9c",
                 br"\ud83d\udc9c",
@@ -172,12 +173,12 @@ fn damage(bytes: &mut Vec<u8>, dice: &mut Dice) {
 #[test]
 fn both_parsers_agree_on_single_filters_and_events() {
     for seed in 0..5_000 {
-        let mut dice = Dice(seed ^ 0xf1_0000_0000);
-        let mut writer = Sloppy { dice: &mut dice, out: String::new(), tidy: seed % 2 == 0 };
+        let mut rng = Rng(seed ^ 0xf1_0000_0000);
+        let mut writer = OddWriter { rng: &mut rng, out: String::new(), tidy: seed % 2 == 0 };
         writer.filter();
         let mut bytes = writer.out.into_bytes();
-        if dice.one_in(2) {
-            damage(&mut bytes, &mut dice);
+        if rng.one_in(2) {
+            damage(&mut bytes, &mut rng);
         }
         let Ok(tree) = serde_json::from_slice::<Json>(&bytes) else {
             assert!(parse_filter(&bytes).is_err());
@@ -194,8 +195,8 @@ fn both_parsers_agree_on_single_filters_and_events() {
 #[test]
 fn every_prefix_of_a_message_is_refused() {
     for seed in 0..150 {
-        let mut dice = Dice(seed ^ 0x9e);
-        let mut writer = Sloppy { dice: &mut dice, out: String::new(), tidy: seed % 2 == 0 };
+        let mut rng = Rng(seed ^ 0x9e);
+        let mut writer = OddWriter { rng: &mut rng, out: String::new(), tidy: seed % 2 == 0 };
         writer.message();
         let text = writer.out.trim_end();
         for end in 0..text.len() {

@@ -1,4 +1,4 @@
-//! Events that people signed: every one reads, hashes to its id, and has one canonical form.
+//! Real events: each is parsed, hashes to its id, and has one canonical form.
 
 mod wire_model;
 
@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use relay_engine::types::Event;
 use relay_engine::wire::parse_event;
 use sha2::{Digest, Sha256};
-use wire_model::{Dice, Json, ModelEvent, Sloppy};
+use wire_model::{Json, ModelEvent, OddWriter, Rng};
 
-/// A few of them, for machines that lack the collection.
+/// A few of them, for machines without the collection.
 const FEW: &str = include_str!("wire_events.jsonl");
 
 fn real_events() -> String {
@@ -40,12 +40,12 @@ fn ids_and_canonical_form_are_what_another_json_library_makes_of_them() {
 }
 
 #[test]
-fn any_spelling_hashes_to_the_same_id() {
+fn any_json_form_hashes_to_the_same_id() {
     for (seed, line) in FEW.lines().enumerate() {
         let model = ModelEvent::read(&serde_json::from_str::<Json>(line).unwrap()).unwrap();
         for round in 0..20 {
-            let mut dice = Dice((seed * 1000 + round) as u64);
-            let mut writer = Sloppy { dice: &mut dice, out: String::new(), tidy: false };
+            let mut rng = Rng((seed * 1000 + round) as u64);
+            let mut writer = OddWriter { rng: &mut rng, out: String::new(), tidy: false };
             writer.event(&model);
             let event = parse_event(writer.out.as_bytes()).unwrap();
             assert_eq!(event.compute_id(), model.id, "{}", writer.out);

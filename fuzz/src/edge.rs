@@ -1,6 +1,5 @@
-//! The edge's object, from outside: sockets that say anything, attachments that were changed, a store that
-//! fails, alarms, turns, and memory that is lost at any moment. A panic there would end every object of the
-//! isolate, so nothing may panic.
+//! The Durable Object of the edge, from outside: arbitrary messages, changed attachments, a failing store, alarms, turns, and
+//! loss of memory at any moment. A panic would end every object of the isolate, so nothing may panic.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -23,7 +22,7 @@ use relay_simulator::Choices;
 const BEGINS_AT: u64 = 1_767_225_600;
 const OPS_MAX: usize = 400;
 
-/// The store, which fails while it is told to.
+/// The store, with injected failures.
 #[derive(Clone)]
 struct Store {
     sqlite: Sqlite,
@@ -130,7 +129,7 @@ struct World<'a> {
 }
 
 impl World<'_> {
-    /// The object, built from what survives; `None` while the store does not open.
+    /// The object, restored from what survives; `None` while the store cannot be opened.
     fn object(&mut self) -> Option<&mut Object<Store, Runtime>> {
         if self.object.is_none() {
             self.keys += 1;
@@ -190,7 +189,7 @@ impl World<'_> {
             }
             10 => self.object = None,
             11 => {
-                // Somebody reads, or nobody.
+                // Sockets send their queued output, or do not.
                 let Some(socket) = self.socket() else { return };
                 socket.buffered.set(if self.choices.one_in(2) { 0 } else { socket.buffered.get() / 2 });
             }
@@ -214,7 +213,7 @@ impl World<'_> {
                 }
             }
             14 => {
-                // Another version wrote it, or the platform lost some.
+                // As if another version had written it, or the platform had lost a part.
                 let Some(socket) = self.socket() else { return };
                 let mut attachment = socket.attachment.borrow_mut();
                 let at = self.choices.index(attachment.len().max(1));
@@ -303,15 +302,15 @@ fn pool() -> &'static [(String, String)] {
     })
 }
 
-/// Runs a schedule of what happens to an object.
+/// Runs a schedule of events of a Durable Object.
 ///
 /// # Panics
-/// If the object panics, sends what is no JSON, keeps more beside a socket than fits, or does not come to rest.
+/// If the object panics, sends invalid JSON, exceeds the size of an attachment, or does not become idle.
 pub fn edge(data: &[u8]) {
     run(Choices::from_bytes(data));
 }
 
-/// The same, made up from a seed.
+/// A random schedule from a seed.
 ///
 /// # Panics
 /// As [`edge`].
@@ -357,7 +356,7 @@ fn run(mut choices: Choices<'_>) {
         }
         world.step();
     }
-    // In a world where everybody reads or is given up, and nothing fails, it comes to rest.
+    // When all sockets read or are closed, and nothing fails, it must become idle.
     world.store.fails.set(false);
     for round in 0..10_000 {
         let now = world.now.plus_millis(round * 1_000);
@@ -367,5 +366,5 @@ fn run(mut choices: Choices<'_>) {
             return;
         }
     }
-    panic!("the object does not come to rest");
+    panic!("the object does not become idle");
 }

@@ -1,15 +1,15 @@
-//! One event object as a client may write it: [`wire::parse_event`] against the reference.
+//! An event object: [`wire::parse_event`] compared with the reference.
 
 use relay_engine::types::{Event, NO_EXPIRY, unescape};
 use relay_engine::wire::{self, About, RawEvent};
 
 use crate::reference::{Opinion, ReferenceEvent};
 
-/// Reads `data` as an event.
+/// Parses `data` as an event.
 ///
 /// # Panics
-/// If the parser and the reference disagree on whether it is one, on what it means, on its hash, or on its
-/// canonical form; or if the canonical form is not read back as itself.
+/// If the parser and the reference disagree about whether it is valid, its fields, its hash or its canonical form; or if
+/// parsing the canonical form does not give the same form.
 pub fn events(data: &[u8]) {
     let opinion = match std::str::from_utf8(data) {
         Ok(text) => ReferenceEvent::read(text),
@@ -25,14 +25,14 @@ pub fn events(data: &[u8]) {
         }
         Err(error) => {
             assert!(!matches!(opinion, Opinion::Taken(_)), "a good event is refused: {error}");
-            assert!(error.at <= data.len(), "the fault is in the bytes");
+            assert!(error.at <= data.len(), "the offset of the error is within the bytes");
             assert!(matches!(error.about, About::Event(_)), "it was an event");
             assert!(!error.to_string().is_empty());
         }
     }
 }
 
-/// The event that was read is the one the reference read, whichever way it is looked at.
+/// Compares all accessors of the parsed event with the reference.
 pub(crate) fn check_event(raw: &RawEvent<'_>, reference: &ReferenceEvent) {
     assert_eq!(
         (raw.id, raw.pubkey, raw.sig, raw.created_at, raw.kind),
@@ -49,7 +49,7 @@ pub(crate) fn check_event(raw: &RawEvent<'_>, reference: &ReferenceEvent) {
     check_view(&event, reference);
 }
 
-/// What is read from the canonical form by place is what the reference knows.
+/// Compares fields read at fixed offsets of the canonical form with the reference.
 fn check_view(event: &Event, reference: &ReferenceEvent) {
     assert_eq!((event.id, event.pubkey, event.sig()), (reference.id, reference.pubkey, reference.sig));
     assert_eq!((event.created_at, event.kind), (reference.created_at, reference.kind));

@@ -1,4 +1,4 @@
-//! One client message: [`wire::parse_client_message`] against the reference, and what is written in answer.
+//! A client message: [`wire::parse_client_message`] compared with the reference, and the answers that name its ids.
 
 use relay_engine::types::{EventId, Filter, Limits, SubId};
 use relay_engine::wire::{self, About, ClientMessage, Fault, Skimmer, WireError, frames as write};
@@ -7,13 +7,11 @@ use crate::events::check_event;
 use crate::filters::check_filter;
 use crate::reference::{Object, Opinion, ReferenceEvent, elements, reference_filter, string};
 
-/// Reads `data` as one client message, under generous and under narrow limits, and writes answers that name
-/// what it named.
+/// Parses `data` as a client message, with large and with small limits, and writes answers with its ids.
 ///
 /// # Panics
-/// If the parser and the reference disagree on whether it is a message or on what it means, if a refusal is
-/// about something else than the reference finds in it, if narrow limits change what is taken rather than
-/// whether, or if an answer is not the JSON that was meant.
+/// If the parser and the reference disagree about whether it is valid or about its content, if an error names another id than
+/// the reference finds, if small limits change the content of an accepted message, or if an answer is not the intended JSON.
 pub fn frames(data: &[u8]) {
     let limits = Limits { message_bytes_max: 1 << 20, ..Limits::default() };
     let opinion = std::str::from_utf8(data).ok().map_or(Opinion::Refused, |text| read(text, &limits));
@@ -32,7 +30,7 @@ pub fn frames(data: &[u8]) {
     check_answers(data);
 }
 
-/// What a message says.
+/// The content of a message.
 enum Said {
     Event(ReferenceEvent),
     Auth(ReferenceEvent),
@@ -85,7 +83,7 @@ fn read_event(
     with_trailing(opinion, rest)
 }
 
-/// Trailing elements are ignored, but have to be JSON the relay can read over.
+/// Trailing elements are ignored, but must be valid JSON.
 fn with_trailing(opinion: Opinion<Said>, rest: &[&str]) -> Opinion<Said> {
     let dropped: Vec<Option<bool>> =
         rest.iter().map(|value| crate::reference::dropped_value(value)).collect();
@@ -132,12 +130,12 @@ fn check_message(message: &ClientMessage<'_>, said: &Said) {
     }
 }
 
-/// A refusal names what the message was about whenever that can be told.
+/// An error names the id of the message whenever there is one.
 fn check_error(data: &[u8], error: &WireError) {
-    assert!(error.at <= data.len(), "the fault is in the bytes");
+    assert!(error.at <= data.len(), "the offset of the error is within the bytes");
     assert!(["invalid", "unsupported"].contains(&error.prefix()));
     let words = error.to_string();
-    assert!(!words.is_empty() && words.len() < 200, "short words");
+    assert!(!words.is_empty() && words.len() < 200, "a short message");
     assert!(words.is_ascii(), "a refusal quotes nothing");
     let Some(elements) = std::str::from_utf8(data).ok().and_then(elements) else { return };
     let [verb, first, ..] = elements.as_slice() else { return };
@@ -154,7 +152,7 @@ fn check_error(data: &[u8], error: &WireError) {
     }
 }
 
-/// A message is about the same whether it is looked at whole or in pieces.
+/// An overlong message is skimmed in pieces; the same id must be found as in the whole.
 fn check_skimmer(data: &[u8]) {
     let about = Skimmer::skim(data);
     for piece in [1, 7] {
@@ -164,7 +162,7 @@ fn check_skimmer(data: &[u8]) {
     }
 }
 
-/// The id a refusal of this event has to name, as it was sent. Where the name is there twice, it may name what it found.
+/// The id that the refusal of this event must name, as it was sent. If the field is repeated, either id is right.
 fn plain_id(event: &str, about: &About) -> Option<Box<str>> {
     let found: Option<Box<str>> = about.id().map(Into::into);
     let Some(object) = Object::read(event) else { return found };
@@ -177,7 +175,7 @@ fn plain_id(event: &str, about: &About) -> Option<Box<str>> {
     }
 }
 
-/// Narrow limits refuse more, in the words of a limit, and change nothing else.
+/// Small limits refuse more messages, with the error of a limit, and change nothing else.
 fn check_narrow(data: &[u8], generous: &Result<ClientMessage<'_>, WireError>) {
     let narrow = Limits {
         message_bytes_max: 512,
@@ -204,7 +202,7 @@ fn check_narrow(data: &[u8], generous: &Result<ClientMessage<'_>, WireError>) {
     }
 }
 
-/// Whatever text is put into an answer comes out of it again.
+/// Any text that is put into an answer is the same after parsing.
 fn check_answers(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let check = |expected: serde_json::Value, write: &dyn Fn(&mut Vec<u8>)| {

@@ -1,19 +1,20 @@
-//! Everything that is thrown at the relay to break it, each program with a reference that it must agree with.
+//! Fuzz programs for the relay, each with a reference with which the relay must agree.
 //!
-//! | function | bytes are | held against |
+//! | function | bytes are | compared with |
 //! |---|---|---|
 //! | [`frames`] | one client message | `serde_json` |
 //! | [`events`] | one event object | `serde_json` |
 //! | [`filters`] | one filter object | `serde_json` |
-//! | [`index_ops`] | subscriptions, their ends, events | every filter compared with every event |
+//! | [`index_ops`] | subscriptions added and removed, events | every filter compared with every event |
 //! | [`store_ops`] | puts, deletions, scans with budgets, failures, on memory and SQL | the naive oracle |
-//! | [`edge`] | what happens to an object of the edge, its loss of memory included | no panic, and rest |
-//! | [`schnorr`] | claims, signed, broken and mixed | libsecp256k1 |
+//! | [`edge`] | events of a Durable Object, loss of memory included | no panic, and it becomes idle |
+//! | [`schnorr`] | claims, valid, invalid and mixed | libsecp256k1 |
 //! | [`machine`] | a schedule of clients, shards, writer and faults | the history of the store, then the oracle |
 //!
-//! Each takes any bytes, never panics unless the relay is wrong, and uses memory in proportion to the bytes.
-//! The targets of `fuzz_targets` hand them what libFuzzer makes up; `tests/replay.rs` hands them the corpus,
-//! on stable Rust. [`machine`] is the simulator of [`relay_simulator`] with its choices made by bytes. Nothing here reads a clock or a random source: the same bytes or seed are the same run.
+//! Each accepts any bytes, panics only if the relay is wrong, and uses memory in proportion to the bytes. The targets in
+//! `fuzz_targets` run them with inputs of libFuzzer, `tests/replay.rs` with the corpora, on stable Rust. [`machine`] is the
+//! simulator of [`relay_simulator`] with its choices made by bytes. Nothing here reads a clock or a random source, so the same
+//! bytes or seed give the same run.
 
 mod edge;
 mod events;
@@ -36,12 +37,12 @@ pub use store_ops::store_ops;
 /// Runs the simulator with its choices made by `data`.
 ///
 /// # Panics
-/// If the relay breaks a promise.
+/// If a check fails.
 pub fn machine(data: &[u8]) {
     relay_simulator::simulate_bytes(data);
 }
 
-/// The main function of a target where there is no libFuzzer: hands it each file that the command line names.
+/// The main function of a target without libFuzzer: runs it on each file that the command line names.
 ///
 /// # Panics
 /// If a file cannot be read, or if the target does.

@@ -1,14 +1,14 @@
-//! Batches of signatures: every tier, in batches and one by one, against libsecp256k1.
+//! Batches of signatures on every tier, in batches and one by one, compared with libsecp256k1.
 
 use relay_schnorr::{Claim, Tier, Verifier};
 use secp256k1::{Keypair, XOnlyPublicKey, schnorr};
 
 use relay_simulator::Choices;
 
-/// Claims that one input makes at most: more are only slower.
+/// Upper bound of claims per input: more would only be slower.
 const CLAIMS_MAX: usize = 48;
 
-/// Runs `data` as a list of claims: signed ones, raw ones, and mixtures of those before them.
+/// Runs `data` as a list of claims: signed ones, random ones, and mixtures of earlier ones.
 ///
 /// # Panics
 /// If a batch, a single claim and libsecp256k1 disagree on any tier of this machine.

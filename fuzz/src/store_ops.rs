@@ -1,8 +1,8 @@
 //! Programs of store operations: puts, deletions, sweeps, scans with budgets, counts, replays and failures,
-//! on several backends at once, held against the naive oracle. In one world of four an SQLite database in
-//! memory is among them, and is opened anew now and then.
+//! on several backends at once, compared with the naive oracle. In one of four runs an SQLite database in memory is among
+//! them, which is sometimes reopened.
 //!
-//! A program chooses from a small world of events and filters, so that nearly everything meets something.
+//! A program chooses from a small set of events and filters, so that nearly every operation has an effect.
 
 use relay_engine::policy::may_hide;
 use relay_engine::store::sql::{SqlBackend, SqlSizes};
@@ -20,12 +20,12 @@ use serde_json::Value;
 use crate::sqlite::Sqlite;
 use relay_simulator::Choices;
 
-/// Operations a program may have, so that its time and memory are bounded.
+/// Upper bound of operations of a program, so that its time and memory are bounded.
 const OPS_MAX: usize = 400;
 const EVENTS: usize = 48;
 const FILTERS: usize = 32;
 
-/// Runs `data` as a program: one byte for the world, then operations.
+/// Runs `data` as a program: one byte seeds events and filters, then operations follow.
 ///
 /// # Panics
 /// If a backend and the oracle disagree, or a failed change leaves something behind.
@@ -42,7 +42,7 @@ pub fn store_ops(data: &[u8]) {
     machine.check_stored();
 }
 
-/// Gift wraps are for one key alone.
+/// A viewer who sees only gift wraps of one key.
 struct Guarded(String);
 
 impl Viewer for Guarded {
@@ -60,13 +60,13 @@ impl Viewer for Guarded {
     }
 }
 
-/// A scan that goes on while the store changes.
+/// A scan during which the store changes.
 struct Running {
     scan: Scan,
     filters: Vec<Filter>,
     texts: Vec<Value>,
     backend: usize,
-    /// What was there when it began, less what has gone since.
+    /// Matches that were stored when it began and have not been removed since.
     must: Vec<u64>,
     hits: Vec<(Timestamp, EventId, u64)>,
 }
@@ -79,7 +79,7 @@ struct Program {
     oracle: Oracle,
     running: Option<Running>,
     now: Timestamp,
-    /// The one that asks.
+    /// The viewer.
     keys: [String; 1],
 }
 
@@ -185,7 +185,7 @@ impl Program {
         self.sql().into_iter().for_each(|backend| check(commit(backend, self.now, &ops)));
     }
 
-    /// A change fails somewhere on its way: nothing of it is kept. If it gets through, it is done everywhere.
+    /// Makes a change fail at some operation: nothing of it may be kept. If it succeeds, it is applied to all backends.
     fn fail(&mut self, choices: &mut Choices<'_>) {
         let ops = self.some_ops(choices);
         let place = choices.index(self.backends.len() + 1);
@@ -273,7 +273,7 @@ impl Program {
         }
     }
 
-    /// Begins a scan that other operations will come between.
+    /// Begins a scan, between whose steps other operations run.
     fn begin(&mut self, choices: &mut Choices<'_>) {
         let (mut filters, _) = self.some_filters(choices);
         filters.iter_mut().for_each(|filter| filter.limit = None);
@@ -301,12 +301,12 @@ impl Program {
         self.running = Some(running);
     }
 
-    /// One step of that scan: order holds and nothing comes twice; at its end nothing that was there all the
-    /// time is missing.
+    /// One step of that scan: results are in order and without duplicates; at its end no event that was stored all the time is
+    /// missing.
     fn go_on(&mut self, choices: &mut Choices<'_>) {
         let Some(mut running) = self.running.take() else { return };
         let backend = &self.backends[running.backend];
-        // A failed read loses nothing.
+        // A failed read must not lose results.
         backend.fail_at(if choices.one_in(4) { 1 + choices.below(8) } else { 0 });
         let mut rows = 1 + choices.index(8);
         let step = backend.reader().and_then(|reader| {
@@ -332,7 +332,7 @@ impl Program {
                     assert!(hits.iter().any(|hit| hit.2 == *seq), "{seq} is missing: {:?}", running.texts);
                 }
             }
-            Err(error) => panic!("told to fail, and failed of itself: {error}"),
+            Err(error) => panic!("failed with another error than the injected one: {error}"),
         }
     }
 
@@ -345,7 +345,7 @@ impl Program {
     }
 }
 
-/// One question in all its forms.
+/// A query as scan, count and replay.
 struct Question<'a> {
     filters: &'a [Filter],
     limits: ScanLimits,
@@ -356,7 +356,7 @@ struct Question<'a> {
     viewer: &'a dyn Viewer,
 }
 
-/// What a backend answers to it.
+/// The answers of a backend.
 #[derive(Debug, PartialEq, Eq)]
 struct Answers {
     scanned: (Vec<u64>, Completeness),
@@ -393,7 +393,7 @@ impl Question<'_> {
             let reader = backend.reader().expect("memory does not fail");
             let step = count.step(&reader, self.now, &mut rows, self.viewer);
             if let CountStep::Done(counted) = step.expect("memory does not fail") {
-                // There is no bound on rows.
+                // No limit of rows.
                 let may_lack = counted.approximate;
                 return OracleCount { count: counted.count, may_lack, withheld: counted.withheld };
             }
@@ -420,13 +420,13 @@ impl Question<'_> {
     }
 }
 
-/// With sizes so small that a few events are folded, merged and sink.
+/// With sizes so small that a few events are flushed and compacted into several levels.
 fn open(database: Sqlite) -> FailingBackend<SqlBackend<Sqlite>> {
     let backend = SqlBackend::open_with(database, SqlSizes::tiny()).expect("a database of its own opens");
     FailingBackend::new(backend)
 }
 
-/// Whether `ops` were done although the `n`th operation would have failed.
+/// Applies `ops` with a failure at the `n`th operation; returns whether they succeeded because there are fewer operations.
 fn try_to_fail<B: Backend + 'static>(
     backend: &FailingBackend<B>,
     now: Timestamp,
@@ -440,7 +440,7 @@ fn try_to_fail<B: Backend + 'static>(
     backend.fail_at(0);
     match result {
         Err(StoreError::Failed(_)) => assert_eq!(stored(backend), before, "a failed change keeps nothing"),
-        Err(error) => panic!("told to fail, and failed of itself: {error}"),
+        Err(error) => panic!("failed with another error than the injected one: {error}"),
         Ok(_) => assert!(is_armed, "a failure is told"),
     }
     is_armed
@@ -458,7 +458,7 @@ fn sweep_all(backend: &impl Backend, now: Timestamp, few: usize) -> usize {
     }
 }
 
-/// The last number, and all that is stored.
+/// The last sequence number, and all stored events.
 fn stored(backend: &impl Backend) -> (u64, Vec<(u64, String)>) {
     let reader = backend.reader().expect("memory does not fail");
     let mut seqs = Vec::new();

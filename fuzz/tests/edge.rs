@@ -1,4 +1,4 @@
-//! The edge's object through many made-up lives.
+//! Random runs of the edge's Durable Object.
 
 #[test]
 fn nothing_that_happens_to_an_object_panics() {

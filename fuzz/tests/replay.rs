@@ -1,4 +1,4 @@
-//! Every file of the corpora, through the library, on stable: what a fuzzer once found stays found.
+//! Runs every file of the corpora, on stable Rust, so that bugs once found do not return.
 
 use std::fs;
 use std::path::Path;

@@ -1,17 +1,17 @@
-//! Every tier of this machine against libsecp256k1 (key parsed every time), in turns in one thread.
+//! Measures every tier of this machine and libsecp256k1 (which parses the key each time), alternating in one thread.
 //!
 //!     cargo run --release -p relay-schnorr --example compare [-- [--json] [--tier adx] [--rounds 25]]
 //!     cargo run --release -p relay-schnorr --example compare -- --bad | --hostile
 //!
-//! CPU time of the thread, medians over rounds. In each round they come in another order and each gets claims of its own:
-//! whoever comes second with the same claims finds the tables' entries in the cache, which is worth up to a fifth.
-//! `unseen`: every key is new and nothing is remembered.
+//! CPU time of the thread, medians over rounds. Each round has another order, and each tier has claims of its own: a second tier
+//! with the same claims would find the tables' entries in the CPU cache, which is worth up to a fifth.
+//! `unseen`: every key is new and there is no author cache.
 //! `zipf`: authors drawn from 1,000 with weight 1 / rank, all of them known to the author cache.
 //! `auto` is what `Verifier::new()` picks. Every verdict is checked. With `--json` a line is a figure, and no two
 //! have the same tier, batch and keys.
 //!
-//! `--bad`: instead, a batch with one bad signature against the same with none.
-//! `--hostile`: instead, batches made to be slow against one of as many valid claims under unseen keys.
+//! `--bad` instead compares a batch with one invalid signature with the same batch without one.
+//! `--hostile` instead compares batches made to be slow with one of as many valid claims of unseen keys.
 #![allow(clippy::print_stdout, reason = "printing is what it is for")]
 
 use std::time::Duration;
@@ -23,11 +23,11 @@ use sha2::{Digest, Sha256};
 
 const BATCHES: [usize; 7] = [1, 4, 8, 16, 64, 256, 1024];
 const AUTHORS: usize = 1_000;
-/// The batch that is tried with bad and hostile claims.
+/// Batch size of `--bad` and `--hostile`.
 const BATCH: usize = 64;
 /// Claims to draw batches from.
 const POOL: usize = 4_096;
-/// Claims that a sample covers at least, so that the clock's own cost does not count.
+/// Minimum number of claims of a sample, so that reading the clock costs nothing in comparison.
 const SAMPLE_CLAIMS_MIN: usize = 64;
 
 fn main() {
@@ -73,7 +73,7 @@ fn main() {
     }
 }
 
-/// Who is measured: a tier, or what `Verifier::new()` picks.
+/// What is measured: a tier, or the choice of `Verifier::new()`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Entrant(Option<Tier>);
 
@@ -93,7 +93,7 @@ impl std::fmt::Display for Entrant {
     }
 }
 
-/// What a tier takes for a batch.
+/// The time that a tier takes for a batch.
 struct Line {
     tier: Entrant,
     keys: &'static str,
@@ -183,7 +183,7 @@ fn bad_one(tiers: &[Entrant], keys: &'static str, pool: &[Claim], rounds: usize)
     }
 }
 
-/// Batches of 64 that somebody makes to be slow, against 64 valid claims under keys never seen.
+/// Batches of 64 that an attacker makes to be slow, compared with 64 valid claims of unseen keys.
 fn hostile(tier: Entrant, rounds: usize) {
     /// A way to be slow: prepares a verifier for a round, then tells what to measure.
     type Attack = fn(&mut Verifier, usize) -> Vec<Claim>;
@@ -230,7 +230,7 @@ fn hostile(tier: Entrant, rounds: usize) {
     }
 }
 
-/// An author that no other round has.
+/// An author used in no other round.
 fn number(round: usize, i: usize) -> u64 {
     1_000_000 + (round * BATCH + i) as u64
 }
@@ -259,8 +259,7 @@ fn off_curve(number: u64) -> [u8; 32] {
         .expect("every second one is")
 }
 
-/// A claim with s G and e P opposite, so that nothing is left of them, or equal. Whoever has the
-/// key can make it.
+/// A claim with s G and e P opposite, so that their sum is infinity, or equal. Whoever has the secret key can make it.
 fn colliding(author: u64, is_equal: bool) -> Claim {
     let secret: [u8; 32] = Sha256::digest(author.to_le_bytes()).into();
     let keypair = Keypair::from_secret_bytes(secret).expect("in range");
@@ -310,7 +309,7 @@ fn zipf() -> Vec<Claim> {
     (0..POOL).map(|i| signed(draw().unwrap_or(AUTHORS) as u64, i as u64)).collect()
 }
 
-/// Numbers that look random and are the same in every run.
+/// A seeded random generator.
 struct Chance(u64);
 
 impl Chance {

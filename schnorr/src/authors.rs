@@ -1,14 +1,13 @@
-//! Authors that were seen before: their lifted keys and combs, within a budget of bytes, the longest unused
-//! going first.
+//! The author cache (LRU): lifted keys and combs of authors with valid signatures, within a budget of bytes.
 
 use std::collections::HashMap;
 
 use crate::curve::tables::{COMB_LEN, Comb};
 use crate::field::Entry;
 
-/// What an author costs without a comb, with the map's own memory: bytes.
+/// Memory of an author without a comb, including the map, in bytes.
 pub(crate) const AUTHOR_BYTES: usize = 256;
-/// What a comb costs: bytes.
+/// Memory of a comb, in bytes.
 pub(crate) const COMB_BYTES: usize = COMB_LEN * size_of::<Entry>() + 16;
 
 const NONE: u32 = u32::MAX;
@@ -19,18 +18,18 @@ struct Author {
     key: [u8; 32],
     point: Option<Entry>,
     comb: Option<Comb>,
-    /// Claims that held.
+    /// Valid claims so far.
     held: u32,
     newer: u32,
     older: u32,
 }
 
-/// The authors, a list from the newest to the oldest use.
+/// The cache, with a linked list from the most to the least recently used author.
 #[derive(Clone, Debug)]
 pub(crate) struct Authors {
     bytes_max: usize,
     bytes: usize,
-    // Keys are chosen by anybody, so the map is seeded.
+    // Clients choose the keys, so the map must have a seeded hash.
     places: HashMap<[u8; 32], u32>,
     authors: Vec<Author>,
     free: Vec<u32>,
@@ -38,17 +37,17 @@ pub(crate) struct Authors {
     oldest: u32,
 }
 
-/// What is known of an author.
+/// A cached author.
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
     /// The lifted key, if it has been needed.
     pub(crate) point: Option<Entry>,
     pub(crate) comb: Option<Comb>,
-    /// Claims that held.
+    /// Valid claims so far.
     pub(crate) held: u32,
 }
 
-/// Where an author is, until the next insertion.
+/// The slot of an author, valid until the next insertion.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AuthorPlace(u32);
 
@@ -77,14 +76,14 @@ impl Authors {
         self.places.len()
     }
 
-    /// What is known of an author. Asking alone changes nothing: anybody can name an author.
+    /// Looks up an author. That does not count as use, because anybody can name an author in an invalid claim.
     pub(crate) fn look_up(&self, key: &[u8; 32]) -> Option<(AuthorPlace, Known)> {
         let place = *self.places.get(key)?;
         let Author { point, comb, held, .. } = &self.authors[place as usize];
         Some((AuthorPlace(place), Known { point: *point, comb: comb.clone(), held: *held }))
     }
 
-    /// Counts claims of an author that held; it becomes the newest. To be called before anything is inserted.
+    /// Counts valid claims of an author, who becomes the most recently used. Call it before any insertion.
     pub(crate) fn count(&mut self, AuthorPlace(place): AuthorPlace, claims: u32) {
         self.unlink(place);
         self.link(place);
@@ -92,7 +91,7 @@ impl Authors {
         author.held = author.held.saturating_add(claims);
     }
 
-    /// Remembers an author, as the newest; makes room if need be.
+    /// Inserts an author as the most recently used; evicts others if necessary.
     pub(crate) fn insert(&mut self, key: &[u8; 32], known: Known) {
         let cost = AUTHOR_BYTES + if known.comb.is_some() { COMB_BYTES } else { 0 };
         if cost > self.bytes_max {
@@ -168,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_unused_goes_first() {
+    fn the_least_recently_used_is_evicted() {
         let mut authors = Authors::new(3 * AUTHOR_BYTES);
         for number in 0..3 {
             authors.insert(&key(number), known(false));
@@ -176,7 +175,7 @@ mod tests {
         let (place, _) = authors.look_up(&key(0)).expect("it is kept");
         authors.count(place, 1);
         assert_eq!(authors.look_up(&key(0)).expect("it is kept").1.held, 2);
-        // Asking is no use.
+        // A look-up does not count as use.
         assert!(authors.look_up(&key(1)).is_some());
         authors.insert(&key(3), known(false));
         assert!(authors.look_up(&key(1)).is_none());
@@ -186,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn the_budget_holds_whatever_comes() {
+    fn the_budget_is_never_exceeded() {
         let bytes_max = 5 * COMB_BYTES + 40 * AUTHOR_BYTES;
         let mut authors = Authors::new(bytes_max);
         let mut state = 1u32;
@@ -221,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_over_the_whole_budget_is_not_kept() {
+    fn an_author_larger_than_the_budget_is_not_cached() {
         let mut authors = Authors::new(AUTHOR_BYTES);
         authors.insert(&key(1), known(true));
         assert_eq!(authors.len(), 0);

@@ -1,7 +1,7 @@
 //! The challenge of BIP340: SHA-256, tagged "BIP0340/challenge", of r, the key and the message.
 //!
-//! The tag's hash, twice, is one block, the same for all: its state is a constant. What remains is two blocks.
-//! They go through `sha2` one message after another, or eight side by side where that is faster.
+//! The first block is the tag's hash, twice, so the state after it is a constant. Two blocks remain. They are hashed by `sha2`
+//! one message after another, or eight messages in vector lanes where that is faster.
 
 use std::sync::LazyLock;
 
@@ -25,7 +25,7 @@ static MIDSTATE: LazyLock<[u32; 8]> = LazyLock::new(|| {
     state
 });
 
-/// The challenges of all claims modulo n, in place of what `challenges` held.
+/// Replaces the contents of `challenges` by the challenges of all claims, modulo n.
 pub(crate) fn all(claims: &[Claim], challenges: &mut Vec<Words>) {
     challenges.clear();
     #[cfg(target_arch = "x86_64")]
@@ -49,7 +49,7 @@ fn blocks(claim: &Claim) -> [[u8; 64]; 2] {
     blocks[0][32..].copy_from_slice(&claim.key);
     blocks[1][..32].copy_from_slice(&claim.message);
     blocks[1][32] = 0x80;
-    // 64 + 96 bytes in bits.
+    // The length of tag block and message, 64 + 96 bytes, in bits.
     blocks[1][56..].copy_from_slice(&1280u64.to_be_bytes());
     blocks
 }
@@ -58,7 +58,7 @@ fn number(state: &[u32; 8]) -> Words {
     reduced(words_from_be(&sha256::bytes(state)))
 }
 
-/// Eight at a time; a single one is left to `sha2`.
+/// Eight at a time; a remainder that is too small is hashed by `sha2`.
 #[cfg(target_arch = "x86_64")]
 fn in_lanes(claims: &[Claim], challenges: &mut Vec<Words>) {
     for claims in claims.chunks(lanes::LANES) {
@@ -82,7 +82,7 @@ fn in_lanes(claims: &[Claim], challenges: &mut Vec<Words>) {
 mod tests {
     use super::*;
 
-    /// A claim of bytes that are all over the place.
+    /// A claim of pseudorandom bytes.
     fn claim(seed: u8) -> Claim {
         let byte = |at: usize| (at as u8).wrapping_mul(seed | 1).wrapping_add(seed) ^ (at as u8) << 3;
         Claim {
@@ -109,10 +109,10 @@ mod tests {
         }
     }
 
-    /// `cargo test --release -p relay-schnorr --lib lanes_beside -- --ignored --nocapture`
+    /// `cargo test --release -p relay-schnorr --lib lanes_compared -- --ignored --nocapture`
     #[test]
     #[ignore = "a measurement"]
-    fn lanes_beside_sha2() {
+    fn lanes_compared_with_sha2() {
         let claims: Vec<Claim> = (0..64).map(claim).collect();
         let mut out = Vec::new();
         let mut time = |hash: &mut dyn FnMut(&mut Vec<Words>)| {

@@ -1,4 +1,4 @@
-//! BIP340 Schnorr signatures verified many at once, with a verdict for each that is exactly libsecp256k1's.
+//! Batch verification of BIP340 Schnorr signatures, with a verdict for each that is exactly libsecp256k1's.
 //!
 //! ```
 //! use relay_schnorr::{Claim, Verifier};
@@ -10,9 +10,9 @@
 //! assert_eq!(valid, [false]);
 //! ```
 //!
-//! No random coefficients and no combined equation: every signature is computed, so a bad one costs what a
-//! good one costs. What makes it fast is what a batch shares: inversions, so that points are added in affine
-//! coordinates; vector lanes; and, for authors seen before, tables of their keys. See the README for figures.
+//! There are no random coefficients and no combined equation: every signature is computed, so an invalid one costs as much as
+//! a valid one. It is fast because a batch shares inversions, so that points are added in affine coordinates; because of
+//! vector lanes; and because of tables of the keys of known authors. See the README for figures.
 //!
 //! Everything verified is public, so nothing here runs in constant time.
 

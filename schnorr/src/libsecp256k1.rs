@@ -1,11 +1,11 @@
-//! Bitcoin Core's C library: the oracle, and the fallback where it is faster.
+//! Bitcoin Core's C library libsecp256k1: the reference in tests, and used where it is faster.
 
 use secp256k1::XOnlyPublicKey;
 use secp256k1::schnorr::Signature;
 
 use crate::Claim;
 
-/// Whether the claim holds, by libsecp256k1, its key parsed for the purpose.
+/// Whether the claim is valid, by libsecp256k1; the key is parsed each time.
 pub(crate) fn holds(claim: &Claim) -> bool {
     let Ok(key) = XOnlyPublicKey::from_byte_array(claim.key) else { return false };
     let signature = Signature::from_byte_array(claim.signature);

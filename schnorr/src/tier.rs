@@ -1,4 +1,4 @@
-//! The tiers and the one place that picks among them.
+//! The tiers, and the choice among them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,13 +11,13 @@ use crate::field::portable32::F26;
 use crate::field::portable64::F52;
 use crate::field::{Entry, Field, Words};
 
-/// A way to verify.
+/// An implementation of verification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Tier {
-    /// AVX-512 IFMA: eight signatures side by side in vector lanes.
+    /// AVX-512 IFMA: eight signatures at once in vector lanes.
     Ifma,
-    /// AVX2: four signatures side by side in vector lanes.
+    /// AVX2: four signatures at once in vector lanes.
     Avx2,
     /// x86-64 with BMI2 and ADX: 64-bit words, `mulx` and two carry chains.
     Adx,
@@ -34,7 +34,7 @@ pub enum Tier {
 }
 
 impl Tier {
-    /// Every tier of its own, fastest first, and then the others.
+    /// All tiers: those implemented here, fastest first, then the others.
     pub const ALL: &[Tier] = &[
         Tier::Ifma,
         Tier::Avx2,
@@ -83,7 +83,7 @@ impl Tier {
         }
     }
 
-    /// Claims of unknown authors that libsecp256k1 decides sooner than the tier does; see the README's table.
+    /// Up to this number of claims of unknown authors libsecp256k1 is faster than the tier; see the README.
     pub(crate) fn singly_max(self) -> usize {
         if !cfg!(feature = "libsecp256k1") {
             return 0;
@@ -95,7 +95,7 @@ impl Tier {
         }
     }
 
-    /// The computations of the tier; nothing if it has none of its own or the machine lacks the instructions.
+    /// The kernel of the tier; `None` if it has none or the machine lacks the instructions.
     pub(crate) fn kernel(self) -> Option<Box<dyn Kernel>> {
         if !self.is_available() {
             return None;
@@ -150,7 +150,7 @@ impl FromStr for Tier {
 
 /// The computations of a tier, on its own scratch memory.
 pub(crate) trait Kernel: Send {
-    /// The points with these abscissas, below p, and even ordinates.
+    /// The points with these x-coordinates, below p, and even y.
     fn lift(&mut self, keys: &[Words], found: &mut dyn FnMut(usize, Option<Entry>));
     /// Combs of keys.
     fn combs(&mut self, keys: &[Entry]) -> Vec<Comb>;
@@ -168,7 +168,7 @@ pub(crate) struct Engine<F> {
     cold_plan: Plan,
 }
 
-/// The generator's tables, made when they are first asked for.
+/// The generator's tables, computed when first needed.
 fn generator() -> &'static [Entry] {
     #[cfg(target_pointer_width = "64")]
     return windows::<F52>();
@@ -178,7 +178,7 @@ fn generator() -> &'static [Entry] {
 
 impl<F: Field> Engine<F> {
     fn new() -> Self {
-        // An instance on wasm32 may end before it needs them; others should not make a signature wait.
+        // A wasm32 instance may never need them; elsewhere they are computed now, so that no signature has to wait.
         if cfg!(not(target_arch = "wasm32")) {
             generator();
         }
@@ -220,7 +220,7 @@ impl<F: Field + Send> Kernel for Engine<F> {
     }
 }
 
-/// A vector tier: whole functions compiled for its instructions, and scalars for what does not fill lanes.
+/// A vector tier: whole functions compiled for its instructions, and the scalar kernel for batches that do not fill lanes.
 #[cfg(target_arch = "x86_64")]
 macro_rules! lane_engine {
     ($name:ident, $field:ty, $features:literal, $scalar_max:literal) => {
@@ -233,7 +233,7 @@ macro_rules! lane_engine {
             #[cfg(relay_schnorr_scalars = "portable")]
             use crate::field::portable64::F52 as Scalar;
 
-            /// Claims that scalars do sooner than lanes that are mostly empty.
+            /// Up to this number of claims the scalar kernel is faster than mostly empty lanes.
             const SCALAR_MAX: usize = $scalar_max;
 
             type Lanes = Engine<$field>;

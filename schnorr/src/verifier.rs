@@ -1,4 +1,5 @@
-//! A batch from claims to verdicts: ranges, challenges, authors, then the sums, warm and cold.
+//! The verification of a batch: range checks, challenges, authors, then the point sums, for authors with a comb ("warm") and
+//! without ("cold").
 
 use std::collections::HashMap;
 
@@ -10,12 +11,12 @@ use crate::field::{Entry, P, Words, is_below, words_from_be};
 use crate::scalar::{is_reduced, negated, split};
 use crate::tier::{Kernel, Tier};
 
-/// Claims that are summed together: more share an inversion, fewer stay in the cache.
+/// Claims that are summed together: more share an inversion, fewer fit the CPU cache.
 const CHUNK: usize = 64;
-/// Claims that pay for a comb: it costs as much as three verifications of an unseen key, up to six where lanes wait
-/// for memory. So no sender can double what its claims cost.
+/// A comb is made for every so many claims received: it costs as much as three verifications of an unknown key, or six where
+/// vector lanes wait for memory. So nobody can double the cost of claims by making combs necessary.
 const COMB_COST: usize = 6;
-/// Valid claims of an author from which a comb is kept.
+/// Valid claims of an author from which its comb is cached.
 const COMB_CLAIMS_MIN: u32 = 3;
 
 /// One signature to check.
@@ -31,12 +32,13 @@ pub struct Claim {
 
 /// Verifies batches of BIP340 signatures.
 ///
-/// It owns the memory it computes in and, if asked, what it learned about authors, so keep one for each thread.
+/// It owns its scratch memory and, optionally, an author cache, so keep one for each thread.
 pub struct Verifier {
     tier: Tier,
-    /// Claims of unknown authors that libsecp256k1 decides if a batch has no more of them.
+    /// libsecp256k1 verifies a batch's claims of unknown authors if there are at most so many.
     singly_max: usize,
-    /// Claims that no comb has been made for, at most as many as pay for one, so that small batches get combs too.
+    /// Claims not yet spent on a comb ([`COMB_COST`]), carried over so that small batches get combs too; at most the cost of
+    /// one.
     unspent: usize,
     kernel: Option<Box<dyn Kernel>>,
     authors: Option<Authors>,
@@ -48,7 +50,7 @@ pub struct Verifier {
     combs_made: usize,
 }
 
-/// An author in the batch at hand.
+/// An author in the current batch.
 #[derive(Debug)]
 struct BatchAuthor {
     key: [u8; 32],
@@ -57,17 +59,17 @@ struct BatchAuthor {
     claims: u32,
     point: Option<Entry>,
     comb: Option<Comb>,
-    /// Claims in the batch that held, once it is decided.
+    /// Valid claims in the batch, once it has been verified.
     held: u32,
-    /// Claims of earlier batches that held.
+    /// Valid claims in earlier batches.
     held_before: u32,
-    /// Where the author cache has it.
+    /// Its slot in the author cache.
     place: Option<AuthorPlace>,
     wants_comb: bool,
     has_new_comb: bool,
     /// Lifted in this batch.
     has_new_point: bool,
-    /// Left to libsecp256k1.
+    /// Verified by libsecp256k1.
     is_single: bool,
 }
 
@@ -87,18 +89,19 @@ impl Default for Verifier {
 }
 
 impl Verifier {
-    /// A verifier on the fastest tier of this machine, without an author cache. Where libsecp256k1 is at hand
-    /// and faster, for few claims of unknown authors or, on [`Tier::Portable32`], all of theirs, it decides.
+    /// A verifier on the fastest tier of this machine, without an author cache. If the feature `libsecp256k1` is on, claims of
+    /// unknown authors are verified by libsecp256k1 where that is faster: few of them in a batch, or on
+    /// [`Tier::Portable32`] all.
     ///
-    /// The first one of a process computes tables of the generator, a few milliseconds; on wasm32 the first batch
-    /// that needs them does.
+    /// The first verifier of a process computes tables of the generator, which takes a few milliseconds; on wasm32 the
+    /// first batch that needs them does.
     pub fn new() -> Self {
         let tier = Tier::best();
-        let verifier = Verifier::with_tier(tier).expect("the best tier is one that is there");
+        let verifier = Verifier::with_tier(tier).expect("the best tier is available");
         Verifier { singly_max: tier.singly_max(), ..verifier }
     }
 
-    /// A verifier on a tier of your choice and nothing else; none if the machine lacks its instructions.
+    /// A verifier that uses only the given tier; `None` if the machine lacks its instructions.
     pub fn with_tier(tier: Tier) -> Option<Self> {
         tier.is_available().then(|| Verifier {
             tier,
@@ -115,26 +118,25 @@ impl Verifier {
         })
     }
 
-    /// Remembers authors within `bytes_max` bytes, the longest unused going first: about 30 KB for one of whom
-    /// three signatures or more held, 256 bytes for others. Signatures that do not hold are remembered of
-    /// nobody. Zero remembers none.
+    /// Caches authors within `bytes_max` bytes, evicting the least recently used: about 30 KB for an author with three or more
+    /// valid signatures, 256 bytes for one with fewer. Invalid signatures do not change the cache. Zero turns it off.
     #[must_use]
     pub fn with_author_cache(mut self, bytes_max: usize) -> Self {
         self.authors = (bytes_max >= AUTHOR_BYTES).then(|| Authors::new(bytes_max));
         self
     }
 
-    /// The tier that computes.
+    /// The tier.
     pub fn tier(&self) -> Tier {
         self.tier
     }
 
-    /// Bytes that the author cache holds.
+    /// Size of the author cache in bytes.
     pub fn author_cache_bytes(&self) -> usize {
         self.authors.as_ref().map_or(0, Authors::bytes)
     }
 
-    /// Sets `valid[i]` to whether `claims[i]` holds, exactly as BIP340 and libsecp256k1 decide.
+    /// Sets `valid[i]` to whether `claims[i]` is valid, exactly as BIP340 and libsecp256k1 decide.
     ///
     /// # Panics
     /// If the lists differ in length.
@@ -165,7 +167,7 @@ impl Verifier {
             look_up(&mut self.batch, authors);
         }
         let mut unspent = self.unspent + self.tasks.len();
-        // Perhaps none of them holds, so here an author's claims pay for the comb by themselves.
+        // Before verification any claim may be invalid, so an author needs enough claims in this batch to pay for its comb.
         choose_combs(&mut self.batch, &mut unspent, |author| author.claims as usize >= COMB_COST);
         choose_singles(&mut self.batch, self.singly_max);
         lift(&mut self.batch, kernel, |author| !author.is_single);
@@ -179,7 +181,7 @@ impl Verifier {
                 _ if author.is_single => verify_singly(&claims[place..=place], &mut valid[place..=place]),
                 (Some(comb), _) => warm.push((*task, &**comb)),
                 (None, Some(point)) => cold.push((*task, point)),
-                // No point has this abscissa.
+                // No point has this x-coordinate.
                 (None, None) => {}
             }
         }
@@ -217,7 +219,7 @@ impl Verifier {
     }
 }
 
-/// The numbers of a claim and the abscissa of its key; nothing if one is out of range.
+/// The numbers of a claim and the x-coordinate of its key; `None` if one is out of range.
 fn parse(place: usize, claim: &Claim, e: &Words) -> Option<(Task, Words)> {
     let (r_bytes, s_bytes) = halves(&claim.signature);
     let (r, s, x) = (words_from_be(r_bytes), words_from_be(s_bytes), words_from_be(&claim.key));
@@ -255,7 +257,7 @@ impl BatchAuthor {
     }
 }
 
-/// Finds what is known of the authors.
+/// Looks up the authors in the cache.
 fn look_up(batch: &mut [BatchAuthor], authors: &Authors) {
     for author in batch {
         if let Some((place, known)) = authors.look_up(&author.key) {
@@ -267,7 +269,7 @@ fn look_up(batch: &mut [BatchAuthor], authors: &Authors) {
     }
 }
 
-/// Picks authors for whom a comb is to be made, as long as the claims that came pay for it.
+/// Chooses authors for whom a comb is made, as long as there are unspent claims to pay for it.
 fn choose_combs(batch: &mut [BatchAuthor], unspent: &mut usize, is_worth_one: impl Fn(&BatchAuthor) -> bool) {
     for author in batch {
         author.wants_comb = author.comb.is_none() && *unspent >= COMB_COST && is_worth_one(author);
@@ -277,7 +279,7 @@ fn choose_combs(batch: &mut [BatchAuthor], unspent: &mut usize, is_worth_one: im
     }
 }
 
-/// Leaves claims that would have to be computed from scratch to libsecp256k1 if they are few.
+/// Leaves claims of authors without a comb to libsecp256k1 if they are few.
 fn choose_singles(batch: &mut [BatchAuthor], singly_max: usize) {
     let is_cold = |author: &BatchAuthor| author.comb.is_none() && !author.wants_comb;
     let cold: usize =
@@ -289,7 +291,7 @@ fn choose_singles(batch: &mut [BatchAuthor], singly_max: usize) {
     }
 }
 
-/// Lifts keys that are needed and not known. An abscissa without a point leaves its author without one.
+/// Lifts needed keys that are not cached. If no point has a key's x-coordinate, its author has none.
 fn lift(batch: &mut [BatchAuthor], kernel: &mut dyn Kernel, is_needed: impl Fn(&BatchAuthor) -> bool) {
     let is_unknown = |author: &BatchAuthor| author.point.is_none() && is_needed(author);
     let unknown: Vec<usize> = (0..batch.len()).filter(|i| is_unknown(&batch[*i])).collect();
@@ -302,7 +304,7 @@ fn lift(batch: &mut [BatchAuthor], kernel: &mut dyn Kernel, is_needed: impl Fn(&
     }
 }
 
-/// Makes combs of the authors that are worth one.
+/// Makes the combs of the chosen authors.
 fn make_combs(batch: &mut [BatchAuthor], kernel: &mut dyn Kernel) {
     let (mut chosen, mut points) = (Vec::new(), Vec::new());
     for (i, author) in batch.iter().enumerate() {
@@ -319,7 +321,7 @@ fn make_combs(batch: &mut [BatchAuthor], kernel: &mut dyn Kernel) {
     }
 }
 
-/// Remembers authors of whom a claim held. Invalid claims neither add nor evict an author.
+/// Caches authors with valid claims. Invalid claims neither add nor evict an author.
 fn remember(batch: &[BatchAuthor], authors: &mut Authors, keeps_combs: bool) {
     let held = || batch.iter().filter(|author| author.held > 0);
     for author in held() {
@@ -329,7 +331,7 @@ fn remember(batch: &[BatchAuthor], authors: &mut Authors, keeps_combs: bool) {
     }
     for author in held() {
         let held = author.held_in_all();
-        // One made for this batch alone is not kept before it is earned, nor where none can be.
+        // A comb made for this batch is cached only if the author has enough valid claims and the cache has room for combs.
         let comb = author.comb.clone().filter(|_| keeps_combs && held >= COMB_CLAIMS_MIN);
         if author.place.is_none() || author.has_new_point || author.has_new_comb && comb.is_some() {
             authors.insert(&author.key, Known { point: author.point, comb, held });
@@ -337,10 +339,10 @@ fn remember(batch: &[BatchAuthor], authors: &mut Authors, keeps_combs: bool) {
     }
 }
 
-/// Combs made together: more share inversions, fewer need less memory.
+/// Combs made together: more share an inversion, fewer need less memory.
 const COMBS_AT_ONCE: usize = 8;
 
-/// What the fast ways leave undecided.
+/// Verifies a claim for which the fast formulas met a special case.
 fn holds_slowly(claim: &Claim) -> bool {
     let (r, s) = halves(&claim.signature);
     let e = negated(&challenge::one(claim));
@@ -387,7 +389,7 @@ mod tests {
         claim
     }
 
-    /// Verifies, checks the verdicts and tells how many combs were made.
+    /// Verifies, checks the verdicts and returns how many combs were made.
     fn combs_made(verifier: &mut Verifier, claims: &[Claim], holds: bool) -> usize {
         let before = verifier.combs_made;
         let mut valid = vec![!holds; claims.len()];
@@ -401,7 +403,7 @@ mod tests {
         authors.look_up(&signed(author, 0).key).is_some_and(|(_, known)| known.comb.is_some())
     }
 
-    /// As operators have it, and on every tier that has a kernel.
+    /// The default verifier, and one for every tier with a kernel.
     fn verifiers(cache: usize) -> impl Iterator<Item = Verifier> {
         let tiers = Tier::ALL.iter().filter(|tier| **tier != Tier::Emulated);
         let named = tiers.filter_map(|tier| Verifier::with_tier(*tier).filter(|v| v.kernel.is_some()));

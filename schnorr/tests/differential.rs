@@ -1,7 +1,7 @@
-//! Every tier against libsecp256k1, on claims half of which are wrong by construction.
+//! Every tier compared with libsecp256k1, on claims half of which are invalid by construction.
 //!
-//! `RELAY_SCHNORR_CASES` asks for more cases, `RELAY_SCHNORR_SEED` for others, `RELAY_SCHNORR_TIERS` for some of the
-//! tiers, by name, separated by commas.
+//! `RELAY_SCHNORR_CASES` sets the number of cases, `RELAY_SCHNORR_SEED` the seed, `RELAY_SCHNORR_TIERS` the tiers, by name,
+//! separated by commas.
 
 mod common;
 
@@ -26,7 +26,7 @@ fn compare(tier: Tier, cases: u64, seed: u64) {
         eprintln!("{tier}: this machine lacks the instructions, nothing was compared");
         return;
     };
-    // No cache, one that forgets all the time, one that keeps everybody.
+    // No cache, one that evicts all the time, one that keeps all authors.
     let with_cache = |bytes| Verifier::with_tier(tier).expect("as before").with_author_cache(bytes);
     let mut verifiers = [plain, with_cache(200_000), with_cache(64 << 20)];
     let mut claims = Claims::new(seed);

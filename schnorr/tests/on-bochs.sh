@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs tests/differential.rs on an emulated Cannon Lake (Bochs), which has AVX-512 IFMA where this machine has not.
+# Runs tests/differential.rs on an emulated Cannon Lake (Bochs), which has AVX-512 IFMA even if this machine does not.
 #
 #   schnorr/tests/on-bochs.sh [CASES [SEED]]        # a quarter of CASES for each tier; 16,000 take a minute or two
 #
@@ -34,7 +34,7 @@ if [ ! -e iso/isolinux/vmlinuz ]; then
   cp kernel/boot/vmlinuz-* iso/isolinux/vmlinuz
 fi
 cp /usr/lib/ISOLINUX/isolinux.bin /usr/lib/syslinux/modules/bios/ldlinux.c32 iso/isolinux/
-# Bochs describes XSAVE in a way that Linux refuses with XSAVEC, XSAVES and PKU, and vector registers with it.
+# Linux refuses Bochs's XSAVE together with XSAVEC, XSAVES and PKU, and then has no vector registers.
 cat > iso/isolinux/isolinux.cfg <<EOF
 DEFAULT linux
 PROMPT 0
@@ -66,8 +66,8 @@ EOF
 
 rm -f serial.log bochs.pid
 echo c > commands # Debian's Bochs is its debugger: go on.
-# It wants a terminal and an input that stays open, and takes only SIGKILL. script(1) gives its child a session, so there
-# are two groups of processes to end: script's, and Bochs's.
+# Bochs needs a terminal and an input that stays open, and ends only on SIGKILL. script(1) starts its child in a session of
+# its own, so there are two process groups to end: script's and Bochs's.
 TERM=xterm setsid bash -c 'exec script -qfc "$1" /dev/null < <(exec sleep infinity)' _ \
   'echo $$ > bochs.pid; stty rows 30 cols 100; exec bochs-bin -q -rc commands -f bochsrc' > screen.log 2>&1 &
 terminal=$!

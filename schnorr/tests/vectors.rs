@@ -1,5 +1,5 @@
 //! The official vectors of BIP340 (github.com/bitcoin/bips, bip-0340/test-vectors.csv at 7fe0b03), on every tier.
-//! Those with messages of other lengths than 32 bytes are left out: Nostr signs ids, and so does the interface.
+//! Those with messages of other lengths than 32 bytes are left out, because the interface verifies 32-byte messages.
 
 use relay_schnorr::{Claim, Tier, Verifier};
 

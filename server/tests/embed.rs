@@ -1,4 +1,4 @@
-//! The server inside a process: what lives beside it publishes and is handed streams, through restarts.
+//! The embedded server: the process publishes events and receives streams, across restarts.
 
 use std::net::TcpStream;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -30,7 +30,7 @@ fn engine_event(signed: &Signed) -> Event {
     event_of_json(&signed.json()).unwrap()
 }
 
-/// The next event, within a time that no working relay needs.
+/// The next event; fails after a timeout.
 async fn next(stream: &mut Stream) -> (Option<Seq>, String) {
     loop {
         let item = tokio::time::timeout(Duration::from_secs(20), stream.next()).await;
@@ -42,7 +42,7 @@ async fn next(stream: &mut Stream) -> (Option<Seq>, String) {
     }
 }
 
-/// Reads until a frame that starts like this.
+/// Reads until a frame with this prefix.
 fn read(client: &mut WebSocket<MaybeTlsStream<TcpStream>>, start: &str) -> String {
     loop {
         let frame = client.read().unwrap().into_text().unwrap().to_string();
@@ -64,7 +64,7 @@ fn clients_and_the_process_see_each_others_events() {
     let (job, result) = (signed(5_050, "job"), signed(6_050, "result"));
     block_on(async {
         let mut jobs = server.beside().open_stream(kinds(&[5_050]), None).await.unwrap();
-        // Another connection, most likely of the other shard.
+        // Another connection, most likely on the other shard.
         let (mut customer, _) = tungstenite::connect(format!("ws://{}", server.address())).unwrap();
         customer.send(Message::text(format!(r#"["EVENT",{}]"#, job.json()))).unwrap();
         assert_eq!(next(&mut jobs).await, (Some(Seq(1)), job.id.clone()));
@@ -86,7 +86,7 @@ fn clients_and_the_process_see_each_others_events() {
 }
 
 #[test]
-fn a_consumer_that_was_away_is_fed_from_the_store() {
+fn a_returning_consumer_receives_stored_events() {
     let data = tempfile::tempdir().unwrap();
     let server = Server::start(settings(&data)).unwrap();
     let before: Vec<Signed> = (0..1_000).map(|n| signed(5_050, &format!("before {n}"))).collect();
@@ -95,7 +95,7 @@ fn a_consumer_that_was_away_is_fed_from_the_store() {
         for job in &before {
             server.beside().publish(engine_event(job)).await.unwrap();
         }
-        // It takes a part and dies.
+        // It receives a part and crashes.
         let mut confirmed = Seq(0);
         for job in &before[..300] {
             let (seq, id) = next(&mut jobs).await;
@@ -118,7 +118,7 @@ fn a_consumer_that_was_away_is_fed_from_the_store() {
 }
 
 #[test]
-fn a_folder_is_served_once_and_a_relay_that_has_stopped_says_so() {
+fn a_folder_is_served_once_and_a_stopped_server_reports_it() {
     let data = tempfile::tempdir().unwrap();
     let server = Server::start(settings(&data)).unwrap();
     let Err(words) = Server::start(settings(&data)) else { panic!("two relays serve one folder") };

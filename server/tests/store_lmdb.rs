@@ -1,4 +1,4 @@
-//! The LMDB backend at the seam: random writes against a model, full and foreign databases, threads, kills.
+//! The LMDB backend: random writes compared with a model, full and foreign databases, threads, crashes.
 
 mod seam;
 
@@ -82,7 +82,7 @@ fn random_writes_read_as_the_model_says() {
     }
 }
 
-/// `old_folder` was written before an empty `d` was looked for and before removal requests outlasted their expiration: a
+/// `old_folder` was written by a version without the implicit empty `d`, and which swept expired removal requests. It has a
 /// profile and an article without `d`, a deletion request and a note that expire in 2100.
 #[test]
 fn a_folder_of_an_earlier_version_answers_as_a_new_one() {
@@ -173,7 +173,7 @@ fn a_full_map_refuses_the_batch_and_works_again() {
     assert!(matches!(batch(stored + 1), Err(StoreError::Full(_))), "still full");
     check(stored);
 
-    // Taking something out makes room.
+    // Removing an event makes room.
     backend
         .write(|writer| {
             for n in 1..=stored / 2 {
@@ -188,7 +188,7 @@ fn a_full_map_refuses_the_batch_and_works_again() {
     }
     assert_eq!(of_author(&backend, author(1)).len() as u64, stored - stored / 2 + 99);
 
-    // A larger map takes over what is there.
+    // The database can be opened with a larger map.
     drop(backend);
     let backend = open(folder.path());
     for n in stored + 100..stored + 5_000 {
@@ -196,7 +196,7 @@ fn a_full_map_refuses_the_batch_and_works_again() {
     }
 }
 
-/// Removing is a write too: in a map that is full to the last page it found no room, and so nothing could be deleted.
+/// Removing is a write too: in a map without a free page it failed, so nothing could be deleted.
 #[test]
 fn a_full_map_has_room_in_reserve_for_removals() {
     let folder = tempfile::tempdir().expect("folder");
@@ -215,7 +215,7 @@ fn a_full_map_has_room_in_reserve_for_removals() {
         };
         assert!(matches!(error, StoreError::Full(_)), "{error}");
         assert!(next > before + 100, "round {round}: {} fitted", next - before);
-        // One after the other: each is a write of its own, and the first ones free hardly a page.
+        // Each removal is a write of its own, and the first ones free hardly a page.
         let removed = 300;
         for n in oldest..oldest + removed {
             let event = note(n, n);
@@ -231,7 +231,7 @@ fn a_full_map_has_room_in_reserve_for_removals() {
 }
 
 #[test]
-fn what_is_not_a_relay_database_is_refused() {
+fn other_files_are_refused() {
     let options = LmdbOptions::default();
     let folder = tempfile::tempdir().expect("folder");
 
@@ -416,7 +416,7 @@ fn a_full_disk_refuses_the_batch_and_works_again() {
     fs::remove_dir_all(disk.join("db")).expect("cleans up");
 }
 
-/// The child of the next test: stores notes and says each number once it is durable.
+/// The child process of the next test: stores notes and prints the sequence number of each once it is durable.
 #[test]
 #[ignore = "run by the test below"]
 #[allow(clippy::print_stdout)]
@@ -431,7 +431,7 @@ fn child_that_writes() {
 }
 
 #[test]
-fn nothing_acknowledged_is_lost_when_the_process_is_killed() {
+fn no_acknowledged_event_is_lost_when_the_process_is_killed() {
     let folder = tempfile::tempdir().expect("folder");
     let mut stored = 0;
     for _ in 0..3 {
@@ -447,7 +447,7 @@ fn nothing_acknowledged_is_lost_when_the_process_is_killed() {
             let line = line.expect("a line");
             stored = line.strip_prefix("stored ").map_or(stored, |n| n.parse().expect("a number"));
             if stored >= until {
-                // SIGKILL, in the middle of some later write.
+                // SIGKILL, in the middle of a later write.
                 child.kill().expect("kill");
                 break;
             }

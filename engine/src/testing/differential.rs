@@ -11,31 +11,31 @@ use crate::store::{
 use crate::types::{CanonicalEvent, Event, EventId, Filter, Kind, PubKey, Timestamp};
 use crate::verify::Verified;
 
-/// Filter groups asked of one world before the next is made.
+/// Groups of filters that are queried in one random world before the next is made.
 const GROUPS_PER_WORLD: usize = 60;
 
 /// More events than random worlds have.
 const LARGE: u64 = 1_000;
 
-/// How many filter groups a differential test asks.
+/// How many groups of filters a differential test queries.
 #[derive(Clone, Copy, Debug)]
 pub struct Groups {
-    /// Of random worlds.
+    /// In random worlds.
     pub generated: usize,
-    /// Of the real events: a tenth of all, for the oracle looks at each of thousands of events.
+    /// On the real events: a tenth of the others, because the oracle checks thousands of events for each.
     pub real: usize,
 }
 
 impl Groups {
-    /// As many together as the environment asks for in `RELAY_GROUPS`, else `otherwise`.
+    /// As many together as `RELAY_GROUPS` in the environment says, else `otherwise`.
     pub fn wanted(otherwise: usize) -> Self {
         let all = std::env::var("RELAY_GROUPS").ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise);
         Groups { generated: all - all / 10, real: all / 10 }
     }
 }
 
-/// Fills stores made by `make` with random worlds that follow from `seed`, and asks `groups` random REQs, COUNTs
-/// and replays of them. Worlds are spread over the cores.
+/// Fills stores made by `make` with random worlds derived from `seed`, and compares `groups` random REQs, COUNTs and replays
+/// with the oracle. Worlds are spread over the cores.
 ///
 /// # Panics
 /// If the backend and the oracle disagree; the message names the world's own seed.
@@ -58,7 +58,7 @@ pub fn differential<B: Backend>(make: impl Fn() -> B + Sync, seed: u64, groups: 
     });
 }
 
-/// Stores `events` in the order given and asks `groups` random REQs, COUNTs and replays of them.
+/// Stores `events` in the given order and compares `groups` random REQs, COUNTs and replays with the oracle.
 ///
 /// # Panics
 /// If the backend and the oracle disagree.
@@ -87,7 +87,7 @@ struct Case<B> {
     now: Timestamp,
 }
 
-/// Hides gift wraps from all but one key, their author or recipient, as a read guard does.
+/// A viewer with one key, who sees only gift wraps of which it is author or recipient, as the read guard requires.
 struct Guarded(String);
 
 const GUARDED_KINDS: &[u64] = &[1059];
@@ -216,7 +216,7 @@ impl<B: Backend> Case<B> {
             _ if answer.not_asked || answer.may_lack => Completeness::Unknown,
             _ => Completeness::Finish,
         };
-        // Looking for more is bounded, and a few thousand events can be past the bound.
+        // The look-ahead for further matches is bounded, and a few thousand events can exceed the bound.
         let gave_up = completeness == Completeness::Unknown && self.oracle.last() > LARGE;
         assert!(
             completeness == expected || gave_up,
@@ -301,8 +301,8 @@ impl<B: Backend> Case<B> {
         }
     }
 
-    /// Events come and go between the steps of a scan: order holds, nothing comes twice, and what was there all
-    /// the time is not missed.
+    /// Events are stored and removed between the steps of a scan: the order holds, no event is returned twice, and every event
+    /// that was stored all the time is returned.
     fn ask_while_changing(&mut self) {
         let filters: Vec<Filter> =
             (0..1 + self.world.rng.below(3)).map(|_| Filter { limit: None, ..self.world.filter() }).collect();

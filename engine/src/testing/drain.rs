@@ -1,4 +1,4 @@
-//! What a machine has for a client.
+//! The frames that a machine has for a client.
 
 use crate::relay::{ConnId, Relay};
 use crate::store::Backend;

@@ -1,4 +1,4 @@
-//! A backend that fails at a chosen moment, to show that nothing of a failed batch is kept.
+//! A backend that fails at a chosen operation, for tests that a failed batch leaves nothing behind.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,7 +9,7 @@ use crate::store::{
 };
 use crate::types::{Event, EventId, Kind, Timestamp};
 
-/// Passes everything on to another backend until the operation chosen by [`FailingBackend::fail_at`].
+/// Forwards to another backend, except that the operation chosen by [`FailingBackend::fail_at`] fails.
 #[derive(Debug)]
 pub struct FailingBackend<B> {
     inner: B,
@@ -33,7 +33,7 @@ impl Countdown {
 }
 
 impl<B> FailingBackend<B> {
-    /// Works like `inner` until told otherwise.
+    /// Works like `inner` until [`FailingBackend::fail_at`] is called.
     pub fn new(inner: B) -> Self {
         FailingBackend { inner, left: Countdown::default() }
     }

@@ -1,14 +1,14 @@
-//! Programs of index operations, run beside an oracle that compares every filter with every event.
+//! Programs of index operations, compared with an oracle that matches every filter with every event.
 //!
-//! The world is tiny (six authors, ten kinds, six letters, some awkward values), so that most operations
-//! meet something. Any bytes are a program, so a fuzzer or a seeded generator can write them.
+//! There are only six authors, ten kinds, six tag letters and some awkward values, so that most operations have an effect.
+//! Any bytes are a program, so a fuzzer or a seeded generator can make them.
 
 use std::collections::HashMap;
 
 use crate::index::{Index, SubSlot};
 use crate::types::{Event, EventId, Filter, Kind, PubKey, TagFilter};
 
-/// What a program did; a test that expects to have tested something looks at it.
+/// Counts of what a program did, so that a test can check that it tested something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ran {
     /// Subscriptions made.
@@ -17,15 +17,15 @@ pub struct Ran {
     pub events: usize,
     /// Slots reported.
     pub matches: usize,
-    /// Slots that got a second owner.
+    /// Slots that were reused by a second subscription.
     pub reused: usize,
 }
 
-/// Runs `program` on `index`, which has no subscription, and ends all that it began.
+/// Runs `program` on `index`, which has no subscriptions, and removes all subscriptions that it added.
 ///
 /// # Panics
-/// If the index and the oracle disagree, a slot is reported twice or has two owners, or memory stays taken
-/// at the end.
+/// If the index and the oracle disagree, a slot is reported twice or has two owners, or memory is not
+/// released at the end.
 pub fn run(index: &mut Index, program: &[u8]) -> Ran {
     let mut source = Source { bytes: program };
     let mut world =
@@ -44,7 +44,7 @@ pub fn run(index: &mut Index, program: &[u8]) -> Ran {
     world.finish()
 }
 
-/// A canonical event of these fields; id and signature are not right.
+/// A canonical event with these fields; id and signature are invalid.
 pub fn event(id: EventId, pubkey: PubKey, created_at: u64, kind: Kind, tags: &[(&str, &[u8])]) -> Event {
     let mut json =
         format!(r#"{{"id":"{id}","pubkey":"{pubkey}","created_at":{created_at},"kind":{kind},"tags":["#)
@@ -84,7 +84,7 @@ fn escape(text: &[u8], json: &mut Vec<u8>) {
     }
 }
 
-/// The program as a source of choices; zeros when it is used up.
+/// The program as a source of choices; zeros after its end.
 struct Source<'a> {
     bytes: &'a [u8],
 }
@@ -98,7 +98,7 @@ impl Source<'_> {
         self.byte() % bound
     }
 
-    /// Some of a list of `len`: a mask where it is short, now and then none at all.
+    /// A subset of a list of `len`, sometimes empty; a short list is chosen by a mask.
     fn some<T>(&mut self, len: u8, make: impl Fn(u8) -> T) -> Box<[T]> {
         let mask = u16::from_le_bytes([self.byte(), self.byte()]);
         (0..len).filter(|at| mask >> at & 1 == 1).map(make).collect()
@@ -107,7 +107,7 @@ impl Source<'_> {
     fn filter(&mut self) -> Filter {
         let asks = self.byte();
         let mut filter = Filter::default();
-        // Ids are rare by themselves, and everything with an id has nothing else that matters.
+        // A filter with ids rarely has other conditions.
         if asks & 0b111 == 0b111 {
             filter.ids = Some(self.some(IDS, id));
         }
@@ -119,7 +119,7 @@ impl Source<'_> {
         }
         if asks & 0b10_0000 != 0 {
             let letters = self.some(LETTERS.len() as u8, |at| LETTERS[usize::from(at)]);
-            // One or two letters out of those; more hardly ever match.
+            // One or two letters; filters with more hardly ever match.
             filter.tags = letters
                 .iter()
                 .take(2)
@@ -167,7 +167,7 @@ fn id(at: u8) -> EventId {
     EventId([at; 32])
 }
 
-/// The same bytes as the ids, so that only the dimension tells them apart.
+/// The same bytes as the ids, so that ids and authors differ only by the kind of condition.
 fn author(at: u8) -> PubKey {
     PubKey([at; 32])
 }
@@ -216,7 +216,7 @@ impl World<'_> {
     fn unsubscribe(&mut self, source: &mut Source<'_>) {
         let at = usize::from(source.byte());
         let Some(slot) = self.owned.get(at % self.owned.len().max(1)).copied() else { return };
-        // Ending what is not alive is allowed and does nothing.
+        // Removing a subscription that does not exist is allowed and does nothing.
         self.index.unsubscribe(slot);
         self.live.remove(&slot);
     }
@@ -226,7 +226,7 @@ impl World<'_> {
         self.out.clear();
         self.out.push(SubSlot(u32::MAX));
         let stats = self.index.matches(&event, &mut self.out);
-        assert_eq!(self.out[0], SubSlot(u32::MAX), "what was in the list stays");
+        assert_eq!(self.out[0], SubSlot(u32::MAX), "slots are appended to the list");
         let mut found = self.out[1..].to_vec();
         found.sort_unstable();
         let wants = |filters: &[Filter]| filters.iter().any(|filter| filter.matches(&event));
@@ -252,5 +252,5 @@ impl World<'_> {
     }
 }
 
-/// What an index without subscriptions may keep: its shards, its counters and small change.
+/// Memory that an index without subscriptions may keep: its shards, counters and some small tables.
 pub const EMPTY_BYTES_MAX: usize = 16 << 10;

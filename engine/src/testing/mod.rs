@@ -1,7 +1,7 @@
 //! Generators, a naive oracle and the store conformance suite (feature `testing`), for this crate's tests and
 //! for other crates' tests, benches and fuzz targets.
 //!
-//! The oracle shares no code with what it judges: its own parser, its own loops.
+//! The oracle shares no code with the store and the index: it has a parser and loops of its own.
 
 mod conformance;
 mod differential;

@@ -1,7 +1,7 @@
-//! The naive twin of the store: another parser, plain loops over a list, the rules of the NIPs read again.
+//! A naive reference implementation of the store: another parser, loops over a list, and the rules of the NIPs implemented a
+//! second time.
 //!
-//! It keeps events as strings and numbers out of `serde_json` and takes filters as NIP-01 writes them. Nothing in
-//! it is fast, and nothing in it comes from [`crate::store`].
+//! Events are strings and numbers from `serde_json`, filters are NIP-01 JSON. It is slow, and uses nothing of [`crate::store`].
 
 use std::collections::BTreeSet;
 
@@ -9,33 +9,33 @@ use serde_json::{Map, Value};
 
 use crate::types::Filter;
 
-/// What the oracle says becomes of an event.
+/// The outcome of an event, according to the oracle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OracleOutcome {
-    /// Stored under this number.
+    /// Stored under this sequence number.
     Stored(u64),
-    /// Stored already.
+    /// Already stored.
     Duplicate,
-    /// Refused, for the reason this one word stands for.
+    /// Refused, with the reason as one word.
     Refused(&'static str),
 }
 
-/// What the oracle answers to a REQ.
+/// The oracle's answer to a REQ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OracleAnswer {
-    /// Numbers of the events, in order.
+    /// Sequence numbers of the events, in order.
     pub seqs: Vec<u64>,
     /// Whether a match was not sent.
     pub more: bool,
-    /// Whether some filter asked for nothing by `limit: 0`.
+    /// Whether some filter has `limit: 0`.
     pub not_asked: bool,
-    /// Whether some filter could match what is hidden, for all that it tells.
+    /// Whether some filter could match hidden events, as far as the filter alone tells.
     pub may_lack: bool,
-    /// Whether only ids were asked for, and all there is of them is hidden.
+    /// Whether the filters have only ids, and all of these that are stored are hidden.
     pub withheld: bool,
 }
 
-/// What the oracle counts.
+/// The oracle's answer to a COUNT.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OracleCount {
     /// Events.
@@ -46,17 +46,17 @@ pub struct OracleCount {
     pub withheld: bool,
 }
 
-/// Who asks the oracle: events of guarded kinds are for their authors and for those they name by `p`.
+/// The viewer of the oracle's answers: events of guarded kinds are visible to their authors and to the keys in their `p` tags.
 #[derive(Clone, Copy, Debug)]
 pub struct OracleViewer<'a> {
     /// Guarded kinds.
     pub guarded: &'a [u64],
-    /// The keys that ask.
+    /// The authenticated keys.
     pub keys: &'a [String],
 }
 
 impl OracleViewer<'_> {
-    /// One that nothing is hidden from.
+    /// A viewer that sees everything.
     pub const EVERYONE: OracleViewer<'static> = OracleViewer { guarded: &[], keys: &[] };
 
     fn sees(&self, event: &Known) -> bool {
@@ -64,7 +64,7 @@ impl OracleViewer<'_> {
         !self.guarded.contains(&event.kind) || self.keys.iter().any(is_party)
     }
 
-    /// Whether `filter`, as NIP-01 writes it, can match what is hidden.
+    /// Whether `filter`, NIP-01 JSON, can match hidden events.
     pub fn may_lack(&self, filter: &Value) -> bool {
         let fields = filter.as_object().expect("a filter");
         let asks_guarded = match fields.get("kinds") {
@@ -86,7 +86,7 @@ fn strings_of(list: &Value) -> Vec<String> {
     list.iter().map(|member| member.as_str().map_or_else(|| member.to_string(), str::to_owned)).collect()
 }
 
-/// A list of events, and what must not come back.
+/// The stored events, and tombstones.
 #[derive(Clone, Debug, Default)]
 pub struct Oracle {
     events: Vec<Known>,
@@ -159,12 +159,12 @@ impl Known {
         }
     }
 
-    /// Whether it is a deletion request or a request to vanish: those stay, unserved, when they have expired.
+    /// Whether it is a deletion request or a request to vanish: those stay stored when they have expired, but are not served.
     fn asks_removal(&self) -> bool {
         self.kind == 5 || self.kind == 62
     }
 
-    /// Its author, and whom it is for if it is a gift wrap.
+    /// Its author, and the recipients of a gift wrap.
     fn owners(&self) -> Vec<String> {
         let mut owners = vec![self.pubkey.clone()];
         if self.kind == 1059 {
@@ -181,7 +181,7 @@ impl Known {
             ("since", Wanted::Number(since)) => self.created_at >= *since,
             ("until", Wanted::Number(until)) => self.created_at <= *until,
             ("limit", _) => true,
-            // What an `a` tag says of the event, without a `d`.
+            // The implicit empty `d` of the event's address.
             ("#d", Wanted::Texts(values))
                 if values.iter().any(String::is_empty)
                     && self.address() == Some(format!("{}:{}:", self.kind, self.pubkey)) =>
@@ -196,7 +196,7 @@ impl Known {
     }
 }
 
-/// A filter, read once.
+/// A parsed filter.
 type Asked = Vec<(String, Wanted)>;
 
 #[derive(Debug)]
@@ -229,7 +229,7 @@ fn strings(list: &Value) -> Vec<String> {
 }
 
 impl Oracle {
-    /// Takes in an event, as a request to vanish that concerns this relay if `vanish` says so.
+    /// Stores an event; if `vanish`, it is a request to vanish that applies to this relay.
     pub fn put(&mut self, now: u64, json: &[u8], vanish: bool) -> OracleOutcome {
         let mut event = Known::read(json);
         if event.expired(now) && !event.asks_removal() {
@@ -319,26 +319,26 @@ impl Oracle {
         self.vanished.push((key.clone(), until));
     }
 
-    /// Takes events out by id, and tells how many there were.
+    /// Removes events by id; returns how many there were.
     pub fn remove(&mut self, ids: &[String]) -> usize {
         let before = self.events.len();
         self.events.retain(|event| !ids.contains(&event.id));
         before - self.events.len()
     }
 
-    /// Takes expired events out, and tells how many there were.
+    /// Removes expired events; returns how many there were.
     pub fn sweep(&mut self, now: u64) -> usize {
         let before = self.events.len();
         self.events.retain(|event| !event.expired(now) || event.asks_removal());
         before - self.events.len()
     }
 
-    /// Numbers and JSON of all stored events, in the order they came.
+    /// Sequence numbers and JSON of all stored events, in commit order.
     pub fn stored(&self) -> impl Iterator<Item = (u64, &str)> {
         self.events.iter().map(|event| (event.seq, event.json.as_str()))
     }
 
-    /// The highest number given.
+    /// The last sequence number.
     pub fn last(&self) -> u64 {
         self.last
     }
@@ -404,7 +404,7 @@ impl Oracle {
         }
     }
 
-    /// Numbers of the events above `after` that match any filter, in the order they came.
+    /// Sequence numbers after `after` of the events that match any filter, in commit order.
     pub fn matching(&self, filters: &[Value], now: u64, after: u64, viewer: &OracleViewer<'_>) -> Vec<u64> {
         let filters: Vec<Asked> = filters.iter().map(asked).collect();
         let matches = |event: &&Known| filters.iter().any(|filter| event.matches(filter));
@@ -431,7 +431,7 @@ fn is_hex(text: &str) -> bool {
     text.len() == 64 && text.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f'))
 }
 
-/// A filter as NIP-01 writes it.
+/// A filter as NIP-01 JSON.
 pub fn filter_json(filter: &Filter) -> Value {
     let mut fields = Map::new();
     let mut add = |name: &str, value: Value| fields.insert(name.to_owned(), value);

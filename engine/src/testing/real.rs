@@ -1,9 +1,9 @@
-//! Real events from the public network, to run tests on.
+//! Real events from the public network, for tests.
 
 use std::path::{Path, PathBuf};
 
 /// Real events as JSON lines: those of the shared folder (`RELAY_SHARED`, else `shared` beside the checkout), or
-/// the two dozen of this crate's own tests where that is not at hand.
+/// the two dozen of this crate's tests if there is none.
 ///
 /// # Panics
 /// If neither can be read, or the environment names a folder that has none.

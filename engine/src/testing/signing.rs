@@ -1,6 +1,6 @@
-//! Events signed for real, by keys that are small numbers, written in any form a client might choose.
+//! Validly signed events, by keys whose secrets are small numbers, in any JSON form a client might write.
 //!
-//! Nothing here uses the relay's own parser, hasher or writer, so that the two can disagree.
+//! Nothing here uses the engine's parser, hasher or writer, so that errors in these are found.
 
 use std::fmt::Write as _;
 
@@ -166,11 +166,11 @@ impl Signed {
         })
     }
 
-    /// A copy with a signature that another event has.
+    /// A copy with an invalid signature.
     #[must_use]
     pub fn forged(&self) -> Signed {
         let mut sig = self.sig.clone().into_bytes();
-        // One digit of s: still a number, hardly the right one.
+        // One digit of s changes: still in range, but invalid.
         sig[100] = if sig[100] == b'0' { b'1' } else { b'0' };
         Signed { sig: String::from_utf8(sig).expect("hex is ASCII"), ..self.clone() }
     }
@@ -181,7 +181,7 @@ impl Signed {
 pub struct Fields(pub Vec<(String, String)>);
 
 impl Fields {
-    /// Writes `value` for `name`, whatever that makes of it.
+    /// Sets the JSON text of a field, valid or not.
     ///
     /// # Panics
     /// If there is no such field.
@@ -208,14 +208,14 @@ impl Fields {
         self
     }
 
-    /// Turns the order by `places`.
+    /// Rotates the order by `places`.
     #[must_use]
     pub fn rotated(mut self, places: usize) -> Self {
         self.0.rotate_left(places);
         self
     }
 
-    /// Last first.
+    /// Reverses the order.
     #[must_use]
     pub fn reversed(mut self) -> Self {
         self.0.reverse();
@@ -227,7 +227,7 @@ impl Fields {
         self.json_with("")
     }
 
-    /// With `space` wherever white space may stand around names and values.
+    /// With `space` wherever JSON allows white space around names and values.
     pub fn json_with(&self, space: &str) -> String {
         let mut json = String::from("{");
         for (place, (name, value)) in self.0.iter().enumerate() {
@@ -265,7 +265,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_and_signatures_are_those_the_verifier_expects() {
+    fn ids_and_signatures_are_valid() {
         use crate::types::{EventId, PubKey, Sig};
         use crate::verify::{Claim, Libsecp256k1, Verifier};
         let signed = event(&key(3)).at(17).kind(7).tag(["e", "x\n\u{1}"]).content("é\"\u{7f}").sign();

@@ -1,7 +1,7 @@
-//! Small random worlds: few authors, kinds, seconds and tags, so that everything collides with everything.
+//! Small random worlds: few authors, kinds, timestamps and tags, so that events often replace, delete and tie with each other.
 //!
-//! Events have the ids they must have (but where forged ones are asked for, to tie ranks) and signatures that
-//! nobody could have made; they enter stores through [`Verified::vouched`]. All of it follows from a seed.
+//! Events have their correct ids, except where a chosen prefix is requested to make ties, and invalid signatures; they enter
+//! stores through [`Verified::vouched`]. Everything is derived from a seed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::store::Op;
 use crate::types::{Event, EventId, Filter, Kind, PubKey, TagFilter, Timestamp};
 use crate::verify::Verified;
 
-/// A small deterministic generator (splitmix64). Good enough to stir tests with; for nothing else.
+/// A small deterministic generator (splitmix64), for tests only.
 #[derive(Clone, Debug)]
 pub struct Rng(u64);
 
@@ -54,7 +54,7 @@ impl Rng {
     }
 }
 
-/// An event to be, with everything but id and signature.
+/// An event without id and signature.
 #[derive(Clone, Debug, Default)]
 pub struct Draft {
     /// Number of the author; see [`World::pubkey`].
@@ -67,7 +67,7 @@ pub struct Draft {
     pub tags: Vec<Vec<String>>,
     /// `content`.
     pub content: String,
-    /// Instead of the hash: the first eight bytes of the id, the rest of which is the hash's.
+    /// If set, replaces the first eight bytes of the id.
     pub forged_prefix: Option<u64>,
 }
 
@@ -77,19 +77,19 @@ impl Draft {
         Draft { author, created_at, kind, ..Draft::default() }
     }
 
-    /// With one more tag.
+    /// Adds a tag.
     pub fn tag(mut self, fields: &[&str]) -> Self {
         self.tags.push(fields.iter().map(|field| (*field).to_owned()).collect());
         self
     }
 
-    /// With other content, and so with another id.
+    /// Sets the content.
     pub fn content(mut self, content: &str) -> Self {
         content.clone_into(&mut self.content);
         self
     }
 
-    /// With an id that starts with these eight bytes.
+    /// Sets the first eight bytes of the id.
     pub fn forged(mut self, prefix: u64) -> Self {
         self.forged_prefix = Some(prefix);
         self
@@ -125,7 +125,7 @@ impl Draft {
     }
 }
 
-/// An event out of any JSON that writes it, in canonical form, unchecked. `None` if fields are missing.
+/// Parses an event from any JSON form into the canonical form, unverified. `None` if fields are missing.
 pub fn event_of_json(json: &str) -> Option<Event> {
     let value: Value = serde_json::from_str(json).ok()?;
     let text = |field: &str| value[field].as_str();
@@ -138,7 +138,7 @@ pub fn event_of_json(json: &str) -> Option<Event> {
     Some(Event::from_canonical(json.into_bytes().into()))
 }
 
-/// A filter that picks its values from `events`, which are not empty, normalised.
+/// A normalised filter whose values are taken from `events`, which must not be empty.
 pub fn filter_over(rng: &mut Rng, events: &[Event]) -> Filter {
     let mut filter = Filter::default();
     let some = [1, 1, 2, 5, 70, 300];
@@ -178,22 +178,22 @@ pub fn filter_over(rng: &mut Rng, events: &[Event]) -> Filter {
     filter
 }
 
-/// What events and filters of one test are drawn from.
+/// The source of a test's random events and filters.
 #[derive(Clone, Debug)]
 pub struct World {
-    /// The source of chance.
+    /// The random generator.
     pub rng: Rng,
     authors: u8,
     seconds: Timestamp,
-    /// Ids often share their first eight bytes.
+    /// Whether ids often share their first eight bytes.
     ties: bool,
-    /// Events made so far, to be named again.
+    /// Events made so far, to which later ones refer.
     made: Vec<Event>,
 }
 
-/// Of every class, with the kinds that mean something to a store.
+/// Kinds of every class, with those that have a meaning for the store.
 const KINDS: [Kind; 12] = [0, 1, 1, 1, 3, 5, 7, 62, 1059, 10_002, 30_023, 39_999];
-/// Values that are easily confused, escaped or cut.
+/// Tag values that are easily confused, escaped or truncated.
 const VALUES: [&str; 12] =
     ["", "a", "b", "A", "ab", "a\"b", "\\", "a\nb", "\u{1}\u{1f}\u{7f}", "é\u{1f600}", "a:b", "],["];
 
@@ -207,17 +207,17 @@ impl World {
         World { rng, authors, seconds, ties, made: Vec::new() }
     }
 
-    /// The public key of an author by number. Numbers next to each other differ in one bit or two.
+    /// The public key of an author by number. Keys of consecutive numbers differ in one or two bits.
     pub fn pubkey(author: u8) -> PubKey {
         let mut bytes = [0x5a; 32];
         (bytes[0], bytes[31]) = (author >> 4, author);
         PubKey(bytes)
     }
 
-    /// The first second of the world.
+    /// The earliest usual `created_at`.
     pub const START: Timestamp = 1_700_000_000;
 
-    /// A second of the world, now and then one just outside.
+    /// A random `created_at`, sometimes just outside the usual range.
     pub fn second(&mut self) -> Timestamp {
         World::START + self.rng.below(self.seconds + 1)
     }
@@ -226,7 +226,7 @@ impl World {
         self.rng.below(u64::from(self.authors)) as u8
     }
 
-    /// An operation: mostly new events, some again, some deletions and requests to vanish.
+    /// An operation: mostly new events, some repeated ones, some deletions and requests to vanish.
     pub fn op(&mut self) -> Op {
         if !self.made.is_empty() && self.rng.one_in(6) {
             let event = self.rng.pick(&self.made).clone();
@@ -290,7 +290,7 @@ impl World {
         tag
     }
 
-    /// An id: mostly of an event made before, else of none so far.
+    /// An id, mostly of an event made before.
     fn id(&mut self) -> EventId {
         if !self.made.is_empty() && !self.rng.one_in(8) {
             return self.rng.pick(&self.made).id;
@@ -330,7 +330,7 @@ impl World {
             let some = self.rng.below(4);
             let mut authors: Vec<PubKey> = (0..some).map(|_| World::pubkey(self.author())).collect();
             if self.rng.one_in(3) {
-                // Wide enough to walk; nearly all of them never wrote.
+                // So many that the planner walks postings; nearly all of them have no events.
                 authors.extend((16..=255).map(World::pubkey));
             }
             filter.authors = Some(authors.into());
@@ -360,7 +360,7 @@ impl World {
         if self.rng.one_in(2) {
             filter.limit = Some(self.rng.below(12) as u32);
         }
-        // Random lists are mostly not empty.
+        // Lists are mostly not empty.
         if filter.is_empty() && !self.rng.one_in(8) {
             return self.filter();
         }

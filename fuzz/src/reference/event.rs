@@ -1,4 +1,4 @@
-//! An event as the reference reads it, with the id and the canonical form that it computes.
+//! The reference's event, with the id and canonical form that it computes.
 
 use relay_engine::types::{EventId, PubKey, Sig};
 use serde::Serialize;
@@ -6,9 +6,9 @@ use sha2::{Digest, Sha256};
 
 use super::json::{Object, Opinion, dropped_value, hex, integer, string};
 
-/// Largest `created_at` taken: one less than the largest signed 64-bit integer.
+/// Largest accepted `created_at`: one less than the largest signed 64-bit integer.
 const CREATED_AT_MAX: u64 = i64::MAX as u64 - 1;
-/// Unknown fields taken.
+/// Number of unknown fields that are accepted.
 const UNKNOWN_FIELDS_MAX: usize = 64;
 
 const NAMES: [&str; 7] = ["id", "pubkey", "created_at", "kind", "tags", "content", "sig"];
@@ -86,7 +86,7 @@ impl ReferenceEvent {
         })
     }
 
-    /// SHA-256 of what NIP-01 says to serialise.
+    /// SHA-256 of NIP-01's serialisation.
     pub fn hash(&self) -> EventId {
         let parts = (0, self.pubkey.to_string(), self.created_at, self.kind, &self.tags, &self.content);
         let json = serde_json::to_string(&parts).expect("strings and numbers always serialise");

@@ -1,4 +1,4 @@
-//! A filter as the reference reads it.
+//! The reference's filter.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use relay_engine::types::{EventId, Filter, PubKey, TagFilter};
 
 use super::json::{Object, elements, hex, integer, string};
 
-/// No event is this new, so a later bound means the same.
+/// No event has a later `created_at`, so larger bounds are equivalent.
 const TIME_MAX: u64 = i64::MAX as u64;
 
 /// The filter in `text`, with nothing but white space around it, and how many values its lists name, repeats

@@ -1,19 +1,19 @@
-//! JSON by `serde_json`, one level at a time, so that a field named twice is seen and a field that is
-//! dropped is only checked to be JSON.
+//! JSON parsed by `serde_json`, one level at a time, so that repeated fields are detected and ignored fields are only checked for
+//! validity.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// What the reference says of some bytes.
+/// The reference's verdict.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Opinion<T> {
-    /// Taken, and this is what they mean.
+    /// Valid, with this content.
     Taken(T),
-    /// To be refused.
+    /// Invalid.
     Refused,
-    /// Either is right: the reference cannot read what may be legal.
+    /// Unknown: the reference cannot parse it, but it may be valid.
     Unsure(T),
 }
 
@@ -103,7 +103,7 @@ pub(super) fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     (nibbles.len() == 2 * N).then(|| bytes.try_into().expect("half as many bytes as digits"))
 }
 
-/// Whether a dropped value is one the relay takes: `None` if the reference cannot tell.
+/// Whether the relay accepts an ignored value; `None` if the reference cannot tell.
 ///
 /// The relay checks the insides of strings, which `serde_json` does only for values that it keeps, and keeps
 /// no number past the range of `f64`, which is legal.

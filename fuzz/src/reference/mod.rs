@@ -1,7 +1,7 @@
-//! The other opinion: what `serde_json` and plain loops say about the same bytes.
+//! The reference: `serde_json` and simple loops on the same bytes.
 //!
-//! Slow and plain on purpose. Nothing here calls the code that it judges; it only builds the values of
-//! [`relay_engine::types`] to compare with.
+//! It is slow and simple on purpose, and calls none of the code that it checks; it only builds values of [`relay_engine::types`]
+//! for the comparison.
 
 mod event;
 mod filter;

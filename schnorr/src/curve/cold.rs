@@ -1,8 +1,9 @@
-//! Claims of authors never seen: the key is lifted, multiplied by double-and-add, and joins G's points.
+//! Claims of authors without a comb: the key is lifted and multiplied by double-and-add, and the product is added to the points
+//! of G.
 //!
-//! A half is read in [`WINDOWS`] windows of [`WINDOW`] bits, odd digits of a table of [`ODD`] multiples. The
-//! points of both halves in a window are summed beforehand, for all windows and claims in one level, so that
-//! the Jacobian ladder takes one addition a window.
+//! A half of a scalar is read in [`WINDOWS`] windows of [`WINDOW`] bits, odd digits that select one of [`ODD`] multiples. The
+//! points of both halves in a window are summed beforehand, for all windows and claims in one level, so that the Jacobian
+//! ladder has one addition per window.
 
 use super::jacobian::Jacobian;
 use super::plan::{Plan, Row};
@@ -20,10 +21,10 @@ const WINDOWS: usize = HALF_BITS.div_ceil(WINDOW) as usize;
 /// Odd multiples of a key: 1, 3, ... 31.
 const ODD: usize = 1 << (WINDOW - 1);
 
-/// Memory that is used again from batch to batch.
+/// Scratch memory, reused for all batches.
 #[derive(Clone, Debug)]
 pub(crate) struct Scratch<F> {
-    /// For each claim the odd multiples of its key, then the same turned by lambda.
+    /// For each claim the odd multiples of its key, then the same multiplied by lambda.
     tables: Vec<Entry>,
     ladders: Vec<Jacobian<F>>,
     z: Vec<F>,
@@ -52,7 +53,7 @@ pub(crate) fn plan() -> Plan {
     Plan::new(vec![row])
 }
 
-/// The points with these abscissas, below p, and even ordinates; nothing where there is none.
+/// The points with these x-coordinates, below p, and even y; `None` where there is no such point.
 #[inline(always)]
 pub(crate) fn lift<F: Field>(keys: &[Words], mut found: impl FnMut(usize, Option<Entry>)) {
     let seven = F::splat(&[7, 0, 0, 0]);

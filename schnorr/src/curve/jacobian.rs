@@ -1,12 +1,12 @@
 //! Points (X, Y, Z) that stand for (X / Z^2, Y / Z^3): doubling and adding without inversions.
 //!
 //! # Exceptions
-//! Adding an equal or opposite point gives Z = 0, and Z stays 0 whatever follows. So one look at Z in the
-//! end tells whether the formulas held; where they did not, [`super::slow`] decides.
+//! Adding an equal or opposite point gives Z = 0, and Z stays 0 from then on. So one test of Z at the end tells whether the
+//! formulas were valid; if not, [`super::slow`] verifies the claim.
 
 use crate::field::Field;
 
-/// A point in Jacobian coordinates, of magnitudes at most 3, 3 and 1 (all 1 where room is tight).
+/// A point in Jacobian coordinates, of magnitudes at most 3, 3 and 1 (all 1 in fields with less headroom).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Jacobian<F> {
     pub(crate) x: F,

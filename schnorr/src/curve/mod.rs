@@ -1,8 +1,8 @@
-//! The curve y^2 = x^3 + 7 and the sums that a verification is, written once over [`Field`].
+//! The curve y^2 = x^3 + 7 and the sums of points that make up a verification, generic over [`Field`].
 //!
-//! A signature holds if s G - e P is a point with x = r and an even y. Everything is a sum of points from
+//! A signature is valid if s G - e P is a point with x = r and an even y. Everything is a sum of points from
 //! tables: 20 of G's, which is the same for all, and those of the key, either 38 from a comb of the author
-//! ([`warm`]) or one product by double-and-add for a key never seen ([`cold`]). The sums of a whole batch are
+//! ([`warm`]) or one product by double-and-add for an author without a comb ([`cold`]). The sums of a whole batch are
 //! done level by level in affine coordinates, with one inversion a level ([`points`]).
 
 pub(crate) mod cold;
@@ -28,10 +28,10 @@ pub(crate) const G: Entry = Entry {
     y: [0x9c47_d08f_fb10_d4b8, 0xfd17_b448_a685_5419, 0x5da4_fbfc_0e11_08a8, 0x483a_da77_26a3_c465],
 };
 
-/// A claim whose numbers are in range, ready to be computed with.
+/// A claim whose numbers are in range, ready for computation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Task {
-    /// Its place in the batch.
+    /// Its index in the batch.
     pub(crate) place: u32,
     /// The x-coordinate that the sum must have, below p.
     pub(crate) r: Words,
@@ -41,13 +41,13 @@ pub(crate) struct Task {
     pub(crate) e: [Half; 2],
 }
 
-/// What is known of a task after its sum.
+/// The result of a task's sum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// It holds.
+    /// The signature is valid.
     Valid,
-    /// It does not.
+    /// The signature is invalid.
     Invalid,
-    /// An intermediate sum met a case the formulas leave out: ask [`slow`].
+    /// An intermediate sum met a case that the formulas do not cover: use [`slow`].
     Unknown,
 }

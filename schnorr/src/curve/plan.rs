@@ -1,8 +1,8 @@
-//! The order in which a signature's points are summed: which slots meet on which level.
+//! The order in which a signature's points are summed: which slots are added in which level.
 //!
-//! A signature is a sum over rows r of 2^r (A_r + lambda B_r), each A and B a sum of table points. Slots of
-//! one set are paired level by level; a finished B is turned by lambda and joins its A; a finished row is
-//! doubled and joins the row below. Levels cost an inversion each, so the plan is greedy: as few as can be.
+//! A signature is a sum over rows r of 2^r (A_r + lambda B_r), each A and B a sum of table points. Slots of a set are added in
+//! pairs, level by level; a finished B is multiplied by lambda and added to its A; a finished row is doubled and added to the row
+//! below. A level costs an inversion, so the plan greedily minimises their number.
 
 use crate::curve::BETA;
 use crate::curve::points::Points;
@@ -22,11 +22,11 @@ struct Level {
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     levels: Vec<Level>,
-    /// The slot that has everything in the end.
+    /// The slot of the final sum.
     pub(crate) root: usize,
 }
 
-/// The slots of a row: those summed as they are, those turned by lambda.
+/// The slots of a row: those of A, and those of B, which is multiplied by lambda.
 pub(crate) type Row = [Vec<usize>; 2];
 
 impl Plan {

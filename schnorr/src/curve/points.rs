@@ -1,21 +1,20 @@
-//! Many independent affine additions at the price of one inversion: Montgomery's trick.
+//! Many independent affine additions with a single inversion: Montgomery's trick.
 //!
 //! An affine addition is two products, a square and the inverse of a difference. Inverting many differences
 //! at once costs three products each and one inversion for all, six products an addition instead of eleven
 //! in Jacobian coordinates.
 //!
 //! # Exceptions
-//! Equal or opposite points have no difference to invert, and anybody can make them by choosing keys and
-//! signatures. They are found when the product of a level's differences is zero, which costs one test a
-//! level. That level, and those after it while a point at infinity is about, take the careful way: the
-//! same sums with tests for each, about 1.3 times as long.
+//! The difference of equal or opposite points is zero, and anybody can provoke them by choosing keys and signatures. They are
+//! detected if the product of a level's differences is zero, which costs one test per level. That level, and later ones while
+//! there is a point at infinity, use the careful path: the same sums with tests for each, about 1.3 times as long.
 //!
 //! # Magnitudes
 //! x has 1, y at most 2; sums come out with 1 and 1.
 
 use crate::field::{Field, Mask};
 
-/// Products of scalars that run side by side, so that one need not wait for the other. Lanes do so by themselves.
+/// Independent chains of products in scalar fields, for instruction-level parallelism. Vector fields use one chain.
 const CHAINS: usize = 4;
 
 /// One sum: `out` = `a` + `b`, indexes of points. `out` may be `a` or `b`, and nothing else the level reads.
@@ -26,7 +25,7 @@ struct Sum {
     out: u32,
 }
 
-/// What is special about the lanes of a careful sum.
+/// Special cases in the lanes of a careful sum.
 #[derive(Clone, Copy, Debug)]
 struct Case {
     a_infinite: Mask,
@@ -37,12 +36,12 @@ struct Case {
     opposite: Mask,
 }
 
-/// Points and the sums that wait for the next level.
+/// Points, and the sums of the next level.
 #[derive(Clone, Debug)]
 pub(crate) struct Points<F> {
     pub(crate) x: Vec<F>,
     pub(crate) y: Vec<F>,
-    /// Lanes at infinity; only looked at if `has_infinite`.
+    /// Lanes at infinity; valid only if `has_infinite`.
     infinite: Vec<Mask>,
     has_infinite: bool,
     sums: Vec<Sum>,
@@ -65,7 +64,7 @@ impl<F: Field> Points<F> {
         }
     }
 
-    /// Makes room for `len` points, none of them at infinity, their coordinates to be set.
+    /// Prepares `len` points, none of them at infinity; their coordinates must be set.
     pub(crate) fn clear(&mut self, len: usize) {
         self.x.resize(len, F::one());
         self.y.resize(len, F::one());
@@ -95,7 +94,7 @@ impl<F: Field> Points<F> {
         self.doubles.push(Sum { a: a as u32, b: a as u32, out: out as u32 });
     }
 
-    /// Does the sums that wait.
+    /// Computes the sums of the level.
     #[inline(always)]
     pub(crate) fn level(&mut self) {
         let len = self.sums.len() + self.doubles.len();
@@ -216,7 +215,7 @@ impl<F: Field> Points<F> {
         }
     }
 
-    /// What is special about a sum, and what to divide by: something other than zero in every lane.
+    /// The special cases of a sum, and its divisor, which is not zero in any lane.
     fn case(&self, sum: &Sum, is_double: bool) -> (Case, F) {
         let (a, b) = (sum.a as usize, sum.b as usize);
         let (a_infinite, b_infinite) = (self.infinite[a], self.infinite[b]);
@@ -233,7 +232,7 @@ impl<F: Field> Points<F> {
     }
 }
 
-/// What a sum divides by: the difference of the abscissas, or twice the ordinate of a doubled point.
+/// The divisor of a sum: the difference of the x-coordinates, or twice the y of a doubled point.
 #[inline(always)]
 fn divisor<F: Field>(x: &[F], y: &[F], sum: &Sum, is_double: bool) -> F {
     let (a, b) = (sum.a as usize, sum.b as usize);
@@ -253,7 +252,7 @@ fn chord<F: Field>(slope: F, x_a: F, x_b: F, y_a: F) -> (F, F) {
     (x, slope.mul(x_a.sub::<1>(x)).sub::<2>(y_a).weak())
 }
 
-/// The inverses of all chains with one inversion; nothing if a chain is zero in some lane.
+/// The inverses of all chains with one inversion; `None` if a chain is zero in some lane.
 #[inline(always)]
 fn invert_chains<F: Field, const CHAINS: usize>(run: [F; CHAINS]) -> Option<[F; CHAINS]> {
     let mut inverses = run;

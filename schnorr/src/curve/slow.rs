@@ -1,5 +1,5 @@
-//! One claim by plain double-and-add with every case spelled out: what the fast ways leave undecided, and
-//! what they are tested against.
+//! Verification of one claim by double-and-add with every special case: for claims that the fast formulas do not cover, and as
+//! their reference in tests.
 
 use super::G;
 use crate::field::{Entry, Field, Words, is_odd};
@@ -9,10 +9,10 @@ pub(crate) type F = crate::field::portable64::F52;
 #[cfg(not(target_pointer_width = "64"))]
 pub(crate) type F = crate::field::portable32::F26;
 
-/// A point in affine coordinates; nothing is the point at infinity.
+/// A point in affine coordinates; `None` is the point at infinity.
 pub(super) type Point = Option<(F, F)>;
 
-/// Whether s G + e P is the point with abscissa r and an even ordinate. About 1 ms.
+/// Whether s G + e P is the point with x = r and an even y. Takes about 1 ms.
 pub(crate) fn holds(key: &Entry, r: &Words, s: &Words, e: &Words) -> bool {
     let (generator, key) = (F::load_entries(|_| &G), F::load_entries(|_| key));
     let Some((x, y)) = add(times(s, generator), times(e, key)) else { return false };

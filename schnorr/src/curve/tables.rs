@@ -1,4 +1,4 @@
-//! Tables of points: windows of the generator, made once, and the comb of an author.
+//! Tables of points: windows of the generator, computed once, and combs of authors.
 //!
 //! # Windows of G
 //! Signs of [`G_BITS`] bits in windows of [`G_WINDOW`] bits; window i holds the odd multiples
@@ -57,7 +57,7 @@ pub(crate) const COMB_LEN: usize = COMB_BLOCKS * COMB_BLOCK;
 /// The table of an author's key.
 pub(crate) type Comb = Arc<[Entry]>;
 
-/// Where a table has a point, and whether it is to be negated.
+/// The index of a point in a table, and whether it must be negated.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place(u32);
 
@@ -84,7 +84,7 @@ impl Place {
     }
 }
 
-/// Asks for a point's cache line before it is read.
+/// Prefetches a point's cache line.
 #[inline(always)]
 pub(crate) fn prefetch(table: &[Entry], place: Place) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
@@ -127,7 +127,7 @@ impl Teeth {
     }
 }
 
-/// The windows of G, made at the first call: a few milliseconds.
+/// The windows of G, computed at the first call, which takes a few milliseconds.
 pub(crate) fn windows<F: Field>() -> &'static [Entry] {
     static WINDOWS: OnceLock<Box<[Entry]>> = OnceLock::new();
     WINDOWS.get_or_init(make_windows::<F>)
@@ -158,7 +158,7 @@ pub(crate) fn make_windows<F: Field>() -> Box<[Entry]> {
     (0..len).map(|at| entry_of(&points, at, 0)).collect()
 }
 
-/// Combs of keys, the more at once the cheaper: about as much as three verifications each.
+/// Combs of keys. The more at once, the cheaper; about as much as three verifications each.
 #[inline(always)]
 pub(crate) fn make_combs<F: Field>(keys: &[Entry]) -> Vec<Comb> {
     let groups = keys.len().div_ceil(F::WIDTH);
@@ -167,7 +167,7 @@ pub(crate) fn make_combs<F: Field>(keys: &[Entry]) -> Vec<Comb> {
     // Slots: the combs, then for each block the teeth that sum to its first point.
     let slots = COMB_LEN + COMB_BLOCKS * teeth;
     let mut points = Points::<F>::new();
-    // After them the powers, as they come.
+    // After them the powers of two.
     let powers_at = slots * groups;
     points.clear(powers_at + powers.len());
     for (i, (x, y)) in powers.into_iter().enumerate() {
@@ -207,7 +207,7 @@ pub(crate) fn make_combs<F: Field>(keys: &[Entry]) -> Vec<Comb> {
             points.set(point(block, 0, group), points.x[from], points.y[from]);
         }
     }
-    // A set bit turns a tooth from - to +: plus twice it.
+    // A set bit changes the sign of a tooth from - to +, so twice the tooth is added.
     for k in 0..teeth - 1 {
         for block in 0..COMB_BLOCKS {
             for low in 0..1 << k {

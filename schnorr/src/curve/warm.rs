@@ -1,4 +1,4 @@
-//! Claims of authors whose comb is at hand: 58 points from tables, 8 levels of sums, two doublings.
+//! Claims of authors with a comb: 58 points from tables, 8 levels of sums, two doublings.
 
 use super::plan::{Plan, Row};
 use super::points::Points;
@@ -25,7 +25,7 @@ pub(crate) fn plan() -> Plan {
     Plan::new(rows)
 }
 
-/// Groups whose table points are on their way from memory while those of another are read.
+/// Groups whose table points are prefetched while those of another are read.
 const AHEAD: usize = 2;
 
 /// Decides claims, each with its author's comb.
@@ -106,7 +106,7 @@ pub(crate) fn gather<'a, F: Field>(at: impl Fn(usize) -> (&'a [Entry], Place)) -
     (x, F::select(negative, y.neg::<1>(), y))
 }
 
-/// Compares the sums, point `root` and those after it, with what the claims say.
+/// Compares the sums, point `root` and those after it, with the claims.
 #[inline(always)]
 pub(crate) fn judge<'a, F: Field>(
     points: &Points<F>,

@@ -1,7 +1,7 @@
 //! The field for x86-64 with BMI2 and ADX: four words of 64 bits, `mulx` and two carry chains.
 //!
 //! # Bounds
-//! Every value is any number below 2^256 and every operation gives one, so magnitudes mean nothing here.
+//! Every value is any number below 2^256 and every operation gives one, so magnitudes have no meaning here.
 //! A product is folded twice: high * FOLD + low is below 2^290, its fifth word below 2^34, and that times
 //! FOLD below 2^67. If adding it leaves 2^256 what remains is below 2^67, so adding FOLD once more ends it.
 #![allow(unsafe_code, reason = "mulx, adcx and adox chains, which compilers do not write")]

@@ -1,6 +1,6 @@
 //! The field in four vector lanes of AVX2: nine limbs of 29 bits, products of 32 by 32 bits in 64-bit lanes.
 //!
-//! For x86-64 without IFMA: four products take about as long as two of [`super::adx`].
+//! For x86-64 without IFMA: four products take as long as about two of [`super::adx`].
 //!
 //! # Bounds
 //! Magnitude m: limbs at most m(2^29 + 2^25), the top one at most m(2^24 + 2^5). Multipliers read 32 bits, so a

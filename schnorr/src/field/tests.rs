@@ -1,4 +1,4 @@
-//! Every field against arithmetic by hand, on numbers whose limbs, of whatever width, are full or empty.
+//! Every field compared with bitwise arithmetic, on numbers whose limbs, of any width, are all ones or zeros.
 
 use super::lanes::FLanes;
 use super::lanes::emulated::Emulated;
@@ -6,7 +6,7 @@ use super::portable32::F26;
 use super::portable64::F52;
 use super::{Entry, Field, Mask, P, Words, canonical, inverse, is_below};
 
-/// The naive way: one bit at a time.
+/// Naive arithmetic, one bit at a time.
 mod naive {
     use super::{P, Words, is_below};
 

@@ -1,13 +1,13 @@
-//! SHA-256 of eight messages side by side, one in each 32-bit lane of AVX2.
+//! SHA-256 of eight messages at once, one in each 32-bit lane of AVX2.
 //!
-//! For processors that have no instructions for SHA-256 itself; those that have are as fast with `sha2`.
+//! For processors without SHA-256 instructions; with these `sha2` is as fast.
 #![allow(unsafe_code, reason = "functions compiled for instructions that were looked for")]
 
 use std::arch::x86_64::*;
 
-/// Messages side by side.
+/// Messages hashed at once.
 pub(crate) const LANES: usize = 8;
-/// So many messages take less time side by side than one after another without instructions for it.
+/// From this number of messages lanes are faster than portable code.
 pub(crate) const WORTH_FROM: usize = 2;
 
 /// Whether this machine has the instructions.
@@ -15,8 +15,7 @@ pub(crate) fn is_available() -> bool {
     std::arch::is_x86_feature_detected!("avx2")
 }
 
-/// Whether they are also the best it has: `sha2` uses the processor's own instructions for SHA-256 unless it was
-/// built without.
+/// Whether lanes are the fastest way: not if `sha2` uses SHA-256 instructions of the processor.
 pub(crate) fn is_worthwhile() -> bool {
     let is_soft = cfg!(any(sha2_backend = "soft", sha2_256_backend = "soft"));
     is_available() && (is_soft || !std::arch::is_x86_feature_detected!("sha"))

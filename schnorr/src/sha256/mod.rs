@@ -1,5 +1,5 @@
-//! SHA-256 of many messages, for event ids and the like: eight side by side on x86-64 processors that have AVX2
-//! but no instructions for SHA-256, else one after another by `sha2`.
+//! SHA-256 of many messages, such as event ids: eight at a time in vector lanes on x86-64 processors with AVX2 but without
+//! SHA-256 instructions, else one after another by `sha2`.
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod lanes;
@@ -10,7 +10,7 @@ use sha2::Digest;
 pub(crate) const START: [u32; 8] =
     [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
 
-/// Whether [`digest_all`] hashes messages side by side on this machine, so that it pays to collect them.
+/// Whether [`digest_all`] hashes messages in vector lanes on this machine, so that it pays to collect them.
 pub fn is_side_by_side() -> bool {
     #[cfg(target_arch = "x86_64")]
     return lanes::is_worthwhile();
@@ -44,7 +44,7 @@ pub(crate) fn bytes(state: &[u32; 8]) -> [u8; 32] {
 
 #[cfg(target_arch = "x86_64")]
 fn in_lanes(messages: &[&[u8]], hashes: &mut [[u8; 32]]) {
-    // Of one length together: a lane whose message has ended does nothing.
+    // Messages of the same length together: a lane whose message has ended is idle.
     let mut order: Vec<u32> = (0..messages.len() as u32).collect();
     order.sort_unstable_by_key(|at| std::cmp::Reverse(messages[*at as usize].len()));
     for group in order.chunks(lanes::LANES) {
@@ -151,11 +151,11 @@ mod tests {
         }
     }
 
-    /// `cargo test --release -p relay-schnorr --lib ids_beside -- --ignored --nocapture`
+    /// `cargo test --release -p relay-schnorr --lib ids_compared -- --ignored --nocapture`
     #[test]
     #[ignore = "a measurement"]
-    fn ids_beside_sha2() {
-        // Lengths as events have them.
+    fn ids_compared_with_sha2() {
+        // Lengths typical of events.
         let messages: Vec<Vec<u8>> = (0..64usize).map(|i| vec![i as u8; 200 + (i * 37) % 900]).collect();
         let slices: Vec<&[u8]> = messages.iter().map(Vec::as_slice).collect();
         let mut hashes = vec![[0; 32]; slices.len()];

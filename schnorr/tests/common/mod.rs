@@ -1,4 +1,4 @@
-//! Claims to try: signed for real, and broken on purpose in every way that is known to matter.
+//! Test claims: validly signed ones, and ones made invalid in every way that is known to matter.
 #![allow(dead_code, reason = "each test uses its part")]
 
 use relay_schnorr::Claim;
@@ -167,7 +167,7 @@ impl Claims {
             13 => r.copy_from_slice(&self.last.signature[..32]),
             14 => s.copy_from_slice(&self.last.signature[32..]),
             15 => s.copy_from_slice(&self.chance.edge_bytes()),
-            // s G = e P: nothing is left. And s G = -e P: the same point twice.
+            // s G = e P: the sum is infinity. And s G = -e P: the same point twice.
             16 => return self.related(false),
             _ => return self.related(true),
         }
@@ -196,7 +196,7 @@ impl Claims {
     }
 }
 
-/// SHA-256, tagged as BIP340 tells.
+/// The tagged SHA-256 of BIP340.
 pub(crate) fn challenge(r: &[u8], key: &[u8], message: &[u8]) -> [u8; 32] {
     let tag = Sha256::digest(b"BIP0340/challenge");
     Sha256::new()

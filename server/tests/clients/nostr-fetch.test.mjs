@@ -1,4 +1,4 @@
-// The relay as nostr-fetch reads it. It takes an EOSE of two elements and no other: https://github.com/jiftechnify/nostr-fetch
+// Tests with nostr-fetch. It accepts only an EOSE with two elements: https://github.com/jiftechnify/nostr-fetch
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import { NostrFetcher } from 'nostr-fetch'
@@ -9,7 +9,7 @@ import { author, idsOf, PATIENCE_MS, startRelay, within } from './relay.mjs'
 const { pubkey, sign } = author()
 const notes = Array.from({ length: 30 }, () => sign({ tags: [['t', 'fetched']] }))
 const profile = sign({ kind: 0, content: '{}' })
-// It gives up on an EOSE after ten seconds and returns what it has, which would not be told from an answer.
+// It stops waiting for an EOSE after ten seconds and returns what it has, which would look like an answer.
 const options = { abortSubBeforeEoseTimeoutMs: 4 * PATIENCE_MS }
 
 let server, fetcher

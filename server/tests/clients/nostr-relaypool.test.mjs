@@ -1,4 +1,4 @@
-// The relay as nostr-relaypool sees it. It drops an EOSE that has more than two elements, and has no patience that ends.
+// Tests with nostr-relaypool. It ignores an EOSE with more than two elements, and has no timeout.
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import { RelayPool } from 'nostr-relaypool'

@@ -1,4 +1,4 @@
-// The relay as nostr-sdk for Python sees it: nostr_sdk_client.py in the virtual environment that setup.sh makes.
+// Tests with nostr-sdk for Python: nostr_sdk_client.py in the virtual environment that setup.sh creates.
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { join } from 'node:path'

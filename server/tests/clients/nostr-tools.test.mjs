@@ -1,4 +1,4 @@
-// The relay as nostr-tools' users see it.
+// Tests with nostr-tools.
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import { finalizeEvent, generateSecretKey, getPublicKey, verifyEvent } from 'nostr-tools/pure'
@@ -84,7 +84,7 @@ test('a live subscription sees new events of every connection once', async () =>
     sent.push(event.id)
     await (i % 2 ? other : relay).publish(event)
   }
-  // A fence: a later frame of the same connection.
+  // A later frame of the same connection shows that nothing else was sent before.
   await stored(relay, [{ limit: 0 }])
   assert.deepEqual(new Set(seen), new Set(sent))
   assert.equal(seen.length, sent.length)
@@ -203,7 +203,7 @@ describe('real events', () => {
   test('every one is taken, or refused for a lawful reason', async () => {
     const anew = await startRelay()
     const conn = await Relay.connect(anew.url)
-    // Every event is verified once, below, not again in each answer.
+    // Each event is verified once, below, not again in each answer.
     conn.verifyEvent = () => true
     try {
       const publish = async event => {
@@ -217,7 +217,7 @@ describe('real events', () => {
       for (let at = 0; at < events.length; at += 100) await Promise.all(events.slice(at, at + 100).map(publish))
       assert.ok(expected.length > events.length * 0.8, `${expected.length} of ${events.length}`)
 
-      // nostr-tools' own matcher is the oracle; replaced and deleted events are those it must not find.
+      // nostr-tools' own matcher is the oracle; replaced and deleted events must not be found.
       const all = await stored(conn, [{ limit: 5000, until: 2 ** 40 }])
       const alive = new Set(all.map(e => e.id))
       for (const event of all) assert.ok(verifyEvent(plain(event)))

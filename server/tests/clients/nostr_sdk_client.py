@@ -1,4 +1,4 @@
-"""The relay as nostr-sdk for Python sees it; nostr-sdk.test.mjs starts it, with the relay's address as the argument."""
+"""Tests with nostr-sdk for Python; nostr-sdk.test.mjs runs this program with the relay's address as its argument."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ from nostr_sdk import Client, ClientBuilder, Filter, Keys, Kind, RelayUrl, ReqTa
 from nostr_sdk import SyncOptions, UnsignedEvent, uniffi_set_event_loop
 
 PATIENCE = timedelta(seconds=15)
-# Of the client itself, so that its giving up is never taken for an answer.
+# Timeout of the client, longer than that of the test, so that a timeout is never taken for an answer.
 LONGER = timedelta(seconds=60)
 
 

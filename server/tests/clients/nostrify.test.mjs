@@ -1,10 +1,10 @@
-// The relay as Nostrify (Ditto, and apps made with MKStack) sees it. Its schemas take messages of exact lengths.
+// Tests with Nostrify (Ditto, and apps made with MKStack). Its schemas accept messages of exact lengths.
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import { makeAuthEvent } from 'nostr-tools/nip42'
 import { author, idsOf, startRelay, within } from './relay.mjs'
 
-// After relay.mjs has seen to a WebSocket, which it takes from globalThis.
+// Imported after relay.mjs, which sets globalThis.WebSocket if it is missing.
 const { NRelay1 } = await import('@nostrify/nostrify')
 
 const { pubkey, sign } = author()
@@ -48,7 +48,7 @@ test('Nostrify: a live subscription gets what another connection publishes', asy
   await other.close()
 })
 
-// It answers a challenge as it comes, and asks once more after `auth-required:`, which must therefore come second.
+// It answers a challenge when it receives it, and repeats the REQ after `auth-required:`, which must therefore come second.
 test('Nostrify: with a signer it gets what needs AUTH', async () => {
   const auth = async challenge => sign(makeAuthEvent(server.url, challenge))
   const mail = author().sign({ kind: 1059, tags: [['p', pubkey]] })

@@ -1,8 +1,8 @@
-// Starts the relay under test, and helps to ask it.
+// Starts the relay under test, with helpers.
 //
-// With RELAY_E2E_COMMAND that is another host than the binary: a program that takes `--persist FOLDER`, says where it
-// listens as the binary does, and ends when it is told to, as for server/tests/e2e. With RELAY_URL it is one that runs
-// already, and may keep what other tests left.
+// With RELAY_E2E_COMMAND another host than the binary is started, as for server/tests/e2e: a program with the option
+// `--persist FOLDER` that logs where it listens as the binary does, and ends on SIGTERM. With RELAY_URL a running relay is
+// tested, which may have events of other tests.
 import { spawn } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url'
 import { finalizeEvent, generateSecretKey, getPublicKey } from 'nostr-tools/pure'
 import { WebSocket } from 'ws'
 
-// Node has one of its own since version 22, and browsers do.
+// Node has a built-in one since version 22.
 globalThis.WebSocket ??= WebSocket
 
 const here = dirname(fileURLToPath(import.meta.url))
@@ -38,7 +38,7 @@ export async function startRelay() {
     ? [...process.env.RELAY_E2E_COMMAND.split(' '), '--persist', data]
     : [binary(), 'serve', '--listen', '127.0.0.1:0', '--data', data]
   const child = spawn(program, args, {
-    // Not this process's own: a relay that outlives it would keep the runner waiting.
+    // Not inherited: the test runner would wait for a relay that outlives this process.
     stdio: ['ignore', 'pipe', 'pipe'],
     cwd: data,
     env: withoutRelayVariables(),

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the clients, pinned: those of npm into node_modules, those of PyPI into a virtual environment below target/.
-# What is there already is left as it is. Nothing of it is committed.
+# Installs the pinned clients: those of npm into node_modules, those of PyPI into a virtual environment below target/.
+# Installed ones are left as they are. Nothing is committed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 

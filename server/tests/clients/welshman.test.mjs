@@ -1,4 +1,4 @@
-// The relay as Welshman (Coracle, Flotilla) sees it. Without a signer it keeps back every EOSE while a challenge is pending.
+// Tests with Welshman (Coracle, Flotilla). Without a signer it ignores every EOSE while a challenge is pending.
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import { AuthStatus, defaultSocketPolicies, diff, makeLoader, makeSocketPolicyAuth, Pool, publishOne } from '@welshman/net'
@@ -79,8 +79,8 @@ test('Welshman: with a signer it gets what needs AUTH', async () => {
   own.pool.clear()
 })
 
-// 0.8.15 reads NEG-ERROR where NIP-77 has NEG-ERR, so its `diff` ends when it is stopped, after 30 seconds at the latest,
-// whatever a relay without NIP-77 answers. What can be done for it is an answer by the id that it chose.
+// 0.8.15 expects NEG-ERROR where NIP-77 has NEG-ERR, so its `diff` ends only when it is stopped, after 30 seconds at the latest,
+// whatever a relay without NIP-77 answers. The relay can only answer with the id of the request.
 test('Welshman: a diff is refused by its id', async () => {
   const stop = new AbortController()
   const opened = new Promise(resolve => {

@@ -1,4 +1,4 @@
-//! Limits by client address: whom a client is taken for, and how many connections it may have.
+//! Limits by client address: which address a client has, and how many connections.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -41,12 +41,12 @@ fn assert_refused(connected: Connected) {
 }
 
 #[test]
-fn behind_a_proxy_each_client_has_places_of_its_own() {
+fn behind_a_proxy_each_client_has_a_limit_of_its_own() {
     let relay = RelayProcess::start_with("shards = 2\n[network]\nconnections_per_address_max = 3\n");
     let connect = |client| connect_for(&relay, Some(client));
     let mut clients = [(); 3].map(|()| connect("203.0.113.9").unwrap());
     assert_refused(connect("203.0.113.9"));
-    // What a client says of itself stands to the left of what its proxy knows.
+    // An address that the client claims is to the left of the one that the proxy appends.
     assert_refused(connect("198.51.100.1, 203.0.113.9"));
     let _other = connect("203.0.113.10").unwrap();
     let _same_network = ["2001:db8::1", "2001:db8::2", "2001:db8::3"].map(|client| connect(client).unwrap());
@@ -63,7 +63,7 @@ fn behind_a_proxy_each_client_has_places_of_its_own() {
 }
 
 #[test]
-fn who_is_no_trusted_proxy_is_not_believed() {
+fn forwarded_for_of_an_untrusted_peer_is_ignored() {
     let relay = RelayProcess::start_with(
         "[network]\nconnections_per_address_max = 3\ntrusted_proxies = []\nexempt_addresses = []\n",
     );
@@ -74,14 +74,14 @@ fn who_is_no_trusted_proxy_is_not_believed() {
     until("free places", || connect_for(&relay, None).is_ok());
 }
 
-/// Connections that never said anything were counted by nobody.
+/// Connections that never sent anything were not counted.
 #[test]
-fn sockets_that_say_nothing_count_too() {
+fn silent_sockets_count_too() {
     let relay = RelayProcess::start_with(
         "[network]\nconnections_per_address_max = 3\ntrusted_proxies = []\nexempt_addresses = []\n",
     );
     let silent = [(); 3].map(|()| TcpStream::connect(relay.host()).unwrap());
-    // It need not even ask.
+    // It is refused even before it sends a request.
     let mut fourth = TcpStream::connect(relay.host()).unwrap();
     fourth.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut told = String::new();

@@ -1,11 +1,11 @@
-//! Hostile frames: each gets an answer in words, memory stays bounded, and the connection lives.
+//! Hostile messages: each is answered, memory stays bounded, and the connection stays open.
 
 use relay_engine::testing::signing::{event, key};
 
 use super::harness::{RawClient, RelayProcess, unix_now};
 
-/// Sends `frame` and wants an answer that starts with `start` and contains `words`; then the connection
-/// must still work.
+/// Sends `frame` and expects an answer that starts with `start` and contains `words`; then the connection must still
+/// work.
 fn check(client: &mut RawClient, frame: impl Into<String>, start: &str, words: &str) {
     let frame = frame.into();
     let shown: String = frame.chars().take(120).collect();
@@ -16,12 +16,12 @@ fn check(client: &mut RawClient, frame: impl Into<String>, start: &str, words: &
     client.recv_starting(r#"["EOSE","still alive""#);
 }
 
-/// Content and tags fit into them.
+/// Limits of content and tags that fit into the message.
 const SMALL_MESSAGES: &str =
     "[limits]\nmessage_bytes_max = 8192\ncontent_chars_max = 600\nevent_tags_max = 70\n";
 
 #[test]
-fn every_malformed_frame_is_answered_and_forgiven() {
+fn every_malformed_message_is_answered_and_the_connection_works() {
     let relay = RelayProcess::start();
     let mut client = relay.connect();
     let good = event(&key(1)).at(unix_now()).content("good").sign();
@@ -93,12 +93,12 @@ fn every_malformed_frame_is_answered_and_forgiven() {
     for (frame, start) in frames {
         check(&mut client, frame, start, "");
     }
-    // After all this, the event itself.
+    // Finally the event itself.
     assert_eq!(client.publish(&good.json()), (true, String::new()));
 }
 
 #[test]
-fn binary_frames_are_told_so() {
+fn binary_frames_get_a_notice() {
     let relay = RelayProcess::start();
     let mut client = relay.connect();
     client.socket.send(tungstenite::Message::binary(vec![0u8; 100])).unwrap();
@@ -153,20 +153,20 @@ fn a_message_in_fragments_is_one_message() {
             let kind = if at == 0 { Data::Text } else { Data::Continue };
             let frame = Frame::message(piece.to_vec(), OpCode::Data(kind), at + 1 == count);
             client.socket.send(Message::Frame(frame)).unwrap();
-            // A ping may come between fragments and is answered there.
+            // A ping between fragments is answered at once.
             if at == 1 {
                 client.socket.send(Message::Ping(tungstenite::Bytes::from_static(b"meanwhile"))).unwrap();
             }
         }
     };
-    // Cut within characters too.
+    // Fragments may split characters.
     let note = event(&key(1)).at(unix_now()).content("grüße ".repeat(100)).sign();
     for (each, words) in [(1, ""), (7, "duplicate: "), (1_000, "duplicate: ")] {
         send(&mut client, format!(r#"["EVENT",{}]"#, note.json()).as_bytes(), each);
         let ok = client.recv_starting(r#"["OK","#);
         assert!(ok.starts_with(&format!(r#"["OK","{}",true,"{words}"#, note.id)), "{ok}");
     }
-    // The limit is the message's, not the fragment's, and the connection lives.
+    // The limit applies to the message, not to a fragment, and the connection stays open.
     send(&mut client, format!(r#"["REQ","large",{{"search":"{}"}}]"#, "x".repeat(9_000)).as_bytes(), 1_000);
     client.recv_starting(r#"["CLOSED","large","invalid:"#);
     assert_eq!(client.query(r#"{"kinds":[1]}"#), [note.json()]);
@@ -185,7 +185,7 @@ fn a_hundred_thousand_authors_and_a_list_of_ten_thousand() {
 }
 
 #[test]
-fn nothing_but_malformed_messages_is_abuse_and_ends_with_a_reason() {
+fn a_connection_with_only_malformed_messages_is_closed_with_a_reason() {
     let relay = RelayProcess::start_with("[limits]\nbad_messages_max = 10\n");
     let mut client = relay.connect();
     for _ in 0..10 {
@@ -196,7 +196,7 @@ fn nothing_but_malformed_messages_is_abuse_and_ends_with_a_reason() {
 }
 
 #[test]
-fn what_is_not_a_websocket_gets_http_or_nothing() {
+fn other_protocols_get_http_or_nothing() {
     use std::io::{Read, Write};
     let relay = RelayProcess::start();
     let talk = |bytes: &[u8]| {

@@ -1,8 +1,8 @@
-//! The close handshake: the relay closes TCP as soon as the client's answer to its close frame has come.
+//! The close handshake: the relay closes the TCP connection as soon as it receives the client's close frame.
 //!
-//! Who does not answer is given three seconds. So a connection that was told first and does not answer is still
-//! there when the one under test, which answers, has ended: that is how these tests tell an answer that was heard from
-//! a time that ran out. A machine that was busy elsewhere for those seconds is asked again.
+//! A client that does not answer the relay's close frame is disconnected after three seconds. So a silent connection that was
+//! closed earlier must still be open when the one under test has ended: then its end is due to the answer and not to the timeout.
+//! If the machine was busy for those seconds, the test is repeated.
 
 use std::io::{Read, Write};
 
@@ -13,7 +13,7 @@ use super::harness::{RawClient, RelayProcess, metric, unix_now, until};
 
 const TOO_MANY: &str = "shards = 1\n[limits]\nbad_messages_max = 3\n";
 
-/// A connection that has been told to go, and says nothing to it.
+/// A connection that has been sent a close frame and does not answer.
 fn silent(relay: &RelayProcess) -> RawClient {
     let mut silent = relay.connect();
     misbehave(&mut silent);
@@ -34,7 +34,7 @@ fn misbehave(client: &mut RawClient) {
 
 const CLOSE: u8 = 0x88;
 
-/// The first byte of the next frame, read from the socket itself, which answers nothing. None at the end.
+/// The first byte of the next frame, read from the raw socket, so that nothing is answered. `None` at the end.
 fn next_frame(client: &mut RawClient) -> Option<u8> {
     let stream = client.socket.get_mut();
     let mut head = [0; 2];
@@ -58,15 +58,15 @@ fn next_frame(client: &mut RawClient) -> Option<u8> {
 /// Reads until the close frame and answers it.
 fn answer(client: &mut RawClient) {
     while next_frame(client).expect("a close frame") != CLOSE {}
-    say_goodbye(client);
+    send_close(client);
 }
 
-fn say_goodbye(client: &mut RawClient) {
-    // Masked, with code 1000. The relay may have given up waiting.
+fn send_close(client: &mut RawClient) {
+    // Masked, with code 1000. The relay may already have closed the connection.
     let _ = client.socket.get_mut().write_all(&[CLOSE, 0x82, 0, 0, 0, 0, 0x03, 0xe8]);
 }
 
-/// Reads to the end of the connection. Whether so many were there then.
+/// Reads to the end of the connection. Whether `others` connections were still open then.
 fn ends_before(relay: &RelayProcess, client: &mut RawClient, others: f64) -> bool {
     let mut rest = Vec::new();
     client.socket.get_mut().read_to_end(&mut rest).unwrap();
@@ -74,13 +74,13 @@ fn ends_before(relay: &RelayProcess, client: &mut RawClient, others: f64) -> boo
     metric(relay, "relay_connections{") == others
 }
 
-/// Whose time ran out is never the first to go.
+/// Repeats a test whose timeout may have ended first; fails if no attempt succeeds.
 fn in_some_attempt(mut ends_first: impl FnMut() -> bool) {
     assert!((0..4).any(|_| ends_first()), "it ends when its time is up, not when it has answered");
 }
 
 #[test]
-fn a_client_that_was_told_to_go_is_let_go_when_it_answers() {
+fn a_client_is_disconnected_when_it_answers_the_close_frame() {
     in_some_attempt(|| {
         let relay = RelayProcess::start_with(TOO_MANY);
         let _other = silent(&relay);
@@ -91,9 +91,9 @@ fn a_client_that_was_told_to_go_is_let_go_when_it_answers() {
     });
 }
 
-/// Its reading was paused when it was told, and nothing woke it.
+/// Reading was paused when the close frame was sent, and nothing resumed it.
 #[test]
-fn so_is_one_that_was_paused_by_its_own_requests() {
+fn so_is_one_whose_reading_was_paused() {
     in_some_attempt(|| {
         let relay = RelayProcess::start_with(
             "shards = 1\n[limits]\nbad_messages_max = 3\nscan_rows_max = 1\ndeferred_messages_max = 2\n",
@@ -115,25 +115,25 @@ fn so_is_one_that_was_paused_by_its_own_requests() {
     });
 }
 
-/// The answer lay behind what was not read, and nobody looked at it again.
+/// The close frame was in the buffer after unread messages, and the buffer was not read again.
 #[test]
-fn so_is_one_that_has_said_goodbye_already() {
+fn so_is_one_that_has_already_sent_its_close_frame() {
     in_some_attempt(|| {
         let relay = RelayProcess::start_with(TOO_MANY);
         let _other = silent(&relay);
         let mut client = relay.connect();
         misbehave(&mut client);
-        say_goodbye(&mut client);
+        send_close(&mut client);
         while next_frame(&mut client).expect("a close frame") != CLOSE {}
         ends_before(&relay, &mut client, 1.0)
     });
 }
 
-/// What comes behind a fault cannot be read, so there is no answer to wait for.
+/// After a protocol error nothing can be read, so the relay does not wait for an answer.
 #[test]
-fn who_breaks_the_protocol_sees_the_end_behind_the_close_frame() {
+fn after_a_protocol_error_the_connection_ends_with_the_close_frame() {
     for garbage in [
-        // A reserved opcode; text that is no UTF-8; a length beyond all measure.
+        // A reserved opcode; text that is not UTF-8; a length beyond any limit.
         &[0x83, 0x80, 0, 0, 0, 0][..],
         &[0x81, 0x81, 0, 0, 0, 0, 0xff],
         &[0x81, 0xff, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
@@ -144,14 +144,14 @@ fn who_breaks_the_protocol_sees_the_end_behind_the_close_frame() {
             let mut client = relay.connect();
             client.socket.get_mut().write_all(garbage).unwrap();
             answer(&mut client);
-            // The client has not closed its own side, so that it is still there too.
+            // The client has not closed its side.
             ends_before(&relay, &mut client, 2.0)
         });
     }
 }
 
 #[test]
-fn a_stop_waits_for_no_client_that_has_answered() {
+fn stopping_does_not_wait_for_clients_that_have_answered() {
     let mut relay = RelayProcess::start_with("shards = 2\n[network]\nshutdown_seconds = 60\n");
     let mut clients: Vec<_> = (0..4).map(|_| relay.connect()).collect();
     for client in &mut clients {

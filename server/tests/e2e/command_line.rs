@@ -1,4 +1,4 @@
-//! The offline commands as scripts use them: what they print, and the codes they exit with.
+//! The offline commands as scripts use them: output and exit codes.
 
 use relay_engine::testing::signing::{Signed, event, key};
 use serde_json::Value;
@@ -29,7 +29,7 @@ fn jsonl(events: &[Signed]) -> Vec<u8> {
 }
 
 #[test]
-fn import_says_which_lines_it_refused_and_takes_the_rest() {
+fn import_names_refused_lines_and_imports_the_rest() {
     let folder = folder();
     let events = notes();
     let input =
@@ -41,9 +41,9 @@ fn import_says_which_lines_it_refused_and_takes_the_rest() {
     assert!(stderr.contains("2 stored") && stderr.contains("2 refused"), "{stderr}");
 }
 
-/// It cost the first line of a file that an editor had saved.
+/// The first line of a file that an editor had saved was refused.
 #[test]
-fn a_byte_order_mark_costs_no_event() {
+fn a_byte_order_mark_is_skipped() {
     let folder = folder();
     let events = notes();
     let mut input = b"\xef\xbb\xbf".to_vec();
@@ -56,9 +56,9 @@ fn a_byte_order_mark_costs_no_event() {
     );
 }
 
-/// Kubernetes injects these for a Service named `relay`, and they kept the relay from starting.
+/// Kubernetes sets these for a Service named `relay`, and the relay refused to start.
 #[test]
-fn the_environment_of_a_pod_stops_nothing_and_a_typo_does() {
+fn variables_of_kubernetes_are_ignored_and_a_typo_is_refused() {
     let run = |name: &str, value: &str| {
         let mut command = std::process::Command::new(super::harness::RELAY);
         super::harness::without_relay_variables(&mut command);
@@ -168,7 +168,7 @@ fn what_was_deleted_stays_deleted_where_an_export_is_imported() {
 }
 
 #[test]
-fn mistakes_have_their_codes() {
+fn errors_have_exit_codes() {
     let folder = folder();
     let cases: [(&[&str], i32, &str); 10] = [
         (&["scan", "--data", &folder.data, "{}"], 3, "there is no database"),
@@ -192,7 +192,7 @@ fn mistakes_have_their_codes() {
 }
 
 #[test]
-fn a_reader_that_leaves_early_is_no_failure() {
+fn a_closed_pipe_is_no_failure() {
     let folder = folder();
     let events: Vec<Signed> =
         (0..300).map(|n| event(&key(1)).at(n).content("x".repeat(2_000)).sign()).collect();
@@ -205,7 +205,7 @@ fn a_reader_that_leaves_early_is_no_failure() {
 }
 
 #[test]
-fn config_prints_what_is_in_force_and_where_it_came_from() {
+fn config_prints_values_and_their_sources() {
     let output = relay(&["config", "--set", "limits.limit_max=777"], b"");
     let printed = text(&output.stdout);
     assert!(output.status.success());

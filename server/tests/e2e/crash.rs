@@ -1,4 +1,4 @@
-//! `kill -9` at random moments: what was acknowledged is there after a restart.
+//! `kill -9` at random moments: every acknowledged event is stored after a restart.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -13,9 +13,9 @@ const KILLS: usize = 50;
 const PUBLISHERS: usize = 4;
 const EVENTS_A_ROUND: usize = 400;
 
-/// Publishes until the relay dies; the ids it was told are stored.
+/// Publishes until the relay is killed; returns the acknowledged ids.
 fn publish_until_death(relay: &RelayProcess, events: &[Signed]) -> Vec<String> {
-    // It may be gone before the handshake is over.
+    // The relay may be killed during the handshake.
     let Some(mut client) = relay.try_connect() else { return Vec::new() };
     for event in events {
         if client.socket.send(Message::text(format!(r#"["EVENT",{}]"#, event.json()))).is_err() {
@@ -72,7 +72,7 @@ fn no_acknowledged_event_is_lost_in_fifty_kills() {
             assert_stored(&mut client, chunk, round);
         }
     }
-    // Once more, all of them: no later crash took an earlier event with it.
+    // Finally all of them: no later crash lost an earlier event.
     let mut client = relay.connect();
     for chunk in acknowledged.chunks(500) {
         assert_stored(&mut client, chunk, KILLS);

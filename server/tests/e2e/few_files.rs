@@ -1,4 +1,4 @@
-//! File descriptors that run out: idle connections took them all, and whoever came next hung without a word.
+//! Exhausted file descriptors: idle connections used them all, and new connections hung without an answer.
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -23,12 +23,12 @@ fn start_with_files(files: u32) -> RelayProcess {
     })
 }
 
-/// Descriptors the relay has open.
+/// Number of open file descriptors of the relay.
 fn open_files(relay: &RelayProcess) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", relay.pid())).unwrap().count()
 }
 
-/// Opens so many connections that say nothing, until one of them is told something: that is returned, with the others.
+/// Opens up to `count` silent connections, until one is sent something; returns the connections and that text.
 fn fill(relay: &RelayProcess, count: usize) -> (Vec<TcpStream>, String) {
     let open = |_| {
         let stream = TcpStream::connect(relay.host()).unwrap();
@@ -58,19 +58,19 @@ fn assert_works(client: &mut RawClient, serial: u64) {
     assert_eq!(client.publish(&note), (true, String::new()));
 }
 
-fn assert_turned_away(told: &str) {
+fn assert_answered_503(told: &str) {
     assert!(told.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{told}");
     assert!(told.contains("\r\nretry-after: 30\r\n"), "{told}");
     assert!(told.ends_with("{\"error\":\"no room for another connection\"}\n"), "{told}");
 }
 
 #[test]
-fn seats_stay_below_the_limit_on_open_files() {
+fn connections_max_stays_below_the_limit_on_open_files() {
     let files = 64;
     let relay = start_with_files(files);
     let mut client = relay.connect();
     let (silent, told) = fill(&relay, files as usize);
-    assert_turned_away(&told);
+    assert_answered_503(&told);
     assert!(open_files(&relay) < files as usize, "{}", open_files(&relay));
     assert_works(&mut client, 1);
     drop(silent);
@@ -79,10 +79,10 @@ fn seats_stay_below_the_limit_on_open_files() {
 }
 
 #[test]
-fn when_no_descriptor_is_left_newcomers_are_told() {
+fn without_free_descriptors_new_connections_are_answered_503() {
     let relay = start_with_files(1024);
     let mut client = relay.connect();
-    // Somebody takes all but two: fewer are left than there are seats.
+    // Other files use all descriptors but two: fewer are left than connections allowed.
     let left = open_files(&relay) + 2;
     let set = Command::new("prlimit")
         .args([format!("--pid={}", relay.pid()), format!("--nofile={left}:1024")])
@@ -90,10 +90,10 @@ fn when_no_descriptor_is_left_newcomers_are_told() {
         .unwrap();
     assert!(set.success(), "prlimit");
     let (silent, told) = fill(&relay, 8);
-    assert_turned_away(&told);
-    // Again and again: the spare one is kept again.
+    assert_answered_503(&told);
+    // Repeatedly: the spare descriptor is reserved again each time.
     for serial in 0..20 {
-        assert_turned_away(&read_all(TcpStream::connect(relay.host()).unwrap()));
+        assert_answered_503(&read_all(TcpStream::connect(relay.host()).unwrap()));
         assert_works(&mut client, serial);
     }
     drop(silent);

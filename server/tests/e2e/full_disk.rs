@@ -1,5 +1,4 @@
-//! A disk that is full: `OK false error:`, reading works, deletions have room in reserve, and writing works again once there is
-//! room.
+//! A full disk: `OK false error:`, reading works, deletions use the reserve, and writing works again once there is room.
 
 use std::path::Path;
 use std::process::Command;
@@ -17,7 +16,7 @@ fn note(serial: u64) -> String {
         .json()
 }
 
-/// Sets the largest file the running relay may write.
+/// Sets the largest file that the running relay may write.
 fn limit_files(relay: &RelayProcess, bytes: &str) {
     let set = Command::new("prlimit")
         .args([format!("--pid={}", relay.pid()), format!("--fsize={bytes}:unlimited")])
@@ -27,9 +26,8 @@ fn limit_files(relay: &RelayProcess, bytes: &str) {
 }
 
 #[test]
-fn a_full_disk_refuses_in_words_and_recovers() {
-    // Ignored signals stay ignored across exec: writes past the limit fail instead of killing the relay, as
-    // on a disk that is full.
+fn a_full_disk_refuses_events_and_recovers() {
+    // Ignored signals stay ignored across exec: writes past the limit fail, as on a full disk, instead of killing the relay.
     let mut relay = RelayProcess::start_by(|data| {
         let mut command = Command::new("sh");
         without_relay_variables(&mut command);
@@ -58,7 +56,7 @@ fn a_full_disk_refuses_in_words_and_recovers() {
         !accepted
     });
     let refused = refused.expect("a megabyte does not hold four");
-    // Nothing of what was refused is there, and all of what was accepted.
+    // No refused event is stored, and all accepted ones are.
     let stored = client.query(
         r#"{"authors":["5cbdf0646e5db4eaa398f365f2ea7a0e3d419b7e0330e39ce92bddedcac4f9bc"],"limit":5000}"#,
     );
@@ -72,7 +70,7 @@ fn a_full_disk_refuses_in_words_and_recovers() {
 }
 
 #[test]
-fn a_full_map_refuses_in_words() {
+fn a_full_map_refuses_events() {
     let relay = RelayProcess::start_with("[store]\nmap_bytes_max = 1048576\n");
     let mut client = relay.connect();
     let words = (0..1_000).find_map(|serial| {
@@ -83,9 +81,9 @@ fn a_full_map_refuses_in_words() {
     assert!(!client.query(r#"{"kinds":[1],"limit":10}"#).is_empty());
 }
 
-/// A deletion needs pages before it frees any: on a full disk nothing could be deleted, so room could not be made.
+/// A deletion needs pages before it frees any, so on a full disk nothing could be deleted to make room.
 #[test]
-fn a_full_disk_still_takes_deletions() {
+fn a_full_disk_still_accepts_deletions() {
     let mount = "mkdir -p \"$D\" && mount -t tmpfs -o size=12m tmpfs \"$D\"";
     let unshare = |data: &Path, words: &str| {
         let mut command = Command::new("unshare");

@@ -1,8 +1,8 @@
-//! Starting and stopping the binary, and a client that sends and receives raw frames.
+//! Starting and stopping the binary, and a client that sends and receives raw messages.
 //!
-//! With `RELAY_E2E_COMMAND` another host is tested instead: a program that takes `--persist FOLDER` and
-//! `--config FILE` (JSON with `info`, `limits`, `policy`, `url`), says where it listens as the binary does, and
-//! ends when it is told to. `edge/tests/host.mjs` is one. Tests of what only the binary does do not fit then.
+//! With `RELAY_E2E_COMMAND` another host is tested instead: a program with the options `--persist FOLDER` and `--config FILE`
+//! (JSON with `info`, `limits`, `policy`, `url`) that logs where it listens as the binary does, and ends on SIGTERM, such as
+//! `edge/tests/host.mjs`. Tests of features that only the binary has fail then.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, TcpStream};
@@ -17,7 +17,7 @@ use tungstenite::handshake::client::Request;
 use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Message, WebSocket};
 
-/// Longer than any answer takes on a machine that is busy with other tests.
+/// Longer than any answer takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The binary under test.
@@ -32,12 +32,12 @@ pub(crate) struct RelayProcess {
 }
 
 impl RelayProcess {
-    /// On a free port, over an empty folder.
+    /// On a free port, with an empty folder.
     pub(crate) fn start() -> Self {
         Self::start_with("")
     }
 
-    /// The same, with this configuration file.
+    /// With this configuration file.
     pub(crate) fn start_with(toml: &str) -> Self {
         let folder = TempDir::new().unwrap();
         let config = folder.path().join("relay.toml");
@@ -48,14 +48,14 @@ impl RelayProcess {
         RelayProcess { child, url, folder, config: Some(config) }
     }
 
-    /// By a command that starts the binary in its own way; `data` is where it keeps its database.
+    /// By a custom command; `make` is given the folder of the database.
     pub(crate) fn start_by(make: impl FnOnce(&Path) -> Command) -> Self {
         let folder = TempDir::new().unwrap();
         let (child, url) = launch(&mut make(&folder.path().join("data")));
         RelayProcess { child, url, folder, config: None }
     }
 
-    /// Where the database is.
+    /// The folder of the database.
     pub(crate) fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
@@ -75,19 +75,19 @@ impl RelayProcess {
         self.child.wait().unwrap();
     }
 
-    /// Starts again over the same folder.
+    /// Starts again on the same folder.
     pub(crate) fn restart(&mut self) {
         let mut command = serve(&self.data(), self.config.as_deref());
         (self.child, self.url) = launch(&mut command);
     }
 
-    /// SIGTERM, and how it ended.
+    /// Sends SIGTERM and waits for the end.
     pub(crate) fn stop(&mut self) -> ExitStatus {
         self.signal("TERM");
         self.ended()
     }
 
-    /// How it ended after the one signal that it got: a second one would end it at once.
+    /// Waits for the end, without another signal, since a second one would end it at once.
     pub(crate) fn ended(&mut self) -> ExitStatus {
         self.child.wait().unwrap()
     }
@@ -118,7 +118,7 @@ impl RelayProcess {
         Some(RawClient::try_connect_with(self.host(), request).expect("the relay takes connections"))
     }
 
-    /// `None` if the relay is not there, or goes away.
+    /// `None` if the relay does not listen or closes the connection.
     pub(crate) fn try_connect(&self) -> Option<RawClient> {
         RawClient::try_connect(self.host())
     }
@@ -129,7 +129,7 @@ impl Drop for RelayProcess {
         if let Ok(Some(status)) = self.child.try_wait() {
             println!("relay: {} ended with {status}", self.url);
         }
-        // The other host may have children of its own.
+        // Another host may have child processes.
         match other_host() {
             Some(_) => self.signal("TERM"),
             None => drop(self.child.kill()),
@@ -138,7 +138,7 @@ impl Drop for RelayProcess {
     }
 }
 
-/// `relay serve` over a folder, with no configuration but the given one.
+/// `relay serve` on a folder, with only the given configuration.
 pub(crate) fn serve(data: &Path, config: Option<&Path>) -> Command {
     let mut command = match other_host() {
         Some(words) => {
@@ -155,13 +155,13 @@ pub(crate) fn serve(data: &Path, config: Option<&Path>) -> Command {
     };
     without_relay_variables(&mut command);
     if other_host().is_none() {
-        // A test that fails shows what the relay knew.
+        // A failed test shows the relay's backtrace.
         command.env("RELAY_LOG__FILTER", "info,relay_server=debug");
     }
     if let Some(config) = config {
         command.arg("--config").arg(config);
     }
-    // No relay.toml of the working folder may play a part.
+    // Without a relay.toml of the working directory.
     command.current_dir(std::env::temp_dir());
     command
 }
@@ -170,14 +170,14 @@ fn other_host() -> Option<String> {
     std::env::var("RELAY_E2E_COMMAND").ok()
 }
 
-/// What every host understands of a configuration of the binary.
+/// The settings that every host has, as JSON.
 fn as_json(toml: &str) -> String {
     let mut config: serde_json::Map<String, serde_json::Value> = toml::from_str(toml).unwrap();
     config.retain(|key, _| ["info", "limits", "policy", "url"].contains(&key.as_str()));
     serde_json::Value::Object(config).to_string()
 }
 
-/// Takes away what would configure the relay, or what it would refuse as unknown.
+/// Removes variables that would configure the relay or be refused as unknown.
 pub(crate) fn without_relay_variables(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("RELAY_") {
@@ -186,7 +186,7 @@ pub(crate) fn without_relay_variables(command: &mut Command) {
     }
 }
 
-/// Starts a relay and waits for the line that says where it listens.
+/// Starts a relay and waits for the log line with its address.
 fn launch(command: &mut Command) -> (Child, String) {
     let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
     let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -197,7 +197,7 @@ fn launch(command: &mut Command) -> (Child, String) {
                 let url = line[at + "listening on ".len()..].split_whitespace().next().unwrap();
                 let _ = found.send(url.trim_end_matches('/').to_owned());
             }
-            // Goes where cargo shows it if the test fails.
+            // Captured by cargo and shown if the test fails.
             println!("relay: {line}");
         }
     });
@@ -205,7 +205,7 @@ fn launch(command: &mut Command) -> (Child, String) {
     (child, url)
 }
 
-/// Runs one command of the binary to its end.
+/// Runs a command of the binary.
 pub(crate) fn relay(args: &[&str], stdin: &[u8]) -> Output {
     let mut command = Command::new(RELAY);
     without_relay_variables(&mut command);
@@ -236,7 +236,7 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// A number of `/metrics`, of all shards together.
+/// A metric, summed over all shards.
 pub(crate) fn metric(relay: &RelayProcess, name: &str) -> f64 {
     let mut stream = TcpStream::connect(relay.host()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -253,8 +253,7 @@ pub(crate) fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// A socket with timeouts. The kernel ends its calls early when this process is stopped and goes on, which says
-/// nothing of the relay.
+/// A socket with timeouts. System calls that are interrupted because this process was stopped and continued are repeated.
 #[derive(Debug)]
 pub(crate) struct Patient(TcpStream);
 
@@ -283,7 +282,7 @@ fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usiz
     }
 }
 
-/// A client that knows WebSocket and nothing of Nostr.
+/// A WebSocket client without knowledge of Nostr.
 pub(crate) struct RawClient {
     host: String,
     pub(crate) socket: WebSocket<Patient>,
@@ -310,9 +309,9 @@ impl RawClient {
         Some(RawClient { host: host.to_owned(), socket, closed: None })
     }
 
-    /// Whether a ping is answered before the connection closes; texts that come first are passed on.
+    /// Whether a ping is answered before the connection closes; earlier messages are passed to `text`.
     pub(crate) fn answers_ping(&mut self, mut text: impl FnMut(String)) -> bool {
-        // A connection that has been closed takes no ping, and says so when it is read.
+        // Sending a ping on a closed connection fails; reading reports the end.
         let _ = self.socket.send(Message::Ping(tungstenite::Bytes::new()));
         loop {
             match self.socket.read() {
@@ -331,7 +330,7 @@ impl RawClient {
         self.socket.send(Message::text(text.into())).unwrap();
     }
 
-    /// The next text message; `None` if the relay closed the connection or said nothing for long.
+    /// The next text message; `None` if the relay closed the connection or sent nothing until the timeout.
     pub(crate) fn recv(&mut self) -> Option<String> {
         loop {
             match self.socket.read() {
@@ -341,7 +340,7 @@ impl RawClient {
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    // Goes where cargo shows it if the test fails.
+                    // Captured by cargo and shown if the test fails.
                     println!("client: no more comes from {}: {error}", self.host);
                     return None;
                 }
@@ -349,7 +348,7 @@ impl RawClient {
         }
     }
 
-    /// The next message that starts so; others are passed over.
+    /// The next message with this prefix; others are skipped.
     pub(crate) fn recv_starting(&mut self, start: &str) -> String {
         loop {
             let text = self.recv().unwrap_or_else(|| panic!("nothing that starts with {start}"));
@@ -359,7 +358,7 @@ impl RawClient {
         }
     }
 
-    /// Publishes an event and returns whether it was accepted, and the words.
+    /// Publishes an event; returns whether it was accepted, and the message.
     pub(crate) fn publish(&mut self, event: &str) -> (bool, String) {
         self.send(format!(r#"["EVENT",{event}]"#));
         let ok: (String, String, bool, String) =

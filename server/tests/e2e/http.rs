@@ -1,4 +1,4 @@
-//! HTTP on the relay's port: NIP-11, the page, health, metrics, and what is no door to WebSocket.
+//! HTTP on the relay's port: NIP-11, the web page, health, metrics, and requests that are no WebSocket upgrades.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -23,7 +23,7 @@ fn request_at(host: &str, method: &str, path: &str, headers: &str) -> (u16, Stri
     write!(stream, "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}\r\n").unwrap();
     let mut answer = String::new();
     if headers.contains("Sec-WebSocket-Key") {
-        // What comes behind the head of a WebSocket is no text, and has no end.
+        // After the head of a WebSocket there are binary frames without an end.
         let mut lines = BufReader::new(stream).lines();
         while let Some(Ok(line)) =
             lines.next().filter(|line| line.as_ref().is_ok_and(|line| !line.is_empty()))
@@ -44,7 +44,7 @@ const UPGRADE: &str =
     "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
 #[test]
-fn each_path_answers_what_it_is_for() {
+fn each_path_is_answered() {
     let relay = RelayProcess::start_with(
         "[info]\nname = 'a <name>'\n[limits]\nlimit_max = 123\nlimit_default = 12\n",
     );
@@ -94,7 +94,7 @@ fn each_path_answers_what_it_is_for() {
 }
 
 #[test]
-fn a_public_relay_shows_its_picture() {
+fn a_relay_with_a_url_advertises_its_icon() {
     let relay = RelayProcess::start_with("url = 'wss://relay.example.com'\n");
     let nostr = "Accept: application/nostr+json\r\n";
     let document: Value = serde_json::from_str(&request(&relay, "GET", "/", nostr).2).unwrap();
@@ -103,7 +103,7 @@ fn a_public_relay_shows_its_picture() {
     assert!(request(&relay, "GET", "/icon.svg", "").2.starts_with("<svg "));
 }
 
-/// Behind a proxy that puts its own name into the Host header nobody could authenticate, and nothing had been said.
+/// Behind a proxy that replaces the Host header nobody could authenticate, and the log did not say why.
 #[test]
 fn a_relay_without_url_warns_at_the_start_and_at_the_first_proxy() {
     let folder = tempfile::TempDir::new().unwrap();
@@ -127,7 +127,7 @@ fn a_relay_without_url_warns_at_the_start_and_at_the_first_proxy() {
 }
 
 #[test]
-fn metrics_are_for_those_they_are_for() {
+fn metrics_need_the_token_or_a_listed_address() {
     let relay = RelayProcess::start_with("[metrics]\ntoken = 's3cret'\n");
     let (status, head, body) = request(&relay, "GET", "/metrics", "");
     assert!(status == 401 && head.contains("www-authenticate: bearer") && !body.contains("strfry"), "{head}");
@@ -179,7 +179,7 @@ fn administrators_sign_for_metrics_and_configuration() {
     let (status, head, body) = get("/relay/config.json", "Authorization: Bearer s3cret\r\n");
     assert!(status == 401 && head.contains("www-authenticate: nostr"), "{head}{body}");
 
-    // Behind a proxy the public URL counts.
+    // Behind a proxy the event must name the public URL.
     let config = format!("url = 'wss://relay.example/nostr'\n[policy]\nadmin_pubkeys = ['{admin}']\n");
     let relay = RelayProcess::start_with(&config);
     let get = |url| request(&relay, "GET", "/relay/config.json", &signed(1, url, 3)).0;
@@ -188,7 +188,7 @@ fn administrators_sign_for_metrics_and_configuration() {
 }
 
 #[test]
-fn a_client_that_dawdles_is_closed_and_an_idle_one_too() {
+fn slow_requests_and_idle_connections_are_closed() {
     let relay = RelayProcess::start_with("[network]\nhandshake_seconds = 1\n");
     for sent in ["GET / HTTP/1.1\r\nHost:", "", "GET /health HTTP/1.1\r\nHost: a\r\n\r\n"] {
         let started = Instant::now();
@@ -207,7 +207,7 @@ fn a_client_that_dawdles_is_closed_and_an_idle_one_too() {
 }
 
 #[test]
-fn metrics_have_an_address_of_their_own_where_one_is_given() {
+fn metrics_may_have_a_separate_address() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let own = free.local_addr().unwrap().to_string();
     drop(free);

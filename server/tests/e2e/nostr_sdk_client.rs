@@ -1,4 +1,4 @@
-//! The relay driven by nostr-sdk, as native apps drive it.
+//! The relay with nostr-sdk, the client library of native apps.
 
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ fn live_events_reach_another_client() {
         let (alice, bob) = (client(&relay, author.clone()).await, client(&relay, Keys::generate()).await);
         let mut notifications = bob.notifications();
         bob.subscribe(Filter::new().author(author.public_key()).kind(Kind::TextNote), None).await.unwrap();
-        // The subscription is live once it has answered.
+        // The subscription is live after its EOSE.
         bob.fetch_events(Filter::new().limit(1), PATIENCE).await.unwrap();
         let mut sent = Vec::new();
         for number in 0..20 {
@@ -90,7 +90,7 @@ fn live_events_reach_another_client() {
 }
 
 #[test]
-fn a_relay_that_asks_for_auth_gets_it() {
+fn nostr_sdk_answers_auth() {
     on_runtime(async {
         let relay = RelayProcess::start_with("[policy]\nauth_required = true\n");
         let keys = Keys::generate();

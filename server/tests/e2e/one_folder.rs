@@ -12,9 +12,9 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Two relays on one folder stored beside each other, and neither sent its clients what the other had taken.
+/// Two relays served the same folder, and neither sent its subscriptions the events that the other had stored.
 #[test]
-fn a_second_relay_on_a_folder_is_refused_and_told_who_has_it() {
+fn a_second_relay_on_a_folder_is_refused_and_the_first_is_named() {
     let mut first = RelayProcess::start();
     let second = serve(&first.data(), None).output().unwrap();
     let told = stderr(&second);
@@ -23,20 +23,21 @@ fn a_second_relay_on_a_folder_is_refused_and_told_who_has_it() {
         told.contains("is served already") && told.contains(&format!("process {}", first.pid())),
         "{told}"
     );
-    // The first one is none the worse, and commands work beside it.
+    // The first one still works, and so do commands.
     let data = first.data();
     let data = data.to_str().unwrap();
     let line = event(&key(1)).at(1_000).sign().json();
     assert!(relay(&["import", "--data", data], line.as_bytes()).status.success());
     assert_eq!(first.connect().query("{}"), [line]);
-    // The lock goes with its holder, however that ends.
+    // The lock is released when its holder ends, in whatever way.
     first.kill();
     first.restart();
     assert!(first.stop().success());
     first.restart();
 }
 
-/// A process that is the first of a PID namespace of its own, as in a container. `None`, said so, where there are none.
+/// A process that is the first in a PID namespace of its own, as in a container. `None`, after printing that, if the machine
+/// does not allow it.
 fn contained(args: &[&str]) -> Option<Command> {
     let can = Command::new("unshare").args(["-p", "-f", "--mount-proc", "true"]).output();
     if !can.is_ok_and(|output| output.status.success()) {
@@ -59,9 +60,9 @@ impl Drop for Killed {
     }
 }
 
-/// «Resource temporarily unavailable (os error 11)» was all that a command in another container said.
+/// The only message of a command in another container was «Resource temporarily unavailable (os error 11)».
 #[test]
-fn a_command_in_another_pid_namespace_is_told_where_to_run() {
+fn a_command_in_another_pid_namespace_is_refused_with_advice() {
     let folder = TempDir::new().unwrap();
     let data = folder.path().join("data");
     let data = data.to_str().unwrap();
@@ -72,7 +73,7 @@ fn a_command_in_another_pid_namespace_is_told_where_to_run() {
     until("a serving relay", || {
         std::fs::metadata(format!("{data}/serve.lock")).is_ok_and(|file| file.len() > 0)
     });
-    // Its lock is taken just before the database is opened, for which it then registers as process 1.
+    // It takes the lock just before it opens the database, in which it registers as process 1.
     let told = |args: &[&str]| {
         let mut output = contained(args).unwrap().output().unwrap();
         for _ in 0..100 {
@@ -93,15 +94,16 @@ fn a_command_in_another_pid_namespace_is_told_where_to_run() {
             "{command}: {words}"
         );
     }
-    // A second relay is told who serves, whichever namespace it is in.
+    // A second relay names the first one, whichever namespace it is in.
     let output = told(&["serve", "--listen", "127.0.0.1:0", "--data", data]);
     assert!(stderr(&output).contains("is served already, by process 1 on host"), "{}", stderr(&output));
-    // Where ids differ, as they do in one namespace, commands work beside it.
+    // If process ids differ, as in one namespace, commands work.
     let output = relay(&["info", "--data", data], b"");
     assert!(output.status.success(), "{}", stderr(&output));
 }
 
-/// Runs shell words with `$D`, a database on a file system that can't be written. `None`, said so, where that can't be.
+/// Runs a shell command; `$D` is a database on a read-only file system. `None`, after printing that, if the machine does not
+/// allow such a mount.
 fn on_a_read_only_disk(data: &str, words: &str) -> Option<Output> {
     let script = format!("mount --bind $D $D && mount -o remount,bind,ro $D $D || exit 99; {words}");
     let run = |namespaces: &str| {
@@ -147,9 +149,9 @@ fn a_read_only_folder_can_be_read() {
     }
 }
 
-/// Without a lock nobody can be kept from writing where it is read.
+/// Without a lock, writers could not be kept from reusing pages that are read.
 #[test]
-fn a_read_only_folder_that_somebody_serves_is_not_read() {
+fn a_read_only_folder_that_is_served_is_not_read() {
     let relay = RelayProcess::start();
     let data = relay.data();
     let Some(output) = on_a_read_only_disk(data.to_str().unwrap(), "$R info --data $D") else { return };

@@ -1,4 +1,4 @@
-//! The real events: imported, found by every filter shape, exported byte for byte, refused when tampered with.
+//! Real events: imported, found by every kind of filter, exported byte for byte, refused when modified.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ fn real_events() -> Vec<Value> {
     real_event_lines().iter().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Canonical form by serde_json, which the relay does not use.
+/// The canonical form, written by serde_json, which the engine does not use.
 fn canonical(event: &Value) -> String {
     let field = |name: &str| event[name].to_string();
     format!(
@@ -39,7 +39,7 @@ fn is_ephemeral(event: &Value) -> bool {
     (20_000..30_000).contains(&kind(event))
 }
 
-/// What replaces each other: author, kind, and for addressable events the first `d`.
+/// The address of a replaceable event: author, kind, and for addressable events the first `d`.
 fn address(event: &Value) -> Option<(&Value, u64, &str)> {
     let identifier = match kind(event) {
         0 | 3 | 10_000..=19_999 => "",
@@ -52,8 +52,8 @@ fn address(event: &Value) -> Option<(&Value, u64, &str)> {
     Some((&event["pubkey"], kind(event), identifier))
 }
 
-/// Whether it may be gone: replaced by a newer version, deleted or expired.
-fn may_be_gone(event: &Value, events: &[Value]) -> bool {
+/// Whether it may not be stored any more: replaced by a newer version, deleted or expired.
+fn may_be_removed(event: &Value, events: &[Value]) -> bool {
     // NIP-01: of versions of one second, the lowest id stays.
     let age = |event: &Value| {
         (event["created_at"].as_u64().unwrap(), std::cmp::Reverse(event["id"].as_str().unwrap().to_owned()))
@@ -98,7 +98,7 @@ fn scan(data: &str, filter: &Value) -> Vec<String> {
 }
 
 #[test]
-fn every_real_event_is_imported_found_and_exported_as_it_is() {
+fn every_real_event_is_imported_found_and_exported_unchanged() {
     let events = real_events();
     let folder = TempDir::new().unwrap();
     let data = folder.path().join("data").display().to_string();
@@ -106,7 +106,7 @@ fn every_real_event_is_imported_found_and_exported_as_it_is() {
     assert_eq!((code, counts["refused"]), (0, 0), "{stderr}");
     assert_eq!(counts.values().sum::<u64>(), events.len() as u64, "{stderr}");
 
-    // Again: nothing new, nothing refused.
+    // A second import stores nothing and refuses nothing.
     let (code, again, _) = import(&data, &lines(&events), &[]);
     assert_eq!((code, again["stored"], again["refused"]), (0, 0, 0));
 
@@ -124,13 +124,13 @@ fn every_real_event_is_imported_found_and_exported_as_it_is() {
     let ids: BTreeSet<String> = kept.iter().map(|event| event["id"].to_string()).collect();
     for event in &events {
         let lawful =
-            ids.contains(&event["id"].to_string()) || is_ephemeral(event) || may_be_gone(event, &events);
+            ids.contains(&event["id"].to_string()) || is_ephemeral(event) || may_be_removed(event, &events);
         assert!(lawful, "{event} is missing");
     }
     assert_found_by_every_shape(&data, &mut kept);
 }
 
-/// One question a shape, over values the events themselves have; the oracle is a loop over JSON values.
+/// A query of each kind, with values of the events; the oracle is a loop over JSON values.
 fn assert_found_by_every_shape(data: &str, kept: &mut [Value]) {
     kept.sort_by_key(|event| {
         (std::cmp::Reverse(event["created_at"].as_u64().unwrap()), event["id"].as_str().unwrap().to_owned())
@@ -189,7 +189,7 @@ fn assert_found_by_every_shape(data: &str, kept: &mut [Value]) {
 }
 
 #[test]
-fn tampered_copies_are_all_refused() {
+fn modified_copies_are_refused() {
     let events = real_events();
     let folder = TempDir::new().unwrap();
     let data = folder.path().join("data").display().to_string();
@@ -220,7 +220,7 @@ fn tampered_copies_are_all_refused() {
 }
 
 #[test]
-fn trust_is_a_flag() {
+fn no_verify_accepts_modified_copies() {
     let events = real_events();
     let folder = TempDir::new().unwrap();
     let data = folder.path().join("data").display().to_string();

@@ -1,4 +1,4 @@
-//! Every case of the relay's meaning, the same that the machine is held against, over real sockets.
+//! The semantics suite, the same as for the machine, over real sockets.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use relay_server::config::Settings;
 
 use super::harness::{RawClient, RelayProcess, unix_now};
 
-/// No case is worth a longer sleep than this many seconds.
+/// A case that needs a longer sleep than this many seconds is skipped.
 const SLEEP_SECONDS_MAX: u64 = 3;
 
 struct ServerWorld {
@@ -60,7 +60,7 @@ impl World for ServerWorld {
 
 struct Socket {
     client: RawClient,
-    /// Received while the case asked only whether the connection was closed.
+    /// Messages received while the case checked whether the connection was closed.
     waiting: VecDeque<String>,
 }
 
@@ -85,8 +85,8 @@ impl Client for Socket {
     }
 
     fn closed(&mut self) -> Option<u16> {
-        // Pings are answered before the shard's turn in which a close frame is sent: whoever answers a second one,
-        // sent after the first one's answer, is not closing.
+        // A pong may be sent before the shard's turn that sends a close frame. If a second ping, sent after the first pong, is
+        // answered too, the connection is not being closed.
         for _ in 0..2 {
             if !self.client.answers_ping(|text| self.waiting.push_back(text)) {
                 break;
@@ -96,9 +96,9 @@ impl Client for Socket {
     }
 }
 
-/// One test for all, eight worlds at a time: a failing case tells its talk.
+/// One test for all cases, eight worlds at a time. A failed case prints its last messages.
 #[test]
-fn the_server_means_what_the_machine_means() {
+fn the_server_passes_the_semantics_suite() {
     let only = std::env::var("RELAY_CASE").unwrap_or_default();
     let cases: Vec<_> = cases().into_iter().filter(|case| case.name.contains(&only)).collect();
     let next = std::sync::atomic::AtomicUsize::new(0);

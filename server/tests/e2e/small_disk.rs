@@ -1,5 +1,5 @@
-//! A disk that is full when a database is opened: LMDB writes `lock.mdb` through a map, and a page that the disk can't
-//! give was a SIGBUS, an end without a word.
+//! A disk that is full when a database is opened: LMDB writes `lock.mdb` through a map, and a page for which the disk has no room
+//! raised SIGBUS, which killed the process without a message.
 
 use std::process::Command;
 
@@ -7,8 +7,8 @@ use relay_engine::testing::signing::{event, key};
 
 use super::harness::{RELAY, relay, without_relay_variables};
 
-/// Makes a full file system in mount and user namespaces of its own and runs the shell words in it, `$R` being the
-/// relay and `$D` a folder on it. `None`, said so, where that is not allowed.
+/// Mounts a full file system in a mount and user namespace of its own and runs a shell command there; `$R` is the relay and `$D`
+/// a folder on it. `None`, after printing that, if the machine does not allow it.
 fn on_a_full_disk(kind: &str, words: &str) -> Option<std::process::Output> {
     let make = match kind {
         "tmpfs" => "mount -t tmpfs -o size=1m tmpfs $M",
@@ -48,10 +48,10 @@ fn database(folder: &std::path::Path) -> std::path::PathBuf {
 }
 
 #[test]
-fn a_full_disk_is_said_and_nothing_dies() {
+fn a_full_disk_is_an_error_and_no_sigbus() {
     for kind in ["tmpfs", "ext4"] {
         for command in ["serve --listen 127.0.0.1:0", "import", "info", "export"] {
-            // Over a folder that is new, and over one whose lock file was not in the backup.
+            // In a new folder, and in one without its lock file, as from a backup.
             for data in ["$D", "$M/new"] {
                 if data == "$M/new" && ["info", "export"].contains(&command) {
                     continue;
@@ -64,7 +64,7 @@ fn a_full_disk_is_said_and_nothing_dies() {
                 assert!(stderr.contains("the disk is full"), "{kind}, {command}, {data}: {stderr}");
             }
         }
-        // With its lock file a database is read though the disk is full.
+        // With its lock file a database can be read even if the disk is full.
         let words = "rm $M/ballast; $R info --data $D >/dev/null || exit 97; \
                      dd if=/dev/zero of=$M/ballast bs=4096 2>/dev/null; $R export --data $D";
         let Some(output) = on_a_full_disk(kind, words) else { return };
@@ -73,9 +73,9 @@ fn a_full_disk_is_said_and_nothing_dies() {
     }
 }
 
-/// A copy that ended early was a SIGBUS as well, as soon as somebody read what it lacks.
+/// A truncated copy raised SIGBUS too, as soon as the missing part was read.
 #[test]
-fn a_database_that_was_cut_short_is_told_as_corrupt() {
+fn a_truncated_database_is_reported_as_corrupt() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let data = data.to_str().unwrap();

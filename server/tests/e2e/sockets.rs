@@ -1,4 +1,4 @@
-//! What the host adds to the protocol: shards, slow readers, silent clients, a full house.
+//! Sockets of the host: shards, slow readers, silent clients, connections_max.
 
 use std::io::Read;
 
@@ -43,7 +43,7 @@ fn a_slow_reader_misses_nothing_and_costs_others_nothing() {
     let mut quick = subscribe(&relay, r#"{"kinds":[1],"limit":0}"#);
     let mut writer = relay.connect();
     let (content, now) = ("x".repeat(50_000), unix_now());
-    // Thirty megabytes: more than sockets and outbox hold.
+    // 30 MB: more than the buffers of the sockets and the outbox hold.
     for serial in 0..EVENTS {
         let sent = event(&key(1)).at(now - EVENTS + serial).content(content.clone()).sign().json();
         assert_eq!(writer.publish(&sent), (true, String::new()));
@@ -59,7 +59,7 @@ fn a_slow_reader_misses_nothing_and_costs_others_nothing() {
 }
 
 #[test]
-fn a_reader_that_takes_nothing_is_closed_and_counted() {
+fn a_client_that_reads_nothing_is_closed_and_counted() {
     let relay = RelayProcess::start_with("shards = 1\n[network]\nwrite_stall_seconds = 1\n");
     let mut writer = relay.connect();
     let (content, now) = ("x".repeat(100_000), unix_now());
@@ -76,15 +76,15 @@ fn a_reader_that_takes_nothing_is_closed_and_counted() {
 }
 
 #[test]
-fn who_answers_pings_stays_and_who_does_not_goes() {
+fn clients_that_answer_no_pings_are_disconnected() {
     let relay = RelayProcess::start_with("shards = 1\n[network]\nping_seconds = 3\n");
     let mut dead = relay.connect();
     let mut alive = relay.connect();
-    // Reading the raw stream answers no ping; it ends when the relay gives up.
+    // Reading the raw stream answers no pings; it ends when the relay disconnects it.
     let mut rest = Vec::new();
     let answering = std::thread::scope(|scope| {
         let answering = scope.spawn(|| {
-            // A client that reads answers pings by itself, and this one reads until there is an answer.
+            // tungstenite answers pings while it reads; this client reads until there is an answer.
             let mut pings = 0;
             while pings < 3 {
                 if let Message::Ping(_) = alive.socket.read().unwrap() {
@@ -102,9 +102,9 @@ fn who_answers_pings_stays_and_who_does_not_goes() {
     assert_eq!(metric(&relay, "relay_closed_silent_total"), 1.0);
 }
 
-/// A shard that had work all the time never looked at its clocks.
+/// A shard that always had work never checked its timers.
 #[test]
-fn a_busy_shard_sees_who_is_dead() {
+fn a_busy_shard_disconnects_dead_clients() {
     let relay =
         RelayProcess::start_with("shards = 1\n[network]\nping_seconds = 1\n[limits]\nscan_rows_max = 1\n");
     let mut writer = relay.connect();
@@ -135,20 +135,20 @@ fn a_busy_shard_sees_who_is_dead() {
     assert_eq!(metric(&relay, "relay_closed_silent_total"), 1.0);
 }
 
-/// Requests without end whose answers nobody read held a seat for ever.
+/// Endless pipelined requests whose answers were not read kept a socket open for ever.
 #[test]
-fn plain_http_does_not_keep_a_seat() {
+fn plain_http_does_not_keep_a_socket() {
     let relay =
         RelayProcess::start_with("shards = 1\n[network]\nhandshake_seconds = 1\nwrite_stall_seconds = 1\n");
     let mut stream = std::net::TcpStream::connect(relay.host()).unwrap();
     stream.set_write_timeout(Some(std::time::Duration::from_millis(200))).unwrap();
     let request = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1_000);
     while std::io::Write::write_all(&mut stream, request.as_bytes()).is_ok() {}
-    // The socket that asks is one.
+    // The socket of this request counts too.
     until("a free seat", || metric(&relay, "relay_sockets{") <= 1.0);
 }
 
-/// Each shard let as many in, so that two let in twice as many.
+/// Each shard accepted connections_max, so two shards accepted twice as many.
 #[test]
 fn a_full_house_says_so() {
     for shards in 1..=3 {
@@ -161,7 +161,7 @@ fn a_full_house_says_so() {
         };
         assert_eq!(response.status(), 503);
         drop(clients.pop());
-        // The seat is free as soon as the relay has seen the end.
+        // The place is free as soon as the relay has seen the end of the connection.
         until("a free seat", || metric(&relay, "relay_connections{") <= 3.0);
         assert!(relay.connect().query("{}").is_empty());
     }

@@ -1,4 +1,4 @@
-//! A graceful stop: what was sent before the signal is answered, close frames follow, exit code 0.
+//! A graceful stop: messages sent before the signal are answered, close frames follow, exit code 0.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
@@ -8,13 +8,13 @@ use relay_engine::testing::signing::{event, key};
 use super::harness::{RELAY, RelayProcess, relay, serve, unix_now, until, without_relay_variables};
 
 #[test]
-fn what_is_under_way_is_answered_before_the_close_frame() {
+fn pending_messages_are_answered_before_the_close_frame() {
     for signal in ["TERM", "INT"] {
         let mut relay = RelayProcess::start();
         let mut client = relay.connect();
-        // The connection is set up and read from.
+        // The connection is open and is being read.
         assert!(client.query(r#"{"limit":1}"#).is_empty());
-        // One look at the clock: a second that ends meanwhile would make two events the same.
+        // The clock is read once: otherwise a change of the second could make two events equal.
         let now = unix_now();
         let events: Vec<_> = (0..200).map(|n| event(&key(3)).at(now - n).sign()).collect();
         for event in &events {
@@ -38,15 +38,14 @@ fn what_is_under_way_is_answered_before_the_close_frame() {
     }
 }
 
-/// A machine that is busy elsewhere delivers what was sent at once a second apart, or what was sent a second apart at
-/// once: then it is tried again.
+/// Repeats a test that depends on the time between two signals, because a busy machine may deliver them with other delays.
 fn in_some_attempt(mut attempt: impl FnMut() -> bool) {
     assert!((0..4).any(|_| attempt()), "not in any attempt");
 }
 
-/// `timeout` sends its signal to the process and then to the process's group; the second one ended it at once.
+/// `timeout` sends its signal to the process and then to its process group; the second one ended the relay at once.
 #[test]
-fn a_signal_that_comes_twice_at_once_is_one() {
+fn two_signals_at_the_same_time_count_as_one() {
     in_some_attempt(|| {
         let mut relay = RelayProcess::start();
         let mut client = relay.connect();
@@ -63,7 +62,7 @@ fn a_signal_that_comes_twice_at_once_is_one() {
 fn a_second_signal_after_a_moment_ends_it_at_once() {
     in_some_attempt(|| {
         let mut relay = RelayProcess::start_with("[network]\nshutdown_seconds = 60\n");
-        // Somebody who does not answer the close frame keeps it for three seconds.
+        // A client that does not answer the close frame delays the end by three seconds.
         let mut client = relay.connect();
         assert!(client.query(r#"{"limit":1}"#).is_empty());
         relay.signal("TERM");
@@ -73,9 +72,9 @@ fn a_second_signal_after_a_moment_ends_it_at_once() {
     });
 }
 
-/// Log rotation and reloads send it, and it was the end of the relay.
+/// Log rotation and reloads send SIGHUP, and it ended the relay.
 #[test]
-fn a_hangup_is_passed_over() {
+fn sighup_is_ignored() {
     let mut relay = RelayProcess::start();
     let mut client = relay.connect();
     for _ in 0..3 {
@@ -85,9 +84,9 @@ fn a_hangup_is_passed_over() {
     assert!(relay.stop().success());
 }
 
-/// Logging to a pipe that nobody reads any more was a panic.
+/// Logging to a closed pipe was a panic.
 #[test]
-fn the_reader_of_the_log_may_leave() {
+fn the_pipe_of_the_log_may_be_closed() {
     let folder = tempfile::TempDir::new().unwrap();
     let mut child = serve(&folder.path().join("data"), None).stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap());
@@ -102,19 +101,19 @@ fn the_reader_of_the_log_may_leave() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_said_so() {
+fn a_port_in_use_is_an_error() {
     let relay = RelayProcess::start();
     let folder = tempfile::TempDir::new().unwrap();
     let output = serve(&folder.path().join("data"), None).args(["--listen", relay.host()]).output();
-    // The flag given last, or a usage error: both end it, and neither shares the port.
+    // Either the last flag is used, or it is a usage error; both fail, and the port is not shared.
     let output = output.unwrap();
     assert!(!output.status.success());
     assert!(relay.connect().query(r#"{"limit":1}"#).is_empty());
 }
 
-/// Ctrl-C ended it without a word of what it had stored.
+/// Ctrl-C ended an import without a report of what it had stored.
 #[test]
-fn an_import_that_is_stopped_says_how_far_it_came() {
+fn an_interrupted_import_reports_its_progress() {
     for signal in ["INT", "TERM", "HUP"] {
         let folder = tempfile::TempDir::new().unwrap();
         let data = folder.path().join("data");
@@ -129,7 +128,7 @@ fn an_import_that_is_stopped_says_how_far_it_came() {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        // A pipe that stays open: a batch of lines is taken, and the next one never comes.
+        // The pipe stays open: one batch of lines is read, and no other follows.
         let mut pipe = child.stdin.take().unwrap();
         let mut lines: String = (0..2).map(|n| event(&key(1)).at(1_000 + n).sign().json() + "\n").collect();
         lines.push_str(&"nonsense\n".repeat(8_192));

@@ -1,4 +1,4 @@
-//! The storage seam, exercised on any backend: each answer is compared with that of a naive model.
+//! Random use of any backend, compared with a naive model.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use relay_engine::store::{
 use relay_engine::types::{Event, EventId, Kind, NO_EXPIRY, PubKey, Timestamp};
 use relay_engine::verify::Verified;
 
-/// An event of a small world. The id begins with `prefix` and ends with `tail`.
+/// A test event. Its id begins with `prefix` and ends with `tail`.
 #[derive(Clone, Debug)]
 pub(crate) struct Made {
     pub(crate) prefix: u64,
@@ -43,12 +43,12 @@ pub(crate) fn author(n: u8) -> PubKey {
     PubKey([n; 32])
 }
 
-/// A note of author 1, told from others by `n`.
+/// A note of author 1, unique by `n`.
 pub(crate) fn note(n: u64, created_at: Timestamp) -> Event {
     Made { prefix: n, tail: n, author: 1, created_at, kind: 1, tags: vec![] }.event()
 }
 
-/// Numbers that look random and are the same in each run.
+/// A seeded random generator.
 pub(crate) struct Chance(u64);
 
 impl Chance {
@@ -90,7 +90,7 @@ impl Chance {
     }
 }
 
-/// What a backend should hold.
+/// The expected contents of a backend.
 #[derive(Clone, Default)]
 pub(crate) struct Model {
     events: BTreeMap<Seq, (Event, Vec<Term>)>,
@@ -122,7 +122,7 @@ impl Model {
         found
     }
 
-    /// Asserts that `reader` answers everything as this model does.
+    /// Asserts that `reader` returns what this model does.
     pub(crate) fn check(&self, reader: &impl Reader, classes: TermClasses, chance: &mut Chance) {
         assert_eq!(reader.last_seq(), Ok(self.last_seq));
         assert_eq!(reader.stats().expect("stats").events, (self.events.len() - self.hidden.len()) as u64);
@@ -201,7 +201,7 @@ impl Model {
                 self.hidden.insert(seq);
             }
             0 if !self.events.is_empty() => {
-                // The newest ones too, whose numbers must not come back.
+                // Also the newest ones, whose sequence numbers must not be reused.
                 let back = chance.below(self.events.len().min(4) as u64) as usize;
                 let seq = *self.events.keys().rev().nth(back).expect("there are that many");
                 let (event, terms) = self.events.remove(&seq).expect("just found");
@@ -235,7 +235,7 @@ impl Model {
     }
 }
 
-/// Random writes, some of them taken back, read inside and after; `reopen` closes the backend now and then.
+/// Random writes, some of them aborted, read during and after the write; `reopen` sometimes closes the backend.
 pub(crate) fn check_random_writes<B: Backend>(
     seed: u64,
     mut backend: B,
@@ -315,7 +315,7 @@ pub(crate) fn insert<B: Backend>(backend: &B, seq: u64, event: &Event) -> Result
     backend.write(|writer| writer.insert(Seq(seq), event, &terms))
 }
 
-/// Numbers of an author's events, newest first.
+/// Sequence numbers of an author's events, newest first.
 pub(crate) fn of_author<B: Backend>(backend: &B, author: PubKey) -> Vec<u64> {
     let mut found = Vec::new();
     let start = Bound::From(Rank::newest(Timestamp::MAX));

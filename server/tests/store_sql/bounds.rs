@@ -1,5 +1,5 @@
-//! The SQL backend against failures at any moment, and the bounds of what a write, a read and the store take when
-//! somebody makes the worst of them.
+//! The SQL backend: failures at any statement, and upper bounds of the cost of writes and reads and of the store's size in the worst
+//! cases.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use relay_engine::store::sql::{SqlBackend, SqlSizes};
 use relay_engine::store::{Backend, Bound, Posting, Rank, Reader, Seq, StoreError, Term, Writer, terms_of};
 use relay_engine::types::{Event, NO_EXPIRY, Timestamp};
 
-/// An id's beginning that is like a hash's.
+/// A pseudorandom id prefix.
 fn scattered(n: u64) -> u64 {
     n.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23).wrapping_mul(0xbf58_476d_1ce4_e5b9)
 }
@@ -37,7 +37,7 @@ fn take(backend: &SqlBackend<Sqlite>, events: &[(u64, Event)]) -> Result<(), Sto
     })
 }
 
-/// Stores, or removes, events `first..=last` by `at_once`.
+/// Stores or removes events `first..=last`, `at_once` in a write.
 fn in_writes(
     first: u64,
     last: u64,
@@ -62,7 +62,7 @@ fn runs_of_level_0(backend: &SqlBackend<Sqlite>) -> i64 {
     backend.conn().conn.query_row(sql, [], |row| row.get(0)).expect("a count")
 }
 
-/// What a store holds, by number.
+/// The expected events by sequence number.
 type Model = BTreeMap<u64, Event>;
 
 fn small(n: u64, chance: &mut Chance) -> Event {
@@ -166,8 +166,8 @@ fn any_sizes(chance: &mut Chance) -> SqlSizes {
     }
 }
 
-/// One world: random writes with sizes that change, any statement or COMMIT failing (in writes, flushes, compactions and
-/// renewals), and the backend opened anew at any moment between transactions, also in the middle of a pass over level 0.
+/// A random run: writes with changing sizes, failures of any statement or COMMIT (in writes, flushes, compactions and rewrites of
+/// pages), and reopening of the backend between any two transactions, also in the middle of a pass over level 0.
 fn check_world(seed: u64) -> (usize, usize) {
     let mut chance = Chance::new(seed + 1);
     let folder = tempfile::tempdir().expect("folder");
@@ -241,9 +241,9 @@ fn check_world(seed: u64) -> (usize, usize) {
     (refused, depth)
 }
 
-/// `RELAY_STORE_WORLDS` makes it more than ten.
+/// Ten random runs, or `RELAY_STORE_WORLDS`.
 #[test]
-fn nothing_is_lost_or_comes_back_whatever_fails() {
+fn nothing_is_lost_or_restored_whatever_fails() {
     let worlds = std::env::var("RELAY_STORE_WORLDS").map_or(10, |worlds| worlds.parse().expect("a number"));
     let worlds: Vec<_> = (0..worlds).map(check_world).collect();
     assert!(worlds.iter().map(|(refused, _)| refused).sum::<usize>() > 60, "{worlds:?}");
@@ -251,7 +251,7 @@ fn nothing_is_lost_or_comes_back_whatever_fails() {
 }
 
 #[test]
-fn sizes_that_do_not_work_become_such_that_do() {
+fn invalid_sizes_are_corrected() {
     let none = SqlSizes {
         page_bytes: 0,
         runs: 0,
@@ -272,9 +272,9 @@ fn sizes_that_do_not_work_become_such_that_do() {
     }
 }
 
-/// A reader that is far behind is given some numbers at a time, and each time the whole rest of the table was read.
+/// A reader that is far behind reads some sequence numbers at a time, and each time the whole rest of the table was read.
 #[test]
-fn a_page_of_the_log_reads_a_page_of_the_log() {
+fn reading_a_part_of_the_log_reads_only_that_part() {
     let backend = in_memory(SqlSizes::default());
     in_writes(1, 20_000, 1, |n| made(n, n, 1, vec![]), |event| put(&backend, event).expect("put"));
     backend.conn().take_rows();
@@ -285,10 +285,10 @@ fn a_page_of_the_log_reads_a_page_of_the_log() {
     assert!(rows <= 40, "{rows} rows for ten numbers");
 }
 
-/// An event is found by each of its tags: the compaction debt is counted in keys, and counting it in events was too little for
-/// those of many tags, so that level 0 grew and grew and every look-up had to go through all of it.
+/// Each tag of an event has a key. The compaction debt was counted in events instead of keys, so with many tags level 0 grew without
+/// bound, and every look-up had to search all of it.
 #[test]
-fn many_tags_do_not_heap_up_in_level_0() {
+fn many_tags_do_not_accumulate_in_level_0() {
     for (tags, at_once, events) in [(2_000, 16, 200), (200, 64, 2_500)] {
         let backend = in_memory(SqlSizes::default());
         let event = |n: u64| {
@@ -301,10 +301,10 @@ fn many_tags_do_not_heap_up_in_level_0() {
     }
 }
 
-/// Somebody with a hundred thousand events asks to vanish. Their keys are not visited one by one, and pages that
-/// nobody reads are cleared all the same.
+/// An author with a hundred thousand events requests to vanish. Their keys are not visited one by one, and even pages that are
+/// never read are rewritten later.
 #[test]
-fn a_hundred_thousand_events_go_at_once_and_their_pages_follow() {
+fn a_hundred_thousand_events_are_removed_at_once_and_their_pages_later() {
     let backend = in_memory(SqlSizes::default());
     let event = |n: u64| {
         Made {
@@ -330,7 +330,7 @@ fn a_hundred_thousand_events_go_at_once_and_their_pages_follow() {
     assert!(before > 300 && pages(&backend) < 30, "{before} pages, then {}", pages(&backend));
 }
 
-/// Old events go as new ones come; nobody reads the old ones, and their pages get no new keys.
+/// Old events are removed as new ones are stored; the pages of the old ones are never read and get no new keys.
 #[test]
 fn a_store_that_keeps_ten_thousand_events_stays_that_large() {
     let backend = in_memory(SqlSizes::default());
@@ -348,7 +348,7 @@ fn a_store_that_keeps_ten_thousand_events_stays_that_large() {
     assert!(sizes[11] < sizes[2] * 2, "pages: {sizes:?}");
 }
 
-/// Storage is full, so keys cannot be flushed and new events are refused; removing events makes room.
+/// The storage is full, so keys cannot be flushed and new events are refused; removing events makes room.
 #[test]
 fn events_can_be_removed_from_a_full_store() {
     let backend = in_memory(SqlSizes::tiny());
@@ -362,9 +362,9 @@ fn events_can_be_removed_from_a_full_store() {
     put(&backend, &[(stored + 1, event(stored + 1))]).expect("there is room again");
 }
 
-/// The row of the last number stays when its event goes, but not for ever.
+/// The row of the last sequence number stays when its event is removed, but only until there are newer ones.
 #[test]
-fn rows_of_no_event_do_not_stay() {
+fn rows_without_events_are_removed() {
     let backend = in_memory(SqlSizes::default());
     for n in 1..=300 {
         let one = [(n, made(n, n, 1, vec![]))];

@@ -1,5 +1,5 @@
-//! The SQL backend at the seam, over rusqlite: random writes against a model, rows written and read per
-//! event, versions, durability, and a connection that counts as Durable Objects do.
+//! The SQL backend on rusqlite: random writes compared with a model, rows written and read per event, versions, durability, and a
+//! connection that counts rows as Durable Objects do.
 
 mod bounds;
 mod removal;
@@ -23,7 +23,7 @@ fn conforms() {
     conformance(|| in_memory(SqlSizes::default()));
 }
 
-/// A few events are flushed and compacted several levels deep.
+/// With sizes so small that a few events are flushed and compacted into several levels.
 #[test]
 fn conforms_with_tiny_sizes() {
     conformance(|| in_memory(SqlSizes::tiny()));
@@ -55,7 +55,7 @@ fn random_writes_read_as_the_model_says() {
 
 fn note_with_tags(n: u64, tags: u64) -> Event {
     let tags = (0..tags).map(|tag| ("t", format!("topic {tag} of {}", n % 7))).collect();
-    // Ids are hashes: pages of them are compacted all over.
+    // Ids are hashes, so a compaction rewrites all pages of ids.
     let prefix = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     Made { prefix, tail: n, author: (n % 5) as u8, created_at: n, kind: 1, tags }.event()
 }
@@ -72,7 +72,7 @@ fn put_all(backend: &SqlBackend<Sqlite>, events: impl Iterator<Item = (u64, Even
         .expect("write");
 }
 
-/// Rows written from `first` to `last`, one event a write.
+/// Rows written for events `first` to `last`, one event per write.
 fn rows_of_single_writes(backend: &SqlBackend<Sqlite>, first: u64, last: u64) -> u64 {
     backend.conn().take_rows();
     (first..=last).for_each(|n| insert(backend, n, &note_with_tags(n, 5)).expect("insert"));
@@ -93,7 +93,7 @@ fn a_note_with_five_tags_writes_one_row() {
     let backend = open(&folder.path().join("relay.sqlite"), true);
     assert_eq!(rows_of_single_writes(&backend, 1, 1), 1, "its line; its keys are in memory");
     assert_eq!(remove(&backend, 1), 1);
-    // Those that come together share rows.
+    // Events of one write share rows.
     put_all(&backend, (2..302).map(|n| (n, note_with_tags(n, 5))));
     assert!((5..20).contains(&backend.conn().take_rows().0), "16 KB a row");
     assert_eq!(remove(&backend, 10), 1);
@@ -101,7 +101,7 @@ fn a_note_with_five_tags_writes_one_row() {
     assert_eq!(backend.reader().expect("reader").last_seq(), Ok(Seq(301)));
 }
 
-/// `RELAY_STORE_EVENTS` makes it more than 30,000.
+/// With 30,000 events, or `RELAY_STORE_EVENTS`.
 #[test]
 fn flushing_and_compaction_write_a_fifth_of_a_row_an_event() {
     let events =
@@ -121,7 +121,7 @@ fn flushing_and_compaction_write_a_fifth_of_a_row_an_event() {
 }
 
 #[test]
-fn reading_takes_a_page_or_two_of_many_events() {
+fn a_query_of_many_events_reads_one_or_two_pages() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("relay.sqlite");
     let backend = open(&path, true);
@@ -144,7 +144,7 @@ fn reading_takes_a_page_or_two_of_many_events() {
         assert_eq!(found.len(), 100);
         assert!(keys <= 12 && events <= 100, "{term:?}: {keys} rows for keys, {events} for events");
     }
-    // The filters of ids leave one page; then it is in memory.
+    // The Bloom filters of ids select one page; then it is cached.
     let reader = backend.reader().expect("reader");
     let seq = reader.seq_of(&note_with_tags(5_000, 5).id).expect("read").expect("stored");
     assert!(backend.conn().take_rows().1 <= 3);
@@ -156,13 +156,13 @@ fn reading_takes_a_page_or_two_of_many_events() {
 }
 
 #[test]
-fn what_was_removed_is_nowhere_in_the_tables() {
+fn removed_events_are_nowhere_in_the_tables() {
     let backend = in_memory(SqlSizes::tiny());
     put_all(&backend, (1..=200).map(|n| (n, note_with_tags(n, 5))));
     (1..=200).filter(|n| n % 3 != 0).for_each(|n| {
         remove(&backend, n);
     });
-    // Merges leave out the keys.
+    // Compaction drops the keys.
     (201..=600).for_each(|n| insert(&backend, n, &note_with_tags(n, 0)).expect("insert"));
     let lines: i64 = backend
         .conn()
@@ -177,10 +177,10 @@ fn what_was_removed_is_nowhere_in_the_tables() {
     assert_eq!(reader.event(Seq(99)).expect("read").as_deref(), Some(note_with_tags(99, 5).json()));
 }
 
-/// Somebody's client saves a draft every second: all versions but the last are removed, and nobody who asks for the last
-/// has to go through them all.
+/// A client saves a draft every second: all versions but the last are removed, and a query of the last must not read all of
+/// them.
 #[test]
-fn removed_versions_do_not_pile_up_in_front_of_readers() {
+fn removed_versions_do_not_slow_down_reads() {
     let backend = in_memory(SqlSizes::default());
     let version =
         |n: u64| Made { prefix: n, tail: n, author: 1, created_at: n, kind: 30_023, tags: vec![] }.event();
@@ -208,7 +208,7 @@ fn removed_versions_do_not_pile_up_in_front_of_readers() {
 }
 
 #[test]
-fn a_flush_that_fails_is_tried_again_and_in_the_end_stops_writes() {
+fn a_failing_flush_is_retried_and_finally_stops_writes() {
     let backend = in_memory(SqlSizes::tiny());
     backend.conn().fail_on.set(Some("relay_page"));
     let mut stored = 0;
@@ -237,7 +237,7 @@ fn a_flush_that_fails_is_tried_again_and_in_the_end_stops_writes() {
 }
 
 #[test]
-fn statements_keep_to_what_durable_objects_take() {
+fn statements_keep_to_the_limits_of_durable_objects() {
     let folder = tempfile::tempdir().expect("folder");
     let backend = open(&folder.path().join("relay.sqlite"), true);
     check_random_writes(7, backend, |backend| {
@@ -264,7 +264,7 @@ fn every_read_uses_a_key() {
         let mut steps = explain.query(rusqlite::params_from_iter(params)).expect("explains");
         while let Some(step) = steps.next().expect("a step") {
             let detail: String = step.get(3).expect("detail");
-            // The newest event is the first row of a scan backwards.
+            // The newest event is the first row of a descending scan.
             let is_newest = statement.ends_with("ORDER BY seq DESC LIMIT 1");
             let is_values = detail.contains("CONSTANT ROW") || detail.contains("VALUES CLAUSE");
             assert!(detail.starts_with("SEARCH") || is_newest || is_values, "{statement}: {detail}");
@@ -335,7 +335,7 @@ fn another_version_is_refused_and_other_tables_are_left_alone() {
 }
 
 #[test]
-fn an_event_that_fits_no_row_is_refused_alone() {
+fn only_an_event_that_fits_no_row_is_refused() {
     let folder = tempfile::tempdir().expect("folder");
     let backend = open(&folder.path().join("relay.sqlite"), true);
     let tags = vec![("t", "x".repeat(EVENT_BYTES_MAX))];

@@ -7,20 +7,20 @@ use relay_engine::store::StoreError;
 use relay_engine::store::sql::{SqlBackend, SqlConn, SqlSizes, SqlValue};
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 
-/// A rusqlite connection that counts what Durable Objects bill, and can behave as JavaScript does.
+/// A rusqlite connection that counts rows as Durable Objects bill them, and can convert integers as JavaScript does.
 #[derive(Debug)]
 pub(crate) struct Sqlite {
     pub(crate) conn: rusqlite::Connection,
-    /// Integers travel as doubles both ways.
+    /// Integers are converted to doubles in both directions.
     as_doubles: bool,
     rows_written: Cell<u64>,
     rows_read: Cell<u64>,
     pub(crate) statements: RefCell<Vec<String>>,
-    /// Fails the statement that comes after this many.
+    /// Fails the statement after this many.
     pub(crate) fail_after: Cell<Option<u64>>,
-    /// Fails statements with this word.
+    /// Fails statements that contain this word.
     pub(crate) fail_on: Cell<Option<&'static str>>,
-    /// Fails the COMMIT that comes after this many.
+    /// Fails the COMMIT after this many.
     pub(crate) fail_commit_after: Cell<Option<u64>>,
 }
 
@@ -90,7 +90,7 @@ impl SqlConn for Sqlite {
         let params = self.bind(sql, params)?;
         let mut statement = self.conn.prepare_cached(sql).map_err(failed)?;
         let rows = statement.execute(rusqlite::params_from_iter(params)).map_err(failed)?;
-        // None of the tables has an index besides its key, so a changed row is one row written.
+        // No table has an index besides its primary key, so a changed row counts as one row written.
         self.rows_written.set(self.rows_written.get() + rows as u64);
         Ok(())
     }
@@ -105,7 +105,7 @@ impl SqlConn for Sqlite {
         let mut statement = self.conn.prepare_cached(sql).map_err(failed)?;
         let columns = statement.column_count();
         let mut rows = statement.query(rusqlite::params_from_iter(params)).map_err(failed)?;
-        // A look-up that finds nothing reads a row too.
+        // A look-up that finds nothing counts as a row read too.
         self.rows_read.set(self.rows_read.get() + 1);
         let mut is_first = true;
         while let Some(found) = rows.next().map_err(failed)? {

@@ -1,4 +1,4 @@
-//! Tombstones are keys among the others: they are flushed and compacted, never lost, and cost little.
+//! Tombstones are flushed and compacted like other keys, never lost, and cost few rows.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::seam::{Chance, insert};
 use crate::sqlite::{Sqlite, in_memory, levels, open, open_with};
 use crate::{note_with_tags, put_all};
 
-/// What tombstones a store holds, by the number they are made of.
+/// The expected tombstones, by the number they are made from.
 #[derive(Clone, Default)]
 pub(crate) struct Tombstones(BTreeMap<u64, Timestamp>);
 
@@ -25,7 +25,7 @@ fn made(n: u64) -> Tombstone {
 }
 
 impl Tombstones {
-    /// Often none, seldom many.
+    /// Puts a random number of tombstones: often none, rarely many.
     pub(crate) fn put_some(
         &mut self,
         writer: &mut impl Writer,
@@ -74,7 +74,7 @@ fn a_deletion_writes_a_row_however_much_it_deletes() {
     backend.conn().take_rows();
     put(&backend, 0..500, 9);
     assert_eq!(backend.conn().take_rows(), (1, 0));
-    // None of it, and no later second: nothing is written.
+    // The same tombstones without a later time: nothing is written.
     put(&backend, 0..500, 9);
     assert_eq!(backend.conn().take_rows(), (0, 0));
     drop(backend);
@@ -82,9 +82,9 @@ fn a_deletion_writes_a_row_however_much_it_deletes() {
     assert_eq!(look_up(&backend, 0..600), 500);
 }
 
-/// Most deletions are of one event: they are to cost no more than a row beside their own, pages and all.
+/// Most deletions delete one event: they should cost at most one row besides that of the request, pages included.
 #[test]
-fn rows_of_tombstones_are_used_again_after_a_flush() {
+fn rows_of_tombstones_are_reused_after_a_flush() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("relay.sqlite");
     let mut backend = open(&path, true);
@@ -110,9 +110,9 @@ fn rows_of_tombstones_are_used_again_after_a_flush() {
     assert!((1..=6_000).all(|n| reader.tombstone(&made(n)) == Ok(Some(n))));
 }
 
-/// Somebody may delete the same thing again and again.
+/// The same event may be deleted again and again.
 #[test]
-fn a_later_second_takes_the_place_of_an_earlier_one() {
+fn a_later_tombstone_replaces_an_earlier_one() {
     let backend = in_memory(SqlSizes::default());
     (1..=200).for_each(|second| put(&backend, 0..1_000, second));
     let bytes = number(&backend, "SELECT sum(length(keys) + length(filter)) FROM relay_page");
@@ -135,7 +135,7 @@ fn compaction_keeps_up_with_tombstones() {
     assert_eq!(look_up(&backend, 0..1_000), 1_000);
 }
 
-/// A write sets as many as there are tags in its events; a row has at most 2 MB.
+/// A write puts as many tombstones as its events have tags; a row has at most 2 MB.
 #[test]
 fn many_tombstones_of_one_write_fit_their_rows() {
     let folder = tempfile::tempdir().expect("folder");
@@ -150,9 +150,9 @@ fn many_tombstones_of_one_write_fit_their_rows() {
     assert_eq!(look_up(&open_with(&path, true, sizes), 0..60_100), 60_000);
 }
 
-/// Each event is looked for under two tombstones or three; nearly always there is none.
+/// Each put looks up two or three tombstones; nearly always there is none.
 #[test]
-fn looking_for_a_tombstone_reads_nearly_nothing() {
+fn looking_up_a_tombstone_reads_nearly_nothing() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("relay.sqlite");
     let backend = open(&path, true);
@@ -171,9 +171,9 @@ fn looking_for_a_tombstone_reads_nearly_nothing() {
     assert!(of_all < 60, "{of_all} rows for 3,000 that lie in a few pages");
 }
 
-/// A write may put tombstones and store nothing, and so may all writes between two flushes.
+/// A write may put tombstones without storing an event, and so may all writes between two flushes.
 #[test]
-fn runs_of_tombstones_only_do_not_overlap() {
+fn runs_with_only_tombstones_do_not_overlap() {
     let backend = in_memory(SqlSizes::tiny());
     insert(&backend, 1, &note_with_tags(1, 2)).expect("insert");
     for round in 1..8 {

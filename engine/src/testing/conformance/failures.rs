@@ -1,4 +1,4 @@
-//! A failure at any moment: of a batch nothing is kept, and a scan loses nothing.
+//! A failure at any operation: a failed batch leaves nothing behind, and a scan misses nothing.
 
 use super::{ask, stored};
 use crate::store::{
@@ -45,10 +45,10 @@ fn commits<B: Backend + 'static>(backend: &FailingBackend<B>) {
     let ids: Vec<EventId> = everything(backend, &all).1.iter().map(|event| event.id).collect();
     let mut expected: Vec<EventId> = second.iter().map(|op| op.event().id).collect();
     expected.sort_unstable();
-    assert_eq!(ids, expected, "the batch is in after all");
+    assert_eq!(ids, expected, "the batch is stored without a failure");
 }
 
-/// Numbers and events, and how the store answers each of `events` when it is sent again.
+/// All sequence numbers and events, and the sequence number under which each of `events` is found.
 fn everything<B: Backend>(backend: &B, events: &[Event]) -> (Vec<Seq>, Vec<Event>, Vec<Option<Seq>>) {
     let found = ask(backend, &[Filter::default()], LIMITS, 0, usize::MAX, &Everyone).0;
     let reader = backend.reader().expect("reader");

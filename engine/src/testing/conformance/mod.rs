@@ -1,5 +1,5 @@
-//! What every backend must pass: the seam's promises one by one, the rules of writing and of answering as case
-//! tables, failures at every moment, and random runs against the oracle.
+//! Tests that every backend must pass: the contract of the traits one by one, the rules of writing and of querying as tables of
+//! cases, a failure at every operation, and random runs compared with the oracle.
 
 mod failures;
 mod queries;
@@ -17,7 +17,7 @@ use crate::types::{Event, Filter, Timestamp};
 /// Runs the whole suite on stores made by `make`, which are empty.
 ///
 /// # Panics
-/// When the backend is at fault; the message says in what.
+/// If the backend is wrong; the message says where.
 pub fn conformance<B: Backend + 'static>(make: impl Fn() -> B + Sync) {
     seam::run(&make);
     rules::run(&make);
@@ -28,7 +28,7 @@ pub fn conformance<B: Backend + 'static>(make: impl Fn() -> B + Sync) {
     super::differential(&make, 1, 600);
 }
 
-/// Everything that a REQ of `filters` is answered with, in steps of `rows`.
+/// The whole answer to a REQ of `filters`, in steps of `rows` rows.
 fn ask<B: Backend>(
     backend: &B,
     filters: &[Filter],
@@ -51,7 +51,7 @@ fn ask<B: Backend>(
         if let Step::Done(completeness) = step {
             return (events, completeness);
         }
-        assert!(left < rows, "a step gets somewhere: {filters:?}");
+        assert!(left < rows, "a step makes progress: {filters:?}");
     }
 }
 
@@ -61,7 +61,7 @@ fn normalised(filters: &[Filter]) -> Vec<Filter> {
     filters
 }
 
-/// Numbers of everything stored.
+/// Sequence numbers of all stored events.
 fn stored<B: Backend>(backend: &B) -> Vec<Seq> {
     let (mut seqs, reader) = (Vec::new(), backend.reader().expect("reader"));
     reader.log(Seq(0), usize::MAX, &mut seqs).expect("log");

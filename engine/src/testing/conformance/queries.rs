@@ -1,4 +1,4 @@
-//! What REQ, COUNT and catching up answer: the checklist of NIP-01, 45 and 67 as a table.
+//! Answers to REQ, COUNT and replay: the rules of NIP-01, 45 and 67 as a table.
 
 use super::{ask, normalised};
 use crate::store::{
@@ -13,13 +13,13 @@ const LIMITS: ScanLimits = ScanLimits { limit_default: 3, limit_max: 5 };
 
 pub(super) fn run<B: Backend>(make: &impl Fn() -> B) {
     what_matches(make);
-    stored_before_an_unwritten_d_was_found(make);
+    the_implicit_d_has_no_postings(make);
     order_and_limits(make);
     what_completeness_means(make);
     counts(make);
     registers(make);
     catching_up(make);
-    a_step_keeps_to_its_rows(make);
+    a_step_reads_no_more_than_its_rows(make);
 }
 
 fn filled<B: Backend>(make: &impl Fn() -> B, drafts: &[Draft]) -> B {
@@ -105,9 +105,8 @@ fn what_matches<B: Backend>(make: &impl Fn() -> B) {
     }
 }
 
-/// Stores hold no postings for a `d` that is not written, today as before it was looked for: what an earlier version
-/// stored is found like everything else.
-fn stored_before_an_unwritten_d_was_found<B: Backend>(make: &impl Fn() -> B) {
+/// There are no postings for the implicit empty `d`, so events stored by earlier versions, which did not know it, are found too.
+fn the_implicit_d_has_no_postings<B: Backend>(make: &impl Fn() -> B) {
     let backend = make();
     let event = Draft::new(1, 0, 10).tag(&["t", "a"]).event();
     let classes = backend.classes();
@@ -209,7 +208,7 @@ fn what_completeness_means<B: Backend>(make: &impl Fn() -> B) {
         assert_eq!((events.len(), completeness), (expected, complete), "limit {limit} at {now}");
     };
     check(3, &Everyone, NOW, 3, Completeness::More);
-    // What is hidden is not more, and whether anything is hidden is not told.
+    // Hidden events do not count as `more`, and the answer does not reveal whether any is hidden.
     check(3, &NoWraps, NOW, 3, Completeness::Unknown);
     check(4, &NoWraps, NOW, 3, Completeness::Unknown);
     check(3, &NoWraps, 499, 3, Completeness::More);
@@ -241,7 +240,7 @@ fn what_completeness_means<B: Backend>(make: &impl Fn() -> B) {
         assert_eq!(said, (complete != Finish, complete == Withheld), "{name}");
     }
 
-    // Far more non-matching events than one looks ahead over.
+    // Far more non-matching events than the look-ahead reads.
     let mut drafts: Vec<Draft> = (0..2_600).map(|n| Draft::new(1, 1, 1_000 + n).tag(&["t", "x"])).collect();
     drafts.push(Draft::new(1, 1, 5_000).tag(&["t", "x"]).tag(&["r", "y"]));
     let backend = filled(make, &drafts);
@@ -252,7 +251,7 @@ fn what_completeness_means<B: Backend>(make: &impl Fn() -> B) {
         (0..40).map(|n| format!("{n}").into_bytes().into()).chain([b"y"[..].into()]).collect();
     filter.normalise();
     let (events, completeness) = ask(&backend, &[filter.clone()], LIMITS, NOW, 100, &Everyone);
-    assert_eq!((events.len() as u32, completeness), matching(1), "nobody looks for ever");
+    assert_eq!((events.len() as u32, completeness), matching(1), "the look-ahead is bounded");
     filter.limit = Some(2);
     let (events, completeness) = ask(&backend, &[filter], LIMITS, NOW, 100, &Everyone);
     assert_eq!(
@@ -276,7 +275,7 @@ fn count<B: Backend>(
         if let CountStep::Done(counted) = count.step(&reader, NOW, &mut rows, viewer).expect("step") {
             return counted;
         }
-        assert!(rows < 7, "a step gets somewhere");
+        assert!(rows < 7, "a step makes progress");
     }
 }
 
@@ -303,7 +302,11 @@ fn counts<B: Backend>(make: &impl Fn() -> B) {
         let counted = count(&backend, &filters, u64::MAX, &Everyone);
         assert_eq!((counted.count, counted.approximate), (expected, false), "{name}");
     }
-    assert_eq!(count(&backend, &[Filter::default()], u64::MAX, &NoWraps).count, 25, "what the viewer sees");
+    assert_eq!(
+        count(&backend, &[Filter::default()], u64::MAX, &NoWraps).count,
+        25,
+        "only visible events count"
+    );
     let counted = count(&backend, &[Filter::default()], 10, &Everyone);
     assert!(counted.approximate && counted.count <= 10, "ten rows are not enough: {counted:?}");
 }
@@ -349,11 +352,11 @@ fn catching_up<B: Backend>(make: &impl Fn() -> B) {
             }
         }
         assert_eq!(seqs, [3, 4, 6, 8], "{rows} rows a step");
-        assert_eq!(covered, Seq(10), "the number of a removed event counts");
+        assert_eq!(covered, Seq(10), "the sequence number of a removed event is covered");
     }
 }
 
-fn a_step_keeps_to_its_rows<B: Backend>(make: &impl Fn() -> B) {
+fn a_step_reads_no_more_than_its_rows<B: Backend>(make: &impl Fn() -> B) {
     let drafts: Vec<Draft> = (0..300).map(|n| Draft::new((n % 9) as u8, 1, n)).collect();
     let backend = filled(make, &drafts);
     let filters = [Filter { kinds: Some([1].into()), limit: Some(300), ..Filter::default() }];

@@ -1,4 +1,4 @@
-//! What writes mean: the checklist of NIP-01, 09, 40, 59 and 62 as a table.
+//! Rules of writing: NIP-01, 09, 40, 59 and 62 as a table.
 
 use super::{ask, remove_all_hidden, stored, sweep};
 use crate::store::{
@@ -9,10 +9,10 @@ use crate::testing::{Draft, World};
 use crate::types::{Event, Filter, Timestamp};
 use crate::verify::Verified;
 
-/// When everything happens, unless a case says otherwise.
+/// The time, unless a case says otherwise.
 const NOW: Timestamp = 1_000;
 
-/// What an operation is expected to come to; `Stored` numbers are counted by the check.
+/// The expected outcome of an operation; the check supplies the sequence numbers of `Stored`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Is {
     Stored,
@@ -23,8 +23,7 @@ enum Is {
 use Is::{Duplicate, Refused, Stored};
 use Refusal::{Deleted, Ephemeral, Expired, Superseded, Vanished};
 
-/// Does `ops` one by one and in one batch; then exactly the events at the places `left` are served, all
-/// other operations' events are not.
+/// Applies `ops` one by one and in one batch; then exactly the events of the operations at the indices `left` must be served.
 fn check<B: Backend>(make: &impl Fn() -> B, name: &str, ops: &[(Op, Is)], left: &[usize]) {
     for batch in [1, ops.len()] {
         let backend = make();
@@ -339,12 +338,12 @@ fn expiry<B: Backend>(make: &impl Fn() -> B) {
             assert_eq!(sweep(&backend, 1_010), 1);
         }
         let taken = commit(&backend, 1_010, &[older]);
-        assert_eq!(taken, Ok(vec![Outcome::Stored(Seq(2))]), "an expired version counts as gone");
-        assert_eq!(serve(&backend, 0).len(), 1, "and goes");
+        assert_eq!(taken, Ok(vec![Outcome::Stored(Seq(2))]), "an expired version does not supersede");
+        assert_eq!(serve(&backend, 0).len(), 1, "and is removed");
     }
 }
 
-/// What was deleted here stays away where all that is stored here is given to: the signed requests are kept.
+/// What was deleted stays deleted in a store that receives all stored events, because the signed requests are kept.
 fn removal_requests_outlast_their_expiration<B: Backend>(make: &impl Fn() -> B) {
     let note = Draft::new(1, 1, 10).put();
     let article = Draft::new(1, 30_023, 10).tag(&["d", "x"]).put();
@@ -365,16 +364,16 @@ fn removal_requests_outlast_their_expiration<B: Backend>(make: &impl Fn() -> B) 
     let backend = make();
     commit(&backend, NOW, &gone).expect("commit");
     commit(&backend, NOW, &[deletion.clone(), vanish.clone()]).expect("commit");
-    assert_eq!(serve(&backend, 1_009).len(), 2, "the requests, until they expire");
+    assert_eq!(serve(&backend, 1_009).len(), 2, "the requests are served until they expire");
     assert_eq!(sweep(&backend, 1_030), 0);
-    assert_eq!(sweep_aged(&backend, 1_030, &|_| true, 9), Ok(Removed::default()), "nor do they grow too old");
-    assert_eq!(serve(&backend, 1_030).len(), 0, "what has expired is not served");
+    assert_eq!(sweep_aged(&backend, 1_030, &|_| true, 9), Ok(Removed::default()), "the retention does not remove them");
+    assert_eq!(serve(&backend, 1_030).len(), 0, "expired events are not served");
     let kept: Vec<Seq> = stored(&backend);
-    assert_eq!(kept.len(), 2, "and kept");
+    assert_eq!(kept.len(), 2, "but kept");
     assert_eq!(commit(&backend, 1_030, &gone), Ok(refused.clone()));
     assert_eq!(commit(&backend, 1_030, &[deletion.clone(), vanish.clone()]), Ok(vec![Outcome::Duplicate; 2]));
 
-    // Elsewhere: the requests come when they have expired, before or after what they delete.
+    // In another store: the requests are stored when they have expired, before or after the events they delete.
     let reader = backend.reader().expect("reader");
     let export: Vec<Op> = kept
         .iter()
@@ -419,6 +418,6 @@ fn operators_deletions<B: Backend>(make: &impl Fn() -> B) {
     assert_eq!(remove(&backend, &[ids[0], ids[1], ids[1]]), Ok(1));
     assert_eq!(remove(&backend, &[]), Ok(0));
     assert!(serve(&backend, NOW).is_empty());
-    assert_eq!(commit(&backend, NOW, &[one]), Ok(vec![Outcome::Stored(Seq(3))]), "it leaves no trace");
+    assert_eq!(commit(&backend, NOW, &[one]), Ok(vec![Outcome::Stored(Seq(3))]), "no tombstone is left");
     assert_eq!(commit(&backend, NOW, &[]), Ok(vec![]));
 }

@@ -1,4 +1,4 @@
-//! The promises of [`Reader`], [`Writer`] and [`Backend`], one by one.
+//! The contract of [`Reader`], [`Writer`] and [`Backend`], one by one.
 
 use std::collections::BTreeSet;
 
@@ -12,13 +12,13 @@ use crate::types::{Event, EventId, Kind, NO_EXPIRY, Timestamp};
 pub(super) fn run<B: Backend>(make: &impl Fn() -> B) {
     an_empty_store_is_empty(&make());
     postings_are_in_order_between_their_bounds(&make());
-    terms_are_kept_apart(&make());
+    terms_are_distinct(&make());
     the_log_is_in_order_of_commits(&make());
     kinds_are_those_stored(&make());
     expiring_events_come_soonest_first(&make());
     tombstones_keep_the_latest_second(&make());
     nothing_of_a_failed_write_is_kept(&make());
-    a_write_sees_itself(&make());
+    a_write_sees_its_own_changes(&make());
 }
 
 fn store<B: Backend>(backend: &B, events: &[(u64, Event)]) {
@@ -31,7 +31,7 @@ fn store<B: Backend>(backend: &B, events: &[(u64, Event)]) {
     backend.write(insert).expect("insert");
 }
 
-fn take_out<B: Backend>(backend: &B, seq: u64, event: &Event) {
+fn remove_event<B: Backend>(backend: &B, seq: u64, event: &Event) {
     let terms = terms_of(event.view(), backend.classes());
     backend.write(|writer| writer.remove(Seq(seq), event, &terms)).expect("remove");
 }
@@ -71,7 +71,7 @@ fn an_empty_store_is_empty(backend: &impl Backend) {
     assert_eq!(stored(backend), []);
 }
 
-/// Seconds and id prefixes at the ends of their ranges, equal ones among them; every bound, age and size.
+/// Timestamps and id prefixes at the ends of their ranges, some of them equal; every bound, age and size.
 fn postings_are_in_order_between_their_bounds(backend: &impl Backend) {
     let seconds = [0, 1, 255, 256, u64::MAX - 1, u64::MAX];
     let prefixes = [0, 1, 0x7fff_ffff_ffff_ffff, 0x8000_0000_0000_0000, u64::MAX];
@@ -95,7 +95,7 @@ fn postings_are_in_order_between_their_bounds(backend: &impl Backend) {
     for rank in ranks {
         for oldest in [0, 1, 256, u64::MAX] {
             let mut starts = vec![Bound::From(rank), Bound::From(Rank::newest(rank.created_at))];
-            // Behind a posting that is there, that may be there, and that never was.
+            // After a posting that is stored, that may be stored, and that never was.
             starts.extend([0, 1, 45, 90, (1 << 47) - 1].map(|seq| Bound::After(rank, Seq(seq))));
             starts.extend(expected.iter().step_by(7).map(|posting| Bound::After(posting.rank, posting.seq)));
             for start in starts {
@@ -116,14 +116,14 @@ fn postings_are_in_order_between_their_bounds(backend: &impl Backend) {
     }
 
     for (seq, event) in &events[..45] {
-        take_out(backend, *seq, event);
+        remove_event(backend, *seq, event);
     }
     let expected: Vec<Posting> = expected.into_iter().filter(|posting| posting.seq > Seq(45)).collect();
-    assert_eq!(all(backend, &term), expected, "what is removed leaves no posting");
+    assert_eq!(all(backend, &term), expected, "a removed event has no postings");
 }
 
-/// Terms that are nearly the same: values that begin alike, long ones, hex and the bytes it stands for.
-fn terms_are_kept_apart(backend: &impl Backend) {
+/// Terms that are nearly equal: values with a common prefix, long ones, hex and the bytes it encodes.
+fn terms_are_distinct(backend: &impl Backend) {
     let hex = "ab".repeat(32);
     let mut values: Vec<String> =
         ["", "a", "ab", "a\u{0}", "\u{0}", "\u{1}", "A", "é", "\u{10ffff}"].map(str::to_owned).into();
@@ -162,7 +162,7 @@ fn terms_are_kept_apart(backend: &impl Backend) {
 }
 
 fn the_log_is_in_order_of_commits(backend: &impl Backend) {
-    // Numbers need not be close to each other.
+    // Sequence numbers may have gaps.
     let seqs = [1, 2, 3, 255, 256, 70_000, 1 << 32, (1 << 47) - 2];
     let events: Vec<(u64, Event)> =
         seqs.iter().map(|&seq| (seq, Draft::new(1, 1, 1000 - seq % 100).event())).collect();
@@ -172,7 +172,7 @@ fn the_log_is_in_order_of_commits(backend: &impl Backend) {
     let log = |after: u64, max: usize| {
         let mut out = vec![Seq(9)];
         backend.reader().and_then(|reader| reader.log(Seq(after), max, &mut out)).expect("log");
-        assert_eq!(out.remove(0), Seq(9), "numbers are appended");
+        assert_eq!(out.remove(0), Seq(9), "sequence numbers are appended");
         out.into_iter().map(|seq| seq.0).collect::<Vec<u64>>()
     };
     assert_eq!(log(0, usize::MAX), seqs);
@@ -186,10 +186,10 @@ fn the_log_is_in_order_of_commits(backend: &impl Backend) {
         assert_eq!(reader.event(Seq(*seq)).expect("event").as_deref(), Some(event.json()));
     }
     let (last, event) = &events[7];
-    take_out(backend, *last, event);
-    take_out(backend, events[1].0, &events[1].1);
+    remove_event(backend, *last, event);
+    remove_event(backend, events[1].0, &events[1].1);
     let reader = backend.reader().expect("reader");
-    assert_eq!(reader.last_seq(), Ok(Seq(*last)), "a number is never given twice");
+    assert_eq!(reader.last_seq(), Ok(Seq(*last)), "a sequence number is never reused");
     assert_eq!(reader.event(Seq(*last)), Ok(None));
     assert_eq!(reader.seq_of(&event.id), Ok(None));
     assert_eq!(reader.stats().map(|stats| stats.events), Ok(6));
@@ -207,8 +207,8 @@ fn kinds_are_those_stored(backend: &impl Backend) {
     store(backend, &events);
     let read = || backend.reader().and_then(|reader| reader.kinds()).expect("kinds");
     assert_eq!(read(), [0, 1, 255, 256, 30_000, 65_535]);
-    take_out(backend, 1, &events[0].1);
-    take_out(backend, 2, &events[1].1);
+    remove_event(backend, 1, &events[0].1);
+    remove_event(backend, 2, &events[1].1);
     assert_eq!(read(), [0, 1, 255, 256, 30_000], "kind 1 has another event");
 }
 
@@ -222,7 +222,7 @@ fn expiring_events_come_soonest_first(backend: &impl Backend) {
     let read = |until: Timestamp, max: usize| {
         let mut out = vec![Seq(9)];
         backend.reader().and_then(|reader| reader.expiring(until, max, &mut out)).expect("expiring");
-        assert_eq!(out.remove(0), Seq(9), "numbers are appended");
+        assert_eq!(out.remove(0), Seq(9), "sequence numbers are appended");
         out.into_iter().map(|seq| seq.0).collect::<Vec<u64>>()
     };
     let sorted = |mut seqs: Vec<u64>| {
@@ -236,14 +236,14 @@ fn expiring_events_come_soonest_first(backend: &impl Backend) {
     assert_eq!(read(256, 9)[3..], [1, 7]);
     assert_eq!(read(u64::MAX - 1, 9)[5..], [4]);
     assert_eq!(read(100, 0), [0; 0]);
-    take_out(backend, 6, &events[5].1);
+    remove_event(backend, 6, &events[5].1);
     assert_eq!(sorted(read(3, 9)), [2, 5]);
-    // Requests to delete and to vanish are not to be swept.
+    // Deletion requests and requests to vanish are not swept.
     let requests =
         [5, 62].map(|kind| (u64::from(kind) + 10, Draft::new(9, kind, 9).tag(&["expiration", "3"]).event()));
     store(backend, &requests);
     assert_eq!(sorted(read(3, 9)), [2, 5]);
-    requests.iter().for_each(|(seq, event)| take_out(backend, *seq, event));
+    requests.iter().for_each(|(seq, event)| remove_event(backend, *seq, event));
 }
 
 fn tombstones_keep_the_latest_second(backend: &impl Backend) {
@@ -291,8 +291,8 @@ fn tombstones_keep_the_latest_second(backend: &impl Backend) {
     assert_eq!(read(&keys[0]), Some(u64::MAX));
 }
 
-/// Everything a reader can tell about `events`.
-fn picture<B: Backend>(backend: &B, events: &[Event], keys: &[Tombstone]) -> String {
+/// Everything that a reader returns about `events`.
+fn read_all<B: Backend>(backend: &B, events: &[Event], keys: &[Tombstone]) -> String {
     let reader = backend.reader().expect("reader");
     let mut lines = vec![format!("{:?} {:?}", reader.last_seq(), reader.kinds())];
     let (mut log, mut expiring) = (Vec::new(), Vec::new());
@@ -322,7 +322,7 @@ fn nothing_of_a_failed_write_is_kept<B: Backend>(backend: &B) {
     let terms = |event: &Event| terms_of(event.view(), classes);
     store(backend, &[(1, events[0].clone()), (2, events[1].clone())]);
     backend.write(|writer| writer.put_tombstone(&keys[0], 5)).expect("put a tombstone");
-    let before = picture(backend, &events, &keys);
+    let before = read_all(backend, &events, &keys);
     for steps in 0..7 {
         let result: Result<(), StoreError> = backend.write(|writer| {
             for step in 0..steps {
@@ -337,14 +337,14 @@ fn nothing_of_a_failed_write_is_kept<B: Backend>(backend: &B) {
             }
             Err(StoreError::Failed("after all".to_owned()))
         });
-        assert_eq!(result, Err(StoreError::Failed("after all".to_owned())), "the error is handed on");
-        assert_eq!(picture(backend, &events, &keys), before, "after {steps} steps");
+        assert_eq!(result, Err(StoreError::Failed("after all".to_owned())), "the error is returned");
+        assert_eq!(read_all(backend, &events, &keys), before, "after {steps} steps");
     }
     store(backend, &[(3, events[2].clone())]);
-    assert_ne!(picture(backend, &events, &keys), before, "and then it works");
+    assert_ne!(read_all(backend, &events, &keys), before, "without a failure it works");
 }
 
-fn a_write_sees_itself<B: Backend>(backend: &B) {
+fn a_write_sees_its_own_changes<B: Backend>(backend: &B) {
     let event = Draft::new(1, 1, 5).tag(&["t", "x"]).tag(&["expiration", "7"]).event();
     let terms = terms_of(event.view(), backend.classes());
     let key = Tombstone::Vanished(event.pubkey);
@@ -371,7 +371,7 @@ fn a_write_sees_itself<B: Backend>(backend: &B) {
         writer.postings(&terms[0], Bound::From(Rank::newest(9)), 0, 9, &mut postings)?;
         assert_eq!(postings, []);
         assert_eq!(writer.last_seq()?, Seq(1));
-        // The same id may come back under another number within one change.
+        // The same id may be stored again under another sequence number in the same write.
         writer.insert(Seq(2), &event, &terms)
     };
     backend.write(work).expect("write");

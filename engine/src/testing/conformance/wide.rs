@@ -1,4 +1,4 @@
-//! Filters for hundreds of authors and ids: the walks and what comes after them, against plain sorting.
+//! Filters with hundreds of authors and ids, for which the planner walks postings, compared with sorting all matches.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use crate::store::{Backend, Completeness, Everyone, Op, ScanLimits, commit};
 use crate::testing::{Draft, Rng, World};
 use crate::types::{Event, EventId, Filter, Kind, PubKey, TagFilter, Timestamp};
 
-/// Authors who write; 200 more never do.
+/// Authors with events; 200 more have none.
 const AUTHORS: u64 = 56;
 
 pub(super) fn run<B: Backend>(make: &impl Fn() -> B) {
@@ -15,7 +15,7 @@ pub(super) fn run<B: Backend>(make: &impl Fn() -> B) {
     let backend = make();
     let mut drafts: Vec<Draft> = Vec::new();
     for n in 0..2_500 {
-        // Low numbers write most; the time of ten events is the same.
+        // Authors with low numbers have most events; ten events each have the same time.
         let author = rng.below(AUTHORS).min(rng.below(AUTHORS)).min(rng.below(AUTHORS)) as u8;
         let kind = *rng.pick(&[1, 1, 1, 7, 6, 0]);
         drafts.push(
@@ -24,7 +24,7 @@ pub(super) fn run<B: Backend>(make: &impl Fn() -> B) {
                 .tag(&["t", &format!("{}", n % 97)]),
         );
     }
-    // One author long ago, whom a walk reaches last.
+    // An author with one very old event, which a walk reaches last.
     drafts.extend((0..5).map(|n| Draft::new(200, 1, n)));
     let ops: Vec<Op> = drafts.iter().map(Draft::put).collect();
     for batch in ops.chunks(500) {
@@ -90,8 +90,8 @@ fn check<B: Backend>(backend: &B, events: &[Event], name: &str, mut filter: Filt
     }
 }
 
-/// The events that are not replaced: all but profiles of which a newer one, or one of the same second and of a
-/// lower id, is there.
+/// The events that are not replaced: all but profiles for which there is a newer one, or one of the same second with a lower
+/// id.
 fn kept(drafts: &[Draft]) -> Vec<Event> {
     let events: Vec<Event> = drafts.iter().map(Draft::event).collect();
     let mut newest: HashMap<PubKey, &Event> = HashMap::new();

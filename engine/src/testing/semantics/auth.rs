@@ -47,12 +47,12 @@ fn with_url(config: &mut Config) {
     config.url = Some("wss://relay.example.com/".into());
 }
 
-/// What only key `number`, authenticated, may publish.
+/// An event that only key `number`, authenticated, may publish.
 fn proof(stage: &Stage<'_>, number: u64, words: &str) -> Signed {
     event(&key(number)).at(stage.t).tag(["-"]).content(words).sign()
 }
 
-/// Welshman without a signer dropped every EOSE after a challenge that nobody had asked for.
+/// Welshman without a signer ignored every EOSE after an unsolicited challenge.
 fn challenge_when_needed(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     let note = event(&key(3)).at(stage.t).sign();
@@ -65,13 +65,13 @@ fn challenge_when_needed(stage: &mut Stage<'_>) {
     conn.expect_notice();
     conn.expect_silence();
     assert_eq!(conn.challenges, 0, "a challenge for nothing");
-    // Ahead of the refusal, so that a client has it when it reads why.
+    // Before the refusal, so that a client has it when it reads the reason.
     conn.refuse(&proof(stage, 1, "x"), "auth-required");
     assert_eq!(conn.challenges, 1);
     let mut reader = stage.open();
     reader.req_closed("wraps", json!({"kinds": [1059]}), "auth-required");
     assert_eq!(reader.challenges, 1);
-    // It holds for as long as the connection lives and is not sent again: clients ask their users each time.
+    // It is valid while the connection is open and is not sent again, because clients prompt their users each time.
     for conn in [&mut conn, &mut reader] {
         conn.req_closed("wraps", json!({"kinds": [1059]}), "auth-required");
         conn.count_closed("wraps", json!({"kinds": [1059]}), "auth-required");
@@ -120,7 +120,7 @@ fn challenges(stage: &mut Stage<'_>) {
     challenges.sort_unstable();
     challenges.dedup();
     assert_eq!(challenges.len(), 5, "challenges differ");
-    // One connection's proof is none on another.
+    // AUTH on one connection does not count on another.
     let event = stage.auth_event(&mut conns[0], &key(1));
     assert!(!conns[1].auth(&event).0, "another connection's challenge");
     conns[1].refuse(&proof(stage, 1, "x"), "auth-required");
@@ -171,7 +171,7 @@ fn every_part(stage: &mut Stage<'_>) {
                 .sign(),
         ),
         (
-            // A browser reads it as evil.example.com and a path.
+            // A browser parses it as evil.example.com and a path.
             "a host behind a backslash",
             stage
                 .auth_draft(&me)
@@ -193,7 +193,7 @@ fn every_part(stage: &mut Stage<'_>) {
         );
         conn.refuse(&proof(stage, 1, what), "auth-required");
     }
-    // An id that is not the hash: the signature alone does not hold it.
+    // An id that is not the hash is refused even if its signature is valid.
     let event = good().content("x").sign();
     conn.send(&format!(r#"["AUTH",{}]"#, event.fields().set("content", "\"y\"").json()));
     assert!(!conn.ok(&event.id).0, "AUTH with a wrong id was accepted");
@@ -254,7 +254,7 @@ fn configured_url(stage: &mut Stage<'_>) {
     conn.accept(&proof(stage, 1, "x"));
 }
 
-/// Clients send punycode, since their URL parsers make it of what their users typed.
+/// Clients send punycode, because their URL parsers convert what users type.
 fn unicode_url(stage: &mut Stage<'_>) {
     for url in ["wss://relay.xn--exmple-cua.com/", "wss://RELAY.EXÄMPLE.com"] {
         let mut conn = stage.open();
@@ -270,14 +270,14 @@ fn several_keys(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     for number in 1..=5 {
         stage.auth(&mut conn, &key(number));
-        // The same key again is no harm.
+        // The same key may authenticate again.
         stage.auth(&mut conn, &key(number));
     }
     for number in 1..=5 {
         conn.accept(&proof(stage, number, "x"));
     }
     conn.refuse(&proof(stage, 6, "x"), "restricted");
-    // A refused AUTH takes nothing away.
+    // A refused AUTH leaves earlier keys authenticated.
     assert!(!conn.auth(&stage.auth_draft(&key(6)).sign()).0);
     conn.accept(&proof(stage, 3, "y"));
 }
@@ -345,13 +345,13 @@ fn required(stage: &mut Stage<'_>) {
     }
     conn.close_sub("sub");
     stage.auth(&mut conn, &key(1));
-    // Any key opens the door, for events of anybody.
+    // Any authenticated key may publish events of any author.
     conn.accept(&note);
     assert_eq!(conn.req("sub", json!({})).ids(), [&*note.id]);
     assert_eq!(conn.count(json!({})), 1);
     let mut other = stage.open();
     other.req_closed("sub", json!({}), "auth-required");
-    // Not even a known event is acknowledged.
+    // Not even a stored event is acknowledged.
     other.refuse(&note, "auth-required");
 }
 

@@ -1,6 +1,6 @@
-//! One connection of a case: sends, reads until the frame that ends an answer, and judges what came.
+//! One connection of a case: sends, reads until the frame that ends an answer, and checks the frames.
 //!
-//! Frames that come while another is waited for are kept, in order, for whoever asks for them next.
+//! Other frames that arrive meanwhile are kept in order and returned by later calls.
 
 use std::collections::VecDeque;
 
@@ -15,18 +15,18 @@ pub(super) struct Conn {
     client: Box<dyn Client>,
     name: char,
     talk: Talk,
-    /// The latest challenge; empty if none has come.
+    /// The latest challenge; empty if none was received.
     pub(super) challenge: String,
-    /// How many have come.
+    /// Number of challenges received.
     pub(super) challenges: usize,
-    /// What the relay may keep from it.
+    /// The read guard, as it applies to this connection.
     pub(super) guard: Guard,
     kept: VecDeque<Frame>,
     fences: u32,
     asked: u32,
 }
 
-/// What a REQ was answered with, up to its EOSE.
+/// The answer to a REQ up to its EOSE.
 #[derive(Debug, PartialEq)]
 pub(super) struct Answer {
     pub(super) events: Vec<Value>,
@@ -43,7 +43,7 @@ pub(super) fn id_of(event: &Value) -> String {
     event["id"].as_str().expect("frames with events have been checked").to_owned()
 }
 
-/// One filter or several, as several.
+/// One filter or a list of filters, as a list.
 pub(super) fn as_list(filters: Value) -> Vec<Value> {
     match filters {
         Value::Array(list) => list,
@@ -51,7 +51,7 @@ pub(super) fn as_list(filters: Value) -> Vec<Value> {
     }
 }
 
-/// How subscriptions of [`Conn::ask`] are called.
+/// Prefix of subscription ids of [`Conn::ask`].
 const ASKED: &str = "asked ";
 
 fn request(verb: &str, id: &str, filters: Value) -> String {
@@ -83,7 +83,7 @@ impl Conn {
         self.client.send(text);
     }
 
-    /// Sends in one breath.
+    /// Sends all messages without waiting for answers.
     pub(super) fn send_all(&mut self, texts: &[String]) {
         for text in texts {
             self.talk.add(&format!("{} » {text}", self.name));
@@ -100,7 +100,7 @@ impl Conn {
         self.client.closed()
     }
 
-    /// The next frame as it comes, kept ones first; challenges are noted and not handed out.
+    /// The next frame, kept ones first; challenges are recorded, not returned.
     pub(super) fn next(&mut self) -> Option<Frame> {
         if let Some(frame) = self.kept.pop_front() {
             return Some(frame);
@@ -108,7 +108,7 @@ impl Conn {
         self.read()
     }
 
-    /// Waits for the next frame and leaves it to be read: what was sent before has been taken in by then.
+    /// Waits for the next frame and keeps it: then the relay has handled everything sent before.
     pub(super) fn await_answer(&mut self) {
         if self.kept.is_empty() {
             let frame = self.read().unwrap_or_else(|| panic!("{} waited for an answer", self.name));
@@ -131,7 +131,7 @@ impl Conn {
         }
     }
 
-    /// The first frame that `wanted` takes something out of; others are kept.
+    /// The first frame for which `wanted` returns something; others are kept.
     fn wait<T>(&mut self, what: &str, wanted: impl Fn(&Frame) -> Option<T>) -> T {
         if let Some((place, found)) =
             self.kept.iter().enumerate().find_map(|(place, frame)| Some((place, wanted(frame)?)))
@@ -164,7 +164,7 @@ impl Conn {
         self.ok(&event.id)
     }
 
-    /// Publishes what must be new and welcome.
+    /// Publishes an event that must be accepted as new.
     pub(super) fn accept(&mut self, event: &Signed) {
         let answer = self.publish(event);
         assert!(answer.0 && !answer.1.starts_with("duplicate:"), "{} was answered {answer:?}", event.json());
@@ -174,14 +174,14 @@ impl Conn {
         events.iter().for_each(|event| self.accept(event));
     }
 
-    /// Publishes what must be refused in words of this prefix; none if empty.
+    /// Publishes an event that must be refused with this prefix; any refusal without a prefix if it is empty.
     pub(super) fn refuse(&mut self, event: &Signed, prefix: &str) {
         let (accepted, message) = self.publish(event);
         assert!(!accepted, "{} was accepted: {message:?}", event.json());
         assert_prefix(&message, prefix);
     }
 
-    /// Sends an event in a form of its own and waits for the OK of `id`.
+    /// Sends an event in the given JSON form and waits for the OK of `id`.
     pub(super) fn publish_as(&mut self, id: &str, json: &str) -> (bool, String) {
         self.send(&format!(r#"["EVENT",{json}]"#));
         self.ok(id)
@@ -196,13 +196,13 @@ impl Conn {
         answer
     }
 
-    /// Asks, and reads up to the EOSE.
+    /// Sends a REQ and reads up to its EOSE.
     pub(super) fn req(&mut self, sub: &str, filters: Value) -> Answer {
         self.send(&req_text(sub, filters));
         self.answer(sub)
     }
 
-    /// Asks once, for what is stored: the subscription ends with its EOSE.
+    /// Queries stored events once: the subscription is closed after its EOSE.
     pub(super) fn ask(&mut self, filters: Value) -> Answer {
         self.asked += 1;
         let sub = format!("{ASKED}{}", self.asked);
@@ -211,7 +211,7 @@ impl Conn {
         answer
     }
 
-    /// What is sent for `sub` up to its EOSE.
+    /// Reads the answer of `sub` up to its EOSE.
     pub(super) fn answer(&mut self, sub: &str) -> Answer {
         let mut events = Vec::new();
         loop {
@@ -224,13 +224,13 @@ impl Conn {
         }
     }
 
-    /// Asks what must be refused in words of this prefix.
+    /// Sends a REQ that must be refused with this prefix.
     pub(super) fn req_closed(&mut self, sub: &str, filters: Value, prefix: &str) {
         self.send(&req_text(sub, filters));
         self.expect_closed(sub, prefix);
     }
 
-    /// A CLOSED of `sub`, before anything else of it.
+    /// Expects a CLOSED of `sub` as its next frame.
     pub(super) fn expect_closed(&mut self, sub: &str, prefix: &str) {
         let frame = self.wait(&format!("the CLOSED of {sub:?}"), |frame| of_sub(frame, sub));
         let Frame::Closed { message, .. } = &frame else {
@@ -239,7 +239,7 @@ impl Conn {
         assert_prefix(message, prefix);
     }
 
-    /// Counts; the second part of the COUNT.
+    /// Sends a COUNT; returns the object of the answer.
     pub(super) fn count_body(&mut self, query: &str, filters: Value) -> Value {
         self.send(&count_text(query, filters));
         self.wait(&format!("the COUNT of {query:?}"), |frame| match frame {
@@ -249,7 +249,7 @@ impl Conn {
         })
     }
 
-    /// Counts what must be counted exactly, and be said to be exact unless the read guard may hide something.
+    /// Sends a COUNT that must be exact, and not marked approximate unless the read guard may hide something.
     pub(super) fn count(&mut self, filters: Value) -> u64 {
         let body = self.count_body("count", filters.clone());
         let count = body["count"].as_u64().expect("frames with counts have been checked");
@@ -288,8 +288,8 @@ impl Conn {
         self.send(&json!(["CLOSE", sub]).to_string());
     }
 
-    /// Waits until the relay has answered everything sent so far, and hands out what it sent besides.
-    /// Works whether or not requests are welcome.
+    /// Waits until the relay has answered everything sent so far; returns the frames that no other call has read. Works even
+    /// if the relay refuses requests.
     pub(super) fn fence(&mut self) -> Vec<Frame> {
         self.fences += 1;
         let sub = format!("fence {}", self.fences);
@@ -299,12 +299,12 @@ impl Conn {
         if matches!(end, Frame::Eose { .. }) {
             self.close_sub(&sub);
         }
-        // Live events between the EOSE and the CLOSE of what was asked once are nobody's business.
+        // Ignores live events between the EOSE and the CLOSE of [`Conn::ask`].
         let asked = |frame: &Frame| frame.sub().is_some_and(|sub| sub.starts_with(ASKED));
         self.kept.drain(..).filter(|frame| !asked(frame)).collect()
     }
 
-    /// Nothing may have come but what was waited for.
+    /// Checks that no unexpected frame has arrived.
     pub(super) fn expect_silence(&mut self) {
         let rest = self.fence();
         assert!(rest.is_empty(), "{} should have been sent no more, but {rest:?}", self.name);

@@ -59,7 +59,7 @@ fn shapes(stage: &mut Stage<'_>) {
     ] {
         check(&mut conn, filters, &events);
     }
-    // Ids of queries are any strings, and several may be under way.
+    // Query ids are any strings, and several COUNTs may be pending.
     conn.send_all(&[
         count_text("\"q\\\n💜", json!({"kinds": [1]})),
         count_text("b", json!({"kinds": [7]})),
@@ -119,7 +119,7 @@ fn hll(value: &str, events: &[Signed]) -> String {
 
 fn registers(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
-    // One target for each offset there is.
+    // One target for each possible offset.
     let targets: Vec<String> = (0u64..16).map(|n| format!("{:032x}{n:x}{:031x}", n * 7, n)).collect();
     let queries: [(u16, &str, Value); 6] = [
         (7, "e", json!([7])),
@@ -143,7 +143,7 @@ fn registers(stage: &mut Stage<'_>) {
             events.push(event(&key(5)).at(stage.t).kind(1111).tag(["q", &targets[3]]).sign());
         }
         if *kind == 7 {
-            // A second reaction of one author counts, and changes no register.
+            // A second reaction of an author is counted, but changes no register.
             events.push(event(&key(1)).at(stage.t).kind(7).tag(["e", &targets[3]]).content("again").sign());
         }
         conn.accept_all(&events);
@@ -155,7 +155,7 @@ fn registers(stage: &mut Stage<'_>) {
             assert_eq!(body["hll"].as_str(), Some(&*hll(target, &own)), "registers of {filter}");
         }
     }
-    // Nobody has reacted: registers all the same, all zero.
+    // Without reactions there are registers too, all zero.
     let nobody = "ab".repeat(32);
     let body = conn.count_body("hll", json!({"kinds": [7], "#e": [nobody]}));
     assert_eq!((&body["count"], body["hll"].as_str()), (&json!(0), Some(&*"00".repeat(256))));
@@ -164,7 +164,7 @@ fn registers(stage: &mut Stage<'_>) {
 fn no_registers(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     conn.accept(&event(&key(1)).at(stage.t).kind(7).tag(["e", key(2).hex()]).sign());
-    // No tag: NIP-45 does not say how.
+    // Without a tag NIP-45 defines no registers.
     for filters in [json!({"kinds": [7]}), json!({}), json!({"authors": [key(1).hex()]})] {
         let body = conn.count_body("q", filters.clone());
         assert_eq!(body["count"], 1, "{filters}");

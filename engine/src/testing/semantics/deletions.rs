@@ -73,12 +73,12 @@ fn anothers(stage: &mut Stage<'_>) {
     conn.accept(&foreign);
     assert_stays(&mut conn, &note);
     assert_stays(&mut conn, &foreign);
-    // A request that came first keeps nothing of others out either.
+    // A request that was stored first does not refuse events of other authors either.
     let later = event(&key(1)).at(stage.t - 4).content("later").sign();
     conn.accept(&request(&key(2), stage.t).tag(["e", &later.id]).sign());
     conn.accept(&later);
     assert_stays(&mut conn, &later);
-    // And the author's own still counts after it.
+    // The author's own request still has an effect after it.
     conn.accept(&request(&key(1), stage.t).tag(["e", &later.id]).tag(["e", &note.id]).sign());
     assert_gone(&mut conn, &later);
     assert_gone(&mut conn, &note);
@@ -137,7 +137,7 @@ fn by_address(stage: &mut Stage<'_>) {
                 assert_stays(&mut conn, event);
             }
         }
-        // The address lives on with newer versions.
+        // Newer versions of the address are accepted.
         let newer = event(&author).kind(30_023).at(stage.t - 5).tag(["d", "a:b"]).sign();
         conn.accept(&newer);
         assert_stays(&mut conn, &newer);
@@ -187,7 +187,7 @@ fn of_deletions(stage: &mut Stage<'_>) {
     assert_stays(&mut conn, &first);
     conn.refuse(&note, "");
     assert_gone(&mut conn, &note);
-    // Also when the deletion of the deletion was there first.
+    // Also if the deletion of the deletion was stored first.
     let note = event(&key(2)).at(stage.t - 9).sign();
     let first = request(&key(2), stage.t - 5).tag(["e", &note.id]).sign();
     conn.accept(&request(&key(2), stage.t).tag(["e", &first.id]).sign());
@@ -249,7 +249,7 @@ fn odd_targets(stage: &mut Stage<'_>) {
     for (n, note) in notes.iter().enumerate() {
         assert_eq!(is_there(&mut conn, note), n < 10, "note {n}");
     }
-    // A request for nothing is an event like others.
+    // A request without targets is stored like any event.
     let nothing = request(&key(1), stage.t).content("nothing").sign();
     conn.accept(&nothing);
     assert_stays(&mut conn, &nothing);
@@ -304,7 +304,7 @@ fn gift_wraps(stage: &mut Stage<'_>) {
     assert_gone(&mut conn, &mine);
     assert_stays(&mut conn, &others);
     conn.refuse(&mine, "");
-    // A mention in something that is no gift wrap gives no right to delete it.
+    // A key in a `p` tag of another kind may not delete the event.
     let note = event(&key(60)).at(stage.t - 5).tag(["p", me.hex()]).sign();
     conn.accept(&note);
     conn.accept(&request(&me, stage.t).tag(["e", &note.id]).sign());

@@ -1,4 +1,4 @@
-//! Expiration (NIP-40): refused once over, not served from that second on, stored or live.
+//! Expiration (NIP-40): an expired event is refused, and not served from that second on, stored or live.
 
 use serde_json::json;
 

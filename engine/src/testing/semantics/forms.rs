@@ -1,4 +1,4 @@
-//! Events as clients write them: any legal JSON means the same event, anything else is refused.
+//! JSON forms of events: every valid form is the same event, everything else is refused.
 
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// The event must be taken in this form, and served as it was signed.
+/// The event must be accepted in this form, and served as it was signed.
 fn assert_taken(conn: &mut Conn, event: &Signed, json: &str) {
     let (accepted, message) = conn.publish_as(&event.id, json);
     assert!(accepted && message.is_empty(), "{accepted} {message:?} for {json}");
@@ -32,19 +32,19 @@ fn assert_taken(conn: &mut Conn, event: &Signed, json: &str) {
     assert_eq!(answer.events, [event.value()], "served for {json}");
 }
 
-/// The form must be refused in the frame that fits, and what it would have been is not there.
+/// The form must be refused in the right frame, and no event stored.
 fn assert_refused(conn: &mut Conn, event: &Signed, json: &str) {
     conn.send(&format!(r#"["EVENT",{json}]"#));
     let read = serde_json::from_str::<Value>(json).ok();
     let sent = read.and_then(|value| value["id"].as_str().map(str::to_owned));
     match &conn.fence()[..] {
         [Frame::Ok { id, accepted: false, message }] => {
-            // Of two ids, either is one that was sent.
+            // Of two ids, the answer may name either.
             let was_sent = json.contains(&json!(id).to_string());
             assert!(*id == event.id || was_sent, "the OK of {json} names {id}");
             assert!(message.starts_with("invalid: "), "{message:?} for {json}");
         }
-        // Where no id can be read, no OK can name it.
+        // Without a readable id there is no OK.
         [Frame::Notice(words)] => {
             assert!(!words.is_empty() && sent.is_none(), "a NOTICE where an OK should be, for {json}");
         }
@@ -60,7 +60,7 @@ fn escapes(stage: &mut Stage<'_>) {
         n += 1;
         event(&key(1)).at(stage.t - n).tag(["t", content]).tag(["alt", content]).content(content).sign()
     };
-    // The content, and other ways to write it.
+    // The content, and other JSON forms of it.
     let cases: [(&str, &[&str]); 12] = [
         ("é", &[r"\u00e9", r"\u00E9", "é"]),
         ("a/b", &[r"a\/b", r"a\u002fb", "a/b"]),
@@ -101,7 +101,7 @@ fn escapes(stage: &mut Stage<'_>) {
 
 fn characters(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
-    // All planes in steps, every character below 0x100, and the edges of everything.
+    // Characters of all planes, every character below 0x100, and the ends of all ranges.
     let low = (0..0x100).chain((0x100..0x11_0000).step_by(211));
     let edges = [
         0x7ff, 0x800, 0xd7ff, 0xe000, 0xfdd0, 0xfdef, 0xfeff, 0xfffd, 0xfffe, 0xffff, 0x1_0000, 0x1_fffe,
@@ -190,7 +190,7 @@ fn order_and_space(stage: &mut Stage<'_>) {
         ));
         assert_eq!(conn.ok(&event.id), (true, String::new()));
     }
-    // Other spaces are not JSON's.
+    // Other white space is not allowed in JSON.
     for space in ["\u{a0}", "\u{b}", "\u{feff}", "\u{2028}"] {
         let event = next();
         assert_refused(&mut conn, &event, &event.fields().json_with(space));
@@ -217,7 +217,7 @@ fn extra_fields(stage: &mut Stage<'_>) {
     let json =
         extras.iter().fold(all.fields(), |fields, (name, value)| fields.push(name, value)).reversed().json();
     assert_taken(&mut conn, &all, &json);
-    // Live, they are dropped as well.
+    // They are dropped in live events too.
     let mut reader = stage.open();
     stage.watch(&mut reader, "sub", json!({"kinds": [1], "limit": 0}));
     let event = event(&key(3)).at(stage.t).sign();
@@ -388,7 +388,7 @@ fn wrong_id_and_signature(stage: &mut Stage<'_>) {
         let (accepted, _) =
             conn.publish_as(&other.id, &event.fields().set("id", json!(other.id).to_string()).json());
         assert!(!accepted, "another event's id");
-        // A key that is no point of the curve signs nothing.
+        // A key that is not a point of the curve has no valid signature.
         let no_point = Value::from("f".repeat(64)).to_string();
         assert_refused(&mut conn, &event, &event.fields().set("pubkey", no_point).json());
     }

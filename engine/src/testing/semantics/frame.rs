@@ -1,4 +1,4 @@
-//! Frames from the relay, read strictly: whatever breaks a rule that holds for every frame ends the case.
+//! A strict parser of the relay's frames: a frame that breaks a rule fails the case.
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -37,8 +37,7 @@ impl Frame {
     /// Reads a frame.
     ///
     /// # Panics
-    /// If it is none, or breaks a rule of all frames: words without a prefix, an event that is not what its
-    /// id says, an unknown hint.
+    /// If it is malformed or breaks a rule: a message without a prefix, an event whose id is not its hash, an unknown hint.
     pub fn read(text: &str) -> Frame {
         read(text).unwrap_or_else(|why| panic!("{why}, in the frame {text}"))
     }
@@ -48,7 +47,7 @@ impl Frame {
         match self {
             Frame::Event { sub, .. } | Frame::Eose { sub, .. } | Frame::Closed { sub, .. } => Some(sub),
             Frame::Count { query, .. } => Some(query),
-            // Reconciliations have ids of their own.
+            // The ids of NEG messages are separate.
             Frame::Ok { .. } | Frame::Notice(_) | Frame::Auth(_) | Frame::NegErr { .. } => None,
         }
     }

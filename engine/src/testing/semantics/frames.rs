@@ -1,4 +1,4 @@
-//! Bad frames: each is answered in the frame that fits, and the connection lives on.
+//! Malformed messages: each is answered in the right frame, and the connection stays open.
 
 use serde_json::json;
 
@@ -89,7 +89,7 @@ fn no_message(stage: &mut Stage<'_>) {
     ] {
         assert_notice(&mut conn, text);
     }
-    // Two messages in one frame are none.
+    // Two messages in one frame are malformed.
     conn.send(&two);
     match &conn.fence()[..] {
         [Frame::Notice(_) | Frame::Ok { accepted: false, .. }] => {}
@@ -233,7 +233,7 @@ fn sub_ids(stage: &mut Stage<'_>) {
         let Frame::Count { body, .. } = conn.next_of(id) else { panic!("a COUNT of {id:?}") };
         assert_eq!(body["count"], 1);
     }
-    // All of them live at once, each its own.
+    // All of them are separate subscriptions, live at the same time.
     for id in &ids {
         conn.send(&req_text(id, json!({"kinds": [7], "limit": 0})));
         conn.answer(id);
@@ -245,14 +245,14 @@ fn sub_ids(stage: &mut Stage<'_>) {
         conn.close_sub(id);
     }
     conn.expect_silence();
-    // Written in escapes, it is the same id.
+    // Escaped, it is the same id.
     conn.send(r#"["REQ","\u0061\ud83d\udc9c\/",{"limit":0}]"#);
     assert_eq!(conn.answer("a💜/").ids().len(), 0);
     conn.req_closed("a💜/", json!({"foo": 1}), "unsupported");
     conn.expect_silence();
 }
 
-/// Clients waited for ever when their ids were answered by a NOTICE.
+/// Clients waited for ever when a NOTICE was the answer to their ids.
 fn bad_sub_ids(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     let ids = ["".into(), "x".repeat(65), "é\"\n".repeat(22), "💜".repeat(65), "x".repeat(100_000)];
@@ -267,7 +267,7 @@ fn bad_sub_ids(stage: &mut Stage<'_>) {
             }
         }
     }
-    // In whatever escapes, it comes back as the same text.
+    // However it is escaped, the answer has the same id.
     let text = req_text(&ids[2], json!({})).replace('é', "\\u00e9").replace("\\n", "\\u000A");
     conn.send(&text);
     conn.expect_closed(&ids[2], "invalid");
@@ -296,7 +296,7 @@ fn bad_event_ids(stage: &mut Stage<'_>) {
             assert!(!conn.ok(id).0);
         }
     }
-    // Wherever it stands, and whatever else is wrong.
+    // At any position, and whatever else is wrong.
     let json = note.fields().set("kind", "-1").set("id", json!(upper).to_string()).reversed().json();
     assert!(!conn.publish_as(&upper, &json).0);
     conn.expect_silence();
@@ -330,7 +330,7 @@ fn unknown_types(stage: &mut Stage<'_>) {
     conn.expect_silence();
 }
 
-/// NIP-77. Clients take a NEG-ERR for an answer and wait long, or for ever, after a NOTICE.
+/// NIP-77. Clients accept a NEG-ERR as an answer, but wait long, or for ever, after a NOTICE.
 fn reconciliation(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     let long = "n".repeat(500);
@@ -349,10 +349,10 @@ fn reconciliation(stage: &mut Stage<'_>) {
             other => panic!("{other:?} for {text}"),
         }
     }
-    // Nobody waits for an answer to this one.
+    // This one needs no answer.
     conn.send(r#"["NEG-CLOSE","n"]"#);
     conn.expect_silence();
-    // A subscription of the same id is another thing.
+    // A subscription with the same id is unaffected.
     conn.req("n", json!({"kinds": [1]}));
     conn.send(r#"["NEG-OPEN","n",{},"61"]"#);
     conn.send(r#"["NEG-CLOSE","n"]"#);
@@ -363,7 +363,7 @@ fn reconciliation(stage: &mut Stage<'_>) {
 
 fn abuse(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
-    // A good message in between forgives.
+    // A valid message resets the count.
     for _ in 0..4 {
         for _ in 0..4 {
             conn.send("nonsense");
@@ -372,7 +372,7 @@ fn abuse(stage: &mut Stage<'_>) {
         conn.req("sub", json!({"limit": 0}));
     }
     assert_eq!(conn.closed(), None);
-    // What is well formed and not served is no abuse.
+    // A well-formed message of an unsupported type does not count as bad.
     for _ in 0..10 {
         conn.send(r#"["NEG-OPEN","n",{},"61"]"#);
     }
@@ -382,6 +382,6 @@ fn abuse(stage: &mut Stage<'_>) {
     }
     while conn.next().is_some() {}
     assert_eq!(conn.closed(), Some(1008), "closed for abuse");
-    // Others are not touched.
+    // Other connections are unaffected.
     stage.open().req("sub", json!({"limit": 0}));
 }

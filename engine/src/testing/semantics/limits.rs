@@ -1,4 +1,4 @@
-//! Bounds: each is kept at its edge, refused in words past it, and the connection lives on (NIP-11).
+//! Limits: each is accepted at its value and refused beyond it, and the connection stays open (NIP-11).
 
 use serde_json::{Value, json};
 
@@ -85,7 +85,7 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// Content and tags fit into them.
+/// Limits of content and tags that fit into the message.
 fn small_messages(config: &mut Config) {
     config.limits.message_bytes_max = MESSAGE_BYTES_MAX;
     config.limits.content_chars_max = 600;
@@ -94,12 +94,12 @@ fn small_messages(config: &mut Config) {
 
 const MESSAGE_BYTES_MAX: usize = 8_000;
 
-/// All that NIP-11 promises fits into a message, and into an event: 262,144 characters that JSON escapes were promised,
-/// and did not.
+/// An event within the limits of NIP-11 fits into a message. 262,144 characters that JSON escapes were advertised once, and did
+/// not fit.
 fn defaults(stage: &mut Stage<'_>) {
     let limits = crate::types::Limits::default();
     let mut conn = stage.open();
-    // With relays, as clients write follow lists.
+    // With relay URLs, as in real follow lists.
     let follow = |draft: crate::testing::signing::Draft, n: usize| {
         draft.tag(["p", &format!("{n:064x}"), "wss://relay.example.com"])
     };
@@ -109,7 +109,7 @@ fn defaults(stage: &mut Stage<'_>) {
     for (ago, character) in [(1, "語"), (2, "\u{1}"), (3, "💜")] {
         let long =
             event(&key(1)).at(stage.t - ago).content(character.repeat(limits.content_chars_max)).sign();
-        // Twelve bytes a character, where each is written as two escapes.
+        // Twelve bytes a character: two escapes for each.
         let content = crate::testing::signing::escaped_throughout(&long.content);
         let json = long.fields().set("content", content).json();
         assert_eq!(conn.publish_as(&long.id, &json), (true, String::new()), "{character:?}");
@@ -120,12 +120,12 @@ fn defaults(stage: &mut Stage<'_>) {
     assert_eq!(conn.ask(json!({"ids": ids})).ids(), all[..1]);
 }
 
-/// The text with white space up to `bytes`.
+/// The text, padded with white space to `bytes`.
 fn padded(text: &str, bytes: usize) -> String {
     format!("{text}{}", " ".repeat(bytes - text.len()))
 }
 
-/// Too long to be read, and still answered by its id, or by a NOTICE where there is none.
+/// A message that is too long is answered by its id, or by a NOTICE if it has none.
 fn assert_too_long(conn: &mut Conn, text: &str, id: Option<&str>) {
     conn.send(text);
     match (&conn.fence()[..], id) {
@@ -141,7 +141,7 @@ fn assert_too_long(conn: &mut Conn, text: &str, id: Option<&str>) {
     }
 }
 
-/// Clients waited for ever when all they got was a NOTICE. Most write the id of an event behind its content.
+/// Clients waited for ever if the only answer was a NOTICE. Most write the id of an event after its content.
 fn message_bytes(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     let note = event(&key(1)).at(stage.t).content("é".repeat(300)).sign();
@@ -174,7 +174,7 @@ fn message_bytes(stage: &mut Stage<'_>) {
     assert_too_long(&mut conn, &count_text("count", ids.clone()), Some("count"));
     assert_too_long(&mut conn, &json!(["CLOSE", "sub", ids]).to_string(), Some("sub"));
     assert_eq!(conn.count(json!({})), 0);
-    // In order with what was sent before; the REQ that is refused would have replaced the one before it.
+    // In order with earlier messages; the refused REQ would have replaced the one before it.
     conn.send_all(&[
         req_text("a", json!({"kinds": [1]})),
         padded(&req_text("a", json!({})), MESSAGE_BYTES_MAX + 1),
@@ -225,7 +225,7 @@ fn content_chars(stage: &mut Stage<'_>) {
         let with = |chars: usize| event(&key(1)).at(stage.t).content(character.repeat(chars)).sign();
         conn.refuse(&with(101), "invalid");
         conn.accept(&with(100));
-        // Characters count, not how they are escaped.
+        // Characters count, not their escapes.
         let event = event(&key(2)).at(stage.t).content(character.repeat(100)).sign();
         let escaped = crate::testing::signing::escaped_throughout(&event.content);
         let answer = conn.publish_as(&event.id, &event.fields().set("content", escaped).json());
@@ -241,7 +241,7 @@ fn event_bytes(stage: &mut Stage<'_>) {
     let exact = with(1_000 - bare);
     assert_eq!(exact.json().len(), 1_000);
     conn.accept(&exact);
-    // The size is that of the event, not of how it came.
+    // The size is that of the canonical event, not of the message.
     let event = event(&key(2)).at(stage.t).content("x".repeat(1_000 - bare)).sign();
     let answer = conn.publish_as(&event.id, &event.fields().json_with("  "));
     assert_eq!(answer, (true, String::new()));
@@ -283,17 +283,17 @@ fn subscriptions(stage: &mut Stage<'_>) {
     }
     conn.send(&req_text("d", json!({})));
     conn.expect_closed("d", "");
-    // Replacing needs no more room, and closing makes some.
+    // Replacing a subscription does not count twice, and CLOSE frees a place.
     conn.req("b", json!({"kinds": [1]}));
     conn.close_sub("a");
     conn.req("d", json!({}));
     conn.send(&req_text("a", json!({})));
     conn.expect_closed("a", "");
-    // COUNT is no subscription.
+    // A COUNT is not a subscription.
     assert_eq!(conn.count(json!({})), 0);
-    // Another connection has its own.
+    // Another connection has a limit of its own.
     stage.open().req("a", json!({}));
-    // Those that stayed are alive.
+    // The remaining subscriptions are live.
     let note = event(&key(1)).at(stage.t).sign();
     conn.accept(&note);
     for sub in ["b", "c", "d"] {
@@ -331,7 +331,7 @@ fn connection_values(stage: &mut Stage<'_>) {
     conn.req("a", kinds(6));
     conn.req("b", kinds(4));
     conn.req_closed("c", kinds(1), "blocked");
-    // Replacing and closing make room; a COUNT takes none. A filter itself counts as a value.
+    // Replacing and CLOSE free values; a COUNT frees its values at its end. A filter itself counts as a value.
     conn.req("a", kinds(4));
     conn.req("c", kinds(1));
     conn.count(kinds(9));
@@ -349,7 +349,7 @@ fn event_rate(stage: &mut Stage<'_>) {
         conn.accept(&note(n));
     }
     conn.refuse(&note(5), "rate-limited");
-    // Others have a rate of their own, and reading is none of it.
+    // Other connections have a rate of their own, and REQs do not count.
     let mut other = stage.open();
     other.accept(&note(6));
     assert_eq!(conn.count(json!({})), 6);
@@ -375,7 +375,7 @@ fn request_rate(stage: &mut Stage<'_>) {
     }
     conn.req_closed("sub", json!({}), "rate-limited");
     conn.count_closed("sub", json!({}), "rate-limited");
-    // What is open stays open, and publishing is none of it.
+    // Open subscriptions stay open, and EVENTs do not count.
     let note = event(&key(1)).at(stage.t).sign();
     conn.accept(&note);
     for n in 0..3 {
@@ -415,7 +415,7 @@ fn administrators(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     conn.accept(&event(&key(3)).at(stage.t).sign());
     conn.accept(&event(&key(3)).kind(7).at(stage.t).sign());
-    // The bounds that protect the relay itself stay.
+    // The limits that protect the relay itself still hold.
     let tags = (0..6).fold(event(&key(3)).at(stage.t), |draft, _| draft.tag(["t", "x"]));
     conn.refuse(&tags.sign(), "invalid");
     conn.refuse(&event(&key(1)).at(stage.t).sign(), "pow");

@@ -1,4 +1,4 @@
-//! Live events: who gets them, once, in order, with no gap to what is stored (NIP-01).
+//! Live events: which subscriptions receive them, once, in order, without a gap after the stored ones (NIP-01).
 
 use serde_json::{Value, json};
 
@@ -113,7 +113,7 @@ fn once_each(stage: &mut Stage<'_>) {
     assert_eq!(stage.settle(&mut writer, &mut a, "one"), [&*note.id]);
     assert_eq!(stage.settle(&mut writer, &mut a, "two"), [&*note.id]);
     assert_eq!(stage.settle(&mut writer, &mut b, "one"), [&*note.id]);
-    // The publisher's own subscriptions are subscriptions too.
+    // The publisher's own subscriptions receive it too.
     stage.watch(&mut a, "own", json!({"kinds": [7]}));
     let like = event(&key(1)).at(stage.t).kind(7).sign();
     a.accept(&like);
@@ -151,7 +151,7 @@ fn ephemeral(stage: &mut Stage<'_>) {
     }
 }
 
-/// NIP-01 gives ephemeral events no age, and a relay that does not keep them does not know that it has seen one.
+/// NIP-01 sets no age for ephemeral events, and a relay that does not store them cannot recognise a repeated one.
 fn ephemeral_again(stage: &mut Stage<'_>) {
     let (mut writer, mut other, mut reader) = (stage.open(), stage.open(), stage.open());
     stage.watch(&mut reader, "sub", json!({"kinds": [20_000]}));
@@ -173,7 +173,7 @@ fn no_gap(stage: &mut Stage<'_>) {
     let events: Vec<Signed> =
         (0..60).map(|n| event(&key(1)).at(stage.t - n % 5).content(n.to_string()).sign()).collect();
     let texts: Vec<String> = events.iter().map(event_text).collect();
-    // Subscriptions begin while events are on their way: before, between and behind their commits.
+    // Subscriptions begin while events are in flight: before, between and after their commits.
     for (round, chunk) in texts.chunks(10).enumerate() {
         writer.send_all(chunk);
         reader.send(&req_text(&format!("sub {round}"), json!({"kinds": [1]})));
@@ -215,7 +215,7 @@ fn after_close(stage: &mut Stage<'_>) {
     writer.accept(&note);
     assert_eq!(stage.settle(&mut writer, &mut reader, "kept"), [&*note.id]);
     reader.expect_silence();
-    // The id is free again.
+    // The id can be used again.
     assert_eq!(reader.req("closed", json!({"ids": [note.id]})).ids(), [&*note.id]);
 }
 
@@ -227,7 +227,7 @@ fn replaced(stage: &mut Stage<'_>) {
     let like = event(&key(1)).at(stage.t).kind(7).sign();
     writer.accept(&like);
     assert_eq!(stage.settle(&mut writer, &mut reader, "sub"), [&*like.id]);
-    // The same filters again are answered again.
+    // The same REQ again is answered again.
     assert_eq!(reader.req("again", json!({"kinds": [7]})).ids(), [&*like.id]);
     assert_eq!(reader.req("again", json!({"kinds": [7]})).ids(), [&*like.id]);
     reader.expect_silence();
@@ -246,7 +246,7 @@ fn fill(stage: &mut Stage<'_>) -> (super::conn::Conn, Signed) {
     (writer, like)
 }
 
-/// Filters are looked at from the time on at which they can match.
+/// Filters with a future `since` match from that time on.
 fn begins_later(stage: &mut Stage<'_>) {
     let (mut writer, mut reader) = (stage.open(), stage.open());
     let t = stage.t;

@@ -1,11 +1,10 @@
-//! The pure machine as a [`World`]: shards over one memory store, driven in process, with a clock that moves
-//! only when told to.
+//! The pure machine as a [`World`]: shards over one memory store, in process, with a clock that only
+//! [`World::advance`] moves.
 //!
-//! Nothing happens until somebody receives. What was sent before that, by anybody, shares its verification
-//! batch and its commit; a client that does not receive leaves its output where it is, one frame at a time.
-//! The host keeps strictly to what the machine's `poll_*` tell: output that no [`Relay::poll_ready`]
-//! announced is never fetched, input that [`Relay::wants_input`] refused waits for
-//! [`Relay::poll_input_resumed`].
+//! The shards run only when a client receives. Messages sent before that, by all clients, share a verification batch and
+//! a commit. Output of a client that does not receive stays in its outbox. The host follows the machine's `poll_*`
+//! strictly: it drains a connection only after [`Relay::poll_ready`] has named it, and input that
+//! [`Relay::wants_input`] refuses waits for [`Relay::poll_input_resumed`].
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -25,25 +24,25 @@ use crate::types::{ClientAddress, Now, Timestamp};
 use crate::verify::{Claim, Libsecp256k1, Verifier};
 use crate::wire::{About, Skimmer};
 
-/// How the machine is run; no choice may change what a client sees.
+/// How the machine is run. No setting may change what a client sees.
 #[derive(Clone, Debug)]
 pub struct Tuning {
-    /// Shards; connections go to them in turn.
+    /// Number of shards; connections are assigned round robin.
     pub shards: usize,
-    /// Rows a scan step may look at; `None` leaves what the configuration says.
+    /// Rows of a scan step; `None`: as configured.
     pub scan_rows_max: Option<usize>,
-    /// Events of a verification batch; `None` leaves what the configuration says.
+    /// Events of a verification batch; `None`: as configured.
     pub verify_batch_max: Option<usize>,
-    /// Whether ids are hashed by the batch instead of as messages are read.
+    /// Whether ids are hashed in batches instead of when messages are read.
     pub hashes_batches: bool,
-    /// Terms the store keeps.
+    /// Optional terms of the store.
     pub classes: TermClasses,
-    /// Whether expired events are swept as soon as time passes, or never.
+    /// Whether expired events are swept whenever time advances, or never.
     pub sweeps: bool,
     /// [`Backend::removed_keys_max`]: whether what is deleted is removed at once, or hidden until time passes.
     pub removed_keys_max: usize,
-    /// Whether the host holds all output itself and, whenever there is nothing to do, forgets its machines
-    /// and builds new ones from the snapshots of their sessions, as a host that hibernates does.
+    /// Whether the host queues all output itself and, whenever it is idle, drops its machines and builds new ones from the
+    /// snapshots of their sessions, as a host that hibernates does.
     pub hibernates: bool,
 }
 
@@ -134,13 +133,12 @@ impl MachineWorld {
         MachineClient { machine: Rc::clone(&self.machine), shard, conn }
     }
 
-    /// Looks at, or changes, a shard; what it leaves to do is done when somebody receives next, or by
-    /// [`MachineWorld::settle`].
+    /// Accesses a shard. Work that results is done when a client receives, or by [`MachineWorld::settle`].
     pub fn with_shard<T>(&mut self, shard: usize, look: impl FnOnce(&mut Relay<Rc<Store>>) -> T) -> T {
         look(&mut self.machine.borrow_mut().shards[shard].relay)
     }
 
-    /// Does all there is to do but for what waits for readers.
+    /// Runs the shards until only work that waits for readers is left.
     pub fn settle(&mut self) {
         self.machine.borrow_mut().drive();
     }
@@ -187,7 +185,7 @@ impl World for MachineWorld {
         let now = machine.now;
         let event = event_of_json(&event.json()).expect("a signed event has all fields");
         let ticket = machine.shards[0].relay.publish(now, &event);
-        // A host that hibernates keeps awake while it waits to hear.
+        // A host does not hibernate while it waits for an outcome.
         while !machine.drive_for(1) {}
         let (answered, outcome) = machine.shards[0].relay.poll_published().expect("an outcome");
         assert_eq!(answered, ticket);
@@ -244,19 +242,19 @@ impl Backend for Store {
     }
 }
 
-/// What the host keeps of a connection.
+/// The host's state of a connection.
 #[derive(Default)]
 struct Hosted {
-    /// What the machine calls it.
+    /// The machine's handle of it.
     conn: Rc<Cell<ConnId>>,
-    /// Frames the host holds, where it holds them itself.
+    /// Frames queued by the host, if it queues output itself.
     output: VecDeque<String>,
-    /// Messages the machine does not want yet.
+    /// Messages that the machine has not accepted yet.
     input: VecDeque<Input>,
     reading_paused: bool,
     is_ready: bool,
     closing: Option<Close>,
-    /// The connection is over; this is what the client learned.
+    /// Set when the connection has been closed, with the reason.
     closed: Option<u16>,
 }
 
@@ -272,7 +270,7 @@ struct Shard {
 }
 
 impl Shard {
-    /// Hands over input as long as the machine wants it.
+    /// Passes messages to the machine while it wants input.
     fn pump(&mut self, now: Now, conn: ConnId) {
         while let Some(hosted) = self.hosted.get_mut(&conn) {
             if hosted.reading_paused || hosted.input.is_empty() {
@@ -291,7 +289,7 @@ impl Shard {
         }
     }
 
-    /// Notes what the machine has announced. True if input went on for it.
+    /// Handles what the machine's `poll_*` return. True if input was resumed.
     fn note(&mut self, now: Now) -> bool {
         let mut noted = false;
         while let Some(conn) = self.relay.poll_input_resumed() {
@@ -315,7 +313,7 @@ impl Shard {
         noted
     }
 
-    /// Takes all output over, and says how much of it is still unread. True if there was any.
+    /// Drains all output into the host's queue and reports the backlog to the machine. True if there was any.
     fn take_output(&mut self) -> bool {
         let mut took = false;
         for (conn, hosted) in &mut self.hosted {
@@ -329,7 +327,7 @@ impl Shard {
         took
     }
 
-    /// A machine that knows nothing but what its sessions' snapshots say.
+    /// A new machine, restored from the snapshots of its sessions.
     fn rebuild(&mut self, now: Now, store: &Rc<Store>, checks: Checks, seed: [u8; 32]) {
         while self.relay.poll_changed().is_some() {}
         let config = Arc::clone(self.relay.config());
@@ -374,17 +372,17 @@ struct Machine {
     tuning: Tuning,
 }
 
-/// Rounds after which the machine must have come to rest.
+/// Rounds within which the machine must become idle.
 const ROUNDS_MAX: usize = 1_000_000;
 
 impl Machine {
-    /// Runs all shards until none has anything to do.
+    /// Runs all shards until all are idle.
     fn drive(&mut self) {
         assert!(self.drive_for(ROUNDS_MAX), "the machine does not come to rest");
         self.check_idle();
     }
 
-    /// Runs all shards for so many rounds at most. True if none has anything left to do.
+    /// Runs all shards for at most this many rounds. True if all are idle.
     fn drive_for(&mut self, rounds: usize) -> bool {
         let now = self.now;
         for _ in 0..rounds {
@@ -438,10 +436,10 @@ impl Machine {
         false
     }
 
-    /// Forgets everything that a host may lose, in the middle of scans if there are any.
+    /// Loses everything that a host may lose, even in the middle of scans.
     fn hibernate(&mut self) {
         self.drive_for(1 + self.rebuilt as usize % 4);
-        // Events in flight are nobody's yet, and what waits behind them or behind a request is lost.
+        // Events in flight would be lost, and so would messages deferred behind them or behind a request.
         let holds = |shard: &Shard| {
             shard.relay.has_unverified() || shard.hosted.keys().any(|conn| shard.relay.has_unanswered(*conn))
         };
@@ -486,7 +484,7 @@ impl Client for MachineClient {
     fn send(&mut self, text: &str) {
         let bytes_max = self.machine.borrow().shards[self.shard].relay.config().limits.message_bytes_max;
         self.push(match text.len() > 2 * bytes_max {
-            // What is far too long a host does not even keep.
+            // A host does not buffer a message that is far too long.
             true => Input::Oversized(text.len() as u64, Skimmer::skim(text.as_bytes())),
             false => Input::Text(text.into()),
         });
@@ -530,7 +528,7 @@ impl Client for MachineClient {
 
 impl Drop for MachineClient {
     fn drop(&mut self) {
-        // While a failed case unwinds, the machine may be in somebody's hands.
+        // While a failed case unwinds, the machine may be borrowed.
         let Ok(mut machine) = self.machine.try_borrow_mut() else { return };
         let shard = &mut machine.shards[self.shard];
         shard.relay.disconnect(self.conn.get());

@@ -1,9 +1,8 @@
-//! What the relay means, as cases that see only what a client sees.
+//! The semantics suite: the rules of the relay as cases that see only what a client sees.
 //!
-//! A case opens connections to a [`World`], talks NIP-01 and judges the answers. It knows nothing of how the
-//! world is made, so one list of cases holds every host against the same rules: the pure machine
-//! ([`MachineWorld`]), the native server over WebSocket, a relay in a Worker. Nothing here sleeps: that a
-//! frame does *not* come is shown by a later one that does.
+//! A case opens connections to a [`World`], sends NIP-01 messages and checks the answers. It does not know what the world
+//! is, so the same cases test the pure machine ([`MachineWorld`]), the native server over WebSockets, and the Worker.
+//! Nothing here sleeps: that a frame is *not* sent is shown by a later frame that is.
 //!
 //! ```
 //! use relay_engine::testing::semantics::{MachineWorld, Tuning, cases};
@@ -50,7 +49,7 @@ use crate::testing::signing::Signed;
 use crate::types::Timestamp;
 use stage::Stage;
 
-/// A relay to hold against the cases, empty when it is made, under the configuration it was made for.
+/// A relay under test, empty at first, with the configuration of a case.
 pub trait World {
     /// A new connection.
     fn connect(&mut self) -> Box<dyn Client>;
@@ -60,26 +59,26 @@ pub trait World {
         None
     }
 
-    /// The second it is for the relay.
+    /// The relay's time.
     fn now(&self) -> Timestamp;
 
-    /// Lets at least `seconds` pass. False if this world cannot: the case leaves out what needs it.
+    /// Advances the time by at least `seconds`. False if this world cannot: the case skips what needs it.
     fn advance(&mut self, seconds: u64) -> bool;
 
-    /// Whether time stands still but for [`World::advance`], so that a boundary can be hit exactly.
+    /// Whether only [`World::advance`] moves the clock, so that a boundary can be tested exactly.
     fn holds_its_clock(&self) -> bool {
         false
     }
 
-    /// What a client connected to, host and port, as AUTH events name it.
+    /// Host and port to which clients connect, as AUTH events must name them.
     fn host(&self) -> String;
 
-    /// Publishes an event as the host itself does. `None` if this world cannot.
+    /// Publishes an event as the host itself. `None` if this world cannot.
     fn publish(&mut self, _event: &Signed) -> Option<PublishOutcome> {
         None
     }
 
-    /// Takes all room for new events away, or gives it back. False if this world cannot.
+    /// Makes the disk full, or frees it. False if this world cannot.
     fn fill_disk(&mut self, _full: bool) -> bool {
         false
     }
@@ -90,7 +89,7 @@ pub trait Client {
     /// Sends a text message.
     fn send(&mut self, text: &str);
 
-    /// Sends messages in one breath: if possible, the relay gets them all before it can answer any.
+    /// Sends messages at once: if possible, the relay receives all before it answers any.
     fn send_all(&mut self, texts: &[String]) {
         texts.iter().for_each(|text| self.send(text));
     }
@@ -98,34 +97,34 @@ pub trait Client {
     /// Sends a binary message.
     fn send_binary(&mut self, bytes: &[u8]);
 
-    /// The next text message, or `None` if none comes. What is not received waits at the relay, but for
-    /// what sockets hold; a client that does not receive is a slow reader.
+    /// The next text message, or `None` if there is none. Messages that are not received wait at the relay, except those in
+    /// the buffers of sockets; a client that does not receive is a slow reader.
     fn recv(&mut self) -> Option<String>;
 
-    /// The code the relay closed this connection with, once all messages before it have been received.
+    /// The code with which the relay has closed the connection, once all earlier messages have been received.
     fn closed(&mut self) -> Option<u16>;
 }
 
 /// Makes an empty world that runs under a configuration.
 pub type Factory<'a> = dyn FnMut(&Config) -> Box<dyn World> + 'a;
 
-/// One rule and the talk that tests it.
+/// A rule and the exchange of messages that tests it.
 pub struct Case {
-    /// Its room and what must be true.
+    /// Its area and the rule.
     pub name: &'static str,
-    /// Changes the default configuration, with NIP-67 hints switched on, to the one the case needs.
+    /// Changes the default configuration, with NIP-67 hints on, to that of the case.
     pub config: fn(&mut Config),
     play: fn(&mut Stage<'_>),
 }
 
 impl Case {
-    /// Plays the case in a world of its own.
+    /// Runs the case in a world of its own.
     ///
     /// # Errors
-    /// What was wrong, followed by the last frames of the talk.
+    /// What was wrong, followed by the last messages.
     pub fn run(&self, make: &mut Factory<'_>) -> Result<(), String> {
         let mut config = Config::default();
-        // Every answer shows then that its hint is right; `frames` looks at the default.
+        // With hints on, every answer's hint is checked; the area `frames` tests the default.
         config.policy.eose_hints = true;
         (self.config)(&mut config);
         assert_eq!(config.limits.check(), Ok(()), "a configuration that hosts would refuse");
@@ -140,10 +139,10 @@ impl Case {
     }
 }
 
-/// Plays every case whose name contains `only`, and tells all that failed, each with its talk.
+/// Runs every case whose name contains `only`.
 ///
 /// # Errors
-/// The failures, one behind the other.
+/// All failures, each with its last messages.
 pub fn run_all(make: &mut Factory<'_>, only: &str) -> Result<usize, String> {
     let chosen: Vec<Case> = cases().into_iter().filter(|case| case.name.contains(only)).collect();
     let failed: Vec<String> = chosen.iter().filter_map(|case| case.run(make).err()).collect();
@@ -180,12 +179,12 @@ pub fn cases() -> Vec<Case> {
     rooms.into_iter().flatten().collect()
 }
 
-/// A case under the default configuration, but for the hints.
+/// A case with the default configuration, and hints on.
 fn case(name: &'static str, play: fn(&mut Stage<'_>)) -> Case {
     Case { name, config: |_| {}, play }
 }
 
-/// A case under a configuration of its own.
+/// A case with a configuration of its own.
 fn case_with(name: &'static str, config: fn(&mut Config), play: fn(&mut Stage<'_>)) -> Case {
     Case { name, config, play }
 }

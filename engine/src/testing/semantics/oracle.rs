@@ -1,4 +1,4 @@
-//! The simple version of a query: plain loops over events and filters as JSON.
+//! A naive oracle of queries: loops over events and filters as JSON.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use super::conn::{Conn, as_list};
 use crate::testing::signing::Signed;
 use crate::types::Kind;
 
-/// Whether `event` matches; `limit` plays no part.
+/// Whether `event` matches; `limit` is ignored.
 pub(super) fn matches(filter: &Value, event: &Signed) -> bool {
     let fields = filter.as_object().expect("a filter");
     fields.iter().all(|(name, wanted)| {
@@ -29,7 +29,7 @@ pub(super) fn matches(filter: &Value, event: &Signed) -> bool {
     })
 }
 
-/// Whether the event's address (NIP-01) ends in a colon: it is found by an empty `d` that it need not have.
+/// Whether the event's address (NIP-01) has an empty `d`, which an empty `#d` matches even without the tag.
 fn has_empty_d(event: &Signed) -> bool {
     let d = event.tags.iter().find(|tag| tag.len() > 1 && tag[0] == "d").map_or("", |tag| &tag[1]);
     match event.kind {
@@ -39,11 +39,11 @@ fn has_empty_d(event: &Signed) -> bool {
     }
 }
 
-/// What the read guard may keep from a connection: events of guarded kinds that are neither by one of its keys nor
-/// name one by `p`.
+/// The events that the read guard hides from a connection: those of guarded kinds of which none of its keys is the author or
+/// in a `p` tag.
 pub(super) struct Guard {
     pub(super) kinds: Vec<Kind>,
-    /// Keys that the connection has authenticated.
+    /// Authenticated keys of the connection.
     pub(super) keys: Vec<String>,
 }
 
@@ -62,8 +62,8 @@ impl Guard {
         asks_guarded && !matches_nothing && !names_me_alone("authors") && !names_me_alone("#p")
     }
 
-    /// Whether an answer to `filters` may lack something of `events`, all that the connection may see, for all that a
-    /// client can know: who asks for ids and is sent every one lacks nothing.
+    /// Whether an answer to `filters` may be incomplete, as far as a client can know; `events` are all that it may see. If all
+    /// requested ids were sent, it is complete.
     fn may_lack(&self, filters: &[Value], events: &[Signed]) -> bool {
         filters.iter().any(|filter| {
             let found = events.iter().filter(|event| matches(filter, event)).count();
@@ -71,7 +71,7 @@ impl Guard {
         })
     }
 
-    /// Whether a count may.
+    /// Whether a count may be incomplete.
     pub(super) fn may_lack_of_count(&self, filters: &[Value], count: usize) -> bool {
         let ids: Option<Vec<BTreeSet<String>>> = filters.iter().map(ids_of).collect();
         let ids: Option<BTreeSet<String>> = ids.map(|lists| lists.into_iter().flatten().collect());
@@ -84,14 +84,14 @@ fn ids_of(filter: &Value) -> Option<BTreeSet<String>> {
     Some(ids.iter().map(|id| id.as_str().expect("an id").to_owned()).collect())
 }
 
-/// In the order of answers.
+/// Sorts in the order of answers.
 pub(super) fn sorted(mut events: Vec<&Signed>) -> Vec<&Signed> {
     events.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| a.id.cmp(&b.id)));
     events.dedup();
     events
 }
 
-/// What a REQ over `events` must be answered with: ids in order, and whether that is all that matches.
+/// The expected answer to a REQ over `events`: ids in order, and whether these are all matches.
 pub(super) fn expected(filters: &[Value], events: &[Signed]) -> (Vec<String>, bool) {
     let mut picked = Vec::new();
     let mut all = Vec::new();
@@ -105,8 +105,7 @@ pub(super) fn expected(filters: &[Value], events: &[Signed]) -> (Vec<String>, bo
     (picked.iter().map(|event| event.id.clone()).collect(), picked.len() == all.len())
 }
 
-/// Asks, and holds the answer against the simple version: order, limits, no repeats, whole events, and a
-/// hint that is there and right.
+/// Sends a REQ and compares the answer with the oracle's: order, limits, no duplicates, whole events, and the right hint.
 #[track_caller]
 pub(super) fn check(conn: &mut Conn, filters: Value, events: &[Signed]) {
     let answer = conn.ask(filters.clone());
@@ -117,7 +116,7 @@ pub(super) fn check(conn: &mut Conn, filters: Value, events: &[Signed]) {
         let own = events.iter().find(|own| event["id"] == own.id).expect("an event of the case");
         assert_eq!(*event, own.value(), "the event as it was published");
     }
-    // `limit: 0` asks for an EOSE at once, so nobody need have looked; what is said must be right all the same.
+    // With `limit: 0` the relay need not read the store, but a hint must be right.
     let may_be_left_out = answer.hint.is_none() && filters.iter().any(|filter| filter["limit"] == 0);
     let hint = match is_all {
         true if conn.guard.may_lack(&filters, events) => None,

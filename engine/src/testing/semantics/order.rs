@@ -40,7 +40,7 @@ fn event_then_req(stage: &mut Stage<'_>) {
         let Frame::Count { body, .. } = conn.next_of("n") else { panic!("a COUNT") };
         assert_eq!(body["count"], n + 1);
     }
-    // Many at once.
+    // Many events at the same time.
     let many: Vec<Signed> = (0..60).map(|n| event(&key(4)).at(stage.t - n).sign()).collect();
     let mut texts: Vec<String> = many.iter().map(event_text).collect();
     texts.push(req_text("many", json!({"authors": [key(4).hex()]})));
@@ -97,10 +97,10 @@ fn mixed(stage: &mut Stage<'_>) {
     assert!(conn.ok(&request.id).0);
     assert!(conn.ok(&notes[2].id).0);
     assert!(!conn.ok(&notes[0].id).0, "it was deleted");
-    // The id is known, the signature is not looked at: either answer is right, silence is not.
+    // The id is already stored and the signature need not be checked: either answer is right, but there must be one.
     conn.ok(&notes[2].id);
     conn.expect_notice();
-    // What came right before the CLOSE may still have been sent, nothing else.
+    // Events published just before the CLOSE may have been sent, nothing else.
     for frame in conn.fence() {
         let may_come = frame.sub() != Some("one")
             || matches!(&frame, Frame::Event { event, .. } if event["id"] == notes[1].id);
@@ -169,8 +169,8 @@ fn forged_meanwhile(stage: &mut Stage<'_>) {
                 other.send(&texts[1]);
                 [conn.ok(&note.id), other.ok(&note.id)]
             };
-            // Which comes first is nobody's to say: they are of one id. Once the real one is stored, what says its id
-            // is a copy, and no signature is looked at.
+            // The order of the answers is unspecified: they have the same id. Once the valid one is stored, others with its id
+            // are duplicates, whose signatures are not checked.
             let real = answers.iter().filter(|answer| **answer == (true, String::new())).count();
             let other = answers.iter().filter(|(ok, words)| !ok || words.starts_with("duplicate: ")).count();
             assert_eq!((real, other), (1, 1), "{answers:?}");
@@ -195,7 +195,7 @@ fn rewritten_meanwhile(stage: &mut Stage<'_>) {
         let answers = [conn.ok(&note.id), conn.ok(&note.id), conn.ok(&note.id)];
         let real = answers.iter().filter(|answer| **answer == (true, String::new())).count();
         assert_eq!(real, 1, "{answers:?}");
-        // The others are bad, or copies of what was accepted.
+        // The others are invalid, or duplicates of the accepted one.
         let words = |answer: &&(bool, String)| {
             answer.1.starts_with(if answer.0 { "duplicate: " } else { "invalid: " })
         };
@@ -211,7 +211,7 @@ fn forged_later(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     let note = event(&key(1)).at(stage.t).sign();
     conn.accept(&note);
-    // Known ids are answered before any signature is looked at; what is kept is the real one.
+    // An id that is stored is answered before its signature is checked; the stored event is the valid one.
     let (accepted, message) = conn.publish(&note.forged());
     assert!(!accepted || message.starts_with("duplicate: "), "{accepted} {message:?}");
     assert_eq!(conn.ask(json!({})).events, [note.value()]);
@@ -231,13 +231,13 @@ fn full_disk(stage: &mut Stage<'_>) {
         let (accepted, message) = conn.ok(id);
         assert!(!accepted && message.starts_with("error: "), "{accepted} {message:?}");
     }
-    // Reading works, and so does what needs no disk.
+    // Reading works, and so do ephemeral events.
     assert_eq!(conn.ask(json!({})).ids(), [&*notes[0].id]);
     assert_eq!(conn.count(json!({})), 1);
     let ephemeral = event(&key(1)).kind(20_000).at(stage.t).sign();
     conn.accept(&ephemeral);
     assert!(conn.publish(&notes[0]).1.starts_with("duplicate: "));
-    // A deletion request has room in reserve, whatever waits beside it.
+    // The reserve has room for a deletion request, whatever else is in the batch.
     let gone = event(&key(1)).kind(1).at(stage.t).content("gone").sign();
     assert!(stage.world.fill_disk(false), "what was filled can be emptied");
     conn.accept(&gone);

@@ -1,4 +1,4 @@
-//! Limits the relay sets itself, and the completeness hints of NIP-67: never wrong, exact at the boundary.
+//! The relay's own limits on answers, and the hints of NIP-67: never wrong, exact at the boundary.
 
 use serde_json::{Value, json};
 
@@ -44,20 +44,20 @@ fn exact_boundary(stage: &mut Stage<'_>) {
     let likes = [event(&key(2)).at(stage.t).kind(7).sign()];
     let all = [&events[..], &likes].concat();
     conn.accept_all(&all);
-    // n events: a limit of n has them all, n - 1 leaves one, n + 1 asks for more than there is.
+    // n events: a limit of n returns all, n - 1 leaves one, n + 1 exceeds them.
     for limit in 1..=8 {
         check(&mut conn, json!({"kinds": [1], "limit": limit}), &all);
         check(&mut conn, json!({"authors": [key(1).hex()], "limit": limit}), &all);
         check(&mut conn, json!({"limit": limit}), &all);
         check(&mut conn, json!([{"kinds": [1], "limit": limit}, {"kinds": [7], "limit": 1}]), &all);
     }
-    // What one filter leaves out another may send: then nothing is missing.
+    // If another filter returns what one leaves out, nothing is missing.
     check(&mut conn, json!([{"kinds": [1], "limit": 1}, {"kinds": [1], "limit": 6}]), &all);
     check(&mut conn, json!([{"limit": 6}, {"until": stage.t - 3}]), &all);
     check(&mut conn, json!([{"limit": 1}, {"kinds": [7]}]), &all);
 }
 
-/// nostr-fetch, Nostrify and nostr-relaypool take an EOSE of three elements for none, and wait.
+/// nostr-fetch, Nostrify and nostr-relaypool ignore an EOSE with three elements, and wait.
 fn no_hint(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     conn.accept_all(&notes(stage, &[0, 1, 2]));
@@ -120,13 +120,12 @@ fn default_limit(stage: &mut Stage<'_>) {
         let answer = conn.ask(json!({"kinds": [1]}));
         assert_eq!((answer.ids().len(), answer.hint.as_deref()), (expected, Some(hint)), "{stored} stored");
     }
-    // A limit above the default and below the maximum is the client's to set.
+    // A limit above the default and below the maximum is respected.
     check(&mut conn, json!({"kinds": [1], "limit": 6}), &events);
     check(&mut conn, json!({"kinds": [1], "limit": 7}), &events);
 }
 
-/// What must hold for a page that the relay has cut: a beginning of the whole answer, cut between seconds,
-/// with the right hint.
+/// A page that the relay has limited must be a prefix of the whole answer, end between two seconds, and have the right hint.
 fn assert_page(answer: &Answer, filter: &Value, events: &[Signed]) {
     let all = sorted(events.iter().filter(|event| matches(filter, event)).collect());
     let ids = answer.ids();
@@ -158,7 +157,7 @@ fn seconds_stay_whole(stage: &mut Stage<'_>) {
         assert_page(&answer, &filter, &events);
         assert!(answer.ids().len() >= 4, "a page of about the default at least");
     }
-    // The client's own limit is kept to the letter.
+    // The client's own limit is exact.
     for limit in 1..10 {
         check(&mut conn, json!({"kinds": [1], "limit": limit}), &events);
     }
@@ -194,7 +193,7 @@ fn limit_counts_served(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     let open = notes(stage, &[5, 6, 7]);
     conn.accept_all(&open);
-    // Gift wraps for somebody else, newer and older than what may be seen.
+    // Gift wraps for another key, newer and older than the visible events.
     for ago in [0, 1, 2, 3, 9] {
         let wrap = event(&key(50 + ago)).kind(1059).at(stage.t - ago).tag(["p", key(9).hex()]).sign();
         conn.accept(&wrap);

@@ -53,7 +53,7 @@ fn unauthenticated(stage: &mut Stage<'_>) {
         json!({"kinds": [1, 1059]}),
         json!({"kinds": [4, 1059], "#p": [key(1).hex()]}),
         json!({"kinds": [1059, 30_000], "authors": []}),
-        // Of ids that name guarded events alone, too.
+        // Also if the ids name guarded events only.
         json!({"ids": [mine.id]}),
         json!({"ids": [mine.id, others.id, "0".repeat(64)]}),
         json!([{"ids": [mine.id]}, {"ids": [others.id], "#p": [key(2).hex()]}]),
@@ -61,7 +61,7 @@ fn unauthenticated(stage: &mut Stage<'_>) {
         conn.req_closed("sub", filters.clone(), "auth-required");
         conn.count_closed("count", filters, "auth-required");
     }
-    // Wider questions are answered without them and are not said to be complete, whether or not anything was hidden.
+    // Wider filters are answered without them and without `finish`, whether or not anything was hidden.
     for filters in [
         json!({}),
         json!({"limit": 1}),
@@ -80,7 +80,7 @@ fn unauthenticated(stage: &mut Stage<'_>) {
         check(&mut conn, filters.clone(), &[]);
         assert_eq!(conn.count(filters), 0);
     }
-    // What nothing can have been hidden from is complete.
+    // An answer from which nothing can be hidden is complete.
     for filters in [
         json!({"kinds": [1, 7]}),
         json!({"ids": [note.id]}),
@@ -101,7 +101,7 @@ fn unauthenticated(stage: &mut Stage<'_>) {
 
 fn parties(stage: &mut Stage<'_>) {
     let (mine, others, note) = filled(stage);
-    // The recipient, the (random) author, and both at once.
+    // The recipient, the (random) author, and both keys on one connection.
     for (keys, seen) in [(&[1][..], vec![&mine]), (&[50], vec![&mine]), (&[1, 2], vec![&mine, &others])] {
         let mut conn = stage.open();
         for &number in keys {
@@ -141,10 +141,10 @@ fn others(stage: &mut Stage<'_>) {
     check(&mut conn, json!({"kinds": [1059], "#p": [key(9).hex(), key(1).hex()]}), &[]);
     assert_eq!(conn.ask(json!({"kinds": [1059]})).hint, None, "others' are hidden");
     assert_eq!(conn.count(json!({"kinds": [1059, 1]})), 1);
-    // Of one's own there is nothing, and that is all.
+    // A key without events of its own gets an empty answer.
     let own = conn.ask(json!({"kinds": [1059], "#p": [key(9).hex()]}));
     assert_eq!((own.ids().len(), own.hint.as_deref()), (0, Some("finish")));
-    // Asking for what is another's alone is beyond what the key may do.
+    // A filter for events of other keys only is restricted.
     for filters in [
         json!({"kinds": [1059], "#p": [key(1).hex()]}),
         json!({"kinds": [4, 1059], "#p": [key(1).hex()]}),
@@ -203,7 +203,7 @@ fn auth_later(stage: &mut Stage<'_>) {
     conn.req_closed("wraps", json!({"kinds": [1059], "#p": [key(1).hex()]}), "auth-required");
     assert!(!conn.challenge.is_empty(), "who is told to authenticate has the challenge to do it");
     stage.auth(&mut conn, &key(1));
-    // What is open goes on with what comes from now on; what was stored is for who asks again.
+    // Open subscriptions receive later events; stored ones need another REQ.
     let new = wrap(stage, 60, &key(1));
     writer.accept(&new);
     assert_eq!(stage.settle(&mut writer, &mut conn, "sub"), [&*new.id]);
@@ -212,7 +212,7 @@ fn auth_later(stage: &mut Stage<'_>) {
     check(&mut conn, json!({"ids": all.iter().map(|event| &event.id).collect::<Vec<_>>()}), &all);
     conn.req("sub", me.clone());
     check(&mut conn, me, &all);
-    // Who authenticates in the middle of an answer is not told that the first half lacked nothing.
+    // AUTH during an answer must not make it `finish`: the first half may lack events.
     let mut hasty = stage.open();
     let auth = stage.auth_event(&mut hasty, &key(1));
     hasty.send_all(&[req_text("hasty", json!({"limit": 400})), format!(r#"["AUTH",{}]"#, auth.json())]);

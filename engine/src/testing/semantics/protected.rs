@@ -24,10 +24,10 @@ fn only_from_author(stage: &mut Stage<'_>) {
     stage.auth(&mut conn, &key(1));
     conn.refuse(&event_2, "restricted");
     conn.accept(&event_1);
-    // Several keys on one connection all count.
+    // Any of several keys of a connection may be the author.
     stage.auth(&mut conn, &key(2));
     conn.accept(&event_2);
-    // Anybody may read them; another connection may not write them.
+    // Anybody may read them; another connection may not publish them.
     let mut other = stage.open();
     assert_eq!(other.ask(json!({"kinds": [1]})).ids().len(), 2);
     let event_3 = event(&key(1)).at(stage.t - 1).tag(["-"]).sign();
@@ -62,7 +62,7 @@ fn reposts(stage: &mut Stage<'_>) {
             .set("tags", json!([["t", "a-b"], ["-"]]).to_string().replace("\"-\"", &escaped_throughout("-")))
             .json(),
         protected.fields().push("\"extra\"", "[1]").json(),
-        // No hyphen anywhere but the escaped one.
+        // The hyphen is escaped in the JSON.
         bare.fields().set("tags", r#"[["\u002d"]]"#).json(),
         bare.fields().set("tags", r#"[["\u002D"]]"#).json(),
     ];
@@ -78,7 +78,7 @@ fn reposts(stage: &mut Stage<'_>) {
             conn.accept(&repost);
         }
     }
-    // Naming it without carrying it is allowed, and other kinds carry what they like.
+    // Referring to it without including it is allowed, and other kinds may include it.
     conn.accept(&event(&key(2)).kind(6).at(stage.t).tag(["e", &protected.id]).sign());
     conn.accept(&event(&key(2)).kind(1).at(stage.t).content(protected.json()).sign());
 }

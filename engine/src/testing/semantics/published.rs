@@ -1,4 +1,4 @@
-//! Events that the host publishes itself, as clients see them. Worlds without a way to publish leave these out.
+//! Events that the host publishes itself, as clients see them. Skipped in worlds that cannot publish.
 
 use serde_json::json;
 
@@ -18,7 +18,7 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// The outcome, or an end to the case.
+/// The outcome; ends the case if the world cannot publish.
 macro_rules! publish {
     ($stage:expr, $event:expr) => {
         match $stage.publish($event) {

@@ -19,7 +19,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("queries: since and until are inclusive", times),
         case("queries: only the first value of a single-letter tag is indexed", first_value),
         case("queries: tag values are any strings", any_values),
-        case("queries: an empty d finds what has an address without one", unwritten_d),
+        case("queries: an empty d finds what has an address without one", implicit_d),
         case("queries: 10,000 authors", many_authors),
         case("queries: thousands of ids and tag values", many_values),
         case("queries: the same id on two connections", two_connections),
@@ -36,7 +36,7 @@ fn an_empty_relay(stage: &mut Stage<'_>) {
     conn.expect_silence();
 }
 
-/// Events of few seconds, kinds, authors and tags, so that everything ties and overlaps.
+/// Events with few timestamps, kinds, authors and tags, so that there are many ties and overlaps.
 fn crowd(stage: &Stage<'_>, size: u64) -> Vec<Signed> {
     let kinds = [1, 7, 9_999, 1111];
     (0..size)
@@ -65,7 +65,7 @@ fn order(stage: &mut Stage<'_>) {
     check(&mut conn, json!({}), &events);
     check(&mut conn, json!([{"kinds": [1]}, {"kinds": [7]}, {"kinds": [1111]}]), &events);
     check(&mut conn, json!([{"kinds": [7]}, {"authors": [key(1).hex()]}, {"since": stage.t}]), &events);
-    // All of one second: the ids alone decide, and a limit takes the lowest.
+    // All of one second: only the ids decide the order, and a limit returns the lowest.
     let tied: Vec<Signed> =
         (0..12).map(|n| event(&key(7)).at(stage.t).kind(2).content(n.to_string()).sign()).collect();
     conn.accept_all(&tied);
@@ -248,8 +248,8 @@ fn any_values(stage: &mut Stage<'_>) {
     check(&mut conn, json!({"#x": ["no such"]}), &events);
 }
 
-/// noStrudel asks for a user's profile and lists with `"#d":[""]`, as the address of a replaceable event has it.
-fn unwritten_d(stage: &mut Stage<'_>) {
+/// noStrudel queries a user's profile and lists with `"#d":[""]`, the `d` of the address of a replaceable event.
+fn implicit_d(stage: &mut Stage<'_>) {
     let (mut conn, mut reader) = (stage.open(), stage.open());
     let t = stage.t;
     let (me, other) = (key(1), key(2));
@@ -309,7 +309,7 @@ fn many_authors(stage: &mut Stage<'_>) {
     let events: Vec<Signed> =
         (1..=20).map(|n| event(&key(n)).at(stage.t - n % 3).content(n.to_string()).sign()).collect();
     conn.accept_all(&events);
-    // Strangers need not be real keys to be asked for; some sort before, some behind the real ones.
+    // Unknown authors; some sort before, some after the known ones.
     let strangers = (0u64..10_000).map(|n| format!("{:064x}", u128::from(n) << (n % 64)));
     let friends = (1..=20).step_by(2).map(|n| key(n).hex().to_owned());
     let mut authors: Vec<String> = strangers.chain(friends).collect();

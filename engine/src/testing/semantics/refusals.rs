@@ -1,4 +1,4 @@
-//! REQ and COUNT that are refused: CLOSED with the id and the right prefix, never a silent full scan.
+//! Refused REQs and COUNTs: CLOSED with the id and the right prefix, never an ignored condition.
 
 use serde_json::{Value, json};
 
@@ -19,19 +19,19 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// `filter` is JSON text, so that it can be as wrong as it likes.
+/// `filter` is JSON text, which may be invalid.
 fn assert_refused(conn: &mut Conn, filter: &str, prefix: &str) {
     for verb in ["REQ", "COUNT"] {
         conn.send(&format!(r#"["{verb}","sub",{filter}]"#));
         conn.expect_closed("sub", prefix);
-        // Beside a good filter it is no better.
+        // Also together with a valid filter.
         conn.send(&format!(r#"["{verb}","sub",{{"kinds":[1]}},{filter}]"#));
         conn.expect_closed("sub", prefix);
     }
     conn.expect_silence();
 }
 
-/// A relay with something in it, so that a filter that is ignored would be answered.
+/// A relay with a stored event, which an ignored filter would return.
 fn conn(stage: &mut Stage<'_>) -> Conn {
     let mut conn = stage.open();
     let note = event(&key(1)).at(stage.t).tag(["p", key(1).hex()]).tag(["e", key(2).hex()]).sign();
@@ -90,7 +90,7 @@ fn unknown_fields(stage: &mut Stage<'_>) {
     }
 }
 
-/// NIP-50. Clients show the words to those who search.
+/// NIP-50. Clients show the message to users.
 fn search(stage: &mut Stage<'_>) {
     let mut conn = conn(stage);
     for text in [
@@ -149,7 +149,7 @@ fn refused_replaces(stage: &mut Stage<'_>) {
     reader.req("sub", json!({"kinds": [1]}));
     reader.send(&req_text("sub", json!({"kinds": "x"})));
     reader.expect_closed("sub", "invalid");
-    // COUNT ids are not subscriptions: a COUNT of the same id leaves them alone.
+    // COUNT ids are separate from subscription ids.
     reader.req("counted", json!({"kinds": [7], "limit": 0}));
     reader.count_body("counted", json!({"kinds": [1]}));
     writer.accept(&event(&key(1)).at(stage.t).content("to nobody").sign());

@@ -20,7 +20,7 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// All orders of `n` things.
+/// All permutations of `n` items.
 fn orders(n: usize) -> Vec<Vec<usize>> {
     match n {
         0 => vec![vec![]],
@@ -37,14 +37,14 @@ fn orders(n: usize) -> Vec<Vec<usize>> {
     }
 }
 
-/// Publishes in turn; each must be accepted if it is the best so far, and refused in words if not.
+/// Publishes one after the other; each must be accepted if it is the newest so far, and refused if not.
 fn publish_in_turn(conn: &mut Conn, versions: &[&Signed], filter: &serde_json::Value) {
     for so_far in 1..=versions.len() {
         let best = sorted(versions[..so_far].to_vec())[0];
         let new = versions[so_far - 1];
         let (accepted, message) = conn.publish(new);
         assert_eq!(accepted, best == new, "{} was answered {message:?}", new.json());
-        // Clients take `duplicate:` for success, and this version is nowhere.
+        // Clients treat `duplicate:` as success, but this version is not stored.
         assert!(accepted || message.starts_with("invalid: "), "{message:?}");
         assert_eq!(conn.ask(filter.clone()).ids(), [&*best.id], "the winner of {so_far} for {filter}");
     }
@@ -54,7 +54,7 @@ fn all_orders(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     for (place, kind) in [0u16, 3, 10_002, 30_023].into_iter().enumerate() {
         for (n, order) in (0..).zip(orders(4)) {
-            // An author for each order, so that orders do not meet.
+            // An author for each order, so that they do not interfere.
             let author = key(1 + n + 100 * place as u64);
             let version = |ago: u64, words: &str| {
                 let draft = event(&author).kind(kind).at(stage.t - ago).content(words);
@@ -89,7 +89,7 @@ fn old_is_gone(stage: &mut Stage<'_>) {
             assert_eq!(conn.ask(filter.clone()).ids().len(), 0, "{filter}");
             assert_eq!(conn.count(filter.clone()), 0, "{filter}");
         }
-        // It does not come back, and neither does another old one.
+        // It cannot be stored again, nor can another old version.
         conn.refuse(&old, "");
         conn.refuse(&version(4), "");
         let answer = conn.publish(&new);
@@ -122,7 +122,7 @@ fn d_tags(stage: &mut Stage<'_>) {
     for (n, (d, forms)) in forms.into_iter().enumerate() {
         let author = key(1 + n as u64);
         let draft = |ago: u64| event(&author).kind(30_023).at(stage.t - ago);
-        // Others that must stay: another d tag, the d tag of the other form as another tag.
+        // Others that must stay: another `d`, and the same value in another tag.
         let others = [
             draft(9).tag(["d", "another"]).sign(),
             draft(9).tag(["d", "Slug"]).sign(),
@@ -164,7 +164,7 @@ fn neighbours(stage: &mut Stage<'_>) {
     ];
     conn.accept_all(&events);
     super::oracle::check(&mut conn, json!({}), &events);
-    // A d tag means nothing on a replaceable kind.
+    // A `d` tag has no meaning for a replaceable kind.
     let newer = event(&key(1)).kind(10_001).at(t).tag(["d", "y"]).sign();
     conn.accept(&newer);
     assert_eq!(conn.ask(json!({"kinds": [10_001]})).ids(), [&*newer.id]);

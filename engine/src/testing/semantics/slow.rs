@@ -1,7 +1,7 @@
-//! Slow readers: their events wait, nothing is lost, doubled or out of order, and nobody else waits.
+//! Slow readers: their events wait, none is lost, duplicated or reordered, and no other client waits.
 //!
-//! Enough is published that no socket's buffers hold it: 24 MB. A world without sockets hands out nothing
-//! that is not received, so a tenth of that fills its outbox.
+//! 24 MB are published, more than the buffers of a socket hold. A world without sockets has no such buffers, so a tenth of that
+//! fills its outbox.
 
 use serde_json::json;
 
@@ -40,7 +40,7 @@ fn tiny_outbox(config: &mut Config) {
 const BODY_BYTES: usize = 60_000;
 /// The same where there are no sockets.
 const BODY_BYTES_SMALL: usize = 6_000;
-/// Events sent in one breath.
+/// Events sent without waiting for answers.
 const WINDOW: usize = 20;
 
 fn big(stage: &Stage<'_>, author: u64, kind: u16, n: u64) -> Signed {
@@ -55,7 +55,7 @@ fn publish(stage: &Stage<'_>, writer: &mut Conn, author: u64, kind: u16, count: 
         let events = (first..count.min(first + WINDOW as u64)).map(|n| big(stage, author, kind, n));
         let texts: (Vec<String>, Vec<String>) = events.map(|event| (event_text(&event), event.id)).unzip();
         writer.send_all(&texts.0);
-        // All are answered, whoever does not read.
+        // All are answered, although another client does not read.
         for id in texts.1 {
             assert!(writer.ok(&id).0, "{id} was refused");
             ids.push(id);
@@ -75,7 +75,7 @@ fn read_to(reader: &mut Conn, sub: &str, last: &str) -> Vec<String> {
 
 #[track_caller]
 fn assert_same(seen: &[String], expected: &[String], what: &str) {
-    // Ids tell nothing; places do.
+    // Compare positions: ids would not be readable.
     let places: Vec<Option<usize>> =
         seen.iter().map(|id| expected.iter().position(|other| other == id)).collect();
     let wanted: Vec<Option<usize>> = (0..expected.len()).map(Some).collect();
@@ -113,7 +113,7 @@ fn stored(stage: &mut Stage<'_>) {
     assert!(answer.events.is_sorted_by_key(|event| std::cmp::Reverse(event["created_at"].as_u64())));
     found.sort_unstable();
     ids.sort_unstable();
-    // What was published after the REQ comes after its EOSE.
+    // Events published after the REQ are sent after its EOSE.
     assert_eq!(found.len(), ids.len(), "as many as were stored");
     assert!(found == ids, "those that were stored when it asked");
     assert_eq!(answer.hint.as_deref(), Some("finish"));
@@ -216,7 +216,7 @@ fn closed(stage: &mut Stage<'_>) {
         req_text("other", json!({"ids": [first[0]]})),
     ]);
     let like = event(&key(2)).kind(7).at(stage.t).sign();
-    // The relay reads no more from one who does not read, so these may still come before the CLOSE counts.
+    // The relay does not read from a client that does not read, so these may be sent before it handles the CLOSE.
     let all = [&first[..], &publish(stage, &mut writer, 2, 1, 200)].concat();
     writer.accept(&like);
     let seen = |frames: &[Frame], sub: &str| -> Vec<String> {
@@ -226,7 +226,7 @@ fn closed(stage: &mut Stage<'_>) {
         });
         events.collect()
     };
-    // The reader has asked for the last answer behind all else, and gets a like in the end, stored or live.
+    // The reader sends a last request after everything else, and receives a reaction at the end, stored or live.
     let mut frames = Vec::new();
     let ends = |frames: &[Frame]| frames.iter().filter(|frame| matches!(frame, Frame::Eose { .. })).count();
     while !seen(&frames, "replaced").contains(&like.id) || ends(&frames) < 2 {
@@ -280,7 +280,7 @@ fn trickles(stage: &mut Stage<'_>) {
     slow.send(&req_text("sub", json!({"kinds": [1]})));
     slow.await_answer();
     let (mut live, mut seen, mut ended) = (Vec::new(), Vec::new(), None);
-    // Two events are published for each that is read: it falls behind, and catches up at the end.
+    // Two events are published for each that is read: the reader falls behind, and catches up at the end.
     for n in 0..100 {
         for half in 0..2 {
             let note = note(2, 2 * n + half);

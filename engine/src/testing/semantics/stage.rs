@@ -1,4 +1,4 @@
-//! Where a case plays: a world, the talk that is kept for failures, and the time it began.
+//! The environment of a case: a world, the messages so far (shown on failure), and the start time.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -12,10 +12,10 @@ use crate::relay::PublishOutcome;
 use crate::testing::signing::{Draft, Key, Signed, event, key};
 use crate::types::{Kind, Timestamp};
 
-/// A case's view of its world.
+/// The environment of a case.
 pub(super) struct Stage<'w> {
     pub(super) world: &'w mut dyn World,
-    /// The second at which the case began.
+    /// The start time, in Unix seconds.
     pub(super) t: Timestamp,
     guarded_kinds: Vec<Kind>,
     talk: Talk,
@@ -23,11 +23,11 @@ pub(super) struct Stage<'w> {
     markers: Vec<String>,
 }
 
-/// Who sent what to whom, in order.
+/// All messages in order, with sender and connection.
 #[derive(Clone, Default)]
 pub(super) struct Talk(Rc<RefCell<Vec<String>>>);
 
-/// Lines of the talk that a failure shows.
+/// Number of messages that a failure shows.
 const LINES_SHOWN: usize = 40;
 /// Characters of a frame that a failure shows.
 const CHARS_SHOWN: usize = 240;
@@ -46,7 +46,7 @@ impl Talk {
     }
 }
 
-/// The key of markers; no case uses it for anything else.
+/// The key that signs markers; see [`Stage::settle`].
 const MARKER_KEY: u64 = 999_999;
 const MARKER_TAG: &str = "marks the end of a case's wait";
 
@@ -60,7 +60,7 @@ impl<'w> Stage<'w> {
         self.talk.clone()
     }
 
-    /// A connection that has said and heard nothing.
+    /// Opens a connection.
     pub(super) fn open(&mut self) -> Conn {
         let client = self.world.connect();
         self.conn(client)
@@ -79,14 +79,14 @@ impl<'w> Stage<'w> {
         Conn::new(client, name, self.talk.clone(), guard)
     }
 
-    /// Publishes as the host does, if the world can.
+    /// Publishes as the host, if the world supports it.
     pub(super) fn publish(&mut self, event: &Signed) -> Option<PublishOutcome> {
         let outcome = self.world.publish(event);
         self.talk.add(&format!("-- the host publishes {}: {outcome:?}", event.json()));
         outcome
     }
 
-    /// Lets time pass, if the world can.
+    /// Advances the clock, if the world supports it.
     pub(super) fn advance(&mut self, seconds: u64) -> bool {
         let moved = self.world.advance(seconds);
         let words = if moved { "pass" } else { "cannot pass in this world" };
@@ -94,16 +94,15 @@ impl<'w> Stage<'w> {
         moved
     }
 
-    /// Subscribes, with a filter for markers beside the case's own: see [`Stage::settle`].
+    /// Subscribes, with an additional filter for markers: see [`Stage::settle`].
     pub(super) fn watch(&mut self, conn: &mut Conn, sub: &str, filters: Value) {
         let mut filters = as_list(filters);
         filters.push(json!({"#t": [MARKER_TAG], "limit": 0}));
         conn.req(sub, Value::Array(filters));
     }
 
-    /// Waits until everything published before has reached every watcher, and tells what came on `sub`:
-    /// events of ids, in order. `publisher` sends a stored and an ephemeral marker behind whatever it sent;
-    /// both take the way of all events.
+    /// Waits until all events published before have been delivered to `watcher`; returns the ids received on `sub`, in order.
+    /// `publisher` publishes a stored and an ephemeral marker after its other events; both are delivered like all events.
     pub(super) fn settle(&mut self, publisher: &mut Conn, watcher: &mut Conn, sub: &str) -> Vec<String> {
         let mut seen = Vec::new();
         for kind in [20_001, 1] {
@@ -116,7 +115,7 @@ impl<'w> Stage<'w> {
                 if came == marker.id {
                     break;
                 }
-                // Another watcher's marker, from an earlier wait, is no news.
+                // Ignores markers of earlier waits.
                 if !self.markers.contains(&came) {
                     seen.push(came);
                 }
@@ -125,13 +124,13 @@ impl<'w> Stage<'w> {
         seen
     }
 
-    /// An AUTH event for `conn` as it should be, before its tags; see [`Stage::auth_event`].
+    /// A valid AUTH event for `conn`, without its tags; see [`Stage::auth_event`].
     pub(super) fn auth_draft(&self, key: &Key) -> Draft {
         event(key).kind(22242).at(self.world.now())
     }
 
-    /// The challenge of `conn`, for which it asks if need be: the relay sends it ahead of a refusal that AUTH could
-    /// change.
+    /// The challenge of `conn`. If there is none yet, a request is sent that the relay refuses until AUTH, which makes it send
+    /// the challenge first.
     pub(super) fn challenge(&self, conn: &mut Conn) -> String {
         if conn.challenge.is_empty() {
             conn.req_closed("challenge", json!({"kinds": [1059], "limit": 0}), "auth-required");
@@ -140,7 +139,7 @@ impl<'w> Stage<'w> {
         conn.challenge.clone()
     }
 
-    /// An AUTH event for `conn` as it should be.
+    /// A valid AUTH event for `conn`.
     pub(super) fn auth_event(&self, conn: &mut Conn, key: &Key) -> Signed {
         let (url, challenge) = (format!("ws://{}/", self.world.host()), self.challenge(conn));
         self.auth_draft(key).tag(["relay", &url]).tag(["challenge", &challenge]).sign()

@@ -1,4 +1,4 @@
-//! Requests to vanish (NIP-62): everything of the key goes, gift wraps to it too, and stays away.
+//! Requests to vanish (NIP-62): all events of the key and gift wraps to it are deleted, and stay deleted.
 
 use serde_json::json;
 
@@ -37,7 +37,7 @@ fn wrap(by: u64, to: &Key, at: u64) -> Signed {
     event(&key(by)).kind(1059).at(at).tag(["p", to.hex()]).sign()
 }
 
-/// What the key has left here before `at`, and what must stay.
+/// Events of the key before `at`, and events that must stay.
 fn traces(at: u64) -> (Vec<Signed>, Vec<Signed>) {
     let (me, other) = (key(1), key(2));
     let note = event(&me).at(at - 9).content("a note").sign();
@@ -78,7 +78,7 @@ fn ids(events: &[Signed]) -> Vec<String> {
 
 fn vanish(stage: &mut Stage<'_>, url: &str, target: &[&str]) {
     let mut conn = stage.open();
-    // Authenticated, so that gift wraps can be looked for.
+    // Authenticated, so that gift wraps can be queried.
     for key in [key(1), key(2)] {
         let challenge = stage.challenge(&mut conn);
         let draft = stage.auth_draft(&key).tag(["relay", url]).tag(["challenge", &challenge]);
@@ -97,13 +97,13 @@ fn vanish(stage: &mut Stage<'_>, url: &str, target: &[&str]) {
     for event in &gone {
         conn.refuse(event, "");
     }
-    // Others of that time, never seen here before, are just as unwelcome.
+    // Other events of that time, published for the first time, are refused too.
     conn.refuse(&event(&key(1)).at(at - 100).content("never sent").sign(), "");
     conn.refuse(&wrap(53, &key(1), at - 100), "");
     assert_eq!(served(&mut conn, &gone), [""; 0], "after they were sent again");
-    // What was deleted before the request came: no way back through the deletion's own removal.
+    // Events deleted before stay deleted, although the deletion request is deleted now.
     conn.refuse(&event(&key(1)).at(at - 9).content("deleted").sign(), "");
-    // A new life is possible.
+    // Newer events of the key are accepted.
     conn.accept(&event(&key(1)).at(stage.t).content("new").sign());
     let mut listed = conn.ask(json!({"authors": [key(1).hex()], "kinds": [0, 1, 5, 30_023]})).ids();
     listed.retain(|id| *id != request.id);
@@ -114,8 +114,7 @@ fn from_here(stage: &mut Stage<'_>) {
     vanish(stage, URL, &["wss://other.example.com", URL]);
 }
 
-/// A relay that does not know its name must not believe what clients call it: anybody could carry a request to
-/// another relay here.
+/// A relay without `url` must not trust the Host header: anybody could publish a request that was meant for another relay.
 fn by_host(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     let note = event(&key(1)).at(stage.t - 9).sign();
@@ -143,12 +142,12 @@ fn for_another(stage: &mut Stage<'_>) {
         request(&key(1), stage.t).tag(["relay", &format!("wss://other.example.com/{}", stage.world.host())]),
         request(&key(2), stage.t).tag(["relay", "ALL_RELAYS"]).tag(["p", key(1).hex()]).tag(["e", &note.id]),
     ] {
-        // Whether it is kept is the relay's to say.
+        // The relay may store it or refuse it.
         let request = draft.sign();
         conn.publish(&request);
         assert_eq!(served(&mut conn, std::slice::from_ref(&note)), [&*note.id], "after {}", request.json());
     }
-    // A forged one does nothing either.
+    // A forged one has no effect either.
     let forged = request(&key(1), stage.t).tag(["relay", "ALL_RELAYS"]).sign().forged();
     conn.refuse(&forged, "invalid");
     assert_eq!(served(&mut conn, std::slice::from_ref(&note)), [&*note.id]);

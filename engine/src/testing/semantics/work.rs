@@ -22,7 +22,7 @@ fn committed_eight_bits(config: &mut Config) {
     config.policy.pow_commitment_required = true;
 }
 
-/// Events with eight bits that commit to no target: without a nonce, without a target, with one that is no number.
+/// Events with eight bits that commit to no target: without a nonce, without a target, with a target that is not a number.
 fn uncommitted(stage: &Stage<'_>) -> [Signed; 3] {
     let draft = |words: &str| event(&key(1)).at(stage.t).content(words);
     let mut lucky = (0..).map(|n: u32| draft(&n.to_string()).sign());
@@ -30,7 +30,7 @@ fn uncommitted(stage: &Stage<'_>) -> [Signed; 3] {
     [lucky, draft("without").mine(8, ""), draft("garbled").mine(8, "eight")]
 }
 
-/// NIP-13: the tag SHOULD have one. Mined events without it were refused.
+/// NIP-13: the `nonce` tag SHOULD have a target. Mined events without it were refused once.
 fn no_commitment(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     conn.accept_all(&uncommitted(stage));
@@ -50,7 +50,7 @@ fn bits_and_target(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     let draft = |words: &str| event(&key(1)).at(stage.t).content(words);
     let mut lazy = 0..;
-    // Without work, whatever is claimed.
+    // Without proof of work, whatever target is claimed.
     for target in ["8", "20"] {
         let event = loop {
             let words = format!("{}", lazy.next().expect("numbers go on"));
@@ -64,15 +64,15 @@ fn bits_and_target(stage: &mut Stage<'_>) {
     for (bits, target) in [(8, "8"), (9, "8"), (9, "9"), (8, "008")] {
         conn.accept(&draft(&format!("{bits} and {target}")).mine(bits, target));
     }
-    // Luck is no commitment.
+    // Enough zero bits without the committed target do not count.
     for target in ["7", "0", "1"] {
         conn.refuse(&draft(&format!("lucky {target}")).mine(8, target), "pow");
     }
-    // Ephemeral events, and those of kinds that replace, need it too.
+    // Ephemeral and replaceable events need it too.
     conn.refuse(&lazy_of(stage, 20_000), "pow");
     conn.accept(&event(&key(1)).kind(20_000).at(stage.t).mine(8, "8"));
     conn.refuse(&lazy_of(stage, 0), "pow");
-    // A forged id is no work.
+    // A forged id does not count.
     let event = draft("forged").mine(8, "8");
     let (accepted, _) = conn.publish_as(&event.id, &event.fields().set("content", "\"cheap\"").json());
     assert!(!accepted, "an id with zeros that is not the hash");

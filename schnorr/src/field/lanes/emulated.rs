@@ -1,4 +1,4 @@
-//! Lanes in software, for tests on machines without the instructions. Slow.
+//! Lanes emulated in software, for tests on machines without the instructions. Slow.
 
 use super::{Lanes, product, square};
 use crate::field::Mask;
@@ -13,7 +13,7 @@ fn zip(a: Emulated, b: Emulated, with: impl Fn(u64, u64) -> u64) -> Emulated {
     Emulated(std::array::from_fn(|lane| with(a.0[lane], b.0[lane])))
 }
 
-/// What the multipliers see of two lanes: their product, of 104 bits.
+/// The 104-bit product of the bits that the multipliers use.
 fn seen(a: u64, b: u64) -> u128 {
     u128::from(a & M52) * u128::from(b & M52)
 }

@@ -1,11 +1,11 @@
 //! The field in vector lanes: eight numbers side by side, five limbs of 52 bits, the multiply-and-add of
-//! AVX-512 IFMA. Generic over the machine: real vectors ([`ifma`]) or a software twin ([`emulated`]), which
-//! does to each lane exactly what the instructions do, their silent truncation to 52 bits included.
+//! AVX-512 IFMA. Generic over the machine: real vectors ([`ifma`]) or a software emulation ([`emulated`]), which
+//! does to each lane exactly what the instructions do, including their truncation to 52 bits.
 //!
 //! # Bounds
-//! The multipliers look at the lowest 52 bits of a factor and drop the rest without a word, so every
-//! operation leaves limbs 0 to 3 below 2^52 and limb 4 at most 2^48 + 2^6: a value below 2^256 + 2^214.
-//! Magnitudes mean nothing here. Column sums of a product are at most ten 52-bit halves, below 2^56.
+//! The multipliers use the lowest 52 bits of a factor and silently ignore the rest, so every operation
+//! leaves limbs 0 to 3 below 2^52 and limb 4 at most 2^48 + 2^6: a value below 2^256 + 2^214.
+//! Magnitudes have no meaning here. Column sums of a product are at most ten 52-bit halves, below 2^56.
 
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod emulated;
