@@ -44,6 +44,8 @@ pub(crate) const OUTPUT_BYTES_MAX: usize = 32 << 20;
 const IN_FLIGHT_BYTES_MAX: usize = 16 << 20;
 /// Bytes of messages that wait for earlier ones.
 const DEFERRED_BYTES_MAX: usize = 8 << 20;
+/// Bytes of what running requests hold.
+const RUNNING_BYTES_MAX: usize = 16 << 20;
 
 /// Cloudflare's location hints. It ignores unknown ones, so they are checked here.
 const LOCATION_HINTS: [&str; 9] = ["wnam", "enam", "sam", "weur", "eeur", "apac", "oc", "afr", "me"];
@@ -293,6 +295,7 @@ impl Settings {
         limits.filter_values_max = limits.filter_values_max.min(REQUEST_VALUES_MAX);
         limits.in_flight_bytes_max = limits.in_flight_bytes_max.min(IN_FLIGHT_BYTES_MAX);
         limits.deferred_bytes_max = limits.deferred_bytes_max.min(DEFERRED_BYTES_MAX);
+        limits.running_bytes_max = limits.running_bytes_max.min(RUNNING_BYTES_MAX);
         limits.check().map_err(|(name, message)| format!("{name}: {message}"))?;
         self.object.sweep_seconds = self.object.sweep_seconds.max(1);
         self.object.write_stall_seconds = self.object.write_stall_seconds.max(1);
@@ -362,6 +365,7 @@ mod tests {
         assert_eq!(limits.filter_values_max, 19_900);
         assert_eq!(limits.in_flight_bytes_max, 16 << 20);
         assert_eq!(limits.deferred_bytes_max, 8 << 20);
+        assert_eq!(limits.running_bytes_max, 16 << 20);
         let limits = load(&[("RELAY_CONFIG", r#"{"limits":{"connection_values_max":10}}"#)]).unwrap().limits;
         assert_eq!(limits.connection_values_max, 10);
     }

@@ -113,6 +113,28 @@ fn queries_read_few_rows() {
     }
 }
 
+/// Every candidate has all filters of its request looked at, which was charged nowhere.
+#[test]
+fn many_filters_cost_more_a_candidate() {
+    let classes = TermClasses { all: true, author_kind: true };
+    let backend = store(classes);
+    let rows = |others: u64| {
+        let of = |author| Filter { authors: Some([key(author)].into()), ..Filter::default() };
+        let all = Filter { kinds: Some([7].into()), limit: Some(500), ..Filter::default() };
+        let filters: Vec<Filter> = std::iter::once(all).chain((0..others).map(|n| of(5_000 + n))).collect();
+        let mut scan = Scan::new(filters.into(), LIMITS, classes, Seq(EVENTS));
+        let mut rows = usize::MAX;
+        let mut sink = |_: Hit<'_>| Take::Counted;
+        let done = scan.step(&backend.reader().unwrap(), 0, &mut rows, &Everyone, &mut sink).unwrap();
+        assert_eq!(done, Step::Done(Completeness::More));
+        usize::MAX - rows
+    };
+    let (few, many) = (rows(0), rows(99));
+    // 500 postings, 500 events, and 99 look-ups in vain.
+    assert!((1_000..1_300).contains(&few), "{few}");
+    assert!((1_099 + 500..1_800).contains(&many), "{many}");
+}
+
 /// Every term had a cursor, whether or not anything is stored under it, and 10 KB of a request had 20,000.
 #[test]
 fn cursors_take_memory_for_what_is_stored() {

@@ -102,7 +102,7 @@ pub const STORE_BYTES: Metric = Metric::gauge("relay_store_bytes", "Size of the 
 pub type ReadValue = fn(&Metrics) -> u64;
 
 /// The counters and gauges of a machine.
-pub const COUNTERS_AND_GAUGES: [(Metric, ReadValue); 21] = [
+pub const COUNTERS_AND_GAUGES: [(Metric, ReadValue); 22] = [
     (CONNECTIONS, |m| m.connections),
     (Metric::gauge("relay_subscriptions", "Live subscriptions"), |m| m.subscriptions),
     (
@@ -130,6 +130,9 @@ pub const COUNTERS_AND_GAUGES: [(Metric, ReadValue); 21] = [
         ),
         |m| m.messages_deferred,
     ),
+    (Metric::gauge("relay_running_bytes", "Bytes that running requests may come to hold"), |m| {
+        m.running_bytes
+    }),
     (Metric::gauge("relay_deferred_bytes", "Bytes of deferred messages"), |m| m.deferred_bytes),
     (Metric::counter("relay_message_bytes_received", "Bytes of messages from clients"), |m| m.bytes_received),
     (Metric::counter("relay_message_bytes_sent", "Bytes of messages to clients"), |m| m.bytes_sent),

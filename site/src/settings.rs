@@ -52,6 +52,7 @@ pub struct LimitsDef {
     address_events_per_minute_max: u32,
     address_requests_per_minute_max: u32,
     address_jobs_max: usize,
+    running_bytes_max: usize,
 }
 
 fn default_policy() -> Policy {

@@ -67,7 +67,7 @@ impl<B: Backend> Relay<B> {
         match job {
             Job::Scan(job) => self.step_scan(now, job, rows),
             Job::Count(job) => self.step_count(now, job, rows),
-            Job::Replay(conn, walk) => self.replay_to_client(now, conn, walk, rows),
+            Job::Replay(job) => self.replay_to_client(now, job, rows),
             Job::StreamReplay(key) => match self.subscriptions.get(key).map(|own| &own.owner) {
                 Some(Owner::Stream(stream)) => self.replay_to_stream(now, *stream, key, rows),
                 _ => Next::Done,

@@ -7,13 +7,15 @@
 //!
 //! The index costs as much memory as those filters do in the index of live subscriptions, so there is one only while the
 //! walk goes on: it is dropped when the reader is slow, and made again, at its cost in rows, when that has read. It takes
-//! [`WALK_VALUES_MAX`] values; subscriptions beyond have the next walk.
+//! [`WALK_VALUES_MAX`] values and counts as memory of running work ([`super::running`]); subscriptions beyond have the
+//! next walk.
 
 use std::sync::Arc;
 
 use super::Relay;
 use super::ids::ConnId;
-use super::jobs::{Job, Next};
+use super::jobs::{Job, Next, ReplayJob};
+use super::running::{Hold, NARROW_BYTES};
 use super::session::Session;
 use super::subscriptions::{SubKey, Subscriptions};
 use crate::index::Index;
@@ -23,6 +25,8 @@ use crate::types::{Now, parse_expiration};
 
 /// Values of filters that a walk takes into its index, filters themselves counted; one subscription may bring more.
 const WALK_VALUES_MAX: usize = 20_000;
+/// Bytes of a value in the index.
+const VALUE_BYTES: usize = 300;
 /// Values that enter the index in the time of a row.
 const VALUES_A_ROW: usize = 4;
 /// What queueing an event costs, in comparisons (`store/cost.rs`).
@@ -34,21 +38,27 @@ pub(super) struct Walk {
     /// By index slot.
     keys: Vec<Option<SubKey>>,
     values: usize,
+    /// When it has so many, it takes no more.
+    values_max: usize,
 }
 
 impl Walk {
-    fn new(index_seed: u64) -> Self {
-        Walk { index: Index::with_seed(index_seed), keys: Vec::new(), values: 0 }
+    fn new(index_seed: u64, bytes_max: usize) -> Self {
+        let index = Index::with_seed(index_seed);
+        Walk { index, keys: Vec::new(), values: 0, values_max: bytes_max / VALUE_BYTES }
     }
 
     /// Takes in those who are `behind`, as long as there is room and there are rows.
     fn take_up(&mut self, behind: &mut Vec<SubKey>, subscriptions: &Subscriptions, rows: &mut usize) {
         while *rows > 0
-            && self.values < WALK_VALUES_MAX
-            && let Some(key) = behind.pop()
+            && let Some(&key) = behind.last()
         {
+            let values = values_of(subscriptions, key);
+            if self.values > 0 && self.values + values > self.values_max {
+                break;
+            }
+            behind.pop();
             let Some(subscription) = subscriptions.get(key) else { continue };
-            let values: usize = subscription.filters.iter().map(|filter| 1 + filter.value_count()).sum();
             self.values += values;
             *rows = rows.saturating_sub(1 + values / VALUES_A_ROW);
             let slot = self.index.subscribe(&*subscription.filters).0 as usize;
@@ -57,6 +67,11 @@ impl Walk {
             }
             self.keys[slot] = Some(key);
         }
+    }
+
+    /// Bytes of its index.
+    pub(super) fn bytes(&self) -> usize {
+        self.index.bytes()
     }
 
     fn keys(&self) -> impl Iterator<Item = SubKey> {
@@ -69,6 +84,17 @@ impl Walk {
     }
 }
 
+/// Values in the filters of a subscription, those counted themselves.
+fn values_of(subscriptions: &Subscriptions, key: SubKey) -> usize {
+    let filters = subscriptions.get(key).map_or(&[][..], |own| &own.filters);
+    filters.iter().map(|filter| 1 + filter.value_count()).sum()
+}
+
+/// One that has not begun.
+fn replay_of(conn: ConnId) -> Job {
+    Job::Replay(Box::new(ReplayJob { conn, walk: None, hold: Hold::of(0) }))
+}
+
 impl<B: Backend> Relay<B> {
     /// A client's subscription is behind: events above its `covered` are read back when its reader reads.
     pub(super) fn catch_up(&mut self, conn: ConnId, key: SubKey) {
@@ -77,7 +103,7 @@ impl<B: Backend> Relay<B> {
         if std::mem::replace(&mut session.is_replaying, true) {
             return;
         }
-        let replay = Job::Replay(conn, None);
+        let replay = replay_of(conn);
         if session.is_slow(self.unread, &self.config.limits) {
             session.stalled.push(replay);
         } else {
@@ -85,19 +111,23 @@ impl<B: Backend> Relay<B> {
         }
     }
 
+    /// Bytes that the next walk of a connection may come to hold.
+    pub(super) fn walk_bytes(&self, conn: ConnId) -> usize {
+        let behind = self.sessions.get(conn).map_or(&[][..], |session| &session.behind);
+        let values = behind.iter().map(|key| values_of(&self.subscriptions, *key));
+        let (all, most) = values.fold((0, 0), |(all, most), values| (all + values, values.max(most)));
+        (VALUE_BYTES * all.min(WALK_VALUES_MAX.max(most))).max(NARROW_BYTES / 2)
+    }
+
     /// Reads back from the store what a client was not sent live.
-    pub(super) fn replay_to_client(
-        &mut self,
-        now: Now,
-        conn: ConnId,
-        walk: Option<Box<Walk>>,
-        rows: &mut usize,
-    ) -> Next {
+    pub(super) fn replay_to_client(&mut self, now: Now, mut job: Box<ReplayJob>, rows: &mut usize) -> Next {
+        let conn = job.conn;
         let Some(session) = self.sessions.get_mut(conn) else { return Next::Done };
         if session.is_slow(self.unread, &self.config.limits) {
-            return self.stall_replay(conn, walk);
+            return self.stall_replay(job);
         }
-        let mut walk = walk.unwrap_or_else(|| Box::new(Walk::new(self.subscriptions.index_seed())));
+        let seed = self.subscriptions.index_seed();
+        let mut walk = job.walk.take().unwrap_or_else(|| Walk::new(seed, job.hold.bytes));
         walk.take_up(&mut session.behind, &self.subscriptions, rows);
         let Some(after) = walk.covered(&self.subscriptions) else { return self.end_walk(conn) };
         let walked = self.walk_on(now, conn, &mut walk, after, rows);
@@ -119,8 +149,10 @@ impl<B: Backend> Relay<B> {
             self.sessions.get(conn).is_some_and(|session| session.is_slow(self.unread, &self.config.limits));
         match walked.caught_up {
             true => self.end_walk(conn),
-            false if is_slow => self.stall_replay(conn, Some(walk)),
-            false => Next::Again(Job::Replay(conn, Some(walk))),
+            false => {
+                job.walk = Some(walk);
+                if is_slow { self.stall_replay(job) } else { Next::Again(Job::Replay(job)) }
+            }
         }
     }
 
@@ -182,17 +214,18 @@ impl<B: Backend> Relay<B> {
     }
 
     /// The reader is slow: its subscriptions wait without an index.
-    fn stall_replay(&mut self, conn: ConnId, walk: Option<Box<Walk>>) -> Next {
-        if let Some(session) = self.sessions.get_mut(conn) {
-            session.behind.extend(walk.iter().flat_map(|walk| walk.keys()));
+    fn stall_replay(&mut self, mut job: Box<ReplayJob>) -> Next {
+        let walk = job.walk.take();
+        if let Some(session) = self.sessions.get_mut(job.conn) {
+            session.behind.extend(walk.iter().flat_map(Walk::keys));
         }
-        Next::Stall(conn, Job::Replay(conn, None))
+        Next::Stall(job.conn, Job::Replay(job))
     }
 
     /// All who were on a walk are live or have ended. There is another for who is behind yet.
     fn end_walk(&mut self, conn: ConnId) -> Next {
         let Some(session) = self.sessions.get_mut(conn) else { return Next::Done };
         session.is_replaying = !session.behind.is_empty();
-        if session.is_replaying { Next::Again(Job::Replay(conn, None)) } else { Next::Done }
+        if session.is_replaying { Next::Again(replay_of(conn)) } else { Next::Done }
     }
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::Relay;
 use super::catch_up::Walk;
 use super::ids::{ConnId, StreamId};
+use super::running::{Hold, Running};
 use super::subscriptions::{Owner, Place, SubKey};
-use super::turns::{Class, Turns};
+use super::turns::{Class, Turn, Turns};
 use crate::store::{Backend, Count, Scan};
 use crate::types::{ClientAddress, Filter, Now, SubId};
 
@@ -25,7 +26,7 @@ pub(super) enum Job {
     /// A COUNT.
     Count(Box<CountJob>),
     /// What was stored while subscriptions of this connection were behind.
-    Replay(ConnId, Option<Box<Walk>>),
+    Replay(Box<ReplayJob>),
     /// What was stored while a stream was behind.
     StreamReplay(SubKey),
 }
@@ -39,6 +40,7 @@ pub(super) struct ScanJob {
     pub(super) sent_before: Option<Place>,
     /// Whether it has taken a step.
     pub(super) has_started: bool,
+    pub(super) hold: Hold,
 }
 
 pub(super) struct CountJob {
@@ -47,9 +49,46 @@ pub(super) struct CountJob {
     pub(super) count: Count,
     /// Whether it has taken a step.
     pub(super) has_started: bool,
+    pub(super) hold: Hold,
+}
+
+pub(super) struct ReplayJob {
+    pub(super) conn: ConnId,
+    /// None until it begins, and again when the reader is slow.
+    pub(super) walk: Option<Walk>,
+    pub(super) hold: Hold,
 }
 
 impl Job {
+    /// What it may come to hold. A stream's replay holds nothing.
+    fn hold(&self) -> Hold {
+        match self {
+            Job::Scan(job) => job.hold,
+            Job::Count(job) => job.hold,
+            Job::Replay(job) => job.hold,
+            Job::StreamReplay(_) => Hold::of(0),
+        }
+    }
+
+    /// What it holds now.
+    fn held_bytes(&self) -> usize {
+        match self {
+            Job::Scan(job) => job.scan.cursor_bytes(),
+            Job::Count(job) => job.count.cursor_bytes(),
+            Job::Replay(job) => job.walk.as_ref().map_or(0, Walk::bytes),
+            Job::StreamReplay(_) => 0,
+        }
+    }
+
+    fn hold_mut(&mut self) -> Option<&mut Hold> {
+        match self {
+            Job::Scan(job) => Some(&mut job.hold),
+            Job::Count(job) => Some(&mut job.hold),
+            Job::Replay(job) => Some(&mut job.hold),
+            Job::StreamReplay(_) => None,
+        }
+    }
+
     /// The connection whose input pauses while too many of these wait.
     fn asked_by(&self) -> Option<ConnId> {
         match self {
@@ -68,8 +107,13 @@ impl Job {
         }
     }
 
-    /// By whether it has taken a step. A replay continues an earlier answer, so all its steps are further ones.
+    /// By whether it has taken a step, and what it is to hold if it holds nothing yet. A replay continues an earlier answer,
+    /// so all its steps are further ones.
     fn class(&self) -> Class {
+        let hold = self.hold();
+        if hold.is_wide && !hold.is_running {
+            return Class::Wide;
+        }
         let has_started = match self {
             Job::Scan(job) => job.has_started,
             Job::Count(job) => job.has_started,
@@ -118,6 +162,7 @@ enum Asker {
 /// Jobs that wait for their turn.
 pub(super) struct Jobs {
     turns: Turns<Origin, Asker, Job>,
+    running: Running,
     /// When those REQs were asked whose EOSE the host has not yet been handed.
     answered: Vec<Now>,
 }
@@ -132,7 +177,8 @@ impl Jobs {
     /// None. Of an address so many may be under way.
     pub(super) fn new(address_jobs_max: usize) -> Self {
         let is_bounded = |origin: &Origin| matches!(origin, Origin::Address(_));
-        Jobs { turns: Turns::new(address_jobs_max, is_bounded), answered: Vec::new() }
+        let turns = Turns::new(address_jobs_max, is_bounded);
+        Jobs { turns, running: Running::default(), answered: Vec::new() }
     }
 
     /// The COUNTs of a connection that have not been answered.
@@ -149,9 +195,50 @@ impl Jobs {
         counts.collect()
     }
 
+    /// What running jobs may hold.
+    pub(super) fn running_bytes(&self) -> u64 {
+        self.running.all() as u64
+    }
+
     /// Drops the jobs of a connection that is gone, with the filters and cursors that they hold.
     pub(super) fn forget(&mut self, conn: ConnId, address: Option<ClientAddress>) {
-        self.turns.forget(Origin::of(conn, address), Asker::Client(conn));
+        let (origin, asker) = (Origin::of(conn, address), Asker::Client(conn));
+        for job in self.turns.of(origin, asker) {
+            self.running.stop(origin, job.hold());
+        }
+        self.turns.forget(origin, asker);
+    }
+
+    /// The job whose turn it is, if what all may hold is `bytes_max`; it is running from now on.
+    fn take(&mut self, bytes_max: usize) -> Option<(Turn<Origin, Asker>, Job)> {
+        let Jobs { turns, running, .. } = self;
+        let is_full = running.all() >= bytes_max;
+        let may = |origin: Origin, job: &Job| running.may_start(origin, job.hold().bytes, bytes_max);
+        let (turn, mut job) = turns.take(!is_full, may)?;
+        if let Some(hold) = job.hold_mut().filter(|hold| !hold.is_running) {
+            running.start(turn.address, hold);
+        }
+        Some((turn, job))
+    }
+
+    /// Lets go of what a job held before its step, unless it goes on holding it.
+    fn let_go(&mut self, origin: Origin, before: Hold, next: &mut Next) {
+        match next {
+            Next::Again(job) if job.hold().is_running => {
+                let more = job.held_bytes().saturating_sub(before.bytes);
+                if let Some(hold) = job.hold_mut().filter(|_| more > 0) {
+                    self.running.grow(origin, hold, more);
+                }
+                return;
+            }
+            Next::Stall(_, job) => {
+                if let Some(hold) = job.hold_mut() {
+                    hold.is_running = false;
+                }
+            }
+            _ => {}
+        }
+        self.running.stop(origin, before);
     }
 }
 
@@ -162,7 +249,7 @@ impl<B: Backend> Relay<B> {
     /// Turns go round by client address, then by connection, weighed by the rows they read; first steps go first, but
     /// every fifth turn is a further step's.
     pub fn work(&mut self, now: Now) -> bool {
-        if let Some((turn, mut job)) = self.jobs.turns.take() {
+        if let Some((turn, mut job)) = self.jobs.take(self.config.limits.running_bytes_max) {
             let (conn, starts) = (job.asked_by(), job.starts());
             if let Some(session) = conn.and_then(|conn| self.sessions.get_mut(conn)) {
                 session.jobs_waiting -= 1;
@@ -170,7 +257,10 @@ impl<B: Backend> Relay<B> {
             }
             let rows_max = self.config.limits.scan_rows_max;
             let mut rows = rows_max;
-            match self.step(now, job, &mut rows) {
+            let hold = job.hold();
+            let mut next = self.step(now, job, &mut rows);
+            self.jobs.let_go(turn.address, hold, &mut next);
+            match next {
                 Next::Again(job) => self.enqueue(job),
                 Next::Stall(conn, job) => {
                     if let Some(session) = self.sessions.get_mut(conn) {
@@ -182,6 +272,7 @@ impl<B: Backend> Relay<B> {
             if let Some(conn) = conn {
                 self.run_deferred(now, conn);
             }
+            self.metrics.running_bytes = self.jobs.running_bytes();
             let cost = TURN_ROWS + (rows_max - rows) as u64;
             if let Origin::Address(address) = turn.address {
                 self.costs.charge_address(now, Some(address), cost);
@@ -207,11 +298,11 @@ impl<B: Backend> Relay<B> {
     }
 
     /// Queues a job after all others of its connection. Does nothing if that is gone.
-    pub(super) fn enqueue(&mut self, job: Job) {
+    pub(super) fn enqueue(&mut self, mut job: Job) {
         let asker = match &job {
             Job::Scan(job) => Some(Asker::Client(job.conn)),
             Job::Count(job) => Some(Asker::Client(job.conn)),
-            Job::Replay(conn, _) => Some(Asker::Client(*conn)),
+            Job::Replay(job) => Some(Asker::Client(job.conn)),
             Job::StreamReplay(key) => match self.subscriptions.get(*key).map(|own| &own.owner) {
                 Some(Owner::Stream(stream)) => Some(Asker::Stream(*stream)),
                 _ => None,
@@ -226,6 +317,15 @@ impl<B: Backend> Relay<B> {
                 Origin::of(conn, session.address)
             }
         };
+        if let Job::Replay(job) = &mut job
+            && !job.hold.is_running
+        {
+            job.hold = Hold::of(self.walk_bytes(job.conn));
+        }
+        let bytes_max = self.config.limits.running_bytes_max;
+        if let Some(hold) = job.hold_mut().filter(|hold| !hold.is_running) {
+            hold.is_wide = self.jobs.running.is_wide(origin, hold.bytes, bytes_max);
+        }
         self.jobs.turns.push(job.class(), origin, asker, job);
     }
 

@@ -77,6 +77,8 @@ pub struct Metrics {
     pub messages_deferred: u64,
     /// Bytes of messages that wait now, which `deferred_bytes_max` bounds.
     pub deferred_bytes: u64,
+    /// Bytes that running scans, counts and replays may come to hold, which `running_bytes_max` bounds; now.
+    pub running_bytes: u64,
     /// Bytes of messages that were parsed: once each, when their turn has come.
     pub bytes_parsed: u64,
     /// Bytes of messages received.
@@ -150,6 +152,7 @@ impl Default for Metrics {
             messages_bad: 0,
             messages_deferred: 0,
             deferred_bytes: 0,
+            running_bytes: 0,
             bytes_parsed: 0,
             bytes_received: 0,
             bytes_sent: 0,

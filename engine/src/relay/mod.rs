@@ -34,6 +34,7 @@ mod output;
 mod publish;
 mod reply;
 mod requests;
+mod running;
 mod session;
 mod snapshot;
 mod streams;
@@ -186,6 +187,7 @@ impl<B: Backend> Relay<B> {
             self.subscriptions.remove(key);
         }
         self.jobs.forget(conn, session.address);
+        self.metrics.running_bytes = self.jobs.running_bytes();
         self.values.forget(conn);
         self.metrics.deferred_bytes -= session.deferred_bytes as u64;
         self.note_gauges();

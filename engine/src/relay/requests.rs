@@ -8,12 +8,13 @@ use std::sync::Arc;
 use super::answers::Party;
 use super::ids::ConnId;
 use super::jobs::{CountJob, Job, ScanJob};
+use super::running::Hold;
 use super::snapshot::{Progress, SubSnapshot};
 use super::subscriptions::{Owner, State, SubKey};
 use super::values::{Cost, KeptFor, TooMany};
 use super::{Relay, words};
 use crate::policy::{Access, access};
-use crate::store::{Backend, Count, Scan, ScanLimits, Seq};
+use crate::store::{Backend, Count, Scan, ScanLimits, Seq, cursor_bytes_max};
 use crate::types::{Filter, Now, SubId};
 
 /// COUNTs one connection may have under way.
@@ -36,8 +37,9 @@ impl<B: Backend> Relay<B> {
             Err(error) => return self.send_closed(conn, &sub, &words::store(&error)),
         };
         let Some(key) = self.subscribe(conn, sub, &filters, State::scanning(), horizon) else { return };
+        let hold = self.hold(&filters);
         let scan = self.scan(filters, horizon);
-        let job = ScanJob { key, conn, scan, asked_at: now, sent_before: None, has_started: false };
+        let job = ScanJob { key, conn, scan, asked_at: now, sent_before: None, has_started: false, hold };
         self.start(Job::Scan(Box::new(job)));
     }
 
@@ -79,8 +81,9 @@ impl<B: Backend> Relay<B> {
         self.note_gauges();
         self.mark_changed(conn);
         let rows_max = self.config.limits.count_rows_max;
+        let hold = self.hold(&filters);
         let count = Count::new(filters, self.store.classes(), horizon, rows_max);
-        self.start(Job::Count(Box::new(CountJob { conn, query, count, has_started: false })));
+        self.start(Job::Count(Box::new(CountJob { conn, query, count, has_started: false, hold })));
     }
 
     /// A COUNT has been answered, or has failed.
@@ -143,6 +146,11 @@ impl<B: Backend> Relay<B> {
         Scan::new(filters, limits, self.store.classes(), horizon)
     }
 
+    /// What answering `filters` may come to hold.
+    fn hold(&self, filters: &[Filter]) -> Hold {
+        Hold::of(cursor_bytes_max(filters, self.store.classes()))
+    }
+
     /// Adds a client's subscription. `None` if its connection is gone.
     fn subscribe(
         &mut self,
@@ -183,7 +191,9 @@ impl<B: Backend> Relay<B> {
                     // What it passed over before is not looked at again, whoever has authenticated since.
                     scan.begin_for(&Party { guarded_kinds: &self.config.policy.guarded_kinds, keys: &[] });
                 }
-                let job = ScanJob { key, conn, scan, asked_at: now, sent_before: last, has_started: false };
+                let hold = self.hold(filters);
+                let job =
+                    ScanJob { key, conn, scan, asked_at: now, sent_before: last, has_started: false, hold };
                 self.start(Job::Scan(Box::new(job)));
             }
         }

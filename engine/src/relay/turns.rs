@@ -16,17 +16,34 @@
 //!
 //! An address that has as many jobs with further steps as it may have takes no first ones: what it asks is held, out of the
 //! queue, until one of them is done. Jobs that have not begun hold no cursors.
+//!
+//! Wide jobs wait for room in a queue of their own ([`super::running`]); where both begin, every other first step is of one.
 
 use std::collections::{BTreeMap, VecDeque};
 
 /// First steps in a row while further ones wait.
 const FIRSTS_IN_A_ROW_MAX: u32 = 4;
 
+/// Addresses asked for a wide job that may start.
+const ADDRESSES_ASKED: usize = 64;
+
 /// Whether a job has taken a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
     First,
+    /// It has to wait until there is room for what it holds.
+    Wide,
     Further,
+}
+
+/// Whether a wide job may start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum May {
+    Start,
+    /// Its address has too much running: others go before it.
+    LetOthers,
+    /// There is no room yet, and no other takes what there is.
+    Wait,
 }
 
 /// Keys whose turns come in the order of what they have cost, each with what waits there.
@@ -69,6 +86,11 @@ impl<K: Ord + Copy, W> Ring<K, W> {
     fn next(&mut self) -> Option<(K, &mut W)> {
         let key = *self.order.first_key_value()?.1;
         self.waiting.get_mut(&key).map(|(_, waiting)| (key, waiting))
+    }
+
+    /// What waits where it is whose turn it is.
+    fn first(&self) -> Option<&W> {
+        self.get(self.order.first_key_value()?.1)
     }
 
     fn get(&self, key: &K) -> Option<&W> {
@@ -166,9 +188,14 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Round<A, C, J> {
         self.addresses.join(address, || own);
     }
 
-    /// Takes a job. Whose it is keeps its place until it is charged, so that what this job leaves finds it there.
+    /// Takes the next job. Whose it is keeps its place until it is charged, so that what this job leaves finds it there.
     fn take(&mut self, class: Class) -> Option<(Turn<A, C>, J)> {
-        let (address, own) = self.addresses.next()?;
+        let address = *self.addresses.order.first_key_value()?.1;
+        self.take_of(class, address)
+    }
+
+    fn take_of(&mut self, class: Class, address: A) -> Option<(Turn<A, C>, J)> {
+        let own = self.addresses.get_mut(&address)?;
         let (conn, jobs) = own.conns.next()?;
         let job = jobs.pop_front()?;
         own.len -= 1;
@@ -181,6 +208,19 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Round<A, C, J> {
             own.conns.charge(turn.conn, cost, VecDeque::is_empty);
         }
         self.addresses.charge(turn.address, cost, |own| own.conns.is_empty());
+    }
+
+    /// The address that is first of those whose next job `may` be taken. Few may not, so few are asked.
+    fn find(&self, may: impl Fn(A, &J) -> May) -> Option<A> {
+        for address in self.addresses.order.values().take(ADDRESSES_ASKED) {
+            let own = self.addresses.get(address)?;
+            match may(*address, own.conns.first()?.front()?) {
+                May::Start => return Some(*address),
+                May::LetOthers => {}
+                May::Wait => return None,
+            }
+        }
+        None
     }
 
     fn forget(&mut self, address: A, conn: C) {
@@ -207,6 +247,7 @@ pub(super) struct Turn<A, C> {
 /// Jobs that wait for their turn. Every operation costs the logarithm of how many wait; who does not wait costs nothing.
 pub(super) struct Turns<A, C, J> {
     first: Round<A, C, J>,
+    wide: Round<A, C, J>,
     further: Round<A, C, J>,
     /// First steps of addresses that have as many jobs with further ones as they may have.
     held: BTreeMap<A, Own<C, J>>,
@@ -217,6 +258,8 @@ pub(super) struct Turns<A, C, J> {
     in_turn: Option<A>,
     /// First steps taken while further ones waited.
     firsts_in_a_row: u32,
+    /// The last first step was not a wide job's.
+    is_wide_next: bool,
 }
 
 impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
@@ -224,12 +267,14 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
     pub(super) fn new(further_max: usize, is_bounded: fn(&A) -> bool) -> Self {
         Turns {
             first: Round::new(),
+            wide: Round::new(),
             further: Round::new(),
             held: BTreeMap::new(),
             further_max: further_max.max(1),
             is_bounded,
             in_turn: None,
             firsts_in_a_row: 0,
+            is_wide_next: false,
         }
     }
 
@@ -247,7 +292,7 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
         if self.in_turn == Some(address) || !(self.is_bounded)(&address) {
             return;
         }
-        if self.further.len_of(address) < self.further_max {
+        if !self.has_enough(address) {
             if let Some(own) = self.held.remove(&address) {
                 self.first.insert(address, own);
             }
@@ -258,21 +303,38 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
 
     /// The job whose turn it is. The turn is to be handed to [`Turns::charge`] when it is over and what it left has been
     /// pushed; no other is taken before.
-    pub(super) fn take(&mut self) -> Option<(Turn<A, C>, J)> {
-        let both = self.first.len > 0 && self.further.len > 0;
-        let class = match both {
-            true if self.firsts_in_a_row < FIRSTS_IN_A_ROW_MAX => Class::First,
-            true => Class::Further,
-            false if self.first.len > 0 => Class::First,
-            false => Class::Further,
-        };
-        self.firsts_in_a_row = match class {
-            Class::First if both => self.firsts_in_a_row + 1,
-            _ => 0,
-        };
-        let taken = self.round(class).take(class);
+    ///
+    /// `may_start`: narrow jobs may begin. What a wide one may do, `may` tells. Where neither may begin and nothing else
+    /// waits, the next one is taken all the same.
+    pub(super) fn take(&mut self, may_start: bool, may: impl Fn(A, &J) -> May) -> Option<(Turn<A, C>, J)> {
+        let taken = self.take_next(may_start, may);
         self.in_turn = taken.as_ref().map(|(turn, _)| turn.address);
         taken
+    }
+
+    fn take_next(&mut self, may_start: bool, may: impl Fn(A, &J) -> May) -> Option<(Turn<A, C>, J)> {
+        let wide = self.wide.find(|address, job| match self.has_enough(address) {
+            true => May::LetOthers,
+            false => may(address, job),
+        });
+        let has_first = self.first.len > 0 && (may_start || self.further.len == 0);
+        let both = (has_first || wide.is_some()) && self.further.len > 0;
+        if self.further.len > 0 && (!both || self.firsts_in_a_row >= FIRSTS_IN_A_ROW_MAX) {
+            self.firsts_in_a_row = 0;
+            return self.further.take(Class::Further);
+        }
+        self.firsts_in_a_row = if both { self.firsts_in_a_row + 1 } else { 0 };
+        match wide {
+            Some(address) if !has_first || self.is_wide_next => {
+                self.is_wide_next = false;
+                self.wide.take_of(Class::Wide, address)
+            }
+            _ if has_first => {
+                self.is_wide_next = true;
+                self.first.take(Class::First)
+            }
+            _ => self.wide.take(Class::Wide),
+        }
     }
 
     /// What a turn has cost, to be paid by its connection and its address.
@@ -286,6 +348,7 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
     /// Drops the jobs of a connection that is gone.
     pub(super) fn forget(&mut self, address: A, conn: C) {
         self.first.forget(address, conn);
+        self.wide.forget(address, conn);
         self.further.forget(address, conn);
         if let Some(own) = self.held.get_mut(&address) {
             own.forget(conn);
@@ -299,17 +362,27 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
     /// The jobs of a connection, those that have taken a step before those that have not.
     pub(super) fn of(&self, address: A, conn: C) -> impl Iterator<Item = &J> {
         let held = self.held.get(&address).into_iter().flat_map(move |own| own.of(conn));
-        self.further.of(address, conn).chain(self.first.of(address, conn)).chain(held)
+        self.further
+            .of(address, conn)
+            .chain(self.first.of(address, conn))
+            .chain(self.wide.of(address, conn))
+            .chain(held)
+    }
+
+    /// Whether an address has as many jobs with further steps as it may have.
+    fn has_enough(&self, address: A) -> bool {
+        (self.is_bounded)(&address) && self.further.len_of(address) >= self.further_max
     }
 
     /// Whether nobody waits. Where something is held, further steps are there that it waits for.
     pub(super) fn is_empty(&self) -> bool {
-        self.first.len == 0 && self.further.len == 0
+        self.first.len == 0 && self.wide.len == 0 && self.further.len == 0
     }
 
     fn round(&mut self, class: Class) -> &mut Round<A, C, J> {
         match class {
             Class::First => &mut self.first,
+            Class::Wide => &mut self.wide,
             Class::Further => &mut self.further,
         }
     }
@@ -317,7 +390,7 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
 
 #[cfg(test)]
 mod tests {
-    use super::Class::{First, Further};
+    use super::Class::{First, Further, Wide};
     use super::*;
 
     type Queue = Turns<char, u32, u32>;
@@ -334,7 +407,7 @@ mod tests {
 
     /// Takes a turn of this cost; whose it was and which job's.
     fn turn(queue: &mut Queue, cost: u64) -> Option<(char, u32, u32)> {
-        let (turn, job) = queue.take()?;
+        let (turn, job) = queue.take(true, |_, _| May::Start)?;
         let whose = (turn.address, turn.conn, job);
         queue.charge(turn, cost);
         Some(whose)
@@ -342,7 +415,7 @@ mod tests {
 
     /// Takes a turn of a job that has more to do.
     fn turn_again(queue: &mut Queue, cost: impl Fn(char) -> u64) -> (char, u32) {
-        let (turn, job) = queue.take().expect("a job waits");
+        let (turn, job) = queue.take(true, |_, _| May::Start).expect("a job waits");
         let whose = (turn.address, turn.conn);
         queue.push(Further, turn.address, turn.conn, job);
         queue.charge(turn, cost(whose.0));
@@ -434,6 +507,26 @@ mod tests {
     }
 
     #[test]
+    fn wide_jobs_wait_for_room_and_for_those_before_them() {
+        let mut queue = queue();
+        queue.push(Wide, 'a', 1, 0);
+        queue.push(Wide, 'b', 2, 0);
+        queue.push(Further, 'c', 3, 0);
+        let next = |queue: &mut Queue, of_a: May| {
+            let (turn, _) = queue.take(true, |address, _| if address == 'a' { of_a } else { May::Start })?;
+            let address = turn.address;
+            queue.charge(turn, 1);
+            Some(address)
+        };
+        assert_eq!(next(&mut queue, May::LetOthers), Some('b'), "its address has too much running");
+        queue.push(Wide, 'b', 2, 0);
+        assert_eq!(next(&mut queue, May::Wait), Some('c'), "nobody else takes what room comes");
+        assert_eq!(next(&mut queue, May::Wait), Some('a'), "and with nothing else to do it is taken");
+        assert_eq!(next(&mut queue, May::Start), Some('b'));
+        assert!(queue.is_empty());
+    }
+
+    #[test]
     fn nothing_is_kept_of_those_that_do_not_wait() {
         let mut queue = queue();
         for conn in 0..1_000 {
@@ -461,7 +554,7 @@ mod tests {
         let mut done = BTreeMap::from([('A', 0), ('b', 0)]);
         let mut most = done.clone();
         // Each job takes a first step and three further ones.
-        while let Some((turn, job)) = queue.take() {
+        while let Some((turn, job)) = queue.take(true, |_, _| May::Start) {
             let address = turn.address;
             if job < 300 {
                 queue.push(Further, address, turn.conn, job + 100);

@@ -7,7 +7,7 @@
 //! | a posting read, a cursor opened, an id looked up | 1 |
 //! | an event read | 1, and 1 for every [`READ_BYTES`] of it |
 //! | its tags walked for a filter | 1 for every [`TAG_BYTES`] of them |
-//! | values compared, filters asked | 1 for every [`COMPARISONS`] |
+//! | values compared, filters asked, filters of a request that a candidate is not for | 1 for every [`COMPARISONS`] |
 //!
 //! Fractions are dropped for each event, so that an ordinary one against a few filters is one row.
 
@@ -19,6 +19,11 @@ const READ_BYTES: usize = 4 << 10;
 const TAG_BYTES: usize = 512;
 /// Values that are compared in the time of a row.
 const COMPARISONS: usize = 64;
+
+/// Rows to charge for a candidate of a request of so many filters beyond the first: each is looked at for how far it has come.
+pub(super) fn of_filters(filters: usize) -> usize {
+    filters / COMPARISONS
+}
 
 /// Rows to charge for an event of `bytes` beyond the first, once `found_by` has been asked all there is to ask.
 pub(super) fn of_event(bytes: usize, found_by: &FoundBy<'_>) -> usize {

@@ -101,6 +101,10 @@ pub struct Limits {
     /// Scans, counts and replays of a client address that may be under way in a shard at a time, those that wait for their reader
     /// apart; further ones wait before their first step, when they are no more than their filters.
     pub address_jobs_max: usize,
+    /// Bytes that running scans, counts and replays of all connections may come to hold: cursors, and what is read
+    /// ahead of them. A request that could hold more than 256 KiB (that is some 700 authors or tag values) waits until
+    /// the others of its sort have left room for it in half of this, and those of its address in a quarter.
+    pub running_bytes_max: usize,
 }
 
 /// Bytes of an EVENT message beside what its tags and its content take: 364, and room for white space.
@@ -189,6 +193,7 @@ impl Default for Limits {
             address_events_per_minute_max: 60_000,
             address_requests_per_minute_max: 60_000,
             address_jobs_max: 64,
+            running_bytes_max: 64 << 20,
         }
     }
 }

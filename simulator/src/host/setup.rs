@@ -33,6 +33,8 @@ pub(super) fn limits(rng: &mut Rng) -> Limits {
         in_flight_events_max: 1 + rng.below(8) as usize,
         bad_messages_max: 3 + rng.below(20) as u32,
         shard_outbox_bytes_max: *rng.pick(&[2_000, 20_000, 1 << 20]),
+        deferred_bytes_max: 2_000,
+        running_bytes_max: 20_000,
         ..Limits::default()
     }
 }

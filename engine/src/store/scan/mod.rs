@@ -170,7 +170,7 @@ impl Scan {
                 Next::Candidate if self.over => {}
                 Next::Candidate if *rows == 0 => return Ok(Step::More),
                 Next::Candidate => {
-                    *rows -= 1;
+                    *rows = rows.saturating_sub(1 + cost::of_filters(self.filters.len()));
                     let take = self.consider(reader, now, rows, viewer, sink)?;
                     self.merge.pass();
                     if take == Take::CountedAndPause {
