@@ -178,3 +178,22 @@ fn memory_after_a_peak_is_given_back() {
     assert_eq!(matched(&mut index, &note(55, &[])), slots[..2]);
     assert_eq!(matched(&mut index, &note(70_000, &[])), []);
 }
+
+/// The tables of keys were lists that are cut from the end: who came last held the memory of all who had been there before.
+#[test]
+fn a_late_subscription_does_not_hold_the_memory_of_those_before_it() {
+    let mut index = Index::new();
+    let crowd: Vec<SubSlot> =
+        (0..100).map(|from| index.subscribe(&[of_authors(from * 1_000..(from + 1) * 1_000)])).collect();
+    let topics = TagFilter { letter: b't', values: [b"x".as_slice().into()].into() };
+    let late = index.subscribe(&[Filter { tags: [topics].into(), ..of_authors(200_000..200_100) }]);
+    let full = index.bytes();
+    for slot in crowd {
+        index.unsubscribe(slot);
+    }
+    while index.sweep(1_000) {}
+    assert!(index.bytes() * 10 < full, "{} of {full} bytes are left", index.bytes());
+    assert_eq!(matched(&mut index, &note(200_050, &[("t", b"x")])), [late]);
+    let next = index.subscribe(&[of_authors(0..5_000)]);
+    assert_eq!(matched(&mut index, &note(4_999, &[("t", b"x")])), [next]);
+}

@@ -102,6 +102,13 @@ where
 
     tracing::info!("listening on ws://{address}");
     tracing::info!("{place}");
+    let limits = &host.settings.limits;
+    tracing::info!(
+        "each of {} shards may hold {} MiB of output for its readers and {} MiB of filters",
+        shards.len(),
+        limits.shard_outbox_bytes_max >> 20,
+        limits.shard_filter_bytes_max >> 20
+    );
     if let Some(listener) = for_metrics {
         tracing::info!("metrics on http://{}/metrics", listener.local_addr()?);
         api.spawn(metrics_listener::run(Arc::clone(&host), {

@@ -162,7 +162,7 @@ impl Index {
 
     fn post(&mut self, compiled: &mut Compiled, checked_head: u32, key: u32) {
         let Compiled { slot, mut kinds, mut check, .. } = *compiled;
-        let groups = self.keys.groups_mut(key);
+        let Some(groups) = self.keys.groups_mut(key) else { return };
         let mut place = groups.iter().position(|group| group.kinds == kinds && group.check == check);
         if place.is_none() && groups.len() >= GROUPS_MAX {
             let id = compiled.checked(&mut self.checked, checked_head);

@@ -4,6 +4,7 @@ use hashbrown::HashTable;
 
 use super::ids::{FreeIds, next_id, shrink_sparse};
 use super::name::{COUNTERS, DIGESTS_AT, Dimension, KeyedHash, Name, TAGS_AT};
+use super::pages::{PAGE, Pages};
 use super::postings::Group;
 
 /// One interned key.
@@ -31,12 +32,19 @@ impl Key {
     }
 }
 
+impl Default for Key {
+    /// One that is free.
+    fn default() -> Self {
+        Key { words: [0; 4], dimension: Dimension::NONE, holders: 0, groups: Vec::new() }
+    }
+}
+
 /// The interning table. Names are spread over shards, so that growing one is a pause of microseconds.
 #[derive(Debug)]
 pub(super) struct Keys {
     keyed: KeyedHash,
     shards: Box<[HashTable<(u32, u32)>]>,
-    keys: Vec<Key>,
+    keys: Pages<Key>,
     /// The last event that each key was a term of.
     pub(super) stamps: Vec<u32>,
     free: FreeIds,
@@ -51,7 +59,7 @@ impl Keys {
         Keys {
             keyed,
             shards: (0..SHARDS).map(|_| HashTable::new()).collect(),
-            keys: Vec::new(),
+            keys: Pages::new(),
             stamps: Vec::new(),
             free: FreeIds::default(),
             counts: Box::new([0; COUNTERS]),
@@ -69,7 +77,8 @@ impl Keys {
     pub(super) fn find(&self, name: &Name) -> Option<u32> {
         let (hash, spread, shard) = self.place(name);
         let keys = &self.keys;
-        let same = |(other, id): &(u32, u32)| *other == hash && keys[*id as usize].is_called(name);
+        let same =
+            |(other, id): &(u32, u32)| *other == hash && keys.get(*id).is_some_and(|key| key.is_called(name));
         self.shards[shard].find(spread, same).map(|(_, id)| *id)
     }
 
@@ -81,18 +90,12 @@ impl Keys {
         let (hash, spread_hash, shard) = self.place(name);
         let Name { words, dimension } = *name;
         let key = Key { words, dimension, holders: 0, groups: Vec::new() };
-        let id = match self.free.take(self.keys.len()) {
-            Some(id) => {
-                self.keys[id as usize] = key;
-                id
-            }
-            None => {
-                let id = next_id(self.keys.len());
-                self.keys.push(key);
-                self.stamps.push(0);
-                id
-            }
-        };
+        let id = self.free.take(self.slots()).unwrap_or_else(|| {
+            let id = next_id(self.stamps.len());
+            self.stamps.push(0);
+            id
+        });
+        self.keys.fill(id, key);
         let table = &mut self.shards[shard];
         self.table_bytes -= table.allocation_size();
         table.insert_unique(spread_hash, (hash, id), |(hash, _)| spread(*hash));
@@ -102,23 +105,26 @@ impl Keys {
     }
 
     pub(super) fn hold(&mut self, id: u32) {
-        self.keys[id as usize].holders += 1;
+        if let Some(key) = self.keys.get_mut(id) {
+            key.holders += 1;
+        }
     }
 
     pub(super) fn release(&mut self, id: u32) {
-        self.keys[id as usize].holders -= 1;
+        if let Some(key) = self.keys.get_mut(id) {
+            key.holders -= 1;
+        }
         self.free_unused(id);
     }
 
     /// Forgets the key if no posting hangs on it and no condition holds it.
     pub(super) fn free_unused(&mut self, id: u32) {
-        let key = &mut self.keys[id as usize];
+        let Some(key) = self.keys.get(id) else { return };
         if key.is_free() || key.holders > 0 || !key.groups.is_empty() {
             return;
         }
-        key.groups = Vec::new();
-        let dimension = std::mem::replace(&mut key.dimension, Dimension::NONE);
-        let name = Name { words: key.words, dimension };
+        let name = Name { words: key.words, dimension: key.dimension };
+        self.keys.clear(id);
         self.counts[name.dimension.counter()] -= 1;
         let (_, spread_hash, shard) = self.place(&name);
         let table = &mut self.shards[shard];
@@ -135,31 +141,38 @@ impl Keys {
 
     /// Drops up to `budget` free keys from the end; whether there may be more.
     pub(super) fn trim(&mut self, budget: &mut usize) -> bool {
-        while self.keys.last().is_some_and(Key::is_free) {
+        while let Some(last) = self.slots().checked_sub(1) {
+            let cut = match self.keys.get(last as u32) {
+                None => last % PAGE + 1,
+                Some(key) if key.is_free() => 1,
+                Some(_) => break,
+            };
             if *budget == 0 {
                 return true;
             }
             *budget -= 1;
-            self.keys.pop();
-            self.stamps.pop();
+            self.stamps.truncate(self.stamps.len() - cut);
         }
-        shrink_sparse(&mut self.keys);
+        self.keys.truncate(self.slots());
         shrink_sparse(&mut self.stamps);
-        self.free.shrink(self.keys.len());
+        self.free.shrink(self.slots());
         false
     }
 
-    pub(super) fn key(&self, id: u32) -> &Key {
-        &self.keys[id as usize]
+    /// What hangs on a key.
+    #[inline]
+    pub(super) fn groups(&self, id: u32) -> &[Group] {
+        self.keys.get(id).map_or(&[], |key| &key.groups)
     }
 
-    pub(super) fn groups_mut(&mut self, id: u32) -> &mut Vec<Group> {
-        &mut self.keys[id as usize].groups
+    /// What hangs on a key; `None`: it and those beside it are free.
+    pub(super) fn groups_mut(&mut self, id: u32) -> Option<&mut Vec<Group>> {
+        self.keys.get_mut(id).map(|key| &mut key.groups)
     }
 
     /// Keys, free ones included: all ids are below.
     pub(super) fn slots(&self) -> usize {
-        self.keys.len()
+        self.stamps.len()
     }
 
     pub(super) fn keyed(&self) -> &KeyedHash {
@@ -190,7 +203,7 @@ impl Keys {
 
     /// Heap bytes without the postings.
     pub(super) fn bytes(&self) -> usize {
-        self.keys.capacity() * size_of::<Key>()
+        self.keys.bytes()
             + self.stamps.capacity() * size_of::<u32>()
             + self.free.bytes()
             + SHARDS * size_of::<HashTable<(u32, u32)>>()

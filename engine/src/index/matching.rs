@@ -26,7 +26,7 @@ impl Index {
         let stamps = &mut slots.stamps[..];
         let out_before = out.len();
         let (mut candidates, mut compared) = (0, 0);
-        for group in hits.list.iter().flat_map(|hit| &keys.key(hit.key).groups) {
+        for group in hits.list.iter().flat_map(|hit| keys.groups(hit.key)) {
             if !kind_sets.allow(group.kinds, event.kind) {
                 continue;
             }

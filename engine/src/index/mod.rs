@@ -26,6 +26,7 @@ mod keys;
 mod kinds;
 mod matching;
 mod name;
+mod pages;
 mod postings;
 mod slots;
 mod sweep;

@@ -7,6 +7,7 @@
 use super::Index;
 use super::checked::NO_FILTER;
 use super::ids::shrink_sparse;
+use super::pages::PAGE;
 use super::postings::{Check, Group};
 
 /// Where a pass stands.
@@ -69,7 +70,11 @@ impl Index {
             return;
         }
         let Index { keys, slots, checked, kind_sets, .. } = self;
-        let groups = keys.groups_mut(key as u32);
+        let Some(groups) = keys.groups_mut(key as u32) else {
+            *budget = budget.saturating_sub(1);
+            self.phase = Phase::Postings { key: (key / PAGE + 1) * PAGE, group: 0, post: 0 };
+            return;
+        };
         while let Some(at) = groups.get_mut(group) {
             if *budget == 0 {
                 self.phase = Phase::Postings { key, group, post };

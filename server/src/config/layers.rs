@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use super::ConfigError;
+use super::memory::Memory;
 use super::settings::Settings;
 
 /// Every key, such as `limits.limit_max`, with a value of its type.
@@ -22,6 +23,13 @@ pub enum Origin {
     Env(String),
     /// A flag on the command line.
     Flag(String),
+    /// One in so many bytes of the memory that there is.
+    Memory {
+        /// What there is.
+        memory: Memory,
+        /// The whole divided by the part.
+        part: u64,
+    },
 }
 
 impl fmt::Display for Origin {
@@ -30,6 +38,7 @@ impl fmt::Display for Origin {
             Origin::File(path) => write!(f, "{}", path.display()),
             Origin::Env(name) => f.write_str(name),
             Origin::Flag(flag) => f.write_str(flag),
+            Origin::Memory { memory, part } => write!(f, "1/{part} of {memory}"),
         }
     }
 }

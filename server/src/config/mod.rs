@@ -1,10 +1,11 @@
-//! Configuration: flags over environment over file over defaults.
+//! Configuration: flags over environment over file over what follows from memory over defaults.
 //!
 //! | layer | how |
 //! |---|---|
 //! | flags | `--listen`, `--data`, `--url`, `--shards`, and `--set KEY=VALUE` for any key |
 //! | environment | `RELAY_` and the key in capitals, sections separated by two underscores: `RELAY_LIMITS__LIMIT_MAX` |
 //! | file | TOML: `--config FILE`, else `RELAY_CONFIG`, else `relay.toml` in the working folder if it is there |
+//! | memory | what a shard may hold of output and of filters, by the memory that there is ([`Memory`]) |
 //! | defaults | [`Settings::default`] |
 //!
 //! An unknown key is an error in every layer, and names the nearest known one; but for what Kubernetes puts into the
@@ -12,6 +13,7 @@
 //! are separated by commas or written as TOML. `relay config` prints what came out, and from where.
 
 mod layers;
+pub(crate) mod memory;
 mod networks;
 mod print;
 mod settings;
@@ -23,6 +25,7 @@ use std::path::{Path, PathBuf};
 use toml::Table;
 
 pub use layers::Origin;
+pub use memory::Memory;
 pub(crate) use networks::Networks;
 pub use relay_site::Info;
 pub use settings::{Log, LogFormat, MetricsAccess, Network, Settings, Store, StoreEngine};
@@ -46,7 +49,7 @@ pub struct Sources {
 pub struct Loaded {
     /// The values.
     pub settings: Settings,
-    /// Origins by key; keys that are not in here have their default.
+    /// Origins by key, what follows from memory included; keys that are not in here have their default.
     pub origins: BTreeMap<String, Origin>,
 }
 
@@ -132,7 +135,11 @@ impl Sources {
     pub fn load(self) -> Result<Loaded, ConfigError> {
         let text = self.file.as_deref().map(read).transpose()?;
         let file = self.file.as_deref().zip(text.as_deref());
-        merge(file, self.env, self.flags)
+        let mut loaded = merge(file, self.env, self.flags)?;
+        if let Some(memory) = memory::of_this_process() {
+            loaded.derive(memory);
+        }
+        Ok(loaded)
     }
 }
 

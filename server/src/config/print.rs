@@ -15,8 +15,9 @@ impl Loaded {
         flatten("", &table, &mut |key, value| {
             values.insert(key, value.clone());
         });
-        let mut text =
-            String::from("# The effective configuration: flags over environment over file over defaults.\n");
+        let mut text = String::from(
+            "# The effective configuration: flags over environment over file over what follows from memory over defaults.\n",
+        );
         let mut section = String::new();
         for key in ordered() {
             let (prefix, name) = key.rsplit_once('.').unwrap_or(("", &key));
