@@ -95,7 +95,8 @@ impl Tier {
         }
     }
 
-    /// The computations of the tier; nothing if it has none of its own or the machine lacks the instructions.
+    /// The computations of the tier; none if it has none of its own or the machine lacks the instructions.
+    #[inline]
     pub(crate) fn kernel(self) -> Option<Box<dyn Kernel>> {
         if !self.is_available() {
             return None;
