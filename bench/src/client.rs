@@ -60,7 +60,7 @@ impl Endpoint {
     }
 
     /// [`Endpoint::connect`] as a proxy does for a client at `client`: with `X-Forwarded-For`, which relays believe
-    /// from the proxies they trust.
+    /// from the proxies they trust, and `CF-Connecting-IP`, which Cloudflare sets for the edge.
     ///
     /// # Errors
     /// If nobody listens, it is no WebSocket server, or it takes no more connections.
@@ -82,7 +82,9 @@ impl Endpoint {
         let config = WebSocketConfig::default().read_buffer_size(read_bytes).write_buffer_size(64 << 10);
         let mut request = self.url.as_str().into_client_request()?;
         if let Some(client) = client {
-            request.headers_mut().insert("x-forwarded-for", HeaderValue::try_from(client.to_string())?);
+            for name in ["x-forwarded-for", "cf-connecting-ip"] {
+                request.headers_mut().insert(name, HeaderValue::try_from(client.to_string())?);
+            }
         }
         let (socket, _) = tungstenite::client::client_with_config(request, stream, Some(config))
             .map_err(|error| anyhow::anyhow!("WebSocket handshake with {}: {error}", self.url))?;

@@ -185,7 +185,10 @@ struct AbuseArgs {
     /// Seconds of measuring without an attack, and with each.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3_600))]
     seconds: u32,
-    /// Number of client addresses of the attacker, given in X-Forwarded-For.
+    /// The relay is the edge in local workerd: skip the cases that say nothing about it.
+    #[arg(long)]
+    edge: bool,
+    /// Number of client addresses of the attacker, given in X-Forwarded-For and CF-Connecting-IP.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
     addresses: u8,
     /// Tags of the attacker's large events.
@@ -291,6 +294,11 @@ fn run(command: Command) -> Result<bool> {
                 tags: args.tags as usize,
             };
             for case in cases {
+                if let Some(reason) = case.not_on_edge().filter(|_| args.edge) {
+                    let skipped = serde_json::json!([{ "shape": case.name(), "skipped": reason }]);
+                    print(&skipped, args.target.json)?;
+                    continue;
+                }
                 let report = abuse::run(&endpoint, process, &[case], &plan)?;
                 print(&report, args.target.json)?;
             }

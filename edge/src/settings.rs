@@ -40,6 +40,8 @@ const SHARD_FILTER_BYTES_MAX: usize = 36 << 20;
 const SHARD_VALUES_MAX: usize = 120_000;
 /// Most bytes of output that wait for all readers, in the machine and in sockets.
 pub(crate) const OUTPUT_BYTES_MAX: usize = 32 << 20;
+/// Most rows of a step: an object has one thread, and takes several times a native shard's time for a row.
+const SCAN_ROWS_MAX: usize = 250;
 /// Most bytes of events between arrival and commit.
 const IN_FLIGHT_BYTES_MAX: usize = 16 << 20;
 /// Bytes of messages that wait for earlier ones.
@@ -118,7 +120,7 @@ impl Default for ObjectSettings {
             retention_seconds: 0,
             retention_kinds_spared: Vec::new(),
             write_stall_seconds: 120,
-            turn_steps_max: 16,
+            turn_steps_max: 8,
         }
     }
 }
@@ -294,6 +296,7 @@ impl Settings {
         limits.shard_outbox_bytes_max = limits.shard_outbox_bytes_max.min(OUTPUT_BYTES_MAX);
         limits.filter_values_max = limits.filter_values_max.min(REQUEST_VALUES_MAX);
         limits.in_flight_bytes_max = limits.in_flight_bytes_max.min(IN_FLIGHT_BYTES_MAX);
+        limits.scan_rows_max = limits.scan_rows_max.min(SCAN_ROWS_MAX);
         limits.deferred_bytes_max = limits.deferred_bytes_max.min(DEFERRED_BYTES_MAX);
         limits.running_bytes_max = limits.running_bytes_max.min(RUNNING_BYTES_MAX);
         limits.check().map_err(|(name, message)| format!("{name}: {message}"))?;
@@ -364,6 +367,7 @@ mod tests {
         assert_eq!((limits.shard_outbox_bytes_max, limits.shard_filter_bytes_max), (32 << 20, 36 << 20));
         assert_eq!(limits.filter_values_max, 19_900);
         assert_eq!(limits.in_flight_bytes_max, 16 << 20);
+        assert_eq!(limits.scan_rows_max, 250);
         assert_eq!(limits.deferred_bytes_max, 8 << 20);
         assert_eq!(limits.running_bytes_max, 16 << 20);
         let limits = load(&[("RELAY_CONFIG", r#"{"limits":{"connection_values_max":10}}"#)]).unwrap().limits;

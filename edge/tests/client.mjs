@@ -19,9 +19,9 @@ export const sign = (draft = {}, by = key) =>
 const PATIENCE_MS = 20_000
 
 export class Client {
-  static async open(url) {
+  static async open(url, options = {}) {
     const client = new Client()
-    client.socket = new WebSocket(url, { maxPayload: 1 << 28 })
+    client.socket = new WebSocket(url, { maxPayload: 1 << 28, ...options })
     client.frames = []
     client.waiting = []
     client.closed = new Promise(done => client.socket.on('close', (code, words) => done({ code, words: `${words}` })))

@@ -127,8 +127,8 @@ test('the script is small', () => {
   const compressed = gzipSync(wasm).length
   console.log(`wasm: ${wasm.length} bytes, ${compressed} as gzip`)
   // The platform takes 64 MiB, formerly 3 MB compressed. What a start costs is in start.test.mjs.
-  assert.ok(wasm.length < 3_200_000, `${wasm.length} bytes`)
-  assert.ok(compressed < 1_950_000, `${compressed} bytes`)
+  assert.ok(wasm.length < 3_500_000, `${wasm.length} bytes`)
+  assert.ok(compressed < 2_000_000, `${compressed} bytes`)
 })
 
 test('wrangler parses wrangler.toml and lists every binding', () => {

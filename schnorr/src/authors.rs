@@ -1,9 +1,8 @@
 //! The author cache (LRU): lifted keys and combs of authors with valid signatures, within a budget of bytes.
 
-use std::collections::HashMap;
-
 use crate::curve::tables::{COMB_LEN, Comb};
 use crate::field::Entry;
+use crate::keyed::{KeyMap, KeyState};
 
 /// Memory of an author without a comb, including the map, in bytes.
 pub(crate) const AUTHOR_BYTES: usize = 256;
@@ -30,7 +29,7 @@ pub(crate) struct Authors {
     bytes_max: usize,
     bytes: usize,
     // Clients choose the keys, so the map must have a seeded hash.
-    places: HashMap<[u8; 32], u32>,
+    places: KeyMap<u32>,
     authors: Vec<Author>,
     free: Vec<u32>,
     newest: u32,
@@ -52,11 +51,11 @@ pub(crate) struct Known {
 pub(crate) struct AuthorPlace(u32);
 
 impl Authors {
-    pub(crate) fn new(bytes_max: usize) -> Self {
+    pub(crate) fn new(bytes_max: usize, state: KeyState) -> Self {
         Authors {
             bytes_max,
             bytes: 0,
-            places: HashMap::new(),
+            places: KeyMap::with_hasher(state),
             authors: Vec::new(),
             free: Vec::new(),
             newest: NONE,
@@ -70,6 +69,11 @@ impl Authors {
 
     pub(crate) fn bytes_max(&self) -> usize {
         self.bytes_max
+    }
+
+    #[cfg(test)]
+    pub(crate) fn hasher(&self) -> &KeyState {
+        self.places.hasher()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -168,7 +172,7 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_is_evicted() {
-        let mut authors = Authors::new(3 * AUTHOR_BYTES);
+        let mut authors = Authors::new(3 * AUTHOR_BYTES, KeyState::random());
         for number in 0..3 {
             authors.insert(&key(number), known(false));
         }
@@ -187,7 +191,7 @@ mod tests {
     #[test]
     fn the_budget_is_never_exceeded() {
         let bytes_max = 5 * COMB_BYTES + 40 * AUTHOR_BYTES;
-        let mut authors = Authors::new(bytes_max);
+        let mut authors = Authors::new(bytes_max, KeyState::random());
         let mut state = 1u32;
         for _ in 0..if cfg!(miri) { 100 } else { 10_000 } {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -221,7 +225,7 @@ mod tests {
 
     #[test]
     fn an_author_larger_than_the_budget_is_not_cached() {
-        let mut authors = Authors::new(AUTHOR_BYTES);
+        let mut authors = Authors::new(AUTHOR_BYTES, KeyState::random());
         authors.insert(&key(1), known(true));
         assert_eq!(authors.len(), 0);
     }

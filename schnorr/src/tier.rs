@@ -96,6 +96,7 @@ impl Tier {
     }
 
     /// The kernel of the tier; `None` if it has none or the machine lacks the instructions.
+    #[inline]
     pub(crate) fn kernel(self) -> Option<Box<dyn Kernel>> {
         if !self.is_available() {
             return None;

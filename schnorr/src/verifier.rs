@@ -1,13 +1,12 @@
 //! The verification of a batch: range checks, challenges, authors, then the point sums, for authors with a comb ("warm") and
 //! without ("cold").
 
-use std::collections::HashMap;
-
 use crate::authors::{AUTHOR_BYTES, AuthorPlace, Authors, COMB_BYTES, Known};
 use crate::challenge;
 use crate::curve::tables::Comb;
 use crate::curve::{Outcome, Task, slow};
 use crate::field::{Entry, P, Words, is_below, words_from_be};
+use crate::keyed::{KeyMap, KeyState};
 use crate::scalar::{is_reduced, negated, split};
 use crate::tier::{Kernel, Tier};
 
@@ -42,7 +41,7 @@ pub struct Verifier {
     unspent: usize,
     kernel: Option<Box<dyn Kernel>>,
     authors: Option<Authors>,
-    places: HashMap<[u8; 32], u32>,
+    places: KeyMap<u32>,
     batch: Vec<BatchAuthor>,
     challenges: Vec<Words>,
     tasks: Vec<(Task, u32)>,
@@ -97,33 +96,49 @@ impl Verifier {
     /// first batch that needs them does.
     pub fn new() -> Self {
         let tier = Tier::best();
-        let verifier = Verifier::with_tier(tier).expect("the best tier is available");
-        Verifier { singly_max: tier.singly_max(), ..verifier }
+        Verifier { singly_max: tier.singly_max(), ..Verifier::on(tier) }
     }
 
     /// A verifier that uses only the given tier; `None` if the machine lacks its instructions.
     pub fn with_tier(tier: Tier) -> Option<Self> {
-        tier.is_available().then(|| Verifier {
+        tier.is_available().then(|| Verifier::on(tier))
+    }
+
+    /// A verifier on a tier that is available. Inlined, so that a build for one tier has the code of that tier only.
+    #[inline]
+    fn on(tier: Tier) -> Self {
+        Verifier {
             tier,
             singly_max: 0,
             unspent: 0,
             kernel: tier.kernel(),
             authors: None,
-            places: HashMap::new(),
+            places: KeyMap::with_hasher(KeyState::random()),
             batch: Vec::new(),
             challenges: Vec::new(),
             tasks: Vec::new(),
             #[cfg(test)]
             combs_made: 0,
-        })
+        }
     }
 
     /// Caches authors within `bytes_max` bytes, evicting the least recently used: about 30 KB for an author with three or more
     /// valid signatures, 256 bytes for one with fewer. Invalid signatures do not change the cache. Zero turns it off.
     #[must_use]
     pub fn with_author_cache(mut self, bytes_max: usize) -> Self {
-        self.authors = (bytes_max >= AUTHOR_BYTES).then(|| Authors::new(bytes_max));
+        let state = self.places.hasher();
+        self.authors = (bytes_max >= AUTHOR_BYTES).then(|| Authors::new(bytes_max, state.clone()));
         self
+    }
+
+    /// Hashes public keys under `seed`, which must be secret and random. Without it the seed is that of `std`'s hash
+    /// maps, which is secret where the operating system has entropy; on wasm32-unknown-unknown it is predictable, so give
+    /// one there. Call it before the first batch: it empties the author cache.
+    #[must_use]
+    pub fn with_hash_seed(mut self, seed: [u8; 16]) -> Self {
+        self.places = KeyMap::with_hasher(KeyState::new(seed));
+        let bytes_max = self.authors.as_ref().map_or(0, Authors::bytes_max);
+        self.with_author_cache(bytes_max)
     }
 
     /// The tier.
@@ -412,6 +427,22 @@ mod tests {
 
     fn all(authors: std::ops::Range<u16>, message: u16, claim: fn(u16, u16) -> Claim) -> Vec<Claim> {
         authors.map(|author| claim(author, message)).collect()
+    }
+
+    #[test]
+    fn a_hash_seed_is_that_of_both_tables_and_keeps_the_size_of_the_cache() {
+        use std::hash::BuildHasher;
+        let hash = |state: &KeyState| state.hash_one([7u8; 32]);
+        let wanted = hash(&KeyState::new([9; 16]));
+        for verifier in [
+            Verifier::new().with_author_cache(1 << 20).with_hash_seed([9; 16]),
+            Verifier::new().with_hash_seed([9; 16]).with_author_cache(1 << 20),
+        ] {
+            let authors = verifier.authors.as_ref().expect("an author cache");
+            assert_eq!([hash(verifier.places.hasher()), hash(authors.hasher())], [wanted; 2]);
+            assert_eq!(authors.bytes_max(), 1 << 20);
+        }
+        assert!(Verifier::new().with_hash_seed([9; 16]).authors.is_none());
     }
 
     #[test]

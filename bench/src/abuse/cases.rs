@@ -72,6 +72,14 @@ impl Case {
         }
     }
 
+    /// Why the case says nothing about the edge, if it does not.
+    pub const fn not_on_edge(self) -> Option<&'static str> {
+        match self {
+            Case::Idle => Some("file descriptors: the sockets of a Durable Object are Cloudflare's"),
+            _ => None,
+        }
+    }
+
     /// Prepares the attack; returns the connections that it uses.
     pub(super) fn prepare(self, attacker: &Attacker<'_>) -> Result<Vec<Connection>> {
         match self {

@@ -1,7 +1,8 @@
 //! `relay-bench abuse`: how much one abusive client slows the relay down for everybody else.
 //!
 //! An honest client publishes an event and queries it five times a second, before and during each attack. `X-Forwarded-For`
-//! gives the attacker and the honest client different addresses; the relay must trust this machine as a proxy.
+//! and `CF-Connecting-IP` give the attacker and the honest client different addresses; a native relay must trust this machine
+//! as a proxy, the edge in local workerd believes the latter.
 //! Relay, attacker and honest client share the CPUs: judge by the relay's CPU and by the ratio of the two latencies.
 
 mod cases;

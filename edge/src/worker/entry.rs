@@ -88,7 +88,7 @@ async fn authorise(
         None => url.path().to_owned(),
     };
     let (authorization, address) = (request.headers().get("authorization")?, address(request));
-    let verifier = verifier(0);
+    let verifier = verifier(0)?;
     let operator_request = OperatorRequest {
         request: nip98::Request {
             method,

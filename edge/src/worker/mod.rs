@@ -10,14 +10,19 @@ mod variables;
 use std::sync::Arc;
 
 use relay_engine::verify::Verifier;
+use wasm_bindgen::JsValue;
 
 /// The verifier of signatures, with a cache of so many bytes for known authors. `bench/edge.md` compares the choices.
+///
+/// # Errors
+/// If the runtime gives no random bytes, which seed the verifier's tables: `std` has no entropy on wasm32.
 #[cfg(feature = "schnorr")]
-fn verifier(author_cache_bytes: usize) -> Arc<dyn Verifier> {
-    Arc::new(relay_engine::verify::Schnorr::new(author_cache_bytes))
+fn verifier(author_cache_bytes: usize) -> Result<Arc<dyn Verifier>, JsValue> {
+    let seed = js::random()?;
+    Ok(Arc::new(relay_engine::verify::Schnorr::with_hash_seed(author_cache_bytes, seed)))
 }
 
 #[cfg(not(feature = "schnorr"))]
-fn verifier(_: usize) -> Arc<dyn Verifier> {
-    Arc::new(relay_engine::verify::Libsecp256k1)
+fn verifier(_: usize) -> Result<Arc<dyn Verifier>, JsValue> {
+    Ok(Arc::new(relay_engine::verify::Libsecp256k1))
 }

@@ -225,9 +225,9 @@ impl Shared {
         let others = OtherShards::new(&self.env, &settings.placement, &self.state);
         let others = others.map_err(|error| error.to_string())?;
         let runtime = Runtime { storage: storage.clone(), deliveries: Rc::clone(&self.deliveries), others };
-        let mut object =
-            Object::open(Conn::new(storage), runtime, &settings, verifier(AUTHOR_CACHE_BYTES), seed)
-                .map_err(|error| error.to_string())?;
+        let verifier = verifier(AUTHOR_CACHE_BYTES).map_err(|error| js::error_message(&error))?;
+        let mut object = Object::open(Conn::new(storage), runtime, &settings, verifier, seed)
+            .map_err(|error| error.to_string())?;
         let sockets = self.state.as_raw().get_websockets().map_err(|error| js::error_message(&error))?;
         let sockets = sockets.into_iter().map(|socket| {
             let key = self.key_of_raw(&socket).unwrap_or_default();

@@ -16,6 +16,13 @@ impl Schnorr {
     pub fn new(author_cache_bytes: usize) -> Self {
         Schnorr(Mutex::new(relay_schnorr::Verifier::new().with_author_cache(author_cache_bytes)))
     }
+
+    /// [`Schnorr::new`] whose tables of public keys are hashed under `seed`, which must be secret and random. For hosts on
+    /// wasm32-unknown-unknown, where `std` has no entropy.
+    pub fn with_hash_seed(author_cache_bytes: usize, seed: [u8; 16]) -> Self {
+        let verifier = relay_schnorr::Verifier::new().with_hash_seed(seed);
+        Schnorr(Mutex::new(verifier.with_author_cache(author_cache_bytes)))
+    }
 }
 
 impl Verifier for Schnorr {

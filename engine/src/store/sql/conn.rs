@@ -1,4 +1,4 @@
-//! What runs SQL: the few lines a host writes.
+//! The connection that runs SQL, which a host implements.
 
 use crate::store::backend::StoreError;
 

@@ -11,7 +11,7 @@
 //!
 //! On Durable Objects a row written costs what a thousand rows read cost, so the layout is chosen by rows
 //! written: a log-structured merge tree, in rows. A write stores its events, several in a row, and nothing else. Their keys
-//! (drawn in `store::keyed`; id, all, kind, author, author and kind, each indexed tag; address and expiry where there are
+//! (described in `store::keyed`; id, all, kind, author, author and kind, each indexed tag; address and expiry where there are
 //! any) are kept in memory, the *memtable*, and derived from the events again when the backend is opened. Every thousand
 //! events or so the memtable is *flushed*: written as pages of 32 KB, a run of level 0. Eight such runs are *compacted* into
 //! level 1, and what a level has too much goes to the next, some pages at a time. A key stands for an event by its sequence
@@ -25,7 +25,7 @@
 //! A query reads pages from memory, or a row for each level and run.
 //!
 //! Statements keep within what Durable Objects take: 100 parameters, rows under 2 MB, integers below 2^53
-//! (larger ones are BLOBs), no `BEGIN` and no PRAGMA. Durability is the connection's affair.
+//! (larger ones are BLOBs), no `BEGIN` and no PRAGMA. The connection makes writes durable.
 
 mod bloom;
 mod cache;
