@@ -366,7 +366,11 @@ fn removal_requests_outlast_their_expiration<B: Backend>(make: &impl Fn() -> B) 
     commit(&backend, NOW, &[deletion.clone(), vanish.clone()]).expect("commit");
     assert_eq!(serve(&backend, 1_009).len(), 2, "the requests are served until they expire");
     assert_eq!(sweep(&backend, 1_030), 0);
-    assert_eq!(sweep_aged(&backend, 1_030, &|_| true, 9), Ok(Removed::default()), "the retention does not remove them");
+    assert_eq!(
+        sweep_aged(&backend, 1_030, &|_| true, 9),
+        Ok(Removed::default()),
+        "the retention does not remove them"
+    );
     assert_eq!(serve(&backend, 1_030).len(), 0, "expired events are not served");
     let kept: Vec<Seq> = stored(&backend);
     assert_eq!(kept.len(), 2, "but kept");
