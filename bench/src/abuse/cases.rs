@@ -290,7 +290,7 @@ fn large_event(attacker: &Attacker<'_>, number: usize) -> (String, [u8; 32]) {
 
 /// Publishes small events, 64 at a time.
 fn publish_small(attacker: &Attacker<'_>, count: usize, kind: u16) -> Result<()> {
-    let mut connection = attacker.connect()?;
+    let mut connection = attacker.connect_to_prepare()?;
     for start in (0..count).step_by(64) {
         let window = 64.min(count - start);
         for number in start..start + window {

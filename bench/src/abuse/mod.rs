@@ -87,6 +87,12 @@ impl Attacker<'_> {
         })
     }
 
+    /// A connection for what the attacker stores before it attacks. It has no address, because an attacker can take its time for that
+    /// and a bench cannot: rates of addresses do not apply.
+    fn connect_to_prepare(&self) -> Result<Connection> {
+        self.endpoint.connect(16 << 10)
+    }
+
     fn send(&self, connection: &mut Connection, text: String) -> Result<()> {
         self.sent.fetch_add(text.len() as u64, Ordering::Relaxed);
         connection.send(text)
