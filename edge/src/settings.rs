@@ -120,7 +120,7 @@ impl Default for ObjectSettings {
             retention_seconds: 0,
             retention_kinds_spared: Vec::new(),
             write_stall_seconds: 120,
-            turn_steps_max: 8,
+            turn_steps_max: 4,
         }
     }
 }

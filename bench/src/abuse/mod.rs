@@ -107,7 +107,7 @@ impl Attacker<'_> {
                     left -= 1;
                     self.answers.fetch_add(1, Ordering::Relaxed);
                 }
-                Ok(left > 0)
+                Ok(left > 0 && !self.is_over())
             })?;
         }
         Ok(())
