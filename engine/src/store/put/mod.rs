@@ -87,7 +87,7 @@ pub fn commit_removals<B: Backend>(
 ) -> Vec<Result<Outcome, StoreError>> {
     let removes = |op: &Op| is_removal_request(op.event().kind);
     let removals: Vec<Op> = ops.iter().filter(|op| removes(op)).cloned().collect();
-    let mut removal = Removal::new(backend);
+    let mut removal = Removal::for_room(backend);
     let done = match removals.is_empty() {
         true => Ok(Vec::new()),
         false => backend.write_from_reserve(|writer| carry_out(writer, &mut removal, now, &removals)),

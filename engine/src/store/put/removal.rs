@@ -11,6 +11,9 @@ use crate::types::{Event, EventId, Kind, Timestamp, is_removal_request};
 /// Bytes of canonical JSON for each key of an event, at least: a tag is found by one and is no shorter than `["t",""],`, and
 /// what every event has is longer for each of its own keys.
 const KEY_BYTES_MIN: usize = 9;
+/// When there is no room: how many times more keys a commit removes at once, and how many times fewer a step, which has to
+/// fit what is in reserve.
+const KEYS_FACTOR: usize = 16;
 /// Postings that a retention sweep reads at once.
 const SWEEP_PAGE: usize = 256;
 
@@ -37,6 +40,12 @@ impl Removal {
     pub(super) fn new(backend: &impl Backend) -> Self {
         let keys_max = backend.removed_keys_max();
         Removal { classes: backend.classes(), keys_max, keys_left: keys_max }
+    }
+
+    /// What a commit removes at once when there is no room: more, since that makes room.
+    pub(super) fn for_room(backend: &impl Backend) -> Self {
+        let removal = Removal::new(backend);
+        Removal { keys_left: removal.keys_max.saturating_mul(KEYS_FACTOR), ..removal }
     }
 
     pub(super) fn classes(&self) -> TermClasses {
@@ -91,8 +100,7 @@ pub fn remove_hidden<B: Backend>(backend: &B) -> Result<Removed, StoreError> {
     if hidden.is_empty() {
         return Ok(Removed::default());
     }
-    change(backend, |writer| {
-        let mut step = Step::new(backend);
+    change(backend, |writer, mut step| {
         hidden.clear();
         writer.hidden(step.events_max() + 1, &mut hidden)?;
         for &seq in &hidden {
@@ -112,8 +120,8 @@ pub fn remove_hidden<B: Backend>(backend: &B) -> Result<Removed, StoreError> {
 pub fn remove<B: Backend>(backend: &B, ids: &[EventId]) -> Result<usize, StoreError> {
     let (mut left, mut removed) = (ids, 0);
     while !left.is_empty() {
-        let (events, others) = change(backend, |writer| {
-            let (mut step, mut left) = (Step::new(backend), left);
+        let (events, others) = change(backend, |writer, mut step| {
+            let mut left = left;
             while let [id, others @ ..] = left {
                 if let Some(seq) = writer.seq_of(id)?
                     && step.remove(writer, seq)?.is_none()
@@ -148,8 +156,7 @@ pub fn sweep_expired<B: Backend>(
         return Ok(Removed { more: !expired.is_empty(), ..Removed::default() });
     }
     let classes = backend.classes();
-    change(backend, |writer| {
-        let mut step = Step::new(backend);
+    change(backend, |writer, mut step| {
         let events_max = events_max.min(step.events_max());
         expired.clear();
         writer.expiring(now, events_max + 1, &mut expired)?;
@@ -216,8 +223,7 @@ pub fn sweep_aged<B: Backend>(
     if aged.is_empty() || events_max == 0 {
         return Ok(Removed { more: !aged.is_empty(), ..Removed::default() });
     }
-    change(backend, |writer| {
-        let mut step = Step::new(backend);
+    change(backend, |writer, mut step| {
         for &seq in aged.iter().take(events_max) {
             if step.remove(writer, seq)?.is_none() {
                 break;
@@ -227,18 +233,23 @@ pub fn sweep_aged<B: Backend>(
     })
 }
 
-/// Changes `backend` by `work`, which removes events: with the room in reserve if there is no other.
+/// Changes `backend` by `work`, which removes events; if there is no room, by less and with the room in reserve.
 fn change<B: Backend, T>(
     backend: &B,
-    mut work: impl FnMut(&mut B::Writer<'_>) -> Result<T, StoreError>,
+    mut work: impl FnMut(&mut B::Writer<'_>, Step) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
-    match backend.write(|writer| work(writer)) {
-        Err(StoreError::Full(_)) => backend.write_from_reserve(|writer| work(writer)),
+    let step = Step::new(backend);
+    match backend.write(|writer| work(writer, step)) {
+        Err(StoreError::Full(_)) => {
+            let small = Step { keys_max: step.keys_max / KEYS_FACTOR, ..step };
+            backend.write_from_reserve(|writer| work(writer, small))
+        }
         done => done,
     }
 }
 
 /// One change that removes as many events as it may.
+#[derive(Clone, Copy)]
 struct Step {
     classes: TermClasses,
     keys_max: usize,
