@@ -95,7 +95,7 @@ impl MachineWorld {
         config.limits.verify_batch_max = tuning.verify_batch_max.unwrap_or(config.limits.verify_batch_max);
         let config = Arc::new(config);
         let memory = MemoryBackend::new(tuning.classes).with_removed_keys_max(tuning.removed_keys_max);
-        let store = Rc::new(Store { memory: memory, is_full: Cell::default() });
+        let store = Rc::new(Store { memory, is_full: Cell::default() });
         let checks = Checks { hashes_batches: tuning.hashes_batches };
         let rates = SharedRates::default();
         let shards = (0..tuning.shards)
