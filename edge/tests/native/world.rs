@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use relay_edge::object::{Host, Key, Next, Object};
-use relay_edge::settings::Settings;
+use relay_edge::settings::{ObjectSettings, Settings};
 use relay_engine::relay::{Config, Peer, PublishOutcome};
 use relay_engine::store::Seq;
 use relay_engine::testing::event_of_json;
@@ -285,6 +285,9 @@ impl ObjectWorld {
             limits: config.limits.clone(),
             policy: config.policy.clone(),
             url: config.url.clone(),
+            // A scan that has matched nothing begins again after memory is lost: it must end between two hibernations, which
+            // here come every third turn and in workerd never while a turn is due.
+            object: ObjectSettings { turn_steps_max: 16, ..ObjectSettings::default() },
             ..Settings::default()
         };
         ObjectWorld(Rc::new(RefCell::new(Runtime::new(settings, hibernates))))
