@@ -19,6 +19,9 @@ const KEY_BYTES: usize = 64;
 /// Commits of a shard that may be under way at once: one that is being made durable, and the next one.
 const COMMITS_MAX: usize = 2;
 
+/// Changes that there is always room for, so that a usual batch allocates nothing.
+const WAITING_KEPT: usize = 256;
+
 /// What storing an event costs, in keys.
 fn cost(bytes: usize, tags: usize) -> usize {
     EVENT_COST + tags + bytes / KEY_BYTES
@@ -161,20 +164,20 @@ impl Pending {
     /// All changes, or as many as a commit may have, shared fairly between those they come from: what each has
     /// waiting is taken in its order, and a change comes after all that cost less together with those before it.
     fn take(&mut self) -> Commit {
-        let mut taken = std::mem::take(&mut self.waiting);
-        if self.cost > COMMIT_COST {
-            let chosen = choose(&taken);
-            let mut chosen = chosen.into_iter();
-            let (commit, rest) = taken.into_iter().partition(|_| chosen.next() == Some(true));
-            (taken, self.waiting) = (commit, rest);
+        let len = self.waiting.len();
+        let mut commit = Commit { ops: Vec::with_capacity(len), places: Vec::with_capacity(len), cost: 0 };
+        let mut add = |change: Change| {
+            commit.ops.push(change.op);
+            commit.places.push(change.place);
+            commit.cost += change.cost;
+        };
+        if self.cost <= COMMIT_COST {
+            self.waiting.drain(..).for_each(add);
+        } else {
+            let mut chosen = choose(&self.waiting).into_iter();
+            self.waiting.extract_if(.., |_| chosen.next() == Some(true)).for_each(&mut add);
         }
-        let mut commit =
-            Commit { ops: Vec::with_capacity(taken.len()), places: Vec::with_capacity(taken.len()), cost: 0 };
-        for Change { op, place, cost, .. } in taken {
-            commit.ops.push(op);
-            commit.places.push(place);
-            commit.cost += cost;
-        }
+        self.waiting.shrink_to(WAITING_KEPT);
         self.cost -= commit.cost;
         self.commits += 1;
         commit
