@@ -81,7 +81,7 @@ fn tag_weight(tag: &TagFilter) -> usize {
         b't' | b'g' | b'r' | b'k' | b'K' | b'l' | b'L' => 64,
         _ => 1,
     };
-    let unwritten = if tag.asks_unwritten() { UNWRITTEN_D_WEIGHT } else { 0 };
+    let unwritten = if tag.matches_implicit_d() { UNWRITTEN_D_WEIGHT } else { 0 };
     each * tag.values.len() + unwritten
 }
 

@@ -6,7 +6,7 @@ use slab::Slab;
 use super::name::{KeyedHash, Name};
 use crate::types::Kind;
 
-/// Which kinds a group lets through: any, one kind, or a set by id.
+/// Which kinds a group matches: any, one kind, or a set by id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct KindsCode(u32);
 
@@ -20,7 +20,7 @@ impl KindsCode {
     }
 }
 
-/// The distinct kind lists of two kinds and more, counted by who holds them.
+/// The distinct kind lists of two kinds and more, reference-counted.
 #[derive(Debug, Default)]
 pub(super) struct KindSets {
     /// Hash and id of each.

@@ -6,9 +6,9 @@ use crate::types::{ClientAddress, Limits};
 /// The rules of one relay, the same for all its shards.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
-    /// Every bound.
+    /// Limits.
     pub limits: Limits,
-    /// Who may do what.
+    /// Admission and reading policy.
     pub policy: Policy,
     /// The public URL, `wss://...`, that AUTH events and requests to vanish must name. Without it AUTH goes by each
     /// connection's own Host header, which proves less, and of the requests to vanish only those to all

@@ -1,6 +1,6 @@
-//! What a machine calls its connections, streams and publications.
+//! Handles of connections, streams and publications.
 
-/// One connection of one shard; never means another connection later.
+/// One connection of one shard; never reused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId(pub(super) u64);
 

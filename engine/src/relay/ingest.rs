@@ -2,8 +2,8 @@
 //!
 //! Cheap refusals come first: what is known or in flight is answered before any hashing, what policy
 //! refuses before the signature. In-flight events are keyed by (id, signature): the id does not cover the
-//! signature, so a forged copy sent first must not sink the real one. Where ids are hashed by the batch, one in
-//! flight may say another's id; so an apparent copy is compared whole, and hashed at once if it differs.
+//! signature, so a forged copy sent first must not make the valid one fail. Where ids are hashed by the batch, one in
+//! flight may claim another's id; so an apparent copy is compared whole, and hashed at once if it differs.
 
 use super::costs::EVENT_ROWS;
 use super::ids::{ConnId, Ticket};
@@ -37,7 +37,7 @@ struct Flight {
     others: Vec<Sender>,
 }
 
-/// Who waits to hear what became of an event.
+/// Who receives the outcome of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sender {
     Client(ConnId),
@@ -55,7 +55,7 @@ struct Admitted {
     is_hashed: bool,
 }
 
-/// What is to be done with an event that has come.
+/// What to do with a received event.
 enum Decision {
     /// It is to be verified.
     Verify(Admitted),

@@ -36,7 +36,7 @@ impl<B: Backend> Relay<B> {
         self.bad_message(conn, words::BINARY);
     }
 
-    /// A text message that is not UTF-8, which the host does not have any more.
+    /// A text message that is not UTF-8, which the host has discarded.
     pub fn handle_not_utf8(&mut self, conn: ConnId) {
         self.bad_message(conn, words::NOT_UTF8);
     }
@@ -136,7 +136,7 @@ impl<B: Backend> Relay<B> {
         }
     }
 
-    /// Ends the pause of a connection's input if nothing stands against it. What does will call again: its
+    /// Ends the pause of a connection's input if no reason for it is left. What is a reason will call again: its
     /// own output and deferred messages always do, events in flight if the connection is on their list.
     fn may_resume(&mut self, conn: ConnId) -> bool {
         let limits = &self.config.limits;

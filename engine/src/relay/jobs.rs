@@ -14,7 +14,7 @@ use crate::types::{ClientAddress, Filter, Now, SubId};
 
 /// Requests of one connection that may wait for their turn; then reading pauses.
 pub(super) const JOBS_WAITING_MAX: usize = 32;
-/// REQs kept to be timed when the host has flushed.
+/// REQs whose time to EOSE is still to be measured, when the host has flushed.
 const ANSWERED_MAX: usize = 1_024;
 /// What a turn costs beside its rows, in rows: a read transaction and cursors.
 const TURN_ROWS: u64 = 20;
@@ -142,7 +142,7 @@ pub(super) enum Next {
     Done,
 }
 
-/// By what turns go round first.
+/// The first key of fair turns: the client address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Origin {
     Address(ClientAddress),
@@ -152,7 +152,7 @@ pub(super) enum Origin {
     Host,
 }
 
-/// By what they go round then.
+/// The second key: the connection.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Asker {
     Client(ConnId),

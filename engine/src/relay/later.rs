@@ -2,7 +2,7 @@
 //!
 //! In the index they would be candidates of events that they cannot match. Here they wait by their `since`, two words for
 //! each, and go into the index in time: those whose second has come before the next event is matched, so that nothing
-//! depends on timers, and some a little earlier, so that many of one second are no pause.
+//! depends on timers, and some a little earlier, so that many with the same `since` cause no delay.
 
 use std::collections::BTreeSet;
 
@@ -14,11 +14,11 @@ const EARLY_SECONDS: Timestamp = 60;
 /// Values of filters that enter early at a time: some 0.3 ms.
 const EARLY_VALUES: usize = 1_000;
 
-/// What waits, by `since`.
+/// Waiting filters, by `since`.
 #[derive(Debug, Default)]
 pub(super) struct Later {
     queue: BTreeSet<(Timestamp, SubSlot)>,
-    /// No event may be dated later by now.
+    /// The latest `created_at` that is accepted now.
     reach: Timestamp,
     /// Values left to enter early in this call.
     early_values: usize,
@@ -63,7 +63,7 @@ impl Later {
         self.queue.pop_first()
     }
 
-    /// What was popped has so many values, filters themselves counted.
+    /// Charges the values of popped filters, the filters themselves included.
     pub(super) fn note_values(&mut self, values: usize) {
         self.early_values = self.early_values.saturating_sub(values);
     }

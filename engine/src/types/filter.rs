@@ -132,7 +132,7 @@ impl TagFilter {
     }
 
     /// Whether events match that have no such tag, by the empty `d` of their address.
-    pub fn asks_unwritten(&self) -> bool {
+    pub fn matches_implicit_d(&self) -> bool {
         self.letter == b'd' && self.contains(b"")
     }
 }

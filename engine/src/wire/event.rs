@@ -24,7 +24,7 @@ pub const CREATED_AT_MAX: Timestamp = i64::MAX as Timestamp - 1;
 /// Unknown fields one event may have; their names are remembered to find repeats.
 const UNKNOWN_FIELDS_MAX: usize = 64;
 
-/// One event as it came, borrowed from the message.
+/// One event as received, borrowed from the message.
 #[derive(Clone, Debug)]
 pub struct RawEvent<'a> {
     /// The id the sender claims.
@@ -101,7 +101,7 @@ impl RawEvent<'_> {
     };
 }
 
-/// Reads an event object that starts here into `event`, which is worth nothing after a failure.
+/// Reads an event object that starts here into `event`, which is unspecified after an error.
 #[inline]
 pub(super) fn read<'a>(cursor: &mut Cursor<'a>, tags_max: usize, event: &mut RawEvent<'a>) -> Parsed<()> {
     let mut seen = 0u8;

@@ -12,7 +12,7 @@ use tungstenite::protocol::{Message, Role, WebSocketConfig, WebSocketContext};
 
 use super::guard::{Guard, Verdict};
 
-/// The library's buffer for the frame at hand; a longer frame makes it grow while it lasts.
+/// The library's buffer for the frame at hand; a longer frame makes it grow until it has been read.
 const READ_BUFFER_BYTES: usize = 4096;
 /// After a message longer than this the large buffer is freed.
 const KEPT_BUFFER_BYTES_MAX: usize = 64 << 10;
@@ -24,13 +24,13 @@ pub(crate) enum Received {
     Text(Utf8Bytes),
     /// A binary message.
     Binary,
-    /// A message over the limit, of this many bytes, that nobody has read; what it is about has been seen in passing.
+    /// A message over the limit, of this many bytes, that was skipped; a `Skimmer` found what it is about.
     Oversized(u64, About),
     /// A ping or a pong.
     Control,
     /// The client has sent a close frame; the reply is in the output.
     Closed,
-    /// The stream makes no sense any more and should be closed so.
+    /// The stream breaks the protocol and should be closed with this fault.
     Broken(Fault),
 }
 
@@ -39,7 +39,7 @@ pub(crate) enum Received {
 pub(crate) enum Fault {
     /// Text that is not UTF-8.
     Utf8,
-    /// A message is of an absurd length, not worth skipping; this is known of its size.
+    /// A message is too long even to skip; this much is known of its size.
     TooLong(u64),
     /// The bytes break RFC 6455.
     Protocol,

@@ -22,7 +22,7 @@ use crate::writer::ToWriter;
 /// Time between checks of connections' deadlines.
 const TICK: Duration = Duration::from_secs(1);
 /// Time between checks whether a congestion is over.
-const CONGESTION_LOOK: Duration = Duration::from_millis(5);
+const CONGESTION_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 /// Time a turn may spend on scans before sockets get theirs; a single step may take a little longer.
 const WORK_TURN: Duration = Duration::from_micros(500);
 /// Silent intervals after which a connection is taken for dead.
@@ -129,7 +129,7 @@ impl<B: Backend> Shard<B> {
     /// How long the pump may sleep, if something besides a wake ends it.
     fn wait(&self) -> Option<Duration> {
         if self.is_congested.get() {
-            return Some(CONGESTION_LOOK);
+            return Some(CONGESTION_CHECK_INTERVAL);
         }
         let deadline = self.relay.borrow().poll_timeout()?;
         Some(Duration::from_millis(deadline.millis_since(now())))

@@ -19,7 +19,7 @@ pub(super) enum Source {
     AuthorKind,
     /// Authors; the posting tells the kind.
     Author,
-    /// Values of the filter's tag condition at this place; the posting tells the kind.
+    /// Values of the filter's tag condition at this index; the posting tells the kind.
     Tag(usize),
     /// The filter's kinds.
     Kind,
@@ -46,7 +46,7 @@ impl Source {
             });
         }
         // There are no postings for a `d` that is not written.
-        let has_postings = |place: &usize| !filter.tags[*place].asks_unwritten();
+        let has_postings = |place: &usize| !filter.tags[*place].matches_implicit_d();
         sources.extend((0..filter.tags.len()).filter(has_postings).map(Source::Tag));
         sources
     }
