@@ -16,8 +16,9 @@ const COMMIT_COST: usize = 16_384;
 const EVENT_COST: usize = 8;
 /// Bytes of an event that cost as much as a key.
 const KEY_BYTES: usize = 64;
-/// Commits of a shard that may be under way at once: one that is being made durable, and the next one.
-const COMMITS_MAX: usize = 2;
+/// What the commits of a shard that are under way may cost together: one that is being made durable, and the next one.
+/// Small ones are not counted one by one, because a writer makes all that wait durable together.
+const UNDER_WAY_COST: usize = 2 * COMMIT_COST;
 
 /// Changes that there is always room for, so that a usual batch allocates nothing.
 const WAITING_KEPT: usize = 256;
@@ -38,6 +39,7 @@ pub struct Commit {
 /// What became of a [`Commit`], for the shard it came from.
 #[derive(Debug)]
 pub struct CommitReply {
+    cost: usize,
     places: Vec<InFlight>,
     outcomes: Vec<Result<Outcome, StoreError>>,
 }
@@ -90,7 +92,7 @@ pub fn commit<B: Backend>(store: &B, now: Now, commits: Vec<Commit>) -> Committe
     for commit in commits {
         lens.push(commit.ops.len());
         ops.extend(commit.ops);
-        places.push(commit.places);
+        places.push((commit.places, commit.cost));
     }
     let mut results = Vec::with_capacity(ops.len());
     let failed = |ops: &[Op], error: &StoreError| ops.iter().map(|_| Err(error.clone())).collect::<Vec<_>>();
@@ -125,7 +127,11 @@ pub fn commit<B: Backend>(store: &B, now: Now, commits: Vec<Commit>) -> Committe
     let replies = places
         .into_iter()
         .zip(lens)
-        .map(|(places, len)| CommitReply { places, outcomes: results.by_ref().take(len).collect() })
+        .map(|((places, cost), len)| CommitReply {
+            cost,
+            places,
+            outcomes: results.by_ref().take(len).collect(),
+        })
         .collect();
     Committed { replies, live, error }
 }
@@ -142,8 +148,8 @@ pub(super) struct Pending {
     waiting: Vec<Change>,
     /// What all of them cost.
     cost: usize,
-    /// Commits that the host has and has not answered.
-    commits: usize,
+    /// What the commits cost that the host has and has not answered.
+    under_way: usize,
 }
 
 #[derive(Debug)]
@@ -179,7 +185,7 @@ impl Pending {
         }
         self.waiting.shrink_to(WAITING_KEPT);
         self.cost -= commit.cost;
-        self.commits += 1;
+        self.under_way += commit.cost;
         commit
     }
 }
@@ -212,9 +218,9 @@ fn choose(waiting: &[Change]) -> Vec<bool> {
 impl<B: Backend> Relay<B> {
     /// What has been verified and awaits its commit: everything, or, if that is more than some mebibyte or 16,000 tags, as
     /// much, shared fairly between client addresses. To be called until there is nothing: a shard has at most two
-    /// commits under way, and the next one follows when [`Relay::handle_committed`] has been called for one of them.
+    /// commits of that size under way, and the next one follows when [`Relay::handle_committed`] has been called for one of them.
     pub fn poll_commit(&mut self) -> Option<Commit> {
-        if self.pending.waiting.is_empty() || self.pending.commits >= COMMITS_MAX {
+        if self.pending.waiting.is_empty() || self.pending.under_way >= UNDER_WAY_COST {
             return None;
         }
         Some(self.pending.take())
@@ -222,7 +228,7 @@ impl<B: Backend> Relay<B> {
 
     /// The reply to a commit of this shard.
     pub fn handle_committed(&mut self, now: Now, reply: CommitReply) {
-        self.pending.commits -= 1;
+        self.pending.under_way -= reply.cost;
         debug_assert_eq!(reply.outcomes.len(), reply.places.len(), "an outcome for each change");
         for (place, outcome) in reply.places.into_iter().zip(reply.outcomes) {
             match &outcome {
