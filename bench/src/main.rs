@@ -192,7 +192,7 @@ struct AbuseArgs {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
     addresses: u8,
     /// Tags of the attacker's large events.
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     tags: u32,
 }
 

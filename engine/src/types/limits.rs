@@ -160,7 +160,7 @@ impl Default for Limits {
             message_bytes_max: 2 << 20,
             event_bytes_max: 1 << 20,
             event_tags_max: 2_500,
-            list_tags_max: 10_000,
+            list_tags_max: 5_000,
             content_chars_max: 128 << 10,
             created_at_age_seconds_max: None,
             created_at_ahead_seconds_max: 15 * 60,
