@@ -17,7 +17,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use relay_engine::relay::{self, Commit, Committed};
-use relay_engine::store::{Backend, StoreError, Tombstone, Writer, remove_hidden, sweep_expired};
+use relay_engine::store::{Backend, Reader, StoreError, Tombstone, Writer, remove_hidden, sweep_expired};
 use relay_engine::types::{EventId, PubKey};
 
 use crate::host::{Host, Inbound, now};
@@ -184,7 +184,12 @@ fn handle_store_error<B: Backend>(host: &Host, store: &B, error: &StoreError, no
         StoreError::Corrupt(what) => Some(what.clone()),
         StoreError::Failed(what) => {
             tracing::error!(what, "a write failed");
-            match store.write(|writer| writer.put_tombstone(&probe(), 0)) {
+            // A later second each time: what changes nothing would not reach the disk.
+            let probed = store.write(|writer| {
+                let last = writer.tombstone(&probe())?.unwrap_or(0);
+                writer.put_tombstone(&probe(), last + 1)
+            });
+            match probed {
                 Err(StoreError::Failed(what) | StoreError::Corrupt(what)) => Some(what),
                 Ok(()) | Err(StoreError::Full(_)) => None,
             }

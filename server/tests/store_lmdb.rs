@@ -9,14 +9,14 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
 use relay_engine::store::{
-    Backend, Completeness, Everyone, Reader, Scan, ScanLimits, Seq, Step, StoreError, Take, Writer,
-    sweep_expired, terms_of,
+    Backend, Completeness, Everyone, Outcome, Reader, Scan, ScanLimits, Seq, Step, StoreError, Take, Writer,
+    commit, commit_removals, remove_hidden, sweep_expired, terms_of,
 };
 use relay_engine::testing::signing::key;
 use relay_engine::testing::{
-    Groups, conformance, differential, differential_over, event_of_json, real_event_lines,
+    Draft, Groups, conformance, differential, differential_over, event_of_json, real_event_lines,
 };
-use relay_engine::types::Filter;
+use relay_engine::types::{EventId, Filter};
 use relay_engine::wire::parse_filter;
 use relay_server::lmdb::{LmdbBackend, LmdbOptions, OpenError};
 use seam::{Made, author, check_random_writes, check_removal_across_restarts, insert, note, of_author};
@@ -460,4 +460,45 @@ fn no_acknowledged_event_is_lost_when_the_process_is_killed() {
         assert_eq!(of_author(&backend, author(1)), (1..=last).rev().collect::<Vec<_>>());
         stored = last;
     }
+}
+
+/// Deletion requests that remove nothing used the reserve up for good, and one that removed much failed and took the reserve
+/// with it: the first way now is no use of the reserve, and the second hides what it can't remove at once.
+#[test]
+fn the_reserve_is_for_what_makes_room() {
+    let folder = tempfile::tempdir().expect("folder");
+    let options =
+        LmdbOptions { map_bytes_max: 8 << 20, sync: false, reserve_bytes: 1 << 20, ..LmdbOptions::default() };
+    let backend = LmdbBackend::open(folder.path(), &options).expect("opens");
+    let delete = |ids: &[String], at: u64| {
+        ids.iter().fold(Draft::new(1, 5, at), |made, id| made.tag(&["e", id])).put()
+    };
+    let mut serial = 0;
+    let mut ids = Vec::new();
+    let full = loop {
+        serial += 1;
+        let note = Draft::new(1, 1, 1_000 + serial).tag(&["t", &format!("{serial} {:200}", "")]).put();
+        match commit(&backend, 0, std::slice::from_ref(&note)) {
+            Ok(_) => ids.push(note.event().id.to_string()),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(full, StoreError::Full(_)), "{full}");
+    assert!(ids.len() > 500, "{} fitted", ids.len());
+    for n in 0..50 {
+        let unknown: Vec<String> = (0..500).map(|id| format!("{:064x}", id + n * 1_000)).collect();
+        let refused = commit_removals(&backend, 0, &[delete(&unknown, 2_000)], &full);
+        assert_eq!(refused, [Err(full.clone())]);
+    }
+    // Beside one that removes nothing; and between them a step of removal, as the writer takes one.
+    for ids in ids.chunks(50) {
+        let ops = [delete(ids, 1_000 + serial), delete(&["00".repeat(32)], 2_000)];
+        let done = commit_removals(&backend, 0, &ops, &full);
+        assert!(matches!(done[0], Ok(Outcome::Stored(_))), "{:?}", done[0]);
+        assert_eq!(done[1], Err(full.clone()));
+        let first = EventId::from_hex(ids[0].as_bytes()).expect("an id");
+        assert_eq!(backend.reader().expect("reader").seq_of(&first), Ok(None));
+        remove_hidden(&backend).expect("a step");
+    }
+    while remove_hidden(&backend).expect("a step").more {}
 }

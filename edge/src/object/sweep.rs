@@ -62,7 +62,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         }
     }
 
-    /// Whether there is something to remove that no commit from now on schedules: sweeps of `retention_seconds`, and hidden
+    /// Whether there is something to remove for which no future commit sets an alarm: retention sweeps, and hidden
     /// events.
     pub fn needs_alarms(&self) -> bool {
         self.settings.retention_seconds > 0 || self.has_hidden()
@@ -93,6 +93,8 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             self.counters.events_expired += expired.events as u64;
             let retired = match self.settings.retention_seconds {
                 0 => Removed::default(),
+                // It may read every old event: only once the rest is removed.
+                _ if hidden.more || expired.more => Removed::default(),
                 seconds => {
                     let spared = &self.settings.retention_kinds_spared;
                     let is_removable = |kind| Class::of(kind) == Class::Regular && !spared.contains(&kind);

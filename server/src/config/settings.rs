@@ -168,7 +168,7 @@ impl Default for Store {
         Store {
             engine: StoreEngine::Lmdb,
             map_bytes_max: 1 << 40,
-            reserve_bytes: 16 << 20,
+            reserve_bytes: 32 << 20,
             commit_events_max: 4_096,
             sweep_seconds: 1,
         }

@@ -46,8 +46,7 @@ const SCHEMA: u64 = 1;
 const SCHEMA_WITH_HIDDEN: u64 = 2;
 const SCHEMA_KEY: &str = "schema";
 const LAST_SEQ_KEY: &str = "last_seq";
-/// Number of writes between two checks, which free the reader slots of processes that have died and fill up the reserve if
-/// it is short.
+/// Number of writes between two checks, which free the reader slots of processes that have died.
 const WRITES_PER_CHECK: usize = 256;
 
 /// Size of the file that finds out whether the disk is full: more than fits into the metadata of a file system.
@@ -151,7 +150,7 @@ impl LmdbBackend {
         }
         let databases = open_databases(&env).map_err(|error| OpenError::lmdb(path, error))?;
         let databases = databases.ok_or_else(|| OpenError::Foreign(path.to_owned()))?;
-        Ok(Self::new(env, databases, options, Reserve::open(path, 0)))
+        Ok(Self::new(env, databases, options, Reserve::none(path)))
     }
 
     fn new(
@@ -241,7 +240,6 @@ impl LmdbBackend {
         if self.writes.fetch_add(1, Ordering::Relaxed).is_multiple_of(WRITES_PER_CHECK) {
             // A command that was killed while reading would pin pages until the next start.
             self.env.clear_stale_readers().map_err(store_error)?;
-            self.reserve.refill();
         }
         let txn = self.env.write_txn().map_err(store_error)?;
         if reserved > 0 {
@@ -261,12 +259,13 @@ impl LmdbBackend {
         Ok(done)
     }
 
-    /// Refuses a write if fewer than `reserved` bytes of the map are free: neither beyond the last page nor among
-    /// pages that were freed.
+    /// Refuses a write if fewer than `reserved` bytes of the map are free, neither beyond the last page nor among pages that
+    /// were freed; or if the file's free pages are all that is left of the reserve.
     fn refuse_reserved(&self, txn: &RwTxn<'_>, reserved: usize) -> Result<(), StoreError> {
+        let missing = self.reserve.missing();
         let info = self.env.info();
         let page_bytes = self.env.unnamed_database_stat().page_size as usize;
-        if (info.last_page_number + 1) * page_bytes + reserved <= info.map_size {
+        if missing == 0 && (info.last_page_number + 1) * page_bytes + reserved <= info.map_size {
             return Ok(());
         }
         let Databases { event, key, tombstone, hidden, meta } = &self.databases;
@@ -275,10 +274,12 @@ impl LmdbBackend {
         for stat in stats.into_iter().chain(hidden.map(|hidden| hidden.stat(txn))) {
             used += stat.map_err(store_error)?.non_free_page_size();
         }
-        if used + reserved <= info.map_size {
+        let file_bytes =
+            usize::try_from(self.env.real_disk_size().map_err(store_error)?).unwrap_or(usize::MAX);
+        if used + reserved <= info.map_size && (missing == 0 || used + missing <= file_bytes) {
             return Ok(());
         }
-        Err(StoreError::Full("map_bytes_max is reached; the rest is kept for removing events".to_owned()))
+        Err(StoreError::Full("no space left but what is kept for removing events".to_owned()))
     }
 }
 
@@ -290,7 +291,7 @@ impl Backend for LmdbBackend {
         TermClasses { all: true, author_kind: true }
     }
 
-    /// As the options say; without bound where there was no room to make the database of hidden events.
+    /// From the options; unlimited if the disk was too full to create the database of hidden events.
     fn removed_keys_max(&self) -> usize {
         self.databases.hidden.map_or(usize::MAX, |_| self.removed_keys_max)
     }

@@ -74,11 +74,13 @@ pub fn commit<B: Backend>(backend: &B, now: Timestamp, ops: &[Op]) -> Result<Vec
         return Ok(Vec::new());
     }
     let mut removal = Removal::new(backend);
-    backend.write(|writer| carry_out(writer, &mut removal, now, ops))
+    let outcomes = backend.write(|writer| carry_out(writer, &mut removal, now, ops, false))?;
+    Ok(outcomes.into_iter().flatten().collect())
 }
 
 /// [`commit`] after it found no room: carries out those of `ops` that remove events (kinds 5 and 62), if there are any,
-/// with the room that the backend keeps for that. The others fail with `full`.
+/// with the room that the backend keeps for that. The others fail with `full`; so do requests that remove no event, or few
+/// for the tombstones that they leave, because the room is for what makes room.
 pub fn commit_removals<B: Backend>(
     backend: &B,
     now: Timestamp,
@@ -87,32 +89,60 @@ pub fn commit_removals<B: Backend>(
 ) -> Vec<Result<Outcome, StoreError>> {
     let removes = |op: &Op| is_removal_request(op.event().kind);
     let removals: Vec<Op> = ops.iter().filter(|op| removes(op)).cloned().collect();
-    let mut removal = Removal::for_room(backend);
-    let done = match removals.is_empty() {
-        true => Ok(Vec::new()),
-        false => backend.write_from_reserve(|writer| carry_out(writer, &mut removal, now, &removals)),
-    };
-    match done {
-        Ok(outcomes) => {
-            let mut outcomes = outcomes.into_iter();
-            let outcome = |op| removes(op).then(|| outcomes.next()).flatten().ok_or_else(|| full.clone());
-            ops.iter().map(outcome).collect()
+    let mut done = Vec::with_capacity(removals.len());
+    if !removals.is_empty() {
+        remove_from_reserve(backend, now, &removals, Removal::for_room(backend), &mut done);
+    }
+    let mut done = done.into_iter();
+    let refused = || Err(full.clone());
+    ops.iter()
+        .map(|op| match removes(op) {
+            true => done.next().and_then(Result::transpose).unwrap_or_else(refused),
+            false => refused(),
+        })
+        .collect()
+}
+
+/// Carries out `ops` in the room kept for that. What is too much for it is hidden instead of removed, and then tried by halves.
+fn remove_from_reserve<B: Backend>(
+    backend: &B,
+    now: Timestamp,
+    ops: &[Op],
+    mut removal: Removal,
+    done: &mut Vec<Result<Option<Outcome>, StoreError>>,
+) {
+    match backend.write_from_reserve(|writer| carry_out(writer, &mut removal, now, ops, true)) {
+        Ok(outcomes) => done.extend(outcomes.into_iter().map(Ok)),
+        Err(StoreError::Full(_)) if !removal.is_least() => {
+            remove_from_reserve(backend, now, ops, Removal::least(backend), done);
         }
-        Err(error) => ops.iter().map(|_| Err(error.clone())).collect(),
+        Err(StoreError::Full(_)) if ops.len() > 1 => {
+            let (first, second) = ops.split_at(ops.len() / 2);
+            for half in [first, second] {
+                remove_from_reserve(backend, now, half, Removal::least(backend), done);
+            }
+        }
+        Err(error) => done.extend(ops.iter().map(|_| Err(error.clone()))),
     }
 }
 
+/// Carries out `ops`. `None` is for one that would be stored and does not make room, where it must.
 fn carry_out<W: Writer>(
     writer: &mut W,
     removal: &mut Removal,
     now: Timestamp,
     ops: &[Op],
-) -> Result<Vec<Outcome>, StoreError> {
+    must_make_room: bool,
+) -> Result<Vec<Option<Outcome>>, StoreError> {
     let mut last = writer.last_seq()?;
     ops.iter()
         .map(|op| {
             let plan = plan::plan(op, now, &facts::gather(writer, op, now)?);
-            apply(writer, removal, op.event(), plan, &mut last)
+            let makes_room = !plan.delete.is_empty() && 2 * plan.delete.len() >= plan.tombstones.len();
+            if must_make_room && plan.verdict == Verdict::Store && !makes_room {
+                return Ok(None);
+            }
+            apply(writer, removal, op.event(), plan, &mut last).map(Some)
         })
         .collect()
 }

@@ -1,5 +1,5 @@
-//! Removing events: at once where that is little work, else in later steps; and the sweeps of what nobody is to be given
-//! any more. No change removes more keys than the backend takes in a few milliseconds, except those of one event.
+//! Removing events: at once where that is little work, else in later steps; and the sweeps of events that are no longer
+//! served. No transaction removes more keys than the backend can in a few milliseconds, except that one event is removed whole.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::types::{Event, EventId, Kind, Timestamp, is_removal_request};
 /// Bytes of canonical JSON for each key of an event, at least: a tag is found by one and is no shorter than `["t",""],`, and
 /// what every event has is longer for each of its own keys.
 const KEY_BYTES_MIN: usize = 9;
-/// When there is no room: how many times more keys a commit removes at once, and how many times fewer a step, which has to
+/// On a full disk: the factor by which a commit removes more keys at once, and a step fewer, because it has to
 /// fit what is in reserve.
 const KEYS_FACTOR: usize = 16;
 /// Postings that a retention sweep reads at once.
@@ -34,12 +34,14 @@ pub(super) struct Removal {
     keys_max: usize,
     /// How many keys may still be removed.
     keys_left: usize,
+    /// Whether it takes as little room as possible.
+    is_least: bool,
 }
 
 impl Removal {
     pub(super) fn new(backend: &impl Backend) -> Self {
         let keys_max = backend.removed_keys_max();
-        Removal { classes: backend.classes(), keys_max, keys_left: keys_max }
+        Removal { classes: backend.classes(), keys_max, keys_left: keys_max, is_least: false }
     }
 
     /// What a commit removes at once when there is no room: more, since that makes room.
@@ -48,11 +50,24 @@ impl Removal {
         Removal { keys_left: removal.keys_max.saturating_mul(KEYS_FACTOR), ..removal }
     }
 
+    /// Removes nothing at once, which takes hardly any room. A backend without a bound can't hide, and removes.
+    pub(super) fn least(backend: &impl Backend) -> Self {
+        let removal = Removal { is_least: true, ..Removal::new(backend) };
+        match removal.keys_max {
+            usize::MAX => removal,
+            _ => Removal { keys_max: 0, keys_left: 0, ..removal },
+        }
+    }
+
+    pub(super) fn is_least(&self) -> bool {
+        self.is_least
+    }
+
     pub(super) fn classes(&self) -> TermClasses {
         self.classes
     }
 
-    /// An event is stored: something of its size may be removed for it, so that a commit of replaceable events
+    /// An event is stored: as many keys as its size allows may be removed in addition, so that a commit of replaceable events
     /// removes their earlier versions at once, however many they are.
     pub(super) fn credit(&mut self, event: &Event) {
         self.keys_left = self.keys_left.saturating_add(keys_max(event.json().len()).min(self.keys_max));
@@ -79,7 +94,7 @@ impl Removal {
     }
 }
 
-/// The fewest keys that [`keys_max`] says of any event: no canonical JSON is shorter than 300 bytes.
+/// The least value of [`keys_max`]: no canonical JSON is shorter than 300 bytes.
 const KEYS_MIN: usize = 300 / KEY_BYTES_MIN;
 
 /// The most keys that an event of so many bytes may have.
@@ -274,7 +289,7 @@ impl Step {
         }
         let event = read_event(writer, seq)?;
         let terms = terms_of(event.view(), self.classes);
-        // The id has one, too.
+        // The id's key is not among the terms.
         let keys = self.keys + terms.len() + 1;
         if self.events > 0 && keys > self.keys_max {
             return Ok(None);
