@@ -286,3 +286,16 @@ fn a_commit_ends_at_a_mebibyte() {
     let oks = drained(&mut relay, conn);
     assert_eq!(oks.iter().filter(|frame| frame.ends_with(r#",true,""]"#)).count(), 10, "{oks:?}");
 }
+
+/// What a closed connection had waiting was never taken off the total, and at last nobody was read who had to wait.
+#[test]
+fn a_closed_connection_gives_back_what_it_had_waiting() {
+    let (mut relay, conn) = relay(Limits { bad_messages_max: 3, ..Limits::default() });
+    relay.handle_text(NOW, conn, br#"["REQ","a",{"kinds":[1]}]"#);
+    relay.handle_text(NOW, conn, br#"["REQ","b",{"kinds":[1]}]"#);
+    assert!(relay.metrics().deferred_bytes > 0);
+    (0..3).for_each(|_| relay.handle_binary(conn));
+    assert_eq!(relay.metrics().deferred_bytes, 0);
+    relay.disconnect(conn);
+    assert_eq!(relay.metrics().deferred_bytes, 0);
+}

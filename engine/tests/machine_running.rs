@@ -133,3 +133,32 @@ fn a_scan_whose_reader_is_slow_holds_nothing() {
         assert!(frame.contains(&format!(r#""content":"{n}""#)), "{frame}");
     }
 }
+
+/// When running requests had all the room, nobody's first step was taken until they were done, which took minutes.
+#[test]
+fn small_requests_are_answered_while_there_is_no_room() {
+    let bytes_max = 1 << 20;
+    let mut relay =
+        new_relay(Limits { scan_rows_max: 20, running_bytes_max: bytes_max, ..Limits::default() });
+    for host in 1..=8 {
+        for _ in 0..4 {
+            let conn = connect_from(&mut relay, host);
+            for id in 0..8 {
+                relay.handle_text(NOW, conn, wide("COUNT", id, 600).as_bytes());
+            }
+        }
+    }
+    for _ in 0..1_000 {
+        relay.work(NOW);
+        assert!(running(&relay) <= bytes_max + (256 << 10), "a job more at most: {}", running(&relay));
+    }
+    let honest = connect_from(&mut relay, 200);
+    relay.handle_text(NOW, honest, br#"["REQ","a",{"kinds":[1],"limit":1}]"#);
+    let answered = (0..20).any(|_| {
+        relay.work(NOW);
+        !drained(&mut relay, honest).is_empty()
+    });
+    assert!(answered, "within a few turns");
+    while relay.work(NOW) {}
+    assert_eq!(running(&relay), 0);
+}

@@ -1,4 +1,4 @@
-//! Rates by client address, as a shard asks them: its own, or one table that the host's shards share.
+//! Rate limits by client address: a table of the shard's own, or one that all shards of the host share.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,13 +12,13 @@ use crate::types::{ClientAddress, Limits, Now};
 pub(super) struct SharedRates(Arc<Mutex<AddressRates>>);
 
 impl SharedRates {
-    /// Takes an EVENT or AUTH message. Who has no address has no bound by address.
+    /// Takes a token for an EVENT or AUTH message. Clients without an address are not limited.
     pub(super) fn take_event(&self, address: Option<ClientAddress>, limits: &Limits, now: Now) -> bool {
         limits.address_events_per_minute_max == 0
             || address.is_none_or(|address| self.with(|rates| rates.take_event(address, limits, now)))
     }
 
-    /// Takes a REQ or COUNT message.
+    /// Takes a token for a REQ or COUNT message.
     pub(super) fn take_request(&self, address: Option<ClientAddress>, limits: &Limits, now: Now) -> bool {
         limits.address_requests_per_minute_max == 0
             || address.is_none_or(|address| self.with(|rates| rates.take_request(address, limits, now)))

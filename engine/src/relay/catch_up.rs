@@ -1,15 +1,16 @@
-//! How the subscriptions of one connection catch up that fell behind: together, in one walk along the log.
+//! How the subscriptions of one connection that fell behind catch up: together, in one shared replay of the log (the *walk*).
 //!
-//! Each knows up to which number it has been served. The walk begins at the smallest of these and hands an event to those
-//! that match it and have not been served up to it, which an index of their filters finds. One that joins from further
-//! back takes the walk back; those that have had what comes then are passed over. At the end of the log all are live. So
-//! what catching up costs is the log once for each connection, and the matches.
+//! Each knows the last sequence number it has been served. The walk begins at the smallest of these and sends an event to those
+//! that match it and have not been served it yet, which an index of their filters finds. One that joins further behind
+//! moves the walk back; subscriptions that were already sent an event are skipped. At the end of the log all are live. So
+//! catching up costs one read of the log for each connection, plus the matches.
 //!
 //! The index costs as much memory as those filters do in the index of live subscriptions, so there is one only while the
-//! walk goes on: it is dropped when the reader is slow, and made again, at its cost in rows, when that has read. It takes
+//! walk runs: it is dropped when the reader is slow, and rebuilt, at its cost in rows, once the reader has read. It takes
 //! [`WALK_VALUES_MAX`] values and counts as memory of running work ([`super::running`]); subscriptions beyond have the
 //! next walk.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Relay;
@@ -23,7 +24,7 @@ use crate::policy::may_see;
 use crate::store::{Backend, Replayed, Seq, StoreError, Take, walk_log};
 use crate::types::{Now, parse_expiration};
 
-/// Values of filters that a walk takes into its index, filters themselves counted; one subscription may bring more.
+/// Most filter values in a walk's index; each filter counts as one more. A single subscription may exceed it.
 const WALK_VALUES_MAX: usize = 20_000;
 /// Bytes of a value in the index.
 const VALUE_BYTES: usize = 300;
@@ -38,7 +39,7 @@ pub(super) struct Walk {
     /// By index slot.
     keys: Vec<Option<SubKey>>,
     values: usize,
-    /// When it has so many, it takes no more.
+    /// Values from which on no more subscriptions join.
     values_max: usize,
 }
 
@@ -48,16 +49,16 @@ impl Walk {
         Walk { index, keys: Vec::new(), values: 0, values_max: bytes_max / VALUE_BYTES }
     }
 
-    /// Takes in those who are `behind`, as long as there is room and there are rows.
-    fn take_up(&mut self, behind: &mut Vec<SubKey>, subscriptions: &Subscriptions, rows: &mut usize) {
+    /// Adds the subscriptions that are `behind`, while there are room and rows left.
+    fn take_up(&mut self, behind: &mut VecDeque<SubKey>, subscriptions: &Subscriptions, rows: &mut usize) {
         while *rows > 0
-            && let Some(&key) = behind.last()
+            && let Some(&key) = behind.front()
         {
             let values = values_of(subscriptions, key);
             if self.values > 0 && self.values + values > self.values_max {
                 break;
             }
-            behind.pop();
+            behind.pop_front();
             let Some(subscription) = subscriptions.get(key) else { continue };
             self.values += values;
             *rows = rows.saturating_sub(1 + values / VALUES_A_ROW);
@@ -84,13 +85,13 @@ impl Walk {
     }
 }
 
-/// Values in the filters of a subscription, those counted themselves.
+/// Values in the filters of a subscription; each filter counts as one more.
 fn values_of(subscriptions: &Subscriptions, key: SubKey) -> usize {
     let filters = subscriptions.get(key).map_or(&[][..], |own| &own.filters);
     filters.iter().map(|filter| 1 + filter.value_count()).sum()
 }
 
-/// One that has not begun.
+/// A replay that has not begun.
 fn replay_of(conn: ConnId) -> Job {
     Job::Replay(Box::new(ReplayJob { conn, walk: None, hold: Hold::of(0) }))
 }
@@ -99,7 +100,7 @@ impl<B: Backend> Relay<B> {
     /// A client's subscription is behind: events above its `covered` are read back when its reader reads.
     pub(super) fn catch_up(&mut self, conn: ConnId, key: SubKey) {
         let Some(session) = self.sessions.get_mut(conn) else { return };
-        session.behind.push(key);
+        session.behind.push_back(key);
         if std::mem::replace(&mut session.is_replaying, true) {
             return;
         }
@@ -113,8 +114,8 @@ impl<B: Backend> Relay<B> {
 
     /// Bytes that the next walk of a connection may come to hold.
     pub(super) fn walk_bytes(&self, conn: ConnId) -> usize {
-        let behind = self.sessions.get(conn).map_or(&[][..], |session| &session.behind);
-        let values = behind.iter().map(|key| values_of(&self.subscriptions, *key));
+        let behind = self.sessions.get(conn).into_iter().flat_map(|session| &session.behind);
+        let values = behind.map(|key| values_of(&self.subscriptions, *key));
         let (all, most) = values.fold((0, 0), |(all, most), values| (all + values, values.max(most)));
         (VALUE_BYTES * all.min(WALK_VALUES_MAX.max(most))).max(NARROW_BYTES / 2)
     }
@@ -156,7 +157,7 @@ impl<B: Backend> Relay<B> {
         }
     }
 
-    /// Walks on behind `after`, and queues what matches until the reader is slow.
+    /// Continues the walk after `after`, and queues matches until the reader is slow.
     fn walk_on(
         &mut self,
         now: Now,
@@ -188,7 +189,7 @@ impl<B: Backend> Relay<B> {
                 let own = key.and_then(|key| subscriptions.get_mut(key));
                 let Some(own) = own.filter(|own| own.covered < hit.seq) else { continue };
                 if take == Take::CountedAndPause {
-                    // Others have this event still coming.
+                    // Other subscriptions have yet to receive this event.
                     cut_short = Some(Seq(hit.seq.0 - 1));
                     break;
                 }
@@ -222,7 +223,7 @@ impl<B: Backend> Relay<B> {
         Next::Stall(job.conn, Job::Replay(job))
     }
 
-    /// All who were on a walk are live or have ended. There is another for who is behind yet.
+    /// All subscriptions of a walk are live or closed. Starts another walk for those that are still behind.
     fn end_walk(&mut self, conn: ConnId) -> Next {
         let Some(session) = self.sessions.get_mut(conn) else { return Next::Done };
         session.is_replaying = !session.behind.is_empty();

@@ -20,7 +20,7 @@ const KEY_BYTES: usize = 64;
 /// Small ones are not counted one by one, because a writer makes all that wait durable together.
 const UNDER_WAY_COST: usize = 2 * COMMIT_COST;
 
-/// Changes that there is always room for, so that a usual batch allocates nothing.
+/// Capacity, in changes, that the queue keeps when it is emptied, so that a usual batch allocates nothing.
 const WAITING_KEPT: usize = 256;
 
 /// What storing an event costs, in keys.
@@ -60,7 +60,7 @@ pub struct Committed {
     pub replies: Vec<CommitReply>,
     /// What was stored, in order, for every shard's [`Relay::handle_live`].
     pub live: Vec<Live>,
-    /// The last error of the store, if there was one.
+    /// An error of the store, if there was one: of several, one that is not lack of room.
     pub error: Option<StoreError>,
 }
 
@@ -75,7 +75,7 @@ impl Commit {
         self.cost
     }
 
-    /// Whether it changes nothing; the machine makes none such.
+    /// Whether it changes nothing; the machine never returns such a commit.
     pub fn is_empty(&self) -> bool {
         self.ops.is_empty()
     }
@@ -107,6 +107,9 @@ pub fn commit<B: Backend>(store: &B, now: Now, commits: Vec<Commit>) -> Committe
                 let (own, others) = rest.split_at(*len);
                 match store::commit(store, now.seconds(), own) {
                     Ok(outcomes) => results.extend(outcomes.into_iter().map(Ok)),
+                    Err(full @ StoreError::Full(_)) => {
+                        results.extend(store::commit_removals(store, now.seconds(), own, &full));
+                    }
                     Err(error) => results.extend(failed(own, &error)),
                 }
                 rest = others;
@@ -114,7 +117,9 @@ pub fn commit<B: Backend>(store: &B, now: Now, commits: Vec<Commit>) -> Committe
         }
         Err(error) => results = failed(&ops, &error),
     }
-    let error = results.iter().rev().find_map(|result| result.as_ref().err()).cloned();
+    let errors = || results.iter().rev().filter_map(|result| result.as_ref().err());
+    let is_worse = |error: &&StoreError| !matches!(error, StoreError::Full(_));
+    let error = errors().find(is_worse).or_else(|| errors().next()).cloned();
     let live = ops
         .into_iter()
         .zip(&results)
@@ -168,7 +173,7 @@ impl Pending {
     }
 
     /// All changes, or as many as a commit may have, shared fairly between those they come from: what each has
-    /// waiting is taken in its order, and a change comes after all that cost less together with those before it.
+    /// waiting is taken in its order, and changes are sorted by the cumulative cost of their origin's changes up to them.
     fn take(&mut self) -> Commit {
         let len = self.waiting.len();
         let mut commit = Commit { ops: Vec::with_capacity(len), places: Vec::with_capacity(len), cost: 0 };
@@ -216,8 +221,8 @@ fn choose(waiting: &[Change]) -> Vec<bool> {
 }
 
 impl<B: Backend> Relay<B> {
-    /// What has been verified and awaits its commit: everything, or, if that is more than some mebibyte or 16,000 tags, as
-    /// much, shared fairly between client addresses. To be called until there is nothing: a shard has at most two
+    /// The next commit: all verified changes, or, if they exceed about a mebibyte or 16,000 tags, as
+    /// many, shared fairly between client addresses. To be called until it returns `None`: a shard has at most two
     /// commits of that size under way, and the next one follows when [`Relay::handle_committed`] has been called for one of them.
     pub fn poll_commit(&mut self) -> Option<Commit> {
         if self.pending.waiting.is_empty() || self.pending.under_way >= UNDER_WAY_COST {

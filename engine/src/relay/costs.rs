@@ -1,6 +1,6 @@
-//! Who costs the most lately: client addresses by the work they cause, authors by the bytes of their events.
+//! The highest recent costs: of client addresses by the work they cause, of authors by the bytes of their events.
 //!
-//! What is counted is halved every minute, so that it speaks of the last two, about. Tables are bounded, whoever comes
+//! Counts are halved every minute (exponential decay), so they reflect about the last two minutes. Tables are bounded
 //! ([`HeavyHitters`]).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,12 +26,12 @@ const BYTES_PER_ROW: u64 = 512;
 pub struct Costliest {
     /// Client addresses, by the rows of work (about a microsecond each) that their messages and requests took.
     pub addresses: Vec<(ClientAddress, u64)>,
-    /// Authors, by the bytes of their events whose signatures were right.
+    /// Authors, by the bytes of their events with valid signatures.
     pub authors: Vec<(PubKey, u64)>,
 }
 
 impl Costliest {
-    /// How many of each are told to an operator.
+    /// How many of each are reported to an operator.
     pub const TOLD_MAX: usize = 10;
 
     /// The costliest of several shards together: the first [`Costliest::TOLD_MAX`].
@@ -74,14 +74,14 @@ impl Costs {
         self.charge_address(now, address, MESSAGE_ROWS + bytes as u64 / BYTES_PER_ROW);
     }
 
-    /// An event that the author did sign.
+    /// An event whose signature is valid.
     pub(super) fn charge_author(&mut self, now: Now, author: PubKey, bytes: usize) {
         self.authors.add(now, author, bytes as u64);
     }
 }
 
-/// Counts for the keys that have the most, in bounded memory: a key that finds no place takes that of the least, and its count as
-/// what it may have had (the space-saving algorithm of Metwally, Agrawal and El Abbadi, 2005).
+/// Counts of the costliest keys, in bounded memory: a new key in a full table replaces the one with the lowest count, which becomes
+/// its initial count and error bound (the Space-Saving algorithm of Metwally, Agrawal and El Abbadi, 2005).
 #[derive(Debug)]
 struct HeavyHitters<K> {
     counts: BTreeMap<K, Count>,
@@ -95,7 +95,7 @@ struct HeavyHitters<K> {
 struct Count {
     /// What the key has cost at most.
     most: u64,
-    /// What of it others may have cost.
+    /// The error: how much of it may belong to replaced keys.
     of_others: u64,
 }
 
@@ -174,7 +174,7 @@ mod tests {
         *seed >> 33
     }
 
-    /// Held against exact counts: none is told more than it cost, and whoever cost more than a 64th is told.
+    /// Compared with exact counts: no reported count exceeds the true one, and every key above a 64th of the total is reported.
     #[test]
     fn what_is_told_is_true_and_names_the_heavy() {
         for seed in 0..50 {

@@ -17,7 +17,7 @@ use crate::types::{Class, Event, EventId, Kind, Limits, Now, Sig, unescape};
 use crate::verify::{Verdict, Verified, verify_one};
 use crate::wire::{self, RawEvent};
 
-/// The share of all events in flight up to which a connection's are few: a 256th.
+/// A connection counts as small while it has at most a 256th of all events in flight.
 const SMALL_SHARE: usize = 256;
 
 /// An event between its frame and its OK.
@@ -30,6 +30,7 @@ struct Flight {
     kind: Kind,
     bytes: usize,
     tags: usize,
+    origin: Origin,
     /// The event, if its id is only what the sender says until the batch is checked.
     unhashed: Option<Event>,
     first: Sender,
@@ -98,7 +99,7 @@ impl Ingest {
     }
 
     /// Whether a connection may send more, which has `events` events of `bytes` bytes in flight. The second half of the
-    /// room is for those that have hardly any, so that others can't keep them out.
+    /// room is reserved for connections with few events in flight, so that others cannot starve them.
     pub(super) fn has_room(&self, events: usize, bytes: usize, limits: &Limits) -> bool {
         let is_small = events <= limits.in_flight_events_max / SMALL_SHARE
             && bytes <= limits.in_flight_bytes_max / SMALL_SHARE;
@@ -150,7 +151,7 @@ impl Ingest {
 
     fn remove(&mut self, place: InFlight) -> Flight {
         let flight = self.flights[place.0 as usize].take().expect("an event is answered once");
-        // Another may have taken the key from one that says a wrong id.
+        // Another event may have taken the key over from one with a wrong id.
         if self.by_key.get(&(flight.id, flight.sig)) == Some(&place) {
             self.by_key.remove(&(flight.id, flight.sig));
         }
@@ -251,7 +252,7 @@ impl<B: Backend> Relay<B> {
             }
             return Decision::refuse(words::refused(&refused));
         }
-        // Never what the client calls this relay: who says `Host: other` could have others' requests to other
+        // Never the client's `Host` header: with `Host: other` a client could make other people's requests to vanish from other
         // relays take effect here.
         if event.kind == VANISH_KIND && !names_relay(&event, config.url.as_deref()) {
             return Decision::refuse(words::VANISH_ELSEWHERE);
@@ -270,8 +271,10 @@ impl<B: Backend> Relay<B> {
 
     fn queue_to_verify(&mut self, now: Now, sender: Sender, admitted: Admitted) {
         let Admitted { event, tags, is_hashed } = admitted;
+        let mut origin = Origin::Host;
         if let Sender::Client(conn) = sender {
             let Some(session) = self.sessions.get_mut(conn) else { return };
+            origin = Origin::of(conn, session.address);
             session.in_flight += 1;
             session.in_flight_bytes += event.json().len();
             self.costs.charge_address(now, session.address, EVENT_ROWS);
@@ -282,6 +285,7 @@ impl<B: Backend> Relay<B> {
             kind: event.kind,
             bytes: event.json().len(),
             tags,
+            origin,
             unhashed: (!is_hashed).then(|| event.clone()),
             first: sender,
             others: Vec::new(),
@@ -338,14 +342,7 @@ impl<B: Backend> Relay<B> {
             self.finish(now, place, PublishOutcome::Delivered);
         } else {
             let op = if event.kind == VANISH_KIND { Op::Vanish(verified) } else { Op::Put(verified) };
-            let Flight { first, tags, .. } = self.ingest.flight(place);
-            let (first, tags) = (*first, *tags);
-            let origin = match first {
-                Sender::Client(conn) => {
-                    Origin::of(conn, self.sessions.get(conn).and_then(|session| session.address))
-                }
-                Sender::Host(_) => Origin::Host,
-            };
+            let Flight { origin, tags, .. } = *self.ingest.flight(place);
             self.pending.push(op, place, origin, tags);
         }
     }
@@ -388,7 +385,7 @@ impl<B: Backend> Relay<B> {
         }
     }
 
-    /// NIP-42. Checked at once, so that what follows in the same breath is authenticated.
+    /// NIP-42. Verified immediately, so that messages sent right after it are authenticated.
     pub(super) fn handle_auth(&mut self, now: Now, conn: ConnId, raw: &RawEvent<'_>) {
         self.metrics.messages_auth += 1;
         let Some(session) = self.sessions.get_mut(conn) else { return };

@@ -114,12 +114,27 @@ impl Job {
         if hold.is_wide && !hold.is_running {
             return Class::Wide;
         }
-        let has_started = match self {
+        if self.has_started() { Class::Further } else { Class::First }
+    }
+
+    /// There is no room for it beyond its first step: it frees its memory, and waits as a wide job does.
+    fn rest(&mut self) {
+        match self {
+            Job::Scan(job) => job.scan.rest(),
+            Job::Count(job) => job.count.rest(),
+            Job::Replay(..) | Job::StreamReplay(_) => return,
+        }
+        if let Some(hold) = self.hold_mut() {
+            (hold.is_wide, hold.is_running) = (true, false);
+        }
+    }
+
+    fn has_started(&self) -> bool {
+        match self {
             Job::Scan(job) => job.has_started,
             Job::Count(job) => job.has_started,
             Job::Replay(..) | Job::StreamReplay(_) => true,
-        };
-        if has_started { Class::Further } else { Class::First }
+        }
     }
 
     /// Notes that it takes a step. True if that is its first.
@@ -212,9 +227,8 @@ impl Jobs {
     /// The job whose turn it is, if what all may hold is `bytes_max`; it is running from now on.
     fn take(&mut self, bytes_max: usize) -> Option<(Turn<Origin, Asker>, Job)> {
         let Jobs { turns, running, .. } = self;
-        let is_full = running.all() >= bytes_max;
         let may = |origin: Origin, job: &Job| running.may_start(origin, job.hold().bytes, bytes_max);
-        let (turn, mut job) = turns.take(!is_full, may)?;
+        let (turn, mut job) = turns.take(may)?;
         if let Some(hold) = job.hold_mut().filter(|hold| !hold.is_running) {
             running.start(turn.address, hold);
         }
@@ -259,6 +273,14 @@ impl<B: Backend> Relay<B> {
             let mut rows = rows_max;
             let hold = job.hold();
             let mut next = self.step(now, job, &mut rows);
+            let bytes_max = self.config.limits.running_bytes_max;
+            if let Next::Again(job) = &mut next
+                && starts
+                && !hold.is_wide
+                && self.jobs.running.is_over(turn.address, bytes_max)
+            {
+                job.rest();
+            }
             self.jobs.let_go(turn.address, hold, &mut next);
             match next {
                 Next::Again(job) => self.enqueue(job),
@@ -322,9 +344,9 @@ impl<B: Backend> Relay<B> {
         {
             job.hold = Hold::of(self.walk_bytes(job.conn));
         }
-        let bytes_max = self.config.limits.running_bytes_max;
+        let bytes_max = job.has_started().then_some(self.config.limits.running_bytes_max);
         if let Some(hold) = job.hold_mut().filter(|hold| !hold.is_running) {
-            hold.is_wide = self.jobs.running.is_wide(origin, hold.bytes, bytes_max);
+            hold.is_wide |= self.jobs.running.is_wide(origin, hold.bytes, bytes_max);
         }
         self.jobs.turns.push(job.class(), origin, asker, job);
     }

@@ -53,7 +53,7 @@ impl<B: Backend> Relay<B> {
     /// is delivered like a client's. Rules that are for clients do not apply: rate limits, NIP-42, the lists
     /// of authors and kinds, proof of work. Limits of size and time do.
     ///
-    /// Its outcome comes out of [`Relay::poll_published`]. A host that may have died before it came publishes the
+    /// Its outcome is returned by [`Relay::poll_published`]. A host that crashed before the outcome came must publish the
     /// event again: what is stored already is a duplicate. The queue is bounded only by what the host publishes.
     pub fn publish(&mut self, now: Now, event: &Event) -> Ticket {
         self.published.tickets += 1;

@@ -86,7 +86,7 @@ impl<B: Backend> Relay<B> {
         if !session.closing {
             session.closing = true;
             session.deferred.clear();
-            session.deferred_bytes = 0;
+            self.metrics.deferred_bytes -= std::mem::take(&mut session.deferred_bytes) as u64;
             self.closing.push_back((conn, Close { code, reason: reason.to_owned() }));
         }
     }

@@ -1,10 +1,11 @@
-//! The memory of work that has begun: cursors of scans and counts, and the indexes of walks along the log.
+//! The memory of running jobs: cursors of scans and counts, and the indexes of replays.
 //!
-//! What a job may come to hold is known before it begins, and counted from its first step until it is done or its reader is
-//! slow, when it lets go of it. Most hold a few kilobytes and begin when it is their turn. Those that are **wide**, or
-//! of an address that has a good deal running, wait until there is room, in turns of their own, by address; one
-//! address has a quarter of `running_bytes_max` at most and all wide ones together have half. They hold nothing while
-//! they wait. What is running can always go on, so room comes.
+//! What a job may need is known before it begins, and counted from its first step until it is done or its reader is slow,
+//! when it frees that memory. Most need a few kilobytes, and one step: they take it when it is their turn. One that has more
+//! to do, while there is no room or its address has more than a mebibyte running, frees its memory and waits as **wide** jobs
+//! do, which need more than 256 KiB: until there is room, in a fair queue of their own, by address. One address has a quarter
+//! of `running_bytes_max` at most and all wide ones together have half. Running jobs are never blocked, so memory is freed
+//! eventually.
 
 use std::collections::BTreeMap;
 
@@ -20,9 +21,9 @@ const ADDRESS_NARROW_BYTES: usize = 1 << 20;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Hold {
     pub(super) bytes: usize,
-    /// It waited for room. Known when it is queued.
+    /// Whether it must wait for room. Set when it is queued.
     pub(super) is_wide: bool,
-    /// It counts: the job has begun.
+    /// Whether the job has begun, so that its bytes are counted.
     pub(super) is_running: bool,
 }
 
@@ -51,9 +52,16 @@ impl Running {
         self.by_origin.get(&origin).copied().unwrap_or_default()
     }
 
-    /// Whether a job that is to be queued must wait for room, where all may have `max`.
-    pub(super) fn is_wide(&self, origin: Origin, bytes: usize, max: usize) -> bool {
-        bytes > NARROW_BYTES || self.of(origin) + bytes > ADDRESS_NARROW_BYTES || self.all >= max
+    /// Whether a job that is to be queued must wait for room. `max` is what all may have, and given for a job that has begun:
+    /// a first step is nearly always the only one, so it is taken whatever is running.
+    pub(super) fn is_wide(&self, origin: Origin, bytes: usize, max: Option<usize>) -> bool {
+        let has_no_room = |max| self.of(origin) + bytes > ADDRESS_NARROW_BYTES || self.all + bytes > max;
+        bytes > NARROW_BYTES || max.is_some_and(has_no_room)
+    }
+
+    /// Whether a job of this origin, which has taken its first step, has no room to continue.
+    pub(super) fn is_over(&self, origin: Origin, max: usize) -> bool {
+        self.all > max || self.of(origin) > ADDRESS_NARROW_BYTES
     }
 
     /// Whether there is room for a job that waits for it. Where nothing is running there always is, so no bound is too
@@ -75,7 +83,7 @@ impl Running {
         *self.by_origin.entry(origin).or_default() += hold.bytes;
     }
 
-    /// A running job holds so much `more` than was known: the kinds of a store that has no term over all events.
+    /// A running job needs `more` bytes than were known: a store without a term for all events opens a cursor for each kind.
     pub(super) fn grow(&mut self, origin: Origin, hold: &mut Hold, more: usize) {
         hold.bytes += more;
         self.all += more;

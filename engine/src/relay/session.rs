@@ -66,7 +66,7 @@ pub(super) struct Session {
     /// Jobs that wait for the outbox to empty.
     pub(super) stalled: Vec<Job>,
     /// Its subscriptions that have fallen behind and that its replay has not taken up.
-    pub(super) behind: Vec<SubKey>,
+    pub(super) behind: VecDeque<SubKey>,
     /// It has a replay: as long as subscriptions are behind.
     pub(super) is_replaying: bool,
     /// Requests whose first step has not been taken.
@@ -105,7 +105,7 @@ impl Session {
             in_flight: 0,
             in_flight_bytes: 0,
             stalled: Vec::new(),
-            behind: Vec::new(),
+            behind: VecDeque::new(),
             is_replaying: false,
             not_started: 0,
             jobs_waiting: 0,

@@ -96,7 +96,7 @@ impl<B: Backend> Relay<B> {
     /// oldest event stored, `None` with the next one. What has been deleted or has expired meanwhile is not
     /// handed out. `limit` plays no part, and the read guard does not apply: a host is trusted.
     ///
-    /// Reads every event above `after` once, and memory for about `outbox_bytes_pause` bytes of events
+    /// Costs one read of every event above `after`, and memory for about `outbox_bytes_pause` bytes of events
     /// however slow the consumer is (for ephemeral ones `outbox_bytes_max`).
     ///
     /// # Errors

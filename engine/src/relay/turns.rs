@@ -5,16 +5,16 @@
 //! further steps --/
 //! ```
 //!
-//! Everybody who waits has a clock that runs on by what their turns cost, and the one that is furthest behind is next
-//! (start-time fair queueing), so one client gets as much out of a thousand jobs on forty connections as out of one. A
-//! newcomer's clock starts at the one that is furthest ahead: after those that waited already, at most by one turn of
+//! Every waiting address and connection has a virtual clock that advances by the cost of its turns; the lowest is next
+//! (start-time fair queueing), so a client gets the same share with a thousand jobs on forty connections as with one. A
+//! newcomer's clock starts at the highest one: behind those that already wait, by at most one turn of
 //! each. So nothing need be remembered of those who do not wait, and no stream of newcomers keeps another from
 //! its turn.
 //!
 //! First steps go before further ones, since most requests need no other; of every five turns one is a further step's if
 //! there are both.
 //!
-//! An address that has as many jobs with further steps as it may have takes no first ones: what it asks is held, out of the
+//! An address that is at its limit of jobs with further steps takes no first steps: its new jobs are held outside the
 //! queue, until one of them is done. Jobs that have not begun hold no cursors.
 //!
 //! Wide jobs wait for room in a queue of their own ([`super::running`]); where both begin, every other first step is of one.
@@ -40,9 +40,9 @@ pub(super) enum Class {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum May {
     Start,
-    /// Its address has too much running: others go before it.
+    /// Its address is at its memory limit; jobs of other addresses may start before it.
     LetOthers,
-    /// There is no room yet, and no other takes what there is.
+    /// There is not enough room yet; no other wide job may start before it.
     Wait,
 }
 
@@ -72,6 +72,16 @@ impl<K: Ord + Copy, W> Ring<K, W> {
         Place { clock, serial: self.serial }
     }
 
+    /// Puts `key` after all others.
+    fn move_to_end(&mut self, key: K) {
+        let moved = self.place(self.ahead);
+        if let Some((place, _)) = self.waiting.get_mut(&key) {
+            self.order.remove(place);
+            *place = moved;
+            self.order.insert(moved, key);
+        }
+    }
+
     /// What waits at `key`, which joins if nothing does.
     fn join(&mut self, key: K, none: impl FnOnce() -> W) -> &mut W {
         if !self.waiting.contains_key(&key) {
@@ -88,7 +98,7 @@ impl<K: Ord + Copy, W> Ring<K, W> {
         self.waiting.get_mut(&key).map(|(_, waiting)| (key, waiting))
     }
 
-    /// What waits where it is whose turn it is.
+    /// What waits at the key whose turn it is.
     fn first(&self) -> Option<&W> {
         self.get(self.order.first_key_value()?.1)
     }
@@ -210,15 +220,20 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Round<A, C, J> {
         self.addresses.charge(turn.address, cost, |own| own.conns.is_empty());
     }
 
-    /// The address that is first of those whose next job `may` be taken. Few may not, so few are asked.
-    fn find(&self, may: impl Fn(A, &J) -> May) -> Option<A> {
+    /// The address that is first of those whose next job `may` be taken. At most [`ADDRESSES_ASKED`] are asked; if none of so
+    /// many may, they make way for others.
+    fn find(&mut self, may: impl Fn(A, &J) -> May) -> Option<A> {
+        let mut passed = Vec::new();
         for address in self.addresses.order.values().take(ADDRESSES_ASKED) {
             let own = self.addresses.get(address)?;
             match may(*address, own.conns.first()?.front()?) {
                 May::Start => return Some(*address),
-                May::LetOthers => {}
+                May::LetOthers => passed.push(*address),
                 May::Wait => return None,
             }
+        }
+        if passed.len() == ADDRESSES_ASKED {
+            passed.into_iter().for_each(|address| self.addresses.move_to_end(address));
         }
         None
     }
@@ -304,20 +319,21 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
     /// The job whose turn it is. The turn is to be handed to [`Turns::charge`] when it is over and what it left has been
     /// pushed; no other is taken before.
     ///
-    /// `may_start`: narrow jobs may begin. What a wide one may do, `may` tells. Where neither may begin and nothing else
-    /// waits, the next one is taken all the same.
-    pub(super) fn take(&mut self, may_start: bool, may: impl Fn(A, &J) -> May) -> Option<(Turn<A, C>, J)> {
-        let taken = self.take_next(may_start, may);
+    /// Whether a wide job may start, `may` says. Where none may and nothing else waits, the next one is taken all the same.
+    pub(super) fn take(&mut self, may: impl Fn(A, &J) -> May) -> Option<(Turn<A, C>, J)> {
+        let taken = self.take_next(may);
         self.in_turn = taken.as_ref().map(|(turn, _)| turn.address);
         taken
     }
 
-    fn take_next(&mut self, may_start: bool, may: impl Fn(A, &J) -> May) -> Option<(Turn<A, C>, J)> {
-        let wide = self.wide.find(|address, job| match self.has_enough(address) {
+    fn take_next(&mut self, may: impl Fn(A, &J) -> May) -> Option<(Turn<A, C>, J)> {
+        let Turns { wide, further, further_max, is_bounded, .. } = self;
+        let has_enough = |address| is_bounded(&address) && further.len_of(address) >= *further_max;
+        let wide = wide.find(|address, job| match has_enough(address) {
             true => May::LetOthers,
             false => may(address, job),
         });
-        let has_first = self.first.len > 0 && (may_start || self.further.len == 0);
+        let has_first = self.first.len > 0;
         let both = (has_first || wide.is_some()) && self.further.len > 0;
         if self.further.len > 0 && (!both || self.firsts_in_a_row >= FIRSTS_IN_A_ROW_MAX) {
             self.firsts_in_a_row = 0;
@@ -407,7 +423,7 @@ mod tests {
 
     /// Takes a turn of this cost; whose it was and which job's.
     fn turn(queue: &mut Queue, cost: u64) -> Option<(char, u32, u32)> {
-        let (turn, job) = queue.take(true, |_, _| May::Start)?;
+        let (turn, job) = queue.take(|_, _| May::Start)?;
         let whose = (turn.address, turn.conn, job);
         queue.charge(turn, cost);
         Some(whose)
@@ -415,7 +431,7 @@ mod tests {
 
     /// Takes a turn of a job that has more to do.
     fn turn_again(queue: &mut Queue, cost: impl Fn(char) -> u64) -> (char, u32) {
-        let (turn, job) = queue.take(true, |_, _| May::Start).expect("a job waits");
+        let (turn, job) = queue.take(|_, _| May::Start).expect("a job waits");
         let whose = (turn.address, turn.conn);
         queue.push(Further, turn.address, turn.conn, job);
         queue.charge(turn, cost(whose.0));
@@ -513,7 +529,7 @@ mod tests {
         queue.push(Wide, 'b', 2, 0);
         queue.push(Further, 'c', 3, 0);
         let next = |queue: &mut Queue, of_a: May| {
-            let (turn, _) = queue.take(true, |address, _| if address == 'a' { of_a } else { May::Start })?;
+            let (turn, _) = queue.take(|address, _| if address == 'a' { of_a } else { May::Start })?;
             let address = turn.address;
             queue.charge(turn, 1);
             Some(address)
@@ -546,7 +562,7 @@ mod tests {
         }
     }
     #[test]
-    fn what_an_address_asks_beyond_its_bound_is_held_until_it_is_done_with_others() {
+    fn jobs_beyond_the_limit_of_an_address_are_held_until_others_finish() {
         let mut queue = bounded_queue();
         for address in ['A', 'b'] {
             (0..40).for_each(|job| queue.push(First, address, job % 4, job));
@@ -554,7 +570,7 @@ mod tests {
         let mut done = BTreeMap::from([('A', 0), ('b', 0)]);
         let mut most = done.clone();
         // Each job takes a first step and three further ones.
-        while let Some((turn, job)) = queue.take(true, |_, _| May::Start) {
+        while let Some((turn, job)) = queue.take(|_, _| May::Start) {
             let address = turn.address;
             if job < 300 {
                 queue.push(Further, address, turn.conn, job + 100);
@@ -571,7 +587,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_many_further_steps_from_elsewhere_takes_no_first_ones_meanwhile() {
+    fn an_address_over_its_limit_on_another_connection_takes_no_first_steps() {
         let mut queue = bounded_queue();
         queue.push(First, 'A', 1, 0);
         queue.push(First, 'A', 2, 1);
@@ -591,5 +607,26 @@ mod tests {
         (10..14).for_each(|replay| queue.push(Further, 'A', 3, replay));
         queue.forget('A', 1);
         assert!(queue.held.is_empty());
+    }
+
+    /// Sixty-four addresses that had reached their limits kept their place before all others, and no one else was asked.
+    #[test]
+    fn wide_jobs_that_may_not_start_make_way() {
+        let mut queue = Turns::<usize, u32, usize>::new(100, |_| false);
+        for address in 0..=ADDRESSES_ASKED {
+            queue.push(Class::Wide, address, 0, address);
+        }
+        queue.push(Class::Further, 1_000, 0, 1_000);
+        let may = |address, _: &usize| if address == ADDRESSES_ASKED { May::Start } else { May::LetOthers };
+        let mut taken = Vec::new();
+        for _ in 0..3 {
+            let (turn, job) = queue.take(may).expect("a job waits");
+            taken.push(job);
+            if job == 1_000 {
+                queue.push(Class::Further, 1_000, 0, job);
+            }
+            queue.charge(turn, 1);
+        }
+        assert!(taken.contains(&ADDRESSES_ASKED), "{taken:?}");
     }
 }

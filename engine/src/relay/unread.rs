@@ -1,8 +1,8 @@
 //! What all readers of a shard together have not read, and how much of it one of them may leave waiting.
 //!
-//! A bound for each reader alone is none for ten thousand of them. So a reader's share falls as the total rises: it is
+//! A limit for each reader does not bound the memory of ten thousand of them. So a reader's share falls as the total rises: it is
 //! the full one until a quarter of `shard_outbox_bytes_max` waits, then less and less, and from half of it on a small one
-//! that everybody has, so that those who read go on however many do not. The other half is for these small shares.
+//! that every reader has, so that clients that read are served however many do not. The other half is for these small shares.
 
 use crate::types::Limits;
 
@@ -20,17 +20,17 @@ impl Unread {
         self.0 = self.0 - before + after;
     }
 
-    /// Output waiting for one reader from which on its scans and live events pause.
+    /// Queued bytes of one reader at which its scans and live events pause.
     pub(super) fn pause(self, limits: &Limits) -> usize {
         self.share(limits.outbox_bytes_pause, limits)
     }
 
-    /// Output waiting for one reader from which on ephemeral events, which cannot wait elsewhere, are not sent.
+    /// Queued bytes of one reader at which ephemeral events, which cannot wait in the store, are not sent.
     pub(super) fn max(self, limits: &Limits) -> usize {
         self.share(limits.outbox_bytes_max, limits)
     }
 
-    /// Whether only what everybody may leave waiting is left.
+    /// Whether each reader has only the small share that is guaranteed to all.
     pub(super) fn is_scarce(self, limits: &Limits) -> bool {
         self.0 >= limits.shard_outbox_bytes_max / 2
     }

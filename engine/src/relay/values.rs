@@ -12,7 +12,7 @@ use super::ids::ConnId;
 use crate::index::Breadth;
 use crate::types::{Filter, Limits, PubKey};
 
-/// Values that a connection may hold however much others do, while the shard has any left; and so it may hold
+/// Values guaranteed to a connection, however much others hold, while the shard has any left; likewise
 /// [`GLOBAL_FEEDS_MIN`] filters of every event.
 const SMALL_VALUES_MAX: usize = 500;
 const GLOBAL_FEEDS_MIN: usize = 4;
@@ -20,7 +20,7 @@ const GLOBAL_FEEDS_MIN: usize = 4;
 const CANDIDATES_MAX: usize = 10_000;
 /// The same of one connection.
 const CONNECTION_CANDIDATES_MAX: usize = 100;
-/// A kind is one event in so many.
+/// Assumed frequency of a kind: one event in this many.
 const KIND_SHARE: usize = 10;
 /// Bytes of a tag value that cost as much to keep as a value does.
 const VALUE_BYTES: usize = 256;
@@ -59,7 +59,7 @@ pub(super) struct Cost {
 
 impl Cost {
     fn of(filters: &[Filter], what: KeptFor, limits: &Limits) -> Self {
-        // One that holds no values is not free.
+        // The filter itself counts too.
         let values = filters.iter().map(|filter| 1 + kept(filter) + candidate(filter, what, limits)).sum();
         Cost { values, bytes: REQUEST_BYTES + filters.iter().map(bytes).sum::<usize>() }
     }
@@ -108,7 +108,7 @@ impl Held {
 pub(super) enum TooMany {
     /// The connection would hold more than a connection may.
     ForConnection,
-    /// The shard is busy: so many more would be taken now.
+    /// The shard is busy: this many more values would be accepted now.
     ForShard { free: usize },
 }
 
@@ -197,7 +197,7 @@ impl FilterValues {
             small.max((all_max / 2).saturating_sub(all) / 3)
         };
         let own = subscriptions + counts;
-        // What replaces as much as it brings is no burden.
+        // A request no larger than the one it replaces always fits.
         let values = free(limits.shard_values_max, self.all.values, own.values, small(limits));
         if new.values > replaced.values && new.values > values {
             return Err(TooMany::ForShard { free: values });

@@ -75,6 +75,11 @@ impl Count {
         &self.filters
     }
 
+    /// As [`super::Scan::rest`].
+    pub fn rest(&mut self) {
+        self.merge.rest();
+    }
+
     /// Reads what may be read for `rows`, counting them down as [`super::Scan::step`] does.
     ///
     /// # Errors
