@@ -1,8 +1,8 @@
-//! Numbers modulo the group order n, and their digits: halves by the endomorphism, signs without zeros.
+//! Scalars modulo the group order n, and their recoding: the GLV endomorphism split, and signed odd digits without zeros.
 //!
 //! A scalar k is split into odd k1 and k2, k = k1 + k2 * lambda modulo n, of 129 bits each and a sign. An odd
 //! number below 2^L in magnitude is a sum of +-2^i for all i < L, so every window of it is an odd digit, never
-//! zero: each signature takes the same steps as every other, whatever its numbers are.
+//! zero: every signature takes the same sequence of steps, whatever its scalars are.
 
 use crate::field::{Words, is_below};
 

@@ -12,8 +12,8 @@ use crate::tier::{Kernel, Tier};
 
 /// Claims that are summed together: more share an inversion, fewer fit the CPU cache.
 const CHUNK: usize = 64;
-/// A comb is made for every so many claims received: it costs as much as three verifications of an unknown key, or six where
-/// vector lanes wait for memory. So nobody can double the cost of claims by making combs necessary.
+/// At most one comb is built for this many claims: it costs as much as three verifications of an unknown key, or six where
+/// vector lanes are memory-bound. So an attacker cannot double the cost of claims by provoking combs.
 const COMB_COST: usize = 6;
 /// Valid claims of an author from which its comb is cached.
 const COMB_CLAIMS_MIN: u32 = 3;
@@ -452,7 +452,7 @@ mod tests {
             combs_made(&mut verifier, &claims, true);
             let knows = |verifier: &Verifier, author: u16| {
                 let authors = verifier.authors.as_ref().expect("there is a cache");
-                let (_, known) = authors.look_up(&signed(author, 0).key).expect("he is remembered");
+                let (_, known) = authors.look_up(&signed(author, 0).key).expect("it is cached");
                 assert!(known.comb.is_none());
                 known.point.is_some()
             };

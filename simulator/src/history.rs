@@ -116,7 +116,7 @@ impl History {
         self.entries.iter().filter(move |entry| entry.event.id == id)
     }
 
-    /// Whether the stored part of a REQ must hold this event: it was stored from version `from` to `to`, and
+    /// Whether the stored answer to a REQ must contain this event: it was stored from version `from` to `to`, and
     /// in the order of some filter fewer events than its limit come before it, even if all those count that were
     /// stored for only a part of that time.
     pub(super) fn must_answer(

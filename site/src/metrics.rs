@@ -76,7 +76,7 @@ pub const CONNECTIONS_OF_BUSIEST_ADDRESS: Metric = Metric::gauge(
     "relay_connections_of_busiest_address",
     "Connections of the client address that has the most",
 );
-/// By the label `address`, of the ten that cost the most. Not for everybody: they are people's.
+/// By the label `address`, of the ten that cost the most. For operators only, because addresses are personal data.
 pub const ADDRESS_COST: Metric = Metric::gauge(
     "relay_address_cost_rows",
     "Work of the client addresses that cost the most lately, in rows of about a microsecond; halved every minute",

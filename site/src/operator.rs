@@ -67,7 +67,7 @@ impl Operator {
             match self.admin(asked) {
                 Ok(payload) => return Ok(Some(payload)),
                 Err(answer) if !is_open => return Err(answer),
-                // Whoever it is may read what everybody may.
+                // Open metrics are served even if the signature is refused.
                 Err(_) => {}
             }
         }

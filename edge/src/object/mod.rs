@@ -1,8 +1,8 @@
 //! The host of one shard: its machine, sockets and store.
 //!
 //! Generic over the runtime, so that everything except a thin layer over workerd is tested natively. That layer reports
-//! what happens ([`Object::connect`], [`Object::text`], [`Object::disconnect`], [`Object::alarm`]); each call returns when
-//! the object needs a turn. Nothing here waits or reads a clock.
+//! what happens ([`Object::connect`], [`Object::text`], [`Object::disconnect`], [`Object::alarm`]); calls return whether and when
+//! the object needs a turn ([`Next`]). Nothing here waits or reads a clock.
 //!
 //! In a turn ([`Object::turn`]) all events that have arrived since the last one are verified in one batch, stored in one
 //! transaction and answered with OK; then requests take a few steps. Between calls, everything that a session needs is in
@@ -203,7 +203,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
                 self.counters.sessions_interrupted += u64::from(has_unanswered);
                 self.counters.sessions_lost += u64::from(!has_unanswered);
                 self.host.attach(&socket, &[]);
-                self.host.close(&socket, 1012, "the session was lost, please connect again");
+                self.host.close(&socket, 1012, "the session was lost, please reconnect");
                 self.closing.insert(socket_key, self.host.buffered_bytes(&socket));
                 continue;
             };

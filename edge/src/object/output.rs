@@ -77,7 +77,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             let Some(conn) = self.conns.get(&id) else { continue };
             if conn.backlog.is_some_and(|backlog| now.millis_since(backlog.last_read) >= stall_ms_max) {
                 self.counters.closed_stalled += 1;
-                self.close(id, 1008, "answers are not being read");
+                self.close(id, 1008, "the client is not reading");
             }
         }
     }

@@ -6,15 +6,15 @@
 //!
 //! | list | weight of a value | why |
 //! |---|---|---|
-//! | ids | always first | one event in all time |
+//! | ids | always first | at most one event ever |
 //! | `e E a A q d i x` and other letters that name one thing | 1 | few events speak of one thing |
 //! | authors, `p P` | 4 | one person's events, one person's mentions |
 //! | `t g r k K l L` | 64 | topics, hosts, kinds and labels are shared by many |
 //! | an empty `d` | 1,024 | all replaceable events have it |
 //! | kinds, or no list at all | when there is nothing else | |
 //!
-//! The list with the least weight in sum wins, on a tie a tag before authors: the sum is also what the
-//! subscription costs to make, so a follow list of thousands is never an anchor where one `#t` can be. Kinds are
+//! The list with the least total weight is the anchor; on a tie a tag comes before authors. The total is also what the
+//! subscription costs to insert, so a follow list of thousands is never the anchor where one `#t` can be. Kinds are
 //! no condition: the group of a posting states them.
 
 use super::checked::{CheckedFilters, Condition, Subject};

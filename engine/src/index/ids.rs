@@ -2,7 +2,7 @@
 //!
 //! The `slab` crate, which `kinds` uses, gives memory back by `shrink_to_fit` alone, which visits the whole table: 0.3 ms for
 //! 100,000 keys, 5 to 19 ms for a million (64 bytes each, half of them free; AMD Zen 5). Tables that clients can make that
-//! large must not stop for that long, and some share their ids with a second list (`stamps`); so they are lists that are cut
+//! large must not stop for that long, and some share their ids with a second list (`stamps`); so they are lists or `pages` that are cut
 //! from the end a few entries at a time.
 
 /// The free ids below some table's length.
@@ -53,7 +53,7 @@ pub(super) fn shrink_sparse<T>(list: &mut Vec<T>) {
 /// The next id of a table that has `len` entries.
 ///
 /// # Panics
-/// Past four thousand million entries, for which no machine has the memory.
+/// Past 2^32 entries, for which no machine has the memory.
 pub(super) fn next_id(len: usize) -> u32 {
     u32::try_from(len)
         .ok()

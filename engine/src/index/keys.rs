@@ -1,4 +1,4 @@
-//! What postings hang on: ids, authors, kinds and tag values ([`Name`]), interned to dense ids.
+//! The keys of posting lists: ids, authors, kinds and tag values ([`Name`]), interned to dense ids.
 
 use hashbrown::HashTable;
 
@@ -82,7 +82,7 @@ impl Keys {
         self.shards[shard].find(spread, same).map(|(_, id)| *id)
     }
 
-    /// The id of `name`, new if need be. Holds nothing: give it a posting or [`Keys::hold`] it.
+    /// The id of `name`, new if necessary. Takes no reference: add a posting or call [`Keys::hold`].
     pub(super) fn intern(&mut self, name: &Name) -> u32 {
         if let Some(id) = self.find(name) {
             return id;
@@ -212,7 +212,7 @@ impl Keys {
     }
 }
 
-/// Both halves alike: the tables take the bucket from one end and the tag byte from the other.
+/// Repeats the hash in both halves: hashbrown takes the bucket from the low bits and the control tag from the high ones.
 fn spread(hash: u32) -> u64 {
     u64::from(hash) << 32 | u64::from(hash)
 }

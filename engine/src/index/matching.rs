@@ -64,8 +64,8 @@ impl Index {
         MatchStats { candidates, matches: out.len() - out_before, cost }
     }
 
-    /// The epoch of this event. Starting over, once in four thousand million, is the one step of the index
-    /// that walks all slots and keys.
+    /// The epoch of this event. Its wrap-around, once in 2^32 events, is the only step of the index
+    /// that visits all slots and keys at once.
     fn next_epoch(&mut self) -> u32 {
         self.epoch += 1;
         if self.epoch == DEAD {

@@ -16,8 +16,8 @@
 //! whenever their budget does; the slot has no new owner before they are gone. Subscribing pays for a
 //! part of a pass when one is due, so memory stays bounded even where nobody calls [`Index::sweep`].
 //!
-//! This room never compares filters with events one by one, never allocates in a match once its scratch list and
-//! the caller's have grown, and never stops for a whole table.
+//! This module never compares filters with events one by one, never allocates in a match once its scratch list and
+//! the caller's have grown, and never stops for a whole table, except to reset stamps once in 2^32 events.
 
 mod checked;
 mod compile;
@@ -124,7 +124,7 @@ impl Index {
     /// Adds filters to a living subscription: it wants what any of them matches, too. Costs what
     /// [`Index::subscribe`] does.
     pub fn extend<'a>(&mut self, slot: SubSlot, filters: impl IntoIterator<Item = &'a Filter>) {
-        debug_assert!(!self.slots.is_dead(slot), "who has ended wants nothing");
+        debug_assert!(!self.slots.is_dead(slot), "the subscription has ended");
         let (before, mut checked) = (self.references(), self.slots.filters(slot));
         for filter in filters.into_iter().filter(|filter| !filter.is_empty()) {
             checked = self.compile(slot, filter, checked);

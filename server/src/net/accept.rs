@@ -78,7 +78,7 @@ impl Acceptor {
         let Ok(Ok((stream, _))) = accepted else { return false };
         host.sockets_refused.fetch_add(1, Ordering::Relaxed);
         if let Err(error) = stream.into_std().and_then(|stream| turn_away(stream, &self.no_room)) {
-            tracing::debug!(%error, "a client could not be sent the refusal");
+            tracing::debug!(%error, "could not send the refusal to a client");
         }
         true
     }
@@ -111,9 +111,9 @@ impl Acceptor {
     }
 }
 
-/// Tells a client why it can't come in, as far as its socket takes that at once, and closes.
+/// Sends a client the reason of its refusal, as much as its socket accepts without blocking, and closes.
 fn turn_away(mut stream: TcpStream, words: &[u8]) -> io::Result<()> {
-    // A new socket has room for so little.
+    // An empty send buffer has room for this little response.
     stream.write_all(words)?;
     stream.shutdown(Shutdown::Write)?;
     // A socket that closes with unread input is reset, and the response may be lost: what has come is read first. No

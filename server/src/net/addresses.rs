@@ -1,6 +1,6 @@
 //! How many connections each client address has, over all shards.
 //!
-//! Who connects itself is counted from accept on, so that sockets that say nothing count too. Behind a trusted proxy a
+//! A direct connection is counted from accept on, so that silent sockets count too. Behind a trusted proxy a
 //! client is known by its request, and is counted from its handshake on; what idles before it idles at the proxy.
 
 use std::collections::HashMap;
@@ -34,9 +34,9 @@ pub(crate) struct Counted {
 
 /// A client whose handshake may continue.
 pub(super) struct Client {
-    /// What limits count it by; `None`: it has none by address.
+    /// The address that its limits are counted by; `None`: it is exempt.
     pub(super) address: Option<ClientAddress>,
-    /// Its place, unless its socket has that.
+    /// Its slot among the connections of its address, unless its socket already holds one.
     pub(super) counted: Option<Counted>,
 }
 

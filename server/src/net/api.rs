@@ -80,7 +80,7 @@ where
     let mut task = Task(api.spawn(work));
     match (&mut task.0).await {
         Ok(Ok(answered)) => answered,
-        Ok(Err(_)) => response(Answer::error(503, "this took too long")),
+        Ok(Err(_)) => response(Answer::error(503, "request timed out")),
         Err(error) => {
             tracing::error!(%error, "a handler of the API failed");
             response(Answer::error(500, "this failed"))
@@ -92,11 +92,11 @@ where
 fn fault_of_body(error: &Error, bounds: Bounds) -> Answer {
     if error.is::<TimeoutError>() {
         let seconds = bounds.idle_seconds;
-        return Answer::error_in(408, "body", &format!("nothing more of it came for {seconds} seconds"));
+        return Answer::error_in(408, "body", &format!("no data arrived for {seconds} seconds"));
     }
     match error.downcast_ref::<LengthLimitError>() {
         Some(_) => too_long(bounds.body_bytes_max),
-        None => Answer::error_in(400, "body", &format!("it broke off: {error}")),
+        None => Answer::error_in(400, "body", &format!("the body ended early: {error}")),
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use super::ws_read::Reader;
 use crate::shard::Shard;
 
-/// How long a client may take to answer a close frame, and to take what stands before it.
+/// How long a client may take to read the output before a close frame, and to answer it.
 const CLOSE_WAIT: Duration = Duration::from_secs(3);
 /// A backlog larger than this is given back when it is empty.
 const BACKLOG_KEPT_BYTES: usize = 4096;
@@ -49,7 +49,7 @@ pub(crate) struct Conn {
     pub(crate) is_paused: Cell<bool>,
     pub(crate) state: Cell<State>,
     close: RefCell<Option<Close>>,
-    /// The client has closed; nothing but the reply is owed to it.
+    /// The client has sent a close frame; only the reply is still to be sent.
     peer_closed: Cell<bool>,
     /// Its stream makes no sense any more, so no answer to the close frame can be read: after it the sending side is
     /// shut down, which tells the client that this was all.
@@ -226,7 +226,7 @@ impl Conn {
         }
     }
 
-    /// Ends the connection without another word.
+    /// Ends the connection without sending anything more.
     pub(crate) fn end(&self) {
         self.enter(State::Gone);
     }

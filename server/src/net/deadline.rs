@@ -181,7 +181,7 @@ pub(super) async fn serve<T>(
     });
     match ended.await {
         Some(Ok(())) => {}
-        Some(Err(error)) => tracing::debug!(%error, "an HTTP connection ended badly"),
+        Some(Err(error)) => tracing::debug!(%error, "an HTTP connection failed"),
         None => tracing::debug!("an HTTP connection took too long"),
     }
 }

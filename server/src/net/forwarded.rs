@@ -9,8 +9,8 @@ use crate::config::Networks;
 /// The header's name.
 pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Who speaks through `peer`: from the right, the first that is no trusted proxy. Whatever stands to the left of it was
-/// sent by it and proves nothing. Where the list ends, or an entry is no address, it is the last trusted proxy.
+/// The client behind `peer`: from the right, the first entry that is not a trusted proxy. Everything to the left of it was
+/// sent by that client and proves nothing. If the list ends, or an entry is not an address, it is the last trusted proxy.
 ///
 /// Several header lines are one list. Cost: the header's length, by the number of networks.
 pub(super) fn client(peer: IpAddr, headers: &HeaderMap, trusted: &Networks) -> IpAddr {

@@ -1,4 +1,4 @@
-//! Frame boundaries, watched in front of the WebSocket library.
+//! Tracks frame boundaries in front of the WebSocket library, to skip messages that are too long.
 //!
 //! It decides which bytes the library sees. A frame that makes its message longer than the limit never reaches it,
 //! nor does the rest of that message: their bytes are skipped as they come, what the library has of it is forgotten,

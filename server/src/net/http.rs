@@ -47,8 +47,8 @@ pub(crate) async fn serve<B: Backend + 'static>(mut seat: Seat<B>, mut stream: T
     .await;
 }
 
-/// For whom a trusted proxy connects, by the header that it sends first, and the client's place among the connections of its
-/// address. There may be something to answer if that does not come about.
+/// Reads the PROXY protocol header of a trusted proxy. Returns the client and its slot among the connections of its
+/// address, or, on failure, the response to send, if any.
 async fn on_behalf_of(
     host: &Host,
     stream: &mut TcpStream,
@@ -84,7 +84,7 @@ async fn on_behalf_of(
 async fn turn_away(mut stream: TcpStream, answer: &Answer) {
     let _ = stream.try_write(&unasked(answer));
     let _ = stream.shutdown().await;
-    // What comes and is not read when a socket closes resets it, and may take the words away: its request is on its way.
+    // Closing a socket with unread input resets it, which may discard the response; so the request is read first.
     let mut request = [0; 4096];
     let _ = tokio::time::timeout(LINGER, stream.read(&mut request)).await;
 }

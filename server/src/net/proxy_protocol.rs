@@ -1,4 +1,4 @@
-//! The PROXY protocol, versions 1 and 2: a proxy that passes bytes on says first whom it was spoken to by.
+//! The PROXY protocol, versions 1 and 2: a TCP proxy first sends a header with the address of its client.
 //!
 //! Read byte for byte up to its end and no further, since what follows is the client's. A header is not guessed at: with
 //! `network.proxy_protocol` every trusted proxy must send one, or its clients could.
@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 const V1_BYTES_MAX: usize = 107;
 /// Longest header of version 2 that is taken: addresses, and room for the fields of load balancers. It could have 64 KB.
 const V2_BYTES_MAX: usize = 4_096;
-/// What is there of every header of version 2; its last two bytes say how many follow.
+/// The fixed part of a header of version 2; its last two bytes are the length of the rest.
 const V2_HEAD_BYTES: usize = 16;
 /// What is read first: the signature of version 2, and less than the shortest header of version 1.
 const FIRST_BYTES: usize = v2::PROTOCOL_PREFIX.len();

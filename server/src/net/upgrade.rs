@@ -96,7 +96,7 @@ enum Fault {
 fn refuse(fault: Fault) -> Response<Body> {
     response(match fault {
         Fault::Malformed(words) => Answer::error(400, words),
-        Fault::Version => Answer::error(426, "only version 13 of the protocol is spoken here")
+        Fault::Version => Answer::error(426, "only WebSocket version 13 is supported")
             .with("sec-websocket-version", "13")
             .with("upgrade", "websocket"),
     })

@@ -1,5 +1,5 @@
-//! The bytes of keys. Keys compare as bytes in the order of what they stand for, and a match of keys is final: nobody
-//! checks it against the event.
+//! The encoding of keys. Keys compare as bytes in the order of what they encode, and a match of keys is final: it is not
+//! checked against the event.
 //!
 //! ```text
 //! posting     = head  rank_and_more:24
@@ -24,8 +24,8 @@
 //! ```
 //!
 //! All integers are big-endian; `created_at` is inverted so that newest comes first. No head is the beginning
-//! of another. `hash` is the first half of a SHA-256: two values that share it take 2^64 tries, and whoever
-//! finds them has confused two of their own events. Halves make keys short, which is most of a store's
+//! of another. `hash` is the first half of a SHA-256: finding a collision takes 2^64 tries, and whoever
+//! finds one has only confused two of their own events. Half hashes make keys short, and keys are most of a store's
 //! size and work, and an author's three kinds of postings stand side by side, so that one event touches fewer
 //! pages.
 

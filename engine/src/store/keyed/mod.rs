@@ -49,7 +49,7 @@ pub trait KeySource {
     /// The highest sequence number ever committed.
     fn last_seq(&self) -> Result<Seq, StoreError>;
 
-    /// Sizes; events without hidden ones.
+    /// Statistics; hidden events are not counted.
     fn stats(&self) -> Result<Stats, StoreError>;
 }
 
@@ -91,7 +91,7 @@ impl<S: KeySource> View<S, Overlay> {
         View { source, overlay: Overlay::default() }
     }
 
-    /// The source, and what it should become.
+    /// The source, and the changes to apply to it.
     pub fn into_parts(self) -> (S, Overlay) {
         (self.source, self.overlay)
     }

@@ -76,7 +76,7 @@ impl Tree {
     }
 }
 
-/// Deals `keys` out to the pages of `lower` that they fall into, until those are `pages_max`; what is left comes back.
+/// Assigns `keys` to the pages of `lower` whose range they fall into, up to `pages_max` pages; returns the remaining keys.
 fn stretches<'k>(keys: &'k [Key], lower: &[PageRef], pages_max: usize) -> (Vec<Stretch>, &'k [Key]) {
     let mut stretches: Vec<Stretch> = Vec::new();
     let (mut left, mut last_place, mut pages) = (keys, None, 0);

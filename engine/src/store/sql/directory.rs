@@ -146,7 +146,7 @@ fn overlapped<'a>(pages: &'a [PageRef], first: &Key, last: &Key) -> &'a [PageRef
     &pages[begin..begin + len]
 }
 
-/// How many of `pages`, in order, are about `pages_max` together with those of `lower` that they overlap. One at least.
+/// How many of `pages`, in order, together with the pages of `lower` that they overlap make about `pages_max`. At least one.
 fn reach<'a>(pages: impl Iterator<Item = &'a PageRef>, lower: &[PageRef], pages_max: usize) -> usize {
     let (mut taken, mut first, mut last) = (0, Key::EMPTY, Key::EMPTY);
     for page in pages {

@@ -15,7 +15,7 @@ use crate::store::backend::StoreError;
 const KEYS_PER_COMPACTION: usize = 1_024;
 /// Pages that are checked and rewritten after one write.
 const REWRITES: usize = 4;
-/// How many times larger than it should be the memtable may be before writes are refused, because flushing fails.
+/// Multiple of its flush size that the memtable may reach, while flushing fails, before writes are refused.
 const OVERDUE: usize = 8;
 
 impl Tables {

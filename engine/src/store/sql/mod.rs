@@ -14,7 +14,7 @@
 //! (described in `store::keyed`; id, all, kind, author, author and kind, each indexed tag; address and expiry where there are
 //! any) are kept in memory, the *memtable*, and derived from the events again when the backend is opened. Every thousand
 //! events or so the memtable is *flushed*: written as pages of 32 KB, a run of level 0. Eight such runs are *compacted* into
-//! level 1, and what a level has too much goes to the next, some pages at a time. A key stands for an event by its sequence
+//! level 1, and a level that is over its size moves pages to the next, some at a time. A key refers to an event by its sequence
 //! number and is in one place, so there is nothing to reconcile; of a removed event a bit remains, and its keys
 //! are left out when their pages are next compacted. Tombstones are keys too, that stand for no event and stay; until they
 //! are flushed, those of a write are a row, which is overwritten after the flush.
@@ -138,7 +138,7 @@ impl<C: SqlConn> SqlBackend<C> {
         Self::open_with(conn, SqlSizes::default())
     }
 
-    /// The same, with other sizes; those that do not work become the nearest that do.
+    /// Like [`Self::open`], with other sizes; invalid ones are clamped.
     ///
     /// # Errors
     /// Those of [`Self::open`].
