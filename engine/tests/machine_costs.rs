@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use relay_engine::relay::{Config, ConnId, Costliest, Peer, Relay, commit};
+use relay_engine::relay::{Config, ConnId, Peer, Relay, TopCosts, commit};
 use relay_engine::store::MemoryBackend;
 use relay_engine::testing::drained;
 use relay_engine::testing::signing::{Signed, event, key};
@@ -38,7 +38,7 @@ fn publish(relay: &mut Machine, conn: ConnId, event: &Signed) {
 }
 
 fn named(relay: &Machine) -> (Vec<ClientAddress>, Vec<PubKey>) {
-    let Costliest { addresses, authors } = Costliest::of_all([&relay.costliest(NOW)]);
+    let TopCosts { addresses, authors } = TopCosts::of_all([&relay.costliest(NOW)]);
     (addresses.iter().map(|(who, _)| *who).collect(), authors.iter().map(|(who, _)| *who).collect())
 }
 
@@ -74,7 +74,7 @@ fn work_counts_and_not_bytes() {
     let costs = relay.costliest(NOW).addresses;
     assert!(costs[0].1 > 32 * 1_500, "{costs:?}");
     // Some minutes later it is forgotten.
-    assert_eq!(relay.costliest(NOW.plus_millis(60 * 60_000)), Costliest::default());
+    assert_eq!(relay.costliest(NOW.plus_millis(60 * 60_000)), TopCosts::default());
 }
 
 /// Whoever forges events in another's name must not make it look like an abuser.

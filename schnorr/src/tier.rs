@@ -84,7 +84,7 @@ impl Tier {
     }
 
     /// Up to this number of claims of unknown authors libsecp256k1 is faster than the tier; see the README.
-    pub(crate) fn singly_max(self) -> usize {
+    pub(crate) fn fallback_max(self) -> usize {
         if !cfg!(feature = "libsecp256k1") {
             return 0;
         }

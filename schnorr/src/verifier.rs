@@ -35,7 +35,7 @@ pub struct Claim {
 pub struct Verifier {
     tier: Tier,
     /// libsecp256k1 verifies a batch's claims of unknown authors if there are at most so many.
-    singly_max: usize,
+    fallback_max: usize,
     /// Claims not yet spent on a comb ([`COMB_COST`]), carried over so that small batches get combs too; at most the cost of
     /// one.
     unspent: usize,
@@ -96,7 +96,7 @@ impl Verifier {
     /// first batch that needs them does.
     pub fn new() -> Self {
         let tier = Tier::best();
-        Verifier { singly_max: tier.singly_max(), ..Verifier::on(tier) }
+        Verifier { fallback_max: tier.fallback_max(), ..Verifier::on(tier) }
     }
 
     /// A verifier that uses only the given tier; `None` if the machine lacks its instructions.
@@ -109,7 +109,7 @@ impl Verifier {
     fn on(tier: Tier) -> Self {
         Verifier {
             tier,
-            singly_max: 0,
+            fallback_max: 0,
             unspent: 0,
             kernel: tier.kernel(),
             authors: None,
@@ -159,7 +159,7 @@ impl Verifier {
         assert_eq!(claims.len(), valid.len(), "a place for each verdict");
         valid.fill(false);
         let Some(kernel) = &mut self.kernel else {
-            return verify_singly(claims, valid);
+            return verify_with_libsecp256k1(claims, valid);
         };
         let kernel = &mut **kernel;
         self.places.clear();
@@ -184,7 +184,7 @@ impl Verifier {
         let mut unspent = self.unspent + self.tasks.len();
         // Before verification any claim may be invalid, so an author needs enough claims in this batch to pay for its comb.
         choose_combs(&mut self.batch, &mut unspent, |author| author.claims as usize >= COMB_COST);
-        choose_singles(&mut self.batch, self.singly_max);
+        choose_fallbacks(&mut self.batch, self.fallback_max);
         lift(&mut self.batch, kernel, |author| !author.is_single);
         make_combs(&mut self.batch, kernel);
 
@@ -193,7 +193,9 @@ impl Verifier {
             let author = &self.batch[*author as usize];
             let place = task.place as usize;
             match (&author.comb, author.point) {
-                _ if author.is_single => verify_singly(&claims[place..=place], &mut valid[place..=place]),
+                _ if author.is_single => {
+                    verify_with_libsecp256k1(&claims[place..=place], &mut valid[place..=place])
+                }
                 (Some(comb), _) => warm.push((*task, &**comb)),
                 (None, Some(point)) => cold.push((*task, point)),
                 // No point has this x-coordinate.
@@ -204,7 +206,7 @@ impl Verifier {
             valid[task.place as usize] = match outcome {
                 Outcome::Valid => true,
                 Outcome::Invalid => false,
-                Outcome::Unknown => holds_slowly(&claims[task.place as usize]),
+                Outcome::Unknown => is_valid_by_reference(&claims[task.place as usize]),
             }
         };
         for chunk in warm.chunks(CHUNK) {
@@ -219,7 +221,7 @@ impl Verifier {
                 self.batch[*author as usize].held += u32::from(valid[task.place as usize]);
             }
             if keeps_combs {
-                let earns = |author: &BatchAuthor| author.held > 0 && author.held_in_all() >= COMB_CLAIMS_MIN;
+                let earns = |author: &BatchAuthor| author.held > 0 && author.valid_total() >= COMB_CLAIMS_MIN;
                 choose_combs(&mut self.batch, &mut unspent, earns);
                 lift(&mut self.batch, kernel, |author| author.wants_comb);
                 make_combs(&mut self.batch, kernel);
@@ -267,7 +269,7 @@ impl BatchAuthor {
         }
     }
 
-    fn held_in_all(&self) -> u32 {
+    fn valid_total(&self) -> u32 {
         self.held_before.saturating_add(self.held)
     }
 }
@@ -295,11 +297,11 @@ fn choose_combs(batch: &mut [BatchAuthor], unspent: &mut usize, is_worth_one: im
 }
 
 /// Leaves claims of authors without a comb to libsecp256k1 if they are few.
-fn choose_singles(batch: &mut [BatchAuthor], singly_max: usize) {
+fn choose_fallbacks(batch: &mut [BatchAuthor], fallback_max: usize) {
     let is_cold = |author: &BatchAuthor| author.comb.is_none() && !author.wants_comb;
     let cold: usize =
         batch.iter().filter(|author| is_cold(author)).map(|author| author.claims as usize).sum();
-    if cold <= singly_max {
+    if cold <= fallback_max {
         for author in batch {
             author.is_single = is_cold(author);
         }
@@ -345,7 +347,7 @@ fn remember(batch: &[BatchAuthor], authors: &mut Authors, keeps_combs: bool) {
         }
     }
     for author in held() {
-        let held = author.held_in_all();
+        let held = author.valid_total();
         // A comb made for this batch is cached only if the author has enough valid claims and the cache has room for combs.
         let comb = author.comb.clone().filter(|_| keeps_combs && held >= COMB_CLAIMS_MIN);
         if author.place.is_none() || author.has_new_point || author.has_new_comb && comb.is_some() {
@@ -358,7 +360,7 @@ fn remember(batch: &[BatchAuthor], authors: &mut Authors, keeps_combs: bool) {
 const COMBS_AT_ONCE: usize = 8;
 
 /// Verifies a claim for which the fast formulas met a special case.
-fn holds_slowly(claim: &Claim) -> bool {
+fn is_valid_by_reference(claim: &Claim) -> bool {
     let (r, s) = halves(&claim.signature);
     let e = negated(&challenge::one(claim));
     let x = words_from_be(&claim.key);
@@ -368,16 +370,16 @@ fn holds_slowly(claim: &Claim) -> bool {
 }
 
 #[cfg(feature = "libsecp256k1")]
-fn verify_singly(claims: &[Claim], valid: &mut [bool]) {
+fn verify_with_libsecp256k1(claims: &[Claim], valid: &mut [bool]) {
     for (claim, valid) in claims.iter().zip(valid) {
         *valid = crate::libsecp256k1::holds(claim);
     }
 }
 
 #[cfg(not(feature = "libsecp256k1"))]
-fn verify_singly(claims: &[Claim], valid: &mut [bool]) {
+fn verify_with_libsecp256k1(claims: &[Claim], valid: &mut [bool]) {
     for (claim, valid) in claims.iter().zip(valid) {
-        *valid = parse(0, claim, &challenge::one(claim)).is_some() && holds_slowly(claim);
+        *valid = parse(0, claim, &challenge::one(claim)).is_some() && is_valid_by_reference(claim);
     }
 }
 
@@ -460,7 +462,7 @@ mod tests {
             // One whose first claim came alone, and was left to libsecp256k1, is lifted once.
             combs_made(&mut verifier, &[signed(1, 0)], true);
             combs_made(&mut verifier, &all(1..70, 1, signed), true);
-            let is_left = verifier.singly_max == usize::MAX;
+            let is_left = verifier.fallback_max == usize::MAX;
             assert!(is_left || knows(&verifier, 1), "{}", verifier.tier());
         }
     }

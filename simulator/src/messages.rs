@@ -23,7 +23,7 @@ pub(super) fn next_message(
                 Some(id) => {
                     Message { text: format!(r#"["CLOSE","{id}"]"#), meaning: Meaning::Close(id.clone()) }
                 }
-                None => junk(choices),
+                None => malformed_message(choices),
             }
         }
         15 => {
@@ -37,14 +37,14 @@ pub(super) fn next_message(
                 let meaning = Meaning::Auth(event.id, event.pubkey);
                 Message { text: format!(r#"["AUTH",{}]"#, String::from_utf8_lossy(event.json())), meaning }
             }
-            None => junk(choices),
+            None => malformed_message(choices),
         },
         18 => {
             let live = client.live();
             let id = live.get(choices.index(live.len().max(1))).cloned().unwrap_or_else(|| "j".to_owned());
             Message { text: format!(r#"["REQ","{id}",{{"search":1}}]"#), meaning: Meaning::BadReq(id) }
         }
-        _ => junk(choices),
+        _ => malformed_message(choices),
     }
 }
 
@@ -91,7 +91,7 @@ fn filters(pool: &Pool, choices: &mut Choices<'_>) -> (Vec<relay_engine::types::
     (filters, texts.join(","))
 }
 
-fn junk(choices: &mut Choices<'_>) -> Message {
+fn malformed_message(choices: &mut Choices<'_>) -> Message {
     let texts = [
         "",
         "[",

@@ -22,7 +22,7 @@ pub const AGE_SECONDS_MAX: Timestamp = 60;
 
 /// Largest number of used events remembered at a time. When that many are younger than their two minutes, new requests are
 /// refused.
-pub const SEEN_MAX: usize = 16_384;
+pub const USED_EVENTS_MAX: usize = 16_384;
 
 /// Padding is optional, because some clients leave it out.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -73,7 +73,7 @@ pub enum Refused {
     Author,
     /// The event has already authorised a request.
     Replayed,
-    /// [`SEEN_MAX`] events were used within two minutes, so no further one can be remembered.
+    /// [`USED_EVENTS_MAX`] events were used within two minutes, so no further one can be remembered.
     Busy,
 }
 
@@ -232,7 +232,7 @@ impl Seen {
     /// Marks an event as used. It is forgotten once it is too old to be accepted.
     ///
     /// # Errors
-    /// [`Refused::Replayed`] if it was used before, [`Refused::Busy`] if [`SEEN_MAX`] others are remembered.
+    /// [`Refused::Replayed`] if it was used before, [`Refused::Busy`] if [`USED_EVENTS_MAX`] others are remembered.
     pub fn take(&mut self, signed: &Signed, now: Timestamp) -> Result<(), Refused> {
         let oldest = now.saturating_sub(AGE_SECONDS_MAX);
         while self.0.first().is_some_and(|(created_at, _)| *created_at < oldest) {
@@ -242,7 +242,7 @@ impl Seen {
         if self.0.contains(&entry) {
             return Err(Refused::Replayed);
         }
-        if self.0.len() >= SEEN_MAX {
+        if self.0.len() >= USED_EVENTS_MAX {
             return Err(Refused::Busy);
         }
         self.0.insert(entry);
@@ -385,10 +385,10 @@ mod tests {
         for later in [0, 60, 120] {
             assert_eq!(seen.take(&signed(0, NOW + 60), NOW + later), Err(Refused::Replayed));
         }
-        for serial in 1..SEEN_MAX as u64 {
+        for serial in 1..USED_EVENTS_MAX as u64 {
             assert_eq!(seen.take(&signed(serial, NOW), NOW), Ok(()));
         }
-        let one_more = signed(SEEN_MAX as u64, NOW);
+        let one_more = signed(USED_EVENTS_MAX as u64, NOW);
         assert_eq!(seen.take(&one_more, NOW), Err(Refused::Busy));
         assert_eq!(seen.take(&one_more, NOW + 61), Ok(()), "the others are too old to be replayed");
         assert_eq!(seen.0.len(), 2);

@@ -33,7 +33,7 @@ impl RowCount {
 
 /// Rows by purpose.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct RowsFor {
+pub(super) struct RowsByPurpose {
     /// Ingesting events: checking for duplicates, finding what they replace, storing them.
     pub(super) events: RowCount,
     /// Answering REQ and COUNT.
@@ -45,7 +45,7 @@ pub(super) struct RowsFor {
 /// Counters of one object since it woke up.
 #[derive(Clone, Debug)]
 pub(super) struct Counters {
-    pub(super) rows: RowsFor,
+    pub(super) rows: RowsByPurpose,
     pub(super) turns: u64,
     pub(super) commits: u64,
     pub(super) commit_events: Histogram,
@@ -69,7 +69,7 @@ const SIZES: &[u64] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
 impl Default for Counters {
     fn default() -> Self {
         Counters {
-            rows: RowsFor::default(),
+            rows: RowsByPurpose::default(),
             turns: 0,
             commits: 0,
             commit_events: Histogram::new(SIZES),

@@ -23,7 +23,7 @@ mod unanswered;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use relay_engine::relay::{ConnId, Costliest, Live, Peer, PublishOutcome, Relay, Ticket};
+use relay_engine::relay::{ConnId, Live, Peer, PublishOutcome, Relay, Ticket, TopCosts};
 use relay_engine::store::sql::{SqlBackend, SqlConn, SqlOpenError};
 use relay_engine::store::{Backend, Reader, Seq, Stats};
 use relay_engine::types::{Event, Now};
@@ -93,7 +93,7 @@ pub enum Next {
 }
 
 /// Bytes of unanswered messages since the last turn above which a turn is taken at once: an object has 128 MB of memory.
-const GATHERED_BYTES_MAX: usize = 8 << 20;
+const UNANSWERED_BYTES_MAX: usize = 8 << 20;
 
 /// Longest Host header that is kept for checking the `relay` tag of AUTH (NIP-42), in bytes.
 const HOST_BYTES_MAX: usize = 255;
@@ -249,7 +249,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             return self.flush(now);
         }
         self.gathered_bytes += text.len();
-        if self.gathered_bytes > GATHERED_BYTES_MAX { self.turn(now) } else { self.flush(now) }
+        if self.gathered_bytes > UNANSWERED_BYTES_MAX { self.turn(now) } else { self.flush(now) }
     }
 
     /// Publishes an event that a key of the host's own has signed; see [`Relay::publish`].
@@ -322,7 +322,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             others.extend([(STORE_EVENTS, store.events), (STORE_BYTES, store.bytes)]);
         }
         let mut families = self.counters.families(self.relay.metrics(), others);
-        let Costliest { addresses, authors } = Costliest::of_all([&self.relay.costliest(now)]);
+        let TopCosts { addresses, authors } = TopCosts::of_all([&self.relay.costliest(now)]);
         let addresses = addresses.into_iter().map(|(address, cost)| (address.to_string(), cost));
         families.push(Family::by(ADDRESS_COST, "address", addresses));
         let authors = authors.into_iter().map(|(author, bytes)| (author.to_string(), bytes));

@@ -10,7 +10,7 @@ use relay_engine::types::Now;
 use super::{CountingConn, Host, Object};
 
 /// Output queued in sockets is not reported while all of it is less than this part of what may wait.
-const LITTLE_SHARE: usize = 8;
+const UNREPORTED_SHARE: usize = 8;
 
 /// What is queued for a slow reader.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +50,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     pub(super) fn update_backlog(&mut self, now: Now, id: ConnId) {
         let Some(conn) = self.conns.get(&id) else { return };
         let bytes = self.host.buffered_bytes(&conn.socket);
-        let little = self.output_bytes_max / LITTLE_SHARE / self.conns.len();
+        let little = self.output_bytes_max / UNREPORTED_SHARE / self.conns.len();
         let little = little.min(self.relay.outbox_bytes_pause() / 2);
         let bytes = if bytes > little { bytes } else { 0 };
         let Some(conn) = self.conns.get_mut(&id) else { return };

@@ -21,7 +21,7 @@ use super::checked::{CheckedFilters, Condition, Subject};
 use super::keys::Keys;
 use super::kinds::KindsCode;
 use super::name::Name;
-use super::postings::{Check, GROUPS_MAX, Group, Posts};
+use super::postings::{Check, GROUPS_MAX, Group, PostingIds};
 use super::{Index, SubSlot};
 use crate::types::{Filter, TagFilter, Timestamp};
 
@@ -73,7 +73,7 @@ impl Anchor {
 
 const AUTHOR_WEIGHT: usize = 4;
 /// Every replaceable event has the empty `d`: more events than many authors have.
-const UNWRITTEN_D_WEIGHT: usize = 1_024;
+const IMPLICIT_D_WEIGHT: usize = 1_024;
 
 fn tag_weight(tag: &TagFilter) -> usize {
     let each = match tag.letter {
@@ -81,7 +81,7 @@ fn tag_weight(tag: &TagFilter) -> usize {
         b't' | b'g' | b'r' | b'k' | b'K' | b'l' | b'L' => 64,
         _ => 1,
     };
-    let unwritten = if tag.matches_implicit_d() { UNWRITTEN_D_WEIGHT } else { 0 };
+    let unwritten = if tag.matches_implicit_d() { IMPLICIT_D_WEIGHT } else { 0 };
     each * tag.values.len() + unwritten
 }
 
@@ -188,7 +188,7 @@ impl Index {
         if groups.is_empty() {
             groups.reserve_exact(1);
         }
-        groups.push(Group { posts: Posts::one(post), kinds, check });
+        groups.push(Group { posts: PostingIds::one(post), kinds, check });
         self.group_bytes += groups.capacity() * size_of::<Group>();
         self.kind_sets.hold(kinds);
     }

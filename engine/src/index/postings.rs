@@ -25,21 +25,21 @@ pub(super) enum Check {
 /// Postings of one key with the same kinds and the same check.
 #[derive(Debug)]
 pub(super) struct Group {
-    pub(super) posts: Posts,
+    pub(super) posts: PostingIds,
     pub(super) kinds: KindsCode,
     pub(super) check: Check,
 }
 
 /// A list of ids, up to four without an allocation: most keys have no more.
 #[derive(Debug)]
-pub(super) struct Posts(SmallVec<[u32; 4]>);
+pub(super) struct PostingIds(SmallVec<[u32; 4]>);
 
 #[cfg(target_pointer_width = "64")]
 const _: () = assert!(size_of::<Group>() == 32, "the short lists fit where the long one's pointer is");
 
-impl Posts {
+impl PostingIds {
     pub(super) fn one(post: u32) -> Self {
-        Posts(smallvec![post])
+        PostingIds(smallvec![post])
     }
 
     #[inline]

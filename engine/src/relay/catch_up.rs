@@ -50,7 +50,12 @@ impl Walk {
     }
 
     /// Adds the subscriptions that are `behind`, while there are room and rows left.
-    fn take_up(&mut self, behind: &mut VecDeque<SubKey>, subscriptions: &Subscriptions, rows: &mut usize) {
+    fn add_subscriptions(
+        &mut self,
+        behind: &mut VecDeque<SubKey>,
+        subscriptions: &Subscriptions,
+        rows: &mut usize,
+    ) {
         while *rows > 0
             && let Some(&key) = behind.front()
         {
@@ -129,16 +134,16 @@ impl<B: Backend> Relay<B> {
         }
         let seed = self.subscriptions.index_seed();
         let mut walk = job.walk.take().unwrap_or_else(|| Walk::new(seed, job.hold.bytes));
-        walk.take_up(&mut session.behind, &self.subscriptions, rows);
-        let Some(after) = walk.covered(&self.subscriptions) else { return self.end_walk(conn) };
-        let walked = self.walk_on(now, conn, &mut walk, after, rows);
+        walk.add_subscriptions(&mut session.behind, &self.subscriptions, rows);
+        let Some(after) = walk.covered(&self.subscriptions) else { return self.finish_walk(conn) };
+        let walked = self.continue_walk(now, conn, &mut walk, after, rows);
         self.mark_ready(conn);
         self.mark_changed(conn);
         let walked = match walked {
             Ok(walked) => walked,
             Err(error) => {
                 walk.keys().for_each(|key| self.fail_subscription(key, &error));
-                return self.end_walk(conn);
+                return self.finish_walk(conn);
             }
         };
         for key in walk.keys() {
@@ -149,7 +154,7 @@ impl<B: Backend> Relay<B> {
         let is_slow =
             self.sessions.get(conn).is_some_and(|session| session.is_slow(self.unread, &self.config.limits));
         match walked.caught_up {
-            true => self.end_walk(conn),
+            true => self.finish_walk(conn),
             false => {
                 job.walk = Some(walk);
                 if is_slow { self.stall_replay(job) } else { Next::Again(Job::Replay(job)) }
@@ -158,7 +163,7 @@ impl<B: Backend> Relay<B> {
     }
 
     /// Continues the walk after `after`, and queues matches until the reader is slow.
-    fn walk_on(
+    fn continue_walk(
         &mut self,
         now: Now,
         conn: ConnId,
@@ -224,7 +229,7 @@ impl<B: Backend> Relay<B> {
     }
 
     /// All subscriptions of a walk are live or closed. Starts another walk for those that are still behind.
-    fn end_walk(&mut self, conn: ConnId) -> Next {
+    fn finish_walk(&mut self, conn: ConnId) -> Next {
         let Some(session) = self.sessions.get_mut(conn) else { return Next::Done };
         session.is_replaying = !session.behind.is_empty();
         if session.is_replaying { Next::Again(replay_of(conn)) } else { Next::Done }

@@ -18,10 +18,10 @@ const EVENT_COST: usize = 8;
 const KEY_BYTES: usize = 64;
 /// What the commits of a shard that are under way may cost together: one that is being made durable, and the next one.
 /// Small ones are not counted one by one, because a writer makes all that wait durable together.
-const UNDER_WAY_COST: usize = 2 * COMMIT_COST;
+const IN_FLIGHT_COST: usize = 2 * COMMIT_COST;
 
 /// Capacity, in changes, that the queue keeps when it is emptied, so that a usual batch allocates nothing.
-const WAITING_KEPT: usize = 256;
+const CAPACITY_KEPT: usize = 256;
 
 /// What storing an event costs, in keys.
 fn cost(bytes: usize, tags: usize) -> usize {
@@ -154,7 +154,7 @@ pub(super) struct Pending {
     /// What all of them cost.
     cost: usize,
     /// What the commits cost that the host has and has not answered.
-    under_way: usize,
+    in_flight: usize,
 }
 
 #[derive(Debug)]
@@ -185,18 +185,18 @@ impl Pending {
         if self.cost <= COMMIT_COST {
             self.waiting.drain(..).for_each(add);
         } else {
-            let mut chosen = choose(&self.waiting).into_iter();
+            let mut chosen = select_fairly(&self.waiting).into_iter();
             self.waiting.extract_if(.., |_| chosen.next() == Some(true)).for_each(&mut add);
         }
-        self.waiting.shrink_to(WAITING_KEPT);
+        self.waiting.shrink_to(CAPACITY_KEPT);
         self.cost -= commit.cost;
-        self.under_way += commit.cost;
+        self.in_flight += commit.cost;
         commit
     }
 }
 
 /// Which of the changes go into the next commit.
-fn choose(waiting: &[Change]) -> Vec<bool> {
+fn select_fairly(waiting: &[Change]) -> Vec<bool> {
     let mut before: BTreeMap<Origin, usize> = BTreeMap::new();
     let mut order: Vec<(usize, usize)> = waiting
         .iter()
@@ -225,7 +225,7 @@ impl<B: Backend> Relay<B> {
     /// many, shared fairly between client addresses. To be called until it returns `None`: a shard has at most two
     /// commits of that size under way, and the next one follows when [`Relay::handle_committed`] has been called for one of them.
     pub fn poll_commit(&mut self) -> Option<Commit> {
-        if self.pending.waiting.is_empty() || self.pending.under_way >= UNDER_WAY_COST {
+        if self.pending.waiting.is_empty() || self.pending.in_flight >= IN_FLIGHT_COST {
             return None;
         }
         Some(self.pending.take())
@@ -233,7 +233,7 @@ impl<B: Backend> Relay<B> {
 
     /// The reply to a commit of this shard.
     pub fn handle_committed(&mut self, now: Now, reply: CommitReply) {
-        self.pending.under_way -= reply.cost;
+        self.pending.in_flight -= reply.cost;
         debug_assert_eq!(reply.outcomes.len(), reply.places.len(), "an outcome for each change");
         for (place, outcome) in reply.places.into_iter().zip(reply.outcomes) {
             match &outcome {

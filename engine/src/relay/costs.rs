@@ -23,20 +23,20 @@ const BYTES_PER_ROW: u64 = 512;
 
 /// Those that cost the most lately, most first, each with what it cost at least.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Costliest {
+pub struct TopCosts {
     /// Client addresses, by the rows of work (about a microsecond each) that their messages and requests took.
     pub addresses: Vec<(ClientAddress, u64)>,
     /// Authors, by the bytes of their events with valid signatures.
     pub authors: Vec<(PubKey, u64)>,
 }
 
-impl Costliest {
+impl TopCosts {
     /// How many of each are reported to an operator.
-    pub const TOLD_MAX: usize = 10;
+    pub const REPORTED_MAX: usize = 10;
 
-    /// The costliest of several shards together: the first [`Costliest::TOLD_MAX`].
-    pub fn of_all<'a>(shards: impl IntoIterator<Item = &'a Costliest> + Clone) -> Self {
-        Costliest {
+    /// The costliest of several shards together: the first [`TopCosts::REPORTED_MAX`].
+    pub fn of_all<'a>(shards: impl IntoIterator<Item = &'a TopCosts> + Clone) -> Self {
+        TopCosts {
             addresses: summed(shards.clone().into_iter().flat_map(|shard| &shard.addresses)),
             authors: summed(shards.into_iter().flat_map(|shard| &shard.authors)),
         }
@@ -50,7 +50,7 @@ fn summed<'a, K: Ord + Copy + 'a>(counts: impl Iterator<Item = &'a (K, u64)>) ->
     }
     let mut sums: Vec<_> = sums.into_iter().collect();
     sums.sort_by_key(|(key, count)| (std::cmp::Reverse(*count), *key));
-    sums.truncate(Costliest::TOLD_MAX);
+    sums.truncate(TopCosts::REPORTED_MAX);
     sums
 }
 
@@ -157,8 +157,8 @@ fn minute(now: Now) -> u64 {
 
 impl<B: Backend> Relay<B> {
     /// Who costs the most lately, as far as it is known.
-    pub fn costliest(&self, now: Now) -> Costliest {
-        Costliest { addresses: self.costs.addresses.at_least(now), authors: self.costs.authors.at_least(now) }
+    pub fn costliest(&self, now: Now) -> TopCosts {
+        TopCosts { addresses: self.costs.addresses.at_least(now), authors: self.costs.authors.at_least(now) }
     }
 }
 
@@ -223,13 +223,13 @@ mod tests {
     #[test]
     fn shards_are_added_up() {
         let key = |n: u8| ClientAddress::V4([192, 0, 2, n]);
-        let shard = |counts: &[(u8, u64)]| Costliest {
+        let shard = |counts: &[(u8, u64)]| TopCosts {
             addresses: counts.iter().map(|(n, count)| (key(*n), *count)).collect(),
             authors: Vec::new(),
         };
         let many: Vec<(u8, u64)> = (10..40).map(|n| (n, 3)).collect();
-        let told = Costliest::of_all(&[shard(&[(1, 5), (2, 4)]), shard(&[(2, 4)]), shard(&many)]).addresses;
+        let told = TopCosts::of_all(&[shard(&[(1, 5), (2, 4)]), shard(&[(2, 4)]), shard(&many)]).addresses;
         assert_eq!(told[..3], [(key(2), 8), (key(1), 5), (key(10), 3)]);
-        assert_eq!(told.len(), Costliest::TOLD_MAX);
+        assert_eq!(told.len(), TopCosts::REPORTED_MAX);
     }
 }

@@ -52,7 +52,7 @@ use sha2::{Digest, Sha256};
 
 pub use commit::{Commit, CommitReply, Committed, Live, commit};
 pub use config::{Config, Peer};
-pub use costs::Costliest;
+pub use costs::TopCosts;
 pub use ids::{ConnId, StreamId, Ticket};
 pub use ingest::InFlight;
 pub use metrics::{Histogram, Metrics};

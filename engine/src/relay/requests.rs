@@ -11,7 +11,7 @@ use super::jobs::{CountJob, Job, ScanJob};
 use super::running::Hold;
 use super::snapshot::{Progress, SubSnapshot};
 use super::subscriptions::{Owner, State, SubKey};
-use super::values::{Cost, KeptFor, TooMany};
+use super::values::{Cost, Purpose, TooMany};
 use super::{Relay, words};
 use crate::policy::{Access, access};
 use crate::store::{Backend, Count, Scan, ScanLimits, Seq, cursor_bytes_max};
@@ -50,7 +50,7 @@ impl<B: Backend> Relay<B> {
         if open >= limits.subscriptions_max {
             return Err(words::too_many_subscriptions(open));
         }
-        self.admit_values(conn, KeptFor::Subscription, filters, ended)
+        self.admit_values(conn, Purpose::Subscription, filters, ended)
     }
 
     pub(super) fn handle_count(&mut self, now: Now, conn: ConnId, query: SubId, filters: Vec<Filter>) {
@@ -66,7 +66,7 @@ impl<B: Backend> Relay<B> {
         if self.sessions.get(conn).is_some_and(|session| session.counts >= COUNTS_MAX) {
             return Err(words::TOO_MANY_COUNTS.into());
         }
-        self.admit_values(conn, KeptFor::Count, filters, Cost::default())
+        self.admit_values(conn, Purpose::Count, filters, Cost::default())
     }
 
     /// Starts a COUNT that has been admitted.
@@ -77,7 +77,7 @@ impl<B: Backend> Relay<B> {
         };
         let Some(session) = self.sessions.get_mut(conn) else { return };
         session.counts += 1;
-        self.values.add(conn, KeptFor::Count, &filters, &self.config.limits);
+        self.values.add(conn, Purpose::Count, &filters, &self.config.limits);
         self.note_gauges();
         self.mark_changed(conn);
         let rows_max = self.config.limits.count_rows_max;
@@ -90,7 +90,7 @@ impl<B: Backend> Relay<B> {
     pub(super) fn end_count(&mut self, job: &CountJob) {
         let Some(session) = self.sessions.get_mut(job.conn) else { return };
         session.counts -= 1;
-        self.values.remove(job.conn, KeptFor::Count, job.count.filters(), &self.config.limits);
+        self.values.remove(job.conn, Purpose::Count, job.count.filters(), &self.config.limits);
         self.note_gauges();
         self.mark_changed(job.conn);
     }
@@ -127,7 +127,7 @@ impl<B: Backend> Relay<B> {
     fn admit_values(
         &self,
         conn: ConnId,
-        what: KeptFor,
+        what: Purpose,
         filters: &[Filter],
         replaced: Cost,
     ) -> Result<(), String> {
@@ -164,7 +164,7 @@ impl<B: Backend> Relay<B> {
         let owner = Owner::Client { conn, sub: sub.clone() };
         let key = self.subscriptions.insert(owner, Arc::clone(filters), state, covered);
         session.subs.insert(sub, key);
-        self.values.add(conn, KeptFor::Subscription, filters, &self.config.limits);
+        self.values.add(conn, Purpose::Subscription, filters, &self.config.limits);
         self.note_gauges();
         self.mark_changed(conn);
         Some(key)
@@ -209,7 +209,7 @@ impl<B: Backend> Relay<B> {
             // They hold its filters, and cursors for them.
             session.stalled.retain(|job| !job.is_for(key));
             session.behind.retain(|behind| *behind != key);
-            self.values.remove(conn, KeptFor::Subscription, &ended.filters, &self.config.limits);
+            self.values.remove(conn, Purpose::Subscription, &ended.filters, &self.config.limits);
         }
         self.note_gauges();
         self.mark_changed(conn);

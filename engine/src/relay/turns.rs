@@ -299,15 +299,15 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
             Some(own) if class == Class::First => own.push(conn, job),
             _ => self.round(class).push(address, conn, job),
         }
-        self.hold_or_let_go(address);
+        self.hold_or_release(address);
     }
 
     /// Holds an address's first steps, or lets them join the queue. Not while it has its turn: it keeps its place until then.
-    fn hold_or_let_go(&mut self, address: A) {
+    fn hold_or_release(&mut self, address: A) {
         if self.in_turn == Some(address) || !(self.is_bounded)(&address) {
             return;
         }
-        if !self.has_enough(address) {
+        if !self.is_at_limit(address) {
             if let Some(own) = self.held.remove(&address) {
                 self.first.insert(address, own);
             }
@@ -328,8 +328,8 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
 
     fn take_next(&mut self, may: impl Fn(A, &J) -> May) -> Option<(Turn<A, C>, J)> {
         let Turns { wide, further, further_max, is_bounded, .. } = self;
-        let has_enough = |address| is_bounded(&address) && further.len_of(address) >= *further_max;
-        let wide = wide.find(|address, job| match has_enough(address) {
+        let is_at_limit = |address| is_bounded(&address) && further.len_of(address) >= *further_max;
+        let wide = wide.find(|address, job| match is_at_limit(address) {
             true => May::LetOthers,
             false => may(address, job),
         });
@@ -358,7 +358,7 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
         let address = turn.address;
         self.round(turn.class).charge(turn, cost);
         self.in_turn = None;
-        self.hold_or_let_go(address);
+        self.hold_or_release(address);
     }
 
     /// Drops the jobs of a connection that is gone.
@@ -372,7 +372,7 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
                 self.held.remove(&address);
             }
         }
-        self.hold_or_let_go(address);
+        self.hold_or_release(address);
     }
 
     /// The jobs of a connection, those that have taken a step before those that have not.
@@ -386,7 +386,7 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
     }
 
     /// Whether an address has as many jobs with further steps as it may have.
-    fn has_enough(&self, address: A) -> bool {
+    fn is_at_limit(&self, address: A) -> bool {
         (self.is_bounded)(&address) && self.further.len_of(address) >= self.further_max
     }
 

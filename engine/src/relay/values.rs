@@ -41,7 +41,7 @@ const TEXT_BYTES: usize = 32;
 
 /// What a filter is kept for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum KeptFor {
+pub(super) enum Purpose {
     /// A subscription, until it ends.
     Subscription,
     /// A COUNT, until it is answered.
@@ -58,7 +58,7 @@ pub(super) struct Cost {
 }
 
 impl Cost {
-    fn of(filters: &[Filter], what: KeptFor, limits: &Limits) -> Self {
+    fn of(filters: &[Filter], what: Purpose, limits: &Limits) -> Self {
         // The filter itself counts too.
         let values = filters.iter().map(|filter| 1 + kept(filter) + candidate(filter, what, limits)).sum();
         Cost { values, bytes: REQUEST_BYTES + filters.iter().map(bytes).sum::<usize>() }
@@ -95,10 +95,10 @@ struct Held {
 }
 
 impl Held {
-    fn of(&mut self, what: KeptFor) -> &mut Cost {
+    fn of(&mut self, what: Purpose) -> &mut Cost {
         match what {
-            KeptFor::Subscription => &mut self.subscriptions,
-            KeptFor::Count => &mut self.counts,
+            Purpose::Subscription => &mut self.subscriptions,
+            Purpose::Count => &mut self.counts,
         }
     }
 }
@@ -135,8 +135,8 @@ fn kept(filter: &Filter) -> usize {
 }
 
 /// What a filter costs the events that are compared with it.
-fn candidate(filter: &Filter, what: KeptFor, limits: &Limits) -> usize {
-    if what == KeptFor::Count || filter.is_empty() {
+fn candidate(filter: &Filter, what: Purpose, limits: &Limits) -> usize {
+    if what == Purpose::Count || filter.is_empty() {
         return 0;
     }
     match Breadth::of(filter) {
@@ -157,14 +157,14 @@ impl FilterValues {
         self.all
     }
 
-    pub(super) fn add(&mut self, conn: ConnId, what: KeptFor, filters: &[Filter], limits: &Limits) {
+    pub(super) fn add(&mut self, conn: ConnId, what: Purpose, filters: &[Filter], limits: &Limits) {
         let cost = Cost::of(filters, what, limits);
         let held = self.by_conn.entry(conn).or_default().of(what);
         *held = *held + cost;
         self.all = self.all + cost;
     }
 
-    pub(super) fn remove(&mut self, conn: ConnId, what: KeptFor, filters: &[Filter], limits: &Limits) {
+    pub(super) fn remove(&mut self, conn: ConnId, what: Purpose, filters: &[Filter], limits: &Limits) {
         let Some(held) = self.by_conn.get_mut(&conn) else { return };
         let cost = Cost::of(filters, what, limits);
         *held.of(what) = *held.of(what) - cost;
@@ -182,14 +182,14 @@ impl FilterValues {
     pub(super) fn admit(
         &self,
         conn: ConnId,
-        what: KeptFor,
+        what: Purpose,
         filters: &[Filter],
         replaced: Cost,
         limits: &Limits,
     ) -> Result<(), TooMany> {
         let Held { subscriptions, counts } = self.by_conn.get(&conn).copied().unwrap_or_default();
         let new = Cost::of(filters, what, limits);
-        if what == KeptFor::Subscription && subscriptions.values + new.values > limits.connection_values_max {
+        if what == Purpose::Subscription && subscriptions.values + new.values > limits.connection_values_max {
             return Err(TooMany::ForConnection);
         }
         let free = |all_max: usize, all: usize, own: usize, small: usize| {

@@ -124,7 +124,12 @@ impl LmdbBackend {
             // The database of an earlier version lacks only what can be done without.
             Err(error) => match open_databases(&env) {
                 Ok(Some(databases)) => databases,
-                _ => return Err(OpenError::store(path, sort_by_room(&path.join("space.probe"), error))),
+                _ => {
+                    return Err(OpenError::store(
+                        path,
+                        classify_write_error(&path.join("space.probe"), error),
+                    ));
+                }
             },
         };
         Ok(Self::new(env, databases, options, Reserve::open(path, options.reserve_bytes)))
@@ -243,7 +248,7 @@ impl LmdbBackend {
         }
         let txn = self.env.write_txn().map_err(store_error)?;
         if reserved > 0 {
-            self.refuse_reserved(&txn, reserved)?;
+            self.check_reserve(&txn, reserved)?;
         }
         let mut writer = View::writer(Snapshot::new(self, txn));
         let done = work(&mut writer)?;
@@ -254,14 +259,14 @@ impl LmdbBackend {
             let mut txn = snapshot.into_txn();
             self.apply(&mut txn, &overlay, &hidden_rows, last_seq).map_err(store_error)?;
             let probe = self.env.path().join("space.probe");
-            txn.commit().map_err(|error| sort_by_room(&probe, error))?;
+            txn.commit().map_err(|error| classify_write_error(&probe, error))?;
         }
         Ok(done)
     }
 
     /// Refuses a write if fewer than `reserved` bytes of the map are free, neither beyond the last page nor among pages that
     /// were freed; or if the file's free pages are all that is left of the reserve.
-    fn refuse_reserved(&self, txn: &RwTxn<'_>, reserved: usize) -> Result<(), StoreError> {
+    fn check_reserve(&self, txn: &RwTxn<'_>, reserved: usize) -> Result<(), StoreError> {
         let missing = self.reserve.missing();
         let info = self.env.info();
         let page_bytes = self.env.unnamed_database_stat().page_size as usize;
@@ -328,7 +333,7 @@ pub fn make_folder(path: &Path) -> Result<(), OpenError> {
 /// Finds out whether a failed write means that the disk is full. A disk that becomes full accepts only a part of a
 /// write, and LMDB reports a short write as an input/output error. `probe` is the path of a file that may be created
 /// for the test.
-fn sort_by_room(probe: &Path, error: heed::Error) -> StoreError {
+fn classify_write_error(probe: &Path, error: heed::Error) -> StoreError {
     let sorted = store_error(error);
     if !matches!(sorted, StoreError::Failed(_)) {
         return sorted;

@@ -40,7 +40,7 @@ pub(super) fn environment(path: &Path, options: &LmdbOptions) -> Result<Env<With
     refuse_second(path)?;
     allocate_lock(path).map_err(|error| OpenError::io(path, error))?;
     let env = map_halving(path, options, Access::Write)?;
-    lengthen(&env, path)?;
+    extend_to_last_page(&env, path)?;
     Ok(env)
 }
 
@@ -100,7 +100,7 @@ fn allocate(file: &File, bytes: u64) -> io::Result<()> {
 }
 
 /// The same, and the file is at least that long afterwards.
-pub(super) fn allocate_grown(file: &File, bytes: u64) -> io::Result<()> {
+pub(super) fn allocate_and_extend(file: &File, bytes: u64) -> io::Result<()> {
     allocate_blocks(file, bytes, false)
 }
 
@@ -187,7 +187,7 @@ fn missing_bytes(env: &Env<WithoutTls>) -> heed::Result<u64> {
 
 /// Extends `data.mdb` so that it holds its last page. It is too short if the last pages were allocated and freed in one
 /// write, or if a copy of the file was truncated.
-fn lengthen(env: &Env<WithoutTls>, path: &Path) -> Result<(), OpenError> {
+fn extend_to_last_page(env: &Env<WithoutTls>, path: &Path) -> Result<(), OpenError> {
     let lmdb = |error| OpenError::lmdb(path, error);
     if missing_bytes(env).map_err(lmdb)? == 0 {
         return Ok(());

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::open::allocate_grown;
+use super::open::allocate_and_extend;
 
 /// Below this a reserve is of no use.
 const BYTES_MIN: u64 = 1 << 16;
@@ -82,7 +82,7 @@ impl Reserve {
         if let Ok(file) = self.create() {
             let mut more = self.bytes;
             while held < self.bytes && more >= BYTES_MIN {
-                match allocate_grown(&file, (held + more).min(self.bytes)) {
+                match allocate_and_extend(&file, (held + more).min(self.bytes)) {
                     Ok(()) => held = (held + more).min(self.bytes),
                     Err(_) => more /= 2,
                 }

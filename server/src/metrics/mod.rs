@@ -2,7 +2,7 @@
 
 mod render;
 
-use relay_engine::relay::{Costliest, Histogram, Metrics};
+use relay_engine::relay::{Histogram, Metrics, TopCosts};
 use relay_engine::store::{Stats, StoreError};
 
 pub(crate) use render::render;
@@ -85,7 +85,7 @@ impl Default for WriterMetrics {
 pub(crate) struct ShardSnapshot {
     pub(crate) shard: usize,
     pub(crate) relay: Metrics,
-    pub(crate) costliest: Costliest,
+    pub(crate) costliest: TopCosts,
     pub(crate) host: HostMetrics,
     /// Sockets, those that speak plain HTTP included.
     pub(crate) sockets: u64,

@@ -13,7 +13,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
-use relay_engine::relay::{Costliest, Histogram, Metrics};
+use relay_engine::relay::{Histogram, Metrics, TopCosts};
 use relay_site::metrics::{self as names, Metric, MetricKind};
 
 use super::{ShardSnapshot, Snapshot};
@@ -147,8 +147,8 @@ impl Snapshot {
         if !self.names_costliest {
             return Ok(());
         }
-        let Costliest { addresses, authors } =
-            Costliest::of_all(self.shards.iter().map(|shard| &shard.costliest));
+        let TopCosts { addresses, authors } =
+            TopCosts::of_all(self.shards.iter().map(|shard| &shard.costliest));
         let by = |label, name: String, cost: u64| (vec![(label, name)], cost);
         let addresses = addresses.into_iter().map(|(address, cost)| by("address", address.to_string(), cost));
         out.metric(names::ADDRESS_COST, addresses.collect())?;
@@ -281,7 +281,7 @@ mod tests {
             relay.events_by_kind.insert(1, 3);
             relay.req_to_eose_us.record(4_000);
             relay.req_to_eose_us.record(9_000_000);
-            let costliest = Costliest {
+            let costliest = TopCosts {
                 addresses: vec![("2001:db8::1".parse::<IpAddr>().unwrap().into(), 20)],
                 authors: vec![(PubKey([7; 32]), 300)],
             };

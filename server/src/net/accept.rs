@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 
 use super::addresses::TooMany;
 use super::descriptors::{Spare, is_of_one_connection, ran_out};
-use super::response::unasked;
+use super::response::raw_response;
 use crate::host::{Host, Inbound, Socket};
 use crate::log_throttle::LogThrottle;
 
@@ -62,8 +62,8 @@ impl Acceptor {
     fn new() -> Self {
         let no_room = Answer::error(503, "no room for another connection").with("retry-after", "30");
         Acceptor {
-            no_room: unasked(&no_room),
-            too_many: unasked(&TooMany::answer()),
+            no_room: raw_response(&no_room),
+            too_many: raw_response(&TooMany::answer()),
             no_files: LogThrottle::default(),
             full: LogThrottle::default(),
             full_address: LogThrottle::default(),
@@ -77,7 +77,7 @@ impl Acceptor {
         let accepted = tokio::time::timeout(PAUSE, listener.accept()).await;
         let Ok(Ok((stream, _))) = accepted else { return false };
         host.sockets_refused.fetch_add(1, Ordering::Relaxed);
-        if let Err(error) = stream.into_std().and_then(|stream| turn_away(stream, &self.no_room)) {
+        if let Err(error) = stream.into_std().and_then(|stream| reject(stream, &self.no_room)) {
             tracing::debug!(%error, "could not send the refusal to a client");
         }
         true
@@ -96,7 +96,7 @@ impl Acceptor {
                         "too many connections from one address; if it is your proxy, name it in network.trusted_proxies"
                     );
                 }
-                return turn_away(stream, &self.too_many);
+                return reject(stream, &self.too_many);
             }
         };
         let Some(inbox) = host.seat() else {
@@ -104,7 +104,7 @@ impl Acceptor {
             if let Some(times) = self.full.happened(Instant::now()) {
                 tracing::warn!(address = %peer, times, "no room for another connection");
             }
-            return turn_away(stream, &self.no_room);
+            return reject(stream, &self.no_room);
         };
         inbox.push(Inbound::Socket(Socket { stream, peer, counted }));
         Ok(())
@@ -112,7 +112,7 @@ impl Acceptor {
 }
 
 /// Sends a client the reason of its refusal, as much as its socket accepts without blocking, and closes.
-fn turn_away(mut stream: TcpStream, words: &[u8]) -> io::Result<()> {
+fn reject(mut stream: TcpStream, words: &[u8]) -> io::Result<()> {
     // An empty send buffer has room for this little response.
     stream.write_all(words)?;
     stream.shutdown(Shutdown::Write)?;

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use super::addresses::{Counted, TooMany};
 use super::deadline::{self, Deadline};
 use super::proxy_protocol::{self, Fault};
-use super::response::{Body, HeaderLines, add_headers, response, unasked};
+use super::response::{Body, HeaderLines, add_headers, raw_response, response};
 use super::{api, operator, upgrade};
 use crate::host::Host;
 use crate::shard::Seat;
@@ -35,7 +35,7 @@ pub(crate) async fn serve<B: Backend + 'static>(mut seat: Seat<B>, mut stream: T
                 seat.count(counted);
             }
             Err(None) => return,
-            Err(Some(answer)) => return turn_away(stream, &answer).await,
+            Err(Some(answer)) => return reject(stream, &answer).await,
         }
     }
     let seat = Rc::new(seat);
@@ -81,8 +81,8 @@ async fn on_behalf_of(
 }
 
 /// Answers a client whose request nobody wants, as far as its socket takes that at once.
-async fn turn_away(mut stream: TcpStream, answer: &Answer) {
-    let _ = stream.try_write(&unasked(answer));
+async fn reject(mut stream: TcpStream, answer: &Answer) {
+    let _ = stream.try_write(&raw_response(answer));
     let _ = stream.shutdown().await;
     // Closing a socket with unread input resets it, which may discard the response; so the request is read first.
     let mut request = [0; 4096];

@@ -29,7 +29,7 @@ pub(super) fn response(answer: Answer) -> Response<Body> {
 }
 
 /// A response as bytes, after which the connection closes: for a socket whose request is not read.
-pub(super) fn unasked(answer: &Answer) -> Vec<u8> {
+pub(super) fn raw_response(answer: &Answer) -> Vec<u8> {
     let reason = StatusCode::from_u16(answer.status).ok().and_then(|status| status.canonical_reason());
     let mut bytes = format!("HTTP/1.1 {} {}\r\n", answer.status, reason.unwrap_or_default());
     for (name, value) in &answer.headers {

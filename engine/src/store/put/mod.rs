@@ -74,7 +74,7 @@ pub fn commit<B: Backend>(backend: &B, now: Timestamp, ops: &[Op]) -> Result<Vec
         return Ok(Vec::new());
     }
     let mut removal = Removal::new(backend);
-    let outcomes = backend.write(|writer| carry_out(writer, &mut removal, now, ops, false))?;
+    let outcomes = backend.write(|writer| execute(writer, &mut removal, now, ops, false))?;
     Ok(outcomes.into_iter().flatten().collect())
 }
 
@@ -91,7 +91,7 @@ pub fn commit_removals<B: Backend>(
     let removals: Vec<Op> = ops.iter().filter(|op| removes(op)).cloned().collect();
     let mut done = Vec::with_capacity(removals.len());
     if !removals.is_empty() {
-        remove_from_reserve(backend, now, &removals, Removal::for_room(backend), &mut done);
+        remove_from_reserve(backend, now, &removals, Removal::on_full_disk(backend), &mut done);
     }
     let mut done = done.into_iter();
     let refused = || Err(full.clone());
@@ -111,7 +111,7 @@ fn remove_from_reserve<B: Backend>(
     mut removal: Removal,
     done: &mut Vec<Result<Option<Outcome>, StoreError>>,
 ) {
-    match backend.write_from_reserve(|writer| carry_out(writer, &mut removal, now, ops, true)) {
+    match backend.write_from_reserve(|writer| execute(writer, &mut removal, now, ops, true)) {
         Ok(outcomes) => done.extend(outcomes.into_iter().map(Ok)),
         Err(StoreError::Full(_)) if !removal.is_least() => {
             remove_from_reserve(backend, now, ops, Removal::least(backend), done);
@@ -127,7 +127,7 @@ fn remove_from_reserve<B: Backend>(
 }
 
 /// Carries out `ops`. `None` is for one that would be stored and does not make room, where it must.
-fn carry_out<W: Writer>(
+fn execute<W: Writer>(
     writer: &mut W,
     removal: &mut Removal,
     now: Timestamp,

@@ -13,7 +13,7 @@ use crate::types::{Event, EventId, Kind, Timestamp, is_removal_request};
 const KEY_BYTES_MIN: usize = 9;
 /// On a full disk: the factor by which a commit removes more keys at once, and a step fewer, because it has to
 /// fit what is in reserve.
-const KEYS_FACTOR: usize = 16;
+const FULL_DISK_FACTOR: usize = 16;
 /// Postings that a retention sweep reads at once.
 const SWEEP_PAGE: usize = 256;
 
@@ -45,9 +45,9 @@ impl Removal {
     }
 
     /// What a commit removes at once when there is no room: more, since that makes room.
-    pub(super) fn for_room(backend: &impl Backend) -> Self {
+    pub(super) fn on_full_disk(backend: &impl Backend) -> Self {
         let removal = Removal::new(backend);
-        Removal { keys_left: removal.keys_max.saturating_mul(KEYS_FACTOR), ..removal }
+        Removal { keys_left: removal.keys_max.saturating_mul(FULL_DISK_FACTOR), ..removal }
     }
 
     /// Removes nothing at once, which takes hardly any room. A backend without a bound can't hide, and removes.
@@ -256,7 +256,7 @@ fn change<B: Backend, T>(
     let step = Step::new(backend);
     match backend.write(|writer| work(writer, step)) {
         Err(StoreError::Full(_)) => {
-            let small = Step { keys_max: step.keys_max / KEYS_FACTOR, ..step };
+            let small = Step { keys_max: step.keys_max / FULL_DISK_FACTOR, ..step };
             backend.write_from_reserve(|writer| work(writer, small))
         }
         done => done,

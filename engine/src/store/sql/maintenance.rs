@@ -16,7 +16,7 @@ const KEYS_PER_COMPACTION: usize = 1_024;
 /// Pages that are checked and rewritten after one write.
 const REWRITES: usize = 4;
 /// Multiple of its flush size that the memtable may reach, while flushing fails, before writes are refused.
-const OVERDUE: usize = 8;
+const FLUSH_OVERDUE_FACTOR: usize = 8;
 
 impl Tables {
     /// After a write of `keys_written` keys: does what is due, but no more than that write's share of it.
@@ -53,7 +53,7 @@ impl Tables {
         conn: &C,
         sizes: &SqlSizes,
     ) -> Result<(), StoreError> {
-        if self.memtable.is_full(sizes, OVERDUE) { self.flush(conn, sizes) } else { Ok(()) }
+        if self.memtable.is_full(sizes, FLUSH_OVERDUE_FACTOR) { self.flush(conn, sizes) } else { Ok(()) }
     }
 
     /// Moves all keys of the memtable to a new run of level 0.
