@@ -125,3 +125,19 @@ fn who_has_few_events_in_flight_is_read() {
     assert_eq!(relay.poll_input_resumed(), Some(flooding));
     assert_eq!(accepted(&mut relay, flooding), 512);
 }
+
+/// An event of many tags came after all that cost less, and waited as long as enough addresses sent such.
+#[test]
+fn the_oldest_event_is_in_the_next_commit() {
+    let mut relay = new_relay(Limits::default());
+    let honest = connect(&mut relay, HONEST);
+    send(&mut relay, honest, 0, 2_400);
+    for host in 10..30 {
+        let conn = connect(&mut relay, ClientAddress::V4([192, 0, 2, host]));
+        (0..2).for_each(|serial| send(&mut relay, conn, 1_000 * u64::from(host) + serial, 1_000));
+    }
+    verify(&mut relay);
+    let first = relay.poll_commit().expect("a commit");
+    carry_out(&mut relay, first);
+    assert_eq!(accepted(&mut relay, honest), 1);
+}

@@ -195,7 +195,8 @@ impl Pending {
     }
 }
 
-/// Which of the changes go into the next commit.
+/// Which of the changes go into the next commit: the oldest, so that none waits for ever, then by what those of its origin cost
+/// up to it.
 fn select_fairly(waiting: &[Change]) -> Vec<bool> {
     let mut before: BTreeMap<Origin, usize> = BTreeMap::new();
     let mut order: Vec<(usize, usize)> = waiting
@@ -207,6 +208,9 @@ fn select_fairly(waiting: &[Change]) -> Vec<bool> {
             (*own, place)
         })
         .collect();
+    if let Some(oldest) = order.first_mut() {
+        oldest.0 = 0;
+    }
     order.sort_unstable();
     let mut chosen = vec![false; waiting.len()];
     let mut cost = 0;
