@@ -9,6 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use rustix::fs::statvfs;
+
 use super::open::allocate_and_extend;
 
 /// Below this a reserve is of no use.
@@ -20,32 +22,26 @@ pub(super) struct Reserve {
     bytes: u64,
     /// Bytes that the file has.
     held: AtomicU64,
-    /// Bytes that it had at most since it was opened.
-    held_max: AtomicU64,
 }
 
 impl Reserve {
-    /// A reserve of `bytes` bytes in `folder`, as far as the disk has them; 0 keeps none.
+    /// A reserve of `bytes` bytes in `folder`, or of half of what the disk has free if that is less; 0 keeps none.
     pub(super) fn open(folder: &Path, bytes: u64) -> Self {
-        let reserve = Reserve {
-            file: folder.join("reserve"),
-            bytes,
-            held: AtomicU64::new(0),
-            held_max: AtomicU64::new(0),
-        };
+        let file = folder.join("reserve");
+        let kept = file.metadata().map_or(0, |found| found.len());
+        let free = statvfs(folder).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        let bytes = bytes.min(kept.max(free.saturating_add(kept) / 2));
+        let mut reserve = Reserve { file, bytes, held: AtomicU64::new(0) };
         reserve.shrink();
         reserve.fill();
+        // Where it can't be made, nothing is missing of it.
+        reserve.bytes = *reserve.held.get_mut();
         reserve
     }
 
     /// No reserve, for a database that is only read.
     pub(super) fn none(folder: &Path) -> Self {
-        Reserve {
-            file: folder.join("reserve"),
-            bytes: 0,
-            held: AtomicU64::new(0),
-            held_max: AtomicU64::new(0),
-        }
+        Reserve { file: folder.join("reserve"), bytes: 0, held: AtomicU64::new(0) }
     }
 
     /// Bytes of the map that only removals may use.
@@ -58,8 +54,7 @@ impl Reserve {
         if self.held.load(Ordering::Relaxed) < self.bytes {
             self.fill();
         }
-        let missing = self.held_max.load(Ordering::Relaxed) - self.held.load(Ordering::Relaxed);
-        usize::try_from(missing).unwrap_or(usize::MAX)
+        usize::try_from(self.bytes - self.held.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
     }
 
     /// Runs `write` with the room of the file.
@@ -89,7 +84,6 @@ impl Reserve {
             }
         }
         self.held.store(held, Ordering::Relaxed);
-        self.held_max.fetch_max(held, Ordering::Relaxed);
     }
 
     /// Gives back what an earlier configuration wanted more.
