@@ -30,7 +30,6 @@
 mod bloom;
 mod cache;
 mod compaction;
-mod conn;
 mod directory;
 mod event_table;
 mod hidden;
@@ -52,7 +51,7 @@ mod tree;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 
-pub use conn::{SqlConn, SqlValue};
+pub use crate::sql::{SqlConn, SqlValue};
 pub use event_table::EVENT_BYTES_MAX;
 use queries::integers;
 use reader::SqlSource;

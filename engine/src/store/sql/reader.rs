@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 
-use super::conn::SqlConn;
 use super::lines;
 use super::range::KeyRange;
 use super::tables::Tables;
+use crate::sql::SqlConn;
 use crate::store::backend::{Seq, Stats, StoreError};
 use crate::store::keyed::{KeySource, read_until, tombstone_key};
 use crate::types::Timestamp;

@@ -1,12 +1,12 @@
 //! All tables together, each with what is kept of it in memory: how a write goes through them.
 
-use super::conn::SqlConn;
 use super::event_table::{EventChanges, EventTable};
 use super::hidden::{ChangedRows, HiddenTable};
 use super::memtable::{Memtable, NewTombstones};
 use super::removed::ChangedBits;
 use super::sizes::SqlSizes;
 use super::tree::Tree;
+use crate::sql::SqlConn;
 use crate::store::backend::{Seq, StoreError};
 use crate::store::keyed::Overlay;
 use crate::store::terms::TermClasses;
