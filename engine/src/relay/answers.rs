@@ -10,7 +10,7 @@ use super::outbox::Outbox;
 use super::session::Session;
 use super::subscriptions::{Owner, Place, State, SubKey};
 use super::unread::Unread;
-use super::{Relay, words};
+use super::{Relay, messages};
 use crate::policy::{may_hide, may_see};
 use crate::store::{Backend, Completeness, CountStep, Everyone, Step, StoreError, Take, Viewer, replay};
 use crate::types::{CanonicalEvent, Event, Filter, Kind, Limits, Now, PubKey, SubId};
@@ -181,7 +181,7 @@ impl<B: Backend> Relay<B> {
             }
             Err(error) => {
                 self.end_count(&job);
-                self.send_closed(job.conn, &job.query, &words::store(&error));
+                self.send_closed(job.conn, &job.query, &messages::store(&error));
             }
         }
         Next::Done
@@ -219,24 +219,24 @@ impl<B: Backend> Relay<B> {
 
     /// Refuses a request for ids of which all that is stored is guarded: who knows an id may know that it is here.
     fn refuse_withheld(&mut self, conn: ConnId, id: &SubId) {
-        let words = match self.sessions.get(conn) {
+        let message = match self.sessions.get(conn) {
             Some(session) if session.auth.keys().is_empty() => {
                 self.send_challenge(conn);
-                words::PARTIES_ONLY
+                messages::PARTIES_ONLY
             }
-            _ => words::NOT_A_PARTY,
+            _ => messages::NOT_A_PARTY,
         };
-        self.send_closed(conn, id, words);
+        self.send_closed(conn, id, message);
     }
 
-    /// The store failed a subscription: it ends in words.
+    /// The store failed a subscription: it ends with a CLOSED.
     pub(super) fn fail_subscription(&mut self, key: SubKey, error: &StoreError) {
         let Some(Owner::Client { conn, sub }) = self.subscriptions.get(key).map(|own| &own.owner) else {
             return;
         };
         let (conn, sub) = (*conn, sub.clone());
         self.end_subscription(conn, &sub);
-        self.send_closed(conn, &sub, &words::store(error));
+        self.send_closed(conn, &sub, &messages::store(error));
     }
 }
 

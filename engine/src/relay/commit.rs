@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::ingest::InFlight;
 use super::jobs::Origin;
 use super::publish::PublishOutcome;
-use super::{Relay, words};
+use super::{Relay, messages};
 use crate::store::{self, Backend, Op, Outcome, Refusal, Seq, StoreError};
 use crate::types::{Event, Now};
 
@@ -247,7 +247,7 @@ impl<B: Backend> Relay<B> {
             }
             let outcome = match outcome {
                 Ok(outcome) => publish_outcome(&outcome),
-                Err(error) => PublishOutcome::Failed(words::store(&error)),
+                Err(error) => PublishOutcome::Failed(messages::store(&error)),
             };
             self.finish(now, place, outcome);
         }
@@ -261,6 +261,6 @@ fn publish_outcome(outcome: &Outcome) -> PublishOutcome {
         Outcome::Stored(seq) => PublishOutcome::Stored(*seq),
         Outcome::Duplicate => PublishOutcome::Duplicate,
         Outcome::Refused(Refusal::Superseded) => PublishOutcome::Superseded,
-        Outcome::Refused(refusal) => PublishOutcome::Refused(words::refusal(*refusal).into()),
+        Outcome::Refused(refusal) => PublishOutcome::Refused(messages::refusal(*refusal).into()),
     }
 }

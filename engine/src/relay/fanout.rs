@@ -9,7 +9,7 @@
 use super::ids::ConnId;
 use super::jobs::Job;
 use super::subscriptions::{Owner, State};
-use super::{Live, Relay, words};
+use super::{Live, Relay, messages};
 use crate::index::SubSlot;
 use crate::policy::may_see;
 use crate::store::{Backend, Seq};
@@ -146,7 +146,7 @@ impl<B: Backend> Relay<B> {
         }
         if missed > 0 {
             self.mark_changed(conn);
-            self.send_notice(conn, &words::ephemeral_missed(missed));
+            self.send_notice(conn, &messages::ephemeral_missed(missed));
         }
         self.resume_input(conn);
     }

@@ -10,7 +10,7 @@ use super::ids::{ConnId, Ticket};
 use super::jobs::Origin;
 use super::keyed::{KeyedMap, KeyedState};
 use super::publish::PublishOutcome;
-use super::{Relay, VerifyBatch, VerifyChecked, words};
+use super::{Relay, VerifyBatch, VerifyChecked, messages};
 use crate::policy::{self, Candidate, Standing, VANISH_KIND, names_relay};
 use crate::store::{Backend, Op, Reader};
 use crate::types::{Class, Event, EventId, Kind, Limits, Now, Sig, unescape};
@@ -67,8 +67,8 @@ enum Decision {
 }
 
 impl Decision {
-    fn refuse(words: impl Into<String>) -> Self {
-        Decision::Answer(PublishOutcome::Refused(words.into()))
+    fn refuse(message: impl Into<String>) -> Self {
+        Decision::Answer(PublishOutcome::Refused(message.into()))
     }
 }
 
@@ -195,14 +195,14 @@ impl<B: Backend> Relay<B> {
         };
         if let Some(session) = &mut session {
             if !session.event_rate.take(config.limits.events_per_minute_max, now) {
-                return Decision::refuse(words::TOO_MANY_EVENTS);
+                return Decision::refuse(messages::TOO_MANY_EVENTS);
             }
             if !self.address_rates.take_event(session.address, &config.limits, now) {
-                return Decision::refuse(words::TOO_MANY_EVENTS_OF_ADDRESS);
+                return Decision::refuse(messages::TOO_MANY_EVENTS_OF_ADDRESS);
             }
             if let Err(refused) = policy::admit_sender(&config.policy, session.auth.keys()) {
                 self.challenge(sender);
-                return Decision::refuse(words::refused(&refused));
+                return Decision::refuse(messages::refused(&refused));
             }
         }
         let mut is_hashed = !self.verifier.hashes_batches();
@@ -227,7 +227,7 @@ impl<B: Backend> Relay<B> {
             // It may have been stored when it had no effect here: an import knows another URL, or none.
             Ok(Some(_)) if raw.kind == VANISH_KIND => {}
             Ok(Some(_)) => return Decision::Answer(PublishOutcome::Duplicate),
-            Err(error) => return Decision::Answer(PublishOutcome::Failed(words::store(&error))),
+            Err(error) => return Decision::Answer(PublishOutcome::Failed(messages::store(&error))),
         }
         let event = raw.to_event();
         let candidate = Candidate {
@@ -250,15 +250,15 @@ impl<B: Backend> Relay<B> {
             if refused.wants_auth() {
                 self.challenge(sender);
             }
-            return Decision::refuse(words::refused(&refused));
+            return Decision::refuse(messages::refused(&refused));
         }
         // Never the client's `Host` header: with `Host: other` a client could make other people's requests to vanish from other
         // relays take effect here.
         if event.kind == VANISH_KIND && !names_relay(&event, config.url.as_deref()) {
-            return Decision::refuse(words::VANISH_ELSEWHERE);
+            return Decision::refuse(messages::VANISH_ELSEWHERE);
         }
         if is_hashed && raw.compute_id() != raw.id {
-            return Decision::refuse(words::WRONG_ID);
+            return Decision::refuse(messages::WRONG_ID);
         }
         Decision::Verify(Admitted { event, tags: raw.tag_count(), is_hashed })
     }
@@ -320,10 +320,10 @@ impl<B: Backend> Relay<B> {
             match verdict {
                 Verdict::Invalid(_) => {
                     self.metrics.events_forged += 1;
-                    self.finish(now, place, PublishOutcome::Refused(words::WRONG_SIGNATURE.into()));
+                    self.finish(now, place, PublishOutcome::Refused(messages::WRONG_SIGNATURE.into()));
                 }
                 Verdict::WrongId(_) => {
-                    self.finish(now, place, PublishOutcome::Refused(words::WRONG_ID.into()))
+                    self.finish(now, place, PublishOutcome::Refused(messages::WRONG_ID.into()))
                 }
                 Verdict::Valid(verified) => self.accept(now, verified, place),
             }
@@ -378,8 +378,8 @@ impl<B: Backend> Relay<B> {
     fn send_outcome(&mut self, sender: Sender, id: &EventId, outcome: PublishOutcome) {
         match sender {
             Sender::Client(conn) => {
-                let (accepted, words) = words::ok(&outcome);
-                self.send_ok(conn, id, accepted, words);
+                let (accepted, message) = messages::ok(&outcome);
+                self.send_ok(conn, id, accepted, message);
             }
             Sender::Host(ticket) => self.published.push(ticket, outcome),
         }
@@ -391,16 +391,16 @@ impl<B: Backend> Relay<B> {
         let Some(session) = self.sessions.get_mut(conn) else { return };
         // It costs a signature check, as an event does.
         if !session.event_rate.take(self.config.limits.events_per_minute_max, now) {
-            return self.send_ok(conn, &raw.id, false, words::TOO_MANY_EVENTS);
+            return self.send_ok(conn, &raw.id, false, messages::TOO_MANY_EVENTS);
         }
         if !self.address_rates.take_event(session.address, &self.config.limits, now) {
-            return self.send_ok(conn, &raw.id, false, words::TOO_MANY_EVENTS_OF_ADDRESS);
+            return self.send_ok(conn, &raw.id, false, messages::TOO_MANY_EVENTS_OF_ADDRESS);
         }
         let event = raw.to_event();
         let checked = session.auth.check(&event, &self.config.limits, now.seconds());
-        let mut refusal = checked.err().map(words::auth_refused);
+        let mut refusal = checked.err().map(messages::auth_refused);
         if refusal.is_none() && raw.compute_id() != raw.id {
-            refusal = Some(words::WRONG_ID);
+            refusal = Some(messages::WRONG_ID);
         }
         if refusal.is_none() {
             match verify_one(&*self.verifier, event) {
@@ -408,7 +408,7 @@ impl<B: Backend> Relay<B> {
                     session.auth.add(verified.event().pubkey);
                     self.mark_changed(conn);
                 }
-                None => refusal = Some(words::WRONG_SIGNATURE),
+                None => refusal = Some(messages::WRONG_SIGNATURE),
             }
         }
         self.send_ok(conn, &raw.id, refusal.is_none(), refusal.unwrap_or_default());

@@ -5,7 +5,7 @@
 
 use super::ids::ConnId;
 use super::session::Deferred;
-use super::{Relay, words};
+use super::{Relay, messages};
 use crate::store::Backend;
 use crate::types::Now;
 use crate::wire::{self, About, ClientMessage, Fault, Skimmer, WireError};
@@ -33,12 +33,12 @@ impl<B: Backend> Relay<B> {
 
     /// A binary message: there are none in Nostr.
     pub fn handle_binary(&mut self, conn: ConnId) {
-        self.bad_message(conn, words::BINARY);
+        self.bad_message(conn, messages::BINARY);
     }
 
     /// A text message that is not UTF-8, which the host has discarded.
     pub fn handle_not_utf8(&mut self, conn: ConnId) {
-        self.bad_message(conn, words::NOT_UTF8);
+        self.bad_message(conn, messages::NOT_UTF8);
     }
 
     /// A message of `bytes` bytes that the host skipped because it is over `message_bytes_max`. What it is `about`
@@ -110,7 +110,7 @@ impl<B: Backend> Relay<B> {
             ClientMessage::Close { sub } => self.handle_close(conn, &sub),
             ClientMessage::Neg { query } => {
                 self.metrics.messages_bad += 1;
-                self.send_neg_err(conn, &query, words::NO_RECONCILIATION);
+                self.send_neg_err(conn, &query, messages::NO_RECONCILIATION);
             }
             // Nothing is open, and nobody waits for an answer.
             ClientMessage::NegClose => self.metrics.messages_bad += 1,

@@ -13,7 +13,7 @@
 //! The machine reads its store directly and writes it only through [`commit`], which a host may run on
 //! another thread, for several shards at once. Mutate first, then drain: every `handle_*` only changes
 //! state, every `poll_*` only hands out what that left to do. Nothing is ever dropped in silence: what is
-//! over a bound is refused in words, and a slow reader's events wait in the store, not in memory.
+//! over a bound is refused with a reason, and a slow reader's events wait in the store, not in memory.
 
 mod addresses;
 mod answers;
@@ -28,6 +28,7 @@ mod input;
 mod jobs;
 mod keyed;
 mod later;
+mod messages;
 mod metrics;
 mod outbox;
 mod output;
@@ -42,7 +43,6 @@ mod subscriptions;
 mod turns;
 mod unread;
 mod values;
-mod words;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use super::running::Hold;
 use super::snapshot::{Progress, SubSnapshot};
 use super::subscriptions::{Owner, State, SubKey};
 use super::values::{Cost, Purpose, TooMany};
-use super::{Relay, words};
+use super::{Relay, messages};
 use crate::policy::{Access, access};
 use crate::store::{Backend, Count, Scan, ScanLimits, Seq, cursor_bytes_max};
 use crate::types::{Filter, Now, SubId};
@@ -28,13 +28,13 @@ impl<B: Backend> Relay<B> {
         let before = self.values.all();
         self.end_subscription(conn, &sub);
         let ended = before - self.values.all();
-        if let Err(words) = self.admit_req(now, conn, &filters, ended) {
-            return self.send_closed(conn, &sub, &words);
+        if let Err(message) = self.admit_req(now, conn, &filters, ended) {
+            return self.send_closed(conn, &sub, &message);
         }
         let filters: Arc<[Filter]> = filters.into();
         let horizon = match self.last_seq() {
             Ok(horizon) => horizon,
-            Err(error) => return self.send_closed(conn, &sub, &words::store(&error)),
+            Err(error) => return self.send_closed(conn, &sub, &messages::store(&error)),
         };
         let Some(key) = self.subscribe(conn, sub, &filters, State::scanning(), horizon) else { return };
         let hold = self.hold(&filters);
@@ -48,7 +48,7 @@ impl<B: Backend> Relay<B> {
         let limits = &self.config.limits;
         let open = self.sessions.get(conn).map_or(0, |session| session.subs.len());
         if open >= limits.subscriptions_max {
-            return Err(words::too_many_subscriptions(open));
+            return Err(messages::too_many_subscriptions(open));
         }
         self.admit_values(conn, Purpose::Subscription, filters, ended)
     }
@@ -57,14 +57,14 @@ impl<B: Backend> Relay<B> {
         self.metrics.messages_count += 1;
         match self.admit_count(now, conn, &filters) {
             Ok(()) => self.count(conn, query, filters.into()),
-            Err(words) => self.send_closed(conn, &query, &words),
+            Err(message) => self.send_closed(conn, &query, &message),
         }
     }
 
     fn admit_count(&mut self, now: Now, conn: ConnId, filters: &[Filter]) -> Result<(), String> {
         self.admit_request(now, conn, filters)?;
         if self.sessions.get(conn).is_some_and(|session| session.counts >= COUNTS_MAX) {
-            return Err(words::TOO_MANY_COUNTS.into());
+            return Err(messages::TOO_MANY_COUNTS.into());
         }
         self.admit_values(conn, Purpose::Count, filters, Cost::default())
     }
@@ -73,7 +73,7 @@ impl<B: Backend> Relay<B> {
     pub(super) fn count(&mut self, conn: ConnId, query: SubId, filters: Arc<[Filter]>) {
         let horizon = match self.last_seq() {
             Ok(horizon) => horizon,
-            Err(error) => return self.send_closed(conn, &query, &words::store(&error)),
+            Err(error) => return self.send_closed(conn, &query, &messages::store(&error)),
         };
         let Some(session) = self.sessions.get_mut(conn) else { return };
         session.counts += 1;
@@ -105,23 +105,23 @@ impl<B: Backend> Relay<B> {
         let config = &*self.config;
         let Some(session) = self.sessions.get_mut(conn) else { return Ok(()) };
         if !session.request_rate.take(config.limits.requests_per_minute_max, now) {
-            return Err(words::TOO_MANY_REQUESTS.into());
+            return Err(messages::TOO_MANY_REQUESTS.into());
         }
         if !self.address_rates.take_request(session.address, &config.limits, now) {
-            return Err(words::TOO_MANY_REQUESTS_OF_ADDRESS.into());
+            return Err(messages::TOO_MANY_REQUESTS_OF_ADDRESS.into());
         }
         let keys = session.auth.keys();
-        let words = if config.policy.auth_required && keys.is_empty() {
-            words::AUTHENTICATED_ONLY
+        let message = if config.policy.auth_required && keys.is_empty() {
+            messages::AUTHENTICATED_ONLY
         } else {
             match access(filters, &config.policy.guarded_kinds, keys) {
                 Access::Open => return Ok(()),
-                Access::NeedsAuth => words::PARTIES_ONLY,
-                Access::Restricted => return Err(words::NOT_A_PARTY.into()),
+                Access::NeedsAuth => messages::PARTIES_ONLY,
+                Access::Restricted => return Err(messages::NOT_A_PARTY.into()),
             }
         };
         self.send_challenge(conn);
-        Err(words.into())
+        Err(message.into())
     }
 
     fn admit_values(
@@ -133,8 +133,8 @@ impl<B: Backend> Relay<B> {
     ) -> Result<(), String> {
         let limits = &self.config.limits;
         self.values.admit(conn, what, filters, replaced, limits).map_err(|too_many| match too_many {
-            TooMany::ForConnection => words::too_many_values(limits.connection_values_max),
-            TooMany::ForShard { free } => words::too_busy(free),
+            TooMany::ForConnection => messages::too_many_values(limits.connection_values_max),
+            TooMany::ForShard { free } => messages::too_busy(free),
         })
     }
 
