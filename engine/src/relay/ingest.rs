@@ -22,7 +22,7 @@ const SMALL_SHARE: usize = 256;
 
 /// An event between its frame and its OK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InFlight(u32);
+pub struct InFlightId(u32);
 
 struct Flight {
     id: EventId,
@@ -34,11 +34,11 @@ struct Flight {
     /// The event, if its id is only what the sender says until the batch is checked.
     unhashed: Option<Event>,
     first: Sender,
-    /// Who sent the very same event meanwhile.
+    /// Others that sent the very same event meanwhile.
     others: Vec<Sender>,
 }
 
-/// Who receives the outcome of an event.
+/// The sender of an event, which receives its outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sender {
     Client(ConnId),
@@ -76,7 +76,7 @@ impl Decision {
 pub(super) struct Ingest {
     flights: Vec<Option<Flight>>,
     free: Vec<u32>,
-    by_key: KeyedMap<(EventId, Sig), InFlight>,
+    by_key: KeyedMap<(EventId, Sig), InFlightId>,
     /// EVENT messages that have not been answered, copies included.
     messages: usize,
     /// Bytes of the events that are on their way.
@@ -99,8 +99,8 @@ impl Ingest {
     }
 
     /// Whether a connection may send more, which has `events` events of `bytes` bytes in flight. The second half of the
-    /// room is reserved for connections with few events in flight, so that others cannot starve them.
-    pub(super) fn has_room(&self, events: usize, bytes: usize, limits: &Limits) -> bool {
+    /// capacity is reserved for connections with few events in flight, so that others cannot starve them.
+    pub(super) fn has_capacity(&self, events: usize, bytes: usize, limits: &Limits) -> bool {
         let is_small = events <= limits.in_flight_events_max / SMALL_SHARE
             && bytes <= limits.in_flight_bytes_max / SMALL_SHARE;
         let share = if is_small { 1 } else { 2 };
@@ -117,45 +117,45 @@ impl Ingest {
         (!self.batch.is_empty()).then(|| self.batch_opened.plus_millis(limits.verify_wait_ms_max))
     }
 
-    fn insert(&mut self, flight: Flight) -> InFlight {
+    fn insert(&mut self, flight: Flight) -> InFlightId {
         let key = (flight.id, flight.sig);
         self.messages += 1;
         self.bytes += flight.bytes;
-        let place = match self.free.pop() {
+        let id = match self.free.pop() {
             Some(slot) => {
                 self.flights[slot as usize] = Some(flight);
-                InFlight(slot)
+                InFlightId(slot)
             }
             None => {
                 self.flights.push(Some(flight));
-                InFlight((self.flights.len() - 1) as u32)
+                InFlightId((self.flights.len() - 1) as u32)
             }
         };
-        self.by_key.insert(key, place);
-        place
+        self.by_key.insert(key, id);
+        id
     }
 
     /// The event in flight that this one is a copy of.
-    fn same_as(&mut self, raw: &RawEvent<'_>) -> Result<Option<&mut Flight>, Collision> {
-        let Some(place) = self.by_key.get(&(raw.id, raw.sig)) else { return Ok(None) };
-        let flight = self.flights[place.0 as usize].as_mut().expect("keys name flights");
+    fn find_copy(&mut self, raw: &RawEvent<'_>) -> Result<Option<&mut Flight>, Collision> {
+        let Some(id) = self.by_key.get(&(raw.id, raw.sig)) else { return Ok(None) };
+        let flight = self.flights[id.0 as usize].as_mut().expect("keys name flights");
         match &flight.unhashed {
             Some(event) if *event != raw.to_event() => Err(Collision),
             _ => Ok(Some(flight)),
         }
     }
 
-    fn flight(&self, place: InFlight) -> &Flight {
-        self.flights[place.0 as usize].as_ref().expect("an event is answered once")
+    fn flight(&self, id: InFlightId) -> &Flight {
+        self.flights[id.0 as usize].as_ref().expect("an event is answered once")
     }
 
-    fn remove(&mut self, place: InFlight) -> Flight {
-        let flight = self.flights[place.0 as usize].take().expect("an event is answered once");
+    fn remove(&mut self, id: InFlightId) -> Flight {
+        let flight = self.flights[id.0 as usize].take().expect("an event is answered once");
         // Another event may have taken the key over from one with a wrong id.
-        if self.by_key.get(&(flight.id, flight.sig)) == Some(&place) {
+        if self.by_key.get(&(flight.id, flight.sig)) == Some(&id) {
             self.by_key.remove(&(flight.id, flight.sig));
         }
-        self.free.push(place.0);
+        self.free.push(id.0);
         self.messages -= 1 + flight.others.len();
         self.bytes -= flight.bytes;
         flight
@@ -170,7 +170,7 @@ impl<B: Backend> Relay<B> {
 
     /// An event has come from a client or from the host.
     pub(super) fn take_event(&mut self, now: Now, sender: Sender, raw: &RawEvent<'_>) {
-        match self.judge(now, sender, raw) {
+        match self.decide(now, sender, raw) {
             Decision::Verify(admitted) => self.queue_to_verify(now, sender, admitted),
             Decision::Joined => {}
             Decision::Answer(outcome) => {
@@ -184,7 +184,7 @@ impl<B: Backend> Relay<B> {
         }
     }
 
-    fn judge(&mut self, now: Now, sender: Sender, raw: &RawEvent<'_>) -> Decision {
+    fn decide(&mut self, now: Now, sender: Sender, raw: &RawEvent<'_>) -> Decision {
         let config = &*self.config;
         let mut session = match sender {
             Sender::Client(conn) => match self.sessions.get_mut(conn) {
@@ -206,7 +206,7 @@ impl<B: Backend> Relay<B> {
             }
         }
         let mut is_hashed = !self.verifier.hashes_batches();
-        match self.ingest.same_as(raw) {
+        match self.ingest.find_copy(raw) {
             Ok(None) => {}
             Ok(Some(flight)) => {
                 flight.others.push(sender);
@@ -245,8 +245,8 @@ impl<B: Backend> Relay<B> {
             Some(session) => Standing::Client { keys: session.auth.keys() },
             None => Standing::Host,
         };
-        let judged = policy::admit(&candidate, &config.policy, &config.limits, standing, now.seconds());
-        if let Err(refused) = judged {
+        let admitted = policy::admit(&candidate, &config.policy, &config.limits, standing, now.seconds());
+        if let Err(refused) = admitted {
             if refused.wants_auth() {
                 self.challenge(sender);
             }
@@ -290,13 +290,13 @@ impl<B: Backend> Relay<B> {
             first: sender,
             others: Vec::new(),
         };
-        let place = self.ingest.insert(flight);
+        let id = self.ingest.insert(flight);
         if self.ingest.batch.is_empty() {
             self.ingest.batch_opened = now;
         }
         match is_hashed {
-            true => self.ingest.batch.push(event, place),
-            false => self.ingest.batch.push_unhashed(event, place),
+            true => self.ingest.batch.push(event, id),
+            false => self.ingest.batch.push_unhashed(event, id),
         }
     }
 
@@ -316,22 +316,22 @@ impl<B: Backend> Relay<B> {
 
     /// The verdicts on a batch.
     pub fn handle_verified(&mut self, now: Now, checked: VerifyChecked) {
-        for (verdict, place) in checked {
+        for (verdict, id) in checked {
             match verdict {
                 Verdict::Invalid(_) => {
                     self.metrics.events_forged += 1;
-                    self.finish(now, place, PublishOutcome::Refused(messages::WRONG_SIGNATURE.into()));
+                    self.finish(now, id, PublishOutcome::Refused(messages::WRONG_SIGNATURE.into()));
                 }
                 Verdict::WrongId(_) => {
-                    self.finish(now, place, PublishOutcome::Refused(messages::WRONG_ID.into()))
+                    self.finish(now, id, PublishOutcome::Refused(messages::WRONG_ID.into()))
                 }
-                Verdict::Valid(verified) => self.accept(now, verified, place),
+                Verdict::Valid(verified) => self.accept(now, verified, id),
             }
         }
         self.resume_after_ingest();
     }
 
-    fn accept(&mut self, now: Now, verified: Verified, place: InFlight) {
+    fn accept(&mut self, now: Now, verified: Verified, id: InFlightId) {
         let event = verified.event();
         self.costs.charge_author(now, event.pubkey, event.json().len());
         if event.class() == Class::Ephemeral {
@@ -339,17 +339,17 @@ impl<B: Backend> Relay<B> {
             let event = verified.into_event();
             self.deliver_live(now, None, &event);
             self.relayed.push_back(event);
-            self.finish(now, place, PublishOutcome::Delivered);
+            self.finish(now, id, PublishOutcome::Delivered);
         } else {
             let op = if event.kind == VANISH_KIND { Op::Vanish(verified) } else { Op::Put(verified) };
-            let Flight { origin, tags, .. } = *self.ingest.flight(place);
-            self.pending.push(op, place, origin, tags);
+            let Flight { origin, tags, .. } = *self.ingest.flight(id);
+            self.pending.push(op, id, origin, tags);
         }
     }
 
-    /// Answers everybody who sent this event and runs the messages that waited for it.
-    pub(super) fn finish(&mut self, now: Now, place: InFlight, outcome: PublishOutcome) {
-        let flight = self.ingest.remove(place);
+    /// Answers all that sent this event and runs the messages that waited for it.
+    pub(super) fn finish(&mut self, now: Now, id: InFlightId, outcome: PublishOutcome) {
+        let flight = self.ingest.remove(id);
         match &outcome {
             PublishOutcome::Stored(_) | PublishOutcome::Delivered => self.metrics.count_accepted(flight.kind),
             PublishOutcome::Duplicate => {}

@@ -112,7 +112,7 @@ impl<B: Backend> Relay<B> {
                 self.metrics.messages_bad += 1;
                 self.send_neg_err(conn, &query, messages::NO_RECONCILIATION);
             }
-            // Nothing is open, and nobody waits for an answer.
+            // Nothing is open, and no client waits for an answer.
             ClientMessage::NegClose => self.metrics.messages_bad += 1,
         }
     }
@@ -126,7 +126,7 @@ impl<B: Backend> Relay<B> {
 
     /// Resumes reading from the connections that waited for the number of events in flight to fall.
     pub(super) fn resume_after_ingest(&mut self) {
-        if self.ingest.has_room(0, 0, &self.config.limits) {
+        if self.ingest.has_capacity(0, 0, &self.config.limits) {
             for conn in std::mem::take(&mut self.waiting_for_ingest) {
                 if let Some(session) = self.sessions.get_mut(conn) {
                     session.waits_for_ingest = false;
@@ -141,10 +141,12 @@ impl<B: Backend> Relay<B> {
     fn may_resume(&mut self, conn: ConnId) -> bool {
         let limits = &self.config.limits;
         let Some(session) = self.sessions.get_mut(conn) else { return false };
-        if !session.input_paused || !session.takes_input(self.unread, self.metrics.deferred_bytes, limits) {
+        if !session.input_paused
+            || !session.takes_input(self.queued_output, self.metrics.deferred_bytes, limits)
+        {
             return false;
         }
-        if self.ingest.has_room(session.in_flight, session.in_flight_bytes, limits) {
+        if self.ingest.has_capacity(session.in_flight, session.in_flight_bytes, limits) {
             session.input_paused = false;
             return true;
         }

@@ -7,7 +7,7 @@
 //!
 //! | prefix | for |
 //! |---|---|
-//! | `invalid` | what no relay with these bounds would take from anybody; sending it again is in vain |
+//! | `invalid` | what no relay with these bounds would take from any client; sending it again is of no use |
 //! | `blocked` | what this relay does not want, from this author or of this kind, or has no room for |
 //! | `restricted`, `auth-required` | what others may do, or this client once it has authenticated (NIP-42) |
 //! | `duplicate` | success: the event is stored already |
@@ -113,7 +113,7 @@ pub(super) fn refused(refused: &Refused) -> String {
     }
 }
 
-/// An AUTH event that is refused before its id and signature are looked at.
+/// An AUTH event that is refused before its id and signature are checked.
 pub(super) fn auth_refused(refused: AuthRefused) -> &'static str {
     match refused {
         AuthRefused::Kind => "invalid: an AUTH event is of kind 22242",

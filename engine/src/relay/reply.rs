@@ -12,7 +12,7 @@ impl<B: Backend> Relay<B> {
     fn send_text(&mut self, conn: ConnId, write: impl FnOnce(&mut Vec<u8>)) {
         let Some(session) = self.sessions.get_mut(conn).filter(|session| !session.closing) else { return };
         session.outbox.push_text(write);
-        if session.unread_bytes() > self.config.limits.outbox_bytes_max {
+        if session.queued_bytes() > self.config.limits.outbox_bytes_max {
             self.close(conn, 1008, messages::READS_TOO_SLOWLY);
         }
         self.mark_ready(conn);
@@ -98,7 +98,7 @@ impl<B: Backend> Relay<B> {
         match &error.about {
             About::Event(Some(id)) | About::Auth(Some(id)) => self.send_not_ok(conn, id, &message),
             About::Req(id) | About::Close(id) => {
-                // NIP-01: the REQ that is refused would have replaced the subscription, and who closes wants it closed.
+                // NIP-01: the REQ that is refused would have replaced the subscription, and a client that sends CLOSE wants it closed.
                 if let Some(sub) = SubId::new(id) {
                     self.end_subscription(conn, &sub);
                 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::answers::Party;
 use super::ids::ConnId;
 use super::jobs::{CountJob, Job, ScanJob};
-use super::running::Hold;
+use super::running::Reservation;
 use super::snapshot::{Progress, SubSnapshot};
 use super::subscriptions::{Owner, State, SubKey};
 use super::values::{Cost, Purpose, TooMany};
@@ -37,9 +37,10 @@ impl<B: Backend> Relay<B> {
             Err(error) => return self.send_closed(conn, &sub, &messages::store(&error)),
         };
         let Some(key) = self.subscribe(conn, sub, &filters, State::scanning(), horizon) else { return };
-        let hold = self.hold(&filters);
+        let reservation = self.reservation_for(&filters);
         let scan = self.scan(filters, horizon);
-        let job = ScanJob { key, conn, scan, asked_at: now, sent_before: None, has_started: false, hold };
+        let job =
+            ScanJob { key, conn, scan, asked_at: now, sent_before: None, has_started: false, reservation };
         self.start(Job::Scan(Box::new(job)));
     }
 
@@ -81,9 +82,9 @@ impl<B: Backend> Relay<B> {
         self.note_gauges();
         self.mark_changed(conn);
         let rows_max = self.config.limits.count_rows_max;
-        let hold = self.hold(&filters);
+        let reservation = self.reservation_for(&filters);
         let count = Count::new(filters, self.store.classes(), horizon, rows_max);
-        self.start(Job::Count(Box::new(CountJob { conn, query, count, has_started: false, hold })));
+        self.start(Job::Count(Box::new(CountJob { conn, query, count, has_started: false, reservation })));
     }
 
     /// A COUNT has been answered, or has failed.
@@ -127,12 +128,12 @@ impl<B: Backend> Relay<B> {
     fn admit_values(
         &self,
         conn: ConnId,
-        what: Purpose,
+        purpose: Purpose,
         filters: &[Filter],
         replaced: Cost,
     ) -> Result<(), String> {
         let limits = &self.config.limits;
-        self.values.admit(conn, what, filters, replaced, limits).map_err(|too_many| match too_many {
+        self.values.admit(conn, purpose, filters, replaced, limits).map_err(|too_many| match too_many {
             TooMany::ForConnection => messages::too_many_values(limits.connection_values_max),
             TooMany::ForShard { free } => messages::too_busy(free),
         })
@@ -147,8 +148,8 @@ impl<B: Backend> Relay<B> {
     }
 
     /// What answering `filters` may come to hold.
-    fn hold(&self, filters: &[Filter]) -> Hold {
-        Hold::of(cursor_bytes_max(filters, self.store.classes()))
+    fn reservation_for(&self, filters: &[Filter]) -> Reservation {
+        Reservation::of(cursor_bytes_max(filters, self.store.classes()))
     }
 
     /// Adds a client's subscription. `None` if its connection is gone.
@@ -188,12 +189,19 @@ impl<B: Backend> Relay<B> {
                 let Some(key) = self.subscribe(conn, sub, filters, state, horizon) else { return };
                 let mut scan = self.scan(Arc::clone(filters), horizon);
                 if last.is_some() {
-                    // What it passed over before is not looked at again, whoever has authenticated since.
+                    // What it skipped before is not looked at again, whichever key has authenticated since.
                     scan.begin_for(&Party { guarded_kinds: &self.config.policy.guarded_kinds, keys: &[] });
                 }
-                let hold = self.hold(filters);
-                let job =
-                    ScanJob { key, conn, scan, asked_at: now, sent_before: last, has_started: false, hold };
+                let reservation = self.reservation_for(filters);
+                let job = ScanJob {
+                    key,
+                    conn,
+                    scan,
+                    asked_at: now,
+                    sent_before: last,
+                    has_started: false,
+                    reservation,
+                };
                 self.start(Job::Scan(Box::new(job)));
             }
         }
@@ -205,7 +213,7 @@ impl<B: Backend> Relay<B> {
         let Some(key) = session.subs.remove(sub) else { return };
         if let Some(ended) = self.subscriptions.remove(key) {
             session.pending_ephemeral_bytes -= ended.pending_ephemeral_bytes();
-            session.account(&mut self.unread);
+            session.account(&mut self.queued_output);
             // They hold its filters, and cursors for them.
             session.stalled.retain(|job| !job.is_for(key));
             session.behind.retain(|behind| *behind != key);
@@ -223,6 +231,6 @@ impl<B: Backend> Relay<B> {
         self.metrics.filter_values = filters.values as u64;
         self.metrics.filter_bytes = filters.bytes as u64;
         self.metrics.index_bytes = self.subscriptions.index_bytes() as u64;
-        self.metrics.outbox_bytes = self.unread.bytes() as u64;
+        self.metrics.outbox_bytes = self.queued_output.bytes() as u64;
     }
 }

@@ -26,7 +26,7 @@ pub use merge::cursor_bytes_max;
 pub use put::{
     Op, Outcome, Refusal, Removed, commit, commit_removals, remove, remove_hidden, sweep_aged, sweep_expired,
 };
-pub use replay::{Replayed, replay, walk_log};
+pub use replay::{Replayed, read_log, replay};
 pub use scan::{Completeness, Hit, Scan, ScanLimits, Step, Take};
 pub use terms::{Term, TermClasses, terms_of};
 pub use viewer::{Everyone, Viewer};
