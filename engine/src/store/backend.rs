@@ -101,7 +101,7 @@ pub struct Stats {
 /// Why a store could not do its work. No relay rule is among these.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreError {
-    /// No room; nothing of the batch was kept. Passes when space returns.
+    /// The disk is full; nothing of the batch was kept. Passes when space returns.
     Full(String),
     /// The backend failed; nothing of the batch was kept.
     Failed(String),
@@ -223,7 +223,7 @@ pub trait Backend {
         work: impl FnOnce(&mut Self::Writer<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError>;
 
-    /// As [`Backend::write`], for a change that removes events and found no room: it may use what the backend keeps in
+    /// As [`Backend::write`], for a change that removes events and found the disk full: it may use what the backend keeps in
     /// reserve for that. Without a reserve it is the same as `write`.
     fn write_from_reserve<T>(
         &self,

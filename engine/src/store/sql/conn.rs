@@ -18,7 +18,7 @@ pub trait SqlConn {
     /// Runs one statement that returns nothing.
     ///
     /// # Errors
-    /// [`StoreError::Full`] where there is no room, else [`StoreError::Failed`].
+    /// [`StoreError::Full`] where the disk is full, else [`StoreError::Failed`].
     fn exec(&self, sql: &str, params: &[SqlValue<'_>]) -> Result<(), StoreError>;
 
     /// Runs one statement and calls `row` with the columns of each row. An error of `row` ends it.
