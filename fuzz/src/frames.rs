@@ -134,9 +134,9 @@ fn check_message(message: &ClientMessage<'_>, said: &Said) {
 fn check_error(data: &[u8], error: &WireError) {
     assert!(error.at <= data.len(), "the offset of the error is within the bytes");
     assert!(["invalid", "unsupported"].contains(&error.prefix()));
-    let words = error.to_string();
-    assert!(!words.is_empty() && words.len() < 200, "a short message");
-    assert!(words.is_ascii(), "a refusal quotes nothing");
+    let message = error.to_string();
+    assert!(!message.is_empty() && message.len() < 200, "a short message");
+    assert!(message.is_ascii(), "a refusal quotes nothing");
     let Some(elements) = std::str::from_utf8(data).ok().and_then(elements) else { return };
     let [verb, first, ..] = elements.as_slice() else { return };
     let named = |about: fn(Box<str>) -> About| string(first).map_or(About::Frame, |id| about(id.into()));

@@ -85,7 +85,7 @@ where
     let api = api::runtime()?;
     let host = Host::new(settings, shards, room, to_writer, api.handle().clone())
         .map(Arc::new)
-        .map_err(|words| io::Error::new(io::ErrorKind::InvalidInput, words))?;
+        .map_err(|message| io::Error::new(io::ErrorKind::InvalidInput, message))?;
     let writer = {
         let (host, store) = (Arc::clone(&host), store.clone());
         spawn("relay-writer".to_owned(), &host.clone(), move || writer::run(&host, &store, &from_shards))?

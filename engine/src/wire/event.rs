@@ -271,7 +271,7 @@ impl<'a> RawEvent<'a> {
         len
     }
 
-    /// The second it says it expires (NIP-40), [`NO_EXPIRY`] if never. Costs a walk over the tags if one may be
+    /// The second it says it expires (NIP-40), [`NO_EXPIRY`] if never. Costs a pass over the tags if one may be
     /// called so.
     pub fn expires_at(&self) -> Timestamp {
         match self.tags.may_expire {
@@ -285,7 +285,7 @@ impl<'a> RawEvent<'a> {
         self.tags.count
     }
 
-    /// Unicode characters in the content, as NIP-11 counts `max_content_length`. Costs a walk over it.
+    /// Unicode characters in the content, as NIP-11 counts `max_content_length`. Costs a pass over it.
     pub fn content_chars(&self) -> usize {
         self.content.chars()
     }

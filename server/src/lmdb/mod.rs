@@ -31,7 +31,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use heed::byteorder::BigEndian;
 use heed::types::{Bytes, Str, U64};
 use heed::{CommitOrAbort, CompactionOption, Database, Env, PutFlags, RoTxn, RwTxn, WithoutTls};
-use relay_engine::store::keyed::{Change, HiddenRow, KeySource, Overlay, View};
+use relay_engine::store::keyed::{Change, HiddenRow, KeySource, KeyedTransaction, Overlay};
 use relay_engine::store::{Backend, REMOVED_KEYS_MAX, Seq, StoreError, TermClasses};
 
 pub use error::OpenError;
@@ -250,7 +250,7 @@ impl LmdbBackend {
         if reserved > 0 {
             self.check_reserve(&txn, reserved)?;
         }
-        let mut writer = View::writer(Snapshot::new(self, txn));
+        let mut writer = KeyedTransaction::writer(Snapshot::new(self, txn));
         let done = work(&mut writer)?;
         let (snapshot, overlay) = writer.into_parts();
         if !overlay.is_empty() {
@@ -289,8 +289,8 @@ impl LmdbBackend {
 }
 
 impl Backend for LmdbBackend {
-    type Reader<'a> = View<Snapshot<'a, RoTxn<'a, WithoutTls>>, ()>;
-    type Writer<'a> = View<Snapshot<'a, RwTxn<'a>>, Overlay>;
+    type Reader<'a> = KeyedTransaction<Snapshot<'a, RoTxn<'a, WithoutTls>>, ()>;
+    type Writer<'a> = KeyedTransaction<Snapshot<'a, RwTxn<'a>>, Overlay>;
 
     fn classes(&self) -> TermClasses {
         TermClasses { all: true, author_kind: true }
@@ -303,7 +303,7 @@ impl Backend for LmdbBackend {
 
     fn reader(&self) -> Result<Self::Reader<'_>, StoreError> {
         let txn = self.env.read_txn().map_err(store_error)?;
-        Ok(View::reader(Snapshot::new(self, txn)))
+        Ok(KeyedTransaction::reader(Snapshot::new(self, txn)))
     }
 
     /// One thread writes at a time, others wait; calling it inside `work` is a deadlock.

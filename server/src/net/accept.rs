@@ -112,9 +112,9 @@ impl Acceptor {
 }
 
 /// Sends a client the reason of its refusal, as much as its socket accepts without blocking, and closes.
-fn reject(mut stream: TcpStream, words: &[u8]) -> io::Result<()> {
+fn reject(mut stream: TcpStream, response: &[u8]) -> io::Result<()> {
     // An empty send buffer has room for this little response.
-    stream.write_all(words)?;
+    stream.write_all(response)?;
     stream.shutdown(Shutdown::Write)?;
     // A socket that closes with unread input is reset, and the response may be lost: what has come is read first. No
     // more input is waited for.

@@ -52,7 +52,7 @@ impl TooMany {
 
 impl Addresses {
     /// # Errors
-    /// The first entry of a list that is no address, in words.
+    /// Names the first entry of a list that is no address.
     pub(crate) fn new(network: &Network) -> Result<Self, String> {
         Ok(Addresses {
             trusted: network.trusted()?,

@@ -22,10 +22,10 @@ use crate::shard::{Seat, Shard};
 
 /// Whether a comma-separated header has this word, in any case.
 fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
-    let words = |value: &HeaderValue| {
+    let has_it = |value: &HeaderValue| {
         value.to_str().is_ok_and(|text| text.split(',').any(|word| word.trim().eq_ignore_ascii_case(token)))
     };
-    headers.get_all(name).iter().any(words)
+    headers.get_all(name).iter().any(has_it)
 }
 
 /// Answers the handshake. If it is sound and the shard has room, the connection becomes a WebSocket.
@@ -95,7 +95,7 @@ enum Fault {
 
 fn refuse(fault: Fault) -> Response<Body> {
     response(match fault {
-        Fault::Malformed(words) => Answer::error(400, words),
+        Fault::Malformed(message) => Answer::error(400, message),
         Fault::Version => Answer::error(426, "only WebSocket version 13 is supported")
             .with("sec-websocket-version", "13")
             .with("upgrade", "websocket"),

@@ -46,7 +46,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    /// The close code and words of RFC 6455.
+    /// The close code and reason of RFC 6455.
     pub(crate) fn close(self) -> (u16, &'static str) {
         match self {
             Fault::Utf8 => (1007, "text must be UTF-8"),

@@ -267,8 +267,8 @@ impl<'a> Host<'a> {
                     assert!(ephemeral || self.history.entries_of(id).next().is_some(), "{id} is nowhere");
                 }
                 PublishOutcome::Superseded => assert!(!ephemeral, "ephemeral events are never superseded"),
-                PublishOutcome::Refused(words) | PublishOutcome::Failed(words) => {
-                    assert!(words.contains(": "), "{words}")
+                PublishOutcome::Refused(message) | PublishOutcome::Failed(message) => {
+                    assert!(message.contains(": "), "{message}")
                 }
             }
             self.report.published += 1;
