@@ -200,13 +200,18 @@ impl Host {
             limits: &settings.limits,
             policy: &settings.policy,
             url: settings.url.as_deref(),
+            has_agents: false,
         };
         let documents = Documents {
             information: about.information().into(),
             page: about.page(&format!("ws://{}", settings.listen)).into(),
         };
         // Metrics may have an address of their own.
-        let on_this_port = |route| route != Route::Metrics || settings.metrics.listen.is_none();
+        let on_this_port = |route| match route {
+            Route::Metrics => settings.metrics.listen.is_none(),
+            Route::Agents(_) => false,
+            _ => true,
+        };
         Ok(Host {
             table: Table::new(FEATURES, on_this_port),
             operator: Operator::new(settings.metrics.token.as_deref(), &settings.policy.admin_pubkeys),

@@ -117,6 +117,7 @@ async fn respond<B: Backend + 'static>(
                 Route::Information => response(Answer::information(host.documents.information.clone())),
                 Route::Page => response(Answer::page(host.documents.page.clone())),
                 Route::Icon => response(Answer::icon()),
+                Route::Agents(_) => response(Answer::error(404, "not found")),
                 Route::Health | Route::Metrics | Route::Config => {
                     operate(host, route, bounds, request, peer).await
                 }
