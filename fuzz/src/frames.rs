@@ -1,7 +1,7 @@
 //! A client message: [`wire::parse_client_message`] compared with the reference, and the answers that name its ids.
 
 use relay_engine::types::{EventId, Filter, Limits, SubId};
-use relay_engine::wire::{self, About, ClientMessage, Fault, Skimmer, WireError, frames as write};
+use relay_engine::wire::{self, About, ClientMessage, Fault, IdScanner, WireError, frames as write};
 
 use crate::events::check_event;
 use crate::filters::check_filter;
@@ -154,11 +154,11 @@ fn check_error(data: &[u8], error: &WireError) {
 
 /// An overlong message is skimmed in pieces; the same id must be found as in the whole.
 fn check_skimmer(data: &[u8]) {
-    let about = Skimmer::skim(data);
+    let about = IdScanner::scan(data);
     for piece in [1, 7] {
-        let mut skimmer = Skimmer::default();
-        data.chunks(piece).for_each(|bytes| skimmer.feed(bytes));
-        assert_eq!(*skimmer.about(), about);
+        let mut scanner = IdScanner::default();
+        data.chunks(piece).for_each(|bytes| scanner.feed(bytes));
+        assert_eq!(*scanner.about(), about);
     }
 }
 

@@ -169,7 +169,7 @@ impl Client {
     }
 
     /// The host has read a message: from here on it may be answered.
-    pub(super) fn note_read(&mut self, meaning: Meaning, history: &History) {
+    pub(super) fn on_host_read(&mut self, meaning: Meaning, history: &History) {
         self.messages_read += 1;
         let position = self.messages_read;
         match meaning {

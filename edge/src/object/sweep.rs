@@ -13,7 +13,7 @@ use relay_engine::store::{
 };
 use relay_engine::types::{CanonicalEvent, Class, Now, Timestamp, parse_expiration};
 
-use super::{CountingConn, Host, Object};
+use super::{Host, Object, RowCountingConn};
 
 /// Events swept in one transaction, which ends earlier with the keys that the store removes in one.
 const SWEEP_EVENTS_MAX: usize = 256;
@@ -32,7 +32,7 @@ pub(super) fn create<C: SqlConn>(conn: &C) -> Result<(), StoreError> {
     conn.exec(CREATE, &[])
 }
 
-impl<C: CountingConn + 'static, H: Host> Object<C, H> {
+impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     /// The alarm that was set has fired.
     pub fn alarm(&mut self, now: Now) {
         self.counters.alarms += 1;

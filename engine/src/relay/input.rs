@@ -8,7 +8,7 @@ use super::session::Deferred;
 use super::{Relay, messages};
 use crate::store::Backend;
 use crate::types::Now;
-use crate::wire::{self, About, ClientMessage, Fault, Skimmer, WireError};
+use crate::wire::{self, About, ClientMessage, Fault, IdScanner, WireError};
 
 impl<B: Backend> Relay<B> {
     /// One whole text message.
@@ -18,7 +18,7 @@ impl<B: Backend> Relay<B> {
         let Some(session) = self.sessions.get_mut(conn) else { return };
         self.costs.charge_message(now, session.address, text.len());
         if text.len() > limits.message_bytes_max {
-            return self.handle_oversized(conn, text.len() as u64, Skimmer::skim(text));
+            return self.handle_oversized(conn, text.len() as u64, IdScanner::scan(text));
         }
         let is_event = wire::is_event_message(text);
         let must_wait =
@@ -42,7 +42,7 @@ impl<B: Backend> Relay<B> {
     }
 
     /// A message of `bytes` bytes that the host skipped because it is over `message_bytes_max`. What it is `about`
-    /// a [`Skimmer`] has seen.
+    /// a [`IdScanner`] has seen.
     pub fn handle_oversized(&mut self, conn: ConnId, bytes: u64, about: About) {
         let bytes_max = self.config.limits.message_bytes_max;
         let error = WireError { at: bytes_max, fault: Fault::MessageTooLong { bytes, bytes_max }, about };

@@ -3,7 +3,7 @@
 //! ```text
 //! database    key                         value
 //! event       seq:8                       canonical JSON
-//! key         posting | id | expiry       postings    keys: see relay_engine::store::keyed; values: see `runs`
+//! key         posting | id | expiry       postings    keys: see relay_engine::store::keyed; values: see `posting_blocks`
 //! tombstone   tombstone key               until:8
 //! hidden      number:8                    HiddenRow   a bit for each event that is hidden until it is removed
 //! meta        "schema"                    1:8, or 2:8 while any event is hidden
@@ -19,8 +19,8 @@
 
 mod error;
 mod open;
+mod posting_blocks;
 mod reserve;
-mod runs;
 mod snapshot;
 
 use std::fs;
@@ -36,8 +36,8 @@ use relay_engine::store::{Backend, REMOVED_KEYS_MAX, Seq, StoreError, TermClasse
 
 pub use error::OpenError;
 use error::store_error;
+use posting_blocks::PostingBlocks;
 use reserve::Reserve;
-use runs::Runs;
 use snapshot::Snapshot;
 
 /// The layout while no event is hidden, and while any is: versions that would serve hidden events know only the first.
@@ -94,7 +94,7 @@ pub struct LmdbBackend {
 #[derive(Clone, Copy, Debug)]
 struct Databases {
     event: Database<'static, Be64, Bytes>,
-    key: Runs,
+    key: PostingBlocks,
     tombstone: Database<'static, Bytes, Be64>,
     /// Not there in what an earlier version wrote, if it is opened to read or the disk is full.
     hidden: Option<Database<'static, Be64, Bytes>>,
@@ -386,7 +386,7 @@ fn create_databases(env: &Env<WithoutTls>) -> heed::Result<Databases> {
         Ok(CommitOrAbort::<_, ()>::Commit((event, key, tombstone, hidden, meta)))
     })?;
     let (event, key, tombstone, hidden, meta) = committed.unwrap_commit();
-    Ok(Databases { event, key: Runs(key), tombstone, hidden: Some(hidden), meta })
+    Ok(Databases { event, key: PostingBlocks(key), tombstone, hidden: Some(hidden), meta })
 }
 
 /// The databases, if all of them exist.
@@ -403,5 +403,5 @@ fn open_databases(env: &Env<WithoutTls>) -> heed::Result<Option<Databases>> {
     let (Some(event), Some(key), Some(tombstone), hidden, Some(meta)) = opened.unwrap_commit() else {
         return Ok(None);
     };
-    Ok(Some(Databases { event, key: Runs(key), tombstone, hidden, meta }))
+    Ok(Some(Databases { event, key: PostingBlocks(key), tombstone, hidden, meta }))
 }
