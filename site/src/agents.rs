@@ -2,7 +2,7 @@
 
 use crate::feature::Feature;
 use crate::nip11::About;
-use crate::route::{Bounds, Endpoint, Route, Wants};
+use crate::route::{Bounds, Endpoint, HeaderCondition, Route};
 
 /// What an endpoint of the agents serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub(crate) const FEATURE: Feature = Feature { endpoints: ENDPOINTS, nips, settin
 const READ: Endpoint = Endpoint {
     method: "GET",
     path: "/agents",
-    wants: Wants::Anything,
+    header: HeaderCondition::Anything,
     route: Route::Agents(AgentRoute::List),
     any_origin: true,
     bounds: Bounds { body_bytes_max: 4 << 10, idle_seconds: 10, total_seconds: 60 },
@@ -74,7 +74,11 @@ const fn read(path: &'static str, route: AgentRoute) -> Endpoint {
 }
 
 const ENDPOINTS: &[Endpoint] = &[
-    Endpoint { wants: Wants::Type("text/html"), route: Route::Agents(AgentRoute::ListPage), ..READ },
+    Endpoint {
+        header: HeaderCondition::Type("text/html"),
+        route: Route::Agents(AgentRoute::ListPage),
+        ..READ
+    },
     READ,
     DEPLOY,
     read("/agents/{npub}", AgentRoute::Show),
