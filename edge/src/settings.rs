@@ -325,7 +325,13 @@ impl Settings {
 
     /// The relay's description of itself: NIP-11 document and page.
     pub fn about(&self) -> About<'_> {
-        About { info: &self.info, limits: &self.limits, policy: &self.policy, url: self.url.as_deref() }
+        About {
+            info: &self.info,
+            limits: &self.limits,
+            policy: &self.policy,
+            url: self.url.as_deref(),
+            has_agents: false,
+        }
     }
 }
 

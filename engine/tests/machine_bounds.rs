@@ -193,10 +193,10 @@ fn values_of_all_filters_have_a_bound_that_leaves_room_for_small_ones() {
     let join = |relay: &mut Relay<MemoryBackend>| relay.connect(NOW, Peer::default()).expect("there is room");
     let second = join(&mut relay);
     let refusal = |id: &str, free: usize| {
-        let words = format!(
+        let message = format!(
             "blocked: this relay is busy; for now, a request may name {free} ids, authors, kinds and tags"
         );
-        Some(format!(r#"["CLOSED","{id}","{words}"]"#))
+        Some(format!(r#"["CLOSED","{id}","{message}"]"#))
     };
     // One connection may have a third of the free half.
     assert_eq!(ask(&mut relay, first, "REQ", "a", 2_001), refusal("a", 2_000));

@@ -1,4 +1,4 @@
-//! A reader that fell behind catches up in one walk along the log, however many subscriptions it has.
+//! A reader that fell behind catches up in one replay of the log, however many subscriptions it has.
 
 use std::sync::Arc;
 
@@ -65,7 +65,7 @@ fn subscribe(relay: &mut Machine, conn: ConnId) {
 
 /// Each of 290 subscriptions read the whole log for itself.
 #[test]
-fn subscriptions_that_fell_behind_share_a_walk() {
+fn subscriptions_that_fell_behind_share_a_replay() {
     let mut relay = new_relay(Limits { scan_rows_max: 10, outbox_bytes_pause: 20_000, ..Limits::default() });
     let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("there is room");
     let (reader, publisher) = (connect(&mut relay), connect(&mut relay));
@@ -133,7 +133,7 @@ fn a_reader_that_pauses_within_an_event_misses_none() {
 
 /// Events of a thousand tags, which a condition asks about, are more than a row each.
 #[test]
-fn a_walk_is_charged_for_what_matching_takes() {
+fn a_replay_is_charged_for_what_matching_takes() {
     let mut relay = new_relay(Limits { scan_rows_max: 100, ..Limits::default() });
     let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("there is room");
     let (reader, publisher) = (connect(&mut relay), connect(&mut relay));
@@ -154,9 +154,9 @@ fn a_walk_is_charged_for_what_matching_takes() {
     assert_eq!(drained(&mut relay, reader).len(), 20);
 }
 
-/// The index of a walk takes a bounded number of values: who does not fit has the next walk.
+/// The index of a replay takes a bounded number of values: a subscription that does not fit has the next replay.
 #[test]
-fn wide_subscriptions_catch_up_in_several_walks() {
+fn wide_subscriptions_catch_up_in_several_replays() {
     let mut relay = new_relay(Limits { outbox_bytes_pause: 2_000, ..Limits::default() });
     let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("there is room");
     let (reader, publisher) = (connect(&mut relay), connect(&mut relay));

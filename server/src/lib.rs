@@ -2,7 +2,7 @@
 //!
 //! It holds no relay rule: those live in `relay-engine`, whose machine this crate feeds and drains.
 //!
-//! | room | role |
+//! | module | role |
 //! |---|---|
 //! | [`cli`] | the command line: serve, import, export, scan, delete, info, config |
 //! | [`config`] | settings by flags, environment and file |

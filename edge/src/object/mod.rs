@@ -76,7 +76,7 @@ pub trait Host {
 }
 
 /// A connection to SQLite that counts rows as they are billed.
-pub trait CountingConn: SqlConn {
+pub trait RowCountingConn: SqlConn {
     /// Rows read and written since it was opened.
     fn rows(&self) -> RowCount;
 }
@@ -99,7 +99,7 @@ const UNANSWERED_BYTES_MAX: usize = 8 << 20;
 const HOST_BYTES_MAX: usize = 255;
 
 /// One shard.
-pub struct Object<C: CountingConn + 'static, H: Host> {
+pub struct Object<C: RowCountingConn + 'static, H: Host> {
     host: H,
     relay: Relay<SqlBackend<C>>,
     verifier: Arc<dyn Verifier>,
@@ -141,7 +141,7 @@ impl<S> Conn<S> {
     }
 }
 
-impl<C: CountingConn + 'static, H: Host> Object<C, H> {
+impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     /// Opens the store in `conn`. `seed` must be secret, random and new each time.
     ///
     /// # Errors

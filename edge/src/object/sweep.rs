@@ -8,10 +8,12 @@
 //! ```
 
 use relay_engine::store::sql::{SqlConn, SqlValue};
-use relay_engine::store::{Backend, Reader, Removed, StoreError, remove_hidden, sweep_aged, sweep_expired};
+use relay_engine::store::{
+    Backend, Reader, Removed, StoreError, remove_hidden, sweep_expired, sweep_older_than,
+};
 use relay_engine::types::{CanonicalEvent, Class, Now, Timestamp, parse_expiration};
 
-use super::{CountingConn, Host, Object};
+use super::{Host, Object, RowCountingConn};
 
 /// Events swept in one transaction, which ends earlier with the keys that the store removes in one.
 const SWEEP_EVENTS_MAX: usize = 256;
@@ -30,7 +32,7 @@ pub(super) fn create<C: SqlConn>(conn: &C) -> Result<(), StoreError> {
     conn.exec(CREATE, &[])
 }
 
-impl<C: CountingConn + 'static, H: Host> Object<C, H> {
+impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     /// The alarm that was set has fired.
     pub fn alarm(&mut self, now: Now) {
         self.counters.alarms += 1;
@@ -98,7 +100,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
                 seconds => {
                     let spared = &self.settings.retention_kinds_spared;
                     let is_removable = |kind| Class::of(kind) == Class::Regular && !spared.contains(&kind);
-                    sweep_aged(store, now.saturating_sub(seconds), &is_removable, SWEEP_EVENTS_MAX)?
+                    sweep_older_than(store, now.saturating_sub(seconds), &is_removable, SWEEP_EVENTS_MAX)?
                 }
             };
             self.counters.events_retired += retired.events as u64;

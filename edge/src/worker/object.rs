@@ -209,7 +209,7 @@ impl Shared {
                 if let Err(message) = &sent {
                     worker::console_error!("consumer {consumer}: {message}");
                 }
-                let reported = shared.with(|object| ((), object.delivered(now(), &consumer, sent.is_ok())));
+                let reported = shared.with(|object| ((), object.acknowledge(now(), &consumer, sent.is_ok())));
                 if let Err(message) = reported {
                     worker::console_error!("consumer {consumer}: {message}");
                 }

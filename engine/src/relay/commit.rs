@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::ingest::InFlight;
+use super::ingest::InFlightId;
 use super::jobs::Origin;
 use super::publish::PublishOutcome;
-use super::{Relay, words};
+use super::{Relay, messages};
 use crate::store::{self, Backend, Op, Outcome, Refusal, Seq, StoreError};
 use crate::types::{Event, Now};
 
@@ -32,7 +32,7 @@ fn cost(bytes: usize, tags: usize) -> usize {
 #[derive(Debug)]
 pub struct Commit {
     ops: Vec<Op>,
-    places: Vec<InFlight>,
+    ids: Vec<InFlightId>,
     cost: usize,
 }
 
@@ -40,7 +40,7 @@ pub struct Commit {
 #[derive(Debug)]
 pub struct CommitReply {
     cost: usize,
-    places: Vec<InFlight>,
+    ids: Vec<InFlightId>,
     outcomes: Vec<Result<Outcome, StoreError>>,
 }
 
@@ -60,7 +60,7 @@ pub struct Committed {
     pub replies: Vec<CommitReply>,
     /// What was stored, in order, for every shard's [`Relay::handle_live`].
     pub live: Vec<Live>,
-    /// An error of the store, if there was one: of several, one that is not lack of room.
+    /// An error of the store, if there was one: of several, one that is not a full disk.
     pub error: Option<StoreError>,
 }
 
@@ -82,17 +82,17 @@ impl Commit {
 }
 
 /// Makes `commits` durable in one change of `store`; when it returns, what it says is stored survives power
-/// loss. If there is no room for it, what removes events is tried without the rest, with the room that the store keeps
+/// loss. If the disk is full, what removes events is tried without the rest, in the space that the store reserves
 /// for that. If the one change fails for another reason, each commit is tried alone, so that one that cannot be stored
 /// does not take the others with it.
 pub fn commit<B: Backend>(store: &B, now: Now, commits: Vec<Commit>) -> Committed {
     let mut ops = Vec::with_capacity(commits.iter().map(Commit::len).sum());
     let mut lens = Vec::with_capacity(commits.len());
-    let mut places = Vec::with_capacity(commits.len());
+    let mut ids = Vec::with_capacity(commits.len());
     for commit in commits {
         lens.push(commit.ops.len());
         ops.extend(commit.ops);
-        places.push((commit.places, commit.cost));
+        ids.push((commit.ids, commit.cost));
     }
     let mut results = Vec::with_capacity(ops.len());
     let failed = |ops: &[Op], error: &StoreError| ops.iter().map(|_| Err(error.clone())).collect::<Vec<_>>();
@@ -129,14 +129,10 @@ pub fn commit<B: Backend>(store: &B, now: Now, commits: Vec<Commit>) -> Committe
         })
         .collect();
     let mut results = results.into_iter();
-    let replies = places
+    let replies = ids
         .into_iter()
         .zip(lens)
-        .map(|((places, cost), len)| CommitReply {
-            cost,
-            places,
-            outcomes: results.by_ref().take(len).collect(),
-        })
+        .map(|((ids, cost), len)| CommitReply { cost, ids, outcomes: results.by_ref().take(len).collect() })
         .collect();
     Committed { replies, live, error }
 }
@@ -149,7 +145,7 @@ fn into_event(op: Op) -> Event {
 
 /// Changes that wait for the host to fetch them.
 #[derive(Debug, Default)]
-pub(super) struct Pending {
+pub(super) struct CommitQueue {
     waiting: Vec<Change>,
     /// What all of them cost.
     cost: usize,
@@ -160,26 +156,26 @@ pub(super) struct Pending {
 #[derive(Debug)]
 struct Change {
     op: Op,
-    place: InFlight,
+    id: InFlightId,
     origin: Origin,
     cost: usize,
 }
 
-impl Pending {
-    pub(super) fn push(&mut self, op: Op, place: InFlight, origin: Origin, tags: usize) {
+impl CommitQueue {
+    pub(super) fn push(&mut self, op: Op, id: InFlightId, origin: Origin, tags: usize) {
         let cost = cost(op.event().json().len(), tags);
         self.cost += cost;
-        self.waiting.push(Change { op, place, origin, cost });
+        self.waiting.push(Change { op, id, origin, cost });
     }
 
     /// All changes, or as many as a commit may have, shared fairly between those they come from: what each has
     /// waiting is taken in its order, and changes are sorted by the cumulative cost of their origin's changes up to them.
     fn take(&mut self) -> Commit {
         let len = self.waiting.len();
-        let mut commit = Commit { ops: Vec::with_capacity(len), places: Vec::with_capacity(len), cost: 0 };
+        let mut commit = Commit { ops: Vec::with_capacity(len), ids: Vec::with_capacity(len), cost: 0 };
         let mut add = |change: Change| {
             commit.ops.push(change.op);
-            commit.places.push(change.place);
+            commit.ids.push(change.id);
             commit.cost += change.cost;
         };
         if self.cost <= COMMIT_COST {
@@ -202,10 +198,10 @@ fn select_fairly(waiting: &[Change]) -> Vec<bool> {
     let mut order: Vec<(usize, usize)> = waiting
         .iter()
         .enumerate()
-        .map(|(place, change)| {
+        .map(|(index, change)| {
             let own = before.entry(change.origin).or_default();
             *own += change.cost;
-            (*own, place)
+            (*own, index)
         })
         .collect();
     if let Some(oldest) = order.first_mut() {
@@ -214,9 +210,9 @@ fn select_fairly(waiting: &[Change]) -> Vec<bool> {
     order.sort_unstable();
     let mut chosen = vec![false; waiting.len()];
     let mut cost = 0;
-    for (_, place) in order {
-        chosen[place] = true;
-        cost += waiting[place].cost;
+    for (_, index) in order {
+        chosen[index] = true;
+        cost += waiting[index].cost;
         if cost >= COMMIT_COST {
             break;
         }
@@ -238,8 +234,8 @@ impl<B: Backend> Relay<B> {
     /// The reply to a commit of this shard.
     pub fn handle_committed(&mut self, now: Now, reply: CommitReply) {
         self.pending.in_flight -= reply.cost;
-        debug_assert_eq!(reply.outcomes.len(), reply.places.len(), "an outcome for each change");
-        for (place, outcome) in reply.places.into_iter().zip(reply.outcomes) {
+        debug_assert_eq!(reply.outcomes.len(), reply.ids.len(), "an outcome for each change");
+        for (id, outcome) in reply.ids.into_iter().zip(reply.outcomes) {
             match &outcome {
                 Ok(Outcome::Stored(_)) => self.metrics.events_stored += 1,
                 Ok(Outcome::Duplicate) => self.metrics.events_duplicate += 1,
@@ -247,9 +243,9 @@ impl<B: Backend> Relay<B> {
             }
             let outcome = match outcome {
                 Ok(outcome) => publish_outcome(&outcome),
-                Err(error) => PublishOutcome::Failed(words::store(&error)),
+                Err(error) => PublishOutcome::Failed(messages::store(&error)),
             };
-            self.finish(now, place, outcome);
+            self.finish(now, id, outcome);
         }
         self.resume_after_ingest();
     }
@@ -261,6 +257,6 @@ fn publish_outcome(outcome: &Outcome) -> PublishOutcome {
         Outcome::Stored(seq) => PublishOutcome::Stored(*seq),
         Outcome::Duplicate => PublishOutcome::Duplicate,
         Outcome::Refused(Refusal::Superseded) => PublishOutcome::Superseded,
-        Outcome::Refused(refusal) => PublishOutcome::Refused(words::refusal(*refusal).into()),
+        Outcome::Refused(refusal) => PublishOutcome::Refused(messages::refusal(*refusal).into()),
     }
 }

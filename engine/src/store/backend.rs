@@ -197,7 +197,7 @@ pub trait Backend {
         work: impl FnOnce(&mut Self::Writer<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError>;
 
-    /// As [`Backend::write`], for a change that removes events and found no room: it may use what the backend keeps in
+    /// As [`Backend::write`], for a change that removes events and found the disk full: it may use what the backend keeps in
     /// reserve for that. Without a reserve it is the same as `write`.
     fn write_from_reserve<T>(
         &self,

@@ -24,9 +24,10 @@ pub use count::{Count, CountStep, Counted, HLL_REGISTERS};
 pub use memory::{MemoryBackend, MemoryReader, MemoryWriter};
 pub use merge::cursor_bytes_max;
 pub use put::{
-    Op, Outcome, Refusal, Removed, commit, commit_removals, remove, remove_hidden, sweep_aged, sweep_expired,
+    Op, Outcome, Refusal, Removed, commit, commit_removals, remove, remove_hidden, sweep_expired,
+    sweep_older_than,
 };
-pub use replay::{Replayed, replay, walk_log};
+pub use replay::{Replayed, read_log, replay};
 pub use scan::{Completeness, Hit, Scan, ScanLimits, Step, Take};
 pub use terms::{Term, TermClasses, terms_of};
 pub use viewer::{Everyone, Viewer};

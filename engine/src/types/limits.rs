@@ -127,12 +127,12 @@ impl Limits {
             ("limits.event_tags_max", self.event_tags_max, TAG_BYTES, "a tag of a follow list takes"),
         ] {
             if limit > room / bytes {
-                let words = format!(
+                let message = format!(
                     "is too large: {what} {bytes} bytes, so that no more than {} fit into limits.message_bytes_max, {}",
                     room / bytes,
                     self.message_bytes_max
                 );
-                return Err((name, words));
+                return Err((name, message));
             }
         }
         Ok(())
@@ -216,9 +216,9 @@ mod tests {
         let fits = Limits { content_chars_max: 1_000, event_tags_max: 120, ..small.clone() };
         assert_eq!(fits.check(), Ok(()));
         assert_eq!(small.check().unwrap_err().0, "limits.content_chars_max");
-        let (name, words) = Limits { content_chars_max: 1_001, ..fits.clone() }.check().unwrap_err();
+        let (name, message) = Limits { content_chars_max: 1_001, ..fits.clone() }.check().unwrap_err();
         assert_eq!(name, "limits.content_chars_max");
-        assert!(words.contains("no more than 1000 fit"), "{words}");
+        assert!(message.contains("no more than 1000 fit"), "{message}");
         assert_eq!(
             Limits { event_tags_max: 121, ..fits.clone() }.check().unwrap_err().0,
             "limits.event_tags_max"

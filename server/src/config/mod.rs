@@ -60,7 +60,7 @@ pub enum ConfigError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// The system's words.
+        /// The system's message.
         message: String,
     },
     /// The file is not what it should be.

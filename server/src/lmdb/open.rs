@@ -1,6 +1,6 @@
 //! Opening LMDB's environment: every mapped page must have its block on disk before it is touched.
 //!
-//! LMDB maps two files. Touching a mapped page for which the disk has no room, or which lies after the end of the file,
+//! LMDB maps two files. Touching a mapped page for which the disk has no space, or which lies after the end of the file,
 //! raises SIGBUS, which kills the process without a message.
 //!
 //! - `lock.mdb` is written through its map, and LMDB creates it as a sparse file: its blocks are allocated here first.

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// Longest header of version 1, as the specification has it.
 const V1_BYTES_MAX: usize = 107;
-/// Longest header of version 2 that is taken: addresses, and room for the fields of load balancers. It could have 64 KB.
+/// Longest header of version 2 that is taken: addresses, and space for the fields of load balancers. It could have 64 KB.
 const V2_BYTES_MAX: usize = 4_096;
 /// The fixed part of a header of version 2; its last two bytes are the length of the rest.
 const V2_HEAD_BYTES: usize = 16;

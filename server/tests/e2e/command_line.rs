@@ -138,27 +138,27 @@ fn what_was_deleted_stays_deleted_where_an_export_is_imported() {
     let gone = [note, profile, message];
     let url = ["--set", "url=wss://relay.example.com"];
     import(&here, &jsonl(&gone), &url);
-    let (counts, words) = import(&here, &jsonl(&requests), &url);
-    assert_eq!((&counts["stored"], &counts["vanish_elsewhere"]), (&3.into(), &0.into()), "{words}");
+    let (counts, message) = import(&here, &jsonl(&requests), &url);
+    assert_eq!((&counts["stored"], &counts["vanish_elsewhere"]), (&3.into(), &0.into()), "{message}");
     let served = relay(&["scan", "--data", &here.data, "{}"], b"");
     assert_eq!(text(&served.stdout), "", "what has expired is not served");
 
     let export = relay(&["export", "--data", &here.data], b"");
     assert_eq!(export.stdout, jsonl(&requests), "and is kept");
-    let (counts, words) = import(&there, &export.stdout, &[]);
+    let (counts, message) = import(&there, &export.stdout, &[]);
     assert_eq!((&counts["stored"], &counts["vanish_elsewhere"]), (&3.into(), &1.into()));
-    assert!(words.contains("1 requests to vanish") && words.contains("without `url`"), "{words}");
+    assert!(message.contains("1 requests to vanish") && message.contains("without `url`"), "{message}");
     let (counts, _) = import(&there, &jsonl(&gone), &[]);
     assert_eq!((&counts["deleted"], &counts["stored"]), (&2.into(), &1.into()), "one named a relay");
     // With the URL the same request counts, for events imported in between too.
-    let (counts, words) = import(&there, &export.stdout, &url);
-    assert_eq!((&counts["duplicate"], &counts["vanish_elsewhere"]), (&3.into(), &0.into()), "{words}");
+    let (counts, message) = import(&there, &export.stdout, &url);
+    assert_eq!((&counts["duplicate"], &counts["vanish_elsewhere"]), (&3.into(), &0.into()), "{message}");
     let (counts, _) = import(&there, &jsonl(&gone), &[]);
     assert_eq!((&counts["deleted"], &counts["stored"]), (&3.into(), &0.into()));
-    let (_, words) = import(&folder(), &export.stdout, &["--set", "url=wss://other.example.com"]);
+    let (_, message) = import(&folder(), &export.stdout, &["--set", "url=wss://other.example.com"]);
     assert!(
-        words.contains("1 requests to vanish") && words.contains("relays other than wss://other"),
-        "{words}"
+        message.contains("1 requests to vanish") && message.contains("relays other than wss://other"),
+        "{message}"
     );
 
     let delete = relay(&["delete", "--data", &there.data, "--yes", "{}"], b"");
@@ -183,11 +183,11 @@ fn errors_have_exit_codes() {
         (&["config", "--url", "wss://"], 2, "`url` must be"),
         (&["config", "--listen", "nowhere"], 2, "`listen` must be"),
     ];
-    for (args, code, words) in cases {
+    for (args, code, message) in cases {
         let output = relay(args, b"");
         let stderr = text(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
-        assert!(stderr.contains(words), "{args:?}: {stderr}");
+        assert!(stderr.contains(message), "{args:?}: {stderr}");
     }
 }
 

@@ -87,11 +87,11 @@ fn a_command_in_another_pid_namespace_is_refused_with_advice() {
     };
     for command in ["info", "export", "import"] {
         let output = told(&[command, "--data", data]);
-        let words = stderr(&output);
-        assert_eq!(output.status.code(), Some(3), "{command}: {words}");
+        let message = stderr(&output);
+        assert_eq!(output.status.code(), Some(3), "{command}: {message}");
         assert!(
-            words.contains("another PID namespace") && words.contains("docker exec"),
-            "{command}: {words}"
+            message.contains("another PID namespace") && message.contains("docker exec"),
+            "{command}: {message}"
         );
     }
     // A second relay names the first one, whichever namespace it is in.
@@ -104,8 +104,8 @@ fn a_command_in_another_pid_namespace_is_refused_with_advice() {
 
 /// Runs a shell command; `$D` is a database on a read-only file system. `None`, after printing that, if the machine does not
 /// allow such a mount.
-fn on_a_read_only_disk(data: &str, words: &str) -> Option<Output> {
-    let script = format!("mount --bind $D $D && mount -o remount,bind,ro $D $D || exit 99; {words}");
+fn on_a_read_only_disk(data: &str, command: &str) -> Option<Output> {
+    let script = format!("mount --bind $D $D && mount -o remount,bind,ro $D $D || exit 99; {command}");
     let run = |namespaces: &str| {
         let mut command = Command::new("unshare");
         without_relay_variables(&mut command);
@@ -131,20 +131,20 @@ fn a_read_only_folder_can_be_read() {
         if !with_lock {
             std::fs::remove_file(format!("{data}/lock.mdb")).unwrap();
         }
-        for (words, want) in [
+        for (command, want) in [
             ("$R info --data $D", "events              5"),
             ("$R export --data $D", lines.as_str()),
             ("$R scan --data $D '{\"limit\":1}'", lines.lines().last().unwrap()),
             ("$R delete --data $D --dry-run '{}' 2>&1", "5 events match"),
         ] {
-            let Some(output) = on_a_read_only_disk(data, words) else { return };
-            assert!(output.status.success(), "{words}: {}", stderr(&output));
-            assert!(String::from_utf8_lossy(&output.stdout).contains(want), "{words}");
+            let Some(output) = on_a_read_only_disk(data, command) else { return };
+            assert!(output.status.success(), "{command}: {}", stderr(&output));
+            assert!(String::from_utf8_lossy(&output.stdout).contains(want), "{command}");
         }
-        for words in ["$R import --data $D </dev/null", "$R serve --listen 127.0.0.1:0 --data $D"] {
-            let output = on_a_read_only_disk(data, words).unwrap();
-            assert_eq!(output.status.code(), Some(3), "{words}");
-            assert!(stderr(&output).contains("Read-only file system"), "{words}: {}", stderr(&output));
+        for command in ["$R import --data $D </dev/null", "$R serve --listen 127.0.0.1:0 --data $D"] {
+            let output = on_a_read_only_disk(data, command).unwrap();
+            assert_eq!(output.status.code(), Some(3), "{command}");
+            assert!(stderr(&output).contains("Read-only file system"), "{command}: {}", stderr(&output));
         }
     }
 }

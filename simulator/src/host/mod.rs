@@ -20,7 +20,7 @@ use super::client::{Client, GroundTruth, Meaning, Message};
 use super::consumer::Consumer;
 use super::history::{History, NOT_REMOVED, Store};
 use super::messages::next_message;
-use super::pool::{IdTwice, Pool, URL, is_signed};
+use super::pool::{FakeVerifier, Pool, URL, is_signed};
 use crate::choices::Choices;
 
 /// Upper bound of the length of a frame.
@@ -44,7 +44,7 @@ pub(super) struct Host<'a> {
     pub(super) choices: Choices<'a>,
     pub(super) pool: Pool,
     pub(super) config: Arc<Config>,
-    verifier: IdTwice,
+    verifier: FakeVerifier,
     pub(super) store: Store,
     pub(super) history: History,
     pub(super) clients: Vec<Client>,
@@ -82,7 +82,7 @@ impl<'a> Host<'a> {
             choices,
             pool: Pool::new(rng.bits()),
             config,
-            verifier: IdTwice { hashes_batches: Rng::new(!setup_seed).one_in(2) },
+            verifier: FakeVerifier { hashes_batches: Rng::new(!setup_seed).one_in(2) },
             store: Rc::new(FailingBackend::new(
                 MemoryBackend::new(classes).with_removed_keys_max(removed_keys_max),
             )),
@@ -231,7 +231,7 @@ impl<'a> Host<'a> {
             let sent = self.ephemeral.entry(*id).or_default();
             *sent = (sent.0 + 1, self.step);
         }
-        client.note_read(meaning, &self.history);
+        client.on_host_read(meaning, &self.history);
         relay.handle_text(self.now, client.conn, text.as_bytes());
         self.poll_outputs(shard);
         true
@@ -267,8 +267,8 @@ impl<'a> Host<'a> {
                     assert!(ephemeral || self.history.entries_of(id).next().is_some(), "{id} is nowhere");
                 }
                 PublishOutcome::Superseded => assert!(!ephemeral, "ephemeral events are never superseded"),
-                PublishOutcome::Refused(words) | PublishOutcome::Failed(words) => {
-                    assert!(words.contains(": "), "{words}")
+                PublishOutcome::Refused(message) | PublishOutcome::Failed(message) => {
+                    assert!(message.contains(": "), "{message}")
                 }
             }
             self.report.published += 1;

@@ -9,6 +9,8 @@
 //! relay_meta       name TEXT PRIMARY KEY, value INTEGER        schema; folds, folded, folded_events: memtable.rs
 //! ```
 //!
+//! Stored names keep older words of this code: `fold` is a flush, `gone` means removed.
+//!
 //! On Durable Objects a row written costs what a thousand rows read cost, so the layout is chosen by rows
 //! written: a log-structured merge tree, in rows. A write stores its events, several in a row, and nothing else. Their keys
 //! (described in `store::keyed`; id, all, kind, author, author and kind, each indexed tag; address and expiry where there are
@@ -59,7 +61,7 @@ pub use sizes::SqlSizes;
 use tables::Tables;
 
 use super::backend::{Backend, Seq, StoreError};
-use super::keyed::{Overlay, View};
+use super::keyed::{KeyedTransaction, Overlay};
 use super::terms::TermClasses;
 
 /// The layouts written by this version: while no event is hidden, and while any is. Another one is refused.
@@ -175,11 +177,11 @@ impl<C: SqlConn> SqlBackend<C> {
 
 impl<C: SqlConn + 'static> Backend for SqlBackend<C> {
     type Reader<'a>
-        = View<SqlSource<'a, C>, ()>
+        = KeyedTransaction<SqlSource<'a, C>, ()>
     where
         C: 'a;
     type Writer<'a>
-        = View<SqlSource<'a, C>, Overlay>
+        = KeyedTransaction<SqlSource<'a, C>, Overlay>
     where
         C: 'a;
 
@@ -193,7 +195,7 @@ impl<C: SqlConn + 'static> Backend for SqlBackend<C> {
 
     /// What it reads changes with the next write: one connection sees its own changes.
     fn reader(&self) -> Result<Self::Reader<'_>, StoreError> {
-        Ok(View::reader(self.source()))
+        Ok(KeyedTransaction::reader(self.source()))
     }
 
     fn write<T>(
@@ -205,11 +207,11 @@ impl<C: SqlConn + 'static> Backend for SqlBackend<C> {
         let mut done = None;
         self.conn.transaction(&mut || {
             let work = work.take().ok_or_else(|| StoreError::Failed("a transaction ran twice".into()))?;
-            let mut writer = View::writer(self.source());
+            let mut writer = KeyedTransaction::writer(self.source());
             let value = work(&mut writer)?;
             let (_, overlay) = writer.into_parts();
             if overlay.last_seq() > Seq(0) {
-                // A write that only removes may make the room that is missing; it may put tombstones too.
+                // A write that only removes may free the space that is missing; it may put tombstones too.
                 std::mem::replace(&mut overdue, Ok(()))?;
             }
             let changes = match overlay.is_empty() {

@@ -134,8 +134,8 @@ fn ephemeral(stage: &mut Stage<'_>) {
     loop {
         match slow.next() {
             Some(Frame::Event { event, .. }) => seen.push(id_of(&event)),
-            Some(Frame::Notice(words)) => {
-                let number = words.split(|c: char| !c.is_ascii_digit()).find(|part| !part.is_empty());
+            Some(Frame::Notice(message)) => {
+                let number = message.split(|c: char| !c.is_ascii_digit()).find(|part| !part.is_empty());
                 missed += number.expect("how many were missed").parse::<u64>().expect("a number");
             }
             Some(other) => panic!("{other:?}"),
