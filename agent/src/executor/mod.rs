@@ -1,7 +1,10 @@
 //! What does the work of a job. Each kind of executor is a small state machine: it is given the task and what its calls
 //! returned, and says what to do next. Which calls it may make, and how long, the machine and the host decide.
 
+mod echo;
+pub mod failure;
 mod http;
+mod text;
 
 pub use http::{Access, HttpEvent, HttpFault, HttpLimits, HttpRequest};
 
@@ -10,7 +13,7 @@ use relay_engine::types::{Event, EventId, Kind, PubKey, Timestamp};
 
 use crate::identity::Draft;
 use crate::job::Input;
-use crate::manifest::Handler;
+use crate::manifest::{ExecutorConfig, Handler};
 
 /// What is to be done: a job with its inputs resolved.
 #[derive(Clone, Debug)]
@@ -134,6 +137,33 @@ pub trait Executor {
 
 /// The executor of a handler.
 pub fn executor(handler: &Handler) -> Box<dyn Executor + Send> {
-    let _ = handler;
-    todo!("executors")
+    match &handler.executor {
+        ExecutorConfig::Echo(config) => Box::new(echo::Echo { config: config.clone() }),
+        ExecutorConfig::Text(config) => Box::new(text::Text { config: config.clone() }),
+        _ => todo!("executors that make calls"),
+    }
+}
+
+impl Task {
+    /// The first value of a parameter.
+    fn param(&self, name: &str) -> Option<&str> {
+        self.params
+            .iter()
+            .find(|(key, _)| key == name)
+            .and_then(|(_, values)| values.first())
+            .map(String::as_str)
+    }
+}
+
+/// The texts of all inputs, joined by line feeds.
+fn joined_inputs(task: &Task) -> String {
+    task.inputs.iter().map(|input| input.text.as_str()).collect::<Vec<_>>().join("\n")
+}
+
+/// The last step of an attempt that has a result.
+fn finish(output_bytes_max: usize, output: Output) -> Step {
+    if output.content.len() > output_bytes_max {
+        return Step::Failed(Failure::output_size(output.content.len(), output_bytes_max));
+    }
+    Step::Done(output)
 }
