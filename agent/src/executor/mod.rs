@@ -6,11 +6,11 @@ mod http;
 pub use http::{Access, HttpEvent, HttpFault, HttpLimits, HttpRequest};
 
 use bytes::Bytes;
-use relay_engine::types::{EventId, Kind, PubKey, Timestamp};
+use relay_engine::types::{Event, EventId, Kind, PubKey, Timestamp};
 
+use crate::identity::Draft;
 use crate::job::Input;
 use crate::manifest::Handler;
-use crate::secrets::Secrets;
 
 /// What is to be done: a job with its inputs resolved.
 #[derive(Clone, Debug)]
@@ -110,14 +110,26 @@ pub struct Failure {
     pub retry_after: Option<u64>,
 }
 
+/// What an executor is given of its agent.
+pub trait Tools {
+    /// The value of a secret, if the host has one of that name.
+    fn secret(&self, name: &str) -> Option<String>;
+
+    /// Signs an event with the agent's key: authorisation of HTTP requests (NIP-98).
+    fn sign(&self, draft: &Draft) -> Event;
+
+    /// Unix seconds.
+    fn now(&self) -> Timestamp;
+}
+
 /// One attempt at a job.
 pub trait Executor {
     /// Begins. Everything that is to happen next is pushed to `steps`; after [`Step::Done`] or [`Step::Failed`] nothing
     /// more is.
-    fn start(&mut self, task: &Task, secrets: &dyn Secrets, steps: &mut Vec<Step>);
+    fn start(&mut self, task: &Task, tools: &dyn Tools, steps: &mut Vec<Step>);
 
-    /// Something has come of the open call.
-    fn handle(&mut self, event: HttpEvent, steps: &mut Vec<Step>);
+    /// Something has come of the open call. Events after [`Step::Done`] or [`Step::Failed`] are ignored.
+    fn handle(&mut self, tools: &dyn Tools, event: HttpEvent, steps: &mut Vec<Step>);
 }
 
 /// The executor of a handler.
