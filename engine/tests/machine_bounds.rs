@@ -14,7 +14,7 @@ const NOW: Now = Now::from_seconds(1_700_000_000);
 fn relay(limits: Limits) -> (Relay<MemoryBackend>, ConnId) {
     let config = Config { limits, ..Config::default() };
     let mut relay = Relay::new(Arc::new(config), MemoryBackend::default(), Arc::new(Libsecp256k1), [1; 32]);
-    let conn = relay.connect(NOW, Peer::default()).expect("there is room");
+    let conn = relay.connect(NOW, Peer::default()).expect("a connection is free");
     (relay, conn)
 }
 
@@ -100,7 +100,8 @@ fn a_message_that_waits_is_parsed_once() {
 fn messages_that_wait_have_a_bound_together() {
     const BYTES_MAX: usize = 1_000_000;
     let (mut relay, first) = relay(Limits { deferred_bytes_max: BYTES_MAX, ..Limits::default() });
-    let connect = |relay: &mut Relay<MemoryBackend>| relay.connect(NOW, Peer::default()).expect("room");
+    let connect =
+        |relay: &mut Relay<MemoryBackend>| relay.connect(NOW, Peer::default()).expect("a connection is free");
     let values = vec!["\"a value\""; 100].join(",");
     let text = format!(r##"["REQ","sub",{{"#t":[{values}]}}]"##);
     let mut conns = vec![first];
@@ -190,7 +191,8 @@ fn ask(
 #[test]
 fn values_of_all_filters_have_a_bound_that_leaves_room_for_small_ones() {
     let (mut relay, first) = relay(Limits { shard_values_max: 12_000, ..Limits::default() });
-    let join = |relay: &mut Relay<MemoryBackend>| relay.connect(NOW, Peer::default()).expect("there is room");
+    let join =
+        |relay: &mut Relay<MemoryBackend>| relay.connect(NOW, Peer::default()).expect("a connection is free");
     let second = join(&mut relay);
     let refusal = |id: &str, free: usize| {
         let message = format!(
@@ -287,7 +289,7 @@ fn a_commit_ends_at_a_mebibyte() {
     assert_eq!(oks.iter().filter(|frame| frame.ends_with(r#",true,""]"#)).count(), 10, "{oks:?}");
 }
 
-/// What a closed connection had waiting was never taken off the total, and at last nobody was read who had to wait.
+/// What a closed connection had waiting was never taken off the total, and at last no connection was read that had to wait.
 #[test]
 fn a_closed_connection_gives_back_what_it_had_waiting() {
     let (mut relay, conn) = relay(Limits { bad_messages_max: 3, ..Limits::default() });

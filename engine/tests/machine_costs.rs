@@ -1,4 +1,4 @@
-//! Who costs the most is named first, by the work it causes and not by how much it sends.
+//! The client that costs the most is named first, by the work it causes and not by how much it sends.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ fn new_relay() -> Machine {
 }
 
 fn connect(relay: &mut Machine, address: Option<ClientAddress>) -> ConnId {
-    relay.connect(NOW, Peer { address, ..Peer::default() }).expect("there is room")
+    relay.connect(NOW, Peer { address, ..Peer::default() }).expect("a connection is free")
 }
 
 fn publish(relay: &mut Machine, conn: ConnId, event: &Signed) {
@@ -51,7 +51,7 @@ fn work_counts_and_not_bytes() {
         publish(&mut relay, host, &event(&key(1)).at(NOW.seconds() - n).tag(["t", "x"]).sign());
         publish(&mut relay, host, &event(&key(2)).at(NOW.seconds() - n).sign());
     }
-    assert_eq!(named(&relay).0, [], "who is exempt is not counted");
+    assert_eq!(named(&relay).0, [], "exempt clients are not counted");
     let attackers: Vec<ConnId> = (0..4).map(|_| connect(&mut relay, Some(ATTACKER))).collect();
     for conn in &attackers {
         for n in 0..8 {

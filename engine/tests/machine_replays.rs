@@ -67,7 +67,7 @@ fn subscribe(relay: &mut Machine, conn: ConnId) {
 #[test]
 fn subscriptions_that_fell_behind_share_a_replay() {
     let mut relay = new_relay(Limits { scan_rows_max: 10, outbox_bytes_pause: 20_000, ..Limits::default() });
-    let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("there is room");
+    let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("a connection is free");
     let (reader, publisher) = (connect(&mut relay), connect(&mut relay));
     subscribe(&mut relay, reader);
     let tags = |n: usize| n * 7 % SUBS;
@@ -101,7 +101,7 @@ fn subscriptions_that_fell_behind_share_a_replay() {
 #[test]
 fn a_reader_that_pauses_within_an_event_misses_none() {
     let mut relay = new_relay(Limits { scan_rows_max: 10, outbox_bytes_pause: 2_000, ..Limits::default() });
-    let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("there is room");
+    let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("a connection is free");
     let (reader, publisher) = (connect(&mut relay), connect(&mut relay));
     for sub in 0..40 {
         relay.handle_text(NOW, reader, format!(r#"["REQ","{sub}",{{"kinds":[1]}}]"#).as_bytes());
@@ -135,7 +135,7 @@ fn a_reader_that_pauses_within_an_event_misses_none() {
 #[test]
 fn a_replay_is_charged_for_what_matching_takes() {
     let mut relay = new_relay(Limits { scan_rows_max: 100, ..Limits::default() });
-    let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("there is room");
+    let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("a connection is free");
     let (reader, publisher) = (connect(&mut relay), connect(&mut relay));
     relay.handle_text(NOW, reader, br##"["REQ","all",{"kinds":[1]},{"#t":["none"]}]"##);
     relay.work(NOW);
@@ -158,7 +158,7 @@ fn a_replay_is_charged_for_what_matching_takes() {
 #[test]
 fn wide_subscriptions_catch_up_in_several_replays() {
     let mut relay = new_relay(Limits { outbox_bytes_pause: 2_000, ..Limits::default() });
-    let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("there is room");
+    let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("a connection is free");
     let (reader, publisher) = (connect(&mut relay), connect(&mut relay));
     for sub in 0..5 {
         let values: Vec<String> = (0..9_000).map(|n| format!("\"{sub}-{n}\"")).collect();

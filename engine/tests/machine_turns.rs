@@ -32,7 +32,7 @@ fn filled_relay(scan_rows_max: usize) -> Machine {
 
 fn fill(relay: &mut Machine) {
     // The relay's own clients have no address.
-    let publisher = relay.connect(NOW, Peer::default()).expect("there is room");
+    let publisher = relay.connect(NOW, Peer::default()).expect("a connection is free");
     for n in 0..EVENTS {
         let tagged = event(&key(1)).at(NOW.seconds() - n).tag(["t", "x"]).sign();
         let bare = event(&key(2)).at(NOW.seconds() - n).sign();
@@ -56,7 +56,7 @@ fn settle(relay: &mut Machine) {
 }
 
 fn connect(relay: &mut Machine, address: ClientAddress) -> ConnId {
-    relay.connect(NOW, Peer { address: Some(address), ..Peer::default() }).expect("there is room")
+    relay.connect(NOW, Peer { address: Some(address), ..Peer::default() }).expect("a connection is free")
 }
 
 /// A filter that reads a thousand rows without a match: neither its author nor its tag is rare.
@@ -213,7 +213,7 @@ fn an_address_has_so_many_scans_under_way_and_the_others_wait() {
         relay.work(NOW);
     }
     assert!(under_way(&mut relay, &mut exempt) > 20);
-    // Who waits holds nothing up that leaves, and all are answered in the end.
+    // A client that leaves holds nothing up though it waits, and all are answered in the end.
     let (first, _) = attackers.pop_first().unwrap();
     relay.disconnect(first);
     while relay.work(NOW) {

@@ -82,7 +82,7 @@ impl Inbox {
     pub(crate) fn push_all(&self, items: impl IntoIterator<Item = Inbound>) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_closed.load(Ordering::Relaxed) {
-            // Dropped: who waits for an answer learns that there is none.
+            // Dropped: what waits for an answer learns that there is none.
             return;
         }
         for item in items {
@@ -320,7 +320,7 @@ impl Host {
         shards
     }
 
-    /// Prometheus's text, of all shards that answer; who costs the most is named only for an operator.
+    /// Prometheus's text, of all shards that answer; the addresses and authors that cost the most are named only for an operator.
     pub(crate) async fn metrics_text(&self, is_for_operator: bool) -> String {
         let shards = self.snapshots().await;
         metrics::render(metrics::Snapshot {

@@ -309,7 +309,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         self.by_key.contains_key(&key)
     }
 
-    /// All metrics; counters start when the object wakes up. They name who costs the most, see
+    /// All metrics; counters start when the object wakes up. They name the addresses and authors that cost the most, see
     /// [`metrics::for_everybody`](crate::metrics::for_everybody).
     pub fn families(&self, now: Now) -> Vec<Family> {
         let mut others = vec![

@@ -86,7 +86,7 @@ pub enum Tombstone {
     Vanished(PubKey),
 }
 
-/// Sizes a backend can tell cheaply.
+/// Sizes that a backend can report cheaply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Events stored, without hidden ones.
@@ -166,7 +166,7 @@ pub trait Writer: Reader {
     fn put_tombstone(&mut self, key: &Tombstone, until: Timestamp) -> Result<(), StoreError>;
 }
 
-/// [`Backend::removed_keys_max`] of the backends here, unless they are told otherwise: some 16 ms of LMDB's work.
+/// [`Backend::removed_keys_max`] of the backends here, unless they are configured otherwise: some 16 ms of LMDB's work.
 pub const REMOVED_KEYS_MAX: usize = 4_096;
 
 /// A place where events are kept.

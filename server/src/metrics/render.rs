@@ -320,7 +320,7 @@ mod tests {
         }
         let machine = names::COUNTERS_AND_GAUGES.map(|(metric, _)| metric.name);
         for name in machine.into_iter().chain(names::HISTOGRAMS.map(|(metric, ..)| metric.name)) {
-            assert!(text.contains(&format!("# TYPE {name} ")), "{name} is not told");
+            assert!(text.contains(&format!("# TYPE {name} ")), "{name} is not exported");
         }
         assert!(text.ends_with("# EOF\n"));
         let for_everybody = render(snapshot(false));

@@ -458,7 +458,7 @@ impl<'a> Host<'a> {
         );
     }
 
-    /// One step towards removing hidden events, which changes nothing that anybody sees. Returns whether there are more.
+    /// One step towards removing hidden events, which changes nothing that a client sees. Returns whether there are more.
     fn remove_hidden(&mut self) -> bool {
         let removed = remove_hidden(&self.store);
         self.history.committed(&self.store, &[], true);

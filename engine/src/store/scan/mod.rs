@@ -2,7 +2,7 @@
 //!
 //! A [`Scan`] owns its place and borrows nothing between steps: each step may read another state of the
 //! store. An event is handed out once, in the order of `created_at` descending and full id ascending; events that
-//! were deleted or replaced meanwhile are passed over. It never writes, and never waits.
+//! were deleted or replaced meanwhile are skipped. It never writes, and never waits.
 
 mod limit;
 
@@ -61,9 +61,9 @@ pub enum Completeness {
     Finish,
     /// There is a stored match that was not sent.
     More,
-    /// Finding out would cost too much, or matches may be hidden from who asks.
+    /// Finding out would cost too much, or matches may be hidden from the viewer.
     Unknown,
-    /// All filters ask for ids, and every match that is stored is hidden from who asks.
+    /// All filters ask for ids, and every match that is stored is hidden from the viewer.
     Withheld,
 }
 
@@ -77,7 +77,7 @@ pub struct Scan {
     filters: Arc<[Filter]>,
     limits: Box<[Limit]>,
     merge: Merge,
-    /// A visible match was passed over.
+    /// A visible match was skipped.
     more: bool,
     /// Whether there is one will not be known.
     unknown: bool,
@@ -282,7 +282,7 @@ impl Scan {
         }
     }
 
-    /// Whether a match of the filter may have been hidden. Who asks for ids and sees an event for each lacks none.
+    /// Whether a match of the filter may have been hidden. A viewer that asks for ids and sees an event for each lacks none.
     fn may_lack(&self, lane: usize) -> bool {
         let all_ids = self.filters[lane].ids.as_ref().is_some_and(|ids| ids.len() == self.matched[lane]);
         self.partial.as_ref().is_some_and(|partial| partial[lane]) && !all_ids
