@@ -14,7 +14,10 @@ const SUBS: usize = 290;
 type Machine = Relay<MemoryBackend>;
 
 fn new_relay(limits: Limits) -> Machine {
-    let config = Config { limits, ..Config::default() };
+    new_relay_with(Config { limits, ..Config::default() })
+}
+
+fn new_relay_with(config: Config) -> Machine {
     Relay::new(Arc::new(config), MemoryBackend::default(), Arc::new(Libsecp256k1), [1; 32])
 }
 
@@ -152,6 +155,60 @@ fn a_replay_is_charged_for_what_matching_takes() {
     // An event is 27,000 bytes, nearly all of them tags: some 60 rows, of which there are two to a step.
     assert!((9..=11).contains(&steps), "{steps}");
     assert_eq!(drained(&mut relay, reader).len(), 20);
+}
+
+/// On a host whose sockets take a call for each frame, 290 subscriptions that had missed every event were sent a thousand
+/// frames in a step.
+#[test]
+fn a_replay_is_charged_for_what_sending_takes() {
+    const FRAME_ROWS: usize = 5;
+    let limits = Limits { scan_rows_max: 100, ..Limits::default() };
+    let mut relay = new_relay_with(Config { limits, frame_rows: FRAME_ROWS, ..Config::default() });
+    let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("there is room");
+    let (reader, publisher) = (connect(&mut relay), connect(&mut relay));
+    for sub in 0..50 {
+        relay.handle_text(NOW, reader, format!(r#"["REQ","{sub}",{{"kinds":[1]}}]"#).as_bytes());
+        while relay.work(NOW) {}
+    }
+    drained(&mut relay, reader);
+    relay.handle_backlog(reader, 1 << 20);
+    publish(&mut relay, publisher, 0..20);
+    relay.handle_backlog(reader, 0);
+    let (mut got, mut steps) = (Vec::new(), 0);
+    while relay.has_work() {
+        relay.work(NOW);
+        let came = drained(&mut relay, reader);
+        assert!(came.len() <= 100 / FRAME_ROWS, "{}", came.len());
+        got.extend(came);
+        steps += 1;
+    }
+    // A thousand frames of five rows, and each event is read and matched once more for every step that ends within it.
+    assert!((50..=70).contains(&steps), "{steps}");
+    got.sort();
+    let mut wanted: Vec<_> = (0..50).flat_map(|sub| (0..20).map(move |n| (sub.to_string(), n))).collect();
+    wanted.sort();
+    assert_eq!(got, wanted);
+}
+
+/// The stored part of an answer, likewise.
+#[test]
+fn a_scan_is_charged_for_what_sending_takes() {
+    let steps = |frame_rows: usize| {
+        let limits = Limits { scan_rows_max: 60, ..Limits::default() };
+        let mut relay = new_relay_with(Config { limits, frame_rows, ..Config::default() });
+        let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("there is room");
+        let (reader, publisher) = (connect(&mut relay), connect(&mut relay));
+        publish(&mut relay, publisher, 0..100);
+        relay.handle_text(NOW, reader, br#"["REQ","all",{"kinds":[1]}]"#);
+        let mut steps = 1;
+        while relay.work(NOW) {
+            steps += 1;
+        }
+        assert_eq!(drained(&mut relay, reader).len(), 100);
+        steps
+    };
+    let (without, with) = (steps(0), steps(5));
+    assert_eq!(with - without, 100 * 5 / 60, "{without} and {with} steps");
 }
 
 /// The index of a replay takes a bounded number of values: a subscription that does not fit has the next replay.

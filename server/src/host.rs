@@ -194,6 +194,8 @@ impl Host {
             limits: settings.limits.clone(),
             policy: settings.policy.clone(),
             url: settings.url.clone(),
+            // Frames are written many at a time.
+            frame_rows: 0,
         };
         let about = About {
             info: &settings.info,
