@@ -1,5 +1,6 @@
 //! A reader that fell behind catches up in one replay of the log, however many subscriptions it has.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use relay_engine::relay::{Config, ConnId, Peer, Relay, commit};
@@ -209,6 +210,38 @@ fn a_scan_is_charged_for_what_sending_takes() {
     };
     let (without, with) = (steps(0), steps(5));
     assert_eq!(with - without, 100 * 5 / 60, "{without} and {with} steps");
+}
+
+/// Of a thousand connections that were behind and read again at once, each began its replay, whatever they held together.
+#[test]
+fn replays_that_begin_at_once_wait_for_room() {
+    let bytes_max = 1 << 20;
+    let limits = Limits { scan_rows_max: 10, running_bytes_max: bytes_max, ..Limits::default() };
+    let mut relay = new_relay(limits);
+    let publisher = relay.connect(NOW, Peer::default()).expect("there is room");
+    let readers: Vec<ConnId> = (0..60)
+        .map(|n| {
+            let address = Some(IpAddr::from([192, 0, 2, n / 3]).into());
+            let conn = relay.connect(NOW, Peer { address, ..Peer::default() }).expect("there is room");
+            relay.handle_text(NOW, conn, br#"["REQ","all",{"kinds":[1]}]"#);
+            while relay.work(NOW) {}
+            drained(&mut relay, conn);
+            relay.handle_backlog(conn, 1 << 20);
+            conn
+        })
+        .collect();
+    publish(&mut relay, publisher, 0..100);
+    readers.iter().for_each(|conn| relay.handle_backlog(*conn, 0));
+    let mut most = 0;
+    while relay.work(NOW) {
+        most = most.max(relay.metrics().running_bytes as usize);
+    }
+    assert!((bytes_max / 2..=bytes_max).contains(&most), "{most}");
+    assert_eq!(relay.metrics().running_bytes, 0);
+    for conn in readers {
+        let wanted: Vec<_> = (0..100).map(|n| ("all".to_owned(), n)).collect();
+        assert_eq!(drained(&mut relay, conn), wanted);
+    }
 }
 
 /// The index of a replay takes a bounded number of values: a subscription that does not fit has the next replay.
