@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use relay_engine::relay::{Config, ConnId, Peer, Relay, commit};
+use relay_engine::relay::{Config, ConnId, Peer, Relay};
 use relay_engine::store::MemoryBackend;
+use relay_engine::testing::settle;
 use relay_engine::testing::signing::{event, key};
 use relay_engine::types::{Limits, Now};
 use relay_engine::verify::Libsecp256k1;
@@ -28,12 +29,7 @@ fn publish_notes<T: AsRef<str>>(relay: &mut Machine, from: ConnId, notes: impl I
         let note = event(&key(1)).at(NOW.seconds()).content(n.to_string());
         let note = tags.iter().fold(note, |note, tag| note.tag(["t", tag.as_ref()])).sign();
         relay.handle_text(NOW, from, format!(r#"["EVENT",{}]"#, note.json()).as_bytes());
-        let batch = relay.poll_verify(NOW, true).expect("a batch");
-        relay.handle_verified(NOW, batch.check(&Libsecp256k1));
-        let changes = relay.poll_commit().expect("a commit");
-        let committed = commit(relay.store(), NOW, vec![changes]);
-        committed.replies.into_iter().for_each(|reply| relay.handle_committed(NOW, reply));
-        relay.handle_live(NOW, &committed.live);
+        settle(relay, NOW);
         drained(relay, from);
     }
 }
