@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use relay_engine::relay::{ConnId, Live, Peer, PublishOutcome, Relay, Ticket, TopCosts};
 use relay_engine::store::sql::{SqlBackend, SqlConn, SqlOpenError};
-use relay_engine::store::{Backend, Reader, Seq, Stats};
+use relay_engine::store::{Backend, Reader, Seq, Stats, StoreError};
 use relay_engine::types::{Event, Now};
 use relay_engine::verify::Verifier;
 use relay_site::metrics::{ADDRESS_COST, AUTHOR_BYTES, STORE_BYTES, STORE_EVENTS};
@@ -155,7 +155,11 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     ) -> Result<Self, SqlOpenError> {
         session_blobs::create(&conn)?;
         sweep::create(&conn)?;
-        consumers::create(&conn)?;
+        match consumers::create(&conn) {
+            // An object of an earlier version that is full: its clients are served, and consumers wait for room.
+            Err(StoreError::Full(_)) => {}
+            created => created?,
+        }
         let store = SqlBackend::open(conn)?;
         let mut counters = Counters::default();
         counters.rows.maintenance.add(store.conn().rows());
