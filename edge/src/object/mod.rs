@@ -28,7 +28,7 @@ use relay_engine::store::sql::{SqlBackend, SqlConn, SqlOpenError};
 use relay_engine::store::{Backend, Reader, Seq, Stats, StoreError};
 use relay_engine::types::{Event, Now};
 use relay_engine::verify::Verifier;
-use relay_site::metrics::{ADDRESS_COST, AUTHOR_BYTES, STORE_BYTES, STORE_EVENTS};
+use relay_site::metrics::{ADDRESS_COST, AUTHOR_BYTES, STORE_BYTES, STORE_EVENTS, STORE_HIDDEN};
 
 pub use attachment::{BlobName, Key};
 pub use metrics::RowCount;
@@ -323,7 +323,8 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             (STORE_MAINTENANCE_FAILURES, self.relay.store().maintenance_failures()),
         ];
         if let Ok(store) = self.stats() {
-            others.extend([(STORE_EVENTS, store.events), (STORE_BYTES, store.bytes)]);
+            let Stats { events, hidden, bytes } = store;
+            others.extend([(STORE_EVENTS, events), (STORE_HIDDEN, hidden), (STORE_BYTES, bytes)]);
         }
         let mut families = self.counters.families(self.relay.metrics(), others);
         let TopCosts { addresses, authors } = TopCosts::of_all([&self.relay.costliest(now)]);
