@@ -91,6 +91,8 @@ pub enum Tombstone {
 pub struct Stats {
     /// Events stored, without hidden ones.
     pub events: u64,
+    /// Events that are hidden and still to be removed ([`Writer::hide`]).
+    pub hidden: u64,
     /// Bytes the store takes on disk or in memory, as far as it knows.
     pub bytes: u64,
 }
