@@ -11,6 +11,7 @@
 //! | [`verify`] | the batch seam of signature checks; the only maker of [`verify::Verified`] |
 //! | [`policy`] | admission, NIP-42, rates |
 //! | [`index`] | live subscriptions, inverted by id, author, kind and tag |
+//! | [`sql`] | the connection to SQLite that hosts implement |
 //! | [`store`] | the backend seam, the put and scan planners, the memory and SQL backends |
 //! | [`relay`] | the machine itself: sessions, ingest, requests, fan-out, outbox |
 #![doc(test(attr(deny(warnings))))]
@@ -18,6 +19,7 @@
 pub mod index;
 pub mod policy;
 pub mod relay;
+pub mod sql;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use relay_engine::relay::{Config, ConnId, Peer, Relay, commit};
 use relay_engine::store::MemoryBackend;
-use relay_engine::testing::drained;
 use relay_engine::testing::signing::{event, key};
+use relay_engine::testing::{drained, settle};
 use relay_engine::types::{Limits, Now};
 use relay_engine::verify::Libsecp256k1;
 
@@ -142,18 +142,11 @@ fn messages_that_wait_have_a_bound_together() {
 #[test]
 fn a_connection_may_have_few_long_requests() {
     let (mut relay, conn) = relay(Limits { scan_rows_max: 1, ..Limits::default() });
-    let mut changes = Vec::new();
     for serial in 0..200 {
         let event = event(&key(1)).at(NOW.seconds() - serial).sign();
         relay.handle_text(NOW, conn, format!(r#"["EVENT",{}]"#, event.json()).as_bytes());
     }
-    while let Some(batch) = relay.poll_verify(NOW, true) {
-        relay.handle_verified(NOW, batch.check(&Libsecp256k1));
-        changes.extend(relay.poll_commit());
-    }
-    for reply in commit(relay.store(), NOW, changes).replies {
-        relay.handle_committed(NOW, reply);
-    }
+    settle(&mut relay, NOW);
     let begun = (0..100).find(|serial| {
         let text = format!(r#"["REQ","{serial}",{{"kinds":[1]}}]"#);
         relay.handle_text(NOW, conn, text.as_bytes());
@@ -240,11 +233,7 @@ fn replaced_scans_of_a_slow_reader_are_let_go() {
         let note = event(&key(1)).at(NOW.seconds() - serial).content("x".repeat(1_000)).sign();
         relay.handle_text(NOW, conn, format!(r#"["EVENT",{}]"#, note.json()).as_bytes());
     }
-    let batch = relay.poll_verify(NOW, true).expect("a batch");
-    relay.handle_verified(NOW, batch.check(&Libsecp256k1));
-    let changes = relay.poll_commit().expect("a commit");
-    let reply = commit(relay.store(), NOW, vec![changes]).replies.pop().expect("a reply");
-    relay.handle_committed(NOW, reply);
+    settle(&mut relay, NOW);
     drained(&mut relay, conn);
     let steps =
         |relay: &mut Relay<MemoryBackend>| (1..1_000).find(|_| !relay.work(NOW)).expect("it comes to rest");

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use relay_engine::relay::{Config, ConnId, Peer, Relay, TopCosts, commit};
+use relay_engine::relay::{Config, ConnId, Peer, Relay, TopCosts};
 use relay_engine::store::MemoryBackend;
-use relay_engine::testing::drained;
 use relay_engine::testing::signing::{Signed, event, key};
+use relay_engine::testing::{drained, settle};
 use relay_engine::types::{ClientAddress, Now, PubKey};
 use relay_engine::verify::Libsecp256k1;
 
@@ -27,14 +27,7 @@ fn connect(relay: &mut Machine, address: Option<ClientAddress>) -> ConnId {
 
 fn publish(relay: &mut Machine, conn: ConnId, event: &Signed) {
     relay.handle_text(NOW, conn, format!(r#"["EVENT",{}]"#, event.json()).as_bytes());
-    while let Some(batch) = relay.poll_verify(NOW, true) {
-        relay.handle_verified(NOW, batch.check(&Libsecp256k1));
-    }
-    while let Some(changes) = relay.poll_commit() {
-        let committed = commit(relay.store(), NOW, vec![changes]);
-        committed.replies.into_iter().for_each(|reply| relay.handle_committed(NOW, reply));
-        relay.handle_live(NOW, &committed.live);
-    }
+    settle(relay, NOW);
 }
 
 fn named(relay: &Machine) -> (Vec<ClientAddress>, Vec<PubKey>) {

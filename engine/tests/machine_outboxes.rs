@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use relay_engine::relay::{Config, ConnId, Peer, Relay, commit};
+use relay_engine::relay::{Config, ConnId, Peer, Relay};
 use relay_engine::store::MemoryBackend;
+use relay_engine::testing::settle;
 use relay_engine::testing::signing::{event, key};
 use relay_engine::types::{Limits, Now};
 use relay_engine::verify::Libsecp256k1;
@@ -64,14 +65,7 @@ impl World {
         self.published += 1;
         let event = event(&key(1)).at(NOW.seconds() - self.published).kind(kind).content(content).sign();
         self.relay.handle_text(NOW, self.publisher, format!(r#"["EVENT",{}]"#, event.json()).as_bytes());
-        while let Some(batch) = self.relay.poll_verify(NOW, true) {
-            self.relay.handle_verified(NOW, batch.check(&Libsecp256k1));
-        }
-        while let Some(changes) = self.relay.poll_commit() {
-            let committed = commit(self.relay.store(), NOW, vec![changes]);
-            committed.replies.into_iter().for_each(|reply| self.relay.handle_committed(NOW, reply));
-            self.relay.handle_live(NOW, &committed.live);
-        }
+        settle(&mut self.relay, NOW);
         self.relay.drain(self.publisher, usize::MAX, &mut |_| {});
     }
 

@@ -3,10 +3,10 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use relay_engine::relay::{Config, ConnId, Peer, Relay, commit};
+use relay_engine::relay::{Config, ConnId, Peer, Relay};
 use relay_engine::store::MemoryBackend;
-use relay_engine::testing::drained;
 use relay_engine::testing::signing::{event, key};
+use relay_engine::testing::{drained, settle};
 use relay_engine::types::{ClientAddress, Limits, Now};
 use relay_engine::verify::Libsecp256k1;
 
@@ -105,18 +105,11 @@ fn one_request_always_fits() {
 fn a_scan_whose_reader_is_slow_holds_nothing() {
     let mut relay = new_relay(Limits { outbox_bytes_pause: 2_000, ..Limits::default() });
     let (publisher, reader) = (connect_from(&mut relay, 1), connect_from(&mut relay, 2));
-    let mut changes = Vec::new();
     for n in 0..100_u64 {
         let note = event(&key(1)).at(NOW.seconds() - n).content(n.to_string()).tag(["t", &n.to_string()]);
         relay.handle_text(NOW, publisher, format!(r#"["EVENT",{}]"#, note.sign().json()).as_bytes());
     }
-    while let Some(batch) = relay.poll_verify(NOW, true) {
-        relay.handle_verified(NOW, batch.check(&Libsecp256k1));
-        changes.extend(relay.poll_commit());
-    }
-    for reply in commit(relay.store(), NOW, changes).replies {
-        relay.handle_committed(NOW, reply);
-    }
+    settle(&mut relay, NOW);
     relay.handle_text(NOW, reader, wide("REQ", 0, 500).as_bytes());
     let mut got = Vec::new();
     loop {

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use relay_engine::relay::{Config, ConnId, Peer, Relay, commit};
+use relay_engine::relay::{Config, ConnId, Peer, Relay};
 use relay_engine::store::MemoryBackend;
-use relay_engine::testing::drained;
 use relay_engine::testing::signing::{event, key};
+use relay_engine::testing::{drained, settle};
 use relay_engine::types::{ClientAddress, Limits, Now};
 use relay_engine::verify::Libsecp256k1;
 
@@ -40,19 +40,8 @@ fn fill(relay: &mut Machine) {
             relay.handle_text(NOW, publisher, format!(r#"["EVENT",{}]"#, event.json()).as_bytes());
         }
     }
-    settle(relay);
+    settle(relay, NOW);
     relay.disconnect(publisher);
-}
-
-fn settle(relay: &mut Machine) {
-    while let Some(batch) = relay.poll_verify(NOW, true) {
-        relay.handle_verified(NOW, batch.check(&Libsecp256k1));
-    }
-    while let Some(changes) = relay.poll_commit() {
-        let committed = commit(relay.store(), NOW, vec![changes]);
-        committed.replies.into_iter().for_each(|reply| relay.handle_committed(NOW, reply));
-        relay.handle_live(NOW, &committed.live);
-    }
 }
 
 fn connect(relay: &mut Machine, address: ClientAddress) -> ConnId {

@@ -3,6 +3,7 @@
 //! Paths are matched by `matchit`, the router of axum. The methods that a path allows, and so `Allow`, HEAD, OPTIONS and
 //! CORS, follow from its endpoints.
 
+use crate::agents::AgentRoute;
 use crate::answer::Answer;
 use crate::feature::Feature;
 
@@ -23,6 +24,8 @@ pub enum Route {
     Metrics,
     /// The effective configuration, for administrators.
     Config,
+    /// An endpoint of the agents.
+    Agents(AgentRoute),
 }
 
 /// A method and a path, with the conditions and bounds of the request.

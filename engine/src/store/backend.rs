@@ -1,16 +1,13 @@
 //! The seam: what a storage backend provides, and nothing more.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use super::terms::{Term, TermClasses};
+pub use crate::sql::StoreError;
+pub use crate::types::Seq;
 use crate::types::{Event, EventId, Kind, PubKey, Timestamp};
-
-/// The sequence number of a stored event: 1, 2, 3... in the order of commits, never used twice, below 2^47.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Seq(pub u64);
 
 /// Where an event stands in the order of answers: newest first, and in one second the lowest id first.
 ///
@@ -94,32 +91,11 @@ pub enum Tombstone {
 pub struct Stats {
     /// Events stored, without hidden ones.
     pub events: u64,
+    /// Events that are hidden and still to be removed ([`Writer::hide`]).
+    pub hidden: u64,
     /// Bytes the store takes on disk or in memory, as far as it knows.
     pub bytes: u64,
 }
-
-/// Why a store could not do its work. No relay rule is among these.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StoreError {
-    /// The disk is full; nothing of the batch was kept. Passes when space returns.
-    Full(String),
-    /// The backend failed; nothing of the batch was kept.
-    Failed(String),
-    /// What is stored contradicts itself.
-    Corrupt(String),
-}
-
-impl fmt::Display for StoreError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StoreError::Full(what) => write!(f, "no space left: {what}"),
-            StoreError::Failed(what) => write!(f, "storage failed: {what}"),
-            StoreError::Corrupt(what) => write!(f, "storage is corrupt: {what}"),
-        }
-    }
-}
-
-impl std::error::Error for StoreError {}
 
 /// One consistent state of a store, as a read transaction shows it.
 ///

@@ -10,6 +10,7 @@ mod found_by;
 mod hex;
 mod kind;
 mod limits;
+mod seq;
 mod tags;
 mod time;
 
@@ -20,5 +21,6 @@ pub use found_by::{FoundBy, MatchCost};
 pub use hex::{EventId, HexError, PubKey, Sig};
 pub use kind::{Class, Kind, is_list, is_removal_request};
 pub use limits::Limits;
+pub use seq::Seq;
 pub use tags::{Tag, Tags, parse_expiration, unescape};
 pub use time::{Now, Timestamp};

@@ -176,6 +176,7 @@ impl Snapshot {
     fn process(&self, out: &mut Out<'_, '_>) -> Result<(), Error> {
         if let Some(store) = &self.store {
             out.number(names::STORE_EVENTS, store.events)?;
+            out.number(names::STORE_HIDDEN, store.hidden)?;
             out.number(names::STORE_BYTES, store.bytes)?;
         }
         let refused = self.sockets_refused;

@@ -147,6 +147,33 @@ fn a_proxy_that_passes_bytes_on_names_its_client_first() {
     let _exempt = [(); 9].map(|()| connect(itself).unwrap());
 }
 
+/// Each client over its limit kept its socket slot for a second if it sent nothing: with three hundred of them there was no
+/// slot for others.
+#[test]
+fn clients_over_their_limit_keep_no_slot() {
+    let relay = RelayProcess::start_with(
+        "[network]\nproxy_protocol = true\nconnections_per_address_max = 1\n[limits]\nconnections_max = 1\n",
+    );
+    let [text, _] = proxy_headers([203, 0, 113, 9]);
+    let client = connect_after(&relay, &text, None).unwrap();
+    let refused: Vec<TcpStream> = (0..300)
+        .map(|_| {
+            let mut socket = TcpStream::connect(relay.host()).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.write_all(&text).unwrap();
+            let mut told = [0; 12];
+            socket.read_exact(&mut told).unwrap();
+            assert_eq!(told, *b"HTTP/1.1 429");
+            socket
+        })
+        .collect();
+    let [other, _] = proxy_headers([203, 0, 113, 10]);
+    let answered = told(&relay, &[&other, INFORMATION].concat());
+    assert!(answered.starts_with("HTTP/1.1 200 OK\r\n"), "{answered}");
+    drop(refused);
+    drop(client);
+}
+
 #[test]
 fn a_trusted_proxy_that_names_nobody_is_told_so() {
     let relay = RelayProcess::start_with("[network]\nproxy_protocol = true\nhandshake_seconds = 1\n");

@@ -41,6 +41,8 @@ pub struct Hit<'a> {
 pub enum Take {
     /// Go on.
     Counted,
+    /// Go on: this one had been taken before, and costs nothing beside what reading it does.
+    Known,
     /// This one is taken, but the reader is slow: end the step.
     CountedAndPause,
 }
@@ -81,6 +83,7 @@ pub struct Scan {
     more: bool,
     /// Whether there is one will not be known.
     unknown: bool,
+    hit_rows: usize,
     look_ahead_rows: u64,
     /// Some filter looks ahead.
     looking_ahead: bool,
@@ -114,6 +117,7 @@ impl Scan {
             merge,
             more: false,
             unknown,
+            hit_rows: 0,
             look_ahead_rows: 0,
             looking_ahead: false,
             over: false,
@@ -123,6 +127,12 @@ impl Scan {
         };
         scan.close_done();
         scan
+    }
+
+    /// Charges an event that is handed out with `rows` more, for what its receiver does with it.
+    #[must_use]
+    pub fn with_hit_rows(self, rows: usize) -> Self {
+        Scan { hit_rows: rows, ..self }
     }
 
     /// Records what may be hidden from `viewer`. The first step does; a scan that is resumed is given a viewer that sees
@@ -229,7 +239,14 @@ impl Scan {
         if turned || self.more {
             self.close_done();
         }
-        Ok(if sent { sink(Hit { seq: posting.seq, event }) } else { Take::Counted })
+        if !sent {
+            return Ok(Take::Counted);
+        }
+        let take = sink(Hit { seq: posting.seq, event });
+        if take != Take::Known {
+            *rows = rows.saturating_sub(self.hit_rows);
+        }
+        Ok(take)
     }
 
     /// Counts what looking ahead has cost, and gives it up when that is too much.

@@ -3,10 +3,10 @@
 //! Each key goes into the page of the lower level into whose range it falls; pages of the lower level into which none
 //! falls stay as they are. So one step writes about as many pages as it is asked to, however the keys lie.
 
-use super::conn::SqlConn;
 use super::page::{PageIds, PageRef, RunId, paginate, sort_keys};
 use super::sizes::SqlSizes;
 use super::tree::Tree;
+use crate::sql::SqlConn;
 use crate::store::backend::StoreError;
 use crate::store::keyed::Key;
 

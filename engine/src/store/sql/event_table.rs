@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::cache::BlobCache;
-use super::conn::{SqlConn, SqlValue};
 use super::lines;
 use super::queries::{Bulk, LARGE_ROWS, each_row, event_row, int, malformed_event, row_id};
+use crate::sql::{SqlConn, SqlValue};
 use crate::store::backend::{Seq, StoreError};
 use crate::store::keyed::Overlay;
 

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use super::conn::{SqlConn, SqlValue};
 use super::queries::{Bulk, SMALL_ROWS, each_row};
 use super::{SCHEMA, SCHEMA_WITH_HIDDEN};
+use crate::sql::{SqlConn, SqlValue};
 use crate::store::backend::{Seq, StoreError};
 use crate::store::keyed::{HiddenRow, Overlay};
 

@@ -4,10 +4,10 @@
 //! It changes nothing of what is stored. Each step is a transaction of its own after a write (or before one, if flushing has
 //! failed for long); one that fails leaves everything as it was, and is tried again after the next write.
 
-use super::conn::SqlConn;
 use super::page_table;
 use super::sizes::SqlSizes;
 use super::tables::Tables;
+use crate::sql::SqlConn;
 use crate::store::backend::StoreError;
 
 /// Compaction debt: keys written for which one more compaction step is made. A step moves several thousand keys down a

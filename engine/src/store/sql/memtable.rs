@@ -5,12 +5,12 @@ use std::collections::{BTreeSet, btree_set};
 
 use rustc_hash::FxHashSet;
 
-use super::conn::{SqlConn, SqlValue};
 use super::event_table::{self, EventChanges};
 use super::page::sort_keys;
 use super::queries::{int, integers};
 use super::sizes::SqlSizes;
 use super::tombstones;
+use crate::sql::{SqlConn, SqlValue};
 use crate::store::backend::{Seq, StoreError};
 use crate::store::keyed::{Key, Overlay, keys_of, tombstone_key};
 use crate::store::terms::{TermClasses, terms_of};

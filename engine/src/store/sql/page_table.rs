@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::cache::BlobCache;
-use super::conn::{SqlConn, SqlValue};
 use super::page::{Page, PageId, PageRef, RunId};
 use super::queries::{Bulk, SMALL_ROWS, each_row};
+use crate::sql::{SqlConn, SqlValue};
 use crate::store::backend::StoreError;
 use crate::store::keyed::Key;
 

@@ -1,6 +1,6 @@
 //! Statements over many rows, and the columns that come back.
 
-use super::conn::{SqlConn, SqlValue};
+use crate::sql::{SqlConn, SqlValue};
 use crate::store::backend::{Seq, StoreError};
 
 /// Most parameters of one statement (Durable Objects).

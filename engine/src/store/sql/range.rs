@@ -3,13 +3,13 @@
 use std::iter::Peekable;
 
 use super::bloom;
-use super::conn::SqlConn;
 use super::memtable;
 use super::page::{Cursor, PageId, PageRef};
 use super::page_table::PageTable;
 use super::removed::RemovedSeqs;
 use super::tables::Tables;
 use super::tree::Tree;
+use crate::sql::SqlConn;
 use crate::store::backend::StoreError;
 use crate::store::keyed::Key;
 

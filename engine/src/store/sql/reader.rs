@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 
-use super::conn::SqlConn;
 use super::lines;
 use super::range::KeyRange;
 use super::tables::Tables;
+use crate::sql::SqlConn;
 use crate::store::backend::{Seq, Stats, StoreError};
 use crate::store::keyed::{KeySource, read_until, tombstone_key};
 use crate::types::Timestamp;
@@ -74,7 +74,10 @@ impl<C: SqlConn> KeySource for SqlSource<'_, C> {
     }
 
     fn stats(&self) -> Result<Stats, StoreError> {
-        let events = self.tables.borrow().event_count();
-        Ok(Stats { events, bytes: self.conn.bytes()? })
+        let (events, hidden) = {
+            let tables = self.tables.borrow();
+            (tables.event_count(), tables.hidden.len())
+        };
+        Ok(Stats { events, hidden, bytes: self.conn.bytes()? })
     }
 }

@@ -4,8 +4,8 @@
 
 use rustc_hash::FxHashMap;
 
-use super::conn::{SqlConn, SqlValue};
 use super::queries::{Bulk, SMALL_ROWS, each_row};
+use crate::sql::{SqlConn, SqlValue};
 use crate::store::backend::{Seq, StoreError};
 
 const READ: &str = "SELECT chunk, bits FROM relay_gone WHERE chunk > ? ORDER BY chunk LIMIT ?";

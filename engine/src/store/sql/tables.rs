@@ -1,12 +1,12 @@
 //! All tables together, each with what is kept of it in memory: how a write goes through them.
 
-use super::conn::SqlConn;
 use super::event_table::{EventChanges, EventTable};
 use super::hidden::{ChangedRows, HiddenTable};
 use super::memtable::{Memtable, NewTombstones};
 use super::removed::ChangedBits;
 use super::sizes::SqlSizes;
 use super::tree::Tree;
+use crate::sql::SqlConn;
 use crate::store::backend::{Seq, StoreError};
 use crate::store::keyed::Overlay;
 use crate::store::terms::TermClasses;
@@ -34,11 +34,13 @@ impl Tables {
         conn: &C,
         sizes: &SqlSizes,
         classes: TermClasses,
+        can_hide: bool,
     ) -> Result<Self, StoreError> {
         let tree = Tree::load(conn, sizes.page_cache_bytes)?;
         let memtable = Memtable::load(conn, classes)?;
         let events = EventTable::load(conn, memtable.flushed_up_to(), sizes.row_cache_bytes)?;
-        Ok(Tables { events, memtable, tree, hidden: HiddenTable::load(conn)? })
+        let hidden = if can_hide { HiddenTable::load(conn)? } else { HiddenTable::default() };
+        Ok(Tables { events, memtable, tree, hidden })
     }
 
     /// How many events are stored, without hidden ones.

@@ -3,8 +3,8 @@
 //! Row ids begin at 1 after each flush, and a row says how many flushes there were before it. So rows that a flush has
 //! made obsolete are overwritten; deleting them would be another row written.
 
-use super::conn::{SqlConn, SqlValue};
 use super::queries::{Bulk, LARGE_ROWS};
+use crate::sql::{SqlConn, SqlValue};
 use crate::store::backend::StoreError;
 use crate::store::keyed::Key;
 

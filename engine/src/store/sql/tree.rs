@@ -1,12 +1,12 @@
 //! The keys that are in pages: which pages there are, which of their keys are of removed events, and how pages are
 //! replaced. When that is done is decided in `maintenance`.
 
-use super::conn::SqlConn;
 use super::directory::Directory;
 use super::page::{Cursor, Page, PageId, PageIds, PageRef, paginate};
 use super::page_table::{self, PageTable};
 use super::removed::RemovedSeqs;
 use super::rewrites::RewriteQueue;
+use crate::sql::SqlConn;
 use crate::store::backend::StoreError;
 use crate::store::keyed::Key;
 

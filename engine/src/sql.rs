@@ -1,6 +1,29 @@
-//! The connection that runs SQL, which a host implements.
+//! The connection to an SQLite database, which a host implements. The SQL store uses it, and so may other pure crates.
 
-use crate::store::backend::StoreError;
+use std::fmt;
+
+/// Why a store could not do its work. No relay rule is among these.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreError {
+    /// The disk is full; nothing of the batch was kept. Passes when space returns.
+    Full(String),
+    /// The backend failed; nothing of the batch was kept.
+    Failed(String),
+    /// What is stored contradicts itself.
+    Corrupt(String),
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StoreError::Full(what) => write!(f, "no space left: {what}"),
+            StoreError::Failed(what) => write!(f, "storage failed: {what}"),
+            StoreError::Corrupt(what) => write!(f, "storage is corrupt: {what}"),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {}
 
 /// A parameter or a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,66 @@
+//! Why attempts fail: causes for metrics, words for customers, details for owners.
+
+use super::Failure;
+
+/// The causes of failures that executors report: labels of a metric.
+pub const CAUSES: [&str; 11] = [
+    cause::INPUT,
+    cause::SECRET,
+    cause::ADDRESS,
+    cause::CONNECTION,
+    cause::TIMEOUT,
+    cause::RESPONSE_SIZE,
+    cause::HTTP_STATUS,
+    cause::RATE_LIMITED,
+    cause::RESPONSE,
+    cause::REFUSED,
+    cause::OUTPUT_SIZE,
+];
+
+/// The values of [`Failure::cause`].
+pub mod cause {
+    /// The inputs or parameters are of no use to the executor.
+    pub const INPUT: &str = "input";
+    /// A secret is missing, or the endpoint does not accept it.
+    pub const SECRET: &str = "secret";
+    /// The address of the endpoint is not allowed, or this host makes no such calls.
+    pub const ADDRESS: &str = "address";
+    /// No connection, or it broke.
+    pub const CONNECTION: &str = "connection";
+    /// The time was over.
+    pub const TIMEOUT: &str = "timeout";
+    /// The response is larger than allowed.
+    pub const RESPONSE_SIZE: &str = "response_size";
+    /// The endpoint answered with a status that is no success.
+    pub const HTTP_STATUS: &str = "http_status";
+    /// The endpoint says that it is called too often.
+    pub const RATE_LIMITED: &str = "rate_limited";
+    /// The response is not what the protocol says.
+    pub const RESPONSE: &str = "response";
+    /// The endpoint understood and refused, or its tool failed.
+    pub const REFUSED: &str = "refused";
+    /// The result is larger than the agent's limit.
+    pub const OUTPUT_SIZE: &str = "output_size";
+}
+
+impl Failure {
+    /// Another attempt would fail likewise.
+    pub(super) fn fatal(cause: &'static str, message: impl Into<String>, detail: impl Into<String>) -> Self {
+        Failure {
+            message: message.into(),
+            detail: detail.into(),
+            cause,
+            is_retryable: false,
+            retry_after: None,
+        }
+    }
+
+    /// The result has `bytes` bytes or more, which is over the agent's limit.
+    pub(super) fn output_size(bytes: usize, max: usize) -> Self {
+        Failure::fatal(
+            cause::OUTPUT_SIZE,
+            format!("the result is larger than {max} bytes"),
+            format!("the result has {bytes} bytes or more, limits.output_bytes is {max}"),
+        )
+    }
+}

@@ -1,0 +1,32 @@
+//! Agents: programs with a Nostr identity that answer job requests (NIP-90), beside the relay.
+//!
+//! Everything here is **pure** (sans-I/O): time, randomness, secrets and an SQL connection are arguments, and what an agent
+//! wants from the world is polled as [`machine::Effect`]s. The hosts, `relay-server` and `relay-edge`, carry the effects
+//! out. One [`machine::Agent`] is one agent with a database of its own; a [`router::Router`] beside the relay knows all agents
+//! of a host and passes events to them.
+//!
+//! ```text
+//! manifest   what an agent is: parsed, validated, converted from other formats
+//! identity   keys (NIP-06, NIP-19), signing; cipher: NIP-44 and NIP-04
+//! job        what a job is and the states it passes through; knows nothing of NIP-90
+//! nip90      job requests, feedback, results and announcements as Nostr events
+//! executor   what does the work: echo, text tools, OpenAI-compatible endpoints, webhooks, MCP, Workers AI
+//! fetch      where calls may go: URLs, addresses, redirects
+//! store      the tables of one agent
+//! machine    one agent: accepts events, runs jobs, publishes results
+//! router     all agents of a host: who gets which event, beats, deliveries that survive a crash
+//! api        the HTTP API, without HTTP
+//! ```
+
+pub mod api;
+pub mod cipher;
+pub mod executor;
+pub mod fetch;
+pub mod identity;
+pub mod job;
+pub mod machine;
+pub mod manifest;
+pub mod nip90;
+pub mod router;
+pub mod secrets;
+mod store;
