@@ -11,6 +11,7 @@
 //! job        what a job is and the states it passes through; knows nothing of NIP-90
 //! nip90      job requests, feedback, results and announcements as Nostr events
 //! executor   what does the work: echo, text tools, OpenAI-compatible endpoints, webhooks, MCP, Workers AI
+//! fetch      where calls may go: URLs, addresses, redirects
 //! store      the tables of one agent
 //! machine    one agent: accepts events, runs jobs, publishes results
 //! router     all agents of a host: who gets which event, beats, deliveries that survive a crash
@@ -20,6 +21,7 @@
 pub mod api;
 pub mod cipher;
 pub mod executor;
+pub mod fetch;
 pub mod identity;
 pub mod job;
 pub mod machine;

@@ -38,7 +38,7 @@ export class Client {
     return client
   }
 
-  /** Gives received frames to those who wait for them. */
+  /** Gives received frames to those that wait for them. */
   dispatch() {
     this.waiting = this.waiting.filter(({ wanted, done }) => {
       const place = this.frames.findIndex(wanted)

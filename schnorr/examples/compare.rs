@@ -185,7 +185,7 @@ fn bad_one(tiers: &[Entrant], keys: &'static str, pool: &[Claim], rounds: usize)
 
 /// Batches of 64 that an attacker makes to be slow, compared with 64 valid claims of unseen keys.
 fn hostile(tier: Entrant, rounds: usize) {
-    /// A way to be slow: prepares a verifier for a round, then tells what to measure.
+    /// A way to be slow: prepares a verifier for a round, then returns what to measure.
     type Attack = fn(&mut Verifier, usize) -> Vec<Claim>;
     let unseen: Attack = |_, round| (0..BATCH).map(|i| signed(number(round, i), 0)).collect();
     let attacks: [(&str, Attack); 8] = [

@@ -14,7 +14,7 @@ use relay_engine::types::{Event, Filter, Now};
 use relay_engine::verify::Verifier;
 use relay_site::{About, FEATURES, Operator, Route, Table};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc as channel, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc as channel, oneshot};
 
 use crate::beside::Item;
 use crate::config::{Networks, Settings};
@@ -22,7 +22,7 @@ use crate::fresh::Fresh;
 use crate::metrics::{self, ShardSnapshot, WriterMetrics};
 use crate::net::addresses::{AddressPermit, Addresses};
 use crate::net::deadline::Timeouts;
-use crate::net::descriptors::SocketLimits;
+use crate::net::descriptors::{LINGERING_MAX, SocketLimits};
 use crate::writer::ToWriter;
 
 /// How old the answer to a question after the relay's health may be: a flood of them reaches no shard more often.
@@ -82,7 +82,7 @@ impl Inbox {
     pub(crate) fn push_all(&self, items: impl IntoIterator<Item = Inbound>) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_closed.load(Ordering::Relaxed) {
-            // Dropped: who waits for an answer learns that there is none.
+            // Dropped: what waits for an answer learns that there is none.
             return;
         }
         for item in items {
@@ -150,6 +150,8 @@ pub(crate) struct Host {
     pub(crate) is_stopping: AtomicBool,
     /// Sockets refused because there was no slot.
     pub(crate) sockets_refused: AtomicU64,
+    /// Clients that have been refused and are read from for a moment, without a slot.
+    pub(crate) lingering: Semaphore,
     /// Sockets that are served at a time.
     socket_limits: SocketLimits,
     /// WebSocket connections of all shards.
@@ -194,6 +196,8 @@ impl Host {
             limits: settings.limits.clone(),
             policy: settings.policy.clone(),
             url: settings.url.clone(),
+            // Frames are written many at a time.
+            frame_rows: 0,
         };
         let about = About {
             info: &settings.info,
@@ -228,6 +232,7 @@ impl Host {
             failed: Notify::new(),
             is_stopping: AtomicBool::new(false),
             sockets_refused: AtomicU64::new(0),
+            lingering: Semaphore::new(LINGERING_MAX),
             socket_limits,
             connections: AtomicUsize::new(0),
             addresses: Arc::new(Addresses::new(&settings.network)?),
@@ -320,7 +325,7 @@ impl Host {
         shards
     }
 
-    /// Prometheus's text, of all shards that answer; who costs the most is named only for an operator.
+    /// Prometheus's text, of all shards that answer; the addresses and authors that cost the most are named only for an operator.
     pub(crate) async fn metrics_text(&self, is_for_operator: bool) -> String {
         let shards = self.snapshots().await;
         metrics::render(metrics::Snapshot {

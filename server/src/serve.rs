@@ -156,7 +156,7 @@ where
     } else {
         tracing::warn!("stopped after {} seconds, before connections or writes were done", bound.as_secs());
     }
-    // Nobody who still waits for an answer will get one.
+    // A request that still waits for an answer gets none.
     api.shutdown_background();
     // The last commits can fail too.
     Ok(host.failure().map_or(ended, Ended::Failed))

@@ -247,10 +247,10 @@ mod tests {
             };
             assert_eq!(route, text("route"), "{case}");
             let own = answer.into_iter().flat_map(|answer| &answer.headers);
-            let mut told: Vec<(&str, &str)> = own.map(|(name, value)| (*name, &**value)).collect();
-            told.extend(found.headers());
+            let mut headers: Vec<(&str, &str)> = own.map(|(name, value)| (*name, &**value)).collect();
+            headers.extend(found.headers());
             for (name, want) in case["answer"].as_object().into_iter().flatten() {
-                let value = told.iter().find(|(own, _)| own == name).map(|(_, value)| *value);
+                let value = headers.iter().find(|(own, _)| own == name).map(|(_, value)| *value);
                 // Headers of an endpoint's own response are tested with the hosts.
                 if value.is_some() || answer.is_some() {
                     assert_eq!(value, want.as_str(), "{name} of {case}");

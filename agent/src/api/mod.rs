@@ -10,7 +10,7 @@ mod directory;
 mod kinds;
 mod page;
 
-pub use access::{Caller, Permission};
+pub use access::{Caller, Permission, needs_signature};
 // pub use agent::{Reply, agent};
 pub use directory::directory;
 pub use kinds::kind_name;

@@ -16,6 +16,8 @@ pub struct HttpRequest {
     pub body: Bytes,
     /// Where it may go.
     pub access: Access,
+    /// The domains to which it may go, redirects too, with their subdomains; any if empty.
+    pub allow_domains: Vec<String>,
     /// How large and how long.
     pub limits: HttpLimits,
 }
@@ -42,11 +44,11 @@ pub enum Access {
 /// Limits of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HttpLimits {
-    /// Largest response, in bytes; a longer one is [`HttpFault::TooLarge`].
+    /// Largest body of a response, in bytes; a longer one is [`HttpFault::TooLarge`].
     pub response_bytes_max: usize,
     /// When it must be over.
     pub deadline: Timestamp,
-    /// Redirects that are followed.
+    /// Redirects that are followed; a further one is passed on like any response.
     pub redirects_max: u32,
 }
 

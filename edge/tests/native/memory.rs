@@ -30,7 +30,7 @@ fn queued_bytes(readers: &[Rc<Socket>]) -> usize {
 
 #[test]
 fn output_of_many_slow_readers_is_bounded_and_complete() {
-    // Forever, so that nobody is closed for reading nothing.
+    // Forever, so that no client is closed for reading nothing.
     let object = ObjectSettings { write_stall_seconds: 1 << 30, ..ObjectSettings::default() };
     let mut runtime = Runtime::new(Settings { object, ..Settings::default() }, Hibernates::Never);
     publish(&mut runtime);

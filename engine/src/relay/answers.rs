@@ -94,7 +94,7 @@ impl<B: Backend> Relay<B> {
             job.scan.step(&reader, now.seconds(), rows, &viewer, &mut |hit| {
                 let place = (hit.event.created_at(), hit.event.id());
                 if sent_before.is_some_and(|before| !comes_after(place, before)) {
-                    return Take::Counted;
+                    return Take::Known;
                 }
                 last = Some(place);
                 sink.push(hit.event)

@@ -21,7 +21,7 @@ use super::session::Session;
 use super::subscriptions::{SubKey, Subscriptions};
 use crate::index::Index;
 use crate::policy::may_see;
-use crate::store::{Backend, Replayed, Seq, StoreError, Take, read_log};
+use crate::store::{Backend, Replayed, Seq, StoreError, Take, in_comparisons, read_log};
 use crate::types::{Now, parse_expiration};
 
 /// Most filter values in a replay's index; each filter counts as one more. A single subscription may exceed it.
@@ -30,8 +30,8 @@ const REPLAY_VALUES_MAX: usize = 20_000;
 const VALUE_BYTES: usize = 300;
 /// Values that enter the index in the time of a row.
 const VALUES_PER_ROW: usize = 4;
-/// What queueing an event costs, in comparisons (`store/cost.rs`).
-const SENT_COMPARISONS: usize = 2;
+/// What queueing an event costs, in comparisons (`store/cost.rs`). What sending it costs is the host's to say.
+const QUEUED_COMPARISONS: usize = 2;
 
 /// One replay of the log for several subscriptions of a connection.
 pub(super) struct SharedReplay {
@@ -164,7 +164,8 @@ impl<B: Backend> Relay<B> {
         }
     }
 
-    /// Continues the replay after `after`, and queues matches until the reader is slow.
+    /// Continues the replay after `after`, and queues matches until the reader is slow or the rows are used up, which may be
+    /// between two subscriptions that an event is for.
     fn continue_replay(
         &mut self,
         now: Now,
@@ -177,9 +178,10 @@ impl<B: Backend> Relay<B> {
         let here = Replayed { covered: after, caught_up: false };
         let Some(session) = self.sessions.get_mut(conn) else { return Ok(here) };
         let mut queued_output = self.queued_output;
+        let (frame_rows, rows_max) = (config.frame_rows, *rows);
         let Session { auth, outbox, backlog_bytes, .. } = &mut *session;
         let (subscriptions, SharedReplay { index, keys, .. }) = (&mut self.subscriptions, replay);
-        let (mut matched, mut sent, mut cut_short) = (Vec::new(), 0, None);
+        let (mut matched, mut sent, mut cut_short) = (Vec::new(), 0_usize, None);
         let replayed = read_log(&self.store.reader()?, after, rows, &mut |hit| {
             matched.clear();
             let mut cost = index.matches_stored(hit.event, &mut matched).cost;
@@ -196,7 +198,7 @@ impl<B: Backend> Relay<B> {
                 let own = key.and_then(|key| subscriptions.get_mut(key));
                 let Some(own) = own.filter(|own| own.covered < hit.seq) else { continue };
                 if take == Take::CountedAndPause {
-                    // Other subscriptions have yet to receive this event.
+                    // Other subscriptions have yet to receive this event, when it is read again.
                     cut_short = Some(Seq(hit.seq.0 - 1));
                     break;
                 }
@@ -206,14 +208,16 @@ impl<B: Backend> Relay<B> {
                 outbox.push_event(Arc::clone(&own.head), Arc::clone(body));
                 queued_output.change(before, outbox.bytes());
                 sent += 1;
-                cost.comparisons += SENT_COMPARISONS;
-                if outbox.bytes() + *backlog_bytes >= queued_output.pause(&config.limits) {
+                cost.comparisons += QUEUED_COMPARISONS + in_comparisons(frame_rows);
+                // One event may be for hundreds of subscriptions.
+                let is_spent = frame_rows > 0 && sent.saturating_mul(frame_rows) >= rows_max;
+                if is_spent || outbox.bytes() + *backlog_bytes >= queued_output.pause(&config.limits) {
                     take = Take::CountedAndPause;
                 }
             }
             (take, cost)
         });
-        self.metrics.sent_event += sent;
+        self.metrics.sent_event += sent as u64;
         session.account(&mut self.queued_output);
         replayed.map(|replayed| match cut_short {
             Some(covered) => Replayed { covered, caught_up: false },

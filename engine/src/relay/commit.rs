@@ -1,7 +1,6 @@
 //! Commits: verified events are made durable, and only then answered.
 
-use std::collections::BTreeMap;
-
+use super::fair_batches::FairBatches;
 use super::ingest::InFlightId;
 use super::jobs::Origin;
 use super::publish::PublishOutcome;
@@ -19,9 +18,6 @@ const KEY_BYTES: usize = 64;
 /// What the commits of a shard that are under way may cost together: one that is being made durable, and the next one.
 /// Small ones are not counted one by one, because a writer makes all that wait durable together.
 const IN_FLIGHT_COST: usize = 2 * COMMIT_COST;
-
-/// Capacity, in changes, that the queue keeps when it is emptied, so that a usual batch allocates nothing.
-const CAPACITY_KEPT: usize = 256;
 
 /// What storing an event costs, in keys.
 fn cost(bytes: usize, tags: usize) -> usize {
@@ -146,9 +142,7 @@ fn into_event(op: Op) -> Event {
 /// Changes that wait for the host to fetch them.
 #[derive(Debug, Default)]
 pub(super) struct CommitQueue {
-    waiting: Vec<Change>,
-    /// What all of them cost.
-    cost: usize,
+    waiting: FairBatches<Origin, Change>,
     /// What the commits cost that the host has and has not answered.
     in_flight: usize,
 }
@@ -157,67 +151,25 @@ pub(super) struct CommitQueue {
 struct Change {
     op: Op,
     id: InFlightId,
-    origin: Origin,
-    cost: usize,
 }
 
 impl CommitQueue {
     pub(super) fn push(&mut self, op: Op, id: InFlightId, origin: Origin, tags: usize) {
         let cost = cost(op.event().json().len(), tags);
-        self.cost += cost;
-        self.waiting.push(Change { op, id, origin, cost });
+        self.waiting.push(origin, cost, Change { op, id });
     }
 
-    /// All changes, or as many as a commit may have, shared fairly between those they come from: what each has
-    /// waiting is taken in its order, and changes are sorted by the cumulative cost of their origin's changes up to them.
+    /// All changes, or as many as a commit may have, shared fairly between those they come from.
     fn take(&mut self) -> Commit {
-        let len = self.waiting.len();
-        let mut commit = Commit { ops: Vec::with_capacity(len), ids: Vec::with_capacity(len), cost: 0 };
-        let mut add = |change: Change| {
-            commit.ops.push(change.op);
-            commit.ids.push(change.id);
-            commit.cost += change.cost;
-        };
-        if self.cost <= COMMIT_COST {
-            self.waiting.drain(..).for_each(add);
-        } else {
-            let mut chosen = select_fairly(&self.waiting).into_iter();
-            self.waiting.extract_if(.., |_| chosen.next() == Some(true)).for_each(&mut add);
-        }
-        self.waiting.shrink_to(CAPACITY_KEPT);
-        self.cost -= commit.cost;
-        self.in_flight += commit.cost;
-        commit
+        let len = self.waiting.arrived();
+        let (mut ops, mut ids) = (Vec::with_capacity(len), Vec::with_capacity(len));
+        let cost = self.waiting.take(COMMIT_COST, |Change { op, id }| {
+            ops.push(op);
+            ids.push(id);
+        });
+        self.in_flight += cost;
+        Commit { ops, ids, cost }
     }
-}
-
-/// Which of the changes go into the next commit: the oldest, so that none waits for ever, then by what those of its origin cost
-/// up to it.
-fn select_fairly(waiting: &[Change]) -> Vec<bool> {
-    let mut before: BTreeMap<Origin, usize> = BTreeMap::new();
-    let mut order: Vec<(usize, usize)> = waiting
-        .iter()
-        .enumerate()
-        .map(|(index, change)| {
-            let own = before.entry(change.origin).or_default();
-            *own += change.cost;
-            (*own, index)
-        })
-        .collect();
-    if let Some(oldest) = order.first_mut() {
-        oldest.0 = 0;
-    }
-    order.sort_unstable();
-    let mut chosen = vec![false; waiting.len()];
-    let mut cost = 0;
-    for (_, index) in order {
-        chosen[index] = true;
-        cost += waiting[index].cost;
-        if cost >= COMMIT_COST {
-            break;
-        }
-    }
-    chosen
 }
 
 impl<B: Backend> Relay<B> {

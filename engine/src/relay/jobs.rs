@@ -227,12 +227,25 @@ impl Jobs {
     /// The job whose turn it is, if what all may hold is `bytes_max`; it is running from now on.
     fn take(&mut self, bytes_max: usize) -> Option<(Turn<Origin, Asker>, Job)> {
         let Jobs { turns, running, .. } = self;
-        let may = |origin: Origin, job: &Job| running.may_start(origin, job.reservation().bytes, bytes_max);
-        let (turn, mut job) = turns.take(may)?;
-        if let Some(reservation) = job.reservation_mut().filter(|reservation| !reservation.is_running) {
+        loop {
+            let may =
+                |origin: Origin, job: &Job| running.may_start(origin, job.reservation().bytes, bytes_max);
+            let (turn, mut job) = turns.take(may)?;
+            let has_started = job.has_started();
+            let Some(reservation) = job.reservation_mut().filter(|reservation| !reservation.is_running)
+            else {
+                return Some((turn, job));
+            };
+            // Others that were queued with it may have taken the room.
+            let max = has_started.then_some(bytes_max);
+            if !reservation.is_wide && running.is_wide(turn.address, reservation.bytes, max) {
+                reservation.is_wide = true;
+                turns.defer(turn, Class::Wide, job);
+                continue;
+            }
             running.acquire(turn.address, reservation);
+            return Some((turn, job));
         }
-        Some((turn, job))
     }
 
     /// Releases what was reserved for a job before its step, unless it keeps its memory.

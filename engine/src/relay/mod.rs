@@ -21,6 +21,7 @@ mod catch_up;
 mod commit;
 mod config;
 mod costs;
+mod fair_batches;
 mod fanout;
 mod ids;
 mod ingest;

@@ -144,7 +144,7 @@ impl<B: Backend> Relay<B> {
             limit_default: self.config.limits.limit_default,
             limit_max: self.config.limits.limit_max,
         };
-        Scan::new(filters, limits, self.store.classes(), horizon)
+        Scan::new(filters, limits, self.store.classes(), horizon).with_hit_rows(self.config.frame_rows)
     }
 
     /// What answering `filters` may come to hold.

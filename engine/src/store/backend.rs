@@ -86,11 +86,13 @@ pub enum Tombstone {
     Vanished(PubKey),
 }
 
-/// Sizes a backend can tell cheaply.
+/// Sizes that a backend can report cheaply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Events stored, without hidden ones.
     pub events: u64,
+    /// Events that are hidden and still to be removed ([`Writer::hide`]).
+    pub hidden: u64,
     /// Bytes the store takes on disk or in memory, as far as it knows.
     pub bytes: u64,
 }
@@ -166,7 +168,7 @@ pub trait Writer: Reader {
     fn put_tombstone(&mut self, key: &Tombstone, until: Timestamp) -> Result<(), StoreError>;
 }
 
-/// [`Backend::removed_keys_max`] of the backends here, unless they are told otherwise: some 16 ms of LMDB's work.
+/// [`Backend::removed_keys_max`] of the backends here, unless they are configured otherwise: some 16 ms of LMDB's work.
 pub const REMOVED_KEYS_MAX: usize = 4_096;
 
 /// A place where events are kept.

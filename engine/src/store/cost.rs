@@ -7,6 +7,7 @@
 //! | a posting read, a cursor opened, an id looked up | 1 |
 //! | an event read | 1, and 1 for every [`READ_BYTES`] of it |
 //! | its tags read for a filter | 1 for every [`TAG_BYTES`] of them |
+//! | an event handed to a receiver that says what that costs it | as many as it says |
 //! | values compared, filters asked, filters of a request that a candidate is not for | 1 for every [`COMPARISONS`] |
 //!
 //! Fractions are dropped for each event, so that an ordinary one against a few filters is one row.
@@ -19,6 +20,11 @@ const READ_BYTES: usize = 4 << 10;
 const TAG_BYTES: usize = 512;
 /// Values that are compared in the time of a row.
 const COMPARISONS: usize = 64;
+
+/// What costs as much as `rows`, in comparisons.
+pub(crate) fn in_comparisons(rows: usize) -> usize {
+    rows.saturating_mul(COMPARISONS)
+}
 
 /// Rows to charge for a candidate of a request of so many filters beyond the first: each is looked at for how far it has come.
 pub(super) fn of_filters(filters: usize) -> usize {

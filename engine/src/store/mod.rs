@@ -20,6 +20,7 @@ mod viewer;
 pub use backend::{
     Backend, Bound, Posting, REMOVED_KEYS_MAX, Rank, Reader, Seq, Stats, StoreError, Tombstone, Writer,
 };
+pub(crate) use cost::in_comparisons;
 pub use count::{Count, CountStep, Counted, HLL_REGISTERS};
 pub use memory::{MemoryBackend, MemoryReader, MemoryWriter};
 pub use merge::cursor_bytes_max;

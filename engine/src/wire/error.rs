@@ -132,7 +132,7 @@ impl WireError {
     ///
     /// `unsupported` is for what another relay may understand: an unknown type of message or filter field. All else is
     /// `invalid`, bounds of this relay too: NIP-01's own example for a bound, «event creation date is too far
-    /// off», has that prefix, while `blocked` and `restricted` speak of who asks.
+    /// off», has that prefix, while `blocked` and `restricted` speak of the client.
     pub fn prefix(&self) -> &'static str {
         match self.fault {
             Fault::UnknownVerb | Fault::UnknownFilterField | Fault::Search => "unsupported",

@@ -246,7 +246,7 @@ impl<'a> RawEvent<'a> {
     pub fn to_event(&self) -> Event {
         // The only safe way to an `Arc` of a length known late without a second buffer.
         let mut json: Arc<[u8]> = std::iter::repeat_n(0, self.json_len()).collect();
-        let mut rest = Arc::get_mut(&mut json).expect("nobody else has it yet");
+        let mut rest = Arc::get_mut(&mut json).expect("it is not shared yet");
         self.write_json(|piece| {
             let (into, after) = std::mem::take(&mut rest).split_at_mut(piece.len());
             into.copy_from_slice(piece);

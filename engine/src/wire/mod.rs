@@ -6,7 +6,7 @@
 //!
 //! # What is taken and what is refused
 //!
-//! NIP-01 leaves some room. This is how it is filled:
+//! NIP-01 leaves some cases open. This is what happens in them:
 //!
 //! | input | answer |
 //! |---|---|

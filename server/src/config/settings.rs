@@ -107,7 +107,7 @@ impl Network {
         Networks::new(&self.trusted_proxies)
     }
 
-    /// Who has no limits by address.
+    /// Clients that have no limits by address.
     ///
     /// # Errors
     /// Names the first that is no address.
@@ -186,7 +186,7 @@ pub struct Verify {
     pub author_cache_bytes: usize,
 }
 
-/// Who checks signatures.
+/// What checks signatures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VerifierKind {
@@ -255,7 +255,7 @@ pub struct MetricsAccess {
 }
 
 impl MetricsAccess {
-    /// Whether not everybody who reaches the relay's port may read them.
+    /// Whether they are closed to some that reach the relay's port.
     pub(crate) fn is_restricted(&self) -> bool {
         self.listen.is_some() || self.token.is_some() || !self.allow.is_empty()
     }

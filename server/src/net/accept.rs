@@ -73,7 +73,7 @@ impl Acceptor {
     /// Turns away one client that waits to be accepted, with the descriptor that has become free. False: that could not be
     /// done either.
     async fn refuse_waiting(&self, host: &Host, listener: &TcpListener) -> bool {
-        // The waiting client may be gone: then there is nobody to answer, and nothing to wait for.
+        // The waiting client may be gone: then there is no client to answer, and nothing to wait for.
         let accepted = tokio::time::timeout(PAUSE, listener.accept()).await;
         let Ok(Ok((stream, _))) = accepted else { return false };
         host.sockets_refused.fetch_add(1, Ordering::Relaxed);

@@ -52,7 +52,7 @@ pub(crate) struct Conn {
     /// The client has sent a close frame; only the reply is still to be sent.
     peer_closed: Cell<bool>,
     /// Its stream makes no sense any more, so no answer to the close frame can be read: after it the sending side is
-    /// shut down, which tells the client that this was all.
+    /// shut down, which shows the client that this was all.
     has_fault: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     is_signalled: Cell<bool>,

@@ -8,6 +8,9 @@ use rustix::io::Errno;
 /// Sockets beyond `connections_max` that plain HTTP is served on.
 const HTTP_SOCKETS_MAX: usize = 256;
 
+/// Clients that have been refused and are read from for a moment.
+pub(crate) const LINGERING_MAX: usize = 32;
+
 /// Descriptors of the process and its store, readers of a metrics listener included.
 const PROCESS_FILES: usize = 96;
 
@@ -32,7 +35,8 @@ impl SocketLimits {
             return SocketLimits { connections: connections_max, sockets: wanted };
         };
         // A limit that small leaves half of it to sockets, so that some are served.
-        let reserve = shards.saturating_mul(SHARD_FILES).saturating_add(PROCESS_FILES).min(files / 2);
+        let reserve =
+            shards.saturating_mul(SHARD_FILES).saturating_add(PROCESS_FILES + LINGERING_MAX).min(files / 2);
         let sockets = wanted.min(files - reserve);
         let http = HTTP_SOCKETS_MAX.min(sockets / 4);
         SocketLimits { connections: connections_max.min(sockets - http).max(1), sockets: sockets.max(1) }
@@ -88,10 +92,10 @@ mod tests {
         for (connections_max, shards, files, expected) in [
             (10_000, 2, Some(65_536), limits(10_000, 10_256)),
             (10_000, 2, None, limits(10_000, 10_256)),
-            (10_000, 2, Some(10_368), limits(10_000, 10_256)),
-            (10_000, 2, Some(10_367), limits(9_999, 10_255)),
-            (10_000, 4, Some(1024), limits(672, 896)),
-            (10_000, 1, Some(256), limits(114, 152)),
+            (10_000, 2, Some(10_400), limits(10_000, 10_256)),
+            (10_000, 2, Some(10_399), limits(9_999, 10_255)),
+            (10_000, 4, Some(1024), limits(648, 864)),
+            (10_000, 1, Some(256), limits(96, 128)),
             (10, 1, Some(1024), limits(10, 266)),
             (10_000, 1, Some(64), limits(24, 32)),
             (10_000, 1024, Some(1024), limits(384, 512)),

@@ -39,7 +39,11 @@ pub(crate) async fn serve<B: Backend + 'static>(
                 slot.set_permit(permit);
             }
             Err(None) => return,
-            Err(Some(answer)) => return reject(stream, &answer).await,
+            Err(Some(answer)) => {
+                // The slot is free for others while the rest of this client's request is read.
+                drop(slot);
+                return reject(&host, stream, &answer).await;
+            }
         }
     }
     let slot = Rc::new(slot);
@@ -84,13 +88,17 @@ async fn read_proxy_header(
     }
 }
 
-/// Answers a client whose request is not read, as far as its socket takes that at once.
-async fn reject(mut stream: TcpStream, answer: &Answer) {
+/// Answers a client whose request nobody wants, as far as its socket takes that at once.
+async fn reject(host: &Host, mut stream: TcpStream, answer: &Answer) {
     let _ = stream.try_write(&raw_response(answer));
     let _ = stream.shutdown().await;
-    // Closing a socket with unread input resets it, which may discard the response; so the request is read first.
+    // Closing a socket with unread input resets it, which may discard the response; so the request is read first; while
+    // many clients are waited for, only what has come of it.
     let mut request = [0; 4096];
-    let _ = tokio::time::timeout(LINGER, stream.read(&mut request)).await;
+    match host.lingering.try_acquire() {
+        Ok(_permit) => drop(tokio::time::timeout(LINGER, stream.read(&mut request)).await),
+        Err(_) => drop(stream.try_read(&mut request)),
+    }
 }
 
 async fn respond<B: Backend + 'static>(

@@ -72,7 +72,7 @@ async fn read_more(
     stream.read_exact(&mut header[before..]).await.map(drop)
 }
 
-/// Who is named by a whole header.
+/// The client that a whole header names.
 fn source(header: &[u8]) -> Result<Option<IpAddr>, Fault> {
     match HeaderResult::parse(header) {
         HeaderResult::V1(Ok(header)) => Ok(match header.addresses {
@@ -102,7 +102,7 @@ mod tests {
         header
     }
 
-    /// 203.0.113.9 or 2001:db8::9, to somebody, and `more`.
+    /// From 203.0.113.9 or 2001:db8::9 to another address, and `more`.
     fn addresses(is_v6: bool, more: usize) -> Vec<u8> {
         let mut payload = match is_v6 {
             false => [&[203, 0, 113, 9][..], &[10, 0, 0, 1]].concat(),
@@ -162,7 +162,7 @@ mod tests {
                 let (found, left) = read_of(&[&header, rest.as_bytes()].concat()).await;
                 assert_eq!((found, &*left), (Ok(expected.clone()), rest.as_bytes()), "{shown}");
             }
-            // Cut off anywhere it names nobody.
+            // Cut off anywhere it names no client.
             for len in 0..header.len() {
                 assert_eq!(read_of(&header[..len]).await.0, Err(()), "{len} bytes of {shown}");
             }

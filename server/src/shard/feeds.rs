@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::Shard;
 use crate::beside::{Item, UNMATCHED_MAX};
 
-/// Consumers, and who waits to hear of an event.
+/// The streams of consumers, and the tasks that wait for the outcome of an event.
 #[derive(Default)]
 pub(super) struct Feeds {
     streams: RefCell<Vec<Feed>>,

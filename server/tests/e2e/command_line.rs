@@ -122,6 +122,24 @@ fn import(folder: &Folder, lines: &[u8], more: &[&str]) -> (Value, String) {
     (serde_json::from_slice(&output.stdout).unwrap(), text(&output.stderr).to_owned())
 }
 
+/// What a large deletion left was in the file until the relay next served, which could be long after the import.
+#[test]
+fn an_import_removes_all_that_it_deletes() {
+    let folder = folder();
+    let notes: Vec<Signed> = (0..150)
+        .map(|n| {
+            (0..50).fold(event(&key(1)).at(1_000 + n), |note, tag| note.tag(["t", &tag.to_string()])).sign()
+        })
+        .collect();
+    let request =
+        notes.iter().fold(event(&key(1)).kind(5).at(2_000), |request, note| request.tag(["e", &note.id]));
+    import(&folder, &jsonl(&notes), &[]);
+    import(&folder, &jsonl(&[request.sign()]), &[]);
+    let info = relay(&["info", "--data", &folder.data, "--json"], b"");
+    let info: Value = serde_json::from_slice(&info.stdout).unwrap();
+    assert_eq!((&info["events"], &info["hidden"]), (&1.into(), &0.into()));
+}
+
 /// A relay is moved by `relay export | relay import`: what its users deleted stays deleted.
 #[test]
 fn what_was_deleted_stays_deleted_where_an_export_is_imported() {

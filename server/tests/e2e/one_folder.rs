@@ -17,11 +17,11 @@ fn stderr(output: &Output) -> String {
 fn a_second_relay_on_a_folder_is_refused_and_the_first_is_named() {
     let mut first = RelayProcess::start();
     let second = serve(&first.data(), None).output().unwrap();
-    let told = stderr(&second);
-    assert_eq!(second.status.code(), Some(3), "{told}");
+    let message = stderr(&second);
+    assert_eq!(second.status.code(), Some(3), "{message}");
     assert!(
-        told.contains("is served already") && told.contains(&format!("process {}", first.pid())),
-        "{told}"
+        message.contains("is served already") && message.contains(&format!("process {}", first.pid())),
+        "{message}"
     );
     // The first one still works, and so do commands.
     let data = first.data();
@@ -74,7 +74,7 @@ fn a_command_in_another_pid_namespace_is_refused_with_advice() {
         std::fs::metadata(format!("{data}/serve.lock")).is_ok_and(|file| file.len() > 0)
     });
     // It takes the lock just before it opens the database, in which it registers as process 1.
-    let told = |args: &[&str]| {
+    let run = |args: &[&str]| {
         let mut output = contained(args).unwrap().output().unwrap();
         for _ in 0..100 {
             if output.status.code() == Some(3) {
@@ -86,7 +86,7 @@ fn a_command_in_another_pid_namespace_is_refused_with_advice() {
         output
     };
     for command in ["info", "export", "import"] {
-        let output = told(&[command, "--data", data]);
+        let output = run(&[command, "--data", data]);
         let message = stderr(&output);
         assert_eq!(output.status.code(), Some(3), "{command}: {message}");
         assert!(
@@ -95,7 +95,7 @@ fn a_command_in_another_pid_namespace_is_refused_with_advice() {
         );
     }
     // A second relay names the first one, whichever namespace it is in.
-    let output = told(&["serve", "--listen", "127.0.0.1:0", "--data", data]);
+    let output = run(&["serve", "--listen", "127.0.0.1:0", "--data", data]);
     assert!(stderr(&output).contains("is served already, by process 1 on host"), "{}", stderr(&output));
     // If process ids differ, as in one namespace, commands work.
     let output = relay(&["info", "--data", data], b"");

@@ -74,6 +74,7 @@ impl<'a> Host<'a> {
             limits: setup::limits(&mut rng),
             policy: setup::policy(setup_seed),
             url: Some(URL.to_owned()),
+            frame_rows: [0, 5][(setup_seed / 3 % 2) as usize],
         });
         let classes = TermClasses { all: !rng.one_in(4), author_kind: !rng.one_in(4) };
         let removed_keys_max = [REMOVED_KEYS_MAX, 0, 40][(setup_seed % 3) as usize];
@@ -458,7 +459,7 @@ impl<'a> Host<'a> {
         );
     }
 
-    /// One step towards removing hidden events, which changes nothing that anybody sees. Returns whether there are more.
+    /// One step towards removing hidden events, which changes nothing that a client sees. Returns whether there are more.
     fn remove_hidden(&mut self) -> bool {
         let removed = remove_hidden(&self.store);
         self.history.committed(&self.store, &[], true);

@@ -283,6 +283,12 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
         self.hold_or_release(address);
     }
 
+    /// Queues the job of a turn again, in another class, and ends the turn, which costs nothing.
+    pub(super) fn defer(&mut self, turn: Turn<A, C>, class: Class, job: J) {
+        self.push(class, turn.address, turn.conn, job);
+        self.charge(turn, 0);
+    }
+
     /// Drops the jobs of a connection that is gone.
     pub(super) fn remove_connection(&mut self, address: A, conn: C) {
         self.first.remove_connection(address, conn);

@@ -68,7 +68,7 @@ impl Cursor {
     }
 
     /// A quarter the second time, then twice as many each time, up to `max`. A page that is spread over many cursors needs
-    /// a little more of most of them, and rows that nobody needs are what an answer costs.
+    /// a little more of most of them, and rows that are not needed are what an answer costs.
     fn grow(&mut self, max: usize) {
         let chunk = match std::mem::replace(&mut self.is_deep, true) {
             true => self.chunk() * 2,

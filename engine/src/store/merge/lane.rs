@@ -153,7 +153,7 @@ impl Lane {
     }
 
     /// Chooses which terms of its filter, one of `filters`, are read. Reads the first postings of each way to answer where the
-    /// number of terms does not tell.
+    /// number of terms does not decide.
     pub(super) fn choose<R: Reader>(
         &mut self,
         (filter, filters): (&Filter, usize),

@@ -2,7 +2,7 @@
 //!
 //! Each filter is a **lane** with one or many cursors over terms; a heap merges the cursors of all lanes. What
 //! comes out are groups of candidates of one rank, nearly always a single event, together with the lanes that
-//! they may match. Whether they do is for the caller to decide, who reads the events. The state is owned and
+//! they may match. Whether they do is for the caller to decide, which reads the events. The state is owned and
 //! borrows nothing, so it outlives the reader of each step.
 //!
 //! **Wide filters.** A filter for thousands of authors has a cursor an author, and opening all of them costs a

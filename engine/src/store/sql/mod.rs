@@ -78,7 +78,7 @@ const CREATE: [&str; 5] = [
     "CREATE TABLE IF NOT EXISTS relay_tombstone (row INTEGER PRIMARY KEY, \
      fold INTEGER NOT NULL, keys BLOB NOT NULL)",
 ];
-/// Objects of earlier versions lack it.
+/// Databases of earlier versions lack it.
 const CREATE_HIDDEN: &str =
     "CREATE TABLE IF NOT EXISTS relay_hidden (number INTEGER PRIMARY KEY, bits BLOB NOT NULL)";
 const READ_SCHEMA: &str = "SELECT value FROM relay_meta WHERE name = 'schema'";
@@ -91,6 +91,8 @@ const CLASSES: TermClasses = TermClasses { all: true, author_kind: true };
 pub struct SqlBackend<C> {
     conn: C,
     sizes: SqlSizes,
+    /// Whether there is a table for hidden events.
+    can_hide: bool,
     /// Borrowed for one call of a reader, or one step of a write.
     tables: RefCell<Tables>,
     maintenance_failures: Cell<u64>,
@@ -146,17 +148,25 @@ impl<C: SqlConn> SqlBackend<C> {
     pub fn open_with(conn: C, sizes: SqlSizes) -> Result<Self, SqlOpenError> {
         let sizes = sizes.bounded();
         conn.exec(CREATE[0], &[])?;
-        match integers(&conn, READ_SCHEMA, &[])?.first() {
-            Some(&(SCHEMA | SCHEMA_WITH_HIDDEN)) => {}
+        let can_hide = match integers(&conn, READ_SCHEMA, &[])?.first() {
+            Some(&SCHEMA_WITH_HIDDEN) => true,
+            Some(&SCHEMA) => match conn.exec(CREATE_HIDDEN, &[]) {
+                // Events can be served and removed without it, and there will be room for it.
+                Err(StoreError::Full(_)) => false,
+                created => created.map(|()| true)?,
+            },
             Some(&found) => return Err(SqlOpenError::Schema { found, known: SCHEMA_WITH_HIDDEN }),
-            None => conn.transaction(&mut || {
-                CREATE[1..].iter().try_for_each(|create| conn.exec(create, &[]))?;
-                conn.exec(WRITE_SCHEMA, &[SqlValue::Int(SCHEMA)])
-            })?,
-        }
-        conn.exec(CREATE_HIDDEN, &[])?;
-        let tables = RefCell::new(Tables::load(&conn, &sizes, CLASSES)?);
-        Ok(SqlBackend { conn, sizes, tables, maintenance_failures: Cell::new(0) })
+            None => {
+                conn.transaction(&mut || {
+                    CREATE[1..].iter().try_for_each(|create| conn.exec(create, &[]))?;
+                    conn.exec(CREATE_HIDDEN, &[])?;
+                    conn.exec(WRITE_SCHEMA, &[SqlValue::Int(SCHEMA)])
+                })?;
+                true
+            }
+        };
+        let tables = RefCell::new(Tables::load(&conn, &sizes, CLASSES, can_hide)?);
+        Ok(SqlBackend { conn, sizes, can_hide, tables, maintenance_failures: Cell::new(0) })
     }
 
     /// The connection.
@@ -189,8 +199,9 @@ impl<C: SqlConn + 'static> Backend for SqlBackend<C> {
         CLASSES
     }
 
+    /// From the sizes; unlimited if the database was too full to create the table of hidden events.
     fn removed_keys_max(&self) -> usize {
-        self.sizes.removed_keys_max
+        if self.can_hide { self.sizes.removed_keys_max } else { usize::MAX }
     }
 
     /// What it reads changes with the next write: one connection sees its own changes.

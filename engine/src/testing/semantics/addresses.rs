@@ -55,7 +55,7 @@ fn event_rate(stage: &mut Stage<'_>) {
         (60..66).for_each(|n| conns[2].accept(&note(n)));
         conns[1].refuse(&note(66), "rate-limited");
     }
-    // Who is nowhere, or is exempt, has no such limit.
+    // A client without an address, or an exempt one, has no such limit.
     let mut exempt = stage.open();
     (100..120).for_each(|n| exempt.accept(&note(n)));
 }

@@ -127,7 +127,7 @@ impl MachineWorld {
         let now = machine.now;
         let Shard { relay, hosted } = &mut machine.shards[shard];
         let conn =
-            relay.connect(now, Peer { host: Some(HOST.into()), address }).expect("room for a connection");
+            relay.connect(now, Peer { host: Some(HOST.into()), address }).expect("a connection is free");
         let conn = Rc::new(Cell::new(conn));
         hosted.insert(conn.get(), Hosted { conn: Rc::clone(&conn), ..Hosted::default() });
         MachineClient { machine: Rc::clone(&self.machine), shard, conn }

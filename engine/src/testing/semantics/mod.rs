@@ -8,8 +8,8 @@
 //! use relay_engine::testing::semantics::{MachineWorld, Tuning, cases};
 //!
 //! let case = cases().into_iter().find(|case| case.name == "queries: an empty relay").unwrap();
-//! let told = case.run(&mut |config| Box::new(MachineWorld::new(config.clone(), Tuning::default())));
-//! assert_eq!(told, Ok(()));
+//! let result = case.run(&mut |config| Box::new(MachineWorld::new(config.clone(), Tuning::default())));
+//! assert_eq!(result, Ok(()));
 //! ```
 
 mod addresses;

@@ -18,7 +18,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("order: a forged copy in the same breath, from anybody", forged_meanwhile),
         case("order: a forged copy later", forged_later),
         case("order: another event under the id and signature of one in flight", rewritten_meanwhile),
-        case("order: a full disk is told, and passes", full_disk),
+        case("order: a full disk is reported, and passes", full_disk),
     ]
 }
 
