@@ -19,11 +19,10 @@ pub(super) fn header<'a>(headers: &'a [(String, String)], name: &str) -> Option<
     headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
 }
 
-/// Whether the media type of a response is this one, whatever its parameters.
-pub(super) fn is_media_type(headers: &[(String, String)], media_type: &str) -> bool {
-    header(headers, "content-type")
-        .and_then(|value| value.split(';').next())
-        .is_some_and(|value| value.trim().eq_ignore_ascii_case(media_type))
+/// The media type of a response in lowercase, without parameters; empty if there is none.
+pub(super) fn media_type(headers: &[(String, String)]) -> String {
+    let value = header(headers, "content-type").unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 /// The header that authorises with the token in a secret, and the token.
@@ -51,9 +50,18 @@ impl Bearer {
         ("authorization".to_owned(), format!("Bearer {}", self.token))
     }
 
+    /// What the owner should check if the token is not accepted.
+    pub(super) fn hint(bearer: Option<&Self>) -> String {
+        match bearer {
+            Some(bearer) => format!("check the secret {}", bearer.name),
+            None => "no secret is configured for it".to_owned(),
+        }
+    }
+
     /// The failure without the token, which the endpoint may have quoted.
-    pub(super) fn redact(&self, failure: Failure) -> Failure {
-        let redact = |text: String| text.replace(&self.token, "***");
+    pub(super) fn redact(bearer: Option<&Self>, failure: Failure) -> Failure {
+        let Some(bearer) = bearer else { return failure };
+        let redact = |text: String| text.replace(&bearer.token, "***");
         Failure { message: redact(failure.message), detail: redact(failure.detail), ..failure }
     }
 }
@@ -62,7 +70,13 @@ impl Bearer {
 pub(super) fn endpoint(base: &str, segments: &[&str]) -> Result<Url, Failure> {
     let wrong = || Failure::fatal(cause::ADDRESS, NOT_CONFIGURED, format!("{base} is not an http URL"));
     let mut url = Url::parse(base).map_err(|_| wrong())?;
-    url.path_segments_mut().map_err(|()| wrong())?.pop_if_empty().extend(segments);
+    if !matches!(url.scheme(), "https" | "http") {
+        return Err(wrong());
+    }
+    if !segments.is_empty() {
+        url.path_segments_mut().map_err(|()| wrong())?.pop_if_empty().extend(segments);
+    }
+    url.set_fragment(None);
     Ok(url)
 }
 
@@ -103,8 +117,9 @@ impl ErrorResponse {
         &self.body
     }
 
-    /// Why the attempt failed. `endpoint` is named in the detail.
-    pub(super) fn failure(&self, endpoint: &str, bearer: Option<&Bearer>) -> Failure {
+    /// Why the attempt failed. `endpoint` is named in the detail; `unauthorized` is what the owner should check if the
+    /// agent is not let in.
+    pub(super) fn failure(&self, endpoint: &str, unauthorized: &str) -> Failure {
         let detail = format!("{endpoint}: status {}: {}", self.status, excerpt(&self.body));
         match self.status {
             300..=399 => {
@@ -113,13 +128,7 @@ impl ErrorResponse {
                     format!("{endpoint}: status {}: redirects to {to} are not followed", self.status);
                 Failure::fatal(cause::HTTP_STATUS, NOT_CONFIGURED, detail)
             }
-            401 | 403 => {
-                let secret = match bearer {
-                    Some(bearer) => format!("check the secret {}", bearer.name),
-                    None => "no secret is configured for it".to_owned(),
-                };
-                Failure::fatal(cause::SECRET, NOT_CONFIGURED, format!("{detail} ({secret})"))
-            }
+            401 | 403 => Failure::fatal(cause::SECRET, NOT_CONFIGURED, format!("{detail} ({unauthorized})")),
             429 => Failure {
                 is_retryable: !is_out_of_quota(&self.body),
                 retry_after: self.retry_after,

@@ -190,12 +190,8 @@ impl Answer {
             return Err(Failure::fatal(cause::REFUSED, message, message));
         }
         if self.content.is_empty() && !self.refusal.is_empty() {
-            let refusal: String = self.refusal.chars().take(300).collect();
-            return Err(Failure::fatal(
-                cause::REFUSED,
-                format!("the model refuses: {refusal}"),
-                format!("the model refuses: {refusal}"),
-            ));
+            let message = format!("the model refuses: {}", excerpt(self.refusal.as_bytes()));
+            return Err(Failure::fatal(cause::REFUSED, message.clone(), message));
         }
         if self.content.is_empty() {
             return Err(Failure::retryable(

@@ -6,9 +6,11 @@ mod chat;
 mod echo;
 pub mod failure;
 mod http;
+mod mcp;
 mod openai;
 mod sse;
 mod text;
+mod webhook;
 mod workers_ai;
 
 pub use http::{Access, HttpEvent, HttpFault, HttpLimits, HttpRequest};
@@ -77,7 +79,8 @@ pub enum Role {
 /// What an executor wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// A call over HTTP. Its events are passed to [`Executor::handle`]. At most one call is open at a time.
+    /// A call over HTTP. Its events are passed to [`Executor::handle`]. At most one call is open at a time: if another one is
+    /// still open, it is of no use any more.
     Call(HttpRequest),
     /// A call of a model of Workers AI; answered like a call over HTTP. Hosts without it answer [`HttpFault::Unsupported`].
     Ai {
@@ -148,7 +151,8 @@ pub fn executor(handler: &Handler) -> Box<dyn Executor + Send> {
         ExecutorConfig::Text(config) => Box::new(text::Text { config: config.clone() }),
         ExecutorConfig::OpenaiHttp(config) => Box::new(openai::Openai::new(config.clone(), listed())),
         ExecutorConfig::WorkersAi(config) => Box::new(workers_ai::WorkersAi::new(config.clone(), listed())),
-        _ => todo!("webhooks and MCP"),
+        ExecutorConfig::Webhook(config) => Box::new(webhook::Webhook::new(config.clone())),
+        ExecutorConfig::Mcp(config) => Box::new(mcp::Mcp::new(config.clone(), listed())),
     }
 }
 

@@ -111,10 +111,7 @@ impl Executor for Openai {
             Err(failure) => {
                 let bearer = call.bearer.take();
                 self.call = None;
-                steps.push(Step::Failed(match bearer {
-                    Some(bearer) => bearer.redact(failure),
-                    None => failure,
-                }));
+                steps.push(Step::Failed(Bearer::redact(bearer.as_ref(), failure)));
             }
         }
     }
@@ -157,7 +154,7 @@ impl Call {
             (response, HttpEvent::Head(status, headers)) => {
                 *response = if !(200..300).contains(&status) {
                     Response::Error(ErrorResponse::new(status, &headers))
-                } else if call::is_media_type(&headers, "text/event-stream") {
+                } else if call::media_type(&headers) == "text/event-stream" {
                     Response::Stream(Sse::default())
                 } else {
                     Response::Whole(Vec::new())
@@ -187,7 +184,7 @@ impl Call {
                     self.response = Response::Awaited;
                     return Ok(Progress::Again);
                 }
-                Err(error.failure(&self.url, self.bearer.as_ref()))
+                Err(error.failure(&self.url, &Bearer::hint(self.bearer.as_ref())))
             }
             (_, HttpEvent::Failed(fault)) => Err(Failure::of_fault(fault, &self.url)),
             (Response::Awaited, HttpEvent::End) => Err(chat::malformed("no response")),

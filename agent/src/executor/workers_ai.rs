@@ -58,7 +58,7 @@ impl WorkersAi {
                 }
             },
             HttpEvent::Failed(_) | HttpEvent::End if self.error.is_some() => {
-                self.error.take().map(|error| Err(error.failure(model, None)))
+                self.error.take().map(|error| Err(error.failure(model, "check the binding AI of the Worker")))
             }
             HttpEvent::Failed(fault) => Some(Err(Failure::of_fault(fault, model))),
             HttpEvent::End => {

@@ -7,6 +7,7 @@ use relay_agent::executor::{
 use relay_agent::identity::Draft;
 use relay_agent::job::{Input, InputKind};
 use relay_agent::manifest::Handler;
+use relay_engine::testing::signing;
 use relay_engine::types::{Event, EventId, PubKey, Timestamp};
 use serde_json::Value;
 
@@ -56,8 +57,14 @@ impl Tools for TestTools {
         self.secrets.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
     }
 
-    fn sign(&self, _draft: &Draft) -> Event {
-        unreachable!("nothing is signed here")
+    fn sign(&self, draft: &Draft) -> Event {
+        let signed = signing::event(&signing::key(7)).kind(draft.kind).at(draft.created_at);
+        let signed = draft.tags.iter().fold(signed, |signed, tag| match &tag[..] {
+            [name, value] => signed.tag([name, value]),
+            _ => panic!("a tag of another length: {tag:?}"),
+        });
+        let json = signed.content(&draft.content).sign().json();
+        Event::from_canonical(json.into_bytes().into())
     }
 
     fn now(&self) -> Timestamp {
