@@ -54,7 +54,7 @@ impl Endpoint {
     /// Opens a connection, blocking, with TCP_NODELAY and a read buffer of `read_bytes`.
     ///
     /// # Errors
-    /// If nobody listens, or it is no WebSocket server.
+    /// If nothing listens, or it is no WebSocket server.
     pub fn connect(&self, read_bytes: usize) -> Result<Connection> {
         self.connect_as(read_bytes, None)
     }
@@ -63,7 +63,7 @@ impl Endpoint {
     /// from the proxies they trust, and `CF-Connecting-IP`, which Cloudflare sets for the edge.
     ///
     /// # Errors
-    /// If nobody listens, it is no WebSocket server, or it takes no more connections.
+    /// If nothing listens, it is no WebSocket server, or it takes no more connections.
     pub fn connect_as(&self, read_bytes: usize, client: Option<IpAddr>) -> Result<Connection> {
         let mut last = None;
         for address in &self.addresses {

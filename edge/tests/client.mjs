@@ -24,7 +24,7 @@ export class Client {
     client.socket = new WebSocket(url, { maxPayload: 1 << 28, ...options })
     client.frames = []
     client.waiting = []
-    client.closed = new Promise(done => client.socket.on('close', (code, words) => done({ code, words: `${words}` })))
+    client.closed = new Promise(done => client.socket.on('close', (code, reason) => done({ code, reason: `${reason}` })))
     client.socket.on('message', data => {
       const frame = JSON.parse(data)
       if (frame[0] === 'AUTH') client.challenge = frame[1]
@@ -38,7 +38,7 @@ export class Client {
     return client
   }
 
-  /** Gives received frames to those who wait for them. */
+  /** Gives received frames to those that wait for them. */
   dispatch() {
     this.waiting = this.waiting.filter(({ wanted, done }) => {
       const place = this.frames.findIndex(wanted)

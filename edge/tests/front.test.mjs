@@ -36,10 +36,10 @@ test('each path has its response', async () => {
     const sent = socket
       ? { ...headers, connection: 'Upgrade', 'sec-websocket-version': '13', 'sec-websocket-key': 'dGhlIHNhbXBsZSBub25jZQ==' }
       : headers
-    const told = await ask(edge.http + path, { method, headers: sent })
-    assert.equal(told.status, status, `${method} ${path}`)
+    const response = await ask(edge.http + path, { method, headers: sent })
+    assert.equal(response.status, status, `${method} ${path}`)
     for (const [name, want] of Object.entries(answer)) {
-      assert.equal(told.headers[name] ?? null, want, `${name} of ${method} ${path}`)
+      assert.equal(response.headers[name] ?? null, want, `${name} of ${method} ${path}`)
     }
   }
   const metrics = await fetch(`${edge.http}/metrics`)
@@ -136,9 +136,9 @@ test('wrangler parses wrangler.toml and lists every binding', () => {
   const wrangler = new URL('../node_modules/wrangler/bin/wrangler.js', import.meta.url).pathname
   for (const env of [[], ['--env', 'dev']]) {
     const args = [wrangler, 'deploy', '--dry-run', '--outdir', `${root}target/edge/dry-run`, ...env]
-    const told = execFileSync(process.execPath, args, { cwd: root, encoding: 'utf8' })
+    const output = execFileSync(process.execPath, args, { cwd: root, encoding: 'utf8' })
     for (const binding of ['RELAY', 'REGISTRY', 'BLOBS', 'CACHE', 'RELAY_NAME', 'RELAY_DESCRIPTION', 'RELAY_PUBKEY']) {
-      assert.ok(told.includes(`env.${binding} `), `${binding} in\n${told}`)
+      assert.ok(output.includes(`env.${binding} `), `${binding} in\n${output}`)
     }
   }
 })

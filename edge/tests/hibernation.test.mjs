@@ -80,8 +80,8 @@ test('evictions lose nothing while clients publish and subscribe', async () => {
         const notes = [sign({ tags }), sign({ tags }), sign({ tags })]
         notes.forEach(note => writer.send('EVENT', note))
         for (const note of notes) {
-          const [accepted, words] = (await writer.ok(note.id)).slice(2)
-          assert.ok(accepted, words)
+          const [accepted, message] = (await writer.ok(note.id)).slice(2)
+          assert.ok(accepted, message)
           published.push([note.id, (w + n) % 10])
         }
         await writer.req('page', { kinds: [1], '#t': ['storm'], limit: 30 })
@@ -151,9 +151,9 @@ test('rate limits survive eviction', async () => {
   for (let n = 0; n < 700; n++) {
     if (n % 100 === 50) await edge.evict()
     client.send('REQ', 'q', { ids: [] })
-    const [verb, , words] = await client.take(frame => frame[1] === 'q')
+    const [verb, , message] = await client.take(frame => frame[1] === 'q')
     if (verb === 'CLOSED') {
-      assert.match(words, /^rate-limited:/)
+      assert.match(message, /^rate-limited:/)
       refused += 1
     }
   }

@@ -111,10 +111,10 @@ export async function startWorkerd({ port = 0, persist, config, folder: built = 
   const exited = new Promise(done => child.on('exit', done))
   const found = await new Promise((done, fail) => {
     exited.then(code => fail(new Error(`workerd ended with ${code}`)))
-    let told = ''
+    let output = ''
     child.stdio[3].on('data', chunk => {
-      told += chunk
-      for (const line of told.split('\n')) {
+      output += chunk
+      for (const line of output.split('\n')) {
         if (line.includes('"listen"')) done(JSON.parse(line).port)
       }
     })

@@ -18,8 +18,8 @@ test('killed in the middle of publishing, nothing acknowledged is lost', async (
     part.forEach(note => client.send('EVENT', note))
     // Killed after some, after the first, and after almost all are acknowledged.
     for (const note of part.slice(0, [100, 1, 190][round])) {
-      const [accepted, words] = (await client.ok(note.id)).slice(2)
-      assert.ok(accepted, words)
+      const [accepted, message] = (await client.ok(note.id)).slice(2)
+      assert.ok(accepted, message)
     }
     await relay.stop()
     await client.closed

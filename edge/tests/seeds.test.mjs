@@ -1,4 +1,4 @@
-// Secret seeds: std has no entropy on wasm32, so every table whose keys strangers choose is seeded by the runtime.
+// Secret seeds: std has no entropy on wasm32, so every table whose keys clients choose is seeded by the runtime.
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Client, sign } from './client.mjs'

@@ -25,9 +25,9 @@ const WRONG = {
 async function check(client, events, what) {
   for (const { event } of events) client.send('EVENT', event)
   for (const { event, why } of events) {
-    const [accepted, words] = (await client.ok(event.id)).slice(2)
-    assert.equal(accepted, !why, `${what}, ${why ?? 'a right one'}: ${words}`)
-    if (why) assert.match(words, /^invalid: /)
+    const [accepted, message] = (await client.ok(event.id)).slice(2)
+    assert.equal(accepted, !why, `${what}, ${why ?? 'a right one'}: ${message}`)
+    if (why) assert.match(message, /^invalid: /)
   }
 }
 

@@ -57,7 +57,7 @@ test('a client that reads nothing is closed after write_stall_seconds, and other
   ids.push(await publish(other))
   // When it reads again, it gets the oldest notes without a gap, then the reason for the close.
   reader.socket.resume()
-  assert.deepEqual(await reader.closed, { code: 1008, words: 'the client is not reading' })
+  assert.deepEqual(await reader.closed, { code: 1008, reason: 'the client is not reading' })
   const seen = idsOf(reader)
   assert.ok(seen.length < ids.length)
   assert.deepEqual(seen, ids.slice(0, seen.length))

@@ -69,8 +69,8 @@ test('compiling, starting and storing a first event cost a few times what worker
   rmSync(folder, { recursive: true })
   const [relay, platform] = [least(ours), least(theirs)]
   const own = relay.stored - platform.stored
-  const told = ({ listening, page, stored }) => [listening, page, stored].map(ms => ms.toFixed(0)).join(' / ')
-  console.log(`ms of CPU until listening / a page / a stored event: relay ${told(relay)}, nothing ${told(platform)}`)
+  const shown = ({ listening, page, stored }) => [listening, page, stored].map(ms => ms.toFixed(0)).join(' / ')
+  console.log(`ms of CPU until listening / a page / a stored event: relay ${shown(relay)}, nothing ${shown(platform)}`)
   console.log(`the relay's own part is ${(own / platform.stored).toFixed(2)} of what workerd costs itself`)
   // 1.7 to 1.9 when this was written, some 60 ms; the platform gives a start a second.
   assert.ok(own < 5 * platform.stored, `${own.toFixed(0)} ms beside ${platform.stored.toFixed(0)} ms`)

@@ -1,4 +1,4 @@
-//! A relay inside somebody's own program: `cargo run -p relay-engine --example embed`,
+//! A relay inside another program: `cargo run -p relay-engine --example embed`,
 //! then point a Nostr client at ws://127.0.0.1:7778.
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind::WouldBlock;

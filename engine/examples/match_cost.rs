@@ -18,7 +18,7 @@ const NOTES: usize = 20_000;
 const EVENTS: usize = 2_000;
 /// The baseline is so slow that it gets these only.
 const BASELINE_EVENTS: usize = 400;
-/// So few events that the lists they walk stay in the cache; with all of them most walks begin cold.
+/// So few events that the lists they read stay in the cache; with all of them most reads begin cold.
 const WARM_EVENTS: usize = 20;
 /// The baseline keeps its filters, which is gigabytes beyond this many.
 const BASELINE_FILTERS_MAX: usize = 20_000;

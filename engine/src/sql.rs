@@ -5,7 +5,7 @@ use std::fmt;
 /// Why a store could not do its work. No relay rule is among these.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreError {
-    /// No room; nothing of the batch was kept. Passes when space returns.
+    /// The disk is full; nothing of the batch was kept. Passes when space returns.
     Full(String),
     /// The backend failed; nothing of the batch was kept.
     Failed(String),
@@ -41,7 +41,7 @@ pub trait SqlConn {
     /// Runs one statement that returns nothing.
     ///
     /// # Errors
-    /// [`StoreError::Full`] where there is no room, else [`StoreError::Failed`].
+    /// [`StoreError::Full`] where the disk is full, else [`StoreError::Failed`].
     fn exec(&self, sql: &str, params: &[SqlValue<'_>]) -> Result<(), StoreError>;
 
     /// Runs one statement and calls `row` with the columns of each row. An error of `row` ends it.

@@ -35,7 +35,7 @@ fn two_clients_publish_ask_and_listen() {
         std::thread::spawn(move || embed::serve(&listener, || goes_on.load(Ordering::Relaxed)))
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
-    let [first, second] = ["one", "two"].map(|words| event(&key(1)).at(now).content(words).sign());
+    let [first, second] = ["one", "two"].map(|content| event(&key(1)).at(now).content(content).sign());
 
     let (mut writer, _) = tungstenite::connect(&url).expect("the relay takes connections");
     writer.send(Message::text(format!(r#"["EVENT",{}]"#, first.json()))).expect("sent");

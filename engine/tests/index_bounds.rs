@@ -179,7 +179,7 @@ fn memory_after_a_peak_is_given_back() {
     assert_eq!(matched(&mut index, &note(70_000, &[])), []);
 }
 
-/// The tables of keys were lists that are cut from the end: who came last held the memory of all who had been there before.
+/// The tables of keys were lists that are cut from the end: the last one held the memory of all that had been there before.
 #[test]
 fn a_late_subscription_does_not_hold_the_memory_of_those_before_it() {
     let mut index = Index::new();

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use relay_engine::relay::{Config, ConnId, Peer, Relay, commit};
 use relay_engine::store::MemoryBackend;
-use relay_engine::testing::drained;
 use relay_engine::testing::signing::{event, key};
+use relay_engine::testing::{drained, settle};
 use relay_engine::types::{Limits, Now};
 use relay_engine::verify::Libsecp256k1;
 
@@ -14,7 +14,7 @@ const NOW: Now = Now::from_seconds(1_700_000_000);
 fn relay(limits: Limits) -> (Relay<MemoryBackend>, ConnId) {
     let config = Config { limits, ..Config::default() };
     let mut relay = Relay::new(Arc::new(config), MemoryBackend::default(), Arc::new(Libsecp256k1), [1; 32]);
-    let conn = relay.connect(NOW, Peer::default()).expect("there is room");
+    let conn = relay.connect(NOW, Peer::default()).expect("a connection is free");
     (relay, conn)
 }
 
@@ -100,7 +100,8 @@ fn a_message_that_waits_is_parsed_once() {
 fn messages_that_wait_have_a_bound_together() {
     const BYTES_MAX: usize = 1_000_000;
     let (mut relay, first) = relay(Limits { deferred_bytes_max: BYTES_MAX, ..Limits::default() });
-    let connect = |relay: &mut Relay<MemoryBackend>| relay.connect(NOW, Peer::default()).expect("room");
+    let connect =
+        |relay: &mut Relay<MemoryBackend>| relay.connect(NOW, Peer::default()).expect("a connection is free");
     let values = vec!["\"a value\""; 100].join(",");
     let text = format!(r##"["REQ","sub",{{"#t":[{values}]}}]"##);
     let mut conns = vec![first];
@@ -141,18 +142,11 @@ fn messages_that_wait_have_a_bound_together() {
 #[test]
 fn a_connection_may_have_few_long_requests() {
     let (mut relay, conn) = relay(Limits { scan_rows_max: 1, ..Limits::default() });
-    let mut changes = Vec::new();
     for serial in 0..200 {
         let event = event(&key(1)).at(NOW.seconds() - serial).sign();
         relay.handle_text(NOW, conn, format!(r#"["EVENT",{}]"#, event.json()).as_bytes());
     }
-    while let Some(batch) = relay.poll_verify(NOW, true) {
-        relay.handle_verified(NOW, batch.check(&Libsecp256k1));
-        changes.extend(relay.poll_commit());
-    }
-    for reply in commit(relay.store(), NOW, changes).replies {
-        relay.handle_committed(NOW, reply);
-    }
+    settle(&mut relay, NOW);
     let begun = (0..100).find(|serial| {
         let text = format!(r#"["REQ","{serial}",{{"kinds":[1]}}]"#);
         relay.handle_text(NOW, conn, text.as_bytes());
@@ -190,13 +184,14 @@ fn ask(
 #[test]
 fn values_of_all_filters_have_a_bound_that_leaves_room_for_small_ones() {
     let (mut relay, first) = relay(Limits { shard_values_max: 12_000, ..Limits::default() });
-    let join = |relay: &mut Relay<MemoryBackend>| relay.connect(NOW, Peer::default()).expect("there is room");
+    let join =
+        |relay: &mut Relay<MemoryBackend>| relay.connect(NOW, Peer::default()).expect("a connection is free");
     let second = join(&mut relay);
     let refusal = |id: &str, free: usize| {
-        let words = format!(
+        let message = format!(
             "blocked: this relay is busy; for now, a request may name {free} ids, authors, kinds and tags"
         );
-        Some(format!(r#"["CLOSED","{id}","{words}"]"#))
+        Some(format!(r#"["CLOSED","{id}","{message}"]"#))
     };
     // One connection may have a third of the free half.
     assert_eq!(ask(&mut relay, first, "REQ", "a", 2_001), refusal("a", 2_000));
@@ -238,11 +233,7 @@ fn replaced_scans_of_a_slow_reader_are_let_go() {
         let note = event(&key(1)).at(NOW.seconds() - serial).content("x".repeat(1_000)).sign();
         relay.handle_text(NOW, conn, format!(r#"["EVENT",{}]"#, note.json()).as_bytes());
     }
-    let batch = relay.poll_verify(NOW, true).expect("a batch");
-    relay.handle_verified(NOW, batch.check(&Libsecp256k1));
-    let changes = relay.poll_commit().expect("a commit");
-    let reply = commit(relay.store(), NOW, vec![changes]).replies.pop().expect("a reply");
-    relay.handle_committed(NOW, reply);
+    settle(&mut relay, NOW);
     drained(&mut relay, conn);
     let steps =
         |relay: &mut Relay<MemoryBackend>| (1..1_000).find(|_| !relay.work(NOW)).expect("it comes to rest");
@@ -287,7 +278,7 @@ fn a_commit_ends_at_a_mebibyte() {
     assert_eq!(oks.iter().filter(|frame| frame.ends_with(r#",true,""]"#)).count(), 10, "{oks:?}");
 }
 
-/// What a closed connection had waiting was never taken off the total, and at last nobody was read who had to wait.
+/// What a closed connection had waiting was never taken off the total, and at last no connection was read that had to wait.
 #[test]
 fn a_closed_connection_gives_back_what_it_had_waiting() {
     let (mut relay, conn) = relay(Limits { bad_messages_max: 3, ..Limits::default() });

@@ -21,7 +21,7 @@ fn new_relay(limits: Limits) -> Machine {
 }
 
 fn connect(relay: &mut Machine, address: ClientAddress) -> ConnId {
-    relay.connect(NOW, Peer { address: Some(address), ..Peer::default() }).expect("there is room")
+    relay.connect(NOW, Peer { address: Some(address), ..Peer::default() }).expect("a connection is free")
 }
 
 /// Sends an event of so many tags; `serial` makes it another one.
@@ -113,7 +113,7 @@ fn who_has_few_events_in_flight_is_read() {
             !relay.wants_input(flooding)
         })
         .expect("it has had enough");
-    assert_eq!(sent + 1, 512, "half of what there is room for");
+    assert_eq!(sent + 1, 512, "half of what may be in flight");
     let honest = connect(&mut relay, HONEST);
     assert!(relay.wants_input(honest));
     send(&mut relay, honest, 5_000, 0);

@@ -1,11 +1,11 @@
-//! Who costs the most is named first, by the work it causes and not by how much it sends.
+//! The client that costs the most is named first, by the work it causes and not by how much it sends.
 
 use std::sync::Arc;
 
-use relay_engine::relay::{Config, ConnId, Peer, Relay, TopCosts, commit};
+use relay_engine::relay::{Config, ConnId, Peer, Relay, TopCosts};
 use relay_engine::store::MemoryBackend;
-use relay_engine::testing::drained;
 use relay_engine::testing::signing::{Signed, event, key};
+use relay_engine::testing::{drained, settle};
 use relay_engine::types::{ClientAddress, Now, PubKey};
 use relay_engine::verify::Libsecp256k1;
 
@@ -22,19 +22,12 @@ fn new_relay() -> Machine {
 }
 
 fn connect(relay: &mut Machine, address: Option<ClientAddress>) -> ConnId {
-    relay.connect(NOW, Peer { address, ..Peer::default() }).expect("there is room")
+    relay.connect(NOW, Peer { address, ..Peer::default() }).expect("a connection is free")
 }
 
 fn publish(relay: &mut Machine, conn: ConnId, event: &Signed) {
     relay.handle_text(NOW, conn, format!(r#"["EVENT",{}]"#, event.json()).as_bytes());
-    while let Some(batch) = relay.poll_verify(NOW, true) {
-        relay.handle_verified(NOW, batch.check(&Libsecp256k1));
-    }
-    while let Some(changes) = relay.poll_commit() {
-        let committed = commit(relay.store(), NOW, vec![changes]);
-        committed.replies.into_iter().for_each(|reply| relay.handle_committed(NOW, reply));
-        relay.handle_live(NOW, &committed.live);
-    }
+    settle(relay, NOW);
 }
 
 fn named(relay: &Machine) -> (Vec<ClientAddress>, Vec<PubKey>) {
@@ -51,7 +44,7 @@ fn work_counts_and_not_bytes() {
         publish(&mut relay, host, &event(&key(1)).at(NOW.seconds() - n).tag(["t", "x"]).sign());
         publish(&mut relay, host, &event(&key(2)).at(NOW.seconds() - n).sign());
     }
-    assert_eq!(named(&relay).0, [], "who is exempt is not counted");
+    assert_eq!(named(&relay).0, [], "exempt clients are not counted");
     let attackers: Vec<ConnId> = (0..4).map(|_| connect(&mut relay, Some(ATTACKER))).collect();
     for conn in &attackers {
         for n in 0..8 {

@@ -19,7 +19,7 @@ fn relay(limits: Limits) -> Relay<MemoryBackend> {
 }
 
 fn connect(relay: &mut Relay<MemoryBackend>) -> ConnId {
-    relay.connect(Now::from_seconds(T), Peer::default()).expect("there is room")
+    relay.connect(Now::from_seconds(T), Peer::default()).expect("a connection is free")
 }
 
 fn send(relay: &mut Relay<MemoryBackend>, seconds: u64, conn: ConnId, text: &str) {
@@ -48,7 +48,7 @@ fn ephemeral(created_at: u64) -> Signed {
 /// 4.2 million filters with only a `since` in the future were candidates of every event.
 #[test]
 fn filters_that_cannot_match_yet_are_no_candidates() {
-    // Room for ten thousand of them, and more.
+    // As many values as ten thousand of them have, and more.
     let mut relay = relay(Limits { shard_values_max: 100_000_000, ..Limits::default() });
     let since = T + 86_400;
     let conns: Vec<ConnId> = (0..102).map(|_| connect(&mut relay)).collect();

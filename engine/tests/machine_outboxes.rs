@@ -1,10 +1,11 @@
-//! What waits for all readers together is bounded, whoever does not read; and nobody misses anything because of it.
+//! What waits for all readers together is bounded, whatever clients do not read; and none misses anything because of it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use relay_engine::relay::{Config, ConnId, Peer, Relay, commit};
+use relay_engine::relay::{Config, ConnId, Peer, Relay};
 use relay_engine::store::MemoryBackend;
+use relay_engine::testing::settle;
 use relay_engine::testing::signing::{event, key};
 use relay_engine::types::{Limits, Now};
 use relay_engine::verify::Libsecp256k1;
@@ -47,7 +48,7 @@ impl World {
         let config = Config { limits: limits(), ..Config::default() };
         let mut relay =
             Relay::new(Arc::new(config), MemoryBackend::default(), Arc::new(Libsecp256k1), [1; 32]);
-        let mut connect = || relay.connect(NOW, Peer::default()).expect("there is room");
+        let mut connect = || relay.connect(NOW, Peer::default()).expect("a connection is free");
         let publisher = connect();
         let readers = (0..READERS).map(|_| connect());
         let readers = readers.map(|conn| Reader { conn, socket: Vec::new(), read: Vec::new() }).collect();
@@ -64,14 +65,7 @@ impl World {
         self.published += 1;
         let event = event(&key(1)).at(NOW.seconds() - self.published).kind(kind).content(content).sign();
         self.relay.handle_text(NOW, self.publisher, format!(r#"["EVENT",{}]"#, event.json()).as_bytes());
-        while let Some(batch) = self.relay.poll_verify(NOW, true) {
-            self.relay.handle_verified(NOW, batch.check(&Libsecp256k1));
-        }
-        while let Some(changes) = self.relay.poll_commit() {
-            let committed = commit(self.relay.store(), NOW, vec![changes]);
-            committed.replies.into_iter().for_each(|reply| self.relay.handle_committed(NOW, reply));
-            self.relay.handle_live(NOW, &committed.live);
-        }
+        settle(&mut self.relay, NOW);
         self.relay.drain(self.publisher, usize::MAX, &mut |_| {});
     }
 
@@ -131,7 +125,7 @@ impl World {
         }
     }
 
-    /// Those who read, read on until nothing more comes.
+    /// The clients that read, read on until nothing more comes.
     fn finish(&mut self, deaf: usize) {
         loop {
             while self.relay.work(NOW) {}
@@ -180,7 +174,7 @@ fn what_waits_is_bounded_and_who_reads_is_sent_everything() {
             // They fill what there is, or the bound was not tried.
             assert!(world.most > 40_000, "{} bytes at most", world.most);
         }
-        // Those who did not read lost nothing either.
+        // Those that did not read lost nothing either.
         world.finish(0);
         for reader in 0..READERS {
             world.assert_complete(reader);
@@ -213,5 +207,5 @@ fn the_total_is_exactly_what_waits() {
             assert!(world.relay.metrics().outbox_bytes + in_socket as u64 <= before);
         }
     }
-    assert_eq!(world.relay.metrics().outbox_bytes, 0, "nothing is counted that nobody has");
+    assert_eq!(world.relay.metrics().outbox_bytes, 0, "nothing is counted that no connection has");
 }

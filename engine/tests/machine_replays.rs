@@ -1,9 +1,11 @@
-//! A reader that fell behind catches up in one walk along the log, however many subscriptions it has.
+//! A reader that fell behind catches up in one replay of the log, however many subscriptions it has.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use relay_engine::relay::{Config, ConnId, Peer, Relay, commit};
+use relay_engine::relay::{Config, ConnId, Peer, Relay};
 use relay_engine::store::MemoryBackend;
+use relay_engine::testing::settle;
 use relay_engine::testing::signing::{event, key};
 use relay_engine::types::{Limits, Now};
 use relay_engine::verify::Libsecp256k1;
@@ -14,7 +16,10 @@ const SUBS: usize = 290;
 type Machine = Relay<MemoryBackend>;
 
 fn new_relay(limits: Limits) -> Machine {
-    let config = Config { limits, ..Config::default() };
+    new_relay_with(Config { limits, ..Config::default() })
+}
+
+fn new_relay_with(config: Config) -> Machine {
     Relay::new(Arc::new(config), MemoryBackend::default(), Arc::new(Libsecp256k1), [1; 32])
 }
 
@@ -24,12 +29,7 @@ fn publish_notes<T: AsRef<str>>(relay: &mut Machine, from: ConnId, notes: impl I
         let note = event(&key(1)).at(NOW.seconds()).content(n.to_string());
         let note = tags.iter().fold(note, |note, tag| note.tag(["t", tag.as_ref()])).sign();
         relay.handle_text(NOW, from, format!(r#"["EVENT",{}]"#, note.json()).as_bytes());
-        let batch = relay.poll_verify(NOW, true).expect("a batch");
-        relay.handle_verified(NOW, batch.check(&Libsecp256k1));
-        let changes = relay.poll_commit().expect("a commit");
-        let committed = commit(relay.store(), NOW, vec![changes]);
-        committed.replies.into_iter().for_each(|reply| relay.handle_committed(NOW, reply));
-        relay.handle_live(NOW, &committed.live);
+        settle(relay, NOW);
         drained(relay, from);
     }
 }
@@ -65,9 +65,9 @@ fn subscribe(relay: &mut Machine, conn: ConnId) {
 
 /// Each of 290 subscriptions read the whole log for itself.
 #[test]
-fn subscriptions_that_fell_behind_share_a_walk() {
+fn subscriptions_that_fell_behind_share_a_replay() {
     let mut relay = new_relay(Limits { scan_rows_max: 10, outbox_bytes_pause: 20_000, ..Limits::default() });
-    let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("there is room");
+    let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("a connection is free");
     let (reader, publisher) = (connect(&mut relay), connect(&mut relay));
     subscribe(&mut relay, reader);
     let tags = |n: usize| n * 7 % SUBS;
@@ -101,7 +101,7 @@ fn subscriptions_that_fell_behind_share_a_walk() {
 #[test]
 fn a_reader_that_pauses_within_an_event_misses_none() {
     let mut relay = new_relay(Limits { scan_rows_max: 10, outbox_bytes_pause: 2_000, ..Limits::default() });
-    let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("there is room");
+    let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("a connection is free");
     let (reader, publisher) = (connect(&mut relay), connect(&mut relay));
     for sub in 0..40 {
         relay.handle_text(NOW, reader, format!(r#"["REQ","{sub}",{{"kinds":[1]}}]"#).as_bytes());
@@ -133,9 +133,9 @@ fn a_reader_that_pauses_within_an_event_misses_none() {
 
 /// Events of a thousand tags, which a condition asks about, are more than a row each.
 #[test]
-fn a_walk_is_charged_for_what_matching_takes() {
+fn a_replay_is_charged_for_what_matching_takes() {
     let mut relay = new_relay(Limits { scan_rows_max: 100, ..Limits::default() });
-    let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("there is room");
+    let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("a connection is free");
     let (reader, publisher) = (connect(&mut relay), connect(&mut relay));
     relay.handle_text(NOW, reader, br##"["REQ","all",{"kinds":[1]},{"#t":["none"]}]"##);
     relay.work(NOW);
@@ -154,11 +154,97 @@ fn a_walk_is_charged_for_what_matching_takes() {
     assert_eq!(drained(&mut relay, reader).len(), 20);
 }
 
-/// The index of a walk takes a bounded number of values: who does not fit has the next walk.
+/// On a host whose sockets take a call for each frame, 290 subscriptions that had missed every event were sent a thousand
+/// frames in a step.
 #[test]
-fn wide_subscriptions_catch_up_in_several_walks() {
-    let mut relay = new_relay(Limits { outbox_bytes_pause: 2_000, ..Limits::default() });
+fn a_replay_is_charged_for_what_sending_takes() {
+    const FRAME_ROWS: usize = 5;
+    let limits = Limits { scan_rows_max: 100, ..Limits::default() };
+    let mut relay = new_relay_with(Config { limits, frame_rows: FRAME_ROWS, ..Config::default() });
     let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("there is room");
+    let (reader, publisher) = (connect(&mut relay), connect(&mut relay));
+    for sub in 0..50 {
+        relay.handle_text(NOW, reader, format!(r#"["REQ","{sub}",{{"kinds":[1]}}]"#).as_bytes());
+        while relay.work(NOW) {}
+    }
+    drained(&mut relay, reader);
+    relay.handle_backlog(reader, 1 << 20);
+    publish(&mut relay, publisher, 0..20);
+    relay.handle_backlog(reader, 0);
+    let (mut got, mut steps) = (Vec::new(), 0);
+    while relay.has_work() {
+        relay.work(NOW);
+        let came = drained(&mut relay, reader);
+        assert!(came.len() <= 100 / FRAME_ROWS, "{}", came.len());
+        got.extend(came);
+        steps += 1;
+    }
+    // A thousand frames of five rows, and each event is read and matched once more for every step that ends within it.
+    assert!((50..=70).contains(&steps), "{steps}");
+    got.sort();
+    let mut wanted: Vec<_> = (0..50).flat_map(|sub| (0..20).map(move |n| (sub.to_string(), n))).collect();
+    wanted.sort();
+    assert_eq!(got, wanted);
+}
+
+/// The stored part of an answer, likewise.
+#[test]
+fn a_scan_is_charged_for_what_sending_takes() {
+    let steps = |frame_rows: usize| {
+        let limits = Limits { scan_rows_max: 60, ..Limits::default() };
+        let mut relay = new_relay_with(Config { limits, frame_rows, ..Config::default() });
+        let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("there is room");
+        let (reader, publisher) = (connect(&mut relay), connect(&mut relay));
+        publish(&mut relay, publisher, 0..100);
+        relay.handle_text(NOW, reader, br#"["REQ","all",{"kinds":[1]}]"#);
+        let mut steps = 1;
+        while relay.work(NOW) {
+            steps += 1;
+        }
+        assert_eq!(drained(&mut relay, reader).len(), 100);
+        steps
+    };
+    let (without, with) = (steps(0), steps(5));
+    assert_eq!(with - without, 100 * 5 / 60, "{without} and {with} steps");
+}
+
+/// Of a thousand connections that were behind and read again at once, each began its replay, whatever they held together.
+#[test]
+fn replays_that_begin_at_once_wait_for_room() {
+    let bytes_max = 1 << 20;
+    let limits = Limits { scan_rows_max: 10, running_bytes_max: bytes_max, ..Limits::default() };
+    let mut relay = new_relay(limits);
+    let publisher = relay.connect(NOW, Peer::default()).expect("there is room");
+    let readers: Vec<ConnId> = (0..60)
+        .map(|n| {
+            let address = Some(IpAddr::from([192, 0, 2, n / 3]).into());
+            let conn = relay.connect(NOW, Peer { address, ..Peer::default() }).expect("there is room");
+            relay.handle_text(NOW, conn, br#"["REQ","all",{"kinds":[1]}]"#);
+            while relay.work(NOW) {}
+            drained(&mut relay, conn);
+            relay.handle_backlog(conn, 1 << 20);
+            conn
+        })
+        .collect();
+    publish(&mut relay, publisher, 0..100);
+    readers.iter().for_each(|conn| relay.handle_backlog(*conn, 0));
+    let mut most = 0;
+    while relay.work(NOW) {
+        most = most.max(relay.metrics().running_bytes as usize);
+    }
+    assert!((bytes_max / 2..=bytes_max).contains(&most), "{most}");
+    assert_eq!(relay.metrics().running_bytes, 0);
+    for conn in readers {
+        let wanted: Vec<_> = (0..100).map(|n| ("all".to_owned(), n)).collect();
+        assert_eq!(drained(&mut relay, conn), wanted);
+    }
+}
+
+/// The index of a replay takes a bounded number of values: a subscription that does not fit has the next replay.
+#[test]
+fn wide_subscriptions_catch_up_in_several_replays() {
+    let mut relay = new_relay(Limits { outbox_bytes_pause: 2_000, ..Limits::default() });
+    let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("a connection is free");
     let (reader, publisher) = (connect(&mut relay), connect(&mut relay));
     for sub in 0..5 {
         let values: Vec<String> = (0..9_000).map(|n| format!("\"{sub}-{n}\"")).collect();

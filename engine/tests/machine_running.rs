@@ -3,10 +3,10 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use relay_engine::relay::{Config, ConnId, Peer, Relay, commit};
+use relay_engine::relay::{Config, ConnId, Peer, Relay};
 use relay_engine::store::MemoryBackend;
-use relay_engine::testing::drained;
 use relay_engine::testing::signing::{event, key};
+use relay_engine::testing::{drained, settle};
 use relay_engine::types::{ClientAddress, Limits, Now};
 use relay_engine::verify::Libsecp256k1;
 
@@ -22,7 +22,7 @@ fn new_relay(limits: Limits) -> Machine {
 
 fn connect_from(relay: &mut Machine, host: u8) -> ConnId {
     let address = ClientAddress::from(std::net::IpAddr::V4(Ipv4Addr::new(192, 0, 2, host)));
-    relay.connect(NOW, Peer { address: Some(address), ..Peer::default() }).expect("there is room")
+    relay.connect(NOW, Peer { address: Some(address), ..Peer::default() }).expect("a connection is free")
 }
 
 /// A request for so many tag values.
@@ -65,7 +65,8 @@ fn wide_requests_wait_for_room_and_keep_nobody_from_it() {
     }
     assert!(running(&relay) > BYTES_MAX / 8, "{}", running(&relay));
 
-    // Who asks for little has its turn after one of each other address; who asks for much, too, and then its own steps.
+    // A client that asks for little has its turn after one of each other address; so has one that asks for much, and then
+    // its own steps.
     let honest = connect_from(&mut relay, 2);
     relay.handle_text(NOW, honest, br#"["REQ","a",{"kinds":[1]}]"#);
     assert!(steps_until_answered(&mut relay, honest) <= 5);
@@ -104,18 +105,11 @@ fn one_request_always_fits() {
 fn a_scan_whose_reader_is_slow_holds_nothing() {
     let mut relay = new_relay(Limits { outbox_bytes_pause: 2_000, ..Limits::default() });
     let (publisher, reader) = (connect_from(&mut relay, 1), connect_from(&mut relay, 2));
-    let mut changes = Vec::new();
     for n in 0..100_u64 {
         let note = event(&key(1)).at(NOW.seconds() - n).content(n.to_string()).tag(["t", &n.to_string()]);
         relay.handle_text(NOW, publisher, format!(r#"["EVENT",{}]"#, note.sign().json()).as_bytes());
     }
-    while let Some(batch) = relay.poll_verify(NOW, true) {
-        relay.handle_verified(NOW, batch.check(&Libsecp256k1));
-        changes.extend(relay.poll_commit());
-    }
-    for reply in commit(relay.store(), NOW, changes).replies {
-        relay.handle_committed(NOW, reply);
-    }
+    settle(&mut relay, NOW);
     relay.handle_text(NOW, reader, wide("REQ", 0, 500).as_bytes());
     let mut got = Vec::new();
     loop {
@@ -134,9 +128,9 @@ fn a_scan_whose_reader_is_slow_holds_nothing() {
     }
 }
 
-/// When running requests had all the room, nobody's first step was taken until they were done, which took minutes.
+/// When running requests had all the memory, no client's first step was taken until they were done, which took minutes.
 #[test]
-fn small_requests_are_answered_while_there_is_no_room() {
+fn small_requests_are_answered_while_all_memory_is_taken() {
     let bytes_max = 1 << 20;
     let mut relay =
         new_relay(Limits { scan_rows_max: 20, running_bytes_max: bytes_max, ..Limits::default() });

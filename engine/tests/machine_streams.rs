@@ -258,8 +258,8 @@ fn the_position_advances_past_events_that_do_not_match() {
 fn events_removed_while_a_consumer_was_away_are_not_delivered() {
     let mut world = world();
     let [kept, deleted, expiring] =
-        [("kept", None), ("deleted", None), ("expiring", Some(10))].map(|(words, left)| {
-            let draft = event(&key(1)).at(world.now()).content(words);
+        [("kept", None), ("deleted", None), ("expiring", Some(10))].map(|(content, left)| {
+            let draft = event(&key(1)).at(world.now()).content(content);
             match left {
                 Some(left) => draft.tag(["expiration", &(world.now() + left).to_string()]).sign(),
                 None => draft.sign(),

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use relay_engine::relay::{Config, ConnId, Peer, Relay, commit};
+use relay_engine::relay::{Config, ConnId, Peer, Relay};
 use relay_engine::store::MemoryBackend;
-use relay_engine::testing::drained;
 use relay_engine::testing::signing::{event, key};
+use relay_engine::testing::{drained, settle};
 use relay_engine::types::{ClientAddress, Limits, Now};
 use relay_engine::verify::Libsecp256k1;
 
@@ -32,7 +32,7 @@ fn filled_relay(scan_rows_max: usize) -> Machine {
 
 fn fill(relay: &mut Machine) {
     // The relay's own clients have no address.
-    let publisher = relay.connect(NOW, Peer::default()).expect("there is room");
+    let publisher = relay.connect(NOW, Peer::default()).expect("a connection is free");
     for n in 0..EVENTS {
         let tagged = event(&key(1)).at(NOW.seconds() - n).tag(["t", "x"]).sign();
         let bare = event(&key(2)).at(NOW.seconds() - n).sign();
@@ -40,23 +40,12 @@ fn fill(relay: &mut Machine) {
             relay.handle_text(NOW, publisher, format!(r#"["EVENT",{}]"#, event.json()).as_bytes());
         }
     }
-    settle(relay);
+    settle(relay, NOW);
     relay.disconnect(publisher);
 }
 
-fn settle(relay: &mut Machine) {
-    while let Some(batch) = relay.poll_verify(NOW, true) {
-        relay.handle_verified(NOW, batch.check(&Libsecp256k1));
-    }
-    while let Some(changes) = relay.poll_commit() {
-        let committed = commit(relay.store(), NOW, vec![changes]);
-        committed.replies.into_iter().for_each(|reply| relay.handle_committed(NOW, reply));
-        relay.handle_live(NOW, &committed.live);
-    }
-}
-
 fn connect(relay: &mut Machine, address: ClientAddress) -> ConnId {
-    relay.connect(NOW, Peer { address: Some(address), ..Peer::default() }).expect("there is room")
+    relay.connect(NOW, Peer { address: Some(address), ..Peer::default() }).expect("a connection is free")
 }
 
 /// A filter that reads a thousand rows without a match: neither its author nor its tag is rare.
@@ -213,7 +202,7 @@ fn an_address_has_so_many_scans_under_way_and_the_others_wait() {
         relay.work(NOW);
     }
     assert!(under_way(&mut relay, &mut exempt) > 20);
-    // Who waits holds nothing up that leaves, and all are answered in the end.
+    // A client that leaves holds nothing up though it waits, and all are answered in the end.
     let (first, _) = attackers.pop_first().unwrap();
     relay.disconnect(first);
     while relay.work(NOW) {

@@ -78,9 +78,10 @@ fn foreign_modules(code: &str) -> Vec<String> {
         // `relay_engine::types::Event` or `relay_engine::{types, wire::parse_event}`.
         let group = rest.strip_prefix('{').and_then(|rest| rest.split('}').next());
         for path in group.unwrap_or(rest).split(',').take(if group.is_some() { usize::MAX } else { 1 }) {
-            let room: String = path.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-            if !room.is_empty() && !SHARED_MODULES.contains(&&*room) {
-                found.push(room);
+            let module: String =
+                path.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            if !module.is_empty() && !SHARED_MODULES.contains(&&*module) {
+                found.push(module);
             }
         }
     }
@@ -110,7 +111,7 @@ fn other_pure_crates_import_only_shared_modules() {
 #[test]
 fn modules_import_in_one_direction() {
     // A module and what it may import. `store` imports `verify`, because only verified events can be stored.
-    let rooms: [(&str, &[&str]); 7] = [
+    let modules: [(&str, &[&str]); 7] = [
         ("types", &[]),
         ("wire", &["types"]),
         ("verify", &["types"]),
@@ -120,10 +121,11 @@ fn modules_import_in_one_direction() {
         ("relay", &["types", "wire", "verify", "policy", "index", "store"]),
     ];
     let mut broken = Vec::new();
-    for (room, allowed) in rooms {
-        for path in sources(&src().join(room)) {
+    for (module, allowed) in modules {
+        for path in sources(&src().join(module)) {
             let code = code(&path);
-            for (other, _) in rooms.iter().filter(|(other, _)| *other != room && !allowed.contains(other)) {
+            for (other, _) in modules.iter().filter(|(other, _)| *other != module && !allowed.contains(other))
+            {
                 if code.contains(&format!("crate::{other}"))
                     || code.contains(&format!("use crate::{{{other}"))
                 {

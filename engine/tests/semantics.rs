@@ -15,7 +15,7 @@ fn check(tuning: &Tuning) {
 #[test]
 fn names_of_cases_are_unique() {
     let mut names: Vec<&str> = cases().iter().map(|case| case.name).collect();
-    assert!(names.iter().all(|name| name.contains(": ")), "a room and a rule each");
+    assert!(names.iter().all(|name| name.contains(": ")), "a topic and a rule each");
     names.sort_unstable();
     let all = names.len();
     names.dedup();

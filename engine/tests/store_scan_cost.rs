@@ -160,7 +160,7 @@ fn cursors_take_memory_for_what_is_stored() {
         assert!(most <= cursor_bytes_max(&[filter], classes), "{most} bytes");
         most
     };
-    assert_eq!(bytes(authors(5_000..25_000, &[1])), 0, "nobody has written anything");
+    assert_eq!(bytes(authors(5_000..25_000, &[1])), 0, "these authors have written nothing");
     assert_eq!(bytes(authors(5_000..10_000, &[1, 6, 7, 9])), 0);
     // 400 authors who have written, all of them read on and on.
     let (few, many) = (bytes(authors(0..1, &[1])), bytes(authors(0..400, &[1])));

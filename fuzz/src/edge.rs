@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
-use relay_edge::object::{CountingConn, Host, Key, Next, Object, RowCount};
+use relay_edge::object::{Host, Key, Next, Object, RowCount, RowCountingConn};
 use relay_edge::settings::{ObjectSettings, Settings};
 use relay_engine::relay::Peer;
 use relay_engine::store::sql::{SqlConn, SqlValue};
@@ -35,7 +35,7 @@ impl Store {
     }
 }
 
-impl CountingConn for Store {
+impl RowCountingConn for Store {
     fn rows(&self) -> RowCount {
         RowCount::default()
     }

@@ -1,7 +1,7 @@
 //! A client message: [`wire::parse_client_message`] compared with the reference, and the answers that name its ids.
 
 use relay_engine::types::{EventId, Filter, Limits, SubId};
-use relay_engine::wire::{self, About, ClientMessage, Fault, Skimmer, WireError, frames as write};
+use relay_engine::wire::{self, About, ClientMessage, Fault, IdScanner, WireError, frames as write};
 
 use crate::events::check_event;
 use crate::filters::check_filter;
@@ -134,9 +134,9 @@ fn check_message(message: &ClientMessage<'_>, said: &Said) {
 fn check_error(data: &[u8], error: &WireError) {
     assert!(error.at <= data.len(), "the offset of the error is within the bytes");
     assert!(["invalid", "unsupported"].contains(&error.prefix()));
-    let words = error.to_string();
-    assert!(!words.is_empty() && words.len() < 200, "a short message");
-    assert!(words.is_ascii(), "a refusal quotes nothing");
+    let message = error.to_string();
+    assert!(!message.is_empty() && message.len() < 200, "a short message");
+    assert!(message.is_ascii(), "a refusal quotes nothing");
     let Some(elements) = std::str::from_utf8(data).ok().and_then(elements) else { return };
     let [verb, first, ..] = elements.as_slice() else { return };
     let named = |about: fn(Box<str>) -> About| string(first).map_or(About::Frame, |id| about(id.into()));
@@ -154,11 +154,11 @@ fn check_error(data: &[u8], error: &WireError) {
 
 /// An overlong message is skimmed in pieces; the same id must be found as in the whole.
 fn check_skimmer(data: &[u8]) {
-    let about = Skimmer::skim(data);
+    let about = IdScanner::scan(data);
     for piece in [1, 7] {
-        let mut skimmer = Skimmer::default();
-        data.chunks(piece).for_each(|bytes| skimmer.feed(bytes));
-        assert_eq!(*skimmer.about(), about);
+        let mut scanner = IdScanner::default();
+        data.chunks(piece).for_each(|bytes| scanner.feed(bytes));
+        assert_eq!(*scanner.about(), about);
     }
 }
 

@@ -177,7 +177,7 @@ impl Program {
             .map(|op| self.oracle.put(self.now, op.event().json(), matches!(op, Op::Vanish(_))))
             .collect();
         let check = |result: Result<Vec<Outcome>, StoreError>| {
-            let outcomes = result.expect("memory does not fail unless it is told to");
+            let outcomes = result.expect("memory does not fail unless it is made to");
             let outcomes: Vec<OracleOutcome> = outcomes.into_iter().map(in_words).collect();
             assert_eq!(outcomes, expected, "{ops:#?}");
         };
@@ -204,10 +204,10 @@ impl Program {
         let on_sql = place == self.backends.len() && self.sql.is_some();
         let done = if on_sql { usize::MAX } else { place % self.backends.len() };
         for (_, backend) in self.backends.iter().enumerate().filter(|(other, _)| *other != done) {
-            commit(backend, self.now, &ops).expect("memory does not fail unless it is told to");
+            commit(backend, self.now, &ops).expect("memory does not fail unless it is made to");
         }
         if let Some(backend) = self.sql().filter(|_| !on_sql) {
-            commit(backend, self.now, &ops).expect("memory does not fail unless it is told to");
+            commit(backend, self.now, &ops).expect("memory does not fail unless it is made to");
         }
     }
 
@@ -441,7 +441,7 @@ fn try_to_fail<B: Backend + 'static>(
     match result {
         Err(StoreError::Failed(_)) => assert_eq!(stored(backend), before, "a failed change keeps nothing"),
         Err(error) => panic!("failed with another error than the injected one: {error}"),
-        Ok(_) => assert!(is_armed, "a failure is told"),
+        Ok(_) => assert!(is_armed, "a failure is reported"),
     }
     is_armed
 }

@@ -121,7 +121,7 @@ fn measure(
         for (&entrant, start) in order.iter().zip(&mut samples) {
             let claims = &pool[start..start + sample];
             let time = match entrant.checked_sub(1) {
-                None => cpu_time(|| claims.iter().for_each(|claim| assert!(holds(claim)))),
+                None => cpu_time(|| claims.iter().for_each(|claim| assert!(is_valid(claim)))),
                 Some(tier) => cpu_time(|| {
                     for (claims, valid) in claims.chunks(batch).zip(valid.chunks_mut(batch)) {
                         verifiers[tier].verify(claims, valid);
@@ -169,8 +169,8 @@ fn bad_one(tiers: &[Entrant], keys: &'static str, pool: &[Claim], rounds: usize)
                 let mut valid = [false; BATCH];
                 times
                     .push(cpu_time(|| verifier.verify(&claims, &mut valid)).as_nanos() as f64 / BATCH as f64);
-                let holding = valid.iter().filter(|valid| **valid).count();
-                assert_eq!(holding, claims.iter().filter(|claim| holds(claim)).count());
+                let valid_count = valid.iter().filter(|valid| **valid).count();
+                assert_eq!(valid_count, claims.iter().filter(|claim| is_valid(claim)).count());
                 claims[round % BATCH].signature[40] ^= 1;
             }
         }
@@ -185,7 +185,7 @@ fn bad_one(tiers: &[Entrant], keys: &'static str, pool: &[Claim], rounds: usize)
 
 /// Batches of 64 that an attacker makes to be slow, compared with 64 valid claims of unseen keys.
 fn hostile(tier: Entrant, rounds: usize) {
-    /// A way to be slow: prepares a verifier for a round, then tells what to measure.
+    /// A way to be slow: prepares a verifier for a round, then returns what to measure.
     type Attack = fn(&mut Verifier, usize) -> Vec<Claim>;
     let unseen: Attack = |_, round| (0..BATCH).map(|i| signed(number(round, i), 0)).collect();
     let attacks: [(&str, Attack); 8] = [
@@ -196,7 +196,7 @@ fn hostile(tier: Entrant, rounds: usize) {
             verifier.verify(&claims[1], &mut [false; BATCH]);
             claims[2].clone()
         }),
-        ("forged, third claim, two held", |verifier, round| third(verifier, round, forged)),
+        ("forged, third claim, two valid", |verifier, round| third(verifier, round, forged)),
         ("valid, third claim of each key", |verifier, round| third(verifier, round, |claim| claim)),
         ("forged, three of each key", |_, round| {
             (0..BATCH).map(|i| forged(signed(number(round, i / 3), i as u64))).collect()
@@ -220,7 +220,7 @@ fn hostile(tier: Entrant, rounds: usize) {
             let claims = attack(verifier, round);
             let mut valid = [false; BATCH];
             times.push(cpu_time(|| verifier.verify(&claims, &mut valid)).as_nanos() as f64 / BATCH as f64);
-            claims.iter().zip(valid).for_each(|(claim, valid)| assert_eq!(valid, holds(claim)));
+            claims.iter().zip(valid).for_each(|(claim, valid)| assert_eq!(valid, is_valid(claim)));
         }
     }
     let medians: Vec<f64> = times.iter_mut().map(|times| median(times)).collect();
@@ -235,7 +235,7 @@ fn number(round: usize, i: usize) -> u64 {
     1_000_000 + (round * BATCH + i) as u64
 }
 
-/// The third claims of authors of whom two held.
+/// The third claims of authors with two valid ones before.
 fn third(verifier: &mut Verifier, round: usize, change: fn(Claim) -> Claim) -> Vec<Claim> {
     for message in 0..2 {
         let claims: Vec<Claim> = (0..BATCH).map(|i| signed(number(round, i), message)).collect();
@@ -333,7 +333,7 @@ fn signed(author: u64, message: u64) -> Claim {
     Claim { key: keypair.x_only_public_key().0.to_byte_array(), message, signature }
 }
 
-fn holds(claim: &Claim) -> bool {
+fn is_valid(claim: &Claim) -> bool {
     let Ok(key) = secp256k1::XOnlyPublicKey::from_byte_array(claim.key) else { return false };
     let signature = schnorr::Signature::from_byte_array(claim.signature);
     schnorr::verify(&signature, &claim.message, &key).is_ok()

@@ -18,7 +18,7 @@ struct Author {
     point: Option<Entry>,
     comb: Option<Comb>,
     /// Valid claims so far.
-    held: u32,
+    valid_claims: u32,
     newer: u32,
     older: u32,
 }
@@ -43,12 +43,12 @@ pub(crate) struct Known {
     pub(crate) point: Option<Entry>,
     pub(crate) comb: Option<Comb>,
     /// Valid claims so far.
-    pub(crate) held: u32,
+    pub(crate) valid_claims: u32,
 }
 
 /// The slot of an author, valid until the next insertion.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct AuthorPlace(u32);
+pub(crate) struct AuthorSlot(u32);
 
 impl Authors {
     pub(crate) fn new(bytes_max: usize, state: KeyState) -> Self {
@@ -81,18 +81,18 @@ impl Authors {
     }
 
     /// Looks up an author. That does not count as use, because anybody can name an author in an invalid claim.
-    pub(crate) fn look_up(&self, key: &[u8; 32]) -> Option<(AuthorPlace, Known)> {
+    pub(crate) fn look_up(&self, key: &[u8; 32]) -> Option<(AuthorSlot, Known)> {
         let place = *self.places.get(key)?;
-        let Author { point, comb, held, .. } = &self.authors[place as usize];
-        Some((AuthorPlace(place), Known { point: *point, comb: comb.clone(), held: *held }))
+        let Author { point, comb, valid_claims, .. } = &self.authors[place as usize];
+        Some((AuthorSlot(place), Known { point: *point, comb: comb.clone(), valid_claims: *valid_claims }))
     }
 
     /// Counts valid claims of an author, who becomes the most recently used. Call it before any insertion.
-    pub(crate) fn count(&mut self, AuthorPlace(place): AuthorPlace, claims: u32) {
+    pub(crate) fn count(&mut self, AuthorSlot(place): AuthorSlot, claims: u32) {
         self.unlink(place);
         self.link(place);
         let author = &mut self.authors[place as usize];
-        author.held = author.held.saturating_add(claims);
+        author.valid_claims = author.valid_claims.saturating_add(claims);
     }
 
     /// Inserts an author as the most recently used; evicts others if necessary.
@@ -107,8 +107,8 @@ impl Authors {
         while self.bytes + cost > self.bytes_max {
             self.remove(self.oldest);
         }
-        let Known { point, comb, held } = known;
-        let author = Author { key: *key, point, comb, held, newer: NONE, older: NONE };
+        let Known { point, comb, valid_claims } = known;
+        let author = Author { key: *key, point, comb, valid_claims, newer: NONE, older: NONE };
         let place = match self.free.pop() {
             Some(place) => {
                 self.authors[place as usize] = author;
@@ -167,7 +167,7 @@ mod tests {
     }
 
     fn known(has_comb: bool) -> Known {
-        Known { point: Some(G), comb: has_comb.then(|| Comb::from(vec![])), held: 1 }
+        Known { point: Some(G), comb: has_comb.then(|| Comb::from(vec![])), valid_claims: 1 }
     }
 
     #[test]
@@ -178,7 +178,7 @@ mod tests {
         }
         let (place, _) = authors.look_up(&key(0)).expect("it is kept");
         authors.count(place, 1);
-        assert_eq!(authors.look_up(&key(0)).expect("it is kept").1.held, 2);
+        assert_eq!(authors.look_up(&key(0)).expect("it is kept").1.valid_claims, 2);
         // A look-up does not count as use.
         assert!(authors.look_up(&key(1)).is_some());
         authors.insert(&key(3), known(false));

@@ -6,7 +6,7 @@ use secp256k1::schnorr::Signature;
 use crate::Claim;
 
 /// Whether the claim is valid, by libsecp256k1; the key is parsed each time.
-pub(crate) fn holds(claim: &Claim) -> bool {
+pub(crate) fn is_valid(claim: &Claim) -> bool {
     let Ok(key) = XOnlyPublicKey::from_byte_array(claim.key) else { return false };
     let signature = Signature::from_byte_array(claim.signature);
     secp256k1::schnorr::verify(&signature, &claim.message, &key).is_ok()

@@ -1,7 +1,7 @@
 //! The verification of a batch: range checks, challenges, authors, then the point sums, for authors with a comb ("warm") and
 //! without ("cold").
 
-use crate::authors::{AUTHOR_BYTES, AuthorPlace, Authors, COMB_BYTES, Known};
+use crate::authors::{AUTHOR_BYTES, AuthorSlot, Authors, COMB_BYTES, Known};
 use crate::challenge;
 use crate::curve::tables::Comb;
 use crate::curve::{Outcome, Task, slow};
@@ -59,11 +59,11 @@ struct BatchAuthor {
     point: Option<Entry>,
     comb: Option<Comb>,
     /// Valid claims in the batch, once it has been verified.
-    held: u32,
+    valid_claims: u32,
     /// Valid claims in earlier batches.
-    held_before: u32,
+    valid_earlier: u32,
     /// Its slot in the author cache.
-    place: Option<AuthorPlace>,
+    place: Option<AuthorSlot>,
     wants_comb: bool,
     has_new_comb: bool,
     /// Lifted in this batch.
@@ -218,10 +218,11 @@ impl Verifier {
 
         if let Some(authors) = &mut self.authors {
             for (task, author) in &self.tasks {
-                self.batch[*author as usize].held += u32::from(valid[task.place as usize]);
+                self.batch[*author as usize].valid_claims += u32::from(valid[task.place as usize]);
             }
             if keeps_combs {
-                let earns = |author: &BatchAuthor| author.held > 0 && author.valid_total() >= COMB_CLAIMS_MIN;
+                let earns =
+                    |author: &BatchAuthor| author.valid_claims > 0 && author.valid_total() >= COMB_CLAIMS_MIN;
                 choose_combs(&mut self.batch, &mut unspent, earns);
                 lift(&mut self.batch, kernel, |author| author.wants_comb);
                 make_combs(&mut self.batch, kernel);
@@ -259,8 +260,8 @@ impl BatchAuthor {
             claims: 0,
             point: None,
             comb: None,
-            held: 0,
-            held_before: 0,
+            valid_claims: 0,
+            valid_earlier: 0,
             place: None,
             wants_comb: false,
             has_new_comb: false,
@@ -270,7 +271,7 @@ impl BatchAuthor {
     }
 
     fn valid_total(&self) -> u32 {
-        self.held_before.saturating_add(self.held)
+        self.valid_earlier.saturating_add(self.valid_claims)
     }
 }
 
@@ -280,7 +281,7 @@ fn look_up(batch: &mut [BatchAuthor], authors: &Authors) {
         if let Some((place, known)) = authors.look_up(&author.key) {
             author.point = known.point;
             author.comb = known.comb;
-            author.held_before = known.held;
+            author.valid_earlier = known.valid_claims;
             author.place = Some(place);
         }
     }
@@ -340,18 +341,18 @@ fn make_combs(batch: &mut [BatchAuthor], kernel: &mut dyn Kernel) {
 
 /// Caches authors with valid claims. Invalid claims neither add nor evict an author.
 fn remember(batch: &[BatchAuthor], authors: &mut Authors, keeps_combs: bool) {
-    let held = || batch.iter().filter(|author| author.held > 0);
-    for author in held() {
+    let proven = || batch.iter().filter(|author| author.valid_claims > 0);
+    for author in proven() {
         if let Some(place) = author.place {
-            authors.count(place, author.held);
+            authors.count(place, author.valid_claims);
         }
     }
-    for author in held() {
-        let held = author.valid_total();
+    for author in proven() {
+        let valid_claims = author.valid_total();
         // A comb made for this batch is cached only if the author has enough valid claims and the cache has room for combs.
-        let comb = author.comb.clone().filter(|_| keeps_combs && held >= COMB_CLAIMS_MIN);
+        let comb = author.comb.clone().filter(|_| keeps_combs && valid_claims >= COMB_CLAIMS_MIN);
         if author.place.is_none() || author.has_new_point || author.has_new_comb && comb.is_some() {
-            authors.insert(&author.key, Known { point: author.point, comb, held });
+            authors.insert(&author.key, Known { point: author.point, comb, valid_claims });
         }
     }
 }
@@ -366,13 +367,13 @@ fn is_valid_by_reference(claim: &Claim) -> bool {
     let x = words_from_be(&claim.key);
     let mut point = None;
     crate::curve::cold::lift::<slow::F>(&[x], |_, found| point = found);
-    point.is_some_and(|point| slow::holds(&point, &words_from_be(r), &words_from_be(s), &e))
+    point.is_some_and(|point| slow::is_valid(&point, &words_from_be(r), &words_from_be(s), &e))
 }
 
 #[cfg(feature = "libsecp256k1")]
 fn verify_with_libsecp256k1(claims: &[Claim], valid: &mut [bool]) {
     for (claim, valid) in claims.iter().zip(valid) {
-        *valid = crate::libsecp256k1::holds(claim);
+        *valid = crate::libsecp256k1::is_valid(claim);
     }
 }
 
@@ -407,11 +408,11 @@ mod tests {
     }
 
     /// Verifies, checks the verdicts and returns how many combs were made.
-    fn combs_made(verifier: &mut Verifier, claims: &[Claim], holds: bool) -> usize {
+    fn combs_made(verifier: &mut Verifier, claims: &[Claim], are_valid: bool) -> usize {
         let before = verifier.combs_made;
-        let mut valid = vec![!holds; claims.len()];
+        let mut valid = vec![!are_valid; claims.len()];
         verifier.verify(claims, &mut valid);
-        assert!(valid.iter().all(|valid| *valid == holds), "{}", verifier.tier());
+        assert!(valid.iter().all(|valid| *valid == are_valid), "{}", verifier.tier());
         verifier.combs_made - before
     }
 
@@ -506,7 +507,7 @@ mod tests {
                 combs_made(&mut verifier, &all(0..64, message, forged), false);
                 combs_made(&mut verifier, &all(100..164, message, signed), true);
             }
-            // Nor do they after two that held.
+            // Nor do they after two valid ones.
             assert_eq!(combs_made(&mut verifier, &all(0..64, 2, forged), false), 0);
             assert_eq!(combs_made(&mut verifier, &all(100..164, 2, forged), false), 0);
             assert!(combs_made(&mut verifier, &all(100..164, 3, signed), true) > 0);

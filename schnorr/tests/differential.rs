@@ -30,7 +30,7 @@ fn compare(tier: Tier, cases: u64, seed: u64) {
     let with_cache = |bytes| Verifier::with_tier(tier).expect("as before").with_author_cache(bytes);
     let mut verifiers = [plain, with_cache(200_000), with_cache(64 << 20)];
     let mut claims = Claims::new(seed);
-    let (mut compared, mut held, mut round) = (0, 0, 0);
+    let (mut compared, mut valid_count, mut round) = (0, 0, 0);
     while compared < cases || round < 40 {
         let batch: Vec<Claim> = (0..batch_len(&mut claims, round)).map(|_| claims.any()).collect();
         let expected: Vec<bool> = batch.iter().map(oracle).collect();
@@ -41,11 +41,14 @@ fn compare(tier: Tier, cases: u64, seed: u64) {
             assert_eq!(valid, expected, "{tier}, seed {seed}, round {round}: {claim:x?}");
         }
         compared += batch.len() as u64;
-        held += expected.iter().filter(|expected| **expected).count() as u64;
+        valid_count += expected.iter().filter(|expected| **expected).count() as u64;
         round += 1;
     }
-    assert!(compared / 3 < held && held < compared * 2 / 3, "{held} of {compared} held: no fair mix");
-    eprintln!("{tier}: {compared} verdicts agree, {held} of them valid (seed {seed})");
+    assert!(
+        compared / 3 < valid_count && valid_count < compared * 2 / 3,
+        "{valid_count} of {compared} are valid: no fair mix"
+    );
+    eprintln!("{tier}: {compared} verdicts agree, {valid_count} of them valid (seed {seed})");
 }
 
 /// Every tier for its share of the cases; software lanes are too slow for as many.

@@ -28,7 +28,7 @@ fn vectors() -> Vec<(Claim, bool)> {
 fn every_tier_gives_the_verdicts_of_the_bip() {
     let vectors = vectors();
     assert_eq!(vectors.len(), 15, "vectors with a message of 32 bytes");
-    assert_eq!(vectors.iter().filter(|(_, holds)| *holds).count(), 5);
+    assert_eq!(vectors.iter().filter(|(_, is_valid)| *is_valid).count(), 5);
     for tier in Tier::ALL {
         let Some(verifier) = Verifier::with_tier(*tier) else { continue };
         let mut verifier = verifier.with_author_cache(1 << 20);

@@ -119,9 +119,9 @@ impl Stream {
     /// The next item. `None`: the relay has stopped.
     pub async fn next(&mut self) -> Option<Item> {
         let item = self.items.recv().await;
-        // The shard stops handing out when there is no room, and does not resume by itself.
-        let has_room = self.items.is_empty() || self.items.len() == ITEMS_MAX / 2;
-        if has_room && let Some(inbox) = self.host.inboxes.first() {
+        // The shard stops handing out when a channel is full, and does not resume by itself.
+        let has_space = self.items.is_empty() || self.items.len() == ITEMS_MAX / 2;
+        if has_space && let Some(inbox) = self.host.inboxes.first() {
             inbox.wake.notify_one();
         }
         item

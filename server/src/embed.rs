@@ -39,7 +39,7 @@ impl Server {
     /// it has set up `tracing`.
     ///
     /// # Errors
-    /// In words, if the store cannot be opened or an address not be bound.
+    /// With a message, if the store cannot be opened or an address not be bound.
     pub fn start(settings: Settings) -> Result<Self, String> {
         let stop = Arc::new(Notify::new());
         let (started, has_started) = mpsc::channel();
@@ -52,7 +52,7 @@ impl Server {
             Ok((address, beside)) => Ok(Server { address, beside, stop, thread: Some(thread) }),
             // It ended before it had begun.
             Err(_) => match thread.join() {
-                Ok(Err(words)) => Err(words),
+                Ok(Err(message)) => Err(message),
                 Ok(Ok(())) | Err(_) => Err("the relay ended as it started".to_owned()),
             },
         }
@@ -71,7 +71,7 @@ impl Server {
     /// Finishes what is in flight, closes its connections (1001) and ends; what was acknowledged is stored.
     ///
     /// # Errors
-    /// In words, if the store failed.
+    /// With a message, if the store failed.
     pub fn stop(mut self) -> Result<(), String> {
         self.stop.notify_one();
         match self.thread.take().map(JoinHandle::join) {

@@ -14,15 +14,15 @@ use relay_engine::types::{Event, Filter, Now};
 use relay_engine::verify::Verifier;
 use relay_site::{About, FEATURES, Operator, Route, Table};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc as channel, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc as channel, oneshot};
 
 use crate::beside::Item;
 use crate::config::{Networks, Settings};
 use crate::fresh::Fresh;
 use crate::metrics::{self, ShardSnapshot, WriterMetrics};
-use crate::net::addresses::{Addresses, Counted};
+use crate::net::addresses::{AddressPermit, Addresses};
 use crate::net::deadline::Timeouts;
-use crate::net::descriptors::Room;
+use crate::net::descriptors::{LINGERING_MAX, SocketLimits};
 use crate::writer::ToWriter;
 
 /// How old the answer to a question after the relay's health may be: a flood of them reaches no shard more often.
@@ -60,7 +60,7 @@ pub(crate) struct Socket {
     pub(crate) stream: std::net::TcpStream,
     pub(crate) peer: SocketAddr,
     /// Its place among those of its address, unless it has none there.
-    pub(crate) counted: Option<Counted>,
+    pub(crate) permit: Option<AddressPermit>,
 }
 
 /// One shard's inbox.
@@ -82,7 +82,7 @@ impl Inbox {
     pub(crate) fn push_all(&self, items: impl IntoIterator<Item = Inbound>) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_closed.load(Ordering::Relaxed) {
-            // Dropped: who waits for an answer learns that there is none.
+            // Dropped: what waits for an answer learns that there is none.
             return;
         }
         for item in items {
@@ -148,10 +148,12 @@ pub(crate) struct Host {
     /// Woken when the process should end by itself.
     pub(crate) failed: Notify,
     pub(crate) is_stopping: AtomicBool,
-    /// Sockets turned away because there was no seat.
+    /// Sockets refused because there was no slot.
     pub(crate) sockets_refused: AtomicU64,
+    /// Clients that have been refused and are read from for a moment, without a slot.
+    pub(crate) lingering: Semaphore,
     /// Sockets that are served at a time.
-    room: Room,
+    socket_limits: SocketLimits,
     /// WebSocket connections of all shards.
     connections: AtomicUsize,
     /// Connections of all shards by address.
@@ -163,17 +165,17 @@ pub(crate) struct Host {
     /// Who may read `/metrics`, by address; empty: all.
     metrics_readers: Networks,
     /// The warning about a proxy that does not pass on the Host header has been logged.
-    told_of_proxy: AtomicBool,
+    warned_of_proxy: AtomicBool,
     /// The warning about a proxy that is not trusted has been logged.
     told_of_untrusted_proxy: AtomicBool,
-    /// A trusted proxy that sends no PROXY protocol header has been told of.
+    /// A trusted proxy that sends no PROXY protocol header has been logged.
     told_of_missing_proxy_header: AtomicBool,
 }
 
-/// A connection's place among the connections there is room for, given back when it is dropped.
-pub(crate) struct Place(Arc<Host>);
+/// One of the WebSocket connections that there may be, until it is dropped.
+pub(crate) struct WebSocketPermit(Arc<Host>);
 
-impl Drop for Place {
+impl Drop for WebSocketPermit {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
@@ -185,7 +187,7 @@ impl Host {
     pub(crate) fn new(
         settings: Settings,
         shards: usize,
-        room: Room,
+        socket_limits: SocketLimits,
         writer: mpsc::Sender<ToWriter>,
         api: Handle,
     ) -> Result<Self, String> {
@@ -194,19 +196,26 @@ impl Host {
             limits: settings.limits.clone(),
             policy: settings.policy.clone(),
             url: settings.url.clone(),
+            // Frames are written many at a time.
+            frame_rows: 0,
         };
         let about = About {
             info: &settings.info,
             limits: &settings.limits,
             policy: &settings.policy,
             url: settings.url.as_deref(),
+            has_agents: false,
         };
         let documents = Documents {
             information: about.information().into(),
             page: about.page(&format!("ws://{}", settings.listen)).into(),
         };
         // Metrics may have an address of their own.
-        let on_this_port = |route| route != Route::Metrics || settings.metrics.listen.is_none();
+        let on_this_port = |route| match route {
+            Route::Metrics => settings.metrics.listen.is_none(),
+            Route::Agents(_) => false,
+            _ => true,
+        };
         Ok(Host {
             table: Table::new(FEATURES, on_this_port),
             operator: Operator::new(settings.metrics.token.as_deref(), &settings.policy.admin_pubkeys),
@@ -223,13 +232,14 @@ impl Host {
             failed: Notify::new(),
             is_stopping: AtomicBool::new(false),
             sockets_refused: AtomicU64::new(0),
-            room,
+            lingering: Semaphore::new(LINGERING_MAX),
+            socket_limits,
             connections: AtomicUsize::new(0),
             addresses: Arc::new(Addresses::new(&settings.network)?),
             address_rates: Arc::default(),
             store_health: Fresh::new(HEALTH_AGE_MAX),
             metrics_readers,
-            told_of_proxy: AtomicBool::new(false),
+            warned_of_proxy: AtomicBool::new(false),
             told_of_untrusted_proxy: AtomicBool::new(false),
             told_of_missing_proxy_header: AtomicBool::new(false),
             settings,
@@ -242,9 +252,9 @@ impl Host {
         self.inboxes.iter().any(|inbox| inbox.live_events.load(Ordering::Relaxed) > max)
     }
 
-    /// The shard with the fewest sockets, if the server has room for one more; the socket is counted.
-    pub(crate) fn seat(&self) -> Option<&Inbox> {
-        let max = self.room.sockets;
+    /// The shard with the fewest sockets, if the server may have one more; the socket is counted.
+    pub(crate) fn take_slot(&self) -> Option<&Inbox> {
+        let max = self.socket_limits.sockets;
         let sockets = |inbox: &Inbox| inbox.sockets.load(Ordering::Relaxed);
         if self.inboxes.iter().map(sockets).sum::<usize>() >= max {
             return None;
@@ -254,12 +264,12 @@ impl Host {
         Some(inbox)
     }
 
-    /// Room for one more WebSocket connection, if there is any.
-    pub(crate) fn place(self: &Arc<Self>) -> Option<Place> {
-        let max = self.room.connections;
+    /// SocketLimits for one more WebSocket connection, if there is any.
+    pub(crate) fn websocket_permit(self: &Arc<Self>) -> Option<WebSocketPermit> {
+        let max = self.socket_limits.connections;
         let take = |count: usize| (count < max).then_some(count + 1);
         let taken = self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
-        taken.ok().map(|_| Place(Arc::clone(self)))
+        taken.ok().map(|_| WebSocketPermit(Arc::clone(self)))
     }
 
     /// Whether this address may read `/metrics`.
@@ -269,7 +279,7 @@ impl Host {
 
     /// A client has come through a proxy, and AUTH goes by the Host header. Says so once.
     pub(crate) fn warn_of_proxy(&self, host: Option<&str>) {
-        if self.settings.url.is_none() && !self.told_of_proxy.swap(true, Ordering::Relaxed) {
+        if self.settings.url.is_none() && !self.warned_of_proxy.swap(true, Ordering::Relaxed) {
             let host = host.unwrap_or_default();
             tracing::warn!(
                 host,
@@ -315,7 +325,7 @@ impl Host {
         shards
     }
 
-    /// Prometheus's text, of all shards that answer; who costs the most is named only for an operator.
+    /// Prometheus's text, of all shards that answer; the addresses and authors that cost the most are named only for an operator.
     pub(crate) async fn metrics_text(&self, is_for_operator: bool) -> String {
         let shards = self.snapshots().await;
         metrics::render(metrics::Snapshot {

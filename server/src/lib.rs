@@ -2,7 +2,7 @@
 //!
 //! It holds no relay rule: those live in `relay-engine`, whose machine this crate feeds and drains.
 //!
-//! | room | role |
+//! | module | role |
 //! |---|---|
 //! | [`cli`] | the command line: serve, import, export, scan, delete, info, config |
 //! | [`config`] | settings by flags, environment and file |
@@ -11,7 +11,7 @@
 //! | `shard` | a thread with its own machine and connections, and the pump between them |
 //! | `writer` | the one thread that writes: group commit, sweeps |
 //! | [`lmdb`] | the default store |
-//! | `metrics` | what the process tells about itself; its documents are `relay-site`'s |
+//! | `metrics` | what the process reports about itself; its documents are `relay-site`'s |
 
 mod beside;
 pub mod cli;

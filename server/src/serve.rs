@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use crate::beside::Beside;
 use crate::config::Settings;
 use crate::host::{Host, Inbound};
-use crate::net::descriptors::{self, Room};
+use crate::net::descriptors::{self, SocketLimits};
 use crate::net::{accept, api, metrics_listener};
 use crate::signals::Signals;
 use crate::writer::ToWriter;
@@ -80,12 +80,12 @@ where
         settings.metrics.listen.as_deref().map(|listen| runtime.block_on(bind(listen))).transpose()?;
 
     let shards = settings.shard_count();
-    let room = room(&mut settings, shards);
+    let socket_limits = socket_limits(&mut settings, shards);
     let (to_writer, from_shards) = mpsc::channel();
     let api = api::runtime()?;
-    let host = Host::new(settings, shards, room, to_writer, api.handle().clone())
+    let host = Host::new(settings, shards, socket_limits, to_writer, api.handle().clone())
         .map(Arc::new)
-        .map_err(|words| io::Error::new(io::ErrorKind::InvalidInput, words))?;
+        .map_err(|message| io::Error::new(io::ErrorKind::InvalidInput, message))?;
     let writer = {
         let (host, store) = (Arc::clone(&host), store.clone());
         spawn("relay-writer".to_owned(), &host.clone(), move || writer::run(&host, &store, &from_shards))?
@@ -156,7 +156,7 @@ where
     } else {
         tracing::warn!("stopped after {} seconds, before connections or writes were done", bound.as_secs());
     }
-    // Nobody who still waits for an answer will get one.
+    // A request that still waits for an answer gets none.
     api.shutdown_background();
     // The last commits can fail too.
     Ok(host.failure().map_or(ended, Ended::Failed))
@@ -169,19 +169,19 @@ async fn bind(listen: &str) -> io::Result<TcpListener> {
 }
 
 /// How many sockets are served; `limits.connections_max` is lowered to what fits into the limit on open files.
-fn room(settings: &mut Settings, shards: usize) -> Room {
+fn socket_limits(settings: &mut Settings, shards: usize) -> SocketLimits {
     let (wanted, files) = (settings.limits.connections_max, descriptors::limit());
-    let room = Room::new(wanted, shards, files);
-    if room.connections < wanted {
+    let limits = SocketLimits::new(wanted, shards, files);
+    if limits.connections < wanted {
         tracing::warn!(
             "limits.connections_max is {wanted}, and the limit on open files of {} leaves room for {}: that many are \
              served. Raise the hard limit (LimitNOFILE of systemd, ulimit -Hn)",
             files.unwrap_or_default(),
-            room.connections
+            limits.connections
         );
-        settings.limits.connections_max = room.connections;
+        settings.limits.connections_max = limits.connections;
     }
-    room
+    limits
 }
 
 /// Accepts connections until a signal comes or something fails.

@@ -23,7 +23,7 @@ impl ServeLock {
     /// Takes the lock of folder `data`, which exists, for a relay that listens on `listen`.
     ///
     /// # Errors
-    /// If another process has it, in words that say which, or if the file can't be made.
+    /// If another process has it, with a message that says which, or if the file can't be made.
     pub(crate) fn take(data: &Path, listen: &str) -> Result<Self, Failure> {
         let path = data.join("serve.lock");
         let cannot =

@@ -6,8 +6,8 @@
 //!
 //! # When the disk fails
 //!
-//! No room: the events are answered `OK false error:`, reading and serving go on, and writing works again as
-//! soon as there is room. Any other failure: the events are answered `OK false error:` too, and a write that
+//! A full disk: the events are answered `OK false error:`, reading and serving go on, and writing works again as
+//! soon as there is space. Any other failure: the events are answered `OK false error:` too, and a write that
 //! asks for nothing but a sync is tried. If that fails as well, what the disk holds is unknown, so
 //! the process stops in order with exit code 3 and leaves recovery to the next start. It takes no new
 //! connections meanwhile.

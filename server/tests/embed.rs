@@ -77,7 +77,7 @@ fn clients_and_the_process_see_each_others_events() {
         assert_eq!(publish().await, Ok(PublishOutcome::Duplicate));
         let forged = server.beside().publish(engine_event(&signed(1, "x").forged())).await;
         assert!(
-            matches!(&forged, Ok(PublishOutcome::Refused(words)) if words.starts_with("invalid: ")),
+            matches!(&forged, Ok(PublishOutcome::Refused(message)) if message.starts_with("invalid: ")),
             "{forged:?}"
         );
     });
@@ -121,8 +121,8 @@ fn a_returning_consumer_receives_stored_events() {
 fn a_folder_is_served_once_and_a_stopped_server_reports_it() {
     let data = tempfile::tempdir().unwrap();
     let server = Server::start(settings(&data)).unwrap();
-    let Err(words) = Server::start(settings(&data)) else { panic!("two relays serve one folder") };
-    assert!(words.contains("serve"), "{words}");
+    let Err(message) = Server::start(settings(&data)) else { panic!("two relays serve one folder") };
+    assert!(message.contains("serve"), "{message}");
     let beside = server.beside().clone();
     server.stop().unwrap();
     let outcome = block_on(async {

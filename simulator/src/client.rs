@@ -169,7 +169,7 @@ impl Client {
     }
 
     /// The host has read a message: from here on it may be answered.
-    pub(super) fn note_read(&mut self, meaning: Meaning, history: &History) {
+    pub(super) fn on_host_read(&mut self, meaning: Meaning, history: &History) {
         self.messages_read += 1;
         let position = self.messages_read;
         match meaning {
@@ -251,15 +251,15 @@ impl Client {
             "AUTH" => self.challenge = Some(text(1)),
             "NEG-ERR" => {
                 assert_eq!(text(1), "never", "the id of the NEG-OPEN");
-                check_words(&text(2), &["unsupported"]);
+                check_message(&text(2), &["unsupported"]);
             }
             "NOTICE" => self.missed_ephemeral |= text(1).contains("ephemeral"),
             other => panic!("an unknown frame: {other}"),
         }
     }
 
-    fn receive_ok(&mut self, id: EventId, accepted: bool, words: &str, truth: &GroundTruth<'_>) {
-        let proven_bad = !accepted && (words.contains("signature") || words.contains("hash"));
+    fn receive_ok(&mut self, id: EventId, accepted: bool, message: &str, truth: &GroundTruth<'_>) {
+        let proven_bad = !accepted && (message.contains("signature") || message.contains("hash"));
         let first = |client: &Client, fits: &dyn Fn(&Unanswered) -> bool| {
             client.unanswered.iter().position(|own| own.id == id && fits(own))
         };
@@ -277,7 +277,7 @@ impl Client {
             self.unanswered[other].is_good = false;
         }
         if !accepted {
-            check_words(words, &["invalid", "blocked", "error", "auth-required", "restricted"]);
+            check_message(message, &["invalid", "blocked", "error", "auth-required", "restricted"]);
         }
         match key {
             Some(key) if accepted => self.keys.push(key),
@@ -313,20 +313,20 @@ impl Client {
         }
     }
 
-    fn receive_closed(&mut self, id: &str, words: &str) {
+    fn receive_closed(&mut self, id: &str, message: &str) {
         let prefixes =
             ["invalid", "unsupported", "error", "blocked", "auth-required", "restricted", "rate-limited"];
-        check_words(words, &prefixes);
+        check_message(message, &prefixes);
         if let Some(answer) = self.counts.get_mut(id) {
             assert!(answer.is_none(), "a COUNT is answered once");
             *answer = Some(Value::Null);
         }
         if let Some(sub) = self.subs.get_mut(id) {
-            if sub.replaces.is_some() && !sub.may_have_failed && words.starts_with("error") {
+            if sub.replaces.is_some() && !sub.may_have_failed && message.starts_with("error") {
                 sub.may_have_failed = true;
                 return;
             }
-            if words.starts_with("unsupported") {
+            if message.starts_with("unsupported") {
                 // The store may have failed the subscription before the REQ that is refused came.
                 sub.refusals = sub.refusals.checked_sub(1).expect("one CLOSED for a bad REQ");
             } else {
@@ -436,7 +436,7 @@ impl Client {
     }
 }
 
-fn check_words(words: &str, prefixes: &[&str]) {
-    let prefix = words.split_once(": ").map(|(prefix, _)| prefix);
-    assert!(prefix.is_some_and(|prefix| prefixes.contains(&prefix)), "words with a prefix: {words:?}");
+fn check_message(message: &str, prefixes: &[&str]) {
+    let prefix = message.split_once(": ").map(|(prefix, _)| prefix);
+    assert!(prefix.is_some_and(|prefix| prefixes.contains(&prefix)), "a message with a prefix: {message:?}");
 }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! In the safety phase every step is a random choice: which client sends, which shard does what, how long verification
-//! and commits take, when the store fails, who disconnects, when the whole process crashes. Clients check every frame
+//! and commits take, when the store fails, which client disconnects, when the whole process crashes. Clients check every frame
 //! against the history of what really was stored. So do the consumers of streams, which lag, are evicted and crash.
 //! Then comes the liveness phase: faults stop, every client reads, and within a bounded number of rounds every request
 //! must be answered and no event missing. At last the idle relay is queried, and its answers must be exactly the naive

@@ -23,12 +23,12 @@ pub(super) fn is_signed(event: &Event) -> bool {
 
 /// [`is_signed`] as a verifier.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct IdTwice {
+pub(super) struct FakeVerifier {
     /// Whether ids are hashed in batches.
     pub(super) hashes_batches: bool,
 }
 
-impl Verifier for IdTwice {
+impl Verifier for FakeVerifier {
     fn verify(&self, claims: &[Claim], valid: &mut [bool]) {
         for (claim, valid) in claims.iter().zip(valid) {
             *valid = claim.sig.0[..32] == claim.id.0 && claim.sig.0[32..] == claim.id.0;

@@ -25,7 +25,7 @@ fn a_connection_paused_for_two_reasons_is_resumed_when_both_are_gone() {
     let now = Now::from_seconds(World::START);
     let limits = Limits { outbox_bytes_pause: 16, in_flight_events_max: 1, ..Limits::default() };
     let policy = Policy { challenge_on_connect: true, ..Policy::default() };
-    let config = Arc::new(Config { limits, policy, url: None });
+    let config = Arc::new(Config { limits, policy, ..Config::default() });
     let mut relay = Relay::new(config, MemoryBackend::default(), Arc::new(Trusting), [1; 32]);
     let slow = relay.connect(now, Peer::default()).unwrap();
     let busy = relay.connect(now, Peer::default()).unwrap();
@@ -55,7 +55,7 @@ fn ephemeral_events_kept_until_eose_count_against_the_readers_outbox() {
     let now = Now::from_seconds(World::START);
     let limits = Limits { outbox_bytes_pause: 16, outbox_bytes_max: 8_000, ..Limits::default() };
     let policy = Policy { challenge_on_connect: true, ..Policy::default() };
-    let config = Arc::new(Config { limits, policy, url: None });
+    let config = Arc::new(Config { limits, policy, ..Config::default() });
     let mut relay = Relay::new(config, MemoryBackend::default(), Arc::new(Trusting), [1; 32]);
     let slow = relay.connect(now, Peer::default()).unwrap();
     let busy = relay.connect(now, Peer::default()).unwrap();

@@ -1,11 +1,11 @@
-//! Features: what a part of the server adds to both hosts. The relay is the only one.
+//! Features: what a part of the server adds to both hosts.
 //!
 //! A new feature is a module with a [`Feature`] and an entry in [`FEATURES`]. Its endpoints name variants of
 //! [`Route`](crate::Route), so a host that does not handle one of them does not compile.
 
 use crate::nip11::About;
-use crate::relay;
 use crate::route::Endpoint;
+use crate::{agents, relay};
 
 /// A feature of both hosts.
 #[derive(Debug)]
@@ -21,4 +21,4 @@ pub struct Feature {
 }
 
 /// All features.
-pub const FEATURES: &[Feature] = &[relay::FEATURE];
+pub const FEATURES: &[Feature] = &[relay::FEATURE, agents::FEATURE];

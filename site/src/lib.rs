@@ -8,6 +8,7 @@
 //! | [`answer`] | responses that are the same on both hosts: documents and errors |
 //! | [`nip11`] | the relay information document |
 //! | [`nip98`] | HTTP requests signed by a Nostr key |
+//! | [`agents`] | the endpoints of agents |
 //! | [`operator`] | authorization of the operator-only endpoints |
 //! | [`page`] | the web page |
 //! | [`metrics`] | names and help texts of Prometheus metrics |
@@ -15,6 +16,7 @@
 //!
 //! Pure: nothing here reads a file, an environment variable or a clock.
 
+pub mod agents;
 pub mod answer;
 pub mod feature;
 mod info;
@@ -27,6 +29,7 @@ mod relay;
 pub mod route;
 pub mod settings;
 
+pub use agents::AgentRoute;
 pub use answer::Answer;
 pub use feature::{FEATURES, Feature};
 pub use info::Info;

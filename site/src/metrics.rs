@@ -96,6 +96,9 @@ pub const EVENTS_EXPIRED: Metric =
 /// Read from a store.
 pub const STORE_EVENTS: Metric = Metric::gauge("relay_store_events", "Events in the store");
 /// Read from a store.
+pub const STORE_HIDDEN: Metric =
+    Metric::gauge("relay_store_hidden_events", "Deleted events that are still to be removed from the store");
+/// Read from a store.
 pub const STORE_BYTES: Metric = Metric::gauge("relay_store_bytes", "Size of the store in bytes");
 
 /// Reads a counter or gauge of a machine.
@@ -228,7 +231,7 @@ mod tests {
     #[test]
     fn names_are_valid_and_unique() {
         let mut all = vec![CLIENT_MESSAGES, RELAY_MESSAGES, EVENTS, CLOSED_STALLED, COMMIT_BATCH_EVENTS];
-        all.extend([COMMIT_ERRORS, EVENTS_EXPIRED, STORE_EVENTS, STORE_BYTES]);
+        all.extend([COMMIT_ERRORS, EVENTS_EXPIRED, STORE_EVENTS, STORE_HIDDEN, STORE_BYTES]);
         all.extend([REFUSED_BY_ADDRESS, CONNECTIONS_OF_BUSIEST_ADDRESS, ADDRESS_COST, AUTHOR_BYTES]);
         all.extend(COUNTERS_AND_GAUGES.map(|(metric, _)| metric));
         all.extend(HISTOGRAMS.map(|(metric, ..)| metric));

@@ -18,6 +18,8 @@ pub struct About<'a> {
     pub policy: &'a Policy,
     /// The public URL. Without one, the page's script shows the address from which it was loaded.
     pub url: Option<&'a str>,
+    /// Whether agents can be deployed.
+    pub has_agents: bool,
 }
 
 impl About<'_> {
@@ -41,7 +43,7 @@ impl About<'_> {
 }
 
 fn information(about: &About<'_>) -> String {
-    let About { info, limits, policy, url } = about;
+    let About { info, limits, policy, url, .. } = about;
     let mut document = Map::new();
     let mut put = |name: &str, value: Value| {
         document.insert(name.to_owned(), value);
@@ -112,7 +114,8 @@ mod tests {
             ..Limits::default()
         };
         let policy = Policy { allow_kinds: Some(vec![1]), ..Policy::default() };
-        let about = About { info: &Info::default(), limits: &limits, policy: &policy, url: None };
+        let about =
+            About { info: &Info::default(), limits: &limits, policy: &policy, url: None, has_agents: false };
         let document: Value = serde_json::from_str(&about.information()).unwrap();
         let limitation = &document["limitation"];
         assert_eq!(limitation["max_limit"], 321);
@@ -128,7 +131,7 @@ mod tests {
     fn an_optional_nip_is_advertised_only_if_it_is_on() {
         let (info, limits) = (Info::default(), Limits::default());
         let nips = |policy: Policy| {
-            let about = About { info: &info, limits: &limits, policy: &policy, url: None };
+            let about = About { info: &info, limits: &limits, policy: &policy, url: None, has_agents: false };
             let document: Value = serde_json::from_str(&about.information()).unwrap();
             assert_eq!(about.page("").contains("/67.md"), policy.eose_hints);
             document["supported_nips"].to_string()
@@ -145,7 +148,8 @@ mod tests {
         let (limits, policy) = (Limits::default(), Policy::default());
         let icon = |url, own: Option<&str>| {
             let info = Info { icon: own.map(str::to_owned), ..Info::default() };
-            let about = About { info: &info, limits: &limits, policy: &policy, url: Some(url) };
+            let about =
+                About { info: &info, limits: &limits, policy: &policy, url: Some(url), has_agents: false };
             let document: Value = serde_json::from_str(&about.information()).unwrap();
             document["icon"].as_str().unwrap().to_owned()
         };

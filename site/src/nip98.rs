@@ -52,7 +52,7 @@ pub struct Request<'a> {
 
 /// The first rule of NIP-98 that a request breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum Rejection {
     /// No `Authorization: Nostr`.
     Missing,
     /// The token is not the Base64 of an event.
@@ -77,12 +77,12 @@ pub enum Refused {
     Busy,
 }
 
-impl Refused {
+impl Rejection {
     /// The status of the response.
     pub fn status(self) -> u16 {
         match self {
-            Refused::Author => 403,
-            Refused::Busy => 503,
+            Rejection::Author => 403,
+            Rejection::Busy => 503,
             _ => 401,
         }
     }
@@ -90,19 +90,19 @@ impl Refused {
     /// The message for the client.
     pub fn message(self) -> &'static str {
         match self {
-            Refused::Missing => {
+            Rejection::Missing => {
                 "authorization required (NIP-98): send `Authorization: Nostr` with a signed event in Base64"
             }
-            Refused::Malformed => "the Authorization header has no event in Base64",
-            Refused::Kind => "the event is not of kind 27235",
-            Refused::Time => "the event's created_at is more than 60 seconds from now",
-            Refused::Url => "the event's u tag is not the URL of this request",
-            Refused::Method => "the event's method tag is not the method of this request",
-            Refused::Payload => "the event's payload tag is not the SHA-256 of the body",
-            Refused::Signature => "the event's id or signature is wrong",
-            Refused::Author => "the event's author is not authorised",
-            Refused::Replayed => "the event has been used: each authorises one request",
-            Refused::Busy => "too many signed requests; try again in two minutes",
+            Rejection::Malformed => "the Authorization header has no event in Base64",
+            Rejection::Kind => "the event is not of kind 27235",
+            Rejection::Time => "the event's created_at is more than 60 seconds from now",
+            Rejection::Url => "the event's u tag is not the URL of this request",
+            Rejection::Method => "the event's method tag is not the method of this request",
+            Rejection::Payload => "the event's payload tag is not the SHA-256 of the body",
+            Rejection::Signature => "the event's id or signature is wrong",
+            Rejection::Author => "the event's author is not authorised",
+            Rejection::Replayed => "the event has been used: each authorises one request",
+            Rejection::Busy => "too many signed requests; try again in two minutes",
         }
     }
 }
@@ -143,16 +143,16 @@ impl Payload {
     /// The body has ended. Only now may its effects become visible. An event without a `payload` tag matches any body.
     ///
     /// # Errors
-    /// [`Refused::Payload`].
-    pub fn finish(self) -> Result<(), Refused> {
+    /// [`Rejection::Payload`].
+    pub fn finish(self) -> Result<(), Rejection> {
         match self.want {
-            Some(want) if want != <[u8; 32]>::from(self.hash.finalize()) => Err(Refused::Payload),
+            Some(want) if want != <[u8; 32]>::from(self.hash.finalize()) => Err(Rejection::Payload),
             _ => Ok(()),
         }
     }
 }
 
-/// Checks everything except whether the event has been used before, which [`Seen::take`] does. `may` says which authors are
+/// Checks everything except whether the event has been used before, which [`UsedEvents::take`] does. `may` says which authors are
 /// authorised.
 ///
 /// # Errors
@@ -163,42 +163,42 @@ pub fn check(
     now: Timestamp,
     verifier: &dyn Verifier,
     may: impl FnOnce(&PubKey) -> bool,
-) -> Result<Signed, Refused> {
-    let (scheme, token) = authorization.and_then(|value| value.split_once(' ')).ok_or(Refused::Missing)?;
+) -> Result<Signed, Rejection> {
+    let (scheme, token) = authorization.and_then(|value| value.split_once(' ')).ok_or(Rejection::Missing)?;
     if !scheme.eq_ignore_ascii_case("nostr") {
-        return Err(Refused::Missing);
+        return Err(Rejection::Missing);
     }
-    let json = BASE64.decode(token.trim()).map_err(|_| Refused::Malformed)?;
-    let raw = parse_event(&json).map_err(|_| Refused::Malformed)?;
+    let json = BASE64.decode(token.trim()).map_err(|_| Rejection::Malformed)?;
+    let raw = parse_event(&json).map_err(|_| Rejection::Malformed)?;
     let event = raw.to_event();
     if event.kind != KIND {
-        return Err(Refused::Kind);
+        return Err(Rejection::Kind);
     }
     if event.created_at.abs_diff(now) > AGE_SECONDS_MAX {
-        return Err(Refused::Time);
+        return Err(Rejection::Time);
     }
     let tag = |name: &[u8]| event.tags().find(name).map(|value| String::from_utf8_lossy(&value).into_owned());
     if !tag(b"u").is_some_and(|url| request.is_at(&url)) {
-        return Err(Refused::Url);
+        return Err(Rejection::Url);
     }
     if !tag(b"method").is_some_and(|method| method.eq_ignore_ascii_case(request.method)) {
-        return Err(Refused::Method);
+        return Err(Rejection::Method);
     }
     let payload = tag(b"payload").map(|hex| hash(&hex)).transpose()?;
     let Event { id, pubkey, created_at, .. } = event;
     if raw.compute_id() != id || verify_one(verifier, event).is_none() {
-        return Err(Refused::Signature);
+        return Err(Rejection::Signature);
     }
     // Checked last, so that forged events do not reveal which authors are authorised.
     if !may(&pubkey) {
-        return Err(Refused::Author);
+        return Err(Rejection::Author);
     }
     Ok(Signed { pubkey, payload, id, created_at })
 }
 
-fn hash(hex: &str) -> Result<[u8; 32], Refused> {
+fn hash(hex: &str) -> Result<[u8; 32], Rejection> {
     // An event id has the form of a SHA-256.
-    let id = EventId::from_hex(hex.to_ascii_lowercase().as_bytes()).map_err(|_| Refused::Payload)?;
+    let id = EventId::from_hex(hex.to_ascii_lowercase().as_bytes()).map_err(|_| Rejection::Payload)?;
     Ok(id.0)
 }
 
@@ -226,24 +226,24 @@ impl Request<'_> {
 
 /// Events that have authorised a request and are still recent enough to be replayed.
 #[derive(Debug, Default)]
-pub struct Seen(BTreeSet<(Timestamp, EventId)>);
+pub struct UsedEvents(BTreeSet<(Timestamp, EventId)>);
 
-impl Seen {
+impl UsedEvents {
     /// Marks an event as used. It is forgotten once it is too old to be accepted.
     ///
     /// # Errors
-    /// [`Refused::Replayed`] if it was used before, [`Refused::Busy`] if [`USED_EVENTS_MAX`] others are remembered.
-    pub fn take(&mut self, signed: &Signed, now: Timestamp) -> Result<(), Refused> {
+    /// [`Rejection::Replayed`] if it was used before, [`Rejection::Busy`] if [`USED_EVENTS_MAX`] others are remembered.
+    pub fn take(&mut self, signed: &Signed, now: Timestamp) -> Result<(), Rejection> {
         let oldest = now.saturating_sub(AGE_SECONDS_MAX);
         while self.0.first().is_some_and(|(created_at, _)| *created_at < oldest) {
             self.0.pop_first();
         }
         let entry = (signed.created_at, signed.id);
         if self.0.contains(&entry) {
-            return Err(Refused::Replayed);
+            return Err(Rejection::Replayed);
         }
         if self.0.len() >= USED_EVENTS_MAX {
-            return Err(Refused::Busy);
+            return Err(Rejection::Busy);
         }
         self.0.insert(entry);
         Ok(())
@@ -268,7 +268,7 @@ mod tests {
         format!("Nostr {}", BASE64.encode(json))
     }
 
-    fn checked(header: &str, origin: Origin<'_>) -> Result<Signed, Refused> {
+    fn checked(header: &str, origin: Origin<'_>) -> Result<Signed, Rejection> {
         let request = Request { method: "GET", origin, path_and_query: "/metrics?all=1" };
         let own = PubKey::from_hex(draft().sign().pubkey.as_bytes()).unwrap();
         check(Some(header), &request, NOW, &Libsecp256k1, |author| *author == own)
@@ -288,31 +288,31 @@ mod tests {
             ("method in any case", sign(plain.clone().tag(["u", URL]).tag(["method", "get"])), Ok(())),
             ("with content", sign(draft().content("hello")), Ok(())),
             ("the hash of a body", sign(draft().tag(["payload", &"AB".repeat(32)])), Ok(())),
-            ("no token", "Nostr".to_owned(), Err(Refused::Missing)),
-            ("another scheme", "Bearer abc".to_owned(), Err(Refused::Missing)),
-            ("no base64", "Nostr {}".to_owned(), Err(Refused::Malformed)),
-            ("no event", header("{}"), Err(Refused::Malformed)),
-            ("another kind", sign(draft().kind(22242)), Err(Refused::Kind)),
-            ("too old", sign(draft().at(NOW - 61)), Err(Refused::Time)),
-            ("too far ahead", sign(draft().at(NOW + 61)), Err(Refused::Time)),
-            ("no url", sign(plain.clone().tag(["method", "GET"])), Err(Refused::Url)),
-            ("no method", sign(plain.clone().tag(["u", URL])), Err(Refused::Method)),
+            ("no token", "Nostr".to_owned(), Err(Rejection::Missing)),
+            ("another scheme", "Bearer abc".to_owned(), Err(Rejection::Missing)),
+            ("no base64", "Nostr {}".to_owned(), Err(Rejection::Malformed)),
+            ("no event", header("{}"), Err(Rejection::Malformed)),
+            ("another kind", sign(draft().kind(22242)), Err(Rejection::Kind)),
+            ("too old", sign(draft().at(NOW - 61)), Err(Rejection::Time)),
+            ("too far ahead", sign(draft().at(NOW + 61)), Err(Rejection::Time)),
+            ("no url", sign(plain.clone().tag(["method", "GET"])), Err(Rejection::Url)),
+            ("no method", sign(plain.clone().tag(["u", URL])), Err(Rejection::Method)),
             (
                 "another method",
                 sign(plain.clone().tag(["u", URL]).tag(["method", "POST"])),
-                Err(Refused::Method),
+                Err(Rejection::Method),
             ),
-            ("no hash of a body", sign(draft().tag(["payload", "abc"])), Err(Refused::Payload)),
+            ("no hash of a body", sign(draft().tag(["payload", "abc"])), Err(Rejection::Payload)),
             (
                 "another author",
                 sign(event(&key(2)).kind(KIND).at(NOW).tag(["u", URL]).tag(["method", "GET"])),
-                Err(Refused::Author),
+                Err(Rejection::Author),
             ),
-            ("a forged signature", header(&good.forged().json()), Err(Refused::Signature)),
+            ("a forged signature", header(&good.forged().json()), Err(Rejection::Signature)),
             (
                 "another id",
                 header(&good.fields().set("content", "\"changed\"").json()),
-                Err(Refused::Signature),
+                Err(Rejection::Signature),
             ),
         ];
         for (what, header, want) in cases {
@@ -320,7 +320,7 @@ mod tests {
             assert_eq!(got.map(|_| ()), want, "{what}");
         }
         let request = Request { method: "GET", origin: Origin::Host("a"), path_and_query: "/" };
-        assert_eq!(check(None, &request, NOW, &Libsecp256k1, |_| true), Err(Refused::Missing));
+        assert_eq!(check(None, &request, NOW, &Libsecp256k1, |_| true), Err(Rejection::Missing));
     }
 
     #[test]
@@ -367,8 +367,8 @@ mod tests {
         };
         let with = signed(draft().tag(["payload", &hash]));
         assert_eq!(finish(&with, body), Ok(()));
-        assert_eq!(finish(&with, b""), Err(Refused::Payload));
-        assert_eq!(finish(&with, &body[1..]), Err(Refused::Payload));
+        assert_eq!(finish(&with, b""), Err(Rejection::Payload));
+        assert_eq!(finish(&with, &body[1..]), Err(Rejection::Payload));
         assert_eq!(finish(&signed(draft()), body), Ok(()), "an event without a payload tag matches any body");
     }
 
@@ -380,17 +380,17 @@ mod tests {
             id: EventId(Sha256::digest(serial.to_le_bytes()).into()),
             created_at,
         };
-        let mut seen = Seen::default();
-        assert_eq!(seen.take(&signed(0, NOW + 60), NOW), Ok(()));
+        let mut used = UsedEvents::default();
+        assert_eq!(used.take(&signed(0, NOW + 60), NOW), Ok(()));
         for later in [0, 60, 120] {
-            assert_eq!(seen.take(&signed(0, NOW + 60), NOW + later), Err(Refused::Replayed));
+            assert_eq!(used.take(&signed(0, NOW + 60), NOW + later), Err(Rejection::Replayed));
         }
         for serial in 1..USED_EVENTS_MAX as u64 {
-            assert_eq!(seen.take(&signed(serial, NOW), NOW), Ok(()));
+            assert_eq!(used.take(&signed(serial, NOW), NOW), Ok(()));
         }
         let one_more = signed(USED_EVENTS_MAX as u64, NOW);
-        assert_eq!(seen.take(&one_more, NOW), Err(Refused::Busy));
-        assert_eq!(seen.take(&one_more, NOW + 61), Ok(()), "the others are too old to be replayed");
-        assert_eq!(seen.0.len(), 2);
+        assert_eq!(used.take(&one_more, NOW), Err(Rejection::Busy));
+        assert_eq!(used.take(&one_more, NOW + 61), Ok(()), "the others are too old to be replayed");
+        assert_eq!(used.0.len(), 2);
     }
 }

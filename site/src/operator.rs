@@ -7,13 +7,13 @@ use relay_engine::types::{PubKey, Timestamp};
 use relay_engine::verify::Verifier;
 
 use crate::answer::Answer;
-use crate::nip98::{self, Payload, Refused, Seen};
+use crate::nip98::{self, Payload, Rejection, UsedEvents};
 
 /// The rules for operator-only endpoints, and the NIP-98 events used so far.
 pub struct Operator {
     token: Option<String>,
     admins: Vec<PubKey>,
-    seen: Mutex<Seen>,
+    used: Mutex<UsedEvents>,
 }
 
 /// A request for an operator-only endpoint.
@@ -38,7 +38,7 @@ impl fmt::Debug for Operator {
 impl Operator {
     /// `token` is for `/metrics` only; the keys in `admins` (`policy.admin_pubkeys`) may read everything.
     pub fn new(token: Option<&str>, admins: &[PubKey]) -> Self {
-        Operator { token: token.map(str::to_owned), admins: admins.to_vec(), seen: Mutex::default() }
+        Operator { token: token.map(str::to_owned), admins: admins.to_vec(), used: Mutex::default() }
     }
 
     /// Checks that an administrator has signed this request (NIP-98). The host must pass the body to the [`Payload`].
@@ -49,7 +49,7 @@ impl Operator {
         let OperatorRequest { request, authorization, now, verifier } = asked;
         let may = |author: &PubKey| self.admins.contains(author);
         let signed = nip98::check(*authorization, request, *now, *verifier, may)?;
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).take(&signed, *now)?;
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).take(&signed, *now)?;
         Ok(signed.payload())
     }
 
@@ -84,8 +84,8 @@ impl Operator {
     }
 }
 
-impl From<Refused> for Answer {
-    fn from(refused: Refused) -> Self {
+impl From<Rejection> for Answer {
+    fn from(refused: Rejection) -> Self {
         let answer = Answer::error(refused.status(), refused.message());
         if refused.status() == 401 { answer.with("www-authenticate", "Nostr") } else { answer }
     }

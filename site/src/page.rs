@@ -6,6 +6,9 @@ use crate::nip11::About;
 /// The page, with placeholders.
 const TEMPLATE: &str = include_str!("page.html");
 
+/// The style sheet of all pages: light and dark, for phones too.
+pub const STYLE: &str = include_str!("style.css");
+
 /// The built-in icon, which both hosts serve as `/icon.svg`.
 pub const ICON_SVG: &str = include_str!("icon.svg");
 
@@ -24,7 +27,8 @@ pub(crate) fn render(about: &About<'_>, fallback: &str) -> String {
         .contact
         .as_deref()
         .map_or_else(String::new, |contact| format!("<h2>Contact</h2>\n<p>{}</p>", escape(contact)));
-    let fill: [(&str, String); 9] = [
+    let fill: [(&str, String); 10] = [
+        ("{{style}}", STYLE.to_owned()),
         ("{{icon}}", escape(info.icon.as_deref().unwrap_or("/icon.svg"))),
         ("{{name}}", escape(&info.name)),
         ("{{description}}", escape(&info.description)),
@@ -38,8 +42,9 @@ pub(crate) fn render(about: &About<'_>, fallback: &str) -> String {
     fill_in(TEMPLATE, &fill)
 }
 
-/// Replaces the placeholders of the template in one pass, so that a placeholder in an operator's text is not replaced.
-fn fill_in(template: &str, fill: &[(&str, String)]) -> String {
+/// Replaces the placeholders of a template (`{{name}}`) in one pass, so that a placeholder in somebody's text is not
+/// replaced.
+pub fn fill_in(template: &str, fill: &[(&str, String)]) -> String {
     let mut out = String::with_capacity(template.len() * 2);
     let mut rest = template;
     while let Some(start) = rest.find("{{") {
@@ -60,7 +65,8 @@ fn fill_in(template: &str, fill: &[(&str, String)]) -> String {
     out
 }
 
-fn escape(text: &str) -> String {
+/// Text as HTML.
+pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
@@ -76,7 +82,7 @@ fn escape(text: &str) -> String {
 }
 
 /// A size in the largest unit that fits.
-pub(crate) fn bytes(count: usize) -> String {
+pub fn bytes(count: usize) -> String {
     match count {
         _ if count >= 1 << 20 && count.is_multiple_of(1 << 20) => format!("{} MiB", count >> 20),
         _ if count >= 1 << 10 && count.is_multiple_of(1 << 10) => format!("{} KiB", count >> 10),
@@ -85,7 +91,7 @@ pub(crate) fn bytes(count: usize) -> String {
 }
 
 /// Digits in groups of three.
-pub(crate) fn grouped(number: u64) -> String {
+pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
     for (place, digit) in digits.chars().enumerate() {
@@ -110,7 +116,7 @@ mod tests {
         let info = Info { name: "<b>{{url}} & co".into(), ..Info::default() };
         let (limits, policy) = (Limits::default(), Policy::default());
         let url = Some("wss://relay.example");
-        let page = About { info: &info, limits: &limits, policy: &policy, url }.page("");
+        let page = About { info: &info, limits: &limits, policy: &policy, url, has_agents: false }.page("");
         assert!(page.contains("&lt;b&gt;{{url}} &amp; co"));
         assert!(page.contains("wss://relay.example") && page.contains("2 MiB"));
         assert_eq!(page.matches("{{").count(), page.matches("{{url}} &amp; co").count());

@@ -3,7 +3,7 @@
 use crate::feature::Feature;
 use crate::nip11::About;
 use crate::page::{bytes, grouped};
-use crate::route::{Bounds, Endpoint, Route, Wants};
+use crate::route::{Bounds, Endpoint, HeaderCondition, Route};
 
 /// The NIPs the engine implements, whatever the settings.
 const NIPS: [u16; 11] = [1, 9, 11, 13, 17, 40, 42, 45, 59, 62, 70];
@@ -19,7 +19,7 @@ pub(crate) const FEATURE: Feature =
 const READ: Endpoint = Endpoint {
     method: "GET",
     path: "/",
-    wants: Wants::Anything,
+    header: HeaderCondition::Anything,
     route: Route::Page,
     any_origin: false,
     bounds: Bounds { body_bytes_max: 4 << 10, idle_seconds: 10, total_seconds: 60 },
@@ -27,9 +27,9 @@ const READ: Endpoint = Endpoint {
 
 // NIP-11: «Relays MUST accept CORS requests».
 const ENDPOINTS: &[Endpoint] = &[
-    Endpoint { wants: Wants::WebSocket, route: Route::Socket, any_origin: true, ..READ },
+    Endpoint { header: HeaderCondition::WebSocket, route: Route::Socket, any_origin: true, ..READ },
     Endpoint {
-        wants: Wants::Type("application/nostr+json"),
+        header: HeaderCondition::Type("application/nostr+json"),
         route: Route::Information,
         any_origin: true,
         ..READ

@@ -3,6 +3,7 @@
 //! Paths are matched by `matchit`, the router of axum. The methods that a path allows, and so `Allow`, HEAD, OPTIONS and
 //! CORS, follow from its endpoints.
 
+use crate::agents::AgentRoute;
 use crate::answer::Answer;
 use crate::feature::Feature;
 
@@ -23,6 +24,8 @@ pub enum Route {
     Metrics,
     /// The effective configuration, for administrators.
     Config,
+    /// An endpoint of the agents.
+    Agents(AgentRoute),
 }
 
 /// A method and a path, with the conditions and bounds of the request.
@@ -33,7 +36,7 @@ pub struct Endpoint {
     /// The path; `{name}` matches a segment and `{*name}` the rest.
     pub path: &'static str,
     /// Required headers.
-    pub wants: Wants,
+    pub header: HeaderCondition,
     /// What is served.
     pub route: Route,
     /// Whether pages of any origin may send the request (CORS). It holds for a path if it holds for one of its endpoints.
@@ -44,7 +47,7 @@ pub struct Endpoint {
 
 /// Headers that a request must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wants {
+pub enum HeaderCondition {
     /// None.
     Anything,
     /// `Upgrade: websocket`.
@@ -145,14 +148,14 @@ impl Table {
 
 impl Endpoint {
     fn takes(&self, method: &str, headers: &(impl Headers + ?Sized)) -> bool {
-        let is_head = method == "HEAD" && self.method == "GET" && self.wants != Wants::WebSocket;
+        let is_head = method == "HEAD" && self.method == "GET" && self.header != HeaderCondition::WebSocket;
         (self.method == method || is_head)
-            && match self.wants {
-                Wants::Anything => true,
-                Wants::WebSocket => headers.any("upgrade", &mut |value| {
+            && match self.header {
+                HeaderCondition::Anything => true,
+                HeaderCondition::WebSocket => headers.any("upgrade", &mut |value| {
                     value.split(',').any(|word| word.trim().eq_ignore_ascii_case("websocket"))
                 }),
-                Wants::Type(wanted) => headers.any("accept", &mut |value| {
+                HeaderCondition::Type(wanted) => headers.any("accept", &mut |value| {
                     value
                         .as_bytes()
                         .windows(wanted.len())
@@ -180,7 +183,7 @@ impl Path {
         Path {
             allow: methods.join(", "),
             any_origin: endpoints.iter().any(|endpoint| endpoint.any_origin),
-            varies: endpoints.iter().any(|endpoint| matches!(endpoint.wants, Wants::Type(_))),
+            varies: endpoints.iter().any(|endpoint| matches!(endpoint.header, HeaderCondition::Type(_))),
             endpoints,
         }
     }
@@ -244,10 +247,10 @@ mod tests {
             };
             assert_eq!(route, text("route"), "{case}");
             let own = answer.into_iter().flat_map(|answer| &answer.headers);
-            let mut told: Vec<(&str, &str)> = own.map(|(name, value)| (*name, &**value)).collect();
-            told.extend(found.headers());
+            let mut headers: Vec<(&str, &str)> = own.map(|(name, value)| (*name, &**value)).collect();
+            headers.extend(found.headers());
             for (name, want) in case["answer"].as_object().into_iter().flatten() {
-                let value = told.iter().find(|(own, _)| own == name).map(|(_, value)| *value);
+                let value = headers.iter().find(|(own, _)| own == name).map(|(_, value)| *value);
                 // Headers of an endpoint's own response are tested with the hosts.
                 if value.is_some() || answer.is_some() {
                     assert_eq!(value, want.as_str(), "{name} of {case}");
@@ -265,7 +268,7 @@ mod tests {
         const BLOB: Endpoint = Endpoint {
             method: "GET",
             path: "/{sha256}",
-            wants: Wants::Anything,
+            header: HeaderCondition::Anything,
             route: Route::Page,
             any_origin: true,
             bounds: Bounds { body_bytes_max: 0, idle_seconds: 1, total_seconds: 1 },

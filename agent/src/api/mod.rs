@@ -1,1 +1,116 @@
-//! The HTTP API, without HTTP.
+//! The HTTP API, without HTTP: a host routes a request, checks its signature (NIP-98) and calls [`directory`] for what
+//! concerns all agents, [`deployment`] and [`agent`] for one of them.
+//!
+//! Documents are JSON, errors as [`Answer::error`] makes them. Lists come newest first, with `?limit=` up to 500 and a
+//! cursor in `next`.
+
+mod access;
+// mod agent;
+mod directory;
+mod kinds;
+mod page;
+
+pub use access::{Caller, Permission, needs_signature};
+// pub use agent::{Reply, agent};
+pub use directory::directory;
+pub use kinds::kind_name;
+
+use relay_engine::types::PubKey;
+use relay_site::{AgentRoute, Answer};
+use serde_json::Value;
+
+use crate::identity;
+use crate::manifest::{Manifest, ManifestError};
+use crate::secrets::Secrets;
+
+/// A request, routed and with its signature checked.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// What is wanted.
+    pub route: AgentRoute,
+    /// `{id}` or `{command}` of the path.
+    pub id: Option<&'a str>,
+    /// The query, without `?`.
+    pub query: &'a str,
+    /// Who asks.
+    pub caller: Caller,
+    /// The relay whose agents these are.
+    pub relay: Relay<'a>,
+}
+
+/// The relay, as its pages and documents name it.
+#[derive(Clone, Copy, Debug)]
+pub struct Relay<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its WebSocket URL, as far as known.
+    pub url: &'a str,
+    /// The version of the software.
+    pub version: &'a str,
+}
+
+impl Request<'_> {
+    /// The value of a parameter of the query.
+    fn query_value(&self, name: &str) -> Option<String> {
+        url::form_urlencoded::parse(self.query.as_bytes())
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.into_owned())
+    }
+
+    /// A number in the query; `None` if there is none of that name.
+    fn query_number(&self, name: &str) -> Result<Option<u64>, Answer> {
+        self.query_value(name)
+            .map(|value| value.parse().map_err(|_| Answer::error_in(400, name, "must be a number")))
+            .transpose()
+    }
+}
+
+/// A manifest that somebody wants to deploy, and the key it will have.
+#[derive(Clone, Debug)]
+pub struct Deployment {
+    /// The manifest, validated; its owner is set.
+    pub manifest: Manifest,
+    /// The agent's public key.
+    pub pubkey: PubKey,
+}
+
+/// Reads the body of a deployment, and finds out which agent it is for. `to`: the agent that the path names, for an update.
+///
+/// # Errors
+/// 400 with the path of the field, 403 if the caller may not deploy; 409 if the manifest is another agent's than `to`.
+pub fn deployment(
+    body: &[u8],
+    caller: Caller,
+    may_deploy: bool,
+    secrets: &dyn Secrets,
+    to: Option<&PubKey>,
+) -> Result<Deployment, Answer> {
+    let signer = caller.signer().ok_or_else(|| Answer::error(401, "authorization required (NIP-98)"))?;
+    if to.is_none() && !may_deploy && !caller.is_admin() {
+        return Err(Answer::error(403, "this key may not deploy agents here"));
+    }
+    let mut manifest = Manifest::parse(body).map_err(|error| refusal(&error))?;
+    match manifest.owner.as_deref() {
+        None => manifest.owner = Some(signer.to_string()),
+        Some(owner) if owner != signer.to_string() && !caller.is_admin() => {
+            return Err(Answer::error_in(403, "owner", "only an administrator deploys for another owner"));
+        }
+        Some(_) => {}
+    }
+    let keys = identity::keys(&manifest.identity, &manifest.name, secrets)
+        .map_err(|message| Answer::error_in(400, "identity", &message))?;
+    let pubkey = keys.pubkey();
+    if to.is_some_and(|to| *to != pubkey) {
+        return Err(Answer::error_in(409, "identity", "this manifest's key is not this agent's"));
+    }
+    Ok(Deployment { manifest, pubkey })
+}
+
+/// The response to a manifest that is refused.
+pub fn refusal(error: &ManifestError) -> Answer {
+    Answer::error_in(400, &error.path, &error.message)
+}
+
+fn json(document: &Value) -> Answer {
+    Answer::new(200, "application/json", format!("{document}\n"))
+}

@@ -1,78 +1,60 @@
 //! Keys of agents, and signing.
+//!
+//! An agent's key is derived from the host's master secret (NIP-06), or imported from a secret of its own. Keys are shown
+//! as NIP-19 says, and names as NIP-05 does.
 
-use std::fmt;
+mod keys;
+mod nip05;
+mod nip06;
+mod nip19;
 
-use relay_engine::types::{Event, PubKey, Timestamp};
+pub use keys::{Draft, InvalidKey, Keys};
+pub use nip05::nip05_name;
+pub use nip06::{Master, new_mnemonic};
+pub use nip19::{npub, parse_pubkey};
+
+use sha2::{Digest, Sha256};
 
 use crate::manifest::Identity;
 use crate::secrets::Secrets;
 
-/// The secret from which keys are derived: a BIP-39 mnemonic, or 64 hexadecimal digits of seed.
+/// The secret from which keys are derived: a BIP-39 mnemonic, or 64 or 128 hexadecimal digits of seed (BIP-32).
 pub const MASTER_SECRET: &str = "AGENT_MASTER_SECRET";
 
 /// The keys of an agent of this name.
 ///
+/// Reading a mnemonic costs 2,048 rounds of HMAC-SHA512, some milliseconds. A host with many agents answers for
+/// [`MASTER_SECRET`] with [`Master::seed_hex`], which costs none.
+///
 /// # Errors
 /// A message that names the missing or malformed secret, not its value.
 pub fn keys(identity: &Identity, name: &str, secrets: &dyn Secrets) -> Result<Keys, String> {
-    let _ = (identity, name, secrets);
-    todo!("keys")
-}
-
-/// A private key with its public key. It is never printed.
-#[derive(Clone)]
-pub struct Keys {
-    pair: secp256k1::Keypair,
-    pubkey: PubKey,
-}
-
-impl fmt::Debug for Keys {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Keys").field(&self.pubkey).finish()
+    match identity {
+        Identity::Derived { account } => {
+            let master = Master::parse(&secret(MASTER_SECRET, secrets)?).map_err(|_| {
+                format!(
+                    "secret {MASTER_SECRET} is neither a BIP-39 mnemonic in English nor 64 or 128 hexadecimal digits"
+                )
+            })?;
+            master
+                .keys(account.unwrap_or_else(|| account_of(name)))
+                .map_err(|_| "no key can be derived for this account; choose another".to_owned())
+        }
+        Identity::Imported { secret: name } => Keys::parse(&secret(name, secrets)?).map_err(|_| {
+            format!("secret {name} is neither an nsec nor 64 hexadecimal digits of a private key")
+        }),
     }
 }
 
-/// An event before it is signed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Draft {
-    /// Unix seconds.
-    pub created_at: Timestamp,
-    /// The kind.
-    pub kind: u16,
-    /// The tags.
-    pub tags: Vec<Vec<String>>,
-    /// The content.
-    pub content: String,
+fn secret(name: &str, secrets: &dyn Secrets) -> Result<String, String> {
+    secrets.get(name).ok_or_else(|| format!("secret {name} is not set"))
 }
 
-/// Not a private key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InvalidKey;
-
-impl Keys {
-    /// The key pair of a private key.
-    ///
-    /// # Errors
-    /// If it is zero or not below the order of the curve.
-    pub fn from_secret_bytes(secret: [u8; 32]) -> Result<Self, InvalidKey> {
-        let pair = secp256k1::Keypair::from_secret_bytes(secret).map_err(|_| InvalidKey)?;
-        let pubkey = PubKey(pair.x_only_public_key().0.to_byte_array());
-        Ok(Keys { pair, pubkey })
-    }
-
-    /// The public key.
-    pub fn pubkey(&self) -> PubKey {
-        self.pubkey
-    }
-
-    /// The pair, for key agreement.
-    pub(crate) fn pair(&self) -> &secp256k1::Keypair {
-        &self.pair
-    }
-
-    /// Signs an event. Without auxiliary randomness, so the same draft is always the same event (BIP-340 allows it).
-    pub fn sign(&self, draft: &Draft) -> Event {
-        let _ = (&self.pair, draft);
-        todo!("keys")
-    }
+/// The NIP-06 account of an agent without a number: the first 31 bits of the SHA-256 of its name.
+///
+/// Two names may have one account, and so one key: of 10,000 agents, with a probability of about 2 in 100. A host refuses
+/// the second, which is then given a number.
+pub fn account_of(name: &str) -> u32 {
+    let digest = Sha256::digest(name.as_bytes());
+    u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]) >> 1
 }

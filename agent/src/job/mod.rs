@@ -1,5 +1,11 @@
 //! What a job is, whatever protocol it came by, and the states it passes through.
 
+mod life;
+mod state;
+
+pub use life::Command;
+pub use state::{JobEvent, JobState};
+
 use relay_engine::types::{EventId, Kind, PubKey, Timestamp};
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! `relay-bench abuse`: how much one abusive client slows the relay down for everybody else.
+//! `relay-bench abuse`: how much one abusive client slows the relay down for all others.
 //!
 //! An honest client publishes an event and queries it five times a second, before and during each attack. `X-Forwarded-For`
 //! and `CF-Connecting-IP` give the attacker and the honest client different addresses; a native relay must trust this machine

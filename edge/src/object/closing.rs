@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use relay_engine::relay::ConnId;
 
-use super::{CountingConn, Host, Key, Object};
+use super::{Host, Key, Object, RowCountingConn};
 use crate::settings::OUTPUT_BYTES_MAX;
 
 /// Closing sockets, each with the bytes that were queued when it was closed.
@@ -48,7 +48,7 @@ impl ClosingSockets {
     }
 }
 
-impl<C: CountingConn + 'static, H: Host> Object<C, H> {
+impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     /// Whether connections and closing sockets leave room for another client.
     pub(super) fn has_room(&self) -> bool {
         let sockets = self.conns.len() + self.closing.len();

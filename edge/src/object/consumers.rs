@@ -15,7 +15,7 @@ use relay_engine::store::sql::{SqlConn, SqlValue};
 use relay_engine::store::{Backend, Reader, Seq, StoreError};
 use relay_engine::types::{Event, Filter, Now};
 
-use super::{CountingConn, Host, Next, Object};
+use super::{Host, Next, Object, RowCountingConn};
 use crate::settings::ConsumerSettings;
 
 /// Events and bytes of a batch; it ends with the event that passes either.
@@ -117,10 +117,10 @@ impl Consumers {
     }
 }
 
-impl<C: CountingConn + 'static, H: Host> Object<C, H> {
+impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     /// The consumer has answered the batch that [`Host::deliver`] was last given for it, or failed to. `accepted`: it
     /// has processed all of it, durably.
-    pub fn delivered(&mut self, now: Now, name: &str, accepted: bool) -> Next {
+    pub fn acknowledge(&mut self, now: Now, name: &str, accepted: bool) -> Next {
         let before = self.rows();
         let store = self.relay.store().conn();
         let consumer = self.consumers.0.iter_mut().find(|consumer| consumer.name == name);
@@ -180,6 +180,8 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     /// Opens a consumer's stream after its confirmed sequence number; a new consumer starts after the last stored event.
     fn open_stream_for(&mut self, consumer: &mut Consumer) -> Result<(), StoreError> {
         let store = self.relay.store();
+        // It is there, unless there was no room for it when the object woke up.
+        create(store.conn())?;
         consumer.confirmed = match read(store.conn(), &consumer.name)? {
             Some(confirmed) => confirmed,
             None => {

@@ -25,10 +25,10 @@ use std::sync::Arc;
 
 use relay_engine::relay::{ConnId, Live, Peer, PublishOutcome, Relay, Ticket, TopCosts};
 use relay_engine::store::sql::{SqlBackend, SqlConn, SqlOpenError};
-use relay_engine::store::{Backend, Reader, Seq, Stats};
+use relay_engine::store::{Backend, Reader, Seq, Stats, StoreError};
 use relay_engine::types::{Event, Now};
 use relay_engine::verify::Verifier;
-use relay_site::metrics::{ADDRESS_COST, AUTHOR_BYTES, STORE_BYTES, STORE_EVENTS};
+use relay_site::metrics::{ADDRESS_COST, AUTHOR_BYTES, STORE_BYTES, STORE_EVENTS, STORE_HIDDEN};
 
 pub use attachment::{BlobName, Key};
 pub use metrics::RowCount;
@@ -64,7 +64,7 @@ pub trait Host {
     /// Memory allocated by all objects of this isolate together, in bytes. It never shrinks.
     fn memory_bytes(&self) -> u64;
 
-    /// Sends a batch of a stream to its consumer. The outcome comes later, by [`Object::delivered`].
+    /// Sends a batch of a stream to its consumer. The outcome comes later, by [`Object::acknowledge`].
     fn deliver(&self, consumer: &str, events: Vec<(Option<Seq>, Event)>);
 
     /// Sets the object's one alarm, which calls [`Object::alarm`], and replaces the one that was set.
@@ -76,7 +76,7 @@ pub trait Host {
 }
 
 /// A connection to SQLite that counts rows as they are billed.
-pub trait CountingConn: SqlConn {
+pub trait RowCountingConn: SqlConn {
     /// Rows read and written since it was opened.
     fn rows(&self) -> RowCount;
 }
@@ -99,7 +99,7 @@ const UNANSWERED_BYTES_MAX: usize = 8 << 20;
 const HOST_BYTES_MAX: usize = 255;
 
 /// One shard.
-pub struct Object<C: CountingConn + 'static, H: Host> {
+pub struct Object<C: RowCountingConn + 'static, H: Host> {
     host: H,
     relay: Relay<SqlBackend<C>>,
     verifier: Arc<dyn Verifier>,
@@ -141,7 +141,7 @@ impl<S> Conn<S> {
     }
 }
 
-impl<C: CountingConn + 'static, H: Host> Object<C, H> {
+impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     /// Opens the store in `conn`. `seed` must be secret, random and new each time.
     ///
     /// # Errors
@@ -155,7 +155,11 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
     ) -> Result<Self, SqlOpenError> {
         session_blobs::create(&conn)?;
         sweep::create(&conn)?;
-        consumers::create(&conn)?;
+        match consumers::create(&conn) {
+            // An object of an earlier version that is full: its clients are served, and consumers wait for room.
+            Err(StoreError::Full(_)) => {}
+            created => created?,
+        }
         let store = SqlBackend::open(conn)?;
         let mut counters = Counters::default();
         counters.rows.maintenance.add(store.conn().rows());
@@ -309,7 +313,7 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         self.by_key.contains_key(&key)
     }
 
-    /// All metrics; counters start when the object wakes up. They name who costs the most, see
+    /// All metrics; counters start when the object wakes up. They name the addresses and authors that cost the most, see
     /// [`metrics::for_everybody`](crate::metrics::for_everybody).
     pub fn families(&self, now: Now) -> Vec<Family> {
         let mut others = vec![
@@ -319,7 +323,8 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
             (STORE_MAINTENANCE_FAILURES, self.relay.store().maintenance_failures()),
         ];
         if let Ok(store) = self.stats() {
-            others.extend([(STORE_EVENTS, store.events), (STORE_BYTES, store.bytes)]);
+            let Stats { events, hidden, bytes } = store;
+            others.extend([(STORE_EVENTS, events), (STORE_HIDDEN, hidden), (STORE_BYTES, bytes)]);
         }
         let mut families = self.counters.families(self.relay.metrics(), others);
         let TopCosts { addresses, authors } = TopCosts::of_all([&self.relay.costliest(now)]);

@@ -7,7 +7,7 @@
 use relay_engine::relay::ConnId;
 use relay_engine::types::Now;
 
-use super::{CountingConn, Host, Object};
+use super::{Host, Object, RowCountingConn};
 
 /// Output queued in sockets is not reported while all of it is less than this part of what may wait.
 const UNREPORTED_SHARE: usize = 8;
@@ -20,7 +20,7 @@ pub(super) struct Backlog {
     last_read: Now,
 }
 
-impl<C: CountingConn + 'static, H: Host> Object<C, H> {
+impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     /// Sends all output and closes the sockets that the machine wants closed.
     pub(super) fn send_all(&mut self, now: Now) {
         let mut text = Vec::new();

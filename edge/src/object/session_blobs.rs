@@ -14,7 +14,7 @@ use relay_engine::store::StoreError;
 use relay_engine::store::sql::{SqlConn, SqlValue};
 
 use super::attachment::{ATTACHMENT_BYTES_MAX, BlobName, Key};
-use super::{CountingConn, Host, Object};
+use super::{Host, Object, RowCountingConn};
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS edge_part (conn BLOB NOT NULL, name BLOB NOT NULL, \
                       chunk INTEGER NOT NULL, bytes BLOB NOT NULL, PRIMARY KEY (conn, name, chunk)) \
@@ -83,7 +83,7 @@ pub(super) fn sweep<C: SqlConn>(conn: &C, exists: impl Fn(Key) -> bool) {
     }
 }
 
-impl<C: CountingConn + 'static, H: Host> Object<C, H> {
+impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     /// Saves the sessions that have changed since they were last saved.
     pub(super) fn save_changed(&mut self) {
         while let Some(id) = self.relay.poll_changed() {

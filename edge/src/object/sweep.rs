@@ -8,16 +8,15 @@
 //! ```
 
 use relay_engine::store::sql::{SqlConn, SqlValue};
-use relay_engine::store::{Backend, Reader, Removed, StoreError, remove_hidden, sweep_aged, sweep_expired};
+use relay_engine::store::{
+    Backend, Reader, Removed, StoreError, remove_hidden, sweep_expired, sweep_older_than,
+};
 use relay_engine::types::{CanonicalEvent, Class, Now, Timestamp, parse_expiration};
 
-use super::{CountingConn, Host, Object};
+use super::{Host, Object, RowCountingConn};
 
 /// Events swept in one transaction, which ends earlier with the keys that the store removes in one.
 const SWEEP_EVENTS_MAX: usize = 256;
-/// Rounds of one alarm, each up to three transactions; the rest is left to the next one, so that clients are served in
-/// between.
-const SWEEPS_MAX: usize = 2;
 /// Seconds between retention sweeps.
 const RETENTION_SWEEP_SECONDS: u64 = 3_600;
 
@@ -30,7 +29,7 @@ pub(super) fn create<C: SqlConn>(conn: &C) -> Result<(), StoreError> {
     conn.exec(CREATE, &[])
 }
 
-impl<C: CountingConn + 'static, H: Host> Object<C, H> {
+impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     /// The alarm that was set has fired.
     pub fn alarm(&mut self, now: Now) {
         self.counters.alarms += 1;
@@ -84,29 +83,24 @@ impl<C: CountingConn + 'static, H: Host> Object<C, H> {
         read.is_err() || !found.is_empty()
     }
 
-    /// Returns whether there is more to remove.
+    /// Up to three transactions, so that clients are served in between. Returns whether there is more to remove.
     fn sweep(&mut self, now: Timestamp) -> Result<bool, StoreError> {
         let store = self.relay.store();
-        for _ in 0..SWEEPS_MAX {
-            let hidden = remove_hidden(store)?;
-            let expired = sweep_expired(store, now, SWEEP_EVENTS_MAX)?;
-            self.counters.events_expired += expired.events as u64;
-            let retired = match self.settings.retention_seconds {
-                0 => Removed::default(),
-                // It may read every old event: only once the rest is removed.
-                _ if hidden.more || expired.more => Removed::default(),
-                seconds => {
-                    let spared = &self.settings.retention_kinds_spared;
-                    let is_removable = |kind| Class::of(kind) == Class::Regular && !spared.contains(&kind);
-                    sweep_aged(store, now.saturating_sub(seconds), &is_removable, SWEEP_EVENTS_MAX)?
-                }
-            };
-            self.counters.events_retired += retired.events as u64;
-            if !hidden.more && !expired.more && !retired.more {
-                return Ok(false);
+        let hidden = remove_hidden(store)?;
+        let expired = sweep_expired(store, now, SWEEP_EVENTS_MAX)?;
+        self.counters.events_expired += expired.events as u64;
+        let retired = match self.settings.retention_seconds {
+            0 => Removed::default(),
+            // It may read every old event: only once the rest is removed.
+            _ if hidden.more || expired.more => Removed::default(),
+            seconds => {
+                let spared = &self.settings.retention_kinds_spared;
+                let is_removable = |kind| Class::of(kind) == Class::Regular && !spared.contains(&kind);
+                sweep_older_than(store, now.saturating_sub(seconds), &is_removable, SWEEP_EVENTS_MAX)?
             }
-        }
-        Ok(true)
+        };
+        self.counters.events_retired += retired.events as u64;
+        Ok(hidden.more || expired.more || retired.more)
     }
 
     fn soonest_expiry(&self) -> Result<Option<Timestamp>, StoreError> {

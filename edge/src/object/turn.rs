@@ -4,12 +4,12 @@
 use relay_engine::relay::commit;
 use relay_engine::types::{Event, NO_EXPIRY, Now};
 
-use super::{CountingConn, Host, Next, Object};
+use super::{Host, Next, Object, RowCountingConn};
 
 /// Milliseconds between checks of slow readers.
 const SLOW_CHECK_MS: u64 = 20;
 
-impl<C: CountingConn + 'static, H: Host> Object<C, H> {
+impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     /// Takes a turn.
     pub fn turn(&mut self, now: Now) -> Next {
         self.counters.turns += 1;

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use relay_engine::relay::ConnId;
 
-use super::{CountingConn, Host, Object};
+use super::{Host, Object, RowCountingConn};
 
 /// Connections with unanswered messages.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ impl Unanswered {
     }
 }
 
-impl<C: CountingConn + 'static, H: Host> Object<C, H> {
+impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     /// Adds the connection if the message that it has just sent is unanswered.
     pub(super) fn mark_unanswered(&mut self, id: ConnId) {
         if self.relay.has_unanswered(id) && self.unanswered.conns.insert(id) {

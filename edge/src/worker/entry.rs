@@ -16,7 +16,8 @@ use crate::shard::Shard;
 
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-static TABLE: LazyLock<Table> = LazyLock::new(|| Table::new(FEATURES, |_| true));
+static TABLE: LazyLock<Table> =
+    LazyLock::new(|| Table::new(FEATURES, |route| !matches!(route, Route::Agents(_))));
 
 /// Authorisation of the operator. It remembers used NIP-98 events for as long as the isolate lives: another isolate would
 /// accept the same event again, which can only repeat a read.
@@ -51,6 +52,7 @@ async fn fetch(mut request: Request, env: Env, _: Context) -> Result<Response> {
         Ok(Route::Page) => Answer::page(settings.about().page(&address(&request))),
         Ok(Route::Icon) => Answer::icon(),
         Ok(Route::Health) => health(&env, &settings).await,
+        Ok(Route::Agents(_)) => Answer::error(404, "not found"),
         Ok(route @ (Route::Metrics | Route::Config)) => {
             match (authorise(&mut request, &method, &settings, route).await?, route) {
                 (Err(answer), _) => answer,

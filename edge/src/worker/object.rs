@@ -209,7 +209,7 @@ impl Shared {
                 if let Err(message) = &sent {
                     worker::console_error!("consumer {consumer}: {message}");
                 }
-                let reported = shared.with(|object| ((), object.delivered(now(), &consumer, sent.is_ok())));
+                let reported = shared.with(|object| ((), object.acknowledge(now(), &consumer, sent.is_ok())));
                 if let Err(message) = reported {
                     worker::console_error!("consumer {consumer}: {message}");
                 }
@@ -319,7 +319,7 @@ impl Shared {
         // The platform sets this header, and replaces one that a client sends.
         let address =
             request.headers().get("cf-connecting-ip")?.and_then(|address| address.parse::<IpAddr>().ok());
-        // Nobody comes from there but a Worker that runs on one's own machine.
+        // Loopback is no client's address: only a Worker that runs locally is called from there.
         let address = address.filter(|address| !address.to_canonical().is_loopback());
         let peer = Peer { host, address: address.map(Into::into) };
         let accepted = self.with(|object| match object.connect(now(), key, socket, peer) {

@@ -12,7 +12,7 @@ use relay_engine::store::sql::{SqlConn, SqlValue};
 use wasm_bindgen::{JsCast, JsValue};
 
 use super::js::{Cursor, Sql, Storage, error_message};
-use crate::object::{CountingConn, RowCount};
+use crate::object::{RowCount, RowCountingConn};
 
 /// Statement texts that are kept. A bulk statement has one for each number of rows.
 const TEXTS_MAX: usize = 1_024;
@@ -71,7 +71,7 @@ fn failed(error: &JsValue) -> StoreError {
     }
 }
 
-impl CountingConn for Conn {
+impl RowCountingConn for Conn {
     fn rows(&self) -> RowCount {
         self.rows.get()
     }

@@ -82,14 +82,15 @@ fn a_store_that_fails_costs_no_session() {
     runtime.text(socket.key, &format!(r#"["EVENT",{}]"#, note.json()));
     runtime.drive();
     runtime.store.is_broken.set(true);
-    let told = ask(&mut runtime, &socket, &format!(r#"["REQ","a",{{"authors":[{}]}}]"#, authors(0, 10_000)));
-    assert!(told.iter().any(|frame| frame.starts_with(r#"["CLOSED","a","error:"#)), "{told:?}");
+    let frames =
+        ask(&mut runtime, &socket, &format!(r#"["REQ","a",{{"authors":[{}]}}]"#, authors(0, 10_000)));
+    assert!(frames.iter().any(|frame| frame.starts_with(r#"["CLOSED","a","error:"#)), "{frames:?}");
     runtime.store.is_broken.set(false);
     assert_eq!(ask(&mut runtime, &socket, r#"["REQ","a",{"kinds":[7]}]"#), [r#"["EOSE","a"]"#]);
     runtime.hibernate();
-    let told = ask(&mut runtime, &socket, r#"["REQ","b",{"kinds":[1]}]"#);
-    assert_eq!(told.len(), 2, "{told:?}");
-    assert_eq!(told[1], r#"["EOSE","b"]"#);
+    let frames = ask(&mut runtime, &socket, r#"["REQ","b",{"kinds":[1]}]"#);
+    assert_eq!(frames.len(), 2, "{frames:?}");
+    assert_eq!(frames[1], r#"["EOSE","b"]"#);
 }
 
 #[test]

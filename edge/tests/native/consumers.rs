@@ -1,6 +1,6 @@
 //! Consumers of streams: they receive every event at least once and in order, whatever memory is lost and whoever fails.
 
-use relay_edge::object::CountingConn;
+use relay_edge::object::RowCountingConn;
 use relay_edge::settings::{ConsumerSettings, Settings};
 use relay_engine::testing::signing::{Signed, event, key};
 use serde_json::json;
@@ -35,7 +35,7 @@ fn answer_batch(runtime: &mut Runtime, accepted: bool) -> Vec<String> {
     let Some((name, events)) = runtime.host.deliveries.borrow_mut().pop_front() else { return Vec::new() };
     assert_eq!(name, NAME);
     let now = runtime.now;
-    runtime.object().delivered(now, NAME, accepted);
+    runtime.object().acknowledge(now, NAME, accepted);
     runtime.drive();
     events.into_iter().map(|(_, event)| event.id.to_string()).collect()
 }

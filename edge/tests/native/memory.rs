@@ -30,7 +30,7 @@ fn queued_bytes(readers: &[Rc<Socket>]) -> usize {
 
 #[test]
 fn output_of_many_slow_readers_is_bounded_and_complete() {
-    // Forever, so that nobody is closed for reading nothing.
+    // Forever, so that no client is closed for reading nothing.
     let object = ObjectSettings { write_stall_seconds: 1 << 30, ..ObjectSettings::default() };
     let mut runtime = Runtime::new(Settings { object, ..Settings::default() }, Hibernates::Never);
     publish(&mut runtime);
@@ -143,8 +143,8 @@ fn values_of_live_filters_are_bounded_and_the_excess_is_refused() {
         let mut runtime = Runtime::new(Settings::load(&|_| None).unwrap(), hibernates);
         let (taken, refused) = subscribe_until_refused(&mut runtime, 12, 10_000);
         assert_eq!(taken, 30_000, "a third of what is left of half");
-        let words = r#"["CLOSED","all","blocked: this relay is busy; for now, a request may name 9999 ids, authors, kinds and tags"]"#;
-        assert_eq!(refused.as_deref(), Some(words));
+        let message = r#"["CLOSED","all","blocked: this relay is busy; for now, a request may name 9999 ids, authors, kinds and tags"]"#;
+        assert_eq!(refused.as_deref(), Some(message));
         let (taken, _) = subscribe_until_refused(&mut runtime, 40, 1_000);
         assert_eq!(taken, 27_000);
         assert_eq!(subscribe_until_refused(&mut runtime, 40, 100), (4_000, None));

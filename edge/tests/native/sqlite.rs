@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use relay_edge::object::{CountingConn, RowCount};
+use relay_edge::object::{RowCount, RowCountingConn};
 use relay_engine::store::StoreError;
 use relay_engine::store::sql::{SqlConn, SqlValue};
 use rusqlite::types::{Value, ValueRef};
@@ -60,7 +60,7 @@ fn bind(params: &[SqlValue<'_>]) -> impl Iterator<Item = Value> {
     })
 }
 
-impl CountingConn for Sqlite {
+impl RowCountingConn for Sqlite {
     fn rows(&self) -> RowCount {
         RowCount { read: 0, written: self.conn.total_changes() }
     }

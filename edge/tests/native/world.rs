@@ -43,7 +43,7 @@ enum Input {
     Binary,
 }
 
-/// A batch of a stream, and whom it is for.
+/// A batch of a stream, and the consumer that it is for.
 type Delivery = (String, Vec<(Option<Seq>, Event)>);
 
 #[derive(Clone, Default)]
@@ -83,7 +83,7 @@ impl Host for FakeHost {
     }
 
     fn deliver(&self, consumer: &str, events: Vec<(Option<Seq>, Event)>) {
-        assert!(!events.is_empty(), "nobody is woken for nothing");
+        assert!(!events.is_empty(), "no consumer is woken without events");
         self.deliveries.borrow_mut().push_back((consumer.to_owned(), events));
     }
 

@@ -54,33 +54,33 @@ pub(super) enum Subject {
     Other,
 }
 
-/// The keys of the event at hand, each once.
+/// A key of the event that is matched; each is listed once.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Hit {
+pub(super) struct EventKey {
     pub(super) key: u32,
     pub(super) subject: Subject,
 }
 
-/// All of them, and how to tell that a key is among them.
-pub(super) struct Hits<'a> {
-    pub(super) list: &'a [Hit],
+/// All of them, and the stamps that say whether a key is among them.
+pub(super) struct EventKeys<'a> {
+    pub(super) list: &'a [EventKey],
     pub(super) stamps: &'a [u32],
     pub(super) epoch: u32,
 }
 
 impl Conditions {
-    /// Whether they hold. Counts `compared` up by the keys that may have to be looked at for that.
-    pub(super) fn hold(
+    /// Whether they are met. Counts `compared` up by the keys that may have to be compared for that.
+    pub(super) fn are_met(
         &self,
         kind: Kind,
-        hits: &Hits<'_>,
+        event_keys: &EventKeys<'_>,
         kind_sets: &KindSets,
         compared: &mut usize,
     ) -> bool {
         kind_sets.allow(self.kinds, kind)
             && self.lists.iter().all(|list| {
-                *compared += list.keys.len().min(SHORT_LIST.max(hits.list.len()));
-                hits.any(list)
+                *compared += list.keys.len().min(SHORT_LIST.max(event_keys.list.len()));
+                event_keys.any(list)
             })
     }
 
@@ -91,14 +91,14 @@ impl Conditions {
     }
 }
 
-impl Hits<'_> {
+impl EventKeys<'_> {
     fn any(&self, condition: &Condition) -> bool {
         let Condition { subject, keys } = condition;
         if keys.len() <= SHORT_LIST.max(self.list.len()) {
             return keys.iter().any(|key| self.stamps[*key as usize] == self.epoch);
         }
-        let mut hits = self.list.iter().filter(|hit| hit.subject == *subject);
-        hits.any(|hit| keys.binary_search(&hit.key).is_ok())
+        let mut own = self.list.iter().filter(|own| own.subject == *subject);
+        own.any(|own| keys.binary_search(&own.key).is_ok())
     }
 }
 
@@ -113,7 +113,7 @@ pub(super) struct CheckedFilters {
     pub(super) conditions: Vec<Option<Box<Conditions>>>,
     free: FreeIds,
     condition_bytes: usize,
-    /// Keys that conditions hold, each as often as it is held.
+    /// Keys that conditions refer to, once for each reference.
     pub(super) condition_keys: usize,
 }
 
@@ -137,7 +137,7 @@ impl CheckedFilters {
         }
     }
 
-    /// Gives the filter its conditions. Its kinds and keys must be held already.
+    /// Gives the filter its conditions. Its kinds and keys have their references already.
     pub(super) fn set_conditions(&mut self, id: u32, kinds: KindsCode, lists: Vec<Condition>) {
         let conditions = Box::new(Conditions { kinds, lists: lists.into() });
         self.condition_bytes += conditions.bytes();
@@ -146,7 +146,7 @@ impl CheckedFilters {
     }
 
     /// Makes the filter check its kinds itself, if it does not. Returns whether that is new; then `kinds`
-    /// must be held.
+    /// needs a reference.
     pub(super) fn check_kinds(&mut self, id: u32, kinds: KindsCode) -> bool {
         match &mut self.conditions[id as usize] {
             None => self.set_conditions(id, kinds, Vec::new()),
@@ -156,12 +156,12 @@ impl CheckedFilters {
         true
     }
 
-    /// Frees a filter that no posting refers to any more and releases what it held. Returns the next of its
+    /// Frees a filter that no posting refers to any more and releases its references. Returns the next of its
     /// subscription and the number of keys released.
     pub(super) fn remove(&mut self, id: u32, keys: &mut Keys, kind_sets: &mut KindSets) -> (u32, usize) {
         let next = std::mem::replace(&mut self.heads[id as usize].next, NO_FILTER);
         self.heads[id as usize].slot = FREE;
-        self.free.give(id);
+        self.free.release(id);
         let Some(conditions) = self.conditions[id as usize].take() else { return (next, 0) };
         self.condition_bytes -= conditions.bytes();
         kind_sets.release(conditions.kinds);

@@ -7,7 +7,7 @@
 //! | list | weight of a value | why |
 //! |---|---|---|
 //! | ids | always first | at most one event ever |
-//! | `e E a A q d i x` and other letters that name one thing | 1 | few events speak of one thing |
+//! | `e E a A q d i x` and other letters that name one thing | 1 | few events name one value |
 //! | authors, `p P` | 4 | one person's events, one person's mentions |
 //! | `t g r k K l L` | 64 | topics, hosts, kinds and labels are shared by many |
 //! | an empty `d` | 1,024 | all replaceable events have it |
@@ -81,8 +81,8 @@ fn tag_weight(tag: &TagFilter) -> usize {
         b't' | b'g' | b'r' | b'k' | b'K' | b'l' | b'L' => 64,
         _ => 1,
     };
-    let unwritten = if tag.matches_implicit_d() { IMPLICIT_D_WEIGHT } else { 0 };
-    each * tag.values.len() + unwritten
+    let implicit = if tag.matches_implicit_d() { IMPLICIT_D_WEIGHT } else { 0 };
+    each * tag.values.len() + implicit
 }
 
 /// A filter on its way into the index.
@@ -106,7 +106,7 @@ impl Index {
             slot,
             since,
             until,
-            kinds: self.kind_sets.hold_list(kinds, self.keys.keyed()),
+            kinds: self.kind_sets.add_ref_to_list(kinds, self.keys.keyed()),
             check: if since > 0 || until < Timestamp::MAX { Check::Time } else { Check::Plain },
             checked: None,
         };
@@ -117,80 +117,85 @@ impl Index {
             self.checked.set_conditions(id, KindsCode::ANY, conditions);
         }
         match anchor {
-            Anchor::Ids => self.post_all(&mut compiled, checked_head, listed(&filter.ids).map(Name::id)),
+            Anchor::Ids => self.add_postings(&mut compiled, checked_head, listed(&filter.ids).map(Name::id)),
             Anchor::Authors => {
-                self.post_all(&mut compiled, checked_head, listed(&filter.authors).map(Name::author));
+                self.add_postings(&mut compiled, checked_head, listed(&filter.authors).map(Name::author));
             }
             Anchor::Kinds => {
                 let names = listed(&filter.kinds).map(|kind| Name::kind(*kind));
-                self.post_all(&mut compiled, checked_head, names);
+                self.add_postings(&mut compiled, checked_head, names);
             }
             Anchor::Tag(at) => {
                 let tag = &filter.tags[at];
                 let names = tag.values.iter().map(|value| Name::tag(tag.letter, value));
-                self.post_all(&mut compiled, checked_head, names);
+                self.add_postings(&mut compiled, checked_head, names);
             }
-            Anchor::All => self.post_all(&mut compiled, checked_head, std::iter::once(Name::ALL)),
+            Anchor::All => self.add_postings(&mut compiled, checked_head, std::iter::once(Name::ALL)),
         }
         self.kind_sets.release(compiled.kinds);
         compiled.checked.unwrap_or(checked_head)
     }
 
-    /// The keys of every list but the anchor's and the kinds, held.
+    /// The keys of every list but the anchor's and the kinds, each with a new reference.
     fn conditions(&mut self, filter: &Filter, anchor: Anchor) -> Vec<Condition> {
         let mut lists = Vec::new();
         if filter.authors.is_some() && anchor != Anchor::Authors {
             let names = listed(&filter.authors).map(Name::author);
-            lists.push(Condition { subject: Subject::Author, keys: hold_names(&mut self.keys, names) });
+            lists.push(Condition { subject: Subject::Author, keys: add_refs(&mut self.keys, names) });
         }
         for (at, tag) in filter.tags.iter().enumerate() {
             if anchor != Anchor::Tag(at) {
                 let names = tag.values.iter().map(|value| Name::tag(tag.letter, value));
-                let keys = hold_names(&mut self.keys, names);
+                let keys = add_refs(&mut self.keys, names);
                 lists.push(Condition { subject: Subject::Tag(tag.letter), keys });
             }
         }
         lists
     }
 
-    fn post_all(&mut self, compiled: &mut Compiled, checked_head: u32, names: impl Iterator<Item = Name>) {
+    fn add_postings(
+        &mut self,
+        compiled: &mut Compiled,
+        checked_head: u32,
+        names: impl Iterator<Item = Name>,
+    ) {
         for name in names {
             let key = self.keys.intern(&name);
-            self.post(compiled, checked_head, key);
+            self.add_posting(compiled, checked_head, key);
         }
     }
 
-    fn post(&mut self, compiled: &mut Compiled, checked_head: u32, key: u32) {
+    fn add_posting(&mut self, compiled: &mut Compiled, checked_head: u32, key: u32) {
         let Compiled { slot, mut kinds, mut check, .. } = *compiled;
         let Some(groups) = self.keys.groups_mut(key) else { return };
         let mut place = groups.iter().position(|group| group.kinds == kinds && group.check == check);
         if place.is_none() && groups.len() >= GROUPS_MAX {
             let id = compiled.checked(&mut self.checked, checked_head);
             if self.checked.check_kinds(id, kinds) {
-                self.kind_sets.hold(kinds);
+                self.kind_sets.add_ref(kinds);
             }
             (kinds, check) = (KindsCode::ANY, Check::Full);
             place = groups.iter().position(|group| group.kinds == kinds && group.check == check);
         }
-        let post = match check {
+        let posting = match check {
             Check::Plain => slot.0,
             Check::Time | Check::Full => compiled.checked(&mut self.checked, checked_head),
         };
         self.postings += 1;
         if let Some(place) = place {
-            let posts = &mut groups[place].posts;
-            self.post_bytes -= posts.bytes();
-            posts.push(post);
-            self.post_bytes += posts.bytes();
+            let ids = &mut groups[place].ids;
+            self.posting_bytes -= ids.bytes();
+            ids.push(posting);
+            self.posting_bytes += ids.bytes();
             return;
         }
         self.group_bytes -= groups.capacity() * size_of::<Group>();
         if groups.is_empty() {
             groups.reserve_exact(1);
         }
-        groups.push(Group { posts: PostingIds::one(post), kinds, check });
+        groups.push(Group { ids: PostingIds::one(posting), kinds, check });
         self.group_bytes += groups.capacity() * size_of::<Group>();
-        self.kind_sets.hold(kinds);
+        self.kind_sets.add_ref(kinds);
     }
 }
 
@@ -204,11 +209,11 @@ fn listed<T>(list: &Option<Box<[T]>>) -> impl Iterator<Item = &T> {
     list.iter().flat_map(|list| list.iter())
 }
 
-fn hold_names(keys: &mut Keys, names: impl Iterator<Item = Name>) -> Box<[u32]> {
+fn add_refs(keys: &mut Keys, names: impl Iterator<Item = Name>) -> Box<[u32]> {
     let mut list = Vec::with_capacity(names.size_hint().0);
     for name in names {
         let key = keys.intern(&name);
-        keys.hold(key);
+        keys.add_ref(key);
         list.push(key);
     }
     list.sort_unstable();

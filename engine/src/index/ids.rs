@@ -8,7 +8,7 @@
 /// The free ids below some table's length.
 ///
 /// A table may be cut short while ids past its new end wait here; those are dropped when they come
-/// up. It never grows before all have come up, so an id is never handed out twice.
+/// up. It never grows before all have come up, so an id is never taken twice.
 #[derive(Debug, Default)]
 pub(super) struct FreeIds {
     free: Vec<u32>,
@@ -25,12 +25,12 @@ impl FreeIds {
         None
     }
 
-    pub(super) fn give(&mut self, id: u32) {
+    pub(super) fn release(&mut self, id: u32) {
         self.free.push(id);
     }
 
-    /// Frees memory after `len`, the table's length, went down. A constant for each id given, as a look
-    /// through all of them drops at least half.
+    /// Frees memory after `len`, the table's length, went down. A constant for each id released, as a pass
+    /// over all of them drops at least half.
     pub(super) fn shrink(&mut self, len: usize) {
         if self.free.len() > len * 2 {
             self.free.retain(|id| (*id as usize) < len);
@@ -66,10 +66,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_past_the_end_are_never_handed_out() {
+    fn ids_past_the_end_are_never_taken() {
         let mut ids = FreeIds::default();
         for id in [5, 1, 9, 2] {
-            ids.give(id);
+            ids.release(id);
         }
         assert_eq!(ids.take(3), Some(2));
         assert_eq!(ids.take(3), Some(1), "9 is past the end");

@@ -14,7 +14,7 @@ pub(super) struct Key {
     words: [u64; 4],
     dimension: Dimension,
     /// Conditions that name this key without a posting on it.
-    holders: u32,
+    references: u32,
     /// Its postings; see [`Group`].
     pub(super) groups: Vec<Group>,
 }
@@ -35,7 +35,7 @@ impl Key {
 impl Default for Key {
     /// One that is free.
     fn default() -> Self {
-        Key { words: [0; 4], dimension: Dimension::NONE, holders: 0, groups: Vec::new() }
+        Key { words: [0; 4], dimension: Dimension::NONE, references: 0, groups: Vec::new() }
     }
 }
 
@@ -68,7 +68,7 @@ impl Keys {
     }
 
     /// The hash, as the tables take it, and the shard. The tables read the lowest and the highest bits, the
-    /// shard is told by bits between.
+    /// shard is chosen by bits between.
     fn place(&self, name: &Name) -> (u32, u64, usize) {
         let hash = self.keyed.hash(name);
         (hash, spread(hash), (hash >> 17) as usize % SHARDS)
@@ -82,14 +82,14 @@ impl Keys {
         self.shards[shard].find(spread, same).map(|(_, id)| *id)
     }
 
-    /// The id of `name`, new if necessary. Takes no reference: add a posting or call [`Keys::hold`].
+    /// The id of `name`, new if necessary. Takes no reference: add a posting or call [`Keys::add_ref`].
     pub(super) fn intern(&mut self, name: &Name) -> u32 {
         if let Some(id) = self.find(name) {
             return id;
         }
         let (hash, spread_hash, shard) = self.place(name);
         let Name { words, dimension } = *name;
-        let key = Key { words, dimension, holders: 0, groups: Vec::new() };
+        let key = Key { words, dimension, references: 0, groups: Vec::new() };
         let id = self.free.take(self.slots()).unwrap_or_else(|| {
             let id = next_id(self.stamps.len());
             self.stamps.push(0);
@@ -104,23 +104,23 @@ impl Keys {
         id
     }
 
-    pub(super) fn hold(&mut self, id: u32) {
+    pub(super) fn add_ref(&mut self, id: u32) {
         if let Some(key) = self.keys.get_mut(id) {
-            key.holders += 1;
+            key.references += 1;
         }
     }
 
     pub(super) fn release(&mut self, id: u32) {
         if let Some(key) = self.keys.get_mut(id) {
-            key.holders -= 1;
+            key.references -= 1;
         }
         self.free_unused(id);
     }
 
-    /// Forgets the key if no posting hangs on it and no condition holds it.
+    /// Forgets the key if it has no posting and no condition refers to it.
     pub(super) fn free_unused(&mut self, id: u32) {
         let Some(key) = self.keys.get(id) else { return };
-        if key.is_free() || key.holders > 0 || !key.groups.is_empty() {
+        if key.is_free() || key.references > 0 || !key.groups.is_empty() {
             return;
         }
         let name = Name { words: key.words, dimension: key.dimension };
@@ -136,7 +136,7 @@ impl Keys {
             table.shrink_to(table.len() * 2, |(hash, _)| spread(*hash));
         }
         self.table_bytes += table.allocation_size();
-        self.free.give(id);
+        self.free.release(id);
     }
 
     /// Drops up to `budget` free keys from the end; whether there may be more.
@@ -159,13 +159,13 @@ impl Keys {
         false
     }
 
-    /// What hangs on a key.
+    /// The postings of a key.
     #[inline]
     pub(super) fn groups(&self, id: u32) -> &[Group] {
         self.keys.get(id).map_or(&[], |key| &key.groups)
     }
 
-    /// What hangs on a key; `None`: it and those beside it are free.
+    /// The postings of a key; `None`: it and those beside it are free.
     pub(super) fn groups_mut(&mut self, id: u32) -> Option<&mut Vec<Group>> {
         self.keys.get_mut(id).map(|key| &mut key.groups)
     }
@@ -187,8 +187,8 @@ impl Keys {
         self.counts[TAGS_AT..].iter().any(|count| *count > 0)
     }
 
-    /// The key of an event's tag. Spends nothing on a letter that nobody asks about, and no digest unless
-    /// somebody asks for a long value of that letter.
+    /// The key of an event's tag. Spends nothing on a letter that no filter names, and no digest unless
+    /// a filter has a long value of that letter.
     pub(super) fn find_tag(&self, letter: u8, value: &[u8]) -> Option<u32> {
         let long = self.counts[DIGESTS_AT + usize::from(letter)] > 0;
         if !long && self.counts[TAGS_AT + usize::from(letter)] == 0 {

@@ -35,18 +35,18 @@ struct KindSet {
     low: u64,
     sorted: Box<[Kind]>,
     hash: u32,
-    holders: u32,
+    references: u32,
 }
 
 impl KindSets {
     /// The code of a sorted list, with one more reference.
-    pub(super) fn hold_list(&mut self, kinds: Option<&[Kind]>, keyed: &KeyedHash) -> KindsCode {
+    pub(super) fn add_ref_to_list(&mut self, kinds: Option<&[Kind]>, keyed: &KeyedHash) -> KindsCode {
         match kinds {
             None => KindsCode::ANY,
             Some([kind]) => KindsCode(u32::from(*kind)),
             Some(list) => {
                 let code = self.intern(list, keyed);
-                self.hold(code);
+                self.add_ref(code);
                 code
             }
         }
@@ -61,24 +61,24 @@ impl KindSets {
             return KindsCode(KindsCode::SETS + id);
         }
         let low = list.iter().filter(|kind| **kind < 64).fold(0, |bits, kind| bits | 1 << kind);
-        let set = KindSet { low, sorted: list.into(), hash, holders: 0 };
+        let set = KindSet { low, sorted: list.into(), hash, references: 0 };
         self.list_bytes += size_of_val(list);
         let id = self.sets.insert(set) as u32;
         self.table.insert_unique(u64::from(hash), (hash, id), |(hash, _)| u64::from(*hash));
         KindsCode(KindsCode::SETS + id)
     }
 
-    pub(super) fn hold(&mut self, code: KindsCode) {
+    pub(super) fn add_ref(&mut self, code: KindsCode) {
         if let Some(set) = code.set() {
-            self.sets[set].holders += 1;
+            self.sets[set].references += 1;
         }
     }
 
     pub(super) fn release(&mut self, code: KindsCode) {
         let Some(at) = code.set() else { return };
         let set = &mut self.sets[at];
-        set.holders -= 1;
-        if set.holders > 0 {
+        set.references -= 1;
+        if set.references > 0 {
             return;
         }
         let KindSet { sorted, hash, .. } = self.sets.remove(at);

@@ -1,6 +1,6 @@
 //! From an event to the subscriptions that want it.
 
-use super::checked::{Hit, Hits, Subject};
+use super::checked::{EventKey, EventKeys, Subject};
 use super::keys::Keys;
 use super::name::{Dimension, Name};
 use super::postings::Check;
@@ -20,24 +20,24 @@ pub(super) struct Facts<'a> {
 impl Index {
     pub(super) fn match_event(&mut self, event: Facts<'_>, out: &mut Vec<SubSlot>) -> MatchStats {
         let epoch = self.next_epoch();
-        let bytes = collect_keys(&mut self.keys, &event, epoch, &mut self.hits);
-        let Index { keys, slots, checked, kind_sets, hits, .. } = self;
-        let hits = Hits { list: hits, stamps: &keys.stamps, epoch };
+        let bytes = collect_keys(&mut self.keys, &event, epoch, &mut self.event_keys);
+        let Index { keys, slots, checked, kind_sets, event_keys, .. } = self;
+        let event_keys = EventKeys { list: event_keys, stamps: &keys.stamps, epoch };
         let stamps = &mut slots.stamps[..];
         let out_before = out.len();
         let (mut candidates, mut compared) = (0, 0);
-        for group in hits.list.iter().flat_map(|hit| keys.groups(hit.key)) {
+        for group in event_keys.list.iter().flat_map(|own| keys.groups(own.key)) {
             if !kind_sets.allow(group.kinds, event.kind) {
                 continue;
             }
-            let posts = group.posts.as_slice();
-            candidates += posts.len();
+            let ids = group.ids.as_slice();
+            candidates += ids.len();
             match group.check {
                 Check::Plain => {
-                    report_all(stamps, epoch, posts, out);
+                    report_all(stamps, epoch, ids, out);
                 }
                 Check::Time => {
-                    for &filter in posts {
+                    for &filter in ids {
                         let filter = &checked.heads[filter as usize];
                         if filter.allows_time(event.created_at) {
                             report(stamps, epoch, filter.slot, out);
@@ -45,13 +45,13 @@ impl Index {
                     }
                 }
                 Check::Full => {
-                    for &id in posts {
+                    for &id in ids {
                         let filter = &checked.heads[id as usize];
                         let is_open = stamps[filter.slot.0 as usize] < epoch;
                         if is_open
                             && filter.allows_time(event.created_at)
                             && checked.conditions[id as usize].as_ref().is_none_or(|conditions| {
-                                conditions.hold(event.kind, &hits, kind_sets, &mut compared)
+                                conditions.are_met(event.kind, &event_keys, kind_sets, &mut compared)
                             })
                         {
                             report(stamps, epoch, filter.slot, out);
@@ -77,12 +77,12 @@ impl Index {
     }
 }
 
-/// [`report`] for each of `posts`, without a branch for each.
-fn report_all(stamps: &mut [u32], epoch: u32, posts: &[u32], out: &mut Vec<SubSlot>) {
+/// [`report`] for each of `ids`, without a branch for each.
+fn report_all(stamps: &mut [u32], epoch: u32, ids: &[u32], out: &mut Vec<SubSlot>) {
     let before = out.len();
-    out.resize(before + posts.len(), SubSlot(0));
+    out.resize(before + ids.len(), SubSlot(0));
     let (places, mut reported) = (&mut out[before..], 0);
-    for &slot in posts {
+    for &slot in ids {
         let stamp = &mut stamps[slot as usize];
         places[reported] = SubSlot(slot);
         reported += usize::from(*stamp < epoch);
@@ -101,15 +101,15 @@ fn report(stamps: &mut [u32], epoch: u32, slot: SubSlot, out: &mut Vec<SubSlot>)
     }
 }
 
-/// The keys that `event` has, each once, whatever hangs on them. Returns the bytes of tags that were walked.
-fn collect_keys(keys: &mut Keys, event: &Facts<'_>, epoch: u32, hits: &mut Vec<Hit>) -> usize {
-    hits.clear();
-    let mut hit = |keys: &mut Keys, subject: Subject, key: Option<u32>| {
+/// The keys that `event` has, each once, whatever postings they have. Returns the bytes of tags that were read.
+fn collect_keys(keys: &mut Keys, event: &Facts<'_>, epoch: u32, event_keys: &mut Vec<EventKey>) -> usize {
+    event_keys.clear();
+    let mut add = |keys: &mut Keys, subject: Subject, key: Option<u32>| {
         let Some(key) = key else { return };
         let stamp = &mut keys.stamps[key as usize];
         if *stamp != epoch {
             *stamp = epoch;
-            hits.push(Hit { key, subject });
+            event_keys.push(EventKey { key, subject });
         }
     };
     let named = [
@@ -121,7 +121,7 @@ fn collect_keys(keys: &mut Keys, event: &Facts<'_>, epoch: u32, hits: &mut Vec<H
     for (dimension, subject, name) in named {
         if keys.has(dimension) {
             let key = keys.find(&name);
-            hit(keys, subject, key);
+            add(keys, subject, key);
         }
     }
     if !keys.has_tags() {
@@ -131,7 +131,7 @@ fn collect_keys(keys: &mut Keys, event: &Facts<'_>, epoch: u32, hits: &mut Vec<H
     let all = tags.unread();
     for (letter, value) in event.view.found_among(tags.by_ref()) {
         let key = keys.find_tag(letter, &value);
-        hit(keys, Subject::Tag(letter), key);
+        add(keys, Subject::Tag(letter), key);
     }
     all - tags.unread()
 }

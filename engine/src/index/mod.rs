@@ -1,4 +1,4 @@
-//! Live subscriptions, inverted: from an event to those who want it, at the cost of what matches.
+//! Live subscriptions, inverted: from an event to those that want it, at the cost of what matches.
 //!
 //! ```text
 //! event --> its keys (kind, author, id, tag values), interned to ids
@@ -8,13 +8,13 @@
 //! ```
 //!
 //! A filter is anchored on one of its lists (`compile`), so a posting is one 32-bit id and a match is a
-//! walk over plain lists: two or three nanoseconds for each match while they are in the cache
+//! read of plain lists: two or three nanoseconds for each match while they are in the cache
 //! (`examples/match_cost.rs` measures it). Filters are not kept; what a posting cannot answer is kept as
 //! ids of keys (`checked`).
 //!
 //! Unsubscribing marks the slot dead and nothing else. Its postings go in passes (`sweep`) that stop
 //! whenever their budget does; the slot has no new owner before they are gone. Subscribing pays for a
-//! part of a pass when one is due, so memory stays bounded even where nobody calls [`Index::sweep`].
+//! part of a pass when one is due, so memory stays bounded even where no host calls [`Index::sweep`].
 //!
 //! This module never compares filters with events one by one, never allocates in a match once its scratch list and
 //! the caller's have grown, and never stops for a whole table, except to reset stamps once in 2^32 events.
@@ -35,7 +35,7 @@ mod tests;
 
 pub use compile::Breadth;
 
-use checked::{CheckedFilters, Hit};
+use checked::{CheckedFilters, EventKey};
 use keys::Keys;
 use kinds::KindSets;
 use matching::Facts;
@@ -57,7 +57,7 @@ pub struct MatchStats {
     pub candidates: usize,
     /// Slots reported.
     pub matches: usize,
-    /// Bytes of tags walked, and keys compared: what large events and filters of many conditions cost.
+    /// Bytes of tags read, and keys compared: what large events and filters of many conditions cost.
     pub cost: MatchCost,
 }
 
@@ -71,17 +71,17 @@ pub struct Index {
     /// The event being matched, counted from 1.
     epoch: u32,
     /// Scratch: keys of that event.
-    hits: Vec<Hit>,
+    event_keys: Vec<EventKey>,
     phase: Phase,
     postings: usize,
     /// References of dead subscriptions that have not been swept.
     dead_references: usize,
-    post_bytes: usize,
+    posting_bytes: usize,
     group_bytes: usize,
 }
 
-/// How much a subscription sweeps for each reference it adds (a posting, or a key that a condition holds), where a pass is
-/// due. A pass costs at most three for each reference, so the dead stay fewer than the living.
+/// How much a subscription sweeps for each reference it adds (a posting, or a key that a condition refers to), where a pass is
+/// due. A pass costs at most three for each reference, so there are fewer dead ones than live ones.
 const SWEEP_SHARE: usize = 4;
 /// What it sweeps at least.
 const SWEEP_MIN: usize = 64;
@@ -101,11 +101,11 @@ impl Index {
             checked: CheckedFilters::default(),
             kind_sets: KindSets::default(),
             epoch: 0,
-            hits: Vec::new(),
+            event_keys: Vec::new(),
             phase: Phase::Idle,
             postings: 0,
             dead_references: 0,
-            post_bytes: 0,
+            posting_bytes: 0,
             group_bytes: 0,
         }
     }
@@ -136,7 +136,7 @@ impl Index {
         }
     }
 
-    /// Postings, and keys that conditions hold: what subscriptions cost in memory.
+    /// Postings, and keys that conditions refer to: what subscriptions cost in memory.
     fn references(&self) -> usize {
         self.postings + self.checked.condition_keys
     }
@@ -144,15 +144,15 @@ impl Index {
     /// Ends a subscription: it is never reported again. Costs nothing to speak of; a slot that is not alive is
     /// left alone. Forget the slot: it gets another owner later.
     pub fn unsubscribe(&mut self, slot: SubSlot) {
-        if let Some(references) = self.slots.kill(slot) {
+        if let Some(references) = self.slots.mark_dead(slot) {
             self.dead_references += references;
         }
     }
 
     /// Appends each subscription that wants `event` to `out`, once, in no particular order.
     ///
-    /// Costs a table look-up for the id, the author, the kind and each indexed tag whose letter somebody
-    /// asks about, then a few ns for each candidate. Allocates nothing once `out` is large enough.
+    /// Costs a table look-up for the id, the author, the kind and each indexed tag whose letter a filter
+    /// names, then a few ns for each candidate. Allocates nothing once `out` is large enough.
     pub fn matches(&mut self, event: &Event, out: &mut Vec<SubSlot>) -> MatchStats {
         let facts = Facts {
             created_at: event.created_at,
@@ -201,9 +201,9 @@ impl Index {
             + self.slots.bytes()
             + self.checked.bytes()
             + self.kind_sets.bytes()
-            + self.post_bytes
+            + self.posting_bytes
             + self.group_bytes
-            + self.hits.capacity() * size_of::<Hit>()
+            + self.event_keys.capacity() * size_of::<EventKey>()
     }
 }
 

@@ -4,7 +4,7 @@
 //! longer text by its SHA-256, so a value's length costs no memory.
 //!
 //! Clients choose these bytes, so names are hashed with a secret key: MULTILINEAR-HM (Lemire and Kaser, «Strongly universal
-//! string hashing is fast», 2014) over eight 32-bit words and the dimension. Without the key nobody finds two names
+//! string hashing is fast», 2014) over eight 32-bit words and the dimension. Without the key no client finds two names
 //! that collide with a chance above 2^-32, which `rustc-hash`, with or without a seed, does not promise; and five
 //! multiplications are faster than SipHash.
 

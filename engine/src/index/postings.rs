@@ -1,13 +1,13 @@
 //! The postings of one key, grouped by what else has to hold.
 //!
 //! A group states its kinds once, so a match checks the kinds of a group and not of every posting, and
-//! walks a plain list of ids after that. What the ids are of depends on the [`Check`].
+//! reads a plain list of ids after that. What the ids are of depends on the [`Check`].
 
 use smallvec::{SmallVec, smallvec};
 
 use super::kinds::KindsCode;
 
-/// Most groups a key may have. It bounds what a subscription and an event pay for a key that somebody
+/// Most groups a key may have. It bounds what a subscription and an event pay for a key that a client
 /// filled with thousands of different kind lists: further ones share one group that checks kinds singly.
 pub(super) const GROUPS_MAX: usize = 64;
 
@@ -25,7 +25,7 @@ pub(super) enum Check {
 /// Postings of one key with the same kinds and the same check.
 #[derive(Debug)]
 pub(super) struct Group {
-    pub(super) posts: PostingIds,
+    pub(super) ids: PostingIds,
     pub(super) kinds: KindsCode,
     pub(super) check: Check,
 }
@@ -38,8 +38,8 @@ pub(super) struct PostingIds(SmallVec<[u32; 4]>);
 const _: () = assert!(size_of::<Group>() == 32, "the short lists fit where the long one's pointer is");
 
 impl PostingIds {
-    pub(super) fn one(post: u32) -> Self {
-        PostingIds(smallvec![post])
+    pub(super) fn one(id: u32) -> Self {
+        PostingIds(smallvec![id])
     }
 
     #[inline]
@@ -48,12 +48,12 @@ impl PostingIds {
     }
 
     /// Appends; grows by half, since there are many lists and most stop growing.
-    pub(super) fn push(&mut self, post: u32) {
+    pub(super) fn push(&mut self, id: u32) {
         let list = &mut self.0;
         if list.len() == list.capacity() {
             list.reserve_exact(list.len().max(8) / 2);
         }
-        list.push(post);
+        list.push(id);
     }
 
     /// Removes those from `at` on that `is_dead`, visiting no more than `budget`. Returns where to go on

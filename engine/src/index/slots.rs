@@ -1,4 +1,4 @@
-//! Subscriptions by slot: the stamp that lets each be reported once, and who is dead.
+//! Subscriptions by slot: the stamp that lets each be reported once, and which are dead.
 
 use super::SubSlot;
 use super::checked::NO_FILTER;
@@ -28,7 +28,7 @@ pub(super) struct Slots {
 struct Sub {
     /// Its first checked filter.
     filters: u32,
-    /// Postings, and keys that its conditions hold.
+    /// Postings, and keys that its conditions refer to.
     references: u32,
     is_free: bool,
 }
@@ -52,7 +52,7 @@ impl Slots {
         }
     }
 
-    /// Postings of the subscription, and keys that its conditions hold.
+    /// Postings of the subscription, and keys that its conditions refer to.
     pub(super) fn references(&self, slot: SubSlot) -> usize {
         self.subs[slot.0 as usize].references as usize
     }
@@ -65,13 +65,13 @@ impl Slots {
     }
 
     /// Marks the slot dead. Returns how many references to it remain, or `None` if it was not alive.
-    pub(super) fn kill(&mut self, slot: SubSlot) -> Option<usize> {
+    pub(super) fn mark_dead(&mut self, slot: SubSlot) -> Option<usize> {
         let stamp = self.stamps.get_mut(slot.0 as usize).filter(|stamp| **stamp != DEAD)?;
         *stamp = DEAD;
         self.live -= 1;
         let references = self.references(slot);
         if references == 0 {
-            self.give(slot);
+            self.release(slot);
         } else {
             self.dead.push(slot);
         }
@@ -79,9 +79,9 @@ impl Slots {
     }
 
     /// Frees a dead slot that no posting names any more.
-    pub(super) fn give(&mut self, slot: SubSlot) {
+    pub(super) fn release(&mut self, slot: SubSlot) {
         self.subs[slot.0 as usize].is_free = true;
-        self.free.give(slot.0);
+        self.free.release(slot.0);
     }
 
     pub(super) fn is_dead(&self, slot: SubSlot) -> bool {
@@ -100,8 +100,8 @@ impl Slots {
         self.live
     }
 
-    /// Dead ones still waiting.
-    pub(super) fn waiting(&self) -> usize {
+    /// Dead ones that have not been swept.
+    pub(super) fn dead_unswept(&self) -> usize {
         self.dead.len() + self.dying.len()
     }
 
@@ -110,7 +110,7 @@ impl Slots {
         self.stamps.iter_mut().filter(|stamp| **stamp != DEAD).for_each(|stamp| *stamp = 0);
     }
 
-    /// Whether cutting the table would help, though nobody waits for a sweep: subscriptions without postings
+    /// Whether cutting the table would help, though none waits for a sweep: subscriptions without postings
     /// are freed at once, wherever in the table they are.
     pub(super) fn is_trim_due(&self) -> bool {
         self.subs.len() > SLOTS_KEPT

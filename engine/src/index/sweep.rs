@@ -1,6 +1,6 @@
 //! Removing the postings of dead subscriptions, a little at a time.
 //!
-//! A pass walks all keys once. A subscription that was dead when it began has no posting left when it ends; then its
+//! A pass visits all keys once. A subscription that was dead when it began has no posting left when it ends; then its
 //! checked filters and its slot are freed, and tables that end in free entries are cut. None is freed
 //! earlier, so a posting never outlives the subscription it names into the next owner of the slot.
 
@@ -16,8 +16,8 @@ pub(super) enum Phase {
     /// No pass is under way.
     #[default]
     Idle,
-    /// At this posting of this group of this key.
-    Postings { key: usize, group: usize, post: usize },
+    /// At this posting, by position, of this group of this key.
+    Postings { key: usize, group: usize, position: usize },
     /// Freeing the filters and slots of those that were dead.
     Slots,
     /// Cutting tables.
@@ -25,7 +25,7 @@ pub(super) enum Phase {
 }
 
 /// A pass is due when one of so many references, or of so many slots, is dead. It bounds what the dead cost
-/// in memory and in candidates, and makes a pass cost each reference that is given up a constant.
+/// in memory and in candidates, and makes a pass cost each released reference a constant.
 const DEAD_SHARE: usize = 4;
 
 impl Index {
@@ -35,9 +35,9 @@ impl Index {
     }
 
     fn is_pass_due(&self) -> bool {
-        self.slots.waiting() > 0
+        self.slots.dead_unswept() > 0
             && (self.dead_references * DEAD_SHARE >= self.references()
-                || self.slots.waiting() * DEAD_SHARE >= self.slots.live())
+                || self.slots.dead_unswept() * DEAD_SHARE >= self.slots.live())
     }
 
     pub(super) fn sweep_some(&mut self, mut budget: usize) -> bool {
@@ -46,9 +46,9 @@ impl Index {
                 Phase::Idle if !self.is_pass_due() => self.phase = Phase::Trim,
                 Phase::Idle => {
                     std::mem::swap(&mut self.slots.dead, &mut self.slots.dying);
-                    self.phase = Phase::Postings { key: 0, group: 0, post: 0 };
+                    self.phase = Phase::Postings { key: 0, group: 0, position: 0 };
                 }
-                Phase::Postings { key, group, post } => self.sweep_key(key, group, post, &mut budget),
+                Phase::Postings { key, group, position } => self.sweep_key(key, group, position, &mut budget),
                 Phase::Slots => self.sweep_slots(&mut budget),
                 Phase::Trim => {
                     let more = self.keys.trim(&mut budget)
@@ -64,7 +64,7 @@ impl Index {
     }
 
     /// Continues in one key until it or the budget is used up.
-    fn sweep_key(&mut self, key: usize, mut group: usize, mut post: usize, budget: &mut usize) {
+    fn sweep_key(&mut self, key: usize, mut group: usize, mut position: usize, budget: &mut usize) {
         if key >= self.keys.slots() {
             self.phase = Phase::Slots;
             return;
@@ -72,35 +72,35 @@ impl Index {
         let Index { keys, slots, checked, kind_sets, .. } = self;
         let Some(groups) = keys.groups_mut(key as u32) else {
             *budget = budget.saturating_sub(1);
-            self.phase = Phase::Postings { key: (key / PAGE + 1) * PAGE, group: 0, post: 0 };
+            self.phase = Phase::Postings { key: (key / PAGE + 1) * PAGE, group: 0, position: 0 };
             return;
         };
         while let Some(at) = groups.get_mut(group) {
             if *budget == 0 {
-                self.phase = Phase::Postings { key, group, post };
+                self.phase = Phase::Postings { key, group, position };
                 return;
             }
-            self.post_bytes -= at.posts.bytes();
+            self.posting_bytes -= at.ids.bytes();
             let (next, removed) = match at.check {
-                Check::Plain => at.posts.sweep(post, budget, |slot| slots.is_dead(super::SubSlot(slot))),
+                Check::Plain => at.ids.sweep(position, budget, |slot| slots.is_dead(super::SubSlot(slot))),
                 Check::Time | Check::Full => {
-                    at.posts.sweep(post, budget, |id| slots.is_dead(checked.heads[id as usize].slot))
+                    at.ids.sweep(position, budget, |id| slots.is_dead(checked.heads[id as usize].slot))
                 }
             };
-            self.post_bytes += at.posts.bytes();
+            self.posting_bytes += at.ids.bytes();
             self.postings -= removed;
             self.dead_references -= removed;
-            let left = at.posts.as_slice().len();
+            let left = at.ids.as_slice().len();
             if next < left {
-                post = next;
+                position = next;
                 continue;
             }
-            post = 0;
+            position = 0;
             if left > 0 {
                 group += 1;
                 continue;
             }
-            self.post_bytes -= at.posts.bytes();
+            self.posting_bytes -= at.ids.bytes();
             let emptied = groups.swap_remove(group);
             kind_sets.release(emptied.kinds);
         }
@@ -110,7 +110,7 @@ impl Index {
         self.keys.free_unused(key as u32);
         // Paid at the end, so that a budget of one gets somewhere.
         *budget = budget.saturating_sub(1);
-        self.phase = Phase::Postings { key: key + 1, group: 0, post: 0 };
+        self.phase = Phase::Postings { key: key + 1, group: 0, position: 0 };
     }
 
     fn sweep_slots(&mut self, budget: &mut usize) {
@@ -128,7 +128,7 @@ impl Index {
                 continue;
             }
             self.slots.dying.pop();
-            self.slots.give(slot);
+            self.slots.release(slot);
         }
         self.phase = Phase::Trim;
     }

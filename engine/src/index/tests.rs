@@ -128,7 +128,7 @@ fn subscriptions_without_postings_give_their_memory_back() {
 
 fn check_empty(index: &Index) {
     assert_eq!(index.keys.slots(), 0);
-    assert_eq!((index.postings, index.dead_references, index.post_bytes, index.group_bytes), (0, 0, 0, 0));
+    assert_eq!((index.postings, index.dead_references, index.posting_bytes, index.group_bytes), (0, 0, 0, 0));
     assert_eq!(index.checked.bytes(), 0);
     assert_eq!(index.kind_sets.bytes(), 0);
     assert_eq!(index.slots.bytes(), 0);

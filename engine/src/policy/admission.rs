@@ -73,7 +73,7 @@ pub struct Candidate<'a> {
     pub json_bytes: usize,
 }
 
-/// Who publishes an event.
+/// The publisher of an event.
 #[derive(Clone, Copy, Debug)]
 pub enum Standing<'a> {
     /// A connection that has authenticated these keys.
@@ -173,8 +173,8 @@ fn admit_kind_and_author(event: &Candidate<'_>, policy: &Policy) -> Result<(), R
     Ok(())
 }
 
-/// NIP-13: who commits to a target below the minimum is refused though luck gave the id more zeros («if you require 40
-/// bits … and see a committed target of 30, you can safely reject it»); who commits to none only if that is required,
+/// NIP-13: an event that commits to a target below the minimum is refused though luck gave the id more zeros («if you require 40
+/// bits … and see a committed target of 30, you can safely reject it»); one that commits to none only if that is required,
 /// since the tag «SHOULD» have one. What is no number is no target.
 fn admit_work(event: &Candidate<'_>, policy: &Policy, limits: &Limits) -> Result<(), Refused> {
     let min = limits.pow_bits_min;

@@ -7,7 +7,7 @@ use crate::types::{CanonicalEvent, Filter, Kind, PubKey};
 pub enum Access {
     /// They may; single events can still be hidden by [`may_see`].
     Open,
-    /// They ask for guarded kinds by name, and nobody has authenticated.
+    /// They ask for guarded kinds by name, and the client has not authenticated.
     NeedsAuth,
     /// They ask for guarded kinds by name, of others alone.
     Restricted,

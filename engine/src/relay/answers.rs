@@ -7,10 +7,10 @@ use std::sync::Arc;
 use super::ids::{ConnId, StreamId};
 use super::jobs::{CountJob, Job, Next, ScanJob};
 use super::outbox::Outbox;
+use super::queued_output::QueuedOutput;
 use super::session::Session;
 use super::subscriptions::{Owner, Place, State, SubKey};
-use super::unread::Unread;
-use super::{Relay, words};
+use super::{Relay, messages};
 use crate::policy::{may_hide, may_see};
 use crate::store::{Backend, Completeness, CountStep, Everyone, Step, StoreError, Take, Viewer, replay};
 use crate::types::{CanonicalEvent, Event, Filter, Kind, Limits, Now, PubKey, SubId};
@@ -42,7 +42,7 @@ struct Sink<'a> {
     outbox: &'a mut Outbox,
     backlog_bytes: usize,
     /// What waits for all readers.
-    unread: Unread,
+    queued_output: QueuedOutput,
     limits: &'a Limits,
     sent: u64,
 }
@@ -51,9 +51,9 @@ impl Sink<'_> {
     fn push(&mut self, event: CanonicalEvent<'_>) -> Take {
         let before = self.outbox.bytes();
         self.outbox.push_event(self.head.clone(), event.json().into());
-        self.unread.change(before, self.outbox.bytes());
+        self.queued_output.change(before, self.outbox.bytes());
         self.sent += 1;
-        if self.outbox.bytes() + self.backlog_bytes >= self.unread.pause(self.limits) {
+        if self.outbox.bytes() + self.backlog_bytes >= self.queued_output.pause(self.limits) {
             Take::CountedAndPause
         } else {
             Take::Counted
@@ -79,29 +79,30 @@ impl<B: Backend> Relay<B> {
         let config = &*self.config;
         let Some(subscription) = self.subscriptions.get_mut(job.key) else { return Next::Done };
         let Some(session) = self.sessions.get_mut(job.conn) else { return Next::Done };
-        if session.is_slow(self.unread, &config.limits) {
+        if session.is_slow(self.queued_output, &config.limits) {
             job.scan.rest();
             return Next::Stall(job.conn, Job::Scan(job));
         }
         let Session { auth, outbox, backlog_bytes, .. } = &mut *session;
-        let (backlog_bytes, unread, limits) = (*backlog_bytes, self.unread, &config.limits);
+        let (backlog_bytes, queued_output, limits) = (*backlog_bytes, self.queued_output, &config.limits);
         let viewer = Party { guarded_kinds: &config.policy.guarded_kinds, keys: auth.keys() };
-        let mut sink = Sink { head: &subscription.head, outbox, backlog_bytes, unread, limits, sent: 0 };
+        let mut sink =
+            Sink { head: &subscription.head, outbox, backlog_bytes, queued_output, limits, sent: 0 };
         let mut last = None;
         let sent_before = job.sent_before;
         let step = self.store.reader().and_then(|reader| {
             job.scan.step(&reader, now.seconds(), rows, &viewer, &mut |hit| {
                 let place = (hit.event.created_at(), hit.event.id());
                 if sent_before.is_some_and(|before| !comes_after(place, before)) {
-                    return Take::Counted;
+                    return Take::Known;
                 }
                 last = Some(place);
                 sink.push(hit.event)
             })
         });
         self.metrics.sent_event += sink.sent;
-        session.account(&mut self.unread);
-        let slow = session.is_slow(self.unread, &config.limits);
+        session.account(&mut self.queued_output);
+        let slow = session.is_slow(self.queued_output, &config.limits);
         if let (State::Scanning { last: place, .. }, Some(last)) = (&mut subscription.state, last) {
             *place = Some(last);
         }
@@ -181,7 +182,7 @@ impl<B: Backend> Relay<B> {
             }
             Err(error) => {
                 self.end_count(&job);
-                self.send_closed(job.conn, &job.query, &words::store(&error));
+                self.send_closed(job.conn, &job.query, &messages::store(&error));
             }
         }
         Next::Done
@@ -217,26 +218,26 @@ impl<B: Backend> Relay<B> {
         }
     }
 
-    /// Refuses a request for ids of which all that is stored is guarded: who knows an id may know that it is here.
+    /// Refuses a request for ids of which all that is stored is guarded: a client that knows an id may know that it is stored.
     fn refuse_withheld(&mut self, conn: ConnId, id: &SubId) {
-        let words = match self.sessions.get(conn) {
+        let message = match self.sessions.get(conn) {
             Some(session) if session.auth.keys().is_empty() => {
                 self.send_challenge(conn);
-                words::PARTIES_ONLY
+                messages::PARTIES_ONLY
             }
-            _ => words::NOT_A_PARTY,
+            _ => messages::NOT_A_PARTY,
         };
-        self.send_closed(conn, id, words);
+        self.send_closed(conn, id, message);
     }
 
-    /// The store failed a subscription: it ends in words.
+    /// The store failed a subscription: it ends with a CLOSED.
     pub(super) fn fail_subscription(&mut self, key: SubKey, error: &StoreError) {
         let Some(Owner::Client { conn, sub }) = self.subscriptions.get(key).map(|own| &own.owner) else {
             return;
         };
         let (conn, sub) = (*conn, sub.clone());
         self.end_subscription(conn, &sub);
-        self.send_closed(conn, &sub, &words::store(error));
+        self.send_closed(conn, &sub, &messages::store(error));
     }
 }
 

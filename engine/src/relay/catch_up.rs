@@ -1,14 +1,14 @@
-//! How the subscriptions of one connection that fell behind catch up: together, in one shared replay of the log (the *walk*).
+//! How the subscriptions of one connection that fell behind catch up: in one replay of the log that they share.
 //!
-//! Each knows the last sequence number it has been served. The walk begins at the smallest of these and sends an event to those
+//! Each knows the last sequence number that it has been served. The replay begins at the smallest of these and sends an event to those
 //! that match it and have not been served it yet, which an index of their filters finds. One that joins further behind
-//! moves the walk back; subscriptions that were already sent an event are skipped. At the end of the log all are live. So
+//! moves the replay back; subscriptions that were already sent an event are skipped. At the end of the log all are live. So
 //! catching up costs one read of the log for each connection, plus the matches.
 //!
 //! The index costs as much memory as those filters do in the index of live subscriptions, so there is one only while the
-//! walk runs: it is dropped when the reader is slow, and rebuilt, at its cost in rows, once the reader has read. It takes
-//! [`WALK_VALUES_MAX`] values and counts as memory of running work ([`super::running`]); subscriptions beyond have the
-//! next walk.
+//! replay runs: it is dropped when the reader is slow, and rebuilt, at its cost in rows, once the reader has read. It takes
+//! [`REPLAY_VALUES_MAX`] values and counts as memory of running work ([`super::running`]); subscriptions beyond have the
+//! next replay.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,25 +16,25 @@ use std::sync::Arc;
 use super::Relay;
 use super::ids::ConnId;
 use super::jobs::{Job, Next, ReplayJob};
-use super::running::{Hold, NARROW_BYTES};
+use super::running::{Reservation, WIDE_FROM_BYTES};
 use super::session::Session;
 use super::subscriptions::{SubKey, Subscriptions};
 use crate::index::Index;
 use crate::policy::may_see;
-use crate::store::{Backend, Replayed, Seq, StoreError, Take, walk_log};
+use crate::store::{Backend, Replayed, Seq, StoreError, Take, in_comparisons, read_log};
 use crate::types::{Now, parse_expiration};
 
-/// Most filter values in a walk's index; each filter counts as one more. A single subscription may exceed it.
-const WALK_VALUES_MAX: usize = 20_000;
+/// Most filter values in a replay's index; each filter counts as one more. A single subscription may exceed it.
+const REPLAY_VALUES_MAX: usize = 20_000;
 /// Bytes of a value in the index.
 const VALUE_BYTES: usize = 300;
 /// Values that enter the index in the time of a row.
-const VALUES_A_ROW: usize = 4;
-/// What queueing an event costs, in comparisons (`store/cost.rs`).
-const SENT_COMPARISONS: usize = 2;
+const VALUES_PER_ROW: usize = 4;
+/// What queueing an event costs, in comparisons (`store/cost.rs`). What sending it costs is the host's to say.
+const QUEUED_COMPARISONS: usize = 2;
 
-/// The walk of a connection's subscriptions along the log.
-pub(super) struct Walk {
+/// One replay of the log for several subscriptions of a connection.
+pub(super) struct SharedReplay {
     index: Index,
     /// By index slot.
     keys: Vec<Option<SubKey>>,
@@ -43,13 +43,13 @@ pub(super) struct Walk {
     values_max: usize,
 }
 
-impl Walk {
+impl SharedReplay {
     fn new(index_seed: u64, bytes_max: usize) -> Self {
         let index = Index::with_seed(index_seed);
-        Walk { index, keys: Vec::new(), values: 0, values_max: bytes_max / VALUE_BYTES }
+        SharedReplay { index, keys: Vec::new(), values: 0, values_max: bytes_max / VALUE_BYTES }
     }
 
-    /// Adds the subscriptions that are `behind`, while there are room and rows left.
+    /// Adds the subscriptions that are `behind`, while there are values and rows left.
     fn add_subscriptions(
         &mut self,
         behind: &mut VecDeque<SubKey>,
@@ -66,7 +66,7 @@ impl Walk {
             behind.pop_front();
             let Some(subscription) = subscriptions.get(key) else { continue };
             self.values += values;
-            *rows = rows.saturating_sub(1 + values / VALUES_A_ROW);
+            *rows = rows.saturating_sub(1 + values / VALUES_PER_ROW);
             let slot = self.index.subscribe(&*subscription.filters).0 as usize;
             if self.keys.len() <= slot {
                 self.keys.resize(slot + 1, None);
@@ -97,8 +97,8 @@ fn values_of(subscriptions: &Subscriptions, key: SubKey) -> usize {
 }
 
 /// A replay that has not begun.
-fn replay_of(conn: ConnId) -> Job {
-    Job::Replay(Box::new(ReplayJob { conn, walk: None, hold: Hold::of(0) }))
+fn new_replay_job(conn: ConnId) -> Job {
+    Job::Replay(Box::new(ReplayJob { conn, replay: None, reservation: Reservation::of(0) }))
 }
 
 impl<B: Backend> Relay<B> {
@@ -109,76 +109,80 @@ impl<B: Backend> Relay<B> {
         if std::mem::replace(&mut session.is_replaying, true) {
             return;
         }
-        let replay = replay_of(conn);
-        if session.is_slow(self.unread, &self.config.limits) {
+        let replay = new_replay_job(conn);
+        if session.is_slow(self.queued_output, &self.config.limits) {
             session.stalled.push(replay);
         } else {
             self.enqueue(replay);
         }
     }
 
-    /// Bytes that the next walk of a connection may come to hold.
-    pub(super) fn walk_bytes(&self, conn: ConnId) -> usize {
+    /// Bytes that the next replay of a connection may come to hold.
+    pub(super) fn replay_bytes_max(&self, conn: ConnId) -> usize {
         let behind = self.sessions.get(conn).into_iter().flat_map(|session| &session.behind);
         let values = behind.map(|key| values_of(&self.subscriptions, *key));
         let (all, most) = values.fold((0, 0), |(all, most), values| (all + values, values.max(most)));
-        (VALUE_BYTES * all.min(WALK_VALUES_MAX.max(most))).max(NARROW_BYTES / 2)
+        (VALUE_BYTES * all.min(REPLAY_VALUES_MAX.max(most))).max(WIDE_FROM_BYTES / 2)
     }
 
     /// Reads back from the store what a client was not sent live.
     pub(super) fn replay_to_client(&mut self, now: Now, mut job: Box<ReplayJob>, rows: &mut usize) -> Next {
         let conn = job.conn;
         let Some(session) = self.sessions.get_mut(conn) else { return Next::Done };
-        if session.is_slow(self.unread, &self.config.limits) {
+        if session.is_slow(self.queued_output, &self.config.limits) {
             return self.stall_replay(job);
         }
         let seed = self.subscriptions.index_seed();
-        let mut walk = job.walk.take().unwrap_or_else(|| Walk::new(seed, job.hold.bytes));
-        walk.add_subscriptions(&mut session.behind, &self.subscriptions, rows);
-        let Some(after) = walk.covered(&self.subscriptions) else { return self.finish_walk(conn) };
-        let walked = self.continue_walk(now, conn, &mut walk, after, rows);
+        let mut replay = job.replay.take().unwrap_or_else(|| SharedReplay::new(seed, job.reservation.bytes));
+        replay.add_subscriptions(&mut session.behind, &self.subscriptions, rows);
+        let Some(after) = replay.covered(&self.subscriptions) else { return self.finish_replay(conn) };
+        let replayed = self.continue_replay(now, conn, &mut replay, after, rows);
         self.mark_ready(conn);
         self.mark_changed(conn);
-        let walked = match walked {
-            Ok(walked) => walked,
+        let replayed = match replayed {
+            Ok(replayed) => replayed,
             Err(error) => {
-                walk.keys().for_each(|key| self.fail_subscription(key, &error));
-                return self.finish_walk(conn);
+                replay.keys().for_each(|key| self.fail_subscription(key, &error));
+                return self.finish_replay(conn);
             }
         };
-        for key in walk.keys() {
+        for key in replay.keys() {
             if let Some(own) = self.subscriptions.get_mut(key) {
-                own.caught_up(walked);
+                own.caught_up(replayed);
             }
         }
-        let is_slow =
-            self.sessions.get(conn).is_some_and(|session| session.is_slow(self.unread, &self.config.limits));
-        match walked.caught_up {
-            true => self.finish_walk(conn),
+        let is_slow = self
+            .sessions
+            .get(conn)
+            .is_some_and(|session| session.is_slow(self.queued_output, &self.config.limits));
+        match replayed.caught_up {
+            true => self.finish_replay(conn),
             false => {
-                job.walk = Some(walk);
+                job.replay = Some(replay);
                 if is_slow { self.stall_replay(job) } else { Next::Again(Job::Replay(job)) }
             }
         }
     }
 
-    /// Continues the walk after `after`, and queues matches until the reader is slow.
-    fn continue_walk(
+    /// Continues the replay after `after`, and queues matches until the reader is slow or the rows are used up, which may be
+    /// between two subscriptions that an event is for.
+    fn continue_replay(
         &mut self,
         now: Now,
         conn: ConnId,
-        walk: &mut Walk,
+        replay: &mut SharedReplay,
         after: Seq,
         rows: &mut usize,
     ) -> Result<Replayed, StoreError> {
         let config = &*self.config;
         let here = Replayed { covered: after, caught_up: false };
         let Some(session) = self.sessions.get_mut(conn) else { return Ok(here) };
-        let mut unread = self.unread;
+        let mut queued_output = self.queued_output;
+        let (frame_rows, rows_max) = (config.frame_rows, *rows);
         let Session { auth, outbox, backlog_bytes, .. } = &mut *session;
-        let (subscriptions, Walk { index, keys, .. }) = (&mut self.subscriptions, walk);
-        let (mut matched, mut sent, mut cut_short) = (Vec::new(), 0, None);
-        let walked = walk_log(&self.store.reader()?, after, rows, &mut |hit| {
+        let (subscriptions, SharedReplay { index, keys, .. }) = (&mut self.subscriptions, replay);
+        let (mut matched, mut sent, mut cut_short) = (Vec::new(), 0_usize, None);
+        let replayed = read_log(&self.store.reader()?, after, rows, &mut |hit| {
             matched.clear();
             let mut cost = index.matches_stored(hit.event, &mut matched).cost;
             let is_hidden = || {
@@ -194,7 +198,7 @@ impl<B: Backend> Relay<B> {
                 let own = key.and_then(|key| subscriptions.get_mut(key));
                 let Some(own) = own.filter(|own| own.covered < hit.seq) else { continue };
                 if take == Take::CountedAndPause {
-                    // Other subscriptions have yet to receive this event.
+                    // Other subscriptions have yet to receive this event, when it is read again.
                     cut_short = Some(Seq(hit.seq.0 - 1));
                     break;
                 }
@@ -202,36 +206,38 @@ impl<B: Backend> Relay<B> {
                 let body = body.get_or_insert_with(|| Arc::<[u8]>::from(hit.event.json()));
                 let before = outbox.bytes();
                 outbox.push_event(Arc::clone(&own.head), Arc::clone(body));
-                unread.change(before, outbox.bytes());
+                queued_output.change(before, outbox.bytes());
                 sent += 1;
-                cost.comparisons += SENT_COMPARISONS;
-                if outbox.bytes() + *backlog_bytes >= unread.pause(&config.limits) {
+                cost.comparisons += QUEUED_COMPARISONS + in_comparisons(frame_rows);
+                // One event may be for hundreds of subscriptions.
+                let is_spent = frame_rows > 0 && sent.saturating_mul(frame_rows) >= rows_max;
+                if is_spent || outbox.bytes() + *backlog_bytes >= queued_output.pause(&config.limits) {
                     take = Take::CountedAndPause;
                 }
             }
             (take, cost)
         });
-        self.metrics.sent_event += sent;
-        session.account(&mut self.unread);
-        walked.map(|walked| match cut_short {
+        self.metrics.sent_event += sent as u64;
+        session.account(&mut self.queued_output);
+        replayed.map(|replayed| match cut_short {
             Some(covered) => Replayed { covered, caught_up: false },
-            None => walked,
+            None => replayed,
         })
     }
 
     /// The reader is slow: its subscriptions wait without an index.
     fn stall_replay(&mut self, mut job: Box<ReplayJob>) -> Next {
-        let walk = job.walk.take();
+        let replay = job.replay.take();
         if let Some(session) = self.sessions.get_mut(job.conn) {
-            session.behind.extend(walk.iter().flat_map(Walk::keys));
+            session.behind.extend(replay.iter().flat_map(SharedReplay::keys));
         }
         Next::Stall(job.conn, Job::Replay(job))
     }
 
-    /// All subscriptions of a walk are live or closed. Starts another walk for those that are still behind.
-    fn finish_walk(&mut self, conn: ConnId) -> Next {
+    /// All subscriptions of a replay are live or closed. Starts another replay for those that are still behind.
+    fn finish_replay(&mut self, conn: ConnId) -> Next {
         let Some(session) = self.sessions.get_mut(conn) else { return Next::Done };
         session.is_replaying = !session.behind.is_empty();
-        if session.is_replaying { Next::Again(replay_of(conn)) } else { Next::Done }
+        if session.is_replaying { Next::Again(new_replay_job(conn)) } else { Next::Done }
     }
 }

@@ -1,11 +1,10 @@
 //! Commits: verified events are made durable, and only then answered.
 
-use std::collections::BTreeMap;
-
-use super::ingest::InFlight;
+use super::fair_batches::FairBatches;
+use super::ingest::InFlightId;
 use super::jobs::Origin;
 use super::publish::PublishOutcome;
-use super::{Relay, words};
+use super::{Relay, messages};
 use crate::store::{self, Backend, Op, Outcome, Refusal, Seq, StoreError};
 use crate::types::{Event, Now};
 
@@ -20,9 +19,6 @@ const KEY_BYTES: usize = 64;
 /// Small ones are not counted one by one, because a writer makes all that wait durable together.
 const IN_FLIGHT_COST: usize = 2 * COMMIT_COST;
 
-/// Capacity, in changes, that the queue keeps when it is emptied, so that a usual batch allocates nothing.
-const CAPACITY_KEPT: usize = 256;
-
 /// What storing an event costs, in keys.
 fn cost(bytes: usize, tags: usize) -> usize {
     EVENT_COST + tags + bytes / KEY_BYTES
@@ -32,7 +28,7 @@ fn cost(bytes: usize, tags: usize) -> usize {
 #[derive(Debug)]
 pub struct Commit {
     ops: Vec<Op>,
-    places: Vec<InFlight>,
+    ids: Vec<InFlightId>,
     cost: usize,
 }
 
@@ -40,7 +36,7 @@ pub struct Commit {
 #[derive(Debug)]
 pub struct CommitReply {
     cost: usize,
-    places: Vec<InFlight>,
+    ids: Vec<InFlightId>,
     outcomes: Vec<Result<Outcome, StoreError>>,
 }
 
@@ -60,7 +56,7 @@ pub struct Committed {
     pub replies: Vec<CommitReply>,
     /// What was stored, in order, for every shard's [`Relay::handle_live`].
     pub live: Vec<Live>,
-    /// An error of the store, if there was one: of several, one that is not lack of room.
+    /// An error of the store, if there was one: of several, one that is not a full disk.
     pub error: Option<StoreError>,
 }
 
@@ -82,17 +78,17 @@ impl Commit {
 }
 
 /// Makes `commits` durable in one change of `store`; when it returns, what it says is stored survives power
-/// loss. If there is no room for it, what removes events is tried without the rest, with the room that the store keeps
+/// loss. If the disk is full, what removes events is tried without the rest, in the space that the store reserves
 /// for that. If the one change fails for another reason, each commit is tried alone, so that one that cannot be stored
 /// does not take the others with it.
 pub fn commit<B: Backend>(store: &B, now: Now, commits: Vec<Commit>) -> Committed {
     let mut ops = Vec::with_capacity(commits.iter().map(Commit::len).sum());
     let mut lens = Vec::with_capacity(commits.len());
-    let mut places = Vec::with_capacity(commits.len());
+    let mut ids = Vec::with_capacity(commits.len());
     for commit in commits {
         lens.push(commit.ops.len());
         ops.extend(commit.ops);
-        places.push((commit.places, commit.cost));
+        ids.push((commit.ids, commit.cost));
     }
     let mut results = Vec::with_capacity(ops.len());
     let failed = |ops: &[Op], error: &StoreError| ops.iter().map(|_| Err(error.clone())).collect::<Vec<_>>();
@@ -129,14 +125,10 @@ pub fn commit<B: Backend>(store: &B, now: Now, commits: Vec<Commit>) -> Committe
         })
         .collect();
     let mut results = results.into_iter();
-    let replies = places
+    let replies = ids
         .into_iter()
         .zip(lens)
-        .map(|((places, cost), len)| CommitReply {
-            cost,
-            places,
-            outcomes: results.by_ref().take(len).collect(),
-        })
+        .map(|((ids, cost), len)| CommitReply { cost, ids, outcomes: results.by_ref().take(len).collect() })
         .collect();
     Committed { replies, live, error }
 }
@@ -149,10 +141,8 @@ fn into_event(op: Op) -> Event {
 
 /// Changes that wait for the host to fetch them.
 #[derive(Debug, Default)]
-pub(super) struct Pending {
-    waiting: Vec<Change>,
-    /// What all of them cost.
-    cost: usize,
+pub(super) struct CommitQueue {
+    waiting: FairBatches<Origin, Change>,
     /// What the commits cost that the host has and has not answered.
     in_flight: usize,
 }
@@ -160,68 +150,26 @@ pub(super) struct Pending {
 #[derive(Debug)]
 struct Change {
     op: Op,
-    place: InFlight,
-    origin: Origin,
-    cost: usize,
+    id: InFlightId,
 }
 
-impl Pending {
-    pub(super) fn push(&mut self, op: Op, place: InFlight, origin: Origin, tags: usize) {
+impl CommitQueue {
+    pub(super) fn push(&mut self, op: Op, id: InFlightId, origin: Origin, tags: usize) {
         let cost = cost(op.event().json().len(), tags);
-        self.cost += cost;
-        self.waiting.push(Change { op, place, origin, cost });
+        self.waiting.push(origin, cost, Change { op, id });
     }
 
-    /// All changes, or as many as a commit may have, shared fairly between those they come from: what each has
-    /// waiting is taken in its order, and changes are sorted by the cumulative cost of their origin's changes up to them.
+    /// All changes, or as many as a commit may have, shared fairly between those they come from.
     fn take(&mut self) -> Commit {
-        let len = self.waiting.len();
-        let mut commit = Commit { ops: Vec::with_capacity(len), places: Vec::with_capacity(len), cost: 0 };
-        let mut add = |change: Change| {
-            commit.ops.push(change.op);
-            commit.places.push(change.place);
-            commit.cost += change.cost;
-        };
-        if self.cost <= COMMIT_COST {
-            self.waiting.drain(..).for_each(add);
-        } else {
-            let mut chosen = select_fairly(&self.waiting).into_iter();
-            self.waiting.extract_if(.., |_| chosen.next() == Some(true)).for_each(&mut add);
-        }
-        self.waiting.shrink_to(CAPACITY_KEPT);
-        self.cost -= commit.cost;
-        self.in_flight += commit.cost;
-        commit
+        let len = self.waiting.arrived();
+        let (mut ops, mut ids) = (Vec::with_capacity(len), Vec::with_capacity(len));
+        let cost = self.waiting.take(COMMIT_COST, |Change { op, id }| {
+            ops.push(op);
+            ids.push(id);
+        });
+        self.in_flight += cost;
+        Commit { ops, ids, cost }
     }
-}
-
-/// Which of the changes go into the next commit: the oldest, so that none waits for ever, then by what those of its origin cost
-/// up to it.
-fn select_fairly(waiting: &[Change]) -> Vec<bool> {
-    let mut before: BTreeMap<Origin, usize> = BTreeMap::new();
-    let mut order: Vec<(usize, usize)> = waiting
-        .iter()
-        .enumerate()
-        .map(|(place, change)| {
-            let own = before.entry(change.origin).or_default();
-            *own += change.cost;
-            (*own, place)
-        })
-        .collect();
-    if let Some(oldest) = order.first_mut() {
-        oldest.0 = 0;
-    }
-    order.sort_unstable();
-    let mut chosen = vec![false; waiting.len()];
-    let mut cost = 0;
-    for (_, place) in order {
-        chosen[place] = true;
-        cost += waiting[place].cost;
-        if cost >= COMMIT_COST {
-            break;
-        }
-    }
-    chosen
 }
 
 impl<B: Backend> Relay<B> {
@@ -238,8 +186,8 @@ impl<B: Backend> Relay<B> {
     /// The reply to a commit of this shard.
     pub fn handle_committed(&mut self, now: Now, reply: CommitReply) {
         self.pending.in_flight -= reply.cost;
-        debug_assert_eq!(reply.outcomes.len(), reply.places.len(), "an outcome for each change");
-        for (place, outcome) in reply.places.into_iter().zip(reply.outcomes) {
+        debug_assert_eq!(reply.outcomes.len(), reply.ids.len(), "an outcome for each change");
+        for (id, outcome) in reply.ids.into_iter().zip(reply.outcomes) {
             match &outcome {
                 Ok(Outcome::Stored(_)) => self.metrics.events_stored += 1,
                 Ok(Outcome::Duplicate) => self.metrics.events_duplicate += 1,
@@ -247,9 +195,9 @@ impl<B: Backend> Relay<B> {
             }
             let outcome = match outcome {
                 Ok(outcome) => publish_outcome(&outcome),
-                Err(error) => PublishOutcome::Failed(words::store(&error)),
+                Err(error) => PublishOutcome::Failed(messages::store(&error)),
             };
-            self.finish(now, place, outcome);
+            self.finish(now, id, outcome);
         }
         self.resume_after_ingest();
     }
@@ -261,6 +209,6 @@ fn publish_outcome(outcome: &Outcome) -> PublishOutcome {
         Outcome::Stored(seq) => PublishOutcome::Stored(*seq),
         Outcome::Duplicate => PublishOutcome::Duplicate,
         Outcome::Refused(Refusal::Superseded) => PublishOutcome::Superseded,
-        Outcome::Refused(refusal) => PublishOutcome::Refused(words::refusal(*refusal).into()),
+        Outcome::Refused(refusal) => PublishOutcome::Refused(messages::refusal(*refusal).into()),
     }
 }

@@ -156,7 +156,7 @@ fn minute(now: Now) -> u64 {
 }
 
 impl<B: Backend> Relay<B> {
-    /// Who costs the most lately, as far as it is known.
+    /// The addresses and authors that cost the most lately, as far as is known.
     pub fn costliest(&self, now: Now) -> TopCosts {
         TopCosts { addresses: self.costs.addresses.at_least(now), authors: self.costs.authors.at_least(now) }
     }
@@ -169,22 +169,22 @@ mod tests {
     const NOW: Now = Now::from_seconds(1_700_000_040);
 
     /// Numbers without a pattern.
-    fn dice(seed: &mut u64) -> u64 {
+    fn pseudorandom(seed: &mut u64) -> u64 {
         *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         *seed >> 33
     }
 
     /// Compared with exact counts: no reported count exceeds the true one, and every key above a 64th of the total is reported.
     #[test]
-    fn what_is_told_is_true_and_names_the_heavy() {
+    fn reported_counts_are_bounds_and_include_heavy_hitters() {
         for seed in 0..50 {
             let (mut seed, mut heavy) = (seed, HeavyHitters::default());
             let (mut exact, mut all) = (BTreeMap::<u64, u64>::new(), 0);
             for _ in 0..20_000 {
                 // Many that cost little, few that cost much.
-                let (key, cost) = match dice(&mut seed) % 4 {
-                    0 => (dice(&mut seed) % 7, dice(&mut seed) % 300),
-                    _ => (dice(&mut seed) % 10_000, dice(&mut seed) % 40),
+                let (key, cost) = match pseudorandom(&mut seed) % 4 {
+                    0 => (pseudorandom(&mut seed) % 7, pseudorandom(&mut seed) % 300),
+                    _ => (pseudorandom(&mut seed) % 10_000, pseudorandom(&mut seed) % 40),
                 };
                 heavy.add(NOW, key, cost);
                 *exact.entry(key).or_default() += cost;
@@ -194,11 +194,11 @@ mod tests {
             for (key, count) in &heavy.counts {
                 assert!(count.most >= exact[key] && count.most - count.of_others <= exact[key]);
             }
-            let told = heavy.at_least(NOW);
+            let reported = heavy.at_least(NOW);
             for (key, cost) in exact.iter().filter(|(_, cost)| **cost > all / KEYS_MAX as u64) {
                 assert!(heavy.counts.contains_key(key), "{key} cost {cost} of {all}");
             }
-            assert!(told[..7].iter().all(|(key, _)| *key < 7), "{told:?}");
+            assert!(reported[..7].iter().all(|(key, _)| *key < 7), "{reported:?}");
         }
     }
 
@@ -228,8 +228,9 @@ mod tests {
             authors: Vec::new(),
         };
         let many: Vec<(u8, u64)> = (10..40).map(|n| (n, 3)).collect();
-        let told = TopCosts::of_all(&[shard(&[(1, 5), (2, 4)]), shard(&[(2, 4)]), shard(&many)]).addresses;
-        assert_eq!(told[..3], [(key(2), 8), (key(1), 5), (key(10), 3)]);
-        assert_eq!(told.len(), TopCosts::REPORTED_MAX);
+        let reported =
+            TopCosts::of_all(&[shard(&[(1, 5), (2, 4)]), shard(&[(2, 4)]), shard(&many)]).addresses;
+        assert_eq!(reported[..3], [(key(2), 8), (key(1), 5), (key(10), 3)]);
+        assert_eq!(reported.len(), TopCosts::REPORTED_MAX);
     }
 }

@@ -4,12 +4,12 @@
 //! once the scan is done they are read back from the store by sequence number. The same happens to a reader that is
 //! slow: its events wait in the store, and it resumes after the last sequence number it was sent. So there is no gap,
 //! no duplicate and no queue that grows with a reader's slowness. Only ephemeral events cannot be read
-//! back: past `outbox_bytes_max` (or less, see [`super::unread`]) they are not sent, and a NOTICE says how many were missed.
+//! back: past `outbox_bytes_max` (or less, see [`super::queued_output`]) they are not sent, and a NOTICE says how many were missed.
 
 use super::ids::ConnId;
 use super::jobs::Job;
 use super::subscriptions::{Owner, State};
-use super::{Live, Relay, words};
+use super::{Live, Relay, messages};
 use crate::index::SubSlot;
 use crate::policy::may_see;
 use crate::store::{Backend, Seq};
@@ -76,7 +76,7 @@ impl<B: Backend> Relay<B> {
         match &mut subscription.state {
             State::Scanning { missed, .. } => *missed = true,
             State::Behind => {}
-            State::Live if session.is_slow(self.unread, limits) => {
+            State::Live if session.is_slow(self.queued_output, limits) => {
                 subscription.fall_behind(seq);
                 self.catch_up(conn, key);
                 self.metrics.subscriptions_lagged += 1;
@@ -103,17 +103,17 @@ impl<B: Backend> Relay<B> {
         if !may_see(event.view(), &self.config.policy.guarded_kinds, session.auth.keys()) {
             return;
         }
-        let full = session.unread_bytes() + session.pending_ephemeral_bytes >= self.unread.max(limits);
+        let full = session.queued_bytes() + session.pending_ephemeral_bytes >= self.queued_output.max(limits);
         let frame_bytes = subscription.frame_bytes(event);
         match &mut subscription.state {
             State::Scanning { pending_ephemeral, .. }
                 if pending_ephemeral.len() < PENDING_EPHEMERAL_MAX
                     && !full
-                    && !self.unread.is_scarce(limits) =>
+                    && !self.queued_output.is_over_half(limits) =>
             {
                 session.pending_ephemeral_bytes += frame_bytes;
                 pending_ephemeral.push(event.clone());
-                session.account(&mut self.unread);
+                session.account(&mut self.queued_output);
             }
             State::Live | State::Behind if !full => self.push_live(slot, conn, event),
             _ => {
@@ -136,7 +136,7 @@ impl<B: Backend> Relay<B> {
     pub(super) fn after_drain(&mut self, conn: ConnId) {
         let limits = &self.config.limits;
         let Some(session) = self.sessions.get_mut(conn) else { return };
-        if session.unread_bytes() > self.unread.pause(limits) / 2 {
+        if session.queued_bytes() > self.queued_output.pause(limits) / 2 {
             return;
         }
         let stalled = std::mem::take(&mut session.stalled);
@@ -146,7 +146,7 @@ impl<B: Backend> Relay<B> {
         }
         if missed > 0 {
             self.mark_changed(conn);
-            self.send_notice(conn, &words::ephemeral_missed(missed));
+            self.send_notice(conn, &messages::ephemeral_missed(missed));
         }
         self.resume_input(conn);
     }

@@ -10,7 +10,7 @@ use super::ids::{ConnId, Ticket};
 use super::jobs::Origin;
 use super::keyed::{KeyedMap, KeyedState};
 use super::publish::PublishOutcome;
-use super::{Relay, VerifyBatch, VerifyChecked, words};
+use super::{Relay, VerifyBatch, VerifyChecked, messages};
 use crate::policy::{self, Candidate, Standing, VANISH_KIND, names_relay};
 use crate::store::{Backend, Op, Reader};
 use crate::types::{Class, Event, EventId, Kind, Limits, Now, Sig, unescape};
@@ -22,7 +22,7 @@ const SMALL_SHARE: usize = 256;
 
 /// An event between its frame and its OK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InFlight(u32);
+pub struct InFlightId(u32);
 
 struct Flight {
     id: EventId,
@@ -34,11 +34,11 @@ struct Flight {
     /// The event, if its id is only what the sender says until the batch is checked.
     unhashed: Option<Event>,
     first: Sender,
-    /// Who sent the very same event meanwhile.
+    /// Others that sent the very same event meanwhile.
     others: Vec<Sender>,
 }
 
-/// Who receives the outcome of an event.
+/// The sender of an event, which receives its outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sender {
     Client(ConnId),
@@ -67,8 +67,8 @@ enum Decision {
 }
 
 impl Decision {
-    fn refuse(words: impl Into<String>) -> Self {
-        Decision::Answer(PublishOutcome::Refused(words.into()))
+    fn refuse(message: impl Into<String>) -> Self {
+        Decision::Answer(PublishOutcome::Refused(message.into()))
     }
 }
 
@@ -76,7 +76,7 @@ impl Decision {
 pub(super) struct Ingest {
     flights: Vec<Option<Flight>>,
     free: Vec<u32>,
-    by_key: KeyedMap<(EventId, Sig), InFlight>,
+    by_key: KeyedMap<(EventId, Sig), InFlightId>,
     /// EVENT messages that have not been answered, copies included.
     messages: usize,
     /// Bytes of the events that are on their way.
@@ -99,8 +99,8 @@ impl Ingest {
     }
 
     /// Whether a connection may send more, which has `events` events of `bytes` bytes in flight. The second half of the
-    /// room is reserved for connections with few events in flight, so that others cannot starve them.
-    pub(super) fn has_room(&self, events: usize, bytes: usize, limits: &Limits) -> bool {
+    /// capacity is reserved for connections with few events in flight, so that others cannot starve them.
+    pub(super) fn has_capacity(&self, events: usize, bytes: usize, limits: &Limits) -> bool {
         let is_small = events <= limits.in_flight_events_max / SMALL_SHARE
             && bytes <= limits.in_flight_bytes_max / SMALL_SHARE;
         let share = if is_small { 1 } else { 2 };
@@ -117,45 +117,45 @@ impl Ingest {
         (!self.batch.is_empty()).then(|| self.batch_opened.plus_millis(limits.verify_wait_ms_max))
     }
 
-    fn insert(&mut self, flight: Flight) -> InFlight {
+    fn insert(&mut self, flight: Flight) -> InFlightId {
         let key = (flight.id, flight.sig);
         self.messages += 1;
         self.bytes += flight.bytes;
-        let place = match self.free.pop() {
+        let id = match self.free.pop() {
             Some(slot) => {
                 self.flights[slot as usize] = Some(flight);
-                InFlight(slot)
+                InFlightId(slot)
             }
             None => {
                 self.flights.push(Some(flight));
-                InFlight((self.flights.len() - 1) as u32)
+                InFlightId((self.flights.len() - 1) as u32)
             }
         };
-        self.by_key.insert(key, place);
-        place
+        self.by_key.insert(key, id);
+        id
     }
 
     /// The event in flight that this one is a copy of.
-    fn same_as(&mut self, raw: &RawEvent<'_>) -> Result<Option<&mut Flight>, Collision> {
-        let Some(place) = self.by_key.get(&(raw.id, raw.sig)) else { return Ok(None) };
-        let flight = self.flights[place.0 as usize].as_mut().expect("keys name flights");
+    fn find_copy(&mut self, raw: &RawEvent<'_>) -> Result<Option<&mut Flight>, Collision> {
+        let Some(id) = self.by_key.get(&(raw.id, raw.sig)) else { return Ok(None) };
+        let flight = self.flights[id.0 as usize].as_mut().expect("keys name flights");
         match &flight.unhashed {
             Some(event) if *event != raw.to_event() => Err(Collision),
             _ => Ok(Some(flight)),
         }
     }
 
-    fn flight(&self, place: InFlight) -> &Flight {
-        self.flights[place.0 as usize].as_ref().expect("an event is answered once")
+    fn flight(&self, id: InFlightId) -> &Flight {
+        self.flights[id.0 as usize].as_ref().expect("an event is answered once")
     }
 
-    fn remove(&mut self, place: InFlight) -> Flight {
-        let flight = self.flights[place.0 as usize].take().expect("an event is answered once");
+    fn remove(&mut self, id: InFlightId) -> Flight {
+        let flight = self.flights[id.0 as usize].take().expect("an event is answered once");
         // Another event may have taken the key over from one with a wrong id.
-        if self.by_key.get(&(flight.id, flight.sig)) == Some(&place) {
+        if self.by_key.get(&(flight.id, flight.sig)) == Some(&id) {
             self.by_key.remove(&(flight.id, flight.sig));
         }
-        self.free.push(place.0);
+        self.free.push(id.0);
         self.messages -= 1 + flight.others.len();
         self.bytes -= flight.bytes;
         flight
@@ -170,7 +170,7 @@ impl<B: Backend> Relay<B> {
 
     /// An event has come from a client or from the host.
     pub(super) fn take_event(&mut self, now: Now, sender: Sender, raw: &RawEvent<'_>) {
-        match self.judge(now, sender, raw) {
+        match self.decide(now, sender, raw) {
             Decision::Verify(admitted) => self.queue_to_verify(now, sender, admitted),
             Decision::Joined => {}
             Decision::Answer(outcome) => {
@@ -184,7 +184,7 @@ impl<B: Backend> Relay<B> {
         }
     }
 
-    fn judge(&mut self, now: Now, sender: Sender, raw: &RawEvent<'_>) -> Decision {
+    fn decide(&mut self, now: Now, sender: Sender, raw: &RawEvent<'_>) -> Decision {
         let config = &*self.config;
         let mut session = match sender {
             Sender::Client(conn) => match self.sessions.get_mut(conn) {
@@ -195,18 +195,18 @@ impl<B: Backend> Relay<B> {
         };
         if let Some(session) = &mut session {
             if !session.event_rate.take(config.limits.events_per_minute_max, now) {
-                return Decision::refuse(words::TOO_MANY_EVENTS);
+                return Decision::refuse(messages::TOO_MANY_EVENTS);
             }
             if !self.address_rates.take_event(session.address, &config.limits, now) {
-                return Decision::refuse(words::TOO_MANY_EVENTS_OF_ADDRESS);
+                return Decision::refuse(messages::TOO_MANY_EVENTS_OF_ADDRESS);
             }
             if let Err(refused) = policy::admit_sender(&config.policy, session.auth.keys()) {
                 self.challenge(sender);
-                return Decision::refuse(words::refused(&refused));
+                return Decision::refuse(messages::refused(&refused));
             }
         }
         let mut is_hashed = !self.verifier.hashes_batches();
-        match self.ingest.same_as(raw) {
+        match self.ingest.find_copy(raw) {
             Ok(None) => {}
             Ok(Some(flight)) => {
                 flight.others.push(sender);
@@ -227,7 +227,7 @@ impl<B: Backend> Relay<B> {
             // It may have been stored when it had no effect here: an import knows another URL, or none.
             Ok(Some(_)) if raw.kind == VANISH_KIND => {}
             Ok(Some(_)) => return Decision::Answer(PublishOutcome::Duplicate),
-            Err(error) => return Decision::Answer(PublishOutcome::Failed(words::store(&error))),
+            Err(error) => return Decision::Answer(PublishOutcome::Failed(messages::store(&error))),
         }
         let event = raw.to_event();
         let candidate = Candidate {
@@ -245,20 +245,20 @@ impl<B: Backend> Relay<B> {
             Some(session) => Standing::Client { keys: session.auth.keys() },
             None => Standing::Host,
         };
-        let judged = policy::admit(&candidate, &config.policy, &config.limits, standing, now.seconds());
-        if let Err(refused) = judged {
+        let admitted = policy::admit(&candidate, &config.policy, &config.limits, standing, now.seconds());
+        if let Err(refused) = admitted {
             if refused.wants_auth() {
                 self.challenge(sender);
             }
-            return Decision::refuse(words::refused(&refused));
+            return Decision::refuse(messages::refused(&refused));
         }
         // Never the client's `Host` header: with `Host: other` a client could make other people's requests to vanish from other
         // relays take effect here.
         if event.kind == VANISH_KIND && !names_relay(&event, config.url.as_deref()) {
-            return Decision::refuse(words::VANISH_ELSEWHERE);
+            return Decision::refuse(messages::VANISH_ELSEWHERE);
         }
         if is_hashed && raw.compute_id() != raw.id {
-            return Decision::refuse(words::WRONG_ID);
+            return Decision::refuse(messages::WRONG_ID);
         }
         Decision::Verify(Admitted { event, tags: raw.tag_count(), is_hashed })
     }
@@ -290,13 +290,13 @@ impl<B: Backend> Relay<B> {
             first: sender,
             others: Vec::new(),
         };
-        let place = self.ingest.insert(flight);
+        let id = self.ingest.insert(flight);
         if self.ingest.batch.is_empty() {
             self.ingest.batch_opened = now;
         }
         match is_hashed {
-            true => self.ingest.batch.push(event, place),
-            false => self.ingest.batch.push_unhashed(event, place),
+            true => self.ingest.batch.push(event, id),
+            false => self.ingest.batch.push_unhashed(event, id),
         }
     }
 
@@ -316,22 +316,22 @@ impl<B: Backend> Relay<B> {
 
     /// The verdicts on a batch.
     pub fn handle_verified(&mut self, now: Now, checked: VerifyChecked) {
-        for (verdict, place) in checked {
+        for (verdict, id) in checked {
             match verdict {
                 Verdict::Invalid(_) => {
                     self.metrics.events_forged += 1;
-                    self.finish(now, place, PublishOutcome::Refused(words::WRONG_SIGNATURE.into()));
+                    self.finish(now, id, PublishOutcome::Refused(messages::WRONG_SIGNATURE.into()));
                 }
                 Verdict::WrongId(_) => {
-                    self.finish(now, place, PublishOutcome::Refused(words::WRONG_ID.into()))
+                    self.finish(now, id, PublishOutcome::Refused(messages::WRONG_ID.into()))
                 }
-                Verdict::Valid(verified) => self.accept(now, verified, place),
+                Verdict::Valid(verified) => self.accept(now, verified, id),
             }
         }
         self.resume_after_ingest();
     }
 
-    fn accept(&mut self, now: Now, verified: Verified, place: InFlight) {
+    fn accept(&mut self, now: Now, verified: Verified, id: InFlightId) {
         let event = verified.event();
         self.costs.charge_author(now, event.pubkey, event.json().len());
         if event.class() == Class::Ephemeral {
@@ -339,17 +339,17 @@ impl<B: Backend> Relay<B> {
             let event = verified.into_event();
             self.deliver_live(now, None, &event);
             self.relayed.push_back(event);
-            self.finish(now, place, PublishOutcome::Delivered);
+            self.finish(now, id, PublishOutcome::Delivered);
         } else {
             let op = if event.kind == VANISH_KIND { Op::Vanish(verified) } else { Op::Put(verified) };
-            let Flight { origin, tags, .. } = *self.ingest.flight(place);
-            self.pending.push(op, place, origin, tags);
+            let Flight { origin, tags, .. } = *self.ingest.flight(id);
+            self.pending.push(op, id, origin, tags);
         }
     }
 
-    /// Answers everybody who sent this event and runs the messages that waited for it.
-    pub(super) fn finish(&mut self, now: Now, place: InFlight, outcome: PublishOutcome) {
-        let flight = self.ingest.remove(place);
+    /// Answers all that sent this event and runs the messages that waited for it.
+    pub(super) fn finish(&mut self, now: Now, id: InFlightId, outcome: PublishOutcome) {
+        let flight = self.ingest.remove(id);
         match &outcome {
             PublishOutcome::Stored(_) | PublishOutcome::Delivered => self.metrics.count_accepted(flight.kind),
             PublishOutcome::Duplicate => {}
@@ -378,8 +378,8 @@ impl<B: Backend> Relay<B> {
     fn send_outcome(&mut self, sender: Sender, id: &EventId, outcome: PublishOutcome) {
         match sender {
             Sender::Client(conn) => {
-                let (accepted, words) = words::ok(&outcome);
-                self.send_ok(conn, id, accepted, words);
+                let (accepted, message) = messages::ok(&outcome);
+                self.send_ok(conn, id, accepted, message);
             }
             Sender::Host(ticket) => self.published.push(ticket, outcome),
         }
@@ -391,16 +391,16 @@ impl<B: Backend> Relay<B> {
         let Some(session) = self.sessions.get_mut(conn) else { return };
         // It costs a signature check, as an event does.
         if !session.event_rate.take(self.config.limits.events_per_minute_max, now) {
-            return self.send_ok(conn, &raw.id, false, words::TOO_MANY_EVENTS);
+            return self.send_ok(conn, &raw.id, false, messages::TOO_MANY_EVENTS);
         }
         if !self.address_rates.take_event(session.address, &self.config.limits, now) {
-            return self.send_ok(conn, &raw.id, false, words::TOO_MANY_EVENTS_OF_ADDRESS);
+            return self.send_ok(conn, &raw.id, false, messages::TOO_MANY_EVENTS_OF_ADDRESS);
         }
         let event = raw.to_event();
         let checked = session.auth.check(&event, &self.config.limits, now.seconds());
-        let mut refusal = checked.err().map(words::auth_refused);
+        let mut refusal = checked.err().map(messages::auth_refused);
         if refusal.is_none() && raw.compute_id() != raw.id {
-            refusal = Some(words::WRONG_ID);
+            refusal = Some(messages::WRONG_ID);
         }
         if refusal.is_none() {
             match verify_one(&*self.verifier, event) {
@@ -408,7 +408,7 @@ impl<B: Backend> Relay<B> {
                     session.auth.add(verified.event().pubkey);
                     self.mark_changed(conn);
                 }
-                None => refusal = Some(words::WRONG_SIGNATURE),
+                None => refusal = Some(messages::WRONG_SIGNATURE),
             }
         }
         self.send_ok(conn, &raw.id, refusal.is_none(), refusal.unwrap_or_default());

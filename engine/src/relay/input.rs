@@ -5,10 +5,10 @@
 
 use super::ids::ConnId;
 use super::session::Deferred;
-use super::{Relay, words};
+use super::{Relay, messages};
 use crate::store::Backend;
 use crate::types::Now;
-use crate::wire::{self, About, ClientMessage, Fault, Skimmer, WireError};
+use crate::wire::{self, About, ClientMessage, Fault, IdScanner, WireError};
 
 impl<B: Backend> Relay<B> {
     /// One whole text message.
@@ -18,7 +18,7 @@ impl<B: Backend> Relay<B> {
         let Some(session) = self.sessions.get_mut(conn) else { return };
         self.costs.charge_message(now, session.address, text.len());
         if text.len() > limits.message_bytes_max {
-            return self.handle_oversized(conn, text.len() as u64, Skimmer::skim(text));
+            return self.handle_oversized(conn, text.len() as u64, IdScanner::scan(text));
         }
         let is_event = wire::is_event_message(text);
         let must_wait =
@@ -33,16 +33,16 @@ impl<B: Backend> Relay<B> {
 
     /// A binary message: there are none in Nostr.
     pub fn handle_binary(&mut self, conn: ConnId) {
-        self.bad_message(conn, words::BINARY);
+        self.bad_message(conn, messages::BINARY);
     }
 
     /// A text message that is not UTF-8, which the host has discarded.
     pub fn handle_not_utf8(&mut self, conn: ConnId) {
-        self.bad_message(conn, words::NOT_UTF8);
+        self.bad_message(conn, messages::NOT_UTF8);
     }
 
     /// A message of `bytes` bytes that the host skipped because it is over `message_bytes_max`. What it is `about`
-    /// a [`Skimmer`] has seen.
+    /// a [`IdScanner`] has seen.
     pub fn handle_oversized(&mut self, conn: ConnId, bytes: u64, about: About) {
         let bytes_max = self.config.limits.message_bytes_max;
         let error = WireError { at: bytes_max, fault: Fault::MessageTooLong { bytes, bytes_max }, about };
@@ -110,9 +110,9 @@ impl<B: Backend> Relay<B> {
             ClientMessage::Close { sub } => self.handle_close(conn, &sub),
             ClientMessage::Neg { query } => {
                 self.metrics.messages_bad += 1;
-                self.send_neg_err(conn, &query, words::NO_RECONCILIATION);
+                self.send_neg_err(conn, &query, messages::NO_RECONCILIATION);
             }
-            // Nothing is open, and nobody waits for an answer.
+            // Nothing is open, and no client waits for an answer.
             ClientMessage::NegClose => self.metrics.messages_bad += 1,
         }
     }
@@ -126,7 +126,7 @@ impl<B: Backend> Relay<B> {
 
     /// Resumes reading from the connections that waited for the number of events in flight to fall.
     pub(super) fn resume_after_ingest(&mut self) {
-        if self.ingest.has_room(0, 0, &self.config.limits) {
+        if self.ingest.has_capacity(0, 0, &self.config.limits) {
             for conn in std::mem::take(&mut self.waiting_for_ingest) {
                 if let Some(session) = self.sessions.get_mut(conn) {
                     session.waits_for_ingest = false;
@@ -141,10 +141,12 @@ impl<B: Backend> Relay<B> {
     fn may_resume(&mut self, conn: ConnId) -> bool {
         let limits = &self.config.limits;
         let Some(session) = self.sessions.get_mut(conn) else { return false };
-        if !session.input_paused || !session.takes_input(self.unread, self.metrics.deferred_bytes, limits) {
+        if !session.input_paused
+            || !session.takes_input(self.queued_output, self.metrics.deferred_bytes, limits)
+        {
             return false;
         }
-        if self.ingest.has_room(session.in_flight, session.in_flight_bytes, limits) {
+        if self.ingest.has_capacity(session.in_flight, session.in_flight_bytes, limits) {
             session.input_paused = false;
             return true;
         }

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use super::Relay;
-use super::catch_up::Walk;
+use super::catch_up::SharedReplay;
 use super::ids::{ConnId, StreamId};
-use super::running::{Hold, Running};
+use super::running::{Reservation, Running};
 use super::subscriptions::{Owner, Place, SubKey};
 use super::turns::{Class, Turn, Turns};
 use crate::store::{Backend, Count, Scan};
@@ -40,7 +40,7 @@ pub(super) struct ScanJob {
     pub(super) sent_before: Option<Place>,
     /// Whether it has taken a step.
     pub(super) has_started: bool,
-    pub(super) hold: Hold,
+    pub(super) reservation: Reservation,
 }
 
 pub(super) struct CountJob {
@@ -49,24 +49,24 @@ pub(super) struct CountJob {
     pub(super) count: Count,
     /// Whether it has taken a step.
     pub(super) has_started: bool,
-    pub(super) hold: Hold,
+    pub(super) reservation: Reservation,
 }
 
 pub(super) struct ReplayJob {
     pub(super) conn: ConnId,
     /// None until it begins, and again when the reader is slow.
-    pub(super) walk: Option<Walk>,
-    pub(super) hold: Hold,
+    pub(super) replay: Option<SharedReplay>,
+    pub(super) reservation: Reservation,
 }
 
 impl Job {
     /// What it may come to hold. A stream's replay holds nothing.
-    fn hold(&self) -> Hold {
+    fn reservation(&self) -> Reservation {
         match self {
-            Job::Scan(job) => job.hold,
-            Job::Count(job) => job.hold,
-            Job::Replay(job) => job.hold,
-            Job::StreamReplay(_) => Hold::of(0),
+            Job::Scan(job) => job.reservation,
+            Job::Count(job) => job.reservation,
+            Job::Replay(job) => job.reservation,
+            Job::StreamReplay(_) => Reservation::of(0),
         }
     }
 
@@ -75,16 +75,16 @@ impl Job {
         match self {
             Job::Scan(job) => job.scan.cursor_bytes(),
             Job::Count(job) => job.count.cursor_bytes(),
-            Job::Replay(job) => job.walk.as_ref().map_or(0, Walk::bytes),
+            Job::Replay(job) => job.replay.as_ref().map_or(0, SharedReplay::bytes),
             Job::StreamReplay(_) => 0,
         }
     }
 
-    fn hold_mut(&mut self) -> Option<&mut Hold> {
+    fn reservation_mut(&mut self) -> Option<&mut Reservation> {
         match self {
-            Job::Scan(job) => Some(&mut job.hold),
-            Job::Count(job) => Some(&mut job.hold),
-            Job::Replay(job) => Some(&mut job.hold),
+            Job::Scan(job) => Some(&mut job.reservation),
+            Job::Count(job) => Some(&mut job.reservation),
+            Job::Replay(job) => Some(&mut job.reservation),
             Job::StreamReplay(_) => None,
         }
     }
@@ -110,22 +110,22 @@ impl Job {
     /// By whether it has taken a step, and what it is to hold if it holds nothing yet. A replay continues an earlier answer,
     /// so all its steps are further ones.
     fn class(&self) -> Class {
-        let hold = self.hold();
-        if hold.is_wide && !hold.is_running {
+        let reservation = self.reservation();
+        if reservation.is_wide && !reservation.is_running {
             return Class::Wide;
         }
         if self.has_started() { Class::Further } else { Class::First }
     }
 
-    /// There is no room for it beyond its first step: it frees its memory, and waits as a wide job does.
+    /// There is no memory for it beyond its first step: it frees its memory, and waits as a wide job does.
     fn rest(&mut self) {
         match self {
             Job::Scan(job) => job.scan.rest(),
             Job::Count(job) => job.count.rest(),
             Job::Replay(..) | Job::StreamReplay(_) => return,
         }
-        if let Some(hold) = self.hold_mut() {
-            (hold.is_wide, hold.is_running) = (true, false);
+        if let Some(reservation) = self.reservation_mut() {
+            (reservation.is_wide, reservation.is_running) = (true, false);
         }
     }
 
@@ -161,7 +161,7 @@ pub(super) enum Next {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Origin {
     Address(ClientAddress),
-    /// A client whose address the host does not tell.
+    /// A client whose address the host does not give.
     Unknown(ConnId),
     /// The host: its streams, and what it publishes.
     Host,
@@ -216,43 +216,56 @@ impl Jobs {
     }
 
     /// Drops the jobs of a connection that is gone, with the filters and cursors that they hold.
-    pub(super) fn forget(&mut self, conn: ConnId, address: Option<ClientAddress>) {
+    pub(super) fn remove_connection(&mut self, conn: ConnId, address: Option<ClientAddress>) {
         let (origin, asker) = (Origin::of(conn, address), Asker::Client(conn));
         for job in self.turns.of(origin, asker) {
-            self.running.stop(origin, job.hold());
+            self.running.release(origin, job.reservation());
         }
-        self.turns.forget(origin, asker);
+        self.turns.remove_connection(origin, asker);
     }
 
     /// The job whose turn it is, if what all may hold is `bytes_max`; it is running from now on.
     fn take(&mut self, bytes_max: usize) -> Option<(Turn<Origin, Asker>, Job)> {
         let Jobs { turns, running, .. } = self;
-        let may = |origin: Origin, job: &Job| running.may_start(origin, job.hold().bytes, bytes_max);
-        let (turn, mut job) = turns.take(may)?;
-        if let Some(hold) = job.hold_mut().filter(|hold| !hold.is_running) {
-            running.start(turn.address, hold);
+        loop {
+            let may =
+                |origin: Origin, job: &Job| running.may_start(origin, job.reservation().bytes, bytes_max);
+            let (turn, mut job) = turns.take(may)?;
+            let has_started = job.has_started();
+            let Some(reservation) = job.reservation_mut().filter(|reservation| !reservation.is_running)
+            else {
+                return Some((turn, job));
+            };
+            // Others that were queued with it may have taken the room.
+            let max = has_started.then_some(bytes_max);
+            if !reservation.is_wide && running.is_wide(turn.address, reservation.bytes, max) {
+                reservation.is_wide = true;
+                turns.defer(turn, Class::Wide, job);
+                continue;
+            }
+            running.acquire(turn.address, reservation);
+            return Some((turn, job));
         }
-        Some((turn, job))
     }
 
-    /// Lets go of what a job held before its step, unless it goes on holding it.
-    fn let_go(&mut self, origin: Origin, before: Hold, next: &mut Next) {
+    /// Releases what was reserved for a job before its step, unless it keeps its memory.
+    fn update_reservation(&mut self, origin: Origin, before: Reservation, next: &mut Next) {
         match next {
-            Next::Again(job) if job.hold().is_running => {
+            Next::Again(job) if job.reservation().is_running => {
                 let more = job.held_bytes().saturating_sub(before.bytes);
-                if let Some(hold) = job.hold_mut().filter(|_| more > 0) {
-                    self.running.grow(origin, hold, more);
+                if let Some(reservation) = job.reservation_mut().filter(|_| more > 0) {
+                    self.running.extend(origin, reservation, more);
                 }
                 return;
             }
             Next::Stall(_, job) => {
-                if let Some(hold) = job.hold_mut() {
-                    hold.is_running = false;
+                if let Some(reservation) = job.reservation_mut() {
+                    reservation.is_running = false;
                 }
             }
             _ => {}
         }
-        self.running.stop(origin, before);
+        self.running.release(origin, before);
     }
 }
 
@@ -271,17 +284,17 @@ impl<B: Backend> Relay<B> {
             }
             let rows_max = self.config.limits.scan_rows_max;
             let mut rows = rows_max;
-            let hold = job.hold();
+            let reservation = job.reservation();
             let mut next = self.step(now, job, &mut rows);
             let bytes_max = self.config.limits.running_bytes_max;
             if let Next::Again(job) = &mut next
                 && starts
-                && !hold.is_wide
+                && !reservation.is_wide
                 && self.jobs.running.is_over(turn.address, bytes_max)
             {
                 job.rest();
             }
-            self.jobs.let_go(turn.address, hold, &mut next);
+            self.jobs.update_reservation(turn.address, reservation, &mut next);
             match next {
                 Next::Again(job) => self.enqueue(job),
                 Next::Stall(conn, job) => {
@@ -340,13 +353,13 @@ impl<B: Backend> Relay<B> {
             }
         };
         if let Job::Replay(job) = &mut job
-            && !job.hold.is_running
+            && !job.reservation.is_running
         {
-            job.hold = Hold::of(self.walk_bytes(job.conn));
+            job.reservation = Reservation::of(self.replay_bytes_max(job.conn));
         }
         let bytes_max = job.has_started().then_some(self.config.limits.running_bytes_max);
-        if let Some(hold) = job.hold_mut().filter(|hold| !hold.is_running) {
-            hold.is_wide |= self.jobs.running.is_wide(origin, hold.bytes, bytes_max);
+        if let Some(reservation) = job.reservation_mut().filter(|reservation| !reservation.is_running) {
+            reservation.is_wide |= self.jobs.running.is_wide(origin, reservation.bytes, bytes_max);
         }
         self.jobs.turns.push(job.class(), origin, asker, job);
     }

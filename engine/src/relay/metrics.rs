@@ -49,7 +49,7 @@ pub struct Metrics {
     pub connections: u64,
     /// Connections ever opened.
     pub connections_opened: u64,
-    /// Connections refused for lack of room.
+    /// Connections refused because all were taken.
     pub connections_refused: u64,
     /// Subscriptions live now.
     pub subscriptions: u64,

@@ -13,7 +13,7 @@
 //! The machine reads its store directly and writes it only through [`commit`], which a host may run on
 //! another thread, for several shards at once. Mutate first, then drain: every `handle_*` only changes
 //! state, every `poll_*` only hands out what that left to do. Nothing is ever dropped in silence: what is
-//! over a bound is refused in words, and a slow reader's events wait in the store, not in memory.
+//! over a bound is refused with a reason, and a slow reader's events wait in the store, not in memory.
 
 mod addresses;
 mod answers;
@@ -21,6 +21,7 @@ mod catch_up;
 mod commit;
 mod config;
 mod costs;
+mod fair_batches;
 mod fanout;
 mod ids;
 mod ingest;
@@ -28,10 +29,12 @@ mod input;
 mod jobs;
 mod keyed;
 mod later;
+mod messages;
 mod metrics;
 mod outbox;
 mod output;
 mod publish;
+mod queued_output;
 mod reply;
 mod requests;
 mod running;
@@ -40,9 +43,7 @@ mod snapshot;
 mod streams;
 mod subscriptions;
 mod turns;
-mod unread;
 mod values;
-mod words;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -54,7 +55,7 @@ pub use commit::{Commit, CommitReply, Committed, Live, commit};
 pub use config::{Config, Peer};
 pub use costs::TopCosts;
 pub use ids::{ConnId, StreamId, Ticket};
-pub use ingest::InFlight;
+pub use ingest::InFlightId;
 pub use metrics::{Histogram, Metrics};
 pub use outbox::Frame;
 pub use output::Output;
@@ -68,21 +69,21 @@ use crate::types::{Event, Now};
 use crate::verify::{Batch, Checked, Verifier};
 
 use addresses::SharedRates;
-use commit::Pending;
+use commit::CommitQueue;
 use costs::Costs;
 use ingest::Ingest;
 use jobs::Jobs;
 use publish::Published;
+use queued_output::QueuedOutput;
 use session::{Session, Sessions};
 use streams::Streams;
 use subscriptions::Subscriptions;
-use unread::Unread;
 use values::FilterValues;
 
 /// Events on their way to the verifier.
-pub type VerifyBatch = Batch<InFlight>;
+pub type VerifyBatch = Batch<InFlightId>;
 /// Events on their way back.
-pub type VerifyChecked = Checked<InFlight>;
+pub type VerifyChecked = Checked<InFlightId>;
 
 /// One shard of a relay.
 pub struct Relay<B> {
@@ -93,11 +94,11 @@ pub struct Relay<B> {
     challenges: u64,
     sessions: Sessions,
     /// What waits for all readers; each session says how much of it is its own.
-    unread: Unread,
+    queued_output: QueuedOutput,
     address_rates: SharedRates,
     costs: Costs,
     ingest: Ingest,
-    pending: Pending,
+    pending: CommitQueue,
     subscriptions: Subscriptions,
     values: FilterValues,
     jobs: Jobs,
@@ -127,11 +128,11 @@ impl<B: Backend> Relay<B> {
             seed,
             challenges: 0,
             sessions: Sessions::default(),
-            unread: Unread::default(),
+            queued_output: QueuedOutput::default(),
             address_rates: SharedRates::default(),
             costs: Costs::default(),
             ingest: Ingest::new(index_seed),
-            pending: Pending::default(),
+            pending: CommitQueue::default(),
             subscriptions: Subscriptions::new(index_seed),
             values: FilterValues::default(),
             jobs,
@@ -168,7 +169,7 @@ impl<B: Backend> Relay<B> {
         Some(conn)
     }
 
-    /// A challenge that nobody was sent before, and nobody can guess.
+    /// A challenge that no client was sent before, and that none can guess.
     fn next_challenge(&mut self) -> Box<str> {
         self.challenges += 1;
         let challenge = Sha256::new()
@@ -182,13 +183,13 @@ impl<B: Backend> Relay<B> {
     /// A client is gone. What it published still takes effect; what it asked is forgotten.
     pub fn disconnect(&mut self, conn: ConnId) {
         let Some(session) = self.sessions.remove(conn) else { return };
-        self.unread.change(session.accounted, 0);
+        self.queued_output.change(session.accounted, 0);
         for key in session.subs.into_values() {
             self.subscriptions.remove(key);
         }
-        self.jobs.forget(conn, session.address);
+        self.jobs.remove_connection(conn, session.address);
         self.metrics.running_bytes = self.jobs.running_bytes();
-        self.values.forget(conn);
+        self.values.remove_connection(conn);
         self.metrics.deferred_bytes -= session.deferred_bytes as u64;
         self.note_gauges();
     }
@@ -211,8 +212,8 @@ impl<B: Backend> Relay<B> {
         let sent = session.outbox.drain(bytes_max, write);
         self.metrics.bytes_sent += sent as u64;
         let more = !session.outbox.is_empty();
-        session.account(&mut self.unread);
-        self.metrics.outbox_bytes = self.unread.bytes() as u64;
+        session.account(&mut self.queued_output);
+        self.metrics.outbox_bytes = self.queued_output.bytes() as u64;
         self.after_drain(conn);
         more
     }
@@ -222,8 +223,8 @@ impl<B: Backend> Relay<B> {
     pub fn handle_backlog(&mut self, conn: ConnId, bytes: usize) {
         let Some(session) = self.sessions.get_mut(conn) else { return };
         let fell = std::mem::replace(&mut session.backlog_bytes, bytes) > bytes;
-        session.account(&mut self.unread);
-        self.metrics.outbox_bytes = self.unread.bytes() as u64;
+        session.account(&mut self.queued_output);
+        self.metrics.outbox_bytes = self.queued_output.bytes() as u64;
         if fell || session.ephemeral_missed > 0 {
             self.after_drain(conn);
         }
@@ -232,7 +233,7 @@ impl<B: Backend> Relay<B> {
     /// Output that one reader may leave waiting now, in bytes, before its answers pause: `outbox_bytes_pause`, or less where
     /// much waits for all of them.
     pub fn outbox_bytes_pause(&self) -> usize {
-        self.unread.pause(&self.config.limits)
+        self.queued_output.pause(&self.config.limits)
     }
 
     /// Changes `shard_outbox_bytes_max`, for a host that keeps output of its own in the same memory.
@@ -304,8 +305,8 @@ impl<B: Backend> Relay<B> {
     /// To be called whenever something has been put into an outbox.
     fn mark_ready(&mut self, conn: ConnId) {
         let Some(session) = self.sessions.get_mut(conn) else { return };
-        session.account(&mut self.unread);
-        self.metrics.outbox_bytes = self.unread.bytes() as u64;
+        session.account(&mut self.queued_output);
+        self.metrics.outbox_bytes = self.queued_output.bytes() as u64;
         if !session.in_ready && !session.outbox.is_empty() {
             session.in_ready = true;
             self.ready.push_back(conn);

@@ -1,6 +1,6 @@
 //! What waits to be sent to one connection.
 //!
-//! An event's JSON is shared by all who are sent it; a queued delivery is two pointers and a few bytes.
+//! An event's JSON is shared by all connections that are sent it; a queued delivery is two pointers and a few bytes.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

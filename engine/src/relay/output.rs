@@ -35,7 +35,7 @@ impl<B: Backend> Relay<B> {
     /// a batch that is not full need not wait for company.
     ///
     /// Each of them has a method of its own ([`Relay::poll_verify`] and so on) for hosts with another order.
-    /// Streams are polled when their consumers have room ([`Relay::poll_stream`]), snapshots by hosts that keep them
+    /// Streams are polled when their consumers can take more ([`Relay::poll_stream`]), snapshots by hosts that keep them
     /// ([`Relay::poll_changed`]), and the clock is set by [`Relay::poll_timeout`].
     pub fn poll_output(&mut self, now: Now, idle: bool) -> Option<Output> {
         if let Some(batch) = self.poll_verify(now, idle) {

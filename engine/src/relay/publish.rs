@@ -22,9 +22,9 @@ pub enum PublishOutcome {
     Duplicate,
     /// A newer version is stored, or the same second's with a lower id. Publishing it again is of no use.
     Superseded,
-    /// It breaks a rule, in NIP-01's words. Publishing it again is of no use.
+    /// It breaks a rule; the message is that of NIP-01's OK. Publishing it again is of no use.
     Refused(String),
-    /// The store failed, in words. It can be published again.
+    /// The store failed; with a message. It can be published again.
     Failed(String),
 }
 
@@ -61,8 +61,8 @@ impl<B: Backend> Relay<B> {
         match wire::parse_event(event.json()) {
             Ok(raw) => self.take_event(now, Sender::Host(ticket), &raw),
             Err(error) => {
-                let words = format!("{}: {error}", error.prefix());
-                self.published.push(ticket, PublishOutcome::Refused(words));
+                let message = format!("{}: {error}", error.prefix());
+                self.published.push(ticket, PublishOutcome::Refused(message));
             }
         }
         ticket

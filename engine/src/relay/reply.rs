@@ -1,8 +1,8 @@
-//! The one place that turns what happened into NIP-01 frames; [`words`] has what they say.
+//! The one place that turns what happened into NIP-01 frames; [`messages`] has what they say.
 
 use super::ids::ConnId;
 use super::session::Close;
-use super::{Relay, words};
+use super::{Relay, messages};
 use crate::store::Backend;
 use crate::types::{EventId, SubId};
 use crate::wire::frames::{self, Complete};
@@ -12,8 +12,8 @@ impl<B: Backend> Relay<B> {
     fn send_text(&mut self, conn: ConnId, write: impl FnOnce(&mut Vec<u8>)) {
         let Some(session) = self.sessions.get_mut(conn).filter(|session| !session.closing) else { return };
         session.outbox.push_text(write);
-        if session.unread_bytes() > self.config.limits.outbox_bytes_max {
-            self.close(conn, 1008, words::READS_TOO_SLOWLY);
+        if session.queued_bytes() > self.config.limits.outbox_bytes_max {
+            self.close(conn, 1008, messages::READS_TOO_SLOWLY);
         }
         self.mark_ready(conn);
     }
@@ -94,22 +94,22 @@ impl<B: Backend> Relay<B> {
     /// A message that could not be read: answered in the frame that fits what it was about, with the id as it came,
     /// so that its sender does not wait for another answer.
     pub(super) fn handle_malformed(&mut self, conn: ConnId, error: &WireError) {
-        let words = words::malformed(error);
+        let message = messages::malformed(error);
         match &error.about {
-            About::Event(Some(id)) | About::Auth(Some(id)) => self.send_not_ok(conn, id, &words),
+            About::Event(Some(id)) | About::Auth(Some(id)) => self.send_not_ok(conn, id, &message),
             About::Req(id) | About::Close(id) => {
-                // NIP-01: the REQ that is refused would have replaced the subscription, and who closes wants it closed.
+                // NIP-01: the REQ that is refused would have replaced the subscription, and a client that sends CLOSE wants it closed.
                 if let Some(sub) = SubId::new(id) {
                     self.end_subscription(conn, &sub);
                 }
-                self.send_closed_as(conn, id, &words);
+                self.send_closed_as(conn, id, &message);
             }
-            About::Count(id) => self.send_closed_as(conn, id, &words),
-            About::Neg(id) => self.send_neg_err(conn, id, &words),
+            About::Count(id) => self.send_closed_as(conn, id, &message),
+            About::Neg(id) => self.send_neg_err(conn, id, &message),
             // CLOSED would end a subscription that its client has open under this id.
-            About::Unknown(id) if !self.is_open(conn, id) => self.send_closed_as(conn, id, &words),
+            About::Unknown(id) if !self.is_open(conn, id) => self.send_closed_as(conn, id, &message),
             About::Event(None) | About::Auth(None) | About::Unknown(_) | About::Frame => {
-                self.send_notice(conn, &words);
+                self.send_notice(conn, &message);
             }
         }
         self.count_bad(conn);
@@ -120,8 +120,8 @@ impl<B: Backend> Relay<B> {
         SubId::new(id).is_some_and(|sub| session.is_some_and(|session| session.subs.contains_key(&sub)))
     }
 
-    pub(super) fn bad_message(&mut self, conn: ConnId, words: &str) {
-        self.send_notice(conn, words);
+    pub(super) fn bad_message(&mut self, conn: ConnId, message: &str) {
+        self.send_notice(conn, message);
         self.count_bad(conn);
     }
 
@@ -134,7 +134,7 @@ impl<B: Backend> Relay<B> {
         let too_many = session.bad_messages >= max;
         self.mark_changed(conn);
         if too_many {
-            self.close(conn, 1008, words::ABUSE);
+            self.close(conn, 1008, messages::ABUSE);
         }
     }
 }

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use super::answers::Party;
 use super::ids::ConnId;
 use super::jobs::{CountJob, Job, ScanJob};
-use super::running::Hold;
+use super::running::Reservation;
 use super::snapshot::{Progress, SubSnapshot};
 use super::subscriptions::{Owner, State, SubKey};
 use super::values::{Cost, Purpose, TooMany};
-use super::{Relay, words};
+use super::{Relay, messages};
 use crate::policy::{Access, access};
 use crate::store::{Backend, Count, Scan, ScanLimits, Seq, cursor_bytes_max};
 use crate::types::{Filter, Now, SubId};
@@ -28,18 +28,19 @@ impl<B: Backend> Relay<B> {
         let before = self.values.all();
         self.end_subscription(conn, &sub);
         let ended = before - self.values.all();
-        if let Err(words) = self.admit_req(now, conn, &filters, ended) {
-            return self.send_closed(conn, &sub, &words);
+        if let Err(message) = self.admit_req(now, conn, &filters, ended) {
+            return self.send_closed(conn, &sub, &message);
         }
         let filters: Arc<[Filter]> = filters.into();
         let horizon = match self.last_seq() {
             Ok(horizon) => horizon,
-            Err(error) => return self.send_closed(conn, &sub, &words::store(&error)),
+            Err(error) => return self.send_closed(conn, &sub, &messages::store(&error)),
         };
         let Some(key) = self.subscribe(conn, sub, &filters, State::scanning(), horizon) else { return };
-        let hold = self.hold(&filters);
+        let reservation = self.reservation_for(&filters);
         let scan = self.scan(filters, horizon);
-        let job = ScanJob { key, conn, scan, asked_at: now, sent_before: None, has_started: false, hold };
+        let job =
+            ScanJob { key, conn, scan, asked_at: now, sent_before: None, has_started: false, reservation };
         self.start(Job::Scan(Box::new(job)));
     }
 
@@ -48,7 +49,7 @@ impl<B: Backend> Relay<B> {
         let limits = &self.config.limits;
         let open = self.sessions.get(conn).map_or(0, |session| session.subs.len());
         if open >= limits.subscriptions_max {
-            return Err(words::too_many_subscriptions(open));
+            return Err(messages::too_many_subscriptions(open));
         }
         self.admit_values(conn, Purpose::Subscription, filters, ended)
     }
@@ -57,14 +58,14 @@ impl<B: Backend> Relay<B> {
         self.metrics.messages_count += 1;
         match self.admit_count(now, conn, &filters) {
             Ok(()) => self.count(conn, query, filters.into()),
-            Err(words) => self.send_closed(conn, &query, &words),
+            Err(message) => self.send_closed(conn, &query, &message),
         }
     }
 
     fn admit_count(&mut self, now: Now, conn: ConnId, filters: &[Filter]) -> Result<(), String> {
         self.admit_request(now, conn, filters)?;
         if self.sessions.get(conn).is_some_and(|session| session.counts >= COUNTS_MAX) {
-            return Err(words::TOO_MANY_COUNTS.into());
+            return Err(messages::TOO_MANY_COUNTS.into());
         }
         self.admit_values(conn, Purpose::Count, filters, Cost::default())
     }
@@ -73,7 +74,7 @@ impl<B: Backend> Relay<B> {
     pub(super) fn count(&mut self, conn: ConnId, query: SubId, filters: Arc<[Filter]>) {
         let horizon = match self.last_seq() {
             Ok(horizon) => horizon,
-            Err(error) => return self.send_closed(conn, &query, &words::store(&error)),
+            Err(error) => return self.send_closed(conn, &query, &messages::store(&error)),
         };
         let Some(session) = self.sessions.get_mut(conn) else { return };
         session.counts += 1;
@@ -81,9 +82,9 @@ impl<B: Backend> Relay<B> {
         self.note_gauges();
         self.mark_changed(conn);
         let rows_max = self.config.limits.count_rows_max;
-        let hold = self.hold(&filters);
+        let reservation = self.reservation_for(&filters);
         let count = Count::new(filters, self.store.classes(), horizon, rows_max);
-        self.start(Job::Count(Box::new(CountJob { conn, query, count, has_started: false, hold })));
+        self.start(Job::Count(Box::new(CountJob { conn, query, count, has_started: false, reservation })));
     }
 
     /// A COUNT has been answered, or has failed.
@@ -105,36 +106,36 @@ impl<B: Backend> Relay<B> {
         let config = &*self.config;
         let Some(session) = self.sessions.get_mut(conn) else { return Ok(()) };
         if !session.request_rate.take(config.limits.requests_per_minute_max, now) {
-            return Err(words::TOO_MANY_REQUESTS.into());
+            return Err(messages::TOO_MANY_REQUESTS.into());
         }
         if !self.address_rates.take_request(session.address, &config.limits, now) {
-            return Err(words::TOO_MANY_REQUESTS_OF_ADDRESS.into());
+            return Err(messages::TOO_MANY_REQUESTS_OF_ADDRESS.into());
         }
         let keys = session.auth.keys();
-        let words = if config.policy.auth_required && keys.is_empty() {
-            words::AUTHENTICATED_ONLY
+        let message = if config.policy.auth_required && keys.is_empty() {
+            messages::AUTHENTICATED_ONLY
         } else {
             match access(filters, &config.policy.guarded_kinds, keys) {
                 Access::Open => return Ok(()),
-                Access::NeedsAuth => words::PARTIES_ONLY,
-                Access::Restricted => return Err(words::NOT_A_PARTY.into()),
+                Access::NeedsAuth => messages::PARTIES_ONLY,
+                Access::Restricted => return Err(messages::NOT_A_PARTY.into()),
             }
         };
         self.send_challenge(conn);
-        Err(words.into())
+        Err(message.into())
     }
 
     fn admit_values(
         &self,
         conn: ConnId,
-        what: Purpose,
+        purpose: Purpose,
         filters: &[Filter],
         replaced: Cost,
     ) -> Result<(), String> {
         let limits = &self.config.limits;
-        self.values.admit(conn, what, filters, replaced, limits).map_err(|too_many| match too_many {
-            TooMany::ForConnection => words::too_many_values(limits.connection_values_max),
-            TooMany::ForShard { free } => words::too_busy(free),
+        self.values.admit(conn, purpose, filters, replaced, limits).map_err(|too_many| match too_many {
+            TooMany::ForConnection => messages::too_many_values(limits.connection_values_max),
+            TooMany::ForShard { free } => messages::too_busy(free),
         })
     }
 
@@ -143,12 +144,12 @@ impl<B: Backend> Relay<B> {
             limit_default: self.config.limits.limit_default,
             limit_max: self.config.limits.limit_max,
         };
-        Scan::new(filters, limits, self.store.classes(), horizon)
+        Scan::new(filters, limits, self.store.classes(), horizon).with_hit_rows(self.config.frame_rows)
     }
 
     /// What answering `filters` may come to hold.
-    fn hold(&self, filters: &[Filter]) -> Hold {
-        Hold::of(cursor_bytes_max(filters, self.store.classes()))
+    fn reservation_for(&self, filters: &[Filter]) -> Reservation {
+        Reservation::of(cursor_bytes_max(filters, self.store.classes()))
     }
 
     /// Adds a client's subscription. `None` if its connection is gone.
@@ -188,12 +189,19 @@ impl<B: Backend> Relay<B> {
                 let Some(key) = self.subscribe(conn, sub, filters, state, horizon) else { return };
                 let mut scan = self.scan(Arc::clone(filters), horizon);
                 if last.is_some() {
-                    // What it passed over before is not looked at again, whoever has authenticated since.
+                    // What it skipped before is not looked at again, whichever key has authenticated since.
                     scan.begin_for(&Party { guarded_kinds: &self.config.policy.guarded_kinds, keys: &[] });
                 }
-                let hold = self.hold(filters);
-                let job =
-                    ScanJob { key, conn, scan, asked_at: now, sent_before: last, has_started: false, hold };
+                let reservation = self.reservation_for(filters);
+                let job = ScanJob {
+                    key,
+                    conn,
+                    scan,
+                    asked_at: now,
+                    sent_before: last,
+                    has_started: false,
+                    reservation,
+                };
                 self.start(Job::Scan(Box::new(job)));
             }
         }
@@ -205,7 +213,7 @@ impl<B: Backend> Relay<B> {
         let Some(key) = session.subs.remove(sub) else { return };
         if let Some(ended) = self.subscriptions.remove(key) {
             session.pending_ephemeral_bytes -= ended.pending_ephemeral_bytes();
-            session.account(&mut self.unread);
+            session.account(&mut self.queued_output);
             // They hold its filters, and cursors for them.
             session.stalled.retain(|job| !job.is_for(key));
             session.behind.retain(|behind| *behind != key);
@@ -223,6 +231,6 @@ impl<B: Backend> Relay<B> {
         self.metrics.filter_values = filters.values as u64;
         self.metrics.filter_bytes = filters.bytes as u64;
         self.metrics.index_bytes = self.subscriptions.index_bytes() as u64;
-        self.metrics.outbox_bytes = self.unread.bytes() as u64;
+        self.metrics.outbox_bytes = self.queued_output.bytes() as u64;
     }
 }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use super::ids::ConnId;
 use super::jobs::{JOBS_WAITING_MAX, Job};
 use super::outbox::Outbox;
+use super::queued_output::QueuedOutput;
 use super::subscriptions::SubKey;
-use super::unread::Unread;
 use crate::policy::{Auth, Bucket};
 use crate::types::{ClientAddress, Limits, Now, SubId};
 use crate::wire::WireError;
@@ -65,7 +65,7 @@ pub(super) struct Session {
     pub(super) in_flight_bytes: usize,
     /// Jobs that wait for the outbox to empty.
     pub(super) stalled: Vec<Job>,
-    /// Its subscriptions that have fallen behind and that its replay has not taken up.
+    /// Its subscriptions that have fallen behind and that its replay does not have yet.
     pub(super) behind: VecDeque<SubKey>,
     /// It has a replay: as long as subscriptions are behind.
     pub(super) is_replaying: bool,
@@ -140,31 +140,36 @@ impl Session {
 
     /// Whether to read on, while messages of all connections that wait have `deferred_bytes`. What stands against it is
     /// always something of its own that has yet to be done.
-    pub(super) fn takes_input(&self, unread: Unread, deferred_bytes: u64, limits: &Limits) -> bool {
-        let room = (limits.deferred_bytes_max as u64).saturating_sub(deferred_bytes) / DEFERRED_SHARE;
+    pub(super) fn takes_input(
+        &self,
+        queued_output: QueuedOutput,
+        deferred_bytes: u64,
+        limits: &Limits,
+    ) -> bool {
+        let share = (limits.deferred_bytes_max as u64).saturating_sub(deferred_bytes) / DEFERRED_SHARE;
         let has_none = self.deferred.is_empty() && self.not_started == 0;
         !self.closing
             && self.deferred.len() < limits.deferred_messages_max
             && self.deferred_bytes < limits.message_bytes_max
-            && (has_none || (self.deferred_bytes as u64) < room)
+            && (has_none || (self.deferred_bytes as u64) < share)
             && self.jobs_waiting < JOBS_WAITING_MAX
-            && self.unread_bytes() < unread.pause(limits)
+            && self.queued_bytes() < queued_output.pause(limits)
     }
 
-    /// Whether stored and live events must wait for the reader. `unread`: what waits for all readers.
-    pub(super) fn is_slow(&self, unread: Unread, limits: &Limits) -> bool {
-        self.unread_bytes() >= unread.pause(limits)
+    /// Whether stored and live events must wait for the reader. `queued_output`: that of all connections.
+    pub(super) fn is_slow(&self, queued_output: QueuedOutput, limits: &Limits) -> bool {
+        self.queued_bytes() >= queued_output.pause(limits)
     }
 
-    /// Makes `unread` count this session's output as it is now.
-    pub(super) fn account(&mut self, unread: &mut Unread) {
-        let bytes = self.unread_bytes() + self.pending_ephemeral_bytes;
-        unread.change(self.accounted, bytes);
+    /// Makes `queued_output` count this session's output as it is now.
+    pub(super) fn account(&mut self, queued_output: &mut QueuedOutput) {
+        let bytes = self.queued_bytes() + self.pending_ephemeral_bytes;
+        queued_output.change(self.accounted, bytes);
         self.accounted = bytes;
     }
 
     /// Output that has not gone out to the reader, wherever it is.
-    pub(super) fn unread_bytes(&self) -> usize {
+    pub(super) fn queued_bytes(&self) -> usize {
         self.outbox.bytes() + self.backlog_bytes
     }
 }

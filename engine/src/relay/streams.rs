@@ -127,7 +127,7 @@ impl<B: Backend> Relay<B> {
     }
 
     /// The next event of a stream; stored ones with their sequence numbers, which rise. A host polls whenever its
-    /// consumer has room for more, until `None`: then [`Relay::stream_position`] is what may be confirmed.
+    /// consumer can take more, until `None`: then [`Relay::stream_position`] is what may be confirmed.
     ///
     /// An event may be handed out again after the stream has been opened anew from an older sequence number, and an
     /// ephemeral event that finds its consumer too far behind is counted in [`Relay::stream_missed`] instead.

@@ -14,7 +14,7 @@ use crate::types::{Filter, Limits, PubKey};
 
 /// Values guaranteed to a connection, however much others hold, while the shard has any left; likewise
 /// [`GLOBAL_FEEDS_MIN`] filters of every event.
-const SMALL_VALUES_MAX: usize = 500;
+const GUARANTEED_VALUES: usize = 500;
 const GLOBAL_FEEDS_MIN: usize = 4;
 /// Live filters that may be candidates of every event, in a shard: some 50 us an event.
 const CANDIDATES_MAX: usize = 10_000;
@@ -26,7 +26,7 @@ const KIND_SHARE: usize = 10;
 const VALUE_BYTES: usize = 256;
 
 /// Bytes of filters that a connection may hold however much others do, while the shard has any left.
-const SMALL_BYTES_MAX: usize = 128 << 10;
+const GUARANTEED_BYTES: usize = 128 << 10;
 
 /// Memory of a request beside its filters: the subscription, its id twice, its place in three tables.
 const REQUEST_BYTES: usize = 512;
@@ -58,9 +58,10 @@ pub(super) struct Cost {
 }
 
 impl Cost {
-    fn of(filters: &[Filter], what: Purpose, limits: &Limits) -> Self {
+    fn of(filters: &[Filter], purpose: Purpose, limits: &Limits) -> Self {
         // The filter itself counts too.
-        let values = filters.iter().map(|filter| 1 + kept(filter) + candidate(filter, what, limits)).sum();
+        let values =
+            filters.iter().map(|filter| 1 + stored_values(filter) + candidate(filter, purpose, limits)).sum();
         Cost { values, bytes: REQUEST_BYTES + filters.iter().map(bytes).sum::<usize>() }
     }
 }
@@ -95,8 +96,8 @@ struct Held {
 }
 
 impl Held {
-    fn of(&mut self, what: Purpose) -> &mut Cost {
-        match what {
+    fn of(&mut self, purpose: Purpose) -> &mut Cost {
+        match purpose {
             Purpose::Subscription => &mut self.subscriptions,
             Purpose::Count => &mut self.counts,
         }
@@ -114,7 +115,7 @@ pub(super) enum TooMany {
 
 /// What is charged for a live filter that every event is compared with, so that there are no more than
 /// [`CANDIDATES_MAX`] of them whatever the bounds are.
-fn every_event(limits: &Limits) -> usize {
+fn broad_filter_values(limits: &Limits) -> usize {
     (limits.shard_values_max / CANDIDATES_MAX).min(limits.connection_values_max / CONNECTION_CANDIDATES_MAX)
 }
 
@@ -129,26 +130,26 @@ fn bytes(filter: &Filter) -> usize {
 }
 
 /// What a filter's values cost to keep, by their size.
-fn kept(filter: &Filter) -> usize {
+fn stored_values(filter: &Filter) -> usize {
     let values = filter.tags.iter().flat_map(|tag| &tag.values);
     filter.value_count() + values.map(|value| value.len() / VALUE_BYTES).sum::<usize>()
 }
 
 /// What a filter costs the events that are compared with it.
-fn candidate(filter: &Filter, what: Purpose, limits: &Limits) -> usize {
-    if what == Purpose::Count || filter.is_empty() {
+fn candidate(filter: &Filter, purpose: Purpose, limits: &Limits) -> usize {
+    if purpose == Purpose::Count || filter.is_empty() {
         return 0;
     }
     match Breadth::of(filter) {
-        Breadth::AllEvents => every_event(limits),
-        Breadth::Kinds(kinds) => kinds * (every_event(limits) / KIND_SHARE),
+        Breadth::AllEvents => broad_filter_values(limits),
+        Breadth::Kinds(kinds) => kinds * (broad_filter_values(limits) / KIND_SHARE),
         Breadth::Narrow => 0,
     }
 }
 
 /// Values that a connection may hold however much others do.
-fn small(limits: &Limits) -> usize {
-    SMALL_VALUES_MAX.max(GLOBAL_FEEDS_MIN * (1 + every_event(limits)))
+fn guaranteed_values(limits: &Limits) -> usize {
+    GUARANTEED_VALUES.max(GLOBAL_FEEDS_MIN * (1 + broad_filter_values(limits)))
 }
 
 impl FilterValues {
@@ -157,52 +158,54 @@ impl FilterValues {
         self.all
     }
 
-    pub(super) fn add(&mut self, conn: ConnId, what: Purpose, filters: &[Filter], limits: &Limits) {
-        let cost = Cost::of(filters, what, limits);
-        let held = self.by_conn.entry(conn).or_default().of(what);
+    pub(super) fn add(&mut self, conn: ConnId, purpose: Purpose, filters: &[Filter], limits: &Limits) {
+        let cost = Cost::of(filters, purpose, limits);
+        let held = self.by_conn.entry(conn).or_default().of(purpose);
         *held = *held + cost;
         self.all = self.all + cost;
     }
 
-    pub(super) fn remove(&mut self, conn: ConnId, what: Purpose, filters: &[Filter], limits: &Limits) {
+    pub(super) fn remove(&mut self, conn: ConnId, purpose: Purpose, filters: &[Filter], limits: &Limits) {
         let Some(held) = self.by_conn.get_mut(&conn) else { return };
-        let cost = Cost::of(filters, what, limits);
-        *held.of(what) = *held.of(what) - cost;
+        let cost = Cost::of(filters, purpose, limits);
+        *held.of(purpose) = *held.of(purpose) - cost;
         self.all = self.all - cost;
     }
 
     /// A connection is gone, with everything it held.
-    pub(super) fn forget(&mut self, conn: ConnId) {
+    pub(super) fn remove_connection(&mut self, conn: ConnId) {
         if let Some(held) = self.by_conn.remove(&conn) {
             self.all = self.all - held.subscriptions - held.counts;
         }
     }
 
-    /// Whether there is room for the filters of a request. `replaced`: what it has just made free.
+    /// Whether the filters of a request fit. `replaced`: what it has just released.
     pub(super) fn admit(
         &self,
         conn: ConnId,
-        what: Purpose,
+        purpose: Purpose,
         filters: &[Filter],
         replaced: Cost,
         limits: &Limits,
     ) -> Result<(), TooMany> {
         let Held { subscriptions, counts } = self.by_conn.get(&conn).copied().unwrap_or_default();
-        let new = Cost::of(filters, what, limits);
-        if what == Purpose::Subscription && subscriptions.values + new.values > limits.connection_values_max {
+        let new = Cost::of(filters, purpose, limits);
+        if purpose == Purpose::Subscription
+            && subscriptions.values + new.values > limits.connection_values_max
+        {
             return Err(TooMany::ForConnection);
         }
-        let free = |all_max: usize, all: usize, own: usize, small: usize| {
-            let small = small.saturating_sub(own).min(all_max.saturating_sub(all));
-            small.max((all_max / 2).saturating_sub(all) / 3)
+        let free = |all_max: usize, all: usize, own: usize, guaranteed: usize| {
+            let guaranteed = guaranteed.saturating_sub(own).min(all_max.saturating_sub(all));
+            guaranteed.max((all_max / 2).saturating_sub(all) / 3)
         };
         let own = subscriptions + counts;
         // A request no larger than the one it replaces always fits.
-        let values = free(limits.shard_values_max, self.all.values, own.values, small(limits));
+        let values = free(limits.shard_values_max, self.all.values, own.values, guaranteed_values(limits));
         if new.values > replaced.values && new.values > values {
             return Err(TooMany::ForShard { free: values });
         }
-        let bytes = free(limits.shard_filter_bytes_max, self.all.bytes, own.bytes, SMALL_BYTES_MAX);
+        let bytes = free(limits.shard_filter_bytes_max, self.all.bytes, own.bytes, GUARANTEED_BYTES);
         if new.bytes > replaced.bytes && new.bytes > bytes {
             // So many values of the size of these.
             let fit = new.values as u64 * bytes as u64 / new.bytes as u64;

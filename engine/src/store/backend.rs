@@ -86,11 +86,13 @@ pub enum Tombstone {
     Vanished(PubKey),
 }
 
-/// Sizes a backend can tell cheaply.
+/// Sizes that a backend can report cheaply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Events stored, without hidden ones.
     pub events: u64,
+    /// Events that are hidden and still to be removed ([`Writer::hide`]).
+    pub hidden: u64,
     /// Bytes the store takes on disk or in memory, as far as it knows.
     pub bytes: u64,
 }
@@ -166,7 +168,7 @@ pub trait Writer: Reader {
     fn put_tombstone(&mut self, key: &Tombstone, until: Timestamp) -> Result<(), StoreError>;
 }
 
-/// [`Backend::removed_keys_max`] of the backends here, unless they are told otherwise: some 16 ms of LMDB's work.
+/// [`Backend::removed_keys_max`] of the backends here, unless they are configured otherwise: some 16 ms of LMDB's work.
 pub const REMOVED_KEYS_MAX: usize = 4_096;
 
 /// A place where events are kept.
@@ -197,7 +199,7 @@ pub trait Backend {
         work: impl FnOnce(&mut Self::Writer<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError>;
 
-    /// As [`Backend::write`], for a change that removes events and found no room: it may use what the backend keeps in
+    /// As [`Backend::write`], for a change that removes events and found the disk full: it may use what the backend keeps in
     /// reserve for that. Without a reserve it is the same as `write`.
     fn write_from_reserve<T>(
         &self,

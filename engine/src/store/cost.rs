@@ -6,7 +6,8 @@
 //! |---|---|
 //! | a posting read, a cursor opened, an id looked up | 1 |
 //! | an event read | 1, and 1 for every [`READ_BYTES`] of it |
-//! | its tags walked for a filter | 1 for every [`TAG_BYTES`] of them |
+//! | its tags read for a filter | 1 for every [`TAG_BYTES`] of them |
+//! | an event handed to a receiver that says what that costs it | as many as it says |
 //! | values compared, filters asked, filters of a request that a candidate is not for | 1 for every [`COMPARISONS`] |
 //!
 //! Fractions are dropped for each event, so that an ordinary one against a few filters is one row.
@@ -15,10 +16,15 @@ use crate::types::{FoundBy, MatchCost};
 
 /// Bytes of an event that are read, checked for expiry and handed on in the time of a row.
 const READ_BYTES: usize = 4 << 10;
-/// Bytes of short tags that are walked in the time of a row.
+/// Bytes of short tags that are read in the time of a row.
 const TAG_BYTES: usize = 512;
 /// Values that are compared in the time of a row.
 const COMPARISONS: usize = 64;
+
+/// What costs as much as `rows`, in comparisons.
+pub(crate) fn in_comparisons(rows: usize) -> usize {
+    rows.saturating_mul(COMPARISONS)
+}
 
 /// Rows to charge for a candidate of a request of so many filters beyond the first: each is looked at for how far it has come.
 pub(super) fn of_filters(filters: usize) -> usize {
@@ -31,6 +37,6 @@ pub(super) fn of_event(bytes: usize, found_by: &FoundBy<'_>) -> usize {
 }
 
 /// Rows to charge for an event of `bytes` beyond the first, if matching it took this.
-pub(super) fn of_match(bytes: usize, MatchCost { bytes: walked, comparisons }: MatchCost) -> usize {
-    bytes / READ_BYTES + walked / TAG_BYTES + comparisons / COMPARISONS
+pub(super) fn of_match(bytes: usize, MatchCost { bytes: tag_bytes, comparisons }: MatchCost) -> usize {
+    bytes / READ_BYTES + tag_bytes / TAG_BYTES + comparisons / COMPARISONS
 }

@@ -20,13 +20,15 @@ mod viewer;
 pub use backend::{
     Backend, Bound, Posting, REMOVED_KEYS_MAX, Rank, Reader, Seq, Stats, StoreError, Tombstone, Writer,
 };
+pub(crate) use cost::in_comparisons;
 pub use count::{Count, CountStep, Counted, HLL_REGISTERS};
 pub use memory::{MemoryBackend, MemoryReader, MemoryWriter};
 pub use merge::cursor_bytes_max;
 pub use put::{
-    Op, Outcome, Refusal, Removed, commit, commit_removals, remove, remove_hidden, sweep_aged, sweep_expired,
+    Op, Outcome, Refusal, Removed, commit, commit_removals, remove, remove_hidden, sweep_expired,
+    sweep_older_than,
 };
-pub use replay::{Replayed, replay, walk_log};
+pub use replay::{Replayed, read_log, replay};
 pub use scan::{Completeness, Hit, Scan, ScanLimits, Step, Take};
 pub use terms::{Term, TermClasses, terms_of};
 pub use viewer::{Everyone, Viewer};

@@ -30,7 +30,7 @@ pub fn replay<R: Reader>(
     viewer: &dyn Viewer,
     sink: &mut dyn FnMut(Hit<'_>) -> Take,
 ) -> Result<Replayed, StoreError> {
-    walk_log(reader, after, rows, &mut |hit| {
+    read_log(reader, after, rows, &mut |hit| {
         let mut found_by = FoundBy::new(hit.event);
         let wanted = filters.iter().any(|filter| found_by.matches(filter))
             && parse_expiration(hit.event.tags()).is_none_or(|at| at > now)
@@ -44,8 +44,8 @@ pub fn replay<R: Reader>(
 /// that matching took.
 ///
 /// # Errors
-/// The backend's. What was shown before it is not shown again if the walk goes on from the last [`Hit::seq`].
-pub fn walk_log<R: Reader>(
+/// The backend's. What was shown before it is not shown again if reading goes on from the last [`Hit::seq`].
+pub fn read_log<R: Reader>(
     reader: &R,
     after: Seq,
     rows: &mut usize,

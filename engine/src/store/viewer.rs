@@ -1,9 +1,9 @@
-//! Who reads stored events. The rules (NIP-17's read guard, for one) are in `policy`; this trait lets the planners of scans
+//! The viewers of stored events. The rules (NIP-17's read guard, for one) are in `policy`; this trait lets the planners of scans
 //! and counts ask them, and so answer only what a viewer may see.
 
 use crate::types::{CanonicalEvent, Filter, Kind};
 
-/// One who asks for stored events.
+/// A client, or part of the host, that asks for stored events.
 pub trait Viewer {
     /// Whether it may see every event of this kind. Then events need not be read to know, and
     /// [`Viewer::sees`] is not asked.

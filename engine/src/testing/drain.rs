@@ -1,7 +1,9 @@
-//! The frames that a machine has for a client.
+//! What a host of one shard does around a machine: it settles events, and fetches frames.
 
-use crate::relay::{ConnId, Relay};
+use crate::relay::{ConnId, Relay, commit};
 use crate::store::Backend;
+use crate::types::Now;
+use crate::verify::Libsecp256k1;
 
 /// All frames that wait for `conn`, as text.
 ///
@@ -15,4 +17,16 @@ pub fn drained<B: Backend>(relay: &mut Relay<B>, conn: ConnId) -> Vec<String> {
         frames.push(String::from_utf8(bytes).expect("frames are UTF-8"));
     }) {}
     frames
+}
+
+/// Verifies the events that a machine has received, commits them one batch at a time, and delivers them live.
+pub fn settle<B: Backend>(relay: &mut Relay<B>, now: Now) {
+    while let Some(batch) = relay.poll_verify(now, true) {
+        relay.handle_verified(now, batch.check(&Libsecp256k1));
+    }
+    while let Some(changes) = relay.poll_commit() {
+        let committed = commit(relay.store(), now, vec![changes]);
+        committed.replies.into_iter().for_each(|reply| relay.handle_committed(now, reply));
+        relay.handle_live(now, &committed.live);
+    }
 }

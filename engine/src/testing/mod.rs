@@ -16,7 +16,7 @@ mod world;
 
 pub use conformance::conformance;
 pub use differential::{Groups, differential, differential_over};
-pub use drain::drained;
+pub use drain::{drained, settle};
 pub use failing::FailingBackend;
 pub use oracle::{Oracle, OracleAnswer, OracleCount, OracleOutcome, OracleViewer, filter_json};
 pub use real::real_event_lines;

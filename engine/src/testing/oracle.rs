@@ -29,7 +29,7 @@ pub struct OracleAnswer {
     pub more: bool,
     /// Whether some filter has `limit: 0`.
     pub not_asked: bool,
-    /// Whether some filter could match hidden events, as far as the filter alone tells.
+    /// Whether some filter could match hidden events, as far as the filter alone shows.
     pub may_lack: bool,
     /// Whether the filters have only ids, and all of these that are stored are hidden.
     pub withheld: bool,

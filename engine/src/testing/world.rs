@@ -330,7 +330,7 @@ impl World {
             let some = self.rng.below(4);
             let mut authors: Vec<PubKey> = (0..some).map(|_| World::pubkey(self.author())).collect();
             if self.rng.one_in(3) {
-                // So many that the planner walks postings; nearly all of them have no events.
+                // So many that the planner makes a broad scan; nearly all of them have no events.
                 authors.extend((16..=255).map(World::pubkey));
             }
             filter.authors = Some(authors.into());

@@ -210,7 +210,7 @@ impl<'a> CanonicalEvent<'a> {
         Tags::trusted(self.kind_and_tags().1)
     }
 
-    /// The content as it is escaped, without quotes. Costs a walk over the tags.
+    /// The content as it is escaped, without quotes. Costs a pass over the tags.
     pub fn raw_content(self) -> &'a [u8] {
         const OPEN: &[u8] = br#","content":""#;
         const CLOSE: &[u8] = br#"","sig":""#;
@@ -224,7 +224,7 @@ impl<'a> CanonicalEvent<'a> {
         Sig::from_hex(&self.json[end - Sig::HEX_LEN..end]).expect("canonical sig")
     }
 
-    /// The NIP-01 serialisation, whose SHA-256 is the id, piece by piece. Costs a walk over the tags.
+    /// The NIP-01 serialisation, whose SHA-256 is the id, piece by piece. Costs a pass over the tags.
     pub fn serialisation(self, mut put: impl FnMut(&[u8])) {
         let rest = &self.json[CREATED_AT_AT..];
         let (_, created_at_len) = digits(rest);

@@ -83,7 +83,7 @@ impl Filter {
 
     /// [`Filter::matches`] on stored bytes; decodes only what the filter asks about.
     ///
-    /// Walks the tags once a tag condition; [`super::FoundBy`] is for asking many.
+    /// Reads the tags once for each tag condition; [`super::FoundBy`] is for asking many.
     pub fn matches_stored(&self, event: CanonicalEvent<'_>) -> bool {
         self.matches_stored_but_tags(event) && (self.tags.is_empty() || self.matches_tags(event))
     }

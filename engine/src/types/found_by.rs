@@ -5,27 +5,27 @@ use std::borrow::Cow;
 use super::CanonicalEvent;
 use super::filter::{Filter, TagFilter};
 
-/// Conditions that are answered by walking the tags. What asks more often gets a table of them: for one or two
+/// Conditions that are answered by reading the tags. What asks more often gets a table of them: for one or two
 /// conditions, as most requests have, making it would cost more than it saves.
-const WALKS_MAX: usize = 2;
+const PASSES_MAX: usize = 2;
 
 /// What one stored event is found by, read as filters ask about it.
 ///
-/// [`FoundBy::matches`] says what [`Filter::matches_stored`] says. The first conditions on tags walk the event's tags; from
+/// [`FoundBy::matches`] says what [`Filter::matches_stored`] says. The first conditions on tags read the event's tags; from
 /// the third on they are sorted, once, and a condition costs the shorter list of values times the logarithm of the longer.
 #[derive(Debug)]
 pub struct FoundBy<'a> {
     event: CanonicalEvent<'a>,
     /// Sorted, without repeats, once there is one.
     table: Option<Vec<(u8, Cow<'a, [u8]>)>>,
-    walks: usize,
+    passes: usize,
     cost: MatchCost,
 }
 
 /// What matching an event has taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MatchCost {
-    /// Bytes of tags walked.
+    /// Bytes of tags read.
     pub bytes: usize,
     /// Comparisons: filters asked, values compared while sorting and searching.
     pub comparisons: usize,
@@ -34,7 +34,7 @@ pub struct MatchCost {
 impl<'a> FoundBy<'a> {
     /// Reads nothing yet.
     pub fn new(event: CanonicalEvent<'a>) -> Self {
-        FoundBy { event, table: None, walks: 0, cost: MatchCost::default() }
+        FoundBy { event, table: None, passes: 0, cost: MatchCost::default() }
     }
 
     /// Whether the event matches `filter`, which is normalised: [`Filter::matches_stored`].
@@ -49,9 +49,9 @@ impl<'a> FoundBy<'a> {
     }
 
     fn meets(&mut self, wanted: &TagFilter) -> bool {
-        if self.table.is_none() && self.walks < WALKS_MAX {
-            self.walks += 1;
-            return self.walk(|letter, value| letter == wanted.letter && wanted.contains(value));
+        if self.table.is_none() && self.passes < PASSES_MAX {
+            self.passes += 1;
+            return self.any_tag(|letter, value| letter == wanted.letter && wanted.contains(value));
         }
         if self.table.is_none() {
             self.make_table();
@@ -63,8 +63,8 @@ impl<'a> FoundBy<'a> {
         share_a_value(own, &wanted.values, &mut self.cost.comparisons)
     }
 
-    /// Walks the tags until `stop` says so; whether it did.
-    fn walk(&mut self, mut stop: impl FnMut(u8, &[u8]) -> bool) -> bool {
+    /// Whether `stop` is true for any tag; reads no further.
+    fn any_tag(&mut self, mut stop: impl FnMut(u8, &[u8]) -> bool) -> bool {
         let mut tags = self.event.tags();
         let all = tags.unread();
         let stopped = self.event.found_among(tags.by_ref()).any(|(letter, value)| stop(letter, &value));
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_are_walked_three_times_at_most() {
+    fn tags_are_read_three_times_at_most() {
         let tags = (0..10_000).fold(Draft::new(1, 1, 1), |draft, n| draft.tag(&["t", &n.to_string()]));
         let event = tags.event();
         let conditions: Box<[TagFilter]> = (0..52)

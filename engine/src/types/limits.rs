@@ -82,7 +82,7 @@ pub struct Limits {
     pub requests_per_minute_max: u32,
     /// Bytes of messages of all connections that may wait for an earlier one to take effect. A connection that has a
     /// quarter of what is left of it is not read until fewer of its own wait; so those that have most are the first to
-    /// pause, and who has nothing waiting is always read.
+    /// pause, and a connection that has nothing waiting is always read.
     pub deferred_bytes_max: usize,
     /// Output waiting for all readers of a shard, in bytes. A reader's `outbox_bytes_pause` (and `outbox_bytes_max`, for
     /// ephemeral events) holds in full while no more than a quarter of it waits and falls from there on; from half of it
@@ -103,11 +103,11 @@ pub struct Limits {
     pub address_jobs_max: usize,
     /// Bytes that running scans, counts and replays of all connections may come to hold: cursors, and what is read
     /// ahead of them. A request that could hold more than 256 KiB (that is some 700 authors or tag values) waits until
-    /// the others of its sort have left room for it in half of this, and those of its address in a quarter.
+    /// it fits into half of this beside the others of its sort, and into a quarter beside those of its address.
     pub running_bytes_max: usize,
 }
 
-/// Bytes of an EVENT message beside what its tags and its content take: 364, and room for white space.
+/// Bytes of an EVENT message beside what its tags and its content take: 364, and what white space may take.
 const EVENT_MESSAGE_BYTES: usize = 512;
 /// Most bytes of a character in JSON: one beyond the basic plane as two escapes, `\ud83d\udc9c`, as Python writes it.
 const CHAR_BYTES_MAX: usize = 12;
@@ -121,18 +121,18 @@ impl Limits {
     /// # Errors
     /// The limit that is too large for `message_bytes_max`, and the largest that is not.
     pub fn check(&self) -> Result<(), (&'static str, String)> {
-        let room = self.message_bytes_max.saturating_sub(EVENT_MESSAGE_BYTES);
+        let max = self.message_bytes_max.saturating_sub(EVENT_MESSAGE_BYTES);
         for (name, limit, bytes, what) in [
             ("limits.content_chars_max", self.content_chars_max, CHAR_BYTES_MAX, "a character may take"),
             ("limits.event_tags_max", self.event_tags_max, TAG_BYTES, "a tag of a follow list takes"),
         ] {
-            if limit > room / bytes {
-                let words = format!(
+            if limit > max / bytes {
+                let message = format!(
                     "is too large: {what} {bytes} bytes, so that no more than {} fit into limits.message_bytes_max, {}",
-                    room / bytes,
+                    max / bytes,
                     self.message_bytes_max
                 );
-                return Err((name, words));
+                return Err((name, message));
             }
         }
         Ok(())
@@ -216,9 +216,9 @@ mod tests {
         let fits = Limits { content_chars_max: 1_000, event_tags_max: 120, ..small.clone() };
         assert_eq!(fits.check(), Ok(()));
         assert_eq!(small.check().unwrap_err().0, "limits.content_chars_max");
-        let (name, words) = Limits { content_chars_max: 1_001, ..fits.clone() }.check().unwrap_err();
+        let (name, message) = Limits { content_chars_max: 1_001, ..fits.clone() }.check().unwrap_err();
         assert_eq!(name, "limits.content_chars_max");
-        assert!(words.contains("no more than 1000 fit"), "{words}");
+        assert!(message.contains("no more than 1000 fit"), "{message}");
         assert_eq!(
             Limits { event_tags_max: 121, ..fits.clone() }.check().unwrap_err().0,
             "limits.event_tags_max"

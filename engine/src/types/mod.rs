@@ -1,7 +1,7 @@
-//! What everything else speaks of: ids, events, filters, kinds, time and limits.
+//! What all other modules use: ids, events, filters, kinds, time and limits.
 //!
-//! This room imports no other. Its values are checked when they are made, so that the other rooms can
-//! trust them.
+//! This module imports no other. Its values are checked when they are made, so that the other modules
+//! can trust them.
 
 mod address;
 mod event;

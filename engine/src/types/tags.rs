@@ -30,7 +30,7 @@ impl<'a> Tags<'a> {
         Tags { rest: &json[1..] }
     }
 
-    /// Walks to the end and returns what follows the closing `]`.
+    /// Reads to the end and returns what follows the closing `]`.
     pub(super) fn after(mut self) -> &'a [u8] {
         while self.next().is_some() {}
         &self.rest[1..]

@@ -1,6 +1,6 @@
 //! What is wrong with a message, at which byte, and which id the answer must name.
 //!
-//! A fault never quotes what the client sent, so its words are safe in any answer and any log.
+//! A fault never quotes what the client sent, so its text is safe in any answer and any log.
 
 use std::fmt;
 
@@ -132,7 +132,7 @@ impl WireError {
     ///
     /// `unsupported` is for what another relay may understand: an unknown type of message or filter field. All else is
     /// `invalid`, bounds of this relay too: NIP-01's own example for a bound, «event creation date is too far
-    /// off», has that prefix, while `blocked` and `restricted` speak of who asks.
+    /// off», has that prefix, while `blocked` and `restricted` speak of the client.
     pub fn prefix(&self) -> &'static str {
         match self.fault {
             Fault::UnknownVerb | Fault::UnknownFilterField | Fault::Search => "unsupported",
@@ -141,11 +141,11 @@ impl WireError {
     }
 }
 
-/// For operators: [`Fault`]'s words, and the place.
+/// For operators: [`Fault`]'s text, and the place.
 impl fmt::Display for WireError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.fault {
-            // No place in the message says more than these words.
+            // No place in the message says more than this text.
             Fault::MessageTooLong { .. } | Fault::Missing(_) | Fault::NoFilter | Fault::Search => {
                 self.fault.fmt(f)
             }
@@ -156,7 +156,7 @@ impl fmt::Display for WireError {
 
 impl std::error::Error for WireError {}
 
-/// For people: clients show these words to their users. They quote nothing.
+/// For people: clients show this text to their users. It quotes nothing.
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {

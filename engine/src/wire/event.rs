@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::cursor::{Cursor, Failed, Parsed};
 use super::error::{Fault, WireError};
 use super::escape::{Escapes, RawStr};
-use super::skim::Skimmer;
+use super::id_scanner::IdScanner;
 use crate::types::{Event, EventId, Kind, NO_EXPIRY, PubKey, Sig, Tags, Timestamp, parse_expiration};
 
 /// Largest `created_at` an event may have, one less than the largest signed 64-bit integer.
@@ -63,7 +63,7 @@ pub fn parse_event(json: &[u8]) -> Result<RawEvent<'_>, WireError> {
     let mut event = RawEvent::BLANK;
     match read(&mut cursor, usize::MAX, &mut event).and_then(|()| cursor.end()) {
         Ok(()) => Ok(event),
-        Err(Failed) => Err(cursor.error(Skimmer::skim_event(json))),
+        Err(Failed) => Err(cursor.error(IdScanner::scan_event(json))),
     }
 }
 
@@ -246,7 +246,7 @@ impl<'a> RawEvent<'a> {
     pub fn to_event(&self) -> Event {
         // The only safe way to an `Arc` of a length known late without a second buffer.
         let mut json: Arc<[u8]> = std::iter::repeat_n(0, self.json_len()).collect();
-        let mut rest = Arc::get_mut(&mut json).expect("nobody else has it yet");
+        let mut rest = Arc::get_mut(&mut json).expect("it is not shared yet");
         self.write_json(|piece| {
             let (into, after) = std::mem::take(&mut rest).split_at_mut(piece.len());
             into.copy_from_slice(piece);
@@ -271,7 +271,7 @@ impl<'a> RawEvent<'a> {
         len
     }
 
-    /// The second it says it expires (NIP-40), [`NO_EXPIRY`] if never. Costs a walk over the tags if one may be
+    /// The second it says it expires (NIP-40), [`NO_EXPIRY`] if never. Costs a pass over the tags if one may be
     /// called so.
     pub fn expires_at(&self) -> Timestamp {
         match self.tags.may_expire {
@@ -285,7 +285,7 @@ impl<'a> RawEvent<'a> {
         self.tags.count
     }
 
-    /// Unicode characters in the content, as NIP-11 counts `max_content_length`. Costs a walk over it.
+    /// Unicode characters in the content, as NIP-11 counts `max_content_length`. Costs a pass over it.
     pub fn content_chars(&self) -> usize {
         self.content.chars()
     }

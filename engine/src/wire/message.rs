@@ -4,7 +4,7 @@ use super::cursor::{Cursor, Failed, Parsed};
 use super::error::{Fault, WireError};
 use super::event::{RawEvent, read};
 use super::filter::{Budget, filter};
-use super::skim::Skimmer;
+use super::id_scanner::IdScanner;
 use crate::types::{Filter, Limits, SubId};
 
 /// What a client says.
@@ -87,7 +87,7 @@ impl Verb {
 /// [`WireError`]; what it is about says how to answer.
 pub fn parse_client_message<'a>(bytes: &'a [u8], limits: &Limits) -> Result<ClientMessage<'a>, WireError> {
     let mut cursor = Cursor::new(bytes);
-    read_message(&mut cursor, bytes.len(), limits).map_err(|Failed| cursor.error(Skimmer::skim(bytes)))
+    read_message(&mut cursor, bytes.len(), limits).map_err(|Failed| cursor.error(IdScanner::scan(bytes)))
 }
 
 #[inline(always)]

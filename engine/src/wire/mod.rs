@@ -6,7 +6,7 @@
 //!
 //! # What is taken and what is refused
 //!
-//! NIP-01 leaves some room. This is how it is filled:
+//! NIP-01 leaves some cases open. This is what happens in them:
 //!
 //! | input | answer |
 //! |---|---|
@@ -42,12 +42,12 @@ mod escape;
 mod event;
 mod filter;
 pub mod frames;
+mod id_scanner;
 mod message;
-mod skim;
 
 pub use error::{About, Fault, WireError};
 pub use escape::write_json_string;
 pub use event::{CREATED_AT_MAX, RawEvent, parse_event};
 pub use filter::parse_filter;
+pub use id_scanner::IdScanner;
 pub use message::{ClientMessage, is_event_message, parse_client_message};
-pub use skim::Skimmer;

@@ -1,7 +1,7 @@
 //! Points (X, Y, Z) that stand for (X / Z^2, Y / Z^3): doubling and adding without inversions.
 //!
 //! # Exceptions
-//! Adding an equal or opposite point gives Z = 0, and Z stays 0 from then on. So one test of Z at the end tells whether the
+//! Adding an equal or opposite point gives Z = 0, and Z stays 0 from then on. So one test of Z at the end shows whether the
 //! formulas were valid; if not, [`super::slow`] verifies the claim.
 
 use crate::field::Field;

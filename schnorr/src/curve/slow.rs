@@ -13,7 +13,7 @@ pub(crate) type F = crate::field::portable32::F26;
 pub(super) type Point = Option<(F, F)>;
 
 /// Whether s G + e P is the point with x = r and an even y. Takes about 1 ms.
-pub(crate) fn holds(key: &Entry, r: &Words, s: &Words, e: &Words) -> bool {
+pub(crate) fn is_valid(key: &Entry, r: &Words, s: &Words, e: &Words) -> bool {
     let (generator, key) = (F::load_entries(|_| &G), F::load_entries(|_| key));
     let Some((x, y)) = add(times(s, generator), times(e, key)) else { return false };
     let mut sum = Entry::ZERO;

@@ -32,20 +32,24 @@ fn sum(s: &Words, e: &Words, key: &Entry) -> Option<Entry> {
     Some(sum)
 }
 
-/// A task that holds if the sum is a point with an even ordinate, and does not otherwise.
+/// A task that is valid if the sum is a point with an even ordinate, and only then.
 fn task(place: usize, s: &Words, e: &Words, key: &Entry) -> (Task, bool) {
     let sum = sum(s, e, key);
-    let holds = sum.is_some_and(|sum| sum.y[0] & 1 == 0);
+    let is_valid = sum.is_some_and(|sum| sum.y[0] & 1 == 0);
     let r = sum.map_or(G.x, |sum| sum.x);
-    (Task { place: place as u32, r, s: split(s), e: split(e) }, holds)
+    (Task { place: place as u32, r, s: split(s), e: split(e) }, is_valid)
 }
 
 /// Decides all cases on every tier, warm and cold, in batches of `batch`.
 fn check(cases: &[(Words, Words, Entry)], batch: usize) {
     let tasks: Vec<(Task, bool)> =
         cases.iter().enumerate().map(|(i, (s, e, key))| task(i, s, e, key)).collect();
-    let held = tasks.iter().filter(|(_, holds)| *holds).count();
-    assert!(cfg!(miri) || held > 0 && held < tasks.len(), "both verdicts occur: {held} of {}", tasks.len());
+    let valid = tasks.iter().filter(|(_, is_valid)| *is_valid).count();
+    assert!(
+        cfg!(miri) || valid > 0 && valid < tasks.len(),
+        "both verdicts occur: {valid} of {}",
+        tasks.len()
+    );
     for (tier, mut kernel) in tiers() {
         let keys: Vec<Entry> = cases.iter().map(|(_, _, key)| *key).collect();
         for at in (0..tasks.len()).step_by(batch) {

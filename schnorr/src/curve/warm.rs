@@ -122,7 +122,7 @@ pub(crate) fn judge<'a, F: Field>(
             points.y[root + group].store_canonical(|lane, y| sums[lane].y = y);
         }
         let is_finite = points.infinite(root + group) >> lane & 1 == 0;
-        let holds = is_finite && sums[lane].x == task.r && !is_odd(&sums[lane].y);
-        decide(task, if holds { Outcome::Valid } else { Outcome::Invalid });
+        let is_valid = is_finite && sums[lane].x == task.r && !is_odd(&sums[lane].y);
+        decide(task, if is_valid { Outcome::Valid } else { Outcome::Invalid });
     }
 }

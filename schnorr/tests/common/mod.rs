@@ -111,7 +111,7 @@ impl Claims {
         }
     }
 
-    /// A claim that holds.
+    /// A claim that is valid.
     pub(crate) fn good(&mut self) -> Claim {
         let keypair = self.keypair();
         let message = if self.chance.below(8) == 0 { self.chance.edge_bytes() } else { self.chance.bytes() };

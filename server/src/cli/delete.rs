@@ -55,8 +55,8 @@ pub fn run(args: &DeleteArgs, settings: &Settings) -> Result<(), Failure> {
         return Ok(());
     }
     if !args.yes {
-        let words = format!("{} events match; --yes deletes them, --dry-run only counts", ids.len());
-        return Err(Failure::Usage(words));
+        let message = format!("{} events match; --yes deletes them, --dry-run only counts", ids.len());
+        return Err(Failure::Usage(message));
     }
     let mut progress = Progress::new("delete", None);
     let mut deleted = 0;

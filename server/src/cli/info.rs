@@ -39,6 +39,7 @@ pub fn run(args: &InfoArgs, settings: &Settings) -> Result<(), Failure> {
         json!({
             "data": settings.data.display().to_string(),
             "events": stats.events,
+            "hidden": stats.hidden,
             "events_ever": last_seq.0,
             "newest_created_at": newest,
             "bytes": stats.bytes,
@@ -50,6 +51,9 @@ pub fn run(args: &InfoArgs, settings: &Settings) -> Result<(), Failure> {
         let mut text = Vec::new();
         writeln!(text, "folder              {}", settings.data.display())?;
         writeln!(text, "events              {}", stats.events)?;
+        if stats.hidden > 0 {
+            writeln!(text, "still to be removed {}", stats.hidden)?;
+        }
         writeln!(text, "events ever stored  {}", last_seq.0)?;
         if let Some(newest) = newest {
             writeln!(text, "newest created_at   {newest}")?;

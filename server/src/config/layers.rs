@@ -124,11 +124,11 @@ pub(super) fn is_injected(name: &str, value: &str) -> bool {
     };
     let is_url = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
     let is_port = |tail: &str| {
-        let mut words = tail.split('_');
-        words.next().is_some_and(|number| number.parse::<u16>().is_ok())
-            && words.next().is_some_and(|word| ["TCP", "UDP", "SCTP"].contains(&word))
-            && words.next().is_none_or(|word| ["PROTO", "PORT", "ADDR"].contains(&word))
-            && words.next().is_none()
+        let mut parts = tail.split('_');
+        parts.next().is_some_and(|number| number.parse::<u16>().is_ok())
+            && parts.next().is_some_and(|part| ["TCP", "UDP", "SCTP"].contains(&part))
+            && parts.next().is_none_or(|part| ["PROTO", "PORT", "ADDR"].contains(&part))
+            && parts.next().is_none()
     };
     tails("SERVICE_HOST").any(str::is_empty)
         || tails("SERVICE_PORT").any(|tail| tail.is_empty() || (tail.starts_with('_') && tail.len() > 1))
@@ -176,10 +176,10 @@ fn value(example: &Value, key: &str, text: &str, origin: &Origin) -> Result<Valu
     let read = match example {
         Value::String(_) => Some(Value::String(text.to_owned())),
         Value::Array(_) if !text.trim_start().starts_with('[') => {
-            let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
             let of_kinds = key.ends_with("kinds");
-            words
-                .map(|word| if of_kinds { parse(word) } else { Some(Value::String(word.to_owned())) })
+            items
+                .map(|item| if of_kinds { parse(item) } else { Some(Value::String(item.to_owned())) })
                 .collect::<Option<Vec<_>>>()
                 .map(Value::Array)
         }

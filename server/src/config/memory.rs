@@ -30,7 +30,7 @@ const FILTER_PART: u64 = 8;
 const PART_BYTES_MIN: u64 = 8 << 20;
 
 impl Loaded {
-    /// Gives bounds that nobody has set the part of memory that is theirs.
+    /// Gives bounds that are not set the part of memory that is theirs.
     pub(super) fn derive(&mut self, memory: Memory) {
         let shards = self.settings.shard_count() as u64;
         for (key, part) in PARTS {

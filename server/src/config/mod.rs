@@ -38,7 +38,7 @@ pub const DEFAULT_FILE: &str = "relay.toml";
 pub struct Sources {
     /// A file that must exist.
     pub file: Option<PathBuf>,
-    /// Environment variables; those without the prefix are passed over.
+    /// Environment variables; those without the prefix are skipped.
     pub env: Vec<(String, String)>,
     /// Flags: key, value, and the flag as written.
     pub flags: Vec<(String, String, String)>,
@@ -60,7 +60,7 @@ pub enum ConfigError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// The system's words.
+        /// The system's message.
         message: String,
     },
     /// The file is not what it should be.

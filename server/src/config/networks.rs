@@ -10,7 +10,7 @@ pub(crate) struct Networks(Vec<IpNet>);
 
 impl Networks {
     /// # Errors
-    /// The first that is neither an address nor a network, in words.
+    /// Names the first that is neither an address nor a network.
     pub(super) fn new(texts: &[String]) -> Result<Self, String> {
         let read = |text: &String| {
             parse(text.trim())

@@ -8,7 +8,7 @@ use super::layers::{Keys, flatten};
 use super::{Loaded, Settings};
 
 impl Loaded {
-    /// TOML, one key a line; a comment tells where a value that is not the default comes from.
+    /// TOML, one key a line; a comment names where a value that is not the default comes from.
     pub fn to_toml(&self) -> String {
         let table = Table::try_from(&self.settings).expect("settings are TOML");
         let mut values = std::collections::BTreeMap::new();

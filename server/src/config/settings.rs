@@ -102,15 +102,15 @@ impl Network {
     /// Whose word on a client's address is believed.
     ///
     /// # Errors
-    /// The first that is no address, in words.
+    /// Names the first that is no address.
     pub(crate) fn trusted(&self) -> Result<Networks, String> {
         Networks::new(&self.trusted_proxies)
     }
 
-    /// Who has no limits by address.
+    /// Clients that have no limits by address.
     ///
     /// # Errors
-    /// The first that is no address, in words.
+    /// Names the first that is no address.
     pub(crate) fn exempt(&self) -> Result<Networks, String> {
         Networks::new(&self.exempt_addresses)
     }
@@ -186,7 +186,7 @@ pub struct Verify {
     pub author_cache_bytes: usize,
 }
 
-/// Who checks signatures.
+/// What checks signatures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VerifierKind {
@@ -255,7 +255,7 @@ pub struct MetricsAccess {
 }
 
 impl MetricsAccess {
-    /// Whether not everybody who reaches the relay's port may read them.
+    /// Whether they are closed to some that reach the relay's port.
     pub(crate) fn is_restricted(&self) -> bool {
         self.listen.is_some() || self.token.is_some() || !self.allow.is_empty()
     }
@@ -263,7 +263,7 @@ impl MetricsAccess {
     /// The addresses that may read; none: all.
     ///
     /// # Errors
-    /// The first that is none, in words.
+    /// Names the first that is none.
     pub(crate) fn readers(&self) -> Result<Networks, String> {
         Networks::new(&self.allow)
     }
@@ -328,7 +328,7 @@ impl Settings {
             let is_sendable = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
             ensure(is_sendable, "metrics.token", "must be of visible ASCII characters, and not empty")?;
         }
-        self.metrics.readers().map_err(|words| ("metrics.allow", words))?;
+        self.metrics.readers().map_err(|message| ("metrics.allow", message))?;
         for (key, pubkey) in [("info.pubkey", &self.info.pubkey), ("info.self", &self.info.own_pubkey)] {
             if let Some(pubkey) = pubkey {
                 relay_engine::types::PubKey::from_hex(pubkey.as_bytes())
@@ -352,8 +352,8 @@ impl Settings {
         )?;
         ensure(self.network.turn_bytes_max >= 4096, "network.turn_bytes_max", "must be at least 4096")?;
         ensure(self.network.inbox_events_max > 0, "network.inbox_events_max", "must be at least 1")?;
-        self.network.trusted().map_err(|words| ("network.trusted_proxies", words))?;
-        self.network.exempt().map_err(|words| ("network.exempt_addresses", words))?;
+        self.network.trusted().map_err(|message| ("network.trusted_proxies", message))?;
+        self.network.exempt().map_err(|message| ("network.exempt_addresses", message))?;
         ensure(
             self.network.connections_per_address_max > 0,
             "network.connections_per_address_max",

@@ -22,7 +22,7 @@ pub enum OpenError {
         /// The layout of this version.
         known: u64,
     },
-    /// The disk lacks room for the least that an open database needs.
+    /// The disk lacks space for the least that an open database needs.
     Full(PathBuf, String),
     /// A process with the same id in another PID namespace has the database open.
     OtherNamespace(PathBuf),

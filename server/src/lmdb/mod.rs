@@ -3,7 +3,7 @@
 //! ```text
 //! database    key                         value
 //! event       seq:8                       canonical JSON
-//! key         posting | id | expiry       postings    keys: see relay_engine::store::keyed; values: see `runs`
+//! key         posting | id | expiry       postings    keys: see relay_engine::store::keyed; values: see `posting_blocks`
 //! tombstone   tombstone key               until:8
 //! hidden      number:8                    HiddenRow   a bit for each event that is hidden until it is removed
 //! meta        "schema"                    1:8, or 2:8 while any event is hidden
@@ -19,8 +19,8 @@
 
 mod error;
 mod open;
+mod posting_blocks;
 mod reserve;
-mod runs;
 mod snapshot;
 
 use std::fs;
@@ -31,13 +31,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use heed::byteorder::BigEndian;
 use heed::types::{Bytes, Str, U64};
 use heed::{CommitOrAbort, CompactionOption, Database, Env, PutFlags, RoTxn, RwTxn, WithoutTls};
-use relay_engine::store::keyed::{Change, HiddenRow, KeySource, Overlay, View};
+use relay_engine::store::keyed::{Change, HiddenRow, KeySource, KeyedTransaction, Overlay};
 use relay_engine::store::{Backend, REMOVED_KEYS_MAX, Seq, StoreError, TermClasses};
 
 pub use error::OpenError;
 use error::store_error;
+use posting_blocks::PostingBlocks;
 use reserve::Reserve;
-use runs::Runs;
 use snapshot::Snapshot;
 
 /// The layout while no event is hidden, and while any is: versions that would serve hidden events know only the first.
@@ -94,7 +94,7 @@ pub struct LmdbBackend {
 #[derive(Clone, Copy, Debug)]
 struct Databases {
     event: Database<'static, Be64, Bytes>,
-    key: Runs,
+    key: PostingBlocks,
     tombstone: Database<'static, Bytes, Be64>,
     /// Not there in what an earlier version wrote, if it is opened to read or the disk is full.
     hidden: Option<Database<'static, Be64, Bytes>>,
@@ -250,7 +250,7 @@ impl LmdbBackend {
         if reserved > 0 {
             self.check_reserve(&txn, reserved)?;
         }
-        let mut writer = View::writer(Snapshot::new(self, txn));
+        let mut writer = KeyedTransaction::writer(Snapshot::new(self, txn));
         let done = work(&mut writer)?;
         let (snapshot, overlay) = writer.into_parts();
         if !overlay.is_empty() {
@@ -289,8 +289,8 @@ impl LmdbBackend {
 }
 
 impl Backend for LmdbBackend {
-    type Reader<'a> = View<Snapshot<'a, RoTxn<'a, WithoutTls>>, ()>;
-    type Writer<'a> = View<Snapshot<'a, RwTxn<'a>>, Overlay>;
+    type Reader<'a> = KeyedTransaction<Snapshot<'a, RoTxn<'a, WithoutTls>>, ()>;
+    type Writer<'a> = KeyedTransaction<Snapshot<'a, RwTxn<'a>>, Overlay>;
 
     fn classes(&self) -> TermClasses {
         TermClasses { all: true, author_kind: true }
@@ -303,7 +303,7 @@ impl Backend for LmdbBackend {
 
     fn reader(&self) -> Result<Self::Reader<'_>, StoreError> {
         let txn = self.env.read_txn().map_err(store_error)?;
-        Ok(View::reader(Snapshot::new(self, txn)))
+        Ok(KeyedTransaction::reader(Snapshot::new(self, txn)))
     }
 
     /// One thread writes at a time, others wait; calling it inside `work` is a deadlock.
@@ -386,7 +386,7 @@ fn create_databases(env: &Env<WithoutTls>) -> heed::Result<Databases> {
         Ok(CommitOrAbort::<_, ()>::Commit((event, key, tombstone, hidden, meta)))
     })?;
     let (event, key, tombstone, hidden, meta) = committed.unwrap_commit();
-    Ok(Databases { event, key: Runs(key), tombstone, hidden: Some(hidden), meta })
+    Ok(Databases { event, key: PostingBlocks(key), tombstone, hidden: Some(hidden), meta })
 }
 
 /// The databases, if all of them exist.
@@ -403,5 +403,5 @@ fn open_databases(env: &Env<WithoutTls>) -> heed::Result<Option<Databases>> {
     let (Some(event), Some(key), Some(tombstone), hidden, Some(meta)) = opened.unwrap_commit() else {
         return Ok(None);
     };
-    Ok(Some(Databases { event, key: Runs(key), tombstone, hidden, meta }))
+    Ok(Some(Databases { event, key: PostingBlocks(key), tombstone, hidden, meta }))
 }

@@ -1,6 +1,6 @@
 //! Opening LMDB's environment: every mapped page must have its block on disk before it is touched.
 //!
-//! LMDB maps two files. Touching a mapped page for which the disk has no room, or which lies after the end of the file,
+//! LMDB maps two files. Touching a mapped page for which the disk has no space, or which lies after the end of the file,
 //! raises SIGBUS, which kills the process without a message.
 //!
 //! - `lock.mdb` is written through its map, and LMDB creates it as a sparse file: its blocks are allocated here first.
@@ -173,7 +173,7 @@ fn map(
     // SAFETY: with NO_SYNC a power cut may corrupt the file; only benches set it, by the option `sync`. NO_LOCK is for folders that this process can't write and that no process had open just now; that none
     // writes to them meanwhile is the operator's responsibility, as the README says.
     unsafe { options.flags(flags) };
-    // SAFETY: the memory map is sound as long as nobody but LMDB changes the file under it. LMDB's own lock
+    // SAFETY: the memory map is sound as long as nothing but LMDB changes the file under it. LMDB's own lock
     // file keeps processes apart, and heed opens a path once in a process.
     unsafe { options.open(path) }
 }

@@ -1,4 +1,4 @@
-//! Room kept for removals: a deletion needs pages before it frees any, and on a full disk there would be none.
+//! Disk space reserved for removals: a deletion needs pages before it frees any, and on a full disk there would be none.
 //!
 //! Of the disk, a file beside the database has it, which is cut to nothing for the time of such a write. What the database
 //! has grown by then is missing from the file: other writes must leave as much free among the database's own pages. Of the
@@ -57,10 +57,10 @@ impl Reserve {
         usize::try_from(self.bytes - self.held.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
     }
 
-    /// Runs `write` with the room of the file.
+    /// Runs `write` in the space of the file.
     pub(super) fn with_room<T>(&self, write: impl FnOnce() -> T) -> T {
         if self.bytes > 0 {
-            // Without it, the write may still find room.
+            // Without it, the write may still find space.
             let _ = OpenOptions::new().write(true).truncate(true).open(&self.file);
         }
         let done = write();
@@ -68,7 +68,7 @@ impl Reserve {
         done
     }
 
-    /// Makes the file as large as it is to be, as far as the disk has room.
+    /// Makes the file as large as it is to be, as far as the disk has space.
     fn fill(&self) {
         if self.bytes == 0 {
             return;

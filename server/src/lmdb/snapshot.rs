@@ -145,6 +145,7 @@ impl<T: Txn> KeySource for Snapshot<'_, T> {
         let page_bytes = u64::from(env.unnamed_database_stat().page_size);
         let pages = env.info().last_page_number as u64 + 1;
         let events = databases.event.len(self.txn.read()).map_err(store_error)?;
-        Ok(Stats { events: events.saturating_sub(self.hidden_count()?), bytes: pages * page_bytes })
+        let hidden = self.hidden_count()?;
+        Ok(Stats { events: events.saturating_sub(hidden), hidden, bytes: pages * page_bytes })
     }
 }

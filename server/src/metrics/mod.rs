@@ -89,7 +89,7 @@ pub(crate) struct ShardSnapshot {
     pub(crate) host: HostMetrics,
     /// Sockets, those that speak plain HTTP included.
     pub(crate) sockets: u64,
-    /// What is stored, which is the same for all: the first shard tells it.
+    /// What is stored, which is the same for all: the first shard reports it.
     pub(crate) store: Option<Result<Stats, StoreError>>,
 }
 
@@ -110,7 +110,7 @@ pub(crate) struct Snapshot {
     pub(crate) resident_bytes: Option<u64>,
 }
 
-/// Resident memory of this process, where the system tells it.
+/// Resident memory of this process, where the system reports it.
 pub(crate) fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

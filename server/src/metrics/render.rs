@@ -176,6 +176,7 @@ impl Snapshot {
     fn process(&self, out: &mut Out<'_, '_>) -> Result<(), Error> {
         if let Some(store) = &self.store {
             out.number(names::STORE_EVENTS, store.events)?;
+            out.number(names::STORE_HIDDEN, store.hidden)?;
             out.number(names::STORE_BYTES, store.bytes)?;
         }
         let refused = self.sockets_refused;
@@ -320,7 +321,7 @@ mod tests {
         }
         let machine = names::COUNTERS_AND_GAUGES.map(|(metric, _)| metric.name);
         for name in machine.into_iter().chain(names::HISTOGRAMS.map(|(metric, ..)| metric.name)) {
-            assert!(text.contains(&format!("# TYPE {name} ")), "{name} is not told");
+            assert!(text.contains(&format!("# TYPE {name} ")), "{name} is not exported");
         }
         assert!(text.ends_with("# EOF\n"));
         let for_everybody = render(snapshot(false));

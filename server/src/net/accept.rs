@@ -11,7 +11,7 @@ use relay_site::Answer;
 use tokio::net::TcpListener;
 
 use super::addresses::TooMany;
-use super::descriptors::{Spare, is_of_one_connection, ran_out};
+use super::descriptors::{SpareDescriptor, is_of_one_connection, ran_out};
 use super::response::raw_response;
 use crate::host::{Host, Inbound, Socket};
 use crate::log_throttle::LogThrottle;
@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Accepts for ever.
 pub(crate) async fn run(host: &Host, listener: TcpListener) {
     let acceptor = Acceptor::new();
-    let mut spare = Spare::new();
+    let mut spare = SpareDescriptor::new();
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
@@ -39,8 +39,8 @@ pub(crate) async fn run(host: &Host, listener: TcpListener) {
                 }
                 // A waiting client gets the 503. Where even that fails, descriptors may be free a little later.
                 let is_told =
-                    ran_out(&error) && spare.give_up() && acceptor.refuse_waiting(host, &listener).await;
-                spare.keep();
+                    ran_out(&error) && spare.release() && acceptor.refuse_waiting(host, &listener).await;
+                spare.reacquire();
                 if !is_told {
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -51,7 +51,7 @@ pub(crate) async fn run(host: &Host, listener: TcpListener) {
 
 /// Decides who is accepted; the rest get one of two answers, rendered once.
 struct Acceptor {
-    no_room: Vec<u8>,
+    all_taken: Vec<u8>,
     too_many: Vec<u8>,
     no_files: LogThrottle,
     full: LogThrottle,
@@ -60,9 +60,9 @@ struct Acceptor {
 
 impl Acceptor {
     fn new() -> Self {
-        let no_room = Answer::error(503, "no room for another connection").with("retry-after", "30");
+        let all_taken = Answer::error(503, "no room for another connection").with("retry-after", "30");
         Acceptor {
-            no_room: raw_response(&no_room),
+            all_taken: raw_response(&all_taken),
             too_many: raw_response(&TooMany::answer()),
             no_files: LogThrottle::default(),
             full: LogThrottle::default(),
@@ -73,11 +73,11 @@ impl Acceptor {
     /// Turns away one client that waits to be accepted, with the descriptor that has become free. False: that could not be
     /// done either.
     async fn refuse_waiting(&self, host: &Host, listener: &TcpListener) -> bool {
-        // The waiting client may be gone: then there is nobody to answer, and nothing to wait for.
+        // The waiting client may be gone: then there is no client to answer, and nothing to wait for.
         let accepted = tokio::time::timeout(PAUSE, listener.accept()).await;
         let Ok(Ok((stream, _))) = accepted else { return false };
         host.sockets_refused.fetch_add(1, Ordering::Relaxed);
-        if let Err(error) = stream.into_std().and_then(|stream| reject(stream, &self.no_room)) {
+        if let Err(error) = stream.into_std().and_then(|stream| reject(stream, &self.all_taken)) {
             tracing::debug!(%error, "could not send the refusal to a client");
         }
         true
@@ -86,8 +86,8 @@ impl Acceptor {
     /// Hands a socket over to a shard, or turns it away.
     fn admit(&self, host: &Host, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
         stream.set_nodelay(true)?;
-        let counted = match host.addresses.admit_socket(peer.ip()) {
-            Ok(counted) => counted,
+        let permit = match host.addresses.admit_socket(peer.ip()) {
+            Ok(permit) => permit,
             Err(TooMany(address)) => {
                 if let Some(times) = self.full_address.happened(Instant::now()) {
                     tracing::warn!(
@@ -99,22 +99,22 @@ impl Acceptor {
                 return reject(stream, &self.too_many);
             }
         };
-        let Some(inbox) = host.seat() else {
+        let Some(inbox) = host.take_slot() else {
             host.sockets_refused.fetch_add(1, Ordering::Relaxed);
             if let Some(times) = self.full.happened(Instant::now()) {
                 tracing::warn!(address = %peer, times, "no room for another connection");
             }
-            return reject(stream, &self.no_room);
+            return reject(stream, &self.all_taken);
         };
-        inbox.push(Inbound::Socket(Socket { stream, peer, counted }));
+        inbox.push(Inbound::Socket(Socket { stream, peer, permit }));
         Ok(())
     }
 }
 
 /// Sends a client the reason of its refusal, as much as its socket accepts without blocking, and closes.
-fn reject(mut stream: TcpStream, words: &[u8]) -> io::Result<()> {
-    // An empty send buffer has room for this little response.
-    stream.write_all(words)?;
+fn reject(mut stream: TcpStream, response: &[u8]) -> io::Result<()> {
+    // An empty send buffer has space for this little response.
+    stream.write_all(response)?;
     stream.shutdown(Shutdown::Write)?;
     // A socket that closes with unread input is reset, and the response may be lost: what has come is read first. No
     // more input is waited for.

@@ -21,13 +21,13 @@ pub(crate) struct Addresses {
     trusted: Networks,
     exempt: Networks,
     max: usize,
-    /// None is 0. Strangers choose the keys: std's hash is seeded.
+    /// None is 0. Clients choose the keys: std's hash is seeded.
     counts: Mutex<HashMap<ClientAddress, usize>>,
     refused: AtomicU64,
 }
 
-/// A connection among those of its address, until it is dropped.
-pub(crate) struct Counted {
+/// One of the connections that an address may have, until it is dropped.
+pub(crate) struct AddressPermit {
     addresses: Arc<Addresses>,
     address: ClientAddress,
 }
@@ -36,8 +36,8 @@ pub(crate) struct Counted {
 pub(super) struct Client {
     /// The address that its limits are counted by; `None`: it is exempt.
     pub(super) address: Option<ClientAddress>,
-    /// Its slot among the connections of its address, unless its socket already holds one.
-    pub(super) counted: Option<Counted>,
+    /// Its permit, unless its socket already holds one.
+    pub(super) permit: Option<AddressPermit>,
 }
 
 /// This address has as many connections as it may have.
@@ -52,7 +52,7 @@ impl TooMany {
 
 impl Addresses {
     /// # Errors
-    /// The first entry of a list that is no address, in words.
+    /// Names the first entry of a list that is no address.
     pub(crate) fn new(network: &Network) -> Result<Self, String> {
         Ok(Addresses {
             trusted: network.trusted()?,
@@ -63,8 +63,8 @@ impl Addresses {
         })
     }
 
-    /// A socket has come from `peer`. Counts it, unless `peer` speaks for others or has no limits.
-    pub(super) fn admit_socket(self: &Arc<Self>, peer: IpAddr) -> Result<Option<Counted>, TooMany> {
+    /// A socket has come from `peer`. Counts it, unless `peer` is a proxy or has no limits.
+    pub(super) fn admit_socket(self: &Arc<Self>, peer: IpAddr) -> Result<Option<AddressPermit>, TooMany> {
         if self.trusted.contain(peer) {
             return Ok(None);
         }
@@ -78,14 +78,14 @@ impl Addresses {
         headers: &HeaderMap,
     ) -> Result<Client, TooMany> {
         let address = self.limited(forwarded::client(peer, headers, &self.trusted));
-        let counted = match address {
+        let permit = match address {
             Some(address) if self.trusted.contain(peer) => Some(self.count(address)?),
             _ => None,
         };
-        Ok(Client { address, counted })
+        Ok(Client { address, permit })
     }
 
-    /// Whether what `peer` says of others is believed.
+    /// Whether the client addresses that `peer` names are trusted.
     pub(super) fn trusts(&self, peer: IpAddr) -> bool {
         self.trusted.contain(peer)
     }
@@ -104,16 +104,16 @@ impl Addresses {
         (!self.exempt.contain(address)).then(|| address.into())
     }
 
-    fn count(self: &Arc<Self>, address: ClientAddress) -> Result<Counted, TooMany> {
+    fn count(self: &Arc<Self>, address: ClientAddress) -> Result<AddressPermit, TooMany> {
         let mut counts = self.counts();
         let count = counts.entry(address).or_default();
-        // An address that is new here has room: the limit is at least 1.
+        // An address that is new here is below its limit: the limit is at least 1.
         if *count >= self.max {
             self.refused.fetch_add(1, Ordering::Relaxed);
             return Err(TooMany(address));
         }
         *count += 1;
-        Ok(Counted { addresses: Arc::clone(self), address })
+        Ok(AddressPermit { addresses: Arc::clone(self), address })
     }
 
     fn counts(&self) -> MutexGuard<'_, HashMap<ClientAddress, usize>> {
@@ -121,7 +121,7 @@ impl Addresses {
     }
 }
 
-impl Drop for Counted {
+impl Drop for AddressPermit {
     fn drop(&mut self) {
         if let Entry::Occupied(mut count) = self.addresses.counts().entry(self.address) {
             *count.get_mut() -= 1;
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_so_many_places_and_leaves_nothing_behind() {
+    fn an_address_has_so_many_connections_and_leaves_nothing_behind() {
         let addresses = addresses();
         let first = addresses.admit_socket(ip("2001:db8::1")).unwrap().unwrap();
         // One subscriber's /64 is one address, and so is an address written as IPv6.
@@ -175,7 +175,7 @@ mod tests {
         let _socket = addresses.admit_socket(ip("192.0.2.1")).unwrap().unwrap();
         let client = addresses.admit_client(ip("192.0.2.1"), &HeaderMap::new()).unwrap();
         assert_eq!(client.address, Some(ip("192.0.2.1").into()));
-        assert!(client.counted.is_none());
+        assert!(client.permit.is_none());
         assert_eq!(addresses.most(), 1);
     }
 
@@ -191,11 +191,11 @@ mod tests {
     }
 
     #[test]
-    fn who_is_exempt_has_no_address() {
+    fn exempt_clients_have_no_address() {
         let addresses = addresses();
         for _ in 0..9 {
             let client = addresses.admit_client(ip("127.0.0.1"), &HeaderMap::new()).unwrap();
-            assert!(client.address.is_none() && client.counted.is_none());
+            assert!(client.address.is_none() && client.permit.is_none());
         }
         assert_eq!(addresses.most(), 0);
     }

@@ -74,7 +74,7 @@ where
     let total = Duration::from_secs(bounds.total_seconds.into());
     let request = request.map(|body| Box::pin(TimeoutBody::new(idle, Limited::new(body, bytes_max))));
     let work = async move {
-        let handled = async { carry(handler(request).await).await };
+        let handled = async { forward_response(handler(request).await).await };
         tokio::time::timeout(total, handled).await
     };
     let mut task = Task(api.spawn(work));
@@ -124,7 +124,7 @@ pub(super) async fn receive(
 
 /// A handler's answer on its way to the thread that writes it: in one piece if it is small, else from a task that polls
 /// its body here.
-async fn carry<B>(answered: Response<B>) -> Response<Body>
+async fn forward_response<B>(answered: Response<B>) -> Response<Body>
 where
     B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Error> + Send,

@@ -52,8 +52,8 @@ pub(crate) struct Conn {
     /// The client has sent a close frame; only the reply is still to be sent.
     peer_closed: Cell<bool>,
     /// Its stream makes no sense any more, so no answer to the close frame can be read: after it the sending side is
-    /// shut down, which tells the client that this was all.
-    hangs_up: Cell<bool>,
+    /// shut down, which shows the client that this was all.
+    has_fault: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     is_signalled: Cell<bool>,
     /// When bytes last came, or a full socket took some again: signs of life both. That an idle socket takes
@@ -88,7 +88,7 @@ impl Backlog {
 }
 
 /// Why the task runs.
-enum Woken {
+enum WakeReason {
     Read(usize),
     Writable,
     Signal,
@@ -107,7 +107,7 @@ impl Conn {
             state: Cell::new(State::Open),
             close: RefCell::new(None),
             peer_closed: Cell::new(false),
-            hangs_up: Cell::new(false),
+            has_fault: Cell::new(false),
             waker: RefCell::new(None),
             is_signalled: Cell::new(false),
             alive_at: Cell::new(now),
@@ -198,8 +198,8 @@ impl Conn {
     }
 
     /// The client's stream makes no sense any more: the close frame is the last thing between the two.
-    pub(crate) fn hang_up(&self) {
-        self.hangs_up.set(true);
+    pub(crate) fn close_after_fault(&self) {
+        self.has_fault.set(true);
         self.signal();
     }
 
@@ -258,7 +258,7 @@ impl Conn {
         shard: &Shard<B>,
         read: &mut OwnedReadHalf,
         context: &mut Context<'_>,
-    ) -> Poll<Woken> {
+    ) -> Poll<WakeReason> {
         let backlog_len = self.backlog.borrow().len();
         let is_done = match self.state.get() {
             State::Gone => true,
@@ -266,10 +266,10 @@ impl Conn {
             State::Open | State::Closing => false,
         };
         if is_done {
-            return Poll::Ready(Woken::Gone);
+            return Poll::Ready(WakeReason::Gone);
         }
         if self.is_signalled.take() {
-            return Poll::Ready(Woken::Signal);
+            return Poll::Ready(WakeReason::Signal);
         }
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
@@ -277,33 +277,33 @@ impl Conn {
         }
         drop(waker);
         if backlog_len > 0 && self.write.as_ref().poll_write_ready(context).is_ready() {
-            return Poll::Ready(Woken::Writable);
+            return Poll::Ready(WakeReason::Writable);
         }
-        if matches!(self.state.get(), State::Closed(_)) && backlog_len == 0 && self.hangs_up.take() {
+        if matches!(self.state.get(), State::Closed(_)) && backlog_len == 0 && self.has_fault.take() {
             let socket: &TcpStream = self.write.as_ref();
             if let Err(error) = rustix::net::shutdown(socket, rustix::net::Shutdown::Write) {
                 tracing::debug!(%error, "a connection can't be shut down");
-                return Poll::Ready(Woken::Gone);
+                return Poll::Ready(WakeReason::Gone);
             }
         }
-        let has_room = backlog_len < shard.backlog_bytes_max();
+        let has_space = backlog_len < shard.backlog_bytes_max();
         // Once closing, input is read only to be dropped: unread input would reset the connection and the
         // client would never see why it was closed. After our close frame nothing is answered, so that input adds
         // nothing to the backlog.
         let wants_input = match self.state.get() {
-            State::Open => shard.takes_input() && !self.is_paused.get() && has_room,
-            State::Closing => has_room,
+            State::Open => shard.takes_input() && !self.is_paused.get() && has_space,
+            State::Closing => has_space,
             State::Closed(_) | State::Gone => true,
         };
         if wants_input {
             let mut buffer = shard.read_buffer.borrow_mut();
             let mut buffer = ReadBuf::new(&mut buffer);
             return Poll::Ready(match ready!(Pin::new(read).poll_read(context, &mut buffer)) {
-                Ok(()) if !buffer.filled().is_empty() => Woken::Read(buffer.filled().len()),
-                Ok(()) => Woken::Gone,
+                Ok(()) if !buffer.filled().is_empty() => WakeReason::Read(buffer.filled().len()),
+                Ok(()) => WakeReason::Gone,
                 Err(error) => {
                     tracing::debug!(%error, "a connection can't be read");
-                    Woken::Gone
+                    WakeReason::Gone
                 }
             });
         }
@@ -322,8 +322,8 @@ pub(crate) async fn run<B: Backend>(shard: &Rc<Shard<B>>, id: ConnId, stream: Tc
     }
     loop {
         match poll_fn(|context| conn.poll(shard, &mut read, context)).await {
-            Woken::Gone => break,
-            Woken::Read(len) => {
+            WakeReason::Gone => break,
+            WakeReason::Read(len) => {
                 conn.alive_at.set(Instant::now());
                 let is_full = shard.receive_read(&conn, &mut reader, len);
                 if is_full {
@@ -333,7 +333,7 @@ pub(crate) async fn run<B: Backend>(shard: &Rc<Shard<B>>, id: ConnId, stream: Tc
                     shard.more_input.set(shard.more_input.get() - 1);
                 }
             }
-            Woken::Writable => {
+            WakeReason::Writable => {
                 let mut written = 0;
                 let is_empty = conn.send_backlog(&mut written);
                 shard.count_written(written);
@@ -341,7 +341,7 @@ pub(crate) async fn run<B: Backend>(shard: &Rc<Shard<B>>, id: ConnId, stream: Tc
                     shard.backlog_emptied(&conn);
                 }
             }
-            Woken::Signal => {
+            WakeReason::Signal => {
                 // The client's answer to a close frame may be among what came before the pause.
                 let resumes = match conn.state.get() {
                     State::Open => shard.takes_input() && !conn.is_paused.get(),

@@ -74,7 +74,7 @@ mod tests {
             (local, &[b"[2001:db8::9]"], "2001:db8::9"),
             ("::ffff:127.0.0.1", &[b"::ffff:203.0.113.9"], "203.0.113.9"),
             ("::1", &[b"2001:db8::9"], "2001:db8::9"),
-            // Who is not trusted speaks for itself.
+            // A peer that is not trusted is the client.
             ("192.0.2.1", &[b"203.0.113.9"], "192.0.2.1"),
         ];
         let setting = ["127.0.0.0/8", "::1", "10.0.0.0/8"].map(str::to_owned).to_vec();

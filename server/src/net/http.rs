@@ -13,48 +13,56 @@ use relay_site::{Answer, Route};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::addresses::{Counted, TooMany};
+use super::addresses::{AddressPermit, TooMany};
 use super::deadline::{self, Deadline};
 use super::proxy_protocol::{self, Fault};
 use super::response::{Body, HeaderLines, add_headers, raw_response, response};
 use super::{api, operator, upgrade};
 use crate::host::Host;
-use crate::shard::Seat;
+use crate::shard::SocketSlot;
 
 /// How long a client that is turned away is listened to.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Serves one socket until it closes or becomes a WebSocket.
-pub(crate) async fn serve<B: Backend + 'static>(mut seat: Seat<B>, mut stream: TcpStream, mut peer: IpAddr) {
-    let host = Arc::clone(&seat.shard().host);
+pub(crate) async fn serve<B: Backend + 'static>(
+    mut slot: SocketSlot<B>,
+    mut stream: TcpStream,
+    mut peer: IpAddr,
+) {
+    let host = Arc::clone(&slot.shard().host);
     let timeouts = host.timeouts();
     if host.settings.network.proxy_protocol && host.addresses.trusts(peer) {
-        match on_behalf_of(&host, &mut stream, peer, timeouts.head).await {
-            Ok((client, counted)) => {
+        match read_proxy_header(&host, &mut stream, peer, timeouts.head).await {
+            Ok((client, permit)) => {
                 peer = client;
-                seat.count(counted);
+                slot.set_permit(permit);
             }
             Err(None) => return,
-            Err(Some(answer)) => return reject(stream, &answer).await,
+            Err(Some(answer)) => {
+                // The slot is free for others while the rest of this client's request is read.
+                drop(slot);
+                return reject(&host, stream, &answer).await;
+            }
         }
     }
-    let seat = Rc::new(seat);
-    // Ends with the handshake of a WebSocket; who only speaks HTTP, or does not read, gives the seat back.
+    let slot = Rc::new(slot);
+    // Ends with the handshake of a WebSocket; a client that only speaks HTTP, or does not read, releases the slot.
     deadline::serve(stream, timeouts, |request, deadline| {
-        let seat = Rc::clone(&seat);
-        async move { respond(&seat, request, peer, &deadline).await }
+        let slot = Rc::clone(&slot);
+        async move { respond(&slot, request, peer, &deadline).await }
     })
     .await;
 }
 
 /// Reads the PROXY protocol header of a trusted proxy. Returns the client and its slot among the connections of its
 /// address, or, on failure, the response to send, if any.
-async fn on_behalf_of(
+async fn read_proxy_header(
     host: &Host,
     stream: &mut TcpStream,
     proxy: IpAddr,
     time: Duration,
-) -> Result<(IpAddr, Option<Counted>), Option<Answer>> {
+) -> Result<(IpAddr, Option<AddressPermit>), Option<Answer>> {
     let found = match tokio::time::timeout(time, proxy_protocol::read(stream)).await {
         Ok(Ok(found)) => found,
         Ok(Err(Fault::Io(error))) => {
@@ -72,7 +80,7 @@ async fn on_behalf_of(
     };
     let Some(client) = found else { return Ok((proxy, None)) };
     match host.addresses.admit_socket(client) {
-        Ok(counted) => Ok((client, counted)),
+        Ok(permit) => Ok((client, permit)),
         Err(TooMany(address)) => {
             tracing::debug!(%address, "too many connections from one address");
             Err(Some(TooMany::answer()))
@@ -81,28 +89,32 @@ async fn on_behalf_of(
 }
 
 /// Answers a client whose request nobody wants, as far as its socket takes that at once.
-async fn reject(mut stream: TcpStream, answer: &Answer) {
+async fn reject(host: &Host, mut stream: TcpStream, answer: &Answer) {
     let _ = stream.try_write(&raw_response(answer));
     let _ = stream.shutdown().await;
-    // Closing a socket with unread input resets it, which may discard the response; so the request is read first.
+    // Closing a socket with unread input resets it, which may discard the response; so the request is read first; while
+    // many clients are waited for, only what has come of it.
     let mut request = [0; 4096];
-    let _ = tokio::time::timeout(LINGER, stream.read(&mut request)).await;
+    match host.lingering.try_acquire() {
+        Ok(_permit) => drop(tokio::time::timeout(LINGER, stream.read(&mut request)).await),
+        Err(_) => drop(stream.try_read(&mut request)),
+    }
 }
 
 async fn respond<B: Backend + 'static>(
-    seat: &Rc<Seat<B>>,
+    slot: &Rc<SocketSlot<B>>,
     request: Request<Incoming>,
     peer: IpAddr,
     deadline: &Deadline,
 ) -> Response<Body> {
-    let shard = seat.shard();
+    let shard = slot.shard();
     let host = &shard.host;
     let (method, path) = (request.method().as_str(), request.uri().path());
     let found = host.table.find(method, path, &HeaderLines(request.headers()));
     let shared = found.headers();
     let endpoint = found.endpoint.map(|endpoint| (endpoint.route, endpoint.bounds));
     if let Ok((Route::Socket, _)) = endpoint {
-        return upgrade::upgrade(seat, request, peer);
+        return upgrade::upgrade(slot, request, peer);
     }
     shard.count_http_request();
     // Behind a proxy a client is known by its request only; it has a place for as long as that is worked on.
@@ -117,6 +129,7 @@ async fn respond<B: Backend + 'static>(
                 Route::Information => response(Answer::information(host.documents.information.clone())),
                 Route::Page => response(Answer::page(host.documents.page.clone())),
                 Route::Icon => response(Answer::icon()),
+                Route::Agents(_) => response(Answer::error(404, "not found")),
                 Route::Health | Route::Metrics | Route::Config => {
                     operate(host, route, bounds, request, peer).await
                 }

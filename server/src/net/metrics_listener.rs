@@ -17,9 +17,9 @@ const SOCKETS_MAX: usize = 32;
 /// Serves `/metrics`, and nothing else.
 pub(crate) async fn run(host: Arc<Host>, listener: TcpListener) {
     let table = Arc::new(Table::new(FEATURES, |route| route == Route::Metrics));
-    let seats = Arc::new(Semaphore::new(SOCKETS_MAX));
+    let permits = Arc::new(Semaphore::new(SOCKETS_MAX));
     loop {
-        let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -30,7 +30,7 @@ pub(crate) async fn run(host: Arc<Host>, listener: TcpListener) {
         };
         let (host, table) = (Arc::clone(&host), Arc::clone(&table));
         tokio::spawn(async move {
-            let _seat = seat;
+            let _permit = permit;
             deadline::serve(stream, host.timeouts(), |request, deadline| {
                 let (host, table) = (Arc::clone(&host), Arc::clone(&table));
                 async move {

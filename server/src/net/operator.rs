@@ -72,7 +72,7 @@ async fn check_body(body: &mut Upload, bounds: Bounds, mut payload: Payload) -> 
 }
 
 async fn health(host: &Host) -> Answer {
-    // Anybody may ask as often as they like.
+    // Any client may ask as often as it likes.
     let ask = async { host.snapshots().await.into_iter().find_map(|shard| shard.store) };
     let store = host.store_health.get(Instant::now(), ask).await;
     let is_stopping = host.is_stopping.load(std::sync::atomic::Ordering::Relaxed);

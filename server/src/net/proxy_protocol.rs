@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// Longest header of version 1, as the specification has it.
 const V1_BYTES_MAX: usize = 107;
-/// Longest header of version 2 that is taken: addresses, and room for the fields of load balancers. It could have 64 KB.
+/// Longest header of version 2 that is taken: addresses, and space for the fields of load balancers. It could have 64 KB.
 const V2_BYTES_MAX: usize = 4_096;
 /// The fixed part of a header of version 2; its last two bytes are the length of the rest.
 const V2_HEAD_BYTES: usize = 16;
@@ -72,7 +72,7 @@ async fn read_more(
     stream.read_exact(&mut header[before..]).await.map(drop)
 }
 
-/// Who is named by a whole header.
+/// The client that a whole header names.
 fn source(header: &[u8]) -> Result<Option<IpAddr>, Fault> {
     match HeaderResult::parse(header) {
         HeaderResult::V1(Ok(header)) => Ok(match header.addresses {
@@ -102,7 +102,7 @@ mod tests {
         header
     }
 
-    /// 203.0.113.9 or 2001:db8::9, to somebody, and `more`.
+    /// From 203.0.113.9 or 2001:db8::9 to another address, and `more`.
     fn addresses(is_v6: bool, more: usize) -> Vec<u8> {
         let mut payload = match is_v6 {
             false => [&[203, 0, 113, 9][..], &[10, 0, 0, 1]].concat(),
@@ -162,7 +162,7 @@ mod tests {
                 let (found, left) = read_of(&[&header, rest.as_bytes()].concat()).await;
                 assert_eq!((found, &*left), (Ok(expected.clone()), rest.as_bytes()), "{shown}");
             }
-            // Cut off anywhere it names nobody.
+            // Cut off anywhere it names no client.
             for len in 0..header.len() {
                 assert_eq!(read_of(&header[..len]).await.0, Err(()), "{len} bytes of {shown}");
             }

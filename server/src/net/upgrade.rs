@@ -13,24 +13,24 @@ use relay_site::Answer;
 use tokio::net::TcpStream;
 use tungstenite::handshake::derive_accept_key;
 
-use super::addresses::{Client, Counted, TooMany};
+use super::addresses::{AddressPermit, Client, TooMany};
 use super::conn;
 use super::forwarded::FORWARDED_FOR;
 use super::response::{Body, response, whole};
-use crate::host::Place;
-use crate::shard::{Seat, Shard};
+use crate::host::WebSocketPermit;
+use crate::shard::{Shard, SocketSlot};
 
 /// Whether a comma-separated header has this word, in any case.
 fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
-    let words = |value: &HeaderValue| {
+    let has_it = |value: &HeaderValue| {
         value.to_str().is_ok_and(|text| text.split(',').any(|word| word.trim().eq_ignore_ascii_case(token)))
     };
-    headers.get_all(name).iter().any(words)
+    headers.get_all(name).iter().any(has_it)
 }
 
-/// Answers the handshake. If it is sound and the shard has room, the connection becomes a WebSocket.
+/// Answers the handshake. If it is sound and a connection is free, the connection becomes a WebSocket.
 pub(super) fn upgrade<B: Backend + 'static>(
-    seat: &Rc<Seat<B>>,
+    slot: &Rc<SocketSlot<B>>,
     mut request: Request<Incoming>,
     peer: IpAddr,
 ) -> Response<Body> {
@@ -39,7 +39,7 @@ pub(super) fn upgrade<B: Backend + 'static>(
         Err(fault) => return refuse(fault),
     };
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
-    let shard = seat.shard();
+    let shard = slot.shard();
     let is_forwarded = ["forwarded", "x-forwarded-for", "x-real-ip"];
     if is_forwarded.iter().any(|name| request.headers().contains_key(*name)) {
         shard.host.warn_of_proxy(host.as_deref());
@@ -48,7 +48,7 @@ pub(super) fn upgrade<B: Backend + 'static>(
     if request.headers().contains_key(FORWARDED_FOR) && !addresses.trusts(peer) {
         shard.host.warn_of_untrusted_proxy(peer);
     }
-    let Client { address, counted } = match addresses.admit_client(peer, request.headers()) {
+    let Client { address, permit } = match addresses.admit_client(peer, request.headers()) {
         Ok(client) => client,
         Err(TooMany(address)) => {
             tracing::debug!(%address, "too many connections from one address");
@@ -56,16 +56,16 @@ pub(super) fn upgrade<B: Backend + 'static>(
         }
     };
     let connected =
-        shard.host.place().and_then(|place| Some((place, shard.connect(Peer { host, address })?)));
+        shard.host.websocket_permit().and_then(|place| Some((place, shard.connect(Peer { host, address })?)));
     let Some((place, id)) = connected else {
         return response(Answer::error(503, "no room for another connection").with("retry-after", "30"));
     };
-    let session = Session { shard: Rc::clone(shard), id, _place: place, _counted: counted };
+    let session = Session { shard: Rc::clone(shard), id, _place: place, _permit: permit };
     let upgraded = hyper::upgrade::on(&mut request);
-    let seat = Rc::clone(seat);
+    let slot = Rc::clone(slot);
     tokio::task::spawn_local(async move {
         // Kept for as long as the socket is.
-        let _seat = seat;
+        let _slot = slot;
         match upgraded.await.map(|upgraded| upgraded.downcast::<TokioIo<TcpStream>>()) {
             Ok(Ok(parts)) => {
                 conn::run(&session.shard, id, parts.io.into_inner(), &parts.read_buf).await;
@@ -95,7 +95,7 @@ enum Fault {
 
 fn refuse(fault: Fault) -> Response<Body> {
     response(match fault {
-        Fault::Malformed(words) => Answer::error(400, words),
+        Fault::Malformed(message) => Answer::error(400, message),
         Fault::Version => Answer::error(426, "only WebSocket version 13 is supported")
             .with("sec-websocket-version", "13")
             .with("upgrade", "websocket"),
@@ -125,8 +125,8 @@ fn handshake_key(request: &Request<Incoming>) -> Result<Vec<u8>, Fault> {
 struct Session<B: Backend> {
     shard: Rc<Shard<B>>,
     id: ConnId,
-    _place: Place,
-    _counted: Option<Counted>,
+    _place: WebSocketPermit,
+    _permit: Option<AddressPermit>,
 }
 
 impl<B: Backend> Drop for Session<B> {

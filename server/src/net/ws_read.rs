@@ -1,4 +1,4 @@
-//! What a client sends, from bytes to messages: first the guard, then tungstenite's protocol.
+//! What a client sends, from bytes to messages: first the oversize filter, then tungstenite's protocol.
 //!
 //! No socket and no machine in here: bytes come in as slices, messages go to a sink, and what the protocol
 //! answers by itself (pongs, the close reply) is appended to a buffer.
@@ -10,7 +10,7 @@ use tungstenite::error::{CapacityError, Error};
 use tungstenite::protocol::frame::Utf8Bytes;
 use tungstenite::protocol::{Message, Role, WebSocketConfig, WebSocketContext};
 
-use super::guard::{Guard, Verdict};
+use super::oversize_filter::{OversizeFilter, Verdict};
 
 /// The library's buffer for the frame at hand; a longer frame makes it grow until it has been read.
 const READ_BUFFER_BYTES: usize = 4096;
@@ -24,7 +24,7 @@ pub(crate) enum Received {
     Text(Utf8Bytes),
     /// A binary message.
     Binary,
-    /// A message over the limit, of this many bytes, that was skipped; a `Skimmer` found what it is about.
+    /// A message over the limit, of this many bytes, that was skipped; an `IdScanner` found what it is about.
     Oversized(u64, About),
     /// A ping or a pong.
     Control,
@@ -46,7 +46,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    /// The close code and words of RFC 6455.
+    /// The close code and reason of RFC 6455.
     pub(crate) fn close(self) -> (u16, &'static str) {
         match self {
             Fault::Utf8 => (1007, "text must be UTF-8"),
@@ -69,7 +69,7 @@ pub(crate) enum Flow {
 pub(crate) struct Reader {
     protocol: WebSocketContext,
     config: WebSocketConfig,
-    guard: Guard,
+    filter: OversizeFilter,
     /// Bytes that came and could not be used yet: an incomplete header, or all that came during a pause.
     pending: Vec<u8>,
     largest: usize,
@@ -86,7 +86,7 @@ impl Reader {
         Reader {
             protocol: WebSocketContext::new(Role::Server, Some(config)),
             config,
-            guard: Guard::new(message_bytes_max),
+            filter: OversizeFilter::new(message_bytes_max),
             pending: Vec::new(),
             largest: 0,
             over: false,
@@ -139,18 +139,18 @@ impl Reader {
                 return (bytes.len(), Flow::Go);
             }
             let rest = &bytes[at..];
-            let received = match self.guard.judge(rest) {
+            let received = match self.filter.judge(rest) {
                 Verdict::Incomplete | Verdict::Pass(0) | Verdict::Skip(0) => {
                     self.give_back_buffer();
                     return (at, Flow::Go);
                 }
                 Verdict::Skip(count) => {
-                    self.guard.advance(&rest[..count]);
+                    self.filter.advance(&rest[..count]);
                     at += count;
                     None
                 }
                 Verdict::Skipped(bytes, about) => Some(Received::Oversized(bytes, about)),
-                Verdict::Forget => {
+                Verdict::Drop => {
                     self.protocol = WebSocketContext::new(Role::Server, Some(self.config));
                     None
                 }
@@ -160,7 +160,7 @@ impl Reader {
                     let mut input = &rest[..count];
                     let received = self.read(&mut input, output);
                     let used = count - input.len();
-                    self.guard.advance(&rest[..used]);
+                    self.filter.advance(&rest[..used]);
                     at += used;
                     received
                 }
@@ -211,7 +211,7 @@ impl Reader {
 
     /// Between messages the library holds nothing but an empty buffer, as large as the largest message.
     fn give_back_buffer(&mut self) {
-        if self.largest > KEPT_BUFFER_BYTES_MAX && self.guard.is_between_messages() {
+        if self.largest > KEPT_BUFFER_BYTES_MAX && self.filter.is_between_messages() {
             self.protocol = WebSocketContext::new(Role::Server, Some(self.config));
             self.largest = 0;
         }
@@ -399,7 +399,7 @@ mod tests {
     fn a_message_in_pieces_that_never_ends_is_too_long_at_last() {
         let piece = frame(Data::Continue, false, &[b'x'; LIMIT]);
         let mut bytes = frame(Data::Text, false, &[b'x'; LIMIT]);
-        (0..super::super::guard::SKIP_BYTES_MAX as usize / LIMIT)
+        (0..super::super::oversize_filter::SKIP_BYTES_MAX as usize / LIMIT)
             .for_each(|_| bytes.extend_from_slice(&piece));
         let mut reader = Reader::new(LIMIT);
         let mut received = Vec::new();

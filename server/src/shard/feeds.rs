@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::Shard;
 use crate::beside::{Item, UNMATCHED_MAX};
 
-/// Consumers, and who waits to hear of an event.
+/// The streams of consumers, and the tasks that wait for the outcome of an event.
 #[derive(Default)]
 pub(super) struct Feeds {
     streams: RefCell<Vec<Feed>>,
@@ -50,7 +50,7 @@ impl<B: Backend> Shard<B> {
         Ok(())
     }
 
-    /// Hands consumers as much as they have room for, and ends the streams of those that are gone.
+    /// Hands consumers as much as they can take, and ends the streams of those that are gone.
     pub(super) fn feed_streams(&self) {
         self.feeds.streams.borrow_mut().retain_mut(|feed| {
             let is_there = self.feed(feed);

@@ -21,7 +21,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use crate::host::{Host, Inbox, now};
 use crate::log_throttle::LogThrottle;
 use crate::metrics::{HostMetrics, ShardSnapshot};
-use crate::net::addresses::Counted;
+use crate::net::addresses::AddressPermit;
 use crate::net::conn::{Conn, State};
 use crate::net::ws_read::{Fault, Flow, Reader, Received};
 use crate::net::ws_write;
@@ -104,7 +104,7 @@ impl<B: Backend> Shard<B> {
         self.inbox().wake.notify_one();
     }
 
-    /// A client has finished its handshake. `None`: there is no room.
+    /// A client has finished its handshake. `None`: all connections are taken.
     pub(crate) fn connect(&self, peer: Peer) -> Option<ConnId> {
         self.relay.borrow_mut().connect(now(), peer)
     }
@@ -151,7 +151,7 @@ impl<B: Backend> Shard<B> {
         let mut sink = |received: Received| {
             match received {
                 Received::Closed => conn.peer_closed(),
-                Received::Broken(_) => conn.hang_up(),
+                Received::Broken(_) => conn.close_after_fault(),
                 _ => {}
             }
             if conn.state.get() != State::Open {
@@ -315,24 +315,24 @@ impl<B: Backend> Drop for Registered<'_, B> {
     }
 }
 
-/// A socket's place in its shard, given back when the socket is gone.
-pub(crate) struct Seat<B: Backend> {
+/// A socket's slot in its shard, released when the socket is gone.
+pub(crate) struct SocketSlot<B: Backend> {
     shard: Rc<Shard<B>>,
-    _counted: Option<Counted>,
+    _permit: Option<AddressPermit>,
 }
 
-impl<B: Backend> Seat<B> {
+impl<B: Backend> SocketSlot<B> {
     pub(crate) fn shard(&self) -> &Rc<Shard<B>> {
         &self.shard
     }
 
-    /// The socket is that of a client who has this place among the connections of its address.
-    pub(crate) fn count(&mut self, counted: Option<Counted>) {
-        self._counted = counted;
+    /// The socket is that of a client with this permit of its address.
+    pub(crate) fn set_permit(&mut self, permit: Option<AddressPermit>) {
+        self._permit = permit;
     }
 }
 
-impl<B: Backend> Drop for Seat<B> {
+impl<B: Backend> Drop for SocketSlot<B> {
     fn drop(&mut self) {
         self.shard.inbox().sockets.fetch_sub(1, Ordering::Relaxed);
     }

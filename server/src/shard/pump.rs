@@ -13,7 +13,7 @@ use relay_engine::relay::{Commit, ConnId, Live, Output};
 use relay_engine::store::Backend;
 use relay_engine::types::Now;
 
-use super::{Seat, Shard};
+use super::{Shard, SocketSlot};
 use crate::host::{Inbound, Socket, now};
 use crate::net::conn::State;
 use crate::net::{http, ws_write};
@@ -97,12 +97,12 @@ fn turn<B: Backend + 'static>(shard: &Rc<Shard<B>>) -> bool {
 
 fn take_in<B: Backend + 'static>(shard: &Rc<Shard<B>>, now: Now, inbound: Inbound) {
     match inbound {
-        Inbound::Socket(Socket { stream, peer, counted }) => {
-            let seat = Seat { shard: Rc::clone(shard), _counted: counted };
+        Inbound::Socket(Socket { stream, peer, permit }) => {
+            let slot = SocketSlot { shard: Rc::clone(shard), _permit: permit };
             match tokio::net::TcpStream::from_std(stream) {
                 Ok(stream) => {
                     tracing::debug!(address = %peer, shard = shard.number, "a socket");
-                    tokio::task::spawn_local(http::serve(seat, stream, peer.ip()));
+                    tokio::task::spawn_local(http::serve(slot, stream, peer.ip()));
                 }
                 Err(error) => tracing::debug!(%error, "a socket was lost right away"),
             }

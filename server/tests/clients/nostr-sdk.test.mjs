@@ -10,9 +10,9 @@ test('nostr-sdk for Python reads, listens, publishes, authenticates, and is told
   t.after(() => server.stop())
   const python = join(root, 'target', 'clients', 'bin', 'python')
   const child = spawn(python, ['nostr_sdk_client.py', server.url], { cwd: import.meta.dirname, stdio: ['ignore', 'pipe', 'pipe'] })
-  let told = ''
-  for (const output of [child.stdout, child.stderr]) output.on('data', chunk => (told += chunk))
+  let output = ''
+  for (const stream of [child.stdout, child.stderr]) stream.on('data', chunk => (output += chunk))
   const code = await new Promise((resolve, reject) => child.on('exit', resolve).on('error', reject))
-  assert.equal(code, 0, told)
-  assert.match(told, /^Ran 4 tests /m)
+  assert.equal(code, 0, output)
+  assert.match(output, /^Ran 4 tests /m)
 })

@@ -36,9 +36,9 @@ test('Welshman: what is published is found, and nothing else', async () => {
   const loaded = await within('loading', load({ relays: [server.url], filters: [{ '#t': ['welsh'], authors: [pubkey] }] }))
   assert.deepEqual(idsOf(loaded), idsOf(notes.toReversed()))
   const forged = { ...sign({ content: 'true' }), content: 'false' }
-  const [status, words] = await publish(forged)
+  const [status, message] = await publish(forged)
   assert.equal(status, PublishStatus.Failure)
-  assert.match(words, /^invalid:/)
+  assert.match(message, /^invalid:/)
 })
 
 test('Welshman: a live subscription gets what another connection publishes', async () => {

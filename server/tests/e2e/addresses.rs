@@ -84,10 +84,10 @@ fn silent_sockets_count_too() {
     // It is refused even before it sends a request.
     let mut fourth = TcpStream::connect(relay.host()).unwrap();
     fourth.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut told = String::new();
-    fourth.read_to_string(&mut told).unwrap();
-    assert!(told.starts_with("HTTP/1.1 429 Too Many Requests\r\n"), "{told}");
-    assert!(told.ends_with("{\"error\":\"too many connections from your address\"}\n"), "{told}");
+    let mut response = String::new();
+    fourth.read_to_string(&mut response).unwrap();
+    assert!(response.starts_with("HTTP/1.1 429 Too Many Requests\r\n"), "{response}");
+    assert!(response.ends_with("{\"error\":\"too many connections from your address\"}\n"), "{response}");
     assert_refused(connect_for(&relay, None));
     drop(silent);
     until("free places", || connect_for(&relay, None).is_ok());
@@ -103,13 +103,13 @@ fn proxy_headers(client: [u8; 4]) -> [Vec<u8>; 2] {
 }
 
 /// What comes back on a connection that says this.
-fn told(relay: &RelayProcess, said: &[u8]) -> String {
+fn ask(relay: &RelayProcess, said: &[u8]) -> String {
     let mut stream = TcpStream::connect(relay.host()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(said).unwrap();
-    let mut told = String::new();
-    stream.read_to_string(&mut told).unwrap();
-    told
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    response
 }
 
 const INFORMATION: &[u8] =
@@ -131,13 +131,13 @@ fn a_proxy_that_passes_bytes_on_names_its_client_first() {
         connect(&text).is_err()
     });
     assert_refused(connect(&binary));
-    let refused = told(&relay, &[&text, INFORMATION].concat());
+    let refused = ask(&relay, &[&text, INFORMATION].concat());
     assert!(refused.starts_with("HTTP/1.1 429 Too Many Requests\r\n"), "{refused}");
     // A client of a proxy is no proxy, whatever it says.
     assert_refused(connect_after(&relay, &text, Some("198.51.100.1")));
 
     let [other, _] = proxy_headers([203, 0, 113, 10]);
-    let answered = told(&relay, &[&other, INFORMATION].concat());
+    let answered = ask(&relay, &[&other, INFORMATION].concat());
     assert!(answered.starts_with("HTTP/1.1 200 OK\r\n"), "{answered}");
     drop(silent);
     drop(clients);
@@ -147,39 +147,66 @@ fn a_proxy_that_passes_bytes_on_names_its_client_first() {
     let _exempt = [(); 9].map(|()| connect(itself).unwrap());
 }
 
+/// Each client over its limit kept its socket slot for a second if it sent nothing: with three hundred of them there was no
+/// slot for others.
+#[test]
+fn clients_over_their_limit_keep_no_slot() {
+    let relay = RelayProcess::start_with(
+        "[network]\nproxy_protocol = true\nconnections_per_address_max = 1\n[limits]\nconnections_max = 1\n",
+    );
+    let [text, _] = proxy_headers([203, 0, 113, 9]);
+    let client = connect_after(&relay, &text, None).unwrap();
+    let refused: Vec<TcpStream> = (0..300)
+        .map(|_| {
+            let mut socket = TcpStream::connect(relay.host()).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.write_all(&text).unwrap();
+            let mut told = [0; 12];
+            socket.read_exact(&mut told).unwrap();
+            assert_eq!(told, *b"HTTP/1.1 429");
+            socket
+        })
+        .collect();
+    let [other, _] = proxy_headers([203, 0, 113, 10]);
+    let answered = told(&relay, &[&other, INFORMATION].concat());
+    assert!(answered.starts_with("HTTP/1.1 200 OK\r\n"), "{answered}");
+    drop(refused);
+    drop(client);
+}
+
 #[test]
 fn a_trusted_proxy_that_names_nobody_is_told_so() {
     let relay = RelayProcess::start_with("[network]\nproxy_protocol = true\nhandshake_seconds = 1\n");
     for said in [INFORMATION, b"PROXY TCP4 nobody\r\n", b"PROXY TCP4 203.0.113.9 192.0.2.200 1 2 3 4\r\n"] {
-        let answered = told(&relay, said);
+        let answered = ask(&relay, said);
         assert!(answered.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answered}");
         assert!(answered.contains("a PROXY protocol header is expected from this address"), "{answered}");
     }
     // Nor may it take its time.
-    assert_eq!(told(&relay, b"PROXY TCP4 203."), "");
+    assert_eq!(ask(&relay, b"PROXY TCP4 203."), "");
 }
 
-/// Else everybody could be anybody.
+/// Else every client could claim any address.
 #[test]
 fn a_header_of_somebody_else_is_malformed_http() {
     let headers = proxy_headers([203, 0, 113, 9]);
     for network in ["proxy_protocol = true\ntrusted_proxies = ['192.0.2.1']", "proxy_protocol = false"] {
         let relay = RelayProcess::start_with(&format!("[network]\n{network}\n"));
         for header in &headers {
-            let answered = told(&relay, &[header, INFORMATION].concat());
+            let answered = ask(&relay, &[header, INFORMATION].concat());
             assert!(answered.is_empty() || answered.starts_with("HTTP/1.1 400 "), "{answered}");
         }
-        assert!(told(&relay, INFORMATION).starts_with("HTTP/1.1 200 OK\r\n"), "without one it is served");
+        assert!(ask(&relay, INFORMATION).starts_with("HTTP/1.1 200 OK\r\n"), "without one it is served");
     }
 }
 
-/// Requests behind a proxy were counted by nobody.
+/// Requests behind a proxy were not counted.
 #[test]
 fn requests_through_a_proxy_have_the_places_of_their_client() {
     let relay = RelayProcess::start_with("[network]\nconnections_per_address_max = 2\n");
     let clients = [(); 2].map(|()| connect_for(&relay, Some("203.0.113.9")).unwrap());
     let ask = |client: &str| {
-        told(
+        ask(
             &relay,
             format!(
                 "GET /health HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {client}\r\nConnection: close\r\n\r\n"

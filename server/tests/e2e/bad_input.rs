@@ -4,14 +4,14 @@ use relay_engine::testing::signing::{event, key};
 
 use super::harness::{RawClient, RelayProcess, unix_now};
 
-/// Sends `frame` and expects an answer that starts with `start` and contains `words`; then the connection must still
+/// Sends `frame` and expects an answer that starts with `start` and contains `message`; then the connection must still
 /// work.
-fn check(client: &mut RawClient, frame: impl Into<String>, start: &str, words: &str) {
+fn check(client: &mut RawClient, frame: impl Into<String>, start: &str, message: &str) {
     let frame = frame.into();
     let shown: String = frame.chars().take(120).collect();
     client.send(frame);
     let answer = client.recv().unwrap_or_else(|| panic!("no answer to {shown}"));
-    assert!(answer.starts_with(start) && answer.contains(words), "to {shown}\n came {answer}");
+    assert!(answer.starts_with(start) && answer.contains(message), "to {shown}\n came {answer}");
     client.send(r#"["REQ","still alive",{"limit":0}]"#);
     client.recv_starting(r#"["EOSE","still alive""#);
 }
@@ -161,10 +161,10 @@ fn a_message_in_fragments_is_one_message() {
     };
     // Fragments may split characters.
     let note = event(&key(1)).at(unix_now()).content("grüße ".repeat(100)).sign();
-    for (each, words) in [(1, ""), (7, "duplicate: "), (1_000, "duplicate: ")] {
+    for (each, message) in [(1, ""), (7, "duplicate: "), (1_000, "duplicate: ")] {
         send(&mut client, format!(r#"["EVENT",{}]"#, note.json()).as_bytes(), each);
         let ok = client.recv_starting(r#"["OK","#);
-        assert!(ok.starts_with(&format!(r#"["OK","{}",true,"{words}"#, note.id)), "{ok}");
+        assert!(ok.starts_with(&format!(r#"["OK","{}",true,"{message}"#, note.id)), "{ok}");
     }
     // The limit applies to the message, not to a fragment, and the connection stays open.
     send(&mut client, format!(r#"["REQ","large",{{"search":"{}"}}]"#, "x".repeat(9_000)).as_bytes(), 1_000);

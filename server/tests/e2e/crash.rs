@@ -11,7 +11,7 @@ use super::harness::{RelayProcess, unix_now};
 
 const KILLS: usize = 50;
 const PUBLISHERS: usize = 4;
-const EVENTS_A_ROUND: usize = 400;
+const EVENTS_PER_ROUND: usize = 400;
 
 /// Publishes until the relay is killed; returns the acknowledged ids.
 fn publish_until_death(relay: &RelayProcess, events: &[Signed]) -> Vec<String> {
@@ -42,7 +42,7 @@ fn no_acknowledged_event_is_lost_in_fifty_kills() {
         let batches: Vec<Vec<Signed>> = (0..PUBLISHERS)
             .map(|publisher| {
                 let author = key(publisher as u64 + 1);
-                (0..EVENTS_A_ROUND / PUBLISHERS)
+                (0..EVENTS_PER_ROUND / PUBLISHERS)
                     .map(|_| {
                         serial += 1;
                         let draft = event(&author).at(unix_now() - 1_000_000 + serial);

@@ -36,21 +36,21 @@ fn fill(relay: &RelayProcess, count: usize) -> (Vec<TcpStream>, String) {
         stream
     };
     let mut silent: Vec<TcpStream> = (0..count).map(open).collect();
-    let mut told = None;
-    until("somebody who is turned away", || {
-        told = silent.iter().position(|stream| stream.peek(&mut [0]).is_ok());
-        told.is_some()
+    let mut answered = None;
+    until("a client that is refused", || {
+        answered = silent.iter().position(|stream| stream.peek(&mut [0]).is_ok());
+        answered.is_some()
     });
-    let stream = silent.remove(told.unwrap());
+    let stream = silent.remove(answered.unwrap());
     stream.set_nonblocking(false).unwrap();
     (silent, read_all(stream))
 }
 
 fn read_all(mut stream: TcpStream) -> String {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut told = String::new();
-    stream.read_to_string(&mut told).unwrap();
-    told
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    response
 }
 
 fn assert_works(client: &mut RawClient, serial: u64) {
@@ -58,10 +58,10 @@ fn assert_works(client: &mut RawClient, serial: u64) {
     assert_eq!(client.publish(&note), (true, String::new()));
 }
 
-fn assert_answered_503(told: &str) {
-    assert!(told.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{told}");
-    assert!(told.contains("\r\nretry-after: 30\r\n"), "{told}");
-    assert!(told.ends_with("{\"error\":\"no room for another connection\"}\n"), "{told}");
+fn assert_answered_503(response: &str) {
+    assert!(response.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{response}");
+    assert!(response.contains("\r\nretry-after: 30\r\n"), "{response}");
+    assert!(response.ends_with("{\"error\":\"no room for another connection\"}\n"), "{response}");
 }
 
 #[test]
@@ -69,8 +69,8 @@ fn connections_max_stays_below_the_limit_on_open_files() {
     let files = 64;
     let relay = start_with_files(files);
     let mut client = relay.connect();
-    let (silent, told) = fill(&relay, files as usize);
-    assert_answered_503(&told);
+    let (silent, response) = fill(&relay, files as usize);
+    assert_answered_503(&response);
     assert!(open_files(&relay) < files as usize, "{}", open_files(&relay));
     assert_works(&mut client, 1);
     drop(silent);
@@ -89,8 +89,8 @@ fn without_free_descriptors_new_connections_are_answered_503() {
         .status()
         .unwrap();
     assert!(set.success(), "prlimit");
-    let (silent, told) = fill(&relay, 8);
-    assert_answered_503(&told);
+    let (silent, response) = fill(&relay, 8);
+    assert_answered_503(&response);
     // Repeatedly: the spare descriptor is reserved again each time.
     for serial in 0..20 {
         assert_answered_503(&read_all(TcpStream::connect(relay.host()).unwrap()));

@@ -51,8 +51,8 @@ fn a_full_disk_refuses_events_and_recovers() {
     }
     limit_files(&relay, "1048576");
     let refused = (100..1_000).find(|serial| {
-        let (accepted, words) = client.publish(&note(*serial));
-        assert!(accepted || words.starts_with("error:"), "{words}");
+        let (accepted, message) = client.publish(&note(*serial));
+        assert!(accepted || message.starts_with("error:"), "{message}");
         !accepted
     });
     let refused = refused.expect("a megabyte does not hold four");
@@ -73,11 +73,11 @@ fn a_full_disk_refuses_events_and_recovers() {
 fn a_full_map_refuses_events() {
     let relay = RelayProcess::start_with("[store]\nmap_bytes_max = 1048576\n");
     let mut client = relay.connect();
-    let words = (0..1_000).find_map(|serial| {
-        let (accepted, words) = client.publish(&note(serial));
-        (!accepted).then_some(words)
+    let message = (0..1_000).find_map(|serial| {
+        let (accepted, message) = client.publish(&note(serial));
+        (!accepted).then_some(message)
     });
-    assert!(words.expect("a megabyte does not hold four").starts_with("error: no space left"));
+    assert!(message.expect("a megabyte does not hold four").starts_with("error: no space left"));
     assert!(!client.query(r#"{"kinds":[1],"limit":10}"#).is_empty());
 }
 
@@ -85,10 +85,10 @@ fn a_full_map_refuses_events() {
 #[test]
 fn a_full_disk_still_accepts_deletions() {
     let mount = "mkdir -p \"$D\" && mount -t tmpfs -o size=12m tmpfs \"$D\"";
-    let unshare = |data: &Path, words: &str| {
+    let unshare = |data: &Path, script: &str| {
         let mut command = Command::new("unshare");
         without_relay_variables(&mut command);
-        command.args(["-rm", "sh", "-c", &format!("{mount} && {words}")]).env("D", data).env("R", RELAY);
+        command.args(["-rm", "sh", "-c", &format!("{mount} && {script}")]).env("D", data).env("R", RELAY);
         command.current_dir(std::env::temp_dir());
         command
     };
@@ -106,9 +106,9 @@ fn a_full_disk_still_accepts_deletions() {
         loop {
             let line = note(serial);
             serial += 1;
-            let (accepted, words) = client.publish(&line);
+            let (accepted, message) = client.publish(&line);
             if !accepted {
-                assert!(words.starts_with("error:"), "{words}");
+                assert!(message.starts_with("error:"), "{message}");
                 break;
             }
             ids.push(event_of_json(&line).unwrap().id.to_string());

@@ -103,7 +103,7 @@ fn a_relay_with_a_url_advertises_its_icon() {
     assert!(request(&relay, "GET", "/icon.svg", "").2.starts_with("<svg "));
 }
 
-/// Behind a proxy that replaces the Host header nobody could authenticate, and the log did not say why.
+/// Behind a proxy that replaces the Host header no client could authenticate, and the log did not say why.
 #[test]
 fn a_relay_without_url_warns_at_the_start_and_at_the_first_proxy() {
     let folder = tempfile::TempDir::new().unwrap();
@@ -195,10 +195,10 @@ fn slow_requests_and_idle_connections_are_closed() {
         let mut stream = TcpStream::connect(relay.host()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(sent.as_bytes()).unwrap();
-        let mut told = String::new();
-        stream.read_to_string(&mut told).unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
         assert!(started.elapsed() < Duration::from_secs(8), "{sent:?}: {:?}", started.elapsed());
-        assert_eq!(told.contains("200 OK"), sent.contains("/health"), "{told}");
+        assert_eq!(response.contains("200 OK"), sent.contains("/health"), "{response}");
     }
     let long = "x".repeat(5_000);
     let (status, head, body) =

@@ -17,11 +17,11 @@ fn stderr(output: &Output) -> String {
 fn a_second_relay_on_a_folder_is_refused_and_the_first_is_named() {
     let mut first = RelayProcess::start();
     let second = serve(&first.data(), None).output().unwrap();
-    let told = stderr(&second);
-    assert_eq!(second.status.code(), Some(3), "{told}");
+    let message = stderr(&second);
+    assert_eq!(second.status.code(), Some(3), "{message}");
     assert!(
-        told.contains("is served already") && told.contains(&format!("process {}", first.pid())),
-        "{told}"
+        message.contains("is served already") && message.contains(&format!("process {}", first.pid())),
+        "{message}"
     );
     // The first one still works, and so do commands.
     let data = first.data();
@@ -74,7 +74,7 @@ fn a_command_in_another_pid_namespace_is_refused_with_advice() {
         std::fs::metadata(format!("{data}/serve.lock")).is_ok_and(|file| file.len() > 0)
     });
     // It takes the lock just before it opens the database, in which it registers as process 1.
-    let told = |args: &[&str]| {
+    let run = |args: &[&str]| {
         let mut output = contained(args).unwrap().output().unwrap();
         for _ in 0..100 {
             if output.status.code() == Some(3) {
@@ -86,16 +86,16 @@ fn a_command_in_another_pid_namespace_is_refused_with_advice() {
         output
     };
     for command in ["info", "export", "import"] {
-        let output = told(&[command, "--data", data]);
-        let words = stderr(&output);
-        assert_eq!(output.status.code(), Some(3), "{command}: {words}");
+        let output = run(&[command, "--data", data]);
+        let message = stderr(&output);
+        assert_eq!(output.status.code(), Some(3), "{command}: {message}");
         assert!(
-            words.contains("another PID namespace") && words.contains("docker exec"),
-            "{command}: {words}"
+            message.contains("another PID namespace") && message.contains("docker exec"),
+            "{command}: {message}"
         );
     }
     // A second relay names the first one, whichever namespace it is in.
-    let output = told(&["serve", "--listen", "127.0.0.1:0", "--data", data]);
+    let output = run(&["serve", "--listen", "127.0.0.1:0", "--data", data]);
     assert!(stderr(&output).contains("is served already, by process 1 on host"), "{}", stderr(&output));
     // If process ids differ, as in one namespace, commands work.
     let output = relay(&["info", "--data", data], b"");
@@ -104,8 +104,8 @@ fn a_command_in_another_pid_namespace_is_refused_with_advice() {
 
 /// Runs a shell command; `$D` is a database on a read-only file system. `None`, after printing that, if the machine does not
 /// allow such a mount.
-fn on_a_read_only_disk(data: &str, words: &str) -> Option<Output> {
-    let script = format!("mount --bind $D $D && mount -o remount,bind,ro $D $D || exit 99; {words}");
+fn on_a_read_only_disk(data: &str, command: &str) -> Option<Output> {
+    let script = format!("mount --bind $D $D && mount -o remount,bind,ro $D $D || exit 99; {command}");
     let run = |namespaces: &str| {
         let mut command = Command::new("unshare");
         without_relay_variables(&mut command);
@@ -131,20 +131,20 @@ fn a_read_only_folder_can_be_read() {
         if !with_lock {
             std::fs::remove_file(format!("{data}/lock.mdb")).unwrap();
         }
-        for (words, want) in [
+        for (command, want) in [
             ("$R info --data $D", "events              5"),
             ("$R export --data $D", lines.as_str()),
             ("$R scan --data $D '{\"limit\":1}'", lines.lines().last().unwrap()),
             ("$R delete --data $D --dry-run '{}' 2>&1", "5 events match"),
         ] {
-            let Some(output) = on_a_read_only_disk(data, words) else { return };
-            assert!(output.status.success(), "{words}: {}", stderr(&output));
-            assert!(String::from_utf8_lossy(&output.stdout).contains(want), "{words}");
+            let Some(output) = on_a_read_only_disk(data, command) else { return };
+            assert!(output.status.success(), "{command}: {}", stderr(&output));
+            assert!(String::from_utf8_lossy(&output.stdout).contains(want), "{command}");
         }
-        for words in ["$R import --data $D </dev/null", "$R serve --listen 127.0.0.1:0 --data $D"] {
-            let output = on_a_read_only_disk(data, words).unwrap();
-            assert_eq!(output.status.code(), Some(3), "{words}");
-            assert!(stderr(&output).contains("Read-only file system"), "{words}: {}", stderr(&output));
+        for command in ["$R import --data $D </dev/null", "$R serve --listen 127.0.0.1:0 --data $D"] {
+            let output = on_a_read_only_disk(data, command).unwrap();
+            assert_eq!(output.status.code(), Some(3), "{command}");
+            assert!(stderr(&output).contains("Read-only file system"), "{command}: {}", stderr(&output));
         }
     }
 }

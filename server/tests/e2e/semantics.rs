@@ -107,8 +107,8 @@ fn the_server_passes_the_semantics_suite() {
         for _ in 0..8 {
             scope.spawn(|| {
                 while let Some(case) = cases.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
-                    if let Err(words) = case.run(&mut |config| Box::new(ServerWorld::new(config))) {
-                        failed.lock().unwrap().push(words);
+                    if let Err(message) = case.run(&mut |config| Box::new(ServerWorld::new(config))) {
+                        failed.lock().unwrap().push(message);
                     }
                 }
             });

@@ -9,7 +9,7 @@ use super::harness::{RELAY, relay, without_relay_variables};
 
 /// Mounts a full file system in a mount and user namespace of its own and runs a shell command there; `$R` is the relay and `$D`
 /// a folder on it. `None`, after printing that, if the machine does not allow it.
-fn on_a_full_disk(kind: &str, words: &str) -> Option<std::process::Output> {
+fn on_a_full_disk(kind: &str, command: &str) -> Option<std::process::Output> {
     let make = match kind {
         "tmpfs" => "mount -t tmpfs -o size=1m tmpfs $M",
         "ext4" => "truncate -s 16m $M.img && mkfs.ext4 -q -m 0 $M.img && mount -o loop $M.img $M",
@@ -20,7 +20,7 @@ fn on_a_full_disk(kind: &str, words: &str) -> Option<std::process::Output> {
     std::fs::create_dir(&mount).unwrap();
     let script = format!(
         "{make} || exit 99; mkdir -p $D; cp $BACKUP $D/data.mdb || exit 98; \
-         dd if=/dev/zero of=$M/ballast bs=4096 2>/dev/null; {words}"
+         dd if=/dev/zero of=$M/ballast bs=4096 2>/dev/null; {command}"
     );
     let backup = folder.path().join("data.mdb");
     std::fs::copy(database(folder.path()).join("data.mdb"), &backup).unwrap();
@@ -65,9 +65,9 @@ fn a_full_disk_is_an_error_and_no_sigbus() {
             }
         }
         // With its lock file a database can be read even if the disk is full.
-        let words = "rm $M/ballast; $R info --data $D >/dev/null || exit 97; \
+        let command = "rm $M/ballast; $R info --data $D >/dev/null || exit 97; \
                      dd if=/dev/zero of=$M/ballast bs=4096 2>/dev/null; $R export --data $D";
-        let Some(output) = on_a_full_disk(kind, words) else { return };
+        let Some(output) = on_a_full_disk(kind, command) else { return };
         assert!(output.status.success(), "{kind}: {}", String::from_utf8_lossy(&output.stderr));
         assert!(String::from_utf8_lossy(&output.stdout).contains("kept"), "{kind}");
     }

@@ -2,7 +2,7 @@
 //! them.
 
 use relay_engine::store::sql::{SqlBackend, SqlConn, SqlSizes, SqlValue};
-use relay_engine::store::{Backend, Op, Reader, commit, remove_hidden};
+use relay_engine::store::{Backend, Op, Outcome, Reader, StoreError, commit, commit_removals, remove_hidden};
 use relay_engine::verify::Verified;
 
 use super::seam::{Made, author, check_removal_across_restarts, of_author};
@@ -45,6 +45,49 @@ fn removal_goes_on_after_a_crash_and_leaves_nothing() {
         assert!(bytes < kept, "{bytes}");
         assert_eq!(of_author(&backend, author(1)), [26]);
     }
+}
+
+/// A database of an earlier version, at its limit when it is opened: the table of hidden events could not be created, and
+/// nothing was served.
+#[test]
+fn a_full_database_of_an_earlier_version_opens_and_makes_room() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("relay.sqlite");
+    let sizes = SqlSizes { removed_keys_max: 0, ..SqlSizes::default() };
+    let note = |n: u64| Made { prefix: n, tail: n, author: 1, created_at: n, kind: 1, tags: vec![] }.event();
+    let put = |event| Op::Put(Verified::vouched(event));
+    let fill = |backend: &SqlBackend<Sqlite>, from| {
+        (from..).find(|n| commit(backend, 10_000, &[put(note(*n))]).is_err()).expect("it is full in the end")
+    };
+    let limit = |conn: &Sqlite| {
+        let pages: i64 = conn.conn.query_row("PRAGMA page_count", [], |row| row.get(0)).expect("pages");
+        conn.conn.execute_batch(&format!("PRAGMA max_page_count = {pages}")).expect("a limit");
+    };
+    {
+        let backend = open_with(&path, false, sizes);
+        commit(&backend, 10_000, &(1..=500).map(|n| put(note(n))).collect::<Vec<_>>()).expect("commit");
+        backend.conn().exec("DROP TABLE relay_hidden", &[]).expect("drop");
+        limit(backend.conn());
+        fill(&backend, 501);
+    }
+    let conn = Sqlite::open(&path, false);
+    limit(&conn);
+    let backend = SqlBackend::open_with(conn, sizes).expect("opens");
+    let stored = || of_author(&backend, author(1)).len();
+    let before = stored();
+    assert!(before >= 500, "{before}");
+    // What is deleted is removed at once.
+    let tags: Vec<_> = (1..=400).map(|n| ("e", note(n).id.to_string())).collect();
+    let request = Made { prefix: 9, tail: 9_999, author: 1, created_at: 9_000, kind: 5, tags }.event();
+    let full = StoreError::Full("no room".into());
+    let outcomes = commit_removals(&backend, 10_000, &[put(request)], &full);
+    assert!(matches!(outcomes[..], [Ok(Outcome::Stored(_))]), "{outcomes:?}");
+    assert_eq!(stored(), before - 400 + 1);
+    assert!(fill(&backend, 20_000) > 20_000, "there is room for notes again");
+    drop(backend);
+
+    // Once there is room, the next start creates the table.
+    assert_eq!(open_with(&path, false, sizes).removed_keys_max(), 0);
 }
 
 /// A request to vanish writes rows for what it removes at once and a row of bits; each step writes as many rows as a small

@@ -20,7 +20,7 @@ use super::client::{Client, GroundTruth, Meaning, Message};
 use super::consumer::Consumer;
 use super::history::{History, NOT_REMOVED, Store};
 use super::messages::next_message;
-use super::pool::{IdTwice, Pool, URL, is_signed};
+use super::pool::{FakeVerifier, Pool, URL, is_signed};
 use crate::choices::Choices;
 
 /// Upper bound of the length of a frame.
@@ -44,7 +44,7 @@ pub(super) struct Host<'a> {
     pub(super) choices: Choices<'a>,
     pub(super) pool: Pool,
     pub(super) config: Arc<Config>,
-    verifier: IdTwice,
+    verifier: FakeVerifier,
     pub(super) store: Store,
     pub(super) history: History,
     pub(super) clients: Vec<Client>,
@@ -74,6 +74,7 @@ impl<'a> Host<'a> {
             limits: setup::limits(&mut rng),
             policy: setup::policy(setup_seed),
             url: Some(URL.to_owned()),
+            frame_rows: [0, 5][(setup_seed / 3 % 2) as usize],
         });
         let classes = TermClasses { all: !rng.one_in(4), author_kind: !rng.one_in(4) };
         let removed_keys_max = [REMOVED_KEYS_MAX, 0, 40][(setup_seed % 3) as usize];
@@ -82,7 +83,7 @@ impl<'a> Host<'a> {
             choices,
             pool: Pool::new(rng.bits()),
             config,
-            verifier: IdTwice { hashes_batches: Rng::new(!setup_seed).one_in(2) },
+            verifier: FakeVerifier { hashes_batches: Rng::new(!setup_seed).one_in(2) },
             store: Rc::new(FailingBackend::new(
                 MemoryBackend::new(classes).with_removed_keys_max(removed_keys_max),
             )),
@@ -231,7 +232,7 @@ impl<'a> Host<'a> {
             let sent = self.ephemeral.entry(*id).or_default();
             *sent = (sent.0 + 1, self.step);
         }
-        client.note_read(meaning, &self.history);
+        client.on_host_read(meaning, &self.history);
         relay.handle_text(self.now, client.conn, text.as_bytes());
         self.poll_outputs(shard);
         true
@@ -267,8 +268,8 @@ impl<'a> Host<'a> {
                     assert!(ephemeral || self.history.entries_of(id).next().is_some(), "{id} is nowhere");
                 }
                 PublishOutcome::Superseded => assert!(!ephemeral, "ephemeral events are never superseded"),
-                PublishOutcome::Refused(words) | PublishOutcome::Failed(words) => {
-                    assert!(words.contains(": "), "{words}")
+                PublishOutcome::Refused(message) | PublishOutcome::Failed(message) => {
+                    assert!(message.contains(": "), "{message}")
                 }
             }
             self.report.published += 1;
@@ -458,7 +459,7 @@ impl<'a> Host<'a> {
         );
     }
 
-    /// One step towards removing hidden events, which changes nothing that anybody sees. Returns whether there are more.
+    /// One step towards removing hidden events, which changes nothing that a client sees. Returns whether there are more.
     fn remove_hidden(&mut self) -> bool {
         let removed = remove_hidden(&self.store);
         self.history.committed(&self.store, &[], true);

@@ -1,4 +1,4 @@
-//! Whose turn it is: jobs wait in a queue that is fair to client addresses, and within one to its connections.
+//! The order of jobs: they wait in a queue that is fair to client addresses, and within one to its connections.
 //!
 //! ```text
 //! first steps  ---\      address (least cost first) --> connection (least cost first) --> job (first come, first served)
@@ -8,7 +8,7 @@
 //! Every waiting address and connection has a virtual clock that advances by the cost of its turns; the lowest is next
 //! (start-time fair queueing), so a client gets the same share with a thousand jobs on forty connections as with one. A
 //! newcomer's clock starts at the highest one: behind those that already wait, by at most one turn of
-//! each. So nothing need be remembered of those who do not wait, and no stream of newcomers keeps another from
+//! each. So nothing need be remembered of those that do not wait, and no stream of newcomers keeps another from
 //! its turn.
 //!
 //! First steps go before further ones, since most requests need no other; of every five turns one is a further step's if
@@ -17,13 +17,13 @@
 //! An address that is at its limit of jobs with further steps takes no first steps: its new jobs are held outside the
 //! queue, until one of them is done. Jobs that have not begun hold no cursors.
 //!
-//! Wide jobs wait for room in a queue of their own ([`super::running`]); where both begin, every other first step is of one.
+//! Wide jobs wait for memory in a queue of their own ([`super::running`]); where both begin, every other first step is of one.
 
-mod ring;
+mod fair_queue;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use ring::Ring;
+use fair_queue::FairQueue;
 
 /// First steps in a row while further ones wait.
 const FIRSTS_IN_A_ROW_MAX: u32 = 4;
@@ -35,30 +35,30 @@ const ADDRESSES_ASKED: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
     First,
-    /// It has to wait until there is room for what it holds.
+    /// It has to wait until there is memory for what it holds.
     Wide,
     Further,
 }
 
 /// Whether a wide job may start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum May {
+pub(super) enum JobAdmission {
     Start,
     /// Its address is at its memory limit; jobs of other addresses may start before it.
-    LetOthers,
-    /// There is not enough room yet; no other wide job may start before it.
-    Wait,
+    AddressFull,
+    /// There is not enough memory yet; no other wide job may start before it.
+    ShardFull,
 }
 
 /// The jobs of one address.
-struct Own<C, J> {
-    conns: Ring<C, VecDeque<J>>,
+struct AddressQueue<C, J> {
+    conns: FairQueue<C, VecDeque<J>>,
     len: usize,
 }
 
-impl<C: Ord + Copy, J> Own<C, J> {
+impl<C: Ord + Copy, J> AddressQueue<C, J> {
     fn new() -> Self {
-        Own { conns: Ring::new(), len: 0 }
+        AddressQueue { conns: FairQueue::new(), len: 0 }
     }
 
     fn push(&mut self, conn: C, job: J) {
@@ -67,7 +67,7 @@ impl<C: Ord + Copy, J> Own<C, J> {
     }
 
     /// Drops the jobs of a connection, and says how many.
-    fn forget(&mut self, conn: C) -> usize {
+    fn remove_connection(&mut self, conn: C) -> usize {
         let dropped = self.conns.remove(&conn).map_or(0, |jobs| jobs.len());
         self.len -= dropped;
         dropped
@@ -79,88 +79,88 @@ impl<C: Ord + Copy, J> Own<C, J> {
 }
 
 /// The jobs of one class.
-struct Round<A, C, J> {
-    addresses: Ring<A, Own<C, J>>,
+struct ClassQueue<A, C, J> {
+    addresses: FairQueue<A, AddressQueue<C, J>>,
     len: usize,
 }
 
-impl<A: Ord + Copy, C: Ord + Copy, J> Round<A, C, J> {
+impl<A: Ord + Copy, C: Ord + Copy, J> ClassQueue<A, C, J> {
     fn new() -> Self {
-        Round { addresses: Ring::new(), len: 0 }
+        ClassQueue { addresses: FairQueue::new(), len: 0 }
     }
 
     fn push(&mut self, address: A, conn: C, job: J) {
-        self.addresses.join(address, Own::new).push(conn, job);
+        self.addresses.join(address, AddressQueue::new).push(conn, job);
         self.len += 1;
     }
 
     fn len_of(&self, address: A) -> usize {
-        self.addresses.get(&address).map_or(0, |own| own.len)
+        self.addresses.get(&address).map_or(0, |queue| queue.len)
     }
 
     /// Takes an address out of the queue, with what waits there.
-    fn remove(&mut self, address: A) -> Option<Own<C, J>> {
-        let own = self.addresses.remove(&address)?;
-        self.len -= own.len;
-        Some(own)
+    fn remove(&mut self, address: A) -> Option<AddressQueue<C, J>> {
+        let queue = self.addresses.remove(&address)?;
+        self.len -= queue.len;
+        Some(queue)
     }
 
     /// Lets an address join that is not in the queue.
-    fn insert(&mut self, address: A, own: Own<C, J>) {
-        self.len += own.len;
-        self.addresses.join(address, || own);
+    fn insert(&mut self, address: A, queue: AddressQueue<C, J>) {
+        self.len += queue.len;
+        self.addresses.join(address, || queue);
     }
 
-    /// Takes the next job. Whose it is keeps its place until it is charged, so that what this job leaves finds it there.
+    /// Takes the next job. Its connection keeps its place until it is charged, so that what this job leaves finds it there.
     fn take(&mut self, class: Class) -> Option<(Turn<A, C>, J)> {
         let (address, _) = self.addresses.next()?;
         self.take_of(class, address)
     }
 
     fn take_of(&mut self, class: Class, address: A) -> Option<(Turn<A, C>, J)> {
-        let own = self.addresses.get_mut(&address)?;
-        let (conn, jobs) = own.conns.next()?;
+        let queue = self.addresses.get_mut(&address)?;
+        let (conn, jobs) = queue.conns.next()?;
         let job = jobs.pop_front()?;
-        own.len -= 1;
+        queue.len -= 1;
         self.len -= 1;
         Some((Turn { class, address, conn }, job))
     }
 
     fn charge(&mut self, turn: Turn<A, C>, cost: u64) {
-        if let Some(own) = self.addresses.get_mut(&turn.address) {
-            own.conns.charge(turn.conn, cost, VecDeque::is_empty);
+        if let Some(queue) = self.addresses.get_mut(&turn.address) {
+            queue.conns.charge(turn.conn, cost, VecDeque::is_empty);
         }
-        self.addresses.charge(turn.address, cost, |own| own.conns.is_empty());
+        self.addresses.charge(turn.address, cost, |queue| queue.conns.is_empty());
     }
 
     /// The address that is first of those whose next job `may` be taken. At most [`ADDRESSES_ASKED`] are asked; if none of so
     /// many may, they make way for others.
-    fn find(&mut self, may: impl Fn(A, &J) -> May) -> Option<A> {
-        let mut passed = Vec::new();
+    fn find(&mut self, may: impl Fn(A, &J) -> JobAdmission) -> Option<A> {
+        let mut skipped = Vec::new();
         for address in self.addresses.keys().take(ADDRESSES_ASKED) {
-            let own = self.addresses.get(address)?;
-            match may(*address, own.conns.first()?.front()?) {
-                May::Start => return Some(*address),
-                May::LetOthers => passed.push(*address),
-                May::Wait => return None,
+            let queue = self.addresses.get(address)?;
+            match may(*address, queue.conns.first()?.front()?) {
+                JobAdmission::Start => return Some(*address),
+                JobAdmission::AddressFull => skipped.push(*address),
+                JobAdmission::ShardFull => return None,
             }
         }
-        if passed.len() == ADDRESSES_ASKED {
-            passed.into_iter().for_each(|address| self.addresses.move_to_end(address));
+        if skipped.len() == ADDRESSES_ASKED {
+            skipped.into_iter().for_each(|address| self.addresses.move_to_end(address));
         }
         None
     }
 
-    fn forget(&mut self, address: A, conn: C) {
-        let Some(own) = self.addresses.get_mut(&address) else { return };
-        self.len -= own.forget(conn);
-        if own.conns.is_empty() {
+    fn remove_connection(&mut self, address: A, conn: C) {
+        let Some(queue) = self.addresses.get_mut(&address) else { return };
+        self.len -= queue.remove_connection(conn);
+        if queue.conns.is_empty() {
             self.addresses.remove(&address);
         }
     }
 
     fn of(&self, address: A, conn: C) -> impl Iterator<Item = &J> {
-        self.addresses.get(&address).into_iter().flat_map(move |own| own.of(conn))
+        self.addresses.get(&address).into_iter().flat_map(move |queue| queue.of(conn))
     }
 }
 
@@ -174,26 +174,26 @@ pub(super) struct Turn<A, C> {
 
 /// How many jobs with further steps an address may have.
 struct Limit<A> {
-    further_max: usize,
+    unfinished_max: usize,
     /// Whether the limit is for this address.
     is_bounded: fn(&A) -> bool,
 }
 
 impl<A: Ord + Copy> Limit<A> {
-    fn is_reached<C: Ord + Copy, J>(&self, address: A, further: &Round<A, C, J>) -> bool {
-        (self.is_bounded)(&address) && further.len_of(address) >= self.further_max
+    fn is_reached<C: Ord + Copy, J>(&self, address: A, further: &ClassQueue<A, C, J>) -> bool {
+        (self.is_bounded)(&address) && further.len_of(address) >= self.unfinished_max
     }
 }
 
-/// Jobs that wait for their turn. Every operation costs the logarithm of how many wait; who does not wait costs nothing.
+/// Jobs that wait for their turn. Every operation costs the logarithm of how many wait; what does not wait costs nothing.
 pub(super) struct Turns<A, C, J> {
-    first: Round<A, C, J>,
-    wide: Round<A, C, J>,
-    further: Round<A, C, J>,
-    /// First steps of addresses that have as many jobs with further ones as they may have.
-    held: BTreeMap<A, Own<C, J>>,
+    first: ClassQueue<A, C, J>,
+    wide: ClassQueue<A, C, J>,
+    further: ClassQueue<A, C, J>,
+    /// First steps of addresses that have as many jobs that have further steps as they may have.
+    held: BTreeMap<A, AddressQueue<C, J>>,
     limit: Limit<A>,
-    /// Whose turn is being taken.
+    /// The address whose turn is being taken.
     in_turn: Option<A>,
     /// First steps taken while further ones waited.
     firsts_in_a_row: u32,
@@ -202,14 +202,14 @@ pub(super) struct Turns<A, C, J> {
 }
 
 impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
-    /// None. An address that `is_bounded` takes no first steps while it has `further_max` jobs with further ones, at least one.
-    pub(super) fn new(further_max: usize, is_bounded: fn(&A) -> bool) -> Self {
+    /// None. An address that `is_bounded` takes no first steps while it has `unfinished_max` jobs that have further steps, at least one.
+    pub(super) fn new(unfinished_max: usize, is_bounded: fn(&A) -> bool) -> Self {
         Turns {
-            first: Round::new(),
-            wide: Round::new(),
-            further: Round::new(),
+            first: ClassQueue::new(),
+            wide: ClassQueue::new(),
+            further: ClassQueue::new(),
             held: BTreeMap::new(),
-            limit: Limit { further_max: further_max.max(1), is_bounded },
+            limit: Limit { unfinished_max: unfinished_max.max(1), is_bounded },
             in_turn: None,
             firsts_in_a_row: 0,
             is_wide_next: false,
@@ -219,8 +219,8 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
     /// Queues a job after those of its connection.
     pub(super) fn push(&mut self, class: Class, address: A, conn: C, job: J) {
         match self.held.get_mut(&address) {
-            Some(own) if class == Class::First => own.push(conn, job),
-            _ => self.round(class).push(address, conn, job),
+            Some(queue) if class == Class::First => queue.push(conn, job),
+            _ => self.queue_of(class).push(address, conn, job),
         }
         self.hold_or_release(address);
     }
@@ -231,11 +231,11 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
             return;
         }
         if !self.limit.is_reached(address, &self.further) {
-            if let Some(own) = self.held.remove(&address) {
-                self.first.insert(address, own);
+            if let Some(queue) = self.held.remove(&address) {
+                self.first.insert(address, queue);
             }
-        } else if let Some(own) = self.first.remove(address) {
-            self.held.insert(address, own);
+        } else if let Some(queue) = self.first.remove(address) {
+            self.held.insert(address, queue);
         }
     }
 
@@ -243,16 +243,16 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
     /// pushed; no other is taken before.
     ///
     /// Whether a wide job may start, `may` says. Where none may and nothing else waits, the next one is taken all the same.
-    pub(super) fn take(&mut self, may: impl Fn(A, &J) -> May) -> Option<(Turn<A, C>, J)> {
+    pub(super) fn take(&mut self, may: impl Fn(A, &J) -> JobAdmission) -> Option<(Turn<A, C>, J)> {
         let taken = self.take_next(may);
         self.in_turn = taken.as_ref().map(|(turn, _)| turn.address);
         taken
     }
 
-    fn take_next(&mut self, may: impl Fn(A, &J) -> May) -> Option<(Turn<A, C>, J)> {
+    fn take_next(&mut self, may: impl Fn(A, &J) -> JobAdmission) -> Option<(Turn<A, C>, J)> {
         let Turns { wide, limit, further, .. } = self;
         let wide = wide.find(|address, job| match limit.is_reached(address, further) {
-            true => May::LetOthers,
+            true => JobAdmission::AddressFull,
             false => may(address, job),
         });
         let has_first = self.first.len > 0;
@@ -278,19 +278,25 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
     /// What a turn has cost, to be paid by its connection and its address.
     pub(super) fn charge(&mut self, turn: Turn<A, C>, cost: u64) {
         let address = turn.address;
-        self.round(turn.class).charge(turn, cost);
+        self.queue_of(turn.class).charge(turn, cost);
         self.in_turn = None;
         self.hold_or_release(address);
     }
 
+    /// Queues the job of a turn again, in another class, and ends the turn, which costs nothing.
+    pub(super) fn defer(&mut self, turn: Turn<A, C>, class: Class, job: J) {
+        self.push(class, turn.address, turn.conn, job);
+        self.charge(turn, 0);
+    }
+
     /// Drops the jobs of a connection that is gone.
-    pub(super) fn forget(&mut self, address: A, conn: C) {
-        self.first.forget(address, conn);
-        self.wide.forget(address, conn);
-        self.further.forget(address, conn);
-        if let Some(own) = self.held.get_mut(&address) {
-            own.forget(conn);
-            if own.conns.is_empty() {
+    pub(super) fn remove_connection(&mut self, address: A, conn: C) {
+        self.first.remove_connection(address, conn);
+        self.wide.remove_connection(address, conn);
+        self.further.remove_connection(address, conn);
+        if let Some(queue) = self.held.get_mut(&address) {
+            queue.remove_connection(conn);
+            if queue.conns.is_empty() {
                 self.held.remove(&address);
             }
         }
@@ -299,7 +305,7 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
 
     /// The jobs of a connection, those that have taken a step before those that have not.
     pub(super) fn of(&self, address: A, conn: C) -> impl Iterator<Item = &J> {
-        let held = self.held.get(&address).into_iter().flat_map(move |own| own.of(conn));
+        let held = self.held.get(&address).into_iter().flat_map(move |queue| queue.of(conn));
         self.further
             .of(address, conn)
             .chain(self.first.of(address, conn))
@@ -307,12 +313,12 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
             .chain(held)
     }
 
-    /// Whether nobody waits. Where something is held, further steps are there that it waits for.
+    /// Whether no job waits. Where something is held, further steps are there that it waits for.
     pub(super) fn is_empty(&self) -> bool {
         self.first.len == 0 && self.wide.len == 0 && self.further.len == 0
     }
 
-    fn round(&mut self, class: Class) -> &mut Round<A, C, J> {
+    fn queue_of(&mut self, class: Class) -> &mut ClassQueue<A, C, J> {
         match class {
             Class::First => &mut self.first,
             Class::Wide => &mut self.wide,

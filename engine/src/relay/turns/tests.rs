@@ -15,21 +15,21 @@ fn bounded_queue() -> Queue {
     Turns::new(3, |address| address.is_ascii_uppercase())
 }
 
-/// Takes a turn of this cost; whose it was and which job's.
+/// Takes a turn of this cost; its address, connection and job.
 fn turn(queue: &mut Queue, cost: u64) -> Option<(char, u32, u32)> {
-    let (turn, job) = queue.take(|_, _| May::Start)?;
-    let whose = (turn.address, turn.conn, job);
+    let (turn, job) = queue.take(|_, _| JobAdmission::Start)?;
+    let taken = (turn.address, turn.conn, job);
     queue.charge(turn, cost);
-    Some(whose)
+    Some(taken)
 }
 
 /// Takes a turn of a job that has more to do.
 fn turn_again(queue: &mut Queue, cost: impl Fn(char) -> u64) -> (char, u32) {
-    let (turn, job) = queue.take(|_, _| May::Start).expect("a job waits");
-    let whose = (turn.address, turn.conn);
+    let (turn, job) = queue.take(|_, _| JobAdmission::Start).expect("a job waits");
+    let taken = (turn.address, turn.conn);
     queue.push(Further, turn.address, turn.conn, job);
-    queue.charge(turn, cost(whose.0));
-    whose
+    queue.charge(turn, cost(taken.0));
+    taken
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn a_newcomer_waits_for_one_turn_of_each_at_most() {
 
 /// Addresses that ask again and again, one thing at a time, are newcomers each time.
 #[test]
-fn newcomers_keep_nobody_from_its_turn() {
+fn newcomers_do_not_starve_others() {
     let mut queue = queue();
     queue.push(Further, 'z', 0, 0);
     queue.push(Further, 'z', 1, 0);
@@ -116,22 +116,30 @@ fn first_steps_go_first_and_starve_no_other() {
 }
 
 #[test]
-fn wide_jobs_wait_for_room_and_for_those_before_them() {
+fn wide_jobs_wait_for_memory_and_for_those_before_them() {
     let mut queue = queue();
     queue.push(Wide, 'a', 1, 0);
     queue.push(Wide, 'b', 2, 0);
     queue.push(Further, 'c', 3, 0);
-    let next = |queue: &mut Queue, of_a: May| {
-        let (turn, _) = queue.take(|address, _| if address == 'a' { of_a } else { May::Start })?;
+    let next = |queue: &mut Queue, of_a: JobAdmission| {
+        let (turn, _) = queue.take(|address, _| if address == 'a' { of_a } else { JobAdmission::Start })?;
         let address = turn.address;
         queue.charge(turn, 1);
         Some(address)
     };
-    assert_eq!(next(&mut queue, May::LetOthers), Some('b'), "its address has too much running");
+    assert_eq!(next(&mut queue, JobAdmission::AddressFull), Some('b'), "its address has too much running");
     queue.push(Wide, 'b', 2, 0);
-    assert_eq!(next(&mut queue, May::Wait), Some('c'), "nobody else takes what room comes");
-    assert_eq!(next(&mut queue, May::Wait), Some('a'), "and with nothing else to do it is taken");
-    assert_eq!(next(&mut queue, May::Start), Some('b'));
+    assert_eq!(
+        next(&mut queue, JobAdmission::ShardFull),
+        Some('c'),
+        "no other wide job takes what memory becomes free"
+    );
+    assert_eq!(
+        next(&mut queue, JobAdmission::ShardFull),
+        Some('a'),
+        "and with nothing else to do it is taken"
+    );
+    assert_eq!(next(&mut queue, JobAdmission::Start), Some('b'));
     assert!(queue.is_empty());
 }
 
@@ -143,15 +151,15 @@ fn nothing_is_kept_of_those_that_do_not_wait() {
         queue.push(First, address, conn, 0);
         queue.push(Further, address, conn, 1);
         if conn % 2 == 0 {
-            queue.forget(address, conn);
+            queue.remove_connection(address, conn);
             assert_eq!(queue.of(address, conn).count(), 0);
         } else {
             assert_eq!(queue.of(address, conn).collect::<Vec<_>>(), [&1, &0]);
         }
     }
     assert_eq!(std::iter::from_fn(|| turn(&mut queue, 1)).count(), 1_000);
-    for round in [&queue.first, &queue.further] {
-        assert!(round.addresses.is_cleared());
+    for class in [&queue.first, &queue.further] {
+        assert!(class.addresses.is_cleared());
     }
 }
 
@@ -164,7 +172,7 @@ fn jobs_beyond_the_limit_of_an_address_are_held_until_others_finish() {
     let mut done = BTreeMap::from([('A', 0), ('b', 0)]);
     let mut most = done.clone();
     // Each job takes a first step and three further ones.
-    while let Some((turn, job)) = queue.take(|_, _| May::Start) {
+    while let Some((turn, job)) = queue.take(|_, _| JobAdmission::Start) {
         let address = turn.address;
         if job < 300 {
             queue.push(Further, address, turn.conn, job + 100);
@@ -188,22 +196,22 @@ fn an_address_over_its_limit_on_another_connection_takes_no_first_steps() {
     (10..14).for_each(|replay| queue.push(Further, 'A', 3, replay));
     assert_eq!(queue.of('A', 1).collect::<Vec<_>>(), [&0], "held, not lost");
     // A connection that leaves takes what it had there with it.
-    queue.forget('A', 2);
+    queue.remove_connection('A', 2);
     let jobs: Vec<_> = std::iter::from_fn(|| turn(&mut queue, 1)).map(|(.., job)| job).collect();
     assert_eq!(jobs, [10, 11, 0, 12, 13], "as soon as two are left");
     assert!(queue.is_empty() && queue.held.is_empty());
 
     (10..14).for_each(|replay| queue.push(Further, 'A', 3, replay));
     queue.push(First, 'A', 1, 0);
-    queue.forget('A', 3);
+    queue.remove_connection('A', 3);
     assert_eq!(turn(&mut queue, 1), Some(('A', 1, 0)), "its other connection has left");
     queue.push(First, 'A', 1, 0);
     (10..14).for_each(|replay| queue.push(Further, 'A', 3, replay));
-    queue.forget('A', 1);
+    queue.remove_connection('A', 1);
     assert!(queue.held.is_empty());
 }
 
-/// Sixty-four addresses that had reached their limits kept their place before all others, and no one else was asked.
+/// Sixty-four addresses that had reached their limits kept their place before all others, and no other was asked.
 #[test]
 fn wide_jobs_that_may_not_start_make_way() {
     let mut queue = Turns::<usize, u32, usize>::new(100, |_| false);
@@ -211,7 +219,9 @@ fn wide_jobs_that_may_not_start_make_way() {
         queue.push(Class::Wide, address, 0, address);
     }
     queue.push(Class::Further, 1_000, 0, 1_000);
-    let may = |address, _: &usize| if address == ADDRESSES_ASKED { May::Start } else { May::LetOthers };
+    let may = |address, _: &usize| {
+        if address == ADDRESSES_ASKED { JobAdmission::Start } else { JobAdmission::AddressFull }
+    };
     let mut taken = Vec::new();
     for _ in 0..3 {
         let (turn, job) = queue.take(may).expect("a job waits");

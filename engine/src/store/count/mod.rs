@@ -19,9 +19,9 @@ pub struct Counted {
     /// Events.
     pub count: u64,
     /// Whether there may be more than `count`: there were too many rows to read, or matches may be hidden from
-    /// who asks.
+    /// the viewer.
     pub approximate: bool,
-    /// Whether all filters ask for ids, and every match that is stored is hidden from who asks.
+    /// Whether all filters ask for ids, and every match that is stored is hidden from the viewer.
     pub withheld: bool,
     /// HyperLogLog registers over the events' authors, for a query NIP-45 names.
     pub hll: Option<Box<[u8; HLL_REGISTERS]>>,
@@ -155,7 +155,7 @@ impl Count {
     fn counted(&self, out_of_rows: bool) -> Counted {
         let lists: Option<Vec<_>> = self.filters.iter().map(|filter| filter.ids.as_deref()).collect();
         let ids: Option<BTreeSet<_>> = lists.map(|lists| lists.into_iter().flatten().collect());
-        // Who asks for ids and is counted one for each lacks none.
+        // A viewer that asks for ids and is counted one for each lacks none.
         let may_lack = || ids.as_ref().is_none_or(|ids| ids.len() as u64 != self.count);
         Counted {
             count: self.count,

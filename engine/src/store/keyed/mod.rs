@@ -2,7 +2,7 @@
 //!
 //! Both keep one ordered set of short keys (postings, ids, expiries) and event bodies by sequence number; tombstones are among the
 //! keys in SQL, and apart in LMDB.
-//! `key.rs` defines the bytes, [`Overlay`] collects a write, and [`View`] is the [`Reader`] and [`Writer`] of
+//! `key.rs` defines the bytes, [`Overlay`] collects a write, and [`KeyedTransaction`] is the [`Reader`] and [`Writer`] of
 //! any [`KeySource`]. A backend only reads ranges of keys and writes an overlay.
 
 mod hidden;
@@ -55,40 +55,40 @@ pub trait KeySource {
 
 /// A [`Reader`] (with `()`) or a [`Writer`] (with [`Overlay`]) of a [`KeySource`].
 #[derive(Debug)]
-pub struct View<S, O> {
+pub struct KeyedTransaction<S, O> {
     source: S,
     overlay: O,
 }
 
-/// The second half of a [`View`]: the changes of a write, or nothing for a reader.
-pub trait Pending {
+/// The write state of a [`KeyedTransaction`]: the changes of a write, or nothing for a reader.
+pub trait WriteState {
     /// The changes.
-    fn pending(&self) -> Option<&Overlay>;
+    fn changes(&self) -> Option<&Overlay>;
 }
 
-impl Pending for () {
-    fn pending(&self) -> Option<&Overlay> {
+impl WriteState for () {
+    fn changes(&self) -> Option<&Overlay> {
         None
     }
 }
 
-impl Pending for Overlay {
-    fn pending(&self) -> Option<&Overlay> {
+impl WriteState for Overlay {
+    fn changes(&self) -> Option<&Overlay> {
         Some(self)
     }
 }
 
-impl<S: KeySource> View<S, ()> {
+impl<S: KeySource> KeyedTransaction<S, ()> {
     /// A reader.
     pub fn reader(source: S) -> Self {
-        View { source, overlay: () }
+        KeyedTransaction { source, overlay: () }
     }
 }
 
-impl<S: KeySource> View<S, Overlay> {
+impl<S: KeySource> KeyedTransaction<S, Overlay> {
     /// A writer.
     pub fn writer(source: S) -> Self {
-        View { source, overlay: Overlay::default() }
+        KeyedTransaction { source, overlay: Overlay::default() }
     }
 
     /// The source, and the changes to apply to it.
@@ -97,7 +97,7 @@ impl<S: KeySource> View<S, Overlay> {
     }
 }
 
-impl<S: KeySource, O: Pending> View<S, O> {
+impl<S: KeySource, O: WriteState> KeyedTransaction<S, O> {
     /// Calls `each` with up to `max` keys of `range`, changes applied.
     fn keys(
         &self,
@@ -109,7 +109,7 @@ impl<S: KeySource, O: Pending> View<S, O> {
             return Ok(());
         }
         let (from, to) = (*range.start(), *range.end());
-        let Some(overlay) = self.overlay.pending() else {
+        let Some(overlay) = self.overlay.changes() else {
             return self.source.keys(from.as_bytes(), to.as_bytes(), max, each);
         };
         let stored = self.stored_keys(overlay, from, to, max)?;
@@ -170,10 +170,10 @@ fn malformed(what: &str) -> StoreError {
     StoreError::Corrupt(what.into())
 }
 
-impl<S: KeySource, O: Pending> Reader for View<S, O> {
+impl<S: KeySource, O: WriteState> Reader for KeyedTransaction<S, O> {
     fn last_seq(&self) -> Result<Seq, StoreError> {
-        let pending = self.overlay.pending().map_or(Seq(0), Overlay::last_seq);
-        Ok(self.source.last_seq()?.max(pending))
+        let last = self.overlay.changes().map_or(Seq(0), Overlay::last_seq);
+        Ok(self.source.last_seq()?.max(last))
     }
 
     fn seq_of(&self, id: &EventId) -> Result<Option<Seq>, StoreError> {
@@ -189,14 +189,14 @@ impl<S: KeySource, O: Pending> Reader for View<S, O> {
     }
 
     fn is_hidden(&self, seq: Seq) -> Result<bool, StoreError> {
-        match self.overlay.pending().and_then(|overlay| overlay.hides(seq)) {
+        match self.overlay.changes().and_then(|overlay| overlay.hides(seq)) {
             Some(is_hidden) => Ok(is_hidden),
             None => self.source.is_hidden(seq),
         }
     }
 
     fn hidden(&self, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError> {
-        let Some(overlay) = self.overlay.pending() else {
+        let Some(overlay) = self.overlay.changes() else {
             return self.source.hidden(max, out);
         };
         let mut seqs = Vec::new();
@@ -209,7 +209,7 @@ impl<S: KeySource, O: Pending> Reader for View<S, O> {
     }
 
     fn event_or_hidden(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError> {
-        match self.overlay.pending().and_then(|overlay| overlay.body(seq)) {
+        match self.overlay.changes().and_then(|overlay| overlay.body(seq)) {
             Some(body) => Ok(body.map(|body| Cow::Borrowed(&**body))),
             None => self.source.body(seq),
         }
@@ -229,7 +229,7 @@ impl<S: KeySource, O: Pending> Reader for View<S, O> {
     }
 
     fn log(&self, after: Seq, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError> {
-        let Some(overlay) = self.overlay.pending() else {
+        let Some(overlay) = self.overlay.changes() else {
             return self.source.bodies_after(after, max, out);
         };
         let removed = overlay.bodies().filter(|(seq, body)| *seq > after && body.is_none()).count();
@@ -246,7 +246,7 @@ impl<S: KeySource, O: Pending> Reader for View<S, O> {
 
     fn tombstone(&self, tombstone: &Tombstone) -> Result<Option<Timestamp>, StoreError> {
         let key = key::tombstone(tombstone);
-        match self.overlay.pending().and_then(|overlay| overlay.tombstone(&key)) {
+        match self.overlay.changes().and_then(|overlay| overlay.tombstone(&key)) {
             Some(until) => Ok(Some(until)),
             None => self.source.tombstone(&key),
         }
@@ -273,13 +273,13 @@ impl<S: KeySource, O: Pending> Reader for View<S, O> {
 
     fn stats(&self) -> Result<Stats, StoreError> {
         let mut stats = self.source.stats()?;
-        let delta = self.overlay.pending().map_or(0, Overlay::events_delta);
+        let delta = self.overlay.changes().map_or(0, Overlay::events_delta);
         stats.events = stats.events.saturating_add_signed(delta);
         Ok(stats)
     }
 }
 
-impl<S: KeySource> Writer for View<S, Overlay> {
+impl<S: KeySource> Writer for KeyedTransaction<S, Overlay> {
     fn insert(&mut self, seq: Seq, event: &Event, terms: &[Term]) -> Result<(), StoreError> {
         self.overlay.insert(seq, event, terms);
         Ok(())

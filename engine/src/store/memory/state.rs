@@ -197,6 +197,7 @@ impl State {
     }
 
     pub(super) fn stats(&self) -> Stats {
-        Stats { events: (self.events.len() - self.hidden.len()) as u64, bytes: self.bytes }
+        let (all, hidden) = (self.events.len() as u64, self.hidden.len() as u64);
+        Stats { events: all - hidden, hidden, bytes: self.bytes }
     }
 }

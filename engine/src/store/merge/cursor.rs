@@ -14,7 +14,7 @@ pub(super) fn chunk_max(cursors: usize) -> usize {
     (CHUNKS_MAX / cursors.max(1)).clamp(CHUNK_MIN, CHUNK_MAX)
 }
 
-/// Bytes that so many cursors hold at most, with their places in the heap. Lists may have room for twice as many.
+/// Bytes that so many cursors hold at most, with their places in the heap. Lists may have the capacity for twice as many.
 pub(super) fn bytes_max(cursors: usize) -> usize {
     let own = size_of::<Cursor>() + size_of::<super::Head>();
     cursors * (2 * own + chunk_max(cursors) * size_of::<Posting>())
@@ -26,8 +26,8 @@ pub(super) struct Cursor {
     pub(super) lane: u32,
     /// Index into the lane's terms.
     pub(super) term: u32,
-    /// Whether it reads the terms of the lane's walk. When the walk is over, such a cursor is dropped.
-    pub(super) of_walk: bool,
+    /// Whether it reads the terms of the lane's broad scan. When that is over, such a cursor is dropped.
+    pub(super) of_broad_scan: bool,
     /// Whether it has been read on before.
     is_deep: bool,
     /// Nothing comes after what is buffered.
@@ -42,11 +42,11 @@ pub(super) struct Cursor {
 
 impl Cursor {
     /// One that reads `chunk` postings from `start` on.
-    pub(super) fn new(lane: usize, of_walk: bool, term: usize, start: Bound, chunk: usize) -> Self {
+    pub(super) fn new(lane: usize, of_broad_scan: bool, term: usize, start: Bound, chunk: usize) -> Self {
         Cursor {
             lane: lane as u32,
             term: term as u32,
-            of_walk,
+            of_broad_scan,
             is_deep: false,
             exhausted: false,
             chunk: chunk as u16,
@@ -68,7 +68,7 @@ impl Cursor {
     }
 
     /// A quarter the second time, then twice as many each time, up to `max`. A page that is spread over many cursors needs
-    /// a little more of most of them, and rows that nobody needs are what an answer costs.
+    /// a little more of most of them, and rows that are not needed are what an answer costs.
     fn grow(&mut self, max: usize) {
         let chunk = match std::mem::replace(&mut self.is_deep, true) {
             true => self.chunk() * 2,
@@ -100,8 +100,8 @@ impl Cursor {
         self.buffered
     }
 
-    /// Postings that there is room for.
-    pub(super) fn room(&self) -> usize {
+    /// Postings that its list has the capacity for.
+    pub(super) fn capacity(&self) -> usize {
         self.buffered.capacity()
     }
 }

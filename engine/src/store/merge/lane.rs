@@ -5,14 +5,14 @@ use super::source::Source;
 use crate::store::{Bound, Posting, Rank, Reader, Seq, StoreError, Term, TermClasses, cost};
 use crate::types::{CanonicalEvent, Filter, FoundBy, NO_EXPIRY, Timestamp, parse_expiration};
 
-/// More cursors than this, and a lane tries to walk first.
+/// More cursors than this, and a lane tries a broad scan first.
 const CURSORS_WIDE: usize = 64;
-/// Most kinds a walk merges; for more it walks all events.
-const WALK_KINDS_MAX: usize = 16;
-/// Candidates a walk reads before it judges itself.
-const WALK_TRIAL: u64 = 64;
-/// A walk merges at most one cursor for as many that it may save.
-const WALK_SAVING: usize = 4;
+/// Most kinds that a broad scan merges; for more it reads all events.
+const BROAD_KINDS_MAX: usize = 16;
+/// Candidates that a broad scan reads before it is judged.
+const BROAD_TRIAL: u64 = 64;
+/// A broad scan merges at most one cursor for as many that it may save.
+const BROAD_SAVING: usize = 4;
 /// Most terms of a way to answer that is probed before the choice.
 pub(super) const PROBE_TERMS_MAX: usize = 16;
 /// Most ways to answer that are probed, those of the fewest terms: bounds what a step may overdraw.
@@ -24,8 +24,8 @@ const PROBE_ROWS: usize = 32;
 #[derive(Debug)]
 pub(super) struct Lane {
     plan: Plan,
-    /// Whether a wide filter may walk.
-    may_walk: bool,
+    /// Whether a wide filter may be answered by a broad scan.
+    may_scan_broadly: bool,
     /// Events that the filter still wants.
     wanted: u64,
     /// Rows read so far.
@@ -44,7 +44,7 @@ enum Plan {
     /// The same, and this of it has not been merged when the merge came to rest.
     FoundBefore(Vec<Posting>),
     /// A broad term is read in order, until opening the cursors of the narrow ones is the better way.
-    Walk(Walk),
+    BroadScan(BroadScan),
     /// These terms are read to their end.
     Terms(Terms),
     /// The filter wants nothing more.
@@ -65,32 +65,32 @@ impl Terms {
     }
 }
 
-/// A walk, and how it has gone.
+/// A broad scan, and how it has gone.
 #[derive(Debug)]
-struct Walk {
+struct BroadScan {
     broad: Terms,
     narrow: Terms,
     /// Candidates whose event was read.
     read: u64,
     /// Those that matched.
     matched: u64,
-    /// Postings passed over by their kind alone.
+    /// Postings skipped by their kind alone.
     skipped: u64,
-    /// Past this the walk is over, whatever it found.
+    /// Past this the broad scan is over, whatever it found.
     cost_max: u64,
 }
 
 impl Lane {
-    pub(super) fn new(filter: &Filter, wanted: u64, may_walk: bool) -> Self {
+    pub(super) fn new(filter: &Filter, wanted: u64, may_scan_broadly: bool) -> Self {
         let plan = if filter.ids.is_some() { Plan::LookUp(LookUp::default()) } else { Plan::Unopened };
-        Lane { plan, may_walk, wanted, rows: 0 }
+        Lane { plan, may_scan_broadly, wanted, rows: 0 }
     }
 
     /// Its cursors are dropped, to be opened anew; of what its ids have found, `unmerged` is left.
     pub(super) fn rest(&mut self, unmerged: Vec<Posting>) {
         self.plan = match std::mem::replace(&mut self.plan, Plan::Closed) {
             Plan::Found => Plan::FoundBefore(unmerged),
-            Plan::Walk(_) | Plan::Terms(_) => Plan::Unopened,
+            Plan::BroadScan(_) | Plan::Terms(_) => Plan::Unopened,
             other => other,
         };
     }
@@ -109,14 +109,14 @@ impl Lane {
         matches!(self.plan, Plan::Closed)
     }
 
-    pub(super) fn is_walking(&self) -> bool {
-        matches!(self.plan, Plan::Walk(_))
+    pub(super) fn is_broad_scan(&self) -> bool {
+        matches!(self.plan, Plan::BroadScan(_))
     }
 
     /// The terms that are read now.
     pub(super) fn terms(&self) -> Option<&Terms> {
         match &self.plan {
-            Plan::Walk(walk) => Some(&walk.broad),
+            Plan::BroadScan(scan) => Some(&scan.broad),
             Plan::Terms(terms) => Some(terms),
             Plan::Unopened | Plan::LookUp(_) | Plan::Found | Plan::FoundBefore(_) | Plan::Closed => None,
         }
@@ -153,7 +153,7 @@ impl Lane {
     }
 
     /// Chooses which terms of its filter, one of `filters`, are read. Reads the first postings of each way to answer where the
-    /// number of terms does not tell.
+    /// number of terms does not decide.
     pub(super) fn choose<R: Reader>(
         &mut self,
         (filter, filters): (&Filter, usize),
@@ -165,12 +165,13 @@ impl Lane {
         let narrow = cheapest((filter, filters), classes, reader, rows)?;
         self.rows += (before - *rows) as u64;
         let count = narrow.len(filter);
-        if self.may_walk && count > CURSORS_WIDE {
-            let broad = in_order(Source::broad(filter, WALK_KINDS_MAX), classes, reader)?;
-            if broad != narrow && broad.len(filter) * WALK_SAVING <= count {
+        if self.may_scan_broadly && count > CURSORS_WIDE {
+            let broad = in_order(Source::broad(filter, BROAD_KINDS_MAX), classes, reader)?;
+            if broad != narrow && broad.len(filter) * BROAD_SAVING <= count {
                 let (broad, narrow) = (Terms::new(broad, filter), Terms::new(narrow, filter));
                 let cost_max = count as u64;
-                self.plan = Plan::Walk(Walk { broad, narrow, read: 0, matched: 0, skipped: 0, cost_max });
+                self.plan =
+                    Plan::BroadScan(BroadScan { broad, narrow, read: 0, matched: 0, skipped: 0, cost_max });
                 return Ok(());
             }
         }
@@ -193,32 +194,34 @@ impl Lane {
     /// Takes note of a candidate whose event was read.
     pub(super) fn judged(&mut self, matched: bool, wanted: u64) {
         self.wanted = wanted;
-        if let Plan::Walk(walk) = &mut self.plan {
-            walk.read += 1;
-            walk.matched += u64::from(matched);
+        if let Plan::BroadScan(scan) = &mut self.plan {
+            scan.read += 1;
+            scan.matched += u64::from(matched);
         }
     }
 
-    /// Takes note of a posting passed over; true when the walk is over.
+    /// Takes note of a skipped posting; true when the broad scan is over.
     pub(super) fn skipped(&mut self) -> bool {
-        if let Plan::Walk(walk) = &mut self.plan {
-            walk.skipped += 1;
+        if let Plan::BroadScan(scan) = &mut self.plan {
+            scan.skipped += 1;
         }
-        self.is_walk_over()
+        self.is_broad_scan_over()
     }
 
-    /// Whether the lane walks, and opening the narrow cursors is the better way to go on.
-    pub(super) fn is_walk_over(&self) -> bool {
-        let Plan::Walk(Walk { read, matched, skipped, cost_max, .. }) = &self.plan else { return false };
+    /// Whether it is a broad scan, and opening the narrow cursors is the better way to go on.
+    pub(super) fn is_broad_scan_over(&self) -> bool {
+        let Plan::BroadScan(BroadScan { read, matched, skipped, cost_max, .. }) = &self.plan else {
+            return false;
+        };
         let cost = read + skipped / 4;
         let expected = || self.wanted.saturating_mul(cost) / (*matched).max(1);
-        cost >= *cost_max || (cost >= WALK_TRIAL && expected() > *cost_max)
+        cost >= *cost_max || (cost >= BROAD_TRIAL && expected() > *cost_max)
     }
 
     /// Goes over to the narrow terms.
-    pub(super) fn end_walk(&mut self) {
+    pub(super) fn end_broad_scan(&mut self) {
         self.plan = match std::mem::replace(&mut self.plan, Plan::Closed) {
-            Plan::Walk(walk) => Plan::Terms(walk.narrow),
+            Plan::BroadScan(scan) => Plan::Terms(scan.narrow),
             other => other,
         };
     }

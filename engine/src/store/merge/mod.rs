@@ -2,14 +2,14 @@
 //!
 //! Each filter is a **lane** with one or many cursors over terms; a heap merges the cursors of all lanes. What
 //! comes out are groups of candidates of one rank, nearly always a single event, together with the lanes that
-//! they may match. Whether they do is for the caller to decide, who reads the events. The state is owned and
+//! they may match. Whether they do is for the caller to decide, which reads the events. The state is owned and
 //! borrows nothing, so it outlives the reader of each step.
 //!
 //! **Wide filters.** A filter for thousands of authors has a cursor an author, and opening all of them costs a
-//! look-up each, of which a page of fifty events needs few. So such a lane first *walks* a broad term, the kind's
+//! look-up each, of which a page of fifty events needs few. So such a lane first makes a *broad scan*: it reads a broad term, the kind's
 //! or all events', in order, with the authors as a check on each event, as long as that fills the page sooner than
 //! opening the cursors would. When it does not, the cursors are opened after the place reached: everything before
-//! it has been seen, so nothing is lost or repeated. The walk ends at the latest when it has cost as much as
+//! it has been seen, so nothing is lost or repeated. The broad scan ends at the latest when it has cost as much as
 //! opening the cursors, so a wide filter never costs more than twice the better way.
 //!
 //! **Memory.** A term has a cursor once it has been read and something was there, and all cursors of a merge together have
@@ -59,8 +59,8 @@ pub(super) struct Merge {
     cursors: Vec<Cursor>,
     /// Places in `cursors` that are not in use.
     free: Vec<u32>,
-    /// Postings that the cursors have room for.
-    room: usize,
+    /// Postings that the lists of all cursors have the capacity for.
+    capacity: usize,
     heap: BinaryHeap<Head>,
     /// Cursors to read on before anything is merged.
     dry: Vec<u32>,
@@ -83,7 +83,7 @@ pub(super) struct Merge {
 #[derive(Debug)]
 struct Opening {
     lane: usize,
-    of_walk: bool,
+    of_broad_scan: bool,
     terms: std::ops::Range<usize>,
     start: Bound,
     chunk: usize,
@@ -132,18 +132,18 @@ pub fn cursor_bytes_max(filters: &[Filter], classes: TermClasses) -> usize {
 
 impl Merge {
     /// One lane a filter, of which `wanted` events are expected to be asked for. Only events up to `horizon`
-    /// come out. `walks` allows wide filters to walk.
+    /// come out. `broad_scans` allows them for wide filters.
     pub(super) fn new(
         filters: &[Filter],
         wanted: impl Fn(usize) -> u64,
         classes: TermClasses,
         horizon: Seq,
-        walks: bool,
+        broad_scans: bool,
     ) -> Self {
         let lanes = filters
             .iter()
             .enumerate()
-            .map(|(index, filter)| Lane::new(filter, wanted(index), walks))
+            .map(|(index, filter)| Lane::new(filter, wanted(index), broad_scans))
             .collect();
         let nowhere = Rank::newest(0);
         let none = Posting { rank: nowhere, seq: Seq(0), kind: 0, expires: false };
@@ -153,7 +153,7 @@ impl Merge {
             lanes,
             cursors: Vec::new(),
             free: Vec::new(),
-            room: 0,
+            capacity: 0,
             heap: BinaryHeap::new(),
             dry: Vec::new(),
             opening: Vec::new(),
@@ -177,7 +177,7 @@ impl Merge {
         self.cursors.capacity() * size_of::<Cursor>()
             + (self.free.capacity() + self.dry.capacity()) * size_of::<u32>()
             + self.heap.capacity() * size_of::<Head>()
-            + self.room * size_of::<Posting>()
+            + self.capacity * size_of::<Posting>()
     }
 
     /// Drops all cursors. They are opened again, at the cost of opening them, behind what has come out.
@@ -200,7 +200,7 @@ impl Merge {
         for (lane, unmerged) in self.lanes.iter_mut().zip(unmerged) {
             lane.rest(unmerged);
         }
-        (self.cursors, self.free, self.room) = (Vec::new(), Vec::new(), 0);
+        (self.cursors, self.free, self.capacity) = (Vec::new(), Vec::new(), 0);
         (self.dry, self.opening, self.opened) = (Vec::new(), Vec::new(), 0);
         self.scratch = Vec::new();
     }
@@ -302,8 +302,8 @@ impl Merge {
         self.taken = 0;
         self.gathered = false;
         for lane in 0..self.lanes.len() {
-            if self.lanes[lane].is_walk_over() {
-                self.end_walk(lane, filters, Bound::After(rank, SEQ_MAX));
+            if self.lanes[lane].is_broad_scan_over() {
+                self.end_broad_scan(lane, filters, Bound::After(rank, SEQ_MAX));
             }
         }
     }
@@ -337,9 +337,9 @@ impl Merge {
         let Some(Head { posting, cursor }) = self.heap.pop() else {
             return;
         };
-        let Cursor { lane, of_walk, exhausted, .. } = self.cursors[cursor as usize];
+        let Cursor { lane, of_broad_scan, exhausted, .. } = self.cursors[cursor as usize];
         let lane = lane as usize;
-        if self.lanes[lane].is_closed() || self.lanes[lane].is_walking() != of_walk {
+        if self.lanes[lane].is_closed() || self.lanes[lane].is_broad_scan() != of_broad_scan {
             return self.drop_cursor(cursor);
         }
         match self.cursors[cursor as usize].next_buffered() {
@@ -350,12 +350,12 @@ impl Merge {
         if posting.seq <= self.horizon && filters[lane].matches_kind(posting.kind) {
             self.group.push((posting, lane, self.lanes[lane].decides()));
         } else if self.lanes[lane].skipped() {
-            self.end_walk(lane, filters, Bound::After(posting.rank, posting.seq));
+            self.end_broad_scan(lane, filters, Bound::After(posting.rank, posting.seq));
         }
     }
 
     fn add_cursor(&mut self, cursor: Cursor) -> u32 {
-        self.room += cursor.room();
+        self.capacity += cursor.capacity();
         match self.free.pop() {
             Some(place) => {
                 self.cursors[place as usize] = cursor;
@@ -370,13 +370,13 @@ impl Merge {
 
     fn drop_cursor(&mut self, place: u32) {
         let nowhere = Cursor::of_postings(0, Vec::new());
-        self.room -= std::mem::replace(&mut self.cursors[place as usize], nowhere).room();
+        self.capacity -= std::mem::replace(&mut self.cursors[place as usize], nowhere).capacity();
         self.free.push(place);
     }
 
-    /// The walk's cursors that wait are dropped where they are found, those of the narrow terms opened.
-    fn end_walk(&mut self, lane: usize, filters: &[Filter], start: Bound) {
-        self.lanes[lane].end_walk();
+    /// The broad scan's cursors that wait are dropped where they are found, those of the narrow terms opened.
+    fn end_broad_scan(&mut self, lane: usize, filters: &[Filter], start: Bound) {
+        self.lanes[lane].end_broad_scan();
         self.open_terms(lane, filters, start);
     }
 
@@ -386,8 +386,8 @@ impl Merge {
         let Some(terms) = self.lanes[lane].terms() else { return };
         let chunk = self.lanes[lane].first_chunk(terms, filter, filters.len());
         let terms = 0..terms.source.len(filter);
-        let of_walk = self.lanes[lane].is_walking();
-        self.opening.push(Opening { lane, of_walk, terms, start, chunk });
+        let of_broad_scan = self.lanes[lane].is_broad_scan();
+        self.opening.push(Opening { lane, of_broad_scan, terms, start, chunk });
     }
 
     /// Opens the next lane, or the next part of one that looks up ids.
@@ -439,12 +439,14 @@ impl Merge {
         reader: &R,
         rows: &mut usize,
     ) -> Result<(), StoreError> {
-        let Some(Opening { lane, of_walk, terms, start, chunk }) = self.opening.last() else { return Ok(()) };
-        if terms.is_empty() || self.lanes[*lane].is_walking() != *of_walk {
+        let Some(Opening { lane, of_broad_scan, terms, start, chunk }) = self.opening.last() else {
+            return Ok(());
+        };
+        if terms.is_empty() || self.lanes[*lane].is_broad_scan() != *of_broad_scan {
             self.opening.pop();
             return Ok(());
         }
-        let mut cursor = Cursor::new(*lane, *of_walk, terms.start, *start, *chunk);
+        let mut cursor = Cursor::new(*lane, *of_broad_scan, terms.start, *start, *chunk);
         let first = self.read(&mut cursor, filters, reader, rows)?;
         if let Some(Opening { terms, .. }) = self.opening.last_mut() {
             terms.start += 1;
@@ -466,9 +468,9 @@ impl Merge {
         let Some(&place) = self.dry.last() else { return Ok(()) };
         let nowhere = Cursor::of_postings(0, Vec::new());
         let mut cursor = std::mem::replace(&mut self.cursors[place as usize], nowhere);
-        let room = cursor.room();
+        let capacity = cursor.capacity();
         let first = self.read(&mut cursor, filters, reader, rows);
-        self.room = self.room - room + cursor.room();
+        self.capacity = self.capacity - capacity + cursor.capacity();
         self.cursors[place as usize] = cursor;
         let first = first?;
         self.dry.pop();
@@ -489,7 +491,7 @@ impl Merge {
         rows: &mut usize,
     ) -> Result<Option<Posting>, StoreError> {
         let (lane, filter) = (&mut self.lanes[cursor.lane as usize], &filters[cursor.lane as usize]);
-        let Some(terms) = lane.terms().filter(|_| lane.is_walking() == cursor.of_walk) else {
+        let Some(terms) = lane.terms().filter(|_| lane.is_broad_scan() == cursor.of_broad_scan) else {
             return Ok(None);
         };
         let asked = cursor.chunk().min(*rows);

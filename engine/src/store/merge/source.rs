@@ -5,10 +5,10 @@ use crate::types::{Class, Filter, Kind};
 
 /// Widest product of authors and kinds that gets a cursor each, of all filters of a request together.
 const PAIRS_MAX: usize = 20_000;
-/// As wide as this, all filters of a request together, a product may always be; wider ones have [`PAIRS_AN_AUTHOR`].
+/// As wide as this, all filters of a request together, a product may always be; wider ones have [`PAIRS_PER_AUTHOR`].
 const PAIRS_FREE: usize = 1_024;
 /// Cursors for each author that was named: what a request costs to keep grows with what was sent, not with its square.
-const PAIRS_AN_AUTHOR: usize = 4;
+const PAIRS_PER_AUTHOR: usize = 4;
 
 /// A way to answer a filter: terms whose postings together hold every match.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,9 +17,9 @@ pub(super) enum Source {
     Address,
     /// Authors × kinds.
     AuthorKind,
-    /// Authors; the posting tells the kind.
+    /// Authors; the posting has the kind.
     Author,
-    /// Values of the filter's tag condition at this index; the posting tells the kind.
+    /// Values of the filter's tag condition at this index; the posting has the kind.
     Tag(usize),
     /// The filter's kinds.
     Kind,
@@ -34,7 +34,7 @@ impl Source {
     pub(super) fn narrow(filter: &Filter, filters: usize, classes: TermClasses) -> Vec<Source> {
         let mut sources = Vec::new();
         if let Some(authors) = &filter.authors {
-            let pairs_max = (PAIRS_AN_AUTHOR * authors.len()).max(PAIRS_FREE / filters.max(1));
+            let pairs_max = (PAIRS_PER_AUTHOR * authors.len()).max(PAIRS_FREE / filters.max(1));
             let pairs_max = pairs_max.min(PAIRS_MAX / filters.max(1));
             let pairs_fit = |kinds: &[Kind]| authors.len().saturating_mul(kinds.len()) <= pairs_max;
             sources.push(match filter.kinds.as_deref() {
@@ -51,7 +51,7 @@ impl Source {
         sources
     }
 
-    /// Cursors that `filter`, one of `filters`, has at most, if it is one of `few` where it may choose or walk. The kinds of a
+    /// Cursors that `filter`, one of `filters`, has at most, if it is one of `few` where it may choose or make a broad scan. The kinds of a
     /// store that has no term over all events are not known here.
     pub(super) fn cursors_max(filter: &Filter, filters: usize, classes: TermClasses, few: usize) -> usize {
         if filter.ids.is_some() || filter.is_empty() {

@@ -17,7 +17,7 @@ pub(super) struct Facts {
     pub(super) stored: Option<Seq>,
     /// The second up to which its author, or one it is wrapped for, has vanished.
     pub(super) vanished_until: Option<Timestamp>,
-    /// Whether a deletion request names its id, by one who may delete it.
+    /// Whether a deletion request names its id, by an author who may delete it.
     pub(super) id_deleted: bool,
     /// The second up to which its address is deleted.
     pub(super) address_deleted_until: Option<Timestamp>,

@@ -12,8 +12,8 @@ use super::{Backend, Seq, StoreError, Writer, terms_of};
 use crate::types::{Event, Timestamp, is_removal_request};
 use crate::verify::Verified;
 use plan::{Plan, Verdict};
-use removal::Removal;
-pub use removal::{Removed, remove, remove_hidden, sweep_aged, sweep_expired};
+use removal::RemovalBudget;
+pub use removal::{Removed, remove, remove_hidden, sweep_expired, sweep_older_than};
 
 /// One thing to do to the store.
 #[derive(Clone, Debug)]
@@ -73,14 +73,14 @@ pub fn commit<B: Backend>(backend: &B, now: Timestamp, ops: &[Op]) -> Result<Vec
     if ops.is_empty() {
         return Ok(Vec::new());
     }
-    let mut removal = Removal::new(backend);
-    let outcomes = backend.write(|writer| execute(writer, &mut removal, now, ops, false))?;
+    let mut budget = RemovalBudget::new(backend);
+    let outcomes = backend.write(|writer| execute(writer, &mut budget, now, ops, false))?;
     Ok(outcomes.into_iter().flatten().collect())
 }
 
-/// [`commit`] after it found no room: carries out those of `ops` that remove events (kinds 5 and 62), if there are any,
-/// with the room that the backend keeps for that. The others fail with `full`; so do requests that remove no event, or few
-/// for the tombstones that they leave, because the room is for what makes room.
+/// [`commit`] after it found the disk full: carries out those of `ops` that remove events (kinds 5 and 62), if there are any,
+/// in the space that the backend reserves for that. The others fail with `full`; so do requests that remove no event, or few
+/// for the tombstones that they leave, because the reserve is for what frees space.
 pub fn commit_removals<B: Backend>(
     backend: &B,
     now: Timestamp,
@@ -91,7 +91,7 @@ pub fn commit_removals<B: Backend>(
     let removals: Vec<Op> = ops.iter().filter(|op| removes(op)).cloned().collect();
     let mut done = Vec::with_capacity(removals.len());
     if !removals.is_empty() {
-        remove_from_reserve(backend, now, &removals, Removal::on_full_disk(backend), &mut done);
+        remove_from_reserve(backend, now, &removals, RemovalBudget::on_full_disk(backend), &mut done);
     }
     let mut done = done.into_iter();
     let refused = || Err(full.clone());
@@ -103,62 +103,62 @@ pub fn commit_removals<B: Backend>(
         .collect()
 }
 
-/// Carries out `ops` in the room kept for that. What is too much for it is hidden instead of removed, and then tried by halves.
+/// Carries out `ops` in the space reserved for that. What is too much for it is hidden instead of removed, and then tried by halves.
 fn remove_from_reserve<B: Backend>(
     backend: &B,
     now: Timestamp,
     ops: &[Op],
-    mut removal: Removal,
+    mut budget: RemovalBudget,
     done: &mut Vec<Result<Option<Outcome>, StoreError>>,
 ) {
-    match backend.write_from_reserve(|writer| execute(writer, &mut removal, now, ops, true)) {
+    match backend.write_from_reserve(|writer| execute(writer, &mut budget, now, ops, true)) {
         Ok(outcomes) => done.extend(outcomes.into_iter().map(Ok)),
-        Err(StoreError::Full(_)) if !removal.is_least() => {
-            remove_from_reserve(backend, now, ops, Removal::least(backend), done);
+        Err(StoreError::Full(_)) if !budget.is_least() => {
+            remove_from_reserve(backend, now, ops, RemovalBudget::least(backend), done);
         }
         Err(StoreError::Full(_)) if ops.len() > 1 => {
             let (first, second) = ops.split_at(ops.len() / 2);
             for half in [first, second] {
-                remove_from_reserve(backend, now, half, Removal::least(backend), done);
+                remove_from_reserve(backend, now, half, RemovalBudget::least(backend), done);
             }
         }
         Err(error) => done.extend(ops.iter().map(|_| Err(error.clone()))),
     }
 }
 
-/// Carries out `ops`. `None` is for one that would be stored and does not make room, where it must.
+/// Carries out `ops`. `None` is for one that would be stored and does not free space, where it must.
 fn execute<W: Writer>(
     writer: &mut W,
-    removal: &mut Removal,
+    budget: &mut RemovalBudget,
     now: Timestamp,
     ops: &[Op],
-    must_make_room: bool,
+    must_free_space: bool,
 ) -> Result<Vec<Option<Outcome>>, StoreError> {
     let mut last = writer.last_seq()?;
     ops.iter()
         .map(|op| {
             let plan = plan::plan(op, now, &facts::gather(writer, op, now)?);
-            let makes_room = !plan.delete.is_empty() && 2 * plan.delete.len() >= plan.tombstones.len();
-            if must_make_room && plan.verdict == Verdict::Store && !makes_room {
+            let frees_space = !plan.delete.is_empty() && 2 * plan.delete.len() >= plan.tombstones.len();
+            if must_free_space && plan.verdict == Verdict::Store && !frees_space {
                 return Ok(None);
             }
-            apply(writer, removal, op.event(), plan, &mut last).map(Some)
+            apply(writer, budget, op.event(), plan, &mut last).map(Some)
         })
         .collect()
 }
 
 fn apply(
     writer: &mut impl Writer,
-    removal: &mut Removal,
+    budget: &mut RemovalBudget,
     event: &Event,
     plan: Plan,
     last: &mut Seq,
 ) -> Result<Outcome, StoreError> {
     if plan.verdict == Verdict::Store {
-        removal.credit(event);
+        budget.credit(event);
     }
     for seq in plan.delete {
-        removal.remove_or_hide(writer, seq)?;
+        budget.remove_or_hide(writer, seq)?;
     }
     for (key, until) in plan.tombstones {
         writer.put_tombstone(&key, until)?;
@@ -166,7 +166,7 @@ fn apply(
     Ok(match plan.verdict {
         Verdict::Store => {
             *last = Seq(last.0 + 1);
-            writer.insert(*last, event, &terms_of(event.view(), removal.classes()))?;
+            writer.insert(*last, event, &terms_of(event.view(), budget.classes()))?;
             Outcome::Stored(*last)
         }
         Verdict::Duplicate => Outcome::Duplicate,

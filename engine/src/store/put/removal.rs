@@ -28,34 +28,34 @@ pub struct Removed {
     pub more: bool,
 }
 
-/// What a commit removes at once, and what it leaves to later steps.
-pub(super) struct Removal {
+/// How much a commit removes at once; it leaves the rest to later steps.
+pub(super) struct RemovalBudget {
     classes: TermClasses,
     keys_max: usize,
     /// How many keys may still be removed.
     keys_left: usize,
-    /// Whether it takes as little room as possible.
+    /// Whether it takes as little space as possible.
     is_least: bool,
 }
 
-impl Removal {
+impl RemovalBudget {
     pub(super) fn new(backend: &impl Backend) -> Self {
         let keys_max = backend.removed_keys_max();
-        Removal { classes: backend.classes(), keys_max, keys_left: keys_max, is_least: false }
+        RemovalBudget { classes: backend.classes(), keys_max, keys_left: keys_max, is_least: false }
     }
 
-    /// What a commit removes at once when there is no room: more, since that makes room.
+    /// What a commit removes at once when the disk is full: more, since that frees space.
     pub(super) fn on_full_disk(backend: &impl Backend) -> Self {
-        let removal = Removal::new(backend);
-        Removal { keys_left: removal.keys_max.saturating_mul(FULL_DISK_FACTOR), ..removal }
+        let budget = RemovalBudget::new(backend);
+        RemovalBudget { keys_left: budget.keys_max.saturating_mul(FULL_DISK_FACTOR), ..budget }
     }
 
-    /// Removes nothing at once, which takes hardly any room. A backend without a bound can't hide, and removes.
+    /// Removes nothing at once, which takes hardly any space. A backend without a bound can't hide, and removes.
     pub(super) fn least(backend: &impl Backend) -> Self {
-        let removal = Removal { is_least: true, ..Removal::new(backend) };
-        match removal.keys_max {
-            usize::MAX => removal,
-            _ => Removal { keys_max: 0, keys_left: 0, ..removal },
+        let budget = RemovalBudget { is_least: true, ..RemovalBudget::new(backend) };
+        match budget.keys_max {
+            usize::MAX => budget,
+            _ => RemovalBudget { keys_max: 0, keys_left: 0, ..budget },
         }
     }
 
@@ -199,7 +199,7 @@ pub fn sweep_expired<B: Backend>(
 ///
 /// # Errors
 /// The backend's. Then none was removed.
-pub fn sweep_aged<B: Backend>(
+pub fn sweep_older_than<B: Backend>(
     backend: &B,
     before: Timestamp,
     is_swept: &dyn Fn(Kind) -> bool,
@@ -248,7 +248,7 @@ pub fn sweep_aged<B: Backend>(
     })
 }
 
-/// Changes `backend` by `work`, which removes events; if there is no room, by less and with the room in reserve.
+/// Changes `backend` by `work`, which removes events; if the disk is full, by less and in the reserved space.
 fn change<B: Backend, T>(
     backend: &B,
     mut work: impl FnMut(&mut B::Writer<'_>, Step) -> Result<T, StoreError>,

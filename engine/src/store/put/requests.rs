@@ -1,4 +1,4 @@
-//! Reads from tags what a deletion request deletes (NIP-09) and who a gift wrap is for (NIP-59).
+//! Reads from tags what a deletion request deletes (NIP-09) and which keys a gift wrap is for (NIP-59).
 
 use crate::types::{Class, Event, EventId, Kind, PubKey};
 

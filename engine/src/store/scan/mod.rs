@@ -2,7 +2,7 @@
 //!
 //! A [`Scan`] owns its place and borrows nothing between steps: each step may read another state of the
 //! store. An event is handed out once, in the order of `created_at` descending and full id ascending; events that
-//! were deleted or replaced meanwhile are passed over. It never writes, and never waits.
+//! were deleted or replaced meanwhile are skipped. It never writes, and never waits.
 
 mod limit;
 
@@ -41,6 +41,8 @@ pub struct Hit<'a> {
 pub enum Take {
     /// Go on.
     Counted,
+    /// Go on: this one had been taken before, and costs nothing beside what reading it does.
+    Known,
     /// This one is taken, but the reader is slow: end the step.
     CountedAndPause,
 }
@@ -61,9 +63,9 @@ pub enum Completeness {
     Finish,
     /// There is a stored match that was not sent.
     More,
-    /// Finding out would cost too much, or matches may be hidden from who asks.
+    /// Finding out would cost too much, or matches may be hidden from the viewer.
     Unknown,
-    /// All filters ask for ids, and every match that is stored is hidden from who asks.
+    /// All filters ask for ids, and every match that is stored is hidden from the viewer.
     Withheld,
 }
 
@@ -77,10 +79,11 @@ pub struct Scan {
     filters: Arc<[Filter]>,
     limits: Box<[Limit]>,
     merge: Merge,
-    /// A visible match was passed over.
+    /// A visible match was skipped.
     more: bool,
     /// Whether there is one will not be known.
     unknown: bool,
+    hit_rows: usize,
     look_ahead_rows: u64,
     /// Some filter looks ahead.
     looking_ahead: bool,
@@ -114,6 +117,7 @@ impl Scan {
             merge,
             more: false,
             unknown,
+            hit_rows: 0,
             look_ahead_rows: 0,
             looking_ahead: false,
             over: false,
@@ -123,6 +127,12 @@ impl Scan {
         };
         scan.close_done();
         scan
+    }
+
+    /// Charges an event that is handed out with `rows` more, for what its receiver does with it.
+    #[must_use]
+    pub fn with_hit_rows(self, rows: usize) -> Self {
+        Scan { hit_rows: rows, ..self }
     }
 
     /// Records what may be hidden from `viewer`. The first step does; a scan that is resumed is given a viewer that sees
@@ -229,7 +239,14 @@ impl Scan {
         if turned || self.more {
             self.close_done();
         }
-        Ok(if sent { sink(Hit { seq: posting.seq, event }) } else { Take::Counted })
+        if !sent {
+            return Ok(Take::Counted);
+        }
+        let take = sink(Hit { seq: posting.seq, event });
+        if take != Take::Known {
+            *rows = rows.saturating_sub(self.hit_rows);
+        }
+        Ok(take)
     }
 
     /// Counts what looking ahead has cost, and gives it up when that is too much.
@@ -282,7 +299,7 @@ impl Scan {
         }
     }
 
-    /// Whether a match of the filter may have been hidden. Who asks for ids and sees an event for each lacks none.
+    /// Whether a match of the filter may have been hidden. A viewer that asks for ids and sees an event for each lacks none.
     fn may_lack(&self, lane: usize) -> bool {
         let all_ids = self.filters[lane].ids.as_ref().is_some_and(|ids| ids.len() == self.matched[lane]);
         self.partial.as_ref().is_some_and(|partial| partial[lane]) && !all_ids

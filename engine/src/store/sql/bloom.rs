@@ -6,12 +6,12 @@
 //!
 //! [`Key::lookup_hash`]: crate::store::keyed::Key::lookup_hash
 
-const BITS_A_HASH: usize = 10;
+const BITS_PER_HASH: usize = 10;
 const PROBES: u64 = 7;
 
 /// A filter of `hashes`; empty if there are none.
 pub(super) fn build(hashes: &[[u8; 32]]) -> Box<[u8]> {
-    let mut bytes = vec![0u8; (hashes.len() * BITS_A_HASH).div_ceil(8)].into_boxed_slice();
+    let mut bytes = vec![0u8; (hashes.len() * BITS_PER_HASH).div_ceil(8)].into_boxed_slice();
     for hash in hashes {
         for bit in bits(hash, bytes.len()) {
             bytes[bit / 8] |= 1 << (bit % 8);

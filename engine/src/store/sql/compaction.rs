@@ -11,7 +11,7 @@ use crate::store::backend::StoreError;
 use crate::store::keyed::Key;
 
 /// Neighbouring pages of the lower level that are rewritten, and the keys that come into them.
-struct Stretch {
+struct MergeRange {
     pages: Vec<PageRef>,
     keys: Vec<Key>,
 }
@@ -51,20 +51,20 @@ impl Tree {
 
         // Of one page some keys may stay where they are; of several, pages of other runs would overlap them.
         let pages_max = if upper.pages.len() > 1 { usize::MAX } else { sizes.compaction_pages };
-        let (stretches, kept) = stretches(&keys, self.directory.level(level + 1), pages_max);
-        let old: Vec<_> = stretches
+        let (merge_ranges, kept) = merge_ranges(&keys, self.directory.level(level + 1), pages_max);
+        let old: Vec<_> = merge_ranges
             .iter()
-            .flat_map(|stretch| &stretch.pages)
+            .flat_map(|range| &range.pages)
             .chain(&upper.pages)
             .map(|page| page.id)
             .collect();
         let mut ids = PageIds::new(&old, self.directory.fresh_page());
         let mut pages = Vec::new();
-        for mut stretch in stretches {
-            self.live_keys(conn, &stretch.pages, &mut stretch.keys)?;
-            sort_keys(&mut stretch.keys);
+        for mut range in merge_ranges {
+            self.live_keys(conn, &range.pages, &mut range.keys)?;
+            sort_keys(&mut range.keys);
             let run = RunId { level: level + 1, run: 0 };
-            paginate(&stretch.keys, run, sizes.page_bytes, &mut ids, &mut pages);
+            paginate(&range.keys, run, sizes.page_bytes, &mut ids, &mut pages);
         }
         paginate(kept, upper.run, sizes.page_bytes, &mut ids, &mut pages);
         self.replace(conn, &old, ids.unused(), pages)?;
@@ -77,8 +77,8 @@ impl Tree {
 }
 
 /// Assigns `keys` to the pages of `lower` whose range they fall into, up to `pages_max` pages; returns the remaining keys.
-fn stretches<'k>(keys: &'k [Key], lower: &[PageRef], pages_max: usize) -> (Vec<Stretch>, &'k [Key]) {
-    let mut stretches: Vec<Stretch> = Vec::new();
+fn merge_ranges<'k>(keys: &'k [Key], lower: &[PageRef], pages_max: usize) -> (Vec<MergeRange>, &'k [Key]) {
+    let mut merge_ranges: Vec<MergeRange> = Vec::new();
     let (mut left, mut last_place, mut pages) = (keys, None, 0);
     while let Some(first) = left.first() {
         // A key between two pages goes to the one before it, and one before all to the first.
@@ -86,18 +86,18 @@ fn stretches<'k>(keys: &'k [Key], lower: &[PageRef], pages_max: usize) -> (Vec<S
         let end =
             lower.get(place + 1).map_or(left.len(), |next| left.partition_point(|key| *key < next.first));
         if pages == pages_max {
-            return (stretches, left);
+            return (merge_ranges, left);
         }
         let (here, others) = left.split_at(end);
         left = others;
         if last_place.is_none_or(|last| last + 1 != place) {
-            stretches.push(Stretch { pages: Vec::new(), keys: Vec::new() });
+            merge_ranges.push(MergeRange { pages: Vec::new(), keys: Vec::new() });
         }
-        if let Some(stretch) = stretches.last_mut() {
-            stretch.keys.extend_from_slice(here);
-            stretch.pages.extend(lower.get(place).cloned());
+        if let Some(range) = merge_ranges.last_mut() {
+            range.keys.extend_from_slice(here);
+            range.pages.extend(lower.get(place).cloned());
         }
         (last_place, pages) = (Some(place), pages + 1);
     }
-    (stretches, &[])
+    (merge_ranges, &[])
 }

@@ -123,7 +123,7 @@ impl Directory {
             .collect();
         pages.sort_unstable_by_key(|(page, _)| page.first);
         let run = pages.first()?.1;
-        let taken = reach(pages.iter().map(|(page, _)| *page), self.level(1), pages_max);
+        let taken = take_overlapping(pages.iter().map(|(page, _)| *page), self.level(1), pages_max);
         let next = pages.get(taken).map(|(page, _)| page.first);
         Some(Upper { pages: pages[..taken].iter().map(|(page, _)| (*page).clone()).collect(), run, next })
     }
@@ -134,7 +134,7 @@ impl Directory {
         let (upper, lower) = (self.level(level), self.level(level + 1));
         let overlap = |page: &PageRef| overlapped(lower, &page.first, &page.last).len();
         let place = (0..upper.len()).min_by_key(|place| overlap(&upper[*place]))?;
-        let taken = reach(upper[place..].iter(), lower, pages_max);
+        let taken = take_overlapping(upper[place..].iter(), lower, pages_max);
         Some(Upper { pages: upper[place..place + taken].to_vec(), run: RunId { level, run: 0 }, next: None })
     }
 }
@@ -147,7 +147,11 @@ fn overlapped<'a>(pages: &'a [PageRef], first: &Key, last: &Key) -> &'a [PageRef
 }
 
 /// How many of `pages`, in order, together with the pages of `lower` that they overlap make about `pages_max`. At least one.
-fn reach<'a>(pages: impl Iterator<Item = &'a PageRef>, lower: &[PageRef], pages_max: usize) -> usize {
+fn take_overlapping<'a>(
+    pages: impl Iterator<Item = &'a PageRef>,
+    lower: &[PageRef],
+    pages_max: usize,
+) -> usize {
     let (mut taken, mut first, mut last) = (0, Key::EMPTY, Key::EMPTY);
     for page in pages {
         if taken == 0 {

@@ -187,7 +187,7 @@ impl EventTable {
             let end = Seq(first.0 + lines::count(&row));
             let (here, others) = left.split_at(left.partition_point(|seq| *seq < end).max(1));
             left = others;
-            let rest = lines::without(&row, first, here);
+            let rest = lines::remove_lines(&row, first, here);
             if rest.removed.is_empty() {
                 continue;
             }

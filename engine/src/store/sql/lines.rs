@@ -45,19 +45,20 @@ pub(super) fn push(row: &mut Vec<u8>, json: &[u8]) {
     row.push(b'\n');
 }
 
-/// A row without some of its events.
+/// A row after some of its events were removed.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Without {
+pub(super) struct RewrittenRow {
     pub(super) row: Vec<u8>,
     /// Whether any event is left.
     pub(super) has_events: bool,
-    /// Those that were there until now.
+    /// Those that were removed now.
     pub(super) removed: Vec<Seq>,
 }
 
 /// Removes the events `seqs` from a row.
-pub(super) fn without(row: &[u8], first: Seq, seqs: &[Seq]) -> Without {
-    let mut left = Without { row: Vec::with_capacity(row.len()), has_events: false, removed: Vec::new() };
+pub(super) fn remove_lines(row: &[u8], first: Seq, seqs: &[Seq]) -> RewrittenRow {
+    let mut left =
+        RewrittenRow { row: Vec::with_capacity(row.len()), has_events: false, removed: Vec::new() };
     let mut begin = 0;
     for (end, seq) in memchr_iter(b'\n', row).zip(first.0..) {
         let line = &row[begin..end];
@@ -93,13 +94,13 @@ mod tests {
         assert_eq!(find(&row, Seq(3), Seq(2)), None);
         assert_eq!(find(&row, Seq(3), Seq(6)), None);
 
-        let left = without(&row, Seq(3), &[Seq(4), Seq(9)]);
+        let left = remove_lines(&row, Seq(3), &[Seq(4), Seq(9)]);
         let row = b"three\n\nfive\n".to_vec();
-        assert_eq!(left, Without { row: row.clone(), has_events: true, removed: vec![Seq(4)] });
+        assert_eq!(left, RewrittenRow { row: row.clone(), has_events: true, removed: vec![Seq(4)] });
         assert_eq!(find(&row, Seq(3), Seq(4)), None);
         assert_eq!(find(&row, Seq(3), Seq(5)), Some(&b"five"[..]));
         assert_eq!(events(&row, Seq(3)).map(|(seq, _)| seq.0).collect::<Vec<_>>(), [3, 5]);
-        let left = without(&row, Seq(3), &[Seq(3), Seq(4), Seq(5)]);
+        let left = remove_lines(&row, Seq(3), &[Seq(3), Seq(4), Seq(5)]);
         assert_eq!(left.removed, [Seq(3), Seq(5)]);
         assert_eq!((left.row.as_slice(), left.has_events), (&b"\n\n\n"[..], false));
     }

@@ -9,6 +9,8 @@
 //! relay_meta       name TEXT PRIMARY KEY, value INTEGER        schema; folds, folded, folded_events: memtable.rs
 //! ```
 //!
+//! Stored names keep older words of this code: `fold` is a flush, `gone` means removed.
+//!
 //! On Durable Objects a row written costs what a thousand rows read cost, so the layout is chosen by rows
 //! written: a log-structured merge tree, in rows. A write stores its events, several in a row, and nothing else. Their keys
 //! (described in `store::keyed`; id, all, kind, author, author and kind, each indexed tag; address and expiry where there are
@@ -59,7 +61,7 @@ pub use sizes::SqlSizes;
 use tables::Tables;
 
 use super::backend::{Backend, Seq, StoreError};
-use super::keyed::{Overlay, View};
+use super::keyed::{KeyedTransaction, Overlay};
 use super::terms::TermClasses;
 
 /// The layouts written by this version: while no event is hidden, and while any is. Another one is refused.
@@ -76,7 +78,7 @@ const CREATE: [&str; 5] = [
     "CREATE TABLE IF NOT EXISTS relay_tombstone (row INTEGER PRIMARY KEY, \
      fold INTEGER NOT NULL, keys BLOB NOT NULL)",
 ];
-/// Objects of earlier versions lack it.
+/// Databases of earlier versions lack it.
 const CREATE_HIDDEN: &str =
     "CREATE TABLE IF NOT EXISTS relay_hidden (number INTEGER PRIMARY KEY, bits BLOB NOT NULL)";
 const READ_SCHEMA: &str = "SELECT value FROM relay_meta WHERE name = 'schema'";
@@ -89,6 +91,8 @@ const CLASSES: TermClasses = TermClasses { all: true, author_kind: true };
 pub struct SqlBackend<C> {
     conn: C,
     sizes: SqlSizes,
+    /// Whether there is a table for hidden events.
+    can_hide: bool,
     /// Borrowed for one call of a reader, or one step of a write.
     tables: RefCell<Tables>,
     maintenance_failures: Cell<u64>,
@@ -144,17 +148,25 @@ impl<C: SqlConn> SqlBackend<C> {
     pub fn open_with(conn: C, sizes: SqlSizes) -> Result<Self, SqlOpenError> {
         let sizes = sizes.bounded();
         conn.exec(CREATE[0], &[])?;
-        match integers(&conn, READ_SCHEMA, &[])?.first() {
-            Some(&(SCHEMA | SCHEMA_WITH_HIDDEN)) => {}
+        let can_hide = match integers(&conn, READ_SCHEMA, &[])?.first() {
+            Some(&SCHEMA_WITH_HIDDEN) => true,
+            Some(&SCHEMA) => match conn.exec(CREATE_HIDDEN, &[]) {
+                // Events can be served and removed without it, and there will be room for it.
+                Err(StoreError::Full(_)) => false,
+                created => created.map(|()| true)?,
+            },
             Some(&found) => return Err(SqlOpenError::Schema { found, known: SCHEMA_WITH_HIDDEN }),
-            None => conn.transaction(&mut || {
-                CREATE[1..].iter().try_for_each(|create| conn.exec(create, &[]))?;
-                conn.exec(WRITE_SCHEMA, &[SqlValue::Int(SCHEMA)])
-            })?,
-        }
-        conn.exec(CREATE_HIDDEN, &[])?;
-        let tables = RefCell::new(Tables::load(&conn, &sizes, CLASSES)?);
-        Ok(SqlBackend { conn, sizes, tables, maintenance_failures: Cell::new(0) })
+            None => {
+                conn.transaction(&mut || {
+                    CREATE[1..].iter().try_for_each(|create| conn.exec(create, &[]))?;
+                    conn.exec(CREATE_HIDDEN, &[])?;
+                    conn.exec(WRITE_SCHEMA, &[SqlValue::Int(SCHEMA)])
+                })?;
+                true
+            }
+        };
+        let tables = RefCell::new(Tables::load(&conn, &sizes, CLASSES, can_hide)?);
+        Ok(SqlBackend { conn, sizes, can_hide, tables, maintenance_failures: Cell::new(0) })
     }
 
     /// The connection.
@@ -175,11 +187,11 @@ impl<C: SqlConn> SqlBackend<C> {
 
 impl<C: SqlConn + 'static> Backend for SqlBackend<C> {
     type Reader<'a>
-        = View<SqlSource<'a, C>, ()>
+        = KeyedTransaction<SqlSource<'a, C>, ()>
     where
         C: 'a;
     type Writer<'a>
-        = View<SqlSource<'a, C>, Overlay>
+        = KeyedTransaction<SqlSource<'a, C>, Overlay>
     where
         C: 'a;
 
@@ -187,13 +199,14 @@ impl<C: SqlConn + 'static> Backend for SqlBackend<C> {
         CLASSES
     }
 
+    /// From the sizes; unlimited if the database was too full to create the table of hidden events.
     fn removed_keys_max(&self) -> usize {
-        self.sizes.removed_keys_max
+        if self.can_hide { self.sizes.removed_keys_max } else { usize::MAX }
     }
 
     /// What it reads changes with the next write: one connection sees its own changes.
     fn reader(&self) -> Result<Self::Reader<'_>, StoreError> {
-        Ok(View::reader(self.source()))
+        Ok(KeyedTransaction::reader(self.source()))
     }
 
     fn write<T>(
@@ -205,11 +218,11 @@ impl<C: SqlConn + 'static> Backend for SqlBackend<C> {
         let mut done = None;
         self.conn.transaction(&mut || {
             let work = work.take().ok_or_else(|| StoreError::Failed("a transaction ran twice".into()))?;
-            let mut writer = View::writer(self.source());
+            let mut writer = KeyedTransaction::writer(self.source());
             let value = work(&mut writer)?;
             let (_, overlay) = writer.into_parts();
             if overlay.last_seq() > Seq(0) {
-                // A write that only removes may make the room that is missing; it may put tombstones too.
+                // A write that only removes may free the space that is missing; it may put tombstones too.
                 std::mem::replace(&mut overdue, Ok(()))?;
             }
             let changes = match overlay.is_empty() {

@@ -74,7 +74,10 @@ impl<C: SqlConn> KeySource for SqlSource<'_, C> {
     }
 
     fn stats(&self) -> Result<Stats, StoreError> {
-        let events = self.tables.borrow().event_count();
-        Ok(Stats { events, bytes: self.conn.bytes()? })
+        let (events, hidden) = {
+            let tables = self.tables.borrow();
+            (tables.event_count(), tables.hidden.len())
+        };
+        Ok(Stats { events, hidden, bytes: self.conn.bytes()? })
     }
 }

@@ -16,11 +16,11 @@ const WRITE: Bulk = Bulk {
 };
 
 /// Bits of one row.
-const CHUNK: u64 = 1 << 14;
-const CHUNK_BYTES: usize = CHUNK as usize / 8;
+const ROW_BITS: u64 = 1 << 14;
+const ROW_BYTES: usize = ROW_BITS as usize / 8;
 
 /// The bits of one row.
-type Bits = [u8; CHUNK_BYTES];
+type Bits = [u8; ROW_BYTES];
 
 #[derive(Debug, Default)]
 pub(super) struct RemovedSeqs {
@@ -67,7 +67,7 @@ impl RemovedSeqs {
             let (chunk, byte, bit) = place(*seq);
             if changed.last().is_none_or(|(last, _)| *last != chunk) {
                 let bits = self.chunks.get(&chunk).cloned();
-                changed.push((chunk, bits.unwrap_or_else(|| Box::new([0; CHUNK_BYTES]))));
+                changed.push((chunk, bits.unwrap_or_else(|| Box::new([0; ROW_BYTES]))));
             }
             if let Some((_, bits)) = changed.last_mut() {
                 bits[byte] |= bit;
@@ -93,6 +93,6 @@ impl RemovedSeqs {
 }
 
 fn place(seq: Seq) -> (u64, usize, u8) {
-    let within = seq.0 % CHUNK;
-    (seq.0 / CHUNK, within as usize / 8, 1 << (within % 8))
+    let within = seq.0 % ROW_BITS;
+    (seq.0 / ROW_BITS, within as usize / 8, 1 << (within % 8))
 }

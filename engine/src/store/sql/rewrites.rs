@@ -1,6 +1,6 @@
 //! Which pages need to be rewritten, because many of their keys may be of removed events.
 //!
-//! Readers report pages in which they skipped many such keys. Pages that nobody reads are checked one after the other as
+//! Readers report pages in which they skipped many such keys. Pages that are not read are checked one after the other as
 //! events are removed.
 
 use std::collections::BTreeSet;

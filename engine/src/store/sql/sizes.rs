@@ -29,7 +29,7 @@ pub struct SqlSizes {
     pub page_cache_bytes: usize,
     /// Bytes of rows of events that are kept in memory.
     pub row_cache_bytes: usize,
-    /// [`Backend::removed_keys_max`](crate::store::Backend::removed_keys_max).
+    /// [`Backend::removed_keys_max`](crate::store::Backend::removed_keys_max), where events can be hidden.
     pub removed_keys_max: usize,
 }
 
@@ -47,7 +47,8 @@ impl Default for SqlSizes {
             skipped_keys: 64,
             page_cache_bytes: 6 << 20,
             row_cache_bytes: 1 << 20,
-            removed_keys_max: REMOVED_KEYS_MAX,
+            // An object has one thread, which takes several times a native writer's time for a key.
+            removed_keys_max: REMOVED_KEYS_MAX / 2,
         }
     }
 }

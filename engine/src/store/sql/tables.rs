@@ -34,11 +34,13 @@ impl Tables {
         conn: &C,
         sizes: &SqlSizes,
         classes: TermClasses,
+        can_hide: bool,
     ) -> Result<Self, StoreError> {
         let tree = Tree::load(conn, sizes.page_cache_bytes)?;
         let memtable = Memtable::load(conn, classes)?;
         let events = EventTable::load(conn, memtable.flushed_up_to(), sizes.row_cache_bytes)?;
-        Ok(Tables { events, memtable, tree, hidden: HiddenTable::load(conn)? })
+        let hidden = if can_hide { HiddenTable::load(conn)? } else { HiddenTable::default() };
+        Ok(Tables { events, memtable, tree, hidden })
     }
 
     /// How many events are stored, without hidden ones.

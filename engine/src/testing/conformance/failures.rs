@@ -37,7 +37,7 @@ fn commits<B: Backend + 'static>(backend: &FailingBackend<B>) {
             result.expect("nothing failed");
             break;
         }
-        result.expect_err("the failure is told");
+        result.expect_err("the failure is reported");
         assert_eq!(everything(backend, &all), before, "failed at operation {n}");
         n += 1;
     }

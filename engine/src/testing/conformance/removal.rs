@@ -203,7 +203,7 @@ fn a_step_that_fails_keeps_everything<B: Backend + 'static>(backend: &FailingBac
                 failures += 1;
             }
             Ok(step) => {
-                assert!(is_armed, "a failure is told");
+                assert!(is_armed, "a failure is reported");
                 assert_eq!(hidden(backend).len() + step.events, before.len());
                 if !step.more {
                     break;

@@ -2,8 +2,8 @@
 
 use super::{ask, remove_all_hidden, stored, sweep};
 use crate::store::{
-    Backend, Everyone, Op, Outcome, Reader, Refusal, Removed, ScanLimits, Seq, commit, remove, sweep_aged,
-    sweep_expired,
+    Backend, Everyone, Op, Outcome, Reader, Refusal, Removed, ScanLimits, Seq, commit, remove, sweep_expired,
+    sweep_older_than,
 };
 use crate::testing::{Draft, World};
 use crate::types::{Event, Filter, Timestamp};
@@ -367,7 +367,7 @@ fn removal_requests_outlast_their_expiration<B: Backend>(make: &impl Fn() -> B) 
     assert_eq!(serve(&backend, 1_009).len(), 2, "the requests are served until they expire");
     assert_eq!(sweep(&backend, 1_030), 0);
     assert_eq!(
-        sweep_aged(&backend, 1_030, &|_| true, 9),
+        sweep_older_than(&backend, 1_030, &|_| true, 9),
         Ok(Removed::default()),
         "the retention does not remove them"
     );

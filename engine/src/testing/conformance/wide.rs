@@ -1,4 +1,4 @@
-//! Filters with hundreds of authors and ids, for which the planner walks postings, compared with sorting all matches.
+//! Filters with hundreds of authors and ids, for which the planner makes a broad scan, compared with sorting all matches.
 
 use std::collections::HashMap;
 
@@ -24,7 +24,7 @@ pub(super) fn run<B: Backend>(make: &impl Fn() -> B) {
                 .tag(&["t", &format!("{}", n % 97)]),
         );
     }
-    // An author with one very old event, which a walk reaches last.
+    // An author with one very old event, which a broad scan reaches last.
     drafts.extend((0..5).map(|n| Draft::new(200, 1, n)));
     let ops: Vec<Op> = drafts.iter().map(Draft::put).collect();
     for batch in ops.chunks(500) {

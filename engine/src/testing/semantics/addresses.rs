@@ -32,8 +32,11 @@ fn event_rate(stage: &mut Stage<'_>) {
     }
     let mut conns = [(); 3].map(|()| stage.open_from("192.0.2.1").expect("another client"));
     for (n, conn) in (10..).zip(&mut conns) {
-        let (accepted, words) = conn.publish(&note(n));
-        assert_eq!((accepted, &*words), (false, "rate-limited: too many events a minute from your address"));
+        let (accepted, message) = conn.publish(&note(n));
+        assert_eq!(
+            (accepted, &*message),
+            (false, "rate-limited: too many events a minute from your address")
+        );
     }
     // Reading is none of it.
     assert_eq!(conns[0].count(json!({})), 6);
@@ -52,7 +55,7 @@ fn event_rate(stage: &mut Stage<'_>) {
         (60..66).for_each(|n| conns[2].accept(&note(n)));
         conns[1].refuse(&note(66), "rate-limited");
     }
-    // Who is nowhere, or is exempt, has no such limit.
+    // A client without an address, or an exempt one, has no such limit.
     let mut exempt = stage.open();
     (100..120).for_each(|n| exempt.accept(&note(n)));
 }

@@ -48,8 +48,8 @@ fn with_url(config: &mut Config) {
 }
 
 /// An event that only key `number`, authenticated, may publish.
-fn proof(stage: &Stage<'_>, number: u64, words: &str) -> Signed {
-    event(&key(number)).at(stage.t).tag(["-"]).content(words).sign()
+fn proof(stage: &Stage<'_>, number: u64, content: &str) -> Signed {
+    event(&key(number)).at(stage.t).tag(["-"]).content(content).sign()
 }
 
 /// Welshman without a signer ignored every EOSE after an unsolicited challenge.

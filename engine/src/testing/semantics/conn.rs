@@ -279,7 +279,7 @@ impl Conn {
 
     pub(super) fn expect_notice(&mut self) -> String {
         self.wait("a NOTICE", |frame| match frame {
-            Frame::Notice(words) => Some(words.clone()),
+            Frame::Notice(message) => Some(message.clone()),
             _ => None,
         })
     }
@@ -318,5 +318,5 @@ fn of_sub(frame: &Frame, sub: &str) -> Option<Frame> {
 #[track_caller]
 fn assert_prefix(message: &str, prefix: &str) {
     let fits = prefix.is_empty() || message.split_once(':').is_some_and(|(own, _)| own == prefix);
-    assert!(fits, "{message:?} where words with {prefix:?} should be");
+    assert!(fits, "{message:?} where a message with {prefix:?} should be");
 }

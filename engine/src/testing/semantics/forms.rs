@@ -45,8 +45,8 @@ fn assert_refused(conn: &mut Conn, event: &Signed, json: &str) {
             assert!(message.starts_with("invalid: "), "{message:?} for {json}");
         }
         // Without a readable id there is no OK.
-        [Frame::Notice(words)] => {
-            assert!(!words.is_empty() && sent.is_none(), "a NOTICE where an OK should be, for {json}");
+        [Frame::Notice(message)] => {
+            assert!(!message.is_empty() && sent.is_none(), "a NOTICE where an OK should be, for {json}");
         }
         other => panic!("{other:?} for {json}"),
     }

@@ -116,8 +116,8 @@ fn read(text: &str) -> Result<Frame, String> {
 
 fn check_prefix(message: &str) -> Result<(), String> {
     match message.split_once(": ") {
-        Some((prefix, words)) if PREFIXES.contains(&prefix) && !words.is_empty() => Ok(()),
-        _ => Err("words without a prefix".into()),
+        Some((prefix, message)) if PREFIXES.contains(&prefix) && !message.is_empty() => Ok(()),
+        _ => Err("a message without a prefix".into()),
     }
 }
 

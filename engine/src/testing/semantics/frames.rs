@@ -31,7 +31,7 @@ pub(super) fn cases() -> Vec<Case> {
 fn assert_notice(conn: &mut Conn, text: &str) {
     conn.send(text);
     match &conn.fence()[..] {
-        [Frame::Notice(words)] => assert!(!words.is_empty(), "a NOTICE without words for {text}"),
+        [Frame::Notice(message)] => assert!(!message.is_empty(), "a NOTICE without a message for {text}"),
         other => panic!("{other:?} where a NOTICE should be, for {text}"),
     }
 }

@@ -22,7 +22,7 @@ use crate::testing::event_of_json;
 use crate::testing::signing::Signed;
 use crate::types::{ClientAddress, Now, Timestamp};
 use crate::verify::{Claim, Libsecp256k1, Verifier};
-use crate::wire::{About, Skimmer};
+use crate::wire::{About, IdScanner};
 
 /// How the machine is run. No setting may change what a client sees.
 #[derive(Clone, Debug)]
@@ -127,7 +127,7 @@ impl MachineWorld {
         let now = machine.now;
         let Shard { relay, hosted } = &mut machine.shards[shard];
         let conn =
-            relay.connect(now, Peer { host: Some(HOST.into()), address }).expect("room for a connection");
+            relay.connect(now, Peer { host: Some(HOST.into()), address }).expect("a connection is free");
         let conn = Rc::new(Cell::new(conn));
         hosted.insert(conn.get(), Hosted { conn: Rc::clone(&conn), ..Hosted::default() });
         MachineClient { machine: Rc::clone(&self.machine), shard, conn }
@@ -485,7 +485,7 @@ impl Client for MachineClient {
         let bytes_max = self.machine.borrow().shards[self.shard].relay.config().limits.message_bytes_max;
         self.push(match text.len() > 2 * bytes_max {
             // A host does not buffer a message that is far too long.
-            true => Input::Oversized(text.len() as u64, Skimmer::skim(text.as_bytes())),
+            true => Input::Oversized(text.len() as u64, IdScanner::scan(text.as_bytes())),
             false => Input::Text(text.into()),
         });
     }

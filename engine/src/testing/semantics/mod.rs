@@ -8,8 +8,8 @@
 //! use relay_engine::testing::semantics::{MachineWorld, Tuning, cases};
 //!
 //! let case = cases().into_iter().find(|case| case.name == "queries: an empty relay").unwrap();
-//! let told = case.run(&mut |config| Box::new(MachineWorld::new(config.clone(), Tuning::default())));
-//! assert_eq!(told, Ok(()));
+//! let result = case.run(&mut |config| Box::new(MachineWorld::new(config.clone(), Tuning::default())));
+//! assert_eq!(result, Ok(()));
 //! ```
 
 mod addresses;
@@ -132,9 +132,10 @@ impl Case {
         let mut stage = Stage::new(&mut *world, config.policy.guarded_kinds);
         let talk = stage.talk();
         catch_unwind(AssertUnwindSafe(|| (self.play)(&mut stage))).map_err(|panic| {
-            let words = panic.downcast_ref::<String>().map(String::as_str);
-            let words = words.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without words");
-            format!("«{}»: {words}\n{}", self.name, talk.last_lines())
+            let message = panic.downcast_ref::<String>().map(String::as_str);
+            let message =
+                message.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message");
+            format!("«{}»: {message}\n{}", self.name, talk.last_lines())
         })
     }
 }

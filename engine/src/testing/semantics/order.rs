@@ -18,7 +18,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("order: a forged copy in the same breath, from anybody", forged_meanwhile),
         case("order: a forged copy later", forged_later),
         case("order: another event under the id and signature of one in flight", rewritten_meanwhile),
-        case("order: a full disk is told, and passes", full_disk),
+        case("order: a full disk is reported, and passes", full_disk),
     ]
 }
 
@@ -158,8 +158,8 @@ fn forged_meanwhile(stage: &mut Stage<'_>) {
         let (mut conn, mut other, mut reader) = (stage.open(), stage.open(), stage.open());
         stage.watch(&mut reader, "sub", json!({"kinds": [1], "limit": 0}));
         for one_connection in [true, false] {
-            let words = format!("{n} {one_connection}");
-            let note = event(&key(1)).at(stage.t).content(words).sign();
+            let content = format!("{n} {one_connection}");
+            let note = event(&key(1)).at(stage.t).content(content).sign();
             let texts = order.map(|forged| event_text(&if forged { note.forged() } else { note.clone() }));
             let answers = if one_connection {
                 conn.send_all(&texts);
@@ -172,7 +172,8 @@ fn forged_meanwhile(stage: &mut Stage<'_>) {
             // The order of the answers is unspecified: they have the same id. Once the valid one is stored, others with its id
             // are duplicates, whose signatures are not checked.
             let real = answers.iter().filter(|answer| **answer == (true, String::new())).count();
-            let other = answers.iter().filter(|(ok, words)| !ok || words.starts_with("duplicate: ")).count();
+            let other =
+                answers.iter().filter(|(ok, message)| !ok || message.starts_with("duplicate: ")).count();
             assert_eq!((real, other), (1, 1), "{answers:?}");
             let served = conn.ask(json!({"ids": [note.id]})).events;
             assert_eq!(served, [note.value()], "with its author's signature");
@@ -196,10 +197,10 @@ fn rewritten_meanwhile(stage: &mut Stage<'_>) {
         let real = answers.iter().filter(|answer| **answer == (true, String::new())).count();
         assert_eq!(real, 1, "{answers:?}");
         // The others are invalid, or duplicates of the accepted one.
-        let words = |answer: &&(bool, String)| {
+        let follows_the_first = |answer: &&(bool, String)| {
             answer.1.starts_with(if answer.0 { "duplicate: " } else { "invalid: " })
         };
-        assert_eq!(answers.iter().filter(words).count(), 2, "{answers:?}");
+        assert_eq!(answers.iter().filter(follows_the_first).count(), 2, "{answers:?}");
         assert!(!rewritten_first || answers.iter().any(|answer| !answer.0), "{answers:?}");
         let served = conn.ask(json!({"ids": [note.id]})).events;
         assert_eq!(served, [note.value()], "what its author signed");

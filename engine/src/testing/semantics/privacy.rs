@@ -201,7 +201,7 @@ fn auth_later(stage: &mut Stage<'_>) {
     let me = json!({"#p": [key(1).hex()]});
     stage.watch(&mut conn, "sub", me.clone());
     conn.req_closed("wraps", json!({"kinds": [1059], "#p": [key(1).hex()]}), "auth-required");
-    assert!(!conn.challenge.is_empty(), "who is told to authenticate has the challenge to do it");
+    assert!(!conn.challenge.is_empty(), "a client that must authenticate has the challenge to do it");
     stage.auth(&mut conn, &key(1));
     // Open subscriptions receive later events; stored ones need another REQ.
     let new = wrap(stage, 60, &key(1));

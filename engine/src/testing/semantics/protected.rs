@@ -27,7 +27,7 @@ fn only_from_author(stage: &mut Stage<'_>) {
     // Any of several keys of a connection may be the author.
     stage.auth(&mut conn, &key(2));
     conn.accept(&event_2);
-    // Anybody may read them; another connection may not publish them.
+    // All clients may read them; another connection may not publish them.
     let mut other = stage.open();
     assert_eq!(other.ask(json!({"kinds": [1]})).ids().len(), 2);
     let event_3 = event(&key(1)).at(stage.t - 1).tag(["-"]).sign();

@@ -12,7 +12,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("published: stored, served and sent live like any event", like_any_event),
         case("published: again is a duplicate, so that callers may repeat", again),
         case("published: replaces and deletes by the same rules", replaces_and_deletes),
-        case_with("published: what is wrong is refused, in words", few_tags, what_is_wrong),
+        case_with("published: what is wrong is refused with a reason", few_tags, what_is_wrong),
         case_with("published: what is for clients does not hold it up", strict, not_held_up),
         case("published: ephemeral events are delivered", ephemeral),
     ]
@@ -37,8 +37,8 @@ fn like_any_event(stage: &mut Stage<'_>) {
     let mut other = stage.open();
     assert_eq!(stage.settle(&mut other, &mut watcher, "live"), std::slice::from_ref(&result.id));
     assert_eq!(other.ask(json!({"kinds": [6_000]})).ids(), std::slice::from_ref(&result.id));
-    let (accepted, words) = other.publish(&result);
-    assert!(accepted && words.starts_with("duplicate: "), "{words}");
+    let (accepted, message) = other.publish(&result);
+    assert!(accepted && message.starts_with("duplicate: "), "{message}");
 }
 
 fn again(stage: &mut Stage<'_>) {
@@ -64,7 +64,7 @@ fn replaces_and_deletes(stage: &mut Stage<'_>) {
     assert!(client.ask(json!({"kinds": [0]})).ids().is_empty());
     let outcome = publish!(stage, &versions[2]);
     assert!(
-        matches!(&outcome, PublishOutcome::Refused(words) if words.starts_with("blocked: ")),
+        matches!(&outcome, PublishOutcome::Refused(message) if message.starts_with("blocked: ")),
         "{outcome:?}"
     );
 }
@@ -85,7 +85,7 @@ fn what_is_wrong(stage: &mut Stage<'_>) {
     for (what, wrong) in cases {
         let outcome = publish!(stage, &wrong);
         assert!(
-            matches!(&outcome, PublishOutcome::Refused(words) if words.contains(": ")),
+            matches!(&outcome, PublishOutcome::Refused(message) if message.contains(": ")),
             "{what}: {outcome:?}"
         );
         assert!(client.ask(json!({"ids": [wrong.id]})).ids().is_empty(), "{what}");

@@ -12,8 +12,8 @@ pub(super) fn cases() -> Vec<Case> {
         case("refusals: hex of the wrong form", hex),
         case("refusals: fields of the wrong type", types),
         case("refusals: fields that nobody here knows", unknown_fields),
-        case("refusals: search, in words for people", search),
-        case("refusals: words for people name no place in a message", no_places),
+        case("refusals: search, with a reason for people", search),
+        case("refusals: reasons for people name no place in a message", no_places),
         case("refusals: a filter given twice over", repeated_fields),
         case("refusals: a REQ that is refused still replaces", refused_replaces),
     ]
@@ -119,13 +119,13 @@ fn no_places(stage: &mut Stage<'_>) {
         format!(r#"["EVENT",{}"#, note.json()),
     ] {
         conn.send(&text);
-        let words = match &conn.fence()[..] {
+        let message = match &conn.fence()[..] {
             [Frame::Closed { message, .. } | Frame::Ok { message, .. } | Frame::Notice(message)] => {
                 message.clone()
             }
             other => panic!("{other:?} for {text}"),
         };
-        assert!(words.contains(": ") && !words.contains("byte"), "{words:?} for {text}");
+        assert!(message.contains(": ") && !message.contains("byte"), "{message:?} for {text}");
     }
 }
 
@@ -159,5 +159,5 @@ fn refused_replaces(stage: &mut Stage<'_>) {
     assert_eq!(reader.next_event("counted"), like.id);
     let rest: Vec<Value> =
         reader.fence().iter().filter(|frame| frame.sub() == Some("sub")).map(|_| json!(1)).collect();
-    assert!(rest.is_empty(), "a subscription that was closed in words got an event");
+    assert!(rest.is_empty(), "a subscription that was closed by the relay got an event");
 }

@@ -56,8 +56,8 @@ fn all_orders(stage: &mut Stage<'_>) {
         for (n, order) in (0..).zip(orders(4)) {
             // An author for each order, so that they do not interfere.
             let author = key(1 + n + 100 * place as u64);
-            let version = |ago: u64, words: &str| {
-                let draft = event(&author).kind(kind).at(stage.t - ago).content(words);
+            let version = |ago: u64, content: &str| {
+                let draft = event(&author).kind(kind).at(stage.t - ago).content(content);
                 if kind == 30_023 { draft.tag(["d", "slug"]).sign() } else { draft.sign() }
             };
             let versions = [version(2, "oldest"), version(1, "middle"), version(0, "one"), version(0, "two")];

@@ -15,7 +15,7 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         case_with("slow: live events wait in the store", small_outbox, live),
         case_with("slow: stored events wait, then live ones", small_outbox, stored),
-        case_with("slow: ephemeral events that could not wait are told of", small_outbox, ephemeral),
+        case_with("slow: ephemeral events that could not wait are reported", small_outbox, ephemeral),
         case_with("slow: what is deleted while it waits is not sent", small_outbox, deleted),
         case_with("slow: what expires while it waits is not sent", small_outbox, expired),
         case_with("slow: the read guard holds for what waited", small_outbox, guarded),
@@ -134,8 +134,8 @@ fn ephemeral(stage: &mut Stage<'_>) {
     loop {
         match slow.next() {
             Some(Frame::Event { event, .. }) => seen.push(id_of(&event)),
-            Some(Frame::Notice(words)) => {
-                let number = words.split(|c: char| !c.is_ascii_digit()).find(|part| !part.is_empty());
+            Some(Frame::Notice(message)) => {
+                let number = message.split(|c: char| !c.is_ascii_digit()).find(|part| !part.is_empty());
                 missed += number.expect("how many were missed").parse::<u64>().expect("a number");
             }
             Some(other) => panic!("{other:?}"),

@@ -89,8 +89,8 @@ impl<'w> Stage<'w> {
     /// Advances the clock, if the world supports it.
     pub(super) fn advance(&mut self, seconds: u64) -> bool {
         let moved = self.world.advance(seconds);
-        let words = if moved { "pass" } else { "cannot pass in this world" };
-        self.talk.add(&format!("-- {seconds} seconds {words}"));
+        let outcome = if moved { "pass" } else { "cannot pass in this world" };
+        self.talk.add(&format!("-- {seconds} seconds {outcome}"));
         moved
     }
 

@@ -24,7 +24,7 @@ fn committed_eight_bits(config: &mut Config) {
 
 /// Events with eight bits that commit to no target: without a nonce, without a target, with a target that is not a number.
 fn uncommitted(stage: &Stage<'_>) -> [Signed; 3] {
-    let draft = |words: &str| event(&key(1)).at(stage.t).content(words);
+    let draft = |content: &str| event(&key(1)).at(stage.t).content(content);
     let mut lucky = (0..).map(|n: u32| draft(&n.to_string()).sign());
     let lucky = lucky.find(|event| event.id.starts_with("00")).expect("one in 256 has eight zeros");
     [lucky, draft("without").mine(8, ""), draft("garbled").mine(8, "eight")]
@@ -48,13 +48,13 @@ fn commitment_required(stage: &mut Stage<'_>) {
 
 fn bits_and_target(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
-    let draft = |words: &str| event(&key(1)).at(stage.t).content(words);
+    let draft = |content: &str| event(&key(1)).at(stage.t).content(content);
     let mut lazy = 0..;
     // Without proof of work, whatever target is claimed.
     for target in ["8", "20"] {
         let event = loop {
-            let words = format!("{}", lazy.next().expect("numbers go on"));
-            let event = draft(&words).tag(["nonce", "0", target]).sign();
+            let content = format!("{}", lazy.next().expect("numbers go on"));
+            let event = draft(&content).tag(["nonce", "0", target]).sign();
             if !event.id.starts_with("00") {
                 break event;
             }

@@ -8,9 +8,9 @@ use crate::types::Limits;
 
 /// Bytes of output that wait for readers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Unread(usize);
+pub(super) struct QueuedOutput(usize);
 
-impl Unread {
+impl QueuedOutput {
     pub(super) fn bytes(self) -> usize {
         self.0
     }
@@ -31,7 +31,7 @@ impl Unread {
     }
 
     /// Whether each reader has only the small share that is guaranteed to all.
-    pub(super) fn is_scarce(self, limits: &Limits) -> bool {
+    pub(super) fn is_over_half(self, limits: &Limits) -> bool {
         self.0 >= limits.shard_outbox_bytes_max / 2
     }
 
@@ -61,10 +61,10 @@ mod tests {
             ..Limits::default()
         };
         let shares = [0, 20_000, 25_000, 30_000, 39_000, 40_000, 80_000, 200_000];
-        let shares = shares.map(|bytes| Unread(bytes).pause(&limits));
+        let shares = shares.map(|bytes| QueuedOutput(bytes).pause(&limits));
         assert_eq!(shares, [1_000, 1_000, 750, 500, 400, 400, 400, 400]);
         let tiny = Limits { shard_outbox_bytes_max: 0, ..limits };
-        assert_eq!(Unread(0).pause(&tiny), 1_000, "nothing waits");
-        assert_eq!(Unread(1).pause(&tiny), 1, "never 0: a message at a time always goes");
+        assert_eq!(QueuedOutput(0).pause(&tiny), 1_000, "nothing waits");
+        assert_eq!(QueuedOutput(1).pause(&tiny), 1, "never 0: a message at a time always goes");
     }
 }

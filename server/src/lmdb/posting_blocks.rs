@@ -1,14 +1,14 @@
-//! Sorted keys in an LMDB database; an entry holds a *run* of many postings of one term.
+//! Sorted keys in an LMDB database; an entry holds a *block* of many postings of one term.
 //!
 //! ```text
 //! key                      value
-//! head  oldest:24          the run's newer postings:24 each, newest first, at most 170
+//! head  oldest:24          the block's newer postings:24 each, newest first, at most 170
 //! id or expiry             nothing
 //! ```
 //!
-//! A run is stored under its oldest posting. So the first entry at or after a bound holds the keys that follow the
+//! A block is stored under its oldest posting. So the first entry at or after a bound holds the keys that follow the
 //! bound, and adding a newer posting does not change the entry's key. If every posting were an entry, LMDB would split
-//! the pages of an ordered stream into halves that stay half empty. A full run has an overflow page of its own
+//! the pages of an ordered stream into halves that stay half empty. A full block has an overflow page of its own
 //! instead, which 170 postings fill to the last byte.
 
 use std::ops::Bound;
@@ -18,23 +18,23 @@ use heed::{AnyTls, Database, RoTxn, RwTxn};
 use relay_engine::store::keyed::{POSTING_BYTES, posting_head};
 
 /// An overflow page holds 4,096 bytes less a header of 16; one posting more is in the key.
-const RUN_MAX: usize = 4080 / POSTING_BYTES + 1;
+const BLOCK_MAX: usize = 4080 / POSTING_BYTES + 1;
 
 /// What follows the head of a posting's key.
 type Tail = [u8; POSTING_BYTES];
 
 /// The database of all sorted keys.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Runs(pub(super) Database<'static, Bytes, Bytes>);
+pub(super) struct PostingBlocks(pub(super) Database<'static, Bytes, Bytes>);
 
-/// A stored run, copied out.
-struct Run {
+/// A stored block, copied out.
+struct Block {
     key: Vec<u8>,
     /// Oldest last.
     tails: Vec<Tail>,
 }
 
-impl Runs {
+impl PostingBlocks {
     /// Calls `each` with up to `max` keys from `from` to `to`, both included, ascending.
     pub(super) fn keys(
         self,
@@ -94,10 +94,10 @@ impl Runs {
 
     fn add_postings(self, txn: &mut RwTxn<'_>, head: &[u8], mut adds: &[Tail]) -> heed::Result<()> {
         while let Some(first) = adds.first() {
-            let (stored, these) = match self.run_at(txn, head, first)? {
-                Some(run) => {
-                    let taken = adds.partition_point(|add| Some(add) <= run.tails.last());
-                    (run.tails, adds.split_off(..taken).unwrap_or_default())
+            let (stored, these) = match self.block_at(txn, head, first)? {
+                Some(block) => {
+                    let taken = adds.partition_point(|add| Some(add) <= block.tails.last());
+                    (block.tails, adds.split_off(..taken).unwrap_or_default())
                 }
                 None => (Vec::new(), std::mem::take(&mut adds)),
             };
@@ -106,29 +106,29 @@ impl Runs {
             tails.sort();
             tails.dedup();
             let is_oldest = stored.is_empty();
-            if is_oldest || tails.len() > RUN_MAX {
-                // What does not fit moves to the newer neighbour, so that runs fill up although events come
+            if is_oldest || tails.len() > BLOCK_MAX {
+                // What does not fit moves to the newer neighbour, so that blocks fill up although events come
                 // a little out of order, and although a few events dated in the future are newer than all of them.
-                if let Some(newer) = self.run_before(txn, head, &tails[0])?
-                    && newer.tails.len() < RUN_MAX
+                if let Some(newer) = self.block_before(txn, head, &tails[0])?
+                    && newer.tails.len() < BLOCK_MAX
                 {
                     self.0.delete(txn, &newer.key)?;
                     tails.splice(0..0, newer.tails);
                 }
             }
-            // The run that is not full is the one to which the next postings of an ordered stream will be added.
+            // The block that is not full is the one to which the next postings of an ordered stream will be added.
             match is_oldest {
-                true => tails.chunks(RUN_MAX).try_for_each(|run| self.put_run(txn, head, run))?,
+                true => tails.chunks(BLOCK_MAX).try_for_each(|block| self.put_block(txn, head, block))?,
                 false => tails
-                    .rchunks(RUN_MAX)
-                    .filter(|run| **run != *stored)
-                    .try_for_each(|run| self.put_run(txn, head, run))?,
+                    .rchunks(BLOCK_MAX)
+                    .filter(|block| **block != *stored)
+                    .try_for_each(|block| self.put_block(txn, head, block))?,
             }
         }
         Ok(())
     }
 
-    fn put_run(self, txn: &mut RwTxn<'_>, head: &[u8], tails: &[Tail]) -> heed::Result<()> {
+    fn put_block(self, txn: &mut RwTxn<'_>, head: &[u8], tails: &[Tail]) -> heed::Result<()> {
         match tails.split_last() {
             Some((oldest, newer)) => self.0.put(txn, &[head, oldest].concat(), newer.as_flattened()),
             None => Ok(()),
@@ -141,31 +141,31 @@ impl Runs {
             self.0.delete(txn, key)?;
             return Ok(());
         };
-        let Some(mut run) = self.run_at(txn, head, tail)? else { return Ok(()) };
-        let Ok(at) = run.tails.binary_search(tail) else { return Ok(()) };
-        run.tails.remove(at);
-        if at == run.tails.len() {
-            self.0.delete(txn, &run.key)?;
+        let Some(mut block) = self.block_at(txn, head, tail)? else { return Ok(()) };
+        let Ok(at) = block.tails.binary_search(tail) else { return Ok(()) };
+        block.tails.remove(at);
+        if at == block.tails.len() {
+            self.0.delete(txn, &block.key)?;
         }
-        self.put_run(txn, head, &run.tails)
+        self.put_block(txn, head, &block.tails)
     }
 
-    /// The run that contains `tail`, or the next older one, to whose newer end it can be added.
-    fn run_at(self, txn: &RwTxn<'_>, head: &[u8], tail: &Tail) -> heed::Result<Option<Run>> {
+    /// The block that contains `tail`, or the next older one, to whose newer end it can be added.
+    fn block_at(self, txn: &RwTxn<'_>, head: &[u8], tail: &Tail) -> heed::Result<Option<Block>> {
         let found = self.0.get_greater_than_or_equal_to(txn, &[head, tail].concat())?;
-        Run::read(head, found)
+        Block::read(head, found)
     }
 
-    /// The run that ends before `tail`.
-    fn run_before(self, txn: &RwTxn<'_>, head: &[u8], tail: &Tail) -> heed::Result<Option<Run>> {
+    /// The block that ends before `tail`.
+    fn block_before(self, txn: &RwTxn<'_>, head: &[u8], tail: &Tail) -> heed::Result<Option<Block>> {
         let found = self.0.get_lower_than(txn, &[head, tail].concat())?;
-        Run::read(head, found)
+        Block::read(head, found)
     }
 }
 
-impl Run {
+impl Block {
     /// Parses an entry that was found, if it belongs to the term of `head`.
-    fn read(head: &[u8], found: Option<(&[u8], &[u8])>) -> heed::Result<Option<Run>> {
+    fn read(head: &[u8], found: Option<(&[u8], &[u8])>) -> heed::Result<Option<Block>> {
         let Some((key, value)) = found else { return Ok(None) };
         let Some((_, oldest)) = posting_head(key).filter(|(key_head, _)| *key_head == head) else {
             return Ok(None);
@@ -175,7 +175,7 @@ impl Run {
         let mut tails = Vec::with_capacity(newer.len() + 2);
         tails.extend_from_slice(newer);
         tails.push(*oldest);
-        Ok(Some(Run { key: key.to_vec(), tails }))
+        Ok(Some(Block { key: key.to_vec(), tails }))
     }
 }
 
@@ -184,7 +184,7 @@ fn split<'k>(key: &'k [u8], value: &[u8]) -> heed::Result<(&'k [u8], &'k [u8])> 
     match posting_head(key) {
         Some((head, tail)) if value.len().is_multiple_of(POSTING_BYTES) => Ok((head, tail)),
         None if value.is_empty() => Ok((key, &[])),
-        _ => Err(heed::Error::Decoding("a run of postings is truncated".into())),
+        _ => Err(heed::Error::Decoding("a block of postings is truncated".into())),
     }
 }
 
@@ -216,7 +216,7 @@ mod tests {
     struct World {
         _folder: tempfile::TempDir,
         env: heed::Env<heed::WithoutTls>,
-        runs: Runs,
+        blocks: PostingBlocks,
         model: BTreeSet<Vec<u8>>,
     }
 
@@ -233,20 +233,20 @@ mod tests {
                 })
                 .expect("creates")
                 .unwrap_commit();
-            World { _folder: folder, env, runs: Runs(database), model: BTreeSet::new() }
+            World { _folder: folder, env, blocks: PostingBlocks(database), model: BTreeSet::new() }
         }
 
         fn add(&mut self, keys: impl IntoIterator<Item = Vec<u8>>) {
             let keys: BTreeSet<Vec<u8>> = keys.into_iter().filter(|key| !self.model.contains(key)).collect();
             let mut txn = self.env.write_txn().expect("write");
-            self.runs.add(&mut txn, keys.iter().map(|key| &key[..])).expect("add");
+            self.blocks.add(&mut txn, keys.iter().map(|key| &key[..])).expect("add");
             txn.commit().expect("commit");
             self.model.extend(keys);
         }
 
         fn remove(&mut self, key: &[u8]) {
             let mut txn = self.env.write_txn().expect("write");
-            self.runs.remove(&mut txn, key).expect("remove");
+            self.blocks.remove(&mut txn, key).expect("remove");
             txn.commit().expect("commit");
             self.model.remove(key);
         }
@@ -255,7 +255,7 @@ mod tests {
             let txn = self.env.read_txn().expect("read");
             let mut found = Vec::new();
             let mut each = |key: &[u8]| found.push(key.to_vec());
-            self.runs.keys(&txn, range.start(), range.end(), max, &mut each).expect("keys");
+            self.blocks.keys(&txn, range.start(), range.end(), max, &mut each).expect("keys");
             let expected: Vec<Vec<u8>> = match range.is_empty() {
                 true => Vec::new(),
                 false => self.model.range(range.clone()).take(max).cloned().collect(),
@@ -268,7 +268,7 @@ mod tests {
         }
 
         fn entries(&self) -> u64 {
-            self.runs.0.len(&self.env.read_txn().expect("read")).expect("length")
+            self.blocks.0.len(&self.env.read_txn().expect("read")).expect("length")
         }
     }
 
@@ -309,7 +309,7 @@ mod tests {
     #[test]
     fn streams_in_either_direction_fill_their_runs() {
         const N: u64 = 5_000;
-        let full = N / RUN_MAX as u64 + 1;
+        let full = N / BLOCK_MAX as u64 + 1;
         for batch in [1, 7, 1_000] {
             let newest_first = |world: &mut World, range: std::ops::Range<u64>| {
                 for first in range.clone().step_by(batch) {

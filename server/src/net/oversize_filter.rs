@@ -1,13 +1,13 @@
 //! Tracks frame boundaries in front of the WebSocket library, to skip messages that are too long.
 //!
 //! It decides which bytes the library sees. A frame that makes its message longer than the limit never reaches it,
-//! nor does the rest of that message: their bytes are skipped as they come, what the library has of it is forgotten,
-//! and the connection lives on. Everything else, faults included, is passed and judged by the library. It buffers
-//! nothing; of a message that is skipped, or may yet be, a [`Skimmer`] keeps the id that its answer has to name.
+//! nor does the rest of that message: their bytes are skipped as they come, what the library has of it is dropped,
+//! and the connection lives on. Everything else, faults included, is passed on, and the library judges it. It buffers
+//! nothing; of a message that is skipped, or may yet be, an [`IdScanner`] keeps the id that its answer has to name.
 
 use std::io::Cursor;
 
-use relay_engine::wire::{About, Skimmer};
+use relay_engine::wire::{About, IdScanner};
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Data, OpCode};
 
@@ -25,8 +25,8 @@ pub(super) enum Verdict {
     Skip(usize),
     /// All of a message of this many bytes has been skipped; this is what it was about.
     Skipped(u64, About),
-    /// What the library has of the message under way is to be forgotten: the rest will be skipped.
-    Forget,
+    /// What the library has of the message under way is to be dropped: the rest will be skipped.
+    Drop,
     /// A message of this many bytes is so long that the connection should end.
     TooLong(u64),
     /// The bytes end inside a header.
@@ -34,7 +34,7 @@ pub(super) enum Verdict {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Run {
+enum FrameState {
     /// Between frames.
     Boundary,
     Pass {
@@ -49,36 +49,36 @@ enum Run {
     PassAll,
 }
 
-/// The guard of one connection.
+/// The filter of one connection.
 #[derive(Debug)]
-pub(super) struct Guard {
+pub(super) struct OversizeFilter {
     message_bytes_max: u64,
-    run: Run,
+    state: FrameState,
     /// A fragmented message is under way.
     in_message: bool,
     /// Bytes of its frames so far, the last one's declared.
     message_bytes: u64,
     /// It is longer than the limit.
     skips_message: bool,
-    skim: Skim,
+    scan: PayloadScan,
 }
 
-/// Shows the payloads of one message to a [`Skimmer`].
+/// Feeds the payloads of one message to an [`IdScanner`].
 #[derive(Debug, Default)]
-struct Skim {
-    skimmer: Skimmer,
+struct PayloadScan {
+    scanner: IdScanner,
     /// The message is text. A binary one is none, whatever it holds.
     is_text: bool,
     /// Bytes of the frame's header that are still to come.
     header_left: usize,
-    /// The frame's mask, turned to the next byte of the payload. `None`: the frame is not looked at.
+    /// The frame's mask, turned to the next byte of the payload. `None`: the frame is not scanned.
     mask: Option<[u8; 4]>,
 }
 
 /// Bytes unmasked at a time.
 const UNMASKED_BYTES: usize = 1024;
 
-impl Skim {
+impl PayloadScan {
     fn begin_frame(&mut self, header_len: usize, mask: Option<[u8; 4]>) {
         (self.header_left, self.mask) = (header_len, mask);
     }
@@ -90,66 +90,66 @@ impl Skim {
         self.header_left -= header;
         let mut payload = &bytes[header..];
         let mut plain = [0; UNMASKED_BYTES];
-        while !payload.is_empty() && !self.skimmer.is_done() {
+        while !payload.is_empty() && !self.scanner.is_done() {
             let (piece, rest) = payload.split_at(payload.len().min(UNMASKED_BYTES));
             for (at, (to, byte)) in plain.iter_mut().zip(piece).enumerate() {
                 *to = byte ^ mask[at % 4];
             }
             mask.rotate_left(piece.len() % 4);
-            self.skimmer.feed(&plain[..piece.len()]);
+            self.scanner.feed(&plain[..piece.len()]);
             payload = rest;
         }
     }
 }
 
-impl Guard {
+impl OversizeFilter {
     pub(super) fn new(message_bytes_max: usize) -> Self {
-        Guard {
+        OversizeFilter {
             message_bytes_max: message_bytes_max as u64,
-            run: Run::Boundary,
+            state: FrameState::Boundary,
             in_message: false,
             message_bytes: 0,
             skips_message: false,
-            skim: Skim::default(),
+            scan: PayloadScan::default(),
         }
     }
 
     /// Whether everything so far has been whole messages.
     pub(super) fn is_between_messages(&self) -> bool {
-        matches!(self.run, Run::Boundary) && !self.in_message
+        matches!(self.state, FrameState::Boundary) && !self.in_message
     }
 
-    /// Judges the start of `input` without consuming it; [`Guard::advance`] does.
+    /// Judges the start of `input` without consuming it; [`OversizeFilter::advance`] does.
     pub(super) fn judge(&mut self, input: &[u8]) -> Verdict {
         let clip = |left: u64| usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
-        match self.run {
-            Run::Pass { left } => Verdict::Pass(clip(left)),
-            Run::PassAll => Verdict::Pass(input.len()),
-            Run::Skip { left: 0, of } => {
-                self.run = Run::Boundary;
+        match self.state {
+            FrameState::Pass { left } => Verdict::Pass(clip(left)),
+            FrameState::PassAll => Verdict::Pass(input.len()),
+            FrameState::Skip { left: 0, of } => {
+                self.state = FrameState::Boundary;
                 match of {
-                    Some(bytes) => Verdict::Skipped(bytes, self.skim.skimmer.about().clone()),
+                    Some(bytes) => Verdict::Skipped(bytes, self.scan.scanner.about().clone()),
                     None => self.judge(input),
                 }
             }
-            Run::Skip { left, .. } => Verdict::Skip(clip(left)),
-            Run::Boundary => self.look_at_header(input),
+            FrameState::Skip { left, .. } => Verdict::Skip(clip(left)),
+            FrameState::Boundary => self.read_header(input),
         }
     }
 
-    /// These of the bytes looked at have been passed or skipped.
+    /// These of the bytes that were judged have been passed or skipped.
     pub(super) fn advance(&mut self, bytes: &[u8]) {
         let count = bytes.len();
-        self.skim.take(bytes);
-        match &mut self.run {
-            Run::Pass { left } => {
+        self.scan.take(bytes);
+        match &mut self.state {
+            FrameState::Pass { left } => {
                 *left -= count as u64;
                 if *left == 0 {
-                    self.run = Run::Boundary;
+                    self.state = FrameState::Boundary;
                 }
             }
-            Run::Skip { left, .. } => *left -= count as u64,
-            Run::Boundary | Run::PassAll => {}
+            FrameState::Skip { left, .. } => *left -= count as u64,
+            FrameState::Boundary | FrameState::PassAll => {}
         }
     }
 
@@ -157,18 +157,18 @@ impl Guard {
         self.message_bytes_max.saturating_mul(SKIP_TIMES_MAX).max(SKIP_BYTES_MAX)
     }
 
-    fn look_at_header(&mut self, input: &[u8]) -> Verdict {
+    fn read_header(&mut self, input: &[u8]) -> Verdict {
         let mut cursor = Cursor::new(input);
         let (header, payload_len) = match FrameHeader::parse(&mut cursor) {
             Ok(Some(parsed)) => parsed,
             Ok(None) => return Verdict::Incomplete,
             Err(_) => {
-                self.run = Run::PassAll;
+                self.state = FrameState::PassAll;
                 return Verdict::Pass(input.len());
             }
         };
         let header_len = cursor.position();
-        self.skim.begin_frame(0, None);
+        self.scan.begin_frame(0, None);
         let is_sound = header.mask.is_some() && !header.rsv1 && !header.rsv2 && !header.rsv3;
         let continues = match header.opcode {
             OpCode::Data(Data::Text | Data::Binary) => Some(false),
@@ -182,31 +182,31 @@ impl Guard {
                 if self.message_bytes > self.skip_bytes_max() {
                     return Verdict::TooLong(self.message_bytes);
                 }
-                let forgets = continues && !self.skips_message;
+                let drops = continues && !self.skips_message;
                 self.skips_message = self.message_bytes > self.message_bytes_max;
                 self.in_message = !header.is_final;
                 if !continues {
                     let is_text = header.opcode == OpCode::Data(Data::Text);
-                    self.skim = Skim { is_text, ..Skim::default() };
+                    self.scan = PayloadScan { is_text, ..PayloadScan::default() };
                 }
                 // A message that is whole and not too long is the library's alone.
-                if self.skim.is_text && (self.skips_message || continues || !header.is_final) {
-                    self.skim.begin_frame(header_len as usize, header.mask);
+                if self.scan.is_text && (self.skips_message || continues || !header.is_final) {
+                    self.scan.begin_frame(header_len as usize, header.mask);
                 }
                 if self.skips_message {
                     let of = header.is_final.then_some(self.message_bytes);
-                    self.run = Run::Skip { left: header_len + payload_len, of };
-                    return if forgets { Verdict::Forget } else { self.judge(input) };
+                    self.state = FrameState::Skip { left: header_len + payload_len, of };
+                    return if drops { Verdict::Drop } else { self.judge(input) };
                 }
             } else if self.skips_message && self.in_message {
-                // The library has forgotten the message that this one interrupts, and would take it.
+                // The library has dropped the message that this one interrupts, and would take it.
                 return Verdict::TooLong(self.message_bytes);
             } else {
                 self.in_message = !header.is_final;
             }
         }
         // A declared length near 2^64 is the library's to refuse.
-        self.run = Run::Pass { left: header_len.saturating_add(payload_len) };
+        self.state = FrameState::Pass { left: header_len.saturating_add(payload_len) };
         self.judge(input)
     }
 }

@@ -3,29 +3,29 @@
 use std::collections::BTreeMap;
 
 /// Keys whose turns come in the order of what they have cost, each with what waits there.
-pub(super) struct Ring<K, W> {
-    /// By clock, then by who has been waiting longer.
-    order: BTreeMap<Place, K>,
-    waiting: BTreeMap<K, (Place, W)>,
+pub(super) struct FairQueue<K, W> {
+    /// By clock, then by how long they have waited.
+    order: BTreeMap<QueuePosition, K>,
+    waiting: BTreeMap<K, (QueuePosition, W)>,
     /// The clock that is furthest ahead.
     ahead: u64,
     serial: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
+struct QueuePosition {
     clock: u64,
     serial: u64,
 }
 
-impl<K: Ord + Copy, W> Ring<K, W> {
+impl<K: Ord + Copy, W> FairQueue<K, W> {
     pub(super) fn new() -> Self {
-        Ring { order: BTreeMap::new(), waiting: BTreeMap::new(), ahead: 0, serial: 0 }
+        FairQueue { order: BTreeMap::new(), waiting: BTreeMap::new(), ahead: 0, serial: 0 }
     }
 
-    fn place(&mut self, clock: u64) -> Place {
+    fn position(&mut self, clock: u64) -> QueuePosition {
         self.serial += 1;
-        Place { clock, serial: self.serial }
+        QueuePosition { clock, serial: self.serial }
     }
 
     /// Puts `key` after all others.
@@ -41,9 +41,9 @@ impl<K: Ord + Copy, W> Ring<K, W> {
     /// What waits at `key`, which joins if nothing does.
     pub(super) fn join(&mut self, key: K, none: impl FnOnce() -> W) -> &mut W {
         if !self.waiting.contains_key(&key) {
-            let place = self.place(self.ahead);
-            self.order.insert(place, key);
-            self.waiting.insert(key, (place, none()));
+            let position = self.position(self.ahead);
+            self.order.insert(position, key);
+            self.waiting.insert(key, (position, none()));
         }
         &mut self.waiting.get_mut(&key).expect("it has joined").1
     }
@@ -72,15 +72,15 @@ impl<K: Ord + Copy, W> Ring<K, W> {
     }
 
     pub(super) fn remove(&mut self, key: &K) -> Option<W> {
-        let (place, waiting) = self.waiting.remove(key)?;
-        self.order.remove(&place);
+        let (position, waiting) = self.waiting.remove(key)?;
+        self.order.remove(&position);
         Some(waiting)
     }
 
     /// A turn of `key` is over and has cost this much. Its other jobs keep waiting, unless it `is_empty`.
     pub(super) fn charge(&mut self, key: K, cost: u64, is_empty: impl Fn(&W) -> bool) {
-        let Some((place, waiting)) = self.waiting.get(&key) else { return };
-        let (clock, is_empty) = (place.clock + cost, is_empty(waiting));
+        let Some((position, waiting)) = self.waiting.get(&key) else { return };
+        let (clock, is_empty) = (position.clock + cost, is_empty(waiting));
         self.ahead = self.ahead.max(clock);
         if is_empty {
             self.remove(&key);
@@ -90,10 +90,10 @@ impl<K: Ord + Copy, W> Ring<K, W> {
     }
 
     fn move_to(&mut self, key: K, clock: u64) {
-        let moved = self.place(clock);
-        if let Some((place, _)) = self.waiting.get_mut(&key) {
-            self.order.remove(place);
-            *place = moved;
+        let moved = self.position(clock);
+        if let Some((position, _)) = self.waiting.get_mut(&key) {
+            self.order.remove(position);
+            *position = moved;
             self.order.insert(moved, key);
         }
     }

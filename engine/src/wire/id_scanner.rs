@@ -15,8 +15,8 @@ const NAME_BYTES_MAX: usize = 12;
 /// Looks for the id in a message that is fed in pieces. Costs no allocation but for the strings that it keeps, and less than a
 /// nanosecond a byte inside of strings.
 #[derive(Debug)]
-pub struct Skimmer {
-    place: Place,
+pub struct IdScanner {
+    state: State,
     about: About,
     /// The current string as it is written, if it is one to be kept.
     text: Vec<u8>,
@@ -25,7 +25,7 @@ pub struct Skimmer {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum State {
     /// Before the array.
     Start,
     /// Before the verb.
@@ -62,34 +62,34 @@ enum Role {
     },
 }
 
-impl Default for Skimmer {
+impl Default for IdScanner {
     fn default() -> Self {
-        Skimmer { place: Place::Start, about: About::Frame, text: Vec::new(), is_too_long: false }
+        IdScanner { state: State::Start, about: About::Frame, text: Vec::new(), is_too_long: false }
     }
 }
 
-impl Skimmer {
+impl IdScanner {
     /// What a whole message is about.
-    pub fn skim(message: &[u8]) -> About {
-        let mut skimmer = Skimmer::default();
-        skimmer.feed(message);
-        skimmer.about
+    pub fn scan(message: &[u8]) -> About {
+        let mut scanner = IdScanner::default();
+        scanner.feed(message);
+        scanner.about
     }
 
     /// What an event object without a message around it is about.
-    pub(super) fn skim_event(object: &[u8]) -> About {
-        let place = Place::Event { depth: 0 };
-        let mut skimmer = Skimmer { place, about: About::Event(None), ..Skimmer::default() };
-        skimmer.feed(object);
-        skimmer.about
+    pub(super) fn scan_event(object: &[u8]) -> About {
+        let state = State::Event { depth: 0 };
+        let mut scanner = IdScanner { state, about: About::Event(None), ..IdScanner::default() };
+        scanner.feed(object);
+        scanner.about
     }
 
     /// The next bytes of the message.
     pub fn feed(&mut self, mut bytes: &[u8]) {
         while let Some(&first) = bytes.first() {
-            let used = match self.place {
-                Place::Done => return,
-                Place::Text { role, after_backslash } => self.in_text(bytes, role, after_backslash),
+            let used = match self.state {
+                State::Done => return,
+                State::Text { role, after_backslash } => self.in_text(bytes, role, after_backslash),
                 _ => usize::from(self.between(first)),
             };
             bytes = &bytes[used..];
@@ -98,7 +98,7 @@ impl Skimmer {
 
     /// Whether no more bytes need be fed.
     pub fn is_done(&self) -> bool {
-        self.place == Place::Done
+        self.state == State::Done
     }
 
     /// What the message is about, as far as the bytes so far say.
@@ -111,34 +111,34 @@ impl Skimmer {
         if matches!(byte, b' ' | b'\t' | b'\n' | b'\r') {
             return true;
         }
-        let text = |role| Place::Text { role, after_backslash: false };
-        let (next, is_used) = match (self.place, byte) {
-            (Place::Start, b'[') => (Place::Verb, true),
-            (Place::Verb, b'"') => (text(Role::Verb), true),
-            (Place::Comma(verb), b',') => {
+        let text = |role| State::Text { role, after_backslash: false };
+        let (next, is_used) = match (self.state, byte) {
+            (State::Start, b'[') => (State::Verb, true),
+            (State::Verb, b'"') => (text(Role::Verb), true),
+            (State::Comma(verb), b',') => {
                 match verb {
                     Verb::Event => self.about = About::Event(None),
                     Verb::Auth => self.about = About::Auth(None),
                     _ => {}
                 }
-                (Place::First(verb), true)
+                (State::First(verb), true)
             }
-            (Place::First(Verb::Event | Verb::Auth), b'{') => (Place::Event { depth: 0 }, false),
-            (Place::First(Verb::Event | Verb::Auth), _) => (Place::Done, true),
-            (Place::First(verb), b'"') => (text(Role::First(verb)), true),
-            (Place::Event { depth }, b'{' | b'[') => (Place::Event { depth: depth.saturating_add(1) }, true),
-            (Place::Event { depth: 0 | 1 }, b'}' | b']') => (Place::Done, true),
-            (Place::Event { depth }, b'}' | b']') => (Place::Event { depth: depth - 1 }, true),
-            (Place::Event { depth: 1 }, b'"') => (text(Role::Name), true),
-            (Place::Event { depth }, b'"') => (text(Role::Other { depth }), true),
-            (Place::Event { depth }, _) => (Place::Event { depth }, true),
-            (Place::Colon, b':') => (Place::Id, true),
-            (Place::Id, b'"') => (text(Role::Id), true),
+            (State::First(Verb::Event | Verb::Auth), b'{') => (State::Event { depth: 0 }, false),
+            (State::First(Verb::Event | Verb::Auth), _) => (State::Done, true),
+            (State::First(verb), b'"') => (text(Role::First(verb)), true),
+            (State::Event { depth }, b'{' | b'[') => (State::Event { depth: depth.saturating_add(1) }, true),
+            (State::Event { depth: 0 | 1 }, b'}' | b']') => (State::Done, true),
+            (State::Event { depth }, b'}' | b']') => (State::Event { depth: depth - 1 }, true),
+            (State::Event { depth: 1 }, b'"') => (text(Role::Name), true),
+            (State::Event { depth }, b'"') => (text(Role::Other { depth }), true),
+            (State::Event { depth }, _) => (State::Event { depth }, true),
+            (State::Colon, b':') => (State::Id, true),
+            (State::Id, b'"') => (text(Role::Id), true),
             // It was a value, or the id is no string.
-            (Place::Colon | Place::Id, _) => (Place::Event { depth: 1 }, false),
-            _ => (Place::Done, true),
+            (State::Colon | State::Id, _) => (State::Event { depth: 1 }, false),
+            _ => (State::Done, true),
         };
-        self.place = next;
+        self.state = next;
         is_used
     }
 
@@ -151,7 +151,7 @@ impl Skimmer {
         };
         if after_backslash {
             self.keep(bytes_max, &bytes[..1]);
-            self.place = Place::Text { role, after_backslash: false };
+            self.state = State::Text { role, after_backslash: false };
             return 1;
         }
         let len = memchr::memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len());
@@ -161,7 +161,7 @@ impl Skimmer {
             Some(b'"') => self.end_text(role),
             Some(_) => {
                 self.keep(bytes_max, b"\\");
-                self.place = Place::Text { role, after_backslash: true };
+                self.state = State::Text { role, after_backslash: true };
             }
         }
         len + 1
@@ -178,25 +178,25 @@ impl Skimmer {
         let is_too_long = std::mem::take(&mut self.is_too_long);
         let written = std::mem::take(&mut self.text);
         if let Role::Other { depth } = role {
-            self.place = Place::Event { depth };
+            self.state = State::Event { depth };
             return;
         }
         let text = if is_too_long { None } else { unescape(written).ok() };
-        self.place = match (role, text) {
-            (Role::Verb, Some(verb)) => Place::Comma(Verb::of(&verb)),
+        self.state = match (role, text) {
+            (Role::Verb, Some(verb)) => State::Comma(Verb::of(&verb)),
             (Role::First(verb), Some(id)) => {
                 self.about = about_first(verb, id);
-                Place::Done
+                State::Done
             }
-            (Role::Name, Some(name)) if &*name == "id" => Place::Colon,
-            (Role::Name, _) => Place::Event { depth: 1 },
+            (Role::Name, Some(name)) if &*name == "id" => State::Colon,
+            (Role::Name, _) => State::Event { depth: 1 },
             (Role::Id, text) => {
                 if let About::Event(id) | About::Auth(id) = &mut self.about {
                     *id = text;
                 }
-                Place::Done
+                State::Done
             }
-            _ => Place::Done,
+            _ => State::Done,
         };
     }
 }
@@ -225,9 +225,9 @@ mod tests {
     use super::*;
 
     fn in_pieces(message: &str, piece: usize) -> About {
-        let mut skimmer = Skimmer::default();
-        message.as_bytes().chunks(piece).for_each(|bytes| skimmer.feed(bytes));
-        skimmer.about().clone()
+        let mut scanner = IdScanner::default();
+        message.as_bytes().chunks(piece).for_each(|bytes| scanner.feed(bytes));
+        scanner.about().clone()
     }
 
     #[test]
@@ -274,9 +274,9 @@ mod tests {
             let about = in_pieces(&format!(r#"["REQ","{id}",{{}}]"#), 4_096);
             assert_eq!(about, if is_named { About::Req(id.into()) } else { About::Frame });
         }
-        let mut skimmer = Skimmer::default();
-        skimmer.feed(br#"["REQ",""#);
-        (0..100).for_each(|_| skimmer.feed(&[b'x'; 16 << 10]));
-        assert!(skimmer.text.capacity() <= 2 * ID_BYTES_MAX);
+        let mut scanner = IdScanner::default();
+        scanner.feed(br#"["REQ",""#);
+        (0..100).for_each(|_| scanner.feed(&[b'x'; 16 << 10]));
+        assert!(scanner.text.capacity() <= 2 * ID_BYTES_MAX);
     }
 }

@@ -1,4 +1,4 @@
-//! What the relay says to people: the words of every OK, CLOSED, NEG-ERR, NOTICE and close frame, each refusal with
+//! The text of every OK, CLOSED, NEG-ERR, NOTICE and close frame, each refusal with
 //! its machine-readable prefix (NIPs 1 and 42). Only what is wrong with the form of a message is worded where it is
 //! found, in [`crate::wire::Fault`].
 //!
@@ -7,7 +7,7 @@
 //!
 //! | prefix | for |
 //! |---|---|
-//! | `invalid` | what no relay with these bounds would take from anybody; sending it again is in vain |
+//! | `invalid` | what no relay with these bounds would take from any client; sending it again is of no use |
 //! | `blocked` | what this relay does not want, from this author or of this kind, or has no room for |
 //! | `restricted`, `auth-required` | what others may do, or this client once it has authenticated (NIP-42) |
 //! | `duplicate` | success: the event is stored already |
@@ -39,7 +39,7 @@ pub(super) const BINARY: &str = "invalid: messages are text, not binary";
 pub(super) const NOT_UTF8: &str = "invalid: the message is not UTF-8";
 pub(super) const NO_RECONCILIATION: &str = "unsupported: this relay has no set reconciliation (NIP-77)";
 
-/// Words of close frames, without a prefix; RFC 6455 leaves them 123 bytes.
+/// Reasons of close frames, without a prefix; RFC 6455 leaves them 123 bytes.
 pub(super) const READS_TOO_SLOWLY: &str = "answers are not read as fast as they are asked for";
 pub(super) const ABUSE: &str = "too many malformed messages in a row";
 
@@ -52,13 +52,13 @@ pub(super) fn store(error: &StoreError) -> String {
     format!("error: {error}")
 }
 
-/// Whether an event is accepted, and the words of its OK.
+/// Whether an event is accepted, and the message of its OK.
 pub(super) fn ok(outcome: &PublishOutcome) -> (bool, &str) {
     match outcome {
         PublishOutcome::Stored(_) | PublishOutcome::Delivered => (true, ""),
         PublishOutcome::Duplicate => (true, DUPLICATE),
         PublishOutcome::Superseded => (false, refusal(Refusal::Superseded)),
-        PublishOutcome::Refused(words) | PublishOutcome::Failed(words) => (false, words),
+        PublishOutcome::Refused(message) | PublishOutcome::Failed(message) => (false, message),
     }
 }
 
@@ -113,7 +113,7 @@ pub(super) fn refused(refused: &Refused) -> String {
     }
 }
 
-/// An AUTH event that is refused before its id and signature are looked at.
+/// An AUTH event that is refused before its id and signature are checked.
 pub(super) fn auth_refused(refused: AuthRefused) -> &'static str {
     match refused {
         AuthRefused::Kind => "invalid: an AUTH event is of kind 22242",

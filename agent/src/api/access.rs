@@ -1,0 +1,148 @@
+//! Who may do what.
+
+use relay_engine::types::PubKey;
+use relay_site::{AgentRoute, Answer};
+
+use crate::manifest::Manifest;
+
+/// Who sends a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// Nobody has signed it.
+    Anyone,
+    /// Signed by this key (NIP-98).
+    Key(PubKey),
+    /// Signed by an administrator of the relay.
+    Admin(PubKey),
+}
+
+impl Caller {
+    /// The key that has signed the request.
+    pub fn signer(&self) -> Option<PubKey> {
+        match *self {
+            Caller::Anyone => None,
+            Caller::Key(key) | Caller::Admin(key) => Some(key),
+        }
+    }
+
+    /// Whether an administrator asks.
+    pub fn is_admin(&self) -> bool {
+        matches!(self, Caller::Admin(_))
+    }
+}
+
+/// What a request may see or do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permission {
+    /// All of it.
+    Everything,
+    /// What concerns this customer.
+    OfCustomer(PubKey),
+}
+
+/// Which keys an endpoint is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Needs {
+    Nothing,
+    /// Owner, administrators, operators.
+    Operator,
+    /// Owner and administrators.
+    Owner,
+    /// Owner and administrators see all, any other key its own.
+    Customer,
+}
+
+/// Whether requests to this endpoint have to be signed.
+pub fn needs_signature(route: AgentRoute) -> bool {
+    needs(route, None) != Needs::Nothing
+}
+
+fn needs(route: AgentRoute, command: Option<&str>) -> Needs {
+    use AgentRoute as R;
+    match route {
+        R::List | R::ListPage | R::Show | R::Page | R::Manifest | R::Names => Needs::Nothing,
+        R::Command if command == Some("rollback") => Needs::Owner,
+        R::Command | R::Logs | R::Metrics => Needs::Operator,
+        R::Deploy | R::Update | R::Delete | R::Versions | R::Export => Needs::Owner,
+        R::Sessions | R::Session | R::History | R::Job | R::Memory | R::Forget => Needs::Customer,
+    }
+}
+
+/// Checks a request to an agent with this manifest.
+///
+/// # Errors
+/// 401 if it has to be signed, 403 if it is signed by another key.
+pub(super) fn check(
+    route: AgentRoute,
+    command: Option<&str>,
+    caller: Caller,
+    manifest: &Manifest,
+) -> Result<Permission, Answer> {
+    let needs = needs(route, command);
+    if needs == Needs::Nothing {
+        return Ok(Permission::Everything);
+    }
+    let Some(signer) = caller.signer() else {
+        return Err(Answer::error(401, "authorization required (NIP-98)").with("www-authenticate", "Nostr"));
+    };
+    let key = signer.to_string();
+    let is_owner = caller.is_admin() || manifest.owner.as_deref() == Some(&*key);
+    let is_operator = manifest.operators.contains(&key);
+    match needs {
+        _ if is_owner => Ok(Permission::Everything),
+        Needs::Operator if is_operator => Ok(Permission::Everything),
+        Needs::Customer => Ok(Permission::OfCustomer(signer)),
+        _ => Err(Answer::error(403, "this key is not the agent's owner")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> Manifest {
+        let json = format!(
+            r#"{{"name":"a","owner":"{}","operators":["{}"],"handlers":[{{"kind":5050,"executor":"echo"}}]}}"#,
+            key(1),
+            key(2)
+        );
+        Manifest::parse(json.as_bytes()).unwrap()
+    }
+
+    fn key(n: u8) -> PubKey {
+        PubKey([n; 32])
+    }
+
+    #[test]
+    fn owners_operators_customers_and_strangers() {
+        use AgentRoute as R;
+        let (owner, operator, customer) = (Caller::Key(key(1)), Caller::Key(key(2)), Caller::Key(key(3)));
+        let admin = Caller::Admin(key(9));
+        let all = Ok(Permission::Everything);
+        let own = Ok(Permission::OfCustomer(key(3)));
+        let cases = [
+            (R::Page, None, Caller::Anyone, all),
+            (R::Logs, None, Caller::Anyone, Err(401)),
+            (R::Logs, None, owner, all),
+            (R::Logs, None, operator, all),
+            (R::Logs, None, customer, Err(403)),
+            (R::Logs, None, admin, all),
+            (R::Command, Some("pause"), operator, all),
+            (R::Command, Some("rollback"), operator, Err(403)),
+            (R::Command, Some("rollback"), owner, all),
+            (R::Update, None, operator, Err(403)),
+            (R::Update, None, admin, all),
+            (R::Export, None, customer, Err(403)),
+            (R::History, None, customer, own),
+            (R::History, None, operator, Ok(Permission::OfCustomer(key(2)))),
+            (R::History, None, owner, all),
+            (R::Forget, None, customer, own),
+            (R::Forget, None, Caller::Anyone, Err(401)),
+        ];
+        let manifest = manifest();
+        for (route, command, caller, want) in cases {
+            let is = check(route, command, caller, &manifest).map_err(|answer| answer.status);
+            assert_eq!(is, want, "{route:?} {command:?} {caller:?}");
+        }
+    }
+}

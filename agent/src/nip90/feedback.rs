@@ -1,0 +1,91 @@
+//! Feedback about a job: kind 7000.
+
+use relay_engine::types::{Event, Timestamp};
+
+use super::KIND_FEEDBACK;
+use super::encrypted::seal;
+use super::reply::{ReplyTo, tag};
+use crate::cipher::CipherError;
+use crate::identity::{Draft, Keys};
+
+/// Characters of words to a customer; longer ones are cut.
+pub const WORDS_CHARS_MAX: usize = 500;
+/// Seconds after which feedback expires (NIP-40).
+pub(super) const EXPIRES_SECONDS: Timestamp = 600;
+
+/// What feedback says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feedback<'a> {
+    /// The job is accepted. Words if there is something to say, else empty.
+    Processing(&'a str),
+    /// A piece of the result. It is the content, and as long as the caller makes it.
+    Partial(&'a str),
+    /// The job is refused or has failed, in words.
+    Error(&'a str),
+}
+
+impl<'a> Feedback<'a> {
+    /// The value of the `status` tag.
+    pub fn status(self) -> &'static str {
+        match self {
+            Feedback::Processing(_) => "processing",
+            Feedback::Partial(_) => "partial",
+            Feedback::Error(_) => "error",
+        }
+    }
+
+    /// `["status", status, words]`.
+    fn status_tag(self) -> Vec<String> {
+        match self {
+            Feedback::Processing(words) | Feedback::Error(words) if !words.is_empty() => {
+                tag(["status", self.status(), &cut(words)])
+            }
+            _ => tag(["status", self.status()]),
+        }
+    }
+
+    fn content(self) -> String {
+        match self {
+            Feedback::Processing(_) => String::new(),
+            Feedback::Partial(piece) => piece.to_owned(),
+            Feedback::Error(words) => cut(words),
+        }
+    }
+}
+
+fn cut(words: &str) -> String {
+    words.chars().take(WORDS_CHARS_MAX).collect()
+}
+
+/// Feedback about a job. It expires after 600 seconds. Within a job, `created_at` must rise strictly, and none follows the result.
+/// `nonce` must be random and used once; a plain reply needs none.
+///
+/// # Errors
+/// [`CipherError::Length`] if the cipher cannot encrypt so long a piece.
+pub fn feedback(
+    keys: &Keys,
+    to: &ReplyTo<'_>,
+    feedback: Feedback<'_>,
+    created_at: Timestamp,
+    nonce: [u8; 32],
+) -> Result<Event, CipherError> {
+    let (status, content) = (feedback.status_tag(), feedback.content());
+    let expiration = expiration(created_at);
+    let (content, tags) = match to.cipher {
+        None => {
+            let alt = format!("Feedback on a job request of kind {}: {}", to.kind, feedback.status());
+            (content, vec![status, to.e(), to.p(), tag(["alt", &alt]), expiration])
+        }
+        Some(cipher) => {
+            let hidden = serde_json::json!([status, ["content", content]]).to_string();
+            let sealed = seal(cipher, keys, &to.customer, &hidden, nonce)?;
+            (sealed, vec![to.e(), to.p(), tag(["encrypted"]), expiration])
+        }
+    };
+    Ok(keys.sign(&Draft { created_at, kind: KIND_FEEDBACK, tags, content }))
+}
+
+/// `["expiration", …]` of feedback made at `created_at`.
+pub(super) fn expiration(created_at: Timestamp) -> Vec<String> {
+    tag(["expiration", &created_at.saturating_add(EXPIRES_SECONDS).to_string()])
+}

@@ -1,0 +1,119 @@
+//! Agents as a feature: the API that deploys and reads them, their documents and pages, NIP-05.
+
+use crate::feature::Feature;
+use crate::nip11::About;
+use crate::route::{Bounds, Endpoint, HeaderCondition, Route};
+
+/// What an endpoint of the agents serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AgentRoute {
+    /// All agents, as JSON.
+    List,
+    /// All agents, as a page.
+    ListPage,
+    /// Deploy a manifest (NIP-98).
+    Deploy,
+    /// State, version and manifest of an agent.
+    Show,
+    /// Deploy a new version of an agent (NIP-98).
+    Update,
+    /// Delete an agent (NIP-98).
+    Delete,
+    /// `pause`, `resume` or `drain` an agent, or `rollback?version=N` (NIP-98).
+    Command,
+    /// Its versions (NIP-98).
+    Versions,
+    /// Its log as JSON lines; `follow=1` keeps the response open (NIP-98).
+    Logs,
+    /// Everything it knows, but no keys (NIP-98).
+    Export,
+    /// Delete what it knows of a customer (NIP-98, the customer or the owner).
+    Forget,
+    /// Its page.
+    Page,
+    /// Its public manifest.
+    Manifest,
+    /// Its sessions (NIP-98; a customer is shown his own).
+    Sessions,
+    /// A session (NIP-98).
+    Session,
+    /// Its jobs, newest first (NIP-98; a customer is shown his own).
+    History,
+    /// A job with its trace (NIP-98).
+    Job,
+    /// What it keeps of its customers (NIP-98; a customer is shown his own).
+    Memory,
+    /// Its counters (NIP-98).
+    Metrics,
+    /// NIP-05.
+    Names,
+}
+
+pub(crate) const FEATURE: Feature = Feature { endpoints: ENDPOINTS, nips, settings: &["agents"], section };
+
+/// A read, answered from a few rows.
+const READ: Endpoint = Endpoint {
+    method: "GET",
+    path: "/agents",
+    header: HeaderCondition::Anything,
+    route: Route::Agents(AgentRoute::List),
+    any_origin: true,
+    bounds: Bounds { body_bytes_max: 4 << 10, idle_seconds: 10, total_seconds: 60 },
+};
+
+/// A manifest has at most 64 KiB.
+const DEPLOY: Endpoint = Endpoint {
+    method: "POST",
+    route: Route::Agents(AgentRoute::Deploy),
+    bounds: Bounds { body_bytes_max: 64 << 10, idle_seconds: 10, total_seconds: 60 },
+    ..READ
+};
+
+const fn read(path: &'static str, route: AgentRoute) -> Endpoint {
+    Endpoint { path, route: Route::Agents(route), ..READ }
+}
+
+const ENDPOINTS: &[Endpoint] = &[
+    Endpoint {
+        header: HeaderCondition::Type("text/html"),
+        route: Route::Agents(AgentRoute::ListPage),
+        ..READ
+    },
+    READ,
+    DEPLOY,
+    read("/agents/{npub}", AgentRoute::Show),
+    Endpoint { method: "PUT", path: "/agents/{npub}", route: Route::Agents(AgentRoute::Update), ..DEPLOY },
+    Endpoint { method: "DELETE", ..read("/agents/{npub}", AgentRoute::Delete) },
+    Endpoint { method: "POST", ..read("/agents/{npub}/{command}", AgentRoute::Command) },
+    read("/agents/{npub}/versions", AgentRoute::Versions),
+    Endpoint {
+        bounds: Bounds { body_bytes_max: 4 << 10, idle_seconds: 10, total_seconds: 24 * 3_600 },
+        ..read("/agents/{npub}/logs", AgentRoute::Logs)
+    },
+    read("/agents/{npub}/export", AgentRoute::Export),
+    Endpoint { method: "DELETE", ..read("/agents/{npub}/customers/{id}", AgentRoute::Forget) },
+    read("/agent/{npub}", AgentRoute::Page),
+    read("/agent/{npub}/manifest.json", AgentRoute::Manifest),
+    read("/agent/{npub}/sessions", AgentRoute::Sessions),
+    read("/agent/{npub}/sessions/{id}", AgentRoute::Session),
+    read("/agent/{npub}/history", AgentRoute::History),
+    read("/agent/{npub}/history/{id}", AgentRoute::Job),
+    read("/agent/{npub}/memory", AgentRoute::Memory),
+    read("/agent/{npub}/metrics", AgentRoute::Metrics),
+    read("/.well-known/nostr.json", AgentRoute::Names),
+];
+
+/// NIP-90 with its announcements (NIP-89), names (NIP-05) and ciphers (NIP-04, NIP-44).
+const NIPS: [u16; 5] = [4, 5, 44, 89, 90];
+
+fn nips(about: &About<'_>) -> Vec<u16> {
+    if about.has_agents { NIPS.to_vec() } else { Vec::new() }
+}
+
+fn section(about: &About<'_>) -> String {
+    if !about.has_agents {
+        return String::new();
+    }
+    "<h2>Agents</h2>\n<p>Agents live on this relay and answer job requests (NIP-90): <a href=\"/agents\">see which</a>.</p>\n"
+        .to_owned()
+}
