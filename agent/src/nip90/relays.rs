@@ -1,6 +1,6 @@
 //! URLs of relays that strangers name: which of them are used, and in one spelling.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use core::net::{Ipv4Addr, Ipv6Addr};
 
 use relay_engine::types::Event;
 use url::{Host, Url};
