@@ -113,6 +113,19 @@ fn at_most_eight_relays_are_used() {
 }
 
 #[test]
+fn a_flood_of_relays_is_not_searched() {
+    let relays = |bad: usize| {
+        let mut tag = vec!["relays"; 1];
+        tag.extend(vec!["wss://localhost"; bad]);
+        let tags: &[&[&str]] = &[&tag, &["relays", "wss://nos.lol"]];
+        parse(&request(tags), &agent()).unwrap().relays
+    };
+    assert_eq!(relays(63), ["wss://nos.lol"]);
+    assert_eq!(relays(64), [""; 0]);
+    assert_eq!(relays(50_000), [""; 0]);
+}
+
+#[test]
 fn only_public_wss_relays_are_used() {
     let rows = [
         ("wss://relay.example", Some("wss://relay.example")),
@@ -153,7 +166,7 @@ fn only_public_wss_relays_are_used() {
         ("wss://255.255.255.255", None),
         ("wss://[::1]", None),
         ("wss://[::]", None),
-        ("wss://[::ffff:8.8.8.8]", None),
+        ("wss://[::ffff:8.8.8.8]", Some("wss://[::ffff:808:808]")),
         ("wss://[::ffff:127.0.0.1]", None),
         ("wss://[64:ff9b::7f00:1]", None),
         ("wss://[2002:7f00:1::]", None),
@@ -215,6 +228,10 @@ fn numbers_and_sizes_have_limits() {
     let params = |bytes: usize| vec![vec!["param".to_owned(), "k".to_owned(), "v".repeat(bytes - 1)]];
     check(params(PARAMS_BYTES_MAX), None);
     check(params(PARAMS_BYTES_MAX + 1), Some("the parameters have more than 65536 bytes"));
+    let empty =
+        |count: usize| vec![["param", "k"].into_iter().chain(vec![""; count]).map(str::to_owned).collect()];
+    check(empty(PARAMS_BYTES_MAX - 1), None);
+    check(empty(PARAMS_BYTES_MAX), Some("the parameters have more than 65536 bytes"));
     check(params(1 << 20), Some("the parameters have more than 65536 bytes"));
     // A text may be as long as an event; the manifest has its limit.
     check(vec![vec!["i".to_owned(), "x".repeat(1 << 20), "text".to_owned()]], None);
