@@ -115,7 +115,7 @@ fn at_most_eight_relays_are_used() {
 #[test]
 fn a_flood_of_relays_is_not_searched() {
     let relays = |bad: usize| {
-        let mut tag = vec!["relays"; 1];
+        let mut tag = vec!["relays"];
         tag.extend(vec!["wss://localhost"; bad]);
         let tags: &[&[&str]] = &[&tag, &["relays", "wss://nos.lol"]];
         parse(&request(tags), &agent()).unwrap().relays
@@ -332,13 +332,14 @@ fn answers_go_to_the_relays_that_a_customer_reads() {
     let tags: &[&[&str]] = &[
         &["r", "wss://both.example"],
         &["r", "wss://write.example", "write"],
+        &["r", "wss://empty.example", ""],
         &["r", "wss://read.example/", "read"],
         &["r", "ws://plain.example"],
         &["r", "wss://both.example/"],
         &["r"],
     ];
     let list = |kind: u16| read_relays(&event(&customer(), kind, owned(tags), ""));
-    assert_eq!(list(10_002), ["wss://both.example", "wss://read.example"]);
+    assert_eq!(list(10_002), ["wss://both.example", "wss://empty.example", "wss://read.example"]);
     assert_eq!(list(10_050), [""; 0]);
 }
 
@@ -387,6 +388,7 @@ fn encrypted_requests_are_read_by_their_payload() {
         ),
         // One bare tag, no tags, numbers.
         (r#"["i","Hi","text"]"#, &[&["encrypted"]], "text \"Hi\""),
+        (r#"[["i","one"],["i","two"]]"#, &[&["encrypted"]], "text \"one\"; text \"two\""),
         ("[]", &[&["encrypted"]], ""),
         (r#"[["param","max_tokens",512,true,null],[]]"#, &[&["encrypted"]], "max_tokens=512,true,"),
         // A `p` in it does not matter.
