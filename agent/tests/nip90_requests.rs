@@ -10,6 +10,7 @@ use relay_agent::nip90::{
     parse, public_relay, read_relays, text_of,
 };
 use relay_engine::types::Event;
+use relay_engine::wire::parse_event;
 
 /// What a request asks for, in one line.
 fn shown(request: &JobRequest) -> String {
@@ -399,6 +400,21 @@ fn encrypted_requests_are_read_by_their_payload() {
             let read = parse(&encrypted(cipher, text, clear), &agent()).unwrap();
             assert_eq!((shown(&read).as_str(), read.cipher), (*expected, Some(cipher)), "{text}");
         }
+    }
+}
+
+#[test]
+fn requests_of_ndk_are_read() {
+    let lines = include_str!("data/ndk-requests.jsonl").lines();
+    let ciphers = [None, Some(Cipher::Nip44), Some(Cipher::Nip04)];
+    for (line, cipher) in lines.zip(ciphers) {
+        let read = parse(&parse_event(line.as_bytes()).unwrap().to_event(), &agent()).unwrap();
+        assert_eq!(
+            shown(&read),
+            "text \"Hi\"; top-k=5; output text/plain; bid 1000; to wss://nos.lol",
+            "{cipher:?}"
+        );
+        assert_eq!((read.cipher, read.is_addressed), (cipher, true));
     }
 }
 
