@@ -4,11 +4,10 @@
 use relay_engine::sql::SqlConn;
 use relay_engine::types::{Event, Now};
 use sha2::{Digest, Sha256};
-use url::{Host, Url};
 
 use super::Agent;
 use super::admin::Head;
-use crate::identity::{self, Keys};
+use crate::identity::Keys;
 use crate::manifest::Manifest;
 use crate::nip90;
 
@@ -19,11 +18,7 @@ impl<C: SqlConn> Agent<C> {
             return self.retract(now, keys, &manifest.relays, head);
         }
         let relay_url = self.context.relay_url.as_deref();
-        let nip05 = relay_url
-            .and_then(domain)
-            .map(|domain| format!("{}@{domain}", identity::nip05_name(&manifest.name, &keys.pubkey())));
-        let events =
-            |created_at| nip90::announcements(keys, manifest, relay_url, nip05.as_deref(), created_at);
+        let events = |created_at| nip90::announcements(keys, manifest, relay_url, created_at);
         let digest = digest(&events(0));
         if head.announcement.as_ref() == Some(&digest) {
             return;
@@ -46,37 +41,8 @@ impl<C: SqlConn> Agent<C> {
     }
 }
 
-/// The domain of a relay's URL, for a NIP-05 name: these have no port, and no address.
-fn domain(url: &str) -> Option<String> {
-    let url = Url::parse(url).ok()?;
-    match url.host()? {
-        Host::Domain(domain) if url.port().is_none() => Some(domain.to_owned()),
-        Host::Domain(_) | Host::Ipv4(_) | Host::Ipv6(_) => None,
-    }
-}
-
 fn digest(events: &[Event]) -> String {
     let mut hash = Sha256::new();
     events.iter().for_each(|event| hash.update(event.id.0));
     hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_those_of_domains() {
-        let cases = [
-            ("wss://relay.example", Some("relay.example")),
-            ("wss://relay.example/", Some("relay.example")),
-            ("wss://relay.example:7777", None),
-            ("ws://127.0.0.1:7777", None),
-            ("wss://[::1]", None),
-            ("", None),
-        ];
-        for (url, expected) in cases {
-            assert_eq!(domain(url).as_deref(), expected, "{url}");
-        }
-    }
 }
