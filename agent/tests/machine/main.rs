@@ -3,4 +3,6 @@
 mod admission;
 mod attempts;
 mod echo;
+mod inputs;
+mod owner;
 mod world;
