@@ -95,9 +95,10 @@ impl Outbox {
         self.queue.retain(|entry| !is_of_job(entry));
     }
 
-    /// Takes back what has been added since the last [`Outbox::seal`].
+    /// Takes back what has been added since the last [`Outbox::release`].
     pub(super) fn unstage(&mut self) {
         self.staged.clear();
+        self.sealed.clear();
     }
 
     /// Adds what was staged to the batch.

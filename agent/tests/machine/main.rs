@@ -3,6 +3,8 @@
 mod admission;
 mod attempts;
 mod echo;
+mod faults;
 mod inputs;
+mod memory;
 mod owner;
 mod world;
