@@ -74,7 +74,8 @@ pub enum Effect {
     Publish {
         /// For the answer.
         id: EffectId,
-        /// In this order.
+        /// In this order. After one that [`Published::Failed`] the others are not tried and have failed, too: feedback must
+        /// not be published after the result.
         events: Vec<Event>,
         /// URLs of other relays.
         relays: Vec<String>,
@@ -107,6 +108,19 @@ pub enum Effect {
         /// At most 16 events are returned.
         filter: Filter,
     },
+}
+
+impl Effect {
+    /// Its id; of [`Effect::Cancel`] that of the call.
+    pub fn id(&self) -> EffectId {
+        match self {
+            Effect::Publish { id, .. }
+            | Effect::Http { id, .. }
+            | Effect::Ai { id, .. }
+            | Effect::Cancel { id }
+            | Effect::Query { id, .. } => *id,
+        }
+    }
 }
 
 /// What became of an event that an agent published on the host's relay.
@@ -398,9 +412,15 @@ impl<C: SqlConn> Agent<C> {
         id
     }
 
-    /// Ends a call of which nothing more is expected.
+    /// Ends a call of which nothing more is expected. One that the host has not been told of is not made.
     fn cancel_effect(&mut self, id: EffectId) {
-        if self.awaited.remove(&id).is_some() {
+        if self.awaited.remove(&id).is_none() {
+            return;
+        }
+        let before = self.held.len() + self.effects.len();
+        self.held.retain(|effect| effect.id() != id);
+        self.effects.retain(|effect| effect.id() != id);
+        if self.held.len() + self.effects.len() == before {
             self.held.push(Effect::Cancel { id });
         }
     }

@@ -7,4 +7,5 @@ mod faults;
 mod inputs;
 mod memory;
 mod owner;
+mod simulation;
 mod world;
