@@ -8,7 +8,7 @@ use url::{Host, Url};
 
 use super::Agent;
 use super::admin::Head;
-use crate::identity::{self, Keys};
+use crate::identity::Keys;
 use crate::manifest::Manifest;
 use crate::nip90;
 
@@ -19,11 +19,7 @@ impl<C: SqlConn> Agent<C> {
             return self.retract(now, keys, &manifest.relays, head);
         }
         let relay_url = self.context.relay_url.as_deref();
-        let nip05 = relay_url
-            .and_then(domain)
-            .map(|domain| format!("{}@{domain}", identity::nip05_name(&manifest.name, &keys.pubkey())));
-        let events =
-            |created_at| nip90::announcements(keys, manifest, relay_url, nip05.as_deref(), created_at);
+        let events = |created_at| nip90::announcements(keys, manifest, relay_url, created_at);
         let digest = digest(&events(0));
         if head.announcement.as_ref() == Some(&digest) {
             return;
@@ -43,15 +39,6 @@ impl<C: SqlConn> Agent<C> {
             self.outbox.stage(now, relays, nip90::retraction(keys, created_at));
             head.announced_at = created_at;
         }
-    }
-}
-
-/// The domain of a relay's URL, for a NIP-05 name: these have no port, and no address.
-fn domain(url: &str) -> Option<String> {
-    let url = Url::parse(url).ok()?;
-    match url.host()? {
-        Host::Domain(domain) if url.port().is_none() => Some(domain.to_owned()),
-        Host::Domain(_) | Host::Ipv4(_) | Host::Ipv6(_) => None,
     }
 }
 
