@@ -200,7 +200,8 @@ fn figures_line(figures: &Figures) -> String {
     if done + failed + open == 0 {
         return "No job yet.".to_owned();
     }
-    let mut line = format!("{} jobs done", relay_site::page::grouped(done));
+    let mut line =
+        format!("{} {} done", relay_site::page::grouped(done), if done == 1 { "job" } else { "jobs" });
     if failed > 0 {
         let _ = write!(line, ", {} not", relay_site::page::grouped(failed));
     }
