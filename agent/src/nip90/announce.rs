@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use relay_engine::types::{Event, PubKey, Timestamp};
 use serde::Serialize;
 
+use super::relays::nip05_domain;
 use super::reply::tag;
 use super::size::{SHARED_EVENT_BYTES_MAX, event_bytes};
 use super::{KIND_ANNOUNCEMENT, KIND_DELETION, KIND_DM_RELAYS, KIND_PROFILE, KIND_RELAYS};
-use crate::identity::{Draft, Keys};
+use crate::identity::{Draft, Keys, nip05_name};
 use crate::manifest::{Manifest, PublicParam};
 
 /// Longest topic, in bytes: relays in general take no longer value of a one-letter tag.
@@ -22,20 +23,23 @@ pub fn announcement_d(agent: &PubKey) -> String {
 
 /// The events that announce an agent, all replaceable: kinds 0, 10002, 10050 (if any relay is known) and 31990.
 ///
-/// `relay_url` is the host's relay; `nip05` the agent's whole name, `name@host`, if it has one.
+/// `relay_url` is the host's relay. If it has a domain, the agent's NIP-05 name there is in its profile.
 pub fn announcements(
     keys: &Keys,
     manifest: &Manifest,
     relay_url: Option<&str>,
-    nip05: Option<&str>,
     created_at: Timestamp,
 ) -> Vec<Event> {
     let relays = relays(manifest, relay_url);
+    let nip05 = relay_url.and_then(nip05_domain).map(|domain| {
+        let name = nip05_name(&manifest.name, &keys.pubkey());
+        format!("{name}@{domain}")
+    });
     let mut drafts = vec![Draft {
         created_at,
         kind: KIND_PROFILE,
         tags: Vec::new(),
-        content: json(&Profile::of(manifest, nip05)),
+        content: json(&Profile::of(manifest, nip05.as_deref())),
     }];
     if !relays.is_empty() {
         let list = |name: &str| relays.iter().map(|url| tag([name, url])).collect::<Vec<_>>();

@@ -1,6 +1,6 @@
 //! URLs of relays that strangers name: which of them are used, and in one spelling.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use core::net::{Ipv4Addr, Ipv6Addr};
 
 use relay_engine::types::Event;
 use url::{Host, Url};
@@ -63,6 +63,15 @@ pub fn read_relays(event: &Event) -> Vec<String> {
     public_relays(read.filter_map(|tag| tag.get(1)).map(String::as_str))
 }
 
+/// The domain at which the keys of a relay's users are looked up (NIP-05), by https: that of a public `wss://` URL.
+pub(super) fn nip05_domain(relay_url: &str) -> Option<String> {
+    let url = Url::parse(&public_relay(relay_url)?).ok()?;
+    match (url.domain()?, url.port()) {
+        (domain, None) => Some(domain.to_owned()),
+        (domain, Some(port)) => Some(format!("{domain}:{port}")),
+    }
+}
+
 fn is_public(host: Host<&str>) -> bool {
     match host {
         Host::Domain(name) => {
@@ -70,7 +79,7 @@ fn is_public(host: Host<&str>) -> bool {
             let is_private = |private: &&str| {
                 name.strip_suffix(*private).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
             };
-            name.contains('.') && !PRIVATE_NAMES.iter().any(|private| is_private(private))
+            name.contains('.') && !PRIVATE_NAMES.iter().any(is_private)
         }
         Host::Ipv4(address) => is_public_v4(address),
         Host::Ipv6(address) => is_public_v6(address),

@@ -2,12 +2,12 @@
 
 use relay_engine::types::Event;
 
-use super::encrypted::open;
+use super::encrypted::{open, words};
 use super::incoming::named_keys;
 use super::input::{input, quoted, swapped};
 use super::is_request;
 use super::relays::public_relays;
-use super::tags::{OwnedTag, has, tags};
+use super::tags::{OwnedTag, has, inner, tags};
 use crate::cipher::Cipher;
 use crate::identity::Keys;
 use crate::job::{Input, JobRequest};
@@ -70,9 +70,10 @@ pub fn parse(event: &Event, keys: &Keys) -> Result<JobRequest, RequestError> {
     let mut parts = Parts::default();
     let read = |parts: &mut Parts, cipher: &mut Option<Cipher>| -> Result<(), String> {
         if has(event, b"encrypted") {
-            let (used, hidden) = open(event, &event.pubkey, keys)?;
+            let (used, text) = open(event, &event.pubkey, keys).map_err(words)?;
+            // Known from here on: what is wrong with the text is not for others to read.
             *cipher = Some(used);
-            hidden.iter().try_for_each(|tag| parts.read(tag))?;
+            inner(&text)?.iter().try_for_each(|tag| parts.read(tag))?;
         }
         tags(event, is_of_use).iter().try_for_each(|tag| parts.read(tag))
     };
