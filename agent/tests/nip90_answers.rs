@@ -246,6 +246,10 @@ fn fits_names_sizes() {
     let small = Limits { event_bytes_max: 500, ..limits };
     let words = fits(&reply_to(&request, None), &"x".repeat(100), &small).unwrap_err();
     assert_eq!(words, "the result's event has 680 bytes, and 500 at most fit");
+    for (event_bytes_max, expected) in [(680, true), (679, false)] {
+        let limits = Limits { event_bytes_max, ..small.clone() };
+        assert_eq!(fits(&reply_to(&request, None), &"x".repeat(100), &limits).is_ok(), expected);
+    }
 }
 
 #[test]
@@ -321,10 +325,14 @@ fn hidden_feedback_of_others_may_be_tags_or_one_bare_tag() {
     ];
     for (hidden, status, words, text) in rows {
         let sealed = encrypt(Cipher::Nip44, &keys(3), &agent().pubkey(), hidden, NONCE).unwrap();
-        let made = event(&keys(3), 7000, owned(&[&["encrypted"]]), &sealed);
+        let made = event(&keys(3), 7000, owned(&[&["encrypted"], &["content", "clear"]]), &sealed);
         let read = read_answer(&made, &agent()).unwrap();
         assert_eq!((read.status, read.words.as_deref(), read.content.as_str()), (status, words, text));
     }
+    // What is hidden counts before what everybody could have seen.
+    let sealed = encrypt(Cipher::Nip44, &keys(3), &agent().pubkey(), r#"["status","error"]"#, NONCE).unwrap();
+    let made = event(&keys(3), 7000, owned(&[&["status", "processing"], &["encrypted"]]), &sealed);
+    assert_eq!(read_answer(&made, &agent()).unwrap().status, Status::Error);
     let nonsense = event(&keys(3), 7000, owned(&[&["encrypted"]]), "nonsense");
     assert_eq!(read_answer(&nonsense, &agent()), Err(AnswerError::Encrypted));
 }

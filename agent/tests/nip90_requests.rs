@@ -10,6 +10,7 @@ use relay_agent::nip90::{
     parse, public_relay, read_relays, text_of,
 };
 use relay_engine::types::Event;
+use relay_engine::wire::parse_event;
 
 /// What a request asks for, in one line.
 fn shown(request: &JobRequest) -> String {
@@ -113,6 +114,19 @@ fn at_most_eight_relays_are_used() {
 }
 
 #[test]
+fn a_flood_of_relays_is_not_searched() {
+    let relays = |bad: usize| {
+        let mut tag = vec!["relays"];
+        tag.extend(vec!["wss://localhost"; bad]);
+        let tags: &[&[&str]] = &[&tag, &["relays", "wss://nos.lol"]];
+        parse(&request(tags), &agent()).unwrap().relays
+    };
+    assert_eq!(relays(63), ["wss://nos.lol"]);
+    assert_eq!(relays(64), [""; 0]);
+    assert_eq!(relays(50_000), [""; 0]);
+}
+
+#[test]
 fn only_public_wss_relays_are_used() {
     let rows = [
         ("wss://relay.example", Some("wss://relay.example")),
@@ -153,7 +167,7 @@ fn only_public_wss_relays_are_used() {
         ("wss://255.255.255.255", None),
         ("wss://[::1]", None),
         ("wss://[::]", None),
-        ("wss://[::ffff:8.8.8.8]", None),
+        ("wss://[::ffff:8.8.8.8]", Some("wss://[::ffff:808:808]")),
         ("wss://[::ffff:127.0.0.1]", None),
         ("wss://[64:ff9b::7f00:1]", None),
         ("wss://[2002:7f00:1::]", None),
@@ -215,6 +229,10 @@ fn numbers_and_sizes_have_limits() {
     let params = |bytes: usize| vec![vec!["param".to_owned(), "k".to_owned(), "v".repeat(bytes - 1)]];
     check(params(PARAMS_BYTES_MAX), None);
     check(params(PARAMS_BYTES_MAX + 1), Some("the parameters have more than 65536 bytes"));
+    let empty =
+        |count: usize| vec![["param", "k"].into_iter().chain(vec![""; count]).map(str::to_owned).collect()];
+    check(empty(PARAMS_BYTES_MAX - 1), None);
+    check(empty(PARAMS_BYTES_MAX), Some("the parameters have more than 65536 bytes"));
     check(params(1 << 20), Some("the parameters have more than 65536 bytes"));
     // A text may be as long as an event; the manifest has its limit.
     check(vec![vec!["i".to_owned(), "x".repeat(1 << 20), "text".to_owned()]], None);
@@ -315,13 +333,14 @@ fn answers_go_to_the_relays_that_a_customer_reads() {
     let tags: &[&[&str]] = &[
         &["r", "wss://both.example"],
         &["r", "wss://write.example", "write"],
+        &["r", "wss://empty.example", ""],
         &["r", "wss://read.example/", "read"],
         &["r", "ws://plain.example"],
         &["r", "wss://both.example/"],
         &["r"],
     ];
     let list = |kind: u16| read_relays(&event(&customer(), kind, owned(tags), ""));
-    assert_eq!(list(10_002), ["wss://both.example", "wss://read.example"]);
+    assert_eq!(list(10_002), ["wss://both.example", "wss://empty.example", "wss://read.example"]);
     assert_eq!(list(10_050), [""; 0]);
 }
 
@@ -370,6 +389,7 @@ fn encrypted_requests_are_read_by_their_payload() {
         ),
         // One bare tag, no tags, numbers.
         (r#"["i","Hi","text"]"#, &[&["encrypted"]], "text \"Hi\""),
+        (r#"[["i","one"],["i","two"]]"#, &[&["encrypted"]], "text \"one\"; text \"two\""),
         ("[]", &[&["encrypted"]], ""),
         (r#"[["param","max_tokens",512,true,null],[]]"#, &[&["encrypted"]], "max_tokens=512,true,"),
         // A `p` in it does not matter.
@@ -380,6 +400,21 @@ fn encrypted_requests_are_read_by_their_payload() {
             let read = parse(&encrypted(cipher, text, clear), &agent()).unwrap();
             assert_eq!((shown(&read).as_str(), read.cipher), (*expected, Some(cipher)), "{text}");
         }
+    }
+}
+
+#[test]
+fn requests_of_ndk_are_read() {
+    let lines = include_str!("data/ndk-requests.jsonl").lines();
+    let ciphers = [None, Some(Cipher::Nip44), Some(Cipher::Nip04)];
+    for (line, cipher) in lines.zip(ciphers) {
+        let read = parse(&parse_event(line.as_bytes()).unwrap().to_event(), &agent()).unwrap();
+        assert_eq!(
+            shown(&read),
+            "text \"Hi\"; top-k=5; output text/plain; bid 1000; to wss://nos.lol",
+            "{cipher:?}"
+        );
+        assert_eq!((read.cipher, read.is_addressed), (cipher, true));
     }
 }
 
