@@ -4,7 +4,6 @@
 use relay_engine::sql::SqlConn;
 use relay_engine::types::{Event, Now};
 use sha2::{Digest, Sha256};
-use url::{Host, Url};
 
 use super::Agent;
 use super::admin::Head;
@@ -46,24 +45,4 @@ fn digest(events: &[Event]) -> String {
     let mut hash = Sha256::new();
     events.iter().for_each(|event| hash.update(event.id.0));
     hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_those_of_domains() {
-        let cases = [
-            ("wss://relay.example", Some("relay.example")),
-            ("wss://relay.example/", Some("relay.example")),
-            ("wss://relay.example:7777", None),
-            ("ws://127.0.0.1:7777", None),
-            ("wss://[::1]", None),
-            ("", None),
-        ];
-        for (url, expected) in cases {
-            assert_eq!(domain(url).as_deref(), expected, "{url}");
-        }
-    }
 }
