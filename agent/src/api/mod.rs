@@ -5,13 +5,13 @@
 //! cursor in `next`.
 
 mod access;
-// mod agent;
+mod agent;
 mod directory;
 mod kinds;
 mod page;
 
 pub use access::{Caller, Permission, needs_signature};
-// pub use agent::{Reply, agent};
+pub use agent::{Reply, agent, deploy, entry, logs, logs_after};
 pub use directory::directory;
 pub use kinds::kind_name;
 
@@ -100,6 +100,7 @@ pub fn deployment(
     let keys = identity::keys(&manifest.identity, &manifest.name, secrets)
         .map_err(|message| Answer::error_in(400, "identity", &message))?;
     let pubkey = keys.pubkey();
+    manifest.check_pubkey(&pubkey).map_err(|error| refusal(&error))?;
     if to.is_some_and(|to| *to != pubkey) {
         return Err(Answer::error_in(409, "identity", "this manifest's key is not this agent's"));
     }

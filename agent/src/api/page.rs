@@ -15,15 +15,15 @@ const TEMPLATE: &str = include_str!("page.html");
 
 /// Figures of an agent, as its page shows them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Figures {
+pub(super) struct Figures {
     /// Jobs with a result.
-    pub done: u64,
+    pub(super) done: u64,
     /// Jobs that ended otherwise.
-    pub failed: u64,
+    pub(super) failed: u64,
     /// Jobs that run or wait.
-    pub open: u64,
+    pub(super) open: u64,
     /// Milliseconds from request to result, of the middle job.
-    pub median_ms: Option<u64>,
+    pub(super) median_ms: Option<u64>,
 }
 
 fn document(title: &str, icon: Option<&str>, body: &str, relay: &Relay<'_>) -> String {

@@ -4,16 +4,57 @@
 //! stream (`Relay::open_stream`), from the position that it has confirmed. A batch is delivered to its agents side by side; when
 //! each has accepted its part, or the part of an agent that failed has been stored for later, the position is
 //! confirmed, which writes one row. So an event that the relay has stored reaches its agents at least once, whatever fails.
+//!
+//! | event | goes to |
+//! |---|---|
+//! | job request (5000 to 5999) with `p` tags | the active agents of this host that it names |
+//! | without `p` tags | at most five active agents that take open jobs of its kind |
+//! | job request of an agent of this host | of these, those with `access.agent_callers`; never its author |
+//! | deletion request (5) | agents that were given a request that it names, if the author is the same |
+//! | request to vanish (62) | agents that were given a request of its author |
+//! | ping (7007) | the active agents that it names |
+//!
+//! The last 16,000 requests are remembered for cancellations, across restarts.
+//!
+//! ```text
+//! table      the agents
+//! rules      the table above
+//! batch      the batch under way
+//! outbox     events for agents that failed
+//! progress   the confirmed position, and the latest requests
+//! beats      heartbeats
+//! ```
+
+mod batch;
+mod beats;
+mod columns;
+mod outbox;
+mod progress;
+mod rules;
+mod table;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
 use relay_engine::sql::SqlConn;
 use relay_engine::sql::StoreError;
-use relay_engine::types::{Event, Filter, Now, PubKey, Seq};
+use relay_engine::types::{Event, Filter, Kind, Now, PubKey, Seq};
 
 use crate::machine::AgentState;
 use crate::manifest::Manifest;
+use crate::nip90::{self, Incoming};
 use crate::secrets::Secrets;
+use batch::{Batch, Part, Parts};
+use beats::Beats;
+use outbox::Outbox;
+use progress::Progress;
+use table::Table;
+
+/// Time for a delivery, after which the batch no longer waits for it.
+const SLOW_MS: u64 = 2_000;
+/// Time until a write that the store failed is tried again.
+const RETRY_MS: u64 = 1_000;
 
 /// An agent, as the router knows it.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,93 +88,258 @@ pub struct Delivery {
 pub struct Router<C> {
     conn: C,
     secrets: Arc<dyn Secrets + Send + Sync>,
+    table: Table,
+    progress: Progress,
+    batch: Option<Batch>,
+    outbox: Outbox,
+    beats: Beats,
+    /// The last delivery.
+    deliveries: u64,
+    /// The time of the last call that said it.
+    now: Now,
 }
 
 impl<C: SqlConn> Router<C> {
-    /// Opens the tables in `conn`. `relay_url` is named in beats.
+    /// Opens the tables in `conn`.
     ///
     /// # Errors
     /// If the store fails.
-    pub fn open(
-        conn: C,
-        secrets: Arc<dyn Secrets + Send + Sync>,
-        relay_url: Option<String>,
-    ) -> Result<Self, StoreError> {
-        let _ = relay_url;
-        Ok(Router { conn, secrets })
+    pub fn open(conn: C, secrets: Arc<dyn Secrets + Send + Sync>) -> Result<Self, StoreError> {
+        Ok(Router {
+            table: Table::open(&conn)?,
+            progress: Progress::open(&conn)?,
+            batch: None,
+            outbox: Outbox::open(&conn)?,
+            beats: Beats::open(&conn)?,
+            deliveries: 0,
+            now: Now::default(),
+            conn,
+            secrets,
+        })
     }
 
-    /// Adds an agent or replaces its entry. Durable when it returns.
+    /// Adds an agent or replaces its entry; one that is deleted is removed, with what waits for it. Durable when it returns.
     ///
     /// # Errors
-    /// If the store fails.
+    /// If the store fails; then nothing has changed.
     pub fn put(&mut self, now: Now, entry: Entry) -> Result<(), StoreError> {
-        let _ = (now, entry, &self.conn, &self.secrets);
-        todo!("router")
+        let agent = entry.pubkey;
+        let is_deleted = entry.state == AgentState::Deleted;
+        self.conn.transaction(&mut || {
+            Table::save(&self.conn, &entry)?;
+            if is_deleted { Outbox::delete(&self.conn, &agent) } else { Ok(()) }
+        })?;
+        self.beats.changed(self.table.get(&agent), &entry);
+        self.table.insert(entry);
+        if is_deleted {
+            self.outbox.forget(&agent);
+            if let Some(batch) = &mut self.batch {
+                batch.forget(&agent);
+            }
+        }
+        self.advance(now);
+        Ok(())
     }
 
     /// All agents that are not deleted, by name.
     pub fn agents(&self) -> impl Iterator<Item = &Entry> {
-        std::iter::empty()
+        self.table.by_name()
     }
 
     /// An agent.
     pub fn get(&self, agent: &PubKey) -> Option<&Entry> {
-        let _ = agent;
-        None
+        self.table.get(agent)
     }
 
-    /// The filters of the stream that the host has to open; `None` without agents. They change with [`Router::put`]: a host
-    /// compares them afterwards, and opens its stream again from [`Router::position`] if they have.
+    /// The filters of the stream that the host has to open; `None` without agents. They may change with [`Router::put`]: a
+    /// host compares them afterwards, and opens its stream again from [`Router::position`] if they have.
+    ///
+    /// They name every kind of job request and every ping, deletion and request to vanish, whatever the agents are:
+    /// passing over the others here costs less than a new stream for each deployment.
     pub fn filters(&self) -> Option<Vec<Filter>> {
-        todo!("router")
+        let kinds = (0..Kind::MAX).filter(|kind| {
+            matches!(*kind, nip90::KIND_DELETION | nip90::KIND_VANISH | nip90::KIND_PING)
+                || nip90::is_request(*kind)
+        });
+        let filter = Filter { kinds: Some(kinds.collect()), ..Filter::default() };
+        (!self.table.is_empty()).then(|| vec![filter])
     }
 
-    /// After which sequence number the stream begins. `None`: with the next event.
+    /// After which sequence number the stream begins. `None`: nothing has been confirmed yet. Then the host confirms the
+    /// last sequence number of its store, by an empty batch, before it adds the first agent: otherwise a crash would lose what
+    /// came between the opening of its stream and the first batch.
     ///
     /// # Errors
     /// If the store fails.
     pub fn position(&self) -> Result<Option<Seq>, StoreError> {
-        todo!("router")
+        Ok(self.progress.position())
     }
 
     /// Whether it takes another batch: the last one has been delivered and confirmed.
     pub fn is_ready(&self) -> bool {
-        todo!("router")
+        self.batch.is_none()
     }
 
     /// The next batch of the stream. `position`: everything up to it has come from the stream. Once it is confirmed
     /// ([`Router::is_ready`]) the next one may follow.
     pub fn accept(&mut self, now: Now, events: Vec<Event>, position: Seq) {
-        let _ = (now, events, position);
-        todo!("router")
+        debug_assert!(self.is_ready(), "one batch at a time");
+        self.batch = Some(Batch::new(events, position, now.plus_millis(SLOW_MS)));
+        self.advance(now);
     }
 
     /// The next delivery to make; at most one is open for each agent. Answered by [`Router::handle_delivered`].
     pub fn poll_delivery(&mut self) -> Option<Delivery> {
-        todo!("router")
+        let id = self.deliveries + 1;
+        let part = self.batch.as_mut().and_then(|batch| batch.parts.pop_front());
+        let delivery = match (part, &mut self.batch) {
+            (Some(part), Some(batch)) => {
+                let delivery = Delivery { id, agent: part.agent, events: part.events.clone() };
+                batch.open.insert(id, part);
+                Some(delivery)
+            }
+            _ => {
+                let next = self.outbox.poll(&self.conn, self.now, id);
+                next.map(|(agent, events)| Delivery { id, agent, events })
+            }
+        };
+        if delivery.is_some() {
+            self.deliveries = id;
+        }
+        delivery
     }
 
     /// The agent has accepted a delivery (it is durable there), or has not: it is tried again later, with backoff.
     pub fn handle_delivered(&mut self, now: Now, id: u64, is_accepted: bool) {
-        let _ = (now, id, is_accepted);
-        todo!("router")
+        if let Some(batch) = &mut self.batch {
+            if let Some(part) = batch.open.remove(&id) {
+                if !is_accepted {
+                    batch.late.push((part, None));
+                }
+                self.advance(now);
+                return;
+            }
+            if let Some(index) = batch.late.iter().position(|(_, open)| *open == Some(id)) {
+                if is_accepted {
+                    batch.late.swap_remove(index);
+                } else {
+                    batch.late[index].1 = None;
+                }
+                return;
+            }
+        }
+        self.outbox.handle(&self.conn, now, id, is_accepted);
+        self.now = now;
     }
 
-    /// Beats (kind 11998) to publish, signed for all active announced agents whose time has come.
+    /// Beats (kind 11998) to publish, signed, for active announced agents whose time has come: at most 100 at a time. If they
+    /// are not published, the agent's next one is in four minutes.
     pub fn poll_beats(&mut self, now: Now) -> Vec<Event> {
-        let _ = now;
-        todo!("router")
+        self.beats.poll(&self.conn, now, &self.table, &*self.secrets)
     }
 
     /// When [`Router::handle_timeout`] and [`Router::poll_beats`] are to be called.
     pub fn poll_timeout(&self) -> Option<Now> {
-        todo!("router")
+        let batch = self.batch.as_ref().and_then(|batch| {
+            let slow_at = (!batch.open.is_empty()).then_some(batch.slow_at);
+            batch.retry_at.into_iter().chain(slow_at).min()
+        });
+        let times = [batch, self.outbox.poll_timeout(), self.beats.poll_timeout(&self.table)];
+        times.into_iter().flatten().min()
     }
 
     /// Time has passed: deliveries are tried again.
     pub fn handle_timeout(&mut self, now: Now) {
-        let _ = now;
-        todo!("router")
+        self.outbox.handle_timeout(now);
+        if let Some(batch) = &mut self.batch {
+            if now >= batch.slow_at {
+                batch.give_up_waiting();
+            }
+            if batch.retry_at.is_some_and(|at| now >= at) {
+                batch.retry_at = None;
+            }
+        }
+        self.advance(now);
+    }
+
+    /// Routes the batch, and confirms it once it is done.
+    fn advance(&mut self, now: Now) {
+        self.now = now;
+        let Some(mut batch) = self.batch.take() else { return };
+        if batch.retry_at.is_none() {
+            let outcome = self.route(&mut batch).and_then(|()| match batch.is_done() {
+                true => self.confirm(now, &batch).map(|()| true),
+                false => Ok(false),
+            });
+            match outcome {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(_) => batch.retry_at = Some(now.plus_millis(RETRY_MS)),
+            }
+        }
+        self.batch = Some(batch);
+    }
+
+    /// Finds the agents of the batch's events.
+    fn route(&mut self, batch: &mut Batch) -> Result<(), StoreError> {
+        if batch.unrouted.is_empty() {
+            return Ok(());
+        }
+        let mut parts = Parts::default();
+        self.progress.forget_pending();
+        for event in &batch.unrouted {
+            for agent in self.agents_of(event)? {
+                parts.push(agent, event);
+            }
+        }
+        batch.unrouted.clear();
+        for part in parts.into_vec() {
+            if self.outbox.has(&part.agent) {
+                batch.late.push((part, None));
+            } else {
+                batch.parts.push_back(part);
+            }
+        }
+        Ok(())
+    }
+
+    fn agents_of(&mut self, event: &Event) -> Result<Vec<PubKey>, StoreError> {
+        let prefixes = match Incoming::of(event) {
+            Incoming::Request => {
+                let agents = rules::request(&self.table, event);
+                if !agents.is_empty() {
+                    self.progress.note(&event.id, &event.pubkey, &agents);
+                }
+                return Ok(agents);
+            }
+            Incoming::Ping => return Ok(rules::ping(&self.table, event)),
+            Incoming::Cancellation => {
+                self.progress.given(&self.conn, &event.pubkey, nip90::cancelled(event))?
+            }
+            Incoming::Vanish => self.progress.given_of(&self.conn, &event.pubkey)?,
+            Incoming::Other => return Ok(Vec::new()),
+        };
+        Ok(prefixes.into_iter().flat_map(|prefix| self.table.with_prefix(prefix)).collect())
+    }
+
+    /// Everything of the batch has been delivered or is stored now.
+    fn confirm(&mut self, now: Now, batch: &Batch) -> Result<(), StoreError> {
+        if batch.late.is_empty() && !self.progress.must_write(batch.position) {
+            self.progress.advance(batch.position);
+            return Ok(());
+        }
+        let mut rows = Vec::new();
+        self.conn.transaction(&mut || {
+            rows.clear();
+            for (Part { agent, events }, _) in &batch.late {
+                rows.push(self.outbox.add(&self.conn, agent, events)?);
+            }
+            self.progress.write(&self.conn, batch.position)
+        })?;
+        for ((part, open), row) in batch.late.iter().zip(rows) {
+            self.outbox.added(now, part.agent, part.events.len() as u64, row, *open);
+        }
+        self.progress.written(batch.position);
+        Ok(())
     }
 }

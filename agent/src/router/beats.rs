@@ -1,0 +1,104 @@
+//! Beats: every few minutes an announced agent that is active says so, by the router and not by itself, so that it can sleep.
+
+use std::collections::btree_map::Entry as Slot;
+use std::collections::{BTreeMap, VecDeque};
+
+use relay_engine::sql::{SqlConn, SqlValue, StoreError};
+use relay_engine::types::{Event, Now, PubKey};
+
+use super::table::Table;
+use super::{Entry, columns};
+use crate::identity::{self, Keys};
+use crate::machine::AgentState;
+use crate::nip90::{self, BEAT_EVERY_SECONDS};
+use crate::secrets::Secrets;
+
+const CREATE: &str = "CREATE TABLE IF NOT EXISTS agent_router_beat (id INTEGER PRIMARY KEY, \
+                      round INTEGER NOT NULL)";
+const LOAD: &str = "SELECT round FROM agent_router_beat";
+const PUT: &str = "INSERT INTO agent_router_beat (id, round) VALUES (0, ?) \
+                   ON CONFLICT (id) DO UPDATE SET round = excluded.round";
+
+/// Beats that are signed at a time.
+const BEATS_MAX: usize = 100;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Beats {
+    /// The last round that is complete or under way. Rounds begin at multiples of [`BEAT_EVERY_SECONDS`].
+    round: u64,
+    /// Whose turn it is.
+    waiting: VecDeque<PubKey>,
+    /// Deriving a key costs more than signing with it.
+    keys: BTreeMap<PubKey, Keys>,
+}
+
+impl Entry {
+    /// Whether it is to be seen that it is there.
+    pub(super) fn beats(&self) -> bool {
+        self.state == AgentState::Active && self.manifest.announce
+    }
+}
+
+impl Beats {
+    pub(super) fn open(conn: &impl SqlConn) -> Result<Self, StoreError> {
+        conn.exec(CREATE, &[])?;
+        let mut round = 0;
+        conn.query(LOAD, &[], &mut |row| {
+            round = columns::int(row, 0)?;
+            Ok(())
+        })?;
+        Ok(Beats { round, waiting: VecDeque::new(), keys: BTreeMap::new() })
+    }
+
+    /// An entry has changed. An agent that becomes active does not wait for the next round.
+    pub(super) fn changed(&mut self, old: Option<&Entry>, new: &Entry) {
+        self.keys.remove(&new.pubkey);
+        if new.beats() && !old.is_some_and(Entry::beats) {
+            self.waiting.push_back(new.pubkey);
+        }
+    }
+
+    /// The next beats, at most [`BEATS_MAX`].
+    pub(super) fn poll(
+        &mut self,
+        conn: &impl SqlConn,
+        now: Now,
+        table: &Table,
+        secrets: &dyn Secrets,
+    ) -> Vec<Event> {
+        let round = now.seconds() / BEAT_EVERY_SECONDS;
+        // A clock may have been set back.
+        if round != self.round {
+            self.round = round;
+            self.waiting = table.by_name().filter(|entry| entry.beats()).map(|entry| entry.pubkey).collect();
+            if !self.waiting.is_empty() {
+                // If this fails, or the process dies, the round may be repeated, which does no harm.
+                let _ = conn.exec(PUT, &[SqlValue::Int(round as i64)]);
+            }
+        }
+        let count = self.waiting.len().min(BEATS_MAX);
+        let turn: Vec<PubKey> = self.waiting.drain(..count).collect();
+        let entries = turn.iter().filter_map(|agent| table.get(agent)).filter(|entry| entry.beats());
+        entries.filter_map(|entry| Some(nip90::beat(self.keys(entry, secrets)?, now.seconds()))).collect()
+    }
+
+    /// `None`: its secret is gone.
+    fn keys(&mut self, entry: &Entry, secrets: &dyn Secrets) -> Option<&Keys> {
+        match self.keys.entry(entry.pubkey) {
+            Slot::Occupied(known) => Some(known.into_mut()),
+            Slot::Vacant(slot) => {
+                let name = &entry.manifest.name;
+                let keys = identity::keys(&entry.manifest.identity, name, secrets).ok()?;
+                (keys.pubkey() == entry.pubkey).then(|| &*slot.insert(keys))
+            }
+        }
+    }
+
+    pub(super) fn poll_timeout(&self, table: &Table) -> Option<Now> {
+        if !self.waiting.is_empty() {
+            return Some(Now::default());
+        }
+        table.has_beating().then(|| Now::from_seconds((self.round + 1) * BEAT_EVERY_SECONDS))
+    }
+}
