@@ -4,6 +4,7 @@
 //!
 //! | module | role |
 //! |---|---|
+//! | [`agents`] | agents in this process: their calls over HTTP |
 //! | [`cli`] | the command line: serve, import, export, scan, delete, info, config |
 //! | [`config`] | settings by flags, environment and file |
 //! | [`embed`], `beside` | the server embedded in another program; events and streams without a socket |
@@ -13,6 +14,7 @@
 //! | [`lmdb`] | the default store |
 //! | `metrics` | what the process reports about itself; its documents are `relay-site`'s |
 
+pub mod agents;
 mod beside;
 pub mod cli;
 pub mod config;

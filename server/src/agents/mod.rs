@@ -1,0 +1,3 @@
+//! Agents in this process.
+
+pub mod http;
