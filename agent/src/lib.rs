@@ -16,6 +16,7 @@
 //! machine    one agent: accepts events, runs jobs, publishes results
 //! router     all agents of a host: who gets which event, beats, deliveries that survive a crash
 //! api        the HTTP API, without HTTP
+//! testing    (feature `testing`) SQLite in memory, a host that plays the relay
 //! ```
 
 pub mod api;
@@ -30,3 +31,5 @@ pub mod nip90;
 pub mod router;
 pub mod secrets;
 mod store;
+#[cfg(feature = "testing")]
+pub mod testing;

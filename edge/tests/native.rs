@@ -11,6 +11,7 @@ mod native {
     mod shards;
     mod sqlite;
     mod sweeping;
+    mod turns;
     mod unanswered;
     mod world;
 }

@@ -16,7 +16,7 @@ use relay_engine::testing::signing::{event, key};
 use relay_engine::types::{Class, Event, Limits, Now};
 use relay_engine::verify::Libsecp256k1;
 
-use crate::sqlite::Sqlite;
+use relay_agent::testing::Sqlite;
 use relay_simulator::Choices;
 
 const BEGINS_AT: u64 = 1_767_225_600;

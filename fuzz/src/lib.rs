@@ -23,7 +23,6 @@ mod frames;
 mod index_ops;
 pub mod reference;
 mod schnorr;
-mod sqlite;
 mod store_ops;
 
 pub use edge::{edge, edge_seeded};

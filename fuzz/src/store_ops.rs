@@ -17,7 +17,7 @@ use relay_engine::testing::{
 use relay_engine::types::{CanonicalEvent, EventId, Filter, Kind, PubKey, Timestamp};
 use serde_json::Value;
 
-use crate::sqlite::Sqlite;
+use relay_agent::testing::Sqlite;
 use relay_simulator::Choices;
 
 /// Upper bound of operations of a program, so that its time and memory are bounded.

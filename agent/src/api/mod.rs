@@ -100,6 +100,7 @@ pub fn deployment(
     let keys = identity::keys(&manifest.identity, &manifest.name, secrets)
         .map_err(|message| Answer::error_in(400, "identity", &message))?;
     let pubkey = keys.pubkey();
+    manifest.check_pubkey(&pubkey).map_err(|error| refusal(&error))?;
     if to.is_some_and(|to| *to != pubkey) {
         return Err(Answer::error_in(409, "identity", "this manifest's key is not this agent's"));
     }

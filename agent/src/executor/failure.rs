@@ -1,6 +1,6 @@
 //! Why attempts fail: causes for metrics, words for customers, details for owners.
 
-use super::Failure;
+use super::{Failure, HttpFault};
 
 /// The causes of failures that executors report: labels of a metric.
 pub const CAUSES: [&str; 11] = [
@@ -55,6 +55,15 @@ impl Failure {
         }
     }
 
+    /// Another attempt may succeed.
+    pub(super) fn retryable(
+        cause: &'static str,
+        message: impl Into<String>,
+        detail: impl Into<String>,
+    ) -> Self {
+        Failure { is_retryable: true, ..Failure::fatal(cause, message, detail) }
+    }
+
     /// The result has `bytes` bytes or more, which is over the agent's limit.
     pub(super) fn output_size(bytes: usize, max: usize) -> Self {
         Failure::fatal(
@@ -62,5 +71,31 @@ impl Failure {
             format!("the result is larger than {max} bytes"),
             format!("the result has {bytes} bytes or more, limits.output_bytes is {max}"),
         )
+    }
+
+    /// A call to `endpoint` (for the owner's log) has failed.
+    pub(super) fn of_fault(fault: HttpFault, endpoint: &str) -> Self {
+        let unreachable = "the agent's backend cannot be reached";
+        match fault {
+            HttpFault::Forbidden(why) => {
+                Failure::fatal(cause::ADDRESS, unreachable, format!("{endpoint}: not allowed: {why}"))
+            }
+            HttpFault::Unsupported => {
+                Failure::fatal(cause::ADDRESS, unreachable, format!("{endpoint}: this host cannot call it"))
+            }
+            HttpFault::Connection(why) => {
+                Failure::retryable(cause::CONNECTION, unreachable, format!("{endpoint}: {why}"))
+            }
+            HttpFault::Timeout => Failure::retryable(
+                cause::TIMEOUT,
+                "the agent's backend took too long",
+                format!("{endpoint}: time-out"),
+            ),
+            HttpFault::TooLarge => Failure::fatal(
+                cause::RESPONSE_SIZE,
+                "the answer of the agent's backend is too large",
+                format!("{endpoint}: the response is larger than allowed"),
+            ),
+        }
     }
 }

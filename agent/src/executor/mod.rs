@@ -1,10 +1,17 @@
 //! What does the work of a job. Each kind of executor is a small state machine: it is given the task and what its calls
 //! returned, and says what to do next. Which calls it may make, and how long, the machine and the host decide.
 
+mod call;
+mod chat;
 mod echo;
 pub mod failure;
 mod http;
+mod mcp;
+mod openai;
+mod sse;
 mod text;
+mod webhook;
+mod workers_ai;
 
 pub use http::{Access, HttpEvent, HttpFault, HttpLimits, HttpRequest};
 
@@ -72,7 +79,8 @@ pub enum Role {
 /// What an executor wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// A call over HTTP. Its events are passed to [`Executor::handle`]. At most one call is open at a time.
+    /// A call over HTTP. Its events are passed to [`Executor::handle`]. At most one call is open at a time: if another one is
+    /// still open, it is of no use any more.
     Call(HttpRequest),
     /// A call of a model of Workers AI; answered like a call over HTTP. Hosts without it answer [`HttpFault::Unsupported`].
     Ai {
@@ -128,7 +136,7 @@ pub trait Tools {
 /// One attempt at a job.
 pub trait Executor {
     /// Begins. Everything that is to happen next is pushed to `steps`; after [`Step::Done`] or [`Step::Failed`] nothing
-    /// more is.
+    /// more is, and a call that is still open is of no use.
     fn start(&mut self, task: &Task, tools: &dyn Tools, steps: &mut Vec<Step>);
 
     /// Something has come of the open call. Events after [`Step::Done`] or [`Step::Failed`] are ignored.
@@ -137,10 +145,14 @@ pub trait Executor {
 
 /// The executor of a handler.
 pub fn executor(handler: &Handler) -> Box<dyn Executor + Send> {
+    let listed = || handler.params.keys().cloned().collect();
     match &handler.executor {
         ExecutorConfig::Echo(config) => Box::new(echo::Echo { config: config.clone() }),
         ExecutorConfig::Text(config) => Box::new(text::Text { config: config.clone() }),
-        _ => todo!("executors that make calls"),
+        ExecutorConfig::OpenaiHttp(config) => Box::new(openai::Openai::new(config.clone(), listed())),
+        ExecutorConfig::WorkersAi(config) => Box::new(workers_ai::WorkersAi::new(config.clone(), listed())),
+        ExecutorConfig::Webhook(config) => Box::new(webhook::Webhook::new(config.clone())),
+        ExecutorConfig::Mcp(config) => Box::new(mcp::Mcp::new(config.clone(), listed())),
     }
 }
 

@@ -107,12 +107,7 @@ pub fn check_url(
     if access == Access::Public && !PUBLIC_PORTS.contains(&port) {
         return forbidden("a port other than 443 and 8443");
     }
-    let is_reachable = match &host {
-        Host::Ipv4(address) => is_public(IpAddr::V4(*address)),
-        Host::Ipv6(address) => is_public(IpAddr::V6(*address)),
-        Host::Domain(name) => is_public_name(name),
-    };
-    if !is_reachable {
+    if !is_public_host(&host) {
         return forbidden("not a public host");
     }
     if access == Access::Public && !allow_domains.is_empty() && !is_in(&host, allow_domains) {
@@ -122,10 +117,19 @@ pub fn check_url(
 }
 
 /// Names without the final dot, which changes nothing for the resolver but would for comparisons.
-fn normal(host: Host<String>) -> Host<String> {
+pub(crate) fn normal(host: Host<String>) -> Host<String> {
     match host {
         Host::Domain(name) => Host::Domain(name.strip_suffix('.').unwrap_or(&name).to_owned()),
         address => address,
+    }
+}
+
+/// Whether a host may be public, as far as its name tells.
+pub(crate) fn is_public_host(host: &Host<String>) -> bool {
+    match host {
+        Host::Ipv4(address) => is_public(IpAddr::V4(*address)),
+        Host::Ipv6(address) => is_public(IpAddr::V6(*address)),
+        Host::Domain(name) => is_public_name(name),
     }
 }
 

@@ -64,3 +64,15 @@ pub enum InputKind {
     /// A URL that serves the text.
     Url,
 }
+
+impl InputKind {
+    /// Its name, as in NIP-90.
+    pub fn name(self) -> &'static str {
+        match self {
+            InputKind::Text => "text",
+            InputKind::Event => "event",
+            InputKind::Job => "job",
+            InputKind::Url => "url",
+        }
+    }
+}

@@ -1,14 +1,62 @@
 //! One agent.
+//!
+//! ```text
+//! intake     events become jobs, or are refused (limits); cancel: cancellations, requests to vanish
+//! inputs     the texts of events, other jobs and URLs that a request names
+//! run        attempts: executors and their calls, time limits, retries
+//! respond    feedback, results, failures
+//! outbox     what is signed leaves in order, and is published again after a crash
+//! admin      deploy, roll back, pause, delete; announce: how it is found
+//! sessions   what was said before; schedules: jobs of its own
+//! reads      history, sessions, metrics, logs, for the API; export: all of it
+//! jobs       what is kept in memory of jobs that are open
+//! commit     one transaction a call
+//! ```
+//!
+//! **Writes and memory.** A call changes what is in memory and collects its writes, and its last act is one transaction. Effects are
+//! held until then, so nothing is seen outside that is not stored. If the transaction fails, writes and effects stay
+//! where they are and are tried again, with later ones, while what is in memory goes on being right: a result is not lost because a
+//! disk was full for a while. A process that ends instead finds in the database what was stored before, which is a state in
+//! which no effect of the lost writes has happened either.
 
+mod admin;
+mod announce;
+mod cancel;
+mod commit;
+mod inputs;
+mod intake;
+mod jobs;
+mod limits;
+mod log;
+mod metrics;
+mod outbox;
+mod reads;
+mod respond;
+mod run;
+mod schedules;
+mod sessions;
+
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use relay_engine::sql::SqlConn;
-use relay_engine::sql::StoreError;
+use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{Event, EventId, Filter, Now, PubKey};
+use serde::{Deserialize, Serialize};
 
-use crate::executor::{HttpEvent, HttpRequest};
-use crate::manifest::{Manifest, ManifestError};
+use self::admin::Head;
+use self::jobs::{Active, Jobs};
+use self::limits::Rates;
+use self::outbox::Outbox;
+use self::schedules::Schedules;
+use crate::executor::{Executor, HttpEvent, HttpRequest};
+use crate::identity::Keys;
+use crate::manifest::{Handler, Manifest, ManifestError};
 use crate::secrets::Secrets;
+use crate::store::{self, Batch};
+
+pub use self::metrics::{LATENCY_BOUNDS_MILLIS, Metrics};
+pub use self::reads::{JobRecord, MemoryRecord, SessionRecord, Version};
+pub use crate::store::{Said, Traced};
 
 /// Identifies an effect whose outcome is awaited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,7 +118,8 @@ pub enum Published {
 }
 
 /// The state of an agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AgentState {
     /// It takes jobs.
     Active,
@@ -85,6 +134,8 @@ pub enum AgentState {
 /// A line of an agent's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLine {
+    /// Its number; lines are numbered from 1.
+    pub number: u64,
     /// Milliseconds since 1970.
     pub at_millis: u64,
     /// The job it is about.
@@ -128,6 +179,56 @@ pub enum CommandError {
 pub struct Agent<C> {
     conn: C,
     context: Context,
+    executors: ExecutorFactory,
+    /// `None` before the first manifest.
+    head: Option<Head>,
+    /// `None` without one, and when it is deleted.
+    deployed: Option<Deployed>,
+    jobs: Jobs,
+    /// Jobs that are worked on.
+    active: HashMap<EventId, Active>,
+    /// What the effects are for whose outcome is awaited.
+    awaited: HashMap<EffectId, Awaited>,
+    outbox: Outbox,
+    schedules: Schedules,
+    rates: Rates,
+    metrics: Metrics,
+    last_line: u64,
+    /// When sessions that are over were last forgotten, in Unix seconds.
+    swept_at: u64,
+    batch: Batch,
+    /// Effects to release when the batch is stored.
+    held: Vec<Effect>,
+    effects: VecDeque<Effect>,
+    /// When the batch is tried again, in milliseconds since 1970, and how often that has been done.
+    store_retry: Option<(u64, u32)>,
+    /// Whether jobs are left to start that were too many for one call.
+    has_more_to_start: bool,
+    last_effect: u64,
+    last_nonce: u64,
+}
+
+/// Makes the executor of a handler.
+pub(crate) type ExecutorFactory = Box<dyn Fn(&Handler) -> Box<dyn Executor + Send> + Send>;
+
+/// What an agent works by.
+struct Deployed {
+    manifest: Arc<Manifest>,
+    /// `Err`: a secret is missing or wrong. Then nothing is accepted, so that nothing is lost.
+    keys: Result<Keys, String>,
+    allow: Vec<PubKey>,
+    deny: Vec<PubKey>,
+}
+
+/// What an open effect is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Awaited {
+    /// The call of an executor.
+    Call(EventId),
+    /// An input of a job.
+    Input(EventId),
+    /// What was published.
+    Publish,
 }
 
 impl<C: SqlConn> Agent<C> {
@@ -137,84 +238,169 @@ impl<C: SqlConn> Agent<C> {
     /// # Errors
     /// If the store fails.
     pub fn open(now: Now, conn: C, context: Context) -> Result<Self, StoreError> {
-        let _ = now;
-        Ok(Agent { conn, context })
+        Self::open_with(now, conn, context, Box::new(crate::executor::executor))
     }
 
-    /// Deploys a validated manifest as a new version, or the first one. The same manifest again changes nothing. Returns
-    /// the number of the version.
+    /// [`Agent::open`] with other executors, for tests.
     ///
     /// # Errors
-    /// [`CommandError`]; then nothing has changed.
-    pub fn deploy(&mut self, now: Now, manifest: &Manifest, by: &PubKey) -> Result<u32, CommandError> {
-        let _ = (now, manifest, by, &self.conn, &self.context.secrets);
-        todo!("machine")
+    /// If the store fails.
+    #[cfg(feature = "testing")]
+    pub fn open_with_executors(
+        now: Now,
+        conn: C,
+        context: Context,
+        executors: impl Fn(&Handler) -> Box<dyn Executor + Send> + Send + 'static,
+    ) -> Result<Self, StoreError> {
+        Self::open_with(now, conn, context, Box::new(executors))
     }
 
-    /// Makes an earlier version the current one again, as a new version.
-    ///
-    /// # Errors
-    /// [`CommandError`].
-    pub fn rollback(&mut self, now: Now, version: u32, by: &PubKey) -> Result<u32, CommandError> {
-        let _ = (now, version, by);
-        todo!("machine")
-    }
-
-    /// Changes its state: pause, resume ([`AgentState::Active`]), drain, delete.
-    ///
-    /// # Errors
-    /// [`CommandError::State`] if it cannot be done from the present state.
-    pub fn set_state(&mut self, now: Now, state: AgentState) -> Result<(), CommandError> {
-        let _ = (now, state);
-        todo!("machine")
+    fn open_with(
+        now: Now,
+        conn: C,
+        context: Context,
+        executors: ExecutorFactory,
+    ) -> Result<Self, StoreError> {
+        store::open(&conn)?;
+        let mut agent = Agent {
+            head: store::get_meta(&conn, Head::NAME)?,
+            deployed: None,
+            jobs: Jobs::open(store::last_seq(&conn)?),
+            active: HashMap::new(),
+            awaited: HashMap::new(),
+            outbox: Outbox::open(&conn)?,
+            schedules: Schedules::open(&conn)?,
+            rates: Rates::default(),
+            metrics: store::get_meta(&conn, Metrics::NAME)?.unwrap_or_default(),
+            last_line: store::last_line(&conn)?,
+            swept_at: 0,
+            batch: Batch::default(),
+            held: Vec::new(),
+            effects: VecDeque::new(),
+            store_retry: None,
+            has_more_to_start: false,
+            last_effect: 0,
+            last_nonce: 0,
+            conn,
+            context,
+            executors,
+        };
+        agent.load_deployed(now)?;
+        agent.load_jobs(now)?;
+        // What is stored is resumed; if that needs a write which fails, it is tried again like any other.
+        let _ = agent.settle(now);
+        Ok(agent)
     }
 
     /// Events that concern it: requests, cancellations, pings. What was delivered before is recognised. When it returns
     /// `Ok`, all of them are durable.
     ///
     /// # Errors
-    /// If the store fails; they have to be delivered again.
+    /// If the store fails, or the secret of its key is missing; they have to be delivered again.
     pub fn deliver(&mut self, now: Now, events: &[Event]) -> Result<(), StoreError> {
-        let _ = (now, events);
-        todo!("machine")
+        self.settle(now)?;
+        if let Some(Deployed { keys: Err(fault), .. }) = &self.deployed {
+            return Err(StoreError::Failed(fault.clone()));
+        }
+        for event in events {
+            self.take_in(now, event)?;
+        }
+        self.sweep_sessions(now);
+        self.settle(now)
     }
 
     /// The next effect.
     pub fn poll_effect(&mut self) -> Option<Effect> {
-        todo!("machine")
+        self.effects.pop_front()
     }
 
     /// The outcome of an [`Effect::Publish`], one for each event.
     pub fn handle_published(&mut self, now: Now, id: EffectId, outcomes: &[Published]) {
-        let _ = (now, id, outcomes);
-        todo!("machine")
+        if self.awaited.remove(&id) == Some(Awaited::Publish) {
+            self.published(now, outcomes);
+        }
+        let _ = self.settle(now);
     }
 
     /// Something has come of an [`Effect::Http`] or [`Effect::Ai`].
     pub fn handle_http(&mut self, now: Now, id: EffectId, event: HttpEvent) {
-        let _ = (now, id, event);
-        todo!("machine")
+        let is_last = matches!(event, HttpEvent::End | HttpEvent::Failed(_));
+        let awaited = self.awaited.get(&id).copied();
+        if is_last {
+            self.awaited.remove(&id);
+        }
+        match awaited {
+            Some(Awaited::Call(job)) => self.call_event(now, job, id, event),
+            Some(Awaited::Input(job)) => self.fetch_event(now, job, id, event),
+            Some(Awaited::Publish) | None => {}
+        }
+        let _ = self.settle(now);
     }
 
     /// The answer to an [`Effect::Query`]. `Err`: the host could not read.
     pub fn handle_events(&mut self, now: Now, id: EffectId, events: Result<Vec<Event>, String>) {
-        let _ = (now, id, events);
-        todo!("machine")
+        if let Some(Awaited::Input(job)) = self.awaited.remove(&id) {
+            self.query_answer(now, job, id, events);
+        }
+        let _ = self.settle(now);
     }
 
     /// When [`Agent::handle_timeout`] is to be called.
     pub fn poll_timeout(&self) -> Option<Now> {
-        todo!("machine")
+        if self.store_retry.is_none() && self.has_more_to_start {
+            return Some(Now::default());
+        }
+        let mut times = vec![self.store_retry.map(|(at, _)| at)];
+        if self.store_retry.is_none() {
+            times.extend([self.jobs.next_wake(), self.outbox.retry_at(), self.next_schedule()]);
+        }
+        times.into_iter().flatten().min().map(Now::from_millis)
     }
 
     /// Time has passed: retries, deadlines, schedules.
     pub fn handle_timeout(&mut self, now: Now) {
-        let _ = now;
-        todo!("machine")
+        self.wake_jobs(now);
+        self.run_schedules(now);
+        let _ = self.settle(now);
     }
 
     /// Whether it has nothing to do but wait for [`Agent::poll_timeout`] or the next call: no effect is open.
     pub fn is_idle(&self) -> bool {
-        todo!("machine")
+        self.effects.is_empty()
+            && self.held.is_empty()
+            && self.batch.is_empty()
+            && self.awaited.is_empty()
+            && self.active.is_empty()
+            && !self.has_more_to_start
+    }
+
+    /// The keys; `deliver` has checked that there are any.
+    fn keys(&self) -> Option<&Keys> {
+        self.deployed.as_ref()?.keys.as_ref().ok()
+    }
+
+    fn new_effect(&mut self, awaited: Awaited) -> EffectId {
+        self.last_effect += 1;
+        let id = EffectId(self.last_effect);
+        self.awaited.insert(id, awaited);
+        id
+    }
+
+    /// Ends a call of which nothing more is expected.
+    fn cancel_effect(&mut self, id: EffectId) {
+        if self.awaited.remove(&id).is_some() {
+            self.held.push(Effect::Cancel { id });
+        }
+    }
+
+    /// A number that is used once: the hash of the host's secret seed and a counter.
+    fn nonce(&mut self) -> [u8; 32] {
+        use sha2::{Digest, Sha256};
+        self.last_nonce += 1;
+        Sha256::new()
+            .chain_update(self.context.seed)
+            .chain_update(self.last_nonce.to_be_bytes())
+            .finalize()
+            .into()
     }
 }

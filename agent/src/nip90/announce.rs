@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use relay_engine::types::{Event, PubKey, Timestamp};
 use serde::Serialize;
 
+use super::relays::nip05_domain;
 use super::reply::tag;
 use super::size::{SHARED_EVENT_BYTES_MAX, event_bytes};
 use super::{KIND_ANNOUNCEMENT, KIND_DELETION, KIND_DM_RELAYS, KIND_PROFILE, KIND_RELAYS};
-use crate::identity::{Draft, Keys};
-use crate::manifest::{Manifest, Param};
+use crate::identity::{Draft, Keys, nip05_name};
+use crate::manifest::{Manifest, PublicParam};
 
 /// Longest topic, in bytes: relays in general take no longer value of a one-letter tag.
 const TOPIC_BYTES_MAX: usize = 1_024;
@@ -22,20 +23,23 @@ pub fn announcement_d(agent: &PubKey) -> String {
 
 /// The events that announce an agent, all replaceable: kinds 0, 10002, 10050 (if any relay is known) and 31990.
 ///
-/// `relay_url` is the host's relay; `nip05` the agent's whole name, `name@host`, if it has one.
+/// `relay_url` is the host's relay. If it has a domain, the agent's NIP-05 name there is in its profile.
 pub fn announcements(
     keys: &Keys,
     manifest: &Manifest,
     relay_url: Option<&str>,
-    nip05: Option<&str>,
     created_at: Timestamp,
 ) -> Vec<Event> {
     let relays = relays(manifest, relay_url);
+    let nip05 = relay_url.and_then(nip05_domain).map(|domain| {
+        let name = nip05_name(&manifest.name, &keys.pubkey());
+        format!("{name}@{domain}")
+    });
     let mut drafts = vec![Draft {
         created_at,
         kind: KIND_PROFILE,
         tags: Vec::new(),
-        content: json(&Profile::of(manifest, nip05)),
+        content: json(&Profile::of(manifest, nip05.as_deref())),
     }];
     if !relays.is_empty() {
         let list = |name: &str| relays.iter().map(|url| tag([name, url])).collect::<Vec<_>>();
@@ -127,14 +131,7 @@ struct Content<'a> {
     encryption_supported: bool,
     accepts_nut_zaps: bool,
     #[serde(rename = "nip90Params")]
-    params: BTreeMap<&'a str, ParamContent<'a>>,
-}
-
-/// A parameter of any of the agent's kinds.
-#[derive(Default, Serialize)]
-struct ParamContent<'a> {
-    required: bool,
-    values: Vec<&'a str>,
+    params: BTreeMap<String, PublicParam>,
 }
 
 impl<'a> Content<'a> {
@@ -149,29 +146,9 @@ impl<'a> Content<'a> {
             supports_encryption: manifest.encryption,
             encryption_supported: manifest.encryption,
             accepts_nut_zaps: false,
-            params: params(manifest),
+            params: manifest.nip90_params(),
         }
     }
-}
-
-/// The parameters of all handlers. One that several have is required if any of them requires it, and has the values of all of
-/// them, or any value if one of them takes any.
-fn params(manifest: &Manifest) -> BTreeMap<&str, ParamContent<'_>> {
-    let mut of_name: BTreeMap<&str, Vec<&Param>> = BTreeMap::new();
-    for (name, param) in manifest.handlers.iter().flat_map(|handler| &handler.params) {
-        of_name.entry(name).or_default().push(param);
-    }
-    let merged = of_name.into_iter().map(|(name, params)| {
-        let takes_any = params.iter().any(|param| param.values.is_empty());
-        let mut values: Vec<&str> = Vec::new();
-        for value in params.iter().filter(|_| !takes_any).flat_map(|param| &param.values) {
-            if !values.contains(&value.as_str()) {
-                values.push(value);
-            }
-        }
-        (name, ParamContent { required: params.iter().any(|param| param.required), values })
-    });
-    merged.collect()
 }
 
 /// JSON of a content. Structs of strings and numbers have one.

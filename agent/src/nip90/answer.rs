@@ -2,9 +2,9 @@
 
 use relay_engine::types::{Event, EventId};
 
-use super::encrypted::{open, open_text};
+use super::encrypted::open;
 use super::request::msat;
-use super::tags::{OwnedTag, content, has, tags};
+use super::tags::{OwnedTag, content, has, inner, tags};
 use super::{KIND_FEEDBACK, is_result};
 use crate::identity::Keys;
 
@@ -81,13 +81,12 @@ pub fn read_answer(event: &Event, keys: &Keys) -> Result<Answer, AnswerError> {
     let mut tags = tags(event, |name| matches!(name, b"e" | b"status" | b"amount"));
     let mut text = content(event);
     if has(event, b"encrypted") {
+        text = open(event, &event.pubkey, keys).map_err(|_| AnswerError::Encrypted)?.1;
         if is_feedback {
-            let (_, hidden) = open(event, &event.pubkey, keys).map_err(|_| AnswerError::Encrypted)?;
+            let hidden = inner(&text).map_err(|_| AnswerError::Encrypted)?;
             text = value(&hidden, "content", 1).unwrap_or_default().to_owned();
             // Hidden tags come first, so that they are found first.
             tags.splice(0..0, hidden);
-        } else {
-            text = open_text(event, &event.pubkey, keys).map_err(|_| AnswerError::Encrypted)?.1;
         }
     }
     let status = value(&tags, "status", 1).map(Status::read);

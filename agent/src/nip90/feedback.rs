@@ -61,7 +61,7 @@ fn cut(words: &str) -> String {
 /// `nonce` must be random and used once; a plain reply needs none.
 ///
 /// # Errors
-/// [`CipherError::Length`] if the cipher cannot encrypt so long a piece.
+/// [`CipherError::Length`] if the piece is too long for the cipher.
 pub fn feedback(
     keys: &Keys,
     to: &ReplyTo<'_>,

@@ -1,20 +1,18 @@
 //! URLs of relays that strangers name: which of them are used, and in one spelling.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-
 use relay_engine::types::Event;
-use url::{Host, Url};
+use url::Url;
 
 use super::KIND_RELAYS;
 use super::tags::tags;
+use crate::fetch::{is_public_host, normal};
 
 /// Relays that an answer is sent to beside the host's own.
 pub const RELAYS_MAX: usize = 8;
+/// URLs of a request or list that are looked at to find these; further ones are not.
+pub(super) const RELAYS_READ_MAX: usize = 64;
 /// Longest URL, in bytes.
 const URL_BYTES_MAX: usize = 256;
-/// Names that are not public, with all names below them.
-const PRIVATE_NAMES: [&str; 8] =
-    ["localhost", "local", "internal", "intranet", "lan", "home.arpa", "onion", "i2p"];
 
 /// A relay's URL in one spelling, if it is one that a stranger may have an agent connect to: `wss://`, a public host,
 /// no user, at most 256 bytes. Names are not resolved here: a host that connects must check the addresses, too.
@@ -25,23 +23,22 @@ pub fn public_relay(url: &str) -> Option<String> {
     }
     let mut url = Url::parse(url).ok()?;
     let is_plain = url.scheme() == "wss" && url.username().is_empty() && url.password().is_none();
-    if !is_plain || !is_public(url.host()?) {
+    let host = normal(url.host()?.to_owned());
+    if !is_plain || !is_public_host(&host) {
         return None;
     }
     url.set_fragment(None);
-    if let Some(name) = url.host_str().and_then(|host| host.strip_suffix('.')).map(str::to_owned) {
-        url.set_host(Some(&name)).ok()?;
-    }
+    url.set_host(Some(&host.to_string())).ok()?;
     let text = url.as_str();
     // `wss://relay.example/` and `wss://relay.example` are the same relay.
     let text = if url.path() == "/" && url.query().is_none() { text.trim_end_matches('/') } else { text };
     Some(text.to_owned())
 }
 
-/// The first [`RELAYS_MAX`] public relays among `urls`, without repetitions.
+/// The first [`RELAYS_MAX`] public relays among the first 64 of `urls`, without repetitions.
 pub(super) fn public_relays<'a>(urls: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let mut relays = Vec::new();
-    for relay in urls.into_iter().filter_map(public_relay) {
+    for relay in urls.into_iter().take(RELAYS_READ_MAX).filter_map(public_relay) {
         if !relays.contains(&relay) {
             relays.push(relay);
             if relays.len() == RELAYS_MAX {
@@ -63,34 +60,11 @@ pub fn read_relays(event: &Event) -> Vec<String> {
     public_relays(read.filter_map(|tag| tag.get(1)).map(String::as_str))
 }
 
-fn is_public(host: Host<&str>) -> bool {
-    match host {
-        Host::Domain(name) => {
-            let name = name.strip_suffix('.').unwrap_or(name);
-            let is_private = |private: &&str| {
-                name.strip_suffix(*private).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-            };
-            name.contains('.') && !PRIVATE_NAMES.iter().any(|private| is_private(private))
-        }
-        Host::Ipv4(address) => is_public_v4(address),
-        Host::Ipv6(address) => is_public_v6(address),
+/// The domain at which the keys of a relay's users are looked up (NIP-05), by https: that of a public `wss://` URL.
+pub(super) fn nip05_domain(relay_url: &str) -> Option<String> {
+    let url = Url::parse(&public_relay(relay_url)?).ok()?;
+    match (url.domain()?, url.port()) {
+        (domain, None) => Some(domain.to_owned()),
+        (domain, Some(port)) => Some(format!("{domain}:{port}")),
     }
-}
-
-/// Addresses that IANA lists as globally reachable.
-fn is_public_v4(address: Ipv4Addr) -> bool {
-    let [a, b, c, _] = address.octets();
-    let is_reserved = address.is_private()
-        || address.is_loopback()
-        || address.is_link_local()
-        || address.is_documentation()
-        || matches!((a, b, c), (0, ..) | (100, 64..=127, _) | (192, 0, 0) | (198, 18..=19, _) | (224.., ..));
-    !is_reserved
-}
-
-/// Global unicast, without documentation, and without those that carry an IPv4 address (6to4, Teredo).
-fn is_public_v6(address: Ipv6Addr) -> bool {
-    let [a, b, ..] = address.segments();
-    (0x2000..0x4000).contains(&a)
-        && !matches!((a, b), (0x2001, 0..0x200 | 0xdb8) | (0x2002, _) | (0x3fff, 0..0x1000))
 }

@@ -2,12 +2,12 @@
 
 use relay_engine::types::Event;
 
-use super::encrypted::open;
+use super::encrypted::{open, words};
 use super::incoming::named_keys;
 use super::input::{input, quoted, swapped};
 use super::is_request;
-use super::relays::public_relays;
-use super::tags::{OwnedTag, has, tags};
+use super::relays::{RELAYS_READ_MAX, public_relays};
+use super::tags::{OwnedTag, has, inner, tags};
 use crate::cipher::Cipher;
 use crate::identity::Keys;
 use crate::job::{Input, JobRequest};
@@ -16,7 +16,8 @@ use crate::job::{Input, JobRequest};
 pub const INPUTS_MAX: usize = 256;
 /// Most parameters of a request.
 pub const PARAMS_MAX: usize = 256;
-/// Bytes of all parameters of a request, keys and values. How large inputs may be, the agent's manifest says.
+/// Bytes of all parameters of a request, keys and values; an empty value counts as one. How large inputs may be, the
+/// agent's manifest says.
 pub const PARAMS_BYTES_MAX: usize = 64 << 10;
 /// Longest MIME type, in bytes.
 const OUTPUT_BYTES_MAX: usize = 128;
@@ -70,9 +71,10 @@ pub fn parse(event: &Event, keys: &Keys) -> Result<JobRequest, RequestError> {
     let mut parts = Parts::default();
     let read = |parts: &mut Parts, cipher: &mut Option<Cipher>| -> Result<(), String> {
         if has(event, b"encrypted") {
-            let (used, hidden) = open(event, &event.pubkey, keys)?;
+            let (used, text) = open(event, &event.pubkey, keys).map_err(words)?;
+            // Known from here on: what is wrong with the text is not for others to read.
             *cipher = Some(used);
-            hidden.iter().try_for_each(|tag| parts.read(tag))?;
+            inner(&text)?.iter().try_for_each(|tag| parts.read(tag))?;
         }
         tags(event, is_of_use).iter().try_for_each(|tag| parts.read(tag))
     };
@@ -133,8 +135,8 @@ impl Parts {
             "param" => self.param(values)?,
             "output" if self.output.is_none() => self.output = output(values)?,
             "bid" if self.bid.is_none() => self.bid = Some(values.first().and_then(|text| msat(text))),
-            "relays" | "relay" => self.relays.extend_from_slice(values),
-            name if is_relay(name.as_bytes()) => self.relays.extend_from_slice(tag),
+            "relays" | "relay" => self.relays(values),
+            name if is_relay(name.as_bytes()) => self.relays(tag),
             _ => {}
         }
         match self.inputs.len() > INPUTS_MAX {
@@ -143,11 +145,16 @@ impl Parts {
         }
     }
 
+    fn relays(&mut self, urls: &[String]) {
+        let room = RELAYS_READ_MAX - self.relays.len();
+        self.relays.extend(urls.iter().take(room).cloned());
+    }
+
     fn param(&mut self, values: &[String]) -> Result<(), String> {
         let Some((key, values)) = values.split_first() else {
             return Ok(());
         };
-        self.params_bytes += key.len() + values.iter().map(String::len).sum::<usize>();
+        self.params_bytes += key.len() + values.iter().map(|value| value.len().max(1)).sum::<usize>();
         if self.params.len() == PARAMS_MAX {
             return Err(format!("the request has more than {PARAMS_MAX} parameters"));
         }

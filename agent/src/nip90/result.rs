@@ -13,6 +13,9 @@ use crate::identity::{Draft, Keys};
 /// Largest value of a one-letter tag, in bytes, that relays in general take.
 const VALUE_BYTES_MAX: usize = 1_024;
 
+/// A time with as many digits as all until 2286.
+const TEN_DIGITS: Timestamp = 9_999_999_999;
+
 /// The result of a job. It does not expire, since later jobs may be chained to it. `request` is the event as it came, encrypted
 /// if it was. Within a job, `created_at` must be the highest. `nonce` must be random and used once; a plain result needs none.
 ///
@@ -20,7 +23,7 @@ const VALUE_BYTES_MAX: usize = 1_024;
 /// 1,024 bytes is left out always. So one event suits all relays, if the content does: ask [`fits`] first.
 ///
 /// # Errors
-/// [`CipherError::Length`] if the cipher cannot encrypt so long a text.
+/// [`CipherError::Length`] if the text is too long for the cipher; [`fits`] refuses it before.
 pub fn result(
     keys: &Keys,
     to: &ReplyTo<'_>,
@@ -88,7 +91,7 @@ pub fn fits(to: &ReplyTo<'_>, content: &str, limits: &Limits) -> Result<(), Stri
         // Only its length counts: base64 has nothing to escape.
         Some(_) => "=".repeat(content_chars),
     };
-    let event_bytes = event_bytes(&bare(to, Timestamp::MAX, sealed));
+    let event_bytes = event_bytes(&bare(to, TEN_DIGITS, sealed));
     if content_chars > limits.content_chars_max {
         return Err(format!(
             "the result has {content_chars} characters, and {} at most fit",

@@ -49,7 +49,8 @@ fn digits(number: u64) -> usize {
     number.checked_ilog10().unwrap_or(0) as usize + 1
 }
 
-/// Bytes of the payload that a text of `bytes` bytes is encrypted to; `None` if the cipher cannot.
+/// Bytes of the payload that a text of `bytes` bytes is encrypted to; `None` if not all clients could
+/// decrypt it.
 pub(super) fn sealed_bytes(cipher: Cipher, bytes: usize) -> Option<usize> {
     // An empty text is sent as a line feed.
     let bytes = bytes.max(1);
@@ -60,7 +61,7 @@ pub(super) fn sealed_bytes(cipher: Cipher, bytes: usize) -> Option<usize> {
     }
 }
 
-/// Longest text that NIP-44 encrypts, in bytes.
+/// Longest text that is encrypted by NIP-44, in bytes: not all clients can read its long form, which begins here.
 pub(super) const NIP44_BYTES_MAX: usize = 65_535;
 
 /// The length to which NIP-44 pads a text of at least one byte.

@@ -1,1 +1,133 @@
 //! The tables of one agent.
+//!
+//! ```text
+//! agent_meta       name BLOB PRIMARY KEY, value BLOB              schema, state, metrics ...: meta.rs
+//! agent_version    version INTEGER PRIMARY KEY, ...               manifests: versions.rs
+//! agent_job        seq INTEGER PRIMARY KEY, id BLOB UNIQUE, ...   jobs, finished ones too: jobs.rs
+//! agent_outbox     row INTEGER PRIMARY KEY, relays, events BLOB   signed and not yet published: outbox.rs
+//! agent_session    customer BLOB PRIMARY KEY, ...                 what was said with a customer: sessions.rs
+//! agent_cancelled  id BLOB PRIMARY KEY, ...                       cancellations that came before their requests: cancelled.rs
+//! agent_log        slot INTEGER PRIMARY KEY, ...                  the last lines of the log: log.rs
+//! ```
+//!
+//! Durable Objects bill rows written, index entries too: a job that is answered at once writes five (two for itself and the
+//! index of its id, one into the outbox and one out of it, one for metrics). Statements keep within what they take: integers
+//! below 2^53, rows under 2 MB. The first byte of nothing is a format of its own: what is not columns is JSON.
+//!
+//! Reads are statements; writes are collected in a [`Batch`], which one transaction carries out.
+
+mod batch;
+mod cancelled;
+mod forget;
+mod jobs;
+mod log;
+mod meta;
+mod outbox;
+mod sessions;
+mod versions;
+
+pub(crate) use batch::Batch;
+pub(crate) use cancelled::{is_cancelled, put_cancelled};
+pub(crate) use forget::{delete_all, forget_customer, sizes};
+pub use jobs::Traced;
+pub(crate) use jobs::{JobRow, OpenRow, Trace, has_job, history, job, job_by_id, last_seq, open_jobs};
+pub(crate) use log::{last_line, lines, put_line};
+pub(crate) use meta::{get as get_meta, put as put_meta};
+pub(crate) use outbox::{OutboxRow, delete_outbox, is_in_outbox, outbox_page, put_outbox};
+pub use sessions::Said;
+pub(crate) use sessions::{Session, all_sessions, session, sweep_sessions};
+pub(crate) use versions::{VersionRow, put_version, version, version_rows};
+
+use relay_engine::sql::{SqlConn, SqlValue, StoreError};
+use relay_engine::types::{EventId, PubKey};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The layout that this version writes. Another one is refused.
+const SCHEMA: u64 = 1;
+
+const CREATE: [&str; 8] = [
+    "CREATE TABLE IF NOT EXISTS agent_meta (name BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS agent_version (version INTEGER PRIMARY KEY, deployed_at INTEGER NOT NULL, \
+     deployed_by BLOB NOT NULL, manifest BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS agent_job (seq INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, \
+     customer BLOB NOT NULL, kind INTEGER NOT NULL, state INTEGER NOT NULL, received_at INTEGER NOT NULL, \
+     finished_at INTEGER NOT NULL, wake_at INTEGER NOT NULL, version INTEGER NOT NULL, attempts INTEGER NOT NULL, \
+     created_at_max INTEGER NOT NULL, answer INTEGER NOT NULL, cause BLOB NOT NULL, source BLOB NOT NULL, \
+     inputs BLOB NOT NULL, trace BLOB NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS agent_job_open ON agent_job (seq) WHERE state < 4",
+    "CREATE TABLE IF NOT EXISTS agent_outbox (row INTEGER PRIMARY KEY, relays BLOB NOT NULL, \
+     events BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS agent_session (customer BLOB PRIMARY KEY, updated_at INTEGER NOT NULL, \
+     messages BLOB NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS agent_cancelled (id BLOB PRIMARY KEY, author BLOB NOT NULL, \
+     at INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS agent_log (slot INTEGER PRIMARY KEY, number INTEGER NOT NULL, \
+     at INTEGER NOT NULL, job BLOB NOT NULL, message BLOB NOT NULL)",
+];
+
+/// Makes the tables of an empty database, or checks those that there are.
+pub(crate) fn open(conn: &impl SqlConn) -> Result<(), StoreError> {
+    let tables = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'agent_meta'";
+    let mut found = false;
+    conn.query(tables, &[], &mut |row| {
+        found = int(row, 0)? > 0;
+        Ok(())
+    })?;
+    if found {
+        let schema: Option<u64> = get_meta(conn, "schema")?;
+        return match schema {
+            Some(SCHEMA) => Ok(()),
+            other => Err(StoreError::Corrupt(format!("layout {other:?}, and this version reads {SCHEMA}"))),
+        };
+    }
+    let mut batch = Batch::default();
+    put_meta(&mut batch, "schema", &SCHEMA);
+    conn.transaction(&mut || {
+        CREATE.iter().try_for_each(|sql| conn.exec(sql, &[]))?;
+        batch.run(conn)
+    })
+}
+
+fn corrupt(what: &str) -> StoreError {
+    StoreError::Corrupt(what.to_owned())
+}
+
+fn int(row: &[SqlValue<'_>], column: usize) -> Result<i64, StoreError> {
+    match row.get(column) {
+        Some(SqlValue::Int(int)) => Ok(*int),
+        _ => Err(corrupt("a column is no integer")),
+    }
+}
+
+fn unsigned(row: &[SqlValue<'_>], column: usize) -> Result<u64, StoreError> {
+    int(row, column)?.try_into().map_err(|_| corrupt("a negative number"))
+}
+
+fn blob<'a>(row: &[SqlValue<'a>], column: usize) -> Result<&'a [u8], StoreError> {
+    match row.get(column) {
+        Some(SqlValue::Blob(blob)) => Ok(blob),
+        _ => Err(corrupt("a column is no BLOB")),
+    }
+}
+
+fn text(row: &[SqlValue<'_>], column: usize) -> Result<String, StoreError> {
+    String::from_utf8(blob(row, column)?.to_vec()).map_err(|_| corrupt("a text is not UTF-8"))
+}
+
+fn key(row: &[SqlValue<'_>], column: usize) -> Result<PubKey, StoreError> {
+    blob(row, column)?.try_into().map(PubKey).map_err(|_| corrupt("a public key"))
+}
+
+fn id(row: &[SqlValue<'_>], column: usize) -> Result<EventId, StoreError> {
+    blob(row, column)?.try_into().map(EventId).map_err(|_| corrupt("an id"))
+}
+
+fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError> {
+    serde_json::from_slice(bytes).map_err(|error| StoreError::Corrupt(format!("JSON: {error}")))
+}
+
+/// Our own types are written; none of them can fail.
+fn to_json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}

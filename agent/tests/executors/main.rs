@@ -1,4 +1,8 @@
 //! What executors do with a task, and with what their calls return.
 
+mod mcp;
+mod openai;
 mod support;
 mod text;
+mod webhook;
+mod workers_ai;

@@ -1,9 +1,13 @@
 //! A task, tools, and a handler from its JSON.
 
-use relay_agent::executor::{Executor, HttpEvent, Message, ResolvedInput, Step, Task, Tools, executor};
+use bytes::Bytes;
+use relay_agent::executor::{
+    Executor, Failure, HttpEvent, HttpRequest, Message, Output, ResolvedInput, Step, Task, Tools, executor,
+};
 use relay_agent::identity::Draft;
 use relay_agent::job::{Input, InputKind};
 use relay_agent::manifest::Handler;
+use relay_engine::testing::signing;
 use relay_engine::types::{Event, EventId, PubKey, Timestamp};
 use serde_json::Value;
 
@@ -36,9 +40,16 @@ pub(crate) fn task(inputs: &[&str]) -> Task {
     }
 }
 
-/// Tools with these secrets.
+/// Tools with these secrets, at this time.
 pub(crate) struct TestTools {
     pub(crate) secrets: Vec<(&'static str, &'static str)>,
+    pub(crate) now: Timestamp,
+}
+
+impl Default for TestTools {
+    fn default() -> Self {
+        TestTools { secrets: Vec::new(), now: NOW }
+    }
 }
 
 impl Tools for TestTools {
@@ -46,19 +57,26 @@ impl Tools for TestTools {
         self.secrets.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
     }
 
-    fn sign(&self, _draft: &Draft) -> Event {
-        unreachable!("nothing is signed here")
+    fn sign(&self, draft: &Draft) -> Event {
+        let signed = signing::event(&signing::key(7)).kind(draft.kind).at(draft.created_at);
+        let signed = draft.tags.iter().fold(signed, |signed, tag| match &tag[..] {
+            [name, value] => signed.tag([name, value]),
+            _ => panic!("a tag of another length: {tag:?}"),
+        });
+        let json = signed.content(&draft.content).sign().json();
+        Event::from_canonical(json.into_bytes().into())
     }
 
     fn now(&self) -> Timestamp {
-        NOW
+        self.now
     }
 }
 
 /// An attempt at a task.
 pub(crate) struct Attempt {
     executor: Box<dyn Executor + Send>,
-    tools: TestTools,
+    /// The tools it is given.
+    pub(crate) tools: TestTools,
     /// All steps so far.
     pub(crate) steps: Vec<Step>,
 }
@@ -72,10 +90,43 @@ impl Attempt {
     }
 
     /// Passes events of the open call to it.
-    #[allow(dead_code)]
     pub(crate) fn handle(&mut self, events: impl IntoIterator<Item = HttpEvent>) {
         for event in events {
             self.executor.handle(&self.tools, event, &mut self.steps);
         }
     }
+
+    /// The requests so far, and their JSON bodies.
+    pub(crate) fn calls(&self) -> Vec<(&HttpRequest, Value)> {
+        let calls = self.steps.iter().filter_map(|step| match step {
+            Step::Call(request) => {
+                Some((request, serde_json::from_slice(&request.body).unwrap_or(Value::Null)))
+            }
+            _ => None,
+        });
+        calls.collect()
+    }
+
+    /// The outcome, which must be the last step.
+    pub(crate) fn outcome(&self) -> Result<&Output, &Failure> {
+        let is_end = |step: &Step| matches!(step, Step::Done(_) | Step::Failed(_));
+        assert_eq!(self.steps.iter().filter(|step| is_end(step)).count(), 1, "{:?}", self.steps);
+        match self.steps.last() {
+            Some(Step::Done(output)) => Ok(output),
+            Some(Step::Failed(failure)) => Err(failure),
+            step => panic!("{step:?}"),
+        }
+    }
+}
+
+/// Status, content type and body, all at once.
+pub(crate) fn response(status: u16, media_type: &str, body: &str) -> Vec<HttpEvent> {
+    let chunk = HttpEvent::Chunk(Bytes::copy_from_slice(body.as_bytes()));
+    vec![head(status, &[("content-type", media_type)]), chunk, HttpEvent::End]
+}
+
+/// Status and headers.
+pub(crate) fn head(status: u16, headers: &[(&str, &str)]) -> HttpEvent {
+    let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    HttpEvent::Head(status, headers.collect())
 }

@@ -8,7 +8,7 @@ use crate::support::{Attempt, TestTools, handler, task};
 
 /// The only step of an executor that makes no call.
 fn only_step(json: Value, task: &Task) -> Step {
-    let mut attempt = Attempt::start(&handler(json), task, TestTools { secrets: Vec::new() });
+    let mut attempt = Attempt::start(&handler(json), task, TestTools::default());
     assert_eq!(attempt.steps.len(), 1, "{:?}", attempt.steps);
     attempt.steps.remove(0)
 }

@@ -64,7 +64,7 @@ pub trait Host {
     /// Memory allocated by all objects of this isolate together, in bytes. It never shrinks.
     fn memory_bytes(&self) -> u64;
 
-    /// Sends a batch of a stream to its consumer. The outcome comes later, by [`Object::delivered`].
+    /// Sends a batch of a stream to its consumer. The outcome comes later, by [`Object::acknowledge`].
     fn deliver(&self, consumer: &str, events: Vec<(Option<Seq>, Event)>);
 
     /// Sets the object's one alarm, which calls [`Object::alarm`], and replaces the one that was set.

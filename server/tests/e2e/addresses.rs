@@ -161,14 +161,14 @@ fn clients_over_their_limit_keep_no_slot() {
             let mut socket = TcpStream::connect(relay.host()).unwrap();
             socket.set_read_timeout(Some(PATIENCE)).unwrap();
             socket.write_all(&text).unwrap();
-            let mut told = [0; 12];
-            socket.read_exact(&mut told).unwrap();
-            assert_eq!(told, *b"HTTP/1.1 429");
+            let mut head = [0; 12];
+            socket.read_exact(&mut head).unwrap();
+            assert_eq!(head, *b"HTTP/1.1 429");
             socket
         })
         .collect();
     let [other, _] = proxy_headers([203, 0, 113, 10]);
-    let answered = told(&relay, &[&other, INFORMATION].concat());
+    let answered = ask(&relay, &[&other, INFORMATION].concat());
     assert!(answered.starts_with("HTTP/1.1 200 OK\r\n"), "{answered}");
     drop(refused);
     drop(client);

@@ -1,0 +1,175 @@
+//! Answers to JSON-RPC requests over MCP's streamable HTTP: a JSON body, or a stream of server-sent events.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::executor::call::{self, ErrorResponse};
+use crate::executor::failure::cause;
+use crate::executor::sse::Sse;
+use crate::executor::{Failure, HttpEvent, HttpFault};
+
+/// What has come of a request.
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// Its result, and the session that the server has opened.
+    Result(Value, Option<String>),
+    /// An error of JSON-RPC, with the status of the response.
+    Error(u16, RpcError),
+    /// Another status than 2xx, without an error of JSON-RPC.
+    Status(ErrorResponse),
+    /// A notification was accepted.
+    Accepted,
+}
+
+/// An error of JSON-RPC.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RpcError {
+    /// Negative numbers; see the specification of MCP.
+    pub(super) code: i64,
+    /// In words.
+    pub(super) message: String,
+    /// More about it.
+    pub(super) data: Value,
+}
+
+/// A message of the server.
+#[derive(Deserialize)]
+struct Message {
+    #[serde(default)]
+    id: Value,
+    method: Option<String>,
+    result: Option<Value>,
+    error: Option<RpcError>,
+}
+
+/// Reads the response to one request.
+#[derive(Debug)]
+pub(super) struct Response {
+    /// The id of the request; `None` for a notification.
+    id: Option<u64>,
+    session: Option<String>,
+    status: u16,
+    body: Body,
+}
+
+#[derive(Debug)]
+enum Body {
+    Awaited,
+    Error(ErrorResponse),
+    Stream(Sse),
+    Whole(Vec<u8>),
+}
+
+impl Response {
+    /// To the request with this id, or a notification.
+    pub(super) fn new(id: Option<u64>) -> Self {
+        Response { id, session: None, status: 0, body: Body::Awaited }
+    }
+
+    /// The next event of the call. `None`: more is to come.
+    pub(super) fn handle(&mut self, event: HttpEvent) -> Option<Result<Reply, Fault>> {
+        match (&mut self.body, event) {
+            (body, HttpEvent::Head(status, headers)) => {
+                self.status = status;
+                self.session = call::header(&headers, "mcp-session-id")
+                    .filter(|id| !id.is_empty() && id.bytes().all(|byte| (0x21..=0x7e).contains(&byte)))
+                    .map(str::to_owned);
+                *body = if !(200..300).contains(&status) {
+                    Body::Error(ErrorResponse::new(status, &headers))
+                } else if call::media_type(&headers) == "text/event-stream" {
+                    Body::Stream(Sse::default())
+                } else {
+                    Body::Whole(Vec::new())
+                };
+                None
+            }
+            (Body::Awaited, HttpEvent::Chunk(_)) => None,
+            (Body::Error(error), HttpEvent::Chunk(bytes)) => {
+                error.push(&bytes);
+                None
+            }
+            (Body::Whole(body), HttpEvent::Chunk(bytes)) => {
+                body.extend_from_slice(&bytes);
+                None
+            }
+            (Body::Stream(sse), HttpEvent::Chunk(bytes)) => {
+                let events = sse.push(&bytes);
+                events.into_iter().find_map(|event| self.reply(event.data.as_bytes()).map(Ok))
+            }
+            (Body::Error(error), HttpEvent::End | HttpEvent::Failed(_)) => {
+                let error = std::mem::take(error);
+                // A modern server tells with a status what is wrong, and with an error what it is.
+                Some(Ok(match self.reply(error.body()) {
+                    Some(reply @ Reply::Error(..)) => reply,
+                    _ => Reply::Status(error),
+                }))
+            }
+            (_, HttpEvent::Failed(fault)) => Some(Err(Fault::Call(fault))),
+            (_, HttpEvent::End) if self.id.is_none() => Some(Ok(Reply::Accepted)),
+            (Body::Awaited, HttpEvent::End) => Some(Err(Fault::Malformed("no response".to_owned()))),
+            (Body::Whole(body), HttpEvent::End) => {
+                let body = std::mem::take(body);
+                Some(self.reply(&body).ok_or_else(|| {
+                    Fault::Malformed(format!("no answer of JSON-RPC: {}", call::excerpt(&body)))
+                }))
+            }
+            (Body::Stream(sse), HttpEvent::End) => {
+                let last = sse.finish();
+                let reply = last.and_then(|event| self.reply(event.data.as_bytes()));
+                Some(reply.ok_or(Fault::Cut))
+            }
+        }
+    }
+
+    /// The answer, if this message is it. Others are notifications and requests of the server; none is expected, as the
+    /// client has declared no capability.
+    fn reply(&mut self, json: &[u8]) -> Option<Reply> {
+        let message: Message = serde_json::from_slice(json).ok()?;
+        if message.method.is_some() {
+            return None;
+        }
+        if let Some(error) = message.error {
+            // An error that could not be attributed has no id.
+            let is_ours = message.id.is_null() || self.is_id(&message.id);
+            return is_ours.then_some(Reply::Error(self.status, error));
+        }
+        if !self.is_id(&message.id) {
+            return None;
+        }
+        message.result.map(|result| Reply::Result(result, self.session.take()))
+    }
+
+    fn is_id(&self, id: &Value) -> bool {
+        self.id.is_some() && id.as_u64() == self.id
+    }
+}
+
+/// Why there is no reply.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// The call has failed.
+    Call(HttpFault),
+    /// The response is not what MCP says.
+    Malformed(String),
+    /// The stream has ended without an answer.
+    Cut,
+}
+
+impl Fault {
+    pub(super) fn failure(self, url: &str) -> Failure {
+        match self {
+            Fault::Call(fault) => Failure::of_fault(fault, url),
+            Fault::Malformed(detail) => Failure::retryable(
+                cause::RESPONSE,
+                "the agent's backend gave no valid answer",
+                format!("{url}: {detail}"),
+            ),
+            Fault::Cut => Failure::retryable(
+                cause::CONNECTION,
+                "the agent's backend stopped in the middle of its answer",
+                format!("{url}: the stream ended without an answer"),
+            ),
+        }
+    }
+}

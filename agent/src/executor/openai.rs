@@ -1,0 +1,270 @@
+//! Endpoints with the API of OpenAI's chat completions, streamed or not.
+
+use bytes::Bytes;
+use relay_engine::types::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::call::{self, Bearer, ErrorResponse};
+use super::chat::{self, Answer};
+use super::failure::cause;
+use super::sse::{Sse, SseEvent};
+use super::{Access, Executor, Failure, HttpEvent, HttpLimits, HttpRequest, Output, Step, Task, Tools};
+use crate::manifest::OpenaiConfig;
+
+/// A streamed token of some bytes comes in an object of some hundred.
+const STREAM_BYTES_PER_BYTE: usize = 100;
+
+/// Bytes of a response beside the text.
+const OVERHEAD_BYTES: usize = 256 << 10;
+
+/// One attempt.
+pub(super) struct Openai {
+    config: OpenaiConfig,
+    /// The parameters that the handler lists.
+    listed: Vec<String>,
+    /// The open call, until there is a result or a failure.
+    call: Option<Call>,
+}
+
+struct Call {
+    url: String,
+    bearer: Option<Bearer>,
+    deadline: Timestamp,
+    output_bytes_max: usize,
+    /// The body of the request.
+    body: Map<String, Value>,
+    response: Response,
+    answer: Answer,
+    /// Bytes of the text that were sent as partial results, and when.
+    sent: usize,
+    sent_at: Timestamp,
+}
+
+enum Response {
+    Awaited,
+    Error(ErrorResponse),
+    Stream(Sse),
+    Whole(Vec<u8>),
+}
+
+/// Whether more is to come.
+enum Progress {
+    More,
+    Again,
+    Done(Output),
+}
+
+impl Openai {
+    pub(super) fn new(config: OpenaiConfig, listed: Vec<String>) -> Self {
+        Openai { config, listed, call: None }
+    }
+
+    fn call(&self, task: &Task, tools: &dyn Tools) -> Result<Call, Failure> {
+        let config = &self.config;
+        let mut body = Map::new();
+        body.insert("messages".to_owned(), chat::messages(config.system.as_deref(), &self.listed, task)?);
+        body.insert("model".to_owned(), config.model.clone().into());
+        body.insert("stream".to_owned(), config.stream.into());
+        if config.stream {
+            body.insert("stream_options".to_owned(), json!({"include_usage": true}));
+        }
+        let set = [
+            ("max_tokens", config.max_tokens.map(Value::from)),
+            ("temperature", config.temperature.map(Value::from)),
+        ];
+        body.extend(set.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
+        body.extend(chat::options(&self.listed, config.max_tokens, task)?);
+        Ok(Call {
+            url: call::endpoint(&config.base_url, &["chat", "completions"])?.into(),
+            bearer: call::bearer(config.api_key.as_deref(), tools)?,
+            deadline: task.deadline,
+            output_bytes_max: task.output_bytes_max,
+            body,
+            response: Response::Awaited,
+            answer: Answer::default(),
+            sent: 0,
+            sent_at: tools.now(),
+        })
+    }
+}
+
+impl Executor for Openai {
+    fn start(&mut self, task: &Task, tools: &dyn Tools, steps: &mut Vec<Step>) {
+        match self.call(task, tools) {
+            Ok(call) => {
+                steps.push(Step::Call(call.request()));
+                self.call = Some(call);
+            }
+            Err(failure) => steps.push(Step::Failed(failure)),
+        }
+    }
+
+    fn handle(&mut self, tools: &dyn Tools, event: HttpEvent, steps: &mut Vec<Step>) {
+        let Some(call) = &mut self.call else { return };
+        match call.handle(event) {
+            Ok(Progress::More) => steps.extend(call.partial(tools.now())),
+            Ok(Progress::Again) => steps.push(Step::Call(call.request())),
+            Ok(Progress::Done(output)) => {
+                self.call = None;
+                steps.push(Step::Done(output));
+            }
+            Err(failure) => {
+                let bearer = call.bearer.take();
+                self.call = None;
+                steps.push(Step::Failed(Bearer::redact(bearer.as_ref(), failure)));
+            }
+        }
+    }
+}
+
+impl Call {
+    fn request(&self) -> HttpRequest {
+        let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let mut headers = vec![
+            header("content-type", "application/json"),
+            header("accept", "application/json, text/event-stream"),
+        ];
+        headers.extend(self.bearer.as_ref().map(Bearer::header));
+        HttpRequest {
+            method: "POST",
+            url: self.url.clone(),
+            headers,
+            body: Bytes::from(Value::Object(self.body.clone()).to_string()),
+            access: Access::Configured,
+            allow_domains: Vec::new(),
+            limits: HttpLimits {
+                response_bytes_max: self
+                    .output_bytes_max
+                    .saturating_mul(STREAM_BYTES_PER_BYTE)
+                    .saturating_add(OVERHEAD_BYTES),
+                deadline: self.deadline,
+                redirects_max: 0,
+            },
+        }
+    }
+
+    /// Largest response that is kept whole: escapes in JSON take three times the space of common text.
+    fn whole_bytes_max(&self) -> usize {
+        self.output_bytes_max.saturating_mul(3).saturating_add(OVERHEAD_BYTES)
+    }
+
+    fn handle(&mut self, event: HttpEvent) -> Result<Progress, Failure> {
+        let whole_bytes_max = self.whole_bytes_max();
+        match (&mut self.response, event) {
+            (response, HttpEvent::Head(status, headers)) => {
+                *response = if !(200..300).contains(&status) {
+                    Response::Error(ErrorResponse::new(status, &headers))
+                } else if call::media_type(&headers) == "text/event-stream" {
+                    Response::Stream(Sse::default())
+                } else {
+                    Response::Whole(Vec::new())
+                };
+                Ok(Progress::More)
+            }
+            (Response::Awaited, HttpEvent::Chunk(_)) => Ok(Progress::More),
+            (Response::Error(error), HttpEvent::Chunk(bytes)) => {
+                error.push(&bytes);
+                Ok(Progress::More)
+            }
+            (Response::Stream(sse), HttpEvent::Chunk(bytes)) => {
+                let events = sse.push(&bytes);
+                self.add(events)
+            }
+            (Response::Whole(body), HttpEvent::Chunk(bytes)) => {
+                if body.len() + bytes.len() > whole_bytes_max {
+                    return Err(Failure::of_fault(super::HttpFault::TooLarge, &self.url));
+                }
+                body.extend_from_slice(&bytes);
+                Ok(Progress::More)
+            }
+            // Of a failed response, the status is what matters.
+            (Response::Error(error), HttpEvent::End | HttpEvent::Failed(_)) => {
+                let error = std::mem::take(error);
+                if self.adapt(&error) {
+                    self.response = Response::Awaited;
+                    return Ok(Progress::Again);
+                }
+                Err(error.failure(&self.url, &Bearer::hint(self.bearer.as_ref())))
+            }
+            (_, HttpEvent::Failed(fault)) => Err(Failure::of_fault(fault, &self.url)),
+            (Response::Awaited, HttpEvent::End) => Err(chat::malformed("no response")),
+            (Response::Stream(sse), HttpEvent::End) => {
+                let last = sse.finish();
+                match self.add(last)? {
+                    Progress::More => self.end(),
+                    done => Ok(done),
+                }
+            }
+            (Response::Whole(body), HttpEvent::End) => {
+                let body = std::mem::take(body);
+                // Some servers stream without the media type of it.
+                if body.starts_with(b"data:") {
+                    let mut sse = Sse::default();
+                    let events = sse.push(&body).into_iter().chain(sse.finish());
+                    if let done @ Progress::Done(_) = self.add(events.collect::<Vec<_>>())? {
+                        return Ok(done);
+                    }
+                    return self.end();
+                }
+                self.answer.add(&body, self.output_bytes_max)?;
+                Ok(Progress::Done(std::mem::take(&mut self.answer).result()?))
+            }
+        }
+    }
+
+    /// Events of the stream.
+    fn add(&mut self, events: impl IntoIterator<Item = SseEvent>) -> Result<Progress, Failure> {
+        for event in events {
+            let data = event.data.trim();
+            if data == "[DONE]" {
+                return Ok(Progress::Done(std::mem::take(&mut self.answer).result()?));
+            }
+            if !data.is_empty() {
+                self.answer.add(data.as_bytes(), self.output_bytes_max)?;
+            }
+        }
+        Ok(Progress::More)
+    }
+
+    /// The stream has ended without `[DONE]`, which some servers leave out.
+    fn end(&mut self) -> Result<Progress, Failure> {
+        if !self.answer.is_finished() {
+            return Err(Failure::retryable(
+                cause::CONNECTION,
+                "the agent's backend stopped in the middle of its answer",
+                format!("{}: the stream ended without finish_reason and [DONE]", self.url),
+            ));
+        }
+        Ok(Progress::Done(std::mem::take(&mut self.answer).result()?))
+    }
+
+    /// What has come since the last partial result; at most one a second.
+    fn partial(&mut self, now: Timestamp) -> Option<Step> {
+        let piece = &self.answer.content[self.sent..];
+        if piece.is_empty() || now <= self.sent_at {
+            return None;
+        }
+        self.sent = self.answer.content.len();
+        self.sent_at = now;
+        Some(Step::Partial(piece.to_owned()))
+    }
+
+    /// Whether the request can be changed into one that this endpoint takes: not all know `stream_options`, and for some
+    /// models `max_tokens` has another name. Each change is made once.
+    fn adapt(&mut self, error: &ErrorResponse) -> bool {
+        let names = |name: &str| memchr::memmem::find(error.body(), name.as_bytes()).is_some();
+        if !matches!(error.status(), 400 | 422) {
+            return false;
+        }
+        if names("stream_options") {
+            return self.body.remove("stream_options").is_some();
+        }
+        if names("max_completion_tokens")
+            && let Some(tokens) = self.body.remove("max_tokens")
+        {
+            self.body.insert("max_completion_tokens".to_owned(), tokens);
+            return true;
+        }
+        false
+    }
+}

@@ -1,0 +1,225 @@
+//! What its owner does with an agent: deploy a manifest, roll back, pause, resume, drain, delete.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::types::{Now, PubKey};
+use serde::{Deserialize, Serialize};
+
+use super::jobs::Jobs;
+use super::schedules::Schedules;
+use super::{Agent, AgentState, CommandError, Deployed};
+use crate::identity::{self, Keys};
+use crate::job::Command;
+use crate::manifest::{Manifest, ManifestError};
+use crate::nip90::Feedback;
+use crate::store::{self, Batch, VersionRow};
+
+/// What an agent is at present, as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Head {
+    pub(super) state: AgentState,
+    /// The current version; 0 when it is deleted.
+    pub(super) version: u32,
+    /// The number of the newest version.
+    pub(super) last_version: u32,
+    /// In hexadecimal.
+    pub(super) pubkey: String,
+    pub(super) owner: String,
+    /// When it was first deployed, in Unix seconds.
+    pub(super) deployed_at: u64,
+    /// A digest of what is announced.
+    pub(super) announcement: Option<String>,
+    /// The time of the last announcement or retraction.
+    pub(super) announced_at: u64,
+}
+
+impl Head {
+    pub(super) const NAME: &'static str = "head";
+}
+
+impl<C: SqlConn> Agent<C> {
+    /// Reads the manifest that is deployed, and the key.
+    pub(super) fn load_deployed(&mut self, _now: Now) -> Result<(), StoreError> {
+        let Some(head) = &self.head else { return Ok(()) };
+        if head.state == AgentState::Deleted {
+            return Ok(());
+        }
+        let Some(manifest) = store::version(&self.conn, head.version)? else {
+            return Err(StoreError::Corrupt(format!("version {} is missing", head.version)));
+        };
+        let keys = identity::keys(&manifest.identity, &manifest.name, &*self.context.secrets);
+        let keys = keys.and_then(|keys| match keys.pubkey().to_string() == head.pubkey {
+            true => Ok(keys),
+            false => Err("the secret of its key is another one than when it was deployed".to_owned()),
+        });
+        self.deployed = Some(Deployed::new(Arc::new(manifest), keys));
+        Ok(())
+    }
+
+    /// Deploys a validated manifest as a new version, or the first one. The same manifest again changes nothing. Returns
+    /// the number of the version. Jobs that run finish with the version with which they began.
+    ///
+    /// # Errors
+    /// [`CommandError`]; then nothing has changed.
+    pub fn deploy(&mut self, now: Now, manifest: &Manifest, by: &PubKey) -> Result<u32, CommandError> {
+        self.settle(now).map_err(CommandError::Store)?;
+        let keys = identity::keys(&manifest.identity, &manifest.name, &*self.context.secrets)
+            .map_err(CommandError::Identity)?;
+        let pubkey = keys.pubkey().to_string();
+        if self.head.as_ref().is_some_and(|head| head.pubkey != pubkey) {
+            return Err(CommandError::OtherKey);
+        }
+        if let (Some(deployed), Some(head)) = (&mut self.deployed, &self.head)
+            && *deployed.manifest == *manifest
+        {
+            // The secret may have come back meanwhile.
+            deployed.keys = Ok(keys);
+            return Ok(head.version);
+        }
+        let owner = self.owner_of(manifest, by)?;
+        let mut head = match self.head.clone() {
+            Some(head) => head,
+            None => Head {
+                state: AgentState::Deleted,
+                version: 0,
+                last_version: 0,
+                pubkey,
+                owner: String::new(),
+                deployed_at: now.seconds(),
+                announcement: None,
+                announced_at: 0,
+            },
+        };
+        if head.state == AgentState::Deleted {
+            head.deployed_at = now.seconds();
+        }
+        head.state = head.state.after(Command::Deploy).ok_or(CommandError::State(head.state))?;
+        head.last_version += 1;
+        head.version = head.last_version;
+        head.owner = owner.to_string();
+        let row = VersionRow { version: head.version, deployed_at: now.seconds(), deployed_by: *by };
+        store::put_version(&mut self.batch, &row, manifest);
+        let words = format!("version {} deployed by {by}", head.version);
+        self.log(now, None, words);
+        let ran_at = self.schedules.clone();
+        self.set_schedules(now, &manifest.schedules);
+        self.announce(now, &keys, manifest, &mut head);
+        let deployed = Deployed::new(Arc::new(manifest.clone()), Ok(keys));
+        let version = head.version;
+        if let Err(error) = self.change_head(head) {
+            self.schedules = ran_at;
+            return Err(error);
+        }
+        self.deployed = Some(deployed);
+        let _ = self.settle(now);
+        Ok(version)
+    }
+
+    /// The owner: who the manifest says, else who it was, else who deploys it first.
+    fn owner_of(&self, manifest: &Manifest, by: &PubKey) -> Result<PubKey, CommandError> {
+        match &manifest.owner {
+            Some(owner) => identity::parse_pubkey(owner).ok_or_else(|| {
+                CommandError::Manifest(ManifestError {
+                    path: "owner".to_owned(),
+                    message: "must be a public key".to_owned(),
+                })
+            }),
+            None => Ok(self.owner().unwrap_or(*by)),
+        }
+    }
+
+    /// Makes an earlier version the current one again, as a new version.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub fn rollback(&mut self, now: Now, version: u32, by: &PubKey) -> Result<u32, CommandError> {
+        let manifest = store::version(&self.conn, version).map_err(CommandError::Store)?;
+        self.deploy(now, &manifest.ok_or(CommandError::NotFound)?, by)
+    }
+
+    /// Changes its state: pause, resume ([`AgentState::Active`]), drain, delete.
+    ///
+    /// Deleting answers all open jobs with an error, retracts the announcement, and forgets everything but what is still to be
+    /// published.
+    ///
+    /// # Errors
+    /// [`CommandError::State`] if it cannot be done from the present state.
+    pub fn set_state(&mut self, now: Now, state: AgentState) -> Result<(), CommandError> {
+        self.settle(now).map_err(CommandError::Store)?;
+        let mut head = self.head.clone().ok_or(CommandError::NotFound)?;
+        let after = head.state.after(Command::to(state)).ok_or(CommandError::State(head.state))?;
+        if after == head.state {
+            return Ok(());
+        }
+        head.state = after;
+        if after == AgentState::Deleted {
+            return self.delete(now, head);
+        }
+        self.log(now, None, format!("now {}", after.name()));
+        self.change_head(head)?;
+        let _ = self.settle(now);
+        Ok(())
+    }
+
+    /// Stores another head, with what is in the batch; or neither.
+    fn change_head(&mut self, head: Head) -> Result<(), CommandError> {
+        store::put_meta(&mut self.batch, Head::NAME, &head);
+        if let Err(error) = self.store() {
+            self.batch = Batch::default();
+            self.outbox.unstage();
+            return Err(CommandError::Store(error));
+        }
+        self.head = Some(head);
+        Ok(())
+    }
+
+    fn delete(&mut self, now: Now, mut head: Head) -> Result<(), CommandError> {
+        let words = "the agent has been deleted";
+        let open: Vec<u64> = self.jobs.iter().map(|open| open.seq).collect();
+        for seq in open {
+            let row = self.read_row(seq).map_err(CommandError::Store)?;
+            if let Ok(mut active) = self.load(row) {
+                // What is in memory may be later than what is stored.
+                let last = self.active.get(&active.id()).map_or(0, |active| active.last_created_at);
+                active.last_created_at = active.last_created_at.max(last);
+                self.send_feedback(now, &mut active, Feedback::Error(words));
+            }
+        }
+        if let Some(Deployed { manifest, keys: Ok(keys), .. }) = &self.deployed {
+            let (keys, relays) = (keys.clone(), manifest.relays.clone());
+            self.retract(now, &keys, &relays, &mut head);
+        }
+        head.version = 0;
+        store::delete_all(&mut self.batch);
+        self.change_head(head)?;
+        self.forget_memory();
+        let _ = self.settle(now);
+        Ok(())
+    }
+
+    /// What is in memory of a deleted agent.
+    fn forget_memory(&mut self) {
+        let open: Vec<_> =
+            self.awaited.iter().filter(|(_, what)| **what != super::Awaited::Publish).collect();
+        let open: Vec<_> = open.into_iter().map(|(id, _)| *id).collect();
+        for id in open {
+            self.cancel_effect(id);
+        }
+        self.active.clear();
+        self.jobs = Jobs::open(self.jobs.last_seq());
+        self.schedules = Schedules::default();
+        self.metrics = super::Metrics::default();
+        self.deployed = None;
+        let held: VecDeque<_> = self.held.drain(..).collect();
+        self.effects.extend(held);
+    }
+}
+
+impl Deployed {
+    fn new(manifest: Arc<Manifest>, keys: Result<Keys, String>) -> Self {
+        let (allow, deny) = Deployed::lists(&manifest.access);
+        Deployed { manifest, keys, allow, deny }
+    }
+}

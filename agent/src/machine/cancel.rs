@@ -1,0 +1,61 @@
+//! Customers take jobs back: by a deletion request (kind 5), or by asking to be forgotten (kind 62).
+
+use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::types::{Event, EventId, Now};
+
+use super::Agent;
+use crate::job::JobEvent;
+use crate::nip90;
+use crate::store;
+
+/// Requests that one deletion request cancels.
+const CANCELLED_MAX: usize = 100;
+/// Requests that are not known yet and that one deletion request cancels.
+const UNKNOWN_MAX: usize = 16;
+
+impl<C: SqlConn> Agent<C> {
+    /// A deletion request. It may come before the job request, so unknown ids are kept in mind. What names another author's
+    /// request has no effect.
+    pub(super) fn take_cancellation(&mut self, now: Now, event: &Event) -> Result<(), StoreError> {
+        let mut ids: Vec<EventId> = nip90::cancelled(event).take(CANCELLED_MAX).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let mut unknown = Vec::new();
+        for id in ids {
+            match self.jobs.get(&id) {
+                Some(open) if open.customer == event.pubkey => self.cancel(now, &id)?,
+                Some(_) => {}
+                None if self.batch.job_by_id(&id).is_some() || store::has_job(&self.conn, &id)? => {}
+                None => unknown.push(id),
+            }
+        }
+        unknown.truncate(UNKNOWN_MAX);
+        if !unknown.is_empty() {
+            store::put_cancelled(&mut self.batch, &unknown, &event.pubkey, now.seconds());
+        }
+        Ok(())
+    }
+
+    /// A request to vanish: nothing more is done for its author, and nothing kept.
+    pub(super) fn take_vanish(&mut self, now: Now, event: &Event) -> Result<(), StoreError> {
+        for id in self.open_jobs_of(&event.pubkey) {
+            self.cancel(now, &id)?;
+        }
+        store::forget_customer(&mut self.batch, &event.pubkey);
+        Ok(())
+    }
+
+    /// Ends an open job. Nothing is sent: its customer does not want it any more.
+    pub(super) fn cancel(&mut self, now: Now, id: &EventId) -> Result<(), StoreError> {
+        let Some(open) = self.jobs.get(id).copied() else { return Ok(()) };
+        self.outbox.drop_pieces(id);
+        match self.active.remove(id) {
+            Some(active) => self.end(now, active, JobEvent::Cancel, None),
+            None => {
+                let row = self.read_row(open.seq)?;
+                self.end_row(now, row, JobEvent::Cancel, None);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,362 @@
+//! Inputs that are not the text itself: events and results of other jobs are read from the relay, URLs from the web. One thing at
+//! a time for each job; what it waits for longest, the results of other jobs, comes first.
+
+use std::collections::VecDeque;
+
+use relay_engine::sql::SqlConn;
+use relay_engine::types::{Event, EventId, Filter, Kind, Now, PubKey, TagFilter, unescape};
+use relay_engine::wire::parse_event;
+
+use super::intake::too_large;
+use super::jobs::{Active, Stage};
+use super::{Agent, Awaited, Effect, EffectId};
+use crate::cipher;
+use crate::executor::HttpEvent;
+use crate::fetch::{self, Page};
+use crate::identity::Keys;
+use crate::job::{InputKind, JobEvent, JobRequest};
+use crate::nip90;
+
+/// Jobs whose inputs are fetched at a time.
+const RESOLVING_MAX: usize = 16;
+/// Milliseconds until a result that is not there is asked for again: as long as it has been waited for, within these.
+const POLL_MILLIS: u64 = 1_000;
+const POLL_MILLIS_MAX: u64 = 30_000;
+
+/// What is still to be fetched for a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Need {
+    /// The result of the job that this input names.
+    Result(usize),
+    /// The requests of these jobs, which may have jobs as inputs themselves; they are so many steps away.
+    Chain(Vec<EventId>, u32),
+    /// The events that these inputs name.
+    Events(Vec<usize>),
+    /// The text at this input's URL.
+    Url(usize),
+}
+
+/// The inputs of one job while they are fetched.
+#[derive(Debug)]
+pub(super) struct Resolver {
+    texts: Vec<Option<String>>,
+    needs: VecDeque<Need>,
+    open: Option<(EffectId, Need)>,
+    page: Page,
+    /// When the job has waited long enough, in milliseconds since 1970.
+    deadline: u64,
+}
+
+impl Resolver {
+    fn new(request: &JobRequest, deadline: u64) -> Self {
+        let of_kind = |kind: InputKind| {
+            let inputs = request.inputs.iter().enumerate();
+            inputs.filter(move |(_, input)| input.kind == kind).map(|(at, _)| at).collect::<Vec<_>>()
+        };
+        let mut needs: VecDeque<Need> = of_kind(InputKind::Job).into_iter().map(Need::Result).collect();
+        let events = of_kind(InputKind::Event);
+        if !events.is_empty() {
+            needs.push_back(Need::Events(events));
+        }
+        needs.extend(of_kind(InputKind::Url).into_iter().map(Need::Url));
+        let text = |input: &crate::job::Input| (input.kind == InputKind::Text).then(|| input.data.clone());
+        let texts = request.inputs.iter().map(text).collect();
+        Resolver { texts, needs, open: None, page: Page::default(), deadline }
+    }
+
+    /// The effect that is open.
+    pub(super) fn effect(&self) -> Option<EffectId> {
+        self.open.as_ref().map(|(id, _)| *id)
+    }
+
+    fn bytes(&self) -> usize {
+        self.texts.iter().flatten().map(String::len).sum()
+    }
+}
+
+/// Why the text of another job's result is not to be had.
+enum NoResult {
+    /// Not yet.
+    Missing,
+    /// Never, in words for the customer.
+    Never(String),
+}
+
+impl<C: SqlConn> Agent<C> {
+    /// How long a job waits for its inputs.
+    pub(super) fn input_millis_max(&self) -> u64 {
+        self.deployed.as_ref().map_or(0, |deployed| deployed.manifest.limits.timeout_s * 1000)
+    }
+
+    /// Begins to fetch the inputs of a job, or puts it off while many others do.
+    pub(super) fn fetch_inputs(&mut self, now: Now, mut active: Active) {
+        self.jobs.put(active.open_row());
+        let resolving = self.active.values().filter(|active| !active.is_running()).count();
+        if resolving >= RESOLVING_MAX {
+            self.jobs.set_wake(active.id(), Some(now.millis() + POLL_MILLIS));
+            return;
+        }
+        let deadline = active.row.received_at + self.input_millis_max();
+        active.stage = Stage::Resolving(Resolver::new(&active.request, deadline));
+        self.next_need(now, active);
+    }
+
+    /// Asks for the next thing, or goes on with the job.
+    fn next_need(&mut self, now: Now, mut active: Active) {
+        let id = active.id();
+        let Stage::Resolving(resolver) = &mut active.stage else { return };
+        let deadline = resolver.deadline;
+        let max = self.deployed.as_ref().map_or(0, |deployed| deployed.manifest.limits.input_bytes);
+        if resolver.bytes() > max {
+            return self.fail(now, active, JobEvent::Fail, "input_bytes", &too_large(max));
+        }
+        let Some(need) = resolver.needs.pop_front() else {
+            return self.inputs_complete(now, active);
+        };
+        let filter = match &need {
+            Need::Result(at) => results_of(&active.request.inputs[*at].data),
+            Need::Chain(ids, _) => of_ids(ids.iter().copied()),
+            Need::Events(all) => {
+                of_ids(all.iter().filter_map(|at| active.request.inputs[*at].data.parse().ok()))
+            }
+            Need::Url(at) => return self.fetch_url(now, active, *at),
+        };
+        let effect = self.new_effect(Awaited::Input(id));
+        resolver.open = Some((effect, need));
+        self.held.push(Effect::Query { id: effect, filter });
+        self.jobs.set_wake(id, Some(deadline));
+        self.active.insert(id, active);
+    }
+
+    fn fetch_url(&mut self, now: Now, mut active: Active, at: usize) {
+        let id = active.id();
+        let Some(deployed) = &self.deployed else { return };
+        let Stage::Resolving(resolver) = &mut active.stage else { return };
+        let url = &active.request.inputs[at].data;
+        match fetch::get(url, &deployed.manifest.network, now.seconds(), resolver.deadline / 1000) {
+            Ok(request) => {
+                let deadline = resolver.deadline;
+                let effect = self.new_effect(Awaited::Input(id));
+                resolver.open = Some((effect, Need::Url(at)));
+                resolver.page = Page::default();
+                self.held.push(Effect::Http { id: effect, request });
+                self.jobs.set_wake(id, Some(deadline));
+                self.active.insert(id, active);
+            }
+            Err(forbidden) => {
+                let words = format!("the URL is not read: {}", forbidden.0);
+                self.fail(now, active, JobEvent::Fail, "input_url", &words);
+            }
+        }
+    }
+
+    /// Everything is there: the job waits for its turn.
+    fn inputs_complete(&mut self, now: Now, mut active: Active) {
+        let Stage::Resolving(resolver) = &mut active.stage else { return };
+        let texts = std::mem::take(&mut resolver.texts).into_iter().map(Option::unwrap_or_default);
+        active.row.inputs = Some(texts.collect());
+        active.stage = Stage::Waiting;
+        active.advance(JobEvent::Enqueue);
+        self.save(&active);
+        self.wait_for_turn(now, active.open_row());
+    }
+
+    /// Takes a job whose effect `id` has an outcome, with what it was for.
+    fn take_resolving(&mut self, job: EventId, id: EffectId) -> Option<(Active, Need)> {
+        let mut active = self.active.remove(&job)?;
+        if let Stage::Resolving(resolver) = &mut active.stage
+            && let Some((_, need)) = resolver.open.take_if(|(open, _)| *open == id)
+        {
+            return Some((active, need));
+        }
+        self.active.insert(job, active);
+        None
+    }
+
+    /// Something has come of a URL.
+    pub(super) fn fetch_event(&mut self, now: Now, job: EventId, id: EffectId, event: HttpEvent) {
+        let Some((mut active, need)) = self.take_resolving(job, id) else { return };
+        let Stage::Resolving(resolver) = &mut active.stage else { return };
+        let Need::Url(at) = need else { return };
+        match resolver.page.handle(event) {
+            None => {
+                resolver.open = Some((id, need));
+                self.active.insert(job, active);
+            }
+            Some(Ok(text)) => {
+                resolver.texts[at] = Some(text);
+                self.cancel_effect(id);
+                self.next_need(now, active);
+            }
+            Some(Err(words)) => {
+                self.cancel_effect(id);
+                self.fail(now, active, JobEvent::Fail, "input_url", &words);
+            }
+        }
+    }
+
+    /// The relay has answered.
+    pub(super) fn query_answer(
+        &mut self,
+        now: Now,
+        job: EventId,
+        id: EffectId,
+        events: Result<Vec<Event>, String>,
+    ) {
+        let Some((mut active, need)) = self.take_resolving(job, id) else { return };
+        let Stage::Resolving(resolver) = &mut active.stage else { return };
+        let Ok(events) = events else {
+            return self.poll_later(now, active);
+        };
+        match need {
+            Need::Result(at) => {
+                let named = active.request.inputs[at].data.parse().ok();
+                let (Some(named), Some(keys)) = (named, self.keys()) else { return };
+                match result_of(&events, &named, &active.request, keys) {
+                    Ok((text, chained)) => {
+                        resolver.texts[at] = Some(text);
+                        let next = match chained {
+                            Some(ids) => Need::Chain(ids, 2),
+                            None => Need::Chain(vec![named], 1),
+                        };
+                        resolver.needs.push_front(next);
+                        self.follow_chain(now, active);
+                    }
+                    Err(NoResult::Missing) => self.poll_later(now, active),
+                    Err(NoResult::Never(words)) => {
+                        self.fail(now, active, JobEvent::Fail, "input_job", &words);
+                    }
+                }
+            }
+            Need::Chain(_, depth) => {
+                let mut ids: Vec<EventId> = events.iter().flat_map(job_inputs).collect();
+                ids.sort_unstable();
+                ids.dedup();
+                resolver.needs.push_front(Need::Chain(ids, depth + 1));
+                self.follow_chain(now, active);
+            }
+            Need::Events(all) => {
+                for at in all {
+                    let input = &active.request.inputs[at];
+                    let found = events.iter().find(|event| event.id.to_string() == input.data);
+                    let Some(event) = found else {
+                        let words = format!("event {} is not on this relay", input.data);
+                        return self.fail(now, active, JobEvent::Fail, "input_event", &words);
+                    };
+                    resolver.texts[at] = Some(nip90::text_of(event));
+                }
+                self.next_need(now, active);
+            }
+            Need::Url(_) => self.next_need(now, active),
+        }
+    }
+
+    /// The next need is a chain: nothing is left of it, it is too long, or it is followed.
+    fn follow_chain(&mut self, now: Now, mut active: Active) {
+        let Stage::Resolving(resolver) = &mut active.stage else { return };
+        let max = self.deployed.as_ref().map_or(0, |deployed| deployed.manifest.limits.chain_depth);
+        match resolver.needs.front_mut() {
+            Some(Need::Chain(ids, _)) if ids.is_empty() => drop(resolver.needs.pop_front()),
+            Some(Need::Chain(_, depth)) if *depth > max => {
+                let words = format!("the chain of jobs is longer than {max}");
+                return self.fail(now, active, JobEvent::Fail, "chain", &words);
+            }
+            Some(Need::Chain(ids, _)) => ids.truncate(16),
+            _ => {}
+        }
+        self.next_need(now, active);
+    }
+
+    /// What it waits for is not there yet. Until it is asked for again, the job is in the database only.
+    fn poll_later(&mut self, now: Now, active: Active) {
+        let waited = now.millis().saturating_sub(active.row.received_at);
+        let wait = waited.clamp(POLL_MILLIS, POLL_MILLIS_MAX);
+        let deadline = active.row.received_at + self.input_millis_max();
+        let open = active.open_row();
+        self.jobs.put(open);
+        self.jobs.set_wake(open.id, Some((now.millis() + wait).min(deadline.max(now.millis() + 1))));
+    }
+}
+
+fn of_ids(ids: impl Iterator<Item = EventId>) -> Filter {
+    let mut filter = Filter { ids: Some(ids.collect()), ..Filter::default() };
+    filter.normalise();
+    filter
+}
+
+/// The results of a job.
+fn results_of(id: &str) -> Filter {
+    let tags = Box::new([TagFilter { letter: b'e', values: Box::new([id.as_bytes().into()]) }]);
+    Filter { kinds: Some((6000..=6999).collect::<Vec<Kind>>().into()), tags, ..Filter::default() }
+}
+
+/// The jobs that a request has as inputs, as far as it is not encrypted.
+fn job_inputs(request: &Event) -> Vec<EventId> {
+    let inputs = request.tags().named(b"i");
+    let jobs = inputs.filter(|tag| tag.fields().nth(2) == Some(b"job"));
+    jobs.filter_map(|tag| EventId::from_hex(&tag.value()?).ok()).collect()
+}
+
+/// The request that a result holds, if it is that of job `id`.
+fn request_in(result: &Event, id: &EventId) -> Option<Event> {
+    let json = result.tags().find(b"request")?;
+    let raw = parse_event(&json).ok()?;
+    (raw.compute_id() == *id).then(|| raw.to_event()).filter(|event| event.id == *id)
+}
+
+/// The text of the oldest result of job `id` that counts, and the jobs that it had as inputs if it holds its request. A result
+/// counts if the request in it names its author, or nobody. One without its request, which large ones leave out, counts if
+/// there is no other.
+fn result_of(
+    events: &[Event],
+    id: &EventId,
+    request: &JobRequest,
+    keys: &Keys,
+) -> Result<(String, Option<Vec<EventId>>), NoResult> {
+    let hex = id.to_string();
+    let is_about = |event: &&Event| {
+        let e = event.tags().find(b"e");
+        nip90::is_result(event.kind) && e.is_some_and(|e| *e == *hex.as_bytes())
+    };
+    let mut results: Vec<&Event> = events.iter().filter(is_about).collect();
+    results.sort_by_key(|event| (event.created_at, event.id));
+    let mut fallback = None;
+    for result in results {
+        let Some(asked) = request_in(result, id) else {
+            fallback.get_or_insert(result);
+            continue;
+        };
+        let named = nip90::named_keys(&asked);
+        if named.is_empty() || named.contains(&result.pubkey) {
+            return Ok((text_of_result(result, &asked.pubkey, request, keys)?, Some(job_inputs(&asked))));
+        }
+    }
+    let Some(result) = fallback else { return Err(NoResult::Missing) };
+    // Results are addressed to their customer.
+    let customer = nip90::named_keys(result).first().copied().ok_or(NoResult::Missing)?;
+    Ok((text_of_result(result, &customer, request, keys)?, None))
+}
+
+/// The text of a result. An encrypted one is read only for the customer whose it is, if this agent has written it, and if
+/// the answer will be encrypted, too.
+fn text_of_result(
+    result: &Event,
+    customer: &PubKey,
+    request: &JobRequest,
+    keys: &Keys,
+) -> Result<String, NoResult> {
+    let text = |raw: &[u8]| String::from_utf8_lossy(&unescape(raw)).into_owned();
+    let content = text(result.view().raw_content());
+    if result.tags().named(b"encrypted").next().is_none() {
+        return Ok(content);
+    }
+    let is_readable =
+        result.pubkey == keys.pubkey() && *customer == request.customer && request.cipher.is_some();
+    let opened = is_readable.then(|| cipher::decrypt(keys, customer, content.trim()));
+    match opened {
+        Some(Ok((_, text))) => Ok(text),
+        Some(Err(_)) | None => {
+            Err(NoResult::Never("the result of the job that is an input is encrypted".to_owned()))
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! Events become jobs, or are refused. A refusal of a request that names the agent is answered, within limits; others are silent.
+
+use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::types::{Event, EventId, Now, PubKey, unescape};
+
+use super::jobs::{Active, Source, Stage};
+use super::{Agent, Deployed};
+use crate::cipher::Cipher;
+use crate::job::{InputKind, JobEvent, JobRequest, JobState};
+use crate::manifest::{AccessRules, Handler, Manifest};
+use crate::nip90::{self, Feedback, Incoming, ReplyTo, RequestError};
+use crate::store::{self, JobRow, Trace, Traced};
+
+/// Requests older than this are of an archive that was imported. Seconds.
+const AGE_MAX: u64 = 86_400;
+/// Inputs that have to be fetched.
+const FETCHED_INPUTS_MAX: usize = 16;
+
+/// Why a request is not accepted.
+#[derive(Debug)]
+struct Refusal {
+    /// A fixed word, for metrics.
+    cause: &'static str,
+    /// For the customer.
+    words: String,
+}
+
+fn refusal<T>(cause: &'static str, words: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal { cause, words: words.into() })
+}
+
+impl<C: SqlConn> Agent<C> {
+    /// One event of a delivery.
+    pub(super) fn take_in(&mut self, now: Now, event: &Event) -> Result<(), StoreError> {
+        if self.deployed.is_none() {
+            return Ok(());
+        }
+        match Incoming::of(event) {
+            Incoming::Request => self.take_request(now, event),
+            Incoming::Cancellation => self.take_cancellation(now, event),
+            Incoming::Vanish => self.take_vanish(now, event),
+            Incoming::Ping => {
+                self.take_ping(now, event);
+                Ok(())
+            }
+            Incoming::Other => Ok(()),
+        }
+    }
+
+    fn take_ping(&mut self, now: Now, event: &Event) {
+        let Some(keys) = self.keys().cloned() else { return };
+        let is_for_us = nip90::named_keys(event).contains(&keys.pubkey()) && event.pubkey != keys.pubkey();
+        if is_for_us && !event.is_expired(now.seconds()) && self.rates.take_pong(now, &event.pubkey) {
+            let pong = nip90::pong(&keys, event, self.context.relay_url.as_deref(), now.seconds());
+            self.outbox.stage(now, &[], pong);
+            self.metrics.count(|metrics| metrics.pongs += 1);
+        }
+    }
+
+    fn take_request(&mut self, now: Now, event: &Event) -> Result<(), StoreError> {
+        let Some(keys) = self.keys().cloned() else { return Ok(()) };
+        let named = nip90::named_keys(event);
+        let is_addressed = named.contains(&keys.pubkey());
+        if event.pubkey == keys.pubkey() || !(is_addressed || named.is_empty()) {
+            return Ok(());
+        }
+        if self.is_known(&event.id)? {
+            self.metrics.count(|metrics| metrics.duplicates += 1);
+            return Ok(());
+        }
+        let is_old = event.created_at.saturating_add(AGE_MAX) < now.seconds();
+        if is_old || event.is_expired(now.seconds()) {
+            self.metrics.count(|metrics| metrics.silent += 1);
+            return Ok(());
+        }
+        let is_cancelled = store::is_cancelled(&self.conn, &event.id, &event.pubkey)?
+            || self.batch.is_cancelled(&event.id, &event.pubkey);
+        // Before anything is decrypted.
+        if let Err(refusal) = self.admit_author(now, event, is_addressed) {
+            self.refuse(now, event, None, is_addressed, &refusal);
+            return Ok(());
+        }
+        let request = match nip90::parse(event, &keys) {
+            Ok(request) => request,
+            Err(RequestError::NotForUs) => return Ok(()),
+            Err(RequestError::Malformed { message, is_addressed, cipher }) => {
+                let refusal = Refusal { cause: "malformed", words: message };
+                self.refuse(now, event, cipher, is_addressed, &refusal);
+                return Ok(());
+            }
+        };
+        if is_cancelled {
+            let row = self.new_row(now, event, JobState::Received);
+            self.end_row(now, row, JobEvent::Cancel, None);
+            return Ok(());
+        }
+        match self.admit(&request) {
+            Ok(needs_fetching) => self.accept(now, event, request, needs_fetching),
+            Err(refusal) => {
+                self.refuse(now, event, request.cipher, is_addressed, &refusal);
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether a request has been delivered before.
+    fn is_known(&self, id: &EventId) -> Result<bool, StoreError> {
+        if self.jobs.get(id).is_some() || self.batch.job_by_id(id).is_some() {
+            return Ok(true);
+        }
+        store::has_job(&self.conn, id)
+    }
+
+    /// What is decided by the author, the id and the state of the agent.
+    fn admit_author(&mut self, now: Now, event: &Event, is_addressed: bool) -> Result<(), Refusal> {
+        let (Some(deployed), Some(head)) = (&self.deployed, &self.head) else {
+            return refusal("state", "this agent takes no jobs");
+        };
+        if !head.state.takes_jobs() {
+            return refusal("state", format!("this agent is {} and takes no new jobs", head.state.name()));
+        }
+        deployed.admit_access(event, is_addressed)?;
+        let max = deployed.manifest.limits.per_customer_per_min;
+        if !self.rates.take_job(now, &event.pubkey, max) {
+            return refusal(
+                "rate",
+                format!("this agent takes {max} jobs of a customer a minute; try again later"),
+            );
+        }
+        Ok(())
+    }
+
+    /// What is decided by the content. Returns whether inputs have to be fetched.
+    fn admit(&self, request: &JobRequest) -> Result<bool, Refusal> {
+        let Some(Deployed { manifest, .. }) = &self.deployed else {
+            return refusal("state", "this agent takes no jobs");
+        };
+        let needs_fetching = admit_content(manifest, request)?;
+        let limits = &manifest.limits;
+        if self.jobs.of_customer(&request.customer) >= limits.per_customer {
+            let words = format!("{} of your jobs are not finished yet; try again later", limits.per_customer);
+            return refusal("per_customer", words);
+        }
+        let running = self.active.values().filter(|active| active.is_running()).count();
+        // One that can start at once does not wait.
+        let is_full = self.jobs.len() - running >= limits.queue;
+        if is_full && (running >= limits.concurrency || self.jobs.len() > running) {
+            return refusal("queue_full", "this agent's queue is full; try again later");
+        }
+        Ok(needs_fetching)
+    }
+
+    fn new_row(&mut self, now: Now, event: &Event, state: JobState) -> JobRow {
+        JobRow {
+            seq: self.jobs.next_seq(),
+            id: event.id,
+            customer: event.pubkey,
+            kind: event.kind,
+            state,
+            received_at: now.millis(),
+            finished_at: 0,
+            wake_at: 0,
+            version: 0,
+            attempts: 0,
+            created_at_max: 0,
+            answer: 0,
+            cause: String::new(),
+            source: event.json().to_vec(),
+            inputs: None,
+            trace: Trace::default(),
+            is_stored: false,
+        }
+    }
+
+    fn refuse(
+        &mut self,
+        now: Now,
+        event: &Event,
+        cipher: Option<Cipher>,
+        is_addressed: bool,
+        Refusal { cause, words }: &Refusal,
+    ) {
+        if !is_addressed || !self.rates.take_error(now, &event.pubkey) {
+            self.metrics.count(|metrics| {
+                metrics.silent += 1;
+                *metrics.failures.entry((*cause).to_owned()).or_default() += 1;
+            });
+            return;
+        }
+        let mut row = self.new_row(now, event, JobState::Received);
+        let created_at = first_created_at(now, event.created_at);
+        let nonce = self.nonce();
+        if let Some(keys) = self.keys() {
+            let to = ReplyTo::event(event, cipher, self.context.relay_url.as_deref());
+            if let Ok(error) = nip90::feedback(keys, &to, Feedback::Error(words), created_at, nonce) {
+                row.trace.sent.push(Traced::of(&error, "error", words));
+                self.outbox.stage(now, &[], error);
+            }
+        }
+        row.created_at_max = created_at;
+        self.end_row(now, row, JobEvent::Reject, Some(cause));
+    }
+
+    fn accept(
+        &mut self,
+        now: Now,
+        event: &Event,
+        request: JobRequest,
+        needs_fetching: bool,
+    ) -> Result<(), StoreError> {
+        let row = self.new_row(now, event, JobState::Received);
+        let source = Source::Event(event.clone());
+        let mut active = Active { row, request, source, last_created_at: 0, stage: Stage::Waiting };
+        self.send_feedback(now, &mut active, Feedback::Processing(""));
+        self.begin(now, active, needs_fetching)
+    }
+
+    /// The first step of an accepted job.
+    pub(super) fn begin(
+        &mut self,
+        now: Now,
+        mut active: Active,
+        needs_fetching: bool,
+    ) -> Result<(), StoreError> {
+        if needs_fetching {
+            active.advance(JobEvent::AwaitInputs);
+            self.save(&active);
+            self.fetch_inputs(now, active);
+            return Ok(());
+        }
+        active.advance(JobEvent::Enqueue);
+        self.save(&active);
+        self.start_or_wait(now, active)
+    }
+}
+
+impl Deployed {
+    fn admit_access(&self, event: &Event, is_addressed: bool) -> Result<(), Refusal> {
+        let AccessRules { min_pow, open_jobs, .. } = self.manifest.access;
+        if !is_addressed && !open_jobs {
+            return refusal("open_job", "this agent takes only jobs that name it");
+        }
+        let is_allowed = self.allow.is_empty() || self.allow.contains(&event.pubkey);
+        if !is_allowed || self.deny.contains(&event.pubkey) {
+            return refusal("access", "this agent does not work for your key");
+        }
+        admit_work(event, min_pow.into())
+    }
+
+    /// Its lists of keys, read.
+    pub(super) fn lists(access: &AccessRules) -> (Vec<PubKey>, Vec<PubKey>) {
+        let read =
+            |list: &[String]| list.iter().filter_map(|key| crate::identity::parse_pubkey(key)).collect();
+        (read(&access.allow), read(&access.deny))
+    }
+}
+
+/// NIP-13: the id's zeros, and the target that its author commits to, if there is one.
+fn admit_work(event: &Event, min: u32) -> Result<(), Refusal> {
+    let target = event.tags().named(b"nonce").next().and_then(|tag| tag.fields().nth(2)).and_then(|field| {
+        let text = unescape(field);
+        std::str::from_utf8(&text).ok()?.parse::<u32>().ok()
+    });
+    if event.id.leading_zero_bits() < min || target.is_some_and(|target| target < min) {
+        return refusal("work", format!("this agent wants {min} bits of proof of work (NIP-13)"));
+    }
+    Ok(())
+}
+
+/// What a manifest says about a request. Returns whether inputs have to be fetched.
+fn admit_content(manifest: &Manifest, request: &JobRequest) -> Result<bool, Refusal> {
+    let Some(handler) = manifest.handlers.iter().find(|handler| handler.kind == request.kind) else {
+        let kinds: Vec<String> = manifest.handlers.iter().map(|handler| handler.kind.to_string()).collect();
+        let words = format!("this agent does not do kind {}, but {}", request.kind, kinds.join(", "));
+        return refusal("kind", words);
+    };
+    if request.cipher.is_some() && !manifest.encryption {
+        return refusal("encryption", "this agent takes no encrypted requests");
+    }
+    let inputs = &request.inputs;
+    if inputs.len() < handler.inputs_min {
+        let words =
+            format!("at least {} inputs are needed, and there are {}", handler.inputs_min, inputs.len());
+        return refusal("inputs", words);
+    }
+    let is_taken = |kind: &InputKind| handler.inputs.is_empty() || handler.inputs.contains(kind);
+    if let Some(input) = inputs.iter().find(|input| !is_taken(&input.kind)) {
+        let takes: Vec<&str> = handler.inputs.iter().map(|kind| kind.name()).collect();
+        let words = format!("inputs of type {} are not taken, but {}", input.kind.name(), takes.join(", "));
+        return refusal("inputs", words);
+    }
+    let bytes: usize =
+        inputs.iter().filter(|input| input.kind == InputKind::Text).map(|input| input.data.len()).sum();
+    if bytes > manifest.limits.input_bytes {
+        return refusal("input_bytes", too_large(manifest.limits.input_bytes));
+    }
+    let fetched = inputs.iter().filter(|input| input.kind != InputKind::Text).count();
+    if fetched > FETCHED_INPUTS_MAX {
+        return refusal("inputs", format!("at most {FETCHED_INPUTS_MAX} inputs may be events, jobs or URLs"));
+    }
+    if manifest.limits.chain_depth == 0 && inputs.iter().any(|input| input.kind == InputKind::Job) {
+        return refusal("chain", "this agent does not wait for other jobs");
+    }
+    admit_params(handler, request)?;
+    let output = request.output.as_ref().filter(|output| !handler.outputs.is_empty() && !output.is_empty());
+    if let Some(output) = output.filter(|output| !handler.outputs.contains(output)) {
+        let words = format!("output {} is not offered, but {}", cut(output), handler.outputs.join(", "));
+        return refusal("output", words);
+    }
+    Ok(fetched > 0)
+}
+
+pub(super) fn too_large(bytes: usize) -> String {
+    format!("the inputs are larger than {bytes} bytes")
+}
+
+fn admit_params(handler: &Handler, request: &JobRequest) -> Result<(), Refusal> {
+    for (name, param) in &handler.params {
+        let given = request.params.iter().filter(|(key, _)| nip90::is_same_param(key, name));
+        let mut values = given.flat_map(|(_, values)| values).peekable();
+        if param.required && param.default.is_none() && values.peek().is_none() {
+            return refusal("params", format!("parameter {name} is missing"));
+        }
+        let is_offered = |value: &String| param.values.is_empty() || param.values.contains(value);
+        if let Some(value) = values.find(|value| !is_offered(value)) {
+            let words = format!("parameter {name} cannot be {}, but {}", cut(value), param.values.join(", "));
+            return refusal("params", words);
+        }
+    }
+    Ok(())
+}
+
+/// The beginning of a customer's own word.
+fn cut(text: &str) -> String {
+    text.chars().filter(|character| !character.is_control()).take(40).collect()
+}
+
+/// The time of the first event about a request: not before the request, so that whoever asks for what is newer finds it, unless
+/// the customer's clock is far ahead.
+pub(super) fn first_created_at(now: Now, requested_at: u64) -> u64 {
+    now.seconds().max(requested_at.min(now.seconds() + 600))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_not_older_than_their_request() {
+        let now = Now::from_seconds(1_000);
+        for (requested_at, expected) in [(0, 1_000), (1_000, 1_000), (1_005, 1_005), (9_000, 1_600)] {
+            assert_eq!(first_created_at(now, requested_at), expected, "{requested_at}");
+        }
+    }
+}

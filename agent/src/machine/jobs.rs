@@ -1,0 +1,181 @@
+//! What is kept in memory of open jobs: little of those that wait, which are in the database, and everything of those that are
+//! worked on.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use relay_engine::types::{Event, EventId, PubKey, Timestamp};
+
+use super::EffectId;
+use super::inputs::Resolver;
+use crate::executor::Executor;
+use crate::job::JobRequest;
+use crate::manifest::{Manifest, Schedule};
+use crate::store::{JobRow, OpenRow};
+
+/// All open jobs.
+#[derive(Debug, Default)]
+pub(super) struct Jobs {
+    open: HashMap<EventId, OpenRow>,
+    /// Those that can be started, in their order.
+    ready: BTreeSet<(u64, EventId)>,
+    /// When something is to be done about a job, in milliseconds since 1970; one entry for a job at most.
+    wakes: BTreeSet<(u64, EventId)>,
+    wake_of: HashMap<EventId, u64>,
+    of_customer: HashMap<PubKey, usize>,
+    last_seq: u64,
+}
+
+impl Jobs {
+    /// None; `last_seq` is the number of the newest job ever.
+    pub(super) fn open(last_seq: u64) -> Self {
+        Jobs { last_seq, ..Jobs::default() }
+    }
+
+    /// The number of the next job.
+    pub(super) fn next_seq(&mut self) -> u64 {
+        self.last_seq += 1;
+        self.last_seq
+    }
+
+    /// The number of the newest job.
+    pub(super) fn last_seq(&self) -> u64 {
+        self.last_seq
+    }
+
+    pub(super) fn get(&self, id: &EventId) -> Option<&OpenRow> {
+        self.open.get(id)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &OpenRow> {
+        self.open.values()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Open jobs of a customer.
+    pub(super) fn of_customer(&self, customer: &PubKey) -> usize {
+        self.of_customer.get(customer).copied().unwrap_or(0)
+    }
+
+    /// Adds a job, or notes its new state; nothing is to be done about it until [`Jobs::set_ready`] or [`Jobs::set_wake`].
+    pub(super) fn put(&mut self, row: OpenRow) {
+        if self.open.insert(row.id, row).is_none() {
+            *self.of_customer.entry(row.customer).or_default() += 1;
+        }
+        self.ready.remove(&(row.seq, row.id));
+        self.set_wake(row.id, None);
+    }
+
+    /// It is no longer open.
+    pub(super) fn remove(&mut self, id: &EventId) {
+        let Some(row) = self.open.remove(id) else { return };
+        self.ready.remove(&(row.seq, row.id));
+        self.set_wake(*id, None);
+        if let Some(count) = self.of_customer.get_mut(&row.customer) {
+            *count -= 1;
+            if *count == 0 {
+                self.of_customer.remove(&row.customer);
+            }
+        }
+    }
+
+    /// It waits for its turn only.
+    pub(super) fn set_ready(&mut self, id: &EventId) {
+        if let Some(row) = self.open.get(id) {
+            self.ready.insert((row.seq, row.id));
+        }
+    }
+
+    /// The job whose turn is next.
+    pub(super) fn first_ready(&self) -> Option<OpenRow> {
+        self.ready.first().and_then(|(_, id)| self.open.get(id)).copied()
+    }
+
+    /// When something is to be done about it.
+    pub(super) fn set_wake(&mut self, id: EventId, at: Option<u64>) {
+        if let Some(before) = self.wake_of.remove(&id) {
+            self.wakes.remove(&(before, id));
+        }
+        if let Some(at) = at {
+            self.wakes.insert((at, id));
+            self.wake_of.insert(id, at);
+        }
+    }
+
+    /// The earliest of these times.
+    pub(super) fn next_wake(&self) -> Option<u64> {
+        self.wakes.first().map(|(at, _)| *at)
+    }
+
+    /// A job whose time has come; it has no time any more.
+    pub(super) fn pop_wake(&mut self, now: u64) -> Option<EventId> {
+        let (_, id) = self.wakes.first().filter(|(at, _)| *at <= now).copied()?;
+        self.set_wake(id, None);
+        Some(id)
+    }
+}
+
+/// A job that is worked on.
+pub(super) struct Active {
+    pub(super) row: JobRow,
+    pub(super) request: JobRequest,
+    pub(super) source: Source,
+    /// The time of the last event about it.
+    pub(super) last_created_at: Timestamp,
+    pub(super) stage: Stage,
+}
+
+/// What asks for a job.
+pub(super) enum Source {
+    /// A customer's event.
+    Event(Event),
+    /// The agent itself.
+    Schedule(Schedule),
+}
+
+/// What is being done about it.
+pub(super) enum Stage {
+    /// Nothing yet.
+    Waiting,
+    /// Its inputs are fetched.
+    Resolving(Resolver),
+    /// An executor works.
+    Running(Attempt),
+}
+
+/// An attempt.
+pub(super) struct Attempt {
+    pub(super) manifest: Arc<Manifest>,
+    pub(super) executor: Box<dyn Executor + Send>,
+    /// The call that is open.
+    pub(super) call: Option<EffectId>,
+    /// Milliseconds since 1970.
+    pub(super) deadline: u64,
+    /// The texts of the inputs, for the session.
+    pub(super) said: String,
+    /// A piece of the result that has not been sent yet.
+    pub(super) partial: String,
+    /// When the next piece may be sent, in milliseconds since 1970.
+    pub(super) partial_at: u64,
+    /// Pieces that were sent in this attempt.
+    pub(super) partials: u32,
+}
+
+impl Active {
+    pub(super) fn id(&self) -> EventId {
+        self.row.id
+    }
+
+    /// What is kept in memory of it.
+    pub(super) fn open_row(&self) -> OpenRow {
+        let JobRow { seq, id, customer, state, received_at, wake_at, .. } = self.row;
+        OpenRow { seq, id, customer, state, received_at, wake_at }
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        matches!(self.stage, Stage::Running(_))
+    }
+}

@@ -1,0 +1,257 @@
+//! Signed events leave in the order in which they were signed, one publication at a time, each of as many events as
+//! wait by then. They are in the database until the relay has them; after a crash they are published again as they are.
+
+use std::collections::{HashSet, VecDeque};
+
+use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::types::{Event, EventId, Now};
+
+use super::{Agent, Awaited, Effect, Published};
+use crate::nip90;
+use crate::store::{self, Batch, OutboxRow};
+
+/// Events of one publication, and of one row.
+const EVENTS_MAX: usize = 64;
+/// Bytes of one publication, and of one row but for its last event.
+const BYTES_MAX: usize = 512 << 10;
+/// Entries kept in memory; further ones are read again when their turn comes.
+const ENTRIES_MAX: usize = 128;
+/// Milliseconds until the relay is asked again, at first and at most.
+const RETRY_MILLIS: u64 = 1_000;
+const RETRY_MILLIS_MAX: u64 = 30_000;
+
+/// Events that go to the same relays.
+#[derive(Clone, Debug)]
+struct Entry {
+    /// Their row in the database. `None`: they are pieces of a result, which are lost in a crash.
+    row: Option<u64>,
+    relays: Vec<String>,
+    /// What the relay has not answered for.
+    events: Vec<Event>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    /// Of this call; not yet in the batch.
+    staged: Vec<Entry>,
+    /// In the batch.
+    sealed: Vec<Entry>,
+    /// In the database.
+    queue: VecDeque<Entry>,
+    /// At the relay.
+    in_flight: Vec<Entry>,
+    /// Rows after this one are in the database only.
+    read_to: u64,
+    has_more: bool,
+    last_row: u64,
+    retry_at: Option<u64>,
+    tries: u32,
+}
+
+impl Outbox {
+    pub(super) fn open(conn: &impl SqlConn) -> Result<Self, StoreError> {
+        let mut outbox = Outbox { has_more: true, ..Outbox::default() };
+        outbox.read_more(conn)?;
+        Ok(outbox)
+    }
+
+    /// The number of a new row: it has not been used before, also not by rows that are gone.
+    fn next_row(&mut self, now: Now) -> u64 {
+        self.last_row = now.micros().max(self.last_row + 1);
+        self.last_row
+    }
+
+    /// Adds an event; returns its row.
+    pub(super) fn stage(&mut self, now: Now, relays: &[String], event: Event) -> u64 {
+        // The last entry for these relays, so that the events of a job stay in order.
+        let last = self.staged.iter_mut().rev().find(|entry| entry.relays == relays);
+        let has_room = |entry: &&mut Entry| {
+            entry.row.is_some() && entry.events.len() < EVENTS_MAX && entry.bytes() < BYTES_MAX
+        };
+        if let Some(entry) = last.filter(has_room) {
+            entry.events.push(event);
+            return entry.row.unwrap_or_default();
+        }
+        let row = self.next_row(now);
+        self.staged.push(Entry { row: Some(row), relays: relays.to_owned(), events: vec![event] });
+        row
+    }
+
+    /// Adds a piece of a result, which is not stored.
+    pub(super) fn stage_piece(&mut self, relays: &[String], event: Event) {
+        if !self.has_more && self.queue.len() < ENTRIES_MAX {
+            self.staged.push(Entry { row: None, relays: relays.to_owned(), events: vec![event] });
+        }
+    }
+
+    /// Takes back the pieces of a job's result that have not left.
+    pub(super) fn drop_pieces(&mut self, job: &EventId) {
+        let is_of_job = |entry: &Entry| {
+            entry.row.is_none() && entry.events.iter().any(|event| job_of(event) == Some(*job))
+        };
+        self.staged.retain(|entry| !is_of_job(entry));
+        self.sealed.retain(|entry| !is_of_job(entry));
+        self.queue.retain(|entry| !is_of_job(entry));
+    }
+
+    /// Takes back what has been added since the last [`Outbox::seal`].
+    pub(super) fn unstage(&mut self) {
+        self.staged.clear();
+    }
+
+    /// Adds what was staged to the batch.
+    pub(super) fn seal(&mut self, batch: &mut Batch) {
+        for entry in self.staged.drain(..) {
+            if let Some(row) = entry.row {
+                let Entry { relays, events, .. } = entry.clone();
+                store::put_outbox(batch, &OutboxRow { row, relays, events });
+            }
+            self.sealed.push(entry);
+        }
+    }
+
+    /// The batch is stored.
+    pub(super) fn release(&mut self) {
+        for entry in self.sealed.drain(..) {
+            if self.has_more || self.queue.len() >= ENTRIES_MAX {
+                self.has_more = true;
+                continue;
+            }
+            self.read_to = entry.row.unwrap_or(self.read_to);
+            self.queue.push_back(entry);
+        }
+    }
+
+    fn read_more(&mut self, conn: &impl SqlConn) -> Result<(), StoreError> {
+        if self.has_more && self.queue.is_empty() {
+            let rows = store::outbox_page(conn, self.read_to, ENTRIES_MAX)?;
+            self.has_more = rows.len() == ENTRIES_MAX;
+            for OutboxRow { row, relays, events } in rows {
+                self.read_to = row;
+                self.last_row = self.last_row.max(row);
+                self.queue.push_back(Entry { row: Some(row), relays, events });
+            }
+        }
+        Ok(())
+    }
+
+    /// The next publication: the first entry, and with it others for the same relays.
+    fn take_next(&mut self) {
+        let Some(first) = self.queue.pop_front() else { return };
+        let (mut events, mut bytes) = (first.events.len(), first.bytes());
+        let relays = first.relays.clone();
+        self.in_flight.push(first);
+        let mut rest = VecDeque::with_capacity(self.queue.len());
+        // Jobs have the same relays from first to last, so what is passed over is about others.
+        let mut is_full = false;
+        while let Some(entry) = self.queue.pop_front() {
+            is_full |= entry.relays == relays
+                && (events + entry.events.len() > EVENTS_MAX || bytes + entry.bytes() > BYTES_MAX);
+            if is_full || entry.relays != relays {
+                rest.push_back(entry);
+                continue;
+            }
+            events += entry.events.len();
+            bytes += entry.bytes();
+            self.in_flight.push(entry);
+        }
+        self.queue = rest;
+    }
+
+    /// When the relay is asked again, in milliseconds since 1970.
+    pub(super) fn retry_at(&self) -> Option<u64> {
+        self.retry_at
+    }
+}
+
+impl Entry {
+    fn bytes(&self) -> usize {
+        self.events.iter().map(|event| event.json().len()).sum()
+    }
+}
+
+/// The request that an answer is about.
+fn job_of(event: &Event) -> Option<EventId> {
+    EventId::from_hex(&event.tags().find(b"e")?).ok()
+}
+
+/// Feedback that failed although later events of its job were accepted is not tried again: nothing may follow a result.
+fn drop_overtaken<'a>(events: impl DoubleEndedIterator<Item = &'a Event>, outcomes: &mut [Published]) {
+    let mut ahead = HashSet::new();
+    for (event, outcome) in events.rev().zip(outcomes.iter_mut().rev()) {
+        let Some(job) = job_of(event) else { continue };
+        match outcome {
+            Published::Accepted => drop(ahead.insert(job)),
+            Published::Failed(_) if event.kind == nip90::KIND_FEEDBACK && ahead.contains(&job) => {
+                *outcome = Published::Accepted;
+            }
+            Published::Failed(_) | Published::Refused(_) => {}
+        }
+    }
+}
+
+impl<C: SqlConn> Agent<C> {
+    /// Publishes what waits, unless something is being published or the relay was not able to a moment ago.
+    pub(super) fn publish(&mut self, now: Now) -> Result<(), StoreError> {
+        let waits = self.outbox.retry_at.is_some_and(|at| now.millis() < at);
+        if waits || !self.outbox.in_flight.is_empty() {
+            return Ok(());
+        }
+        self.outbox.retry_at = None;
+        self.outbox.read_more(&self.conn)?;
+        self.outbox.take_next();
+        let Some(first) = self.outbox.in_flight.first() else {
+            return Ok(());
+        };
+        let relays = first.relays.clone();
+        let events = self.outbox.in_flight.iter().flat_map(|entry| entry.events.iter().cloned()).collect();
+        let id = self.new_effect(Awaited::Publish);
+        self.effects.push_back(Effect::Publish { id, events, relays });
+        Ok(())
+    }
+
+    /// What the relay says to what is being published.
+    pub(super) fn published(&mut self, now: Now, outcomes: &[Published]) {
+        let entries = std::mem::take(&mut self.outbox.in_flight);
+        let mut outcomes: Vec<Published> = outcomes.to_vec();
+        let count = entries.iter().map(|entry| entry.events.len()).sum();
+        outcomes.resize(count, Published::Failed("no answer".to_owned()));
+        drop_overtaken(entries.iter().flat_map(|entry| &entry.events), &mut outcomes);
+        let mut outcomes = outcomes.into_iter();
+        let mut again = VecDeque::new();
+        let mut refused = Vec::new();
+        for mut entry in entries {
+            let mut failed = Vec::new();
+            for event in entry.events.drain(..) {
+                match outcomes.next() {
+                    Some(Published::Accepted) => {}
+                    Some(Published::Refused(reason)) => refused.push((event, reason)),
+                    Some(Published::Failed(_)) | None => failed.push(event),
+                }
+            }
+            entry.events = failed;
+            match entry.row {
+                Some(row) if entry.events.is_empty() => store::delete_outbox(&mut self.batch, row),
+                Some(_) => again.push_back(entry),
+                None => {}
+            }
+        }
+        if again.is_empty() {
+            self.outbox.tries = 0;
+        } else {
+            let wait = (RETRY_MILLIS << self.outbox.tries.min(6)).min(RETRY_MILLIS_MAX);
+            self.outbox.tries += 1;
+            self.outbox.retry_at = Some(now.millis() + wait);
+        }
+        again.append(&mut self.outbox.queue);
+        self.outbox.queue = again;
+        for (event, reason) in refused {
+            let job = job_of(&event);
+            self.log(now, job, format!("the relay refuses an event of kind {}: {reason}", event.kind));
+            if let Some(job) = job.filter(|_| nip90::is_result(event.kind)) {
+                self.result_refused(now, &job, &reason);
+            }
+        }
+    }
+}

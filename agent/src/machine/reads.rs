@@ -1,0 +1,255 @@
+//! What the API reads of an agent. Lists are bounded by whoever asks.
+
+use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::types::{EventId, Now, PubKey};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Agent, AgentState, CommandError, LogLine, Metrics};
+use crate::job::{JobEvent, JobState};
+use crate::manifest::Manifest;
+use crate::store::{self, JobRow, Said, Traced, VersionRow};
+
+/// A version of a manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Version {
+    /// Its number, from 1.
+    pub version: u32,
+    /// Unix seconds.
+    pub deployed_at: u64,
+    /// The public key that deployed it, in hexadecimal.
+    pub deployed_by: String,
+    /// Whether it is the current one.
+    pub is_current: bool,
+}
+
+/// A job, with all that was done about it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct JobRecord {
+    /// Its number: the order in which jobs came.
+    pub number: u64,
+    /// Its id, in hexadecimal: for NIP-90 that of the request.
+    pub id: String,
+    /// The public key of whoever asked, in hexadecimal.
+    pub customer: String,
+    /// The kind of the request.
+    pub kind: u16,
+    /// Where it is.
+    pub state: JobState,
+    /// Milliseconds since 1970.
+    pub received_at: u64,
+    /// When its last attempt began, in milliseconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<u64>,
+    /// Milliseconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<u64>,
+    /// The version of the manifest that it follows; 0 before its first attempt.
+    pub version: u32,
+    /// Attempts that have begun.
+    pub attempts: u32,
+    /// Why it failed or was refused, in a word.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cause: String,
+    /// Tokens read and written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<(u64, u64)>,
+    /// What it cost its customer, in millisatoshis.
+    pub cost_msat: u64,
+    /// Pieces of the result that were sent before it.
+    pub partials: u32,
+    /// The request's event, encrypted if it was; or what a job of the agent's own is made of. Null once it is forgotten.
+    pub request: Value,
+    /// What was sent, in order, in the clear.
+    pub sent: Vec<Traced>,
+}
+
+/// What was said with a customer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SessionRecord {
+    /// The customer's public key, in hexadecimal; the session's id.
+    pub customer: String,
+    /// Unix seconds.
+    pub updated_at: u64,
+    /// Oldest first.
+    pub messages: Vec<Said>,
+}
+
+/// How much is remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct MemoryRecord {
+    /// Sessions with customers.
+    pub sessions: u64,
+    /// Bytes of all of them, about.
+    pub bytes: u64,
+    /// Jobs of the history, open ones too.
+    pub jobs: u64,
+    /// Bytes of the agent's database.
+    pub database_bytes: u64,
+}
+
+impl<C: SqlConn> Agent<C> {
+    /// Its state; `None` before the first manifest.
+    pub fn state(&self) -> Option<AgentState> {
+        self.head.as_ref().map(|head| head.state)
+    }
+
+    /// Its public key; `None` before the first manifest.
+    pub fn pubkey(&self) -> Option<PubKey> {
+        self.head.as_ref()?.pubkey.parse().ok()
+    }
+
+    /// Its owner; `None` before the first manifest.
+    pub fn owner(&self) -> Option<PubKey> {
+        self.head.as_ref()?.owner.parse().ok()
+    }
+
+    /// Its current manifest; `None` without one, and when it is deleted.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        self.deployed.as_ref().map(|deployed| &*deployed.manifest)
+    }
+
+    /// The current version; 0 without one.
+    pub fn version(&self) -> u32 {
+        self.head.as_ref().map_or(0, |head| head.version)
+    }
+
+    /// When it was first deployed, in Unix seconds; 0 before.
+    pub fn deployed_at(&self) -> u64 {
+        self.head.as_ref().map_or(0, |head| head.deployed_at)
+    }
+
+    /// Why it cannot work, if the secret of its key is missing or wrong. It goes on when it is opened with the secret.
+    pub fn fault(&self) -> Option<&str> {
+        self.deployed.as_ref()?.keys.as_ref().err().map(String::as_str)
+    }
+
+    /// All versions, oldest first.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn versions(&self) -> Result<Vec<Version>, StoreError> {
+        let current = self.version();
+        let version = |row: VersionRow| Version {
+            version: row.version,
+            deployed_at: row.deployed_at,
+            deployed_by: row.deployed_by.to_string(),
+            is_current: row.version == current,
+        };
+        Ok(store::version_rows(&self.conn)?.into_iter().map(version).collect())
+    }
+
+    /// The manifest of a version.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn manifest_of_version(&self, version: u32) -> Result<Option<Manifest>, StoreError> {
+        store::version(&self.conn, version)
+    }
+
+    /// At most `limit` jobs that came before the one with number `before`, newest first. `u64::MAX` begins with the newest.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn history(&self, before: u64, limit: usize) -> Result<Vec<JobRecord>, StoreError> {
+        store::history(&self.conn, before, limit)?.into_iter().map(|row| self.record(row)).collect()
+    }
+
+    /// A job by its id.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn job(&self, id: &EventId) -> Result<Option<JobRecord>, StoreError> {
+        store::job_by_id(&self.conn, id)?.map(|row| self.record(row)).transpose()
+    }
+
+    fn record(&self, row: JobRow) -> Result<JobRecord, StoreError> {
+        let state = match row.state.after(JobEvent::Publish) {
+            Some(published) if !store::is_in_outbox(&self.conn, row.answer)? => published,
+            _ => row.state,
+        };
+        Ok(JobRecord {
+            number: row.seq,
+            id: row.id.to_string(),
+            customer: row.customer.to_string(),
+            kind: row.kind,
+            state,
+            received_at: row.received_at,
+            started_at: row.trace.started_at,
+            finished_at: (row.finished_at > 0).then_some(row.finished_at),
+            version: row.version,
+            attempts: row.attempts,
+            cause: row.cause,
+            tokens: row.trace.tokens,
+            cost_msat: 0,
+            partials: row.trace.partials,
+            request: serde_json::from_slice(&row.source).unwrap_or(Value::Null),
+            sent: row.trace.sent,
+        })
+    }
+
+    /// At most `limit` sessions.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn sessions(&self, limit: usize) -> Result<Vec<SessionRecord>, StoreError> {
+        let sessions = store::all_sessions(&self.conn, limit)?;
+        Ok(sessions.into_iter().map(|(customer, session)| session_record(&customer, session)).collect())
+    }
+
+    /// The session with a customer.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn session(&self, customer: &PubKey) -> Result<Option<SessionRecord>, StoreError> {
+        Ok(store::session(&self.conn, customer)?.map(|session| session_record(customer, session)))
+    }
+
+    /// How much is remembered. Reads all sessions.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn memory(&self) -> Result<MemoryRecord, StoreError> {
+        let (sessions, bytes, jobs) = store::sizes(&self.conn)?;
+        Ok(MemoryRecord { sessions, bytes, jobs, database_bytes: self.conn.bytes()? })
+    }
+
+    /// Forgets a customer: the session, and of finished jobs everything but that they were done. Open ones go on.
+    ///
+    /// # Errors
+    /// [`CommandError::Store`]; then nothing is forgotten.
+    pub fn forget(&mut self, now: Now, customer: &PubKey) -> Result<(), CommandError> {
+        self.settle(now).map_err(CommandError::Store)?;
+        store::forget_customer(&mut self.batch, customer);
+        self.store().map_err(|error| {
+            self.batch = store::Batch::default();
+            CommandError::Store(error)
+        })
+    }
+
+    /// At most `limit` lines of the log after line `after`, oldest first; the last 1,000 are kept.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn logs(&self, after: u64, limit: usize) -> Result<Vec<LogLine>, StoreError> {
+        let lines = store::lines(&self.conn, after, limit)?;
+        let line = |(number, at_millis, job, message)| LogLine { number, at_millis, job, message };
+        Ok(lines.into_iter().map(line).collect())
+    }
+
+    /// Its counters, and how many jobs it has now.
+    pub fn metrics(&self) -> Metrics {
+        let running = self.active.values().filter(|active| active.is_running()).count();
+        let mut metrics = self.metrics.clone();
+        (metrics.queued, metrics.running) = (self.jobs.len() - running, running);
+        metrics
+    }
+}
+
+fn session_record(customer: &PubKey, session: store::Session) -> SessionRecord {
+    SessionRecord {
+        customer: customer.to_string(),
+        updated_at: session.updated_at,
+        messages: session.messages.into(),
+    }
+}

@@ -1,0 +1,226 @@
+//! What a customer is sent: feedback, pieces, the result, or an error. Within a job, times rise strictly and the result is last.
+
+use relay_engine::sql::SqlConn;
+use relay_engine::types::{Event, EventId, Limits, Now, Timestamp};
+
+use super::Agent;
+use super::intake::first_created_at;
+use super::jobs::{Active, Source, Stage};
+use crate::executor::Output;
+use crate::identity::Draft;
+use crate::job::JobEvent;
+use crate::manifest::Schedule;
+use crate::nip90::{self, Feedback, ReplyTo};
+use crate::store::{self, JobRow, Traced};
+
+/// Seconds for which pieces may be dated ahead of what is stored, so that not each of them is a write.
+const AHEAD_SECONDS: Timestamp = 30;
+/// Longest text of an event that is kept in the history.
+const TRACED_CHARS_MAX: usize = 64 << 10;
+
+impl Traced {
+    /// What is kept of an event.
+    pub(crate) fn of(event: &Event, status: &str, text: &str) -> Self {
+        Traced {
+            id: event.id.to_string(),
+            kind: event.kind,
+            created_at: event.created_at,
+            status: status.to_owned(),
+            text: text.chars().take(TRACED_CHARS_MAX).collect(),
+        }
+    }
+}
+
+impl Active {
+    /// The time of the next event about it.
+    fn next_created_at(&mut self, now: Now) -> Timestamp {
+        let first = first_created_at(now, self.request.created_at);
+        self.last_created_at = first.max(self.last_created_at + 1);
+        self.last_created_at
+    }
+
+    /// Its state after an event, which must be possible.
+    pub(super) fn advance(&mut self, event: JobEvent) {
+        self.row.advance(event);
+    }
+}
+
+impl JobRow {
+    fn advance(&mut self, event: JobEvent) {
+        let next = self.state.after(event);
+        debug_assert!(next.is_some(), "{event:?} in {:?}", self.state);
+        self.state = next.unwrap_or(self.state);
+    }
+}
+
+impl<C: SqlConn> Agent<C> {
+    /// Notes the present state of a job for the database.
+    pub(super) fn save(&mut self, active: &Active) {
+        self.batch.put_job(active.row.clone());
+    }
+
+    /// Sends feedback that is not a piece.
+    pub(super) fn send_feedback(&mut self, now: Now, active: &mut Active, feedback: Feedback<'_>) {
+        let Source::Event(_) = active.source else { return };
+        let created_at = active.next_created_at(now);
+        let Some(event) = self.sign_feedback(active, feedback, created_at) else { return };
+        active.row.created_at_max = active.row.created_at_max.max(created_at);
+        let text = match feedback {
+            Feedback::Processing(text) | Feedback::Partial(text) | Feedback::Error(text) => text,
+        };
+        active.row.trace.sent.push(Traced::of(&event, feedback.status(), text));
+        self.outbox.stage(now, &active.request.relays, event);
+    }
+
+    /// Sends a piece of the result. It is lost if the process ends now; a second attempt begins anew anyway.
+    pub(super) fn send_piece(&mut self, now: Now, active: &mut Active, piece: &str) {
+        let Source::Event(_) = active.source else { return };
+        let created_at = active.next_created_at(now);
+        let Some(event) = self.sign_feedback(active, Feedback::Partial(piece), created_at) else { return };
+        active.row.trace.partials += 1;
+        if created_at > active.row.created_at_max {
+            // What follows after a crash must be later than this piece.
+            active.row.created_at_max = created_at + AHEAD_SECONDS;
+            self.save(active);
+        }
+        self.outbox.stage_piece(&active.request.relays, event);
+    }
+
+    fn sign_feedback(
+        &mut self,
+        active: &Active,
+        feedback: Feedback<'_>,
+        created_at: Timestamp,
+    ) -> Option<Event> {
+        let nonce = self.nonce();
+        let to = ReplyTo::job(&active.request, self.context.relay_url.as_deref());
+        nip90::feedback(self.keys()?, &to, feedback, created_at, nonce).ok()
+    }
+
+    /// The result is there: signs it and ends the job.
+    pub(super) fn complete(&mut self, now: Now, mut active: Active, output: Output) {
+        let signed = match &active.source {
+            Source::Event(event) => {
+                let event = event.clone();
+                self.sign_result(now, &mut active, &event, &output.content)
+            }
+            Source::Schedule(schedule) => {
+                let schedule = schedule.clone();
+                self.sign_scheduled(now, &mut active, &schedule, &output.content)
+            }
+        };
+        let event = match signed {
+            Ok(event) => event,
+            Err(words) => return self.fail(now, active, JobEvent::Fail, "output_size", &words),
+        };
+        self.outbox.drop_pieces(&active.id());
+        let row = &mut active.row;
+        row.created_at_max = event.created_at;
+        row.trace.tokens = output.tokens;
+        row.trace.sent.push(Traced::of(&event, "success", &output.content));
+        row.answer = self.outbox.stage(now, &active.request.relays, event);
+        if let Some((read, written)) = output.tokens {
+            self.metrics.count(|metrics| {
+                metrics.tokens.0 = metrics.tokens.0.saturating_add(read);
+                metrics.tokens.1 = metrics.tokens.1.saturating_add(written);
+            });
+        }
+        self.metrics.answered(now.millis().saturating_sub(active.row.received_at));
+        self.remember(now, &active, &output.content);
+        self.end(now, active, JobEvent::Complete, None);
+    }
+
+    fn sign_result(
+        &mut self,
+        now: Now,
+        active: &mut Active,
+        event: &Event,
+        content: &str,
+    ) -> Result<Event, String> {
+        let created_at = active.next_created_at(now);
+        let nonce = self.nonce();
+        let to = ReplyTo::job(&active.request, self.context.relay_url.as_deref());
+        nip90::fits(&to, content, &Limits::default()).map_err(|words| {
+            format!("{words}; larger results have to be stored on a Blossom server, and this agent has none")
+        })?;
+        let keys = self.keys().ok_or("this agent has no key")?;
+        nip90::result(keys, &to, event, content, created_at, nonce)
+            .map_err(|_| "the result cannot be encrypted".to_owned())
+    }
+
+    fn sign_scheduled(
+        &mut self,
+        now: Now,
+        active: &mut Active,
+        schedule: &Schedule,
+        content: &str,
+    ) -> Result<Event, String> {
+        let created_at = active.next_created_at(now);
+        let limits = Limits::default();
+        if content.chars().count() > limits.content_chars_max {
+            return Err(format!("the result has more than {} characters", limits.content_chars_max));
+        }
+        let content = content.to_owned();
+        let draft = Draft { created_at, kind: schedule.publish_kind, tags: Vec::new(), content };
+        Ok(self.keys().ok_or("this agent has no key")?.sign(&draft))
+    }
+
+    /// A job ends without a result: its customer is told why.
+    pub(super) fn fail(
+        &mut self,
+        now: Now,
+        mut active: Active,
+        event: JobEvent,
+        cause: &'static str,
+        words: &str,
+    ) {
+        self.outbox.drop_pieces(&active.id());
+        self.send_feedback(now, &mut active, Feedback::Error(words));
+        self.log(now, Some(active.id()), format!("{cause}: {words}"));
+        self.end(now, active, event, Some(cause));
+    }
+
+    /// A job has ended; calls that are still open are ended, too.
+    pub(super) fn end(&mut self, now: Now, active: Active, event: JobEvent, cause: Option<&str>) {
+        match &active.stage {
+            Stage::Running(attempt) => attempt.call.into_iter().for_each(|call| self.cancel_effect(call)),
+            Stage::Resolving(resolver) => resolver.effect().into_iter().for_each(|id| self.cancel_effect(id)),
+            Stage::Waiting => {}
+        }
+        self.end_row(now, active.row, event, cause);
+    }
+
+    /// Stores the end of a job.
+    pub(super) fn end_row(&mut self, now: Now, mut row: JobRow, event: JobEvent, cause: Option<&str>) {
+        row.advance(event);
+        row.finished_at = now.millis();
+        row.inputs = None;
+        row.cause = cause.unwrap_or_default().to_owned();
+        self.jobs.remove(&row.id);
+        // «Responding» ends when the outbox no longer has its result.
+        let ended_as = row.state.after(JobEvent::Publish).unwrap_or(row.state);
+        self.metrics.ended(ended_as, cause);
+        self.batch.put_job(row);
+    }
+
+    /// The relay does not take a result, and never will: the job has failed, and its customer is told so.
+    pub(super) fn result_refused(&mut self, now: Now, job: &EventId, reason: &str) {
+        let row = match self.batch.job_by_id(job) {
+            Some(row) => Ok(Some(row.clone())),
+            None => store::job_by_id(&self.conn, job),
+        };
+        let Ok(Some(row)) = row else { return };
+        if row.state.after(JobEvent::Fail).is_none() {
+            return;
+        }
+        let Ok(mut active) = self.load(row) else { return };
+        active.row.answer = 0;
+        let reason: String = reason.chars().take(200).collect();
+        let words = format!("the relay does not take the result: {reason}");
+        self.send_feedback(now, &mut active, Feedback::Error(&words));
+        active.advance(JobEvent::Fail);
+        active.row.cause = "result_refused".to_owned();
+        self.metrics.count(|metrics| *metrics.failures.entry("result_refused".to_owned()).or_default() += 1);
+        self.save(&active);
+    }
+}

@@ -1,0 +1,462 @@
+//! Attempts: an executor is started, its calls are made, and it has until a deadline. What fails in passing is tried again.
+
+use std::sync::Arc;
+
+use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::types::{Event, EventId, Now, PubKey, Timestamp};
+
+use super::jobs::{Active, Attempt, Source, Stage};
+use super::{Agent, Awaited, Deployed, Effect, EffectId};
+use crate::executor::{Failure, HttpEvent, ResolvedInput, Step, Task, Tools};
+use crate::identity::{Draft, Keys};
+use crate::job::{JobEvent, JobRequest, JobState};
+use crate::manifest::{Handler, Manifest};
+use crate::nip90;
+use crate::secrets::Secrets;
+use crate::store::{self, JobRow, OpenRow};
+
+/// Jobs started in one call of the machine; the host goes on with the next call.
+const STARTS_MAX: usize = 64;
+/// Milliseconds that a job may wait for its turn.
+pub(super) const QUEUED_MILLIS_MAX: u64 = 3_600_000;
+/// Longest wait between two attempts, in seconds.
+const BACKOFF_SECONDS_MAX: u64 = 600;
+/// Pieces of a result that are sent, and milliseconds between two of them.
+const PIECES_MAX: u32 = 64;
+const PIECE_MILLIS: u64 = 1_000;
+
+/// What an executor is given of its agent.
+struct JobTools<'a> {
+    secrets: &'a (dyn Secrets + Send + Sync),
+    keys: &'a Keys,
+    now: Timestamp,
+}
+
+impl Tools for JobTools<'_> {
+    fn secret(&self, name: &str) -> Option<String> {
+        self.secrets.get(name)
+    }
+
+    fn sign(&self, draft: &Draft) -> Event {
+        self.keys.sign(draft)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.now
+    }
+}
+
+impl<C: SqlConn> Agent<C> {
+    /// Reads from the database which jobs are open. Those that ran are interrupted.
+    pub(super) fn load_jobs(&mut self, now: Now) -> Result<(), StoreError> {
+        for mut open in store::open_jobs(&self.conn)? {
+            match open.state.after(JobEvent::Interrupt) {
+                Some(state) => {
+                    self.metrics.count(|metrics| metrics.interrupted += 1);
+                    open.state = state;
+                    self.wait_for_turn(now, open);
+                }
+                None if open.state == JobState::WaitingInput => {
+                    self.jobs.put(open);
+                    self.jobs.set_wake(open.id, Some(now.millis()));
+                }
+                None => self.wait_for_turn(now, open),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a job of what is stored.
+    ///
+    /// # Errors
+    /// Words for the log.
+    pub(super) fn load(&self, row: JobRow) -> Result<Active, String> {
+        let keys = self.keys().ok_or("the agent has no key")?;
+        let (request, source) = match super::schedules::read(&row.source) {
+            Some((schedule, due)) => {
+                (super::schedules::request(row.id, keys.pubkey(), &schedule, due), Source::Schedule(schedule))
+            }
+            None if row.source.starts_with(br#"{"id":""#) => {
+                let event = Event::from_canonical(row.source.as_slice().into());
+                let request = nip90::parse(&event, keys).map_err(|error| format!("{error:?}"))?;
+                (request, Source::Event(event))
+            }
+            None => return Err("its request has been forgotten".to_owned()),
+        };
+        Ok(Active { last_created_at: row.created_at_max, request, source, stage: Stage::Waiting, row })
+    }
+
+    /// A job of which only a little is in memory, as it is stored or will be.
+    pub(super) fn read_row(&self, seq: u64) -> Result<JobRow, StoreError> {
+        let row = match self.batch.job(seq) {
+            Some(row) => Some(row.clone()),
+            None => store::job(&self.conn, seq)?,
+        };
+        let mut row = row.ok_or_else(|| StoreError::Corrupt(format!("job {seq} is missing")))?;
+        row.state = row.state.after(JobEvent::Interrupt).unwrap_or(row.state);
+        Ok(row)
+    }
+
+    /// Starts jobs while there is room.
+    pub(super) fn start_ready(&mut self, now: Now) -> Result<(), StoreError> {
+        self.has_more_to_start = false;
+        let mut started = 0;
+        while self.has_room_to_start() {
+            let Some(open) = self.jobs.first_ready() else { break };
+            if started == STARTS_MAX {
+                self.has_more_to_start = true;
+                break;
+            }
+            started += 1;
+            let row = self.read_row(open.seq)?;
+            match self.load(row.clone()) {
+                Ok(active) => self.start(now, active)?,
+                Err(words) => {
+                    self.log(now, Some(row.id), format!("cannot be read again: {words}"));
+                    self.end_row(now, row, JobEvent::Fail, Some("internal"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn has_room_to_start(&self) -> bool {
+        let starts = self.head.as_ref().is_some_and(|head| head.state.starts_jobs());
+        let Some(deployed) = self.deployed.as_ref().filter(|deployed| starts && deployed.keys.is_ok()) else {
+            return false;
+        };
+        let running = self.active.values().filter(|active| active.is_running()).count();
+        running < deployed.manifest.limits.concurrency
+    }
+
+    /// Starts a queued job if nothing else is before it; it waits otherwise.
+    pub(super) fn start_or_wait(&mut self, now: Now, active: Active) -> Result<(), StoreError> {
+        if self.has_room_to_start() && self.jobs.first_ready().is_none() {
+            self.jobs.put(active.open_row());
+            return self.start(now, active);
+        }
+        self.wait_for_turn(now, active.open_row());
+        Ok(())
+    }
+
+    /// It waits for its turn, its next attempt, or the end of its patience.
+    pub(super) fn wait_for_turn(&mut self, now: Now, open: OpenRow) {
+        self.jobs.put(open);
+        let expiry = open.received_at + QUEUED_MILLIS_MAX;
+        if open.wake_at <= now.millis() {
+            self.jobs.set_ready(&open.id);
+            self.jobs.set_wake(open.id, Some(expiry));
+        } else {
+            self.jobs.set_wake(open.id, Some(expiry.min(open.wake_at)));
+        }
+    }
+
+    /// The manifest that a job follows: that of its first attempt.
+    fn manifest_of(&self, row: &JobRow) -> Result<Option<(Arc<Manifest>, u32)>, StoreError> {
+        let (Some(Deployed { manifest, .. }), Some(head)) = (&self.deployed, &self.head) else {
+            return Ok(None);
+        };
+        if row.version == 0 || row.version == head.version {
+            return Ok(Some((Arc::clone(manifest), head.version)));
+        }
+        Ok(store::version(&self.conn, row.version)?.map(|manifest| (Arc::new(manifest), row.version)))
+    }
+
+    /// Begins an attempt.
+    fn start(&mut self, now: Now, mut active: Active) -> Result<(), StoreError> {
+        let Some((manifest, version)) = self.manifest_of(&active.row)? else { return Ok(()) };
+        let kind = active.request.kind;
+        let Some(handler) = manifest.handlers.iter().find(|handler| handler.kind == kind) else {
+            let words = format!("this agent does not do kind {kind} any more");
+            self.fail(now, active, JobEvent::Fail, "kind", &words);
+            return Ok(());
+        };
+        let limits = manifest.limits;
+        if active.row.attempts >= limits.attempts.max(1) {
+            let words = format!("the work was interrupted {} times", active.row.attempts);
+            self.fail(now, active, JobEvent::Fail, "interrupted", &words);
+            return Ok(());
+        }
+        let history = if manifest.memory.sessions { self.history_of(now, &active)? } else { Vec::new() };
+        active.advance(JobEvent::Start);
+        active.row.attempts += 1;
+        active.row.version = version;
+        active.row.trace.started_at = Some(now.millis());
+        let deadline = now.millis() + limits.timeout_s * 1000;
+        let texts = active.row.inputs.clone();
+        let Some(keys) = self.keys() else { return Ok(()) };
+        let task = Task {
+            job: active.id(),
+            agent: keys.pubkey(),
+            customer: active.request.customer,
+            kind: active.request.kind,
+            inputs: resolved(&active.request, texts),
+            params: params(handler, &active.request),
+            output: active.request.output.clone(),
+            history,
+            output_bytes_max: limits.output_bytes,
+            deadline: deadline / 1000,
+            attempt: active.row.attempts,
+        };
+        let mut executor = (self.executors)(handler);
+        let mut steps = Vec::new();
+        executor.start(&task, &self.tools(keys, now), &mut steps);
+        let said = task.inputs.iter().map(|input| input.text.as_str()).collect::<Vec<_>>().join("\n");
+        active.stage = Stage::Running(Attempt {
+            manifest: Arc::clone(&manifest),
+            executor,
+            call: None,
+            deadline,
+            said,
+            partial: String::new(),
+            partial_at: 0,
+            partials: 0,
+        });
+        self.metrics.count(|metrics| metrics.attempts += 1);
+        self.jobs.put(active.open_row());
+        // An attempt that ends within this call is never stored as running.
+        if let Some(active) = self.carry_out(now, active, steps) {
+            self.save(&active);
+            self.keep_running(active);
+        }
+        Ok(())
+    }
+
+    fn tools<'a>(&'a self, keys: &'a Keys, now: Now) -> JobTools<'a> {
+        JobTools { secrets: &*self.context.secrets, keys, now: now.seconds() }
+    }
+
+    /// It goes on; it is looked at again at its deadline, or when a piece may be sent.
+    fn keep_running(&mut self, active: Active) {
+        let Stage::Running(attempt) = &active.stage else { return };
+        let has_piece = !attempt.partial.is_empty() && attempt.partials < PIECES_MAX;
+        let wake = if has_piece { attempt.deadline.min(attempt.partial_at) } else { attempt.deadline };
+        self.jobs.set_wake(active.id(), Some(wake));
+        self.active.insert(active.id(), active);
+    }
+
+    /// Carries out what an executor wants. `None` if the attempt has ended.
+    fn carry_out(&mut self, now: Now, mut active: Active, steps: Vec<Step>) -> Option<Active> {
+        for step in steps {
+            match step {
+                Step::Call(mut request) => self.call(&mut active, |id, deadline| {
+                    request.limits.deadline = request.limits.deadline.min(deadline);
+                    Effect::Http { id, request }
+                }),
+                Step::Ai { model, input } => self.call(&mut active, |id, _| Effect::Ai { id, model, input }),
+                Step::Partial(piece) => {
+                    if let Stage::Running(attempt) = &mut active.stage {
+                        let max = attempt.manifest.limits.output_bytes;
+                        if attempt.partial.len() + piece.len() <= max {
+                            attempt.partial.push_str(&piece);
+                        }
+                    }
+                }
+                Step::Done(output) => {
+                    let max = match &active.stage {
+                        Stage::Running(attempt) => attempt.manifest.limits.output_bytes,
+                        Stage::Waiting | Stage::Resolving(_) => 0,
+                    };
+                    if output.content.len() > max {
+                        let words = format!("the result is larger than {max} bytes");
+                        self.fail(now, active, JobEvent::Fail, "output_size", &words);
+                    } else {
+                        self.complete(now, active, output);
+                    }
+                    return None;
+                }
+                Step::Failed(failure) => {
+                    self.attempt_failed(now, active, &failure);
+                    return None;
+                }
+            }
+        }
+        let Stage::Running(Attempt { call: Some(_), .. }) = active.stage else {
+            let failure = Failure {
+                message: "the work ended without a result".to_owned(),
+                detail: "the executor neither waits for a call nor has a result".to_owned(),
+                cause: "no_result",
+                is_retryable: false,
+                retry_after: None,
+            };
+            self.attempt_failed(now, active, &failure);
+            return None;
+        };
+        self.send_pieces(now, &mut active);
+        Some(active)
+    }
+
+    /// Makes a call for an executor. It has one at a time.
+    fn call(&mut self, active: &mut Active, effect: impl FnOnce(EffectId, Timestamp) -> Effect) {
+        let id = self.new_effect(Awaited::Call(active.id()));
+        let Stage::Running(attempt) = &mut active.stage else { return };
+        let before = attempt.call.replace(id);
+        let deadline = attempt.deadline / 1000;
+        if let Some(before) = before {
+            self.cancel_effect(before);
+        }
+        self.held.push(effect(id, deadline));
+    }
+
+    /// Sends the piece that waits, if it may be sent.
+    fn send_pieces(&mut self, now: Now, active: &mut Active) {
+        let Stage::Running(attempt) = &mut active.stage else { return };
+        let may = attempt.partials < PIECES_MAX && now.millis() >= attempt.partial_at;
+        if !may || attempt.partial.is_empty() {
+            return;
+        }
+        let piece = take_piece(&mut attempt.partial, attempt.manifest.limits.output_bytes);
+        attempt.partials += 1;
+        attempt.partial_at = now.millis() + PIECE_MILLIS;
+        self.send_piece(now, active, &piece);
+    }
+
+    /// Something has come of an executor's call.
+    pub(super) fn call_event(&mut self, now: Now, job: EventId, id: EffectId, event: HttpEvent) {
+        let Some(mut active) = self.active.remove(&job) else { return };
+        let mut steps = Vec::new();
+        let is_last = matches!(event, HttpEvent::End | HttpEvent::Failed(_));
+        match (&mut active.stage, self.deployed.as_ref().and_then(|deployed| deployed.keys.as_ref().ok())) {
+            (Stage::Running(attempt), Some(keys)) if attempt.call == Some(id) => {
+                if is_last {
+                    attempt.call = None;
+                }
+                let tools = JobTools { secrets: &*self.context.secrets, keys, now: now.seconds() };
+                attempt.executor.handle(&tools, event, &mut steps);
+            }
+            _ => {
+                self.active.insert(job, active);
+                return;
+            }
+        }
+        if let Some(active) = self.carry_out(now, active, steps) {
+            self.keep_running(active);
+        }
+    }
+
+    /// An attempt has failed: another one follows, or the job has failed.
+    pub(super) fn attempt_failed(&mut self, now: Now, mut active: Active, failure: &Failure) {
+        let Stage::Running(attempt) = &active.stage else { return };
+        let call = attempt.call;
+        let attempts_max = attempt.manifest.limits.attempts;
+        if !failure.detail.is_empty() {
+            self.log(now, Some(active.id()), format!("{}: {}", failure.cause, failure.detail));
+        }
+        let backoff = (1u64 << active.row.attempts.min(16)).max(failure.retry_after.unwrap_or(0));
+        let wake_at = now.millis() + backoff.min(BACKOFF_SECONDS_MAX) * 1000;
+        let is_in_time = wake_at < active.row.received_at + QUEUED_MILLIS_MAX;
+        if !failure.is_retryable || active.row.attempts >= attempts_max || !is_in_time {
+            return self.fail(now, active, JobEvent::Fail, failure.cause, &failure.message);
+        }
+        call.into_iter().for_each(|call| self.cancel_effect(call));
+        self.outbox.drop_pieces(&active.id());
+        active.advance(JobEvent::Retry);
+        active.row.wake_at = wake_at;
+        active.row.created_at_max = active.last_created_at;
+        self.save(&active);
+        self.wait_for_turn(now, active.open_row());
+    }
+
+    /// Looks after the jobs whose time has come.
+    pub(super) fn wake_jobs(&mut self, now: Now) {
+        while let Some(id) = self.jobs.pop_wake(now.millis()) {
+            if let Some(active) = self.active.remove(&id) {
+                self.wake_active(now, active);
+                continue;
+            }
+            let Some(open) = self.jobs.get(&id).copied() else { continue };
+            if self.wake_waiting(now, open).is_err() {
+                // The store is not well: later.
+                self.jobs.set_wake(id, Some(now.millis() + 1_000));
+                return;
+            }
+        }
+    }
+
+    fn wake_active(&mut self, now: Now, mut active: Active) {
+        match &active.stage {
+            Stage::Running(attempt) if now.millis() >= attempt.deadline => {
+                let words = format!("the work took longer than {} s", attempt.manifest.limits.timeout_s);
+                self.fail(now, active, JobEvent::Fail, "timeout", &words);
+            }
+            Stage::Running(_) => {
+                self.send_pieces(now, &mut active);
+                self.keep_running(active);
+            }
+            Stage::Resolving(_) | Stage::Waiting => {
+                self.fail(now, active, JobEvent::Expire, "input_timeout", "the inputs did not come in time");
+            }
+        }
+    }
+
+    fn wake_waiting(&mut self, now: Now, open: OpenRow) -> Result<(), StoreError> {
+        let patience = match open.state {
+            JobState::WaitingInput => self.input_millis_max(),
+            _ => QUEUED_MILLIS_MAX,
+        };
+        if now.millis() >= open.received_at + patience {
+            return self.expire(now, open);
+        }
+        if open.state == JobState::WaitingInput {
+            let row = self.read_row(open.seq)?;
+            if let Ok(active) = self.load(row) {
+                self.fetch_inputs(now, active);
+            }
+            return Ok(());
+        }
+        self.wait_for_turn(now, open);
+        Ok(())
+    }
+
+    fn expire(&mut self, now: Now, open: OpenRow) -> Result<(), StoreError> {
+        let row = self.read_row(open.seq)?;
+        let (cause, words) = match open.state {
+            JobState::WaitingInput => ("input_timeout", "the inputs did not come in time"),
+            _ => ("queue_timeout", "the job waited too long for its turn"),
+        };
+        match self.load(row.clone()) {
+            Ok(active) => self.fail(now, active, JobEvent::Expire, cause, words),
+            Err(_) => self.end_row(now, row, JobEvent::Expire, Some(cause)),
+        }
+        Ok(())
+    }
+
+    /// Customers of jobs that are open.
+    pub(super) fn open_jobs_of(&self, customer: &PubKey) -> Vec<EventId> {
+        self.jobs.iter().filter(|open| open.customer == *customer).map(|open| open.id).collect()
+    }
+}
+
+/// At most `max` bytes of a text that waits, and no more than an event may hold.
+fn take_piece(text: &mut String, max: usize) -> String {
+    const PIECE_BYTES_MAX: usize = 16 << 10;
+    let mut end = text.len().min(max).min(PIECE_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let rest = text.split_off(end);
+    std::mem::replace(text, rest)
+}
+
+/// The inputs with their texts; without fetched ones, a text input is its own text.
+fn resolved(request: &JobRequest, texts: Option<Vec<String>>) -> Vec<ResolvedInput> {
+    let texts = texts.unwrap_or_else(|| request.inputs.iter().map(|input| input.data.clone()).collect());
+    let inputs = request.inputs.iter().cloned().zip(texts);
+    inputs.map(|(input, text)| ResolvedInput { input, text }).collect()
+}
+
+/// The parameters, spelled as the handler does, with its defaults.
+fn params(handler: &Handler, request: &JobRequest) -> Vec<(String, Vec<String>)> {
+    let known = |key: &str| handler.params.keys().find(|name| nip90::is_same_param(name, key));
+    let mut params: Vec<(String, Vec<String>)> = request
+        .params
+        .iter()
+        .map(|(key, values)| (known(key).cloned().unwrap_or_else(|| key.clone()), values.clone()))
+        .collect();
+    for (name, param) in &handler.params {
+        if let Some(value) = param.default.as_ref().filter(|_| !params.iter().any(|(key, _)| key == name)) {
+            params.push((name.clone(), vec![value.clone()]));
+        }
+    }
+    params
+}

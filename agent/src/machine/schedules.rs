@@ -1,0 +1,147 @@
+//! Jobs that an agent gives itself, every so many seconds. What was missed is run once.
+
+use std::collections::BTreeMap;
+
+use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::types::{EventId, Now, PubKey};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::Agent;
+use super::jobs::{Active, Source, Stage};
+use crate::job::{Input, InputKind, JobRequest, JobState};
+use crate::manifest::Schedule;
+use crate::store::{self, JobRow, Trace};
+
+/// When each schedule ran last, by what it does, in Unix seconds.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Schedules {
+    ran_at: BTreeMap<String, u64>,
+}
+
+/// What such a job is made of, in the database.
+#[derive(Serialize, Deserialize)]
+struct ScheduledSource {
+    schedule: Schedule,
+    /// Unix seconds.
+    due: u64,
+}
+
+impl Schedules {
+    const NAME: &'static str = "schedules";
+
+    pub(super) fn open(conn: &impl SqlConn) -> Result<Self, StoreError> {
+        Ok(Schedules { ran_at: store::get_meta(conn, Self::NAME)?.unwrap_or_default() })
+    }
+}
+
+/// A schedule by what it does, so that it goes on when others are added before it.
+fn key(schedule: &Schedule) -> String {
+    let json = serde_json::to_vec(schedule).unwrap_or_default();
+    Sha256::digest(json).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What a stored job is made of, if it is the agent's own.
+pub(super) fn read(source: &[u8]) -> Option<(Schedule, u64)> {
+    let ScheduledSource { schedule, due } = serde_json::from_slice(source).ok()?;
+    Some((schedule, due))
+}
+
+/// The request that an agent makes of itself.
+pub(super) fn request(id: EventId, agent: PubKey, schedule: &Schedule, due: u64) -> JobRequest {
+    let input = Input { data: schedule.input.clone(), kind: InputKind::Text, relay: None, marker: None };
+    JobRequest {
+        id,
+        customer: agent,
+        kind: schedule.kind,
+        created_at: due,
+        is_addressed: true,
+        inputs: if schedule.input.is_empty() { Vec::new() } else { vec![input] },
+        params: Vec::new(),
+        output: None,
+        bid_msat: None,
+        relays: Vec::new(),
+        cipher: None,
+    }
+}
+
+impl<C: SqlConn> Agent<C> {
+    /// The schedules, each with the millisecond when it is due; none while the agent takes no jobs.
+    fn due(&self) -> impl Iterator<Item = (u64, &Schedule)> {
+        let takes_jobs = self.head.as_ref().is_some_and(|head| head.state.takes_jobs());
+        let deployed = self.deployed.as_ref().filter(|deployed| takes_jobs && deployed.keys.is_ok());
+        let schedules = deployed.into_iter().flat_map(|deployed| &deployed.manifest.schedules);
+        schedules.filter_map(|schedule| {
+            let ran_at = self.schedules.ran_at.get(&key(schedule))?;
+            Some(((ran_at + schedule.every_s.max(1)) * 1000, schedule))
+        })
+    }
+
+    /// When the next one is due, in milliseconds since 1970.
+    pub(super) fn next_schedule(&self) -> Option<u64> {
+        self.due().map(|(at, _)| at).min()
+    }
+
+    /// Starts counting for schedules that are new, and forgets those that are gone. Part of a deployment.
+    pub(super) fn set_schedules(&mut self, now: Now, schedules: &[Schedule]) {
+        let begins = |schedule: &Schedule| {
+            let key = key(schedule);
+            let at = self.schedules.ran_at.get(&key).copied().unwrap_or(now.seconds());
+            (key, at)
+        };
+        let ran_at: BTreeMap<String, u64> = schedules.iter().map(begins).collect();
+        if ran_at != self.schedules.ran_at {
+            self.schedules.ran_at = ran_at;
+            store::put_meta(&mut self.batch, Schedules::NAME, &self.schedules.ran_at);
+        }
+    }
+
+    /// Runs those that are due. One whose last run is not finished is left out this time.
+    pub(super) fn run_schedules(&mut self, now: Now) {
+        let due: Vec<Schedule> =
+            self.due().filter(|(at, _)| *at <= now.millis()).map(|(_, schedule)| schedule.clone()).collect();
+        let Some(agent) = self.keys().map(crate::identity::Keys::pubkey) else { return };
+        for schedule in due {
+            let key = key(&schedule);
+            let ran_at = self.schedules.ran_at.insert(key.clone(), now.seconds()).unwrap_or_default();
+            store::put_meta(&mut self.batch, Schedules::NAME, &self.schedules.ran_at);
+            let id_of = |due: u64| {
+                let hash =
+                    Sha256::new().chain_update(agent.0).chain_update(&key).chain_update(due.to_be_bytes());
+                EventId(hash.finalize().into())
+            };
+            if self.jobs.get(&id_of(ran_at)).is_none() {
+                self.run_schedule(now, id_of(now.seconds()), agent, schedule);
+            }
+        }
+    }
+
+    fn run_schedule(&mut self, now: Now, id: EventId, agent: PubKey, schedule: Schedule) {
+        let due = now.seconds();
+        let request = request(id, agent, &schedule, due);
+        let source = ScheduledSource { schedule: schedule.clone(), due };
+        let row = JobRow {
+            seq: self.jobs.next_seq(),
+            id,
+            customer: agent,
+            kind: schedule.kind,
+            state: JobState::Received,
+            received_at: now.millis(),
+            finished_at: 0,
+            wake_at: 0,
+            version: 0,
+            attempts: 0,
+            created_at_max: 0,
+            answer: 0,
+            cause: String::new(),
+            source: serde_json::to_vec(&source).unwrap_or_default(),
+            inputs: None,
+            trace: Trace::default(),
+            is_stored: false,
+        };
+        let source = Source::Schedule(schedule);
+        let active = Active { row, request, source, last_created_at: 0, stage: Stage::Waiting };
+        // It has no inputs to fetch. If its start fails, for the store's sake, it is ready and starts later.
+        let _ = self.begin(now, active, false);
+    }
+}

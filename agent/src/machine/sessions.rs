@@ -1,0 +1,115 @@
+//! What a customer and the agent have said to each other, if the manifest wants that kept. Never another customer's.
+
+use std::collections::VecDeque;
+
+use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::types::{Now, PubKey};
+
+use super::Agent;
+use super::jobs::{Active, Source, Stage};
+use crate::executor::{Message, Role};
+use crate::manifest::Memory;
+use crate::store::{self, Said, Session};
+
+/// Seconds between two searches for sessions that are over.
+const SWEEP_SECONDS: u64 = 3_600;
+/// A session is a row, and rows are bounded.
+const BYTES_MAX: usize = 1 << 20;
+
+impl<C: SqlConn> Agent<C> {
+    fn stored_session(&self, customer: &PubKey) -> Result<Session, StoreError> {
+        let session = match self.batch.session(customer) {
+            Some(session) => session.clone(),
+            None => store::session(&self.conn, customer)?,
+        };
+        Ok(session.unwrap_or_default())
+    }
+
+    /// What was said before, for an attempt at a job.
+    pub(super) fn history_of(&self, now: Now, active: &Active) -> Result<Vec<Message>, StoreError> {
+        let Source::Event(_) = active.source else { return Ok(Vec::new()) };
+        let mut session = self.stored_session(&active.request.customer)?;
+        if let Some(deployed) = &self.deployed {
+            trim(&mut session, &deployed.manifest.memory, now.seconds());
+        }
+        let message = |said: Said| Message {
+            role: if said.is_agent { Role::Assistant } else { Role::User },
+            text: said.text,
+        };
+        Ok(session.messages.into_iter().map(message).collect())
+    }
+
+    /// Adds a job to its customer's session.
+    pub(super) fn remember(&mut self, now: Now, active: &Active, answer: &str) {
+        let (Source::Event(_), Stage::Running(attempt)) = (&active.source, &active.stage) else { return };
+        let memory = attempt.manifest.memory;
+        if !memory.sessions {
+            return;
+        }
+        let at = now.seconds();
+        let customer = active.request.customer;
+        // What cannot be read is begun anew: a result is not held back for it.
+        let mut session = self.stored_session(&customer).unwrap_or_default();
+        let said = [(false, attempt.said.as_str()), (true, answer)];
+        for (is_agent, text) in said.into_iter().filter(|(_, text)| !text.is_empty()) {
+            session.messages.push_back(Said { at, is_agent, text: text.to_owned() });
+        }
+        session.updated_at = at;
+        trim(&mut session, &memory, at);
+        self.batch.put_session(customer, Some(session));
+    }
+
+    /// Forgets sessions that are over; at most once an hour, and only when there is something to do anyway.
+    pub(super) fn sweep_sessions(&mut self, now: Now) {
+        let Some(deployed) = &self.deployed else { return };
+        let memory = deployed.manifest.memory;
+        if memory.sessions && now.seconds() >= self.swept_at + SWEEP_SECONDS {
+            self.swept_at = now.seconds();
+            let since = now.seconds().saturating_sub(u64::from(memory.ttl_days) * 86_400);
+            store::sweep_sessions(&mut self.batch, since);
+        }
+    }
+}
+
+/// Drops what is too old and what is too much, oldest first.
+fn trim(session: &mut Session, memory: &Memory, now: u64) {
+    let since = now.saturating_sub(u64::from(memory.ttl_days) * 86_400);
+    let messages: &mut VecDeque<Said> = &mut session.messages;
+    let bytes_max = memory.bytes.min(BYTES_MAX);
+    let mut bytes: usize = messages.iter().map(|said| said.text.len()).sum();
+    while let Some(first) = messages.front() {
+        if messages.len() <= memory.messages && bytes <= bytes_max && first.at >= since {
+            break;
+        }
+        bytes -= first.text.len();
+        messages.pop_front();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(memory: Memory, said: &[(u64, usize)], expected: &[u64]) {
+        let mut session = Session::default();
+        for (at, bytes) in said {
+            session.messages.push_back(Said { at: *at, is_agent: false, text: "x".repeat(*bytes) });
+        }
+        trim(&mut session, &memory, 10 * 86_400);
+        let kept: Vec<u64> = session.messages.iter().map(|said| said.at).collect();
+        assert_eq!(kept, expected, "{memory:?} {said:?}");
+    }
+
+    #[test]
+    fn the_oldest_goes_first() {
+        let day = 86_400;
+        let memory = Memory { sessions: true, ttl_days: 30, messages: 3, bytes: 100 };
+        check(memory, &[], &[]);
+        check(memory, &[(1, 10), (2, 10), (3, 10)], &[1, 2, 3]);
+        check(memory, &[(1, 10), (2, 10), (3, 10), (4, 10)], &[2, 3, 4]);
+        check(memory, &[(1, 60), (2, 60), (3, 40)], &[2, 3]);
+        check(memory, &[(1, 10), (2, 101)], &[]);
+        let short = Memory { ttl_days: 1, ..memory };
+        check(short, &[(day, 1), (9 * day - 1, 1), (9 * day, 1), (10 * day, 1)], &[9 * day, 10 * day]);
+    }
+}

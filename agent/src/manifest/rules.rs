@@ -1,0 +1,170 @@
+//! What a manifest says beside its handlers: identity, payment, limits, access, network, memory, schedules.
+
+use serde::{Deserialize, Serialize};
+
+/// Where an agent's key comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Identity {
+    /// Derived from the host's master secret (NIP-06, `m/44'/1237'/<account>'/0/0`). Without a number the account is made of
+    /// the agent's name.
+    Derived {
+        /// The account.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        account: Option<u32>,
+    },
+    /// A private key, an nsec or 64 hexadecimal digits, in the secret of this name.
+    Imported {
+        /// The name of the secret.
+        secret: String,
+    },
+}
+
+impl Default for Identity {
+    fn default() -> Self {
+        Identity::Derived { account: None }
+    }
+}
+
+/// How an agent is paid.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Payment {
+    /// When.
+    pub policy: PaymentPolicy,
+}
+
+/// When an agent is paid. Only `free` works yet: validation refuses the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PaymentPolicy {
+    /// Never.
+    #[default]
+    Free,
+    /// Before it works.
+    Prepay,
+    /// With the result.
+    Postpay,
+    /// A part first.
+    Sample,
+    /// By a hold invoice, on success.
+    Hold,
+}
+
+/// Limits of an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct JobLimits {
+    /// Jobs that run at a time.
+    pub concurrency: usize,
+    /// Jobs that wait; further ones are refused.
+    pub queue: usize,
+    /// Seconds of an attempt.
+    pub timeout_s: u64,
+    /// Attempts at a job.
+    pub attempts: u32,
+    /// Largest input, all inputs together, in bytes.
+    pub input_bytes: usize,
+    /// Largest result, in bytes.
+    pub output_bytes: usize,
+    /// Jobs of one customer a minute.
+    pub per_customer_per_min: u32,
+    /// Unfinished jobs of one customer.
+    pub per_customer: usize,
+    /// How many jobs a chain of `job` inputs may have.
+    pub chain_depth: u32,
+}
+
+impl Default for JobLimits {
+    fn default() -> Self {
+        JobLimits {
+            concurrency: 8,
+            queue: 1_000,
+            timeout_s: 120,
+            attempts: 3,
+            input_bytes: 256 << 10,
+            output_bytes: 256 << 10,
+            per_customer_per_min: 60,
+            per_customer: 100,
+            chain_depth: 4,
+        }
+    }
+}
+
+/// Who may use an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AccessRules {
+    /// Only these keys, if any are listed.
+    pub allow: Vec<String>,
+    /// Not these keys.
+    pub deny: Vec<String>,
+    /// Proof of work of a request, in bits (NIP-13).
+    pub min_pow: u8,
+    /// Whether requests that name no agent are answered.
+    pub open_jobs: bool,
+    /// Whether other agents of this host may be customers.
+    pub agent_callers: bool,
+}
+
+impl Default for AccessRules {
+    fn default() -> Self {
+        AccessRules { allow: Vec::new(), deny: Vec::new(), min_pow: 0, open_jobs: true, agent_callers: false }
+    }
+}
+
+/// Where an agent may connect to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Network {
+    /// Domains of URL inputs, with their subdomains; any public one if empty.
+    pub allow_domains: Vec<String>,
+    /// Largest URL input, in bytes.
+    pub max_fetch_bytes: usize,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Network { allow_domains: Vec::new(), max_fetch_bytes: 1 << 20 }
+    }
+}
+
+/// Sessions with customers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Memory {
+    /// Whether earlier jobs of a customer are given to the executor.
+    pub sessions: bool,
+    /// Days after which a session is forgotten.
+    pub ttl_days: u32,
+    /// Messages of a session that are kept.
+    pub messages: usize,
+    /// Bytes of a customer's session.
+    pub bytes: usize,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Memory { sessions: false, ttl_days: 30, messages: 100, bytes: 256 << 10 }
+    }
+}
+
+/// A job that an agent gives itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Schedule {
+    /// Seconds between two runs, at least 60.
+    pub every_s: u64,
+    /// The kind of the handler that runs.
+    pub kind: u16,
+    /// The text input.
+    #[serde(default)]
+    pub input: String,
+    /// The kind of the event that is published with the result as content; 1 is a note.
+    #[serde(default = "note")]
+    pub publish_kind: u16,
+}
+
+fn note() -> u16 {
+    1
+}

@@ -1,0 +1,141 @@
+//! Writes that belong together. They are collected while a call is carried out, and stored in one transaction at its end; if
+//! that fails they are kept, and later writes join them.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use relay_engine::sql::{SqlConn, SqlValue, StoreError};
+use relay_engine::types::{EventId, PubKey};
+
+use super::jobs::{JobRow, write_job};
+use super::sessions::{Session, write_session};
+
+/// A parameter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Param {
+    Int(i64),
+    Blob(Vec<u8>),
+}
+
+impl From<u64> for Param {
+    fn from(int: u64) -> Self {
+        Param::Int(i64::try_from(int).unwrap_or(i64::MAX))
+    }
+}
+
+impl From<&[u8]> for Param {
+    fn from(bytes: &[u8]) -> Self {
+        Param::Blob(bytes.to_vec())
+    }
+}
+
+impl From<Vec<u8>> for Param {
+    fn from(bytes: Vec<u8>) -> Self {
+        Param::Blob(bytes)
+    }
+}
+
+/// See the module. Of a job and of a session only the last write counts.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    statements: Vec<(&'static str, Vec<Param>)>,
+    /// After jobs and sessions.
+    last: Vec<(&'static str, Vec<Param>)>,
+    /// By sequence number.
+    jobs: BTreeMap<u64, JobRow>,
+    ids: HashMap<EventId, u64>,
+    /// `None`: it is forgotten.
+    sessions: BTreeMap<PubKey, Option<Session>>,
+    cancelled: HashSet<(EventId, PubKey)>,
+}
+
+impl Batch {
+    /// Whether there is nothing to write.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.statements.is_empty() && self.last.is_empty() && self.jobs.is_empty() && self.sessions.is_empty()
+    }
+
+    /// Adds a statement.
+    pub(crate) fn push(&mut self, sql: &'static str, params: Vec<Param>) {
+        self.statements.push((sql, params));
+    }
+
+    /// Adds a statement that sees the jobs and sessions of the batch.
+    pub(crate) fn push_last(&mut self, sql: &'static str, params: Vec<Param>) {
+        self.last.push((sql, params));
+    }
+
+    /// Adds a job, or its present state.
+    pub(crate) fn put_job(&mut self, row: JobRow) {
+        self.ids.insert(row.id, row.seq);
+        self.jobs.insert(row.seq, row);
+    }
+
+    /// A job that is not written yet.
+    pub(crate) fn job(&self, seq: u64) -> Option<&JobRow> {
+        self.jobs.get(&seq)
+    }
+
+    /// A job that is not written yet, by its id.
+    pub(crate) fn job_by_id(&self, id: &EventId) -> Option<&JobRow> {
+        self.ids.get(id).and_then(|seq| self.job(*seq))
+    }
+
+    /// Notes a cancellation, which is written by its statements.
+    pub(super) fn note_cancelled(&mut self, id: EventId, author: PubKey) {
+        self.cancelled.insert((id, author));
+    }
+
+    /// Whether a cancellation waits to be written.
+    pub(crate) fn is_cancelled(&self, id: &EventId, author: &PubKey) -> bool {
+        self.cancelled.contains(&(*id, *author))
+    }
+
+    /// Adds what was said with a customer; `None` forgets it.
+    pub(crate) fn put_session(&mut self, customer: PubKey, session: Option<Session>) {
+        self.sessions.insert(customer, session);
+    }
+
+    /// What is not written yet of a session. `Some(None)`: it will be forgotten.
+    pub(crate) fn session(&self, customer: &PubKey) -> Option<&Option<Session>> {
+        self.sessions.get(customer)
+    }
+
+    /// Takes back the jobs and sessions that are not written yet.
+    pub(crate) fn clear_rows(&mut self) {
+        self.jobs.clear();
+        self.ids.clear();
+        self.sessions.clear();
+    }
+
+    /// Writes everything. It may be repeated.
+    pub(crate) fn run(&self, conn: &impl SqlConn) -> Result<(), StoreError> {
+        for (sql, params) in &self.statements {
+            exec(conn, sql, params)?;
+        }
+        self.jobs.values().try_for_each(|row| write_job(conn, row))?;
+        for (customer, session) in &self.sessions {
+            write_session(conn, customer, session.as_ref())?;
+        }
+        self.last.iter().try_for_each(|(sql, params)| exec(conn, sql, params))
+    }
+
+    /// Writes everything in one transaction, and is empty then. On an error it keeps everything.
+    pub(crate) fn commit(&mut self, conn: &impl SqlConn) -> Result<(), StoreError> {
+        if !self.is_empty() {
+            conn.transaction(&mut || self.run(conn))?;
+            *self = Batch::default();
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn exec(conn: &impl SqlConn, sql: &str, params: &[Param]) -> Result<(), StoreError> {
+    let params: Vec<SqlValue<'_>> = params
+        .iter()
+        .map(|param| match param {
+            Param::Int(int) => SqlValue::Int(*int),
+            Param::Blob(bytes) => SqlValue::Blob(bytes),
+        })
+        .collect();
+    conn.exec(sql, &params)
+}

@@ -1,0 +1,50 @@
+//! What is forgotten at once: all of a deleted agent, all of a customer.
+
+use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::types::PubKey;
+
+use super::{Batch, unsigned};
+
+/// What a deleted agent forgets: everything but `agent_meta` and what is to be published.
+const DELETE_ALL: [&str; 5] = [
+    "DELETE FROM agent_version",
+    "DELETE FROM agent_job",
+    "DELETE FROM agent_session",
+    "DELETE FROM agent_cancelled",
+    "DELETE FROM agent_log",
+];
+
+/// What is forgotten of a customer's finished jobs. That they were done is kept, or they would be done again when their
+/// requests are delivered again.
+const FORGET_JOBS: &str =
+    "UPDATE agent_job SET source = x'', trace = x'7b7d', inputs = x'' WHERE customer = ? AND state >= 4";
+const SESSIONS: &str = "SELECT count(*), coalesce(sum(length(messages)), 0) FROM agent_session";
+const JOBS: &str = "SELECT count(*) FROM agent_job";
+
+/// Forgets everything but what is to be published, and what [`get_meta`] reads.
+pub(crate) fn delete_all(batch: &mut Batch) {
+    batch.clear_rows();
+    for sql in DELETE_ALL {
+        batch.push(sql, Vec::new());
+    }
+}
+
+/// Forgets the session with a customer, and of finished jobs everything but that they were done. Reads all jobs.
+pub(crate) fn forget_customer(batch: &mut Batch, customer: &PubKey) {
+    batch.put_session(*customer, None);
+    batch.push_last(FORGET_JOBS, vec![customer.0[..].into()]);
+}
+
+/// The number of sessions, their bytes, and the number of jobs.
+pub(crate) fn sizes(conn: &impl SqlConn) -> Result<(u64, u64, u64), StoreError> {
+    let mut sizes = (0, 0, 0);
+    conn.query(SESSIONS, &[], &mut |row| {
+        (sizes.0, sizes.1) = (unsigned(row, 0)?, unsigned(row, 1)?);
+        Ok(())
+    })?;
+    conn.query(JOBS, &[], &mut |row| {
+        sizes.2 = unsigned(row, 0)?;
+        Ok(())
+    })?;
+    Ok(sizes)
+}

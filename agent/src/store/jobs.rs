@@ -1,0 +1,269 @@
+//! Jobs, from when they are accepted, and their history: a finished job stays as it is.
+
+use relay_engine::sql::{SqlConn, SqlValue, StoreError};
+use relay_engine::types::{EventId, Kind, PubKey, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::batch::{Param, exec};
+use super::{blob, corrupt, id, int, json, key, text, to_json, unsigned};
+use crate::job::JobState;
+
+/// The states by their numbers in the database. Those that are open come first: the index of open jobs ends with them.
+const STATES: [JobState; 10] = [
+    JobState::Received,
+    JobState::WaitingInput,
+    JobState::Queued,
+    JobState::Running,
+    JobState::Responding,
+    JobState::Done,
+    JobState::Rejected,
+    JobState::Failed,
+    JobState::Cancelled,
+    JobState::Expired,
+];
+
+const COLUMNS: usize = 16;
+const PUT: &str = "INSERT OR REPLACE INTO agent_job (seq, id, customer, kind, state, received_at, finished_at, \
+    wake_at, version, attempts, created_at_max, answer, cause, source, inputs, trace) \
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+/// What changes; not what the request and the indices are made of.
+const UPDATE: &str = "UPDATE agent_job SET state = ?, finished_at = ?, wake_at = ?, version = ?, attempts = ?, \
+    created_at_max = ?, answer = ?, cause = ?, inputs = ?, trace = ? WHERE seq = ?";
+const BY_SEQ: &str = "SELECT seq, id, customer, kind, state, received_at, finished_at, wake_at, version, attempts, \
+    created_at_max, answer, cause, source, inputs, trace FROM agent_job WHERE seq = ?";
+const BY_ID: &str = "SELECT seq, id, customer, kind, state, received_at, finished_at, wake_at, version, attempts, \
+    created_at_max, answer, cause, source, inputs, trace FROM agent_job WHERE id = ?";
+const HISTORY: &str = "SELECT seq, id, customer, kind, state, received_at, finished_at, wake_at, version, attempts, \
+    created_at_max, answer, cause, source, inputs, trace FROM agent_job WHERE seq < ? ORDER BY seq DESC LIMIT ?";
+const OPEN: &str =
+    "SELECT seq, id, customer, state, received_at, wake_at FROM agent_job WHERE state < 4 ORDER BY seq";
+const HAS: &str = "SELECT seq FROM agent_job WHERE id = ?";
+const LAST_SEQ: &str = "SELECT coalesce(max(seq), 0) FROM agent_job";
+
+/// A job as it is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct JobRow {
+    /// The order in which jobs came.
+    pub(crate) seq: u64,
+    pub(crate) id: EventId,
+    pub(crate) customer: PubKey,
+    pub(crate) kind: Kind,
+    pub(crate) state: JobState,
+    /// Milliseconds since 1970.
+    pub(crate) received_at: u64,
+    /// Milliseconds since 1970; 0 while it is open.
+    pub(crate) finished_at: u64,
+    /// Not before this its next attempt begins; milliseconds since 1970.
+    pub(crate) wake_at: u64,
+    /// The version of the manifest that its attempts follow; 0 before the first.
+    pub(crate) version: u32,
+    /// Attempts that have begun.
+    pub(crate) attempts: u32,
+    /// No event about it that has been published is later than this.
+    pub(crate) created_at_max: Timestamp,
+    /// The row of the outbox that has or had its result; 0 if it has none.
+    pub(crate) answer: u64,
+    /// Why it failed, in a word.
+    pub(crate) cause: String,
+    /// What asks for it: an event's JSON, or a schedule's.
+    pub(crate) source: Vec<u8>,
+    /// The texts of its inputs once they have been fetched.
+    pub(crate) inputs: Option<Vec<String>>,
+    pub(crate) trace: Trace,
+    /// Whether the database has it.
+    pub(crate) is_stored: bool,
+}
+
+/// What has been done about a job.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Trace {
+    /// When the last attempt began; milliseconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) started_at: Option<u64>,
+    /// Tokens read and written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tokens: Option<(u64, u64)>,
+    /// Pieces of the result that were sent before it.
+    pub(crate) partials: u32,
+    /// What was sent, in order, but for these pieces.
+    pub(crate) sent: Vec<Traced>,
+}
+
+/// An event that was sent to the customer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traced {
+    /// Its id.
+    pub id: String,
+    /// Its kind.
+    pub kind: u16,
+    /// Its time, in Unix seconds.
+    pub created_at: u64,
+    /// The status that it tells.
+    pub status: String,
+    /// Its text, in the clear.
+    pub text: String,
+}
+
+/// What is kept in memory of a job that is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OpenRow {
+    pub(crate) seq: u64,
+    pub(crate) id: EventId,
+    pub(crate) customer: PubKey,
+    pub(crate) state: JobState,
+    pub(crate) received_at: u64,
+    pub(crate) wake_at: u64,
+}
+
+pub(super) fn write_job(conn: &impl SqlConn, row: &JobRow) -> Result<(), StoreError> {
+    let state = STATES.iter().position(|state| *state == row.state).unwrap_or_default() as u64;
+    let inputs = row.inputs.as_ref().map_or_else(Vec::new, to_json);
+    let changing: [Param; 10] = [
+        state.into(),
+        row.finished_at.into(),
+        row.wake_at.into(),
+        u64::from(row.version).into(),
+        u64::from(row.attempts).into(),
+        row.created_at_max.into(),
+        row.answer.into(),
+        row.cause.as_bytes().into(),
+        inputs.into(),
+        to_json(&row.trace).into(),
+    ];
+    if row.is_stored {
+        let mut params = Vec::from(changing);
+        params.push(row.seq.into());
+        return exec(conn, UPDATE, &params);
+    }
+    let [state, finished_at, wake_at, version, attempts, created_at_max, answer, cause, inputs, trace] =
+        changing;
+    let params: [Param; COLUMNS] = [
+        row.seq.into(),
+        row.id.0[..].into(),
+        row.customer.0[..].into(),
+        u64::from(row.kind).into(),
+        state,
+        row.received_at.into(),
+        finished_at,
+        wake_at,
+        version,
+        attempts,
+        created_at_max,
+        answer,
+        cause,
+        row.source.as_slice().into(),
+        inputs,
+        trace,
+    ];
+    exec(conn, PUT, &params)
+}
+
+fn state(row: &[SqlValue<'_>], column: usize) -> Result<JobState, StoreError> {
+    usize::try_from(int(row, column)?)
+        .ok()
+        .and_then(|at| STATES.get(at).copied())
+        .ok_or_else(|| corrupt("a state"))
+}
+
+fn read(row: &[SqlValue<'_>]) -> Result<JobRow, StoreError> {
+    let inputs = blob(row, 14)?;
+    Ok(JobRow {
+        seq: unsigned(row, 0)?,
+        id: id(row, 1)?,
+        customer: key(row, 2)?,
+        kind: unsigned(row, 3)? as Kind,
+        state: state(row, 4)?,
+        received_at: unsigned(row, 5)?,
+        finished_at: unsigned(row, 6)?,
+        wake_at: unsigned(row, 7)?,
+        version: unsigned(row, 8)? as u32,
+        attempts: unsigned(row, 9)? as u32,
+        created_at_max: unsigned(row, 10)?,
+        answer: unsigned(row, 11)?,
+        cause: text(row, 12)?,
+        source: blob(row, 13)?.to_vec(),
+        inputs: if inputs.is_empty() { None } else { Some(json(inputs)?) },
+        trace: json(blob(row, 15)?)?,
+        is_stored: true,
+    })
+}
+
+fn rows(conn: &impl SqlConn, sql: &str, params: &[SqlValue<'_>]) -> Result<Vec<JobRow>, StoreError> {
+    let mut found = Vec::new();
+    conn.query(sql, params, &mut |row| {
+        found.push(read(row)?);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// A job by its number.
+pub(crate) fn job(conn: &impl SqlConn, seq: u64) -> Result<Option<JobRow>, StoreError> {
+    Ok(rows(conn, BY_SEQ, &[SqlValue::Int(seq as i64)])?.pop())
+}
+
+/// A job by its id.
+pub(crate) fn job_by_id(conn: &impl SqlConn, id: &EventId) -> Result<Option<JobRow>, StoreError> {
+    Ok(rows(conn, BY_ID, &[SqlValue::Blob(&id.0)])?.pop())
+}
+
+/// Whether there is a job of this id.
+pub(crate) fn has_job(conn: &impl SqlConn, id: &EventId) -> Result<bool, StoreError> {
+    let mut found = false;
+    conn.query(HAS, &[SqlValue::Blob(&id.0)], &mut |_| {
+        found = true;
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// At most `limit` jobs that came before number `before`, newest first.
+pub(crate) fn history(conn: &impl SqlConn, before: u64, limit: usize) -> Result<Vec<JobRow>, StoreError> {
+    let before = i64::try_from(before).unwrap_or(i64::MAX).min(1 << 53);
+    rows(conn, HISTORY, &[SqlValue::Int(before), SqlValue::Int(limit as i64)])
+}
+
+/// The jobs that are open, oldest first.
+pub(crate) fn open_jobs(conn: &impl SqlConn) -> Result<Vec<OpenRow>, StoreError> {
+    let mut found = Vec::new();
+    conn.query(OPEN, &[], &mut |row| {
+        found.push(OpenRow {
+            seq: unsigned(row, 0)?,
+            id: id(row, 1)?,
+            customer: key(row, 2)?,
+            state: state(row, 3)?,
+            received_at: unsigned(row, 4)?,
+            wake_at: unsigned(row, 5)?,
+        });
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// The number of the newest job; 0 without any.
+pub(crate) fn last_seq(conn: &impl SqlConn) -> Result<u64, StoreError> {
+    let mut last = 0;
+    conn.query(LAST_SEQ, &[], &mut |row| {
+        last = unsigned(row, 0)?;
+        Ok(())
+    })?;
+    Ok(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn open_states_are_those_of_the_index() {
+        for (number, state) in STATES.iter().enumerate() {
+            assert_eq!(state.is_open(), number < 4, "{state:?}");
+        }
+        let mut all = STATES;
+        all.sort_unstable();
+        let mut known = JobState::ALL;
+        known.sort_unstable();
+        assert_eq!(all, known);
+    }
+}

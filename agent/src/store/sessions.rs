@@ -1,0 +1,79 @@
+//! What customers and the agent have said to each other, if its manifest wants that kept: a row for each customer.
+
+use std::collections::VecDeque;
+
+use relay_engine::sql::{SqlConn, SqlValue, StoreError};
+use relay_engine::types::PubKey;
+use serde::{Deserialize, Serialize};
+
+use super::batch::exec;
+use super::{blob, json, key, to_json, unsigned};
+
+const GET: &str = "SELECT customer, updated_at, messages FROM agent_session WHERE customer = ?";
+const ALL: &str = "SELECT customer, updated_at, messages FROM agent_session ORDER BY customer LIMIT ?";
+const PUT: &str = "INSERT OR REPLACE INTO agent_session (customer, updated_at, messages) VALUES (?, ?, ?)";
+const DELETE: &str = "DELETE FROM agent_session WHERE customer = ?";
+const SWEEP: &str = "DELETE FROM agent_session WHERE updated_at < ?";
+
+/// What was said with a customer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Session {
+    /// Unix seconds.
+    pub(crate) updated_at: u64,
+    /// Oldest first.
+    pub(crate) messages: VecDeque<Said>,
+}
+
+/// A message of a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// Unix seconds.
+    pub at: u64,
+    /// Whether the agent said it, and not the customer.
+    pub is_agent: bool,
+    /// What was said.
+    pub text: String,
+}
+
+pub(super) fn write_session(
+    conn: &impl SqlConn,
+    customer: &PubKey,
+    session: Option<&Session>,
+) -> Result<(), StoreError> {
+    match session {
+        Some(session) => {
+            let messages = to_json(&session.messages);
+            exec(conn, PUT, &[customer.0[..].into(), session.updated_at.into(), messages.into()])
+        }
+        None => exec(conn, DELETE, &[customer.0[..].into()]),
+    }
+}
+
+fn rows(
+    conn: &impl SqlConn,
+    sql: &str,
+    params: &[SqlValue<'_>],
+) -> Result<Vec<(PubKey, Session)>, StoreError> {
+    let mut found = Vec::new();
+    conn.query(sql, params, &mut |row| {
+        let session = Session { updated_at: unsigned(row, 1)?, messages: json(blob(row, 2)?)? };
+        found.push((key(row, 0)?, session));
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// The session with a customer.
+pub(crate) fn session(conn: &impl SqlConn, customer: &PubKey) -> Result<Option<Session>, StoreError> {
+    Ok(rows(conn, GET, &[SqlValue::Blob(&customer.0)])?.pop().map(|(_, session)| session))
+}
+
+/// At most `limit` sessions.
+pub(crate) fn all_sessions(conn: &impl SqlConn, limit: usize) -> Result<Vec<(PubKey, Session)>, StoreError> {
+    rows(conn, ALL, &[SqlValue::Int(limit as i64)])
+}
+
+/// Forgets sessions in which nothing was said since `since`, in Unix seconds.
+pub(crate) fn sweep_sessions(batch: &mut super::Batch, since: u64) {
+    batch.push(SWEEP, vec![since.into()]);
+}

@@ -1,0 +1,12 @@
+//! For tests of this crate and of others: an SQLite database in memory, a host that plays the relay, executors that do what
+//! the test says, and customers.
+
+mod customer;
+mod executors;
+mod host;
+mod sqlite;
+
+pub use customer::{Customer, Request};
+pub use executors::{EXECUTOR_URL, calling_executor};
+pub use host::{FakeHost, answers};
+pub use sqlite::Sqlite;

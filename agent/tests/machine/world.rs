@@ -1,0 +1,126 @@
+//! An agent with a host and a clock.
+
+use std::sync::Arc;
+
+use relay_agent::machine::{Agent, Context};
+use relay_agent::manifest::Manifest;
+use relay_agent::secrets::Secrets;
+use relay_agent::testing::{Customer, FakeHost, Request, Sqlite, calling_executor};
+use relay_engine::types::{Event, EventId, Now, PubKey};
+use serde_json::{Value, json};
+
+pub(crate) const START: u64 = 1_800_000_000;
+pub(crate) const RELAY_URL: &str = "wss://relay.example";
+
+pub(crate) struct World {
+    pub(crate) sqlite: Sqlite,
+    pub(crate) agent: Agent<Sqlite>,
+    pub(crate) host: FakeHost,
+    pub(crate) now: Now,
+    is_calling: bool,
+    openings: u8,
+}
+
+/// A manifest with a handler of kind 5050, changed by `change`.
+pub(crate) fn manifest(change: impl FnOnce(&mut Value)) -> Manifest {
+    let mut json = json!({
+        "name": "Tester",
+        "handlers": [{"kind": 5050, "executor": "echo", "config": {}}],
+        "announce": false
+    });
+    change(&mut json);
+    serde_json::from_value(json).expect("a manifest")
+}
+
+pub(crate) fn context(seed: u8) -> Context {
+    let secrets = |name: &str| (name == "AGENT_MASTER_SECRET").then(|| "5a".repeat(32));
+    let secrets: Arc<dyn Secrets + Send + Sync> = Arc::new(secrets);
+    Context { secrets, relay_url: Some(RELAY_URL.to_owned()), seed: [seed; 32] }
+}
+
+pub(crate) fn owner() -> PubKey {
+    Customer::new(1_000).pubkey()
+}
+
+impl World {
+    /// With executors as the manifest says.
+    pub(crate) fn new(manifest: &Manifest) -> Self {
+        Self::on(Sqlite::new(), manifest, false)
+    }
+
+    /// With executors whose work is a call, which the test answers.
+    pub(crate) fn calling(manifest: &Manifest) -> Self {
+        Self::on(Sqlite::new(), manifest, true)
+    }
+
+    fn on(sqlite: Sqlite, manifest: &Manifest, is_calling: bool) -> Self {
+        let now = Now::from_seconds(START);
+        let agent = open(now, sqlite.clone(), is_calling, 0);
+        let mut world = World { sqlite, agent, host: FakeHost::default(), now, is_calling, openings: 0 };
+        world.agent.deploy(now, manifest, &owner()).expect("deployed");
+        world.run();
+        world
+    }
+
+    pub(crate) fn pubkey(&self) -> PubKey {
+        self.agent.pubkey().expect("it is deployed")
+    }
+
+    /// A request to the agent, of kind 5050.
+    pub(crate) fn request(&self) -> Request {
+        Request::new(5050, self.now.seconds()).to(&self.pubkey())
+    }
+
+    pub(crate) fn run(&mut self) {
+        self.host.run(self.now, &mut self.agent);
+    }
+
+    /// The relay stores an event and delivers it.
+    pub(crate) fn deliver(&mut self, event: &Event) {
+        self.host.store(event.clone());
+        self.agent.deliver(self.now, std::slice::from_ref(event)).expect("stored");
+        self.run();
+    }
+
+    /// Time passes, up to each of the agent's times.
+    pub(crate) fn pass(&mut self, seconds: u64) {
+        let end = self.now.plus_millis(seconds * 1000);
+        while let Some(at) = self.agent.poll_timeout().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            self.agent.handle_timeout(self.now);
+            self.run();
+        }
+        self.now = end;
+        self.run();
+    }
+
+    /// The process dies, and the agent is opened again.
+    pub(crate) fn crash(&mut self) {
+        self.openings += 1;
+        self.host.calls.clear();
+        self.agent = open(self.now, self.sqlite.clone(), self.is_calling, self.openings);
+    }
+
+    pub(crate) fn answer(&mut self, status: u16, body: &str) {
+        self.host.answer(self.now, &mut self.agent, status, body);
+    }
+
+    /// What was published about a request, each by its status.
+    pub(crate) fn statuses(&self, request: &EventId) -> Vec<String> {
+        self.host.answers_to(request).into_iter().map(|(status, _)| status).collect()
+    }
+
+    /// The last thing that was published about a request, in its customer's eyes.
+    pub(crate) fn last(&self, customer: &Customer, request: &EventId) -> (String, String) {
+        let (status, event) = self.host.answers_to(request).pop().expect("an answer");
+        (status, customer.read(&event))
+    }
+}
+
+fn open(now: Now, sqlite: Sqlite, is_calling: bool, seed: u8) -> Agent<Sqlite> {
+    match is_calling {
+        true => Agent::open_with_executors(now, sqlite, context(seed), calling_executor),
+        false => Agent::open(now, sqlite, context(seed)),
+    }
+    .expect("it opens")
+}

@@ -1,0 +1,77 @@
+// nostr-dvm (nostr_dvm_roles.py, in the virtual environment of setup.sh) as a provider of jobs on this relay.
+import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, before, test } from 'node:test'
+import { SimplePool } from 'nostr-tools/pool'
+import { connected, leave, order, ping } from './jobs.mjs'
+import { root, startRelay, until, within } from './relay.mjs'
+
+const program = join(import.meta.dirname, 'nostr_dvm_roles.py')
+
+/** Starts nostr-dvm in a folder of its own, and waits until it has printed its public key. */
+async function start(role, ...args) {
+  const folder = mkdtempSync(join(tmpdir(), 'nostr-dvm-'))
+  const python = join(root, 'target', 'clients', 'bin', 'python')
+  const child = spawn(python, ['-u', program, role, ...args], { cwd: folder, stdio: ['ignore', 'pipe', 'pipe'] })
+  const it = { output: '' }
+  for (const stream of [child.stdout, child.stderr]) stream.on('data', chunk => (it.output += chunk))
+  const exited = new Promise(resolve => child.on('exit', resolve))
+  it.exited = exited
+  it.interrupt = () => child.kill('SIGINT')
+  it.stop = async () => {
+    child.kill('SIGKILL')
+    await exited
+    rmSync(folder, { recursive: true, force: true })
+  }
+  const find = () => it.output.match(/^pubkey ([0-9a-f]{64})$/m)
+  try {
+    await until(`the public key of nostr-dvm's ${role}`, find)
+  } catch (error) {
+    await it.stop()
+    throw new Error(`${error.message}:\n${it.output}`)
+  }
+  it.pubkey = find()[1]
+  return it
+}
+
+let server, pool
+before(async () => {
+  server = await startRelay()
+  pool = new SimplePool()
+})
+after(async () => {
+  pool.destroy()
+  await server.stop()
+})
+
+const stored = filter => within(JSON.stringify(filter), pool.querySync([server.url], filter))
+
+test('nostr-dvm provides: announces itself, answers jobs of NDK, plain and by NIP-44, and retracts', async t => {
+  const provider = await start('provider', server.url)
+  t.after(provider.stop)
+  const by = { authors: [provider.pubkey] }
+  // It subscribes last of all, and never sees requests of before.
+  await ping(pool, server.url, provider.pubkey)
+
+  const [announcement] = await stored({ kinds: [31990], '#k': ['5050'] })
+  assert.equal(announcement.pubkey, provider.pubkey)
+  for (const kind of [0, 10002, 10050, 11998]) assert.equal((await stored({ kinds: [kind], ...by })).length, 1, `kind ${kind}`)
+
+  const ndk = await connected(server.url)
+  t.after(() => leave(ndk))
+  const text = 'line\nquote " and 漢'
+  for (const encrypted of [false, true]) {
+    const tags = [['i', text, 'text'], ['output', 'text/plain'], ['relays', server.url]]
+    const { result, feedback } = await order(ndk, provider.pubkey, { tags, encrypted })
+    assert.equal(result.content, text.toUpperCase())
+    assert.deepEqual(feedback.map(each => each.status), ['processing'])
+  }
+
+  provider.interrupt()
+  await within('its end', provider.exited)
+  assert.deepEqual(await stored({ kinds: [31990], ...by }), [])
+  assert.equal((await stored({ kinds: [5], ...by })).length, 1)
+})
