@@ -67,6 +67,7 @@ impl<C: SqlConn> Agent<C> {
         self.settle(now).map_err(CommandError::Store)?;
         let keys = identity::keys(&manifest.identity, &manifest.name, &*self.context.secrets)
             .map_err(CommandError::Identity)?;
+        manifest.check_pubkey(&keys.pubkey()).map_err(CommandError::Manifest)?;
         let pubkey = keys.pubkey().to_string();
         if self.head.as_ref().is_some_and(|head| head.pubkey != pubkey) {
             return Err(CommandError::OtherKey);

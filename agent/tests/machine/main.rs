@@ -1,4 +1,6 @@
 //! One agent, as its customers, its owner and its host see it.
 
+mod admission;
+mod attempts;
 mod echo;
 mod world;
