@@ -17,6 +17,7 @@ use crate::host::{Host, Inbound};
 use crate::net::descriptors::{self, SocketLimits};
 use crate::net::{accept, api, metrics_listener};
 use crate::signals::Signals;
+use crate::stored::{Store, Stored};
 use crate::writer::ToWriter;
 use crate::{shard, writer};
 
@@ -86,6 +87,8 @@ where
     let host = Host::new(settings, shards, socket_limits, to_writer, api.handle().clone())
         .map(Arc::new)
         .map_err(|message| io::Error::new(io::ErrorKind::InvalidInput, message))?;
+    let stored: Arc<dyn Stored> = Arc::new(Store::new(store.clone()));
+    let beside = Beside::new(Arc::clone(&host), Arc::downgrade(&stored));
     let writer = {
         let (host, store) = (Arc::clone(&host), store.clone());
         spawn("relay-writer".to_owned(), &host.clone(), move || writer::run(&host, &store, &from_shards))?
@@ -121,7 +124,7 @@ where
         warn_of_missing_url(address);
     }
     if let Some(embedded) = embedded {
-        let _ = embedded.started.send((address, Beside::new(Arc::clone(&host))));
+        let _ = embedded.started.send((address, beside));
     }
     tracing::info!(shards = shards.len(), "press Ctrl-C or send SIGTERM to stop");
     let ended = runtime.block_on(until_end(&host, listener, &mut ends));
