@@ -52,9 +52,9 @@ pub(super) fn list(entries: &[&Entry], relay: &Relay<'_>) -> String {
     for entry in entries {
         let manifest = &entry.manifest;
         let kinds: Vec<String> = manifest.handlers.iter().map(|handler| kind_label(handler.kind)).collect();
-        let _ = write!(
+        let _ = writeln!(
             body,
-            "<li><a href=\"/agent/{npub}\"><img src=\"{picture}\" alt=\"\"><span><b>{name}</b> {state}<small>{about}</small><small>{kinds} · {price}</small></span></a></li>\n",
+            "<li><a href=\"/agent/{npub}\"><img src=\"{picture}\" alt=\"\"><span><b>{name}</b> {state}<small>{about}</small><small>{kinds} · {price}</small></span></a></li>",
             npub = identity::npub(&entry.pubkey),
             picture = escape(manifest.picture.as_deref().unwrap_or("/icon.svg")),
             name = escape(&manifest.name),
@@ -88,7 +88,7 @@ pub(super) fn agent(entry: &Entry, figures: &Figures, relay: &Relay<'_>) -> Stri
     }
     body.push_str("</table>\n");
     body.push_str("<h2>How to use it</h2>\n<p>Publish an event of this kind on ");
-    let _ = write!(body, "{}, signed by your key:</p>\n", escape(relay.url));
+    let _ = writeln!(body, "{}, signed by your key:</p>", escape(relay.url));
     if let Some(handler) = manifest.handlers.first() {
         let example = serde_json::json!({
             "kind": handler.kind,
@@ -96,10 +96,10 @@ pub(super) fn agent(entry: &Entry, figures: &Figures, relay: &Relay<'_>) -> Stri
             "tags": [["i", "your text", "text"], ["p", entry.pubkey.to_string()]],
         });
         let example = serde_json::to_string_pretty(&example).unwrap_or_default();
-        let _ = write!(body, "<code class=\"block\">{}</code>\n", escape(&example));
-        let _ = write!(
+        let _ = writeln!(body, "<code class=\"block\">{}</code>", escape(&example));
+        let _ = writeln!(
             body,
-            "<p>Feedback comes as kind 7000, the result as kind {}. {}</p>\n",
+            "<p>Feedback comes as kind 7000, the result as kind {}. {}</p>",
             u32::from(handler.kind) + 1_000,
             if manifest.encryption {
                 "Requests may be encrypted (NIP-44 or NIP-04); then the answers are too."
@@ -133,9 +133,9 @@ pub(super) fn agent(entry: &Entry, figures: &Figures, relay: &Relay<'_>) -> Stri
     }
     row("Version", entry.version.to_string());
     let _ = write!(body, "<h2>Conditions</h2>\n<table>\n{rows}</table>\n");
-    let _ = write!(
+    let _ = writeln!(
         body,
-        "<p><a href=\"/agent/{npub}/manifest.json\">Manifest</a> · <a href=\"/agents\">All agents</a></p>\n"
+        "<p><a href=\"/agent/{npub}/manifest.json\">Manifest</a> · <a href=\"/agents\">All agents</a></p>"
     );
     document(&manifest.name, manifest.picture.as_deref(), &body, relay)
 }
