@@ -21,7 +21,7 @@ use std::thread::{self, JoinHandle};
 
 use tokio::sync::Notify;
 
-pub use crate::beside::{Beside, Item, OpenStreamError, Stopped, Stream};
+pub use crate::beside::{Beside, Item, ReadError, Stopped, Stream};
 use crate::cli::serve_here;
 use crate::config::Settings;
 use crate::serve::Embedded;

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hyper::body::Bytes;
@@ -16,6 +16,7 @@ use relay_site::{About, FEATURES, Operator, Route, Table};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc as channel, oneshot};
 
+use crate::agents::Agents;
 use crate::beside::Item;
 use crate::config::{Networks, Settings};
 use crate::fresh::Fresh;
@@ -164,6 +165,8 @@ pub(crate) struct Host {
     pub(crate) store_health: Fresh<Option<Result<Stats, StoreError>>>,
     /// Who may read `/metrics`, by address; empty: all.
     metrics_readers: Networks,
+    /// Set once they have been started.
+    pub(crate) agents: OnceLock<Arc<Agents>>,
     /// The warning about a proxy that does not pass on the Host header has been logged.
     warned_of_proxy: AtomicBool,
     /// The warning about a proxy that is not trusted has been logged.
@@ -204,7 +207,7 @@ impl Host {
             limits: &settings.limits,
             policy: &settings.policy,
             url: settings.url.as_deref(),
-            has_agents: false,
+            has_agents: settings.has_agents(),
         };
         let documents = Documents {
             information: about.information().into(),
@@ -213,7 +216,7 @@ impl Host {
         // Metrics may have an address of their own.
         let on_this_port = |route| match route {
             Route::Metrics => settings.metrics.listen.is_none(),
-            Route::Agents(_) => false,
+            Route::Agents(_) => settings.has_agents(),
             _ => true,
         };
         Ok(Host {
@@ -239,6 +242,7 @@ impl Host {
             address_rates: Arc::default(),
             store_health: Fresh::new(HEALTH_AGE_MAX),
             metrics_readers,
+            agents: OnceLock::new(),
             warned_of_proxy: AtomicBool::new(false),
             told_of_untrusted_proxy: AtomicBool::new(false),
             told_of_missing_proxy_header: AtomicBool::new(false),

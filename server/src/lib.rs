@@ -29,4 +29,5 @@ mod serve;
 mod serve_lock;
 mod shard;
 mod signals;
+mod stored;
 mod writer;

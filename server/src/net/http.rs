@@ -17,7 +17,7 @@ use super::addresses::{AddressPermit, TooMany};
 use super::deadline::{self, Deadline};
 use super::proxy_protocol::{self, Fault};
 use super::response::{Body, HeaderLines, add_headers, raw_response, response};
-use super::{api, operator, upgrade};
+use super::{agents, api, operator, upgrade};
 use crate::host::Host;
 use crate::shard::SocketSlot;
 
@@ -111,7 +111,7 @@ async fn respond<B: Backend + 'static>(
     let host = &shard.host;
     let (method, path) = (request.method().as_str(), request.uri().path());
     let found = host.table.find(method, path, &HeaderLines(request.headers()));
-    let shared = found.headers();
+    let (shared, params) = (found.headers(), agents::Params::of(&found));
     let endpoint = found.endpoint.map(|endpoint| (endpoint.route, endpoint.bounds));
     if let Ok((Route::Socket, _)) = endpoint {
         return upgrade::upgrade(slot, request, peer);
@@ -129,7 +129,7 @@ async fn respond<B: Backend + 'static>(
                 Route::Information => response(Answer::information(host.documents.information.clone())),
                 Route::Page => response(Answer::page(host.documents.page.clone())),
                 Route::Icon => response(Answer::icon()),
-                Route::Agents(_) => response(Answer::error(404, "not found")),
+                Route::Agents(route) => agents::respond(host, route, params, bounds, request).await,
                 Route::Health | Route::Metrics | Route::Config => {
                     operate(host, route, bounds, request, peer).await
                 }
