@@ -16,7 +16,7 @@ const SKEW_MICROS_MAX: u64 = 1_000_000;
 /// Token buckets of client addresses, one for events and one for requests each. An address that has sent nothing for
 /// two minutes is forgotten; its buckets would be full.
 ///
-/// Ordered, so that no choice of addresses makes a look-up dear.
+/// An ordered map, so that no choice of addresses makes a look-up expensive.
 #[derive(Debug, Default)]
 pub struct AddressRates {
     /// Those that have sent something since `began`.

@@ -173,9 +173,9 @@ fn admit_kind_and_author(event: &Candidate<'_>, policy: &Policy) -> Result<(), R
     Ok(())
 }
 
-/// NIP-13: an event that commits to a target below the minimum is refused though luck gave the id more zeros («if you require 40
-/// bits … and see a committed target of 30, you can safely reject it»); one that commits to none only if that is required,
-/// since the tag «SHOULD» have one. What is no number is no target.
+/// NIP-13: an event that commits to a target below the minimum is refused though luck gave the id more zeros («if you
+/// require 40 bits … and see a committed target of 30, you can safely reject it»); one that commits to none only if
+/// that is required, since the tag only SHOULD have one. A target that is not a number counts as none.
 fn admit_work(event: &Candidate<'_>, policy: &Policy, limits: &Limits) -> Result<(), Refused> {
     let min = limits.pow_bits_min;
     if min == 0 {

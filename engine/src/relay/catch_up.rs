@@ -84,7 +84,7 @@ impl SharedReplay {
         self.keys.iter().copied().flatten()
     }
 
-    /// The number up to which all have been served; none if all have ended.
+    /// The sequence number up to which all its subscriptions have been served; `None` if all have ended.
     fn covered(&self, subscriptions: &Subscriptions) -> Option<Seq> {
         self.keys().filter_map(|key| subscriptions.get(key)).map(|own| own.covered).min()
     }

@@ -31,7 +31,7 @@ struct Flight {
     bytes: usize,
     tags: usize,
     origin: Origin,
-    /// The event, if its id is only what the sender says until the batch is checked.
+    /// The event, if its id has not been compared with its hash yet (that is done with the batch).
     unhashed: Option<Event>,
     first: Sender,
     /// Others that sent the very same event meanwhile.
@@ -46,7 +46,7 @@ pub(super) enum Sender {
     Host(Ticket),
 }
 
-/// Two events say the same id and signature and differ otherwise: one of the ids is wrong.
+/// Two events claim the same id and signature and differ otherwise: one of the ids is wrong.
 struct Collision;
 
 /// An event to verify, and whether its id is known to be its hash.
@@ -60,7 +60,7 @@ struct Admitted {
 enum Decision {
     /// It is to be verified.
     Verify(Admitted),
-    /// It shares the answer of a copy that is on its way.
+    /// No answer of its own: it shares that of a copy in flight, or its connection is gone.
     Joined,
     /// This is its answer.
     Answer(PublishOutcome),

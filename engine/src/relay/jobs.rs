@@ -36,7 +36,7 @@ pub(super) struct ScanJob {
     pub(super) conn: ConnId,
     pub(super) scan: Scan,
     pub(super) asked_at: Now,
-    /// What was sent up to here before the machine was rebuilt.
+    /// The position of the last event sent before the session was restored: only what comes after it is sent.
     pub(super) sent_before: Option<Place>,
     /// Whether it has taken a step.
     pub(super) has_started: bool,
@@ -107,7 +107,7 @@ impl Job {
         }
     }
 
-    /// By whether it has taken a step, and what it is to hold if it holds nothing yet. A replay continues an earlier answer,
+    /// By whether it has taken a step, and whether it must wait for memory. A replay continues an earlier answer,
     /// so all its steps are further ones.
     fn class(&self) -> Class {
         let reservation = self.reservation();
@@ -117,7 +117,7 @@ impl Job {
         if self.has_started() { Class::Further } else { Class::First }
     }
 
-    /// There is no memory for it beyond its first step: it frees its memory, and waits as a wide job does.
+    /// Frees its cursors, because there is no memory for it beyond its first step; it then waits like a wide job.
     fn rest(&mut self) {
         match self {
             Job::Scan(job) => job.scan.rest(),
@@ -147,7 +147,7 @@ impl Job {
     }
 }
 
-/// What a step left.
+/// What remains of a job after a step.
 pub(super) enum Next {
     /// More steps.
     Again(Job),
@@ -178,7 +178,7 @@ enum Asker {
 pub(super) struct Jobs {
     turns: Turns<Origin, Asker, Job>,
     running: Running,
-    /// When those REQs were asked whose EOSE the host has not yet been handed.
+    /// When the REQs arrived whose EOSE has been queued and not yet flushed by the host.
     answered: Vec<Now>,
 }
 
@@ -189,7 +189,7 @@ impl Origin {
 }
 
 impl Jobs {
-    /// None. Of an address so many may be under way.
+    /// No jobs yet. An address may have `address_jobs_max` unfinished ones.
     pub(super) fn new(address_jobs_max: usize) -> Self {
         let is_bounded = |origin: &Origin| matches!(origin, Origin::Address(_));
         let turns = Turns::new(address_jobs_max, is_bounded);
@@ -236,7 +236,7 @@ impl Jobs {
             else {
                 return Some((turn, job));
             };
-            // Others that were queued with it may have taken the room.
+            // Jobs that were queued with it may have taken the memory.
             let max = has_started.then_some(bytes_max);
             if !reservation.is_wide && running.is_wide(turn.address, reservation.bytes, max) {
                 reservation.is_wide = true;

@@ -1,8 +1,8 @@
 //! Filters that no event can match yet: their `since` is later than the latest second that an event may be dated.
 //!
-//! In the index they would be candidates of events that they cannot match. Here they wait by their `since`, two words for
-//! each, and go into the index in time: those whose second has come before the next event is matched, so that nothing
-//! depends on timers, and some a little earlier, so that many with the same `since` cause no delay.
+//! In the index they would be candidates for events that they cannot match. Here they wait in the order of `since`, two
+//! machine words for each, and go into the index in time: those whose second has come before the next event is matched,
+//! so that nothing depends on timers, and some a little earlier, so that many with the same `since` cause no delay.
 
 use std::collections::BTreeSet;
 
@@ -52,8 +52,8 @@ impl Later {
         self.early_values = EARLY_VALUES;
     }
 
-    /// The next subscription some of whose filters are to enter the index now, or for an event that is `dated` later than
-    /// it could be; and their `since`.
+    /// The next subscription with filters that enter the index now, or because an event is about to be matched whose
+    /// `created_at` (`dated`) is later than the relay accepts; and the `since` of those filters.
     pub(super) fn pop(&mut self, dated: Timestamp) -> Option<(Timestamp, SubSlot)> {
         let (since, _) = *self.queue.first()?;
         let is_early = since > self.reach.max(dated);

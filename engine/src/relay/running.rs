@@ -59,7 +59,7 @@ impl Running {
         bytes > WIDE_FROM_BYTES || max.is_some_and(has_no_memory)
     }
 
-    /// Whether a job of this origin, which has taken its first step, may not continue.
+    /// Whether a job of this origin that has taken its first step must wait for memory before it continues.
     pub(super) fn is_over(&self, origin: Origin, max: usize) -> bool {
         self.all > max || self.of(origin) > ADDRESS_WIDE_FROM_BYTES
     }

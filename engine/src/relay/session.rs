@@ -20,7 +20,7 @@ pub struct Close {
     pub reason: String,
 }
 
-/// One connection's messages may take this part of the bytes left for all that wait.
+/// Deferred messages of one connection may take a fourth of the bytes that are left for those of all.
 const DEFERRED_SHARE: u64 = 4;
 
 /// A message that waits for earlier ones to take effect.
@@ -51,7 +51,7 @@ pub(super) struct Session {
     /// By the id that the client chose: ordered, so that no choice of ids makes a look-up expensive.
     pub(super) subs: BTreeMap<SubId, SubKey>,
     pub(super) outbox: Outbox,
-    /// What of its output is part of the shard's total.
+    /// Bytes of its output that are counted in the shard's total.
     pub(super) accounted: usize,
     /// Bytes that have left the outbox and that the host still holds; see [`super::Relay::handle_backlog`].
     pub(super) backlog_bytes: usize,
@@ -138,7 +138,7 @@ impl Session {
         Some(message)
     }
 
-    /// Whether to read on, while messages of all connections that wait have `deferred_bytes`. What stands against it is
+    /// Whether to read on, if the deferred messages of all connections have `deferred_bytes`. A reason not to is
     /// always something of its own that has yet to be done.
     pub(super) fn takes_input(
         &self,

@@ -146,9 +146,9 @@ impl<B: Backend> Relay<B> {
         Some((seq, event))
     }
 
-    /// Every stored match up to this sequence number has come out of [`Relay::poll_stream`]. It moves on past events that do
-    /// not match, so a consumer that confirms it is not shown them again when it comes back. `None`: there is no
-    /// such stream.
+    /// Every stored match up to this sequence number has been returned by [`Relay::poll_stream`]. It moves on past
+    /// events that do not match, so a consumer that confirms it is not shown them again when it comes back. `None`:
+    /// there is no such stream.
     pub fn stream_position(&self, stream: StreamId) -> Option<Seq> {
         let own = self.streams.by_id.get(&stream)?;
         if let Some(next) = own.queue.iter().find_map(|(seq, _)| *seq) {

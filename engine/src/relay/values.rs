@@ -82,7 +82,7 @@ impl Sub for Cost {
     }
 }
 
-/// What filters cost that are held, by connection.
+/// The cost of all filters that are held, by connection.
 #[derive(Debug, Default)]
 pub(super) struct FilterValues {
     all: Cost,
@@ -207,7 +207,7 @@ impl FilterValues {
         }
         let bytes = free(limits.shard_filter_bytes_max, self.all.bytes, own.bytes, GUARANTEED_BYTES);
         if new.bytes > replaced.bytes && new.bytes > bytes {
-            // So many values of the size of these.
+            // How many values of the average size of these would fit.
             let fit = new.values as u64 * bytes as u64 / new.bytes as u64;
             return Err(TooMany::ForShard { free: values.min(fit as usize) });
         }

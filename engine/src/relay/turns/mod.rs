@@ -31,7 +31,7 @@ const FIRSTS_IN_A_ROW_MAX: u32 = 4;
 /// Addresses asked for a wide job that may start.
 const ADDRESSES_ASKED: usize = 64;
 
-/// Whether a job has taken a step.
+/// The queue of a job: by whether it has taken a step, and whether it waits for memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
     First,
@@ -133,8 +133,8 @@ impl<A: Ord + Copy, C: Ord + Copy, J> ClassQueue<A, C, J> {
         self.addresses.charge(turn.address, cost, |queue| queue.conns.is_empty());
     }
 
-    /// The address that is first of those whose next job `may` be taken. At most [`ADDRESSES_ASKED`] are asked; if none of so
-    /// many may, they make way for others.
+    /// The first address whose next job `may` start. At most [`ADDRESSES_ASKED`] are asked; if none of them
+    /// may start, they move behind the others.
     fn find(&mut self, may: impl Fn(A, &J) -> JobAdmission) -> Option<A> {
         let mut skipped = Vec::new();
         for address in self.addresses.keys().take(ADDRESSES_ASKED) {
@@ -190,7 +190,7 @@ pub(super) struct Turns<A, C, J> {
     first: ClassQueue<A, C, J>,
     wide: ClassQueue<A, C, J>,
     further: ClassQueue<A, C, J>,
-    /// First steps of addresses that have as many jobs that have further steps as they may have.
+    /// First steps of addresses that are at their limit of unfinished jobs.
     held: BTreeMap<A, AddressQueue<C, J>>,
     limit: Limit<A>,
     /// The address whose turn is being taken.
@@ -202,7 +202,8 @@ pub(super) struct Turns<A, C, J> {
 }
 
 impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
-    /// None. An address that `is_bounded` takes no first steps while it has `unfinished_max` jobs that have further steps, at least one.
+    /// Empty. An address that `is_bounded` takes no first steps while it has `unfinished_max` jobs (at least 1) with
+    /// further steps.
     pub(super) fn new(unfinished_max: usize, is_bounded: fn(&A) -> bool) -> Self {
         Turns {
             first: ClassQueue::new(),
@@ -313,7 +314,7 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
             .chain(held)
     }
 
-    /// Whether no job waits. Where something is held, further steps are there that it waits for.
+    /// Whether no job waits. Held jobs are not checked: they are held only while further steps wait.
     pub(super) fn is_empty(&self) -> bool {
         self.first.len == 0 && self.wide.len == 0 && self.further.len == 0
     }

@@ -68,7 +68,7 @@ pub(super) struct Merge {
     opening: Vec<Opening>,
     /// Lanes up to this one have their cursors, or are in `opening`.
     opened: usize,
-    /// Of the last group. Whoever comes in later comes in behind it.
+    /// The rank of the last group; cursors that are opened later start after it.
     rank: Option<Rank>,
     /// Pairs of one rank; in the order of answers once `gathered`.
     group: Vec<(Posting, usize, bool)>,
@@ -374,7 +374,7 @@ impl Merge {
         self.free.push(place);
     }
 
-    /// The broad scan's cursors that wait are dropped where they are found, those of the narrow terms opened.
+    /// Opens the cursors of the narrow terms; those of the broad scan are dropped when they are met next.
     fn end_broad_scan(&mut self, lane: usize, filters: &[Filter], start: Bound) {
         self.lanes[lane].end_broad_scan();
         self.open_terms(lane, filters, start);

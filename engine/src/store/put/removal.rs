@@ -50,7 +50,8 @@ impl RemovalBudget {
         RemovalBudget { keys_left: budget.keys_max.saturating_mul(FULL_DISK_FACTOR), ..budget }
     }
 
-    /// Removes nothing at once, which takes hardly any space. A backend without a bound can't hide, and removes.
+    /// Removes nothing at once, which takes hardly any space. A backend without a bound on removed keys removes at once
+    /// even so.
     pub(super) fn least(backend: &impl Backend) -> Self {
         let budget = RemovalBudget { is_least: true, ..RemovalBudget::new(backend) };
         match budget.keys_max {

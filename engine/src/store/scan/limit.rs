@@ -7,7 +7,7 @@ use crate::types::{Filter, Timestamp};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limit {
     pub(super) stage: Stage,
-    /// The client did not ask for this limit, so where it cuts is the relay's to choose.
+    /// The limit is the relay's, not the client's: the answer may exceed it to complete a second.
     relays_own: bool,
     /// Events still to send in this stage.
     left: u32,
@@ -22,7 +22,7 @@ pub(super) enum Stage {
     Sending,
     /// They are sent if they are of this second, the last one of the page.
     Closing(Timestamp),
-    /// One that is not sent anyway shows that there is more.
+    /// They are not sent; the first one shows that there is more.
     LookingAhead {
         /// Rows read for the filter when they were last counted.
         rows_before: u64,

@@ -81,7 +81,7 @@ pub struct Scan {
     merge: Merge,
     /// A visible match was skipped.
     more: bool,
-    /// Whether there is one will not be known.
+    /// Whether there is a match that was not sent will not be known.
     unknown: bool,
     hit_rows: usize,
     look_ahead_rows: u64,
@@ -267,7 +267,7 @@ impl Scan {
         }
     }
 
-    /// Closes the lanes of filters that want nothing more. Once it is known that there is more, or too dear to
+    /// Closes the lanes of filters that want nothing more. Once it is known that there is more, or too expensive to
     /// know, none of them looks ahead.
     fn close_done(&mut self) {
         let give_up = self.more || self.look_ahead_rows > LOOK_AHEAD_ROWS_MAX;

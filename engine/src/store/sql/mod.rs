@@ -151,7 +151,7 @@ impl<C: SqlConn> SqlBackend<C> {
         let can_hide = match integers(&conn, READ_SCHEMA, &[])?.first() {
             Some(&SCHEMA_WITH_HIDDEN) => true,
             Some(&SCHEMA) => match conn.exec(CREATE_HIDDEN, &[]) {
-                // Events can be served and removed without it, and there will be room for it.
+                // Events can be served and removed without it, and removing them makes space for it.
                 Err(StoreError::Full(_)) => false,
                 created => created.map(|()| true)?,
             },
