@@ -1,4 +1,4 @@
-//! A value that costs something to ask for, and is asked for again at most so often, however many want it.
+//! A cached value with a maximum age; concurrent callers share one refresh.
 
 use std::time::{Duration, Instant};
 

@@ -59,7 +59,7 @@ pub(crate) enum Inbound {
 pub(crate) struct Socket {
     pub(crate) stream: std::net::TcpStream,
     pub(crate) peer: SocketAddr,
-    /// Its place among those of its address, unless it has none there.
+    /// Its permit among the connections of its address; `None` if it is not counted (a proxy's, or exempt).
     pub(crate) permit: Option<AddressPermit>,
 }
 
@@ -183,7 +183,7 @@ impl Drop for WebSocketPermit {
 
 impl Host {
     /// # Errors
-    /// If a list of addresses holds what is none.
+    /// If a list of addresses has an entry that is not an address or a network.
     pub(crate) fn new(
         settings: Settings,
         shards: usize,
@@ -219,7 +219,7 @@ impl Host {
         Ok(Host {
             table: Table::new(FEATURES, on_this_port),
             operator: Operator::new(settings.metrics.token.as_deref(), &settings.policy.admin_pubkeys),
-            // One of so many that it has no memory for authors.
+            // As for one of `usize::MAX` shards, so that its part of the author cache is 0.
             verifier: settings.verify.verifier(usize::MAX),
             api,
             config: Arc::new(config),
@@ -264,7 +264,7 @@ impl Host {
         Some(inbox)
     }
 
-    /// SocketLimits for one more WebSocket connection, if there is any.
+    /// A permit for one more WebSocket connection, if `limits.connections_max` leaves one.
     pub(crate) fn websocket_permit(self: &Arc<Self>) -> Option<WebSocketPermit> {
         let max = self.socket_limits.connections;
         let take = |count: usize| (count < max).then_some(count + 1);

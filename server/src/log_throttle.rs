@@ -1,11 +1,11 @@
-//! Something that may happen thousands of times a second and should be said every ten seconds.
+//! Throttles log messages: what may happen thousands of times a second is logged once every ten seconds, with a count.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Decides when to speak. One thread's.
+/// Decides when to log. For one thread.
 #[derive(Debug, Default)]
 pub(crate) struct LogThrottle {
     said_at: Cell<Option<Instant>>,

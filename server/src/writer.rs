@@ -1,4 +1,4 @@
-//! The one thread that writes: group commit, and between commits the removal of what is hidden or has expired, in steps of a
+//! The one writer thread: group commit and, between commits, steps that remove hidden and expired events, each of a
 //! few milliseconds.
 //!
 //! Whatever waits when a commit begins is made durable by that one commit; what arrives meanwhile forms the
@@ -177,7 +177,7 @@ fn handle_store_error<B: Backend>(host: &Host, store: &B, error: &StoreError, no
     let fatal = match error {
         StoreError::Full(what) => {
             if let Some(times) = no_room.happened(Instant::now()) {
-                tracing::error!(what, times, "no room: new events are refused until there is");
+                tracing::error!(what, times, "no space left: new events are refused until there is some");
             }
             return;
         }

@@ -99,7 +99,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Whose word on a client's address is believed.
+    /// The proxies whose statement of the client's address is trusted.
     ///
     /// # Errors
     /// Names the first that is no address.
@@ -263,7 +263,7 @@ impl MetricsAccess {
     /// The addresses that may read; none: all.
     ///
     /// # Errors
-    /// Names the first that is none.
+    /// Names the first entry that is neither an address nor a network.
     pub(crate) fn readers(&self) -> Result<Networks, String> {
         Networks::new(&self.allow)
     }
@@ -307,7 +307,7 @@ impl Settings {
         }
     }
 
-    /// What no type can say.
+    /// Checks what types cannot: ranges, URLs, addresses, and limits that depend on each other.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
         let ensure = |holds: bool, key, why: &str| if holds { Ok(()) } else { Err((key, why.to_owned())) };
         let limits = &self.limits;

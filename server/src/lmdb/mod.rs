@@ -96,7 +96,7 @@ struct Databases {
     event: Database<'static, Be64, Bytes>,
     key: PostingBlocks,
     tombstone: Database<'static, Bytes, Be64>,
-    /// Not there in what an earlier version wrote, if it is opened to read or the disk is full.
+    /// `None` in a database of an earlier version that is opened read-only, or could not be extended because the disk is full.
     hidden: Option<Database<'static, Be64, Bytes>>,
     meta: Database<'static, Str, Be64>,
 }
@@ -264,8 +264,8 @@ impl LmdbBackend {
         Ok(done)
     }
 
-    /// Refuses a write if fewer than `reserved` bytes of the map are free, neither beyond the last page nor among pages that
-    /// were freed; or if the file's free pages are all that is left of the reserve.
+    /// Refuses a write if fewer than `reserved` bytes of the map are free, counting both what is beyond the last page
+    /// and the pages that were freed; or if the file's free pages are all that is left of the reserve.
     fn check_reserve(&self, txn: &RwTxn<'_>, reserved: usize) -> Result<(), StoreError> {
         let missing = self.reserve.missing();
         let info = self.env.info();

@@ -21,7 +21,7 @@ use super::{api, operator, upgrade};
 use crate::host::Host;
 use crate::shard::SocketSlot;
 
-/// How long a client that is turned away is listened to.
+/// How long the request of a rejected client is still read.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Serves one socket until it closes or becomes a WebSocket.
@@ -88,7 +88,8 @@ async fn read_proxy_header(
     }
 }
 
-/// Answers a client whose request nobody wants, as far as its socket takes that at once.
+/// Sends an answer to a client that is rejected, as much of it as its socket accepts without blocking, and shuts the
+/// socket down.
 async fn reject(host: &Host, mut stream: TcpStream, answer: &Answer) {
     let _ = stream.try_write(&raw_response(answer));
     let _ = stream.shutdown().await;
@@ -117,7 +118,7 @@ async fn respond<B: Backend + 'static>(
         return upgrade::upgrade(slot, request, peer);
     }
     shard.count_http_request();
-    // Behind a proxy a client is known by its request only; it has a place for as long as that is worked on.
+    // Behind a proxy a client is known by its request only; it counts as a connection of its address until it is answered.
     let Ok(_client) = host.addresses.admit_client(peer, request.headers()) else {
         return response(TooMany::answer());
     };

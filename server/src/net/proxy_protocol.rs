@@ -33,7 +33,8 @@ impl From<io::Error> for Fault {
     }
 }
 
-/// Reads a header. `None`: the proxy speaks for itself, as to see whether the relay is there, or does not know the client.
+/// Reads a header. `None`: the proxy connects on its own behalf (LOCAL), as for a health check, or does not know the
+/// client (UNKNOWN).
 ///
 /// # Errors
 /// What came instead of a header.
