@@ -9,7 +9,7 @@
 //! | `RELAY_URL` | public `wss://` URL, which AUTH events must name; without it they are compared with the Host header |
 //! | `RELAY_SHARDS` | number of shards; must be 1 in this version |
 //! | `RELAY_LOCATION_HINT` | where new objects are placed: `weur`, `enam`, ... |
-//! | `RELAY_JURISDICTION` | where objects must stay: `eu`, `fedramp` |
+//! | `RELAY_JURISDICTION` | where objects must stay: `eu`, `us`, `fedramp` |
 //! | `RELAY_CONFIG` | JSON with `info`, `limits`, `policy`, the keys of the native server's file, `object` and `consumers` |
 //!
 //! A variable of its own overrides the same setting in `RELAY_CONFIG`.

@@ -156,7 +156,8 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         session_blobs::create(&conn)?;
         sweep::create(&conn)?;
         match consumers::create(&conn) {
-            // An object of an earlier version that is full: its clients are served, and consumers wait for room.
+            // The storage is full and the table is new in this version: clients are served, and consumers wait until
+            // there is space.
             Err(StoreError::Full(_)) => {}
             created => created?,
         }
