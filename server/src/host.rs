@@ -305,7 +305,7 @@ impl Host {
             tracing::warn!(
                 %proxy,
                 "network.proxy_protocol is set and no PROXY protocol header comes from an address that \
-                 network.trusted_proxies names: it is turned away. Name only proxies there that send one"
+                 network.trusted_proxies names: it is refused. Name only proxies there that send one"
             );
         }
     }

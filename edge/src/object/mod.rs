@@ -227,7 +227,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         self.flush(now)
     }
 
-    /// A client has connected. `key` is unique among the sockets of this object. `None`: there is no room for it.
+    /// A client has connected. `key` is unique among the sockets of this object. `None`: there are too many.
     pub fn connect(&mut self, now: Now, key: Key, socket: H::Socket, mut peer: Peer) -> Option<Next> {
         peer.host = peer.host.filter(|host| host.len() <= HOST_BYTES_MAX);
         let id = if self.has_room() { self.relay.connect(now, peer)? } else { return None };

@@ -23,12 +23,12 @@ pub(super) const DUPLICATE: &str = "duplicate: already have this event";
 pub(super) const WRONG_ID: &str = "invalid: the id is not the hash of the event";
 pub(super) const WRONG_SIGNATURE: &str = "invalid: the signature is not the author's";
 pub(super) const VANISH_ELSEWHERE: &str = "invalid: this request to vanish does not name this relay";
-pub(super) const TOO_MANY_EVENTS: &str = "rate-limited: too many events a minute";
-pub(super) const TOO_MANY_REQUESTS: &str = "rate-limited: too many requests a minute";
+pub(super) const TOO_MANY_EVENTS: &str = "rate-limited: too many events per minute";
+pub(super) const TOO_MANY_REQUESTS: &str = "rate-limited: too many requests per minute";
 pub(super) const TOO_MANY_EVENTS_OF_ADDRESS: &str =
-    "rate-limited: too many events a minute from your address";
+    "rate-limited: too many events per minute from your address";
 pub(super) const TOO_MANY_REQUESTS_OF_ADDRESS: &str =
-    "rate-limited: too many requests a minute from your address";
+    "rate-limited: too many requests per minute from your address";
 pub(super) const TOO_MANY_COUNTS: &str = "rate-limited: too many counts at once";
 pub(super) const AUTHENTICATED_ONLY: &str = "auth-required: this relay serves authenticated clients only";
 pub(super) const PARTIES_ONLY: &str =
@@ -40,7 +40,7 @@ pub(super) const NOT_UTF8: &str = "invalid: the message is not UTF-8";
 pub(super) const NO_RECONCILIATION: &str = "unsupported: this relay has no set reconciliation (NIP-77)";
 
 /// Reasons of close frames, without a prefix; RFC 6455 leaves them 123 bytes.
-pub(super) const READS_TOO_SLOWLY: &str = "answers are not read as fast as they are asked for";
+pub(super) const READS_TOO_SLOWLY: &str = "the client reads too slowly";
 pub(super) const ABUSE: &str = "too many malformed messages in a row";
 
 /// Of a message that could not be read.
@@ -94,7 +94,7 @@ pub(super) fn refused(refused: &Refused) -> String {
         Refused::TooNew => "invalid: created_at is too far in the future".to_owned(),
         Refused::TooOld => "invalid: created_at is too far in the past".to_owned(),
         Refused::Expired => refusal(Refusal::Expired).to_owned(),
-        Refused::AuthEvent => "invalid: an event of kind 22242 goes into an AUTH message".to_owned(),
+        Refused::AuthEvent => "invalid: events of kind 22242 are accepted in AUTH messages only".to_owned(),
         Refused::Kind(kind) => format!("blocked: this relay does not take events of kind {kind}"),
         Refused::DeniedAuthor => "blocked: this relay does not take events of this author".to_owned(),
         Refused::UnknownAuthor => "restricted: this author may not write to this relay".to_owned(),
@@ -135,7 +135,12 @@ pub(super) fn too_many_values(max: usize) -> String {
 }
 
 pub(super) fn too_busy(free: usize) -> String {
-    format!("blocked: this relay is busy; for now, a request may name {free} ids, authors, kinds and tags")
+    match free {
+        0 => "blocked: this relay is busy; try again later".to_owned(),
+        _ => format!(
+            "blocked: this relay is busy; for now, a request may name {free} ids, authors, kinds and tags"
+        ),
+    }
 }
 
 pub(super) fn ephemeral_missed(count: u64) -> String {

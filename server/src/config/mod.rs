@@ -233,12 +233,17 @@ mod tests {
             ("", &[], &[("listen", "localhost:70000")], "`listen` must be a host and a port"),
             ("", &[], &[("log.filter", "info,=x=y")], "`log.filter` `info,=x=y`: "),
             ("", &[], &[("metrics.listen", "here")], "`metrics.listen` must be a host and a port"),
-            ("", &[], &[("metrics.allow", "10.0.0.0/33")], "`metrics.allow` `10.0.0.0/33` is no address"),
+            (
+                "",
+                &[],
+                &[("metrics.allow", "10.0.0.0/33")],
+                "`metrics.allow` `10.0.0.0/33` is neither an address",
+            ),
             (
                 "",
                 &[],
                 &[("network.trusted_proxies", "nginx")],
-                "`network.trusted_proxies` `nginx` is no address",
+                "`network.trusted_proxies` `nginx` is neither an address",
             ),
             (
                 "",

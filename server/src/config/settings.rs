@@ -89,7 +89,7 @@ pub struct Network {
     /// that is not itself one of these.
     pub trusted_proxies: Vec<String>,
     /// Whether every trusted proxy begins each connection with a PROXY protocol header, version 1 or 2, which names the client. Then
-    /// one that does not is turned away, and from all others such a header is malformed HTTP.
+    /// one that does not is refused, and from all others such a header is malformed HTTP.
     pub proxy_protocol: bool,
     /// Addresses and networks that have no limits by address.
     pub exempt_addresses: Vec<String>,
@@ -102,7 +102,7 @@ impl Network {
     /// The proxies whose statement of the client's address is trusted.
     ///
     /// # Errors
-    /// Names the first that is no address.
+    /// Names the first that is neither an address nor a network.
     pub(crate) fn trusted(&self) -> Result<Networks, String> {
         Networks::new(&self.trusted_proxies)
     }
@@ -110,7 +110,7 @@ impl Network {
     /// Clients that have no limits by address.
     ///
     /// # Errors
-    /// Names the first that is no address.
+    /// Names the first that is neither an address nor a network.
     pub(crate) fn exempt(&self) -> Result<Networks, String> {
         Networks::new(&self.exempt_addresses)
     }

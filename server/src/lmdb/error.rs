@@ -77,7 +77,7 @@ impl std::fmt::Display for OpenError {
             }
             OpenError::Schema { path, found, known } => write!(
                 f,
-                "the database in {} has layout {found}, and this version reads layout {known}",
+                "the database in {} has layout {found}, and this version reads layouts up to {known}",
                 path.display()
             ),
             OpenError::Full(path, what) => {

@@ -60,7 +60,7 @@ struct Acceptor {
 
 impl Acceptor {
     fn new() -> Self {
-        let all_taken = Answer::error(503, "no room for another connection").with("retry-after", "30");
+        let all_taken = Answer::error(503, "too many connections").with("retry-after", "30");
         Acceptor {
             all_taken: raw_response(&all_taken),
             too_many: raw_response(&TooMany::answer()),
@@ -70,7 +70,7 @@ impl Acceptor {
         }
     }
 
-    /// Turns away one client that waits to be accepted, with the descriptor that has become free. False: that could not be
+    /// Refuses one client that waits to be accepted, with the descriptor that has become free. False: that could not be
     /// done either.
     async fn refuse_waiting(&self, host: &Host, listener: &TcpListener) -> bool {
         // The waiting client may be gone: then there is no client to answer, and nothing to wait for.
@@ -83,7 +83,7 @@ impl Acceptor {
         true
     }
 
-    /// Hands a socket over to a shard, or turns it away.
+    /// Hands a socket over to a shard, or refuses it.
     fn admit(&self, host: &Host, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let permit = match host.addresses.admit_socket(peer.ip()) {
@@ -102,7 +102,7 @@ impl Acceptor {
         let Some(inbox) = host.take_slot() else {
             host.sockets_refused.fetch_add(1, Ordering::Relaxed);
             if let Some(times) = self.full.happened(Instant::now()) {
-                tracing::warn!(address = %peer, times, "no room for another connection");
+                tracing::warn!(address = %peer, times, "too many connections");
             }
             return reject(stream, &self.all_taken);
         };

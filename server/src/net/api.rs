@@ -83,7 +83,7 @@ where
         Ok(Err(_)) => response(Answer::error(503, "request timed out")),
         Err(error) => {
             tracing::error!(%error, "a handler of the API failed");
-            response(Answer::error(500, "this failed"))
+            response(Answer::error(500, "internal error"))
         }
     }
 }
@@ -136,7 +136,7 @@ where
             Ok(collected) => Response::from_parts(head, whole(collected.to_bytes())),
             Err(error) => {
                 tracing::error!(error = %error.into(), "a handler of the API failed");
-                response(Answer::error(500, "this failed"))
+                response(Answer::error(500, "internal error"))
             }
         };
     }

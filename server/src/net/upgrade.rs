@@ -58,7 +58,7 @@ pub(super) fn upgrade<B: Backend + 'static>(
     let connected =
         shard.host.websocket_permit().and_then(|place| Some((place, shard.connect(Peer { host, address })?)));
     let Some((place, id)) = connected else {
-        return response(Answer::error(503, "no room for another connection").with("retry-after", "30"));
+        return response(Answer::error(503, "too many connections").with("retry-after", "30"));
     };
     let session = Session { shard: Rc::clone(shard), id, _place: place, _permit: permit };
     let upgraded = hyper::upgrade::on(&mut request);
@@ -70,7 +70,7 @@ pub(super) fn upgrade<B: Backend + 'static>(
             Ok(Ok(parts)) => {
                 conn::run(&session.shard, id, parts.io.into_inner(), &parts.read_buf).await;
             }
-            Ok(Err(_)) => tracing::error!("an upgraded connection is no TCP stream"),
+            Ok(Err(_)) => tracing::error!("an upgraded connection is not a TCP stream"),
             Err(error) => tracing::debug!(%error, "a client left during its handshake"),
         }
     });
