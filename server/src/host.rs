@@ -17,8 +17,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc as channel, oneshot};
 
 use crate::beside::Item;
+use crate::cached::Cached;
 use crate::config::{Networks, Settings};
-use crate::fresh::Fresh;
 use crate::metrics::{self, ShardSnapshot, WriterMetrics};
 use crate::net::addresses::{AddressPermit, Addresses};
 use crate::net::deadline::Timeouts;
@@ -161,15 +161,15 @@ pub(crate) struct Host {
     /// What addresses may send, at all shards together.
     pub(crate) address_rates: Arc<Mutex<AddressRates>>,
     /// What the shards last said of the store; `None`: none answered.
-    pub(crate) store_health: Fresh<Option<Result<Stats, StoreError>>>,
+    pub(crate) store_health: Cached<Option<Result<Stats, StoreError>>>,
     /// Who may read `/metrics`, by address; empty: all.
     metrics_readers: Networks,
     /// The warning about a proxy that does not pass on the Host header has been logged.
     warned_of_proxy: AtomicBool,
     /// The warning about a proxy that is not trusted has been logged.
-    told_of_untrusted_proxy: AtomicBool,
+    warned_of_untrusted_proxy: AtomicBool,
     /// A trusted proxy that sends no PROXY protocol header has been logged.
-    told_of_missing_proxy_header: AtomicBool,
+    warned_of_missing_proxy_header: AtomicBool,
 }
 
 /// One of the WebSocket connections that there may be, until it is dropped.
@@ -237,11 +237,11 @@ impl Host {
             connections: AtomicUsize::new(0),
             addresses: Arc::new(Addresses::new(&settings.network)?),
             address_rates: Arc::default(),
-            store_health: Fresh::new(HEALTH_AGE_MAX),
+            store_health: Cached::new(HEALTH_AGE_MAX),
             metrics_readers,
             warned_of_proxy: AtomicBool::new(false),
-            told_of_untrusted_proxy: AtomicBool::new(false),
-            told_of_missing_proxy_header: AtomicBool::new(false),
+            warned_of_untrusted_proxy: AtomicBool::new(false),
+            warned_of_missing_proxy_header: AtomicBool::new(false),
             settings,
         })
     }
@@ -290,7 +290,7 @@ impl Host {
 
     /// A peer that is not trusted sent `X-Forwarded-For`, which is ignored. Says so once.
     pub(crate) fn warn_of_untrusted_proxy(&self, peer: IpAddr) {
-        if !self.told_of_untrusted_proxy.swap(true, Ordering::Relaxed) {
+        if !self.warned_of_untrusted_proxy.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 %peer,
                 "X-Forwarded-For comes from an address that network.trusted_proxies does not name: if it is your \
@@ -301,7 +301,7 @@ impl Host {
 
     /// A trusted proxy does not send the header that `network.proxy_protocol` asks it for. Says so once.
     pub(crate) fn warn_of_missing_proxy_header(&self, proxy: IpAddr) {
-        if !self.told_of_missing_proxy_header.swap(true, Ordering::Relaxed) {
+        if !self.warned_of_missing_proxy_header.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 %proxy,
                 "network.proxy_protocol is set and no PROXY protocol header comes from an address that \

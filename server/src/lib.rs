@@ -14,10 +14,10 @@
 //! | `metrics` | what the process reports about itself; its documents are `relay-site`'s |
 
 mod beside;
+mod cached;
 pub mod cli;
 pub mod config;
 pub mod embed;
-mod fresh;
 mod host;
 pub mod lmdb;
 mod log_throttle;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use super::Relay;
 use super::ids::ConnId;
-use super::jobs::{Job, Next, ReplayJob};
+use super::jobs::{Job, ReplayJob, StepResult};
 use super::running::{Reservation, WIDE_FROM_BYTES};
 use super::session::Session;
 use super::subscriptions::{SubKey, Subscriptions};
@@ -126,9 +126,14 @@ impl<B: Backend> Relay<B> {
     }
 
     /// Reads back from the store what a client was not sent live.
-    pub(super) fn replay_to_client(&mut self, now: Now, mut job: Box<ReplayJob>, rows: &mut usize) -> Next {
+    pub(super) fn replay_to_client(
+        &mut self,
+        now: Now,
+        mut job: Box<ReplayJob>,
+        rows: &mut usize,
+    ) -> StepResult {
         let conn = job.conn;
-        let Some(session) = self.sessions.get_mut(conn) else { return Next::Done };
+        let Some(session) = self.sessions.get_mut(conn) else { return StepResult::Done };
         if session.is_slow(self.queued_output, &self.config.limits) {
             return self.stall_replay(job);
         }
@@ -148,7 +153,7 @@ impl<B: Backend> Relay<B> {
         };
         for key in replay.keys() {
             if let Some(own) = self.subscriptions.get_mut(key) {
-                own.caught_up(replayed);
+                own.record_progress(replayed);
             }
         }
         let is_slow = self
@@ -159,7 +164,7 @@ impl<B: Backend> Relay<B> {
             true => self.finish_replay(conn),
             false => {
                 job.replay = Some(replay);
-                if is_slow { self.stall_replay(job) } else { Next::Again(Job::Replay(job)) }
+                if is_slow { self.stall_replay(job) } else { StepResult::Again(Job::Replay(job)) }
             }
         }
     }
@@ -226,18 +231,18 @@ impl<B: Backend> Relay<B> {
     }
 
     /// The reader is slow: its subscriptions wait without an index.
-    fn stall_replay(&mut self, mut job: Box<ReplayJob>) -> Next {
+    fn stall_replay(&mut self, mut job: Box<ReplayJob>) -> StepResult {
         let replay = job.replay.take();
         if let Some(session) = self.sessions.get_mut(job.conn) {
             session.behind.extend(replay.iter().flat_map(SharedReplay::keys));
         }
-        Next::Stall(job.conn, Job::Replay(job))
+        StepResult::Stall(job.conn, Job::Replay(job))
     }
 
     /// All subscriptions of a replay are live or closed. Starts another replay for those that are still behind.
-    fn finish_replay(&mut self, conn: ConnId) -> Next {
-        let Some(session) = self.sessions.get_mut(conn) else { return Next::Done };
+    fn finish_replay(&mut self, conn: ConnId) -> StepResult {
+        let Some(session) = self.sessions.get_mut(conn) else { return StepResult::Done };
         session.is_replaying = !session.behind.is_empty();
-        if session.is_replaying { Next::Again(new_replay_job(conn)) } else { Next::Done }
+        if session.is_replaying { StepResult::Again(new_replay_job(conn)) } else { StepResult::Done }
     }
 }

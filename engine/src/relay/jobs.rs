@@ -8,7 +8,7 @@ use super::catch_up::SharedReplay;
 use super::ids::{ConnId, StreamId};
 use super::running::{Reservation, Running};
 use super::subscriptions::{Owner, Place, SubKey};
-use super::turns::{Class, Turn, Turns};
+use super::turns::{JobClass, Turn, Turns};
 use crate::store::{Backend, Count, Scan};
 use crate::types::{ClientAddress, Filter, Now, SubId};
 
@@ -109,19 +109,19 @@ impl Job {
 
     /// By whether it has taken a step, and whether it must wait for memory. A replay continues an earlier answer,
     /// so all its steps are further ones.
-    fn class(&self) -> Class {
+    fn class(&self) -> JobClass {
         let reservation = self.reservation();
         if reservation.is_wide && !reservation.is_running {
-            return Class::Wide;
+            return JobClass::Wide;
         }
-        if self.has_started() { Class::Further } else { Class::First }
+        if self.has_started() { JobClass::Further } else { JobClass::First }
     }
 
     /// Frees its cursors, because there is no memory for it beyond its first step; it then waits like a wide job.
-    fn rest(&mut self) {
+    fn wait_for_memory(&mut self) {
         match self {
-            Job::Scan(job) => job.scan.rest(),
-            Job::Count(job) => job.count.rest(),
+            Job::Scan(job) => job.scan.release_cursors(),
+            Job::Count(job) => job.count.release_cursors(),
             Job::Replay(..) | Job::StreamReplay(_) => return,
         }
         if let Some(reservation) = self.reservation_mut() {
@@ -148,7 +148,7 @@ impl Job {
 }
 
 /// What remains of a job after a step.
-pub(super) enum Next {
+pub(super) enum StepResult {
     /// More steps.
     Again(Job),
     /// More steps, once the reader has caught up.
@@ -240,7 +240,7 @@ impl Jobs {
             let max = has_started.then_some(bytes_max);
             if !reservation.is_wide && running.is_wide(turn.address, reservation.bytes, max) {
                 reservation.is_wide = true;
-                turns.defer(turn, Class::Wide, job);
+                turns.defer(turn, JobClass::Wide, job);
                 continue;
             }
             running.acquire(turn.address, reservation);
@@ -249,16 +249,16 @@ impl Jobs {
     }
 
     /// Releases what was reserved for a job before its step, unless it keeps its memory.
-    fn update_reservation(&mut self, origin: Origin, before: Reservation, next: &mut Next) {
+    fn update_reservation(&mut self, origin: Origin, before: Reservation, next: &mut StepResult) {
         match next {
-            Next::Again(job) if job.reservation().is_running => {
+            StepResult::Again(job) if job.reservation().is_running => {
                 let more = job.held_bytes().saturating_sub(before.bytes);
                 if let Some(reservation) = job.reservation_mut().filter(|_| more > 0) {
                     self.running.extend(origin, reservation, more);
                 }
                 return;
             }
-            Next::Stall(_, job) => {
+            StepResult::Stall(_, job) => {
                 if let Some(reservation) = job.reservation_mut() {
                     reservation.is_running = false;
                 }
@@ -287,22 +287,22 @@ impl<B: Backend> Relay<B> {
             let reservation = job.reservation();
             let mut next = self.step(now, job, &mut rows);
             let bytes_max = self.config.limits.running_bytes_max;
-            if let Next::Again(job) = &mut next
+            if let StepResult::Again(job) = &mut next
                 && starts
                 && !reservation.is_wide
                 && self.jobs.running.is_over(turn.address, bytes_max)
             {
-                job.rest();
+                job.wait_for_memory();
             }
             self.jobs.update_reservation(turn.address, reservation, &mut next);
             match next {
-                Next::Again(job) => self.enqueue(job),
-                Next::Stall(conn, job) => {
+                StepResult::Again(job) => self.enqueue(job),
+                StepResult::Stall(conn, job) => {
                     if let Some(session) = self.sessions.get_mut(conn) {
                         session.stalled.push(job);
                     }
                 }
-                Next::Done => {}
+                StepResult::Done => {}
             }
             if let Some(conn) = conn {
                 self.run_deferred(now, conn);

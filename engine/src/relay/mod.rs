@@ -23,12 +23,12 @@ mod config;
 mod costs;
 mod fair_batches;
 mod fanout;
+mod future_filters;
 mod ids;
 mod ingest;
 mod input;
 mod jobs;
 mod keyed;
-mod later;
 mod messages;
 mod metrics;
 mod outbox;
@@ -155,11 +155,9 @@ impl<B: Backend> Relay<B> {
             return None;
         }
         let url = self.config.url.clone().or(peer.host).map(String::into_boxed_str);
-        let conn = self.sessions.insert(|conn| {
-            let mut session = Session::new(conn, now, Auth::new(None, url), &self.config.limits);
-            session.address = peer.address;
-            session
-        });
+        let mut session = Session::new(now, Auth::new(None, url), &self.config.limits);
+        session.address = peer.address;
+        let conn = self.sessions.insert(session);
         self.metrics.connections_opened += 1;
         self.note_gauges();
         self.mark_changed(conn);

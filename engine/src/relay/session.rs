@@ -92,7 +92,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(_conn: ConnId, now: Now, auth: Auth, limits: &Limits) -> Self {
+    pub(super) fn new(now: Now, auth: Auth, limits: &Limits) -> Self {
         Session {
             address: None,
             auth,
@@ -182,14 +182,14 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    pub(super) fn insert(&mut self, make: impl FnOnce(ConnId) -> Session) -> ConnId {
+    pub(super) fn insert(&mut self, session: Session) -> ConnId {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push((0, None));
             (self.slots.len() - 1) as u32
         });
         let (generation, place) = &mut self.slots[slot as usize];
         let conn = ConnId(u64::from(*generation) << 32 | u64::from(slot));
-        *place = Some(Box::new(make(conn)));
+        *place = Some(Box::new(session));
         conn
     }
 
@@ -235,7 +235,7 @@ mod tests {
         let limits = Limits::default();
         let mut sessions = Sessions::default();
         let open = |sessions: &mut Sessions| {
-            sessions.insert(|conn| Session::new(conn, Now::default(), Auth::new(None, None), &limits))
+            sessions.insert(Session::new(Now::default(), Auth::new(None, None), &limits))
         };
         let first = open(&mut sessions);
         assert!(sessions.remove(first).is_some());

@@ -116,7 +116,7 @@ impl LmdbBackend {
             Found::Schema(found) => {
                 return Err(OpenError::Schema { path: path.to_owned(), found, known: SCHEMA_WITH_HIDDEN });
             }
-            Found::Something => return Err(OpenError::Foreign(path.to_owned())),
+            Found::Something => return Err(OpenError::NotARelayDatabase(path.to_owned())),
         }
         // These are the first pages of a new database, so a full disk is noticed here.
         let databases = match create_databases(&env) {
@@ -151,10 +151,10 @@ impl LmdbBackend {
             Found::Schema(found) => {
                 return Err(OpenError::Schema { path: path.to_owned(), found, known: SCHEMA_WITH_HIDDEN });
             }
-            Found::Nothing | Found::Something => return Err(OpenError::Foreign(path.to_owned())),
+            Found::Nothing | Found::Something => return Err(OpenError::NotARelayDatabase(path.to_owned())),
         }
         let databases = open_databases(&env).map_err(|error| OpenError::lmdb(path, error))?;
-        let databases = databases.ok_or_else(|| OpenError::Foreign(path.to_owned()))?;
+        let databases = databases.ok_or_else(|| OpenError::NotARelayDatabase(path.to_owned()))?;
         Ok(Self::new(env, databases, options, Reserve::none(path)))
     }
 
@@ -318,7 +318,7 @@ impl Backend for LmdbBackend {
         &self,
         work: impl FnOnce(&mut Self::Writer<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        self.reserve.with_room(|| self.write_within(work, 0))
+        self.reserve.with_reserve(|| self.write_within(work, 0))
     }
 }
 

@@ -58,7 +58,7 @@ impl Reserve {
     }
 
     /// Runs `write` in the space of the file.
-    pub(super) fn with_room<T>(&self, write: impl FnOnce() -> T) -> T {
+    pub(super) fn with_reserve<T>(&self, write: impl FnOnce() -> T) -> T {
         if self.bytes > 0 {
             // Without it, the write may still find space.
             let _ = OpenOptions::new().write(true).truncate(true).open(&self.file);

@@ -34,7 +34,7 @@ pub(crate) async fn run(host: &Host, listener: TcpListener) {
                 tracing::debug!(%error, "a connection was lost before it was accepted");
             }
             Err(error) => {
-                if let Some(times) = acceptor.no_files.happened(Instant::now()) {
+                if let Some(times) = acceptor.no_files.record(Instant::now()) {
                     tracing::warn!(%error, times, "can't accept connections");
                 }
                 // A waiting client gets the 503. Where even that fails, descriptors may be free a little later.
@@ -89,7 +89,7 @@ impl Acceptor {
         let permit = match host.addresses.admit_socket(peer.ip()) {
             Ok(permit) => permit,
             Err(TooMany(address)) => {
-                if let Some(times) = self.full_address.happened(Instant::now()) {
+                if let Some(times) = self.full_address.record(Instant::now()) {
                     tracing::warn!(
                         %address,
                         times,
@@ -101,7 +101,7 @@ impl Acceptor {
         };
         let Some(inbox) = host.take_slot() else {
             host.sockets_refused.fetch_add(1, Ordering::Relaxed);
-            if let Some(times) = self.full.happened(Instant::now()) {
+            if let Some(times) = self.full.record(Instant::now()) {
                 tracing::warn!(address = %peer, times, "too many connections");
             }
             return reject(stream, &self.all_taken);

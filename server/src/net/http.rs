@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 
 use super::addresses::{AddressPermit, TooMany};
 use super::deadline::{self, Deadline};
-use super::proxy_protocol::{self, Fault};
+use super::proxy_protocol::{self, HeaderError};
 use super::response::{Body, HeaderLines, add_headers, raw_response, response};
 use super::{api, operator, upgrade};
 use crate::host::Host;
@@ -65,11 +65,11 @@ async fn read_proxy_header(
 ) -> Result<(IpAddr, Option<AddressPermit>), Option<Answer>> {
     let found = match tokio::time::timeout(time, proxy_protocol::read(stream)).await {
         Ok(Ok(found)) => found,
-        Ok(Err(Fault::Io(error))) => {
+        Ok(Err(HeaderError::Io(error))) => {
             tracing::debug!(%proxy, %error, "a proxy connected and said nothing");
             return Err(None);
         }
-        Ok(Err(Fault::Malformed)) => {
+        Ok(Err(HeaderError::Malformed)) => {
             host.warn_of_missing_proxy_header(proxy);
             return Err(Some(Answer::error(400, "a PROXY protocol header is expected from this address")));
         }

@@ -33,7 +33,7 @@ const ADDRESSES_ASKED: usize = 64;
 
 /// The queue of a job: by whether it has taken a step, and whether it waits for memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Class {
+pub(super) enum JobClass {
     First,
     /// It has to wait until there is memory for what it holds.
     Wide,
@@ -112,12 +112,12 @@ impl<A: Ord + Copy, C: Ord + Copy, J> ClassQueue<A, C, J> {
     }
 
     /// Takes the next job. Its connection keeps its place until it is charged, so that what this job leaves finds it there.
-    fn take(&mut self, class: Class) -> Option<(Turn<A, C>, J)> {
+    fn take(&mut self, class: JobClass) -> Option<(Turn<A, C>, J)> {
         let (address, _) = self.addresses.next()?;
         self.take_of(class, address)
     }
 
-    fn take_of(&mut self, class: Class, address: A) -> Option<(Turn<A, C>, J)> {
+    fn take_of(&mut self, class: JobClass, address: A) -> Option<(Turn<A, C>, J)> {
         let queue = self.addresses.get_mut(&address)?;
         let (conn, jobs) = queue.conns.next()?;
         let job = jobs.pop_front()?;
@@ -167,7 +167,7 @@ impl<A: Ord + Copy, C: Ord + Copy, J> ClassQueue<A, C, J> {
 /// A turn that is being taken: what it costs is not known before it is over.
 #[must_use = "a turn is charged"]
 pub(super) struct Turn<A, C> {
-    class: Class,
+    class: JobClass,
     pub(super) address: A,
     conn: C,
 }
@@ -218,9 +218,9 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
     }
 
     /// Queues a job after those of its connection.
-    pub(super) fn push(&mut self, class: Class, address: A, conn: C, job: J) {
+    pub(super) fn push(&mut self, class: JobClass, address: A, conn: C, job: J) {
         match self.held.get_mut(&address) {
-            Some(queue) if class == Class::First => queue.push(conn, job),
+            Some(queue) if class == JobClass::First => queue.push(conn, job),
             _ => self.queue_of(class).push(address, conn, job),
         }
         self.hold_or_release(address);
@@ -260,19 +260,19 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
         let both = (has_first || wide.is_some()) && self.further.len > 0;
         if self.further.len > 0 && (!both || self.firsts_in_a_row >= FIRSTS_IN_A_ROW_MAX) {
             self.firsts_in_a_row = 0;
-            return self.further.take(Class::Further);
+            return self.further.take(JobClass::Further);
         }
         self.firsts_in_a_row = if both { self.firsts_in_a_row + 1 } else { 0 };
         match wide {
             Some(address) if !has_first || self.is_wide_next => {
                 self.is_wide_next = false;
-                self.wide.take_of(Class::Wide, address)
+                self.wide.take_of(JobClass::Wide, address)
             }
             _ if has_first => {
                 self.is_wide_next = true;
-                self.first.take(Class::First)
+                self.first.take(JobClass::First)
             }
-            _ => self.wide.take(Class::Wide),
+            _ => self.wide.take(JobClass::Wide),
         }
     }
 
@@ -285,7 +285,7 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
     }
 
     /// Queues the job of a turn again, in another class, and ends the turn, which costs nothing.
-    pub(super) fn defer(&mut self, turn: Turn<A, C>, class: Class, job: J) {
+    pub(super) fn defer(&mut self, turn: Turn<A, C>, class: JobClass, job: J) {
         self.push(class, turn.address, turn.conn, job);
         self.charge(turn, 0);
     }
@@ -319,11 +319,11 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
         self.first.len == 0 && self.wide.len == 0 && self.further.len == 0
     }
 
-    fn queue_of(&mut self, class: Class) -> &mut ClassQueue<A, C, J> {
+    fn queue_of(&mut self, class: JobClass) -> &mut ClassQueue<A, C, J> {
         match class {
-            Class::First => &mut self.first,
-            Class::Wide => &mut self.wide,
-            Class::Further => &mut self.further,
+            JobClass::First => &mut self.first,
+            JobClass::Wide => &mut self.wide,
+            JobClass::Further => &mut self.further,
         }
     }
 }

@@ -75,9 +75,9 @@ impl Count {
         &self.filters
     }
 
-    /// As [`super::Scan::rest`].
-    pub fn rest(&mut self) {
-        self.merge.rest();
+    /// As [`super::Scan::release_cursors`].
+    pub fn release_cursors(&mut self) {
+        self.merge.release_cursors();
     }
 
     /// Reads what may be read for `rows`, counting them down as [`super::Scan::step`] does.

@@ -181,7 +181,7 @@ impl Merge {
     }
 
     /// Drops all cursors. They are opened again, at the cost of opening them, behind what has come out.
-    pub(super) fn rest(&mut self) {
+    pub(super) fn release_cursors(&mut self) {
         let mut unmerged = vec![Vec::new(); self.lanes.len()];
         if !self.gathered {
             for (posting, lane, _) in self.group.drain(..) {
@@ -198,7 +198,7 @@ impl Merge {
             }
         }
         for (lane, unmerged) in self.lanes.iter_mut().zip(unmerged) {
-            lane.rest(unmerged);
+            lane.release_cursors(unmerged);
         }
         (self.cursors, self.free, self.capacity) = (Vec::new(), Vec::new(), 0);
         (self.dry, self.opening, self.opened) = (Vec::new(), Vec::new(), 0);
@@ -211,8 +211,8 @@ impl Merge {
     }
 
     /// Records whether a lane's last candidate matched, and how many more events its filter wants.
-    pub(super) fn judged(&mut self, lane: usize, matched: bool, wanted: u64) {
-        self.lanes[lane].judged(matched, wanted);
+    pub(super) fn record_result(&mut self, lane: usize, matched: bool, wanted: u64) {
+        self.lanes[lane].record_result(matched, wanted);
     }
 
     /// Reads until there is a candidate that has not been [`Merge::pass`]ed; that is a row a posting read, and
@@ -349,7 +349,7 @@ impl Merge {
         }
         if posting.seq <= self.horizon && filters[lane].matches_kind(posting.kind) {
             self.group.push((posting, lane, self.lanes[lane].decides()));
-        } else if self.lanes[lane].skipped() {
+        } else if self.lanes[lane].record_skip() {
             self.end_broad_scan(lane, filters, Bound::After(posting.rank, posting.seq));
         }
     }

@@ -84,7 +84,7 @@ fn delete(request: &Event, facts: &Facts, plan: &mut Plan) {
         if let TargetState::Own(seq) = target.state {
             plan.delete.push(seq);
         }
-        if target.state != TargetState::Foreign {
+        if target.state != TargetState::NotOwn {
             plan.tombstones.push((Tombstone::Id(target.id, request.pubkey), request.created_at));
         }
     }
