@@ -34,7 +34,7 @@ pub struct Claim {
 /// It owns its scratch memory and, optionally, an author cache, so keep one for each thread.
 pub struct Verifier {
     tier: Tier,
-    /// libsecp256k1 verifies a batch's claims of unknown authors if there are at most so many.
+    /// libsecp256k1 verifies a batch's claims of unknown authors if there are at most this many.
     fallback_max: usize,
     /// Claims not yet spent on a comb ([`COMB_COST`]), carried over so that small batches get combs too; at most the cost of
     /// one.
@@ -68,7 +68,7 @@ struct BatchAuthor {
     has_new_comb: bool,
     /// Lifted in this batch.
     has_new_point: bool,
-    /// Verified by libsecp256k1.
+    /// Its claims are verified one by one ([`verify_with_fallback`]).
     uses_fallback: bool,
 }
 
@@ -297,7 +297,7 @@ fn choose_combs(batch: &mut [BatchAuthor], unspent: &mut usize, is_worth_one: im
     }
 }
 
-/// Leaves claims of authors without a comb to libsecp256k1 if they are few.
+/// Leaves claims of authors without a comb to the fallback if they are few.
 fn choose_fallbacks(batch: &mut [BatchAuthor], fallback_max: usize) {
     let is_cold = |author: &BatchAuthor| author.comb.is_none() && !author.wants_comb;
     let cold: usize =
@@ -370,6 +370,7 @@ fn is_valid_by_reference(claim: &Claim) -> bool {
     point.is_some_and(|point| slow::is_valid(&point, &words_from_be(r), &words_from_be(s), &e))
 }
 
+/// Verifies claims one by one, with libsecp256k1.
 #[cfg(feature = "libsecp256k1")]
 fn verify_with_fallback(claims: &[Claim], valid: &mut [bool]) {
     for (claim, valid) in claims.iter().zip(valid) {
@@ -377,6 +378,7 @@ fn verify_with_fallback(claims: &[Claim], valid: &mut [bool]) {
     }
 }
 
+/// Verifies claims one by one, with this crate's reference implementation.
 #[cfg(not(feature = "libsecp256k1"))]
 fn verify_with_fallback(claims: &[Claim], valid: &mut [bool]) {
     for (claim, valid) in claims.iter().zip(valid) {

@@ -16,7 +16,7 @@ impl<T: Clone> Cached<T> {
         Cached { max_age, last: Mutex::new(None) }
     }
 
-    /// The last value if it is fresh, else a new one. Whoever comes while it is asked for waits for the same.
+    /// The last value if it is fresh, else a new one. Calls that come while it is asked for wait for the same.
     pub(crate) async fn get(&self, now: Instant, ask: impl Future<Output = T>) -> T {
         let mut last = self.last.lock().await;
         match &*last {

@@ -88,7 +88,7 @@ pub enum Next {
     Idle,
     /// A turn, after the messages that have already arrived have been passed in.
     Turn,
-    /// A turn in so many milliseconds: to check a slow reader, or for a timeout.
+    /// A turn in this many milliseconds: to check a slow reader, or for a timeout.
     Later(u64),
 }
 

@@ -7,7 +7,7 @@ use super::ids::{FreeIds, next_id, shrink_sparse};
 /// Stamp of a slot without a living subscription. No epoch is above it, so nothing passes it.
 pub(super) const DEAD: u32 = u32::MAX;
 
-/// Up to so many slots are not worth a cut.
+/// Up to this many slots are not worth a cut.
 const SLOTS_KEPT: usize = 64;
 
 /// All slots.

@@ -24,7 +24,7 @@ pub(super) enum Phase {
     Trim,
 }
 
-/// A pass is due when one of so many references, or of so many slots, is dead. It bounds what the dead cost
+/// A pass is due when one of this many references, or of this many slots, is dead. It bounds what the dead cost
 /// in memory and in candidates, and makes a pass cost each released reference a constant.
 const DEAD_SHARE: usize = 4;
 

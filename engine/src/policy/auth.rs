@@ -99,9 +99,9 @@ impl Auth {
 }
 
 /// Whether two URLs or hosts name the same relay, as a browser reads them: the same host, and the same port, where the
-/// default ports 80 and 443 count as none. Each is a `ws`, `wss`, `http` or `https` URL or a bare host with or without a port, as the Host header gives
-/// it, and is read as the WHATWG URL standard says. Scheme, path and user do not count: behind a TLS proxy the first two
-/// may well differ.
+/// default ports 80 and 443 count as none. Each is a `ws`, `wss`, `http` or `https` URL or a bare host with or without
+/// a port, as the Host header gives it, and is read as the WHATWG URL standard says. Scheme, path and user do not
+/// count: behind a TLS proxy the first two may well differ.
 pub fn same_relay(a: &str, b: &str) -> bool {
     matches!((address(a), address(b)), (Some(a), Some(b)) if a == b)
 }

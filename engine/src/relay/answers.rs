@@ -62,7 +62,7 @@ impl Sink<'_> {
 }
 
 impl<B: Backend> Relay<B> {
-    /// One step of a job, of so many rows at most; they are counted down.
+    /// One step of a job, which counts down the rows that it may read.
     pub(super) fn step(&mut self, now: Now, job: Job, rows: &mut usize) -> StepResult {
         match job {
             Job::Scan(job) => self.step_scan(now, job, rows),

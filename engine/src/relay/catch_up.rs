@@ -1,9 +1,9 @@
 //! How the subscriptions of one connection that fell behind catch up: in one replay of the log that they share.
 //!
-//! Each knows the last sequence number that it has been served. The replay begins at the smallest of these and sends an event to those
-//! that match it and have not been served it yet, which an index of their filters finds. One that joins further behind
-//! moves the replay back; subscriptions that were already sent an event are skipped. At the end of the log all are live. So
-//! catching up costs one read of the log for each connection, plus the matches.
+//! Each knows the last sequence number that it has been served. The replay begins at the smallest of these and sends an
+//! event to those that match it and have not been served it yet, which an index of their filters finds. One that joins
+//! further behind moves the replay back; subscriptions that were already sent an event are skipped. At the end of the
+//! log all are live. So catching up costs one read of the log for each connection, plus the matches.
 //!
 //! The index costs as much memory as those filters do in the index of live subscriptions, so there is one only while the
 //! replay runs: it is dropped when the reader is slow, and rebuilt, at its cost in rows, once the reader has read. It takes
@@ -86,13 +86,13 @@ impl SharedReplay {
 
     /// The sequence number up to which all its subscriptions have been served; `None` if all have ended.
     fn covered(&self, subscriptions: &Subscriptions) -> Option<Seq> {
-        self.keys().filter_map(|key| subscriptions.get(key)).map(|own| own.covered).min()
+        self.keys().filter_map(|key| subscriptions.get(key)).map(|sub| sub.covered).min()
     }
 }
 
 /// Values in the filters of a subscription; each filter counts as one more.
 fn values_of(subscriptions: &Subscriptions, key: SubKey) -> usize {
-    let filters = subscriptions.get(key).map_or(&[][..], |own| &own.filters);
+    let filters = subscriptions.get(key).map_or(&[][..], |sub| &sub.filters);
     filters.iter().map(|filter| 1 + filter.value_count()).sum()
 }
 
@@ -152,8 +152,8 @@ impl<B: Backend> Relay<B> {
             }
         };
         for key in replay.keys() {
-            if let Some(own) = self.subscriptions.get_mut(key) {
-                own.record_progress(replayed);
+            if let Some(subscription) = self.subscriptions.get_mut(key) {
+                subscription.record_progress(replayed);
             }
         }
         let is_slow = self
@@ -200,17 +200,17 @@ impl<B: Backend> Relay<B> {
             let (mut body, mut take) = (None, Take::Counted);
             for slot in &matched {
                 let key = keys.get(slot.0 as usize).copied().flatten();
-                let own = key.and_then(|key| subscriptions.get_mut(key));
-                let Some(own) = own.filter(|own| own.covered < hit.seq) else { continue };
+                let sub = key.and_then(|key| subscriptions.get_mut(key));
+                let Some(sub) = sub.filter(|sub| sub.covered < hit.seq) else { continue };
                 if take == Take::CountedAndPause {
                     // Other subscriptions have yet to receive this event, when it is read again.
                     cut_short = Some(Seq(hit.seq.0 - 1));
                     break;
                 }
-                own.covered = hit.seq;
+                sub.covered = hit.seq;
                 let body = body.get_or_insert_with(|| Arc::<[u8]>::from(hit.event.json()));
                 let before = outbox.bytes();
-                outbox.push_event(Arc::clone(&own.head), Arc::clone(body));
+                outbox.push_event(Arc::clone(&sub.head), Arc::clone(body));
                 queued_output.change(before, outbox.bytes());
                 sent += 1;
                 cost.comparisons += QUEUED_COMPARISONS + in_comparisons(frame_rows);

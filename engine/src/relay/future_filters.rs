@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use crate::index::SubSlot;
 use crate::types::{Filter, Timestamp};
 
-/// Filters may enter the index so many seconds before they can match.
+/// Filters may enter the index this many seconds before they can match.
 const EARLY_SECONDS: Timestamp = 60;
 /// Values of filters that enter early at a time: some 0.3 ms.
 const EARLY_VALUES: usize = 1_000;

@@ -99,11 +99,11 @@ impl Job {
     }
 
     /// Whether it answers this subscription.
-    pub(super) fn is_for(&self, own: SubKey) -> bool {
+    pub(super) fn is_for(&self, sub: SubKey) -> bool {
         match self {
-            Job::Scan(job) => job.key == own,
+            Job::Scan(job) => job.key == sub,
             Job::Count(_) | Job::Replay(..) => false,
-            Job::StreamReplay(key) => *key == own,
+            Job::StreamReplay(key) => *key == sub,
         }
     }
 
@@ -270,8 +270,8 @@ impl Jobs {
 }
 
 impl<B: Backend> Relay<B> {
-    /// One step of the job whose turn it is, and some of what ended subscriptions left to sweep. True if any job has more to do, or if a message that had waited for
-    /// this job left events to be verified.
+    /// One step of the job whose turn it is, and some of what ended subscriptions left to sweep. True if any job has
+    /// more to do, or if a message that had waited for this job left events to be verified.
     ///
     /// Turns go round by client address, then by connection, weighed by the rows they read; first steps go first, but
     /// every fifth turn is a further step's.
@@ -338,7 +338,7 @@ impl<B: Backend> Relay<B> {
             Job::Scan(job) => Some(Asker::Client(job.conn)),
             Job::Count(job) => Some(Asker::Client(job.conn)),
             Job::Replay(job) => Some(Asker::Client(job.conn)),
-            Job::StreamReplay(key) => match self.subscriptions.get(*key).map(|own| &own.owner) {
+            Job::StreamReplay(key) => match self.subscriptions.get(*key).map(|sub| &sub.owner) {
                 Some(Owner::Stream(stream)) => Some(Asker::Stream(*stream)),
                 _ => None,
             },

@@ -41,7 +41,7 @@ pub struct SessionSnapshot {
     pub request_rate: (u64, Now),
     /// Its subscriptions, by id.
     pub subs: Vec<(SubId, SubSnapshot)>,
-    /// COUNTs that have not been answered; they are counted anew.
+    /// COUNTs that have not been answered; they are counted again.
     pub counts: Vec<(SubId, Arc<[Filter]>)>,
 }
 

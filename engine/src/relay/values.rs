@@ -1,9 +1,10 @@
 //! What filters cost, counted in values (ids, authors, kinds, tag values) for each connection and for the shard. Clients
 //! choose them by the thousand, so both have a bound.
 //!
-//! Their memory is charged by its real size ([`bytes`]), and has a bound of its own. A live filter also costs the time of every event that it is a
-//! candidate of, 2 to 5 ns: next to nothing where an event must have its id, author or tag, but one that names none of them
-//! is a candidate of every event, or of every event of its kinds. It is charged for that as so many values.
+//! Their memory is charged by its real size ([`bytes`]), and has a bound of its own. A live filter also costs the time
+//! of every event that it is a candidate of, 2 to 5 ns: next to nothing where an event must have its id, author or tag,
+//! but one that names none of them is a candidate of every event, or of every event of its kinds. It is charged for
+//! that as further values ([`candidate`]).
 
 use std::ops::{Add, Sub};
 

@@ -37,8 +37,9 @@ pub struct Limits {
     /// is compared with every event and counts as a hundredth of this bound more, or a ten-thousandth of `shard_values_max` if
     /// that is less (1,000 by default); where it has kinds, each of them as a tenth of that.
     pub connection_values_max: usize,
-    /// The same for all connections of a shard, running COUNTs included. While no more than half of them are in use, a REQ or COUNT may have
-    /// a third of what is left of that half; the other half is for connections that hold no more than 500, or four filters of every event.
+    /// The same for all connections of a shard, running COUNTs included. While no more than half of them are in use, a
+    /// REQ or COUNT may have a third of what is left of that half; the other half is for connections that hold no more
+    /// than 500, or four filters of every event.
     pub shard_values_max: usize,
     /// Largest `limit` honoured; larger ones are clamped and NIP-67 says `more`.
     pub limit_max: u32,
@@ -68,7 +69,7 @@ pub struct Limits {
     pub in_flight_events_max: usize,
     /// Bytes of those events, from which on reading pauses too.
     pub in_flight_bytes_max: usize,
-    /// Connections one machine holds; a host of several shards counts them over all.
+    /// Connections one shard holds; a host of several shards counts them over all.
     pub connections_max: usize,
     /// Public keys one connection may authenticate.
     pub auth_keys_max: usize,

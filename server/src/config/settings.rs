@@ -88,8 +88,8 @@ pub struct Network {
     /// Addresses and networks (`10.0.0.0/8`) whose `X-Forwarded-For` is believed: a client is then the rightmost entry
     /// that is not itself one of these.
     pub trusted_proxies: Vec<String>,
-    /// Whether every trusted proxy begins each connection with a PROXY protocol header, version 1 or 2, which names the client. Then
-    /// one that does not is refused, and from all others such a header is malformed HTTP.
+    /// Whether every trusted proxy begins each connection with a PROXY protocol header, version 1 or 2, which names the
+    /// client. Then one that does not is refused, and from all others such a header is malformed HTTP.
     pub proxy_protocol: bool,
     /// Addresses and networks that have no limits by address.
     pub exempt_addresses: Vec<String>,

@@ -26,7 +26,7 @@ use super::response::{Body, Error, response, whole};
 const THREADS: usize = 2;
 const BLOCKING_THREADS_MAX: usize = 16;
 
-/// Answers of up to so many bytes are handed over whole.
+/// Answers of up to this many bytes are handed over whole.
 const WHOLE_BYTES_MAX: u64 = 64 << 10;
 
 /// Pieces of an answer that wait for its client.

@@ -1,6 +1,6 @@
 //! COUNT (NIP-45): distinct stored events over several filters, in steps of bounded work.
 //!
-//! Postings alone are counted wherever they prove the match. `limit` plays no part.
+//! Postings alone are counted wherever they prove the match. `limit` is ignored.
 
 mod hll;
 

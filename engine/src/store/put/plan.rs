@@ -71,8 +71,8 @@ fn verdict(event: &Event, now: Timestamp, facts: &Facts) -> Verdict {
     Verdict::Store
 }
 
-/// NIP-01: the newest version is kept; of two with the same `created_at`, the one with the lower id. An expired one counts as removed,
-/// so that sweeping sooner or later makes no difference.
+/// NIP-01: the newest version is kept; of two with the same `created_at`, the one with the lower id. An expired one
+/// counts as removed, so that sweeping sooner or later makes no difference.
 fn supersedes(version: &Version, event: &Event) -> bool {
     !version.expired
         && (version.created_at, std::cmp::Reverse(version.id))
