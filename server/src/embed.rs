@@ -63,7 +63,7 @@ impl Server {
         self.address
     }
 
-    /// The way in beside its sockets.
+    /// A handle to publish events and open streams without a socket.
     pub fn beside(&self) -> &Beside {
         &self.beside
     }

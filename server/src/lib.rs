@@ -16,10 +16,10 @@
 
 pub mod agents;
 mod beside;
+mod cached;
 pub mod cli;
 pub mod config;
 pub mod embed;
-mod fresh;
 mod host;
 pub mod lmdb;
 mod log_throttle;

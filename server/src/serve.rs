@@ -34,7 +34,7 @@ pub(crate) enum Ended {
     Failed(String),
 }
 
-/// What a process that embeds the server has of it.
+/// How the embedding process controls the server.
 pub(crate) struct Embedded {
     /// Stops it, instead of signals.
     pub(crate) stop: Arc<Notify>,
@@ -231,7 +231,7 @@ async fn until_end(host: &Host, listener: TcpListener, ends: &mut Ends) -> Ended
     host.failure().map_or(Ended::Stopped, Ended::Failed)
 }
 
-/// What an operator would find out by complaints.
+/// Warns at the start of what an operator would otherwise learn from users' complaints.
 fn warn_of_missing_url(address: SocketAddr) {
     if address.ip().is_loopback() {
         tracing::warn!(

@@ -92,8 +92,8 @@ pub struct Network {
     /// Addresses and networks (`10.0.0.0/8`) whose `X-Forwarded-For` is believed: a client is then the rightmost entry
     /// that is not itself one of these.
     pub trusted_proxies: Vec<String>,
-    /// Whether every trusted proxy begins each connection with a PROXY protocol header, version 1 or 2, which names the client. Then
-    /// one that does not is turned away, and from all others such a header is malformed HTTP.
+    /// Whether every trusted proxy begins each connection with a PROXY protocol header, version 1 or 2, which names the
+    /// client. Then one that does not is refused, and from all others such a header is malformed HTTP.
     pub proxy_protocol: bool,
     /// Addresses and networks that have no limits by address.
     pub exempt_addresses: Vec<String>,
@@ -103,10 +103,10 @@ pub struct Network {
 }
 
 impl Network {
-    /// Whose word on a client's address is believed.
+    /// The proxies whose statement of the client's address is trusted.
     ///
     /// # Errors
-    /// Names the first that is no address.
+    /// Names the first that is neither an address nor a network.
     pub(crate) fn trusted(&self) -> Result<Networks, String> {
         Networks::new(&self.trusted_proxies)
     }
@@ -114,7 +114,7 @@ impl Network {
     /// Clients that have no limits by address.
     ///
     /// # Errors
-    /// Names the first that is no address.
+    /// Names the first that is neither an address nor a network.
     pub(crate) fn exempt(&self) -> Result<Networks, String> {
         Networks::new(&self.exempt_addresses)
     }
@@ -267,7 +267,7 @@ impl MetricsAccess {
     /// The addresses that may read; none: all.
     ///
     /// # Errors
-    /// Names the first that is none.
+    /// Names the first entry that is neither an address nor a network.
     pub(crate) fn readers(&self) -> Result<Networks, String> {
         Networks::new(&self.allow)
     }
@@ -354,7 +354,7 @@ impl Settings {
         }
     }
 
-    /// What no type can say.
+    /// Checks what types cannot: ranges, URLs, addresses, and limits that depend on each other.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
         let ensure = |holds: bool, key, why: &str| if holds { Ok(()) } else { Err((key, why.to_owned())) };
         let limits = &self.limits;
