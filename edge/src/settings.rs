@@ -73,6 +73,8 @@ pub struct Settings {
     pub object: ObjectSettings,
     /// Durable Objects that receive the events that match their filters; see [`ConsumerSettings`].
     pub consumers: Vec<ConsumerSettings>,
+    /// Agents beside the relay.
+    pub agents: AgentSettings,
     /// The number of shards, and where their objects are.
     #[serde(skip)]
     pub placement: Placement,
@@ -124,6 +126,39 @@ impl Default for ObjectSettings {
             retention_kinds_spared: Vec::new(),
             write_stall_seconds: 120,
             turn_steps_max: 4,
+        }
+    }
+}
+
+/// Agents beside the relay. Builds without the feature `libsecp256k1` have none.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AgentSettings {
+    /// Whether there are any.
+    pub enabled: bool,
+    /// Public keys that may deploy agents, besides administrators.
+    pub deploy_pubkeys: Vec<String>,
+    /// `host:port` of private addresses that manifests may name as endpoints.
+    pub allow_private_hosts: Vec<String>,
+    /// Most agents.
+    pub agents_max: usize,
+}
+
+impl AgentSettings {
+    /// Whether this key may deploy agents.
+    pub fn may_deploy(&self, key: &PubKey) -> bool {
+        let key = key.to_string();
+        self.deploy_pubkeys.iter().any(|own| own.eq_ignore_ascii_case(&key))
+    }
+}
+
+impl Default for AgentSettings {
+    fn default() -> Self {
+        AgentSettings {
+            enabled: true,
+            deploy_pubkeys: Vec::new(),
+            allow_private_hosts: Vec::new(),
+            agents_max: 10_000,
         }
     }
 }
@@ -331,6 +366,11 @@ impl Settings {
         document
     }
 
+    /// Whether agents can be deployed.
+    pub fn has_agents(&self) -> bool {
+        cfg!(feature = "libsecp256k1") && self.agents.enabled
+    }
+
     /// The relay's description of itself: NIP-11 document and page.
     pub fn about(&self) -> About<'_> {
         About {
@@ -338,7 +378,7 @@ impl Settings {
             limits: &self.limits,
             policy: &self.policy,
             url: self.url.as_deref(),
-            has_agents: false,
+            has_agents: self.has_agents(),
         }
     }
 }

@@ -1,5 +1,11 @@
 //! The layer over workerd: everything that touches JavaScript, and as little else as possible.
 
+#[cfg(feature = "libsecp256k1")]
+mod agent;
+#[cfg(feature = "libsecp256k1")]
+mod agents_api;
+#[cfg(feature = "libsecp256k1")]
+mod calls;
 mod entry;
 mod js;
 mod object;
