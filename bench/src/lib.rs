@@ -10,6 +10,7 @@ pub mod fanout;
 pub mod filter;
 pub mod generate;
 pub mod hex;
+pub mod jobs;
 pub mod load;
 pub mod process;
 pub mod publish;

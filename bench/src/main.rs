@@ -13,7 +13,7 @@ use relay_bench::client::Endpoint;
 use relay_bench::corpus::Corpus;
 use relay_bench::process::Process;
 use relay_bench::shapes::Shape;
-use relay_bench::{abuse, fanout, generate, load, publish, query};
+use relay_bench::{abuse, fanout, generate, jobs, load, publish, query};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -35,6 +35,8 @@ enum Command {
     Query(QueryArgs),
     /// Opens live subscriptions, publishes new events, and measures CPU and latency per delivery.
     Fanout(FanoutArgs),
+    /// Orders jobs from data vending machines (NIP-90), checks each answer, and measures throughput and latency.
+    Jobs(JobsArgs),
     /// Attacks a relay on this machine in one way after the other, and measures how that slows down an honest client.
     Abuse(AbuseArgs),
 }
@@ -176,6 +178,43 @@ struct FanoutArgs {
 }
 
 #[derive(Args)]
+#[group(id = "whom", required = true, multiple = true)]
+struct JobsArgs {
+    #[command(flatten)]
+    target: Target,
+    /// Public key of a machine, npub or hex; may repeat.
+    #[arg(long = "agent", value_name = "NPUB", group = "whom", value_parser = jobs::key)]
+    agents: Vec<[u8; 32]>,
+    /// File of further public keys, one a line.
+    #[arg(long = "agents", value_name = "FILE", group = "whom")]
+    agents_file: Option<PathBuf>,
+    /// Kind of the requests.
+    #[arg(long, default_value_t = 5050, value_parser = clap::value_parser!(u16).range(5000..=5999))]
+    kind: u16,
+    /// How many requests.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    count: u32,
+    /// Maximum number of jobs without a result.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=load::WINDOW_MAX as i64))]
+    window: u16,
+    /// Customers that the requests are spread over; one for 50 requests if not given, since machines limit each.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    customers: Option<u32>,
+    /// Bytes of the input, a text.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(16..=32_768))]
+    bytes: u32,
+    /// The result must be the input.
+    #[arg(long)]
+    echo: bool,
+    /// A job without a result after this many seconds counts as unanswered.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    patience: u32,
+    /// Seed of the customers' keys; the current time if not given, so that each run has new ones.
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+#[derive(Args)]
 struct AbuseArgs {
     #[command(flatten)]
     target: Target,
@@ -277,6 +316,12 @@ fn run(command: Command) -> Result<bool> {
             print(&report, args.target.json)?;
             Ok(report.holds())
         }
+        Command::Jobs(args) => {
+            let (endpoint, process) = args.target.open()?;
+            let report = jobs::run(&endpoint, process, &args.plan()?)?;
+            print(&report, args.target.json)?;
+            Ok(report.holds())
+        }
         Command::Abuse(args) => {
             if args.target.allow_remote {
                 bail!("`abuse` attacks relays on this machine only; --allow-remote is not allowed");
@@ -310,6 +355,29 @@ fn run(command: Command) -> Result<bool> {
 impl Target {
     fn open(&self) -> Result<(Endpoint, Option<Process>)> {
         Ok((Endpoint::new(&self.url, self.allow_remote)?, self.pid.map(Process::new)))
+    }
+}
+
+impl JobsArgs {
+    fn plan(&self) -> Result<jobs::Plan> {
+        let mut machines = self.agents.clone();
+        if let Some(path) = &self.agents_file {
+            let text =
+                std::fs::read_to_string(path).with_context(|| format!("opening {}", path.display()))?;
+            machines.extend(jobs::read_keys(&text).with_context(|| path.display().to_string())?);
+        }
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+        Ok(jobs::Plan {
+            machines,
+            kind: self.kind,
+            count: self.count as usize,
+            window: usize::from(self.window),
+            customers: self.customers.unwrap_or(self.count.div_ceil(50)) as usize,
+            input_bytes: self.bytes as usize,
+            echo: self.echo,
+            patience: Duration::from_secs(u64::from(self.patience)),
+            seed: self.seed.unwrap_or(now.as_millis() as u64),
+        })
     }
 }
 

@@ -9,12 +9,15 @@
 //! | [`relay_key`] | the relay's own key, of which only the public key is shown |
 //! | [`shard`] | which shard a public key belongs to, and the name of its object |
 //! | [`object`] | the host of one shard, generic over sockets and SQLite; tested and fuzzed natively |
+//! | `agent` | the host of one agent, likewise; in builds with the feature `libsecp256k1` |
 //! | [`metrics`] | the metrics of all shards in Prometheus' text format |
 //! | `worker` | (wasm32 only) the above over workerd: entry, sockets, SQL, timers, alarms |
 //!
 //! A panic in one Durable Object ends every object of its isolate, so nothing here unwraps or indexes.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[cfg(feature = "libsecp256k1")]
+pub mod agent;
 pub mod metrics;
 pub mod object;
 pub mod relay_key;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::shard::Shard;
 
-/// By the label `for`: [`FOR_EVENTS`], [`FOR_REQUESTS`] or [`FOR_MAINTENANCE`].
+/// By the label `for`: [`FOR_EVENTS`], [`FOR_REQUESTS`], [`FOR_MAINTENANCE`] or [`FOR_AGENTS`].
 pub const ROWS_READ: Metric =
     Metric::counter("relay_rows_read", "Rows read from storage, as billed, by purpose");
 /// By the label `for`, as rows read.
@@ -45,6 +45,8 @@ pub const FOR_EVENTS: &str = "events";
 pub const FOR_REQUESTS: &str = "requests";
 /// Sessions, sweeps, waking up.
 pub const FOR_MAINTENANCE: &str = "maintenance";
+/// Routing events to agents, and their queries.
+pub const FOR_AGENTS: &str = "agents";
 
 const ROWS_WRITTEN_PER_EVENT: Metric =
     Metric::gauge("relay_rows_written_per_event", "Rows written for events, divided by events stored");

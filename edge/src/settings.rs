@@ -9,7 +9,7 @@
 //! | `RELAY_URL` | public `wss://` URL, which AUTH events must name; without it they are compared with the Host header |
 //! | `RELAY_SHARDS` | number of shards; must be 1 in this version |
 //! | `RELAY_LOCATION_HINT` | where new objects are placed: `weur`, `enam`, ... |
-//! | `RELAY_JURISDICTION` | where objects must stay: `eu`, `fedramp` |
+//! | `RELAY_JURISDICTION` | where objects must stay: `eu`, `us`, `fedramp` |
 //! | `RELAY_CONFIG` | JSON with `info`, `limits`, `policy`, the keys of the native server's file, `object` and `consumers` |
 //!
 //! A variable of its own overrides the same setting in `RELAY_CONFIG`.
@@ -73,6 +73,8 @@ pub struct Settings {
     pub object: ObjectSettings,
     /// Durable Objects that receive the events that match their filters; see [`ConsumerSettings`].
     pub consumers: Vec<ConsumerSettings>,
+    /// Agents beside the relay.
+    pub agents: AgentSettings,
     /// The number of shards, and where their objects are.
     #[serde(skip)]
     pub placement: Placement,
@@ -124,6 +126,39 @@ impl Default for ObjectSettings {
             retention_kinds_spared: Vec::new(),
             write_stall_seconds: 120,
             turn_steps_max: 4,
+        }
+    }
+}
+
+/// Agents beside the relay. Builds without the feature `libsecp256k1` have none.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AgentSettings {
+    /// Whether there are any.
+    pub enabled: bool,
+    /// Public keys that may deploy agents, besides administrators.
+    pub deploy_pubkeys: Vec<String>,
+    /// `host:port` of private addresses that manifests may name as endpoints.
+    pub allow_private_hosts: Vec<String>,
+    /// Most agents.
+    pub agents_max: usize,
+}
+
+impl AgentSettings {
+    /// Whether this key may deploy agents.
+    pub fn may_deploy(&self, key: &PubKey) -> bool {
+        let key = key.to_string();
+        self.deploy_pubkeys.iter().any(|own| own.eq_ignore_ascii_case(&key))
+    }
+}
+
+impl Default for AgentSettings {
+    fn default() -> Self {
+        AgentSettings {
+            enabled: true,
+            deploy_pubkeys: Vec::new(),
+            allow_private_hosts: Vec::new(),
+            agents_max: 10_000,
         }
     }
 }
@@ -215,13 +250,13 @@ impl Settings {
         if let Some(count) = variable("RELAY_SHARDS") {
             let shards = count.trim().parse().ok().and_then(Shards::new);
             settings.placement.shards = shards.ok_or_else(|| {
-                format!("RELAY_SHARDS: {count} is no power of two from 1 to {}", Shards::MAX)
+                format!("RELAY_SHARDS: {count} is not a power of two from 1 to {}", Shards::MAX)
             })?;
         }
         if let Some(secret) = variable("RELAY_PRIVATE_KEY") {
             // The message must not show the key.
             let invalid =
-                || "RELAY_PRIVATE_KEY: is no private key in 64 lowercase hexadecimal digits".to_owned();
+                || "RELAY_PRIVATE_KEY: is not a private key in 64 lowercase hexadecimal digits".to_owned();
             if let Some(pubkey) = relay_key::public_key(secret.trim()).map_err(|_| invalid())? {
                 settings.info.own_pubkey = Some(pubkey.to_string());
             }
@@ -253,7 +288,7 @@ impl Settings {
         if let Some(url) = &self.url
             && !is_relay_url(url)
         {
-            return Err(format!("RELAY_URL: `{url}` is no ws:// or wss:// URL with a host"));
+            return Err(format!("RELAY_URL: `{url}` is not a ws:// or wss:// URL with a host"));
         }
         if self.placement.shards != Shards::ONE {
             return Err("RELAY_SHARDS: this version serves one shard only".into());
@@ -331,6 +366,11 @@ impl Settings {
         document
     }
 
+    /// Whether agents can be deployed.
+    pub fn has_agents(&self) -> bool {
+        cfg!(feature = "libsecp256k1") && self.agents.enabled
+    }
+
     /// The relay's description of itself: NIP-11 document and page.
     pub fn about(&self) -> About<'_> {
         About {
@@ -338,7 +378,7 @@ impl Settings {
             limits: &self.limits,
             policy: &self.policy,
             url: self.url.as_deref(),
-            has_agents: false,
+            has_agents: self.has_agents(),
         }
     }
 }
@@ -438,16 +478,16 @@ mod tests {
             ),
             ("RELAY_PUBKEY", "npub1", "RELAY_PUBKEY: "),
             ("RELAY_URL", "https://relay.example", "RELAY_URL: "),
-            ("RELAY_URL", "wss://", "RELAY_URL: `wss://` is no ws:// or wss:// URL"),
+            ("RELAY_URL", "wss://", "RELAY_URL: `wss://` is not a ws:// or wss:// URL"),
             ("RELAY_URL", "ws://a b", "RELAY_URL: "),
-            ("RELAY_PRIVATE_KEY", "nsec1", "RELAY_PRIVATE_KEY: is no private key"),
-            ("RELAY_PRIVATE_KEY", zeros.as_str(), "RELAY_PRIVATE_KEY: is no private key"),
+            ("RELAY_PRIVATE_KEY", "nsec1", "RELAY_PRIVATE_KEY: is not a private key"),
+            ("RELAY_PRIVATE_KEY", zeros.as_str(), "RELAY_PRIVATE_KEY: is not a private key"),
             ("ADMIN_PUBKEYS", "npub1", "ADMIN_PUBKEYS: `npub1`"),
             ("METRICS_TOKEN", "two words", "METRICS_TOKEN: must be of visible ASCII characters"),
             ("RELAY_LOCATION_HINT", "europe", "RELAY_LOCATION_HINT: `europe` is none of wnam, "),
-            ("RELAY_SHARDS", "0", "RELAY_SHARDS: 0 is no power of two from 1 to 4096"),
-            ("RELAY_SHARDS", "3", "RELAY_SHARDS: 3 is no power of two"),
-            ("RELAY_SHARDS", "many", "RELAY_SHARDS: many is no power of two"),
+            ("RELAY_SHARDS", "0", "RELAY_SHARDS: 0 is not a power of two from 1 to 4096"),
+            ("RELAY_SHARDS", "3", "RELAY_SHARDS: 3 is not a power of two"),
+            ("RELAY_SHARDS", "many", "RELAY_SHARDS: many is not a power of two"),
             ("RELAY_SHARDS", "2", "RELAY_SHARDS: this version serves one shard"),
         ];
         for (name, value, message) in cases {

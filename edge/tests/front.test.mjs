@@ -137,7 +137,7 @@ test('wrangler parses wrangler.toml and lists every binding', () => {
   for (const env of [[], ['--env', 'dev']]) {
     const args = [wrangler, 'deploy', '--dry-run', '--outdir', `${root}target/edge/dry-run`, ...env]
     const output = execFileSync(process.execPath, args, { cwd: root, encoding: 'utf8' })
-    for (const binding of ['RELAY', 'REGISTRY', 'BLOBS', 'CACHE', 'RELAY_NAME', 'RELAY_DESCRIPTION', 'RELAY_PUBKEY']) {
+    for (const binding of ['RELAY', 'AGENT', 'REGISTRY', 'BLOBS', 'CACHE', 'RELAY_NAME', 'RELAY_DESCRIPTION', 'RELAY_PUBKEY']) {
       assert.ok(output.includes(`env.${binding} `), `${binding} in\n${output}`)
     }
   }

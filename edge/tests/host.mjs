@@ -28,7 +28,11 @@ function options({ port = 0, persist, config, vars = {}, main, objects = {} }, c
     ],
     modulesRoot: build,
     compatibilityDate: COMPATIBILITY_DATE,
-    durableObjects: { RELAY: { className: 'RelayDurableObject', useSQLite: true }, ...objects },
+    durableObjects: {
+      RELAY: { className: 'RelayDurableObject', useSQLite: true },
+      AGENT: { className: 'AgentDurableObject', useSQLite: true },
+      ...objects,
+    },
     d1Databases: { REGISTRY: 'registry' },
     r2Buckets: { BLOBS: 'blobs' },
     kvNamespaces: { CACHE: 'cache' },
@@ -76,6 +80,7 @@ const text = value => JSON.stringify(value)
 function workerdConfig({ port, persist, config }) {
   const bindings = [
     '(name = "RELAY", durableObjectNamespace = "RelayDurableObject")',
+    '(name = "AGENT", durableObjectNamespace = "AgentDurableObject")',
     '(name = "RELAY_NAME", text = "openagents-relay")',
   ]
   if (config) bindings.push(`(name = "RELAY_CONFIG", json = ${text(text(config))})`)
@@ -90,7 +95,10 @@ const relay :Workerd.Worker = (
     (name = "index_bg.wasm", wasm = embed "build/index_bg.wasm"),
   ],
   compatibilityDate = "${COMPATIBILITY_DATE}",
-  durableObjectNamespaces = [ (className = "RelayDurableObject", uniqueKey = "relay", enableSql = true) ],
+  durableObjectNamespaces = [
+    (className = "RelayDurableObject", uniqueKey = "relay", enableSql = true),
+    (className = "AgentDurableObject", uniqueKey = "agent", enableSql = true),
+  ],
   durableObjectStorage = (localDisk = "disk"),
   bindings = [ ${bindings.join(', ')} ],
 );

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod native {
+    mod agents;
+    mod agents_world;
     mod attachments;
     mod consumers;
     mod memory;

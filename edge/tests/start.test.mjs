@@ -12,6 +12,7 @@ const nothing = `
 import { DurableObject } from 'cloudflare:workers'
 import module from './index_bg.wasm'
 new WebAssembly.Instance(module)
+export class AgentDurableObject extends DurableObject {}
 export class RelayDurableObject extends DurableObject {
   fetch() {
     const [client, server] = Object.values(new WebSocketPair())

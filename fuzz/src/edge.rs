@@ -6,17 +6,20 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
-use relay_edge::object::{Host, Key, Next, Object, RowCount, RowCountingConn};
+use relay_agent::secrets::Secrets;
+use relay_agent::testing::Sqlite;
+use relay_edge::agent::EnvSecrets;
+use relay_edge::agent::message::Delivery;
+use relay_edge::object::{CallId, Host, Key, Next, Object, RowCount, RowCountingConn};
 use relay_edge::settings::{ObjectSettings, Settings};
 use relay_engine::relay::Peer;
 use relay_engine::store::sql::{SqlConn, SqlValue};
 use relay_engine::store::{Seq, StoreError};
 use relay_engine::testing::Rng;
 use relay_engine::testing::signing::{event, key};
-use relay_engine::types::{Class, Event, Limits, Now};
+use relay_engine::types::{Class, Event, Limits, Now, PubKey};
 use relay_engine::verify::Libsecp256k1;
 
-use relay_agent::testing::Sqlite;
 use relay_simulator::Choices;
 
 const BEGINS_AT: u64 = 1_767_225_600;
@@ -115,6 +118,12 @@ impl Host for Runtime {
     }
 
     fn set_alarm(&self, _: Now) {}
+
+    fn call_agent(&self, _: CallId, _: &PubKey, _: &Delivery) {}
+
+    fn agent_secrets(&self) -> Arc<dyn Secrets + Send + Sync> {
+        Arc::new(EnvSecrets::default())
+    }
 }
 
 struct World<'a> {

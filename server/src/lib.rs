@@ -4,6 +4,7 @@
 //!
 //! | module | role |
 //! |---|---|
+//! | [`agents`] | agents in this process: their calls over HTTP |
 //! | [`cli`] | the command line: serve, import, export, scan, delete, info, config |
 //! | [`config`] | settings by flags, environment and file |
 //! | [`embed`], `beside` | the server embedded in another program; events and streams without a socket |
@@ -13,11 +14,12 @@
 //! | [`lmdb`] | the default store |
 //! | `metrics` | what the process reports about itself; its documents are `relay-site`'s |
 
+pub mod agents;
 mod beside;
+mod cached;
 pub mod cli;
 pub mod config;
 pub mod embed;
-mod fresh;
 mod host;
 pub mod lmdb;
 mod log_throttle;
@@ -27,4 +29,5 @@ mod serve;
 mod serve_lock;
 mod shard;
 mod signals;
+mod stored;
 mod writer;

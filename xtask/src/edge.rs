@@ -70,6 +70,7 @@ fn dev(port: u16, persist: &PathBuf) -> anyhow::Result<()> {
     ensure!(TcpStream::connect(address).is_err(), "port {port} is already in use");
     std::fs::create_dir_all(persist)?;
     let persist = persist.canonicalize()?;
+    run(&mut shell("node edge/dev-secrets.mjs"))?;
     let wrangler = format!(
         "exec wrangler dev --local --ip 127.0.0.1 --port {port} --persist-to '{}' \
          --show-interactive-dev-session=false",

@@ -5,13 +5,13 @@
 //! cursor in `next`.
 
 mod access;
-// mod agent;
+mod agent;
 mod directory;
 mod kinds;
 mod page;
 
 pub use access::{Caller, Permission, needs_signature};
-// pub use agent::{Reply, agent};
+pub use agent::{Reply, agent, deploy, entry, logs, logs_after};
 pub use directory::directory;
 pub use kinds::kind_name;
 

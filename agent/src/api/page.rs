@@ -15,15 +15,15 @@ const TEMPLATE: &str = include_str!("page.html");
 
 /// Figures of an agent, as its page shows them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Figures {
+pub(super) struct Figures {
     /// Jobs with a result.
-    pub done: u64,
+    pub(super) done: u64,
     /// Jobs that ended otherwise.
-    pub failed: u64,
+    pub(super) failed: u64,
     /// Jobs that run or wait.
-    pub open: u64,
+    pub(super) open: u64,
     /// Milliseconds from request to result, of the middle job.
-    pub median_ms: Option<u64>,
+    pub(super) median_ms: Option<u64>,
 }
 
 fn document(title: &str, icon: Option<&str>, body: &str, relay: &Relay<'_>) -> String {
@@ -52,9 +52,9 @@ pub(super) fn list(entries: &[&Entry], relay: &Relay<'_>) -> String {
     for entry in entries {
         let manifest = &entry.manifest;
         let kinds: Vec<String> = manifest.handlers.iter().map(|handler| kind_label(handler.kind)).collect();
-        let _ = write!(
+        let _ = writeln!(
             body,
-            "<li><a href=\"/agent/{npub}\"><img src=\"{picture}\" alt=\"\"><span><b>{name}</b> {state}<small>{about}</small><small>{kinds} · {price}</small></span></a></li>\n",
+            "<li><a href=\"/agent/{npub}\"><img src=\"{picture}\" alt=\"\"><span><b>{name}</b> {state}<small>{about}</small><small>{kinds} · {price}</small></span></a></li>",
             npub = identity::npub(&entry.pubkey),
             picture = escape(manifest.picture.as_deref().unwrap_or("/icon.svg")),
             name = escape(&manifest.name),
@@ -88,7 +88,7 @@ pub(super) fn agent(entry: &Entry, figures: &Figures, relay: &Relay<'_>) -> Stri
     }
     body.push_str("</table>\n");
     body.push_str("<h2>How to use it</h2>\n<p>Publish an event of this kind on ");
-    let _ = write!(body, "{}, signed by your key:</p>\n", escape(relay.url));
+    let _ = writeln!(body, "{}, signed by your key:</p>", escape(relay.url));
     if let Some(handler) = manifest.handlers.first() {
         let example = serde_json::json!({
             "kind": handler.kind,
@@ -96,10 +96,10 @@ pub(super) fn agent(entry: &Entry, figures: &Figures, relay: &Relay<'_>) -> Stri
             "tags": [["i", "your text", "text"], ["p", entry.pubkey.to_string()]],
         });
         let example = serde_json::to_string_pretty(&example).unwrap_or_default();
-        let _ = write!(body, "<code class=\"block\">{}</code>\n", escape(&example));
-        let _ = write!(
+        let _ = writeln!(body, "<code class=\"block\">{}</code>", escape(&example));
+        let _ = writeln!(
             body,
-            "<p>Feedback comes as kind 7000, the result as kind {}. {}</p>\n",
+            "<p>Feedback comes as kind 7000, the result as kind {}. {}</p>",
             u32::from(handler.kind) + 1_000,
             if manifest.encryption {
                 "Requests may be encrypted (NIP-44 or NIP-04); then the answers are too."
@@ -133,9 +133,9 @@ pub(super) fn agent(entry: &Entry, figures: &Figures, relay: &Relay<'_>) -> Stri
     }
     row("Version", entry.version.to_string());
     let _ = write!(body, "<h2>Conditions</h2>\n<table>\n{rows}</table>\n");
-    let _ = write!(
+    let _ = writeln!(
         body,
-        "<p><a href=\"/agent/{npub}/manifest.json\">Manifest</a> · <a href=\"/agents\">All agents</a></p>\n"
+        "<p><a href=\"/agent/{npub}/manifest.json\">Manifest</a> · <a href=\"/agents\">All agents</a></p>"
     );
     document(&manifest.name, manifest.picture.as_deref(), &body, relay)
 }
@@ -200,7 +200,8 @@ fn figures_line(figures: &Figures) -> String {
     if done + failed + open == 0 {
         return "No job yet.".to_owned();
     }
-    let mut line = format!("{} jobs done", relay_site::page::grouped(done));
+    let mut line =
+        format!("{} {} done", relay_site::page::grouped(done), if done == 1 { "job" } else { "jobs" });
     if failed > 0 {
         let _ = write!(line, ", {} not", relay_site::page::grouped(failed));
     }

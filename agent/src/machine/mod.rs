@@ -400,6 +400,11 @@ impl<C: SqlConn> Agent<C> {
             && !self.has_more_to_start
     }
 
+    /// Whether it works on jobs, or has more to publish once what is being published is answered.
+    pub fn is_busy(&self) -> bool {
+        !self.active.is_empty() || self.has_more_to_start || self.outbox.has_waiting()
+    }
+
     /// The keys; `deliver` has checked that there are any.
     fn keys(&self) -> Option<&Keys> {
         self.deployed.as_ref()?.keys.as_ref().ok()

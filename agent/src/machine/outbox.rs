@@ -160,6 +160,11 @@ impl Outbox {
         self.queue = rest;
     }
 
+    /// Whether there is more than what is at the relay.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.has_more || !self.queue.is_empty()
+    }
+
     /// When the relay is asked again, in milliseconds since 1970.
     pub(super) fn retry_at(&self) -> Option<u64> {
         self.retry_at

@@ -134,7 +134,7 @@ fn check_handler(path: &str, handler: &Handler) -> Checked {
     check_executor(&field("config"), &handler.executor)?;
     list(&field("inputs"), &handler.inputs, |_, _| Ok(()))?;
     in_range(&field("inputs_min"), handler.inputs_min as u64, 0..=LIST_MAX as u64)?;
-    list(&field("outputs"), &handler.outputs, check_mime)?;
+    list(&field("outputs"), &handler.outputs, |path, mime| check_mime(path, mime))?;
     if handler.params.len() > LIST_MAX {
         return Err(ManifestError::new(field("params"), format!("has more than {LIST_MAX} entries")));
     }
@@ -251,7 +251,7 @@ fn check_access(access: &AccessRules) -> Checked {
 
 fn check_network(network: &Network) -> Checked {
     let Network { allow_domains, max_fetch_bytes } = network;
-    list("network.allow_domains", allow_domains, check_domain)?;
+    list("network.allow_domains", allow_domains, |path, domain| check_domain(path, domain))?;
     in_range("network.max_fetch_bytes", *max_fetch_bytes as u64, 1..=4 * MIB)
 }
 
@@ -346,7 +346,7 @@ fn check_url(path: &str, value: &str, schemes: &[&str]) -> Checked {
 }
 
 /// A MIME type: two tokens of RFC 9110, parameters after them.
-fn check_mime(path: &str, value: &String) -> Checked {
+fn check_mime(path: &str, value: &str) -> Checked {
     line(path, value, 3..=128)?;
     let essence = value.split(';').next().unwrap_or_default().trim_end();
     let is_token = |token: &str| {
@@ -360,7 +360,7 @@ fn check_mime(path: &str, value: &String) -> Checked {
 }
 
 /// A domain in lower case, as URLs have it.
-fn check_domain(path: &str, value: &String) -> Checked {
+fn check_domain(path: &str, value: &str) -> Checked {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
             && label.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))

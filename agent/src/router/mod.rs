@@ -7,7 +7,7 @@
 //!
 //! | event | goes to |
 //! |---|---|
-//! | job request (5000 to 5999) with `p` tags | the active agents of this host that it names |
+//! | job request (5000 to 5999) with `p` tags | the agents of this host that it names, so that those that are paused say so |
 //! | without `p` tags | at most five active agents that take open jobs of its kind |
 //! | job request of an agent of this host | of these, those with `access.agent_callers`; never its author |
 //! | deletion request (5) | agents that were given a request that it names, if the author is the same |
@@ -63,7 +63,7 @@ pub struct Entry {
     pub pubkey: PubKey,
     /// Its owner.
     pub owner: PubKey,
-    /// Its state; only active ones get new jobs, draining ones get cancellations.
+    /// Its state; only active ones get open jobs.
     pub state: AgentState,
     /// The current version.
     pub version: u32,

@@ -22,14 +22,16 @@ pub(super) fn request(table: &Table, event: &Event) -> Vec<PubKey> {
 
 /// The agents that a ping goes to.
 pub(super) fn ping(table: &Table, event: &Event) -> Vec<PubKey> {
-    named(table, event).unwrap_or_default()
+    let mut agents = named(table, event).unwrap_or_default();
+    agents.retain(|agent| table.get(agent).is_some_and(|entry| entry.state == AgentState::Active));
+    agents
 }
 
-/// The active agents that `p` tags name. `None`: there is no such tag.
+/// The agents of this host that `p` tags name. `None`: there is no such tag.
 fn named(table: &Table, event: &Event) -> Option<Vec<PubKey>> {
     event.tags().named(b"p").next()?;
     let mut named = nip90::named_keys(event);
-    named.retain(|agent| table.get(agent).is_some_and(|entry| entry.state == AgentState::Active));
+    named.retain(|agent| table.get(agent).is_some());
     Some(named)
 }
 

@@ -6,6 +6,7 @@ mod openagents;
 mod public;
 mod secrets;
 
+use relay_agent::api::{Caller, deployment};
 use relay_agent::manifest::{Manifest, ManifestError};
 use serde_json::{Value, json};
 
@@ -171,4 +172,22 @@ fn a_manifest_may_say_which_key_it_must_have() {
     assert_eq!(other, Err("pubkey".to_owned()));
     let manifest = Manifest { pubkey: None, ..manifest };
     assert_eq!(manifest.check_pubkey(&relay_engine::types::PubKey([1; 32])), Ok(()));
+}
+
+/// An agent that was moved to a host with another master secret would have another key: it is refused there.
+#[test]
+fn a_deployment_with_another_key_is_refused() {
+    let mut manifest = json!({"name": "a", "handlers": [{"kind": 5050, "executor": "echo"}]});
+    let deploy = |manifest: &Value, secret: &str| {
+        let secrets = |name: &str| (name == "AGENT_MASTER_SECRET").then(|| secret.to_owned());
+        let admin = Caller::Admin(HEX.parse().expect("a key"));
+        deployment(manifest.to_string().as_bytes(), admin, true, &secrets, None)
+    };
+    let deployed = deploy(&manifest, &"1".repeat(64)).expect("accepted");
+    set(&mut manifest, "pubkey", deployed.pubkey.to_string().into());
+    assert_eq!(deploy(&manifest, &"1".repeat(64)).expect("accepted").pubkey, deployed.pubkey);
+    let refused = deploy(&manifest, &"2".repeat(64)).expect_err("refused");
+    assert_eq!(refused.status, 400);
+    let body: Value = serde_json::from_slice(&refused.body).expect("JSON");
+    assert!(body.to_string().contains("\"pubkey\""), "{body}");
 }

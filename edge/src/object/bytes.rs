@@ -10,7 +10,7 @@ use relay_engine::types::{ClientAddress, EventId, Filter, PubKey, TagFilter};
 
 /// The bytes are no valid encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Malformed;
+pub(crate) struct Malformed;
 
 /// Appends encoded values.
 pub(super) struct Write<'a>(pub(super) &'a mut Vec<u8>);
@@ -90,14 +90,14 @@ impl Write<'_> {
 }
 
 /// The bytes of a list of filters.
-pub(super) fn filters_bytes(filters: &[Filter]) -> Vec<u8> {
+pub(crate) fn filters_bytes(filters: &[Filter]) -> Vec<u8> {
     let mut out = Vec::new();
     Write(&mut out).list(filters, |write, filter| write.filter(filter));
     out
 }
 
 /// Decodes what [`filters_bytes`] has encoded.
-pub(super) fn filters_from(bytes: &[u8]) -> Result<Arc<[Filter]>, Malformed> {
+pub(crate) fn filters_from(bytes: &[u8]) -> Result<Arc<[Filter]>, Malformed> {
     let mut read = Read(bytes);
     let filters = read.list(Read::filter)?;
     read.end()?;

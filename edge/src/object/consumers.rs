@@ -57,6 +57,11 @@ fn write<C: SqlConn>(conn: &C, name: &str, confirmed: Seq) -> Result<(), StoreEr
     conn.exec(WRITE, &[SqlValue::Blob(name.as_bytes()), SqlValue::Int(confirmed.0.cast_signed())])
 }
 
+/// Milliseconds to wait after so many failures before the last one.
+pub(super) fn retry_ms(failures: u32) -> u64 {
+    RETRY_MS_MIN.saturating_mul(1 << failures.min(20)).min(RETRY_MS_MAX)
+}
+
 /// All consumers.
 #[derive(Debug, Default)]
 pub(super) struct Consumers(Vec<Consumer>);
@@ -84,9 +89,8 @@ enum State {
 impl Consumer {
     /// It or the store has failed: retry with exponential backoff.
     fn fail(&mut self, now: Now) {
-        let wait = RETRY_MS_MIN.saturating_mul(1 << self.failures.min(20)).min(RETRY_MS_MAX);
+        self.state = State::Backoff(now.plus_millis(retry_ms(self.failures)));
         self.failures += 1;
-        self.state = State::Backoff(now.plus_millis(wait));
     }
 }
 
@@ -180,7 +184,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     /// Opens a consumer's stream after its confirmed sequence number; a new consumer starts after the last stored event.
     fn open_stream_for(&mut self, consumer: &mut Consumer) -> Result<(), StoreError> {
         let store = self.relay.store();
-        // It is there, unless there was no room for it when the object woke up.
+        // The table exists, unless the storage was full when the object woke up.
         create(store.conn())?;
         consumer.confirmed = match read(store.conn(), &consumer.name)? {
             Some(confirmed) => confirmed,

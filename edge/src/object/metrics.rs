@@ -6,6 +6,8 @@ use relay_site::metrics::{
     EVENTS_EXPIRED, HISTOGRAMS, Metric, RELAY_MESSAGES, events_by_kind, received_by_verb, sent_by_verb,
 };
 
+#[cfg(feature = "libsecp256k1")]
+use crate::metrics::FOR_AGENTS;
 use crate::metrics::{FOR_EVENTS, FOR_MAINTENANCE, FOR_REQUESTS, Family, ROWS_READ, ROWS_WRITTEN};
 
 /// Rows as the SQL cursor counts them, which is how storage is billed.
@@ -40,6 +42,9 @@ pub(super) struct RowsByPurpose {
     pub(super) requests: RowCount,
     /// Session blobs, waking up, sweeps, confirmations of consumers.
     pub(super) maintenance: RowCount,
+    /// Routing events to agents, and their queries.
+    #[cfg(feature = "libsecp256k1")]
+    pub(super) agents: RowCount,
 }
 
 /// Counters of one object since it woke up.
@@ -97,6 +102,8 @@ impl Counters {
             (FOR_EVENTS, self.rows.events),
             (FOR_REQUESTS, self.rows.requests),
             (FOR_MAINTENANCE, self.rows.maintenance),
+            #[cfg(feature = "libsecp256k1")]
+            (FOR_AGENTS, self.rows.agents),
         ];
         let mut all = vec![
             Family::by(CLIENT_MESSAGES, "verb", received_by_verb(machine)),
@@ -163,7 +170,7 @@ const OWN: [(Metric, Number); 15] = [
     (
         Metric::counter(
             "relay_stream_deliveries_failed",
-            "Batches of streams that consumers did not accept; they are sent again",
+            "Batches of streams that consumers or agents did not accept; they are sent again",
         ),
         |n| n.deliveries_failed,
     ),

@@ -9,8 +9,10 @@
 //! the attachment of its socket and survives hibernation; see `attachment`. Unanswered messages do not survive: the
 //! attachment says that there are some, and their socket is closed if they were lost; see `unanswered`.
 
+#[cfg(feature = "libsecp256k1")]
+mod agents;
 mod attachment;
-mod bytes;
+pub(crate) mod bytes;
 mod closing;
 mod consumers;
 mod metrics;
@@ -26,10 +28,14 @@ use std::sync::Arc;
 use relay_engine::relay::{ConnId, Live, Peer, PublishOutcome, Relay, Ticket, TopCosts};
 use relay_engine::store::sql::{SqlBackend, SqlConn, SqlOpenError};
 use relay_engine::store::{Backend, Reader, Seq, Stats, StoreError};
+#[cfg(feature = "libsecp256k1")]
+use relay_engine::types::PubKey;
 use relay_engine::types::{Event, Now};
 use relay_engine::verify::Verifier;
 use relay_site::metrics::{ADDRESS_COST, AUTHOR_BYTES, STORE_BYTES, STORE_EVENTS, STORE_HIDDEN};
 
+#[cfg(feature = "libsecp256k1")]
+pub use agents::{CallId, PublicationId};
 pub use attachment::{BlobName, Key};
 pub use metrics::RowCount;
 
@@ -73,10 +79,18 @@ pub trait Host {
     /// Forwards ephemeral events to the objects of the other shards, for their [`Object::live`]. Called at most once a
     /// turn, with all of that turn.
     fn forward(&self, events: &[Event]);
+
+    /// Sends a delivery to the object of an agent. The answer comes later, by [`Object::agent_answered`].
+    #[cfg(feature = "libsecp256k1")]
+    fn call_agent(&self, call: CallId, agent: &PubKey, delivery: &crate::agent::message::Delivery);
+
+    /// The secrets of agents.
+    #[cfg(feature = "libsecp256k1")]
+    fn agent_secrets(&self) -> Arc<dyn relay_agent::secrets::Secrets + Send + Sync>;
 }
 
-/// A connection to SQLite that counts rows as they are billed.
-pub trait RowCountingConn: SqlConn {
+/// A connection to SQLite that counts rows as they are billed. Clones are the same connection, and count together.
+pub trait RowCountingConn: SqlConn + Clone {
     /// Rows read and written since it was opened.
     fn rows(&self) -> RowCount;
 }
@@ -88,7 +102,7 @@ pub enum Next {
     Idle,
     /// A turn, after the messages that have already arrived have been passed in.
     Turn,
-    /// A turn in so many milliseconds: to check a slow reader, or for a timeout.
+    /// A turn in this many milliseconds: to check a slow reader, or for a timeout.
     Later(u64),
 }
 
@@ -113,6 +127,11 @@ pub struct Object<C: RowCountingConn + 'static, H: Host> {
     unanswered: Unanswered,
     closing: ClosingSockets,
     consumers: Consumers,
+    /// `None` if they are disabled.
+    #[cfg(feature = "libsecp256k1")]
+    agents: Option<agents::Agents<C>>,
+    #[cfg(feature = "libsecp256k1")]
+    agents_max: usize,
     /// The alarm, if this object has set one since it woke up.
     alarm: Option<Now>,
     /// Whether `alarm` is soon enough for everything in the store. Unknown when the object has just woken up.
@@ -156,10 +175,20 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         session_blobs::create(&conn)?;
         sweep::create(&conn)?;
         match consumers::create(&conn) {
-            // An object of an earlier version that is full: its clients are served, and consumers wait for room.
+            // The storage is full and the table is new in this version: clients are served, and consumers wait until
+            // there is space.
             Err(StoreError::Full(_)) => {}
             created => created?,
         }
+        #[cfg(feature = "libsecp256k1")]
+        let opened =
+            settings.agents.enabled.then(|| agents::Agents::open(conn.clone(), host.agent_secrets()));
+        #[cfg(feature = "libsecp256k1")]
+        let agents = match opened {
+            // Likewise; there can be no agents yet.
+            None | Some(Err(StoreError::Full(_))) => None,
+            Some(opened) => Some(opened?),
+        };
         let store = SqlBackend::open(conn)?;
         let mut counters = Counters::default();
         counters.rows.maintenance.add(store.conn().rows());
@@ -176,6 +205,10 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             unanswered: Unanswered::default(),
             closing: ClosingSockets::default(),
             consumers: Consumers::new(&settings.consumers),
+            #[cfg(feature = "libsecp256k1")]
+            agents,
+            #[cfg(feature = "libsecp256k1")]
+            agents_max: settings.agents.agents_max,
             alarm: None,
             alarm_is_known: false,
             gathered_bytes: 0,
@@ -226,7 +259,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         self.flush(now)
     }
 
-    /// A client has connected. `key` is unique among the sockets of this object. `None`: there is no room for it.
+    /// A client has connected. `key` is unique among the sockets of this object. `None`: there are too many.
     pub fn connect(&mut self, now: Now, key: Key, socket: H::Socket, mut peer: Peer) -> Option<Next> {
         peer.host = peer.host.filter(|host| host.len() <= HOST_BYTES_MAX);
         let id = if self.has_room() { self.relay.connect(now, peer)? } else { return None };
@@ -265,6 +298,10 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     /// The outcome of an event that was published. There is none for events that are lost with the object's memory: the
     /// caller must publish them again.
     pub fn poll_published(&mut self) -> Option<(Ticket, PublishOutcome)> {
+        #[cfg(feature = "libsecp256k1")]
+        if self.agents.is_some() {
+            return self.poll_published_by_others();
+        }
         self.relay.poll_published()
     }
 

@@ -13,10 +13,12 @@ use relay_engine::store::{
 };
 use relay_engine::types::{CanonicalEvent, Class, Now, Timestamp, parse_expiration};
 
-use super::{Host, Object, RowCountingConn};
+use super::{Host, Next, Object, RowCountingConn};
 
 /// Events swept in one transaction, which ends earlier with the keys that the store removes in one.
 const SWEEP_EVENTS_MAX: usize = 256;
+/// An alarm may come some milliseconds early.
+const ALARM_EARLY_MS_MAX: u64 = 1_000;
 /// Seconds between retention sweeps.
 const RETENTION_SWEEP_SECONDS: u64 = 3_600;
 
@@ -31,9 +33,10 @@ pub(super) fn create<C: SqlConn>(conn: &C) -> Result<(), StoreError> {
 
 impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     /// The alarm that was set has fired.
-    pub fn alarm(&mut self, now: Now) {
+    pub fn alarm(&mut self, now: Now) -> Next {
         self.counters.alarms += 1;
-        self.alarm = None;
+        // A later one may have been set since the object woke up for this one.
+        self.alarm = self.alarm.filter(|at| at.millis_since(now) > ALARM_EARLY_MS_MAX);
         self.alarm_is_known = true;
         let before = self.rows();
         let more = self.sweep(now.seconds()).and_then(|more| {
@@ -43,22 +46,28 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             Ok(more)
         });
         self.counters.rows.maintenance.add(self.rows().since(before));
+        // What they waited for until now is done before the next alarm is set.
+        #[cfg(feature = "libsecp256k1")]
+        self.run_agents(now);
         match more {
             Ok(true) => self.set_alarm(now.plus_millis(1)),
             Ok(false) => self.schedule_alarms(now),
             // Full or failing storage: try again later.
-            Err(_) => self.set_alarm(now.plus_millis(self.settings.sweep_seconds.saturating_mul(1000))),
+            Err(_) => self.set_alarm_by(now.plus_millis(self.settings.sweep_seconds.saturating_mul(1000))),
         }
-        self.deliver_batches(now);
+        self.flush(now)
     }
 
-    /// Sets the alarm for the next sweep, as the store says. For an object that has just woken up.
+    /// Sets the alarm for the next sweep, as the store says, and for what agents wait for. For an object that has just woken
+    /// up.
     pub fn schedule_alarms(&mut self, now: Now) {
         self.schedule_removal(now);
         self.alarm_is_known = true;
         if let Some(soonest) = self.soonest_sweep(now) {
             self.schedule_alarm(now, soonest);
         }
+        #[cfg(feature = "libsecp256k1")]
+        self.schedule_agents(now);
     }
 
     /// Whether there is something to remove for which no future commit sets an alarm: retention sweeps, and hidden
@@ -67,11 +76,23 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         self.settings.retention_seconds > 0 || self.has_hidden()
     }
 
+    /// Makes sure that an alarm is set for what agents wait for.
+    #[cfg(feature = "libsecp256k1")]
+    pub(super) fn schedule_agents(&mut self, now: Now) {
+        let Some(agents) = &self.agents else { return };
+        let Some(at) = agents.alarm_at(now) else { return };
+        if self.alarm_is_known {
+            self.set_alarm_by(at);
+        } else if !agents.has_old_alarm_by(now, at) {
+            self.schedule_alarms(now);
+        }
+    }
+
     /// Sets the alarm for at once if there are hidden events to remove.
     pub(super) fn schedule_removal(&mut self, now: Now) {
         let at = now.plus_millis(1);
         if self.has_hidden() && self.alarm.is_none_or(|set| at < set) {
-            // What another alarm was for is found when this one is done.
+            // What the replaced alarm was for is scheduled again after this one.
             self.set_alarm(at);
         }
     }
@@ -83,7 +104,8 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         read.is_err() || !found.is_empty()
     }
 
-    /// Up to three transactions, so that clients are served in between. Returns whether there is more to remove.
+    /// One bounded transaction for each kind of sweep. Returns whether there is more to remove, for which another alarm
+    /// is set, so that clients are served in between.
     fn sweep(&mut self, now: Timestamp) -> Result<bool, StoreError> {
         let store = self.relay.store();
         let hidden = remove_hidden(store)?;
@@ -153,13 +175,24 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
 
     /// Makes sure that an alarm is set for second `at` or soon after.
     pub(super) fn schedule_alarm(&mut self, now: Now, at: Timestamp) {
-        let mut at = at;
-        if !std::mem::replace(&mut self.alarm_is_known, true) {
-            // An object has one alarm, and it may still be set from before hibernation. What that one was for is
-            // found in the store; this reads a row or two and writes none.
-            at = self.soonest_sweep(now).map_or(at, |soonest| at.min(soonest));
+        if std::mem::replace(&mut self.alarm_is_known, true) {
+            return self.set_alarm_by(self.alarm_at(now, at));
         }
-        let at = Now::from_millis(self.alarm_for(at.max(now.seconds())).saturating_mul(1000));
+        // An object has one alarm, and it may still be set from before hibernation. What that one was for is
+        // found in the store and by the agents; this reads a row or two and writes none.
+        let soonest = self.soonest_sweep(now).map_or(at, |soonest| at.min(soonest));
+        let at = self.alarm_at(now, soonest);
+        #[cfg(feature = "libsecp256k1")]
+        let at = self.agents.as_ref().and_then(|agents| agents.alarm_at(now)).map_or(at, |own| own.min(at));
+        self.set_alarm_by(at);
+    }
+
+    fn alarm_at(&self, now: Now, at: Timestamp) -> Now {
+        Now::from_millis(self.alarm_for(at.max(now.seconds())).saturating_mul(1000))
+    }
+
+    /// Sets an alarm unless one is set for `at` or sooner.
+    fn set_alarm_by(&mut self, at: Now) {
         if self.alarm.is_none_or(|set| at < set) {
             self.set_alarm(at);
         }

@@ -71,11 +71,16 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         self.relay.handle_flushed(now);
         self.save_changed();
         self.deliver_batches(now);
+        #[cfg(feature = "libsecp256k1")]
+        self.run_agents(now);
         if self.relay.has_unverified() || self.relay.has_work() {
             return Next::Turn;
         }
         let slow = (!self.slow.is_empty()).then_some(SLOW_CHECK_MS);
         let due = self.relay.poll_timeout().map(|at| at.millis_since(now));
-        slow.into_iter().chain(due).chain(self.consumer_retry_ms(now)).min().map_or(Next::Idle, Next::Later)
+        let soonest = slow.into_iter().chain(due).chain(self.consumer_retry_ms(now));
+        #[cfg(feature = "libsecp256k1")]
+        let soonest = soonest.chain(self.agents.as_ref().and_then(|agents| agents.timer_ms(now)));
+        soonest.min().map_or(Next::Idle, Next::Later)
     }
 }

@@ -6,7 +6,12 @@ use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 use relay_site::nip98::{self, Origin};
 use relay_site::{Answer, FEATURES, Operator, OperatorRequest, Route, Table, settings as names};
 use serde_json::json;
+#[cfg(feature = "libsecp256k1")]
+use worker::ResponseBody;
 use worker::{Context, Date, Env, Headers, Request, Response, Result, event};
+
+#[cfg(feature = "libsecp256k1")]
+use super::agents_api::{self, Params};
 
 use super::shards::stub;
 use super::{variables, verifier};
@@ -16,14 +21,16 @@ use crate::shard::Shard;
 
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-static TABLE: LazyLock<Table> =
+static TABLE: LazyLock<Table> = LazyLock::new(|| Table::new(FEATURES, |_| true));
+/// Without agents.
+static RELAY_TABLE: LazyLock<Table> =
     LazyLock::new(|| Table::new(FEATURES, |route| !matches!(route, Route::Agents(_))));
 
 /// Authorisation of the operator. It remembers used NIP-98 events for as long as the isolate lives: another isolate would
 /// accept the same event again, which can only repeat a read.
 static OPERATOR: OnceLock<Operator> = OnceLock::new();
 
-/// The last answer about health and when it was asked for, in milliseconds; of the isolate too.
+/// The isolate's last answer about health, and when it was asked for, in milliseconds.
 static HEALTH: Mutex<Option<(u64, Answer)>> = Mutex::new(None);
 /// How old that answer may be.
 const HEALTH_AGE_MILLIS_MAX: u64 = 1_000;
@@ -44,8 +51,18 @@ async fn fetch(mut request: Request, env: Env, _: Context) -> Result<Response> {
         Err(message) => return response(Answer::error(500, &message)),
     };
     let (method, path) = (request.method().to_string(), request.path());
-    let found = TABLE.find(&method, &path, &HeaderLines(request.headers()));
+    let table = if settings.has_agents() { &TABLE } else { &RELAY_TABLE };
+    let found = table.find(&method, &path, &HeaderLines(request.headers()));
     let shared = found.headers();
+    #[cfg(feature = "libsecp256k1")]
+    if let Ok(endpoint) = &found.endpoint
+        && let Route::Agents(route) = endpoint.route
+    {
+        let params = Params::of(&found);
+        let answered = agents_api::respond(request, &env, &settings, endpoint, route, params).await;
+        let answered = answered.or_else(|error| response(agents_api::unavailable(&error)))?;
+        return with_headers(&answered, shared);
+    }
     let mut answer = match found.endpoint.map(|endpoint| endpoint.route) {
         Ok(Route::Socket) => return connect(request, &env, &settings).await,
         Ok(Route::Information) => Answer::information(settings.about().information()),
@@ -115,8 +132,29 @@ async fn authorise(
     })
 }
 
+/// The response of an object, which cannot be changed, with further headers.
+#[cfg(feature = "libsecp256k1")]
+fn with_headers<'a>(
+    answered: &Response,
+    further: impl Iterator<Item = (&'static str, &'a str)>,
+) -> Result<Response> {
+    let headers = Headers::new();
+    for (name, value) in answered.headers().entries() {
+        headers.append(&name, &value)?;
+    }
+    for (name, value) in further {
+        headers.append(name, value)?;
+    }
+    let built = Response::builder().with_status(answered.status_code()).with_headers(headers);
+    Ok(match answered.body() {
+        ResponseBody::Empty => built.empty(),
+        ResponseBody::Body(body) => built.fixed(body.clone()),
+        ResponseBody::Stream(body) => built.stream(body.clone()),
+    })
+}
+
 /// Converts an answer into a response of the runtime.
-fn response(answer: Answer) -> Result<Response> {
+pub(super) fn response(answer: Answer) -> Result<Response> {
     let headers = Headers::new();
     for (name, value) in &answer.headers {
         headers.append(name, value)?;
@@ -126,7 +164,7 @@ fn response(answer: Answer) -> Result<Response> {
     Ok(body?.with_status(answer.status).with_headers(headers))
 }
 
-fn address(request: &Request) -> String {
+pub(super) fn address(request: &Request) -> String {
     let Ok(url) = request.url() else { return String::new() };
     let scheme = if url.scheme() == "https" { "wss" } else { "ws" };
     let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
@@ -153,7 +191,7 @@ async fn ask<T: serde::de::DeserializeOwned>(
     response.json().await.map_err(message)
 }
 
-/// The answer of the last second, so that whoever asks often wakes no objects for it.
+/// The health of all shards, cached for a second, so that frequent requests wake no objects.
 async fn health(env: &Env, settings: &Settings) -> Answer {
     let now = Date::now().as_millis();
     let last = HEALTH.lock().unwrap_or_else(PoisonError::into_inner).clone();

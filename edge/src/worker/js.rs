@@ -78,6 +78,16 @@ extern "C" {
     fn get_random_values(this: &Crypto, into: &Uint8Array) -> Result<JsValue, JsValue>;
 }
 
+#[cfg(feature = "libsecp256k1")]
+#[wasm_bindgen]
+extern "C" {
+    /// The binding of Workers AI.
+    pub(super) type Ai;
+
+    #[wasm_bindgen(method, catch)]
+    pub(super) fn run(this: &Ai, model: &str, input: &JsValue) -> Result<js_sys::Promise, JsValue>;
+}
+
 /// Secret random bytes.
 pub(super) fn random<const N: usize>() -> Result<[u8; N], JsValue> {
     let array = Uint8Array::new_with_length(N as u32);

@@ -4,6 +4,9 @@
 //! the messages of many sockets share a turn. It waits only if its socket must not be read further: the runtime delivers a
 //! socket's next message when the handler of the last one has returned.
 
+#[cfg(feature = "libsecp256k1")]
+mod agents;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -49,6 +52,8 @@ struct Shared {
     on_timer: RefCell<Option<Closure<dyn FnMut()>>>,
     /// Batches for consumers that have not been sent yet.
     deliveries: Deliveries,
+    #[cfg(feature = "libsecp256k1")]
+    agents: agents::AgentCalls,
     /// Message handlers that wait until their socket may be read again.
     waiting: RefCell<HashMap<Key, oneshot::Sender<()>>>,
 }
@@ -67,6 +72,10 @@ struct Runtime {
     storage: Storage,
     deliveries: Deliveries,
     others: OtherShards,
+    #[cfg(feature = "libsecp256k1")]
+    agents: agents::AgentCalls,
+    #[cfg(feature = "libsecp256k1")]
+    agent_secrets: std::sync::Arc<crate::agent::EnvSecrets>,
 }
 
 impl Host for Runtime {
@@ -117,6 +126,21 @@ impl Host for Runtime {
 
     fn forward(&self, events: &[Event]) {
         self.others.forward(events);
+    }
+
+    #[cfg(feature = "libsecp256k1")]
+    fn call_agent(
+        &self,
+        call: crate::object::CallId,
+        agent: &relay_engine::types::PubKey,
+        delivery: &crate::agent::message::Delivery,
+    ) {
+        self.agents.push(call, agent, delivery);
+    }
+
+    #[cfg(feature = "libsecp256k1")]
+    fn agent_secrets(&self) -> std::sync::Arc<dyn relay_agent::secrets::Secrets + Send + Sync> {
+        self.agent_secrets.clone()
     }
 }
 
@@ -179,6 +203,8 @@ impl Shared {
             while let Some(key) = object.poll_resumed() {
                 resumed.push(key);
             }
+            #[cfg(feature = "libsecp256k1")]
+            self.agents.answer(object);
             (done, if next == Next::Idle { woken } else { next }, resumed)
         };
         if !resumed.is_empty()
@@ -192,6 +218,8 @@ impl Shared {
         }
         self.schedule(next);
         self.send_deliveries();
+        #[cfg(feature = "libsecp256k1")]
+        self.call_agents();
         Ok(done)
     }
 
@@ -224,7 +252,15 @@ impl Shared {
         let seed = js::random().map_err(|error| js::error_message(&error))?;
         let others = OtherShards::new(&self.env, &settings.placement, &self.state);
         let others = others.map_err(|error| error.to_string())?;
-        let runtime = Runtime { storage: storage.clone(), deliveries: Rc::clone(&self.deliveries), others };
+        let runtime = Runtime {
+            storage: storage.clone(),
+            deliveries: Rc::clone(&self.deliveries),
+            others,
+            #[cfg(feature = "libsecp256k1")]
+            agents: self.agents.clone(),
+            #[cfg(feature = "libsecp256k1")]
+            agent_secrets: std::sync::Arc::new(variables::agent_secrets(&self.env)),
+        };
         let verifier = verifier(AUTHOR_CACHE_BYTES).map_err(|error| js::error_message(&error))?;
         let mut object = Object::open(Conn::new(storage), runtime, &settings, verifier, seed)
             .map_err(|error| error.to_string())?;
@@ -329,8 +365,8 @@ impl Shared {
         match accepted {
             Ok(true) => Response::from_websocket(pair.client),
             refused => {
-                let _ = pair.server.close(Some(1013), Some("no room for another connection"));
-                let message = refused.err().unwrap_or_else(|| "no room for another connection".to_owned());
+                let _ = pair.server.close(Some(1013), Some("too many connections"));
+                let message = refused.err().unwrap_or_else(|| "too many connections".to_owned());
                 let response = Response::error(format!("{message}\n"), 503)?;
                 response.headers().set("retry-after", "30")?;
                 Ok(response)
@@ -376,6 +412,8 @@ impl Shared {
                     &serde_json::json!({ "events": stats.events, "store_bytes": stats.bytes }),
                 )
             }
+            #[cfg(feature = "libsecp256k1")]
+            path if path.starts_with("/agents/") => self.answer_agents(request).await,
             _ => Response::error("not found\n", 404),
         }
     }
@@ -393,6 +431,8 @@ impl DurableObject for RelayDurableObject {
                 on_turn: RefCell::default(),
                 on_timer: RefCell::default(),
                 deliveries: Deliveries::default(),
+                #[cfg(feature = "libsecp256k1")]
+                agents: agents::AgentCalls::default(),
                 waiting: RefCell::default(),
             }),
         }
@@ -406,12 +446,7 @@ impl DurableObject for RelayDurableObject {
     }
 
     async fn alarm(&self) -> Result<Response> {
-        self.shared
-            .with(|object| {
-                object.alarm(now());
-                ((), Next::Idle)
-            })
-            .map_err(Error::RustError)?;
+        self.shared.with(|object| ((), object.alarm(now()))).map_err(Error::RustError)?;
         Response::ok("")
     }
 

@@ -14,8 +14,8 @@ const RELAY: &str = "RELAY";
 /// line. Clients cannot reach it: the Worker passes only WebSocket upgrades on to objects.
 pub(super) const LIVE_PATH: &str = "/live";
 
-fn namespace(env: &Env, placement: &Placement) -> Result<ObjectNamespace> {
-    let namespace = env.durable_object(RELAY)?;
+fn namespace(env: &Env, binding: &str, placement: &Placement) -> Result<ObjectNamespace> {
+    let namespace = env.durable_object(binding)?;
     match &placement.jurisdiction {
         Some(jurisdiction) => super::js::in_jurisdiction(&namespace, jurisdiction),
         None => Ok(namespace),
@@ -24,10 +24,15 @@ fn namespace(env: &Env, placement: &Placement) -> Result<ObjectNamespace> {
 
 /// A stub of the object of a shard.
 pub(super) fn stub(env: &Env, placement: &Placement, shard: Shard) -> Result<Stub> {
-    let (namespace, name) = (namespace(env, placement)?, shard.to_string());
+    stub_of(env, placement, RELAY, &shard.to_string())
+}
+
+/// A stub of the object of this name in a binding, placed as the settings say.
+pub(super) fn stub_of(env: &Env, placement: &Placement, binding: &str, name: &str) -> Result<Stub> {
+    let namespace = namespace(env, binding, placement)?;
     match &placement.location_hint {
-        Some(hint) => namespace.get_by_name_with_location_hint(&name, hint),
-        None => namespace.get_by_name(&name),
+        Some(hint) => namespace.get_by_name_with_location_hint(name, hint),
+        None => namespace.get_by_name(name),
     }
 }
 
@@ -43,7 +48,7 @@ impl OtherShards {
     pub(super) fn new(env: &Env, placement: &Placement, own: &State) -> Result<Self> {
         let mut others = Vec::new();
         if placement.shards.count() > 1 {
-            let (namespace, own) = (namespace(env, placement)?, own.id());
+            let (namespace, own) = (namespace(env, RELAY, placement)?, own.id());
             for shard in placement.shards.all() {
                 if namespace.id_from_name(&shard.to_string())? != own {
                     others.push(shard);

@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use js_sys::{Array, ArrayBuffer, Uint8Array};
 use relay_engine::store::StoreError;
@@ -17,17 +18,18 @@ use crate::object::{RowCount, RowCountingConn};
 /// Statement texts that are kept. A bulk statement has one for each number of rows.
 const TEXTS_MAX: usize = 1_024;
 
+#[derive(Clone)]
 pub(super) struct Conn {
     storage: Storage,
     sql: Sql,
-    texts: RefCell<HashMap<Box<str>, JsValue>>,
-    rows: Cell<RowCount>,
+    texts: Rc<RefCell<HashMap<Box<str>, JsValue>>>,
+    rows: Rc<Cell<RowCount>>,
 }
 
 impl Conn {
     pub(super) fn new(storage: Storage) -> Self {
         let sql = storage.sql();
-        Conn { storage, sql, texts: RefCell::default(), rows: Cell::default() }
+        Conn { storage, sql, texts: Rc::default(), rows: Rc::default() }
     }
 
     fn text(&self, statement: &str) -> JsValue {

@@ -28,13 +28,17 @@ impl Sqlite {
     }
 
     /// Events stored: the lines that are not empty.
-    pub(super) fn events(&self) -> u64 {
-        let mut statement = self.conn.prepare("SELECT json FROM relay_event").unwrap();
+    pub(super) fn lines(&self) -> Vec<Vec<u8>> {
+        let mut statement = self.conn.prepare("SELECT json FROM relay_event ORDER BY seq").unwrap();
         let rows = statement.query_map([], |row| row.get::<_, Vec<u8>>(0)).unwrap();
-        rows.map(|json| {
-            json.unwrap().split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count() as u64
-        })
-        .sum()
+        let rows: Vec<Vec<u8>> = rows.map(Result::unwrap).collect();
+        let lines = rows.iter().flat_map(|row| row.split(|byte| *byte == b'\n'));
+        lines.filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect()
+    }
+
+    /// The number of events stored.
+    pub(super) fn events(&self) -> u64 {
+        self.lines().len() as u64
     }
 
     fn prepare(&self, sql: &str) -> Result<rusqlite::CachedStatement<'_>, StoreError> {

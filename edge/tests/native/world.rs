@@ -9,14 +9,17 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use relay_edge::object::{Host, Key, Next, Object};
+use relay_agent::secrets::Secrets;
+use relay_edge::agent::EnvSecrets;
+use relay_edge::agent::message::Delivery;
+use relay_edge::object::{CallId, Host, Key, Next, Object};
 use relay_edge::settings::{ObjectSettings, Settings};
 use relay_engine::relay::{Config, Peer, PublishOutcome};
 use relay_engine::store::Seq;
 use relay_engine::testing::event_of_json;
 use relay_engine::testing::semantics::{Client, World};
 use relay_engine::testing::signing::Signed;
-use relay_engine::types::{Event, Now, Timestamp};
+use relay_engine::types::{Event, Now, PubKey, Timestamp};
 use relay_engine::verify::Libsecp256k1;
 
 use super::sqlite::Sqlite;
@@ -44,16 +47,26 @@ enum Input {
 }
 
 /// A batch of a stream, and the consumer that it is for.
-type Delivery = (String, Vec<(Option<Seq>, Event)>);
+type Batch = (String, Vec<(Option<Seq>, Event)>);
+
+/// A request to an agent.
+type AgentCall = (CallId, PubKey, Vec<u8>);
 
 #[derive(Clone, Default)]
 pub(super) struct FakeHost {
     pub(super) alarm: Rc<Cell<Option<Now>>>,
     pub(super) alarms_set: Rc<Cell<u32>>,
     /// Batches that were sent to consumers and have not been answered.
-    pub(super) deliveries: Rc<RefCell<VecDeque<Delivery>>>,
+    pub(super) deliveries: Rc<RefCell<VecDeque<Batch>>>,
     /// Ephemeral events for the other shards, a batch for each call.
     pub(super) forwarded: Rc<RefCell<Vec<Vec<Event>>>>,
+    /// Requests to agents that have not been answered, encoded.
+    pub(super) agent_calls: Rc<RefCell<VecDeque<AgentCall>>>,
+}
+
+/// The secrets of agents, on every host of a test.
+pub(super) fn agent_secrets() -> EnvSecrets {
+    EnvSecrets::new([("AGENT_MASTER_SECRET".to_owned(), "0b".repeat(32))])
 }
 
 impl Host for FakeHost {
@@ -95,6 +108,14 @@ impl Host for FakeHost {
     fn forward(&self, events: &[Event]) {
         self.forwarded.borrow_mut().push(events.to_vec());
     }
+
+    fn call_agent(&self, call: CallId, agent: &PubKey, delivery: &Delivery) {
+        self.agent_calls.borrow_mut().push_back((call, *agent, delivery.encode()));
+    }
+
+    fn agent_secrets(&self) -> Arc<dyn Secrets + Send + Sync> {
+        Arc::new(agent_secrets())
+    }
 }
 
 pub(super) type TestObject = Object<Sqlite, FakeHost>;
@@ -114,7 +135,9 @@ pub(super) struct Runtime {
     pub(super) object: Option<TestObject>,
     pub(super) sockets: BTreeMap<Key, Rc<Socket>>,
     pub(super) now: Now,
-    next: Next,
+    pub(super) next: Next,
+    /// Alarms that have fired.
+    pub(super) alarms: u32,
     built: u64,
     hibernates: Hibernates,
 }
@@ -129,6 +152,7 @@ impl Runtime {
             sockets: BTreeMap::new(),
             now: Now::from_seconds(BEGINS_AT),
             next: Next::Idle,
+            alarms: 0,
             built: 0,
             hibernates,
         }
@@ -270,7 +294,9 @@ impl Runtime {
             self.host.alarm.set(None);
             self.now = self.now.max(at);
             let now = self.now;
-            self.object().alarm(now);
+            self.alarms += 1;
+            self.next = self.object().alarm(now);
+            self.drive();
         }
         self.now = until;
     }

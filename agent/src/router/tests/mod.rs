@@ -134,14 +134,15 @@ fn events_go_to_the_agents_they_concern() {
     check("one that names only others is not ours", request(9, 5_050, 7).to(77), &[]);
     check("nor one that names nonsense", request(9, 5_050, 8).tag(["p", "npub1xyz"]), &[]);
     check("nor one whose p tag is empty", request(9, 5_050, 9).tag(["p"]), &[]);
-    check("paused agents get nothing", request(9, 5_050, 10).to(4), &[]);
-    check("nor do draining ones", request(9, 5_050, 11).to(5), &[]);
+    check("a paused agent that is named says so", request(9, 5_050, 10).to(4), &[4]);
+    check("a draining one too", request(9, 5_050, 11).to(5), &[5]);
     check("an agent's request goes to agents that allow it", request(1, 5_050, 12), &[3]);
     check("also if it names others", request(1, 5_050, 13).to(2), &[]);
     check("never to itself", request(3, 5_050, 14).to(3), &[]);
     check("nor if a paused one asks", request(4, 5_050, 15).to(1), &[]);
     check("a ping", request(9, 7_007, 16).to(2), &[2]);
     check("a ping of nobody", request(9, 7_007, 17), &[]);
+    check("a ping of a paused one", request(9, 7_007, 20).to(4), &[]);
     check("a result", request(9, 6_050, 18).to(1), &[]);
     let delete = |author: u64, id: String| event(&key(author)).kind(5).at(NOW).tag(["e", &id]);
     check("a cancellation", delete(9, open.id.to_string()), &[1, 3]);
@@ -149,7 +150,7 @@ fn events_go_to_the_agents_they_concern() {
     check("of another's job", delete(8, open.id.to_string()), &[]);
     check("of what is no job", delete(9, "ab".repeat(32)), &[]);
     check("of nonsense", delete(9, "x".to_owned()), &[]);
-    check("a request to vanish", event(&key(9)).kind(62).at(NOW), &[1, 2, 3]);
+    check("a request to vanish", event(&key(9)).kind(62).at(NOW), &[1, 2, 3, 4, 5]);
     check("of somebody who never asked", event(&key(8)).kind(62).at(NOW), &[]);
 
     // Those that were given a request are remembered, also when they are paused meanwhile.

@@ -1,0 +1,365 @@
+//! What concerns one agent: its commands, documents and page.
+
+use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::types::{EventId, Now, PubKey};
+use relay_site::{AgentRoute, Answer};
+use serde_json::{Value, json};
+
+use super::access::{self, Permission};
+use super::directory::summary;
+use super::page::{self, Figures};
+use super::{Deployment, Request, json, refusal};
+use crate::identity;
+use crate::machine::{Agent, AgentState, CommandError, JobRecord, LATENCY_BOUNDS_MILLIS, Metrics};
+use crate::router::Entry;
+
+/// Entries of a list, at most, and if a request does not say.
+const LIMIT_MAX: u64 = 500;
+const LIMIT: u64 = 100;
+/// Jobs that are read to find those of one customer.
+const READ_MAX: usize = 5_000;
+const READ_AT_ONCE: usize = 500;
+
+/// The answer to a request.
+#[derive(Debug)]
+pub struct Reply {
+    /// The response.
+    pub answer: Answer,
+    /// The agent has changed: the router must be given this entry before the response is sent.
+    pub changed: Option<Entry>,
+}
+
+/// The entry of an agent, for the router. `None` before the first manifest.
+pub fn entry<C: SqlConn>(agent: &Agent<C>) -> Option<Entry> {
+    Some(Entry {
+        pubkey: agent.pubkey()?,
+        owner: agent.owner()?,
+        state: agent.state()?,
+        version: agent.version(),
+        manifest: agent.manifest()?.clone(),
+        deployed_at: agent.deployed_at(),
+    })
+}
+
+/// Deploys a manifest that [`deployment`](super::deployment) has accepted. 201 for a new agent, 200 for a new version.
+pub fn deploy<C: SqlConn>(
+    agent: &mut Agent<C>,
+    now: Now,
+    request: &Request<'_>,
+    wanted: &Deployment,
+) -> Reply {
+    let is_new = agent.manifest().is_none();
+    if !is_new {
+        // Whoever may deploy agents may not replace somebody's.
+        let manifest = agent
+            .manifest()
+            .map(|manifest| access::check(AgentRoute::Update, None, request.caller, manifest));
+        if let Some(Err(answer)) = manifest {
+            return Reply { answer, changed: None };
+        }
+    }
+    let Some(by) = request.caller.signer() else {
+        return Reply { answer: Answer::error(401, "authorization required (NIP-98)"), changed: None };
+    };
+    if let Err(error) = agent.deploy(now, &wanted.manifest, &by) {
+        return Reply { answer: command_error(error), changed: None };
+    }
+    let Some(entry) = entry(agent) else {
+        return Reply { answer: Answer::error(500, "the agent has no manifest"), changed: None };
+    };
+    let mut answer = json(&summary(&entry));
+    if is_new {
+        answer.status = 201;
+    }
+    Reply { answer, changed: Some(entry) }
+}
+
+/// Answers a request to one agent, deployments excepted. 404 where none is deployed.
+pub fn agent<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) -> Reply {
+    match answer(agent, now, request) {
+        Ok(reply) => reply,
+        Err(answer) => Reply { answer, changed: None },
+    }
+}
+
+fn answer<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) -> Result<Reply, Answer> {
+    let entry_before = entry(agent).ok_or_else(no_agent)?;
+    let permission = access::check(request.route, request.id, request.caller, &entry_before.manifest)?;
+    let answer = match request.route {
+        AgentRoute::Show => json(&show(agent, &entry_before)),
+        AgentRoute::Page => {
+            Answer::page(page::agent(&entry_before, &figures(&agent.metrics()), &request.relay))
+        }
+        AgentRoute::Manifest => json(&entry_before.manifest.public_json(&entry_before.pubkey)),
+        AgentRoute::Versions => json(&versions(agent, request)?),
+        AgentRoute::Logs => Answer::new(200, "application/x-ndjson", logs(agent, request)?.0),
+        AgentRoute::Metrics => json(&metrics(agent)?),
+        AgentRoute::Memory => json(&memory(agent, permission)?),
+        AgentRoute::Sessions => json(&sessions(agent, request, permission)?),
+        AgentRoute::Session => json(&session(agent, request, permission)?),
+        AgentRoute::History => json(&history(agent, request, permission)?),
+        AgentRoute::Job => json(&job(agent, request, permission)?),
+        AgentRoute::Forget => {
+            let customer = customer_of(request, permission)?;
+            agent.forget(now, &customer).map_err(command_error)?;
+            Answer::empty(204)
+        }
+        AgentRoute::Delete => return delete(agent, now, entry_before),
+        AgentRoute::Command => return command(agent, now, request),
+        _ => return Err(Answer::error(404, "not found")),
+    };
+    Ok(Reply { answer, changed: None })
+}
+
+fn show<C: SqlConn>(agent: &Agent<C>, entry: &Entry) -> Value {
+    let mut document = summary(entry);
+    let metrics = agent.metrics();
+    let Figures { done, failed, median_ms, .. } = figures(&metrics);
+    document["manifest"] = entry.manifest.public_json(&entry.pubkey);
+    document["jobs"] = json!({
+        "done": done, "failed": failed, "queued": metrics.queued, "running": metrics.running, "median_ms": median_ms,
+    });
+    if let Some(fault) = agent.fault() {
+        document["fault"] = json!(fault);
+    }
+    document
+}
+
+fn delete<C: SqlConn>(agent: &mut Agent<C>, now: Now, mut entry: Entry) -> Result<Reply, Answer> {
+    agent.set_state(now, AgentState::Deleted).map_err(command_error)?;
+    entry.state = AgentState::Deleted;
+    Ok(Reply { answer: json(&summary(&entry)), changed: Some(entry) })
+}
+
+/// `pause`, `resume`, `drain`, `rollback?version=N`.
+fn command<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) -> Result<Reply, Answer> {
+    let state = match request.id {
+        Some("pause") => AgentState::Paused,
+        Some("resume") => AgentState::Active,
+        Some("drain") => AgentState::Draining,
+        Some("rollback") => {
+            let version = request.query_number("version")?;
+            let version = version.ok_or_else(|| Answer::error_in(400, "version", "is missing"))?;
+            let version = u32::try_from(version).map_err(|_| no("version"))?;
+            let by = request
+                .caller
+                .signer()
+                .ok_or_else(|| Answer::error(401, "authorization required (NIP-98)"))?;
+            agent.rollback(now, version, &by).map_err(command_error)?;
+            return changed(agent);
+        }
+        _ => return Err(Answer::error(404, "the commands are pause, resume, drain and rollback")),
+    };
+    agent.set_state(now, state).map_err(command_error)?;
+    changed(agent)
+}
+
+fn changed<C: SqlConn>(agent: &Agent<C>) -> Result<Reply, Answer> {
+    let entry = entry(agent).ok_or_else(no_agent)?;
+    Ok(Reply { answer: json(&summary(&entry)), changed: Some(entry) })
+}
+
+/// `?version=N` adds the manifest of that version.
+fn versions<C: SqlConn>(agent: &Agent<C>, request: &Request<'_>) -> Result<Value, Answer> {
+    let mut document = json!({ "versions": agent.versions().map_err(store_error)? });
+    if let Some(version) = request.query_number("version")? {
+        let version = u32::try_from(version).map_err(|_| no("version"))?;
+        let manifest = agent.manifest_of_version(version).map_err(store_error)?;
+        document["manifest"] = json!(manifest.ok_or_else(|| no("version"))?);
+    }
+    Ok(document)
+}
+
+/// Lines of the log after `?after=`, as JSON lines, and the number of the last one.
+///
+/// # Errors
+/// The response.
+pub fn logs<C: SqlConn>(agent: &Agent<C>, request: &Request<'_>) -> Result<(String, u64), Answer> {
+    let after = request.query_number("after")?.unwrap_or(0);
+    logs_after(agent, after, limit(request)?)
+}
+
+/// As [`logs`], after line `after`: for a response that goes on.
+///
+/// # Errors
+/// The response.
+pub fn logs_after<C: SqlConn>(agent: &Agent<C>, after: u64, limit: u64) -> Result<(String, u64), Answer> {
+    let lines = agent.logs(after, limit as usize).map_err(store_error)?;
+    let last = lines.last().map_or(after, |line| line.number);
+    let mut text = String::new();
+    for line in lines {
+        let job = line.job.map(|job| job.to_string());
+        let document = json!({ "number": line.number, "at_millis": line.at_millis, "job": job, "message": line.message });
+        text.push_str(&document.to_string());
+        text.push('\n');
+    }
+    Ok((text, last))
+}
+
+fn metrics<C: SqlConn>(agent: &Agent<C>) -> Result<Value, Answer> {
+    let mut document =
+        serde_json::to_value(agent.metrics()).map_err(|error| Answer::error(500, &error.to_string()))?;
+    document["latency_bounds_millis"] = json!(LATENCY_BOUNDS_MILLIS);
+    document["versions"] = json!(agent.version());
+    Ok(document)
+}
+
+fn memory<C: SqlConn>(agent: &Agent<C>, permission: Permission) -> Result<Value, Answer> {
+    match permission {
+        Permission::Everything => Ok(json!(agent.memory().map_err(store_error)?)),
+        Permission::OfCustomer(customer) => {
+            let session = agent.session(&customer).map_err(store_error)?;
+            Ok(json!({ "sessions": u32::from(session.is_some()), "session": session }))
+        }
+    }
+}
+
+fn sessions<C: SqlConn>(
+    agent: &Agent<C>,
+    request: &Request<'_>,
+    permission: Permission,
+) -> Result<Value, Answer> {
+    let sessions = match permission {
+        Permission::Everything => agent.sessions(limit(request)? as usize),
+        Permission::OfCustomer(customer) => {
+            agent.session(&customer).map(|session| session.into_iter().collect())
+        }
+    };
+    Ok(json!({ "sessions": sessions.map_err(store_error)? }))
+}
+
+fn session<C: SqlConn>(
+    agent: &Agent<C>,
+    request: &Request<'_>,
+    permission: Permission,
+) -> Result<Value, Answer> {
+    let customer = customer_of(request, permission)?;
+    let session = agent.session(&customer).map_err(store_error)?;
+    Ok(json!(session.ok_or_else(|| no("session"))?))
+}
+
+/// The customer that the path names, by an npub or 64 digits, with or without `.json`.
+fn customer_of(request: &Request<'_>, permission: Permission) -> Result<PubKey, Answer> {
+    let named = identity::parse_pubkey(document_id(request)).ok_or_else(|| no("customer"))?;
+    match permission {
+        Permission::OfCustomer(customer) if customer != named => {
+            Err(Answer::error(403, "only the owner and that customer may do this"))
+        }
+        _ => Ok(named),
+    }
+}
+
+fn document_id<'a>(request: &Request<'a>) -> &'a str {
+    let id = request.id.unwrap_or_default();
+    id.strip_suffix(".json").unwrap_or(id)
+}
+
+/// `{"jobs": [...], "next": N}`; `?before=` is the last `next`, `?customer=` narrows the list.
+fn history<C: SqlConn>(
+    agent: &Agent<C>,
+    request: &Request<'_>,
+    permission: Permission,
+) -> Result<Value, Answer> {
+    let limit = limit(request)? as usize;
+    let mut before = request.query_number("before")?.unwrap_or(u64::MAX);
+    let customer = match (permission, request.query_value("customer")) {
+        (Permission::OfCustomer(customer), _) => Some(customer),
+        (Permission::Everything, Some(named)) => {
+            let customer = identity::parse_pubkey(&named);
+            Some(customer.ok_or_else(|| Answer::error_in(400, "customer", "must be a public key"))?)
+        }
+        (Permission::Everything, None) => None,
+    };
+    let wanted = customer.map(|customer| customer.to_string());
+    let (mut jobs, mut read) = (Vec::new(), 0);
+    let mut is_complete = false;
+    while jobs.len() < limit && read < READ_MAX && !is_complete {
+        // Of one customer, many are read to find a few.
+        let at_once = if wanted.is_some() { READ_AT_ONCE } else { limit };
+        let found = agent.history(before, at_once).map_err(store_error)?;
+        is_complete = found.len() < at_once;
+        for job in found {
+            if jobs.len() == limit {
+                is_complete = false;
+                break;
+            }
+            (before, read) = (job.number, read + 1);
+            if wanted.as_ref().is_none_or(|customer| *customer == job.customer) {
+                jobs.push(without_trace(&job));
+            }
+        }
+    }
+    let mut document = json!({ "jobs": jobs });
+    if !is_complete {
+        document["next"] = json!(before);
+    }
+    Ok(document)
+}
+
+/// A job in a list.
+fn without_trace(job: &JobRecord) -> Value {
+    let mut document = json!(job);
+    if let Some(fields) = document.as_object_mut() {
+        fields.remove("request");
+        fields.remove("sent");
+    }
+    document
+}
+
+fn job<C: SqlConn>(agent: &Agent<C>, request: &Request<'_>, permission: Permission) -> Result<Value, Answer> {
+    let id: EventId = document_id(request).parse().map_err(|_| no("job"))?;
+    let job = agent.job(&id).map_err(store_error)?;
+    let is_visible = |job: &JobRecord| match permission {
+        Permission::Everything => true,
+        Permission::OfCustomer(customer) => job.customer == customer.to_string(),
+    };
+    Ok(json!(job.filter(is_visible).ok_or_else(|| no("job"))?))
+}
+
+fn limit(request: &Request<'_>) -> Result<u64, Answer> {
+    Ok(request.query_number("limit")?.unwrap_or(LIMIT).clamp(1, LIMIT_MAX))
+}
+
+/// What an agent's page shows of its counters.
+fn figures(metrics: &Metrics) -> Figures {
+    let done = metrics.jobs.get("done").copied().unwrap_or_default();
+    let all: u64 = metrics.jobs.values().sum();
+    let answered: u64 = metrics.latency.iter().sum();
+    let mut seen = 0;
+    let median = metrics.latency.iter().position(|count| {
+        seen += count;
+        seen * 2 >= answered
+    });
+    let median_ms =
+        median.filter(|_| answered > 0).and_then(|bucket| LATENCY_BOUNDS_MILLIS.get(bucket).copied());
+    let open = (metrics.queued + metrics.running) as u64;
+    Figures { done, failed: all - done, open, median_ms }
+}
+
+fn no_agent() -> Answer {
+    Answer::error(404, "no agent with this key is deployed here")
+}
+
+fn no(what: &str) -> Answer {
+    Answer::error(404, &format!("no such {what}"))
+}
+
+fn store_error(error: StoreError) -> Answer {
+    let status = if matches!(error, StoreError::Full(_)) { 507 } else { 503 };
+    Answer::error(status, &error.to_string())
+}
+
+fn command_error(error: CommandError) -> Answer {
+    match error {
+        CommandError::Manifest(error) => refusal(&error),
+        CommandError::Identity(message) => Answer::error_in(400, "identity", &message),
+        CommandError::OtherKey => {
+            Answer::error_in(409, "identity", "this manifest's key is not this agent's")
+        }
+        CommandError::NotFound => no("version"),
+        CommandError::State(state) => {
+            Answer::error(409, &format!("this cannot be done while the agent is {}", state.name()))
+        }
+        CommandError::Store(error) => store_error(error),
+    }
+}

@@ -1,0 +1,230 @@
+//! The state of every job, and the judgement of every answer. Does no I/O and reads no clock.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+
+use super::answer::{Answer, FEEDBACK};
+use super::request::Request;
+use super::{Plan, Report};
+use crate::hex;
+use crate::stats::{Latency, micros};
+
+/// Jobs whose answers' signatures are checked.
+const VERIFIED_JOBS_MAX: usize = 2_000;
+
+/// All jobs of a run.
+pub(super) struct Ledger {
+    jobs: Vec<Job>,
+    by_id: FxHashMap<[u8; 32], usize>,
+    /// Public keys of the machines, in hex.
+    machines: Vec<String>,
+    result_kind: u16,
+    echo: bool,
+    /// Every so many jobs, the signatures of a job's answers are checked.
+    verify_each: usize,
+    /// Answers to check, after the clock has stopped.
+    unverified: Vec<Answer>,
+    sent: usize,
+    unfinished: usize,
+    /// The first sent job that may be unfinished.
+    oldest: usize,
+    refused: BTreeMap<String, usize>,
+    failed: BTreeMap<String, usize>,
+    unanswered: usize,
+    surplus: usize,
+    wrong: usize,
+    late_feedback: usize,
+    stray: usize,
+    same_second: usize,
+    last_result: Duration,
+}
+
+/// One job.
+struct Job {
+    customer: String,
+    machine: usize,
+    input: String,
+    sent: Duration,
+    ok_micros: Option<u32>,
+    feedback_micros: Option<u32>,
+    result_micros: Option<u32>,
+    /// The newest `created_at` of its feedback.
+    feedback_at: u64,
+    /// Ids of its answers.
+    answers: Vec<String>,
+    is_finished: bool,
+}
+
+impl Ledger {
+    pub(super) fn new(plan: &Plan, requests: &[Request]) -> Self {
+        let jobs = requests.iter().map(|request| Job {
+            customer: request.customer.clone(),
+            machine: request.machine,
+            input: request.input.clone(),
+            sent: Duration::ZERO,
+            ok_micros: None,
+            feedback_micros: None,
+            result_micros: None,
+            feedback_at: 0,
+            answers: Vec::new(),
+            is_finished: false,
+        });
+        Ledger {
+            jobs: jobs.collect(),
+            by_id: requests.iter().enumerate().map(|(number, request)| (request.id, number)).collect(),
+            machines: plan.machines.iter().map(|key| hex::encode(key)).collect(),
+            result_kind: plan.kind + 1000,
+            echo: plan.echo,
+            verify_each: requests.len().div_ceil(VERIFIED_JOBS_MAX).max(1),
+            unverified: Vec::new(),
+            sent: 0,
+            unfinished: 0,
+            oldest: 0,
+            refused: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            unanswered: 0,
+            surplus: 0,
+            wrong: 0,
+            late_feedback: 0,
+            stray: 0,
+            same_second: 0,
+            last_result: Duration::ZERO,
+        }
+    }
+
+    /// Jobs that were sent and have neither a result nor failed.
+    pub(super) fn unfinished(&self) -> usize {
+        self.unfinished
+    }
+
+    /// Whether every job that was sent is finished.
+    pub(super) fn is_finished(&self) -> bool {
+        self.unfinished == 0
+    }
+
+    /// The next request is sent. Requests are sent in their order.
+    pub(super) fn sent(&mut self, number: usize, now: Duration) {
+        self.jobs[number].sent = now;
+        self.sent = number + 1;
+        self.unfinished += 1;
+    }
+
+    /// The relay's `OK` for a request.
+    pub(super) fn verdict(&mut self, id: &[u8; 32], accepted: bool, reason: &str, now: Duration) {
+        let Some(number) = self.by_id.get(id).copied() else {
+            self.stray += 1;
+            return;
+        };
+        let job = &mut self.jobs[number];
+        job.ok_micros.get_or_insert(micros(now.saturating_sub(job.sent)));
+        if !accepted {
+            let reason = reason.trim_matches([',', '"', ']', ' ']).to_owned();
+            *self.refused.entry(reason).or_default() += 1;
+            self.finish(number);
+        }
+    }
+
+    /// Feedback or a result.
+    pub(super) fn answer(&mut self, answer: Answer, now: Duration) {
+        let request = answer.tag("e").and_then(|id| hex::decode32(id.as_bytes()));
+        let Some(number) = request.and_then(|id| self.by_id.get(&id).copied()) else {
+            self.stray += 1;
+            return;
+        };
+        let job = &mut self.jobs[number];
+        if answer.pubkey != self.machines[job.machine] || answer.tag("p") != Some(&job.customer) {
+            self.wrong += 1;
+            return;
+        }
+        if job.answers.contains(&answer.id) {
+            self.surplus += 1;
+            return;
+        }
+        job.answers.push(answer.id.clone());
+        let after = micros(now.saturating_sub(job.sent));
+        if answer.kind == FEEDBACK {
+            if job.result_micros.is_some() {
+                self.late_feedback += 1;
+            }
+            job.feedback_micros.get_or_insert(after);
+            job.feedback_at = job.feedback_at.max(answer.created_at);
+            let (status, words) = answer.status();
+            if matches!(status, "error" | "payment-required" | "payment_required") {
+                *self.failed.entry(format!("{status}: {words}")).or_default() += 1;
+                self.finish(number);
+            }
+        } else if answer.kind == self.result_kind {
+            if job.result_micros.is_some() {
+                self.surplus += 1;
+            } else {
+                job.result_micros = Some(after);
+                self.same_second += usize::from(job.feedback_at >= answer.created_at);
+                self.wrong += usize::from(self.echo && answer.content != job.input);
+                self.last_result = now;
+                self.finish(number);
+            }
+        } else {
+            self.wrong += 1;
+        }
+        if number.is_multiple_of(self.verify_each) {
+            self.unverified.push(answer);
+        }
+    }
+
+    /// Counts jobs as unanswered that were sent longer than `patience` ago.
+    pub(super) fn give_up(&mut self, now: Duration, patience: Duration) {
+        while self.oldest < self.sent {
+            let job = &self.jobs[self.oldest];
+            if !job.is_finished {
+                if now.saturating_sub(job.sent) < patience {
+                    break;
+                }
+                self.unanswered += 1;
+                self.finish(self.oldest);
+            }
+            self.oldest += 1;
+        }
+    }
+
+    fn finish(&mut self, number: usize) {
+        let job = &mut self.jobs[number];
+        self.unfinished -= usize::from(!job.is_finished);
+        job.is_finished = true;
+    }
+
+    /// Checks signatures, and sums up.
+    pub(super) fn report(self) -> Report {
+        let first = self.jobs.first().map_or(Duration::ZERO, |job| job.sent);
+        let seconds = self.last_result.saturating_sub(first).as_secs_f64();
+        let of =
+            |micros: fn(&Job) -> Option<u32>| -> Vec<u32> { self.jobs.iter().filter_map(micros).collect() };
+        let results = of(|job| job.result_micros);
+        let mut customers: Vec<&str> = self.jobs.iter().map(|job| job.customer.as_str()).collect();
+        customers.sort_unstable();
+        customers.dedup();
+        Report {
+            machines: self.machines.len(),
+            jobs: self.sent,
+            customers: customers.len(),
+            results: results.len(),
+            unanswered: self.unanswered,
+            surplus: self.surplus,
+            wrong: self.wrong,
+            forged: self.unverified.iter().filter(|answer| !answer.is_genuine()).count(),
+            late_feedback: self.late_feedback,
+            stray: self.stray,
+            verified: self.unverified.len(),
+            same_second: self.same_second,
+            seconds,
+            jobs_per_second: if seconds > 0.0 { (results.len() as f64 / seconds).round() } else { 0.0 },
+            request_to_ok: Latency::of(of(|job| job.ok_micros)),
+            request_to_feedback: Latency::of(of(|job| job.feedback_micros)),
+            request_to_result: Latency::of(results),
+            refused: self.refused,
+            failed: self.failed,
+            ..Report::default()
+        }
+    }
+}

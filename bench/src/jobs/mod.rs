@@ -1,0 +1,240 @@
+//! `relay-bench jobs`: throughput and latency of data vending machines (NIP-90), whoever made them; every answer is checked.
+
+mod answer;
+mod ledger;
+mod request;
+
+use std::collections::BTreeMap;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, bail};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use serde::Serialize;
+use serde_json::json;
+
+pub use request::{key, read_keys};
+
+use crate::client::{Connection, Endpoint, Frame, Progress};
+use crate::process::Process;
+use crate::stats::{Latency, micros_each};
+use answer::Answer;
+use ledger::Ledger;
+use request::Request;
+
+/// Options.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Public keys of the machines; the requests name one after the other.
+    pub machines: Vec<[u8; 32]>,
+    /// Kind of the requests, 5000 to 5999.
+    pub kind: u16,
+    /// Requests.
+    pub count: usize,
+    /// Maximum number of jobs without a result.
+    pub window: usize,
+    /// Customers that the requests are spread over; their keys are new ones for each `seed`.
+    pub customers: usize,
+    /// Bytes of the input, a text in upper case.
+    pub input_bytes: usize,
+    /// Whether the result must be the input.
+    pub echo: bool,
+    /// A job without a result after this time counts as unanswered.
+    pub patience: Duration,
+    /// Seed of the customers' keys and of the inputs.
+    pub seed: u64,
+}
+
+/// What was measured. A machine did everything right if `results` is `jobs`; all that is not 0 or empty of `refused` to
+/// `stray` is a fault.
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    /// Machines that were asked.
+    pub machines: usize,
+    /// Requests sent.
+    pub jobs: usize,
+    /// Maximum number of jobs without a result.
+    pub window: usize,
+    /// Customers.
+    pub customers: usize,
+    /// Jobs with a result.
+    pub results: usize,
+    /// Requests that the relay did not accept, by reason.
+    pub refused: BTreeMap<String, usize>,
+    /// Jobs that the machine refused or gave up, by status and words.
+    pub failed: BTreeMap<String, usize>,
+    /// Jobs without a result in time.
+    pub unanswered: usize,
+    /// Results beyond the first of a job, and answers that came twice.
+    pub surplus: usize,
+    /// Answers by another key than that of the machine that was asked, not to the customer, or of a content that is not the
+    /// input though it should be.
+    pub wrong: usize,
+    /// Answers, of those looked at, whose id or signature is wrong.
+    pub forged: usize,
+    /// Feedback that came after the result: clients that show the newest answer then hide the result.
+    pub late_feedback: usize,
+    /// Answers that name none of the requests.
+    pub stray: usize,
+    /// Answers whose id and signature were checked: those of at most 2,000 jobs.
+    pub verified: usize,
+    /// Jobs whose result is not newer than their feedback, in `created_at`. Not a fault, but a client cannot order them by it.
+    pub same_second: usize,
+    /// Wall time from the first request to the last result.
+    pub seconds: f64,
+    /// Results a second.
+    pub jobs_per_second: f64,
+    /// From sending a request to the relay's `OK`.
+    pub request_to_ok: Latency,
+    /// From sending a request to the first feedback.
+    pub request_to_feedback: Latency,
+    /// From sending a request to the result.
+    pub request_to_result: Latency,
+    /// CPU a job of the process given, in microseconds.
+    pub cpu_us_per_job: Option<f64>,
+    /// This program's own CPU a job, in microseconds.
+    pub client_cpu_us_per_job: Option<f64>,
+    /// Resident memory of the process given, afterwards, in bytes.
+    pub resident_bytes: Option<u64>,
+}
+
+impl Report {
+    /// Whether each request has exactly one right result, and nothing else is wrong.
+    pub fn holds(&self) -> bool {
+        let faults = [self.unanswered, self.surplus, self.wrong, self.forged, self.late_feedback, self.stray];
+        self.results == self.jobs && self.refused.is_empty() && self.failed.is_empty() && faults == [0; 6]
+    }
+}
+
+/// Time to wait for answers that must not come.
+const GRACE: Duration = Duration::from_millis(500);
+/// Customers of one subscription.
+const CUSTOMERS_PER_SUBSCRIPTION: usize = 200;
+/// Longest sleep between two looks at the clock.
+const TICK: Duration = Duration::from_millis(20);
+const LISTENER: Token = Token(0);
+const PUBLISHER: Token = Token(1);
+
+/// Publishes the requests and waits for their answers. `process` is what is measured besides: the machine or the relay.
+///
+/// # Errors
+/// If connections fail, a subscription is refused, or `process` is not there.
+pub fn run(endpoint: &Endpoint, process: Option<Process>, plan: &Plan) -> Result<Report> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock is before 1970")?;
+    let requests = Request::sign_all(plan, now.as_secs());
+    let mut listener = endpoint.connect(64 << 10)?;
+    subscribe(&mut listener, plan, &requests)?;
+    let publisher = endpoint.connect(16 << 10)?;
+    let before = process.map(|process| process.usage()).transpose()?;
+    let own_before = Process::new(0).usage()?;
+    let driver = Driver {
+        ledger: Ledger::new(plan, &requests),
+        requests,
+        listener,
+        publisher,
+        next: 0,
+        start: Instant::now(),
+    };
+    let ledger = driver.run(plan)?;
+    let own_after = Process::new(0).usage()?;
+    let after = process.map(|process| process.usage()).transpose()?;
+    let mut report = ledger.report();
+    report.window = plan.window;
+    report.client_cpu_us_per_job = micros_each(own_after.cpu_since(&own_before), report.jobs);
+    if let (Some(before), Some(after)) = (before, after) {
+        report.cpu_us_per_job = micros_each(after.cpu_since(&before), report.jobs);
+        report.resident_bytes = Some(after.resident_bytes);
+    }
+    Ok(report)
+}
+
+/// Subscribes to what is sent to the customers. Their keys are new, so nothing is stored.
+fn subscribe(listener: &mut Connection, plan: &Plan, requests: &[Request]) -> Result<()> {
+    let mut customers: Vec<&str> = requests.iter().map(|request| request.customer.as_str()).collect();
+    customers.sort_unstable();
+    customers.dedup();
+    for (number, chunk) in customers.chunks(CUSTOMERS_PER_SUBSCRIPTION).enumerate() {
+        let sub = format!("j{number}");
+        let filter = json!({ "kinds": [7000, plan.kind + 1000], "#p": chunk });
+        listener.send(json!(["REQ", sub, filter]).to_string())?;
+        listener.read(|text| match Frame::read(text)? {
+            Frame::Closed(_) => bail!("a subscription was refused: {text}"),
+            Frame::Eose(own) => Ok(own != sub),
+            _ => Ok(true),
+        })?;
+    }
+    Ok(())
+}
+
+struct Driver {
+    ledger: Ledger,
+    requests: Vec<Request>,
+    listener: Connection,
+    publisher: Connection,
+    /// The next request to send.
+    next: usize,
+    start: Instant,
+}
+
+impl Driver {
+    fn run(mut self, plan: &Plan) -> Result<Ledger> {
+        let mut poll = Poll::new()?;
+        let both = [(&self.listener, LISTENER), (&self.publisher, PUBLISHER)];
+        for (connection, token) in both {
+            connection.set_nonblocking()?;
+            let fd = connection.stream().as_raw_fd();
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            poll.registry().register(&mut SourceFd(&fd), token, interest)?;
+        }
+        let mut events = Events::with_capacity(8);
+        let mut quiet_at = None;
+        loop {
+            let now = self.start.elapsed();
+            self.ledger.give_up(now, plan.patience);
+            self.fill(plan.window)?;
+            if self.next == self.requests.len() && self.ledger.is_finished() {
+                let until = *quiet_at.get_or_insert(now + GRACE);
+                if now >= until {
+                    return Ok(self.ledger);
+                }
+            }
+            if let Err(error) = poll.poll(&mut events, Some(TICK))
+                && error.kind() != std::io::ErrorKind::Interrupted
+            {
+                return Err(error).context("waiting for sockets");
+            }
+            self.read()?;
+        }
+    }
+
+    fn fill(&mut self, window: usize) -> Result<()> {
+        while self.ledger.unfinished() < window.max(1) && self.next < self.requests.len() {
+            self.ledger.sent(self.next, self.start.elapsed());
+            self.publisher.queue(self.requests[self.next].take_frame())?;
+            self.next += 1;
+        }
+        // A blocked flush continues when the socket is writable again.
+        let (Progress::Done | Progress::Blocked) = self.publisher.flush()?;
+        Ok(())
+    }
+
+    fn read(&mut self) -> Result<()> {
+        let Driver { ledger, start, listener, publisher, .. } = self;
+        publisher.read(|text| {
+            if let Frame::Ok { id, accepted, reason } = Frame::read(text)? {
+                ledger.verdict(&id, accepted, reason, start.elapsed());
+            }
+            Ok(true)
+        })?;
+        listener.read(|text| {
+            match Frame::read(text)? {
+                Frame::Event { .. } => ledger.answer(Answer::read(text)?, start.elapsed()),
+                Frame::Closed(_) => bail!("a subscription was ended: {text}"),
+                _ => {}
+            }
+            Ok(true)
+        })?;
+        Ok(())
+    }
+}

@@ -1,0 +1,31 @@
+//! The secrets that agents may use, from the Worker's variables and secrets.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use relay_agent::secrets::Secrets;
+
+/// Variables of the Worker that manifests may name, and [`MASTER_SECRET`](relay_agent::identity::MASTER_SECRET). Their
+/// values are never printed.
+#[derive(Clone, Default)]
+pub struct EnvSecrets(BTreeMap<String, String>);
+
+impl EnvSecrets {
+    /// Of all variables, keeps those whose names begin with `AGENT_`, and `NOSTR_PRIVATE_KEY`.
+    pub fn new(variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        let is_for_agents = |name: &str| name.starts_with("AGENT_") || name == "NOSTR_PRIVATE_KEY";
+        EnvSecrets(variables.into_iter().filter(|(name, _)| is_for_agents(name)).collect())
+    }
+}
+
+impl fmt::Debug for EnvSecrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl Secrets for EnvSecrets {
+    fn get(&self, name: &str) -> Option<String> {
+        self.0.get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+    }
+}

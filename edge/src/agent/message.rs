@@ -1,0 +1,284 @@
+//! What the relay's object and the objects of agents say to each other: a line of JSON, and then an event a line.
+//!
+//! ```text
+//! relay to agent, POST /deliver     {"confirmed":[{"opening":"6b0f…","id":3,"outcomes":["accepted"]}]}, events for the agent
+//!                 the response      {"opening":"6b0f…","is_busy":false,"publish":[{"id":4,"events":2}]}, events to publish
+//! agent to relay, POST /publish     events; the response is a JSON list of an outcome for each
+//!                 POST /query       a filter, encoded; the response is an event a line
+//! ```
+//!
+//! The relay confirms what it has published with the next delivery, or by an empty one: at once if the agent is busy, else a
+//! moment later. A confirmation that is lost does no harm: the agent's next response has the same events once more, and the
+//! relay has them already.
+
+use std::fmt;
+
+use relay_agent::machine::{EffectId, Published};
+use relay_engine::types::{Event, Filter};
+use relay_engine::wire;
+use serde::{Deserialize, Serialize};
+
+use crate::object::bytes::{filters_bytes, filters_from};
+
+/// The path of [`Delivery`] in an agent's object.
+pub const DELIVER_PATH: &str = "/deliver";
+/// The path of events that an agent publishes, in the relay's object.
+pub const PUBLISH_PATH: &str = "/agents/publish";
+/// The path of an agent's queries, in the relay's object.
+pub const QUERY_PATH: &str = "/agents/query";
+
+/// Random, and new each time an agent's object is opened: the ids of its effects begin again then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opening(pub u64);
+
+/// A message of the other object that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Malformed(String);
+
+impl Malformed {
+    pub(super) fn new(why: impl fmt::Display) -> Self {
+        Malformed(why.to_string())
+    }
+}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a malformed message: {}", self.0)
+    }
+}
+
+/// What became of the events of a [`Publication`], in their order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Confirmation {
+    /// Of the response that had it.
+    pub opening: Opening,
+    /// The publication's.
+    pub id: EffectId,
+    /// One for each event.
+    pub outcomes: Vec<Published>,
+}
+
+/// What the relay's object sends to an agent's.
+#[derive(Clone, Debug, Default)]
+pub struct Delivery {
+    /// What has become of earlier publications.
+    pub confirmed: Vec<Confirmation>,
+    /// Events that concern the agent.
+    pub events: Vec<Event>,
+}
+
+/// Events that an agent wants to publish.
+#[derive(Clone, Debug)]
+pub struct Publication {
+    /// For the confirmation.
+    pub id: EffectId,
+    /// In this order.
+    pub events: Vec<Event>,
+}
+
+/// What an agent's object answers to a [`Delivery`]: all events of it are durable there.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// For confirmations.
+    pub opening: Opening,
+    /// Whether the agent works on jobs, or has more to publish once this is confirmed.
+    pub is_busy: bool,
+    /// What the relay is to publish: also what an earlier response has had, if it has not been confirmed.
+    pub publish: Vec<Publication>,
+}
+
+/// [`Published`] in JSON.
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Outcome {
+    Accepted,
+    Refused(String),
+    Failed(String),
+}
+
+#[derive(Deserialize, Serialize)]
+struct DeliveryHead {
+    confirmed: Vec<ConfirmationHead>,
+}
+
+#[derive(Deserialize, Serialize)]
+struct ConfirmationHead {
+    opening: String,
+    id: u64,
+    outcomes: Vec<Outcome>,
+}
+
+#[derive(Deserialize, Serialize)]
+struct ReplyHead {
+    opening: String,
+    is_busy: bool,
+    publish: Vec<PublicationHead>,
+}
+
+#[derive(Deserialize, Serialize)]
+struct PublicationHead {
+    id: u64,
+    events: usize,
+}
+
+impl From<&Published> for Outcome {
+    fn from(published: &Published) -> Self {
+        match published {
+            Published::Accepted => Outcome::Accepted,
+            Published::Refused(words) => Outcome::Refused(words.clone()),
+            Published::Failed(words) => Outcome::Failed(words.clone()),
+        }
+    }
+}
+
+impl From<Outcome> for Published {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Accepted => Published::Accepted,
+            Outcome::Refused(words) => Published::Refused(words),
+            Outcome::Failed(words) => Published::Failed(words),
+        }
+    }
+}
+
+impl Opening {
+    fn encode(self) -> String {
+        // Numbers of JavaScript have 53 bits.
+        format!("{:016x}", self.0)
+    }
+
+    fn decode(text: &str) -> Result<Self, Malformed> {
+        u64::from_str_radix(text, 16).map(Opening).map_err(Malformed::new)
+    }
+}
+
+impl Delivery {
+    /// The body of a request.
+    pub fn encode(&self) -> Vec<u8> {
+        let confirmed = self.confirmed.iter().map(|confirmation| ConfirmationHead {
+            opening: confirmation.opening.encode(),
+            id: confirmation.id.0,
+            outcomes: confirmation.outcomes.iter().map(Outcome::from).collect(),
+        });
+        with_head(&DeliveryHead { confirmed: confirmed.collect() }, self.events.iter())
+    }
+
+    /// Reads the body of a request.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn decode(body: &[u8]) -> Result<Self, Malformed> {
+        let (head, events) = head_of::<DeliveryHead>(body)?;
+        let confirmed = head.confirmed.into_iter().map(|confirmation| {
+            Ok(Confirmation {
+                opening: Opening::decode(&confirmation.opening)?,
+                id: EffectId(confirmation.id),
+                outcomes: confirmation.outcomes.into_iter().map(Published::from).collect(),
+            })
+        });
+        Ok(Delivery {
+            confirmed: confirmed.collect::<Result<_, Malformed>>()?,
+            events: decode_events(events)?,
+        })
+    }
+}
+
+impl Reply {
+    /// The body of a response.
+    pub fn encode(&self) -> Vec<u8> {
+        let publish = self.publish.iter();
+        let publish = publish
+            .map(|publication| PublicationHead { id: publication.id.0, events: publication.events.len() });
+        let head =
+            ReplyHead { opening: self.opening.encode(), is_busy: self.is_busy, publish: publish.collect() };
+        with_head(&head, self.publish.iter().flat_map(|publication| &publication.events))
+    }
+
+    /// Reads the body of a response.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn decode(body: &[u8]) -> Result<Self, Malformed> {
+        let (head, events) = head_of::<ReplyHead>(body)?;
+        let mut events = decode_events(events)?.into_iter();
+        let publish: Vec<Publication> = (head.publish.into_iter())
+            .map(|own| Publication {
+                id: EffectId(own.id),
+                events: events.by_ref().take(own.events).collect(),
+            })
+            .collect();
+        Ok(Reply { opening: Opening::decode(&head.opening)?, is_busy: head.is_busy, publish })
+    }
+}
+
+/// An event a line.
+pub fn encode_events<'a>(events: impl Iterator<Item = &'a Event>) -> Vec<u8> {
+    let mut body = Vec::new();
+    for event in events {
+        body.extend_from_slice(event.json());
+        body.push(b'\n');
+    }
+    body
+}
+
+/// Reads an event a line. Their signatures are not checked: they come from an object of this relay.
+///
+/// # Errors
+/// [`Malformed`].
+pub fn decode_events(lines: &[u8]) -> Result<Vec<Event>, Malformed> {
+    let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let event = |line| wire::parse_event(line).map(|event| event.to_event()).map_err(Malformed::new);
+    lines.map(event).collect()
+}
+
+/// A JSON list of outcomes.
+pub fn encode_outcomes(outcomes: &[Published]) -> Vec<u8> {
+    let outcomes: Vec<Outcome> = outcomes.iter().map(Outcome::from).collect();
+    json(&outcomes)
+}
+
+/// Reads a JSON list of outcomes.
+///
+/// # Errors
+/// [`Malformed`].
+pub fn decode_outcomes(body: &[u8]) -> Result<Vec<Published>, Malformed> {
+    let outcomes: Vec<Outcome> = parse(body)?;
+    Ok(outcomes.into_iter().map(Published::from).collect())
+}
+
+fn with_head<'a>(head: &impl Serialize, events: impl Iterator<Item = &'a Event>) -> Vec<u8> {
+    let mut body = json(head);
+    body.push(b'\n');
+    body.extend(encode_events(events));
+    body
+}
+
+/// The first line, parsed, and the rest.
+pub(super) fn head_of<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<(T, &[u8]), Malformed> {
+    let end = body.iter().position(|byte| *byte == b'\n').unwrap_or(body.len());
+    let (head, rest) = body.split_at(end);
+    Ok((parse(head)?, rest.get(1..).unwrap_or_default()))
+}
+
+pub(super) fn json(value: &impl Serialize) -> Vec<u8> {
+    // These are structs and lists of strings and numbers, which always serialize.
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+pub(super) fn parse<T: for<'de> Deserialize<'de>>(json: &[u8]) -> Result<T, Malformed> {
+    serde_json::from_slice(json).map_err(Malformed::new)
+}
+
+/// A filter in bytes.
+pub fn encode_filter(filter: &Filter) -> Vec<u8> {
+    filters_bytes(std::slice::from_ref(filter))
+}
+
+/// Reads a filter.
+///
+/// # Errors
+/// [`Malformed`].
+pub fn decode_filter(bytes: &[u8]) -> Result<Filter, Malformed> {
+    let filters = filters_from(bytes).ok();
+    filters.and_then(|filters| filters.first().cloned()).ok_or_else(|| Malformed("no filter".into()))
+}

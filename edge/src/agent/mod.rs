@@ -1,0 +1,228 @@
+//! The host of one agent: its machine, with the calls it makes and the relay beside it.
+//!
+//! Generic over the runtime, as [`object`](crate::object) is. The layer over workerd reports what happens
+//! ([`AgentObject::deliver`], [`AgentObject::http`], ...); nothing here waits or reads a clock.
+//!
+//! An agent sleeps until a delivery, a command or its alarm wakes it. What it wants to publish while it takes a delivery
+//! travels back with the response, so a job whose executor makes no call costs one request; everything else is sent to
+//! the relay's object. See [`message`].
+
+pub mod ask;
+mod env_secrets;
+pub mod message;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use relay_agent::executor::{HttpEvent, HttpRequest};
+use relay_agent::machine::{Agent, Context, Effect, EffectId, Published};
+use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::types::{Event, Filter, Now};
+
+pub use env_secrets::EnvSecrets;
+
+use message::{Confirmation, Delivery, Opening, Publication, Reply};
+
+/// The runtime, as an agent uses it. Nothing here waits: outcomes are reported later.
+pub trait AgentHost {
+    /// Publishes events on the relay; answered by [`AgentObject::published`].
+    fn publish(&self, id: EffectId, events: &[Event]);
+
+    /// Publishes events on other relays, as far as they take them.
+    fn publish_elsewhere(&self, events: &[Event], relays: &[String]);
+
+    /// Makes a call; answered by [`AgentObject::http`].
+    fn call(&self, id: EffectId, request: HttpRequest);
+
+    /// Calls a model of Workers AI; answered like a call.
+    fn call_model(&self, id: EffectId, model: &str, input: bytes::Bytes);
+
+    /// Ends a call of either kind.
+    fn cancel(&self, id: EffectId);
+
+    /// Reads events of the relay; answered by [`AgentObject::found`].
+    fn query(&self, id: EffectId, filter: &Filter);
+
+    /// Sets the object's one alarm, which calls [`AgentObject::alarm`], and replaces the one that was set.
+    fn set_alarm(&self, at: Now);
+}
+
+/// While an agent is busy an alarm comes this often: without requests, the platform evicts an object after 70 seconds or more,
+/// and then the alarm resumes its work.
+const AWAKE_SECONDS: u64 = 30;
+/// Steps of work that is due in one call; the rest is left to an alarm, so that other objects of the isolate have their turn.
+const TIMEOUTS_MAX: usize = 16;
+
+/// One agent.
+pub struct AgentObject<C: SqlConn, H> {
+    agent: Agent<C>,
+    host: H,
+    opening: Opening,
+    /// Publications that have not been confirmed.
+    publications: BTreeMap<EffectId, Unconfirmed>,
+    /// Calls and queries that have not been answered.
+    calls: BTreeSet<EffectId>,
+    /// The alarm, if this object has set one since it was opened.
+    alarm: Option<Now>,
+}
+
+struct Unconfirmed {
+    events: Vec<Event>,
+    /// Other relays, which get what this host's relay has accepted.
+    relays: Vec<String>,
+    via: Via,
+}
+
+/// How a publication goes to the relay.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Via {
+    /// With responses to deliveries, until the relay has confirmed it.
+    Response,
+    /// In a request of its own.
+    Request,
+}
+
+impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
+    /// Opens the agent in `conn`. `opening` must be random and new each time.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn open(now: Now, conn: C, host: H, context: Context, opening: Opening) -> Result<Self, StoreError> {
+        let agent = Agent::open(now, conn, context)?;
+        let (publications, calls) = Default::default();
+        Ok(AgentObject { agent, host, opening, publications, calls, alarm: None })
+    }
+
+    /// The relay's object delivers events and confirms publications.
+    ///
+    /// # Errors
+    /// If the store fails; the events have to be delivered again.
+    pub fn deliver(&mut self, now: Now, delivery: Delivery) -> Result<Reply, StoreError> {
+        for Confirmation { opening, id, outcomes } in delivery.confirmed {
+            let is_open = self.publications.get(&id).is_some_and(|own| own.via == Via::Response);
+            // Ids of an earlier opening name other publications.
+            if opening == self.opening && is_open {
+                self.confirm(now, id, &outcomes);
+            }
+        }
+        let delivered =
+            if delivery.events.is_empty() { Ok(()) } else { self.agent.deliver(now, &delivery.events) };
+        self.work(now, Via::Response);
+        delivered?;
+        let unconfirmed = self.publications.iter().filter(|(_, own)| own.via == Via::Response);
+        let publish = unconfirmed.map(|(id, own)| Publication { id: *id, events: own.events.clone() });
+        Ok(Reply { opening: self.opening, is_busy: self.is_busy(), publish: publish.collect() })
+    }
+
+    /// Calls `work` with the machine: a command, or a read.
+    pub fn with<T>(&mut self, now: Now, work: impl FnOnce(&mut Agent<C>) -> T) -> T {
+        let done = work(&mut self.agent);
+        self.work(now, Via::Request);
+        done
+    }
+
+    /// The outcomes of [`AgentHost::publish`]; `Err` if the relay could not be asked.
+    pub fn published(&mut self, now: Now, id: EffectId, outcomes: Result<Vec<Published>, String>) {
+        let Some(own) = self.publications.get(&id) else { return };
+        let failed = |words| vec![Published::Failed(words); own.events.len()];
+        let outcomes = outcomes.unwrap_or_else(failed);
+        self.confirm(now, id, &outcomes);
+        self.work(now, Via::Request);
+    }
+
+    /// Something has come of a call, over HTTP or of a model.
+    pub fn http(&mut self, now: Now, id: EffectId, event: HttpEvent) {
+        if matches!(event, HttpEvent::End | HttpEvent::Failed(_)) {
+            self.calls.remove(&id);
+        }
+        self.agent.handle_http(now, id, event);
+        self.work(now, Via::Request);
+    }
+
+    /// The answer to [`AgentHost::query`]; `Err` if the relay could not be asked.
+    pub fn found(&mut self, now: Now, id: EffectId, events: Result<Vec<Event>, String>) {
+        self.calls.remove(&id);
+        self.agent.handle_events(now, id, events);
+        self.work(now, Via::Request);
+    }
+
+    /// The alarm that was set has fired.
+    pub fn alarm(&mut self, now: Now) {
+        self.alarm = None;
+        for (id, own) in &mut self.publications {
+            // The relay should have confirmed it by now.
+            if std::mem::replace(&mut own.via, Via::Request) == Via::Response {
+                self.host.publish(*id, &own.events);
+            }
+        }
+        self.work(now, Via::Request);
+    }
+
+    fn confirm(&mut self, now: Now, id: EffectId, outcomes: &[Published]) {
+        let Some(Unconfirmed { events, relays, .. }) = self.publications.remove(&id) else { return };
+        self.agent.handle_published(now, id, outcomes);
+        let accepted =
+            events.into_iter().zip(outcomes).filter(|(_, outcome)| **outcome == Published::Accepted);
+        let accepted: Vec<Event> = accepted.map(|(event, _)| event).collect();
+        if !relays.is_empty() && !accepted.is_empty() {
+            self.host.publish_elsewhere(&accepted, &relays);
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        !self.calls.is_empty() || self.agent.is_busy()
+    }
+
+    /// Does what is due, carries out what the machine wants, and sets the alarm for the rest.
+    fn work(&mut self, now: Now, via: Via) {
+        self.carry_out(via);
+        for _ in 0..TIMEOUTS_MAX {
+            if self.agent.poll_timeout().is_none_or(|at| now < at) {
+                break;
+            }
+            self.agent.handle_timeout(now);
+            self.carry_out(via);
+        }
+        self.schedule_alarm(now);
+    }
+
+    /// Carries out what the machine wants.
+    fn carry_out(&mut self, via: Via) {
+        while let Some(effect) = self.agent.poll_effect() {
+            match effect {
+                Effect::Publish { id, events, relays } => {
+                    if via == Via::Request {
+                        self.host.publish(id, &events);
+                    }
+                    self.publications.insert(id, Unconfirmed { events, relays, via });
+                }
+                Effect::Http { id, request } => {
+                    self.calls.insert(id);
+                    self.host.call(id, request);
+                }
+                Effect::Ai { id, model, input } => {
+                    self.calls.insert(id);
+                    self.host.call_model(id, &model, input);
+                }
+                Effect::Cancel { id } => {
+                    self.calls.remove(&id);
+                    self.host.cancel(id);
+                }
+                Effect::Query { id, filter } => {
+                    self.calls.insert(id);
+                    self.host.query(id, &filter);
+                }
+            }
+        }
+    }
+
+    /// Sets an alarm for what the machine waits for. One that turns out to be needless is not taken back: setting costs a
+    /// row, and firing a request, which costs less.
+    fn schedule_alarm(&mut self, now: Now) {
+        let awake = self.is_busy().then(|| now.plus_millis(AWAKE_SECONDS * 1_000));
+        let Some(at) = self.agent.poll_timeout().into_iter().chain(awake).min() else { return };
+        if self.alarm.is_none_or(|set| at < set) {
+            self.alarm = Some(at);
+            self.host.set_alarm(at);
+        }
+    }
+}

@@ -1,0 +1,459 @@
+//! Agents beside the relay: events go to them, and what they publish comes back.
+//!
+//! The [`Router`] reads a stream of the relay's and says which agent gets which events. Each delivery is a request to the
+//! object of an agent, whose response has the events that it publishes. The router is told that a delivery was accepted when
+//! these are stored: a delivery that is lost with this object's memory, before or after it was answered, is made again, and
+//! its agent answers with the same events. What the relay has stored is confirmed to the agent with its next delivery, or a
+//! moment later by an empty one; if that is lost, by the one after it.
+//!
+//! Without agents there is no stream, no alarm, and no row is read or written.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use relay_agent::machine::{EffectId, Published};
+use relay_agent::router::{Entry, Router};
+use relay_agent::secrets::Secrets;
+use relay_engine::relay::{PublishOutcome, StreamId, Ticket};
+use relay_engine::sql::StoreError;
+use relay_engine::store::{Backend, Everyone, Reader, Scan, ScanLimits, Step, Take};
+use relay_engine::types::{Event, Filter, Now, PubKey, Seq};
+
+use super::consumers::retry_ms;
+use super::{Host, Next, Object, RowCountingConn};
+use crate::agent::message::{Confirmation, Delivery, Opening, Reply};
+
+/// Events and bytes of a batch; it ends with the event that passes either.
+const BATCH_EVENTS_MAX: usize = 64;
+const BATCH_BYTES_MAX: usize = 256 << 10;
+/// Batches that are taken from the stream at a time; then clients are served.
+const BATCHES_MAX: usize = 8;
+/// Seconds after which an alarm checks for deliveries that were lost with the object's memory.
+const CHECK_SECONDS: u64 = 30;
+/// Milliseconds after which publications are confirmed if no delivery does it before, and the agent is not busy.
+const CONFIRM_MS: u64 = 1_000;
+/// Longer waits are left to the alarm: a timer keeps the object awake.
+const TIMER_MS_MAX: u64 = 5_000;
+/// Stored events that concern no agent before their sequence number is confirmed, which costs a row.
+const UNCONFIRMED_MAX: u64 = 1_000;
+/// Most events of a query's answer.
+const QUERY_EVENTS_MAX: u32 = 16;
+/// Rows that a query may read.
+const QUERY_ROWS_MAX: usize = 2_000;
+
+/// A request to the object of an agent, until it is answered.
+pub type CallId = u64;
+
+/// Events that an agent publishes together.
+pub type PublicationId = u64;
+
+/// All agents of this relay.
+pub(super) struct Agents<C> {
+    router: Router<C>,
+    stream: Stream,
+    /// Up to where the stream has come, as the router has stored it.
+    confirmed: Seq,
+    calls: BTreeMap<CallId, Call>,
+    publications: BTreeMap<PublicationId, Publication>,
+    last_id: u64,
+    /// Which publication an event belongs to, and its place there.
+    tickets: HashMap<Ticket, (PublicationId, usize)>,
+    /// What has not been confirmed to agents, and when it is to be.
+    confirmations: BTreeMap<PubKey, (Now, Vec<Confirmation>)>,
+    /// When the alarm comes that was set before the object lost its memory.
+    old_alarm: Option<Now>,
+    /// Outcomes of requests, until they are polled.
+    answers: VecDeque<(PublicationId, Vec<Published>)>,
+    /// Outcomes of events that no agent has published, until they are polled.
+    others: VecDeque<(Ticket, PublishOutcome)>,
+}
+
+enum Stream {
+    /// Is to be opened then; after so many failures of the store.
+    Closed(Now, u32),
+    /// With these filters.
+    Open(StreamId, Vec<Filter>),
+}
+
+/// A request to an agent's object.
+struct Call {
+    agent: PubKey,
+    /// The router's delivery; `None` if it only confirms.
+    delivery: Option<u64>,
+    /// Publications of its answer that have no outcome yet.
+    open: usize,
+    /// When the outcomes are to be confirmed.
+    confirm_at: Now,
+}
+
+struct Publication {
+    origin: Origin,
+    outcomes: Vec<Option<Published>>,
+}
+
+/// Who waits for the outcomes.
+enum Origin {
+    /// An agent, which has published this in the answer to a call.
+    Answer(CallId, Opening, EffectId),
+    /// An agent, by a request.
+    Request,
+    /// Nobody: the router's beats.
+    Nobody,
+}
+
+impl<C: RowCountingConn> Agents<C> {
+    /// Opens the router's tables in `conn`.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub(super) fn open(conn: C, secrets: Arc<dyn Secrets + Send + Sync>) -> Result<Self, StoreError> {
+        let router = Router::open(conn, secrets)?;
+        Ok(Agents {
+            old_alarm: router.poll_timeout(),
+            router,
+            stream: Stream::Closed(Now::default(), 0),
+            confirmed: Seq(0),
+            calls: BTreeMap::new(),
+            publications: BTreeMap::new(),
+            last_id: 0,
+            tickets: HashMap::new(),
+            confirmations: BTreeMap::new(),
+            answers: VecDeque::new(),
+            others: VecDeque::new(),
+        })
+    }
+
+    /// The next time at which there is something to do, if so late that the alarm is used and not a timer.
+    pub(super) fn alarm_at(&self, now: Now) -> Option<Now> {
+        self.router.poll_timeout().filter(|at| at.millis_since(now) > TIMER_MS_MAX)
+    }
+
+    /// Whether the alarm that was set before the object lost its memory comes by then.
+    pub(super) fn has_old_alarm_by(&self, now: Now, at: Now) -> bool {
+        self.old_alarm.is_some_and(|old| now < old && old <= at)
+    }
+
+    /// Milliseconds until there is something to do, if so soon that a timer is used and not the alarm.
+    pub(super) fn timer_ms(&self, now: Now) -> Option<u64> {
+        let confirmations = self.confirmations.values().map(|(at, _)| *at);
+        let reopening = match self.stream {
+            Stream::Closed(at, _) if self.router.filters().is_some() => Some(at),
+            _ => None,
+        };
+        let soonest = confirmations.chain(reopening).chain(self.router.poll_timeout()).min();
+        soonest.map(|at| at.millis_since(now)).filter(|ms| *ms <= TIMER_MS_MAX)
+    }
+
+    /// Whether something is on its way that would be lost with the object's memory, and has to be done again then.
+    fn has_undelivered(&self, now: Now) -> bool {
+        let is_closed = matches!(self.stream, Stream::Closed(..)) && self.router.filters().is_some();
+        is_closed
+            || !self.router.is_ready()
+            || self.calls.values().any(|call| call.delivery.is_some())
+            || self.router.poll_timeout().is_some_and(|at| at.millis_since(now) <= TIMER_MS_MAX)
+    }
+
+    fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    /// The relay has decided about an event.
+    fn decide(&mut self, now: Now, ticket: Ticket, outcome: PublishOutcome) {
+        let Some((id, place)) = self.tickets.remove(&ticket) else {
+            self.others.push_back((ticket, outcome));
+            return;
+        };
+        let Some(publication) = self.publications.get_mut(&id) else { return };
+        if let Some(own) = publication.outcomes.get_mut(place) {
+            *own = Some(published(outcome));
+        }
+        if publication.outcomes.iter().all(Option::is_some)
+            && let Some(Publication { origin, outcomes }) = self.publications.remove(&id)
+        {
+            let outcomes = outcomes.into_iter().flatten().collect();
+            match origin {
+                Origin::Answer(call, opening, id) => {
+                    self.confirm(now, call, Confirmation { opening, id, outcomes });
+                }
+                Origin::Request => self.answers.push_back((id, outcomes)),
+                Origin::Nobody => {}
+            }
+        }
+    }
+
+    /// A publication of a call's answer has its outcomes.
+    fn confirm(&mut self, now: Now, id: CallId, confirmation: Confirmation) {
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        call.open = call.open.saturating_sub(1);
+        let is_over = call.open == 0;
+        let (at, waiting) = self.confirmations.entry(call.agent).or_insert((call.confirm_at, Vec::new()));
+        *at = call.confirm_at.min(*at);
+        waiting.push(confirmation);
+        if is_over {
+            self.end_call(now, id, true);
+        }
+    }
+
+    fn end_call(&mut self, now: Now, id: CallId, is_accepted: bool) {
+        if let Some(Call { delivery: Some(delivery), .. }) = self.calls.remove(&id) {
+            self.router.handle_delivered(now, delivery, is_accepted);
+        }
+    }
+
+    /// A call with these events and all that is to be confirmed.
+    fn call(&mut self, agent: PubKey, delivery: Option<u64>, events: Vec<Event>) -> (CallId, Delivery) {
+        let id = self.next_id();
+        let confirmed = self.confirmations.remove(&agent).map(|(_, confirmed)| confirmed).unwrap_or_default();
+        self.calls.insert(id, Call { agent, delivery, open: 0, confirm_at: Now::default() });
+        (id, Delivery { confirmed, events })
+    }
+
+    /// An agent whose confirmations wait no longer for a delivery.
+    fn poll_unconfirmed(&self, now: Now) -> Option<PubKey> {
+        self.confirmations.iter().find(|(_, (at, _))| *at <= now).map(|(agent, _)| *agent)
+    }
+}
+
+fn published(outcome: PublishOutcome) -> Published {
+    match outcome {
+        PublishOutcome::Refused(words) => Published::Refused(words),
+        PublishOutcome::Failed(words) => Published::Failed(words),
+        PublishOutcome::Stored(_)
+        | PublishOutcome::Delivered
+        | PublishOutcome::Duplicate
+        | PublishOutcome::Superseded => Published::Accepted,
+    }
+}
+
+impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
+    /// An agent's object has answered [`Host::call_agent`], or failed to.
+    pub fn agent_answered(&mut self, now: Now, id: CallId, reply: Option<Reply>) -> Next {
+        if let Some(mut agents) = self.agents.take() {
+            match reply {
+                Some(Reply { opening, is_busy, publish }) if agents.calls.contains_key(&id) => {
+                    let publish: Vec<_> = publish.into_iter().filter(|own| !own.events.is_empty()).collect();
+                    if let Some(call) = agents.calls.get_mut(&id) {
+                        call.open = publish.len();
+                        call.confirm_at = if is_busy { now } else { now.plus_millis(CONFIRM_MS) };
+                    }
+                    if publish.is_empty() {
+                        agents.end_call(now, id, true);
+                    }
+                    for publication in publish {
+                        let origin = Origin::Answer(id, opening, publication.id);
+                        self.publish_all(&mut agents, now, origin, &publication.events);
+                    }
+                }
+                _ => {
+                    self.counters.deliveries_failed += u64::from(agents.calls.contains_key(&id));
+                    agents.end_call(now, id, false);
+                }
+            }
+            self.agents = Some(agents);
+        }
+        self.flush(now)
+    }
+
+    /// Publishes events of an agent. Their outcomes come from [`Object::poll_agent_published`]; there are none for events that
+    /// are lost with the object's memory. `None` if agents are disabled.
+    pub fn publish_for_agent(&mut self, now: Now, events: &[Event]) -> (Option<PublicationId>, Next) {
+        let id = self.agents.take().map(|mut agents| {
+            let id = self.publish_all(&mut agents, now, Origin::Request, events);
+            if events.is_empty() {
+                agents.publications.remove(&id);
+                agents.answers.push_back((id, Vec::new()));
+            }
+            self.agents = Some(agents);
+            id
+        });
+        (id, self.flush(now))
+    }
+
+    /// The outcomes of [`Object::publish_for_agent`].
+    pub fn poll_agent_published(&mut self) -> Option<(PublicationId, Vec<Published>)> {
+        self.agents.as_mut()?.answers.pop_front()
+    }
+
+    /// The outcome of an event that no agent has published.
+    pub(super) fn poll_published_by_others(&mut self) -> Option<(Ticket, PublishOutcome)> {
+        self.agents.as_mut()?.others.pop_front()
+    }
+
+    /// Stored events that match a filter of an agent, newest first, 16 at most.
+    ///
+    /// # Errors
+    /// The error message of a store that fails.
+    pub fn find_for_agent(&mut self, now: Now, mut filter: Filter) -> Result<Vec<Event>, String> {
+        filter.limit = Some(filter.limit.unwrap_or(QUERY_EVENTS_MAX).min(QUERY_EVENTS_MAX));
+        filter.normalise();
+        let before = self.rows();
+        let store = self.relay.store();
+        let limits = ScanLimits { limit_default: QUERY_EVENTS_MAX, limit_max: QUERY_EVENTS_MAX };
+        let mut found = Vec::new();
+        let read = || {
+            let reader = store.reader()?;
+            let mut scan = Scan::new([filter].into(), limits, store.classes(), reader.last_seq()?);
+            let mut rows = QUERY_ROWS_MAX;
+            while rows > 0 {
+                let step = scan.step(&reader, now.seconds(), &mut rows, &Everyone, &mut |hit| {
+                    found.push(Event::from_canonical(hit.event.json().into()));
+                    Take::Counted
+                })?;
+                if matches!(step, Step::Done(_)) {
+                    break;
+                }
+            }
+            Ok::<(), StoreError>(())
+        };
+        let outcome = read().map_err(|error| error.to_string());
+        self.counters.rows.agents.add(self.rows().since(before));
+        outcome.map(|()| found)
+    }
+
+    /// Adds an agent or replaces its entry. Durable when it returns.
+    ///
+    /// # Errors
+    /// If the store fails, or agents are disabled.
+    pub fn put_agent(&mut self, now: Now, entry: Entry) -> (Result<(), String>, Next) {
+        let Some(mut agents) = self.agents.take() else {
+            return (Err("agents are disabled".into()), Next::Idle);
+        };
+        let before = self.rows();
+        let outcome = self.begin_stream(&mut agents, now).and_then(|()| agents.router.put(now, entry));
+        // Its filters may have changed.
+        if let Stream::Open(stream, filters) = &agents.stream
+            && agents.router.filters().as_ref() != Some(filters)
+        {
+            self.relay.close_stream(*stream);
+            agents.stream = Stream::Closed(now, 0);
+        }
+        self.agents = Some(agents);
+        self.counters.rows.agents.add(self.rows().since(before));
+        (outcome.map_err(|error| error.to_string()), self.flush(now))
+    }
+
+    /// The router, to be read. `None` if agents are disabled.
+    pub fn router(&self) -> Option<&Router<C>> {
+        self.agents.as_ref().map(|agents| &agents.router)
+    }
+
+    /// Whether this agent may be deployed: it is there, or there are fewer than `agents.agents_max`.
+    pub fn has_room_for_agent(&self, agent: &PubKey) -> bool {
+        self.router()
+            .is_some_and(|router| router.get(agent).is_some() || router.agents().count() < self.agents_max)
+    }
+
+    /// Takes events from the stream, makes deliveries and confirmations, publishes beats.
+    pub(super) fn run_agents(&mut self, now: Now) {
+        let Some(mut agents) = self.agents.take() else { return };
+        let before = self.rows();
+        while let Some((ticket, outcome)) = self.relay.poll_published() {
+            agents.decide(now, ticket, outcome);
+        }
+        if agents.router.poll_timeout().is_some_and(|at| at <= now) {
+            agents.router.handle_timeout(now);
+            for beat in agents.router.poll_beats(now) {
+                self.publish_all(&mut agents, now, Origin::Nobody, &[beat]);
+            }
+        }
+        for _ in 0..BATCHES_MAX {
+            if !self.take_batch(&mut agents, now) {
+                break;
+            }
+        }
+        while let Some(delivery) = agents.router.poll_delivery() {
+            let (id, message) = agents.call(delivery.agent, Some(delivery.id), delivery.events);
+            self.host.call_agent(id, &delivery.agent, &message);
+        }
+        while let Some(agent) = agents.poll_unconfirmed(now) {
+            let (id, message) = agents.call(agent, None, Vec::new());
+            self.host.call_agent(id, &agent, &message);
+        }
+        let has_undelivered = agents.has_undelivered(now);
+        self.agents = Some(agents);
+        self.counters.rows.agents.add(self.rows().since(before));
+        if has_undelivered {
+            self.schedule_alarm(now, now.seconds() + CHECK_SECONDS);
+        }
+        self.schedule_agents(now);
+    }
+
+    /// Gives the router the next batch of the stream, if it takes one and there is one.
+    fn take_batch(&mut self, agents: &mut Agents<C>, now: Now) -> bool {
+        if !agents.router.is_ready() {
+            return false;
+        }
+        if let Stream::Closed(at, failures) = agents.stream {
+            let Some(filters) = agents.router.filters().filter(|_| at <= now) else { return false };
+            if self.open_stream_of_agents(agents, filters).is_err() {
+                agents.stream = Stream::Closed(now.plus_millis(retry_ms(failures)), failures + 1);
+                return false;
+            }
+        }
+        let Stream::Open(stream, _) = agents.stream else { return false };
+        let (mut events, mut bytes) = (Vec::new(), 0);
+        while events.len() < BATCH_EVENTS_MAX && bytes < BATCH_BYTES_MAX {
+            let Some((_, event)) = self.relay.poll_stream(stream) else { break };
+            bytes += event.json().len();
+            events.push(event);
+        }
+        if events.is_empty() {
+            self.confirm_position(agents, now);
+            return false;
+        }
+        let Some(position) = self.relay.stream_position(stream) else { return false };
+        agents.confirmed = position;
+        agents.router.accept(now, events, position);
+        true
+    }
+
+    /// Stores how far the stream has come, if that is far.
+    fn confirm_position(&self, agents: &mut Agents<C>, now: Now) {
+        let Stream::Open(stream, _) = agents.stream else { return };
+        if let Some(position) = self.relay.stream_position(stream)
+            && position.0 >= agents.confirmed.0.saturating_add(UNCONFIRMED_MAX)
+        {
+            agents.confirmed = position;
+            agents.router.accept(now, Vec::new(), position);
+        }
+    }
+
+    /// The first agent is given no event that was stored before it was there, and every one that is stored afterwards.
+    fn begin_stream(&self, agents: &mut Agents<C>, now: Now) -> Result<(), StoreError> {
+        if agents.router.filters().is_none() && agents.router.is_ready() {
+            agents.router.accept(now, Vec::new(), self.relay.store().reader()?.last_seq()?);
+        }
+        Ok(())
+    }
+
+    fn open_stream_of_agents(
+        &mut self,
+        agents: &mut Agents<C>,
+        filters: Vec<Filter>,
+    ) -> Result<(), StoreError> {
+        agents.confirmed = match agents.router.position()? {
+            Some(position) => position,
+            None => self.relay.store().reader()?.last_seq()?,
+        };
+        let stream = self.relay.open_stream(&filters, Some(agents.confirmed))?;
+        agents.stream = Stream::Open(stream, filters);
+        Ok(())
+    }
+
+    fn publish_all(
+        &mut self,
+        agents: &mut Agents<C>,
+        now: Now,
+        origin: Origin,
+        events: &[Event],
+    ) -> PublicationId {
+        let id = agents.next_id();
+        agents.publications.insert(id, Publication { origin, outcomes: vec![None; events.len()] });
+        for (place, event) in events.iter().enumerate() {
+            let ticket = self.relay.publish(now, event);
+            agents.tickets.insert(ticket, (id, place));
+        }
+        id
+    }
+}

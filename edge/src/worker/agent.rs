@@ -1,0 +1,332 @@
+//! `AgentDurableObject`: passes the runtime's events to [`AgentObject`] and carries out what it wants.
+//!
+//! As with the relay's object, the agent is borrowed for single calls, never across an `await`. A request is answered as
+//! soon as what it brought is durable; calls go on after it. The platform keeps the object while a call is open and for a while
+//! after the last request, and the agent's alarm wakes it again if that was not enough.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use js_sys::Uint8Array;
+use relay_agent::api::{self, Reply};
+use relay_agent::executor::{HttpEvent, HttpRequest};
+use relay_agent::machine::{Context, EffectId, Published};
+use relay_engine::types::{Event, Filter, Now};
+use relay_site::{AgentRoute, Answer};
+use wasm_bindgen::JsCast;
+use worker::{
+    AbortController, DurableObject, Env, Error, Method, Request, RequestInit, Response, Result, State,
+    durable_object,
+};
+
+use super::entry::response;
+use super::js::{self, Storage};
+use super::sql::Conn;
+use super::{calls, shards, variables};
+use crate::agent::ask::{API_PATH, Ask, ENTRY_PATH, decode_deployment, encode_entry};
+use crate::agent::message::{
+    DELIVER_PATH, Delivery, Opening, PUBLISH_PATH, QUERY_PATH, decode_events, decode_outcomes, encode_events,
+    encode_filter,
+};
+use crate::agent::{AgentHost, AgentObject};
+use crate::settings::Settings;
+
+/// The binding of [`AgentDurableObject`]; objects are named by the npub of their agent.
+pub(super) const AGENT: &str = "AGENT";
+
+/// Milliseconds until an agent that cannot be opened for its alarm is tried again.
+const REOPEN_MS: u64 = 60_000;
+
+/// One agent.
+#[durable_object]
+pub struct AgentDurableObject {
+    shared: Rc<Shared>,
+}
+
+struct Shared {
+    state: State,
+    env: Env,
+    /// Opened on first use, and again if that failed.
+    agent: RefCell<Option<AgentObject<Conn, Runtime>>>,
+    wishes: Wishes,
+    /// Open calls; removing one ends it.
+    calls: Calls,
+}
+
+type Wishes = Rc<RefCell<VecDeque<Wish>>>;
+type Calls = Rc<RefCell<BTreeMap<EffectId, AbortController>>>;
+
+/// What the agent wants, until it is begun.
+enum Wish {
+    Publish(EffectId, Vec<Event>),
+    PublishElsewhere(Vec<Event>, Vec<String>),
+    Call(EffectId, HttpRequest),
+    CallModel(EffectId, String, Bytes),
+    Query(EffectId, Filter),
+}
+
+/// The runtime, as the agent uses it.
+struct Runtime {
+    storage: Storage,
+    wishes: Wishes,
+    calls: Calls,
+}
+
+impl Runtime {
+    fn wish(&self, wish: Wish) {
+        if let Ok(mut wishes) = self.wishes.try_borrow_mut() {
+            wishes.push_back(wish);
+        }
+    }
+}
+
+impl AgentHost for Runtime {
+    fn publish(&self, id: EffectId, events: &[Event]) {
+        self.wish(Wish::Publish(id, events.to_vec()));
+    }
+
+    fn publish_elsewhere(&self, events: &[Event], relays: &[String]) {
+        self.wish(Wish::PublishElsewhere(events.to_vec(), relays.to_vec()));
+    }
+
+    fn call(&self, id: EffectId, request: HttpRequest) {
+        self.wish(Wish::Call(id, request));
+    }
+
+    fn call_model(&self, id: EffectId, model: &str, input: Bytes) {
+        self.wish(Wish::CallModel(id, model.to_owned(), input));
+    }
+
+    fn cancel(&self, id: EffectId) {
+        if let Ok(mut wishes) = self.wishes.try_borrow_mut() {
+            wishes
+                .retain(|wish| !matches!(wish, Wish::Call(own, _) | Wish::CallModel(own, ..) if *own == id));
+        }
+        let open = self.calls.try_borrow_mut().ok().and_then(|mut calls| calls.remove(&id));
+        if let Some(call) = open {
+            call.abort();
+        }
+    }
+
+    fn query(&self, id: EffectId, filter: &Filter) {
+        self.wish(Wish::Query(id, filter.clone()));
+    }
+
+    fn set_alarm(&self, at: Now) {
+        if let Err(error) = self.storage.set_alarm(at.millis() as f64) {
+            worker::console_error!("setting an alarm: {}", js::error_message(&error));
+        }
+    }
+}
+
+pub(super) fn now() -> Now {
+    Now::from_millis(js_sys::Date::now() as u64)
+}
+
+impl Shared {
+    /// Calls `work` with the agent, which is opened if needed, and begins what it wants.
+    fn with<T>(
+        self: &Rc<Self>,
+        work: impl FnOnce(&mut AgentObject<Conn, Runtime>) -> T,
+    ) -> std::result::Result<T, String> {
+        let done = {
+            let mut place = self.agent.try_borrow_mut().map_err(|_| "the agent is in use".to_owned())?;
+            if place.is_none() {
+                *place = Some(self.open()?);
+            }
+            work(place.as_mut().ok_or("the agent is gone")?)
+        };
+        loop {
+            let wish = self.wishes.try_borrow_mut().ok().and_then(|mut wishes| wishes.pop_front());
+            let Some(wish) = wish else { break };
+            let shared = Rc::clone(self);
+            worker::wasm_bindgen_futures::spawn_local(async move { shared.carry_out(wish).await });
+        }
+        Ok(done)
+    }
+
+    /// As [`Shared::with`], for what nobody waits for.
+    fn report(self: &Rc<Self>, work: impl FnOnce(&mut AgentObject<Conn, Runtime>)) {
+        if let Err(message) = self.with(work) {
+            worker::console_error!("an agent: {message}");
+        }
+    }
+
+    fn open(&self) -> std::result::Result<AgentObject<Conn, Runtime>, String> {
+        let settings = variables::settings(&self.env)?;
+        if !settings.agents.enabled {
+            return Err("agents are disabled".into());
+        }
+        let message = |error| js::error_message(&error);
+        let storage = self.state.as_raw().storage().map_err(message)?;
+        let storage: Storage = storage.unchecked_into();
+        let host =
+            Runtime { storage: storage.clone(), wishes: self.wishes.clone(), calls: self.calls.clone() };
+        let context = Context {
+            secrets: Arc::new(variables::agent_secrets(&self.env)),
+            relay_url: settings.url.clone(),
+            seed: js::random().map_err(message)?,
+        };
+        let opening = Opening(u64::from_be_bytes(js::random().map_err(message)?));
+        AgentObject::open(now(), Conn::new(storage), host, context, opening)
+            .map_err(|error| error.to_string())
+    }
+
+    async fn carry_out(self: Rc<Self>, wish: Wish) {
+        match wish {
+            Wish::Publish(id, events) => {
+                let answer = self.ask_relay(PUBLISH_PATH, encode_events(events.iter())).await;
+                let outcomes: std::result::Result<Vec<Published>, String> =
+                    answer.and_then(|body| decode_outcomes(&body).map_err(|error| error.to_string()));
+                self.report(|agent| agent.published(now(), id, outcomes));
+            }
+            Wish::Query(id, filter) => {
+                let answer = self.ask_relay(QUERY_PATH, encode_filter(&filter)).await;
+                let events = answer.and_then(|body| decode_events(&body).map_err(|error| error.to_string()));
+                self.report(|agent| agent.found(now(), id, events));
+            }
+            Wish::PublishElsewhere(events, relays) => {
+                for relay in relays {
+                    if let Err(message) = calls::publish(&relay, &events).await {
+                        worker::console_log!("publishing on {relay}: {message}");
+                    }
+                }
+            }
+            Wish::Call(id, request) => {
+                let Some(signal) = self.begin_call(id) else { return };
+                let private = self.settings().map(|settings| settings.agents.allow_private_hosts);
+                let private = private.unwrap_or_default();
+                calls::http(&private, request, &signal, |event| self.tell(id, event)).await;
+                self.end_call(id);
+            }
+            Wish::CallModel(id, model, input) => {
+                let Some(signal) = self.begin_call(id) else { return };
+                calls::model(&self.env, &model, &input, &signal, |event| self.tell(id, event)).await;
+                self.end_call(id);
+            }
+        }
+    }
+
+    fn settings(&self) -> std::result::Result<Settings, String> {
+        variables::settings(&self.env)
+    }
+
+    fn begin_call(&self, id: EffectId) -> Option<worker::AbortSignal> {
+        let call = AbortController::default();
+        let signal = call.signal();
+        self.calls.try_borrow_mut().ok()?.insert(id, call);
+        Some(signal)
+    }
+
+    fn end_call(&self, id: EffectId) {
+        let call = self.calls.try_borrow_mut().ok().and_then(|mut calls| calls.remove(&id));
+        // The rest of a response that is not wanted is not read.
+        if let Some(call) = call {
+            call.abort();
+        }
+    }
+
+    /// Tells the agent what has come of a call, unless it has cancelled it.
+    fn tell(self: &Rc<Self>, id: EffectId, event: HttpEvent) {
+        if self.calls.try_borrow().is_ok_and(|calls| calls.contains_key(&id)) {
+            self.report(|agent| agent.http(now(), id, event));
+        }
+    }
+
+    /// Sends a request to the relay's object.
+    async fn ask_relay(&self, path: &str, body: Vec<u8>) -> std::result::Result<Vec<u8>, String> {
+        let message = |error: Error| error.to_string();
+        let placement = self.settings()?.placement;
+        let shard = placement.shards.for_connection();
+        let stub = shards::stub(&self.env, &placement, shard).map_err(message)?;
+        let mut init = RequestInit::new();
+        init.with_method(Method::Post).with_body(Some(Uint8Array::from(body.as_slice()).into()));
+        let request = Request::new_with_init(&format!("https://relay{path}"), &init).map_err(message)?;
+        let mut response = stub.fetch_with_request(request).await.map_err(message)?;
+        let body = response.bytes().await.map_err(message)?;
+        match response.status_code() {
+            200 => Ok(body),
+            status => Err(format!("the relay answers with status {status}")),
+        }
+    }
+
+    async fn answer(self: &Rc<Self>, mut request: Request) -> Result<Response> {
+        let body = request.bytes().await?;
+        match (request.method(), request.path().as_str()) {
+            (Method::Post, DELIVER_PATH) => {
+                let delivery = match Delivery::decode(&body) {
+                    Ok(delivery) => delivery,
+                    Err(error) => return Response::error(format!("{error}\n"), 400),
+                };
+                let delivered = self.with(|agent| agent.deliver(now(), delivery));
+                match delivered.and_then(|delivered| delivered.map_err(|error| error.to_string())) {
+                    Ok(reply) => Response::from_bytes(reply.encode()),
+                    Err(message) => Response::error(format!("{message}\n"), 503),
+                }
+            }
+            (Method::Post, API_PATH) => match Ask::decode(&body) {
+                Ok((ask, body)) => response(self.ask(&ask, body).await),
+                Err(error) => Response::error(format!("{error}\n"), 400),
+            },
+            _ => Response::error("not found\n", 404),
+        }
+    }
+
+    /// Answers a request to the API. The router knows what has changed before the client does.
+    async fn ask(self: &Rc<Self>, ask: &Ask, body: &[u8]) -> Answer {
+        let deployment = matches!(ask.route, AgentRoute::Deploy | AgentRoute::Update)
+            .then(|| decode_deployment(body))
+            .transpose();
+        let deployment = match deployment {
+            Ok(deployment) => deployment,
+            Err(error) => return Answer::error(400, &error.to_string()),
+        };
+        let reply = self.with(|agent| {
+            let (now, request) = (now(), ask.request());
+            agent.with(now, |agent| match &deployment {
+                Some(deployment) => api::deploy(agent, now, &request, deployment),
+                None => api::agent(agent, now, &request),
+            })
+        });
+        let Reply { answer, changed } = match reply {
+            Ok(reply) => reply,
+            Err(message) => return unavailable(&message),
+        };
+        if let Some(entry) = changed
+            && let Err(message) = self.ask_relay(ENTRY_PATH, encode_entry(&entry)).await
+        {
+            return unavailable(&message);
+        }
+        answer
+    }
+}
+
+/// Storage or the other object has failed; the client may try again.
+fn unavailable(message: &str) -> Answer {
+    worker::console_error!("a request to the agents' API: {message}");
+    Answer::error(503, "not now, please try again")
+}
+
+impl DurableObject for AgentDurableObject {
+    fn new(state: State, env: Env) -> Self {
+        let (agent, wishes, calls) = Default::default();
+        AgentDurableObject { shared: Rc::new(Shared { state, env, agent, wishes, calls }) }
+    }
+
+    async fn fetch(&self, request: Request) -> Result<Response> {
+        self.shared.answer(request).await
+    }
+
+    async fn alarm(&self) -> Result<Response> {
+        if let Err(message) = self.shared.with(|agent| agent.alarm(now())) {
+            worker::console_error!("an alarm of an agent: {message}");
+            // An alarm that throws is tried again six times at most.
+            let storage: Storage = self.shared.state.as_raw().storage()?.unchecked_into();
+            storage.set_alarm(now().plus_millis(REOPEN_MS).millis() as f64)?;
+        }
+        Response::ok("")
+    }
+}

@@ -1,0 +1,155 @@
+//! The agents' API, as the Worker's entry takes it: it checks who asks, and has the object answer that knows.
+
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use futures_util::StreamExt;
+use js_sys::Uint8Array;
+use relay_agent::api::{self, Caller};
+use relay_agent::identity::{npub, parse_pubkey};
+use relay_engine::types::PubKey;
+use relay_site::nip98::{self, Origin, UsedEvents};
+use relay_site::route::Endpoint;
+use relay_site::{AgentRoute, Answer, Found};
+use wasm_bindgen::JsValue;
+use worker::{Date, Env, Error, Method, Request, RequestInit, Response, Result, Stub};
+
+use super::agent::AGENT;
+use super::entry::{address, response};
+use super::shards::{stub, stub_of};
+use super::{variables, verifier};
+use crate::agent::ask::{API_PATH, Ask, ROOM_PATH, encode_deployment};
+use crate::settings::Settings;
+
+/// Used NIP-98 events, as far as this isolate of the Worker has seen them. Another isolate would take the same event once
+/// more, which repeats a command that has been carried out a moment before.
+static USED: LazyLock<Mutex<UsedEvents>> = LazyLock::new(Mutex::default);
+
+/// The variable parts of a path.
+pub(super) struct Params {
+    agent: Option<String>,
+    id: Option<String>,
+}
+
+impl Params {
+    pub(super) fn of(found: &Found<'_, '_>) -> Self {
+        let param = |name| found.param(name).map(str::to_owned);
+        Params { agent: param("npub"), id: param("id").or_else(|| param("command")) }
+    }
+}
+
+/// Has a request answered.
+pub(super) async fn respond(
+    mut request: Request,
+    env: &Env,
+    settings: &Settings,
+    endpoint: &Endpoint,
+    route: AgentRoute,
+    params: Params,
+) -> Result<Response> {
+    let (caller, body) = match authorise(&mut request, settings, endpoint, route).await? {
+        Ok(authorised) => authorised,
+        Err(answer) => return response(answer),
+    };
+    let ask = Ask {
+        route,
+        id: params.id,
+        query: request.url()?.query().unwrap_or_default().to_owned(),
+        caller,
+        relay_name: settings.info.name.clone(),
+        relay_url: settings.url.clone().unwrap_or_else(|| address(&request)),
+    };
+    let agent = match params.agent.as_deref().map(parse_pubkey) {
+        Some(None) => {
+            let message = "must be an npub or 64 hexadecimal digits";
+            return response(Answer::error_in(400, "npub", message));
+        }
+        agent => agent.flatten(),
+    };
+    let relay = || stub(env, &settings.placement, settings.placement.shards.for_connection());
+    let object = |agent: &PubKey| stub_of(env, &settings.placement, AGENT, &npub(agent));
+    match (route, agent) {
+        (AgentRoute::Deploy | AgentRoute::Update, to) => {
+            let may_deploy = caller.signer().is_some_and(|key| settings.agents.may_deploy(&key));
+            let secrets = variables::agent_secrets(env);
+            let deployment = match api::deployment(&body, caller, may_deploy, &secrets, to.as_ref()) {
+                Ok(deployment) => deployment,
+                Err(answer) => return response(answer),
+            };
+            let key = deployment.pubkey.to_string();
+            if post(&relay()?, ROOM_PATH, key.as_bytes()).await?.status_code() == 409 {
+                let message = format!("there are {} agents already", settings.agents.agents_max);
+                return response(Answer::error(409, &message));
+            }
+            let body = encode_deployment(&deployment);
+            post(&object(&deployment.pubkey)?, API_PATH, &ask.encode(&body)).await
+        }
+        (_, None) => post(&relay()?, API_PATH, &ask.encode(&body)).await,
+        (_, Some(agent)) => post(&object(&agent)?, API_PATH, &ask.encode(&body)).await,
+    }
+}
+
+async fn post(to: &Stub, path: &str, body: &[u8]) -> Result<Response> {
+    let body: JsValue = Uint8Array::from(body).into();
+    let mut init = RequestInit::new();
+    init.with_method(Method::Post).with_body(Some(body));
+    to.fetch_with_request(Request::new_with_init(&format!("https://object{path}"), &init)?).await
+}
+
+/// Checks the signature, if there is one or must be one, and takes the body.
+async fn authorise(
+    request: &mut Request,
+    settings: &Settings,
+    endpoint: &Endpoint,
+    route: AgentRoute,
+) -> Result<std::result::Result<(Caller, Vec<u8>), Answer>> {
+    let authorization = request.headers().get("authorization")?;
+    let mut signed = None;
+    if api::needs_signature(route) || authorization.is_some() {
+        let (method, url, address) = (request.method(), request.url()?, address(request));
+        let path_and_query = match url.query() {
+            Some(query) => format!("{}?{query}", url.path()),
+            None => url.path().to_owned(),
+        };
+        let parts = nip98::Request {
+            method: method.as_ref(),
+            origin: Origin::Url(settings.url.as_deref().unwrap_or(&address)),
+            path_and_query: &path_and_query,
+        };
+        let now = Date::now().as_millis() / 1_000;
+        let checked =
+            nip98::check(authorization.as_deref(), &parts, now, &*verifier(0)?, |_| true).and_then(|event| {
+                USED.lock().unwrap_or_else(PoisonError::into_inner).take(&event, now)?;
+                Ok(event)
+            });
+        match checked {
+            Ok(event) => signed = Some(event),
+            Err(rejection) => return Ok(Err(rejection.into())),
+        }
+    }
+    let bytes_max = endpoint.bounds.body_bytes_max;
+    let mut body = Vec::new();
+    // A request without a body has no stream.
+    if let Ok(mut pieces) = request.stream() {
+        while let Some(piece) = pieces.next().await {
+            body.extend_from_slice(&piece?);
+            if body.len() > bytes_max {
+                let message = format!("the body may have {bytes_max} bytes");
+                return Ok(Err(Answer::error_in(413, "body", &message)));
+            }
+        }
+    }
+    let Some(signed) = signed else { return Ok(Ok((Caller::Anyone, body))) };
+    let mut payload = signed.payload();
+    payload.update(&body);
+    if let Err(rejection) = payload.finish() {
+        return Ok(Err(rejection.into()));
+    }
+    let is_admin = settings.policy.admin_pubkeys.contains(&signed.pubkey);
+    Ok(Ok((if is_admin { Caller::Admin(signed.pubkey) } else { Caller::Key(signed.pubkey) }, body)))
+}
+
+/// Failures of other objects, in a response.
+pub(super) fn unavailable(error: &Error) -> Answer {
+    worker::console_error!("the agents' API: {error}");
+    Answer::error(503, "not now, please try again")
+}

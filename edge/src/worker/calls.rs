@@ -1,0 +1,175 @@
+//! Calls of agents to the world: HTTP, Workers AI, other relays.
+//!
+//! The Worker's runtime resolves names by itself, and connects to nothing but public addresses: workerd's own rule, which does
+//! not depend on what a name resolved to before. What a URL says is checked here, and each redirect.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::{Either, select};
+use js_sys::futures::JsFuture;
+use js_sys::{ArrayBuffer, JSON, Reflect, Uint8Array};
+use relay_agent::executor::{Access, HttpEvent, HttpFault, HttpRequest};
+use relay_agent::fetch::{PrivateHosts, check_url, redirect};
+use relay_engine::types::Event;
+use wasm_bindgen::{JsCast, JsValue};
+use worker::{
+    AbortSignal, Delay, Env, Error, Fetch, Headers, Method, Request, RequestInit, RequestRedirect, Response,
+    Result, WebSocket, WebsocketEvent,
+};
+
+use super::js;
+
+/// Another relay that has not taken all events by then is left.
+const RELAY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Makes a call over HTTP and tells what comes of it. `private` are the hosts that the operator allows although they are
+/// private.
+pub(super) async fn http(
+    private: &[String],
+    request: HttpRequest,
+    signal: &AbortSignal,
+    mut tell: impl FnMut(HttpEvent),
+) {
+    let ms = request.limits.deadline.saturating_mul(1_000).saturating_sub(js_sys::Date::now() as u64);
+    let outcome = {
+        let exchange = Box::pin(exchange(private, request, signal, &mut tell));
+        match select(exchange, Delay::from(Duration::from_millis(ms))).await {
+            Either::Left((outcome, _)) => outcome,
+            Either::Right(_) => Err(HttpFault::Timeout),
+        }
+    };
+    tell(outcome.map_or_else(HttpEvent::Failed, |()| HttpEvent::End));
+}
+
+async fn exchange(
+    private: &[String],
+    mut request: HttpRequest,
+    signal: &AbortSignal,
+    tell: &mut impl FnMut(HttpEvent),
+) -> std::result::Result<(), HttpFault> {
+    let broken = |error: Error| HttpFault::Connection(error.to_string());
+    let private = PrivateHosts::parse(private).map_err(HttpFault::Forbidden)?;
+    let mut response = loop {
+        check_url(&request.url, request.access, &private, &request.allow_domains)
+            .map_err(|forbidden| HttpFault::Forbidden(forbidden.0))?;
+        let response = send(&request, signal).await.map_err(broken)?;
+        let location = response.headers().get("location").ok().flatten();
+        match redirect(&request, response.status_code(), location.as_deref()) {
+            Some(next) => request = next,
+            None => break response,
+        }
+    };
+    tell(HttpEvent::Head(response.status_code(), response.headers().entries().collect()));
+    // A response without a body has no stream.
+    let Ok(mut body) = response.stream() else { return Ok(()) };
+    let mut bytes = 0;
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk.map_err(broken)?;
+        bytes += chunk.len();
+        if bytes > request.limits.response_bytes_max {
+            return Err(HttpFault::TooLarge);
+        }
+        tell(HttpEvent::Chunk(chunk.into()));
+    }
+    Ok(())
+}
+
+async fn send(request: &HttpRequest, signal: &AbortSignal) -> Result<Response> {
+    let headers = Headers::new();
+    for (name, value) in &request.headers {
+        headers.append(name, value)?;
+    }
+    let body = (!request.body.is_empty()).then(|| Uint8Array::from(&*request.body).into());
+    let mut init = RequestInit::new();
+    init.with_method(Method::from(request.method.to_owned()))
+        .with_headers(headers)
+        .with_redirect(RequestRedirect::Manual)
+        .with_body(body);
+    Fetch::Request(Request::new_with_init(&request.url, &init)?).send_with_signal(signal).await
+}
+
+/// Calls a model of Workers AI by the binding `AI`, and tells its result as the body of a response.
+pub(super) async fn model(
+    env: &Env,
+    model: &str,
+    input: &[u8],
+    signal: &AbortSignal,
+    mut tell: impl FnMut(HttpEvent),
+) {
+    let binding = Reflect::get(env, &JsValue::from_str("AI")).unwrap_or_default();
+    if !binding.is_object() {
+        return tell(HttpEvent::Failed(HttpFault::Unsupported));
+    }
+    match run_model(&binding, model, input).await {
+        _ if signal.aborted() => {}
+        Ok(body) => {
+            tell(HttpEvent::Head(200, vec![("content-type".into(), "application/json".into())]));
+            tell(HttpEvent::Chunk(body));
+            tell(HttpEvent::End);
+        }
+        Err(error) => tell(HttpEvent::Failed(HttpFault::Connection(js::error_message(&error)))),
+    }
+}
+
+async fn run_model(binding: &JsValue, model: &str, input: &[u8]) -> std::result::Result<Bytes, JsValue> {
+    let input = JSON::parse(&String::from_utf8_lossy(input))?;
+    let ai: &js::Ai = binding.unchecked_ref();
+    let result = JsFuture::from(ai.run(model, &input)?).await?;
+    if let Some(buffer) = result.dyn_ref::<ArrayBuffer>() {
+        return Ok(Uint8Array::new(buffer).to_vec().into());
+    }
+    Ok(String::from(JSON::stringify(&result)?).into())
+}
+
+/// Publishes events on another relay.
+///
+/// # Errors
+/// A message, if it does not take one of them in time.
+pub(super) async fn publish(relay: &str, events: &[Event]) -> std::result::Result<(), String> {
+    let url = relay.strip_prefix("wss://").map(|rest| format!("https://{rest}")).ok_or("not wss://")?;
+    check_url(&url, Access::Public, &PrivateHosts::default(), &[]).map_err(|forbidden| forbidden.0)?;
+    match select(Box::pin(publish_by(&url, events)), Delay::from(RELAY_TIMEOUT)).await {
+        Either::Left((outcome, _)) => outcome.map_err(|error| error.to_string()),
+        Either::Right(_) => Err(format!("no answer in {} seconds", RELAY_TIMEOUT.as_secs())),
+    }
+}
+
+async fn publish_by(url: &str, events: &[Event]) -> Result<()> {
+    let headers = Headers::new();
+    headers.set("upgrade", "websocket")?;
+    let mut init = RequestInit::new();
+    init.with_headers(headers).with_redirect(RequestRedirect::Manual);
+    let response = Fetch::Request(Request::new_with_init(url, &init)?).send().await?;
+    let socket = response.websocket().ok_or_else(|| Error::RustError("no WebSocket".into()))?;
+    let outcome = exchange_events(&socket, events).await;
+    // An open socket would keep the object awake.
+    let _ = socket.close(Some(1000), Some(""));
+    outcome
+}
+
+async fn exchange_events(socket: &WebSocket, events: &[Event]) -> Result<()> {
+    let mut frames = socket.events()?;
+    socket.accept()?;
+    for event in events {
+        let json = String::from_utf8_lossy(event.json());
+        socket.send_with_str(format!("[\"EVENT\",{json}]"))?;
+    }
+    let mut waiting: Vec<String> = events.iter().map(|event| event.id.to_string()).collect();
+    while !waiting.is_empty() {
+        let frame = match frames.next().await {
+            Some(Ok(WebsocketEvent::Message(message))) => message.text().unwrap_or_default(),
+            Some(Ok(WebsocketEvent::Close(_))) | None => {
+                return Err(Error::RustError("it has closed".into()));
+            }
+            Some(Err(error)) => return Err(error),
+        };
+        let frame: serde_json::Value = serde_json::from_str(&frame).unwrap_or_default();
+        let part = |place: usize| frame.get(place).and_then(serde_json::Value::as_str);
+        if part(0) == Some("OK") {
+            waiting.retain(|id| part(1) != Some(id));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,170 @@
+//! What the relay's object and the objects of agents ask of each other.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_channel::oneshot;
+use futures_util::future::{Either, select};
+use js_sys::Uint8Array;
+use relay_agent::api;
+use relay_agent::identity::npub;
+use relay_agent::machine::Published;
+use relay_engine::types::PubKey;
+use relay_site::Answer;
+use worker::{Delay, Env, Error, Method, Request, RequestInit, Response, Result};
+
+use super::{Runtime, Shared, now};
+use crate::agent::ask::{API_PATH, Ask, ENTRY_PATH, ROOM_PATH, decode_entry};
+use crate::agent::message::{
+    DELIVER_PATH, Delivery, PUBLISH_PATH, QUERY_PATH, Reply, decode_events, decode_filter, encode_events,
+    encode_outcomes,
+};
+use crate::object::{CallId, Next, Object, PublicationId};
+use crate::worker::agent::AGENT;
+use crate::worker::entry::response;
+use crate::worker::shards::stub_of;
+use crate::worker::sql::Conn;
+use crate::worker::variables;
+
+/// An agent that has not answered by then has failed, and is called again.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A delivery to an agent, encoded.
+type Call = (CallId, PubKey, Vec<u8>);
+
+/// Calls to agents that have not been sent yet, and requests of agents that wait for their outcomes.
+#[derive(Clone, Default)]
+pub(super) struct AgentCalls {
+    calls: Rc<RefCell<Vec<Call>>>,
+    waiting: Rc<RefCell<HashMap<PublicationId, oneshot::Sender<Vec<Published>>>>>,
+}
+
+impl AgentCalls {
+    pub(super) fn push(&self, call: CallId, agent: &PubKey, delivery: &Delivery) {
+        if let Ok(mut calls) = self.calls.try_borrow_mut() {
+            calls.push((call, *agent, delivery.encode()));
+        }
+    }
+
+    /// Answers the requests whose events have their outcomes.
+    pub(super) fn answer(&self, object: &mut Object<Conn, Runtime>) {
+        while let Some((id, outcomes)) = object.poll_agent_published() {
+            let sender = self.waiting.try_borrow_mut().ok().and_then(|mut waiting| waiting.remove(&id));
+            if let Some(sender) = sender {
+                let _ = sender.send(outcomes);
+            }
+        }
+    }
+}
+
+/// Sends a delivery to the object of an agent.
+async fn call(env: &Env, agent: &PubKey, body: &[u8]) -> std::result::Result<Reply, String> {
+    let message = |error: Error| error.to_string();
+    let settings = variables::settings(env)?;
+    let stub = stub_of(env, &settings.placement, AGENT, &npub(agent)).map_err(message)?;
+    let mut init = RequestInit::new();
+    init.with_method(Method::Post).with_body(Some(Uint8Array::from(body).into()));
+    let request = Request::new_with_init(&format!("https://agent{DELIVER_PATH}"), &init).map_err(message)?;
+    let answer = async {
+        let mut response = stub.fetch_with_request(request).await?;
+        let body = response.bytes().await?;
+        Ok::<_, Error>((response.status_code(), body))
+    };
+    match select(Box::pin(answer), Delay::from(CALL_TIMEOUT)).await {
+        Either::Left((answer, _)) => match answer.map_err(message)? {
+            (200, body) => Reply::decode(&body).map_err(|error| error.to_string()),
+            (status, _) => Err(format!("status {status}")),
+        },
+        Either::Right(_) => Err(format!("no answer in {} seconds", CALL_TIMEOUT.as_secs())),
+    }
+}
+
+impl Shared {
+    /// Sends the calls to agents, and reports the answers to the object.
+    pub(super) fn call_agents(self: &Rc<Self>) {
+        let Ok(calls) = self.agents.calls.try_borrow_mut().map(|mut calls| std::mem::take(&mut *calls))
+        else {
+            return;
+        };
+        for (id, agent, body) in calls {
+            let shared = Rc::clone(self);
+            worker::wasm_bindgen_futures::spawn_local(async move {
+                let reply = call(&shared.env, &agent, &body).await;
+                if let Err(message) = &reply {
+                    worker::console_error!("agent {}: {message}", npub(&agent));
+                }
+                let reported = shared.with(|object| ((), object.agent_answered(now(), id, reply.ok())));
+                if let Err(message) = reported {
+                    worker::console_error!("agent {}: {message}", npub(&agent));
+                }
+            });
+        }
+    }
+
+    /// Answers requests of agents' objects and of the Worker.
+    pub(super) async fn answer_agents(self: &Rc<Self>, mut request: Request) -> Result<Response> {
+        let body = request.bytes().await?;
+        match (request.method(), request.path().as_str()) {
+            (Method::Post, PUBLISH_PATH) => match decode_events(&body) {
+                Ok(events) => {
+                    let (sender, outcomes) = oneshot::channel();
+                    let waits = self.with(|object| {
+                        let (id, next) = object.publish_for_agent(now(), &events);
+                        if let (Some(id), Ok(mut waiting)) = (id, self.agents.waiting.try_borrow_mut()) {
+                            waiting.insert(id, sender);
+                        }
+                        ((), next)
+                    });
+                    waits.map_err(Error::RustError)?;
+                    match outcomes.await {
+                        Ok(outcomes) => Response::from_bytes(encode_outcomes(&outcomes)),
+                        Err(_) => Response::error("agents are disabled\n", 503),
+                    }
+                }
+                Err(error) => Response::error(format!("{error}\n"), 400),
+            },
+            (Method::Post, QUERY_PATH) => match decode_filter(&body) {
+                Ok(filter) => {
+                    let found = self.with(|object| (object.find_for_agent(now(), filter), Next::Idle));
+                    match found.and_then(|found| found) {
+                        Ok(events) => Response::from_bytes(encode_events(events.iter())),
+                        Err(message) => Response::error(format!("{message}\n"), 503),
+                    }
+                }
+                Err(error) => Response::error(format!("{error}\n"), 400),
+            },
+            (Method::Post, API_PATH) => match Ask::decode(&body) {
+                Ok((ask, _)) => {
+                    let answer = self.with(|object| {
+                        let answer = object.router().map(|router| api::directory(router, &ask.request()));
+                        (answer, Next::Idle)
+                    });
+                    let answer = answer.map_err(Error::RustError)?;
+                    response(answer.unwrap_or_else(|| Answer::error(404, "agents are disabled")))
+                }
+                Err(error) => Response::error(format!("{error}\n"), 400),
+            },
+            (Method::Post, ENTRY_PATH) => match decode_entry(&body) {
+                Ok(entry) => {
+                    let put = self.with(|object| object.put_agent(now(), entry));
+                    match put.and_then(|put| put) {
+                        Ok(()) => Response::empty(),
+                        Err(message) => Response::error(format!("{message}\n"), 503),
+                    }
+                }
+                Err(error) => Response::error(format!("{error}\n"), 400),
+            },
+            (Method::Post, ROOM_PATH) => match PubKey::from_hex(&body) {
+                Ok(agent) => {
+                    let has_room = self.with(|object| (object.has_room_for_agent(&agent), Next::Idle));
+                    let has_room = has_room.map_err(Error::RustError)?;
+                    Ok(Response::empty()?.with_status(if has_room { 200 } else { 409 }))
+                }
+                Err(error) => Response::error(format!("{error}\n"), 400),
+            },
+            _ => Response::error("not found\n", 404),
+        }
+    }
+}

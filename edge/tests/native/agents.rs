@@ -1,0 +1,281 @@
+//! Agents beside the relay: every job that the relay has accepted is answered once, whatever loses its memory.
+
+use relay_agent::executor::HttpEvent;
+use relay_edge::object::{Next, RowCountingConn};
+use relay_edge::settings::{AgentSettings, Settings};
+use relay_engine::testing::Rng;
+use relay_engine::testing::signing::{Draft, Signed, event, key};
+use relay_engine::types::PubKey;
+
+use super::agents_world::World;
+use super::world::{Hibernates, Runtime};
+
+const ECHO: &str = r#"{"name":"echo","handlers":[{"kind":5050,"executor":"echo"}]}"#;
+const WEBHOOK: &str = r#"{"name":"hook","handlers":[{"kind":5100,"executor":"webhook",
+    "config":{"url":"https://hook.example/job"}}],"limits":{"timeout_s":300}}"#;
+const BEAT: u16 = 11_998;
+
+fn world() -> (World, PubKey) {
+    let mut world = World::new(Settings::default());
+    let agent = world.deploy(ECHO);
+    world.advance(2);
+    (world, agent)
+}
+
+fn request_of(world: &World, agent: &PubKey, kind: u16) -> Draft {
+    event(&key(1)).kind(kind).at(world.relay.now.seconds()).tag(["p", &agent.to_string()])
+}
+
+fn request(world: &World, agent: &PubKey, text: &str) -> Signed {
+    request_of(world, agent, 5_050).tag(["i", text, "text"]).sign()
+}
+
+#[track_caller]
+fn is_answered(world: &World, request: &Signed, text: &str) {
+    let answers = world.answers(request);
+    let found: Vec<(&str, &str)> = answers.iter().map(|(status, text)| (&**status, &**text)).collect();
+    assert_eq!(found, [("processing", ""), ("result", text)]);
+}
+
+#[test]
+fn a_job_takes_one_request_to_its_agent_and_another_to_confirm_its_answers() {
+    let (mut world, agent) = world();
+    let before = world.agents[&agent].requests;
+    let job = request(&world, &agent, "hello");
+    world.publish(&job);
+    world.run();
+    is_answered(&world, &job, "hello");
+    assert_eq!(world.agents[&agent].requests - before, 1);
+    world.advance(5);
+    assert_eq!(world.agents[&agent].requests - before, 2);
+    assert_eq!(world.agents[&agent].host.alarm.get(), None, "it sleeps");
+    world.advance(3_600);
+    assert_eq!(world.agents[&agent].requests - before, 2);
+}
+
+#[test]
+fn jobs_that_come_one_after_the_other_share_confirmations_with_deliveries() {
+    let (mut world, agent) = world();
+    let before = world.agents[&agent].requests;
+    let jobs: Vec<Signed> = (0..50).map(|n| request(&world, &agent, &n.to_string())).collect();
+    for job in &jobs {
+        world.publish(job);
+        world.run();
+    }
+    for (n, job) in jobs.iter().enumerate() {
+        is_answered(&world, job, &n.to_string());
+    }
+    assert_eq!(world.agents[&agent].requests - before, 50);
+}
+
+#[test]
+fn jobs_that_come_together_share_a_request() {
+    let (mut world, agent) = world();
+    let before = world.agents[&agent].requests;
+    let jobs: Vec<Signed> = (0..50).map(|n| request(&world, &agent, &n.to_string())).collect();
+    let socket = world.relay.connect().unwrap();
+    for job in &jobs {
+        world.relay.text(socket.key, &format!(r#"["EVENT",{}]"#, job.json()));
+    }
+    world.run();
+    for (n, job) in jobs.iter().enumerate() {
+        is_answered(&world, job, &n.to_string());
+    }
+    world.advance(5);
+    let requests = world.agents[&agent].requests - before;
+    assert!(requests <= 5, "{requests} requests for 50 jobs");
+}
+
+#[test]
+fn an_idle_agent_costs_its_beats_and_nothing_else() {
+    let (mut world, agent) = world();
+    world.advance(300);
+    let place = &world.agents[&agent];
+    let (requests, rows) = (place.requests, place.store.as_ref().unwrap().rows().written);
+    let (beats, alarms) = (world.published(&agent, BEAT), world.relay.alarms);
+    world.advance(2_400);
+    let place = &world.agents[&agent];
+    assert_eq!(place.requests, requests);
+    assert_eq!(place.store.as_ref().unwrap().rows().written, rows);
+    assert_eq!(world.published(&agent, BEAT), beats, "each replaces the one before");
+    assert_eq!(world.relay.alarms - alarms, 10, "one alarm for each beat");
+}
+
+#[test]
+fn a_relay_without_agents_does_nothing_for_them() {
+    let enabled = Settings::default();
+    let disabled = Settings {
+        agents: AgentSettings { enabled: false, ..AgentSettings::default() },
+        ..Settings::default()
+    };
+    let costs = [enabled, disabled].map(|settings| {
+        let mut runtime = Runtime::new(settings, Hibernates::Never);
+        let socket = runtime.connect().unwrap();
+        let before = runtime.store.rows().written;
+        for n in 0..1_500 {
+            let at = runtime.now.seconds();
+            let job = event(&key(1)).kind(5_050).at(at).content(n.to_string()).sign();
+            runtime.text(socket.key, &format!(r#"["EVENT",{}]"#, job.json()));
+            runtime.drive();
+        }
+        assert_eq!(runtime.next, Next::Idle);
+        (runtime.store.rows().written - before, runtime.host.alarms_set.get())
+    });
+    assert_eq!(costs[0], costs[1]);
+    assert_eq!(costs[0].1, 0);
+}
+
+#[test]
+fn waking_up_sets_no_alarm() {
+    let (mut world, _) = world();
+    let set = world.relay.host.alarms_set.get();
+    for _ in 0..20 {
+        world.relay.evict();
+        world.relay.next = Next::Turn;
+        world.run();
+    }
+    assert_eq!(world.relay.host.alarms_set.get(), set);
+    assert!(world.relay.host.alarm.get().is_some(), "the one that was set is still there");
+}
+
+/// What loses its memory.
+type Loss = fn(&mut World);
+const LOSSES: [(&str, Loss); 3] = [
+    ("the relay", World::evict_relay),
+    ("the agent", World::evict_agents),
+    ("both", |world| {
+        world.evict_relay();
+        world.evict_agents();
+    }),
+];
+
+#[test]
+fn a_job_is_answered_once_if_memory_is_lost_at_any_step() {
+    for (name, lose) in LOSSES {
+        let mut steps = 0;
+        loop {
+            let (mut world, agent) = world();
+            let job = request(&world, &agent, "hello");
+            world.publish(&job);
+            let is_over = (0..steps).any(|_| !world.step());
+            lose(&mut world);
+            world.advance(150);
+            let answers = world.answers(&job);
+            assert_eq!(answers.len(), 2, "{name} after {steps} steps: {answers:?}");
+            is_answered(&world, &job, "hello");
+            if is_over {
+                break;
+            }
+            steps += 1;
+        }
+        assert!(steps >= 3, "{name}: {steps} steps");
+    }
+}
+
+#[test]
+fn many_jobs_are_answered_once_while_memory_is_lost_all_the_time() {
+    for seed in 0..20 {
+        let mut rng = Rng::new(seed);
+        let mut world = World::new(Settings::default());
+        let echo = world.deploy(ECHO);
+        let upper = world.deploy(
+            r#"{"name":"upper","handlers":[{"kind":5050,"executor":"text","config":{"tool":"uppercase"}}]}"#,
+        );
+        let mut jobs = Vec::new();
+        for n in 0..40 {
+            let (agent, text) =
+                if rng.below(2) == 0 { (echo, format!("t{n}")) } else { (upper, format!("T{n}")) };
+            let job = request(&world, &agent, &format!("t{n}"));
+            world.publish(&job);
+            jobs.push((job, text));
+            for _ in 0..rng.below(12) {
+                world.step();
+                if rng.below(10) == 0 {
+                    LOSSES[rng.below(3) as usize].1(&mut world);
+                }
+            }
+        }
+        world.advance(400);
+        for (job, text) in &jobs {
+            is_answered(&world, job, text);
+        }
+    }
+}
+
+#[test]
+fn jobs_wait_for_an_agent_that_cannot_be_reached() {
+    let (mut world, agent) = world();
+    world.agents.get_mut(&agent).unwrap().is_down = true;
+    let jobs: Vec<Signed> = (0..3).map(|n| request(&world, &agent, &n.to_string())).collect();
+    for job in &jobs {
+        world.publish(job);
+        world.advance(7);
+    }
+    assert!(world.answers(&jobs[0]).is_empty());
+    world.evict_relay();
+    world.advance(60);
+    world.agents.get_mut(&agent).unwrap().is_down = false;
+    world.advance(400);
+    for (n, job) in jobs.iter().enumerate() {
+        is_answered(&world, job, &n.to_string());
+    }
+}
+
+#[test]
+fn an_event_is_read_from_the_relay() {
+    let (mut world, agent) = world();
+    let note = event(&key(2)).at(world.relay.now.seconds()).content("a note").sign();
+    world.publish(&note);
+    let job = request_of(&world, &agent, 5_050).tag(["i", &note.id, "event"]).sign();
+    world.publish(&job);
+    world.run();
+    is_answered(&world, &job, "a note");
+}
+
+#[test]
+fn a_call_goes_on_after_the_response_and_is_made_again_if_memory_is_lost() {
+    let (mut world, _) = world();
+    let agent = world.deploy(WEBHOOK);
+    let job = request_of(&world, &agent, 5_100).tag(["i", "hello", "text"]).sign();
+    world.publish(&job);
+    world.run();
+    assert_eq!(world.calls.len(), 1);
+    assert_eq!(world.answers(&job), [("processing".to_owned(), String::new())]);
+    let alarm = world.agents[&agent].host.alarm.get().expect("an alarm keeps it awake");
+    assert!(alarm.millis_since(world.relay.now) <= 30_000);
+    world.evict_agents();
+    world.advance(40);
+    assert_eq!(world.calls.len(), 1, "the alarm has made it begin again");
+    let (_, id, request) = world.calls.remove(0);
+    assert_eq!(request.url, "https://hook.example/job");
+    let now = world.relay.now;
+    for happened in [
+        HttpEvent::Head(200, vec![("content-type".into(), "text/plain".into())]),
+        HttpEvent::Chunk("done".into()),
+        HttpEvent::End,
+    ] {
+        world.with_agent(agent, |agent| agent.http(now, id, happened));
+    }
+    world.run();
+    is_answered(&world, &job, "done");
+    world.advance(60);
+    let requests = world.agents[&agent].requests;
+    world.advance(600);
+    assert_eq!(world.agents[&agent].requests, requests, "it sleeps again");
+}
+
+#[test]
+fn a_deleted_job_is_cancelled() {
+    let (mut world, _) = world();
+    let agent = world.deploy(WEBHOOK);
+    let job = request_of(&world, &agent, 5_100).tag(["i", "hello", "text"]).sign();
+    world.publish(&job);
+    world.run();
+    let deletion =
+        event(&key(1)).kind(5).at(world.relay.now.seconds()).tag(["e", &job.id]).tag(["k", "5100"]);
+    world.publish(&deletion.sign());
+    world.run();
+    assert_eq!(world.agents[&agent].host.cancelled.borrow().len(), 1, "its call is ended");
+    world.advance(600);
+    assert!(world.answers(&job).iter().all(|(status, _)| status != "result"));
+}
