@@ -115,7 +115,7 @@ fn id(criterion: &mut Criterion<CpuTime>) {
         });
         let typed: Vec<Typed<'_>> =
             events.iter().map(|event| serde_json::from_str(event).expect("valid")).collect();
-        group.bench_function("serialised anew, then hashed", |bencher| {
+        group.bench_function("serialised again, then hashed", |bencher| {
             let mut bytes = Vec::new();
             bencher.iter(|| {
                 for (event, raw) in typed.iter().zip(&raw) {

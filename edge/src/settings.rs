@@ -9,7 +9,7 @@
 //! | `RELAY_URL` | public `wss://` URL, which AUTH events must name; without it they are compared with the Host header |
 //! | `RELAY_SHARDS` | number of shards; must be 1 in this version |
 //! | `RELAY_LOCATION_HINT` | where new objects are placed: `weur`, `enam`, ... |
-//! | `RELAY_JURISDICTION` | where objects must stay: `eu`, `fedramp` |
+//! | `RELAY_JURISDICTION` | where objects must stay: `eu`, `us`, `fedramp` |
 //! | `RELAY_CONFIG` | JSON with `info`, `limits`, `policy`, the keys of the native server's file, `object` and `consumers` |
 //!
 //! A variable of its own overrides the same setting in `RELAY_CONFIG`.
@@ -250,13 +250,13 @@ impl Settings {
         if let Some(count) = variable("RELAY_SHARDS") {
             let shards = count.trim().parse().ok().and_then(Shards::new);
             settings.placement.shards = shards.ok_or_else(|| {
-                format!("RELAY_SHARDS: {count} is no power of two from 1 to {}", Shards::MAX)
+                format!("RELAY_SHARDS: {count} is not a power of two from 1 to {}", Shards::MAX)
             })?;
         }
         if let Some(secret) = variable("RELAY_PRIVATE_KEY") {
             // The message must not show the key.
             let invalid =
-                || "RELAY_PRIVATE_KEY: is no private key in 64 lowercase hexadecimal digits".to_owned();
+                || "RELAY_PRIVATE_KEY: is not a private key in 64 lowercase hexadecimal digits".to_owned();
             if let Some(pubkey) = relay_key::public_key(secret.trim()).map_err(|_| invalid())? {
                 settings.info.own_pubkey = Some(pubkey.to_string());
             }
@@ -288,7 +288,7 @@ impl Settings {
         if let Some(url) = &self.url
             && !is_relay_url(url)
         {
-            return Err(format!("RELAY_URL: `{url}` is no ws:// or wss:// URL with a host"));
+            return Err(format!("RELAY_URL: `{url}` is not a ws:// or wss:// URL with a host"));
         }
         if self.placement.shards != Shards::ONE {
             return Err("RELAY_SHARDS: this version serves one shard only".into());
@@ -478,16 +478,16 @@ mod tests {
             ),
             ("RELAY_PUBKEY", "npub1", "RELAY_PUBKEY: "),
             ("RELAY_URL", "https://relay.example", "RELAY_URL: "),
-            ("RELAY_URL", "wss://", "RELAY_URL: `wss://` is no ws:// or wss:// URL"),
+            ("RELAY_URL", "wss://", "RELAY_URL: `wss://` is not a ws:// or wss:// URL"),
             ("RELAY_URL", "ws://a b", "RELAY_URL: "),
-            ("RELAY_PRIVATE_KEY", "nsec1", "RELAY_PRIVATE_KEY: is no private key"),
-            ("RELAY_PRIVATE_KEY", zeros.as_str(), "RELAY_PRIVATE_KEY: is no private key"),
+            ("RELAY_PRIVATE_KEY", "nsec1", "RELAY_PRIVATE_KEY: is not a private key"),
+            ("RELAY_PRIVATE_KEY", zeros.as_str(), "RELAY_PRIVATE_KEY: is not a private key"),
             ("ADMIN_PUBKEYS", "npub1", "ADMIN_PUBKEYS: `npub1`"),
             ("METRICS_TOKEN", "two words", "METRICS_TOKEN: must be of visible ASCII characters"),
             ("RELAY_LOCATION_HINT", "europe", "RELAY_LOCATION_HINT: `europe` is none of wnam, "),
-            ("RELAY_SHARDS", "0", "RELAY_SHARDS: 0 is no power of two from 1 to 4096"),
-            ("RELAY_SHARDS", "3", "RELAY_SHARDS: 3 is no power of two"),
-            ("RELAY_SHARDS", "many", "RELAY_SHARDS: many is no power of two"),
+            ("RELAY_SHARDS", "0", "RELAY_SHARDS: 0 is not a power of two from 1 to 4096"),
+            ("RELAY_SHARDS", "3", "RELAY_SHARDS: 3 is not a power of two"),
+            ("RELAY_SHARDS", "many", "RELAY_SHARDS: many is not a power of two"),
             ("RELAY_SHARDS", "2", "RELAY_SHARDS: this version serves one shard"),
         ];
         for (name, value, message) in cases {

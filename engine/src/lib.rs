@@ -4,15 +4,15 @@
 //! reads a clock, opens a socket or a file, or spawns a thread; `tests/purity.rs` checks it. A host
 //! (`relay-server`) gives the machine sockets, storage and time.
 //!
-//! | room | role |
+//! | module | role |
 //! |---|---|
 //! | [`types`] | ids, events, filters, kinds, limits: parsed once, then trusted |
 //! | [`wire`] | the borrowed-slice NIP-01 parser, canonical form, errors with offset |
-//! | [`verify`] | the batch seam of signature checks; the only maker of [`verify::Verified`] |
+//! | [`verify`] | batches of signature checks and the [`verify::Verifier`] trait; the only place that makes [`verify::Verified`] |
 //! | [`policy`] | admission, NIP-42, rates |
 //! | [`index`] | live subscriptions, inverted by id, author, kind and tag |
 //! | [`sql`] | the connection to SQLite that hosts implement |
-//! | [`store`] | the backend seam, the put and scan planners, the memory and SQL backends |
+//! | [`store`] | the [`store::Backend`] trait, the put and scan planners, the memory and SQL backends |
 //! | [`relay`] | the machine itself: sessions, ingest, requests, fan-out, outbox |
 #![doc(test(attr(deny(warnings))))]
 
@@ -26,3 +26,8 @@ pub mod testing;
 pub mod types;
 pub mod verify;
 pub mod wire;
+
+/// The example of the README, as a doc test.
+#[cfg(all(doctest, feature = "libsecp256k1"))]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

@@ -188,9 +188,12 @@ fn values_of_all_filters_have_a_bound_that_leaves_room_for_small_ones() {
         |relay: &mut Relay<MemoryBackend>| relay.connect(NOW, Peer::default()).expect("a connection is free");
     let second = join(&mut relay);
     let refusal = |id: &str, free: usize| {
-        let message = format!(
-            "blocked: this relay is busy; for now, a request may name {free} ids, authors, kinds and tags"
-        );
+        let message = match free {
+            0 => "blocked: this relay is busy; try again later".to_owned(),
+            _ => format!(
+                "blocked: this relay is busy; for now, a request may name {free} ids, authors, kinds and tags"
+            ),
+        };
         Some(format!(r#"["CLOSED","{id}","{message}"]"#))
     };
     // One connection may have a third of the free half.

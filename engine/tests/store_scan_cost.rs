@@ -180,7 +180,7 @@ fn cursors_take_memory_for_what_is_stored() {
             break;
         }
         if std::mem::take(&mut pause) {
-            scan.rest();
+            scan.release_cursors();
             assert_eq!(scan.cursor_bytes(), 0);
         }
     }

@@ -34,7 +34,7 @@ pub struct Claim {
 /// It owns its scratch memory and, optionally, an author cache, so keep one for each thread.
 pub struct Verifier {
     tier: Tier,
-    /// libsecp256k1 verifies a batch's claims of unknown authors if there are at most so many.
+    /// libsecp256k1 verifies a batch's claims of unknown authors if there are at most this many.
     fallback_max: usize,
     /// Claims not yet spent on a comb ([`COMB_COST`]), carried over so that small batches get combs too; at most the cost of
     /// one.
@@ -68,8 +68,8 @@ struct BatchAuthor {
     has_new_comb: bool,
     /// Lifted in this batch.
     has_new_point: bool,
-    /// Verified by libsecp256k1.
-    is_single: bool,
+    /// Its claims are verified one by one ([`verify_with_fallback`]).
+    uses_fallback: bool,
 }
 
 impl std::fmt::Debug for Verifier {
@@ -159,7 +159,7 @@ impl Verifier {
         assert_eq!(claims.len(), valid.len(), "a place for each verdict");
         valid.fill(false);
         let Some(kernel) = &mut self.kernel else {
-            return verify_with_libsecp256k1(claims, valid);
+            return verify_with_fallback(claims, valid);
         };
         let kernel = &mut **kernel;
         self.places.clear();
@@ -185,7 +185,7 @@ impl Verifier {
         // Before verification any claim may be invalid, so an author needs enough claims in this batch to pay for its comb.
         choose_combs(&mut self.batch, &mut unspent, |author| author.claims as usize >= COMB_COST);
         choose_fallbacks(&mut self.batch, self.fallback_max);
-        lift(&mut self.batch, kernel, |author| !author.is_single);
+        lift(&mut self.batch, kernel, |author| !author.uses_fallback);
         make_combs(&mut self.batch, kernel);
 
         let (mut warm, mut cold) = (Vec::new(), Vec::new());
@@ -193,8 +193,8 @@ impl Verifier {
             let author = &self.batch[*author as usize];
             let place = task.place as usize;
             match (&author.comb, author.point) {
-                _ if author.is_single => {
-                    verify_with_libsecp256k1(&claims[place..=place], &mut valid[place..=place])
+                _ if author.uses_fallback => {
+                    verify_with_fallback(&claims[place..=place], &mut valid[place..=place])
                 }
                 (Some(comb), _) => warm.push((*task, &**comb)),
                 (None, Some(point)) => cold.push((*task, point)),
@@ -266,7 +266,7 @@ impl BatchAuthor {
             wants_comb: false,
             has_new_comb: false,
             has_new_point: false,
-            is_single: false,
+            uses_fallback: false,
         }
     }
 
@@ -297,14 +297,14 @@ fn choose_combs(batch: &mut [BatchAuthor], unspent: &mut usize, is_worth_one: im
     }
 }
 
-/// Leaves claims of authors without a comb to libsecp256k1 if they are few.
+/// Leaves claims of authors without a comb to the fallback if they are few.
 fn choose_fallbacks(batch: &mut [BatchAuthor], fallback_max: usize) {
     let is_cold = |author: &BatchAuthor| author.comb.is_none() && !author.wants_comb;
     let cold: usize =
         batch.iter().filter(|author| is_cold(author)).map(|author| author.claims as usize).sum();
     if cold <= fallback_max {
         for author in batch {
-            author.is_single = is_cold(author);
+            author.uses_fallback = is_cold(author);
         }
     }
 }
@@ -370,15 +370,17 @@ fn is_valid_by_reference(claim: &Claim) -> bool {
     point.is_some_and(|point| slow::is_valid(&point, &words_from_be(r), &words_from_be(s), &e))
 }
 
+/// Verifies claims one by one, with libsecp256k1.
 #[cfg(feature = "libsecp256k1")]
-fn verify_with_libsecp256k1(claims: &[Claim], valid: &mut [bool]) {
+fn verify_with_fallback(claims: &[Claim], valid: &mut [bool]) {
     for (claim, valid) in claims.iter().zip(valid) {
         *valid = crate::libsecp256k1::is_valid(claim);
     }
 }
 
+/// Verifies claims one by one, with this crate's reference implementation.
 #[cfg(not(feature = "libsecp256k1"))]
-fn verify_with_libsecp256k1(claims: &[Claim], valid: &mut [bool]) {
+fn verify_with_fallback(claims: &[Claim], valid: &mut [bool]) {
     for (claim, valid) in claims.iter().zip(valid) {
         *valid = parse(0, claim, &challenge::one(claim)).is_some() && is_valid_by_reference(claim);
     }

@@ -1,14 +1,15 @@
 //! For other services in the relay's process: publishing events and reading streams without a socket.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use relay_engine::relay::PublishOutcome;
 use relay_engine::store::{Seq, StoreError};
 use relay_engine::types::{Event, Filter};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::host::{Host, Inbound};
+use crate::host::{Host, Inbound, now};
+use crate::stored::Stored;
 
 /// Items that wait for a consumer outside the machine; further events wait in the machine, then in the store.
 const ITEMS_MAX: usize = 256;
@@ -27,25 +28,25 @@ impl fmt::Display for Stopped {
 
 impl std::error::Error for Stopped {}
 
-/// Why a stream is not opened.
+/// Why the store is not read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OpenStreamError {
+pub enum ReadError {
     /// The relay has stopped, or is stopping.
     Stopped,
     /// The store failed.
     Store(StoreError),
 }
 
-impl fmt::Display for OpenStreamError {
+impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            OpenStreamError::Stopped => Stopped.fmt(f),
-            OpenStreamError::Store(error) => error.fmt(f),
+            ReadError::Stopped => Stopped.fmt(f),
+            ReadError::Store(error) => error.fmt(f),
         }
     }
 }
 
-impl std::error::Error for OpenStreamError {}
+impl std::error::Error for ReadError {}
 
 /// An item of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,11 +63,13 @@ pub enum Item {
 #[derive(Clone)]
 pub struct Beside {
     host: Arc<Host>,
+    /// Gone once the relay has stopped, so that its folder can be opened again.
+    stored: Weak<dyn Stored>,
 }
 
 impl Beside {
-    pub(crate) fn new(host: Arc<Host>) -> Self {
-        Beside { host }
+    pub(crate) fn new(host: Arc<Host>, stored: Weak<dyn Stored>) -> Self {
+        Beside { host, stored }
     }
 
     /// Publishes an event that one of the host's own keys has signed; see
@@ -75,9 +78,33 @@ impl Beside {
     /// # Errors
     /// If the relay stops first. Then the event may be stored or not; it can be published again.
     pub async fn publish(&self, event: Event) -> Result<PublishOutcome, Stopped> {
+        self.send(event).await.map_err(|_| Stopped)
+    }
+
+    /// Publishes an event, behind those that were sent before it. The outcome comes later, or, if the relay stops first, never.
+    pub(crate) fn send(&self, event: Event) -> oneshot::Receiver<PublishOutcome> {
         let (sender, outcome) = oneshot::channel();
         self.first_shard(Inbound::Publish(event, sender));
-        outcome.await.map_err(|_| Stopped)
+        outcome
+    }
+
+    /// The newest stored events that match, at most 16: what can be found in a few milliseconds, during which it blocks. The
+    /// read guard does not apply.
+    ///
+    /// # Errors
+    /// If the relay has stopped or the store cannot be read.
+    pub fn query(&self, filter: Filter) -> Result<Vec<Event>, ReadError> {
+        let stored = self.stored.upgrade().ok_or(ReadError::Stopped)?;
+        stored.query(filter, now().seconds()).map_err(ReadError::Store)
+    }
+
+    /// The highest sequence number given to a stored event.
+    ///
+    /// # Errors
+    /// As [`Beside::query`].
+    pub fn last_seq(&self) -> Result<Seq, ReadError> {
+        let stored = self.stored.upgrade().ok_or(ReadError::Stopped)?;
+        stored.last_seq().map_err(ReadError::Store)
     }
 
     /// Opens a stream of the events that match any of `filters`, in commit order; see
@@ -86,18 +113,14 @@ impl Beside {
     ///
     /// # Errors
     /// If the relay has stopped or the store cannot be read.
-    pub async fn open_stream(
-        &self,
-        filters: Vec<Filter>,
-        after: Option<Seq>,
-    ) -> Result<Stream, OpenStreamError> {
+    pub async fn open_stream(&self, filters: Vec<Filter>, after: Option<Seq>) -> Result<Stream, ReadError> {
         let (sender, items) = mpsc::channel(ITEMS_MAX);
         let (opened, is_open) = oneshot::channel();
         self.first_shard(Inbound::OpenStream { filters, after, sender, opened });
         match is_open.await {
             Ok(Ok(())) => Ok(Stream { items, host: Arc::clone(&self.host) }),
-            Ok(Err(error)) => Err(OpenStreamError::Store(error)),
-            Err(_) => Err(OpenStreamError::Stopped),
+            Ok(Err(error)) => Err(ReadError::Store(error)),
+            Err(_) => Err(ReadError::Stopped),
         }
     }
 
@@ -116,14 +139,25 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// The next item. `None`: the relay has stopped.
+    /// The next item. `None`: the relay has stopped. Cancel safe.
     pub async fn next(&mut self) -> Option<Item> {
         let item = self.items.recv().await;
+        self.resume();
+        item
+    }
+
+    /// The next item if it is there.
+    pub fn try_next(&mut self) -> Option<Item> {
+        let item = self.items.try_recv().ok()?;
+        self.resume();
+        Some(item)
+    }
+
+    fn resume(&self) {
         // The shard stops handing out when a channel is full, and does not resume by itself.
         let has_space = self.items.is_empty() || self.items.len() == ITEMS_MAX / 2;
         if has_space && let Some(inbox) = self.host.inboxes.first() {
             inbox.wake.notify_one();
         }
-        item
     }
 }

@@ -21,7 +21,7 @@ use std::thread::{self, JoinHandle};
 
 use tokio::sync::Notify;
 
-pub use crate::beside::{Beside, Item, OpenStreamError, Stopped, Stream};
+pub use crate::beside::{Beside, Item, ReadError, Stopped, Stream};
 use crate::cli::serve_here;
 use crate::config::Settings;
 use crate::serve::Embedded;
@@ -63,7 +63,7 @@ impl Server {
         self.address
     }
 
-    /// The way in beside its sockets.
+    /// A handle to publish events and open streams without a socket.
     pub fn beside(&self) -> &Beside {
         &self.beside
     }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hyper::body::Bytes;
@@ -16,9 +16,10 @@ use relay_site::{About, FEATURES, Operator, Route, Table};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc as channel, oneshot};
 
+use crate::agents::Agents;
 use crate::beside::Item;
+use crate::cached::Cached;
 use crate::config::{Networks, Settings};
-use crate::fresh::Fresh;
 use crate::metrics::{self, ShardSnapshot, WriterMetrics};
 use crate::net::addresses::{AddressPermit, Addresses};
 use crate::net::deadline::Timeouts;
@@ -59,7 +60,7 @@ pub(crate) enum Inbound {
 pub(crate) struct Socket {
     pub(crate) stream: std::net::TcpStream,
     pub(crate) peer: SocketAddr,
-    /// Its place among those of its address, unless it has none there.
+    /// Its permit among the connections of its address; `None` if it is not counted (a proxy's, or exempt).
     pub(crate) permit: Option<AddressPermit>,
 }
 
@@ -161,15 +162,17 @@ pub(crate) struct Host {
     /// What addresses may send, at all shards together.
     pub(crate) address_rates: Arc<Mutex<AddressRates>>,
     /// What the shards last said of the store; `None`: none answered.
-    pub(crate) store_health: Fresh<Option<Result<Stats, StoreError>>>,
+    pub(crate) store_health: Cached<Option<Result<Stats, StoreError>>>,
     /// Who may read `/metrics`, by address; empty: all.
     metrics_readers: Networks,
+    /// Set once they have been started.
+    pub(crate) agents: OnceLock<Arc<Agents>>,
     /// The warning about a proxy that does not pass on the Host header has been logged.
     warned_of_proxy: AtomicBool,
     /// The warning about a proxy that is not trusted has been logged.
-    told_of_untrusted_proxy: AtomicBool,
+    warned_of_untrusted_proxy: AtomicBool,
     /// A trusted proxy that sends no PROXY protocol header has been logged.
-    told_of_missing_proxy_header: AtomicBool,
+    warned_of_missing_proxy_header: AtomicBool,
 }
 
 /// One of the WebSocket connections that there may be, until it is dropped.
@@ -183,7 +186,7 @@ impl Drop for WebSocketPermit {
 
 impl Host {
     /// # Errors
-    /// If a list of addresses holds what is none.
+    /// If a list of addresses has an entry that is not an address or a network.
     pub(crate) fn new(
         settings: Settings,
         shards: usize,
@@ -204,7 +207,7 @@ impl Host {
             limits: &settings.limits,
             policy: &settings.policy,
             url: settings.url.as_deref(),
-            has_agents: false,
+            has_agents: settings.has_agents(),
         };
         let documents = Documents {
             information: about.information().into(),
@@ -213,13 +216,13 @@ impl Host {
         // Metrics may have an address of their own.
         let on_this_port = |route| match route {
             Route::Metrics => settings.metrics.listen.is_none(),
-            Route::Agents(_) => false,
+            Route::Agents(_) => settings.has_agents(),
             _ => true,
         };
         Ok(Host {
             table: Table::new(FEATURES, on_this_port),
             operator: Operator::new(settings.metrics.token.as_deref(), &settings.policy.admin_pubkeys),
-            // One of so many that it has no memory for authors.
+            // As for one of `usize::MAX` shards, so that its part of the author cache is 0.
             verifier: settings.verify.verifier(usize::MAX),
             api,
             config: Arc::new(config),
@@ -237,11 +240,12 @@ impl Host {
             connections: AtomicUsize::new(0),
             addresses: Arc::new(Addresses::new(&settings.network)?),
             address_rates: Arc::default(),
-            store_health: Fresh::new(HEALTH_AGE_MAX),
+            store_health: Cached::new(HEALTH_AGE_MAX),
             metrics_readers,
+            agents: OnceLock::new(),
             warned_of_proxy: AtomicBool::new(false),
-            told_of_untrusted_proxy: AtomicBool::new(false),
-            told_of_missing_proxy_header: AtomicBool::new(false),
+            warned_of_untrusted_proxy: AtomicBool::new(false),
+            warned_of_missing_proxy_header: AtomicBool::new(false),
             settings,
         })
     }
@@ -264,7 +268,7 @@ impl Host {
         Some(inbox)
     }
 
-    /// SocketLimits for one more WebSocket connection, if there is any.
+    /// A permit for one more WebSocket connection, if `limits.connections_max` leaves one.
     pub(crate) fn websocket_permit(self: &Arc<Self>) -> Option<WebSocketPermit> {
         let max = self.socket_limits.connections;
         let take = |count: usize| (count < max).then_some(count + 1);
@@ -290,7 +294,7 @@ impl Host {
 
     /// A peer that is not trusted sent `X-Forwarded-For`, which is ignored. Says so once.
     pub(crate) fn warn_of_untrusted_proxy(&self, peer: IpAddr) {
-        if !self.told_of_untrusted_proxy.swap(true, Ordering::Relaxed) {
+        if !self.warned_of_untrusted_proxy.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 %peer,
                 "X-Forwarded-For comes from an address that network.trusted_proxies does not name: if it is your \
@@ -301,11 +305,11 @@ impl Host {
 
     /// A trusted proxy does not send the header that `network.proxy_protocol` asks it for. Says so once.
     pub(crate) fn warn_of_missing_proxy_header(&self, proxy: IpAddr) {
-        if !self.told_of_missing_proxy_header.swap(true, Ordering::Relaxed) {
+        if !self.warned_of_missing_proxy_header.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 %proxy,
                 "network.proxy_protocol is set and no PROXY protocol header comes from an address that \
-                 network.trusted_proxies names: it is turned away. Name only proxies there that send one"
+                 network.trusted_proxies names: it is refused. Name only proxies there that send one"
             );
         }
     }

@@ -16,10 +16,10 @@
 
 pub mod agents;
 mod beside;
+mod cached;
 pub mod cli;
 pub mod config;
 pub mod embed;
-mod fresh;
 mod host;
 pub mod lmdb;
 mod log_throttle;
@@ -29,4 +29,5 @@ mod serve;
 mod serve_lock;
 mod shard;
 mod signals;
+mod stored;
 mod writer;

@@ -11,14 +11,19 @@ use relay_engine::store::Backend;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
+use crate::agents::Agents;
 use crate::beside::Beside;
 use crate::config::Settings;
 use crate::host::{Host, Inbound};
 use crate::net::descriptors::{self, SocketLimits};
 use crate::net::{accept, api, metrics_listener};
 use crate::signals::Signals;
+use crate::stored::{Store, Stored};
 use crate::writer::ToWriter;
 use crate::{shard, writer};
+
+/// Until agents that could not be started are tried again.
+const AGENTS_RETRY: Duration = Duration::from_secs(30);
 
 /// How a serving process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +34,7 @@ pub(crate) enum Ended {
     Failed(String),
 }
 
-/// What a process that embeds the server has of it.
+/// How the embedding process controls the server.
 pub(crate) struct Embedded {
     /// Stops it, instead of signals.
     pub(crate) stop: Arc<Notify>,
@@ -86,6 +91,8 @@ where
     let host = Host::new(settings, shards, socket_limits, to_writer, api.handle().clone())
         .map(Arc::new)
         .map_err(|message| io::Error::new(io::ErrorKind::InvalidInput, message))?;
+    let stored: Arc<dyn Stored> = Arc::new(Store::new(store.clone()));
+    let beside = Beside::new(Arc::clone(&host), Arc::downgrade(&stored));
     let writer = {
         let (host, store) = (Arc::clone(&host), store.clone());
         spawn("relay-writer".to_owned(), &host.clone(), move || writer::run(&host, &store, &from_shards))?
@@ -100,6 +107,10 @@ where
         })
         .collect::<io::Result<Vec<_>>>()?;
 
+    let agents = match host.settings.has_agents() {
+        true => Some(start_agents(&host, &beside, &api)?),
+        false => None,
+    };
     tracing::info!("listening on ws://{address}");
     tracing::info!("{place}");
     let limits = &host.settings.limits;
@@ -121,7 +132,7 @@ where
         warn_of_missing_url(address);
     }
     if let Some(embedded) = embedded {
-        let _ = embedded.started.send((address, Beside::new(Arc::clone(&host))));
+        let _ = embedded.started.send((address, beside.clone()));
     }
     tracing::info!(shards = shards.len(), "press Ctrl-C or send SIGTERM to stop");
     let ended = runtime.block_on(until_end(&host, listener, &mut ends));
@@ -133,6 +144,9 @@ where
     }
     host.is_stopping.store(true, Ordering::Relaxed);
     tracing::info!("stopping: finishing what is in flight");
+    if let Some(agents) = agents {
+        agents.stop(bound / 2);
+    }
     for inbox in &host.inboxes {
         inbox.push(Inbound::Stop);
     }
@@ -160,6 +174,29 @@ where
     api.shutdown_background();
     // The last commits can fail too.
     Ok(host.failure().map_or(ended, Ended::Failed))
+}
+
+/// Makes the agents' part, and starts those that there are. If their files cannot be opened, the relay serves without them, and
+/// they are tried again.
+fn start_agents(host: &Host, beside: &Beside, api: &tokio::runtime::Runtime) -> io::Result<Arc<Agents>> {
+    let agents = Agents::new(&host.settings, beside.clone())
+        .map(Arc::new)
+        .map_err(|message| io::Error::new(io::ErrorKind::InvalidInput, message))?;
+    let _ = host.agents.set(Arc::clone(&agents));
+    if let Err(error) = agents.resume() {
+        tracing::error!(%error, "the agents can't be started; trying again every half minute");
+        let agents = Arc::clone(&agents);
+        api.spawn(async move {
+            loop {
+                tokio::time::sleep(AGENTS_RETRY).await;
+                match agents.resume() {
+                    Ok(()) => return tracing::info!("the agents have been started"),
+                    Err(error) => tracing::debug!(%error, "the agents still can't be started"),
+                }
+            }
+        });
+    }
+    Ok(agents)
 }
 
 async fn bind(listen: &str) -> io::Result<TcpListener> {
@@ -194,7 +231,7 @@ async fn until_end(host: &Host, listener: TcpListener, ends: &mut Ends) -> Ended
     host.failure().map_or(Ended::Stopped, Ended::Failed)
 }
 
-/// What an operator would find out by complaints.
+/// Warns at the start of what an operator would otherwise learn from users' complaints.
 fn warn_of_missing_url(address: SocketAddr) {
     if address.ip().is_loopback() {
         tracing::warn!(

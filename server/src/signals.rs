@@ -1,4 +1,4 @@
-//! Signals: which ask the process to stop, and which say nothing to it.
+//! Signals: which ones stop the process, and which are ignored.
 
 use std::io;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The one thread that writes: group commit, and between commits the removal of what is hidden or has expired, in steps of a
+//! The one writer thread: group commit and, between commits, steps that remove hidden and expired events, each of a
 //! few milliseconds.
 //!
 //! Whatever waits when a commit begins is made durable by that one commit; what arrives meanwhile forms the
@@ -48,7 +48,7 @@ pub(crate) fn run<B: Backend>(host: &Host, store: &B, receiver: &Receiver<ToWrit
     // What was hidden when the process last ended is removed first.
     let mut removes_hidden = true;
     let mut batch = Batch::default();
-    let no_room = LogThrottle::default();
+    let disk_full_log = LogThrottle::default();
     loop {
         let idle_for = match removes_hidden {
             true => Duration::ZERO,
@@ -67,7 +67,7 @@ pub(crate) fn run<B: Backend>(host: &Host, store: &B, receiver: &Receiver<ToWrit
                 }
                 let is_last = batch.is_last;
                 if !batch.commits.is_empty() {
-                    commit(host, store, std::mem::take(&mut batch), &no_room);
+                    commit(host, store, std::mem::take(&mut batch), &disk_full_log);
                     removes_hidden = true;
                 }
                 if is_last {
@@ -79,10 +79,10 @@ pub(crate) fn run<B: Backend>(host: &Host, store: &B, receiver: &Receiver<ToWrit
         }
         // One step of each, then what has arrived meanwhile is committed.
         if removes_hidden {
-            removes_hidden = remove(host, store, &no_room);
+            removes_hidden = remove(host, store, &disk_full_log);
         }
         if Instant::now() >= sweep_at {
-            let more = sweep(host, store, &no_room);
+            let more = sweep(host, store, &disk_full_log);
             sweep_at = Instant::now() + if more { Duration::ZERO } else { sweep_every };
             // A step that failed is tried again now and then.
             removes_hidden = true;
@@ -113,7 +113,7 @@ impl Batch {
     }
 }
 
-fn commit<B: Backend>(host: &Host, store: &B, batch: Batch, no_room: &LogThrottle) {
+fn commit<B: Backend>(host: &Host, store: &B, batch: Batch, disk_full_log: &LogThrottle) {
     let Batch { shards, commits, events, .. } = batch;
     let begun = Instant::now();
     let Committed { replies, live, error } = relay::commit(store, now(), commits);
@@ -142,23 +142,23 @@ fn commit<B: Backend>(host: &Host, store: &B, batch: Batch, no_room: &LogThrottl
         }
     }
     if let Some(error) = error {
-        handle_store_error(host, store, &error, no_room);
+        handle_store_error(host, store, &error, disk_full_log);
     }
 }
 
 /// One step towards removing what is hidden. True if there is more.
-fn remove<B: Backend>(host: &Host, store: &B, no_room: &LogThrottle) -> bool {
+fn remove<B: Backend>(host: &Host, store: &B, disk_full_log: &LogThrottle) -> bool {
     match remove_hidden(store) {
         Ok(removed) => removed.more,
         Err(error) => {
-            handle_store_error(host, store, &error, no_room);
+            handle_store_error(host, store, &error, disk_full_log);
             false
         }
     }
 }
 
 /// One step of the sweep of expired events. True if there is more.
-fn sweep<B: Backend>(host: &Host, store: &B, no_room: &LogThrottle) -> bool {
+fn sweep<B: Backend>(host: &Host, store: &B, disk_full_log: &LogThrottle) -> bool {
     match sweep_expired(store, now().seconds(), SWEEP_EVENTS_MAX) {
         Ok(swept) => {
             let mut metrics = host.writer_metrics.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -166,18 +166,18 @@ fn sweep<B: Backend>(host: &Host, store: &B, no_room: &LogThrottle) -> bool {
             swept.more
         }
         Err(error) => {
-            handle_store_error(host, store, &error, no_room);
+            handle_store_error(host, store, &error, disk_full_log);
             false
         }
     }
 }
 
 /// Reports a failure of the store, and decides whether the process can continue.
-fn handle_store_error<B: Backend>(host: &Host, store: &B, error: &StoreError, no_room: &LogThrottle) {
+fn handle_store_error<B: Backend>(host: &Host, store: &B, error: &StoreError, disk_full_log: &LogThrottle) {
     let fatal = match error {
         StoreError::Full(what) => {
-            if let Some(times) = no_room.happened(Instant::now()) {
-                tracing::error!(what, times, "no room: new events are refused until there is");
+            if let Some(times) = disk_full_log.record(Instant::now()) {
+                tracing::error!(what, times, "no space left: new events are refused until there is some");
             }
             return;
         }

@@ -238,7 +238,7 @@ fn other_files_are_refused() {
     let foreign = folder.path().join("foreign");
     fs::create_dir(&foreign).expect("folder");
     fs::write(foreign.join("data.mdb"), "something else entirely ".repeat(1000)).expect("file");
-    assert!(matches!(LmdbBackend::open(&foreign, &options), Err(OpenError::Foreign(_))));
+    assert!(matches!(LmdbBackend::open(&foreign, &options), Err(OpenError::NotARelayDatabase(_))));
 
     let file = folder.path().join("file");
     fs::write(&file, "not a folder").expect("file");
@@ -334,7 +334,7 @@ fn another_version_and_another_programs_database_are_refused_unchanged() {
     put_number(&other, "prices", "bread", 3);
     let before = fs::read(other.join("data.mdb")).expect("data");
     let error = LmdbBackend::open(&other, &options).expect_err("no relay's");
-    assert!(matches!(error, OpenError::Foreign(_)), "{error}");
+    assert!(matches!(error, OpenError::NotARelayDatabase(_)), "{error}");
     assert!(fs::read(other.join("data.mdb")).expect("data") == before);
 }
 

@@ -57,7 +57,7 @@ pub(super) enum Meaning {
     /// A REQ that is refused with CLOSED, which also ends an open subscription of that id.
     BadReq(String),
     /// A message answered by a NOTICE, by an answer to an id that no other message uses, or not at all.
-    Junk,
+    Unanswerable,
 }
 
 /// A subscription as its client knows it.
@@ -216,7 +216,7 @@ impl Client {
                     sub.refusals += 1;
                 }
             }
-            Meaning::Junk => {}
+            Meaning::Unanswerable => {}
         }
     }
 

@@ -33,15 +33,15 @@ pub enum AgentRoute {
     Page,
     /// Its public manifest.
     Manifest,
-    /// Its sessions (NIP-98; a customer is shown his own).
+    /// Its sessions (NIP-98; customers see only their own).
     Sessions,
     /// A session (NIP-98).
     Session,
-    /// Its jobs, newest first (NIP-98; a customer is shown his own).
+    /// Its jobs, newest first (NIP-98; customers see only their own).
     History,
     /// A job with its trace (NIP-98).
     Job,
-    /// What it keeps of its customers (NIP-98; a customer is shown his own).
+    /// What it keeps of its customers (NIP-98; customers see only their own).
     Memory,
     /// Its counters (NIP-98).
     Metrics,

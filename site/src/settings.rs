@@ -78,14 +78,23 @@ pub struct PolicyDef {
     eose_hints: bool,
 }
 
-mod pubkeys {
+/// Public keys as a list of 64 lowercase hexadecimal digits each.
+pub mod pubkeys {
     use super::*;
 
-    pub(super) fn serialize<S: Serializer>(keys: &[PubKey], serializer: S) -> Result<S::Ok, S::Error> {
+    /// For `#[serde(with)]`.
+    ///
+    /// # Errors
+    /// The serializer's.
+    pub fn serialize<S: Serializer>(keys: &[PubKey], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(keys.iter().map(PubKey::to_string))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PubKey>, D::Error> {
+    /// For `#[serde(with)]`.
+    ///
+    /// # Errors
+    /// If a text is no key.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PubKey>, D::Error> {
         let texts = Vec::<String>::deserialize(deserializer)?;
         let read = |text: String| {
             PubKey::from_hex(text.as_bytes()).map_err(|error| {

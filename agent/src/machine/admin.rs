@@ -1,6 +1,5 @@
 //! What its owner does with an agent: deploy a manifest, roll back, pause, resume, drain, delete.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use relay_engine::sql::{SqlConn, StoreError};
@@ -9,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::jobs::Jobs;
 use super::schedules::Schedules;
-use super::{Agent, AgentState, CommandError, Deployed};
+use super::{Agent, AgentState, Awaited, CommandError, Deployed};
 use crate::identity::{self, Keys};
 use crate::job::Command;
 use crate::manifest::{Manifest, ManifestError};
@@ -104,13 +103,13 @@ impl<C: SqlConn> Agent<C> {
         store::put_version(&mut self.batch, &row, manifest);
         let words = format!("version {} deployed by {by}", head.version);
         self.log(now, None, words);
-        let ran_at = self.schedules.clone();
+        let schedules = self.schedules.clone();
         self.set_schedules(now, &manifest.schedules);
         self.announce(now, &keys, manifest, &mut head);
         let deployed = Deployed::new(Arc::new(manifest.clone()), Ok(keys));
         let version = head.version;
         if let Err(error) = self.change_head(head) {
-            self.schedules = ran_at;
+            self.schedules = schedules;
             return Err(error);
         }
         self.deployed = Some(deployed);
@@ -202,10 +201,9 @@ impl<C: SqlConn> Agent<C> {
 
     /// What is in memory of a deleted agent.
     fn forget_memory(&mut self) {
-        let open: Vec<_> =
-            self.awaited.iter().filter(|(_, what)| **what != super::Awaited::Publish).collect();
-        let open: Vec<_> = open.into_iter().map(|(id, _)| *id).collect();
-        for id in open {
+        let is_of_job = |what: &Awaited| matches!(what, Awaited::Call(_) | Awaited::Input(_));
+        let open = self.awaited.iter().filter(|(_, what)| is_of_job(what)).map(|(id, _)| *id);
+        for id in open.collect::<Vec<_>>() {
             self.cancel_effect(id);
         }
         self.active.clear();
@@ -213,8 +211,6 @@ impl<C: SqlConn> Agent<C> {
         self.schedules = Schedules::default();
         self.metrics = super::Metrics::default();
         self.deployed = None;
-        let held: VecDeque<_> = self.held.drain(..).collect();
-        self.effects.extend(held);
     }
 }
 

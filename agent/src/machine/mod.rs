@@ -5,7 +5,7 @@
 //! inputs     the texts of events, other jobs and URLs that a request names
 //! run        attempts: executors and their calls, time limits, retries
 //! respond    feedback, results, failures
-//! outbox     what is signed leaves in order, and is published again after a crash
+//! outbox     what is signed leaves in order, and is published again after a crash; read_relays: and where customers read
 //! admin      deploy, roll back, pause, delete; announce: how it is found
 //! sessions   what was said before; schedules: jobs of its own
 //! reads      history, sessions, metrics, logs, for the API; export: all of it
@@ -23,6 +23,7 @@ mod admin;
 mod announce;
 mod cancel;
 mod commit;
+mod export;
 mod inputs;
 mod intake;
 mod jobs;
@@ -30,6 +31,7 @@ mod limits;
 mod log;
 mod metrics;
 mod outbox;
+mod read_relays;
 mod reads;
 mod respond;
 mod run;
@@ -47,6 +49,7 @@ use self::admin::Head;
 use self::jobs::{Active, Jobs};
 use self::limits::Rates;
 use self::outbox::Outbox;
+use self::read_relays::ReadRelays;
 use self::schedules::Schedules;
 use crate::executor::{Executor, HttpEvent, HttpRequest};
 use crate::identity::Keys;
@@ -71,7 +74,8 @@ pub enum Effect {
     Publish {
         /// For the answer.
         id: EffectId,
-        /// In this order.
+        /// In this order. After one that [`Published::Failed`] the others are not tried and have failed, too: feedback must
+        /// not be published after the result.
         events: Vec<Event>,
         /// URLs of other relays.
         relays: Vec<String>,
@@ -106,6 +110,19 @@ pub enum Effect {
     },
 }
 
+impl Effect {
+    /// Its id; of [`Effect::Cancel`] that of the call.
+    pub fn id(&self) -> EffectId {
+        match self {
+            Effect::Publish { id, .. }
+            | Effect::Http { id, .. }
+            | Effect::Ai { id, .. }
+            | Effect::Cancel { id }
+            | Effect::Query { id, .. } => *id,
+        }
+    }
+}
+
 /// What became of an event that an agent published on the host's relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Published {
@@ -132,14 +149,15 @@ pub enum AgentState {
 }
 
 /// A line of an agent's log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LogLine {
     /// Its number; lines are numbered from 1.
     pub number: u64,
     /// Milliseconds since 1970.
     pub at_millis: u64,
-    /// The job it is about.
-    pub job: Option<EventId>,
+    /// The id of the job it is about, in hexadecimal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
     /// What happened.
     pub message: String,
 }
@@ -190,6 +208,7 @@ pub struct Agent<C> {
     /// What the effects are for whose outcome is awaited.
     awaited: HashMap<EffectId, Awaited>,
     outbox: Outbox,
+    read_relays: ReadRelays,
     schedules: Schedules,
     rates: Rates,
     metrics: Metrics,
@@ -229,6 +248,10 @@ enum Awaited {
     Input(EventId),
     /// What was published.
     Publish,
+    /// What was sent to other relays once more.
+    Sent,
+    /// The list of a customer's relays.
+    RelayList(PubKey),
 }
 
 impl<C: SqlConn> Agent<C> {
@@ -269,6 +292,7 @@ impl<C: SqlConn> Agent<C> {
             active: HashMap::new(),
             awaited: HashMap::new(),
             outbox: Outbox::open(&conn)?,
+            read_relays: ReadRelays::default(),
             schedules: Schedules::open(&conn)?,
             rates: Rates::default(),
             metrics: store::get_meta(&conn, Metrics::NAME)?.unwrap_or_default(),
@@ -332,15 +356,17 @@ impl<C: SqlConn> Agent<C> {
         match awaited {
             Some(Awaited::Call(job)) => self.call_event(now, job, id, event),
             Some(Awaited::Input(job)) => self.fetch_event(now, job, id, event),
-            Some(Awaited::Publish) | None => {}
+            Some(Awaited::Publish | Awaited::Sent | Awaited::RelayList(_)) | None => {}
         }
         let _ = self.settle(now);
     }
 
     /// The answer to an [`Effect::Query`]. `Err`: the host could not read.
     pub fn handle_events(&mut self, now: Now, id: EffectId, events: Result<Vec<Event>, String>) {
-        if let Some(Awaited::Input(job)) = self.awaited.remove(&id) {
-            self.query_answer(now, job, id, events);
+        match self.awaited.remove(&id) {
+            Some(Awaited::Input(job)) => self.query_answer(now, job, id, events),
+            Some(Awaited::RelayList(customer)) => self.relay_list(customer, events),
+            _ => {}
         }
         let _ = self.settle(now);
     }
@@ -391,9 +417,15 @@ impl<C: SqlConn> Agent<C> {
         id
     }
 
-    /// Ends a call of which nothing more is expected.
+    /// Ends a call of which nothing more is expected. One that the host has not been told of is not made.
     fn cancel_effect(&mut self, id: EffectId) {
-        if self.awaited.remove(&id).is_some() {
+        if self.awaited.remove(&id).is_none() {
+            return;
+        }
+        let before = self.held.len() + self.effects.len();
+        self.held.retain(|effect| effect.id() != id);
+        self.effects.retain(|effect| effect.id() != id);
+        if self.held.len() + self.effects.len() == before {
             self.held.push(Effect::Cancel { id });
         }
     }

@@ -95,9 +95,10 @@ impl Outbox {
         self.queue.retain(|entry| !is_of_job(entry));
     }
 
-    /// Takes back what has been added since the last [`Outbox::seal`].
+    /// Takes back what has been added since the last [`Outbox::release`].
     pub(super) fn unstage(&mut self) {
         self.staged.clear();
+        self.sealed.clear();
     }
 
     /// Adds what was staged to the batch.
@@ -225,11 +226,14 @@ impl<C: SqlConn> Agent<C> {
         drop_overtaken(entries.iter().flat_map(|entry| &entry.events), &mut outcomes);
         let mut outcomes = outcomes.into_iter();
         let mut again = VecDeque::new();
-        let mut refused = Vec::new();
+        let (mut refused, mut results) = (Vec::new(), Vec::new());
         for mut entry in entries {
             let mut failed = Vec::new();
             for event in entry.events.drain(..) {
                 match outcomes.next() {
+                    Some(Published::Accepted) if entry.relays.is_empty() && nip90::is_result(event.kind) => {
+                        results.push(event);
+                    }
                     Some(Published::Accepted) => {}
                     Some(Published::Refused(reason)) => refused.push((event, reason)),
                     Some(Published::Failed(_)) | None => failed.push(event),
@@ -251,6 +255,7 @@ impl<C: SqlConn> Agent<C> {
         }
         again.append(&mut self.outbox.queue);
         self.outbox.queue = again;
+        results.into_iter().for_each(|result| self.send_to_read_relays(result));
         for (event, reason) in refused {
             let job = job_of(&event);
             self.log(now, job, format!("the relay refuses an event of kind {}: {reason}", event.kind));

@@ -2,13 +2,13 @@
 
 use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{EventId, Now, PubKey};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Agent, AgentState, CommandError, LogLine, Metrics};
 use crate::job::{JobEvent, JobState};
 use crate::manifest::Manifest;
-use crate::store::{self, JobRow, Said, Traced, VersionRow};
+use crate::store::{self, JobRow, Said, Trace, Traced, VersionRow};
 
 /// A version of a manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -24,7 +24,7 @@ pub struct Version {
 }
 
 /// A job, with all that was done about it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobRecord {
     /// Its number: the order in which jobs came.
     pub number: u64,
@@ -39,20 +39,20 @@ pub struct JobRecord {
     /// Milliseconds since 1970.
     pub received_at: u64,
     /// When its last attempt began, in milliseconds since 1970.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<u64>,
     /// Milliseconds since 1970.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<u64>,
     /// The version of the manifest that it follows; 0 before its first attempt.
     pub version: u32,
     /// Attempts that have begun.
     pub attempts: u32,
     /// Why it failed or was refused, in a word.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub cause: String,
     /// Tokens read and written.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<(u64, u64)>,
     /// What it cost its customer, in millisatoshis.
     pub cost_msat: u64,
@@ -65,7 +65,7 @@ pub struct JobRecord {
 }
 
 /// What was said with a customer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionRecord {
     /// The customer's public key, in hexadecimal; the session's id.
     pub customer: String,
@@ -233,8 +233,11 @@ impl<C: SqlConn> Agent<C> {
     /// If the store fails.
     pub fn logs(&self, after: u64, limit: usize) -> Result<Vec<LogLine>, StoreError> {
         let lines = store::lines(&self.conn, after, limit)?;
-        let line = |(number, at_millis, job, message)| LogLine { number, at_millis, job, message };
-        Ok(lines.into_iter().map(line).collect())
+        let lines = lines.into_iter().map(|(number, at_millis, job, message)| {
+            let job = job.map(|id| id.to_string());
+            LogLine { number, at_millis, job, message }
+        });
+        Ok(lines.collect())
     }
 
     /// Its counters, and how many jobs it has now.
@@ -243,6 +246,40 @@ impl<C: SqlConn> Agent<C> {
         let mut metrics = self.metrics.clone();
         (metrics.queued, metrics.running) = (self.jobs.len() - running, running);
         metrics
+    }
+}
+
+impl JobRecord {
+    /// The row of a finished job that another host has exported; its number is not set.
+    ///
+    /// # Errors
+    /// The field that is wrong.
+    pub(super) fn into_row(self) -> Result<JobRow, &'static str> {
+        let source = if self.request.is_null() { Vec::new() } else { self.request.to_string().into_bytes() };
+        Ok(JobRow {
+            seq: 0,
+            id: self.id.parse().map_err(|_| "id")?,
+            customer: self.customer.parse().map_err(|_| "customer")?,
+            kind: self.kind,
+            state: self.state.after(JobEvent::Publish).unwrap_or(self.state),
+            received_at: self.received_at,
+            finished_at: self.finished_at.unwrap_or_default(),
+            wake_at: 0,
+            version: self.version,
+            attempts: self.attempts,
+            created_at_max: self.sent.iter().map(|sent| sent.created_at).max().unwrap_or_default(),
+            answer: 0,
+            cause: self.cause,
+            source,
+            inputs: None,
+            trace: Trace {
+                started_at: self.started_at,
+                tokens: self.tokens,
+                partials: self.partials,
+                sent: self.sent,
+            },
+            is_stored: false,
+        })
     }
 }
 

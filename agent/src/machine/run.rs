@@ -74,7 +74,9 @@ impl<C: SqlConn> Agent<C> {
         let keys = self.keys().ok_or("the agent has no key")?;
         let (request, source) = match super::schedules::read(&row.source) {
             Some((schedule, due)) => {
-                (super::schedules::request(row.id, keys.pubkey(), &schedule, due), Source::Schedule(schedule))
+                let relays = self.deployed.as_ref().map_or(&[][..], |deployed| &deployed.manifest.relays);
+                let request = super::schedules::request(row.id, keys.pubkey(), &schedule, due, relays);
+                (request, Source::Schedule(schedule))
             }
             None if row.source.starts_with(br#"{"id":""#) => {
                 let event = Event::from_canonical(row.source.as_slice().into());
@@ -129,13 +131,13 @@ impl<C: SqlConn> Agent<C> {
         running < deployed.manifest.limits.concurrency
     }
 
-    /// Starts a queued job if nothing else is before it; it waits otherwise.
+    /// Starts a queued job if it is the next one; it waits otherwise, also after an error.
     pub(super) fn start_or_wait(&mut self, now: Now, active: Active) -> Result<(), StoreError> {
-        if self.has_room_to_start() && self.jobs.first_ready().is_none() {
-            self.jobs.put(active.open_row());
+        self.wait_for_turn(now, active.open_row());
+        let is_next = self.jobs.first_ready().is_some_and(|open| open.id == active.id());
+        if is_next && self.has_room_to_start() {
             return self.start(now, active);
         }
-        self.wait_for_turn(now, active.open_row());
         Ok(())
     }
 

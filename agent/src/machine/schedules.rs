@@ -13,10 +13,19 @@ use crate::job::{Input, InputKind, JobRequest, JobState};
 use crate::manifest::Schedule;
 use crate::store::{self, JobRow, Trace};
 
-/// When each schedule ran last, by what it does, in Unix seconds.
+/// The times of each schedule, by what it does.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Schedules {
-    ran_at: BTreeMap<String, u64>,
+    times: BTreeMap<String, Times>,
+}
+
+/// Unix seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Times {
+    /// When it was due last, or was deployed.
+    due_at: u64,
+    /// When it ran last; 0 if never.
+    ran_at: u64,
 }
 
 /// What such a job is made of, in the database.
@@ -31,7 +40,7 @@ impl Schedules {
     const NAME: &'static str = "schedules";
 
     pub(super) fn open(conn: &impl SqlConn) -> Result<Self, StoreError> {
-        Ok(Schedules { ran_at: store::get_meta(conn, Self::NAME)?.unwrap_or_default() })
+        Ok(Schedules { times: store::get_meta(conn, Self::NAME)?.unwrap_or_default() })
     }
 }
 
@@ -48,7 +57,13 @@ pub(super) fn read(source: &[u8]) -> Option<(Schedule, u64)> {
 }
 
 /// The request that an agent makes of itself.
-pub(super) fn request(id: EventId, agent: PubKey, schedule: &Schedule, due: u64) -> JobRequest {
+pub(super) fn request(
+    id: EventId,
+    agent: PubKey,
+    schedule: &Schedule,
+    due: u64,
+    relays: &[String],
+) -> JobRequest {
     let input = Input { data: schedule.input.clone(), kind: InputKind::Text, relay: None, marker: None };
     JobRequest {
         id,
@@ -60,7 +75,7 @@ pub(super) fn request(id: EventId, agent: PubKey, schedule: &Schedule, due: u64)
         params: Vec::new(),
         output: None,
         bid_msat: None,
-        relays: Vec::new(),
+        relays: relays.to_owned(),
         cipher: None,
     }
 }
@@ -72,8 +87,8 @@ impl<C: SqlConn> Agent<C> {
         let deployed = self.deployed.as_ref().filter(|deployed| takes_jobs && deployed.keys.is_ok());
         let schedules = deployed.into_iter().flat_map(|deployed| &deployed.manifest.schedules);
         schedules.filter_map(|schedule| {
-            let ran_at = self.schedules.ran_at.get(&key(schedule))?;
-            Some(((ran_at + schedule.every_s.max(1)) * 1000, schedule))
+            let Times { due_at, .. } = self.schedules.times.get(&key(schedule))?;
+            Some(((due_at + schedule.every_s.max(1)) * 1000, schedule))
         })
     }
 
@@ -86,14 +101,19 @@ impl<C: SqlConn> Agent<C> {
     pub(super) fn set_schedules(&mut self, now: Now, schedules: &[Schedule]) {
         let begins = |schedule: &Schedule| {
             let key = key(schedule);
-            let at = self.schedules.ran_at.get(&key).copied().unwrap_or(now.seconds());
-            (key, at)
+            let begun = Times { due_at: now.seconds(), ran_at: 0 };
+            let times = self.schedules.times.get(&key).copied().unwrap_or(begun);
+            (key, times)
         };
-        let ran_at: BTreeMap<String, u64> = schedules.iter().map(begins).collect();
-        if ran_at != self.schedules.ran_at {
-            self.schedules.ran_at = ran_at;
-            store::put_meta(&mut self.batch, Schedules::NAME, &self.schedules.ran_at);
+        let times: BTreeMap<String, Times> = schedules.iter().map(begins).collect();
+        if times != self.schedules.times {
+            self.schedules.times = times;
+            self.save_schedules();
         }
+    }
+
+    fn save_schedules(&mut self) {
+        store::put_meta(&mut self.batch, Schedules::NAME, &self.schedules.times);
     }
 
     /// Runs those that are due. One whose last run is not finished is left out this time.
@@ -103,14 +123,19 @@ impl<C: SqlConn> Agent<C> {
         let Some(agent) = self.keys().map(crate::identity::Keys::pubkey) else { return };
         for schedule in due {
             let key = key(&schedule);
-            let ran_at = self.schedules.ran_at.insert(key.clone(), now.seconds()).unwrap_or_default();
-            store::put_meta(&mut self.batch, Schedules::NAME, &self.schedules.ran_at);
-            let id_of = |due: u64| {
+            let id_of = |at: u64| {
                 let hash =
-                    Sha256::new().chain_update(agent.0).chain_update(&key).chain_update(due.to_be_bytes());
+                    Sha256::new().chain_update(agent.0).chain_update(&key).chain_update(at.to_be_bytes());
                 EventId(hash.finalize().into())
             };
-            if self.jobs.get(&id_of(ran_at)).is_none() {
+            let times = self.schedules.times.entry(key.clone()).or_default();
+            times.due_at = now.seconds();
+            let is_running = self.jobs.get(&id_of(times.ran_at)).is_some();
+            if !is_running {
+                times.ran_at = now.seconds();
+            }
+            self.save_schedules();
+            if !is_running {
                 self.run_schedule(now, id_of(now.seconds()), agent, schedule);
             }
         }
@@ -118,7 +143,8 @@ impl<C: SqlConn> Agent<C> {
 
     fn run_schedule(&mut self, now: Now, id: EventId, agent: PubKey, schedule: Schedule) {
         let due = now.seconds();
-        let request = request(id, agent, &schedule, due);
+        let relays = self.deployed.as_ref().map_or(&[][..], |deployed| &deployed.manifest.relays);
+        let request = request(id, agent, &schedule, due, relays);
         let source = ScheduledSource { schedule: schedule.clone(), due };
         let row = JobRow {
             seq: self.jobs.next_seq(),

@@ -175,7 +175,7 @@ pub struct TextConfig {
 pub enum TextTool {
     /// Counts lines, words, characters and bytes, as JSON.
     Count,
-    /// The first sentences of a text, chosen by the frequency of their words.
+    /// The sentences of a text whose words are the most frequent ones; three, or as many as the parameter `sentences` says.
     Extract,
     /// In upper case.
     Uppercase,
@@ -245,7 +245,8 @@ pub struct McpConfig {
     /// The name of the secret with a bearer token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
-    /// The argument that takes the inputs, joined by line feeds; parameters are arguments of their own names.
+    /// The argument that takes the inputs, joined by line feeds. Parameters that the handler lists are arguments of their own
+    /// names, of the types that the tool's schema says.
     #[serde(default = "text_argument")]
     pub input_argument: String,
 }

@@ -63,9 +63,10 @@ impl FakeHost {
 
     /// Stores events, as far as [`FakeHost::outcomes`] lets them in.
     pub fn publish(&mut self, events: &[Event], relays: &[String]) -> Vec<Published> {
-        let mut outcomes = Vec::new();
+        let mut outcomes: Vec<Published> = Vec::new();
         for event in events {
-            let outcome = self.outcomes.pop_front().unwrap_or(Published::Accepted);
+            let failed = outcomes.last().filter(|last| matches!(last, Published::Failed(_))).cloned();
+            let outcome = failed.or_else(|| self.outcomes.pop_front()).unwrap_or(Published::Accepted);
             if outcome == Published::Accepted {
                 self.store(event.clone());
                 self.sent.extend(relays.iter().map(|relay| (relay.clone(), event.id)));

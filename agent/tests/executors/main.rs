@@ -1,5 +1,6 @@
 //! What executors do with a task, and with what their calls return.
 
+mod any;
 mod mcp;
 mod openai;
 mod support;

@@ -3,4 +3,9 @@
 mod admission;
 mod attempts;
 mod echo;
+mod faults;
+mod inputs;
+mod memory;
+mod owner;
+mod simulation;
 mod world;

@@ -87,8 +87,8 @@ impl Attacker<'_> {
         })
     }
 
-    /// A connection for what the attacker stores before it attacks. It has no address, because an attacker can take its time for that
-    /// and a bench cannot: rates of addresses do not apply.
+    /// A connection for what the attacker stores before it attacks. It has no address, because an attacker can take its
+    /// time for that and a bench cannot: rates of addresses do not apply.
     fn connect_to_prepare(&self) -> Result<Connection> {
         self.endpoint.connect(16 << 10)
     }

@@ -184,7 +184,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     /// Opens a consumer's stream after its confirmed sequence number; a new consumer starts after the last stored event.
     fn open_stream_for(&mut self, consumer: &mut Consumer) -> Result<(), StoreError> {
         let store = self.relay.store();
-        // It is there, unless there was no room for it when the object woke up.
+        // The table exists, unless the storage was full when the object woke up.
         create(store.conn())?;
         consumer.confirmed = match read(store.conn(), &consumer.name)? {
             Some(confirmed) => confirmed,

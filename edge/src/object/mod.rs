@@ -102,7 +102,7 @@ pub enum Next {
     Idle,
     /// A turn, after the messages that have already arrived have been passed in.
     Turn,
-    /// A turn in so many milliseconds: to check a slow reader, or for a timeout.
+    /// A turn in this many milliseconds: to check a slow reader, or for a timeout.
     Later(u64),
 }
 
@@ -175,7 +175,8 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         session_blobs::create(&conn)?;
         sweep::create(&conn)?;
         match consumers::create(&conn) {
-            // An object of an earlier version that is full: its clients are served, and consumers wait for room.
+            // The storage is full and the table is new in this version: clients are served, and consumers wait until
+            // there is space.
             Err(StoreError::Full(_)) => {}
             created => created?,
         }
@@ -258,7 +259,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         self.flush(now)
     }
 
-    /// A client has connected. `key` is unique among the sockets of this object. `None`: there is no room for it.
+    /// A client has connected. `key` is unique among the sockets of this object. `None`: there are too many.
     pub fn connect(&mut self, now: Now, key: Key, socket: H::Socket, mut peer: Peer) -> Option<Next> {
         peer.host = peer.host.filter(|host| host.len() <= HOST_BYTES_MAX);
         let id = if self.has_room() { self.relay.connect(now, peer)? } else { return None };

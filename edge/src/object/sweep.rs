@@ -92,7 +92,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     pub(super) fn schedule_removal(&mut self, now: Now) {
         let at = now.plus_millis(1);
         if self.has_hidden() && self.alarm.is_none_or(|set| at < set) {
-            // What another alarm was for is found when this one is done.
+            // What the replaced alarm was for is scheduled again after this one.
             self.set_alarm(at);
         }
     }
@@ -104,7 +104,8 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         read.is_err() || !found.is_empty()
     }
 
-    /// Up to three transactions, so that clients are served in between. Returns whether there is more to remove.
+    /// One bounded transaction for each kind of sweep. Returns whether there is more to remove, for which another alarm
+    /// is set, so that clients are served in between.
     fn sweep(&mut self, now: Timestamp) -> Result<bool, StoreError> {
         let store = self.relay.store();
         let hidden = remove_hidden(store)?;

@@ -30,7 +30,7 @@ static RELAY_TABLE: LazyLock<Table> =
 /// accept the same event again, which can only repeat a read.
 static OPERATOR: OnceLock<Operator> = OnceLock::new();
 
-/// The last answer about health and when it was asked for, in milliseconds; of the isolate too.
+/// The isolate's last answer about health, and when it was asked for, in milliseconds.
 static HEALTH: Mutex<Option<(u64, Answer)>> = Mutex::new(None);
 /// How old that answer may be.
 const HEALTH_AGE_MILLIS_MAX: u64 = 1_000;
@@ -191,7 +191,7 @@ async fn ask<T: serde::de::DeserializeOwned>(
     response.json().await.map_err(message)
 }
 
-/// The answer of the last second, so that whoever asks often wakes no objects for it.
+/// The health of all shards, cached for a second, so that frequent requests wake no objects.
 async fn health(env: &Env, settings: &Settings) -> Answer {
     let now = Date::now().as_millis();
     let last = HEALTH.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use relay_engine::verify::Verifier;
 use wasm_bindgen::JsValue;
 
-/// The verifier of signatures, with a cache of so many bytes for known authors. `bench/edge.md` compares the choices.
+/// The verifier of signatures, with a cache of this many bytes for known authors. `bench/edge.md` compares the choices.
 ///
 /// # Errors
 /// If the runtime gives no random bytes, which seed the verifier's tables: `std` has no entropy on wasm32.

@@ -365,8 +365,8 @@ impl Shared {
         match accepted {
             Ok(true) => Response::from_websocket(pair.client),
             refused => {
-                let _ = pair.server.close(Some(1013), Some("no room for another connection"));
-                let message = refused.err().unwrap_or_else(|| "no room for another connection".to_owned());
+                let _ = pair.server.close(Some(1013), Some("too many connections"));
+                let message = refused.err().unwrap_or_else(|| "too many connections".to_owned());
                 let response = Response::error(format!("{message}\n"), 503)?;
                 response.headers().set("retry-after", "30")?;
                 Ok(response)

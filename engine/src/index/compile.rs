@@ -41,7 +41,7 @@ enum Anchor {
 pub enum Breadth {
     /// Those that have one of its ids, authors or tag values.
     Narrow,
-    /// All of so many kinds.
+    /// All of this number of kinds.
     Kinds(usize),
     /// All.
     AllEvents,

@@ -1,9 +1,9 @@
 //! Dense ids that are reused. Knows nothing of what they are ids of.
 //!
-//! The `slab` crate, which `kinds` uses, gives memory back by `shrink_to_fit` alone, which visits the whole table: 0.3 ms for
-//! 100,000 keys, 5 to 19 ms for a million (64 bytes each, half of them free; AMD Zen 5). Tables that clients can make that
-//! large must not stop for that long, and some share their ids with a second list (`stamps`); so they are lists or `pages` that are cut
-//! from the end a few entries at a time.
+//! The `slab` crate, which `kinds` uses, gives memory back by `shrink_to_fit` alone, which visits the whole table: 0.3
+//! ms for 100,000 keys, 5 to 19 ms for a million (64 bytes each, half of them free; AMD Zen 5). Tables that clients can
+//! make that large must not stop for that long, and some share their ids with a second list (`stamps`); so they are
+//! lists or `pages` that are cut from the end a few entries at a time.
 
 /// The free ids below some table's length.
 ///

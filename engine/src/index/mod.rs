@@ -110,7 +110,7 @@ impl Index {
         }
     }
 
-    /// Adds a subscription that wants what any of `filters` matches; `limit` plays no part. No filters, or
+    /// Adds a subscription that wants what any of `filters` matches; `limit` is ignored. No filters, or
     /// only ones that [`Filter::is_empty`], make a subscription that matches nothing.
     ///
     /// The filters must be normalised. One table look-up and one push for each value, 0.2-0.3 us; where a

@@ -12,7 +12,8 @@ use sha2::{Digest, Sha256};
 
 use crate::types::{EventId, Kind, PubKey};
 
-/// What a key is about: one of the four below, or a form of tag value (high byte) and a letter (low byte).
+/// What a key names: all events, a kind, an author or an id; or a tag, with the form of its value (high byte) and its
+/// letter (low byte).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Dimension(u16);
 

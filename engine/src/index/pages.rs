@@ -1,5 +1,5 @@
-//! A table of dense ids in pages of one size: growing copies nothing, and a page in which nothing is used any more is given
-//! back, wherever it is. In one long list a single entry near the end would hold the memory of all before it.
+//! A table by dense ids, in pages of 512 entries: growing copies nothing, and the memory of a page without used entries
+//! is given back, wherever it is. In one long list a single entry near the end would hold the memory of all before it.
 
 /// Entries of a page.
 pub(super) const PAGE: usize = 512;

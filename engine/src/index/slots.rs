@@ -7,7 +7,7 @@ use super::ids::{FreeIds, next_id, shrink_sparse};
 /// Stamp of a slot without a living subscription. No epoch is above it, so nothing passes it.
 pub(super) const DEAD: u32 = u32::MAX;
 
-/// Up to so many slots are not worth a cut.
+/// Up to this many slots are not worth a cut.
 const SLOTS_KEPT: usize = 64;
 
 /// All slots.
@@ -15,17 +15,17 @@ const SLOTS_KEPT: usize = 64;
 pub(super) struct Slots {
     /// The last event each slot was reported for, or [`DEAD`]. The only thing a plain match touches.
     pub(super) stamps: Vec<u32>,
-    subs: Vec<Sub>,
+    subs: Vec<SlotState>,
     free: FreeIds,
     /// Unsubscribed since the sweep under way began.
-    pub(super) dead: Vec<SubSlot>,
+    pub(super) unswept: Vec<SubSlot>,
     /// Unsubscribed before it began; free when it ends.
-    pub(super) dying: Vec<SubSlot>,
+    pub(super) being_swept: Vec<SubSlot>,
     live: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Sub {
+struct SlotState {
     /// Its first checked filter.
     filters: u32,
     /// Postings, and keys that its conditions refer to.
@@ -36,7 +36,7 @@ struct Sub {
 impl Slots {
     pub(super) fn take(&mut self) -> SubSlot {
         self.live += 1;
-        let sub = Sub { filters: NO_FILTER, references: 0, is_free: false };
+        let sub = SlotState { filters: NO_FILTER, references: 0, is_free: false };
         match self.free.take(self.stamps.len()) {
             Some(slot) => {
                 self.stamps[slot as usize] = 0;
@@ -73,7 +73,7 @@ impl Slots {
         if references == 0 {
             self.release(slot);
         } else {
-            self.dead.push(slot);
+            self.unswept.push(slot);
         }
         Some(references)
     }
@@ -102,7 +102,7 @@ impl Slots {
 
     /// Dead ones that have not been swept.
     pub(super) fn dead_unswept(&self) -> usize {
-        self.dead.len() + self.dying.len()
+        self.unswept.len() + self.being_swept.len()
     }
 
     /// Forgets which event each slot was reported for.
@@ -130,16 +130,16 @@ impl Slots {
         }
         shrink_sparse(&mut self.subs);
         shrink_sparse(&mut self.stamps);
-        shrink_sparse(&mut self.dead);
-        shrink_sparse(&mut self.dying);
+        shrink_sparse(&mut self.unswept);
+        shrink_sparse(&mut self.being_swept);
         self.free.shrink(self.subs.len());
         false
     }
 
     pub(super) fn bytes(&self) -> usize {
         self.stamps.capacity() * size_of::<u32>()
-            + self.subs.capacity() * size_of::<Sub>()
-            + (self.dead.capacity() + self.dying.capacity()) * size_of::<SubSlot>()
+            + self.subs.capacity() * size_of::<SlotState>()
+            + (self.unswept.capacity() + self.being_swept.capacity()) * size_of::<SubSlot>()
             + self.free.bytes()
     }
 }

@@ -24,7 +24,7 @@ pub(super) enum Phase {
     Trim,
 }
 
-/// A pass is due when one of so many references, or of so many slots, is dead. It bounds what the dead cost
+/// A pass is due when one of this many references, or of this many slots, is dead. It bounds what the dead cost
 /// in memory and in candidates, and makes a pass cost each released reference a constant.
 const DEAD_SHARE: usize = 4;
 
@@ -45,7 +45,7 @@ impl Index {
             match self.phase {
                 Phase::Idle if !self.is_pass_due() => self.phase = Phase::Trim,
                 Phase::Idle => {
-                    std::mem::swap(&mut self.slots.dead, &mut self.slots.dying);
+                    std::mem::swap(&mut self.slots.unswept, &mut self.slots.being_swept);
                     self.phase = Phase::Postings { key: 0, group: 0, position: 0 };
                 }
                 Phase::Postings { key, group, position } => self.sweep_key(key, group, position, &mut budget),
@@ -114,7 +114,7 @@ impl Index {
     }
 
     fn sweep_slots(&mut self, budget: &mut usize) {
-        while let Some(&slot) = self.slots.dying.last() {
+        while let Some(&slot) = self.slots.being_swept.last() {
             if *budget == 0 {
                 return;
             }
@@ -127,7 +127,7 @@ impl Index {
                 self.slots.set_filters(slot, next);
                 continue;
             }
-            self.slots.dying.pop();
+            self.slots.being_swept.pop();
             self.slots.release(slot);
         }
         self.phase = Phase::Trim;

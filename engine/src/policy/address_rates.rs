@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::Bucket;
 use crate::types::{ClientAddress, Limits, Now};
 
-/// Addresses that are remembered, at most twice as many: 3 MB. If more come within a minute, those that have been silent the longest
-/// are forgotten, and begin anew.
+/// Addresses that are remembered, at most twice as many: 3 MB. If more come within a minute, those that have been
+/// silent the longest are forgotten, and begin again.
 const ADDRESSES_MAX: usize = 1 << 14;
 /// After so long every bucket is full again, and there is nothing to remember.
 const FULL_MICROS: u64 = 60_000_000;
@@ -16,7 +16,7 @@ const SKEW_MICROS_MAX: u64 = 1_000_000;
 /// Token buckets of client addresses, one for events and one for requests each. An address that has sent nothing for
 /// two minutes is forgotten; its buckets would be full.
 ///
-/// Ordered, so that no choice of addresses makes a look-up dear.
+/// An ordered map, so that no choice of addresses makes a look-up expensive.
 #[derive(Debug, Default)]
 pub struct AddressRates {
     /// Those that have sent something since `began`.
@@ -39,7 +39,8 @@ impl AddressRates {
     /// Cost: the logarithm of how many addresses are remembered.
     pub fn take_event(&mut self, address: ClientAddress, limits: &Limits, now: Now) -> bool {
         let per_minute = limits.address_events_per_minute_max;
-        per_minute == 0 || self.take(address, limits, now, |own, now| own.events.take(per_minute, now))
+        per_minute == 0
+            || self.take(address, limits, now, |buckets, now| buckets.events.take(per_minute, now))
     }
 
     /// Takes one REQ or COUNT message. False if `address_requests_per_minute_max` leaves none.
@@ -47,7 +48,8 @@ impl AddressRates {
     /// Cost: the logarithm of how many addresses are remembered.
     pub fn take_request(&mut self, address: ClientAddress, limits: &Limits, now: Now) -> bool {
         let per_minute = limits.address_requests_per_minute_max;
-        per_minute == 0 || self.take(address, limits, now, |own, now| own.requests.take(per_minute, now))
+        per_minute == 0
+            || self.take(address, limits, now, |buckets, now| buckets.requests.take(per_minute, now))
     }
 
     /// How many addresses are remembered.
@@ -76,13 +78,13 @@ impl AddressRates {
             self.began = now;
         }
         let before = &mut self.before;
-        let own = self.active.entry(address).or_insert_with(|| {
+        let buckets = self.active.entry(address).or_insert_with(|| {
             before.remove(&address).unwrap_or_else(|| Buckets {
                 events: Bucket::full(limits.address_events_per_minute_max, now),
                 requests: Bucket::full(limits.address_requests_per_minute_max, now),
             })
         });
-        take(own, now)
+        take(buckets, now)
     }
 }
 

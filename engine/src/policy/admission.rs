@@ -8,7 +8,7 @@ use crate::types::{EventId, Kind, Limits, PubKey, Tags, Timestamp, parse_expirat
 /// The first rule that an event breaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "what was found, and the bound it breaks")]
-pub enum Refused {
+pub enum AdmissionError {
     /// NIP-42: the relay serves authenticated clients only.
     Unauthenticated,
     /// Too many tags.
@@ -32,21 +32,21 @@ pub enum Refused {
     /// There is an `allow_pubkeys`, and the author is not in it.
     UnknownAuthor,
     /// NIP-13: the id has too few leading zero bits.
-    Work { bits: u32, min: u32 },
+    ProofOfWork { bits: u32, min: u32 },
     /// NIP-13: the `nonce` tag commits to less.
-    CommittedWork { target: u32, min: u32 },
+    CommittedProofOfWork { target: u32, min: u32 },
     /// NIP-13: the `nonce` tag commits to nothing.
-    UncommittedWork,
+    UncommittedProofOfWork,
     /// NIP-70: not from its author.
     Protected { is_authenticated: bool },
     /// NIP-70: a repost of a protected event.
     EmbedsProtected,
 }
 
-impl Refused {
+impl AdmissionError {
     /// Whether authenticating could change it; the client needs a challenge then.
     pub fn wants_auth(&self) -> bool {
-        matches!(self, Refused::Unauthenticated | Refused::Protected { .. })
+        matches!(self, AdmissionError::Unauthenticated | AdmissionError::Protected { .. })
     }
 }
 
@@ -75,7 +75,7 @@ pub struct Candidate<'a> {
 
 /// The publisher of an event.
 #[derive(Clone, Copy, Debug)]
-pub enum Standing<'a> {
+pub enum Publisher<'a> {
     /// A connection that has authenticated these keys.
     Client {
         /// Proven by NIP-42.
@@ -93,23 +93,23 @@ pub fn admit(
     event: &Candidate<'_>,
     policy: &Policy,
     limits: &Limits,
-    standing: Standing<'_>,
+    publisher: Publisher<'_>,
     now: Timestamp,
-) -> Result<(), Refused> {
+) -> Result<(), AdmissionError> {
     admit_size(event, limits)?;
     admit_time(event, limits, now)?;
     if event.kind == AUTH_KIND {
-        return Err(Refused::AuthEvent);
+        return Err(AdmissionError::AuthEvent);
     }
-    if let Standing::Client { keys } = standing {
+    if let Publisher::Client { keys } = publisher {
         if !policy.admin_pubkeys.contains(&event.pubkey) {
             admit_kind_and_author(event, policy)?;
-            admit_work(event, policy, limits)?;
+            admit_proof_of_work(event, policy, limits)?;
         }
         admit_protected(event, keys)?;
     }
     if event.embeds_protected {
-        return Err(Refused::EmbedsProtected);
+        return Err(AdmissionError::EmbedsProtected);
     }
     Ok(())
 }
@@ -118,43 +118,43 @@ pub fn admit(
 /// unauthenticated client does not even learn that an event is a duplicate.
 ///
 /// # Errors
-/// [`Refused::Unauthenticated`].
-pub fn admit_sender(policy: &Policy, keys: &[PubKey]) -> Result<(), Refused> {
+/// [`AdmissionError::Unauthenticated`].
+pub fn admit_sender(policy: &Policy, keys: &[PubKey]) -> Result<(), AdmissionError> {
     if policy.auth_required && keys.is_empty() {
-        return Err(Refused::Unauthenticated);
+        return Err(AdmissionError::Unauthenticated);
     }
     Ok(())
 }
 
-fn admit_size(event: &Candidate<'_>, limits: &Limits) -> Result<(), Refused> {
+fn admit_size(event: &Candidate<'_>, limits: &Limits) -> Result<(), AdmissionError> {
     let (count, chars, bytes) = (event.tag_count, event.content_chars, event.json_bytes);
     let tags_max = limits.tags_max_of(event.kind);
     if count > tags_max {
-        return Err(Refused::Tags { count, max: tags_max });
+        return Err(AdmissionError::Tags { count, max: tags_max });
     }
     if chars > limits.content_chars_max {
-        return Err(Refused::Content { chars, max: limits.content_chars_max });
+        return Err(AdmissionError::Content { chars, max: limits.content_chars_max });
     }
     if bytes > limits.event_bytes_max {
-        return Err(Refused::Bytes { bytes, max: limits.event_bytes_max });
+        return Err(AdmissionError::Bytes { bytes, max: limits.event_bytes_max });
     }
     Ok(())
 }
 
-fn admit_time(event: &Candidate<'_>, limits: &Limits, now: Timestamp) -> Result<(), Refused> {
+fn admit_time(event: &Candidate<'_>, limits: &Limits, now: Timestamp) -> Result<(), AdmissionError> {
     if event.created_at > now.saturating_add(limits.created_at_ahead_seconds_max) {
-        return Err(Refused::TooNew);
+        return Err(AdmissionError::TooNew);
     }
     if limits.created_at_age_seconds_max.is_some_and(|age| event.created_at < now.saturating_sub(age)) {
-        return Err(Refused::TooOld);
+        return Err(AdmissionError::TooOld);
     }
     if parse_expiration(event.tags).is_some_and(|expires_at| expires_at <= now) {
-        return Err(Refused::Expired);
+        return Err(AdmissionError::Expired);
     }
     Ok(())
 }
 
-fn admit_kind_and_author(event: &Candidate<'_>, policy: &Policy) -> Result<(), Refused> {
+fn admit_kind_and_author(event: &Candidate<'_>, policy: &Policy) -> Result<(), AdmissionError> {
     // NIP-62: whoever may not write here may still vanish.
     if event.kind == VANISH_KIND {
         return Ok(());
@@ -162,28 +162,32 @@ fn admit_kind_and_author(event: &Candidate<'_>, policy: &Policy) -> Result<(), R
     let kind_taken = policy.allow_kinds.as_ref().is_none_or(|kinds| kinds.contains(&event.kind))
         && !policy.deny_kinds.contains(&event.kind);
     if !kind_taken {
-        return Err(Refused::Kind(event.kind));
+        return Err(AdmissionError::Kind(event.kind));
     }
     if policy.deny_pubkeys.contains(&event.pubkey) {
-        return Err(Refused::DeniedAuthor);
+        return Err(AdmissionError::DeniedAuthor);
     }
     if policy.allow_pubkeys.as_ref().is_some_and(|authors| !authors.contains(&event.pubkey)) {
-        return Err(Refused::UnknownAuthor);
+        return Err(AdmissionError::UnknownAuthor);
     }
     Ok(())
 }
 
-/// NIP-13: an event that commits to a target below the minimum is refused though luck gave the id more zeros («if you require 40
-/// bits … and see a committed target of 30, you can safely reject it»); one that commits to none only if that is required,
-/// since the tag «SHOULD» have one. What is no number is no target.
-fn admit_work(event: &Candidate<'_>, policy: &Policy, limits: &Limits) -> Result<(), Refused> {
+/// NIP-13: an event that commits to a target below the minimum is refused though luck gave the id more zeros («if you
+/// require 40 bits … and see a committed target of 30, you can safely reject it»); one that commits to none only if
+/// that is required, since the tag only SHOULD have one. A target that is not a number counts as none.
+fn admit_proof_of_work(
+    event: &Candidate<'_>,
+    policy: &Policy,
+    limits: &Limits,
+) -> Result<(), AdmissionError> {
     let min = limits.pow_bits_min;
     if min == 0 {
         return Ok(());
     }
     let bits = event.id.leading_zero_bits();
     if bits < min {
-        return Err(Refused::Work { bits, min });
+        return Err(AdmissionError::ProofOfWork { bits, min });
     }
     let mut nonces = event.tags.named(b"nonce");
     let target = nonces.next().and_then(|tag| tag.fields().nth(2)).and_then(|field| {
@@ -191,16 +195,16 @@ fn admit_work(event: &Candidate<'_>, policy: &Policy, limits: &Limits) -> Result
         std::str::from_utf8(&text).ok()?.parse::<u32>().ok()
     });
     match target {
-        None if policy.pow_commitment_required => Err(Refused::UncommittedWork),
-        Some(target) if target < min => Err(Refused::CommittedWork { target, min }),
+        None if policy.pow_commitment_required => Err(AdmissionError::UncommittedProofOfWork),
+        Some(target) if target < min => Err(AdmissionError::CommittedProofOfWork { target, min }),
         None | Some(_) => Ok(()),
     }
 }
 
 /// NIP-70: protected events come from their own author.
-fn admit_protected(event: &Candidate<'_>, keys: &[PubKey]) -> Result<(), Refused> {
+fn admit_protected(event: &Candidate<'_>, keys: &[PubKey]) -> Result<(), AdmissionError> {
     if is_protected(event.tags) && !keys.contains(&event.pubkey) {
-        return Err(Refused::Protected { is_authenticated: !keys.is_empty() });
+        return Err(AdmissionError::Protected { is_authenticated: !keys.is_empty() });
     }
     Ok(())
 }

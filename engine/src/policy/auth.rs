@@ -17,7 +17,7 @@ pub struct Auth {
 
 /// The first rule that an AUTH event breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AuthRefused {
+pub enum AuthError {
     /// It is of another kind than 22242.
     Kind,
     /// Its `created_at` is too far off.
@@ -65,27 +65,27 @@ impl Auth {
     ///
     /// # Errors
     /// The first rule of NIP-42 that it breaks.
-    pub fn check(&self, event: &Event, limits: &Limits, now: Timestamp) -> Result<(), AuthRefused> {
+    pub fn check(&self, event: &Event, limits: &Limits, now: Timestamp) -> Result<(), AuthError> {
         if event.kind != AUTH_KIND {
-            return Err(AuthRefused::Kind);
+            return Err(AuthError::Kind);
         }
         if event.created_at.abs_diff(now) > limits.auth_age_seconds_max {
-            return Err(AuthRefused::Time);
+            return Err(AuthError::Time);
         }
         let value = |name: &[u8]| event.tags().find(name);
         let challenge = self.challenge().map(str::as_bytes);
         if challenge.is_none() || value(b"challenge").as_deref() != challenge {
-            return Err(AuthRefused::Challenge);
+            return Err(AuthError::Challenge);
         }
         let names_us = value(b"relay").is_some_and(|url| {
             let url = String::from_utf8_lossy(&url);
             self.relay.as_deref().is_some_and(|own| same_relay(own, &url))
         });
         if !names_us {
-            return Err(AuthRefused::Relay);
+            return Err(AuthError::Relay);
         }
         if self.keys.len() >= limits.auth_keys_max && !self.keys.contains(&event.pubkey) {
-            return Err(AuthRefused::Keys);
+            return Err(AuthError::Keys);
         }
         Ok(())
     }
@@ -99,9 +99,9 @@ impl Auth {
 }
 
 /// Whether two URLs or hosts name the same relay, as a browser reads them: the same host, and the same port, where the
-/// default ports 80 and 443 count as none. Each is a `ws`, `wss`, `http` or `https` URL or a bare host with or without a port, as the Host header gives
-/// it, and is read as the WHATWG URL standard says. Scheme, path and user do not count: behind a TLS proxy the first two
-/// may well differ.
+/// default ports 80 and 443 count as none. Each is a `ws`, `wss`, `http` or `https` URL or a bare host with or without
+/// a port, as the Host header gives it, and is read as the WHATWG URL standard says. Scheme, path and user do not
+/// count: behind a TLS proxy the first two may well differ.
 pub fn same_relay(a: &str, b: &str) -> bool {
     matches!((address(a), address(b)), (Some(a), Some(b)) if a == b)
 }

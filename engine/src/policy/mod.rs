@@ -11,8 +11,8 @@ mod rate;
 mod vanish;
 
 pub use address_rates::AddressRates;
-pub use admission::{Candidate, Refused, Standing, admit, admit_sender, is_protected};
-pub use auth::{Auth, AuthRefused, is_relay_url, same_relay};
+pub use admission::{AdmissionError, Candidate, Publisher, admit, admit_sender, is_protected};
+pub use auth::{Auth, AuthError, is_relay_url, same_relay};
 pub use guard::{Access, access, may_hide, may_see};
 pub use rate::Bucket;
 pub use vanish::{VANISH_KIND, names_relay};
@@ -24,11 +24,11 @@ use crate::types::{Kind, PubKey};
 pub struct Policy {
     /// Whether a connection must authenticate (NIP-42) before it may do anything else.
     pub auth_required: bool,
-    /// Whether the challenge (NIP-42) is sent when a client connects, as it is where `auth_required`, and not with
-    /// the first refusal that AUTH can change. Off, because clients in use ask their user for nothing then, or wait
-    /// for a signer that they do not have: @welshman/net 0.8 takes no EOSE meanwhile.
+    /// Whether the challenge (NIP-42) is sent when a client connects, as it is where `auth_required`, and not with the
+    /// first refusal that AUTH can change. Off, because some clients in use then prompt their user without need, or
+    /// wait for a signer that they do not have: @welshman/net 0.8 processes no EOSE meanwhile.
     pub challenge_on_connect: bool,
-    /// Kinds served only to an authenticated party of the event: its author or a `p` of it. NIP-17 asks it
+    /// Kinds served only to an authenticated party of the event: its author or a key in its `p` tags. NIP-17 recommends it
     /// for gift wraps; add 4 to guard the old direct messages too.
     pub guarded_kinds: Vec<Kind>,
     /// Authors who may always write: the lists below and proof of work do not apply to them.

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::ids::{ConnId, StreamId};
-use super::jobs::{CountJob, Job, Next, ScanJob};
+use super::jobs::{CountJob, Job, ScanJob, StepResult};
 use super::outbox::Outbox;
 use super::queued_output::QueuedOutput;
 use super::session::Session;
@@ -62,26 +62,26 @@ impl Sink<'_> {
 }
 
 impl<B: Backend> Relay<B> {
-    /// One step of a job, of so many rows at most; they are counted down.
-    pub(super) fn step(&mut self, now: Now, job: Job, rows: &mut usize) -> Next {
+    /// One step of a job, which counts down the rows that it may read.
+    pub(super) fn step(&mut self, now: Now, job: Job, rows: &mut usize) -> StepResult {
         match job {
             Job::Scan(job) => self.step_scan(now, job, rows),
             Job::Count(job) => self.step_count(now, job, rows),
             Job::Replay(job) => self.replay_to_client(now, job, rows),
             Job::StreamReplay(key) => match self.subscriptions.get(key).map(|own| &own.owner) {
                 Some(Owner::Stream(stream)) => self.replay_to_stream(now, *stream, key, rows),
-                _ => Next::Done,
+                _ => StepResult::Done,
             },
         }
     }
 
-    fn step_scan(&mut self, now: Now, mut job: Box<ScanJob>, rows: &mut usize) -> Next {
+    fn step_scan(&mut self, now: Now, mut job: Box<ScanJob>, rows: &mut usize) -> StepResult {
         let config = &*self.config;
-        let Some(subscription) = self.subscriptions.get_mut(job.key) else { return Next::Done };
-        let Some(session) = self.sessions.get_mut(job.conn) else { return Next::Done };
+        let Some(subscription) = self.subscriptions.get_mut(job.key) else { return StepResult::Done };
+        let Some(session) = self.sessions.get_mut(job.conn) else { return StepResult::Done };
         if session.is_slow(self.queued_output, &config.limits) {
-            job.scan.rest();
-            return Next::Stall(job.conn, Job::Scan(job));
+            job.scan.release_cursors();
+            return StepResult::Stall(job.conn, Job::Scan(job));
         }
         let Session { auth, outbox, backlog_bytes, .. } = &mut *session;
         let (backlog_bytes, queued_output, limits) = (*backlog_bytes, self.queued_output, &config.limits);
@@ -110,18 +110,18 @@ impl<B: Backend> Relay<B> {
         self.mark_changed(job.conn);
         match step {
             Ok(Step::More) if slow => {
-                job.scan.rest();
-                Next::Stall(job.conn, Job::Scan(job))
+                job.scan.release_cursors();
+                StepResult::Stall(job.conn, Job::Scan(job))
             }
-            Ok(Step::More) => Next::Again(Job::Scan(job)),
+            Ok(Step::More) => StepResult::Again(Job::Scan(job)),
             Ok(Step::Done(completeness)) => {
                 self.note_answered(now, job.asked_at);
                 self.end_scan(job.key, completeness);
-                Next::Done
+                StepResult::Done
             }
             Err(error) => {
                 self.fail_subscription(job.key, &error);
-                Next::Done
+                StepResult::Done
             }
         }
     }
@@ -163,14 +163,14 @@ impl<B: Backend> Relay<B> {
         self.mark_ready(conn);
     }
 
-    fn step_count(&mut self, now: Now, mut job: Box<CountJob>, rows: &mut usize) -> Next {
+    fn step_count(&mut self, now: Now, mut job: Box<CountJob>, rows: &mut usize) -> StepResult {
         let config = &*self.config;
-        let Some(session) = self.sessions.get_mut(job.conn) else { return Next::Done };
+        let Some(session) = self.sessions.get_mut(job.conn) else { return StepResult::Done };
         let viewer = Party { guarded_kinds: &config.policy.guarded_kinds, keys: session.auth.keys() };
         let step =
             self.store.reader().and_then(|reader| job.count.step(&reader, now.seconds(), rows, &viewer));
         match step {
-            Ok(CountStep::More) => return Next::Again(Job::Count(job)),
+            Ok(CountStep::More) => return StepResult::Again(Job::Count(job)),
             Ok(CountStep::Done(counted)) => {
                 self.end_count(&job);
                 if counted.withheld {
@@ -185,17 +185,17 @@ impl<B: Backend> Relay<B> {
                 self.send_closed(job.conn, &job.query, &messages::store(&error));
             }
         }
-        Next::Done
+        StepResult::Done
     }
 
     /// Reads back from the store what a stream has not handed out.
-    fn replay_to_stream(&mut self, now: Now, stream: StreamId, key: SubKey, rows: &mut usize) -> Next {
-        let Some(subscription) = self.subscriptions.get_mut(key) else { return Next::Done };
-        let Some(stream) = self.streams.get_mut(stream) else { return Next::Done };
+    fn replay_to_stream(&mut self, now: Now, stream: StreamId, key: SubKey, rows: &mut usize) -> StepResult {
+        let Some(subscription) = self.subscriptions.get_mut(key) else { return StepResult::Done };
+        let Some(stream) = self.streams.get_mut(stream) else { return StepResult::Done };
         let limits = &self.config.limits;
         if stream.is_full(limits) {
             stream.stalled = Some(Job::StreamReplay(key));
-            return Next::Done;
+            return StepResult::Done;
         }
         let mut last = subscription.covered;
         let replayed = self.store.reader().and_then(|reader| {
@@ -206,14 +206,14 @@ impl<B: Backend> Relay<B> {
             })
         });
         match replayed {
-            Ok(replayed) if subscription.caught_up(replayed) => Next::Done,
-            Ok(_) => Next::Again(Job::StreamReplay(key)),
+            Ok(replayed) if subscription.record_progress(replayed) => StepResult::Done,
+            Ok(_) => StepResult::Again(Job::StreamReplay(key)),
             Err(_) => {
                 // A stream has no client to answer, and nothing may be left out: it is tried again later.
                 subscription.covered = last;
                 self.metrics.stream_errors += 1;
                 self.streams.retry(now, Job::StreamReplay(key));
-                Next::Done
+                StepResult::Done
             }
         }
     }

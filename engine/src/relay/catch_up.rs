@@ -1,9 +1,9 @@
 //! How the subscriptions of one connection that fell behind catch up: in one replay of the log that they share.
 //!
-//! Each knows the last sequence number that it has been served. The replay begins at the smallest of these and sends an event to those
-//! that match it and have not been served it yet, which an index of their filters finds. One that joins further behind
-//! moves the replay back; subscriptions that were already sent an event are skipped. At the end of the log all are live. So
-//! catching up costs one read of the log for each connection, plus the matches.
+//! Each knows the last sequence number that it has been served. The replay begins at the smallest of these and sends an
+//! event to those that match it and have not been served it yet, which an index of their filters finds. One that joins
+//! further behind moves the replay back; subscriptions that were already sent an event are skipped. At the end of the
+//! log all are live. So catching up costs one read of the log for each connection, plus the matches.
 //!
 //! The index costs as much memory as those filters do in the index of live subscriptions, so there is one only while the
 //! replay runs: it is dropped when the reader is slow, and rebuilt, at its cost in rows, once the reader has read. It takes
@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use super::Relay;
 use super::ids::ConnId;
-use super::jobs::{Job, Next, ReplayJob};
+use super::jobs::{Job, ReplayJob, StepResult};
 use super::running::{Reservation, WIDE_FROM_BYTES};
 use super::session::Session;
 use super::subscriptions::{SubKey, Subscriptions};
@@ -84,15 +84,15 @@ impl SharedReplay {
         self.keys.iter().copied().flatten()
     }
 
-    /// The number up to which all have been served; none if all have ended.
+    /// The sequence number up to which all its subscriptions have been served; `None` if all have ended.
     fn covered(&self, subscriptions: &Subscriptions) -> Option<Seq> {
-        self.keys().filter_map(|key| subscriptions.get(key)).map(|own| own.covered).min()
+        self.keys().filter_map(|key| subscriptions.get(key)).map(|sub| sub.covered).min()
     }
 }
 
 /// Values in the filters of a subscription; each filter counts as one more.
 fn values_of(subscriptions: &Subscriptions, key: SubKey) -> usize {
-    let filters = subscriptions.get(key).map_or(&[][..], |own| &own.filters);
+    let filters = subscriptions.get(key).map_or(&[][..], |sub| &sub.filters);
     filters.iter().map(|filter| 1 + filter.value_count()).sum()
 }
 
@@ -126,9 +126,14 @@ impl<B: Backend> Relay<B> {
     }
 
     /// Reads back from the store what a client was not sent live.
-    pub(super) fn replay_to_client(&mut self, now: Now, mut job: Box<ReplayJob>, rows: &mut usize) -> Next {
+    pub(super) fn replay_to_client(
+        &mut self,
+        now: Now,
+        mut job: Box<ReplayJob>,
+        rows: &mut usize,
+    ) -> StepResult {
         let conn = job.conn;
-        let Some(session) = self.sessions.get_mut(conn) else { return Next::Done };
+        let Some(session) = self.sessions.get_mut(conn) else { return StepResult::Done };
         if session.is_slow(self.queued_output, &self.config.limits) {
             return self.stall_replay(job);
         }
@@ -147,8 +152,8 @@ impl<B: Backend> Relay<B> {
             }
         };
         for key in replay.keys() {
-            if let Some(own) = self.subscriptions.get_mut(key) {
-                own.caught_up(replayed);
+            if let Some(subscription) = self.subscriptions.get_mut(key) {
+                subscription.record_progress(replayed);
             }
         }
         let is_slow = self
@@ -159,7 +164,7 @@ impl<B: Backend> Relay<B> {
             true => self.finish_replay(conn),
             false => {
                 job.replay = Some(replay);
-                if is_slow { self.stall_replay(job) } else { Next::Again(Job::Replay(job)) }
+                if is_slow { self.stall_replay(job) } else { StepResult::Again(Job::Replay(job)) }
             }
         }
     }
@@ -195,17 +200,17 @@ impl<B: Backend> Relay<B> {
             let (mut body, mut take) = (None, Take::Counted);
             for slot in &matched {
                 let key = keys.get(slot.0 as usize).copied().flatten();
-                let own = key.and_then(|key| subscriptions.get_mut(key));
-                let Some(own) = own.filter(|own| own.covered < hit.seq) else { continue };
+                let sub = key.and_then(|key| subscriptions.get_mut(key));
+                let Some(sub) = sub.filter(|sub| sub.covered < hit.seq) else { continue };
                 if take == Take::CountedAndPause {
                     // Other subscriptions have yet to receive this event, when it is read again.
                     cut_short = Some(Seq(hit.seq.0 - 1));
                     break;
                 }
-                own.covered = hit.seq;
+                sub.covered = hit.seq;
                 let body = body.get_or_insert_with(|| Arc::<[u8]>::from(hit.event.json()));
                 let before = outbox.bytes();
-                outbox.push_event(Arc::clone(&own.head), Arc::clone(body));
+                outbox.push_event(Arc::clone(&sub.head), Arc::clone(body));
                 queued_output.change(before, outbox.bytes());
                 sent += 1;
                 cost.comparisons += QUEUED_COMPARISONS + in_comparisons(frame_rows);
@@ -226,18 +231,18 @@ impl<B: Backend> Relay<B> {
     }
 
     /// The reader is slow: its subscriptions wait without an index.
-    fn stall_replay(&mut self, mut job: Box<ReplayJob>) -> Next {
+    fn stall_replay(&mut self, mut job: Box<ReplayJob>) -> StepResult {
         let replay = job.replay.take();
         if let Some(session) = self.sessions.get_mut(job.conn) {
             session.behind.extend(replay.iter().flat_map(SharedReplay::keys));
         }
-        Next::Stall(job.conn, Job::Replay(job))
+        StepResult::Stall(job.conn, Job::Replay(job))
     }
 
     /// All subscriptions of a replay are live or closed. Starts another replay for those that are still behind.
-    fn finish_replay(&mut self, conn: ConnId) -> Next {
-        let Some(session) = self.sessions.get_mut(conn) else { return Next::Done };
+    fn finish_replay(&mut self, conn: ConnId) -> StepResult {
+        let Some(session) = self.sessions.get_mut(conn) else { return StepResult::Done };
         session.is_replaying = !session.behind.is_empty();
-        if session.is_replaying { Next::Again(new_replay_job(conn)) } else { Next::Done }
+        if session.is_replaying { StepResult::Again(new_replay_job(conn)) } else { StepResult::Done }
     }
 }

@@ -143,7 +143,7 @@ fn into_event(op: Op) -> Event {
 #[derive(Debug, Default)]
 pub(super) struct CommitQueue {
     waiting: FairBatches<Origin, Change>,
-    /// What the commits cost that the host has and has not answered.
+    /// The cost of the commits that the host has fetched and not yet answered.
     in_flight: usize,
 }
 
@@ -159,7 +159,7 @@ impl CommitQueue {
         self.waiting.push(origin, cost, Change { op, id });
     }
 
-    /// All changes, or as many as a commit may have, shared fairly between those they come from.
+    /// All changes, or as many as fit into a commit, shared fairly between their origins.
     fn take(&mut self) -> Commit {
         let len = self.waiting.arrived();
         let (mut ops, mut ids) = (Vec::with_capacity(len), Vec::with_capacity(len));

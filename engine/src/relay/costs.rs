@@ -62,14 +62,14 @@ pub(super) struct Costs {
 }
 
 impl Costs {
-    /// Work of so many rows for a client. Those without an address are exempt.
+    /// Work for a client, in rows. Those without an address are exempt.
     pub(super) fn charge_address(&mut self, now: Now, address: Option<ClientAddress>, rows: u64) {
         if let Some(address) = address {
             self.addresses.add(now, address, rows);
         }
     }
 
-    /// A message of so many bytes.
+    /// A message, in bytes.
     pub(super) fn charge_message(&mut self, now: Now, address: Option<ClientAddress>, bytes: usize) {
         self.charge_address(now, address, MESSAGE_ROWS + bytes as u64 / BYTES_PER_ROW);
     }

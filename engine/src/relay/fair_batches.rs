@@ -1,4 +1,5 @@
-//! Items that wait to be taken in batches of bounded cost, which are shared fairly between the keys they come from.
+//! Items that wait to be taken in batches of bounded cost; each batch is shared fairly between keys (the clients'
+//! addresses).
 //!
 //! What fits into one batch waits in one list, so that usually nothing is sorted. What exceeds it is moved, once, into a queue
 //! for each key, and the queues are listed by the cost of their first items. So an item costs the logarithm of how many wait, in

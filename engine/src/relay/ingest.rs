@@ -11,7 +11,7 @@ use super::jobs::Origin;
 use super::keyed::{KeyedMap, KeyedState};
 use super::publish::PublishOutcome;
 use super::{Relay, VerifyBatch, VerifyChecked, messages};
-use crate::policy::{self, Candidate, Standing, VANISH_KIND, names_relay};
+use crate::policy::{self, Candidate, Publisher, VANISH_KIND, names_relay};
 use crate::store::{Backend, Op, Reader};
 use crate::types::{Class, Event, EventId, Kind, Limits, Now, Sig, unescape};
 use crate::verify::{Verdict, Verified, verify_one};
@@ -31,7 +31,7 @@ struct Flight {
     bytes: usize,
     tags: usize,
     origin: Origin,
-    /// The event, if its id is only what the sender says until the batch is checked.
+    /// The event, if its id has not been compared with its hash yet (that is done with the batch).
     unhashed: Option<Event>,
     first: Sender,
     /// Others that sent the very same event meanwhile.
@@ -46,7 +46,7 @@ pub(super) enum Sender {
     Host(Ticket),
 }
 
-/// Two events say the same id and signature and differ otherwise: one of the ids is wrong.
+/// Two events claim the same id and signature and differ otherwise: one of the ids is wrong.
 struct Collision;
 
 /// An event to verify, and whether its id is known to be its hash.
@@ -60,7 +60,7 @@ struct Admitted {
 enum Decision {
     /// It is to be verified.
     Verify(Admitted),
-    /// It shares the answer of a copy that is on its way.
+    /// No answer of its own: it shares that of a copy in flight, or its connection is gone.
     Joined,
     /// This is its answer.
     Answer(PublishOutcome),
@@ -202,7 +202,7 @@ impl<B: Backend> Relay<B> {
             }
             if let Err(refused) = policy::admit_sender(&config.policy, session.auth.keys()) {
                 self.challenge(sender);
-                return Decision::refuse(messages::refused(&refused));
+                return Decision::refuse(messages::admission_error(&refused));
             }
         }
         let mut is_hashed = !self.verifier.hashes_batches();
@@ -241,16 +241,16 @@ impl<B: Backend> Relay<B> {
             content_chars: raw.content_chars(),
             json_bytes: event.json().len(),
         };
-        let standing = match &session {
-            Some(session) => Standing::Client { keys: session.auth.keys() },
-            None => Standing::Host,
+        let publisher = match &session {
+            Some(session) => Publisher::Client { keys: session.auth.keys() },
+            None => Publisher::Host,
         };
-        let admitted = policy::admit(&candidate, &config.policy, &config.limits, standing, now.seconds());
+        let admitted = policy::admit(&candidate, &config.policy, &config.limits, publisher, now.seconds());
         if let Err(refused) = admitted {
             if refused.wants_auth() {
                 self.challenge(sender);
             }
-            return Decision::refuse(messages::refused(&refused));
+            return Decision::refuse(messages::admission_error(&refused));
         }
         // Never the client's `Host` header: with `Host: other` a client could make other people's requests to vanish from other
         // relays take effect here.
@@ -378,7 +378,7 @@ impl<B: Backend> Relay<B> {
     fn send_outcome(&mut self, sender: Sender, id: &EventId, outcome: PublishOutcome) {
         match sender {
             Sender::Client(conn) => {
-                let (accepted, message) = messages::ok(&outcome);
+                let (accepted, message) = messages::ok_message(&outcome);
                 self.send_ok(conn, id, accepted, message);
             }
             Sender::Host(ticket) => self.published.push(ticket, outcome),
@@ -398,7 +398,7 @@ impl<B: Backend> Relay<B> {
         }
         let event = raw.to_event();
         let checked = session.auth.check(&event, &self.config.limits, now.seconds());
-        let mut refusal = checked.err().map(messages::auth_refused);
+        let mut refusal = checked.err().map(messages::auth_error);
         if refusal.is_none() && raw.compute_id() != raw.id {
             refusal = Some(messages::WRONG_ID);
         }

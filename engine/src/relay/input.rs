@@ -1,4 +1,4 @@
-//! What comes from clients: each message in its turn, those that must wait, and when reading pauses.
+//! Messages from clients: their order, those that must wait, and when reading pauses.
 //!
 //! Frames of one connection take effect in order. What follows an EVENT that is still on its way waits for it, but for
 //! further EVENTs, which may share its batch; and whatever follows a request waits for its first step.
@@ -41,8 +41,8 @@ impl<B: Backend> Relay<B> {
         self.bad_message(conn, messages::NOT_UTF8);
     }
 
-    /// A message of `bytes` bytes that the host skipped because it is over `message_bytes_max`. What it is `about`
-    /// a [`IdScanner`] has seen.
+    /// A message of `bytes` bytes that the host skipped because it is over `message_bytes_max`. `about` is what
+    /// an [`IdScanner`] found in it: its type, and its id if there is one.
     pub fn handle_oversized(&mut self, conn: ConnId, bytes: u64, about: About) {
         let bytes_max = self.config.limits.message_bytes_max;
         let error = WireError { at: bytes_max, fault: Fault::MessageTooLong { bytes, bytes_max }, about };
@@ -136,8 +136,8 @@ impl<B: Backend> Relay<B> {
         }
     }
 
-    /// Ends the pause of a connection's input if no reason for it is left. What is a reason will call again: its
-    /// own output and deferred messages always do, events in flight if the connection is on their list.
+    /// Ends the pause of a connection's input if no reason for it is left. Each reason leads to another call when it
+    /// ends: its own output and deferred messages always do, events in flight if the connection is on their list.
     fn may_resume(&mut self, conn: ConnId) -> bool {
         let limits = &self.config.limits;
         let Some(session) = self.sessions.get_mut(conn) else { return false };

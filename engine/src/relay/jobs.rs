@@ -8,7 +8,7 @@ use super::catch_up::SharedReplay;
 use super::ids::{ConnId, StreamId};
 use super::running::{Reservation, Running};
 use super::subscriptions::{Owner, Place, SubKey};
-use super::turns::{Class, Turn, Turns};
+use super::turns::{JobClass, Turn, Turns};
 use crate::store::{Backend, Count, Scan};
 use crate::types::{ClientAddress, Filter, Now, SubId};
 
@@ -36,7 +36,7 @@ pub(super) struct ScanJob {
     pub(super) conn: ConnId,
     pub(super) scan: Scan,
     pub(super) asked_at: Now,
-    /// What was sent up to here before the machine was rebuilt.
+    /// The position of the last event sent before the session was restored: only what comes after it is sent.
     pub(super) sent_before: Option<Place>,
     /// Whether it has taken a step.
     pub(super) has_started: bool,
@@ -99,29 +99,29 @@ impl Job {
     }
 
     /// Whether it answers this subscription.
-    pub(super) fn is_for(&self, own: SubKey) -> bool {
+    pub(super) fn is_for(&self, sub: SubKey) -> bool {
         match self {
-            Job::Scan(job) => job.key == own,
+            Job::Scan(job) => job.key == sub,
             Job::Count(_) | Job::Replay(..) => false,
-            Job::StreamReplay(key) => *key == own,
+            Job::StreamReplay(key) => *key == sub,
         }
     }
 
-    /// By whether it has taken a step, and what it is to hold if it holds nothing yet. A replay continues an earlier answer,
+    /// By whether it has taken a step, and whether it must wait for memory. A replay continues an earlier answer,
     /// so all its steps are further ones.
-    fn class(&self) -> Class {
+    fn class(&self) -> JobClass {
         let reservation = self.reservation();
         if reservation.is_wide && !reservation.is_running {
-            return Class::Wide;
+            return JobClass::Wide;
         }
-        if self.has_started() { Class::Further } else { Class::First }
+        if self.has_started() { JobClass::Further } else { JobClass::First }
     }
 
-    /// There is no memory for it beyond its first step: it frees its memory, and waits as a wide job does.
-    fn rest(&mut self) {
+    /// Frees its cursors, because there is no memory for it beyond its first step; it then waits like a wide job.
+    fn wait_for_memory(&mut self) {
         match self {
-            Job::Scan(job) => job.scan.rest(),
-            Job::Count(job) => job.count.rest(),
+            Job::Scan(job) => job.scan.release_cursors(),
+            Job::Count(job) => job.count.release_cursors(),
             Job::Replay(..) | Job::StreamReplay(_) => return,
         }
         if let Some(reservation) = self.reservation_mut() {
@@ -147,8 +147,8 @@ impl Job {
     }
 }
 
-/// What a step left.
-pub(super) enum Next {
+/// What remains of a job after a step.
+pub(super) enum StepResult {
     /// More steps.
     Again(Job),
     /// More steps, once the reader has caught up.
@@ -178,7 +178,7 @@ enum Asker {
 pub(super) struct Jobs {
     turns: Turns<Origin, Asker, Job>,
     running: Running,
-    /// When those REQs were asked whose EOSE the host has not yet been handed.
+    /// When the REQs arrived whose EOSE has been queued and not yet flushed by the host.
     answered: Vec<Now>,
 }
 
@@ -189,7 +189,7 @@ impl Origin {
 }
 
 impl Jobs {
-    /// None. Of an address so many may be under way.
+    /// No jobs yet. An address may have `address_jobs_max` unfinished ones.
     pub(super) fn new(address_jobs_max: usize) -> Self {
         let is_bounded = |origin: &Origin| matches!(origin, Origin::Address(_));
         let turns = Turns::new(address_jobs_max, is_bounded);
@@ -236,11 +236,11 @@ impl Jobs {
             else {
                 return Some((turn, job));
             };
-            // Others that were queued with it may have taken the room.
+            // Jobs that were queued with it may have taken the memory.
             let max = has_started.then_some(bytes_max);
             if !reservation.is_wide && running.is_wide(turn.address, reservation.bytes, max) {
                 reservation.is_wide = true;
-                turns.defer(turn, Class::Wide, job);
+                turns.defer(turn, JobClass::Wide, job);
                 continue;
             }
             running.acquire(turn.address, reservation);
@@ -249,16 +249,16 @@ impl Jobs {
     }
 
     /// Releases what was reserved for a job before its step, unless it keeps its memory.
-    fn update_reservation(&mut self, origin: Origin, before: Reservation, next: &mut Next) {
+    fn update_reservation(&mut self, origin: Origin, before: Reservation, next: &mut StepResult) {
         match next {
-            Next::Again(job) if job.reservation().is_running => {
+            StepResult::Again(job) if job.reservation().is_running => {
                 let more = job.held_bytes().saturating_sub(before.bytes);
                 if let Some(reservation) = job.reservation_mut().filter(|_| more > 0) {
                     self.running.extend(origin, reservation, more);
                 }
                 return;
             }
-            Next::Stall(_, job) => {
+            StepResult::Stall(_, job) => {
                 if let Some(reservation) = job.reservation_mut() {
                     reservation.is_running = false;
                 }
@@ -270,8 +270,8 @@ impl Jobs {
 }
 
 impl<B: Backend> Relay<B> {
-    /// One step of the job whose turn it is, and some of what ended subscriptions left to sweep. True if any job has more to do, or if a message that had waited for
-    /// this job left events to be verified.
+    /// One step of the job whose turn it is, and some of what ended subscriptions left to sweep. True if any job has
+    /// more to do, or if a message that had waited for this job left events to be verified.
     ///
     /// Turns go round by client address, then by connection, weighed by the rows they read; first steps go first, but
     /// every fifth turn is a further step's.
@@ -287,22 +287,22 @@ impl<B: Backend> Relay<B> {
             let reservation = job.reservation();
             let mut next = self.step(now, job, &mut rows);
             let bytes_max = self.config.limits.running_bytes_max;
-            if let Next::Again(job) = &mut next
+            if let StepResult::Again(job) = &mut next
                 && starts
                 && !reservation.is_wide
                 && self.jobs.running.is_over(turn.address, bytes_max)
             {
-                job.rest();
+                job.wait_for_memory();
             }
             self.jobs.update_reservation(turn.address, reservation, &mut next);
             match next {
-                Next::Again(job) => self.enqueue(job),
-                Next::Stall(conn, job) => {
+                StepResult::Again(job) => self.enqueue(job),
+                StepResult::Stall(conn, job) => {
                     if let Some(session) = self.sessions.get_mut(conn) {
                         session.stalled.push(job);
                     }
                 }
-                Next::Done => {}
+                StepResult::Done => {}
             }
             if let Some(conn) = conn {
                 self.run_deferred(now, conn);
@@ -338,7 +338,7 @@ impl<B: Backend> Relay<B> {
             Job::Scan(job) => Some(Asker::Client(job.conn)),
             Job::Count(job) => Some(Asker::Client(job.conn)),
             Job::Replay(job) => Some(Asker::Client(job.conn)),
-            Job::StreamReplay(key) => match self.subscriptions.get(*key).map(|own| &own.owner) {
+            Job::StreamReplay(key) => match self.subscriptions.get(*key).map(|sub| &sub.owner) {
                 Some(Owner::Stream(stream)) => Some(Asker::Stream(*stream)),
                 _ => None,
             },

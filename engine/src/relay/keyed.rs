@@ -1,6 +1,6 @@
-//! The hash of tables whose keys strangers choose: SipHash-1-3 under the shard's secret.
+//! The hash of tables whose keys clients choose: SipHash-1-3 keyed with the shard's secret seed.
 //!
-//! `rustc-hash` is for keys that the machine numbers itself. Its seed is added to what has been made of a key's bytes
+//! `rustc-hash` is for keys that the machine numbers itself. It mixes its seed in only after it has hashed a key's bytes
 //! without it, so keys that collide under one seed collide under all, and anybody can compute them.
 
 use std::collections::HashMap;
@@ -8,7 +8,7 @@ use std::hash::BuildHasher;
 
 use siphasher::sip::SipHasher13;
 
-/// A map whose keys strangers choose.
+/// A map whose keys clients choose.
 pub(super) type KeyedMap<K, V> = HashMap<K, V, KeyedState>;
 
 /// Makes hashers of one secret key.

@@ -15,7 +15,7 @@
 //! | `rate-limited`, `pow`, `error` | as NIP-01 has them |
 
 use super::publish::PublishOutcome;
-use crate::policy::{AuthRefused, Refused};
+use crate::policy::{AdmissionError, AuthError};
 use crate::store::{Refusal, StoreError};
 use crate::wire::WireError;
 
@@ -23,12 +23,12 @@ pub(super) const DUPLICATE: &str = "duplicate: already have this event";
 pub(super) const WRONG_ID: &str = "invalid: the id is not the hash of the event";
 pub(super) const WRONG_SIGNATURE: &str = "invalid: the signature is not the author's";
 pub(super) const VANISH_ELSEWHERE: &str = "invalid: this request to vanish does not name this relay";
-pub(super) const TOO_MANY_EVENTS: &str = "rate-limited: too many events a minute";
-pub(super) const TOO_MANY_REQUESTS: &str = "rate-limited: too many requests a minute";
+pub(super) const TOO_MANY_EVENTS: &str = "rate-limited: too many events per minute";
+pub(super) const TOO_MANY_REQUESTS: &str = "rate-limited: too many requests per minute";
 pub(super) const TOO_MANY_EVENTS_OF_ADDRESS: &str =
-    "rate-limited: too many events a minute from your address";
+    "rate-limited: too many events per minute from your address";
 pub(super) const TOO_MANY_REQUESTS_OF_ADDRESS: &str =
-    "rate-limited: too many requests a minute from your address";
+    "rate-limited: too many requests per minute from your address";
 pub(super) const TOO_MANY_COUNTS: &str = "rate-limited: too many counts at once";
 pub(super) const AUTHENTICATED_ONLY: &str = "auth-required: this relay serves authenticated clients only";
 pub(super) const PARTIES_ONLY: &str =
@@ -40,7 +40,7 @@ pub(super) const NOT_UTF8: &str = "invalid: the message is not UTF-8";
 pub(super) const NO_RECONCILIATION: &str = "unsupported: this relay has no set reconciliation (NIP-77)";
 
 /// Reasons of close frames, without a prefix; RFC 6455 leaves them 123 bytes.
-pub(super) const READS_TOO_SLOWLY: &str = "answers are not read as fast as they are asked for";
+pub(super) const READS_TOO_SLOWLY: &str = "the client reads too slowly";
 pub(super) const ABUSE: &str = "too many malformed messages in a row";
 
 /// Of a message that could not be read.
@@ -53,7 +53,7 @@ pub(super) fn store(error: &StoreError) -> String {
 }
 
 /// Whether an event is accepted, and the message of its OK.
-pub(super) fn ok(outcome: &PublishOutcome) -> (bool, &str) {
+pub(super) fn ok_message(outcome: &PublishOutcome) -> (bool, &str) {
     match outcome {
         PublishOutcome::Stored(_) | PublishOutcome::Delivered => (true, ""),
         PublishOutcome::Duplicate => (true, DUPLICATE),
@@ -77,50 +77,54 @@ pub(super) fn refusal(refusal: Refusal) -> &'static str {
 }
 
 /// An event that policy refuses.
-pub(super) fn refused(refused: &Refused) -> String {
-    match refused {
-        Refused::Unauthenticated => {
+pub(super) fn admission_error(error: &AdmissionError) -> String {
+    match error {
+        AdmissionError::Unauthenticated => {
             "auth-required: this relay takes events from authenticated clients only".to_owned()
         }
-        Refused::Tags { count, max } => {
+        AdmissionError::Tags { count, max } => {
             format!("invalid: the event has {count} tags, this relay takes up to {max}")
         }
-        Refused::Content { chars, max } => {
+        AdmissionError::Content { chars, max } => {
             format!("invalid: the content has {chars} characters, this relay takes up to {max}")
         }
-        Refused::Bytes { bytes, max } => {
+        AdmissionError::Bytes { bytes, max } => {
             format!("invalid: the event has {bytes} bytes, this relay takes up to {max}")
         }
-        Refused::TooNew => "invalid: created_at is too far in the future".to_owned(),
-        Refused::TooOld => "invalid: created_at is too far in the past".to_owned(),
-        Refused::Expired => refusal(Refusal::Expired).to_owned(),
-        Refused::AuthEvent => "invalid: an event of kind 22242 goes into an AUTH message".to_owned(),
-        Refused::Kind(kind) => format!("blocked: this relay does not take events of kind {kind}"),
-        Refused::DeniedAuthor => "blocked: this relay does not take events of this author".to_owned(),
-        Refused::UnknownAuthor => "restricted: this author may not write to this relay".to_owned(),
-        Refused::Work { bits, min } => format!("pow: difficulty {bits} is less than {min}"),
-        Refused::CommittedWork { target, min } => {
+        AdmissionError::TooNew => "invalid: created_at is too far in the future".to_owned(),
+        AdmissionError::TooOld => "invalid: created_at is too far in the past".to_owned(),
+        AdmissionError::Expired => refusal(Refusal::Expired).to_owned(),
+        AdmissionError::AuthEvent => {
+            "invalid: events of kind 22242 are accepted in AUTH messages only".to_owned()
+        }
+        AdmissionError::Kind(kind) => format!("blocked: this relay does not take events of kind {kind}"),
+        AdmissionError::DeniedAuthor => "blocked: this relay does not take events of this author".to_owned(),
+        AdmissionError::UnknownAuthor => "restricted: this author may not write to this relay".to_owned(),
+        AdmissionError::ProofOfWork { bits, min } => format!("pow: difficulty {bits} is less than {min}"),
+        AdmissionError::CommittedProofOfWork { target, min } => {
             format!("pow: committed target {target} is less than {min}")
         }
-        Refused::UncommittedWork => "pow: a nonce tag must commit to a target difficulty".to_owned(),
-        Refused::Protected { is_authenticated: false } => {
+        AdmissionError::UncommittedProofOfWork => {
+            "pow: a nonce tag must commit to a target difficulty".to_owned()
+        }
+        AdmissionError::Protected { is_authenticated: false } => {
             "auth-required: this event may only be published by its author".to_owned()
         }
-        Refused::Protected { is_authenticated: true } => {
+        AdmissionError::Protected { is_authenticated: true } => {
             "restricted: this event may only be published by its author".to_owned()
         }
-        Refused::EmbedsProtected => "blocked: a repost may not embed a protected event".to_owned(),
+        AdmissionError::EmbedsProtected => "blocked: a repost may not embed a protected event".to_owned(),
     }
 }
 
 /// An AUTH event that is refused before its id and signature are checked.
-pub(super) fn auth_refused(refused: AuthRefused) -> &'static str {
-    match refused {
-        AuthRefused::Kind => "invalid: an AUTH event is of kind 22242",
-        AuthRefused::Time => "invalid: created_at is too far from the current time",
-        AuthRefused::Challenge => "invalid: the challenge is not the one that this connection was sent",
-        AuthRefused::Relay => "invalid: the relay tag does not name this relay",
-        AuthRefused::Keys => "restricted: too many keys on one connection",
+pub(super) fn auth_error(error: AuthError) -> &'static str {
+    match error {
+        AuthError::Kind => "invalid: an AUTH event is of kind 22242",
+        AuthError::Time => "invalid: created_at is too far from the current time",
+        AuthError::Challenge => "invalid: the challenge is not the one that this connection was sent",
+        AuthError::Relay => "invalid: the relay tag does not name this relay",
+        AuthError::Keys => "restricted: too many keys on one connection",
     }
 }
 
@@ -135,7 +139,12 @@ pub(super) fn too_many_values(max: usize) -> String {
 }
 
 pub(super) fn too_busy(free: usize) -> String {
-    format!("blocked: this relay is busy; for now, a request may name {free} ids, authors, kinds and tags")
+    match free {
+        0 => "blocked: this relay is busy; try again later".to_owned(),
+        _ => format!(
+            "blocked: this relay is busy; for now, a request may name {free} ids, authors, kinds and tags"
+        ),
+    }
 }
 
 pub(super) fn ephemeral_missed(count: u64) -> String {

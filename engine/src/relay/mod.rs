@@ -12,7 +12,7 @@
 //!
 //! The machine reads its store directly and writes it only through [`commit`], which a host may run on
 //! another thread, for several shards at once. Mutate first, then drain: every `handle_*` only changes
-//! state, every `poll_*` only hands out what that left to do. Nothing is ever dropped in silence: what is
+//! state, every `poll_*` only hands out the work that this left. Nothing is dropped silently: what is
 //! over a bound is refused with a reason, and a slow reader's events wait in the store, not in memory.
 
 mod addresses;
@@ -23,12 +23,12 @@ mod config;
 mod costs;
 mod fair_batches;
 mod fanout;
+mod future_filters;
 mod ids;
 mod ingest;
 mod input;
 mod jobs;
 mod keyed;
-mod later;
 mod messages;
 mod metrics;
 mod outbox;
@@ -155,11 +155,9 @@ impl<B: Backend> Relay<B> {
             return None;
         }
         let url = self.config.url.clone().or(peer.host).map(String::into_boxed_str);
-        let conn = self.sessions.insert(|conn| {
-            let mut session = Session::new(conn, now, Auth::new(None, url), &self.config.limits);
-            session.address = peer.address;
-            session
-        });
+        let mut session = Session::new(now, Auth::new(None, url), &self.config.limits);
+        session.address = peer.address;
+        let conn = self.sessions.insert(session);
         self.metrics.connections_opened += 1;
         self.note_gauges();
         self.mark_changed(conn);
@@ -218,7 +216,7 @@ impl<B: Backend> Relay<B> {
         more
     }
 
-    /// The host still holds `bytes` of what it drained for this reader; nothing is assumed until it says
+    /// Reports that the host still holds `bytes` of what it drained for this reader; 0 is assumed until it says
     /// so. They count as if they were in the outbox: the reader is as slow as both together make it.
     pub fn handle_backlog(&mut self, conn: ConnId, bytes: usize) {
         let Some(session) = self.sessions.get_mut(conn) else { return };

@@ -30,9 +30,9 @@ pub enum Output {
 }
 
 impl<B: Backend> Relay<B> {
-    /// What is to be done next, most urgent first: verify, commit, relay, drain, close, resume, tell. Call it after
+    /// What is to be done next, most urgent first, in the order of [`Output`]'s variants. Call it after
     /// every `handle_*` and [`Relay::work`] until there is nothing. `idle`: the host has no more input at hand, so
-    /// a batch that is not full need not wait for company.
+    /// a batch that is not full need not wait for more events.
     ///
     /// Each of them has a method of its own ([`Relay::poll_verify`] and so on) for hosts with another order.
     /// Streams are polled when their consumers can take more ([`Relay::poll_stream`]), snapshots by hosts that keep them
@@ -81,7 +81,7 @@ impl<B: Backend> Relay<B> {
                             host(self, Output::StoreFailed(error));
                         }
                     }
-                    // There are no others.
+                    // There are no other shards.
                     Output::Relay(_) => {}
                     output => host(self, output),
                 }

@@ -98,7 +98,8 @@ impl<B: Backend> Relay<B> {
         match &error.about {
             About::Event(Some(id)) | About::Auth(Some(id)) => self.send_not_ok(conn, id, &message),
             About::Req(id) | About::Close(id) => {
-                // NIP-01: the REQ that is refused would have replaced the subscription, and a client that sends CLOSE wants it closed.
+                // NIP-01: the REQ that is refused would have replaced the subscription, and a client that sends CLOSE
+                // wants it closed.
                 if let Some(sub) = SubId::new(id) {
                     self.end_subscription(conn, &sub);
                 }

@@ -147,7 +147,7 @@ impl<B: Backend> Relay<B> {
         Scan::new(filters, limits, self.store.classes(), horizon).with_hit_rows(self.config.frame_rows)
     }
 
-    /// What answering `filters` may come to hold.
+    /// The memory that answering `filters` may take at most.
     fn reservation_for(&self, filters: &[Filter]) -> Reservation {
         Reservation::of(cursor_bytes_max(filters, self.store.classes()))
     }

@@ -1,11 +1,11 @@
 //! The memory of running jobs: cursors of scans and counts, and the indexes of replays.
 //!
-//! What a job may need is known before it begins, and counted from its first step until it is done or its reader is slow,
-//! when it frees that memory. Most need a few kilobytes, and one step: they take it when it is their turn. One that has more
-//! to do, while there is no memory for it or its address has more than a mebibyte running, frees its memory and waits as **wide** jobs
-//! do, which need more than 256 KiB: until there is memory, in a fair queue of their own, by address. One address has a quarter
-//! of `running_bytes_max` at most and all wide ones together have half. Running jobs are never blocked, so memory is freed
-//! eventually.
+//! What a job may need is known before it begins, and counted from its first step until it is done or its reader is
+//! slow, when it frees that memory. Most need a few kilobytes, and one step: they take it when it is their turn. One
+//! that has more to do, while there is no memory for it or its address has more than a mebibyte running, frees its
+//! memory and waits as **wide** jobs do, which need more than 256 KiB: until there is memory, in a fair queue of their
+//! own, by address. One address has a quarter of `running_bytes_max` at most and all wide ones together have half.
+//! Running jobs are never blocked, so memory is freed eventually.
 
 use std::collections::BTreeMap;
 
@@ -59,7 +59,7 @@ impl Running {
         bytes > WIDE_FROM_BYTES || max.is_some_and(has_no_memory)
     }
 
-    /// Whether a job of this origin, which has taken its first step, may not continue.
+    /// Whether a job of this origin that has taken its first step must wait for memory before it continues.
     pub(super) fn is_over(&self, origin: Origin, max: usize) -> bool {
         self.all > max || self.of(origin) > ADDRESS_WIDE_FROM_BYTES
     }

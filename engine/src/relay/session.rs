@@ -20,7 +20,7 @@ pub struct Close {
     pub reason: String,
 }
 
-/// One connection's messages may take this part of the bytes left for all that wait.
+/// Deferred messages of one connection may take a fourth of the bytes that are left for those of all.
 const DEFERRED_SHARE: u64 = 4;
 
 /// A message that waits for earlier ones to take effect.
@@ -51,7 +51,7 @@ pub(super) struct Session {
     /// By the id that the client chose: ordered, so that no choice of ids makes a look-up expensive.
     pub(super) subs: BTreeMap<SubId, SubKey>,
     pub(super) outbox: Outbox,
-    /// What of its output is part of the shard's total.
+    /// Bytes of its output that are counted in the shard's total.
     pub(super) accounted: usize,
     /// Bytes that have left the outbox and that the host still holds; see [`super::Relay::handle_backlog`].
     pub(super) backlog_bytes: usize,
@@ -92,7 +92,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(_conn: ConnId, now: Now, auth: Auth, limits: &Limits) -> Self {
+    pub(super) fn new(now: Now, auth: Auth, limits: &Limits) -> Self {
         Session {
             address: None,
             auth,
@@ -138,7 +138,7 @@ impl Session {
         Some(message)
     }
 
-    /// Whether to read on, while messages of all connections that wait have `deferred_bytes`. What stands against it is
+    /// Whether to read on, if the deferred messages of all connections have `deferred_bytes`. A reason not to is
     /// always something of its own that has yet to be done.
     pub(super) fn takes_input(
         &self,
@@ -182,14 +182,14 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    pub(super) fn insert(&mut self, make: impl FnOnce(ConnId) -> Session) -> ConnId {
+    pub(super) fn insert(&mut self, session: Session) -> ConnId {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push((0, None));
             (self.slots.len() - 1) as u32
         });
         let (generation, place) = &mut self.slots[slot as usize];
         let conn = ConnId(u64::from(*generation) << 32 | u64::from(slot));
-        *place = Some(Box::new(make(conn)));
+        *place = Some(Box::new(session));
         conn
     }
 
@@ -235,7 +235,7 @@ mod tests {
         let limits = Limits::default();
         let mut sessions = Sessions::default();
         let open = |sessions: &mut Sessions| {
-            sessions.insert(|conn| Session::new(conn, Now::default(), Auth::new(None, None), &limits))
+            sessions.insert(Session::new(Now::default(), Auth::new(None, None), &limits))
         };
         let first = open(&mut sessions);
         assert!(sessions.remove(first).is_some());

@@ -41,7 +41,7 @@ pub struct SessionSnapshot {
     pub request_rate: (u64, Now),
     /// Its subscriptions, by id.
     pub subs: Vec<(SubId, SubSnapshot)>,
-    /// COUNTs that have not been answered; they are counted anew.
+    /// COUNTs that have not been answered; they are counted again.
     pub counts: Vec<(SubId, Arc<[Filter]>)>,
 }
 
@@ -130,16 +130,14 @@ impl<B: Backend> Relay<B> {
     /// subscriptions still have coming, by [`Relay::work`].
     pub fn restore(&mut self, now: Now, snapshot: SessionSnapshot) -> ConnId {
         let SessionSnapshot { challenge, relay, keys, .. } = snapshot;
-        let conn = self.sessions.insert(|conn| {
-            let mut session = Session::new(conn, now, Auth::new(challenge, relay), &self.config.limits);
-            keys.into_iter().for_each(|key| session.auth.add(key));
-            session.address = snapshot.address;
-            session.bad_messages = snapshot.bad_messages;
-            session.ephemeral_missed = snapshot.ephemeral_missed;
-            session.event_rate = Bucket::restored(snapshot.event_rate);
-            session.request_rate = Bucket::restored(snapshot.request_rate);
-            session
-        });
+        let mut session = Session::new(now, Auth::new(challenge, relay), &self.config.limits);
+        keys.into_iter().for_each(|key| session.auth.add(key));
+        session.address = snapshot.address;
+        session.bad_messages = snapshot.bad_messages;
+        session.ephemeral_missed = snapshot.ephemeral_missed;
+        session.event_rate = Bucket::restored(snapshot.event_rate);
+        session.request_rate = Bucket::restored(snapshot.request_rate);
+        let conn = self.sessions.insert(session);
         self.note_gauges();
         self.advance_subscriptions(now);
         for (sub, resumed) in snapshot.subs {

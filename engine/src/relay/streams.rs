@@ -94,7 +94,7 @@ impl<B: Backend> Relay<B> {
     /// `after` is the last sequence number that the consumer has dealt with: stored matches above it are read back
     /// from the store by [`Relay::work`], then the stream is live, without a gap. `Some(Seq(0))` begins with the
     /// oldest event stored, `None` with the next one. What has been deleted or has expired meanwhile is not
-    /// handed out. `limit` plays no part, and the read guard does not apply: a host is trusted.
+    /// handed out. `limit` is ignored, and the read guard does not apply: a host is trusted.
     ///
     /// Costs one read of every event above `after`, and memory for about `outbox_bytes_pause` bytes of events
     /// however slow the consumer is (for ephemeral ones `outbox_bytes_max`).
@@ -129,32 +129,32 @@ impl<B: Backend> Relay<B> {
     /// The next event of a stream; stored ones with their sequence numbers, which rise. A host polls whenever its
     /// consumer can take more, until `None`: then [`Relay::stream_position`] is what may be confirmed.
     ///
-    /// An event may be handed out again after the stream has been opened anew from an older sequence number, and an
+    /// An event may be handed out again after the stream has been opened again from an older sequence number, and an
     /// ephemeral event that finds its consumer too far behind is counted in [`Relay::stream_missed`] instead.
     pub fn poll_stream(&mut self, stream: StreamId) -> Option<(Option<Seq>, Event)> {
-        let own = self.streams.by_id.get_mut(&stream)?;
-        let (seq, event) = own.queue.pop_front()?;
-        own.bytes -= EVENT_BYTES + event.json().len();
-        if own.queue.is_empty() {
-            own.queue.shrink_to(32);
+        let entry = self.streams.by_id.get_mut(&stream)?;
+        let (seq, event) = entry.queue.pop_front()?;
+        entry.bytes -= EVENT_BYTES + event.json().len();
+        if entry.queue.is_empty() {
+            entry.queue.shrink_to(32);
         }
-        if own.bytes <= self.config.limits.outbox_bytes_pause / 2
-            && let Some(replay) = own.stalled.take()
+        if entry.bytes <= self.config.limits.outbox_bytes_pause / 2
+            && let Some(replay) = entry.stalled.take()
         {
             self.enqueue(replay);
         }
         Some((seq, event))
     }
 
-    /// Every stored match up to this sequence number has come out of [`Relay::poll_stream`]. It moves on past events that do
-    /// not match, so a consumer that confirms it is not shown them again when it comes back. `None`: there is no
-    /// such stream.
+    /// Every stored match up to this sequence number has been returned by [`Relay::poll_stream`]. It moves on past
+    /// events that do not match, so a consumer that confirms it is not shown them again when it comes back. `None`:
+    /// there is no such stream.
     pub fn stream_position(&self, stream: StreamId) -> Option<Seq> {
-        let own = self.streams.by_id.get(&stream)?;
-        if let Some(next) = own.queue.iter().find_map(|(seq, _)| *seq) {
+        let entry = self.streams.by_id.get(&stream)?;
+        if let Some(next) = entry.queue.iter().find_map(|(seq, _)| *seq) {
             return Some(Seq(next.0 - 1));
         }
-        let subscription = self.subscriptions.get(own.key)?;
+        let subscription = self.subscriptions.get(entry.key)?;
         Some(match subscription.state {
             State::Live => subscription.covered.max(self.subscriptions.delivered()),
             State::Behind | State::Scanning { .. } => subscription.covered,
@@ -163,6 +163,6 @@ impl<B: Backend> Relay<B> {
 
     /// Ephemeral events that were not handed out because the consumer was too slow, since this was last asked.
     pub fn stream_missed(&mut self, stream: StreamId) -> u64 {
-        self.streams.by_id.get_mut(&stream).map_or(0, |own| std::mem::take(&mut own.missed))
+        self.streams.by_id.get_mut(&stream).map_or(0, |entry| std::mem::take(&mut entry.missed))
     }
 }

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
+use super::future_filters::FutureFilters;
 use super::ids::{ConnId, StreamId};
-use super::later::Later;
 use super::outbox::Frame;
 use crate::index::{Index, MatchStats, SubSlot};
 use crate::store::{Replayed, Seq};
@@ -85,7 +85,7 @@ impl Subscription {
     }
 
     /// A replay has come this far. Whether it is done, and the subscription live.
-    pub(super) fn caught_up(&mut self, replayed: Replayed) -> bool {
+    pub(super) fn record_progress(&mut self, replayed: Replayed) -> bool {
         self.covered = self.covered.max(replayed.covered);
         if replayed.caught_up {
             self.state = State::Live;
@@ -99,7 +99,7 @@ impl Subscription {
 pub(super) struct Subscriptions {
     index: Index,
     /// Filters that are not in the index yet.
-    later: Later,
+    future: FutureFilters,
     index_seed: u64,
     /// By index slot.
     slots: Vec<Option<Subscription>>,
@@ -115,7 +115,7 @@ impl Subscriptions {
     pub(super) fn new(index_seed: u64) -> Self {
         Subscriptions {
             index: Index::with_seed(index_seed),
-            later: Later::default(),
+            future: FutureFilters::default(),
             index_seed,
             slots: Vec::new(),
             serial: 0,
@@ -143,9 +143,9 @@ impl Subscriptions {
             frames::event_head(&mut head, sub);
             self.clients += 1;
         }
-        let later = &self.later;
-        let slot = self.index.subscribe(filters.iter().filter(|filter| later.is_due(filter)));
-        self.later.keep(slot, &filters);
+        let future = &self.future;
+        let slot = self.index.subscribe(filters.iter().filter(|filter| future.is_due(filter)));
+        self.future.keep(slot, &filters);
         self.serial += 1;
         let key = SubKey { slot, serial: self.serial };
         let place = slot.0 as usize;
@@ -160,7 +160,7 @@ impl Subscriptions {
     /// Takes a subscription out of the index and the table; its jobs find it gone.
     pub(super) fn remove(&mut self, key: SubKey) -> Option<Subscription> {
         let filters = Arc::clone(&self.get(key)?.filters);
-        self.later.forget(key.slot, &filters);
+        self.future.forget(key.slot, &filters);
         self.index.unsubscribe(key.slot);
         self.index.sweep(SWEEP_POSTINGS);
         let removed = self.slots[key.slot.0 as usize].take();
@@ -178,18 +178,18 @@ impl Subscriptions {
         self.slots.get_mut(key.slot.0 as usize)?.as_mut().filter(|sub| sub.key == key)
     }
 
-    /// Events may be dated up to `reach` now: filters that can match them enter the index.
-    pub(super) fn advance(&mut self, reach: Timestamp) {
-        self.later.advance(reach);
-        self.enter(reach);
+    /// Events may be dated up to `created_at_max` now: filters that can match them enter the index.
+    pub(super) fn advance(&mut self, created_at_max: Timestamp) {
+        self.future.advance(created_at_max);
+        self.enter(created_at_max);
     }
 
-    /// Filters that can match an event `dated` so enter the index.
-    fn enter(&mut self, dated: Timestamp) {
-        while let Some((since, slot)) = self.later.pop(dated) {
+    /// Filters that can match an event of second `created_at` enter the index.
+    fn enter(&mut self, created_at: Timestamp) {
+        while let Some((since, slot)) = self.future.pop(created_at) {
             let Some(subscription) = &self.slots[slot.0 as usize] else { continue };
             let due = subscription.filters.iter().filter(|filter| filter.since == Some(since));
-            self.later.note_values(due.clone().map(|filter| 1 + filter.value_count()).sum());
+            self.future.note_values(due.clone().map(|filter| 1 + filter.value_count()).sum());
             self.index.extend(slot, due);
         }
     }

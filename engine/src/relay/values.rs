@@ -1,9 +1,10 @@
 //! What filters cost, counted in values (ids, authors, kinds, tag values) for each connection and for the shard. Clients
 //! choose them by the thousand, so both have a bound.
 //!
-//! Their memory is charged by its real size ([`bytes`]), and has a bound of its own. A live filter also costs the time of every event that it is a
-//! candidate of, 2 to 5 ns: next to nothing where an event must have its id, author or tag, but one that names none of them
-//! is a candidate of every event, or of every event of its kinds. It is charged for that as so many values.
+//! Their memory is charged by its real size ([`bytes`]), and has a bound of its own. A live filter also costs the time
+//! of every event that it is a candidate of, 2 to 5 ns: next to nothing where an event must have its id, author or tag,
+//! but one that names none of them is a candidate of every event, or of every event of its kinds. It is charged for
+//! that as further values ([`candidate`]).
 
 use std::ops::{Add, Sub};
 
@@ -82,7 +83,7 @@ impl Sub for Cost {
     }
 }
 
-/// What filters cost that are held, by connection.
+/// The cost of all filters that are held, by connection.
 #[derive(Debug, Default)]
 pub(super) struct FilterValues {
     all: Cost,
@@ -207,7 +208,7 @@ impl FilterValues {
         }
         let bytes = free(limits.shard_filter_bytes_max, self.all.bytes, own.bytes, GUARANTEED_BYTES);
         if new.bytes > replaced.bytes && new.bytes > bytes {
-            // So many values of the size of these.
+            // How many values of the average size of these would fit.
             let fit = new.values as u64 * bytes as u64 / new.bytes as u64;
             return Err(TooMany::ForShard { free: values.min(fit as usize) });
         }

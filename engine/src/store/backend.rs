@@ -1,4 +1,4 @@
-//! The seam: what a storage backend provides, and nothing more.
+//! The traits of a storage backend: [`Backend`], [`Reader`] and [`Writer`].
 
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -101,8 +101,8 @@ pub struct Stats {
 ///
 /// Short-lived: opened for one scan step or one look-up, never held across a wait.
 ///
-/// An event that was hidden ([`Writer::hide`]) is not stored any more for whoever looks it up by number or id. Postings,
-/// the log, what expires and kinds list it until it is removed, so that whoever reads lists counts what passing over it
+/// An event that was hidden ([`Writer::hide`]) is not found by look-ups by number or id. Postings, the log, the
+/// expirations and the kinds list it until it is removed, so that a reader of these lists is charged what skipping it
 /// costs.
 pub trait Reader {
     /// The highest sequence number ever given to an event, whether or not it is still stored.

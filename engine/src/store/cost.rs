@@ -26,7 +26,8 @@ pub(crate) fn in_comparisons(rows: usize) -> usize {
     rows.saturating_mul(COMPARISONS)
 }
 
-/// Rows to charge for a candidate of a request of so many filters beyond the first: each is looked at for how far it has come.
+/// Rows to charge for a candidate of a request of `filters` filters beyond the first: each is looked at for how far it
+/// has come.
 pub(super) fn of_filters(filters: usize) -> usize {
     filters / COMPARISONS
 }

@@ -1,4 +1,4 @@
-//! Stored events: the seam backends fill, and the planners that work on any of them.
+//! Stored events: the trait that backends implement, and the planners that work on any of them.
 //!
 //! A [`Backend`] knows events by sequence number ([`Seq`]) and terms ([`Term`]) by their postings, newest first; it
 //! decides nothing. What a write replaces, deletes or refuses ([`commit`]), and which terms answer a filter

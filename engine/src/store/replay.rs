@@ -15,8 +15,9 @@ pub struct Replayed {
 /// Sequence numbers read at once.
 const CHUNK: usize = 256;
 
-/// Hands out stored events with sequence numbers above `after` that match any of `filters` and that `viewer` may see, in
-/// the order they were committed. Reads what may be read for `rows`, counting them down as [`super::Scan::step`] does; `limit` plays no part.
+/// Hands out stored events with sequence numbers above `after` that match any of `filters` and that `viewer` may see,
+/// in the order they were committed. Reads what may be read for `rows`, counting them down as [`super::Scan::step`]
+/// does; `limit` is ignored.
 ///
 /// # Errors
 /// The backend's. What was handed out before it stays handed out, so after an error

@@ -260,7 +260,7 @@ impl<B: Backend> Case<B> {
                 return (seqs, completeness);
             }
             if has_paused && self.world.rng.one_in(2) {
-                scan.rest();
+                scan.release_cursors();
                 assert_eq!(scan.cursor_bytes(), 0);
             }
         }

@@ -113,7 +113,7 @@ impl Event {
         Class::of(self.kind)
     }
 
-    /// The second from which a store takes the event out of itself: when it expires, [`NO_EXPIRY`] if it never does or is a
+    /// The second from which a store may sweep the event: when it expires; [`NO_EXPIRY`] if it never does or is a
     /// removal request ([`is_removal_request`]).
     pub fn sweep_at(&self) -> Timestamp {
         if is_removal_request(self.kind) { NO_EXPIRY } else { self.expires_at }
@@ -162,11 +162,11 @@ impl<'a> CanonicalEvent<'a> {
         }
     }
 
-    /// What tag conditions find the event by: its indexed tags, and the `d` of its address where that is empty, be it
-    /// written or not. It may come twice.
+    /// The (letter, value) pairs by which tag conditions match the event: its indexed tags, and the `d` of its address
+    /// if that is empty, whether it is written or implicit. A pair may come twice.
     ///
-    /// This is the one place that knows of the `d` that is not written: `#d` has an event found by what an `a` tag calls
-    /// it, as strfry does.
+    /// This is the one place that knows of the implicit empty `d`: `#d` finds an event by the same value as an `a` tag
+    /// that names it, as strfry does.
     pub fn found_by(self) -> impl Iterator<Item = (u8, Cow<'a, [u8]>)> {
         self.found_among(self.tags())
     }

@@ -7,7 +7,7 @@ use super::{CanonicalEvent, Event};
 
 /// One filter. All conditions must hold; inside a list any one value suffices.
 ///
-/// `None` is «not asked», an empty list matches nothing. Lists are kept sorted and free of repeats by
+/// `None` is no condition; an empty list matches nothing. Lists are sorted and without duplicates after
 /// [`Filter::normalise`], which must be called once its fields are set, before it is used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
@@ -72,7 +72,7 @@ impl Filter {
             + self.tags.iter().map(|tag| tag.values.len()).sum::<usize>()
     }
 
-    /// Whether `event` matches. `limit` plays no part. The simple version: everything faster must agree.
+    /// Whether `event` matches; `limit` is ignored. The reference implementation: faster ones are tested against it.
     pub fn matches(&self, event: &Event) -> bool {
         self.matches_time(event.created_at)
             && self.matches_kind(event.kind)

@@ -5,11 +5,11 @@ use std::borrow::Cow;
 use super::CanonicalEvent;
 use super::filter::{Filter, TagFilter};
 
-/// Conditions that are answered by reading the tags. What asks more often gets a table of them: for one or two
-/// conditions, as most requests have, making it would cost more than it saves.
+/// Tag conditions that are each checked by a pass over the tags; from the next one on a sorted table is built. For one
+/// or two conditions, as most requests have, making it would cost more than it saves.
 const PASSES_MAX: usize = 2;
 
-/// What one stored event is found by, read as filters ask about it.
+/// The tags of one stored event, as many filters are matched against it; they are read only as far as needed.
 ///
 /// [`FoundBy::matches`] says what [`Filter::matches_stored`] says. The first conditions on tags read the event's tags; from
 /// the third on they are sorted, once, and a condition costs the shorter list of values times the logarithm of the longer.

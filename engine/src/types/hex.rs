@@ -83,7 +83,7 @@ macro_rules! byte_string {
 }
 
 byte_string! {
-    /// SHA-256 of an event's canonical form (NIP-01).
+    /// SHA-256 of an event's NIP-01 serialisation.
     EventId, 32
 }
 byte_string! {

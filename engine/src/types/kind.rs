@@ -29,9 +29,9 @@ impl Class {
     }
 }
 
-/// Whether events of this kind ask for other events to go and stay away: deletion requests (NIP-09) and requests to vanish
-/// (NIP-62). A store keeps them past their expiration, unserved: what they ask for has no end, and a relay that is given all that is
-/// stored here, by an export say, must refuse what is refused here.
+/// Whether events of this kind ask for other events to go and stay away: deletion requests (NIP-09) and requests to
+/// vanish (NIP-62). A store keeps them after their expiration and does not serve them: their effect does not end, and a
+/// relay that imports everything that is exported here must refuse what is refused here.
 pub const fn is_removal_request(kind: Kind) -> bool {
     matches!(kind, 5 | 62)
 }

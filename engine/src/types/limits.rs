@@ -13,7 +13,7 @@ pub struct Limits {
     pub message_bytes_max: usize,
     /// Largest event in bytes of canonical JSON. A follow list of 3,000 people is about 220 KB.
     pub event_bytes_max: usize,
-    /// Most tags in an event that is no list. Each is a posting in the store, written and some day removed, and is looked at by every
+    /// Most tags in an event that is not a list. An indexed tag is a posting in the store, and every tag is read by each
     /// filter that asks for tags. Of 2,343 real events none has more than 1,443.
     pub event_tags_max: usize,
     /// Most tags in a list ([`is_list`]): people follow thousands. Where it is less than `event_tags_max`, that holds.
@@ -37,8 +37,9 @@ pub struct Limits {
     /// is compared with every event and counts as a hundredth of this bound more, or a ten-thousandth of `shard_values_max` if
     /// that is less (1,000 by default); where it has kinds, each of them as a tenth of that.
     pub connection_values_max: usize,
-    /// The same for all connections of a shard, running COUNTs included. While no more than half of them are in use, a REQ or COUNT may have
-    /// a third of what is left of that half; the other half is for connections that hold no more than 500, or four filters of every event.
+    /// The same for all connections of a shard, running COUNTs included. While no more than half of them are in use, a
+    /// REQ or COUNT may have a third of what is left of that half; the other half is for connections that hold no more
+    /// than 500, or four filters of every event.
     pub shard_values_max: usize,
     /// Largest `limit` honoured; larger ones are clamped and NIP-67 says `more`.
     pub limit_max: u32,
@@ -51,10 +52,10 @@ pub struct Limits {
     /// Rows one COUNT may read in all; past it the answer is `approximate`.
     pub count_rows_max: u64,
     /// Output waiting for one reader, in bytes, from which on its scans and live events pause and
-    /// resume from a cursor.
+    /// resume after the last event sent.
     pub outbox_bytes_pause: usize,
-    /// Output waiting for one reader, in bytes, past which the connection is closed with a reason: it
-    /// asks faster than it reads.
+    /// Output waiting for one reader, in bytes, past which the connection is closed with 1008, because it
+    /// sends requests faster than it reads the answers.
     pub outbox_bytes_max: usize,
     /// Messages of one connection that may wait for an earlier one to take effect; then reading pauses. So
     /// it does when they have `message_bytes_max` bytes together.
@@ -68,7 +69,7 @@ pub struct Limits {
     pub in_flight_events_max: usize,
     /// Bytes of those events, from which on reading pauses too.
     pub in_flight_bytes_max: usize,
-    /// Connections one machine holds; a host of several shards counts them over all.
+    /// Connections one shard holds; a host of several shards counts them over all.
     pub connections_max: usize,
     /// Public keys one connection may authenticate.
     pub auth_keys_max: usize,
@@ -98,8 +99,8 @@ pub struct Limits {
     pub address_events_per_minute_max: u32,
     /// REQ and COUNT messages that all connections of a client address may send each minute on average; 0 is no bound.
     pub address_requests_per_minute_max: u32,
-    /// Scans, counts and replays of a client address that may be under way in a shard at a time, those that wait for their reader
-    /// apart; further ones wait before their first step, when they are no more than their filters.
+    /// Scans, counts and replays of a client address that may be unfinished in a shard at a time. Those that wait for
+    /// their reader are not counted. Further ones wait before their first step, and hold only their filters in memory.
     pub address_jobs_max: usize,
     /// Bytes that running scans, counts and replays of all connections may come to hold: cursors, and what is read
     /// ahead of them. A request that could hold more than 256 KiB (that is some 700 authors or tag values) waits until

@@ -256,7 +256,7 @@ impl<'a> Cursor<'a> {
             }
             Some(b'/') => {
                 self.at += 2;
-                Ok(Escapes::Foreign)
+                Ok(Escapes::NonCanonical)
             }
             Some(b'u') => self.unicode_escape(),
             Some(_) => Err(self.fail(Fault::Escape)),
@@ -276,13 +276,13 @@ impl<'a> Cursor<'a> {
                     return Err(self.fail(Fault::LoneSurrogate));
                 }
                 self.at += 12;
-                Ok(Escapes::Foreign)
+                Ok(Escapes::NonCanonical)
             }
             0xdc00..0xe000 => Err(self.fail(Fault::LoneSurrogate)),
             _ => {
                 self.at += 6;
                 let canonical = is_canonical_unit(unit, [rest[4], rest[5]]);
-                Ok(if canonical { Escapes::Canonical } else { Escapes::Foreign })
+                Ok(if canonical { Escapes::Canonical } else { Escapes::NonCanonical })
             }
         }
     }

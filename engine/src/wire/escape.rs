@@ -19,7 +19,7 @@ pub(super) enum Escapes {
     /// As the relay would write it.
     Canonical,
     /// Legal, but another way than the relay's.
-    Foreign,
+    NonCanonical,
 }
 
 impl<'a> RawStr<'a> {
@@ -38,7 +38,7 @@ impl<'a> RawStr<'a> {
 
     /// Hands the canonical form to `put`, in pieces.
     pub(super) fn canonical(self, mut put: impl FnMut(&[u8])) {
-        if self.escapes != Escapes::Foreign {
+        if self.escapes != Escapes::NonCanonical {
             return put(self.raw);
         }
         for_each_piece(self.raw, |piece| match piece {

@@ -216,9 +216,9 @@ fn tags<'a>(cursor: &mut Cursor<'a>, tags_max: usize) -> Parsed<RawTags<'a>> {
         more_tags = cursor.more(b']')?;
     }
     let raw = cursor.since(start);
-    let is_canonical = escapes != Escapes::Foreign && raw.len() == canonical_len;
+    let is_canonical = escapes != Escapes::NonCanonical && raw.len() == canonical_len;
     // A name written with escapes may be any name.
-    may_expire |= escapes == Escapes::Foreign;
+    may_expire |= escapes == Escapes::NonCanonical;
     Ok(RawTags { raw, count, is_canonical, may_expire })
 }
 

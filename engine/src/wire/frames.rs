@@ -1,6 +1,6 @@
 //! What the relay says, appended to a buffer: one call, one message.
 //!
-//! Messages for people are escaped here; whoever calls puts the machine-readable prefix in front.
+//! Messages for people are escaped here; the caller puts the machine-readable prefix in front.
 
 use super::escape::write_json_string;
 use super::event::Digits;

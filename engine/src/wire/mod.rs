@@ -2,7 +2,7 @@
 //!
 //! Nothing here decides whether an event is welcome, checks a signature or keeps anything. An `EVENT` is
 //! read in place and costs no allocation; its id is hashed straight from the sender's bytes, which are
-//! escaped anew only where the sender's escaping is not canonical.
+//! escaped again only where the sender's escaping is not canonical.
 //!
 //! # What is taken and what is refused
 //!

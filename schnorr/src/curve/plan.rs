@@ -12,7 +12,7 @@ use crate::field::Field;
 #[derive(Clone, Debug, Default)]
 struct Level {
     /// Slots multiplied by lambda before the sums.
-    turns: Vec<usize>,
+    lambda_slots: Vec<usize>,
     /// Slots summed; the first takes the sum.
     sums: Vec<(usize, usize)>,
     doubles: Vec<usize>,
@@ -35,16 +35,16 @@ impl Plan {
         let mut levels = Vec::new();
         loop {
             let mut level = Level::default();
-            for [plain, turned] in &mut rows {
-                if turned.len() == 1 {
-                    level.turns.push(turned[0]);
-                    plain.append(turned);
+            for [direct, times_lambda] in &mut rows {
+                if times_lambda.len() == 1 {
+                    level.lambda_slots.push(times_lambda[0]);
+                    direct.append(times_lambda);
                 }
             }
             let top = rows.len() - 1;
             let is_complete = rows[top][0].len() == 1 && rows[top][1].is_empty();
             if is_complete && top == 0 {
-                debug_assert!(level.turns.is_empty(), "a turned slot still has to be added");
+                debug_assert!(level.lambda_slots.is_empty(), "a slot times lambda still has to be added");
                 return Plan { levels, root: rows[0][0][0] };
             }
             for set in rows.iter_mut().flatten() {
@@ -54,9 +54,9 @@ impl Plan {
                 }
             }
             if is_complete {
-                let [mut plain, _] = rows.pop().expect("there is a top row");
-                level.doubles.push(plain[0]);
-                rows[top - 1][0].append(&mut plain);
+                let [mut direct, _] = rows.pop().expect("there is a top row");
+                level.doubles.push(direct[0]);
+                rows[top - 1][0].append(&mut direct);
             }
             levels.push(level);
         }
@@ -67,7 +67,7 @@ impl Plan {
     pub(crate) fn run<F: Field>(&self, points: &mut Points<F>, groups: usize) {
         let beta = F::splat(&BETA);
         for level in &self.levels {
-            for slot in &level.turns {
+            for slot in &level.lambda_slots {
                 for x in &mut points.x[slot * groups..][..groups] {
                     *x = x.mul(beta);
                 }

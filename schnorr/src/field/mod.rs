@@ -9,7 +9,7 @@
 //! magnitude m means at most 2m times the largest reduced limb in each limb. Products have magnitude 1, sums
 //! add theirs, `a.sub::<M>(b)` needs `b` of at most M and gives that of `a` plus M + 1, and factors may have
 //! at most [`MAGNITUDE_MAX`]. The formulas state the magnitudes they reach; debug builds check the limbs.
-//! Tiers whose limbs have no room (4x64, 8 lanes) reduce in every operation instead. The four lanes of AVX2
+//! Tiers whose limbs have no spare bits (4x64, 8 lanes) reduce in every operation instead. The four lanes of AVX2
 //! have some: there the magnitudes of two factors multiply to at most 6, and
 //! [`Field::tight`] reduces where others need not.
 

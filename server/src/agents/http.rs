@@ -58,7 +58,7 @@ impl Client {
         let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
         // A system without certificates, such as a small container, is no error.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        Client::with(private_hosts, roots, Arc::new(lookup), IDLE)
+        Client::with(private_hosts, roots, Arc::new(lookup), IDLE, CALLS_MAX)
     }
 
     fn with(
@@ -66,6 +66,7 @@ impl Client {
         roots: RootCertStore,
         lookup: Arc<Lookup>,
         idle: Duration,
+        calls_max: usize,
     ) -> io::Result<Self> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = ClientConfig::builder_with_provider(provider)
@@ -90,7 +91,7 @@ impl Client {
             public: client(false)?,
             private: client(true)?,
             private_hosts,
-            calls: Semaphore::new(CALLS_MAX),
+            calls: Semaphore::new(calls_max),
             idle,
         })))
     }

@@ -1,3 +1,355 @@
 //! Agents in this process.
+//!
+//! Each is a file of its own in `<data>/agents`, opened when there is something to do and closed some seconds later. What they
+//! do is decided in `relay-agent`. A relay on which no agent has been deployed has no file, thread or stream for them.
+//!
+//! ```text
+//! running      what the tasks share
+//! supervisor   the router's task: stream, deliveries, beats, wakes
+//! registry     which agents are open; actor: the task of one
+//! wakes        when closed agents are opened again; sqlite: their files
+//! http         calls of agents
+//! secrets      what manifests name; owner: the owner's key of a local relay
+//! ```
 
+mod actor;
 pub mod http;
+pub(crate) mod owner;
+mod registry;
+mod running;
+mod secrets;
+mod sqlite;
+mod supervisor;
+mod wakes;
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use relay_agent::api::{self, Caller};
+use relay_agent::fetch::PrivateHosts;
+use relay_agent::machine::Agent;
+use relay_agent::manifest::Identity;
+use relay_agent::router::Router;
+use relay_engine::sql::StoreError;
+use relay_engine::types::{Now, PubKey, Timestamp};
+use relay_site::nip98::{Rejection, Signed, UsedEvents};
+use relay_site::{AgentRoute, Answer};
+use tokio::runtime::Runtime;
+use tokio::sync::{Notify, Semaphore, oneshot};
+
+use self::owner::Owner;
+use self::registry::{Message, Registry};
+use self::running::Running;
+use self::secrets::HostSecrets;
+use self::sqlite::Sqlite;
+use self::wakes::Wakes;
+use crate::beside::Beside;
+use crate::config::Settings;
+use crate::host::now;
+use crate::net::descriptors;
+
+/// Threads that run agents. They also wait for the disk.
+const THREADS: usize = 4;
+/// Agents that are open at a time. Each has two files open, and some 300 KB of memory.
+const OPEN_MAX: usize = 1_024;
+/// Of so many file descriptors one is an open agent's.
+const FILES_PER_OPEN: u64 = 16;
+
+/// The agents of a relay.
+pub(crate) struct Agents {
+    /// `<data>/agents`.
+    folder: PathBuf,
+    relay_url: Option<String>,
+    relay: Relay,
+    agents_max: usize,
+    deploy_pubkeys: Vec<PubKey>,
+    admins: Vec<PubKey>,
+    owner: Owner,
+    private_hosts: PrivateHosts,
+    secrets: Arc<HostSecrets>,
+    /// Events that have authorised requests.
+    used: Mutex<UsedEvents>,
+    state: Mutex<State>,
+}
+
+/// The relay, as documents of agents name it.
+#[derive(Clone)]
+struct Relay {
+    name: String,
+    url: String,
+}
+
+enum State {
+    /// No agent has been deployed.
+    Empty(Beside),
+    Running(Arc<Running>, Runtime),
+    Stopped,
+}
+
+/// A request to the agents' API.
+#[derive(Clone)]
+pub(crate) struct Ask {
+    pub(crate) route: AgentRoute,
+    /// `{id}` or `{command}` of the path.
+    pub(crate) id: Option<String>,
+    pub(crate) query: String,
+    pub(crate) caller: Caller,
+}
+
+impl Ask {
+    fn request<'a>(&'a self, relay: &'a Relay) -> api::Request<'a> {
+        let relay = api::Relay { name: &relay.name, url: &relay.url, version: env!("CARGO_PKG_VERSION") };
+        api::Request {
+            route: self.route,
+            id: self.id.as_deref(),
+            query: &self.query,
+            caller: self.caller,
+            relay,
+        }
+    }
+}
+
+impl Agents {
+    /// Nothing is opened or started yet.
+    ///
+    /// # Errors
+    /// If a setting is no host with a port, in words.
+    pub(crate) fn new(settings: &Settings, beside: Beside) -> Result<Self, String> {
+        let folder = settings.data.join("agents");
+        Ok(Agents {
+            relay_url: settings.url.clone(),
+            relay: Relay {
+                name: settings.info.name.clone(),
+                url: settings.url.clone().unwrap_or_else(|| format!("ws://{}", settings.listen)),
+            },
+            agents_max: settings.agents.agents_max,
+            deploy_pubkeys: settings.agents.deploy_pubkeys.clone(),
+            admins: settings.policy.admin_pubkeys.clone(),
+            owner: Owner::new(&settings.data),
+            private_hosts: settings.agents.private_hosts()?,
+            secrets: Arc::new(HostSecrets::new(&folder)),
+            used: Mutex::default(),
+            state: Mutex::new(State::Empty(beside)),
+            folder,
+        })
+    }
+
+    /// Starts those that have been deployed, if there are any and they do not run.
+    ///
+    /// # Errors
+    /// If their files cannot be opened.
+    pub(crate) fn resume(&self) -> Result<(), StoreError> {
+        let is_stopped = matches!(&*self.state(), State::Stopped);
+        if !is_stopped && self.router_file().exists() { self.run().map(drop) } else { Ok(()) }
+    }
+
+    fn router_file(&self) -> PathBuf {
+        self.folder.join("router.sqlite")
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn running(&self) -> Option<Arc<Running>> {
+        match &*self.state() {
+            State::Running(running, _) => Some(Arc::clone(running)),
+            State::Empty(_) | State::Stopped => None,
+        }
+    }
+
+    /// Opens the router and starts the threads, unless they run.
+    fn run(&self) -> Result<Arc<Running>, StoreError> {
+        let mut state = self.state();
+        let beside = match &*state {
+            State::Running(running, _) => return Ok(Arc::clone(running)),
+            State::Stopped => return Err(StoreError::Failed("the relay is stopping".to_owned())),
+            State::Empty(beside) => beside.clone(),
+        };
+        let failed = |error: io::Error| StoreError::Failed(error.to_string());
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder).map_err(failed)?;
+        let router = Router::open(Sqlite::open(&self.router_file())?, Arc::clone(&self.secrets) as _)?;
+        let wakes = Wakes::open(Sqlite::open(&self.folder.join("wakes.sqlite"))?)?;
+        let open_max = descriptors::limit()
+            .map_or(OPEN_MAX, |files| usize::try_from(files / FILES_PER_OPEN).unwrap_or(OPEN_MAX))
+            .clamp(1, OPEN_MAX);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(THREADS)
+            .thread_name("relay-agents")
+            .enable_all()
+            .build()
+            .map_err(failed)?;
+        let running = Arc::new(Running {
+            folder: self.folder.clone(),
+            relay_url: self.relay_url.clone(),
+            secrets: Arc::clone(&self.secrets),
+            beside,
+            http: http::Client::new(self.private_hosts.clone()).map_err(failed)?,
+            registry: Registry::default(),
+            slots: Semaphore::new(open_max),
+            waiting: AtomicUsize::new(0),
+            pressure: Notify::new(),
+            changed: Notify::new(),
+            runtime: runtime.handle().clone(),
+            router: Mutex::new(router),
+            wakes: Mutex::new(wakes),
+        });
+        runtime.spawn(supervisor::run(Arc::clone(&running)));
+        *state = State::Running(Arc::clone(&running), runtime);
+        Ok(running)
+    }
+
+    /// Closes all agents: calls are cancelled, jobs go on at the next start. Takes `bound` at most.
+    pub(crate) fn stop(&self, bound: Duration) {
+        let State::Running(running, runtime) = std::mem::replace(&mut *self.state(), State::Stopped) else {
+            return;
+        };
+        running.registry.stop();
+        running.changed.notify_one();
+        let ends_at = Instant::now() + bound;
+        while running.registry.len() > 0 && Instant::now() < ends_at {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        runtime.shutdown_timeout(ends_at.saturating_duration_since(Instant::now()));
+    }
+
+    /// An event authorises one request.
+    ///
+    /// # Errors
+    /// [`Rejection::Replayed`], [`Rejection::Busy`].
+    pub(crate) fn use_event(&self, signed: &Signed, now: Timestamp) -> Result<(), Rejection> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).take(signed, now)
+    }
+
+    /// What the signer of a request may do.
+    pub(crate) fn caller(&self, key: PubKey) -> Caller {
+        if self.admins.contains(&key) || self.owner.is(&key) { Caller::Admin(key) } else { Caller::Key(key) }
+    }
+
+    /// Answers what concerns all agents.
+    pub(crate) fn directory(&self, ask: &Ask) -> Answer {
+        let request = ask.request(&self.relay);
+        if let Some(running) = self.running() {
+            return api::directory(&running.router(), &request);
+        }
+        // As if there were none.
+        let empty = Sqlite::in_memory().and_then(|conn| Router::open(conn, Arc::clone(&self.secrets) as _));
+        empty.map_or_else(|error| unavailable(&error), |router| api::directory(&router, &request))
+    }
+
+    /// Deploys a manifest; `to`: the agent that the path names.
+    pub(crate) async fn deploy(&self, ask: Ask, to: Option<PubKey>, body: &[u8]) -> Answer {
+        let may_deploy = ask.caller.signer().is_some_and(|key| self.deploy_pubkeys.contains(&key));
+        let wanted = match api::deployment(body, ask.caller, may_deploy, &*self.secrets, to.as_ref()) {
+            Ok(wanted) => wanted,
+            Err(answer) => return answer,
+        };
+        let running = match self.run() {
+            Ok(running) => running,
+            Err(error) => return unavailable(&error),
+        };
+        if let Err(answer) = self.prepare(&running, &wanted) {
+            return answer;
+        }
+        let relay = self.relay.clone();
+        with(&running.clone(), wanted.pubkey, move |now, agent| {
+            // Two names may have one account, and so one key.
+            let is_others = agent.manifest().is_some_and(|manifest| manifest.name != wanted.manifest.name);
+            if is_others && wanted.manifest.identity == (Identity::Derived { account: None }) {
+                let words =
+                    "another agent's name leads to the same key: choose a number in identity.derived.account";
+                return Answer::error_in(409, "identity", words);
+            }
+            finish(&running, api::deploy(agent, now, &ask.request(&relay), &wanted))
+        })
+        .await
+    }
+
+    /// Before an agent is deployed: its relay's events are read from now on.
+    fn prepare(&self, running: &Running, wanted: &api::Deployment) -> Result<(), Answer> {
+        let mut router = running.router();
+        if router.get(&wanted.pubkey).is_none() && router.agents().count() >= self.agents_max {
+            let words = format!("this relay has {} agents, the most that it takes", self.agents_max);
+            return Err(Answer::error(409, &words));
+        }
+        if router.filters().is_none() && router.is_ready() {
+            let last = running.beside.last_seq();
+            let last = last.map_err(|error| Answer::error(503, &error.to_string()))?;
+            router.accept(now(), Vec::new(), last);
+        }
+        Ok(())
+    }
+
+    /// Answers what concerns one agent.
+    pub(crate) async fn ask(&self, agent: PubKey, ask: Ask) -> Answer {
+        let Some(running) = self.running_with(&agent) else { return no_agent() };
+        let relay = self.relay.clone();
+        with(&running.clone(), agent, move |now, agent| {
+            finish(&running, api::agent(agent, now, &ask.request(&relay)))
+        })
+        .await
+    }
+
+    /// Lines of an agent's log after this one, and the number of the last. The caller must have been let in by
+    /// [`Agents::ask`].
+    pub(crate) async fn logs_after(&self, agent: PubKey, after: u64) -> Result<(String, u64), Answer> {
+        let running = self.running_with(&agent).ok_or_else(no_agent)?;
+        with_or(&running, agent, move |_, agent| api::logs_after(agent, after, LOG_LINES), || Err(closed()))
+            .await
+    }
+
+    fn running_with(&self, agent: &PubKey) -> Option<Arc<Running>> {
+        self.running().filter(|running| running.router().get(agent).is_some())
+    }
+}
+
+/// Lines of a log that are read at a time.
+const LOG_LINES: u64 = 500;
+
+/// Does something with an agent.
+async fn with(
+    running: &Arc<Running>,
+    agent: PubKey,
+    work: impl FnOnce(Now, &mut Agent<Sqlite>) -> Answer + Send + 'static,
+) -> Answer {
+    with_or(running, agent, work, closed).await
+}
+
+async fn with_or<T: Send + 'static>(
+    running: &Arc<Running>,
+    agent: PubKey,
+    work: impl FnOnce(Now, &mut Agent<Sqlite>) -> T + Send + 'static,
+    closed: impl FnOnce() -> T,
+) -> T {
+    let (sender, answer) = oneshot::channel();
+    let call = move |now, agent: &mut Agent<Sqlite>| {
+        let _ = sender.send(work(now, agent));
+    };
+    running.send(agent, Message::Call(Box::new(call)));
+    answer.await.unwrap_or_else(|_| closed())
+}
+
+/// The router learns of the change before the client does.
+fn finish(running: &Running, reply: api::Reply) -> Answer {
+    match reply.changed.map_or(Ok(()), |entry| running.put(entry)) {
+        Ok(()) => reply.answer,
+        Err(error) => unavailable(&error),
+    }
+}
+
+fn no_agent() -> Answer {
+    Answer::error(404, "no such agent")
+}
+
+fn closed() -> Answer {
+    Answer::error(503, "the agent can't be opened; the relay's log says why")
+}
+
+fn unavailable(error: &StoreError) -> Answer {
+    Answer::error(503, &error.to_string())
+}

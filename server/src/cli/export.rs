@@ -15,7 +15,7 @@ use super::exit::Failure;
 use super::progress::Progress;
 use crate::config::Settings;
 
-/// Events and bytes read in one read transaction. They are written after it has ended, because whoever reads the output may
+/// Events and bytes read in one read transaction. They are written after it has ended, because the reader of the output may
 /// be slow, and while a read transaction is open a serving relay cannot reuse free pages.
 const CHUNK_EVENTS: usize = 4_096;
 const CHUNK_BYTES: usize = 4 << 20;

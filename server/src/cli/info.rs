@@ -52,7 +52,7 @@ pub fn run(args: &InfoArgs, settings: &Settings) -> Result<(), Failure> {
         writeln!(text, "folder              {}", settings.data.display())?;
         writeln!(text, "events              {}", stats.events)?;
         if stats.hidden > 0 {
-            writeln!(text, "still to be removed {}", stats.hidden)?;
+            writeln!(text, "hidden (to remove)  {}", stats.hidden)?;
         }
         writeln!(text, "events ever stored  {}", last_seq.0)?;
         if let Some(newest) = newest {

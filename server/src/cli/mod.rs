@@ -2,6 +2,7 @@
 //!
 //! `relay` without a command is `relay serve`. Exit codes: [`exit::Failure`].
 
+pub mod agent;
 pub mod database;
 pub mod delete;
 pub mod exit;
@@ -59,6 +60,8 @@ enum Command {
     Delete(With<delete::DeleteArgs>),
     /// Print statistics of the database
     Info(With<info::InfoArgs>),
+    /// Deploy agents on a running relay and look after them
+    Agent(agent::AgentArgs),
     /// Print the effective configuration as TOML
     Config(Serve),
 }
@@ -159,6 +162,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Some(Command::Scan(With { common, own })) => scan::run(own, &common.load(&[])?.settings),
         Some(Command::Delete(With { common, own })) => delete::run(own, &common.load(&[])?.settings),
         Some(Command::Info(With { common, own })) => info::run(own, &common.load(&[])?.settings),
+        Some(Command::Agent(args)) => agent::run(args),
         Some(Command::Config(args)) => {
             let text = args.load()?.to_toml();
             let mut lines = database::Lines::new(None)?;

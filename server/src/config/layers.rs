@@ -23,7 +23,7 @@ pub enum Origin {
     Env(String),
     /// A flag on the command line.
     Flag(String),
-    /// One in so many bytes of the memory that there is.
+    /// Derived from the memory of the process: a fixed part of it.
     Memory {
         /// What there is.
         memory: Memory,
@@ -99,8 +99,8 @@ pub(super) fn file(keys: &Keys, path: &Path, text: &str) -> Result<Layer, Config
     Ok(layer)
 }
 
-/// Names that share the prefix and are not settings: the file itself, and what tests and benches of this
-/// repository look at.
+/// Variables with the prefix that are not settings: the path of the file, and those that tests and benches of this
+/// repository read.
 fn is_reserved(name: &str) -> bool {
     const PREFIXES: [&str; 4] = ["RELAY_TEST_", "RELAY_BENCH_", "RELAY_FUZZ_", "RELAY_SIM_"];
     matches!(name, "RELAY_CONFIG" | "RELAY_SHARED" | "RELAY_BIN" | "RELAY_CASE" | "RELAY_GROUPS")

@@ -21,7 +21,7 @@ impl fmt::Display for Memory {
     }
 }
 
-/// Bounds that are a part of memory, all shards together, unless they are set: one in so many bytes.
+/// Limits that are derived from memory unless they are set, and by what it is divided for all shards together.
 const PARTS: [(&str, u64); 2] =
     [("limits.shard_outbox_bytes_max", OUTBOX_PART), ("limits.shard_filter_bytes_max", FILTER_PART)];
 const OUTBOX_PART: u64 = 8;

@@ -1,16 +1,16 @@
-//! Configuration: flags over environment over file over what follows from memory over defaults.
+//! Configuration in layers; each overrides those below it:
 //!
 //! | layer | how |
 //! |---|---|
-//! | flags | `--listen`, `--data`, `--url`, `--shards`, and `--set KEY=VALUE` for any key |
+//! | flags | `--listen`, `--data`, `--url`, `--shards`, `--log-format`, and `--set KEY=VALUE` for any key |
 //! | environment | `RELAY_` and the key in capitals, sections separated by two underscores: `RELAY_LIMITS__LIMIT_MAX` |
 //! | file | TOML: `--config FILE`, else `RELAY_CONFIG`, else `relay.toml` in the working folder if it is there |
 //! | memory | what a shard may hold of output and of filters, by the memory that there is ([`Memory`]) |
 //! | defaults | [`Settings::default`] |
 //!
-//! An unknown key is an error in every layer, and names the nearest known one; but for what Kubernetes puts into the
-//! environment for a Service named `relay` or `relay-...`. Lists in environment and flags
-//! are separated by commas or written as TOML. `relay config` prints what came out, and from where.
+//! An unknown key is an error in every layer, and names the nearest known one, except for variables that Kubernetes
+//! puts into the environment for a Service named `relay` or `relay-...`. Lists in environment and flags are separated
+//! by commas or written as TOML. `relay config` prints what came out, and from where.
 
 mod layers;
 pub(crate) mod memory;
@@ -233,12 +233,17 @@ mod tests {
             ("", &[], &[("listen", "localhost:70000")], "`listen` must be a host and a port"),
             ("", &[], &[("log.filter", "info,=x=y")], "`log.filter` `info,=x=y`: "),
             ("", &[], &[("metrics.listen", "here")], "`metrics.listen` must be a host and a port"),
-            ("", &[], &[("metrics.allow", "10.0.0.0/33")], "`metrics.allow` `10.0.0.0/33` is no address"),
+            (
+                "",
+                &[],
+                &[("metrics.allow", "10.0.0.0/33")],
+                "`metrics.allow` `10.0.0.0/33` is neither an address",
+            ),
             (
                 "",
                 &[],
                 &[("network.trusted_proxies", "nginx")],
-                "`network.trusted_proxies` `nginx` is no address",
+                "`network.trusted_proxies` `nginx` is neither an address",
             ),
             (
                 "",

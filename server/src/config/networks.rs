@@ -14,7 +14,7 @@ impl Networks {
     pub(super) fn new(texts: &[String]) -> Result<Self, String> {
         let read = |text: &String| {
             parse(text.trim())
-                .ok_or_else(|| format!("`{text}` is no address and no network such as 10.0.0.0/8"))
+                .ok_or_else(|| format!("`{text}` is neither an address nor a network such as 10.0.0.0/8"))
         };
         texts.iter().map(read).collect::<Result<_, _>>().map(Networks)
     }

@@ -4,8 +4,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use relay_agent::fetch::PrivateHosts;
 use relay_engine::policy::{Policy, is_relay_url};
-use relay_engine::types::Limits;
+use relay_engine::types::{Limits, PubKey};
 use relay_engine::verify::{Libsecp256k1, Schnorr, Verifier};
 use relay_site::{Info, LimitsDef, PolicyDef};
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,8 @@ pub struct Settings {
     pub log: Log,
     /// The path of `/metrics`, and who may read it.
     pub metrics: MetricsAccess,
+    /// Agents on this relay: programs that answer job requests (NIP-90).
+    pub agents: AgentSettings,
     /// Bounds, enforced and advertised; see [`Limits`].
     #[serde(with = "LimitsDef")]
     pub limits: Limits,
@@ -62,6 +65,7 @@ impl Default for Settings {
             verify: Verify::default(),
             log: Log::default(),
             metrics: MetricsAccess::default(),
+            agents: AgentSettings::default(),
             limits: Limits::default(),
             policy: Policy::default(),
         }
@@ -88,8 +92,8 @@ pub struct Network {
     /// Addresses and networks (`10.0.0.0/8`) whose `X-Forwarded-For` is believed: a client is then the rightmost entry
     /// that is not itself one of these.
     pub trusted_proxies: Vec<String>,
-    /// Whether every trusted proxy begins each connection with a PROXY protocol header, version 1 or 2, which names the client. Then
-    /// one that does not is turned away, and from all others such a header is malformed HTTP.
+    /// Whether every trusted proxy begins each connection with a PROXY protocol header, version 1 or 2, which names the
+    /// client. Then one that does not is refused, and from all others such a header is malformed HTTP.
     pub proxy_protocol: bool,
     /// Addresses and networks that have no limits by address.
     pub exempt_addresses: Vec<String>,
@@ -99,10 +103,10 @@ pub struct Network {
 }
 
 impl Network {
-    /// Whose word on a client's address is believed.
+    /// The proxies whose statement of the client's address is trusted.
     ///
     /// # Errors
-    /// Names the first that is no address.
+    /// Names the first that is neither an address nor a network.
     pub(crate) fn trusted(&self) -> Result<Networks, String> {
         Networks::new(&self.trusted_proxies)
     }
@@ -110,7 +114,7 @@ impl Network {
     /// Clients that have no limits by address.
     ///
     /// # Errors
-    /// Names the first that is no address.
+    /// Names the first that is neither an address nor a network.
     pub(crate) fn exempt(&self) -> Result<Networks, String> {
         Networks::new(&self.exempt_addresses)
     }
@@ -263,9 +267,47 @@ impl MetricsAccess {
     /// The addresses that may read; none: all.
     ///
     /// # Errors
-    /// Names the first that is none.
+    /// Names the first entry that is neither an address nor a network.
     pub(crate) fn readers(&self) -> Result<Networks, String> {
         Networks::new(&self.allow)
+    }
+}
+
+/// Agents that live beside the relay (`relay agent`). Needs `store.engine = "lmdb"`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AgentSettings {
+    /// Whether there may be any. Without one that is deployed this costs nothing.
+    pub enabled: bool,
+    /// Keys that may deploy agents, beside administrators (`policy.admin_pubkeys`, and the owner's key in the data folder).
+    /// Their manifests may name any secret of an agent.
+    #[serde(with = "relay_site::settings::pubkeys")]
+    pub deploy_pubkeys: Vec<PubKey>,
+    /// Hosts with ports (`127.0.0.1:11434`) that manifests may name although their addresses are private. URLs of customers
+    /// never lead there.
+    pub allow_private_hosts: Vec<String>,
+    /// Most agents.
+    pub agents_max: usize,
+}
+
+impl Default for AgentSettings {
+    fn default() -> Self {
+        AgentSettings {
+            enabled: true,
+            deploy_pubkeys: Vec::new(),
+            allow_private_hosts: Vec::new(),
+            agents_max: 10_000,
+        }
+    }
+}
+
+impl AgentSettings {
+    /// The private hosts that may be called.
+    ///
+    /// # Errors
+    /// The first that is no host with a port, in words.
+    pub(crate) fn private_hosts(&self) -> Result<PrivateHosts, String> {
+        PrivateHosts::parse(&self.allow_private_hosts)
     }
 }
 
@@ -299,6 +341,11 @@ impl Settings {
         all
     }
 
+    /// Whether agents can be deployed. They need a store that keeps its events.
+    pub(crate) fn has_agents(&self) -> bool {
+        self.agents.enabled && self.store.engine == StoreEngine::Lmdb
+    }
+
     /// How many shards to run.
     pub fn shard_count(&self) -> usize {
         match self.shards {
@@ -307,7 +354,7 @@ impl Settings {
         }
     }
 
-    /// What no type can say.
+    /// Checks what types cannot: ranges, URLs, addresses, and limits that depend on each other.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
         let ensure = |holds: bool, key, why: &str| if holds { Ok(()) } else { Err((key, why.to_owned())) };
         let limits = &self.limits;
@@ -328,6 +375,7 @@ impl Settings {
             let is_sendable = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
             ensure(is_sendable, "metrics.token", "must be of visible ASCII characters, and not empty")?;
         }
+        self.agents.private_hosts().map_err(|message| ("agents.allow_private_hosts", message))?;
         self.metrics.readers().map_err(|message| ("metrics.allow", message))?;
         for (key, pubkey) in [("info.pubkey", &self.info.pubkey), ("info.self", &self.info.own_pubkey)] {
             if let Some(pubkey) = pubkey {

@@ -12,7 +12,7 @@ pub enum OpenError {
     /// The folder or a file in it cannot be created, read or written.
     Io(PathBuf, io::Error),
     /// `data.mdb` in it is not LMDB's, or it is LMDB's but not a relay's.
-    Foreign(PathBuf),
+    NotARelayDatabase(PathBuf),
     /// The database has the layout of another version.
     Schema {
         /// The folder.
@@ -60,7 +60,7 @@ impl OpenError {
         let path = path.to_owned();
         match error {
             heed::Error::Mdb(MdbError::Invalid | MdbError::VersionMismatch | MdbError::Incompatible) => {
-                OpenError::Foreign(path)
+                OpenError::NotARelayDatabase(path)
             }
             heed::Error::EnvAlreadyOpened => OpenError::Open(path),
             other => OpenError::Failed(path, other.to_string()),
@@ -72,12 +72,12 @@ impl std::fmt::Display for OpenError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             OpenError::Io(path, error) => write!(f, "cannot use the folder {}: {error}", path.display()),
-            OpenError::Foreign(path) => {
+            OpenError::NotARelayDatabase(path) => {
                 write!(f, "the folder {} holds a data.mdb that is not a relay database", path.display())
             }
             OpenError::Schema { path, found, known } => write!(
                 f,
-                "the database in {} has layout {found}, and this version reads layout {known}",
+                "the database in {} has layout {found}, and this version reads layouts up to {known}",
                 path.display()
             ),
             OpenError::Full(path, what) => {

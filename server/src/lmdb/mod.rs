@@ -96,7 +96,7 @@ struct Databases {
     event: Database<'static, Be64, Bytes>,
     key: PostingBlocks,
     tombstone: Database<'static, Bytes, Be64>,
-    /// Not there in what an earlier version wrote, if it is opened to read or the disk is full.
+    /// `None` in a database of an earlier version that is opened read-only, or could not be extended because the disk is full.
     hidden: Option<Database<'static, Be64, Bytes>>,
     meta: Database<'static, Str, Be64>,
 }
@@ -116,7 +116,7 @@ impl LmdbBackend {
             Found::Schema(found) => {
                 return Err(OpenError::Schema { path: path.to_owned(), found, known: SCHEMA_WITH_HIDDEN });
             }
-            Found::Something => return Err(OpenError::Foreign(path.to_owned())),
+            Found::Something => return Err(OpenError::NotARelayDatabase(path.to_owned())),
         }
         // These are the first pages of a new database, so a full disk is noticed here.
         let databases = match create_databases(&env) {
@@ -151,10 +151,10 @@ impl LmdbBackend {
             Found::Schema(found) => {
                 return Err(OpenError::Schema { path: path.to_owned(), found, known: SCHEMA_WITH_HIDDEN });
             }
-            Found::Nothing | Found::Something => return Err(OpenError::Foreign(path.to_owned())),
+            Found::Nothing | Found::Something => return Err(OpenError::NotARelayDatabase(path.to_owned())),
         }
         let databases = open_databases(&env).map_err(|error| OpenError::lmdb(path, error))?;
-        let databases = databases.ok_or_else(|| OpenError::Foreign(path.to_owned()))?;
+        let databases = databases.ok_or_else(|| OpenError::NotARelayDatabase(path.to_owned()))?;
         Ok(Self::new(env, databases, options, Reserve::none(path)))
     }
 
@@ -264,8 +264,8 @@ impl LmdbBackend {
         Ok(done)
     }
 
-    /// Refuses a write if fewer than `reserved` bytes of the map are free, neither beyond the last page nor among pages that
-    /// were freed; or if the file's free pages are all that is left of the reserve.
+    /// Refuses a write if fewer than `reserved` bytes of the map are free, counting both what is beyond the last page
+    /// and the pages that were freed; or if the file's free pages are all that is left of the reserve.
     fn check_reserve(&self, txn: &RwTxn<'_>, reserved: usize) -> Result<(), StoreError> {
         let missing = self.reserve.missing();
         let info = self.env.info();
@@ -318,7 +318,7 @@ impl Backend for LmdbBackend {
         &self,
         work: impl FnOnce(&mut Self::Writer<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        self.reserve.with_room(|| self.write_within(work, 0))
+        self.reserve.with_reserve(|| self.write_within(work, 0))
     }
 }
 

@@ -170,8 +170,9 @@ fn map(
     flags.set(EnvFlags::NO_SYNC, !sync);
     flags.set(EnvFlags::READ_ONLY, access != Access::Write);
     flags.set(EnvFlags::NO_LOCK, access == Access::ReadUnlocked);
-    // SAFETY: with NO_SYNC a power cut may corrupt the file; only benches set it, by the option `sync`. NO_LOCK is for folders that this process can't write and that no process had open just now; that none
-    // writes to them meanwhile is the operator's responsibility, as the README says.
+    // SAFETY: with NO_SYNC a power cut may corrupt the file; only benches set it, by the option `sync`. NO_LOCK is for
+    // folders that this process can't write and that no process had open just now; that none writes to them meanwhile
+    // is the operator's responsibility, as the README says.
     unsafe { options.flags(flags) };
     // SAFETY: the memory map is sound as long as nothing but LMDB changes the file under it. LMDB's own lock
     // file keeps processes apart, and heed opens a path once in a process.

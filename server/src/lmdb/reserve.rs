@@ -1,8 +1,8 @@
 //! Disk space reserved for removals: a deletion needs pages before it frees any, and on a full disk there would be none.
 //!
-//! Of the disk, a file beside the database has it, which is cut to nothing for the time of such a write. What the database
-//! has grown by then is missing from the file: other writes must leave as much free among the database's own pages. Of the
-//! map, the last part is left to such writes.
+//! On the disk it is a file beside the database, which is truncated while such a write runs. If the database has grown
+//! meanwhile, the file is filled only as far as the disk has space: other writes must then leave what it lacks free
+//! among the database's own pages. In the map, the last part is left to such writes.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -34,7 +34,7 @@ impl Reserve {
         let mut reserve = Reserve { file, bytes, held: AtomicU64::new(0) };
         reserve.shrink();
         reserve.fill();
-        // Where it can't be made, nothing is missing of it.
+        // If the file could not be allocated in full, the reserve is what was allocated.
         reserve.bytes = *reserve.held.get_mut();
         reserve
     }
@@ -58,7 +58,7 @@ impl Reserve {
     }
 
     /// Runs `write` in the space of the file.
-    pub(super) fn with_room<T>(&self, write: impl FnOnce() -> T) -> T {
+    pub(super) fn with_reserve<T>(&self, write: impl FnOnce() -> T) -> T {
         if self.bytes > 0 {
             // Without it, the write may still find space.
             let _ = OpenOptions::new().write(true).truncate(true).open(&self.file);

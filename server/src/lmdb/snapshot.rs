@@ -88,7 +88,7 @@ impl<T: Txn> KeySource for Snapshot<'_, T> {
         let body = self.backend.databases.event.get(self.txn.read(), &seq.0).map_err(store_error)?;
         // LMDB does not validate overflow pages, which hold only a body. A lost part of the file reads as zeros.
         if body.is_some_and(|body| body.first() != Some(&b'{') || body.last() != Some(&b'}')) {
-            return Err(StoreError::Corrupt(format!("event {} is no JSON object", seq.0)));
+            return Err(StoreError::Corrupt(format!("event {} is not a JSON object", seq.0)));
         }
         Ok(body.map(Cow::Borrowed))
     }

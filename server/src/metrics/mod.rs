@@ -99,7 +99,7 @@ pub(crate) struct Snapshot {
     pub(crate) shards: Vec<ShardSnapshot>,
     pub(crate) writer: WriterMetrics,
     pub(crate) store: Option<Stats>,
-    /// Sockets turned away before they had a shard.
+    /// Sockets refused before they had a shard.
     pub(crate) sockets_refused: u64,
     /// Connections refused because their address had too many.
     pub(crate) refused_by_address: u64,

@@ -181,7 +181,7 @@ impl Snapshot {
         }
         let refused = self.sockets_refused;
         out.number(
-            Metric::counter("relay_sockets_refused", "Sockets turned away before their handshake"),
+            Metric::counter("relay_sockets_refused", "Sockets refused before their handshake"),
             refused,
         )?;
         out.number(names::REFUSED_BY_ADDRESS, self.refused_by_address)?;

@@ -34,7 +34,7 @@ pub(crate) async fn run(host: &Host, listener: TcpListener) {
                 tracing::debug!(%error, "a connection was lost before it was accepted");
             }
             Err(error) => {
-                if let Some(times) = acceptor.no_files.happened(Instant::now()) {
+                if let Some(times) = acceptor.no_files.record(Instant::now()) {
                     tracing::warn!(%error, times, "can't accept connections");
                 }
                 // A waiting client gets the 503. Where even that fails, descriptors may be free a little later.
@@ -60,7 +60,7 @@ struct Acceptor {
 
 impl Acceptor {
     fn new() -> Self {
-        let all_taken = Answer::error(503, "no room for another connection").with("retry-after", "30");
+        let all_taken = Answer::error(503, "too many connections").with("retry-after", "30");
         Acceptor {
             all_taken: raw_response(&all_taken),
             too_many: raw_response(&TooMany::answer()),
@@ -70,7 +70,7 @@ impl Acceptor {
         }
     }
 
-    /// Turns away one client that waits to be accepted, with the descriptor that has become free. False: that could not be
+    /// Refuses one client that waits to be accepted, with the descriptor that has become free. False: that could not be
     /// done either.
     async fn refuse_waiting(&self, host: &Host, listener: &TcpListener) -> bool {
         // The waiting client may be gone: then there is no client to answer, and nothing to wait for.
@@ -83,13 +83,13 @@ impl Acceptor {
         true
     }
 
-    /// Hands a socket over to a shard, or turns it away.
+    /// Hands a socket over to a shard, or refuses it.
     fn admit(&self, host: &Host, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let permit = match host.addresses.admit_socket(peer.ip()) {
             Ok(permit) => permit,
             Err(TooMany(address)) => {
-                if let Some(times) = self.full_address.happened(Instant::now()) {
+                if let Some(times) = self.full_address.record(Instant::now()) {
                     tracing::warn!(
                         %address,
                         times,
@@ -101,8 +101,8 @@ impl Acceptor {
         };
         let Some(inbox) = host.take_slot() else {
             host.sockets_refused.fetch_add(1, Ordering::Relaxed);
-            if let Some(times) = self.full.happened(Instant::now()) {
-                tracing::warn!(address = %peer, times, "no room for another connection");
+            if let Some(times) = self.full.record(Instant::now()) {
+                tracing::warn!(address = %peer, times, "too many connections");
             }
             return reject(stream, &self.all_taken);
         };

@@ -52,7 +52,7 @@ impl TooMany {
 
 impl Addresses {
     /// # Errors
-    /// Names the first entry of a list that is no address.
+    /// Names the first entry of a list that is neither an address nor a network.
     pub(crate) fn new(network: &Network) -> Result<Self, String> {
         Ok(Addresses {
             trusted: network.trusted()?,

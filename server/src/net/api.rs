@@ -26,7 +26,7 @@ use super::response::{Body, Error, response, whole};
 const THREADS: usize = 2;
 const BLOCKING_THREADS_MAX: usize = 16;
 
-/// Answers of up to so many bytes are handed over whole.
+/// Answers of up to this many bytes are handed over whole.
 const WHOLE_BYTES_MAX: u64 = 64 << 10;
 
 /// Pieces of an answer that wait for its client.
@@ -83,7 +83,7 @@ where
         Ok(Err(_)) => response(Answer::error(503, "request timed out")),
         Err(error) => {
             tracing::error!(%error, "a handler of the API failed");
-            response(Answer::error(500, "this failed"))
+            response(Answer::error(500, "internal error"))
         }
     }
 }
@@ -136,7 +136,7 @@ where
             Ok(collected) => Response::from_parts(head, whole(collected.to_bytes())),
             Err(error) => {
                 tracing::error!(error = %error.into(), "a handler of the API failed");
-                response(Answer::error(500, "this failed"))
+                response(Answer::error(500, "internal error"))
             }
         };
     }

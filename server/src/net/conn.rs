@@ -1,6 +1,6 @@
 //! One WebSocket connection: its task reads and waits, its backlog holds what the socket did not take.
 //!
-//! The task never writes frames of its own making but for what the protocol answers; output comes from the
+//! The task itself writes only the replies that the WebSocket protocol requires (pong, close); other output comes from the
 //! shard's pump, one write a turn.
 
 use std::cell::{Cell, RefCell};
@@ -56,7 +56,7 @@ pub(crate) struct Conn {
     has_fault: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     is_signalled: Cell<bool>,
-    /// When bytes last came, or a full socket took some again: signs of life both. That an idle socket takes
+    /// When bytes last came, or a full socket accepted some again: both are signs of life. That an idle socket accepts
     /// bytes is none.
     alive_at: Cell<Instant>,
     /// When bytes last left.

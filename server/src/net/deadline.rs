@@ -78,18 +78,18 @@ impl Deadline {
     }
 
     /// The client has something of the answer to take.
-    fn is_writing(&self) {
+    fn on_body_poll(&self) {
         let stalled = self.stalled_us();
         self.0.at_us.store(stalled.min(self.0.request_us.load(Ordering::Relaxed)), Ordering::Relaxed);
     }
 
     /// There is nothing to take yet.
-    fn is_waiting(&self) {
+    fn on_body_pending(&self) {
         self.0.at_us.store(self.0.request_us.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// The client has only the last of the answer to take.
-    fn is_written(&self) {
+    fn on_body_end(&self) {
         self.0.at_us.store(self.stalled_us(), Ordering::Relaxed);
     }
 
@@ -122,8 +122,8 @@ impl hyper::body::Body for Watched {
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         match &polled {
-            Poll::Ready(_) => self.deadline.is_writing(),
-            Poll::Pending => self.deadline.is_waiting(),
+            Poll::Ready(_) => self.deadline.on_body_poll(),
+            Poll::Pending => self.deadline.on_body_pending(),
         }
         polled
     }
@@ -139,7 +139,7 @@ impl hyper::body::Body for Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        self.deadline.is_written();
+        self.deadline.on_body_end();
     }
 }
 

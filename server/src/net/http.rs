@@ -15,13 +15,13 @@ use tokio::net::TcpStream;
 
 use super::addresses::{AddressPermit, TooMany};
 use super::deadline::{self, Deadline};
-use super::proxy_protocol::{self, Fault};
+use super::proxy_protocol::{self, HeaderError};
 use super::response::{Body, HeaderLines, add_headers, raw_response, response};
-use super::{api, operator, upgrade};
+use super::{agents, api, operator, upgrade};
 use crate::host::Host;
 use crate::shard::SocketSlot;
 
-/// How long a client that is turned away is listened to.
+/// How long the request of a rejected client is still read.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Serves one socket until it closes or becomes a WebSocket.
@@ -65,11 +65,11 @@ async fn read_proxy_header(
 ) -> Result<(IpAddr, Option<AddressPermit>), Option<Answer>> {
     let found = match tokio::time::timeout(time, proxy_protocol::read(stream)).await {
         Ok(Ok(found)) => found,
-        Ok(Err(Fault::Io(error))) => {
+        Ok(Err(HeaderError::Io(error))) => {
             tracing::debug!(%proxy, %error, "a proxy connected and said nothing");
             return Err(None);
         }
-        Ok(Err(Fault::Malformed)) => {
+        Ok(Err(HeaderError::Malformed)) => {
             host.warn_of_missing_proxy_header(proxy);
             return Err(Some(Answer::error(400, "a PROXY protocol header is expected from this address")));
         }
@@ -88,7 +88,8 @@ async fn read_proxy_header(
     }
 }
 
-/// Answers a client whose request nobody wants, as far as its socket takes that at once.
+/// Sends an answer to a client that is rejected, as much of it as its socket accepts without blocking, and shuts the
+/// socket down.
 async fn reject(host: &Host, mut stream: TcpStream, answer: &Answer) {
     let _ = stream.try_write(&raw_response(answer));
     let _ = stream.shutdown().await;
@@ -111,13 +112,13 @@ async fn respond<B: Backend + 'static>(
     let host = &shard.host;
     let (method, path) = (request.method().as_str(), request.uri().path());
     let found = host.table.find(method, path, &HeaderLines(request.headers()));
-    let shared = found.headers();
+    let (shared, params) = (found.headers(), agents::Params::of(&found));
     let endpoint = found.endpoint.map(|endpoint| (endpoint.route, endpoint.bounds));
     if let Ok((Route::Socket, _)) = endpoint {
         return upgrade::upgrade(slot, request, peer);
     }
     shard.count_http_request();
-    // Behind a proxy a client is known by its request only; it has a place for as long as that is worked on.
+    // Behind a proxy a client is known by its request only; it counts as a connection of its address until it is answered.
     let Ok(_client) = host.addresses.admit_client(peer, request.headers()) else {
         return response(TooMany::answer());
     };
@@ -129,7 +130,7 @@ async fn respond<B: Backend + 'static>(
                 Route::Information => response(Answer::information(host.documents.information.clone())),
                 Route::Page => response(Answer::page(host.documents.page.clone())),
                 Route::Icon => response(Answer::icon()),
-                Route::Agents(_) => response(Answer::error(404, "not found")),
+                Route::Agents(route) => agents::respond(host, route, params, bounds, request).await,
                 Route::Health | Route::Metrics | Route::Config => {
                     operate(host, route, bounds, request, peer).await
                 }

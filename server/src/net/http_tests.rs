@@ -187,7 +187,7 @@ async fn what_takes_too_long_or_panics_is_answered() {
     until("the handler ends", || seen.handlers.load(Ordering::Relaxed) == 0).await;
     let (response, _) = talk(address, "GET /panic HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
     assert!(
-        response.starts_with("HTTP/1.1 500") && response.contains(r#"{"error":"this failed"}"#),
+        response.starts_with("HTTP/1.1 500") && response.contains(r#"{"error":"internal error"}"#),
         "{response}"
     );
 }

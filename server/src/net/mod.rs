@@ -5,6 +5,7 @@
 
 pub(crate) mod accept;
 pub(crate) mod addresses;
+mod agents;
 pub(crate) mod api;
 pub(crate) mod conn;
 pub(crate) mod deadline;

@@ -2,7 +2,7 @@
 //!
 //! It decides which bytes the library sees. A frame that makes its message longer than the limit never reaches it,
 //! nor does the rest of that message: their bytes are skipped as they come, what the library has of it is dropped,
-//! and the connection lives on. Everything else, faults included, is passed on, and the library judges it. It buffers
+//! and the connection stays open. Everything else, faults included, is passed on for the library to check. It buffers
 //! nothing; of a message that is skipped, or may yet be, an [`IdScanner`] keeps the id that its answer has to name.
 
 use std::io::Cursor;

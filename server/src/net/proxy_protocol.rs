@@ -20,31 +20,32 @@ const FIRST_BYTES: usize = v2::PROTOCOL_PREFIX.len();
 
 /// Why there is no header.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(super) enum HeaderError {
     /// What came is none, or a longer one than is taken.
     Malformed,
     /// The socket ended or failed.
     Io(io::Error),
 }
 
-impl From<io::Error> for Fault {
+impl From<io::Error> for HeaderError {
     fn from(error: io::Error) -> Self {
-        Fault::Io(error)
+        HeaderError::Io(error)
     }
 }
 
-/// Reads a header. `None`: the proxy speaks for itself, as to see whether the relay is there, or does not know the client.
+/// Reads a header. `None`: the proxy connects on its own behalf (LOCAL), as for a health check, or does not know the
+/// client (UNKNOWN).
 ///
 /// # Errors
 /// What came instead of a header.
-pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<IpAddr>, Fault> {
+pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<IpAddr>, HeaderError> {
     let mut header = vec![0; FIRST_BYTES];
     stream.read_exact(&mut header).await?;
     if header == v2::PROTOCOL_PREFIX {
         read_more(stream, &mut header, V2_HEAD_BYTES - FIRST_BYTES).await?;
         let len = u16::from_be_bytes([header[14], header[15]]);
         if V2_HEAD_BYTES + usize::from(len) > V2_BYTES_MAX {
-            return Err(Fault::Malformed);
+            return Err(HeaderError::Malformed);
         }
         read_more(stream, &mut header, len.into()).await?;
     } else if header.starts_with(v1::PROTOCOL_PREFIX.as_bytes()) {
@@ -52,12 +53,12 @@ pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option
             // The line ends with two bytes, of which the first may be there.
             let count = if header.ends_with(b"\r") { 1 } else { 2 };
             if header.len() + count > V1_BYTES_MAX {
-                return Err(Fault::Malformed);
+                return Err(HeaderError::Malformed);
             }
             read_more(stream, &mut header, count).await?;
         }
     } else {
-        return Err(Fault::Malformed);
+        return Err(HeaderError::Malformed);
     }
     source(&header)
 }
@@ -73,7 +74,7 @@ async fn read_more(
 }
 
 /// The client that a whole header names.
-fn source(header: &[u8]) -> Result<Option<IpAddr>, Fault> {
+fn source(header: &[u8]) -> Result<Option<IpAddr>, HeaderError> {
     match HeaderResult::parse(header) {
         HeaderResult::V1(Ok(header)) => Ok(match header.addresses {
             v1::Addresses::Tcp4(addresses) => Some(addresses.source_address.into()),
@@ -85,7 +86,7 @@ fn source(header: &[u8]) -> Result<Option<IpAddr>, Fault> {
             (v2::Command::Proxy, v2::Addresses::IPv6(addresses)) => Some(addresses.source_address.into()),
             _ => None,
         }),
-        _ => Err(Fault::Malformed),
+        _ => Err(HeaderError::Malformed),
     }
 }
 

@@ -36,7 +36,7 @@ pub(super) fn upgrade<B: Backend + 'static>(
 ) -> Response<Body> {
     let key = match handshake_key(&request) {
         Ok(key) => key,
-        Err(fault) => return refuse(fault),
+        Err(error) => return refuse(error),
     };
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
     let shard = slot.shard();
@@ -55,12 +55,15 @@ pub(super) fn upgrade<B: Backend + 'static>(
             return response(TooMany::answer());
         }
     };
-    let connected =
-        shard.host.websocket_permit().and_then(|place| Some((place, shard.connect(Peer { host, address })?)));
-    let Some((place, id)) = connected else {
-        return response(Answer::error(503, "no room for another connection").with("retry-after", "30"));
+    let connected = shard
+        .host
+        .websocket_permit()
+        .and_then(|permit| Some((permit, shard.connect(Peer { host, address })?)));
+    let Some((websocket_permit, id)) = connected else {
+        return response(Answer::error(503, "too many connections").with("retry-after", "30"));
     };
-    let session = Session { shard: Rc::clone(shard), id, _place: place, _permit: permit };
+    let session =
+        Session { shard: Rc::clone(shard), id, _websocket_permit: websocket_permit, _address_permit: permit };
     let upgraded = hyper::upgrade::on(&mut request);
     let slot = Rc::clone(slot);
     tokio::task::spawn_local(async move {
@@ -70,7 +73,7 @@ pub(super) fn upgrade<B: Backend + 'static>(
             Ok(Ok(parts)) => {
                 conn::run(&session.shard, id, parts.io.into_inner(), &parts.read_buf).await;
             }
-            Ok(Err(_)) => tracing::error!("an upgraded connection is no TCP stream"),
+            Ok(Err(_)) => tracing::error!("an upgraded connection is not a TCP stream"),
             Err(error) => tracing::debug!(%error, "a client left during its handshake"),
         }
     });
@@ -86,38 +89,38 @@ pub(super) fn upgrade<B: Backend + 'static>(
 }
 
 /// Why a handshake is refused.
-enum Fault {
+enum HandshakeError {
     /// It breaks the rules in this way.
     Malformed(&'static str),
     /// It is for another version of the protocol.
     Version,
 }
 
-fn refuse(fault: Fault) -> Response<Body> {
-    response(match fault {
-        Fault::Malformed(message) => Answer::error(400, message),
-        Fault::Version => Answer::error(426, "only WebSocket version 13 is supported")
+fn refuse(error: HandshakeError) -> Response<Body> {
+    response(match error {
+        HandshakeError::Malformed(message) => Answer::error(400, message),
+        HandshakeError::Version => Answer::error(426, "only WebSocket version 13 is supported")
             .with("sec-websocket-version", "13")
             .with("upgrade", "websocket"),
     })
 }
 
 /// The client's key, if its handshake keeps the rules.
-fn handshake_key(request: &Request<Incoming>) -> Result<Vec<u8>, Fault> {
+fn handshake_key(request: &Request<Incoming>) -> Result<Vec<u8>, HandshakeError> {
     let headers = request.headers();
     if request.method() != Method::GET || request.version() != Version::HTTP_11 {
-        return Err(Fault::Malformed("a WebSocket begins with GET and HTTP/1.1"));
+        return Err(HandshakeError::Malformed("a WebSocket begins with GET and HTTP/1.1"));
     }
     if !has_token(headers, header::CONNECTION, "upgrade") {
-        return Err(Fault::Malformed("the Connection header must say Upgrade"));
+        return Err(HandshakeError::Malformed("the Connection header must say Upgrade"));
     }
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        return Err(Fault::Version);
+        return Err(HandshakeError::Version);
     }
     match headers.get(header::SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes) {
         // Base64 of sixteen bytes.
         Some(key) if key.len() == 24 => Ok(key.to_vec()),
-        _ => Err(Fault::Malformed("Sec-WebSocket-Key must be 24 characters")),
+        _ => Err(HandshakeError::Malformed("Sec-WebSocket-Key must be 24 characters")),
     }
 }
 
@@ -125,8 +128,8 @@ fn handshake_key(request: &Request<Incoming>) -> Result<Vec<u8>, Fault> {
 struct Session<B: Backend> {
     shard: Rc<Shard<B>>,
     id: ConnId,
-    _place: WebSocketPermit,
-    _permit: Option<AddressPermit>,
+    _websocket_permit: WebSocketPermit,
+    _address_permit: Option<AddressPermit>,
 }
 
 impl<B: Backend> Drop for Session<B> {

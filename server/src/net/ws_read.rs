@@ -31,12 +31,12 @@ pub(crate) enum Received {
     /// The client has sent a close frame; the reply is in the output.
     Closed,
     /// The stream breaks the protocol and should be closed with this fault.
-    Broken(Fault),
+    Broken(StreamError),
 }
 
 /// Why no more can be read from a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(crate) enum StreamError {
     /// Text that is not UTF-8.
     Utf8,
     /// A message is too long even to skip; this much is known of its size.
@@ -45,13 +45,13 @@ pub(crate) enum Fault {
     Protocol,
 }
 
-impl Fault {
+impl StreamError {
     /// The close code and reason of RFC 6455.
     pub(crate) fn close(self) -> (u16, &'static str) {
         match self {
-            Fault::Utf8 => (1007, "text must be UTF-8"),
-            Fault::TooLong(_) => (1009, "message too long"),
-            Fault::Protocol => (1002, "not the WebSocket protocol"),
+            StreamError::Utf8 => (1007, "text must be UTF-8"),
+            StreamError::TooLong(_) => (1009, "message too long"),
+            StreamError::Protocol => (1002, "not the WebSocket protocol"),
         }
     }
 }
@@ -154,7 +154,7 @@ impl Reader {
                     self.protocol = WebSocketContext::new(Role::Server, Some(self.config));
                     None
                 }
-                Verdict::TooLong(bytes) => self.broken(Fault::TooLong(bytes)),
+                Verdict::TooLong(bytes) => self.broken(StreamError::TooLong(bytes)),
                 Verdict::Pass(count) => {
                     // One frame at most, so that the library never holds a message back.
                     let mut input = &rest[..count];
@@ -197,14 +197,14 @@ impl Reader {
             }
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => None,
             Err(Error::Capacity(CapacityError::MessageTooLong { size, .. })) => {
-                self.broken(Fault::TooLong(size as u64))
+                self.broken(StreamError::TooLong(size as u64))
             }
-            Err(Error::Utf8(_)) => self.broken(Fault::Utf8),
-            Err(_) => self.broken(Fault::Protocol),
+            Err(Error::Utf8(_)) => self.broken(StreamError::Utf8),
+            Err(_) => self.broken(StreamError::Protocol),
         }
     }
 
-    fn broken(&mut self, fault: Fault) -> Option<Received> {
+    fn broken(&mut self, fault: StreamError) -> Option<Received> {
         self.over = true;
         Some(Received::Broken(fault))
     }
@@ -350,7 +350,7 @@ mod tests {
         assert_eq!(output, [&[0x8a, 7][..], b"between"].concat(), "the pong");
         // A new message in the middle of another is a fault, also when that is skipped.
         let interrupted = [frame(Data::Text, false, &[b'x'; LIMIT + 1]), text("inside")].concat();
-        check(&interrupted, &[Received::Broken(Fault::TooLong(LIMIT as u64 + 1))]);
+        check(&interrupted, &[Received::Broken(StreamError::TooLong(LIMIT as u64 + 1))]);
     }
 
     /// Clients write the id of an event before its content or after it; either way it is found in what is skipped, in
@@ -407,7 +407,7 @@ mod tests {
             received.push(message);
             Flow::Go
         });
-        assert!(matches!(received.as_slice(), [Received::Broken(Fault::TooLong(_))]), "{received:?}");
+        assert!(matches!(received.as_slice(), [Received::Broken(StreamError::TooLong(_))]), "{received:?}");
     }
 
     #[test]
@@ -415,7 +415,7 @@ mod tests {
         let mut header = vec![0x81, 0x80 | 127];
         header.extend_from_slice(&(1u64 << 40).to_be_bytes());
         header.extend_from_slice(&[0; 4]);
-        check(&header, &[Received::Broken(Fault::TooLong(1 << 40))]);
+        check(&header, &[Received::Broken(StreamError::TooLong(1 << 40))]);
     }
 
     #[test]
@@ -426,9 +426,9 @@ mod tests {
         let stray_continuation = frame(Data::Continue, true, b"x");
         let long_ping = [&[0x89, 0x80 | 126, 0, 126][..], &[0; 4 + 126]].concat();
         for bytes in [&unmasked[..], &reserved_bit, &bad_opcode, &stray_continuation, &long_ping] {
-            check(bytes, &[Received::Broken(Fault::Protocol)]);
+            check(bytes, &[Received::Broken(StreamError::Protocol)]);
         }
-        check(&frame(Data::Text, true, b"\xff"), &[Received::Broken(Fault::Utf8)]);
+        check(&frame(Data::Text, true, b"\xff"), &[Received::Broken(StreamError::Utf8)]);
         let split = [frame(Data::Text, false, b"\xe2\x82"), frame(Data::Continue, true, b"\xac")].concat();
         check(&split, &[got("\u{20ac}")]);
     }

@@ -23,7 +23,7 @@ use crate::log_throttle::LogThrottle;
 use crate::metrics::{HostMetrics, ShardSnapshot};
 use crate::net::addresses::AddressPermit;
 use crate::net::conn::{Conn, State};
-use crate::net::ws_read::{Fault, Flow, Reader, Received};
+use crate::net::ws_read::{Flow, Reader, Received, StreamError};
 use crate::net::ws_write;
 
 /// Bytes read from one socket at a time, into one buffer for all.
@@ -166,9 +166,9 @@ impl<B: Backend> Shard<B> {
                 Received::Broken(fault) => {
                     match fault {
                         // The connection ends with it: no id need be named.
-                        Fault::TooLong(bytes) => relay.handle_oversized(id, bytes, About::Frame),
-                        Fault::Utf8 => relay.handle_not_utf8(id),
-                        Fault::Protocol => {}
+                        StreamError::TooLong(bytes) => relay.handle_oversized(id, bytes, About::Frame),
+                        StreamError::Utf8 => relay.handle_not_utf8(id),
+                        StreamError::Protocol => {}
                     }
                     self.metrics.borrow_mut().closed_by_relay += 1;
                     let (code, reason) = fault.close();

@@ -260,7 +260,7 @@ impl<B: Backend> Shard<B> {
                 State::Closed(until) if until <= now => conn.end(),
                 State::Closed(_) | State::Gone => {}
                 State::Open | State::Closing if conn.stall(now) >= stall_max => {
-                    if let Some(times) = self.stalled.happened(now) {
+                    if let Some(times) = self.stalled.record(now) {
                         tracing::info!(times, "a reader took nothing for too long and was disconnected");
                     }
                     self.metrics.borrow_mut().closed_stalled += 1;

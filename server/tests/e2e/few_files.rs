@@ -61,7 +61,7 @@ fn assert_works(client: &mut RawClient, serial: u64) {
 fn assert_answered_503(response: &str) {
     assert!(response.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{response}");
     assert!(response.contains("\r\nretry-after: 30\r\n"), "{response}");
-    assert!(response.ends_with("{\"error\":\"no room for another connection\"}\n"), "{response}");
+    assert!(response.ends_with("{\"error\":\"too many connections\"}\n"), "{response}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The SQL backend: failures at any statement, and upper bounds of the cost of writes and reads and of the store's size in the worst
-//! cases.
+//! The SQL backend: failures at any statement, and upper bounds of the cost of writes and reads and of the store's size
+//! in the worst cases.
 
 use std::collections::BTreeMap;
 
@@ -231,8 +231,8 @@ fn check_world(seed: u64) -> (usize, usize) {
         if chance.below(6) == 0 {
             drop(backend);
             backend = open(any_sizes(&mut chance));
-            check(&backend, &model, last, &mut chance, true, &format!("{note}, opened anew"));
-            tombstones.check(&backend, &format!("{note}, opened anew"));
+            check(&backend, &model, last, &mut chance, true, &format!("{note}, opened again"));
+            tombstones.check(&backend, &format!("{note}, opened again"));
             check_that_pages_of_a_run_do_not_overlap(&backend, &note);
         }
         depth = depth.max(levels(&backend).len());
@@ -285,8 +285,8 @@ fn reading_a_part_of_the_log_reads_only_that_part() {
     assert!(rows <= 40, "{rows} rows for ten numbers");
 }
 
-/// Each tag of an event has a key. The compaction debt was counted in events instead of keys, so with many tags level 0 grew without
-/// bound, and every look-up had to search all of it.
+/// Each tag of an event has a key. The compaction debt was counted in events instead of keys, so with many tags level 0
+/// grew without bound, and every look-up had to search all of it.
 #[test]
 fn many_tags_do_not_accumulate_in_level_0() {
     for (tags, at_once, events) in [(2_000, 16, 200), (200, 64, 2_500)] {

@@ -331,7 +331,7 @@ fn another_version_is_refused_and_other_tables_are_left_alone() {
     drop(backend);
     let error = SqlBackend::open(Sqlite::open(&path, false)).expect_err("newer");
     assert_eq!(error, SqlOpenError::Schema { found: 5, known: 4 });
-    assert_eq!(error.to_string(), "the database has layout 5, and this version reads layout 4");
+    assert_eq!(error.to_string(), "the database has layout 5, and this version reads layouts 3 to 4");
 }
 
 #[test]

@@ -31,9 +31,9 @@ const FIRSTS_IN_A_ROW_MAX: u32 = 4;
 /// Addresses asked for a wide job that may start.
 const ADDRESSES_ASKED: usize = 64;
 
-/// Whether a job has taken a step.
+/// The queue of a job: by whether it has taken a step, and whether it waits for memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Class {
+pub(super) enum JobClass {
     First,
     /// It has to wait until there is memory for what it holds.
     Wide,
@@ -112,12 +112,12 @@ impl<A: Ord + Copy, C: Ord + Copy, J> ClassQueue<A, C, J> {
     }
 
     /// Takes the next job. Its connection keeps its place until it is charged, so that what this job leaves finds it there.
-    fn take(&mut self, class: Class) -> Option<(Turn<A, C>, J)> {
+    fn take(&mut self, class: JobClass) -> Option<(Turn<A, C>, J)> {
         let (address, _) = self.addresses.next()?;
         self.take_of(class, address)
     }
 
-    fn take_of(&mut self, class: Class, address: A) -> Option<(Turn<A, C>, J)> {
+    fn take_of(&mut self, class: JobClass, address: A) -> Option<(Turn<A, C>, J)> {
         let queue = self.addresses.get_mut(&address)?;
         let (conn, jobs) = queue.conns.next()?;
         let job = jobs.pop_front()?;
@@ -133,8 +133,8 @@ impl<A: Ord + Copy, C: Ord + Copy, J> ClassQueue<A, C, J> {
         self.addresses.charge(turn.address, cost, |queue| queue.conns.is_empty());
     }
 
-    /// The address that is first of those whose next job `may` be taken. At most [`ADDRESSES_ASKED`] are asked; if none of so
-    /// many may, they make way for others.
+    /// The first address whose next job `may` start. At most [`ADDRESSES_ASKED`] are asked; if none of them
+    /// may start, they move behind the others.
     fn find(&mut self, may: impl Fn(A, &J) -> JobAdmission) -> Option<A> {
         let mut skipped = Vec::new();
         for address in self.addresses.keys().take(ADDRESSES_ASKED) {
@@ -167,7 +167,7 @@ impl<A: Ord + Copy, C: Ord + Copy, J> ClassQueue<A, C, J> {
 /// A turn that is being taken: what it costs is not known before it is over.
 #[must_use = "a turn is charged"]
 pub(super) struct Turn<A, C> {
-    class: Class,
+    class: JobClass,
     pub(super) address: A,
     conn: C,
 }
@@ -190,7 +190,7 @@ pub(super) struct Turns<A, C, J> {
     first: ClassQueue<A, C, J>,
     wide: ClassQueue<A, C, J>,
     further: ClassQueue<A, C, J>,
-    /// First steps of addresses that have as many jobs that have further steps as they may have.
+    /// First steps of addresses that are at their limit of unfinished jobs.
     held: BTreeMap<A, AddressQueue<C, J>>,
     limit: Limit<A>,
     /// The address whose turn is being taken.
@@ -202,7 +202,8 @@ pub(super) struct Turns<A, C, J> {
 }
 
 impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
-    /// None. An address that `is_bounded` takes no first steps while it has `unfinished_max` jobs that have further steps, at least one.
+    /// Empty. An address that `is_bounded` takes no first steps while it has `unfinished_max` jobs (at least 1) with
+    /// further steps.
     pub(super) fn new(unfinished_max: usize, is_bounded: fn(&A) -> bool) -> Self {
         Turns {
             first: ClassQueue::new(),
@@ -217,9 +218,9 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
     }
 
     /// Queues a job after those of its connection.
-    pub(super) fn push(&mut self, class: Class, address: A, conn: C, job: J) {
+    pub(super) fn push(&mut self, class: JobClass, address: A, conn: C, job: J) {
         match self.held.get_mut(&address) {
-            Some(queue) if class == Class::First => queue.push(conn, job),
+            Some(queue) if class == JobClass::First => queue.push(conn, job),
             _ => self.queue_of(class).push(address, conn, job),
         }
         self.hold_or_release(address);
@@ -259,19 +260,19 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
         let both = (has_first || wide.is_some()) && self.further.len > 0;
         if self.further.len > 0 && (!both || self.firsts_in_a_row >= FIRSTS_IN_A_ROW_MAX) {
             self.firsts_in_a_row = 0;
-            return self.further.take(Class::Further);
+            return self.further.take(JobClass::Further);
         }
         self.firsts_in_a_row = if both { self.firsts_in_a_row + 1 } else { 0 };
         match wide {
             Some(address) if !has_first || self.is_wide_next => {
                 self.is_wide_next = false;
-                self.wide.take_of(Class::Wide, address)
+                self.wide.take_of(JobClass::Wide, address)
             }
             _ if has_first => {
                 self.is_wide_next = true;
-                self.first.take(Class::First)
+                self.first.take(JobClass::First)
             }
-            _ => self.wide.take(Class::Wide),
+            _ => self.wide.take(JobClass::Wide),
         }
     }
 
@@ -284,7 +285,7 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
     }
 
     /// Queues the job of a turn again, in another class, and ends the turn, which costs nothing.
-    pub(super) fn defer(&mut self, turn: Turn<A, C>, class: Class, job: J) {
+    pub(super) fn defer(&mut self, turn: Turn<A, C>, class: JobClass, job: J) {
         self.push(class, turn.address, turn.conn, job);
         self.charge(turn, 0);
     }
@@ -313,16 +314,16 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
             .chain(held)
     }
 
-    /// Whether no job waits. Where something is held, further steps are there that it waits for.
+    /// Whether no job waits. Held jobs are not checked: they are held only while further steps wait.
     pub(super) fn is_empty(&self) -> bool {
         self.first.len == 0 && self.wide.len == 0 && self.further.len == 0
     }
 
-    fn queue_of(&mut self, class: Class) -> &mut ClassQueue<A, C, J> {
+    fn queue_of(&mut self, class: JobClass) -> &mut ClassQueue<A, C, J> {
         match class {
-            Class::First => &mut self.first,
-            Class::Wide => &mut self.wide,
-            Class::Further => &mut self.further,
+            JobClass::First => &mut self.first,
+            JobClass::Wide => &mut self.wide,
+            JobClass::Further => &mut self.further,
         }
     }
 }

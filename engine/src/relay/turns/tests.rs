@@ -1,6 +1,6 @@
 //! Fairness, limits and wide jobs.
 
-use super::Class::{First, Further, Wide};
+use super::JobClass::{First, Further, Wide};
 use super::*;
 
 type Queue = Turns<char, u32, u32>;
@@ -216,9 +216,9 @@ fn an_address_over_its_limit_on_another_connection_takes_no_first_steps() {
 fn wide_jobs_that_may_not_start_make_way() {
     let mut queue = Turns::<usize, u32, usize>::new(100, |_| false);
     for address in 0..=ADDRESSES_ASKED {
-        queue.push(Class::Wide, address, 0, address);
+        queue.push(JobClass::Wide, address, 0, address);
     }
-    queue.push(Class::Further, 1_000, 0, 1_000);
+    queue.push(JobClass::Further, 1_000, 0, 1_000);
     let may = |address, _: &usize| {
         if address == ADDRESSES_ASKED { JobAdmission::Start } else { JobAdmission::AddressFull }
     };
@@ -227,7 +227,7 @@ fn wide_jobs_that_may_not_start_make_way() {
         let (turn, job) = queue.take(may).expect("a job waits");
         taken.push(job);
         if job == 1_000 {
-            queue.push(Class::Further, 1_000, 0, job);
+            queue.push(JobClass::Further, 1_000, 0, job);
         }
         queue.charge(turn, 1);
     }

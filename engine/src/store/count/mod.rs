@@ -1,6 +1,6 @@
 //! COUNT (NIP-45): distinct stored events over several filters, in steps of bounded work.
 //!
-//! Postings alone are counted wherever they prove the match. `limit` plays no part.
+//! Postings alone are counted wherever they prove the match. `limit` is ignored.
 
 mod hll;
 
@@ -75,9 +75,9 @@ impl Count {
         &self.filters
     }
 
-    /// As [`super::Scan::rest`].
-    pub fn rest(&mut self) {
-        self.merge.rest();
+    /// As [`super::Scan::release_cursors`].
+    pub fn release_cursors(&mut self) {
+        self.merge.release_cursors();
     }
 
     /// Reads what may be read for `rows`, counting them down as [`super::Scan::step`] does.

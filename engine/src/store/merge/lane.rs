@@ -23,7 +23,7 @@ const PROBE_ROWS: usize = 32;
 /// One filter's state in a merge.
 #[derive(Debug)]
 pub(super) struct Lane {
-    plan: Plan,
+    state: LaneState,
     /// Whether a wide filter may be answered by a broad scan.
     may_scan_broadly: bool,
     /// Events that the filter still wants.
@@ -32,17 +32,17 @@ pub(super) struct Lane {
     pub(super) rows: u64,
 }
 
-/// How a lane is answered.
+/// How a lane is answered, and how far that has come.
 #[derive(Debug)]
-enum Plan {
+enum LaneState {
     /// It is not opened yet.
     Unopened,
     /// Its ids are being looked up.
     LookUp(LookUp),
     /// All its ids have been looked up with the whole filter; what was found is buffered.
     Found,
-    /// The same, and this of it has not been merged when the merge came to rest.
-    FoundBefore(Vec<Posting>),
+    /// As `Found`, after the cursors were released: what of it had not been merged yet.
+    FoundUnmerged(Vec<Posting>),
     /// A broad term is read in order, until opening the cursors of the narrow ones is the better way.
     BroadScan(BroadScan),
     /// These terms are read to their end.
@@ -82,49 +82,54 @@ struct BroadScan {
 
 impl Lane {
     pub(super) fn new(filter: &Filter, wanted: u64, may_scan_broadly: bool) -> Self {
-        let plan = if filter.ids.is_some() { Plan::LookUp(LookUp::default()) } else { Plan::Unopened };
-        Lane { plan, may_scan_broadly, wanted, rows: 0 }
+        let state =
+            if filter.ids.is_some() { LaneState::LookUp(LookUp::default()) } else { LaneState::Unopened };
+        Lane { state, may_scan_broadly, wanted, rows: 0 }
     }
 
-    /// Its cursors are dropped, to be opened anew; of what its ids have found, `unmerged` is left.
-    pub(super) fn rest(&mut self, unmerged: Vec<Posting>) {
-        self.plan = match std::mem::replace(&mut self.plan, Plan::Closed) {
-            Plan::Found => Plan::FoundBefore(unmerged),
-            Plan::BroadScan(_) | Plan::Terms(_) => Plan::Unopened,
+    /// Its cursors are dropped, to be opened again; of what its ids have found, `unmerged` is left.
+    pub(super) fn release_cursors(&mut self, unmerged: Vec<Posting>) {
+        self.state = match std::mem::replace(&mut self.state, LaneState::Closed) {
+            LaneState::Found => LaneState::FoundUnmerged(unmerged),
+            LaneState::BroadScan(_) | LaneState::Terms(_) => LaneState::Unopened,
             other => other,
         };
     }
 
     /// Whether its ids have been looked up.
     pub(super) fn is_found(&self) -> bool {
-        matches!(self.plan, Plan::Found)
+        matches!(self.state, LaneState::Found)
     }
 
     /// The filter wants nothing more.
     pub(super) fn close(&mut self) {
-        self.plan = Plan::Closed;
+        self.state = LaneState::Closed;
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        matches!(self.plan, Plan::Closed)
+        matches!(self.state, LaneState::Closed)
     }
 
     pub(super) fn is_broad_scan(&self) -> bool {
-        matches!(self.plan, Plan::BroadScan(_))
+        matches!(self.state, LaneState::BroadScan(_))
     }
 
     /// The terms that are read now.
     pub(super) fn terms(&self) -> Option<&Terms> {
-        match &self.plan {
-            Plan::BroadScan(scan) => Some(&scan.broad),
-            Plan::Terms(terms) => Some(terms),
-            Plan::Unopened | Plan::LookUp(_) | Plan::Found | Plan::FoundBefore(_) | Plan::Closed => None,
+        match &self.state {
+            LaneState::BroadScan(scan) => Some(&scan.broad),
+            LaneState::Terms(terms) => Some(terms),
+            LaneState::Unopened
+            | LaneState::LookUp(_)
+            | LaneState::Found
+            | LaneState::FoundUnmerged(_)
+            | LaneState::Closed => None,
         }
     }
 
     /// Whether the lane's postings alone prove matches.
     pub(super) fn decides(&self) -> bool {
-        matches!(self.plan, Plan::Found) || self.terms().is_some_and(|terms| terms.decide)
+        matches!(self.state, LaneState::Found) || self.terms().is_some_and(|terms| terms.decide)
     }
 
     /// Looks up the filter's ids, if it has any, until they or the rows run out. Returns the postings of those that match
@@ -135,12 +140,12 @@ impl Lane {
         reader: &R,
         rows: &mut usize,
     ) -> Result<Progress, StoreError> {
-        if let Plan::FoundBefore(found) = &mut self.plan {
+        if let LaneState::FoundUnmerged(found) = &mut self.state {
             let found = std::mem::take(found);
-            self.plan = Plan::Found;
+            self.state = LaneState::Found;
             return Ok(Progress::Done(found));
         }
-        let Plan::LookUp(look_up) = &mut self.plan else { return Ok(Progress::NoIds) };
+        let LaneState::LookUp(look_up) = &mut self.state else { return Ok(Progress::NoIds) };
         let before = *rows;
         let is_done = look_up.run(filter, reader, rows)?;
         self.rows += (before - *rows) as u64;
@@ -148,7 +153,7 @@ impl Lane {
             return Ok(Progress::More);
         }
         let found = std::mem::take(&mut look_up.found);
-        self.plan = Plan::Found;
+        self.state = LaneState::Found;
         Ok(Progress::Done(found))
     }
 
@@ -170,12 +175,18 @@ impl Lane {
             if broad != narrow && broad.len(filter) * BROAD_SAVING <= count {
                 let (broad, narrow) = (Terms::new(broad, filter), Terms::new(narrow, filter));
                 let cost_max = count as u64;
-                self.plan =
-                    Plan::BroadScan(BroadScan { broad, narrow, read: 0, matched: 0, skipped: 0, cost_max });
+                self.state = LaneState::BroadScan(BroadScan {
+                    broad,
+                    narrow,
+                    read: 0,
+                    matched: 0,
+                    skipped: 0,
+                    cost_max,
+                });
                 return Ok(());
             }
         }
-        self.plan = Plan::Terms(Terms::new(in_order(narrow, classes, reader)?, filter));
+        self.state = LaneState::Terms(Terms::new(in_order(narrow, classes, reader)?, filter));
         Ok(())
     }
 
@@ -192,17 +203,17 @@ impl Lane {
     }
 
     /// Takes note of a candidate whose event was read.
-    pub(super) fn judged(&mut self, matched: bool, wanted: u64) {
+    pub(super) fn record_result(&mut self, matched: bool, wanted: u64) {
         self.wanted = wanted;
-        if let Plan::BroadScan(scan) = &mut self.plan {
+        if let LaneState::BroadScan(scan) = &mut self.state {
             scan.read += 1;
             scan.matched += u64::from(matched);
         }
     }
 
     /// Takes note of a skipped posting; true when the broad scan is over.
-    pub(super) fn skipped(&mut self) -> bool {
-        if let Plan::BroadScan(scan) = &mut self.plan {
+    pub(super) fn record_skip(&mut self) -> bool {
+        if let LaneState::BroadScan(scan) = &mut self.state {
             scan.skipped += 1;
         }
         self.is_broad_scan_over()
@@ -210,7 +221,7 @@ impl Lane {
 
     /// Whether it is a broad scan, and opening the narrow cursors is the better way to go on.
     pub(super) fn is_broad_scan_over(&self) -> bool {
-        let Plan::BroadScan(BroadScan { read, matched, skipped, cost_max, .. }) = &self.plan else {
+        let LaneState::BroadScan(BroadScan { read, matched, skipped, cost_max, .. }) = &self.state else {
             return false;
         };
         let cost = read + skipped / 4;
@@ -220,8 +231,8 @@ impl Lane {
 
     /// Goes over to the narrow terms.
     pub(super) fn end_broad_scan(&mut self) {
-        self.plan = match std::mem::replace(&mut self.plan, Plan::Closed) {
-            Plan::BroadScan(scan) => Plan::Terms(scan.narrow),
+        self.state = match std::mem::replace(&mut self.state, LaneState::Closed) {
+            LaneState::BroadScan(scan) => LaneState::Terms(scan.narrow),
             other => other,
         };
     }

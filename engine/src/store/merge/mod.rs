@@ -5,12 +5,12 @@
 //! they may match. Whether they do is for the caller to decide, which reads the events. The state is owned and
 //! borrows nothing, so it outlives the reader of each step.
 //!
-//! **Wide filters.** A filter for thousands of authors has a cursor an author, and opening all of them costs a
-//! look-up each, of which a page of fifty events needs few. So such a lane first makes a *broad scan*: it reads a broad term, the kind's
-//! or all events', in order, with the authors as a check on each event, as long as that fills the page sooner than
-//! opening the cursors would. When it does not, the cursors are opened after the place reached: everything before
-//! it has been seen, so nothing is lost or repeated. The broad scan ends at the latest when it has cost as much as
-//! opening the cursors, so a wide filter never costs more than twice the better way.
+//! **Wide filters.** A filter for thousands of authors has a cursor an author, and opening all of them costs a look-up
+//! each, of which a page of fifty events needs few. So such a lane first makes a *broad scan*: it reads a broad term,
+//! the kind's or all events', in order, with the authors as a check on each event, as long as that fills the page
+//! sooner than opening the cursors would. When it does not, the cursors are opened after the place reached: everything
+//! before it has been seen, so nothing is lost or repeated. The broad scan ends at the latest when it has cost as much
+//! as opening the cursors, so a wide filter never costs more than twice the better way.
 //!
 //! **Memory.** A term has a cursor once it has been read and something was there, and all cursors of a merge together have
 //! a bound on what they read ahead ([`cursor_bytes_max`]). A merge that comes to [`Merge::rest`] has none.
@@ -68,7 +68,7 @@ pub(super) struct Merge {
     opening: Vec<Opening>,
     /// Lanes up to this one have their cursors, or are in `opening`.
     opened: usize,
-    /// Of the last group. Whoever comes in later comes in behind it.
+    /// The rank of the last group; cursors that are opened later start after it.
     rank: Option<Rank>,
     /// Pairs of one rank; in the order of answers once `gathered`.
     group: Vec<(Posting, usize, bool)>,
@@ -181,7 +181,7 @@ impl Merge {
     }
 
     /// Drops all cursors. They are opened again, at the cost of opening them, behind what has come out.
-    pub(super) fn rest(&mut self) {
+    pub(super) fn release_cursors(&mut self) {
         let mut unmerged = vec![Vec::new(); self.lanes.len()];
         if !self.gathered {
             for (posting, lane, _) in self.group.drain(..) {
@@ -198,7 +198,7 @@ impl Merge {
             }
         }
         for (lane, unmerged) in self.lanes.iter_mut().zip(unmerged) {
-            lane.rest(unmerged);
+            lane.release_cursors(unmerged);
         }
         (self.cursors, self.free, self.capacity) = (Vec::new(), Vec::new(), 0);
         (self.dry, self.opening, self.opened) = (Vec::new(), Vec::new(), 0);
@@ -211,8 +211,8 @@ impl Merge {
     }
 
     /// Records whether a lane's last candidate matched, and how many more events its filter wants.
-    pub(super) fn judged(&mut self, lane: usize, matched: bool, wanted: u64) {
-        self.lanes[lane].judged(matched, wanted);
+    pub(super) fn record_result(&mut self, lane: usize, matched: bool, wanted: u64) {
+        self.lanes[lane].record_result(matched, wanted);
     }
 
     /// Reads until there is a candidate that has not been [`Merge::pass`]ed; that is a row a posting read, and
@@ -349,7 +349,7 @@ impl Merge {
         }
         if posting.seq <= self.horizon && filters[lane].matches_kind(posting.kind) {
             self.group.push((posting, lane, self.lanes[lane].decides()));
-        } else if self.lanes[lane].skipped() {
+        } else if self.lanes[lane].record_skip() {
             self.end_broad_scan(lane, filters, Bound::After(posting.rank, posting.seq));
         }
     }
@@ -374,7 +374,7 @@ impl Merge {
         self.free.push(place);
     }
 
-    /// The broad scan's cursors that wait are dropped where they are found, those of the narrow terms opened.
+    /// Opens the cursors of the narrow terms; those of the broad scan are dropped when they are met next.
     fn end_broad_scan(&mut self, lane: usize, filters: &[Filter], start: Bound) {
         self.lanes[lane].end_broad_scan();
         self.open_terms(lane, filters, start);

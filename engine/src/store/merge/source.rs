@@ -51,8 +51,8 @@ impl Source {
         sources
     }
 
-    /// Cursors that `filter`, one of `filters`, has at most, if it is one of `few` where it may choose or make a broad scan. The kinds of a
-    /// store that has no term over all events are not known here.
+    /// Cursors that `filter`, one of `filters`, has at most, if it is one of `few` where it may choose or make a broad
+    /// scan. The kinds of a store that has no term over all events are not known here.
     pub(super) fn cursors_max(filter: &Filter, filters: usize, classes: TermClasses, few: usize) -> usize {
         if filter.ids.is_some() || filter.is_empty() {
             return 1;

@@ -54,7 +54,7 @@ pub(super) enum TargetState {
     /// Stored, and the requester's to delete.
     Own(Seq),
     /// Stored, and not the requester's to delete.
-    Foreign,
+    NotOwn,
 }
 
 /// Reads what the decision on `op` at second `now` depends on.
@@ -114,7 +114,7 @@ fn target(reader: &impl Reader, id: EventId, requester: PubKey) -> Result<Target
             let view = CanonicalEvent::trusted(&json);
             match may_delete(view, requester) {
                 true => TargetState::Own(seq),
-                false => TargetState::Foreign,
+                false => TargetState::NotOwn,
             }
         }
     };

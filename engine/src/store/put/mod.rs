@@ -103,7 +103,8 @@ pub fn commit_removals<B: Backend>(
         .collect()
 }
 
-/// Carries out `ops` in the space reserved for that. What is too much for it is hidden instead of removed, and then tried by halves.
+/// Carries out `ops` in the space reserved for that. What is too much for it is hidden instead of removed, and then
+/// tried by halves.
 fn remove_from_reserve<B: Backend>(
     backend: &B,
     now: Timestamp,

@@ -71,8 +71,8 @@ fn verdict(event: &Event, now: Timestamp, facts: &Facts) -> Verdict {
     Verdict::Store
 }
 
-/// NIP-01: the newest version is kept; of two with the same `created_at`, the one with the lower id. An expired one counts as removed,
-/// so that sweeping sooner or later makes no difference.
+/// NIP-01: the newest version is kept; of two with the same `created_at`, the one with the lower id. An expired one
+/// counts as removed, so that sweeping sooner or later makes no difference.
 fn supersedes(version: &Version, event: &Event) -> bool {
     !version.expired
         && (version.created_at, std::cmp::Reverse(version.id))
@@ -84,7 +84,7 @@ fn delete(request: &Event, facts: &Facts, plan: &mut Plan) {
         if let TargetState::Own(seq) = target.state {
             plan.delete.push(seq);
         }
-        if target.state != TargetState::Foreign {
+        if target.state != TargetState::NotOwn {
             plan.tombstones.push((Tombstone::Id(target.id, request.pubkey), request.created_at));
         }
     }

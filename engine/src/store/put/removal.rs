@@ -50,7 +50,8 @@ impl RemovalBudget {
         RemovalBudget { keys_left: budget.keys_max.saturating_mul(FULL_DISK_FACTOR), ..budget }
     }
 
-    /// Removes nothing at once, which takes hardly any space. A backend without a bound can't hide, and removes.
+    /// Removes nothing at once, which takes hardly any space. A backend without a bound on removed keys removes at once
+    /// even so.
     pub(super) fn least(backend: &impl Backend) -> Self {
         let budget = RemovalBudget { is_least: true, ..RemovalBudget::new(backend) };
         match budget.keys_max {
@@ -97,7 +98,7 @@ impl RemovalBudget {
 /// The least value of [`keys_max`]: no canonical JSON is shorter than 300 bytes.
 const KEYS_MIN: usize = 300 / KEY_BYTES_MIN;
 
-/// The most keys that an event of so many bytes may have.
+/// The most keys that an event of `bytes` bytes may have.
 fn keys_max(bytes: usize) -> usize {
     bytes / KEY_BYTES_MIN
 }
@@ -153,9 +154,9 @@ pub fn remove<B: Backend>(backend: &B, ids: &[EventId]) -> Result<usize, StoreEr
 }
 
 /// Removes up to `events_max` events that have expired at second `now` (NIP-40), soonest first, as many as have
-/// [`Backend::removed_keys_max`] keys, one at least. Hidden events among them are removed and not counted. Removal requests stay, unserved
-/// ([`is_removal_request`]); those that an earlier version of this program listed for
-/// sweeping are stored again under a new sequence number, unlisted.
+/// [`Backend::removed_keys_max`] keys, one at least. Hidden events among them are removed and not counted. Removal
+/// requests stay, unserved ([`is_removal_request`]); those that an earlier version of this program listed for sweeping
+/// are stored again under a new sequence number, unlisted.
 ///
 /// # Errors
 /// The backend's. Then none was removed.

@@ -7,12 +7,12 @@ use crate::types::{Filter, Timestamp};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limit {
     pub(super) stage: Stage,
-    /// The client did not ask for this limit, so where it cuts is the relay's to choose.
-    relays_own: bool,
+    /// The limit is the relay's, not the client's: the answer may exceed it to complete a second.
+    is_relay_limit: bool,
     /// Events still to send in this stage.
     left: u32,
     /// Most events sent beyond the limit to complete a second.
-    closing_max: u32,
+    completion_max: u32,
 }
 
 /// What a filter's matches are for.
@@ -21,8 +21,8 @@ pub(super) enum Stage {
     /// They are sent.
     Sending,
     /// They are sent if they are of this second, the last one of the page.
-    Closing(Timestamp),
-    /// One that is not sent anyway shows that there is more.
+    CompletingSecond(Timestamp),
+    /// They are not sent; the first one shows that there is more.
     LookingAhead {
         /// Rows read for the filter when they were last counted.
         rows_before: u64,
@@ -33,25 +33,25 @@ pub(super) enum Stage {
 
 impl Limit {
     pub(super) fn new(filter: &Filter, limits: ScanLimits) -> Self {
-        let relays_own = filter.limit.is_none_or(|limit| limit > limits.limit_max);
+        let is_relay_limit = filter.limit.is_none_or(|limit| limit > limits.limit_max);
         let left = filter.limit.unwrap_or(limits.limit_default).min(limits.limit_max);
         let stage = if left == 0 || filter.is_empty() { Stage::Done } else { Stage::Sending };
-        Limit { stage, relays_own, left, closing_max: limits.limit_max }
+        Limit { stage, is_relay_limit, left, completion_max: limits.limit_max }
     }
 
     /// How many more events the filter may want.
     pub(super) fn wanted(&self) -> u64 {
         match self.stage {
             Stage::Sending => u64::from(self.left),
-            Stage::Closing(_) | Stage::LookingAhead { .. } => 1,
+            Stage::CompletingSecond(_) | Stage::LookingAhead { .. } => 1,
             Stage::Done => 0,
         }
     }
 
     /// Takes note that all events newer than second `created_at` have been seen; `rows` is how many rows have
     /// been read for the filter. True if this ends a stage.
-    pub(super) fn reached(&mut self, created_at: Timestamp, rows: u64) -> bool {
-        let over = matches!(self.stage, Stage::Closing(second) if created_at < second);
+    pub(super) fn advance_to(&mut self, created_at: Timestamp, rows: u64) -> bool {
+        let over = matches!(self.stage, Stage::CompletingSecond(second) if created_at < second);
         if over {
             self.stage = Stage::LookingAhead { rows_before: rows };
         }
@@ -60,15 +60,15 @@ impl Limit {
 
     /// Counts an event that is sent; `rows` is how many rows have been read for the filter. True if this ends
     /// a stage.
-    pub(super) fn count(&mut self, created_at: Timestamp, rows: u64) -> bool {
+    pub(super) fn count_sent(&mut self, created_at: Timestamp, rows: u64) -> bool {
         self.left -= 1;
         if self.left > 0 {
             return false;
         }
         self.stage = match self.stage {
-            Stage::Sending if self.relays_own => {
-                self.left = self.closing_max;
-                Stage::Closing(created_at)
+            Stage::Sending if self.is_relay_limit => {
+                self.left = self.completion_max;
+                Stage::CompletingSecond(created_at)
             }
             _ => Stage::LookingAhead { rows_before: rows },
         };

@@ -81,7 +81,7 @@ pub struct Scan {
     merge: Merge,
     /// A visible match was skipped.
     more: bool,
-    /// Whether there is one will not be known.
+    /// Whether there is a match that was not sent will not be known.
     unknown: bool,
     hit_rows: usize,
     look_ahead_rows: u64,
@@ -150,8 +150,8 @@ impl Scan {
 
     /// Drops its cursors while its reader is slow. The next step opens them again where it stands, at the cost of opening
     /// them; the answer is the same.
-    pub fn rest(&mut self) {
-        self.merge.rest();
+    pub fn release_cursors(&mut self) {
+        self.merge.release_cursors();
     }
 
     /// Reads what may be read for `rows`, counting them down, and hands matches that `viewer` may see to `sink` in order.
@@ -214,16 +214,16 @@ impl Scan {
             let (lane, decided) = self.merge.candidate().lanes[place];
             let (limit, filter) = (&mut self.limits[lane], &self.filters[lane]);
             let read = self.merge.rows_of(lane);
-            turned |= limit.reached(posting.rank.created_at, read);
+            turned |= limit.advance_to(posting.rank.created_at, read);
             debug_assert!(!decided || filter.matches_stored(event), "these postings prove matches");
             let matches = !expired && (decided || found_by.matches(filter));
             self.hidden |= matches && !visible;
             let matches = matches && visible;
             self.matched[lane] += usize::from(matches);
             match limit.stage {
-                Stage::Sending | Stage::Closing(_) if matches => {
+                Stage::Sending | Stage::CompletingSecond(_) if matches => {
                     sent = true;
-                    turned |= limit.count(posting.rank.created_at, read);
+                    turned |= limit.count_sent(posting.rank.created_at, read);
                 }
                 Stage::LookingAhead { .. } => {
                     self.look_ahead_rows += 1;
@@ -231,7 +231,7 @@ impl Scan {
                 }
                 _ => {}
             }
-            self.merge.judged(lane, matches, limit.wanted());
+            self.merge.record_result(lane, matches, limit.wanted());
         }
         *rows = rows.saturating_sub(cost::of_event(json.len(), &found_by));
         self.sent |= sent;
@@ -267,7 +267,7 @@ impl Scan {
         }
     }
 
-    /// Closes the lanes of filters that want nothing more. Once it is known that there is more, or too dear to
+    /// Closes the lanes of filters that want nothing more. Once it is known that there is more, or too expensive to
     /// know, none of them looks ahead.
     fn close_done(&mut self) {
         let give_up = self.more || self.look_ahead_rows > LOOK_AHEAD_ROWS_MAX;

@@ -135,7 +135,7 @@ impl EventTable {
                 rows += 1;
                 last = first;
                 take(first, row, out);
-                // Whoever asks for the numbers reads the events next.
+                // A caller that asks for the numbers reads the events next.
                 self.cache.put(row_id(first), row.into());
             })?;
             is_more = rows == LARGE_ROWS;

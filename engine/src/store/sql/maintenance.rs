@@ -11,7 +11,7 @@ use crate::sql::SqlConn;
 use crate::store::backend::StoreError;
 
 /// Compaction debt: keys written for which one more compaction step is made. A step moves several thousand keys down a
-/// level, and each key moves down three levels or four, so this keeps up; tests hold that it does.
+/// level, and each key moves down three or four levels, so compaction keeps up, which tests check.
 const KEYS_PER_COMPACTION: usize = 1_024;
 /// Pages that are checked and rewritten after one write.
 const REWRITES: usize = 4;

@@ -105,7 +105,7 @@ pub enum SqlOpenError {
     Schema {
         /// Its layout.
         found: i64,
-        /// The layout of this version.
+        /// The newest layout that this version reads.
         known: i64,
     },
     /// SQL failed.
@@ -116,7 +116,10 @@ impl fmt::Display for SqlOpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             SqlOpenError::Schema { found, known } => {
-                write!(f, "the database has layout {found}, and this version reads layout {known}")
+                write!(
+                    f,
+                    "the database has layout {found}, and this version reads layouts {SCHEMA} to {known}"
+                )
             }
             SqlOpenError::Store(error) => error.fmt(f),
         }
@@ -151,7 +154,7 @@ impl<C: SqlConn> SqlBackend<C> {
         let can_hide = match integers(&conn, READ_SCHEMA, &[])?.first() {
             Some(&SCHEMA_WITH_HIDDEN) => true,
             Some(&SCHEMA) => match conn.exec(CREATE_HIDDEN, &[]) {
-                // Events can be served and removed without it, and there will be room for it.
+                // Events can be served and removed without it, and removing them makes space for it.
                 Err(StoreError::Full(_)) => false,
                 created => created.map(|()| true)?,
             },

@@ -41,7 +41,7 @@ impl PageTable {
                 found = Some((*keys).into());
                 Ok(())
             }
-            _ => Err(StoreError::Corrupt("a column is no BLOB".into())),
+            _ => Err(StoreError::Corrupt("a column is not a BLOB".into())),
         })?;
         let page = found.ok_or_else(|| StoreError::Corrupt(format!("page {} is missing", id.0)))?;
         self.cache.put(id.0, Arc::clone(&page));

@@ -35,7 +35,7 @@ pub(super) fn integers<C: SqlConn>(
             values.push(*value);
             Ok(())
         }
-        _ => Err(StoreError::Corrupt("a column is no integer".into())),
+        _ => Err(StoreError::Corrupt("a column is not an integer".into())),
     })?;
     Ok(values)
 }

@@ -289,7 +289,7 @@ fn counts<B: Backend>(make: &impl Fn() -> B) {
     let author = |author: u8| Filter { authors: Some([World::pubkey(author)].into()), ..Filter::default() };
     let cases: Vec<(&str, Vec<Filter>, u64)> = vec![
         ("a kind", vec![kind(1)], 20),
-        ("a limit plays no part", vec![Filter { limit: Some(1), ..kind(1) }], 20),
+        ("a limit is ignored", vec![Filter { limit: Some(1), ..kind(1) }], 20),
         ("an author", vec![author(1)], 7),
         ("a time", vec![Filter { since: Some(118), ..kind(1) }], 2),
         ("two kinds", vec![kind(1), kind(7)], 25),

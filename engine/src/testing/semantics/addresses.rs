@@ -35,7 +35,7 @@ fn event_rate(stage: &mut Stage<'_>) {
         let (accepted, message) = conn.publish(&note(n));
         assert_eq!(
             (accepted, &*message),
-            (false, "rate-limited: too many events a minute from your address")
+            (false, "rate-limited: too many events per minute from your address")
         );
     }
     // Reading is none of it.

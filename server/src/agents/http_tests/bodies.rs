@@ -185,3 +185,59 @@ async fn nothing_listens_there() {
     let Some(HttpFault::Connection(why)) = call(&client, wrong).await.fault else { panic!() };
     assert_eq!(why, "the header x-key is not valid");
 }
+
+/// Lets every task that can go on do so, many times.
+async fn settle() {
+    for _ in 0..20_000 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_nobody_reads_is_not_read_from_the_socket() {
+    let endless = vec![send("HTTP/1.1 200 OK\r\n\r\n"), Act::Flood(vec![b'x'; 1 << 16])];
+    let server = Server::start(vec![endless]).await;
+    let client = client(&[server.host()], Arc::new(no_names));
+    let mut request = get(&server.url("/"));
+    request.limits.response_bytes_max = usize::MAX;
+    let mut call = client.run(request);
+    assert!(matches!(call.next().await, Some(HttpEvent::Head(200, _))));
+    settle().await;
+    let unread = server.sent();
+    assert!(unread < 32 << 20, "{unread}");
+    let mut read = 0;
+    while read < 64 << 20 {
+        let Some(HttpEvent::Chunk(bytes)) = call.next().await else { panic!("no piece") };
+        read += bytes.len();
+    }
+    assert!(server.sent() > unread);
+}
+
+#[tokio::test]
+async fn calls_that_are_too_many_wait() {
+    let server = Server::start(vec![vec![Act::Hang]]).await;
+    let client = client(&[server.host()], Arc::new(no_names));
+    let mut calls: Vec<_> = (0..10).map(|_| client.run(get(&server.url("/")))).collect();
+    settle().await;
+    assert_eq!(server.requests().len(), 8);
+    calls.truncate(6);
+    server.left().await;
+    calls.push(client.run(get(&server.url("/"))));
+    settle().await;
+    assert_eq!(server.requests().len(), 9);
+}
+
+/// Runs another test of this file in a process of its own, with a proxy in its environment that nobody serves.
+#[test]
+fn proxies_of_the_environment_are_not_used() {
+    let test = concat!(module_path!(), "::a_request_is_sent_as_it_is_and_its_response_passed_on");
+    let test = test.split_once("::").expect("the name of the crate").1;
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    for name in ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
+        command.env(name, "http://127.0.0.1:1");
+    }
+    let output =
+        command.args(["--exact", test]).env_remove("no_proxy").env_remove("NO_PROXY").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}

@@ -21,7 +21,7 @@ const IDLE: Duration = Duration::from_millis(300);
 /// A client that may call these hosts, and knows these names.
 fn client(allowed: &[String], lookup: std::sync::Arc<Lookup>) -> Client {
     let roots = RootCertStore::empty();
-    Client::with(PrivateHosts::parse(allowed).unwrap(), roots, lookup, IDLE).unwrap()
+    Client::with(PrivateHosts::parse(allowed).unwrap(), roots, lookup, IDLE, 8).unwrap()
 }
 
 /// Knows no name.

@@ -64,7 +64,7 @@ async fn a_certificate_must_be_for_the_name_and_by_a_known_authority() {
         roots.add(known.der().clone()).unwrap();
         let hosts = PrivateHosts::parse(&[format!("tls.example:{port}")]).unwrap();
         let lookup = |_| -> Addresses { Box::pin(async { Ok(vec![SocketAddr::from(([127, 0, 0, 1], 0))]) }) };
-        let client = Client::with(hosts, roots, Arc::new(lookup), IDLE).unwrap();
+        let client = Client::with(hosts, roots, Arc::new(lookup), IDLE, 8).unwrap();
         let outcome = call(&client, get(&format!("https://tls.example:{port}/"))).await;
         match want {
             None => assert_eq!((&outcome.body[..], outcome.fault), (&b"ok"[..], None)),

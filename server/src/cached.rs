@@ -1,22 +1,22 @@
-//! A value that costs something to ask for, and is asked for again at most so often, however many want it.
+//! A cached value with a maximum age; concurrent callers share one refresh.
 
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
 /// The last value and when it was asked for.
-pub(crate) struct Fresh<T> {
+pub(crate) struct Cached<T> {
     max_age: Duration,
     last: Mutex<Option<(Instant, T)>>,
 }
 
-impl<T: Clone> Fresh<T> {
+impl<T: Clone> Cached<T> {
     /// Nothing has been asked for. A value serves until it is `max_age` old.
     pub(crate) fn new(max_age: Duration) -> Self {
-        Fresh { max_age, last: Mutex::new(None) }
+        Cached { max_age, last: Mutex::new(None) }
     }
 
-    /// The last value if it is fresh, else a new one. Whoever comes while it is asked for waits for the same.
+    /// The last value if it is fresh, else a new one. Calls that come while it is asked for wait for the same.
     pub(crate) async fn get(&self, now: Instant, ask: impl Future<Output = T>) -> T {
         let mut last = self.last.lock().await;
         match &*last {
@@ -39,9 +39,9 @@ mod tests {
     #[tokio::test]
     async fn a_thousand_ask_once_a_second() {
         let (asked, begun) = (Cell::new(0), Instant::now());
-        let fresh = Fresh::new(Duration::from_secs(1));
+        let cached = Cached::new(Duration::from_secs(1));
         let get = |ms: u64| {
-            fresh.get(begun + Duration::from_millis(ms), async {
+            cached.get(begun + Duration::from_millis(ms), async {
                 // Others get to ask meanwhile.
                 tokio::task::yield_now().await;
                 asked.set(asked.get() + 1);

@@ -1,0 +1,141 @@
+//! All that an agent is and remembers, as one JSON document, and back: to keep it elsewhere, or to move it to another host. No key
+//! is in it, and no secret.
+
+use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::types::Now;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Agent, CommandError, JobRecord, Metrics, SessionRecord};
+use crate::manifest::ManifestError;
+use crate::store::{self, Batch, Session, VersionRow};
+
+/// The format.
+const FORMAT: u32 = 1;
+/// Jobs and sessions that are exported, newest jobs first.
+const JOBS_MAX: usize = 10_000;
+const SESSIONS_MAX: usize = 10_000;
+/// Jobs read at a time.
+const PAGE: usize = 500;
+
+/// A version with its manifest.
+#[derive(Serialize)]
+struct ExportedVersion {
+    version: u32,
+    deployed_at: u64,
+    deployed_by: String,
+    manifest: Value,
+}
+
+/// What is read of an export.
+#[derive(Deserialize)]
+struct Export {
+    format: u32,
+    pubkey: String,
+    sessions: Vec<SessionRecord>,
+    jobs: Vec<JobRecord>,
+    metrics: Metrics,
+}
+
+impl<C: SqlConn> Agent<C> {
+    /// Everything but keys: versions of the manifest, sessions, the history, counters. Of the history the newest 10,000 jobs, and
+    /// 10,000 sessions. Drain the agent first: jobs that are open are not taken over elsewhere.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn export(&self) -> Result<Value, StoreError> {
+        let mut versions = Vec::new();
+        for VersionRow { version, deployed_at, deployed_by } in store::version_rows(&self.conn)? {
+            let manifest = store::version(&self.conn, version)?;
+            versions.push(ExportedVersion {
+                version,
+                deployed_at,
+                deployed_by: deployed_by.to_string(),
+                manifest: to_value(&manifest),
+            });
+        }
+        let mut jobs = Vec::new();
+        let mut before = u64::MAX;
+        while jobs.len() < JOBS_MAX {
+            let page = self.history(before, PAGE)?;
+            let Some(last) = page.last() else { break };
+            before = last.number;
+            jobs.extend(page.iter().map(to_value));
+        }
+        Ok(json!({
+            "format": FORMAT,
+            "pubkey": self.pubkey().map(|key| key.to_string()),
+            "owner": self.owner().map(|key| key.to_string()),
+            "state": self.state(),
+            "version": self.version(),
+            "versions": versions,
+            "sessions": self.sessions(SESSIONS_MAX)?,
+            "jobs": jobs,
+            "metrics": self.metrics(),
+            "log": self.logs(0, 1_000)?,
+        }))
+    }
+
+    /// Takes over what another host has exported: sessions, history, counters. The agent must have been deployed here, have the
+    /// same key, and have done nothing yet. Its manifest stays as it is: versions are listed in the export, and deployed
+    /// like any other.
+    ///
+    /// # Errors
+    /// [`CommandError::Manifest`] with the path of what is wrong in the document, [`CommandError::OtherKey`],
+    /// [`CommandError::State`] if it has a history already; then nothing has changed.
+    pub fn import(&mut self, now: Now, document: &Value) -> Result<(), CommandError> {
+        self.settle(now).map_err(CommandError::Store)?;
+        let state = self.state().ok_or(CommandError::NotFound)?;
+        let export: Export = serde_path_to_error::deserialize(document)
+            .map_err(|error| invalid(&error.path().to_string(), &error.inner().to_string()))?;
+        if export.format != FORMAT {
+            return Err(invalid("format", "is not known"));
+        }
+        if self.pubkey().is_none_or(|key| key.to_string() != export.pubkey) {
+            return Err(CommandError::OtherKey);
+        }
+        if self.jobs.last_seq() > 0 {
+            return Err(CommandError::State(state));
+        }
+        let mut jobs = Vec::new();
+        for (at, job) in export.jobs.into_iter().enumerate() {
+            if !job.state.is_open() {
+                jobs.push(
+                    job.into_row()
+                        .map_err(|field| invalid(&format!("jobs[{at}].{field}"), "is not hexadecimal"))?,
+                );
+            }
+        }
+        for (at, session) in export.sessions.into_iter().enumerate() {
+            let Ok(customer) = session.customer.parse() else {
+                self.batch = Batch::default();
+                return Err(invalid(&format!("sessions[{at}].customer"), "is not hexadecimal"));
+            };
+            let SessionRecord { updated_at, messages, .. } = session;
+            self.batch.put_session(customer, Some(Session { updated_at, messages: messages.into() }));
+        }
+        // The newest come first.
+        for mut row in jobs.into_iter().rev() {
+            row.seq = self.jobs.next_seq();
+            self.batch.put_job(row);
+        }
+        let before = std::mem::replace(&mut self.metrics, export.metrics);
+        self.metrics.count(|_| ());
+        self.log(now, None, format!("imported {} jobs", self.jobs.last_seq()));
+        self.store().map_err(|error| {
+            self.batch = Batch::default();
+            self.metrics = before;
+            self.jobs = super::Jobs::open(0);
+            CommandError::Store(error)
+        })
+    }
+}
+
+fn invalid(path: &str, message: &str) -> CommandError {
+    CommandError::Manifest(ManifestError { path: path.to_owned(), message: message.to_owned() })
+}
+
+/// Our own types are written; none of them can fail.
+fn to_value(value: &impl Serialize) -> Value {
+    serde_json::to_value(value).unwrap_or_default()
+}

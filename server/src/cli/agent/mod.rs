@@ -1,0 +1,274 @@
+//! `relay agent`: deploys agents on a running relay and looks after them, over its HTTP API.
+//!
+//! Requests are signed (NIP-98) by the owner's key of a local relay, which is made when it is first needed, or by another one.
+
+mod client;
+mod manifest;
+mod show;
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use relay_agent::identity::{Keys, parse_pubkey};
+use serde_json::{Value, json};
+
+use super::Common;
+use super::exit::Failure;
+use crate::agents::owner;
+use client::{Base, Client};
+
+/// Options and the subcommand.
+#[derive(Args, Debug)]
+pub struct AgentArgs {
+    #[command(subcommand)]
+    command: AgentCommand,
+    /// Configuration file of a local relay [default: $RELAY_CONFIG, else relay.toml if it exists]
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// Folder of a local relay, for the owner's key in it [default: relay-data]
+    #[arg(long, value_name = "DIR", global = true)]
+    data: Option<String>,
+    /// The relay's HTTP address [default: where the local relay listens]
+    #[arg(long, value_name = "URL", global = true)]
+    url: Option<String>,
+    /// File with the private key that signs requests (an nsec or 64 hexadecimal digits), or `env`: it is in
+    /// NOSTR_PRIVATE_KEY [default: owner.key in the data folder]
+    #[arg(long, value_name = "FILE|env", global = true)]
+    key: Option<String>,
+    /// Print the relay's JSON
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand, Debug)]
+enum AgentCommand {
+    /// Deploy a manifest, or a new version of an agent
+    Deploy {
+        /// The manifest: TOML or JSON, by the ending of its name; or the output of `relay agent export`
+        file: PathBuf,
+    },
+    /// List agents
+    List,
+    /// Print an agent's state and manifest
+    Show(Agent),
+    /// Let it take no new jobs; those that it has wait
+    Pause(Agent),
+    /// Let it take jobs again
+    Resume(Agent),
+    /// Let it take no new jobs and finish those that it has
+    Drain(Agent),
+    /// Delete it with all that it knows
+    Delete(Agent),
+    /// List the versions of its manifest
+    Versions(Agent),
+    /// Make an earlier version the current one again
+    Rollback {
+        #[command(flatten)]
+        agent: Agent,
+        /// The number of the version
+        version: u32,
+    },
+    /// Print its log
+    Logs {
+        #[command(flatten)]
+        agent: Agent,
+        /// Go on with what is added to it, until Ctrl-C
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// Print its jobs, newest first
+    History {
+        #[command(flatten)]
+        agent: Agent,
+        /// How many
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
+    /// Print everything that it knows, as JSON; no keys are in it
+    Export(Agent),
+    /// Print a new key pair; nothing is sent or stored
+    Keygen,
+}
+
+#[derive(Args, Debug)]
+struct Agent {
+    /// Its npub, its key in hexadecimal, or its name
+    agent: String,
+}
+
+/// Runs the command.
+pub(super) fn run(args: &AgentArgs) -> Result<(), Failure> {
+    if matches!(args.command, AgentCommand::Keygen) {
+        return keygen(args.json);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(ask(args))
+}
+
+fn keygen(as_json: bool) -> Result<(), Failure> {
+    let keys = owner::new_keys()?;
+    let (nsec, npub, pubkey) = (keys.nsec(), keys.npub(), keys.pubkey().to_string());
+    match as_json {
+        true => print(&json!({ "nsec": nsec, "npub": npub, "pubkey": pubkey }).to_string()),
+        false => print(&format!("nsec    {nsec}\nnpub    {npub}\npubkey  {pubkey}")),
+    }
+}
+
+async fn ask(args: &AgentArgs) -> Result<(), Failure> {
+    let client = args.client()?;
+    let document = match &args.command {
+        AgentCommand::Deploy { file } => {
+            let manifest = manifest::read(file)?;
+            let deployed = client.send("POST", "/agents", Some(manifest)).await?;
+            return args.show(&deployed, show::deployed);
+        }
+        AgentCommand::List => {
+            let mut agents = Vec::new();
+            let mut offset = Some(0);
+            while let Some(next) = offset {
+                let page = client.send("GET", &format!("/agents?limit=500&offset={next}"), None).await?;
+                agents.extend(page["agents"].as_array().into_iter().flatten().cloned());
+                offset = page["next"].as_u64();
+            }
+            return args.show(&json!({ "agents": agents }), show::list);
+        }
+        AgentCommand::Show(agent) => {
+            let path = client.path(agent, "").await?;
+            client.send("GET", &path, None).await?
+        }
+        AgentCommand::Pause(agent) => return args.command(&client, agent, "pause").await,
+        AgentCommand::Resume(agent) => return args.command(&client, agent, "resume").await,
+        AgentCommand::Drain(agent) => return args.command(&client, agent, "drain").await,
+        AgentCommand::Rollback { agent, version } => {
+            return args.command(&client, agent, &format!("rollback?version={version}")).await;
+        }
+        AgentCommand::Delete(agent) => {
+            let path = client.path(agent, "").await?;
+            let deleted = client.send("DELETE", &path, None).await?;
+            return args.show(&deleted, show::state);
+        }
+        AgentCommand::Versions(agent) => {
+            let path = client.path(agent, "/versions").await?;
+            return args.show(&client.send("GET", &path, None).await?, show::versions);
+        }
+        AgentCommand::Logs { agent, follow } => {
+            let path = client.path(agent, if *follow { "/logs?follow=1" } else { "/logs?limit=500" }).await?;
+            return client.lines(&path, |line| args.show_line(line)).await;
+        }
+        AgentCommand::History { agent, limit } => {
+            let path = client.key_of(agent).await?;
+            let path = format!("/agent/{path}/history?limit={limit}");
+            return args.show(&client.send("GET", &path, None).await?, show::history);
+        }
+        AgentCommand::Export(agent) => {
+            let path = client.path(agent, "/export").await?;
+            client.send("GET", &path, None).await?
+        }
+        AgentCommand::Keygen => return Ok(()),
+    };
+    // These are for programs in the first place.
+    match args.json {
+        true => print(&document.to_string()),
+        false => print(&format!("{document:#}")),
+    }
+}
+
+impl AgentArgs {
+    /// The relay that is meant, and the key that signs.
+    fn client(&self) -> Result<Client, Failure> {
+        let common = Common { config: self.config.clone(), data: self.data.clone(), set: Vec::new() };
+        let settings = common.load(&[])?.settings;
+        let base = match &self.url {
+            Some(url) => Base::of_url(url)?,
+            None => Base::of_local(&settings.listen, settings.url.as_deref()),
+        };
+        let keys = match self.key.as_deref() {
+            Some("env") => {
+                let secret = std::env::var("NOSTR_PRIVATE_KEY")
+                    .map_err(|_| Failure::Usage("--key env: NOSTR_PRIVATE_KEY is not set".to_owned()))?;
+                parse_key("NOSTR_PRIVATE_KEY", &secret)?
+            }
+            Some(file) => {
+                let secret = std::fs::read_to_string(file)
+                    .map_err(|error| Failure::Storage(format!("cannot read {file}: {error}")))?;
+                parse_key(file, &secret)?
+            }
+            None => {
+                crate::lmdb::make_folder(&settings.data)?;
+                let (keys, is_new) = owner::read_or_make(&settings.data)?;
+                if is_new {
+                    let path = settings.data.join("owner.key");
+                    let npub = keys.npub();
+                    let words = format!(
+                        "relay: made {}, the key of the owner of this relay's agents ({npub}): keep a copy of it",
+                        path.display()
+                    );
+                    let _ = writeln!(io::stderr(), "{words}");
+                }
+                keys
+            }
+        };
+        Client::new(base, keys)
+    }
+
+    async fn command(&self, client: &Client, agent: &Agent, command: &str) -> Result<(), Failure> {
+        let path = client.path(agent, &format!("/{command}")).await?;
+        self.show(&client.send("POST", &path, None).await?, show::state)
+    }
+
+    fn show(&self, document: &Value, words: fn(&Value) -> String) -> Result<(), Failure> {
+        print(&if self.json { document.to_string() } else { words(document) })
+    }
+
+    /// A line of a log.
+    fn show_line(&self, line: &str) -> Result<(), Failure> {
+        match serde_json::from_str(line) {
+            Ok(document) if !self.json => print(&show::log_line(&document)),
+            _ => print(line),
+        }
+    }
+}
+
+impl Client {
+    /// A path of the API below an agent.
+    async fn path(&self, agent: &Agent, rest: &str) -> Result<String, Failure> {
+        Ok(format!("/agents/{}{rest}", self.key_of(agent).await?))
+    }
+
+    /// The key of an agent that is named by its npub, its key or its name.
+    async fn key_of(&self, Agent { agent }: &Agent) -> Result<String, Failure> {
+        if let Some(key) = parse_pubkey(agent) {
+            return Ok(key.to_string());
+        }
+        let (mut found, mut offset) = (Vec::new(), Some(0));
+        while let Some(next) = offset {
+            let page = self.send("GET", &format!("/agents?limit=500&offset={next}"), None).await?;
+            let agents = page["agents"].as_array().into_iter().flatten();
+            let named = agents.filter(|entry| entry["name"] == agent.as_str());
+            found.extend(named.filter_map(|entry| entry["pubkey"].as_str().map(str::to_owned)));
+            offset = page["next"].as_u64();
+        }
+        match found.len() {
+            1 => Ok(found.remove(0)),
+            0 => Err(refused(&format!("no agent is called {agent}"))),
+            count => Err(refused(&format!("{count} agents are called {agent}: name one by its npub"))),
+        }
+    }
+}
+
+/// The relay does not do what was asked.
+fn refused(words: &str) -> Failure {
+    let _ = writeln!(io::stderr(), "relay: {words}");
+    Failure::Refused
+}
+
+fn parse_key(place: &str, secret: &str) -> Result<Keys, Failure> {
+    Keys::parse(secret).map_err(|error| Failure::Usage(format!("--key: {place} is {error}")))
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let mut lines = super::database::Lines::new(None)?;
+    let result = lines.write(text.trim_end().as_bytes());
+    lines.finish(result)
+}

@@ -1,0 +1,135 @@
+//! The relay's documents in words, for people.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+fn text<'a>(document: &'a Value, field: &str) -> &'a str {
+    document[field].as_str().unwrap_or_default()
+}
+
+fn agent(document: &Value) -> String {
+    format!("{} ({})", text(document, "name"), text(document, "npub"))
+}
+
+pub(super) fn deployed(document: &Value) -> String {
+    format!("{} is deployed, version {}", agent(document), document["version"])
+}
+
+pub(super) fn state(document: &Value) -> String {
+    format!("{} is {}", agent(document), text(document, "state"))
+}
+
+pub(super) fn list(document: &Value) -> String {
+    let agents = document["agents"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if agents.is_empty() {
+        return "no agents".to_owned();
+    }
+    let mut lines = String::new();
+    for document in agents {
+        let kinds = document["kinds"].as_array().into_iter().flatten().map(Value::to_string);
+        let kinds = kinds.collect::<Vec<_>>().join(",");
+        let _ = writeln!(
+            lines,
+            "{}  {:<9} {kinds:<10} {}",
+            text(document, "npub"),
+            text(document, "state"),
+            text(document, "name"),
+        );
+    }
+    lines
+}
+
+pub(super) fn versions(document: &Value) -> String {
+    let mut lines = String::new();
+    for version in document["versions"].as_array().into_iter().flatten() {
+        let current = if version["is_current"] == true { "  current" } else { "" };
+        let at = time(version["deployed_at"].as_u64().unwrap_or_default() * 1_000);
+        let _ = writeln!(lines, "{:>4}  {at}  {}{current}", version["version"], text(version, "deployed_by"));
+    }
+    lines
+}
+
+pub(super) fn history(document: &Value) -> String {
+    let mut lines = String::new();
+    for job in document["jobs"].as_array().into_iter().flatten() {
+        let received = job["received_at"].as_u64().unwrap_or_default();
+        let took = job["finished_at"].as_u64().map(|at| format!("{} ms", at.saturating_sub(received)));
+        let _ = writeln!(
+            lines,
+            "{}  {}  {}  {:<9} {:>10}  {}",
+            time(received),
+            text(job, "id"),
+            job["kind"],
+            text(job, "state"),
+            took.unwrap_or_default(),
+            text(job, "cause"),
+        );
+    }
+    if lines.is_empty() { "no jobs".to_owned() } else { lines }
+}
+
+pub(super) fn log_line(document: &Value) -> String {
+    let at = time(document["at_millis"].as_u64().unwrap_or_default());
+    let job = document["job"].as_str().and_then(|job| job.get(..8)).map(|job| format!("job {job}: "));
+    format!("{at}  {}{}", job.unwrap_or_default(), text(document, "message"))
+}
+
+/// A time in UTC, as RFC 3339 writes it.
+fn time(millis: u64) -> String {
+    let (days, in_day) = (millis / 86_400_000, millis % 86_400_000);
+    let (year, month, day) = date(days);
+    let (hours, minutes) = (in_day / 3_600_000, in_day / 60_000 % 60);
+    let (seconds, millis) = (in_day / 1_000 % 60, in_day % 1_000);
+    format!("{year:04}-{month:02}-{day:02}T{hours:02}:{minutes:02}:{seconds:02}.{millis:03}Z")
+}
+
+/// The date so many days after 1970-01-01, in the Gregorian calendar. Years begin in March, so a leap day is the last of one.
+fn date(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, in_era) = (days / 146_097, days % 146_097);
+    let year = (in_era - in_era / 1_460 + in_era / 36_524 - in_era / 146_096) / 365;
+    let in_year = in_era - (365 * year + year / 4 - year / 100);
+    let from_march = (5 * in_year + 2) / 153;
+    let day = in_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    (era * 400 + year + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        for (millis, want) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_399_999, "2000-02-28T23:59:59.999Z"),
+            (951_868_800_000, "2000-03-01T00:00:00.000Z"),
+            (1_709_164_800_000, "2024-02-29T00:00:00.000Z"),
+            (1_735_689_599_000, "2024-12-31T23:59:59.000Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+        ] {
+            assert_eq!(time(millis), want);
+        }
+    }
+
+    #[test]
+    fn documents_are_told_in_lines() {
+        let entry =
+            json!({"npub": "npub1x", "name": "echo", "state": "active", "kinds": [5050, 5100], "version": 2});
+        assert_eq!(deployed(&entry), "echo (npub1x) is deployed, version 2");
+        assert_eq!(state(&entry), "echo (npub1x) is active");
+        assert_eq!(list(&json!({"agents": [entry]})), "npub1x  active    5050,5100  echo\n");
+        assert_eq!(list(&json!({"agents": []})), "no agents");
+        let line = json!({"number": 1, "at_millis": 0, "job": "0123456789abcdef", "message": "done"});
+        assert_eq!(log_line(&line), "1970-01-01T00:00:00.000Z  job 01234567: done");
+        let job = json!({"received_at": 0, "finished_at": 12, "id": "ab", "kind": 5050, "state": "done"});
+        assert_eq!(
+            history(&json!({"jobs": [job]})),
+            "1970-01-01T00:00:00.000Z  ab  5050  done           12 ms  \n"
+        );
+    }
+}
