@@ -53,11 +53,11 @@ export async function startEdge(given = {}) {
     miniflare,
     url: `ws://127.0.0.1:${ready.port}`,
     http: `http://127.0.0.1:${ready.port}`,
-    /** Drops all memory of the object, whatever it is doing; sockets stay open. False if it is not in memory. */
-    evict: async () => {
-      const object = { name: 'relay-0000', webSockets: 'hibernate' }
+    /** Drops all memory of an object, whatever it is doing; sockets stay open. False if it is not in memory. */
+    evict: async (name = 'relay-0000', className = 'RelayDurableObject') => {
+      const object = { name, webSockets: 'hibernate' }
       try {
-        await miniflare.unsafeEvictDurableObject('openagents-relay', 'RelayDurableObject', object)
+        await miniflare.unsafeEvictDurableObject('openagents-relay', className, object)
         return true
       } catch (error) {
         if (/not currently running/.test(error.message)) return false
