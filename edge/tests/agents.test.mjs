@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { createServer } from 'node:http'
 import { after, before, test } from 'node:test'
-import { ECHO, admin, answers, api, ask, counting, deploy, request, vars, watch } from './agents_client.mjs'
+import { ECHO, answers, api, ask, authorization, counting, deploy, request, vars, watch } from './agents_client.mjs'
 import { Client, generateSecretKey, getPublicKey, metrics, sign, sleep } from './client.mjs'
 import { startEdge } from './host.mjs'
 
@@ -108,10 +108,6 @@ test('the API: who may do what, and what is found where', async () => {
 
   const paused = await api(edge, 'POST', `/agents/${agent.npub}/pause`)
   assert.deepEqual([paused.status, paused.json.state], [200, 'paused'], paused.text)
-  const waiting = request(agent, 'later', { kind: 5051 })
-  watch(client, waiting)
-  assert.deepEqual(await client.publish(waiting), [true, ''])
-  await sleep(300)
   assert.equal((await api(edge, 'POST', `/agents/${agent.npub}/resume`)).json.state, 'active')
   const updated = await api(edge, 'PUT', `/agents/${agent.npub}`, { body: { ...manifest, about: 'another' } })
   assert.deepEqual([updated.status, updated.json.version], [200, 2], updated.text)
@@ -124,6 +120,29 @@ test('the API: who may do what, and what is found where', async () => {
     await sleep(50)
   }
   assert.fail('its announcement is still there')
+})
+
+test('a log is followed', async () => {
+  const agent = await deploy(edge, { ...ECHO, name: 'logged' })
+  const response = await fetch(`${edge.http}/agents/${agent.npub}/logs?follow=1`, {
+    headers: authorization('GET', `${edge.http}/agents/${agent.npub}/logs?follow=1`),
+  })
+  assert.equal(response.status, 200)
+  const lines = []
+  const reading = (async () => {
+    for await (const chunk of response.body.pipeThrough(new TextDecoderStream())) {
+      lines.push(...chunk.split('\n').filter(line => line).map(line => JSON.parse(line)))
+      if (lines.some(({ message }) => message.includes('paused'))) break
+    }
+  })()
+  await sleep(300)
+  const before = lines.length
+  assert.ok(before >= 1, 'what was there')
+  await api(edge, 'POST', `/agents/${agent.npub}/pause`)
+  await reading
+  assert.ok(lines.length > before)
+  assert.deepEqual(lines.map(({ number }) => number), lines.map(({ number }) => number).toSorted((a, b) => a - b))
+  assert.equal((await api(edge, 'GET', `/agents/${agent.npub}/logs?follow=1`, { by: generateSecretKey() })).status, 403)
 })
 
 test('an agent is announced, beats and pongs', async () => {
@@ -223,5 +242,5 @@ test('no more agents than the operator allows', async () => {
     last = await api(edge, 'POST', '/agents', { body: { ...ECHO, name: `many ${n}`, announce: false } })
     if (last.status !== 201) break
   }
-  assert.deepEqual([last.status, last.json], [409, { error: 'there are 20 agents already' }])
+  assert.deepEqual([last.status, last.json], [409, { error: 'this relay has 20 agents, the most that it takes' }])
 })

@@ -41,17 +41,19 @@ export default {
   },
 }`
 
+/** The header that authorises a request (NIP-98). */
+export function authorization(method, url, by = admin, body) {
+  const tags = [['u', url], ['method', method]]
+  if (body) tags.push(['payload', createHash('sha256').update(body).digest('hex')])
+  const event = sign({ kind: 27235, tags }, by)
+  return { authorization: `Nostr ${Buffer.from(JSON.stringify(event)).toString('base64')}` }
+}
+
 /** Sends a request to the agents' API, signed (NIP-98) by `by` unless that is null. */
 export async function api(edge, method, path, { by = admin, body, headers = {} } = {}) {
   const url = edge.http + path
   const text = body === undefined ? undefined : JSON.stringify(body)
-  const sent = { ...headers }
-  if (by) {
-    const tags = [['u', url], ['method', method]]
-    if (text) tags.push(['payload', createHash('sha256').update(text).digest('hex')])
-    const event = sign({ kind: 27235, tags }, by)
-    sent.authorization = `Nostr ${Buffer.from(JSON.stringify(event)).toString('base64')}`
-  }
+  const sent = { ...headers, ...(by ? authorization(method, url, by, text) : {}) }
   const response = await fetch(url, { method, headers: sent, body: text })
   const answer = await response.text()
   const isJson = response.headers.get('content-type')?.includes('json')

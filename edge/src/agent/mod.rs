@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use relay_agent::executor::{HttpEvent, HttpRequest};
 use relay_agent::machine::{Agent, Context, Effect, EffectId, Published};
-use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 use relay_engine::types::{Event, Filter, Now};
 
 pub use env_secrets::EnvSecrets;
@@ -81,6 +81,22 @@ enum Via {
     Request,
 }
 
+/// Whether an agent has ever been opened in `conn`. Writes nothing: a request for a key that is nobody's must leave an empty
+/// object.
+///
+/// # Errors
+/// If the store fails.
+pub fn is_opened<C: SqlConn>(conn: &C) -> Result<bool, StoreError> {
+    let mut is_opened = false;
+    conn.query(HAS_TABLE, &[], &mut |row| {
+        is_opened = matches!(row, [SqlValue::Int(1)]);
+        Ok(())
+    })?;
+    Ok(is_opened)
+}
+
+const HAS_TABLE: &str = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'agent_meta'";
+
 impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
     /// Opens the agent in `conn`. `opening` must be random and new each time.
     ///
@@ -118,6 +134,11 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
         let done = work(&mut self.agent);
         self.work(now, Via::Request);
         done
+    }
+
+    /// The machine, to be read.
+    pub fn agent(&self) -> &Agent<C> {
+        &self.agent
     }
 
     /// The outcomes of [`AgentHost::publish`]; `Err` if the relay could not be asked.
