@@ -46,7 +46,7 @@ pub trait AgentHost {
     fn set_alarm(&self, at: Now);
 }
 
-/// While an agent is busy an alarm comes this often: without requests, the platform evicts an object after 70 seconds or more,
+/// While an agent is busy, or waits for the relay, an alarm comes this often: without requests, the platform evicts an object after 70 seconds or more,
 /// and then the alarm resumes its work.
 const AWAKE_SECONDS: u64 = 30;
 /// Steps of work that is due in one call; the rest is left to an alarm, so that other objects of the isolate have their turn.
@@ -170,10 +170,9 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
     pub fn alarm(&mut self, now: Now) {
         self.alarm = None;
         for (id, own) in &mut self.publications {
-            // The relay should have confirmed it by now.
-            if std::mem::replace(&mut own.via, Via::Request) == Via::Response {
-                self.host.publish(*id, &own.events);
-            }
+            // The relay should have answered by now. What it has already does no harm.
+            own.via = Via::Request;
+            self.host.publish(*id, &own.events);
         }
         self.work(now, Via::Request);
     }
@@ -239,8 +238,10 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
     /// Sets an alarm for what the machine waits for. One that turns out to be needless is not taken back: setting costs a
     /// row, and firing a request, which costs less.
     fn schedule_alarm(&mut self, now: Now) {
-        let awake = self.is_busy().then(|| now.plus_millis(AWAKE_SECONDS * 1_000));
+        let waits = self.publications.values().any(|own| own.via == Via::Request);
+        let awake = (waits || self.is_busy()).then(|| now.plus_millis(AWAKE_SECONDS * 1_000));
         let Some(at) = self.agent.poll_timeout().into_iter().chain(awake).min() else { return };
+        let at = at.max(now);
         if self.alarm.is_none_or(|set| at < set) {
             self.alarm = Some(at);
             self.host.set_alarm(at);

@@ -4,7 +4,7 @@
 //! soon as what it brought is durable; calls go on after it. The platform keeps the object while a call is open and for a while
 //! after the last request, and the agent's alarm wakes it again if that was not enough.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -54,6 +54,7 @@ pub struct AgentDurableObject {
 struct Shared {
     state: State,
     env: Env,
+    settings: OnceCell<Settings>,
     /// Opened on first use, and again if that failed.
     agent: RefCell<Option<AgentObject<Conn, Runtime>>>,
     wishes: Wishes,
@@ -165,7 +166,7 @@ impl Shared {
     }
 
     fn open(&self) -> std::result::Result<AgentObject<Conn, Runtime>, String> {
-        let settings = variables::settings(&self.env)?;
+        let settings = self.settings()?;
         if !settings.agents.enabled {
             return Err("agents are disabled".into());
         }
@@ -205,9 +206,9 @@ impl Shared {
             }
             Wish::Call(id, request) => {
                 let Some(signal) = self.begin_call(id) else { return };
-                let private = self.settings().map(|settings| settings.agents.allow_private_hosts);
-                let private = private.unwrap_or_default();
-                calls::http(&private, request, &signal, |event| self.tell(id, event)).await;
+                let private = self.settings().map(|settings| &*settings.agents.allow_private_hosts);
+                calls::http(private.unwrap_or_default(), request, &signal, |event| self.tell(id, event))
+                    .await;
                 self.end_call(id);
             }
             Wish::CallModel(id, model, input) => {
@@ -218,8 +219,15 @@ impl Shared {
         }
     }
 
-    fn settings(&self) -> std::result::Result<Settings, String> {
-        variables::settings(&self.env)
+    /// They do not change while the object is in memory.
+    fn settings(&self) -> std::result::Result<&Settings, String> {
+        match self.settings.get() {
+            Some(settings) => Ok(settings),
+            None => {
+                let settings = variables::settings(&self.env)?;
+                Ok(self.settings.get_or_init(|| settings))
+            }
+        }
     }
 
     fn begin_call(&self, id: EffectId) -> Option<worker::AbortSignal> {
@@ -247,9 +255,9 @@ impl Shared {
     /// Sends a request to the relay's object.
     async fn ask_relay(&self, path: &str, body: Vec<u8>) -> std::result::Result<Vec<u8>, String> {
         let message = |error: Error| error.to_string();
-        let placement = self.settings()?.placement;
+        let placement = &self.settings()?.placement;
         let shard = placement.shards.for_connection();
-        let stub = shards::stub(&self.env, &placement, shard).map_err(message)?;
+        let stub = shards::stub(&self.env, placement, shard).map_err(message)?;
         let mut init = RequestInit::new();
         init.with_method(Method::Post).with_body(Some(Uint8Array::from(body.as_slice()).into()));
         let request = Request::new_with_init(&format!("https://relay{path}"), &init).map_err(message)?;
@@ -398,8 +406,10 @@ fn unavailable(message: &str) -> Answer {
 
 impl DurableObject for AgentDurableObject {
     fn new(state: State, env: Env) -> Self {
-        let (agent, wishes, calls, followers) = Default::default();
-        AgentDurableObject { shared: Rc::new(Shared { state, env, agent, wishes, calls, followers }) }
+        let (settings, agent, wishes, calls, followers) = Default::default();
+        AgentDurableObject {
+            shared: Rc::new(Shared { state, env, settings, agent, wishes, calls, followers }),
+        }
     }
 
     async fn fetch(&self, request: Request) -> Result<Response> {
