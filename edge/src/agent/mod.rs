@@ -59,7 +59,7 @@ pub struct AgentObject<C: SqlConn, H> {
     opening: Opening,
     /// Publications that have not been confirmed.
     publications: BTreeMap<EffectId, Unconfirmed>,
-    /// Calls and queries that have not been answered.
+    /// Calls that have not been answered.
     calls: BTreeSet<EffectId>,
     /// The alarm, if this object has set one since it was opened.
     alarm: Option<Now>,
@@ -161,7 +161,6 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
 
     /// The answer to [`AgentHost::query`]; `Err` if the relay could not be asked.
     pub fn found(&mut self, now: Now, id: EffectId, events: Result<Vec<Event>, String>) {
-        self.calls.remove(&id);
         self.agent.handle_events(now, id, events);
         self.work(now, Via::Request);
     }
@@ -227,10 +226,8 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
                     self.calls.remove(&id);
                     self.host.cancel(id);
                 }
-                Effect::Query { id, filter } => {
-                    self.calls.insert(id);
-                    self.host.query(id, &filter);
-                }
+                // The relay answers at once. If it does not, the time of the job that waits comes.
+                Effect::Query { id, filter } => self.host.query(id, &filter),
             }
         }
     }

@@ -20,7 +20,8 @@ const BEAT: u16 = 11_998;
 fn world() -> (World, PubKey) {
     let mut world = World::new(Settings::default());
     let agent = world.deploy(ECHO);
-    world.advance(2);
+    // Publishing its announcements has set an alarm, which looks whether the relay has answered.
+    world.advance(60);
     (world, agent)
 }
 
