@@ -233,6 +233,36 @@ impl Agents {
         if self.admins.contains(&key) || self.owner.is(&key) { Caller::Admin(key) } else { Caller::Key(key) }
     }
 
+    /// Whether `caller` may do this, as far as it is known before the body: so strangers' bodies are not taken.
+    ///
+    /// # Errors
+    /// The response.
+    pub(crate) fn check(
+        &self,
+        route: AgentRoute,
+        agent: Option<&PubKey>,
+        command: Option<&str>,
+        caller: Caller,
+    ) -> Result<(), Answer> {
+        match agent {
+            None if route == AgentRoute::Deploy => {
+                let may_deploy = caller.signer().is_some_and(|key| self.deploy_pubkeys.contains(&key));
+                if may_deploy || caller.is_admin() {
+                    Ok(())
+                } else {
+                    Err(Answer::error(403, "this key may not deploy agents here"))
+                }
+            }
+            None => Ok(()),
+            Some(agent) => {
+                let running = self.running().ok_or_else(no_agent)?;
+                let router = running.router();
+                let entry = router.get(agent).ok_or_else(no_agent)?;
+                api::check(route, command, caller, entry).map(drop)
+            }
+        }
+    }
+
     /// Answers what concerns all agents.
     pub(crate) fn directory(&self, ask: &Ask) -> Answer {
         let request = ask.request(&self.relay);
