@@ -120,8 +120,15 @@ fn deploying_needs_a_key_that_may_and_a_manifest_that_is_one() {
         (with("nope", json!(1)), owner, true, (400, json!("nope"))),
         (with("owner", json!(foreign)), owner, true, (403, json!("owner"))),
         (
+            // Another deployer's secret, perhaps.
             with("identity", json!({"imported": {"secret": "AGENT_NONE"}})),
             owner,
+            true,
+            (403, json!("secret")),
+        ),
+        (
+            with("identity", json!({"imported": {"secret": "AGENT_NONE"}})),
+            admin,
             true,
             (400, json!("identity")),
         ),
