@@ -97,7 +97,8 @@ fn a_cancelled_job_is_ended_and_never_answered() {
     accepted(&mut client, &request);
     let call = webhook.next();
     assert_eq!(call.job["inputs"][0]["text"], "slow");
-    let delete = |author| event(&key(author)).kind(5).at(unix_now()).tag(["e", &request.id]).tag(["k", "5050"]);
+    let delete =
+        |author| event(&key(author)).kind(5).at(unix_now()).tag(["e", &request.id]).tag(["k", "5050"]);
     accepted(&mut client, &delete(CUSTOMER + 1).sign());
     let other = job(CUSTOMER, "other", Some(&worker)).sign();
     accepted(&mut client, &other);
