@@ -22,7 +22,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 /// Calls that are open at a time; further ones wait. Each takes a file descriptor.
-const CALLS_MAX: usize = 256;
+pub(super) const CALLS_MAX: usize = 256;
 
 /// Longest time to connect: name service, TCP and TLS.
 const CONNECT: Duration = Duration::from_secs(10);
