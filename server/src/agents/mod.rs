@@ -33,7 +33,6 @@ use std::time::{Duration, Instant};
 use relay_agent::api::{self, Caller};
 use relay_agent::fetch::PrivateHosts;
 use relay_agent::machine::Agent;
-use relay_agent::manifest::Identity;
 use relay_agent::router::Router;
 use relay_engine::sql::StoreError;
 use relay_engine::types::{Now, PubKey, Timestamp};
@@ -297,13 +296,6 @@ impl Agents {
         }
         let relay = self.relay.clone();
         with(&running.clone(), wanted.pubkey, move |now, agent| {
-            // Two names may have one account, and so one key.
-            let is_others = agent.manifest().is_some_and(|manifest| manifest.name != wanted.manifest.name);
-            if is_others && wanted.manifest.identity == (Identity::Derived { account: None }) {
-                let words =
-                    "another agent's name leads to the same key: choose a number in identity.derived.account";
-                return Answer::error_in(409, "identity", words);
-            }
             finish(&running, api::deploy(agent, now, &ask.request(&relay), &wanted))
         })
         .await
