@@ -139,6 +139,31 @@ fn deploying_needs_a_key_that_may_and_a_manifest_that_is_one() {
 }
 
 #[test]
+fn an_update_makes_no_agent() {
+    // Anybody may send one: it is for the owner of an agent that exists.
+    let mut world = World::new();
+    let (stranger, owner) = (Caller::Key(PubKey([3; 32])), world.owner());
+    let update = |world: &mut World, caller| {
+        let key = relay_agent::identity::keys(
+            &relay_agent::manifest::Identity::default(),
+            "Echo & Co",
+            &*secrets(),
+        );
+        let key = key.unwrap().pubkey();
+        let body = manifest().to_string();
+        let wanted = api::deployment(body.as_bytes(), caller, false, &*secrets(), Some(&key)).unwrap();
+        api::deploy(&mut world.agent, world.now, &request(R::Update, None, "", caller), &wanted).answer.status
+    };
+    assert_eq!(update(&mut world, stranger), 404);
+    assert!(world.agent.manifest().is_none());
+    world.deploy(&manifest(), owner, true);
+    assert_eq!(update(&mut world, stranger), 403);
+    assert_eq!(update(&mut world, owner), 200);
+    world.ask(R::Delete, None, "", owner);
+    assert_eq!(update(&mut world, owner), 404);
+}
+
+#[test]
 fn an_agent_is_listed_found_by_name_paused_and_deleted() {
     let mut world = World::new();
     let (owner, anyone) = (world.owner(), Caller::Anyone);

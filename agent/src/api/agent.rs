@@ -49,6 +49,10 @@ pub fn deploy<C: SqlConn>(
     wanted: &Deployment,
 ) -> Reply {
     let is_new = agent.manifest().is_none();
+    if is_new && request.route == AgentRoute::Update {
+        // Whoever may deploy agents has been asked for POST only.
+        return Reply { answer: no_agent(), changed: None };
+    }
     if !is_new {
         // Whoever may deploy agents may not replace somebody's.
         let manifest = agent
