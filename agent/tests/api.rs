@@ -91,7 +91,7 @@ impl World {
 }
 
 fn request<'a>(route: R, id: Option<&'a str>, query: &'a str, caller: Caller) -> Request<'a> {
-    Request { route, id, query, caller, relay: RELAY }
+    Request { route, id, query, body: b"", caller, relay: RELAY }
 }
 
 fn manifest() -> Value {

@@ -1,64 +1,227 @@
 // Agents in workerd: deployed over HTTP, asked over a WebSocket, whatever loses its memory in between.
 import assert from 'node:assert/strict'
-import { createHash } from 'node:crypto'
+import { createServer } from 'node:http'
 import { after, before, test } from 'node:test'
-import { Client, generateSecretKey, getPublicKey, sign, sleep } from './client.mjs'
+import { ECHO, admin, answers, api, ask, counting, deploy, request, vars, watch } from './agents_client.mjs'
+import { Client, generateSecretKey, getPublicKey, metrics, sign, sleep } from './client.mjs'
 import { startEdge } from './host.mjs'
 
-const admin = generateSecretKey()
-const vars = { ADMIN_PUBKEYS: getPublicKey(admin), AGENT_MASTER_SECRET: '0b'.repeat(32) }
-const ECHO = { name: 'echo', handlers: [{ kind: 5050, executor: 'echo' }] }
-
-/** Sends a request to the agents' API, signed (NIP-98) if `by` says by whom. */
-export async function api(edge, method, path, { by = admin, body } = {}) {
-  const url = edge.http + path
-  const text = body === undefined ? undefined : JSON.stringify(body)
-  const tags = [['u', url], ['method', method]]
-  if (text) tags.push(['payload', createHash('sha256').update(text).digest('hex')])
-  const event = by && sign({ kind: 27235, tags }, by)
-  const headers = by ? { authorization: `Nostr ${Buffer.from(JSON.stringify(event)).toString('base64')}` } : {}
-  const response = await fetch(url, { method, headers, body: text })
-  const answer = await response.text()
-  let json
-  try { json = JSON.parse(answer) } catch {}
-  return { status: response.status, text: answer, json, headers: response.headers }
-}
-
-export async function deploy(edge, manifest) {
-  const { status, json, text } = await api(edge, 'POST', '/agents', { body: manifest })
-  assert.ok([200, 201].includes(status), text)
-  return json
-}
-
-const request = (agent, text, by = undefined) =>
-  sign({ kind: 5050, tags: [['p', agent.pubkey], ['i', text, 'text']], content: '' }, by)
-
-/** Publishes a request and returns the kinds of its answers, and the content of the last. */
-async function ask(client, agent, text) {
-  const job = request(agent, text)
-  client.send('REQ', job.id, { kinds: [7000, 6050], '#e': [job.id] })
-  assert.deepEqual(await client.publish(job), [true, ''])
-  const answers = [await client.event(job.id), await client.event(job.id)]
-  client.send('CLOSE', job.id)
-  assert.deepEqual(answers.map(({ kind }) => kind).toSorted(), [6050, 7000])
-  const result = answers.find(({ kind }) => kind === 6050)
-  assert.equal(result.pubkey, agent.pubkey)
-  return result.content
-}
+/** A program of an owner's, and one that nobody may reach. */
+const hits = { hook: [], secret: 0 }
+const hook = createServer(async (request, response) => {
+  const body = Buffer.concat(await request.toArray()).toString()
+  hits.hook.push({ url: request.url, headers: request.headers, body })
+  if (request.url === '/redirect') return response.writeHead(302, { location: `http://127.0.0.1:${secret.address().port}/` }).end()
+  if (request.url === '/flood') return response.end('x'.repeat(3_000_000))
+  if (request.url === '/hang') return
+  response.setHeader('content-type', 'application/json').end(JSON.stringify({ content: JSON.parse(body).inputs[0].text + '!' }))
+})
+const secret = createServer((_, response) => {
+  hits.secret += 1
+  response.end('secret')
+})
 
 let edge, client
 before(async () => {
-  edge = await startEdge({ vars })
+  for (const server of [hook, secret]) await new Promise(done => server.listen(0, '127.0.0.1', done))
+  const config = { agents: { allow_private_hosts: [`127.0.0.1:${hook.address().port}`], agents_max: 20 } }
+  edge = await startEdge({ vars, config, main: counting })
   client = await Client.open(edge.url)
 })
 after(async () => {
   await client.close()
   await edge.stop()
+  for (const server of [hook, secret]) {
+    server.closeAllConnections()
+    server.close()
+  }
 })
+
+const counts = async () => (await fetch(`${edge.http}/counts`)).json()
 
 test('hello, agent', async () => {
   const agent = await deploy(edge, ECHO)
   assert.equal(agent.state, 'active')
-  assert.match(agent.npub, /^npub1/)
-  assert.equal(await ask(client, agent, 'hello'), 'hello')
+  assert.deepEqual(await ask(client, request(agent, 'hello')), ['processing', 'result: hello'])
+})
+
+test('a job takes two requests to its agent, one if others follow, and an idle agent none', async () => {
+  const agent = await deploy(edge, ECHO)
+  await sleep(1_500)
+  const begun = await counts()
+  assert.deepEqual(await ask(client, request(agent, 'one')), ['processing', 'result: one'])
+  await sleep(1_500)
+  const alone = await counts()
+  assert.equal(alone['agent/deliver'] - begun['agent/deliver'], 2)
+  for (let n = 0; n < 40; n++) await ask(client, request(agent, `${n}`))
+  await sleep(1_500)
+  const many = await counts()
+  const each = (many['agent/deliver'] - alone['agent/deliver']) / 40
+  console.log(`object requests for a job: 2 alone, ${each} of 40 one after the other`)
+  assert.ok(each <= 1.05, `${each}`)
+  const rows = await metrics(edge.http)
+  await sleep(3_000)
+  const idle = await counts()
+  const same = Object.keys(idle).filter(name => name.startsWith('agent') || name.startsWith('relay/agents'))
+  for (const name of same) assert.equal(idle[name], many[name], name)
+  const written = 'relay_rows_written_total{for="agents"}'
+  assert.equal((await metrics(edge.http))[written], rows[written])
+})
+
+test('the API: who may do what, and what is found where', async () => {
+  const stranger = generateSecretKey()
+  const manifest = { name: 'api', about: 'It <b>echoes</b>', handlers: [{ kind: 5051, executor: 'echo' }] }
+  assert.equal((await api(edge, 'POST', '/agents', { body: manifest, by: null })).status, 401)
+  assert.equal((await api(edge, 'POST', '/agents', { body: manifest, by: stranger })).status, 403)
+  const wrong = await api(edge, 'POST', '/agents', { body: { ...manifest, handlers: [{ kind: 1, executor: 'echo' }] } })
+  assert.deepEqual([wrong.status, wrong.json.field], [400, 'handlers[0].kind'], wrong.text)
+  const huge = await api(edge, 'POST', '/agents', { body: { ...manifest, about: 'x'.repeat(70_000) } })
+  assert.equal(huge.status, 413)
+  const agent = await deploy(edge, manifest)
+  const same = await api(edge, 'POST', '/agents', { body: manifest })
+  assert.deepEqual([same.status, same.json.version], [200, 1])
+
+  const list = await api(edge, 'GET', '/agents', { by: null })
+  assert.ok(list.json.agents.some(({ npub, name }) => npub === agent.npub && name === 'api'), list.text)
+  assert.equal(list.headers.get('access-control-allow-origin'), '*')
+  const page = await api(edge, 'GET', '/agents', { by: null, headers: { accept: 'text/html' } })
+  assert.match(page.headers.get('content-type'), /text\/html/)
+  assert.ok(page.text.includes('It &lt;b&gt;echoes&lt;/b&gt;'))
+  const names = await api(edge, 'GET', '/.well-known/nostr.json?name=api', { by: null })
+  assert.deepEqual(names.json.names, { api: agent.pubkey })
+  for (const path of [`/agents/${agent.npub}`, `/agents/${agent.pubkey}`, `/agent/${agent.npub}/manifest.json`, `/agent/${agent.npub}`]) {
+    assert.equal((await api(edge, 'GET', path, { by: null })).status, 200, path)
+  }
+  assert.equal((await api(edge, 'GET', '/agents/npub1nonsense', { by: null })).status, 400)
+  assert.equal((await api(edge, 'GET', `/agents/${getPublicKey(stranger)}`, { by: null })).status, 404)
+
+  const job = request(agent, 'for the history', { kind: 5051 })
+  assert.deepEqual(await ask(client, job), ['processing', 'result: for the history'])
+  assert.equal((await api(edge, 'GET', `/agent/${agent.npub}/history`, { by: null })).status, 401)
+  const history = await api(edge, 'GET', `/agent/${agent.npub}/history/${job.id}`)
+  assert.equal(history.status, 200, history.text)
+  for (const path of ['history', 'sessions', 'memory', 'metrics']) {
+    assert.equal((await api(edge, 'GET', `/agent/${agent.npub}/${path}`)).status, 200, path)
+  }
+  assert.equal((await api(edge, 'GET', `/agents/${agent.npub}/logs`)).status, 200)
+  assert.equal((await api(edge, 'GET', `/agents/${agent.npub}/export`, { by: stranger })).status, 403)
+
+  const paused = await api(edge, 'POST', `/agents/${agent.npub}/pause`)
+  assert.deepEqual([paused.status, paused.json.state], [200, 'paused'], paused.text)
+  const waiting = request(agent, 'later', { kind: 5051 })
+  watch(client, waiting)
+  assert.deepEqual(await client.publish(waiting), [true, ''])
+  await sleep(300)
+  assert.equal((await api(edge, 'POST', `/agents/${agent.npub}/resume`)).json.state, 'active')
+  const updated = await api(edge, 'PUT', `/agents/${agent.npub}`, { body: { ...manifest, about: 'another' } })
+  assert.deepEqual([updated.status, updated.json.version], [200, 2], updated.text)
+  assert.equal((await api(edge, 'PUT', `/agents/${agent.npub}`, { body: { ...manifest, name: 'else' } })).status, 409)
+  assert.equal((await api(edge, 'DELETE', `/agents/${agent.npub}`, { by: stranger })).status, 403)
+  assert.equal((await api(edge, 'DELETE', `/agents/${agent.npub}`)).status, 200)
+  assert.ok(!(await api(edge, 'GET', '/agents')).text.includes(agent.npub))
+  for (let tries = 0; tries < 40; tries++) {
+    if ((await client.req(`found ${tries}`, { kinds: [31990], authors: [agent.pubkey] })).length === 0) return
+    await sleep(50)
+  }
+  assert.fail('its announcement is still there')
+})
+
+test('an agent is announced, beats and pongs', async () => {
+  const agent = await deploy(edge, { ...ECHO, name: 'lively' })
+  for (let tries = 0; ; tries++) {
+    const found = await client.req(`alive ${tries}`, { kinds: [0, 31990, 11998], authors: [agent.pubkey] })
+    if (found.length === 3) break
+    assert.ok(tries < 100, `kinds ${found.map(({ kind }) => kind)}`)
+    await sleep(50)
+  }
+  const ping = sign({ kind: 7007, tags: [['p', agent.pubkey]], content: '' })
+  client.send('REQ', 'pong', { kinds: [7000], '#e': [ping.id] })
+  assert.deepEqual(await client.publish(ping), [true, ''])
+  const pong = await client.event('pong')
+  assert.ok(pong.tags.some(([name, value]) => name === 'status' && value === 'pong'))
+})
+
+test('jobs are answered once while agent and relay lose their memory', async () => {
+  const agent = await deploy(edge, { ...ECHO, name: 'sturdy', limits: { per_customer_per_min: 1000 } })
+  let evictions = 0
+  for (let n = 0; n < 30; n++) {
+    const job = request(agent, `${n}`)
+    watch(client, job)
+    assert.deepEqual(await client.publish(job), [true, ''])
+    // Between OK and the delivery, during it, or after it.
+    if (n % 3 === 0) await sleep(n / 3)
+    const what = n % 2 ? ['relay-0000', 'RelayDurableObject'] : [agent.npub, 'AgentDurableObject']
+    if (await edge.evict(...what)) evictions += 1
+    // Any message wakes the relay; without one its alarm does within a minute.
+    client.send('REQ', `wake ${n}`, { ids: [] })
+    assert.deepEqual(await answers(client, job), ['processing', `result: ${n}`])
+  }
+  assert.ok(evictions > 20, `${evictions} evictions`)
+  await sleep(1_500)
+  const stored = await client.req('all', { kinds: [7000, 6050], authors: [agent.pubkey], limit: 500 })
+  assert.equal(stored.length, 60)
+})
+
+test('an accepted job reaches its agent by the alarm alone', async () => {
+  const agent = await deploy(edge, { ...ECHO, name: 'patient' })
+  const job = request(agent, 'patience')
+  assert.deepEqual(await client.publish(job), [true, ''])
+  await edge.evict()
+  await edge.evict(agent.npub, 'AgentDurableObject')
+  const before = Date.now()
+  for (;;) {
+    await sleep(2_000)
+    if (((await counts())['agent/deliver'] ?? 0) && (await api(edge, 'GET', `/agent/${agent.npub}/history/${job.id}`)).status === 200) break
+    assert.ok(Date.now() - before < 90_000, 'not within 90 seconds')
+  }
+  const found = await client.req('patience', { kinds: [6050], '#e': [job.id] })
+  assert.equal(found.length, 1)
+})
+
+test('a program of the owner does the work; redirects to other private addresses are not followed', async () => {
+  const url = path => `http://127.0.0.1:${hook.address().port}${path}`
+  const hooked = (name, path, limits = {}) =>
+    deploy(edge, { name, handlers: [{ kind: 5100, executor: 'webhook', config: { url: url(path) } }], limits })
+  const job = (agent, draft = {}) => request(agent, 'work', { kind: 5100, ...draft })
+  const good = await hooked('hook', '/work')
+  assert.deepEqual(await ask(client, job(good)), ['processing', 'result: work!'])
+  assert.equal(hits.hook.at(-1).headers.authorization.slice(0, 6), 'Nostr ')
+
+  const redirected = await hooked('redirected', '/redirect', { attempts: 1 })
+  assert.match((await ask(client, job(redirected))).at(-1), /^error: /)
+  const flood = await hooked('flood', '/flood', { attempts: 1 })
+  assert.match((await ask(client, job(flood))).at(-1), /^error: /)
+  const hanging = await hooked('hanging', '/hang', { attempts: 1, timeout_s: 2 })
+  assert.match((await ask(client, job(hanging))).at(-1), /^error: /)
+  assert.equal(hits.secret, 0)
+
+  // Other private addresses are refused, also as an input.
+  const other = `http://127.0.0.1:${secret.address().port}/`
+  const refused = await api(edge, 'POST', '/agents', {
+    body: { name: 'refused', handlers: [{ kind: 5100, executor: 'webhook', config: { url: other } }], limits: { attempts: 1 } },
+  })
+  if (refused.status < 300) assert.match((await ask(client, job(refused.json))).at(-1), /^error: /)
+  const reader = await deploy(edge, ECHO)
+  for (const input of [other, `https://127.0.0.1:${secret.address().port}/`, 'https://localhost/', 'https://[::1]/']) {
+    const told = await ask(client, request(reader, input, { tags: [['p', reader.pubkey], ['i', input, 'url']] }))
+    assert.match(told.at(-1), /^error: /, input)
+  }
+  assert.equal(hits.secret, 0)
+})
+
+test('a model of Workers AI does the work', async () => {
+  const model = name => ({ kind: 5200, executor: 'workers_ai', config: { model: name } })
+  const agent = await deploy(edge, { name: 'model', handlers: [model('@cf/test/model')] })
+  assert.deepEqual(await ask(client, request(agent, 'say it', { kind: 5200 })), ['processing', 'result: SAY IT'])
+  const none = await deploy(edge, { name: 'no model', handlers: [model('@cf/test/none')], limits: { attempts: 1 } })
+  assert.match((await ask(client, request(none, 'say it', { kind: 5200 }))).at(-1), /^error: /)
+})
+
+test('no more agents than the operator allows', async () => {
+  let last
+  for (let n = 0; n < 20; n++) {
+    last = await api(edge, 'POST', '/agents', { body: { ...ECHO, name: `many ${n}`, announce: false } })
+    if (last.status !== 201) break
+  }
+  assert.deepEqual([last.status, last.json], [409, { error: 'there are 20 agents already' }])
 })

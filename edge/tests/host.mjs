@@ -2,8 +2,8 @@
 //
 //   node host.mjs [--port PORT] [--persist DIR] [--config FILE]
 //
-// runs it in bare workerd, without Miniflare or wrangler, until it gets SIGTERM or SIGINT. startEdge() runs it in
-// Miniflare, which can also evict objects and open their bindings.
+// runs it in bare workerd, without Miniflare or wrangler, until it gets SIGTERM or SIGINT, with AGENT_MASTER_SECRET of the
+// environment. startEdge() runs it in Miniflare, which can also evict objects and open their bindings.
 import { spawn } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -53,11 +53,11 @@ export async function startEdge(given = {}) {
     miniflare,
     url: `ws://127.0.0.1:${ready.port}`,
     http: `http://127.0.0.1:${ready.port}`,
-    /** Drops all memory of the object, whatever it is doing; sockets stay open. False if it is not in memory. */
-    evict: async () => {
-      const object = { name: 'relay-0000', webSockets: 'hibernate' }
+    /** Drops all memory of an object, whatever it is doing; sockets stay open. False if it is not in memory. */
+    evict: async (name = 'relay-0000', className = 'RelayDurableObject') => {
+      const object = { name, webSockets: 'hibernate' }
       try {
-        await miniflare.unsafeEvictDurableObject('openagents-relay', 'RelayDurableObject', object)
+        await miniflare.unsafeEvictDurableObject('openagents-relay', className, object)
         return true
       } catch (error) {
         if (/not currently running/.test(error.message)) return false
@@ -84,6 +84,10 @@ function workerdConfig({ port, persist, config }) {
     '(name = "RELAY_NAME", text = "openagents-relay")',
   ]
   if (config) bindings.push(`(name = "RELAY_CONFIG", json = ${text(text(config))})`)
+  // The keys of agents are derived from it, on the server too.
+  if (process.env.AGENT_MASTER_SECRET) {
+    bindings.push('(name = "AGENT_MASTER_SECRET", fromEnvironment = "AGENT_MASTER_SECRET")')
+  }
   return `using Workerd = import "/workerd/workerd.capnp";
 const config :Workerd.Config = (
   services = [ (name = "relay", worker = .relay), (name = "disk", disk = (path = ${text(persist)}, writable = true)) ],

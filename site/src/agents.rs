@@ -27,6 +27,8 @@ pub enum AgentRoute {
     Logs,
     /// Everything it knows, but no keys (NIP-98).
     Export,
+    /// Take over what another relay has exported (NIP-98).
+    Import,
     /// Delete what it knows of a customer (NIP-98, the customer or the owner).
     Forget,
     /// Its page.
@@ -91,6 +93,11 @@ const ENDPOINTS: &[Endpoint] = &[
         ..read("/agents/{npub}/logs", AgentRoute::Logs)
     },
     read("/agents/{npub}/export", AgentRoute::Export),
+    Endpoint {
+        method: "POST",
+        bounds: Bounds { body_bytes_max: 16 << 20, idle_seconds: 10, total_seconds: 300 },
+        ..read("/agents/{npub}/import", AgentRoute::Import)
+    },
     Endpoint { method: "DELETE", ..read("/agents/{npub}/customers/{id}", AgentRoute::Forget) },
     read("/agent/{npub}", AgentRoute::Page),
     read("/agent/{npub}/manifest.json", AgentRoute::Manifest),

@@ -107,6 +107,8 @@ pub(crate) fn tests() -> anyhow::Result<()> {
     let lint =
         "cargo clippy --locked --quiet --package relay-edge --target wasm32-unknown-unknown -- -D warnings";
     run(&mut shell(lint))?;
+    // Third-party clients' tests deploy agents by the command line of the server's binary, the one that its own tests build.
+    run(&mut cargo(&["test", "--locked", "--workspace", "--no-run"]))?;
     run(&mut shell("cd edge && npm test"))
 }
 

@@ -63,7 +63,7 @@ fn needs(route: AgentRoute, command: Option<&str>) -> Needs {
         R::List | R::ListPage | R::Show | R::Page | R::Manifest | R::Names => Needs::Nothing,
         R::Command if command == Some("rollback") => Needs::Owner,
         R::Command | R::Logs | R::Metrics => Needs::Operator,
-        R::Deploy | R::Update | R::Delete | R::Versions | R::Export => Needs::Owner,
+        R::Deploy | R::Update | R::Delete | R::Versions | R::Export | R::Import => Needs::Owner,
         R::Sessions | R::Session | R::History | R::Job | R::Memory | R::Forget => Needs::Customer,
     }
 }

@@ -93,6 +93,13 @@ fn answer<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) -> 
         AgentRoute::Manifest => json(&entry_before.manifest.public_json(&entry_before.pubkey)),
         AgentRoute::Versions => json(&versions(agent, request)?),
         AgentRoute::Logs => Answer::new(200, "application/x-ndjson", logs(agent, request)?.0),
+        AgentRoute::Export => json(&agent.export().map_err(store_error)?),
+        AgentRoute::Import => {
+            let document: Value = serde_json::from_slice(request.body)
+                .map_err(|error| Answer::error_in(400, "body", &format!("is no JSON: {error}")))?;
+            agent.import(now, &document).map_err(command_error)?;
+            json(&show(agent, &entry_before))
+        }
         AgentRoute::Metrics => json(&metrics(agent)?),
         AgentRoute::Memory => json(&memory(agent, permission)?),
         AgentRoute::Sessions => json(&sessions(agent, request, permission)?),

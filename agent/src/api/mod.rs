@@ -32,6 +32,8 @@ pub struct Request<'a> {
     pub id: Option<&'a str>,
     /// The query, without `?`.
     pub query: &'a str,
+    /// The body; only [`AgentRoute::Import`] reads it here.
+    pub body: &'a [u8],
     /// Who asks.
     pub caller: Caller,
     /// The relay whose agents these are.

@@ -74,8 +74,8 @@ pub enum Effect {
     Publish {
         /// For the answer.
         id: EffectId,
-        /// In this order. After one that [`Published::Failed`] the others are not tried and have failed, too: feedback must
-        /// not be published after the result.
+        /// In this order, since feedback must not be published after the result: a host that can stops after one that
+        /// [`Published::Failed`].
         events: Vec<Event>,
         /// URLs of other relays.
         relays: Vec<String>,
@@ -378,15 +378,19 @@ impl<C: SqlConn> Agent<C> {
         }
         let mut times = vec![self.store_retry.map(|(at, _)| at)];
         if self.store_retry.is_none() {
-            times.extend([self.jobs.next_wake(), self.outbox.retry_at(), self.next_schedule()]);
+            let wake = self.jobs.next_wake().filter(|_| self.keys().is_some());
+            times.extend([wake, self.outbox.retry_at(), self.next_schedule()]);
         }
         times.into_iter().flatten().min().map(Now::from_millis)
     }
 
     /// Time has passed: retries, deadlines, schedules.
     pub fn handle_timeout(&mut self, now: Now) {
-        self.wake_jobs(now);
-        self.run_schedules(now);
+        // Without its key nobody could be told that a job has expired.
+        if self.keys().is_some() {
+            self.wake_jobs(now);
+            self.run_schedules(now);
+        }
         let _ = self.settle(now);
     }
 

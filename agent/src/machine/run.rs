@@ -113,13 +113,16 @@ impl<C: SqlConn> Agent<C> {
             let row = self.read_row(open.seq)?;
             match self.load(row.clone()) {
                 Ok(active) => self.start(now, active)?,
-                Err(words) => {
-                    self.log(now, Some(row.id), format!("cannot be read again: {words}"));
-                    self.end_row(now, row, JobEvent::Fail, Some("internal"));
-                }
+                Err(words) => self.unreadable(now, row, &words),
             }
         }
         Ok(())
+    }
+
+    /// A job of which nothing can be made any more: not even whom to tell.
+    fn unreadable(&mut self, now: Now, row: JobRow, words: &str) {
+        self.log(now, Some(row.id), format!("cannot be read again: {words}"));
+        self.end_row(now, row, JobEvent::Fail, Some("internal"));
     }
 
     fn has_room_to_start(&self) -> bool {
@@ -401,8 +404,9 @@ impl<C: SqlConn> Agent<C> {
         }
         if open.state == JobState::WaitingInput {
             let row = self.read_row(open.seq)?;
-            if let Ok(active) = self.load(row) {
-                self.fetch_inputs(now, active);
+            match self.load(row.clone()) {
+                Ok(active) => self.fetch_inputs(now, active),
+                Err(words) => self.unreadable(now, row, &words),
             }
             return Ok(());
         }

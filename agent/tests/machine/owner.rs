@@ -232,7 +232,8 @@ fn without_its_secret_it_accepts_nothing_and_goes_on_when_it_has_it_again() {
     assert_eq!(agent.fault(), Some("secret AGENT_MASTER_SECRET is not set"));
     let other = Customer::new(2).sign(&world.request().text("new"));
     assert!(agent.deliver(world.now, std::slice::from_ref(&other)).is_err());
-    agent.handle_timeout(world.now);
+    assert_eq!(agent.poll_timeout(), None);
+    agent.handle_timeout(world.now.plus_millis(86_400_000));
     assert!(agent.poll_effect().is_none());
     assert_eq!(agent.job(&request.id).unwrap().unwrap().state, JobState::Running);
     drop(agent);

@@ -62,7 +62,8 @@ impl Simulation {
 
     fn ask(&mut self) {
         let number = self.requests.len();
-        let customer = Customer::new(1 + self.rng.below(5));
+        // Each by another customer: one is not told of many errors a minute.
+        let customer = Customer::new(1 + number as u64);
         let agent = self.world.pubkey();
         let text = format!("job {number} of seed {}", self.seed);
         let mut request = Request::new(5050, self.world.now.seconds()).text(&text);
@@ -98,9 +99,8 @@ impl Simulation {
             return;
         }
         let number = self.rng.below(self.requests.len() as u64) as usize;
-        let (id, author) = (self.requests[number].id, self.requests[number].pubkey);
-        let customer =
-            (1..=5).map(Customer::new).find(|customer| customer.pubkey() == author).expect("one of them");
+        let id = self.requests[number].id;
+        let customer = Customer::new(1 + number as u64);
         self.cancelled.insert(id);
         let cancel = customer.cancel(&[id], self.world.now.seconds());
         // It may be delivered before the request.

@@ -50,11 +50,12 @@ struct Head {
 
 impl Ask {
     /// As the API takes it.
-    pub fn request(&self) -> Request<'_> {
+    pub fn request<'a>(&'a self, body: &'a [u8]) -> Request<'a> {
         Request {
             route: self.route,
             id: self.id.as_deref(),
             query: &self.query,
+            body,
             caller: self.caller,
             relay: Relay { name: &self.relay_name, url: &self.relay_url, version: env!("CARGO_PKG_VERSION") },
         }

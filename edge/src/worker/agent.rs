@@ -285,7 +285,7 @@ impl Shared {
             Err(error) => return Answer::error(400, &error.to_string()),
         };
         let reply = self.with(|agent| {
-            let (now, request) = (now(), ask.request());
+            let (now, request) = (now(), ask.request(body));
             agent.with(now, |agent| match &deployment {
                 Some(deployment) => api::deploy(agent, now, &request, deployment),
                 None => api::agent(agent, now, &request),

@@ -50,7 +50,7 @@ impl AdmissionError {
     }
 }
 
-/// What admission checks of an event. Sizes are of the canonical form.
+/// What admission checks of an event. Sizes are of the canonical JSON.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate<'a> {
     /// Its id, as claimed.

@@ -242,7 +242,7 @@ impl<'a> RawEvent<'a> {
         EventId(hash.finalize().into())
     }
 
-    /// The event in canonical form. One allocation, of the exact size.
+    /// The event as canonical JSON. One allocation, of the exact size.
     pub fn to_event(&self) -> Event {
         // The only safe way to an `Arc` of a length known late without a second buffer.
         let mut json: Arc<[u8]> = std::iter::repeat_n(0, self.json_len()).collect();

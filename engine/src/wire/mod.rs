@@ -32,7 +32,8 @@
 //!
 //! # Canonical form
 //!
-//! Strings are escaped as NIP-01 says (`\n \" \\ \r \t \b \f`); the other characters below 0x20 as `\u00xx`
+//! *Canonical JSON* is the object that is stored and sent, the *NIP-01 serialisation* the array that is hashed. Both
+//! escape strings as NIP-01 says (`\n \" \\ \r \t \b \f`), and the other characters below 0x20 as `\u00xx`
 //! in lowercase, which is what `JSON.stringify` writes and what every id in use was hashed from, although
 //! NIP-01 taken literally leaves them raw. Everything else, 0x7f and U+2028 too, is verbatim UTF-8.
 

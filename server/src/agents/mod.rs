@@ -98,6 +98,7 @@ pub(crate) struct Ask {
     /// `{id}` or `{command}` of the path.
     pub(crate) id: Option<String>,
     pub(crate) query: String,
+    pub(crate) body: Vec<u8>,
     pub(crate) caller: Caller,
 }
 
@@ -108,6 +109,7 @@ impl Ask {
             route: self.route,
             id: self.id.as_deref(),
             query: &self.query,
+            body: &self.body,
             caller: self.caller,
             relay,
         }
@@ -244,9 +246,9 @@ impl Agents {
     }
 
     /// Deploys a manifest; `to`: the agent that the path names.
-    pub(crate) async fn deploy(&self, ask: Ask, to: Option<PubKey>, body: &[u8]) -> Answer {
+    pub(crate) async fn deploy(&self, ask: Ask, to: Option<PubKey>) -> Answer {
         let may_deploy = ask.caller.signer().is_some_and(|key| self.deploy_pubkeys.contains(&key));
-        let wanted = match api::deployment(body, ask.caller, may_deploy, &*self.secrets, to.as_ref()) {
+        let wanted = match api::deployment(&ask.body, ask.caller, may_deploy, &*self.secrets, to.as_ref()) {
             Ok(wanted) => wanted,
             Err(answer) => return answer,
         };

@@ -70,12 +70,12 @@ async fn answer(
         Err(answer) => return response(answer),
     };
     let query = request.uri().query().unwrap_or_default().to_owned();
-    let ask = Ask { route, id: params.id, query, caller };
+    let ask = Ask { route, id: params.id, query, body, caller };
     let agent = params.agent.as_deref().map(parse_pubkey);
     let answer = match (route, agent) {
         (_, Some(None)) => Answer::error_in(400, "npub", "must be an npub or 64 hexadecimal digits"),
-        (AgentRoute::Deploy, _) => agents.deploy(ask, None, &body).await,
-        (AgentRoute::Update, Some(agent)) => agents.deploy(ask, agent, &body).await,
+        (AgentRoute::Deploy, _) => agents.deploy(ask, None).await,
+        (AgentRoute::Update, Some(agent)) => agents.deploy(ask, agent).await,
         (_, None) => agents.directory(&ask),
         (AgentRoute::Logs, Some(Some(agent))) if wants_more(&ask.query) => {
             return follow(host, agents, agent, ask).await;

@@ -1,14 +1,18 @@
-// nostr-dvm (nostr_dvm_roles.py, in the virtual environment of setup.sh) as a provider of jobs on this relay.
+// nostr-dvm (nostr_dvm_roles.py, in the virtual environment of setup.sh) as a provider of jobs on this relay, and as a customer of
+// its agents.
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
+import * as nip04 from 'nostr-tools/nip04'
 import { SimplePool } from 'nostr-tools/pool'
 import { connected, leave, order, ping } from './jobs.mjs'
-import { root, startRelay, until, within } from './relay.mjs'
+import { startRelayOfOwner } from './owner.mjs'
+import { author, now, root, until, within } from './relay.mjs'
 
+const skip = process.env.RELAY_URL ? 'agents are deployed on relays of our own' : false
 const program = join(import.meta.dirname, 'nostr_dvm_roles.py')
 
 /** Starts nostr-dvm in a folder of its own, and waits until it has printed its public key. */
@@ -39,7 +43,7 @@ async function start(role, ...args) {
 
 let server, pool
 before(async () => {
-  server = await startRelay()
+  server = await startRelayOfOwner()
   pool = new SimplePool()
 })
 after(async () => {
@@ -74,4 +78,28 @@ test('nostr-dvm provides: announces itself, answers jobs of NDK, plain and by NI
   await within('its end', provider.exited)
   assert.deepEqual(await stored({ kinds: [31990], ...by }), [])
   assert.equal((await stored({ kinds: [5], ...by })).length, 1)
+})
+
+test('nostr-dvm orders: its bot reads the announcement of an agent, and passes on what that answers', { skip }, async t => {
+  const agent = await server.run('deploy', join(root, 'agent', 'examples', 'echo.toml'))
+  await until('the announcement', async () => (await stored({ kinds: [31990], authors: [agent.pubkey] })).length > 0)
+  const bot = await start('customer', server.url, agent.pubkey)
+  t.after(bot.stop)
+  const { key, pubkey, sign } = author()
+  const text = 'hello from a person'
+  // Messages from before it subscribes it never sees.
+  let asked = 0
+  await until('the answer', async () => {
+    if (performance.now() > asked + 5_000) {
+      asked = performance.now()
+      const content = nip04.encrypt(key, bot.pubkey, `1 ${text}`)
+      const message = sign({ kind: 4, created_at: now(), content, tags: [['p', bot.pubkey]] })
+      await within('OK', Promise.all(pool.publish([server.url], message)))
+    }
+    const messages = await stored({ kinds: [4], authors: [bot.pubkey], '#p': [pubkey] })
+    return messages.some(message => nip04.decrypt(key, bot.pubkey, message.content) === text)
+  })
+  assert.match(bot.output, /^encrypts True$/m)
+  const orders = await stored({ kinds: [5050], authors: [bot.pubkey] })
+  assert.ok(orders.length > 0 && orders.every(request => !JSON.stringify(request).includes(text)))
 })

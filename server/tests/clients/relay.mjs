@@ -1,10 +1,10 @@
 // Starts the relay under test, with helpers.
 //
-// With RELAY_E2E_COMMAND another host than the binary is started, as for server/tests/e2e: a program with the option
-// `--persist FOLDER` that logs where it listens as the binary does, and ends on SIGTERM. With RELAY_URL a running relay is
-// tested, which may have events of other tests.
+// With RELAY_E2E_COMMAND another host than the binary is started, as for server/tests/e2e: a program with the options
+// `--persist FOLDER` and `--config FILE` (JSON) that logs where it listens as the binary does, and ends on SIGTERM. With
+// RELAY_URL a running relay is tested, which may have events of other tests and takes no agents of ours.
 import { spawn } from 'node:child_process'
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -17,7 +17,8 @@ globalThis.WebSocket ??= WebSocket
 const here = dirname(fileURLToPath(import.meta.url))
 export const root = join(here, '..', '..', '..')
 
-function binary() {
+/** The relay's binary. */
+export function binary() {
   if (process.env.RELAY_BIN) return process.env.RELAY_BIN
   const target = process.env.CARGO_TARGET_DIR ?? join(root, 'target')
   const found = ['debug', 'release'].map(profile => join(target, profile, 'relay')).find(existsSync)
@@ -26,22 +27,34 @@ function binary() {
 }
 
 /** The environment without what would configure the relay, or what it would refuse as unknown. */
-function withoutRelayVariables() {
+export function withoutRelayVariables() {
   return Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('RELAY_')))
 }
 
-/** Starts a relay in its default configuration, on a free port over an empty folder. */
-export async function startRelay() {
+/** Whether the host under test is not the binary. */
+export const isOtherHost = Boolean(process.env.RELAY_E2E_COMMAND)
+
+/**
+ * Starts a relay in its default configuration, on a free port over an empty folder, which is `data`. `config` is given to another
+ * host than the binary; `env` are environment variables.
+ */
+export async function startRelay({ config, env = {} } = {}) {
   if (process.env.RELAY_URL) return { url: process.env.RELAY_URL, stop: async () => {} }
   const data = mkdtempSync(join(tmpdir(), 'relay-clients-'))
-  const [program, ...args] = process.env.RELAY_E2E_COMMAND
-    ? [...process.env.RELAY_E2E_COMMAND.split(' '), '--persist', data]
+  const options = []
+  if (isOtherHost && config) {
+    const file = join(data, 'config.json')
+    writeFileSync(file, JSON.stringify(config))
+    options.push('--config', file)
+  }
+  const [program, ...args] = isOtherHost
+    ? [...process.env.RELAY_E2E_COMMAND.split(' '), '--persist', join(data, 'state'), ...options]
     : [binary(), 'serve', '--listen', '127.0.0.1:0', '--data', data]
   const child = spawn(program, args, {
     // Not inherited: the test runner would wait for a relay that outlives this process.
     stdio: ['ignore', 'pipe', 'pipe'],
     cwd: data,
-    env: withoutRelayVariables(),
+    env: { ...withoutRelayVariables(), ...env },
   })
   let log = ''
   const url = await new Promise((resolve, reject) => {
@@ -56,6 +69,8 @@ export async function startRelay() {
   const exited = new Promise(resolve => child.on('exit', resolve))
   return {
     url,
+    http: url.replace('ws', 'http'),
+    data,
     stop: async () => {
       child.kill('SIGTERM')
       const code = await exited
@@ -77,10 +92,10 @@ export function within(what, promise) {
   return Promise.race([promise, late]).finally(() => clearTimeout(timer))
 }
 
-/** Waits until `holds`. */
+/** Waits until `holds`, or what it promises. */
 export async function until(what, holds) {
   const begun = performance.now()
-  while (!holds()) {
+  while (!(await holds())) {
     if (performance.now() - begun > PATIENCE_MS) throw new Error(`${what}: not after ${PATIENCE_MS} ms`)
     await new Promise(resolve => setTimeout(resolve, 10))
   }

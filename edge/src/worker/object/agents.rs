@@ -138,7 +138,7 @@ impl Shared {
             (Method::Post, API_PATH) => match Ask::decode(&body) {
                 Ok((ask, _)) => {
                     let answer = self.with(|object| {
-                        let answer = object.router().map(|router| api::directory(router, &ask.request()));
+                        let answer = object.router().map(|router| api::directory(router, &ask.request(b"")));
                         (answer, Next::Idle)
                     });
                     let answer = answer.map_err(Error::RustError)?;

@@ -17,6 +17,7 @@ use super::Common;
 use super::exit::Failure;
 use crate::agents::owner;
 use client::{Base, Client};
+use manifest::Source;
 
 /// Options and the subcommand.
 #[derive(Args, Debug)]
@@ -119,8 +120,12 @@ async fn ask(args: &AgentArgs) -> Result<(), Failure> {
     let client = args.client()?;
     let document = match &args.command {
         AgentCommand::Deploy { file } => {
-            let manifest = manifest::read(file)?;
+            let Source { manifest, export } = manifest::read(file)?;
             let deployed = client.send("POST", "/agents", Some(manifest)).await?;
+            if let Some(export) = export {
+                let npub = deployed["npub"].as_str().unwrap_or_default();
+                client.send("POST", &format!("/agents/{npub}/import"), Some(export)).await?;
+            }
             return args.show(&deployed, show::deployed);
         }
         AgentCommand::List => {
