@@ -149,7 +149,7 @@ describe('pages', { skip }, () => {
       ['pixels in', () => (document.querySelector('table').style.width = '2000px')],
       ['beyond the edge', () => (document.querySelector('p').style.marginLeft = '-30px')],
       ['cut off', () => (document.querySelector('code').style.cssText = 'white-space: pre; overflow: auto; width: 50px')],
-      ['a small link', () => (document.querySelector('nav a').style.cssText = 'padding: 0; line-height: 1')],
+      ['a small link', () => document.querySelectorAll('nav a').forEach(link => (link.style.cssText = 'padding: 0; line-height: 1'))],
       ['contrast 2', () => (document.querySelector('p').style.color = '#999')],
       ['a translucent background', () => (document.querySelector('th').style.background = '#fff8')],
       ['small print', () => (document.querySelector('footer').style.fontSize = '9px')],

@@ -59,8 +59,9 @@ fn figures_list(body: &mut String, figures: &Figures, handlers: &[Handler]) {
     figure("Price", &price(handlers));
     figure("Jobs done", &grouped(done));
     if let Some(ms) = median_ms {
-        let bound = if ms < 1_000 { format!("{ms} ms") } else { format!("{} s", ms.div_ceil(1_000)) };
-        figure("Median time", &format!("≤ {bound}"));
+        let bound =
+            if ms < 1_000 { format!("{ms}\u{a0}ms") } else { format!("{}\u{a0}s", ms.div_ceil(1_000)) };
+        figure("Median time", &format!("≤\u{a0}{bound}"));
     }
     if failed > 0 {
         figure("Without result", &grouped(failed));
