@@ -73,9 +73,9 @@ fn figures_list(body: &mut String, figures: &Figures, handlers: &[Handler]) {
 }
 
 fn handler_section(body: &mut String, handler: &Handler) {
-    let _ = write!(
+    let _ = writeln!(
         body,
-        "<section class=\"handler\"><h3>{} <span>kind {} · <b>{}</b></span></h3>\n<table>\n",
+        "<section class=\"handler\"><h3>{} <span>kind {} · <b>{}</b></span></h3>\n<table>",
         escape(&kind_label(handler.kind)),
         handler.kind,
         price(std::slice::from_ref(handler))

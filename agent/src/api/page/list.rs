@@ -49,9 +49,9 @@ fn card(body: &mut String, entry: &Entry) {
     if handlers.len() > KINDS_SHOWN {
         kinds.push(format!("{} more", handlers.len() - KINDS_SHOWN));
     }
-    let _ = write!(
+    let _ = writeln!(
         body,
-        "<li>{tile}<div><header><h2><a href=\"/agent/{npub}\"><bdi>{name}</bdi></a></h2>{state}</header>\n",
+        "<li>{tile}<div><header><h2><a href=\"/agent/{npub}\"><bdi>{name}</bdi></a></h2>{state}</header>",
         tile = tile(&manifest.name, &entry.pubkey),
         npub = identity::npub(&entry.pubkey),
         name = escape(&manifest.name),
