@@ -12,9 +12,9 @@ pub const STYLE: &str = include_str!("style.css");
 /// The script of the page: it shows the address at which the page was asked for.
 const SCRIPT: &str = include_str!("page.js");
 
-/// What pages may load and do (`Content-Security-Policy`): the style sheet within them, pictures, and [`SCRIPT`], by its
-/// hash.
-pub(crate) const CONTENT_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' https: data:; \
+/// What pages may load and do (`Content-Security-Policy`): the style sheet within them, pictures (the operator's icon may be
+/// anywhere), and [`SCRIPT`], by its hash.
+pub(crate) const CONTENT_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src * data:; \
     script-src 'sha256-xNCgehvMDyec/qfFQmJgUmZJClkOuoFncTbb8H4LEdw='; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The built-in icon, which both hosts serve as `/icon.svg`.

@@ -221,16 +221,19 @@ describe('pages', { skip }, () => {
       })
     }
 
-    test('a script that got into a page would not run', async t => {
+    test('a script or a picture that got into a page would do nothing', async t => {
       const page = await open(t, paths.agent)
-      const run = await page.evaluate(() => {
+      const hit = await page.evaluate(() => {
         const script = document.createElement('script')
         script.textContent = 'window.hit = 7'
-        document.body.append(script)
-        return window.hit
+        const picture = new Image()
+        picture.src = 'https://elsewhere.example/who-reads-this.png'
+        document.body.append(script, picture)
+        return new Promise(done => (picture.onerror = () => done(String(window.hit))))
       })
-      assert.equal(run, undefined)
-      assert.match(page.faults.join(), /Content Security Policy/)
+      assert.equal(hit, 'undefined')
+      for (const what of [/inline script/, /image/]) assert.ok(page.faults.some(fault => what.test(fault)), `${what}: ${page.faults}`)
+      for (const fault of page.faults) assert.match(fault, /^console: .*Content Security Policy/)
     })
   })
 })
