@@ -162,6 +162,11 @@ describe('pages', { skip }, () => {
       assert.ok(faults.some(found => found.includes(fault)), `${fault}: ${faults}`)
     }
     assert.match((await page.evaluate(audit, { isDark: true })).join(), /a page of luminance/)
+    for (const spoil of ['* { outline: none !important }', 'nav { visibility: hidden }']) {
+      await page.reload()
+      await page.addStyleTag({ content: spoil })
+      await assert.rejects(tabs(page), assert.AssertionError, spoil)
+    }
   })
 
   test('the manifest of an agent has no address but of web pages', async () => {
