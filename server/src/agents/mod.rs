@@ -136,7 +136,8 @@ impl Agents {
             relay_url: settings.url.clone(),
             relay: Relay {
                 name: settings.info.name.clone(),
-                url: settings.url.clone().unwrap_or_else(|| format!("ws://{}", settings.listen)),
+                // Where it listens is not where others reach it.
+                url: settings.url.clone().unwrap_or_default(),
             },
             agents_max: settings.agents.agents_max,
             deploy_pubkeys: settings.agents.deploy_pubkeys.clone(),
