@@ -55,7 +55,7 @@ fn list_page<C: SqlConn>(router: &Router<C>, request: &Request<'_>) -> Result<An
     // Agents may have gone since the link was made: there is always a page to see.
     let offset = wanted.min(total.saturating_sub(1)) / PAGE * PAGE;
     let entries = shown().skip(offset).take(PAGE).collect();
-    Ok(page::answer(page::list(&Part { entries, offset, total, size: PAGE }, &request.relay)))
+    Ok(Answer::page(page::list(&Part { entries, offset, total, size: PAGE }, &request.relay)))
 }
 
 /// An agent in the list.

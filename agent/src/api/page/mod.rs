@@ -9,7 +9,6 @@ mod list;
 pub(super) use agent::{Figures, agent};
 pub(super) use list::{Part, list};
 use relay_engine::types::PubKey;
-use relay_site::Answer;
 use relay_site::page::{STYLE, escape, fill_in, grouped};
 use unicode_segmentation::UnicodeSegmentation as _;
 
@@ -19,13 +18,6 @@ use crate::manifest::{Handler, Price};
 
 const TEMPLATE: &str = include_str!("page.html");
 const AGENTS_STYLE: &str = include_str!("style.css");
-
-/// A page as a response. It has no script and loads nothing from another host, whatever gets into it.
-pub(super) fn answer(page: String) -> Answer {
-    const POLICY: &str = "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'; base-uri 'none'; \
-                          form-action 'none'; frame-ancestors 'none'";
-    Answer::page(page).with("content-security-policy", POLICY)
-}
 
 /// `above`: the page that this one is reached from, beside the relay's: its path and name.
 fn document(title: &str, above: Option<(&str, &str)>, body: String, relay: &Relay<'_>) -> String {
