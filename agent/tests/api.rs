@@ -120,8 +120,15 @@ fn deploying_needs_a_key_that_may_and_a_manifest_that_is_one() {
         (with("nope", json!(1)), owner, true, (400, json!("nope"))),
         (with("owner", json!(foreign)), owner, true, (403, json!("owner"))),
         (
+            // Another deployer's secret, perhaps.
             with("identity", json!({"imported": {"secret": "AGENT_NONE"}})),
             owner,
+            true,
+            (403, json!("secret")),
+        ),
+        (
+            with("identity", json!({"imported": {"secret": "AGENT_NONE"}})),
+            admin,
             true,
             (400, json!("identity")),
         ),
@@ -136,6 +143,31 @@ fn deploying_needs_a_key_that_may_and_a_manifest_that_is_one() {
         assert_eq!(field(&answer), want, "{manifest}: {:?}", answer.body);
     }
     assert_eq!(world.agent.version(), 2);
+}
+
+#[test]
+fn an_update_makes_no_agent() {
+    // Anybody may send one: it is for the owner of an agent that exists.
+    let mut world = World::new();
+    let (stranger, owner) = (Caller::Key(PubKey([3; 32])), world.owner());
+    let update = |world: &mut World, caller| {
+        let key = relay_agent::identity::keys(
+            &relay_agent::manifest::Identity::default(),
+            "Echo & Co",
+            &*secrets(),
+        );
+        let key = key.unwrap().pubkey();
+        let body = manifest().to_string();
+        let wanted = api::deployment(body.as_bytes(), caller, false, &*secrets(), Some(&key)).unwrap();
+        api::deploy(&mut world.agent, world.now, &request(R::Update, None, "", caller), &wanted).answer.status
+    };
+    assert_eq!(update(&mut world, stranger), 404);
+    assert!(world.agent.manifest().is_none());
+    world.deploy(&manifest(), owner, true);
+    assert_eq!(update(&mut world, stranger), 403);
+    assert_eq!(update(&mut world, owner), 200);
+    world.ask(R::Delete, None, "", owner);
+    assert_eq!(update(&mut world, owner), 404);
 }
 
 #[test]

@@ -17,8 +17,9 @@ pub fn directory<C: SqlConn>(router: &Router<C>, request: &Request<'_>) -> Answe
     let answered = match request.route {
         AgentRoute::List => list(router, request),
         AgentRoute::ListPage => {
-            let entries: Vec<&Entry> = router.agents().filter(|entry| is_shown(entry)).collect();
-            Ok(Answer::page(page::list(&entries, &request.relay)))
+            let entries: Vec<&Entry> =
+                router.agents().filter(|entry| is_shown(entry)).take(LIMIT_MAX as usize).collect();
+            Ok(page::answer(page::list(&entries, &request.relay)))
         }
         AgentRoute::Names => Ok(names(router, request)),
         _ => Err(Answer::error(404, "not found")),
@@ -34,10 +35,9 @@ fn is_shown(entry: &Entry) -> bool {
 fn list<C: SqlConn>(router: &Router<C>, request: &Request<'_>) -> Result<Answer, Answer> {
     let offset = request.query_number("offset")?.unwrap_or(0);
     let limit = request.query_number("limit")?.unwrap_or(100).clamp(1, LIMIT_MAX);
-    let signer = request.caller.signer().map(|key| key.to_string());
     // Owners and administrators also see those that are not announced.
     let is_listed = |entry: &&Entry| {
-        is_shown(entry) || request.caller.is_admin() || (signer.is_some() && signer == entry.manifest.owner)
+        is_shown(entry) || request.caller.is_admin() || (Some(entry.owner) == request.caller.signer())
     };
     let mut listed = router.agents().filter(is_listed).skip(offset.try_into().unwrap_or(usize::MAX));
     let agents: Vec<Value> = listed.by_ref().take(limit as usize).map(summary).collect();

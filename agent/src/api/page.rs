@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use relay_site::Answer;
 use relay_site::page::{STYLE, escape, fill_in};
 
 use super::{Relay, kind_name};
@@ -38,6 +39,13 @@ fn document(title: &str, icon: Option<&str>, body: &str, relay: &Relay<'_>) -> S
             ("{{version}}", escape(relay.version)),
         ],
     )
+}
+
+/// A page as a response. It has no script, and pictures from elsewhere are all that it loads.
+pub(super) fn answer(page: String) -> Answer {
+    const POLICY: &str = "default-src 'none'; img-src 'self' https: data:; style-src 'unsafe-inline'; base-uri 'none'; \
+                          form-action 'none'; frame-ancestors 'none'";
+    Answer::page(page).with("content-security-policy", POLICY)
 }
 
 /// All agents.
@@ -120,9 +128,7 @@ pub(super) fn agent(entry: &Entry, figures: &Figures, relay: &Relay<'_>) -> Stri
     if manifest.memory.sessions {
         row("Memory", format!("remembers its customers for {} days", manifest.memory.ttl_days));
     }
-    if let Some(owner) = &manifest.owner {
-        row("Owner", format!("<span class=\"key\">{}</span>", escape(owner)));
-    }
+    row("Owner", format!("<span class=\"key\">{}</span>", entry.owner));
     for (name, link) in [("Homepage", &manifest.homepage), ("Source", &manifest.repository)] {
         if let Some(link) = link {
             row(name, format!("<a href=\"{0}\" rel=\"nofollow noopener\">{0}</a>", escape(link)));

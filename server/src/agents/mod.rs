@@ -35,7 +35,6 @@ use std::time::{Duration, Instant};
 use relay_agent::api::{self, Caller};
 use relay_agent::fetch::PrivateHosts;
 use relay_agent::machine::Agent;
-use relay_agent::manifest::Identity;
 use relay_agent::router::Router;
 use relay_engine::sql::StoreError;
 use relay_engine::types::{Now, PubKey, Timestamp};
@@ -244,6 +243,36 @@ impl Agents {
         if self.admins.contains(&key) || self.owner.is(&key) { Caller::Admin(key) } else { Caller::Key(key) }
     }
 
+    /// Whether `caller` may do this, as far as it is known before the body: so strangers' bodies are not taken.
+    ///
+    /// # Errors
+    /// The response.
+    pub(crate) fn check(
+        &self,
+        route: AgentRoute,
+        agent: Option<&PubKey>,
+        command: Option<&str>,
+        caller: Caller,
+    ) -> Result<(), Answer> {
+        match agent {
+            None if route == AgentRoute::Deploy => {
+                let may_deploy = caller.signer().is_some_and(|key| self.deploy_pubkeys.contains(&key));
+                if may_deploy || caller.is_admin() {
+                    Ok(())
+                } else {
+                    Err(Answer::error(403, "this key may not deploy agents here"))
+                }
+            }
+            None => Ok(()),
+            Some(agent) => {
+                let running = self.running().ok_or_else(no_agent)?;
+                let router = running.router();
+                let entry = router.get(agent).ok_or_else(no_agent)?;
+                api::check(route, command, caller, entry).map(drop)
+            }
+        }
+    }
+
     /// Answers what concerns all agents.
     pub(crate) fn directory(&self, ask: &Ask) -> Answer {
         let request = ask.request(&self.relay);
@@ -271,13 +300,6 @@ impl Agents {
         }
         let relay = self.relay.clone();
         with(&running.clone(), wanted.pubkey, move |now, agent| {
-            // Two names may have one account, and so one key.
-            let is_others = agent.manifest().is_some_and(|manifest| manifest.name != wanted.manifest.name);
-            if is_others && wanted.manifest.identity == (Identity::Derived { account: None }) {
-                let words =
-                    "another agent's name leads to the same key: choose a number in identity.derived.account";
-                return Answer::error_in(409, "identity", words);
-            }
             finish(&running, api::deploy(agent, now, &ask.request(&relay), &wanted))
         })
         .await

@@ -249,7 +249,7 @@ mod tests {
                 "",
                 &[],
                 &[("network.exempt_addresses", "::1/129")],
-                "`network.exempt_addresses` `::1/129` is no",
+                "`network.exempt_addresses` `::1/129` is neither",
             ),
             ("", &[], &[("network.connections_per_address_max", "0")], "must be at least 1"),
             ("", &[], &[("metrics.token", "")], "`metrics.token` must be of visible"),

@@ -44,6 +44,14 @@ impl Base {
     }
 }
 
+impl Base {
+    /// Whether it is on this machine.
+    fn is_local(&self) -> bool {
+        let host = self.at.split_once("://").map_or(&*self.at, |(_, rest)| rest);
+        ["127.", "localhost", "[::1]"].iter().any(|name| host.starts_with(name))
+    }
+}
+
 fn as_http(url: &str) -> Option<String> {
     let (scheme, rest) = url.trim().split_once("://")?;
     let scheme = match &*scheme.to_ascii_lowercase() {
@@ -65,7 +73,12 @@ impl Client {
     pub(super) fn new(base: Base, keys: Keys) -> Result<Self, Failure> {
         let failed = |error: &dyn std::fmt::Display| Failure::Storage(format!("cannot set up TLS: {error}"));
         let tls = tls::config(tls::roots()).map_err(|error| failed(&error))?;
-        let http = reqwest::Client::builder()
+        let mut http = reqwest::Client::builder();
+        if base.is_local() {
+            // Proxies of the environment are for other machines.
+            http = http.no_proxy();
+        }
+        let http = http
             .tls_backend_preconfigured(tls)
             .redirect(reqwest::redirect::Policy::none())
             .build()
@@ -101,7 +114,11 @@ impl Client {
             rest.extend_from_slice(&piece);
             while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
                 let whole: Vec<u8> = rest.drain(..=end).collect();
-                line(String::from_utf8_lossy(&whole).trim_end())?;
+                let text = String::from_utf8_lossy(&whole);
+                // A relay that has nothing to say sends empty lines from time to time.
+                if !text.trim().is_empty() {
+                    line(text.trim_end())?;
+                }
             }
         }
         Ok(())
