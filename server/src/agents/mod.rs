@@ -8,7 +8,7 @@
 //! supervisor   the router's task: stream, deliveries, beats, wakes
 //! registry     which agents are open; actor: the task of one
 //! wakes        when closed agents are opened again; sqlite: their files
-//! http         calls of agents
+//! http         calls of agents; relays: publishing on others; tls: their certificates
 //! secrets      what manifests name; owner: the owner's key of a local relay
 //! ```
 
@@ -16,10 +16,12 @@ mod actor;
 pub mod http;
 pub(crate) mod owner;
 mod registry;
+mod relays;
 mod running;
 mod secrets;
 mod sqlite;
 mod supervisor;
+pub(crate) mod tls;
 mod wakes;
 
 use std::fs::DirBuilder;
@@ -44,6 +46,7 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use self::http::CALLS_MAX;
 use self::owner::Owner;
 use self::registry::{Message, Registry};
+use self::relays::Relays;
 use self::running::Running;
 use self::secrets::HostSecrets;
 use self::sqlite::Sqlite;
@@ -198,6 +201,7 @@ impl Agents {
             relay_url: self.relay_url.clone(),
             secrets: Arc::clone(&self.secrets),
             beside,
+            relays: Relays::new().map_err(failed)?,
             http: http::Client::new(self.private_hosts.clone()).map_err(failed)?,
             registry: Registry::default(),
             slots: Semaphore::new(open_max(descriptors::limit())),

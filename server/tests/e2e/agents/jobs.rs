@@ -54,6 +54,26 @@ fn an_idle_agent_is_closed_and_its_next_job_opens_it() {
     }
 }
 
+/// Nothing but its time wakes it.
+#[test]
+fn a_closed_agent_is_opened_when_a_job_is_to_be_tried_again() {
+    let webhook = Webhook::start();
+    let relay = RelayProcess::start_with(&webhook.settings());
+    let mut client = relay.connect();
+    let worker = deploy(&relay, &webhook.manifest(""));
+    let request = job(CUSTOMER, "later", Some(&worker)).sign();
+    accepted(&mut client, &request);
+    webhook.next().put_off(8);
+    let log = relay.data().join(format!("agents/{worker}.sqlite-wal"));
+    while log.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let call = webhook.next();
+    assert_eq!(call.job["attempt"], 2);
+    call.answer("done");
+    assert_eq!(result(&mut client, &request), "done");
+}
+
 #[test]
 fn a_paused_agent_says_so_and_a_deleted_one_is_gone() {
     let relay = RelayProcess::start();

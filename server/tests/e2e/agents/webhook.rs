@@ -73,13 +73,21 @@ fn read(stream: TcpStream) -> Option<Call> {
 }
 
 impl Call {
-    pub(super) fn answer(mut self, content: &str) {
-        let body = json!({ "content": content }).to_string();
+    pub(super) fn answer(self, content: &str) {
+        self.respond("200 OK", &json!({ "content": content }).to_string());
+    }
+
+    /// Asks to be called again after so many seconds.
+    pub(super) fn put_off(self, seconds: u64) {
+        self.respond(&format!("503 Service Unavailable\r\nretry-after: {seconds}"), "{}");
+    }
+
+    fn respond(mut self, status: &str, body: &str) {
+        let length = body.len();
         let head = format!(
-            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-            body.len()
+            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
         );
-        self.stream.write_all((head + &body).as_bytes()).unwrap();
+        self.stream.write_all((head + body).as_bytes()).unwrap();
     }
 
     /// Whether the caller closes the connection.
