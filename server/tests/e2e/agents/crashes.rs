@@ -48,7 +48,7 @@ fn a_job_that_runs_is_begun_again_after_a_crash_and_after_a_stop() {
     assert_eq!(call.job["attempt"], 1);
     relay.kill();
     relay.restart();
-    let call = webhook.next();
+    let mut call = webhook.next();
     assert_eq!(call.job["attempt"], 2, "it was stored that it had begun");
     assert!(relay.stop().success(), "an orderly stop waits for no job");
     assert!(call.is_hung_up());

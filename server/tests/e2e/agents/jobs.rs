@@ -115,7 +115,7 @@ fn a_cancelled_job_is_ended_and_never_answered() {
     let worker = deploy(&relay, &webhook.manifest(""));
     let request = job(CUSTOMER, "slow", Some(&worker)).sign();
     accepted(&mut client, &request);
-    let call = webhook.next();
+    let mut call = webhook.next();
     assert_eq!(call.job["inputs"][0]["text"], "slow");
     let delete =
         |author| event(&key(author)).kind(5).at(unix_now()).tag(["e", &request.id]).tag(["k", "5050"]);

@@ -91,7 +91,7 @@ impl Call {
     }
 
     /// Whether the caller closes the connection.
-    pub(super) fn is_hung_up(mut self) -> bool {
+    pub(super) fn is_hung_up(&mut self) -> bool {
         matches!(self.stream.read(&mut [0]), Ok(0)) || {
             // A reset is an end too, a time-out is none.
             let error = self.stream.read(&mut [0]).map_err(|error| error.kind());
