@@ -364,11 +364,11 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         }
         while let Some(delivery) = agents.router.poll_delivery() {
             let (id, message) = agents.call(delivery.agent, Some(delivery.id), delivery.events);
-            self.host.call_agent(id, &delivery.agent, &message);
+            self.host.call_agent(id, &delivery.agent, message);
         }
         while let Some(agent) = agents.poll_unconfirmed(now) {
             let (id, message) = agents.call(agent, None, Vec::new());
-            self.host.call_agent(id, &agent, &message);
+            self.host.call_agent(id, &agent, message);
         }
         let has_undelivered = agents.has_undelivered(now);
         self.agents = Some(agents);
