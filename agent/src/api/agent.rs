@@ -11,6 +11,7 @@ use super::page::{self, Figures};
 use super::{Deployment, Request, json, refusal};
 use crate::identity;
 use crate::machine::{Agent, AgentState, CommandError, JobRecord, LATENCY_BOUNDS_MILLIS, Metrics};
+use crate::manifest::Identity;
 use crate::router::Entry;
 
 /// Entries of a list, at most, and if a request does not say.
@@ -58,6 +59,13 @@ pub fn deploy<C: SqlConn>(
         if let Some(Err(answer)) = allowed {
             return Reply { answer, changed: None };
         }
+        // Two names may have one account, and so one key.
+        let is_others = agent.manifest().is_some_and(|manifest| manifest.name != wanted.manifest.name);
+        if is_others && wanted.manifest.identity == (Identity::Derived { account: None }) {
+            let words =
+                "another agent's name leads to the same key: choose a number in identity.derived.account";
+            return Reply { answer: Answer::error_in(409, "identity", words), changed: None };
+        }
     } else if agent.owner().is_some_and(|owner| Some(owner) != request.caller.signer())
         && !request.caller.is_admin()
     {
@@ -95,7 +103,7 @@ fn answer<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) -> 
     let answer = match request.route {
         AgentRoute::Show => json(&show(agent, &entry_before)),
         AgentRoute::Page => {
-            page::answer(page::agent(&entry_before, &figures(&agent.metrics()), &request.relay))
+            Answer::page(page::agent(&entry_before, &figures(&agent.metrics()), &request.relay))
         }
         AgentRoute::Manifest => json(&public(&entry_before)),
         AgentRoute::Versions => json(&versions(agent, request)?),

@@ -41,7 +41,7 @@ use std::sync::Arc;
 
 use relay_engine::sql::SqlConn;
 use relay_engine::sql::StoreError;
-use relay_engine::types::{Event, Filter, Kind, Now, PubKey, Seq};
+use relay_engine::types::{Event, Filter, Now, PubKey, Seq};
 
 use crate::machine::AgentState;
 use crate::manifest::Manifest;
@@ -162,12 +162,13 @@ impl<C: SqlConn> Router<C> {
     /// They name every kind of job request and every ping, deletion and request to vanish, whatever the agents are:
     /// passing over the others here costs less than a new stream for each deployment.
     pub fn filters(&self) -> Option<Vec<Filter>> {
-        let kinds = (0..Kind::MAX).filter(|kind| {
-            matches!(*kind, nip90::KIND_DELETION | nip90::KIND_VANISH | nip90::KIND_PING)
-                || nip90::is_request(*kind)
-        });
-        let filter = Filter { kinds: Some(kinds.collect()), ..Filter::default() };
-        (!self.table.is_empty()).then(|| vec![filter])
+        if self.table.is_empty() {
+            return None;
+        }
+        // In order, as filters are compared; hosts ask after every step.
+        let deletions = [nip90::KIND_DELETION, nip90::KIND_VANISH].into_iter();
+        let kinds = deletions.chain(nip90::REQUEST_KINDS).chain([nip90::KIND_PING]);
+        Some(vec![Filter { kinds: Some(kinds.collect()), ..Filter::default() }])
     }
 
     /// After which sequence number the stream begins. `None`: nothing has been confirmed yet. Then the host confirms the

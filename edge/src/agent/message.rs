@@ -282,3 +282,65 @@ pub fn decode_filter(bytes: &[u8]) -> Result<Filter, Malformed> {
     let filters = filters_from(bytes).ok();
     filters.and_then(|filters| filters.first().cloned()).ok_or_else(|| Malformed("no filter".into()))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use relay_engine::testing::event_of_json;
+    use relay_engine::testing::signing::{event, key};
+
+    use super::*;
+
+    fn events(count: u64) -> Vec<Event> {
+        let signed = (0..count).map(|n| event(&key(1)).at(1_767_225_600 + n).content("a\n\"b\" ü").sign());
+        signed.map(|event| event_of_json(&event.json()).unwrap()).collect()
+    }
+
+    #[test]
+    fn deliveries_and_replies_survive_the_way_to_the_other_object() {
+        let outcomes =
+            vec![Published::Accepted, Published::Refused("a\nb".into()), Published::Failed("\"c\"".into())];
+        for count in [0, 1, 3] {
+            let confirmed = vec![Confirmation {
+                opening: Opening(u64::MAX),
+                id: EffectId(3),
+                outcomes: outcomes.clone(),
+            }];
+            let sent = Delivery { confirmed, events: events(count) };
+            let received = Delivery::decode(&sent.encode()).unwrap();
+            assert_eq!(received.confirmed, sent.confirmed);
+            assert_eq!(received.events, sent.events);
+
+            let publish =
+                [count, 0, 1].map(|count| Publication { id: EffectId(count), events: events(count) });
+            let sent = Reply { opening: Opening(0), is_busy: count == 1, publish: publish.into() };
+            let received = Reply::decode(&sent.encode()).unwrap();
+            assert_eq!((received.opening, received.is_busy), (sent.opening, sent.is_busy));
+            let parts = |reply: &Reply| {
+                let parts = reply.publish.iter().map(|own| (own.id, own.events.clone()));
+                parts.collect::<Vec<_>>()
+            };
+            assert_eq!(parts(&received), parts(&sent));
+        }
+        assert_eq!(decode_outcomes(&encode_outcomes(&outcomes)), Ok(outcomes));
+    }
+
+    #[test]
+    fn filters_survive_the_way_to_the_relay() {
+        let mut filter = Filter { kinds: Some([7, 1].into()), limit: Some(3), ..Filter::default() };
+        filter.normalise();
+        assert_eq!(decode_filter(&encode_filter(&filter)), Ok(filter));
+    }
+
+    #[test]
+    fn what_is_malformed_is_refused() {
+        for body in [&b""[..], b"{}", b"[1]\n", b"\xff", b"{\"confirmed\":[]}\n{\"id\":1}\n"] {
+            assert!(Delivery::decode(body).is_err(), "{body:?}");
+            assert!(Reply::decode(body).is_err(), "{body:?}");
+        }
+        assert!(Reply::decode(br#"{"opening":"xyz","is_busy":false,"publish":[]}"#).is_err());
+        assert!(decode_filter(b"").is_err());
+        assert!(decode_outcomes(b"[\"maybe\"]").is_err());
+    }
+}

@@ -69,7 +69,7 @@ pub(super) async fn respond(
     let object = |agent: &PubKey| stub_of(env, &settings.placement, AGENT, &npub(agent));
     match (route, agent) {
         (AgentRoute::Deploy | AgentRoute::Update, to) => {
-            let may_deploy = caller.signer().is_some_and(|key| settings.agents.may_deploy(&key));
+            let may_deploy = caller.signer().is_some_and(|key| settings.agents.deploy_pubkeys.contains(&key));
             let secrets = variables::agent_secrets(env);
             let deployment = match api::deployment(&body, caller, may_deploy, &secrets, to.as_ref()) {
                 Ok(deployment) => deployment,
@@ -77,7 +77,8 @@ pub(super) async fn respond(
             };
             let key = deployment.pubkey.to_string();
             if post(&relay()?, ROOM_PATH, key.as_bytes()).await?.status_code() == 409 {
-                let message = format!("there are {} agents already", settings.agents.agents_max);
+                let message =
+                    format!("this relay has {} agents, the most that it takes", settings.agents.agents_max);
                 return response(Answer::error(409, &message));
             }
             let body = encode_deployment(&deployment);

@@ -1,6 +1,7 @@
 //! Agents beside the relay: every job that the relay has accepted is answered once, whatever loses its memory.
 
 use relay_agent::executor::HttpEvent;
+use relay_edge::agent::is_opened;
 use relay_edge::object::{Next, RowCountingConn};
 use relay_edge::settings::{AgentSettings, Settings};
 use relay_engine::testing::Rng;
@@ -8,6 +9,7 @@ use relay_engine::testing::signing::{Draft, Signed, event, key};
 use relay_engine::types::PubKey;
 
 use super::agents_world::World;
+use super::sqlite::Sqlite;
 use super::world::{Hibernates, Runtime};
 
 const ECHO: &str = r#"{"name":"echo","handlers":[{"kind":5050,"executor":"echo"}]}"#;
@@ -18,7 +20,8 @@ const BEAT: u16 = 11_998;
 fn world() -> (World, PubKey) {
     let mut world = World::new(Settings::default());
     let agent = world.deploy(ECHO);
-    world.advance(2);
+    // Publishing its announcements has set an alarm, which looks whether the relay has answered.
+    world.advance(60);
     (world, agent)
 }
 
@@ -136,6 +139,17 @@ fn waking_up_sets_no_alarm() {
     }
     assert_eq!(world.relay.host.alarms_set.get(), set);
     assert!(world.relay.host.alarm.get().is_some(), "the one that was set is still there");
+}
+
+#[test]
+fn a_request_for_a_key_that_is_nobodys_leaves_an_empty_object() {
+    let store = Sqlite::new();
+    assert_eq!(is_opened(&store), Ok(false));
+    assert_eq!(store.rows().written, 0);
+    let (world, agent) = world();
+    assert_eq!(is_opened(world.agents[&agent].store.as_ref().unwrap()), Ok(true));
+    store.is_broken.set(true);
+    assert!(is_opened(&store).is_err());
 }
 
 /// What loses its memory.

@@ -1,5 +1,6 @@
 //! The agents' API over HTTP: signatures, bodies, and logs that go on.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -109,9 +110,9 @@ async fn authorize(
             Some(url) => Origin::Url(url),
             None => {
                 let name = header(HOST).unwrap_or_default();
-                // By any other name the request may have been signed for another relay.
-                if !is_local(name) {
-                    let message = "without `url` in its configuration this relay takes signed requests by IP address only";
+                // By any other name the request may have been signed for another relay, which sends it here.
+                if !is_loopback(name) && name != host.settings.listen {
+                    let message = "without `url` in its configuration this relay takes signed requests at 127.0.0.1 and localhost only";
                     return Err(Answer::error(403, message));
                 }
                 Origin::Host(name)
@@ -152,14 +153,15 @@ async fn authorize(
     Ok((caller, body))
 }
 
-/// Whether a Host header is an IP address or this machine's name.
-fn is_local(host: &str) -> bool {
+/// Whether a Host header names this machine.
+fn is_loopback(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
     };
     let name = name.trim_start_matches('[').trim_end_matches(']');
-    name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::IpAddr>().is_ok()
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// A number in a query; 0 without it.

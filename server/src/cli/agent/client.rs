@@ -1,18 +1,17 @@
 //! Signed requests to a relay's API.
 
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use relay_agent::identity::{Draft, Keys};
 use relay_site::nip98;
-use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::super::exit::Failure;
 use super::refused;
+use crate::agents::tls;
 
 /// Where a relay is.
 #[derive(Debug, PartialEq, Eq)]
@@ -73,13 +72,7 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(base: Base, keys: Keys) -> Result<Self, Failure> {
         let failed = |error: &dyn std::fmt::Display| Failure::Storage(format!("cannot set up TLS: {error}"));
-        let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| failed(&error))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let tls = tls::config(tls::roots()).map_err(|error| failed(&error))?;
         let mut http = reqwest::Client::builder();
         if base.is_local() {
             // Proxies of the environment are for other machines.
