@@ -155,6 +155,20 @@ impl<C: SqlConn> Agent<C> {
         store::history(&self.conn, before, limit)?.into_iter().map(|row| self.record(row)).collect()
     }
 
+    /// [`Agent::history`] of one customer. Reads the customer of every job until it has found enough.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn history_of_customer(
+        &self,
+        customer: &PubKey,
+        before: u64,
+        limit: usize,
+    ) -> Result<Vec<JobRecord>, StoreError> {
+        let rows = store::history_of(&self.conn, customer, before, limit)?;
+        rows.into_iter().map(|row| self.record(row)).collect()
+    }
+
     /// A job by its id.
     ///
     /// # Errors

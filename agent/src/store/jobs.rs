@@ -35,6 +35,9 @@ const BY_ID: &str = "SELECT seq, id, customer, kind, state, received_at, finishe
     created_at_max, answer, cause, source, inputs, trace FROM agent_job WHERE id = ?";
 const HISTORY: &str = "SELECT seq, id, customer, kind, state, received_at, finished_at, wake_at, version, attempts, \
     created_at_max, answer, cause, source, inputs, trace FROM agent_job WHERE seq < ? ORDER BY seq DESC LIMIT ?";
+const HISTORY_OF: &str = "SELECT seq, id, customer, kind, state, received_at, finished_at, wake_at, version, attempts, \
+    created_at_max, answer, cause, source, inputs, trace FROM agent_job WHERE seq < ? AND customer = ? \
+    ORDER BY seq DESC LIMIT ?";
 const OPEN: &str =
     "SELECT seq, id, customer, state, received_at, wake_at FROM agent_job WHERE state < 4 ORDER BY seq";
 const HAS: &str = "SELECT seq FROM agent_job WHERE id = ?";
@@ -222,6 +225,18 @@ pub(crate) fn has_job(conn: &impl SqlConn, id: &EventId) -> Result<bool, StoreEr
 pub(crate) fn history(conn: &impl SqlConn, before: u64, limit: usize) -> Result<Vec<JobRow>, StoreError> {
     let before = i64::try_from(before).unwrap_or(i64::MAX).min(1 << 53);
     rows(conn, HISTORY, &[SqlValue::Int(before), SqlValue::Int(limit as i64)])
+}
+
+/// [`history`] of one customer.
+pub(crate) fn history_of(
+    conn: &impl SqlConn,
+    customer: &PubKey,
+    before: u64,
+    limit: usize,
+) -> Result<Vec<JobRow>, StoreError> {
+    let before = i64::try_from(before).unwrap_or(i64::MAX).min(1 << 53);
+    let params = [SqlValue::Int(before), SqlValue::Blob(&customer.0), SqlValue::Int(limit as i64)];
+    rows(conn, HISTORY_OF, &params)
 }
 
 /// The jobs that are open, oldest first.

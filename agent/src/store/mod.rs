@@ -30,7 +30,9 @@ pub(crate) use batch::Batch;
 pub(crate) use cancelled::{is_cancelled, put_cancelled};
 pub(crate) use forget::{delete_all, forget_customer, sizes};
 pub use jobs::Traced;
-pub(crate) use jobs::{JobRow, OpenRow, Trace, has_job, history, job, job_by_id, last_seq, open_jobs};
+pub(crate) use jobs::{
+    JobRow, OpenRow, Trace, has_job, history, history_of, job, job_by_id, last_seq, open_jobs,
+};
 pub(crate) use log::{last_line, lines, put_line};
 pub(crate) use meta::{get as get_meta, put as put_meta};
 pub(crate) use outbox::{OutboxRow, delete_outbox, is_in_outbox, outbox_page, put_outbox};

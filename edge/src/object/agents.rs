@@ -82,6 +82,9 @@ struct Call {
     delivery: Option<u64>,
     /// Publications of its answer that have no outcome yet.
     open: usize,
+    /// Whether the relay has failed to store one of them: then the delivery is made again, so that the agent publishes it once
+    /// more even if the confirmation is lost.
+    has_failed: bool,
     /// When the outcomes are to be confirmed.
     confirm_at: Now,
 }
@@ -186,12 +189,13 @@ impl<C: RowCountingConn> Agents<C> {
     fn confirm(&mut self, now: Now, id: CallId, confirmation: Confirmation) {
         let Some(call) = self.calls.get_mut(&id) else { return };
         call.open = call.open.saturating_sub(1);
-        let is_over = call.open == 0;
+        call.has_failed |= confirmation.outcomes.iter().any(|outcome| matches!(outcome, Published::Failed(_)));
+        let (is_over, is_accepted) = (call.open == 0, !call.has_failed);
         let (at, waiting) = self.confirmations.entry(call.agent).or_insert((call.confirm_at, Vec::new()));
         *at = call.confirm_at.min(*at);
         waiting.push(confirmation);
         if is_over {
-            self.end_call(now, id, true);
+            self.end_call(now, id, is_accepted);
         }
     }
 
@@ -205,7 +209,7 @@ impl<C: RowCountingConn> Agents<C> {
     fn call(&mut self, agent: PubKey, delivery: Option<u64>, events: Vec<Event>) -> (CallId, Delivery) {
         let id = self.next_id();
         let confirmed = self.confirmations.remove(&agent).map(|(_, confirmed)| confirmed).unwrap_or_default();
-        self.calls.insert(id, Call { agent, delivery, open: 0, confirm_at: Now::default() });
+        self.calls.insert(id, Call { agent, delivery, open: 0, has_failed: false, confirm_at: Now::default() });
         (id, Delivery { confirmed, events })
     }
 
@@ -364,11 +368,11 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         }
         while let Some(delivery) = agents.router.poll_delivery() {
             let (id, message) = agents.call(delivery.agent, Some(delivery.id), delivery.events);
-            self.host.call_agent(id, &delivery.agent, &message);
+            self.host.call_agent(id, &delivery.agent, message);
         }
         while let Some(agent) = agents.poll_unconfirmed(now) {
             let (id, message) = agents.call(agent, None, Vec::new());
-            self.host.call_agent(id, &agent, &message);
+            self.host.call_agent(id, &agent, message);
         }
         let has_undelivered = agents.has_undelivered(now);
         self.agents = Some(agents);

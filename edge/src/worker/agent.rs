@@ -287,6 +287,11 @@ impl Shared {
         let body = request.bytes().await?;
         match (request.method(), request.path().as_str()) {
             (Method::Post, DELIVER_PATH) => {
+                match self.has_agent() {
+                    Ok(true) => {}
+                    Ok(false) => return Response::error("no agent is here\n", 404),
+                    Err(message) => return Response::error(format!("{message}\n"), 503),
+                }
                 let delivery = match Delivery::decode(&body) {
                     Ok(delivery) => delivery,
                     Err(error) => return Response::error(format!("{error}\n"), 400),
@@ -321,7 +326,7 @@ impl Shared {
             Err(error) => return Answer::error(400, &error.to_string()),
         };
         match self.has_agent() {
-            Ok(false) if deployment.is_none() => {
+            Ok(false) if ask.route != AgentRoute::Deploy => {
                 return Answer::error(404, "no agent with this key is deployed here");
             }
             Ok(_) => {}
@@ -417,6 +422,9 @@ impl DurableObject for AgentDurableObject {
     }
 
     async fn alarm(&self) -> Result<Response> {
+        if self.shared.has_agent() == Ok(false) {
+            return Response::ok("");
+        }
         if let Err(message) = self.shared.with(|agent| agent.alarm(now())) {
             worker::console_error!("an alarm of an agent: {message}");
             // An alarm that throws is tried again six times at most.

@@ -133,7 +133,7 @@ impl Host for Runtime {
         &self,
         call: crate::object::CallId,
         agent: &relay_engine::types::PubKey,
-        delivery: &crate::agent::message::Delivery,
+        delivery: crate::agent::message::Delivery,
     ) {
         self.agents.push(call, agent, delivery);
     }
