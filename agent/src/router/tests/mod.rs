@@ -409,7 +409,9 @@ fn deliveries_under_way_are_bounded_in_bytes_and_the_batch_does_not_wait_for_roo
     let agents: Vec<u64> = (1..=40).collect();
     let mut router = router_with(&conn, agents.iter().map(|number| entry(*number, &[5_050], json!({}))));
     let large = |number: u64| {
-        signed(event(&key(99)).kind(5_050).at(NOW).content("x".repeat(BYTES) + &number.to_string()).to(number))
+        signed(
+            event(&key(99)).kind(5_050).at(NOW).content("x".repeat(BYTES) + &number.to_string()).to(number),
+        )
     };
     router.accept(at(0), agents.iter().map(|number| large(*number)).collect(), Seq(1));
     let made = deliveries(&mut router);
