@@ -8,6 +8,7 @@
 //! the relay's object. See [`message`].
 
 pub mod ask;
+pub mod elsewhere;
 mod env_secrets;
 pub mod message;
 
