@@ -347,6 +347,7 @@ fn an_answer_that_is_older_than_the_routers_entry_does_not_replace_it() {
         world.with_agent(agent, |own| own.with(now, |own| own.set_state(now, state).unwrap()));
     };
     set(&mut world, AgentState::Paused);
+    world.run();
     let job = request(&world, &agent, "hello");
     world.publish(&job);
     let before = world.agents[&agent].requests;
