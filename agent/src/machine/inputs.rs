@@ -16,12 +16,16 @@ use crate::fetch::{self, Page};
 use crate::identity::Keys;
 use crate::job::{InputKind, JobEvent, JobRequest};
 use crate::nip90;
+use crate::store::ROW_BYTES_MAX;
 
 /// Jobs whose inputs are fetched at a time.
 const RESOLVING_MAX: usize = 16;
 /// Milliseconds until a result that is not there is asked for again: as long as it has been waited for, within these.
 const POLL_MILLIS: u64 = 1_000;
 const POLL_MILLIS_MAX: u64 = 30_000;
+
+/// Bytes left in a job's row for what changes while it waits and runs.
+const ROW_ROOM: usize = 4 << 10;
 
 /// What is still to be fetched for a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,6 +159,16 @@ impl<C: SqlConn> Agent<C> {
         let Stage::Resolving(resolver) = &mut active.stage else { return };
         let texts = std::mem::take(&mut resolver.texts).into_iter().map(Option::unwrap_or_default);
         active.row.inputs = Some(texts.collect());
+        if active.row.bytes() + ROW_ROOM > ROW_BYTES_MAX {
+            active.row.inputs = None;
+            return self.fail(
+                now,
+                active,
+                JobEvent::Fail,
+                "input_bytes",
+                "the inputs are too large to be stored",
+            );
+        }
         active.stage = Stage::Waiting;
         active.advance(JobEvent::Enqueue);
         self.save(&active);

@@ -9,7 +9,7 @@ use crate::cipher::Cipher;
 use crate::job::{InputKind, JobEvent, JobRequest, JobState};
 use crate::manifest::{AccessRules, Handler, Manifest};
 use crate::nip90::{self, Feedback, Incoming, ReplyTo, RequestError};
-use crate::store::{self, JobRow, Trace, Traced};
+use crate::store::{self, JobRow, SOURCE_BYTES_MAX, Trace, Traced};
 
 /// Requests older than this are of an archive that was imported. Seconds.
 const AGE_MAX: u64 = 86_400;
@@ -120,6 +120,9 @@ impl<C: SqlConn> Agent<C> {
             return refusal("state", format!("this agent is {} and takes no new jobs", head.state.name()));
         }
         deployed.admit_access(event, is_addressed)?;
+        if event.json().len() > SOURCE_BYTES_MAX {
+            return refusal("request_bytes", format!("the request is larger than {SOURCE_BYTES_MAX} bytes"));
+        }
         let max = deployed.manifest.limits.per_customer_per_min;
         if !self.rates.take_job(now, &event.pubkey, max) {
             return refusal(
@@ -188,6 +191,8 @@ impl<C: SqlConn> Agent<C> {
             return;
         }
         let mut row = self.new_row(now, event, JobState::Received);
+        // Whoever wants to fill the database has to be served.
+        row.source = Vec::new();
         let created_at = first_created_at(now, event.created_at);
         let nonce = self.nonce();
         if let Some(keys) = self.keys() {

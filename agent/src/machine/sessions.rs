@@ -13,8 +13,6 @@ use crate::store::{self, Said, Session};
 
 /// Seconds between two searches for sessions that are over.
 const SWEEP_SECONDS: u64 = 3_600;
-/// A session is a row, and rows are bounded.
-const BYTES_MAX: usize = 1 << 20;
 
 impl<C: SqlConn> Agent<C> {
     fn stored_session(&self, customer: &PubKey) -> Result<Session, StoreError> {
@@ -75,10 +73,9 @@ impl<C: SqlConn> Agent<C> {
 fn trim(session: &mut Session, memory: &Memory, now: u64) {
     let since = now.saturating_sub(u64::from(memory.ttl_days) * 86_400);
     let messages: &mut VecDeque<Said> = &mut session.messages;
-    let bytes_max = memory.bytes.min(BYTES_MAX);
     let mut bytes: usize = messages.iter().map(|said| said.text.len()).sum();
     while let Some(first) = messages.front() {
-        if messages.len() <= memory.messages && bytes <= bytes_max && first.at >= since {
+        if messages.len() <= memory.messages && bytes <= memory.bytes && first.at >= since {
             break;
         }
         bytes -= first.text.len();

@@ -90,8 +90,11 @@ impl Batch {
         self.cancelled.contains(&(*id, *author))
     }
 
-    /// Adds what was said with a customer; `None` forgets it.
-    pub(crate) fn put_session(&mut self, customer: PubKey, session: Option<Session>) {
+    /// Adds what was said with a customer, as much of it as fits into a row, the newest first; `None` forgets it.
+    pub(crate) fn put_session(&mut self, customer: PubKey, mut session: Option<Session>) {
+        if let Some(session) = &mut session {
+            session.fit();
+        }
         self.sessions.insert(customer, session);
     }
 

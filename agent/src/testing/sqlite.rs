@@ -1,12 +1,16 @@
-//! An SQLite database in memory behind the [`SqlConn`] seam. It outlives what is opened on it, counts what is written, and
-//! fails when it is told to.
+//! An SQLite database in memory behind the [`SqlConn`] seam. It outlives what is opened on it, counts what is written, takes
+//! no row that a Durable Object would not take, and fails when it is told to.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
+use rusqlite::limits::Limit;
 use rusqlite::types::{Value, ValueRef};
+
+/// Largest value and largest row, in bytes, as in Durable Objects.
+const ROW_BYTES_MAX: i32 = 2_000_000;
 
 /// A connection; clones share the database.
 #[derive(Clone, Debug)]
@@ -38,8 +42,10 @@ impl Sqlite {
     /// # Panics
     /// If SQLite does not open.
     pub fn new() -> Self {
+        let conn = rusqlite::Connection::open_in_memory().expect("memory opens");
+        conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, ROW_BYTES_MAX).expect("a limit that SQLite knows");
         Sqlite(Rc::new(Shared {
-            conn: rusqlite::Connection::open_in_memory().expect("memory opens"),
+            conn,
             statements: Cell::new(0),
             failing: Cell::new(u64::MAX),
             failure: RefCell::new(None),
@@ -62,6 +68,14 @@ impl Sqlite {
     pub fn fail_with(&self, error: Option<StoreError>) {
         self.0.failure.replace(error);
         self.0.failing.set(u64::MAX);
+    }
+
+    /// No value and no row may have more bytes than this from now on.
+    ///
+    /// # Panics
+    /// If SQLite knows no such limit.
+    pub fn take_rows_of_at_most(&self, bytes: i32) {
+        self.0.conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, bytes).expect("a limit that SQLite knows");
     }
 
     /// Statements so far.
