@@ -13,6 +13,8 @@ use crate::store::{self, JobRow, SOURCE_BYTES_MAX, Trace, Traced};
 
 /// Requests older than this are of an archive that was imported. Seconds.
 const AGE_MAX: u64 = 86_400;
+/// Requests that are further ahead of the clock are not answered: they could come again when their jobs are forgotten. Seconds.
+const AHEAD_MAX: u64 = 86_400;
 /// Inputs that have to be fetched.
 const FETCHED_INPUTS_MAX: usize = 16;
 
@@ -69,7 +71,8 @@ impl<C: SqlConn> Agent<C> {
             return Ok(());
         }
         let is_old = event.created_at.saturating_add(AGE_MAX) < now.seconds();
-        if is_old || event.is_expired(now.seconds()) {
+        let is_ahead = event.created_at > now.seconds().saturating_add(AHEAD_MAX);
+        if is_old || is_ahead || event.is_expired(now.seconds()) {
             self.metrics.count(|metrics| metrics.silent += 1);
             return Ok(());
         }

@@ -214,6 +214,7 @@ impl<C: SqlConn> Agent<C> {
         // «Responding» ends when the outbox no longer has its result.
         let ended_as = row.state.after(JobEvent::Publish).unwrap_or(row.state);
         self.metrics.ended(ended_as, cause);
+        self.sweep.ended_bytes += row.bytes();
         self.batch.put_job(row);
     }
 

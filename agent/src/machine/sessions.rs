@@ -11,9 +11,6 @@ use crate::executor::{Message, Role};
 use crate::manifest::Memory;
 use crate::store::{self, Said, Session};
 
-/// Seconds between two searches for sessions that are over.
-const SWEEP_SECONDS: u64 = 3_600;
-
 impl<C: SqlConn> Agent<C> {
     fn stored_session(&self, customer: &PubKey) -> Result<Session, StoreError> {
         let session = match self.batch.session(customer) {
@@ -55,17 +52,6 @@ impl<C: SqlConn> Agent<C> {
         session.updated_at = at;
         trim(&mut session, &memory, at);
         self.batch.put_session(customer, Some(session));
-    }
-
-    /// Forgets sessions that are over; at most once an hour, and only when there is something to do anyway.
-    pub(super) fn sweep_sessions(&mut self, now: Now) {
-        let Some(deployed) = &self.deployed else { return };
-        let memory = deployed.manifest.memory;
-        if memory.sessions && now.seconds() >= self.swept_at + SWEEP_SECONDS {
-            self.swept_at = now.seconds();
-            let since = now.seconds().saturating_sub(u64::from(memory.ttl_days) * 86_400);
-            store::sweep_sessions(&mut self.batch, since);
-        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Jobs, from when they are accepted, and their history: a finished job stays as it is.
+//! Jobs, from when they are accepted, and their history: a finished job stays as it is, until it is old.
 
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 use relay_engine::types::{EventId, Kind, PubKey, Timestamp};

@@ -3,7 +3,7 @@
 //! ```text
 //! agent_meta       name BLOB PRIMARY KEY, value BLOB              schema, state, metrics ...: meta.rs
 //! agent_version    version INTEGER PRIMARY KEY, ...               manifests: versions.rs
-//! agent_job        seq INTEGER PRIMARY KEY, id BLOB UNIQUE, ...   jobs, finished ones too: jobs.rs
+//! agent_job        seq INTEGER PRIMARY KEY, id BLOB UNIQUE, ...   jobs, finished ones too: jobs.rs, prune.rs
 //! agent_outbox     row INTEGER PRIMARY KEY, relays, events BLOB   signed and not yet published: outbox.rs
 //! agent_session    customer BLOB PRIMARY KEY, ...                 what was said with a customer: sessions.rs
 //! agent_cancelled  id BLOB PRIMARY KEY, ...                       cancellations that came before their requests: cancelled.rs
@@ -23,6 +23,7 @@ mod jobs;
 mod log;
 mod meta;
 mod outbox;
+mod prune;
 mod sessions;
 mod versions;
 
@@ -37,6 +38,7 @@ pub(crate) use jobs::{
 pub(crate) use log::{last_line, lines, put_line};
 pub(crate) use meta::{get as get_meta, put as put_meta};
 pub(crate) use outbox::{OutboxRow, delete_outbox, is_in_outbox, outbox_page, put_outbox};
+pub(crate) use prune::prune_jobs;
 pub use sessions::Said;
 pub(crate) use sessions::{Session, all_sessions, session, sweep_sessions};
 pub(crate) use versions::{VersionRow, put_version, version, version_rows};
