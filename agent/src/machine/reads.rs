@@ -234,7 +234,7 @@ impl<C: SqlConn> Agent<C> {
     /// [`CommandError::Store`]; then nothing is forgotten.
     pub fn forget(&mut self, now: Now, customer: &PubKey) -> Result<(), CommandError> {
         self.settle(now).map_err(CommandError::Store)?;
-        store::forget_customer(&mut self.batch, customer);
+        store::forget_customer(&mut self.batch, customer, u64::MAX, None);
         self.store().map_err(|error| {
             self.batch = store::Batch::default();
             CommandError::Store(error)

@@ -20,6 +20,13 @@ impl<C: SqlConn> Agent<C> {
         Ok(session.unwrap_or_default())
     }
 
+    /// What was said with a customer after a time, in Unix seconds.
+    pub(super) fn session_after(&self, customer: &PubKey, until: u64) -> Result<Option<Session>, StoreError> {
+        let mut session = self.stored_session(customer)?;
+        session.messages.retain(|said| said.at > until);
+        Ok(Some(session).filter(|session| !session.messages.is_empty()))
+    }
+
     /// What was said before, for an attempt at a job.
     pub(super) fn history_of(&self, now: Now, active: &Active) -> Result<Vec<Message>, StoreError> {
         let Source::Event(_) = active.source else { return Ok(Vec::new()) };
