@@ -144,8 +144,11 @@ impl<C: SqlConn> Agent<C> {
         let Stage::Resolving(resolver) = &mut active.stage else { return };
         let url = &active.request.inputs[at].data;
         match fetch::get(url, &deployed.manifest.network, now.seconds(), resolver.deadline / 1000) {
-            Ok(request) => {
+            Ok(mut request) => {
                 let deadline = resolver.deadline;
+                let room = deployed.manifest.limits.input_bytes.saturating_sub(resolver.bytes());
+                let bytes_max = &mut request.limits.response_bytes_max;
+                *bytes_max = (*bytes_max).min(room.max(1));
                 let effect = self.new_effect(Awaited::Input(id));
                 resolver.open = Some((effect, Need::Url(at)));
                 resolver.page = Page::default();

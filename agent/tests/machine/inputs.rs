@@ -339,3 +339,11 @@ fn a_result_of_an_open_job_is_addressed_to_its_customer() {
     world.pass(30);
     assert_eq!(told(&world, &request.id), is_result("an answer"));
 }
+
+#[test]
+fn a_page_is_not_read_beyond_what_an_input_may_have() {
+    let mut world = World::new(&manifest(|json| json["limits"] = json!({"input_bytes": 1_000})));
+    let request = world.request().text(&"x".repeat(400)).tag(&["i", "https://text.example/", "url"]);
+    world.deliver(&Customer::new(1).sign(&request));
+    assert_eq!(world.host.calls[0].1.limits.response_bytes_max, 600);
+}
