@@ -1,4 +1,5 @@
-//! What a customer and the agent have said to each other, if the manifest wants that kept. Never another customer's.
+//! What a customer and the agent have said to each other, if the manifest wants that kept. Never another customer's; and what was
+//! said encrypted never for a job whose answer everybody reads.
 
 use std::collections::VecDeque;
 
@@ -38,7 +39,9 @@ impl<C: SqlConn> Agent<C> {
             role: if said.is_agent { Role::Assistant } else { Role::User },
             text: said.text,
         };
-        Ok(session.messages.into_iter().map(message).collect())
+        let is_encrypted = active.request.cipher.is_some();
+        let messages = session.messages.into_iter().filter(|said| is_encrypted || !said.is_private);
+        Ok(messages.map(message).collect())
     }
 
     /// Adds a job to its customer's session.
@@ -50,11 +53,12 @@ impl<C: SqlConn> Agent<C> {
         }
         let at = now.seconds();
         let customer = active.request.customer;
+        let is_private = active.request.cipher.is_some();
         // What cannot be read is begun anew: a result is not held back for it.
         let mut session = self.stored_session(&customer).unwrap_or_default();
         let said = [(false, attempt.said.as_str()), (true, answer)];
         for (is_agent, text) in said.into_iter().filter(|(_, text)| !text.is_empty()) {
-            session.messages.push_back(Said { at, is_agent, text: text.to_owned() });
+            session.messages.push_back(Said { at, is_agent, is_private, text: text.to_owned() });
         }
         session.updated_at = at;
         trim(&mut session, &memory, at);
@@ -83,7 +87,12 @@ mod tests {
     fn check(memory: Memory, said: &[(u64, usize)], expected: &[u64]) {
         let mut session = Session::default();
         for (at, bytes) in said {
-            session.messages.push_back(Said { at: *at, is_agent: false, text: "x".repeat(*bytes) });
+            session.messages.push_back(Said {
+                at: *at,
+                is_agent: false,
+                is_private: false,
+                text: "x".repeat(*bytes),
+            });
         }
         trim(&mut session, &memory, 10 * 86_400);
         let kept: Vec<u64> = session.messages.iter().map(|said| said.at).collect();

@@ -34,6 +34,9 @@ pub struct Said {
     pub at: u64,
     /// Whether the agent said it, and not the customer.
     pub is_agent: bool,
+    /// Whether it was said encrypted. Then it is told to nobody but the customer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_private: bool,
     /// What was said.
     pub text: String,
 }

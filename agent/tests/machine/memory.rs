@@ -399,3 +399,23 @@ fn what_is_forgotten_is_not_forgotten_again() {
     (1..20).for_each(|n| world.deliver(&vanish(1, now + n)));
     assert_eq!(world.sqlite.rows_written() - before, 0);
 }
+
+#[test]
+fn what_was_said_in_secret_is_no_history_of_a_public_job() {
+    use relay_agent::cipher::Cipher;
+    let mut world = remembering();
+    let agent = world.pubkey();
+    let secret = |world: &mut World, text: &str| {
+        let request = world.request().text(text).encrypted(Cipher::Nip44, &agent);
+        world.deliver(&Customer::new(1).sign(&request));
+    };
+    secret(&mut world, "my diary");
+    world.answer(200, "noted");
+    ask(&mut world, 1, "what do you know?");
+    assert_eq!(body(&world), "what do you know?");
+    world.answer(200, "nothing");
+    world.crash();
+    secret(&mut world, "and now?");
+    let said = "User: my diary\nAssistant: noted\nUser: what do you know?\nAssistant: nothing\nand now?";
+    assert_eq!(body(&world), said);
+}
