@@ -10,9 +10,6 @@ use crate::store;
 
 /// Requests that one deletion request cancels.
 const CANCELLED_MAX: usize = 100;
-/// Requests that are not known yet and that one deletion request cancels.
-const UNKNOWN_MAX: usize = 16;
-
 impl<C: SqlConn> Agent<C> {
     /// A deletion request. It may come before the job request, so unknown ids are kept in mind. What names another author's
     /// request has no effect.
@@ -29,7 +26,7 @@ impl<C: SqlConn> Agent<C> {
                 None => unknown.push(id),
             }
         }
-        unknown.truncate(UNKNOWN_MAX);
+        unknown.retain(|_| self.rates.take_cancellation(now, &event.pubkey));
         if !unknown.is_empty() {
             store::put_cancelled(&mut self.batch, &unknown, &event.pubkey, now.seconds());
         }

@@ -6,7 +6,7 @@
 //! agent_job        seq INTEGER PRIMARY KEY, id BLOB UNIQUE, ...   jobs, finished ones too: jobs.rs, prune.rs
 //! agent_outbox     row INTEGER PRIMARY KEY, relays, events BLOB   signed and not yet published: outbox.rs
 //! agent_session    customer BLOB PRIMARY KEY, ...                 what was said with a customer: sessions.rs
-//! agent_cancelled  id BLOB PRIMARY KEY, ...                       cancellations that came before their requests: cancelled.rs
+//! agent_cancelled  PRIMARY KEY (id, author), ...                  cancellations that came before their requests: cancelled.rs
 //! agent_log        slot INTEGER PRIMARY KEY, ...                  the last lines of the log: log.rs
 //! ```
 //!
@@ -65,8 +65,8 @@ const CREATE: [&str; 8] = [
      events BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS agent_session (customer BLOB PRIMARY KEY, updated_at INTEGER NOT NULL, \
      messages BLOB NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS agent_cancelled (id BLOB PRIMARY KEY, author BLOB NOT NULL, \
-     at INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS agent_cancelled (id BLOB NOT NULL, author BLOB NOT NULL, \
+     at INTEGER NOT NULL, PRIMARY KEY (id, author)) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS agent_log (slot INTEGER PRIMARY KEY, number INTEGER NOT NULL, \
      at INTEGER NOT NULL, job BLOB NOT NULL, message BLOB NOT NULL)",
 ];
