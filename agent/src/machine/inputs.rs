@@ -20,6 +20,8 @@ use crate::store::ROW_BYTES_MAX;
 
 /// Jobs whose inputs are fetched at a time.
 const RESOLVING_MAX: usize = 16;
+/// Those of one customer.
+const RESOLVING_OF_CUSTOMER_MAX: usize = 4;
 /// Milliseconds until a result that is not there is asked for again: as long as it has been waited for, within these.
 const POLL_MILLIS: u64 = 1_000;
 const POLL_MILLIS_MAX: u64 = 30_000;
@@ -100,8 +102,11 @@ impl<C: SqlConn> Agent<C> {
     /// Begins to fetch the inputs of a job, or puts it off while many others do.
     pub(super) fn fetch_inputs(&mut self, now: Now, mut active: Active) {
         self.jobs.put(active.open_row());
-        let resolving = self.active.values().filter(|active| !active.is_running()).count();
-        if resolving >= RESOLVING_MAX {
+        let resolving = self.active.values().filter(|active| !active.is_running());
+        let (all, own) = resolving.fold((0, 0), |(all, own), other| {
+            (all + 1, own + usize::from(other.request.customer == active.request.customer))
+        });
+        if all >= RESOLVING_MAX || own >= RESOLVING_OF_CUSTOMER_MAX {
             self.jobs.set_wake(active.id(), Some(now.millis() + POLL_MILLIS));
             return;
         }

@@ -18,6 +18,11 @@ const AHEAD_MAX: u64 = 86_400;
 /// Inputs that have to be fetched.
 const FETCHED_INPUTS_MAX: usize = 16;
 
+/// Jobs of one customer that wait for their inputs.
+const WAITING_INPUT_MAX: usize = 8;
+/// The part of the queue that jobs may take which wait for their inputs: one of so many.
+const WAITING_INPUT_PART: usize = 4;
+
 /// Why a request is not accepted.
 #[derive(Debug)]
 struct Refusal {
@@ -147,6 +152,9 @@ impl<C: SqlConn> Agent<C> {
             let words = format!("{} of your jobs are not finished yet; try again later", limits.per_customer);
             return refusal("per_customer", words);
         }
+        if needs_fetching {
+            self.admit_waiting(&request.customer, limits.queue)?;
+        }
         let running = self.active.values().filter(|active| active.is_running()).count();
         // One that can start at once does not wait.
         let is_full = self.jobs.len() - running >= limits.queue;
@@ -154,6 +162,21 @@ impl<C: SqlConn> Agent<C> {
             return refusal("queue_full", "this agent's queue is full; try again later");
         }
         Ok(needs_fetching)
+    }
+
+    /// Jobs whose inputs never come are cheap to make: they leave most of the queue to others.
+    fn admit_waiting(&self, customer: &PubKey, queue: usize) -> Result<(), Refusal> {
+        let waiting = self.jobs.iter().filter(|open| open.state == JobState::WaitingInput);
+        let (all, own) =
+            waiting.fold((0, 0), |(all, own), open| (all + 1, own + usize::from(open.customer == *customer)));
+        if own >= WAITING_INPUT_MAX {
+            let words = format!("{WAITING_INPUT_MAX} of your jobs wait for their inputs; try again later");
+            return refusal("per_customer", words);
+        }
+        if all >= (queue / WAITING_INPUT_PART).max(1) {
+            return refusal("queue_full", "too many jobs wait for their inputs; try again later");
+        }
+        Ok(())
     }
 
     fn new_row(&mut self, now: Now, event: &Event, state: JobState) -> JobRow {

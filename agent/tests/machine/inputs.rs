@@ -276,7 +276,8 @@ fn few_jobs_fetch_at_a_time_and_all_come_to_an_end() {
     let mut world = World::new(&manifest(|json| json["limits"] = json!({"per_customer_per_min": 1000})));
     let requests: Vec<Event> = (0..60)
         .map(|n| {
-            Customer::new(1).sign(&world.request().tag(&["i", &format!("https://a.example/{n}"), "url"]))
+            let url = format!("https://a.example/{n}");
+            Customer::new(n % 15 + 1).sign(&world.request().tag(&["i", &url, "url"]))
         })
         .collect();
     world.agent.deliver(world.now, &requests).unwrap();
@@ -289,7 +290,7 @@ fn few_jobs_fetch_at_a_time_and_all_come_to_an_end() {
         world.pass(1);
     }
     for request in &requests {
-        assert_eq!(told(&world, &request.id), is_result("text"));
+        assert_eq!(world.statuses(&request.id), ["processing", "result"]);
     }
 }
 
@@ -346,4 +347,22 @@ fn a_page_is_not_read_beyond_what_an_input_may_have() {
     let request = world.request().text(&"x".repeat(400)).tag(&["i", "https://text.example/", "url"]);
     world.deliver(&Customer::new(1).sign(&request));
     assert_eq!(world.host.calls[0].1.limits.response_bytes_max, 600);
+}
+
+/// Pages that never come, and results that nobody writes, keep their customer's jobs waiting and nobody else's.
+#[test]
+fn one_customer_fills_neither_the_queue_nor_the_fetches() {
+    let mut world = World::new(&manifest(|_| ()));
+    let ask = |world: &mut World, who: u64, n: u64| {
+        let url = format!("https://slow.example/{n}");
+        let request = Customer::new(who).sign(&world.request().tag(&["i", &url, "url"]));
+        world.deliver(&request);
+        world.statuses(&request.id).concat()
+    };
+    let said: Vec<String> = (0..12).map(|n| ask(&mut world, 1, n)).collect();
+    let taken = said.iter().filter(|status| *status == "processing").count();
+    assert_eq!((taken, world.host.calls.len()), (8, 4));
+    assert_eq!(said[8], "error");
+    assert_eq!(ask(&mut world, 2, 0), "processing");
+    assert_eq!(world.host.calls.len(), 5, "another customer's is fetched at once");
 }

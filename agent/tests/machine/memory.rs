@@ -263,6 +263,73 @@ fn results_go_to_the_relays_of_the_request_or_where_the_customer_reads() {
     assert!(world.agent.is_idle());
 }
 
+#[test]
+fn what_was_said_in_secret_is_no_history_of_a_public_job() {
+    use relay_agent::cipher::Cipher;
+    let mut world = remembering();
+    let agent = world.pubkey();
+    let secret = |world: &mut World, text: &str| {
+        let request = world.request().text(text).encrypted(Cipher::Nip44, &agent);
+        world.deliver(&Customer::new(1).sign(&request));
+    };
+    secret(&mut world, "my diary");
+    world.answer(200, "noted");
+    ask(&mut world, 1, "what do you know?");
+    assert_eq!(body(&world), "what do you know?");
+    world.answer(200, "nothing");
+    world.crash();
+    secret(&mut world, "and now?");
+    let said = "User: my diary\nAssistant: noted\nUser: what do you know?\nAssistant: nothing\nand now?";
+    assert_eq!(body(&world), said);
+}
+
+fn vanish(customer: u64, at: u64) -> Event {
+    let draft = relay_agent::identity::Draft {
+        created_at: at,
+        kind: 62,
+        tags: vec![vec!["relay".to_owned(), "ALL_RELAYS".to_owned()]],
+        content: String::new(),
+    };
+    Customer::new(customer).keys.sign(&draft)
+}
+
+/// Everybody can publish once more what somebody else has signed long ago.
+#[test]
+fn a_request_to_vanish_is_about_what_was_before_it() {
+    let mut world = remembering();
+    let old = ask(&mut world, 1, "old");
+    world.answer(200, "old answer");
+    world.pass(100);
+    let done = ask(&mut world, 1, "new");
+    world.answer(200, "new answer");
+    let running = ask(&mut world, 1, "running");
+    world.deliver(&vanish(1, START + 50));
+    let record = |world: &World, event: &Event| world.agent.job(&event.id).unwrap().unwrap();
+    assert!(record(&world, &old).request.is_null());
+    assert_eq!(record(&world, &done).request["id"], json!(done.id.to_string()));
+    assert_eq!(record(&world, &running).state, JobState::Running);
+    let session = world.agent.session(&Customer::new(1).pubkey()).unwrap().unwrap();
+    let said: Vec<&str> = session.messages.iter().map(|said| said.text.as_str()).collect();
+    assert_eq!(said, ["new", "new answer"]);
+    let waiting = ask(&mut world, 1, "of the same second");
+    let now = world.now.seconds();
+    world.deliver(&vanish(1, now));
+    assert_eq!(record(&world, &waiting).state, JobState::Cancelled);
+    assert!(record(&world, &done).request.is_null());
+    assert_eq!(world.agent.session(&Customer::new(1).pubkey()), Ok(None));
+}
+
+#[test]
+fn what_is_forgotten_is_not_forgotten_again() {
+    let mut world = World::new(&manifest(|json| json["limits"] = json!({"per_customer_per_min": 1000})));
+    (0..50).for_each(|n| drop(ask(&mut world, 1, &n.to_string())));
+    let now = world.now.seconds();
+    world.deliver(&vanish(1, now));
+    let before = world.sqlite.rows_written();
+    (1..20).for_each(|n| world.deliver(&vanish(1, now + n)));
+    assert_eq!(world.sqlite.rows_written() - before, 0);
+}
+
 /// An export with as many finished jobs as `received` says, each with so many bytes of request; the oldest first.
 fn history(world: &World, received: impl Iterator<Item = u64>, bytes: usize) -> serde_json::Value {
     let mut jobs: Vec<_> = received
@@ -351,71 +418,4 @@ fn a_request_of_the_day_after_tomorrow_is_not_answered() {
         world.deliver(&request);
         assert_eq!(!world.statuses(&request.id).is_empty(), is_answered, "{ahead}");
     }
-}
-
-fn vanish(customer: u64, at: u64) -> Event {
-    let draft = relay_agent::identity::Draft {
-        created_at: at,
-        kind: 62,
-        tags: vec![vec!["relay".to_owned(), "ALL_RELAYS".to_owned()]],
-        content: String::new(),
-    };
-    Customer::new(customer).keys.sign(&draft)
-}
-
-/// Everybody can publish once more what somebody else has signed long ago.
-#[test]
-fn a_request_to_vanish_is_about_what_was_before_it() {
-    let mut world = remembering();
-    let old = ask(&mut world, 1, "old");
-    world.answer(200, "old answer");
-    world.pass(100);
-    let done = ask(&mut world, 1, "new");
-    world.answer(200, "new answer");
-    let running = ask(&mut world, 1, "running");
-    world.deliver(&vanish(1, START + 50));
-    let record = |world: &World, event: &Event| world.agent.job(&event.id).unwrap().unwrap();
-    assert!(record(&world, &old).request.is_null());
-    assert_eq!(record(&world, &done).request["id"], json!(done.id.to_string()));
-    assert_eq!(record(&world, &running).state, JobState::Running);
-    let session = world.agent.session(&Customer::new(1).pubkey()).unwrap().unwrap();
-    let said: Vec<&str> = session.messages.iter().map(|said| said.text.as_str()).collect();
-    assert_eq!(said, ["new", "new answer"]);
-    let waiting = ask(&mut world, 1, "of the same second");
-    let now = world.now.seconds();
-    world.deliver(&vanish(1, now));
-    assert_eq!(record(&world, &waiting).state, JobState::Cancelled);
-    assert!(record(&world, &done).request.is_null());
-    assert_eq!(world.agent.session(&Customer::new(1).pubkey()), Ok(None));
-}
-
-#[test]
-fn what_is_forgotten_is_not_forgotten_again() {
-    let mut world = World::new(&manifest(|json| json["limits"] = json!({"per_customer_per_min": 1000})));
-    (0..50).for_each(|n| drop(ask(&mut world, 1, &n.to_string())));
-    let now = world.now.seconds();
-    world.deliver(&vanish(1, now));
-    let before = world.sqlite.rows_written();
-    (1..20).for_each(|n| world.deliver(&vanish(1, now + n)));
-    assert_eq!(world.sqlite.rows_written() - before, 0);
-}
-
-#[test]
-fn what_was_said_in_secret_is_no_history_of_a_public_job() {
-    use relay_agent::cipher::Cipher;
-    let mut world = remembering();
-    let agent = world.pubkey();
-    let secret = |world: &mut World, text: &str| {
-        let request = world.request().text(text).encrypted(Cipher::Nip44, &agent);
-        world.deliver(&Customer::new(1).sign(&request));
-    };
-    secret(&mut world, "my diary");
-    world.answer(200, "noted");
-    ask(&mut world, 1, "what do you know?");
-    assert_eq!(body(&world), "what do you know?");
-    world.answer(200, "nothing");
-    world.crash();
-    secret(&mut world, "and now?");
-    let said = "User: my diary\nAssistant: noted\nUser: what do you know?\nAssistant: nothing\nand now?";
-    assert_eq!(body(&world), said);
 }
