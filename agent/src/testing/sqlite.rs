@@ -1,5 +1,5 @@
 //! An SQLite database in memory behind the [`SqlConn`] seam. It outlives what is opened on it, counts what is written, takes
-//! no row that a Durable Object would not take, and fails when it is told to.
+//! no row and no integer that a Durable Object would not take, and fails when it is told to.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -118,6 +118,16 @@ fn failed(error: rusqlite::Error) -> StoreError {
     StoreError::Failed(error.to_string())
 }
 
+/// Integers are numbers of JavaScript there.
+fn check_integers(params: &[SqlValue<'_>]) -> Result<(), StoreError> {
+    let is_exact =
+        |param: &SqlValue<'_>| !matches!(param, SqlValue::Int(int) if int.unsigned_abs() > 1 << 53);
+    match params.iter().all(is_exact) {
+        true => Ok(()),
+        false => Err(StoreError::Failed("an integer beyond 2^53".to_owned())),
+    }
+}
+
 fn bind(params: &[SqlValue<'_>]) -> impl Iterator<Item = Value> {
     params.iter().map(|param| match *param {
         SqlValue::Int(int) => Value::Integer(int),
@@ -128,6 +138,7 @@ fn bind(params: &[SqlValue<'_>]) -> impl Iterator<Item = Value> {
 impl SqlConn for Sqlite {
     fn exec(&self, sql: &str, params: &[SqlValue<'_>]) -> Result<(), StoreError> {
         self.tick()?;
+        check_integers(params)?;
         let mut statement = self.0.conn.prepare_cached(sql).map_err(failed)?;
         let changes = statement.execute(rusqlite::params_from_iter(bind(params))).map_err(failed)? as u64;
         if changes > 0 && !sql.starts_with("CREATE") {
@@ -143,6 +154,7 @@ impl SqlConn for Sqlite {
         row: &mut dyn FnMut(&[SqlValue<'_>]) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         self.tick()?;
+        check_integers(params)?;
         let mut statement = self.0.conn.prepare_cached(sql).map_err(failed)?;
         let columns = statement.column_count();
         let mut rows = statement.query(rusqlite::params_from_iter(bind(params))).map_err(failed)?;
