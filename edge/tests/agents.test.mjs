@@ -46,6 +46,9 @@ test('hello, agent', async () => {
 })
 
 test('a job takes two requests to its agent, one if others follow, and an idle agent none', async () => {
+  // The relay's beats begin with multiples of four minutes, and are not what is counted here.
+  const left = 240_000 - (Date.now() % 240_000)
+  if (left < 20_000) await sleep(left + 2_000)
   const agent = await deploy(edge, ECHO)
   await sleep(1_500)
   const begun = await counts()
@@ -66,10 +69,13 @@ test('a job takes two requests to its agent, one if others follow, and an idle a
   assert.ok(since(alone, begun, 'agent rows') <= 8 && each('agent rows') <= 7, `${each('agent rows')} rows`)
   // The request, its answers, and the router's position; rarely a page of keys.
   assert.ok(since(alone, begun, 'relay rows') <= 4 && each('relay rows') <= 3.2, `${each('relay rows')} rows`)
-  assert.equal(many['agent alarms set'] ?? 0, 0, 'it needs no alarm')
+  assert.equal(since(many, begun, 'agent alarms set'), 0, 'it needs no alarm')
   await sleep(3_000)
   const idle = await counts()
-  const same = Object.keys(idle).filter(name => name.startsWith('agent') || name.startsWith('relay/agents') || name === 'relay rows')
+  // An alarm of the deployment may still come.
+  const counted = name => /^agent[^ ]|^relay.agents|rows$/.test(name)
+  const same = Object.keys(idle).filter(counted)
+  assert.ok(same.includes('agent/deliver') && same.includes('agent rows') && same.includes('relay rows'))
   for (const name of same) assert.equal(idle[name], many[name], name)
 })
 
