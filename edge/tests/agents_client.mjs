@@ -72,7 +72,7 @@ export default {
 /** The header that authorises a request (NIP-98). */
 export function authorization(method, url, by = admin, body) {
   const tags = [['u', url], ['method', method]]
-  if (body) tags.push(['payload', createHash('sha256').update(body).digest('hex')])
+  if (body || !['GET', 'HEAD'].includes(method)) tags.push(['payload', createHash('sha256').update(body ?? '').digest('hex')])
   const event = sign({ kind: 27235, tags }, by)
   return { authorization: `Nostr ${Buffer.from(JSON.stringify(event)).toString('base64')}` }
 }

@@ -98,6 +98,9 @@ pub fn agent<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) 
 }
 
 fn answer<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) -> Result<Reply, Answer> {
+    if request.route == AgentRoute::Delete && agent.state() == Some(AgentState::Deleted) {
+        return delete_again(agent, request);
+    }
     let entry_before = entry(agent).ok_or_else(no_agent)?;
     let permission = access::check(request.route, request.id, request.caller, &entry_before)?;
     let answer = match request.route {
@@ -157,6 +160,17 @@ fn show<C: SqlConn>(agent: &Agent<C>, entry: &Entry) -> Value {
 fn delete<C: SqlConn>(agent: &mut Agent<C>, now: Now, mut entry: Entry) -> Result<Reply, Answer> {
     agent.set_state(now, AgentState::Deleted).map_err(command_error)?;
     entry.state = AgentState::Deleted;
+    Ok(Reply { answer: json(&summary(&entry)), changed: Some(entry) })
+}
+
+/// A client tries again, perhaps because the router could not be told: it is told once more. Of the manifest nothing is left.
+fn delete_again<C: SqlConn>(agent: &Agent<C>, request: &Request<'_>) -> Result<Reply, Answer> {
+    let (Some(pubkey), Some(owner)) = (agent.pubkey(), agent.owner()) else { return Err(no_agent()) };
+    let manifest = serde_json::from_value(json!({ "name": "", "handlers": [] })).map_err(|_| no_agent())?;
+    let state = AgentState::Deleted;
+    let deployed_at = agent.deployed_at();
+    let entry = Entry { pubkey, owner, state, version: 0, manifest, deployed_at };
+    access::check(request.route, request.id, request.caller, &entry)?;
     Ok(Reply { answer: json(&summary(&entry)), changed: Some(entry) })
 }
 

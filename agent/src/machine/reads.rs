@@ -58,7 +58,7 @@ pub struct JobRecord {
     pub cost_msat: u64,
     /// Pieces of the result that were sent before it.
     pub partials: u32,
-    /// The request's event, encrypted if it was; or what a job of the agent's own is made of. Null once it is forgotten.
+    /// The request's event, encrypted if it was; or what a job of the agent's own is made of. Null once it is forgotten, and if it was refused.
     pub request: Value,
     /// What was sent, in order, in the clear.
     pub sent: Vec<Traced>,
@@ -234,7 +234,7 @@ impl<C: SqlConn> Agent<C> {
     /// [`CommandError::Store`]; then nothing is forgotten.
     pub fn forget(&mut self, now: Now, customer: &PubKey) -> Result<(), CommandError> {
         self.settle(now).map_err(CommandError::Store)?;
-        store::forget_customer(&mut self.batch, customer);
+        store::forget_customer(&mut self.batch, customer, u64::MAX, None);
         self.store().map_err(|error| {
             self.batch = store::Batch::default();
             CommandError::Store(error)

@@ -247,6 +247,7 @@ impl<C: SqlConn> Router<C> {
     /// Beats (kind 11998) to publish, signed, for active announced agents whose time has come: at most 100 at a time. If they
     /// are not published, the agent's next one is in four minutes.
     pub fn poll_beats(&mut self, now: Now) -> Vec<Event> {
+        self.now = now;
         self.beats.poll(&self.conn, now, &self.table, &*self.secrets)
     }
 
@@ -256,7 +257,7 @@ impl<C: SqlConn> Router<C> {
             let slow_at = batch.is_under_way().then_some(batch.slow_at);
             batch.retry_at.into_iter().chain(slow_at).min()
         });
-        let times = [batch, self.outbox.poll_timeout(), self.beats.poll_timeout(&self.table)];
+        let times = [batch, self.outbox.poll_timeout(), self.beats.poll_timeout(self.now, &self.table)];
         times.into_iter().flatten().min()
     }
 

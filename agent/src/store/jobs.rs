@@ -1,4 +1,4 @@
-//! Jobs, from when they are accepted, and their history: a finished job stays as it is.
+//! Jobs, from when they are accepted, and their history: a finished job stays as it is, until it is old.
 
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 use relay_engine::types::{EventId, Kind, PubKey, Timestamp};
@@ -21,6 +21,11 @@ const STATES: [JobState; 10] = [
     JobState::Cancelled,
     JobState::Expired,
 ];
+
+/// Bytes of a row. Durable Objects take 2 MB; the columns that are not counted are a few hundred bytes.
+pub(crate) const ROW_BYTES_MAX: usize = 1_900_000;
+/// Bytes of a request. What is sent about it, which is kept with it, has room beside it.
+pub(crate) const SOURCE_BYTES_MAX: usize = 1_500_000;
 
 const COLUMNS: usize = 16;
 const PUT: &str = "INSERT OR REPLACE INTO agent_job (seq, id, customer, kind, state, received_at, finished_at, \
@@ -119,7 +124,21 @@ pub(crate) struct OpenRow {
     pub(crate) wake_at: u64,
 }
 
+impl JobRow {
+    /// The bytes that it takes in the database: texts are JSON there, and may be six times as long.
+    pub(crate) fn bytes(&self) -> usize {
+        let inputs = self.inputs.as_ref().map_or(0, |inputs| to_json(inputs).len());
+        self.source.len() + inputs + to_json(&self.trace).len() + self.cause.len()
+    }
+}
+
+/// Writes a row. What is too large for one is written without its texts: the others of its transaction are stored.
 pub(super) fn write_job(conn: &impl SqlConn, row: &JobRow) -> Result<(), StoreError> {
+    if row.bytes() > ROW_BYTES_MAX {
+        let trace = Trace { sent: Vec::new(), ..row.trace.clone() };
+        let bare = JobRow { source: Vec::new(), inputs: None, trace, is_stored: false, ..row.clone() };
+        return write_job(conn, &bare);
+    }
     let state = STATES.iter().position(|state| *state == row.state).unwrap_or_default() as u64;
     let inputs = row.inputs.as_ref().map_or_else(Vec::new, to_json);
     let changing: [Param; 10] = [

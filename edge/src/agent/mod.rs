@@ -8,19 +8,21 @@
 //! the relay's object. See [`message`].
 
 pub mod ask;
+pub mod elsewhere;
 mod env_secrets;
 pub mod message;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use relay_agent::api;
 use relay_agent::executor::{HttpEvent, HttpRequest};
-use relay_agent::machine::{Agent, Context, Effect, EffectId, Published};
+use relay_agent::machine::{Agent, AgentState, Context, Effect, EffectId, Published};
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 use relay_engine::types::{Event, Filter, Now};
 
 pub use env_secrets::EnvSecrets;
 
-use message::{Confirmation, Delivery, Opening, Publication, Reply};
+use message::{Confirmation, Delivery, Known, Opening, Publication, Reply};
 
 /// The runtime, as an agent uses it. Nothing here waits: outcomes are reported later.
 pub trait AgentHost {
@@ -124,9 +126,16 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
             if delivery.events.is_empty() { Ok(()) } else { self.agent.deliver(now, &delivery.events) };
         self.work(now, Via::Response);
         delivered?;
+        let entry = api::entry(&self.agent).filter(|entry| delivery.known != Some(Known::of(entry)));
         let unconfirmed = self.publications.iter().filter(|(_, own)| own.via == Via::Response);
         let publish = unconfirmed.map(|(id, own)| Publication { id: *id, events: own.events.clone() });
-        Ok(Reply { opening: self.opening, is_busy: self.is_busy(), publish: publish.collect() })
+        Ok(Reply {
+            opening: self.opening,
+            is_busy: self.is_busy(),
+            publish: publish.collect(),
+            is_deleted: self.agent.state() == Some(AgentState::Deleted),
+            entry,
+        })
     }
 
     /// Calls `work` with the machine: a command, or a read.

@@ -29,6 +29,7 @@ use super::js::{self, Storage};
 use super::sql::Conn;
 use super::{calls, shards, variables};
 use crate::agent::ask::{API_PATH, Ask, ENTRY_PATH, decode_deployment, encode_entry};
+use crate::agent::elsewhere::Elsewhere;
 use crate::agent::message::{
     DELIVER_PATH, Delivery, Opening, PUBLISH_PATH, QUERY_PATH, decode_events, decode_outcomes, encode_events,
     encode_filter,
@@ -58,6 +59,8 @@ struct Shared {
     /// Opened on first use, and again if that failed.
     agent: RefCell<Option<AgentObject<Conn, Runtime>>>,
     wishes: Wishes,
+    /// What goes to other relays.
+    elsewhere: RefCell<Elsewhere>,
     /// Open calls; removing one ends it.
     calls: Calls,
     followers: RefCell<Vec<Follower>>,
@@ -197,13 +200,7 @@ impl Shared {
                 let events = answer.and_then(|body| decode_events(&body).map_err(|error| error.to_string()));
                 self.report(|agent| agent.found(now(), id, events));
             }
-            Wish::PublishElsewhere(events, relays) => {
-                for relay in relays {
-                    if let Err(message) = calls::publish(&relay, &events).await {
-                        worker::console_log!("publishing on {relay}: {message}");
-                    }
-                }
-            }
+            Wish::PublishElsewhere(events, relays) => self.publish_elsewhere(&events, relays).await,
             Wish::Call(id, request) => {
                 let Some(signal) = self.begin_call(id) else { return };
                 let private = self.settings().map(|settings| &*settings.agents.allow_private_hosts);
@@ -215,6 +212,26 @@ impl Shared {
                 let Some(signal) = self.begin_call(id) else { return };
                 calls::model(&self.env, &model, &input, &signal, |event| self.tell(id, event)).await;
                 self.end_call(id);
+            }
+        }
+    }
+
+    /// Publishes events on other relays after those that wait already.
+    async fn publish_elsewhere(&self, events: &[Event], relays: Vec<String>) {
+        let has_room =
+            self.elsewhere.try_borrow_mut().is_ok_and(|mut elsewhere| elsewhere.add(events, relays));
+        if !has_room {
+            worker::console_log!("too much is to be published on other relays");
+        }
+        loop {
+            let next = self.elsewhere.try_borrow_mut().ok().and_then(|mut elsewhere| elsewhere.begin());
+            // Whoever began the publication under way goes on with this.
+            let Some((relay, events)) = next else { return };
+            if let Err(message) = calls::publish(&relay, &events).await {
+                worker::console_log!("publishing on {relay}: {message}");
+            }
+            if let Ok(mut elsewhere) = self.elsewhere.try_borrow_mut() {
+                elsewhere.end();
             }
         }
     }
@@ -411,9 +428,9 @@ fn unavailable(message: &str) -> Answer {
 
 impl DurableObject for AgentDurableObject {
     fn new(state: State, env: Env) -> Self {
-        let (settings, agent, wishes, calls, followers) = Default::default();
+        let (settings, agent, wishes, elsewhere, calls, followers) = Default::default();
         AgentDurableObject {
-            shared: Rc::new(Shared { state, env, settings, agent, wishes, calls, followers }),
+            shared: Rc::new(Shared { state, env, settings, agent, wishes, elsewhere, calls, followers }),
         }
     }
 

@@ -381,6 +381,20 @@ fn a_thousand_beats_come_in_turns() {
 }
 
 #[test]
+fn beats_go_on_when_a_clock_that_was_ahead_is_set_right() {
+    let conn = Sqlite::new();
+    let mut router = router_with(&conn, [entry(1, &[5_050], json!({"announce": true}))]);
+    assert_eq!(router.poll_beats(at(1_000_000)).len(), 1);
+    drop(router);
+    let mut router = open(&conn);
+    router.accept(at(10), Vec::new(), Seq(1));
+    assert_eq!(router.poll_timeout(), Some(at(10)));
+    assert_eq!(router.poll_beats(at(10)).len(), 1);
+    assert_eq!(router.poll_timeout(), Some(at(240)));
+    assert_eq!(router.poll_beats(at(240)).len(), 1);
+}
+
+#[test]
 fn one_event_is_given_to_sixteen_of_the_agents_it_names() {
     let conn = Sqlite::new();
     let mut router = router_with(&conn, (1..=40).map(|number| entry(number, &[5_050], json!({}))));
@@ -409,7 +423,9 @@ fn deliveries_under_way_are_bounded_in_bytes_and_the_batch_does_not_wait_for_roo
     let agents: Vec<u64> = (1..=40).collect();
     let mut router = router_with(&conn, agents.iter().map(|number| entry(*number, &[5_050], json!({}))));
     let large = |number: u64| {
-        signed(event(&key(99)).kind(5_050).at(NOW).content("x".repeat(BYTES) + &number.to_string()).to(number))
+        signed(
+            event(&key(99)).kind(5_050).at(NOW).content("x".repeat(BYTES) + &number.to_string()).to(number),
+        )
     };
     router.accept(at(0), agents.iter().map(|number| large(*number)).collect(), Seq(1));
     let made = deliveries(&mut router);
