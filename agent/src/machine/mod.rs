@@ -57,7 +57,8 @@ use crate::manifest::{Handler, Manifest, ManifestError};
 use crate::secrets::Secrets;
 use crate::store::{self, Batch};
 
-pub use self::metrics::{LATENCY_BOUNDS_MILLIS, Metrics};
+pub(crate) use self::metrics::known_cause;
+pub use self::metrics::{CAUSES, Counted, LATENCY_BOUNDS_MILLIS, Metrics};
 pub use self::reads::{JobRecord, MemoryRecord, SessionRecord, Version};
 pub use crate::store::{Said, Traced};
 
@@ -212,6 +213,8 @@ pub struct Agent<C> {
     schedules: Schedules,
     rates: Rates,
     metrics: Metrics,
+    /// The metrics when [`Agent::take_counted`] was last called.
+    metrics_taken: Metrics,
     last_line: u64,
     /// When sessions that are over were last forgotten, in Unix seconds.
     swept_at: u64,
@@ -285,6 +288,7 @@ impl<C: SqlConn> Agent<C> {
         executors: ExecutorFactory,
     ) -> Result<Self, StoreError> {
         store::open(&conn)?;
+        let metrics: Metrics = store::get_meta(&conn, Metrics::NAME)?.unwrap_or_default();
         let mut agent = Agent {
             head: store::get_meta(&conn, Head::NAME)?,
             deployed: None,
@@ -295,7 +299,8 @@ impl<C: SqlConn> Agent<C> {
             read_relays: ReadRelays::default(),
             schedules: Schedules::open(&conn)?,
             rates: Rates::default(),
-            metrics: store::get_meta(&conn, Metrics::NAME)?.unwrap_or_default(),
+            metrics_taken: metrics.clone(),
+            metrics,
             last_line: store::last_line(&conn)?,
             swept_at: 0,
             batch: Batch::default(),
