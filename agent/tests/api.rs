@@ -120,8 +120,15 @@ fn deploying_needs_a_key_that_may_and_a_manifest_that_is_one() {
         (with("nope", json!(1)), owner, true, (400, json!("nope"))),
         (with("owner", json!(foreign)), owner, true, (403, json!("owner"))),
         (
+            // Another deployer's secret, perhaps.
             with("identity", json!({"imported": {"secret": "AGENT_NONE"}})),
             owner,
+            true,
+            (403, json!("secret")),
+        ),
+        (
+            with("identity", json!({"imported": {"secret": "AGENT_NONE"}})),
+            admin,
             true,
             (400, json!("identity")),
         ),
@@ -262,6 +269,7 @@ fn pages_escape_what_the_owner_wrote() {
     let owner = world.owner();
     let mut manifest = manifest();
     manifest["homepage"] = json!("https://example.com/?a=1&b=\"2\"");
+    manifest["picture"] = json!("https://elsewhere.example/a.png");
     world.deploy(&manifest, owner, true);
     world.job(&Customer::new(4), "x");
     for route in [R::Page, R::ListPage] {
@@ -270,10 +278,51 @@ fn pages_escape_what_the_owner_wrote() {
         assert_eq!(answer.status, 200);
         assert!(page.contains("Echo &amp; Co") && page.contains("Says &lt;it&gt; again."), "{page}");
         assert!(page.contains("Test &lt;relay&gt;") && !page.contains("{{"), "{page}");
-        assert!(!page.contains("<script"), "{page}");
+        assert!(!page.contains("<script") && !page.contains("elsewhere"), "{page}");
     }
     let page = world.ask(R::Page, None, "", Caller::Anyone);
-    assert!(String::from_utf8_lossy(&page.body).contains("1 job done"));
+    assert!(String::from_utf8_lossy(&page.body).contains("<dt>Jobs done</dt><dd>1</dd>"));
     let public = world.read(R::Manifest, None, "", Caller::Anyone);
     assert_eq!(public["name"], "Echo & Co");
+}
+
+#[test]
+fn a_long_list_has_several_pages_and_an_empty_one_says_so() {
+    let mut world = World::new();
+    let page = |world: &mut World, query: &str| {
+        let answer = world.ask(R::ListPage, None, query, Caller::Anyone);
+        assert_eq!(answer.status, 200, "{query}");
+        String::from_utf8(answer.body.to_vec()).unwrap()
+    };
+    assert!(page(&mut world, "").contains("There are none yet"));
+    assert!(page(&mut world, "offset=50").contains("There are none yet"));
+    let owner = world.owner();
+    world.deploy(&manifest(), owner, true);
+    let first = world.router.agents().next().unwrap().clone();
+    for n in 1..120 {
+        let mut entry = first.clone();
+        entry.pubkey.0[0] = n;
+        entry.manifest.name = format!("agent {n:03}");
+        world.router.put(world.now, entry).unwrap();
+    }
+    // Entries, and where the links to other pages lead.
+    let cases = [
+        ("", 50, [None, Some("/agents?offset=50")]),
+        ("offset=50", 50, [Some("/agents"), Some("/agents?offset=100")]),
+        ("offset=100", 20, [Some("/agents?offset=50"), None]),
+        ("offset=119", 20, [Some("/agents?offset=50"), None]),
+        ("offset=18446744073709551615", 20, [Some("/agents?offset=50"), None]),
+    ];
+    for (query, entries, links) in cases {
+        let page = page(&mut world, query);
+        assert!(page.contains("120 agents, by name"), "{query}");
+        assert_eq!(page.matches("<li>").count(), entries, "{query}");
+        for (rel, want) in ["prev", "next"].iter().zip(links) {
+            let found = page
+                .split_once(&format!("<a rel=\"{rel}\" href=\""))
+                .map(|(_, rest)| rest.split_once('"').unwrap().0);
+            assert_eq!(found, want, "{query} {rel}");
+        }
+    }
+    assert_eq!(field(&world.ask(R::ListPage, None, "offset=-1", Caller::Anyone)), (400, json!("offset")));
 }

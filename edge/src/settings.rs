@@ -136,20 +136,14 @@ impl Default for ObjectSettings {
 pub struct AgentSettings {
     /// Whether there are any.
     pub enabled: bool,
-    /// Public keys that may deploy agents, besides administrators.
-    pub deploy_pubkeys: Vec<String>,
-    /// `host:port` of private addresses that manifests may name as endpoints.
+    /// Keys that may deploy agents, beside administrators. Their manifests may name any secret of an agent.
+    #[serde(with = "relay_site::settings::pubkeys")]
+    pub deploy_pubkeys: Vec<PubKey>,
+    /// Hosts with ports (`127.0.0.1:11434`) that manifests may name although their addresses are private. URLs of customers
+    /// never lead there. Cloudflare's network has no private addresses; this is for local workerd.
     pub allow_private_hosts: Vec<String>,
     /// Most agents.
     pub agents_max: usize,
-}
-
-impl AgentSettings {
-    /// Whether this key may deploy agents.
-    pub fn may_deploy(&self, key: &PubKey) -> bool {
-        let key = key.to_string();
-        self.deploy_pubkeys.iter().any(|own| own.eq_ignore_ascii_case(&key))
-    }
 }
 
 impl Default for AgentSettings {
@@ -303,6 +297,9 @@ impl Settings {
                 ));
             }
         }
+        #[cfg(feature = "libsecp256k1")]
+        relay_agent::fetch::PrivateHosts::parse(&self.agents.allow_private_hosts)
+            .map_err(|message| format!("agents.allow_private_hosts: {message}"))?;
         let limits = &mut self.limits;
         if limits.limit_default > limits.limit_max {
             return Err("limits.limit_default: is above limits.limit_max".into());

@@ -7,7 +7,8 @@ export const admin = generateSecretKey()
 export const vars = { ADMIN_PUBKEYS: getPublicKey(admin), AGENT_MASTER_SECRET: '0b'.repeat(32) }
 export const ECHO = { name: 'echo', handlers: [{ kind: 5050, executor: 'echo' }] }
 
-/** The Worker, with the path /counts: requests and alarms of objects by class and path. Its agents have a model of their own. */
+/** The Worker, with the path /counts: by class of objects, requests by path, alarms, and rows written as they are billed. Its
+ * agents have a model of their own. */
 export const counting = `
 import Entry, { AgentDurableObject as Agent, RelayDurableObject as Relay } from './index.js'
 const counts = {}
@@ -18,8 +19,32 @@ const AI = {
     return { response: input.messages.at(-1).content.toUpperCase(), usage: { prompt_tokens: 1, completion_tokens: 2 } }
   },
 }
+/** An object whose functions are those of \`of\`, except for \`own\`. */
+const instead = (of, own) => new Proxy(of, {
+  get(_, name) {
+    if (name in own) return own[name]
+    const value = of[name]
+    return typeof value === 'function' ? value.bind(of) : value
+  },
+})
+const cursors = []
+/** Counts the rows that an object writes, once its cursors have been read. */
+const counting = (state, name) => {
+  const exec = (...args) => {
+    const cursor = state.storage.sql.exec(...args)
+    cursors.push([name + ' rows', cursor])
+    return cursor
+  }
+  // Setting an alarm is billed as a row.
+  const setAlarm = at => {
+    count(name + ' rows')
+    count(name + ' alarms set')
+    return state.storage.setAlarm(at)
+  }
+  return instead(state, { storage: instead(state.storage, { sql: instead(state.storage.sql, { exec }), setAlarm }) })
+}
 const counted = (Class, name) => class {
-  constructor(state, env) { this.object = new Class(state, { ...env, AI }) }
+  constructor(state, env) { this.object = new Class(counting(state, name), { ...env, AI }) }
   fetch(request) {
     count(name + new URL(request.url).pathname)
     return this.object.fetch(request)
@@ -36,22 +61,27 @@ export class AgentDurableObject extends counted(Agent, 'agent') {}
 export class RelayDurableObject extends counted(Relay, 'relay') {}
 export default {
   fetch(request, env, ctx) {
-    if (new URL(request.url).pathname === '/counts') return Response.json(counts)
+    if (new URL(request.url).pathname === '/counts') {
+      for (const [name, cursor] of cursors.splice(0)) counts[name] = (counts[name] ?? 0) + cursor.rowsWritten
+      return Response.json(counts)
+    }
     return new Entry(ctx, env).fetch(request)
   },
 }`
+
+/** The header that authorises a request (NIP-98). */
+export function authorization(method, url, by = admin, body) {
+  const tags = [['u', url], ['method', method]]
+  if (body || !['GET', 'HEAD'].includes(method)) tags.push(['payload', createHash('sha256').update(body ?? '').digest('hex')])
+  const event = sign({ kind: 27235, tags }, by)
+  return { authorization: `Nostr ${Buffer.from(JSON.stringify(event)).toString('base64')}` }
+}
 
 /** Sends a request to the agents' API, signed (NIP-98) by `by` unless that is null. */
 export async function api(edge, method, path, { by = admin, body, headers = {} } = {}) {
   const url = edge.http + path
   const text = body === undefined ? undefined : JSON.stringify(body)
-  const sent = { ...headers }
-  if (by) {
-    const tags = [['u', url], ['method', method]]
-    if (text) tags.push(['payload', createHash('sha256').update(text).digest('hex')])
-    const event = sign({ kind: 27235, tags }, by)
-    sent.authorization = `Nostr ${Buffer.from(JSON.stringify(event)).toString('base64')}`
-  }
+  const sent = { ...headers, ...(by ? authorization(method, url, by, text) : {}) }
   const response = await fetch(url, { method, headers: sent, body: text })
   const answer = await response.text()
   const isJson = response.headers.get('content-type')?.includes('json')

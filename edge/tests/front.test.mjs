@@ -127,8 +127,9 @@ test('the script is small', () => {
   const compressed = gzipSync(wasm).length
   console.log(`wasm: ${wasm.length} bytes, ${compressed} as gzip`)
   // The platform takes 64 MiB, formerly 3 MB compressed. What a start costs is in start.test.mjs.
-  assert.ok(wasm.length < 3_500_000, `${wasm.length} bytes`)
-  assert.ok(compressed < 2_000_000, `${compressed} bytes`)
+  // Agents, with their manifests, executors, ciphers and signing, are 2 MB of it.
+  assert.ok(wasm.length < 5_900_000, `${wasm.length} bytes`)
+  assert.ok(compressed < 2_900_000, `${compressed} bytes`)
 })
 
 test('wrangler parses wrangler.toml and lists every binding', () => {

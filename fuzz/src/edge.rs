@@ -119,7 +119,7 @@ impl Host for Runtime {
 
     fn set_alarm(&self, _: Now) {}
 
-    fn call_agent(&self, _: CallId, _: &PubKey, _: &Delivery) {}
+    fn call_agent(&self, _: CallId, _: &PubKey, _: Delivery) {}
 
     fn agent_secrets(&self) -> Arc<dyn Secrets + Send + Sync> {
         Arc::new(EnvSecrets::default())

@@ -11,7 +11,7 @@ use relay_engine::store::Backend;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
-use crate::agents::Agents;
+use crate::agents::{self, Agents};
 use crate::beside::Beside;
 use crate::config::Settings;
 use crate::host::{Host, Inbound};
@@ -208,7 +208,8 @@ async fn bind(listen: &str) -> io::Result<TcpListener> {
 /// How many sockets are served; `limits.connections_max` is lowered to what fits into the limit on open files.
 fn socket_limits(settings: &mut Settings, shards: usize) -> SocketLimits {
     let (wanted, files) = (settings.limits.connections_max, descriptors::limit());
-    let limits = SocketLimits::new(wanted, shards, files);
+    let for_agents = files.filter(|_| settings.has_agents()).map_or(0, agents::files_max);
+    let limits = SocketLimits::new(wanted, shards, files.map(|files| files - for_agents));
     if limits.connections < wanted {
         tracing::warn!(
             "limits.connections_max is {wanted}, and the limit on open files of {} leaves room for {}: that many are \

@@ -121,6 +121,6 @@ fn section(about: &About<'_>) -> String {
     if !about.has_agents {
         return String::new();
     }
-    "<h2>Agents</h2>\n<p>Agents live on this relay and answer job requests (NIP-90): <a href=\"/agents\">see which</a>.</p>\n"
+    "<h2>Agents</h2>\n<p><a href=\"/agents\">The agents of this relay</a> answer job requests (NIP-90).</p>\n"
         .to_owned()
 }

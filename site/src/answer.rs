@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use serde_json::json;
 
-use crate::page::ICON_SVG;
+use crate::page::{CONTENT_POLICY, ICON_SVG};
 
 /// An HTTP response with its whole body.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,9 +60,9 @@ impl Answer {
         Answer::new(200, "application/nostr+json", document)
     }
 
-    /// The web page.
+    /// A web page, with what it may load and do.
     pub fn page(page: impl Into<Bytes>) -> Self {
-        Answer::new(200, "text/html; charset=utf-8", page)
+        Answer::new(200, "text/html; charset=utf-8", page).with("content-security-policy", CONTENT_POLICY)
     }
 
     /// The relay's icon.

@@ -20,5 +20,5 @@ pub struct Feature {
     pub section: fn(&About<'_>) -> String,
 }
 
-/// All features.
-pub const FEATURES: &[Feature] = &[relay::FEATURE, agents::FEATURE];
+/// All features, in the order of their sections on the web page.
+pub const FEATURES: &[Feature] = &[agents::FEATURE, relay::FEATURE];

@@ -119,6 +119,11 @@ pub struct Signed {
 }
 
 impl Signed {
+    /// Whether the event names the hash of the body.
+    pub fn has_payload(&self) -> bool {
+        self.payload.is_some()
+    }
+
     /// The check of the body, to which the body is passed in pieces.
     pub fn payload(&self) -> Payload {
         Payload { hash: Sha256::new(), want: self.payload }

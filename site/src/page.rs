@@ -9,6 +9,14 @@ const TEMPLATE: &str = include_str!("page.html");
 /// The style sheet of all pages: light and dark, for phones too.
 pub const STYLE: &str = include_str!("style.css");
 
+/// The script of the page: it shows the address at which the page was asked for.
+const SCRIPT: &str = include_str!("page.js");
+
+/// What pages may load and do (`Content-Security-Policy`): the style sheet within them, pictures (the operator's icon may be
+/// anywhere), and [`SCRIPT`], by its hash.
+pub(crate) const CONTENT_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src * data:; \
+    script-src 'sha256-xNCgehvMDyec/qfFQmJgUmZJClkOuoFncTbb8H4LEdw='; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
 /// The built-in icon, which both hosts serve as `/icon.svg`.
 pub const ICON_SVG: &str = include_str!("icon.svg");
 
@@ -27,8 +35,9 @@ pub(crate) fn render(about: &About<'_>, fallback: &str) -> String {
         .contact
         .as_deref()
         .map_or_else(String::new, |contact| format!("<h2>Contact</h2>\n<p>{}</p>", escape(contact)));
-    let fill: [(&str, String); 10] = [
+    let fill: [(&str, String); 11] = [
         ("{{style}}", STYLE.to_owned()),
+        ("{{script}}", SCRIPT.to_owned()),
         ("{{icon}}", escape(info.icon.as_deref().unwrap_or("/icon.svg"))),
         ("{{name}}", escape(&info.name)),
         ("{{description}}", escape(&info.description)),
@@ -105,8 +114,10 @@ pub fn grouped(number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use base64::prelude::{BASE64_STANDARD, Engine as _};
     use relay_engine::policy::Policy;
     use relay_engine::types::Limits;
+    use sha2::{Digest as _, Sha256};
 
     use super::*;
     use crate::Info;
@@ -120,6 +131,13 @@ mod tests {
         assert!(page.contains("&lt;b&gt;{{url}} &amp; co"));
         assert!(page.contains("wss://relay.example") && page.contains("2 MiB"));
         assert_eq!(page.matches("{{").count(), page.matches("{{url}} &amp; co").count());
+    }
+
+    #[test]
+    fn the_page_may_run_its_own_script_and_no_other() {
+        let hash = BASE64_STANDARD.encode(Sha256::digest(SCRIPT));
+        assert!(CONTENT_POLICY.contains(&format!("script-src 'sha256-{hash}';")), "{hash}");
+        assert!(TEMPLATE.contains("<script>{{script}}</script>"));
     }
 
     #[test]

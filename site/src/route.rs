@@ -282,7 +282,7 @@ mod tests {
             section: |_| String::new(),
         };
         let endpoints: &'static [Endpoint] = vec![BLOB, delete, UPLOAD].leak();
-        let relay = feature(FEATURES[0].endpoints);
+        let relay = feature(crate::relay::FEATURE.endpoints);
         let table = Table::new(&[relay, feature(endpoints)], |route| route != Route::Metrics);
         let find = |method, path| table.find(method, path, [].as_slice());
 

@@ -3,7 +3,7 @@
 use relay_engine::types::PubKey;
 use relay_site::{AgentRoute, Answer};
 
-use crate::manifest::Manifest;
+use crate::router::Entry;
 
 /// Who sends a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,15 +68,15 @@ fn needs(route: AgentRoute, command: Option<&str>) -> Needs {
     }
 }
 
-/// Checks a request to an agent with this manifest.
+/// Checks a request to an agent. A host that knows the entry asks before it takes the body.
 ///
 /// # Errors
 /// 401 if it has to be signed, 403 if it is signed by another key.
-pub(super) fn check(
+pub fn check(
     route: AgentRoute,
     command: Option<&str>,
     caller: Caller,
-    manifest: &Manifest,
+    agent: &Entry,
 ) -> Result<Permission, Answer> {
     let needs = needs(route, command);
     if needs == Needs::Nothing {
@@ -86,8 +86,8 @@ pub(super) fn check(
         return Err(Answer::error(401, "authorization required (NIP-98)").with("www-authenticate", "Nostr"));
     };
     let key = signer.to_string();
-    let is_owner = caller.is_admin() || manifest.owner.as_deref() == Some(&*key);
-    let is_operator = manifest.operators.contains(&key);
+    let is_owner = caller.is_admin() || agent.owner == signer;
+    let is_operator = agent.manifest.operators.contains(&key);
     match needs {
         _ if is_owner => Ok(Permission::Everything),
         Needs::Operator if is_operator => Ok(Permission::Everything),
@@ -99,14 +99,15 @@ pub(super) fn check(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::AgentState;
+    use crate::manifest::Manifest;
 
-    fn manifest() -> Manifest {
-        let json = format!(
-            r#"{{"name":"a","owner":"{}","operators":["{}"],"handlers":[{{"kind":5050,"executor":"echo"}}]}}"#,
-            key(1),
-            key(2)
-        );
-        Manifest::parse(json.as_bytes()).unwrap()
+    fn entry() -> Entry {
+        let mut manifest =
+            Manifest::parse(br#"{"name":"a","handlers":[{"kind":5050,"executor":"echo"}]}"#).unwrap();
+        manifest.operators = vec![key(2).to_string()];
+        let (pubkey, owner, state) = (key(8), key(1), AgentState::Active);
+        Entry { pubkey, owner, state, version: 1, manifest, deployed_at: 0 }
     }
 
     fn key(n: u8) -> PubKey {
@@ -139,9 +140,9 @@ mod tests {
             (R::Forget, None, customer, own),
             (R::Forget, None, Caller::Anyone, Err(401)),
         ];
-        let manifest = manifest();
+        let entry = entry();
         for (route, command, caller, want) in cases {
-            let is = check(route, command, caller, &manifest).map_err(|answer| answer.status);
+            let is = check(route, command, caller, &entry).map_err(|answer| answer.status);
             assert_eq!(is, want, "{route:?} {command:?} {caller:?}");
         }
     }

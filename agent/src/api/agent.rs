@@ -11,14 +11,13 @@ use super::page::{self, Figures};
 use super::{Deployment, Request, json, refusal};
 use crate::identity;
 use crate::machine::{Agent, AgentState, CommandError, JobRecord, LATENCY_BOUNDS_MILLIS, Metrics};
+use crate::manifest::Identity;
 use crate::router::Entry;
 
 /// Entries of a list, at most, and if a request does not say.
 const LIMIT_MAX: u64 = 500;
 const LIMIT: u64 = 100;
-/// Jobs that are read to find those of one customer.
-const READ_MAX: usize = 5_000;
-const READ_AT_ONCE: usize = 500;
+const READ_AT_ONCE: usize = 64;
 
 /// The answer to a request.
 #[derive(Debug)]
@@ -55,12 +54,24 @@ pub fn deploy<C: SqlConn>(
     }
     if !is_new {
         // Whoever may deploy agents may not replace somebody's.
-        let manifest = agent
-            .manifest()
-            .map(|manifest| access::check(AgentRoute::Update, None, request.caller, manifest));
-        if let Some(Err(answer)) = manifest {
+        let allowed =
+            entry(agent).map(|entry| access::check(AgentRoute::Update, None, request.caller, &entry));
+        if let Some(Err(answer)) = allowed {
             return Reply { answer, changed: None };
         }
+        // Two names may have one account, and so one key.
+        let is_others = agent.manifest().is_some_and(|manifest| manifest.name != wanted.manifest.name);
+        if is_others && wanted.manifest.identity == (Identity::Derived { account: None }) {
+            let words =
+                "another agent's name leads to the same key: choose a number in identity.derived.account";
+            return Reply { answer: Answer::error_in(409, "identity", words), changed: None };
+        }
+    } else if agent.owner().is_some_and(|owner| Some(owner) != request.caller.signer())
+        && !request.caller.is_admin()
+    {
+        // It has been deleted, and its key is known to its customers.
+        let answer = Answer::error(403, "this key was another owner's agent");
+        return Reply { answer, changed: None };
     }
     let Some(by) = request.caller.signer() else {
         return Reply { answer: Answer::error(401, "authorization required (NIP-98)"), changed: None };
@@ -87,14 +98,17 @@ pub fn agent<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) 
 }
 
 fn answer<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) -> Result<Reply, Answer> {
+    if request.route == AgentRoute::Delete && agent.state() == Some(AgentState::Deleted) {
+        return delete_again(agent, request);
+    }
     let entry_before = entry(agent).ok_or_else(no_agent)?;
-    let permission = access::check(request.route, request.id, request.caller, &entry_before.manifest)?;
+    let permission = access::check(request.route, request.id, request.caller, &entry_before)?;
     let answer = match request.route {
         AgentRoute::Show => json(&show(agent, &entry_before)),
         AgentRoute::Page => {
             Answer::page(page::agent(&entry_before, &figures(&agent.metrics()), &request.relay))
         }
-        AgentRoute::Manifest => json(&entry_before.manifest.public_json(&entry_before.pubkey)),
+        AgentRoute::Manifest => json(&public(&entry_before)),
         AgentRoute::Versions => json(&versions(agent, request)?),
         AgentRoute::Logs => Answer::new(200, "application/x-ndjson", logs(agent, request)?.0),
         AgentRoute::Export => json(&agent.export().map_err(store_error)?),
@@ -122,11 +136,18 @@ fn answer<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) -> 
     Ok(Reply { answer, changed: None })
 }
 
+/// The public form of a manifest, with its owner.
+fn public(entry: &Entry) -> Value {
+    let mut document = entry.manifest.public_json(&entry.pubkey);
+    document["owner"] = json!(entry.owner.to_string());
+    document
+}
+
 fn show<C: SqlConn>(agent: &Agent<C>, entry: &Entry) -> Value {
     let mut document = summary(entry);
     let metrics = agent.metrics();
     let Figures { done, failed, median_ms, .. } = figures(&metrics);
-    document["manifest"] = entry.manifest.public_json(&entry.pubkey);
+    document["manifest"] = public(entry);
     document["jobs"] = json!({
         "done": done, "failed": failed, "queued": metrics.queued, "running": metrics.running, "median_ms": median_ms,
     });
@@ -139,6 +160,17 @@ fn show<C: SqlConn>(agent: &Agent<C>, entry: &Entry) -> Value {
 fn delete<C: SqlConn>(agent: &mut Agent<C>, now: Now, mut entry: Entry) -> Result<Reply, Answer> {
     agent.set_state(now, AgentState::Deleted).map_err(command_error)?;
     entry.state = AgentState::Deleted;
+    Ok(Reply { answer: json(&summary(&entry)), changed: Some(entry) })
+}
+
+/// A client tries again, perhaps because the router could not be told: it is told once more. Of the manifest nothing is left.
+fn delete_again<C: SqlConn>(agent: &Agent<C>, request: &Request<'_>) -> Result<Reply, Answer> {
+    let (Some(pubkey), Some(owner)) = (agent.pubkey(), agent.owner()) else { return Err(no_agent()) };
+    let manifest = serde_json::from_value(json!({ "name": "", "handlers": [] })).map_err(|_| no_agent())?;
+    let state = AgentState::Deleted;
+    let deployed_at = agent.deployed_at();
+    let entry = Entry { pubkey, owner, state, version: 0, manifest, deployed_at };
+    access::check(request.route, request.id, request.caller, &entry)?;
     Ok(Reply { answer: json(&summary(&entry)), changed: Some(entry) })
 }
 
@@ -281,24 +313,18 @@ fn history<C: SqlConn>(
         }
         (Permission::Everything, None) => None,
     };
-    let wanted = customer.map(|customer| customer.to_string());
-    let (mut jobs, mut read) = (Vec::new(), 0);
-    let mut is_complete = false;
-    while jobs.len() < limit && read < READ_MAX && !is_complete {
-        // Of one customer, many are read to find a few.
-        let at_once = if wanted.is_some() { READ_AT_ONCE } else { limit };
-        let found = agent.history(before, at_once).map_err(store_error)?;
-        is_complete = found.len() < at_once;
-        for job in found {
-            if jobs.len() == limit {
-                is_complete = false;
-                break;
-            }
-            (before, read) = (job.number, read + 1);
-            if wanted.as_ref().is_none_or(|customer| *customer == job.customer) {
-                jobs.push(without_trace(&job));
-            }
+    let (mut jobs, mut is_complete) = (Vec::new(), false);
+    // A job may be large: few are in memory at a time, and only what is listed of the others.
+    while jobs.len() < limit && !is_complete {
+        let at_once = READ_AT_ONCE.min(limit - jobs.len());
+        let found = match &customer {
+            Some(customer) => agent.history_of_customer(customer, before, at_once),
+            None => agent.history(before, at_once),
         }
+        .map_err(store_error)?;
+        is_complete = found.len() < at_once;
+        before = found.last().map_or(before, |job| job.number);
+        jobs.extend(found.iter().map(without_trace));
     }
     let mut document = json!({ "jobs": jobs });
     if !is_complete {

@@ -4,22 +4,22 @@ use relay_engine::sql::SqlConn;
 use relay_site::{AgentRoute, Answer};
 use serde_json::{Map, Value, json};
 
-use super::{Request, page};
+use super::Request;
+use super::page::{self, Part};
 use crate::identity;
 use crate::machine::AgentState;
 use crate::router::{Entry, Router};
 
 /// Agents of a page of the list, at most.
 const LIMIT_MAX: u64 = 500;
+/// Agents of a web page of the list.
+const PAGE: usize = 50;
 
 /// Answers a request that concerns all agents; 404 to others.
 pub fn directory<C: SqlConn>(router: &Router<C>, request: &Request<'_>) -> Answer {
     let answered = match request.route {
         AgentRoute::List => list(router, request),
-        AgentRoute::ListPage => {
-            let entries: Vec<&Entry> = router.agents().filter(|entry| is_shown(entry)).collect();
-            Ok(Answer::page(page::list(&entries, &request.relay)))
-        }
+        AgentRoute::ListPage => list_page(router, request),
         AgentRoute::Names => Ok(names(router, request)),
         _ => Err(Answer::error(404, "not found")),
     };
@@ -34,10 +34,9 @@ fn is_shown(entry: &Entry) -> bool {
 fn list<C: SqlConn>(router: &Router<C>, request: &Request<'_>) -> Result<Answer, Answer> {
     let offset = request.query_number("offset")?.unwrap_or(0);
     let limit = request.query_number("limit")?.unwrap_or(100).clamp(1, LIMIT_MAX);
-    let signer = request.caller.signer().map(|key| key.to_string());
     // Owners and administrators also see those that are not announced.
     let is_listed = |entry: &&Entry| {
-        is_shown(entry) || request.caller.is_admin() || (signer.is_some() && signer == entry.manifest.owner)
+        is_shown(entry) || request.caller.is_admin() || (Some(entry.owner) == request.caller.signer())
     };
     let mut listed = router.agents().filter(is_listed).skip(offset.try_into().unwrap_or(usize::MAX));
     let agents: Vec<Value> = listed.by_ref().take(limit as usize).map(summary).collect();
@@ -46,6 +45,17 @@ fn list<C: SqlConn>(router: &Router<C>, request: &Request<'_>) -> Result<Answer,
         document["next"] = json!(offset + limit);
     }
     Ok(super::json(&document))
+}
+
+/// The list for a person; `?offset=` is of the links in it.
+fn list_page<C: SqlConn>(router: &Router<C>, request: &Request<'_>) -> Result<Answer, Answer> {
+    let wanted = request.query_number("offset")?.unwrap_or(0).try_into().unwrap_or(usize::MAX);
+    let shown = || router.agents().filter(|entry| is_shown(entry));
+    let total = shown().count();
+    // Agents may have gone since the link was made: there is always a page to see.
+    let offset = wanted.min(total.saturating_sub(1)) / PAGE * PAGE;
+    let entries = shown().skip(offset).take(PAGE).collect();
+    Ok(Answer::page(page::list(&Part { entries, offset, total, size: PAGE }, &request.relay)))
 }
 
 /// An agent in the list.

@@ -10,7 +10,7 @@ mod directory;
 mod kinds;
 mod page;
 
-pub use access::{Caller, Permission, needs_signature};
+pub use access::{Caller, Permission, check, needs_signature};
 pub use agent::{Reply, agent, deploy, entry, logs, logs_after};
 pub use directory::directory;
 pub use kinds::kind_name;
@@ -70,7 +70,7 @@ impl Request<'_> {
 /// A manifest that somebody wants to deploy, and the key it will have.
 #[derive(Clone, Debug)]
 pub struct Deployment {
-    /// The manifest, validated; its owner is set.
+    /// The manifest, validated.
     pub manifest: Manifest,
     /// The agent's public key.
     pub pubkey: PubKey,
@@ -91,13 +91,17 @@ pub fn deployment(
     if to.is_none() && !may_deploy && !caller.is_admin() {
         return Err(Answer::error(403, "this key may not deploy agents here"));
     }
-    let mut manifest = Manifest::parse(body).map_err(|error| refusal(&error))?;
-    match manifest.owner.as_deref() {
-        None => manifest.owner = Some(signer.to_string()),
-        Some(owner) if owner != signer.to_string() && !caller.is_admin() => {
+    let manifest = Manifest::parse(body).map_err(|error| refusal(&error))?;
+    if !caller.is_admin() {
+        if manifest.owner.as_ref().is_some_and(|owner| *owner != signer.to_string()) {
             return Err(Answer::error_in(403, "owner", "only an administrator deploys for another owner"));
         }
-        Some(_) => {}
+        // Deployers do not trust each other: the secrets of one are not another's.
+        let prefix = secret_prefix(&signer);
+        if manifest.secret_names().any(|name| !name.starts_with(&prefix)) {
+            let message = format!("only an administrator may use other secrets than {prefix}...");
+            return Err(Answer::error_in(403, "secret", &message));
+        }
     }
     let keys = identity::keys(&manifest.identity, &manifest.name, secrets)
         .map_err(|message| Answer::error_in(400, "identity", &message))?;
@@ -107,6 +111,13 @@ pub fn deployment(
         return Err(Answer::error_in(409, "identity", "this manifest's key is not this agent's"));
     }
     Ok(Deployment { manifest, pubkey })
+}
+
+/// How the secrets begin that a deployer may use who is not an administrator: `AGENT_`, the first 16 digits of the public key
+/// in upper case, `_`.
+pub fn secret_prefix(deployer: &PubKey) -> String {
+    let key = deployer.to_string().to_ascii_uppercase();
+    format!("AGENT_{}_", key.get(..16).unwrap_or(&key))
 }
 
 /// The response to a manifest that is refused.

@@ -13,7 +13,7 @@ use crate::identity::{self, Keys};
 use crate::job::Command;
 use crate::manifest::{Manifest, ManifestError};
 use crate::nip90::Feedback;
-use crate::store::{self, Batch, VersionRow};
+use crate::store::{self, Batch, JobRow, VersionRow};
 
 /// What an agent is at present, as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,12 +142,12 @@ impl<C: SqlConn> Agent<C> {
     /// Changes its state: pause, resume ([`AgentState::Active`]), drain, delete.
     ///
     /// Deleting answers all open jobs with an error, retracts the announcement, and forgets everything but what is still to be
-    /// published.
+    /// published. Other writes that the store does not take keep nobody from that, and are dropped with a deleted agent.
     ///
     /// # Errors
-    /// [`CommandError::State`] if it cannot be done from the present state.
+    /// [`CommandError::State`] if it cannot be done from the present state; [`CommandError::Store`], then nothing has changed.
     pub fn set_state(&mut self, now: Now, state: AgentState) -> Result<(), CommandError> {
-        self.settle(now).map_err(CommandError::Store)?;
+        let settled = self.settle(now);
         let mut head = self.head.clone().ok_or(CommandError::NotFound)?;
         let after = head.state.after(Command::to(state)).ok_or(CommandError::State(head.state))?;
         if after == head.state {
@@ -156,6 +156,13 @@ impl<C: SqlConn> Agent<C> {
         head.state = after;
         if after == AgentState::Deleted {
             return self.delete(now, head);
+        }
+        if settled.is_err() {
+            let mut alone = Batch::default();
+            store::put_meta(&mut alone, Head::NAME, &head);
+            alone.commit(&self.conn).map_err(CommandError::Store)?;
+            self.head = Some(head);
+            return Ok(());
         }
         self.log(now, None, format!("now {}", after.name()));
         self.change_head(head)?;
@@ -175,16 +182,34 @@ impl<C: SqlConn> Agent<C> {
         Ok(())
     }
 
-    fn delete(&mut self, now: Now, mut head: Head) -> Result<(), CommandError> {
-        let words = "the agent has been deleted";
+    fn delete(&mut self, now: Now, head: Head) -> Result<(), CommandError> {
         let open: Vec<u64> = self.jobs.iter().map(|open| open.seq).collect();
-        for seq in open {
-            let row = self.read_row(seq).map_err(CommandError::Store)?;
+        // What cannot be read is deleted all the same.
+        let open: Vec<JobRow> = open.into_iter().filter_map(|seq| self.read_row(seq).ok()).collect();
+        // What the store does not take waits in vain: it makes way.
+        let (batch, unsent) = (std::mem::take(&mut self.batch), self.outbox.set_aside());
+        let deleted =
+            self.try_delete(now, head.clone(), open).or_else(|_| self.try_delete(now, head, Vec::new()));
+        if deleted.is_err() {
+            self.batch = batch;
+            self.outbox.put_back(unsent);
+            return deleted;
+        }
+        self.forget_memory();
+        let _ = self.settle(now);
+        Ok(())
+    }
+
+    /// Deletes everything, with an error for each of these jobs, and the retraction; or changes nothing.
+    fn try_delete(&mut self, now: Now, mut head: Head, open: Vec<JobRow>) -> Result<(), CommandError> {
+        // First, so that there is room for what has to be published.
+        store::delete_all(&mut self.batch);
+        for row in open {
             if let Ok(mut active) = self.load(row) {
                 // What is in memory may be later than what is stored.
                 let last = self.active.get(&active.id()).map_or(0, |active| active.last_created_at);
                 active.last_created_at = active.last_created_at.max(last);
-                self.send_feedback(now, &mut active, Feedback::Error(words));
+                self.send_feedback(now, &mut active, Feedback::Error("the agent has been deleted"));
             }
         }
         if let Some(Deployed { manifest, keys: Ok(keys), .. }) = &self.deployed {
@@ -192,11 +217,7 @@ impl<C: SqlConn> Agent<C> {
             self.retract(now, &keys, &relays, &mut head);
         }
         head.version = 0;
-        store::delete_all(&mut self.batch);
-        self.change_head(head)?;
-        self.forget_memory();
-        let _ = self.settle(now);
-        Ok(())
+        self.change_head(head)
     }
 
     /// What is in memory of a deleted agent.

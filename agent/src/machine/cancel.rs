@@ -10,9 +10,6 @@ use crate::store;
 
 /// Requests that one deletion request cancels.
 const CANCELLED_MAX: usize = 100;
-/// Requests that are not known yet and that one deletion request cancels.
-const UNKNOWN_MAX: usize = 16;
-
 impl<C: SqlConn> Agent<C> {
     /// A deletion request. It may come before the job request, so unknown ids are kept in mind. What names another author's
     /// request has no effect.
@@ -29,20 +26,38 @@ impl<C: SqlConn> Agent<C> {
                 None => unknown.push(id),
             }
         }
-        unknown.truncate(UNKNOWN_MAX);
+        unknown.retain(|_| self.rates.take_cancellation(now, &event.pubkey));
         if !unknown.is_empty() {
             store::put_cancelled(&mut self.batch, &unknown, &event.pubkey, now.seconds());
         }
         Ok(())
     }
 
-    /// A request to vanish: nothing more is done for its author, and nothing kept.
+    /// A request to vanish: nothing more is done for its author, and nothing kept, of what is not newer than it. Anybody may
+    /// publish an old one again.
     pub(super) fn take_vanish(&mut self, now: Now, event: &Event) -> Result<(), StoreError> {
+        let until = event.created_at;
         for id in self.open_jobs_of(&event.pubkey) {
-            self.cancel(now, &id)?;
+            if self.requested_at(&id)? <= until {
+                self.cancel(now, &id)?;
+            }
         }
-        store::forget_customer(&mut self.batch, &event.pubkey);
+        let left = self.session_after(&event.pubkey, until)?;
+        store::forget_customer(&mut self.batch, &event.pubkey, until, left);
         Ok(())
+    }
+
+    /// When an open job was asked for, by its customer's clock, in Unix seconds.
+    fn requested_at(&self, id: &EventId) -> Result<u64, StoreError> {
+        if let Some(active) = self.active.get(id) {
+            return Ok(active.request.created_at);
+        }
+        let Some(open) = self.jobs.get(id) else { return Ok(0) };
+        let row = self.read_row(open.seq)?;
+        Ok(match row.source.starts_with(br#"{"id":""#) {
+            true => Event::from_canonical(row.source.as_slice().into()).created_at,
+            false => 0,
+        })
     }
 
     /// Ends an open job. Nothing is sent: its customer does not want it any more.

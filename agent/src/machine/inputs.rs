@@ -16,18 +16,29 @@ use crate::fetch::{self, Page};
 use crate::identity::Keys;
 use crate::job::{InputKind, JobEvent, JobRequest};
 use crate::nip90;
+use crate::store::ROW_BYTES_MAX;
 
 /// Jobs whose inputs are fetched at a time.
 const RESOLVING_MAX: usize = 16;
+/// Those of one customer.
+const RESOLVING_OF_CUSTOMER_MAX: usize = 4;
 /// Milliseconds until a result that is not there is asked for again: as long as it has been waited for, within these.
 const POLL_MILLIS: u64 = 1_000;
 const POLL_MILLIS_MAX: u64 = 30_000;
 
+/// Bytes left in a job's row for what changes while it waits and runs.
+const ROW_ROOM: usize = 4 << 10;
+
+/// Keys named by the request of another job that are asked for.
+const NAMED_MAX: usize = 16;
+
 /// What is still to be fetched for a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Need {
-    /// The result of the job that this input names.
-    Result(usize),
+    /// The request of the job that this input names. It says whose result counts.
+    Request(usize),
+    /// The result of that job, and its request if the relay has it.
+    Result(usize, Option<Box<Event>>),
     /// The requests of these jobs, which may have jobs as inputs themselves; they are so many steps away.
     Chain(Vec<EventId>, u32),
     /// The events that these inputs name.
@@ -53,7 +64,7 @@ impl Resolver {
             let inputs = request.inputs.iter().enumerate();
             inputs.filter(move |(_, input)| input.kind == kind).map(|(at, _)| at).collect::<Vec<_>>()
         };
-        let mut needs: VecDeque<Need> = of_kind(InputKind::Job).into_iter().map(Need::Result).collect();
+        let mut needs: VecDeque<Need> = of_kind(InputKind::Job).into_iter().map(Need::Request).collect();
         let events = of_kind(InputKind::Event);
         if !events.is_empty() {
             needs.push_back(Need::Events(events));
@@ -91,8 +102,11 @@ impl<C: SqlConn> Agent<C> {
     /// Begins to fetch the inputs of a job, or puts it off while many others do.
     pub(super) fn fetch_inputs(&mut self, now: Now, mut active: Active) {
         self.jobs.put(active.open_row());
-        let resolving = self.active.values().filter(|active| !active.is_running()).count();
-        if resolving >= RESOLVING_MAX {
+        let resolving = self.active.values().filter(|active| !active.is_running());
+        let (all, own) = resolving.fold((0, 0), |(all, own), other| {
+            (all + 1, own + usize::from(other.request.customer == active.request.customer))
+        });
+        if all >= RESOLVING_MAX || own >= RESOLVING_OF_CUSTOMER_MAX {
             self.jobs.set_wake(active.id(), Some(now.millis() + POLL_MILLIS));
             return;
         }
@@ -114,7 +128,8 @@ impl<C: SqlConn> Agent<C> {
             return self.inputs_complete(now, active);
         };
         let filter = match &need {
-            Need::Result(at) => results_of(&active.request.inputs[*at].data),
+            Need::Request(at) => of_ids(active.request.inputs[*at].data.parse().ok().into_iter()),
+            Need::Result(at, asked) => results_of(&active.request.inputs[*at].data, asked.as_deref()),
             Need::Chain(ids, _) => of_ids(ids.iter().copied()),
             Need::Events(all) => {
                 of_ids(all.iter().filter_map(|at| active.request.inputs[*at].data.parse().ok()))
@@ -134,8 +149,11 @@ impl<C: SqlConn> Agent<C> {
         let Stage::Resolving(resolver) = &mut active.stage else { return };
         let url = &active.request.inputs[at].data;
         match fetch::get(url, &deployed.manifest.network, now.seconds(), resolver.deadline / 1000) {
-            Ok(request) => {
+            Ok(mut request) => {
                 let deadline = resolver.deadline;
+                let room = deployed.manifest.limits.input_bytes.saturating_sub(resolver.bytes());
+                let bytes_max = &mut request.limits.response_bytes_max;
+                *bytes_max = (*bytes_max).min(room.max(1));
                 let effect = self.new_effect(Awaited::Input(id));
                 resolver.open = Some((effect, Need::Url(at)));
                 resolver.page = Page::default();
@@ -155,6 +173,16 @@ impl<C: SqlConn> Agent<C> {
         let Stage::Resolving(resolver) = &mut active.stage else { return };
         let texts = std::mem::take(&mut resolver.texts).into_iter().map(Option::unwrap_or_default);
         active.row.inputs = Some(texts.collect());
+        if active.row.bytes() + ROW_ROOM > ROW_BYTES_MAX {
+            active.row.inputs = None;
+            return self.fail(
+                now,
+                active,
+                JobEvent::Fail,
+                "input_bytes",
+                "the inputs are too large to be stored",
+            );
+        }
         active.stage = Stage::Waiting;
         active.advance(JobEvent::Enqueue);
         self.save(&active);
@@ -209,17 +237,19 @@ impl<C: SqlConn> Agent<C> {
             return self.poll_later(now, active);
         };
         match need {
-            Need::Result(at) => {
+            Need::Request(at) => {
+                let asked =
+                    events.into_iter().find(|event| event.id.to_string() == active.request.inputs[at].data);
+                resolver.needs.push_front(Need::Result(at, asked.map(Box::new)));
+                self.next_need(now, active);
+            }
+            Need::Result(at, asked) => {
                 let named = active.request.inputs[at].data.parse().ok();
                 let (Some(named), Some(keys)) = (named, self.keys()) else { return };
-                match result_of(&events, &named, &active.request, keys) {
+                match result_of(&events, &named, asked.as_deref(), &active.request, keys) {
                     Ok((text, chained)) => {
                         resolver.texts[at] = Some(text);
-                        let next = match chained {
-                            Some(ids) => Need::Chain(ids, 2),
-                            None => Need::Chain(vec![named], 1),
-                        };
-                        resolver.needs.push_front(next);
+                        resolver.needs.push_front(Need::Chain(chained, 2));
                         self.follow_chain(now, active);
                     }
                     Err(NoResult::Missing) => self.poll_later(now, active),
@@ -284,10 +314,16 @@ fn of_ids(ids: impl Iterator<Item = EventId>) -> Filter {
     filter
 }
 
-/// The results of a job.
-fn results_of(id: &str) -> Filter {
+/// The results of a job, by those whom its request names if it names any.
+fn results_of(id: &str, asked: Option<&Event>) -> Filter {
     let tags = Box::new([TagFilter { letter: b'e', values: Box::new([id.as_bytes().into()]) }]);
-    Filter { kinds: Some((6000..=6999).collect::<Vec<Kind>>().into()), tags, ..Filter::default() }
+    let mut named = asked.map(nip90::named_keys).unwrap_or_default();
+    named.truncate(NAMED_MAX);
+    let authors = (!named.is_empty()).then(|| named.into());
+    let kinds = Some((6000..=6999).collect::<Vec<Kind>>().into());
+    let mut filter = Filter { kinds, authors, tags, ..Filter::default() };
+    filter.normalise();
+    filter
 }
 
 /// The jobs that a request has as inputs, as far as it is not encrypted.
@@ -304,15 +340,16 @@ fn request_in(result: &Event, id: &EventId) -> Option<Event> {
     (raw.compute_id() == *id).then(|| raw.to_event()).filter(|event| event.id == *id)
 }
 
-/// The text of the oldest result of job `id` that counts, and the jobs that it had as inputs if it holds its request. A result
-/// counts if the request in it names its author, or nobody. One without its request, which large ones leave out, counts if
-/// there is no other.
+/// The text of the oldest result of job `id` that counts, and the jobs that it had as inputs. `asked` is its request if the
+/// relay has it; a result may hold it, too, and does not count if there is neither. A result counts if the request names its
+/// author. If the request names nobody it counts if it holds the request, or is addressed to its customer.
 fn result_of(
     events: &[Event],
     id: &EventId,
+    asked: Option<&Event>,
     request: &JobRequest,
     keys: &Keys,
-) -> Result<(String, Option<Vec<EventId>>), NoResult> {
+) -> Result<(String, Vec<EventId>), NoResult> {
     let hex = id.to_string();
     let is_about = |event: &&Event| {
         let e = event.tags().find(b"e");
@@ -320,21 +357,19 @@ fn result_of(
     };
     let mut results: Vec<&Event> = events.iter().filter(is_about).collect();
     results.sort_by_key(|event| (event.created_at, event.id));
-    let mut fallback = None;
     for result in results {
-        let Some(asked) = request_in(result, id) else {
-            fallback.get_or_insert(result);
-            continue;
+        let held = request_in(result, id);
+        let Some(asked) = asked.or(held.as_ref()) else { continue };
+        let named = nip90::named_keys(asked);
+        let counts = match named.is_empty() {
+            true => held.is_some() || nip90::named_keys(result).contains(&asked.pubkey),
+            false => named.contains(&result.pubkey),
         };
-        let named = nip90::named_keys(&asked);
-        if named.is_empty() || named.contains(&result.pubkey) {
-            return Ok((text_of_result(result, &asked.pubkey, request, keys)?, Some(job_inputs(&asked))));
+        if counts {
+            return Ok((text_of_result(result, &asked.pubkey, request, keys)?, job_inputs(asked)));
         }
     }
-    let Some(result) = fallback else { return Err(NoResult::Missing) };
-    // Results are addressed to their customer.
-    let customer = nip90::named_keys(result).first().copied().ok_or(NoResult::Missing)?;
-    Ok((text_of_result(result, &customer, request, keys)?, None))
+    Err(NoResult::Missing)
 }
 
 /// The text of a result. An encrypted one is read only for the customer whose it is, if this agent has written it, and if

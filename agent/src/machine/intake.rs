@@ -9,12 +9,19 @@ use crate::cipher::Cipher;
 use crate::job::{InputKind, JobEvent, JobRequest, JobState};
 use crate::manifest::{AccessRules, Handler, Manifest};
 use crate::nip90::{self, Feedback, Incoming, ReplyTo, RequestError};
-use crate::store::{self, JobRow, Trace, Traced};
+use crate::store::{self, JobRow, SOURCE_BYTES_MAX, Trace, Traced};
 
 /// Requests older than this are of an archive that was imported. Seconds.
 const AGE_MAX: u64 = 86_400;
+/// Requests that are further ahead of the clock are not answered: they could come again when their jobs are forgotten. Seconds.
+const AHEAD_MAX: u64 = 86_400;
 /// Inputs that have to be fetched.
 const FETCHED_INPUTS_MAX: usize = 16;
+
+/// Jobs of one customer that wait for their inputs.
+const WAITING_INPUT_MAX: usize = 8;
+/// The part of the queue that jobs may take which wait for their inputs: one of so many.
+const WAITING_INPUT_PART: usize = 4;
 
 /// Why a request is not accepted.
 #[derive(Debug)]
@@ -69,7 +76,8 @@ impl<C: SqlConn> Agent<C> {
             return Ok(());
         }
         let is_old = event.created_at.saturating_add(AGE_MAX) < now.seconds();
-        if is_old || event.is_expired(now.seconds()) {
+        let is_ahead = event.created_at > now.seconds().saturating_add(AHEAD_MAX);
+        if is_old || is_ahead || event.is_expired(now.seconds()) {
             self.metrics.count(|metrics| metrics.silent += 1);
             return Ok(());
         }
@@ -120,6 +128,9 @@ impl<C: SqlConn> Agent<C> {
             return refusal("state", format!("this agent is {} and takes no new jobs", head.state.name()));
         }
         deployed.admit_access(event, is_addressed)?;
+        if event.json().len() > SOURCE_BYTES_MAX {
+            return refusal("request_bytes", format!("the request is larger than {SOURCE_BYTES_MAX} bytes"));
+        }
         let max = deployed.manifest.limits.per_customer_per_min;
         if !self.rates.take_job(now, &event.pubkey, max) {
             return refusal(
@@ -141,6 +152,9 @@ impl<C: SqlConn> Agent<C> {
             let words = format!("{} of your jobs are not finished yet; try again later", limits.per_customer);
             return refusal("per_customer", words);
         }
+        if needs_fetching {
+            self.admit_waiting(&request.customer, limits.queue)?;
+        }
         let running = self.active.values().filter(|active| active.is_running()).count();
         // One that can start at once does not wait.
         let is_full = self.jobs.len() - running >= limits.queue;
@@ -148,6 +162,21 @@ impl<C: SqlConn> Agent<C> {
             return refusal("queue_full", "this agent's queue is full; try again later");
         }
         Ok(needs_fetching)
+    }
+
+    /// Jobs whose inputs never come are cheap to make: they leave most of the queue to others.
+    fn admit_waiting(&self, customer: &PubKey, queue: usize) -> Result<(), Refusal> {
+        let waiting = self.jobs.iter().filter(|open| open.state == JobState::WaitingInput);
+        let (all, own) =
+            waiting.fold((0, 0), |(all, own), open| (all + 1, own + usize::from(open.customer == *customer)));
+        if own >= WAITING_INPUT_MAX {
+            let words = format!("{WAITING_INPUT_MAX} of your jobs wait for their inputs; try again later");
+            return refusal("per_customer", words);
+        }
+        if all >= (queue / WAITING_INPUT_PART).max(1) {
+            return refusal("queue_full", "too many jobs wait for their inputs; try again later");
+        }
+        Ok(())
     }
 
     fn new_row(&mut self, now: Now, event: &Event, state: JobState) -> JobRow {
@@ -186,6 +215,8 @@ impl<C: SqlConn> Agent<C> {
             return;
         }
         let mut row = self.new_row(now, event, JobState::Received);
+        // Whoever wants to fill the database has to be served.
+        row.source = Vec::new();
         let created_at = first_created_at(now, event.created_at);
         let nonce = self.nonce();
         if let Some(keys) = self.keys() {

@@ -1,4 +1,4 @@
-//! How often: jobs of a customer, errors to a customer, pongs. Counted by the minute, in memory only: an agent that has been
+//! How often: jobs of a customer, errors to a customer, pongs, early cancellations. Counted by the minute, in memory only: an agent that has been
 //! closed has been idle.
 
 use std::collections::HashMap;
@@ -15,11 +15,16 @@ const ALL_ERRORS_MAX: u32 = 300;
 const PONGS_MAX: u32 = 6;
 const ALL_PONGS_MAX: u32 = 60;
 
+/// Cancellations of requests that are not known yet which are kept of one customer, and of all, in a minute.
+const CANCELLATIONS_MAX: u32 = 16;
+const ALL_CANCELLATIONS_MAX: u32 = 160;
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {
     jobs: u32,
     errors: u32,
     pongs: u32,
+    cancellations: u32,
 }
 
 /// See the module.
@@ -54,6 +59,17 @@ impl Rates {
         if may {
             counts.errors += 1;
             all.errors += 1;
+        }
+        may
+    }
+
+    /// Counts the cancellation of an unknown request; whether it may be kept.
+    pub(super) fn take_cancellation(&mut self, now: Now, customer: &PubKey) -> bool {
+        let (all, counts) = self.counts(now, customer);
+        let may = counts.cancellations < CANCELLATIONS_MAX && all.cancellations < ALL_CANCELLATIONS_MAX;
+        if may {
+            counts.cancellations += 1;
+            all.cancellations += 1;
         }
         may
     }

@@ -9,6 +9,7 @@
 //! admin      deploy, roll back, pause, delete; announce: how it is found
 //! sessions   what was said before; schedules: jobs of its own
 //! reads      history, sessions, metrics, logs, for the API; export: all of it
+//! sweep      what is old is forgotten
 //! jobs       what is kept in memory of jobs that are open
 //! commit     one transaction a call
 //! ```
@@ -37,6 +38,7 @@ mod respond;
 mod run;
 mod schedules;
 mod sessions;
+mod sweep;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -51,6 +53,7 @@ use self::limits::Rates;
 use self::outbox::Outbox;
 use self::read_relays::ReadRelays;
 use self::schedules::Schedules;
+use self::sweep::Sweep;
 use crate::executor::{Executor, HttpEvent, HttpRequest};
 use crate::identity::Keys;
 use crate::manifest::{Handler, Manifest, ManifestError};
@@ -216,8 +219,7 @@ pub struct Agent<C> {
     /// The metrics when [`Agent::take_counted`] was last called.
     metrics_taken: Metrics,
     last_line: u64,
-    /// When sessions that are over were last forgotten, in Unix seconds.
-    swept_at: u64,
+    sweep: Sweep,
     batch: Batch,
     /// Effects to release when the batch is stored.
     held: Vec<Effect>,
@@ -302,7 +304,7 @@ impl<C: SqlConn> Agent<C> {
             metrics_taken: metrics.clone(),
             metrics,
             last_line: store::last_line(&conn)?,
-            swept_at: 0,
+            sweep: store::get_meta(&conn, Sweep::NAME)?.unwrap_or_default(),
             batch: Batch::default(),
             held: Vec::new(),
             effects: VecDeque::new(),
@@ -334,7 +336,7 @@ impl<C: SqlConn> Agent<C> {
         for event in events {
             self.take_in(now, event)?;
         }
-        self.sweep_sessions(now);
+        self.sweep(now);
         self.settle(now)
     }
 
@@ -395,6 +397,7 @@ impl<C: SqlConn> Agent<C> {
         if self.keys().is_some() {
             self.wake_jobs(now);
             self.run_schedules(now);
+            self.sweep(now);
         }
         let _ = self.settle(now);
     }

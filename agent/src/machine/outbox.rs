@@ -49,6 +49,12 @@ pub(super) struct Outbox {
     tries: u32,
 }
 
+/// What was signed and is not stored.
+pub(super) struct Unsent {
+    staged: Vec<Entry>,
+    sealed: Vec<Entry>,
+}
+
 impl Outbox {
     pub(super) fn open(conn: &impl SqlConn) -> Result<Self, StoreError> {
         let mut outbox = Outbox { has_more: true, ..Outbox::default() };
@@ -99,6 +105,16 @@ impl Outbox {
     pub(super) fn unstage(&mut self) {
         self.staged.clear();
         self.sealed.clear();
+    }
+
+    /// Takes out what is not stored.
+    pub(super) fn set_aside(&mut self) -> Unsent {
+        Unsent { staged: std::mem::take(&mut self.staged), sealed: std::mem::take(&mut self.sealed) }
+    }
+
+    /// Takes back what was set aside.
+    pub(super) fn put_back(&mut self, unsent: Unsent) {
+        Unsent { staged: self.staged, sealed: self.sealed } = unsent;
     }
 
     /// Adds what was staged to the batch.

@@ -58,7 +58,7 @@ pub struct JobRecord {
     pub cost_msat: u64,
     /// Pieces of the result that were sent before it.
     pub partials: u32,
-    /// The request's event, encrypted if it was; or what a job of the agent's own is made of. Null once it is forgotten.
+    /// The request's event, encrypted if it was; or what a job of the agent's own is made of. Null once it is forgotten, and if it was refused.
     pub request: Value,
     /// What was sent, in order, in the clear.
     pub sent: Vec<Traced>,
@@ -155,6 +155,20 @@ impl<C: SqlConn> Agent<C> {
         store::history(&self.conn, before, limit)?.into_iter().map(|row| self.record(row)).collect()
     }
 
+    /// [`Agent::history`] of one customer. Reads the customer of every job until it has found enough.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn history_of_customer(
+        &self,
+        customer: &PubKey,
+        before: u64,
+        limit: usize,
+    ) -> Result<Vec<JobRecord>, StoreError> {
+        let rows = store::history_of(&self.conn, customer, before, limit)?;
+        rows.into_iter().map(|row| self.record(row)).collect()
+    }
+
     /// A job by its id.
     ///
     /// # Errors
@@ -220,7 +234,7 @@ impl<C: SqlConn> Agent<C> {
     /// [`CommandError::Store`]; then nothing is forgotten.
     pub fn forget(&mut self, now: Now, customer: &PubKey) -> Result<(), CommandError> {
         self.settle(now).map_err(CommandError::Store)?;
-        store::forget_customer(&mut self.batch, customer);
+        store::forget_customer(&mut self.batch, customer, u64::MAX, None);
         self.store().map_err(|error| {
             self.batch = store::Batch::default();
             CommandError::Store(error)

@@ -15,8 +15,8 @@ use crate::store::{self, JobRow, Traced};
 
 /// Seconds for which pieces may be dated ahead of what is stored, so that not each of them is a write.
 const AHEAD_SECONDS: Timestamp = 30;
-/// Longest text of an event that is kept in the history.
-const TRACED_CHARS_MAX: usize = 64 << 10;
+/// Longest text of an event that is kept in the history, in bytes of JSON.
+const TRACED_BYTES_MAX: usize = 64 << 10;
 
 impl Traced {
     /// What is kept of an event.
@@ -26,9 +26,23 @@ impl Traced {
             kind: event.kind,
             created_at: event.created_at,
             status: status.to_owned(),
-            text: text.chars().take(TRACED_CHARS_MAX).collect(),
+            text: beginning(text, TRACED_BYTES_MAX).to_owned(),
         }
     }
+}
+
+/// As much of a text as is at most `max` bytes of JSON.
+fn beginning(text: &str, max: usize) -> &str {
+    let mut bytes = 0;
+    let end = text.char_indices().find(|(_, character)| {
+        bytes += match character {
+            '"' | '\\' => 2,
+            character if character.is_ascii_control() => 6,
+            character => character.len_utf8(),
+        };
+        bytes > max
+    });
+    end.map_or(text, |(at, _)| &text[..at])
 }
 
 impl Active {
@@ -200,6 +214,7 @@ impl<C: SqlConn> Agent<C> {
         // «Responding» ends when the outbox no longer has its result.
         let ended_as = row.state.after(JobEvent::Publish).unwrap_or(row.state);
         self.metrics.ended(ended_as, cause);
+        self.sweep.ended_bytes += row.bytes();
         self.batch.put_job(row);
     }
 

@@ -1,4 +1,5 @@
-//! What a customer and the agent have said to each other, if the manifest wants that kept. Never another customer's.
+//! What a customer and the agent have said to each other, if the manifest wants that kept. Never another customer's; and what was
+//! said encrypted never for a job whose answer everybody reads.
 
 use std::collections::VecDeque;
 
@@ -11,11 +12,6 @@ use crate::executor::{Message, Role};
 use crate::manifest::Memory;
 use crate::store::{self, Said, Session};
 
-/// Seconds between two searches for sessions that are over.
-const SWEEP_SECONDS: u64 = 3_600;
-/// A session is a row, and rows are bounded.
-const BYTES_MAX: usize = 1 << 20;
-
 impl<C: SqlConn> Agent<C> {
     fn stored_session(&self, customer: &PubKey) -> Result<Session, StoreError> {
         let session = match self.batch.session(customer) {
@@ -23,6 +19,13 @@ impl<C: SqlConn> Agent<C> {
             None => store::session(&self.conn, customer)?,
         };
         Ok(session.unwrap_or_default())
+    }
+
+    /// What was said with a customer after a time, in Unix seconds.
+    pub(super) fn session_after(&self, customer: &PubKey, until: u64) -> Result<Option<Session>, StoreError> {
+        let mut session = self.stored_session(customer)?;
+        session.messages.retain(|said| said.at > until);
+        Ok(Some(session).filter(|session| !session.messages.is_empty()))
     }
 
     /// What was said before, for an attempt at a job.
@@ -36,7 +39,9 @@ impl<C: SqlConn> Agent<C> {
             role: if said.is_agent { Role::Assistant } else { Role::User },
             text: said.text,
         };
-        Ok(session.messages.into_iter().map(message).collect())
+        let is_encrypted = active.request.cipher.is_some();
+        let messages = session.messages.into_iter().filter(|said| is_encrypted || !said.is_private);
+        Ok(messages.map(message).collect())
     }
 
     /// Adds a job to its customer's session.
@@ -48,26 +53,16 @@ impl<C: SqlConn> Agent<C> {
         }
         let at = now.seconds();
         let customer = active.request.customer;
+        let is_private = active.request.cipher.is_some();
         // What cannot be read is begun anew: a result is not held back for it.
         let mut session = self.stored_session(&customer).unwrap_or_default();
         let said = [(false, attempt.said.as_str()), (true, answer)];
         for (is_agent, text) in said.into_iter().filter(|(_, text)| !text.is_empty()) {
-            session.messages.push_back(Said { at, is_agent, text: text.to_owned() });
+            session.messages.push_back(Said { at, is_agent, is_private, text: text.to_owned() });
         }
         session.updated_at = at;
         trim(&mut session, &memory, at);
         self.batch.put_session(customer, Some(session));
-    }
-
-    /// Forgets sessions that are over; at most once an hour, and only when there is something to do anyway.
-    pub(super) fn sweep_sessions(&mut self, now: Now) {
-        let Some(deployed) = &self.deployed else { return };
-        let memory = deployed.manifest.memory;
-        if memory.sessions && now.seconds() >= self.swept_at + SWEEP_SECONDS {
-            self.swept_at = now.seconds();
-            let since = now.seconds().saturating_sub(u64::from(memory.ttl_days) * 86_400);
-            store::sweep_sessions(&mut self.batch, since);
-        }
     }
 }
 
@@ -75,10 +70,9 @@ impl<C: SqlConn> Agent<C> {
 fn trim(session: &mut Session, memory: &Memory, now: u64) {
     let since = now.saturating_sub(u64::from(memory.ttl_days) * 86_400);
     let messages: &mut VecDeque<Said> = &mut session.messages;
-    let bytes_max = memory.bytes.min(BYTES_MAX);
     let mut bytes: usize = messages.iter().map(|said| said.text.len()).sum();
     while let Some(first) = messages.front() {
-        if messages.len() <= memory.messages && bytes <= bytes_max && first.at >= since {
+        if messages.len() <= memory.messages && bytes <= memory.bytes && first.at >= since {
             break;
         }
         bytes -= first.text.len();
@@ -93,7 +87,12 @@ mod tests {
     fn check(memory: Memory, said: &[(u64, usize)], expected: &[u64]) {
         let mut session = Session::default();
         for (at, bytes) in said {
-            session.messages.push_back(Said { at: *at, is_agent: false, text: "x".repeat(*bytes) });
+            session.messages.push_back(Said {
+                at: *at,
+                is_agent: false,
+                is_private: false,
+                text: "x".repeat(*bytes),
+            });
         }
         trim(&mut session, &memory, 10 * 86_400);
         let kept: Vec<u64> = session.messages.iter().map(|said| said.at).collect();

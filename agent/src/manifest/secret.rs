@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{ManifestError, json};
+use super::{ExecutorConfig, Identity, Manifest, ManifestError, json};
 use crate::identity::MASTER_SECRET;
 
 /// The secret that may hold an imported private key under a name that is not an agent's.
@@ -17,6 +17,29 @@ const SECRET_SCHEMES: [&str; 3] = ["nostr+walletconnect:", "nostrwalletconnect:"
 
 const INLINE: &str =
     "is or contains a secret; a manifest gives the name of a secret, whose value the host keeps";
+
+impl Manifest {
+    /// The names of the secrets that it uses.
+    pub fn secret_names(&self) -> impl Iterator<Item = &str> {
+        let key = match &self.identity {
+            Identity::Imported { secret } => Some(secret.as_str()),
+            Identity::Derived { .. } => None,
+        };
+        key.into_iter().chain(self.handlers.iter().filter_map(handler_secret))
+    }
+}
+
+/// The name of the secret that a handler uses.
+fn handler_secret(handler: &super::Handler) -> Option<&str> {
+    match &handler.executor {
+        ExecutorConfig::OpenaiHttp(config) => config.api_key.as_deref(),
+        ExecutorConfig::Mcp(config) => config.token.as_deref(),
+        ExecutorConfig::Echo(_)
+        | ExecutorConfig::Text(_)
+        | ExecutorConfig::WorkersAi(_)
+        | ExecutorConfig::Webhook(_) => None,
+    }
+}
 
 /// Refuses a manifest that contains a secret, with its path.
 pub(super) fn refuse_inline(manifest: &Value) -> Result<(), ManifestError> {

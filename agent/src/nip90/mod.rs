@@ -26,6 +26,8 @@ mod result;
 mod size;
 mod tags;
 
+use std::ops::RangeInclusive;
+
 use relay_engine::types::Kind;
 
 pub use alive::{BEAT_EVERY_SECONDS, BEAT_EXPIRES_SECONDS, beat, pong};
@@ -59,9 +61,12 @@ pub const KIND_BEAT: Kind = 11_998;
 /// Announcement of an agent (NIP-89).
 pub const KIND_ANNOUNCEMENT: Kind = 31_990;
 
+/// Kinds of job requests.
+pub const REQUEST_KINDS: RangeInclusive<Kind> = 5_000..=5_999;
+
 /// Whether events of this kind are job requests.
 pub const fn is_request(kind: Kind) -> bool {
-    matches!(kind, 5000..=5999)
+    *REQUEST_KINDS.start() <= kind && kind <= *REQUEST_KINDS.end()
 }
 
 /// Whether events of this kind are job results.

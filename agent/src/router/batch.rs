@@ -16,7 +16,7 @@ pub(super) struct Batch {
     pub(super) open: BTreeMap<u64, Part>,
     /// To be stored for later, each with the delivery that is still under way, if any.
     pub(super) late: Vec<(Part, Option<u64>)>,
-    /// Deliveries that take longer are waited for no more.
+    /// Deliveries that take longer are waited for no more, nor are those for which there has been no room.
     pub(super) slow_at: Now,
     /// The store has failed; tried again then.
     pub(super) retry_at: Option<Now>,
@@ -44,11 +44,17 @@ impl Batch {
 
     /// Whether nothing has to be waited for any more.
     pub(super) fn is_done(&self) -> bool {
-        self.unrouted.is_empty() && self.parts.is_empty() && self.open.is_empty()
+        self.unrouted.is_empty() && !self.is_under_way()
     }
 
-    /// Every delivery under way becomes one that is stored for later.
+    /// Whether there are deliveries that have not been made, or not answered.
+    pub(super) fn is_under_way(&self) -> bool {
+        !self.parts.is_empty() || !self.open.is_empty()
+    }
+
+    /// Every delivery under way, or not made yet, becomes one that is stored for later.
     pub(super) fn give_up_waiting(&mut self) {
+        self.late.extend(std::mem::take(&mut self.parts).into_iter().map(|part| (part, None)));
         self.late.extend(std::mem::take(&mut self.open).into_iter().map(|(id, part)| (part, Some(id))));
     }
 

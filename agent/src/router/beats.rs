@@ -95,10 +95,17 @@ impl Beats {
         }
     }
 
-    pub(super) fn poll_timeout(&self, table: &Table) -> Option<Now> {
+    /// `now`: the time of a recent call; the beginning of time before the first.
+    pub(super) fn poll_timeout(&self, now: Now, table: &Table) -> Option<Now> {
         if !self.waiting.is_empty() {
             return Some(Now::default());
         }
-        table.has_beating().then(|| Now::from_seconds((self.round + 1) * BEAT_EVERY_SECONDS))
+        // A clock that was ahead must not silence agents until then.
+        let is_ahead = now > Now::default() && now.seconds() / BEAT_EVERY_SECONDS < self.round;
+        let at = match is_ahead {
+            true => now,
+            false => Now::from_seconds((self.round + 1) * BEAT_EVERY_SECONDS),
+        };
+        table.has_beating().then_some(at)
     }
 }

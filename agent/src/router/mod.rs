@@ -7,12 +7,12 @@
 //!
 //! | event | goes to |
 //! |---|---|
-//! | job request (5000 to 5999) with `p` tags | the agents of this host that it names, so that those that are paused say so |
+//! | job request (5000 to 5999) with `p` tags | the first 16 agents of this host that it names, so that those that are paused say so |
 //! | without `p` tags | at most five active agents that take open jobs of its kind |
 //! | job request of an agent of this host | of these, those with `access.agent_callers`; never its author |
 //! | deletion request (5) | agents that were given a request that it names, if the author is the same |
 //! | request to vanish (62) | agents that were given a request of its author |
-//! | ping (7007) | the active agents that it names |
+//! | ping (7007) | of the first 16 that it names, the active ones |
 //!
 //! The last 16,000 requests are remembered for cancellations, across restarts.
 //!
@@ -21,6 +21,7 @@
 //! rules      the table above
 //! batch      the batch under way
 //! outbox     events for agents that failed
+//! in_flight  deliveries that the host has not answered
 //! progress   the confirmed position, and the latest requests
 //! beats      heartbeats
 //! ```
@@ -28,6 +29,7 @@
 mod batch;
 mod beats;
 mod columns;
+mod in_flight;
 mod outbox;
 mod progress;
 mod rules;
@@ -39,7 +41,7 @@ use std::sync::Arc;
 
 use relay_engine::sql::SqlConn;
 use relay_engine::sql::StoreError;
-use relay_engine::types::{Event, Filter, Kind, Now, PubKey, Seq};
+use relay_engine::types::{Event, Filter, Now, PubKey, Seq};
 
 use crate::machine::AgentState;
 use crate::manifest::Manifest;
@@ -47,6 +49,7 @@ use crate::nip90::{self, Incoming};
 use crate::secrets::Secrets;
 use batch::{Batch, Part, Parts};
 use beats::Beats;
+use in_flight::InFlight;
 use outbox::Outbox;
 use progress::Progress;
 use table::Table;
@@ -93,6 +96,7 @@ pub struct Router<C> {
     batch: Option<Batch>,
     outbox: Outbox,
     beats: Beats,
+    in_flight: InFlight,
     /// The last delivery.
     deliveries: u64,
     /// The time of the last call that said it.
@@ -111,6 +115,7 @@ impl<C: SqlConn> Router<C> {
             batch: None,
             outbox: Outbox::open(&conn)?,
             beats: Beats::open(&conn)?,
+            in_flight: InFlight::default(),
             deliveries: 0,
             now: Now::default(),
             conn,
@@ -157,12 +162,13 @@ impl<C: SqlConn> Router<C> {
     /// They name every kind of job request and every ping, deletion and request to vanish, whatever the agents are:
     /// passing over the others here costs less than a new stream for each deployment.
     pub fn filters(&self) -> Option<Vec<Filter>> {
-        let kinds = (0..Kind::MAX).filter(|kind| {
-            matches!(*kind, nip90::KIND_DELETION | nip90::KIND_VANISH | nip90::KIND_PING)
-                || nip90::is_request(*kind)
-        });
-        let filter = Filter { kinds: Some(kinds.collect()), ..Filter::default() };
-        (!self.table.is_empty()).then(|| vec![filter])
+        if self.table.is_empty() {
+            return None;
+        }
+        // In order, as filters are compared; hosts ask after every step.
+        let deletions = [nip90::KIND_DELETION, nip90::KIND_VANISH].into_iter();
+        let kinds = deletions.chain(nip90::REQUEST_KINDS).chain([nip90::KIND_PING]);
+        Some(vec![Filter { kinds: Some(kinds.collect()), ..Filter::default() }])
     }
 
     /// After which sequence number the stream begins. `None`: nothing has been confirmed yet. Then the host confirms the
@@ -188,8 +194,12 @@ impl<C: SqlConn> Router<C> {
         self.advance(now);
     }
 
-    /// The next delivery to make; at most one is open for each agent. Answered by [`Router::handle_delivered`].
+    /// The next delivery to make; at most one is open for each agent, and 4 MiB in all, by the event that passes it. Each has
+    /// to be answered by [`Router::handle_delivered`], after which there may be another.
     pub fn poll_delivery(&mut self) -> Option<Delivery> {
+        if self.in_flight.is_full() {
+            return None;
+        }
         let id = self.deliveries + 1;
         let part = self.batch.as_mut().and_then(|batch| batch.parts.pop_front());
         let delivery = match (part, &mut self.batch) {
@@ -203,14 +213,16 @@ impl<C: SqlConn> Router<C> {
                 next.map(|(agent, events)| Delivery { id, agent, events })
             }
         };
-        if delivery.is_some() {
+        if let Some(delivery) = &delivery {
             self.deliveries = id;
+            self.in_flight.insert(id, &delivery.events);
         }
         delivery
     }
 
     /// The agent has accepted a delivery (it is durable there), or has not: it is tried again later, with backoff.
     pub fn handle_delivered(&mut self, now: Now, id: u64, is_accepted: bool) {
+        self.in_flight.remove(id);
         if let Some(batch) = &mut self.batch {
             if let Some(part) = batch.open.remove(&id) {
                 if !is_accepted {
@@ -235,16 +247,17 @@ impl<C: SqlConn> Router<C> {
     /// Beats (kind 11998) to publish, signed, for active announced agents whose time has come: at most 100 at a time. If they
     /// are not published, the agent's next one is in four minutes.
     pub fn poll_beats(&mut self, now: Now) -> Vec<Event> {
+        self.now = now;
         self.beats.poll(&self.conn, now, &self.table, &*self.secrets)
     }
 
     /// When [`Router::handle_timeout`] and [`Router::poll_beats`] are to be called.
     pub fn poll_timeout(&self) -> Option<Now> {
         let batch = self.batch.as_ref().and_then(|batch| {
-            let slow_at = (!batch.open.is_empty()).then_some(batch.slow_at);
+            let slow_at = batch.is_under_way().then_some(batch.slow_at);
             batch.retry_at.into_iter().chain(slow_at).min()
         });
-        let times = [batch, self.outbox.poll_timeout(), self.beats.poll_timeout(&self.table)];
+        let times = [batch, self.outbox.poll_timeout(), self.beats.poll_timeout(self.now, &self.table)];
         times.into_iter().flatten().min()
     }
 

@@ -8,6 +8,7 @@ use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 use relay_engine::types::{EventId, PubKey, Seq};
 
 use super::columns;
+use super::rules::NAMED_AGENTS_MAX;
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS agent_router_batch (slot INTEGER PRIMARY KEY, \
                       number INTEGER NOT NULL, position INTEGER NOT NULL, requests BLOB NOT NULL)";
@@ -96,7 +97,7 @@ impl Progress {
 
     /// These agents are given a request.
     pub(super) fn note(&mut self, id: &EventId, author: &PubKey, agents: &[PubKey]) {
-        let agents = agents.iter().map(|agent| prefix(&agent.0)).collect();
+        let agents = agents.iter().take(NAMED_AGENTS_MAX).map(|agent| prefix(&agent.0)).collect();
         let request = Request { id: prefix(&id.0), author: prefix(&author.0), agents };
         if let Some(known) = &mut self.known {
             known.add(request.clone());

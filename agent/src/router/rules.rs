@@ -6,6 +6,9 @@ use super::table::Table;
 use crate::machine::AgentState;
 use crate::nip90;
 
+/// Agents that one event is given to because it names them: the first of this host. An event has room for thousands, and each
+/// would cost a delivery and an answer.
+pub(super) const NAMED_AGENTS_MAX: usize = 16;
 /// Agents that are given an open job.
 pub(super) const OPEN_AGENTS_MAX: usize = 5;
 
@@ -27,11 +30,12 @@ pub(super) fn ping(table: &Table, event: &Event) -> Vec<PubKey> {
     agents
 }
 
-/// The agents of this host that `p` tags name. `None`: there is no such tag.
+/// The first agents of this host that `p` tags name. `None`: there is no such tag.
 fn named(table: &Table, event: &Event) -> Option<Vec<PubKey>> {
     event.tags().named(b"p").next()?;
     let mut named = nip90::named_keys(event);
     named.retain(|agent| table.get(agent).is_some());
+    named.truncate(NAMED_AGENTS_MAX);
     Some(named)
 }
 

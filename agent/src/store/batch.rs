@@ -9,7 +9,10 @@ use relay_engine::types::{EventId, PubKey};
 use super::jobs::{JobRow, write_job};
 use super::sessions::{Session, write_session};
 
-/// A parameter.
+/// Largest integer. In Durable Objects they are numbers of JavaScript.
+const INT_MAX: u64 = 1 << 53;
+
+/// A parameter. A larger integer is [`INT_MAX`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Param {
     Int(i64),
@@ -18,7 +21,7 @@ pub(crate) enum Param {
 
 impl From<u64> for Param {
     fn from(int: u64) -> Self {
-        Param::Int(i64::try_from(int).unwrap_or(i64::MAX))
+        Param::Int(int.min(INT_MAX) as i64)
     }
 }
 
@@ -90,8 +93,11 @@ impl Batch {
         self.cancelled.contains(&(*id, *author))
     }
 
-    /// Adds what was said with a customer; `None` forgets it.
-    pub(crate) fn put_session(&mut self, customer: PubKey, session: Option<Session>) {
+    /// Adds what was said with a customer, as much of it as fits into a row, the newest first; `None` forgets it.
+    pub(crate) fn put_session(&mut self, customer: PubKey, mut session: Option<Session>) {
+        if let Some(session) = &mut session {
+            session.fit();
+        }
         self.sessions.insert(customer, session);
     }
 

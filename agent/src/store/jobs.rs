@@ -1,4 +1,4 @@
-//! Jobs, from when they are accepted, and their history: a finished job stays as it is.
+//! Jobs, from when they are accepted, and their history: a finished job stays as it is, until it is old.
 
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 use relay_engine::types::{EventId, Kind, PubKey, Timestamp};
@@ -22,6 +22,11 @@ const STATES: [JobState; 10] = [
     JobState::Expired,
 ];
 
+/// Bytes of a row. Durable Objects take 2 MB; the columns that are not counted are a few hundred bytes.
+pub(crate) const ROW_BYTES_MAX: usize = 1_900_000;
+/// Bytes of a request. What is sent about it, which is kept with it, has room beside it.
+pub(crate) const SOURCE_BYTES_MAX: usize = 1_500_000;
+
 const COLUMNS: usize = 16;
 const PUT: &str = "INSERT OR REPLACE INTO agent_job (seq, id, customer, kind, state, received_at, finished_at, \
     wake_at, version, attempts, created_at_max, answer, cause, source, inputs, trace) \
@@ -35,6 +40,9 @@ const BY_ID: &str = "SELECT seq, id, customer, kind, state, received_at, finishe
     created_at_max, answer, cause, source, inputs, trace FROM agent_job WHERE id = ?";
 const HISTORY: &str = "SELECT seq, id, customer, kind, state, received_at, finished_at, wake_at, version, attempts, \
     created_at_max, answer, cause, source, inputs, trace FROM agent_job WHERE seq < ? ORDER BY seq DESC LIMIT ?";
+const HISTORY_OF: &str = "SELECT seq, id, customer, kind, state, received_at, finished_at, wake_at, version, attempts, \
+    created_at_max, answer, cause, source, inputs, trace FROM agent_job WHERE seq < ? AND customer = ? \
+    ORDER BY seq DESC LIMIT ?";
 const OPEN: &str =
     "SELECT seq, id, customer, state, received_at, wake_at FROM agent_job WHERE state < 4 ORDER BY seq";
 const HAS: &str = "SELECT seq FROM agent_job WHERE id = ?";
@@ -116,7 +124,21 @@ pub(crate) struct OpenRow {
     pub(crate) wake_at: u64,
 }
 
+impl JobRow {
+    /// The bytes that it takes in the database: texts are JSON there, and may be six times as long.
+    pub(crate) fn bytes(&self) -> usize {
+        let inputs = self.inputs.as_ref().map_or(0, |inputs| to_json(inputs).len());
+        self.source.len() + inputs + to_json(&self.trace).len() + self.cause.len()
+    }
+}
+
+/// Writes a row. What is too large for one is written without its texts: the others of its transaction are stored.
 pub(super) fn write_job(conn: &impl SqlConn, row: &JobRow) -> Result<(), StoreError> {
+    if row.bytes() > ROW_BYTES_MAX {
+        let trace = Trace { sent: Vec::new(), ..row.trace.clone() };
+        let bare = JobRow { source: Vec::new(), inputs: None, trace, is_stored: false, ..row.clone() };
+        return write_job(conn, &bare);
+    }
     let state = STATES.iter().position(|state| *state == row.state).unwrap_or_default() as u64;
     let inputs = row.inputs.as_ref().map_or_else(Vec::new, to_json);
     let changing: [Param; 10] = [
@@ -222,6 +244,18 @@ pub(crate) fn has_job(conn: &impl SqlConn, id: &EventId) -> Result<bool, StoreEr
 pub(crate) fn history(conn: &impl SqlConn, before: u64, limit: usize) -> Result<Vec<JobRow>, StoreError> {
     let before = i64::try_from(before).unwrap_or(i64::MAX).min(1 << 53);
     rows(conn, HISTORY, &[SqlValue::Int(before), SqlValue::Int(limit as i64)])
+}
+
+/// [`history`] of one customer.
+pub(crate) fn history_of(
+    conn: &impl SqlConn,
+    customer: &PubKey,
+    before: u64,
+    limit: usize,
+) -> Result<Vec<JobRow>, StoreError> {
+    let before = i64::try_from(before).unwrap_or(i64::MAX).min(1 << 53);
+    let params = [SqlValue::Int(before), SqlValue::Blob(&customer.0), SqlValue::Int(limit as i64)];
+    rows(conn, HISTORY_OF, &params)
 }
 
 /// The jobs that are open, oldest first.

@@ -3,10 +3,10 @@
 //! ```text
 //! agent_meta       name BLOB PRIMARY KEY, value BLOB              schema, state, metrics ...: meta.rs
 //! agent_version    version INTEGER PRIMARY KEY, ...               manifests: versions.rs
-//! agent_job        seq INTEGER PRIMARY KEY, id BLOB UNIQUE, ...   jobs, finished ones too: jobs.rs
+//! agent_job        seq INTEGER PRIMARY KEY, id BLOB UNIQUE, ...   jobs, finished ones too: jobs.rs, prune.rs
 //! agent_outbox     row INTEGER PRIMARY KEY, relays, events BLOB   signed and not yet published: outbox.rs
 //! agent_session    customer BLOB PRIMARY KEY, ...                 what was said with a customer: sessions.rs
-//! agent_cancelled  id BLOB PRIMARY KEY, ...                       cancellations that came before their requests: cancelled.rs
+//! agent_cancelled  PRIMARY KEY (id, author), ...                  cancellations that came before their requests: cancelled.rs
 //! agent_log        slot INTEGER PRIMARY KEY, ...                  the last lines of the log: log.rs
 //! ```
 //!
@@ -23,6 +23,7 @@ mod jobs;
 mod log;
 mod meta;
 mod outbox;
+mod prune;
 mod sessions;
 mod versions;
 
@@ -30,10 +31,14 @@ pub(crate) use batch::Batch;
 pub(crate) use cancelled::{is_cancelled, put_cancelled};
 pub(crate) use forget::{delete_all, forget_customer, sizes};
 pub use jobs::Traced;
-pub(crate) use jobs::{JobRow, OpenRow, Trace, has_job, history, job, job_by_id, last_seq, open_jobs};
+pub(crate) use jobs::{
+    JobRow, OpenRow, ROW_BYTES_MAX, SOURCE_BYTES_MAX, Trace, has_job, history, history_of, job, job_by_id,
+    last_seq, open_jobs,
+};
 pub(crate) use log::{last_line, lines, put_line};
 pub(crate) use meta::{get as get_meta, put as put_meta};
 pub(crate) use outbox::{OutboxRow, delete_outbox, is_in_outbox, outbox_page, put_outbox};
+pub(crate) use prune::prune_jobs;
 pub use sessions::Said;
 pub(crate) use sessions::{Session, all_sessions, session, sweep_sessions};
 pub(crate) use versions::{VersionRow, put_version, version, version_rows};
@@ -60,8 +65,8 @@ const CREATE: [&str; 8] = [
      events BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS agent_session (customer BLOB PRIMARY KEY, updated_at INTEGER NOT NULL, \
      messages BLOB NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS agent_cancelled (id BLOB PRIMARY KEY, author BLOB NOT NULL, \
-     at INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS agent_cancelled (id BLOB NOT NULL, author BLOB NOT NULL, \
+     at INTEGER NOT NULL, PRIMARY KEY (id, author)) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS agent_log (slot INTEGER PRIMARY KEY, number INTEGER NOT NULL, \
      at INTEGER NOT NULL, job BLOB NOT NULL, message BLOB NOT NULL)",
 ];

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::batch::exec;
 use super::{blob, json, key, to_json, unsigned};
 
+/// Bytes of the messages of a session as they are stored: JSON, in which a text may be six times as long. It is a row.
+const BYTES_MAX: usize = 1 << 20;
+
 const GET: &str = "SELECT customer, updated_at, messages FROM agent_session WHERE customer = ?";
 const ALL: &str = "SELECT customer, updated_at, messages FROM agent_session ORDER BY customer LIMIT ?";
 const PUT: &str = "INSERT OR REPLACE INTO agent_session (customer, updated_at, messages) VALUES (?, ?, ?)";
@@ -31,8 +34,25 @@ pub struct Said {
     pub at: u64,
     /// Whether the agent said it, and not the customer.
     pub is_agent: bool,
+    /// Whether it was said encrypted. Then it is told to nobody but the customer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_private: bool,
     /// What was said.
     pub text: String,
+}
+
+impl Session {
+    /// Drops the oldest messages until the others fit into a row.
+    pub(crate) fn fit(&mut self) {
+        // A comma or bracket each.
+        let size = |said: &Said| to_json(said).len() + 1;
+        let mut bytes: usize = 1 + self.messages.iter().map(size).sum::<usize>();
+        while bytes > BYTES_MAX
+            && let Some(first) = self.messages.pop_front()
+        {
+            bytes -= size(&first);
+        }
+    }
 }
 
 pub(super) fn write_session(

@@ -1,12 +1,16 @@
-//! An SQLite database in memory behind the [`SqlConn`] seam. It outlives what is opened on it, counts what is written, and
-//! fails when it is told to.
+//! An SQLite database in memory behind the [`SqlConn`] seam. It outlives what is opened on it, counts what is written, takes
+//! no row and no integer that a Durable Object would not take, and fails when it is told to.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
+use rusqlite::limits::Limit;
 use rusqlite::types::{Value, ValueRef};
+
+/// Largest value and largest row, in bytes, as in Durable Objects.
+const ROW_BYTES_MAX: i32 = 2_000_000;
 
 /// A connection; clones share the database.
 #[derive(Clone, Debug)]
@@ -38,8 +42,10 @@ impl Sqlite {
     /// # Panics
     /// If SQLite does not open.
     pub fn new() -> Self {
+        let conn = rusqlite::Connection::open_in_memory().expect("memory opens");
+        conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, ROW_BYTES_MAX).expect("a limit that SQLite knows");
         Sqlite(Rc::new(Shared {
-            conn: rusqlite::Connection::open_in_memory().expect("memory opens"),
+            conn,
             statements: Cell::new(0),
             failing: Cell::new(u64::MAX),
             failure: RefCell::new(None),
@@ -62,6 +68,14 @@ impl Sqlite {
     pub fn fail_with(&self, error: Option<StoreError>) {
         self.0.failure.replace(error);
         self.0.failing.set(u64::MAX);
+    }
+
+    /// No value and no row may have more bytes than this from now on.
+    ///
+    /// # Panics
+    /// If SQLite knows no such limit.
+    pub fn take_rows_of_at_most(&self, bytes: i32) {
+        self.0.conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, bytes).expect("a limit that SQLite knows");
     }
 
     /// Statements so far.
@@ -104,6 +118,16 @@ fn failed(error: rusqlite::Error) -> StoreError {
     StoreError::Failed(error.to_string())
 }
 
+/// Integers are numbers of JavaScript there.
+fn check_integers(params: &[SqlValue<'_>]) -> Result<(), StoreError> {
+    let is_exact =
+        |param: &SqlValue<'_>| !matches!(param, SqlValue::Int(int) if int.unsigned_abs() > 1 << 53);
+    match params.iter().all(is_exact) {
+        true => Ok(()),
+        false => Err(StoreError::Failed("an integer beyond 2^53".to_owned())),
+    }
+}
+
 fn bind(params: &[SqlValue<'_>]) -> impl Iterator<Item = Value> {
     params.iter().map(|param| match *param {
         SqlValue::Int(int) => Value::Integer(int),
@@ -114,6 +138,7 @@ fn bind(params: &[SqlValue<'_>]) -> impl Iterator<Item = Value> {
 impl SqlConn for Sqlite {
     fn exec(&self, sql: &str, params: &[SqlValue<'_>]) -> Result<(), StoreError> {
         self.tick()?;
+        check_integers(params)?;
         let mut statement = self.0.conn.prepare_cached(sql).map_err(failed)?;
         let changes = statement.execute(rusqlite::params_from_iter(bind(params))).map_err(failed)? as u64;
         if changes > 0 && !sql.starts_with("CREATE") {
@@ -129,6 +154,7 @@ impl SqlConn for Sqlite {
         row: &mut dyn FnMut(&[SqlValue<'_>]) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         self.tick()?;
+        check_integers(params)?;
         let mut statement = self.0.conn.prepare_cached(sql).map_err(failed)?;
         let columns = statement.column_count();
         let mut rows = statement.query(rusqlite::params_from_iter(bind(params))).map_err(failed)?;

@@ -5,7 +5,7 @@ use relay_agent::job::JobState;
 use relay_agent::testing::Customer;
 use relay_engine::types::{Event, EventId};
 
-use crate::world::{World, manifest};
+use crate::world::{START, World, manifest};
 
 fn asked(world: &mut World, text: &str) -> Event {
     let request = Customer::new(1).sign(&world.request().text(text));
@@ -315,4 +315,22 @@ fn a_job_that_waits_too_long_for_its_turn_is_told_so() {
     assert_eq!(told(&world, &second.id).1, "the job waited too long for its turn");
     assert_eq!(state(&world, &second.id), JobState::Expired);
     assert_eq!(state(&world, &first.id), JobState::Running);
+}
+
+#[test]
+fn cancellations_of_unknown_requests_are_no_way_to_write_rows() {
+    let mut world = World::new(&manifest(|_| ()));
+    let customer = Customer::new(1);
+    let ids = |n: u64| -> Vec<relay_engine::types::EventId> {
+        (0..16).map(|k| format!("{:064x}", n * 16 + k).parse().unwrap()).collect()
+    };
+    let before = world.sqlite.rows_written();
+    (0..50).for_each(|n| world.deliver(&customer.cancel(&ids(n), START + n)));
+    assert!(world.sqlite.rows_written() - before <= 32, "{}", world.sqlite.rows_written() - before);
+    // The cancellation of another is not replaced.
+    let request = Customer::new(2).sign(&world.request().text("x"));
+    world.deliver(&Customer::new(2).cancel(&[request.id], START));
+    world.deliver(&Customer::new(3).cancel(&[request.id], START));
+    world.deliver(&request);
+    assert_eq!(world.statuses(&request.id), [""; 0]);
 }

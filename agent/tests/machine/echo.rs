@@ -36,6 +36,9 @@ fn a_request_is_answered_at_once_and_once() {
 #[test]
 fn a_job_that_is_answered_at_once_writes_few_rows() {
     let mut world = World::new(&manifest(|_| ()));
+    // Once an hour it is looked for what is old, and when that was is a row.
+    let request = Customer::new(1).sign(&world.request().text("the first of this hour"));
+    world.deliver(&request);
     let before = world.sqlite.rows_written();
     let request = Customer::new(1).sign(&world.request().text("hello"));
     world.deliver(&request);

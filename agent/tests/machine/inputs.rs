@@ -134,6 +134,7 @@ fn a_result_of_somebody_whom_the_request_does_not_name_does_not_count() {
     assert_eq!(told(&world, &request.id), is_result("real"));
     // A large result leaves its request out.
     let (second, _) = answered(7, "second", &[]);
+    world.host.store(second.clone());
     world.host.store(result(7, &second, "large", false));
     let request = Customer::new(1).sign(&world.request().tag(&["i", &second.id.to_string(), "job"]));
     world.deliver(&request);
@@ -275,7 +276,8 @@ fn few_jobs_fetch_at_a_time_and_all_come_to_an_end() {
     let mut world = World::new(&manifest(|json| json["limits"] = json!({"per_customer_per_min": 1000})));
     let requests: Vec<Event> = (0..60)
         .map(|n| {
-            Customer::new(1).sign(&world.request().tag(&["i", &format!("https://a.example/{n}"), "url"]))
+            let url = format!("https://a.example/{n}");
+            Customer::new(n % 15 + 1).sign(&world.request().tag(&["i", &url, "url"]))
         })
         .collect();
     world.agent.deliver(world.now, &requests).unwrap();
@@ -288,6 +290,79 @@ fn few_jobs_fetch_at_a_time_and_all_come_to_an_end() {
         world.pass(1);
     }
     for request in &requests {
-        assert_eq!(told(&world, &request.id), is_result("text"));
+        assert_eq!(world.statuses(&request.id), ["processing", "result"]);
     }
+}
+
+/// Whoever sees a request can write a result of it that says nothing of the request.
+#[test]
+fn a_result_without_its_request_counts_only_by_whom_the_request_names() {
+    let mut world = World::new(&manifest(|_| ()));
+    let (first, _) = answered(7, "x", &[]);
+    world.host.store(first.clone());
+    for n in 0..20 {
+        world.host.store(result(9, &first, &format!("forged {n}"), false));
+    }
+    let request = Customer::new(1).sign(&world.request().tag(&["i", &first.id.to_string(), "job"]));
+    world.deliver(&request);
+    assert_eq!(world.statuses(&request.id), ["processing"]);
+    // It is among the newest 16 only of its author's.
+    world.host.stored.insert(0, result(7, &first, "real", false));
+    world.pass(30);
+    assert_eq!(told(&world, &request.id), is_result("real"));
+}
+
+#[test]
+fn a_result_of_an_unknown_request_has_to_hold_it() {
+    let mut world = World::new(&manifest(|_| ()));
+    let (first, real) = answered(7, "real", &[]);
+    world.host.store(result(7, &first, "forged", false));
+    let request = Customer::new(1).sign(&world.request().tag(&["i", &first.id.to_string(), "job"]));
+    world.deliver(&request);
+    assert_eq!(world.statuses(&request.id), ["processing"]);
+    world.host.store(real);
+    world.pass(30);
+    assert_eq!(told(&world, &request.id), is_result("real"));
+}
+
+#[test]
+fn a_result_of_an_open_job_is_addressed_to_its_customer() {
+    let mut world = World::new(&manifest(|_| ()));
+    let open = Customer::new(1).sign(&Request::new(5050, START).text("open"));
+    world.host.store(open.clone());
+    let tags = vec![vec!["e".to_owned(), open.id.to_string()], vec!["p".to_owned(), "ab".repeat(32)]];
+    let draft = Draft { created_at: START, kind: 6050, tags, content: "to somebody else".to_owned() };
+    world.host.store(Customer::new(9).keys.sign(&draft));
+    let request = Customer::new(1).sign(&world.request().tag(&["i", &open.id.to_string(), "job"]));
+    world.deliver(&request);
+    assert_eq!(world.statuses(&request.id), ["processing"]);
+    world.host.store(result(8, &open, "an answer", false));
+    world.pass(30);
+    assert_eq!(told(&world, &request.id), is_result("an answer"));
+}
+
+#[test]
+fn a_page_is_not_read_beyond_what_an_input_may_have() {
+    let mut world = World::new(&manifest(|json| json["limits"] = json!({"input_bytes": 1_000})));
+    let request = world.request().text(&"x".repeat(400)).tag(&["i", "https://text.example/", "url"]);
+    world.deliver(&Customer::new(1).sign(&request));
+    assert_eq!(world.host.calls[0].1.limits.response_bytes_max, 600);
+}
+
+/// Pages that never come, and results that nobody writes, keep their customer's jobs waiting and nobody else's.
+#[test]
+fn one_customer_fills_neither_the_queue_nor_the_fetches() {
+    let mut world = World::new(&manifest(|_| ()));
+    let ask = |world: &mut World, who: u64, n: u64| {
+        let url = format!("https://slow.example/{n}");
+        let request = Customer::new(who).sign(&world.request().tag(&["i", &url, "url"]));
+        world.deliver(&request);
+        world.statuses(&request.id).concat()
+    };
+    let said: Vec<String> = (0..12).map(|n| ask(&mut world, 1, n)).collect();
+    let taken = said.iter().filter(|status| *status == "processing").count();
+    assert_eq!((taken, world.host.calls.len()), (8, 4));
+    assert_eq!(said[8], "error");
+    assert_eq!(ask(&mut world, 2, 0), "processing");
+    assert_eq!(world.host.calls.len(), 5, "another customer's is fetched at once");
 }

@@ -8,4 +8,5 @@ mod inputs;
 mod memory;
 mod owner;
 mod simulation;
+mod sizes;
 mod world;

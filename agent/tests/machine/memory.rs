@@ -263,3 +263,160 @@ fn results_go_to_the_relays_of_the_request_or_where_the_customer_reads() {
     assert_eq!(sent(&mut world), []);
     assert!(world.agent.is_idle());
 }
+
+#[test]
+fn what_was_said_in_secret_is_no_history_of_a_public_job() {
+    use relay_agent::cipher::Cipher;
+    let mut world = remembering();
+    let agent = world.pubkey();
+    let secret = |world: &mut World, text: &str| {
+        let request = world.request().text(text).encrypted(Cipher::Nip44, &agent);
+        world.deliver(&Customer::new(1).sign(&request));
+    };
+    secret(&mut world, "my diary");
+    world.answer(200, "noted");
+    ask(&mut world, 1, "what do you know?");
+    assert_eq!(body(&world), "what do you know?");
+    world.answer(200, "nothing");
+    world.crash();
+    secret(&mut world, "and now?");
+    let said = "User: my diary\nAssistant: noted\nUser: what do you know?\nAssistant: nothing\nand now?";
+    assert_eq!(body(&world), said);
+}
+
+fn vanish(customer: u64, at: u64) -> Event {
+    let draft = relay_agent::identity::Draft {
+        created_at: at,
+        kind: 62,
+        tags: vec![vec!["relay".to_owned(), "ALL_RELAYS".to_owned()]],
+        content: String::new(),
+    };
+    Customer::new(customer).keys.sign(&draft)
+}
+
+/// Everybody can publish once more what somebody else has signed long ago.
+#[test]
+fn a_request_to_vanish_is_about_what_was_before_it() {
+    let mut world = remembering();
+    let old = ask(&mut world, 1, "old");
+    world.answer(200, "old answer");
+    world.pass(100);
+    let done = ask(&mut world, 1, "new");
+    world.answer(200, "new answer");
+    let running = ask(&mut world, 1, "running");
+    world.deliver(&vanish(1, START + 50));
+    let record = |world: &World, event: &Event| world.agent.job(&event.id).unwrap().unwrap();
+    assert!(record(&world, &old).request.is_null());
+    assert_eq!(record(&world, &done).request["id"], json!(done.id.to_string()));
+    assert_eq!(record(&world, &running).state, JobState::Running);
+    let session = world.agent.session(&Customer::new(1).pubkey()).unwrap().unwrap();
+    let said: Vec<&str> = session.messages.iter().map(|said| said.text.as_str()).collect();
+    assert_eq!(said, ["new", "new answer"]);
+    let waiting = ask(&mut world, 1, "of the same second");
+    let now = world.now.seconds();
+    world.deliver(&vanish(1, now));
+    assert_eq!(record(&world, &waiting).state, JobState::Cancelled);
+    assert!(record(&world, &done).request.is_null());
+    assert_eq!(world.agent.session(&Customer::new(1).pubkey()), Ok(None));
+}
+
+#[test]
+fn what_is_forgotten_is_not_forgotten_again() {
+    let mut world = World::new(&manifest(|json| json["limits"] = json!({"per_customer_per_min": 1000})));
+    (0..50).for_each(|n| drop(ask(&mut world, 1, &n.to_string())));
+    let now = world.now.seconds();
+    world.deliver(&vanish(1, now));
+    let before = world.sqlite.rows_written();
+    (1..20).for_each(|n| world.deliver(&vanish(1, now + n)));
+    assert_eq!(world.sqlite.rows_written() - before, 0);
+}
+
+/// An export with as many finished jobs as `received` says, each with so many bytes of request; the oldest first.
+fn history(world: &World, received: impl Iterator<Item = u64>, bytes: usize) -> serde_json::Value {
+    let mut jobs: Vec<_> = received
+        .enumerate()
+        .map(|(n, millis)| {
+            json!({"number": n, "id": format!("{n:064x}"), "customer": "ab".repeat(32), "kind": 5050,
+                "state": "done", "received_at": millis, "finished_at": millis, "version": 1, "attempts": 1,
+                "cost_msat": 0, "partials": 0, "request": {"text": "x".repeat(bytes)}, "sent": []})
+        })
+        .collect();
+    jobs.reverse();
+    let mut export = world.agent.export().unwrap();
+    export["jobs"] = json!(jobs);
+    export
+}
+
+const HOUR: u64 = 3_600_000;
+
+#[test]
+fn a_refused_request_is_not_kept() {
+    let mut world = World::new(&manifest(|_| ()));
+    let refused = Customer::new(1).sign(&world.request().text("x").tag(&["i", "y", "data"]));
+    world.deliver(&refused);
+    let job = world.agent.job(&refused.id).unwrap().unwrap();
+    assert_eq!((job.state, job.request.is_null()), (JobState::Rejected, true));
+    assert_eq!(job.sent.len(), 1);
+    world.deliver(&refused);
+    assert_eq!(world.agent.metrics().duplicates, 1);
+}
+
+#[test]
+fn of_the_history_the_newest_jobs_are_kept() {
+    let mut world = World::new(&manifest(|_| ()));
+    let now = world.now.millis();
+    // All of them three days old.
+    let export = history(&world, (0..10_600).map(|n| now - 72 * HOUR + n), 10);
+    world.agent.import(world.now, &export).unwrap();
+    let mut jobs = Vec::new();
+    for n in 0..5 {
+        let before = world.sqlite.rows_written();
+        ask(&mut world, 1, &n.to_string());
+        jobs.push(world.agent.memory().unwrap().jobs);
+        assert!(world.sqlite.rows_written() - before < 800, "in steps");
+    }
+    assert_eq!(jobs, [10_601 - 256, 10_602 - 512, 10_000, 10_001, 10_002]);
+    world.pass(7_200);
+    ask(&mut world, 1, "an hour later");
+    assert_eq!(world.agent.memory().unwrap().jobs, 10_000);
+    let is_kept = |n: u64| world.agent.job(&format!("{n:064x}").parse().unwrap()).unwrap().is_some();
+    assert_eq!((is_kept(605), is_kept(606)), (false, true));
+}
+
+#[test]
+fn of_the_history_a_month_is_kept() {
+    let mut world = World::new(&manifest(|_| ()));
+    let days = [100, 31, 29, 3, 1];
+    let export = history(&world, days.iter().map(|days| world.now.millis() - days * 24 * HOUR), 10);
+    world.agent.import(world.now, &export).unwrap();
+    ask(&mut world, 1, "now");
+    let is_kept = |n: usize| world.agent.job(&format!("{n:064x}").parse().unwrap()).unwrap().is_some();
+    assert_eq!([0, 1, 2, 3, 4].map(is_kept), [false, false, true, true, true]);
+}
+
+/// A request that is still answered when it comes again must be known.
+#[test]
+fn texts_beyond_the_budget_are_forgotten_and_their_jobs_are_known() {
+    let mut world = World::new(&manifest(|_| ()));
+    let now = world.now.millis();
+    let export = history(&world, (0..80).map(|n| now - HOUR + n), 1 << 20);
+    world.agent.import(world.now, &export).unwrap();
+    ask(&mut world, 1, "now");
+    let has_text = |n: usize| {
+        let job = world.agent.job(&format!("{n:064x}").parse().unwrap()).unwrap().expect("it is known");
+        !job.request.is_null()
+    };
+    assert_eq!((0..80).filter(|n| has_text(*n)).collect::<Vec<_>>(), (17..80).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_request_of_the_day_after_tomorrow_is_not_answered() {
+    let mut world = World::new(&manifest(|_| ()));
+    for (ahead, is_answered) in [(86_000, true), (90_000, false)] {
+        let at = world.now.seconds() + ahead;
+        let request = relay_agent::testing::Request::new(5050, at).to(&world.pubkey()).text("x");
+        let request = Customer::new(1).sign(&request);
+        world.deliver(&request);
+        assert_eq!(!world.statuses(&request.id).is_empty(), is_answered, "{ahead}");
+    }
+}

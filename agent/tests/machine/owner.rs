@@ -242,3 +242,34 @@ fn without_its_secret_it_accepts_nothing_and_goes_on_when_it_has_it_again() {
     world.answer(200, "done");
     assert_eq!(world.statuses(&request.id), ["processing", "result"]);
 }
+
+/// What cannot be stored must not keep its owner from ending it.
+#[test]
+fn an_agent_whose_store_takes_no_more_texts_can_be_paused_and_deleted() {
+    let busy = || {
+        let mut world = World::calling(&manifest(|json| json["memory"] = json!({"sessions": true})));
+        let first = asked(&mut world, "first");
+        asked(&mut world, "second");
+        // A result cannot be stored, and nothing is accepted meanwhile.
+        world.sqlite.take_rows_of_at_most(2_500);
+        world.answer(200, &"x".repeat(4_000));
+        let third = Customer::new(1).sign(&world.request().text("third"));
+        assert!(world.agent.deliver(world.now, &[third]).is_err());
+        (world, first)
+    };
+    let (mut world, first) = busy();
+    world.agent.set_state(world.now, AgentState::Paused).unwrap();
+    assert_eq!(world.agent.state(), Some(AgentState::Paused));
+    world.sqlite.take_rows_of_at_most(2_000_000);
+    world.pass(60);
+    assert_eq!(world.statuses(&first.id), ["processing", "result"], "nothing is lost by that");
+
+    let (mut world, first) = busy();
+    world.agent.set_state(world.now, AgentState::Deleted).unwrap();
+    assert_eq!(world.agent.state(), Some(AgentState::Deleted));
+    world.crash();
+    world.sqlite.take_rows_of_at_most(2_000_000);
+    world.run();
+    assert_eq!(world.agent.job(&first.id), Ok(None));
+    assert!(world.agent.is_idle() && world.agent.poll_timeout().is_none());
+}

@@ -107,6 +107,11 @@ impl Ask {
     }
 }
 
+/// Whether an Authorization header is NIP-98's. Other schemes are a proxy's business.
+pub fn is_nostr(authorization: &str) -> bool {
+    authorization.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("nostr "))
+}
+
 /// The route of this name.
 fn route_of(name: &str) -> Option<AgentRoute> {
     let endpoints = FEATURES.iter().flat_map(|feature| feature.endpoints);
@@ -120,7 +125,7 @@ fn route_of(name: &str) -> Option<AgentRoute> {
 
 /// [`Entry`] in JSON.
 #[derive(Deserialize, Serialize)]
-struct EntryJson {
+pub(super) struct EntryJson {
     pubkey: String,
     owner: String,
     state: AgentState,
@@ -129,16 +134,32 @@ struct EntryJson {
     deployed_at: u64,
 }
 
+impl From<&Entry> for EntryJson {
+    fn from(entry: &Entry) -> Self {
+        EntryJson {
+            pubkey: entry.pubkey.to_string(),
+            owner: entry.owner.to_string(),
+            state: entry.state,
+            version: entry.version,
+            manifest: entry.manifest.clone(),
+            deployed_at: entry.deployed_at,
+        }
+    }
+}
+
+impl TryFrom<EntryJson> for Entry {
+    type Error = Malformed;
+
+    fn try_from(json: EntryJson) -> Result<Self, Malformed> {
+        let EntryJson { pubkey, owner, state, version, manifest, deployed_at } = json;
+        let key = |hex: String| PubKey::from_hex(hex.as_bytes()).map_err(Malformed::new);
+        Ok(Entry { pubkey: key(pubkey)?, owner: key(owner)?, state, version, manifest, deployed_at })
+    }
+}
+
 /// An entry, as an agent's object sends it to the relay's.
 pub fn encode_entry(entry: &Entry) -> Vec<u8> {
-    json(&EntryJson {
-        pubkey: entry.pubkey.to_string(),
-        owner: entry.owner.to_string(),
-        state: entry.state,
-        version: entry.version,
-        manifest: entry.manifest.clone(),
-        deployed_at: entry.deployed_at,
-    })
+    json(&EntryJson::from(entry))
 }
 
 /// Reads an entry.
@@ -146,9 +167,7 @@ pub fn encode_entry(entry: &Entry) -> Vec<u8> {
 /// # Errors
 /// [`Malformed`].
 pub fn decode_entry(body: &[u8]) -> Result<Entry, Malformed> {
-    let EntryJson { pubkey, owner, state, version, manifest, deployed_at } = parse(body)?;
-    let key = |hex: String| PubKey::from_hex(hex.as_bytes()).map_err(Malformed::new);
-    Ok(Entry { pubkey: key(pubkey)?, owner: key(owner)?, state, version, manifest, deployed_at })
+    parse::<EntryJson>(body)?.try_into()
 }
 
 #[derive(Deserialize, Serialize)]
@@ -201,6 +220,20 @@ mod tests {
             }
         }
         assert!(count >= 60, "{count}");
+    }
+
+    #[test]
+    fn a_header_of_another_scheme_is_not_ours() {
+        for (header, want) in [
+            ("Nostr e30=", true),
+            ("nostr e30=", true),
+            ("Basic dXNlcg==", false),
+            ("Nostr", false),
+            ("Nostré", false),
+            ("", false),
+        ] {
+            assert_eq!(is_nostr(header), want, "{header}");
+        }
     }
 
     #[test]

@@ -29,3 +29,28 @@ impl Secrets for EnvSecrets {
         self.0.get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agents_get_their_own_secrets_only_and_none_is_printed() {
+        let variables = [
+            ("AGENT_MASTER_SECRET", " 0b0b \n"),
+            ("NOSTR_PRIVATE_KEY", "nsec1"),
+            ("AGENT_EMPTY", " "),
+            ("METRICS_TOKEN", "hidden"),
+            ("RELAY_PRIVATE_KEY", "hidden"),
+        ];
+        let secrets = EnvSecrets::new(variables.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let get = |name: &str| secrets.get(name);
+        assert_eq!(get("AGENT_MASTER_SECRET").as_deref(), Some("0b0b"));
+        assert_eq!(get("NOSTR_PRIVATE_KEY").as_deref(), Some("nsec1"));
+        for name in ["AGENT_EMPTY", "AGENT_ABSENT", "METRICS_TOKEN", "RELAY_PRIVATE_KEY"] {
+            assert_eq!(get(name), None, "{name}");
+        }
+        let shown = format!("{secrets:?}");
+        assert!(shown.contains("NOSTR_PRIVATE_KEY") && !shown.contains("nsec1"), "{shown}");
+    }
+}

@@ -1,8 +1,10 @@
 //! What the relay's object and the objects of agents say to each other: a line of JSON, and then an event a line.
 //!
 //! ```text
-//! relay to agent, POST /deliver     {"confirmed":[{"opening":"6b0f…","id":3,"outcomes":["accepted"]}]}, events for the agent
-//!                 the response      {"opening":"6b0f…","is_busy":false,"publish":[{"id":4,"events":2}]}, events to publish
+//! relay to agent, POST /deliver     {"known":{"state":"active","version":1},
+//!                                    "confirmed":[{"opening":"6b0f…","id":3,"outcomes":["accepted"]}]}, events for the agent
+//!                 the response      {"opening":"6b0f…","is_busy":false,"publish":[{"id":4,"events":2}],
+//!                                    "is_deleted":false,"entry":null}, events to publish
 //! agent to relay, POST /publish     events; the response is a JSON list of an outcome for each
 //!                 POST /query       a filter, encoded; the response is an event a line
 //! ```
@@ -10,14 +12,19 @@
 //! The relay confirms what it has published with the next delivery, or by an empty one: at once if the agent is busy, else a
 //! moment later. A confirmation that is lost does no harm: the agent's next response has the same events once more, and the
 //! relay has them already.
+//!
+//! An agent that has changed tells the relay at once. If that fails, its next response does: it has the agent's entry if the
+//! relay knows another version or state.
 
 use std::fmt;
 
-use relay_agent::machine::{EffectId, Published};
+use relay_agent::machine::{AgentState, EffectId, Published};
+use relay_agent::router::Entry;
 use relay_engine::types::{Event, Filter};
 use relay_engine::wire;
 use serde::{Deserialize, Serialize};
 
+use super::ask::EntryJson;
 use crate::object::bytes::{filters_bytes, filters_from};
 
 /// The path of [`Delivery`] in an agent's object.
@@ -58,9 +65,27 @@ pub struct Confirmation {
     pub outcomes: Vec<Published>,
 }
 
+/// What the router knows of an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Known {
+    /// Its state.
+    pub state: AgentState,
+    /// Its version.
+    pub version: u32,
+}
+
+impl Known {
+    /// What this entry says.
+    pub fn of(entry: &Entry) -> Self {
+        Known { state: entry.state, version: entry.version }
+    }
+}
+
 /// What the relay's object sends to an agent's.
 #[derive(Clone, Debug, Default)]
 pub struct Delivery {
+    /// What the router knows of the agent.
+    pub known: Option<Known>,
     /// What has become of earlier publications.
     pub confirmed: Vec<Confirmation>,
     /// Events that concern the agent.
@@ -85,6 +110,10 @@ pub struct Reply {
     pub is_busy: bool,
     /// What the relay is to publish: also what an earlier response has had, if it has not been confirmed.
     pub publish: Vec<Publication>,
+    /// Whether the agent has been deleted.
+    pub is_deleted: bool,
+    /// What the router should know, if it knows something else.
+    pub entry: Option<Entry>,
 }
 
 /// [`Published`] in JSON.
@@ -98,6 +127,7 @@ enum Outcome {
 
 #[derive(Deserialize, Serialize)]
 struct DeliveryHead {
+    known: Option<Known>,
     confirmed: Vec<ConfirmationHead>,
 }
 
@@ -113,6 +143,9 @@ struct ReplyHead {
     opening: String,
     is_busy: bool,
     publish: Vec<PublicationHead>,
+    #[serde(default)]
+    is_deleted: bool,
+    entry: Option<EntryJson>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -160,7 +193,7 @@ impl Delivery {
             id: confirmation.id.0,
             outcomes: confirmation.outcomes.iter().map(Outcome::from).collect(),
         });
-        with_head(&DeliveryHead { confirmed: confirmed.collect() }, self.events.iter())
+        with_head(&DeliveryHead { known: self.known, confirmed: confirmed.collect() }, self.events.iter())
     }
 
     /// Reads the body of a request.
@@ -177,6 +210,7 @@ impl Delivery {
             })
         });
         Ok(Delivery {
+            known: head.known,
             confirmed: confirmed.collect::<Result<_, Malformed>>()?,
             events: decode_events(events)?,
         })
@@ -189,8 +223,13 @@ impl Reply {
         let publish = self.publish.iter();
         let publish = publish
             .map(|publication| PublicationHead { id: publication.id.0, events: publication.events.len() });
-        let head =
-            ReplyHead { opening: self.opening.encode(), is_busy: self.is_busy, publish: publish.collect() };
+        let head = ReplyHead {
+            opening: self.opening.encode(),
+            is_busy: self.is_busy,
+            publish: publish.collect(),
+            is_deleted: self.is_deleted,
+            entry: self.entry.as_ref().map(EntryJson::from),
+        };
         with_head(&head, self.publish.iter().flat_map(|publication| &publication.events))
     }
 
@@ -207,7 +246,13 @@ impl Reply {
                 events: events.by_ref().take(own.events).collect(),
             })
             .collect();
-        Ok(Reply { opening: Opening::decode(&head.opening)?, is_busy: head.is_busy, publish })
+        Ok(Reply {
+            opening: Opening::decode(&head.opening)?,
+            is_busy: head.is_busy,
+            publish,
+            is_deleted: head.is_deleted,
+            entry: head.entry.map(Entry::try_from).transpose()?,
+        })
     }
 }
 
@@ -281,4 +326,89 @@ pub fn encode_filter(filter: &Filter) -> Vec<u8> {
 pub fn decode_filter(bytes: &[u8]) -> Result<Filter, Malformed> {
     let filters = filters_from(bytes).ok();
     filters.and_then(|filters| filters.first().cloned()).ok_or_else(|| Malformed("no filter".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use relay_agent::manifest::Manifest;
+    use relay_engine::testing::event_of_json;
+    use relay_engine::testing::signing::{event, key};
+    use relay_engine::types::PubKey;
+
+    use super::*;
+
+    fn events(count: u64) -> Vec<Event> {
+        let signed = (0..count).map(|n| event(&key(1)).at(1_767_225_600 + n).content("a\n\"b\" ü").sign());
+        signed.map(|event| event_of_json(&event.json()).unwrap()).collect()
+    }
+
+    fn entry() -> Entry {
+        let manifest = br#"{"name":"echo","handlers":[{"kind":5050,"executor":"echo"}]}"#;
+        Entry {
+            pubkey: PubKey([1; 32]),
+            owner: PubKey([2; 32]),
+            state: AgentState::Paused,
+            version: 3,
+            manifest: Manifest::parse(manifest).unwrap(),
+            deployed_at: 1_767_225_600,
+        }
+    }
+
+    #[test]
+    fn deliveries_and_replies_survive_the_way_to_the_other_object() {
+        let outcomes =
+            vec![Published::Accepted, Published::Refused("a\nb".into()), Published::Failed("\"c\"".into())];
+        for count in [0, 1, 3] {
+            let confirmed = vec![Confirmation {
+                opening: Opening(u64::MAX),
+                id: EffectId(3),
+                outcomes: outcomes.clone(),
+            }];
+            let known = (count > 0).then_some(Known { state: AgentState::Draining, version: 7 });
+            let sent = Delivery { known, confirmed, events: events(count) };
+            let received = Delivery::decode(&sent.encode()).unwrap();
+            assert_eq!(received.known, sent.known);
+            assert_eq!(received.confirmed, sent.confirmed);
+            assert_eq!(received.events, sent.events);
+
+            let publish =
+                [count, 0, 1].map(|count| Publication { id: EffectId(count), events: events(count) });
+            let sent = Reply {
+                opening: Opening(0),
+                is_busy: count == 1,
+                publish: publish.into(),
+                is_deleted: count == 3,
+                entry: (count == 1).then(entry),
+            };
+            let received = Reply::decode(&sent.encode()).unwrap();
+            assert_eq!((received.is_deleted, &received.entry), (sent.is_deleted, &sent.entry));
+            assert_eq!((received.opening, received.is_busy), (sent.opening, sent.is_busy));
+            let parts = |reply: &Reply| {
+                let parts = reply.publish.iter().map(|own| (own.id, own.events.clone()));
+                parts.collect::<Vec<_>>()
+            };
+            assert_eq!(parts(&received), parts(&sent));
+        }
+        assert_eq!(decode_outcomes(&encode_outcomes(&outcomes)), Ok(outcomes));
+    }
+
+    #[test]
+    fn filters_survive_the_way_to_the_relay() {
+        let mut filter = Filter { kinds: Some([7, 1].into()), limit: Some(3), ..Filter::default() };
+        filter.normalise();
+        assert_eq!(decode_filter(&encode_filter(&filter)), Ok(filter));
+    }
+
+    #[test]
+    fn what_is_malformed_is_refused() {
+        for body in [&b""[..], b"{}", b"[1]\n", b"\xff", b"{\"confirmed\":[]}\n{\"id\":1}\n"] {
+            assert!(Delivery::decode(body).is_err(), "{body:?}");
+            assert!(Reply::decode(body).is_err(), "{body:?}");
+        }
+        assert!(Reply::decode(br#"{"opening":"xyz","is_busy":false,"publish":[]}"#).is_err());
+        assert!(decode_filter(b"").is_err());
+        assert!(decode_outcomes(b"[\"maybe\"]").is_err());
+    }
 }

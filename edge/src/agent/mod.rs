@@ -8,19 +8,21 @@
 //! the relay's object. See [`message`].
 
 pub mod ask;
+pub mod elsewhere;
 mod env_secrets;
 pub mod message;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use relay_agent::api;
 use relay_agent::executor::{HttpEvent, HttpRequest};
-use relay_agent::machine::{Agent, Context, Effect, EffectId, Published};
-use relay_engine::sql::{SqlConn, StoreError};
+use relay_agent::machine::{Agent, AgentState, Context, Effect, EffectId, Published};
+use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 use relay_engine::types::{Event, Filter, Now};
 
 pub use env_secrets::EnvSecrets;
 
-use message::{Confirmation, Delivery, Opening, Publication, Reply};
+use message::{Confirmation, Delivery, Known, Opening, Publication, Reply};
 
 /// The runtime, as an agent uses it. Nothing here waits: outcomes are reported later.
 pub trait AgentHost {
@@ -46,7 +48,7 @@ pub trait AgentHost {
     fn set_alarm(&self, at: Now);
 }
 
-/// While an agent is busy an alarm comes this often: without requests, the platform evicts an object after 70 seconds or more,
+/// While an agent is busy, or waits for the relay, an alarm comes this often: without requests, the platform evicts an object after 70 seconds or more,
 /// and then the alarm resumes its work.
 const AWAKE_SECONDS: u64 = 30;
 /// Steps of work that is due in one call; the rest is left to an alarm, so that other objects of the isolate have their turn.
@@ -59,7 +61,7 @@ pub struct AgentObject<C: SqlConn, H> {
     opening: Opening,
     /// Publications that have not been confirmed.
     publications: BTreeMap<EffectId, Unconfirmed>,
-    /// Calls and queries that have not been answered.
+    /// Calls that have not been answered.
     calls: BTreeSet<EffectId>,
     /// The alarm, if this object has set one since it was opened.
     alarm: Option<Now>,
@@ -80,6 +82,22 @@ enum Via {
     /// In a request of its own.
     Request,
 }
+
+/// Whether an agent has ever been opened in `conn`. Writes nothing: a request for a key that is nobody's must leave an empty
+/// object.
+///
+/// # Errors
+/// If the store fails.
+pub fn is_opened<C: SqlConn>(conn: &C) -> Result<bool, StoreError> {
+    let mut is_opened = false;
+    conn.query(HAS_TABLE, &[], &mut |row| {
+        is_opened = matches!(row, [SqlValue::Int(1)]);
+        Ok(())
+    })?;
+    Ok(is_opened)
+}
+
+const HAS_TABLE: &str = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'agent_meta'";
 
 impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
     /// Opens the agent in `conn`. `opening` must be random and new each time.
@@ -108,9 +126,16 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
             if delivery.events.is_empty() { Ok(()) } else { self.agent.deliver(now, &delivery.events) };
         self.work(now, Via::Response);
         delivered?;
+        let entry = api::entry(&self.agent).filter(|entry| delivery.known != Some(Known::of(entry)));
         let unconfirmed = self.publications.iter().filter(|(_, own)| own.via == Via::Response);
         let publish = unconfirmed.map(|(id, own)| Publication { id: *id, events: own.events.clone() });
-        Ok(Reply { opening: self.opening, is_busy: self.is_busy(), publish: publish.collect() })
+        Ok(Reply {
+            opening: self.opening,
+            is_busy: self.is_busy(),
+            publish: publish.collect(),
+            is_deleted: self.agent.state() == Some(AgentState::Deleted),
+            entry,
+        })
     }
 
     /// Calls `work` with the machine: a command, or a read.
@@ -118,6 +143,11 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
         let done = work(&mut self.agent);
         self.work(now, Via::Request);
         done
+    }
+
+    /// The machine, to be read.
+    pub fn agent(&self) -> &Agent<C> {
+        &self.agent
     }
 
     /// The outcomes of [`AgentHost::publish`]; `Err` if the relay could not be asked.
@@ -140,7 +170,6 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
 
     /// The answer to [`AgentHost::query`]; `Err` if the relay could not be asked.
     pub fn found(&mut self, now: Now, id: EffectId, events: Result<Vec<Event>, String>) {
-        self.calls.remove(&id);
         self.agent.handle_events(now, id, events);
         self.work(now, Via::Request);
     }
@@ -149,10 +178,9 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
     pub fn alarm(&mut self, now: Now) {
         self.alarm = None;
         for (id, own) in &mut self.publications {
-            // The relay should have confirmed it by now.
-            if std::mem::replace(&mut own.via, Via::Request) == Via::Response {
-                self.host.publish(*id, &own.events);
-            }
+            // The relay should have answered by now. What it has already does no harm.
+            own.via = Via::Request;
+            self.host.publish(*id, &own.events);
         }
         self.work(now, Via::Request);
     }
@@ -207,10 +235,8 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
                     self.calls.remove(&id);
                     self.host.cancel(id);
                 }
-                Effect::Query { id, filter } => {
-                    self.calls.insert(id);
-                    self.host.query(id, &filter);
-                }
+                // The relay answers at once. If it does not, the time of the job that waits comes.
+                Effect::Query { id, filter } => self.host.query(id, &filter),
             }
         }
     }
@@ -218,8 +244,10 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
     /// Sets an alarm for what the machine waits for. One that turns out to be needless is not taken back: setting costs a
     /// row, and firing a request, which costs less.
     fn schedule_alarm(&mut self, now: Now) {
-        let awake = self.is_busy().then(|| now.plus_millis(AWAKE_SECONDS * 1_000));
+        let waits = self.publications.values().any(|own| own.via == Via::Request);
+        let awake = (waits || self.is_busy()).then(|| now.plus_millis(AWAKE_SECONDS * 1_000));
         let Some(at) = self.agent.poll_timeout().into_iter().chain(awake).min() else { return };
+        let at = at.max(now);
         if self.alarm.is_none_or(|set| at < set) {
             self.alarm = Some(at);
             self.host.set_alarm(at);

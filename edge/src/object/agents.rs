@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use relay_agent::machine::{EffectId, Published};
+use relay_agent::machine::{AgentState, EffectId, Published};
 use relay_agent::router::{Entry, Router};
 use relay_agent::secrets::Secrets;
 use relay_engine::relay::{PublishOutcome, StreamId, Ticket};
@@ -21,7 +21,7 @@ use relay_engine::types::{Event, Filter, Now, PubKey, Seq};
 
 use super::consumers::retry_ms;
 use super::{Host, Next, Object, RowCountingConn};
-use crate::agent::message::{Confirmation, Delivery, Opening, Reply};
+use crate::agent::message::{Confirmation, Delivery, Known, Opening, Reply};
 
 /// Events and bytes of a batch; it ends with the event that passes either.
 const BATCH_EVENTS_MAX: usize = 64;
@@ -80,8 +80,13 @@ struct Call {
     agent: PubKey,
     /// The router's delivery; `None` if it only confirms.
     delivery: Option<u64>,
+    /// Whether the agent's entry is the one that the call told of.
+    is_current: bool,
     /// Publications of its answer that have no outcome yet.
     open: usize,
+    /// Whether the relay has failed to store one of them: then the delivery is made again, so that the agent publishes it once
+    /// more even if the confirmation is lost.
+    has_failed: bool,
     /// When the outcomes are to be confirmed.
     confirm_at: Now,
 }
@@ -186,12 +191,14 @@ impl<C: RowCountingConn> Agents<C> {
     fn confirm(&mut self, now: Now, id: CallId, confirmation: Confirmation) {
         let Some(call) = self.calls.get_mut(&id) else { return };
         call.open = call.open.saturating_sub(1);
-        let is_over = call.open == 0;
+        call.has_failed |=
+            confirmation.outcomes.iter().any(|outcome| matches!(outcome, Published::Failed(_)));
+        let (is_over, is_accepted) = (call.open == 0, !call.has_failed);
         let (at, waiting) = self.confirmations.entry(call.agent).or_insert((call.confirm_at, Vec::new()));
         *at = call.confirm_at.min(*at);
         waiting.push(confirmation);
         if is_over {
-            self.end_call(now, id, true);
+            self.end_call(now, id, is_accepted);
         }
     }
 
@@ -205,8 +212,19 @@ impl<C: RowCountingConn> Agents<C> {
     fn call(&mut self, agent: PubKey, delivery: Option<u64>, events: Vec<Event>) -> (CallId, Delivery) {
         let id = self.next_id();
         let confirmed = self.confirmations.remove(&agent).map(|(_, confirmed)| confirmed).unwrap_or_default();
-        self.calls.insert(id, Call { agent, delivery, open: 0, confirm_at: Now::default() });
-        (id, Delivery { confirmed, events })
+        let known = self.router.get(&agent).map(Known::of);
+        self.calls.insert(
+            id,
+            Call {
+                agent,
+                delivery,
+                is_current: true,
+                open: 0,
+                has_failed: false,
+                confirm_at: Now::default(),
+            },
+        );
+        (id, Delivery { known, confirmed, events })
     }
 
     /// An agent whose confirmations wait no longer for a delivery.
@@ -231,7 +249,10 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     pub fn agent_answered(&mut self, now: Now, id: CallId, reply: Option<Reply>) -> Next {
         if let Some(mut agents) = self.agents.take() {
             match reply {
-                Some(Reply { opening, is_busy, publish }) if agents.calls.contains_key(&id) => {
+                Some(Reply { opening, is_busy, publish, is_deleted, entry })
+                    if agents.calls.contains_key(&id) =>
+                {
+                    self.correct_entry(&mut agents, now, id, is_deleted, entry);
                     let publish: Vec<_> = publish.into_iter().filter(|own| !own.events.is_empty()).collect();
                     if let Some(call) = agents.calls.get_mut(&id) {
                         call.open = publish.len();
@@ -319,8 +340,35 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         let Some(mut agents) = self.agents.take() else {
             return (Err("agents are disabled".into()), Next::Idle);
         };
+        let outcome = self.put_entry(&mut agents, now, entry);
+        self.agents = Some(agents);
+        (outcome.map_err(|error| error.to_string()), self.flush(now))
+    }
+
+    /// The agent that has answered a call says what the router should know. If that has changed since the call, the answer may
+    /// be older. If the store fails, the next answer says it again.
+    fn correct_entry(
+        &mut self,
+        agents: &mut Agents<C>,
+        now: Now,
+        call: CallId,
+        is_deleted: bool,
+        entry: Option<Entry>,
+    ) {
+        let Some(Call { agent, is_current: true, .. }) = agents.calls.get(&call) else { return };
+        let Some(own) = agents.router.get(agent) else { return };
+        let deleted = is_deleted.then(|| Entry { state: AgentState::Deleted, ..own.clone() });
+        if let Some(entry) = deleted.or(entry.filter(|entry| entry.pubkey == *agent)) {
+            let _ = self.put_entry(agents, now, entry);
+        }
+    }
+
+    fn put_entry(&mut self, agents: &mut Agents<C>, now: Now, entry: Entry) -> Result<(), StoreError> {
         let before = self.rows();
-        let outcome = self.begin_stream(&mut agents, now).and_then(|()| agents.router.put(now, entry));
+        for call in agents.calls.values_mut().filter(|call| call.agent == entry.pubkey) {
+            call.is_current = false;
+        }
+        let outcome = self.begin_stream(agents, now).and_then(|()| agents.router.put(now, entry));
         // Its filters may have changed.
         if let Stream::Open(stream, filters) = &agents.stream
             && agents.router.filters().as_ref() != Some(filters)
@@ -328,9 +376,8 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             self.relay.close_stream(*stream);
             agents.stream = Stream::Closed(now, 0);
         }
-        self.agents = Some(agents);
         self.counters.rows.agents.add(self.rows().since(before));
-        (outcome.map_err(|error| error.to_string()), self.flush(now))
+        outcome
     }
 
     /// The router, to be read. `None` if agents are disabled.
@@ -364,11 +411,11 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         }
         while let Some(delivery) = agents.router.poll_delivery() {
             let (id, message) = agents.call(delivery.agent, Some(delivery.id), delivery.events);
-            self.host.call_agent(id, &delivery.agent, &message);
+            self.host.call_agent(id, &delivery.agent, message);
         }
         while let Some(agent) = agents.poll_unconfirmed(now) {
             let (id, message) = agents.call(agent, None, Vec::new());
-            self.host.call_agent(id, &agent, &message);
+            self.host.call_agent(id, &agent, message);
         }
         let has_undelivered = agents.has_undelivered(now);
         self.agents = Some(agents);

@@ -82,7 +82,7 @@ pub trait Host {
 
     /// Sends a delivery to the object of an agent. The answer comes later, by [`Object::agent_answered`].
     #[cfg(feature = "libsecp256k1")]
-    fn call_agent(&self, call: CallId, agent: &PubKey, delivery: &crate::agent::message::Delivery);
+    fn call_agent(&self, call: CallId, agent: &PubKey, delivery: crate::agent::message::Delivery);
 
     /// The secrets of agents.
     #[cfg(feature = "libsecp256k1")]

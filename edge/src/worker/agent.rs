@@ -4,12 +4,14 @@
 //! soon as what it brought is durable; calls go on after it. The platform keeps the object while a call is open and for a while
 //! after the last request, and the agent's alarm wakes it again if that was not enough.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_channel::mpsc;
+use futures_util::StreamExt;
 use js_sys::Uint8Array;
 use relay_agent::api::{self, Reply};
 use relay_agent::executor::{HttpEvent, HttpRequest};
@@ -18,8 +20,8 @@ use relay_engine::types::{Event, Filter, Now};
 use relay_site::{AgentRoute, Answer};
 use wasm_bindgen::JsCast;
 use worker::{
-    AbortController, DurableObject, Env, Error, Method, Request, RequestInit, Response, Result, State,
-    durable_object,
+    AbortController, DurableObject, Env, Error, Headers, Method, Request, RequestInit, Response, Result,
+    State, durable_object,
 };
 
 use super::entry::response;
@@ -27,16 +29,20 @@ use super::js::{self, Storage};
 use super::sql::Conn;
 use super::{calls, shards, variables};
 use crate::agent::ask::{API_PATH, Ask, ENTRY_PATH, decode_deployment, encode_entry};
+use crate::agent::elsewhere::Elsewhere;
 use crate::agent::message::{
     DELIVER_PATH, Delivery, Opening, PUBLISH_PATH, QUERY_PATH, decode_events, decode_outcomes, encode_events,
     encode_filter,
 };
-use crate::agent::{AgentHost, AgentObject};
+use crate::agent::{AgentHost, AgentObject, is_opened};
 use crate::settings::Settings;
 
 /// The binding of [`AgentDurableObject`]; objects are named by the npub of their agent.
 pub(super) const AGENT: &str = "AGENT";
 
+/// Lines of a log that are sent at a time, and pieces that wait for a reader.
+const LINES_MAX: u64 = 500;
+const PIECES_WAITING: usize = 4;
 /// Milliseconds until an agent that cannot be opened for its alarm is tried again.
 const REOPEN_MS: u64 = 60_000;
 
@@ -49,11 +55,15 @@ pub struct AgentDurableObject {
 struct Shared {
     state: State,
     env: Env,
+    settings: OnceCell<Settings>,
     /// Opened on first use, and again if that failed.
     agent: RefCell<Option<AgentObject<Conn, Runtime>>>,
     wishes: Wishes,
+    /// What goes to other relays.
+    elsewhere: RefCell<Elsewhere>,
     /// Open calls; removing one ends it.
     calls: Calls,
+    followers: RefCell<Vec<Follower>>,
 }
 
 type Wishes = Rc<RefCell<VecDeque<Wish>>>;
@@ -137,7 +147,10 @@ impl Shared {
             if place.is_none() {
                 *place = Some(self.open()?);
             }
-            work(place.as_mut().ok_or("the agent is gone")?)
+            let agent = place.as_mut().ok_or("the agent is gone")?;
+            let done = work(agent);
+            self.tell_followers(agent);
+            done
         };
         loop {
             let wish = self.wishes.try_borrow_mut().ok().and_then(|mut wishes| wishes.pop_front());
@@ -156,13 +169,12 @@ impl Shared {
     }
 
     fn open(&self) -> std::result::Result<AgentObject<Conn, Runtime>, String> {
-        let settings = variables::settings(&self.env)?;
+        let settings = self.settings()?;
         if !settings.agents.enabled {
             return Err("agents are disabled".into());
         }
         let message = |error| js::error_message(&error);
-        let storage = self.state.as_raw().storage().map_err(message)?;
-        let storage: Storage = storage.unchecked_into();
+        let storage = self.storage()?;
         let host =
             Runtime { storage: storage.clone(), wishes: self.wishes.clone(), calls: self.calls.clone() };
         let context = Context {
@@ -188,18 +200,12 @@ impl Shared {
                 let events = answer.and_then(|body| decode_events(&body).map_err(|error| error.to_string()));
                 self.report(|agent| agent.found(now(), id, events));
             }
-            Wish::PublishElsewhere(events, relays) => {
-                for relay in relays {
-                    if let Err(message) = calls::publish(&relay, &events).await {
-                        worker::console_log!("publishing on {relay}: {message}");
-                    }
-                }
-            }
+            Wish::PublishElsewhere(events, relays) => self.publish_elsewhere(&events, relays).await,
             Wish::Call(id, request) => {
                 let Some(signal) = self.begin_call(id) else { return };
-                let private = self.settings().map(|settings| settings.agents.allow_private_hosts);
-                let private = private.unwrap_or_default();
-                calls::http(&private, request, &signal, |event| self.tell(id, event)).await;
+                let private = self.settings().map(|settings| &*settings.agents.allow_private_hosts);
+                calls::http(private.unwrap_or_default(), request, &signal, |event| self.tell(id, event))
+                    .await;
                 self.end_call(id);
             }
             Wish::CallModel(id, model, input) => {
@@ -210,8 +216,35 @@ impl Shared {
         }
     }
 
-    fn settings(&self) -> std::result::Result<Settings, String> {
-        variables::settings(&self.env)
+    /// Publishes events on other relays after those that wait already.
+    async fn publish_elsewhere(&self, events: &[Event], relays: Vec<String>) {
+        let has_room =
+            self.elsewhere.try_borrow_mut().is_ok_and(|mut elsewhere| elsewhere.add(events, relays));
+        if !has_room {
+            worker::console_log!("too much is to be published on other relays");
+        }
+        loop {
+            let next = self.elsewhere.try_borrow_mut().ok().and_then(|mut elsewhere| elsewhere.begin());
+            // Whoever began the publication under way goes on with this.
+            let Some((relay, events)) = next else { return };
+            if let Err(message) = calls::publish(&relay, &events).await {
+                worker::console_log!("publishing on {relay}: {message}");
+            }
+            if let Ok(mut elsewhere) = self.elsewhere.try_borrow_mut() {
+                elsewhere.end();
+            }
+        }
+    }
+
+    /// They do not change while the object is in memory.
+    fn settings(&self) -> std::result::Result<&Settings, String> {
+        match self.settings.get() {
+            Some(settings) => Ok(settings),
+            None => {
+                let settings = variables::settings(&self.env)?;
+                Ok(self.settings.get_or_init(|| settings))
+            }
+        }
     }
 
     fn begin_call(&self, id: EffectId) -> Option<worker::AbortSignal> {
@@ -239,9 +272,9 @@ impl Shared {
     /// Sends a request to the relay's object.
     async fn ask_relay(&self, path: &str, body: Vec<u8>) -> std::result::Result<Vec<u8>, String> {
         let message = |error: Error| error.to_string();
-        let placement = self.settings()?.placement;
+        let placement = &self.settings()?.placement;
         let shard = placement.shards.for_connection();
-        let stub = shards::stub(&self.env, &placement, shard).map_err(message)?;
+        let stub = shards::stub(&self.env, placement, shard).map_err(message)?;
         let mut init = RequestInit::new();
         init.with_method(Method::Post).with_body(Some(Uint8Array::from(body.as_slice()).into()));
         let request = Request::new_with_init(&format!("https://relay{path}"), &init).map_err(message)?;
@@ -253,10 +286,29 @@ impl Shared {
         }
     }
 
+    /// Whether there is an agent here, or has been.
+    fn has_agent(&self) -> std::result::Result<bool, String> {
+        if self.agent.try_borrow().is_ok_and(|agent| agent.is_some()) {
+            return Ok(true);
+        }
+        let storage: Storage = self.storage()?;
+        is_opened(&Conn::new(storage)).map_err(|error| error.to_string())
+    }
+
+    fn storage(&self) -> std::result::Result<Storage, String> {
+        let storage = self.state.as_raw().storage().map_err(|error| js::error_message(&error))?;
+        Ok(storage.unchecked_into())
+    }
+
     async fn answer(self: &Rc<Self>, mut request: Request) -> Result<Response> {
         let body = request.bytes().await?;
         match (request.method(), request.path().as_str()) {
             (Method::Post, DELIVER_PATH) => {
+                match self.has_agent() {
+                    Ok(true) => {}
+                    Ok(false) => return Response::error("no agent is here\n", 404),
+                    Err(message) => return Response::error(format!("{message}\n"), 503),
+                }
                 let delivery = match Delivery::decode(&body) {
                     Ok(delivery) => delivery,
                     Err(error) => return Response::error(format!("{error}\n"), 400),
@@ -268,7 +320,13 @@ impl Shared {
                 }
             }
             (Method::Post, API_PATH) => match Ask::decode(&body) {
-                Ok((ask, body)) => response(self.ask(&ask, body).await),
+                Ok((ask, body)) => {
+                    let answer = self.ask(&ask, body).await;
+                    if ask.wants_to_follow() && answer.status == 200 {
+                        return self.follow(answer);
+                    }
+                    response(answer)
+                }
                 Err(error) => Response::error(format!("{error}\n"), 400),
             },
             _ => Response::error("not found\n", 404),
@@ -284,6 +342,13 @@ impl Shared {
             Ok(deployment) => deployment,
             Err(error) => return Answer::error(400, &error.to_string()),
         };
+        match self.has_agent() {
+            Ok(false) if ask.route != AgentRoute::Deploy => {
+                return Answer::error(404, "no agent with this key is deployed here");
+            }
+            Ok(_) => {}
+            Err(message) => return unavailable(&message),
+        }
         let reply = self.with(|agent| {
             let (now, request) = (now(), ask.request(body));
             agent.with(now, |agent| match &deployment {
@@ -304,6 +369,57 @@ impl Shared {
     }
 }
 
+/// A response with a log, which goes on while its client reads.
+struct Follower {
+    lines: mpsc::Sender<Vec<u8>>,
+    /// The last line that it was sent.
+    last: u64,
+}
+
+impl Shared {
+    /// Answers with the log so far, and what is added to it.
+    fn follow(self: &Rc<Self>, first: Answer) -> Result<Response> {
+        let (mut sender, lines) = mpsc::channel(PIECES_WAITING);
+        let last = last_line(&first.body).unwrap_or_default();
+        let _ = sender.try_send(first.body.to_vec());
+        if let Ok(mut followers) = self.followers.try_borrow_mut() {
+            followers.push(Follower { lines: sender, last });
+        }
+        let response = Response::from_stream(lines.map(Ok::<Vec<u8>, Error>))?;
+        let headers = Headers::new();
+        for (name, value) in &first.headers {
+            headers.append(name, value)?;
+        }
+        Ok(response.with_headers(headers))
+    }
+
+    /// Sends the new lines of the log to those who follow it.
+    fn tell_followers(&self, agent: &mut AgentObject<Conn, Runtime>) {
+        let Ok(mut followers) = self.followers.try_borrow_mut() else { return };
+        followers.retain_mut(|follower| {
+            let Ok((text, last)) = api::logs_after(agent.agent(), follower.last, LINES_MAX) else {
+                return true;
+            };
+            if text.is_empty() {
+                return !follower.lines.is_closed();
+            }
+            match follower.lines.try_send(text.into_bytes()) {
+                Ok(()) => follower.last = last,
+                // It reads slowly, and is sent these lines later.
+                Err(error) if error.is_full() => {}
+                Err(_) => return false,
+            }
+            true
+        });
+    }
+}
+
+/// The number of the last line of a log.
+fn last_line(text: &[u8]) -> Option<u64> {
+    let line = text.trim_ascii_end().rsplit(|byte| *byte == b'\n').next()?;
+    serde_json::from_slice::<serde_json::Value>(line).ok()?.get("number")?.as_u64()
+}
+
 /// Storage or the other object has failed; the client may try again.
 fn unavailable(message: &str) -> Answer {
     worker::console_error!("a request to the agents' API: {message}");
@@ -312,8 +428,10 @@ fn unavailable(message: &str) -> Answer {
 
 impl DurableObject for AgentDurableObject {
     fn new(state: State, env: Env) -> Self {
-        let (agent, wishes, calls) = Default::default();
-        AgentDurableObject { shared: Rc::new(Shared { state, env, agent, wishes, calls }) }
+        let (settings, agent, wishes, elsewhere, calls, followers) = Default::default();
+        AgentDurableObject {
+            shared: Rc::new(Shared { state, env, settings, agent, wishes, elsewhere, calls, followers }),
+        }
     }
 
     async fn fetch(&self, request: Request) -> Result<Response> {
@@ -321,10 +439,13 @@ impl DurableObject for AgentDurableObject {
     }
 
     async fn alarm(&self) -> Result<Response> {
+        if self.shared.has_agent() == Ok(false) {
+            return Response::ok("");
+        }
         if let Err(message) = self.shared.with(|agent| agent.alarm(now())) {
             worker::console_error!("an alarm of an agent: {message}");
             // An alarm that throws is tried again six times at most.
-            let storage: Storage = self.shared.state.as_raw().storage()?.unchecked_into();
+            let storage = self.shared.storage().map_err(Error::RustError)?;
             storage.set_alarm(now().plus_millis(REOPEN_MS).millis() as f64)?;
         }
         Response::ok("")

@@ -17,12 +17,16 @@ use super::agent::AGENT;
 use super::entry::{address, response};
 use super::shards::{stub, stub_of};
 use super::{variables, verifier};
-use crate::agent::ask::{API_PATH, Ask, ROOM_PATH, encode_deployment};
+use crate::agent::ask::{API_PATH, Ask, ROOM_PATH, encode_deployment, is_nostr};
 use crate::settings::Settings;
 
 /// Used NIP-98 events, as far as this isolate of the Worker has seen them. Another isolate would take the same event once
 /// more, which repeats a command that has been carried out a moment before.
 static USED: LazyLock<Mutex<UsedEvents>> = LazyLock::new(Mutex::default);
+
+/// Bytes of a body, at most: it is in the memory of the Worker and of the agent's object several times, and an isolate has
+/// 128 MB for all of them.
+const BODY_BYTES_MAX: usize = 4 << 20;
 
 /// The variable parts of a path.
 pub(super) struct Params {
@@ -69,7 +73,7 @@ pub(super) async fn respond(
     let object = |agent: &PubKey| stub_of(env, &settings.placement, AGENT, &npub(agent));
     match (route, agent) {
         (AgentRoute::Deploy | AgentRoute::Update, to) => {
-            let may_deploy = caller.signer().is_some_and(|key| settings.agents.may_deploy(&key));
+            let may_deploy = may_deploy(settings, caller);
             let secrets = variables::agent_secrets(env);
             let deployment = match api::deployment(&body, caller, may_deploy, &secrets, to.as_ref()) {
                 Ok(deployment) => deployment,
@@ -77,7 +81,8 @@ pub(super) async fn respond(
             };
             let key = deployment.pubkey.to_string();
             if post(&relay()?, ROOM_PATH, key.as_bytes()).await?.status_code() == 409 {
-                let message = format!("there are {} agents already", settings.agents.agents_max);
+                let message =
+                    format!("this relay has {} agents, the most that it takes", settings.agents.agents_max);
                 return response(Answer::error(409, &message));
             }
             let body = encode_deployment(&deployment);
@@ -95,6 +100,10 @@ async fn post(to: &Stub, path: &str, body: &[u8]) -> Result<Response> {
     to.fetch_with_request(Request::new_with_init(&format!("https://object{path}"), &init)?).await
 }
 
+fn may_deploy(settings: &Settings, caller: Caller) -> bool {
+    caller.is_admin() || caller.signer().is_some_and(|key| settings.agents.deploy_pubkeys.contains(&key))
+}
+
 /// Checks the signature, if there is one or must be one, and takes the body.
 async fn authorise(
     request: &mut Request,
@@ -102,8 +111,9 @@ async fn authorise(
     endpoint: &Endpoint,
     route: AgentRoute,
 ) -> Result<std::result::Result<(Caller, Vec<u8>), Answer>> {
-    let authorization = request.headers().get("authorization")?;
+    let authorization = request.headers().get("authorization")?.filter(|value| is_nostr(value));
     let mut signed = None;
+    let mut caller = Caller::Anyone;
     if api::needs_signature(route) || authorization.is_some() {
         let (method, url, address) = (request.method(), request.url()?, address(request));
         let path_and_query = match url.query() {
@@ -116,17 +126,27 @@ async fn authorise(
             path_and_query: &path_and_query,
         };
         let now = Date::now().as_millis() / 1_000;
-        let checked =
-            nip98::check(authorization.as_deref(), &parts, now, &*verifier(0)?, |_| true).and_then(|event| {
-                USED.lock().unwrap_or_else(PoisonError::into_inner).take(&event, now)?;
-                Ok(event)
-            });
-        match checked {
-            Ok(event) => signed = Some(event),
+        let event = match nip98::check(authorization.as_deref(), &parts, now, &*verifier(0)?, |_| true) {
+            Ok(event) => event,
             Err(rejection) => return Ok(Err(rejection.into())),
+        };
+        if !matches!(method, Method::Get | Method::Head) && !event.has_payload() {
+            let message = "the event has no payload tag, the SHA-256 of the body";
+            return Ok(Err(Answer::error(401, message)));
         }
+        let is_admin = settings.policy.admin_pubkeys.contains(&event.pubkey);
+        caller = if is_admin { Caller::Admin(event.pubkey) } else { Caller::Key(event.pubkey) };
+        if route == AgentRoute::Deploy && !may_deploy(settings, caller) {
+            return Ok(Err(Answer::error(403, "this key may not deploy agents here")));
+        }
+        // After the permission, so that strangers cannot fill the memory of used events by deployments.
+        let used = USED.lock().unwrap_or_else(PoisonError::into_inner).take(&event, now);
+        if let Err(rejection) = used {
+            return Ok(Err(rejection.into()));
+        }
+        signed = Some(event);
     }
-    let bytes_max = endpoint.bounds.body_bytes_max;
+    let bytes_max = endpoint.bounds.body_bytes_max.min(BODY_BYTES_MAX);
     let mut body = Vec::new();
     // A request without a body has no stream.
     if let Ok(mut pieces) = request.stream() {
@@ -138,14 +158,14 @@ async fn authorise(
             }
         }
     }
-    let Some(signed) = signed else { return Ok(Ok((Caller::Anyone, body))) };
-    let mut payload = signed.payload();
-    payload.update(&body);
-    if let Err(rejection) = payload.finish() {
-        return Ok(Err(rejection.into()));
+    if let Some(signed) = signed {
+        let mut payload = signed.payload();
+        payload.update(&body);
+        if let Err(rejection) = payload.finish() {
+            return Ok(Err(rejection.into()));
+        }
     }
-    let is_admin = settings.policy.admin_pubkeys.contains(&signed.pubkey);
-    Ok(Ok((if is_admin { Caller::Admin(signed.pubkey) } else { Caller::Key(signed.pubkey) }, body)))
+    Ok(Ok((caller, body)))
 }
 
 /// Failures of other objects, in a response.

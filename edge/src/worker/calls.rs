@@ -15,11 +15,12 @@ use relay_agent::fetch::{PrivateHosts, check_url, redirect};
 use relay_engine::types::Event;
 use wasm_bindgen::{JsCast, JsValue};
 use worker::{
-    AbortSignal, Delay, Env, Error, Fetch, Headers, Method, Request, RequestInit, RequestRedirect, Response,
-    Result, WebSocket, WebsocketEvent,
+    AbortController, AbortSignal, Delay, Env, Error, Fetch, Headers, Method, Request, RequestInit,
+    RequestRedirect, Response, Result, WebSocket, WebsocketEvent,
 };
 
 use super::js;
+use crate::agent::elsewhere::{Answers, FRAME_BYTES_MAX};
 
 /// Another relay that has not taken all events by then is left.
 const RELAY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -130,23 +131,35 @@ async fn run_model(binding: &JsValue, model: &str, input: &[u8]) -> std::result:
 pub(super) async fn publish(relay: &str, events: &[Event]) -> std::result::Result<(), String> {
     let url = relay.strip_prefix("wss://").map(|rest| format!("https://{rest}")).ok_or("not wss://")?;
     check_url(&url, Access::Public, &PrivateHosts::default(), &[]).map_err(|forbidden| forbidden.0)?;
-    match select(Box::pin(publish_by(&url, events)), Delay::from(RELAY_TIMEOUT)).await {
+    let call = AbortController::default();
+    let signal = call.signal();
+    let (socket, until) = match select(Box::pin(connect(&url, &signal)), Delay::from(RELAY_TIMEOUT)).await {
+        Either::Left((socket, until)) => (socket.map_err(|error| error.to_string())?, until),
+        Either::Right(_) => {
+            call.abort();
+            return Err(too_late());
+        }
+    };
+    let outcome = match select(Box::pin(exchange_events(&socket, events)), until).await {
         Either::Left((outcome, _)) => outcome.map_err(|error| error.to_string()),
-        Either::Right(_) => Err(format!("no answer in {} seconds", RELAY_TIMEOUT.as_secs())),
-    }
+        Either::Right(_) => Err(too_late()),
+    };
+    // An open socket would keep the object awake.
+    let _ = socket.close(Some(1000), Some(""));
+    outcome
 }
 
-async fn publish_by(url: &str, events: &[Event]) -> Result<()> {
+fn too_late() -> String {
+    format!("no answer in {} seconds", RELAY_TIMEOUT.as_secs())
+}
+
+async fn connect(url: &str, signal: &AbortSignal) -> Result<WebSocket> {
     let headers = Headers::new();
     headers.set("upgrade", "websocket")?;
     let mut init = RequestInit::new();
     init.with_headers(headers).with_redirect(RequestRedirect::Manual);
-    let response = Fetch::Request(Request::new_with_init(url, &init)?).send().await?;
-    let socket = response.websocket().ok_or_else(|| Error::RustError("no WebSocket".into()))?;
-    let outcome = exchange_events(&socket, events).await;
-    // An open socket would keep the object awake.
-    let _ = socket.close(Some(1000), Some(""));
-    outcome
+    let response = Fetch::Request(Request::new_with_init(url, &init)?).send_with_signal(signal).await?;
+    response.websocket().ok_or_else(|| Error::RustError("no WebSocket".into()))
 }
 
 async fn exchange_events(socket: &WebSocket, events: &[Event]) -> Result<()> {
@@ -156,19 +169,24 @@ async fn exchange_events(socket: &WebSocket, events: &[Event]) -> Result<()> {
         let json = String::from_utf8_lossy(event.json());
         socket.send_with_str(format!("[\"EVENT\",{json}]"))?;
     }
-    let mut waiting: Vec<String> = events.iter().map(|event| event.id.to_string()).collect();
-    while !waiting.is_empty() {
-        let frame = match frames.next().await {
-            Some(Ok(WebsocketEvent::Message(message))) => message.text().unwrap_or_default(),
+    let mut answers = Answers::new(events);
+    while !answers.is_complete() {
+        match frames.next().await {
+            Some(Ok(WebsocketEvent::Message(message))) => {
+                let data = message.as_ref().data();
+                // Its length is known without a copy of it.
+                let bytes = data.dyn_ref::<js_sys::JsString>().map_or(0, js_sys::JsString::length);
+                if bytes as usize > FRAME_BYTES_MAX {
+                    return Err(Error::RustError("it sends a large frame".into()));
+                }
+                answers
+                    .handle(&data.as_string().unwrap_or_default())
+                    .map_err(|why| Error::RustError(why.into()))?;
+            }
             Some(Ok(WebsocketEvent::Close(_))) | None => {
                 return Err(Error::RustError("it has closed".into()));
             }
             Some(Err(error)) => return Err(error),
-        };
-        let frame: serde_json::Value = serde_json::from_str(&frame).unwrap_or_default();
-        let part = |place: usize| frame.get(place).and_then(serde_json::Value::as_str);
-        if part(0) == Some("OK") {
-            waiting.retain(|id| part(1) != Some(id));
         }
     }
     Ok(())

@@ -133,7 +133,7 @@ impl Host for Runtime {
         &self,
         call: crate::object::CallId,
         agent: &relay_engine::types::PubKey,
-        delivery: &crate::agent::message::Delivery,
+        delivery: crate::agent::message::Delivery,
     ) {
         self.agents.push(call, agent, delivery);
     }
@@ -252,6 +252,8 @@ impl Shared {
         let seed = js::random().map_err(|error| js::error_message(&error))?;
         let others = OtherShards::new(&self.env, &settings.placement, &self.state);
         let others = others.map_err(|error| error.to_string())?;
+        #[cfg(feature = "libsecp256k1")]
+        self.agents.set_placement(&settings.placement);
         let runtime = Runtime {
             storage: storage.clone(),
             deliveries: Rc::clone(&self.deliveries),

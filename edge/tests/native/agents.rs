@@ -1,13 +1,19 @@
 //! Agents beside the relay: every job that the relay has accepted is answered once, whatever loses its memory.
 
+use relay_agent::api::{self, Caller};
 use relay_agent::executor::HttpEvent;
+use relay_agent::machine::AgentState;
+use relay_agent::router::Entry;
+use relay_edge::agent::is_opened;
 use relay_edge::object::{Next, RowCountingConn};
 use relay_edge::settings::{AgentSettings, Settings};
 use relay_engine::testing::Rng;
 use relay_engine::testing::signing::{Draft, Signed, event, key};
 use relay_engine::types::PubKey;
+use relay_site::AgentRoute;
 
 use super::agents_world::World;
+use super::sqlite::Sqlite;
 use super::world::{Hibernates, Runtime};
 
 const ECHO: &str = r#"{"name":"echo","handlers":[{"kind":5050,"executor":"echo"}]}"#;
@@ -18,7 +24,8 @@ const BEAT: u16 = 11_998;
 fn world() -> (World, PubKey) {
     let mut world = World::new(Settings::default());
     let agent = world.deploy(ECHO);
-    world.advance(2);
+    // Publishing its announcements has set an alarm, which looks whether the relay has answered.
+    world.advance(60);
     (world, agent)
 }
 
@@ -136,6 +143,17 @@ fn waking_up_sets_no_alarm() {
     }
     assert_eq!(world.relay.host.alarms_set.get(), set);
     assert!(world.relay.host.alarm.get().is_some(), "the one that was set is still there");
+}
+
+#[test]
+fn a_request_for_a_key_that_is_nobodys_leaves_an_empty_object() {
+    let store = Sqlite::new();
+    assert_eq!(is_opened(&store), Ok(false));
+    assert_eq!(store.rows().written, 0);
+    let (world, agent) = world();
+    assert_eq!(is_opened(world.agents[&agent].store.as_ref().unwrap()), Ok(true));
+    store.is_broken.set(true);
+    assert!(is_opened(&store).is_err());
 }
 
 /// What loses its memory.
@@ -278,4 +296,92 @@ fn a_deleted_job_is_cancelled() {
     assert_eq!(world.agents[&agent].host.cancelled.borrow().len(), 1, "its call is ended");
     world.advance(600);
     assert!(world.answers(&job).iter().all(|(status, _)| status != "result"));
+}
+
+#[test]
+fn answers_that_the_relay_failed_to_store_are_published_again_though_the_confirmation_is_lost() {
+    let (mut world, agent) = world();
+    let job = request(&world, &agent, "hello");
+    world.publish(&job);
+    let before = world.agents[&agent].requests;
+    while world.agents[&agent].requests == before {
+        assert!(world.step());
+    }
+    // The answers are on their way to the relay.
+    world.relay.store.is_broken.set(true);
+    assert!((0..1_000).any(|_| !world.step()), "it does not spin");
+    world.relay.store.is_broken.set(false);
+    assert!(world.answers(&job).is_empty());
+    world.agents.get_mut(&agent).unwrap().is_down = true;
+    world.advance(3);
+    world.agents.get_mut(&agent).unwrap().is_down = false;
+    world.advance(120);
+    is_answered(&world, &job, "hello");
+}
+
+#[test]
+fn an_agent_that_could_not_tell_the_router_of_its_change_tells_with_its_next_response() {
+    for (state, is_listed) in [(AgentState::Paused, true), (AgentState::Deleted, false)] {
+        let (mut world, agent) = world();
+        let now = world.relay.now;
+        world.with_agent(agent, |own| own.with(now, |own| own.set_state(now, state).unwrap()));
+        world.run();
+        let known =
+            |world: &mut World| world.relay.object().router().unwrap().get(&agent).map(|entry| entry.state);
+        assert_eq!(known(&mut world), Some(AgentState::Active));
+        let job = request(&world, &agent, "hello");
+        world.publish(&job);
+        world.advance(5);
+        assert_eq!(known(&mut world), is_listed.then_some(state));
+        world.evict_relay();
+        assert_eq!(known(&mut world), is_listed.then_some(state), "it is stored");
+        assert!(world.answers(&job).iter().all(|(status, _)| status != "result"));
+    }
+}
+
+#[test]
+fn an_answer_that_is_older_than_the_routers_entry_does_not_replace_it() {
+    let (mut world, agent) = world();
+    let now = world.relay.now;
+    let set = |world: &mut World, state| {
+        world.with_agent(agent, |own| own.with(now, |own| own.set_state(now, state).unwrap()));
+    };
+    set(&mut world, AgentState::Paused);
+    world.run();
+    let job = request(&world, &agent, "hello");
+    world.publish(&job);
+    let before = world.agents[&agent].requests;
+    while world.agents[&agent].requests == before {
+        assert!(world.step());
+    }
+    // Its response says that it is paused, and comes after the news that it is active.
+    set(&mut world, AgentState::Active);
+    let entry = Entry { version: 1, ..world.relay.object().router().unwrap().get(&agent).unwrap().clone() };
+    world.relay.object().put_agent(now, entry).0.unwrap();
+    world.run();
+    assert_eq!(world.relay.object().router().unwrap().get(&agent).unwrap().state, AgentState::Active);
+}
+
+#[test]
+fn an_agent_that_is_deleted_again_tells_the_router_again() {
+    let (mut world, agent) = world();
+    let now = world.relay.now;
+    let (owner, stranger) = (PubKey([7; 32]), PubKey([8; 32]));
+    let mut delete = |by: PubKey| {
+        let request = api::Request {
+            route: AgentRoute::Delete,
+            id: None,
+            query: "",
+            body: b"",
+            caller: Caller::Key(by),
+            relay: api::Relay { name: "", url: "", version: "" },
+        };
+        let reply = world.with_agent(agent, |own| own.with(now, |own| api::agent(own, now, &request)));
+        (reply.answer.status, reply.changed.map(|entry| (entry.pubkey, entry.state)))
+    };
+    let deleted = (200, Some((agent, AgentState::Deleted)));
+    assert_eq!(delete(stranger), (403, None));
+    assert_eq!(delete(owner), deleted);
+    assert_eq!(delete(owner), deleted);
+    assert_eq!(delete(stranger), (403, None));
 }

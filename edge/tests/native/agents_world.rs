@@ -156,7 +156,6 @@ impl World {
             let opened = AgentObject::open(now, store, place.host.clone(), context, Opening(self.opened));
             place.object = Some(opened.unwrap());
         }
-        place.requests += 1;
         work(place.object.as_mut().unwrap())
     }
 
@@ -226,6 +225,7 @@ impl World {
         }
         let now = self.relay.now;
         let delivery = Delivery::decode(body).unwrap();
+        self.agents.entry(agent).or_default().requests += 1;
         self.with_agent(agent, |agent| agent.deliver(now, delivery)).ok().map(|reply| reply.encode())
     }
 
@@ -276,6 +276,7 @@ impl World {
                 let alarm = &self.agents[&key].host.alarm;
                 if alarm.get().is_some_and(|at| at <= now) {
                     alarm.set(None);
+                    self.agents.entry(key).or_default().requests += 1;
                     self.with_agent(key, |agent| agent.alarm(now));
                 }
             }

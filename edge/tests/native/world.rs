@@ -109,7 +109,7 @@ impl Host for FakeHost {
         self.forwarded.borrow_mut().push(events.to_vec());
     }
 
-    fn call_agent(&self, call: CallId, agent: &PubKey, delivery: &Delivery) {
+    fn call_agent(&self, call: CallId, agent: &PubKey, delivery: Delivery) {
         self.agent_calls.borrow_mut().push_back((call, *agent, delivery.encode()));
     }
 

@@ -176,7 +176,7 @@ impl Actor<'_> {
         while let Some(effect) = self.agent.poll_effect() {
             any = true;
             match effect {
-                Effect::Publish { id, events, relays: _ } => self.publish(id, events),
+                Effect::Publish { id, events, relays } => self.publish(id, events, relays),
                 Effect::Http { id, request } => self.call(id, request),
                 Effect::Ai { id, .. } => {
                     self.agent.handle_http(now(), id, HttpEvent::Failed(HttpFault::Unsupported));
@@ -198,16 +198,21 @@ impl Actor<'_> {
         any
     }
 
-    fn publish(&self, id: EffectId, events: Vec<Event>) {
+    fn publish(&self, id: EffectId, events: Vec<Event>, mut relays: Vec<String>) {
         // Sent here, so that they are published in order, and after those of earlier effects.
+        relays.retain(|relay| Some(relay) != self.running.relay_url.as_ref());
+        let elsewhere = (!relays.is_empty()).then(|| events.clone());
         let sent = send_all(&self.running.beside, events);
-        let inbox = Arc::clone(self.inbox);
+        let (inbox, publisher) = (Arc::clone(self.inbox), self.running.relays.clone());
         tokio::spawn(async move {
             let mut outcomes = Vec::with_capacity(sent.len());
             for outcome in sent {
                 // If the relay has stopped, they are published at the next start.
                 let Ok(outcome) = outcome.await else { return };
                 outcomes.push(published(outcome));
+            }
+            if let Some(events) = elsewhere {
+                publisher.publish(relays, &events);
             }
             inbox.push(Message::Published(id, outcomes));
         });

@@ -17,12 +17,14 @@ use relay_agent::executor::{HttpEvent, HttpFault, HttpRequest};
 use relay_agent::fetch::{Forbidden, PrivateHosts, check_url, is_public, redirect};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, LOCATION};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::RootCertStore;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
+use super::tls;
+
 /// Calls that are open at a time; further ones wait. Each takes a file descriptor.
-const CALLS_MAX: usize = 256;
+pub(super) const CALLS_MAX: usize = 256;
 
 /// Longest time to connect: name service, TCP and TLS.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -55,10 +57,7 @@ impl Client {
     /// # Errors
     /// If TLS cannot be set up.
     pub fn new(private_hosts: PrivateHosts) -> io::Result<Self> {
-        let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-        // A system without certificates, such as a small container, is no error.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        Client::with(private_hosts, roots, Arc::new(lookup), IDLE, CALLS_MAX)
+        Client::with(private_hosts, tls::roots(), Arc::new(lookup), IDLE, CALLS_MAX)
     }
 
     fn with(
@@ -68,12 +67,7 @@ impl Client {
         idle: Duration,
         calls_max: usize,
     ) -> io::Result<Self> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(io::Error::other)?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let tls = tls::config(roots)?;
         let client = |may_be_private| {
             reqwest::Client::builder()
                 .tls_backend_preconfigured(tls.clone())

@@ -8,7 +8,7 @@
 //! supervisor   the router's task: stream, deliveries, beats, wakes
 //! registry     which agents are open; actor: the task of one
 //! wakes        when closed agents are opened again; sqlite: their files
-//! http         calls of agents
+//! http         calls of agents; relays: publishing on others; tls: their certificates
 //! secrets      what manifests name; owner: the owner's key of a local relay
 //! ```
 
@@ -16,10 +16,12 @@ mod actor;
 pub mod http;
 pub(crate) mod owner;
 mod registry;
+mod relays;
 mod running;
 mod secrets;
 mod sqlite;
 mod supervisor;
+pub(crate) mod tls;
 mod wakes;
 
 use std::fs::DirBuilder;
@@ -33,7 +35,6 @@ use std::time::{Duration, Instant};
 use relay_agent::api::{self, Caller};
 use relay_agent::fetch::PrivateHosts;
 use relay_agent::machine::Agent;
-use relay_agent::manifest::Identity;
 use relay_agent::router::Router;
 use relay_agent::totals::{Totals, agents_by_state};
 use relay_engine::sql::StoreError;
@@ -43,8 +44,10 @@ use relay_site::{AgentRoute, Answer};
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
+use self::http::CALLS_MAX;
 use self::owner::Owner;
 use self::registry::{Message, Registry};
+use self::relays::Relays;
 use self::running::Running;
 use self::secrets::HostSecrets;
 use self::sqlite::Sqlite;
@@ -59,8 +62,17 @@ use crate::net::descriptors;
 const THREADS: usize = 4;
 /// Agents that are open at a time. Each has two files open, and some 300 KB of memory.
 const OPEN_MAX: usize = 1_024;
-/// Of so many file descriptors one is an open agent's.
-const FILES_PER_OPEN: u64 = 16;
+
+/// The file descriptors of agents, of so many that the process may have.
+pub(crate) fn files_max(files: u64) -> u64 {
+    (files / 8).min(2 * OPEN_MAX as u64 + CALLS_MAX as u64)
+}
+
+/// How many agents may be open, with so many file descriptors.
+fn open_max(files: Option<u64>) -> usize {
+    let files = files.map_or(u64::MAX, files_max).saturating_sub(CALLS_MAX as u64).max(2);
+    usize::try_from(files / 2).map_or(OPEN_MAX, |open| open.min(OPEN_MAX))
+}
 
 /// The agents of a relay.
 pub(crate) struct Agents {
@@ -129,7 +141,8 @@ impl Agents {
             relay_url: settings.url.clone(),
             relay: Relay {
                 name: settings.info.name.clone(),
-                url: settings.url.clone().unwrap_or_else(|| format!("ws://{}", settings.listen)),
+                // Where it listens is not where others reach it.
+                url: settings.url.clone().unwrap_or_default(),
             },
             agents_max: settings.agents.agents_max,
             deploy_pubkeys: settings.agents.deploy_pubkeys.clone(),
@@ -179,9 +192,6 @@ impl Agents {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.folder).map_err(failed)?;
         let router = Router::open(Sqlite::open(&self.router_file())?, Arc::clone(&self.secrets) as _)?;
         let wakes = Wakes::open(Sqlite::open(&self.folder.join("wakes.sqlite"))?)?;
-        let open_max = descriptors::limit()
-            .map_or(OPEN_MAX, |files| usize::try_from(files / FILES_PER_OPEN).unwrap_or(OPEN_MAX))
-            .clamp(1, OPEN_MAX);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
             .thread_name("relay-agents")
@@ -193,9 +203,10 @@ impl Agents {
             relay_url: self.relay_url.clone(),
             secrets: Arc::clone(&self.secrets),
             beside,
+            relays: Relays::new().map_err(failed)?,
             http: http::Client::new(self.private_hosts.clone()).map_err(failed)?,
             registry: Registry::default(),
-            slots: Semaphore::new(open_max),
+            slots: Semaphore::new(open_max(descriptors::limit())),
             waiting: AtomicUsize::new(0),
             pressure: Notify::new(),
             changed: Notify::new(),
@@ -254,6 +265,36 @@ impl Agents {
         if self.admins.contains(&key) || self.owner.is(&key) { Caller::Admin(key) } else { Caller::Key(key) }
     }
 
+    /// Whether `caller` may do this, as far as it is known before the body: so strangers' bodies are not taken.
+    ///
+    /// # Errors
+    /// The response.
+    pub(crate) fn check(
+        &self,
+        route: AgentRoute,
+        agent: Option<&PubKey>,
+        command: Option<&str>,
+        caller: Caller,
+    ) -> Result<(), Answer> {
+        match agent {
+            None if route == AgentRoute::Deploy => {
+                let may_deploy = caller.signer().is_some_and(|key| self.deploy_pubkeys.contains(&key));
+                if may_deploy || caller.is_admin() {
+                    Ok(())
+                } else {
+                    Err(Answer::error(403, "this key may not deploy agents here"))
+                }
+            }
+            None => Ok(()),
+            Some(agent) => {
+                let running = self.running().ok_or_else(no_agent)?;
+                let router = running.router();
+                let entry = router.get(agent).ok_or_else(no_agent)?;
+                api::check(route, command, caller, entry).map(drop)
+            }
+        }
+    }
+
     /// Answers what concerns all agents.
     pub(crate) fn directory(&self, ask: &Ask) -> Answer {
         let request = ask.request(&self.relay);
@@ -281,13 +322,6 @@ impl Agents {
         }
         let relay = self.relay.clone();
         with(&running.clone(), wanted.pubkey, move |now, agent| {
-            // Two names may have one account, and so one key.
-            let is_others = agent.manifest().is_some_and(|manifest| manifest.name != wanted.manifest.name);
-            if is_others && wanted.manifest.identity == (Identity::Derived { account: None }) {
-                let words =
-                    "another agent's name leads to the same key: choose a number in identity.derived.account";
-                return Answer::error_in(409, "identity", words);
-            }
             finish(&running, api::deploy(agent, now, &ask.request(&relay), &wanted))
         })
         .await
@@ -375,4 +409,23 @@ fn closed() -> Answer {
 
 fn unavailable(error: &StoreError) -> Answer {
     Answer::error(503, &error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_agents_are_a_part_of_those_of_the_process() {
+        for (files, reserved, open) in [
+            (64, 8, 1),
+            (1_024, 128, 1),
+            (20_000, 2_304, 1_024),
+            (10_240, 1_280, 512),
+            (1 << 20, 2_304, 1_024),
+        ] {
+            assert_eq!((files_max(files), open_max(Some(files))), (reserved, open), "{files}");
+        }
+        assert_eq!(open_max(None), OPEN_MAX);
+    }
 }

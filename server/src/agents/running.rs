@@ -16,6 +16,7 @@ use tokio::sync::{Notify, Semaphore};
 use super::actor;
 use super::http::Client;
 use super::registry::{Message, Registry};
+use super::relays::Relays;
 use super::secrets::HostSecrets;
 use super::sqlite::Sqlite;
 use super::wakes::Wakes;
@@ -30,6 +31,7 @@ pub(super) struct Running {
     pub(super) secrets: Arc<HostSecrets>,
     pub(super) beside: Beside,
     pub(super) http: Client,
+    pub(super) relays: Relays,
     pub(super) registry: Registry,
     /// Agents that may be open at a time.
     pub(super) slots: Semaphore,

@@ -13,13 +13,13 @@ use crate::lmdb::OpenError;
 /// | code | meaning |
 /// |---|---|
 /// | 0 | everything was done |
-/// | 1 | some of the input was refused; the rest was done |
+/// | 1 | some of the input was refused, the rest was done; or a relay refused what `relay agent` asked |
 /// | 2 | the command line, the configuration or a filter is wrong; nothing was done |
-/// | 3 | the database, a file or a socket failed |
+/// | 3 | the database, a file or a socket failed, or the relay that was asked |
 /// | 130 | ended by a signal before everything was done |
 #[derive(Debug)]
 pub enum Failure {
-    /// Some input was refused; the refused lines have been printed.
+    /// Something was refused; it has been printed what.
     Refused,
     /// Wrong usage, with a message.
     Usage(String),

@@ -29,8 +29,8 @@ const AFTER_HELP: &str = "\
 A setting is taken from the flags, else from RELAY_... variables, else from the file, else it has its default; \
 `relay config` prints the result and where each value came from. RELAY_LIMITS__LIMIT_MAX=1000 and --set limits.limit_max=1000 set limits.limit_max.
 
-Exit codes: 0 done; 1 some of the input was refused; 2 wrong usage or configuration; 3 storage, a file or a \
-socket failed; 130 ended by a signal before everything was done.
+Exit codes: 0 done; 1 some of the input, or what was asked of a relay, was refused; 2 wrong usage or configuration; \
+3 storage, a file, a socket or the relay that was asked failed; 130 ended by a signal before everything was done.
 
 Commands may run while a relay serves the same folder, but in its PID namespace (inside its container), because \
 LMDB identifies processes by their ids. The relay's queries return imported events at once; its live \

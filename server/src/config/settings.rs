@@ -280,7 +280,7 @@ pub struct AgentSettings {
     /// Whether there may be any. Without one that is deployed this costs nothing.
     pub enabled: bool,
     /// Keys that may deploy agents, beside administrators (`policy.admin_pubkeys`, and the owner's key in the data folder).
-    /// Their manifests may name any secret of an agent.
+    /// The secrets that their manifests name begin with `AGENT_`, the first 16 digits of their own key in uppercase, and `_`.
     #[serde(with = "relay_site::settings::pubkeys")]
     pub deploy_pubkeys: Vec<PubKey>,
     /// Hosts with ports (`127.0.0.1:11434`) that manifests may name although their addresses are private. URLs of customers

@@ -1,5 +1,6 @@
 //! The agents' API over HTTP: signatures, bodies, and logs that go on.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -23,6 +24,8 @@ use crate::host::{Host, now};
 
 /// How often a log that is followed is read.
 const FOLLOW: Duration = Duration::from_millis(500);
+/// Reads without a new line after which an empty one is sent.
+const SILENT_MAX: u32 = 30;
 /// Pieces of a log that wait for its client.
 const PIECES_WAITING: usize = 2;
 
@@ -65,50 +68,76 @@ async fn answer(
     bounds: Bounds,
     mut request: Request<Upload>,
 ) -> Response<Body> {
-    let (caller, body) = match authorize(host, agents, route, bounds, &mut request).await {
+    let agent = params.agent.as_deref().map(parse_pubkey);
+    if let Some(None) = agent {
+        return response(Answer::error_in(400, "npub", "must be an npub or 64 hexadecimal digits"));
+    }
+    let agent = agent.flatten();
+    let may = |caller| agents.check(route, agent.as_ref(), params.id.as_deref(), caller);
+    let (caller, body) = match authorize(host, agents, route, bounds, &mut request, may).await {
         Ok(authorized) => authorized,
         Err(answer) => return response(answer),
     };
     let query = request.uri().query().unwrap_or_default().to_owned();
     let ask = Ask { route, id: params.id, query, body, caller };
-    let agent = params.agent.as_deref().map(parse_pubkey);
     let answer = match (route, agent) {
-        (_, Some(None)) => Answer::error_in(400, "npub", "must be an npub or 64 hexadecimal digits"),
         (AgentRoute::Deploy, _) => agents.deploy(ask, None).await,
-        (AgentRoute::Update, Some(agent)) => agents.deploy(ask, agent).await,
+        (AgentRoute::Update, agent) => agents.deploy(ask, agent).await,
         (_, None) => agents.directory(&ask),
-        (AgentRoute::Logs, Some(Some(agent))) if wants_more(&ask.query) => {
+        (AgentRoute::Logs, Some(agent)) if wants_more(&ask.query) => {
             return follow(host, agents, agent, ask).await;
         }
-        (_, Some(Some(agent))) => agents.ask(agent, ask).await,
+        (_, Some(agent)) => agents.ask(agent, ask).await,
     };
     response(answer)
 }
 
-/// Checks the signature, if there is one or must be one, and takes the body.
+/// Checks the signature, if there is one or must be one, and whether its author `may` do this; then takes the body.
 async fn authorize(
     host: &Host,
     agents: &Agents,
     route: AgentRoute,
     bounds: Bounds,
     request: &mut Request<Upload>,
+    may: impl FnOnce(Caller) -> Result<(), Answer>,
 ) -> Result<(Caller, Vec<u8>), Answer> {
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
-    let authorization = header(AUTHORIZATION);
+    // Other schemes are a proxy's business.
+    let is_nostr = |value: &&str| value.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("nostr "));
+    let authorization = header(AUTHORIZATION).filter(is_nostr);
     let signed = if needs_signature(route) || authorization.is_some() {
         let origin = match &host.settings.url {
             Some(url) => Origin::Url(url),
-            None => Origin::Host(header(HOST).unwrap_or_default()),
+            None => {
+                let name = header(HOST).unwrap_or_default();
+                // By any other name the request may have been signed for another relay, which sends it here.
+                if !is_loopback(name) && name != host.settings.listen {
+                    let message = "without `url` in its configuration this relay takes signed requests at 127.0.0.1 and localhost only";
+                    return Err(Answer::error(403, message));
+                }
+                Origin::Host(name)
+            }
         };
         let path_and_query = request.uri().path_and_query().map_or("/", |both| both.as_str());
         let parts = nip98::Request { method: request.method().as_str(), origin, path_and_query };
         let seconds = now().seconds();
         let signed = nip98::check(authorization, &parts, seconds, &*host.verifier, |_| true)?;
-        agents.use_event(&signed, seconds)?;
+        if request.method() != hyper::Method::GET
+            && request.method() != hyper::Method::HEAD
+            && !signed.has_payload()
+        {
+            return Err(Answer::error(401, "the event has no payload tag, the SHA-256 of the body"));
+        }
         Some(signed)
     } else {
         None
     };
+    let caller = signed.as_ref().map_or(Caller::Anyone, |signed| agents.caller(signed.pubkey));
+    may(caller)?;
+    if let Some(signed) = &signed {
+        // After the permission, so that strangers cannot fill the memory of used events.
+        agents.use_event(signed, now().seconds())?;
+    }
     let mut payload = signed.as_ref().map(nip98::Signed::payload);
     let mut body = Vec::new();
     api::receive(request.body_mut(), bounds, |piece| {
@@ -121,8 +150,24 @@ async fn authorize(
     if let Some(payload) = payload {
         payload.finish()?;
     }
-    let caller = signed.map_or(Caller::Anyone, |signed| agents.caller(signed.pubkey));
     Ok((caller, body))
+}
+
+/// Whether a Host header names this machine.
+fn is_loopback(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// A number in a query; 0 without it.
+fn url_number(query: &str, name: &str) -> u64 {
+    let pair = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+    pair.and_then(|value| value.parse().ok()).unwrap_or_default()
 }
 
 fn wants_more(query: &str) -> bool {
@@ -131,6 +176,7 @@ fn wants_more(query: &str) -> bool {
 
 /// The log so far, and then what is added to it, until the client leaves or the relay stops.
 async fn follow(host: &Arc<Host>, agents: &Arc<Agents>, agent: PubKey, ask: Ask) -> Response<Body> {
+    let after = url_number(&ask.query, "after");
     let mut first = response(agents.ask(agent, ask).await);
     if !first.status().is_success() {
         return first;
@@ -140,7 +186,8 @@ async fn follow(host: &Arc<Host>, agents: &Arc<Agents>, agent: PubKey, ask: Ask)
     let body = std::mem::replace(first.body_mut(), Either::Right(channel));
     tokio::spawn(async move {
         let mut sender: Sender<Bytes, Error> = sender;
-        let mut last = 0;
+        let mut last = after;
+        let mut silent = 0;
         let mut text = match body {
             Either::Left(whole) => match http_body_util::BodyExt::collect(whole).await {
                 Ok(whole) => whole.to_bytes(),
@@ -150,8 +197,16 @@ async fn follow(host: &Arc<Host>, agents: &Arc<Agents>, agent: PubKey, ask: Ask)
         };
         loop {
             last = last_line(&text).unwrap_or(last);
-            if !text.is_empty() && sender.send_data(text).await.is_err() {
-                return;
+            silent += 1;
+            if text.is_empty() && silent >= SILENT_MAX {
+                // An empty line: it shows whether the client is there.
+                text = Bytes::from_static(b"\n");
+            }
+            if !text.is_empty() {
+                silent = 0;
+                if sender.send_data(text).await.is_err() {
+                    return;
+                }
             }
             tokio::time::sleep(FOLLOW).await;
             if host.is_stopping.load(Ordering::Relaxed) {

@@ -9,26 +9,26 @@ import * as nip19 from 'nostr-tools/nip19'
 import * as nip44 from 'nostr-tools/nip44'
 import { SimplePool } from 'nostr-tools/pool'
 import { getPublicKey, verifyEvent } from 'nostr-tools/pure'
-import { connected, leave, order, ping } from './jobs.mjs'
+import { connected, leave, order, ping, storedAt } from './jobs.mjs'
 import { MNEMONIC, startRelayOfOwner } from './owner.mjs'
 import { author, now, root, until, within } from './relay.mjs'
 
 const skip = process.env.RELAY_URL ? 'agents are deployed on relays of our own' : false
 const WEEK = 7 * 24 * 3600
 
-let server, pool, agent
+let server, pool, stored, agent
 before(async () => {
   if (skip) return
   server = await startRelayOfOwner()
   agent = await server.run('deploy', join(root, 'agent', 'examples', 'echo.toml'))
   pool = new SimplePool()
+  stored = storedAt(pool, server.url)
 })
 after(async () => {
   pool?.destroy()
   await server?.stop()
 })
 
-const stored = filter => within(JSON.stringify(filter), pool.querySync([server.url], filter))
 const publish = event => within('OK', Promise.all(pool.publish([server.url], event)))
 const tag = (event, name) => event.tags.find(([own]) => own === name)?.[1]
 

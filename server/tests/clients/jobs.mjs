@@ -63,6 +63,10 @@ export async function order(ndk, pubkey, { kind = 5050, tags = [], encrypted = f
   return { request, feedback, result: results[0] }
 }
 
+/** What the relay stores; `pool` is nostr-tools', whose own patience is shorter than that of a busy machine. */
+export const storedAt = (pool, url) => filter =>
+  within(JSON.stringify(filter), pool.querySync([url], filter, { maxWait: 2 * PATIENCE_MS }))
+
 /** Pings a machine until it answers; `pool` is nostr-tools'. Gives the answers to all pings. */
 export async function ping(pool, url, pubkey) {
   const { sign, pubkey: own } = author()

@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import * as nip04 from 'nostr-tools/nip04'
 import { SimplePool } from 'nostr-tools/pool'
-import { connected, leave, order, ping } from './jobs.mjs'
+import { connected, leave, order, ping, storedAt } from './jobs.mjs'
 import { startRelayOfOwner } from './owner.mjs'
 import { author, now, root, until, within } from './relay.mjs'
 
@@ -41,17 +41,17 @@ async function start(role, ...args) {
   return it
 }
 
-let server, pool
+let server, pool, stored
 before(async () => {
   server = await startRelayOfOwner()
   pool = new SimplePool()
+  stored = storedAt(pool, server.url)
 })
 after(async () => {
   pool.destroy()
   await server.stop()
 })
 
-const stored = filter => within(JSON.stringify(filter), pool.querySync([server.url], filter))
 
 test('nostr-dvm provides: announces itself, answers jobs of NDK, plain and by NIP-44, and retracts', async t => {
   const provider = await start('provider', server.url)

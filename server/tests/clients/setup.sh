@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the pinned clients: those of npm into node_modules, those of PyPI into a virtual environment below target/.
-# Installed ones are left as they are. Nothing is committed.
+# Installs the pinned clients: those of npm into node_modules, those of PyPI into a virtual environment, and a
+# browser, below target/. Installed ones are left as they are. Nothing is committed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -15,3 +15,5 @@ if ! cmp -s requirements.txt "$venv/.clients-stamp"; then
   "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --requirement requirements.txt
   cp requirements.txt "$venv/.clients-stamp"
 fi
+
+bash browser.sh

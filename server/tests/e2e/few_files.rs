@@ -54,7 +54,7 @@ fn read_all(mut stream: TcpStream) -> String {
 }
 
 fn assert_works(client: &mut RawClient, serial: u64) {
-    let note = event(&key(1)).at(unix_now() - serial).sign().json();
+    let note = event(&key(1)).at(unix_now()).content(serial.to_string()).sign().json();
     assert_eq!(client.publish(&note), (true, String::new()));
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "what a failing test has to say goes where cargo shows it")]
 
 mod addresses;
+mod agents;
 mod bad_input;
 mod closing;
 mod command_line;

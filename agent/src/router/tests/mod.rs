@@ -379,3 +379,81 @@ fn a_thousand_beats_come_in_turns() {
     }
     assert_eq!(turns, [100, 100, 50]);
 }
+
+#[test]
+fn beats_go_on_when_a_clock_that_was_ahead_is_set_right() {
+    let conn = Sqlite::new();
+    let mut router = router_with(&conn, [entry(1, &[5_050], json!({"announce": true}))]);
+    assert_eq!(router.poll_beats(at(1_000_000)).len(), 1);
+    drop(router);
+    let mut router = open(&conn);
+    router.accept(at(10), Vec::new(), Seq(1));
+    assert_eq!(router.poll_timeout(), Some(at(10)));
+    assert_eq!(router.poll_beats(at(10)).len(), 1);
+    assert_eq!(router.poll_timeout(), Some(at(240)));
+    assert_eq!(router.poll_beats(at(240)).len(), 1);
+}
+
+#[test]
+fn one_event_is_given_to_sixteen_of_the_agents_it_names() {
+    let conn = Sqlite::new();
+    let mut router = router_with(&conn, (1..=40).map(|number| entry(number, &[5_050], json!({}))));
+    // Those of other hosts do not count, nor is one counted twice.
+    let others = request(99, 5_050, 0).to(70).to(40).to(71).to(40);
+    let named = signed((1..=39).fold(others, Draft::to));
+    let mut want: Vec<PubKey> = (1..=15).chain([40]).map(pubkey).collect();
+    want.sort();
+    router.accept(at(0), vec![named.clone()], Seq(1));
+    assert_eq!(deliver_all(&mut router), want);
+    let ping = signed((1..=40).fold(request(99, 7_007, 1), Draft::to));
+    router.accept(at(0), vec![ping], Seq(2));
+    assert_eq!(deliver_all(&mut router).len(), 16);
+    // The sixteen are remembered, also across a restart.
+    drop(router);
+    let mut router = open(&conn);
+    let cancellation = event(&key(99)).kind(5).at(NOW).tag(["e", &named.id.to_string()]);
+    router.accept(at(0), vec![signed(cancellation)], Seq(3));
+    assert_eq!(deliver_all(&mut router), want);
+}
+
+#[test]
+fn deliveries_under_way_are_bounded_in_bytes_and_the_batch_does_not_wait_for_room() {
+    const BYTES: usize = 300 << 10;
+    let conn = Sqlite::new();
+    let agents: Vec<u64> = (1..=40).collect();
+    let mut router = router_with(&conn, agents.iter().map(|number| entry(*number, &[5_050], json!({}))));
+    let large = |number: u64| {
+        signed(
+            event(&key(99)).kind(5_050).at(NOW).content("x".repeat(BYTES) + &number.to_string()).to(number),
+        )
+    };
+    router.accept(at(0), agents.iter().map(|number| large(*number)).collect(), Seq(1));
+    let made = deliveries(&mut router);
+    assert_eq!(made.len(), (super::in_flight::BYTES_MAX).div_ceil(BYTES + 5_000));
+    assert!(!router.is_ready());
+    router.handle_delivered(at(1), made[0].id, true);
+    let next = deliveries(&mut router);
+    assert_eq!(next.len(), 1, "there is room for one");
+    // None of these agents answers in time: the others' events are stored, and the stream goes on.
+    assert_eq!(router.poll_timeout(), Some(at(2)));
+    router.handle_timeout(at(2));
+    assert!(router.is_ready());
+    assert_eq!(open(&conn).position(), Ok(Some(Seq(1))));
+    assert!(router.poll_delivery().is_none(), "still no room");
+    for delivery in made[1..].iter().chain(&next) {
+        router.handle_delivered(at(3), delivery.id, true);
+    }
+    router.handle_timeout(at(10));
+    let mut given = made.len() + next.len();
+    loop {
+        let made = deliveries(&mut router);
+        if made.is_empty() {
+            break;
+        }
+        for delivery in made {
+            given += 1;
+            router.handle_delivered(at(10), delivery.id, true);
+        }
+    }
+    assert_eq!((given, conn.count("agent_router_outbox")), (40, 0));
+}

@@ -22,29 +22,42 @@ use crate::agent::message::{
     encode_outcomes,
 };
 use crate::object::{CallId, Next, Object, PublicationId};
+use crate::settings::Placement;
 use crate::worker::agent::AGENT;
 use crate::worker::entry::response;
 use crate::worker::shards::stub_of;
 use crate::worker::sql::Conn;
-use crate::worker::variables;
 
 /// An agent that has not answered by then has failed, and is called again.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A delivery to an agent, encoded.
-type Call = (CallId, PubKey, Vec<u8>);
+/// A delivery to an agent. Its events are shared with the router until it is sent.
+type Call = (CallId, PubKey, Delivery);
 
 /// Calls to agents that have not been sent yet, and requests of agents that wait for their outcomes.
 #[derive(Clone, Default)]
 pub(super) struct AgentCalls {
     calls: Rc<RefCell<Vec<Call>>>,
     waiting: Rc<RefCell<HashMap<PublicationId, oneshot::Sender<Vec<Published>>>>>,
+    /// Where the objects of agents are.
+    placement: Rc<RefCell<Placement>>,
 }
 
 impl AgentCalls {
-    pub(super) fn push(&self, call: CallId, agent: &PubKey, delivery: &Delivery) {
+    /// The settings have been read.
+    pub(super) fn set_placement(&self, placement: &Placement) {
+        if let Ok(mut own) = self.placement.try_borrow_mut() {
+            own.clone_from(placement);
+        }
+    }
+
+    fn placement(&self) -> Placement {
+        self.placement.try_borrow().map(|placement| placement.clone()).unwrap_or_default()
+    }
+
+    pub(super) fn push(&self, call: CallId, agent: &PubKey, delivery: Delivery) {
         if let Ok(mut calls) = self.calls.try_borrow_mut() {
-            calls.push((call, *agent, delivery.encode()));
+            calls.push((call, *agent, delivery));
         }
     }
 
@@ -60,12 +73,17 @@ impl AgentCalls {
 }
 
 /// Sends a delivery to the object of an agent.
-async fn call(env: &Env, agent: &PubKey, body: &[u8]) -> std::result::Result<Reply, String> {
+async fn call(
+    env: &Env,
+    placement: &Placement,
+    agent: &PubKey,
+    delivery: Delivery,
+) -> std::result::Result<Reply, String> {
     let message = |error: Error| error.to_string();
-    let settings = variables::settings(env)?;
-    let stub = stub_of(env, &settings.placement, AGENT, &npub(agent)).map_err(message)?;
+    let stub = stub_of(env, placement, AGENT, &npub(agent)).map_err(message)?;
     let mut init = RequestInit::new();
-    init.with_method(Method::Post).with_body(Some(Uint8Array::from(body).into()));
+    init.with_method(Method::Post).with_body(Some(Uint8Array::from(&*delivery.encode()).into()));
+    drop(delivery);
     let request = Request::new_with_init(&format!("https://agent{DELIVER_PATH}"), &init).map_err(message)?;
     let answer = async {
         let mut response = stub.fetch_with_request(request).await?;
@@ -88,10 +106,10 @@ impl Shared {
         else {
             return;
         };
-        for (id, agent, body) in calls {
+        for (id, agent, delivery) in calls {
             let shared = Rc::clone(self);
             worker::wasm_bindgen_futures::spawn_local(async move {
-                let reply = call(&shared.env, &agent, &body).await;
+                let reply = call(&shared.env, &shared.agents.placement(), &agent, delivery).await;
                 if let Err(message) = &reply {
                     worker::console_error!("agent {}: {message}", npub(&agent));
                 }

@@ -1,18 +1,17 @@
 //! Signed requests to a relay's API.
 
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use relay_agent::identity::{Draft, Keys};
 use relay_site::nip98;
-use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::super::exit::Failure;
 use super::refused;
+use crate::agents::tls;
 
 /// Where a relay is.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,6 +44,14 @@ impl Base {
     }
 }
 
+impl Base {
+    /// Whether it is on this machine.
+    fn is_local(&self) -> bool {
+        let host = self.at.split_once("://").map_or(&*self.at, |(_, rest)| rest);
+        ["127.", "localhost", "[::1]"].iter().any(|name| host.starts_with(name))
+    }
+}
+
 fn as_http(url: &str) -> Option<String> {
     let (scheme, rest) = url.trim().split_once("://")?;
     let scheme = match &*scheme.to_ascii_lowercase() {
@@ -65,14 +72,13 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(base: Base, keys: Keys) -> Result<Self, Failure> {
         let failed = |error: &dyn std::fmt::Display| Failure::Storage(format!("cannot set up TLS: {error}"));
-        let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| failed(&error))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let http = reqwest::Client::builder()
+        let tls = tls::config(tls::roots()).map_err(|error| failed(&error))?;
+        let mut http = reqwest::Client::builder();
+        if base.is_local() {
+            // Proxies of the environment are for other machines.
+            http = http.no_proxy();
+        }
+        let http = http
             .tls_backend_preconfigured(tls)
             .redirect(reqwest::redirect::Policy::none())
             .build()
@@ -108,7 +114,11 @@ impl Client {
             rest.extend_from_slice(&piece);
             while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
                 let whole: Vec<u8> = rest.drain(..=end).collect();
-                line(String::from_utf8_lossy(&whole).trim_end())?;
+                let text = String::from_utf8_lossy(&whole);
+                // A relay that has nothing to say sends empty lines from time to time.
+                if !text.trim().is_empty() {
+                    line(text.trim_end())?;
+                }
             }
         }
         Ok(())

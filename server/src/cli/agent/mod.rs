@@ -123,8 +123,9 @@ async fn ask(args: &AgentArgs) -> Result<(), Failure> {
             let Source { manifest, export } = manifest::read(file)?;
             let deployed = client.send("POST", "/agents", Some(manifest)).await?;
             if let Some(export) = export {
-                let npub = deployed["npub"].as_str().unwrap_or_default();
-                client.send("POST", &format!("/agents/{npub}/import"), Some(export)).await?;
+                let key = deployed["pubkey"].as_str().and_then(parse_pubkey);
+                let key = key.ok_or_else(|| Failure::Storage("the relay names no key".to_owned()))?;
+                client.send("POST", &format!("/agents/{key}/import"), Some(export)).await?;
             }
             return args.show(&deployed, show::deployed);
         }
@@ -251,7 +252,9 @@ impl Client {
             let page = self.send("GET", &format!("/agents?limit=500&offset={next}"), None).await?;
             let agents = page["agents"].as_array().into_iter().flatten();
             let named = agents.filter(|entry| entry["name"] == agent.as_str());
-            found.extend(named.filter_map(|entry| entry["pubkey"].as_str().map(str::to_owned)));
+            // A key is signed for, so it has to be one, whatever the relay says.
+            let key = |entry: &Value| parse_pubkey(entry["pubkey"].as_str()?).map(|key| key.to_string());
+            found.extend(named.filter_map(key));
             offset = page["next"].as_u64();
         }
         match found.len() {

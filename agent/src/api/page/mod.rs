@@ -1,0 +1,105 @@
+//! The pages: all agents, and one.
+//!
+//! What owners write is text in them. A page loads nothing from another host, so that an owner does not learn who reads it:
+//! instead of the agent's picture it shows its initial, in a colour made of its key.
+
+mod agent;
+mod list;
+
+pub(super) use agent::{Figures, agent};
+pub(super) use list::{Part, list};
+use relay_engine::types::PubKey;
+use relay_site::page::{STYLE, escape, fill_in, grouped};
+use unicode_segmentation::UnicodeSegmentation as _;
+
+use super::{Relay, kind_name};
+use crate::machine::AgentState;
+use crate::manifest::{Handler, Price};
+
+const TEMPLATE: &str = include_str!("page.html");
+const AGENTS_STYLE: &str = include_str!("style.css");
+
+/// `above`: the page that this one is reached from, beside the relay's: its path and name.
+fn document(title: &str, above: Option<(&str, &str)>, body: String, relay: &Relay<'_>) -> String {
+    let mut trail = format!("<a href=\"/\"><bdi>{}</bdi></a>", escape(relay.name));
+    if let Some((path, name)) = above {
+        trail.push_str(&format!("<a href=\"{path}\">{name}</a>"));
+    }
+    fill_in(
+        TEMPLATE,
+        &[
+            ("{{style}}", format!("{STYLE}{AGENTS_STYLE}")),
+            ("{{title}}", escape(title)),
+            ("{{trail}}", trail),
+            ("{{body}}", body),
+            ("{{version}}", escape(relay.version)),
+        ],
+    )
+}
+
+/// The initial of an agent, in its colour.
+fn tile(name: &str, pubkey: &PubKey) -> String {
+    let initial = name.graphemes(true).find(|grapheme| grapheme.starts_with(char::is_alphanumeric));
+    let initial = initial.or_else(|| name.graphemes(true).next()).unwrap_or_default();
+    let hue = u16::from_be_bytes([pubkey.0[0], pubkey.0[1]]) % 360;
+    let initial = escape(&initial.to_uppercase());
+    format!("<span class=\"tile\" style=\"--hue:{hue}\" aria-hidden=\"true\">{initial}</span>")
+}
+
+fn state_badge(state: AgentState) -> String {
+    format!("<span class=\"state {0}\">{0}</span>", state.name())
+}
+
+fn kind_label(kind: u16) -> String {
+    kind_name(kind).map_or_else(|| format!("Kind {kind}"), str::to_owned)
+}
+
+/// The lowest price of these handlers.
+fn price(handlers: &[Handler]) -> String {
+    let cheapest = handlers.iter().map(|handler| match handler.price {
+        Price::Free => 0,
+        Price::PerJob { msat } => msat,
+    });
+    match cheapest.min() {
+        None | Some(0) => "free".to_owned(),
+        Some(msat) if msat % 1_000 == 0 => format!("{} sats", grouped(msat / 1_000)),
+        Some(msat) => format!("{} msat", grouped(msat)),
+    }
+}
+
+/// The text on one line, cut after so many graphemes.
+fn shortened(text: &str, graphemes: usize) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.grapheme_indices(true).nth(graphemes) {
+        Some((end, _)) => format!("{}…", line[..end].trim_end()),
+        None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tile_shows_the_first_letter_or_else_the_first_sign() {
+        let cases =
+            [("echo", "E"), ("  «über»", "Ü"), ("<script>", "S"), ("🦜", "🦜"), ("&", "&amp;"), ("ß", "SS")];
+        for (name, want) in cases {
+            let tile = tile(name, &PubKey([1; 32]));
+            assert!(tile.ends_with(&format!(">{want}</span>")), "{name}: {tile}");
+        }
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_graphemes() {
+        let cases = [
+            ("a\n\n b", 3, "a b"),
+            ("abcd", 3, "abc…"),
+            ("ab cd", 3, "ab…"),
+            ("e\u{301}e\u{301}", 1, "e\u{301}…"),
+        ];
+        for (text, graphemes, want) in cases {
+            assert_eq!(shortened(text, graphemes), want, "{text}");
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Bad input and bad times.
+
+use std::fs;
+use std::io::Write as _;
+use std::process::Command;
+
+use super::*;
+
+#[test]
+fn ten_thousand_jobs_of_one_key_get_a_bounded_number_of_answers() {
+    let relay = RelayProcess::start();
+    let mut client = relay.connect();
+    let echo = deploy(&relay, ECHO);
+    for chunk in 0..20 {
+        for serial in 0..500 {
+            let request = job(CUSTOMER, &format!("{chunk} {serial}"), Some(&echo)).sign();
+            client.send(format!(r#"["EVENT",{}]"#, request.json()));
+        }
+        for _ in 0..500 {
+            let ok: (String, String, bool, String) =
+                serde_json::from_str(&client.recv_starting(r#"["OK","#)).unwrap();
+            assert!(ok.2, "{}", ok.3);
+        }
+    }
+    // Another customer's job, behind all of them, is answered.
+    let request = job(CUSTOMER + 1, "patient", Some(&echo)).sign();
+    accepted(&mut client, &request);
+    assert_eq!(result(&mut client, &request), "patient");
+    let customer = key(CUSTOMER).hex().to_owned();
+    let all = |client: &mut RawClient, kind| {
+        client.query(&format!(r##"{{"kinds":[{kind}],"#p":["{customer}"],"limit":5000}}"##)).len()
+    };
+    // 60 jobs and 10 errors a minute; another minute may have begun, or two.
+    let (results, feedback) = (all(&mut client, 6_050), all(&mut client, 7_000));
+    assert!((60..=180).contains(&results), "{results} results");
+    assert!((70..=210).contains(&feedback), "{feedback} feedbacks");
+}
+
+#[test]
+fn a_megabyte_of_parameters_is_refused_in_words() {
+    let relay = RelayProcess::start_with(
+        "[limits]\nmessage_bytes_max = 4194304\nevent_bytes_max = 4000000\ndeferred_bytes_max = 16777216\n\
+         in_flight_bytes_max = 16777216\n",
+    );
+    let mut client = relay.connect();
+    let echo = deploy(&relay, ECHO);
+    let request = job(CUSTOMER, "text", Some(&echo)).tag(["param", "a", &"x".repeat(1 << 20)]).sign();
+    accepted(&mut client, &request);
+    assert!(error(&mut client, &request).contains("param"));
+    let input = job(CUSTOMER, &"x".repeat(1 << 20), Some(&echo)).sign();
+    accepted(&mut client, &input);
+    assert!(error(&mut client, &input).contains("input"));
+}
+
+#[test]
+fn jobs_wait_while_the_agents_disk_is_full() {
+    // The agents have a small disk of their own, so that the relay goes on.
+    let mount = "mkdir -p \"$D/agents\" && mount -t tmpfs -o size=16m tmpfs \"$D/agents\"";
+    let unshare = |data: &std::path::Path, then: &str| {
+        let mut command = Command::new("unshare");
+        without_relay_variables(&mut command);
+        command.args(["-rm", "sh", "-c", &format!("{mount} && {then}")]).env("D", data).env("R", RELAY);
+        command.current_dir(std::env::temp_dir());
+        command
+    };
+    let probe = tempfile::tempdir().unwrap();
+    if !unshare(&probe.path().join("data"), "true").status().is_ok_and(|status| status.success()) {
+        println!("skipped: this machine lets nobody mount tmpfs");
+        return;
+    }
+    let serve = "exec \"$R\" serve --listen 127.0.0.1:0 --data \"$D\"";
+    let relay = RelayProcess::start_by(|data| unshare(data, serve));
+    let mut client = relay.connect();
+    let echo = deploy(&relay, ECHO);
+    // The disk as the relay sees it.
+    let fill = format!("/proc/{}/root{}/agents/fill", relay.pid(), relay.data().display());
+    let mut file = fs::File::create(&fill).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    let ask = |serial: u64| job(CUSTOMER, &format!("{serial} {}", "x".repeat(20_000)), Some(&echo)).sign();
+    let requests: Vec<Signed> = (0..30).map(ask).collect();
+    for request in &requests {
+        accepted(&mut client, request);
+    }
+    assert!(count(&mut client, 6_050, &requests[29].id) == 0, "there is no space for so many");
+    drop(file);
+    fs::remove_file(&fill).unwrap();
+    for request in &requests {
+        assert_eq!(result(&mut client, request).len(), request.tags[0][1].len());
+    }
+    for request in &requests {
+        assert_eq!(count(&mut client, 6_050, &request.id), 1);
+    }
+}
