@@ -108,7 +108,7 @@ fn what_is_counted_is_taken_once() {
     let mut world = World::calling(&manifest(|json| json["limits"] = limits));
     assert_eq!(world.agent.take_counted(), None);
     let customer = Customer::new(1);
-    let mut ask = |world: &mut World, text: &str| {
+    let ask = |world: &mut World, text: &str| {
         let request = customer.sign(&world.request().text(text));
         world.deliver(&request);
     };
