@@ -6,9 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use relay_engine::relay::Histogram;
-use relay_site::metrics::{
-    ADDRESS_COST, AUTHOR_BYTES, EVENTS_STORED, Metric, MetricKind, RELAY_MESSAGES, buckets,
-};
+use relay_site::metrics::{EVENTS_STORED, FOR_OPERATORS, Metric, MetricKind, RELAY_MESSAGES, buckets};
 use serde::{Deserialize, Serialize};
 
 use crate::shard::Shard;
@@ -142,10 +140,10 @@ impl Family {
 /// The metrics of one shard, or the error message if it did not answer.
 pub type Answer = Result<Vec<Family>, String>;
 
-/// The metrics of a shard without the names of clients and authors: for readers who are not known to be operators.
+/// The metrics of a shard without the names of clients, authors and agents: for readers who are not known to be operators.
 pub fn for_everybody(answer: Answer) -> Answer {
     answer.map(|mut families| {
-        families.retain(|family| ![ADDRESS_COST.name, AUTHOR_BYTES.name].contains(&family.name.as_str()));
+        families.retain(|family| FOR_OPERATORS.iter().all(|metric| metric.name != family.name));
         families
     })
 }
@@ -240,7 +238,7 @@ fn escaped(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use relay_engine::relay::Metrics;
-    use relay_site::metrics::{CONNECTIONS, HISTOGRAMS};
+    use relay_site::metrics::{ADDRESS_COST, AGENT_JOBS_OF_BUSIEST, AUTHOR_BYTES, CONNECTIONS, HISTOGRAMS};
 
     use super::*;
     use crate::shard::Shards;
@@ -293,15 +291,16 @@ mod tests {
             Family::single(CONNECTIONS, 2),
             Family::by(ADDRESS_COST, "address", [("192.0.2.1", 7)]),
             Family::by(AUTHOR_BYTES, "author", [("ab", 9)]),
+            Family::by(AGENT_JOBS_OF_BUSIEST, "agent", [("npub1x", 5)]),
         ];
         let text = render(&[(shard, Ok(families.clone()))]);
         assert!(
             text.lines().any(|line| line == r#"relay_address_cost_rows{address="192.0.2.1"} 7"#),
             "{text}"
         );
+        assert!(text.contains(r#"relay_agent_jobs_of_busiest_total{agent="npub1x"} 5"#), "{text}");
         let text = render(&[(shard, for_everybody(Ok(families)))]);
-        assert!(
-            text.contains("relay_connections 2") && !text.contains("192.0.2.1") && !text.contains("ab\"")
-        );
+        assert!(text.contains("relay_connections 2"));
+        assert!(!["192.0.2.1", "ab\"", "npub1"].iter().any(|name| text.contains(name)), "{text}");
     }
 }

@@ -101,6 +101,46 @@ pub const STORE_HIDDEN: Metric =
 /// Read from a store.
 pub const STORE_BYTES: Metric = Metric::gauge("relay_store_bytes", "Size of the store in bytes");
 
+/// By the label `state`. Counters of agents are added up while agents are open, and begin at zero with the host.
+pub const AGENT_JOBS: Metric =
+    Metric::counter("relay_agent_jobs", "Jobs of all agents that have ended since the start, by state");
+/// By the label `cause`.
+pub const AGENT_FAILURES: Metric = Metric::counter(
+    "relay_agent_failures",
+    "Refusals and failures of jobs of all agents since the start, by cause",
+);
+/// Counted by agents.
+pub const AGENT_ATTEMPTS: Metric =
+    Metric::counter("relay_agent_attempts", "Attempts at jobs of all agents that have begun since the start");
+/// Counted by agents.
+pub const AGENT_ANSWER_SECONDS: Metric = Metric::histogram(
+    "relay_agent_answer_seconds",
+    "Time from a job request to its result, of all agents since the start",
+);
+/// Reported by agents that are open.
+pub const AGENT_JOBS_QUEUED: Metric =
+    Metric::gauge("relay_agent_jobs_queued", "Jobs of open agents that wait, as agents reported last");
+/// Reported by agents that are open.
+pub const AGENT_JOBS_RUNNING: Metric = Metric::gauge(
+    "relay_agent_jobs_running",
+    "Jobs of open agents that executors work on, as agents reported last",
+);
+/// By the label `state`; read from the router.
+pub const AGENTS: Metric = Metric::gauge("relay_agents", "Deployed agents by state");
+/// Counted by a host.
+pub const AGENT_DELIVERIES_FAILED: Metric = Metric::counter(
+    "relay_agent_deliveries_failed",
+    "Deliveries of events that agents did not accept; each is made again",
+);
+/// By the label `agent`, of the ten that have ended the most. For operators only: who is asked how much concerns the owners.
+pub const AGENT_JOBS_OF_BUSIEST: Metric = Metric::counter(
+    "relay_agent_jobs_of_busiest",
+    "Jobs that have ended since the start, of the agents that have ended the most",
+);
+
+/// Metrics that name clients, authors or agents: only for readers who are known to be operators.
+pub const FOR_OPERATORS: [Metric; 3] = [ADDRESS_COST, AUTHOR_BYTES, AGENT_JOBS_OF_BUSIEST];
+
 /// Reads a counter or gauge of a machine.
 pub type ReadValue = fn(&Metrics) -> u64;
 
@@ -232,7 +272,10 @@ mod tests {
     fn names_are_valid_and_unique() {
         let mut all = vec![CLIENT_MESSAGES, RELAY_MESSAGES, EVENTS, CLOSED_STALLED, COMMIT_BATCH_EVENTS];
         all.extend([COMMIT_ERRORS, EVENTS_EXPIRED, STORE_EVENTS, STORE_HIDDEN, STORE_BYTES]);
-        all.extend([REFUSED_BY_ADDRESS, CONNECTIONS_OF_BUSIEST_ADDRESS, ADDRESS_COST, AUTHOR_BYTES]);
+        all.extend([REFUSED_BY_ADDRESS, CONNECTIONS_OF_BUSIEST_ADDRESS]);
+        all.extend(FOR_OPERATORS);
+        all.extend([AGENT_JOBS, AGENT_FAILURES, AGENT_ATTEMPTS, AGENT_ANSWER_SECONDS, AGENT_JOBS_QUEUED]);
+        all.extend([AGENT_JOBS_RUNNING, AGENTS, AGENT_DELIVERIES_FAILED]);
         all.extend(COUNTERS_AND_GAUGES.map(|(metric, _)| metric));
         all.extend(HISTOGRAMS.map(|(metric, ..)| metric));
         for metric in &all {

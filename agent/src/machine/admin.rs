@@ -230,7 +230,7 @@ impl<C: SqlConn> Agent<C> {
         self.active.clear();
         self.jobs = Jobs::open(self.jobs.last_seq());
         self.schedules = Schedules::default();
-        self.metrics = super::Metrics::default();
+        (self.metrics, self.metrics_taken) = Default::default();
         self.deployed = None;
     }
 }

@@ -127,7 +127,9 @@ impl<C: SqlConn> Agent<C> {
             self.metrics = before;
             self.jobs = super::Jobs::open(0);
             CommandError::Store(error)
-        })
+        })?;
+        self.metrics_taken = self.metrics.clone();
+        Ok(())
     }
 }
 

@@ -210,10 +210,8 @@ impl<C: SqlConn> Agent<C> {
         Refusal { cause, words }: &Refusal,
     ) {
         if !is_addressed || !self.rates.take_error(now, &event.pubkey) {
-            self.metrics.count(|metrics| {
-                metrics.silent += 1;
-                *metrics.failures.entry((*cause).to_owned()).or_default() += 1;
-            });
+            self.metrics.count(|metrics| metrics.silent += 1);
+            self.metrics.failed(cause);
             return;
         }
         let mut row = self.new_row(now, event, JobState::Received);

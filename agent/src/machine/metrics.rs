@@ -4,11 +4,46 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::executor::failure;
 use crate::job::JobState;
 
 /// Upper bounds of the histogram's buckets, in milliseconds; a last one has no bound.
 pub const LATENCY_BOUNDS_MILLIS: [u64; 12] =
     [10, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 120_000];
+
+/// Why jobs are refused or end without a result, beside the causes of executors ([`failure::CAUSES`]): labels of a metric.
+pub const CAUSES: [&str; 25] = [
+    "access",
+    "chain",
+    "encryption",
+    "input_event",
+    "input_job",
+    "input_timeout",
+    "input_url",
+    "inputs",
+    "input_bytes",
+    "internal",
+    "interrupted",
+    "kind",
+    "malformed",
+    "no_result",
+    "open_job",
+    "output",
+    "params",
+    "per_customer",
+    "queue_full",
+    "queue_timeout",
+    "rate",
+    "request_bytes",
+    "result_refused",
+    "state",
+    "work",
+];
+
+/// The cause as it is in [`CAUSES`] or [`failure::CAUSES`]; `None` if it is in neither.
+pub(crate) fn known_cause(cause: &str) -> Option<&'static str> {
+    CAUSES.into_iter().chain(failure::CAUSES).find(|known| *known == cause)
+}
 
 /// Counters of an agent, since it was first deployed, and how many jobs it has now.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,12 +95,14 @@ impl Metrics {
 
     /// A job has ended; `cause` if it was refused or has failed.
     pub(super) fn ended(&mut self, state: JobState, cause: Option<&str>) {
-        self.count(|metrics| {
-            *metrics.jobs.entry(state.name().to_owned()).or_default() += 1;
-            if let Some(cause) = cause {
-                *metrics.failures.entry(cause.to_owned()).or_default() += 1;
-            }
-        });
+        self.count(|metrics| *metrics.jobs.entry(state.name().to_owned()).or_default() += 1);
+        cause.into_iter().for_each(|cause| self.failed(cause));
+    }
+
+    /// Something was refused or has failed.
+    pub(super) fn failed(&mut self, cause: &str) {
+        debug_assert!(known_cause(cause).is_some(), "{cause} is in no list of causes");
+        self.count(|metrics| *metrics.failures.entry(cause.to_owned()).or_default() += 1);
     }
 
     /// A result is stored, `millis` after the request came.
@@ -76,6 +113,64 @@ impl Metrics {
             metrics.latency[bucket] += 1;
             metrics.latency_millis += millis;
         });
+    }
+}
+
+/// What an agent has counted since its host asked before, and the jobs that it has now. What is zero is left out of its JSON.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counted {
+    /// Jobs that have ended, as in [`Metrics::jobs`].
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub jobs: BTreeMap<String, u64>,
+    /// As in [`Metrics::failures`].
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub failures: BTreeMap<String, u64>,
+    /// Attempts that have begun.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub attempts: u64,
+    /// Results by their time, as in [`Metrics::latency`], without the zeros at the end.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub latency: Vec<u64>,
+    /// The sum of these times.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub latency_millis: u64,
+    /// Jobs that wait now.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub queued: u64,
+    /// Jobs that executors work on now.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub running: u64,
+}
+
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
+impl Counted {
+    /// What `metrics` has counted since it was `before`.
+    pub(super) fn between(before: &Metrics, metrics: &Metrics) -> Self {
+        let risen = |now: &BTreeMap<String, u64>, before: &BTreeMap<String, u64>| {
+            let difference = |(name, count): (&String, &u64)| {
+                let more = count.saturating_sub(before.get(name).copied().unwrap_or_default());
+                (more > 0).then(|| (name.clone(), more))
+            };
+            now.iter().filter_map(difference).collect()
+        };
+        let before_or_none = before.latency.iter().chain(std::iter::repeat(&0));
+        let latency =
+            metrics.latency.iter().zip(before_or_none).map(|(now, before)| now.saturating_sub(*before));
+        let mut latency: Vec<u64> = latency.collect();
+        latency.truncate(latency.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1));
+        Counted {
+            jobs: risen(&metrics.jobs, &before.jobs),
+            failures: risen(&metrics.failures, &before.failures),
+            attempts: metrics.attempts.saturating_sub(before.attempts),
+            latency,
+            latency_millis: metrics.latency_millis.saturating_sub(before.latency_millis),
+            queued: metrics.queued as u64,
+            running: metrics.running as u64,
+        }
     }
 }
 

@@ -60,7 +60,8 @@ use crate::manifest::{Handler, Manifest, ManifestError};
 use crate::secrets::Secrets;
 use crate::store::{self, Batch};
 
-pub use self::metrics::{LATENCY_BOUNDS_MILLIS, Metrics};
+pub(crate) use self::metrics::known_cause;
+pub use self::metrics::{CAUSES, Counted, LATENCY_BOUNDS_MILLIS, Metrics};
 pub use self::reads::{JobRecord, MemoryRecord, SessionRecord, Version};
 pub use crate::store::{Said, Traced};
 
@@ -215,6 +216,8 @@ pub struct Agent<C> {
     schedules: Schedules,
     rates: Rates,
     metrics: Metrics,
+    /// The metrics when [`Agent::take_counted`] was last called.
+    metrics_taken: Metrics,
     last_line: u64,
     sweep: Sweep,
     batch: Batch,
@@ -287,6 +290,7 @@ impl<C: SqlConn> Agent<C> {
         executors: ExecutorFactory,
     ) -> Result<Self, StoreError> {
         store::open(&conn)?;
+        let metrics: Metrics = store::get_meta(&conn, Metrics::NAME)?.unwrap_or_default();
         let mut agent = Agent {
             head: store::get_meta(&conn, Head::NAME)?,
             deployed: None,
@@ -297,7 +301,8 @@ impl<C: SqlConn> Agent<C> {
             read_relays: ReadRelays::default(),
             schedules: Schedules::open(&conn)?,
             rates: Rates::default(),
-            metrics: store::get_meta(&conn, Metrics::NAME)?.unwrap_or_default(),
+            metrics_taken: metrics.clone(),
+            metrics,
             last_line: store::last_line(&conn)?,
             sweep: store::get_meta(&conn, Sweep::NAME)?.unwrap_or_default(),
             batch: Batch::default(),

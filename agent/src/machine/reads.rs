@@ -5,7 +5,7 @@ use relay_engine::types::{EventId, Now, PubKey};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Agent, AgentState, CommandError, LogLine, Metrics};
+use super::{Agent, AgentState, CommandError, Counted, LogLine, Metrics};
 use crate::job::{JobEvent, JobState};
 use crate::manifest::Manifest;
 use crate::store::{self, JobRow, Said, Trace, Traced, VersionRow};
@@ -260,6 +260,15 @@ impl<C: SqlConn> Agent<C> {
         let mut metrics = self.metrics.clone();
         (metrics.queued, metrics.running) = (self.jobs.len() - running, running);
         metrics
+    }
+
+    /// What it has counted since this was last called, or since it was opened. `None`: nothing has changed. Counters that
+    /// were imported are not among it.
+    pub fn take_counted(&mut self) -> Option<Counted> {
+        let metrics = self.metrics();
+        let before = std::mem::replace(&mut self.metrics_taken, metrics);
+        let counted = Counted::between(&before, &self.metrics_taken);
+        (counted != Counted::between(&before, &before)).then_some(counted)
     }
 }
 

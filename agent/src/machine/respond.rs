@@ -235,7 +235,7 @@ impl<C: SqlConn> Agent<C> {
         self.send_feedback(now, &mut active, Feedback::Error(&words));
         active.advance(JobEvent::Fail);
         active.row.cause = "result_refused".to_owned();
-        self.metrics.count(|metrics| *metrics.failures.entry("result_refused".to_owned()).or_default() += 1);
+        self.metrics.failed("result_refused");
         self.save(&active);
     }
 }

@@ -60,7 +60,7 @@ impl Executor for Calling {
             }
             HttpEvent::End => steps.push(self.failed("http_status", self.status == 503)),
             HttpEvent::Failed(HttpFault::Connection(_)) => steps.push(self.failed("connection", true)),
-            HttpEvent::Failed(_) => steps.push(self.failed("call", false)),
+            HttpEvent::Failed(_) => steps.push(self.failed("response_size", false)),
         }
     }
 }

@@ -4,8 +4,8 @@
 //! relay to agent, POST /deliver     {"known":{"state":"active","version":1},
 //!                                    "confirmed":[{"opening":"6b0f…","id":3,"outcomes":["accepted"]}]}, events for the agent
 //!                 the response      {"opening":"6b0f…","is_busy":false,"publish":[{"id":4,"events":2}],
-//!                                    "is_deleted":false,"entry":null}, events to publish
-//! agent to relay, POST /publish     events; the response is a JSON list of an outcome for each
+//!                                    "is_deleted":false,"entry":null,"counted":{"jobs":{"done":1}}}, events to publish
+//! agent to relay, POST /publish     {"counted":{"jobs":{"done":1}}}, events; the response is a JSON list of an outcome for each
 //!                 POST /query       a filter, encoded; the response is an event a line
 //! ```
 //!
@@ -15,10 +15,13 @@
 //!
 //! An agent that has changed tells the relay at once. If that fails, its next response does: it has the agent's entry if the
 //! relay knows another version or state.
+//!
+//! What an agent has counted since it last said so ([`Counted`]) travels with what it says anyway. It is said once: what is
+//! lost on the way is missing from `/metrics`, and is in the agent's own counters.
 
 use std::fmt;
 
-use relay_agent::machine::{AgentState, EffectId, Published};
+use relay_agent::machine::{AgentState, Counted, EffectId, Published};
 use relay_agent::router::Entry;
 use relay_engine::types::{Event, Filter};
 use relay_engine::wire;
@@ -114,6 +117,8 @@ pub struct Reply {
     pub is_deleted: bool,
     /// What the router should know, if it knows something else.
     pub entry: Option<Entry>,
+    /// What the agent has counted, unless nothing has changed.
+    pub counted: Option<Counted>,
 }
 
 /// [`Published`] in JSON.
@@ -146,6 +151,14 @@ struct ReplyHead {
     #[serde(default)]
     is_deleted: bool,
     entry: Option<EntryJson>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    counted: Option<Counted>,
+}
+
+#[derive(Deserialize, Serialize)]
+struct PublishHead {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    counted: Option<Counted>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -229,6 +242,7 @@ impl Reply {
             publish: publish.collect(),
             is_deleted: self.is_deleted,
             entry: self.entry.as_ref().map(EntryJson::from),
+            counted: self.counted.clone(),
         };
         with_head(&head, self.publish.iter().flat_map(|publication| &publication.events))
     }
@@ -252,8 +266,23 @@ impl Reply {
             publish,
             is_deleted: head.is_deleted,
             entry: head.entry.map(Entry::try_from).transpose()?,
+            counted: head.counted,
         })
     }
+}
+
+/// The body of a request to publish events, with what the agent has counted.
+pub fn encode_publish(counted: Option<Counted>, events: &[Event]) -> Vec<u8> {
+    with_head(&PublishHead { counted }, events.iter())
+}
+
+/// Reads the body of a request to publish events.
+///
+/// # Errors
+/// [`Malformed`].
+pub fn decode_publish(body: &[u8]) -> Result<(Option<Counted>, Vec<Event>), Malformed> {
+    let (PublishHead { counted }, events) = head_of(body)?;
+    Ok((counted, decode_events(events)?))
 }
 
 /// An event a line.
@@ -360,6 +389,7 @@ mod tests {
     fn deliveries_and_replies_survive_the_way_to_the_other_object() {
         let outcomes =
             vec![Published::Accepted, Published::Refused("a\nb".into()), Published::Failed("\"c\"".into())];
+        let counted = Counted { attempts: 2, latency: vec![0, 1], running: 1, ..Counted::default() };
         for count in [0, 1, 3] {
             let confirmed = vec![Confirmation {
                 opening: Opening(u64::MAX),
@@ -381,9 +411,11 @@ mod tests {
                 publish: publish.into(),
                 is_deleted: count == 3,
                 entry: (count == 1).then(entry),
+                counted: (count == 3).then(|| counted.clone()),
             };
             let received = Reply::decode(&sent.encode()).unwrap();
             assert_eq!((received.is_deleted, &received.entry), (sent.is_deleted, &sent.entry));
+            assert_eq!(received.counted, sent.counted);
             assert_eq!((received.opening, received.is_busy), (sent.opening, sent.is_busy));
             let parts = |reply: &Reply| {
                 let parts = reply.publish.iter().map(|own| (own.id, own.events.clone()));
@@ -392,6 +424,10 @@ mod tests {
             assert_eq!(parts(&received), parts(&sent));
         }
         assert_eq!(decode_outcomes(&encode_outcomes(&outcomes)), Ok(outcomes));
+        for (counted, events) in [(Some(counted), events(2)), (None, events(1)), (None, events(0))] {
+            let body = encode_publish(counted.clone(), &events);
+            assert_eq!(decode_publish(&body), Ok((counted, events)));
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use relay_agent::api;
 use relay_agent::executor::{HttpEvent, HttpRequest};
-use relay_agent::machine::{Agent, AgentState, Context, Effect, EffectId, Published};
+use relay_agent::machine::{Agent, AgentState, Context, Counted, Effect, EffectId, Published};
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 use relay_engine::types::{Event, Filter, Now};
 
@@ -135,6 +135,7 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
             publish: publish.collect(),
             is_deleted: self.agent.state() == Some(AgentState::Deleted),
             entry,
+            counted: self.take_counted(),
         })
     }
 
@@ -148,6 +149,11 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
     /// The machine, to be read.
     pub fn agent(&self) -> &Agent<C> {
         &self.agent
+    }
+
+    /// What it has counted since this was last called, or a reply has had it; for a request to the relay's object.
+    pub fn take_counted(&mut self) -> Option<Counted> {
+        self.agent.take_counted()
     }
 
     /// The outcomes of [`AgentHost::publish`]; `Err` if the relay could not be asked.

@@ -11,9 +11,10 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use relay_agent::machine::{AgentState, EffectId, Published};
+use relay_agent::machine::{AgentState, Counted, EffectId, Published};
 use relay_agent::router::{Entry, Router};
 use relay_agent::secrets::Secrets;
+use relay_agent::totals::Tally;
 use relay_engine::relay::{PublishOutcome, StreamId, Ticket};
 use relay_engine::sql::StoreError;
 use relay_engine::store::{Backend, Everyone, Reader, Scan, ScanLimits, Step, Take};
@@ -49,7 +50,9 @@ pub type PublicationId = u64;
 
 /// All agents of this relay.
 pub(super) struct Agents<C> {
-    router: Router<C>,
+    pub(super) router: Router<C>,
+    /// What agents have reported since this object woke up.
+    pub(super) tally: Tally,
     stream: Stream,
     /// Up to where the stream has come, as the router has stored it.
     confirmed: Seq,
@@ -116,6 +119,7 @@ impl<C: RowCountingConn> Agents<C> {
         Ok(Agents {
             old_alarm: router.poll_timeout(),
             router,
+            tally: Tally::default(),
             stream: Stream::Closed(Now::default(), 0),
             confirmed: Seq(0),
             calls: BTreeMap::new(),
@@ -249,7 +253,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     pub fn agent_answered(&mut self, now: Now, id: CallId, reply: Option<Reply>) -> Next {
         if let Some(mut agents) = self.agents.take() {
             match reply {
-                Some(Reply { opening, is_busy, publish, is_deleted, entry })
+                Some(Reply { opening, is_busy, publish, is_deleted, entry, counted })
                     if agents.calls.contains_key(&id) =>
                 {
                     self.correct_entry(&mut agents, now, id, is_deleted, entry);
@@ -257,6 +261,8 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
                     if let Some(call) = agents.calls.get_mut(&id) {
                         call.open = publish.len();
                         call.confirm_at = if is_busy { now } else { now.plus_millis(CONFIRM_MS) };
+                        let agent = call.agent;
+                        counted.iter().for_each(|counted| agents.count(&agent, counted));
                     }
                     if publish.is_empty() {
                         agents.end_call(now, id, true);
@@ -268,6 +274,9 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
                 }
                 _ => {
                     self.counters.deliveries_failed += u64::from(agents.calls.contains_key(&id));
+                    if agents.calls.get(&id).is_some_and(|call| call.delivery.is_some()) {
+                        agents.tally.delivery_failed();
+                    }
                     agents.end_call(now, id, false);
                 }
             }
@@ -276,10 +285,18 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         self.flush(now)
     }
 
-    /// Publishes events of an agent. Their outcomes come from [`Object::poll_agent_published`]; there are none for events that
+    /// Publishes events of an agent, which reports what it has counted with them. Their outcomes come from [`Object::poll_agent_published`]; there are none for events that
     /// are lost with the object's memory. `None` if agents are disabled.
-    pub fn publish_for_agent(&mut self, now: Now, events: &[Event]) -> (Option<PublicationId>, Next) {
+    pub fn publish_for_agent(
+        &mut self,
+        now: Now,
+        events: &[Event],
+        counted: Option<&Counted>,
+    ) -> (Option<PublicationId>, Next) {
         let id = self.agents.take().map(|mut agents| {
+            if let (Some(event), Some(counted)) = (events.first(), counted) {
+                agents.count(&event.pubkey, counted);
+            }
             let id = self.publish_all(&mut agents, now, Origin::Request, events);
             if events.is_empty() {
                 agents.publications.remove(&id);
@@ -365,10 +382,14 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
 
     fn put_entry(&mut self, agents: &mut Agents<C>, now: Now, entry: Entry) -> Result<(), StoreError> {
         let before = self.rows();
-        for call in agents.calls.values_mut().filter(|call| call.agent == entry.pubkey) {
+        let agent = entry.pubkey;
+        for call in agents.calls.values_mut().filter(|call| call.agent == agent) {
             call.is_current = false;
         }
         let outcome = self.begin_stream(agents, now).and_then(|()| agents.router.put(now, entry));
+        if agents.router.get(&agent).is_none() {
+            agents.tally.deleted(&agent);
+        }
         // Its filters may have changed.
         if let Stream::Open(stream, filters) = &agents.stream
             && agents.router.filters().as_ref() != Some(filters)

@@ -10,6 +10,8 @@
 //! attachment says that there are some, and their socket is closed if they were lost; see `unanswered`.
 
 #[cfg(feature = "libsecp256k1")]
+mod agent_metrics;
+#[cfg(feature = "libsecp256k1")]
 mod agents;
 mod attachment;
 pub(crate) mod bytes;
@@ -350,8 +352,8 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         self.by_key.contains_key(&key)
     }
 
-    /// All metrics; counters start when the object wakes up. They name the addresses and authors that cost the most, see
-    /// [`metrics::for_everybody`](crate::metrics::for_everybody).
+    /// All metrics; counters start when the object wakes up. They name the addresses and authors that cost the most, and the
+    /// busiest agents, see [`metrics::for_everybody`](crate::metrics::for_everybody).
     pub fn families(&self, now: Now) -> Vec<Family> {
         let mut others = vec![
             (MEMORY_BYTES, self.host.memory_bytes()),
@@ -369,6 +371,8 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         families.push(Family::by(ADDRESS_COST, "address", addresses));
         let authors = authors.into_iter().map(|(author, bytes)| (author.to_string(), bytes));
         families.push(Family::by(AUTHOR_BYTES, "author", authors));
+        #[cfg(feature = "libsecp256k1")]
+        families.extend(self.agents.iter().flat_map(agents::Agents::families));
         families
     }
 

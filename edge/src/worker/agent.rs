@@ -31,8 +31,8 @@ use super::{calls, shards, variables};
 use crate::agent::ask::{API_PATH, Ask, ENTRY_PATH, decode_deployment, encode_entry};
 use crate::agent::elsewhere::Elsewhere;
 use crate::agent::message::{
-    DELIVER_PATH, Delivery, Opening, PUBLISH_PATH, QUERY_PATH, decode_events, decode_outcomes, encode_events,
-    encode_filter,
+    DELIVER_PATH, Delivery, Opening, PUBLISH_PATH, QUERY_PATH, decode_events, decode_outcomes, encode_filter,
+    encode_publish,
 };
 use crate::agent::{AgentHost, AgentObject, is_opened};
 use crate::settings::Settings;
@@ -190,7 +190,9 @@ impl Shared {
     async fn carry_out(self: Rc<Self>, wish: Wish) {
         match wish {
             Wish::Publish(id, events) => {
-                let answer = self.ask_relay(PUBLISH_PATH, encode_events(events.iter())).await;
+                let counted =
+                    self.agent.try_borrow_mut().ok().and_then(|mut agent| agent.as_mut()?.take_counted());
+                let answer = self.ask_relay(PUBLISH_PATH, encode_publish(counted, &events)).await;
                 let outcomes: std::result::Result<Vec<Published>, String> =
                     answer.and_then(|body| decode_outcomes(&body).map_err(|error| error.to_string()));
                 self.report(|agent| agent.published(now(), id, outcomes));

@@ -2,11 +2,14 @@
 
 use relay_agent::api::{self, Caller};
 use relay_agent::executor::HttpEvent;
+use relay_agent::identity::npub;
 use relay_agent::machine::AgentState;
 use relay_agent::router::Entry;
 use relay_edge::agent::is_opened;
+use relay_edge::metrics::{for_everybody, render};
 use relay_edge::object::{Next, RowCountingConn};
 use relay_edge::settings::{AgentSettings, Settings};
+use relay_edge::shard::Shards;
 use relay_engine::testing::Rng;
 use relay_engine::testing::signing::{Draft, Signed, event, key};
 use relay_engine::types::PubKey;
@@ -384,4 +387,81 @@ fn an_agent_that_is_deleted_again_tells_the_router_again() {
     assert_eq!(delete(owner), deleted);
     assert_eq!(delete(owner), deleted);
     assert_eq!(delete(stranger), (403, None));
+}
+
+/// Of `/metrics`, the sums over shards, as `name{labels} value`.
+fn has_metrics(world: &mut World, lines: &[&str]) {
+    let now = world.relay.now;
+    let text = render(&[(Shards::ONE.for_connection(), Ok(world.relay.object().families(now)))]);
+    for line in lines {
+        assert!(text.lines().any(|found| found == *line), "{line}\nis not in\n{text}");
+    }
+}
+
+/// They are the relay's counters, without a request or a row of their own: the tests above count those.
+#[test]
+fn what_agents_count_comes_with_what_they_say() {
+    let (mut world, echo) = world();
+    let hook = world.deploy(WEBHOOK);
+    has_metrics(
+        &mut world,
+        &[r#"relay_agents{state="active"} 2"#, r#"relay_agent_jobs_total{state="done"} 0"#],
+    );
+    let requests = world.agents[&echo].requests;
+    for n in 0..3 {
+        let job = request(&world, &echo, &n.to_string());
+        world.publish(&job);
+        world.run();
+    }
+    assert_eq!(world.agents[&echo].requests - requests, 3);
+    let failed = request_of(&world, &hook, 5_100).tag(["i", "hello", "text"]).sign();
+    world.publish(&failed);
+    world.run();
+    has_metrics(
+        &mut world,
+        &[
+            r#"relay_agent_jobs_total{state="done"} 3"#,
+            "relay_agent_jobs_queued 0",
+            "relay_agent_jobs_running 1",
+            "relay_agent_attempts_total 4",
+        ],
+    );
+    // It fails after the reply: the agent says so by a request.
+    let (_, id, _) = world.calls.remove(0);
+    world.relay.now = world.relay.now.plus_millis(700);
+    let now = world.relay.now;
+    for happened in [HttpEvent::Head(404, Vec::new()), HttpEvent::End] {
+        world.with_agent(hook, |agent| agent.http(now, id, happened));
+    }
+    world.run();
+    let of_busiest = |agent: &PubKey, count: u64| {
+        format!("relay_agent_jobs_of_busiest_total{{agent=\"{}\"}} {count}", npub(agent))
+    };
+    let lines = [
+        r#"relay_agent_jobs_total{state="done"} 3"#,
+        r#"relay_agent_jobs_total{state="failed"} 1"#,
+        r#"relay_agent_failures_total{cause="http_status"} 1"#,
+        "relay_agent_jobs_running 0",
+        "relay_agent_answer_seconds_count 3",
+        r#"relay_agent_answer_seconds_bucket{le="0.01"} 3"#,
+        "relay_agent_deliveries_failed_total 0",
+        &of_busiest(&echo, 3),
+        &of_busiest(&hook, 1),
+    ];
+    has_metrics(&mut world, &lines);
+    let families = world.relay.object().families(now);
+    let text = render(&[(Shards::ONE.for_connection(), for_everybody(Ok(families)))]);
+    assert!(text.contains("relay_agent_jobs_total") && !text.contains("npub1"), "{text}");
+
+    // Counters begin again with the object; agents do not repeat theirs.
+    world.evict_relay();
+    let job = request(&world, &echo, "again");
+    world.publish(&job);
+    world.run();
+    has_metrics(&mut world, &[r#"relay_agent_jobs_total{state="done"} 1"#, &of_busiest(&echo, 1)]);
+    world.agents.get_mut(&echo).unwrap().is_down = true;
+    let job = request(&world, &echo, "nobody hears this");
+    world.publish(&job);
+    world.run();
+    has_metrics(&mut world, &["relay_agent_deliveries_failed_total 1"]);
 }

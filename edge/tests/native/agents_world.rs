@@ -13,7 +13,7 @@ use relay_agent::machine::{Context, EffectId};
 use relay_agent::manifest::Manifest;
 use relay_agent::nip90;
 use relay_agent::router::Entry;
-use relay_edge::agent::message::{Delivery, Opening, Reply};
+use relay_edge::agent::message::{Delivery, Opening, Reply, decode_publish, encode_publish};
 use relay_edge::agent::{AgentHost, AgentObject};
 use relay_edge::object::{CallId, Next, PublicationId};
 use relay_edge::settings::Settings;
@@ -233,7 +233,11 @@ impl World {
         let now = self.relay.now;
         match wish {
             Wish::Publish(effect, events) => {
-                let (id, next) = self.relay.object().publish_for_agent(now, &events);
+                let place = self.agents.get_mut(&agent).unwrap();
+                let counted = place.object.as_mut().and_then(|agent| agent.take_counted());
+                let body = encode_publish(counted, &events);
+                let (counted, events) = decode_publish(&body).unwrap();
+                let (id, next) = self.relay.object().publish_for_agent(now, &events, counted.as_ref());
                 self.relay.next = next;
                 self.waiting.insert(id.unwrap(), (agent, effect));
                 self.collect_answers();

@@ -33,10 +33,12 @@ pub(super) async fn run(running: Arc<Running>, pubkey: PubKey, inbox: Arc<Inbox>
     loop {
         match open(&running, &pubkey).await {
             Ok((agent, _slot)) => {
-                let mut actor = Actor { running: &running, inbox: &inbox, agent, calls: HashMap::new() };
+                let mut actor =
+                    Actor { running: &running, inbox: &inbox, pubkey, agent, calls: HashMap::new() };
                 actor.serve().await;
                 let wake = actor.wake();
                 drop(actor);
+                running.tally().closed(&pubkey);
                 running.wakes().fall_asleep(&pubkey, wake);
             }
             Err(error) => {
@@ -83,6 +85,7 @@ async fn open<'a>(
 struct Actor<'a> {
     running: &'a Arc<Running>,
     inbox: &'a Arc<Inbox>,
+    pubkey: PubKey,
     agent: Agent<Sqlite>,
     /// Calls over HTTP that are under way.
     calls: HashMap<EffectId, AbortHandle>,
@@ -140,6 +143,9 @@ impl Actor<'_> {
             return self.carry_out();
         }
         self.carry_out();
+        if let Some(counted) = self.agent.take_counted() {
+            self.running.tally().add(&self.pubkey, &counted);
+        }
         true
     }
 

@@ -36,6 +36,7 @@ use relay_agent::api::{self, Caller};
 use relay_agent::fetch::PrivateHosts;
 use relay_agent::machine::Agent;
 use relay_agent::router::Router;
+use relay_agent::totals::{Totals, agents_by_state};
 use relay_engine::sql::StoreError;
 use relay_engine::types::{Now, PubKey, Timestamp};
 use relay_site::nip98::{Rejection, Signed, UsedEvents};
@@ -54,6 +55,7 @@ use self::wakes::Wakes;
 use crate::beside::Beside;
 use crate::config::Settings;
 use crate::host::now;
+use crate::metrics::AgentsSnapshot;
 use crate::net::descriptors;
 
 /// Threads that run agents. They also wait for the disk.
@@ -211,6 +213,7 @@ impl Agents {
             runtime: runtime.handle().clone(),
             router: Mutex::new(router),
             wakes: Mutex::new(wakes),
+            tally: Mutex::default(),
         });
         runtime.spawn(supervisor::run(Arc::clone(&running)));
         *state = State::Running(Arc::clone(&running), runtime);
@@ -229,6 +232,24 @@ impl Agents {
             std::thread::sleep(Duration::from_millis(5));
         }
         runtime.shutdown_timeout(ends_at.saturating_duration_since(Instant::now()));
+    }
+
+    /// For `/metrics`. Opens no file.
+    pub(crate) fn metrics(&self) -> AgentsSnapshot {
+        let Some(running) = self.running() else {
+            return AgentsSnapshot {
+                totals: Totals::default(),
+                busiest: Vec::new(),
+                by_state: agents_by_state([]),
+                open: 0,
+            };
+        };
+        let (totals, busiest) = {
+            let tally = running.tally();
+            (tally.totals().clone(), tally.busiest())
+        };
+        let by_state = agents_by_state(running.router().agents());
+        AgentsSnapshot { totals, busiest, by_state, open: running.registry.len() as u64 }
     }
 
     /// An event authorises one request.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use relay_agent::api;
 use relay_agent::machine::{Agent, AgentState};
 use relay_agent::router::{Entry, Router};
+use relay_agent::totals::Tally;
 use relay_engine::sql::StoreError;
 use relay_engine::types::PubKey;
 use tokio::runtime::Handle;
@@ -43,6 +44,7 @@ pub(super) struct Running {
     pub(super) runtime: Handle,
     pub(super) router: Mutex<Router<Sqlite>>,
     pub(super) wakes: Mutex<Wakes>,
+    pub(super) tally: Mutex<Tally>,
 }
 
 impl Running {
@@ -53,6 +55,11 @@ impl Running {
 
     pub(super) fn wakes(&self) -> MutexGuard<'_, Wakes> {
         self.wakes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What agents have counted since this process started.
+    pub(super) fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn file_of(&self, agent: &PubKey) -> PathBuf {
@@ -71,7 +78,11 @@ impl Running {
     /// # Errors
     /// If the router's store fails.
     pub(super) fn put(&self, entry: Entry) -> Result<(), StoreError> {
+        let (agent, is_deleted) = (entry.pubkey, entry.state == AgentState::Deleted);
         self.router().put(now(), entry)?;
+        if is_deleted {
+            self.tally().deleted(&agent);
+        }
         self.changed.notify_one();
         Ok(())
     }

@@ -136,9 +136,13 @@ impl Supervisor {
     fn handle_receipts(&mut self, id: u64, is_accepted: bool) {
         let mut router = self.running.router();
         let now = now();
-        router.handle_delivered(now, id, is_accepted);
-        while let Ok((id, is_accepted)) = self.received.try_recv() {
+        let mut next = Some((id, is_accepted));
+        while let Some((id, is_accepted)) = next {
             router.handle_delivered(now, id, is_accepted);
+            if !is_accepted {
+                self.running.tally().delivery_failed();
+            }
+            next = self.received.try_recv().ok();
         }
     }
 

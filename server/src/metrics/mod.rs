@@ -2,8 +2,10 @@
 
 mod render;
 
+use relay_agent::totals::Totals;
 use relay_engine::relay::{Histogram, Metrics, TopCosts};
 use relay_engine::store::{Stats, StoreError};
+use relay_engine::types::PubKey;
 
 pub(crate) use render::render;
 
@@ -93,18 +95,32 @@ pub(crate) struct ShardSnapshot {
     pub(crate) store: Option<Result<Stats, StoreError>>,
 }
 
+/// A snapshot of what the agents of this process have counted.
+#[derive(Clone, Debug)]
+pub(crate) struct AgentsSnapshot {
+    pub(crate) totals: Totals,
+    /// Those that have ended the most jobs, and how many.
+    pub(crate) busiest: Vec<(PubKey, u64)>,
+    /// How many are in each state.
+    pub(crate) by_state: [(&'static str, u64); 3],
+    /// How many are open.
+    pub(crate) open: u64,
+}
+
 /// A snapshot of the process's metrics.
 #[derive(Clone, Debug)]
 pub(crate) struct Snapshot {
     pub(crate) shards: Vec<ShardSnapshot>,
     pub(crate) writer: WriterMetrics,
     pub(crate) store: Option<Stats>,
+    /// `None` if agents are disabled.
+    pub(crate) agents: Option<AgentsSnapshot>,
     /// Sockets refused before they had a shard.
     pub(crate) sockets_refused: u64,
     /// Connections refused because their address had too many.
     pub(crate) refused_by_address: u64,
     pub(crate) connections_of_busiest_address: u64,
-    /// Whether addresses and authors are named.
+    /// Whether addresses, authors and agents are named.
     pub(crate) names_costliest: bool,
     pub(crate) uptime_seconds: u64,
     pub(crate) resident_bytes: Option<u64>,

@@ -13,15 +13,20 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
+use relay_agent::identity::npub;
+use relay_agent::machine::LATENCY_BOUNDS_MILLIS;
+use relay_agent::totals::Totals;
 use relay_engine::relay::{Histogram, Metrics, TopCosts};
 use relay_site::metrics::{self as names, Metric, MetricKind};
 
-use super::{ShardSnapshot, Snapshot};
+use super::{AgentsSnapshot, ShardSnapshot, Snapshot};
 
 type Labels = Vec<(&'static str, String)>;
 
 /// Microseconds in a second.
 const MICROS: f64 = 1e6;
+/// Milliseconds in a second.
+const MILLIS: f64 = 1e3;
 
 /// OpenMetrics text of `snapshot`.
 pub(crate) fn render(snapshot: Snapshot) -> String {
@@ -40,6 +45,7 @@ impl Collector for Snapshot {
         self.numbers(&mut out)?;
         self.costliest(&mut out)?;
         self.histograms(&mut out)?;
+        self.agents(&mut out)?;
         self.process(&mut out)
     }
 }
@@ -173,6 +179,28 @@ impl Snapshot {
         out.number(names::EVENTS_EXPIRED, writer.events_expired)
     }
 
+    fn agents(&self, out: &mut Out<'_, '_>) -> Result<(), Error> {
+        let Some(AgentsSnapshot { totals, busiest, by_state, open }) = &self.agents else { return Ok(()) };
+        let Totals { jobs, failures, latency, .. } = totals;
+        let by = |label, name: &str, count: &u64| (vec![(label, name.to_owned())], *count);
+        out.metric(names::AGENT_JOBS, jobs.iter().map(|(state, n)| by("state", state, n)).collect())?;
+        out.metric(names::AGENT_FAILURES, failures.iter().map(|(cause, n)| by("cause", cause, n)).collect())?;
+        out.number(names::AGENT_ATTEMPTS, totals.attempts)?;
+        let seconds =
+            Histogram { bounds: &LATENCY_BOUNDS_MILLIS, counts: latency.clone(), sum: totals.latency_millis };
+        out.histogram(names::AGENT_ANSWER_SECONDS, MILLIS, &seconds)?;
+        out.number(names::AGENT_JOBS_QUEUED, totals.queued)?;
+        out.number(names::AGENT_JOBS_RUNNING, totals.running)?;
+        out.metric(names::AGENTS, by_state.iter().map(|(state, n)| by("state", state, n)).collect())?;
+        out.number(Metric::gauge("relay_agents_open", "Agents that are open"), *open)?;
+        out.number(names::AGENT_DELIVERIES_FAILED, totals.deliveries_failed)?;
+        if !self.names_costliest {
+            return Ok(());
+        }
+        let busiest = busiest.iter().map(|(agent, n)| by("agent", &npub(agent), n));
+        out.metric(names::AGENT_JOBS_OF_BUSIEST, busiest.collect())
+    }
+
     fn process(&self, out: &mut Out<'_, '_>) -> Result<(), Error> {
         if let Some(store) = &self.store {
             out.number(names::STORE_EVENTS, store.events)?;
@@ -270,6 +298,8 @@ fn encode_histogram(values: &Histogram, per_unit: f64, mut encoder: MetricEncode
 mod tests {
     use std::net::IpAddr;
 
+    use relay_agent::machine::Counted;
+    use relay_agent::totals::Tally;
     use relay_engine::types::PubKey;
 
     use super::*;
@@ -293,6 +323,7 @@ mod tests {
             shards: vec![shard(0), shard(1)],
             writer: WriterMetrics::default(),
             store: None,
+            agents: Some(agents()),
             sockets_refused: 8,
             refused_by_address: 3,
             connections_of_busiest_address: 2,
@@ -316,6 +347,19 @@ mod tests {
             "# TYPE relay_commit_seconds histogram",
             r#"relay_address_cost_rows{address="2001:db8::/64"} 40"#,
             &format!(r#"relay_author_bytes{{author="{}"}} 600"#, "07".repeat(32)),
+            r#"relay_agent_jobs_total{state="done"} 2"#,
+            r#"relay_agent_jobs_total{state="expired"} 0"#,
+            r#"relay_agent_failures_total{cause="timeout"} 1"#,
+            "relay_agent_attempts_total 3",
+            r#"relay_agent_answer_seconds_bucket{le="0.25"} 1"#,
+            r#"relay_agent_answer_seconds_bucket{le="0.5"} 2"#,
+            "relay_agent_answer_seconds_sum 0.7",
+            "relay_agent_jobs_queued 5",
+            "relay_agent_jobs_running 1",
+            r#"relay_agents{state="paused"} 1"#,
+            "relay_agents_open 3",
+            "relay_agent_deliveries_failed_total 1",
+            &format!(r#"relay_agent_jobs_of_busiest_total{{agent="{}"}} 3"#, npub(&PubKey([9; 32]))),
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\nis not in\n{text}");
         }
@@ -326,6 +370,30 @@ mod tests {
         assert!(text.ends_with("# EOF\n"));
         let for_everybody = render(snapshot(false));
         assert!(!for_everybody.contains("2001:db8") && !for_everybody.contains("0707"));
+        assert!(!for_everybody.contains("npub1") && for_everybody.contains("relay_agents_open 3"));
+        let without_agents = render(Snapshot { agents: None, ..snapshot(true) });
+        assert!(!without_agents.contains("relay_agent"));
+    }
+
+    fn agents() -> AgentsSnapshot {
+        let counted = Counted {
+            jobs: [("done".to_owned(), 2), ("failed".to_owned(), 1)].into(),
+            failures: [("timeout".to_owned(), 1)].into(),
+            attempts: 3,
+            latency: vec![0, 0, 0, 1, 1],
+            latency_millis: 700,
+            queued: 5,
+            running: 1,
+        };
+        let mut tally = Tally::default();
+        tally.add(&PubKey([9; 32]), &counted);
+        tally.delivery_failed();
+        AgentsSnapshot {
+            totals: tally.totals().clone(),
+            busiest: tally.busiest(),
+            by_state: [("active", 4), ("paused", 1), ("draining", 0)],
+            open: 3,
+        }
     }
 
     fn resident_bytes_for_test() -> Option<u64> {

@@ -18,7 +18,7 @@ use worker::{Delay, Env, Error, Method, Request, RequestInit, Response, Result};
 use super::{Runtime, Shared, now};
 use crate::agent::ask::{API_PATH, Ask, ENTRY_PATH, ROOM_PATH, decode_entry};
 use crate::agent::message::{
-    DELIVER_PATH, Delivery, PUBLISH_PATH, QUERY_PATH, Reply, decode_events, decode_filter, encode_events,
+    DELIVER_PATH, Delivery, PUBLISH_PATH, QUERY_PATH, Reply, decode_filter, decode_publish, encode_events,
     encode_outcomes,
 };
 use crate::object::{CallId, Next, Object, PublicationId};
@@ -125,11 +125,11 @@ impl Shared {
     pub(super) async fn answer_agents(self: &Rc<Self>, mut request: Request) -> Result<Response> {
         let body = request.bytes().await?;
         match (request.method(), request.path().as_str()) {
-            (Method::Post, PUBLISH_PATH) => match decode_events(&body) {
-                Ok(events) => {
+            (Method::Post, PUBLISH_PATH) => match decode_publish(&body) {
+                Ok((counted, events)) => {
                     let (sender, outcomes) = oneshot::channel();
                     let waits = self.with(|object| {
-                        let (id, next) = object.publish_for_agent(now(), &events);
+                        let (id, next) = object.publish_for_agent(now(), &events, counted.as_ref());
                         if let (Some(id), Ok(mut waiting)) = (id, self.agents.waiting.try_borrow_mut()) {
                             waiting.insert(id, sender);
                         }
