@@ -4,6 +4,7 @@ mod command_line;
 mod crashes;
 mod hostile;
 mod jobs;
+mod metrics;
 mod webhook;
 
 use std::process::{Command, Output};
