@@ -128,8 +128,8 @@ test('the script is small', () => {
   console.log(`wasm: ${wasm.length} bytes, ${compressed} as gzip`)
   // The platform takes 64 MiB, formerly 3 MB compressed. What a start costs is in start.test.mjs.
   // Agents, with their manifests, executors, ciphers and signing, are 2 MB of it.
-  assert.ok(wasm.length < 5_900_000, `${wasm.length} bytes`)
-  assert.ok(compressed < 2_900_000, `${compressed} bytes`)
+  assert.ok(wasm.length < 6_200_000, `${wasm.length} bytes`)
+  assert.ok(compressed < 3_000_000, `${compressed} bytes`)
 })
 
 test('wrangler parses wrangler.toml and lists every binding', () => {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use clap::Subcommand;
 
-use crate::run::{cargo, run, succeeds};
+use crate::run::{cargo, root, run, succeeds};
 
 #[derive(Subcommand)]
 pub(crate) enum Edge {
@@ -109,7 +109,10 @@ pub(crate) fn tests() -> anyhow::Result<()> {
     run(&mut shell(lint))?;
     // Third-party clients' tests deploy agents by the command line of the server's binary, the one that its own tests build.
     run(&mut cargo(&["test", "--locked", "--workspace", "--no-run"]))?;
-    run(&mut shell("cd edge && npm test"))
+    // The toolchain's environment has a target folder of its own.
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let binary = std::path::absolute(target.join("debug/relay"))?;
+    run(shell("cd edge && npm test").env("RELAY_BIN", binary))
 }
 
 /// The server's end-to-end tests that also apply to the Worker, against the Worker.
