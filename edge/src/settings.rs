@@ -19,7 +19,7 @@ use relay_engine::relay::Config;
 use relay_engine::store::sql::EVENT_BYTES_MAX;
 use relay_engine::types::{Filter, Kind, Limits, PubKey};
 use relay_engine::wire::parse_filter;
-use relay_site::{About, Info, LimitsDef, PolicyDef};
+use relay_site::{About, AgentSettings, Info, LimitsDef, PolicyDef};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -126,33 +126,6 @@ impl Default for ObjectSettings {
             retention_kinds_spared: Vec::new(),
             write_stall_seconds: 120,
             turn_steps_max: 4,
-        }
-    }
-}
-
-/// Agents beside the relay. Builds without the feature `libsecp256k1` have none.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct AgentSettings {
-    /// Whether there are any.
-    pub enabled: bool,
-    /// Keys that may deploy agents, beside administrators. Their manifests may name any secret of an agent.
-    #[serde(with = "relay_site::settings::pubkeys")]
-    pub deploy_pubkeys: Vec<PubKey>,
-    /// Hosts with ports (`127.0.0.1:11434`) that manifests may name although their addresses are private. URLs of customers
-    /// never lead there. Cloudflare's network has no private addresses; this is for local workerd.
-    pub allow_private_hosts: Vec<String>,
-    /// Most agents.
-    pub agents_max: usize,
-}
-
-impl Default for AgentSettings {
-    fn default() -> Self {
-        AgentSettings {
-            enabled: true,
-            deploy_pubkeys: Vec::new(),
-            allow_private_hosts: Vec::new(),
-            agents_max: 10_000,
         }
     }
 }

@@ -1,8 +1,41 @@
 //! Agents as a feature: the API that deploys and reads them, their documents and pages, NIP-05.
 
+use relay_engine::types::PubKey;
+use serde::{Deserialize, Serialize};
+
 use crate::feature::Feature;
 use crate::nip11::About;
 use crate::route::{Bounds, Endpoint, HeaderCondition, Route};
+
+/// The settings of agents: `[agents]` of the server, `agents` in the Worker's `RELAY_CONFIG`. The server has none with `store.engine
+/// = "memory"`, and the edge none in builds without libsecp256k1.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AgentSettings {
+    /// Whether there may be any. Without one that is deployed this costs nothing.
+    pub enabled: bool,
+    /// Keys that may deploy agents, beside administrators (`policy.admin_pubkeys`, and on the server the owner's key in the data
+    /// folder). The secrets that their manifests name begin with `AGENT_`, the first 16 digits of their own key in upper case, and
+    /// `_`.
+    #[serde(with = "crate::settings::pubkeys")]
+    pub deploy_pubkeys: Vec<PubKey>,
+    /// Hosts with ports (`127.0.0.1:11434`) that manifests may name although their addresses are private. URLs of customers
+    /// never lead there. Cloudflare's network has no private addresses: on the edge this is for local workerd.
+    pub allow_private_hosts: Vec<String>,
+    /// Most agents.
+    pub agents_max: usize,
+}
+
+impl Default for AgentSettings {
+    fn default() -> Self {
+        AgentSettings {
+            enabled: true,
+            deploy_pubkeys: Vec::new(),
+            allow_private_hosts: Vec::new(),
+            agents_max: 10_000,
+        }
+    }
+}
 
 /// What an endpoint of the agents serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -29,7 +29,7 @@ mod relay;
 pub mod route;
 pub mod settings;
 
-pub use agents::AgentRoute;
+pub use agents::{AgentRoute, AgentSettings};
 pub use answer::Answer;
 pub use feature::{FEATURES, Feature};
 pub use info::Info;

@@ -14,6 +14,11 @@ use relay_engine::wire::parse_event;
 use sha2::{Digest, Sha256};
 use url::Url;
 
+/// Whether an Authorization header is of NIP-98's scheme.
+pub fn is_nostr(authorization: &str) -> bool {
+    authorization.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("nostr "))
+}
+
 /// The kind of the events.
 pub const KIND: Kind = 27235;
 
@@ -375,6 +380,20 @@ mod tests {
         assert_eq!(finish(&with, b""), Err(Rejection::Payload));
         assert_eq!(finish(&with, &body[1..]), Err(Rejection::Payload));
         assert_eq!(finish(&signed(draft()), body), Ok(()), "an event without a payload tag matches any body");
+    }
+
+    #[test]
+    fn a_header_of_another_scheme_is_not_nip_98s() {
+        for (header, want) in [
+            ("Nostr e30=", true),
+            ("nostr e30=", true),
+            ("Basic dXNlcg==", false),
+            ("Nostr", false),
+            ("Nostré", false),
+            ("", false),
+        ] {
+            assert_eq!(is_nostr(header), want, "{header}");
+        }
     }
 
     #[test]

@@ -60,9 +60,7 @@ impl Operator {
     /// The response.
     pub fn metrics(&self, asked: &OperatorRequest<'_>, is_listed: bool) -> Result<Option<Payload>, Answer> {
         let is_open = is_listed && self.token.is_none();
-        let is_nostr = asked
-            .authorization
-            .is_some_and(|value| value.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("nostr ")));
+        let is_nostr = asked.authorization.is_some_and(nip98::is_nostr);
         if is_nostr {
             match self.admin(asked) {
                 Ok(payload) => return Ok(Some(payload)),

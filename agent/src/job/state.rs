@@ -67,7 +67,8 @@ pub enum JobEvent {
 }
 
 impl JobState {
-    /// All states.
+    /// All states. Their places are their numbers in databases; those that are open come first, because the index of open jobs
+    /// ends with them.
     pub const ALL: [JobState; 10] = [
         JobState::Received,
         JobState::WaitingInput,

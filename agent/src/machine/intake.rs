@@ -9,7 +9,7 @@ use crate::cipher::Cipher;
 use crate::job::{InputKind, JobEvent, JobRequest, JobState};
 use crate::manifest::{AccessRules, Handler, Manifest};
 use crate::nip90::{self, Feedback, Incoming, ReplyTo, RequestError};
-use crate::store::{self, JobRow, SOURCE_BYTES_MAX, Trace, Traced};
+use crate::store::{self, JobRow, SOURCE_BYTES_MAX, Traced};
 
 /// Requests older than this are of an archive that was imported. Seconds.
 const AGE_MAX: u64 = 86_400;
@@ -180,25 +180,8 @@ impl<C: SqlConn> Agent<C> {
     }
 
     fn new_row(&mut self, now: Now, event: &Event, state: JobState) -> JobRow {
-        JobRow {
-            seq: self.jobs.next_seq(),
-            id: event.id,
-            customer: event.pubkey,
-            kind: event.kind,
-            state,
-            received_at: now.millis(),
-            finished_at: 0,
-            wake_at: 0,
-            version: 0,
-            attempts: 0,
-            created_at_max: 0,
-            answer: 0,
-            cause: String::new(),
-            source: event.json().to_vec(),
-            inputs: None,
-            trace: Trace::default(),
-            is_stored: false,
-        }
+        let (seq, source) = (self.jobs.next_seq(), event.json().to_vec());
+        JobRow::new(seq, event.id, event.pubkey, event.kind, state, now.millis(), source)
     }
 
     fn refuse(

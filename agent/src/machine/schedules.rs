@@ -11,7 +11,7 @@ use super::Agent;
 use super::jobs::{Active, Source, Stage};
 use crate::job::{Input, InputKind, JobRequest, JobState};
 use crate::manifest::Schedule;
-use crate::store::{self, JobRow, Trace};
+use crate::store::{self, JobRow};
 
 /// The times of each schedule, by what it does.
 #[derive(Clone, Debug, Default)]
@@ -146,25 +146,9 @@ impl<C: SqlConn> Agent<C> {
         let relays = self.deployed.as_ref().map_or(&[][..], |deployed| &deployed.manifest.relays);
         let request = request(id, agent, &schedule, due, relays);
         let source = ScheduledSource { schedule: schedule.clone(), due };
-        let row = JobRow {
-            seq: self.jobs.next_seq(),
-            id,
-            customer: agent,
-            kind: schedule.kind,
-            state: JobState::Received,
-            received_at: now.millis(),
-            finished_at: 0,
-            wake_at: 0,
-            version: 0,
-            attempts: 0,
-            created_at_max: 0,
-            answer: 0,
-            cause: String::new(),
-            source: serde_json::to_vec(&source).unwrap_or_default(),
-            inputs: None,
-            trace: Trace::default(),
-            is_stored: false,
-        };
+        let source = serde_json::to_vec(&source).unwrap_or_default();
+        let (seq, state) = (self.jobs.next_seq(), JobState::Received);
+        let row = JobRow::new(seq, id, agent, schedule.kind, state, now.millis(), source);
         let source = Source::Schedule(schedule);
         let active = Active { row, request, source, last_created_at: 0, stage: Stage::Waiting };
         // It has no inputs to fetch. If its start fails, for the store's sake, it is ready and starts later.

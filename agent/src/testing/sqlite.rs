@@ -25,6 +25,8 @@ struct Shared {
     failing: Cell<u64>,
     /// What all statements fail with, until told otherwise.
     failure: RefCell<Option<StoreError>>,
+    /// Whether the disk is full.
+    full: Cell<bool>,
     rows_written: Cell<u64>,
     /// Rows that one change of a table writes: its own and one in each index.
     widths: RefCell<HashMap<String, u64>>,
@@ -49,6 +51,7 @@ impl Sqlite {
             statements: Cell::new(0),
             failing: Cell::new(u64::MAX),
             failure: RefCell::new(None),
+            full: Cell::new(false),
             rows_written: Cell::new(0),
             widths: RefCell::default(),
         }))
@@ -70,6 +73,11 @@ impl Sqlite {
         self.0.failing.set(u64::MAX);
     }
 
+    /// Whether the disk is full: then writes fail, and tables that are there open.
+    pub fn set_full(&self, full: bool) {
+        self.0.full.set(full);
+    }
+
     /// No value and no row may have more bytes than this from now on.
     ///
     /// # Panics
@@ -87,6 +95,20 @@ impl Sqlite {
     /// for each index of its table, also where the change is none for the index.
     pub fn rows_written(&self) -> u64 {
         self.0.rows_written.get()
+    }
+
+    /// Rows written since this was last asked.
+    pub fn take_rows_written(&self) -> u64 {
+        self.0.rows_written.take()
+    }
+
+    /// Rows of a table.
+    ///
+    /// # Panics
+    /// If there is no such table.
+    pub fn count(&self, table: &str) -> u64 {
+        let sql = format!("SELECT count(*) FROM {table}");
+        self.0.conn.query_row(&sql, [], |row| row.get::<_, i64>(0)).expect("a table").unsigned_abs()
     }
 
     fn tick(&self) -> Result<(), StoreError> {
@@ -137,6 +159,9 @@ fn bind(params: &[SqlValue<'_>]) -> impl Iterator<Item = Value> {
 
 impl SqlConn for Sqlite {
     fn exec(&self, sql: &str, params: &[SqlValue<'_>]) -> Result<(), StoreError> {
+        if self.0.full.get() && !sql.starts_with("CREATE TABLE IF NOT EXISTS") {
+            return Err(StoreError::Full("told to be full".to_owned()));
+        }
         self.tick()?;
         check_integers(params)?;
         let mut statement = self.0.conn.prepare_cached(sql).map_err(failed)?;

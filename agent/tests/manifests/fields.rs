@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use relay_agent::manifest::{BYTES_MAX, Manifest, ManifestError};
 use serde_json::{Value, json};
 
-use super::{HEX, REMOVED, check_refused, parse, set, whole};
+use super::{HEX, REMOVED, check_changed, check_refused, parse, set, whole};
 
 fn texts(count: usize) -> Value {
     (0..count).map(|at| format!("t{at}")).collect::<Vec<_>>().into()
@@ -18,9 +18,7 @@ fn check(path: &str, value: impl Into<Value>, message: &str) {
 
 #[track_caller]
 fn check_at(changed: &str, value: impl Into<Value>, path: &str, message: &str) {
-    let mut manifest = whole();
-    set(&mut manifest, changed, value.into());
-    check_refused(&manifest, path, message);
+    check_changed(whole(), changed, value, path, message);
 }
 
 const TEXT: &str = "must be a text";

@@ -120,6 +120,13 @@ fn check_refused(manifest: &Value, path: &str, message: &str) {
     assert_eq!(parse(manifest), Err(expected));
 }
 
+/// A manifest that is right but for one change is refused, for what stands at `path`.
+#[track_caller]
+fn check_changed(mut manifest: Value, changed: &str, value: impl Into<Value>, path: &str, message: &str) {
+    set(&mut manifest, changed, value.into());
+    check_refused(&manifest, path, message);
+}
+
 #[test]
 fn every_field_is_read_and_written() {
     let manifest = parse(&whole()).unwrap_or_else(|error| panic!("{error}"));

@@ -3,7 +3,7 @@
 use relay_agent::manifest::{ExecutorConfig, Identity, Manifest};
 use serde_json::{Value, json};
 
-use super::{HEX, NPUB, REMOVED, check_refused, parse, set};
+use super::{HEX, NPUB, REMOVED, check_changed, parse};
 
 /// One with every field that can be converted, and the others at their defaults.
 pub(crate) fn whole() -> Value {
@@ -163,9 +163,7 @@ fn check(path: &str, value: impl Into<Value>, message: &str) {
 
 #[track_caller]
 fn check_at(changed: &str, value: impl Into<Value>, path: &str, message: &str) {
-    let mut manifest = whole();
-    set(&mut manifest, changed, value.into());
-    check_refused(&manifest, path, message);
+    check_changed(whole(), changed, value, path, message);
 }
 
 const NOT_CONVERTED: &str = "cannot be converted: nothing here does this";

@@ -107,11 +107,6 @@ impl Ask {
     }
 }
 
-/// Whether an Authorization header is NIP-98's. Other schemes are a proxy's business.
-pub fn is_nostr(authorization: &str) -> bool {
-    authorization.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("nostr "))
-}
-
 /// The route of this name.
 fn route_of(name: &str) -> Option<AgentRoute> {
     let endpoints = FEATURES.iter().flat_map(|feature| feature.endpoints);
@@ -220,20 +215,6 @@ mod tests {
             }
         }
         assert!(count >= 60, "{count}");
-    }
-
-    #[test]
-    fn a_header_of_another_scheme_is_not_ours() {
-        for (header, want) in [
-            ("Nostr e30=", true),
-            ("nostr e30=", true),
-            ("Basic dXNlcg==", false),
-            ("Nostr", false),
-            ("Nostré", false),
-            ("", false),
-        ] {
-            assert_eq!(is_nostr(header), want, "{header}");
-        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::agent::AGENT;
 use super::entry::{address, response};
 use super::shards::{stub, stub_of};
 use super::{variables, verifier};
-use crate::agent::ask::{API_PATH, Ask, ROOM_PATH, encode_deployment, is_nostr};
+use crate::agent::ask::{API_PATH, Ask, ROOM_PATH, encode_deployment};
 use crate::settings::Settings;
 
 /// Used NIP-98 events, as far as this isolate of the Worker has seen them. Another isolate would take the same event once
@@ -73,7 +73,7 @@ pub(super) async fn respond(
     let object = |agent: &PubKey| stub_of(env, &settings.placement, AGENT, &npub(agent));
     match (route, agent) {
         (AgentRoute::Deploy | AgentRoute::Update, to) => {
-            let may_deploy = may_deploy(settings, caller);
+            let may_deploy = api::may_deploy(caller, &settings.agents.deploy_pubkeys);
             let secrets = variables::agent_secrets(env);
             let deployment = match api::deployment(&body, caller, may_deploy, &secrets, to.as_ref()) {
                 Ok(deployment) => deployment,
@@ -100,10 +100,6 @@ async fn post(to: &Stub, path: &str, body: &[u8]) -> Result<Response> {
     to.fetch_with_request(Request::new_with_init(&format!("https://object{path}"), &init)?).await
 }
 
-fn may_deploy(settings: &Settings, caller: Caller) -> bool {
-    caller.is_admin() || caller.signer().is_some_and(|key| settings.agents.deploy_pubkeys.contains(&key))
-}
-
 /// Checks the signature, if there is one or must be one, and takes the body.
 async fn authorise(
     request: &mut Request,
@@ -111,40 +107,34 @@ async fn authorise(
     endpoint: &Endpoint,
     route: AgentRoute,
 ) -> Result<std::result::Result<(Caller, Vec<u8>), Answer>> {
-    let authorization = request.headers().get("authorization")?.filter(|value| is_nostr(value));
-    let mut signed = None;
+    let authorization = request.headers().get("authorization")?;
+    let (method, url, address) = (request.method(), request.url()?, address(request));
+    let path_and_query = match url.query() {
+        Some(query) => format!("{}?{query}", url.path()),
+        None => url.path().to_owned(),
+    };
+    let parts = nip98::Request {
+        method: method.as_ref(),
+        origin: Origin::Url(settings.url.as_deref().unwrap_or(&address)),
+        path_and_query: &path_and_query,
+    };
+    let now = Date::now().as_millis() / 1_000;
+    let signed = match api::signature(route, authorization.as_deref(), &parts, now, &*verifier(0)?) {
+        Ok(signed) => signed,
+        Err(answer) => return Ok(Err(answer)),
+    };
     let mut caller = Caller::Anyone;
-    if api::needs_signature(route) || authorization.is_some() {
-        let (method, url, address) = (request.method(), request.url()?, address(request));
-        let path_and_query = match url.query() {
-            Some(query) => format!("{}?{query}", url.path()),
-            None => url.path().to_owned(),
-        };
-        let parts = nip98::Request {
-            method: method.as_ref(),
-            origin: Origin::Url(settings.url.as_deref().unwrap_or(&address)),
-            path_and_query: &path_and_query,
-        };
-        let now = Date::now().as_millis() / 1_000;
-        let event = match nip98::check(authorization.as_deref(), &parts, now, &*verifier(0)?, |_| true) {
-            Ok(event) => event,
-            Err(rejection) => return Ok(Err(rejection.into())),
-        };
-        if !matches!(method, Method::Get | Method::Head) && !event.has_payload() {
-            let message = "the event has no payload tag, the SHA-256 of the body";
-            return Ok(Err(Answer::error(401, message)));
-        }
+    if let Some(event) = &signed {
         let is_admin = settings.policy.admin_pubkeys.contains(&event.pubkey);
         caller = if is_admin { Caller::Admin(event.pubkey) } else { Caller::Key(event.pubkey) };
-        if route == AgentRoute::Deploy && !may_deploy(settings, caller) {
+        if route == AgentRoute::Deploy && !api::may_deploy(caller, &settings.agents.deploy_pubkeys) {
             return Ok(Err(Answer::error(403, "this key may not deploy agents here")));
         }
         // After the permission, so that strangers cannot fill the memory of used events by deployments.
-        let used = USED.lock().unwrap_or_else(PoisonError::into_inner).take(&event, now);
+        let used = USED.lock().unwrap_or_else(PoisonError::into_inner).take(event, now);
         if let Err(rejection) = used {
             return Ok(Err(rejection.into()));
         }
-        signed = Some(event);
     }
     let bytes_max = endpoint.bounds.body_bytes_max.min(BODY_BYTES_MAX);
     let mut body = Vec::new();

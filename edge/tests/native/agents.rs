@@ -8,12 +8,13 @@ use relay_agent::router::Entry;
 use relay_edge::agent::is_opened;
 use relay_edge::metrics::{for_everybody, render};
 use relay_edge::object::{Next, RowCountingConn};
-use relay_edge::settings::{AgentSettings, Settings};
+use relay_edge::settings::Settings;
 use relay_edge::shard::Shards;
 use relay_engine::testing::Rng;
 use relay_engine::testing::signing::{Draft, Signed, event, key};
 use relay_engine::types::PubKey;
 use relay_site::AgentRoute;
+use relay_site::AgentSettings;
 
 use super::agents_world::World;
 use super::sqlite::Sqlite;

@@ -148,7 +148,7 @@ impl Agents {
             deploy_pubkeys: settings.agents.deploy_pubkeys.clone(),
             admins: settings.policy.admin_pubkeys.clone(),
             owner: Owner::new(&settings.data),
-            private_hosts: settings.agents.private_hosts()?,
+            private_hosts: PrivateHosts::parse(&settings.agents.allow_private_hosts)?,
             secrets: Arc::new(HostSecrets::new(&folder)),
             used: Mutex::default(),
             state: Mutex::new(State::Empty(beside)),
@@ -278,8 +278,7 @@ impl Agents {
     ) -> Result<(), Answer> {
         match agent {
             None if route == AgentRoute::Deploy => {
-                let may_deploy = caller.signer().is_some_and(|key| self.deploy_pubkeys.contains(&key));
-                if may_deploy || caller.is_admin() {
+                if api::may_deploy(caller, &self.deploy_pubkeys) {
                     Ok(())
                 } else {
                     Err(Answer::error(403, "this key may not deploy agents here"))
@@ -308,7 +307,7 @@ impl Agents {
 
     /// Deploys a manifest; `to`: the agent that the path names.
     pub(crate) async fn deploy(&self, ask: Ask, to: Option<PubKey>) -> Answer {
-        let may_deploy = ask.caller.signer().is_some_and(|key| self.deploy_pubkeys.contains(&key));
+        let may_deploy = api::may_deploy(ask.caller, &self.deploy_pubkeys);
         let wanted = match api::deployment(&ask.body, ask.caller, may_deploy, &*self.secrets, to.as_ref()) {
             Ok(wanted) => wanted,
             Err(answer) => return answer,

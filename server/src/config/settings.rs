@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use relay_agent::fetch::PrivateHosts;
 use relay_engine::policy::{Policy, is_relay_url};
-use relay_engine::types::{Limits, PubKey};
+use relay_engine::types::Limits;
 use relay_engine::verify::{Libsecp256k1, Schnorr, Verifier};
-use relay_site::{Info, LimitsDef, PolicyDef};
+use relay_site::{AgentSettings, Info, LimitsDef, PolicyDef};
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
@@ -273,44 +273,6 @@ impl MetricsAccess {
     }
 }
 
-/// Agents that live beside the relay (`relay agent`). Needs `store.engine = "lmdb"`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct AgentSettings {
-    /// Whether there may be any. Without one that is deployed this costs nothing.
-    pub enabled: bool,
-    /// Keys that may deploy agents, beside administrators (`policy.admin_pubkeys`, and the owner's key in the data folder).
-    /// The secrets that their manifests name begin with `AGENT_`, the first 16 digits of their own key in uppercase, and `_`.
-    #[serde(with = "relay_site::settings::pubkeys")]
-    pub deploy_pubkeys: Vec<PubKey>,
-    /// Hosts with ports (`127.0.0.1:11434`) that manifests may name although their addresses are private. URLs of customers
-    /// never lead there.
-    pub allow_private_hosts: Vec<String>,
-    /// Most agents.
-    pub agents_max: usize,
-}
-
-impl Default for AgentSettings {
-    fn default() -> Self {
-        AgentSettings {
-            enabled: true,
-            deploy_pubkeys: Vec::new(),
-            allow_private_hosts: Vec::new(),
-            agents_max: 10_000,
-        }
-    }
-}
-
-impl AgentSettings {
-    /// The private hosts that may be called.
-    ///
-    /// # Errors
-    /// The first that is no host with a port, in words.
-    pub(crate) fn private_hosts(&self) -> Result<PrivateHosts, String> {
-        PrivateHosts::parse(&self.allow_private_hosts)
-    }
-}
-
 /// Whether this is a host and a port, as they are listened on.
 fn is_address(text: &str) -> bool {
     text.rsplit_once(':').is_some_and(|(host, port)| {
@@ -375,7 +337,8 @@ impl Settings {
             let is_sendable = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
             ensure(is_sendable, "metrics.token", "must be of visible ASCII characters, and not empty")?;
         }
-        self.agents.private_hosts().map_err(|message| ("agents.allow_private_hosts", message))?;
+        PrivateHosts::parse(&self.agents.allow_private_hosts)
+            .map_err(|message| ("agents.allow_private_hosts", message))?;
         self.metrics.readers().map_err(|message| ("metrics.allow", message))?;
         for (key, pubkey) in [("info.pubkey", &self.info.pubkey), ("info.self", &self.info.own_pubkey)] {
             if let Some(pubkey) = pubkey {

@@ -1,6 +1,5 @@
 //! The agents' API over HTTP: signatures, bodies, and logs that go on.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,7 +9,7 @@ use http_body_util::channel::{Channel, Sender};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Request, Response};
-use relay_agent::api::{Caller, needs_signature};
+use relay_agent::api::{Caller, signature};
 use relay_agent::identity::parse_pubkey;
 use relay_engine::types::PubKey;
 use relay_site::nip98::{self, Origin};
@@ -102,41 +101,25 @@ async fn authorize(
     may: impl FnOnce(Caller) -> Result<(), Answer>,
 ) -> Result<(Caller, Vec<u8>), Answer> {
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
-    // Other schemes are a proxy's business.
-    let is_nostr = |value: &&str| value.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("nostr "));
-    let authorization = header(AUTHORIZATION).filter(is_nostr);
-    let signed = if needs_signature(route) || authorization.is_some() {
-        let origin = match &host.settings.url {
-            Some(url) => Origin::Url(url),
-            None => {
-                let name = header(HOST).unwrap_or_default();
-                // By any other name the request may have been signed for another relay, which sends it here.
-                if !is_loopback(name) && name != host.settings.listen {
-                    let message = "without `url` in its configuration this relay takes signed requests at 127.0.0.1 and localhost only";
-                    return Err(Answer::error(403, message));
-                }
-                Origin::Host(name)
-            }
-        };
-        let path_and_query = request.uri().path_and_query().map_or("/", |both| both.as_str());
-        let parts = nip98::Request { method: request.method().as_str(), origin, path_and_query };
-        let seconds = now().seconds();
-        let signed = nip98::check(authorization, &parts, seconds, &*host.verifier, |_| true)?;
-        if request.method() != hyper::Method::GET
-            && request.method() != hyper::Method::HEAD
-            && !signed.has_payload()
-        {
-            return Err(Answer::error(401, "the event has no payload tag, the SHA-256 of the body"));
+    let local;
+    let origin = match (&host.settings.url, header(HOST).unwrap_or_default()) {
+        (Some(url), _) => Origin::Url(url),
+        // It can have been signed for this relay only.
+        (None, name) if name == host.settings.listen => {
+            local = format!("http://{name}");
+            Origin::Url(&local)
         }
-        Some(signed)
-    } else {
-        None
+        (None, name) => Origin::Host(name),
     };
+    let path_and_query = request.uri().path_and_query().map_or("/", |both| both.as_str());
+    let parts = nip98::Request { method: request.method().as_str(), origin, path_and_query };
+    let seconds = now().seconds();
+    let signed = signature(route, header(AUTHORIZATION), &parts, seconds, &*host.verifier)?;
     let caller = signed.as_ref().map_or(Caller::Anyone, |signed| agents.caller(signed.pubkey));
     may(caller)?;
     if let Some(signed) = &signed {
         // After the permission, so that strangers cannot fill the memory of used events.
-        agents.use_event(signed, now().seconds())?;
+        agents.use_event(signed, seconds)?;
     }
     let mut payload = signed.as_ref().map(nip98::Signed::payload);
     let mut body = Vec::new();
@@ -151,17 +134,6 @@ async fn authorize(
         payload.finish()?;
     }
     Ok((caller, body))
-}
-
-/// Whether a Host header names this machine.
-fn is_loopback(host: &str) -> bool {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    };
-    let name = name.trim_start_matches('[').trim_end_matches(']');
-    name.eq_ignore_ascii_case("localhost")
-        || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// A number in a query; 0 without it.

@@ -1,6 +1,5 @@
 //! A full disk: `OK false error:`, reading works, deletions use the reserve, and writing works again once there is room.
 
-use std::path::Path;
 use std::process::Command;
 
 use relay_engine::testing::event_of_json;
@@ -84,21 +83,8 @@ fn a_full_map_refuses_events() {
 /// A deletion needs pages before it frees any, so on a full disk nothing could be deleted to make room.
 #[test]
 fn a_full_disk_still_accepts_deletions() {
-    let mount = "mkdir -p \"$D\" && mount -t tmpfs -o size=12m tmpfs \"$D\"";
-    let unshare = |data: &Path, script: &str| {
-        let mut command = Command::new("unshare");
-        without_relay_variables(&mut command);
-        command.args(["-rm", "sh", "-c", &format!("{mount} && {script}")]).env("D", data).env("R", RELAY);
-        command.current_dir(std::env::temp_dir());
-        command
-    };
-    let probe = tempfile::tempdir().unwrap();
-    if !unshare(&probe.path().join("data"), "true").status().is_ok_and(|status| status.success()) {
-        println!("skipped: this machine lets nobody mount tmpfs");
-        return;
-    }
-    let serve = "exec \"$R\" serve --listen 127.0.0.1:0 --set store.reserve_bytes=2097152 --data \"$D\"";
-    let mut relay = RelayProcess::start_by(|data| unshare(data, serve));
+    let options = "--set store.reserve_bytes=2097152";
+    let Some(mut relay) = RelayProcess::start_on_tmpfs("", 12, options) else { return };
     let mut client = relay.connect();
     let mut serial = 0;
     for round in 0..4 {

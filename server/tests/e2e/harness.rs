@@ -55,6 +55,27 @@ impl RelayProcess {
         RelayProcess { child, url, folder, config: None }
     }
 
+    /// With `subfolder` of its folder on a disk of `megabytes`, a tmpfs in a namespace of its own. `None`, and said so, where the
+    /// machine lets nobody mount one.
+    pub(crate) fn start_on_tmpfs(subfolder: &str, megabytes: u32, options: &str) -> Option<Self> {
+        let in_namespace = |data: &Path, script: &str| {
+            let mut command = Command::new("unshare");
+            without_relay_variables(&mut command);
+            let mount = format!("mkdir -p \"$D\" && mount -t tmpfs -o size={megabytes}m tmpfs \"$D\"");
+            command.args(["-rm", "sh", "-c", &format!("{mount} && {script}")]);
+            command.env("D", data.join(subfolder)).env("DATA", data).env("R", RELAY);
+            command.current_dir(std::env::temp_dir());
+            command
+        };
+        let probe = TempDir::new().unwrap();
+        if !in_namespace(probe.path(), "true").status().is_ok_and(|status| status.success()) {
+            println!("skipped: this machine lets nobody mount tmpfs");
+            return None;
+        }
+        let serve = format!("exec \"$R\" serve --listen 127.0.0.1:0 {options} --data \"$DATA\"");
+        Some(Self::start_by(|data| in_namespace(data, &serve)))
+    }
+
     /// The folder of the database.
     pub(crate) fn data(&self) -> PathBuf {
         self.folder.path().join("data")

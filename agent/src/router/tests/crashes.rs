@@ -124,7 +124,7 @@ impl World {
                 self.now += seconds;
                 self.router.handle_timeout(at(self.now));
             }
-            Step::Disk(works) => self.conn.set_fails(!works),
+            Step::Disk(works) => self.conn.set_full(!works),
             Step::Crash(are_accepted) => {
                 for delivery in std::mem::take(&mut self.open) {
                     if are_accepted {
@@ -148,7 +148,7 @@ impl World {
     }
 
     fn settle(&mut self) {
-        self.conn.set_fails(false);
+        self.conn.set_full(false);
         for _ in 0..200 {
             self.take(Step::Feed(usize::MAX / 2));
             for _ in 0..AGENTS {

@@ -1,7 +1,6 @@
 //! Tests of the router: who gets what, rows, failures, crashes.
 
 mod crashes;
-mod sqlite;
 
 use std::sync::Arc;
 
@@ -13,7 +12,7 @@ use serde_json::{Value, json};
 use super::{Delivery, Entry, Router};
 use crate::machine::AgentState;
 use crate::secrets::Secrets;
-use sqlite::Sqlite;
+use crate::testing::Sqlite;
 
 const NOW: u64 = 1_800_000_000;
 
@@ -183,21 +182,21 @@ fn an_open_job_goes_to_five_agents_and_jobs_spread() {
 fn a_batch_writes_one_row_and_one_that_concerns_nobody_none() {
     let conn = Sqlite::new();
     let mut router = router_with(&conn, [entry(1, &[5_050], json!({})), entry(2, &[5_050], json!({}))]);
-    conn.take_rows();
+    conn.take_rows_written();
     let batch =
         |serials: std::ops::Range<u64>| serials.map(|serial| signed(request(9, 5_050, serial))).collect();
     for n in 0..100 {
         router.accept(at(0), batch(10 * n..10 * n + 10), Seq(10 * n + 10));
         assert_eq!(deliver_all(&mut router).len(), 2);
-        assert_eq!(conn.take_rows(), 1, "batch {n}");
+        assert_eq!(conn.take_rows_written(), 1, "batch {n}");
     }
     for seq in 1_001..1_999 {
         router.accept(at(0), vec![signed(request(9, 5_100, seq))], Seq(seq));
         assert_eq!(deliver_all(&mut router), []);
     }
-    assert_eq!((conn.take_rows(), router.position()), (0, Ok(Some(Seq(1_998)))));
+    assert_eq!((conn.take_rows_written(), router.position()), (0, Ok(Some(Seq(1_998)))));
     router.accept(at(0), Vec::new(), Seq(2_000));
-    assert_eq!(conn.take_rows(), 1, "the position moves on now and then");
+    assert_eq!(conn.take_rows_written(), 1, "the position moves on now and then");
     assert_eq!(open(&conn).position(), Ok(Some(Seq(2_000))));
     // The ring of rows does not grow.
     for n in 0..80 {
@@ -280,7 +279,7 @@ fn a_slow_delivery_is_waited_for_two_seconds() {
 fn a_full_disk_holds_the_batch_until_there_is_room() {
     let conn = Sqlite::new();
     let mut router = router_with(&conn, [entry(1, &[5_050], json!({}))]);
-    conn.set_fails(true);
+    conn.set_full(true);
     let event = signed(request(9, 5_050, 0));
     router.accept(at(0), vec![event.clone()], Seq(1));
     let delivery = router.poll_delivery().unwrap();
@@ -291,7 +290,7 @@ fn a_full_disk_holds_the_batch_until_there_is_room() {
     assert_eq!(open(&conn).position(), Ok(Some(Seq(0))));
     assert!(router.put(at(1), entry(2, &[5_050], json!({}))).is_err());
     assert!(router.get(&pubkey(2)).is_none());
-    conn.set_fails(false);
+    conn.set_full(false);
     router.handle_timeout(at(2));
     assert!(router.is_ready());
     router.handle_timeout(at(3));
@@ -354,15 +353,15 @@ fn active_announced_agents_beat_every_four_minutes() {
     // A restart does not repeat a round; an agent that becomes active does not wait for one.
     let mut router = open(&conn);
     assert_eq!(router.poll_beats(at(239)), []);
-    conn.take_rows();
+    conn.take_rows_written();
     router.put(at(239), entry(3, &[5_050], announced.clone())).unwrap();
     assert_eq!(router.poll_timeout(), Some(Now::default()));
     assert_eq!(authors(router.poll_beats(at(239))), [pubkey(3)]);
     router.put(at(239), entry(3, &[5_050, 5_100], announced)).unwrap();
     assert_eq!(router.poll_beats(at(239)), [], "a new version is no reason");
-    assert_eq!(conn.take_rows(), 2);
+    assert_eq!(conn.take_rows_written(), 2);
     assert_eq!(router.poll_beats(router.poll_timeout().unwrap()).len(), 2);
-    assert_eq!(conn.take_rows(), 1, "a round writes one row");
+    assert_eq!(conn.take_rows_written(), 1, "a round writes one row");
     router.put(at(300), Entry { state: AgentState::Deleted, ..entry(1, &[], json!({})) }).unwrap();
     router.put(at(300), Entry { state: AgentState::Paused, ..entry(3, &[], json!({})) }).unwrap();
     assert_eq!(router.poll_timeout(), None, "without active announced agents there is no timer");

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::process::Command;
 
 use super::*;
 
@@ -55,21 +54,7 @@ fn a_megabyte_of_parameters_is_refused_in_words() {
 #[test]
 fn jobs_wait_while_the_agents_disk_is_full() {
     // The agents have a small disk of their own, so that the relay goes on.
-    let mount = "mkdir -p \"$D/agents\" && mount -t tmpfs -o size=16m tmpfs \"$D/agents\"";
-    let unshare = |data: &std::path::Path, then: &str| {
-        let mut command = Command::new("unshare");
-        without_relay_variables(&mut command);
-        command.args(["-rm", "sh", "-c", &format!("{mount} && {then}")]).env("D", data).env("R", RELAY);
-        command.current_dir(std::env::temp_dir());
-        command
-    };
-    let probe = tempfile::tempdir().unwrap();
-    if !unshare(&probe.path().join("data"), "true").status().is_ok_and(|status| status.success()) {
-        println!("skipped: this machine lets nobody mount tmpfs");
-        return;
-    }
-    let serve = "exec \"$R\" serve --listen 127.0.0.1:0 --data \"$D\"";
-    let relay = RelayProcess::start_by(|data| unshare(data, serve));
+    let Some(relay) = RelayProcess::start_on_tmpfs("agents", 16, "") else { return };
     let mut client = relay.connect();
     let echo = deploy(&relay, ECHO);
     // The disk as the relay sees it.
