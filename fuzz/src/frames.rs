@@ -26,7 +26,7 @@ pub fn frames(data: &[u8]) {
         }
     }
     check_narrow(data, &result);
-    check_skimmer(data);
+    check_id_scanner(data);
     check_answers(data);
 }
 
@@ -152,8 +152,8 @@ fn check_error(data: &[u8], error: &WireError) {
     }
 }
 
-/// An overlong message is skimmed in pieces; the same id must be found as in the whole.
-fn check_skimmer(data: &[u8]) {
+/// An overlong message is scanned in pieces; the same id must be found as in the whole.
+fn check_id_scanner(data: &[u8]) {
     let about = IdScanner::scan(data);
     for piece in [1, 7] {
         let mut scanner = IdScanner::default();

@@ -143,8 +143,8 @@ const ENDPOINTS: &[Endpoint] = &[
     read("/.well-known/nostr.json", AgentRoute::Names),
 ];
 
-/// NIP-90 with its announcements (NIP-89), names (NIP-05) and ciphers (NIP-04, NIP-44).
-const NIPS: [u16; 5] = [4, 5, 44, 89, 90];
+/// NIP-90 with its announcements (NIP-89), names (NIP-05) and ciphers (NIP-04, NIP-44); the API is signed by NIP-98.
+const NIPS: [u16; 6] = [4, 5, 44, 89, 90, 98];
 
 fn nips(about: &About<'_>) -> Vec<u16> {
     if about.has_agents { NIPS.to_vec() } else { Vec::new() }

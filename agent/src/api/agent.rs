@@ -231,9 +231,7 @@ pub fn logs_after<C: SqlConn>(agent: &Agent<C>, after: u64, limit: u64) -> Resul
     let last = lines.last().map_or(after, |line| line.number);
     let mut text = String::new();
     for line in lines {
-        let job = line.job.map(|job| job.to_string());
-        let document = json!({ "number": line.number, "at_millis": line.at_millis, "job": job, "message": line.message });
-        text.push_str(&document.to_string());
+        text.push_str(&json!(line).to_string());
         text.push('\n');
     }
     Ok((text, last))
@@ -360,17 +358,20 @@ fn limit(request: &Request<'_>) -> Result<u64, Answer> {
 /// What an agent's page shows of its counters.
 fn figures(metrics: &Metrics) -> Figures {
     let done = metrics.jobs.get("done").copied().unwrap_or_default();
-    let all: u64 = metrics.jobs.values().sum();
-    let answered: u64 = metrics.latency.iter().sum();
-    let mut seen = 0;
+    // Imported counters may be any numbers.
+    let sum =
+        |counts: &mut dyn Iterator<Item = &u64>| counts.fold(0, |all: u64, count| all.saturating_add(*count));
+    let all = sum(&mut metrics.jobs.values());
+    let answered = sum(&mut metrics.latency.iter());
+    let mut seen: u64 = 0;
     let median = metrics.latency.iter().position(|count| {
-        seen += count;
-        seen * 2 >= answered
+        seen = seen.saturating_add(*count);
+        seen >= answered.div_ceil(2)
     });
     let median_ms =
         median.filter(|_| answered > 0).and_then(|bucket| LATENCY_BOUNDS_MILLIS.get(bucket).copied());
     let open = (metrics.queued + metrics.running) as u64;
-    Figures { done, failed: all - done, open, median_ms }
+    Figures { done, failed: all.saturating_sub(done), open, median_ms }
 }
 
 fn no_agent() -> Answer {

@@ -12,7 +12,7 @@
 //!
 //! Durable Objects bill rows written, index entries too: a job that is answered at once writes five (two for itself and the
 //! index of its id, one into the outbox and one out of it, one for metrics). Statements keep within what they take: integers
-//! below 2^53, rows under 2 MB. The first byte of nothing is a format of its own: what is not columns is JSON.
+//! below 2^53, rows under 2 MB. What is not a column of its own is JSON; the events of the outbox are lines of it.
 //!
 //! Reads are statements; writes are collected in a [`Batch`], which one transaction carries out.
 

@@ -17,7 +17,7 @@ use crate::types::{Class, Event, EventId, Kind, Limits, Now, Sig, unescape};
 use crate::verify::{Verdict, Verified, verify_one};
 use crate::wire::{self, RawEvent};
 
-/// A connection counts as small while it has at most a 256th of all events in flight.
+/// A connection counts as small while it has at most a 256th of what may be in flight (`in_flight_events_max`, `in_flight_bytes_max`).
 const SMALL_SHARE: usize = 256;
 
 /// An event between its frame and its OK.

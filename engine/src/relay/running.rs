@@ -21,7 +21,7 @@ const ADDRESS_WIDE_FROM_BYTES: usize = 1 << 20;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reservation {
     pub(super) bytes: usize,
-    /// Whether it must wait for memory. Set when it is queued.
+    /// Whether it must wait for memory, or once had to.
     pub(super) is_wide: bool,
     /// Whether the job has begun, so that its bytes are counted.
     pub(super) is_running: bool,

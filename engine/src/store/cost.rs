@@ -7,7 +7,7 @@
 //! | a posting read, a cursor opened, an id looked up | 1 |
 //! | an event read | 1, and 1 for every [`READ_BYTES`] of it |
 //! | its tags read for a filter | 1 for every [`TAG_BYTES`] of them |
-//! | an event handed to a receiver that says what that costs it | as many as it says |
+//! | an event sent, if sending is charged (`Config::frame_rows`) | as many as configured |
 //! | values compared, filters asked, filters of a request that a candidate is not for | 1 for every [`COMPARISONS`] |
 //!
 //! Fractions are dropped for each event, so that an ordinary one against a few filters is one row.

@@ -304,7 +304,7 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
         self.hold_or_release(address);
     }
 
-    /// The jobs of a connection, those that have taken a step before those that have not.
+    /// The jobs of a connection.
     pub(super) fn of(&self, address: A, conn: C) -> impl Iterator<Item = &J> {
         let held = self.held.get(&address).into_iter().flat_map(move |queue| queue.of(conn));
         self.further
