@@ -12,7 +12,8 @@ use crate::route::{Bounds, Endpoint, HeaderCondition, Route};
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AgentSettings {
-    /// Whether there may be any. Without one that is deployed this costs nothing.
+    /// Whether there may be any. Without one that is deployed, all that this costs is an eighth of the server's file descriptors, which
+    /// are reserved for their databases.
     pub enabled: bool,
     /// Keys that may deploy agents, beside administrators (`policy.admin_pubkeys`, and on the server the owner's key in the data
     /// folder). The secrets that their manifests name begin with `AGENT_`, the first 16 digits of their own key in upper case, and

@@ -46,7 +46,7 @@ pub fn may_deploy(caller: Caller, deployers: &[PubKey]) -> bool {
 }
 
 /// Whether a Host header names this machine.
-fn is_loopback(host: &str) -> bool {
+pub fn is_loopback(host: &str) -> bool {
     use url::Host;
     let Ok(url) = url::Url::parse(&format!("http://{host}")) else { return false };
     match url.host() {

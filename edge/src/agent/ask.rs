@@ -61,6 +61,12 @@ impl Ask {
         }
     }
 
+    /// The number of the line after which it asks for a log.
+    pub fn after(&self) -> u64 {
+        let pair = self.query.split('&').find_map(|pair| pair.strip_prefix("after="));
+        pair.and_then(|number| number.parse().ok()).unwrap_or_default()
+    }
+
     /// Whether it asks for a log that goes on.
     pub fn wants_to_follow(&self) -> bool {
         self.route == AgentRoute::Logs && self.query.split('&').any(|pair| pair == "follow=1")

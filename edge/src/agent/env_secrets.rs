@@ -2,10 +2,28 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 
+use relay_agent::identity::{MASTER_SECRET, Master};
 use relay_agent::secrets::Secrets;
 
-/// Variables of the Worker that manifests may name, and [`MASTER_SECRET`](relay_agent::identity::MASTER_SECRET). Their
+/// The last master secret and the seed that is made of it, which for a mnemonic takes 2,048 rounds of hashing. Of the isolate,
+/// because each request reads its variables anew.
+static SEED: Mutex<Option<(String, String)>> = Mutex::new(None);
+
+/// The seed, in hexadecimal; what is malformed is reported by whoever reads it.
+fn seed(master: String) -> String {
+    let mut last = SEED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, seed)) = last.as_ref().filter(|(of, _)| *of == master) {
+        return seed.clone();
+    }
+    let Ok(parsed) = Master::parse(&master) else { return master };
+    let seed = parsed.seed_hex();
+    *last = Some((master, seed.clone()));
+    seed
+}
+
+/// Variables of the Worker that manifests may name, and [`MASTER_SECRET`]. Their
 /// values are never printed.
 #[derive(Clone, Default)]
 pub struct EnvSecrets(BTreeMap<String, String>);
@@ -26,13 +44,26 @@ impl fmt::Debug for EnvSecrets {
 
 impl Secrets for EnvSecrets {
     fn get(&self, name: &str) -> Option<String> {
-        self.0.get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+        let value = self.0.get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
+        if name == MASTER_SECRET { value.map(seed) } else { value }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mnemonic_is_given_as_its_seed() {
+        let words = relay_agent::identity::new_mnemonic([7; 32]);
+        let want = Master::parse(&words).map(|master| master.seed_hex()).ok();
+        let secrets = EnvSecrets::new([(MASTER_SECRET.to_owned(), format!(" {words}\n"))]);
+        assert!(want.is_some());
+        // Made, and remembered.
+        assert_eq!((secrets.get(MASTER_SECRET), secrets.get(MASTER_SECRET)), (want.clone(), want));
+        let other = EnvSecrets::new([(MASTER_SECRET.to_owned(), "5a".repeat(32))]);
+        assert_eq!(other.get(MASTER_SECRET), Some("5a".repeat(32)));
+    }
 
     #[test]
     fn agents_get_their_own_secrets_only_and_none_is_printed() {

@@ -5,8 +5,8 @@
 //!                                    "confirmed":[{"opening":"6b0f…","id":3,"outcomes":["accepted"]}]}, events for the agent
 //!                 the response      {"opening":"6b0f…","is_busy":false,"publish":[{"id":4,"events":2}],
 //!                                    "is_deleted":false,"entry":null,"counted":{"jobs":{"done":1}}}, events to publish
-//! agent to relay, POST /publish     {"counted":{"jobs":{"done":1}}}, events; the response is a JSON list of an outcome for each
-//!                 POST /query       a filter, encoded; the response is an event a line
+//! agent to relay, POST /agents/publish {"counted":{"jobs":{"done":1}}}, events; the response is a JSON list of an outcome for each
+//!                 POST /agents/query   a filter, encoded; the response is an event a line
 //! ```
 //!
 //! The relay confirms what it has published with the next delivery, or by an empty one: at once if the agent is busy, else a

@@ -45,6 +45,8 @@ const LINES_MAX: u64 = 500;
 const PIECES_WAITING: usize = 4;
 /// Milliseconds until an agent that cannot be opened for its alarm is tried again.
 const REOPEN_MS: u64 = 60_000;
+/// The same while agents are turned off: it goes on within an hour of being turned on again.
+const OFF_MS: u64 = 3_600_000;
 
 /// One agent.
 #[durable_object]
@@ -325,7 +327,7 @@ impl Shared {
                 Ok((ask, body)) => {
                     let answer = self.ask(&ask, body).await;
                     if ask.wants_to_follow() && answer.status == 200 {
-                        return self.follow(answer);
+                        return self.follow(answer, ask.after());
                     }
                     response(answer)
                 }
@@ -379,10 +381,10 @@ struct Follower {
 }
 
 impl Shared {
-    /// Answers with the log so far, and what is added to it.
-    fn follow(self: &Rc<Self>, first: Answer) -> Result<Response> {
+    /// Answers with the log after line `after`, and what is added to it.
+    fn follow(self: &Rc<Self>, first: Answer, after: u64) -> Result<Response> {
         let (mut sender, lines) = mpsc::channel(PIECES_WAITING);
-        let last = last_line(&first.body).unwrap_or_default();
+        let last = last_line(&first.body).unwrap_or(after);
         let _ = sender.try_send(first.body.to_vec());
         if let Ok(mut followers) = self.followers.try_borrow_mut() {
             followers.push(Follower { lines: sender, last });
@@ -448,7 +450,9 @@ impl DurableObject for AgentDurableObject {
             worker::console_error!("an alarm of an agent: {message}");
             // An alarm that throws is tried again six times at most.
             let storage = self.shared.storage().map_err(Error::RustError)?;
-            storage.set_alarm(now().plus_millis(REOPEN_MS).millis() as f64)?;
+            let is_off = self.shared.settings().is_ok_and(|settings| !settings.agents.enabled);
+            let wait = if is_off { OFF_MS } else { REOPEN_MS };
+            storage.set_alarm(now().plus_millis(wait).millis() as f64)?;
         }
         Response::ok("")
     }

@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use relay_agent::api::is_loopback;
 use relay_agent::identity::{Draft, Keys};
 use relay_site::nip98;
 use serde_json::Value;
@@ -42,13 +43,10 @@ impl Base {
         let at = format!("http://{host}:{port}");
         Base { signed: url.and_then(as_http).unwrap_or_else(|| at.clone()), at }
     }
-}
 
-impl Base {
     /// Whether it is on this machine.
     fn is_local(&self) -> bool {
-        let host = self.at.split_once("://").map_or(&*self.at, |(_, rest)| rest);
-        ["127.", "localhost", "[::1]"].iter().any(|name| host.starts_with(name))
+        is_loopback(self.at.split_once("://").map_or(&*self.at, |(_, host)| host))
     }
 }
 

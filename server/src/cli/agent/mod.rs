@@ -159,8 +159,26 @@ async fn ask(args: &AgentArgs) -> Result<(), Failure> {
             return args.show(&client.send("GET", &path, None).await?, show::versions);
         }
         AgentCommand::Logs { agent, follow } => {
-            let path = client.path(agent, if *follow { "/logs?follow=1" } else { "/logs?limit=500" }).await?;
-            return client.lines(&path, |line| args.show_line(line)).await;
+            let mut after = 0;
+            loop {
+                let path = client.path(agent, &format!("/logs?limit=500&after={after}")).await?;
+                let before = after;
+                client
+                    .lines(&path, |line| {
+                        let document: Value = serde_json::from_str(line).unwrap_or_default();
+                        after = document["number"].as_u64().unwrap_or(after).max(after);
+                        args.show_line(line)
+                    })
+                    .await?;
+                if after == before {
+                    break;
+                }
+            }
+            if *follow {
+                let path = client.path(agent, &format!("/logs?follow=1&after={after}")).await?;
+                return client.lines(&path, |line| args.show_line(line)).await;
+            }
+            return Ok(());
         }
         AgentCommand::History { agent, limit } => {
             let path = client.key_of(agent).await?;
