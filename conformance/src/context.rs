@@ -173,11 +173,7 @@ impl Context {
     }
 
     /// Skips unless the server has an endpoint, judging by the status of one request.
-    pub(crate) fn offered(
-        &self,
-        name: &'static str,
-        send: impl FnOnce() -> Result<Response, Miss>,
-    ) -> Check {
+    pub(crate) fn offered(&self, name: &'static str, send: impl FnOnce() -> Result<Response, Miss>) -> Check {
         let status = self.probe(name, || Ok(send()?.status))?;
         if NOT_OFFERED.contains(&status) {
             return skip(format!("{name} is not offered ({status})"));

@@ -40,12 +40,8 @@ impl Origin {
         let listener = TcpListener::bind(callback)?;
         let address = listener.local_addr()?;
         let host = callback.rsplit_once(':').map_or(callback, |(host, _)| host).to_owned();
-        let origin = Arc::new(Origin {
-            address,
-            host,
-            replies: Mutex::default(),
-            connections: AtomicUsize::new(0),
-        });
+        let origin =
+            Arc::new(Origin { address, host, replies: Mutex::default(), connections: AtomicUsize::new(0) });
         origin.accept(listener);
         // What is written as an IPv6 address must not lead here either.
         if address.ip().is_loopback()
@@ -100,8 +96,7 @@ fn write_reply(mut socket: &TcpStream, is_head: bool, reply: &Reply) -> io::Resu
     const END: &str = "Connection: close\r\n\r\n";
     let (head, body): (String, &[u8]) = match reply {
         Reply::Blob(headers, body) => {
-            let lines: String =
-                headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+            let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
             (format!("HTTP/1.1 200 OK\r\n{lines}Content-Length: {}\r\n{END}", body.len()), body)
         }
         Reply::Endless(body) => (format!("HTTP/1.1 200 OK\r\n{END}"), body),
@@ -109,9 +104,7 @@ fn write_reply(mut socket: &TcpStream, is_head: bool, reply: &Reply) -> io::Resu
             (format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{END}", body.len() + 100), body)
         }
         Reply::Announce(length) => (format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n{END}"), &[]),
-        Reply::Status(status) => {
-            (format!("HTTP/1.1 {status} Status\r\nContent-Length: 0\r\n{END}"), &[])
-        }
+        Reply::Status(status) => (format!("HTTP/1.1 {status} Status\r\nContent-Length: 0\r\n{END}"), &[]),
         Reply::To(url) => {
             (format!("HTTP/1.1 302 Found\r\nLocation: {url}\r\nContent-Length: 0\r\n{END}"), &[])
         }

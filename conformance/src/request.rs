@@ -211,6 +211,14 @@ impl Response {
         fail(format!("{}; expected {}", self.summary(), wanted.join(" or ")))
     }
 
+    /// Skips if the blob is served by another server.
+    pub(crate) fn here(&self) -> Result<&Self, Miss> {
+        if matches!(self.status, 301 | 302 | 307 | 308) {
+            return Err(Miss::Skip(format!("{}: served elsewhere", self.summary())));
+        }
+        Ok(self)
+    }
+
     /// Fails unless the request was refused with some 4xx, or with 501 or 507.
     pub(crate) fn expect_refusal(&self) -> Result<&Self, Miss> {
         if (400..500).contains(&self.status) || matches!(self.status, 501 | 507) {

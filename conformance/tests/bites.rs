@@ -24,7 +24,7 @@ fn options(model: &Model, private_allowed: bool, patience: Duration) -> Options 
 
 fn test(setup: Setup, options: impl FnOnce(&Model) -> Options) -> Vec<Tested> {
     let model = Model::start(setup, None);
-    run(&options(&model), |_| {}).unwrap()
+    run(&options(&model), |t| eprintln!("{} {}", report::word(t), t.rule.id)).unwrap()
 }
 
 /// Fails unless nothing is broken; gives the rules that were skipped.
@@ -107,8 +107,7 @@ fn each_fault_breaks_its_rules() {
 #[test]
 fn each_rule_has_a_fault() {
     let broken: BTreeSet<&str> = faults::all().iter().flat_map(|case| case.rules.iter().copied()).collect();
-    let unproven: Vec<&str> =
-        rules().iter().map(|rule| rule.id).filter(|id| !broken.contains(id)).collect();
+    let unproven: Vec<&str> = rules().iter().map(|rule| rule.id).filter(|id| !broken.contains(id)).collect();
     assert_eq!(unproven, Vec::<&str>::new(), "rules that no fault breaks");
 }
 

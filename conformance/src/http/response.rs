@@ -82,7 +82,8 @@ impl Head {
         let bad = |line: &str| io::Error::other(format!("{:?} is no line of HTTP", cut(line)));
         let (version, rest) = first.split_once(' ').ok_or_else(|| bad(first))?;
         let digits = rest.get(..3).ok_or_else(|| bad(first))?;
-        if !matches!(version, "HTTP/1.1" | "HTTP/1.0") || !matches!(rest.as_bytes().get(3), None | Some(b' ')) {
+        if !matches!(version, "HTTP/1.1" | "HTTP/1.0") || !matches!(rest.as_bytes().get(3), None | Some(b' '))
+        {
             return Err(bad(first));
         }
         let status = digits.parse().map_err(|_| bad(first))?;

@@ -42,7 +42,8 @@ pub(super) const RULES: &[Rule] = &[
         Ok(())
     }),
     rule("script-in-error", SCRIPTS, Safety, "errors do not repeat a path as HTML", |ctx| {
-        for path in ["/<script>alert(1)</script>", "/%3Cscript%3Ealert(1)%3C/script%3E", "/list/<script>alert(1)"]
+        for path in
+            ["/<script>alert(1)</script>", "/%3Cscript%3Ealert(1)%3C/script%3E", "/list/<script>alert(1)"]
         {
             let response = ctx.get(path).send()?;
             let text = String::from_utf8_lossy(&response.body).to_ascii_lowercase();

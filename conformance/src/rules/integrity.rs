@@ -161,15 +161,21 @@ pub(super) const RULES: &[Rule] = &[
             connection.finish_sending();
         })
     }),
-    rule("length-and-chunks", "RFC 9112 6.1", Safety, "with both framings the length is not believed", |ctx| {
-        ctx.thousand()?;
-        // Taken for a body by its length, the framing would be part of the blob.
-        let framed = format!("5\r\nhello\r\n0\r\n\r\n{}", crate::nostr::hex(&ctx.blob(8).bytes));
-        let blob = Blob::new(framed.into_bytes(), "application/octet-stream");
-        let request = put(ctx, &blob).header("Transfer-Encoding", "chunked");
-        request.send()?.expect_refusal()?;
-        ctx.expect_absent(&blob.sha256)
-    }),
+    rule(
+        "length-and-chunks",
+        "RFC 9112 6.1",
+        Safety,
+        "with both framings the length is not believed",
+        |ctx| {
+            ctx.thousand()?;
+            // Taken for a body by its length, the framing would be part of the blob.
+            let framed = format!("5\r\nhello\r\n0\r\n\r\n{}", crate::nostr::hex(&ctx.blob(8).bytes));
+            let blob = Blob::new(framed.into_bytes(), "application/octet-stream");
+            let request = put(ctx, &blob).header("Transfer-Encoding", "chunked");
+            request.send()?.expect_refusal()?;
+            ctx.expect_absent(&blob.sha256)
+        },
+    ),
 ];
 
 /// An upload with a valid token.

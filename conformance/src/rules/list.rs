@@ -129,7 +129,12 @@ pub(super) const RULES: &[Rule] = &[
     }),
     rule("list-bad-key", STATUS, Should, "400 or 404 if the key is not 64 hex digits", |ctx| {
         offered(ctx)?;
-        for key in ["abc", &"g".repeat(64), &"a".repeat(63), "npub1qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqq"] {
+        for key in [
+            "abc",
+            &"g".repeat(64),
+            &"a".repeat(63),
+            "npub1qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqq",
+        ] {
             let token = Token::new("list");
             let response = ctx.get(&format!("/list/{key}")).token(&token, &ctx.key).send()?;
             response.expect(&[400, 404])?;

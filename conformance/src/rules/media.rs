@@ -71,7 +71,11 @@ pub(super) const RULES: &[Rule] = &[
         let text = ctx.blob_of(b"text ", "text/plain");
         let response = send(ctx, &text)?;
         response.expect(&[200, 201, 400, 415, 422])?;
-        if response.is_success() { result(ctx, &response).map(|_| ()) } else { ctx.expect_absent(&text.sha256) }
+        if response.is_success() {
+            result(ctx, &response).map(|_| ())
+        } else {
+            ctx.expect_absent(&text.sha256)
+        }
     }),
     rule("media-mismatch", STATUS, Should, "409 if X-SHA-256 is not the body's hash", |ctx| {
         offered(ctx)?;

@@ -72,7 +72,8 @@ pub(super) const RULES: &[Rule] = &[
         let blob = begin(ctx, 2000)?;
         let results: Vec<Result<Response, Miss>> = std::thread::scope(|scope| {
             let send = |from: usize| part(ctx, &blob, from, from + 200).send();
-            let threads: Vec<_> = (0..2000).step_by(200).map(|from| scope.spawn(move || send(from))).collect();
+            let threads: Vec<_> =
+                (0..2000).step_by(200).map(|from| scope.spawn(move || send(from))).collect();
             threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
         });
         for result in results {
@@ -159,14 +160,20 @@ pub(super) const RULES: &[Rule] = &[
         }
         Ok(())
     }),
-    rule("parts-length-changed", HEADERS, Safety, "a part with another Upload-Length makes no wrong blob", |ctx| {
-        let blob = begin(ctx, 300)?;
-        part(ctx, &blob, 0, 150).send()?.expect(&[204])?;
-        let request = part(ctx, &blob, 150, 200).without("Upload-Length").header("Upload-Length", "200");
-        let response = request.send()?;
-        response.ensure(!matches!(response.status, 200 | 201), "200 of 300 bytes are no blob")?;
-        ctx.expect_absent(&blob.sha256)
-    }),
+    rule(
+        "parts-length-changed",
+        HEADERS,
+        Safety,
+        "a part with another Upload-Length makes no wrong blob",
+        |ctx| {
+            let blob = begin(ctx, 300)?;
+            part(ctx, &blob, 0, 150).send()?.expect(&[204])?;
+            let request = part(ctx, &blob, 150, 200).without("Upload-Length").header("Upload-Length", "200");
+            let response = request.send()?;
+            response.ensure(!matches!(response.status, 200 | 201), "200 of 300 bytes are no blob")?;
+            ctx.expect_absent(&blob.sha256)
+        },
+    ),
     rule("parts-length-absurd", HEADERS, Should, "an Upload-Length of 2^50 is refused, with 413", |ctx| {
         let blob = begin(ctx, 300)?;
         let request = part(ctx, &blob, 0, 100).without("Upload-Length");
@@ -184,19 +191,25 @@ pub(super) const RULES: &[Rule] = &[
         ctx.expect_absent(&blob.sha256)?;
         finish(ctx, &blob, &[(0, 150), (150, 300)])
     }),
-    rule("parts-short", CHUNKING, Safety, "of a part that breaks off nothing counts that did not come", |ctx| {
-        let blob = begin(ctx, 300)?;
-        part(ctx, &blob, 0, 100).send()?.expect(&[204])?;
-        let request = part(ctx, &blob, 100, 300);
-        let mut connection = ctx.connect()?;
-        connection.send_body(&request.head_bytes(&ctx.server));
-        connection.send_body(&blob.bytes[100..150]);
-        drop(connection);
-        std::thread::sleep(ctx.options.pace);
-        ctx.expect_absent(&blob.sha256)?;
-        // The upload is resumed.
-        finish(ctx, &blob, &[(100, 300)])
-    }),
+    rule(
+        "parts-short",
+        CHUNKING,
+        Safety,
+        "of a part that breaks off nothing counts that did not come",
+        |ctx| {
+            let blob = begin(ctx, 300)?;
+            part(ctx, &blob, 0, 100).send()?.expect(&[204])?;
+            let request = part(ctx, &blob, 100, 300);
+            let mut connection = ctx.connect()?;
+            connection.send_body(&request.head_bytes(&ctx.server));
+            connection.send_body(&blob.bytes[100..150]);
+            drop(connection);
+            std::thread::sleep(ctx.options.pace);
+            ctx.expect_absent(&blob.sha256)?;
+            // The upload is resumed.
+            finish(ctx, &blob, &[(100, 300)])
+        },
+    ),
     rule("parts-chunked", HEADERS, Should, "a part without a length is 411, or taken as it is", |ctx| {
         let blob = begin(ctx, 300)?;
         let request = part(ctx, &blob, 0, 100).without_body().header("Transfer-Encoding", "chunked");
@@ -208,10 +221,16 @@ pub(super) const RULES: &[Rule] = &[
         request.receive(&mut connection)?.expect(&[204, 411])?;
         finish(ctx, &blob, &[(0, 200), (200, 300)])
     }),
-    rule("parts-token-missing", "BUD-14 Authorization", Should, "401 without a token, if uploads need one", |ctx| {
-        let blob = closed(ctx)?;
-        part(ctx, &blob, 0, 100).without("Authorization").send()?.expect(&[401]).map(|_| ())
-    }),
+    rule(
+        "parts-token-missing",
+        "BUD-14 Authorization",
+        Should,
+        "401 without a token, if uploads need one",
+        |ctx| {
+            let blob = closed(ctx)?;
+            part(ctx, &blob, 0, 100).without("Authorization").send()?.expect(&[401]).map(|_| ())
+        },
+    ),
     rule("parts-token-x", "BUD-14 Authorization", Must, "the x is the blob's hash", |ctx| {
         let blob = closed(ctx)?;
         for token in [Token::new("upload"), Token::new("upload").x(&ctx.blob(1).sha256)] {
@@ -227,15 +246,21 @@ pub(super) const RULES: &[Rule] = &[
         request.send()?.expect_refusal()?;
         ctx.expect_absent(&blob.sha256)
     }),
-    rule("parts-stranger", "BUD-14 Authorization", Safety, "another key's parts do not spoil an upload", |ctx| {
-        let blob = begin(ctx, 300)?;
-        part(ctx, &blob, 0, 100).send()?.expect(&[204])?;
-        let spoilt = Blob { bytes: ctx.blob(300).bytes, ..blob.clone() };
-        let token = Token::new("upload").x(&blob.sha256);
-        let request = part(ctx, &spoilt, 0, 100).without("Authorization").token(&token, &ctx.stranger);
-        request.send()?.expect_no_breakdown()?;
-        finish(ctx, &blob, &[(100, 300)])
-    }),
+    rule(
+        "parts-stranger",
+        "BUD-14 Authorization",
+        Safety,
+        "another key's parts do not spoil an upload",
+        |ctx| {
+            let blob = begin(ctx, 300)?;
+            part(ctx, &blob, 0, 100).send()?.expect(&[204])?;
+            let spoilt = Blob { bytes: ctx.blob(300).bytes, ..blob.clone() };
+            let token = Token::new("upload").x(&blob.sha256);
+            let request = part(ctx, &spoilt, 0, 100).without("Authorization").token(&token, &ctx.stranger);
+            request.send()?.expect_no_breakdown()?;
+            finish(ctx, &blob, &[(100, 300)])
+        },
+    ),
 ];
 
 /// Skips unless the server takes parts.

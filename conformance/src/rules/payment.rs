@@ -20,10 +20,8 @@ pub(super) const RULES: &[Rule] = &[
         let blob = ctx.blob(100);
         let token = Token::new("upload").x(&blob.sha256);
         let request = ctx.head("/upload").token(&token, &ctx.key).header("X-SHA-256", &blob.sha256);
-        let response = request
-            .header("X-Content-Length", "100")
-            .header("X-Content-Type", &blob.mime)
-            .send()?;
+        let response =
+            request.header("X-Content-Length", "100").header("X-Content-Type", &blob.mime).send()?;
         if matches!(response.status, 404 | 405 | 501) {
             return skip(format!("{}: not offered", response.summary()));
         }

@@ -55,12 +55,18 @@ pub(super) const RULES: &[Rule] = &[
         }
         Ok(())
     }),
-    rule("preflight-length-absurd", STATUS, Should, "2^50 bytes are refused, with 413 if for their size", |ctx| {
-        offered(ctx, "/upload")?;
-        let request = ask(ctx, "/upload", &ctx.blob(100)).without("X-Content-Length");
-        let response = request.header("X-Content-Length", &ABSURD.to_string()).send()?;
-        response.expect(&[402, 403, 413, 507]).map(|_| ())
-    }),
+    rule(
+        "preflight-length-absurd",
+        STATUS,
+        Should,
+        "2^50 bytes are refused, with 413 if for their size",
+        |ctx| {
+            offered(ctx, "/upload")?;
+            let request = ask(ctx, "/upload", &ctx.blob(100)).without("X-Content-Length");
+            let response = request.header("X-Content-Length", &ABSURD.to_string()).send()?;
+            response.expect(&[402, 403, 413, 507]).map(|_| ())
+        },
+    ),
     rule("preflight-hash-malformed", STATUS, Should, "400 if X-SHA-256 is not 64 hex digits", |ctx| {
         offered(ctx, "/upload")?;
         for value in ["abc", &"g".repeat(64), &"a".repeat(63)] {
@@ -76,10 +82,16 @@ pub(super) const RULES: &[Rule] = &[
         }
         ask(ctx, "/upload", &ctx.blob(100)).without("Authorization").send()?.expect(&[401]).map(|_| ())
     }),
-    rule("preflight-token-x", "BUD-11 Endpoint requirements", Must, "HEAD /upload needs a matching x", |ctx| {
-        offered(ctx, "/upload")?;
-        needs_x(ctx, "/upload", "upload")
-    }),
+    rule(
+        "preflight-token-x",
+        "BUD-11 Endpoint requirements",
+        Must,
+        "HEAD /upload needs a matching x",
+        |ctx| {
+            offered(ctx, "/upload")?;
+            needs_x(ctx, "/upload", "upload")
+        },
+    ),
     rule("preflight-token-t", "BUD-11 Validation 4", Must, "HEAD /upload needs t=upload", |ctx| {
         offered(ctx, "/upload")?;
         needs_verb(ctx, "/upload", "media")
@@ -112,10 +124,16 @@ pub(super) const RULES: &[Rule] = &[
         let response = request.header("X-Content-Length", &ABSURD.to_string()).send()?;
         response.expect(&[402, 403, 413, 507]).map(|_| ())
     }),
-    rule("media-preflight-token-x", "BUD-11 Endpoint requirements", Must, "HEAD /media needs a matching x", |ctx| {
-        offered(ctx, "/media")?;
-        needs_x(ctx, "/media", "media")
-    }),
+    rule(
+        "media-preflight-token-x",
+        "BUD-11 Endpoint requirements",
+        Must,
+        "HEAD /media needs a matching x",
+        |ctx| {
+            offered(ctx, "/media")?;
+            needs_x(ctx, "/media", "media")
+        },
+    ),
     rule("media-preflight-token-t", "BUD-11 Validation 4", Must, "HEAD /media needs t=media", |ctx| {
         offered(ctx, "/media")?;
         needs_verb(ctx, "/media", "upload")

@@ -24,33 +24,47 @@ pub(super) const RULES: &[Rule] = &[
         }
         blobs.iter().try_for_each(|blob| ctx.expect_served(blob))
     }),
-    rule("race-same", UPLOADS, Must, "of uploads of one blob at once one is 201, the others are 200", |ctx| {
-        ctx.thousand()?;
-        for _ in 0..ROUNDS {
-            let blob = ctx.blob(2000);
-            let results = at_once(&[(); 6], |()| ctx.upload(&blob));
-            let mut created = 0;
-            for result in results {
-                created += usize::from(result?.expect(&[200, 201])?.status == 201);
+    rule(
+        "race-same",
+        UPLOADS,
+        Must,
+        "of uploads of one blob at once one is 201, the others are 200",
+        |ctx| {
+            ctx.thousand()?;
+            for _ in 0..ROUNDS {
+                let blob = ctx.blob(2000);
+                let results = at_once(&[(); 6], |()| ctx.upload(&blob));
+                let mut created = 0;
+                for result in results {
+                    created += usize::from(result?.expect(&[200, 201])?.status == 201);
+                }
+                ensure(created == 1, || {
+                    format!("6 uploads at once of {}: {created} times 201", blob.sha256)
+                })?;
+                ctx.expect_served(&blob)?;
             }
-            ensure(created == 1, || format!("6 uploads at once of {}: {created} times 201", blob.sha256))?;
-            ctx.expect_served(&blob)?;
-        }
-        Ok(())
-    }),
-    rule("race-same-slow", UPLOADS, Safety, "an upload that breaks off does not take another's blob along", |ctx| {
-        ctx.thousand()?;
-        let blob = ctx.blob(2000);
-        let request = super::integrity::put(ctx, &blob);
-        let mut connection = ctx.connect()?;
-        connection.send_body(&request.head_bytes(&ctx.server));
-        connection.send_body(&blob.bytes[..1000]);
-        std::thread::sleep(ctx.options.pace.min(Duration::from_millis(200)));
-        ctx.upload(&blob)?.expect(&[201])?;
-        drop(connection);
-        std::thread::sleep(ctx.options.pace.min(Duration::from_millis(200)));
-        ctx.expect_served(&blob)
-    }),
+            Ok(())
+        },
+    ),
+    rule(
+        "race-same-slow",
+        UPLOADS,
+        Safety,
+        "an upload that breaks off does not take another's blob along",
+        |ctx| {
+            ctx.thousand()?;
+            let blob = ctx.blob(2000);
+            let request = super::integrity::put(ctx, &blob);
+            let mut connection = ctx.connect()?;
+            connection.send_body(&request.head_bytes(&ctx.server));
+            connection.send_body(&blob.bytes[..1000]);
+            std::thread::sleep(ctx.options.pace.min(Duration::from_millis(200)));
+            ctx.upload(&blob)?.expect(&[201])?;
+            drop(connection);
+            std::thread::sleep(ctx.options.pace.min(Duration::from_millis(200)));
+            ctx.expect_served(&blob)
+        },
+    ),
     rule("race-delete", DELETES, Safety, "an upload against a delete: the blob is whole, or gone", |ctx| {
         super::tokens::deletable(ctx)?;
         for _ in 0..ROUNDS {
@@ -135,17 +149,23 @@ pub(super) const RULES: &[Rule] = &[
         }
         Ok(())
     }),
-    rule("race-slow-reader", "BUD-01 concurrency", Safety, "readers that do not read hold up nobody", |ctx| {
-        let blob = ctx.stored(2 << 20)?;
-        let mut idle = Vec::new();
-        for _ in 0..20 {
-            let mut connection = ctx.connect()?;
-            connection.send_body(&ctx.read(&blob)?.bytes());
-            idle.push(connection);
-        }
-        ctx.expect_served(&ctx.thousand()?)?;
-        ctx.upload(&ctx.blob(100))?.expect(&[201]).map(|_| ())
-    }),
+    rule(
+        "race-slow-reader",
+        "BUD-01 concurrency",
+        Safety,
+        "readers that do not read hold up nobody",
+        |ctx| {
+            let blob = ctx.stored(2 << 20)?;
+            let mut idle = Vec::new();
+            for _ in 0..20 {
+                let mut connection = ctx.connect()?;
+                connection.send_body(&ctx.read(&blob)?.bytes());
+                idle.push(connection);
+            }
+            ctx.expect_served(&ctx.thousand()?)?;
+            ctx.upload(&ctx.blob(100))?.expect(&[201]).map(|_| ())
+        },
+    ),
     rule("race-slow-writer", UPLOADS, Safety, "uploads that stand still hold up nobody", |ctx| {
         ctx.thousand()?;
         let mut idle = Vec::new();
@@ -190,4 +210,3 @@ fn whole_or_gone(ctx: &Context, blob: &Blob) -> Result<bool, Miss> {
         _ => fail(format!("{}; neither the blob nor 404", response.summary())),
     }
 }
-

@@ -12,7 +12,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("range-announced", BUD, Should, "HEAD has Accept-Ranges: bytes and Content-Length", |ctx| {
         let blob = ctx.thousand()?;
         let response = ctx.read_path("HEAD", &blob.path(), &blob.sha256)?.send()?;
-        response.expect(&[200])?;
+        response.here()?.expect(&[200])?;
         response.expect_header("accept-ranges", "bytes")?.expect_header("content-length", "1000").map(|_| ())
     }),
     rule("range-first", BUD, Should, "bytes=0-99 gives the first hundred bytes", |ctx| {
@@ -71,7 +71,8 @@ pub(super) const RULES: &[Rule] = &[
     }),
     rule("range-malformed", "RFC 9110 14.2", Http, "a malformed range is ignored or refused", |ctx| {
         let blob = supported(ctx)?;
-        let malformed = ["bytes=abc", "bytes=9-2", "bytes=", "bytes=--5", "bytes 0-5", "bytes=1-x", "bytes=-"];
+        let malformed =
+            ["bytes=abc", "bytes=9-2", "bytes=", "bytes=--5", "bytes 0-5", "bytes=1-x", "bytes=-"];
         for range in malformed {
             let response = ctx.read(&blob)?.header("Range", range).send()?;
             response.expect(&[200, 400, 416])?;
@@ -99,16 +100,22 @@ pub(super) const RULES: &[Rule] = &[
         let blob = ctx.thousand()?;
         let request = ctx.read_path("HEAD", &blob.path(), &blob.sha256)?;
         let response = request.header("Range", "bytes=0-9").send()?;
-        response.expect(&[200])?.expect_header("content-length", "1000").map(|_| ())
+        response.here()?.expect(&[200])?.expect_header("content-length", "1000").map(|_| ())
     }),
-    rule("range-several", "RFC 9110 15.3.7.2", Http, "several ranges are multipart, or the whole blob", |ctx| {
-        let blob = supported(ctx)?;
-        let response = ctx.read(&blob)?.header("Range", "bytes=0-1,10-11").send()?;
-        response.expect(&[200, 206])?;
-        let whole = response.status == 200 && response.body == blob.bytes;
-        let multipart = response.status == 206 && response.mime() == "multipart/byteranges";
-        response.ensure(whole || multipart, "neither the whole blob nor multipart/byteranges")
-    }),
+    rule(
+        "range-several",
+        "RFC 9110 15.3.7.2",
+        Http,
+        "several ranges are multipart, or the whole blob",
+        |ctx| {
+            let blob = supported(ctx)?;
+            let response = ctx.read(&blob)?.header("Range", "bytes=0-1,10-11").send()?;
+            response.expect(&[200, 206])?;
+            let whole = response.status == 200 && response.body == blob.bytes;
+            let multipart = response.status == 206 && response.mime() == "multipart/byteranges";
+            response.ensure(whole || multipart, "neither the whole blob nor multipart/byteranges")
+        },
+    ),
     rule("range-flood", "RFC 9110 17.15", Safety, "a thousand ranges do not multiply the answer", |ctx| {
         let blob = supported(ctx)?;
         let ranges = format!("bytes={}", vec!["0-"; 1000].join(","));
@@ -148,7 +155,7 @@ pub(super) const RULES: &[Rule] = &[
         let blob = empty(ctx)?;
         for range in ["bytes=0-", "bytes=0-0", "bytes=-5"] {
             let response = ctx.read(&blob)?.header("Range", range).send()?;
-            response.expect(&[200, 416])?;
+            response.here()?.expect(&[200, 416])?;
             response.ensure(response.status != 200 || response.body.is_empty(), "bytes came")?;
         }
         Ok(())
@@ -194,7 +201,7 @@ fn expect_part(response: &Response, blob: &Blob, first: usize, last: usize) -> C
 fn whole(ctx: &Context, method: &str, range: &str) -> Check {
     let blob = ctx.thousand()?;
     let response = ctx.read_path(method, &blob.path(), &blob.sha256)?.header("Range", range).send()?;
-    response.expect(&[200])?;
+    response.here()?.expect(&[200])?;
     response.ensure(response.body == blob.bytes, "not the whole blob")
 }
 

@@ -67,8 +67,8 @@ pub(super) const RULES: &[Rule] = &[
     }),
     rule("report-huge", REPORT, Safety, "a report of 4 MB is refused", |ctx| {
         offered(ctx)?;
-        let mut event = report(ctx, 1984, &[&ctx.thousand()?.sha256]);
-        event["content"] = Value::from("x".repeat(4 << 20));
+        let tags = [vec!["x".to_owned(), ctx.thousand()?.sha256, "spam".to_owned()]];
+        let event = ctx.stranger.sign(1984, now() - 2, &tags, &"x".repeat(4 << 20));
         send(ctx, &event)?.expect_refusal()?;
         ctx.expect_alive()
     }),

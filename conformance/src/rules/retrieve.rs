@@ -21,7 +21,8 @@ pub(super) const RULES: &[Rule] = &[
         has_type(ctx, &untyped(ctx)?, "", "application/octet-stream")
     }),
     rule("get-type-parameters", GET, Practice, "text keeps its type when a charset was given", |ctx| {
-        let blob = ctx.sample("text", || ctx.blob_of("gr\u{fc}n ".as_bytes(), "text/plain; charset=utf-8"))?;
+        let blob =
+            ctx.sample("text", || ctx.blob_of("gr\u{fc}n ".as_bytes(), "text/plain; charset=utf-8"))?;
         has_type(ctx, &blob, "", "text/plain")
     }),
     rule("get-extension", GET, Must, "a file extension is accepted and changes nothing", |ctx| {
@@ -91,6 +92,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("head-headers", HEAD, Must, "HEAD has the Content-Type and Content-Length of GET", |ctx| {
         for blob in [ctx.picture()?, ctx.thousand()?] {
             let get = ctx.read(&blob)?.send()?;
+            get.here()?;
             let head = ctx.read_path("HEAD", &blob.path(), &blob.sha256)?.send()?;
             head.expect(&[get.status])?;
             for name in ["content-type", "content-length"] {
@@ -129,7 +131,8 @@ pub(super) const RULES: &[Rule] = &[
             let path = format!("{}.{extension}", blob.path());
             let response = ctx.read_path("HEAD", &path, &blob.sha256)?.send()?;
             response.expect(&[200, 307, 308])?;
-            response.ensure(response.status != 200 || response.mime() == "image/png", "expected image/png")?;
+            response
+                .ensure(response.status != 200 || response.mime() == "image/png", "expected image/png")?;
         }
         Ok(())
     }),
@@ -158,7 +161,8 @@ pub(super) fn served(ctx: &Context, blob: &Blob) -> Result<crate::http::Response
 
 /// A blob that was uploaded without a type, of bytes that are of no type.
 fn untyped(ctx: &Context) -> Result<Blob, crate::suite::Miss> {
-    let blob = ctx.sample("untyped", || ctx.blob_of(&[0, 1, 2, 3, 0xfe, 0xff], "application/octet-stream"))?;
+    let blob =
+        ctx.sample("untyped", || ctx.blob_of(&[0, 1, 2, 3, 0xfe, 0xff], "application/octet-stream"))?;
     Ok(blob)
 }
 

@@ -23,9 +23,13 @@ pub(super) const RULES: &[Rule] = &[
     rule("server-several", SERVER, Must, "the domain may be one of several", |ctx| {
         taken(ctx, &["other.example", &host(ctx), "third.example"])
     }),
-    rule("server-several-others", SERVER, Must, "several servers, none of them this one, are refused", |ctx| {
-        refused(ctx, &["other.example", "third.example"])
-    }),
+    rule(
+        "server-several-others",
+        SERVER,
+        Must,
+        "several servers, none of them this one, are refused",
+        |ctx| refused(ctx, &["other.example", "third.example"]),
+    ),
     rule("server-url", SERVER, Practice, "a URL is taken for its domain", |ctx| {
         taken(ctx, &[&ctx.server.url("")])?;
         taken(ctx, &[&ctx.server.url("/")])

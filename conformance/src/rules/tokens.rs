@@ -174,12 +174,17 @@ pub(super) const RULES: &[Rule] = &[
     rule("token-mirror", VERB, Must, "PUT /mirror validates tokens", |ctx| {
         super::mirror::offered(ctx)?;
         needed_for_uploads(ctx)?;
-        each_refused(ctx, "upload", ctx.blob(30), |blob, value| {
+        let send = |blob: &Blob, value: &str| {
             let url = format!("https://blossom.invalid/{}", blob.sha256);
-            let response =
-                ctx.put("/mirror").header("Authorization", value).json(&json!({"url": url})).send()?;
-            // 502 means that the token was taken.
-            response.ensure(response.status != 502, "the origin was asked").map(|()| response)
+            ctx.put("/mirror").header("Authorization", value).json(&json!({"url": url})).send()
+        };
+        // How the server answers once the token is taken: there is no such origin.
+        let blob = ctx.blob(30);
+        let taken = send(&blob, &Token::new("upload").x(&blob.sha256).header(&ctx.key))?.status;
+        each_refused(ctx, "upload", blob, |blob, value| {
+            let response = send(blob, value)?;
+            let refused = response.status == 401 || response.status != taken;
+            response.ensure(refused, "the same answer as to a valid token").map(|()| response)
         })
     }),
     rule("token-list", VERB, Must, "GET /list validates tokens, if it wants them", |ctx| {
@@ -194,21 +199,27 @@ pub(super) const RULES: &[Rule] = &[
         }
         Ok(())
     }),
-    rule("token-open-upload", SIGNED, Safety, "an open server gives no blob to the key of a bad token", |ctx| {
-        if !ctx.uploads_are_open()? {
-            return skip("uploads need a token here");
-        }
-        super::list::offered(ctx)?;
-        let blob = ctx.blob(30);
-        ctx.note(&blob.sha256, &ctx.key);
-        let mut event = Token::new("upload").x(&blob.sha256).event(&ctx.key);
-        event["sig"] = Value::from("0".repeat(128));
-        let response = ctx.put("/upload").event(&event).blob(&blob).send()?;
-        response.expect_no_breakdown()?;
-        let list = super::list::list(ctx, &ctx.key, "")?;
-        let listed = list.iter().any(|found| found["sha256"] == blob.sha256.as_str());
-        response.ensure(!listed, "the blob is in the list of the key that did not sign")
-    }),
+    rule(
+        "token-open-upload",
+        SIGNED,
+        Safety,
+        "an open server gives no blob to the key of a bad token",
+        |ctx| {
+            if !ctx.uploads_are_open()? {
+                return skip("uploads need a token here");
+            }
+            super::list::offered(ctx)?;
+            let blob = ctx.blob(30);
+            ctx.note(&blob.sha256, &ctx.key);
+            let mut event = Token::new("upload").x(&blob.sha256).event(&ctx.key);
+            event["sig"] = Value::from("0".repeat(128));
+            let response = ctx.put("/upload").event(&event).blob(&blob).send()?;
+            response.expect_no_breakdown()?;
+            let list = super::list::list(ctx, &ctx.key, "")?;
+            let listed = list.iter().any(|found| found["sha256"] == blob.sha256.as_str());
+            response.ensure(!listed, "the blob is in the list of the key that did not sign")
+        },
+    ),
 ];
 
 /// A stored blob that its owner may delete.

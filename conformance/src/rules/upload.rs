@@ -91,7 +91,9 @@ pub(super) const RULES: &[Rule] = &[
     }),
     rule("upload-any-type", PUT, Practice, "every type is taken, application/octet-stream first", |ctx| {
         ctx.thousand()?;
-        for mime in ["application/octet-stream", "application/x-of-nobody", "text/markdown", "model/gltf+json"] {
+        for mime in
+            ["application/octet-stream", "application/x-of-nobody", "text/markdown", "model/gltf+json"]
+        {
             ctx.upload(&ctx.blob_of(b"\x00\x01", mime))?.expect(&[201])?;
         }
         Ok(())
@@ -178,15 +180,21 @@ pub(super) const RULES: &[Rule] = &[
         let response = ctx.upload(&ctx.thousand()?)?;
         response.ensure(response.mime() == "application/json", &format!("got {:?}", response.mime()))
     }),
-    rule("descriptor-type-hostile", DESCRIPTOR, Must, "a hostile type leaves the descriptor valid JSON", |ctx| {
-        ctx.thousand()?;
-        let blob = ctx.blob_of(b"x", "a/b\"},{\"sha256\":\"\\");
-        let response = ctx.upload(&blob)?;
-        if response.status >= 400 {
-            return response.expect_refusal().map(|_| ());
-        }
-        descriptor(&response, &blob).map(|_| ())
-    }),
+    rule(
+        "descriptor-type-hostile",
+        DESCRIPTOR,
+        Must,
+        "a hostile type leaves the descriptor valid JSON",
+        |ctx| {
+            ctx.thousand()?;
+            let blob = ctx.blob_of(b"x", "a/b\"},{\"sha256\":\"\\");
+            let response = ctx.upload(&blob)?;
+            if response.status >= 400 {
+                return response.expect_refusal().map(|_| ());
+            }
+            descriptor(&response, &blob).map(|_| ())
+        },
+    ),
     rule("nip94-pairs", NIP94, Should, "nip94 is an array of [key, value]", |ctx| {
         let blob = ctx.picture()?;
         let (response, tags) = nip94(ctx, &blob)?;

@@ -63,43 +63,61 @@ pub(super) const RULES: &[Rule] = &[
             "GET, HEAD, GET of an unknown blob and GET in one write were not answered in order".to_owned()
         })
     }),
-    rule("pipelined-uploads", "RFC 9112 9.3.2", Http, "pipelined uploads are stored, each by itself", |ctx| {
-        ctx.thousand()?;
-        let blobs = [ctx.blob(100), ctx.blob(200), ctx.blob(300)];
-        let mut connection = ctx.connect()?;
-        let requests: Vec<Request<'_>> = blobs.iter().map(|blob| put(ctx, blob).keep_alive()).collect();
-        let bytes: Vec<u8> = requests.iter().flat_map(Request::bytes).collect();
-        connection.send_body(&bytes);
-        for (request, blob) in requests.iter().zip(&blobs) {
-            ctx.note(&blob.sha256, &ctx.key);
-            request.receive(&mut connection)?.expect(&[201])?;
-        }
-        blobs.iter().try_for_each(|blob| ctx.expect_served(blob))
-    }),
+    rule(
+        "pipelined-uploads",
+        "RFC 9112 9.3.2",
+        Http,
+        "pipelined uploads are stored, each by itself",
+        |ctx| {
+            ctx.thousand()?;
+            let blobs = [ctx.blob(100), ctx.blob(200), ctx.blob(300)];
+            let mut connection = ctx.connect()?;
+            let requests: Vec<Request<'_>> = blobs.iter().map(|blob| put(ctx, blob).keep_alive()).collect();
+            let bytes: Vec<u8> = requests.iter().flat_map(Request::bytes).collect();
+            connection.send_body(&bytes);
+            for (request, blob) in requests.iter().zip(&blobs) {
+                ctx.note(&blob.sha256, &ctx.key);
+                request.receive(&mut connection)?.expect(&[201])?;
+            }
+            blobs.iter().try_for_each(|blob| ctx.expect_served(blob))
+        },
+    ),
     rule("close", "RFC 9112 9.6", Http, "Connection: close closes behind the response", |ctx| {
         let mut connection = ctx.connect()?;
         let request = ctx.head("/");
         request.send_on(&mut connection, &ctx.server)?;
         ensure(connection.is_closed(), || format!("{}: still open", request.summary()))
     }),
-    rule("expect-continue", "RFC 9110 10.1.1", Http, "Expect: 100-continue is answered before the body", |ctx| {
-        ctx.thousand()?;
-        let blob = ctx.blob(100);
-        ctx.note(&blob.sha256, &ctx.key);
-        continues(ctx, &put(ctx, &blob))
-    }),
-    rule("expect-refused", "RFC 9110 10.1.1", Practice, "what is refused is refused before the body", |ctx| {
-        ctx.thousand()?;
-        let request = put(ctx, &ctx.blob(100)).without("X-SHA-256").header("X-SHA-256", "nonsense");
-        let request = request.header("Expect", "100-continue");
-        let mut connection = ctx.connect()?;
-        connection.send_body(&request.head_bytes(&ctx.server));
-        match connection.status()? {
-            100 => fail(format!("{} -> 100; expected the refusal", request.summary())),
-            400..=499 => Ok(()),
-            status => fail(format!("{} -> {status}; expected a refusal", request.summary())),
-        }
-    }),
+    rule(
+        "expect-continue",
+        "RFC 9110 10.1.1",
+        Http,
+        "Expect: 100-continue is answered before the body",
+        |ctx| {
+            ctx.thousand()?;
+            let blob = ctx.blob(100);
+            ctx.note(&blob.sha256, &ctx.key);
+            continues(ctx, &put(ctx, &blob))
+        },
+    ),
+    rule(
+        "expect-refused",
+        "RFC 9110 10.1.1",
+        Practice,
+        "what is refused is refused before the body",
+        |ctx| {
+            ctx.thousand()?;
+            let request = put(ctx, &ctx.blob(100)).without("X-SHA-256").header("X-SHA-256", "nonsense");
+            let request = request.header("Expect", "100-continue");
+            let mut connection = ctx.connect()?;
+            connection.send_body(&request.head_bytes(&ctx.server));
+            match connection.status()? {
+                100 => fail(format!("{} -> 100; expected the refusal", request.summary())),
+                400..=499 => Ok(()),
+                status => fail(format!("{} -> {status}; expected a refusal", request.summary())),
+            }
+        },
+    ),
     rule("expect-unknown", "RFC 9110 10.1.1", Http, "an unknown expectation is ignored or 417", |ctx| {
         let blob = ctx.thousand()?;
         ctx.read(&blob)?.header("Expect", "nonsense").send()?.expect(&[200, 307, 308, 417]).map(|_| ())
@@ -154,20 +172,33 @@ pub(super) const RULES: &[Rule] = &[
         malformed(ctx, &with_line(ctx, "X-Name: a\0b"))
     }),
     rule("head-garbage", SYNTAX, Safety, "what is no HTTP is refused, or the connection closed", |ctx| {
-        for text in ["\r\n\r\nx\r\n\r\n", "GET\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", "\u{1}\u{2}\u{3}\r\n\r\n"] {
+        for text in ["\r\n\r\nx\r\n\r\n", "GET\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", "\u{1}\u{2}\u{3}\r\n\r\n"]
+        {
             malformed(ctx, text.as_bytes())?;
         }
         ctx.expect_alive()
     }),
-    rule("head-giant", "RFC 9110 5.4", Safety, "a header of 2 MB is refused, or the connection closed", |ctx| {
-        malformed(ctx, &with_line(ctx, &format!("X-Name: {}", "x".repeat(2 << 20))))?;
-        ctx.expect_alive()
-    }),
-    rule("head-many", "RFC 9110 5.4", Safety, "20,000 headers are refused, or the connection closed", |ctx| {
-        let lines: Vec<String> = (0..20_000).map(|at| format!("X-{at}: x")).collect();
-        malformed(ctx, &with_line(ctx, &lines.join("\r\n")))?;
-        ctx.expect_alive()
-    }),
+    rule(
+        "head-giant",
+        "RFC 9110 5.4",
+        Safety,
+        "a header of 2 MB is refused, or the connection closed",
+        |ctx| {
+            malformed(ctx, &with_line(ctx, &format!("X-Name: {}", "x".repeat(2 << 20))))?;
+            ctx.expect_alive()
+        },
+    ),
+    rule(
+        "head-many",
+        "RFC 9110 5.4",
+        Safety,
+        "20,000 headers are refused, or the connection closed",
+        |ctx| {
+            let lines: Vec<String> = (0..20_000).map(|at| format!("X-{at}: x")).collect();
+            malformed(ctx, &with_line(ctx, &lines.join("\r\n")))?;
+            ctx.expect_alive()
+        },
+    ),
     rule("head-slow", MESSAGE, Practice, "a head that comes byte by byte is answered", |ctx| {
         let request = ctx.head("/");
         let bytes = request.bytes();

@@ -51,10 +51,12 @@ impl Model {
     }
 
     fn fetch(&self, url: &Url, hops: usize) -> Result<(Vec<u8>, String), Box<Response>> {
-        let untyped = if self.has(Bug::MirrorsUntypedAsText) { "text/plain" } else { "application/octet-stream" };
+        let untyped =
+            if self.has(Bug::MirrorsUntypedAsText) { "text/plain" } else { "application/octet-stream" };
         if !matches!(url.scheme(), "http" | "https") {
             if self.has(Bug::AnyScheme) || (self.has(Bug::FollowsFiles) && hops > 0) {
-                return Ok((b"root:x:0:0".to_vec(), "text/plain".to_owned()));
+                let bytes = std::fs::read(url.path()).unwrap_or_else(|_| b"x".to_vec());
+                return Ok((bytes, "text/plain".to_owned()));
             }
             return refuse(400, "http and https only");
         }

@@ -40,7 +40,11 @@ impl Request {
     }
 
     pub(crate) fn parameter(&self, name: &str) -> Option<&str> {
-        self.query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|p| p.1)
+        self.query
+            .split('&')
+            .filter_map(|pair| pair.split_once('='))
+            .find(|(key, _)| *key == name)
+            .map(|p| p.1)
     }
 
     pub(crate) fn is_chunked(&self) -> bool {
@@ -193,6 +197,9 @@ fn answer(
     if model.has(Bug::ImpatientBody) {
         let _ = socket.set_read_timeout(Some(Duration::from_millis(3)));
     }
+    if model.has(Bug::ServesBeforeComplete) && length > 0 {
+        model.begin_visibly(&request);
+    }
     while unread.len() < length {
         let read = read_more(socket, unread);
         if read != Some(true) {
@@ -201,9 +208,6 @@ fn answer(
                 return None;
             }
             break;
-        }
-        if model.has(Bug::ServesBeforeComplete) {
-            model.store_early(&request, unread);
         }
     }
     request.body = unread.drain(..length.min(unread.len())).collect();
@@ -275,7 +279,10 @@ fn head(socket: &mut TcpStream, unread: &mut Vec<u8>, lax: bool) -> Result<Optio
     }
     let count = |name: &str| headers.iter().filter(|(key, _)| key == name).count();
     let both = count("transfer-encoding") > 0 && count("content-length") > 0;
-    if both || count("content-length") > 1 || count("host") > 1 || (count("host") == 0 && version == "HTTP/1.1")
+    if both
+        || count("content-length") > 1
+        || count("host") > 1
+        || (count("host") == 0 && version == "HTTP/1.1")
     {
         if !lax {
             return Err(400);
@@ -284,7 +291,8 @@ fn head(socket: &mut TcpStream, unread: &mut Vec<u8>, lax: bool) -> Result<Optio
         headers.retain(|(name, _)| name != "transfer-encoding");
         headers.reverse();
     }
-    let local = target.split_once("://").map_or(target, |(_, rest)| rest.find('/').map_or("/", |at| &rest[at..]));
+    let local =
+        target.split_once("://").map_or(target, |(_, rest)| rest.find('/').map_or("/", |at| &rest[at..]));
     let (path, query) = local.split_once('?').unwrap_or((local, ""));
     Ok(Some(Request {
         method: method.to_owned(),

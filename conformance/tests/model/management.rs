@@ -97,9 +97,8 @@ impl Model {
         let mut store = self.store();
         let former = store.former.contains(&(hash.to_owned(), key.to_owned()));
         let Some(blob) = store.blobs.get_mut(hash) else { return refuse(404, "no such blob") };
-        let is_owner = blob.owners.remove(key).is_some()
-            || anybody
-            || (former && self.has(Bug::DeletesForFormerOwners));
+        let is_owner =
+            blob.owners.remove(key).is_some() || anybody || (former && self.has(Bug::DeletesForFormerOwners));
         if !is_owner {
             return refuse(403, "not yours");
         }

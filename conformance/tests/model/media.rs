@@ -31,9 +31,7 @@ impl Model {
         };
         let result = match is_jpeg {
             true if self.has(Bug::KeepsPosition) => bytes.clone(),
-            true if self.has(Bug::KeepsTexts) => {
-                without_exif(bytes, b"\xff\xfe\x00\x15Owner of the camera")
-            }
+            true if self.has(Bug::KeepsTexts) => without_exif(bytes, b"\xff\xfe\x00\x15Owner of the camera"),
             true => without_exif(bytes, &[]),
             false => bytes.clone(),
         };

@@ -79,7 +79,8 @@ impl Model {
 
     fn decode(&self, value: &str) -> Option<(Value, usize)> {
         let (scheme, text) = value.split_once(' ')?;
-        let right = if self.has(Bug::SchemeCase) { scheme == "Nostr" } else { scheme.eq_ignore_ascii_case("nostr") };
+        let right =
+            if self.has(Bug::SchemeCase) { scheme == "Nostr" } else { scheme.eq_ignore_ascii_case("nostr") };
         if !right {
             return None;
         }
@@ -162,10 +163,18 @@ impl Model {
                 if self.has(Bug::GetAnyX) { Ok(()) } else { refuse("for another blob") }
             }
             Hash::Required(_) | Hash::Later if named.is_empty() => {
-                if self.has(Bug::NeedsNoX) { Ok(()) } else { refuse("no x") }
+                if self.has(Bug::NeedsNoX) {
+                    Ok(())
+                } else {
+                    refuse("no x")
+                }
             }
             Hash::Required(sha256) if !named.contains(sha256) => {
-                if self.has(Bug::IgnoresX) { Ok(()) } else { refuse("for another blob") }
+                if self.has(Bug::IgnoresX) {
+                    Ok(())
+                } else {
+                    refuse("for another blob")
+                }
             }
             _ => Ok(()),
         }
