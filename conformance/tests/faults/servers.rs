@@ -1,10 +1,8 @@
 //! Faults of the model's own code: tokens, integrity, owners, parts, mirrors, races.
 
-use super::{CLOSED, Case, bug};
+use super::{CLOSED, Case, MIRRORS, bug};
 use crate::model::Bug::*;
 use crate::model::Setup;
-
-const MIRRORS: Setup = Setup { private_allowed: true, ..CLOSED };
 
 pub(super) fn all() -> Vec<Case> {
     let mut all = tokens();
