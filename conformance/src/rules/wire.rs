@@ -88,6 +88,19 @@ pub(super) const RULES: &[Rule] = &[
         request.send_on(&mut connection, &ctx.server)?;
         ensure(connection.is_closed(), || format!("{}: still open", request.summary()))
     }),
+    rule("no-content-length", "RFC 9110 8.6", Http, "204 has no Content-Length", |ctx| {
+        let blob = ctx.stored(30)?;
+        let deleted = ctx.delete_as(&blob.sha256, &ctx.key)?;
+        let preflight = ctx.request("OPTIONS", "/upload").send()?;
+        let empty: Vec<_> =
+            [deleted, preflight].into_iter().filter(|response| response.status == 204).collect();
+        if empty.is_empty() {
+            return skip("neither DELETE nor OPTIONS is answered with 204");
+        }
+        empty.iter().try_for_each(|response| {
+            response.ensure(response.header("content-length").is_none(), "there is a Content-Length")
+        })
+    }),
     rule(
         "expect-continue",
         "RFC 9110 10.1.1",

@@ -219,6 +219,24 @@ fn retrieval() -> Vec<Case> {
         )
         .on(Setup { redirects: true, ..CLOSED }),
         sent("Sunset in seconds", |_, r| r.set("sunset", "1794395471"), &["get-sunset"]),
+        sent(
+            "previews are text",
+            |request, response| {
+                if request.path.starts_with("/previews") {
+                    response.set("content-type", "text/html");
+                }
+            },
+            &["get-preview"],
+        ),
+        sent(
+            "texts are compressed",
+            |request, response| {
+                if request.header("accept-encoding").is_some() {
+                    response.set("content-encoding", "gzip");
+                }
+            },
+            &["get-identity"],
+        ),
         sent("no Date", |_, r| r.remove("date"), &["get-date"]),
         sent(
             "reads judge tokens",

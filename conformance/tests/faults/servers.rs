@@ -168,5 +168,6 @@ fn management() -> Vec<Case> {
         bug(KeepsTexts, &["media-texts"]),
         bug(KeepsOriginal, &["media-original"]),
         bug(NoOx, &["media-ox"]),
+        bug(LosesOrientation, &["media-orientation"]),
     ]
 }

@@ -139,6 +139,18 @@ fn uploads() -> Vec<Case> {
             &["descriptor-type-hostile"],
         ),
         sent(
+            "types are paths",
+            |request, response| {
+                if request.header("content-type").is_some_and(|mime| mime.contains("..")) {
+                    response.change(|body| {
+                        let hash = body["sha256"].as_str().unwrap_or_default();
+                        body["url"] = json!(format!("http://localhost/{hash}.../../etc/x"));
+                    });
+                }
+            },
+            &["descriptor-type-path"],
+        ),
+        sent(
             "nip94 is an object",
             |_, r| r.change(|body| body["nip94"] = json!({"x": "y"})),
             &["nip94-pairs", "nip94-values"],

@@ -87,6 +87,15 @@ fn parts() -> Vec<Case> {
 
 fn heads() -> Vec<Case> {
     vec![
+        sent(
+            "204 with a length",
+            |_, response| {
+                if response.status == 204 {
+                    response.set("content-length", "0");
+                }
+            },
+            &["no-content-length"],
+        ),
         bug(OneAtATime, &["race-slow-reader", "race-slow-writer"]),
         sent(
             "connections end",

@@ -72,7 +72,7 @@ pub(crate) enum Bug {
     ListKeepsDeleted, DeletesForStrangers, DeletesAllX, DeletesForAllOwners, KeepsLastBytes, DeleteForgetsNothing,
     DeletesForFormerOwners, DeleteNotAtomic, DeleteRacesOwners, DeleteReadsTorn,
     // Reports and media.
-    ReportRemoves, ReportUnverified, KeepsPosition, KeepsTexts, KeepsOriginal, NoOx,
+    ReportRemoves, ReportUnverified, KeepsPosition, KeepsTexts, KeepsOriginal, NoOx, LosesOrientation,
 }
 
 /// The model, and what its threads share.
