@@ -72,6 +72,7 @@ fn tokens() -> Vec<Case> {
 fn uploads() -> Vec<Case> {
     vec![
         bug(KeepsUnreadBody, &["keep-alive-errors"]),
+        bug(ClosesAtOnce, &["close-refused", "close-exists"]),
         bug(NoContinue, &["expect-continue", "put-expect"]),
         bug(ImpatientBody, &["body-slow"]),
         bug(StoresCutBodies, &["length-too-long", "body-aborted", "put-short", "parts-short"]),
