@@ -349,6 +349,7 @@ impl Settings {
             policy: &self.policy,
             url: self.url.as_deref(),
             has_agents: self.has_agents(),
+            blossom: None,
         }
     }
 }

@@ -208,6 +208,7 @@ impl Host {
             policy: &settings.policy,
             url: settings.url.as_deref(),
             has_agents: settings.has_agents(),
+            blossom: settings.blossom.enabled.then_some(&settings.blossom),
         };
         let documents = Documents {
             information: about.information().into(),
@@ -217,6 +218,7 @@ impl Host {
         let on_this_port = |route| match route {
             Route::Metrics => settings.metrics.listen.is_none(),
             Route::Agents(_) => settings.has_agents(),
+            Route::Blossom(_) => settings.blossom.enabled,
             _ => true,
         };
         Ok(Host {

@@ -9,6 +9,7 @@
 //! | [`nip11`] | the relay information document |
 //! | [`nip98`] | HTTP requests signed by a Nostr key |
 //! | [`agents`] | the endpoints of agents |
+//! | [`blossom`] | the endpoints of Blossom |
 //! | [`operator`] | authorization of the operator-only endpoints |
 //! | [`page`] | the web page |
 //! | [`metrics`] | names and help texts of Prometheus metrics |
@@ -18,6 +19,7 @@
 
 pub mod agents;
 pub mod answer;
+pub mod blossom;
 pub mod feature;
 mod info;
 pub mod metrics;
@@ -31,6 +33,7 @@ pub mod settings;
 
 pub use agents::{AgentRoute, AgentSettings};
 pub use answer::Answer;
+pub use blossom::{BlossomRoute, BlossomSettings};
 pub use feature::{FEATURES, Feature};
 pub use info::Info;
 pub use nip11::About;

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use relay_engine::policy::Policy;
 use relay_engine::types::{Limits, SubId};
 
-use crate::{FEATURES, Info, page};
+use crate::{BlossomSettings, FEATURES, Info, page};
 
 /// The settings that the NIP-11 document and the web page describe.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +20,8 @@ pub struct About<'a> {
     pub url: Option<&'a str>,
     /// Whether agents can be deployed.
     pub has_agents: bool,
+    /// Its settings of Blossom, if it serves blobs.
+    pub blossom: Option<&'a BlossomSettings>,
 }
 
 impl About<'_> {
@@ -114,8 +116,14 @@ mod tests {
             ..Limits::default()
         };
         let policy = Policy { allow_kinds: Some(vec![1]), ..Policy::default() };
-        let about =
-            About { info: &Info::default(), limits: &limits, policy: &policy, url: None, has_agents: false };
+        let about = About {
+            info: &Info::default(),
+            limits: &limits,
+            policy: &policy,
+            url: None,
+            has_agents: false,
+            blossom: None,
+        };
         let document: Value = serde_json::from_str(&about.information()).unwrap();
         let limitation = &document["limitation"];
         assert_eq!(limitation["max_limit"], 321);
@@ -131,7 +139,14 @@ mod tests {
     fn an_optional_nip_is_advertised_only_if_it_is_on() {
         let (info, limits) = (Info::default(), Limits::default());
         let nips = |policy: Policy| {
-            let about = About { info: &info, limits: &limits, policy: &policy, url: None, has_agents: false };
+            let about = About {
+                info: &info,
+                limits: &limits,
+                policy: &policy,
+                url: None,
+                has_agents: false,
+                blossom: None,
+            };
             let document: Value = serde_json::from_str(&about.information()).unwrap();
             assert_eq!(about.page("").contains("/67.md"), policy.eose_hints);
             document["supported_nips"].to_string()
@@ -148,8 +163,14 @@ mod tests {
         let (limits, policy) = (Limits::default(), Policy::default());
         let icon = |url, own: Option<&str>| {
             let info = Info { icon: own.map(str::to_owned), ..Info::default() };
-            let about =
-                About { info: &info, limits: &limits, policy: &policy, url: Some(url), has_agents: false };
+            let about = About {
+                info: &info,
+                limits: &limits,
+                policy: &policy,
+                url: Some(url),
+                has_agents: false,
+                blossom: None,
+            };
             let document: Value = serde_json::from_str(&about.information()).unwrap();
             document["icon"].as_str().unwrap().to_owned()
         };

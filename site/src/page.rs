@@ -127,7 +127,9 @@ mod tests {
         let info = Info { name: "<b>{{url}} & co".into(), ..Info::default() };
         let (limits, policy) = (Limits::default(), Policy::default());
         let url = Some("wss://relay.example");
-        let page = About { info: &info, limits: &limits, policy: &policy, url, has_agents: false }.page("");
+        let page =
+            About { info: &info, limits: &limits, policy: &policy, url, has_agents: false, blossom: None }
+                .page("");
         assert!(page.contains("&lt;b&gt;{{url}} &amp; co"));
         assert!(page.contains("wss://relay.example") && page.contains("2 MiB"));
         assert_eq!(page.matches("{{").count(), page.matches("{{url}} &amp; co").count());

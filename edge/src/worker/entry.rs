@@ -21,10 +21,11 @@ use crate::shard::Shard;
 
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-static TABLE: LazyLock<Table> = LazyLock::new(|| Table::new(FEATURES, |_| true));
+static TABLE: LazyLock<Table> =
+    LazyLock::new(|| Table::new(FEATURES, |route| !matches!(route, Route::Blossom(_))));
 /// Without agents.
 static RELAY_TABLE: LazyLock<Table> =
-    LazyLock::new(|| Table::new(FEATURES, |route| !matches!(route, Route::Agents(_))));
+    LazyLock::new(|| Table::new(FEATURES, |route| !matches!(route, Route::Agents(_) | Route::Blossom(_))));
 
 /// Authorisation of the operator. It remembers used NIP-98 events for as long as the isolate lives: another isolate would
 /// accept the same event again, which can only repeat a read.
@@ -69,7 +70,7 @@ async fn fetch(mut request: Request, env: Env, _: Context) -> Result<Response> {
         Ok(Route::Page) => Answer::page(settings.about().page(&address(&request))),
         Ok(Route::Icon) => Answer::icon(),
         Ok(Route::Health) => health(&env, &settings).await,
-        Ok(Route::Agents(_)) => Answer::error(404, "not found"),
+        Ok(Route::Agents(_) | Route::Blossom(_)) => Answer::error(404, "not found"),
         Ok(route @ (Route::Metrics | Route::Config)) => {
             match (authorise(&mut request, &method, &settings, route).await?, route) {
                 (Err(answer), _) => answer,

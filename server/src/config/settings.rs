@@ -8,7 +8,7 @@ use relay_agent::fetch::PrivateHosts;
 use relay_engine::policy::{Policy, is_relay_url};
 use relay_engine::types::Limits;
 use relay_engine::verify::{Libsecp256k1, Schnorr, Verifier};
-use relay_site::{AgentSettings, Info, LimitsDef, PolicyDef};
+use relay_site::{AgentSettings, BlossomSettings, Info, LimitsDef, PolicyDef};
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
@@ -44,6 +44,8 @@ pub struct Settings {
     pub metrics: MetricsAccess,
     /// Agents on this relay: programs that answer job requests (NIP-90).
     pub agents: AgentSettings,
+    /// Blossom.
+    pub blossom: BlossomSettings,
     /// Bounds, enforced and advertised; see [`Limits`].
     #[serde(with = "LimitsDef")]
     pub limits: Limits,
@@ -66,6 +68,7 @@ impl Default for Settings {
             log: Log::default(),
             metrics: MetricsAccess::default(),
             agents: AgentSettings::default(),
+            blossom: BlossomSettings::default(),
             limits: Limits::default(),
             policy: Policy::default(),
         }

@@ -130,6 +130,7 @@ async fn respond<B: Backend + 'static>(
                 Route::Information => response(Answer::information(host.documents.information.clone())),
                 Route::Page => response(Answer::page(host.documents.page.clone())),
                 Route::Icon => response(Answer::icon()),
+                Route::Blossom(_) => response(Answer::error(501, "not implemented")),
                 Route::Agents(route) => agents::respond(host, route, params, bounds, request).await,
                 Route::Health | Route::Metrics | Route::Config => {
                     operate(host, route, bounds, request, peer).await

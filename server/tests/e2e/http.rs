@@ -70,7 +70,7 @@ fn each_path_is_answered() {
     }
     let cases = [
         ("GET", "/metrics", "", 200, "content-type: application/openmetrics-text"),
-        ("GET", "/elsewhere", UPGRADE, 404, "x-reason: not found"),
+        ("GET", "/else/where", UPGRADE, 404, "x-reason: not found"),
         ("GET", "/", UPGRADE, 426, "sec-websocket-version: 13"),
         (
             "GET",

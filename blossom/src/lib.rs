@@ -1,0 +1,16 @@
+//! Blossom (BUD-00 to BUD-14) as a pure machine: what requests mean, who may do what, which blobs there are. No clock, no I/O,
+//! no threads. Hosts move the bytes.
+//!
+//! | module | role |
+//! |---|---|
+//! | [`blob`] | hashes, blobs, MIME types and extensions |
+//! | [`exchange`] | one request, from its head to its response, as steps that a host carries out |
+//! | [`index`] | which blobs there are and whose, over SQL; the judge of races |
+
+pub mod blob;
+pub mod exchange;
+pub mod index;
+
+pub use blob::{Blob, Sha256};
+pub use exchange::{Context, Exchange, Head, Input, Step};
+pub use index::{Command, Index, Outcome};
