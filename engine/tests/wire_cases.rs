@@ -25,8 +25,8 @@ fn event_with(name: &str, value: &str) -> String {
         ("content", r#""hi""#),
         ("sig", &sig),
     ];
-    match fields.iter_mut().find(|(own, _)| *own == name) {
-        Some((_, own)) => *own = value,
+    match fields.iter_mut().find(|(field, _)| *field == name) {
+        Some((_, field_value)) => *field_value = value,
         None if !name.is_empty() => fields.push((name, value)),
         None => {}
     }
@@ -161,10 +161,10 @@ fn bytes_that_are_not_utf8_are_refused_everywhere() {
     for bytes in
         [&b"\xff"[..], b"\x80", b"\xc3", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xf0\x9f\x92"]
     {
-        for place in ["content", "extra"] {
+        for field in ["content", "extra"] {
             for before in 0..20 {
                 let message =
-                    format!("[\"EVENT\",{}]", event_with(place, &format!("\"{}@\"", "a".repeat(before))));
+                    format!("[\"EVENT\",{}]", event_with(field, &format!("\"{}@\"", "a".repeat(before))));
                 let at = message.rfind('@').unwrap();
                 let mut message = message.into_bytes();
                 message.splice(at..=at, bytes.iter().copied());

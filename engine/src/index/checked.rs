@@ -97,8 +97,8 @@ impl EventKeys<'_> {
         if keys.len() <= SHORT_LIST.max(self.list.len()) {
             return keys.iter().any(|key| self.stamps[*key as usize] == self.epoch);
         }
-        let mut own = self.list.iter().filter(|own| own.subject == *subject);
-        own.any(|own| keys.binary_search(&own.key).is_ok())
+        let mut same_subject = self.list.iter().filter(|same_subject| same_subject.subject == *subject);
+        same_subject.any(|same_subject| keys.binary_search(&same_subject.key).is_ok())
     }
 }
 

@@ -7,7 +7,7 @@ use super::Relay;
 use super::catch_up::SharedReplay;
 use super::ids::{ConnId, StreamId};
 use super::running::{Reservation, Running};
-use super::subscriptions::{Owner, Place, SubKey};
+use super::subscriptions::{AnswerPosition, Owner, SubKey};
 use super::turns::{JobClass, Turn, Turns};
 use crate::store::{Backend, Count, Scan};
 use crate::types::{ClientAddress, Filter, Now, SubId};
@@ -37,7 +37,7 @@ pub(super) struct ScanJob {
     pub(super) scan: Scan,
     pub(super) asked_at: Now,
     /// The position of the last event sent before the session was restored: only what comes after it is sent.
-    pub(super) sent_before: Option<Place>,
+    pub(super) sent_before: Option<AnswerPosition>,
     /// Whether it has taken a step.
     pub(super) has_started: bool,
     pub(super) reservation: Reservation,

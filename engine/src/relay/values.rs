@@ -196,17 +196,17 @@ impl FilterValues {
         {
             return Err(TooMany::ForConnection);
         }
-        let free = |all_max: usize, all: usize, own: usize, guaranteed: usize| {
-            let guaranteed = guaranteed.saturating_sub(own).min(all_max.saturating_sub(all));
+        let free = |all_max: usize, all: usize, held: usize, guaranteed: usize| {
+            let guaranteed = guaranteed.saturating_sub(held).min(all_max.saturating_sub(all));
             guaranteed.max((all_max / 2).saturating_sub(all) / 3)
         };
-        let own = subscriptions + counts;
+        let held = subscriptions + counts;
         // A request no larger than the one it replaces always fits.
-        let values = free(limits.shard_values_max, self.all.values, own.values, guaranteed_values(limits));
+        let values = free(limits.shard_values_max, self.all.values, held.values, guaranteed_values(limits));
         if new.values > replaced.values && new.values > values {
             return Err(TooMany::ForShard { free: values });
         }
-        let bytes = free(limits.shard_filter_bytes_max, self.all.bytes, own.bytes, GUARANTEED_BYTES);
+        let bytes = free(limits.shard_filter_bytes_max, self.all.bytes, held.bytes, GUARANTEED_BYTES);
         if new.bytes > replaced.bytes && new.bytes > bytes {
             // How many values of the average size of these would fit.
             let fit = new.values as u64 * bytes as u64 / new.bytes as u64;

@@ -128,7 +128,7 @@ impl Filter {
 impl TagFilter {
     /// Whether `value` is one of the wanted ones.
     pub fn contains(&self, value: &[u8]) -> bool {
-        self.values.binary_search_by(|own| (**own).cmp(value)).is_ok()
+        self.values.binary_search_by(|other| (**other).cmp(value)).is_ok()
     }
 
     /// Whether events match that have no such tag, by the empty `d` of their address.

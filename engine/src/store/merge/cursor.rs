@@ -16,8 +16,8 @@ pub(super) fn chunk_max(cursors: usize) -> usize {
 
 /// Bytes that so many cursors hold at most, with their places in the heap. Lists may have the capacity for twice as many.
 pub(super) fn bytes_max(cursors: usize) -> usize {
-    let own = size_of::<Cursor>() + size_of::<super::Head>();
-    cursors * (2 * own + chunk_max(cursors) * size_of::<Posting>())
+    let cursor_bytes = size_of::<Cursor>() + size_of::<super::Head>();
+    cursors * (2 * cursor_bytes + chunk_max(cursors) * size_of::<Posting>())
 }
 
 /// A place in one term's postings.

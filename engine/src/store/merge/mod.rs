@@ -325,8 +325,8 @@ impl Merge {
             ids.push((seq, reader.event(seq)?.map(|json| CanonicalEvent::trusted(&json).id())));
         }
         let id_of = |seq: Seq| {
-            let place = ids.binary_search_by_key(&seq, |entry| entry.0).expect("every seq was looked up");
-            ids[place].1
+            let index = ids.binary_search_by_key(&seq, |entry| entry.0).expect("every seq was looked up");
+            ids[index].1
         };
         // A removed event sorts first, and is skipped when it is read.
         self.group.sort_unstable_by_key(|&(posting, lane, _)| (id_of(posting.seq), posting.seq, lane));
@@ -357,9 +357,9 @@ impl Merge {
     fn add_cursor(&mut self, cursor: Cursor) -> u32 {
         self.capacity += cursor.capacity();
         match self.free.pop() {
-            Some(place) => {
-                self.cursors[place as usize] = cursor;
-                place
+            Some(slot) => {
+                self.cursors[slot as usize] = cursor;
+                slot
             }
             None => {
                 self.cursors.push(cursor);
@@ -368,10 +368,10 @@ impl Merge {
         }
     }
 
-    fn drop_cursor(&mut self, place: u32) {
+    fn drop_cursor(&mut self, slot: u32) {
         let nowhere = Cursor::of_postings(0, Vec::new());
-        self.capacity -= std::mem::replace(&mut self.cursors[place as usize], nowhere).capacity();
-        self.free.push(place);
+        self.capacity -= std::mem::replace(&mut self.cursors[slot as usize], nowhere).capacity();
+        self.free.push(slot);
     }
 
     /// Opens the cursors of the narrow terms; those of the broad scan are dropped when they are met next.
@@ -465,18 +465,18 @@ impl Merge {
         reader: &R,
         rows: &mut usize,
     ) -> Result<(), StoreError> {
-        let Some(&place) = self.dry.last() else { return Ok(()) };
+        let Some(&slot) = self.dry.last() else { return Ok(()) };
         let nowhere = Cursor::of_postings(0, Vec::new());
-        let mut cursor = std::mem::replace(&mut self.cursors[place as usize], nowhere);
+        let mut cursor = std::mem::replace(&mut self.cursors[slot as usize], nowhere);
         let capacity = cursor.capacity();
         let first = self.read(&mut cursor, filters, reader, rows);
         self.capacity = self.capacity - capacity + cursor.capacity();
-        self.cursors[place as usize] = cursor;
+        self.cursors[slot as usize] = cursor;
         let first = first?;
         self.dry.pop();
         match first {
-            Some(posting) => self.heap.push(Head { posting, cursor: place }),
-            None => self.drop_cursor(place),
+            Some(posting) => self.heap.push(Head { posting, cursor: slot }),
+            None => self.drop_cursor(slot),
         }
         Ok(())
     }

@@ -210,8 +210,8 @@ impl Scan {
         let expired = posting.expires && parse_expiration(event.tags()).is_some_and(|at| at <= now);
         let visible = viewer.sees_all_of(posting.kind) || viewer.sees(event);
         let (mut sent, mut further, mut turned) = (false, false, false);
-        for place in 0..self.merge.candidate().lanes.len() {
-            let (lane, decided) = self.merge.candidate().lanes[place];
+        for index in 0..self.merge.candidate().lanes.len() {
+            let (lane, decided) = self.merge.candidate().lanes[index];
             let (limit, filter) = (&mut self.limits[lane], &self.filters[lane]);
             let read = self.merge.rows_of(lane);
             turned |= limit.advance_to(posting.rank.created_at, read);

@@ -151,8 +151,8 @@ impl Builder {
 /// About how many bytes sorted keys take in pages.
 fn encoded_bytes(keys: &[Key]) -> usize {
     let before = [None].into_iter().chain(keys.iter().map(Some));
-    let entry = |(place, (key, before)): (usize, (&Key, Option<&Key>))| match before {
-        Some(before) if !place.is_multiple_of(RESTART_KEYS) => 2 + key.as_bytes().len() - before.shared(key),
+    let entry = |(index, (key, before)): (usize, (&Key, Option<&Key>))| match before {
+        Some(before) if !index.is_multiple_of(RESTART_KEYS) => 2 + key.as_bytes().len() - before.shared(key),
         _ => 4 + key.as_bytes().len(),
     };
     keys.iter().zip(before).enumerate().map(entry).sum()
@@ -184,7 +184,7 @@ impl Cursor {
             let entry = usize::from(u16::from_be_bytes(*at));
             whole_key(&page[..end], entry).is_some_and(|key| key < from)
         });
-        let at = below.checked_sub(1).map_or(0, |place| usize::from(u16::from_be_bytes(restarts[place])));
+        let at = below.checked_sub(1).map_or(0, |index| usize::from(u16::from_be_bytes(restarts[index])));
         let mut cursor = Cursor { page, end, at, last: Key::EMPTY, found: None };
         while let Some(key) = cursor.next()? {
             if key.as_bytes() >= from {

@@ -79,19 +79,19 @@ impl<'a> KeyRange<'a> {
     /// The next key, ascending.
     pub(super) fn next<C: SqlConn>(&mut self, conn: &C) -> Result<Option<Key>, StoreError> {
         let mut least: Option<(Key, usize)> = None;
-        for (place, run) in self.runs.iter_mut().enumerate() {
+        for (run_index, run) in self.runs.iter_mut().enumerate() {
             if run.head.is_none() {
                 run.advance(conn, &mut self.pages)?;
             }
             if let Some(head) = run.head
                 && least.is_none_or(|(key, _)| head < key)
             {
-                least = Some((head, place));
+                least = Some((head, run_index));
             }
         }
         match (self.recent.peek(), least) {
             (Some(recent), Some((key, _))) if **recent < key => Ok(self.recent.next().copied()),
-            (_, Some((_, place))) => Ok(self.runs[place].head.take()),
+            (_, Some((_, run_index))) => Ok(self.runs[run_index].head.take()),
             (_, None) => Ok(self.recent.next().copied()),
         }
     }

@@ -57,9 +57,9 @@ fn read(text: &str) -> Result<Frame, String> {
     let value: Value = serde_json::from_str(text).map_err(|error| format!("not JSON ({error})"))?;
     let Value::Array(parts) = value else { return Err("not an array".into()) };
     let [Value::String(verb), parts @ ..] = &parts[..] else { return Err("no verb".into()) };
-    let text_at = |place: usize| {
-        let part = parts.get(place).and_then(Value::as_str);
-        part.map(str::to_owned).ok_or_else(|| format!("no string at {}", place + 1))
+    let text_at = |index: usize| {
+        let part = parts.get(index).and_then(Value::as_str);
+        part.map(str::to_owned).ok_or_else(|| format!("no string at {}", index + 1))
     };
     let len_is = |len: usize| match parts.len() == len {
         true => Ok(()),

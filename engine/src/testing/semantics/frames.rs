@@ -343,8 +343,8 @@ fn reconciliation(stage: &mut Stage<'_>) {
     ] {
         conn.send(text);
         match &conn.fence()[..] {
-            [Frame::NegErr { query: own, message }] => {
-                assert!(own == query && message.starts_with(&format!("{prefix}: ")), "{message:?}");
+            [Frame::NegErr { query: answered, message }] => {
+                assert!(answered == query && message.starts_with(&format!("{prefix}: ")), "{message:?}");
             }
             other => panic!("{other:?} for {text}"),
         }

@@ -129,7 +129,7 @@ fn padded(text: &str, bytes: usize) -> String {
 fn assert_too_long(conn: &mut Conn, text: &str, id: Option<&str>) {
     conn.send(text);
     match (&conn.fence()[..], id) {
-        ([Frame::Ok { id: own, accepted: false, message }], Some(id)) if own == id => {
+        ([Frame::Ok { id: answered, accepted: false, message }], Some(id)) if answered == id => {
             assert!(text.starts_with(r#"["EVENT""#) || text.starts_with(r#"["AUTH""#));
             assert!(message.starts_with("invalid: "), "{message:?}");
         }
