@@ -8,7 +8,7 @@ use relay_engine::policy::may_hide;
 use relay_engine::store::sql::{SqlBackend, SqlSizes};
 use relay_engine::store::{
     Backend, Completeness, Count, CountStep, Hit, MemoryBackend, Op, Outcome, REMOVED_KEYS_MAX, Reader,
-    Refusal, Scan, ScanLimits, Seq, Step, StoreError, Take, TermClasses, Viewer, commit, remove,
+    Refusal, Scan, ScanLimits, ScanStep, Seq, StoreError, Take, TermClasses, Viewer, commit, remove,
     remove_hidden, replay, sweep_expired,
 };
 use relay_engine::testing::{
@@ -323,8 +323,8 @@ impl Program {
             "in order, none twice: {hits:?}"
         );
         match step {
-            Ok(Step::More) | Err(StoreError::Failed(_)) => self.running = Some(running),
-            Ok(Step::Done(said)) => {
+            Ok(ScanStep::More) | Err(StoreError::Failed(_)) => self.running = Some(running),
+            Ok(ScanStep::Done(said)) => {
                 let whole = !running.texts.iter().any(|text| self.viewer().may_lack(text));
                 let limits = [Completeness::Unknown, Completeness::Withheld];
                 assert!(said == Completeness::Finish || (!whole && limits.contains(&said)), "{said:?}");
@@ -380,7 +380,7 @@ impl Question<'_> {
                 if hit.seq.0.is_multiple_of(3) { Take::CountedAndPause } else { Take::Counted }
             };
             let step = scan.step(&reader, self.now, &mut rows, self.viewer, &mut sink);
-            if let Step::Done(said) = step.expect("memory does not fail") {
+            if let ScanStep::Done(said) = step.expect("memory does not fail") {
                 return (seqs, said);
             }
         }

@@ -12,7 +12,7 @@ use super::session::Session;
 use super::subscriptions::{AnswerPosition, Owner, State, SubKey};
 use super::{Relay, messages};
 use crate::policy::{may_hide, may_see};
-use crate::store::{Backend, Completeness, CountStep, Everyone, Step, StoreError, Take, Viewer, replay};
+use crate::store::{Backend, Completeness, CountStep, Everyone, ScanStep, StoreError, Take, Viewer, replay};
 use crate::types::{CanonicalEvent, Event, Filter, Kind, Limits, Now, PubKey, SubId};
 use crate::wire::frames::Complete;
 
@@ -111,12 +111,12 @@ impl<B: Backend> Relay<B> {
         self.mark_ready(job.conn);
         self.mark_changed(job.conn);
         match step {
-            Ok(Step::More) if slow => {
+            Ok(ScanStep::More) if slow => {
                 job.scan.release_cursors();
                 StepResult::Stall(job.conn, Job::Scan(job))
             }
-            Ok(Step::More) => StepResult::Again(Job::Scan(job)),
-            Ok(Step::Done(completeness)) => {
+            Ok(ScanStep::More) => StepResult::Again(Job::Scan(job)),
+            Ok(ScanStep::Done(completeness)) => {
                 self.note_answered(now, job.asked_at);
                 self.end_scan(job.key, completeness);
                 StepResult::Done

@@ -35,7 +35,7 @@ impl Deferred {
     fn bytes(&self) -> usize {
         match self {
             Deferred::Text { text, .. } => text.len(),
-            Deferred::Malformed(error) => error.about.id().map_or(0, str::len),
+            Deferred::Malformed(error) => error.reply_to.id().map_or(0, str::len),
         }
     }
 

@@ -7,7 +7,7 @@ mod hll;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::merge::{Merge, Next};
+use super::merge::{Merge, MergeStep};
 use super::{Reader, Seq, StoreError, TermClasses, Viewer, cost};
 use crate::types::{CanonicalEvent, Filter, FoundBy, Timestamp, parse_expiration};
 pub use hll::HLL_REGISTERS;
@@ -116,9 +116,9 @@ impl Count {
     ) -> Result<bool, StoreError> {
         loop {
             match self.merge.next(&self.filters, reader, rows)? {
-                Next::End => return Ok(true),
-                Next::OutOfRows => return Ok(false),
-                Next::Candidate => {}
+                MergeStep::End => return Ok(true),
+                MergeStep::OutOfRows => return Ok(false),
+                MergeStep::Candidate => {}
             }
             let candidate = self.merge.candidate();
             let (posting, decided) = (candidate.posting, candidate.lanes.iter().any(|lane| lane.1));

@@ -16,13 +16,13 @@ pub(super) fn chunk_max(cursors: usize) -> usize {
 
 /// Bytes that so many cursors hold at most, with their places in the heap. Lists may have the capacity for twice as many.
 pub(super) fn bytes_max(cursors: usize) -> usize {
-    let cursor_bytes = size_of::<Cursor>() + size_of::<super::Head>();
+    let cursor_bytes = size_of::<PostingCursor>() + size_of::<super::Head>();
     cursors * (2 * cursor_bytes + chunk_max(cursors) * size_of::<Posting>())
 }
 
 /// A place in one term's postings.
 #[derive(Debug)]
-pub(super) struct Cursor {
+pub(super) struct PostingCursor {
     pub(super) lane: u32,
     /// Index into the lane's terms.
     pub(super) term: u32,
@@ -40,10 +40,10 @@ pub(super) struct Cursor {
     buffered: Vec<Posting>,
 }
 
-impl Cursor {
+impl PostingCursor {
     /// One that reads `chunk` postings from `start` on.
     pub(super) fn new(lane: usize, of_broad_scan: bool, term: usize, start: Bound, chunk: usize) -> Self {
-        Cursor {
+        PostingCursor {
             lane: lane as u32,
             term: term as u32,
             of_broad_scan,
@@ -59,7 +59,11 @@ impl Cursor {
     pub(super) fn of_postings(lane: usize, mut postings: Vec<Posting>) -> Self {
         let nowhere = Bound::From(Rank::newest(0));
         postings.reverse();
-        Cursor { exhausted: true, buffered: postings, ..Cursor::new(lane, false, 0, nowhere, 1) }
+        PostingCursor {
+            exhausted: true,
+            buffered: postings,
+            ..PostingCursor::new(lane, false, 0, nowhere, 1)
+        }
     }
 
     /// Postings to read next.

@@ -8,7 +8,7 @@ mod limit;
 
 use std::sync::Arc;
 
-use super::merge::{Merge, Next};
+use super::merge::{Merge, MergeStep};
 use super::{Reader, Seq, StoreError, TermClasses, Viewer, cost};
 use crate::types::{CanonicalEvent, Filter, FoundBy, Timestamp, parse_expiration};
 use limit::{Limit, Stage};
@@ -49,7 +49,7 @@ pub enum Take {
 
 /// Where a step has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum ScanStep {
     /// There is more to read.
     More,
     /// The scan is over.
@@ -168,28 +168,28 @@ impl Scan {
         rows: &mut usize,
         viewer: &dyn Viewer,
         sink: &mut dyn FnMut(Hit<'_>) -> Take,
-    ) -> Result<Step, StoreError> {
+    ) -> Result<ScanStep, StoreError> {
         self.begin_for(viewer);
         while !self.over {
             let next = self.merge.next(&self.filters, reader, rows);
             self.bound_look_ahead();
             match next? {
-                Next::OutOfRows => return Ok(Step::More),
-                Next::End => self.over = true,
+                MergeStep::OutOfRows => return Ok(ScanStep::More),
+                MergeStep::End => self.over = true,
                 // The bound may have closed the lanes it was for.
-                Next::Candidate if self.over => {}
-                Next::Candidate if *rows == 0 => return Ok(Step::More),
-                Next::Candidate => {
+                MergeStep::Candidate if self.over => {}
+                MergeStep::Candidate if *rows == 0 => return Ok(ScanStep::More),
+                MergeStep::Candidate => {
                     *rows = rows.saturating_sub(1 + cost::of_filters(self.filters.len()));
                     let take = self.consider(reader, now, rows, viewer, sink)?;
                     self.merge.pass();
                     if take == Take::CountedAndPause {
-                        return Ok(Step::More);
+                        return Ok(ScanStep::More);
                     }
                 }
             }
         }
-        Ok(Step::Done(self.completeness()))
+        Ok(ScanStep::Done(self.completeness()))
     }
 
     /// Reads the candidate, and hands it out if a filter wants it. Counts `rows` down by what that takes beyond one.

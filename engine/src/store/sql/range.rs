@@ -4,7 +4,7 @@ use std::iter::Peekable;
 
 use super::bloom;
 use super::memtable;
-use super::page::{Cursor, PageId, PageRef};
+use super::page::{PageCursor, PageId, PageRef};
 use super::page_table::PageTable;
 use super::removed::RemovedSeqs;
 use super::tables::Tables;
@@ -45,7 +45,7 @@ struct RunCursor<'a> {
 
 struct OpenPage {
     id: PageId,
-    cursor: Cursor,
+    cursor: PageCursor,
     /// Keys of removed events skipped so far.
     skipped: usize,
 }
@@ -131,7 +131,7 @@ impl RunCursor<'_> {
             }
             self.pages = others;
             if pages.hash.as_ref().is_none_or(|hash| bloom::may_contain(&page.bloom, hash)) {
-                let cursor = Cursor::at(pages.table.read(conn, page.id)?, pages.from)?;
+                let cursor = PageCursor::at(pages.table.read(conn, page.id)?, pages.from)?;
                 self.open = Some(OpenPage { id: page.id, cursor, skipped: 0 });
             }
         }

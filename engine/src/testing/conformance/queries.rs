@@ -374,7 +374,7 @@ fn a_step_reads_no_more_than_its_rows<B: Backend>(make: &impl Fn() -> B) {
         let step = scan.step(&reader, NOW, &mut rows, &Everyone, &mut sink).expect("step");
         assert!(hits - before <= 20, "{} events in a step of 20 rows", hits - before);
         steps += 1;
-        if step != crate::store::Step::More {
+        if step != crate::store::ScanStep::More {
             break;
         }
     }

@@ -22,7 +22,7 @@ use crate::testing::event_of_json;
 use crate::testing::signing::Signed;
 use crate::types::{ClientAddress, Now, Timestamp};
 use crate::verify::{Claim, Libsecp256k1, Verifier};
-use crate::wire::{About, IdScanner};
+use crate::wire::{IdScanner, ReplyTarget};
 
 /// How the machine is run. No setting may change what a client sees.
 #[derive(Clone, Debug)]
@@ -261,7 +261,7 @@ struct Hosted {
 enum Input {
     Text(Vec<u8>),
     Binary,
-    Oversized(u64, About),
+    Oversized(u64, ReplyTarget),
 }
 
 struct Shard {
@@ -283,7 +283,7 @@ impl Shard {
             match hosted.input.pop_front() {
                 Some(Input::Text(text)) => self.relay.handle_text(now, conn, &text),
                 Some(Input::Binary) => self.relay.handle_binary(conn),
-                Some(Input::Oversized(bytes, about)) => self.relay.handle_oversized(conn, bytes, about),
+                Some(Input::Oversized(bytes, reply_to)) => self.relay.handle_oversized(conn, bytes, reply_to),
                 None => return,
             }
         }
