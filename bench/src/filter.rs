@@ -33,7 +33,7 @@ impl Filter {
             && (self.authors.is_empty() || self.authors.binary_search(&event.author).is_ok())
             && (self.ids.is_empty() || self.ids.contains(&event.id))
             && self.tag.as_ref().is_none_or(|(letter, values)| {
-                event.tags.iter().any(|(own, value)| own == letter && values.binary_search(value).is_ok())
+                event.tags.iter().any(|(tag, value)| tag == letter && values.binary_search(value).is_ok())
             })
     }
 

@@ -117,16 +117,16 @@ fn check_message(message: &ClientMessage<'_>, said: &Said) {
         (ClientMessage::Event(raw), Said::Event(event)) | (ClientMessage::Auth(raw), Said::Auth(event)) => {
             check_event(raw, event);
         }
-        (ClientMessage::Req { sub, filters }, Said::Req(own, references))
-        | (ClientMessage::Count { query: sub, filters }, Said::Count(own, references)) => {
-            assert_eq!(sub, own);
+        (ClientMessage::Req { sub, filters }, Said::Req(expected, references))
+        | (ClientMessage::Count { query: sub, filters }, Said::Count(expected, references)) => {
+            assert_eq!(sub, expected);
             assert_eq!(filters.len(), references.len());
             for (filter, (reference, values)) in filters.iter().zip(references) {
                 check_filter(filter, reference, *values);
             }
         }
-        (ClientMessage::Close { sub }, Said::Close(own)) => assert_eq!(sub, own),
-        (ClientMessage::Neg { query }, Said::Neg(own)) => assert_eq!(**query, **own),
+        (ClientMessage::Close { sub }, Said::Close(expected)) => assert_eq!(sub, expected),
+        (ClientMessage::Neg { query }, Said::Neg(expected)) => assert_eq!(**query, **expected),
         (ClientMessage::NegClose, Said::NegClose) => {}
         _ => panic!("read as another message: {message:?}"),
     }

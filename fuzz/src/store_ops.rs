@@ -188,9 +188,9 @@ impl Program {
     /// Makes a change fail at some operation: nothing of it may be kept. If it succeeds, it is applied to all backends.
     fn fail(&mut self, choices: &mut Choices<'_>) {
         let ops = self.some_ops(choices);
-        let place = choices.index(self.backends.len() + 1);
+        let backend_index = choices.index(self.backends.len() + 1);
         let n = 1 + choices.below(24);
-        let got_through = match (self.backends.get(place), self.sql()) {
+        let got_through = match (self.backends.get(backend_index), self.sql()) {
             (None, Some(backend)) => try_to_fail(backend, self.now, &ops, n),
             (None, None) => try_to_fail(&self.backends[0], self.now, &ops, n),
             (Some(backend), _) => try_to_fail(backend, self.now, &ops, n),
@@ -201,8 +201,8 @@ impl Program {
         for op in &ops {
             self.oracle.put(self.now, op.event().json(), matches!(op, Op::Vanish(_)));
         }
-        let on_sql = place == self.backends.len() && self.sql.is_some();
-        let done = if on_sql { usize::MAX } else { place % self.backends.len() };
+        let on_sql = backend_index == self.backends.len() && self.sql.is_some();
+        let done = if on_sql { usize::MAX } else { backend_index % self.backends.len() };
         for (_, backend) in self.backends.iter().enumerate().filter(|(other, _)| *other != done) {
             commit(backend, self.now, &ops).expect("memory does not fail unless it is made to");
         }

@@ -160,7 +160,7 @@ fn subscribe(listener: &mut Connection, plan: &Plan, requests: &[Request]) -> Re
         listener.send(json!(["REQ", sub, filter]).to_string())?;
         listener.read(|text| match Frame::read(text)? {
             Frame::Closed(_) => bail!("a subscription was refused: {text}"),
-            Frame::Eose(own) => Ok(own != sub),
+            Frame::Eose(ended) => Ok(ended != sub),
             _ => Ok(true),
         })?;
     }
