@@ -3,7 +3,7 @@
 //! The machine sits in a cell that is borrowed for single calls only, never across a wait. Connection tasks
 //! feed it and wake the pump; the pump alone drains it.
 
-mod feeds;
+mod handles;
 mod pump;
 
 use std::cell::{Cell, RefCell};
@@ -51,7 +51,7 @@ pub(crate) struct Shard<B> {
     /// Commits sent to the writer and not answered.
     commits_out: Cell<usize>,
     stop: Cell<pump::Stop>,
-    feeds: feeds::Feeds,
+    handles: handles::HandleState,
 }
 
 /// Runs a shard until it is stopped.
@@ -79,7 +79,7 @@ pub(crate) fn run<B: Backend + 'static>(
         is_congested: Cell::new(false),
         commits_out: Cell::new(0),
         stop: Cell::default(),
-        feeds: feeds::Feeds::default(),
+        handles: handles::HandleState::default(),
         host,
     });
     let runtime = Builder::new_current_thread()
