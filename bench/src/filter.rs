@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::corpus::{Corpus, Entry};
 use crate::hex;
 
-/// One NIP-01 filter. Authors and tag values are interned by a [`Corpus`]; an empty list is no condition.
+/// One NIP-01 filter. Authors and tag values are interned by a [`Corpus`]; an empty list sets no condition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Event ids.

@@ -55,7 +55,7 @@ pub enum Item {
     Event(Option<Seq>, Event),
     /// Nothing else that is stored up to this sequence number matches: it may be confirmed.
     Position(Seq),
-    /// So many ephemeral events were not handed out because the consumer was too slow.
+    /// This many ephemeral events were lost to this consumer because it was too slow.
     Missed(u64),
 }
 

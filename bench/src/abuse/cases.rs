@@ -216,7 +216,7 @@ impl Case {
 }
 
 /// Opens up to `connections` connections, as many as the relay accepts, each with `subs` subscriptions. `filters` makes the
-/// filters for the indices of a connection and a subscription. A refused subscription is no error.
+/// filters for the indices of a connection and a subscription. A refused subscription is not an error.
 fn subscribed(
     attacker: &Attacker<'_>,
     connections: usize,

@@ -1,4 +1,4 @@
-//! `relay-bench jobs`: throughput and latency of data vending machines (NIP-90), whoever made them; every answer is checked.
+//! `relay-bench jobs`: throughput and latency of data vending machines (NIP-90), of any implementation; every answer is checked.
 
 mod answer;
 mod ledger;

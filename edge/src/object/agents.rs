@@ -72,7 +72,7 @@ pub(super) struct Agents<C> {
 }
 
 enum Stream {
-    /// Is to be opened then; after so many failures of the store.
+    /// To be opened at that time; the store has failed this many times.
     Closed(Now, u32),
     /// With these filters.
     Open(StreamId, Vec<Filter>),

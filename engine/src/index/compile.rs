@@ -29,7 +29,7 @@ use crate::types::{Filter, TagFilter, Timestamp};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Anchor {
     Ids,
-    /// By place in [`Filter::tags`].
+    /// By index in [`Filter::tags`].
     Tag(usize),
     Authors,
     Kinds,

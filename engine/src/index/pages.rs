@@ -60,7 +60,7 @@ impl<T: Default> Pages<T> {
         self.pages.get_mut(id as usize / PAGE)?.as_mut().map(|page| &mut page.entries[id as usize % PAGE])
     }
 
-    /// Forgets the places of pages from `len` entries on, in which nothing is in use.
+    /// Drops the slots of pages from entry `len` on, in which nothing is in use.
     pub(super) fn truncate(&mut self, len: usize) {
         self.pages.truncate(len.div_ceil(PAGE));
         super::ids::shrink_sparse(&mut self.pages);

@@ -3,7 +3,7 @@
 //! found, in [`crate::wire::WireErrorKind`].
 //!
 //! Clients show them to their users as they are. So they are about the event, the request or the relay, never about
-//! places in a message or parts of this program.
+//! byte offsets of a message or parts of this program.
 //!
 //! | prefix | for |
 //! |---|---|

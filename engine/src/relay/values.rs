@@ -29,11 +29,11 @@ const VALUE_BYTES: usize = 256;
 /// Bytes of filters that a connection may hold however much others do, while the shard has any left.
 const GUARANTEED_BYTES: usize = 128 << 10;
 
-/// Memory of a request beside its filters: the subscription, its id twice, its place in three tables.
+/// Memory of a request beside its filters: the subscription, its id twice, its entries in three tables.
 const REQUEST_BYTES: usize = 512;
 /// Memory of a filter beside its values: itself, its times and its conditions in the index.
 const FILTER_BYTES: usize = 320;
-/// Memory of a value in the index: its key, its place in the table of keys, a list of postings.
+/// Memory of a value in the index: its key, its entry in the table of keys, a list of postings.
 const KEY_BYTES: usize = 144;
 /// Memory of a kind: all filters share one key for each, so it is a posting and a number.
 const KIND_BYTES: usize = 16;

@@ -7,7 +7,7 @@ use super::{CanonicalEvent, Event};
 
 /// One filter. All conditions must hold; inside a list any one value suffices.
 ///
-/// `None` is no condition; an empty list matches nothing. Lists are sorted and without duplicates after
+/// `None` sets no condition; an empty list matches nothing. Lists are sorted and without duplicates after
 /// [`Filter::normalise`], which must be called once its fields are set, before it is used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {

@@ -14,7 +14,7 @@ const HASHED_BYTES_AT_ONCE: usize = 128 << 10;
 pub struct Batch<T> {
     claims: Vec<Claim>,
     events: Vec<(Event, T)>,
-    /// Places of events whose ids have not been compared with their hashes.
+    /// Indices of events whose ids have not been compared with their hashes.
     unhashed: Vec<usize>,
 }
 
@@ -86,7 +86,7 @@ impl<T> Batch<T> {
         Checked { verdicts: self.events.into_iter().enumerate().map(verdict_of).collect() }
     }
 
-    /// By place, whether the id is not the hash; false for places after the end.
+    /// By index, whether the id is not the hash; may be shorter than the batch: the rest are right.
     fn wrong_ids(&self, verifier: &dyn Verifier) -> Vec<bool> {
         let mut wrong = Vec::new();
         let (mut text, mut ends) = (Vec::new(), Vec::new());

@@ -136,7 +136,7 @@ impl IdScanner {
             (State::Event { depth }, _) => (State::Event { depth }, true),
             (State::Colon, b':') => (State::Id, true),
             (State::Id, b'"') => (text(Role::Id), true),
-            // It was a value, or the id is no string.
+            // It was a value, or the id is not a string.
             (State::Colon | State::Id, _) => (State::Event { depth: 1 }, false),
             _ => (State::Done, true),
         };

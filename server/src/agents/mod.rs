@@ -63,12 +63,12 @@ const THREADS: usize = 4;
 /// Agents that are open at a time. Each has two files open, and some 300 KB of memory.
 const OPEN_MAX: usize = 1_024;
 
-/// The file descriptors of agents, of so many that the process may have.
+/// The file descriptors that agents may use, of the `files` that the process may open.
 pub(crate) fn files_max(files: u64) -> u64 {
     (files / 8).min(2 * OPEN_MAX as u64 + CALLS_MAX as u64)
 }
 
-/// How many agents may be open, with so many file descriptors.
+/// How many agents may be open, if the process may open `files`.
 fn open_max(files: Option<u64>) -> usize {
     let files = files.map_or(u64::MAX, files_max).saturating_sub(CALLS_MAX as u64).max(2);
     usize::try_from(files / 2).map_or(OPEN_MAX, |open| open.min(OPEN_MAX))
@@ -134,7 +134,7 @@ impl Agents {
     /// Nothing is opened or started yet.
     ///
     /// # Errors
-    /// If a setting is no host with a port, in words.
+    /// If a setting is not a host with a port, in words.
     pub(crate) fn new(settings: &Settings, handle: RelayHandle) -> Result<Self, String> {
         let folder = settings.data.join("agents");
         Ok(Agents {

@@ -119,7 +119,7 @@ pub fn output(file: Option<&Path>) -> Result<Box<dyn Write>, Failure> {
     })
 }
 
-/// A broken pipe is no failure: whoever read the output, such as `head`, has closed it.
+/// A broken pipe is not a failure: the reader of the output, such as `head`, has closed it.
 pub fn ignore_broken_pipe(result: Result<(), Failure>, error: Option<io::ErrorKind>) -> Result<(), Failure> {
     match (result, error) {
         (Err(_), Some(io::ErrorKind::BrokenPipe)) => Ok(()),

@@ -1,4 +1,4 @@
-//! HTTP on the relay's port: NIP-11, the web page, health, metrics, and requests that are no WebSocket upgrades.
+//! HTTP on the relay's port: NIP-11, the web page, health, metrics, and requests that are not WebSocket upgrades.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

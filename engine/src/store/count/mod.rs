@@ -36,7 +36,7 @@ pub enum CountStep {
     Done(Counted),
 }
 
-/// One COUNT. Like a scan, it owns its place and borrows nothing between steps.
+/// One COUNT. Like a scan, it owns its position and borrows nothing between steps.
 #[derive(Debug)]
 pub struct Count {
     filters: Arc<[Filter]>,

@@ -8,12 +8,12 @@
 //! **Wide filters.** A filter for thousands of authors has a cursor an author, and opening all of them costs a look-up
 //! each, of which a page of fifty events needs few. So such a lane first makes a *broad scan*: it reads a broad term,
 //! the kind's or all events', in order, with the authors as a check on each event, as long as that fills the page
-//! sooner than opening the cursors would. When it does not, the cursors are opened after the place reached: everything
+//! sooner than opening the cursors would. When it does not, the cursors are opened after the position reached: everything
 //! before it has been seen, so nothing is lost or repeated. The broad scan ends at the latest when it has cost as much
 //! as opening the cursors, so a wide filter never costs more than twice the better way.
 //!
 //! **Memory.** A term has a cursor once it has been read and something was there, and all cursors of a merge together have
-//! a bound on what they read ahead ([`cursor_bytes_max`]). A merge that comes to [`Merge::rest`] has none.
+//! a bound on what they read ahead ([`cursor_bytes_max`]). [`Merge::release_cursors`] drops them all.
 
 mod cursor;
 mod lane;

@@ -300,7 +300,7 @@ impl RemovalStep {
         Ok(Some(event))
     }
 
-    /// What was done, of so many events that there were to remove.
+    /// What was done, if there were `events` to remove.
     fn removed(&self, events: usize) -> Removed {
         Removed { events: self.events, keys: self.keys, more: self.events < events }
     }

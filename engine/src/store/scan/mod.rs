@@ -1,6 +1,6 @@
 //! Stored events for a REQ: all its filters answered as one list, in steps of bounded work (NIP-01, NIP-67).
 //!
-//! A [`Scan`] owns its place and borrows nothing between steps: each step may read another state of the
+//! A [`Scan`] owns its position and borrows nothing between steps: each step may read another state of the
 //! store. An event is handed out once, in the order of `created_at` descending and full id ascending; events that
 //! were deleted or replaced meanwhile are skipped. It never writes, and never waits.
 

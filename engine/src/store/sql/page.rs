@@ -148,7 +148,7 @@ impl Builder {
     }
 }
 
-/// About how many bytes sorted keys take in pages.
+/// Bytes that sorted keys take in pages, approximately.
 fn encoded_bytes(keys: &[Key]) -> usize {
     let before = [None].into_iter().chain(keys.iter().map(Some));
     let entry = |(index, (key, before)): (usize, (&Key, Option<&Key>))| match before {
@@ -158,7 +158,7 @@ fn encoded_bytes(keys: &[Key]) -> usize {
     keys.iter().zip(before).enumerate().map(entry).sum()
 }
 
-/// A place in a page.
+/// A cursor over the keys of a page.
 pub(super) struct PageCursor {
     page: Arc<[u8]>,
     /// Where the entries end.

@@ -34,7 +34,7 @@ struct Pages<'a> {
     needs_rewrite: Vec<PageId>,
 }
 
-/// A place in one run.
+/// A cursor over one run.
 struct RunCursor<'a> {
     /// Pages after the open one.
     pages: &'a [PageRef],

@@ -9,7 +9,7 @@ use crate::testing::signing::{event, key};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        case("frames: what is no message gets a NOTICE", no_message),
+        case("frames: what is not a message gets a NOTICE", no_message),
         case("frames: a bad REQ or COUNT gets a CLOSED", bad_requests),
         case("frames: deep nesting", deep),
         case("frames: binary", binary),
