@@ -48,7 +48,7 @@ pub struct Endpoint {
 /// Headers that a request must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeaderCondition {
-    /// None.
+    /// No condition.
     Anything,
     /// `Upgrade: websocket`.
     WebSocket,

@@ -45,8 +45,8 @@ pub struct Limits {
     pub limit_max: u32,
     /// `limit` of a filter that has none.
     pub limit_default: u32,
-    /// Rows one step of a scan, count or replay may read before another client address gets its turn. A row is a
-    /// microsecond of work, about: a posting or a small event; large events and those that many conditions ask about are
+    /// Rows one step of a scan, count or replay may read before another client address gets its turn. A row is
+    /// about a microsecond of work (not an SQL row): a posting or a small event; large events and those that many conditions ask about are
     /// more (`store/cost.rs`).
     pub scan_rows_max: usize,
     /// Rows one COUNT may read in all; past it the answer is `approximate`.

@@ -24,13 +24,13 @@ pub(crate) enum Received {
     Text(Utf8Bytes),
     /// A binary message.
     Binary,
-    /// A message over the limit, of this many bytes, that was skipped; an `IdScanner` found what it is about.
+    /// A message over the limit, of this many bytes, that was skipped; an `IdScanner` found what the reply must name.
     Oversized(u64, ReplyTarget),
     /// A ping or a pong.
     Control,
     /// The client has sent a close frame; the reply is in the output.
     Closed,
-    /// The stream breaks the protocol and should be closed with this fault.
+    /// The stream breaks the protocol and should be closed with this error.
     Broken(StreamError),
 }
 

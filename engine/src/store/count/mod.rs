@@ -80,7 +80,7 @@ impl Count {
         self.merge.release_cursors();
     }
 
-    /// Reads what may be read for `rows`, counting them down as [`super::Scan::step`] does.
+    /// Spends up to `rows` rows of cost, subtracting what it reads, as [`super::Scan::step`] does.
     ///
     /// # Errors
     /// The backend's. The count has lost nothing and may be stepped again.

@@ -5,7 +5,7 @@
 //! they may match. Whether they do is for the caller to decide, which reads the events. The state is owned and
 //! borrows nothing, so it outlives the reader of each step.
 //!
-//! **Wide filters.** A filter for thousands of authors has a cursor an author, and opening all of them costs a look-up
+//! **Wide filters.** A filter for thousands of authors has one cursor per author, and opening all of them costs a look-up
 //! each, of which a page of fifty events needs few. So such a lane first makes a *broad scan*: it reads a broad term,
 //! the kind's or all events', in order, with the authors as a check on each event, as long as that fills the page
 //! sooner than opening the cursors would. When it does not, the cursors are opened after the position reached: everything
@@ -57,7 +57,7 @@ pub(super) struct Merge {
     horizon: Seq,
     lanes: Vec<Lane>,
     cursors: Vec<PostingCursor>,
-    /// Places in `cursors` that are not in use.
+    /// Slots of `cursors` that are not in use.
     free: Vec<u32>,
     /// Postings that the lists of all cursors have the capacity for.
     capacity: usize,

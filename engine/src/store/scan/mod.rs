@@ -154,8 +154,8 @@ impl Scan {
         self.merge.release_cursors();
     }
 
-    /// Reads what may be read for `rows`, counting them down, and hands matches that `viewer` may see to `sink` in order.
-    /// A row is a microsecond, about: a posting or a small event; large events and those that many filters ask about
+    /// Spends up to `rows` rows of cost, subtracting what it reads, and hands matches that `viewer` may see to `sink` in order.
+    /// A row of cost is about a microsecond of work: a posting or a small event; large events and those that many filters ask about
     /// are more (`store/cost.rs`). A step ends with what uses the rows up, which may take more than there are left: one
     /// event, or choosing between the ways to answer one filter, some 400 rows.
     ///
