@@ -1,6 +1,6 @@
 // Agents in workerd: deployed over HTTP, asked over a WebSocket, whatever loses its memory in between.
 import assert from 'node:assert/strict'
-import { createServer } from 'node:http'
+import { createServer, request as httpRequest } from 'node:http'
 import { after, before, test } from 'node:test'
 import { ECHO, answers, api, ask, authorization, counting, deploy, request, vars, watch } from './agents_client.mjs'
 import { Client, generateSecretKey, getPublicKey, sign, sleep } from './client.mjs'
@@ -131,6 +131,29 @@ test('the API: who may do what, and what is found where', async () => {
     await sleep(50)
   }
   assert.fail('its announcement is still there')
+})
+
+/** The status of the response to a request of whose body one byte is sent, and no more. */
+const begun = (method, path, by) =>
+  new Promise((done, fail) => {
+    const headers = { ...authorization(method, edge.http + path, by, 'x'), 'content-length': '60000' }
+    const sent = httpRequest(edge.http + path, { method, headers, agent: false }, response => {
+      done(response.statusCode)
+      sent.destroy()
+    })
+    sent.on('error', fail)
+    sent.setTimeout(5_000, () => sent.destroy(new Error(`${method} ${path}: it waits for the body`)))
+    sent.write('{')
+  })
+
+test('strangers are refused before their bodies are taken', async () => {
+  const agent = await deploy(edge, { ...ECHO, name: 'guarded' })
+  const stranger = generateSecretKey()
+  assert.equal(await begun('POST', '/agents', stranger), 403)
+  assert.equal(await begun('PUT', `/agents/${agent.npub}`, stranger), 403)
+  assert.equal(await begun('POST', `/agents/${agent.npub}/import`, stranger), 403)
+  assert.equal(await begun('POST', `/agents/${getPublicKey(stranger)}/import`, stranger), 404)
+  await assert.rejects(begun('PUT', `/agents/${agent.npub}`), /waits for the body/)
 })
 
 test('a log is followed', async () => {

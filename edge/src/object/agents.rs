@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
+use relay_agent::api;
 use relay_agent::machine::{AgentState, Counted, EffectId, Published};
 use relay_agent::router::{Entry, Router};
 use relay_agent::secrets::Secrets;
@@ -19,6 +20,7 @@ use relay_engine::relay::{PublishOutcome, StreamId, Ticket};
 use relay_engine::sql::StoreError;
 use relay_engine::store::{Backend, Everyone, Reader, Scan, ScanLimits, Step, Take};
 use relay_engine::types::{Event, Filter, Now, PubKey, Seq};
+use relay_site::Answer;
 
 use super::consumers::retry_ms;
 use super::{Host, Next, Object, RowCountingConn};
@@ -414,6 +416,16 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     /// The router, to be read. `None` if agents are disabled.
     pub fn router(&self) -> Option<&Router<C>> {
         self.agents.as_ref().map(|agents| &agents.router)
+    }
+
+    /// Whether a request to an agent may be made, as far as its entry says.
+    ///
+    /// # Errors
+    /// The response.
+    pub fn check_agent_request(&self, agent: &PubKey, request: &api::Request<'_>) -> Result<(), Answer> {
+        let entry = self.router().and_then(|router| router.get(agent));
+        let entry = entry.ok_or_else(|| Answer::error(404, "no agent with this key is deployed here"))?;
+        api::check(request.route, request.id, request.caller, entry).map(drop)
     }
 
     /// Whether this agent may be deployed: it is there, or there are fewer than `agents.agents_max`.
