@@ -42,7 +42,8 @@ pub use attachment::{BlobName, Key};
 pub use metrics::RowCount;
 
 use crate::metrics::{
-    Family, MEMORY_BYTES, SOCKETS_CLOSING, SOCKETS_CLOSING_BYTES, STORE_MAINTENANCE_FAILURES,
+    Family, MEMORY_BYTES, MEMORY_USED_BYTES, SOCKETS_CLOSING, SOCKETS_CLOSING_BYTES,
+    STORE_MAINTENANCE_FAILURES,
 };
 use crate::settings::{OUTPUT_BYTES_MAX, ObjectSettings, Settings};
 use attachment::Encoder;
@@ -69,8 +70,11 @@ pub trait Host {
     /// Sets the attachment of a socket, which survives hibernation. Empty: the session has ended.
     fn attach(&self, socket: &Self::Socket, attachment: &[u8]);
 
-    /// Memory allocated by all objects of this isolate together, in bytes. It never shrinks.
+    /// WebAssembly memory of this isolate, which all its objects share, in bytes. It never shrinks.
     fn memory_bytes(&self) -> u64;
+
+    /// Bytes of it that are allocated now.
+    fn memory_used_bytes(&self) -> u64;
 
     /// Sends a batch of a stream to its consumer. The outcome comes later, by [`Object::acknowledge`].
     fn deliver(&self, consumer: &str, events: Vec<(Option<Seq>, Event)>);
@@ -357,6 +361,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     pub fn families(&self, now: Now) -> Vec<Family> {
         let mut others = vec![
             (MEMORY_BYTES, self.host.memory_bytes()),
+            (MEMORY_USED_BYTES, self.host.memory_used_bytes()),
             (SOCKETS_CLOSING, self.closing.len() as u64),
             (SOCKETS_CLOSING_BYTES, self.closing.bytes() as u64),
             (STORE_MAINTENANCE_FAILURES, self.relay.store().maintenance_failures()),

@@ -8,6 +8,7 @@ mod agents_api;
 mod calls;
 mod entry;
 mod js;
+mod memory;
 mod object;
 mod shards;
 mod sql;

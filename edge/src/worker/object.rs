@@ -29,7 +29,7 @@ use worker::{
 use super::js::{self, Socket, Storage};
 use super::shards::{LIVE_PATH, OtherShards};
 use super::sql::Conn;
-use super::{variables, verifier};
+use super::{memory, variables, verifier};
 use crate::object::{Host, Key, Next, Object};
 
 /// One shard of the relay.
@@ -102,8 +102,11 @@ impl Host for Runtime {
     }
 
     fn memory_bytes(&self) -> u64 {
-        const PAGE_BYTES: u64 = 64 << 10;
-        core::arch::wasm32::memory_size::<0>() as u64 * PAGE_BYTES
+        memory::reserved_bytes()
+    }
+
+    fn memory_used_bytes(&self) -> u64 {
+        memory::used_bytes()
     }
 
     fn deliver(&self, consumer: &str, events: Vec<(Option<Seq>, Event)>) {

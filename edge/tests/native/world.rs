@@ -95,6 +95,10 @@ impl Host for FakeHost {
         0
     }
 
+    fn memory_used_bytes(&self) -> u64 {
+        0
+    }
+
     fn deliver(&self, consumer: &str, events: Vec<(Option<Seq>, Event)>) {
         assert!(!events.is_empty(), "no consumer is woken without events");
         self.deliveries.borrow_mut().push_back((consumer.to_owned(), events));

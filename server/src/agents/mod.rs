@@ -39,7 +39,7 @@ use relay_agent::router::Router;
 use relay_agent::totals::{Totals, agents_by_state};
 use relay_engine::sql::StoreError;
 use relay_engine::types::{Now, PubKey, Timestamp};
-use relay_site::nip98::{Rejection, Signed, UsedEvents};
+use relay_site::nip98::{Author, Rejection, Signed, UsedEvents};
 use relay_site::{AgentRoute, Answer};
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, Semaphore, oneshot};
@@ -256,8 +256,8 @@ impl Agents {
     ///
     /// # Errors
     /// [`Rejection::Replayed`], [`Rejection::Busy`].
-    pub(crate) fn use_event(&self, signed: &Signed, now: Timestamp) -> Result<(), Rejection> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner).take(signed, now)
+    pub(crate) fn use_event(&self, signed: &Signed, author: Author, now: Timestamp) -> Result<(), Rejection> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).take(signed, author, now)
     }
 
     /// What the signer of a request may do.
@@ -265,7 +265,8 @@ impl Agents {
         if self.admins.contains(&key) || self.owner.is(&key) { Caller::Admin(key) } else { Caller::Key(key) }
     }
 
-    /// Whether `caller` may do this, as far as it is known before the body: so strangers' bodies are not taken.
+    /// Whether `caller` may do this, as far as it is known before the body, so that strangers' bodies are not taken; and
+    /// whether any key may.
     ///
     /// # Errors
     /// The response.
@@ -275,21 +276,23 @@ impl Agents {
         agent: Option<&PubKey>,
         command: Option<&str>,
         caller: Caller,
-    ) -> Result<(), Answer> {
+    ) -> Result<Author, Answer> {
         match agent {
             None if route == AgentRoute::Deploy => {
                 if api::may_deploy(caller, &self.deploy_pubkeys) {
-                    Ok(())
+                    Ok(Author::Permitted)
                 } else {
                     Err(Answer::error(403, "this key may not deploy agents here"))
                 }
             }
-            None => Ok(()),
+            None if caller.is_admin() => Ok(Author::Permitted),
+            None => Ok(Author::Stranger),
             Some(agent) => {
                 let running = self.running().ok_or_else(no_agent)?;
                 let router = running.router();
                 let entry = router.get(agent).ok_or_else(no_agent)?;
-                api::check(route, command, caller, entry).map(drop)
+                api::check(route, command, caller, entry)?;
+                Ok(if api::is_permitted(caller, entry) { Author::Permitted } else { Author::Stranger })
             }
         }
     }
