@@ -111,10 +111,13 @@ impl Job {
     /// so all its steps are further ones.
     fn class(&self) -> JobClass {
         let reservation = self.reservation();
-        if reservation.is_wide && !reservation.is_running {
-            return JobClass::Wide;
+        let waits_for_memory = reservation.is_wide && !reservation.is_running;
+        match (self.has_started(), waits_for_memory) {
+            (false, false) => JobClass::First,
+            (false, true) => JobClass::FirstWide,
+            (true, true) => JobClass::FurtherWide,
+            (true, false) => JobClass::Further,
         }
-        if self.has_started() { JobClass::Further } else { JobClass::First }
     }
 
     /// Frees its cursors, because there is no memory for it beyond its first step; it then waits like a wide job.
@@ -240,7 +243,7 @@ impl Jobs {
             let max = has_started.then_some(bytes_max);
             if !reservation.is_wide && running.is_wide(turn.address, reservation.bytes, max) {
                 reservation.is_wide = true;
-                turns.defer(turn, JobClass::Wide, job);
+                turns.defer(turn, job.class(), job);
                 continue;
             }
             running.acquire(turn.address, reservation);

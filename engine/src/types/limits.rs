@@ -99,8 +99,9 @@ pub struct Limits {
     pub address_events_per_minute_max: u32,
     /// REQ and COUNT messages that all connections of a client address may send each minute on average; 0 is no bound.
     pub address_requests_per_minute_max: u32,
-    /// Scans, counts and replays of a client address that may be unfinished in a shard at a time. Those that wait for
-    /// their reader or for memory are not counted. Further ones wait before their first step, and hold only their filters in memory.
+    /// Scans, counts and replays of a client address that may be unfinished in a shard at a time: that have begun, whether
+    /// or not they wait for memory. Those that wait for their reader are not counted. Further ones wait before their first step,
+    /// and hold only their filters in memory.
     pub address_jobs_max: usize,
     /// Bytes that running scans, counts and replays of all connections may come to hold: cursors, and what is read
     /// ahead of them. A request that could hold more than 256 KiB (that is some 700 authors or tag values) waits until
