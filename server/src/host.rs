@@ -12,14 +12,14 @@ use relay_engine::relay::{self, CommitReply, Live, PublishOutcome};
 use relay_engine::store::{Seq, Stats, StoreError};
 use relay_engine::types::{Event, Filter, Now};
 use relay_engine::verify::Verifier;
-use relay_site::{About, FEATURES, Operator, Route, Table};
+use relay_site::{About, FEATURES, Networks, Operator, Route, Table};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc as channel, oneshot};
 
 use crate::agents::Agents;
 use crate::beside::Item;
 use crate::cached::Cached;
-use crate::config::{Networks, Settings};
+use crate::config::Settings;
 use crate::metrics::{self, ShardSnapshot, WriterMetrics};
 use crate::net::addresses::{AddressPermit, Addresses};
 use crate::net::deadline::Timeouts;
