@@ -189,6 +189,14 @@ impl Origin {
     pub(super) fn of(conn: ConnId, address: Option<ClientAddress>) -> Self {
         address.map_or(Origin::Unknown(conn), Origin::Address)
     }
+
+    /// The client address, if it has one.
+    pub(super) fn address(self) -> Option<ClientAddress> {
+        match self {
+            Origin::Address(address) => Some(address),
+            Origin::Unknown(_) | Origin::Host => None,
+        }
+    }
 }
 
 impl Jobs {
@@ -312,9 +320,7 @@ impl<B: Backend> Relay<B> {
             }
             self.metrics.running_bytes = self.jobs.running_bytes();
             let cost = TURN_ROWS + (rows_max - rows) as u64;
-            if let Origin::Address(address) = turn.address {
-                self.costs.charge_address(now, Some(address), cost);
-            }
+            self.costs.charge_address(now, turn.address.address(), cost);
             self.jobs.turns.charge(turn, cost);
         }
         self.sweep();

@@ -399,8 +399,8 @@ impl Machine {
                     commits.push(commit);
                     from.push(place);
                 }
-                while let Some(event) = shard.relay.poll_relayed() {
-                    live.push((place, Live { seq: None, event }));
+                while let Some(relayed) = shard.relay.poll_relayed() {
+                    live.push((place, relayed));
                 }
                 busy |= shard.relay.work(now);
             }
