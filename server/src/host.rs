@@ -12,13 +12,13 @@ use relay_engine::relay::{self, CommitReply, Live, PublishOutcome};
 use relay_engine::store::{Seq, Stats, StoreError};
 use relay_engine::types::{Event, Filter, Now};
 use relay_engine::verify::Verifier;
-use relay_site::{FEATURES, Operator, RelayDescription, Route, Table};
+use relay_site::{FEATURES, Networks, Operator, RelayDescription, Route, Table};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc as channel, oneshot};
 
 use crate::agents::Agents;
 use crate::cached::Cached;
-use crate::config::{Networks, Settings};
+use crate::config::Settings;
 use crate::handle::Item;
 use crate::metrics::{self, ShardSnapshot, WriterMetrics};
 use crate::net::addresses::{AddressPermit, Addresses};

@@ -50,6 +50,7 @@ pub struct LimitsDef {
     shard_outbox_bytes_max: usize,
     shard_filter_bytes_max: usize,
     address_events_per_minute_max: u32,
+    address_fanout_rows_per_minute_max: u32,
     address_requests_per_minute_max: u32,
     address_jobs_max: usize,
     running_bytes_max: usize,

@@ -111,10 +111,13 @@ impl Job {
     /// so all its steps are further ones.
     fn class(&self) -> JobClass {
         let reservation = self.reservation();
-        if reservation.is_wide && !reservation.is_running {
-            return JobClass::Wide;
+        let waits_for_memory = reservation.is_wide && !reservation.is_running;
+        match (self.has_started(), waits_for_memory) {
+            (false, false) => JobClass::First,
+            (false, true) => JobClass::FirstWide,
+            (true, true) => JobClass::FurtherWide,
+            (true, false) => JobClass::Further,
         }
-        if self.has_started() { JobClass::Further } else { JobClass::First }
     }
 
     /// Frees its cursors, because there is no memory for it beyond its first step; it then waits like a wide job.
@@ -186,6 +189,14 @@ impl Origin {
     pub(super) fn of(conn: ConnId, address: Option<ClientAddress>) -> Self {
         address.map_or(Origin::Unknown(conn), Origin::Address)
     }
+
+    /// The client address, if it has one.
+    pub(super) fn address(self) -> Option<ClientAddress> {
+        match self {
+            Origin::Address(address) => Some(address),
+            Origin::Unknown(_) | Origin::Host => None,
+        }
+    }
 }
 
 impl Jobs {
@@ -240,7 +251,7 @@ impl Jobs {
             let max = has_started.then_some(bytes_max);
             if !reservation.is_wide && running.is_wide(turn.address, reservation.bytes, max) {
                 reservation.is_wide = true;
-                turns.defer(turn, JobClass::Wide, job);
+                turns.defer(turn, job.class(), job);
                 continue;
             }
             running.acquire(turn.address, reservation);
@@ -309,9 +320,7 @@ impl<B: Backend> Relay<B> {
             }
             self.metrics.running_bytes = self.jobs.running_bytes();
             let cost = TURN_ROWS + (rows_max - rows) as u64;
-            if let Origin::Address(address) = turn.address {
-                self.costs.charge_address(now, Some(address), cost);
-            }
+            self.costs.charge_address(now, turn.address.address(), cost);
             self.jobs.turns.charge(turn, cost);
         }
         self.sweep();

@@ -27,6 +27,8 @@ pub(super) const TOO_MANY_EVENTS: &str = "rate-limited: too many events per minu
 pub(super) const TOO_MANY_REQUESTS: &str = "rate-limited: too many requests per minute";
 pub(super) const TOO_MANY_EVENTS_OF_ADDRESS: &str =
     "rate-limited: too many events per minute from your address";
+pub(super) const TOO_MUCH_FANOUT_OF_ADDRESS: &str =
+    "rate-limited: the events from your address reach too many subscriptions per minute";
 pub(super) const TOO_MANY_REQUESTS_OF_ADDRESS: &str =
     "rate-limited: too many requests per minute from your address";
 pub(super) const TOO_MANY_COUNTS: &str = "rate-limited: too many counts at once";

@@ -97,10 +97,16 @@ pub struct Limits {
     /// EVENT and AUTH messages that all connections of a client address may send per minute on average; 0 is unlimited. Carriers
     /// put many people behind one address, and a relay that sends others' events has one.
     pub address_events_per_minute_max: u32,
+    /// What the live delivery of the events of a client address may cost per minute on average, over all shards, in rows: one
+    /// for each subscription that an event is compared with, and one more (six more on the edge) for each that it is sent to. An
+    /// event below 60 rows is free. When they are used up, EVENT messages of the address are refused; 0 is unlimited. The
+    /// default is a tenth of a thread.
+    pub address_fanout_rows_per_minute_max: u32,
     /// REQ and COUNT messages that all connections of a client address may send per minute on average; 0 is unlimited.
     pub address_requests_per_minute_max: u32,
-    /// Scans, counts and replays of a client address that may be unfinished in a shard at a time. Those that wait for
-    /// their reader or for memory are not counted. Further ones wait before their first step, and hold only their filters in memory.
+    /// Scans, counts and replays of a client address that may be unfinished in a shard at a time: that have begun, whether
+    /// or not they wait for memory. Those that wait for their reader are not counted. Further ones wait before their first step,
+    /// and hold only their filters in memory.
     pub address_jobs_max: usize,
     /// Bytes that running scans, counts and replays of all connections may come to hold: cursors, and what is read
     /// ahead of them. A request that could hold more than 256 KiB (that is some 700 authors or tag values) waits until
@@ -192,6 +198,7 @@ impl Default for Limits {
             shard_outbox_bytes_max: 256 << 20,
             shard_filter_bytes_max: 512 << 20,
             address_events_per_minute_max: 60_000,
+            address_fanout_rows_per_minute_max: 6_000_000,
             address_requests_per_minute_max: 60_000,
             address_jobs_max: 64,
             running_bytes_max: 64 << 20,

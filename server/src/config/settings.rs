@@ -8,11 +8,10 @@ use relay_agent::fetch::PrivateHosts;
 use relay_engine::policy::{Policy, is_relay_url};
 use relay_engine::types::Limits;
 use relay_engine::verify::{Libsecp256k1, Schnorr, Verifier};
-use relay_site::{AgentSettings, BlossomSettings, Info, LimitsDef, PolicyDef};
+use relay_site::networks::{CONNECTIONS_PER_ADDRESS_MAX, LOOPBACK};
+use relay_site::{AgentSettings, BlossomSettings, Info, LimitsDef, Networks, PolicyDef};
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
-
-use super::networks::Networks;
 
 /// Longest time that any setting may ask for: sums of such times stay far from overflow.
 const YEAR_SECONDS: u64 = 366 * 86_400;
@@ -123,9 +122,6 @@ impl Network {
     }
 }
 
-/// Only processes of this machine come from there.
-const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
-
 impl Default for Network {
     fn default() -> Self {
         Network {
@@ -138,7 +134,7 @@ impl Default for Network {
             trusted_proxies: LOOPBACK.map(str::to_owned).into(),
             proxy_protocol: false,
             exempt_addresses: LOOPBACK.map(str::to_owned).into(),
-            connections_per_address_max: 200,
+            connections_per_address_max: CONNECTIONS_PER_ADDRESS_MAX,
         }
     }
 }

@@ -152,7 +152,7 @@ impl<B: Backend> Shard<B> {
                     relay.handle_verified(now, checked);
                 }
                 Output::Commit(commit) => self.send_commit(commit),
-                Output::Relay(event) => ephemeral.push(Live { seq: None, event }),
+                Output::Relay(live) => ephemeral.push(live),
                 Output::Ready(id) => self.to_flush.borrow_mut().push(id),
                 Output::Close(id, close) => self.close(id, close),
                 Output::Resume(id) => self.resume_input(id),

@@ -399,8 +399,8 @@ impl Machine {
                     commits.push(commit);
                     from.push(number);
                 }
-                while let Some(event) = shard.relay.poll_relayed() {
-                    live.push((number, Live { seq: None, event }));
+                while let Some(relayed) = shard.relay.poll_relayed() {
+                    live.push((number, relayed));
                 }
                 busy |= shard.relay.work(now);
             }
