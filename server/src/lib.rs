@@ -8,6 +8,7 @@
 //! | [`cli`] | the command line: serve, import, export, scan, delete, info, config |
 //! | [`config`] | settings by flags, environment and file |
 //! | [`embed`], `beside` | the server embedded in another program; events and streams without a socket |
+//! | `blossom` | blobs in this process |
 //! | `net` | one listener; HTTP and WebSocket on every connection |
 //! | `shard` | a thread with its own machine and connections, and the pump between them |
 //! | `writer` | the one thread that writes: group commit, sweeps |
@@ -16,6 +17,7 @@
 
 pub mod agents;
 mod beside;
+mod blossom;
 mod cached;
 pub mod cli;
 pub mod config;
