@@ -19,7 +19,7 @@ use relay_engine::relay::Config;
 use relay_engine::store::sql::EVENT_BYTES_MAX;
 use relay_engine::types::{Filter, Kind, Limits, PubKey};
 use relay_engine::wire::parse_filter;
-use relay_site::{About, AgentSettings, Info, LimitsDef, PolicyDef};
+use relay_site::{About, AgentSettings, BlossomSettings, Info, LimitsDef, PolicyDef};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -75,6 +75,8 @@ pub struct Settings {
     pub consumers: Vec<ConsumerSettings>,
     /// Agents beside the relay.
     pub agents: AgentSettings,
+    /// Blossom beside the relay.
+    pub blossom: BlossomSettings,
     /// The number of shards, and where their objects are.
     #[serde(skip)]
     pub placement: Placement,
@@ -349,7 +351,7 @@ impl Settings {
             policy: &self.policy,
             url: self.url.as_deref(),
             has_agents: self.has_agents(),
-            blossom: None,
+            blossom: self.blossom.enabled.then_some(&self.blossom),
         }
     }
 }
