@@ -6,10 +6,13 @@
 //! | [`blob`] | hashes, blobs, MIME types and extensions |
 //! | [`exchange`] | one request, from its head to its response, as steps that a host carries out |
 //! | [`index`] | which blobs there are and whose, over SQL; the judge of races |
+//! | `testing` | an SQLite database in memory, for tests of this crate and of others (feature `testing`) |
 
 pub mod blob;
 pub mod exchange;
 pub mod index;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use blob::{Blob, Sha256};
 pub use exchange::{Context, Exchange, Head, Input, Step};
