@@ -19,7 +19,7 @@ use relay_engine::relay::Config;
 use relay_engine::store::sql::EVENT_BYTES_MAX;
 use relay_engine::types::{Filter, Kind, Limits, PubKey};
 use relay_engine::wire::parse_filter;
-use relay_site::{About, AgentSettings, BlossomSettings, Info, LimitsDef, PolicyDef};
+use relay_site::{AgentSettings, BlossomSettings, Info, LimitsDef, PolicyDef, RelayDescription};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -344,8 +344,8 @@ impl Settings {
     }
 
     /// The relay's description of itself: NIP-11 document and page.
-    pub fn about(&self) -> About<'_> {
-        About {
+    pub fn description(&self) -> RelayDescription<'_> {
+        RelayDescription {
             info: &self.info,
             limits: &self.limits,
             policy: &self.policy,
@@ -417,7 +417,7 @@ mod tests {
             settings.policy.admin_pubkeys.iter().map(PubKey::to_string).collect::<Vec<_>>(),
             [one.clone(), two]
         );
-        assert!(settings.about().information().contains(&format!(r#""self":"{public}""#)));
+        assert!(settings.description().information().contains(&format!(r#""self":"{public}""#)));
         let debug = format!("{settings:?}");
         let config = settings.without_secrets().to_string();
         assert!(config.contains(&one) && config.contains("\"shards\":1"), "{config}");

@@ -157,8 +157,8 @@ impl World<'_> {
     }
 
     fn socket(&mut self) -> Option<Rc<Socket>> {
-        let place = self.choices.index(self.sockets.len().max(1));
-        self.sockets.values().nth(place).cloned()
+        let index = self.choices.index(self.sockets.len().max(1));
+        self.sockets.values().nth(index).cloned()
     }
 
     fn step(&mut self) {
@@ -168,10 +168,10 @@ impl World<'_> {
                 self.keys += 1;
                 let socket = Rc::new(Socket { key: self.keys, ..Socket::default() });
                 let host = self.choices.one_in(2).then(|| "relay.test".repeat(1 + self.choices.index(40)));
-                let (key, own) = (self.keys, Rc::clone(&socket));
+                let (key, connected) = (self.keys, Rc::clone(&socket));
                 let peer = Peer { host, address: None };
                 if let Some(object) = self.object()
-                    && object.connect(now, key, own, peer).is_some()
+                    && object.connect(now, key, connected, peer).is_some()
                 {
                     self.sockets.insert(key, socket);
                 }

@@ -12,15 +12,15 @@ use relay_engine::relay::{self, CommitReply, Live, PublishOutcome};
 use relay_engine::store::{Seq, Stats, StoreError};
 use relay_engine::types::{Event, Filter, Now};
 use relay_engine::verify::Verifier;
-use relay_site::{About, FEATURES, Operator, Route, Table};
+use relay_site::{FEATURES, Operator, RelayDescription, Route, Table};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc as channel, oneshot};
 
 use crate::agents::Agents;
-use crate::beside::Item;
 use crate::blossom::Blossom;
 use crate::cached::Cached;
 use crate::config::{Networks, Settings};
+use crate::handle::Item;
 use crate::metrics::{self, ShardSnapshot, WriterMetrics};
 use crate::net::addresses::{AddressPermit, Addresses};
 use crate::net::deadline::Timeouts;
@@ -205,7 +205,7 @@ impl Host {
             // Frames are written many at a time.
             frame_rows: 0,
         };
-        let about = About {
+        let relay = RelayDescription {
             info: &settings.info,
             limits: &settings.limits,
             policy: &settings.policy,
@@ -214,8 +214,8 @@ impl Host {
             blossom: settings.has_blossom().then_some(&settings.blossom),
         };
         let documents = Documents {
-            information: about.information().into(),
-            page: about.page(&format!("ws://{}", settings.listen)).into(),
+            information: relay.information().into(),
+            page: relay.page(&format!("ws://{}", settings.listen)).into(),
         };
         // Metrics may have an address of their own.
         let on_this_port = |route| match route {

@@ -38,7 +38,7 @@ pub use answer::Answer;
 pub use blossom::{BlossomRoute, BlossomSettings};
 pub use feature::{FEATURES, Feature};
 pub use info::Info;
-pub use nip11::About;
+pub use nip11::RelayDescription;
 pub use operator::{Operator, OperatorRequest};
 pub use route::{Endpoint, Found, Headers, Route, Table};
 pub use settings::{LimitsDef, PolicyDef};

@@ -206,7 +206,7 @@ impl Request<'_> {
     fn is_at(&self, named: &str) -> bool {
         let Ok(mut named) = Url::parse(named) else { return false };
         named.set_fragment(None);
-        let own = match self.origin {
+        let url = match self.origin {
             Origin::Url(url) => {
                 let Some((scheme, rest)) = url.trim().split_once("://") else { return false };
                 let is_secure = matches!(&*scheme.to_ascii_lowercase(), "wss" | "https");
@@ -218,7 +218,7 @@ impl Request<'_> {
             }
             Origin::Host(_) => return false,
         };
-        Url::parse(&own).is_ok_and(|own| own == named)
+        Url::parse(&url).is_ok_and(|url| url == named)
     }
 }
 

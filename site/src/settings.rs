@@ -93,7 +93,7 @@ pub mod pubkeys {
     /// For `#[serde(with)]`.
     ///
     /// # Errors
-    /// If a text is no key.
+    /// If a text is not a key.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PubKey>, D::Error> {
         let texts = Vec::<String>::deserialize(deserializer)?;
         let read = |text: String| {

@@ -17,7 +17,7 @@ use relay_agent::secrets::Secrets;
 use relay_agent::totals::Tally;
 use relay_engine::relay::{PublishOutcome, StreamId, Ticket};
 use relay_engine::sql::StoreError;
-use relay_engine::store::{Backend, Everyone, Reader, Scan, ScanLimits, Step, Take};
+use relay_engine::store::{Backend, Everyone, Reader, Scan, ScanLimits, ScanStep, Take};
 use relay_engine::types::{Event, Filter, Now, PubKey, Seq};
 
 use super::consumers::retry_ms;
@@ -72,7 +72,7 @@ pub(super) struct Agents<C> {
 }
 
 enum Stream {
-    /// Is to be opened then; after so many failures of the store.
+    /// To be opened at that time; the store has failed this many times.
     Closed(Now, u32),
     /// With these filters.
     Open(StreamId, Vec<Filter>),
@@ -338,7 +338,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
                     found.push(Event::from_canonical(hit.event.json().into()));
                     Take::Counted
                 })?;
-                if matches!(step, Step::Done(_)) {
+                if matches!(step, ScanStep::Done(_)) {
                     break;
                 }
             }

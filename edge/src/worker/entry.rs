@@ -85,8 +85,8 @@ async fn fetch(mut request: Request, env: Env, _: Context) -> Result<Response> {
     }
     let mut answer = match found.endpoint.map(|endpoint| endpoint.route) {
         Ok(Route::Socket) => return connect(request, &env, &settings).await,
-        Ok(Route::Information) => Answer::information(settings.about().information()),
-        Ok(Route::Page) => Answer::page(settings.about().page(&address(&request))),
+        Ok(Route::Information) => Answer::information(settings.description().information()),
+        Ok(Route::Page) => Answer::page(settings.description().page(&address(&request))),
         Ok(Route::Icon) => Answer::icon(),
         Ok(Route::Health) => health(&env, &settings).await,
         Ok(Route::Agents(_) | Route::Blossom(_)) => Answer::error(404, "not found"),

@@ -358,7 +358,7 @@ impl Shared {
         // The platform sets this header, and replaces one that a client sends.
         let address =
             request.headers().get("cf-connecting-ip")?.and_then(|address| address.parse::<IpAddr>().ok());
-        // Loopback is no client's address: only a Worker that runs locally is called from there.
+        // Loopback is never a client's address: only a Worker that runs locally is called from there.
         let address = address.filter(|address| !address.to_canonical().is_loopback());
         let peer = Peer { host, address: address.map(Into::into) };
         let accepted = self.with(|object| match object.connect(now(), key, socket, peer) {

@@ -1,4 +1,4 @@
-//! Token buckets: an average a minute with a minute's worth of burst.
+//! Token buckets: an average rate per minute, and bursts of as much as one minute allows.
 
 use crate::types::Now;
 
@@ -26,7 +26,7 @@ impl Bucket {
         Bucket { milli_tokens, filled }
     }
 
-    /// Takes one message out. False if there is none left; `per_minute` 0 is no bound.
+    /// Takes one message out. False if there is none left; `per_minute` 0 is unlimited.
     pub fn take(&mut self, per_minute: u32, now: Now) -> bool {
         if per_minute == 0 {
             return true;

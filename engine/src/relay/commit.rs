@@ -100,13 +100,13 @@ pub fn commit<B: Backend>(store: &B, now: Now, commits: Vec<Commit>) -> Committe
         Err(_) if lens.len() > 1 => {
             let mut rest = &ops[..];
             for len in &lens {
-                let (own, others) = rest.split_at(*len);
-                match store::commit(store, now.seconds(), own) {
+                let (commit_ops, others) = rest.split_at(*len);
+                match store::commit(store, now.seconds(), commit_ops) {
                     Ok(outcomes) => results.extend(outcomes.into_iter().map(Ok)),
                     Err(full @ StoreError::Full(_)) => {
-                        results.extend(store::commit_removals(store, now.seconds(), own, &full));
+                        results.extend(store::commit_removals(store, now.seconds(), commit_ops, &full));
                     }
-                    Err(error) => results.extend(failed(own, &error)),
+                    Err(error) => results.extend(failed(commit_ops, &error)),
                 }
                 rest = others;
             }

@@ -49,7 +49,9 @@ impl<B: Backend> Relay<B> {
     /// Queues a stored event for one subscription, or notes that it is to be read back from the store.
     fn deliver_stored(&mut self, slot: SubSlot, seq: Seq, event: &Event) {
         let limits = &self.config.limits;
-        let Some(subscription) = self.subscriptions.at_mut(slot).filter(|own| seq > own.covered) else {
+        let Some(subscription) =
+            self.subscriptions.at_mut(slot).filter(|subscription| seq > subscription.covered)
+        else {
             return;
         };
         let key = subscription.key;
@@ -92,8 +94,10 @@ impl<B: Backend> Relay<B> {
         let Some(subscription) = self.subscriptions.at_mut(slot) else { return };
         let conn = match &subscription.owner {
             Owner::Stream(stream) => {
-                let fitted =
-                    self.streams.get_mut(*stream).is_none_or(|own| own.push_ephemeral(event.clone(), limits));
+                let fitted = self
+                    .streams
+                    .get_mut(*stream)
+                    .is_none_or(|stream| stream.push_ephemeral(event.clone(), limits));
                 self.metrics.ephemeral_missed += u64::from(!fitted);
                 return;
             }

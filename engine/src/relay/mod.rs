@@ -311,7 +311,7 @@ impl<B: Backend> Relay<B> {
         }
     }
 
-    /// Filters whose time has come enter the index; see [`later`].
+    /// Filters whose time has come enter the index; see [`future_filters`].
     fn advance_subscriptions(&mut self, now: Now) {
         let ahead = self.config.limits.created_at_ahead_seconds_max;
         self.subscriptions.advance(now.seconds().saturating_add(ahead));

@@ -45,8 +45,8 @@ pub struct Limits {
     pub limit_max: u32,
     /// `limit` of a filter that has none.
     pub limit_default: u32,
-    /// Rows one step of a scan, count or replay may read before another client address gets its turn. A row is a
-    /// microsecond of work, about: a posting or a small event; large events and those that many conditions ask about are
+    /// Rows one step of a scan, count or replay may read before another client address gets its turn. A row is
+    /// about a microsecond of work (not an SQL row): a posting or a small event; large events and those that many conditions ask about are
     /// more (`store/cost.rs`).
     pub scan_rows_max: usize,
     /// Rows one COUNT may read in all; past it the answer is `approximate`.
@@ -77,9 +77,9 @@ pub struct Limits {
     pub auth_age_seconds_max: Timestamp,
     /// Malformed messages in a row after which a connection is closed for abuse.
     pub bad_messages_max: u32,
-    /// EVENT and AUTH messages a connection may send each minute on average; 0 is no bound.
+    /// EVENT and AUTH messages a connection may send per minute on average; 0 is unlimited.
     pub events_per_minute_max: u32,
-    /// REQ and COUNT messages a connection may send each minute on average; 0 is no bound.
+    /// REQ and COUNT messages a connection may send per minute on average; 0 is unlimited.
     pub requests_per_minute_max: u32,
     /// Bytes of messages of all connections that may wait for an earlier one to take effect. A connection that has a
     /// quarter of what is left of it is not read until fewer of its own wait; so those that have most are the first to
@@ -94,10 +94,10 @@ pub struct Limits {
     /// short tag value, 16 for a kind, 320 for a filter and 512 for a request beside them. Given out as `shard_values_max` is;
     /// what a connection has of the other half is 128 KB.
     pub shard_filter_bytes_max: usize,
-    /// EVENT and AUTH messages that all connections of a client address may send each minute on average; 0 is no bound. Carriers
+    /// EVENT and AUTH messages that all connections of a client address may send per minute on average; 0 is unlimited. Carriers
     /// put many people behind one address, and a relay that sends others' events has one.
     pub address_events_per_minute_max: u32,
-    /// REQ and COUNT messages that all connections of a client address may send each minute on average; 0 is no bound.
+    /// REQ and COUNT messages that all connections of a client address may send per minute on average; 0 is unlimited.
     pub address_requests_per_minute_max: u32,
     /// Scans, counts and replays of a client address that may be unfinished in a shard at a time. Those that wait for
     /// their reader or for memory are not counted. Further ones wait before their first step, and hold only their filters in memory.

@@ -52,8 +52,8 @@ use self::running::Running;
 use self::secrets::HostSecrets;
 use self::sqlite::Sqlite;
 use self::wakes::Wakes;
-use crate::beside::Beside;
 use crate::config::Settings;
+use crate::handle::RelayHandle;
 use crate::host::now;
 use crate::metrics::AgentsSnapshot;
 use crate::net::descriptors;
@@ -63,12 +63,12 @@ const THREADS: usize = 4;
 /// Agents that are open at a time. Each has two files open, and some 300 KB of memory.
 const OPEN_MAX: usize = 1_024;
 
-/// The file descriptors of agents, of so many that the process may have.
+/// The file descriptors that agents may use, of the `files` that the process may open.
 pub(crate) fn files_max(files: u64) -> u64 {
     (files / 8).min(2 * OPEN_MAX as u64 + CALLS_MAX as u64)
 }
 
-/// How many agents may be open, with so many file descriptors.
+/// How many agents may be open, if the process may open `files`.
 fn open_max(files: Option<u64>) -> usize {
     let files = files.map_or(u64::MAX, files_max).saturating_sub(CALLS_MAX as u64).max(2);
     usize::try_from(files / 2).map_or(OPEN_MAX, |open| open.min(OPEN_MAX))
@@ -100,7 +100,7 @@ struct Relay {
 
 enum State {
     /// No agent has been deployed.
-    Empty(Beside),
+    Empty(RelayHandle),
     Running(Arc<Running>, Runtime),
     Stopped,
 }
@@ -134,8 +134,8 @@ impl Agents {
     /// Nothing is opened or started yet.
     ///
     /// # Errors
-    /// If a setting is no host with a port, in words.
-    pub(crate) fn new(settings: &Settings, beside: Beside) -> Result<Self, String> {
+    /// If a setting is not a host with a port, in words.
+    pub(crate) fn new(settings: &Settings, handle: RelayHandle) -> Result<Self, String> {
         let folder = settings.data.join("agents");
         Ok(Agents {
             relay_url: settings.url.clone(),
@@ -151,7 +151,7 @@ impl Agents {
             private_hosts: PrivateHosts::parse(&settings.agents.allow_private_hosts)?,
             secrets: Arc::new(HostSecrets::new(&folder)),
             used: Mutex::default(),
-            state: Mutex::new(State::Empty(beside)),
+            state: Mutex::new(State::Empty(handle)),
             folder,
         })
     }
@@ -183,10 +183,10 @@ impl Agents {
     /// Opens the router and starts the threads, unless they run.
     fn run(&self) -> Result<Arc<Running>, StoreError> {
         let mut state = self.state();
-        let beside = match &*state {
+        let handle = match &*state {
             State::Running(running, _) => return Ok(Arc::clone(running)),
             State::Stopped => return Err(StoreError::Failed("the relay is stopping".to_owned())),
-            State::Empty(beside) => beside.clone(),
+            State::Empty(handle) => handle.clone(),
         };
         let failed = |error: io::Error| StoreError::Failed(error.to_string());
         DirBuilder::new().recursive(true).mode(0o700).create(&self.folder).map_err(failed)?;
@@ -202,7 +202,7 @@ impl Agents {
             folder: self.folder.clone(),
             relay_url: self.relay_url.clone(),
             secrets: Arc::clone(&self.secrets),
-            beside,
+            handle,
             relays: Relays::new().map_err(failed)?,
             http: http::Client::new(self.private_hosts.clone()).map_err(failed)?,
             registry: Registry::default(),
@@ -334,7 +334,7 @@ impl Agents {
             return Err(Answer::error(409, &words));
         }
         if router.filters().is_none() && router.is_ready() {
-            let last = running.beside.last_seq();
+            let last = running.handle.last_seq();
             let last = last.map_err(|error| Answer::error(503, &error.to_string()))?;
             router.accept(now(), Vec::new(), last);
         }

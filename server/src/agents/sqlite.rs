@@ -29,7 +29,7 @@ impl Sqlite {
     /// Opens a file, or makes it.
     ///
     /// # Errors
-    /// If it is no database, is in use, or cannot be read or written.
+    /// If it is not a database, is in use, or cannot be read or written.
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
         let conn = Connection::open(path).map_err(failure)?;
         conn.busy_timeout(BUSY_TIMEOUT).map_err(failure)?;
@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(rows(&conn), [1, 2]);
         drop(conn);
         assert_eq!(rows(&Sqlite::open(&path).unwrap()), [1, 2]);
-        std::fs::write(&path, "this is no database, however long it may be").unwrap();
+        std::fs::write(&path, "this is not a database, however long it may be").unwrap();
         assert!(matches!(Sqlite::open(&path), Err(StoreError::Corrupt(_))));
     }
 }

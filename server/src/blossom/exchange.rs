@@ -192,7 +192,7 @@ impl Blossom {
     fn servers(&self, authors: &[String]) -> Vec<String> {
         let authors = authors.iter().filter_map(|author| PubKey::from_hex(author.as_bytes()).ok()).collect();
         let filter = Filter { kinds: Some([SERVERS].into()), authors: Some(authors), ..Filter::default() };
-        let found = self.beside.query(filter).unwrap_or_default();
+        let found = self.relay.query(filter).unwrap_or_default();
         let tags = found.iter().flat_map(|event| event.tags().named(b"server"));
         tags.filter_map(|tag| Some(String::from_utf8_lossy(&tag.value()?).into_owned())).collect()
     }

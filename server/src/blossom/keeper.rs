@@ -10,7 +10,7 @@ use relay_engine::store::Seq;
 use relay_engine::types::Filter;
 
 use super::Blossom;
-use crate::beside::Item;
+use crate::handle::Item;
 use crate::host::now;
 
 /// Longest time between two sweeps.
@@ -94,13 +94,13 @@ async fn follow_once(blossom: &Blossom) -> Result<(), String> {
         Outcome::Position(Some(position)) => Seq(position),
         // Events from before there were blobs concern none.
         _ => {
-            let last = blossom.beside.last_seq().map_err(|error| error.to_string())?;
+            let last = blossom.relay.last_seq().map_err(|error| error.to_string())?;
             blossom.index.run(Command::SetPosition(last.0)).await.map_err(words)?;
             last
         }
     };
     let filter = Filter { kinds: Some(KINDS.into()), ..Filter::default() };
-    let opened = blossom.beside.open_stream(vec![filter], Some(position)).await;
+    let opened = blossom.relay.open_stream(vec![filter], Some(position)).await;
     let mut stream = opened.map_err(|error| error.to_string())?;
     while let Some(item) = stream.next().await {
         let command = match item {

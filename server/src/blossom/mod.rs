@@ -29,8 +29,8 @@ use self::index::Indexed;
 use self::store::Bodies;
 use crate::agents::http::Client;
 use crate::agents::owner;
-use crate::beside::Beside;
 use crate::config::Settings;
+use crate::handle::RelayHandle;
 use crate::host::now;
 
 pub(crate) use self::exchange::Answered;
@@ -45,7 +45,7 @@ const OWNER_AGE: Duration = Duration::from_secs(1);
 pub(crate) struct Blossom {
     settings: Settings,
     verifier: Arc<dyn Verifier>,
-    beside: Beside,
+    relay: RelayHandle,
     bodies: Bodies,
     index: Indexed,
     client: Client,
@@ -72,7 +72,7 @@ impl Blossom {
     pub(crate) fn open(
         settings: &Settings,
         verifier: Arc<dyn Verifier>,
-        beside: Beside,
+        relay: RelayHandle,
     ) -> Result<Self, String> {
         let words = |error: std::io::Error| error.to_string();
         let bodies = Bodies::folder(&settings.data.join("blobs")).map_err(words)?;
@@ -81,7 +81,7 @@ impl Blossom {
         Ok(Blossom {
             settings: settings.clone(),
             verifier,
-            beside,
+            relay,
             bodies,
             index,
             client: Client::new(PrivateHosts::default()).map_err(words)?,

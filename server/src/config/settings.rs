@@ -247,7 +247,7 @@ impl Default for Log {
     }
 }
 
-/// Where `/metrics` is, and who may read it. By default whoever reaches the relay's port may. Administrators
+/// Where `/metrics` is, and who may read it. By default everyone who reaches the relay's port may. Administrators
 /// (`policy.admin_pubkeys`) always may, from any address, by requests that they sign (NIP-98).
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -267,7 +267,7 @@ impl MetricsAccess {
         self.listen.is_some() || self.token.is_some() || !self.allow.is_empty()
     }
 
-    /// The addresses that may read; none: all.
+    /// The addresses that may read; an empty list lets all read.
     ///
     /// # Errors
     /// Names the first entry that is neither an address nor a network.

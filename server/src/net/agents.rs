@@ -41,7 +41,7 @@ impl Params {
     }
 }
 
-/// Has a request answered.
+/// Answers a request.
 pub(super) async fn respond(
     host: &Arc<Host>,
     route: AgentRoute,

@@ -1,4 +1,4 @@
-//! Answers in hyper's terms.
+//! Conversion of answers into hyper's responses.
 
 use std::fmt::Write as _;
 
@@ -41,7 +41,7 @@ pub(super) fn raw_response(answer: &Answer) -> Vec<u8> {
     bytes
 }
 
-/// Adds headers of ours.
+/// Adds headers that the relay itself sets.
 pub(super) fn add_headers<'a>(headers: &mut HeaderMap, more: impl Iterator<Item = (&'static str, &'a str)>) {
     for (name, value) in more {
         let value = HeaderValue::from_str(value).expect("a header of ours is visible ASCII");

@@ -10,12 +10,12 @@ use crate::testing::signing::{event, key};
 pub(super) fn cases() -> Vec<Case> {
     vec![
         case_with(
-            "addresses: events a minute",
+            "addresses: events per minute",
             |config| config.limits.address_events_per_minute_max = 6,
             event_rate,
         ),
         case_with(
-            "addresses: requests a minute",
+            "addresses: requests per minute",
             |config| config.limits.address_requests_per_minute_max = 6,
             request_rate,
         ),
