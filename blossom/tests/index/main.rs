@@ -1,6 +1,7 @@
 //! The index: what each command answers, what it costs in rows, and that no failure and no race breaks it.
 
 mod events;
+mod faults;
 mod operator;
 mod owners;
 mod parts;
