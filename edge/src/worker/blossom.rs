@@ -2,6 +2,7 @@
 //! from the request into the bucket, and from there into responses, without entering wasm.
 
 use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use bytes::Bytes;
 use js_sys::futures::JsFuture;
@@ -13,6 +14,7 @@ use relay_blossom::index::Part;
 use relay_blossom::{Blob, Command, Outcome, Sha256};
 use relay_engine::sql::StoreError;
 use relay_engine::types::PubKey;
+use relay_site::nip98::{Origin, UsedEvents};
 use relay_site::route::Endpoint;
 use relay_site::{BlossomRoute, Found};
 use wasm_bindgen::prelude::*;
@@ -32,6 +34,9 @@ use crate::settings::Settings;
 
 /// First bytes of a blob of unknown hash, from which its type is told.
 const FIRST_BYTES: u64 = 4_096;
+
+/// Events that have signed requests of operators, as far as this isolate has seen them.
+static USED: LazyLock<Mutex<UsedEvents>> = LazyLock::new(Mutex::default);
 
 #[wasm_bindgen]
 extern "C" {
@@ -102,7 +107,8 @@ pub(super) async fn respond(
     };
     let conditional = ["range", "if-none-match", "if-match", "if-modified-since", "if-unmodified-since"];
     let wants_whole = head.method == "GET" && conditional.iter().all(|name| head.header(name).is_none());
-    let base_url = base_url(settings.url.as_deref().unwrap_or(&address(&request)));
+    let at = address(&request);
+    let base_url = base_url(settings.url.as_deref().unwrap_or(&at));
     let is_local =
         settings.url.is_none() && matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
     let verifier = verifier(0)?;
@@ -114,9 +120,12 @@ pub(super) async fn respond(
             denied: &settings.policy.deny_pubkeys,
         },
         base_url: &base_url,
+        origin: Origin::Url(settings.url.as_deref().unwrap_or(&at)),
+        name: &settings.info.name,
         is_local,
         now: 0,
         verifier: &*verifier,
+        payments: None,
     };
     let is_head = head.method == "HEAD";
     let context = || Context { now: Date::now().as_millis() / 1_000, ..context };
@@ -152,6 +161,10 @@ impl Exchanging<'_> {
         let done = match step {
             Step::Ask(Command::Get(sha256)) => self.find(&sha256).await.map(Input::Answered),
             Step::Ask(command) => self.ask(&command).await.map(Input::Answered),
+            Step::Use(signed) => {
+                let mut used = USED.lock().unwrap_or_else(PoisonError::into_inner);
+                Ok(Input::Used(used.take(&signed, Date::now().as_millis() / 1_000)))
+            }
             Step::Read { bytes_max } => self.read(bytes_max).await.map(Input::Body),
             Step::Receive(receive) => match self.request.inner().body() {
                 Some(body) => self.store(body.into(), &receive).await.map(Input::Received),
@@ -161,7 +174,9 @@ impl Exchanging<'_> {
                 self.store(Data::Bytes(bytes.to_vec()), &receive).await.map(Input::Received)
             }
             Step::Fetch { urls, receive } => self.fetch(&urls, &receive).await.map(Input::Received),
-            Step::Promote { from, to, mime } => self.promote(&from, &to, &mime).await.map(|()| Input::Done),
+            Step::Promote { from, to, mime, expires_at } => {
+                self.promote(&from, &to, &mime, expires_at).await.map(|()| Input::Done)
+            }
             Step::Join { parts, receive } => self.join(&parts, &receive).await.map(Input::Received),
             Step::Discard(key) => {
                 if let Err(error) = self.bucket.delete(&key).await {
@@ -278,7 +293,13 @@ impl Exchanging<'_> {
         }
     }
 
-    async fn promote(&self, from: &str, to: &str, mime: &str) -> std::result::Result<(), Failure> {
+    async fn promote(
+        &self,
+        from: &str,
+        to: &str,
+        mime: &str,
+        expires_at: Option<u64>,
+    ) -> std::result::Result<(), Failure> {
         let staged = self.bucket.head(from).await.map_err(failed)?;
         let size = staged.ok_or_else(|| Failure::Store(format!("{from} is not there")))?.size();
         let sha256: Sha256 = to.parse().map_err(|_| Failure::Store("not a hash".into()))?;
@@ -287,6 +308,10 @@ impl Exchanging<'_> {
             _ => Data::ReadableStream(self.body_of(from, 0, size).await?.unchecked_into()),
         };
         let put = self.bucket.put(to, data).http_metadata(metadata(mime)).sha256(sha256.0.to_vec());
+        let put = match expires_at {
+            Some(at) => put.custom_metadata(HashMap::from([("expires".to_owned(), at.to_string())])),
+            None => put,
+        };
         put.execute().await.map_err(put_failure)?;
         self.bucket.delete(from).await.map_err(failed)
     }

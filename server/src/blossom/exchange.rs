@@ -1,6 +1,6 @@
 //! Carries out the steps of exchanges.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, LengthLimitError};
@@ -15,6 +15,7 @@ use tower_http::timeout::TimeoutError;
 
 use super::store::{Bodies, Reading};
 use super::{Blossom, Seen, fetch};
+use crate::host::now;
 use crate::net::api::Upload;
 use crate::net::response;
 
@@ -67,6 +68,10 @@ impl Blossom {
     async fn carry_out(&self, step: Step, body: &mut Option<Upload>) -> Input {
         let done = match step {
             Step::Ask(command) => self.ask(command).await,
+            Step::Use(signed) => {
+                let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+                Ok(Input::Used(used.take(&signed, now().seconds())))
+            }
             Step::Read { bytes_max } => match body.take() {
                 Some(body) => read(body, bytes_max).await.map(Input::Body),
                 None => Err(Failure::Incomplete),
@@ -77,7 +82,7 @@ impl Blossom {
             },
             Step::Fetch { urls, receive } => self.fetch(&urls, &receive).await.map(Input::Received),
             Step::Put { bytes, receive } => self.put(&bytes, &receive).await.map(Input::Received),
-            Step::Promote { from, to, mime: _ } => self.bodies.rename(&from, &to).await.map(|()| Input::Done),
+            Step::Promote { from, to, .. } => self.bodies.rename(&from, &to).await.map(|()| Input::Done),
             Step::Join { parts, receive } => self.join(&parts, &receive).await.map(Input::Received),
             Step::Discard(key) => {
                 if let Err(error) = self.bodies.remove(&key).await {

@@ -22,6 +22,7 @@ use relay_blossom::exchange::{Context, Keys};
 use relay_blossom::{Command, Outcome};
 use relay_engine::types::PubKey;
 use relay_engine::verify::Verifier;
+use relay_site::nip98::{Origin, UsedEvents};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 
@@ -53,6 +54,8 @@ pub(crate) struct Blossom {
     /// Something may be removed.
     wake: Notify,
     owner: Mutex<Option<(Instant, Option<PubKey>)>>,
+    /// Events that have signed requests of operators.
+    used: Mutex<UsedEvents>,
 }
 
 /// Where a request came from.
@@ -62,6 +65,17 @@ pub(crate) struct Seen {
     pub(crate) base_url: String,
     /// Whether it came from this machine, as far as can be told.
     pub(crate) is_local: bool,
+    /// The URL to which it was sent, or else its Host header.
+    pub(crate) url: Result<String, String>,
+}
+
+impl Seen {
+    fn origin(&self) -> Origin<'_> {
+        match &self.url {
+            Ok(url) => Origin::Url(url),
+            Err(host) => Origin::Host(host),
+        }
+    }
 }
 
 impl Blossom {
@@ -88,6 +102,7 @@ impl Blossom {
             uploads: Semaphore::new(UPLOADS_MAX),
             wake: Notify::new(),
             owner: Mutex::default(),
+            used: Mutex::default(),
         })
     }
 
@@ -113,9 +128,12 @@ impl Blossom {
             settings: &self.settings.blossom,
             keys: Keys { admins, allowed: policy.allow_pubkeys.as_deref(), denied: &policy.deny_pubkeys },
             base_url: &seen.base_url,
+            origin: seen.origin(),
+            name: &self.settings.info.name,
             is_local: seen.is_local,
             now: now().seconds(),
             verifier: &*self.verifier,
+            payments: None,
         }
     }
 

@@ -81,7 +81,13 @@ fn seen(host: &Host, request: &Request<Incoming>, peer: IpAddr) -> Seen {
         && peer.is_loopback()
         && !proxied
         && is_loopback_name(name);
-    Seen { base_url, is_local }
+    // Requests can have been signed for this relay only if they name it.
+    let url = match &host.settings.url {
+        Some(url) => Ok(url.clone()),
+        None if name == host.settings.listen => Ok(format!("http://{name}")),
+        None => Err(name.to_owned()),
+    };
+    Seen { base_url, is_local, url }
 }
 
 fn is_loopback_name(host: &str) -> bool {
