@@ -20,7 +20,7 @@ use relay_engine::store::sql::EVENT_BYTES_MAX;
 use relay_engine::types::{Filter, Kind, Limits, PubKey};
 use relay_engine::wire::parse_filter;
 use relay_site::networks::{CONNECTIONS_PER_ADDRESS_MAX, LOOPBACK};
-use relay_site::{AgentSettings, Info, LimitsDef, Networks, PolicyDef, RelayDescription};
+use relay_site::{AgentSettings, BlossomSettings, Info, LimitsDef, Networks, PolicyDef, RelayDescription};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -78,6 +78,8 @@ pub struct Settings {
     pub consumers: Vec<ConsumerSettings>,
     /// Agents beside the relay.
     pub agents: AgentSettings,
+    /// Blossom beside the relay.
+    pub blossom: BlossomSettings,
     /// The number of shards, and where their objects are.
     #[serde(skip)]
     pub placement: Placement,
@@ -384,7 +386,7 @@ impl Settings {
             policy: &self.policy,
             url: self.url.as_deref(),
             has_agents: self.has_agents(),
-            blossom: None,
+            blossom: self.blossom.enabled.then_some(&self.blossom),
         }
     }
 }

@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc as channel, oneshot};
 
 use crate::agents::Agents;
+use crate::blossom::Blossom;
 use crate::cached::Cached;
 use crate::config::Settings;
 use crate::handle::Item;
@@ -167,6 +168,8 @@ pub(crate) struct Host {
     metrics_readers: Networks,
     /// Set once they have been started.
     pub(crate) agents: OnceLock<Arc<Agents>>,
+    /// Set once it is open.
+    pub(crate) blossom: OnceLock<Arc<Blossom>>,
     /// The warning about a proxy that does not pass on the Host header has been logged.
     warned_of_proxy: AtomicBool,
     /// The warning about a proxy that is not trusted has been logged.
@@ -208,7 +211,7 @@ impl Host {
             policy: &settings.policy,
             url: settings.url.as_deref(),
             has_agents: settings.has_agents(),
-            blossom: settings.blossom.enabled.then_some(&settings.blossom),
+            blossom: settings.has_blossom().then_some(&settings.blossom),
         };
         let documents = Documents {
             information: relay.information().into(),
@@ -218,7 +221,7 @@ impl Host {
         let on_this_port = |route| match route {
             Route::Metrics => settings.metrics.listen.is_none(),
             Route::Agents(_) => settings.has_agents(),
-            Route::Blossom(_) => settings.blossom.enabled,
+            Route::Blossom(_) => settings.has_blossom(),
             _ => true,
         };
         Ok(Host {
@@ -245,6 +248,7 @@ impl Host {
             store_health: Cached::new(HEALTH_AGE_MAX),
             metrics_readers,
             agents: OnceLock::new(),
+            blossom: OnceLock::new(),
             warned_of_proxy: AtomicBool::new(false),
             warned_of_untrusted_proxy: AtomicBool::new(false),
             warned_of_missing_proxy_header: AtomicBool::new(false),

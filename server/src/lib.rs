@@ -7,6 +7,7 @@
 //! | [`agents`] | agents in this process: their calls over HTTP |
 //! | [`cli`] | the command line: serve, import, export, scan, delete, info, config |
 //! | [`config`] | settings by flags, environment and file |
+//! | `blossom` | blobs in this process |
 //! | [`embed`], `handle` | the server embedded in another program; events and streams without a socket |
 //! | `net` | one listener; HTTP and WebSocket on every connection |
 //! | `shard` | a thread with its own machine and connections, and the pump between them |
@@ -15,6 +16,7 @@
 //! | `metrics` | what the process reports about itself; its documents are `relay-site`'s |
 
 pub mod agents;
+mod blossom;
 mod cached;
 pub mod cli;
 pub mod config;

@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 use crate::agents::{self, Agents};
+use crate::blossom::Blossom;
 use crate::config::Settings;
 use crate::handle::RelayHandle;
 use crate::host::{Host, Inbound};
@@ -24,6 +25,9 @@ use crate::{shard, writer};
 
 /// Until agents that could not be started are tried again.
 const AGENTS_RETRY: Duration = Duration::from_secs(30);
+
+/// The same for the store of blobs.
+const BLOSSOM_RETRY: Duration = Duration::from_secs(30);
 
 /// How a serving process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,6 +115,9 @@ where
         true => Some(start_agents(&host, &handle, &api)?),
         false => None,
     };
+    if host.settings.has_blossom() {
+        start_blossom(&host, &handle, &api);
+    }
     tracing::info!("listening on ws://{address}");
     tracing::info!("{storage}");
     let limits = &host.settings.limits;
@@ -197,6 +204,31 @@ fn start_agents(host: &Host, handle: &RelayHandle, api: &tokio::runtime::Runtime
         });
     }
     Ok(agents)
+}
+
+/// Opens the store of blobs. If it cannot be opened, the relay serves without it, and it is tried again.
+fn start_blossom(host: &Arc<Host>, handle: &RelayHandle, api: &tokio::runtime::Runtime) {
+    let open = {
+        let (host, handle, on) = (Arc::clone(host), handle.clone(), api.handle().clone());
+        move || {
+            let blossom = Blossom::open(&host.settings, Arc::clone(&host.verifier), handle.clone())?;
+            let blossom = Arc::new(blossom);
+            blossom.start(&on)?;
+            let _ = host.blossom.set(blossom);
+            Ok::<(), String>(())
+        }
+    };
+    let Err(error) = open() else { return };
+    tracing::error!(error, "the store of blobs can't be opened; trying again every half minute");
+    std::thread::spawn(move || {
+        loop {
+            std::thread::sleep(BLOSSOM_RETRY);
+            match open() {
+                Ok(()) => return tracing::info!("the store of blobs is open"),
+                Err(error) => tracing::debug!(error, "the store of blobs still can't be opened"),
+            }
+        }
+    });
 }
 
 async fn bind(listen: &str) -> io::Result<TcpListener> {

@@ -7,6 +7,7 @@
 //! | [`route`] | the routing table: method, path and headers to a [`Route`] |
 //! | [`answer`] | responses that are the same on both hosts: documents and errors |
 //! | [`nip11`] | the relay information document |
+//! | [`authorization`] | signed events in Authorization headers, for NIP-98 and Blossom |
 //! | [`nip98`] | HTTP requests signed by a Nostr key |
 //! | [`agents`] | the endpoints of agents |
 //! | [`blossom`] | the endpoints of Blossom |
@@ -20,6 +21,7 @@
 
 pub mod agents;
 pub mod answer;
+pub mod authorization;
 pub mod blossom;
 pub mod feature;
 mod info;

@@ -5,14 +5,12 @@
 
 use std::collections::BTreeSet;
 
-use base64::Engine as _;
-use base64::alphabet::STANDARD;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use relay_engine::types::{Event, EventId, Kind, PubKey, Timestamp};
-use relay_engine::verify::{Verifier, verify_one};
-use relay_engine::wire::parse_event;
+use relay_engine::verify::Verifier;
 use sha2::{Digest, Sha256};
 use url::Url;
+
+use crate::authorization::{SignedEvent, token};
 
 /// Whether an Authorization header is of NIP-98's scheme.
 pub fn is_nostr(authorization: &str) -> bool {
@@ -28,12 +26,6 @@ pub const AGE_SECONDS_MAX: Timestamp = 60;
 /// Largest number of used events remembered at a time, of permitted authors and of strangers each. When that many of permitted
 /// authors are younger than their two minutes, new requests are refused; of strangers' the oldest is forgotten.
 pub const USED_EVENTS_MAX: usize = 16_384;
-
-/// Padding is optional, because some clients leave it out.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
 
 /// The URL to which a request was sent, as far as the relay knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,13 +166,9 @@ pub fn check(
     verifier: &dyn Verifier,
     may: impl FnOnce(&PubKey) -> bool,
 ) -> Result<Signed, Rejection> {
-    let (scheme, token) = authorization.and_then(|value| value.split_once(' ')).ok_or(Rejection::Missing)?;
-    if !scheme.eq_ignore_ascii_case("nostr") {
-        return Err(Rejection::Missing);
-    }
-    let json = BASE64.decode(token.trim()).map_err(|_| Rejection::Malformed)?;
-    let raw = parse_event(&json).map_err(|_| Rejection::Malformed)?;
-    let event = raw.to_event();
+    let token = token(authorization).ok_or(Rejection::Missing)?;
+    let signed = SignedEvent::decode(token).map_err(|_| Rejection::Malformed)?;
+    let event = &signed.event;
     if event.kind != KIND {
         return Err(Rejection::Kind);
     }
@@ -195,8 +183,8 @@ pub fn check(
         return Err(Rejection::Method);
     }
     let payload = tag(b"payload").map(|hex| hash(&hex)).transpose()?;
-    let Event { id, pubkey, created_at, .. } = event;
-    if raw.compute_id() != id || verify_one(verifier, event).is_none() {
+    let Event { id, pubkey, created_at, .. } = *event;
+    if !signed.is_genuine(verifier) {
         return Err(Rejection::Signature);
     }
     // Checked last, so that forged events do not reveal which authors are authorised.
@@ -285,6 +273,7 @@ impl UsedEvents {
 
 #[cfg(test)]
 mod tests {
+    use base64::prelude::{BASE64_STANDARD as BASE64, Engine as _};
     use relay_engine::testing::signing::{Draft, event, key, lower_hex};
     use relay_engine::verify::Libsecp256k1;
 

@@ -15,7 +15,8 @@ pub use access::{Caller, Permission, check, is_permitted, needs_signature};
 pub use agent::{Reply, agent, deploy, entry, logs, logs_after};
 pub use directory::directory;
 pub use kinds::kind_name;
-pub use signature::{is_loopback, may_deploy, signature};
+pub use relay_site::authorization::is_loopback;
+pub use signature::{may_deploy, signature};
 
 use relay_engine::types::PubKey;
 use relay_site::{AgentRoute, Answer};

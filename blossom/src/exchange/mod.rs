@@ -1,16 +1,42 @@
 //! One request, from its head to its response. [`Exchange::begin`] gives the first [`Step`]; the host carries it out and gives
 //! what came of it to [`Exchange::resume`], until [`Step::Respond`].
 
-use std::borrow::Cow;
-use std::ops::Range;
+//!
+//! | module | role |
+//! |---|---|
+//! | `step` | steps and inputs |
+//! | `response` | responses, and the status of every refusal and failure |
+//! | `request` | what heads say: names of blobs, lengths, types, tokens, permission, payment |
+//! | `conditions` | preconditions and ranges (RFC 9110) |
+//! | `storing` | from the start of an upload to its end, wherever the bytes come from |
+//! | `read`, `upload`, `parts`, `mirror`, `media`, `delete`, `list`, `report`, `operator` | the endpoints |
 
-use bytes::Bytes;
+mod conditions;
+mod delete;
+mod list;
+mod media;
+mod mirror;
+mod operator;
+mod parts;
+mod read;
+mod report;
+mod request;
+mod response;
+mod step;
+mod storing;
+mod upload;
+
+pub use read::RELAY_OWNER;
+pub(crate) use request::is_open;
+pub use response::{Body, Response};
+pub use step::{Failure, Input, Processed, Receive, Received, Step};
+
 use relay_engine::types::{PubKey, Timestamp};
 use relay_engine::verify::Verifier;
-use relay_site::{BlossomRoute, BlossomSettings};
+use relay_site::nip98::Origin;
+use relay_site::{Answer, BlossomRoute, BlossomSettings};
 
-use crate::blob::{Blob, Media, Sha256};
-use crate::index::{Command, Key, Outcome, Part};
+use crate::payment::Payments;
 
 /// What a request is judged by.
 #[derive(Clone, Copy)]
@@ -22,12 +48,27 @@ pub struct Context<'a> {
     /// Where this server is reached, without a slash at the end: `https://cdn.example.com`. If no URL is configured, the host
     /// that the request names.
     pub base_url: &'a str,
+    /// The URL to which requests are sent, for signed requests of operators (NIP-98).
+    pub origin: Origin<'a>,
+    /// The relay's name, for the page.
+    pub name: &'a str,
     /// Whether only this machine can reach the server.
     pub is_local: bool,
     /// Unix seconds.
     pub now: Timestamp,
     /// For tokens.
     pub verifier: &'a dyn Verifier,
+    /// The wallet. Without one everything is free.
+    pub payments: Option<&'a dyn Payments>,
+}
+
+impl std::fmt::Debug for Context<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context")
+            .field("base_url", &self.base_url)
+            .field("now", &self.now)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The relay's lists of keys, from its policy.
@@ -57,9 +98,19 @@ pub struct Head {
 }
 
 impl Head {
-    /// The value of a header, if there is exactly one line of it or the first of several.
+    /// The value of a header; of several lines the first.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
+        self.lines(name).next()
+    }
+
+    /// The values of all lines of a header.
+    pub fn lines(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.headers.iter().filter(move |(own, _)| own == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Whether the response has no body.
+    pub fn is_head(&self) -> bool {
+        self.method == "HEAD"
     }
 
     /// The query, without the question mark.
@@ -68,202 +119,82 @@ impl Head {
     }
 }
 
-/// What a host does next. After any step but the last it calls [`Exchange::resume`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Ask the index: [`Input::Answered`].
-    Ask(Command),
-    /// Read the request's body, which is short: [`Input::Body`] or [`Input::Failed`].
-    Read {
-        /// Most bytes.
-        bytes_max: u64,
-    },
-    /// Store the request's body: [`Input::Received`] or [`Input::Failed`].
-    Receive(Receive),
-    /// Fetch a URL, following at most three redirects, and store what comes: [`Input::Received`] or [`Input::Failed`].
-    Fetch {
-        /// The first of these that answers with success.
-        urls: Vec<String>,
-        /// How to store it.
-        receive: Receive,
-    },
-    /// Store these bytes: [`Input::Received`] or [`Input::Failed`].
-    Put {
-        /// The bytes.
-        bytes: Bytes,
-        /// How to store them.
-        receive: Receive,
-    },
-    /// Give staged bytes their final key: [`Input::Done`] or [`Input::Failed`].
-    Promote {
-        /// Where they are.
-        from: Key,
-        /// Where they belong.
-        to: Key,
-        /// Their type.
-        mime: String,
-    },
-    /// Join parts, check the hash and store the blob: [`Input::Received`] or [`Input::Failed`]. Parts are removed by the index.
-    Join {
-        /// In order.
-        parts: Vec<Part>,
-        /// How to store it.
-        receive: Receive,
-    },
-    /// Strip a picture ([`Input::Processed`] or [`Input::Failed`]), away from threads that serve others.
-    Process {
-        /// The original.
-        bytes: Bytes,
-        /// Its type.
-        mime: String,
-    },
-    /// Remove staged bytes; nothing is expected but [`Input::Done`].
-    Discard(Key),
-    /// Fetch the list of servers (kind 10063) of these keys from the relay: [`Input::Servers`].
-    FindServers {
-        /// Public keys in hexadecimal.
-        authors: Vec<String>,
-    },
-    /// Respond; the exchange is over.
-    Respond(Response),
-}
-
-/// How bytes are stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Receive {
-    /// Under which key; they are visible there only when all of them have come and the hash is right.
-    pub key: Key,
-    /// The hash that they must have.
-    pub sha256: Option<Sha256>,
-    /// How many they must be, if that is known.
-    pub length: Option<u64>,
-    /// Most bytes.
-    pub bytes_max: u64,
-    /// Their type as declared, kept with the object where the store can.
-    pub mime: String,
-    /// When retention removes them, in Unix seconds, kept likewise.
-    pub expires_at: Option<u64>,
-}
-
-/// What came of a step.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Input {
-    /// The index has answered.
-    Answered(Outcome),
-    /// A short body, complete.
-    Body(Bytes),
-    /// Bytes are stored.
-    Received(Received),
-    /// A picture is stripped.
-    Processed(Processed),
-    /// It is done.
-    Done,
-    /// URLs of servers (kind 10063).
-    Servers(Vec<String>),
-    /// It has failed, and nothing is stored.
-    Failed(Failure),
-}
-
-/// Bytes that were stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Received {
-    /// Their hash.
-    pub sha256: Sha256,
-    /// How many.
-    pub size: u64,
-    /// The first of them, up to 4,096, from which the type is told; empty where the host has not seen them.
-    pub first: Bytes,
-    /// The type that the origin of a mirrored blob declares.
-    pub mime: Option<String>,
-}
-
-/// A stripped picture.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Processed {
-    /// The picture without metadata.
-    pub bytes: Bytes,
-    /// Its type.
-    pub mime: String,
-    /// What was found out. `original` is the hash of the original.
-    pub media: Media,
-    /// A smaller picture (bytes and type).
-    pub thumbnail: Option<(Bytes, String)>,
-}
-
-/// Why a step has failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// The body is longer than allowed.
-    TooLong,
-    /// The body ended before its length, or its client left.
-    Incomplete,
-    /// No data for too long.
-    Stalled,
-    /// The hash is not the expected one.
-    WrongHash,
-    /// The disk is full.
-    Full,
-    /// The store has failed; the message is logged, not shown.
-    Store(String),
-    /// The address may not be fetched.
-    Forbidden(String),
-    /// The origin cannot be reached, or answers with an error.
-    Origin(String),
-    /// The picture cannot be processed: why.
-    Unprocessable(String),
-    /// This host does not do that.
-    Unsupported,
-}
-
-/// A response.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Response {
-    /// The status code.
-    pub status: u16,
-    /// Names in lowercase, and values. `content-length` is among them where the body is not empty or the response is to HEAD.
-    pub headers: Vec<(&'static str, Cow<'static, str>)>,
-    /// The body. Never sent to HEAD.
-    pub body: Body,
-}
-
-/// The body of a response.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Body {
-    /// In memory.
-    Bytes(Bytes),
-    /// A stored blob, or a range of it.
-    Blob {
-        /// The blob.
-        blob: Box<Blob>,
-        /// Bytes of it, not empty; all without it.
-        range: Option<Range<u64>>,
-    },
-}
-
 /// A request under way.
 #[derive(Debug)]
 pub struct Exchange {
     head: Head,
+    state: State,
 }
+
+/// Where a request is.
+#[derive(Debug)]
+enum State {
+    Over,
+    Read(read::Read),
+    Upload(upload::Upload),
+    Check(upload::Check),
+    Part(parts::Patch),
+    Mirror(mirror::Mirror),
+    Media(Box<media::Making>),
+    Delete(delete::Delete),
+    List(list::List),
+    Report(report::Report),
+    Operate(operator::Operate),
+}
+
+/// The next step and what follows it, or the end.
+type Turn = Result<(State, Step), Response>;
 
 impl Exchange {
     /// Reads the head of a request.
     pub fn begin(context: &Context<'_>, head: Head) -> (Self, Step) {
-        let _ = context.now;
-        let answer = relay_site::Answer::error(501, "not implemented");
-        let response =
-            Response { status: answer.status, headers: answer.headers, body: Body::Bytes(answer.body) };
-        (Exchange { head }, Step::Respond(response))
+        use BlossomRoute as R;
+        let turn = match head.route {
+            R::Blob => read::begin(context, &head),
+            R::Upload | R::PutBlob => upload::begin(context, &head),
+            R::CheckUpload | R::CheckMedia => upload::check(context, &head),
+            R::PatchBlob => parts::begin(context, &head),
+            R::Mirror => mirror::begin(context, &head),
+            R::Media => media::begin(context, &head),
+            R::Delete => delete::begin(context, &head),
+            R::List => list::begin(context, &head),
+            R::Report => report::begin(),
+            R::Page => Err(Answer::page(crate::page::render(context)).into()),
+            R::Blobs | R::Stat | R::Remove | R::Bans | R::Ban | R::Unban | R::Reports | R::Collect => {
+                operator::begin(context, &head)
+            }
+        };
+        let mut exchange = Exchange { head, state: State::Over };
+        let step = exchange.take(turn);
+        (exchange, step)
     }
 
     /// Goes on with what came of the last step.
     pub fn resume(&mut self, context: &Context<'_>, input: Input) -> Step {
-        let (_, _, _) = (&self.head, context.now, input);
-        let answer = relay_site::Answer::error(500, "internal error");
-        Step::Respond(Response {
-            status: answer.status,
-            headers: answer.headers,
-            body: Body::Bytes(answer.body),
-        })
+        let head = &self.head;
+        let turn = match std::mem::replace(&mut self.state, State::Over) {
+            State::Over => Err(Response::internal()),
+            State::Read(read) => read.resume(context, head, input),
+            State::Upload(upload) => upload.resume(context, input),
+            State::Check(check) => check.resume(input),
+            State::Part(patch) => patch.resume(context, input),
+            State::Mirror(mirror) => mirror.resume(context, input),
+            State::Media(making) => making.resume(context, input),
+            State::Delete(delete) => delete.resume(input),
+            State::List(list) => list.resume(context, input),
+            State::Report(report) => report.resume(context, input),
+            State::Operate(operate) => operate.resume(context, head, input),
+        };
+        self.take(turn)
+    }
+
+    fn take(&mut self, turn: Turn) -> Step {
+        match turn {
+            Ok((state, step)) => {
+                self.state = state;
+                step
+            }
+            Err(response) => Step::Respond(response.complete(self.head.is_head())),
+        }
     }
 }

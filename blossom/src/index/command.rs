@@ -10,14 +10,17 @@ use crate::blob::{Blob, Media, Sha256};
 pub enum Command {
     /// The blob of this hash: [`Outcome::Blob`] or [`Outcome::Missing`].
     Get(Sha256),
-    /// These blobs have been downloaded (for retention by last access).
+    /// These blobs have been downloaded, for retention by last access: [`Outcome::Done`]. Writes at most once an hour for a blob,
+    /// and nothing for one that no such rule holds for.
     Touch(Vec<Sha256>),
     /// What [`Command::Begin`] would answer; changes nothing. [`Outcome::Accepted`] instead of [`Outcome::Begun`].
     Check(Wanted),
     /// An upload begins: [`Outcome::Begun`]; or [`Outcome::Exists`], and the uploader is an owner now; [`Outcome::Busy`];
-    /// [`Outcome::Refused`].
+    /// [`Outcome::Refused`]. An upload that ends in any way but [`Outcome::Stored`] leaves nothing: whatever it may have stored
+    /// is removed, unless it is live or another upload of it is under way.
     Begin(Wanted),
-    /// The hash and size of a begun upload are known now: the same answers.
+    /// The hash and size of a begun upload are known now: the same answers, and [`Outcome::Begun`] has the key where the bytes
+    /// belong. Any other answer but [`Outcome::Busy`] has ended the upload.
     Learn {
         /// The upload.
         upload: u64,
@@ -27,9 +30,10 @@ pub enum Command {
         size: u64,
     },
     /// The bytes of an upload are stored under their hash: [`Outcome::Stored`], [`Outcome::Exists`] if another upload was
-    /// first, or [`Outcome::Refused`].
+    /// first, or [`Outcome::Refused`]. The upload has ended in any case.
     Finish(Commit),
-    /// An upload has failed: [`Outcome::Done`].
+    /// An upload has failed: [`Outcome::Done`], also if it is not known. Of an upload in parts only the joining has failed: the
+    /// next part that is stored is told [`Outcome::Complete`] again, until three have failed.
     Abort {
         /// The upload.
         upload: u64,
@@ -40,6 +44,13 @@ pub enum Command {
     /// if all are there, and the one that is told so joins them and then sends [`Command::Finish`] or [`Command::Abort`].
     FinishPart {
         /// The upload, which the parts of one owner and hash share.
+        upload: u64,
+        /// The part's key.
+        key: Key,
+    },
+    /// A part has failed: [`Outcome::Done`], also if it is not known.
+    AbortPart {
+        /// The upload.
         upload: u64,
         /// The part's key.
         key: Key,
@@ -71,16 +82,20 @@ pub enum Command {
     Apply(SignedEvent, u64),
     /// The position in the relay's stream that is dealt with: [`Outcome::Position`].
     Position,
-    /// The position moves on without an event.
+    /// The position moves on without an event: [`Outcome::Done`].
     SetPosition(u64),
-    /// Bytes that may be removed: [`Outcome::Removal`]. Until [`Command::Removed`], uploads of them are [`Outcome::Busy`].
+    /// Bytes that may be removed: [`Outcome::Removal`]. Until [`Command::Removed`], uploads of them are [`Outcome::Busy`]. If
+    /// that does not come within 15 minutes, they are handed out again: a host that takes removals must be done, or know that it
+    /// will not be, before.
     TakeRemoval,
-    /// They are gone.
+    /// They are gone: [`Outcome::Done`].
     Removed(Key),
-    /// What has run out is removed: blobs by retention, uploads that did not go on, parts. [`Outcome::Swept`] with the time of
-    /// the next sweep.
+    /// What has run out is removed: blobs by retention, uploads that did not go on, parts; and what an event of the relay has
+    /// begun to remove goes on. A bounded number at once: [`Outcome::Swept`] with the time of the next sweep, which is now if
+    /// there is more. Removals that wait are not among it, but those that were taken and not reported for 15 minutes are.
     Sweep,
-    /// All pending uploads belong to a process that is gone; removals that were taken are queued again.
+    /// All pending uploads belong to a process that is gone and are aborted, those in parts but for what was stored; removals
+    /// that were taken are queued again. [`Outcome::Done`].
     Restart,
     /// Whether bytes with this key belong to something: [`Outcome::Accepted`] or [`Outcome::Missing`].
     IsKnown(Key),
@@ -109,6 +124,39 @@ pub enum Command {
     Totals,
 }
 
+impl Command {
+    /// Whether it changes nothing.
+    pub fn is_read(&self) -> bool {
+        matches!(
+            self,
+            Command::Get(_)
+                | Command::Check(_)
+                | Command::List { .. }
+                | Command::Position
+                | Command::IsKnown(_)
+                | Command::Stat(_)
+                | Command::Bans { .. }
+                | Command::Reports { .. }
+                | Command::Totals
+        )
+    }
+
+    /// Whether bytes may wait to be removed after it.
+    pub fn may_remove(&self) -> bool {
+        matches!(
+            self,
+            Command::Learn { .. }
+                | Command::Finish(_)
+                | Command::Abort { .. }
+                | Command::Delete { .. }
+                | Command::Apply(..)
+                | Command::Sweep
+                | Command::Restart
+                | Command::Ban { .. }
+        )
+    }
+}
+
 /// A key of the store of bytes: a hash, `staged/...` or `parts/...`.
 pub type Key = String;
 
@@ -129,6 +177,12 @@ pub struct Wanted {
     pub total_bytes_max: Option<u64>,
     /// When the upload counts as abandoned, in Unix seconds.
     pub abandoned_at: u64,
+    /// When retention removes the blob, in Unix seconds. A blob that is here already is kept until the later of both times.
+    #[serde(default)]
+    pub expires_at: Option<u64>,
+    /// Retention removes it after as many seconds without a download; likewise.
+    #[serde(default)]
+    pub unused_seconds: Option<u64>,
 }
 
 /// The bytes of an upload are stored.
@@ -136,12 +190,17 @@ pub struct Wanted {
 pub struct Commit {
     /// The upload.
     pub upload: u64,
+    /// The hash, under which the bytes are stored.
+    pub sha256: Sha256,
     /// The size in bytes.
     pub size: u64,
     /// The MIME type.
     pub mime: String,
     /// When retention removes it, in Unix seconds.
     pub expires_at: Option<u64>,
+    /// Retention removes it after as many seconds without a download.
+    #[serde(default)]
+    pub unused_seconds: Option<u64>,
     /// What `/media` has found out.
     pub media: Option<Media>,
 }
@@ -247,13 +306,13 @@ pub enum Refusal {
     KeyQuota,
     /// The relay has no room left.
     TotalQuota,
-    /// The uploader has too many uploads or parts under way.
+    /// The uploader has too many uploads (1,024) or parts (10,000) under way.
     TooMany,
     /// The blob belongs to others.
     NotOwner,
     /// The upload is not known, or was given up.
     Gone,
-    /// Parts of this upload declared another length.
+    /// Parts of this upload declared another length, or this part does not lie within it.
     OtherLength,
 }
 

@@ -4,6 +4,8 @@
 mod agent;
 #[cfg(feature = "libsecp256k1")]
 mod agents_api;
+mod blossom;
+mod blossom_object;
 #[cfg(feature = "libsecp256k1")]
 mod calls;
 mod entry;

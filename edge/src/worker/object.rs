@@ -28,7 +28,7 @@ use worker::{
 
 use super::entry::response;
 use super::js::{self, Socket, Storage};
-use super::shards::{LIVE_PATH, OtherShards};
+use super::shards::{LIVE_PATH, OtherShards, stub_of};
 use super::sql::Conn;
 use super::{memory, variables, verifier};
 use crate::object::{Host, Key, Next, Object};
@@ -162,7 +162,8 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_secs(120);
 async fn deliver(env: &Env, consumer: &str, lines: &str) -> std::result::Result<(), String> {
     let message = |error: Error| error.to_string();
     let (binding, name) = consumer.split_once('/').ok_or("its name is not BINDING/OBJECT")?;
-    let stub = env.durable_object(binding).and_then(|objects| objects.get_by_name(name)).map_err(message)?;
+    let placement = variables::settings(env)?.placement;
+    let stub = stub_of(env, &placement, binding, name).map_err(message)?;
     let mut init = RequestInit::new();
     init.with_method(Method::Post).with_body(Some(JsValue::from_str(lines)));
     let request = Request::new_with_init("https://consumer/events", &init).map_err(message)?;

@@ -19,7 +19,7 @@ mod registry;
 mod relays;
 mod running;
 mod secrets;
-mod sqlite;
+pub(crate) mod sqlite;
 mod supervisor;
 pub(crate) mod tls;
 mod wakes;

@@ -299,12 +299,27 @@ impl Settings {
         all.limits.created_at_age_seconds_max = Some(0);
         all.policy.allow_pubkeys = Some(Vec::new());
         all.policy.allow_kinds = Some(Vec::new());
+        all.blossom.open = Some(false);
+        all.blossom.key_bytes_max = Some(0);
+        all.blossom.total_bytes_max = Some(0);
         all
     }
 
     /// Whether agents can be deployed. They need a store that keeps its events.
     pub(crate) fn has_agents(&self) -> bool {
         self.agents.enabled && self.store.engine == StoreEngine::Lmdb
+    }
+
+    /// Whether blobs are served. They need a folder.
+    pub(crate) fn has_blossom(&self) -> bool {
+        self.blossom.enabled && self.store.engine == StoreEngine::Lmdb
+    }
+
+    /// Whether only this machine can connect.
+    pub(crate) fn is_loopback(&self) -> bool {
+        let host = self.listen.rsplit_once(':').map_or("", |(host, _)| host);
+        let name = host.trim_start_matches('[').trim_end_matches(']');
+        name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 
     /// How many shards to run.

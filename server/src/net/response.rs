@@ -10,7 +10,7 @@ use hyper::{Response, StatusCode};
 use relay_site::{Answer, Headers};
 
 /// Any error of a body.
-pub(super) type Error = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// A body of one piece, or one that comes from another thread.
 pub(super) type Body = Either<Full<Bytes>, Channel<Bytes, Error>>;

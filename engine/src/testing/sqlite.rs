@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use relay_engine::sql::{SqlConn, SqlValue, StoreError};
+use crate::sql::{SqlConn, SqlValue, StoreError};
 use rusqlite::limits::Limit;
 use rusqlite::types::{Value, ValueRef};
 
