@@ -7,7 +7,7 @@ use super::step::{Input, Received, Step};
 use super::storing::{Kept, Problem, commit, problem, receive, wanted};
 use super::{Context, Head, State, Turn};
 use crate::blob::Sha256;
-use crate::index::{Command, Key, Outcome, PartHead};
+use crate::index::{Command, Key, Outcome, PartHead, Refusal};
 use crate::mime;
 use crate::payment::{Operation, Purchase};
 use crate::token::Verb;
@@ -35,6 +35,8 @@ enum Stage {
         upload: u64,
         key: Key,
     },
+    /// Whether others have completed the blob.
+    Look,
     Join {
         upload: u64,
     },
@@ -115,9 +117,18 @@ impl Patch {
                     self.at(Stage::Join { upload }, Step::Join { parts, receive })
                 }
                 Input::Answered(Outcome::Exists(blob)) => Err(Kept::Old(blob).response(context)),
-                // The index has ended the upload.
+                // The upload has ended: perhaps because others have completed the blob.
+                Input::Answered(Outcome::Refused(Refusal::Gone)) => {
+                    let command = Command::Get(self.sha256);
+                    self.at(Stage::Look, Step::Ask(command))
+                }
                 Input::Answered(Outcome::Refused(refusal)) => Err(refusal.into()),
                 other => self.give_up(Command::AbortPart { upload, key }, problem(other)),
+            },
+            Stage::Look => match input {
+                Input::Answered(Outcome::Blob(blob)) => Err(Kept::Old(blob).response(context)),
+                Input::Answered(Outcome::Missing) => Err(Refusal::Gone.into()),
+                other => Err(problem(other).into()),
             },
             Stage::Join { upload } => match input {
                 Input::Received(Received { sha256, size, .. }) if sha256 == self.sha256 => {

@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 
+use super::list::SECONDS_MAX;
 use super::response::{Response, busy};
 use super::step::{Failure, Input, Receive, Received, Step};
 use super::{Context, request};
@@ -130,7 +131,7 @@ struct Lifetime {
 
 fn lifetime(context: &Context<'_>, mime: &str, size: u64) -> Lifetime {
     mime::retention(context.settings, mime, size).map_or_else(Lifetime::default, |rule| Lifetime {
-        expires_at: rule.age_seconds.map(|age| context.now.saturating_add(age)),
+        expires_at: rule.age_seconds.map(|age| context.now.saturating_add(age).min(SECONDS_MAX)),
         unused_seconds: rule.unused_seconds,
     })
 }
