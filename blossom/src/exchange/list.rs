@@ -19,7 +19,7 @@ pub(super) const LIMIT_MAX: u32 = 1_000;
 pub(super) const SECONDS_MAX: u64 = (1 << 53) - 1;
 
 /// A list.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct List;
 
 pub(super) fn begin(context: &Context<'_>, head: &Head) -> Turn {

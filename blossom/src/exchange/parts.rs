@@ -13,7 +13,7 @@ use crate::payment::{Operation, Purchase};
 use crate::token::Verb;
 
 /// A part under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Patch {
     sha256: Sha256,
     /// Bytes of the blob.
@@ -24,7 +24,7 @@ pub(super) struct Patch {
     stage: Stage,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Stage {
     Begin,
     Receive {

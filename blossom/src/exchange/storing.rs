@@ -15,7 +15,7 @@ use crate::mime;
 const ABANDONED_SECONDS: u64 = 13 * 3_600;
 
 /// Where the bytes come from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Source {
     /// The request's body.
     Body,
@@ -26,7 +26,7 @@ pub(super) enum Source {
 }
 
 /// What their hash must be.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Expected {
     /// This.
     Is(Sha256),
@@ -56,7 +56,7 @@ impl Expected {
 }
 
 /// A blob that is to be stored.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Plan {
     /// Whose it will be: a public key in hexadecimal.
     pub(super) owner: String,
@@ -162,13 +162,13 @@ pub(super) fn commit(
 }
 
 /// An upload under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Storing {
     plan: Plan,
     stage: Stage,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Stage {
     Begin,
     Receive {
@@ -198,14 +198,14 @@ enum Stage {
 pub(super) type End = Result<Kept, Problem>;
 
 /// A blob that is stored.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Kept {
     New(Blob),
     Old(Blob),
 }
 
 /// Why nothing is stored.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Problem {
     Busy,
     Refused(Refusal),
@@ -232,7 +232,7 @@ impl From<Problem> for Response {
 }
 
 /// What follows an input.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Progress {
     /// A step.
     Step(Box<Storing>, Step),

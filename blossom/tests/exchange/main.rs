@@ -3,6 +3,7 @@
 mod deletions;
 mod downloads;
 mod lists;
+mod machine;
 mod media;
 mod mirrors;
 mod operators;
