@@ -76,25 +76,19 @@ pub(super) struct Plan {
 impl Plan {
     /// The type before the bytes are seen.
     fn first_mime(&self) -> String {
-        let of_extension = || self.extension.as_deref().and_then(mime::of_extension).map(str::to_owned);
-        // What is fetched has a type of its own.
-        let told = match self.source {
-            Source::Fetch(_) => self.mime.clone(),
-            _ => self.mime.clone().or_else(of_extension),
-        };
-        told.unwrap_or_else(|| mime::UNKNOWN.to_owned())
+        self.mime.clone().or_else(|| self.mime_of_extension()).unwrap_or_else(|| mime::UNKNOWN.to_owned())
+    }
+
+    fn mime_of_extension(&self) -> Option<String> {
+        self.extension.as_deref().and_then(mime::of_extension).map(str::to_owned)
     }
 
     /// The type of bytes that have come: as declared; or as their origin says, unless it does not know; or as their first
     /// bytes tell; or by their extension.
     fn mime_of(&self, received: &Received) -> String {
-        let of_origin = || {
-            let mime = mime::parse(received.mime.as_deref()?).ok()?;
-            (mime::essence(&mime) != mime::UNKNOWN).then_some(mime)
-        };
+        let of_origin = || mime::of_origin(received.mime.as_deref());
         let sniffed = || mime::sniff(&received.first).map(str::to_owned);
-        let of_extension = || self.extension.as_deref().and_then(mime::of_extension).map(str::to_owned);
-        let told = self.mime.clone().or_else(of_origin).or_else(sniffed).or_else(of_extension);
+        let told = self.mime.clone().or_else(of_origin).or_else(sniffed).or_else(|| self.mime_of_extension());
         told.unwrap_or_else(|| mime::UNKNOWN.to_owned())
     }
 }
@@ -146,7 +140,7 @@ pub(super) fn receive(
     mime: String,
 ) -> Receive {
     let expires_at = lifetime(context, &mime, length.unwrap_or(0)).expires_at;
-    Receive { key, sha256, length, bytes_max, mime, expires_at }
+    Receive { key, sha256, length, bytes_max, mime, expires_at, media: None }
 }
 
 /// What is committed of bytes that are stored.
@@ -296,7 +290,7 @@ impl Storing {
             other => return end(Err(problem(other))),
         };
         let plan = &mut self.plan;
-        let receive = receive(
+        let mut receive = receive(
             context,
             key.clone(),
             plan.expected.known(),
@@ -304,6 +298,7 @@ impl Storing {
             plan.bytes_max,
             plan.first_mime(),
         );
+        receive.media.clone_from(&plan.media);
         let step = match &mut plan.source {
             Source::Body => Step::Receive(receive),
             Source::Fetch(urls) => Step::Fetch { urls: std::mem::take(urls), receive },

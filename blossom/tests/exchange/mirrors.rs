@@ -67,6 +67,9 @@ fn the_type_is_the_origins_or_told() {
         let reply = host.send(&mirror(url, &[hash(bytes)]));
         check(url, &reply, 201);
         assert_eq!(reply.json()["type"], want, "{mime:?} {url}");
+        // The store keeps the same, as far as it is told without looking at the bytes.
+        let kept = &host.objects[&hash(bytes).to_string()].mime;
+        assert!(kept == want || (kept == "application/octet-stream" && bytes == PNG), "{kept}");
     }
 }
 
