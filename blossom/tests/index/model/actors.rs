@@ -24,6 +24,8 @@ pub(super) enum Actor {
 #[derive(Clone)]
 pub(super) struct Job {
     n: u32,
+    /// Its bytes take longer than its upload lasts.
+    is_slow: bool,
     wanted: Wanted,
 }
 
@@ -77,14 +79,16 @@ impl Actor {
         let kind = rng.below(10);
         // Some do not know how long the blob is.
         let declared = if kind < 5 && rng.one_in(4) { 0 } else { size(n) };
+        let is_slow = rng.one_in(4);
+        let seconds = if is_slow { 2 + rng.below(10) } else { 20 + rng.below(1_000) };
         let wanted = Wanted {
             key_bytes_max: Some(KEY_MAX),
             total_bytes_max: Some(TOTAL_MAX),
-            abandoned_at: now + 20 + rng.below(1_000),
+            abandoned_at: now + seconds,
             expires_at: [None, Some(now + 300), Some(now + 20_000)][rng.below(3) as usize],
             ..wanted(1 + rng.below(u64::from(OWNERS)) as u8, n, declared)
         };
-        let job = Job { n, wanted };
+        let job = Job { n, is_slow, wanted };
         match kind {
             0..3 => Actor::Known(job, Known::Start),
             3..5 => {
@@ -98,6 +102,16 @@ impl Actor {
                 Actor::Part(job, PartHead { offset, length }, InPart::Start)
             }
             _ => Actor::Remover(Remover::Start),
+        }
+    }
+
+    /// Whether it has begun, and goes on after a while.
+    pub(super) fn is_slow(&self) -> bool {
+        match self {
+            Actor::Known(job, Known::Begun(..)) | Actor::Unknown(job, Unknown::Begun(..)) => job.is_slow,
+            Actor::Unknown(job, Unknown::Learnt(..)) | Actor::Part(job, _, InPart::Begun(..)) => job.is_slow,
+            Actor::Remover(Remover::Gone(..)) => true,
+            _ => false,
         }
     }
 

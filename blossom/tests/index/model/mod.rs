@@ -141,7 +141,8 @@ impl Simulation {
         self.now += match self.rng.below(100) {
             0 => 1_000,
             1..4 => 61,
-            n => n % 3,
+            // Many things happen in the same second.
+            n => u64::from(n % 4 == 0),
         };
         let n = self.rng.below(u64::from(HASHES)) as u32;
         let owner = 1 + self.rng.below(u64::from(OWNERS)) as u8;
@@ -152,6 +153,9 @@ impl Simulation {
             }
             0..78 if !self.actors.is_empty() => {
                 let at = self.rng.below(self.actors.len() as u64) as usize;
+                if self.actors[at].is_slow() && !self.rng.one_in(8) {
+                    return;
+                }
                 let actor = self.actors.swap_remove(at);
                 let left = actor.step(self);
                 self.actors.extend(left);
@@ -160,7 +164,8 @@ impl Simulation {
             87 if self.rng.one_in(2) => drop(self.ask(Command::Delete { sha256: sha(n), owner: None })),
             87 => drop(self.ask(Command::Ban { sha256: sha(n), reason: "why".to_owned() })),
             88..91 => drop(self.ask(Command::Unban(sha(n)))),
-            91..94 => drop(self.ask(Command::Sweep)),
+            91..93 => drop(self.ask(Command::Sweep)),
+            93 => self.clean(),
             94..98 => self.publish(owner, n),
             98 if self.rng.one_in(4) => self.restart(),
             _ => drop(self.ask(Command::Get(sha(n)))),
@@ -168,6 +173,15 @@ impl Simulation {
         self.check();
         if self.rng.one_in(25) {
             self.check_lists();
+        }
+    }
+
+    /// A sweep, and all removals that wait.
+    fn clean(&mut self) {
+        self.insist(Command::Sweep);
+        while let Outcome::Removal(Some(key)) = self.insist(Command::TakeRemoval) {
+            self.remove(&key);
+            self.insist(Command::Removed(key));
         }
     }
 
@@ -246,11 +260,7 @@ impl Simulation {
         }
         for _ in 0..4 {
             self.now += 3_000;
-            self.insist(Command::Sweep);
-            while let Outcome::Removal(Some(key)) = self.insist(Command::TakeRemoval) {
-                self.remove(&key);
-                self.insist(Command::Removed(key));
-            }
+            self.clean();
             self.check();
         }
         self.check_lists();
