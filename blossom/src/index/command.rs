@@ -78,7 +78,7 @@ pub enum Command {
     },
     /// Somebody reports blobs: [`Outcome::Done`], or [`Outcome::Missing`] if none of them is here.
     Report(SignedEvent),
-    /// An event of the relay: 5, 62 or 1063, with its sequence number, which is kept: [`Outcome::Done`].
+    /// An event of the relay ([`SignedEvent::of_relay`]) with its sequence number, which is kept: [`Outcome::Done`].
     Apply(SignedEvent, u64),
     /// The position in the relay's stream that is dealt with: [`Outcome::Position`].
     Position,

@@ -77,7 +77,7 @@ fn an_unknown_hash_is_judged_when_it_is_known() {
     // It fails before and after.
     let (upload, staged) = world.begin(unknown(2, 10));
     world.run(Command::Abort { upload });
-    assert_eq!(world.remove_all(), [staged.clone()]);
+    assert_eq!(world.remove_all(), std::slice::from_ref(&staged));
     world.refused(learn(upload, 3), Refusal::Gone);
     assert_eq!(world.remove_all(), [staged], "the bytes may have come after their removal");
     let (upload, staged) = world.begin(unknown(2, 10));

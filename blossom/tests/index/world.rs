@@ -57,7 +57,7 @@ pub(crate) fn commit(upload: u64, n: u32, size: u64) -> Commit {
 /// An event of author `author`.
 pub(crate) fn event(author: u8, kind: u16, created_at: u64, tags: &[&[&str]]) -> SignedEvent {
     let tags = tags.iter().map(|tag| tag.iter().map(|s| (*s).to_owned()).collect()).collect();
-    let id = format!("{:064x}", u64::from(author) << 40 | u64::from(kind) << 20 | created_at % 1_000_000);
+    let id = format!("{:064x}", u64::from(author) << 40 | u64::from(kind) << 20 | (created_at % 1_000_000));
     SignedEvent { id, pubkey: key(author), kind, created_at, tags, content: String::new() }
 }
 
