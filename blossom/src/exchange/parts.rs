@@ -3,7 +3,7 @@
 
 use super::request::{blob, declared_type, fits, length, may_upload, number, pay, token, type_is_taken};
 use super::response::Response;
-use super::step::{Input, Received, Step};
+use super::step::{Failure, Input, Received, Step};
 use super::storing::{Kept, Problem, commit, problem, receive, wanted};
 use super::{Context, Head, State, Turn};
 use crate::blob::Sha256;
@@ -134,6 +134,10 @@ impl Patch {
                 Input::Received(Received { sha256, size, .. }) if sha256 == self.sha256 => {
                     let commit = commit(context, upload, (sha256, size), self.mime.clone(), None);
                     self.at(Stage::Finish { upload }, Step::Ask(Command::Finish(commit)))
+                }
+                // Nobody knows which part is wrong.
+                Input::Failed(Failure::WrongHash) => {
+                    self.give_up(Command::AbortParts { upload }, Problem::Failed(Failure::WrongHash))
                 }
                 other => self.give_up(Command::Abort { upload }, problem(other)),
             },

@@ -55,6 +55,12 @@ pub enum Command {
         /// The part's key.
         key: Key,
     },
+    /// The parts of an upload are not the blob: they have another hash. The upload ends, and they are removed: [`Outcome::Done`],
+    /// also if it is not known.
+    AbortParts {
+        /// The upload.
+        upload: u64,
+    },
     /// An owner lets a blob go, or an operator removes it (`owner` is `None`): [`Outcome::Deleted`], [`Outcome::Missing`] or
     /// [`Outcome::Refused`].
     Delete {

@@ -72,6 +72,8 @@ pub struct Host<'a> {
     pub processor: Option<Processor>,
     /// What the next step that moves bytes fails with.
     pub failure: Option<Failure>,
+    /// What happens while the next body is being received.
+    pub meanwhile: Option<fn(&mut Host<'_>)>,
     /// How often the index is still busy.
     pub busy: usize,
     used: UsedEvents,
@@ -178,6 +180,7 @@ impl<'a> Host<'a> {
             servers: BTreeMap::new(),
             processor: None,
             failure: None,
+            meanwhile: None,
             busy: 0,
             used: UsedEvents::default(),
         }
@@ -307,7 +310,12 @@ impl<'a> Host<'a> {
             Step::Use(signed) => Input::Used(self.used.take(&signed, self.now)),
             Step::Read { bytes_max } if body.len() as u64 > bytes_max => Input::Failed(Failure::TooLong),
             Step::Read { .. } => Input::Body(body.clone()),
-            Step::Receive(receive) => self.receive(receive, body.clone(), None),
+            Step::Receive(receive) => {
+                if let Some(act) = self.meanwhile.take() {
+                    act(self);
+                }
+                self.receive(receive, body.clone(), None)
+            }
             Step::Put { bytes, receive } => self.receive(receive, bytes, None),
             Step::Fetch { urls, receive } => {
                 let mut failure = Failure::Origin("no such server".to_owned());

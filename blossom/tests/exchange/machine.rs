@@ -185,7 +185,7 @@ impl Ledger {
             }
             (Step::Ask(Command::Check(_)), Some(O::Accepted | O::Exists(_))) => self.permitted = true,
             (Step::Ask(Command::Learn { upload, .. }), Some(O::Exists(_) | O::Refused(_)))
-            | (Step::Ask(Command::Abort { upload }), _) => {
+            | (Step::Ask(Command::Abort { upload } | Command::AbortParts { upload }), _) => {
                 self.uploads.remove(upload);
             }
             (Step::Ask(Command::Finish(commit)), Some(O::Stored(_) | O::Exists(_) | O::Refused(_))) => {
@@ -266,7 +266,8 @@ fn every_exchange_ends_and_leaves_nothing_whatever_the_host_gives() {
             // What comes of cleaning up makes no difference, so that two inputs are enough there.
             let is_cleaning = matches!(
                 step,
-                Step::Ask(Command::Abort { .. } | Command::AbortPart { .. }) | Step::Discard(_)
+                Step::Ask(Command::Abort { .. } | Command::AbortPart { .. } | Command::AbortParts { .. })
+                    | Step::Discard(_)
             );
             let given = if is_cleaning { &inputs[inputs.len() - 2..] } else { &inputs[..] };
             for input in given {

@@ -11,6 +11,7 @@ mod parts;
 mod payments;
 mod permission;
 mod pulls;
+mod races;
 mod reports;
 mod uploads;
 mod world;

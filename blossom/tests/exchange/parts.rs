@@ -2,9 +2,11 @@
 
 use bytes::Bytes;
 use relay_blossom::exchange::Failure;
-use relay_blossom::testing::{Host, Reply, Request};
+use relay_blossom::index::{PartHead, Wanted};
+use relay_blossom::testing::{Host, Object, Reply, Request};
+use relay_blossom::{Command, Outcome};
 
-use crate::world::{check, get, hash, host, token};
+use crate::world::{NOW, check, get, hash, host, pubkey, token};
 
 const BLOB: &[u8] = b"0123456789abcdefghij";
 
@@ -113,14 +115,62 @@ fn a_part_that_fails_is_sent_again() {
 }
 
 #[test]
+fn a_store_that_fails_to_join_keeps_the_parts() {
+    let mut host = host();
+    check("first", &send(&mut host, 0..10), 204);
+    let Outcome::Begun { upload, key } = begin_last(&mut host) else { panic!("begun") };
+    host.index.run(NOW, Command::FinishPart { upload, key }).unwrap();
+    host.index.run(NOW, Command::Abort { upload }).unwrap();
+    check("the last one again", &send(&mut host, 10..20), 201);
+}
+
+#[test]
+fn a_slow_part_is_told_of_the_blob_that_others_have_completed() {
+    let mut host = host();
+    host.meanwhile = Some(|host| {
+        check("first", &send(host, 0..10), 204);
+        check("last", &send(host, 10..20), 201);
+    });
+    let reply = send(&mut host, 5..15);
+    check("the slow one", &reply, 200);
+    assert_eq!(reply.steps, ["Ask(BeginPart)", "Receive", "Ask(FinishPart)", "Ask(Get)"]);
+    host.remove();
+    assert_eq!(host.objects.len(), 1, "its bytes are not kept");
+}
+
+/// The last part begins and its bytes are stored.
+fn begin_last(host: &mut Host<'_>) -> Outcome {
+    let wanted = Wanted {
+        owner: pubkey(1).to_string(),
+        sha256: Some(hash(BLOB)),
+        size: 20,
+        mime: "image/png".to_owned(),
+        key_bytes_max: None,
+        total_bytes_max: None,
+        abandoned_at: NOW + 3_600,
+        expires_at: None,
+        unused_seconds: None,
+    };
+    let part = PartHead { offset: 10, length: 10 };
+    let begun = host.index.run(NOW, Command::BeginPart(wanted, part)).unwrap();
+    let Outcome::Begun { key, .. } = &begun else { panic!("begun") };
+    let bytes = Bytes::from_static(&BLOB[10..]);
+    host.objects.insert(key.clone(), Object { bytes, mime: String::new(), expires_at: None });
+    begun
+}
+
+#[test]
 fn parts_that_are_not_the_blob_are_409() {
     let mut host = host();
     check("first", &send(&mut host, 0..10), 204);
     let wrong = Request { body: Bytes::from_static(b"abcdefghi!"), ..part(10..20, &[]) };
     let reply = host.send(&wrong);
     check("wrong bytes", &reply, 409);
-    assert_eq!(reply.steps[3..], ["Join", "Ask(Abort)"]);
+    assert_eq!(reply.steps[3..], ["Join", "Ask(AbortParts)"]);
     check("not there", &get(&mut host, &format!("/{}", hash(BLOB))), 404);
+    assert!(host.objects.is_empty(), "nobody knows which part is wrong, so all are gone");
+    check("the right ones", &send(&mut host, 10..20), 204);
+    check("and all", &send(&mut host, 0..10), 201);
 }
 
 #[test]
