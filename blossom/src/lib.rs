@@ -11,7 +11,7 @@
 //! | [`page`] | the page for browsers |
 //! | [`exchange`] | one request, from its head to its response, as steps that a host carries out |
 //! | [`index`] | which blobs there are and whose, over SQL; the judge of races |
-//! | `testing` | an SQLite database in memory, for tests of this crate and of others (feature `testing`) |
+//! | `testing` | an SQLite database and a host in memory, for tests of this crate and of others (feature `testing`) |
 
 pub mod blob;
 pub mod descriptor;

@@ -74,6 +74,12 @@ pub fn of_extension(extension: &str) -> Option<&'static str> {
     mime_guess::from_ext(extension).first_raw()
 }
 
+/// The type that the origin of a fetched blob declares, if it declares one and knows it.
+pub fn of_origin(content_type: Option<&str>) -> Option<String> {
+    let mime = parse(content_type?).ok()?;
+    (essence(&mime) != UNKNOWN).then_some(mime)
+}
+
 /// Whether `pattern` (`image/png`, `image/*`, `*/*`) fits a type.
 pub fn fits(pattern: &str, mime: &str) -> bool {
     let (pattern, mime) = (essence(pattern), essence(mime));

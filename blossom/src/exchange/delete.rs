@@ -9,7 +9,7 @@ use crate::index::{Command, Outcome};
 use crate::token::Verb;
 
 /// A deletion.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Delete;
 
 pub(super) fn begin(context: &Context<'_>, head: &Head) -> Turn {

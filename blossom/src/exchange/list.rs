@@ -15,8 +15,11 @@ use crate::token::Verb;
 /// Most blobs in a list, and how many there are without `limit`: clients that know nothing of pages get all that fits in one.
 pub(super) const LIMIT_MAX: u32 = 1_000;
 
+/// The latest time that the index knows; JavaScript's numbers are exact up to here.
+pub(super) const SECONDS_MAX: u64 = (1 << 53) - 1;
+
 /// A list.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct List;
 
 pub(super) fn begin(context: &Context<'_>, head: &Head) -> Turn {

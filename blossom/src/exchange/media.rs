@@ -16,13 +16,13 @@ use crate::payment::Operation;
 use crate::token::{Defect, Verb};
 
 /// A picture under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Making {
     announced: Announced,
     stage: Stage,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Stage {
     /// Whether it would be accepted; nothing of the body is read before.
     Check,
@@ -44,7 +44,7 @@ enum Stage {
 }
 
 /// The stripped picture.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Picture {
     bytes: Bytes,
     mime: String,

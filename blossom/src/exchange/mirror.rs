@@ -17,7 +17,7 @@ use crate::token::{Defect, Token, Verb};
 const BODY_BYTES_MAX: u64 = 16 << 10;
 
 /// A mirroring.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Mirror {
     Read(Token),
     Store(Box<Storing>),

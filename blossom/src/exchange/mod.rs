@@ -120,14 +120,14 @@ impl Head {
 }
 
 /// A request under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Exchange {
     head: Head,
     state: State,
 }
 
 /// Where a request is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum State {
     Over,
     Read(read::Read),

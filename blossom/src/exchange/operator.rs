@@ -35,7 +35,7 @@ const BODY_BYTES_MAX: u64 = 4 << 10;
 const REASON_CHARS_MAX: usize = 500;
 
 /// A request of an operator.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Operate {
     /// Its event is marked as used.
     Use(Payload),

@@ -3,17 +3,17 @@
 
 use super::request::{blob, declared_type, fits, length, may_upload, number, pay, token, type_is_taken};
 use super::response::Response;
-use super::step::{Input, Received, Step};
+use super::step::{Failure, Input, Received, Step};
 use super::storing::{Kept, Problem, commit, problem, receive, wanted};
 use super::{Context, Head, State, Turn};
 use crate::blob::Sha256;
-use crate::index::{Command, Key, Outcome, PartHead};
+use crate::index::{Command, Key, Outcome, PartHead, Refusal};
 use crate::mime;
 use crate::payment::{Operation, Purchase};
 use crate::token::Verb;
 
 /// A part under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Patch {
     sha256: Sha256,
     /// Bytes of the blob.
@@ -24,7 +24,7 @@ pub(super) struct Patch {
     stage: Stage,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Stage {
     Begin,
     Receive {
@@ -35,6 +35,8 @@ enum Stage {
         upload: u64,
         key: Key,
     },
+    /// Whether others have completed the blob.
+    Look,
     Join {
         upload: u64,
     },
@@ -115,14 +117,27 @@ impl Patch {
                     self.at(Stage::Join { upload }, Step::Join { parts, receive })
                 }
                 Input::Answered(Outcome::Exists(blob)) => Err(Kept::Old(blob).response(context)),
-                // The index has ended the upload.
+                // The upload has ended: perhaps because others have completed the blob.
+                Input::Answered(Outcome::Refused(Refusal::Gone)) => {
+                    let command = Command::Get(self.sha256);
+                    self.at(Stage::Look, Step::Ask(command))
+                }
                 Input::Answered(Outcome::Refused(refusal)) => Err(refusal.into()),
                 other => self.give_up(Command::AbortPart { upload, key }, problem(other)),
+            },
+            Stage::Look => match input {
+                Input::Answered(Outcome::Blob(blob)) => Err(Kept::Old(blob).response(context)),
+                Input::Answered(Outcome::Missing) => Err(Refusal::Gone.into()),
+                other => Err(problem(other).into()),
             },
             Stage::Join { upload } => match input {
                 Input::Received(Received { sha256, size, .. }) if sha256 == self.sha256 => {
                     let commit = commit(context, upload, (sha256, size), self.mime.clone(), None);
                     self.at(Stage::Finish { upload }, Step::Ask(Command::Finish(commit)))
+                }
+                // Nobody knows which part is wrong.
+                Input::Failed(Failure::WrongHash) => {
+                    self.give_up(Command::AbortParts { upload }, Problem::Failed(Failure::WrongHash))
                 }
                 other => self.give_up(Command::Abort { upload }, problem(other)),
             },

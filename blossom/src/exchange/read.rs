@@ -29,7 +29,7 @@ const SANDBOX: &str = "sandbox; default-src 'none'; style-src 'unsafe-inline'; i
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// A download.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Read {
     /// The index looks for it.
     Look(Sha256),
@@ -145,7 +145,7 @@ fn with_validators(response: Response, context: &Context<'_>, blob: &Blob) -> Re
 }
 
 /// Where a blob may be (`xs`, `as`, `sz` of BUD-10).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Hints {
     sha256: Sha256,
     extension: Option<String>,

@@ -18,7 +18,7 @@ const BODY_BYTES_MAX: u64 = 128 << 10;
 const KIND: u16 = 1_984;
 
 /// A report.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Report {
     Read,
     Ask,

@@ -155,7 +155,7 @@ pub(super) fn pay(context: &Context<'_>, head: &Head, purchase: &Purchase<'_>) -
 }
 
 /// An upload, as its head announces it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Announced {
     /// Whose it is.
     pub(super) token: Token,

@@ -6,6 +6,7 @@ use relay_site::nip98;
 use super::response::Response;
 use crate::blob::{Media, Sha256};
 use crate::index::{Command, Key, Outcome, Part};
+use crate::mime;
 
 /// What a host does next. After any step but the last it calls [`Exchange::resume`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,11 +87,21 @@ pub struct Receive {
     pub length: Option<u64>,
     /// Most bytes.
     pub bytes_max: u64,
-    /// Their type as declared, kept with the object where the store can. Of a fetched blob the origin's type is kept if this is
-    /// `application/octet-stream`.
+    /// Their type as far as it is known, kept with the object where the store can. Of what is fetched the origin's type goes
+    /// first: [`Receive::mime_from`].
     pub mime: String,
     /// When retention removes them, in Unix seconds, kept likewise.
     pub expires_at: Option<u64>,
+    /// What `/media` has found out, kept likewise.
+    pub media: Option<Media>,
+}
+
+impl Receive {
+    /// The type that is kept with the object if the origin's `Content-Type` is this: the origin's, unless it has none or says that it
+    /// does not know.
+    pub fn mime_from(&self, content_type: Option<&str>) -> String {
+        mime::of_origin(content_type).unwrap_or_else(|| self.mime.clone())
+    }
 }
 
 /// What came of a step.

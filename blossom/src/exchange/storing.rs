@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 
+use super::list::SECONDS_MAX;
 use super::response::{Response, busy};
 use super::step::{Failure, Input, Receive, Received, Step};
 use super::{Context, request};
@@ -14,7 +15,7 @@ use crate::mime;
 const ABANDONED_SECONDS: u64 = 13 * 3_600;
 
 /// Where the bytes come from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Source {
     /// The request's body.
     Body,
@@ -25,7 +26,7 @@ pub(super) enum Source {
 }
 
 /// What their hash must be.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Expected {
     /// This.
     Is(Sha256),
@@ -55,7 +56,7 @@ impl Expected {
 }
 
 /// A blob that is to be stored.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Plan {
     /// Whose it will be: a public key in hexadecimal.
     pub(super) owner: String,
@@ -75,25 +76,19 @@ pub(super) struct Plan {
 impl Plan {
     /// The type before the bytes are seen.
     fn first_mime(&self) -> String {
-        let of_extension = || self.extension.as_deref().and_then(mime::of_extension).map(str::to_owned);
-        // What is fetched has a type of its own.
-        let told = match self.source {
-            Source::Fetch(_) => self.mime.clone(),
-            _ => self.mime.clone().or_else(of_extension),
-        };
-        told.unwrap_or_else(|| mime::UNKNOWN.to_owned())
+        self.mime.clone().or_else(|| self.mime_of_extension()).unwrap_or_else(|| mime::UNKNOWN.to_owned())
+    }
+
+    fn mime_of_extension(&self) -> Option<String> {
+        self.extension.as_deref().and_then(mime::of_extension).map(str::to_owned)
     }
 
     /// The type of bytes that have come: as declared; or as their origin says, unless it does not know; or as their first
     /// bytes tell; or by their extension.
     fn mime_of(&self, received: &Received) -> String {
-        let of_origin = || {
-            let mime = mime::parse(received.mime.as_deref()?).ok()?;
-            (mime::essence(&mime) != mime::UNKNOWN).then_some(mime)
-        };
+        let of_origin = || mime::of_origin(received.mime.as_deref());
         let sniffed = || mime::sniff(&received.first).map(str::to_owned);
-        let of_extension = || self.extension.as_deref().and_then(mime::of_extension).map(str::to_owned);
-        let told = self.mime.clone().or_else(of_origin).or_else(sniffed).or_else(of_extension);
+        let told = self.mime.clone().or_else(of_origin).or_else(sniffed).or_else(|| self.mime_of_extension());
         told.unwrap_or_else(|| mime::UNKNOWN.to_owned())
     }
 }
@@ -130,7 +125,7 @@ struct Lifetime {
 
 fn lifetime(context: &Context<'_>, mime: &str, size: u64) -> Lifetime {
     mime::retention(context.settings, mime, size).map_or_else(Lifetime::default, |rule| Lifetime {
-        expires_at: rule.age_seconds.map(|age| context.now.saturating_add(age)),
+        expires_at: rule.age_seconds.map(|age| context.now.saturating_add(age).min(SECONDS_MAX)),
         unused_seconds: rule.unused_seconds,
     })
 }
@@ -145,7 +140,7 @@ pub(super) fn receive(
     mime: String,
 ) -> Receive {
     let expires_at = lifetime(context, &mime, length.unwrap_or(0)).expires_at;
-    Receive { key, sha256, length, bytes_max, mime, expires_at }
+    Receive { key, sha256, length, bytes_max, mime, expires_at, media: None }
 }
 
 /// What is committed of bytes that are stored.
@@ -161,13 +156,13 @@ pub(super) fn commit(
 }
 
 /// An upload under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Storing {
     plan: Plan,
     stage: Stage,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Stage {
     Begin,
     Receive {
@@ -197,14 +192,14 @@ enum Stage {
 pub(super) type End = Result<Kept, Problem>;
 
 /// A blob that is stored.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Kept {
     New(Blob),
     Old(Blob),
 }
 
 /// Why nothing is stored.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Problem {
     Busy,
     Refused(Refusal),
@@ -231,7 +226,7 @@ impl From<Problem> for Response {
 }
 
 /// What follows an input.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Progress {
     /// A step.
     Step(Box<Storing>, Step),
@@ -295,7 +290,7 @@ impl Storing {
             other => return end(Err(problem(other))),
         };
         let plan = &mut self.plan;
-        let receive = receive(
+        let mut receive = receive(
             context,
             key.clone(),
             plan.expected.known(),
@@ -303,6 +298,7 @@ impl Storing {
             plan.bytes_max,
             plan.first_mime(),
         );
+        receive.media.clone_from(&plan.media);
         let step = match &mut plan.source {
             Source::Body => Step::Receive(receive),
             Source::Fetch(urls) => Step::Fetch { urls: std::mem::take(urls), receive },

@@ -16,7 +16,7 @@ use crate::payment::Operation;
 use crate::token::{Defect, Verb};
 
 /// An upload.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Upload {
     storing: Box<Storing>,
     /// Whether the request says what the hash is, and not only the token.
@@ -87,7 +87,7 @@ impl Kept {
 }
 
 /// The question whether an upload would be accepted.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Check;
 
 pub(super) fn check(context: &Context<'_>, head: &Head) -> Turn {

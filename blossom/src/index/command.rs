@@ -55,6 +55,12 @@ pub enum Command {
         /// The part's key.
         key: Key,
     },
+    /// The parts of an upload are not the blob: they have another hash. The upload ends, and they are removed: [`Outcome::Done`],
+    /// also if it is not known.
+    AbortParts {
+        /// The upload.
+        upload: u64,
+    },
     /// An owner lets a blob go, or an operator removes it (`owner` is `None`): [`Outcome::Deleted`], [`Outcome::Missing`] or
     /// [`Outcome::Refused`].
     Delete {
@@ -78,7 +84,7 @@ pub enum Command {
     },
     /// Somebody reports blobs: [`Outcome::Done`], or [`Outcome::Missing`] if none of them is here.
     Report(SignedEvent),
-    /// An event of the relay: 5, 62 or 1063, with its sequence number, which is kept: [`Outcome::Done`].
+    /// An event of the relay ([`SignedEvent::of_relay`]) with its sequence number, which is kept: [`Outcome::Done`].
     Apply(SignedEvent, u64),
     /// The position in the relay's stream that is dealt with: [`Outcome::Position`].
     Position,

@@ -4,8 +4,9 @@
 //! A description is remembered while its author owns the blob, and only if they own it when it comes: clients publish it after
 //! the upload. Its deletion by the author lets the blob go.
 
+use relay_engine::policy::names_relay;
 use relay_engine::sql::{SqlConn, StoreError};
-use relay_engine::types::{EventId, PubKey};
+use relay_engine::types::{Event, EventId, PubKey};
 
 use super::Run;
 use super::command::{Outcome, SignedEvent};
@@ -30,6 +31,17 @@ const DESCRIBED_MAX: usize = 16;
 pub(super) const LEAVING_MAX: u64 = 200;
 
 impl SignedEvent {
+    /// An event of the relay as [`super::Command::Apply`] takes it; `None` if it means nothing to the index. Of requests to vanish
+    /// only those count that name the relay known as `own`, or all relays: an import stores others, too.
+    pub fn of_relay(event: &Event, own: Option<&str>) -> Option<SignedEvent> {
+        match event.kind {
+            1063 | 5 => {}
+            _ if names_relay(event, own) => {}
+            _ => return None,
+        }
+        serde_json::from_slice(event.json()).ok()
+    }
+
     /// Values of the tags of this name, with what follows them.
     pub(super) fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [String]> {
         let tags = self.tags.iter().filter(move |tag| tag.len() > 1 && tag[0] == name);

@@ -123,3 +123,62 @@ fn endpoints(context: &Context<'_>) -> Vec<(&'static str, &'static str)> {
     }
     rows
 }
+
+#[cfg(test)]
+mod tests {
+    use relay_engine::verify::Libsecp256k1;
+    use relay_site::BlossomSettings;
+    use relay_site::nip98::Origin;
+
+    use super::*;
+    use crate::exchange::Keys;
+
+    fn page(settings: &BlossomSettings, is_local: bool) -> String {
+        let base_url = "https://cdn.example.com";
+        render(&Context {
+            settings,
+            keys: Keys { admins: &[], allowed: None, denied: &[] },
+            base_url,
+            origin: Origin::Url(base_url),
+            name: "<b>Relay {{style}}",
+            is_local,
+            now: 0,
+            verifier: &Libsecp256k1,
+            payments: None,
+        })
+    }
+
+    #[test]
+    fn the_page_tells_what_is_enforced() {
+        let mut settings = BlossomSettings::default();
+        let local = page(&settings, true);
+        assert!(local.contains("&lt;b&gt;Relay {{style}}") && !local.contains("<b>Relay"));
+        assert!(local.contains("Anybody, since only this machine") && local.contains("PUT /mirror"));
+        assert!(page(&settings, false).contains("Keys that the operator has listed."));
+        settings.open = Some(true);
+        settings.mirror = false;
+        settings.blob_bytes_max = 5 << 20;
+        settings.key_bytes_max = Some(7 << 20);
+        settings.deny_types = vec!["text/html".to_owned()];
+        settings.retention = vec![RetentionRule {
+            types: vec!["video/*".to_owned()],
+            bytes_min: 1 << 20,
+            age_seconds: Some(86_400),
+            unused_seconds: Some(7_200),
+        }];
+        let open = page(&settings, false);
+        let shown = [
+            "Anybody with a Nostr key.",
+            "5 MiB",
+            "7 MiB",
+            "text/html",
+            "Files of video/* from 1 MiB",
+            "removed 1 day after the upload or 2 hours without a download",
+            "https://cdn.example.com/upload",
+        ];
+        for text in shown {
+            assert!(open.contains(text), "{text}");
+        }
+        assert!(!open.contains("PUT /mirror"));
+    }
+}

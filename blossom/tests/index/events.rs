@@ -2,6 +2,7 @@
 
 use relay_blossom::index::SignedEvent;
 use relay_blossom::{Command, Outcome};
+use relay_engine::types::Event;
 
 use crate::world::{START, World, event, sha, wanted};
 
@@ -146,6 +147,40 @@ fn a_request_to_vanish_goes_on_in_sweeps() {
     let removed = world.remove_all().len();
     let kept = [first, last].into_iter().filter(|sha256| !world.list(Some(2), None, 1_000).contains(sha256));
     assert_eq!(removed, 450 + 250 - kept.count());
+}
+
+#[test]
+fn only_events_that_mean_something_to_blobs_are_applied() {
+    let own = Some("wss://relay.example.com");
+    let check = |kind: u16, relay: &str, expected: bool| {
+        let tags = format!(r#"[["relay","{relay}"],["x","a\"b",""]]"#);
+        let json = format!(
+            r#"{{"id":"{0}","pubkey":"{0}","created_at":{START},"kind":{kind},"tags":{tags},"content":"c","sig":"{0}{0}"}}"#,
+            "ab".repeat(32)
+        );
+        let event = Event::from_canonical(json.as_bytes().into());
+        let found = SignedEvent::of_relay(&event, own);
+        let tags =
+            vec![vec!["relay".to_owned(), relay.to_owned()], vec!["x".into(), "a\"b".into(), String::new()]];
+        let expected = expected.then(|| SignedEvent {
+            id: "ab".repeat(32),
+            pubkey: "ab".repeat(32),
+            kind,
+            created_at: START,
+            tags,
+            content: "c".to_owned(),
+        });
+        assert_eq!(found, expected, "{kind} {relay}");
+    };
+    for kind in [5, 1063] {
+        check(kind, "wss://other.example.com", true);
+    }
+    check(62, "wss://relay.example.com", true);
+    check(62, "ALL_RELAYS", true);
+    check(62, "wss://other.example.com", false);
+    for kind in [0, 1, 1984, 10063] {
+        check(kind, "ALL_RELAYS", false);
+    }
 }
 
 #[test]

@@ -195,6 +195,20 @@ fn each_statement_of_each_command_may_fail() {
     }
 }
 
+/// As they do between the Worker and the Blossom object.
+#[test]
+fn commands_and_answers_travel_as_json() {
+    let (shapes, _) = run(|world, now, command| {
+        let sent: Command = serde_json::from_slice(&serde_json::to_vec(&command).unwrap()).unwrap();
+        assert_eq!(sent, command);
+        let outcome = world.index.run(now, sent).unwrap();
+        let received: Outcome = serde_json::from_slice(&serde_json::to_vec(&outcome).unwrap()).unwrap();
+        assert_eq!(received, outcome);
+        received
+    });
+    assert_eq!(shapes, without_faults());
+}
+
 #[test]
 fn a_full_disk_refuses_and_forgets() {
     let (shapes, _) = run(|world, now, command| {

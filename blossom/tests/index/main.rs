@@ -2,6 +2,7 @@
 
 mod events;
 mod faults;
+mod model;
 mod operator;
 mod owners;
 mod parts;
