@@ -56,7 +56,7 @@ pub(super) const RULES: &[Rule] = &[
         every_preflight(ctx, |response| {
             let lists = |name: &&str| response.lists("access-control-allow-methods", name);
             response.ensure(
-                ["GET", "HEAD", "PUT", "DELETE"].iter().all(|name| lists(name)),
+                ["GET", "HEAD", "PUT", "DELETE"].iter().all(lists),
                 "Access-Control-Allow-Methods must list GET, HEAD, PUT and DELETE",
             )
         })

@@ -32,6 +32,23 @@ pub(super) const RULES: &[Rule] = &[
         let bytes = result(ctx, &response)?;
         response.ensure(!contains(&bytes, b"Owner of the camera"), "the result has a text of the original")
     }),
+    rule(
+        "media-orientation",
+        MEDIA,
+        Practice,
+        "a photo that lies on its side is still shown upright",
+        |ctx| {
+            let response = processed(ctx, &lying(&ctx.blob(16)))?;
+            let bytes = result(ctx, &response)?;
+            if !bytes.starts_with(&[0xff, 0xd8]) {
+                return skip("the result is no JPEG");
+            }
+            let turned = dimensions(&bytes) == Some((8, 16));
+            let tagged = contains(&bytes, ORIENTATION) || contains(&bytes, ORIENTATION_BIG_ENDIAN);
+            response
+                .ensure(turned || tagged, "neither its pixels are turned, nor has it the EXIF orientation")
+        },
+    ),
     rule("media-original", MEDIA, Practice, "the original is not served", |ctx| {
         let photo = jpeg(&ctx.blob(16));
         let response = processed(ctx, &photo)?;
@@ -151,12 +168,40 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
 /// The entry of EXIF that points to the position: tag 0x8825, LONG, one.
 const GPS_ENTRY: &[u8] = &[0x25, 0x88, 4, 0, 1, 0, 0, 0];
 
+/// The entry of EXIF that says that the picture is to be turned right: tag 0x0112, SHORT, one, 6.
+const ORIENTATION: &[u8] = &[0x12, 1, 3, 0, 1, 0, 0, 0, 6, 0];
+const ORIENTATION_BIG_ENDIAN: &[u8] = &[1, 0x12, 0, 3, 0, 0, 0, 1, 0, 6];
+
 /// A grey JPEG of 8x8 pixels with EXIF: a text that is unique, and a position.
 pub(super) fn jpeg(unique: &Blob) -> Blob {
+    encode(8, &exif(&unique.bytes), 0x3f)
+}
+
+/// A JPEG of 16x8 pixels, to be shown as one of 8x16.
+fn lying(unique: &Blob) -> Blob {
+    let tiff = [b"Exif\0\0II*\0\x08\0\0\0\x01\0", ORIENTATION, &[0; 6], &unique.bytes].concat();
+    encode(16, &tiff, 0x0f)
+}
+
+/// Width and height of a JPEG.
+fn dimensions(jpeg: &[u8]) -> Option<(u16, u16)> {
+    let mut at = 2;
+    loop {
+        let [0xff, marker, high, low] = *jpeg.get(at..at + 4)? else { return None };
+        if (0xc0..=0xc2).contains(&marker) {
+            let [a, b, c, d] = *jpeg.get(at + 5..at + 9)? else { return None };
+            return Some((u16::from_be_bytes([c, d]), u16::from_be_bytes([a, b])));
+        }
+        at += 2 + usize::from(u16::from_be_bytes([high, low]));
+    }
+}
+
+/// A grey JPEG of this width and 8 rows; `data` are its coefficients: two bits for each eight columns, then ones.
+fn encode(width: u8, exif: &[u8], data: u8) -> Blob {
     let mut out = vec![0xff, 0xd8];
-    segment(&mut out, 0xe1, &exif(&unique.bytes));
+    segment(&mut out, 0xe1, exif);
     segment(&mut out, 0xdb, &[&[0][..], &[1; 64]].concat());
-    segment(&mut out, 0xc0, &[8, 0, 8, 0, 8, 1, 1, 0x11, 0]);
+    segment(&mut out, 0xc0, &[8, 0, 8, 0, width, 1, 1, 0x11, 0]);
     // One code of one bit in each table: no difference, and the end of the block.
     for class in [0x00, 0x10] {
         let mut table = vec![class, 1];
@@ -165,7 +210,7 @@ pub(super) fn jpeg(unique: &Blob) -> Blob {
         segment(&mut out, 0xc4, &table);
     }
     segment(&mut out, 0xda, &[1, 1, 0, 0, 63, 0]);
-    out.extend([0x3f, 0xff, 0xd9]);
+    out.extend([data, 0xff, 0xd9]);
     Blob::new(out, "image/jpeg")
 }
 

@@ -47,6 +47,45 @@ pub(super) const RULES: &[Rule] = &[
         response.expect(&[200, 307, 308])?;
         response.ensure(response.status != 200 || response.body == blob.bytes, "other bytes came")
     }),
+    rule(
+        "get-identity",
+        GET,
+        Practice,
+        "compression does not change the bytes, the length or ranges",
+        |ctx| {
+            let blob = ctx.sample("long text", || ctx.blob_of(&b"text ".repeat(1000), "text/plain"))?;
+            let response = ctx.read(&blob)?.header("Accept-Encoding", "gzip, br, zstd").send()?;
+            response.here()?.expect(&[200])?;
+            let seen = response.all("content-encoding");
+            let same = response.body == blob.bytes;
+            response
+                .ensure(seen.is_empty() && same, &format!("Content-Encoding {seen:?}, same bytes: {same}"))
+        },
+    ),
+    rule(
+        "get-preview",
+        "BUD-14-previews Preview discovery",
+        Should,
+        "a preview that is named is an image",
+        |ctx| {
+            let blob = ctx.picture()?;
+            let response = ctx.read(&blob)?.send()?;
+            response.here()?.expect(&[200])?;
+            let links = response.all("link").join(",");
+            let Some(link) = links.split(',').find(|link| link.contains("rel=\"preview\"")) else {
+                return skip("no Link with rel=\"preview\"");
+            };
+            let target = link.split(['<', '>']).nth(1).unwrap_or_default();
+            let base = url::Url::parse(&ctx.server.url(&blob.path()));
+            let Ok(url) = base.and_then(|base| base.join(target)) else {
+                return fail(format!("{}; Link: {link}", response.summary()));
+            };
+            let server = crate::http::Endpoint::new(url.as_str(), ctx.options.patience)?;
+            let preview = ctx.get(url.path()).send_to(&server)?;
+            preview.expect(&[200])?;
+            preview.ensure(preview.mime().starts_with("image/"), &format!("got {:?}", preview.mime()))
+        },
+    ),
     rule("get-unknown", GET, Should, "GET of an unknown blob is 404", |ctx| {
         let blob = ctx.blob(10);
         ctx.read(&blob)?.send()?.expect(&[404]).map(|_| ())

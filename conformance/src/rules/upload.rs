@@ -6,7 +6,7 @@ use crate::blob::{Blob, png};
 use crate::context::Context;
 use crate::http::Response;
 use crate::nostr::{Token, now};
-use crate::suite::Strength::{Http, Must, Practice, Should};
+use crate::suite::Strength::{Http, Must, Practice, Safety, Should};
 use crate::suite::{Check, Miss, Rule, fail, rule, skip};
 
 const PUT: &str = "BUD-02 PUT /upload";
@@ -193,6 +193,25 @@ pub(super) const RULES: &[Rule] = &[
                 return response.expect_refusal().map(|_| ());
             }
             descriptor(&response, &blob).map(|_| ())
+        },
+    ),
+    rule(
+        "descriptor-type-path",
+        DESCRIPTOR,
+        Safety,
+        "a type with dots and slashes leads the url nowhere",
+        |ctx| {
+            ctx.thousand()?;
+            let blob = ctx.blob_of(b"x", "image/../../../etc/x?y#z");
+            let response = ctx.upload(&blob)?;
+            if response.status >= 400 {
+                return response.expect_refusal().map(|_| ());
+            }
+            let found = descriptor(&response, &blob)?;
+            let url = found["url"].as_str().unwrap_or_default();
+            let end = url.split_once(&blob.sha256).map_or("", |(_, end)| end);
+            response
+                .ensure(!end.contains(['/', '?', '#', '%']) && !end.contains(".."), &format!("url: {url}"))
         },
     ),
     rule("nip94-pairs", NIP94, Should, "nip94 is an array of [key, value]", |ctx| {

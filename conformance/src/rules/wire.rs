@@ -11,6 +11,9 @@ use super::integrity::put;
 const MESSAGE: &str = "RFC 9112 9.3";
 const SYNTAX: &str = "RFC 9112 2.2";
 
+/// More than what sockets buffer, in bytes.
+const LARGE: usize = 8 << 20;
+
 pub(super) const RULES: &[Rule] = &[
     rule("keep-alive", MESSAGE, Http, "a connection serves several requests", |ctx| {
         let blob = ctx.thousand()?;
@@ -34,6 +37,7 @@ pub(super) const RULES: &[Rule] = &[
             ctx.request("POST", "/upload").body(&blob.bytes),
             put(ctx, &unknown).without("Authorization").header("Authorization", "Nostr x"),
             put(ctx, &unknown).without("X-SHA-256").header("X-SHA-256", "x"),
+            put(ctx, &blob),
             ctx.put("/no/such/path").body(&blob.bytes),
             ctx.put("/mirror").body(b"x"),
             ctx.put("/report").body(b"x"),
@@ -87,6 +91,46 @@ pub(super) const RULES: &[Rule] = &[
         let request = ctx.head("/");
         request.send_on(&mut connection, &ctx.server)?;
         ensure(connection.is_closed(), || format!("{}: still open", request.summary()))
+    }),
+    rule(
+        "close-refused",
+        "RFC 9112 9.6",
+        Practice,
+        "a refused upload of 8 MB is answered, not reset",
+        |ctx| {
+            ctx.thousand()?;
+            let request = put(ctx, &ctx.blob(10)).without("X-SHA-256").header("X-SHA-256", "nonsense");
+            read_to_the_end(ctx, &request.body(&vec![0; LARGE]), &[400])
+        },
+    ),
+    rule(
+        "close-exists",
+        "RFC 9112 9.6",
+        Practice,
+        "an upload of 8 MB that are there is answered, not reset",
+        |ctx| {
+            ctx.thousand()?;
+            let blob = ctx.blob(LARGE);
+            let response = ctx.upload(&blob)?;
+            if matches!(response.status, 402 | 413) {
+                return skip(response.summary());
+            }
+            response.expect(&[200, 201])?;
+            read_to_the_end(ctx, &put(ctx, &blob), &[200])
+        },
+    ),
+    rule("no-content-length", "RFC 9110 8.6", Http, "204 has no Content-Length", |ctx| {
+        let blob = ctx.stored(30)?;
+        let deleted = ctx.delete_as(&blob.sha256, &ctx.key)?;
+        let preflight = ctx.request("OPTIONS", "/upload").send()?;
+        let empty: Vec<_> =
+            [deleted, preflight].into_iter().filter(|response| response.status == 204).collect();
+        if empty.is_empty() {
+            return skip("neither DELETE nor OPTIONS is answered with 204");
+        }
+        empty.iter().try_for_each(|response| {
+            response.ensure(response.header("content-length").is_none(), "there is a Content-Length")
+        })
     }),
     rule(
         "expect-continue",
@@ -224,6 +268,16 @@ pub(super) fn continues(ctx: &Context, request: &Request<'_>) -> Check {
     }
     connection.send_body(&request.bytes()[head.len()..]);
     request.receive(&mut connection)?.expect(&[201]).map(|_| ())
+}
+
+/// Sends the request with a large body, as browsers do: first all of it, whatever the server answers meanwhile. If
+/// the connection is reset, they show an error instead of the response.
+fn read_to_the_end(ctx: &Context, request: &Request<'_>, statuses: &[u16]) -> Check {
+    let mut connection = ctx.connect()?;
+    if let Err(error) = connection.send(&request.bytes()) {
+        return fail(format!("{}: {error}, while the body was sent", request.summary()));
+    }
+    request.receive(&mut connection)?.expect(statuses).map(|_| ())
 }
 
 /// Behind the response to `request` the same connection serves a blob, or is closed.

@@ -1,7 +1,11 @@
 //! The faults of the model, each with the rules that it breaks.
 
-mod messages;
+mod endpoints;
+mod ranges;
+mod retrieval;
 mod servers;
+mod uploads;
+mod wire;
 
 use crate::model::{Bug, Fault, Request, Response, Setup};
 
@@ -15,9 +19,9 @@ pub(crate) struct Case {
 
 /// Every case.
 pub(crate) fn all() -> Vec<Case> {
-    let mut all = messages::all();
-    all.extend(servers::all());
-    all
+    let groups =
+        [retrieval::all(), ranges::all(), uploads::all(), endpoints::all(), wire::all(), servers::all()];
+    groups.into_iter().flatten().collect()
 }
 
 pub(crate) const CLOSED: Setup = Setup {
@@ -28,6 +32,9 @@ pub(crate) const CLOSED: Setup = Setup {
     priced: false,
     redirects: false,
 };
+
+/// A model that mirrors from this machine.
+const MIRRORS: Setup = Setup { private_allowed: true, ..CLOSED };
 
 fn bug(bug: Bug, rules: &'static [&'static str]) -> Case {
     Case { name: format!("{bug:?}"), setup: CLOSED, fault: Fault::Bug(bug), rules }
@@ -48,4 +55,23 @@ impl Case {
         self.setup = setup;
         self
     }
+}
+
+fn is_blob(request: &Request) -> bool {
+    matches!(request.method.as_str(), "GET" | "HEAD")
+        && request.path.len() > 60
+        && !request.path.contains("list")
+}
+
+fn is_upload(request: &Request) -> bool {
+    request.method == "PUT" && request.path == "/upload"
+}
+
+fn is_listed(request: &Request) -> bool {
+    request.path.starts_with("/list")
+}
+
+/// Answers with this status and no body.
+fn become_status(response: &mut Response, status: u16) {
+    *response = Response::error(status, "a fault");
 }

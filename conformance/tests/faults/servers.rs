@@ -1,10 +1,8 @@
 //! Faults of the model's own code: tokens, integrity, owners, parts, mirrors, races.
 
-use super::{CLOSED, Case, bug};
+use super::{CLOSED, Case, MIRRORS, bug};
 use crate::model::Bug::*;
 use crate::model::Setup;
-
-const MIRRORS: Setup = Setup { private_allowed: true, ..CLOSED };
 
 pub(super) fn all() -> Vec<Case> {
     let mut all = tokens();
@@ -74,6 +72,7 @@ fn tokens() -> Vec<Case> {
 fn uploads() -> Vec<Case> {
     vec![
         bug(KeepsUnreadBody, &["keep-alive-errors"]),
+        bug(ClosesAtOnce, &["close-refused", "close-exists"]),
         bug(NoContinue, &["expect-continue", "put-expect"]),
         bug(ImpatientBody, &["body-slow"]),
         bug(StoresCutBodies, &["length-too-long", "body-aborted", "put-short", "parts-short"]),
@@ -170,5 +169,6 @@ fn management() -> Vec<Case> {
         bug(KeepsTexts, &["media-texts"]),
         bug(KeepsOriginal, &["media-original"]),
         bug(NoOx, &["media-ox"]),
+        bug(LosesOrientation, &["media-orientation"]),
     ]
 }

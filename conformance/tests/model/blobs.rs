@@ -15,6 +15,11 @@ pub(crate) fn hash_of(path: &str) -> Option<String> {
 
 impl Model {
     pub(crate) fn blob(&self, request: &Request) -> Result<Response, Box<Response>> {
+        if request.path.starts_with("/previews/") {
+            let mut response = Response::new(200);
+            response.set("content-type", "image/png");
+            return Ok(response);
+        }
         let (path, is_moved) = match request.path.strip_prefix("/moved") {
             Some(path) => (path, true),
             None => (request.path.as_str(), false),
@@ -47,7 +52,11 @@ impl Model {
             response.set("location", &format!("/moved/{hash}.bin"));
             return Ok(response);
         }
-        Ok(serve(request, &hash, &blob.mime, bytes))
+        let mut response = serve(request, &hash, &blob.mime, bytes);
+        if blob.mime == "image/png" {
+            response.set("link", &format!("</previews/{hash}.png>; rel=\"preview\""));
+        }
+        Ok(response)
     }
 
     /// Looks the blob up, and reads it later.

@@ -154,7 +154,7 @@ pub(crate) fn serve(model: &Model, mut socket: TcpStream) {
                 response.close = true;
                 model.spoil(&Request { method: "?".to_owned(), ..Request::default() }, &mut response);
                 send(&mut socket, "GET", &response);
-                return end(&socket);
+                return end(model, &socket);
             }
         };
         let (request, mut response) = match answer(model, request, &mut socket, &mut unread) {
@@ -166,7 +166,7 @@ pub(crate) fn serve(model: &Model, mut socket: TcpStream) {
         response.close |= asked || request.version == "HTTP/1.0";
         send(&mut socket, &request.method, &response);
         if response.close {
-            return end(&socket);
+            return end(model, &socket);
         }
     }
 }
@@ -327,7 +327,10 @@ fn send(socket: &mut TcpStream, method: &str, response: &Response) {
 }
 
 /// Ends a connection so that the client can still read the response, whatever it is sending.
-fn end(mut socket: &TcpStream) {
+fn end(model: &Model, mut socket: &TcpStream) {
+    if model.has(Bug::ClosesAtOnce) {
+        return;
+    }
     let _ = socket.shutdown(Shutdown::Write);
     let _ = socket.set_read_timeout(Some(Duration::from_millis(200)));
     let mut buffer = [0; 64 << 10];

@@ -12,6 +12,15 @@ pub(crate) fn without_exif(bytes: &[u8], instead: &[u8]) -> Vec<u8> {
     [&bytes[..2], instead, &bytes[2 + length..]].concat()
 }
 
+/// A segment of EXIF with nothing but the orientation.
+const UPRIGHT: &[u8] =
+    b"\xff\xe1\0\x22Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+
+/// Whether a JPEG is to be turned.
+fn lies(jpeg: &[u8]) -> bool {
+    jpeg.windows(9).any(|window| window == [0x12, 1, 3, 0, 1, 0, 0, 0, 6])
+}
+
 impl Model {
     pub(crate) fn media(&self, request: &Request) -> Result<Response, Box<Response>> {
         let hash = sha256(&request.body);
@@ -32,6 +41,7 @@ impl Model {
         let result = match is_jpeg {
             true if self.has(Bug::KeepsPosition) => bytes.clone(),
             true if self.has(Bug::KeepsTexts) => without_exif(bytes, b"\xff\xfe\x00\x15Owner of the camera"),
+            true if lies(bytes) && !self.has(Bug::LosesOrientation) => without_exif(bytes, UPRIGHT),
             true => without_exif(bytes, &[]),
             false => bytes.clone(),
         };

@@ -55,7 +55,7 @@ pub(crate) enum Bug {
     ServerRefused, ServerCase, ServerWithoutPort, SchemeCase, RefusesUrlSafe, RefusesStandard, RefusesPadding,
     NeedsPadding, BreaksOnGarbage, BreaksOnFields, DeletesWithoutToken,
     // Framing.
-    KeepsUnreadBody, NoContinue, ImpatientBody, StoresCutBodies, ServesBeforeComplete, ChunksLost,
+    KeepsUnreadBody, ClosesAtOnce, NoContinue, ImpatientBody, StoresCutBodies, ServesBeforeComplete, ChunksLost,
     LengthUnlimited, LengthUnchecked, LaxHeads, OneAtATime,
     // Uploads.
     StoresMismatches, LosesExtraBytes, StripsExif, StaleRefusal, HashNeeded, UploadedChanges, NotAtomic, CutBreaksOther,
@@ -72,7 +72,7 @@ pub(crate) enum Bug {
     ListKeepsDeleted, DeletesForStrangers, DeletesAllX, DeletesForAllOwners, KeepsLastBytes, DeleteForgetsNothing,
     DeletesForFormerOwners, DeleteNotAtomic, DeleteRacesOwners, DeleteReadsTorn,
     // Reports and media.
-    ReportRemoves, ReportUnverified, KeepsPosition, KeepsTexts, KeepsOriginal, NoOx,
+    ReportRemoves, ReportUnverified, KeepsPosition, KeepsTexts, KeepsOriginal, NoOx, LosesOrientation,
 }
 
 /// The model, and what its threads share.
