@@ -11,6 +11,7 @@ use relay_blossom::{Command, Outcome};
 use relay_engine::sql::StoreError;
 use relay_engine::types::{Filter, PubKey};
 use relay_site::Answer;
+use relay_site::nip98::Author;
 use tower_http::timeout::TimeoutError;
 
 use super::store::{Bodies, Reading};
@@ -70,7 +71,7 @@ impl Blossom {
             Step::Ask(command) => self.ask(command).await,
             Step::Use(signed) => {
                 let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-                Ok(Input::Used(used.take(&signed, now().seconds())))
+                Ok(Input::Used(used.take(&signed, Author::Permitted, now().seconds())))
             }
             Step::Read { bytes_max } => match body.take() {
                 Some(body) => read(body, bytes_max).await.map(Input::Body),
@@ -210,6 +211,10 @@ impl Blossom {
         let range = range.clone().unwrap_or(0..blob.size);
         match self.bodies.read(&blob.sha256.to_string(), range).await {
             Ok(reading) => Answered { response, reading: Some(reading) },
+            // It has been deleted since the index was asked.
+            Err(_) if matches!(self.index.run(Command::Get(blob.sha256)).await, Ok(Outcome::Missing)) => {
+                answered(Answer::error(404, "not found"))
+            }
             Err(error) => {
                 tracing::error!(?error, sha256 = %blob.sha256, "a blob of the index cannot be read");
                 answered(Answer::error(500, "the blob cannot be read"))
