@@ -74,7 +74,7 @@ impl<C: SqlConn> Run<'_, C> {
                 let quotas = Quotas { total_max: None, ..quotas };
                 let refusal = match self.is_owner(&row, owner)? {
                     true => None,
-                    false => self.room(owner, row.blob.size, quotas, own)?,
+                    false => self.room(owner, Some(sha256), row.blob.size, quotas, own)?,
                 };
                 return Ok(refusal.map_or(Verdict::Exists(Box::new(row)), Verdict::Refused));
             }
@@ -87,23 +87,27 @@ impl<C: SqlConn> Run<'_, C> {
         if count >= UPLOADS_MAX {
             return Ok(Verdict::Refused(Refusal::TooMany));
         }
-        Ok(self.room(owner, size, quotas, own)?.map_or(Verdict::Free, Verdict::Refused))
+        Ok(self.room(owner, sha256, size, quotas, own)?.map_or(Verdict::Free, Verdict::Refused))
     }
 
     pub(super) fn is_banned(&self, sha256: &Sha256) -> Result<bool, StoreError> {
         has(self.conn, IS_BANNED, &[(*sha256).into()])
     }
 
-    /// Whether quotas leave no room for `size` bytes more, apart from what upload `own` reserves.
+    /// Whether quotas leave no room for `size` bytes more, apart from what upload `own` reserves, and others of the same blob:
+    /// who lost his connection and begins again needs no room for both.
     fn room(
         &mut self,
         owner: &PubKey,
+        sha256: Option<&Sha256>,
         size: u64,
         quotas: Quotas,
         own: Option<u64>,
     ) -> Result<Option<Refusal>, StoreError> {
         let reserved = |owner: Option<&PubKey>| {
-            let uploads = self.state.uploads.iter().filter(|(id, _)| Some(**id) != own);
+            let is_same = |upload: &Upload| sha256.is_some() && upload.sha256.as_ref() == sha256;
+            let uploads = self.state.uploads.iter();
+            let uploads = uploads.filter(|(id, upload)| Some(**id) != own && !is_same(upload));
             let uploads = uploads.filter(|(_, upload)| owner.is_none_or(|owner| upload.owner == *owner));
             uploads.fold(size, |sum, (_, upload)| sum.saturating_add(upload.size))
         };
@@ -242,7 +246,7 @@ impl<C: SqlConn> Run<'_, C> {
         let refusal = if self.is_banned(&sha256)? {
             Some(Refusal::Banned)
         } else if commit.size > upload.size {
-            self.room(&upload.owner, commit.size, upload.quotas(), own)?
+            self.room(&upload.owner, Some(&sha256), commit.size, upload.quotas(), own)?
         } else {
             None
         };

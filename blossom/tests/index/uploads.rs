@@ -156,6 +156,21 @@ fn quotas_count_what_is_live_and_what_is_under_way() {
 }
 
 #[test]
+fn who_begins_an_upload_again_needs_room_for_one() {
+    let quota =
+        |owner, n| Wanted { key_bytes_max: Some(100), total_bytes_max: Some(100), ..wanted(owner, n, 60) };
+    let mut world = World::new();
+    let (lost, _) = world.begin(quota(1, 1));
+    let (upload, _) = world.begin(quota(1, 1));
+    let (other, _) = world.begin(quota(2, 1));
+    world.refused(Command::Begin(quota(1, 2)), Refusal::TotalQuota);
+    assert!(matches!(world.run(Command::Finish(commit(upload, 1, 60))), Outcome::Stored(_)));
+    assert!(matches!(world.run(Command::Finish(commit(other, 1, 60))), Outcome::Exists(_)));
+    assert!(matches!(world.run(Command::Finish(commit(lost, 1, 60))), Outcome::Exists(_)));
+    assert_eq!(world.totals().bytes, 60);
+}
+
+#[test]
 fn the_quota_of_all_counts_each_blob_once() {
     let quota = |owner, n, size| Wanted { total_bytes_max: Some(100), ..wanted(owner, n, size) };
     let mut world = World::new();

@@ -156,8 +156,16 @@ impl Oracle {
         self.pending.values().any(|pending| pending.n == Some(n))
     }
 
-    fn room(&self, owner: u8, size: u64, is_total: bool, own: Option<u64>) -> Option<Refusal> {
-        let others = || self.pending.iter().filter(|(id, _)| Some(**id) != own).map(|(_, pending)| pending);
+    fn room(
+        &self,
+        owner: u8,
+        n: Option<u32>,
+        size: u64,
+        is_total: bool,
+        own: Option<u64>,
+    ) -> Option<Refusal> {
+        let is_other = |id, other: &Pending| Some(id) != own && (n.is_none() || other.n != n);
+        let others = || self.pending.iter().filter(|(id, p)| is_other(**id, p)).map(|(_, pending)| pending);
         let all: u64 = others().map(|pending| pending.size).sum();
         let of_owner: u64 = others().filter(|p| p.owner == owner).map(|pending| pending.size).sum();
         if is_total && self.total() + all + size > TOTAL_MAX {
@@ -173,14 +181,14 @@ impl Oracle {
             }
             if let Some(live) = self.live.get(&n) {
                 let is_owner = live.owners.contains_key(&owner);
-                let refusal = if is_owner { None } else { self.room(owner, size(n), false, own) };
+                let refusal = if is_owner { None } else { self.room(owner, Some(n), size(n), false, own) };
                 return refusal.map_or(Verdict::Exists, Verdict::Refused);
             }
             if self.taken.contains_key(&sha(n).to_string()) {
                 return Verdict::Busy;
             }
         }
-        self.room(owner, bytes, true, own).map_or(Verdict::Free, Verdict::Refused)
+        self.room(owner, n, bytes, true, own).map_or(Verdict::Free, Verdict::Refused)
     }
 
     fn own(&mut self, now: u64, n: u32, owner: u8, expires_at: Option<u64>, outcome: &Outcome) {
@@ -282,7 +290,7 @@ impl Oracle {
         let Some(pending) = self.pending.remove(&commit.upload) else {
             return assert_eq!(*outcome, Outcome::Refused(Refusal::Gone));
         };
-        let room = || self.room(pending.owner, commit.size, true, None);
+        let room = || self.room(pending.owner, Some(n), commit.size, true, None);
         let refusal = match self.banned.contains(&n) {
             true => Some(Refusal::Banned),
             false => {
