@@ -4,7 +4,7 @@ use relay_engine::types::PubKey;
 use serde::{Deserialize, Serialize};
 
 use crate::feature::Feature;
-use crate::nip11::About;
+use crate::nip11::RelayDescription;
 use crate::route::{Bounds, Endpoint, HeaderCondition, Route};
 
 /// The settings of Blossom: `[blossom]` of the server, `blossom` in the Worker's `RELAY_CONFIG`.
@@ -192,11 +192,11 @@ const ENDPOINTS: &[Endpoint] = &[
 /// NIP-94 (file metadata), NIP-B7 (Blossom) is not a number; the operator's API is signed by NIP-98.
 const NIPS: [u16; 2] = [94, 98];
 
-fn nips(about: &About<'_>) -> Vec<u16> {
+fn nips(about: &RelayDescription<'_>) -> Vec<u16> {
     if about.blossom.is_some() { NIPS.to_vec() } else { Vec::new() }
 }
 
-fn section(about: &About<'_>) -> String {
+fn section(about: &RelayDescription<'_>) -> String {
     if about.blossom.is_none() {
         return String::new();
     }

@@ -14,6 +14,7 @@
 //! | [`operator`] | authorization of the operator-only endpoints |
 //! | [`page`] | the web page |
 //! | [`metrics`] | names and help texts of Prometheus metrics |
+//! | [`networks`] | networks in settings, and the limit of connections by client address |
 //! | [`settings`] | names of the engine's limits and policy in configuration files, and the effective configuration |
 //!
 //! Pure: nothing here reads a file, an environment variable or a clock.
@@ -25,6 +26,7 @@ pub mod blossom;
 pub mod feature;
 mod info;
 pub mod metrics;
+pub mod networks;
 pub mod nip11;
 pub mod nip98;
 pub mod operator;
@@ -38,7 +40,8 @@ pub use answer::Answer;
 pub use blossom::{BlossomRoute, BlossomSettings};
 pub use feature::{FEATURES, Feature};
 pub use info::Info;
-pub use nip11::About;
+pub use networks::Networks;
+pub use nip11::RelayDescription;
 pub use operator::{Operator, OperatorRequest};
 pub use route::{Endpoint, Found, Headers, Route, Table};
 pub use settings::{LimitsDef, PolicyDef};

@@ -9,7 +9,7 @@ use crate::{BlossomSettings, FEATURES, Info, page};
 
 /// The settings that the NIP-11 document and the web page describe.
 #[derive(Clone, Copy, Debug)]
-pub struct About<'a> {
+pub struct RelayDescription<'a> {
     /// What the operator wrote.
     pub info: &'a Info,
     /// The limits.
@@ -24,7 +24,7 @@ pub struct About<'a> {
     pub blossom: Option<&'a BlossomSettings>,
 }
 
-impl About<'_> {
+impl RelayDescription<'_> {
     /// The supported NIPs, ascending.
     pub fn supported_nips(&self) -> Vec<u16> {
         let mut nips: Vec<u16> = FEATURES.iter().flat_map(|feature| (feature.nips)(self)).collect();
@@ -44,8 +44,8 @@ impl About<'_> {
     }
 }
 
-fn information(about: &About<'_>) -> String {
-    let About { info, limits, policy, url, .. } = about;
+fn information(relay: &RelayDescription<'_>) -> String {
+    let RelayDescription { info, limits, policy, url, .. } = relay;
     let mut document = Map::new();
     let mut put = |name: &str, value: Value| {
         document.insert(name.to_owned(), value);
@@ -64,7 +64,7 @@ fn information(about: &About<'_>) -> String {
             put(name, json!(value));
         }
     }
-    put("supported_nips", json!(about.supported_nips()));
+    put("supported_nips", json!(relay.supported_nips()));
     put("software", json!(env!("CARGO_PKG_REPOSITORY")));
     put("version", json!(env!("CARGO_PKG_VERSION")));
     let restricted = limits.pow_bits_min > 0
@@ -116,7 +116,7 @@ mod tests {
             ..Limits::default()
         };
         let policy = Policy { allow_kinds: Some(vec![1]), ..Policy::default() };
-        let about = About {
+        let relay = RelayDescription {
             info: &Info::default(),
             limits: &limits,
             policy: &policy,
@@ -124,7 +124,7 @@ mod tests {
             has_agents: false,
             blossom: None,
         };
-        let document: Value = serde_json::from_str(&about.information()).unwrap();
+        let document: Value = serde_json::from_str(&relay.information()).unwrap();
         let limitation = &document["limitation"];
         assert_eq!(limitation["max_limit"], 321);
         assert_eq!(limitation["default_limit"], 7);
@@ -139,7 +139,7 @@ mod tests {
     fn an_optional_nip_is_advertised_only_if_it_is_on() {
         let (info, limits) = (Info::default(), Limits::default());
         let nips = |policy: Policy| {
-            let about = About {
+            let relay = RelayDescription {
                 info: &info,
                 limits: &limits,
                 policy: &policy,
@@ -147,8 +147,8 @@ mod tests {
                 has_agents: false,
                 blossom: None,
             };
-            let document: Value = serde_json::from_str(&about.information()).unwrap();
-            assert_eq!(about.page("").contains("/67.md"), policy.eose_hints);
+            let document: Value = serde_json::from_str(&relay.information()).unwrap();
+            assert_eq!(relay.page("").contains("/67.md"), policy.eose_hints);
             document["supported_nips"].to_string()
         };
         assert_eq!(nips(Policy::default()), "[1,9,11,13,17,40,42,45,59,62,70]");
@@ -161,9 +161,9 @@ mod tests {
     #[test]
     fn the_built_in_icon_is_named_if_the_url_is_set() {
         let (limits, policy) = (Limits::default(), Policy::default());
-        let icon = |url, own: Option<&str>| {
-            let info = Info { icon: own.map(str::to_owned), ..Info::default() };
-            let about = About {
+        let icon = |url, configured: Option<&str>| {
+            let info = Info { icon: configured.map(str::to_owned), ..Info::default() };
+            let relay = RelayDescription {
                 info: &info,
                 limits: &limits,
                 policy: &policy,
@@ -171,7 +171,7 @@ mod tests {
                 has_agents: false,
                 blossom: None,
             };
-            let document: Value = serde_json::from_str(&about.information()).unwrap();
+            let document: Value = serde_json::from_str(&relay.information()).unwrap();
             document["icon"].as_str().unwrap().to_owned()
         };
         let cases = [

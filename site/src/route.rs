@@ -54,7 +54,7 @@ pub struct Endpoint {
 /// Headers that a request must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeaderCondition {
-    /// None.
+    /// No condition.
     Anything,
     /// `Upgrade: websocket`.
     WebSocket,
@@ -81,7 +81,7 @@ pub trait Headers {
 
 impl Headers for [(&str, &str)] {
     fn any(&self, name: &str, test: &mut dyn FnMut(&str) -> bool) -> bool {
-        self.iter().any(|(own, value)| own.eq_ignore_ascii_case(name) && test(value))
+        self.iter().any(|(other, value)| other.eq_ignore_ascii_case(name) && test(value))
     }
 }
 
@@ -177,11 +177,11 @@ impl Path {
     fn new(endpoints: Vec<Endpoint>) -> Self {
         let mut methods: Vec<&str> = Vec::new();
         for endpoint in &endpoints {
-            let own: &[&str] = match endpoint.method {
+            let served: &[&str] = match endpoint.method {
                 "GET" => &["GET", "HEAD"],
                 _ => std::slice::from_ref(&endpoint.method),
             };
-            for method in own {
+            for method in served {
                 if !methods.contains(method) {
                     methods.push(method);
                 }
@@ -260,11 +260,12 @@ mod tests {
                 }
             };
             assert_eq!(route, text("route"), "{case}");
-            let own = answer.into_iter().flat_map(|answer| &answer.headers);
-            let mut headers: Vec<(&str, &str)> = own.map(|(name, value)| (*name, &**value)).collect();
+            let of_answer = answer.into_iter().flat_map(|answer| &answer.headers);
+            let mut headers: Vec<(&str, &str)> = of_answer.map(|(name, value)| (*name, &**value)).collect();
             headers.extend(found.headers());
             for (name, want) in case["answer"].as_object().into_iter().flatten() {
-                let value = headers.iter().find(|(own, _)| own == name).map(|(_, value)| *value);
+                let value =
+                    headers.iter().find(|(found_name, _)| found_name == name).map(|(_, value)| *value);
                 // Headers of an endpoint's own response are tested with the hosts.
                 if value.is_some() || answer.is_some() {
                     assert_eq!(value, want.as_str(), "{name} of {case}");

@@ -11,7 +11,7 @@ mod kinds;
 mod page;
 mod signature;
 
-pub use access::{Caller, Permission, check, needs_signature};
+pub use access::{Caller, Permission, check, is_permitted, needs_signature};
 pub use agent::{Reply, agent, deploy, entry, logs, logs_after};
 pub use directory::directory;
 pub use kinds::kind_name;

@@ -130,6 +130,39 @@ pub enum Command {
     Totals,
 }
 
+impl Command {
+    /// Whether it changes nothing.
+    pub fn is_read(&self) -> bool {
+        matches!(
+            self,
+            Command::Get(_)
+                | Command::Check(_)
+                | Command::List { .. }
+                | Command::Position
+                | Command::IsKnown(_)
+                | Command::Stat(_)
+                | Command::Bans { .. }
+                | Command::Reports { .. }
+                | Command::Totals
+        )
+    }
+
+    /// Whether bytes may wait to be removed after it.
+    pub fn may_remove(&self) -> bool {
+        matches!(
+            self,
+            Command::Learn { .. }
+                | Command::Finish(_)
+                | Command::Abort { .. }
+                | Command::Delete { .. }
+                | Command::Apply(..)
+                | Command::Sweep
+                | Command::Restart
+                | Command::Ban { .. }
+        )
+    }
+}
+
 /// A key of the store of bytes: a hash, `staged/...` or `parts/...`.
 pub type Key = String;
 

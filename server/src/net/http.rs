@@ -17,7 +17,7 @@ use super::addresses::{AddressPermit, TooMany};
 use super::deadline::{self, Deadline};
 use super::proxy_protocol::{self, HeaderError};
 use super::response::{Body, HeaderLines, add_headers, raw_response, response};
-use super::{agents, api, operator, upgrade};
+use super::{agents, api, blossom, operator, upgrade};
 use crate::host::Host;
 use crate::shard::SocketSlot;
 
@@ -112,7 +112,7 @@ async fn respond<B: Backend + 'static>(
     let host = &shard.host;
     let (method, path) = (request.method().as_str(), request.uri().path());
     let found = host.table.find(method, path, &HeaderLines(request.headers()));
-    let (shared, params) = (found.headers(), agents::Params::of(&found));
+    let (shared, params, param) = (found.headers(), agents::Params::of(&found), blossom::param(&found));
     let endpoint = found.endpoint.map(|endpoint| (endpoint.route, endpoint.bounds));
     if let Ok((Route::Socket, _)) = endpoint {
         return upgrade::upgrade(slot, request, peer);
@@ -130,7 +130,7 @@ async fn respond<B: Backend + 'static>(
                 Route::Information => response(Answer::information(host.documents.information.clone())),
                 Route::Page => response(Answer::page(host.documents.page.clone())),
                 Route::Icon => response(Answer::icon()),
-                Route::Blossom(_) => response(Answer::error(501, "not implemented")),
+                Route::Blossom(route) => blossom::respond(host, route, param, bounds, request, peer).await,
                 Route::Agents(route) => agents::respond(host, route, params, bounds, request).await,
                 Route::Health | Route::Metrics | Route::Config => {
                     operate(host, route, bounds, request, peer).await
