@@ -7,7 +7,7 @@ use bytes::Bytes;
 use relay_engine::testing::Sqlite;
 use relay_engine::types::{PubKey, Timestamp};
 use relay_engine::verify::Verifier;
-use relay_site::nip98::{Origin, UsedEvents};
+use relay_site::nip98::{Author, Origin, UsedEvents};
 use relay_site::{BlossomSettings, FEATURES, Route, Table};
 use sha2::{Digest, Sha256 as Hasher};
 
@@ -313,7 +313,7 @@ impl<'a> Host<'a> {
                     Err(error) => Input::Failed(Failure::Store(error.to_string())),
                 }
             }
-            Step::Use(signed) => Input::Used(self.used.take(&signed, self.now)),
+            Step::Use(signed) => Input::Used(self.used.take(&signed, Author::Permitted, self.now)),
             Step::Read { bytes_max } if body.len() as u64 > bytes_max => Input::Failed(Failure::TooLong),
             Step::Read { .. } => Input::Body(body.clone()),
             Step::Receive(receive) => {

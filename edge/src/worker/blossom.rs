@@ -14,7 +14,7 @@ use relay_blossom::index::Part;
 use relay_blossom::{Blob, Command, Outcome, Sha256};
 use relay_engine::sql::StoreError;
 use relay_engine::types::PubKey;
-use relay_site::nip98::{Origin, UsedEvents};
+use relay_site::nip98::{Author, Origin, UsedEvents};
 use relay_site::route::Endpoint;
 use relay_site::{BlossomRoute, Found};
 use wasm_bindgen::prelude::*;
@@ -163,7 +163,7 @@ impl Exchanging<'_> {
             Step::Ask(command) => self.ask(&command).await.map(Input::Answered),
             Step::Use(signed) => {
                 let mut used = USED.lock().unwrap_or_else(PoisonError::into_inner);
-                Ok(Input::Used(used.take(&signed, Date::now().as_millis() / 1_000)))
+                Ok(Input::Used(used.take(&signed, Author::Permitted, Date::now().as_millis() / 1_000)))
             }
             Step::Read { bytes_max } => self.read(bytes_max).await.map(Input::Body),
             Step::Receive(receive) => match self.request.inner().body() {

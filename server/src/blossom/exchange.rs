@@ -11,6 +11,7 @@ use relay_blossom::{Command, Outcome};
 use relay_engine::sql::StoreError;
 use relay_engine::types::{Filter, PubKey};
 use relay_site::Answer;
+use relay_site::nip98::Author;
 use tower_http::timeout::TimeoutError;
 
 use super::store::{Bodies, Reading};
@@ -70,7 +71,7 @@ impl Blossom {
             Step::Ask(command) => self.ask(command).await,
             Step::Use(signed) => {
                 let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-                Ok(Input::Used(used.take(&signed, now().seconds())))
+                Ok(Input::Used(used.take(&signed, Author::Permitted, now().seconds())))
             }
             Step::Read { bytes_max } => match body.take() {
                 Some(body) => read(body, bytes_max).await.map(Input::Body),
