@@ -131,19 +131,16 @@ pub enum Command {
 }
 
 impl Command {
-    /// Whether it changes nothing.
+    /// Whether it only reads tables, so that another connection to the same database may answer it. What is pending is also in
+    /// the memory of the index that writes.
     pub fn is_read(&self) -> bool {
         matches!(
             self,
             Command::Get(_)
-                | Command::Check(_)
                 | Command::List { .. }
-                | Command::Position
-                | Command::IsKnown(_)
                 | Command::Stat(_)
                 | Command::Bans { .. }
                 | Command::Reports { .. }
-                | Command::Totals
         )
     }
 

@@ -211,6 +211,10 @@ impl Blossom {
         let range = range.clone().unwrap_or(0..blob.size);
         match self.bodies.read(&blob.sha256.to_string(), range).await {
             Ok(reading) => Answered { response, reading: Some(reading) },
+            // It has been deleted since the index was asked.
+            Err(_) if matches!(self.index.run(Command::Get(blob.sha256)).await, Ok(Outcome::Missing)) => {
+                answered(Answer::error(404, "not found"))
+            }
             Err(error) => {
                 tracing::error!(?error, sha256 = %blob.sha256, "a blob of the index cannot be read");
                 answered(Answer::error(500, "the blob cannot be read"))

@@ -67,12 +67,10 @@ pub(super) async fn sweep_files(blossom: Arc<Blossom>) {
             Ok(key) => key,
             Err(error) => return tracing::error!(?error, "the store of blobs cannot be listed"),
         };
-        let known = blossom.index.run(Command::IsKnown(key.clone())).await;
-        if let Ok(Outcome::Missing) = known {
-            tracing::info!(key, "bytes that belong to nothing are removed");
-            if let Err(error) = blossom.bodies.remove(&key).await {
-                tracing::error!(?error, key, "they cannot be removed");
-            }
+        match blossom.index.remove_unknown(&blossom.bodies, key.clone()).await {
+            Ok(true) => tracing::info!(key, "bytes that belong to nothing are removed"),
+            Ok(false) => {}
+            Err(error) => tracing::error!(error, key, "bytes that belong to nothing cannot be removed"),
         }
     }
 }
@@ -105,9 +103,10 @@ async fn follow_once(blossom: &Blossom) -> Result<(), String> {
     while let Some(item) = stream.next().await {
         let command = match item {
             Item::Event(Some(seq), event) => {
-                let event: SignedEvent =
-                    serde_json::from_slice(event.json()).map_err(|error| error.to_string())?;
-                Command::Apply(event, seq.0)
+                match SignedEvent::of_relay(&event, blossom.settings.url.as_deref()) {
+                    Some(event) => Command::Apply(event, seq.0),
+                    None => Command::SetPosition(seq.0),
+                }
             }
             Item::Position(seq) => Command::SetPosition(seq.0),
             Item::Event(None, _) | Item::Missed(_) => continue,

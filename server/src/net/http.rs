@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::{Request, Response};
+use hyper::header::HOST;
+use hyper::{Request, Response, Version};
 use relay_engine::store::Backend;
 use relay_site::route::Bounds;
 use relay_site::{Answer, Route};
@@ -110,6 +111,9 @@ async fn respond<B: Backend + 'static>(
 ) -> Response<Body> {
     let shard = slot.shard();
     let host = &shard.host;
+    if names_no_host(&request) {
+        return response(Answer::error(400, "one Host header is required"));
+    }
     let (method, path) = (request.method().as_str(), request.uri().path());
     let found = host.table.find(method, path, &HeaderLines(request.headers()));
     let (shared, params, param) = (found.headers(), agents::Params::of(&found), blossom::param(&found));
@@ -141,6 +145,12 @@ async fn respond<B: Backend + 'static>(
     };
     add_headers(answered.headers_mut(), shared);
     answered
+}
+
+/// Whether an HTTP/1.1 request lacks the one Host header that it must have (RFC 9112, 3.2).
+fn names_no_host(request: &Request<Incoming>) -> bool {
+    let hosts = request.headers().get_all(HOST).iter().count();
+    hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11)
 }
 
 /// Has one of the operator's endpoints answered.
