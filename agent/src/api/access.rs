@@ -40,6 +40,16 @@ pub enum Permission {
     OfCustomer(PubKey),
 }
 
+/// Whether `caller` may more than any key that signs requests to this agent: its owner, administrators, operators.
+pub fn is_permitted(caller: Caller, agent: &Entry) -> bool {
+    caller.is_admin()
+        || caller.signer().is_some_and(|signer| agent.owner == signer || is_operator(&signer, agent))
+}
+
+fn is_operator(key: &PubKey, agent: &Entry) -> bool {
+    agent.manifest.operators.contains(&key.to_string())
+}
+
 /// Which keys an endpoint is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Needs {
@@ -85,12 +95,9 @@ pub fn check(
     let Some(signer) = caller.signer() else {
         return Err(Answer::error(401, "authorization required (NIP-98)").with("www-authenticate", "Nostr"));
     };
-    let key = signer.to_string();
-    let is_owner = caller.is_admin() || agent.owner == signer;
-    let is_operator = agent.manifest.operators.contains(&key);
     match needs {
-        _ if is_owner => Ok(Permission::Everything),
-        Needs::Operator if is_operator => Ok(Permission::Everything),
+        _ if caller.is_admin() || agent.owner == signer => Ok(Permission::Everything),
+        Needs::Operator if is_operator(&signer, agent) => Ok(Permission::Everything),
         Needs::Customer => Ok(Permission::OfCustomer(signer)),
         _ => Err(Answer::error(403, "this key is not the agent's owner")),
     }
@@ -145,5 +152,8 @@ mod tests {
             let is = check(route, command, caller, &entry).map_err(|answer| answer.status);
             assert_eq!(is, want, "{route:?} {command:?} {caller:?}");
         }
+        let permitted = [owner, operator, admin].map(|caller| is_permitted(caller, &entry));
+        assert_eq!(permitted, [true; 3]);
+        assert_eq!([customer, Caller::Anyone].map(|caller| is_permitted(caller, &entry)), [false; 2]);
     }
 }

@@ -119,9 +119,11 @@ impl<C: SqlConn> Agent<C> {
         self.head.as_ref().map_or(0, |head| head.deployed_at)
     }
 
-    /// Why it cannot work, if the secret of its key is missing or wrong. It goes on when it is opened with the secret.
+    /// Why it cannot work: the secret of its key is missing or wrong, until it is opened with the secret; or what is wrong with its
+    /// remote signer, perhaps a URL where it is to be allowed.
     pub fn fault(&self) -> Option<&str> {
-        self.deployed.as_ref()?.keys.as_ref().err().map(String::as_str)
+        let secret = self.deployed.as_ref().and_then(|deployed| deployed.author.as_ref().err());
+        secret.map(String::as_str).or_else(|| self.signer.as_ref()?.fault())
     }
 
     /// All versions, oldest first.
@@ -256,19 +258,27 @@ impl<C: SqlConn> Agent<C> {
 
     /// Its counters, and how many jobs it has now.
     pub fn metrics(&self) -> Metrics {
-        let running = self.active.values().filter(|active| active.is_running()).count();
+        let (queued, running) = self.jobs_now();
         let mut metrics = self.metrics.clone();
-        (metrics.queued, metrics.running) = (self.jobs.len() - running, running);
+        (metrics.queued, metrics.running, metrics.untold) = (queued, running, Counted::default());
         metrics
+    }
+
+    /// How many jobs wait, and how many executors work on.
+    fn jobs_now(&self) -> (usize, usize) {
+        let running = self.active.values().filter(|active| active.is_running()).count();
+        (self.jobs.len() - running, running)
     }
 
     /// What it has counted since this was last called, or since it was opened. `None`: nothing has changed. Counters that
     /// were imported are not among it.
     pub fn take_counted(&mut self) -> Option<Counted> {
-        let metrics = self.metrics();
-        let before = std::mem::replace(&mut self.metrics_taken, metrics);
-        let counted = Counted::between(&before, &self.metrics_taken);
-        (counted != Counted::between(&before, &before)).then_some(counted)
+        let now = self.jobs_now();
+        if now == std::mem::replace(&mut self.told, now) && self.metrics.untold == Counted::default() {
+            return None;
+        }
+        let counted = std::mem::take(&mut self.metrics.untold);
+        Some(Counted { queued: now.0 as u64, running: now.1 as u64, ..counted })
     }
 }
 
@@ -296,6 +306,7 @@ impl JobRecord {
             source,
             inputs: None,
             trace: Trace {
+                opened: None,
                 started_at: self.started_at,
                 tokens: self.tokens,
                 partials: self.partials,

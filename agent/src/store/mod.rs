@@ -32,8 +32,8 @@ pub(crate) use cancelled::{is_cancelled, put_cancelled};
 pub(crate) use forget::{delete_all, forget_customer, sizes};
 pub use jobs::Traced;
 pub(crate) use jobs::{
-    JobRow, OpenRow, ROW_BYTES_MAX, SOURCE_BYTES_MAX, Trace, has_job, history, history_of, job, job_by_id,
-    last_seq, open_jobs,
+    JobRow, OpenRow, Opened, ROW_BYTES_MAX, SOURCE_BYTES_MAX, Trace, has_job, history, history_of, job,
+    job_by_id, last_seq, open_jobs,
 };
 pub(crate) use log::{last_line, lines, put_line};
 pub(crate) use meta::{get as get_meta, put as put_meta};
@@ -101,7 +101,7 @@ fn corrupt(what: &str) -> StoreError {
 fn int(row: &[SqlValue<'_>], column: usize) -> Result<i64, StoreError> {
     match row.get(column) {
         Some(SqlValue::Int(int)) => Ok(*int),
-        _ => Err(corrupt("a column is no integer")),
+        _ => Err(corrupt("a column is not an integer")),
     }
 }
 
@@ -112,7 +112,7 @@ fn unsigned(row: &[SqlValue<'_>], column: usize) -> Result<u64, StoreError> {
 fn blob<'a>(row: &[SqlValue<'a>], column: usize) -> Result<&'a [u8], StoreError> {
     match row.get(column) {
         Some(SqlValue::Blob(blob)) => Ok(blob),
-        _ => Err(corrupt("a column is no BLOB")),
+        _ => Err(corrupt("a column is not a BLOB")),
     }
 }
 

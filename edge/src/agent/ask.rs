@@ -17,6 +17,9 @@ use super::message::{Malformed, head_of, json, parse};
 pub const API_PATH: &str = "/agents/api";
 /// The path of the entry of an agent that has changed, in the relay's object.
 pub const ENTRY_PATH: &str = "/agents/entry";
+/// The path of the question whether somebody may do what a request asks for, in the relay's object. It is [`Ask`] with the
+/// agent's key in hexadecimal as the body; the response is empty, or the client's.
+pub const CHECK_PATH: &str = "/agents/check";
 /// The path of the question whether another agent may be deployed, in the relay's object.
 pub const ROOM_PATH: &str = "/agents/room";
 

@@ -7,7 +7,7 @@ use js_sys::Uint8Array;
 use relay_agent::api::{self, Caller};
 use relay_agent::identity::{npub, parse_pubkey};
 use relay_engine::types::PubKey;
-use relay_site::nip98::{self, Origin, UsedEvents};
+use relay_site::nip98::{self, Author, Origin, Signed, UsedEvents};
 use relay_site::route::Endpoint;
 use relay_site::{AgentRoute, Answer, Found};
 use wasm_bindgen::JsValue;
@@ -17,7 +17,7 @@ use super::agent::AGENT;
 use super::entry::{address, response};
 use super::shards::{stub, stub_of};
 use super::{variables, verifier};
-use crate::agent::ask::{API_PATH, Ask, ROOM_PATH, encode_deployment};
+use crate::agent::ask::{API_PATH, Ask, CHECK_PATH, ROOM_PATH, encode_deployment};
 use crate::settings::Settings;
 
 /// Used NIP-98 events, as far as this isolate of the Worker has seen them. Another isolate would take the same event once
@@ -41,7 +41,7 @@ impl Params {
     }
 }
 
-/// Has a request answered.
+/// Has a request answered. Strangers' bodies are not taken where one may be large.
 pub(super) async fn respond(
     mut request: Request,
     env: &Env,
@@ -50,9 +50,16 @@ pub(super) async fn respond(
     route: AgentRoute,
     params: Params,
 ) -> Result<Response> {
-    let (caller, body) = match authorise(&mut request, settings, endpoint, route).await? {
-        Ok(authorised) => authorised,
+    let (signed, caller) = match authenticate(&request, settings, route)? {
+        Ok(authenticated) => authenticated,
         Err(answer) => return response(answer),
+    };
+    let agent = match params.agent.as_deref().map(parse_pubkey) {
+        Some(None) => {
+            let message = "must be an npub or 64 hexadecimal digits";
+            return response(Answer::error_in(400, "npub", message));
+        }
+        agent => agent.flatten(),
     };
     let ask = Ask {
         route,
@@ -62,25 +69,45 @@ pub(super) async fn respond(
         relay_name: settings.info.name.clone(),
         relay_url: settings.url.clone().unwrap_or_else(|| address(&request)),
     };
-    let agent = match params.agent.as_deref().map(parse_pubkey) {
-        Some(None) => {
-            let message = "must be an npub or 64 hexadecimal digits";
-            return response(Answer::error_in(400, "npub", message));
-        }
-        agent => agent.flatten(),
-    };
     let relay = || stub(env, &settings.placement, settings.placement.shards.for_connection());
     let object = |agent: &PubKey| stub_of(env, &settings.placement, AGENT, &npub(agent));
+    let may_deploy = api::may_deploy(caller, &settings.agents.deploy_pubkeys);
+    if route == AgentRoute::Deploy && !may_deploy {
+        return response(Answer::error(403, "this key may not deploy agents here"));
+    }
+    // Only owners and administrators import and update.
+    let needs_owner = matches!(route, AgentRoute::Update | AgentRoute::Import);
+    if let Some(agent) = agent.filter(|_| needs_owner) {
+        let checked = post(&relay()?, CHECK_PATH, &ask.encode(agent.to_string().as_bytes())).await?;
+        if checked.status_code() != 200 {
+            return Ok(checked);
+        }
+    }
+    if let Some(signed) = &signed {
+        // After the permission, so that strangers cannot fill the memory of others' used events. An owner who reads or commands
+        // is known to the agent's object only, and is a stranger here.
+        let author = if may_deploy || needs_owner { Author::Permitted } else { Author::Stranger };
+        let now = Date::now().as_millis() / 1_000;
+        let used = USED.lock().unwrap_or_else(PoisonError::into_inner).take(signed, author, now);
+        if let Err(rejection) = used {
+            return response(rejection.into());
+        }
+    }
+    let body = match receive(&mut request, endpoint, signed.as_ref()).await? {
+        Ok(body) => body,
+        Err(answer) => return response(answer),
+    };
     match (route, agent) {
         (AgentRoute::Deploy | AgentRoute::Update, to) => {
-            let may_deploy = api::may_deploy(caller, &settings.agents.deploy_pubkeys);
             let secrets = variables::agent_secrets(env);
             let deployment = match api::deployment(&body, caller, may_deploy, &secrets, to.as_ref()) {
                 Ok(deployment) => deployment,
                 Err(answer) => return response(answer),
             };
             let key = deployment.pubkey.to_string();
-            if post(&relay()?, ROOM_PATH, key.as_bytes()).await?.status_code() == 409 {
+            if route == AgentRoute::Deploy
+                && post(&relay()?, ROOM_PATH, key.as_bytes()).await?.status_code() == 409
+            {
                 let message =
                     format!("this relay has {} agents, the most that it takes", settings.agents.agents_max);
                 return response(Answer::error(409, &message));
@@ -100,13 +127,12 @@ async fn post(to: &Stub, path: &str, body: &[u8]) -> Result<Response> {
     to.fetch_with_request(Request::new_with_init(&format!("https://object{path}"), &init)?).await
 }
 
-/// Checks the signature, if there is one or must be one, and takes the body.
-async fn authorise(
-    request: &mut Request,
+/// Checks the signature, if there is one or must be one.
+fn authenticate(
+    request: &Request,
     settings: &Settings,
-    endpoint: &Endpoint,
     route: AgentRoute,
-) -> Result<std::result::Result<(Caller, Vec<u8>), Answer>> {
+) -> Result<std::result::Result<(Option<Signed>, Caller), Answer>> {
     let authorization = request.headers().get("authorization")?;
     let (method, url, address) = (request.method(), request.url()?, address(request));
     let path_and_query = match url.query() {
@@ -123,19 +149,19 @@ async fn authorise(
         Ok(signed) => signed,
         Err(answer) => return Ok(Err(answer)),
     };
-    let mut caller = Caller::Anyone;
-    if let Some(event) = &signed {
+    let caller = signed.as_ref().map_or(Caller::Anyone, |event| {
         let is_admin = settings.policy.admin_pubkeys.contains(&event.pubkey);
-        caller = if is_admin { Caller::Admin(event.pubkey) } else { Caller::Key(event.pubkey) };
-        if route == AgentRoute::Deploy && !api::may_deploy(caller, &settings.agents.deploy_pubkeys) {
-            return Ok(Err(Answer::error(403, "this key may not deploy agents here")));
-        }
-        // After the permission, so that strangers cannot fill the memory of used events by deployments.
-        let used = USED.lock().unwrap_or_else(PoisonError::into_inner).take(event, now);
-        if let Err(rejection) = used {
-            return Ok(Err(rejection.into()));
-        }
-    }
+        if is_admin { Caller::Admin(event.pubkey) } else { Caller::Key(event.pubkey) }
+    });
+    Ok(Ok((signed, caller)))
+}
+
+/// Takes the body, and checks that it is the signed one.
+async fn receive(
+    request: &mut Request,
+    endpoint: &Endpoint,
+    signed: Option<&Signed>,
+) -> Result<std::result::Result<Vec<u8>, Answer>> {
     let bytes_max = endpoint.bounds.body_bytes_max.min(BODY_BYTES_MAX);
     let mut body = Vec::new();
     // A request without a body has no stream.
@@ -155,7 +181,7 @@ async fn authorise(
             return Ok(Err(rejection.into()));
         }
     }
-    Ok(Ok((caller, body)))
+    Ok(Ok(body))
 }
 
 /// Failures of other objects, in a response.

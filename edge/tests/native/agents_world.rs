@@ -11,6 +11,7 @@ use relay_agent::executor::HttpRequest;
 use relay_agent::identity;
 use relay_agent::machine::{Context, EffectId};
 use relay_agent::manifest::Manifest;
+use relay_agent::nip46::Answers;
 use relay_agent::nip90;
 use relay_agent::router::Entry;
 use relay_edge::agent::message::{Delivery, Opening, Reply, decode_publish, encode_publish};
@@ -39,6 +40,7 @@ pub(super) struct FakeAgentHost {
     pub(super) cancelled: Rc<RefCell<Vec<EffectId>>>,
     /// Other relays, and what was sent to each.
     pub(super) elsewhere: Rc<RefCell<Vec<(String, EventId)>>>,
+    pub(super) memory_used_bytes: Rc<Cell<u64>>,
 }
 
 impl AgentHost for FakeAgentHost {
@@ -60,6 +62,10 @@ impl AgentHost for FakeAgentHost {
         panic!("no agent here calls a model");
     }
 
+    fn ask_signer(&self, _: EffectId, _: &[String], _: Answers, _: &[Event]) {
+        panic!("no agent here has a remote signer");
+    }
+
     fn cancel(&self, id: EffectId) {
         self.cancelled.borrow_mut().push(id);
     }
@@ -71,6 +77,10 @@ impl AgentHost for FakeAgentHost {
     fn set_alarm(&self, at: Now) {
         self.alarm.set(Some(at));
         self.alarms_set.set(self.alarms_set.get() + 1);
+    }
+
+    fn memory_used_bytes(&self) -> u64 {
+        self.memory_used_bytes.get()
     }
 }
 

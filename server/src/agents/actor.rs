@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use relay_agent::executor::{HttpEvent, HttpFault, HttpRequest};
-use relay_agent::machine::{Agent, Context, Effect, EffectId, Published};
+use relay_agent::machine::{Agent, Context, Effect, EffectId, Published, SignerEvent};
 use relay_engine::relay::PublishOutcome;
 use relay_engine::sql::StoreError;
 use relay_engine::types::{Event, Now, PubKey};
@@ -15,8 +15,9 @@ use tokio::task::AbortHandle;
 
 use super::registry::{Inbox, Message};
 use super::running::Running;
+use super::signers;
 use super::sqlite::Sqlite;
-use crate::beside::Beside;
+use crate::handle::RelayHandle;
 use crate::host::now;
 
 /// How long an agent that has nothing to do stays open.
@@ -87,7 +88,7 @@ struct Actor<'a> {
     inbox: &'a Arc<Inbox>,
     pubkey: PubKey,
     agent: Agent<Sqlite>,
-    /// Calls over HTTP that are under way.
+    /// Calls over HTTP, and questions to remote signers, that are under way.
     calls: HashMap<EffectId, AbortHandle>,
 }
 
@@ -164,6 +165,12 @@ impl Actor<'_> {
                 }
                 self.agent.handle_http(now, id, event);
             }
+            Message::Signer(id, event) => {
+                if matches!(event, SignerEvent::Failed(_)) {
+                    self.calls.remove(&id);
+                }
+                self.agent.handle_signer(now, id, event);
+            }
             Message::Events(id, events) => self.agent.handle_events(now, id, events),
             Message::Call(call) => call(now, &mut self.agent),
             Message::Wake => {}
@@ -181,15 +188,24 @@ impl Actor<'_> {
                 Effect::Ai { id, .. } => {
                     self.agent.handle_http(now(), id, HttpEvent::Failed(HttpFault::Unsupported));
                 }
+                Effect::Sign { id, relays, answers, requests } => {
+                    let (running, inbox) = (Arc::clone(self.running), Arc::clone(self.inbox));
+                    let task = tokio::spawn(async move {
+                        let tell = |event| inbox.push(Message::Signer(id, SignerEvent::Event(event)));
+                        let why = signers::ask(&running, &relays, &answers, &requests, tell).await;
+                        inbox.push(Message::Signer(id, SignerEvent::Failed(why)));
+                    });
+                    self.calls.insert(id, task.abort_handle());
+                }
                 Effect::Cancel { id } => {
                     if let Some(call) = self.calls.remove(&id) {
                         call.abort();
                     }
                 }
                 Effect::Query { id, filter } => {
-                    let (beside, inbox) = (self.running.beside.clone(), Arc::clone(self.inbox));
+                    let (handle, inbox) = (self.running.handle.clone(), Arc::clone(self.inbox));
                     tokio::spawn(async move {
-                        let events = beside.query(filter).map_err(|error| error.to_string());
+                        let events = handle.query(filter).map_err(|error| error.to_string());
                         inbox.push(Message::Events(id, events));
                     });
                 }
@@ -202,7 +218,7 @@ impl Actor<'_> {
         // Sent here, so that they are published in order, and after those of earlier effects.
         relays.retain(|relay| Some(relay) != self.running.relay_url.as_ref());
         let elsewhere = (!relays.is_empty()).then(|| events.clone());
-        let sent = send_all(&self.running.beside, events);
+        let sent = send_all(&self.running.handle, events);
         let (inbox, publisher) = (Arc::clone(self.inbox), self.running.relays.clone());
         tokio::spawn(async move {
             let mut outcomes = Vec::with_capacity(sent.len());
@@ -239,10 +255,10 @@ impl Actor<'_> {
 
 /// Publishes events in this order; they are committed together as far as possible.
 pub(super) fn send_all(
-    beside: &Beside,
+    handle: &RelayHandle,
     events: Vec<Event>,
 ) -> Vec<tokio::sync::oneshot::Receiver<PublishOutcome>> {
-    events.into_iter().map(|event| beside.send(event)).collect()
+    events.into_iter().map(|event| handle.send(event)).collect()
 }
 
 fn published(outcome: PublishOutcome) -> Published {
