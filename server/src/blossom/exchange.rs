@@ -127,7 +127,7 @@ impl Blossom {
     async fn receive(&self, mut body: Upload, receive: Receive) -> Result<Received, Failure> {
         // Further uploads wait here, before anything of their bodies is read.
         let _upload = self.uploads.acquire().await;
-        let mut writing = self.bodies.begin(&receive.key).await?;
+        let mut writing = self.bodies.begin(&receive.key);
         while let Some(frame) = body.frame().await {
             let failed = match frame {
                 Ok(frame) => match frame.data_ref() {
@@ -153,7 +153,7 @@ impl Blossom {
     }
 
     async fn put(&self, bytes: &[u8], receive: &Receive) -> Result<Received, Failure> {
-        let mut writing = self.bodies.begin(&receive.key).await?;
+        let mut writing = self.bodies.begin(&receive.key);
         if let Err(failure) = writing.write(bytes).await {
             writing.abort().await;
             return Err(failure);
@@ -163,7 +163,7 @@ impl Blossom {
 
     async fn join(&self, parts: &[Part], receive: &Receive) -> Result<Received, Failure> {
         let _upload = self.uploads.acquire().await;
-        let mut writing = self.bodies.begin(&receive.key).await?;
+        let mut writing = self.bodies.begin(&receive.key);
         for part in parts {
             if let Err(failure) = copy(&self.bodies, part, &mut writing).await {
                 writing.abort().await;
@@ -178,7 +178,7 @@ impl Blossom {
         let _upload = self.uploads.acquire().await;
         let mut last = Failure::Origin("no URL".to_owned());
         for url in urls {
-            let mut writing = self.bodies.begin(&receive.key).await?;
+            let mut writing = self.bodies.begin(&receive.key);
             let fetched = fetch::fetch(&self.client, self.access(), url, receive, &mut writing).await;
             match fetched {
                 Ok(mime) => {

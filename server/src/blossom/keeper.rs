@@ -59,9 +59,11 @@ async fn remove_all(blossom: &Blossom) -> Result<(), String> {
     }
 }
 
-/// Removes files that an earlier process has left: those that the index does not know.
+/// Removes bytes that an earlier process has left: those that the index does not know. In a bucket only those that were staged:
+/// a blob there may be another relay's, or this one's from before its data folder was lost.
 pub(super) async fn sweep_files(blossom: Arc<Blossom>) {
-    let mut keys = blossom.bodies.keys("");
+    let prefixes: &[&str] = if blossom.bodies.is_own() { &[""] } else { &["staged", "parts"] };
+    let mut keys = futures_util::stream::iter(prefixes).flat_map(|prefix| blossom.bodies.keys(prefix));
     while let Some(key) = keys.next().await {
         let key = match key {
             Ok(key) => key,

@@ -3,10 +3,13 @@
 //!
 //! ```text
 //! exchange    carries out the steps of a request; fetch: blobs of other servers
-//! store       bytes; index: which blobs there are
+//! store       bytes, in a folder or a bucket; index: which blobs there are
+//! announce    what the start-up lines say
 //! keeper      start-up, removals, sweeps, the relay's events
 //! ```
 
+mod announce;
+mod bucket;
 mod exchange;
 mod fetch;
 mod index;
@@ -37,8 +40,6 @@ use crate::host::now;
 pub(crate) use self::exchange::Answered;
 pub(crate) use self::store::Reading;
 
-/// Uploads whose bytes are taken at a time; further ones wait. Each has a file open.
-const UPLOADS_MAX: usize = 128;
 /// How long the owner's key of a local relay is remembered.
 const OWNER_AGE: Duration = Duration::from_secs(1);
 
@@ -89,17 +90,20 @@ impl Blossom {
         relay: RelayHandle,
     ) -> Result<Self, String> {
         let words = |error: std::io::Error| error.to_string();
-        let bodies = Bodies::folder(&settings.data.join("blobs")).map_err(words)?;
+        let bodies = match &settings.blobs.bucket {
+            Some(name) => Bodies::bucket(bucket::open(name, &settings.blobs)?),
+            None => Bodies::folder(&settings.data.join("blobs")).map_err(words)?,
+        };
         let index =
             Indexed::open(&settings.data.join("blossom.sqlite")).map_err(|error| error.to_string())?;
         Ok(Blossom {
             settings: settings.clone(),
             verifier,
             relay,
+            uploads: Semaphore::new(bodies.uploads_max()),
             bodies,
             index,
             client: Client::new(PrivateHosts::default()).map_err(words)?,
-            uploads: Semaphore::new(UPLOADS_MAX),
             wake: Notify::new(),
             owner: Mutex::default(),
             used: Mutex::default(),
@@ -120,6 +124,11 @@ impl Blossom {
         on.spawn(keeper::keep(Arc::clone(self)));
         on.spawn(keeper::follow(Arc::clone(self)));
         Ok(())
+    }
+
+    /// Says where blobs are and who may upload.
+    pub(crate) fn announce(&self) {
+        announce::announce(&self.settings, self.admins().len());
     }
 
     fn context<'a>(&'a self, seen: &'a Seen, admins: &'a [PubKey]) -> Context<'a> {
