@@ -5,7 +5,7 @@
 //! exchange    carries out the steps of a request; fetch: blobs of other servers
 //! store       bytes, in a folder or a bucket; index: which blobs there are
 //! announce    what the start-up lines say
-//! keeper      start-up, removals, sweeps, the relay's events
+//! tidy        what an earlier process has left; keeper: removals, sweeps, the relay's events
 //! ```
 
 mod announce;
@@ -15,6 +15,7 @@ mod fetch;
 mod index;
 mod keeper;
 mod store;
+mod tidy;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -40,6 +41,8 @@ use crate::host::now;
 pub(crate) use self::exchange::Answered;
 pub(crate) use self::store::Reading;
 
+/// Blobs that are fetched from other servers at a time.
+const FETCHES_MAX: usize = 16;
 /// How long the owner's key of a local relay is remembered.
 const OWNER_AGE: Duration = Duration::from_secs(1);
 
@@ -52,6 +55,8 @@ pub(crate) struct Blossom {
     index: Indexed,
     client: Client,
     uploads: Semaphore,
+    /// Blobs of other servers that are fetched at a time; their servers may be slow.
+    fetches: Semaphore,
     /// Something may be removed.
     wake: Notify,
     owner: Mutex<Option<(Instant, Option<PubKey>)>>,
@@ -101,6 +106,7 @@ impl Blossom {
             verifier,
             relay,
             uploads: Semaphore::new(bodies.uploads_max()),
+            fetches: Semaphore::new(FETCHES_MAX),
             bodies,
             index,
             client: Client::new(PrivateHosts::default()).map_err(words)?,
@@ -120,7 +126,11 @@ impl Blossom {
             Ok(other) => return Err(format!("{other:?}")),
             Err(error) => return Err(error.to_string()),
         }
-        on.spawn(keeper::sweep_files(Arc::clone(self)));
+        // Nothing is being written yet.
+        if let Some(folder) = self.bodies.own_folder() {
+            tidy::unfinished_files(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        }
+        on.block_on(tidy::unknown_keys(&self.index, &self.bodies))?;
         on.spawn(keeper::keep(Arc::clone(self)));
         on.spawn(keeper::follow(Arc::clone(self)));
         Ok(())
@@ -152,9 +162,12 @@ impl Blossom {
         let mut known = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
         let owner = match *known {
             Some((at, owner)) if at.elapsed() < OWNER_AGE => owner,
-            _ => owner::pubkey(&self.settings.data),
+            _ => {
+                let owner = owner::pubkey(&self.settings.data);
+                *known = Some((Instant::now(), owner));
+                owner
+            }
         };
-        *known = Some((Instant::now(), owner));
         admins.extend(owner);
         admins
     }

@@ -26,6 +26,9 @@ const FILE_PIECE: usize = 256 << 10;
 const BUCKET_PIECE: usize = 5 << 20;
 /// Bytes that are read at a time.
 pub(super) const READ_PIECE: u64 = 256 << 10;
+/// What is left free of a disk: a twentieth of it, and at most a gigabyte.
+const FLOOR_SHARE: u64 = 20;
+const FLOOR_BYTES_MAX: u64 = 1 << 30;
 /// First bytes that are kept to tell the type from.
 const FIRST_BYTES: usize = 4_096;
 
@@ -36,8 +39,8 @@ pub(super) struct Bodies {
     piece: usize,
     /// Parts that are sent at a time.
     concurrency: usize,
-    /// Whether others may have keys there too.
-    is_shared: bool,
+    /// The folder, if it is one. Others may have keys in a bucket.
+    folder: Option<Arc<FilePath>>,
 }
 
 impl Bodies {
@@ -48,22 +51,34 @@ impl Bodies {
     pub(super) fn folder(folder: &FilePath) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let store = LocalFileSystem::new_with_prefix(folder).map_err(io::Error::other)?.with_fsync(true);
-        Ok(Bodies { store: Arc::new(store), piece: FILE_PIECE, concurrency: 1, is_shared: false })
+        Ok(Bodies { store: Arc::new(store), piece: FILE_PIECE, concurrency: 1, folder: Some(folder.into()) })
     }
 
     /// A bucket.
     pub(super) fn bucket(store: Arc<dyn ObjectStore>) -> Self {
-        Bodies { store, piece: BUCKET_PIECE, concurrency: 2, is_shared: true }
+        Bodies { store, piece: BUCKET_PIECE, concurrency: 2, folder: None }
     }
 
     /// How many uploads may be taken at a time, by the memory and the open files that each needs.
     pub(super) fn uploads_max(&self) -> usize {
-        if self.is_shared { 16 } else { 128 }
+        if self.folder.is_none() { 16 } else { 128 }
     }
 
-    /// Whether bytes that the index does not know are garbage. In a bucket they may be somebody else's.
-    pub(super) fn is_own(&self) -> bool {
-        !self.is_shared
+    /// The folder, if bytes are in one.
+    pub(super) fn own_folder(&self) -> Option<&FilePath> {
+        self.folder.as_deref()
+    }
+
+    /// Whether so many more bytes leave some of the disk free: events and deletions need it too.
+    ///
+    /// # Errors
+    /// [`Failure::Full`].
+    pub(super) fn check_room(&self, bytes: u64) -> Result<(), Failure> {
+        let Some(folder) = &self.folder else { return Ok(()) };
+        let Ok(disk) = rustix::fs::statvfs(&**folder) else { return Ok(()) };
+        let floor = (disk.f_blocks.saturating_mul(disk.f_frsize) / FLOOR_SHARE).min(FLOOR_BYTES_MAX);
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if free < floor.saturating_add(bytes) { Err(Failure::Full) } else { Ok(()) }
     }
 
     /// Begins to store bytes under a key. Nothing is sent before there is a piece of them.
@@ -112,10 +127,23 @@ impl Bodies {
     /// # Errors
     /// If the store fails.
     pub(super) async fn remove(&self, key: &str) -> Result<(), Failure> {
-        match self.store.delete(&path(key)).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(failure(error)),
+        let path = path(key);
+        match self.store.delete(&path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => return Err(failure(error)),
         }
+        let Some(folder) = self.folder.clone() else { return Ok(()) };
+        // Otherwise it may be there again after power loss.
+        let synced = tokio::task::spawn_blocking(move || {
+            let file = folder.join(path.as_ref());
+            match file.parent().map(File::open) {
+                Some(Ok(parent)) => parent.sync_all(),
+                Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            }
+        });
+        let synced = synced.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        synced.map_err(|error| Failure::Store(error.to_string()))
     }
 
     /// The keys of all bytes below a prefix.
