@@ -68,11 +68,32 @@ fn needs(route: AgentRoute, command: Option<&str>) -> Needs {
     }
 }
 
-/// Checks a request to an agent. A host that knows the entry asks before it takes the body.
+/// Whether a request may come to anything: a host asks before it takes the body, or has an agent opened. `may_deploy`: whether the caller
+/// may deploy agents here ([`may_deploy`](super::may_deploy)); `agent`: the one that the path names, as the router has it.
+///
+/// # Errors
+/// 401, 403, and 404 if no such agent is deployed.
+pub fn admit(
+    route: AgentRoute,
+    command: Option<&str>,
+    caller: Caller,
+    may_deploy: bool,
+    agent: Option<&Entry>,
+) -> Result<(), Answer> {
+    match (route, agent) {
+        (AgentRoute::Deploy, _) if may_deploy => Ok(()),
+        (AgentRoute::Deploy, _) => Err(Answer::error(403, "this key may not deploy agents here")),
+        (AgentRoute::List | AgentRoute::ListPage | AgentRoute::Names, _) => Ok(()),
+        (_, Some(agent)) => check(route, command, caller, agent).map(drop),
+        (_, None) => Err(super::no_agent()),
+    }
+}
+
+/// Checks a request to an agent.
 ///
 /// # Errors
 /// 401 if it has to be signed, 403 if it is signed by another key.
-pub fn check(
+pub(super) fn check(
     route: AgentRoute,
     command: Option<&str>,
     caller: Caller,

@@ -7,7 +7,7 @@ use js_sys::Uint8Array;
 use relay_agent::api::{self, Caller};
 use relay_agent::identity::{npub, parse_pubkey};
 use relay_engine::types::PubKey;
-use relay_site::nip98::{self, Origin, UsedEvents};
+use relay_site::nip98::{self, Origin, Signed, UsedEvents};
 use relay_site::route::Endpoint;
 use relay_site::{AgentRoute, Answer, Found};
 use wasm_bindgen::JsValue;
@@ -17,7 +17,7 @@ use super::agent::AGENT;
 use super::entry::{address, response};
 use super::shards::{stub, stub_of};
 use super::{variables, verifier};
-use crate::agent::ask::{API_PATH, Ask, ROOM_PATH, encode_deployment};
+use crate::agent::ask::{ADMIT_PATH, API_PATH, Ask, ROOM_PATH, encode_deployment};
 use crate::settings::Settings;
 
 /// Used NIP-98 events, as far as this isolate of the Worker has seen them. Another isolate would take the same event once
@@ -50,7 +50,14 @@ pub(super) async fn respond(
     route: AgentRoute,
     params: Params,
 ) -> Result<Response> {
-    let (caller, body) = match authorise(&mut request, settings, endpoint, route).await? {
+    let agent = match params.agent.as_deref().map(parse_pubkey) {
+        Some(None) => {
+            let message = "must be an npub or 64 hexadecimal digits";
+            return response(Answer::error_in(400, "npub", message));
+        }
+        agent => agent.flatten(),
+    };
+    let (caller, signed) = match authorise(&request, settings, route)? {
         Ok(authorised) => authorised,
         Err(answer) => return response(answer),
     };
@@ -62,14 +69,21 @@ pub(super) async fn respond(
         relay_name: settings.info.name.clone(),
         relay_url: settings.url.clone().unwrap_or_else(|| address(&request)),
     };
-    let agent = match params.agent.as_deref().map(parse_pubkey) {
-        Some(None) => {
-            let message = "must be an npub or 64 hexadecimal digits";
-            return response(Answer::error_in(400, "npub", message));
-        }
-        agent => agent.flatten(),
-    };
     let relay = || stub(env, &settings.placement, settings.placement.shards.for_connection());
+    // Nothing large is taken from strangers, and no manifest of theirs is read.
+    if let (AgentRoute::Update | AgentRoute::Import, Some(agent)) = (route, &agent) {
+        let admitted = post(&relay()?, ADMIT_PATH, &ask.encode(agent.to_string().as_bytes())).await?;
+        if admitted.status_code() != 204 {
+            return Ok(admitted);
+        }
+    }
+    if let Err(answer) = use_event(signed.as_ref()) {
+        return response(answer);
+    }
+    let body = match body(&mut request, endpoint, signed).await? {
+        Ok(body) => body,
+        Err(answer) => return response(answer),
+    };
     let object = |agent: &PubKey| stub_of(env, &settings.placement, AGENT, &npub(agent));
     match (route, agent) {
         (AgentRoute::Deploy | AgentRoute::Update, to) => {
@@ -100,13 +114,12 @@ async fn post(to: &Stub, path: &str, body: &[u8]) -> Result<Response> {
     to.fetch_with_request(Request::new_with_init(&format!("https://object{path}"), &init)?).await
 }
 
-/// Checks the signature, if there is one or must be one, and takes the body.
-async fn authorise(
-    request: &mut Request,
+/// Checks the signature, if there is one or must be one, and what its author may do as far as the Worker knows it.
+fn authorise(
+    request: &Request,
     settings: &Settings,
-    endpoint: &Endpoint,
     route: AgentRoute,
-) -> Result<std::result::Result<(Caller, Vec<u8>), Answer>> {
+) -> Result<std::result::Result<(Caller, Option<Signed>), Answer>> {
     let authorization = request.headers().get("authorization")?;
     let (method, url, address) = (request.method(), request.url()?, address(request));
     let path_and_query = match url.query() {
@@ -123,19 +136,35 @@ async fn authorise(
         Ok(signed) => signed,
         Err(answer) => return Ok(Err(answer)),
     };
-    let mut caller = Caller::Anyone;
-    if let Some(event) = &signed {
-        let is_admin = settings.policy.admin_pubkeys.contains(&event.pubkey);
-        caller = if is_admin { Caller::Admin(event.pubkey) } else { Caller::Key(event.pubkey) };
-        if route == AgentRoute::Deploy && !api::may_deploy(caller, &settings.agents.deploy_pubkeys) {
-            return Ok(Err(Answer::error(403, "this key may not deploy agents here")));
-        }
-        // After the permission, so that strangers cannot fill the memory of used events by deployments.
-        let used = USED.lock().unwrap_or_else(PoisonError::into_inner).take(event, now);
-        if let Err(rejection) = used {
-            return Ok(Err(rejection.into()));
+    let is_admin = |key| settings.policy.admin_pubkeys.contains(key);
+    let caller = match &signed {
+        None => Caller::Anyone,
+        Some(event) if is_admin(&event.pubkey) => Caller::Admin(event.pubkey),
+        Some(event) => Caller::Key(event.pubkey),
+    };
+    if route == AgentRoute::Deploy {
+        let may_deploy = api::may_deploy(caller, &settings.agents.deploy_pubkeys);
+        if let Err(answer) = api::admit(route, None, caller, may_deploy, None) {
+            return Ok(Err(answer));
         }
     }
+    Ok(Ok((caller, signed)))
+}
+
+/// An event authorises one request. It is taken after the permission, so that strangers cannot fill the memory of used events by
+/// deployments.
+fn use_event(signed: Option<&Signed>) -> std::result::Result<(), Answer> {
+    let Some(signed) = signed else { return Ok(()) };
+    let now = Date::now().as_millis() / 1_000;
+    USED.lock().unwrap_or_else(PoisonError::into_inner).take(signed, now).map_err(Into::into)
+}
+
+/// Takes the body, which must be the one that was signed.
+async fn body(
+    request: &mut Request,
+    endpoint: &Endpoint,
+    signed: Option<Signed>,
+) -> Result<std::result::Result<Vec<u8>, Answer>> {
     let bytes_max = endpoint.bounds.body_bytes_max.min(BODY_BYTES_MAX);
     let mut body = Vec::new();
     // A request without a body has no stream.
@@ -143,7 +172,7 @@ async fn authorise(
         while let Some(piece) = pieces.next().await {
             body.extend_from_slice(&piece?);
             if body.len() > bytes_max {
-                let message = format!("the body may have {bytes_max} bytes");
+                let message = format!("is longer than {bytes_max} bytes");
                 return Ok(Err(Answer::error_in(413, "body", &message)));
             }
         }
@@ -155,7 +184,7 @@ async fn authorise(
             return Ok(Err(rejection.into()));
         }
     }
-    Ok(Ok((caller, body)))
+    Ok(Ok(body))
 }
 
 /// Failures of other objects, in a response.

@@ -16,7 +16,7 @@ use relay_site::Answer;
 use worker::{Delay, Env, Error, Method, Request, RequestInit, Response, Result};
 
 use super::{Runtime, Shared, now};
-use crate::agent::ask::{API_PATH, Ask, ENTRY_PATH, ROOM_PATH, decode_entry};
+use crate::agent::ask::{ADMIT_PATH, API_PATH, Ask, ENTRY_PATH, ROOM_PATH, decode_entry};
 use crate::agent::message::{
     DELIVER_PATH, Delivery, PUBLISH_PATH, QUERY_PATH, Reply, decode_filter, decode_publish, encode_events,
     encode_outcomes,
@@ -161,6 +161,17 @@ impl Shared {
                     });
                     let answer = answer.map_err(Error::RustError)?;
                     response(answer.unwrap_or_else(|| Answer::error(404, "agents are disabled")))
+                }
+                Err(error) => Response::error(format!("{error}\n"), 400),
+            },
+            (Method::Post, ADMIT_PATH) => match Ask::decode(&body) {
+                Ok((ask, agent)) => {
+                    let admitted = self.with(|object| {
+                        let agent = PubKey::from_hex(agent).ok();
+                        let entry = agent.and_then(|agent| object.router()?.get(&agent));
+                        (api::admit(ask.route, ask.id.as_deref(), ask.caller, false, entry), Next::Idle)
+                    });
+                    response(admitted.map_err(Error::RustError)?.err().unwrap_or_else(|| Answer::empty(204)))
                 }
                 Err(error) => Response::error(format!("{error}\n"), 400),
             },
