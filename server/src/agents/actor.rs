@@ -189,7 +189,7 @@ impl Actor<'_> {
                 Effect::Query { id, filter } => {
                     let (beside, inbox) = (self.running.beside.clone(), Arc::clone(self.inbox));
                     tokio::spawn(async move {
-                        let events = beside.query(filter).map_err(|error| error.to_string());
+                        let events = beside.query_public(filter).map_err(|error| error.to_string());
                         inbox.push(Message::Events(id, events));
                     });
                 }
