@@ -365,3 +365,16 @@ fn a_log_is_followed_until_its_reader_may_no_longer() {
     assert_eq!(world.ask(R::Delete, None, "", owner).status, 200);
     assert_eq!(from_the_end.read(world.now, &world.agent), None);
 }
+
+#[test]
+fn a_customer_reads_so_often_and_an_owner_as_he_likes() {
+    let mut world = World::new();
+    let owner = world.owner();
+    world.deploy(&manifest(), owner, true);
+    let customer = Caller::Key(PubKey([4; 32]));
+    let mut ask = |caller| world.ask(R::History, None, "", caller).status;
+    let answers: Vec<u16> = (0..61).map(|_| ask(customer)).collect();
+    assert_eq!((answers[59], answers[60]), (200, 429));
+    assert_eq!(ask(Caller::Key(PubKey([5; 32]))), 200, "another");
+    assert!((0..100).all(|_| ask(owner) == 200));
+}

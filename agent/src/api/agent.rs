@@ -103,6 +103,11 @@ fn answer<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) -> 
     }
     let entry_before = entry(agent).ok_or_else(no_agent)?;
     let permission = access::check(request.route, request.id, request.caller, &entry_before)?;
+    if let Permission::OfCustomer(customer) = permission
+        && !agent.take_read(now, &customer)
+    {
+        return Err(Answer::error(429, "too many requests; try again in a minute").with("retry-after", "60"));
+    }
     let answer = match request.route {
         AgentRoute::Show => json(&show(agent, &entry_before)),
         AgentRoute::Page => {

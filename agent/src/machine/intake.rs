@@ -4,6 +4,7 @@ use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{Event, EventId, Now, PubKey, unescape};
 
 use super::jobs::{Active, Source, Stage};
+use super::limits::Rated;
 use super::{Agent, Deployed};
 use crate::cipher::Cipher;
 use crate::job::{InputKind, JobEvent, JobRequest, JobState};
@@ -57,7 +58,9 @@ impl<C: SqlConn> Agent<C> {
     fn take_ping(&mut self, now: Now, event: &Event) {
         let Some(keys) = self.keys().cloned() else { return };
         let is_for_us = nip90::named_keys(event).contains(&keys.pubkey()) && event.pubkey != keys.pubkey();
-        if is_for_us && !event.is_expired(now.seconds()) && self.rates.take_pong(now, &event.pubkey) {
+        let is_for_us = is_for_us && !event.is_expired(now.seconds());
+        if is_for_us && self.rates.take(now, &event.pubkey, Rated::Pong) {
+            self.rates.store(&mut self.batch);
             let pong = nip90::pong(&keys, event, self.context.relay_url.as_deref(), now.seconds());
             self.outbox.stage(now, &[], pong);
             self.metrics.count(|metrics| metrics.pongs += 1);
@@ -192,7 +195,7 @@ impl<C: SqlConn> Agent<C> {
         is_addressed: bool,
         Refusal { cause, words }: &Refusal,
     ) {
-        if !is_addressed || !self.rates.take_error(now, &event.pubkey) {
+        if !is_addressed || !self.rates.take(now, &event.pubkey, Rated::Error) {
             self.metrics.count(|metrics| metrics.silent += 1);
             self.metrics.failed(cause);
             return;

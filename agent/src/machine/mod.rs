@@ -6,11 +6,11 @@
 //! run        attempts: executors and their calls, time limits, retries
 //! respond    feedback, results, failures
 //! outbox     what is signed leaves in order, and is published again after a crash; read_relays: and where customers read
-//! admin      deploy, roll back, pause, delete; announce: how it is found
+//! admin      deploy, roll back, pause, delete; announce: how it is found, again and again
 //! sessions   what was said before; schedules: jobs of its own
 //! reads      history, sessions, metrics, logs, for the API; export: all of it
 //! sweep      what is old is forgotten
-//! jobs       what is kept in memory of jobs that are open
+//! jobs       what is kept in memory of jobs that are open; ready: whose turn it is
 //! commit     one transaction a call
 //! ```
 //!
@@ -34,6 +34,7 @@ mod metrics;
 mod outbox;
 mod read_relays;
 mod reads;
+mod ready;
 mod respond;
 mod run;
 mod schedules;
@@ -300,7 +301,7 @@ impl<C: SqlConn> Agent<C> {
             outbox: Outbox::open(&conn)?,
             read_relays: ReadRelays::default(),
             schedules: Schedules::open(&conn)?,
-            rates: Rates::default(),
+            rates: Rates::open(now, &conn)?,
             metrics_taken: metrics.clone(),
             metrics,
             last_line: store::last_line(&conn)?,
@@ -386,7 +387,7 @@ impl<C: SqlConn> Agent<C> {
         let mut times = vec![self.store_retry.map(|(at, _)| at)];
         if self.store_retry.is_none() {
             let wake = self.jobs.next_wake().filter(|_| self.keys().is_some());
-            times.extend([wake, self.outbox.retry_at(), self.next_schedule()]);
+            times.extend([wake, self.outbox.retry_at(), self.next_schedule(), self.renewal_at()]);
         }
         times.into_iter().flatten().min().map(Now::from_millis)
     }
@@ -397,6 +398,7 @@ impl<C: SqlConn> Agent<C> {
         if self.keys().is_some() {
             self.wake_jobs(now);
             self.run_schedules(now);
+            self.renew_announcement(now);
             self.sweep(now);
         }
         let _ = self.settle(now);
