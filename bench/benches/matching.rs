@@ -38,8 +38,12 @@ fn matching(criterion: &mut Criterion<CpuTime>) {
             index.subscribe(filters);
         });
         let naive = |filters: &[Vec<Filter>]| -> usize {
-            let wants =
-                |event| filters.iter().filter(|own| own.iter().any(|filter| filter.matches(event))).count();
+            let wants = |event| {
+                filters
+                    .iter()
+                    .filter(|subscription| subscription.iter().any(|filter| filter.matches(event)))
+                    .count()
+            };
             events.iter().map(wants).sum()
         };
         let expected = naive(&subs);

@@ -12,7 +12,7 @@ use relay_bench::corpus::Corpus;
 use relay_bench::generate::Rng;
 use relay_bench::shapes::Shape;
 use relay_engine::store::{
-    self, Backend, Everyone, MemoryBackend, Op, Reader, Scan, ScanLimits, Step, Take, TermClasses,
+    self, Backend, Everyone, MemoryBackend, Op, Reader, Scan, ScanLimits, ScanStep, Take, TermClasses,
 };
 use relay_engine::types::{Event, EventId, Filter, Timestamp};
 use relay_engine::verify::Verified;
@@ -86,7 +86,7 @@ fn ask<B: Backend>(backend: &B, filters: &Arc<[Filter]>, found: &mut Vec<EventId
             found.push(hit.event.id());
             Take::Counted
         });
-        if let Step::Done(_) = step.expect("a step") {
+        if let ScanStep::Done(_) = step.expect("a step") {
             return;
         }
     }

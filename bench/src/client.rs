@@ -54,7 +54,7 @@ impl Endpoint {
     /// Opens a connection, blocking, with TCP_NODELAY and a read buffer of `read_bytes`.
     ///
     /// # Errors
-    /// If nothing listens, or it is no WebSocket server.
+    /// If nothing listens, or it is not a WebSocket server.
     pub fn connect(&self, read_bytes: usize) -> Result<Connection> {
         self.connect_as(read_bytes, None)
     }

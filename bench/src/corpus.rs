@@ -155,7 +155,7 @@ impl Corpus {
 }
 
 fn has_tag(raw: &Raw, name: &str) -> bool {
-    raw.tags.iter().any(|tag| tag.first().is_some_and(|own| own == name))
+    raw.tags.iter().any(|tag| tag.first().is_some_and(|first| first == name))
 }
 
 /// Kind and `d` tag of what has an address.

@@ -218,9 +218,9 @@ fn subscribe(
     groups.resize_with(plan.threads.clamp(1, connections), Group::default);
     for lane in 0..connections {
         let mut connection = endpoint.connect(8 << 10)?;
-        let own: Vec<usize> = (lane..filters.len()).step_by(connections).collect();
+        let of_connection: Vec<usize> = (lane..filters.len()).step_by(connections).collect();
         // A few at a time: some relays bound what they queue.
-        for numbers in own.chunks(20) {
+        for numbers in of_connection.chunks(20) {
             for number in numbers {
                 let mut request = vec![json!("REQ"), json!(format!("f{number}"))];
                 request.extend(filters[*number].iter().map(|filter| filter.to_json(corpus)));
@@ -238,7 +238,7 @@ fn subscribe(
         }
         connection.set_nonblocking()?;
         let group = lane % groups.len();
-        groups[group].tallies.extend(own.into_iter().map(|number| (number, Tally::default())));
+        groups[group].tallies.extend(of_connection.into_iter().map(|number| (number, Tally::default())));
         groups[group].connections.push(connection);
     }
     Ok(groups)

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::corpus::{Corpus, Entry};
 use crate::hex;
 
-/// One NIP-01 filter. Authors and tag values are interned by a [`Corpus`]; an empty list is no condition.
+/// One NIP-01 filter. Authors and tag values are interned by a [`Corpus`]; an empty list sets no condition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Event ids.
@@ -33,7 +33,7 @@ impl Filter {
             && (self.authors.is_empty() || self.authors.binary_search(&event.author).is_ok())
             && (self.ids.is_empty() || self.ids.contains(&event.id))
             && self.tag.as_ref().is_none_or(|(letter, values)| {
-                event.tags.iter().any(|(own, value)| own == letter && values.binary_search(value).is_ok())
+                event.tags.iter().any(|(tag, value)| tag == letter && values.binary_search(value).is_ok())
             })
     }
 

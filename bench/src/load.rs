@@ -78,9 +78,9 @@ pub fn publish(
     }
     let lane_count = lanes.len();
     for lane in &mut lanes {
-        let own = events.iter().skip(lane.number).step_by(lane_count);
+        let of_lane = events.iter().skip(lane.number).step_by(lane_count);
         // Frames are rendered before the clock starts.
-        lane.answers = own.map(|(json, id)| Slot::new(json, *id)).collect();
+        lane.answers = of_lane.map(|(json, id)| Slot::new(json, *id)).collect();
     }
     let mut groups: Vec<Vec<Lane>> = (0..plan.threads.clamp(1, lane_count)).map(|_| Vec::new()).collect();
     let group_count = groups.len();
@@ -251,12 +251,12 @@ pub fn read_back(endpoint: &Endpoint, ids: &[[u8; 32]]) -> Result<usize> {
         let list: Vec<String> = chunk.iter().map(|id| hex::encode(id)).collect();
         connection.send(serde_json::json!(["REQ", sub, { "ids": list }]).to_string())?;
         connection.read(|text| match Frame::read(text)? {
-            Frame::Event { sub: own, id } if own == sub => {
+            Frame::Event { sub: answered, id } if answered == sub => {
                 found += usize::from(chunk.contains(&id));
                 Ok(true)
             }
-            Frame::Closed(own) if own == sub => bail!("reading back was refused: {text}"),
-            Frame::Eose(own) => Ok(own != sub),
+            Frame::Closed(answered) if answered == sub => bail!("reading back was refused: {text}"),
+            Frame::Eose(answered) => Ok(answered != sub),
             _ => Ok(true),
         })?;
         connection.send(serde_json::json!(["CLOSE", sub]).to_string())?;

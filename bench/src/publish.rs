@@ -69,11 +69,11 @@ pub fn run(
 ) -> Result<Report> {
     let events: Vec<(&str, [u8; 32])> =
         corpus.lines.iter().zip(&corpus.events).map(|(line, event)| (line.as_str(), event.id)).collect();
-    let own = Process::new(0);
+    let bench = Process::new(0);
     let before = process.map(|process| process.usage()).transpose()?;
-    let own_before = own.usage()?;
+    let bench_before = bench.usage()?;
     let outcome = load::publish(endpoint, &events, plan, Instant::now(), &[])?;
-    let own_after = own.usage()?;
+    let bench_after = bench.usage()?;
     let after = process.map(|process| process.usage()).transpose()?;
 
     let seconds = outcome.time.as_secs_f64();
@@ -84,7 +84,7 @@ pub fn run(
         stray_answers: outcome.stray_answers,
         seconds,
         events_per_second: (events.len() as f64 / seconds).round(),
-        client_cpu_us_per_event: micros_each(own_after.cpu_since(&own_before), events.len()),
+        client_cpu_us_per_event: micros_each(bench_after.cpu_since(&bench_before), events.len()),
         answer: Latency::of(outcome.micros),
         ..Report::default()
     };

@@ -112,12 +112,12 @@ fn run_shape(
         let start = Instant::now();
         connection.send(frame)?;
         connection.read(|text| match Frame::read(text)? {
-            Frame::Event { sub: own, id } if own == sub => {
+            Frame::Event { sub: answered, id } if answered == sub => {
                 answer.push(id);
                 Ok(true)
             }
-            Frame::Eose(own) => Ok(own != sub),
-            Frame::Closed(own) if own == sub => bail!("{}: refused: {text}", shape.name()),
+            Frame::Eose(answered) => Ok(answered != sub),
+            Frame::Closed(answered) if answered == sub => bail!("{}: refused: {text}", shape.name()),
             _ => Ok(true),
         })?;
         times.push(micros(start.elapsed()));
@@ -173,7 +173,7 @@ fn check(
     }
     if !lenient {
         return match found.iter().zip(expected).position(|(found, expected)| found != expected) {
-            Some(place) => Err(format!("another event, or another order, at place {place}")),
+            Some(index) => Err(format!("another event, or another order, at place {index}")),
             None => Ok(()),
         };
     }

@@ -95,8 +95,8 @@ fn authors(corpus: &Corpus, rng: &mut Rng, wanted: usize) -> Vec<u32> {
     // A small corpus may have fewer.
     for _ in 0..wanted * 40 {
         let author = random(corpus, rng).author;
-        if let Err(place) = authors.binary_search(&author) {
-            authors.insert(place, author);
+        if let Err(index) = authors.binary_search(&author) {
+            authors.insert(index, author);
         }
         if authors.len() == wanted {
             break;
@@ -110,7 +110,7 @@ fn tag_value(corpus: &Corpus, rng: &mut Rng, letter: u8) -> Vec<u32> {
     for _ in 0..1_000 {
         let tags = &random(corpus, rng).tags;
         let values: Vec<u32> =
-            tags.iter().filter(|(own, _)| *own == letter).map(|(_, value)| *value).collect();
+            tags.iter().filter(|(name, _)| *name == letter).map(|(_, value)| *value).collect();
         if !values.is_empty() {
             return vec![values[rng.below(values.len())]];
         }

@@ -22,7 +22,7 @@ use crate::generate::Rng;
 pub fn draw(corpus: &Corpus, authors: &[u32], count: usize, since: u64, rng: &mut Rng) -> Vec<Vec<Filter>> {
     let tagged = |letter: u8| {
         let tags = corpus.events.iter().flat_map(|event| event.tags.iter());
-        distinct(tags.filter(|(own, _)| *own == letter).map(|(_, value)| *value))
+        distinct(tags.filter(|(name, _)| *name == letter).map(|(_, value)| *value))
     };
     let (notes, hashtags) = (tagged(b'e'), tagged(b't'));
     let some = |list: &[u32], wanted: usize, rng: &mut Rng| {
@@ -58,8 +58,8 @@ pub fn draw(corpus: &Corpus, authors: &[u32], count: usize, since: u64, rng: &mu
             vec![Filter { authors: some(authors, wanted, rng), kinds: vec![0, 3, 10002], ..base.clone() }]
         }
         180..193 => {
-            let own = some(authors, 1, rng);
-            vec![Filter { authors: own.clone(), ..base.clone() }, tag(b'p', own, &[1, 6, 7, 9735])]
+            let user = some(authors, 1, rng);
+            vec![Filter { authors: user.clone(), ..base.clone() }, tag(b'p', user, &[1, 6, 7, 9735])]
         }
         193..199 => {
             let wanted = 1 + rng.below(2);

@@ -68,11 +68,11 @@ fn filters_take_no_more_than_they_are_charged_and_leave_nothing() {
         let mut conns = Vec::new();
         let mut sent = 0;
         let kept = measure(|| {
-            for place in 0..CONNECTIONS {
+            for number in 0..CONNECTIONS {
                 let conn = relay.connect(NOW, Peer::default()).expect("there is room");
                 conns.push(conn);
                 for sub in 0..SUBSCRIPTIONS {
-                    let text = format!(r#"["REQ","{sub}",{}]"#, shape(place * SUBSCRIPTIONS + sub));
+                    let text = format!(r#"["REQ","{sub}",{}]"#, shape(number * SUBSCRIPTIONS + sub));
                     sent += text.len();
                     relay.handle_text(NOW, conn, text.as_bytes());
                     work(&mut relay);

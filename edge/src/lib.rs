@@ -10,6 +10,7 @@
 //! | [`shard`] | which shard a public key belongs to, and the name of its object |
 //! | [`object`] | the host of one shard, generic over sockets and SQLite; tested and fuzzed natively |
 //! | `agent` | the host of one agent, likewise; in builds with the feature `libsecp256k1` |
+//! | [`blossom`] | what the Worker and the index of blobs say to each other |
 //! | [`metrics`] | the metrics of all shards in Prometheus' text format |
 //! | `worker` | (wasm32 only) the above over workerd: entry, sockets, SQL, timers, alarms |
 //!
@@ -18,6 +19,7 @@
 
 #[cfg(feature = "libsecp256k1")]
 pub mod agent;
+pub mod blossom;
 pub mod metrics;
 pub mod object;
 pub mod relay_key;

@@ -25,6 +25,11 @@ pub const MEMORY_BYTES: Metric = Metric::gauge(
     "WebAssembly memory of a shard's isolate; 128 MB are allowed with JavaScript's, and objects may share an isolate",
 );
 /// Of an object.
+pub const MEMORY_USED_BYTES: Metric = Metric::gauge(
+    "relay_memory_used_bytes",
+    "Bytes of relay_memory_bytes that are allocated now; the memory itself never shrinks",
+);
+/// Of an object.
 pub const SOCKETS_CLOSING: Metric =
     Metric::gauge("relay_sockets_closing", "Closed sockets whose clients have not read their output yet");
 /// Of an object.

@@ -10,7 +10,7 @@
 //! | `RELAY_SHARDS` | number of shards; must be 1 in this version |
 //! | `RELAY_LOCATION_HINT` | where new objects are placed: `weur`, `enam`, ... |
 //! | `RELAY_JURISDICTION` | where objects must stay: `eu`, `us`, `fedramp` |
-//! | `RELAY_CONFIG` | JSON with `info`, `limits`, `policy`, the keys of the native server's file, `object` and `consumers` |
+//! | `RELAY_CONFIG` | JSON with `info`, `limits`, `policy`, `network`, the keys of the native server's file, `object` and `consumers` |
 //!
 //! A variable of its own overrides the same setting in `RELAY_CONFIG`.
 
@@ -19,7 +19,8 @@ use relay_engine::relay::Config;
 use relay_engine::store::sql::EVENT_BYTES_MAX;
 use relay_engine::types::{Filter, Kind, Limits, PubKey};
 use relay_engine::wire::parse_filter;
-use relay_site::{About, AgentSettings, Info, LimitsDef, PolicyDef};
+use relay_site::networks::{CONNECTIONS_PER_ADDRESS_MAX, LOOPBACK};
+use relay_site::{AgentSettings, BlossomSettings, Info, LimitsDef, Networks, PolicyDef, RelayDescription};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -69,12 +70,16 @@ pub struct Settings {
     pub policy: Policy,
     /// Public URL.
     pub url: Option<String>,
+    /// Limits by client address.
+    pub network: NetworkSettings,
     /// Maintenance of objects.
     pub object: ObjectSettings,
     /// Durable Objects that receive the events that match their filters; see [`ConsumerSettings`].
     pub consumers: Vec<ConsumerSettings>,
     /// Agents beside the relay.
     pub agents: AgentSettings,
+    /// Blossom beside the relay.
+    pub blossom: BlossomSettings,
     /// The number of shards, and where their objects are.
     #[serde(skip)]
     pub placement: Placement,
@@ -97,6 +102,36 @@ impl Secret {
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Secret")
+    }
+}
+
+/// Limits by client address: `CF-Connecting-IP`. The native server's `network` has these keys too.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NetworkSettings {
+    /// Addresses and networks (`10.0.0.0/8`) that have no limits by address.
+    pub exempt_addresses: Vec<String>,
+    /// Connections that an IPv4 address, or the /64 of an IPv6 address, may have to an object. Carriers put many phones
+    /// behind one address.
+    pub connections_per_address_max: usize,
+}
+
+impl Default for NetworkSettings {
+    fn default() -> Self {
+        NetworkSettings {
+            exempt_addresses: LOOPBACK.map(str::to_owned).into(),
+            connections_per_address_max: CONNECTIONS_PER_ADDRESS_MAX,
+        }
+    }
+}
+
+impl NetworkSettings {
+    /// Clients that have no limits by address.
+    ///
+    /// # Errors
+    /// Names the first that is neither an address nor a network.
+    pub fn exempt(&self) -> Result<Networks, String> {
+        Networks::new(&self.exempt_addresses)
     }
 }
 
@@ -273,6 +308,7 @@ impl Settings {
         #[cfg(feature = "libsecp256k1")]
         relay_agent::fetch::PrivateHosts::parse(&self.agents.allow_private_hosts)
             .map_err(|message| format!("agents.allow_private_hosts: {message}"))?;
+        self.network.exempt().map_err(|message| format!("network.exempt_addresses: {message}"))?;
         let limits = &mut self.limits;
         if limits.limit_default > limits.limit_max {
             return Err("limits.limit_default: is above limits.limit_max".into());
@@ -288,6 +324,7 @@ impl Settings {
             ("limits.connections_max", limits.connections_max),
             ("limits.filters_max", limits.filters_max),
             ("limits.address_jobs_max", limits.address_jobs_max),
+            ("network.connections_per_address_max", self.network.connections_per_address_max),
             ("object.turn_steps_max", self.object.turn_steps_max),
         ] {
             if value == 0 {
@@ -342,13 +379,14 @@ impl Settings {
     }
 
     /// The relay's description of itself: NIP-11 document and page.
-    pub fn about(&self) -> About<'_> {
-        About {
+    pub fn description(&self) -> RelayDescription<'_> {
+        RelayDescription {
             info: &self.info,
             limits: &self.limits,
             policy: &self.policy,
             url: self.url.as_deref(),
             has_agents: self.has_agents(),
+            blossom: self.blossom.enabled.then_some(&self.blossom),
         }
     }
 }
@@ -414,7 +452,7 @@ mod tests {
             settings.policy.admin_pubkeys.iter().map(PubKey::to_string).collect::<Vec<_>>(),
             [one.clone(), two]
         );
-        assert!(settings.about().information().contains(&format!(r#""self":"{public}""#)));
+        assert!(settings.description().information().contains(&format!(r#""self":"{public}""#)));
         let debug = format!("{settings:?}");
         let config = settings.without_secrets().to_string();
         assert!(config.contains(&one) && config.contains("\"shards\":1"), "{config}");
@@ -431,6 +469,16 @@ mod tests {
             ("RELAY_CONFIG", "{", "RELAY_CONFIG: "),
             ("RELAY_CONFIG", r#"{"limit":{}}"#, "RELAY_CONFIG: unknown field `limit`"),
             ("RELAY_CONFIG", r#"{"limits":{"filters_max":0}}"#, "limits.filters_max"),
+            (
+                "RELAY_CONFIG",
+                r#"{"network":{"exempt_addresses":["10.0.0.0/33"]}}"#,
+                "network.exempt_addresses: `10.0.0.0/33` is neither",
+            ),
+            (
+                "RELAY_CONFIG",
+                r#"{"network":{"connections_per_address_max":0}}"#,
+                "network.connections_per_address_max",
+            ),
             (
                 "RELAY_CONFIG",
                 r#"{"consumers":[{"binding":"AGENTS","object":"a","filters":[{"kinds":"x"}]}]}"#,

@@ -7,12 +7,12 @@ export const admin = generateSecretKey()
 export const vars = { ADMIN_PUBKEYS: getPublicKey(admin), AGENT_MASTER_SECRET: '0b'.repeat(32) }
 export const ECHO = { name: 'echo', handlers: [{ kind: 5050, executor: 'echo' }] }
 
-/** The Worker, with the path /counts: by class of objects, requests by path, alarms, and rows written as they are billed. Its
+/** The Worker, with the path /counts: by class of objects, requests by path, alarms, and rows written and read as they are billed. Its
  * agents have a model of their own. */
 export const counting = `
 import Entry, { AgentDurableObject as Agent, RelayDurableObject as Relay } from './index.js'
 const counts = {}
-const count = name => { counts[name] = (counts[name] ?? 0) + 1 }
+const count = (name, by = 1) => { counts[name] = (counts[name] ?? 0) + by }
 const AI = {
   async run(model, input) {
     if (model !== '@cf/test/model') throw new Error('5007: No such model ' + model)
@@ -28,11 +28,11 @@ const instead = (of, own) => new Proxy(of, {
   },
 })
 const cursors = []
-/** Counts the rows that an object writes, once its cursors have been read. */
+/** Counts the rows that an object writes and reads, once its cursors have been read. */
 const counting = (state, name) => {
   const exec = (...args) => {
     const cursor = state.storage.sql.exec(...args)
-    cursors.push([name + ' rows', cursor])
+    cursors.push([name, cursor])
     return cursor
   }
   // Setting an alarm is billed as a row.
@@ -62,7 +62,10 @@ export class RelayDurableObject extends counted(Relay, 'relay') {}
 export default {
   fetch(request, env, ctx) {
     if (new URL(request.url).pathname === '/counts') {
-      for (const [name, cursor] of cursors.splice(0)) counts[name] = (counts[name] ?? 0) + cursor.rowsWritten
+      for (const [name, cursor] of cursors.splice(0)) {
+        count(name + ' rows', cursor.rowsWritten)
+        count(name + ' rows read', cursor.rowsRead)
+      }
       return Response.json(counts)
     }
     return new Entry(ctx, env).fetch(request)

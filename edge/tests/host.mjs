@@ -31,6 +31,7 @@ function options({ port = 0, persist, config, vars = {}, main, objects = {} }, c
     durableObjects: {
       RELAY: { className: 'RelayDurableObject', useSQLite: true },
       AGENT: { className: 'AgentDurableObject', useSQLite: true },
+      BLOSSOM: { className: 'BlossomDurableObject', useSQLite: true },
       ...objects,
     },
     d1Databases: { REGISTRY: 'registry' },

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod native {
+    mod addresses;
     mod agents;
     mod agents_world;
     mod attachments;

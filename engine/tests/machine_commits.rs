@@ -24,7 +24,7 @@ fn connect(relay: &mut Machine, address: ClientAddress) -> ConnId {
     relay.connect(NOW, Peer { address: Some(address), ..Peer::default() }).expect("a connection is free")
 }
 
-/// Sends an event of so many tags; `serial` makes it another one.
+/// Sends an event with `tags` tags; `serial` makes it a different one.
 fn send(relay: &mut Machine, conn: ConnId, serial: u64, tags: usize) {
     let note = event(&key(1)).at(NOW.seconds() - serial);
     let note = (0..tags).fold(note, |note, tag| note.tag(["t", &tag.to_string()])).sign();

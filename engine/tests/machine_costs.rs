@@ -70,6 +70,31 @@ fn work_counts_and_not_bytes() {
     assert_eq!(relay.costliest(NOW.plus_millis(60 * 60_000)), TopCosts::default());
 }
 
+/// An event of a few hundred bytes that is compared with, and sent to, every subscription.
+#[test]
+fn deliveries_are_costs_of_the_publisher() {
+    let mut relay = new_relay();
+    let reader = connect(&mut relay, Some(HONEST));
+    for n in 0..200 {
+        relay.handle_text(NOW, reader, format!(r#"["REQ","{n}",{{"kinds":[1,20001]}}]"#).as_bytes());
+        while relay.work(NOW) {}
+    }
+    let cost_of = |relay: &Machine, address| {
+        let costs = relay.costliest(NOW).addresses;
+        costs.into_iter().find(|(own, _)| *own == address).map_or(0, |(_, cost)| cost)
+    };
+    let before = cost_of(&relay, HONEST);
+    for (kind, address) in [(1, ATTACKER), (20_001, TALKATIVE)] {
+        let conn = connect(&mut relay, Some(address));
+        (0..50)
+            .for_each(|n| publish(&mut relay, conn, &event(&key(1)).kind(kind).at(NOW.seconds() - n).sign()));
+        let cost = cost_of(&relay, address);
+        // A candidate and a delivery each, beside some sixty rows for the event itself.
+        assert!((50 * 400..50 * 500).contains(&cost), "{cost}");
+    }
+    assert_eq!(cost_of(&relay, HONEST), before, "the reader has asked once");
+}
+
 /// Whoever forges events in another's name must not make it look like an abuser.
 #[test]
 fn authors_are_named_by_what_they_signed() {

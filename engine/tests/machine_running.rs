@@ -25,7 +25,7 @@ fn connect_from(relay: &mut Machine, host: u8) -> ConnId {
     relay.connect(NOW, Peer { address: Some(address), ..Peer::default() }).expect("a connection is free")
 }
 
-/// A request for so many tag values.
+/// A request for `values` tag values.
 fn wide(name: &str, id: usize, values: usize) -> String {
     let values: Vec<String> = (0..values).map(|n| format!("\"{n}\"")).collect();
     format!(r##"["{name}","{id}",{{"#t":[{}]}}]"##, values.join(","))

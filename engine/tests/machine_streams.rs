@@ -66,8 +66,8 @@ fn a_stream_receives_matches_of_every_shard_once() {
     let answer = event(&key(2)).kind(7_000).at(now).sign();
     let note = event(&key(3)).at(now).sign();
     let ephemeral = event(&key(3)).kind(20_000).at(now).sign();
-    for (place, event) in [&job, &answer, &note, &ephemeral].into_iter().enumerate() {
-        publish(&mut *clients[place % 2], event);
+    for (index, event) in [&job, &answer, &note, &ephemeral].into_iter().enumerate() {
+        publish(&mut *clients[index % 2], event);
     }
     // The same event from the other shard is a duplicate and not delivered.
     publish_duplicate(&mut *clients[1], &job);

@@ -4,8 +4,8 @@
 //! most.
 
 use relay_engine::store::{
-    Backend, Completeness, Count, CountStep, Everyone, Hit, MemoryBackend, Op, Reader, Scan, ScanLimits, Seq,
-    Step, Take, TermClasses, Writer, commit, cursor_bytes_max, replay, terms_of,
+    Backend, Completeness, Count, CountStep, Everyone, Hit, MemoryBackend, Op, Reader, Scan, ScanLimits,
+    ScanStep, Seq, Take, TermClasses, Writer, commit, cursor_bytes_max, replay, terms_of,
 };
 use relay_engine::testing::{Draft, Rng};
 use relay_engine::types::{CanonicalEvent, Event, Filter, Kind, PubKey, TagFilter};
@@ -56,8 +56,8 @@ fn cost(backend: &MemoryBackend, mut filter: Filter) -> (usize, Vec<Event>, Comp
         Take::Counted
     };
     match scan.step(&reader, 0, &mut rows, &Everyone, &mut sink).unwrap() {
-        Step::Done(completeness) => (usize::MAX - rows, events, completeness),
-        Step::More => panic!("there are rows left"),
+        ScanStep::Done(completeness) => (usize::MAX - rows, events, completeness),
+        ScanStep::More => panic!("there are rows left"),
     }
 }
 
@@ -126,7 +126,7 @@ fn many_filters_cost_more_a_candidate() {
         let mut rows = usize::MAX;
         let mut sink = |_: Hit<'_>| Take::Counted;
         let done = scan.step(&backend.reader().unwrap(), 0, &mut rows, &Everyone, &mut sink).unwrap();
-        assert_eq!(done, Step::Done(Completeness::More));
+        assert_eq!(done, ScanStep::Done(Completeness::More));
         usize::MAX - rows
     };
     let (few, many) = (rows(0), rows(99));
@@ -176,7 +176,7 @@ fn cursors_take_memory_for_what_is_stored() {
             pause = sent.len() % 100 == 0;
             if pause { Take::CountedAndPause } else { Take::Counted }
         };
-        if scan.step(&reader, 0, &mut 1_000, &Everyone, &mut sink).unwrap() != Step::More {
+        if scan.step(&reader, 0, &mut 1_000, &Everyone, &mut sink).unwrap() != ScanStep::More {
             break;
         }
         if std::mem::take(&mut pause) {
@@ -251,7 +251,7 @@ fn matching_large_events_with_many_conditions_is_charged() {
         Take::Counted
     };
     let done = scan().step(&reader, 0, &mut rows, &Everyone, &mut sink).unwrap();
-    assert_eq!((done, sent), (Step::Done(Completeness::Finish), LARGE));
+    assert_eq!((done, sent), (ScanStep::Done(Completeness::Finish), LARGE));
     let (used, opening) = (usize::MAX - rows, 100 * (8 * 32 + 16));
     let an_event = 3 * bytes / 512 + 10_000 * 14 / 64 + 100 * 52 * 30 / 64;
     assert!(used <= opening + LARGE as usize * an_event, "{used} rows");
@@ -268,7 +268,7 @@ fn matching_large_events_with_many_conditions_is_charged() {
         let step = scan.step(&reader, 0, &mut rows, &Everyone, &mut sink).unwrap();
         assert!(in_step <= 1, "{in_step} large events in one step");
         (sent, steps) = (sent + in_step, steps + 1);
-        if step != Step::More {
+        if step != ScanStep::More {
             break;
         }
     }

@@ -2,7 +2,8 @@
 
 use relay_engine::types::{Filter, Limits, TagFilter};
 use relay_engine::wire::{
-    About, CREATED_AT_MAX, ClientMessage, Fault, parse_client_message, parse_event, parse_filter,
+    CREATED_AT_MAX, ClientMessage, ReplyTarget, WireErrorKind, parse_client_message, parse_event,
+    parse_filter,
 };
 
 const ID: &str = "1111111111111111111111111111111111111111111111111111111111111111";
@@ -25,8 +26,8 @@ fn event_with(name: &str, value: &str) -> String {
         ("content", r#""hi""#),
         ("sig", &sig),
     ];
-    match fields.iter_mut().find(|(own, _)| *own == name) {
-        Some((_, own)) => *own = value,
+    match fields.iter_mut().find(|(field, _)| *field == name) {
+        Some((_, field_value)) => *field_value = value,
         None if !name.is_empty() => fields.push((name, value)),
         None => {}
     }
@@ -46,31 +47,34 @@ fn taken(message: &str) {
 }
 
 #[track_caller]
-fn refused(message: impl AsRef<[u8]>, fault: Fault, about: About) {
+fn refused(message: impl AsRef<[u8]>, expected: WireErrorKind, reply_to: ReplyTarget) {
     let message = message.as_ref();
     let shown = String::from_utf8_lossy(message);
     match parse_client_message(message, &Limits::default()) {
         Ok(read) => panic!("{read:?} from {shown}"),
-        Err(error) => assert_eq!((error.fault, error.about), (fault, about), "at {}: {shown}", error.at),
+        Err(error) => {
+            assert_eq!((error.kind, error.reply_to), (expected, reply_to), "at {}: {shown}", error.at)
+        }
     }
 }
 
 /// Refused as an EVENT, with an OK that names the id.
 #[track_caller]
-fn bad_event(name: &str, value: &str, fault: Fault) {
-    refused(format!("[\"EVENT\",{}]", event_with(name, value)), fault, About::Event(Some(id())));
+fn bad_event(name: &str, value: &str, expected: WireErrorKind) {
+    refused(format!("[\"EVENT\",{}]", event_with(name, value)), expected, ReplyTarget::Event(Some(id())));
 }
 
 #[track_caller]
-fn bad_filter(filter: &str, fault: Fault, prefix: &str) {
-    for (verb, about) in [("REQ", About::Req("s".into())), ("COUNT", About::Count("s".into()))] {
-        refused(format!("[\"{verb}\",\"s\",{filter}]"), fault, about);
+fn bad_filter(filter: &str, expected: WireErrorKind, prefix: &str) {
+    for (verb, reply_to) in [("REQ", ReplyTarget::Req("s".into())), ("COUNT", ReplyTarget::Count("s".into()))]
+    {
+        refused(format!("[\"{verb}\",\"s\",{filter}]"), expected, reply_to);
     }
     assert_eq!(parse_filter(filter.as_bytes()).unwrap_err().prefix(), prefix);
 }
 
-fn integer(field: &'static str, max: u64) -> Fault {
-    Fault::Integer { field, max }
+fn integer(field: &'static str, max: u64) -> WireErrorKind {
+    WireErrorKind::Integer { field, max }
 }
 
 #[test]
@@ -109,50 +113,54 @@ fn bad_fields_are_named_and_the_id_is_found() {
     bad_event("created_at", "9223372036854775807", integer("created_at", CREATED_AT_MAX));
     bad_event("created_at", "18446744073709551616", integer("created_at", CREATED_AT_MAX));
 
-    let key = Fault::Hex { field: "pubkey", chars: 64 };
+    let key = WireErrorKind::Hex { field: "pubkey", chars: 64 };
     for value in
         [&KEY[1..], &KEY.replace('2', "A"), &KEY.replace('2', "g"), "", &KEY.repeat(2), &"é".repeat(32)]
     {
         bad_event("pubkey", &format!("\"{value}\""), key);
     }
-    bad_event("sig", &format!("\"{KEY}\""), Fault::Hex { field: "sig", chars: 128 });
-    bad_event("pubkey", "17", Fault::Expected("a string"));
+    bad_event("sig", &format!("\"{KEY}\""), WireErrorKind::Hex { field: "sig", chars: 128 });
+    bad_event("pubkey", "17", WireErrorKind::Expected("a string"));
 
-    for (value, fault) in [
-        (r#"{}"#, Fault::Expected("an array of tags")),
-        (r#""a""#, Fault::Expected("an array of tags")),
-        (r#"["a"]"#, Fault::Expected("a tag")),
-        (r#"[[]]"#, Fault::EmptyTag),
-        (r#"[["a"], [ ] ]"#, Fault::EmptyTag),
-        (r#"[["a",1]]"#, Fault::Expected("a string")),
-        (r#"[["a",null]]"#, Fault::Expected("a string")),
-        (r#"[["a",["b"]]]"#, Fault::Expected("a string")),
-        (r#"[["a"],]"#, Fault::Expected("a tag")),
-        (r#"[["a",]]"#, Fault::Expected("a string")),
-        (r#"[["a" "b"]]"#, Fault::Expected("a comma or ]")),
+    for (value, expected) in [
+        (r#"{}"#, WireErrorKind::Expected("an array of tags")),
+        (r#""a""#, WireErrorKind::Expected("an array of tags")),
+        (r#"["a"]"#, WireErrorKind::Expected("a tag")),
+        (r#"[[]]"#, WireErrorKind::EmptyTag),
+        (r#"[["a"], [ ] ]"#, WireErrorKind::EmptyTag),
+        (r#"[["a",1]]"#, WireErrorKind::Expected("a string")),
+        (r#"[["a",null]]"#, WireErrorKind::Expected("a string")),
+        (r#"[["a",["b"]]]"#, WireErrorKind::Expected("a string")),
+        (r#"[["a"],]"#, WireErrorKind::Expected("a tag")),
+        (r#"[["a",]]"#, WireErrorKind::Expected("a string")),
+        (r#"[["a" "b"]]"#, WireErrorKind::Expected("a comma or ]")),
     ] {
-        bad_event("tags", value, fault);
+        bad_event("tags", value, expected);
     }
-    bad_event("tags", &format!("[{}[\"\"]]", "[\"\"],".repeat(5_000)), Fault::TooManyTags { max: 5_000 });
+    bad_event(
+        "tags",
+        &format!("[{}[\"\"]]", "[\"\"],".repeat(5_000)),
+        WireErrorKind::TooManyTags { max: 5_000 },
+    );
 
-    for (value, fault) in [
-        ("null", Fault::Expected("a string")),
-        ("\"a\nb\"", Fault::ControlCharacter),
-        ("\"a\0b\"", Fault::ControlCharacter),
-        (r#""\x""#, Fault::Escape),
-        (r#""\u12g4""#, Fault::Escape),
-        (r#""\u12""#, Fault::Escape),
-        (r#""\U0041""#, Fault::Escape),
-        (r#""\ud83d""#, Fault::LoneSurrogate),
-        (r#""\udc9c""#, Fault::LoneSurrogate),
-        (r#""\udc9c\ud83d""#, Fault::LoneSurrogate),
-        (r#""\ud83d\ud83d""#, Fault::LoneSurrogate),
-        (r#""\ud83dx""#, Fault::LoneSurrogate),
-        (r#""\ud83d\n""#, Fault::LoneSurrogate),
+    for (value, expected) in [
+        ("null", WireErrorKind::Expected("a string")),
+        ("\"a\nb\"", WireErrorKind::ControlCharacter),
+        ("\"a\0b\"", WireErrorKind::ControlCharacter),
+        (r#""\x""#, WireErrorKind::Escape),
+        (r#""\u12g4""#, WireErrorKind::Escape),
+        (r#""\u12""#, WireErrorKind::Escape),
+        (r#""\U0041""#, WireErrorKind::Escape),
+        (r#""\ud83d""#, WireErrorKind::LoneSurrogate),
+        (r#""\udc9c""#, WireErrorKind::LoneSurrogate),
+        (r#""\udc9c\ud83d""#, WireErrorKind::LoneSurrogate),
+        (r#""\ud83d\ud83d""#, WireErrorKind::LoneSurrogate),
+        (r#""\ud83dx""#, WireErrorKind::LoneSurrogate),
+        (r#""\ud83d\n""#, WireErrorKind::LoneSurrogate),
     ] {
-        bad_event("content", value, fault);
+        bad_event("content", value, expected);
         // Ignored values must be valid JSON too.
-        bad_event("extra", &format!("[{value}]"), if value == "null" { continue } else { fault });
+        bad_event("extra", &format!("[{value}]"), if value == "null" { continue } else { expected });
     }
 }
 
@@ -161,21 +169,21 @@ fn bytes_that_are_not_utf8_are_refused_everywhere() {
     for bytes in
         [&b"\xff"[..], b"\x80", b"\xc3", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xf0\x9f\x92"]
     {
-        for place in ["content", "extra"] {
+        for field in ["content", "extra"] {
             for before in 0..20 {
                 let message =
-                    format!("[\"EVENT\",{}]", event_with(place, &format!("\"{}@\"", "a".repeat(before))));
+                    format!("[\"EVENT\",{}]", event_with(field, &format!("\"{}@\"", "a".repeat(before))));
                 let at = message.rfind('@').unwrap();
                 let mut message = message.into_bytes();
                 message.splice(at..=at, bytes.iter().copied());
                 let error = parse_client_message(&message, &Limits::default()).unwrap_err();
-                assert_eq!((error.at, error.fault), (at, Fault::Utf8), "{before} before {bytes:?}");
+                assert_eq!((error.at, error.kind), (at, WireErrorKind::Utf8), "{before} before {bytes:?}");
             }
         }
         let sub = [b"[\"CLOSE\",\"", bytes, b"\"]"].concat();
-        refused(sub, Fault::Utf8, About::Frame);
+        refused(sub, WireErrorKind::Utf8, ReplyTarget::Frame);
     }
-    refused(b"\xef\xbb\xbf[\"CLOSE\",\"a\"]", Fault::Expected("an array"), About::Frame);
+    refused(b"\xef\xbb\xbf[\"CLOSE\",\"a\"]", WireErrorKind::Expected("an array"), ReplyTarget::Frame);
 }
 
 #[test]
@@ -186,20 +194,20 @@ fn fields_must_be_there_once() {
         let value = less.remove(name).unwrap();
         let less = serde_json::to_string(&less).unwrap();
         let found = (name != "id").then(id);
-        refused(format!("[\"EVENT\",{less}]"), Fault::Missing(name), About::Event(found));
+        refused(format!("[\"EVENT\",{less}]"), WireErrorKind::Missing(name), ReplyTarget::Event(found));
 
         let escaped: String = name.bytes().map(|byte| format!("\\u{byte:04x}")).collect();
         for again in [name, &escaped] {
             let twice = event().replacen('{', &format!("{{\"{again}\":{value},"), 1);
-            refused(format!("[\"EVENT\",{twice}]"), Fault::Repeated, About::Event(Some(id())));
+            refused(format!("[\"EVENT\",{twice}]"), WireErrorKind::Repeated, ReplyTarget::Event(Some(id())));
         }
     }
-    refused(r#"["AUTH",{}]"#, Fault::Missing("id"), About::Auth(None));
+    refused(r#"["AUTH",{}]"#, WireErrorKind::Missing("id"), ReplyTarget::Auth(None));
     let extra = event().replacen('{', r#"{"x":1,"y":2,"\u0078":3,"#, 1);
-    refused(format!("[\"EVENT\",{extra}]"), Fault::Repeated, About::Event(Some(id())));
+    refused(format!("[\"EVENT\",{extra}]"), WireErrorKind::Repeated, ReplyTarget::Event(Some(id())));
     let many: String = (0..65).map(|field| format!("\"x{field}\":0,")).collect();
     let extra = event().replacen('{', &format!("{{{many}"), 1);
-    refused(format!("[\"EVENT\",{extra}]"), Fault::TooManyFields, About::Event(Some(id())));
+    refused(format!("[\"EVENT\",{extra}]"), WireErrorKind::TooManyFields, ReplyTarget::Event(Some(id())));
 }
 
 #[test]
@@ -209,14 +217,14 @@ fn nesting_is_bounded_and_costs_no_stack() {
         let good = open.repeat(levels) + value + &close.repeat(levels);
         taken(&format!("[\"EVENT\",{}]", event_with("extra", &good)));
         let deep = open.repeat(levels + 1) + value + &close.repeat(levels + 1);
-        bad_event("extra", &deep, Fault::TooDeep);
-        bad_event("extra", &open.repeat(100_000), Fault::TooDeep);
+        bad_event("extra", &deep, WireErrorKind::TooDeep);
+        bad_event("extra", &open.repeat(100_000), WireErrorKind::TooDeep);
     }
-    refused("[".repeat(1 << 20), Fault::Expected("a string"), About::Frame);
+    refused("[".repeat(1 << 20), WireErrorKind::Expected("a string"), ReplyTarget::Frame);
     refused(
         format!("[\"EVENT\",{}", "[".repeat(1000)),
-        Fault::Expected("an event object"),
-        About::Event(None),
+        WireErrorKind::Expected("an event object"),
+        ReplyTarget::Event(None),
     );
 }
 
@@ -243,25 +251,33 @@ fn the_id_is_found_wherever_it_stands() {
         ("{\"kind\":-1,\"id\"".to_owned(), None),
     ];
     for (text, found) in cases {
-        refused(format!("[\"EVENT\",{text}"), integer("kind", 65535), About::Event(found.clone()));
-        refused(format!("[\"AUTH\",{text}"), integer("kind", 65535), About::Auth(found.clone()));
-        assert_eq!(parse_event(text.as_bytes()).unwrap_err().about, About::Event(found));
+        refused(format!("[\"EVENT\",{text}"), integer("kind", 65535), ReplyTarget::Event(found.clone()));
+        refused(format!("[\"AUTH\",{text}"), integer("kind", 65535), ReplyTarget::Auth(found.clone()));
+        assert_eq!(parse_event(text.as_bytes()).unwrap_err().reply_to, ReplyTarget::Event(found));
     }
     // Also if the event is valid and what follows is not.
     let good = event();
-    refused(format!("[\"EVENT\",{good}"), Fault::End, About::Event(Some(id())));
-    refused(format!("[\"EVENT\",{good}]]"), Fault::TrailingBytes, About::Event(Some(id())));
-    refused(format!("[\"EVENT\",{good},]"), Fault::Expected("a value"), About::Event(Some(id())));
-    refused(format!("[\"EVENT\",{good},tru]"), Fault::Expected("a value"), About::Event(Some(id())));
+    refused(format!("[\"EVENT\",{good}"), WireErrorKind::End, ReplyTarget::Event(Some(id())));
+    refused(format!("[\"EVENT\",{good}]]"), WireErrorKind::TrailingBytes, ReplyTarget::Event(Some(id())));
+    refused(
+        format!("[\"EVENT\",{good},]"),
+        WireErrorKind::Expected("a value"),
+        ReplyTarget::Event(Some(id())),
+    );
+    refused(
+        format!("[\"EVENT\",{good},tru]"),
+        WireErrorKind::Expected("a value"),
+        ReplyTarget::Event(Some(id())),
+    );
 }
 
 #[test]
 fn texts_that_are_no_message_get_a_notice() {
-    let expected = Fault::Expected;
-    for (message, fault) in [
-        ("", Fault::End),
-        (" ", Fault::End),
-        ("[", Fault::End),
+    let expected = WireErrorKind::Expected;
+    for (message, expected) in [
+        ("", WireErrorKind::End),
+        (" ", WireErrorKind::End),
+        ("[", WireErrorKind::End),
         ("[]", expected("a string")),
         ("{}", expected("an array")),
         ("hello", expected("an array")),
@@ -269,13 +285,13 @@ fn texts_that_are_no_message_get_a_notice() {
         ("[\"EVENT\"]", expected("a comma")),
         ("[\"REQ\"]", expected("a comma")),
         ("[\"REQ\",1,{}]", expected("a string")),
-        ("[\"CLOSE\",\"\\ud800\"]", Fault::LoneSurrogate),
+        ("[\"CLOSE\",\"\\ud800\"]", WireErrorKind::LoneSurrogate),
         ("[\"CLOSE\",]", expected("a string")),
-        ("[\"PUBLISH\",{}]", Fault::UnknownVerb),
-        ("[\"event\",{}]", Fault::UnknownVerb),
-        ("[\"\"]", Fault::UnknownVerb),
+        ("[\"PUBLISH\",{}]", WireErrorKind::UnknownMessageType),
+        ("[\"event\",{}]", WireErrorKind::UnknownMessageType),
+        ("[\"\"]", WireErrorKind::UnknownMessageType),
     ] {
-        refused(message, fault, About::Frame);
+        refused(message, expected, ReplyTarget::Frame);
     }
     taken(&format!("[\"REQ\",\"{}\",{{}}]", "é".repeat(64)));
     taken(&format!("[\"REQ\",\"{}\",{{}}]", "\\ud83d\\udc9c".repeat(64)));
@@ -285,20 +301,20 @@ fn texts_that_are_no_message_get_a_notice() {
 #[test]
 fn an_invalid_subscription_id_is_named_as_it_was_sent() {
     let long = "é".repeat(65);
-    let bounds = Fault::SubId;
-    refused(format!("[\"REQ\",\"{long}\",{{}}]"), bounds, About::Req((&*long).into()));
-    refused(format!("[\"COUNT\",\"{long}\",{{}}]"), bounds, About::Count((&*long).into()));
-    refused(format!("[\"CLOSE\",\"{long}\"]"), bounds, About::Close((&*long).into()));
-    refused("[\"REQ\",\"\",{}]", bounds, About::Req("".into()));
-    refused("[\"CLOSE\",\"\"]", bounds, About::Close("".into()));
-    refused("[\"CLOSE\",\"a\"", Fault::End, About::Close("a".into()));
-    refused("[\"CLOSE\",\"a\"]x", Fault::TrailingBytes, About::Close("a".into()));
-    refused("[\"PUBLISH\",\"a\\n\"]", Fault::UnknownVerb, About::Unknown("a\n".into()));
-    refused("[\"req\" , \"a\"", Fault::UnknownVerb, About::Unknown("a".into()));
-    refused("[\"NEG-OPEN\",\"a\",{}", Fault::End, About::Neg("a".into()));
-    refused("[\"NEG-MSG\",\"a\"", Fault::End, About::Neg("a".into()));
-    refused("[\"NEG-CLOSE\",\"a\"", Fault::End, About::Frame);
-    refused("[\"NEG-OPEN\",1]", Fault::Expected("a string"), About::Frame);
+    let bounds = WireErrorKind::SubId;
+    refused(format!("[\"REQ\",\"{long}\",{{}}]"), bounds, ReplyTarget::Req((&*long).into()));
+    refused(format!("[\"COUNT\",\"{long}\",{{}}]"), bounds, ReplyTarget::Count((&*long).into()));
+    refused(format!("[\"CLOSE\",\"{long}\"]"), bounds, ReplyTarget::Close((&*long).into()));
+    refused("[\"REQ\",\"\",{}]", bounds, ReplyTarget::Req("".into()));
+    refused("[\"CLOSE\",\"\"]", bounds, ReplyTarget::Close("".into()));
+    refused("[\"CLOSE\",\"a\"", WireErrorKind::End, ReplyTarget::Close("a".into()));
+    refused("[\"CLOSE\",\"a\"]x", WireErrorKind::TrailingBytes, ReplyTarget::Close("a".into()));
+    refused("[\"PUBLISH\",\"a\\n\"]", WireErrorKind::UnknownMessageType, ReplyTarget::Unknown("a\n".into()));
+    refused("[\"req\" , \"a\"", WireErrorKind::UnknownMessageType, ReplyTarget::Unknown("a".into()));
+    refused("[\"NEG-OPEN\",\"a\",{}", WireErrorKind::End, ReplyTarget::Neg("a".into()));
+    refused("[\"NEG-MSG\",\"a\"", WireErrorKind::End, ReplyTarget::Neg("a".into()));
+    refused("[\"NEG-CLOSE\",\"a\"", WireErrorKind::End, ReplyTarget::Frame);
+    refused("[\"NEG-OPEN\",1]", WireErrorKind::Expected("a string"), ReplyTarget::Frame);
     for text in [format!("[\"NEG-OPEN\",\"{long}\",{{}},\"61\"]"), r#"["NEG-MSG","a","61"]"#.into()] {
         taken(&text);
     }
@@ -308,44 +324,44 @@ fn an_invalid_subscription_id_is_named_as_it_was_sent() {
 #[test]
 fn invalid_filters_are_refused() {
     let invalid = "invalid";
-    bad_filter(r#"{"ids":["abcd"]}"#, Fault::Hex { field: "each of ids", chars: 64 }, invalid);
+    bad_filter(r#"{"ids":["abcd"]}"#, WireErrorKind::Hex { field: "each of ids", chars: 64 }, invalid);
     bad_filter(
         &format!("{{\"authors\":[\"{}\"]}}", KEY.replace('2', "A")),
-        Fault::Hex { field: "each of authors", chars: 64 },
+        WireErrorKind::Hex { field: "each of authors", chars: 64 },
         invalid,
     );
-    bad_filter(r##"{"#e":[""]}"##, Fault::Hex { field: "each of #e", chars: 64 }, invalid);
-    bad_filter(r##"{"#p":["npub1"]}"##, Fault::Hex { field: "each of #p", chars: 64 }, invalid);
-    bad_filter(r#"{"ids":[1]}"#, Fault::Expected("a string"), invalid);
-    bad_filter(r#"{"ids":"a"}"#, Fault::Expected("an array"), invalid);
-    bad_filter(r#"{"ids":null}"#, Fault::Expected("an array"), invalid);
-    bad_filter(r##"{"#t":[1]}"##, Fault::Expected("a string"), invalid);
+    bad_filter(r##"{"#e":[""]}"##, WireErrorKind::Hex { field: "each of #e", chars: 64 }, invalid);
+    bad_filter(r##"{"#p":["npub1"]}"##, WireErrorKind::Hex { field: "each of #p", chars: 64 }, invalid);
+    bad_filter(r#"{"ids":[1]}"#, WireErrorKind::Expected("a string"), invalid);
+    bad_filter(r#"{"ids":"a"}"#, WireErrorKind::Expected("an array"), invalid);
+    bad_filter(r#"{"ids":null}"#, WireErrorKind::Expected("an array"), invalid);
+    bad_filter(r##"{"#t":[1]}"##, WireErrorKind::Expected("a string"), invalid);
     bad_filter(r#"{"kinds":["1"]}"#, integer("each of kinds", 65535), invalid);
     bad_filter(r#"{"kinds":[65536]}"#, integer("each of kinds", 65535), invalid);
     bad_filter(r#"{"kinds":[1.0]}"#, integer("each of kinds", 65535), invalid);
-    bad_filter(r#"{"kinds":1}"#, Fault::Expected("an array"), invalid);
+    bad_filter(r#"{"kinds":1}"#, WireErrorKind::Expected("an array"), invalid);
     for (field, json) in
         [("since", "-1"), ("until", "1e9"), ("limit", "1.5"), ("limit", "null"), ("limit", "\"1\"")]
     {
         bad_filter(&format!("{{\"{field}\":{json}}}"), integer(field, u64::MAX), invalid);
     }
-    bad_filter("[]", Fault::Expected("a filter object"), invalid);
-    bad_filter(r#"{"kinds":[1],"\u006binds":[2]}"#, Fault::Repeated, invalid);
-    bad_filter(r##"{"#t":["a"],"#t":["b"]}"##, Fault::Repeated, invalid);
-    bad_filter(r#"{"search":"x"}"#, Fault::Search, "unsupported");
+    bad_filter("[]", WireErrorKind::Expected("a filter object"), invalid);
+    bad_filter(r#"{"kinds":[1],"\u006binds":[2]}"#, WireErrorKind::Repeated, invalid);
+    bad_filter(r##"{"#t":["a"],"#t":["b"]}"##, WireErrorKind::Repeated, invalid);
+    bad_filter(r#"{"search":"x"}"#, WireErrorKind::Search, "unsupported");
     for name in ["#", "#ab", "#1", "#é", "#-", "e", "", "Ids", "&t"] {
-        bad_filter(&format!("{{\"{name}\":[]}}"), Fault::UnknownFilterField, "unsupported");
+        bad_filter(&format!("{{\"{name}\":[]}}"), WireErrorKind::UnknownFilterField, "unsupported");
     }
     let sub: Box<str> = "s".into();
-    refused(r#"["REQ","s"]"#, Fault::NoFilter, About::Req(sub.clone()));
-    refused(r#"["COUNT","s"]"#, Fault::NoFilter, About::Count(sub.clone()));
-    refused(r#"["REQ","s",{}"#, Fault::End, About::Req(sub.clone()));
+    refused(r#"["REQ","s"]"#, WireErrorKind::NoFilter, ReplyTarget::Req(sub.clone()));
+    refused(r#"["COUNT","s"]"#, WireErrorKind::NoFilter, ReplyTarget::Count(sub.clone()));
+    refused(r#"["REQ","s",{}"#, WireErrorKind::End, ReplyTarget::Req(sub.clone()));
     let many = format!("[\"REQ\",\"s\"{}]", ",{}".repeat(101));
-    refused(many, Fault::TooManyFilters { max: 100 }, About::Req(sub.clone()));
+    refused(many, WireErrorKind::TooManyFilters { max: 100 }, ReplyTarget::Req(sub.clone()));
     let half = format!("{{\"kinds\":[{}1]}}", "1,".repeat(9_999));
     taken(&format!("[\"REQ\",\"s\",{half},{half}]"));
     let over = format!("[\"REQ\",\"s\",{half},{half},{{\"#t\":[\"\"]}}]");
-    refused(over, Fault::TooManyValues { max: 20_000 }, About::Req(sub));
+    refused(over, WireErrorKind::TooManyValues { max: 20_000 }, ReplyTarget::Req(sub));
 }
 
 #[test]
@@ -398,13 +414,13 @@ fn a_message_of_exactly_the_limit_is_taken() {
         } else {
             let error = read.unwrap_err();
             let bytes = message.len() as u64;
-            assert_eq!(error.fault, Fault::MessageTooLong { bytes, bytes_max });
-            assert_eq!(error.about, About::Event(Some(id())));
+            assert_eq!(error.kind, WireErrorKind::MessageTooLong { bytes, bytes_max });
+            assert_eq!(error.reply_to, ReplyTarget::Event(Some(id())));
         }
     }
     let limits = Limits { message_bytes_max: 10, ..Limits::default() };
     let error = parse_client_message(br#"["REQ","abc",{}]"#, &limits).unwrap_err();
-    assert_eq!(error.about, About::Req("abc".into()));
+    assert_eq!(error.reply_to, ReplyTarget::Req("abc".into()));
     assert_eq!(error.to_string(), "the message has 16 bytes, which is over the limit of 10");
 }
 
@@ -422,6 +438,6 @@ fn trailing_white_space_is_all_that_may_follow_an_event() {
     parse_event(format!(" {event} \r\n").as_bytes()).unwrap();
     for after in ["x", ",", "{}", "\0", "\u{c}"] {
         let error = parse_event(format!("{event}{after}").as_bytes()).unwrap_err();
-        assert_eq!((error.at, error.fault), (event.len(), Fault::TrailingBytes), "{after:?}");
+        assert_eq!((error.at, error.kind), (event.len(), WireErrorKind::TrailingBytes), "{after:?}");
     }
 }

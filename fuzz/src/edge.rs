@@ -12,7 +12,6 @@ use relay_edge::agent::EnvSecrets;
 use relay_edge::agent::message::Delivery;
 use relay_edge::object::{CallId, Host, Key, Next, Object, RowCount, RowCountingConn};
 use relay_edge::settings::{ObjectSettings, Settings};
-use relay_engine::relay::Peer;
 use relay_engine::store::sql::{SqlConn, SqlValue};
 use relay_engine::store::{Seq, StoreError};
 use relay_engine::testing::Rng;
@@ -111,6 +110,10 @@ impl Host for Runtime {
         0
     }
 
+    fn memory_used_bytes(&self) -> u64 {
+        0
+    }
+
     fn deliver(&self, _: &str, _: Vec<(Option<Seq>, Event)>) {}
 
     fn log(&self, _: &str) {}
@@ -159,8 +162,8 @@ impl World<'_> {
     }
 
     fn socket(&mut self) -> Option<Rc<Socket>> {
-        let place = self.choices.index(self.sockets.len().max(1));
-        self.sockets.values().nth(place).cloned()
+        let index = self.choices.index(self.sockets.len().max(1));
+        self.sockets.values().nth(index).cloned()
     }
 
     fn step(&mut self) {
@@ -170,10 +173,10 @@ impl World<'_> {
                 self.keys += 1;
                 let socket = Rc::new(Socket { key: self.keys, ..Socket::default() });
                 let host = self.choices.one_in(2).then(|| "relay.test".repeat(1 + self.choices.index(40)));
-                let (key, own) = (self.keys, Rc::clone(&socket));
-                let peer = Peer { host, address: None };
+                let (key, connected) = (self.keys, Rc::clone(&socket));
+                let from = self.choices.one_in(2).then(|| [192, 0, 2, self.choices.below(2) as u8].into());
                 if let Some(object) = self.object()
-                    && object.connect(now, key, own, peer).is_some()
+                    && object.connect(now, key, connected, host, from).is_ok()
                 {
                     self.sockets.insert(key, socket);
                 }

@@ -1,7 +1,7 @@
 //! An event object: [`wire::parse_event`] compared with the reference.
 
 use relay_engine::types::{Event, NO_EXPIRY, unescape};
-use relay_engine::wire::{self, About, RawEvent};
+use relay_engine::wire::{self, RawEvent, ReplyTarget};
 
 use crate::reference::{Opinion, ReferenceEvent};
 
@@ -26,7 +26,7 @@ pub fn events(data: &[u8]) {
         Err(error) => {
             assert!(!matches!(opinion, Opinion::Taken(_)), "a good event is refused: {error}");
             assert!(error.at <= data.len(), "the offset of the error is within the bytes");
-            assert!(matches!(error.about, About::Event(_)), "it was an event");
+            assert!(matches!(error.reply_to, ReplyTarget::Event(_)), "it was an event");
             assert!(!error.to_string().is_empty());
         }
     }

@@ -1,7 +1,9 @@
 //! A client message: [`wire::parse_client_message`] compared with the reference, and the answers that name its ids.
 
 use relay_engine::types::{EventId, Filter, Limits, SubId};
-use relay_engine::wire::{self, About, ClientMessage, Fault, IdScanner, WireError, frames as write};
+use relay_engine::wire::{
+    self, ClientMessage, IdScanner, ReplyTarget, WireError, WireErrorKind, frames as write,
+};
 
 use crate::events::check_event;
 use crate::filters::check_filter;
@@ -46,8 +48,8 @@ fn read(text: &str, limits: &Limits) -> Opinion<Said> {
     let Some(elements) = elements(text).filter(|_| text.len() <= limits.message_bytes_max) else {
         return Opinion::Refused;
     };
-    let [verb, first, rest @ ..] = elements.as_slice() else { return Opinion::Refused };
-    match string(verb).as_deref() {
+    let [message_type, first, rest @ ..] = elements.as_slice() else { return Opinion::Refused };
+    match string(message_type).as_deref() {
         Some("EVENT") => read_event(first, rest, Said::Event, limits),
         Some("AUTH") => read_event(first, rest, Said::Auth, limits),
         Some("REQ") => sure(read_filters(first, rest, limits).map(|(sub, filters)| Said::Req(sub, filters))),
@@ -115,16 +117,16 @@ fn check_message(message: &ClientMessage<'_>, said: &Said) {
         (ClientMessage::Event(raw), Said::Event(event)) | (ClientMessage::Auth(raw), Said::Auth(event)) => {
             check_event(raw, event);
         }
-        (ClientMessage::Req { sub, filters }, Said::Req(own, references))
-        | (ClientMessage::Count { query: sub, filters }, Said::Count(own, references)) => {
-            assert_eq!(sub, own);
+        (ClientMessage::Req { sub, filters }, Said::Req(expected, references))
+        | (ClientMessage::Count { query: sub, filters }, Said::Count(expected, references)) => {
+            assert_eq!(sub, expected);
             assert_eq!(filters.len(), references.len());
             for (filter, (reference, values)) in filters.iter().zip(references) {
                 check_filter(filter, reference, *values);
             }
         }
-        (ClientMessage::Close { sub }, Said::Close(own)) => assert_eq!(sub, own),
-        (ClientMessage::Neg { query }, Said::Neg(own)) => assert_eq!(**query, **own),
+        (ClientMessage::Close { sub }, Said::Close(expected)) => assert_eq!(sub, expected),
+        (ClientMessage::Neg { query }, Said::Neg(expected)) => assert_eq!(**query, **expected),
         (ClientMessage::NegClose, Said::NegClose) => {}
         _ => panic!("read as another message: {message:?}"),
     }
@@ -138,33 +140,38 @@ fn check_error(data: &[u8], error: &WireError) {
     assert!(!message.is_empty() && message.len() < 200, "a short message");
     assert!(message.is_ascii(), "a refusal quotes nothing");
     let Some(elements) = std::str::from_utf8(data).ok().and_then(elements) else { return };
-    let [verb, first, ..] = elements.as_slice() else { return };
-    let named = |about: fn(Box<str>) -> About| string(first).map_or(About::Frame, |id| about(id.into()));
-    match string(verb).as_deref() {
-        Some("EVENT") => assert_eq!(error.about, About::Event(plain_id(first, &error.about))),
-        Some("AUTH") => assert_eq!(error.about, About::Auth(plain_id(first, &error.about))),
-        Some("REQ") => assert_eq!(error.about, named(About::Req)),
-        Some("COUNT") => assert_eq!(error.about, named(About::Count)),
-        Some("CLOSE") => assert_eq!(error.about, named(About::Close)),
-        Some("NEG-OPEN" | "NEG-MSG") => assert_eq!(error.about, named(About::Neg)),
-        Some("NEG-CLOSE") | None => assert_eq!(error.about, About::Frame),
-        Some(_) => assert_eq!((&error.about, error.fault), (&named(About::Unknown), Fault::UnknownVerb)),
+    let [message_type, first, ..] = elements.as_slice() else { return };
+    let named = |reply_to: fn(Box<str>) -> ReplyTarget| {
+        string(first).map_or(ReplyTarget::Frame, |id| reply_to(id.into()))
+    };
+    match string(message_type).as_deref() {
+        Some("EVENT") => assert_eq!(error.reply_to, ReplyTarget::Event(plain_id(first, &error.reply_to))),
+        Some("AUTH") => assert_eq!(error.reply_to, ReplyTarget::Auth(plain_id(first, &error.reply_to))),
+        Some("REQ") => assert_eq!(error.reply_to, named(ReplyTarget::Req)),
+        Some("COUNT") => assert_eq!(error.reply_to, named(ReplyTarget::Count)),
+        Some("CLOSE") => assert_eq!(error.reply_to, named(ReplyTarget::Close)),
+        Some("NEG-OPEN" | "NEG-MSG") => assert_eq!(error.reply_to, named(ReplyTarget::Neg)),
+        Some("NEG-CLOSE") | None => assert_eq!(error.reply_to, ReplyTarget::Frame),
+        Some(_) => assert_eq!(
+            (&error.reply_to, error.kind),
+            (&named(ReplyTarget::Unknown), WireErrorKind::UnknownMessageType)
+        ),
     }
 }
 
 /// An overlong message is scanned in pieces; the same id must be found as in the whole.
 fn check_id_scanner(data: &[u8]) {
-    let about = IdScanner::scan(data);
+    let reply_to = IdScanner::scan(data);
     for piece in [1, 7] {
         let mut scanner = IdScanner::default();
         data.chunks(piece).for_each(|bytes| scanner.feed(bytes));
-        assert_eq!(*scanner.about(), about);
+        assert_eq!(*scanner.reply_to(), reply_to);
     }
 }
 
 /// The id that the refusal of this event must name, as it was sent. If the field is repeated, either id is right.
-fn plain_id(event: &str, about: &About) -> Option<Box<str>> {
-    let found: Option<Box<str>> = about.id().map(Into::into);
+fn plain_id(event: &str, reply_to: &ReplyTarget) -> Option<Box<str>> {
+    let found: Option<Box<str>> = reply_to.id().map(Into::into);
     let Some(object) = Object::read(event) else { return found };
     let named: Vec<&str> =
         object.fields.iter().filter(|(name, _)| name == "id").map(|(_, value)| value.get()).collect();
@@ -189,11 +196,11 @@ fn check_narrow(data: &[u8], generous: &Result<ClientMessage<'_>, WireError>) {
         (Ok(message), Ok(same)) => assert_eq!(format!("{message:?}"), format!("{same:?}")),
         (Ok(message), Err(error)) => panic!("only narrow limits take {message:?}: {error}"),
         (Err(error), Ok(message)) => {
-            let is_bound = match error.fault {
-                Fault::MessageTooLong { .. } => data.len() > narrow.message_bytes_max,
-                Fault::TooManyTags { max } => max == narrow.tags_max_of_any(),
-                Fault::TooManyFilters { max } => max == narrow.filters_max,
-                Fault::TooManyValues { max } => max == narrow.filter_values_max,
+            let is_bound = match error.kind {
+                WireErrorKind::MessageTooLong { .. } => data.len() > narrow.message_bytes_max,
+                WireErrorKind::TooManyTags { max } => max == narrow.tags_max_of_any(),
+                WireErrorKind::TooManyFilters { max } => max == narrow.filters_max,
+                WireErrorKind::TooManyValues { max } => max == narrow.filter_values_max,
                 _ => false,
             };
             assert!(is_bound, "{error} refuses {message:?}");

@@ -8,7 +8,7 @@ use relay_engine::policy::may_hide;
 use relay_engine::store::sql::{SqlBackend, SqlSizes};
 use relay_engine::store::{
     Backend, Completeness, Count, CountStep, Hit, MemoryBackend, Op, Outcome, REMOVED_KEYS_MAX, Reader,
-    Refusal, Scan, ScanLimits, Seq, Step, StoreError, Take, TermClasses, Viewer, commit, remove,
+    Refusal, Scan, ScanLimits, ScanStep, Seq, StoreError, Take, TermClasses, Viewer, commit, remove,
     remove_hidden, replay, sweep_expired,
 };
 use relay_engine::testing::{
@@ -188,9 +188,9 @@ impl Program {
     /// Makes a change fail at some operation: nothing of it may be kept. If it succeeds, it is applied to all backends.
     fn fail(&mut self, choices: &mut Choices<'_>) {
         let ops = self.some_ops(choices);
-        let place = choices.index(self.backends.len() + 1);
+        let backend_index = choices.index(self.backends.len() + 1);
         let n = 1 + choices.below(24);
-        let got_through = match (self.backends.get(place), self.sql()) {
+        let got_through = match (self.backends.get(backend_index), self.sql()) {
             (None, Some(backend)) => try_to_fail(backend, self.now, &ops, n),
             (None, None) => try_to_fail(&self.backends[0], self.now, &ops, n),
             (Some(backend), _) => try_to_fail(backend, self.now, &ops, n),
@@ -201,8 +201,8 @@ impl Program {
         for op in &ops {
             self.oracle.put(self.now, op.event().json(), matches!(op, Op::Vanish(_)));
         }
-        let on_sql = place == self.backends.len() && self.sql.is_some();
-        let done = if on_sql { usize::MAX } else { place % self.backends.len() };
+        let on_sql = backend_index == self.backends.len() && self.sql.is_some();
+        let done = if on_sql { usize::MAX } else { backend_index % self.backends.len() };
         for (_, backend) in self.backends.iter().enumerate().filter(|(other, _)| *other != done) {
             commit(backend, self.now, &ops).expect("memory does not fail unless it is made to");
         }
@@ -323,8 +323,8 @@ impl Program {
             "in order, none twice: {hits:?}"
         );
         match step {
-            Ok(Step::More) | Err(StoreError::Failed(_)) => self.running = Some(running),
-            Ok(Step::Done(said)) => {
+            Ok(ScanStep::More) | Err(StoreError::Failed(_)) => self.running = Some(running),
+            Ok(ScanStep::Done(said)) => {
                 let whole = !running.texts.iter().any(|text| self.viewer().may_lack(text));
                 let limits = [Completeness::Unknown, Completeness::Withheld];
                 assert!(said == Completeness::Finish || (!whole && limits.contains(&said)), "{said:?}");
@@ -380,7 +380,7 @@ impl Question<'_> {
                 if hit.seq.0.is_multiple_of(3) { Take::CountedAndPause } else { Take::Counted }
             };
             let step = scan.step(&reader, self.now, &mut rows, self.viewer, &mut sink);
-            if let Step::Done(said) = step.expect("memory does not fail") {
+            if let ScanStep::Done(said) = step.expect("memory does not fail") {
                 return (seqs, said);
             }
         }

@@ -29,7 +29,7 @@ pub(crate) struct Authors {
     bytes_max: usize,
     bytes: usize,
     // Clients choose the keys, so the map must have a seeded hash.
-    places: KeyMap<u32>,
+    slots: KeyMap<u32>,
     authors: Vec<Author>,
     free: Vec<u32>,
     newest: u32,
@@ -55,7 +55,7 @@ impl Authors {
         Authors {
             bytes_max,
             bytes: 0,
-            places: KeyMap::with_hasher(state),
+            slots: KeyMap::with_hasher(state),
             authors: Vec::new(),
             free: Vec::new(),
             newest: NONE,
@@ -73,25 +73,25 @@ impl Authors {
 
     #[cfg(test)]
     pub(crate) fn hasher(&self) -> &KeyState {
-        self.places.hasher()
+        self.slots.hasher()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.places.len()
+        self.slots.len()
     }
 
     /// Looks up an author. That does not count as use, because anybody can name an author in an invalid claim.
     pub(crate) fn look_up(&self, key: &[u8; 32]) -> Option<(AuthorSlot, Known)> {
-        let place = *self.places.get(key)?;
-        let Author { point, comb, valid_claims, .. } = &self.authors[place as usize];
-        Some((AuthorSlot(place), Known { point: *point, comb: comb.clone(), valid_claims: *valid_claims }))
+        let slot = *self.slots.get(key)?;
+        let Author { point, comb, valid_claims, .. } = &self.authors[slot as usize];
+        Some((AuthorSlot(slot), Known { point: *point, comb: comb.clone(), valid_claims: *valid_claims }))
     }
 
     /// Counts valid claims of an author, who becomes the most recently used. Call it before any insertion.
-    pub(crate) fn count(&mut self, AuthorSlot(place): AuthorSlot, claims: u32) {
-        self.unlink(place);
-        self.link(place);
-        let author = &mut self.authors[place as usize];
+    pub(crate) fn count(&mut self, AuthorSlot(slot): AuthorSlot, claims: u32) {
+        self.unlink(slot);
+        self.link(slot);
+        let author = &mut self.authors[slot as usize];
         author.valid_claims = author.valid_claims.saturating_add(claims);
     }
 
@@ -101,51 +101,51 @@ impl Authors {
         if cost > self.bytes_max {
             return;
         }
-        if let Some(place) = self.places.get(key) {
-            self.remove(*place);
+        if let Some(slot) = self.slots.get(key) {
+            self.remove(*slot);
         }
         while self.bytes + cost > self.bytes_max {
             self.remove(self.oldest);
         }
         let Known { point, comb, valid_claims } = known;
         let author = Author { key: *key, point, comb, valid_claims, newer: NONE, older: NONE };
-        let place = match self.free.pop() {
-            Some(place) => {
-                self.authors[place as usize] = author;
-                place
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.authors[slot as usize] = author;
+                slot
             }
             None => {
                 self.authors.push(author);
                 (self.authors.len() - 1) as u32
             }
         };
-        self.places.insert(*key, place);
-        self.link(place);
+        self.slots.insert(*key, slot);
+        self.link(slot);
         self.bytes += cost;
     }
 
-    fn remove(&mut self, place: u32) {
-        self.unlink(place);
-        let author = &mut self.authors[place as usize];
+    fn remove(&mut self, slot: u32) {
+        self.unlink(slot);
+        let author = &mut self.authors[slot as usize];
         self.bytes -= AUTHOR_BYTES + if author.comb.take().is_some() { COMB_BYTES } else { 0 };
-        self.places.remove(&author.key);
-        self.free.push(place);
+        self.slots.remove(&author.key);
+        self.free.push(slot);
     }
 
-    fn link(&mut self, place: u32) {
+    fn link(&mut self, slot: u32) {
         let newest = self.newest;
-        let author = &mut self.authors[place as usize];
+        let author = &mut self.authors[slot as usize];
         (author.newer, author.older) = (NONE, newest);
         if newest == NONE {
-            self.oldest = place;
+            self.oldest = slot;
         } else {
-            self.authors[newest as usize].newer = place;
+            self.authors[newest as usize].newer = slot;
         }
-        self.newest = place;
+        self.newest = slot;
     }
 
-    fn unlink(&mut self, place: u32) {
-        let Author { newer, older, .. } = self.authors[place as usize];
+    fn unlink(&mut self, slot: u32) {
+        let Author { newer, older, .. } = self.authors[slot as usize];
         match newer {
             NONE => self.newest = older,
             newer => self.authors[newer as usize].older = older,
@@ -176,8 +176,8 @@ mod tests {
         for number in 0..3 {
             authors.insert(&key(number), known(false));
         }
-        let (place, _) = authors.look_up(&key(0)).expect("it is kept");
-        authors.count(place, 1);
+        let (slot, _) = authors.look_up(&key(0)).expect("it is kept");
+        authors.count(slot, 1);
         assert_eq!(authors.look_up(&key(0)).expect("it is kept").1.valid_claims, 2);
         // A look-up does not count as use.
         assert!(authors.look_up(&key(1)).is_some());
@@ -200,22 +200,21 @@ mod tests {
                 0 => authors.insert(&key(number), known(true)),
                 1 => authors.insert(&key(number), known(false)),
                 _ => {
-                    if let Some((place, _)) = authors.look_up(&key(number)) {
-                        authors.count(place, 1);
+                    if let Some((slot, _)) = authors.look_up(&key(number)) {
+                        authors.count(slot, 1);
                     }
                 }
             }
             assert!(authors.bytes() <= bytes_max);
-            let listed =
-                std::iter::successors(Some(authors.newest).filter(|place| *place != NONE), |place| {
-                    Some(authors.authors[*place as usize].older).filter(|place| *place != NONE)
-                });
+            let listed = std::iter::successors(Some(authors.newest).filter(|slot| *slot != NONE), |slot| {
+                Some(authors.authors[*slot as usize].older).filter(|slot| *slot != NONE)
+            });
             let listed: Vec<u32> = listed.collect();
             assert_eq!(listed.len(), authors.len());
             let bytes: usize = listed
                 .iter()
-                .map(|place| {
-                    authors.authors[*place as usize].comb.as_ref().map_or(0, |_| COMB_BYTES) + AUTHOR_BYTES
+                .map(|slot| {
+                    authors.authors[*slot as usize].comb.as_ref().map_or(0, |_| COMB_BYTES) + AUTHOR_BYTES
                 })
                 .sum();
             assert_eq!(bytes, authors.bytes());

@@ -46,9 +46,9 @@ mod tests {
     #[test]
     fn hashes_depend_on_all_of_the_seed() {
         let mut seeds: Vec<[u8; 16]> = vec![[0; 16]];
-        for place in 0..16 {
+        for byte in 0..16 {
             let mut seed = [0; 16];
-            seed[place] = 1;
+            seed[byte] = 1;
             seeds.push(seed);
         }
         let hashes: std::collections::HashSet<u64> =

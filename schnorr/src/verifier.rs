@@ -41,7 +41,8 @@ pub struct Verifier {
     unspent: usize,
     kernel: Option<Box<dyn Kernel>>,
     authors: Option<Authors>,
-    places: KeyMap<u32>,
+    /// Indices in `batch`, by key.
+    author_indices: KeyMap<u32>,
     batch: Vec<BatchAuthor>,
     challenges: Vec<Words>,
     tasks: Vec<(Task, u32)>,
@@ -63,7 +64,7 @@ struct BatchAuthor {
     /// Valid claims in earlier batches.
     valid_earlier: u32,
     /// Its slot in the author cache.
-    place: Option<AuthorSlot>,
+    slot: Option<AuthorSlot>,
     wants_comb: bool,
     has_new_comb: bool,
     /// Lifted in this batch.
@@ -113,7 +114,7 @@ impl Verifier {
             unspent: 0,
             kernel: tier.kernel(),
             authors: None,
-            places: KeyMap::with_hasher(KeyState::random()),
+            author_indices: KeyMap::with_hasher(KeyState::random()),
             batch: Vec::new(),
             challenges: Vec::new(),
             tasks: Vec::new(),
@@ -126,7 +127,7 @@ impl Verifier {
     /// valid signatures, 256 bytes for one with fewer. Invalid signatures do not change the cache. Zero turns it off.
     #[must_use]
     pub fn with_author_cache(mut self, bytes_max: usize) -> Self {
-        let state = self.places.hasher();
+        let state = self.author_indices.hasher();
         self.authors = (bytes_max >= AUTHOR_BYTES).then(|| Authors::new(bytes_max, state.clone()));
         self
     }
@@ -136,7 +137,7 @@ impl Verifier {
     /// one there. Call it before the first batch: it empties the author cache.
     #[must_use]
     pub fn with_hash_seed(mut self, seed: [u8; 16]) -> Self {
-        self.places = KeyMap::with_hasher(KeyState::new(seed));
+        self.author_indices = KeyMap::with_hasher(KeyState::new(seed));
         let bytes_max = self.authors.as_ref().map_or(0, Authors::bytes_max);
         self.with_author_cache(bytes_max)
     }
@@ -156,20 +157,20 @@ impl Verifier {
     /// # Panics
     /// If the lists differ in length.
     pub fn verify(&mut self, claims: &[Claim], valid: &mut [bool]) {
-        assert_eq!(claims.len(), valid.len(), "a place for each verdict");
+        assert_eq!(claims.len(), valid.len(), "one verdict for each claim");
         valid.fill(false);
         let Some(kernel) = &mut self.kernel else {
             return verify_with_fallback(claims, valid);
         };
         let kernel = &mut **kernel;
-        self.places.clear();
+        self.author_indices.clear();
         self.batch.clear();
         self.tasks.clear();
         challenge::all(claims, &mut self.challenges);
-        for (place, (claim, e)) in claims.iter().zip(&self.challenges).enumerate() {
-            let Some((task, x)) = parse(place, claim, e) else { continue };
+        for (index, (claim, e)) in claims.iter().zip(&self.challenges).enumerate() {
+            let Some((task, x)) = parse(index, claim, e) else { continue };
             let next = self.batch.len() as u32;
-            let author = *self.places.entry(claim.key).or_insert(next);
+            let author = *self.author_indices.entry(claim.key).or_insert(next);
             if author == next {
                 self.batch.push(BatchAuthor::new(claim.key, x));
             }
@@ -191,10 +192,10 @@ impl Verifier {
         let (mut warm, mut cold) = (Vec::new(), Vec::new());
         for (task, author) in &self.tasks {
             let author = &self.batch[*author as usize];
-            let place = task.place as usize;
+            let index = task.index as usize;
             match (&author.comb, author.point) {
                 _ if author.uses_fallback => {
-                    verify_with_fallback(&claims[place..=place], &mut valid[place..=place])
+                    verify_with_fallback(&claims[index..=index], &mut valid[index..=index])
                 }
                 (Some(comb), _) => warm.push((*task, &**comb)),
                 (None, Some(point)) => cold.push((*task, point)),
@@ -203,10 +204,10 @@ impl Verifier {
             }
         }
         let mut decide = |task: &Task, outcome: Outcome| {
-            valid[task.place as usize] = match outcome {
+            valid[task.index as usize] = match outcome {
                 Outcome::Valid => true,
                 Outcome::Invalid => false,
-                Outcome::Unknown => is_valid_by_reference(&claims[task.place as usize]),
+                Outcome::Unknown => is_valid_by_reference(&claims[task.index as usize]),
             }
         };
         for chunk in warm.chunks(CHUNK) {
@@ -218,7 +219,7 @@ impl Verifier {
 
         if let Some(authors) = &mut self.authors {
             for (task, author) in &self.tasks {
-                self.batch[*author as usize].valid_claims += u32::from(valid[task.place as usize]);
+                self.batch[*author as usize].valid_claims += u32::from(valid[task.index as usize]);
             }
             if keeps_combs {
                 let earns =
@@ -238,13 +239,13 @@ impl Verifier {
 }
 
 /// The numbers of a claim and the x-coordinate of its key; `None` if one is out of range.
-fn parse(place: usize, claim: &Claim, e: &Words) -> Option<(Task, Words)> {
+fn parse(index: usize, claim: &Claim, e: &Words) -> Option<(Task, Words)> {
     let (r_bytes, s_bytes) = halves(&claim.signature);
     let (r, s, x) = (words_from_be(r_bytes), words_from_be(s_bytes), words_from_be(&claim.key));
     if !is_below(&r, &P) || !is_reduced(&s) || !is_below(&x, &P) {
         return None;
     }
-    Some((Task { place: place as u32, r, s: split(&s), e: split(&negated(e)) }, x))
+    Some((Task { index: index as u32, r, s: split(&s), e: split(&negated(e)) }, x))
 }
 
 fn halves(signature: &[u8; 64]) -> (&[u8; 32], &[u8; 32]) {
@@ -262,7 +263,7 @@ impl BatchAuthor {
             comb: None,
             valid_claims: 0,
             valid_earlier: 0,
-            place: None,
+            slot: None,
             wants_comb: false,
             has_new_comb: false,
             has_new_point: false,
@@ -278,11 +279,11 @@ impl BatchAuthor {
 /// Looks up the authors in the cache.
 fn look_up(batch: &mut [BatchAuthor], authors: &Authors) {
     for author in batch {
-        if let Some((place, known)) = authors.look_up(&author.key) {
+        if let Some((slot, known)) = authors.look_up(&author.key) {
             author.point = known.point;
             author.comb = known.comb;
             author.valid_earlier = known.valid_claims;
-            author.place = Some(place);
+            author.slot = Some(slot);
         }
     }
 }
@@ -343,15 +344,15 @@ fn make_combs(batch: &mut [BatchAuthor], kernel: &mut dyn Kernel) {
 fn remember(batch: &[BatchAuthor], authors: &mut Authors, keeps_combs: bool) {
     let proven = || batch.iter().filter(|author| author.valid_claims > 0);
     for author in proven() {
-        if let Some(place) = author.place {
-            authors.count(place, author.valid_claims);
+        if let Some(slot) = author.slot {
+            authors.count(slot, author.valid_claims);
         }
     }
     for author in proven() {
         let valid_claims = author.valid_total();
         // A comb made for this batch is cached only if the author has enough valid claims and the cache has room for combs.
         let comb = author.comb.clone().filter(|_| keeps_combs && valid_claims >= COMB_CLAIMS_MIN);
-        if author.place.is_none() || author.has_new_point || author.has_new_comb && comb.is_some() {
+        if author.slot.is_none() || author.has_new_point || author.has_new_comb && comb.is_some() {
             authors.insert(&author.key, Known { point: author.point, comb, valid_claims });
         }
     }
@@ -444,7 +445,7 @@ mod tests {
             Verifier::new().with_hash_seed([9; 16]).with_author_cache(1 << 20),
         ] {
             let authors = verifier.authors.as_ref().expect("an author cache");
-            assert_eq!([hash(verifier.places.hasher()), hash(authors.hasher())], [wanted; 2]);
+            assert_eq!([hash(verifier.author_indices.hasher()), hash(authors.hasher())], [wanted; 2]);
             assert_eq!(authors.bytes_max(), 1 << 20);
         }
         assert!(Verifier::new().with_hash_seed([9; 16]).authors.is_none());

@@ -7,7 +7,7 @@
 //! use relay_server::embed::{Item, Server};
 //!
 //! let server = Server::start(Settings { data: "relay-data".into(), ..Settings::default() })?;
-//! let mut jobs = server.beside().open_stream(vec![Filter::default()], None).await?;
+//! let mut jobs = server.handle().open_stream(vec![Filter::default()], None).await?;
 //! while let Some(Item::Event(seq, event)) = jobs.next().await {
 //!     println!("{seq:?} {}", event.id);
 //! }
@@ -21,15 +21,15 @@ use std::thread::{self, JoinHandle};
 
 use tokio::sync::Notify;
 
-pub use crate::beside::{Beside, Item, ReadError, Stopped, Stream};
 use crate::cli::serve_here;
 use crate::config::Settings;
+pub use crate::handle::{Item, ReadError, RelayHandle, Stopped, Stream};
 use crate::serve::Embedded;
 
 /// A relay that serves on threads of its own. Dropping it stops it, without waiting.
 pub struct Server {
     address: SocketAddr,
-    beside: Beside,
+    handle: RelayHandle,
     stop: Arc<Notify>,
     thread: Option<JoinHandle<Result<(), String>>>,
 }
@@ -49,7 +49,7 @@ impl Server {
             .spawn(move || serve_here(settings, Some(embedded)).map_err(|failure| failure.to_string()))
             .map_err(|error| error.to_string())?;
         match has_started.recv() {
-            Ok((address, beside)) => Ok(Server { address, beside, stop, thread: Some(thread) }),
+            Ok((address, handle)) => Ok(Server { address, handle, stop, thread: Some(thread) }),
             // It ended before it had begun.
             Err(_) => match thread.join() {
                 Ok(Err(message)) => Err(message),
@@ -64,8 +64,8 @@ impl Server {
     }
 
     /// A handle to publish events and open streams without a socket.
-    pub fn beside(&self) -> &Beside {
-        &self.beside
+    pub fn handle(&self) -> &RelayHandle {
+        &self.handle
     }
 
     /// Finishes what is in flight, closes its connections (1001) and ends; what was acknowledged is stored.

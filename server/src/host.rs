@@ -12,14 +12,15 @@ use relay_engine::relay::{self, CommitReply, Live, PublishOutcome};
 use relay_engine::store::{Seq, Stats, StoreError};
 use relay_engine::types::{Event, Filter, Now};
 use relay_engine::verify::Verifier;
-use relay_site::{About, FEATURES, Operator, Route, Table};
+use relay_site::{FEATURES, Networks, Operator, RelayDescription, Route, Table};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc as channel, oneshot};
 
 use crate::agents::Agents;
-use crate::beside::Item;
+use crate::blossom::Blossom;
 use crate::cached::Cached;
-use crate::config::{Networks, Settings};
+use crate::config::Settings;
+use crate::handle::Item;
 use crate::metrics::{self, ShardSnapshot, WriterMetrics};
 use crate::net::addresses::{AddressPermit, Addresses};
 use crate::net::deadline::Timeouts;
@@ -167,6 +168,8 @@ pub(crate) struct Host {
     metrics_readers: Networks,
     /// Set once they have been started.
     pub(crate) agents: OnceLock<Arc<Agents>>,
+    /// Set once it is open.
+    pub(crate) blossom: OnceLock<Arc<Blossom>>,
     /// The warning about a proxy that does not pass on the Host header has been logged.
     warned_of_proxy: AtomicBool,
     /// The warning about a proxy that is not trusted has been logged.
@@ -202,21 +205,23 @@ impl Host {
             // Frames are written many at a time.
             frame_rows: 0,
         };
-        let about = About {
+        let relay = RelayDescription {
             info: &settings.info,
             limits: &settings.limits,
             policy: &settings.policy,
             url: settings.url.as_deref(),
             has_agents: settings.has_agents(),
+            blossom: settings.has_blossom().then_some(&settings.blossom),
         };
         let documents = Documents {
-            information: about.information().into(),
-            page: about.page(&format!("ws://{}", settings.listen)).into(),
+            information: relay.information().into(),
+            page: relay.page(&format!("ws://{}", settings.listen)).into(),
         };
         // Metrics may have an address of their own.
         let on_this_port = |route| match route {
             Route::Metrics => settings.metrics.listen.is_none(),
             Route::Agents(_) => settings.has_agents(),
+            Route::Blossom(_) => settings.has_blossom(),
             _ => true,
         };
         Ok(Host {
@@ -243,6 +248,7 @@ impl Host {
             store_health: Cached::new(HEALTH_AGE_MAX),
             metrics_readers,
             agents: OnceLock::new(),
+            blossom: OnceLock::new(),
             warned_of_proxy: AtomicBool::new(false),
             warned_of_untrusted_proxy: AtomicBool::new(false),
             warned_of_missing_proxy_header: AtomicBool::new(false),

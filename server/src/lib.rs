@@ -7,7 +7,8 @@
 //! | [`agents`] | agents in this process: their calls over HTTP |
 //! | [`cli`] | the command line: serve, import, export, scan, delete, info, config |
 //! | [`config`] | settings by flags, environment and file |
-//! | [`embed`], `beside` | the server embedded in another program; events and streams without a socket |
+//! | `blossom` | blobs in this process |
+//! | [`embed`], `handle` | the server embedded in another program; events and streams without a socket |
 //! | `net` | one listener; HTTP and WebSocket on every connection |
 //! | `shard` | a thread with its own machine and connections, and the pump between them |
 //! | `writer` | the one thread that writes: group commit, sweeps |
@@ -15,11 +16,12 @@
 //! | `metrics` | what the process reports about itself; its documents are `relay-site`'s |
 
 pub mod agents;
-mod beside;
+mod blossom;
 mod cached;
 pub mod cli;
 pub mod config;
 pub mod embed;
+mod handle;
 mod host;
 pub mod lmdb;
 mod log_throttle;

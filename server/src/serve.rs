@@ -12,8 +12,9 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 use crate::agents::{self, Agents};
-use crate::beside::Beside;
+use crate::blossom::Blossom;
 use crate::config::Settings;
+use crate::handle::RelayHandle;
 use crate::host::{Host, Inbound};
 use crate::net::descriptors::{self, SocketLimits};
 use crate::net::{accept, api, metrics_listener};
@@ -24,6 +25,9 @@ use crate::{shard, writer};
 
 /// Until agents that could not be started are tried again.
 const AGENTS_RETRY: Duration = Duration::from_secs(30);
+
+/// The same for the store of blobs.
+const BLOSSOM_RETRY: Duration = Duration::from_secs(30);
 
 /// How a serving process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +43,7 @@ pub(crate) struct Embedded {
     /// Stops it, instead of signals.
     pub(crate) stop: Arc<Notify>,
     /// Sent once it serves.
-    pub(crate) started: mpsc::Sender<(SocketAddr, Beside)>,
+    pub(crate) started: mpsc::Sender<(SocketAddr, RelayHandle)>,
 }
 
 /// What asks a serving process to stop.
@@ -64,7 +68,7 @@ impl Ends {
 pub(crate) fn serve<B>(
     mut settings: Settings,
     store: B,
-    place: &str,
+    storage: &str,
     embedded: Option<Embedded>,
 ) -> io::Result<Ended>
 where
@@ -92,7 +96,7 @@ where
         .map(Arc::new)
         .map_err(|message| io::Error::new(io::ErrorKind::InvalidInput, message))?;
     let stored: Arc<dyn Stored> = Arc::new(Store::new(store.clone()));
-    let beside = Beside::new(Arc::clone(&host), Arc::downgrade(&stored));
+    let handle = RelayHandle::new(Arc::clone(&host), Arc::downgrade(&stored));
     let writer = {
         let (host, store) = (Arc::clone(&host), store.clone());
         spawn("relay-writer".to_owned(), &host.clone(), move || writer::run(&host, &store, &from_shards))?
@@ -108,11 +112,14 @@ where
         .collect::<io::Result<Vec<_>>>()?;
 
     let agents = match host.settings.has_agents() {
-        true => Some(start_agents(&host, &beside, &api)?),
+        true => Some(start_agents(&host, &handle, &api)?),
         false => None,
     };
+    if host.settings.has_blossom() {
+        start_blossom(&host, &handle, &api);
+    }
     tracing::info!("listening on ws://{address}");
-    tracing::info!("{place}");
+    tracing::info!("{storage}");
     let limits = &host.settings.limits;
     tracing::info!(
         "each of {} shards may hold {} MiB of output for its readers and {} MiB of filters",
@@ -132,7 +139,7 @@ where
         warn_of_missing_url(address);
     }
     if let Some(embedded) = embedded {
-        let _ = embedded.started.send((address, beside.clone()));
+        let _ = embedded.started.send((address, handle.clone()));
     }
     tracing::info!(shards = shards.len(), "press Ctrl-C or send SIGTERM to stop");
     let ended = runtime.block_on(until_end(&host, listener, &mut ends));
@@ -178,8 +185,8 @@ where
 
 /// Makes the agents' part, and starts those that there are. If their files cannot be opened, the relay serves without them, and
 /// they are tried again.
-fn start_agents(host: &Host, beside: &Beside, api: &tokio::runtime::Runtime) -> io::Result<Arc<Agents>> {
-    let agents = Agents::new(&host.settings, beside.clone())
+fn start_agents(host: &Host, handle: &RelayHandle, api: &tokio::runtime::Runtime) -> io::Result<Arc<Agents>> {
+    let agents = Agents::new(&host.settings, handle.clone())
         .map(Arc::new)
         .map_err(|message| io::Error::new(io::ErrorKind::InvalidInput, message))?;
     let _ = host.agents.set(Arc::clone(&agents));
@@ -197,6 +204,31 @@ fn start_agents(host: &Host, beside: &Beside, api: &tokio::runtime::Runtime) -> 
         });
     }
     Ok(agents)
+}
+
+/// Opens the store of blobs. If it cannot be opened, the relay serves without it, and it is tried again.
+fn start_blossom(host: &Arc<Host>, handle: &RelayHandle, api: &tokio::runtime::Runtime) {
+    let open = {
+        let (host, handle, on) = (Arc::clone(host), handle.clone(), api.handle().clone());
+        move || {
+            let blossom = Blossom::open(&host.settings, Arc::clone(&host.verifier), handle.clone())?;
+            let blossom = Arc::new(blossom);
+            blossom.start(&on)?;
+            let _ = host.blossom.set(blossom);
+            Ok::<(), String>(())
+        }
+    };
+    let Err(error) = open() else { return };
+    tracing::error!(error, "the store of blobs can't be opened; trying again every half minute");
+    std::thread::spawn(move || {
+        loop {
+            std::thread::sleep(BLOSSOM_RETRY);
+            match open() {
+                Ok(()) => return tracing::info!("the store of blobs is open"),
+                Err(error) => tracing::debug!(error, "the store of blobs still can't be opened"),
+            }
+        }
+    });
 }
 
 async fn bind(listen: &str) -> io::Result<TcpListener> {

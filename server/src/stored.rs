@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use relay_engine::store::{Backend, Reader as _, Scan, ScanLimits, Seq, StoreError, Take, Viewer};
 use relay_engine::types::{Event, Filter, Timestamp};
 
-/// Most events of an answer.
+/// Most events in an answer.
 const EVENTS_MAX: u32 = 16;
-/// Rows that an answer may cost: some milliseconds. What it has not found by then it does not find.
+/// Rows of cost (microseconds) that an answer may take. A query that needs more returns what it has found by then.
 const ROWS_MAX: usize = 4_000;
 
 /// The store, whatever its backend is.

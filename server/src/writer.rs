@@ -134,11 +134,11 @@ fn commit<B: Backend>(host: &Host, store: &B, batch: Batch, disk_full_log: &LogT
     }
     if !live.is_empty() {
         let live: Arc<[_]> = live.into();
-        messages.iter_mut().for_each(|own| own.push(Inbound::Live(Arc::clone(&live))));
+        messages.iter_mut().for_each(|inbound| inbound.push(Inbound::Live(Arc::clone(&live))));
     }
-    for (inbox, own) in host.inboxes.iter().zip(messages) {
-        if !own.is_empty() {
-            inbox.push_all(own);
+    for (inbox, inbound) in host.inboxes.iter().zip(messages) {
+        if !inbound.is_empty() {
+            inbox.push_all(inbound);
         }
     }
     if let Some(error) = error {

@@ -63,7 +63,7 @@ fn clients_and_the_process_see_each_others_events() {
     let (mut client, _) = tungstenite::connect(format!("ws://{}", server.address())).unwrap();
     let (job, result) = (signed(5_050, "job"), signed(6_050, "result"));
     block_on(async {
-        let mut jobs = server.beside().open_stream(kinds(&[5_050]), None).await.unwrap();
+        let mut jobs = server.handle().open_stream(kinds(&[5_050]), None).await.unwrap();
         // Another connection, most likely on the other shard.
         let (mut customer, _) = tungstenite::connect(format!("ws://{}", server.address())).unwrap();
         customer.send(Message::text(format!(r#"["EVENT",{}]"#, job.json()))).unwrap();
@@ -72,10 +72,10 @@ fn clients_and_the_process_see_each_others_events() {
     client.send(Message::text(r#"["REQ","s",{"kinds":[6050]}]"#)).unwrap();
     read(&mut client, r#"["EOSE","s""#);
     block_on(async {
-        let publish = || server.beside().publish(engine_event(&result));
+        let publish = || server.handle().publish(engine_event(&result));
         assert_eq!(publish().await, Ok(PublishOutcome::Stored(Seq(2))));
         assert_eq!(publish().await, Ok(PublishOutcome::Duplicate));
-        let forged = server.beside().publish(engine_event(&signed(1, "x").forged())).await;
+        let forged = server.handle().publish(engine_event(&signed(1, "x").forged())).await;
         assert!(
             matches!(&forged, Ok(PublishOutcome::Refused(message)) if message.starts_with("invalid: ")),
             "{forged:?}"
@@ -91,9 +91,9 @@ fn a_returning_consumer_receives_stored_events() {
     let server = Server::start(settings(&data)).unwrap();
     let before: Vec<Signed> = (0..1_000).map(|n| signed(5_050, &format!("before {n}"))).collect();
     let confirmed = block_on(async {
-        let mut jobs = server.beside().open_stream(kinds(&[5_050]), Some(Seq(0))).await.unwrap();
+        let mut jobs = server.handle().open_stream(kinds(&[5_050]), Some(Seq(0))).await.unwrap();
         for job in &before {
-            server.beside().publish(engine_event(job)).await.unwrap();
+            server.handle().publish(engine_event(job)).await.unwrap();
         }
         // It receives a part and crashes.
         let mut confirmed = Seq(0);
@@ -107,9 +107,9 @@ fn a_returning_consumer_receives_stored_events() {
     server.stop().unwrap();
     let server = Server::start(settings(&data)).unwrap();
     block_on(async {
-        let mut jobs = server.beside().open_stream(kinds(&[5_050]), Some(confirmed)).await.unwrap();
+        let mut jobs = server.handle().open_stream(kinds(&[5_050]), Some(confirmed)).await.unwrap();
         let after = signed(5_050, "after");
-        server.beside().publish(engine_event(&after)).await.unwrap();
+        server.handle().publish(engine_event(&after)).await.unwrap();
         for job in before[300..].iter().chain([&after]) {
             assert_eq!(next(&mut jobs).await.1, job.id);
         }
@@ -123,10 +123,10 @@ fn a_folder_is_served_once_and_a_stopped_server_reports_it() {
     let server = Server::start(settings(&data)).unwrap();
     let Err(message) = Server::start(settings(&data)) else { panic!("two relays serve one folder") };
     assert!(message.contains("serve"), "{message}");
-    let beside = server.beside().clone();
+    let handle = server.handle().clone();
     server.stop().unwrap();
     let outcome = block_on(async {
-        tokio::time::timeout(Duration::from_secs(20), beside.publish(engine_event(&signed(1, "late")))).await
+        tokio::time::timeout(Duration::from_secs(20), handle.publish(engine_event(&signed(1, "late")))).await
     });
     assert_eq!(outcome.expect("an answer comes"), Err(relay_server::embed::Stopped));
 }

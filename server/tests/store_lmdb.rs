@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
 use relay_engine::store::{
-    Backend, Completeness, Everyone, Outcome, Reader, Scan, ScanLimits, Seq, Step, StoreError, Take, Writer,
-    commit, commit_removals, remove_hidden, sweep_expired, terms_of,
+    Backend, Completeness, Everyone, Outcome, Reader, Scan, ScanLimits, ScanStep, Seq, StoreError, Take,
+    Writer, commit, commit_removals, remove_hidden, sweep_expired, terms_of,
 };
 use relay_engine::testing::signing::key;
 use relay_engine::testing::{
@@ -102,7 +102,7 @@ fn a_folder_of_an_earlier_version_answers_as_a_new_one() {
             kinds.push(hit.event.kind());
             Take::Counted
         });
-        assert_eq!(step, Ok(Step::Done(Completeness::Finish)), "{filter}");
+        assert_eq!(step, Ok(ScanStep::Done(Completeness::Finish)), "{filter}");
         kinds
     };
     let author = key(1).hex().to_owned();

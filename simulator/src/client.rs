@@ -261,10 +261,10 @@ impl Client {
     fn receive_ok(&mut self, id: EventId, accepted: bool, message: &str, truth: &GroundTruth<'_>) {
         let proven_bad = !accepted && (message.contains("signature") || message.contains("hash"));
         let first = |client: &Client, fits: &dyn Fn(&Unanswered) -> bool| {
-            client.unanswered.iter().position(|own| own.id == id && fits(own))
+            client.unanswered.iter().position(|publish| publish.id == id && fits(publish))
         };
         let index = if proven_bad {
-            first(self, &|own| !own.is_good).expect("a good event is not refused as a bad one")
+            first(self, &|publish| !publish.is_good).expect("a good event is not refused as a bad one")
         } else {
             first(self, &|_| true).expect("each OK answers an EVENT or AUTH")
         };
@@ -272,7 +272,7 @@ impl Client {
         // Of several copies it is unknown which was answered: if not the bad one, its refusal is still to come.
         if !is_good
             && !proven_bad
-            && let Some(other) = first(self, &|own| own.is_good)
+            && let Some(other) = first(self, &|publish| publish.is_good)
         {
             self.unanswered[other].is_good = false;
         }

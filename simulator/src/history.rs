@@ -68,7 +68,7 @@ impl History {
         self.version += 1;
         let stored = stored(store);
         let mut changed = self.record_removals(&stored);
-        for Live { seq, event } in live {
+        for Live { seq, event, .. } in live {
             let seq = seq.expect("a stored event has a sequence number");
             assert!(self.entries.last().is_none_or(|last| last.seq < seq), "sequence numbers rise");
             let removed_in = if stored.contains_key(&seq) { NOT_REMOVED } else { self.version };

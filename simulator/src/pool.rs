@@ -110,7 +110,7 @@ fn draft(rng: &mut Rng, made: &[Event]) -> Draft {
             // Mostly by the author, the only one who can delete it.
             if !rng.one_in(4) {
                 draft.author =
-                    (0..AUTHORS).find(|&own| World::pubkey(own) == target.pubkey).unwrap_or(author);
+                    (0..AUTHORS).find(|&number| World::pubkey(number) == target.pubkey).unwrap_or(author);
             }
             let d = target.tags().find(b"d").unwrap_or_default().into_owned();
             let address = format!("{}:{}:{}", target.kind, target.pubkey, String::from_utf8_lossy(&d));

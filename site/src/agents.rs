@@ -4,7 +4,7 @@ use relay_engine::types::PubKey;
 use serde::{Deserialize, Serialize};
 
 use crate::feature::Feature;
-use crate::nip11::About;
+use crate::nip11::RelayDescription;
 use crate::route::{Bounds, Endpoint, HeaderCondition, Route};
 
 /// The settings of agents: `[agents]` of the server, `agents` in the Worker's `RELAY_CONFIG`. The server has none with `store.engine
@@ -147,12 +147,12 @@ const ENDPOINTS: &[Endpoint] = &[
 /// NIP-90 with its announcements (NIP-89), names (NIP-05) and ciphers (NIP-04, NIP-44); the API is signed by NIP-98.
 const NIPS: [u16; 6] = [4, 5, 44, 89, 90, 98];
 
-fn nips(about: &About<'_>) -> Vec<u16> {
-    if about.has_agents { NIPS.to_vec() } else { Vec::new() }
+fn nips(relay: &RelayDescription<'_>) -> Vec<u16> {
+    if relay.has_agents { NIPS.to_vec() } else { Vec::new() }
 }
 
-fn section(about: &About<'_>) -> String {
-    if !about.has_agents {
+fn section(relay: &RelayDescription<'_>) -> String {
+    if !relay.has_agents {
         return String::new();
     }
     "<h2>Agents</h2>\n<p><a href=\"/agents\">The agents of this relay</a> answer job requests (NIP-90).</p>\n"

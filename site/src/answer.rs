@@ -48,6 +48,16 @@ impl Answer {
         Answer::new(status, "application/json", format!("{document}\n")).with("x-reason", reason)
     }
 
+    /// The refusal of a connection where there is no room for another.
+    pub fn too_many_connections() -> Self {
+        Answer::error(503, "too many connections").with("retry-after", "30")
+    }
+
+    /// The refusal of a connection of an address that has `network.connections_per_address_max`.
+    pub fn too_many_from_address() -> Self {
+        Answer::error(429, "too many connections from your address").with("retry-after", "30")
+    }
+
     /// Adds a header.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {

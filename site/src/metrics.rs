@@ -52,13 +52,13 @@ pub const CLIENT_MESSAGES: Metric = Metric::counter("nostr_client_messages", "Me
 pub const RELAY_MESSAGES: Metric = Metric::counter("nostr_relay_messages", "Messages to clients by verb");
 /// With the label `kind`; strfry's name.
 pub const EVENTS: Metric = Metric::counter("nostr_events", "Accepted events by kind");
-/// Counted by a machine.
+/// Counted by the engine.
 pub const CONNECTIONS: Metric = Metric::gauge("relay_connections", "Open WebSocket connections");
-/// Counted by a machine.
+/// Counted by the engine.
 pub const EVENTS_STORED: Metric = Metric::counter("relay_events_stored", "Events stored");
-/// Counted by a machine.
+/// Counted by the engine.
 pub const EVENTS_REFUSED: Metric = Metric::counter("relay_events_refused", "Events refused");
-/// Counted by a machine.
+/// Counted by the engine.
 pub const EVENTS_DUPLICATE: Metric =
     Metric::counter("relay_events_duplicate", "Events that were already stored or already being processed");
 /// Counted by a host.

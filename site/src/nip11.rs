@@ -5,11 +5,11 @@ use serde_json::{Map, Value, json};
 use relay_engine::policy::Policy;
 use relay_engine::types::{Limits, SubId};
 
-use crate::{FEATURES, Info, page};
+use crate::{BlossomSettings, FEATURES, Info, page};
 
 /// The settings that the NIP-11 document and the web page describe.
 #[derive(Clone, Copy, Debug)]
-pub struct About<'a> {
+pub struct RelayDescription<'a> {
     /// What the operator wrote.
     pub info: &'a Info,
     /// The limits.
@@ -20,9 +20,11 @@ pub struct About<'a> {
     pub url: Option<&'a str>,
     /// Whether agents can be deployed.
     pub has_agents: bool,
+    /// Its settings of Blossom, if it serves blobs.
+    pub blossom: Option<&'a BlossomSettings>,
 }
 
-impl About<'_> {
+impl RelayDescription<'_> {
     /// The supported NIPs, ascending.
     pub fn supported_nips(&self) -> Vec<u16> {
         let mut nips: Vec<u16> = FEATURES.iter().flat_map(|feature| (feature.nips)(self)).collect();
@@ -42,8 +44,8 @@ impl About<'_> {
     }
 }
 
-fn information(about: &About<'_>) -> String {
-    let About { info, limits, policy, url, .. } = about;
+fn information(relay: &RelayDescription<'_>) -> String {
+    let RelayDescription { info, limits, policy, url, .. } = relay;
     let mut document = Map::new();
     let mut put = |name: &str, value: Value| {
         document.insert(name.to_owned(), value);
@@ -62,7 +64,7 @@ fn information(about: &About<'_>) -> String {
             put(name, json!(value));
         }
     }
-    put("supported_nips", json!(about.supported_nips()));
+    put("supported_nips", json!(relay.supported_nips()));
     put("software", json!(env!("CARGO_PKG_REPOSITORY")));
     put("version", json!(env!("CARGO_PKG_VERSION")));
     let restricted = limits.pow_bits_min > 0
@@ -114,9 +116,15 @@ mod tests {
             ..Limits::default()
         };
         let policy = Policy { allow_kinds: Some(vec![1]), ..Policy::default() };
-        let about =
-            About { info: &Info::default(), limits: &limits, policy: &policy, url: None, has_agents: false };
-        let document: Value = serde_json::from_str(&about.information()).unwrap();
+        let relay = RelayDescription {
+            info: &Info::default(),
+            limits: &limits,
+            policy: &policy,
+            url: None,
+            has_agents: false,
+            blossom: None,
+        };
+        let document: Value = serde_json::from_str(&relay.information()).unwrap();
         let limitation = &document["limitation"];
         assert_eq!(limitation["max_limit"], 321);
         assert_eq!(limitation["default_limit"], 7);
@@ -131,9 +139,16 @@ mod tests {
     fn an_optional_nip_is_advertised_only_if_it_is_on() {
         let (info, limits) = (Info::default(), Limits::default());
         let nips = |policy: Policy| {
-            let about = About { info: &info, limits: &limits, policy: &policy, url: None, has_agents: false };
-            let document: Value = serde_json::from_str(&about.information()).unwrap();
-            assert_eq!(about.page("").contains("/67.md"), policy.eose_hints);
+            let relay = RelayDescription {
+                info: &info,
+                limits: &limits,
+                policy: &policy,
+                url: None,
+                has_agents: false,
+                blossom: None,
+            };
+            let document: Value = serde_json::from_str(&relay.information()).unwrap();
+            assert_eq!(relay.page("").contains("/67.md"), policy.eose_hints);
             document["supported_nips"].to_string()
         };
         assert_eq!(nips(Policy::default()), "[1,9,11,13,17,40,42,45,59,62,70]");
@@ -146,11 +161,17 @@ mod tests {
     #[test]
     fn the_built_in_icon_is_named_if_the_url_is_set() {
         let (limits, policy) = (Limits::default(), Policy::default());
-        let icon = |url, own: Option<&str>| {
-            let info = Info { icon: own.map(str::to_owned), ..Info::default() };
-            let about =
-                About { info: &info, limits: &limits, policy: &policy, url: Some(url), has_agents: false };
-            let document: Value = serde_json::from_str(&about.information()).unwrap();
+        let icon = |url, configured: Option<&str>| {
+            let info = Info { icon: configured.map(str::to_owned), ..Info::default() };
+            let relay = RelayDescription {
+                info: &info,
+                limits: &limits,
+                policy: &policy,
+                url: Some(url),
+                has_agents: false,
+                blossom: None,
+            };
+            let document: Value = serde_json::from_str(&relay.information()).unwrap();
             document["icon"].as_str().unwrap().to_owned()
         };
         let cases = [

@@ -5,14 +5,12 @@
 
 use std::collections::BTreeSet;
 
-use base64::Engine as _;
-use base64::alphabet::STANDARD;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use relay_engine::types::{Event, EventId, Kind, PubKey, Timestamp};
-use relay_engine::verify::{Verifier, verify_one};
-use relay_engine::wire::parse_event;
+use relay_engine::verify::Verifier;
 use sha2::{Digest, Sha256};
 use url::Url;
+
+use crate::authorization::{SignedEvent, token};
 
 /// Whether an Authorization header is of NIP-98's scheme.
 pub fn is_nostr(authorization: &str) -> bool {
@@ -25,15 +23,9 @@ pub const KIND: Kind = 27235;
 /// Largest difference between an event's `created_at` and now, in seconds.
 pub const AGE_SECONDS_MAX: Timestamp = 60;
 
-/// Largest number of used events remembered at a time. When that many are younger than their two minutes, new requests are
-/// refused.
+/// Largest number of used events remembered at a time, of permitted authors and of strangers each. When that many of permitted
+/// authors are younger than their two minutes, new requests are refused; of strangers' the oldest is forgotten.
 pub const USED_EVENTS_MAX: usize = 16_384;
-
-/// Padding is optional, because some clients leave it out.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
 
 /// The URL to which a request was sent, as far as the relay knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,13 +166,9 @@ pub fn check(
     verifier: &dyn Verifier,
     may: impl FnOnce(&PubKey) -> bool,
 ) -> Result<Signed, Rejection> {
-    let (scheme, token) = authorization.and_then(|value| value.split_once(' ')).ok_or(Rejection::Missing)?;
-    if !scheme.eq_ignore_ascii_case("nostr") {
-        return Err(Rejection::Missing);
-    }
-    let json = BASE64.decode(token.trim()).map_err(|_| Rejection::Malformed)?;
-    let raw = parse_event(&json).map_err(|_| Rejection::Malformed)?;
-    let event = raw.to_event();
+    let token = token(authorization).ok_or(Rejection::Missing)?;
+    let signed = SignedEvent::decode(token).map_err(|_| Rejection::Malformed)?;
+    let event = &signed.event;
     if event.kind != KIND {
         return Err(Rejection::Kind);
     }
@@ -195,8 +183,8 @@ pub fn check(
         return Err(Rejection::Method);
     }
     let payload = tag(b"payload").map(|hex| hash(&hex)).transpose()?;
-    let Event { id, pubkey, created_at, .. } = event;
-    if raw.compute_id() != id || verify_one(verifier, event).is_none() {
+    let Event { id, pubkey, created_at, .. } = *event;
+    if !signed.is_genuine(verifier) {
         return Err(Rejection::Signature);
     }
     // Checked last, so that forged events do not reveal which authors are authorised.
@@ -218,7 +206,7 @@ impl Request<'_> {
     fn is_at(&self, named: &str) -> bool {
         let Ok(mut named) = Url::parse(named) else { return false };
         named.set_fragment(None);
-        let own = match self.origin {
+        let url = match self.origin {
             Origin::Url(url) => {
                 let Some((scheme, rest)) = url.trim().split_once("://") else { return false };
                 let is_secure = matches!(&*scheme.to_ascii_lowercase(), "wss" | "https");
@@ -230,38 +218,62 @@ impl Request<'_> {
             }
             Origin::Host(_) => return false,
         };
-        Url::parse(&own).is_ok_and(|own| own == named)
+        Url::parse(&url).is_ok_and(|url| url == named)
     }
 }
 
-/// Events that have authorised a request and are still recent enough to be replayed.
+/// Events that have authorised a request and are still recent enough to be replayed. Those of strangers are in a set of their
+/// own: any key signs a request that reads what is the key's own, so a flood of them must not refuse others.
 #[derive(Debug, Default)]
-pub struct UsedEvents(BTreeSet<(Timestamp, EventId)>);
+pub struct UsedEvents {
+    permitted: BTreeSet<(Timestamp, EventId)>,
+    strangers: BTreeSet<(Timestamp, EventId)>,
+}
+
+/// Whose an event is, for [`UsedEvents::take`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Author {
+    /// A key that is permitted more than any other key would be.
+    Permitted,
+    /// Any key.
+    Stranger,
+}
 
 impl UsedEvents {
-    /// Marks an event as used. It is forgotten once it is too old to be accepted.
+    /// Marks an event as used. It is forgotten once it is too old to be accepted, or earlier if it is a stranger's and
+    /// [`USED_EVENTS_MAX`] newer ones of strangers are remembered.
     ///
     /// # Errors
-    /// [`Rejection::Replayed`] if it was used before, [`Rejection::Busy`] if [`USED_EVENTS_MAX`] others are remembered.
-    pub fn take(&mut self, signed: &Signed, now: Timestamp) -> Result<(), Rejection> {
+    /// [`Rejection::Replayed`] if it was used before, [`Rejection::Busy`] if [`USED_EVENTS_MAX`] others of permitted authors
+    /// are remembered.
+    pub fn take(&mut self, signed: &Signed, author: Author, now: Timestamp) -> Result<(), Rejection> {
         let oldest = now.saturating_sub(AGE_SECONDS_MAX);
-        while self.0.first().is_some_and(|(created_at, _)| *created_at < oldest) {
-            self.0.pop_first();
+        for used in [&mut self.permitted, &mut self.strangers] {
+            while used.first().is_some_and(|(created_at, _)| *created_at < oldest) {
+                used.pop_first();
+            }
         }
         let entry = (signed.created_at, signed.id);
-        if self.0.contains(&entry) {
+        if self.permitted.contains(&entry) || self.strangers.contains(&entry) {
             return Err(Rejection::Replayed);
         }
-        if self.0.len() >= USED_EVENTS_MAX {
-            return Err(Rejection::Busy);
-        }
-        self.0.insert(entry);
+        match author {
+            Author::Permitted if self.permitted.len() >= USED_EVENTS_MAX => return Err(Rejection::Busy),
+            Author::Permitted => self.permitted.insert(entry),
+            Author::Stranger => {
+                if self.strangers.len() >= USED_EVENTS_MAX {
+                    self.strangers.pop_first();
+                }
+                self.strangers.insert(entry)
+            }
+        };
         Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use base64::prelude::{BASE64_STANDARD as BASE64, Engine as _};
     use relay_engine::testing::signing::{Draft, event, key, lower_hex};
     use relay_engine::verify::Libsecp256k1;
 
@@ -398,23 +410,42 @@ mod tests {
 
     #[test]
     fn an_event_authorises_one_request() {
-        let signed = |serial: u64, created_at| Signed {
-            pubkey: PubKey([0; 32]),
-            payload: None,
-            id: EventId(Sha256::digest(serial.to_le_bytes()).into()),
-            created_at,
-        };
         let mut used = UsedEvents::default();
-        assert_eq!(used.take(&signed(0, NOW + 60), NOW), Ok(()));
+        assert_eq!(used.take(&signed(0, NOW + 60), Author::Permitted, NOW), Ok(()));
         for later in [0, 60, 120] {
-            assert_eq!(used.take(&signed(0, NOW + 60), NOW + later), Err(Rejection::Replayed));
+            for author in [Author::Permitted, Author::Stranger] {
+                assert_eq!(used.take(&signed(0, NOW + 60), author, NOW + later), Err(Rejection::Replayed));
+            }
         }
         for serial in 1..USED_EVENTS_MAX as u64 {
-            assert_eq!(used.take(&signed(serial, NOW), NOW), Ok(()));
+            assert_eq!(used.take(&signed(serial, NOW), Author::Permitted, NOW), Ok(()));
         }
         let one_more = signed(USED_EVENTS_MAX as u64, NOW);
-        assert_eq!(used.take(&one_more, NOW), Err(Rejection::Busy));
-        assert_eq!(used.take(&one_more, NOW + 61), Ok(()), "the others are too old to be replayed");
-        assert_eq!(used.0.len(), 2);
+        assert_eq!(used.take(&one_more, Author::Permitted, NOW), Err(Rejection::Busy));
+        let later = used.take(&one_more, Author::Permitted, NOW + 61);
+        assert_eq!(later, Ok(()), "the others are too old to be replayed");
+        assert_eq!(used.permitted.len(), 2);
+    }
+
+    /// 140 signed requests a second with throwaway keys refused those of owners and administrators.
+    #[test]
+    fn strangers_do_not_fill_the_memory_of_others() {
+        let mut used = UsedEvents::default();
+        let count = USED_EVENTS_MAX as u64;
+        for serial in 0..count + 1 {
+            assert_eq!(used.take(&signed(serial, NOW), Author::Stranger, NOW), Ok(()));
+        }
+        assert_eq!(used.strangers.len(), USED_EVENTS_MAX);
+        let replayed = (0..count + 1).filter(|serial| {
+            let entry = signed(*serial, NOW);
+            used.strangers.contains(&(entry.created_at, entry.id))
+        });
+        assert_eq!(replayed.count(), USED_EVENTS_MAX, "one was forgotten");
+        assert_eq!(used.take(&signed(count + 1, NOW), Author::Permitted, NOW), Ok(()));
+    }
+
+    fn signed(serial: u64, created_at: Timestamp) -> Signed {
+        let id = EventId(Sha256::digest(serial.to_le_bytes()).into());
+        Signed { pubkey: PubKey([0; 32]), payload: None, id, created_at }
     }
 }

@@ -7,7 +7,7 @@ use relay_engine::types::{PubKey, Timestamp};
 use relay_engine::verify::Verifier;
 
 use crate::answer::Answer;
-use crate::nip98::{self, Payload, Rejection, UsedEvents};
+use crate::nip98::{self, Author, Payload, Rejection, UsedEvents};
 
 /// The rules for operator-only endpoints, and the NIP-98 events used so far.
 pub struct Operator {
@@ -49,7 +49,7 @@ impl Operator {
         let OperatorRequest { request, authorization, now, verifier } = asked;
         let may = |author: &PubKey| self.admins.contains(author);
         let signed = nip98::check(*authorization, request, *now, *verifier, may)?;
-        self.used.lock().unwrap_or_else(PoisonError::into_inner).take(&signed, *now)?;
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).take(&signed, Author::Permitted, *now)?;
         Ok(signed.payload())
     }
 

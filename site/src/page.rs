@@ -1,7 +1,7 @@
 //! The web page and the relay's icon.
 
 use crate::feature::FEATURES;
-use crate::nip11::About;
+use crate::nip11::RelayDescription;
 
 /// The page, with placeholders.
 const TEMPLATE: &str = include_str!("page.html");
@@ -21,16 +21,16 @@ pub(crate) const CONTENT_POLICY: &str = "default-src 'none'; style-src 'unsafe-i
 pub const ICON_SVG: &str = include_str!("icon.svg");
 
 /// The page. `fallback` is the relay's address that it shows if no URL is set and scripts are off.
-pub(crate) fn render(about: &About<'_>, fallback: &str) -> String {
-    let About { info, url, .. } = about;
-    let nips: Vec<String> = about
+pub(crate) fn render(relay: &RelayDescription<'_>, fallback: &str) -> String {
+    let RelayDescription { info, url, .. } = relay;
+    let nips: Vec<String> = relay
         .supported_nips()
         .iter()
         .map(|nip| {
             format!(r#"<a href="https://github.com/nostr-protocol/nips/blob/master/{nip:02}.md">{nip}</a>"#)
         })
         .collect();
-    let sections: String = FEATURES.iter().map(|feature| (feature.section)(about)).collect();
+    let sections: String = FEATURES.iter().map(|feature| (feature.section)(relay)).collect();
     let contact = info
         .contact
         .as_deref()
@@ -103,8 +103,8 @@ pub fn bytes(count: usize) -> String {
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);
@@ -127,7 +127,15 @@ mod tests {
         let info = Info { name: "<b>{{url}} & co".into(), ..Info::default() };
         let (limits, policy) = (Limits::default(), Policy::default());
         let url = Some("wss://relay.example");
-        let page = About { info: &info, limits: &limits, policy: &policy, url, has_agents: false }.page("");
+        let page = RelayDescription {
+            info: &info,
+            limits: &limits,
+            policy: &policy,
+            url,
+            has_agents: false,
+            blossom: None,
+        }
+        .page("");
         assert!(page.contains("&lt;b&gt;{{url}} &amp; co"));
         assert!(page.contains("wss://relay.example") && page.contains("2 MiB"));
         assert_eq!(page.matches("{{").count(), page.matches("{{url}} &amp; co").count());

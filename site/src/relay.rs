@@ -1,7 +1,7 @@
 //! The relay as a feature: the WebSocket, NIP-11, the web page, health, metrics and configuration.
 
 use crate::feature::Feature;
-use crate::nip11::About;
+use crate::nip11::RelayDescription;
 use crate::page::{bytes, grouped};
 use crate::route::{Bounds, Endpoint, HeaderCondition, Route};
 
@@ -43,15 +43,15 @@ const ENDPOINTS: &[Endpoint] = &[
     Endpoint { path: "/metrics", route: Route::Metrics, ..READ },
 ];
 
-fn nips(about: &About<'_>) -> Vec<u16> {
-    let hints = about.policy.eose_hints.then_some(EOSE_HINTS_NIP);
-    let http_auth = (!about.policy.admin_pubkeys.is_empty()).then_some(HTTP_AUTH_NIP);
+fn nips(relay: &RelayDescription<'_>) -> Vec<u16> {
+    let hints = relay.policy.eose_hints.then_some(EOSE_HINTS_NIP);
+    let http_auth = (!relay.policy.admin_pubkeys.is_empty()).then_some(HTTP_AUTH_NIP);
     NIPS.into_iter().chain(hints).chain(http_auth).collect()
 }
 
 /// The limits that clients meet.
-fn section(about: &About<'_>) -> String {
-    let About { limits, policy, .. } = about;
+fn section(relay: &RelayDescription<'_>) -> String {
+    let RelayDescription { limits, policy, .. } = relay;
     let mut rows: Vec<(&str, String)> = vec![
         ("Largest message", bytes(limits.message_bytes_max)),
         ("Largest event", bytes(limits.event_bytes_max)),

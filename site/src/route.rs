@@ -5,7 +5,11 @@
 
 use crate::agents::AgentRoute;
 use crate::answer::Answer;
+use crate::blossom::BlossomRoute;
 use crate::feature::Feature;
+
+/// The methods that preflight responses of Blossom name, whatever the path (BUD-01).
+const BLOSSOM_METHODS: &str = "GET, HEAD, PUT, DELETE, PATCH, OPTIONS";
 
 /// What an endpoint serves; each host has a handler for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +30,8 @@ pub enum Route {
     Config,
     /// An endpoint of the agents.
     Agents(AgentRoute),
+    /// An endpoint of Blossom.
+    Blossom(BlossomRoute),
 }
 
 /// A method and a path, with the conditions and bounds of the request.
@@ -48,7 +54,7 @@ pub struct Endpoint {
 /// Headers that a request must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeaderCondition {
-    /// None.
+    /// No condition.
     Anything,
     /// `Upgrade: websocket`.
     WebSocket,
@@ -75,7 +81,7 @@ pub trait Headers {
 
 impl Headers for [(&str, &str)] {
     fn any(&self, name: &str, test: &mut dyn FnMut(&str) -> bool) -> bool {
-        self.iter().any(|(own, value)| own.eq_ignore_ascii_case(name) && test(value))
+        self.iter().any(|(other, value)| other.eq_ignore_ascii_case(name) && test(value))
     }
 }
 
@@ -92,6 +98,8 @@ struct Path {
     /// Its methods, as the `Allow` header names them.
     allow: String,
     any_origin: bool,
+    /// Whether Blossom is served here: BUD-01 says what its preflight responses have at least.
+    has_blossom: bool,
     /// Whether the response depends on the `Accept` header.
     varies: bool,
 }
@@ -169,11 +177,11 @@ impl Path {
     fn new(endpoints: Vec<Endpoint>) -> Self {
         let mut methods: Vec<&str> = Vec::new();
         for endpoint in &endpoints {
-            let own: &[&str] = match endpoint.method {
+            let served: &[&str] = match endpoint.method {
                 "GET" => &["GET", "HEAD"],
                 _ => std::slice::from_ref(&endpoint.method),
             };
-            for method in own {
+            for method in served {
                 if !methods.contains(method) {
                     methods.push(method);
                 }
@@ -183,6 +191,7 @@ impl Path {
         Path {
             allow: methods.join(", "),
             any_origin: endpoints.iter().any(|endpoint| endpoint.any_origin),
+            has_blossom: endpoints.iter().any(|endpoint| matches!(endpoint.route, Route::Blossom(_))),
             varies: endpoints.iter().any(|endpoint| matches!(endpoint.header, HeaderCondition::Type(_))),
             endpoints,
         }
@@ -200,13 +209,18 @@ impl<'t> Found<'t, '_> {
         let path = self.path;
         // `*` does not include Authorization.
         let cors = path.filter(|path| path.any_origin).into_iter().flat_map(|path| {
+            let methods = if path.has_blossom { BLOSSOM_METHODS } else { path.allow.as_str() };
             [
                 ("access-control-allow-origin", "*"),
-                ("access-control-allow-headers", "*, Authorization"),
-                ("access-control-allow-methods", path.allow.as_str()),
+                ("access-control-allow-headers", "Authorization, *"),
+                ("access-control-allow-methods", methods),
                 ("access-control-expose-headers", "*"),
+                ("access-control-max-age", "86400"),
             ]
         });
+        // Whoever asks for a blob under a wrong path is to read why it is wrong.
+        let unknown = path.is_none().then_some(("access-control-allow-origin", "*"));
+        let cors = cors.chain(unknown);
         let vary = path.is_some_and(|path| path.varies).then_some(("vary", "accept"));
         cors.chain(vary)
     }
@@ -246,11 +260,12 @@ mod tests {
                 }
             };
             assert_eq!(route, text("route"), "{case}");
-            let own = answer.into_iter().flat_map(|answer| &answer.headers);
-            let mut headers: Vec<(&str, &str)> = own.map(|(name, value)| (*name, &**value)).collect();
+            let of_answer = answer.into_iter().flat_map(|answer| &answer.headers);
+            let mut headers: Vec<(&str, &str)> = of_answer.map(|(name, value)| (*name, &**value)).collect();
             headers.extend(found.headers());
             for (name, want) in case["answer"].as_object().into_iter().flatten() {
-                let value = headers.iter().find(|(own, _)| own == name).map(|(_, value)| *value);
+                let value =
+                    headers.iter().find(|(found_name, _)| found_name == name).map(|(_, value)| *value);
                 // Headers of an endpoint's own response are tested with the hosts.
                 if value.is_some() || answer.is_some() {
                     assert_eq!(value, want.as_str(), "{name} of {case}");

@@ -50,6 +50,7 @@ pub struct LimitsDef {
     shard_outbox_bytes_max: usize,
     shard_filter_bytes_max: usize,
     address_events_per_minute_max: u32,
+    address_fanout_rows_per_minute_max: u32,
     address_requests_per_minute_max: u32,
     address_jobs_max: usize,
     running_bytes_max: usize,
@@ -93,7 +94,7 @@ pub mod pubkeys {
     /// For `#[serde(with)]`.
     ///
     /// # Errors
-    /// If a text is no key.
+    /// If a text is not a key.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PubKey>, D::Error> {
         let texts = Vec::<String>::deserialize(deserializer)?;
         let read = |text: String| {

@@ -1,5 +1,6 @@
 //! `cargo xtask`: the project's own commands. `cargo xtask test` runs everything that CI runs.
 
+mod conformance;
 mod edge;
 mod fuzz;
 mod run;
@@ -30,6 +31,13 @@ enum Command {
     /// The Worker: toolchain, build, local run
     #[command(subcommand)]
     Edge(edge::Edge),
+    /// Test any Blossom server, rule by rule: `--url BASE_URL`, and other options, which `--help` lists
+    #[command(disable_help_flag = true)]
+    BlossomConformance {
+        /// Options of the suite (conformance/README.md)
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Fuzz a target with cargo-fuzz (installs it if it is missing; needs no nightly toolchain)
     Fuzz {
         /// frames, events, filters, index_ops, store_ops, schnorr, edge or machine
@@ -50,6 +58,7 @@ fn main() -> anyhow::Result<()> {
         Command::Test { quick: true, .. } => test::run_quick(),
         Command::Test { parts, .. } => test::run_all(&parts),
         Command::Edge(edge) => edge.run(),
+        Command::BlossomConformance { args } => conformance::run(&args),
         Command::Fuzz { target, seconds } => fuzz::run(&target, seconds),
     }
 }

@@ -1,6 +1,7 @@
 //! Who may do what.
 
 use relay_engine::types::PubKey;
+use relay_site::nip98::Author;
 use relay_site::{AgentRoute, Answer};
 
 use crate::router::Entry;
@@ -40,6 +41,16 @@ pub enum Permission {
     OfCustomer(PubKey),
 }
 
+/// Whether `caller` may more than any key that signs requests to this agent: its owner, administrators, operators.
+fn is_permitted(caller: Caller, agent: &Entry) -> bool {
+    caller.is_admin()
+        || caller.signer().is_some_and(|signer| agent.owner == signer || is_operator(&signer, agent))
+}
+
+fn is_operator(key: &PubKey, agent: &Entry) -> bool {
+    agent.manifest.operators.contains(&key.to_string())
+}
+
 /// Which keys an endpoint is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Needs {
@@ -68,8 +79,10 @@ fn needs(route: AgentRoute, command: Option<&str>) -> Needs {
     }
 }
 
-/// Whether a request may come to anything: a host asks before it takes the body, or has an agent opened. `may_deploy`: whether the caller
-/// may deploy agents here ([`may_deploy`](super::may_deploy)); `agent`: the one that the path names, as the router has it.
+/// Whether a request may come to anything: a host asks before it takes the body, or has an agent opened. `may_deploy`: whether the
+/// caller may deploy agents here ([`may_deploy`](super::may_deploy)); `agent`: the one that the path names, as the router has it.
+///
+/// Returns whether the caller is permitted more here than any key that signs a request.
 ///
 /// # Errors
 /// 401, 403, and 404 if no such agent is deployed.
@@ -79,14 +92,18 @@ pub fn admit(
     caller: Caller,
     may_deploy: bool,
     agent: Option<&Entry>,
-) -> Result<(), Answer> {
-    match (route, agent) {
-        (AgentRoute::Deploy, _) if may_deploy => Ok(()),
-        (AgentRoute::Deploy, _) => Err(Answer::error(403, "this key may not deploy agents here")),
-        (AgentRoute::List | AgentRoute::ListPage | AgentRoute::Names, _) => Ok(()),
-        (_, Some(agent)) => check(route, command, caller, agent).map(drop),
-        (_, None) => Err(super::no_agent()),
-    }
+) -> Result<Author, Answer> {
+    let is_permitted = match (route, agent) {
+        (AgentRoute::Deploy, _) if may_deploy => true,
+        (AgentRoute::Deploy, _) => return Err(Answer::error(403, "this key may not deploy agents here")),
+        (AgentRoute::List | AgentRoute::ListPage | AgentRoute::Names, _) => caller.is_admin(),
+        (_, Some(agent)) => {
+            check(route, command, caller, agent)?;
+            is_permitted(caller, agent)
+        }
+        (_, None) => return Err(super::no_agent()),
+    };
+    Ok(if is_permitted { Author::Permitted } else { Author::Stranger })
 }
 
 /// Checks a request to an agent.
@@ -106,12 +123,9 @@ pub(super) fn check(
     let Some(signer) = caller.signer() else {
         return Err(Answer::error(401, "authorization required (NIP-98)").with("www-authenticate", "Nostr"));
     };
-    let key = signer.to_string();
-    let is_owner = caller.is_admin() || agent.owner == signer;
-    let is_operator = agent.manifest.operators.contains(&key);
     match needs {
-        _ if is_owner => Ok(Permission::Everything),
-        Needs::Operator if is_operator => Ok(Permission::Everything),
+        _ if caller.is_admin() || agent.owner == signer => Ok(Permission::Everything),
+        Needs::Operator if is_operator(&signer, agent) => Ok(Permission::Everything),
         Needs::Customer => Ok(Permission::OfCustomer(signer)),
         _ => Err(Answer::error(403, "this key is not the agent's owner")),
     }
@@ -166,5 +180,8 @@ mod tests {
             let is = check(route, command, caller, &entry).map_err(|answer| answer.status);
             assert_eq!(is, want, "{route:?} {command:?} {caller:?}");
         }
+        let permitted = [owner, operator, admin].map(|caller| is_permitted(caller, &entry));
+        assert_eq!(permitted, [true; 3]);
+        assert_eq!([customer, Caller::Anyone].map(|caller| is_permitted(caller, &entry)), [false; 2]);
     }
 }

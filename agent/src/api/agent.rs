@@ -119,7 +119,7 @@ fn answer<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) -> 
         AgentRoute::Export => json(&agent.export().map_err(store_error)?),
         AgentRoute::Import => {
             let document: Value = serde_json::from_slice(request.body)
-                .map_err(|error| Answer::error_in(400, "body", &format!("is no JSON: {error}")))?;
+                .map_err(|error| Answer::error_in(400, "body", &format!("is not JSON: {error}")))?;
             agent.import(now, &document).map_err(command_error)?;
             json(&show(agent, &entry_before))
         }

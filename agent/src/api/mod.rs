@@ -17,7 +17,8 @@ pub use agent::{Reply, agent, deploy, entry, no_agent};
 pub use directory::directory;
 pub use follow::{Follower, Piece, too_many_followers};
 pub use kinds::kind_name;
-pub use signature::{is_loopback, may_deploy, signature};
+pub use relay_site::authorization::is_loopback;
+pub use signature::{may_deploy, signature};
 
 use relay_engine::types::PubKey;
 use relay_site::{AgentRoute, Answer};

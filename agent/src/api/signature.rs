@@ -2,6 +2,7 @@
 
 use relay_engine::types::{PubKey, Timestamp};
 use relay_engine::verify::Verifier;
+use relay_site::authorization::is_loopback;
 use relay_site::nip98::{self, Origin, Signed};
 use relay_site::{AgentRoute, Answer};
 
@@ -43,18 +44,6 @@ pub fn signature(
 /// Whether `caller` may deploy agents: administrators, and the configured `deployers`.
 pub fn may_deploy(caller: Caller, deployers: &[PubKey]) -> bool {
     caller.is_admin() || caller.signer().is_some_and(|key| deployers.contains(&key))
-}
-
-/// Whether a Host header names this machine.
-pub fn is_loopback(host: &str) -> bool {
-    use url::Host;
-    let Ok(url) = url::Url::parse(&format!("http://{host}")) else { return false };
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ pub(super) fn endpoint(base: &str, segments: &[&str]) -> Result<Url, Failure> {
     Ok(url)
 }
 
-/// A response whose status is no success, until its body has come.
+/// A response whose status is not 2xx, until its body has come.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ErrorResponse {
     status: u16,

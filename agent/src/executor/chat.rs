@@ -29,7 +29,7 @@ enum Type {
 }
 
 /// The messages of a chat: the system message, the session, and the inputs as the user's message. Parameters that the
-/// handler lists and that are no [`OPTIONS`] precede the inputs as lines `name: value`.
+/// handler lists and that are not [`OPTIONS`] precede the inputs as lines `name: value`.
 ///
 /// # Errors
 /// Without a system message, there must be something to say.

@@ -31,7 +31,7 @@ pub mod cause {
     pub const TIMEOUT: &str = "timeout";
     /// The response is larger than allowed.
     pub const RESPONSE_SIZE: &str = "response_size";
-    /// The endpoint answered with a status that is no success.
+    /// The endpoint answered with a status that is not 2xx.
     pub const HTTP_STATUS: &str = "http_status";
     /// The endpoint says that it is called too often.
     pub const RATE_LIMITED: &str = "rate_limited";

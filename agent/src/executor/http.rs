@@ -39,6 +39,8 @@ pub enum Access {
     /// An endpoint that the manifest names: public addresses, and those that the operator allows
     /// (`agents.allow_private_hosts`).
     Configured,
+    /// Anywhere, over http too: for tests and private networks.
+    Anywhere,
 }
 
 /// Limits of a request.

@@ -9,7 +9,7 @@ use crate::executor::HttpRequest;
 const HARMLESS_HEADERS: [&str; 3] = ["accept", "accept-language", "user-agent"];
 
 /// The request that follows a response with this status and `location` header, or `None` if that response is the answer: it
-/// is no redirect, as many redirects as allowed have been followed, or a body would be sent to another origin.
+/// is not a redirect, as many redirects as allowed have been followed, or a body would be sent to another origin.
 ///
 /// The host checks the new URL like the first one ([`check_url`](super::check_url)).
 pub fn redirect(request: &HttpRequest, status: u16, location: Option<&str>) -> Option<HttpRequest> {

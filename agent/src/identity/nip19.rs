@@ -28,7 +28,7 @@ pub(super) fn encode(prefix: Hrp, key: &[u8; 32]) -> String {
 
 /// The 32 bytes behind a prefix; Bech32m and other lengths are refused.
 pub(super) fn decode(prefix: Hrp, text: &str) -> Option<[u8; 32]> {
-    // Longer texts are no keys; 63 characters are an npub.
+    // Longer texts are not keys; 63 characters are an npub.
     if text.len() > 90 {
         return None;
     }

@@ -7,7 +7,7 @@ use relay_engine::types::{Now, PubKey};
 use serde::{Deserialize, Serialize};
 
 use super::jobs::Jobs;
-use super::schedules::Schedules;
+use super::schedules::{self, Schedules};
 use super::{Agent, AgentState, Awaited, CommandError, Deployed};
 use crate::identity::{self, Keys};
 use crate::job::Command;
@@ -230,7 +230,7 @@ impl<C: SqlConn> Agent<C> {
         self.active.clear();
         self.jobs = Jobs::open(0);
         self.schedules = Schedules::default();
-        (self.metrics, self.metrics_taken) = Default::default();
+        (self.metrics, self.told) = Default::default();
         self.deployed = None;
     }
 }
@@ -238,6 +238,7 @@ impl<C: SqlConn> Agent<C> {
 impl Deployed {
     fn new(manifest: Arc<Manifest>, keys: Result<Keys, String>) -> Self {
         let (allow, deny) = Deployed::lists(&manifest.access);
-        Deployed { manifest, keys, allow, deny }
+        let schedule_keys = manifest.schedules.iter().map(schedules::key).collect();
+        Deployed { manifest, keys, allow, deny, schedule_keys }
     }
 }

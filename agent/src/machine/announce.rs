@@ -25,7 +25,7 @@ impl<C: SqlConn> Agent<C> {
         let head = self.head.as_ref().filter(|head| head.state == AgentState::Active)?;
         let key = self.keys()?.pubkey();
         head.announcement.as_ref()?;
-        let spread = u64::from(u16::from_be_bytes([key.0[0], key.0[1]])) * RENEW_SPREAD_SECONDS >> 16;
+        let spread = (u64::from(u16::from_be_bytes([key.0[0], key.0[1]])) * RENEW_SPREAD_SECONDS) >> 16;
         Some((head.announced_at + RENEW_SECONDS + spread) * 1_000)
     }
 

@@ -128,7 +128,6 @@ impl<C: SqlConn> Agent<C> {
             self.jobs = super::Jobs::open(0);
             CommandError::Store(error)
         })?;
-        self.metrics_taken = self.metrics.clone();
         Ok(())
     }
 }

@@ -99,16 +99,25 @@ impl<C: SqlConn> Agent<C> {
         self.deployed.as_ref().map_or(0, |deployed| deployed.manifest.limits.timeout_s * 1000)
     }
 
+    /// Whether the inputs of another job of this customer may be fetched now.
+    pub(super) fn has_room_to_fetch(&self, customer: &PubKey) -> bool {
+        let resolving = self.active.values().filter(|active| !active.is_running());
+        let (all, own) = resolving.fold((0, 0), |(all, own), other| {
+            (all + 1, own + usize::from(other.request.customer == *customer))
+        });
+        all < RESOLVING_MAX && own < RESOLVING_OF_CUSTOMER_MAX
+    }
+
+    /// Looks again in a while whether there is room. Nothing of the job is read until then.
+    pub(super) fn fetch_later(&mut self, now: Now, id: EventId) {
+        self.jobs.set_wake(id, Some(now.millis() + POLL_MILLIS));
+    }
+
     /// Begins to fetch the inputs of a job, or puts it off while many others do.
     pub(super) fn fetch_inputs(&mut self, now: Now, mut active: Active) {
         self.jobs.put(active.open_row());
-        let resolving = self.active.values().filter(|active| !active.is_running());
-        let (all, own) = resolving.fold((0, 0), |(all, own), other| {
-            (all + 1, own + usize::from(other.request.customer == active.request.customer))
-        });
-        if all >= RESOLVING_MAX || own >= RESOLVING_OF_CUSTOMER_MAX {
-            self.jobs.set_wake(active.id(), Some(now.millis() + POLL_MILLIS));
-            return;
+        if !self.has_room_to_fetch(&active.request.customer) {
+            return self.fetch_later(now, active.id());
         }
         let deadline = active.row.received_at + self.input_millis_max();
         active.stage = Stage::Resolving(Resolver::new(&active.request, deadline));

@@ -78,6 +78,9 @@ pub struct Metrics {
     pub running: usize,
     #[serde(skip)]
     is_changed: bool,
+    /// What the host has not been told yet.
+    #[serde(skip)]
+    pub(super) untold: Counted,
 }
 
 impl Metrics {
@@ -95,14 +98,22 @@ impl Metrics {
 
     /// A job has ended; `cause` if it was refused or has failed.
     pub(super) fn ended(&mut self, state: JobState, cause: Option<&str>) {
-        self.count(|metrics| *metrics.jobs.entry(state.name().to_owned()).or_default() += 1);
+        self.count(|metrics| {
+            for jobs in [&mut metrics.jobs, &mut metrics.untold.jobs] {
+                *jobs.entry(state.name().to_owned()).or_default() += 1;
+            }
+        });
         cause.into_iter().for_each(|cause| self.failed(cause));
     }
 
     /// Something was refused or has failed.
     pub(super) fn failed(&mut self, cause: &str) {
         debug_assert!(known_cause(cause).is_some(), "{cause} is in no list of causes");
-        self.count(|metrics| *metrics.failures.entry(cause.to_owned()).or_default() += 1);
+        self.count(|metrics| {
+            for failures in [&mut metrics.failures, &mut metrics.untold.failures] {
+                *failures.entry(cause.to_owned()).or_default() += 1;
+            }
+        });
     }
 
     /// A result is stored, `millis` after the request came.
@@ -112,6 +123,18 @@ impl Metrics {
             let bucket = LATENCY_BOUNDS_MILLIS.partition_point(|bound| *bound < millis);
             metrics.latency[bucket] += 1;
             metrics.latency_millis += millis;
+            let untold = &mut metrics.untold;
+            untold.latency.resize(untold.latency.len().max(bucket + 1), 0);
+            untold.latency[bucket] += 1;
+            untold.latency_millis += millis;
+        });
+    }
+
+    /// An attempt has begun.
+    pub(super) fn attempted(&mut self) {
+        self.count(|metrics| {
+            metrics.attempts += 1;
+            metrics.untold.attempts += 1;
         });
     }
 }
@@ -147,33 +170,6 @@ fn is_zero(value: &u64) -> bool {
     *value == 0
 }
 
-impl Counted {
-    /// What `metrics` has counted since it was `before`.
-    pub(super) fn between(before: &Metrics, metrics: &Metrics) -> Self {
-        let risen = |now: &BTreeMap<String, u64>, before: &BTreeMap<String, u64>| {
-            let difference = |(name, count): (&String, &u64)| {
-                let more = count.saturating_sub(before.get(name).copied().unwrap_or_default());
-                (more > 0).then(|| (name.clone(), more))
-            };
-            now.iter().filter_map(difference).collect()
-        };
-        let before_or_none = before.latency.iter().chain(std::iter::repeat(&0));
-        let latency =
-            metrics.latency.iter().zip(before_or_none).map(|(now, before)| now.saturating_sub(*before));
-        let mut latency: Vec<u64> = latency.collect();
-        latency.truncate(latency.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1));
-        Counted {
-            jobs: risen(&metrics.jobs, &before.jobs),
-            failures: risen(&metrics.failures, &before.failures),
-            attempts: metrics.attempts.saturating_sub(before.attempts),
-            latency,
-            latency_millis: metrics.latency_millis.saturating_sub(before.latency_millis),
-            queued: metrics.queued as u64,
-            running: metrics.running as u64,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,7 +189,7 @@ mod tests {
         let mut metrics = Metrics::default();
         metrics.ended(JobState::Failed, Some("timeout"));
         metrics.answered(7);
-        let before = Metrics { is_changed: false, ..metrics.clone() };
+        let before = Metrics { is_changed: false, untold: Counted::default(), ..metrics.clone() };
         metrics.queued = 5;
         let json = serde_json::to_string(&metrics).unwrap();
         assert_eq!(serde_json::from_str::<Metrics>(&json).unwrap(), before);

@@ -217,8 +217,8 @@ pub struct Agent<C> {
     schedules: Schedules,
     rates: Rates,
     metrics: Metrics,
-    /// The metrics when [`Agent::take_counted`] was last called.
-    metrics_taken: Metrics,
+    /// The jobs that waited and ran when [`Agent::take_counted`] last returned something.
+    told: (usize, usize),
     last_line: u64,
     sweep: Sweep,
     batch: Batch,
@@ -243,6 +243,8 @@ struct Deployed {
     keys: Result<Keys, String>,
     allow: Vec<PubKey>,
     deny: Vec<PubKey>,
+    /// What [`Schedules`] knows the manifest's schedules by, in their order.
+    schedule_keys: Vec<String>,
 }
 
 /// What an open effect is for.
@@ -302,7 +304,7 @@ impl<C: SqlConn> Agent<C> {
             read_relays: ReadRelays::default(),
             schedules: Schedules::open(&conn)?,
             rates: Rates::open(now, &conn)?,
-            metrics_taken: metrics.clone(),
+            told: (0, 0),
             metrics,
             last_line: store::last_line(&conn)?,
             sweep: store::get_meta(&conn, Sweep::NAME)?.unwrap_or_default(),

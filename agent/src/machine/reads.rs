@@ -263,19 +263,27 @@ impl<C: SqlConn> Agent<C> {
 
     /// Its counters, and how many jobs it has now.
     pub fn metrics(&self) -> Metrics {
-        let running = self.active.values().filter(|active| active.is_running()).count();
+        let (queued, running) = self.jobs_now();
         let mut metrics = self.metrics.clone();
-        (metrics.queued, metrics.running) = (self.jobs.len() - running, running);
+        (metrics.queued, metrics.running, metrics.untold) = (queued, running, Counted::default());
         metrics
+    }
+
+    /// How many jobs wait, and how many executors work on.
+    fn jobs_now(&self) -> (usize, usize) {
+        let running = self.active.values().filter(|active| active.is_running()).count();
+        (self.jobs.len() - running, running)
     }
 
     /// What it has counted since this was last called, or since it was opened. `None`: nothing has changed. Counters that
     /// were imported are not among it.
     pub fn take_counted(&mut self) -> Option<Counted> {
-        let metrics = self.metrics();
-        let before = std::mem::replace(&mut self.metrics_taken, metrics);
-        let counted = Counted::between(&before, &self.metrics_taken);
-        (counted != Counted::between(&before, &before)).then_some(counted)
+        let now = self.jobs_now();
+        if now == std::mem::replace(&mut self.told, now) && self.metrics.untold == Counted::default() {
+            return None;
+        }
+        let counted = std::mem::take(&mut self.metrics.untold);
+        Some(Counted { queued: now.0 as u64, running: now.1 as u64, ..counted })
     }
 }
 

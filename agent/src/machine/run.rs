@@ -218,7 +218,7 @@ impl<C: SqlConn> Agent<C> {
             partial_at: 0,
             partials: 0,
         });
-        self.metrics.count(|metrics| metrics.attempts += 1);
+        self.metrics.attempted();
         self.jobs.put(active.open_row());
         // An attempt that ends within this call is never stored as running.
         if let Some(active) = self.carry_out(now, active, steps) {
@@ -404,6 +404,10 @@ impl<C: SqlConn> Agent<C> {
             return self.expire(now, open);
         }
         if open.state == JobState::WaitingInput {
+            if !self.has_room_to_fetch(&open.customer) {
+                self.fetch_later(now, open.id);
+                return Ok(());
+            }
             let row = self.read_row(open.seq)?;
             match self.load(row.clone()) {
                 Ok(active) => self.fetch_inputs(now, active),

@@ -45,7 +45,7 @@ impl Schedules {
 }
 
 /// A schedule by what it does, so that it goes on when others are added before it.
-fn key(schedule: &Schedule) -> String {
+pub(super) fn key(schedule: &Schedule) -> String {
     let json = serde_json::to_vec(schedule).unwrap_or_default();
     Sha256::digest(json).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
@@ -85,9 +85,11 @@ impl<C: SqlConn> Agent<C> {
     fn due(&self) -> impl Iterator<Item = (u64, &Schedule)> {
         let takes_jobs = self.head.as_ref().is_some_and(|head| head.state.takes_jobs());
         let deployed = self.deployed.as_ref().filter(|deployed| takes_jobs && deployed.keys.is_ok());
-        let schedules = deployed.into_iter().flat_map(|deployed| &deployed.manifest.schedules);
-        schedules.filter_map(|schedule| {
-            let Times { due_at, .. } = self.schedules.times.get(&key(schedule))?;
+        let schedules = deployed
+            .into_iter()
+            .flat_map(|deployed| deployed.schedule_keys.iter().zip(&deployed.manifest.schedules));
+        schedules.filter_map(|(key, schedule)| {
+            let Times { due_at, .. } = self.schedules.times.get(key)?;
             Some(((due_at + schedule.every_s.max(1)) * 1000, schedule))
         })
     }

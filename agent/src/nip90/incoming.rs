@@ -34,8 +34,8 @@ impl Incoming {
     }
 }
 
-/// The keys that an event's `p` tags name, in order, once each. A request that names none is an open job. What is no
-/// public key in hexadecimal names nobody.
+/// The keys that an event's `p` tags name, in order, once each. A request that names none is an open job. What is not
+/// a public key in hexadecimal names nobody.
 pub fn named_keys(event: &Event) -> Vec<PubKey> {
     let mut keys: Vec<PubKey> = values(event, b"p").filter_map(|value| value.parse().ok()).collect();
     // First places first, without comparing each with each: an event may have thousands.

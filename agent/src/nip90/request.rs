@@ -25,7 +25,7 @@ const OUTPUT_BYTES_MAX: usize = 128;
 /// Why an event is not taken for a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestError {
-    /// It is no job request, it names only others, or the agent itself has written it. It is not answered.
+    /// It is not a job request, it names only others, or the agent itself has written it. It is not answered.
     NotForUs,
     /// It is not clear what is to be done.
     Malformed {
@@ -54,7 +54,7 @@ impl RequestError {
 /// inputs, parameters and relays of both are taken, `output` and `bid` of the hidden ones if they have them. Keys of
 /// parameters are left as they are written; compare them with [`is_same_param`].
 ///
-/// What is of no use is left out: a bid that is no number, relays that are not public `wss` or beyond the eighth, a `p` that is
+/// What is of no use is left out: a bid that is not a number, relays that are not public `wss` or beyond the eighth, a `p` that is
 /// no key. NIP-40 is the caller's: an expired request has [`Event::is_expired`]. Cost: linear in the size of the event, and a key
 /// agreement if it is encrypted.
 ///

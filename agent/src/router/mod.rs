@@ -152,6 +152,11 @@ impl<C: SqlConn> Router<C> {
         self.table.by_name()
     }
 
+    /// Whether there are no agents.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
     /// An agent.
     pub fn get(&self, agent: &PubKey) -> Option<&Entry> {
         self.table.get(agent)

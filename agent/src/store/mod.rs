@@ -112,7 +112,7 @@ fn corrupt(what: &str) -> StoreError {
 fn int(row: &[SqlValue<'_>], column: usize) -> Result<i64, StoreError> {
     match row.get(column) {
         Some(SqlValue::Int(int)) => Ok(*int),
-        _ => Err(corrupt("a column is no integer")),
+        _ => Err(corrupt("a column is not an integer")),
     }
 }
 
@@ -123,7 +123,7 @@ fn unsigned(row: &[SqlValue<'_>], column: usize) -> Result<u64, StoreError> {
 fn blob<'a>(row: &[SqlValue<'a>], column: usize) -> Result<&'a [u8], StoreError> {
     match row.get(column) {
         Some(SqlValue::Blob(blob)) => Ok(blob),
-        _ => Err(corrupt("a column is no BLOB")),
+        _ => Err(corrupt("a column is not a BLOB")),
     }
 }
 

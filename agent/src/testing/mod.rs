@@ -4,9 +4,8 @@
 mod customer;
 mod executors;
 mod host;
-mod sqlite;
 
 pub use customer::{Customer, Request};
 pub use executors::{EXECUTOR_URL, calling_executor};
 pub use host::{FakeHost, answers};
-pub use sqlite::Sqlite;
+pub use relay_engine::testing::Sqlite;

@@ -100,8 +100,8 @@ impl Case {
                 let filters = (0..100).map(|n| format!(r#"{{"since":{}}}"#, 4_000_000_000u64 + n));
                 filters.collect::<Vec<_>>().join(",")
             }),
-            Case::Hashtags => subscribed(attacker, 20, 5, |place, sub| {
-                let values = (0..19_000).map(|n| format!("\"{place}-{sub}-{n}\""));
+            Case::Hashtags => subscribed(attacker, 20, 5, |conn, sub| {
+                let values = (0..19_000).map(|n| format!("\"{conn}-{sub}-{n}\""));
                 format!(r##"{{"#t":[{}]}}"##, values.collect::<Vec<_>>().join(","))
             }),
             Case::Behind => {
@@ -145,7 +145,7 @@ impl Case {
             Case::Tags => {
                 // Every condition but the last matches one of the events, so the mismatch is found last.
                 let conditions = |filter: usize| {
-                    let value = |place: usize| format!("{}-{}", place / 49, 50 * filter + place);
+                    let value = |tag: usize| format!("{}-{}", tag / 49, 50 * filter + tag);
                     let tags =
                         letters().enumerate().map(|(n, letter)| format!(r##""#{letter}":["{}"]"##, value(n)));
                     format!("{{{}}}", tags.collect::<Vec<_>>().join(","))
@@ -216,7 +216,7 @@ impl Case {
 }
 
 /// Opens up to `connections` connections, as many as the relay accepts, each with `subs` subscriptions. `filters` makes the
-/// filters for the indices of a connection and a subscription. A refused subscription is no error.
+/// filters for the indices of a connection and a subscription. A refused subscription is not an error.
 fn subscribed(
     attacker: &Attacker<'_>,
     connections: usize,
@@ -224,10 +224,10 @@ fn subscribed(
     filters: impl Fn(usize, usize) -> String,
 ) -> Result<Vec<Connection>> {
     let mut kept = Vec::new();
-    for place in 0..connections {
+    for conn in 0..connections {
         let Ok(mut connection) = attacker.connect() else { break };
         for sub in 0..subs {
-            attacker.send(&mut connection, format!(r#"["REQ","{sub}",{}]"#, filters(place, sub)))?;
+            attacker.send(&mut connection, format!(r#"["REQ","{sub}",{}]"#, filters(conn, sub)))?;
         }
         attacker.await_answers(&mut connection, &["[\"EOSE\"", "[\"CLOSED\""], subs)?;
         kept.push(connection);

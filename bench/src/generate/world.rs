@@ -348,8 +348,8 @@ impl World {
         if self.hot.len() < NOTES_HOT {
             self.hot.push(note.clone());
         } else if self.rng.below(60) == 0 {
-            let place = self.rng.below(NOTES_HOT);
-            self.hot[place] = note.clone();
+            let index = self.rng.below(NOTES_HOT);
+            self.hot[index] = note.clone();
         }
         self.notes.push_back(note);
         if self.notes.len() > NOTES_RECENT_MAX {

@@ -48,7 +48,7 @@ impl Answer {
     }
 
     fn tag_fields(&self, name: &str) -> Option<&[String]> {
-        self.tags.iter().find(|tag| tag.first().is_some_and(|own| own == name)).map(Vec::as_slice)
+        self.tags.iter().find(|tag| tag.first().is_some_and(|first| first == name)).map(Vec::as_slice)
     }
 
     /// Whether id and signature are right.

@@ -22,7 +22,7 @@ pub(super) struct Ledger {
     machines: Vec<String>,
     result_kind: u16,
     echo: bool,
-    /// Every so many jobs, the signatures of a job's answers are checked.
+    /// The signatures of every `verify_each`-th job's answers are checked.
     verify_each: usize,
     /// Answers to check, after the clock has stopped.
     unverified: Vec<Answer>,

@@ -1,4 +1,4 @@
-//! `relay-bench jobs`: throughput and latency of data vending machines (NIP-90), whoever made them; every answer is checked.
+//! `relay-bench jobs`: throughput and latency of data vending machines (NIP-90), of any implementation; every answer is checked.
 
 mod answer;
 mod ledger;
@@ -160,7 +160,7 @@ fn subscribe(listener: &mut Connection, plan: &Plan, requests: &[Request]) -> Re
         listener.send(json!(["REQ", sub, filter]).to_string())?;
         listener.read(|text| match Frame::read(text)? {
             Frame::Closed(_) => bail!("a subscription was refused: {text}"),
-            Frame::Eose(own) => Ok(own != sub),
+            Frame::Eose(ended) => Ok(ended != sub),
             _ => Ok(true),
         })?;
     }

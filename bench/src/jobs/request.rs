@@ -95,9 +95,9 @@ pub fn key(text: &str) -> Result<[u8; 32]> {
         return Ok(key);
     }
     let checked =
-        CheckedHrpstring::new::<Bech32>(text).with_context(|| format!("{text} is no public key"))?;
+        CheckedHrpstring::new::<Bech32>(text).with_context(|| format!("{text} is not a public key"))?;
     if checked.hrp() != Hrp::parse_unchecked("npub") {
-        bail!("{text} is no npub");
+        bail!("{text} is not an npub");
     }
     let bytes: Vec<u8> = checked.byte_iter().collect();
     bytes.try_into().ok().with_context(|| format!("{text} is not 32 bytes"))

@@ -17,8 +17,8 @@ use super::message::{Malformed, head_of, json, parse};
 pub const API_PATH: &str = "/agents/api";
 /// The path of the entry of an agent that has changed, in the relay's object.
 pub const ENTRY_PATH: &str = "/agents/entry";
-/// The path of the question whether a request to an agent may come to anything, in the relay's object. Its body is an [`Ask`] and
-/// the agent's key.
+/// The path of the question whether a request to an agent may come to anything, in the relay's object. It is [`Ask`] with the
+/// agent's key in hexadecimal as the body; the response is empty, or the client's.
 pub const ADMIT_PATH: &str = "/agents/admit";
 /// The path of the question whether another agent may be deployed, in the relay's object.
 pub const ROOM_PATH: &str = "/agents/room";

@@ -15,7 +15,7 @@ pub mod message;
 use std::collections::{BTreeMap, BTreeSet};
 
 use relay_agent::api;
-use relay_agent::executor::{HttpEvent, HttpRequest};
+use relay_agent::executor::{HttpEvent, HttpFault, HttpRequest};
 use relay_agent::machine::{Agent, AgentState, Context, Counted, Effect, EffectId, Published};
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 use relay_engine::types::{Event, Filter, Now};
@@ -46,7 +46,16 @@ pub trait AgentHost {
 
     /// Sets the object's one alarm, which calls [`AgentObject::alarm`], and replaces the one that was set.
     fn set_alarm(&self, at: Now);
+
+    /// Bytes of memory that all objects of this isolate have allocated now.
+    fn memory_used_bytes(&self) -> u64;
 }
+
+/// Bytes that the objects of an isolate may have allocated when another job is taken. An agent has bounds of its own, but a thousand
+/// of them share the 128 MB that the platform gives to an isolate, JavaScript's heap and the fragments of memory included.
+pub const WORK_MEMORY_MAX: u64 = 48 << 20;
+/// The same when more of a response to a call is taken: what is begun comes to an end before anything else begins.
+pub const RESPONSE_MEMORY_MAX: u64 = 60 << 20;
 
 /// While an agent is busy, or waits for the relay, an alarm comes this often: without requests, the platform evicts an object after 70 seconds or more,
 /// and then the alarm resumes its work.
@@ -55,6 +64,9 @@ const AWAKE_SECONDS: u64 = 30;
 const LONG_MILLIS: u64 = 2 * 3_600_000;
 /// Steps of work that is due in one call; the rest is left to an alarm, so that other objects of the isolate have their turn.
 const TIMEOUTS_MAX: usize = 16;
+
+/// Why an agent does not do more now.
+pub(crate) const NO_MEMORY: &str = "the isolate has no memory for more work";
 
 /// One agent.
 pub struct AgentObject<C: SqlConn, H> {
@@ -118,7 +130,7 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
     /// The relay's object delivers events and confirms publications.
     ///
     /// # Errors
-    /// If the store fails; the events have to be delivered again.
+    /// If the store fails, or events would take memory that the isolate does not have; the events have to be delivered again.
     pub fn deliver(&mut self, now: Now, delivery: Delivery) -> Result<Reply, StoreError> {
         for Confirmation { opening, id, outcomes } in delivery.confirmed {
             let is_open = self.publications.get(&id).is_some_and(|own| own.via == Via::Response);
@@ -127,11 +139,19 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
                 self.confirm(now, id, &outcomes);
             }
         }
-        let delivered =
-            if delivery.events.is_empty() { Ok(()) } else { self.agent.deliver(now, &delivery.events) };
+        let delivered = if delivery.events.is_empty() {
+            Ok(())
+        } else if self.host.memory_used_bytes() > WORK_MEMORY_MAX {
+            // What is confirmed above may have freed some.
+            Err(StoreError::Failed(NO_MEMORY.into()))
+        } else {
+            self.agent.deliver(now, &delivery.events)
+        };
         self.work(now, Via::Response);
         delivered?;
-        let entry = api::entry(&self.agent).filter(|entry| delivery.known != Some(Known::of(entry)));
+        // Most often nothing has changed, and the manifest is not copied.
+        let known = self.agent.state().map(|state| Known { state, version: self.agent.version() });
+        let entry = if known == delivery.known { None } else { api::entry(&self.agent) };
         let unconfirmed = self.publications.iter().filter(|(_, own)| own.via == Via::Response);
         let publish = unconfirmed.map(|(id, own)| Publication { id: *id, events: own.events.clone() });
         Ok(Reply {
@@ -170,8 +190,12 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
         self.work(now, Via::Request);
     }
 
-    /// Something has come of a call, over HTTP or of a model.
-    pub fn http(&mut self, now: Now, id: EffectId, event: HttpEvent) {
+    /// Something has come of a call, over HTTP or of a model. Without memory for it the call has failed, and may be tried again.
+    pub fn http(&mut self, now: Now, id: EffectId, mut event: HttpEvent) {
+        if matches!(event, HttpEvent::Chunk(_)) && self.host.memory_used_bytes() > RESPONSE_MEMORY_MAX {
+            self.host.cancel(id);
+            event = HttpEvent::Failed(HttpFault::Connection(NO_MEMORY.into()));
+        }
         if matches!(event, HttpEvent::End | HttpEvent::Failed(_)) {
             self.calls.remove(&id);
         }
@@ -205,6 +229,11 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
         if !relays.is_empty() && !accepted.is_empty() {
             self.host.publish_elsewhere(&accepted, &relays);
         }
+    }
+
+    /// Whether nothing is lost, and little is to be done again, when it is dropped and opened when it is needed.
+    pub fn is_idle(&self) -> bool {
+        self.publications.is_empty() && self.calls.is_empty() && self.agent.is_idle()
     }
 
     fn is_busy(&self) -> bool {

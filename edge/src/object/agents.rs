@@ -11,14 +11,17 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
+use relay_agent::api;
 use relay_agent::machine::{AgentState, Counted, EffectId, Published};
 use relay_agent::router::{Entry, Router};
 use relay_agent::secrets::Secrets;
 use relay_agent::totals::Tally;
 use relay_engine::relay::{Party, PublishOutcome, StreamId, Ticket};
 use relay_engine::sql::StoreError;
-use relay_engine::store::{Backend, Reader, Scan, ScanLimits, Step, Take};
+use relay_engine::store::{Backend, Reader, Scan, ScanLimits, ScanStep, Take};
 use relay_engine::types::{Event, Filter, Now, PubKey, Seq};
+use relay_site::Answer;
+use relay_site::nip98::Author;
 
 use super::consumers::retry_ms;
 use super::{Host, Next, Object, RowCountingConn};
@@ -72,7 +75,7 @@ pub(super) struct Agents<C> {
 }
 
 enum Stream {
-    /// Is to be opened then; after so many failures of the store.
+    /// To be opened at that time; the store has failed this many times.
     Closed(Now, u32),
     /// With these filters.
     Open(StreamId, Vec<Filter>),
@@ -132,6 +135,16 @@ impl<C: RowCountingConn> Agents<C> {
         })
     }
 
+    /// Whether there are no agents, and nothing is under way of those that there were.
+    fn is_at_rest(&self) -> bool {
+        self.router.is_empty()
+            && self.router.is_ready()
+            && matches!(self.stream, Stream::Closed(..))
+            && self.calls.is_empty()
+            && self.confirmations.is_empty()
+            && self.router.poll_timeout().is_none()
+    }
+
     /// The next time at which there is something to do, if so late that the alarm is used and not a timer.
     pub(super) fn alarm_at(&self, now: Now) -> Option<Now> {
         self.router.poll_timeout().filter(|at| at.millis_since(now) > TIMER_MS_MAX)
@@ -146,7 +159,7 @@ impl<C: RowCountingConn> Agents<C> {
     pub(super) fn timer_ms(&self, now: Now) -> Option<u64> {
         let confirmations = self.confirmations.values().map(|(at, _)| *at);
         let reopening = match self.stream {
-            Stream::Closed(at, _) if self.router.filters().is_some() => Some(at),
+            Stream::Closed(at, _) if !self.router.is_empty() => Some(at),
             _ => None,
         };
         let soonest = confirmations.chain(reopening).chain(self.router.poll_timeout()).min();
@@ -155,7 +168,7 @@ impl<C: RowCountingConn> Agents<C> {
 
     /// Whether something is on its way that would be lost with the object's memory, and has to be done again then.
     fn has_undelivered(&self, now: Now) -> bool {
-        let is_closed = matches!(self.stream, Stream::Closed(..)) && self.router.filters().is_some();
+        let is_closed = matches!(self.stream, Stream::Closed(..)) && !self.router.is_empty();
         is_closed
             || !self.router.is_ready()
             || self.calls.values().any(|call| call.delivery.is_some())
@@ -340,7 +353,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
                     found.push(Event::from_canonical(hit.event.json().into()));
                     Take::Counted
                 })?;
-                if matches!(step, Step::Done(_)) {
+                if matches!(step, ScanStep::Done(_)) {
                     break;
                 }
             }
@@ -408,6 +421,15 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         self.agents.as_ref().map(|agents| &agents.router)
     }
 
+    /// Whether a request to an agent may be made, as far as its entry says.
+    ///
+    /// # Errors
+    /// The response.
+    pub fn admit_agent_request(&self, agent: &PubKey, request: &api::Request<'_>) -> Result<Author, Answer> {
+        let entry = self.router().and_then(|router| router.get(agent));
+        api::admit(request.route, request.id, request.caller, false, entry)
+    }
+
     /// Whether this agent may be deployed: it is there, or there are fewer than `agents.agents_max`.
     pub fn has_room_for_agent(&self, agent: &PubKey) -> bool {
         self.router()
@@ -420,6 +442,10 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         let before = self.rows();
         while let Some((ticket, outcome)) = self.relay.poll_published() {
             agents.decide(now, ticket, outcome);
+        }
+        if agents.is_at_rest() {
+            self.agents = Some(agents);
+            return;
         }
         if agents.router.poll_timeout().is_some_and(|at| at <= now) {
             agents.router.handle_timeout(now);
@@ -495,7 +521,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
 
     /// The first agent is given no event that was stored before it was there, and every one that is stored afterwards.
     fn begin_stream(&self, agents: &mut Agents<C>, now: Now) -> Result<(), StoreError> {
-        if agents.router.filters().is_none() && agents.router.is_ready() {
+        if agents.router.is_empty() && agents.router.is_ready() {
             agents.router.accept(now, Vec::new(), self.relay.store().reader()?.last_seq()?);
         }
         Ok(())

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! attachment  version:1  key:8  unanswered:1  head  tail kind:1 (0 inline, 1 blob)  tail, or the name of its blob:16
+//! ended       0  address: the session is over, and its socket holds output that its client has not read. Empty without
+//!             an address, and of earlier versions
 //! unanswered  1 while a message of the session is in memory only
 //! head        challenge (empty if none was sent), address (no bytes, 4 of IPv4, or 8 of IPv6), Host header,
 //!             authenticated keys, malformed messages, missed ephemeral events, two rate limiters
@@ -18,13 +20,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use relay_engine::relay::{SessionSnapshot, SubSnapshot};
-use relay_engine::types::{Filter, Now, PubKey, SubId};
+use relay_engine::types::{ClientAddress, Filter, Now, PubKey, SubId};
 use sha2::{Digest, Sha256};
 
 use super::bytes::{Malformed, Read, Write, filters_bytes, filters_from};
 
 /// The format's version; attachments of other versions are not read.
 const VERSION: u8 = 3;
+/// Instead of a version: the session has ended.
+const ENDED: u8 = 0;
 /// Largest attachment, in bytes. The platform's limit of 16,384 includes its own serialization.
 pub(super) const ATTACHMENT_BYTES_MAX: usize = 15_000;
 
@@ -204,6 +208,35 @@ pub(super) fn has_unanswered(attachment: &[u8]) -> bool {
         && attachment.get(1 + size_of::<Key>()).is_some_and(|unanswered| *unanswered != 0)
 }
 
+/// The attachment of a socket whose session has ended.
+pub(super) fn ended(address: Option<ClientAddress>) -> Vec<u8> {
+    let mut out = Vec::new();
+    if address.is_some() {
+        out.push(ENDED);
+        Write(&mut out).address(address);
+    }
+    out
+}
+
+/// Whether the session has ended.
+pub(super) fn has_ended(attachment: &[u8]) -> bool {
+    attachment.first().is_none_or(|version| *version == ENDED)
+}
+
+/// The client address, also if the rest is malformed and after the session has ended. `None` if it has none or it cannot be read.
+pub(super) fn address_of(attachment: &[u8]) -> Option<ClientAddress> {
+    let mut read = Read(attachment);
+    match read.array().ok()? {
+        [ENDED] => {}
+        [VERSION] => {
+            let _key_and_unanswered: [u8; 9] = read.array().ok()?;
+            read.bytes().ok()?;
+        }
+        _ => return None,
+    }
+    read.address().ok()?
+}
+
 /// Decodes a session from its attachment. Also returns the names of its blobs.
 ///
 /// # Errors
@@ -366,6 +399,8 @@ mod tests {
                 prop_assert!(saved.attachment.len() <= bytes_max);
                 prop_assert_eq!(key_of(&saved.attachment), Some(key));
                 prop_assert_eq!(has_unanswered(&saved.attachment), unanswered);
+                prop_assert_eq!(address_of(&saved.attachment), session.address);
+                prop_assert!(!has_ended(&saved.attachment));
                 let mut blobs = |name| saved.blobs.get(&name).map(|blob: &Rc<[u8]>| blob.to_vec());
                 let (loaded, mut names) = load(&saved.attachment, &mut blobs).unwrap();
                 prop_assert_eq!(&loaded, &session);
@@ -384,8 +419,31 @@ mod tests {
             let at = at.index(bytes.len());
             if cut { bytes.truncate(at) } else { bytes[at] = byte }
             let mut blobs = |name| saved.blobs.get(&name).map(|blob: &Rc<[u8]>| blob.to_vec());
+            let _ = address_of(&bytes);
             let loaded = load(&bytes, &mut blobs);
             prop_assert!(!cut || loaded.is_err());
+        }
+    }
+
+    /// Written before sockets of ended sessions had an address, and by the same version of the format.
+    #[test]
+    fn attachments_of_earlier_versions_are_read() {
+        let mut earlier = vec![3, 0, 0, 0, 0, 0, 0, 0, 7, 0];
+        // A challenge, 192.0.2.7, no Host header, no keys, no malformed messages, nothing missed.
+        earlier.extend([1, b'c', 4, 192, 0, 2, 7, 0, 0, 0, 0]);
+        // Two full rate limiters; the tail is inline: no subscriptions, no COUNTs.
+        earlier.extend([5, 6, 7, 8, 0, 0, 0]);
+        let (session, names) = load(&earlier, &mut |_| None).unwrap();
+        let address = IpAddr::from([192, 0, 2, 7]).into();
+        assert_eq!((session.address, session.challenge.as_deref()), (Some(address), Some("c")));
+        assert!(names.is_empty() && session.subs.is_empty() && !has_ended(&earlier));
+        assert_eq!((key_of(&earlier), address_of(&earlier)), (Some(7), Some(address)));
+        assert!(has_ended(&[]) && address_of(&[]).is_none());
+
+        for own in [None, Some(address), Some(IpAddr::from([0x2001_u16, 0xdb8, 0, 0, 0, 0, 0, 1]).into())] {
+            let attachment = ended(own);
+            assert!(has_ended(&attachment) && address_of(&attachment) == own);
+            assert!(key_of(&attachment).is_none() && load(&attachment, &mut |_| None).is_err());
         }
     }
 

@@ -8,7 +8,7 @@ use relay_engine::relay::Progress;
 use relay_engine::store::Seq;
 use relay_engine::types::{ClientAddress, EventId, Filter, PubKey, TagFilter};
 
-/// The bytes are no valid encoding.
+/// The bytes are not a valid encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
 

@@ -1,20 +1,28 @@
 //! Closed sockets that still hold output. The platform sends the close frame after everything that is queued, so the
 //! socket of a client that reads nothing remains, with all its output, until the client reads it or disconnects. The
 //! session is over, but the memory is not free: its bytes count against the output memory that readers share, and
-//! the socket counts as a connection.
+//! the socket counts as a connection, of its client address too.
 
 use std::collections::HashMap;
 
 use relay_engine::relay::ConnId;
+use relay_engine::types::ClientAddress;
 
-use super::{Host, Key, Object, RowCountingConn};
+use super::{Host, Key, Object, RowCountingConn, attachment};
 use crate::settings::OUTPUT_BYTES_MAX;
 
-/// Closing sockets, each with the bytes that were queued when it was closed.
+/// Closing sockets.
 #[derive(Debug, Default)]
 pub(super) struct ClosingSockets {
-    sockets: HashMap<Key, usize>,
+    sockets: HashMap<Key, ClosingSocket>,
     bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ClosingSocket {
+    /// Bytes that were queued when it was closed.
+    bytes: usize,
+    pub(super) address: Option<ClientAddress>,
 }
 
 /// With this many bytes in closing sockets, new clients are refused. Twice [`OUTPUT_BYTES_MAX`], because clients that read
@@ -30,21 +38,17 @@ impl ClosingSockets {
         self.bytes
     }
 
-    /// A socket with nothing queued is not added: it closes at once.
-    pub(super) fn insert(&mut self, key: Key, bytes: usize) {
-        if bytes > 0 {
-            self.remove(key);
-            self.bytes += bytes;
-            self.sockets.insert(key, bytes);
-        }
+    fn insert(&mut self, key: Key, socket: ClosingSocket) {
+        self.bytes += socket.bytes;
+        self.sockets.insert(key, socket);
     }
 
     /// The socket has closed. Before that its bytes count in full, even if its client has read some of them: the
-    /// platform may count them so, too. Returns whether it was closing.
-    pub(super) fn remove(&mut self, key: Key) -> bool {
-        let bytes = self.sockets.remove(&key);
-        self.bytes -= bytes.unwrap_or(0);
-        bytes.is_some()
+    /// platform may count them so, too. `None`: it was not closing.
+    fn remove(&mut self, key: Key) -> Option<ClosingSocket> {
+        let socket = self.sockets.remove(&key)?;
+        self.bytes -= socket.bytes;
+        Some(socket)
     }
 }
 
@@ -58,10 +62,26 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     /// Closes a session's socket, and counts its queued bytes until it has closed.
     pub(super) fn close(&mut self, id: ConnId, code: u16, reason: &str) {
         let Some(conn) = self.conns.get(&id) else { return };
-        let (key, bytes) = (conn.key, self.host.buffered_bytes(&conn.socket));
-        self.host.attach(&conn.socket, &[]);
+        let (key, address, bytes) = (conn.key, conn.address, self.host.buffered_bytes(&conn.socket));
+        self.host.attach(&conn.socket, &attachment::ended(address));
         self.host.close(&conn.socket, code, reason);
-        self.closing.insert(key, bytes);
+        self.keep_closing(key, address, bytes);
         self.end_session(id);
+    }
+
+    /// Counts a socket until it has closed. One with nothing queued is not counted: it closes at once.
+    pub(super) fn keep_closing(&mut self, key: Key, address: Option<ClientAddress>, bytes: usize) {
+        if bytes > 0 {
+            self.forget_closing(key);
+            self.closing.insert(key, ClosingSocket { bytes, address });
+            self.addresses.restore(address);
+        }
+    }
+
+    /// A socket has closed. Returns whether it was counted.
+    pub(super) fn forget_closing(&mut self, key: Key) -> bool {
+        let socket = self.closing.remove(key);
+        self.addresses.close(socket.and_then(|socket| socket.address));
+        socket.is_some()
     }
 }

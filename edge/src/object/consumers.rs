@@ -57,7 +57,7 @@ fn write<C: SqlConn>(conn: &C, name: &str, confirmed: Seq) -> Result<(), StoreEr
     conn.exec(WRITE, &[SqlValue::Blob(name.as_bytes()), SqlValue::Int(confirmed.0.cast_signed())])
 }
 
-/// Milliseconds to wait after so many failures before the last one.
+/// Milliseconds to wait after a failure, if `failures` came before it.
 pub(super) fn retry_ms(failures: u32) -> u64 {
     RETRY_MS_MIN.saturating_mul(1 << failures.min(20)).min(RETRY_MS_MAX)
 }

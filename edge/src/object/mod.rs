@@ -9,6 +9,7 @@
 //! the attachment of its socket and survives hibernation; see `attachment`. Unanswered messages do not survive: the
 //! attachment says that there are some, and their socket is closed if they were lost; see `unanswered`.
 
+mod addresses;
 #[cfg(feature = "libsecp256k1")]
 mod agent_metrics;
 #[cfg(feature = "libsecp256k1")]
@@ -25,6 +26,7 @@ mod turn;
 mod unanswered;
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use relay_engine::relay::{ConnId, Live, Peer, PublishOutcome, Relay, Ticket, TopCosts};
@@ -32,19 +34,25 @@ use relay_engine::store::sql::{SqlBackend, SqlConn, SqlOpenError};
 use relay_engine::store::{Backend, Reader, Seq, Stats, StoreError};
 #[cfg(feature = "libsecp256k1")]
 use relay_engine::types::PubKey;
-use relay_engine::types::{Event, Now};
+use relay_engine::types::{ClientAddress, Event, Now};
 use relay_engine::verify::Verifier;
-use relay_site::metrics::{ADDRESS_COST, AUTHOR_BYTES, STORE_BYTES, STORE_EVENTS, STORE_HIDDEN};
+use relay_site::metrics::{
+    ADDRESS_COST, AUTHOR_BYTES, CONNECTIONS_OF_BUSIEST_ADDRESS, REFUSED_BY_ADDRESS, STORE_BYTES,
+    STORE_EVENTS, STORE_HIDDEN,
+};
 
+pub use addresses::ConnectError;
 #[cfg(feature = "libsecp256k1")]
 pub use agents::{CallId, PublicationId};
 pub use attachment::{BlobName, Key};
 pub use metrics::RowCount;
 
 use crate::metrics::{
-    Family, MEMORY_BYTES, SOCKETS_CLOSING, SOCKETS_CLOSING_BYTES, STORE_MAINTENANCE_FAILURES,
+    Family, MEMORY_BYTES, MEMORY_USED_BYTES, SOCKETS_CLOSING, SOCKETS_CLOSING_BYTES,
+    STORE_MAINTENANCE_FAILURES,
 };
 use crate::settings::{OUTPUT_BYTES_MAX, ObjectSettings, Settings};
+use addresses::Addresses;
 use attachment::Encoder;
 use closing::ClosingSockets;
 use consumers::Consumers;
@@ -66,11 +74,14 @@ pub trait Host {
     /// Bytes queued and not yet sent.
     fn buffered_bytes(&self, socket: &Self::Socket) -> usize;
 
-    /// Sets the attachment of a socket, which survives hibernation. Empty: the session has ended.
+    /// Sets the attachment of a socket, which survives hibernation.
     fn attach(&self, socket: &Self::Socket, attachment: &[u8]);
 
-    /// Memory allocated by all objects of this isolate together, in bytes. It never shrinks.
+    /// WebAssembly memory of this isolate, which all its objects share, in bytes. It never shrinks.
     fn memory_bytes(&self) -> u64;
+
+    /// Bytes of it that are allocated now.
+    fn memory_used_bytes(&self) -> u64;
 
     /// Sends a batch of a stream to its consumer. The outcome comes later, by [`Object::acknowledge`].
     fn deliver(&self, consumer: &str, events: Vec<(Option<Seq>, Event)>);
@@ -131,6 +142,7 @@ pub struct Object<C: RowCountingConn + 'static, H: Host> {
     slow: BTreeSet<ConnId>,
     unanswered: Unanswered,
     closing: ClosingSockets,
+    addresses: Addresses,
     consumers: Consumers,
     /// `None` if they are disabled.
     #[cfg(feature = "libsecp256k1")]
@@ -151,6 +163,8 @@ pub struct Object<C: RowCountingConn + 'static, H: Host> {
 struct Conn<S> {
     key: Key,
     socket: S,
+    /// The address that it is counted by.
+    address: Option<ClientAddress>,
     encoder: Encoder,
     /// Its session blobs in the store.
     blobs: BTreeSet<BlobName>,
@@ -160,8 +174,9 @@ struct Conn<S> {
 }
 
 impl<S> Conn<S> {
-    fn new(key: Key, socket: S, blobs: BTreeSet<BlobName>) -> Self {
-        Conn { key, socket, encoder: Encoder::default(), blobs, backlog: None, is_marked_unanswered: false }
+    fn new(key: Key, socket: S, address: Option<ClientAddress>, blobs: BTreeSet<BlobName>) -> Self {
+        let encoder = Encoder::default();
+        Conn { key, socket, address, encoder, blobs, backlog: None, is_marked_unanswered: false }
     }
 }
 
@@ -209,6 +224,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             slow: BTreeSet::new(),
             unanswered: Unanswered::default(),
             closing: ClosingSockets::default(),
+            addresses: Addresses::new(&settings.network),
             consumers: Consumers::new(&settings.consumers),
             #[cfg(feature = "libsecp256k1")]
             agents,
@@ -230,9 +246,9 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     ) -> Next {
         let before = self.rows();
         for (socket_key, socket, attached) in sockets {
-            if attached.is_empty() {
-                // The socket is closing.
-                self.closing.insert(socket_key, self.host.buffered_bytes(&socket));
+            if attachment::has_ended(&attached) {
+                let bytes = self.host.buffered_bytes(&socket);
+                self.keep_closing(socket_key, attachment::address_of(&attached), bytes);
                 continue;
             }
             let store = self.relay.store().conn();
@@ -244,14 +260,17 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             let Some((key, session, names)) = loaded else {
                 self.counters.sessions_interrupted += u64::from(has_unanswered);
                 self.counters.sessions_lost += u64::from(!has_unanswered);
-                self.host.attach(&socket, &[]);
+                let address = attachment::address_of(&attached);
+                self.host.attach(&socket, &attachment::ended(address));
                 self.host.close(&socket, 1012, "the session was lost, please reconnect");
-                self.closing.insert(socket_key, self.host.buffered_bytes(&socket));
+                self.keep_closing(socket_key, address, self.host.buffered_bytes(&socket));
                 continue;
             };
             self.counters.sessions_restored += 1;
+            let address = session.address;
             let id = self.relay.restore(now, session);
-            self.conns.insert(id, Conn::new(key, socket, names.into_iter().collect()));
+            self.addresses.restore(address);
+            self.conns.insert(id, Conn::new(key, socket, address, names.into_iter().collect()));
             self.by_key.insert(key, id);
             self.update_backlog(now, id);
             // In any case, also without a backlog: the machine then sends the NOTICE of missed events, if there is one.
@@ -264,13 +283,38 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         self.flush(now)
     }
 
-    /// A client has connected. `key` is unique among the sockets of this object. `None`: there are too many.
-    pub fn connect(&mut self, now: Now, key: Key, socket: H::Socket, mut peer: Peer) -> Option<Next> {
-        peer.host = peer.host.filter(|host| host.len() <= HOST_BYTES_MAX);
-        let id = if self.has_room() { self.relay.connect(now, peer)? } else { return None };
-        self.conns.insert(id, Conn::new(key, socket, BTreeSet::new()));
+    /// Whether a client at this address may connect.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn admit(&mut self, from: Option<IpAddr>) -> Result<(), ConnectError> {
+        if !self.has_room() {
+            return Err(ConnectError::Full);
+        }
+        let address = self.addresses.limited(from);
+        if self.addresses.admits(address) { Ok(()) } else { Err(ConnectError::AddressFull) }
+    }
+
+    /// A client has connected, with this Host header and from this address. `key` is unique among the sockets of this object.
+    ///
+    /// # Errors
+    /// Those of [`Object::admit`].
+    pub fn connect(
+        &mut self,
+        now: Now,
+        key: Key,
+        socket: H::Socket,
+        host: Option<String>,
+        from: Option<IpAddr>,
+    ) -> Result<Next, ConnectError> {
+        self.admit(from)?;
+        let address = self.addresses.limited(from);
+        let peer = Peer { host: host.filter(|host| host.len() <= HOST_BYTES_MAX), address };
+        let id = self.relay.connect(now, peer).ok_or(ConnectError::Full)?;
+        self.addresses.restore(address);
+        self.conns.insert(id, Conn::new(key, socket, address, BTreeSet::new()));
         self.by_key.insert(key, id);
-        Some(self.flush(now))
+        Ok(self.flush(now))
     }
 
     /// A text message.
@@ -312,7 +356,8 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
 
     /// Ephemeral events that the object of another shard has verified and forwarded.
     pub fn live(&mut self, now: Now, events: Vec<Event>) -> Next {
-        let live: Vec<Live> = events.into_iter().map(|event| Live { seq: None, event }).collect();
+        let live: Vec<Live> =
+            events.into_iter().map(|event| Live { seq: None, event, publisher: None }).collect();
         self.relay.handle_live(now, &live);
         self.flush(now)
     }
@@ -344,7 +389,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     pub fn disconnect(&mut self, now: Now, key: Key) -> Next {
         if let Some(id) = self.by_key.get(&key).copied() {
             self.end_session(id);
-        } else if self.closing.remove(key) {
+        } else if self.forget_closing(key) {
             self.set_output_memory();
         }
         self.flush(now)
@@ -360,8 +405,11 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     pub fn families(&self, now: Now) -> Vec<Family> {
         let mut others = vec![
             (MEMORY_BYTES, self.host.memory_bytes()),
+            (MEMORY_USED_BYTES, self.host.memory_used_bytes()),
             (SOCKETS_CLOSING, self.closing.len() as u64),
             (SOCKETS_CLOSING_BYTES, self.closing.bytes() as u64),
+            (REFUSED_BY_ADDRESS, self.addresses.refused()),
+            (CONNECTIONS_OF_BUSIEST_ADDRESS, self.addresses.most() as u64),
             (STORE_MAINTENANCE_FAILURES, self.relay.store().maintenance_failures()),
         ];
         if let Ok(store) = self.stats() {
@@ -394,6 +442,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         self.unanswered.remove(id);
         if let Some(conn) = self.conns.remove(&id) {
             self.by_key.remove(&conn.key);
+            self.addresses.close(conn.address);
             self.set_output_memory();
             self.resumed.push(conn.key);
             let before = self.rows();

@@ -31,7 +31,8 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
 
     /// Forwards accepted ephemeral events to the other shards, whose subscribers could not read them from a store.
     fn forward_ephemeral(&mut self) {
-        let events: Vec<Event> = std::iter::from_fn(|| self.relay.poll_relayed()).collect();
+        let events: Vec<Event> =
+            std::iter::from_fn(|| self.relay.poll_relayed()).map(|live| live.event).collect();
         if !events.is_empty() {
             self.host.forward(&events);
         }

@@ -6,7 +6,7 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -27,14 +27,14 @@ use worker::{
 use super::entry::response;
 use super::js::{self, Storage};
 use super::sql::Conn;
-use super::{calls, shards, variables};
+use super::{calls, memory, shards, variables};
 use crate::agent::ask::{API_PATH, Ask, ENTRY_PATH, decode_deployment, encode_entry};
 use crate::agent::elsewhere::Elsewhere;
 use crate::agent::message::{
     DELIVER_PATH, Delivery, Opening, PUBLISH_PATH, QUERY_PATH, decode_events, decode_outcomes, encode_filter,
     encode_publish,
 };
-use crate::agent::{AgentHost, AgentObject, is_opened};
+use crate::agent::{AgentHost, AgentObject, NO_MEMORY, WORK_MEMORY_MAX, is_opened};
 use crate::settings::Settings;
 
 /// The binding of [`AgentDurableObject`]; objects are named by the npub of their agent.
@@ -131,6 +131,27 @@ impl AgentHost for Runtime {
             worker::console_error!("setting an alarm: {}", js::error_message(&error));
         }
     }
+
+    fn memory_used_bytes(&self) -> u64 {
+        memory::used_bytes()
+    }
+}
+
+thread_local! {
+    /// The agents of this isolate that are open. Those of objects that the platform has evicted are removed by the way.
+    static OPEN: RefCell<Vec<Weak<Shared>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Whether there is memory for another job, once idle agents have been closed if there is little.
+fn make_room() -> bool {
+    if memory::used_bytes() > WORK_MEMORY_MAX {
+        OPEN.take().iter().filter_map(Weak::upgrade).filter(|agent| !agent.close_if_idle()).for_each(
+            |agent| {
+                OPEN.with_borrow_mut(|open| open.push(Rc::downgrade(&agent)));
+            },
+        );
+    }
+    memory::used_bytes() <= WORK_MEMORY_MAX
 }
 
 pub(super) fn now() -> Now {
@@ -169,10 +190,13 @@ impl Shared {
         }
     }
 
-    fn open(&self) -> std::result::Result<AgentObject<Conn, Runtime>, String> {
+    fn open(self: &Rc<Self>) -> std::result::Result<AgentObject<Conn, Runtime>, String> {
         let settings = self.settings()?;
         if !settings.agents.enabled {
             return Err("agents are disabled".into());
+        }
+        if !make_room() {
+            return Err(NO_MEMORY.into());
         }
         let message = |error| js::error_message(&error);
         let storage = self.storage()?;
@@ -184,8 +208,26 @@ impl Shared {
             seed: js::random().map_err(message)?,
         };
         let opening = Opening(u64::from_be_bytes(js::random().map_err(message)?));
-        AgentObject::open(now(), Conn::new(storage), host, context, opening)
-            .map_err(|error| error.to_string())
+        let agent = AgentObject::open(now(), Conn::new(storage), host, context, opening)
+            .map_err(|error| error.to_string())?;
+        OPEN.with_borrow_mut(|open| {
+            // Before it grows.
+            if open.len() == open.capacity() {
+                open.retain(|agent| agent.strong_count() > 0);
+            }
+            open.push(Rc::downgrade(self));
+        });
+        Ok(agent)
+    }
+
+    /// Frees the memory of an agent that waits for nothing but its next call. Whether it is closed now.
+    fn close_if_idle(&self) -> bool {
+        let is_followed = self.followers.try_borrow().map_or(true, |followers| !followers.is_empty());
+        let Ok(mut place) = self.agent.try_borrow_mut() else { return false };
+        if !is_followed && place.as_ref().is_some_and(AgentObject::is_idle) {
+            *place = None;
+        }
+        place.is_none()
     }
 
     async fn carry_out(self: Rc<Self>, wish: Wish) {
@@ -316,6 +358,7 @@ impl Shared {
                     Ok(delivery) => delivery,
                     Err(error) => return Response::error(format!("{error}\n"), 400),
                 };
+                make_room();
                 let delivered = self.with(|agent| agent.deliver(now(), delivery));
                 match delivered.and_then(|delivered| delivered.map_err(|error| error.to_string())) {
                     Ok(reply) => Response::from_bytes(reply.encode()),

@@ -7,7 +7,7 @@ use js_sys::Uint8Array;
 use relay_agent::api::{self, Caller};
 use relay_agent::identity::{npub, parse_pubkey};
 use relay_engine::types::PubKey;
-use relay_site::nip98::{self, Origin, Signed, UsedEvents};
+use relay_site::nip98::{self, Author, Origin, Signed, UsedEvents};
 use relay_site::route::Endpoint;
 use relay_site::{AgentRoute, Answer, Found};
 use wasm_bindgen::JsValue;
@@ -41,7 +41,7 @@ impl Params {
     }
 }
 
-/// Has a request answered.
+/// Has a request answered. Strangers' bodies are not taken where one may be large.
 pub(super) async fn respond(
     mut request: Request,
     env: &Env,
@@ -57,8 +57,8 @@ pub(super) async fn respond(
         }
         agent => agent.flatten(),
     };
-    let (caller, signed) = match authorise(&request, settings, route)? {
-        Ok(authorised) => authorised,
+    let (signed, caller) = match authenticate(&request, settings, route)? {
+        Ok(authenticated) => authenticated,
         Err(answer) => return response(answer),
     };
     let ask = Ask {
@@ -70,31 +70,48 @@ pub(super) async fn respond(
         relay_url: settings.url.clone().unwrap_or_else(|| address(&request)),
     };
     let relay = || stub(env, &settings.placement, settings.placement.shards.for_connection());
-    // Nothing large is taken from strangers, and no manifest of theirs is read.
-    if let (AgentRoute::Update | AgentRoute::Import, Some(agent)) = (route, &agent) {
-        let admitted = post(&relay()?, ADMIT_PATH, &ask.encode(agent.to_string().as_bytes())).await?;
-        if admitted.status_code() != 204 {
-            return Ok(admitted);
+    let object = |agent: &PubKey| stub_of(env, &settings.placement, AGENT, &npub(agent));
+    let may_deploy = api::may_deploy(caller, &settings.agents.deploy_pubkeys);
+    let author = match (route, &agent) {
+        (AgentRoute::Deploy, _) => match api::admit(route, None, caller, may_deploy, None) {
+            Ok(author) => author,
+            Err(answer) => return response(answer),
+        },
+        // Only owners and administrators import and update.
+        (AgentRoute::Update | AgentRoute::Import, Some(agent)) => {
+            let admitted = post(&relay()?, ADMIT_PATH, &ask.encode(agent.to_string().as_bytes())).await?;
+            if admitted.status_code() != 200 {
+                return Ok(admitted);
+            }
+            Author::Permitted
+        }
+        // An owner who reads or commands is known to the agent's object only, and is a stranger here.
+        _ if may_deploy => Author::Permitted,
+        _ => Author::Stranger,
+    };
+    if let Some(signed) = &signed {
+        // After the permission, so that strangers cannot fill the memory of others' used events.
+        let now = Date::now().as_millis() / 1_000;
+        let used = USED.lock().unwrap_or_else(PoisonError::into_inner).take(signed, author, now);
+        if let Err(rejection) = used {
+            return response(rejection.into());
         }
     }
-    if let Err(answer) = use_event(signed.as_ref()) {
-        return response(answer);
-    }
-    let body = match body(&mut request, endpoint, signed).await? {
+    let body = match receive(&mut request, endpoint, signed.as_ref()).await? {
         Ok(body) => body,
         Err(answer) => return response(answer),
     };
-    let object = |agent: &PubKey| stub_of(env, &settings.placement, AGENT, &npub(agent));
     match (route, agent) {
         (AgentRoute::Deploy | AgentRoute::Update, to) => {
-            let may_deploy = api::may_deploy(caller, &settings.agents.deploy_pubkeys);
             let secrets = variables::agent_secrets(env);
             let deployment = match api::deployment(&body, caller, may_deploy, &secrets, to.as_ref()) {
                 Ok(deployment) => deployment,
                 Err(answer) => return response(answer),
             };
             let key = deployment.pubkey.to_string();
-            if post(&relay()?, ROOM_PATH, key.as_bytes()).await?.status_code() == 409 {
+            if route == AgentRoute::Deploy
+                && post(&relay()?, ROOM_PATH, key.as_bytes()).await?.status_code() == 409
+            {
                 let message =
                     format!("this relay has {} agents, the most that it takes", settings.agents.agents_max);
                 return response(Answer::error(409, &message));
@@ -114,12 +131,12 @@ async fn post(to: &Stub, path: &str, body: &[u8]) -> Result<Response> {
     to.fetch_with_request(Request::new_with_init(&format!("https://object{path}"), &init)?).await
 }
 
-/// Checks the signature, if there is one or must be one, and what its author may do as far as the Worker knows it.
-fn authorise(
+/// Checks the signature, if there is one or must be one.
+fn authenticate(
     request: &Request,
     settings: &Settings,
     route: AgentRoute,
-) -> Result<std::result::Result<(Caller, Option<Signed>), Answer>> {
+) -> Result<std::result::Result<(Option<Signed>, Caller), Answer>> {
     let authorization = request.headers().get("authorization")?;
     let (method, url, address) = (request.method(), request.url()?, address(request));
     let path_and_query = match url.query() {
@@ -136,34 +153,18 @@ fn authorise(
         Ok(signed) => signed,
         Err(answer) => return Ok(Err(answer)),
     };
-    let is_admin = |key| settings.policy.admin_pubkeys.contains(key);
-    let caller = match &signed {
-        None => Caller::Anyone,
-        Some(event) if is_admin(&event.pubkey) => Caller::Admin(event.pubkey),
-        Some(event) => Caller::Key(event.pubkey),
-    };
-    if route == AgentRoute::Deploy {
-        let may_deploy = api::may_deploy(caller, &settings.agents.deploy_pubkeys);
-        if let Err(answer) = api::admit(route, None, caller, may_deploy, None) {
-            return Ok(Err(answer));
-        }
-    }
-    Ok(Ok((caller, signed)))
+    let caller = signed.as_ref().map_or(Caller::Anyone, |event| {
+        let is_admin = settings.policy.admin_pubkeys.contains(&event.pubkey);
+        if is_admin { Caller::Admin(event.pubkey) } else { Caller::Key(event.pubkey) }
+    });
+    Ok(Ok((signed, caller)))
 }
 
-/// An event authorises one request. It is taken after the permission, so that strangers cannot fill the memory of used events by
-/// deployments.
-fn use_event(signed: Option<&Signed>) -> std::result::Result<(), Answer> {
-    let Some(signed) = signed else { return Ok(()) };
-    let now = Date::now().as_millis() / 1_000;
-    USED.lock().unwrap_or_else(PoisonError::into_inner).take(signed, now).map_err(Into::into)
-}
-
-/// Takes the body, which must be the one that was signed.
-async fn body(
+/// Takes the body, and checks that it is the signed one.
+async fn receive(
     request: &mut Request,
     endpoint: &Endpoint,
-    signed: Option<Signed>,
+    signed: Option<&Signed>,
 ) -> Result<std::result::Result<Vec<u8>, Answer>> {
     let bytes_max = endpoint.bounds.body_bytes_max.min(BODY_BYTES_MAX);
     let mut body = Vec::new();

@@ -6,13 +6,13 @@ use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 use relay_site::nip98::{self, Origin};
 use relay_site::{Answer, FEATURES, Operator, OperatorRequest, Route, Table, settings as names};
 use serde_json::json;
-#[cfg(feature = "libsecp256k1")]
 use worker::ResponseBody;
 use worker::{Context, Date, Env, Headers, Request, Response, Result, event};
 
 #[cfg(feature = "libsecp256k1")]
 use super::agents_api::{self, Params};
 
+use super::blossom;
 use super::shards::stub;
 use super::{variables, verifier};
 use crate::metrics::{self, Family};
@@ -21,10 +21,17 @@ use crate::shard::Shard;
 
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-static TABLE: LazyLock<Table> = LazyLock::new(|| Table::new(FEATURES, |_| true));
-/// Without agents.
-static RELAY_TABLE: LazyLock<Table> =
-    LazyLock::new(|| Table::new(FEATURES, |route| !matches!(route, Route::Agents(_))));
+/// By whether there are agents, and blobs.
+static TABLES: LazyLock<[[Table; 2]; 2]> =
+    LazyLock::new(|| [false, true].map(|agents| [false, true].map(|blossom| table(agents, blossom))));
+
+fn table(has_agents: bool, has_blossom: bool) -> Table {
+    Table::new(FEATURES, |route| match route {
+        Route::Agents(_) => has_agents,
+        Route::Blossom(_) => has_blossom,
+        _ => true,
+    })
+}
 
 /// Authorisation of the operator. It remembers used NIP-98 events for as long as the isolate lives: another isolate would
 /// accept the same event again, which can only repeat a read.
@@ -51,7 +58,9 @@ async fn fetch(mut request: Request, env: Env, _: Context) -> Result<Response> {
         Err(message) => return response(Answer::error(500, &message)),
     };
     let (method, path) = (request.method().to_string(), request.path());
-    let table = if settings.has_agents() { &TABLE } else { &RELAY_TABLE };
+    let [without_agents, with_agents] = &*TABLES;
+    let [without_blossom, with_blossom] = if settings.has_agents() { with_agents } else { without_agents };
+    let table = if settings.blossom.enabled { with_blossom } else { without_blossom };
     let found = table.find(&method, &path, &HeaderLines(request.headers()));
     let shared = found.headers();
     #[cfg(feature = "libsecp256k1")]
@@ -63,13 +72,24 @@ async fn fetch(mut request: Request, env: Env, _: Context) -> Result<Response> {
         let answered = answered.or_else(|error| response(agents_api::unavailable(&error)))?;
         return with_headers(&answered, shared);
     }
+    if let Ok(endpoint) = &found.endpoint
+        && let Route::Blossom(route) = endpoint.route
+    {
+        let param = blossom::param(&found);
+        let answered = blossom::respond(request, &env, &settings, endpoint, route, param).await;
+        let answered = answered.or_else(|error| {
+            worker::console_error!("Blossom: {error}");
+            response(Answer::error(503, "not now, please try again"))
+        })?;
+        return with_headers(&answered, shared);
+    }
     let mut answer = match found.endpoint.map(|endpoint| endpoint.route) {
         Ok(Route::Socket) => return connect(request, &env, &settings).await,
-        Ok(Route::Information) => Answer::information(settings.about().information()),
-        Ok(Route::Page) => Answer::page(settings.about().page(&address(&request))),
+        Ok(Route::Information) => Answer::information(settings.description().information()),
+        Ok(Route::Page) => Answer::page(settings.description().page(&address(&request))),
         Ok(Route::Icon) => Answer::icon(),
         Ok(Route::Health) => health(&env, &settings).await,
-        Ok(Route::Agents(_)) => Answer::error(404, "not found"),
+        Ok(Route::Agents(_) | Route::Blossom(_)) => Answer::error(404, "not found"),
         Ok(route @ (Route::Metrics | Route::Config)) => {
             match (authorise(&mut request, &method, &settings, route).await?, route) {
                 (Err(answer), _) => answer,
@@ -133,7 +153,6 @@ async fn authorise(
 }
 
 /// The response of an object, which cannot be changed, with further headers.
-#[cfg(feature = "libsecp256k1")]
 fn with_headers<'a>(
     answered: &Response,
     further: impl Iterator<Item = (&'static str, &'a str)>,

@@ -4,10 +4,13 @@
 mod agent;
 #[cfg(feature = "libsecp256k1")]
 mod agents_api;
+mod blossom;
+mod blossom_object;
 #[cfg(feature = "libsecp256k1")]
 mod calls;
 mod entry;
 mod js;
+mod memory;
 mod object;
 mod shards;
 mod sql;

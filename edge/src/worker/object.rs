@@ -16,20 +16,21 @@ use std::time::Duration;
 use futures_channel::oneshot;
 use futures_util::future::{Either, select};
 use js_sys::Uint8Array;
-use relay_engine::relay::Peer;
 use relay_engine::store::Seq;
 use relay_engine::types::{Event, Now};
 use relay_engine::wire;
+use relay_site::Answer;
 use wasm_bindgen::prelude::*;
 use worker::{
     Delay, DurableObject, Env, Error, Method, Request, RequestInit, Response, Result, State, WebSocket,
     WebSocketIncomingMessage, WebSocketPair, durable_object,
 };
 
+use super::entry::response;
 use super::js::{self, Socket, Storage};
-use super::shards::{LIVE_PATH, OtherShards};
+use super::shards::{LIVE_PATH, OtherShards, stub_of};
 use super::sql::Conn;
-use super::{variables, verifier};
+use super::{memory, variables, verifier};
 use crate::object::{Host, Key, Next, Object};
 
 /// One shard of the relay.
@@ -102,8 +103,11 @@ impl Host for Runtime {
     }
 
     fn memory_bytes(&self) -> u64 {
-        const PAGE_BYTES: u64 = 64 << 10;
-        core::arch::wasm32::memory_size::<0>() as u64 * PAGE_BYTES
+        memory::reserved_bytes()
+    }
+
+    fn memory_used_bytes(&self) -> u64 {
+        memory::used_bytes()
     }
 
     fn deliver(&self, consumer: &str, events: Vec<(Option<Seq>, Event)>) {
@@ -162,7 +166,8 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_secs(120);
 async fn deliver(env: &Env, consumer: &str, lines: &str) -> std::result::Result<(), String> {
     let message = |error: Error| error.to_string();
     let (binding, name) = consumer.split_once('/').ok_or("its name is not BINDING/OBJECT")?;
-    let stub = env.durable_object(binding).and_then(|objects| objects.get_by_name(name)).map_err(message)?;
+    let placement = variables::settings(env)?.placement;
+    let stub = stub_of(env, &placement, binding, name).map_err(message)?;
     let mut init = RequestInit::new();
     init.with_method(Method::Post).with_body(Some(JsValue::from_str(lines)));
     let request = Request::new_with_init("https://consumer/events", &init).map_err(message)?;
@@ -353,31 +358,31 @@ impl Shared {
             Some(port) => format!("{host}:{port}"),
             None => host.to_owned(),
         });
+        // The platform sets this header, and replaces one that a client sends.
+        let from =
+            request.headers().get("cf-connecting-ip")?.and_then(|address| address.parse::<IpAddr>().ok());
+        // Before there is a socket.
+        match self.with(|object| (object.admit(from), Next::Idle)) {
+            Ok(Ok(())) => {}
+            Ok(Err(refused)) => return response(refused.answer()),
+            Err(message) => return response(Answer::error(503, &message).with("retry-after", "30")),
+        }
         let key = Key::from_be_bytes(js::random()?);
         let pair = WebSocketPair::new()?;
         let tags = vec![JsValue::from_str(&tag(key))];
         self.state.as_raw().accept_websocket_with_tags(pair.server.as_ref(), tags)?;
         let socket: Socket = AsRef::<web_sys::WebSocket>::as_ref(&pair.server).clone().unchecked_into();
-        // The platform sets this header, and replaces one that a client sends.
-        let address =
-            request.headers().get("cf-connecting-ip")?.and_then(|address| address.parse::<IpAddr>().ok());
-        // Loopback is no client's address: only a Worker that runs locally is called from there.
-        let address = address.filter(|address| !address.to_canonical().is_loopback());
-        let peer = Peer { host, address: address.map(Into::into) };
-        let accepted = self.with(|object| match object.connect(now(), key, socket, peer) {
-            Some(next) => (true, next),
-            None => (false, Next::Idle),
+        let connected = self.with(|object| match object.connect(now(), key, socket, host, from) {
+            Ok(next) => (Ok(()), next),
+            Err(refused) => (Err(refused), Next::Idle),
         });
-        match accepted {
-            Ok(true) => Response::from_websocket(pair.client),
-            refused => {
-                let _ = pair.server.close(Some(1013), Some("too many connections"));
-                let message = refused.err().unwrap_or_else(|| "too many connections".to_owned());
-                let response = Response::error(format!("{message}\n"), 503)?;
-                response.headers().set("retry-after", "30")?;
-                Ok(response)
-            }
-        }
+        let refusal = match connected {
+            Ok(Ok(())) => return Response::from_websocket(pair.client),
+            Ok(Err(refused)) => refused.answer(),
+            Err(message) => Answer::error(503, &message).with("retry-after", "30"),
+        };
+        let _ = pair.server.close(Some(1013), Some("too many connections"));
+        response(refusal)
     }
 
     fn receive(self: &Rc<Self>, key: Key, message: &WebSocketIncomingMessage) -> Result<bool> {

@@ -4,19 +4,28 @@ use js_sys::Reflect;
 use wasm_bindgen::JsValue;
 use worker::Env;
 
+use super::blossom_object::BLOBS;
 #[cfg(feature = "libsecp256k1")]
 use crate::agent::EnvSecrets;
+use crate::blossom::{self, BLOSSOM};
 use crate::settings::Settings;
 
 /// Reads the variables. One whose value is an object, as that of `RELAY_CONFIG` may be, is read as JSON text.
 pub(super) fn settings(env: &Env) -> Result<Settings, String> {
-    Settings::load(&|name| {
+    let binding = |name: &str| {
         let value = Reflect::get(env, &JsValue::from_str(name)).ok()?;
-        if value.is_undefined() || value.is_null() {
-            return None;
-        }
+        (!value.is_undefined() && !value.is_null()).then_some(value)
+    };
+    let mut settings = Settings::load(&|name| {
+        let value = binding(name)?;
         value.as_string().or_else(|| js_sys::JSON::stringify(&value).ok().map(String::from))
-    })
+    })?;
+    // Without a bucket there are no blobs.
+    settings.blossom.enabled &= binding(BLOBS).is_some() && binding(BLOSSOM).is_some();
+    if settings.blossom.enabled {
+        settings.consumers.push(blossom::consumer());
+    }
+    Ok(settings)
 }
 
 /// The secrets of agents, as they are now.

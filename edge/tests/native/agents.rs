@@ -5,7 +5,7 @@ use relay_agent::executor::HttpEvent;
 use relay_agent::identity::npub;
 use relay_agent::machine::AgentState;
 use relay_agent::router::Entry;
-use relay_edge::agent::is_opened;
+use relay_edge::agent::{RESPONSE_MEMORY_MAX, WORK_MEMORY_MAX, is_opened};
 use relay_edge::metrics::{for_everybody, render};
 use relay_edge::object::{Next, RowCountingConn};
 use relay_edge::settings::Settings;
@@ -344,6 +344,52 @@ fn a_call_goes_on_after_the_response_and_is_made_again_if_memory_is_lost() {
     let requests = world.agents[&agent].requests;
     world.advance(600);
     assert_eq!(world.agents[&agent].requests, requests, "it sleeps again");
+}
+
+/// An isolate holds a thousand agents, each within its own bounds.
+#[test]
+fn a_job_waits_while_the_isolate_has_no_memory() {
+    let (mut world, agent) = world();
+    let first = request(&world, &agent, "first");
+    world.publish(&first);
+    world.run();
+    let memory = world.agents[&agent].host.memory_used_bytes.clone();
+    memory.set(WORK_MEMORY_MAX + 1);
+    let job = request(&world, &agent, "second");
+    world.publish(&job);
+    world.run();
+    assert!(world.answers(&job).is_empty());
+    let is_idle = world.with_agent(agent, |agent| agent.is_idle());
+    assert!(is_idle, "its first answer is confirmed all the same");
+    world.advance(30);
+    assert!(world.answers(&job).is_empty());
+    memory.set(WORK_MEMORY_MAX);
+    world.advance(60);
+    is_answered(&world, &job, "second");
+}
+
+#[test]
+fn a_response_that_the_isolate_has_no_memory_for_is_asked_for_again() {
+    let (mut world, _) = world();
+    let agent = world.deploy(WEBHOOK);
+    let memory = world.agents[&agent].host.memory_used_bytes.clone();
+    let job = request_of(&world, &agent, 5_100).tag(["i", "hello", "text"]).sign();
+    world.publish(&job);
+    world.run();
+    for used in [RESPONSE_MEMORY_MAX + 1, RESPONSE_MEMORY_MAX] {
+        let (_, id, _) = world.calls.remove(0);
+        let now = world.relay.now;
+        memory.set(used);
+        let head = HttpEvent::Head(200, vec![("content-type".into(), "text/plain".into())]);
+        for happened in [head, HttpEvent::Chunk("done".into()), HttpEvent::End] {
+            world.with_agent(agent, |agent| agent.http(now, id, happened));
+        }
+        world.run();
+        let is_cancelled = world.agents[&agent].host.cancelled.borrow().contains(&id);
+        assert_eq!(is_cancelled, used > RESPONSE_MEMORY_MAX, "the rest of it is not read");
+        world.advance(60);
+    }
+    is_answered(&world, &job, "done");
 }
 
 #[test]

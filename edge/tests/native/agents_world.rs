@@ -39,6 +39,7 @@ pub(super) struct FakeAgentHost {
     pub(super) cancelled: Rc<RefCell<Vec<EffectId>>>,
     /// Other relays, and what was sent to each.
     pub(super) elsewhere: Rc<RefCell<Vec<(String, EventId)>>>,
+    pub(super) memory_used_bytes: Rc<Cell<u64>>,
 }
 
 impl AgentHost for FakeAgentHost {
@@ -71,6 +72,10 @@ impl AgentHost for FakeAgentHost {
     fn set_alarm(&self, at: Now) {
         self.alarm.set(Some(at));
         self.alarms_set.set(self.alarms_set.get() + 1);
+    }
+
+    fn memory_used_bytes(&self) -> u64 {
+        self.memory_used_bytes.get()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Consumers of streams: they receive every event at least once and in order, whatever memory is lost and whoever fails.
+//! Consumers of streams: they receive every event at least once and in order, whatever memory is lost and whichever part fails.
 
 use relay_edge::object::RowCountingConn;
 use relay_edge::settings::{ConsumerSettings, Settings};

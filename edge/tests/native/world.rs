@@ -12,9 +12,9 @@ use std::sync::Arc;
 use relay_agent::secrets::Secrets;
 use relay_edge::agent::EnvSecrets;
 use relay_edge::agent::message::Delivery;
-use relay_edge::object::{CallId, Host, Key, Next, Object};
+use relay_edge::object::{CallId, ConnectError, Host, Key, Next, Object};
 use relay_edge::settings::{ObjectSettings, Settings};
-use relay_engine::relay::{Config, Peer, PublishOutcome};
+use relay_engine::relay::{Config, PublishOutcome};
 use relay_engine::store::Seq;
 use relay_engine::testing::event_of_json;
 use relay_engine::testing::semantics::{Client, World};
@@ -92,6 +92,10 @@ impl Host for FakeHost {
     }
 
     fn memory_bytes(&self) -> u64 {
+        0
+    }
+
+    fn memory_used_bytes(&self) -> u64 {
         0
     }
 
@@ -206,16 +210,16 @@ impl Runtime {
     }
 
     pub(super) fn connect(&mut self) -> Option<Rc<Socket>> {
-        self.connect_from(None)
+        self.connect_from(None).ok()
     }
 
-    pub(super) fn connect_from(&mut self, address: Option<IpAddr>) -> Option<Rc<Socket>> {
+    pub(super) fn connect_from(&mut self, from: Option<IpAddr>) -> Result<Rc<Socket>, ConnectError> {
         let key = self.sockets.len() as Key + 1;
         let socket = Rc::new(Socket { key, ..Socket::default() });
-        let (now, peer) = (self.now, Peer { host: Some(HOST.into()), address: address.map(Into::into) });
-        self.next = self.object().connect(now, key, Rc::clone(&socket), peer)?;
+        let now = self.now;
+        self.next = self.object().connect(now, key, Rc::clone(&socket), Some(HOST.into()), from)?;
         self.sockets.insert(key, Rc::clone(&socket));
-        Some(socket)
+        Ok(socket)
     }
 
     /// A message that is delivered at once.

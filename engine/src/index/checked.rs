@@ -14,7 +14,7 @@ pub(super) const NO_FILTER: u32 = u32::MAX;
 
 /// The dense part: 24 bytes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Checked {
+pub(super) struct CheckedFilter {
     pub(super) since: Timestamp,
     pub(super) until: Timestamp,
     pub(super) slot: SubSlot,
@@ -22,7 +22,7 @@ pub(super) struct Checked {
     next: u32,
 }
 
-impl Checked {
+impl CheckedFilter {
     #[inline]
     pub(super) fn allows_time(&self, created_at: Timestamp) -> bool {
         self.since <= created_at && created_at <= self.until
@@ -97,8 +97,8 @@ impl EventKeys<'_> {
         if keys.len() <= SHORT_LIST.max(self.list.len()) {
             return keys.iter().any(|key| self.stamps[*key as usize] == self.epoch);
         }
-        let mut own = self.list.iter().filter(|own| own.subject == *subject);
-        own.any(|own| keys.binary_search(&own.key).is_ok())
+        let mut same_subject = self.list.iter().filter(|same_subject| same_subject.subject == *subject);
+        same_subject.any(|same_subject| keys.binary_search(&same_subject.key).is_ok())
     }
 }
 
@@ -109,7 +109,7 @@ const SHORT_LIST: usize = 4;
 /// All checked filters by id.
 #[derive(Debug, Default)]
 pub(super) struct CheckedFilters {
-    pub(super) heads: Vec<Checked>,
+    pub(super) heads: Vec<CheckedFilter>,
     pub(super) conditions: Vec<Option<Box<Conditions>>>,
     free: FreeIds,
     condition_bytes: usize,
@@ -122,7 +122,7 @@ const FREE: SubSlot = SubSlot(u32::MAX);
 
 impl CheckedFilters {
     pub(super) fn add(&mut self, slot: SubSlot, since: Timestamp, until: Timestamp, next: u32) -> u32 {
-        let head = Checked { since, until, slot, next };
+        let head = CheckedFilter { since, until, slot, next };
         match self.free.take(self.heads.len()) {
             Some(id) => {
                 self.heads[id as usize] = head;
@@ -191,7 +191,7 @@ impl CheckedFilters {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.heads.capacity() * size_of::<Checked>()
+        self.heads.capacity() * size_of::<CheckedFilter>()
             + self.conditions.capacity() * size_of::<Option<Box<Conditions>>>()
             + self.free.bytes()
             + self.condition_bytes

@@ -29,7 +29,7 @@ use crate::types::{Filter, TagFilter, Timestamp};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Anchor {
     Ids,
-    /// By place in [`Filter::tags`].
+    /// By index in [`Filter::tags`].
     Tag(usize),
     Authors,
     Kinds,
@@ -168,22 +168,22 @@ impl Index {
     fn add_posting(&mut self, compiled: &mut Compiled, checked_head: u32, key: u32) {
         let Compiled { slot, mut kinds, mut check, .. } = *compiled;
         let Some(groups) = self.keys.groups_mut(key) else { return };
-        let mut place = groups.iter().position(|group| group.kinds == kinds && group.check == check);
-        if place.is_none() && groups.len() >= GROUPS_MAX {
+        let mut index = groups.iter().position(|group| group.kinds == kinds && group.check == check);
+        if index.is_none() && groups.len() >= GROUPS_MAX {
             let id = compiled.checked(&mut self.checked, checked_head);
             if self.checked.check_kinds(id, kinds) {
                 self.kind_sets.add_ref(kinds);
             }
             (kinds, check) = (KindsCode::ANY, Check::Full);
-            place = groups.iter().position(|group| group.kinds == kinds && group.check == check);
+            index = groups.iter().position(|group| group.kinds == kinds && group.check == check);
         }
         let posting = match check {
             Check::Plain => slot.0,
             Check::Time | Check::Full => compiled.checked(&mut self.checked, checked_head),
         };
         self.postings += 1;
-        if let Some(place) = place {
-            let ids = &mut groups[place].ids;
+        if let Some(index) = index {
+            let ids = &mut groups[index].ids;
             self.posting_bytes -= ids.bytes();
             ids.push(posting);
             self.posting_bytes += ids.bytes();

@@ -69,13 +69,13 @@ impl Keys {
 
     /// The hash, as the tables take it, and the shard. The tables read the lowest and the highest bits, the
     /// shard is chosen by bits between.
-    fn place(&self, name: &Name) -> (u32, u64, usize) {
+    fn locate(&self, name: &Name) -> (u32, u64, usize) {
         let hash = self.keyed.hash(name);
         (hash, spread(hash), (hash >> 17) as usize % SHARDS)
     }
 
     pub(super) fn find(&self, name: &Name) -> Option<u32> {
-        let (hash, spread, shard) = self.place(name);
+        let (hash, spread, shard) = self.locate(name);
         let keys = &self.keys;
         let same =
             |(other, id): &(u32, u32)| *other == hash && keys.get(*id).is_some_and(|key| key.is_called(name));
@@ -87,7 +87,7 @@ impl Keys {
         if let Some(id) = self.find(name) {
             return id;
         }
-        let (hash, spread_hash, shard) = self.place(name);
+        let (hash, spread_hash, shard) = self.locate(name);
         let Name { words, dimension } = *name;
         let key = Key { words, dimension, references: 0, groups: Vec::new() };
         let id = self.free.take(self.slots()).unwrap_or_else(|| {
@@ -126,7 +126,7 @@ impl Keys {
         let name = Name { words: key.words, dimension: key.dimension };
         self.keys.clear(id);
         self.counts[name.dimension.counter()] -= 1;
-        let (_, spread_hash, shard) = self.place(&name);
+        let (_, spread_hash, shard) = self.locate(&name);
         let table = &mut self.shards[shard];
         self.table_bytes -= table.allocation_size();
         if let Ok(entry) = table.find_entry(spread_hash, |(_, other)| *other == id) {

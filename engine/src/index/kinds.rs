@@ -115,8 +115,8 @@ fn hash_list(list: &[Kind], keyed: &KeyedHash) -> u32 {
     let mut hash = list.len() as u32;
     for block in list.chunks(14) {
         state[..4].copy_from_slice(&hash.to_le_bytes());
-        for (place, kind) in state[4..].chunks_exact_mut(2).zip(block.iter().chain(std::iter::repeat(&0))) {
-            place.copy_from_slice(&kind.to_le_bytes());
+        for (bytes, kind) in state[4..].chunks_exact_mut(2).zip(block.iter().chain(std::iter::repeat(&0))) {
+            bytes.copy_from_slice(&kind.to_le_bytes());
         }
         hash = keyed.hash(&Name::block(state));
     }

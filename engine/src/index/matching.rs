@@ -26,7 +26,7 @@ impl Index {
         let stamps = &mut slots.stamps[..];
         let out_before = out.len();
         let (mut candidates, mut compared) = (0, 0);
-        for group in event_keys.list.iter().flat_map(|own| keys.groups(own.key)) {
+        for group in event_keys.list.iter().flat_map(|event_key| keys.groups(event_key.key)) {
             if !kind_sets.allow(group.kinds, event.kind) {
                 continue;
             }
@@ -81,10 +81,10 @@ impl Index {
 fn report_all(stamps: &mut [u32], epoch: u32, ids: &[u32], out: &mut Vec<SubSlot>) {
     let before = out.len();
     out.resize(before + ids.len(), SubSlot(0));
-    let (places, mut reported) = (&mut out[before..], 0);
+    let (kept, mut reported) = (&mut out[before..], 0);
     for &slot in ids {
         let stamp = &mut stamps[slot as usize];
-        places[reported] = SubSlot(slot);
+        kept[reported] = SubSlot(slot);
         reported += usize::from(*stamp < epoch);
         *stamp = epoch.max(*stamp);
     }

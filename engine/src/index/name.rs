@@ -79,7 +79,7 @@ impl Name {
         Name { words: [u64::from(kind), 0, 0, 0], dimension: Dimension::KIND }
     }
 
-    /// A block of something that is no key, to be hashed with the same care.
+    /// A block of something that is not a key, to be hashed with the same care.
     pub(super) fn block(bytes: [u8; 32]) -> Self {
         Self::new(&bytes, Dimension::NONE)
     }

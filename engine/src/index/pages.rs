@@ -25,7 +25,7 @@ impl<T: Default> Pages<T> {
 
     /// Puts an entry in use.
     pub(super) fn fill(&mut self, id: u32, entry: T) {
-        let (page, place) = (id as usize / PAGE, id as usize % PAGE);
+        let (page, offset) = (id as usize / PAGE, id as usize % PAGE);
         if page >= self.pages.len() {
             self.pages.resize_with(page + 1, || None);
         }
@@ -34,18 +34,18 @@ impl<T: Default> Pages<T> {
             *held += 1;
             Page { entries: (0..PAGE).map(|_| T::default()).collect(), used: 0 }
         });
-        page.entries[place] = entry;
+        page.entries[offset] = entry;
         page.used += 1;
     }
 
     /// Ends the use of an entry.
     pub(super) fn clear(&mut self, id: u32) {
-        let Some(place) = self.pages.get_mut(id as usize / PAGE) else { return };
-        let Some(page) = place else { return };
+        let Some(slot) = self.pages.get_mut(id as usize / PAGE) else { return };
+        let Some(page) = slot else { return };
         page.entries[id as usize % PAGE] = T::default();
         page.used -= 1;
         if page.used == 0 {
-            *place = None;
+            *slot = None;
             self.held -= 1;
         }
     }
@@ -60,7 +60,7 @@ impl<T: Default> Pages<T> {
         self.pages.get_mut(id as usize / PAGE)?.as_mut().map(|page| &mut page.entries[id as usize % PAGE])
     }
 
-    /// Forgets the places of pages from `len` entries on, in which nothing is in use.
+    /// Drops the slots of pages from entry `len` on, in which nothing is in use.
     pub(super) fn truncate(&mut self, len: usize) {
         self.pages.truncate(len.div_ceil(PAGE));
         super::ids::shrink_sparse(&mut self.pages);

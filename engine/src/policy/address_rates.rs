@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Bucket;
 use crate::types::{ClientAddress, Limits, Now};
 
-/// Addresses that are remembered, at most twice as many: 3 MB. If more come within a minute, those that have been
+/// Addresses that are remembered, at most twice as many: 4 MB. If more come within a minute, those that have been
 /// silent the longest are forgotten, and begin again.
 const ADDRESSES_MAX: usize = 1 << 14;
 /// After so long every bucket is full again, and there is nothing to remember.
@@ -13,8 +13,8 @@ const FULL_MICROS: u64 = 60_000_000;
 /// Shards read their clocks one after the other. What lies further back is a clock that was put back.
 const SKEW_MICROS_MAX: u64 = 1_000_000;
 
-/// Token buckets of client addresses, one for events and one for requests each. An address that has sent nothing for
-/// two minutes is forgotten; its buckets would be full.
+/// Token buckets of client addresses: for events, for their fan-out and for requests. An address that has sent nothing for
+/// two minutes is forgotten, unless it owes for its fan-out; its buckets would be full.
 ///
 /// An ordered map, so that no choice of addresses makes a look-up expensive.
 #[derive(Debug, Default)]
@@ -30,7 +30,16 @@ pub struct AddressRates {
 #[derive(Clone, Copy, Debug)]
 struct Buckets {
     events: Bucket,
+    /// In rows.
+    fanout: Bucket,
     requests: Bucket,
+}
+
+impl Buckets {
+    fn owes(mut self, limits: &Limits, now: Now) -> bool {
+        self.fanout.has_one(limits.address_fanout_rows_per_minute_max, now);
+        self.fanout.owes()
+    }
 }
 
 impl AddressRates {
@@ -40,7 +49,27 @@ impl AddressRates {
     pub fn take_event(&mut self, address: ClientAddress, limits: &Limits, now: Now) -> bool {
         let per_minute = limits.address_events_per_minute_max;
         per_minute == 0
-            || self.take(address, limits, now, |buckets, now| buckets.events.take(per_minute, now))
+            || self.with(address, limits, now, |buckets, now| buckets.events.take(per_minute, now))
+    }
+
+    /// Whether another EVENT may be delivered. False if those before it have used up `address_fanout_rows_per_minute_max`.
+    ///
+    /// Cost: the logarithm of how many addresses are remembered.
+    pub fn has_fanout(&mut self, address: ClientAddress, limits: &Limits, now: Now) -> bool {
+        let per_minute = limits.address_fanout_rows_per_minute_max;
+        per_minute == 0
+            || self.with(address, limits, now, |buckets, now| buckets.fanout.has_one(per_minute, now))
+    }
+
+    /// An event of this address has been delivered, which has cost so many rows. That is known only afterwards, so it is the
+    /// events that follow which are refused.
+    ///
+    /// Cost: the logarithm of how many addresses are remembered.
+    pub fn spend_fanout(&mut self, address: ClientAddress, rows: u64, limits: &Limits, now: Now) {
+        let per_minute = limits.address_fanout_rows_per_minute_max;
+        if per_minute > 0 {
+            self.with(address, limits, now, |buckets, now| buckets.fanout.spend(rows, per_minute, now));
+        }
     }
 
     /// Takes one REQ or COUNT message. False if `address_requests_per_minute_max` leaves none.
@@ -49,7 +78,7 @@ impl AddressRates {
     pub fn take_request(&mut self, address: ClientAddress, limits: &Limits, now: Now) -> bool {
         let per_minute = limits.address_requests_per_minute_max;
         per_minute == 0
-            || self.take(address, limits, now, |buckets, now| buckets.requests.take(per_minute, now))
+            || self.with(address, limits, now, |buckets, now| buckets.requests.take(per_minute, now))
     }
 
     /// How many addresses are remembered.
@@ -62,29 +91,32 @@ impl AddressRates {
         self.len() == 0
     }
 
-    fn take(
+    fn with<T>(
         &mut self,
         address: ClientAddress,
         limits: &Limits,
         now: Now,
-        take: impl FnOnce(&mut Buckets, Now) -> bool,
-    ) -> bool {
+        work: impl FnOnce(&mut Buckets, Now) -> T,
+    ) -> T {
         let is_skewed = now < self.latest && self.latest.micros_since(now) <= SKEW_MICROS_MAX;
         let now = if is_skewed { self.latest } else { now };
         self.latest = now;
         let is_over = now < self.began || now.micros_since(self.began) >= FULL_MICROS;
         if is_over || self.active.len() >= ADDRESSES_MAX {
-            self.before = std::mem::take(&mut self.active);
+            let silent = std::mem::replace(&mut self.before, std::mem::take(&mut self.active));
+            let debtors = silent.into_iter().filter(|(_, buckets)| buckets.owes(limits, now));
+            self.before.extend(debtors.take(ADDRESSES_MAX.saturating_sub(self.before.len())));
             self.began = now;
         }
         let before = &mut self.before;
         let buckets = self.active.entry(address).or_insert_with(|| {
             before.remove(&address).unwrap_or_else(|| Buckets {
                 events: Bucket::full(limits.address_events_per_minute_max, now),
+                fanout: Bucket::full(limits.address_fanout_rows_per_minute_max, now),
                 requests: Bucket::full(limits.address_requests_per_minute_max, now),
             })
         });
-        take(buckets, now)
+        work(buckets, now)
     }
 }
 
@@ -117,6 +149,30 @@ mod tests {
         assert!(rates.take_event(address(1), &limits, at(1_000)));
         let none = Limits { address_events_per_minute_max: 0, ..limits };
         assert!((0..999).all(|_| rates.take_event(address(1), &none, at(1_000))), "no bound");
+    }
+
+    #[test]
+    fn events_that_reach_many_make_those_after_them_wait() {
+        let (mut limits, mut rates) = (LIMITS(), AddressRates::default());
+        limits.address_fanout_rows_per_minute_max = 6_000;
+        let one = address(1);
+        assert!(rates.has_fanout(one, &limits, at(0)));
+        rates.spend_fanout(one, 5_999, &limits, at(0));
+        assert!(rates.has_fanout(one, &limits, at(0)), "a row is left");
+        rates.spend_fanout(one, 60_000, &limits, at(0));
+        assert!(!rates.has_fanout(one, &limits, at(9)), "and now none");
+        assert!(rates.has_fanout(address(2), &limits, at(9)), "another address");
+        assert!(rates.take_event(one, &limits, at(9)) && rates.take_request(one, &limits, at(9)));
+        // A hundred come back each second. Meanwhile others are forgotten.
+        for minute in 1..10 {
+            rates.take_event(address(3), &limits, at(60_000 * minute));
+        }
+        assert_eq!(rates.len(), 2);
+        assert!(!rates.has_fanout(one, &limits, at(599_999)), "it owed them, however silent it was");
+        assert!(rates.has_fanout(one, &limits, at(600_000)), "they are paid back");
+        limits.address_fanout_rows_per_minute_max = 0;
+        rates.spend_fanout(one, u64::MAX, &limits, at(10));
+        assert!(rates.has_fanout(one, &limits, at(10)), "no bound");
     }
 
     /// Neither by turns of the memory nor by shards whose clocks were read apart.

@@ -155,7 +155,7 @@ fn admit_time(event: &Candidate<'_>, limits: &Limits, now: Timestamp) -> Result<
 }
 
 fn admit_kind_and_author(event: &Candidate<'_>, policy: &Policy) -> Result<(), AdmissionError> {
-    // NIP-62: whoever may not write here may still vanish.
+    // NIP-62: an author who may not write here may still vanish.
     if event.kind == VANISH_KIND {
         return Ok(());
     }

@@ -1,8 +1,9 @@
-//! Who may do what: admission of events, NIP-42 authentication, the read guard, and rates.
+//! Who may do what: admission of events, NIP-42 authentication, the read guard, and rates and connections by client address.
 //!
 //! Pure decisions over facts. Nothing here keeps state of a connection except the small values it owns
 //! ([`Auth`], [`Bucket`]), and nothing here writes a frame.
 
+mod address_connections;
 mod address_rates;
 mod admission;
 mod auth;
@@ -10,6 +11,7 @@ mod guard;
 mod rate;
 mod vanish;
 
+pub use address_connections::AddressConnections;
 pub use address_rates::AddressRates;
 pub use admission::{AdmissionError, Candidate, Publisher, admit, admit_sender, is_protected};
 pub use auth::{Auth, AuthError, is_relay_url, same_relay};

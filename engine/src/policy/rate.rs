@@ -1,4 +1,4 @@
-//! Token buckets: an average a minute with a minute's worth of burst.
+//! Token buckets: an average rate per minute, and bursts of as much as one minute allows.
 
 use crate::types::Now;
 
@@ -7,13 +7,15 @@ use crate::types::Now;
 pub struct Bucket {
     /// Thousandths of a message.
     milli_tokens: u64,
+    /// What was spent beyond what there was, which is paid back before the bucket fills again.
+    milli_owed: u64,
     filled: Now,
 }
 
 impl Bucket {
     /// A full bucket for `per_minute` messages.
     pub fn full(per_minute: u32, now: Now) -> Self {
-        Bucket { milli_tokens: u64::from(per_minute) * 1000, filled: now }
+        Bucket { milli_tokens: u64::from(per_minute) * 1000, milli_owed: 0, filled: now }
     }
 
     /// What is in the bucket, in thousandths of a message, and as of when; for [`Bucket::restored`].
@@ -23,30 +25,53 @@ impl Bucket {
 
     /// A bucket with the level that [`Bucket::level`] returned.
     pub fn restored((milli_tokens, filled): (u64, Now)) -> Self {
-        Bucket { milli_tokens, filled }
+        Bucket { milli_tokens, milli_owed: 0, filled }
     }
 
-    /// Takes one message out. False if there is none left; `per_minute` 0 is no bound.
+    /// Takes one message out. False if there is none left; `per_minute` 0 is unlimited.
     pub fn take(&mut self, per_minute: u32, now: Now) -> bool {
+        let has_one = self.has_one(per_minute, now);
+        if has_one {
+            self.spend(1, per_minute, now);
+        }
+        has_one
+    }
+
+    /// Whether there is one message left; `per_minute` 0 is no bound.
+    pub fn has_one(&mut self, per_minute: u32, now: Now) -> bool {
         if per_minute == 0 {
             return true;
         }
+        self.fill(per_minute, now);
+        self.milli_tokens >= 1000
+    }
+
+    /// Takes this many out. What there is not is owed.
+    pub fn spend(&mut self, count: u64, per_minute: u32, now: Now) {
+        self.fill(per_minute, now);
+        let spent = count.saturating_mul(1000);
+        let paid = spent.min(self.milli_tokens);
+        self.milli_tokens -= paid;
+        self.milli_owed = self.milli_owed.saturating_add(spent - paid);
+    }
+
+    /// Whether anything was owed when it was last filled.
+    pub fn owes(&self) -> bool {
+        self.milli_owed > 0
+    }
+
+    fn fill(&mut self, per_minute: u32, now: Now) {
         let capacity = u64::from(per_minute) * 1000;
         let gained = now.micros_since(self.filled).saturating_mul(u64::from(per_minute)) / 60_000;
         // A time too short for a thousandth of a token is not counted yet: `filled` stays, so that short times add up.
         if gained > 0 {
-            self.milli_tokens = self.milli_tokens.saturating_add(gained).min(capacity);
+            let repaid = gained.min(self.milli_owed);
+            self.milli_owed -= repaid;
+            self.milli_tokens = self.milli_tokens.saturating_add(gained - repaid).min(capacity);
             self.filled = now;
         }
         if now < self.filled {
             self.filled = now;
-        }
-        match self.milli_tokens.checked_sub(1000) {
-            Some(left) => {
-                self.milli_tokens = left;
-                true
-            }
-            None => false,
         }
     }
 }
@@ -73,5 +98,17 @@ mod tests {
         assert!(!bucket.take(60, at(0)));
         assert!(bucket.take(60, at(1000)));
         assert!((0..1000).all(|_| bucket.take(0, at(0))), "no bound");
+    }
+
+    #[test]
+    fn what_is_spent_beyond_a_bucket_is_owed() {
+        let at = |ms: u64| Now::from_millis(1_000_000 + ms);
+        let mut bucket = Bucket::full(60, at(0));
+        bucket.spend(59, 60, at(0));
+        assert!(bucket.has_one(60, at(0)) && bucket.has_one(60, at(0)), "asking takes nothing");
+        bucket.spend(601, 60, at(0));
+        assert!(!bucket.has_one(60, at(600_999)) && bucket.has_one(60, at(601_000)), "600 are paid back");
+        assert!(!bucket.owes());
+        assert!(bucket.has_one(0, at(0)), "no bound");
     }
 }

@@ -7,10 +7,10 @@ use crate::types::{Event, Kind};
 pub const VANISH_KIND: Kind = 62;
 
 /// Whether `event` is a request to vanish from the relay known as `own`, or from all relays.
-pub fn names_relay(event: &Event, own: Option<&str>) -> bool {
+pub fn names_relay(event: &Event, relay_url: Option<&str>) -> bool {
     event.kind == VANISH_KIND
         && event.tags().named(b"relay").filter_map(|tag| tag.value()).any(|value| {
             let value = String::from_utf8_lossy(&value);
-            value == "ALL_RELAYS" || own.is_some_and(|own| same_relay(own, &value))
+            value == "ALL_RELAYS" || relay_url.is_some_and(|relay_url| same_relay(relay_url, &value))
         })
 }

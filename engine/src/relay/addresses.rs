@@ -18,6 +18,21 @@ impl SharedRates {
             || address.is_none_or(|address| self.with(|rates| rates.take_event(address, limits, now)))
     }
 
+    /// Whether another event of this address may be delivered.
+    pub(super) fn has_fanout(&self, address: Option<ClientAddress>, limits: &Limits, now: Now) -> bool {
+        limits.address_fanout_rows_per_minute_max == 0
+            || address.is_none_or(|address| self.with(|rates| rates.has_fanout(address, limits, now)))
+    }
+
+    /// The delivery of an event of this address has cost so many rows.
+    pub(super) fn spend_fanout(&self, address: Option<ClientAddress>, rows: u64, limits: &Limits, now: Now) {
+        if let Some(address) = address
+            && limits.address_fanout_rows_per_minute_max > 0
+        {
+            self.with(|rates| rates.spend_fanout(address, rows, limits, now));
+        }
+    }
+
     /// Takes a token for a REQ or COUNT message.
     pub(super) fn take_request(&self, address: Option<ClientAddress>, limits: &Limits, now: Now) -> bool {
         limits.address_requests_per_minute_max == 0

@@ -9,10 +9,10 @@ use super::jobs::{CountJob, Job, ScanJob, StepResult};
 use super::outbox::Outbox;
 use super::queued_output::QueuedOutput;
 use super::session::Session;
-use super::subscriptions::{Owner, Place, State, SubKey};
+use super::subscriptions::{AnswerPosition, Owner, State, SubKey};
 use super::{Relay, messages};
 use crate::policy::{may_hide, may_see};
-use crate::store::{Backend, Completeness, CountStep, Everyone, Step, StoreError, Take, Viewer, replay};
+use crate::store::{Backend, Completeness, CountStep, Everyone, ScanStep, StoreError, Take, Viewer, replay};
 use crate::types::{CanonicalEvent, Event, Filter, Kind, Limits, Now, PubKey, SubId};
 use crate::wire::frames::Complete;
 
@@ -71,10 +71,12 @@ impl<B: Backend> Relay<B> {
             Job::Scan(job) => self.step_scan(now, job, rows),
             Job::Count(job) => self.step_count(now, job, rows),
             Job::Replay(job) => self.replay_to_client(now, job, rows),
-            Job::StreamReplay(key) => match self.subscriptions.get(key).map(|own| &own.owner) {
-                Some(Owner::Stream(stream)) => self.replay_to_stream(now, *stream, key, rows),
-                _ => StepResult::Done,
-            },
+            Job::StreamReplay(key) => {
+                match self.subscriptions.get(key).map(|subscription| &subscription.owner) {
+                    Some(Owner::Stream(stream)) => self.replay_to_stream(now, *stream, key, rows),
+                    _ => StepResult::Done,
+                }
+            }
         }
     }
 
@@ -95,29 +97,29 @@ impl<B: Backend> Relay<B> {
         let sent_before = job.sent_before;
         let step = self.store.reader().and_then(|reader| {
             job.scan.step(&reader, now.seconds(), rows, &viewer, &mut |hit| {
-                let place = (hit.event.created_at(), hit.event.id());
-                if sent_before.is_some_and(|before| !comes_after(place, before)) {
+                let position = (hit.event.created_at(), hit.event.id());
+                if sent_before.is_some_and(|before| !comes_after(position, before)) {
                     return Take::Known;
                 }
-                last = Some(place);
+                last = Some(position);
                 sink.push(hit.event)
             })
         });
         self.metrics.sent_event += sink.sent;
         session.account(&mut self.queued_output);
         let slow = session.is_slow(self.queued_output, &config.limits);
-        if let (State::Scanning { last: place, .. }, Some(last)) = (&mut subscription.state, last) {
-            *place = Some(last);
+        if let (State::Scanning { last: sent_last, .. }, Some(last)) = (&mut subscription.state, last) {
+            *sent_last = Some(last);
         }
         self.mark_ready(job.conn);
         self.mark_changed(job.conn);
         match step {
-            Ok(Step::More) if slow => {
+            Ok(ScanStep::More) if slow => {
                 job.scan.release_cursors();
                 StepResult::Stall(job.conn, Job::Scan(job))
             }
-            Ok(Step::More) => StepResult::Again(Job::Scan(job)),
-            Ok(Step::Done(completeness)) => {
+            Ok(ScanStep::More) => StepResult::Again(Job::Scan(job)),
+            Ok(ScanStep::Done(completeness)) => {
                 self.note_answered(now, job.asked_at);
                 self.end_scan(job.key, completeness);
                 StepResult::Done
@@ -235,7 +237,9 @@ impl<B: Backend> Relay<B> {
 
     /// The store failed a subscription: it ends with a CLOSED.
     pub(super) fn fail_subscription(&mut self, key: SubKey, error: &StoreError) {
-        let Some(Owner::Client { conn, sub }) = self.subscriptions.get(key).map(|own| &own.owner) else {
+        let Some(Owner::Client { conn, sub }) =
+            self.subscriptions.get(key).map(|subscription| &subscription.owner)
+        else {
             return;
         };
         let (conn, sub) = (*conn, sub.clone());
@@ -244,7 +248,7 @@ impl<B: Backend> Relay<B> {
     }
 }
 
-/// Whether `place` comes after `other` in the order of answers.
-fn comes_after(place: Place, other: Place) -> bool {
-    (Reverse(place.0), place.1) > (Reverse(other.0), other.1)
+/// Whether `position` comes after `other` in the order of answers.
+fn comes_after(position: AnswerPosition, other: AnswerPosition) -> bool {
+    (Reverse(position.0), position.1) > (Reverse(other.0), other.1)
 }

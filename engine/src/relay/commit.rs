@@ -6,7 +6,7 @@ use super::jobs::Origin;
 use super::publish::PublishOutcome;
 use super::{Relay, messages};
 use crate::store::{self, Backend, Op, Outcome, Refusal, Seq, StoreError};
-use crate::types::{Event, Now};
+use crate::types::{ClientAddress, Event, Now};
 
 /// Cost at which a [`Commit`] ends, see [`cost`]: a mebibyte of content, or 16,000 tags. An event is stored under a key for
 /// each of its tags, so that a store may need twenty times its size, and most of its time, for them.
@@ -28,6 +28,8 @@ fn cost(bytes: usize, tags: usize) -> usize {
 #[derive(Debug)]
 pub struct Commit {
     ops: Vec<Op>,
+    /// The client addresses that they come from.
+    publishers: Vec<Option<ClientAddress>>,
     ids: Vec<InFlightId>,
     cost: usize,
 }
@@ -47,6 +49,9 @@ pub struct Live {
     pub seq: Option<Seq>,
     /// The event.
     pub event: Event,
+    /// The client address that published it, which its delivery is charged to. `None`: the host, a client without one, or
+    /// unknown.
+    pub publisher: Option<ClientAddress>,
 }
 
 /// What [`commit`] did.
@@ -85,9 +90,11 @@ pub fn commit<B: Backend>(store: &B, now: Now, commits: Vec<Commit>) -> Committe
     let mut ops = Vec::with_capacity(commits.iter().map(Commit::len).sum());
     let mut lens = Vec::with_capacity(commits.len());
     let mut ids = Vec::with_capacity(commits.len());
+    let mut publishers = Vec::with_capacity(ops.capacity());
     for commit in commits {
         lens.push(commit.ops.len());
         ops.extend(commit.ops);
+        publishers.extend(commit.publishers);
         ids.push((commit.ids, commit.cost));
     }
     let mut results = Vec::with_capacity(ops.len());
@@ -100,13 +107,13 @@ pub fn commit<B: Backend>(store: &B, now: Now, commits: Vec<Commit>) -> Committe
         Err(_) if lens.len() > 1 => {
             let mut rest = &ops[..];
             for len in &lens {
-                let (own, others) = rest.split_at(*len);
-                match store::commit(store, now.seconds(), own) {
+                let (commit_ops, others) = rest.split_at(*len);
+                match store::commit(store, now.seconds(), commit_ops) {
                     Ok(outcomes) => results.extend(outcomes.into_iter().map(Ok)),
                     Err(full @ StoreError::Full(_)) => {
-                        results.extend(store::commit_removals(store, now.seconds(), own, &full));
+                        results.extend(store::commit_removals(store, now.seconds(), commit_ops, &full));
                     }
-                    Err(error) => results.extend(failed(own, &error)),
+                    Err(error) => results.extend(failed(commit_ops, &error)),
                 }
                 rest = others;
             }
@@ -118,9 +125,10 @@ pub fn commit<B: Backend>(store: &B, now: Now, commits: Vec<Commit>) -> Committe
     let error = errors().find(is_worse).or_else(|| errors().next()).cloned();
     let live = ops
         .into_iter()
+        .zip(publishers)
         .zip(&results)
-        .filter_map(|(op, result)| match result {
-            Ok(Outcome::Stored(seq)) => Some(Live { seq: Some(*seq), event: into_event(op) }),
+        .filter_map(|((op, publisher), result)| match result {
+            Ok(Outcome::Stored(seq)) => Some(Live { seq: Some(*seq), event: into_event(op), publisher }),
             _ => None,
         })
         .collect();
@@ -150,25 +158,32 @@ pub(super) struct CommitQueue {
 #[derive(Debug)]
 struct Change {
     op: Op,
+    publisher: Option<ClientAddress>,
     id: InFlightId,
 }
 
 impl CommitQueue {
     pub(super) fn push(&mut self, op: Op, id: InFlightId, origin: Origin, tags: usize) {
         let cost = cost(op.event().json().len(), tags);
-        self.waiting.push(origin, cost, Change { op, id });
+        self.waiting.push(origin, cost, Change { op, publisher: origin.address(), id });
     }
 
     /// All changes, or as many as fit into a commit, shared fairly between their origins.
     fn take(&mut self) -> Commit {
         let len = self.waiting.arrived();
-        let (mut ops, mut ids) = (Vec::with_capacity(len), Vec::with_capacity(len));
-        let cost = self.waiting.take(COMMIT_COST, |Change { op, id }| {
-            ops.push(op);
-            ids.push(id);
+        let mut commit = Commit {
+            ops: Vec::with_capacity(len),
+            publishers: Vec::with_capacity(len),
+            ids: Vec::with_capacity(len),
+            cost: 0,
+        };
+        commit.cost = self.waiting.take(COMMIT_COST, |Change { op, publisher, id }| {
+            commit.ops.push(op);
+            commit.publishers.push(publisher);
+            commit.ids.push(id);
         });
-        self.in_flight += cost;
-        Commit { ops, ids, cost }
+        self.in_flight += commit.cost;
+        commit
     }
 }
 

@@ -98,18 +98,18 @@ impl<K: Ord + Copy, T> FairBatches<K, T> {
         // Next items of keys that have some in this batch, by cumulative cost. These keys are not listed meanwhile.
         let mut begun = BTreeSet::new();
         let oldest = self.by_age.first().copied();
-        let mut next = oldest.and_then(|(_, key)| Some(self.queues.get(&key)?.front()?.place(0)));
+        let mut next = oldest.and_then(|(_, key)| Some(self.queues.get(&key)?.front()?.rank(0)));
         let mut cost = 0;
-        while let Some(place) = next.filter(|_| chosen.is_empty() || cost < cost_max) {
-            let (own_cost, serial, key) = place;
-            if !begun.remove(&place) {
-                self.by_cost.remove(&place);
+        while let Some(key_of_next) = next.filter(|_| chosen.is_empty() || cost < cost_max) {
+            let (own_cost, serial, key) = key_of_next;
+            if !begun.remove(&key_of_next) {
+                self.by_cost.remove(&key_of_next);
                 self.by_age.remove(&(serial, key));
             }
             if let Some(queue) = self.queues.get_mut(&key) {
                 chosen.extend(queue.pop_front().inspect(|item| cost += item.cost));
                 match queue.front() {
-                    Some(following) => drop(begun.insert(following.place(own_cost))),
+                    Some(following) => drop(begun.insert(following.rank(own_cost))),
                     None => drop(self.queues.remove(&key)),
                 }
             }
@@ -117,7 +117,7 @@ impl<K: Ord + Copy, T> FairBatches<K, T> {
         }
         for (_, serial, key) in begun {
             let first = self.queues.get(&key).and_then(VecDeque::front);
-            self.by_cost.extend(first.map(|item| item.place(0)));
+            self.by_cost.extend(first.map(|item| item.rank(0)));
             self.by_age.insert((serial, key));
         }
         self.cost -= cost;
@@ -126,8 +126,9 @@ impl<K: Ord + Copy, T> FairBatches<K, T> {
 }
 
 impl<K: Copy, T> Item<K, T> {
-    /// Its place in a batch in which its key's items before it cost so much.
-    fn place(&self, cost_before: usize) -> (usize, u64, K) {
+    /// Its rank in a batch: the cost of its key's items up to this one, then its age. `cost_before`: the cost of those
+    /// before it.
+    fn rank(&self, cost_before: usize) -> (usize, u64, K) {
         (cost_before + self.cost, self.serial, self.key)
     }
 }
@@ -147,15 +148,15 @@ mod tests {
             chosen.fill(true);
             return chosen;
         }
-        let cumulative = |place: usize| -> usize {
-            waiting[..=place].iter().filter(|item| item.0 == waiting[place].0).map(|item| item.1).sum()
+        let cumulative = |index: usize| -> usize {
+            waiting[..=index].iter().filter(|item| item.0 == waiting[index].0).map(|item| item.1).sum()
         };
         let mut order: Vec<usize> = (0..waiting.len()).collect();
-        order.sort_by_key(|place| if *place == 0 { (0, 0) } else { (cumulative(*place), *place) });
+        order.sort_by_key(|index| if *index == 0 { (0, 0) } else { (cumulative(*index), *index) });
         let mut cost = 0;
-        for place in order {
-            chosen[place] = true;
-            cost += waiting[place].1;
+        for index in order {
+            chosen[index] = true;
+            cost += waiting[index].1;
             if cost >= cost_max {
                 break;
             }

@@ -6,6 +6,7 @@
 //! no duplicate and no queue that grows with a reader's slowness. Only ephemeral events cannot be read
 //! back: past `outbox_bytes_max` (or less, see [`super::queued_output`]) they are not sent, and a NOTICE says how many were missed.
 
+use super::costs::EVENT_ROWS;
 use super::ids::ConnId;
 use super::jobs::Job;
 use super::subscriptions::{Owner, State};
@@ -22,14 +23,16 @@ impl<B: Backend> Relay<B> {
     /// Events committed by any shard, this one's own included, in commit order; ephemeral events of other
     /// shards in any.
     pub fn handle_live(&mut self, now: Now, live: &[Live]) {
-        for Live { seq, event } in live {
-            self.deliver_live(now, *seq, event);
-            self.subscriptions.note_delivered(seq.unwrap_or_default());
+        for live in live {
+            self.deliver_live(now, live);
+            self.subscriptions.note_delivered(live.seq.unwrap_or_default());
         }
     }
 
-    /// Queues `event` for every subscription that matches. Costs what matches, not what is subscribed.
-    pub(super) fn deliver_live(&mut self, now: Now, seq: Option<Seq>, event: &Event) {
+    /// Queues an event for every subscription that matches. Costs what matches, not what is subscribed; that is charged to
+    /// the address that published it.
+    pub(super) fn deliver_live(&mut self, now: Now, live: &Live) {
+        let Live { seq, event, publisher } = live;
         if event.is_expired(now.seconds()) && seq.is_some() {
             return;
         }
@@ -37,9 +40,14 @@ impl<B: Backend> Relay<B> {
         let (stats, matched) = self.subscriptions.matches(event);
         self.metrics.fanout_candidates.record(stats.candidates as u64);
         self.metrics.fanout_matches.record(matched.len() as u64);
+        let rows = (stats.candidates + matched.len() * (1 + self.config.frame_rows)) as u64;
+        self.costs.charge_address(now, *publisher, rows);
+        if rows > EVENT_ROWS {
+            self.address_rates.spend_fanout(*publisher, rows, &self.config.limits, now);
+        }
         for slot in &matched {
             match seq {
-                Some(seq) => self.deliver_stored(*slot, seq, event),
+                Some(seq) => self.deliver_stored(*slot, *seq, event),
                 None => self.deliver_ephemeral(*slot, event),
             }
         }
@@ -49,7 +57,9 @@ impl<B: Backend> Relay<B> {
     /// Queues a stored event for one subscription, or notes that it is to be read back from the store.
     fn deliver_stored(&mut self, slot: SubSlot, seq: Seq, event: &Event) {
         let limits = &self.config.limits;
-        let Some(subscription) = self.subscriptions.at_mut(slot).filter(|own| seq > own.covered) else {
+        let Some(subscription) =
+            self.subscriptions.at_mut(slot).filter(|subscription| seq > subscription.covered)
+        else {
             return;
         };
         let key = subscription.key;
@@ -92,8 +102,10 @@ impl<B: Backend> Relay<B> {
         let Some(subscription) = self.subscriptions.at_mut(slot) else { return };
         let conn = match &subscription.owner {
             Owner::Stream(stream) => {
-                let fitted =
-                    self.streams.get_mut(*stream).is_none_or(|own| own.push_ephemeral(event.clone(), limits));
+                let fitted = self
+                    .streams
+                    .get_mut(*stream)
+                    .is_none_or(|stream| stream.push_ephemeral(event.clone(), limits));
                 self.metrics.ephemeral_missed += u64::from(!fitted);
                 return;
             }

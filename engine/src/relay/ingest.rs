@@ -10,7 +10,7 @@ use super::ids::{ConnId, Ticket};
 use super::jobs::Origin;
 use super::keyed::{KeyedMap, KeyedState};
 use super::publish::PublishOutcome;
-use super::{Relay, VerifyBatch, VerifyChecked, messages};
+use super::{Live, Relay, VerifyBatch, VerifyChecked, messages};
 use crate::policy::{self, Candidate, Publisher, VANISH_KIND, names_relay};
 use crate::store::{Backend, Op, Reader};
 use crate::types::{Class, Event, EventId, Kind, Limits, Now, Sig, unescape};
@@ -200,6 +200,9 @@ impl<B: Backend> Relay<B> {
             if !self.address_rates.take_event(session.address, &config.limits, now) {
                 return Decision::refuse(messages::TOO_MANY_EVENTS_OF_ADDRESS);
             }
+            if !self.address_rates.has_fanout(session.address, &config.limits, now) {
+                return Decision::refuse(messages::TOO_MUCH_FANOUT_OF_ADDRESS);
+            }
             if let Err(refused) = policy::admit_sender(&config.policy, session.auth.keys()) {
                 self.challenge(sender);
                 return Decision::refuse(messages::admission_error(&refused));
@@ -343,9 +346,10 @@ impl<B: Backend> Relay<B> {
         self.costs.charge_author(now, event.pubkey, event.json().len());
         if event.class() == Class::Ephemeral {
             self.metrics.events_ephemeral += 1;
-            let event = verified.into_event();
-            self.deliver_live(now, None, &event);
-            self.relayed.push_back(event);
+            let publisher = self.ingest.flight(id).origin.address();
+            let live = Live { seq: None, event: verified.into_event(), publisher };
+            self.deliver_live(now, &live);
+            self.relayed.push_back(live);
             self.finish(now, id, PublishOutcome::Delivered);
         } else {
             let op = if event.kind == VANISH_KIND { Op::Vanish(verified) } else { Op::Put(verified) };

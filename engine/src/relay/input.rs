@@ -8,7 +8,7 @@ use super::session::Deferred;
 use super::{Relay, messages};
 use crate::store::Backend;
 use crate::types::Now;
-use crate::wire::{self, About, ClientMessage, Fault, IdScanner, WireError};
+use crate::wire::{self, ClientMessage, IdScanner, ReplyTarget, WireError, WireErrorKind};
 
 impl<B: Backend> Relay<B> {
     /// One whole text message.
@@ -43,9 +43,10 @@ impl<B: Backend> Relay<B> {
 
     /// A message of `bytes` bytes that the host skipped because it is over `message_bytes_max`. `about` is what
     /// an [`IdScanner`] found in it: its type, and its id if there is one.
-    pub fn handle_oversized(&mut self, conn: ConnId, bytes: u64, about: About) {
+    pub fn handle_oversized(&mut self, conn: ConnId, bytes: u64, reply_to: ReplyTarget) {
         let bytes_max = self.config.limits.message_bytes_max;
-        let error = WireError { at: bytes_max, fault: Fault::MessageTooLong { bytes, bytes_max }, about };
+        let error =
+            WireError { at: bytes_max, kind: WireErrorKind::MessageTooLong { bytes, bytes_max }, reply_to };
         let Some(session) = self.sessions.get_mut(conn) else { return };
         if session.deferred.is_empty() && session.not_started == 0 {
             return self.handle_malformed(conn, &error);

@@ -7,7 +7,7 @@ use super::Relay;
 use super::catch_up::SharedReplay;
 use super::ids::{ConnId, StreamId};
 use super::running::{Reservation, Running};
-use super::subscriptions::{Owner, Place, SubKey};
+use super::subscriptions::{AnswerPosition, Owner, SubKey};
 use super::turns::{JobClass, Turn, Turns};
 use crate::store::{Backend, Count, Scan};
 use crate::types::{ClientAddress, Filter, Now, SubId};
@@ -37,7 +37,7 @@ pub(super) struct ScanJob {
     pub(super) scan: Scan,
     pub(super) asked_at: Now,
     /// The position of the last event sent before the session was restored: only what comes after it is sent.
-    pub(super) sent_before: Option<Place>,
+    pub(super) sent_before: Option<AnswerPosition>,
     /// Whether it has taken a step.
     pub(super) has_started: bool,
     pub(super) reservation: Reservation,
@@ -111,10 +111,13 @@ impl Job {
     /// so all its steps are further ones.
     fn class(&self) -> JobClass {
         let reservation = self.reservation();
-        if reservation.is_wide && !reservation.is_running {
-            return JobClass::Wide;
+        let waits_for_memory = reservation.is_wide && !reservation.is_running;
+        match (self.has_started(), waits_for_memory) {
+            (false, false) => JobClass::First,
+            (false, true) => JobClass::FirstWide,
+            (true, true) => JobClass::FurtherWide,
+            (true, false) => JobClass::Further,
         }
-        if self.has_started() { JobClass::Further } else { JobClass::First }
     }
 
     /// Frees its cursors, because there is no memory for it beyond its first step; it then waits like a wide job.
@@ -169,14 +172,14 @@ pub(super) enum Origin {
 
 /// The second key: the connection.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Asker {
+enum Requester {
     Client(ConnId),
     Stream(StreamId),
 }
 
 /// Jobs that wait for their turn.
 pub(super) struct Jobs {
-    turns: Turns<Origin, Asker, Job>,
+    turns: Turns<Origin, Requester, Job>,
     running: Running,
     /// When the REQs arrived whose EOSE has been queued and not yet flushed by the host.
     answered: Vec<Now>,
@@ -185,6 +188,14 @@ pub(super) struct Jobs {
 impl Origin {
     pub(super) fn of(conn: ConnId, address: Option<ClientAddress>) -> Self {
         address.map_or(Origin::Unknown(conn), Origin::Address)
+    }
+
+    /// The client address, if it has one.
+    pub(super) fn address(self) -> Option<ClientAddress> {
+        match self {
+            Origin::Address(address) => Some(address),
+            Origin::Unknown(_) | Origin::Host => None,
+        }
     }
 }
 
@@ -202,7 +213,7 @@ impl Jobs {
         conn: ConnId,
         address: Option<ClientAddress>,
     ) -> Vec<(SubId, Arc<[Filter]>)> {
-        let jobs = self.turns.of(Origin::of(conn, address), Asker::Client(conn));
+        let jobs = self.turns.of(Origin::of(conn, address), Requester::Client(conn));
         let counts = jobs.filter_map(|job| match job {
             Job::Count(job) => Some((job.query.clone(), Arc::clone(job.count.filters()))),
             _ => None,
@@ -217,15 +228,15 @@ impl Jobs {
 
     /// Drops the jobs of a connection that is gone, with the filters and cursors that they hold.
     pub(super) fn remove_connection(&mut self, conn: ConnId, address: Option<ClientAddress>) {
-        let (origin, asker) = (Origin::of(conn, address), Asker::Client(conn));
-        for job in self.turns.of(origin, asker) {
+        let (origin, requester) = (Origin::of(conn, address), Requester::Client(conn));
+        for job in self.turns.of(origin, requester) {
             self.running.release(origin, job.reservation());
         }
-        self.turns.remove_connection(origin, asker);
+        self.turns.remove_connection(origin, requester);
     }
 
     /// The job whose turn it is, if what all may hold is `bytes_max`; it is running from now on.
-    fn take(&mut self, bytes_max: usize) -> Option<(Turn<Origin, Asker>, Job)> {
+    fn take(&mut self, bytes_max: usize) -> Option<(Turn<Origin, Requester>, Job)> {
         let Jobs { turns, running, .. } = self;
         loop {
             let may =
@@ -240,7 +251,7 @@ impl Jobs {
             let max = has_started.then_some(bytes_max);
             if !reservation.is_wide && running.is_wide(turn.address, reservation.bytes, max) {
                 reservation.is_wide = true;
-                turns.defer(turn, JobClass::Wide, job);
+                turns.defer(turn, job.class(), job);
                 continue;
             }
             running.acquire(turn.address, reservation);
@@ -309,9 +320,7 @@ impl<B: Backend> Relay<B> {
             }
             self.metrics.running_bytes = self.jobs.running_bytes();
             let cost = TURN_ROWS + (rows_max - rows) as u64;
-            if let Origin::Address(address) = turn.address {
-                self.costs.charge_address(now, Some(address), cost);
-            }
+            self.costs.charge_address(now, turn.address.address(), cost);
             self.jobs.turns.charge(turn, cost);
         }
         self.sweep();
@@ -334,19 +343,19 @@ impl<B: Backend> Relay<B> {
 
     /// Queues a job after all others of its connection. Does nothing if that is gone.
     pub(super) fn enqueue(&mut self, mut job: Job) {
-        let asker = match &job {
-            Job::Scan(job) => Some(Asker::Client(job.conn)),
-            Job::Count(job) => Some(Asker::Client(job.conn)),
-            Job::Replay(job) => Some(Asker::Client(job.conn)),
+        let requester = match &job {
+            Job::Scan(job) => Some(Requester::Client(job.conn)),
+            Job::Count(job) => Some(Requester::Client(job.conn)),
+            Job::Replay(job) => Some(Requester::Client(job.conn)),
             Job::StreamReplay(key) => match self.subscriptions.get(*key).map(|sub| &sub.owner) {
-                Some(Owner::Stream(stream)) => Some(Asker::Stream(*stream)),
+                Some(Owner::Stream(stream)) => Some(Requester::Stream(*stream)),
                 _ => None,
             },
         };
-        let Some(asker) = asker else { return };
-        let origin = match asker {
-            Asker::Stream(_) => Origin::Host,
-            Asker::Client(conn) => {
+        let Some(requester) = requester else { return };
+        let origin = match requester {
+            Requester::Stream(_) => Origin::Host,
+            Requester::Client(conn) => {
                 let Some(session) = self.sessions.get_mut(conn) else { return };
                 session.jobs_waiting += usize::from(job.asked_by().is_some());
                 Origin::of(conn, session.address)
@@ -361,7 +370,7 @@ impl<B: Backend> Relay<B> {
         if let Some(reservation) = job.reservation_mut().filter(|reservation| !reservation.is_running) {
             reservation.is_wide |= self.jobs.running.is_wide(origin, reservation.bytes, bytes_max);
         }
-        self.jobs.turns.push(job.class(), origin, asker, job);
+        self.jobs.turns.push(job.class(), origin, requester, job);
     }
 
     /// EOSE of a REQ that was asked at `asked_at` is on its way to the host.

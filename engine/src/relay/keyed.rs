@@ -66,8 +66,8 @@ mod tests {
             let keyed = hashes(&KeyedState::new(seed));
             assert_eq!(keyed.len(), 5_000);
             // Tables tell places by the lowest bits: of 4,096 some 2,888 are met by as many random numbers.
-            let places: HashSet<u64> = keyed.iter().map(|hash| hash % 4_096).collect();
-            assert!(places.len() > 2_700, "{} places", places.len());
+            let slots: HashSet<u64> = keyed.iter().map(|hash| hash % 4_096).collect();
+            assert!(slots.len() > 2_700, "{} places", slots.len());
         }
     }
 }

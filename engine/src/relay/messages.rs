@@ -1,9 +1,9 @@
 //! The text of every OK, CLOSED, NEG-ERR, NOTICE and close frame, each refusal with
 //! its machine-readable prefix (NIPs 1 and 42). Only what is wrong with the form of a message is worded where it is
-//! found, in [`crate::wire::Fault`].
+//! found, in [`crate::wire::WireErrorKind`].
 //!
 //! Clients show them to their users as they are. So they are about the event, the request or the relay, never about
-//! places in a message or parts of this program.
+//! byte offsets of a message or parts of this program.
 //!
 //! | prefix | for |
 //! |---|---|
@@ -27,6 +27,8 @@ pub(super) const TOO_MANY_EVENTS: &str = "rate-limited: too many events per minu
 pub(super) const TOO_MANY_REQUESTS: &str = "rate-limited: too many requests per minute";
 pub(super) const TOO_MANY_EVENTS_OF_ADDRESS: &str =
     "rate-limited: too many events per minute from your address";
+pub(super) const TOO_MUCH_FANOUT_OF_ADDRESS: &str =
+    "rate-limited: the events from your address reach too many subscriptions per minute";
 pub(super) const TOO_MANY_REQUESTS_OF_ADDRESS: &str =
     "rate-limited: too many requests per minute from your address";
 pub(super) const TOO_MANY_COUNTS: &str = "rate-limited: too many counts at once";
@@ -45,7 +47,7 @@ pub(super) const ABUSE: &str = "too many malformed messages in a row";
 
 /// Of a message that could not be read.
 pub(super) fn malformed(error: &WireError) -> String {
-    format!("{}: {}", error.prefix(), error.fault)
+    format!("{}: {}", error.prefix(), error.kind)
 }
 
 pub(super) fn store(error: &StoreError) -> String {

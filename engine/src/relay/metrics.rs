@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::types::Kind;
 
-/// Kinds counted one by one: whoever sends events of every kind must not fill a metrics page.
+/// Kinds counted one by one: a client that sends events of every kind must not fill a metrics page.
 pub(super) const KINDS_COUNTED_MAX: usize = 256;
 
 /// A histogram with fixed upper bounds.

@@ -66,7 +66,7 @@ pub use snapshot::{Progress, SessionSnapshot, SubSnapshot};
 
 use crate::policy::Auth;
 use crate::store::{Backend, Reader, Seq, StoreError};
-use crate::types::{Event, Now};
+use crate::types::Now;
 use crate::verify::{Batch, Checked, Verifier};
 
 use addresses::SharedRates;
@@ -111,7 +111,7 @@ pub struct Relay<B> {
     resumed: VecDeque<ConnId>,
     /// Connections that wait for the number of events in flight to fall.
     waiting_for_ingest: Vec<ConnId>,
-    relayed: VecDeque<Event>,
+    relayed: VecDeque<Live>,
     /// Connections whose snapshots are not what they were.
     changed: VecDeque<ConnId>,
     metrics: Metrics,
@@ -248,7 +248,7 @@ impl<B: Backend> Relay<B> {
     }
 
     /// An ephemeral event that was accepted here and is for the other shards' [`Relay::handle_live`].
-    pub fn poll_relayed(&mut self) -> Option<Event> {
+    pub fn poll_relayed(&mut self) -> Option<Live> {
         self.relayed.pop_front()
     }
 
@@ -312,7 +312,7 @@ impl<B: Backend> Relay<B> {
         }
     }
 
-    /// Filters whose time has come enter the index; see [`later`].
+    /// Filters whose time has come enter the index; see [`future_filters`].
     fn advance_subscriptions(&mut self, now: Now) {
         let ahead = self.config.limits.created_at_ahead_seconds_max;
         self.subscriptions.advance(now.seconds().saturating_add(ahead));

@@ -3,9 +3,9 @@
 use super::ids::{ConnId, Ticket};
 use super::publish::PublishOutcome;
 use super::session::Close;
-use super::{Commit, Committed, Relay, VerifyBatch, commit};
+use super::{Commit, Committed, Live, Relay, VerifyBatch, commit};
 use crate::store::{Backend, StoreError, remove_hidden};
-use crate::types::{Event, Now};
+use crate::types::Now;
 
 /// What a machine wants its host to do.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub enum Output {
     /// what is live to every shard's [`Relay::handle_live`].
     Commit(Commit),
     /// Hand this ephemeral event to the other shards' [`Relay::handle_live`].
-    Relay(Event),
+    Relay(Live),
     /// [`Relay::drain`] this connection once its socket can take more.
     Ready(ConnId),
     /// Close this connection once everything that [`Relay::drain`] has for it is out.
@@ -44,8 +44,8 @@ impl<B: Backend> Relay<B> {
         if let Some(changes) = self.poll_commit() {
             return Some(Output::Commit(changes));
         }
-        if let Some(event) = self.poll_relayed() {
-            return Some(Output::Relay(event));
+        if let Some(live) = self.poll_relayed() {
+            return Some(Output::Relay(live));
         }
         if let Some(conn) = self.poll_ready() {
             return Some(Output::Ready(conn));

@@ -6,7 +6,7 @@ use super::{Relay, messages};
 use crate::store::Backend;
 use crate::types::{EventId, SubId};
 use crate::wire::frames::{self, Complete};
-use crate::wire::{About, WireError};
+use crate::wire::{ReplyTarget, WireError};
 
 impl<B: Backend> Relay<B> {
     fn send_text(&mut self, conn: ConnId, write: impl FnOnce(&mut Vec<u8>)) {
@@ -95,9 +95,11 @@ impl<B: Backend> Relay<B> {
     /// so that its sender does not wait for another answer.
     pub(super) fn handle_malformed(&mut self, conn: ConnId, error: &WireError) {
         let message = messages::malformed(error);
-        match &error.about {
-            About::Event(Some(id)) | About::Auth(Some(id)) => self.send_not_ok(conn, id, &message),
-            About::Req(id) | About::Close(id) => {
+        match &error.reply_to {
+            ReplyTarget::Event(Some(id)) | ReplyTarget::Auth(Some(id)) => {
+                self.send_not_ok(conn, id, &message)
+            }
+            ReplyTarget::Req(id) | ReplyTarget::Close(id) => {
                 // NIP-01: the REQ that is refused would have replaced the subscription, and a client that sends CLOSE
                 // wants it closed.
                 if let Some(sub) = SubId::new(id) {
@@ -105,11 +107,14 @@ impl<B: Backend> Relay<B> {
                 }
                 self.send_closed_as(conn, id, &message);
             }
-            About::Count(id) => self.send_closed_as(conn, id, &message),
-            About::Neg(id) => self.send_neg_err(conn, id, &message),
+            ReplyTarget::Count(id) => self.send_closed_as(conn, id, &message),
+            ReplyTarget::Neg(id) => self.send_neg_err(conn, id, &message),
             // CLOSED would end a subscription that its client has open under this id.
-            About::Unknown(id) if !self.is_open(conn, id) => self.send_closed_as(conn, id, &message),
-            About::Event(None) | About::Auth(None) | About::Unknown(_) | About::Frame => {
+            ReplyTarget::Unknown(id) if !self.is_open(conn, id) => self.send_closed_as(conn, id, &message),
+            ReplyTarget::Event(None)
+            | ReplyTarget::Auth(None)
+            | ReplyTarget::Unknown(_)
+            | ReplyTarget::Frame => {
                 self.send_notice(conn, &message);
             }
         }

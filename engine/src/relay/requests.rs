@@ -223,7 +223,7 @@ impl<B: Backend> Relay<B> {
         self.mark_changed(conn);
     }
 
-    /// What is counted as it is now.
+    /// Updates the gauges among the metrics.
     pub(super) fn note_gauges(&mut self) {
         self.metrics.connections = self.sessions.len() as u64;
         self.metrics.subscriptions = self.subscriptions.clients() as u64;

@@ -6,6 +6,7 @@
 //! memory and waits as **wide** jobs do, which need more than 256 KiB: until there is memory, in a fair queue of their
 //! own, by address. One address has a quarter of `running_bytes_max` at most and all wide ones together have half.
 //! Running jobs are never blocked, so memory is freed eventually.
+//! Jobs that wait for memory after their first step count as unfinished ([`super::turns`]).
 
 use std::collections::BTreeMap;
 

@@ -35,7 +35,7 @@ impl Deferred {
     fn bytes(&self) -> usize {
         match self {
             Deferred::Text { text, .. } => text.len(),
-            Deferred::Malformed(error) => error.about.id().map_or(0, str::len),
+            Deferred::Malformed(error) => error.reply_to.id().map_or(0, str::len),
         }
     }
 
@@ -187,19 +187,19 @@ impl Sessions {
             self.slots.push((0, None));
             (self.slots.len() - 1) as u32
         });
-        let (generation, place) = &mut self.slots[slot as usize];
+        let (generation, session_slot) = &mut self.slots[slot as usize];
         let conn = ConnId(u64::from(*generation) << 32 | u64::from(slot));
-        *place = Some(Box::new(session));
+        *session_slot = Some(Box::new(session));
         conn
     }
 
     pub(super) fn remove(&mut self, conn: ConnId) -> Option<Box<Session>> {
         let slot = conn.0 as u32;
-        let (generation, place) = self.slots.get_mut(slot as usize)?;
+        let (generation, session_slot) = self.slots.get_mut(slot as usize)?;
         if u64::from(*generation) != conn.0 >> 32 {
             return None;
         }
-        let session = place.take()?;
+        let session = session_slot.take()?;
         *generation = generation.wrapping_add(1);
         self.free.push(slot);
         Some(session)

@@ -103,13 +103,15 @@ impl<B: Backend> Relay<B> {
             .subs
             .iter()
             .filter_map(|(sub, key)| {
-                let own = self.subscriptions.get(*key)?;
-                let progress = match &own.state {
+                let subscription = self.subscriptions.get(*key)?;
+                let progress = match &subscription.state {
                     State::Live => Progress::Live,
-                    State::Behind => Progress::Behind { after: own.covered },
-                    State::Scanning { last, .. } => Progress::Scanning { horizon: own.covered, last: *last },
+                    State::Behind => Progress::Behind { after: subscription.covered },
+                    State::Scanning { last, .. } => {
+                        Progress::Scanning { horizon: subscription.covered, last: *last }
+                    }
                 };
-                Some((sub.clone(), SubSnapshot { filters: Arc::clone(&own.filters), progress }))
+                Some((sub.clone(), SubSnapshot { filters: Arc::clone(&subscription.filters), progress }))
             })
             .collect();
         Some(SessionSnapshot {

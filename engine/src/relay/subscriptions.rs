@@ -21,15 +21,15 @@ pub(super) enum Owner {
     Stream(StreamId),
 }
 
-/// A place in the order of answers.
-pub(super) type Place = (Timestamp, EventId);
+/// A position in the order of answers: newest first, ties by lowest id.
+pub(super) type AnswerPosition = (Timestamp, EventId);
 
 /// The progress of a subscription.
 #[derive(Debug)]
 pub(super) enum State {
     /// Stored events are being sent, up to a horizon. `missed`: a newer one has matched since. `pending_ephemeral`:
-    /// events to send after EOSE. `last`: the place of the last stored event that was sent, if any was.
-    Scanning { missed: bool, pending_ephemeral: Vec<Event>, last: Option<Place> },
+    /// events to send after EOSE. `last`: the position of the last stored event that was sent, if any was.
+    Scanning { missed: bool, pending_ephemeral: Vec<Event>, last: Option<AnswerPosition> },
     /// Events are sent as they come.
     Live,
     /// Events above `covered` are being read back from the store.
@@ -148,12 +148,12 @@ impl Subscriptions {
         self.future.keep(slot, &filters);
         self.serial += 1;
         let key = SubKey { slot, serial: self.serial };
-        let place = slot.0 as usize;
-        if self.slots.len() <= place {
-            self.slots.resize_with(place + 1, || None);
+        let index = slot.0 as usize;
+        if self.slots.len() <= index {
+            self.slots.resize_with(index + 1, || None);
         }
-        debug_assert!(self.slots[place].is_none(), "a slot has one subscription");
-        self.slots[place] = Some(Subscription { key, owner, head: head.into(), filters, state, covered });
+        debug_assert!(self.slots[index].is_none(), "a slot has one subscription");
+        self.slots[index] = Some(Subscription { key, owner, head: head.into(), filters, state, covered });
         key
     }
 
@@ -198,7 +198,7 @@ impl Subscriptions {
     pub(super) fn matches(&mut self, event: &Event) -> (MatchStats, Vec<SubSlot>) {
         let mut matched = std::mem::take(&mut self.matched);
         matched.clear();
-        // Another clock, or an operator, may have let it in. That is no reason for filters that come later to enter early.
+        // Another clock, or an operator, may have let it in. This does not make filters that come later enter early.
         self.enter(event.created_at);
         let stats = self.index.matches(event, &mut matched);
         (stats, matched)

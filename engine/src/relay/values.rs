@@ -29,11 +29,11 @@ const VALUE_BYTES: usize = 256;
 /// Bytes of filters that a connection may hold however much others do, while the shard has any left.
 const GUARANTEED_BYTES: usize = 128 << 10;
 
-/// Memory of a request beside its filters: the subscription, its id twice, its place in three tables.
+/// Memory of a request beside its filters: the subscription, its id twice, its entries in three tables.
 const REQUEST_BYTES: usize = 512;
 /// Memory of a filter beside its values: itself, its times and its conditions in the index.
 const FILTER_BYTES: usize = 320;
-/// Memory of a value in the index: its key, its place in the table of keys, a list of postings.
+/// Memory of a value in the index: its key, its entry in the table of keys, a list of postings.
 const KEY_BYTES: usize = 144;
 /// Memory of a kind: all filters share one key for each, so it is a posting and a number.
 const KIND_BYTES: usize = 16;
@@ -196,17 +196,17 @@ impl FilterValues {
         {
             return Err(TooMany::ForConnection);
         }
-        let free = |all_max: usize, all: usize, own: usize, guaranteed: usize| {
-            let guaranteed = guaranteed.saturating_sub(own).min(all_max.saturating_sub(all));
+        let free = |all_max: usize, all: usize, held: usize, guaranteed: usize| {
+            let guaranteed = guaranteed.saturating_sub(held).min(all_max.saturating_sub(all));
             guaranteed.max((all_max / 2).saturating_sub(all) / 3)
         };
-        let own = subscriptions + counts;
+        let held = subscriptions + counts;
         // A request no larger than the one it replaces always fits.
-        let values = free(limits.shard_values_max, self.all.values, own.values, guaranteed_values(limits));
+        let values = free(limits.shard_values_max, self.all.values, held.values, guaranteed_values(limits));
         if new.values > replaced.values && new.values > values {
             return Err(TooMany::ForShard { free: values });
         }
-        let bytes = free(limits.shard_filter_bytes_max, self.all.bytes, own.bytes, GUARANTEED_BYTES);
+        let bytes = free(limits.shard_filter_bytes_max, self.all.bytes, held.bytes, GUARANTEED_BYTES);
         if new.bytes > replaced.bytes && new.bytes > bytes {
             // How many values of the average size of these would fit.
             let fit = new.values as u64 * bytes as u64 / new.bytes as u64;

@@ -49,7 +49,7 @@ impl PartialOrd for Rank {
 /// One event under one term. Ordered by rank, then by sequence number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Posting {
-    /// Place in the order of answers.
+    /// Position in the order of answers.
     pub rank: Rank,
     /// The event.
     pub seq: Seq,
@@ -171,7 +171,7 @@ pub trait Writer: Reader {
 /// [`Backend::removed_keys_max`] of the backends here, unless they are configured otherwise: some 16 ms of LMDB's work.
 pub const REMOVED_KEYS_MAX: usize = 4_096;
 
-/// A place where events are kept.
+/// A database of events.
 pub trait Backend {
     /// A read transaction.
     type Reader<'a>: Reader

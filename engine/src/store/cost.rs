@@ -1,6 +1,6 @@
-//! What reading stored events costs, in rows.
+//! What reading stored events costs, in rows of cost (not SQL rows).
 //!
-//! A **row** is a microsecond of work, about: a posting or a small event read. What takes longer is more rows:
+//! A **row** is about a microsecond of work: a posting or a small event read. What takes longer is more rows:
 //!
 //! | work | rows |
 //! |---|---|

@@ -29,6 +29,6 @@ pub use put::{
     sweep_older_than,
 };
 pub use replay::{Replayed, read_log, replay};
-pub use scan::{Completeness, Hit, Scan, ScanLimits, Step, Take};
+pub use scan::{Completeness, Hit, Scan, ScanLimits, ScanStep, Take};
 pub use terms::{Term, TermClasses, terms_of};
 pub use viewer::{Everyone, Viewer};

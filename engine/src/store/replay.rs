@@ -16,7 +16,7 @@ pub struct Replayed {
 const CHUNK: usize = 256;
 
 /// Hands out stored events with sequence numbers above `after` that match any of `filters` and that `viewer` may see,
-/// in the order they were committed. Reads what may be read for `rows`, counting them down as [`super::Scan::step`]
+/// in the order they were committed. Spends up to `rows` rows of cost, subtracting what it reads, as [`super::Scan::step`]
 /// does; `limit` is ignored.
 ///
 /// # Errors

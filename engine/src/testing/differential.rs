@@ -6,7 +6,7 @@ use super::{Oracle, OracleCount, OracleOutcome, OracleViewer, Rng, World, filter
 use crate::policy;
 use crate::store::{
     Backend, Completeness, Count, CountStep, Everyone, Hit, Op, Outcome, Reader, Refusal, Scan, ScanLimits,
-    Seq, Step, Take, Viewer, commit, remove, remove_hidden, replay, sweep_expired,
+    ScanStep, Seq, Take, Viewer, commit, remove, remove_hidden, replay, sweep_expired,
 };
 use crate::types::{CanonicalEvent, Event, EventId, Filter, Kind, PubKey, Timestamp};
 use crate::verify::Verified;
@@ -256,7 +256,7 @@ impl<B: Backend> Case<B> {
                 if has_paused { Take::CountedAndPause } else { Take::Counted }
             };
             let step = scan.step(&reader, self.now, &mut rows, viewer, &mut sink).expect("step");
-            if let Step::Done(completeness) = step {
+            if let ScanStep::Done(completeness) = step {
                 return (seqs, completeness);
             }
             if has_paused && self.world.rng.one_in(2) {
@@ -322,8 +322,8 @@ impl<B: Backend> Case<B> {
                     Take::Counted
                 };
                 let step = scan.step(&reader, self.now, &mut rows, &Everyone, &mut sink).expect("step");
-                if step != Step::More {
-                    assert_eq!(step, Step::Done(Completeness::Finish), "world {}", self.seed);
+                if step != ScanStep::More {
+                    assert_eq!(step, ScanStep::Done(Completeness::Finish), "world {}", self.seed);
                     break;
                 }
             }

@@ -12,6 +12,8 @@ mod oracle;
 mod real;
 pub mod semantics;
 pub mod signing;
+#[cfg(feature = "testing-sqlite")]
+mod sqlite;
 mod world;
 
 pub use conformance::conformance;
@@ -20,4 +22,6 @@ pub use drain::{drained, settle};
 pub use failing::FailingBackend;
 pub use oracle::{Oracle, OracleAnswer, OracleCount, OracleOutcome, OracleViewer, filter_json};
 pub use real::real_event_lines;
+#[cfg(feature = "testing-sqlite")]
+pub use sqlite::Sqlite;
 pub use world::{Draft, Rng, World, event_of_json, filter_over};

@@ -60,7 +60,7 @@ impl OracleViewer<'_> {
     pub const EVERYONE: OracleViewer<'static> = OracleViewer { guarded: &[], keys: &[] };
 
     fn sees(&self, event: &Known) -> bool {
-        let is_party = |key: &String| event.pubkey == *key || event.values("p").any(|own| own == key);
+        let is_party = |key: &String| event.pubkey == *key || event.values("p").any(|value| value == key);
         !self.guarded.contains(&event.kind) || self.keys.iter().any(is_party)
     }
 
@@ -68,9 +68,9 @@ impl OracleViewer<'_> {
     pub fn may_lack(&self, filter: &Value) -> bool {
         let fields = filter.as_object().expect("a filter");
         let asks_guarded = match fields.get("kinds") {
-            Some(kinds) => {
-                strings_of(kinds).iter().any(|kind| self.guarded.iter().any(|own| own.to_string() == *kind))
-            }
+            Some(kinds) => strings_of(kinds)
+                .iter()
+                .any(|kind| self.guarded.iter().any(|guarded| guarded.to_string() == *kind)),
             None => !self.guarded.is_empty(),
         };
         let names_me_alone = |field| {
@@ -189,7 +189,7 @@ impl Known {
                 true
             }
             (tag, Wanted::Texts(values)) => {
-                self.values(&tag[1..]).any(|own| values.iter().any(|value| value == own))
+                self.values(&tag[1..]).any(|tag_value| values.iter().any(|value| value == tag_value))
             }
             (field, wanted) => panic!("{field} is {wanted:?}"),
         })
@@ -283,12 +283,12 @@ impl Oracle {
     fn delete(&mut self, request: &Known) {
         for id in request.values("e").filter(|id| is_hex(id)) {
             let found = self.events.iter().position(|event| event.id == id);
-            if let Some(place) = found {
-                let event = &self.events[place];
+            if let Some(index) = found {
+                let event = &self.events[index];
                 if event.kind == 5 || event.kind == 62 || !event.owners().contains(&request.pubkey) {
                     continue;
                 }
-                self.events.remove(place);
+                self.events.remove(index);
             }
             self.deleted_ids.push((id.to_owned(), request.pubkey.clone()));
         }

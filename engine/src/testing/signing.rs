@@ -188,7 +188,7 @@ impl Fields {
     #[must_use]
     pub fn set(mut self, name: &str, value: impl Into<String>) -> Self {
         let name = json!(name).to_string();
-        let field = self.0.iter_mut().find(|(own, _)| *own == name).expect("a field of NIP-01");
+        let field = self.0.iter_mut().find(|(field, _)| *field == name).expect("a field of NIP-01");
         field.1 = value.into();
         self
     }
@@ -197,7 +197,7 @@ impl Fields {
     #[must_use]
     pub fn without(mut self, name: &str) -> Self {
         let name = json!(name).to_string();
-        self.0.retain(|(own, _)| *own != name);
+        self.0.retain(|(field, _)| *field != name);
         self
     }
 
@@ -230,8 +230,8 @@ impl Fields {
     /// With `space` wherever JSON allows white space around names and values.
     pub fn json_with(&self, space: &str) -> String {
         let mut json = String::from("{");
-        for (place, (name, value)) in self.0.iter().enumerate() {
-            let comma = if place == 0 { "" } else { "," };
+        for (index, (name, value)) in self.0.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
             write!(json, "{comma}{space}{name}{space}:{space}{value}{space}").expect("strings take any text");
         }
         json + "}"

@@ -159,8 +159,8 @@ pub fn filter_over(rng: &mut Rng, events: &[Event]) -> Filter {
             let mut values = Vec::new();
             for _ in 0..20 * wanted {
                 let event = rng.pick(events);
-                let own = event.view().found_by().filter(|(own, _)| *own == letter);
-                values.extend(own.map(|(_, value)| value.into()).take(wanted - values.len()));
+                let of_letter = event.view().found_by().filter(|(name, _)| *name == letter);
+                values.extend(of_letter.map(|(_, value)| value.into()).take(wanted - values.len()));
             }
             filter.tags = Box::new([TagFilter { letter, values: values.into() }]);
         }

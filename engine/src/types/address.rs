@@ -4,7 +4,7 @@ use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The network address that a client's limits and turns are counted by: an IPv4 address, or the /64 of an IPv6
-/// address, since one subscriber has at least so many. An IPv4-mapped address is the IPv4 address.
+/// address, since one subscriber has at least that many addresses. An IPv4-mapped address is the IPv4 address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ClientAddress {
     /// An IPv4 address.

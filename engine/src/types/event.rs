@@ -7,7 +7,7 @@
 //! 0      7     71         83    147         162
 //! ```
 //!
-//! Everything up to the digits of `created_at` stands at a fixed place, and the signature at a fixed place
+//! Everything up to the digits of `created_at` stands at a fixed offset, and the signature at a fixed offset
 //! from the end, so reading the fields an index needs costs no parse.
 
 use std::borrow::Cow;

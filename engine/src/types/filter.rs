@@ -7,7 +7,7 @@ use super::{CanonicalEvent, Event};
 
 /// One filter. All conditions must hold; inside a list any one value suffices.
 ///
-/// `None` is no condition; an empty list matches nothing. Lists are sorted and without duplicates after
+/// `None` sets no condition; an empty list matches nothing. Lists are sorted and without duplicates after
 /// [`Filter::normalise`], which must be called once its fields are set, before it is used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
@@ -128,7 +128,7 @@ impl Filter {
 impl TagFilter {
     /// Whether `value` is one of the wanted ones.
     pub fn contains(&self, value: &[u8]) -> bool {
-        self.values.binary_search_by(|own| (**own).cmp(value)).is_ok()
+        self.values.binary_search_by(|other| (**other).cmp(value)).is_ok()
     }
 
     /// Whether events match that have no such tag, by the empty `d` of their address.

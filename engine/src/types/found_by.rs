@@ -59,8 +59,8 @@ impl<'a> FoundBy<'a> {
         let table = self.table.as_deref().unwrap_or_default();
         let first = table.partition_point(|(letter, _)| *letter < wanted.letter);
         let len = table[first..].partition_point(|(letter, _)| *letter == wanted.letter);
-        let own = &table[first..first + len];
-        share_a_value(own, &wanted.values, &mut self.cost.comparisons)
+        let of_letter = &table[first..first + len];
+        share_a_value(of_letter, &wanted.values, &mut self.cost.comparisons)
     }
 
     /// Whether `stop` is true for any tag; reads no further.
@@ -85,12 +85,14 @@ impl<'a> FoundBy<'a> {
 }
 
 /// Whether two sorted lists share a value. Each of the shorter is looked for in what is left of the longer.
-fn share_a_value(own: &[(u8, Cow<'_, [u8]>)], wanted: &[Box<[u8]>], comparisons: &mut usize) -> bool {
-    let (mut own, mut wanted) = (own, wanted);
-    while let (Some((_, value)), Some(asked)) = (own.first(), wanted.first()) {
+fn share_a_value(tags: &[(u8, Cow<'_, [u8]>)], wanted: &[Box<[u8]>], comparisons: &mut usize) -> bool {
+    let (mut tags, mut wanted) = (tags, wanted);
+    while let (Some((_, value)), Some(asked)) = (tags.first(), wanted.first()) {
         match (**value).cmp(asked) {
             std::cmp::Ordering::Equal => return true,
-            std::cmp::Ordering::Less => own = &own[gallop(own, |(_, own)| **own < **asked, comparisons)..],
+            std::cmp::Ordering::Less => {
+                tags = &tags[gallop(tags, |(_, tags)| **tags < **asked, comparisons)..]
+            }
             std::cmp::Ordering::Greater => {
                 wanted = &wanted[gallop(wanted, |asked| **asked < **value, comparisons)..];
             }

@@ -45,8 +45,8 @@ pub struct Limits {
     pub limit_max: u32,
     /// `limit` of a filter that has none.
     pub limit_default: u32,
-    /// Rows one step of a scan, count or replay may read before another client address gets its turn. A row is a
-    /// microsecond of work, about: a posting or a small event; large events and those that many conditions ask about are
+    /// Rows one step of a scan, count or replay may read before another client address gets its turn. A row is
+    /// about a microsecond of work (not an SQL row): a posting or a small event; large events and those that many conditions ask about are
     /// more (`store/cost.rs`).
     pub scan_rows_max: usize,
     /// Rows one COUNT may read in all; past it the answer is `approximate`.
@@ -77,9 +77,9 @@ pub struct Limits {
     pub auth_age_seconds_max: Timestamp,
     /// Malformed messages in a row after which a connection is closed for abuse.
     pub bad_messages_max: u32,
-    /// EVENT and AUTH messages a connection may send each minute on average; 0 is no bound.
+    /// EVENT and AUTH messages a connection may send per minute on average; 0 is unlimited.
     pub events_per_minute_max: u32,
-    /// REQ and COUNT messages a connection may send each minute on average; 0 is no bound.
+    /// REQ and COUNT messages a connection may send per minute on average; 0 is unlimited.
     pub requests_per_minute_max: u32,
     /// Bytes of messages of all connections that may wait for an earlier one to take effect. A connection that has a
     /// quarter of what is left of it is not read until fewer of its own wait; so those that have most are the first to
@@ -94,13 +94,19 @@ pub struct Limits {
     /// short tag value, 16 for a kind, 320 for a filter and 512 for a request beside them. Given out as `shard_values_max` is;
     /// what a connection has of the other half is 128 KB.
     pub shard_filter_bytes_max: usize,
-    /// EVENT and AUTH messages that all connections of a client address may send each minute on average; 0 is no bound. Carriers
+    /// EVENT and AUTH messages that all connections of a client address may send per minute on average; 0 is unlimited. Carriers
     /// put many people behind one address, and a relay that sends others' events has one.
     pub address_events_per_minute_max: u32,
-    /// REQ and COUNT messages that all connections of a client address may send each minute on average; 0 is no bound.
+    /// What the live delivery of the events of a client address may cost per minute on average, over all shards, in rows: one
+    /// for each subscription that an event is compared with, and one more (six more on the edge) for each that it is sent to. An
+    /// event below 60 rows is free. When they are used up, EVENT messages of the address are refused; 0 is unlimited. The
+    /// default is a tenth of a thread.
+    pub address_fanout_rows_per_minute_max: u32,
+    /// REQ and COUNT messages that all connections of a client address may send per minute on average; 0 is unlimited.
     pub address_requests_per_minute_max: u32,
-    /// Scans, counts and replays of a client address that may be unfinished in a shard at a time. Those that wait for
-    /// their reader or for memory are not counted. Further ones wait before their first step, and hold only their filters in memory.
+    /// Scans, counts and replays of a client address that may be unfinished in a shard at a time: that have begun, whether
+    /// or not they wait for memory. Those that wait for their reader are not counted. Further ones wait before their first step,
+    /// and hold only their filters in memory.
     pub address_jobs_max: usize,
     /// Bytes that running scans, counts and replays of all connections may come to hold: cursors, and what is read
     /// ahead of them. A request that could hold more than 256 KiB (that is some 700 authors or tag values) waits until
@@ -192,6 +198,7 @@ impl Default for Limits {
             shard_outbox_bytes_max: 256 << 20,
             shard_filter_bytes_max: 512 << 20,
             address_events_per_minute_max: 60_000,
+            address_fanout_rows_per_minute_max: 6_000_000,
             address_requests_per_minute_max: 60_000,
             address_jobs_max: 64,
             running_bytes_max: 64 << 20,

@@ -14,7 +14,7 @@ const HASHED_BYTES_AT_ONCE: usize = 128 << 10;
 pub struct Batch<T> {
     claims: Vec<Claim>,
     events: Vec<(Event, T)>,
-    /// Places of events whose ids have not been compared with their hashes.
+    /// Indices of events whose ids have not been compared with their hashes.
     unhashed: Vec<usize>,
 }
 
@@ -43,15 +43,15 @@ impl<T> Default for Batch<T> {
 
 impl<T> Batch<T> {
     /// Adds an event whose id is known to be its hash.
-    pub fn push(&mut self, event: Event, place: T) {
+    pub fn push(&mut self, event: Event, context: T) {
         self.claims.push(Claim { pubkey: event.pubkey, id: event.id, sig: event.sig() });
-        self.events.push((event, place));
+        self.events.push((event, context));
     }
 
     /// Adds an event whose id has not been compared with its hash.
-    pub fn push_unhashed(&mut self, event: Event, place: T) {
+    pub fn push_unhashed(&mut self, event: Event, context: T) {
         self.unhashed.push(self.events.len());
-        self.push(event, place);
+        self.push(event, context);
     }
 
     /// Events in the batch.
@@ -68,12 +68,12 @@ impl<T> Batch<T> {
     pub fn check(mut self, verifier: &dyn Verifier) -> Checked<T> {
         let wrong = self.wrong_ids(verifier);
         let has_wrong_id = |at: usize| wrong.get(at).is_some_and(|wrong| *wrong);
-        let mut places = 0..;
-        self.claims.retain(|_| !places.next().is_some_and(has_wrong_id));
+        let mut indices = 0..;
+        self.claims.retain(|_| !indices.next().is_some_and(has_wrong_id));
         let mut valid = vec![false; self.claims.len()];
         verifier.verify(&self.claims, &mut valid);
         let mut valid = valid.into_iter();
-        let verdict_of = |(at, (event, place)): (usize, (Event, T))| {
+        let verdict_of = |(at, (event, context)): (usize, (Event, T))| {
             let verdict = if has_wrong_id(at) {
                 Verdict::WrongId(event)
             } else if valid.next() == Some(true) {
@@ -81,12 +81,12 @@ impl<T> Batch<T> {
             } else {
                 Verdict::Invalid(event)
             };
-            (verdict, place)
+            (verdict, context)
         };
         Checked { verdicts: self.events.into_iter().enumerate().map(verdict_of).collect() }
     }
 
-    /// By place, whether the id is not the hash; false for places after the end.
+    /// By index, whether the id is not the hash; may be shorter than the batch: the rest are right.
     fn wrong_ids(&self, verifier: &dyn Verifier) -> Vec<bool> {
         let mut wrong = Vec::new();
         let (mut text, mut ends) = (Vec::new(), Vec::new());
@@ -101,13 +101,13 @@ impl<T> Batch<T> {
                     break;
                 }
             }
-            let (places, later) = rest.split_at(ends.len());
+            let (indices, later) = rest.split_at(ends.len());
             rest = later;
             let starts = std::iter::once(0).chain(ends.iter().copied());
             let messages: Vec<&[u8]> = starts.zip(&ends).map(|(start, end)| &text[start..*end]).collect();
             let mut hashes = [[0; 32]; HASHED_AT_ONCE];
             verifier.hash(&messages, &mut hashes[..messages.len()]);
-            for (at, hash) in places.iter().zip(hashes) {
+            for (at, hash) in indices.iter().zip(hashes) {
                 if self.events[*at].0.id.0 != hash {
                     wrong.resize(at + 1, false);
                     wrong[*at] = true;
@@ -183,13 +183,13 @@ mod tests {
             }
         }
         assert_eq!(batch.len(), expected.len());
-        for (at, (verdict, place)) in batch.check(&Odd).into_iter().enumerate() {
+        for (at, (verdict, context)) in batch.check(&Odd).into_iter().enumerate() {
             let name = match verdict {
                 Verdict::Valid(_) => "valid",
                 Verdict::Invalid(_) => "invalid",
                 Verdict::WrongId(_) => "wrong id",
             };
-            assert_eq!((place, name), (at, expected[at]));
+            assert_eq!((context, name), (at, expected[at]));
         }
     }
 }

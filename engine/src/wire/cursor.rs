@@ -1,31 +1,31 @@
 //! A cursor over a message, which reads JSON tokens in place.
 //!
-//! Every method either moves past what it read or records a fault and returns [`Failed`]. No method
+//! Every method either moves past what it read or records an error and returns [`Failed`]. No method
 //! recurses, so that no nesting can exhaust the stack.
 
 use faster_hex::CheckCase;
 
-use super::error::{About, Fault, WireError};
+use super::error::{ReplyTarget, WireError, WireErrorKind};
 use super::escape::{Escapes, RawStr, has_high_bit, hex_unit, is_canonical_unit, is_special, special_mask};
 
 /// How deep arrays and objects may nest in a value that is skipped: one bit of a word each.
 const DEPTH_MAX: u32 = u64::BITS;
 
-/// Reading failed; the cursor has recorded the fault. Empty, so that results stay in registers.
+/// Reading failed; the cursor has recorded the error. Empty, so that results stay in registers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Failed;
 
 pub(super) type Parsed<T> = Result<T, Failed>;
 
-pub(super) struct Cursor<'a> {
+pub(super) struct JsonCursor<'a> {
     bytes: &'a [u8],
     at: usize,
-    fault: Option<(usize, Fault)>,
+    error: Option<(usize, WireErrorKind)>,
 }
 
-impl<'a> Cursor<'a> {
+impl<'a> JsonCursor<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Cursor { bytes, at: 0, fault: None }
+        JsonCursor { bytes, at: 0, error: None }
     }
 
     /// The offset of the next byte.
@@ -56,31 +56,32 @@ impl<'a> Cursor<'a> {
         self.bytes.get(self.at).copied()
     }
 
-    /// Records `fault` at the current offset.
+    /// Records an error at the current offset.
     #[cold]
-    pub(super) fn fail(&mut self, fault: Fault) -> Failed {
-        self.fail_at(self.at, fault)
+    pub(super) fn fail(&mut self, kind: WireErrorKind) -> Failed {
+        self.fail_at(self.at, kind)
     }
 
-    /// Records `fault` at offset `at`.
+    /// Records an error at offset `at`.
     #[cold]
-    pub(super) fn fail_at(&mut self, at: usize, fault: Fault) -> Failed {
-        self.fault = Some((at, fault));
+    pub(super) fn fail_at(&mut self, at: usize, kind: WireErrorKind) -> Failed {
+        self.error = Some((at, kind));
         Failed
     }
 
     /// Records that `what` was expected at the current offset.
     #[cold]
     pub(super) fn expected(&mut self, what: &'static str) -> Failed {
-        let fault = if self.at < self.bytes.len() { Fault::Expected(what) } else { Fault::End };
-        self.fail(fault)
+        let kind =
+            if self.at < self.bytes.len() { WireErrorKind::Expected(what) } else { WireErrorKind::End };
+        self.fail(kind)
     }
 
-    /// The recorded fault.
+    /// The recorded error.
     #[cold]
-    pub(super) fn error(&self, about: About) -> WireError {
-        let (at, fault) = self.fault.expect("only asked after a failure");
-        WireError { at, fault, about }
+    pub(super) fn error(&self, reply_to: ReplyTarget) -> WireError {
+        let (at, kind) = self.error.expect("only asked after a failure");
+        WireError { at, kind, reply_to }
     }
 
     /// Moves past white space.
@@ -140,7 +141,7 @@ impl<'a> Cursor<'a> {
     pub(super) fn end(&mut self) -> Parsed<()> {
         self.white_space();
         if self.at < self.bytes.len() {
-            return Err(self.fail(Fault::TrailingBytes));
+            return Err(self.fail(WireErrorKind::TrailingBytes));
         }
         Ok(())
     }
@@ -160,8 +161,12 @@ impl<'a> Cursor<'a> {
             _ => digits > 0,
         };
         if !plain || number > max || matches!(self.peek(), Some(b'.' | b'e' | b'E')) {
-            let fault = if start < self.bytes.len() { Fault::Integer { field, max } } else { Fault::End };
-            return Err(self.fail_at(start, fault));
+            let kind = if start < self.bytes.len() {
+                WireErrorKind::Integer { field, max }
+            } else {
+                WireErrorKind::End
+            };
+            return Err(self.fail_at(start, kind));
         }
         Ok(number)
     }
@@ -179,7 +184,7 @@ impl<'a> Cursor<'a> {
         self.hex_slow(field, out)
     }
 
-    /// The fault in what is not plain hex, or its value if that is only escaped.
+    /// The error in what is not plain hex, or its value if that is only escaped.
     #[cold]
     fn hex_slow<const N: usize>(&mut self, field: &'static str, out: &mut [u8; N]) -> Parsed<()> {
         let start = self.at;
@@ -189,7 +194,7 @@ impl<'a> Cursor<'a> {
         {
             return Ok(());
         }
-        Err(self.fail_at(start, Fault::Hex { field, chars: 2 * N }))
+        Err(self.fail_at(start, WireErrorKind::Hex { field, chars: 2 * N }))
     }
 
     /// Reads a string of any kind.
@@ -206,8 +211,8 @@ impl<'a> Cursor<'a> {
             match self.plain(&mut high) {
                 Some(b'"') => break,
                 Some(b'\\') => escapes = escapes.max(self.escape()?),
-                Some(_) => return Err(self.fail(Fault::ControlCharacter)),
-                None => return Err(self.fail(Fault::End)),
+                Some(_) => return Err(self.fail(WireErrorKind::ControlCharacter)),
+                None => return Err(self.fail(WireErrorKind::End)),
             }
         }
         let raw = self.since(start);
@@ -242,7 +247,7 @@ impl<'a> Cursor<'a> {
     fn check_utf8(&mut self, raw: &[u8], start: usize) -> Parsed<()> {
         match std::str::from_utf8(raw) {
             Ok(_) => Ok(()),
-            Err(error) => Err(self.fail_at(start + error.valid_up_to(), Fault::Utf8)),
+            Err(error) => Err(self.fail_at(start + error.valid_up_to(), WireErrorKind::Utf8)),
         }
     }
 
@@ -259,26 +264,26 @@ impl<'a> Cursor<'a> {
                 Ok(Escapes::NonCanonical)
             }
             Some(b'u') => self.unicode_escape(),
-            Some(_) => Err(self.fail(Fault::Escape)),
-            None => Err(self.fail(Fault::End)),
+            Some(_) => Err(self.fail(WireErrorKind::Escape)),
+            None => Err(self.fail(WireErrorKind::End)),
         }
     }
 
     fn unicode_escape(&mut self) -> Parsed<Escapes> {
         let rest = self.rest();
         let Some(unit) = hex_unit(&rest[2..]) else {
-            return Err(self.fail(Fault::Escape));
+            return Err(self.fail(WireErrorKind::Escape));
         };
         match unit {
             0xd800..0xdc00 => {
                 let second = rest[6..].strip_prefix(b"\\u").and_then(hex_unit);
                 if !second.is_some_and(|second| (0xdc00..0xe000).contains(&second)) {
-                    return Err(self.fail(Fault::LoneSurrogate));
+                    return Err(self.fail(WireErrorKind::LoneSurrogate));
                 }
                 self.at += 12;
                 Ok(Escapes::NonCanonical)
             }
-            0xdc00..0xe000 => Err(self.fail(Fault::LoneSurrogate)),
+            0xdc00..0xe000 => Err(self.fail(WireErrorKind::LoneSurrogate)),
             _ => {
                 self.at += 6;
                 let canonical = is_canonical_unit(unit, [rest[4], rest[5]]);
@@ -297,7 +302,7 @@ impl<'a> Cursor<'a> {
             match open {
                 Some(b'{' | b'[') => {
                     if depth == DEPTH_MAX {
-                        return Err(self.fail(Fault::TooDeep));
+                        return Err(self.fail(WireErrorKind::TooDeep));
                     }
                     self.at += 1;
                     self.white_space();

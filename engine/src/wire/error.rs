@@ -1,6 +1,6 @@
 //! What is wrong with a message, at which byte, and which id the answer must name.
 //!
-//! A fault never quotes what the client sent, so its text is safe in any answer and any log.
+//! A [`WireErrorKind`] never quotes what the client sent, so its text is safe in any answer and any log.
 
 use std::fmt;
 
@@ -12,16 +12,16 @@ pub struct WireError {
     /// Byte offset of what is wrong.
     pub at: usize,
     /// What is wrong there.
-    pub fault: Fault,
-    /// What the message was about, as far as is known: decides between OK, CLOSED and NOTICE.
-    pub about: About,
+    pub kind: WireErrorKind,
+    /// What the reply must name, as far as is known: decides between OK, CLOSED and NOTICE.
+    pub reply_to: ReplyTarget,
 }
 
-/// What an unreadable message was about. An id is the text that the client sent as such, right or wrong, so that the
-/// client knows it again in the answer.
+/// What the reply to an unreadable message must name. An id is the client's own text, valid or not, so that the client
+/// recognises it in the reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum About {
-    /// Nothing that an answer could name: a NOTICE.
+pub enum ReplyTarget {
+    /// Nothing can be named: a NOTICE.
     Frame,
     /// An EVENT: `OK false`, if an id could be found in it.
     Event(Option<Box<str>>),
@@ -39,22 +39,24 @@ pub enum About {
     Unknown(Box<str>),
 }
 
-impl About {
+impl ReplyTarget {
     /// The id, if one was found.
     pub fn id(&self) -> Option<&str> {
         match self {
-            About::Frame => None,
-            About::Event(id) | About::Auth(id) => id.as_deref(),
-            About::Req(id) | About::Count(id) | About::Close(id) | About::Neg(id) | About::Unknown(id) => {
-                Some(id)
-            }
+            ReplyTarget::Frame => None,
+            ReplyTarget::Event(id) | ReplyTarget::Auth(id) => id.as_deref(),
+            ReplyTarget::Req(id)
+            | ReplyTarget::Count(id)
+            | ReplyTarget::Close(id)
+            | ReplyTarget::Neg(id)
+            | ReplyTarget::Unknown(id) => Some(id),
         }
     }
 }
 
-/// What is wrong at one place of a message.
+/// What is wrong with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum WireErrorKind {
     /// More bytes than a message may have.
     MessageTooLong {
         /// How many it has.
@@ -81,7 +83,7 @@ pub enum Fault {
     /// More unknown fields in an event than are looked at.
     TooManyFields,
     /// A type of message (`EVENT`, `REQ`, ...) that this relay does not know.
-    UnknownVerb,
+    UnknownMessageType,
     /// A subscription id that is empty or longer than 64 characters.
     SubId,
     /// Not lowercase hex of the right length.
@@ -134,22 +136,25 @@ impl WireError {
     /// `invalid`, bounds of this relay too: NIP-01's own example for a bound, «event creation date is too far
     /// off», has that prefix, while `blocked` and `restricted` speak of the client.
     pub fn prefix(&self) -> &'static str {
-        match self.fault {
-            Fault::UnknownVerb | Fault::UnknownFilterField | Fault::Search => "unsupported",
+        match self.kind {
+            WireErrorKind::UnknownMessageType | WireErrorKind::UnknownFilterField | WireErrorKind::Search => {
+                "unsupported"
+            }
             _ => "invalid",
         }
     }
 }
 
-/// For operators: [`Fault`]'s text, and the place.
+/// For operators: [`WireErrorKind`]'s text, and the place.
 impl fmt::Display for WireError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.fault {
+        match self.kind {
             // No place in the message says more than this text.
-            Fault::MessageTooLong { .. } | Fault::Missing(_) | Fault::NoFilter | Fault::Search => {
-                self.fault.fmt(f)
-            }
-            _ => write!(f, "{} at byte {}", self.fault, self.at),
+            WireErrorKind::MessageTooLong { .. }
+            | WireErrorKind::Missing(_)
+            | WireErrorKind::NoFilter
+            | WireErrorKind::Search => self.kind.fmt(f),
+            _ => write!(f, "{} at byte {}", self.kind, self.at),
         }
     }
 }
@@ -157,34 +162,42 @@ impl fmt::Display for WireError {
 impl std::error::Error for WireError {}
 
 /// For people: clients show this text to their users. It quotes nothing.
-impl fmt::Display for Fault {
+impl fmt::Display for WireErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Fault::MessageTooLong { bytes, bytes_max } => {
+            WireErrorKind::MessageTooLong { bytes, bytes_max } => {
                 write!(f, "the message has {bytes} bytes, which is over the limit of {bytes_max}")
             }
-            Fault::End => f.write_str("the message ends too early"),
-            Fault::Expected(what) => write!(f, "the message is malformed, {what} was expected"),
-            Fault::TrailingBytes => f.write_str("the message is malformed, there is text after its end"),
-            Fault::ControlCharacter => f.write_str("a control character is not escaped"),
-            Fault::Utf8 => f.write_str("the message is not UTF-8"),
-            Fault::Escape => f.write_str("a string has an escape that JSON does not have"),
-            Fault::LoneSurrogate => f.write_str("a string has half of a surrogate pair"),
-            Fault::TooDeep => f.write_str("a field is nested too deep"),
-            Fault::TooManyFields => f.write_str("the event has too many fields that NIP-01 does not have"),
-            Fault::UnknownVerb => f.write_str("this relay does not know this type of message"),
-            Fault::SubId => write!(f, "a subscription id has 1 to {} characters", SubId::CHARS_MAX),
-            Fault::Hex { field, chars } => write!(f, "{field} must be {chars} lowercase hex characters"),
-            Fault::Integer { field, max } => write!(f, "{field} must be an integer from 0 to {max}"),
-            Fault::Missing(field) => write!(f, "the event has no {field}"),
-            Fault::Repeated => f.write_str("a field is repeated"),
-            Fault::UnknownFilterField => f.write_str("a filter has a field that this relay does not know"),
-            Fault::Search => f.write_str("this relay has no search (NIP-50)"),
-            Fault::EmptyTag => f.write_str("a tag is empty"),
-            Fault::TooManyTags { max } => write!(f, "the event has more than {max} tags"),
-            Fault::NoFilter => f.write_str("the request has no filter"),
-            Fault::TooManyFilters { max } => write!(f, "the request has more than {max} filters"),
-            Fault::TooManyValues { max } => {
+            WireErrorKind::End => f.write_str("the message ends too early"),
+            WireErrorKind::Expected(what) => write!(f, "the message is malformed, {what} was expected"),
+            WireErrorKind::TrailingBytes => {
+                f.write_str("the message is malformed, there is text after its end")
+            }
+            WireErrorKind::ControlCharacter => f.write_str("a control character is not escaped"),
+            WireErrorKind::Utf8 => f.write_str("the message is not UTF-8"),
+            WireErrorKind::Escape => f.write_str("a string has an escape that JSON does not have"),
+            WireErrorKind::LoneSurrogate => f.write_str("a string has half of a surrogate pair"),
+            WireErrorKind::TooDeep => f.write_str("a field is nested too deep"),
+            WireErrorKind::TooManyFields => {
+                f.write_str("the event has too many fields that NIP-01 does not have")
+            }
+            WireErrorKind::UnknownMessageType => f.write_str("this relay does not know this type of message"),
+            WireErrorKind::SubId => write!(f, "a subscription id has 1 to {} characters", SubId::CHARS_MAX),
+            WireErrorKind::Hex { field, chars } => {
+                write!(f, "{field} must be {chars} lowercase hex characters")
+            }
+            WireErrorKind::Integer { field, max } => write!(f, "{field} must be an integer from 0 to {max}"),
+            WireErrorKind::Missing(field) => write!(f, "the event has no {field}"),
+            WireErrorKind::Repeated => f.write_str("a field is repeated"),
+            WireErrorKind::UnknownFilterField => {
+                f.write_str("a filter has a field that this relay does not know")
+            }
+            WireErrorKind::Search => f.write_str("this relay has no search (NIP-50)"),
+            WireErrorKind::EmptyTag => f.write_str("a tag is empty"),
+            WireErrorKind::TooManyTags { max } => write!(f, "the event has more than {max} tags"),
+            WireErrorKind::NoFilter => f.write_str("the request has no filter"),
+            WireErrorKind::TooManyFilters { max } => write!(f, "the request has more than {max} filters"),
+            WireErrorKind::TooManyValues { max } => {
                 write!(f, "the request names more than {max} ids, authors, kinds and tags")
             }
         }

@@ -216,13 +216,13 @@ mod tests {
     #[test]
     fn the_mask_finds_the_first_special_byte_among_all() {
         for byte in 0..=255u8 {
-            for place in 0..8 {
+            for index in 0..8 {
                 for around in [b'a', b'!', b'#', b'[', b']', 0x7f, 0x80, 0xa2, 0xdc, 0xff] {
                     let mut word = [around; 8];
-                    word[place] = byte;
+                    word[index] = byte;
                     let first = special_mask(u64::from_le_bytes(word)).trailing_zeros() as usize / 8;
-                    let expected = if is_special(byte) { place } else { 8 };
-                    assert_eq!(first, expected, "{byte:#x} at {place} among {around:#x}");
+                    let expected = if is_special(byte) { index } else { 8 };
+                    assert_eq!(first, expected, "{byte:#x} at {index} among {around:#x}");
                 }
             }
         }

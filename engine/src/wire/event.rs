@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::cursor::{Cursor, Failed, Parsed};
-use super::error::{Fault, WireError};
+use super::cursor::{Failed, JsonCursor, Parsed};
+use super::error::{WireError, WireErrorKind};
 use super::escape::{Escapes, RawStr};
 use super::id_scanner::IdScanner;
 use crate::types::{Event, EventId, Kind, NO_EXPIRY, PubKey, Sig, Tags, Timestamp, parse_expiration};
@@ -56,9 +56,9 @@ struct RawTags<'a> {
 /// Reads one event object, with nothing but white space around it. Costs no allocation.
 ///
 /// # Errors
-/// [`WireError`] about [`About::Event`](super::About::Event) with the id, if one could be found.
+/// [`WireError`] about [`ReplyTarget::Event`](super::ReplyTarget::Event) with the id, if one could be found.
 pub fn parse_event(json: &[u8]) -> Result<RawEvent<'_>, WireError> {
-    let mut cursor = Cursor::new(json);
+    let mut cursor = JsonCursor::new(json);
     cursor.white_space();
     let mut event = RawEvent::BLANK;
     match read(&mut cursor, usize::MAX, &mut event).and_then(|()| cursor.end()) {
@@ -103,7 +103,7 @@ impl RawEvent<'_> {
 
 /// Reads an event object that starts here into `event`, which is unspecified after an error.
 #[inline]
-pub(super) fn read<'a>(cursor: &mut Cursor<'a>, tags_max: usize, event: &mut RawEvent<'a>) -> Parsed<()> {
+pub(super) fn read<'a>(cursor: &mut JsonCursor<'a>, tags_max: usize, event: &mut RawEvent<'a>) -> Parsed<()> {
     let mut seen = 0u8;
     let mut unknown = Vec::new();
     cursor.expect(b'{', "an event object")?;
@@ -115,7 +115,7 @@ pub(super) fn read<'a>(cursor: &mut Cursor<'a>, tags_max: usize, event: &mut Raw
             Some(field) => {
                 let bit = 1 << field as u8;
                 if seen & bit != 0 {
-                    return Err(cursor.fail_at(start, Fault::Repeated));
+                    return Err(cursor.fail_at(start, WireErrorKind::Repeated));
                 }
                 seen |= bit;
                 match field {
@@ -132,14 +132,14 @@ pub(super) fn read<'a>(cursor: &mut Cursor<'a>, tags_max: usize, event: &mut Raw
         more = cursor.more(b'}')?;
     }
     match FIELDS.iter().find(|(field, _)| seen & 1 << *field as u8 == 0) {
-        Some((_, name)) => Err(cursor.fail(Fault::Missing(name))),
+        Some((_, name)) => Err(cursor.fail(WireErrorKind::Missing(name))),
         None => Ok(()),
     }
 }
 
-/// Reads the name of a field and the colon. Unknown names are remembered: naming one twice is a fault too.
+/// Reads the name of a field and the colon. Unknown names are remembered: naming one twice is an error too.
 #[inline]
-fn field<'a>(cursor: &mut Cursor<'a>, unknown: &mut Vec<Cow<'a, str>>) -> Parsed<Option<Field>> {
+fn field<'a>(cursor: &mut JsonCursor<'a>, unknown: &mut Vec<Cow<'a, str>>) -> Parsed<Option<Field>> {
     /// Of known length, so that comparing it takes no call.
     #[inline(always)]
     fn is<const N: usize>(rest: &[u8], text: &[u8; N], field: Field) -> Option<(Field, usize)> {
@@ -166,7 +166,7 @@ fn field<'a>(cursor: &mut Cursor<'a>, unknown: &mut Vec<Cow<'a, str>>) -> Parsed
 }
 
 #[cold]
-fn unusual_field<'a>(cursor: &mut Cursor<'a>, unknown: &mut Vec<Cow<'a, str>>) -> Parsed<Option<Field>> {
+fn unusual_field<'a>(cursor: &mut JsonCursor<'a>, unknown: &mut Vec<Cow<'a, str>>) -> Parsed<Option<Field>> {
     let start = cursor.at();
     let name = cursor.string()?.unescape();
     cursor.expect(b':', "a colon")?;
@@ -174,17 +174,17 @@ fn unusual_field<'a>(cursor: &mut Cursor<'a>, unknown: &mut Vec<Cow<'a, str>>) -
         return Ok(Some(*field));
     }
     if unknown.contains(&name) {
-        return Err(cursor.fail_at(start, Fault::Repeated));
+        return Err(cursor.fail_at(start, WireErrorKind::Repeated));
     }
     if unknown.len() == UNKNOWN_FIELDS_MAX {
-        return Err(cursor.fail_at(start, Fault::TooManyFields));
+        return Err(cursor.fail_at(start, WireErrorKind::TooManyFields));
     }
     unknown.push(name);
     Ok(None)
 }
 
 #[inline]
-fn tags<'a>(cursor: &mut Cursor<'a>, tags_max: usize) -> Parsed<RawTags<'a>> {
+fn tags<'a>(cursor: &mut JsonCursor<'a>, tags_max: usize) -> Parsed<RawTags<'a>> {
     let start = cursor.at();
     let mut count = 0;
     let mut canonical_len = 2;
@@ -194,14 +194,14 @@ fn tags<'a>(cursor: &mut Cursor<'a>, tags_max: usize) -> Parsed<RawTags<'a>> {
     let mut more_tags = !cursor.closes(b']');
     while more_tags {
         if count == tags_max {
-            return Err(cursor.fail(Fault::TooManyTags { max: tags_max }));
+            return Err(cursor.fail(WireErrorKind::TooManyTags { max: tags_max }));
         }
         count += 1;
         // Brackets, and a comma unless it is the first.
         canonical_len += 2 + usize::from(count > 1);
         cursor.expect(b'[', "a tag")?;
         if cursor.peek() == Some(b']') {
-            return Err(cursor.fail(Fault::EmptyTag));
+            return Err(cursor.fail(WireErrorKind::EmptyTag));
         }
         let mut more_fields = true;
         let mut is_name = true;
@@ -336,7 +336,7 @@ impl RawTags<'_> {
         if self.is_canonical {
             return put(self.raw);
         }
-        let mut cursor = Cursor::new(self.raw);
+        let mut cursor = JsonCursor::new(self.raw);
         while let Some(byte) = cursor.peek() {
             if byte == b'"' {
                 let field = cursor.string();

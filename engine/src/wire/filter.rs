@@ -1,20 +1,20 @@
 //! Filters of REQ and COUNT: read strictly, so that no filter is ever wider than its sender meant.
 
-use super::cursor::{Cursor, Failed, Parsed};
-use super::error::{About, Fault, WireError};
+use super::cursor::{Failed, JsonCursor, Parsed};
+use super::error::{ReplyTarget, WireError, WireErrorKind};
 use super::event::CREATED_AT_MAX;
 use crate::types::{EventId, Filter, Kind, PubKey, TagFilter, Timestamp};
 
 /// Reads one filter object, with nothing but white space around it, without any bound on its lists.
 ///
 /// # Errors
-/// [`WireError`] about [`About::Frame`].
+/// [`WireError`] about [`ReplyTarget::Frame`].
 pub fn parse_filter(json: &[u8]) -> Result<Filter, WireError> {
-    let mut cursor = Cursor::new(json);
+    let mut cursor = JsonCursor::new(json);
     cursor.white_space();
     filter(&mut cursor, &mut Budget::new(usize::MAX))
         .and_then(|filter| cursor.end().map(|()| filter))
-        .map_err(|Failed| cursor.error(About::Frame))
+        .map_err(|Failed| cursor.error(ReplyTarget::Frame))
 }
 
 /// How many values the lists of one message may still hold.
@@ -30,7 +30,7 @@ impl Budget {
 }
 
 /// Reads a filter object that starts here.
-pub(super) fn filter(cursor: &mut Cursor<'_>, budget: &mut Budget) -> Parsed<Filter> {
+pub(super) fn filter(cursor: &mut JsonCursor<'_>, budget: &mut Budget) -> Parsed<Filter> {
     let mut filter = Filter::default();
     let mut tags: Vec<TagFilter> = Vec::new();
     cursor.expect(b'{', "a filter object")?;
@@ -53,11 +53,11 @@ pub(super) fn filter(cursor: &mut Cursor<'_>, budget: &mut Budget) -> Parsed<Fil
                 tags.push(TagFilter { letter: *letter, values: tag_values(cursor, budget, *letter)? });
                 is_new
             }
-            b"search" => return Err(cursor.fail_at(start, Fault::Search)),
-            _ => return Err(cursor.fail_at(start, Fault::UnknownFilterField)),
+            b"search" => return Err(cursor.fail_at(start, WireErrorKind::Search)),
+            _ => return Err(cursor.fail_at(start, WireErrorKind::UnknownFilterField)),
         };
         if !is_new {
-            return Err(cursor.fail_at(start, Fault::Repeated));
+            return Err(cursor.fail_at(start, WireErrorKind::Repeated));
         }
         more = cursor.more(b'}')?;
     }
@@ -67,7 +67,7 @@ pub(super) fn filter(cursor: &mut Cursor<'_>, budget: &mut Budget) -> Parsed<Fil
 }
 
 fn hex_list<T>(
-    cursor: &mut Cursor<'_>,
+    cursor: &mut JsonCursor<'_>,
     budget: &mut Budget,
     field: &'static str,
     wrap: impl Fn([u8; 32]) -> T,
@@ -80,13 +80,13 @@ fn hex_list<T>(
     })
 }
 
-fn kinds(cursor: &mut Cursor<'_>, budget: &mut Budget) -> Parsed<Box<[Kind]>> {
+fn kinds(cursor: &mut JsonCursor<'_>, budget: &mut Budget) -> Parsed<Box<[Kind]>> {
     list(cursor, budget, 2, |cursor| {
         cursor.integer("each of kinds", u64::from(Kind::MAX)).map(|kind| kind as Kind)
     })
 }
 
-fn tag_values(cursor: &mut Cursor<'_>, budget: &mut Budget, letter: u8) -> Parsed<Box<[Box<[u8]>]>> {
+fn tag_values(cursor: &mut JsonCursor<'_>, budget: &mut Budget, letter: u8) -> Parsed<Box<[Box<[u8]>]>> {
     match letter {
         b'e' | b'p' => {
             let field = if letter == b'e' { "each of #e" } else { "each of #p" };
@@ -100,10 +100,10 @@ fn tag_values(cursor: &mut Cursor<'_>, budget: &mut Budget, letter: u8) -> Parse
 
 /// Reads an array. `value_len` is what a value takes at least, to guess how many there are.
 fn list<'a, T>(
-    cursor: &mut Cursor<'a>,
+    cursor: &mut JsonCursor<'a>,
     budget: &mut Budget,
     value_len: usize,
-    mut value: impl FnMut(&mut Cursor<'a>) -> Parsed<T>,
+    mut value: impl FnMut(&mut JsonCursor<'a>) -> Parsed<T>,
 ) -> Parsed<Box<[T]>> {
     cursor.expect(b'[', "an array")?;
     if cursor.closes(b']') {
@@ -114,7 +114,7 @@ fn list<'a, T>(
     let mut more = true;
     while more {
         if budget.left == 0 {
-            return Err(cursor.fail(Fault::TooManyValues { max: budget.max }));
+            return Err(cursor.fail(WireErrorKind::TooManyValues { max: budget.max }));
         }
         budget.left -= 1;
         values.push(value(cursor)?);
@@ -124,10 +124,10 @@ fn list<'a, T>(
 }
 
 /// A second; those past any event are lowered to the first such, which means the same.
-fn time(cursor: &mut Cursor<'_>, field: &'static str) -> Parsed<Timestamp> {
+fn time(cursor: &mut JsonCursor<'_>, field: &'static str) -> Parsed<Timestamp> {
     Ok(cursor.integer(field, u64::MAX)?.min(CREATED_AT_MAX + 1))
 }
 
-fn limit(cursor: &mut Cursor<'_>) -> Parsed<u32> {
+fn limit(cursor: &mut JsonCursor<'_>) -> Parsed<u32> {
     Ok(u32::try_from(cursor.integer("limit", u64::MAX)?).unwrap_or(u32::MAX))
 }

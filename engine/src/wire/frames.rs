@@ -95,10 +95,10 @@ pub fn count(out: &mut Vec<u8>, query: &SubId, count: u64, approximate: bool, hl
     out.extend_from_slice(b"}]");
 }
 
-/// `["<verb>","<first>"`
-fn open(out: &mut Vec<u8>, verb: &str, first: &str) {
+/// `["<message type>","<first>"`
+fn open(out: &mut Vec<u8>, message_type: &str, first: &str) {
     out.extend_from_slice(b"[\"");
-    out.extend_from_slice(verb.as_bytes());
+    out.extend_from_slice(message_type.as_bytes());
     out.extend_from_slice(b"\",");
     write_json_string(out, first);
 }

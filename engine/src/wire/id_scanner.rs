@@ -3,9 +3,9 @@
 //! For messages that are malformed, and for those that are too long to be buffered, which are fed in pieces of any size as
 //! they arrive. Only strings and nesting are followed; other errors of syntax are ignored.
 
-use super::cursor::{Cursor, Parsed};
-use super::error::About;
-use super::message::Verb;
+use super::cursor::{JsonCursor, Parsed};
+use super::error::ReplyTarget;
+use super::message::MessageType;
 
 /// An id longer than this, in bytes as it was written, is not kept, so that what skips a message holds little.
 const ID_BYTES_MAX: usize = 128 << 10;
@@ -17,7 +17,7 @@ const NAME_BYTES_MAX: usize = 12;
 #[derive(Debug)]
 pub struct IdScanner {
     state: State,
-    about: About,
+    reply_to: ReplyTarget,
     /// The current string as it is written, if it is one to be kept.
     text: Vec<u8>,
     /// The current string is longer than is kept.
@@ -28,12 +28,12 @@ pub struct IdScanner {
 enum State {
     /// Before the array.
     Start,
-    /// Before the verb.
-    Verb,
-    /// Before the comma that follows the verb.
-    Comma(Verb),
-    /// Before what follows the verb.
-    First(Verb),
+    /// Before the message type.
+    MessageType,
+    /// Before the comma that follows the message type.
+    Comma(MessageType),
+    /// Before the element after the message type.
+    First(MessageType),
     /// In the event, inside `depth` objects and arrays.
     Event { depth: u32 },
     /// After a string that may be the name of the field `id`.
@@ -49,9 +49,9 @@ enum State {
 /// What a string is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
-    Verb,
-    /// The id that follows a verb.
-    First(Verb),
+    MessageType,
+    /// The id that follows a message type.
+    First(MessageType),
     /// A string of the event object itself: the name of a field, or its value.
     Name,
     /// The event's id.
@@ -64,24 +64,24 @@ enum Role {
 
 impl Default for IdScanner {
     fn default() -> Self {
-        IdScanner { state: State::Start, about: About::Frame, text: Vec::new(), is_too_long: false }
+        IdScanner { state: State::Start, reply_to: ReplyTarget::Frame, text: Vec::new(), is_too_long: false }
     }
 }
 
 impl IdScanner {
-    /// What a whole message is about.
-    pub fn scan(message: &[u8]) -> About {
+    /// What the reply to a whole message must name.
+    pub fn scan(message: &[u8]) -> ReplyTarget {
         let mut scanner = IdScanner::default();
         scanner.feed(message);
-        scanner.about
+        scanner.reply_to
     }
 
-    /// What an event object without a message around it is about.
-    pub(super) fn scan_event(object: &[u8]) -> About {
+    /// The same for an event object without a message around it.
+    pub(super) fn scan_event(object: &[u8]) -> ReplyTarget {
         let state = State::Event { depth: 0 };
-        let mut scanner = IdScanner { state, about: About::Event(None), ..IdScanner::default() };
+        let mut scanner = IdScanner { state, reply_to: ReplyTarget::Event(None), ..IdScanner::default() };
         scanner.feed(object);
-        scanner.about
+        scanner.reply_to
     }
 
     /// The next bytes of the message.
@@ -101,9 +101,9 @@ impl IdScanner {
         self.state == State::Done
     }
 
-    /// What the message is about, as far as the bytes so far say.
-    pub fn about(&self) -> &About {
-        &self.about
+    /// What the reply must name, as far as the bytes so far say.
+    pub fn reply_to(&self) -> &ReplyTarget {
+        &self.reply_to
     }
 
     /// Reads a byte outside of strings. False if it is to be read again, in the new state.
@@ -113,19 +113,21 @@ impl IdScanner {
         }
         let text = |role| State::Text { role, after_backslash: false };
         let (next, is_used) = match (self.state, byte) {
-            (State::Start, b'[') => (State::Verb, true),
-            (State::Verb, b'"') => (text(Role::Verb), true),
-            (State::Comma(verb), b',') => {
-                match verb {
-                    Verb::Event => self.about = About::Event(None),
-                    Verb::Auth => self.about = About::Auth(None),
+            (State::Start, b'[') => (State::MessageType, true),
+            (State::MessageType, b'"') => (text(Role::MessageType), true),
+            (State::Comma(message_type), b',') => {
+                match message_type {
+                    MessageType::Event => self.reply_to = ReplyTarget::Event(None),
+                    MessageType::Auth => self.reply_to = ReplyTarget::Auth(None),
                     _ => {}
                 }
-                (State::First(verb), true)
+                (State::First(message_type), true)
             }
-            (State::First(Verb::Event | Verb::Auth), b'{') => (State::Event { depth: 0 }, false),
-            (State::First(Verb::Event | Verb::Auth), _) => (State::Done, true),
-            (State::First(verb), b'"') => (text(Role::First(verb)), true),
+            (State::First(MessageType::Event | MessageType::Auth), b'{') => {
+                (State::Event { depth: 0 }, false)
+            }
+            (State::First(MessageType::Event | MessageType::Auth), _) => (State::Done, true),
+            (State::First(message_type), b'"') => (text(Role::First(message_type)), true),
             (State::Event { depth }, b'{' | b'[') => (State::Event { depth: depth.saturating_add(1) }, true),
             (State::Event { depth: 0 | 1 }, b'}' | b']') => (State::Done, true),
             (State::Event { depth }, b'}' | b']') => (State::Event { depth: depth - 1 }, true),
@@ -134,7 +136,7 @@ impl IdScanner {
             (State::Event { depth }, _) => (State::Event { depth }, true),
             (State::Colon, b':') => (State::Id, true),
             (State::Id, b'"') => (text(Role::Id), true),
-            // It was a value, or the id is no string.
+            // It was a value, or the id is not a string.
             (State::Colon | State::Id, _) => (State::Event { depth: 1 }, false),
             _ => (State::Done, true),
         };
@@ -145,7 +147,7 @@ impl IdScanner {
     /// Continues in a string; returns how many bytes of it were read.
     fn in_text(&mut self, bytes: &[u8], role: Role, after_backslash: bool) -> usize {
         let bytes_max = match role {
-            Role::Verb | Role::First(_) | Role::Id => ID_BYTES_MAX,
+            Role::MessageType | Role::First(_) | Role::Id => ID_BYTES_MAX,
             Role::Name => NAME_BYTES_MAX,
             Role::Other { .. } => 0,
         };
@@ -183,15 +185,15 @@ impl IdScanner {
         }
         let text = if is_too_long { None } else { unescape(written).ok() };
         self.state = match (role, text) {
-            (Role::Verb, Some(verb)) => State::Comma(Verb::of(&verb)),
-            (Role::First(verb), Some(id)) => {
-                self.about = about_first(verb, id);
+            (Role::MessageType, Some(message_type)) => State::Comma(MessageType::of(&message_type)),
+            (Role::First(message_type), Some(id)) => {
+                self.reply_to = target_named_first(message_type, id);
                 State::Done
             }
             (Role::Name, Some(name)) if &*name == "id" => State::Colon,
             (Role::Name, _) => State::Event { depth: 1 },
             (Role::Id, text) => {
-                if let About::Event(id) | About::Auth(id) = &mut self.about {
+                if let ReplyTarget::Event(id) | ReplyTarget::Auth(id) = &mut self.reply_to {
                     *id = text;
                 }
                 State::Done
@@ -201,15 +203,15 @@ impl IdScanner {
     }
 }
 
-/// What a message is about whose verb is followed by a string.
-fn about_first(verb: Verb, id: Box<str>) -> About {
-    match verb {
-        Verb::Event | Verb::Auth | Verb::NegClose => About::Frame,
-        Verb::Req => About::Req(id),
-        Verb::Count => About::Count(id),
-        Verb::Close => About::Close(id),
-        Verb::NegOpen | Verb::NegMsg => About::Neg(id),
-        Verb::Unknown => About::Unknown(id),
+/// What the reply names to a message whose type is followed by a string.
+fn target_named_first(message_type: MessageType, id: Box<str>) -> ReplyTarget {
+    match message_type {
+        MessageType::Event | MessageType::Auth | MessageType::NegClose => ReplyTarget::Frame,
+        MessageType::Req => ReplyTarget::Req(id),
+        MessageType::Count => ReplyTarget::Count(id),
+        MessageType::Close => ReplyTarget::Close(id),
+        MessageType::NegOpen | MessageType::NegMsg => ReplyTarget::Neg(id),
+        MessageType::Unknown => ReplyTarget::Unknown(id),
     }
 }
 
@@ -217,52 +219,55 @@ fn about_first(verb: Verb, id: Box<str>) -> About {
 fn unescape(mut written: Vec<u8>) -> Parsed<Box<str>> {
     written.push(b'"');
     written.insert(0, b'"');
-    Ok(Cursor::new(&written).string()?.unescape().into())
+    Ok(JsonCursor::new(&written).string()?.unescape().into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn in_pieces(message: &str, piece: usize) -> About {
+    fn in_pieces(message: &str, piece: usize) -> ReplyTarget {
         let mut scanner = IdScanner::default();
         message.as_bytes().chunks(piece).for_each(|bytes| scanner.feed(bytes));
-        scanner.about().clone()
+        scanner.reply_to().clone()
     }
 
     #[test]
     fn what_is_found_does_not_depend_on_the_pieces() {
         let some = |id: &str| Some(id.into());
         let cases = [
-            ("", About::Frame),
-            ("[]", About::Frame),
-            (r#"["EVENT"]"#, About::Frame),
-            (r#"["EVENT",1]"#, About::Event(None)),
-            (r#"["EVENT",{"kind":1,"tags":[["id","x"]],"content":"id","id":"a"}]"#, About::Event(some("a"))),
-            (r#"["EVENT",{"id" : "A\u0042","id":"c"}]"#, About::Event(some("AB"))),
-            (r#"["EVENT",{"content":"\\\"id\":\"x\"","\u0069d":"y"#, About::Event(None)),
-            (r#"["EVENT",{"content":"\\\"id\":\"x\"","\u0069d":"y""#, About::Event(some("y"))),
-            (r#"["EVENT",{"id":7,"x":{"id":"no"},"id":"yes"}]"#, About::Event(some("yes"))),
-            (r#"["EVENT",{"kind":1},{"id":"no"}]"#, About::Event(None)),
-            (r#"["AUTH",{"id":"a"}]"#, About::Auth(some("a"))),
-            (r#"["AUTH","words"]"#, About::Auth(None)),
-            (" [ \"REQ\" ,\t\"a\\n\u{1f49c}\"", About::Req("a\n\u{1f49c}".into())),
-            (r#"["REQ","",{}]"#, About::Req("".into())),
-            (r#"["REQ","\ud800",{}]"#, About::Frame),
-            (r#"["REQ" "x"]"#, About::Frame),
-            (r#"["REQ",7]"#, About::Frame),
-            (r#"["COUNT","q"]"#, About::Count("q".into())),
-            (r#"["CLOSE","s"]"#, About::Close("s".into())),
-            (r#"["NEG-OPEN","n",{},""]"#, About::Neg("n".into())),
-            (r#"["NEG-MSG","n",""]"#, About::Neg("n".into())),
-            (r#"["NEG-CLOSE","n"]"#, About::Frame),
-            (r#"["FROB","f",1]"#, About::Unknown("f".into())),
-            (r#"["\u0046ROB","f""#, About::Unknown("f".into())),
-            (r#"["FROB"]"#, About::Frame),
+            ("", ReplyTarget::Frame),
+            ("[]", ReplyTarget::Frame),
+            (r#"["EVENT"]"#, ReplyTarget::Frame),
+            (r#"["EVENT",1]"#, ReplyTarget::Event(None)),
+            (
+                r#"["EVENT",{"kind":1,"tags":[["id","x"]],"content":"id","id":"a"}]"#,
+                ReplyTarget::Event(some("a")),
+            ),
+            (r#"["EVENT",{"id" : "A\u0042","id":"c"}]"#, ReplyTarget::Event(some("AB"))),
+            (r#"["EVENT",{"content":"\\\"id\":\"x\"","\u0069d":"y"#, ReplyTarget::Event(None)),
+            (r#"["EVENT",{"content":"\\\"id\":\"x\"","\u0069d":"y""#, ReplyTarget::Event(some("y"))),
+            (r#"["EVENT",{"id":7,"x":{"id":"no"},"id":"yes"}]"#, ReplyTarget::Event(some("yes"))),
+            (r#"["EVENT",{"kind":1},{"id":"no"}]"#, ReplyTarget::Event(None)),
+            (r#"["AUTH",{"id":"a"}]"#, ReplyTarget::Auth(some("a"))),
+            (r#"["AUTH","words"]"#, ReplyTarget::Auth(None)),
+            (" [ \"REQ\" ,\t\"a\\n\u{1f49c}\"", ReplyTarget::Req("a\n\u{1f49c}".into())),
+            (r#"["REQ","",{}]"#, ReplyTarget::Req("".into())),
+            (r#"["REQ","\ud800",{}]"#, ReplyTarget::Frame),
+            (r#"["REQ" "x"]"#, ReplyTarget::Frame),
+            (r#"["REQ",7]"#, ReplyTarget::Frame),
+            (r#"["COUNT","q"]"#, ReplyTarget::Count("q".into())),
+            (r#"["CLOSE","s"]"#, ReplyTarget::Close("s".into())),
+            (r#"["NEG-OPEN","n",{},""]"#, ReplyTarget::Neg("n".into())),
+            (r#"["NEG-MSG","n",""]"#, ReplyTarget::Neg("n".into())),
+            (r#"["NEG-CLOSE","n"]"#, ReplyTarget::Frame),
+            (r#"["FROB","f",1]"#, ReplyTarget::Unknown("f".into())),
+            (r#"["\u0046ROB","f""#, ReplyTarget::Unknown("f".into())),
+            (r#"["FROB"]"#, ReplyTarget::Frame),
         ];
-        for (message, about) in cases {
+        for (message, reply_to) in cases {
             for piece in [1, 2, 3, 5, 1_000] {
-                assert_eq!(in_pieces(message, piece), about, "{message} in pieces of {piece}");
+                assert_eq!(in_pieces(message, piece), reply_to, "{message} in pieces of {piece}");
             }
         }
     }
@@ -271,8 +276,8 @@ mod tests {
     fn an_id_without_end_is_not_kept() {
         for (len, is_named) in [(ID_BYTES_MAX, true), (ID_BYTES_MAX + 1, false)] {
             let id = "x".repeat(len);
-            let about = in_pieces(&format!(r#"["REQ","{id}",{{}}]"#), 4_096);
-            assert_eq!(about, if is_named { About::Req(id.into()) } else { About::Frame });
+            let reply_to = in_pieces(&format!(r#"["REQ","{id}",{{}}]"#), 4_096);
+            assert_eq!(reply_to, if is_named { ReplyTarget::Req(id.into()) } else { ReplyTarget::Frame });
         }
         let mut scanner = IdScanner::default();
         scanner.feed(br#"["REQ",""#);

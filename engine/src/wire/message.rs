@@ -1,7 +1,7 @@
 //! Client messages: EVENT, AUTH, REQ, COUNT, CLOSE and those of NIP-77.
 
-use super::cursor::{Cursor, Failed, Parsed};
-use super::error::{Fault, WireError};
+use super::cursor::{Failed, JsonCursor, Parsed};
+use super::error::{WireError, WireErrorKind};
 use super::event::{RawEvent, read};
 use super::filter::{Budget, filter};
 use super::id_scanner::IdScanner;
@@ -50,7 +50,7 @@ pub fn is_event_message(text: &[u8]) -> bool {
 
 /// What a message is, by its first element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verb {
+pub(super) enum MessageType {
     Event,
     Auth,
     Req,
@@ -62,18 +62,18 @@ pub(super) enum Verb {
     Unknown,
 }
 
-impl Verb {
-    pub(super) fn of(text: &str) -> Verb {
+impl MessageType {
+    pub(super) fn of(text: &str) -> MessageType {
         match text {
-            "EVENT" => Verb::Event,
-            "AUTH" => Verb::Auth,
-            "REQ" => Verb::Req,
-            "COUNT" => Verb::Count,
-            "CLOSE" => Verb::Close,
-            "NEG-OPEN" => Verb::NegOpen,
-            "NEG-MSG" => Verb::NegMsg,
-            "NEG-CLOSE" => Verb::NegClose,
-            _ => Verb::Unknown,
+            "EVENT" => MessageType::Event,
+            "AUTH" => MessageType::Auth,
+            "REQ" => MessageType::Req,
+            "COUNT" => MessageType::Count,
+            "CLOSE" => MessageType::Close,
+            "NEG-OPEN" => MessageType::NegOpen,
+            "NEG-MSG" => MessageType::NegMsg,
+            "NEG-CLOSE" => MessageType::NegClose,
+            _ => MessageType::Unknown,
         }
     }
 }
@@ -86,85 +86,93 @@ impl Verb {
 /// # Errors
 /// [`WireError`]; what it is about says how to answer.
 pub fn parse_client_message<'a>(bytes: &'a [u8], limits: &Limits) -> Result<ClientMessage<'a>, WireError> {
-    let mut cursor = Cursor::new(bytes);
+    let mut cursor = JsonCursor::new(bytes);
     read_message(&mut cursor, bytes.len(), limits).map_err(|Failed| cursor.error(IdScanner::scan(bytes)))
 }
 
 #[inline(always)]
-fn read_message<'a>(cursor: &mut Cursor<'a>, len: usize, limits: &Limits) -> Parsed<ClientMessage<'a>> {
-    let verb = verb(cursor)?;
+fn read_message<'a>(cursor: &mut JsonCursor<'a>, len: usize, limits: &Limits) -> Parsed<ClientMessage<'a>> {
+    let message_type = message_type(cursor)?;
     check_len(cursor, len, limits)?;
-    match verb {
-        Verb::Event | Verb::Auth => {
+    match message_type {
+        MessageType::Event | MessageType::Auth => {
             let mut event = RawEvent::BLANK;
             read(cursor, limits.tags_max_of_any(), &mut event)?;
             ignore_more(cursor)?;
-            Ok(if verb == Verb::Event { ClientMessage::Event(event) } else { ClientMessage::Auth(event) })
+            Ok(if message_type == MessageType::Event {
+                ClientMessage::Event(event)
+            } else {
+                ClientMessage::Auth(event)
+            })
         }
-        Verb::Req => Ok(ClientMessage::Req { sub: sub_id(cursor)?, filters: filters(cursor, limits)? }),
-        Verb::Count => Ok(ClientMessage::Count { query: sub_id(cursor)?, filters: filters(cursor, limits)? }),
-        Verb::Close => {
+        MessageType::Req => {
+            Ok(ClientMessage::Req { sub: sub_id(cursor)?, filters: filters(cursor, limits)? })
+        }
+        MessageType::Count => {
+            Ok(ClientMessage::Count { query: sub_id(cursor)?, filters: filters(cursor, limits)? })
+        }
+        MessageType::Close => {
             let sub = sub_id(cursor)?;
             ignore_more(cursor)?;
             Ok(ClientMessage::Close { sub })
         }
-        Verb::NegOpen | Verb::NegMsg => {
+        MessageType::NegOpen | MessageType::NegMsg => {
             let query = cursor.string()?.unescape().into();
             ignore_more(cursor)?;
             Ok(ClientMessage::Neg { query })
         }
-        Verb::NegClose => {
+        MessageType::NegClose => {
             cursor.string()?;
             ignore_more(cursor)?;
             Ok(ClientMessage::NegClose)
         }
-        Verb::Unknown => unreachable!("refused where it was read"),
+        MessageType::Unknown => unreachable!("refused where it was read"),
     }
 }
 
-/// Reads `["VERB",`, or up to the end of an array that has only a verb.
+/// Reads `["TYPE",`, or up to the end of an array that has only a message type.
 #[inline]
-fn verb(cursor: &mut Cursor<'_>) -> Parsed<Verb> {
+fn message_type(cursor: &mut JsonCursor<'_>) -> Parsed<MessageType> {
     if cursor.rest().starts_with(br#"["EVENT",{"#) {
         cursor.advance(br#"["EVENT","#.len());
-        return Ok(Verb::Event);
+        return Ok(MessageType::Event);
     }
     cursor.expect(b'[', "an array")?;
     let start = cursor.at();
-    let verb = Verb::of(&cursor.string()?.unescape());
-    if verb == Verb::Unknown {
-        return Err(cursor.fail_at(start, Fault::UnknownVerb));
+    let message_type = MessageType::of(&cursor.string()?.unescape());
+    if message_type == MessageType::Unknown {
+        return Err(cursor.fail_at(start, WireErrorKind::UnknownMessageType));
     }
     cursor.expect(b',', "a comma")?;
-    Ok(verb)
+    Ok(message_type)
 }
 
-fn check_len(cursor: &mut Cursor<'_>, len: usize, limits: &Limits) -> Parsed<()> {
+fn check_len(cursor: &mut JsonCursor<'_>, len: usize, limits: &Limits) -> Parsed<()> {
     let bytes_max = limits.message_bytes_max;
     if len > bytes_max {
         let bytes = len as u64;
-        return Err(cursor.fail_at(bytes_max, Fault::MessageTooLong { bytes, bytes_max }));
+        return Err(cursor.fail_at(bytes_max, WireErrorKind::MessageTooLong { bytes, bytes_max }));
     }
     Ok(())
 }
 
-fn sub_id(cursor: &mut Cursor<'_>) -> Parsed<SubId> {
+fn sub_id(cursor: &mut JsonCursor<'_>) -> Parsed<SubId> {
     let start = cursor.at();
     let text = cursor.string()?.unescape();
-    SubId::new(&text).ok_or_else(|| cursor.fail_at(start, Fault::SubId))
+    SubId::new(&text).ok_or_else(|| cursor.fail_at(start, WireErrorKind::SubId))
 }
 
-fn filters(cursor: &mut Cursor<'_>, limits: &Limits) -> Parsed<Vec<Filter>> {
+fn filters(cursor: &mut JsonCursor<'_>, limits: &Limits) -> Parsed<Vec<Filter>> {
     let mut budget = Budget::new(limits.filter_values_max);
     let mut filters = Vec::new();
     while cursor.more(b']')? {
         if filters.len() == limits.filters_max {
-            return Err(cursor.fail(Fault::TooManyFilters { max: limits.filters_max }));
+            return Err(cursor.fail(WireErrorKind::TooManyFilters { max: limits.filters_max }));
         }
         filters.push(filter(cursor, &mut budget)?);
     }
     if filters.is_empty() {
-        return Err(cursor.fail(Fault::NoFilter));
+        return Err(cursor.fail(WireErrorKind::NoFilter));
     }
     cursor.end()?;
     Ok(filters)
@@ -172,7 +180,7 @@ fn filters(cursor: &mut Cursor<'_>, limits: &Limits) -> Parsed<Vec<Filter>> {
 
 /// Reads to the end of the message; further elements must be JSON and are ignored.
 #[inline]
-fn ignore_more(cursor: &mut Cursor<'_>) -> Parsed<()> {
+fn ignore_more(cursor: &mut JsonCursor<'_>) -> Parsed<()> {
     while cursor.more(b']')? {
         cursor.skip_value()?;
     }

@@ -46,7 +46,7 @@ pub mod frames;
 mod id_scanner;
 mod message;
 
-pub use error::{About, Fault, WireError};
+pub use error::{ReplyTarget, WireError, WireErrorKind};
 pub use escape::write_json_string;
 pub use event::{CREATED_AT_MAX, RawEvent, parse_event};
 pub use filter::parse_filter;

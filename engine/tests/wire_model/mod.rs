@@ -241,8 +241,8 @@ pub fn read_filter(json: &Json) -> Option<Filter> {
     let Json::Obj(fields) = json else { return None };
     let mut filter = Filter::default();
     let mut tags: Vec<TagFilter> = Vec::new();
-    for (place, (name, value)) in fields.iter().enumerate() {
-        if fields[..place].iter().any(|(earlier, _)| earlier == name) {
+    for (index, (name, value)) in fields.iter().enumerate() {
+        if fields[..index].iter().any(|(earlier, _)| earlier == name) {
             return None;
         }
         match name.as_str() {

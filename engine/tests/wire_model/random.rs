@@ -182,8 +182,8 @@ impl OddWriter<'_> {
 
     pub fn array<T>(&mut self, list: &[T], mut write: impl FnMut(&mut Self, &T)) {
         self.raw("[");
-        for (place, value) in list.iter().enumerate() {
-            if place > 0 {
+        for (index, value) in list.iter().enumerate() {
+            if index > 0 {
                 self.raw(",");
             }
             write(self, value);
@@ -219,8 +219,8 @@ impl OddWriter<'_> {
             }
             _ => {
                 self.raw("{");
-                for place in 0..self.rng.below(4) {
-                    if place > 0 {
+                for index in 0..self.rng.below(4) {
+                    if index > 0 {
                         self.raw(",");
                     }
                     let name = text(self.rng);
@@ -242,8 +242,8 @@ impl OddWriter<'_> {
             self.rng.shuffle(&mut fields);
         }
         self.raw("{");
-        for (place, name) in fields.iter().enumerate() {
-            if place > 0 {
+        for (index, name) in fields.iter().enumerate() {
+            if index > 0 {
                 self.raw(",");
             }
             self.string(name);
@@ -274,8 +274,8 @@ impl OddWriter<'_> {
         names.retain(|name| !matches!(*name, "search" | "#ab" | "#1") || self.rng.one_in(20));
         names.truncate(self.rng.below(6));
         self.raw("{");
-        for (place, name) in names.iter().enumerate() {
-            if place > 0 {
+        for (index, name) in names.iter().enumerate() {
+            if index > 0 {
                 self.raw(",");
             }
             self.string(name);

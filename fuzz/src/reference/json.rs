@@ -49,7 +49,7 @@ impl<'a> Object<'a> {
 
     /// The value of a field as it stands.
     pub fn get(&self, name: &str) -> Option<&'a str> {
-        self.fields.iter().find(|(own, _)| own == name).map(|(_, value)| value.get())
+        self.fields.iter().find(|(field, _)| field == name).map(|(_, value)| value.get())
     }
 }
 

@@ -8,8 +8,8 @@
 use super::jacobian::Jacobian;
 use super::plan::{Plan, Row};
 use super::points::{Points, invert_all};
-use super::tables::{G_WINDOWS, Place, affine, prefetch};
-use super::warm::{Places, find_windows, gather, judge};
+use super::tables::{G_WINDOWS, TableIndex, affine, prefetch};
+use super::warm::{TableIndices, find_windows, gather, judge};
 use super::{BETA, Outcome, Task};
 use crate::field::{Entry, Field, Mask, Words, is_odd};
 use crate::scalar::{HALF_BITS, bits_at, signs};
@@ -68,9 +68,9 @@ pub(crate) fn lift<F: Field>(keys: &[Words], mut found: impl FnMut(usize, Option
         y.neg::<1>().store_canonical(|lane, y| negatives[lane] = y);
         for lane in 0..F::WIDTH.min(keys.len() - group * F::WIDTH) {
             let y = if is_odd(&ys[lane]) { negatives[lane] } else { ys[lane] };
-            let place = at(lane);
+            let index = at(lane);
             let is_found = is_root >> lane & 1 != 0;
-            found(place, is_found.then_some(Entry { x: keys[place], y }));
+            found(index, is_found.then_some(Entry { x: keys[index], y }));
         }
     }
 }
@@ -117,14 +117,14 @@ pub(crate) fn run<F: Field>(
     invert_all(&mut scratch.z, &mut scratch.before);
 
     points.clear((2 * G_WINDOWS + 1) * groups);
-    let mut places = [Places::<{ 2 * G_WINDOWS }>::NONE; 8];
+    let mut indices = [TableIndices::<{ 2 * G_WINDOWS }>::NONE; 8];
     for group in 0..groups {
-        for (lane, places) in places.iter_mut().enumerate().take(F::WIDTH) {
-            find_windows(places, 0, &tasks[at(group, lane)].0);
-            places.0.iter().for_each(|place| prefetch(windows, *place));
+        for (lane, indices) in indices.iter_mut().enumerate().take(F::WIDTH) {
+            find_windows(indices, 0, &tasks[at(group, lane)].0);
+            indices.0.iter().for_each(|index| prefetch(windows, *index));
         }
         for slot in 0..2 * G_WINDOWS {
-            let (x, y) = gather::<F>(|lane| (windows, places[lane].0[slot]));
+            let (x, y) = gather::<F>(|lane| (windows, indices[lane].0[slot]));
             points.set(slot * groups + group, x, y);
         }
         let (x, y) = affine(&scratch.ladders[group], scratch.z[group]);
@@ -202,7 +202,7 @@ fn sum_halves<'a, F: Field>(
                 let (x, y) = gather::<F>(|lane| {
                     let bits = bits_at(&all[lane], i as u32 * WINDOW, WINDOW);
                     let first = ((group * F::WIDTH + lane) * 2 + half) * ODD;
-                    (tables, Place::new(first, bits, WINDOW))
+                    (tables, TableIndex::new(first, bits, WINDOW))
                 });
                 points.set((half * WINDOWS + i) * groups + group, x, y);
             }

@@ -32,7 +32,7 @@ pub(crate) const G: Entry = Entry {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Task {
     /// Its index in the batch.
-    pub(crate) place: u32,
+    pub(crate) index: u32,
     /// The x-coordinate that the sum must have, below p.
     pub(crate) r: Words,
     /// Halves of s.

@@ -59,18 +59,18 @@ pub(crate) type Comb = Arc<[Entry]>;
 
 /// The index of a point in a table, and whether it must be negated.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place(u32);
+pub(crate) struct TableIndex(u32);
 
-impl Place {
-    pub(crate) const ZERO: Place = Place(0);
+impl TableIndex {
+    pub(crate) const ZERO: TableIndex = TableIndex(0);
 
-    /// The place of some sign bits in a part of a table that begins at `first`: the highest bit set means the
+    /// The index for some sign bits in a part of a table that begins at `first`: the highest bit set means the
     /// point of the others as they are, clear means minus that of their complement.
     #[inline(always)]
     pub(crate) fn new(first: usize, bits: u32, width: u32) -> Self {
         let is_negative = bits >> (width - 1) ^ 1;
         let at = (bits ^ is_negative.wrapping_neg()) & ((1 << (width - 1)) - 1);
-        Place((first as u32 + at) << 1 | is_negative)
+        TableIndex((first as u32 + at) << 1 | is_negative)
     }
 
     #[inline(always)]
@@ -86,24 +86,24 @@ impl Place {
 
 /// Prefetches a point's cache line.
 #[inline(always)]
-pub(crate) fn prefetch(table: &[Entry], place: Place) {
+pub(crate) fn prefetch(table: &[Entry], index: TableIndex) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         #[allow(unsafe_code, reason = "a hint")]
         // SAFETY: every x86-64 machine has it, and it changes nothing, whatever the address.
         unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(table.as_ptr().wrapping_add(place.at()).cast());
+            _mm_prefetch::<_MM_HINT_T0>(table.as_ptr().wrapping_add(index.at()).cast());
         }
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    let _ = (table, place);
+    let _ = (table, index);
 }
 
 /// Where window `i` of G is.
 #[inline(always)]
-pub(crate) fn window_of(signs: &Signs, i: usize) -> Place {
-    Place::new(i << (G_WINDOW - 1), bits_at(signs, i as u32 * G_WINDOW, G_WINDOW), G_WINDOW)
+pub(crate) fn window_of(signs: &Signs, i: usize) -> TableIndex {
+    TableIndex::new(i << (G_WINDOW - 1), bits_at(signs, i as u32 * G_WINDOW, G_WINDOW), G_WINDOW)
 }
 
 /// The teeth of a half, so that columns are read quickly.
@@ -118,12 +118,12 @@ impl Teeth {
 
     /// Where column `c` is.
     #[inline(always)]
-    pub(crate) fn column(&self, c: u32) -> Place {
+    pub(crate) fn column(&self, c: u32) -> TableIndex {
         let mut bits = 0;
         for j in 0..COMB_TEETH {
             bits |= (self.0[j as usize] >> c & 1) << j;
         }
-        Place::new((c / COMB_ROWS) as usize * COMB_BLOCK, bits, COMB_TEETH)
+        TableIndex::new((c / COMB_ROWS) as usize * COMB_BLOCK, bits, COMB_TEETH)
     }
 }
 

@@ -33,11 +33,11 @@ fn sum(s: &Words, e: &Words, key: &Entry) -> Option<Entry> {
 }
 
 /// A task that is valid if the sum is a point with an even ordinate, and only then.
-fn task(place: usize, s: &Words, e: &Words, key: &Entry) -> (Task, bool) {
+fn task(index: usize, s: &Words, e: &Words, key: &Entry) -> (Task, bool) {
     let sum = sum(s, e, key);
     let is_valid = sum.is_some_and(|sum| sum.y[0] & 1 == 0);
     let r = sum.map_or(G.x, |sum| sum.x);
-    (Task { place: place as u32, r, s: split(s), e: split(e) }, is_valid)
+    (Task { index: index as u32, r, s: split(s), e: split(e) }, is_valid)
 }
 
 /// Decides all cases on every tier, warm and cold, in batches of `batch`.
@@ -68,7 +68,7 @@ fn check(cases: &[(Words, Words, Entry)], batch: usize) {
             let mut decided = 0;
             kernel.warm(&warm, &mut |task, outcome| {
                 let expected = if tasks[decided].1 { Outcome::Valid } else { Outcome::Invalid };
-                assert_eq!(outcome, expected, "{tier}, warm, {:x?}", cases[task.place as usize]);
+                assert_eq!(outcome, expected, "{tier}, warm, {:x?}", cases[task.index as usize]);
                 decided += 1;
             });
             assert_eq!(decided, tasks.len());
@@ -81,7 +81,7 @@ fn check(cases: &[(Words, Words, Entry)], batch: usize) {
                 assert!(
                     outcome == expected || outcome == Outcome::Unknown,
                     "{tier}, cold, {:x?}",
-                    cases[task.place as usize]
+                    cases[task.index as usize]
                 );
                 decided += 1;
             });

@@ -3,7 +3,7 @@
 use super::plan::{Plan, Row};
 use super::points::Points;
 use super::tables::{
-    COMB_BITS, COMB_COLUMNS, COMB_ROWS, G_BITS, G_WINDOWS, Place, Teeth, prefetch, window_of,
+    COMB_BITS, COMB_COLUMNS, COMB_ROWS, G_BITS, G_WINDOWS, TableIndex, Teeth, prefetch, window_of,
 };
 use super::{Outcome, Task};
 use crate::field::{Entry, Field, Mask, is_odd};
@@ -40,30 +40,30 @@ pub(crate) fn run<F: Field>(
     let groups = tasks.len().div_ceil(F::WIDTH);
     points.clear(SLOTS * groups);
     let at = |group: usize, lane: usize| &tasks[(group * F::WIDTH + lane).min(tasks.len() - 1)];
-    let mut places = [[Places::<SLOTS>::NONE; 8]; AHEAD + 1];
+    let mut indices = [[TableIndices::<SLOTS>::NONE; 8]; AHEAD + 1];
     for step in 0..groups + AHEAD {
         if step < groups {
-            for (lane, places) in places[step % (AHEAD + 1)].iter_mut().enumerate().take(F::WIDTH) {
+            for (lane, indices) in indices[step % (AHEAD + 1)].iter_mut().enumerate().take(F::WIDTH) {
                 let (task, comb) = at(step, lane);
-                find_windows(places, 0, task);
+                find_windows(indices, 0, task);
                 for half in 0..2 {
                     let teeth = Teeth::new(&signs(&task.e[half], COMB_BITS));
                     let slot = 2 * G_WINDOWS + half * COMB_COLUMNS as usize;
                     for column in 0..COMB_COLUMNS {
-                        places.0[slot + column as usize] = teeth.column(column);
+                        indices.0[slot + column as usize] = teeth.column(column);
                     }
                 }
-                for (slot, place) in places.0.iter().enumerate() {
-                    prefetch(if slot < 2 * G_WINDOWS { windows } else { comb }, *place);
+                for (slot, index) in indices.0.iter().enumerate() {
+                    prefetch(if slot < 2 * G_WINDOWS { windows } else { comb }, *index);
                 }
             }
         }
         if let Some(group) = step.checked_sub(AHEAD) {
-            let places = &places[group % (AHEAD + 1)];
+            let indices = &indices[group % (AHEAD + 1)];
             for slot in 0..SLOTS {
                 let (x, y) = gather::<F>(|lane| {
                     let table = if slot < 2 * G_WINDOWS { windows } else { at(group, lane).1 };
-                    (table, places[lane].0[slot])
+                    (table, indices[lane].0[slot])
                 });
                 points.set(slot * groups + group, x, y);
             }
@@ -75,32 +75,32 @@ pub(crate) fn run<F: Field>(
 
 /// Where a claim's points are in the tables.
 #[derive(Clone, Copy)]
-pub(crate) struct Places<const LEN: usize>(pub(crate) [Place; LEN]);
+pub(crate) struct TableIndices<const LEN: usize>(pub(crate) [TableIndex; LEN]);
 
-impl<const LEN: usize> Places<LEN> {
-    pub(crate) const NONE: Self = Places([Place::ZERO; LEN]);
+impl<const LEN: usize> TableIndices<LEN> {
+    pub(crate) const NONE: Self = TableIndices([TableIndex::ZERO; LEN]);
 }
 
 /// Finds a claim's windows of G, from slot `first` on.
 #[inline(always)]
-pub(crate) fn find_windows<const LEN: usize>(places: &mut Places<LEN>, first: usize, task: &Task) {
+pub(crate) fn find_windows<const LEN: usize>(indices: &mut TableIndices<LEN>, first: usize, task: &Task) {
     for half in 0..2 {
         let signs = signs(&task.s[half], G_BITS);
         for i in 0..G_WINDOWS {
-            places.0[first + half * G_WINDOWS + i] = window_of(&signs, i);
+            indices.0[first + half * G_WINDOWS + i] = window_of(&signs, i);
         }
     }
 }
 
 /// Points from tables, lane by lane, negated where asked: magnitudes 1 and 2.
 #[inline(always)]
-pub(crate) fn gather<'a, F: Field>(at: impl Fn(usize) -> (&'a [Entry], Place)) -> (F, F) {
+pub(crate) fn gather<'a, F: Field>(at: impl Fn(usize) -> (&'a [Entry], TableIndex)) -> (F, F) {
     let mut found = [&Entry::ZERO; 8];
     let mut negative: Mask = 0;
     for (lane, found) in found.iter_mut().enumerate().take(F::WIDTH) {
-        let (table, place) = at(lane);
-        *found = &table[place.at()];
-        negative |= Mask::from(place.is_negative()) << lane;
+        let (table, index) = at(lane);
+        *found = &table[index.at()];
+        negative |= Mask::from(index.is_negative()) << lane;
     }
     let (x, y) = F::load_entries(|lane| found[lane]);
     (x, F::select(negative, y.neg::<1>(), y))

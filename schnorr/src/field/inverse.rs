@@ -176,7 +176,7 @@ macro_rules! inversion {
                 carry(&mut limbs);
                 let mut words = [0; 4];
                 for (i, limb) in limbs.iter().enumerate() {
-                    let (word, shift) = place(i);
+                    let (word, shift) = word_and_shift(i);
                     words[word] |= (*limb as u64) << shift;
                     if shift + BITS > 64 && word < 3 {
                         words[word + 1] |= (*limb as u64) >> (64 - shift);
@@ -187,7 +187,7 @@ macro_rules! inversion {
 
             fn to_limbs(words: &Words) -> Limbs {
                 std::array::from_fn(|i| {
-                    let (word, shift) = place(i);
+                    let (word, shift) = word_and_shift(i);
                     let mut limb = words[word] >> shift;
                     if shift + BITS > 64 && word < 3 {
                         limb |= words[word + 1] << (64 - shift);
@@ -197,7 +197,7 @@ macro_rules! inversion {
             }
 
             /// The word that a limb begins in, and its lowest bit there.
-            fn place(limb: usize) -> (usize, u32) {
+            fn word_and_shift(limb: usize) -> (usize, u32) {
                 let bit = BITS * limb as u32;
                 ((bit / 64) as usize, bit % 64)
             }

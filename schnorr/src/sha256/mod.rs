@@ -23,7 +23,7 @@ pub fn is_side_by_side() -> bool {
 /// # Panics
 /// If the lists are not equally long.
 pub fn digest_all(messages: &[&[u8]], hashes: &mut [[u8; 32]]) {
-    assert_eq!(messages.len(), hashes.len(), "a place for each hash");
+    assert_eq!(messages.len(), hashes.len(), "one hash for each message");
     #[cfg(target_arch = "x86_64")]
     if lanes::is_worthwhile() {
         return in_lanes(messages, hashes);

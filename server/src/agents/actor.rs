@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 use super::registry::{Inbox, Message};
 use super::running::Running;
 use super::sqlite::Sqlite;
-use crate::beside::Beside;
+use crate::handle::RelayHandle;
 use crate::host::now;
 
 /// How long an agent that has nothing to do stays open.
@@ -187,9 +187,9 @@ impl Actor<'_> {
                     }
                 }
                 Effect::Query { id, filter } => {
-                    let (beside, inbox) = (self.running.beside.clone(), Arc::clone(self.inbox));
+                    let (handle, inbox) = (self.running.handle.clone(), Arc::clone(self.inbox));
                     tokio::spawn(async move {
-                        let events = beside.query_public(filter).map_err(|error| error.to_string());
+                        let events = handle.query_public(filter).map_err(|error| error.to_string());
                         inbox.push(Message::Events(id, events));
                     });
                 }
@@ -202,7 +202,7 @@ impl Actor<'_> {
         // Sent here, so that they are published in order, and after those of earlier effects.
         relays.retain(|relay| Some(relay) != self.running.relay_url.as_ref());
         let elsewhere = (!relays.is_empty()).then(|| events.clone());
-        let sent = send_all(&self.running.beside, events);
+        let sent = send_all(&self.running.handle, events);
         let (inbox, publisher) = (Arc::clone(self.inbox), self.running.relays.clone());
         tokio::spawn(async move {
             let mut outcomes = Vec::with_capacity(sent.len());
@@ -239,10 +239,10 @@ impl Actor<'_> {
 
 /// Publishes events in this order; they are committed together as far as possible.
 pub(super) fn send_all(
-    beside: &Beside,
+    handle: &RelayHandle,
     events: Vec<Event>,
 ) -> Vec<tokio::sync::oneshot::Receiver<PublishOutcome>> {
-    events.into_iter().map(|event| beside.send(event)).collect()
+    events.into_iter().map(|event| handle.send(event)).collect()
 }
 
 fn published(outcome: PublishOutcome) -> Published {

@@ -19,7 +19,7 @@ mod registry;
 mod relays;
 mod running;
 mod secrets;
-mod sqlite;
+pub(crate) mod sqlite;
 mod supervisor;
 pub(crate) mod tls;
 mod wakes;
@@ -40,7 +40,7 @@ use relay_agent::router::Router;
 use relay_agent::totals::{Totals, agents_by_state};
 use relay_engine::sql::StoreError;
 use relay_engine::types::{Now, PubKey, Timestamp};
-use relay_site::nip98::{Rejection, Signed, UsedEvents};
+use relay_site::nip98::{Author, Rejection, Signed, UsedEvents};
 use relay_site::{AgentRoute, Answer};
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
@@ -53,8 +53,8 @@ use self::running::Running;
 use self::secrets::HostSecrets;
 use self::sqlite::Sqlite;
 use self::wakes::Wakes;
-use crate::beside::Beside;
 use crate::config::Settings;
+use crate::handle::RelayHandle;
 use crate::host::now;
 use crate::metrics::AgentsSnapshot;
 use crate::net::descriptors;
@@ -64,12 +64,12 @@ const THREADS: usize = 4;
 /// Agents that are open at a time. Each has two files open, and some 300 KB of memory.
 const OPEN_MAX: usize = 1_024;
 
-/// The file descriptors of agents, of so many that the process may have.
+/// The file descriptors that agents may use, of the `files` that the process may open.
 pub(crate) fn files_max(files: u64) -> u64 {
     (files / 8).min(2 * OPEN_MAX as u64 + CALLS_MAX as u64)
 }
 
-/// How many agents may be open, with so many file descriptors.
+/// How many agents may be open, if the process may open `files`.
 fn open_max(files: Option<u64>) -> usize {
     let files = files.map_or(u64::MAX, files_max).saturating_sub(CALLS_MAX as u64).max(2);
     usize::try_from(files / 2).map_or(OPEN_MAX, |open| open.min(OPEN_MAX))
@@ -103,7 +103,7 @@ struct Relay {
 
 enum State {
     /// No agent has been deployed.
-    Empty(Beside),
+    Empty(RelayHandle),
     Running(Arc<Running>, Runtime),
     Stopped,
 }
@@ -137,8 +137,8 @@ impl Agents {
     /// Nothing is opened or started yet.
     ///
     /// # Errors
-    /// If a setting is no host with a port, in words.
-    pub(crate) fn new(settings: &Settings, beside: Beside) -> Result<Self, String> {
+    /// If a setting is not a host with a port, in words.
+    pub(crate) fn new(settings: &Settings, handle: RelayHandle) -> Result<Self, String> {
         let folder = settings.data.join("agents");
         Ok(Agents {
             relay_url: settings.url.clone(),
@@ -155,7 +155,7 @@ impl Agents {
             secrets: Arc::new(HostSecrets::new(&folder)),
             used: Mutex::default(),
             followers: Mutex::default(),
-            state: Mutex::new(State::Empty(beside)),
+            state: Mutex::new(State::Empty(handle)),
             folder,
         })
     }
@@ -187,10 +187,10 @@ impl Agents {
     /// Opens the router and starts the threads, unless they run.
     fn run(&self) -> Result<Arc<Running>, StoreError> {
         let mut state = self.state();
-        let beside = match &*state {
+        let handle = match &*state {
             State::Running(running, _) => return Ok(Arc::clone(running)),
             State::Stopped => return Err(StoreError::Failed("the relay is stopping".to_owned())),
-            State::Empty(beside) => beside.clone(),
+            State::Empty(handle) => handle.clone(),
         };
         let failed = |error: io::Error| StoreError::Failed(error.to_string());
         DirBuilder::new().recursive(true).mode(0o700).create(&self.folder).map_err(failed)?;
@@ -206,7 +206,7 @@ impl Agents {
             folder: self.folder.clone(),
             relay_url: self.relay_url.clone(),
             secrets: Arc::clone(&self.secrets),
-            beside,
+            handle,
             relays: Relays::new().map_err(failed)?,
             http: http::Client::new(self.private_hosts.clone()).map_err(failed)?,
             registry: Registry::default(),
@@ -260,8 +260,8 @@ impl Agents {
     ///
     /// # Errors
     /// [`Rejection::Replayed`], [`Rejection::Busy`].
-    pub(crate) fn use_event(&self, signed: &Signed, now: Timestamp) -> Result<(), Rejection> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner).take(signed, now)
+    pub(crate) fn use_event(&self, signed: &Signed, author: Author, now: Timestamp) -> Result<(), Rejection> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).take(signed, author, now)
     }
 
     /// What the signer of a request may do.
@@ -269,7 +269,8 @@ impl Agents {
         if self.admins.contains(&key) || self.owner.is(&key) { Caller::Admin(key) } else { Caller::Key(key) }
     }
 
-    /// Whether `caller` may do this, as far as it is known before the body: so strangers' bodies are not taken.
+    /// Whether `caller` may do this, as far as it is known before the body, so that strangers' bodies are not taken; and
+    /// whether any key may.
     ///
     /// # Errors
     /// The response.
@@ -279,7 +280,7 @@ impl Agents {
         agent: Option<&PubKey>,
         command: Option<&str>,
         caller: Caller,
-    ) -> Result<(), Answer> {
+    ) -> Result<Author, Answer> {
         let may_deploy = api::may_deploy(caller, &self.deploy_pubkeys);
         let running = self.running();
         let router = running.as_ref().map(|running| running.router());
@@ -288,7 +289,7 @@ impl Agents {
             && running.file_of(agent).exists()
         {
             // It has been deleted, and answers for itself.
-            return Ok(());
+            return Ok(if caller.is_admin() { Author::Permitted } else { Author::Stranger });
         }
         api::admit(route, command, caller, may_deploy, entry)
     }
@@ -333,7 +334,7 @@ impl Agents {
             return Err(Answer::error(409, &words));
         }
         if router.filters().is_none() && router.is_ready() {
-            let last = running.beside.last_seq();
+            let last = running.handle.last_seq();
             let last = last.map_err(|error| Answer::error(503, &error.to_string()))?;
             router.accept(now(), Vec::new(), last);
         }

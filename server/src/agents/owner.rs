@@ -28,6 +28,11 @@ pub(crate) fn read_or_make(data: &Path) -> io::Result<(Keys, bool)> {
     }
 }
 
+/// The owner's public key, if there is one.
+pub(crate) fn pubkey(data: &Path) -> Option<PubKey> {
+    read(data).ok().map(|keys| keys.pubkey())
+}
+
 fn read(data: &Path) -> io::Result<Keys> {
     let text = secrets::read(&path(data))?;
     Keys::parse(&text).map_err(|error| {

@@ -80,7 +80,7 @@ impl Inbox {
         self.queue().pop_front()
     }
 
-    /// Drops all messages: whoever waits for an answer learns that there is none.
+    /// Drops all messages: callers that wait for an answer learn that there is none.
     pub(super) fn clear(&self) {
         let messages = std::mem::take(&mut *self.queue());
         drop(messages);

@@ -20,7 +20,7 @@ use super::relays::Relays;
 use super::secrets::HostSecrets;
 use super::sqlite::Sqlite;
 use super::wakes::Wakes;
-use crate::beside::Beside;
+use crate::handle::RelayHandle;
 use crate::host::now;
 
 /// Agents of a relay on which some have been deployed.
@@ -29,7 +29,7 @@ pub(super) struct Running {
     pub(super) folder: PathBuf,
     pub(super) relay_url: Option<String>,
     pub(super) secrets: Arc<HostSecrets>,
-    pub(super) beside: Beside,
+    pub(super) handle: RelayHandle,
     pub(super) http: Client,
     pub(super) relays: Relays,
     pub(super) registry: Registry,

@@ -11,6 +11,9 @@ use rusqlite::{Connection, ErrorCode};
 /// connection keeps in memory are few, because there may be a thousand connections.
 const SETTINGS: &str = "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
                         PRAGMA cache_size = -256; PRAGMA journal_size_limit = 1048576; PRAGMA temp_store = MEMORY";
+/// The same for a file with several connections, which share memory.
+const SHARED_SETTINGS: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
+                               PRAGMA journal_size_limit = 4194304; PRAGMA temp_store = MEMORY";
 /// How long another process that has the file open, such as a backup, is waited for.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Statements that stay prepared.
@@ -26,11 +29,23 @@ impl Sqlite {
     /// Opens a file, or makes it.
     ///
     /// # Errors
-    /// If it is no database, is in use, or cannot be read or written.
+    /// If it is not a database, is in use, or cannot be read or written.
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
         let conn = Connection::open(path).map_err(failure)?;
         conn.busy_timeout(BUSY_TIMEOUT).map_err(failure)?;
         conn.execute_batch(SETTINGS).map_err(failure)?;
+        conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+        Ok(Sqlite { conn })
+    }
+
+    /// Opens a file that has several connections in this process, or makes it.
+    ///
+    /// # Errors
+    /// As [`Sqlite::open`].
+    pub(crate) fn open_shared(path: &Path) -> Result<Self, StoreError> {
+        let conn = Connection::open(path).map_err(failure)?;
+        conn.busy_timeout(BUSY_TIMEOUT).map_err(failure)?;
+        conn.execute_batch(SHARED_SETTINGS).map_err(failure)?;
         conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
         Ok(Sqlite { conn })
     }
@@ -160,7 +175,7 @@ mod tests {
         assert_eq!(rows(&conn), [1, 2]);
         drop(conn);
         assert_eq!(rows(&Sqlite::open(&path).unwrap()), [1, 2]);
-        std::fs::write(&path, "this is no database, however long it may be").unwrap();
+        std::fs::write(&path, "this is not a database, however long it may be").unwrap();
         assert!(matches!(Sqlite::open(&path), Err(StoreError::Corrupt(_))));
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use super::actor::send_all;
 use super::registry::{Message, Receipt};
 use super::running::Running;
-use crate::beside::{Item, ReadError, Stream};
+use crate::handle::{Item, ReadError, Stream};
 use crate::host::now;
 
 /// Events of a batch, at most.
@@ -82,11 +82,11 @@ impl Supervisor {
         }
         self.stream = None;
         let Some(filters) = wanted else { return Ok(()) };
-        let last = self.running.beside.last_seq()?;
+        let last = self.running.handle.last_seq()?;
         let position = self.running.router().position().map_err(ReadError::Store)?;
         // Another database than before has other numbers.
         let after = position.filter(|position| *position <= last).unwrap_or(last);
-        let stream = self.running.beside.open_stream(filters.clone(), Some(after)).await?;
+        let stream = self.running.handle.open_stream(filters.clone(), Some(after)).await?;
         self.stream = Some((stream, filters));
         Ok(())
     }
@@ -175,7 +175,7 @@ impl Supervisor {
 
     /// Publishes beats. Waits for them, so that they do not come faster than they are stored.
     async fn publish(&self, beats: Vec<Event>) {
-        for outcome in send_all(&self.running.beside, beats) {
+        for outcome in send_all(&self.running.handle, beats) {
             match outcome.await {
                 Ok(outcome) if outcome.is_accepted() => {}
                 outcome => tracing::debug!(?outcome, "a beat was not published"),

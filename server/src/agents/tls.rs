@@ -8,7 +8,7 @@ use rustls::{ClientConfig, RootCertStore};
 /// Mozilla's roots, and the system's.
 pub(crate) fn roots() -> RootCertStore {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    // A system without certificates, such as a small container, is no error.
+    // A system without certificates, such as a small container, is not an error.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     roots
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use relay_engine::store::{Backend, Everyone, Hit, Reader, Scan, ScanLimits, Step, Take};
+use relay_engine::store::{Backend, Everyone, Hit, Reader, Scan, ScanLimits, ScanStep, Take};
 use relay_engine::types::{Filter, Timestamp};
 use relay_engine::wire;
 
@@ -98,7 +98,7 @@ impl OfflineScan {
         let mut rows = STEP_ROWS;
         let now = if self.include_expired { 0 } else { unix_now() };
         let step = self.scan.step(&reader, now, &mut rows, &Everyone, take)?;
-        Ok(matches!(step, Step::More))
+        Ok(matches!(step, ScanStep::More))
     }
 }
 
@@ -119,7 +119,7 @@ pub fn output(file: Option<&Path>) -> Result<Box<dyn Write>, Failure> {
     })
 }
 
-/// A broken pipe is no failure: whoever read the output, such as `head`, has closed it.
+/// A broken pipe is not a failure: the reader of the output, such as `head`, has closed it.
 pub fn ignore_broken_pipe(result: Result<(), Failure>, error: Option<io::ErrorKind>) -> Result<(), Failure> {
     match (result, error) {
         (Err(_), Some(io::ErrorKind::BrokenPipe)) => Ok(()),

@@ -202,8 +202,8 @@ fn check(lines: &[(u64, Vec<u8>)], verifier: &dyn Verifier, trust: bool) -> Vec<
         };
         checked.push(CheckedLine { line: *line, verdict });
     }
-    for (verdict, place) in batch.check(verifier) {
-        checked[place].verdict = match verdict {
+    for (verdict, index) in batch.check(verifier) {
+        checked[index].verdict = match verdict {
             Verdict::Valid(verified) => Ok(verified.into_event()),
             Verdict::Invalid(_) => Err("invalid: the signature is not the author's".into()),
             Verdict::WrongId(_) => Err(WRONG_ID.into()),

@@ -85,7 +85,7 @@ struct With<T: Args> {
     #[command(flatten)]
     common: Common,
     #[command(flatten)]
-    own: T,
+    args: T,
 }
 
 #[derive(Args, Debug)]
@@ -157,11 +157,11 @@ fn run(cli: &Cli) -> Result<(), Failure> {
     match cli.command.as_ref() {
         None => serve::run(cli.serve.load()?.settings),
         Some(Command::Serve(args)) => serve::run(args.load()?.settings),
-        Some(Command::Import(With { common, own })) => import::run(own, &common.load(&[])?.settings),
-        Some(Command::Export(With { common, own })) => export::run(own, &common.load(&[])?.settings),
-        Some(Command::Scan(With { common, own })) => scan::run(own, &common.load(&[])?.settings),
-        Some(Command::Delete(With { common, own })) => delete::run(own, &common.load(&[])?.settings),
-        Some(Command::Info(With { common, own })) => info::run(own, &common.load(&[])?.settings),
+        Some(Command::Import(With { common, args })) => import::run(args, &common.load(&[])?.settings),
+        Some(Command::Export(With { common, args })) => export::run(args, &common.load(&[])?.settings),
+        Some(Command::Scan(With { common, args })) => scan::run(args, &common.load(&[])?.settings),
+        Some(Command::Delete(With { common, args })) => delete::run(args, &common.load(&[])?.settings),
+        Some(Command::Info(With { common, args })) => info::run(args, &common.load(&[])?.settings),
         Some(Command::Agent(args)) => agent::run(args),
         Some(Command::Config(args)) => {
             let text = args.load()?.to_toml();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 
-/// Time between lines where standard error is no terminal.
+/// Time between lines where standard error is not a terminal.
 const EVERY: Duration = Duration::from_secs(10);
 
 /// Bytes or events processed, out of a total that may be known.
@@ -20,7 +20,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// A bar, or lines if standard error is no terminal. `bytes` is the length of the input, if that is known and bytes
+    /// A bar, or lines if standard error is not a terminal. `bytes` is the length of the input, if that is known and bytes
     /// are counted.
     pub(super) fn new(what: &'static str, bytes: Option<u64>) -> Self {
         let is_terminal = io::stderr().is_terminal();

@@ -31,8 +31,8 @@ pub(crate) fn serve_here(settings: Settings, embedded: Option<Embedded>) -> Resu
             let _lock = ServeLock::take(&settings.data, &settings.listen)?;
             let store = database::open(&settings)?;
             let folder = std::fs::canonicalize(&settings.data).unwrap_or_else(|_| settings.data.clone());
-            let place = format!("database in {}", folder.display());
-            serve(settings, store, &place, embedded)?
+            let storage = format!("database in {}", folder.display());
+            serve(settings, store, &storage, embedded)?
         }
         StoreEngine::Memory => {
             let store = Arc::new(MemoryBackend::default());

@@ -39,11 +39,11 @@ impl Loaded {
             }
             let bytes = (memory.bytes / part / shards).max(PART_BYTES_MIN);
             let limits = &mut self.settings.limits;
-            let place = match key {
+            let limit = match key {
                 "limits.shard_outbox_bytes_max" => &mut limits.shard_outbox_bytes_max,
                 _ => &mut limits.shard_filter_bytes_max,
             };
-            *place = usize::try_from(bytes).unwrap_or(usize::MAX);
+            *limit = usize::try_from(bytes).unwrap_or(usize::MAX);
             self.origins.insert(key.to_owned(), Origin::Memory { memory, part: part * shards });
         }
     }

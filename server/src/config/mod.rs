@@ -14,7 +14,6 @@
 
 mod layers;
 pub(crate) mod memory;
-mod networks;
 mod print;
 mod settings;
 
@@ -26,7 +25,6 @@ use toml::Table;
 
 pub use layers::Origin;
 pub use memory::Memory;
-pub(crate) use networks::Networks;
 pub use relay_site::Info;
 pub use settings::{Log, LogFormat, MetricsAccess, Network, Settings, Store, StoreEngine};
 

@@ -8,11 +8,10 @@ use relay_agent::fetch::PrivateHosts;
 use relay_engine::policy::{Policy, is_relay_url};
 use relay_engine::types::Limits;
 use relay_engine::verify::{Libsecp256k1, Schnorr, Verifier};
-use relay_site::{AgentSettings, Info, LimitsDef, PolicyDef};
+use relay_site::networks::{CONNECTIONS_PER_ADDRESS_MAX, LOOPBACK};
+use relay_site::{AgentSettings, BlossomSettings, Info, LimitsDef, Networks, PolicyDef};
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
-
-use super::networks::Networks;
 
 /// Longest time that any setting may ask for: sums of such times stay far from overflow.
 const YEAR_SECONDS: u64 = 366 * 86_400;
@@ -44,6 +43,8 @@ pub struct Settings {
     pub metrics: MetricsAccess,
     /// Agents on this relay: programs that answer job requests (NIP-90).
     pub agents: AgentSettings,
+    /// Blossom.
+    pub blossom: BlossomSettings,
     /// Bounds, enforced and advertised; see [`Limits`].
     #[serde(with = "LimitsDef")]
     pub limits: Limits,
@@ -66,6 +67,7 @@ impl Default for Settings {
             log: Log::default(),
             metrics: MetricsAccess::default(),
             agents: AgentSettings::default(),
+            blossom: BlossomSettings::default(),
             limits: Limits::default(),
             policy: Policy::default(),
         }
@@ -120,9 +122,6 @@ impl Network {
     }
 }
 
-/// Only processes of this machine come from there.
-const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
-
 impl Default for Network {
     fn default() -> Self {
         Network {
@@ -135,7 +134,7 @@ impl Default for Network {
             trusted_proxies: LOOPBACK.map(str::to_owned).into(),
             proxy_protocol: false,
             exempt_addresses: LOOPBACK.map(str::to_owned).into(),
-            connections_per_address_max: 200,
+            connections_per_address_max: CONNECTIONS_PER_ADDRESS_MAX,
         }
     }
 }
@@ -244,7 +243,7 @@ impl Default for Log {
     }
 }
 
-/// Where `/metrics` is, and who may read it. By default whoever reaches the relay's port may. Administrators
+/// Where `/metrics` is, and who may read it. By default everyone who reaches the relay's port may. Administrators
 /// (`policy.admin_pubkeys`) always may, from any address, by requests that they sign (NIP-98).
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -264,7 +263,7 @@ impl MetricsAccess {
         self.listen.is_some() || self.token.is_some() || !self.allow.is_empty()
     }
 
-    /// The addresses that may read; none: all.
+    /// The addresses that may read; an empty list lets all read.
     ///
     /// # Errors
     /// Names the first entry that is neither an address nor a network.
@@ -300,12 +299,27 @@ impl Settings {
         all.limits.created_at_age_seconds_max = Some(0);
         all.policy.allow_pubkeys = Some(Vec::new());
         all.policy.allow_kinds = Some(Vec::new());
+        all.blossom.open = Some(false);
+        all.blossom.key_bytes_max = Some(0);
+        all.blossom.total_bytes_max = Some(0);
         all
     }
 
     /// Whether agents can be deployed. They need a store that keeps its events.
     pub(crate) fn has_agents(&self) -> bool {
         self.agents.enabled && self.store.engine == StoreEngine::Lmdb
+    }
+
+    /// Whether blobs are served. They need a folder.
+    pub(crate) fn has_blossom(&self) -> bool {
+        self.blossom.enabled && self.store.engine == StoreEngine::Lmdb
+    }
+
+    /// Whether only this machine can connect.
+    pub(crate) fn is_loopback(&self) -> bool {
+        let host = self.listen.rsplit_once(':').map_or("", |(host, _)| host);
+        let name = host.trim_start_matches('[').trim_end_matches(']');
+        name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 
     /// How many shards to run.

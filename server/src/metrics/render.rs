@@ -59,8 +59,8 @@ impl Snapshot {
         let by_verb = |verbs: &dyn Fn(&Metrics) -> Vec<(&'static str, u64)>| {
             let mut rows: Vec<(Labels, u64)> = Vec::new();
             for shard in &self.shards {
-                for (place, (verb, count)) in verbs(&shard.relay).into_iter().enumerate() {
-                    match rows.get_mut(place) {
+                for (index, (verb, count)) in verbs(&shard.relay).into_iter().enumerate() {
+                    match rows.get_mut(index) {
                         Some((_, sum)) => *sum += count,
                         None => rows.push((vec![("verb", verb.to_owned())], count)),
                     }
@@ -124,8 +124,8 @@ impl Snapshot {
         for (metric, of) in names::COUNTERS_AND_GAUGES {
             out.metric(metric, self.by_shard(|shard| of(&shard.relay)))?;
         }
-        type Own = fn(&ShardSnapshot) -> u64;
-        let own: [(Metric, Own); 8] = [
+        type Value = fn(&ShardSnapshot) -> u64;
+        let other: [(Metric, Value); 8] = [
             (Metric::gauge("relay_sockets", "Open sockets, plain HTTP included"), |s| s.sockets),
             (Metric::counter("relay_socket_writes", "Writes to sockets"), |s| s.host.writes),
             (Metric::counter("relay_socket_bytes_written", "Bytes written to sockets"), |s| {
@@ -145,7 +145,7 @@ impl Snapshot {
             }),
             (Metric::counter("relay_http_requests", "Plain HTTP requests"), |s| s.host.http_requests),
         ];
-        own.into_iter().try_for_each(|(metric, of)| out.metric(metric, self.by_shard(of)))
+        other.into_iter().try_for_each(|(metric, of)| out.metric(metric, self.by_shard(of)))
     }
 
     /// The ten addresses and the ten authors that cost the most, for operators.

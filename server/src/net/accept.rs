@@ -60,7 +60,7 @@ struct Acceptor {
 
 impl Acceptor {
     fn new() -> Self {
-        let all_taken = Answer::error(503, "too many connections").with("retry-after", "30");
+        let all_taken = Answer::too_many_connections();
         Acceptor {
             all_taken: raw_response(&all_taken),
             too_many: raw_response(&TooMany::answer()),

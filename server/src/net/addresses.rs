@@ -3,26 +3,24 @@
 //! A direct connection is counted from accept on, so that silent sockets count too. Behind a trusted proxy a
 //! client is known by its request, and is counted from its handshake on; what idles before it idles at the proxy.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hyper::header::HeaderMap;
+use relay_engine::policy::AddressConnections;
 use relay_engine::types::ClientAddress;
-use relay_site::Answer;
+use relay_site::{Answer, Networks};
 
 use super::forwarded;
-use crate::config::{Network, Networks};
+use crate::config::Network;
 
 /// The connections of all addresses, and their limit.
 pub(crate) struct Addresses {
     trusted: Networks,
     exempt: Networks,
     max: usize,
-    /// None is 0. Clients choose the keys: std's hash is seeded.
-    counts: Mutex<HashMap<ClientAddress, usize>>,
+    counts: Mutex<AddressConnections>,
     refused: AtomicU64,
 }
 
@@ -46,7 +44,7 @@ pub(crate) struct TooMany(pub(crate) ClientAddress);
 
 impl TooMany {
     pub(super) fn answer() -> Answer {
-        Answer::error(429, "too many connections from your address").with("retry-after", "30")
+        Answer::too_many_from_address()
     }
 }
 
@@ -97,7 +95,7 @@ impl Addresses {
 
     /// Connections of the address that has the most. Cost: the number of addresses.
     pub(crate) fn most(&self) -> usize {
-        self.counts().values().copied().max().unwrap_or(0)
+        self.counts().most()
     }
 
     fn limited(&self, address: IpAddr) -> Option<ClientAddress> {
@@ -105,30 +103,21 @@ impl Addresses {
     }
 
     fn count(self: &Arc<Self>, address: ClientAddress) -> Result<AddressPermit, TooMany> {
-        let mut counts = self.counts();
-        let count = counts.entry(address).or_default();
-        // An address that is new here is below its limit: the limit is at least 1.
-        if *count >= self.max {
+        if !self.counts().open(address, self.max) {
             self.refused.fetch_add(1, Ordering::Relaxed);
             return Err(TooMany(address));
         }
-        *count += 1;
         Ok(AddressPermit { addresses: Arc::clone(self), address })
     }
 
-    fn counts(&self) -> MutexGuard<'_, HashMap<ClientAddress, usize>> {
+    fn counts(&self) -> MutexGuard<'_, AddressConnections> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for AddressPermit {
     fn drop(&mut self) {
-        if let Entry::Occupied(mut count) = self.addresses.counts().entry(self.address) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
-        }
+        self.addresses.counts().close(self.address);
     }
 }
 

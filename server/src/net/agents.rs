@@ -12,7 +12,7 @@ use hyper::{Request, Response};
 use relay_agent::api::{Caller, Follower, signature, too_many_followers};
 use relay_agent::identity::parse_pubkey;
 use relay_engine::types::PubKey;
-use relay_site::nip98::{self, Origin};
+use relay_site::nip98::{self, Author, Origin};
 use relay_site::route::Bounds;
 use relay_site::{AgentRoute, Answer, Found};
 
@@ -39,7 +39,7 @@ impl Params {
     }
 }
 
-/// Has a request answered.
+/// Answers a request.
 pub(super) async fn respond(
     host: &Arc<Host>,
     route: AgentRoute,
@@ -96,7 +96,7 @@ async fn authorize(
     route: AgentRoute,
     bounds: Bounds,
     request: &mut Request<Upload>,
-    may: impl FnOnce(Caller) -> Result<(), Answer>,
+    may: impl FnOnce(Caller) -> Result<Author, Answer>,
 ) -> Result<(Caller, Vec<u8>), Answer> {
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
     let local;
@@ -114,10 +114,10 @@ async fn authorize(
     let seconds = now().seconds();
     let signed = signature(route, header(AUTHORIZATION), &parts, seconds, &*host.verifier)?;
     let caller = signed.as_ref().map_or(Caller::Anyone, |signed| agents.caller(signed.pubkey));
-    may(caller)?;
+    let author = may(caller)?;
     if let Some(signed) = &signed {
-        // After the permission, so that strangers cannot fill the memory of used events.
-        agents.use_event(signed, seconds)?;
+        // After the permission, so that strangers cannot fill the memory of others' used events.
+        agents.use_event(signed, author, seconds)?;
     }
     let mut payload = signed.as_ref().map(nip98::Signed::payload);
     let mut body = Vec::new();

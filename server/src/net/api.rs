@@ -33,7 +33,7 @@ const WHOLE_BYTES_MAX: u64 = 64 << 10;
 const PIECES_WAITING: usize = 2;
 
 /// The body of a request, within its endpoint's bounds.
-pub(super) type Upload = Pin<Box<TimeoutBody<Limited<Incoming>>>>;
+pub(crate) type Upload = Pin<Box<TimeoutBody<Limited<Incoming>>>>;
 
 /// The runtime of the handlers.
 pub(crate) fn runtime() -> io::Result<Runtime> {

@@ -51,13 +51,13 @@ pub(crate) struct Conn {
     close: RefCell<Option<Close>>,
     /// The client has sent a close frame; only the reply is still to be sent.
     peer_closed: Cell<bool>,
-    /// Its stream makes no sense any more, so no answer to the close frame can be read: after it the sending side is
+    /// Its stream cannot be parsed any more, so no answer to the close frame can be read: after it the sending side is
     /// shut down, which shows the client that this was all.
     has_fault: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     is_signalled: Cell<bool>,
-    /// When bytes last came, or a full socket accepted some again: both are signs of life. That an idle socket accepts
-    /// bytes is none.
+    /// When bytes last came, or a full socket accepted some again: both are signs of life. An idle socket
+    /// that accepts bytes is not one.
     alive_at: Cell<Instant>,
     /// When bytes last left.
     progress_at: Cell<Instant>,

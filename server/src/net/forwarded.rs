@@ -3,8 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use hyper::header::{HeaderMap, HeaderName};
-
-use crate::config::Networks;
+use relay_site::Networks;
 
 /// The header's name.
 pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");

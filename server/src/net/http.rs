@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::{Request, Response};
+use hyper::header::HOST;
+use hyper::{Request, Response, Version};
 use relay_engine::store::Backend;
 use relay_site::route::Bounds;
 use relay_site::{Answer, Route};
@@ -17,7 +18,7 @@ use super::addresses::{AddressPermit, TooMany};
 use super::deadline::{self, Deadline};
 use super::proxy_protocol::{self, HeaderError};
 use super::response::{Body, HeaderLines, add_headers, raw_response, response};
-use super::{agents, api, operator, upgrade};
+use super::{agents, api, blossom, operator, upgrade};
 use crate::host::Host;
 use crate::shard::SocketSlot;
 
@@ -110,9 +111,12 @@ async fn respond<B: Backend + 'static>(
 ) -> Response<Body> {
     let shard = slot.shard();
     let host = &shard.host;
+    if names_no_host(&request) {
+        return response(Answer::error(400, "one Host header is required"));
+    }
     let (method, path) = (request.method().as_str(), request.uri().path());
     let found = host.table.find(method, path, &HeaderLines(request.headers()));
-    let (shared, params) = (found.headers(), agents::Params::of(&found));
+    let (shared, params, param) = (found.headers(), agents::Params::of(&found), blossom::param(&found));
     let endpoint = found.endpoint.map(|endpoint| (endpoint.route, endpoint.bounds));
     if let Ok((Route::Socket, _)) = endpoint {
         return upgrade::upgrade(slot, request, peer);
@@ -130,6 +134,7 @@ async fn respond<B: Backend + 'static>(
                 Route::Information => response(Answer::information(host.documents.information.clone())),
                 Route::Page => response(Answer::page(host.documents.page.clone())),
                 Route::Icon => response(Answer::icon()),
+                Route::Blossom(route) => blossom::respond(host, route, param, bounds, request, peer).await,
                 Route::Agents(route) => agents::respond(host, route, params, bounds, request).await,
                 Route::Health | Route::Metrics | Route::Config => {
                     operate(host, route, bounds, request, peer).await
@@ -140,6 +145,12 @@ async fn respond<B: Backend + 'static>(
     };
     add_headers(answered.headers_mut(), shared);
     answered
+}
+
+/// Whether an HTTP/1.1 request lacks the one Host header that it must have (RFC 9112, 3.2).
+fn names_no_host(request: &Request<Incoming>) -> bool {
+    let hosts = request.headers().get_all(HOST).iter().count();
+    hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11)
 }
 
 /// Has one of the operator's endpoints answered.

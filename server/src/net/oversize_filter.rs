@@ -7,7 +7,7 @@
 
 use std::io::Cursor;
 
-use relay_engine::wire::{About, IdScanner};
+use relay_engine::wire::{IdScanner, ReplyTarget};
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Data, OpCode};
 
@@ -24,7 +24,7 @@ pub(super) enum Verdict {
     /// This many of the first bytes belong to a message that is skipped.
     Skip(usize),
     /// All of a message of this many bytes has been skipped; this is what it was about.
-    Skipped(u64, About),
+    Skipped(u64, ReplyTarget),
     /// What the library has of the message under way is to be dropped: the rest will be skipped.
     Drop,
     /// A message of this many bytes is so long that the connection should end.
@@ -128,7 +128,7 @@ impl OversizeFilter {
             FrameState::Skip { left: 0, of } => {
                 self.state = FrameState::Boundary;
                 match of {
-                    Some(bytes) => Verdict::Skipped(bytes, self.scan.scanner.about().clone()),
+                    Some(bytes) => Verdict::Skipped(bytes, self.scan.scanner.reply_to().clone()),
                     None => self.judge(input),
                 }
             }

@@ -18,7 +18,7 @@ const V2_HEAD_BYTES: usize = 16;
 /// What is read first: the signature of version 2, and less than the shortest header of version 1.
 const FIRST_BYTES: usize = v2::PROTOCOL_PREFIX.len();
 
-/// Why there is no header.
+/// Why the header cannot be read.
 #[derive(Debug)]
 pub(super) enum HeaderError {
     /// What came is none, or a longer one than is taken.

@@ -1,4 +1,4 @@
-//! Answers in hyper's terms.
+//! Conversion of answers into hyper's responses.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use hyper::{Response, StatusCode};
 use relay_site::{Answer, Headers};
 
 /// Any error of a body.
-pub(super) type Error = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// A body of one piece, or one that comes from another thread.
 pub(super) type Body = Either<Full<Bytes>, Channel<Bytes, Error>>;
@@ -41,7 +41,7 @@ pub(super) fn raw_response(answer: &Answer) -> Vec<u8> {
     bytes
 }
 
-/// Adds headers of ours.
+/// Adds headers that the relay itself sets.
 pub(super) fn add_headers<'a>(headers: &mut HeaderMap, more: impl Iterator<Item = (&'static str, &'a str)>) {
     for (name, value) in more {
         let value = HeaderValue::from_str(value).expect("a header of ours is visible ASCII");

@@ -60,7 +60,7 @@ pub(super) fn upgrade<B: Backend + 'static>(
         .websocket_permit()
         .and_then(|permit| Some((permit, shard.connect(Peer { host, address })?)));
     let Some((websocket_permit, id)) = connected else {
-        return response(Answer::error(503, "too many connections").with("retry-after", "30"));
+        return response(Answer::too_many_connections());
     };
     let session =
         Session { shard: Rc::clone(shard), id, _websocket_permit: websocket_permit, _address_permit: permit };

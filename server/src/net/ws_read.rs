@@ -5,7 +5,7 @@
 
 use std::io::{self, Read, Write};
 
-use relay_engine::wire::About;
+use relay_engine::wire::ReplyTarget;
 use tungstenite::error::{CapacityError, Error};
 use tungstenite::protocol::frame::Utf8Bytes;
 use tungstenite::protocol::{Message, Role, WebSocketConfig, WebSocketContext};
@@ -24,13 +24,13 @@ pub(crate) enum Received {
     Text(Utf8Bytes),
     /// A binary message.
     Binary,
-    /// A message over the limit, of this many bytes, that was skipped; an `IdScanner` found what it is about.
-    Oversized(u64, About),
+    /// A message over the limit, of this many bytes, that was skipped; an `IdScanner` found what the reply must name.
+    Oversized(u64, ReplyTarget),
     /// A ping or a pong.
     Control,
     /// The client has sent a close frame; the reply is in the output.
     Closed,
-    /// The stream breaks the protocol and should be closed with this fault.
+    /// The stream breaks the protocol and should be closed with this error.
     Broken(StreamError),
 }
 
@@ -149,7 +149,7 @@ impl Reader {
                     at += count;
                     None
                 }
-                Verdict::Skipped(bytes, about) => Some(Received::Oversized(bytes, about)),
+                Verdict::Skipped(bytes, reply_to) => Some(Received::Oversized(bytes, reply_to)),
                 Verdict::Drop => {
                     self.protocol = WebSocketContext::new(Role::Server, Some(self.config));
                     None
@@ -307,7 +307,7 @@ mod tests {
         let fits = "x".repeat(LIMIT);
         check(&text(&fits), &[got(&fits)]);
         let over = text(&"x".repeat(LIMIT + 1));
-        let oversized = || Received::Oversized(LIMIT as u64 + 1, About::Frame);
+        let oversized = || Received::Oversized(LIMIT as u64 + 1, ReplyTarget::Frame);
         check(&[over, text("next")].concat(), &[oversized(), got("next")]);
         let binary = frame(Data::Binary, true, &[0; LIMIT + 1]);
         check(&[binary, text("next")].concat(), &[oversized(), got("next")]);
@@ -326,7 +326,7 @@ mod tests {
         .concat();
         let output = check(&fragmented, &[Received::Control, got(&whole), got("next")]);
         assert_eq!(output, [&[0x8a, 7][..], b"between"].concat(), "the pong");
-        let over = |bytes: usize| Received::Oversized(bytes as u64, About::Frame);
+        let over = |bytes: usize| Received::Oversized(bytes as u64, ReplyTarget::Frame);
         let too_long = [
             frame(Data::Text, false, whole.as_bytes()),
             frame(Data::Continue, true, b"z"),
@@ -360,18 +360,18 @@ mod tests {
         let long = "x".repeat(LIMIT);
         let event = |fields: &str| format!(r#"["EVENT",{{{fields}}}]"#);
         let cases = [
-            (event(&format!(r#""id":"ab","content":"{long}""#)), About::Event(Some("ab".into()))),
+            (event(&format!(r#""id":"ab","content":"{long}""#)), ReplyTarget::Event(Some("ab".into()))),
             (
                 event(&format!(r#""content":"{long}\"id\":","id":"cd","sig":"""#)),
-                About::Event(Some("cd".into())),
+                ReplyTarget::Event(Some("cd".into())),
             ),
-            (event(&format!(r#""content":"{long}""#)), About::Event(None)),
-            (format!(r#"["REQ","sub",{{"search":"{long}"}}]"#), About::Req("sub".into())),
-            (format!(r#"["REQ","{long}",{{}}]"#), About::Req(long.as_str().into())),
-            (format!(r##"["COUNT","é\n",{{"#t":["{long}"]}}]"##), About::Count("é\n".into())),
+            (event(&format!(r#""content":"{long}""#)), ReplyTarget::Event(None)),
+            (format!(r#"["REQ","sub",{{"search":"{long}"}}]"#), ReplyTarget::Req("sub".into())),
+            (format!(r#"["REQ","{long}",{{}}]"#), ReplyTarget::Req(long.as_str().into())),
+            (format!(r##"["COUNT","é\n",{{"#t":["{long}"]}}]"##), ReplyTarget::Count("é\n".into())),
         ];
-        for (message, about) in cases {
-            let want = [Received::Oversized(message.len() as u64, about), got("next")];
+        for (message, reply_to) in cases {
+            let want = [Received::Oversized(message.len() as u64, reply_to), got("next")];
             check(&[text(&message), text("next")].concat(), &want);
             for each in [1, 7, LIMIT / 3, LIMIT] {
                 let pieces: Vec<&[u8]> = message.as_bytes().chunks(each).collect();

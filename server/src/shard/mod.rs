@@ -3,7 +3,7 @@
 //! The machine sits in a cell that is borrowed for single calls only, never across a wait. Connection tasks
 //! feed it and wake the pump; the pump alone drains it.
 
-mod feeds;
+mod handles;
 mod pump;
 
 use std::cell::{Cell, RefCell};
@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 use relay_engine::relay::{Close, ConnId, Peer, Relay};
 use relay_engine::store::{Backend, Reader as _, StoreError};
 use relay_engine::verify::Verifier;
-use relay_engine::wire::About;
+use relay_engine::wire::ReplyTarget;
 use tokio::runtime::{Builder, LocalOptions};
 
 use crate::host::{Host, Inbox, now};
@@ -51,7 +51,7 @@ pub(crate) struct Shard<B> {
     /// Commits sent to the writer and not answered.
     commits_out: Cell<usize>,
     stop: Cell<pump::Stop>,
-    feeds: feeds::Feeds,
+    handles: handles::HandleState,
 }
 
 /// Runs a shard until it is stopped.
@@ -79,7 +79,7 @@ pub(crate) fn run<B: Backend + 'static>(
         is_congested: Cell::new(false),
         commits_out: Cell::new(0),
         stop: Cell::default(),
-        feeds: feeds::Feeds::default(),
+        handles: handles::HandleState::default(),
         host,
     });
     let runtime = Builder::new_current_thread()
@@ -161,12 +161,12 @@ impl<B: Backend> Shard<B> {
             match received {
                 Received::Text(text) => relay.handle_text(now, id, text.as_bytes()),
                 Received::Binary => relay.handle_binary(id),
-                Received::Oversized(bytes, about) => relay.handle_oversized(id, bytes, about),
+                Received::Oversized(bytes, reply_to) => relay.handle_oversized(id, bytes, reply_to),
                 Received::Control | Received::Closed => return Flow::Go,
                 Received::Broken(fault) => {
                     match fault {
                         // The connection ends with it: no id need be named.
-                        StreamError::TooLong(bytes) => relay.handle_oversized(id, bytes, About::Frame),
+                        StreamError::TooLong(bytes) => relay.handle_oversized(id, bytes, ReplyTarget::Frame),
                         StreamError::Utf8 => relay.handle_not_utf8(id),
                         StreamError::Protocol => {}
                     }

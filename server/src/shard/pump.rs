@@ -78,16 +78,16 @@ pub(super) async fn run<B: Backend + 'static>(shard: Rc<Shard<B>>) {
 fn turn<B: Backend + 'static>(shard: &Rc<Shard<B>>) -> bool {
     let now = now();
     for inbound in shard.inbox().take() {
-        take_in(shard, now, inbound);
+        handle_inbound(shard, now, inbound);
     }
-    shard.carry_out(now);
+    shard.handle_output(now);
     shard.work();
     // Events that had waited for a request, and answers of requests.
-    shard.carry_out(now);
+    shard.handle_output(now);
     shard.flush_all();
     // Draining may have resumed input, or queued a notice.
-    shard.carry_out(now);
-    shard.feed_streams();
+    shard.handle_output(now);
+    shard.forward_streams();
     shard.watch_congestion();
     // Draining may have given the machine work: a scan continues when its reader has caught up.
     let has_work = shard.relay.borrow().has_work();
@@ -95,7 +95,7 @@ fn turn<B: Backend + 'static>(shard: &Rc<Shard<B>>) -> bool {
     has_work || !shard.to_flush.borrow().is_empty()
 }
 
-fn take_in<B: Backend + 'static>(shard: &Rc<Shard<B>>, now: Now, inbound: Inbound) {
+fn handle_inbound<B: Backend + 'static>(shard: &Rc<Shard<B>>, now: Now, inbound: Inbound) {
     match inbound {
         Inbound::Socket(Socket { stream, peer, permit }) => {
             let slot = SocketSlot { shard: Rc::clone(shard), _permit: permit };
@@ -136,7 +136,7 @@ impl<B: Backend> Shard<B> {
     }
 
     /// Does what the machine wants done; connections are flushed later, each once a turn.
-    fn carry_out(&self, now: Now) {
+    fn handle_output(&self, now: Now) {
         let mut relay = self.relay.borrow_mut();
         if relay.poll_timeout().is_some_and(|deadline| deadline <= now) {
             relay.handle_timeout(now);
@@ -152,15 +152,15 @@ impl<B: Backend> Shard<B> {
                     relay.handle_verified(now, checked);
                 }
                 Output::Commit(commit) => self.send_commit(commit),
-                Output::Relay(event) => ephemeral.push(Live { seq: None, event }),
+                Output::Relay(live) => ephemeral.push(live),
                 Output::Ready(id) => self.to_flush.borrow_mut().push(id),
                 Output::Close(id, close) => self.close(id, close),
                 Output::Resume(id) => self.resume_input(id),
-                Output::Published(ticket, outcome) => self.tell_publisher(ticket, outcome),
+                Output::Published(ticket, outcome) => self.notify_publisher(ticket, outcome),
                 Output::StoreFailed(_) => {}
             }
         }
-        self.pass_on(ephemeral);
+        self.forward_ephemeral(ephemeral);
     }
 
     /// Steps of waiting scans, for as long as sockets can well wait.
@@ -182,7 +182,7 @@ impl<B: Backend> Shard<B> {
     }
 
     /// Hands ephemeral events that were accepted here to the other shards.
-    fn pass_on(&self, live: Vec<Live>) {
+    fn forward_ephemeral(&self, live: Vec<Live>) {
         if live.is_empty() {
             return;
         }

@@ -133,7 +133,7 @@ fn a_proxy_that_passes_bytes_on_names_its_client_first() {
     assert_refused(connect(&binary));
     let refused = ask(&relay, &[&text, INFORMATION].concat());
     assert!(refused.starts_with("HTTP/1.1 429 Too Many Requests\r\n"), "{refused}");
-    // A client of a proxy is no proxy, whatever it says.
+    // A client of a proxy is not a proxy, whatever it says.
     assert_refused(connect_after(&relay, &text, Some("198.51.100.1")));
 
     let [other, _] = proxy_headers([203, 0, 113, 10]);

@@ -1,4 +1,4 @@
-//! HTTP on the relay's port: NIP-11, the web page, health, metrics, and requests that are no WebSocket upgrades.
+//! HTTP on the relay's port: NIP-11, the web page, health, metrics, and requests that are not WebSocket upgrades.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -70,7 +70,7 @@ fn each_path_is_answered() {
     }
     let cases = [
         ("GET", "/metrics", "", 200, "content-type: application/openmetrics-text"),
-        ("GET", "/elsewhere", UPGRADE, 404, "x-reason: not found"),
+        ("GET", "/else/where", UPGRADE, 404, "x-reason: not found"),
         ("GET", "/", UPGRADE, 426, "sec-websocket-version: 13"),
         (
             "GET",
@@ -158,10 +158,10 @@ fn administrators_sign_for_metrics_and_configuration() {
     let url = |path: &str| format!("http://{}{path}", relay.host());
     let get = |path, headers: &str| request(&relay, "GET", path, headers);
     assert_eq!(get("/metrics", "Authorization: Bearer s3cret\r\n").0, 403, "the address is not listed");
-    let own = signed(1, &url("/metrics"), 0);
-    let (status, _, body) = get("/metrics", &own);
+    let authorization = signed(1, &url("/metrics"), 0);
+    let (status, _, body) = get("/metrics", &authorization);
     assert!(status == 200 && body.contains("relay_store_events"), "{body}");
-    let (status, head, body) = get("/metrics", &own);
+    let (status, head, body) = get("/metrics", &authorization);
     assert!(status == 401 && body.contains("each authorises one request"), "{head}{body}");
     assert_eq!(get("/metrics", &signed(2, &url("/metrics"), 0)).0, 403);
     assert_eq!(get("/metrics?all", &signed(1, &url("/metrics"), 1)).0, 401, "another URL");
@@ -209,17 +209,17 @@ fn slow_requests_and_idle_connections_are_closed() {
 #[test]
 fn metrics_may_have_a_separate_address() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let own = free.local_addr().unwrap().to_string();
+    let address = free.local_addr().unwrap().to_string();
     drop(free);
-    let relay = RelayProcess::start_with(&format!("[metrics]\nlisten = '{own}'\ntoken = 's3cret'\n"));
+    let relay = RelayProcess::start_with(&format!("[metrics]\nlisten = '{address}'\ntoken = 's3cret'\n"));
     assert_eq!(request(&relay, "GET", "/metrics", "Authorization: Bearer s3cret\r\n").0, 404);
-    assert_eq!(request_at(&own, "GET", "/metrics", "").0, 401);
-    let (status, _, body) = request_at(&own, "GET", "/metrics", "Authorization: Bearer s3cret\r\n");
+    assert_eq!(request_at(&address, "GET", "/metrics", "").0, 401);
+    let (status, _, body) = request_at(&address, "GET", "/metrics", "Authorization: Bearer s3cret\r\n");
     assert!(status == 200 && body.contains("relay_store_events 0"), "{body}");
     for path in ["/", "/health"] {
-        assert_eq!(request_at(&own, "GET", path, "Authorization: Bearer s3cret\r\n").0, 404);
+        assert_eq!(request_at(&address, "GET", path, "Authorization: Bearer s3cret\r\n").0, 404);
     }
-    assert_eq!(request_at(&own, "POST", "/metrics", "Content-Length: 0\r\n").0, 405);
+    assert_eq!(request_at(&address, "POST", "/metrics", "Content-Length: 0\r\n").0, 405);
 }
 
 #[test]

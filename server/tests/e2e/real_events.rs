@@ -59,8 +59,8 @@ fn may_be_removed(event: &Value, events: &[Value]) -> bool {
         (event["created_at"].as_u64().unwrap(), std::cmp::Reverse(event["id"].as_str().unwrap().to_owned()))
     };
     let replaced = || {
-        address(event).is_some_and(|own| {
-            events.iter().any(|other| address(other) == Some(own) && age(other) > age(event))
+        address(event).is_some_and(|address_of_event| {
+            events.iter().any(|other| address(other) == Some(address_of_event) && age(other) > age(event))
         })
     };
     let address_text = address(event)

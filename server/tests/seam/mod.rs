@@ -195,8 +195,8 @@ impl Model {
     fn change(&mut self, writer: &mut impl Writer, classes: TermClasses, chance: &mut Chance) {
         match chance.below(7) {
             6 if !self.events.is_empty() => {
-                let place = chance.below(self.events.len() as u64) as usize;
-                let seq = *self.events.keys().nth(place).expect("there are that many");
+                let index = chance.below(self.events.len() as u64) as usize;
+                let seq = *self.events.keys().nth(index).expect("there are that many");
                 writer.hide(seq).expect("hide");
                 self.hidden.insert(seq);
             }

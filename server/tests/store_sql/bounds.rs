@@ -105,11 +105,11 @@ fn check(backend: &SqlBackend<Sqlite>, model: &Model, last: u64, chance: &mut Ch
         let newest = Bound::From(Rank::newest(Timestamp::MAX));
         reader.postings(&term, newest, 0, usize::MAX, &mut found).expect("postings");
         assert_eq!(found, expected, "{note} {term:?}");
-        let place = chance.below(expected.len() as u64) as usize;
-        let (after, max) = (expected[place], 1 + chance.below(5) as usize);
+        let index = chance.below(expected.len() as u64) as usize;
+        let (after, max) = (expected[index], 1 + chance.below(5) as usize);
         found.clear();
         reader.postings(&term, Bound::After(after.rank, after.seq), 3, max, &mut found).expect("postings");
-        let behind = expected[place + 1..].iter().filter(|posting| posting.rank.created_at >= 3);
+        let behind = expected[index + 1..].iter().filter(|posting| posting.rank.created_at >= 3);
         assert_eq!(found, behind.take(max).copied().collect::<Vec<_>>(), "{note} {term:?}");
     }
     for (seq, event) in model {

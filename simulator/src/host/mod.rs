@@ -10,7 +10,7 @@ use relay_engine::relay::{
 };
 use relay_engine::store::{MemoryBackend, REMOVED_KEYS_MAX, TermClasses, remove_hidden, sweep_expired};
 use relay_engine::testing::{FailingBackend, Rng, World};
-use relay_engine::types::{Class, Event, EventId, Now};
+use relay_engine::types::{Class, EventId, Now};
 
 mod idle;
 mod setup;
@@ -402,8 +402,8 @@ impl<'a> Host<'a> {
                 self.clients[client].paused = false;
             }
         }
-        while let Some(event) = self.shards[shard].relay.poll_relayed() {
-            self.forward_ephemeral(shard, &event);
+        while let Some(live) = self.shards[shard].relay.poll_relayed() {
+            self.forward_ephemeral(shard, &live);
         }
         self.check_published(shard);
         while let Some((conn, close)) = self.shards[shard].relay.poll_close() {
@@ -417,11 +417,11 @@ impl<'a> Host<'a> {
         }
     }
 
-    fn forward_ephemeral(&mut self, from: usize, event: &Event) {
-        assert!(event.class() == Class::Ephemeral && is_signed(event), "verified and ephemeral");
+    fn forward_ephemeral(&mut self, from: usize, live: &Live) {
+        assert!(live.event.class() == Class::Ephemeral && is_signed(&live.event), "verified and ephemeral");
         for (index, shard) in self.shards.iter_mut().enumerate() {
             if index != from {
-                shard.inbox.push_back(ShardMessage::Live(vec![Live { seq: None, event: event.clone() }]));
+                shard.inbox.push_back(ShardMessage::Live(vec![live.clone()]));
             }
         }
     }

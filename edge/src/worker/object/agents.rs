@@ -164,17 +164,23 @@ impl Shared {
                 }
                 Err(error) => Response::error(format!("{error}\n"), 400),
             },
-            (Method::Post, ADMIT_PATH) => match Ask::decode(&body) {
-                Ok((ask, agent)) => {
-                    let admitted = self.with(|object| {
-                        let agent = PubKey::from_hex(agent).ok();
-                        let entry = agent.and_then(|agent| object.router()?.get(&agent));
-                        (api::admit(ask.route, ask.id.as_deref(), ask.caller, false, entry), Next::Idle)
-                    });
-                    response(admitted.map_err(Error::RustError)?.err().unwrap_or_else(|| Answer::empty(204)))
+            (Method::Post, ADMIT_PATH) => {
+                let asked = Ask::decode(&body).map_err(|error| error.to_string()).and_then(|(ask, agent)| {
+                    PubKey::from_hex(agent).map(|agent| (ask, agent)).map_err(|error| error.to_string())
+                });
+                match asked {
+                    Ok((ask, agent)) => {
+                        let admitted = self.with(|object| {
+                            (object.admit_agent_request(&agent, &ask.request(b"")), Next::Idle)
+                        });
+                        match admitted.map_err(Error::RustError)? {
+                            Ok(_) => Response::empty(),
+                            Err(answer) => response(answer),
+                        }
+                    }
+                    Err(message) => Response::error(format!("{message}\n"), 400),
                 }
-                Err(error) => Response::error(format!("{error}\n"), 400),
-            },
+            }
             (Method::Post, ENTRY_PATH) => match decode_entry(&body) {
                 Ok(entry) => {
                     let put = self.with(|object| object.put_agent(now(), entry));

@@ -28,16 +28,6 @@ impl<K: Ord + Copy, W> FairQueue<K, W> {
         QueuePosition { clock, serial: self.serial }
     }
 
-    /// Puts `key` after all others.
-    pub(super) fn move_to_end(&mut self, key: K) {
-        self.move_to(key, self.ahead);
-    }
-
-    /// All keys, the next one first.
-    pub(super) fn keys(&self) -> impl Iterator<Item = &K> {
-        self.order.values()
-    }
-
     /// What waits at `key`, which joins if nothing does.
     pub(super) fn join(&mut self, key: K, none: impl FnOnce() -> W) -> &mut W {
         if !self.waiting.contains_key(&key) {

@@ -14,154 +14,43 @@
 //! First steps go before further ones, since most requests need no other; of every five turns one is a further step's if
 //! there are both.
 //!
-//! An address that is at its limit of jobs with further steps takes no first steps: its new jobs are held outside the
-//! queue, until one of them is done. Jobs that have not begun hold no cursors.
+//! Jobs that need more memory than there may be wait for it in two queues of their own ([`super::running`]): wide ones that
+//! have not begun, and those that have. Where both wait, they take turns; every other first step is one of theirs.
 //!
-//! Wide jobs wait for memory in a queue of their own ([`super::running`]); where both begin, every other first step is of one.
+//! An address that is at its limit of unfinished jobs, which are those that have begun, takes no first steps: its new jobs are
+//! parked outside the queue, until one of the others is done. Jobs that have not begun hold no cursors. An address that is at
+//! its limit of memory is parked likewise, until a turn of its own is over or a connection of its own is gone: only then can
+//! it have freed some. So an address that is full is asked once for each of its own turns, however many others are full.
 
+mod class_queue;
 mod fair_queue;
 
-use std::collections::{BTreeMap, VecDeque};
-
-use fair_queue::FairQueue;
+use class_queue::{ClassQueue, Found};
 
 /// First steps in a row while further ones wait.
 const FIRSTS_IN_A_ROW_MAX: u32 = 4;
 
-/// Addresses asked for a wide job that may start.
-const ADDRESSES_ASKED: usize = 64;
-
 /// The queue of a job: by whether it has taken a step, and whether it waits for memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum JobClass {
+    /// Its first step.
     First,
-    /// It has to wait until there is memory for what it holds.
-    Wide,
+    /// Its first step, which has to wait until there is memory for what it holds.
+    FirstWide,
+    /// A further step, which has to wait likewise.
+    FurtherWide,
+    /// A further step.
     Further,
 }
 
-/// Whether a wide job may start.
+/// Whether a job that waits for memory may start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum JobAdmission {
     Start,
-    /// Its address is at its memory limit; jobs of other addresses may start before it.
+    /// What its address is running leaves no memory for it; jobs of other addresses may start before it.
     AddressFull,
-    /// There is not enough memory yet; no other wide job may start before it.
+    /// There is not enough memory yet; no other such job may start before it.
     ShardFull,
-}
-
-/// The jobs of one address.
-struct AddressQueue<C, J> {
-    conns: FairQueue<C, VecDeque<J>>,
-    len: usize,
-}
-
-impl<C: Ord + Copy, J> AddressQueue<C, J> {
-    fn new() -> Self {
-        AddressQueue { conns: FairQueue::new(), len: 0 }
-    }
-
-    fn push(&mut self, conn: C, job: J) {
-        self.conns.join(conn, VecDeque::new).push_back(job);
-        self.len += 1;
-    }
-
-    /// Drops the jobs of a connection, and says how many.
-    fn remove_connection(&mut self, conn: C) -> usize {
-        let dropped = self.conns.remove(&conn).map_or(0, |jobs| jobs.len());
-        self.len -= dropped;
-        dropped
-    }
-
-    fn of(&self, conn: C) -> impl Iterator<Item = &J> {
-        self.conns.get(&conn).into_iter().flatten()
-    }
-}
-
-/// The jobs of one class.
-struct ClassQueue<A, C, J> {
-    addresses: FairQueue<A, AddressQueue<C, J>>,
-    len: usize,
-}
-
-impl<A: Ord + Copy, C: Ord + Copy, J> ClassQueue<A, C, J> {
-    fn new() -> Self {
-        ClassQueue { addresses: FairQueue::new(), len: 0 }
-    }
-
-    fn push(&mut self, address: A, conn: C, job: J) {
-        self.addresses.join(address, AddressQueue::new).push(conn, job);
-        self.len += 1;
-    }
-
-    fn len_of(&self, address: A) -> usize {
-        self.addresses.get(&address).map_or(0, |queue| queue.len)
-    }
-
-    /// Takes an address out of the queue, with what waits there.
-    fn remove(&mut self, address: A) -> Option<AddressQueue<C, J>> {
-        let queue = self.addresses.remove(&address)?;
-        self.len -= queue.len;
-        Some(queue)
-    }
-
-    /// Lets an address join that is not in the queue.
-    fn insert(&mut self, address: A, queue: AddressQueue<C, J>) {
-        self.len += queue.len;
-        self.addresses.join(address, || queue);
-    }
-
-    /// Takes the next job. Its connection keeps its place until it is charged, so that what this job leaves finds it there.
-    fn take(&mut self, class: JobClass) -> Option<(Turn<A, C>, J)> {
-        let (address, _) = self.addresses.next()?;
-        self.take_of(class, address)
-    }
-
-    fn take_of(&mut self, class: JobClass, address: A) -> Option<(Turn<A, C>, J)> {
-        let queue = self.addresses.get_mut(&address)?;
-        let (conn, jobs) = queue.conns.next()?;
-        let job = jobs.pop_front()?;
-        queue.len -= 1;
-        self.len -= 1;
-        Some((Turn { class, address, conn }, job))
-    }
-
-    fn charge(&mut self, turn: Turn<A, C>, cost: u64) {
-        if let Some(queue) = self.addresses.get_mut(&turn.address) {
-            queue.conns.charge(turn.conn, cost, VecDeque::is_empty);
-        }
-        self.addresses.charge(turn.address, cost, |queue| queue.conns.is_empty());
-    }
-
-    /// The first address whose next job `may` start. At most [`ADDRESSES_ASKED`] are asked; if none of them
-    /// may start, they move behind the others.
-    fn find(&mut self, may: impl Fn(A, &J) -> JobAdmission) -> Option<A> {
-        let mut skipped = Vec::new();
-        for address in self.addresses.keys().take(ADDRESSES_ASKED) {
-            let queue = self.addresses.get(address)?;
-            match may(*address, queue.conns.first()?.front()?) {
-                JobAdmission::Start => return Some(*address),
-                JobAdmission::AddressFull => skipped.push(*address),
-                JobAdmission::ShardFull => return None,
-            }
-        }
-        if skipped.len() == ADDRESSES_ASKED {
-            skipped.into_iter().for_each(|address| self.addresses.move_to_end(address));
-        }
-        None
-    }
-
-    fn remove_connection(&mut self, address: A, conn: C) {
-        let Some(queue) = self.addresses.get_mut(&address) else { return };
-        self.len -= queue.remove_connection(conn);
-        if queue.conns.is_empty() {
-            self.addresses.remove(&address);
-        }
-    }
-
-    fn of(&self, address: A, conn: C) -> impl Iterator<Item = &J> {
-        self.addresses.get(&address).into_iter().flat_map(move |queue| queue.of(conn))
-    }
 }
 
 /// A turn that is being taken: what it costs is not known before it is over.
@@ -172,78 +61,87 @@ pub(super) struct Turn<A, C> {
     conn: C,
 }
 
-/// How many jobs with further steps an address may have.
+/// How many unfinished jobs an address may have.
 struct Limit<A> {
     unfinished_max: usize,
     /// Whether the limit is for this address.
     is_bounded: fn(&A) -> bool,
 }
 
-impl<A: Ord + Copy> Limit<A> {
-    fn is_reached<C: Ord + Copy, J>(&self, address: A, further: &ClassQueue<A, C, J>) -> bool {
-        (self.is_bounded)(&address) && further.len_of(address) >= self.unfinished_max
-    }
-}
-
 /// Jobs that wait for their turn. Every operation costs the logarithm of how many wait; what does not wait costs nothing.
 pub(super) struct Turns<A, C, J> {
     first: ClassQueue<A, C, J>,
-    wide: ClassQueue<A, C, J>,
+    first_wide: ClassQueue<A, C, J>,
+    further_wide: ClassQueue<A, C, J>,
     further: ClassQueue<A, C, J>,
-    /// First steps of addresses that are at their limit of unfinished jobs.
-    held: BTreeMap<A, AddressQueue<C, J>>,
     limit: Limit<A>,
     /// The address whose turn is being taken.
     in_turn: Option<A>,
     /// First steps taken while further ones waited.
     firsts_in_a_row: u32,
-    /// The last first step was not a wide job's.
+    /// The last first step was not of a job that has waited for memory.
     is_wide_next: bool,
+    /// The last job that has waited for memory had not begun.
+    is_further_wide_next: bool,
 }
 
 impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
-    /// Empty. An address that `is_bounded` takes no first steps while it has `unfinished_max` jobs (at least 1) with
-    /// further steps.
+    /// Empty. An address that `is_bounded` takes no first steps while it has `unfinished_max` jobs (at least 1) that have
+    /// begun.
     pub(super) fn new(unfinished_max: usize, is_bounded: fn(&A) -> bool) -> Self {
         Turns {
             first: ClassQueue::new(),
-            wide: ClassQueue::new(),
+            first_wide: ClassQueue::new(),
+            further_wide: ClassQueue::new(),
             further: ClassQueue::new(),
-            held: BTreeMap::new(),
             limit: Limit { unfinished_max: unfinished_max.max(1), is_bounded },
             in_turn: None,
             firsts_in_a_row: 0,
             is_wide_next: false,
+            is_further_wide_next: false,
         }
     }
 
     /// Queues a job after those of its connection.
     pub(super) fn push(&mut self, class: JobClass, address: A, conn: C, job: J) {
-        match self.held.get_mut(&address) {
-            Some(queue) if class == JobClass::First => queue.push(conn, job),
-            _ => self.queue_of(class).push(address, conn, job),
+        self.queue_of(class).push(address, conn, job);
+        if self.is_at_limit(address) {
+            self.park_first_steps(address);
         }
-        self.hold_or_release(address);
     }
 
-    /// Holds an address's first steps, or lets them join the queue. Not while it has its turn: it keeps its place until then.
-    fn hold_or_release(&mut self, address: A) {
-        if self.in_turn == Some(address) || !(self.limit.is_bounded)(&address) {
+    fn is_at_limit(&self, address: A) -> bool {
+        (self.limit.is_bounded)(&address)
+            && self.further.len_of(address) + self.further_wide.len_of(address) >= self.limit.unfinished_max
+    }
+
+    /// Not while the address has its turn: it keeps its place until then.
+    fn park_first_steps(&mut self, address: A) {
+        if self.in_turn != Some(address) {
+            self.first.park(address);
+            self.first_wide.park(address);
+        }
+    }
+
+    /// Jobs of an address may have ended or freed memory: what was parked until then joins the queue.
+    fn unpark(&mut self, address: A) {
+        if self.in_turn == Some(address) {
             return;
         }
-        if !self.limit.is_reached(address, &self.further) {
-            if let Some(queue) = self.held.remove(&address) {
-                self.first.insert(address, queue);
-            }
-        } else if let Some(queue) = self.first.remove(address) {
-            self.held.insert(address, queue);
+        self.further_wide.unpark(address);
+        if self.is_at_limit(address) {
+            self.park_first_steps(address);
+        } else {
+            self.first.unpark(address);
+            self.first_wide.unpark(address);
         }
     }
 
     /// The job whose turn it is. The turn is to be handed to [`Turns::charge`] when it is over and what it left has been
     /// pushed; no other is taken before.
     ///
-    /// Whether a wide job may start, `may` says. Where none may and nothing else waits, the next one is taken all the same.
+    /// Whether a job that waits for memory may start, `may` says; an address is full only while it has a job with further
+    /// steps. Where none may and nothing else waits, the next one is taken all the same.
     pub(super) fn take(&mut self, may: impl Fn(A, &J) -> JobAdmission) -> Option<(Turn<A, C>, J)> {
         let taken = self.take_next(may);
         self.in_turn = taken.as_ref().map(|(turn, _)| turn.address);
@@ -251,29 +149,45 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
     }
 
     fn take_next(&mut self, may: impl Fn(A, &J) -> JobAdmission) -> Option<(Turn<A, C>, J)> {
-        let Turns { wide, limit, further, .. } = self;
-        let wide = wide.find(|address, job| match limit.is_reached(address, further) {
-            true => JobAdmission::AddressFull,
-            false => may(address, job),
-        });
-        let has_first = self.first.len > 0;
-        let both = (has_first || wide.is_some()) && self.further.len > 0;
-        if self.further.len > 0 && (!both || self.firsts_in_a_row >= FIRSTS_IN_A_ROW_MAX) {
+        let wide = self.find_wide(may);
+        let (has_first, has_further) = (!self.first.is_empty(), !self.further.is_empty());
+        let both = (has_first || wide.is_some()) && has_further;
+        if has_further && (!both || self.firsts_in_a_row >= FIRSTS_IN_A_ROW_MAX) {
             self.firsts_in_a_row = 0;
             return self.further.take(JobClass::Further);
         }
         self.firsts_in_a_row = if both { self.firsts_in_a_row + 1 } else { 0 };
         match wide {
-            Some(address) if !has_first || self.is_wide_next => {
+            Some((class, address)) if !has_first || self.is_wide_next => {
                 self.is_wide_next = false;
-                self.wide.take_of(JobClass::Wide, address)
+                self.is_further_wide_next = class == JobClass::FirstWide;
+                self.queue_of(class).take_of(class, address)
             }
             _ if has_first => {
                 self.is_wide_next = true;
                 self.first.take(JobClass::First)
             }
-            _ => self.wide.take(JobClass::Wide),
+            _ => {
+                let taken = self.further_wide.take(JobClass::FurtherWide);
+                taken.or_else(|| self.first_wide.take(JobClass::FirstWide))
+            }
         }
+    }
+
+    /// The next job that has waited for memory and may start: its queue and address.
+    fn find_wide(&mut self, may: impl Fn(A, &J) -> JobAdmission) -> Option<(JobClass, A)> {
+        let mut classes = [JobClass::FirstWide, JobClass::FurtherWide];
+        if self.is_further_wide_next {
+            classes.reverse();
+        }
+        for class in classes {
+            match self.queue_of(class).find(&may) {
+                Found::Start(address) => return Some((class, address)),
+                Found::ShardFull => return None,
+                Found::Nothing => {}
+            }
+        }
+        None
     }
 
     /// What a turn has cost, to be paid by its connection and its address.
@@ -281,7 +195,7 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
         let address = turn.address;
         self.queue_of(turn.class).charge(turn, cost);
         self.in_turn = None;
-        self.hold_or_release(address);
+        self.unpark(address);
     }
 
     /// Queues the job of a turn again, in another class, and ends the turn, which costs nothing.
@@ -292,37 +206,29 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Turns<A, C, J> {
 
     /// Drops the jobs of a connection that is gone.
     pub(super) fn remove_connection(&mut self, address: A, conn: C) {
-        self.first.remove_connection(address, conn);
-        self.wide.remove_connection(address, conn);
-        self.further.remove_connection(address, conn);
-        if let Some(queue) = self.held.get_mut(&address) {
-            queue.remove_connection(conn);
-            if queue.conns.is_empty() {
-                self.held.remove(&address);
-            }
+        for queue in [&mut self.first, &mut self.first_wide, &mut self.further_wide, &mut self.further] {
+            queue.remove_connection(address, conn);
         }
-        self.hold_or_release(address);
+        self.unpark(address);
     }
 
     /// The jobs of a connection.
     pub(super) fn of(&self, address: A, conn: C) -> impl Iterator<Item = &J> {
-        let held = self.held.get(&address).into_iter().flat_map(move |queue| queue.of(conn));
-        self.further
-            .of(address, conn)
-            .chain(self.first.of(address, conn))
-            .chain(self.wide.of(address, conn))
-            .chain(held)
+        let queues = [&self.further, &self.further_wide, &self.first, &self.first_wide];
+        queues.into_iter().flat_map(move |queue| queue.of(address, conn))
     }
 
-    /// Whether no job waits. Held jobs are not checked: they are held only while further steps wait.
+    /// Whether no job waits. Parked ones are not checked: their addresses have others, which are not.
     pub(super) fn is_empty(&self) -> bool {
-        self.first.len == 0 && self.wide.len == 0 && self.further.len == 0
+        let queues = [&self.first, &self.first_wide, &self.further_wide, &self.further];
+        queues.into_iter().all(ClassQueue::is_empty)
     }
 
     fn queue_of(&mut self, class: JobClass) -> &mut ClassQueue<A, C, J> {
         match class {
             JobClass::First => &mut self.first,
-            JobClass::Wide => &mut self.wide,
+            JobClass::FirstWide => &mut self.first_wide,
+            JobClass::FurtherWide => &mut self.further_wide,
             JobClass::Further => &mut self.further,
         }
     }

@@ -1,7 +1,12 @@
 //! Fairness, limits and wide jobs.
 
-use super::JobClass::{First, Further, Wide};
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
+use super::JobClass::{First, FirstWide, Further, FurtherWide};
+use super::class_queue::ADDRESSES_ASKED;
 use super::*;
+use crate::testing::Rng;
 
 type Queue = Turns<char, u32, u32>;
 
@@ -30,6 +35,11 @@ fn turn_again(queue: &mut Queue, cost: impl Fn(char) -> u64) -> (char, u32) {
     queue.push(Further, turn.address, turn.conn, job);
     queue.charge(turn, cost(taken.0));
     taken
+}
+
+fn is_cleared<A: Ord + Copy, C: Ord + Copy, J>(queue: &Turns<A, C, J>) -> bool {
+    let Turns { first, first_wide, further_wide, further, .. } = queue;
+    queue.is_empty() && [first, first_wide, further_wide, further].into_iter().all(ClassQueue::is_cleared)
 }
 
 #[test]
@@ -117,30 +127,57 @@ fn first_steps_go_first_and_starve_no_other() {
 
 #[test]
 fn wide_jobs_wait_for_memory_and_for_those_before_them() {
+    use JobAdmission::{AddressFull, ShardFull, Start};
     let mut queue = queue();
-    queue.push(Wide, 'a', 1, 0);
-    queue.push(Wide, 'b', 2, 0);
-    queue.push(Further, 'c', 3, 0);
-    let next = |queue: &mut Queue, of_a: JobAdmission| {
-        let (turn, _) = queue.take(|address, _| if address == 'a' { of_a } else { JobAdmission::Start })?;
+    for (class, address) in [(FirstWide, 'a'), (FirstWide, 'b'), (Further, 'a'), (Further, 'c')] {
+        queue.push(class, address, 1, 0);
+    }
+    let next = |queue: &mut Queue, of_a: JobAdmission, of_b: JobAdmission| {
+        let (turn, _) = queue.take(|address, _| if address == 'a' { of_a } else { of_b })?;
         let address = turn.address;
         queue.charge(turn, 1);
         Some(address)
     };
-    assert_eq!(next(&mut queue, JobAdmission::AddressFull), Some('b'), "its address has too much running");
-    queue.push(Wide, 'b', 2, 0);
-    assert_eq!(
-        next(&mut queue, JobAdmission::ShardFull),
-        Some('c'),
-        "no other wide job takes what memory becomes free"
-    );
-    assert_eq!(
-        next(&mut queue, JobAdmission::ShardFull),
-        Some('a'),
-        "and with nothing else to do it is taken"
-    );
-    assert_eq!(next(&mut queue, JobAdmission::Start), Some('b'));
-    assert!(queue.is_empty());
+    assert_eq!(next(&mut queue, AddressFull, Start), Some('b'), "a has too much running");
+    queue.push(FirstWide, 'b', 1, 0);
+    assert_eq!(next(&mut queue, AddressFull, ShardFull), Some('a'), "what it is running");
+    let taken = next(&mut queue, Start, ShardFull);
+    assert_eq!(taken, Some('c'), "no other wide job takes what memory becomes free");
+    let taken = next(&mut queue, Start, ShardFull);
+    assert_eq!(taken, Some('b'), "and with nothing else to do it is taken");
+    assert_eq!(next(&mut queue, Start, Start), Some('a'));
+    assert!(is_cleared(&queue));
+}
+
+/// Jobs that waited for memory after their first step were not counted, so an address could begin any number.
+#[test]
+fn jobs_that_have_begun_and_wait_for_memory_are_unfinished() {
+    let mut queue = bounded_queue();
+    (0..10).for_each(|job| queue.push(First, 'A', job % 2, job));
+    queue.push(FirstWide, 'A', 0, 10);
+    queue.push(Further, 'b', 0, 99);
+    let (mut begun, mut has_memory) = (Vec::new(), false);
+    for step in 0..100 {
+        has_memory |= step == 50;
+        let may = |_, _: &u32| if has_memory { JobAdmission::Start } else { JobAdmission::ShardFull };
+        let Some((turn, job)) = queue.take(may) else { break };
+        match (turn.address, turn.class) {
+            // There is no memory for its second step.
+            ('A', First | FirstWide) => {
+                begun.push(job);
+                queue.push(FurtherWide, 'A', turn.conn, job);
+            }
+            ('A', _) => assert!(has_memory),
+            _ if step < 90 => queue.push(Further, 'b', 0, job),
+            _ => {}
+        }
+        queue.charge(turn, 1);
+        assert!(queue.further_wide.len_of('A') <= 3);
+        assert!(has_memory || begun.len() <= 3, "{begun:?}");
+    }
+    begun.sort_unstable();
+    assert_eq!(begun, (0..=10).collect::<Vec<_>>(), "all have their turn in the end");
+    assert!(is_cleared(&queue));
 }
 
 #[test]
@@ -159,12 +196,12 @@ fn nothing_is_kept_of_those_that_do_not_wait() {
     }
     assert_eq!(std::iter::from_fn(|| turn(&mut queue, 1)).count(), 1_000);
     for class in [&queue.first, &queue.further] {
-        assert!(class.addresses.is_cleared());
+        assert!(class.is_cleared());
     }
 }
 
 #[test]
-fn jobs_beyond_the_limit_of_an_address_are_held_until_others_finish() {
+fn jobs_beyond_the_limit_of_an_address_wait_until_others_finish() {
     let mut queue = bounded_queue();
     for address in ['A', 'b'] {
         (0..40).for_each(|job| queue.push(First, address, job % 4, job));
@@ -183,9 +220,9 @@ fn jobs_beyond_the_limit_of_an_address_are_held_until_others_finish() {
         let most = most.get_mut(&address).unwrap();
         *most = queue.further.len_of(address).max(*most);
     }
-    assert_eq!(done, BTreeMap::from([('A', 40), ('b', 40)]), "held, and then let go");
+    assert_eq!(done, BTreeMap::from([('A', 40), ('b', 40)]), "parked, and then let go");
     assert!(most[&'A'] == 3 && most[&'b'] > 20, "{most:?}");
-    assert!(queue.is_empty() && queue.held.is_empty());
+    assert!(is_cleared(&queue));
 }
 
 #[test]
@@ -194,12 +231,12 @@ fn an_address_over_its_limit_on_another_connection_takes_no_first_steps() {
     queue.push(First, 'A', 1, 0);
     queue.push(First, 'A', 2, 1);
     (10..14).for_each(|replay| queue.push(Further, 'A', 3, replay));
-    assert_eq!(queue.of('A', 1).collect::<Vec<_>>(), [&0], "held, not lost");
+    assert_eq!(queue.of('A', 1).collect::<Vec<_>>(), [&0], "parked, not lost");
     // A connection that leaves takes what it had there with it.
     queue.remove_connection('A', 2);
     let jobs: Vec<_> = std::iter::from_fn(|| turn(&mut queue, 1)).map(|(.., job)| job).collect();
     assert_eq!(jobs, [10, 11, 0, 12, 13], "as soon as two are left");
-    assert!(queue.is_empty() && queue.held.is_empty());
+    assert!(is_cleared(&queue));
 
     (10..14).for_each(|replay| queue.push(Further, 'A', 3, replay));
     queue.push(First, 'A', 1, 0);
@@ -208,28 +245,101 @@ fn an_address_over_its_limit_on_another_connection_takes_no_first_steps() {
     queue.push(First, 'A', 1, 0);
     (10..14).for_each(|replay| queue.push(Further, 'A', 3, replay));
     queue.remove_connection('A', 1);
-    assert!(queue.held.is_empty());
+    std::iter::from_fn(|| turn(&mut queue, 1)).for_each(drop);
+    assert!(is_cleared(&queue));
 }
 
-/// Sixty-four addresses that had reached their limits kept their place before all others, and no other was asked.
+/// An address that was full was asked again in every turn, and up to sixty-four of them were moved behind the others.
 #[test]
-fn wide_jobs_that_may_not_start_make_way() {
+fn full_addresses_are_asked_once_for_each_of_their_turns() {
+    const FULL: usize = 1_000;
+    const ROUNDS: usize = 5_000;
     let mut queue = Turns::<usize, u32, usize>::new(100, |_| false);
-    for address in 0..=ADDRESSES_ASKED {
-        queue.push(JobClass::Wide, address, 0, address);
+    for address in 0..FULL {
+        queue.push(FirstWide, address, 0, address);
     }
-    queue.push(JobClass::Further, 1_000, 0, 1_000);
-    let may = |address, _: &usize| {
-        if address == ADDRESSES_ASKED { JobAdmission::Start } else { JobAdmission::AddressFull }
-    };
-    let mut taken = Vec::new();
-    for _ in 0..3 {
+    queue.push(FirstWide, FULL, 0, FULL);
+    // What the full ones are running.
+    (0..FULL).for_each(|address| queue.push(Further, address, 0, FULL + 1));
+    let (asked, mut begun_in) = (Cell::new(0), None);
+    for round in 0..ROUNDS {
+        let before = asked.get();
+        let may = |address, _: &usize| {
+            asked.set(asked.get() + 1);
+            if address == FULL { JobAdmission::Start } else { JobAdmission::AddressFull }
+        };
         let (turn, job) = queue.take(may).expect("a job waits");
-        taken.push(job);
-        if job == 1_000 {
-            queue.push(JobClass::Further, 1_000, 0, job);
+        assert!(asked.get() - before <= 2 * ADDRESSES_ASKED);
+        if job == FULL {
+            begun_in = Some(round);
+        } else {
+            queue.push(Further, turn.address, turn.conn, job);
         }
         queue.charge(turn, 1);
     }
-    assert!(taken.contains(&ADDRESSES_ASKED), "{taken:?}");
+    assert!(begun_in.is_some_and(|round| round <= FULL / ADDRESSES_ASKED + 1), "{begun_in:?}");
+    let bound = FULL + 1 + ROUNDS;
+    assert!(asked.get() <= bound, "{} asked, {bound} joined", asked.get());
+}
+
+/// Jobs of many addresses in little memory, with connections that leave: each has all its turns, no address has more
+/// unfinished jobs than it may, and nothing is parked for ever.
+#[test]
+fn every_job_ends_within_the_limits() {
+    /// A job: its number, the steps it has left, and whether it holds memory.
+    type Steps = (u32, u32, bool);
+    const MEMORY: usize = 6;
+    const OF_ADDRESS: usize = 2;
+    for seed in 0..200 {
+        let mut rng = Rng::new(seed);
+        let mut queue = Turns::<char, u32, Steps>::new(3, |address| address.is_ascii_uppercase());
+        let (mut running, mut waiting) =
+            (BTreeMap::<char, usize>::new(), BTreeMap::<u32, (char, u32)>::new());
+        for round in 0..4_000 {
+            if round < 1_000 && rng.below(3) == 0 {
+                let address = char::from(b"ABCdef"[rng.below(6) as usize]);
+                let (conn, steps) = (rng.below(3) as u32, 1 + rng.below(6) as u32);
+                let class = if rng.below(2) == 0 { First } else { FirstWide };
+                queue.push(class, address, conn, (round, steps, false));
+                waiting.insert(round, (address, conn));
+            }
+            if rng.below(40) == 0 {
+                let (address, conn) = (char::from(b"ABCdef"[rng.below(6) as usize]), rng.below(3) as u32);
+                let freed = queue.of(address, conn).filter(|(.., holds)| *holds).count();
+                *running.entry(address).or_default() -= freed;
+                queue.remove_connection(address, conn);
+                waiting.retain(|_, of| *of != (address, conn));
+            }
+            let all: usize = running.values().sum();
+            let may = |address, _: &Steps| match running.get(&address) {
+                Some(of) if *of >= OF_ADDRESS => JobAdmission::AddressFull,
+                _ if all >= MEMORY => JobAdmission::ShardFull,
+                _ => JobAdmission::Start,
+            };
+            let Some((turn, (job, steps, holds))) = queue.take(may) else {
+                assert!(waiting.is_empty(), "seed {seed}: {waiting:?} wait and none is taken");
+                continue;
+            };
+            let address = turn.address;
+            let of = running.entry(address).or_default();
+            assert_eq!(holds, turn.class == Further);
+            *of += usize::from(!holds);
+            let keeps = turn.class != First || *of <= OF_ADDRESS;
+            if steps == 1 || !keeps {
+                *of -= 1;
+            }
+            match (steps, keeps) {
+                (1, _) => drop(waiting.remove(&job)),
+                (_, true) => queue.push(Further, address, turn.conn, (job, steps - 1, true)),
+                (_, false) => queue.push(FurtherWide, address, turn.conn, (job, steps - 1, false)),
+            }
+            queue.charge(turn, 1 + rng.below(50));
+            let unfinished = queue.further.len_of(address) + queue.further_wide.len_of(address);
+            assert!(
+                !address.is_ascii_uppercase() || unfinished <= 3,
+                "seed {seed}: {unfinished} of {address}"
+            );
+        }
+        assert!(waiting.is_empty() && is_cleared(&queue), "seed {seed}");
+    }
 }

@@ -7,7 +7,7 @@ mod hll;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::merge::{Merge, Next};
+use super::merge::{Merge, MergeStep};
 use super::{Reader, Seq, StoreError, TermClasses, Viewer, cost};
 use crate::types::{CanonicalEvent, Filter, FoundBy, Timestamp, parse_expiration};
 pub use hll::HLL_REGISTERS;
@@ -36,7 +36,7 @@ pub enum CountStep {
     Done(Counted),
 }
 
-/// One COUNT. Like a scan, it owns its place and borrows nothing between steps.
+/// One COUNT. Like a scan, it owns its position and borrows nothing between steps.
 #[derive(Debug)]
 pub struct Count {
     filters: Arc<[Filter]>,
@@ -80,7 +80,7 @@ impl Count {
         self.merge.release_cursors();
     }
 
-    /// Reads what may be read for `rows`, counting them down as [`super::Scan::step`] does.
+    /// Spends up to `rows` rows of cost, subtracting what it reads, as [`super::Scan::step`] does.
     ///
     /// # Errors
     /// The backend's. The count has lost nothing and may be stepped again.
@@ -116,9 +116,9 @@ impl Count {
     ) -> Result<bool, StoreError> {
         loop {
             match self.merge.next(&self.filters, reader, rows)? {
-                Next::End => return Ok(true),
-                Next::OutOfRows => return Ok(false),
-                Next::Candidate => {}
+                MergeStep::End => return Ok(true),
+                MergeStep::OutOfRows => return Ok(false),
+                MergeStep::Candidate => {}
             }
             let candidate = self.merge.candidate();
             let (posting, decided) = (candidate.posting, candidate.lanes.iter().any(|lane| lane.1));

@@ -35,7 +35,7 @@ impl HiddenRow {
 
     /// Whether a stored row has this event's bit.
     pub fn has(row: &[u8], seq: Seq) -> bool {
-        let (byte, bit) = place(seq);
+        let (byte, bit) = byte_and_bit(seq);
         row.get(byte).is_some_and(|byte| byte & bit != 0)
     }
 
@@ -55,7 +55,7 @@ impl HiddenRow {
 
     /// Hides an event of this row, or forgets that it was hidden.
     pub(super) fn set(&mut self, seq: Seq, is_hidden: bool) {
-        let (byte, bit) = place(seq);
+        let (byte, bit) = byte_and_bit(seq);
         match is_hidden {
             true => self.0[byte] |= bit,
             false => self.0[byte] &= !bit,
@@ -63,7 +63,7 @@ impl HiddenRow {
     }
 }
 
-fn place(seq: Seq) -> (usize, u8) {
+fn byte_and_bit(seq: Seq) -> (usize, u8) {
     let within = seq.0 % ROW_BITS;
     (within as usize / 8, 1 << (within % 8))
 }

@@ -120,7 +120,7 @@ impl Overlay {
         self.hidden.iter().filter(|(_, is_hidden)| **is_hidden).map(|(seq, _)| *seq)
     }
 
-    /// A hidden event, of which `is_stored` says whether it was so before this write, is not to be hidden any more.
+    /// An event stops being hidden. `is_stored`: whether it was hidden before this write.
     pub(super) fn forget_hidden(&mut self, seq: Seq, is_stored: bool) {
         match is_stored {
             true => self.hidden.insert(seq, false),

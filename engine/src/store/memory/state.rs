@@ -103,9 +103,9 @@ impl State {
         let expires = event.expires_at != NO_EXPIRY;
         self.events.insert(seq, event.shared_json());
         self.bytes += event.json().len() as u64;
-        let place = (Rank::of(event.created_at, &event.id), seq);
+        let position = (Rank::of(event.created_at, &event.id), seq);
         for term in terms {
-            self.postings.entry(term.clone()).or_default().insert(place, (event.kind, expires));
+            self.postings.entry(term.clone()).or_default().insert(position, (event.kind, expires));
         }
         if event.sweep_at() != NO_EXPIRY {
             self.expiring.insert((event.sweep_at(), seq));
@@ -118,10 +118,10 @@ impl State {
             self.ids.remove(&event.id);
         }
         self.bytes -= event.json().len() as u64;
-        let place = (Rank::of(event.created_at, &event.id), seq);
+        let position = (Rank::of(event.created_at, &event.id), seq);
         for term in terms {
             if let Some(list) = self.postings.get_mut(term) {
-                list.remove(&place);
+                list.remove(&position);
                 if list.is_empty() {
                     self.postings.remove(term);
                 }

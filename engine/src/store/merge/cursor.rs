@@ -1,4 +1,4 @@
-//! A place in one term's postings.
+//! A cursor over one term's postings.
 
 use crate::store::{Bound, Posting, Rank};
 
@@ -9,20 +9,20 @@ const CHUNK_MIN: usize = 4;
 /// Postings that all cursors of a request may read at once, together, while that is more than [`CHUNK_MIN`] each.
 const CHUNKS_MAX: usize = 4_096;
 
-/// Postings that each of so many cursors may read at once: what they hold is bounded for all of them together.
+/// Postings that each of `cursors` may read at once: what they hold is bounded for all of them together.
 pub(super) fn chunk_max(cursors: usize) -> usize {
     (CHUNKS_MAX / cursors.max(1)).clamp(CHUNK_MIN, CHUNK_MAX)
 }
 
-/// Bytes that so many cursors hold at most, with their places in the heap. Lists may have the capacity for twice as many.
+/// Bytes that `cursors` hold at most, with their entries in the heap. Lists may have the capacity for twice as many.
 pub(super) fn bytes_max(cursors: usize) -> usize {
-    let own = size_of::<Cursor>() + size_of::<super::Head>();
-    cursors * (2 * own + chunk_max(cursors) * size_of::<Posting>())
+    let cursor_bytes = size_of::<PostingCursor>() + size_of::<super::Head>();
+    cursors * (2 * cursor_bytes + chunk_max(cursors) * size_of::<Posting>())
 }
 
-/// A place in one term's postings.
+/// A cursor over one term's postings, with what it has read ahead.
 #[derive(Debug)]
-pub(super) struct Cursor {
+pub(super) struct PostingCursor {
     pub(super) lane: u32,
     /// Index into the lane's terms.
     pub(super) term: u32,
@@ -40,10 +40,10 @@ pub(super) struct Cursor {
     buffered: Vec<Posting>,
 }
 
-impl Cursor {
+impl PostingCursor {
     /// One that reads `chunk` postings from `start` on.
     pub(super) fn new(lane: usize, of_broad_scan: bool, term: usize, start: Bound, chunk: usize) -> Self {
-        Cursor {
+        PostingCursor {
             lane: lane as u32,
             term: term as u32,
             of_broad_scan,
@@ -59,7 +59,11 @@ impl Cursor {
     pub(super) fn of_postings(lane: usize, mut postings: Vec<Posting>) -> Self {
         let nowhere = Bound::From(Rank::newest(0));
         postings.reverse();
-        Cursor { exhausted: true, buffered: postings, ..Cursor::new(lane, false, 0, nowhere, 1) }
+        PostingCursor {
+            exhausted: true,
+            buffered: postings,
+            ..PostingCursor::new(lane, false, 0, nowhere, 1)
+        }
     }
 
     /// Postings to read next.

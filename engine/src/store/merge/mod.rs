@@ -5,15 +5,15 @@
 //! they may match. Whether they do is for the caller to decide, which reads the events. The state is owned and
 //! borrows nothing, so it outlives the reader of each step.
 //!
-//! **Wide filters.** A filter for thousands of authors has a cursor an author, and opening all of them costs a look-up
+//! **Wide filters.** A filter for thousands of authors has one cursor per author, and opening all of them costs a look-up
 //! each, of which a page of fifty events needs few. So such a lane first makes a *broad scan*: it reads a broad term,
 //! the kind's or all events', in order, with the authors as a check on each event, as long as that fills the page
-//! sooner than opening the cursors would. When it does not, the cursors are opened after the place reached: everything
+//! sooner than opening the cursors would. When it does not, the cursors are opened after the position reached: everything
 //! before it has been seen, so nothing is lost or repeated. The broad scan ends at the latest when it has cost as much
 //! as opening the cursors, so a wide filter never costs more than twice the better way.
 //!
 //! **Memory.** A term has a cursor once it has been read and something was there, and all cursors of a merge together have
-//! a bound on what they read ahead ([`cursor_bytes_max`]). A merge that comes to [`Merge::rest`] has none.
+//! a bound on what they read ahead ([`cursor_bytes_max`]). [`Merge::release_cursors`] drops them all.
 
 mod cursor;
 mod lane;
@@ -24,7 +24,7 @@ use std::collections::BinaryHeap;
 
 use super::{Bound, Posting, Rank, Reader, Seq, StoreError, TermClasses};
 use crate::types::{CanonicalEvent, EventId, Filter};
-use cursor::{Cursor, chunk_max};
+use cursor::{PostingCursor, chunk_max};
 use lane::{Lane, PROBE_TERMS_MAX, Progress};
 use source::Source;
 
@@ -33,7 +33,7 @@ const SEQ_MAX: Seq = Seq((1 << 47) - 1);
 
 /// What comes next in a [`Merge`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum MergeStep {
     /// [`Merge::candidate`] has one.
     Candidate,
     /// The rows are used up; there may be more.
@@ -56,8 +56,8 @@ pub(super) struct Merge {
     classes: TermClasses,
     horizon: Seq,
     lanes: Vec<Lane>,
-    cursors: Vec<Cursor>,
-    /// Places in `cursors` that are not in use.
+    cursors: Vec<PostingCursor>,
+    /// Slots of `cursors` that are not in use.
     free: Vec<u32>,
     /// Postings that the lists of all cursors have the capacity for.
     capacity: usize,
@@ -174,7 +174,7 @@ impl Merge {
 
     /// Bytes of its cursors and of what they have read, or ids have found. Lanes are not counted.
     pub(super) fn bytes(&self) -> usize {
-        self.cursors.capacity() * size_of::<Cursor>()
+        self.cursors.capacity() * size_of::<PostingCursor>()
             + (self.free.capacity() + self.dry.capacity()) * size_of::<u32>()
             + self.heap.capacity() * size_of::<Head>()
             + self.capacity * size_of::<Posting>()
@@ -192,7 +192,7 @@ impl Merge {
             let cursor = &mut self.cursors[head.cursor as usize];
             let lane = cursor.lane as usize;
             if self.lanes[lane].is_found() {
-                let none = Cursor::of_postings(lane, Vec::new());
+                let none = PostingCursor::of_postings(lane, Vec::new());
                 unmerged[lane].push(head.posting);
                 unmerged[lane].extend(std::mem::replace(cursor, none).into_buffered());
             }
@@ -222,23 +222,23 @@ impl Merge {
         filters: &[Filter],
         reader: &R,
         rows: &mut usize,
-    ) -> Result<Next, StoreError> {
+    ) -> Result<MergeStep, StoreError> {
         loop {
             if self.gathered {
                 if self.front() {
-                    return Ok(Next::Candidate);
+                    return Ok(MergeStep::Candidate);
                 }
                 self.leave_group(filters);
             }
             while self.opened < self.lanes.len() {
                 if *rows == 0 {
-                    return Ok(Next::OutOfRows);
+                    return Ok(MergeStep::OutOfRows);
                 }
                 self.open(filters, reader, rows)?;
             }
             if !self.dry.is_empty() || !self.opening.is_empty() {
                 if *rows == 0 {
-                    return Ok(Next::OutOfRows);
+                    return Ok(MergeStep::OutOfRows);
                 }
                 match self.opening.is_empty() {
                     true => self.read_on(filters, reader, rows)?,
@@ -250,7 +250,7 @@ impl Merge {
                 Some(head) if self.group.last().is_none_or(|last| last.0.rank == head.posting.rank) => {
                     self.take_head(filters);
                 }
-                None if self.group.is_empty() => return Ok(Next::End),
+                None if self.group.is_empty() => return Ok(MergeStep::End),
                 _ => {
                     self.order_group(reader, rows)?;
                     self.gathered = true;
@@ -325,8 +325,8 @@ impl Merge {
             ids.push((seq, reader.event(seq)?.map(|json| CanonicalEvent::trusted(&json).id())));
         }
         let id_of = |seq: Seq| {
-            let place = ids.binary_search_by_key(&seq, |entry| entry.0).expect("every seq was looked up");
-            ids[place].1
+            let index = ids.binary_search_by_key(&seq, |entry| entry.0).expect("every seq was looked up");
+            ids[index].1
         };
         // A removed event sorts first, and is skipped when it is read.
         self.group.sort_unstable_by_key(|&(posting, lane, _)| (id_of(posting.seq), posting.seq, lane));
@@ -337,7 +337,7 @@ impl Merge {
         let Some(Head { posting, cursor }) = self.heap.pop() else {
             return;
         };
-        let Cursor { lane, of_broad_scan, exhausted, .. } = self.cursors[cursor as usize];
+        let PostingCursor { lane, of_broad_scan, exhausted, .. } = self.cursors[cursor as usize];
         let lane = lane as usize;
         if self.lanes[lane].is_closed() || self.lanes[lane].is_broad_scan() != of_broad_scan {
             return self.drop_cursor(cursor);
@@ -354,12 +354,12 @@ impl Merge {
         }
     }
 
-    fn add_cursor(&mut self, cursor: Cursor) -> u32 {
+    fn add_cursor(&mut self, cursor: PostingCursor) -> u32 {
         self.capacity += cursor.capacity();
         match self.free.pop() {
-            Some(place) => {
-                self.cursors[place as usize] = cursor;
-                place
+            Some(slot) => {
+                self.cursors[slot as usize] = cursor;
+                slot
             }
             None => {
                 self.cursors.push(cursor);
@@ -368,10 +368,10 @@ impl Merge {
         }
     }
 
-    fn drop_cursor(&mut self, place: u32) {
-        let nowhere = Cursor::of_postings(0, Vec::new());
-        self.capacity -= std::mem::replace(&mut self.cursors[place as usize], nowhere).capacity();
-        self.free.push(place);
+    fn drop_cursor(&mut self, slot: u32) {
+        let nowhere = PostingCursor::of_postings(0, Vec::new());
+        self.capacity -= std::mem::replace(&mut self.cursors[slot as usize], nowhere).capacity();
+        self.free.push(slot);
     }
 
     /// Opens the cursors of the narrow terms; those of the broad scan are dropped when they are met next.
@@ -425,7 +425,7 @@ impl Merge {
 
     fn add_found(&mut self, lane: usize, mut found: Vec<Posting>) {
         found.sort_unstable();
-        let mut cursor = Cursor::of_postings(lane, found);
+        let mut cursor = PostingCursor::of_postings(lane, found);
         if let Some(posting) = cursor.next_buffered() {
             let cursor = self.add_cursor(cursor);
             self.heap.push(Head { posting, cursor });
@@ -446,7 +446,7 @@ impl Merge {
             self.opening.pop();
             return Ok(());
         }
-        let mut cursor = Cursor::new(*lane, *of_broad_scan, terms.start, *start, *chunk);
+        let mut cursor = PostingCursor::new(*lane, *of_broad_scan, terms.start, *start, *chunk);
         let first = self.read(&mut cursor, filters, reader, rows)?;
         if let Some(Opening { terms, .. }) = self.opening.last_mut() {
             terms.start += 1;
@@ -465,18 +465,18 @@ impl Merge {
         reader: &R,
         rows: &mut usize,
     ) -> Result<(), StoreError> {
-        let Some(&place) = self.dry.last() else { return Ok(()) };
-        let nowhere = Cursor::of_postings(0, Vec::new());
-        let mut cursor = std::mem::replace(&mut self.cursors[place as usize], nowhere);
+        let Some(&slot) = self.dry.last() else { return Ok(()) };
+        let nowhere = PostingCursor::of_postings(0, Vec::new());
+        let mut cursor = std::mem::replace(&mut self.cursors[slot as usize], nowhere);
         let capacity = cursor.capacity();
         let first = self.read(&mut cursor, filters, reader, rows);
         self.capacity = self.capacity - capacity + cursor.capacity();
-        self.cursors[place as usize] = cursor;
+        self.cursors[slot as usize] = cursor;
         let first = first?;
         self.dry.pop();
         match first {
-            Some(posting) => self.heap.push(Head { posting, cursor: place }),
-            None => self.drop_cursor(place),
+            Some(posting) => self.heap.push(Head { posting, cursor: slot }),
+            None => self.drop_cursor(slot),
         }
         Ok(())
     }
@@ -485,7 +485,7 @@ impl Merge {
     /// to other terms.
     fn read<R: Reader>(
         &mut self,
-        cursor: &mut Cursor,
+        cursor: &mut PostingCursor,
         filters: &[Filter],
         reader: &R,
         rows: &mut usize,

@@ -46,7 +46,7 @@ impl Source {
             });
         }
         // There are no postings for a `d` that is not written.
-        let has_postings = |place: &usize| !filter.tags[*place].matches_implicit_d();
+        let has_postings = |index: &usize| !filter.tags[*index].matches_implicit_d();
         sources.extend((0..filter.tags.len()).filter(has_postings).map(Source::Tag));
         sources
     }
@@ -92,7 +92,7 @@ impl Source {
         match self {
             Source::Address | Source::AuthorKind => authors * kinds,
             Source::Author => authors,
-            Source::Tag(place) => filter.tags[*place].values.len(),
+            Source::Tag(tag) => filter.tags[*tag].values.len(),
             Source::Kind => kinds,
             Source::All => 1,
             Source::Each(kinds) => kinds.len(),
@@ -109,8 +109,8 @@ impl Source {
             }
             Source::AuthorKind => Term::AuthorKind(authors[index / kinds.len()], kinds[index % kinds.len()]),
             Source::Author => Term::Author(authors[index]),
-            Source::Tag(place) => {
-                let tag = &filter.tags[*place];
+            Source::Tag(tag) => {
+                let tag = &filter.tags[*tag];
                 Term::Tag(tag.letter, tag.values[index].clone())
             }
             Source::Kind => Term::Kind(kinds[index]),

@@ -209,7 +209,7 @@ pub fn sweep_older_than<B: Backend>(
     let (classes, Some(newest)) = (backend.classes(), before.checked_sub(1)) else {
         return Ok(Removed::default());
     };
-    let events_max = events_max.min(Step::new(backend).events_max());
+    let events_max = events_max.min(RemovalStep::new(backend).events_max());
     let is_swept = |kind: Kind| !is_removal_request(kind) && is_swept(kind);
     let mut aged = Vec::new();
     {
@@ -252,12 +252,12 @@ pub fn sweep_older_than<B: Backend>(
 /// Changes `backend` by `work`, which removes events; if the disk is full, by less and in the reserved space.
 fn change<B: Backend, T>(
     backend: &B,
-    mut work: impl FnMut(&mut B::Writer<'_>, Step) -> Result<T, StoreError>,
+    mut work: impl FnMut(&mut B::Writer<'_>, RemovalStep) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
-    let step = Step::new(backend);
+    let step = RemovalStep::new(backend);
     match backend.write(|writer| work(writer, step)) {
         Err(StoreError::Full(_)) => {
-            let small = Step { keys_max: step.keys_max / FULL_DISK_FACTOR, ..step };
+            let small = RemovalStep { keys_max: step.keys_max / FULL_DISK_FACTOR, ..step };
             backend.write_from_reserve(|writer| work(writer, small))
         }
         done => done,
@@ -266,16 +266,16 @@ fn change<B: Backend, T>(
 
 /// One change that removes as many events as it may.
 #[derive(Clone, Copy)]
-struct Step {
+struct RemovalStep {
     classes: TermClasses,
     keys_max: usize,
     events: usize,
     keys: usize,
 }
 
-impl Step {
+impl RemovalStep {
     fn new(backend: &impl Backend) -> Self {
-        Step { classes: backend.classes(), keys_max: backend.removed_keys_max(), events: 0, keys: 0 }
+        RemovalStep { classes: backend.classes(), keys_max: backend.removed_keys_max(), events: 0, keys: 0 }
     }
 
     /// No more events than this can be removed: each has an id, a kind and an author, at least.
@@ -300,7 +300,7 @@ impl Step {
         Ok(Some(event))
     }
 
-    /// What was done, of so many events that there were to remove.
+    /// What was done, if there were `events` to remove.
     fn removed(&self, events: usize) -> Removed {
         Removed { events: self.events, keys: self.keys, more: self.events < events }
     }

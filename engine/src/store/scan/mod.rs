@@ -1,6 +1,6 @@
 //! Stored events for a REQ: all its filters answered as one list, in steps of bounded work (NIP-01, NIP-67).
 //!
-//! A [`Scan`] owns its place and borrows nothing between steps: each step may read another state of the
+//! A [`Scan`] owns its position and borrows nothing between steps: each step may read another state of the
 //! store. An event is handed out once, in the order of `created_at` descending and full id ascending; events that
 //! were deleted or replaced meanwhile are skipped. It never writes, and never waits.
 
@@ -8,7 +8,7 @@ mod limit;
 
 use std::sync::Arc;
 
-use super::merge::{Merge, Next};
+use super::merge::{Merge, MergeStep};
 use super::{Reader, Seq, StoreError, TermClasses, Viewer, cost};
 use crate::types::{CanonicalEvent, Filter, FoundBy, Timestamp, parse_expiration};
 use limit::{Limit, Stage};
@@ -49,7 +49,7 @@ pub enum Take {
 
 /// Where a step has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum ScanStep {
     /// There is more to read.
     More,
     /// The scan is over.
@@ -154,8 +154,8 @@ impl Scan {
         self.merge.release_cursors();
     }
 
-    /// Reads what may be read for `rows`, counting them down, and hands matches that `viewer` may see to `sink` in order.
-    /// A row is a microsecond, about: a posting or a small event; large events and those that many filters ask about
+    /// Spends up to `rows` rows of cost, subtracting what it reads, and hands matches that `viewer` may see to `sink` in order.
+    /// A row of cost is about a microsecond of work: a posting or a small event; large events and those that many filters ask about
     /// are more (`store/cost.rs`). A step ends with what uses the rows up, which may take more than there are left: one
     /// event, or choosing between the ways to answer one filter, some 400 rows.
     ///
@@ -168,28 +168,28 @@ impl Scan {
         rows: &mut usize,
         viewer: &dyn Viewer,
         sink: &mut dyn FnMut(Hit<'_>) -> Take,
-    ) -> Result<Step, StoreError> {
+    ) -> Result<ScanStep, StoreError> {
         self.begin_for(viewer);
         while !self.over {
             let next = self.merge.next(&self.filters, reader, rows);
             self.bound_look_ahead();
             match next? {
-                Next::OutOfRows => return Ok(Step::More),
-                Next::End => self.over = true,
+                MergeStep::OutOfRows => return Ok(ScanStep::More),
+                MergeStep::End => self.over = true,
                 // The bound may have closed the lanes it was for.
-                Next::Candidate if self.over => {}
-                Next::Candidate if *rows == 0 => return Ok(Step::More),
-                Next::Candidate => {
+                MergeStep::Candidate if self.over => {}
+                MergeStep::Candidate if *rows == 0 => return Ok(ScanStep::More),
+                MergeStep::Candidate => {
                     *rows = rows.saturating_sub(1 + cost::of_filters(self.filters.len()));
                     let take = self.consider(reader, now, rows, viewer, sink)?;
                     self.merge.pass();
                     if take == Take::CountedAndPause {
-                        return Ok(Step::More);
+                        return Ok(ScanStep::More);
                     }
                 }
             }
         }
-        Ok(Step::Done(self.completeness()))
+        Ok(ScanStep::Done(self.completeness()))
     }
 
     /// Reads the candidate, and hands it out if a filter wants it. Counts `rows` down by what that takes beyond one.
@@ -210,8 +210,8 @@ impl Scan {
         let expired = posting.expires && parse_expiration(event.tags()).is_some_and(|at| at <= now);
         let visible = viewer.sees_all_of(posting.kind) || viewer.sees(event);
         let (mut sent, mut further, mut turned) = (false, false, false);
-        for place in 0..self.merge.candidate().lanes.len() {
-            let (lane, decided) = self.merge.candidate().lanes[place];
+        for index in 0..self.merge.candidate().lanes.len() {
+            let (lane, decided) = self.merge.candidate().lanes[index];
             let (limit, filter) = (&mut self.limits[lane], &self.filters[lane]);
             let read = self.merge.rows_of(lane);
             turned |= limit.advance_to(posting.rank.created_at, read);

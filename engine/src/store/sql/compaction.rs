@@ -79,25 +79,25 @@ impl Tree {
 /// Assigns `keys` to the pages of `lower` whose range they fall into, up to `pages_max` pages; returns the remaining keys.
 fn merge_ranges<'k>(keys: &'k [Key], lower: &[PageRef], pages_max: usize) -> (Vec<MergeRange>, &'k [Key]) {
     let mut merge_ranges: Vec<MergeRange> = Vec::new();
-    let (mut left, mut last_place, mut pages) = (keys, None, 0);
+    let (mut left, mut last_index, mut pages) = (keys, None, 0);
     while let Some(first) = left.first() {
         // A key between two pages goes to the one before it, and one before all to the first.
-        let place = lower.partition_point(|page| page.first <= *first).saturating_sub(1);
+        let index = lower.partition_point(|page| page.first <= *first).saturating_sub(1);
         let end =
-            lower.get(place + 1).map_or(left.len(), |next| left.partition_point(|key| *key < next.first));
+            lower.get(index + 1).map_or(left.len(), |next| left.partition_point(|key| *key < next.first));
         if pages == pages_max {
             return (merge_ranges, left);
         }
         let (here, others) = left.split_at(end);
         left = others;
-        if last_place.is_none_or(|last| last + 1 != place) {
+        if last_index.is_none_or(|last| last + 1 != index) {
             merge_ranges.push(MergeRange { pages: Vec::new(), keys: Vec::new() });
         }
         if let Some(range) = merge_ranges.last_mut() {
             range.keys.extend_from_slice(here);
-            range.pages.extend(lower.get(place).cloned());
+            range.pages.extend(lower.get(index).cloned());
         }
-        (last_place, pages) = (Some(place), pages + 1);
+        (last_index, pages) = (Some(index), pages + 1);
     }
     (merge_ranges, &[])
 }

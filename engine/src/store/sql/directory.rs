@@ -88,14 +88,14 @@ impl Directory {
     /// Adds pages to a run, in any order.
     fn insert(&mut self, id: RunId, pages: Vec<PageRef>) {
         self.last_page = self.last_page.max(pages.iter().map(|page| page.id).max());
-        let place = match self.runs.binary_search_by_key(&id, |run| run.id) {
-            Ok(place) => place,
-            Err(place) => {
-                self.runs.insert(place, Run { id, pages: Vec::new() });
-                place
+        let index = match self.runs.binary_search_by_key(&id, |run| run.id) {
+            Ok(index) => index,
+            Err(index) => {
+                self.runs.insert(index, Run { id, pages: Vec::new() });
+                index
             }
         };
-        let found = &mut self.runs[place].pages;
+        let found = &mut self.runs[index].pages;
         found.extend(pages);
         found.sort_unstable_by_key(|page| page.first);
         debug_assert!(found.windows(2).all(|pair| pair[0].last < pair[1].first), "pages of a run overlap");
@@ -133,9 +133,9 @@ impl Directory {
     pub(super) fn upper_of_level(&self, level: usize, pages_max: usize) -> Option<Upper> {
         let (upper, lower) = (self.level(level), self.level(level + 1));
         let overlap = |page: &PageRef| overlapped(lower, &page.first, &page.last).len();
-        let place = (0..upper.len()).min_by_key(|place| overlap(&upper[*place]))?;
-        let taken = take_overlapping(upper[place..].iter(), lower, pages_max);
-        Some(Upper { pages: upper[place..place + taken].to_vec(), run: RunId { level, run: 0 }, next: None })
+        let index = (0..upper.len()).min_by_key(|index| overlap(&upper[*index]))?;
+        let taken = take_overlapping(upper[index..].iter(), lower, pages_max);
+        Some(Upper { pages: upper[index..index + taken].to_vec(), run: RunId { level, run: 0 }, next: None })
     }
 }
 

@@ -148,18 +148,18 @@ impl Builder {
     }
 }
 
-/// About how many bytes sorted keys take in pages.
+/// Bytes that sorted keys take in pages, approximately.
 fn encoded_bytes(keys: &[Key]) -> usize {
     let before = [None].into_iter().chain(keys.iter().map(Some));
-    let entry = |(place, (key, before)): (usize, (&Key, Option<&Key>))| match before {
-        Some(before) if !place.is_multiple_of(RESTART_KEYS) => 2 + key.as_bytes().len() - before.shared(key),
+    let entry = |(index, (key, before)): (usize, (&Key, Option<&Key>))| match before {
+        Some(before) if !index.is_multiple_of(RESTART_KEYS) => 2 + key.as_bytes().len() - before.shared(key),
         _ => 4 + key.as_bytes().len(),
     };
     keys.iter().zip(before).enumerate().map(entry).sum()
 }
 
-/// A place in a page.
-pub(super) struct Cursor {
+/// A cursor over the keys of a page.
+pub(super) struct PageCursor {
     page: Arc<[u8]>,
     /// Where the entries end.
     end: usize,
@@ -169,11 +169,11 @@ pub(super) struct Cursor {
     found: Option<Key>,
 }
 
-impl Cursor {
+impl PageCursor {
     /// Before the first key.
     pub(super) fn first(page: Arc<[u8]>) -> Result<Self, StoreError> {
         let (end, _) = parts(&page).ok_or_else(malformed)?;
-        Ok(Cursor { page, end, at: 0, last: Key::EMPTY, found: None })
+        Ok(PageCursor { page, end, at: 0, last: Key::EMPTY, found: None })
     }
 
     /// Before the first key that is not below `from`.
@@ -184,8 +184,8 @@ impl Cursor {
             let entry = usize::from(u16::from_be_bytes(*at));
             whole_key(&page[..end], entry).is_some_and(|key| key < from)
         });
-        let at = below.checked_sub(1).map_or(0, |place| usize::from(u16::from_be_bytes(restarts[place])));
-        let mut cursor = Cursor { page, end, at, last: Key::EMPTY, found: None };
+        let at = below.checked_sub(1).map_or(0, |index| usize::from(u16::from_be_bytes(restarts[index])));
+        let mut cursor = PageCursor { page, end, at, last: Key::EMPTY, found: None };
         while let Some(key) = cursor.next()? {
             if key.as_bytes() >= from {
                 cursor.found = Some(key);
@@ -240,7 +240,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn keys_from(page: &Arc<[u8]>, from: &[u8]) -> Vec<Vec<u8>> {
-        let mut cursor = Cursor::at(Arc::clone(page), from).expect("well-formed");
+        let mut cursor = PageCursor::at(Arc::clone(page), from).expect("well-formed");
         let mut keys = Vec::new();
         while let Some(key) = cursor.next().expect("well-formed") {
             keys.push(key.as_bytes().to_vec());
@@ -274,7 +274,7 @@ mod tests {
         #[test]
         fn any_bytes_are_a_page_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200), from in any_key()) {
             let page: Arc<[u8]> = bytes.into();
-            if let Ok(mut cursor) = Cursor::at(page, &from) {
+            if let Ok(mut cursor) = PageCursor::at(page, &from) {
                 while let Ok(Some(_)) = cursor.next() {}
             }
         }

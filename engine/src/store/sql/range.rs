@@ -4,7 +4,7 @@ use std::iter::Peekable;
 
 use super::bloom;
 use super::memtable;
-use super::page::{Cursor, PageId, PageRef};
+use super::page::{PageCursor, PageId, PageRef};
 use super::page_table::PageTable;
 use super::removed::RemovedSeqs;
 use super::tables::Tables;
@@ -34,7 +34,7 @@ struct Pages<'a> {
     needs_rewrite: Vec<PageId>,
 }
 
-/// A place in one run.
+/// A cursor over one run.
 struct RunCursor<'a> {
     /// Pages after the open one.
     pages: &'a [PageRef],
@@ -45,7 +45,7 @@ struct RunCursor<'a> {
 
 struct OpenPage {
     id: PageId,
-    cursor: Cursor,
+    cursor: PageCursor,
     /// Keys of removed events skipped so far.
     skipped: usize,
 }
@@ -79,19 +79,19 @@ impl<'a> KeyRange<'a> {
     /// The next key, ascending.
     pub(super) fn next<C: SqlConn>(&mut self, conn: &C) -> Result<Option<Key>, StoreError> {
         let mut least: Option<(Key, usize)> = None;
-        for (place, run) in self.runs.iter_mut().enumerate() {
+        for (run_index, run) in self.runs.iter_mut().enumerate() {
             if run.head.is_none() {
                 run.advance(conn, &mut self.pages)?;
             }
             if let Some(head) = run.head
                 && least.is_none_or(|(key, _)| head < key)
             {
-                least = Some((head, place));
+                least = Some((head, run_index));
             }
         }
         match (self.recent.peek(), least) {
             (Some(recent), Some((key, _))) if **recent < key => Ok(self.recent.next().copied()),
-            (_, Some((_, place))) => Ok(self.runs[place].head.take()),
+            (_, Some((_, run_index))) => Ok(self.runs[run_index].head.take()),
             (_, None) => Ok(self.recent.next().copied()),
         }
     }
@@ -131,7 +131,7 @@ impl RunCursor<'_> {
             }
             self.pages = others;
             if pages.hash.as_ref().is_none_or(|hash| bloom::may_contain(&page.bloom, hash)) {
-                let cursor = Cursor::at(pages.table.read(conn, page.id)?, pages.from)?;
+                let cursor = PageCursor::at(pages.table.read(conn, page.id)?, pages.from)?;
                 self.open = Some(OpenPage { id: page.id, cursor, skipped: 0 });
             }
         }

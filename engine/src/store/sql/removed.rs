@@ -50,7 +50,7 @@ impl RemovedSeqs {
     }
 
     pub(super) fn contains(&self, seq: Seq) -> bool {
-        let (chunk, byte, bit) = place(seq);
+        let (chunk, byte, bit) = chunk_byte_and_bit(seq);
         self.chunks.get(&chunk).is_some_and(|bits| bits[byte] & bit != 0)
     }
 
@@ -64,7 +64,7 @@ impl RemovedSeqs {
     pub(super) fn write<C: SqlConn>(&self, conn: &C, seqs: &[Seq]) -> Result<ChangedBits, StoreError> {
         let mut changed: Vec<(u64, Box<Bits>)> = Vec::new();
         for seq in seqs {
-            let (chunk, byte, bit) = place(*seq);
+            let (chunk, byte, bit) = chunk_byte_and_bit(*seq);
             if changed.last().is_none_or(|(last, _)| *last != chunk) {
                 let bits = self.chunks.get(&chunk).cloned();
                 changed.push((chunk, bits.unwrap_or_else(|| Box::new([0; ROW_BYTES]))));
@@ -92,7 +92,7 @@ impl RemovedSeqs {
     }
 }
 
-fn place(seq: Seq) -> (u64, usize, u8) {
+fn chunk_byte_and_bit(seq: Seq) -> (u64, usize, u8) {
     let within = seq.0 % ROW_BITS;
     (seq.0 / ROW_BITS, within as usize / 8, 1 << (within % 8))
 }

@@ -7,7 +7,7 @@ use crate::store::REMOVED_KEYS_MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SqlSizes {
     /// Keys kept in memory until they are flushed to pages. An event has about eleven; a tombstone is one. When the
-    /// backend is opened, the events and tombstones of so many are read.
+    /// backend is opened, events and tombstones with up to that many keys are read.
     pub memtable_keys: usize,
     /// Bytes of events whose keys are kept in memory until they are flushed.
     pub memtable_bytes: usize,

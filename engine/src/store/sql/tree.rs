@@ -2,7 +2,7 @@
 //! replaced. When that is done is decided in `maintenance`.
 
 use super::directory::Directory;
-use super::page::{Cursor, Page, PageId, PageIds, PageRef, paginate};
+use super::page::{Page, PageCursor, PageId, PageIds, PageRef, paginate};
 use super::page_table::{self, PageTable};
 use super::removed::RemovedSeqs;
 use super::rewrites::RewriteQueue;
@@ -57,7 +57,7 @@ impl Tree {
     ) -> Result<usize, StoreError> {
         let mut removed = 0;
         for page in pages {
-            let mut cursor = Cursor::first(self.pages.read(conn, page.id)?)?;
+            let mut cursor = PageCursor::first(self.pages.read(conn, page.id)?)?;
             while let Some(key) = cursor.next()? {
                 match key.seq().is_some_and(|seq| self.removed.contains(seq)) {
                     true => removed += 1,

@@ -2,7 +2,8 @@
 
 use super::{ask, stored};
 use crate::store::{
-    Backend, Completeness, Count, CountStep, Everyone, Hit, Reader, Scan, ScanLimits, Seq, Step, Take, commit,
+    Backend, Completeness, Count, CountStep, Everyone, Hit, Reader, Scan, ScanLimits, ScanStep, Seq, Take,
+    commit,
 };
 use crate::testing::{Draft, FailingBackend, World};
 use crate::types::{Event, EventId, Filter};
@@ -89,7 +90,7 @@ fn scans<B: Backend + 'static>(backend: &FailingBackend<B>) {
                 Take::Counted
             };
             let step = scan.step(&reader, 0, &mut rows, &Everyone, &mut sink);
-            if step == Ok(Step::Done(Completeness::Finish)) {
+            if step == Ok(ScanStep::Done(Completeness::Finish)) {
                 break;
             }
         }

@@ -9,7 +9,7 @@ mod seam;
 mod wide;
 
 use crate::store::{
-    Backend, Completeness, Hit, Reader, Scan, ScanLimits, Seq, Step, Take, Viewer, remove_hidden,
+    Backend, Completeness, Hit, Reader, Scan, ScanLimits, ScanStep, Seq, Take, Viewer, remove_hidden,
     sweep_expired,
 };
 use crate::types::{Event, Filter, Timestamp};
@@ -48,7 +48,7 @@ fn ask<B: Backend>(
             Take::Counted
         };
         let step = scan.step(&reader, now, &mut left, viewer, &mut sink).expect("step");
-        if let Step::Done(completeness) = step {
+        if let ScanStep::Done(completeness) = step {
             return (events, completeness);
         }
         assert!(left < rows, "a step makes progress: {filters:?}");

@@ -49,7 +49,7 @@ fn what_matches<B: Backend>(make: &impl Fn() -> B) {
         Draft::new(1, 30_023, 70).tag(&["d", "one"]).tag(&["d", "two"]),
     ];
     let backend = filled(make, &drafts);
-    let id = |place: usize| drafts[place].event().id;
+    let id = |index: usize| drafts[index].event().id;
     let key = World::pubkey;
     let ids = |list: &[EventId]| Filter { ids: Some(list.into()), limit: Some(100), ..Filter::default() };
     let kinds = |list: &[Kind]| Filter { kinds: Some(list.into()), limit: Some(100), ..Filter::default() };
@@ -97,7 +97,7 @@ fn what_matches<B: Backend>(make: &impl Fn() -> B) {
         ("ids within a time", Filter { until: Some(20), ..ids(&[id(1), id(2)]) }, &[1]),
     ];
     for (name, filter, expected) in cases {
-        let expected: Vec<EventId> = expected.iter().map(|&place| id(place)).collect();
+        let expected: Vec<EventId> = expected.iter().map(|&index| id(index)).collect();
         let limits = ScanLimits { limit_default: 100, limit_max: 100 };
         let (events, completeness) = ask(&backend, &[filter], limits, NOW, 3, &Everyone);
         assert_eq!(events.iter().map(|event| event.id).collect::<Vec<_>>(), expected, "{name}");
@@ -374,7 +374,7 @@ fn a_step_reads_no_more_than_its_rows<B: Backend>(make: &impl Fn() -> B) {
         let step = scan.step(&reader, NOW, &mut rows, &Everyone, &mut sink).expect("step");
         assert!(hits - before <= 20, "{} events in a step of 20 rows", hits - before);
         steps += 1;
-        if step != crate::store::Step::More {
+        if step != crate::store::ScanStep::More {
             break;
         }
     }

@@ -46,7 +46,7 @@ fn check<B: Backend>(make: &impl Fn() -> B, name: &str, ops: &[(Op, Is)], left: 
             .collect();
         assert_eq!(outcomes, expected, "{name}, in batches of {batch}");
         let mut served: Vec<_> = serve(&backend, NOW).iter().map(|event| event.id).collect();
-        let mut expected: Vec<_> = left.iter().map(|&place| ops[place].0.event().id).collect();
+        let mut expected: Vec<_> = left.iter().map(|&index| ops[index].0.event().id).collect();
         served.sort_unstable();
         expected.sort_unstable();
         assert_eq!(served, expected, "{name}: what is left, in batches of {batch}");
@@ -297,8 +297,8 @@ fn vanishing<B: Backend>(make: &impl Fn() -> B) {
     check(make, "a deletion of a request to vanish", &ops, &[0, 1]);
     let ops = [(undo, Stored), (request.vanish(), Stored), (note(10), Refused(Vanished))];
     check(make, "a deletion of a request to vanish that comes first", &ops, &[0, 1]);
-    let own = [(wrap(1, 1, 10).put(), Stored), (request.vanish(), Stored)];
-    check(make, "a gift wrap to oneself", &own, &[1]);
+    let ops = [(wrap(1, 1, 10).put(), Stored), (request.vanish(), Stored)];
+    check(make, "a gift wrap to oneself", &ops, &[1]);
 }
 
 fn expiry<B: Backend>(make: &impl Fn() -> B) {

@@ -10,14 +10,19 @@ use crate::testing::signing::{event, key};
 pub(super) fn cases() -> Vec<Case> {
     vec![
         case_with(
-            "addresses: events a minute",
+            "addresses: events per minute",
             |config| config.limits.address_events_per_minute_max = 6,
             event_rate,
         ),
         case_with(
-            "addresses: requests a minute",
+            "addresses: requests per minute",
             |config| config.limits.address_requests_per_minute_max = 6,
             request_rate,
+        ),
+        case_with(
+            "addresses: fan-out a minute",
+            |config| config.limits.address_fanout_rows_per_minute_max = 1,
+            fanout_rate,
         ),
     ]
 }
@@ -58,6 +63,43 @@ fn event_rate(stage: &mut Stage<'_>) {
     // A client without an address, or an exempt one, has no such limit.
     let mut exempt = stage.open();
     (100..120).for_each(|n| exempt.accept(&note(n)));
+}
+
+/// An event costs its publisher what its delivery costs the relay.
+fn fanout_rate(stage: &mut Stage<'_>) {
+    let t = stage.t;
+    let note = |kind, n: u64| event(&key(1)).kind(kind).at(t).content(n.to_string()).sign();
+    // Each is a candidate and a delivery.
+    let mut watcher = stage.open();
+    (0..40).for_each(|n| drop(watcher.req(&format!("sub {n}"), json!({ "kinds": [1, 20_001] }))));
+    for (address, other, kind) in [("192.0.2.1", "192.0.2.2", 1), ("192.0.2.3", "192.0.2.4", 20_001)] {
+        let Some(mut publisher) = stage.open_from(address) else { return };
+        // Nobody asks for these.
+        let unasked = |n: u64| note(7, 100 * u64::from(kind) + n);
+        (0..5).for_each(|n| publisher.accept(&unasked(n)));
+        publisher.accept(&note(kind, 0));
+        watcher.next_event("sub 39");
+        let mut again = stage.open_from(address).expect("another client");
+        let (accepted, message) = again.publish(&unasked(9));
+        assert!(
+            !accepted && message.starts_with("rate-limited: the events from your address reach"),
+            "{message}"
+        );
+        // Reading is none of it, and others publish as they like.
+        again.count(json!({}));
+        stage.open_from(other).expect("another client").accept(&note(kind, 1));
+        watcher.next_event("sub 39");
+        if stage.world.holds_its_clock() {
+            // What is owed is paid back first.
+            stage.advance(61);
+            publisher.refuse(&unasked(10), "rate-limited");
+            stage.advance(20_000);
+            publisher.accept(&unasked(10));
+        }
+    }
+    // A client without an address, or an exempt one, has no such limit.
+    let mut exempt = stage.open();
+    (10..20).for_each(|n| exempt.accept(&note(1, n)));
 }
 
 fn request_rate(stage: &mut Stage<'_>) {

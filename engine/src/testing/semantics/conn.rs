@@ -133,10 +133,10 @@ impl Conn {
 
     /// The first frame for which `wanted` returns something; others are kept.
     fn wait<T>(&mut self, what: &str, wanted: impl Fn(&Frame) -> Option<T>) -> T {
-        if let Some((place, found)) =
-            self.kept.iter().enumerate().find_map(|(place, frame)| Some((place, wanted(frame)?)))
+        if let Some((index, found)) =
+            self.kept.iter().enumerate().find_map(|(index, frame)| Some((index, wanted(frame)?)))
         {
-            self.kept.remove(place);
+            self.kept.remove(index);
             return found;
         }
         loop {
@@ -153,7 +153,9 @@ impl Conn {
     /// The OK of an id.
     pub(super) fn ok(&mut self, id: &str) -> (bool, String) {
         self.wait(&format!("the OK of {id}"), |frame| match frame {
-            Frame::Ok { id: own, accepted, message } if own == id => Some((*accepted, message.clone())),
+            Frame::Ok { id: answered, accepted, message } if answered == id => {
+                Some((*accepted, message.clone()))
+            }
             _ => None,
         })
     }
@@ -243,7 +245,7 @@ impl Conn {
     pub(super) fn count_body(&mut self, query: &str, filters: Value) -> Value {
         self.send(&count_text(query, filters));
         self.wait(&format!("the COUNT of {query:?}"), |frame| match frame {
-            Frame::Count { query: own, body } if own == query => Some(body.clone()),
+            Frame::Count { query: counted, body } if counted == query => Some(body.clone()),
             Frame::Closed { sub, .. } if sub == query => panic!("{frame:?} where a COUNT should come"),
             _ => None,
         })
@@ -317,6 +319,6 @@ fn of_sub(frame: &Frame, sub: &str) -> Option<Frame> {
 
 #[track_caller]
 fn assert_prefix(message: &str, prefix: &str) {
-    let fits = prefix.is_empty() || message.split_once(':').is_some_and(|(own, _)| own == prefix);
+    let fits = prefix.is_empty() || message.split_once(':').is_some_and(|(found, _)| found == prefix);
     assert!(fits, "{message:?} where a message with {prefix:?} should be");
 }

@@ -129,10 +129,10 @@ fn registers(stage: &mut Stage<'_>) {
         (1111, "E", json!([1111])),
         (3, "p", json!([3])),
     ];
-    for (place, (kind, letter, kinds)) in queries.iter().enumerate() {
+    for (number, (kind, letter, kinds)) in queries.iter().enumerate() {
         let mut events = Vec::new();
         for n in 0..30 {
-            let author = key(1 + 100 * place as u64 + n);
+            let author = key(1 + 100 * number as u64 + n);
             let mut draft = event(&author).at(stage.t - n).kind(*kind);
             for target in &targets {
                 draft = draft.tag([letter, target]);
@@ -149,10 +149,11 @@ fn registers(stage: &mut Stage<'_>) {
         conn.accept_all(&events);
         for target in &targets {
             let filter = json!({"kinds": kinds, format!("#{letter}"): [target]});
-            let own: Vec<Signed> = events.iter().filter(|event| matches(&filter, event)).cloned().collect();
+            let matching: Vec<Signed> =
+                events.iter().filter(|event| matches(&filter, event)).cloned().collect();
             let body = conn.count_body("hll", filter.clone());
-            assert_eq!(body["count"], own.len(), "{filter}");
-            assert_eq!(body["hll"].as_str(), Some(&*hll(target, &own)), "registers of {filter}");
+            assert_eq!(body["count"], matching.len(), "{filter}");
+            assert_eq!(body["hll"].as_str(), Some(&*hll(target, &matching)), "registers of {filter}");
         }
     }
     // Without reactions there are registers too, all zero.

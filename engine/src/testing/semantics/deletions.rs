@@ -9,7 +9,7 @@ use crate::testing::signing::{Draft, Key, Signed, event, key};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        case("deletions: by id, one's own", own),
+        case("deletions: by id, one's own", own_events),
         case("deletions: by id, not another's", anothers),
         case("deletions: what is deleted does not come back", no_return),
         case("deletions: the request may come first", request_first),
@@ -47,7 +47,7 @@ fn assert_stays(conn: &mut Conn, event: &Signed) {
     assert!(is_there(conn, event), "no longer served: {}", event.json());
 }
 
-fn own(stage: &mut Stage<'_>) {
+fn own_events(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     let note = event(&key(1)).at(stage.t - 5).tag(["t", "x"]).sign();
     let other = event(&key(1)).at(stage.t - 5).content("other").sign();

@@ -170,11 +170,11 @@ fn order_and_space(stage: &mut Stage<'_>) {
             .content("{ \"x\" : 1 }")
             .sign()
     };
-    for places in 0..7 {
+    for by in 0..7 {
         let event = next();
-        assert_taken(&mut conn, &event, &event.fields().rotated(places).json());
+        assert_taken(&mut conn, &event, &event.fields().rotated(by).json());
         let event = next();
-        assert_taken(&mut conn, &event, &event.fields().reversed().rotated(places).json_with(" "));
+        assert_taken(&mut conn, &event, &event.fields().reversed().rotated(by).json_with(" "));
     }
     for space in [" ", "\n", "\t", "\r", "\r\n \t"] {
         let event = next();

@@ -56,16 +56,16 @@ impl Frame {
 fn read(text: &str) -> Result<Frame, String> {
     let value: Value = serde_json::from_str(text).map_err(|error| format!("not JSON ({error})"))?;
     let Value::Array(parts) = value else { return Err("not an array".into()) };
-    let [Value::String(verb), parts @ ..] = &parts[..] else { return Err("no verb".into()) };
-    let text_at = |place: usize| {
-        let part = parts.get(place).and_then(Value::as_str);
-        part.map(str::to_owned).ok_or_else(|| format!("no string at {}", place + 1))
+    let [Value::String(message_type), parts @ ..] = &parts[..] else { return Err("no message type".into()) };
+    let text_at = |index: usize| {
+        let part = parts.get(index).and_then(Value::as_str);
+        part.map(str::to_owned).ok_or_else(|| format!("no string at {}", index + 1))
     };
     let len_is = |len: usize| match parts.len() == len {
         true => Ok(()),
         false => Err(format!("{} elements", parts.len() + 1)),
     };
-    match verb.as_str() {
+    match message_type.as_str() {
         "EVENT" => {
             len_is(2)?;
             check_event(&parts[1])?;
@@ -110,7 +110,7 @@ fn read(text: &str) -> Result<Frame, String> {
             parts[1]["count"].as_u64().ok_or("no count")?;
             Ok(Frame::Count { query: text_at(0)?, body: parts[1].clone() })
         }
-        _ => Err("no verb of NIP-01".into()),
+        _ => Err("no message type of NIP-01".into()),
     }
 }
 

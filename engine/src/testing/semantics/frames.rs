@@ -9,7 +9,7 @@ use crate::testing::signing::{event, key};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        case("frames: what is no message gets a NOTICE", no_message),
+        case("frames: what is not a message gets a NOTICE", no_message),
         case("frames: a bad REQ or COUNT gets a CLOSED", bad_requests),
         case("frames: deep nesting", deep),
         case("frames: binary", binary),
@@ -343,8 +343,8 @@ fn reconciliation(stage: &mut Stage<'_>) {
     ] {
         conn.send(text);
         match &conn.fence()[..] {
-            [Frame::NegErr { query: own, message }] => {
-                assert!(own == query && message.starts_with(&format!("{prefix}: ")), "{message:?}");
+            [Frame::NegErr { query: answered, message }] => {
+                assert!(answered == query && message.starts_with(&format!("{prefix}: ")), "{message:?}");
             }
             other => panic!("{other:?} for {text}"),
         }

@@ -54,9 +54,9 @@ pub(super) fn cases() -> Vec<Case> {
             |config| config.limits.connection_values_max = 12,
             connection_values,
         ),
-        case_with("limits: events a minute", |config| config.limits.events_per_minute_max = 5, event_rate),
+        case_with("limits: events per minute", |config| config.limits.events_per_minute_max = 5, event_rate),
         case_with(
-            "limits: requests a minute",
+            "limits: requests per minute",
             |config| config.limits.requests_per_minute_max = 5,
             request_rate,
         ),
@@ -129,7 +129,7 @@ fn padded(text: &str, bytes: usize) -> String {
 fn assert_too_long(conn: &mut Conn, text: &str, id: Option<&str>) {
     conn.send(text);
     match (&conn.fence()[..], id) {
-        ([Frame::Ok { id: own, accepted: false, message }], Some(id)) if own == id => {
+        ([Frame::Ok { id: answered, accepted: false, message }], Some(id)) if answered == id => {
             assert!(text.starts_with(r#"["EVENT""#) || text.starts_with(r#"["AUTH""#));
             assert!(message.starts_with("invalid: "), "{message:?}");
         }
@@ -283,7 +283,7 @@ fn subscriptions(stage: &mut Stage<'_>) {
     }
     conn.send(&req_text("d", json!({})));
     conn.expect_closed("d", "");
-    // Replacing a subscription does not count twice, and CLOSE frees a place.
+    // Replacing a subscription does not count twice, and CLOSE frees one.
     conn.req("b", json!({"kinds": [1]}));
     conn.close_sub("a");
     conn.req("d", json!({}));

@@ -274,12 +274,12 @@ fn begins_later(stage: &mut Stage<'_>) {
     writer.accept(&ephemeral);
     came.extend([reader.next_of("notes"), reader.next_of("soon")]);
     reader.expect_silence();
-    let ids = |own: &str| -> Vec<String> {
-        let own = came.iter().filter_map(|frame| match frame {
-            Frame::Event { sub, event } if sub == own => Some(id_of(event)),
+    let ids = |wanted: &str| -> Vec<String> {
+        let matching = came.iter().filter_map(|frame| match frame {
+            Frame::Event { sub, event } if sub == wanted => Some(id_of(event)),
             _ => None,
         });
-        own.collect()
+        matching.collect()
     };
     assert_eq!(ids("notes"), [stored.id.clone(), ephemeral.id.clone()], "each once");
     assert_eq!(ids("soon").len(), 3);

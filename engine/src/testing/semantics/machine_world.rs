@@ -22,7 +22,7 @@ use crate::testing::event_of_json;
 use crate::testing::signing::Signed;
 use crate::types::{ClientAddress, Now, Timestamp};
 use crate::verify::{Claim, Libsecp256k1, Verifier};
-use crate::wire::{About, IdScanner};
+use crate::wire::{IdScanner, ReplyTarget};
 
 /// How the machine is run. No setting may change what a client sees.
 #[derive(Clone, Debug)]
@@ -261,7 +261,7 @@ struct Hosted {
 enum Input {
     Text(Vec<u8>),
     Binary,
-    Oversized(u64, About),
+    Oversized(u64, ReplyTarget),
 }
 
 struct Shard {
@@ -283,7 +283,7 @@ impl Shard {
             match hosted.input.pop_front() {
                 Some(Input::Text(text)) => self.relay.handle_text(now, conn, &text),
                 Some(Input::Binary) => self.relay.handle_binary(conn),
-                Some(Input::Oversized(bytes, about)) => self.relay.handle_oversized(conn, bytes, about),
+                Some(Input::Oversized(bytes, reply_to)) => self.relay.handle_oversized(conn, bytes, reply_to),
                 None => return,
             }
         }
@@ -389,7 +389,7 @@ impl Machine {
             let mut busy = false;
             let (mut commits, mut from) = (Vec::new(), Vec::new());
             let mut live: Vec<(usize, Live)> = Vec::new();
-            for (place, shard) in self.shards.iter_mut().enumerate() {
+            for (number, shard) in self.shards.iter_mut().enumerate() {
                 if let Some(batch) = shard.relay.poll_verify(now, true) {
                     busy = true;
                     shard.relay.handle_verified(now, batch.check(&self.checks));
@@ -397,25 +397,25 @@ impl Machine {
                 if let Some(commit) = shard.relay.poll_commit() {
                     assert!(!commit.is_empty(), "a commit changes something");
                     commits.push(commit);
-                    from.push(place);
+                    from.push(number);
                 }
-                while let Some(event) = shard.relay.poll_relayed() {
-                    live.push((place, Live { seq: None, event }));
+                while let Some(relayed) = shard.relay.poll_relayed() {
+                    live.push((number, relayed));
                 }
                 busy |= shard.relay.work(now);
             }
             busy |= !commits.is_empty() || !live.is_empty();
             for (from, live) in live {
-                for (place, shard) in self.shards.iter_mut().enumerate() {
-                    if place != from {
+                for (number, shard) in self.shards.iter_mut().enumerate() {
+                    if number != from {
                         shard.relay.handle_live(now, std::slice::from_ref(&live));
                     }
                 }
             }
             if !commits.is_empty() {
                 let committed = commit(&self.store, now, commits);
-                for (reply, place) in committed.replies.into_iter().zip(from) {
-                    self.shards[place].relay.handle_committed(now, reply);
+                for (reply, number) in committed.replies.into_iter().zip(from) {
+                    self.shards[number].relay.handle_committed(now, reply);
                 }
                 for shard in &mut self.shards {
                     shard.relay.handle_live(now, &committed.live);
@@ -446,9 +446,9 @@ impl Machine {
         while self.shards.iter().any(holds) {
             self.drive_for(1);
         }
-        for (place, shard) in self.shards.iter_mut().enumerate() {
+        for (number, shard) in self.shards.iter_mut().enumerate() {
             self.rebuilt += 1;
-            let mut seed = [place as u8; 32];
+            let mut seed = [number as u8; 32];
             seed[..8].copy_from_slice(&self.rebuilt.to_le_bytes());
             shard.rebuild(self.now, &self.store, self.checks, seed);
             shard.relay.share_address_rates(Arc::clone(&self.rates));
@@ -502,20 +502,20 @@ impl Client for MachineClient {
         }
         let Shard { relay, hosted } = &mut machine.shards[self.shard];
         let conn = self.conn.get();
-        let own = hosted.get_mut(&conn)?;
-        if own.closed.is_some() {
+        let host = hosted.get_mut(&conn)?;
+        if host.closed.is_some() {
             return None;
         }
         let mut frames = Vec::new();
-        if let Some(frame) = own.output.pop_front() {
+        if let Some(frame) = host.output.pop_front() {
             frames.push(frame);
-            relay.handle_backlog(conn, backlog(&own.output));
-        } else if own.is_ready {
-            own.is_ready = relay.drain(conn, 1, &mut |frame: Frame<'_>| frames.push(text(frame)));
+            relay.handle_backlog(conn, backlog(&host.output));
+        } else if host.is_ready {
+            host.is_ready = relay.drain(conn, 1, &mut |frame: Frame<'_>| frames.push(text(frame)));
         }
         assert!(frames.len() <= 1, "one byte asked for is one frame at most");
-        if frames.is_empty() && own.closing.is_some() {
-            own.closed = own.closing.take().map(|close| close.code);
+        if frames.is_empty() && host.closing.is_some() {
+            host.closed = host.closing.take().map(|close| close.code);
             relay.disconnect(conn);
         }
         frames.pop()

@@ -54,7 +54,7 @@ pub trait World {
     /// A new connection.
     fn connect(&mut self) -> Box<dyn Client>;
 
-    /// A new connection of a client at this IPv4 or IPv6 address. `None` if this world has clients of one place only.
+    /// A new connection of a client at this IPv4 or IPv6 address. `None` if all clients of this world have one address.
     fn connect_from(&mut self, _address: IpAddr) -> Option<Box<dyn Client>> {
         None
     }

@@ -21,7 +21,7 @@ pub(super) fn matches(filter: &Value, event: &Signed) -> bool {
             "until" => event.created_at <= wanted.as_u64().expect("a second"),
             "limit" => true,
             "#d" if has_empty_d(event) && any(&|d| *d == "") => true,
-            tag => event.tags.iter().any(|own| match &own[..] {
+            tag => event.tags.iter().any(|tag_of_event| match &tag_of_event[..] {
                 [name, value, ..] => *name == tag[1..] && any(&|wanted| *wanted == *value),
                 _ => false,
             }),
@@ -52,10 +52,10 @@ impl Guard {
     fn may_hide(&self, filter: &Value) -> bool {
         let list = |name: &str| filter.get(name).map(|list| list.as_array().expect("a list"));
         let asks_guarded = match list("kinds") {
-            Some(kinds) => kinds.iter().any(|kind| self.kinds.iter().any(|own| *kind == *own)),
+            Some(kinds) => kinds.iter().any(|kind| self.kinds.iter().any(|guarded| *kind == *guarded)),
             None => !self.kinds.is_empty(),
         };
-        let is_mine = |key: &Value| self.keys.iter().any(|own| *key == *own);
+        let is_mine = |key: &Value| self.keys.iter().any(|viewer_key| *key == *viewer_key);
         let names_me_alone = |name: &str| list(name).is_some_and(|list| list.iter().all(is_mine));
         let matches_nothing = filter.as_object().expect("a filter").values().any(|value| *value == json!([]))
             || filter["since"].as_u64().unwrap_or(0) > filter["until"].as_u64().unwrap_or(u64::MAX);
@@ -113,8 +113,9 @@ pub(super) fn check(conn: &mut Conn, filters: Value, events: &[Signed]) {
     let (ids, is_all) = expected(&filters, events);
     assert_eq!(answer.ids(), ids, "the answer to {}", json!(filters));
     for event in &answer.events {
-        let own = events.iter().find(|own| event["id"] == own.id).expect("an event of the case");
-        assert_eq!(*event, own.value(), "the event as it was published");
+        let expected =
+            events.iter().find(|expected| event["id"] == expected.id).expect("an event of the case");
+        assert_eq!(*event, expected.value(), "the event as it was published");
     }
     // With `limit: 0` the relay need not read the store, but a hint must be right.
     let may_be_left_out = answer.hint.is_none() && filters.iter().any(|filter| filter["limit"] == 0);

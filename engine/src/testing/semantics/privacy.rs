@@ -142,8 +142,8 @@ fn others(stage: &mut Stage<'_>) {
     assert_eq!(conn.ask(json!({"kinds": [1059]})).hint, None, "others' are hidden");
     assert_eq!(conn.count(json!({"kinds": [1059, 1]})), 1);
     // A key without events of its own gets an empty answer.
-    let own = conn.ask(json!({"kinds": [1059], "#p": [key(9).hex()]}));
-    assert_eq!((own.ids().len(), own.hint.as_deref()), (0, Some("finish")));
+    let found = conn.ask(json!({"kinds": [1059], "#p": [key(9).hex()]}));
+    assert_eq!((found.ids().len(), found.hint.as_deref()), (0, Some("finish")));
     // A filter for events of other keys only is restricted.
     for filters in [
         json!({"kinds": [1059], "#p": [key(1).hex()]}),
@@ -274,8 +274,8 @@ fn direct_messages_guarded(stage: &mut Stage<'_>) {
     writer.accept(&message);
     for (number, conn) in &mut watchers {
         let is_party = matches!(number, Some(1 | 2));
-        let own: &[Signed] = if is_party { std::slice::from_ref(&message) } else { &[] };
-        check(conn, json!({}), own);
+        let expected: &[Signed] = if is_party { std::slice::from_ref(&message) } else { &[] };
+        check(conn, json!({}), expected);
         match (is_party, *number) {
             (true, _) => assert_eq!(conn.count(json!({"ids": [message.id]})), 1, "{number:?}"),
             (false, None) => conn.count_closed("dm", json!({"ids": [message.id]}), "auth-required"),
@@ -288,9 +288,9 @@ fn direct_messages_guarded(stage: &mut Stage<'_>) {
     }
     for (number, conn) in &mut watchers {
         let seen = stage.settle(&mut writer, conn, "sub");
-        let own: &[String] =
+        let expected: &[String] =
             if matches!(number, Some(1 | 2)) { std::slice::from_ref(&message.id) } else { &[] };
-        assert_eq!(seen, own, "live, key {number:?}");
+        assert_eq!(seen, expected, "live, key {number:?}");
     }
 }
 

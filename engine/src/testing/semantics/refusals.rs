@@ -13,7 +13,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("refusals: fields of the wrong type", types),
         case("refusals: fields that nobody here knows", unknown_fields),
         case("refusals: search, with a reason for people", search),
-        case("refusals: reasons for people name no place in a message", no_places),
+        case("refusals: reasons name no byte offset in a message", no_places),
         case("refusals: a filter given twice over", repeated_fields),
         case("refusals: a REQ that is refused still replaces", refused_replaces),
     ]

@@ -27,9 +27,9 @@ fn orders(n: usize) -> Vec<Vec<usize>> {
         _ => orders(n - 1)
             .into_iter()
             .flat_map(|order| {
-                (0..n).map(move |place| {
+                (0..n).map(move |index| {
                     let mut order = order.clone();
-                    order.insert(place, n - 1);
+                    order.insert(index, n - 1);
                     order
                 })
             })
@@ -52,16 +52,16 @@ fn publish_in_turn(conn: &mut Conn, versions: &[&Signed], filter: &serde_json::V
 
 fn all_orders(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
-    for (place, kind) in [0u16, 3, 10_002, 30_023].into_iter().enumerate() {
+    for (index, kind) in [0u16, 3, 10_002, 30_023].into_iter().enumerate() {
         for (n, order) in (0..).zip(orders(4)) {
             // An author for each order, so that they do not interfere.
-            let author = key(1 + n + 100 * place as u64);
+            let author = key(1 + n + 100 * index as u64);
             let version = |ago: u64, content: &str| {
                 let draft = event(&author).kind(kind).at(stage.t - ago).content(content);
                 if kind == 30_023 { draft.tag(["d", "slug"]).sign() } else { draft.sign() }
             };
             let versions = [version(2, "oldest"), version(1, "middle"), version(0, "one"), version(0, "two")];
-            let in_turn: Vec<&Signed> = order.iter().map(|place| &versions[*place]).collect();
+            let in_turn: Vec<&Signed> = order.iter().map(|index| &versions[*index]).collect();
             publish_in_turn(&mut conn, &in_turn, &json!({"authors": [author.hex()], "kinds": [kind]}));
         }
     }
@@ -131,8 +131,8 @@ fn d_tags(stage: &mut Stage<'_>) {
         conn.accept_all(&others);
         let mut last = None;
         for round in 0..2 {
-            for (place, form) in forms.iter().enumerate() {
-                let version = form(draft(8 - 3 * round - place as u64)).sign();
+            for (index, form) in forms.iter().enumerate() {
+                let version = form(draft(8 - 3 * round - index as u64)).sign();
                 conn.accept(&version);
                 let answer = conn.ask(json!({"authors": [author.hex()]}));
                 assert_eq!(answer.ids().len(), 4, "one version of {d:?} and three others");
@@ -192,12 +192,12 @@ fn in_one_breath(stage: &mut Stage<'_>) {
         let versions: Vec<Signed> =
             (0..3).map(|ago| event(&author).kind(0).at(stage.t - ago).content("x").sign()).collect();
         conn.send_all(
-            &order.iter().map(|place| super::conn::event_text(&versions[*place])).collect::<Vec<_>>(),
+            &order.iter().map(|index| super::conn::event_text(&versions[*index])).collect::<Vec<_>>(),
         );
-        for (so_far, &place) in order.iter().enumerate() {
-            let (accepted, message) = conn.ok(&versions[place].id);
-            let newest = order[..=so_far].iter().all(|other| *other >= place);
-            assert_eq!(accepted, newest, "place {place} of {order:?}: {message:?}");
+        for (so_far, &index) in order.iter().enumerate() {
+            let (accepted, message) = conn.ok(&versions[index].id);
+            let newest = order[..=so_far].iter().all(|other| *other >= index);
+            assert_eq!(accepted, newest, "version {index} of {order:?}: {message:?}");
         }
         assert_eq!(conn.ask(json!({"authors": [author.hex()]})).ids(), [&*versions[0].id], "{order:?}");
     }

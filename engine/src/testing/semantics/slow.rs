@@ -76,10 +76,15 @@ fn read_to(reader: &mut Conn, sub: &str, last: &str) -> Vec<String> {
 #[track_caller]
 fn assert_same(seen: &[String], expected: &[String], what: &str) {
     // Compare positions: ids would not be readable.
-    let places: Vec<Option<usize>> =
+    let positions: Vec<Option<usize>> =
         seen.iter().map(|id| expected.iter().position(|other| other == id)).collect();
     let wanted: Vec<Option<usize>> = (0..expected.len()).map(Some).collect();
-    assert!(places == wanted, "{what}: {} of {} came, in the order {places:?}", seen.len(), expected.len());
+    assert!(
+        positions == wanted,
+        "{what}: {} of {} came, in the order {positions:?}",
+        seen.len(),
+        expected.len()
+    );
 }
 
 fn live(stage: &mut Stage<'_>) {
@@ -150,11 +155,11 @@ fn ephemeral(stage: &mut Stage<'_>) {
         }
     }
     assert!(missed > 0, "ten times what the outbox may hold was published");
-    let mut places: Vec<usize> =
+    let mut positions: Vec<usize> =
         seen.iter().filter_map(|id| ids.iter().position(|other| other == id)).collect();
-    assert!(places.is_sorted(), "in order: {places:?}");
-    places.dedup();
-    assert_eq!(places.len() + 1, seen.len(), "each once");
+    assert!(positions.is_sorted(), "in order: {positions:?}");
+    positions.dedup();
+    assert_eq!(positions.len() + 1, seen.len(), "each once");
     slow.expect_silence();
 }
 

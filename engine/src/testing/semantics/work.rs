@@ -8,7 +8,7 @@ use crate::testing::signing::{Signed, event, key};
 pub(super) fn cases() -> Vec<Case> {
     vec![
         case_with("work: the id's bits and a committed target count", eight_bits, bits_and_target),
-        case_with("work: a commitment is no must", eight_bits, no_commitment),
+        case_with("work: a commitment is not required", eight_bits, no_commitment),
         case_with("work: a commitment, where it is required", committed_eight_bits, commitment_required),
     ]
 }

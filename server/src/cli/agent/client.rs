@@ -129,7 +129,7 @@ impl Client {
         body: Option<Vec<u8>>,
     ) -> Result<reqwest::Response, Failure> {
         let body = body.unwrap_or_default();
-        let verb = method.parse().map_err(|_| Failure::Usage(format!("{method} is no method")))?;
+        let verb = method.parse().map_err(|_| Failure::Usage(format!("{method} is not an HTTP method")))?;
         let response = self
             .http
             .request(verb, format!("{}{path}", self.base.at))

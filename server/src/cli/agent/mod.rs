@@ -289,8 +289,8 @@ fn refused(words: &str) -> Failure {
     Failure::Refused
 }
 
-fn parse_key(place: &str, secret: &str) -> Result<Keys, Failure> {
-    Keys::parse(secret).map_err(|error| Failure::Usage(format!("--key: {place} is {error}")))
+fn parse_key(source: &str, secret: &str) -> Result<Keys, Failure> {
+    Keys::parse(secret).map_err(|error| Failure::Usage(format!("--key: {source} is {error}")))
 }
 
 fn print(text: &str) -> Result<(), Failure> {

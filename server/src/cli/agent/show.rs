@@ -84,7 +84,7 @@ fn time(millis: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hours:02}:{minutes:02}:{seconds:02}.{millis:03}Z")
 }
 
-/// The date so many days after 1970-01-01, in the Gregorian calendar. Years begin in March, so a leap day is the last of one.
+/// The date `days` days after 1970-01-01, in the Gregorian calendar. Years begin in March, so a leap day is the last of one.
 fn date(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, in_era) = (days / 146_097, days % 146_097);

@@ -55,21 +55,21 @@ pub enum Item {
     Event(Option<Seq>, Event),
     /// Nothing else that is stored up to this sequence number matches: it may be confirmed.
     Position(Seq),
-    /// So many ephemeral events were not handed out because the consumer was too slow.
+    /// This many ephemeral events were lost to this consumer because it was too slow.
     Missed(u64),
 }
 
 /// A handle to a serving relay, for other parts of its process. It can be cloned and used on any thread.
 #[derive(Clone)]
-pub struct Beside {
+pub struct RelayHandle {
     host: Arc<Host>,
     /// Gone once the relay has stopped, so that its folder can be opened again.
     stored: Weak<dyn Stored>,
 }
 
-impl Beside {
+impl RelayHandle {
     pub(crate) fn new(host: Arc<Host>, stored: Weak<dyn Stored>) -> Self {
-        Beside { host, stored }
+        RelayHandle { host, stored }
     }
 
     /// Publishes an event that one of the host's own keys has signed; see
@@ -98,10 +98,10 @@ impl Beside {
         stored.query(filter, now().seconds(), &Everyone).map_err(ReadError::Store)
     }
 
-    /// [`Beside::query`] of what everybody may see: of guarded kinds nothing is found.
+    /// [`RelayHandle::query`] of what everybody may see: of guarded kinds nothing is found.
     ///
     /// # Errors
-    /// As [`Beside::query`].
+    /// As [`RelayHandle::query`].
     pub fn query_public(&self, filter: Filter) -> Result<Vec<Event>, ReadError> {
         let stored = self.stored.upgrade().ok_or(ReadError::Stopped)?;
         let anybody = Party { guarded_kinds: &self.host.settings.policy.guarded_kinds, keys: &[] };
@@ -111,7 +111,7 @@ impl Beside {
     /// The highest sequence number given to a stored event.
     ///
     /// # Errors
-    /// As [`Beside::query`].
+    /// As [`RelayHandle::query`].
     pub fn last_seq(&self) -> Result<Seq, ReadError> {
         let stored = self.stored.upgrade().ok_or(ReadError::Stopped)?;
         stored.last_seq().map_err(ReadError::Store)

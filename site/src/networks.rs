@@ -1,17 +1,23 @@
-//! Addresses and networks, as settings name them.
+//! Addresses and networks, as settings name them: clients that have no limits by address, trusted proxies.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+/// Default of `network.exempt_addresses`: only processes of this machine come from there.
+pub const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
+
+/// Default of `network.connections_per_address_max`.
+pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 200;
+
 /// A set of addresses: some, and those of networks such as `10.0.0.0/8`. An IPv4-mapped IPv6 address is the IPv4 address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Networks(Vec<IpNet>);
+pub struct Networks(Vec<IpNet>);
 
 impl Networks {
     /// # Errors
     /// Names the first that is neither an address nor a network.
-    pub(super) fn new(texts: &[String]) -> Result<Self, String> {
+    pub fn new(texts: &[String]) -> Result<Self, String> {
         let read = |text: &String| {
             parse(text.trim())
                 .ok_or_else(|| format!("`{text}` is neither an address nor a network such as 10.0.0.0/8"))
@@ -20,12 +26,12 @@ impl Networks {
     }
 
     /// Whether none is named.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Whether `address` is one of them. Cost: their number.
-    pub(crate) fn contain(&self, address: IpAddr) -> bool {
+    pub fn contain(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
     }

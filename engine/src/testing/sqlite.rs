@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use relay_engine::sql::{SqlConn, SqlValue, StoreError};
+use crate::sql::{SqlConn, SqlValue, StoreError};
 use rusqlite::limits::Limit;
 use rusqlite::types::{Value, ValueRef};
 
@@ -46,6 +46,8 @@ impl Sqlite {
     pub fn new() -> Self {
         let conn = rusqlite::Connection::open_in_memory().expect("memory opens");
         conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, ROW_BYTES_MAX).expect("a limit that SQLite knows");
+        // Statements are prepared once, as hosts do.
+        conn.set_prepared_statement_cache_capacity(256);
         Sqlite(Rc::new(Shared {
             conn,
             statements: Cell::new(0),

@@ -1,0 +1,241 @@
+//! Preconditions and ranges of RFC 9110, for blobs that never change.
+
+use std::ops::Range;
+use std::time::{Duration, SystemTime};
+
+use super::Head;
+use super::request::number;
+use crate::blob::{Blob, Sha256};
+
+/// What is sent of a blob.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// All of it, or a range that is not empty.
+    Send(Option<Range<u64>>),
+    /// 304.
+    NotModified,
+    /// 412.
+    Failed,
+    /// 416.
+    Unsatisfiable,
+}
+
+/// Judges the conditions of a request, in the order of RFC 9110, 13.2.2.
+pub(super) fn judge(head: &Head, blob: &Blob) -> Verdict {
+    let etag = etag(&blob.sha256);
+    let has = |name| head.header(name).is_some();
+    let lists = |name, weak| head.lines(name).any(|line| names(line, &etag, weak));
+    let date = |name| head.header(name).and_then(read_date);
+    if has("if-match") {
+        if !lists("if-match", false) {
+            return Verdict::Failed;
+        }
+    } else if date("if-unmodified-since").is_some_and(|date| blob.uploaded > date) {
+        return Verdict::Failed;
+    }
+    if has("if-none-match") {
+        if lists("if-none-match", true) {
+            return Verdict::NotModified;
+        }
+    } else if date("if-modified-since").is_some_and(|date| blob.uploaded <= date) {
+        return Verdict::NotModified;
+    }
+    let mut ranges = head.lines("range");
+    let (Some(value), None) = (ranges.next(), ranges.next()) else { return Verdict::Send(None) };
+    let is_fresh = head.header("if-range").is_none_or(|condition| {
+        condition.trim() == etag || read_date(condition).is_some_and(|date| blob.uploaded == date)
+    });
+    // Ranges are defined for GET only.
+    if head.is_head() || !is_fresh {
+        return Verdict::Send(None);
+    }
+    range(value, blob.size)
+}
+
+/// The strong validator of a blob.
+pub(super) fn etag(sha256: &Sha256) -> String {
+    format!("\"{sha256}\"")
+}
+
+/// A time in Unix seconds as an HTTP date; none after the year 9999.
+pub(super) fn date(seconds: u64) -> Option<String> {
+    const YEAR_10000: u64 = 253_402_300_800;
+    (seconds < YEAR_10000)
+        .then(|| httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)))
+}
+
+fn read_date(text: &str) -> Option<u64> {
+    let time = httpdate::parse_http_date(text.trim()).ok()?;
+    Some(time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+}
+
+/// Whether a list of entity tags has this one, or is `*`. Weak tags count only in a weak comparison.
+fn names(list: &str, etag: &str, weak: bool) -> bool {
+    let mut rest = list.trim();
+    if rest == "*" {
+        return true;
+    }
+    loop {
+        rest = rest.trim_start_matches([' ', '\t', ',']);
+        let (is_weak, quoted) = match rest.strip_prefix("W/") {
+            Some(quoted) => (true, quoted),
+            None => (false, rest),
+        };
+        let Some(inner) = quoted.strip_prefix('"') else { return false };
+        let Some(end) = inner.find('"') else { return false };
+        if quoted[..end + 2] == *etag && (weak || !is_weak) {
+            return true;
+        }
+        rest = &inner[end + 1..];
+    }
+}
+
+/// A Range header: one range of bytes, cut at the end of the blob. Other units, several ranges and malformed headers are
+/// ignored.
+fn range(value: &str, size: u64) -> Verdict {
+    let all = Verdict::Send(None);
+    let Some((unit, set)) = value.split_once('=') else { return all };
+    let Some((first, last)) = set.trim().split_once('-') else { return all };
+    if !unit.trim().eq_ignore_ascii_case("bytes") {
+        return all;
+    }
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(first) || !digits(last) {
+        return all;
+    }
+    match (number(first), number(last)) {
+        (None, None) => all,
+        (None, Some(0)) => Verdict::Unsatisfiable,
+        // The last bytes; an empty blob has none.
+        (None, Some(_)) if size == 0 => all,
+        (None, Some(count)) => Verdict::Send(Some(size.saturating_sub(count)..size)),
+        (Some(first), Some(last)) if last < first => all,
+        (Some(first), _) if first >= size => Verdict::Unsatisfiable,
+        (Some(first), last) => {
+            let end = last.map_or(size, |last| last.saturating_add(1).min(size));
+            Verdict::Send(Some(first..end))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use relay_site::BlossomRoute;
+
+    use super::*;
+
+    fn head(method: &str, headers: &[(&str, &str)]) -> Head {
+        Head {
+            route: BlossomRoute::Blob,
+            method: method.to_owned(),
+            path_and_query: "/".to_owned(),
+            param: None,
+            headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        }
+    }
+
+    fn blob(size: u64) -> Blob {
+        let (sha256, mime) = (Sha256([0xab; 32]), "image/png".to_owned());
+        Blob { sha256, size, mime, uploaded: 784_111_777, expires_at: None, media: None }
+    }
+
+    #[test]
+    fn ranges_are_cut_refused_or_ignored() {
+        use Verdict::{Send, Unsatisfiable};
+        let cases = [
+            ("bytes=0-9", 100, Send(Some(0..10))),
+            ("bytes=0-0", 100, Send(Some(0..1))),
+            ("bytes=99-99", 100, Send(Some(99..100))),
+            ("bytes=10-", 100, Send(Some(10..100))),
+            ("bytes=0-", 100, Send(Some(0..100))),
+            ("bytes=90-1000", 100, Send(Some(90..100))),
+            ("bytes=0-99999999999999999999999999", 100, Send(Some(0..100))),
+            ("bytes=0-18446744073709551615", 100, Send(Some(0..100))),
+            ("bytes=-10", 100, Send(Some(90..100))),
+            ("bytes=-1000", 100, Send(Some(0..100))),
+            ("Bytes=0-9", 100, Send(Some(0..10))),
+            (" bytes = 0-9 ", 100, Send(Some(0..10))),
+            ("bytes=100-", 100, Unsatisfiable),
+            ("bytes=100-200", 100, Unsatisfiable),
+            ("bytes=99999999999999999999999999-", 100, Unsatisfiable),
+            ("bytes=-0", 100, Unsatisfiable),
+            ("bytes=0-", 0, Unsatisfiable),
+            ("bytes=-5", 0, Send(None)),
+            ("bytes=9-0", 100, Send(None)),
+            ("bytes=0-1,3-4", 100, Send(None)),
+            ("bytes=0-1,", 100, Send(None)),
+            ("bytes=-", 100, Send(None)),
+            ("bytes=", 100, Send(None)),
+            ("bytes", 100, Send(None)),
+            ("bytes=a-b", 100, Send(None)),
+            ("bytes=0 - 9", 100, Send(None)),
+            ("bytes=--5", 100, Send(None)),
+            ("bytes=+1-5", 100, Send(None)),
+            ("bytes=0x1-5", 100, Send(None)),
+            ("items=0-9", 100, Send(None)),
+            ("=0-9", 100, Send(None)),
+            ("", 100, Send(None)),
+        ];
+        for (value, size, want) in cases {
+            assert_eq!(judge(&head("GET", &[("range", value)]), &blob(size)), want, "{value} of {size}");
+        }
+        let whole = Send(None);
+        assert_eq!(judge(&head("HEAD", &[("range", "bytes=0-9")]), &blob(100)), whole);
+        assert_eq!(judge(&head("GET", &[("range", "bytes=0-1"), ("range", "bytes=3-4")]), &blob(100)), whole);
+    }
+
+    #[test]
+    fn conditions_are_judged_in_order() {
+        use Verdict::{Failed, NotModified, Send};
+        let own = etag(&Sha256([0xab; 32]));
+        let (own, weak) = (own.as_str(), format!("W/{own}"));
+        let listed = format!("\"a,b\", {weak} ,\"c\"");
+        let strong = format!("\"a,b\",{own}");
+        // The blob is of the first date.
+        let (same, later, earlier) = (
+            "Sun, 06 Nov 1994 08:49:37 GMT",
+            "Mon, 07 Nov 1994 08:49:37 GMT",
+            "Sat, 05 Nov 1994 08:49:37 GMT",
+        );
+        let range = ("range", "bytes=0-9");
+        let part = Send(Some(0..10));
+        let cases: [(&[(&str, &str)], Verdict); 27] = [
+            (&[], Send(None)),
+            (&[("if-none-match", own)], NotModified),
+            (&[("if-none-match", &weak)], NotModified),
+            (&[("if-none-match", "*")], NotModified),
+            (&[("if-none-match", &listed)], NotModified),
+            (&[("if-none-match", "\"x\""), ("if-none-match", own)], NotModified),
+            (&[("if-none-match", "\"x\"")], Send(None)),
+            (&[("if-none-match", own.trim_matches('"'))], Send(None)),
+            (&[("if-none-match", "\"")], Send(None)),
+            (&[("if-none-match", own), range], NotModified),
+            (&[("if-match", own)], Send(None)),
+            (&[("if-match", &strong)], Send(None)),
+            (&[("if-match", "*")], Send(None)),
+            (&[("if-match", &weak)], Failed),
+            (&[("if-match", "\"x\"")], Failed),
+            (&[("if-match", "\"x\""), ("if-none-match", own)], Failed),
+            (&[("if-unmodified-since", earlier)], Failed),
+            (&[("if-unmodified-since", same)], Send(None)),
+            (&[("if-modified-since", same)], NotModified),
+            (&[("if-modified-since", earlier)], Send(None)),
+            (&[("if-modified-since", "yesterday")], Send(None)),
+            (&[("if-modified-since", later), ("if-none-match", "\"x\"")], Send(None)),
+            (&[range, ("if-range", own)], part.clone()),
+            (&[range, ("if-range", &weak)], Send(None)),
+            (&[range, ("if-range", "\"x\"")], Send(None)),
+            (&[range, ("if-range", same)], part),
+            (&[range, ("if-range", later)], Send(None)),
+        ];
+        for (headers, want) in cases {
+            assert_eq!(judge(&head("GET", headers), &blob(100)), want, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn dates_are_written_as_http_wants_them() {
+        assert_eq!(date(784_111_777).as_deref(), Some("Sun, 06 Nov 1994 08:49:37 GMT"));
+        assert_eq!(date(u64::MAX), None);
+    }
+}

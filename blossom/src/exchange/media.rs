@@ -1,0 +1,197 @@
+//! `PUT /media` (BUD-05): a picture is stored without its metadata, and a smaller one beside it. The original is in memory as a
+//! whole and is not kept.
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256 as Hasher};
+
+use super::request::{Announced, Announcement, type_is_taken};
+use super::response::Response;
+use super::step::{Failure, Input, Processed, Step};
+use super::storing::{Expected, Kept, Plan, Progress, Source, Storing, problem, wanted};
+use super::{Context, Head, State, Turn};
+use crate::blob::{Media, Sha256};
+use crate::index::{Command, Outcome};
+use crate::mime;
+use crate::payment::Operation;
+use crate::token::{Defect, Verb};
+
+/// A picture under way.
+#[derive(Clone, Debug)]
+pub(super) struct Making {
+    announced: Announced,
+    stage: Stage,
+}
+
+#[derive(Clone, Debug)]
+enum Stage {
+    /// Whether it would be accepted; nothing of the body is read before.
+    Check,
+    Read,
+    /// The same for the hash that the bytes have, if only they have told it.
+    CheckHash {
+        bytes: Bytes,
+        original: Sha256,
+        mime: String,
+    },
+    Process {
+        original: Sha256,
+    },
+    Thumbnail {
+        storing: Box<Storing>,
+        picture: Picture,
+    },
+    Store(Box<Storing>),
+}
+
+/// The stripped picture.
+#[derive(Clone, Debug)]
+struct Picture {
+    bytes: Bytes,
+    mime: String,
+    media: Media,
+}
+
+/// Whether `/media` does anything with this type.
+///
+/// # Errors
+/// 415.
+pub(super) fn may_be_processed(mime: &str) -> Result<(), Response> {
+    match mime::fits("image/*", mime) || mime::essence(mime) == mime::UNKNOWN {
+        true => Ok(()),
+        false => Err(Response::error(415, "/media takes pictures; /upload takes anything")),
+    }
+}
+
+pub(super) fn begin(context: &Context<'_>, head: &Head) -> Turn {
+    let by = Announcement {
+        length: "content-length",
+        mime: "content-type",
+        verb: Verb::Media,
+        operation: Operation::Media,
+        bytes_max: context.settings.media_bytes_max,
+        path: None,
+    };
+    let announced = Announced::read(context, head, &by)?;
+    if let Some(mime) = &announced.mime {
+        may_be_processed(mime)?;
+    }
+    let making = Box::new(Making { announced, stage: Stage::Check });
+    let command = making.check(context, making.announced.known());
+    Ok((State::Media(making), Step::Ask(command)))
+}
+
+impl Making {
+    pub(super) fn resume(mut self: Box<Self>, context: &Context<'_>, input: Input) -> Turn {
+        match std::mem::replace(&mut self.stage, Stage::Read) {
+            Stage::Check => match input {
+                Input::Answered(Outcome::Accepted | Outcome::Exists(_)) => {
+                    let bytes_max = self.announced.length;
+                    self.at(Stage::Read, Step::Read { bytes_max })
+                }
+                other => Err(problem(other).into()),
+            },
+            Stage::Read => match input {
+                Input::Body(bytes) => self.read(context, bytes),
+                other => Err(problem(other).into()),
+            },
+            Stage::CheckHash { bytes, original, mime } => match input {
+                Input::Answered(Outcome::Accepted | Outcome::Exists(_)) => {
+                    self.at(Stage::Process { original }, Step::Process { bytes, mime })
+                }
+                other => Err(problem(other).into()),
+            },
+            Stage::Process { original } => match input {
+                Input::Processed(processed) => self.processed(context, original, processed),
+                // This host has no means for it; the picture may well be good.
+                Input::Failed(Failure::Unsupported) => Err(Response::error(
+                    422,
+                    "this server cannot process such pictures; /upload takes them as they are",
+                )),
+                other => Err(problem(other).into()),
+            },
+            Stage::Thumbnail { storing, mut picture } => match storing.resume(context, input) {
+                Progress::Step(storing, step) => self.at(Stage::Thumbnail { storing, picture }, step),
+                Progress::End(end) => {
+                    // Without room for it the picture goes without.
+                    picture.media.thumbnail = match end {
+                        Ok(Kept::New(blob) | Kept::Old(blob)) => Some(blob.sha256),
+                        Err(_) => None,
+                    };
+                    self.store(context, picture)
+                }
+            },
+            Stage::Store(storing) => match storing.resume(context, input) {
+                Progress::Step(storing, step) => self.at(Stage::Store(storing), step),
+                Progress::End(end) => Err(match end {
+                    Ok(kept) => kept.response(context),
+                    Err(problem) => problem.into(),
+                }),
+            },
+        }
+    }
+
+    fn at(mut self: Box<Self>, stage: Stage, step: Step) -> Turn {
+        self.stage = stage;
+        Ok((State::Media(self), step))
+    }
+
+    fn check(&self, context: &Context<'_>, sha256: Option<Sha256>) -> Command {
+        let mime = self.announced.mime.clone().unwrap_or_else(|| mime::UNKNOWN.to_owned());
+        let owner = self.announced.token.pubkey.to_string();
+        Command::Check(wanted(context, owner, sha256, self.announced.length, mime))
+    }
+
+    fn read(self: Box<Self>, context: &Context<'_>, bytes: Bytes) -> Turn {
+        let original = hash(&bytes);
+        match self.announced.sha256 {
+            Some(declared) if declared != original => return Err(Failure::WrongHash.into()),
+            _ => self.announced.token.names(&original).map_err(|_| Response::from(Defect::OtherHash))?,
+        }
+        let declared = self.announced.mime.as_deref().filter(|mime| mime::essence(mime) != mime::UNKNOWN);
+        let mime = declared.or_else(|| mime::sniff(&bytes)).unwrap_or(mime::UNKNOWN).to_owned();
+        type_is_taken(context, &mime)?;
+        if self.announced.known().is_some() {
+            return self.at(Stage::Process { original }, Step::Process { bytes, mime });
+        }
+        let command = self.check(context, Some(original));
+        self.at(Stage::CheckHash { bytes, original, mime }, Step::Ask(command))
+    }
+
+    fn processed(self: Box<Self>, context: &Context<'_>, original: Sha256, processed: Processed) -> Turn {
+        let Processed { bytes, mime, media, thumbnail } = processed;
+        let picture = Picture { bytes, mime, media: Media { original, thumbnail: None, ..media } };
+        match thumbnail {
+            Some((bytes, mime)) => {
+                let plan = self.plan(context, bytes, mime, None);
+                let (storing, step) = Storing::begin(context, plan);
+                self.at(Stage::Thumbnail { storing, picture }, step)
+            }
+            None => self.store(context, picture),
+        }
+    }
+
+    fn store(self: Box<Self>, context: &Context<'_>, picture: Picture) -> Turn {
+        let Picture { bytes, mime, media } = picture;
+        let (storing, step) = Storing::begin(context, self.plan(context, bytes, mime, Some(media)));
+        self.at(Stage::Store(storing), step)
+    }
+
+    fn plan(&self, context: &Context<'_>, bytes: Bytes, mime: String, media: Option<Media>) -> Plan {
+        let length = bytes.len() as u64;
+        Plan {
+            owner: self.announced.token.pubkey.to_string(),
+            expected: Expected::Is(hash(&bytes)),
+            source: Source::Bytes(bytes),
+            length: Some(length),
+            bytes_max: length,
+            key_bytes_max: context.settings.key_bytes_max,
+            mime: Some(mime),
+            extension: None,
+            media,
+        }
+    }
+}
+
+fn hash(bytes: &[u8]) -> Sha256 {
+    Sha256(Hasher::digest(bytes).into())
+}

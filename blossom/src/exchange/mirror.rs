@@ -1,0 +1,109 @@
+//! `PUT /mirror` (BUD-04): a blob is fetched from another server. The token for the upload there is the token here.
+
+use bytes::Bytes;
+use serde::Deserialize;
+use url::Url;
+
+use super::request::{may_upload, pay, token};
+use super::response::Response;
+use super::step::{Failure, Input, Step};
+use super::storing::{Expected, Plan, Problem, Progress, Source, Storing, problem};
+use super::{Context, Head, State, Turn};
+use crate::blob::Sha256;
+use crate::payment::{Operation, Purchase};
+use crate::token::{Defect, Token, Verb};
+
+/// Longest body, in bytes.
+const BODY_BYTES_MAX: u64 = 16 << 10;
+
+/// A mirroring.
+#[derive(Clone, Debug)]
+pub(super) enum Mirror {
+    Read(Token),
+    Store(Box<Storing>),
+}
+
+#[derive(Deserialize)]
+struct Body {
+    url: String,
+}
+
+pub(super) fn begin(context: &Context<'_>, head: &Head) -> Turn {
+    if !context.settings.mirror {
+        return Err(Response::error(403, "this server does not fetch blobs from others"));
+    }
+    let token = token(context, head, Verb::Upload)?;
+    if token.hashes.is_empty() {
+        return Err(Defect::NoHash.into());
+    }
+    may_upload(context, &token.pubkey)?;
+    let hash = token.only_hash().map(|hash| hash.to_string());
+    let purchase = Purchase {
+        operation: Operation::Mirror,
+        size: 0,
+        sha256: hash.as_deref(),
+        pubkey: Some(token.pubkey),
+    };
+    pay(context, head, &purchase)?;
+    Ok((State::Mirror(Mirror::Read(token)), Step::Read { bytes_max: BODY_BYTES_MAX }))
+}
+
+impl Mirror {
+    pub(super) fn resume(self, context: &Context<'_>, input: Input) -> Turn {
+        match self {
+            Mirror::Read(token) => match input {
+                Input::Body(body) => fetch(context, token, &body),
+                other => Err(problem(other).into()),
+            },
+            Mirror::Store(storing) => match storing.resume(context, input) {
+                Progress::Step(storing, step) => Ok((State::Mirror(Mirror::Store(storing)), step)),
+                Progress::End(end) => Err(match end {
+                    Ok(kept) => kept.response(context),
+                    Err(Problem::NotNamed | Problem::Failed(Failure::WrongHash)) => {
+                        Response::error(409, "the SHA-256 of the mirrored blob is not in the token's x tags")
+                    }
+                    Err(Problem::Failed(Failure::Incomplete | Failure::Stalled)) => {
+                        Response::error(502, "the origin's response ended early")
+                    }
+                    Err(problem) => problem.into(),
+                }),
+            },
+        }
+    }
+}
+
+fn fetch(context: &Context<'_>, token: Token, body: &Bytes) -> Turn {
+    let Ok(Body { url }) = serde_json::from_slice(body) else {
+        return Err(Response::error(400, "the body must be JSON: {\"url\": \"https://...\"}"));
+    };
+    let url = Url::parse(&url).map_err(|_| Response::error(400, "url is not a URL"))?;
+    let is_right = match url.scheme() {
+        "https" => true,
+        "http" => context.settings.allow_private_addresses,
+        _ => false,
+    };
+    if !is_right || url.host().is_none() {
+        return Err(Response::error(400, "url must be an https URL"));
+    }
+    let name = url.path_segments().and_then(Iterator::last).unwrap_or_default().to_owned();
+    let (stem, extension) = match name.split_once('.') {
+        Some((stem, extension)) => (stem, Some(extension.to_owned())),
+        None => (name.as_str(), None),
+    };
+    // Of several hashes in the token it is the one in the URL, if it is there.
+    let in_url = stem.parse::<Sha256>().ok().filter(|hash| token.hashes.contains(hash));
+    let known = token.only_hash().or(in_url);
+    let plan = Plan {
+        owner: token.pubkey.to_string(),
+        source: Source::Fetch(vec![url.into()]),
+        expected: Expected::new(known, token.hashes),
+        length: None,
+        bytes_max: context.settings.blob_bytes_max,
+        key_bytes_max: context.settings.key_bytes_max,
+        mime: None,
+        extension,
+        media: None,
+    };
+    let (storing, step) = Storing::begin(context, plan);
+    Ok((State::Mirror(Mirror::Store(storing)), step))
+}

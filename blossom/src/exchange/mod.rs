@@ -1,0 +1,200 @@
+//! One request, from its head to its response. [`Exchange::begin`] gives the first [`Step`]; the host carries it out and gives
+//! what came of it to [`Exchange::resume`], until [`Step::Respond`].
+
+//!
+//! | module | role |
+//! |---|---|
+//! | `step` | steps and inputs |
+//! | `response` | responses, and the status of every refusal and failure |
+//! | `request` | what heads say: names of blobs, lengths, types, tokens, permission, payment |
+//! | `conditions` | preconditions and ranges (RFC 9110) |
+//! | `storing` | from the start of an upload to its end, wherever the bytes come from |
+//! | `read`, `upload`, `parts`, `mirror`, `media`, `delete`, `list`, `report`, `operator` | the endpoints |
+
+mod conditions;
+mod delete;
+mod list;
+mod media;
+mod mirror;
+mod operator;
+mod parts;
+mod read;
+mod report;
+mod request;
+mod response;
+mod step;
+mod storing;
+mod upload;
+
+pub use read::RELAY_OWNER;
+pub(crate) use request::is_open;
+pub use response::{Body, Response};
+pub use step::{Failure, Input, Processed, Receive, Received, Step};
+
+use relay_engine::types::{PubKey, Timestamp};
+use relay_engine::verify::Verifier;
+use relay_site::nip98::Origin;
+use relay_site::{Answer, BlossomRoute, BlossomSettings};
+
+use crate::payment::Payments;
+
+/// What a request is judged by.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// The settings of Blossom.
+    pub settings: &'a BlossomSettings,
+    /// The relay's lists of keys.
+    pub keys: Keys<'a>,
+    /// Where this server is reached, without a slash at the end: `https://cdn.example.com`. If no URL is configured, the host
+    /// that the request names.
+    pub base_url: &'a str,
+    /// The URL to which requests are sent, for signed requests of operators (NIP-98).
+    pub origin: Origin<'a>,
+    /// The relay's name, for the page.
+    pub name: &'a str,
+    /// Whether only this machine can reach the server.
+    pub is_local: bool,
+    /// Unix seconds.
+    pub now: Timestamp,
+    /// For tokens.
+    pub verifier: &'a dyn Verifier,
+    /// The wallet. Without one everything is free.
+    pub payments: Option<&'a dyn Payments>,
+}
+
+impl std::fmt::Debug for Context<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context")
+            .field("base_url", &self.base_url)
+            .field("now", &self.now)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The relay's lists of keys, from its policy.
+#[derive(Clone, Copy, Debug)]
+pub struct Keys<'a> {
+    /// Administrators: `policy.admin_pubkeys`, and on the server the owner's key in the data folder.
+    pub admins: &'a [PubKey],
+    /// Keys that may publish, if not all may: `policy.allow_pubkeys`.
+    pub allowed: Option<&'a [PubKey]>,
+    /// Keys that may not: `policy.deny_pubkeys`.
+    pub denied: &'a [PubKey],
+}
+
+/// The head of a request.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// What is asked for.
+    pub route: BlossomRoute,
+    /// In uppercase.
+    pub method: String,
+    /// From the first slash on, with the query, as it was sent.
+    pub path_and_query: String,
+    /// The variable part of the path: `{blob}`, `{pubkey}` or `{sha256}`.
+    pub param: Option<String>,
+    /// Names in lowercase, and values; one line for each.
+    pub headers: Vec<(String, String)>,
+}
+
+impl Head {
+    /// The value of a header; of several lines the first.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.lines(name).next()
+    }
+
+    /// The values of all lines of a header.
+    pub fn lines(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.headers.iter().filter(move |(own, _)| own == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Whether the response has no body.
+    pub fn is_head(&self) -> bool {
+        self.method == "HEAD"
+    }
+
+    /// The query, without the question mark.
+    pub fn query(&self) -> &str {
+        self.path_and_query.split_once('?').map_or("", |(_, query)| query)
+    }
+}
+
+/// A request under way.
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    head: Head,
+    state: State,
+}
+
+/// Where a request is.
+#[derive(Clone, Debug)]
+enum State {
+    Over,
+    Read(read::Read),
+    Upload(upload::Upload),
+    Check(upload::Check),
+    Part(parts::Patch),
+    Mirror(mirror::Mirror),
+    Media(Box<media::Making>),
+    Delete(delete::Delete),
+    List(list::List),
+    Report(report::Report),
+    Operate(operator::Operate),
+}
+
+/// The next step and what follows it, or the end.
+type Turn = Result<(State, Step), Response>;
+
+impl Exchange {
+    /// Reads the head of a request.
+    pub fn begin(context: &Context<'_>, head: Head) -> (Self, Step) {
+        use BlossomRoute as R;
+        let turn = match head.route {
+            R::Blob => read::begin(context, &head),
+            R::Upload | R::PutBlob => upload::begin(context, &head),
+            R::CheckUpload | R::CheckMedia => upload::check(context, &head),
+            R::PatchBlob => parts::begin(context, &head),
+            R::Mirror => mirror::begin(context, &head),
+            R::Media => media::begin(context, &head),
+            R::Delete => delete::begin(context, &head),
+            R::List => list::begin(context, &head),
+            R::Report => report::begin(),
+            R::Page => Err(Answer::page(crate::page::render(context)).into()),
+            R::Blobs | R::Stat | R::Remove | R::Bans | R::Ban | R::Unban | R::Reports | R::Collect => {
+                operator::begin(context, &head)
+            }
+        };
+        let mut exchange = Exchange { head, state: State::Over };
+        let step = exchange.take(turn);
+        (exchange, step)
+    }
+
+    /// Goes on with what came of the last step.
+    pub fn resume(&mut self, context: &Context<'_>, input: Input) -> Step {
+        let head = &self.head;
+        let turn = match std::mem::replace(&mut self.state, State::Over) {
+            State::Over => Err(Response::internal()),
+            State::Read(read) => read.resume(context, head, input),
+            State::Upload(upload) => upload.resume(context, input),
+            State::Check(check) => check.resume(input),
+            State::Part(patch) => patch.resume(context, input),
+            State::Mirror(mirror) => mirror.resume(context, input),
+            State::Media(making) => making.resume(context, input),
+            State::Delete(delete) => delete.resume(input),
+            State::List(list) => list.resume(context, input),
+            State::Report(report) => report.resume(context, input),
+            State::Operate(operate) => operate.resume(context, head, input),
+        };
+        self.take(turn)
+    }
+
+    fn take(&mut self, turn: Turn) -> Step {
+        match turn {
+            Ok((state, step)) => {
+                self.state = state;
+                step
+            }
+            Err(response) => Step::Respond(response.complete(self.head.is_head())),
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! `PATCH /<sha256>` (BUD-14): a blob comes in parts, in any order, at once, and again where a connection broke. Whoever brings
+//! the last one has all of them joined, and is told what `PUT` would have been told.
+
+use super::request::{blob, declared_type, fits, length, may_upload, number, pay, token, type_is_taken};
+use super::response::Response;
+use super::step::{Failure, Input, Received, Step};
+use super::storing::{Kept, Problem, commit, problem, receive, wanted};
+use super::{Context, Head, State, Turn};
+use crate::blob::Sha256;
+use crate::index::{Command, Key, Outcome, PartHead, Refusal};
+use crate::mime;
+use crate::payment::{Operation, Purchase};
+use crate::token::Verb;
+
+/// A part under way.
+#[derive(Clone, Debug)]
+pub(super) struct Patch {
+    sha256: Sha256,
+    /// Bytes of the blob.
+    total: u64,
+    /// Its type.
+    mime: String,
+    part: PartHead,
+    stage: Stage,
+}
+
+#[derive(Clone, Debug)]
+enum Stage {
+    Begin,
+    Receive {
+        upload: u64,
+        key: Key,
+    },
+    FinishPart {
+        upload: u64,
+        key: Key,
+    },
+    /// Whether others have completed the blob.
+    Look,
+    Join {
+        upload: u64,
+    },
+    Finish {
+        upload: u64,
+    },
+    /// The part or the joining is given up.
+    Clean(Problem),
+}
+
+pub(super) fn begin(context: &Context<'_>, head: &Head) -> Turn {
+    let (sha256, _) = blob(head.param.as_deref())?;
+    let bytes_max = context.settings.blob_bytes_max;
+    let of_part = length(head, "content-length", bytes_max)?;
+    let required = |name: &str| {
+        let value = head.header(name).and_then(number);
+        value.ok_or_else(|| Response::error(400, &format!("{name} is required, a number of bytes")))
+    };
+    let (total, offset) = (required("upload-length")?, required("upload-offset")?);
+    let content_type = declared_type(head, "content-type")?;
+    if content_type.as_deref().map(mime::essence) != Some(mime::UNKNOWN) {
+        return Err(Response::error(400, "content-type of a part must be application/octet-stream"));
+    }
+    let Some(mime) = declared_type(head, "upload-type")? else {
+        return Err(Response::error(400, "upload-type is required, the type of the blob"));
+    };
+    fits(total, bytes_max)?;
+    if offset.checked_add(of_part).is_none_or(|end| end > total) {
+        return Err(Response::error(416, "the part does not lie within upload-length"));
+    }
+    if of_part == 0 && total > 0 {
+        return Err(Response::error(400, "the part is empty"));
+    }
+    let token = token(context, head, Verb::Upload)?;
+    token.names(&sha256)?;
+    may_upload(context, &token.pubkey)?;
+    type_is_taken(context, &mime)?;
+    let hash = sha256.to_string();
+    let purchase = Purchase {
+        operation: Operation::UploadPart,
+        size: of_part,
+        sha256: Some(&hash),
+        pubkey: Some(token.pubkey),
+    };
+    pay(context, head, &purchase)?;
+    let mut wanted = wanted(context, token.pubkey.to_string(), Some(sha256), total, mime.clone());
+    wanted.abandoned_at = context.now.saturating_add(context.settings.parts_seconds.into());
+    let part = PartHead { offset, length: of_part };
+    let patch = Patch { sha256, total, mime, part, stage: Stage::Begin };
+    Ok((State::Part(patch), Step::Ask(Command::BeginPart(wanted, part))))
+}
+
+impl Patch {
+    pub(super) fn resume(mut self, context: &Context<'_>, input: Input) -> Turn {
+        match std::mem::replace(&mut self.stage, Stage::Begin) {
+            Stage::Begin => match input {
+                Input::Answered(Outcome::Begun { upload, key }) => {
+                    let length = self.part.length;
+                    let mime = mime::UNKNOWN.to_owned();
+                    let receive = receive(context, key.clone(), None, Some(length), length, mime);
+                    self.at(Stage::Receive { upload, key }, Step::Receive(receive))
+                }
+                Input::Answered(Outcome::Exists(blob)) => Err(Kept::Old(blob).response(context)),
+                other => Err(problem(other).into()),
+            },
+            Stage::Receive { upload, key } => match input {
+                Input::Received(Received { size, .. }) if size == self.part.length => {
+                    let command = Command::FinishPart { upload, key: key.clone() };
+                    self.at(Stage::FinishPart { upload, key }, Step::Ask(command))
+                }
+                other => self.give_up(Command::AbortPart { upload, key }, problem(other)),
+            },
+            Stage::FinishPart { upload, key } => match input {
+                Input::Answered(Outcome::Accepted) => Err(Response::empty(204)),
+                Input::Answered(Outcome::Complete { key, parts }) => {
+                    let (hash, length) = (Some(self.sha256), Some(self.total));
+                    let receive = receive(context, key, hash, length, self.total, self.mime.clone());
+                    self.at(Stage::Join { upload }, Step::Join { parts, receive })
+                }
+                Input::Answered(Outcome::Exists(blob)) => Err(Kept::Old(blob).response(context)),
+                // The upload has ended: perhaps because others have completed the blob.
+                Input::Answered(Outcome::Refused(Refusal::Gone)) => {
+                    let command = Command::Get(self.sha256);
+                    self.at(Stage::Look, Step::Ask(command))
+                }
+                Input::Answered(Outcome::Refused(refusal)) => Err(refusal.into()),
+                other => self.give_up(Command::AbortPart { upload, key }, problem(other)),
+            },
+            Stage::Look => match input {
+                Input::Answered(Outcome::Blob(blob)) => Err(Kept::Old(blob).response(context)),
+                Input::Answered(Outcome::Missing) => Err(Refusal::Gone.into()),
+                other => Err(problem(other).into()),
+            },
+            Stage::Join { upload } => match input {
+                Input::Received(Received { sha256, size, .. }) if sha256 == self.sha256 => {
+                    let commit = commit(context, upload, (sha256, size), self.mime.clone(), None);
+                    self.at(Stage::Finish { upload }, Step::Ask(Command::Finish(commit)))
+                }
+                // Nobody knows which part is wrong.
+                Input::Failed(Failure::WrongHash) => {
+                    self.give_up(Command::AbortParts { upload }, Problem::Failed(Failure::WrongHash))
+                }
+                other => self.give_up(Command::Abort { upload }, problem(other)),
+            },
+            Stage::Finish { upload } => match input {
+                Input::Answered(Outcome::Stored(blob)) => Err(Kept::New(blob).response(context)),
+                Input::Answered(Outcome::Exists(blob)) => Err(Kept::Old(blob).response(context)),
+                Input::Answered(Outcome::Refused(refusal)) => Err(refusal.into()),
+                other => self.give_up(Command::Abort { upload }, problem(other)),
+            },
+            Stage::Clean(problem) => Err(problem.into()),
+        }
+    }
+
+    fn at(mut self, stage: Stage, step: Step) -> Turn {
+        self.stage = stage;
+        Ok((State::Part(self), step))
+    }
+
+    fn give_up(self, command: Command, problem: Problem) -> Turn {
+        self.at(Stage::Clean(problem), Step::Ask(command))
+    }
+}

@@ -1,0 +1,225 @@
+//! `GET` and `HEAD` of a blob (BUD-01), and pull-through (BUD-10): a blob that is not here is fetched from the servers that the
+//! request names.
+
+use url::{Url, form_urlencoded};
+
+use super::conditions::{Verdict, date, etag, judge};
+use super::request::{blob, number, pay};
+use super::response::{Body, Response};
+use super::step::{Failure, Input, Step};
+use super::storing::{Expected, Kept, Plan, Problem, Progress, Source, Storing, problem};
+use super::{Context, Head, State, Turn};
+use crate::blob::{Blob, Sha256};
+use crate::index::{Command, Outcome, Refusal};
+use crate::mime;
+use crate::payment::{Operation, Purchase};
+
+/// Who owns what was pulled from other servers: this relay. It is no point of the curve, so that nobody can sign for it.
+pub const RELAY_OWNER: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// Seconds for which caches keep a blob.
+const CACHE_SECONDS: u64 = 31_536_000;
+
+/// Most servers that one request may name, and most authors.
+const HINTS_MAX: usize = 5;
+
+/// What a browser may do with a blob that it might run: nothing. Styles and embedded pictures are harmless, and without them an
+/// SVG looks wrong.
+const SANDBOX: &str = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:; font-src data:; \
+    base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// A download.
+#[derive(Clone, Debug)]
+pub(super) enum Read {
+    /// The index looks for it.
+    Look(Sha256),
+    /// The lists of servers of the authors are read.
+    Servers(Hints),
+    /// It is fetched.
+    Pull(Box<Storing>),
+}
+
+pub(super) fn begin(_: &Context<'_>, head: &Head) -> Turn {
+    let (sha256, _) = blob(head.param.as_deref())?;
+    Ok((State::Read(Read::Look(sha256)), Step::Ask(Command::Get(sha256))))
+}
+
+impl Read {
+    pub(super) fn resume(self, context: &Context<'_>, head: &Head, input: Input) -> Turn {
+        match self {
+            Read::Look(sha256) => match input {
+                Input::Answered(Outcome::Blob(blob)) => Err(serve(context, head, blob)),
+                Input::Answered(Outcome::Missing) => match Hints::read(context, head, sha256) {
+                    Some(hints) if !hints.authors.is_empty() => {
+                        let authors = hints.authors.clone();
+                        Ok((State::Read(Read::Servers(hints)), Step::FindServers { authors }))
+                    }
+                    Some(hints) => hints.pull(context),
+                    None => Err(missing()),
+                },
+                other => Err(problem(other).into()),
+            },
+            Read::Servers(mut hints) => {
+                if let Input::Servers(servers) = input {
+                    for server in servers {
+                        hints.add(context, &server);
+                    }
+                }
+                hints.pull(context)
+            }
+            Read::Pull(storing) => match storing.resume(context, input) {
+                Progress::Step(storing, step) => Ok((State::Read(Read::Pull(storing)), step)),
+                Progress::End(end) => Err(match end {
+                    Ok(Kept::New(blob) | Kept::Old(blob)) => serve(context, head, blob),
+                    Err(Problem::Busy) => Problem::Busy.into(),
+                    Err(Problem::Failed(failure @ (Failure::Full | Failure::Store(_)))) => failure.into(),
+                    Err(Problem::Refused(refusal @ Refusal::TotalQuota)) => refusal.into(),
+                    Err(Problem::Internal) => Response::internal(),
+                    Err(_) => Response::error(404, "not found, and none of the named servers gives it"),
+                }),
+            },
+        }
+    }
+}
+
+fn missing() -> Response {
+    Response::error(404, "not found")
+}
+
+/// The response with a blob that is here.
+fn serve(context: &Context<'_>, head: &Head, blob: Blob) -> Response {
+    let hash = blob.sha256.to_string();
+    let verdict = judge(head, &blob);
+    if let Verdict::Send(range) = &verdict {
+        let size = range.as_ref().map_or(blob.size, |range| range.end - range.start);
+        let purchase = Purchase { operation: Operation::Download, size, sha256: Some(&hash), pubkey: None };
+        if let Err(response) = pay(context, head, &purchase) {
+            return response;
+        }
+    }
+    let size = blob.size;
+    match verdict {
+        Verdict::Failed => Response::error(412, "the blob's ETag or date is another one"),
+        Verdict::Unsatisfiable => Response::error(416, &format!("the blob has {size} bytes"))
+            .with("content-range", format!("bytes */{size}"))
+            .with("accept-ranges", "bytes"),
+        Verdict::NotModified => with_validators(Response::empty(304), context, &blob),
+        Verdict::Send(range) => {
+            let status = if range.is_some() { 206 } else { 200 };
+            let mut response = with_validators(Response::empty(status), context, &blob)
+                .with("content-type", blob.mime.clone())
+                .with("x-content-type-options", "nosniff")
+                .with("accept-ranges", "bytes");
+            if let Some(range) = &range {
+                let value = format!("bytes {}-{}/{size}", range.start, range.end - 1);
+                response = response.with("content-range", value);
+            }
+            if !mime::is_inert(&blob.mime) {
+                response = response.with("content-security-policy", SANDBOX);
+            }
+            if let Some(thumbnail) = blob.media.as_ref().and_then(|media| media.thumbnail) {
+                response = response.with("link", format!("</{thumbnail}>; rel=\"preview\""));
+            }
+            // An empty blob has no bytes to look up.
+            if size > 0 {
+                response.body = Body::Blob { blob: Box::new(blob), range };
+            }
+            response
+        }
+    }
+}
+
+/// With what caches go by.
+fn with_validators(response: Response, context: &Context<'_>, blob: &Blob) -> Response {
+    let left = blob.expires_at.map_or(CACHE_SECONDS, |at| at.saturating_sub(context.now).min(CACHE_SECONDS));
+    let mut response = response
+        .with("etag", etag(&blob.sha256))
+        .with("cache-control", format!("public, max-age={left}, immutable"));
+    let dates = [("last-modified", Some(blob.uploaded)), ("sunset", blob.expires_at)];
+    for (name, seconds) in dates {
+        if let Some(date) = seconds.and_then(date) {
+            response = response.with(name, date);
+        }
+    }
+    response
+}
+
+/// Where a blob may be (`xs`, `as`, `sz` of BUD-10).
+#[derive(Clone, Debug)]
+pub(super) struct Hints {
+    sha256: Sha256,
+    extension: Option<String>,
+    urls: Vec<String>,
+    authors: Vec<String>,
+    size: Option<u64>,
+}
+
+impl Hints {
+    /// The hints in the query, if blobs are pulled and there are any.
+    fn read(context: &Context<'_>, head: &Head, sha256: Sha256) -> Option<Self> {
+        if !context.settings.pull_through {
+            return None;
+        }
+        let (_, extension) = blob(head.param.as_deref()).ok()?;
+        let extension = extension.map(str::to_owned);
+        let mut hints = Hints { sha256, extension, urls: Vec::new(), authors: Vec::new(), size: None };
+        for (name, value) in form_urlencoded::parse(head.query().as_bytes()) {
+            match &*name {
+                "xs" => hints.add(context, &value),
+                "as" if hints.authors.len() < HINTS_MAX && value.parse::<Sha256>().is_ok() => {
+                    hints.authors.push(value.into_owned());
+                }
+                "sz" => hints.size = number(&value),
+                _ => {}
+            }
+        }
+        let has_any = !(hints.urls.is_empty() && hints.authors.is_empty());
+        let fits = hints.size.is_none_or(|size| size <= context.settings.blob_bytes_max);
+        (has_any && fits).then_some(hints)
+    }
+
+    /// Adds a server, with or without scheme, unless it is this one.
+    fn add(&mut self, context: &Context<'_>, server: &str) {
+        let text = if server.contains("://") { server.to_owned() } else { format!("https://{server}") };
+        let Ok(mut url) = Url::parse(&text) else { return };
+        let is_right = match url.scheme() {
+            "https" => true,
+            "http" => context.settings.allow_private_addresses,
+            _ => false,
+        };
+        let own = Url::parse(context.base_url).ok();
+        let is_own = own.is_some_and(|own| own.host() == url.host() && own.port() == url.port());
+        let has_user = !url.username().is_empty() || url.password().is_some();
+        if !is_right || is_own || has_user || self.urls.len() >= HINTS_MAX {
+            return;
+        }
+        let extension = self.extension.as_ref().map_or(String::new(), |extension| format!(".{extension}"));
+        url.set_path(&format!("{}{extension}", self.sha256));
+        url.set_query(None);
+        url.set_fragment(None);
+        let url = String::from(url);
+        if !self.urls.contains(&url) {
+            self.urls.push(url);
+        }
+    }
+
+    fn pull(self, context: &Context<'_>) -> Turn {
+        if self.urls.is_empty() {
+            return Err(missing());
+        }
+        let plan = Plan {
+            owner: RELAY_OWNER.to_owned(),
+            source: Source::Fetch(self.urls),
+            expected: Expected::Is(self.sha256),
+            length: self.size,
+            bytes_max: context.settings.blob_bytes_max,
+            // The quota of a key is for uploaders.
+            key_bytes_max: None,
+            mime: None,
+            extension: self.extension,
+            media: None,
+        };
+        let (storing, step) = Storing::begin(context, plan);
+        Ok((State::Read(Read::Pull(storing)), step))
+    }
+}

@@ -1,0 +1,224 @@
+//! What heads say: names of blobs, lengths, types, tokens; and what follows: permission, payment.
+
+use relay_engine::types::PubKey;
+
+use super::response::Response;
+use super::{Context, Head};
+use crate::blob::Sha256;
+use crate::mime;
+use crate::payment::{Method, Operation, Payment, Purchase};
+use crate::token::{Token, Verb};
+
+/// The hash and the extension in `{blob}`.
+///
+/// # Errors
+/// 404 if it is no hash, 400 if it was meant to be one.
+pub(super) fn blob(param: Option<&str>) -> Result<(Sha256, Option<&str>), Response> {
+    let param = param.unwrap_or_default();
+    let (stem, extension) = match param.split_once('.') {
+        Some((stem, extension)) => (stem, Some(extension)),
+        None => (param, None),
+    };
+    let Ok(sha256) = stem.parse() else {
+        let is_hex = stem.len() >= 32 && stem.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let is_long = stem.len() == 64 && stem.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        return Err(match is_hex || is_long {
+            true => Response::error(400, "a blob's name is its SHA-256 as 64 lowercase hexadecimal digits"),
+            false => Response::error(404, "not found"),
+        });
+    };
+    let is_plain = |text: &str| {
+        (1..=32).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_+".contains(&byte))
+    };
+    match extension {
+        Some(extension) if !is_plain(extension) => Err(Response::error(400, "the extension is malformed")),
+        _ => Ok((sha256, extension)),
+    }
+}
+
+/// A number of bytes in a header.
+///
+/// # Errors
+/// 411 without it, 400 if it is no number, 413 if it is more than `bytes_max`.
+pub(super) fn length(head: &Head, name: &str, bytes_max: u64) -> Result<u64, Response> {
+    let Some(value) = head.header(name) else {
+        return Err(Response::error(411, &format!("{name} is required")));
+    };
+    let length =
+        number(value).ok_or_else(|| Response::error(400, &format!("{name} is not a number of bytes")))?;
+    fits(length, bytes_max)?;
+    Ok(length)
+}
+
+/// Whether a blob may have that many bytes.
+///
+/// # Errors
+/// 413.
+pub(super) fn fits(length: u64, bytes_max: u64) -> Result<(), Response> {
+    if length > bytes_max {
+        let message = format!("the blob has {length} bytes, and the most here is {bytes_max}");
+        return Err(Response::error(413, &message));
+    }
+    Ok(())
+}
+
+/// A number in decimal digits; one beyond `u64` counts as the largest.
+pub(super) fn number(text: &str) -> Option<u64> {
+    let text = text.trim();
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    Some(text.parse().unwrap_or(u64::MAX))
+}
+
+/// The type that a header declares.
+///
+/// # Errors
+/// 400 if it is none.
+pub(super) fn declared_type(head: &Head, name: &str) -> Result<Option<String>, Response> {
+    let value = head.header(name).filter(|value| !value.trim().is_empty());
+    value
+        .map(mime::parse)
+        .transpose()
+        .map_err(|_| Response::error(400, &format!("{name} is not a MIME type")))
+}
+
+/// Whether blobs of this type are taken.
+///
+/// # Errors
+/// 415.
+pub(super) fn type_is_taken(context: &Context<'_>, mime: &str) -> Result<(), Response> {
+    match mime::is_taken(context.settings, mime) {
+        true => Ok(()),
+        false => Err(Response::error(415, &format!("blobs of type {} are not taken", mime::essence(mime)))),
+    }
+}
+
+/// The token of a request.
+///
+/// # Errors
+/// 401.
+pub(super) fn token(context: &Context<'_>, head: &Head, verb: Verb) -> Result<Token, Response> {
+    let authorization = head.header("authorization");
+    Ok(Token::check(authorization, verb, context.base_url, context.now, context.verifier)?)
+}
+
+/// Whether a key may upload.
+///
+/// # Errors
+/// 403.
+pub(super) fn may_upload(context: &Context<'_>, pubkey: &PubKey) -> Result<(), Response> {
+    let keys = &context.keys;
+    if keys.denied.contains(pubkey) {
+        return Err(Response::error(403, "this key may not upload here"));
+    }
+    let is_listed = keys.admins.contains(pubkey)
+        || context.settings.upload_pubkeys.contains(pubkey)
+        || keys.allowed.is_some_and(|allowed| allowed.contains(pubkey));
+    if is_listed || is_open(context) {
+        return Ok(());
+    }
+    Err(Response::error(403, "only keys that the operator has listed may upload here"))
+}
+
+/// Whether anybody may upload.
+pub(crate) fn is_open(context: &Context<'_>) -> bool {
+    context.settings.open.unwrap_or(context.is_local)
+}
+
+/// Whether this is paid, or free. HEAD never takes a proof (BUD-07).
+///
+/// # Errors
+/// 402 with the ways to pay, 400 for a proof that is not taken.
+pub(super) fn pay(context: &Context<'_>, head: &Head, purchase: &Purchase<'_>) -> Result<(), Response> {
+    let Some(payments) = context.payments else { return Ok(()) };
+    let quote = payments.quote(purchase);
+    if quote.is_empty() {
+        return Ok(());
+    }
+    let proof = Method::ALL.into_iter().find_map(|method| {
+        let value = head.header(method.header())?.to_owned();
+        Some(Payment { method, value })
+    });
+    match proof {
+        Some(proof) if !head.is_head() => {
+            payments.judge(purchase, &proof).map_err(|why| Response::error(400, &why))
+        }
+        _ => {
+            let unpaid = Response::error(402, "payment required");
+            Err(quote
+                .into_iter()
+                .fold(unpaid, |response, payment| response.with(payment.method.header(), payment.value)))
+        }
+    }
+}
+
+/// An upload, as its head announces it.
+#[derive(Clone, Debug)]
+pub(super) struct Announced {
+    /// Whose it is.
+    pub(super) token: Token,
+    /// The hash in `X-SHA-256` or the path.
+    pub(super) sha256: Option<Sha256>,
+    /// Bytes.
+    pub(super) length: u64,
+    /// The declared type.
+    pub(super) mime: Option<String>,
+}
+
+/// Which headers announce an upload, and what it is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Announcement {
+    pub(super) length: &'static str,
+    pub(super) mime: &'static str,
+    pub(super) verb: Verb,
+    pub(super) operation: Operation,
+    pub(super) bytes_max: u64,
+    /// The hash in the path.
+    pub(super) path: Option<Sha256>,
+}
+
+impl Announced {
+    /// Checks all that the head tells of an upload, cheap things first.
+    ///
+    /// # Errors
+    /// The response.
+    pub(super) fn read(context: &Context<'_>, head: &Head, by: &Announcement) -> Result<Self, Response> {
+        let header = head.header("x-sha-256").map(|value| value.trim().parse::<Sha256>()).transpose();
+        let header = header.map_err(|error| Response::error(400, &format!("X-SHA-256 {error}")))?;
+        if let (Some(path), Some(header)) = (by.path, header)
+            && path != header
+        {
+            return Err(Response::error(409, "X-SHA-256 is not the hash in the path"));
+        }
+        let sha256 = by.path.or(header);
+        let length = length(head, by.length, by.bytes_max)?;
+        let mime = declared_type(head, by.mime)?;
+        let token = token(context, head, by.verb)?;
+        match &sha256 {
+            Some(sha256) => token.names(sha256)?,
+            None if token.hashes.is_empty() => return Err(crate::token::Defect::NoHash.into()),
+            None => {}
+        }
+        may_upload(context, &token.pubkey)?;
+        if let Some(mime) = &mime {
+            type_is_taken(context, mime)?;
+        }
+        let announced = Announced { token, sha256, length, mime };
+        let hash = announced.known().map(|hash| hash.to_string());
+        let purchase = Purchase {
+            operation: by.operation,
+            size: length,
+            sha256: hash.as_deref(),
+            pubkey: Some(announced.token.pubkey),
+        };
+        pay(context, head, &purchase)?;
+        Ok(announced)
+    }
+
+    /// The hash, if it is known before the bytes.
+    pub(super) fn known(&self) -> Option<Sha256> {
+        self.sha256.or_else(|| self.token.only_hash())
+    }
+}

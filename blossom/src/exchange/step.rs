@@ -1,0 +1,177 @@
+//! What a host does for an exchange, and what it tells about it.
+
+use bytes::Bytes;
+use relay_site::nip98;
+
+use super::response::Response;
+use crate::blob::{Media, Sha256};
+use crate::index::{Command, Key, Outcome, Part};
+use crate::mime;
+
+/// What a host does next. After any step but the last it calls [`Exchange::resume`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Ask the index: [`Input::Answered`] or [`Input::Failed`]. While the outcome is [`Outcome::Busy`], the host asks the same
+    /// again, every 100 ms and at most 50 times; only then it gives `Busy` to the exchange, which answers 503.
+    Ask(Command),
+    /// Mark the event that has signed this request as used ([`nip98::UsedEvents::take`]), in the set of all signed requests to
+    /// this host: [`Input::Used`].
+    Use(nip98::Signed),
+    /// Read the request's body into memory: [`Input::Body`] or [`Input::Failed`].
+    Read {
+        /// Most bytes.
+        bytes_max: u64,
+    },
+    /// Store the request's body: [`Input::Received`] or [`Input::Failed`].
+    Receive(Receive),
+    /// Fetch a URL, following at most three redirects, and store what comes: [`Input::Received`] or [`Input::Failed`]. URLs are
+    /// `https`, and `http` where `allow_private_addresses` is set.
+    Fetch {
+        /// The first of these that answers with success.
+        urls: Vec<String>,
+        /// How to store it.
+        receive: Receive,
+    },
+    /// Store these bytes: [`Input::Received`] or [`Input::Failed`].
+    Put {
+        /// The bytes.
+        bytes: Bytes,
+        /// How to store them.
+        receive: Receive,
+    },
+    /// Give staged bytes their final key: [`Input::Done`] or [`Input::Failed`].
+    Promote {
+        /// Where they are.
+        from: Key,
+        /// Where they belong.
+        to: Key,
+        /// Their type.
+        mime: String,
+        /// When retention removes them, in Unix seconds, kept with the object where the store can.
+        expires_at: Option<u64>,
+    },
+    /// Join parts, check the hash and store the blob: [`Input::Received`] or [`Input::Failed`]. Parts are removed by the index.
+    Join {
+        /// In order.
+        parts: Vec<Part>,
+        /// How to store it.
+        receive: Receive,
+    },
+    /// Strip a picture ([`Input::Processed`] or [`Input::Failed`]), away from threads that serve others.
+    Process {
+        /// The original.
+        bytes: Bytes,
+        /// Its type.
+        mime: String,
+    },
+    /// Remove staged bytes, if they are there; nothing is expected but [`Input::Done`].
+    Discard(Key),
+    /// Fetch the list of servers (kind 10063) of these keys from the relay: [`Input::Servers`].
+    FindServers {
+        /// Public keys in hexadecimal.
+        authors: Vec<String>,
+    },
+    /// Respond; the exchange is over. The request's body may not have been read: if a good part of it is still to come, the host
+    /// closes the connection afterwards.
+    Respond(Response),
+}
+
+/// How bytes are stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receive {
+    /// Under which key; they are visible there only when all of them have come and the hash is right.
+    pub key: Key,
+    /// The hash that they must have.
+    pub sha256: Option<Sha256>,
+    /// How many they must be, if that is known.
+    pub length: Option<u64>,
+    /// Most bytes.
+    pub bytes_max: u64,
+    /// Their type as far as it is known, kept with the object where the store can. Of what is fetched the origin's type goes
+    /// first: [`Receive::mime_from`].
+    pub mime: String,
+    /// When retention removes them, in Unix seconds, kept likewise.
+    pub expires_at: Option<u64>,
+    /// What `/media` has found out, kept likewise.
+    pub media: Option<Media>,
+}
+
+impl Receive {
+    /// The type that is kept with the object if the origin's `Content-Type` is this: the origin's, unless it has none or says that it
+    /// does not know.
+    pub fn mime_from(&self, content_type: Option<&str>) -> String {
+        mime::of_origin(content_type).unwrap_or_else(|| self.mime.clone())
+    }
+}
+
+/// What came of a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// The index has answered.
+    Answered(Outcome),
+    /// Whether the event had not been used before.
+    Used(Result<(), nip98::Rejection>),
+    /// A body, complete.
+    Body(Bytes),
+    /// Bytes are stored.
+    Received(Received),
+    /// A picture is stripped.
+    Processed(Processed),
+    /// It is done.
+    Done,
+    /// URLs of servers (kind 10063).
+    Servers(Vec<String>),
+    /// It has failed, and nothing is stored.
+    Failed(Failure),
+}
+
+/// Bytes that were stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Their hash.
+    pub sha256: Sha256,
+    /// How many.
+    pub size: u64,
+    /// The first of them, up to 4,096, from which the type is told; empty where the host has not seen them.
+    pub first: Bytes,
+    /// The type that the origin of a fetched blob declares, as it is in its header.
+    pub mime: Option<String>,
+}
+
+/// A stripped picture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Processed {
+    /// The picture without metadata.
+    pub bytes: Bytes,
+    /// Its type.
+    pub mime: String,
+    /// What was found out. `original` is the hash of the original.
+    pub media: Media,
+    /// A smaller picture (bytes and type).
+    pub thumbnail: Option<(Bytes, String)>,
+}
+
+/// Why a step has failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The body is longer than allowed.
+    TooLong,
+    /// The body ended before its length, or its client left.
+    Incomplete,
+    /// No data for too long.
+    Stalled,
+    /// The hash is not the expected one.
+    WrongHash,
+    /// The disk is full.
+    Full,
+    /// The store has failed; the message is logged, not shown.
+    Store(String),
+    /// The address may not be fetched.
+    Forbidden(String),
+    /// The origin cannot be reached, or answers with an error.
+    Origin(String),
+    /// The picture cannot be processed: why.
+    Unprocessable(String),
+    /// This host does not do that.
+    Unsupported,
+}

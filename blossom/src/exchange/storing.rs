@@ -1,0 +1,375 @@
+//! From the start of an upload to its end, wherever the bytes come from: the part that uploads, mirrors, `/media` and
+//! pull-through have in common. What is begun here ends with Finish or Abort, and staged bytes are promoted or discarded.
+
+use bytes::Bytes;
+
+use super::list::SECONDS_MAX;
+use super::response::{Response, busy};
+use super::step::{Failure, Input, Receive, Received, Step};
+use super::{Context, request};
+use crate::blob::{Blob, Media, Sha256};
+use crate::index::{Command, Commit, Key, Outcome, Refusal, Wanted};
+use crate::mime;
+
+/// Seconds after which an upload without an end counts as abandoned: longer than a request may take.
+const ABANDONED_SECONDS: u64 = 13 * 3_600;
+
+/// Where the bytes come from.
+#[derive(Clone, Debug)]
+pub(super) enum Source {
+    /// The request's body.
+    Body,
+    /// The first of these URLs that answers.
+    Fetch(Vec<String>),
+    /// Here they are.
+    Bytes(Bytes),
+}
+
+/// What their hash must be.
+#[derive(Clone, Debug)]
+pub(super) enum Expected {
+    /// This.
+    Is(Sha256),
+    /// One of these.
+    OneOf(Vec<Sha256>),
+}
+
+impl Expected {
+    /// The hash if it is known, and otherwise those that a token names.
+    pub(super) fn new(known: Option<Sha256>, named: Vec<Sha256>) -> Self {
+        known.map_or(Expected::OneOf(named), Expected::Is)
+    }
+
+    fn known(&self) -> Option<Sha256> {
+        match self {
+            Expected::Is(sha256) => Some(*sha256),
+            Expected::OneOf(_) => None,
+        }
+    }
+
+    fn has(&self, sha256: &Sha256) -> bool {
+        match self {
+            Expected::Is(own) => own == sha256,
+            Expected::OneOf(named) => named.contains(sha256),
+        }
+    }
+}
+
+/// A blob that is to be stored.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    /// Whose it will be: a public key in hexadecimal.
+    pub(super) owner: String,
+    pub(super) source: Source,
+    pub(super) expected: Expected,
+    /// Bytes, if that is known.
+    pub(super) length: Option<u64>,
+    pub(super) bytes_max: u64,
+    pub(super) key_bytes_max: Option<u64>,
+    /// The type that the uploader declares.
+    pub(super) mime: Option<String>,
+    /// The extension in the path or URL, from which the type is told if nothing else tells it.
+    pub(super) extension: Option<String>,
+    pub(super) media: Option<Media>,
+}
+
+impl Plan {
+    /// The type before the bytes are seen.
+    fn first_mime(&self) -> String {
+        self.mime.clone().or_else(|| self.mime_of_extension()).unwrap_or_else(|| mime::UNKNOWN.to_owned())
+    }
+
+    fn mime_of_extension(&self) -> Option<String> {
+        self.extension.as_deref().and_then(mime::of_extension).map(str::to_owned)
+    }
+
+    /// The type of bytes that have come: as declared; or as their origin says, unless it does not know; or as their first
+    /// bytes tell; or by their extension.
+    fn mime_of(&self, received: &Received) -> String {
+        let of_origin = || mime::of_origin(received.mime.as_deref());
+        let sniffed = || mime::sniff(&received.first).map(str::to_owned);
+        let told = self.mime.clone().or_else(of_origin).or_else(sniffed).or_else(|| self.mime_of_extension());
+        told.unwrap_or_else(|| mime::UNKNOWN.to_owned())
+    }
+}
+
+/// What the index is asked about an upload.
+pub(super) fn wanted(
+    context: &Context<'_>,
+    owner: String,
+    sha256: Option<Sha256>,
+    size: u64,
+    mime: String,
+) -> Wanted {
+    let settings = context.settings;
+    let Lifetime { expires_at, unused_seconds } = lifetime(context, &mime, size);
+    Wanted {
+        owner,
+        sha256,
+        size,
+        mime,
+        expires_at,
+        unused_seconds,
+        key_bytes_max: settings.key_bytes_max,
+        total_bytes_max: settings.total_bytes_max,
+        abandoned_at: context.now.saturating_add(ABANDONED_SECONDS),
+    }
+}
+
+/// How long a blob is kept.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lifetime {
+    expires_at: Option<u64>,
+    unused_seconds: Option<u64>,
+}
+
+fn lifetime(context: &Context<'_>, mime: &str, size: u64) -> Lifetime {
+    mime::retention(context.settings, mime, size).map_or_else(Lifetime::default, |rule| Lifetime {
+        expires_at: rule.age_seconds.map(|age| context.now.saturating_add(age).min(SECONDS_MAX)),
+        unused_seconds: rule.unused_seconds,
+    })
+}
+
+/// How the bytes are received; `expires_at` and type as far as they are known before.
+pub(super) fn receive(
+    context: &Context<'_>,
+    key: Key,
+    sha256: Option<Sha256>,
+    length: Option<u64>,
+    bytes_max: u64,
+    mime: String,
+) -> Receive {
+    let expires_at = lifetime(context, &mime, length.unwrap_or(0)).expires_at;
+    Receive { key, sha256, length, bytes_max, mime, expires_at, media: None }
+}
+
+/// What is committed of bytes that are stored.
+pub(super) fn commit(
+    context: &Context<'_>,
+    upload: u64,
+    (sha256, size): (Sha256, u64),
+    mime: String,
+    media: Option<Media>,
+) -> Commit {
+    let Lifetime { expires_at, unused_seconds } = lifetime(context, &mime, size);
+    Commit { upload, sha256, size, mime, expires_at, unused_seconds, media }
+}
+
+/// An upload under way.
+#[derive(Clone, Debug)]
+pub(super) struct Storing {
+    plan: Plan,
+    stage: Stage,
+}
+
+#[derive(Clone, Debug)]
+enum Stage {
+    Begin,
+    Receive {
+        upload: u64,
+        key: Key,
+    },
+    Learn {
+        upload: u64,
+        staged: Key,
+        commit: Commit,
+    },
+    Promote {
+        staged: Key,
+        commit: Commit,
+    },
+    Finish {
+        upload: u64,
+    },
+    /// The upload is ended; staged bytes are still to be discarded.
+    Clean {
+        staged: Option<Key>,
+        end: End,
+    },
+}
+
+/// How an upload ends.
+pub(super) type End = Result<Kept, Problem>;
+
+/// A blob that is stored.
+#[derive(Clone, Debug)]
+pub(super) enum Kept {
+    New(Blob),
+    Old(Blob),
+}
+
+/// Why nothing is stored.
+#[derive(Clone, Debug)]
+pub(super) enum Problem {
+    Busy,
+    Refused(Refusal),
+    Failed(Failure),
+    /// The hash is none of those that the token names.
+    NotNamed,
+    /// Blobs of this type are not taken.
+    Type(Response),
+    /// The host has given an input that does not follow from the step.
+    Internal,
+}
+
+impl From<Problem> for Response {
+    fn from(problem: Problem) -> Self {
+        match problem {
+            Problem::Busy => busy(),
+            Problem::Refused(refusal) => refusal.into(),
+            Problem::Failed(failure) => failure.into(),
+            Problem::NotNamed => crate::token::Defect::OtherHash.into(),
+            Problem::Type(response) => response,
+            Problem::Internal => Response::internal(),
+        }
+    }
+}
+
+/// What follows an input.
+#[derive(Clone, Debug)]
+pub(super) enum Progress {
+    /// A step.
+    Step(Box<Storing>, Step),
+    /// The end.
+    End(End),
+}
+
+impl Storing {
+    /// Begins an upload.
+    pub(super) fn begin(context: &Context<'_>, plan: Plan) -> (Box<Self>, Step) {
+        let known = plan.expected.known();
+        let size = plan.length.unwrap_or(0);
+        let mut wanted = wanted(context, plan.owner.clone(), known, size, plan.first_mime());
+        wanted.key_bytes_max = plan.key_bytes_max;
+        (Box::new(Storing { plan, stage: Stage::Begin }), Step::Ask(Command::Begin(wanted)))
+    }
+
+    /// Goes on with what came of the last step.
+    pub(super) fn resume(mut self: Box<Self>, context: &Context<'_>, input: Input) -> Progress {
+        match std::mem::replace(&mut self.stage, Stage::Begin) {
+            Stage::Begin => self.begun(context, input),
+            Stage::Receive { upload, key } => match input {
+                Input::Received(received) => self.received(context, upload, key, received),
+                other => self.abort(upload, None, problem(other)),
+            },
+            Stage::Learn { upload, staged, commit } => match input {
+                Input::Answered(Outcome::Begun { upload, key }) => {
+                    let (mime, expires_at) = (commit.mime.clone(), commit.expires_at);
+                    let commit = Commit { upload, ..commit };
+                    let step = Step::Promote { from: staged.clone(), to: key, mime, expires_at };
+                    self.at(Stage::Promote { staged, commit }, step)
+                }
+                // The index has ended the upload.
+                Input::Answered(Outcome::Exists(blob)) => self.discard(staged, Ok(Kept::Old(blob))),
+                Input::Answered(Outcome::Refused(refusal)) => {
+                    self.discard(staged, Err(Problem::Refused(refusal)))
+                }
+                other => self.abort(upload, Some(staged), problem(other)),
+            },
+            Stage::Promote { staged, commit } => match input {
+                Input::Done => self.finish(commit),
+                other => self.abort(commit.upload, Some(staged), problem(other)),
+            },
+            Stage::Finish { upload } => match input {
+                Input::Answered(Outcome::Stored(blob)) => end(Ok(Kept::New(blob))),
+                Input::Answered(Outcome::Exists(blob)) => end(Ok(Kept::Old(blob))),
+                // The index has ended the upload.
+                Input::Answered(Outcome::Refused(refusal)) => end(Err(Problem::Refused(refusal))),
+                other => self.abort(upload, None, problem(other)),
+            },
+            // Whatever came of cleaning up: what is left is swept later.
+            Stage::Clean { staged: Some(staged), end } => self.discard(staged, end),
+            Stage::Clean { staged: None, end: ended } => end(ended),
+        }
+    }
+
+    fn begun(mut self: Box<Self>, context: &Context<'_>, input: Input) -> Progress {
+        let (upload, key) = match input {
+            Input::Answered(Outcome::Begun { upload, key }) => (upload, key),
+            Input::Answered(Outcome::Exists(blob)) => return end(Ok(Kept::Old(blob))),
+            other => return end(Err(problem(other))),
+        };
+        let plan = &mut self.plan;
+        let mut receive = receive(
+            context,
+            key.clone(),
+            plan.expected.known(),
+            plan.length,
+            plan.bytes_max,
+            plan.first_mime(),
+        );
+        receive.media.clone_from(&plan.media);
+        let step = match &mut plan.source {
+            Source::Body => Step::Receive(receive),
+            Source::Fetch(urls) => Step::Fetch { urls: std::mem::take(urls), receive },
+            Source::Bytes(bytes) => Step::Put { bytes: std::mem::take(bytes), receive },
+        };
+        self.at(Stage::Receive { upload, key }, step)
+    }
+
+    fn received(
+        self: Box<Self>,
+        context: &Context<'_>,
+        upload: u64,
+        key: Key,
+        received: Received,
+    ) -> Progress {
+        let plan = &self.plan;
+        let is_staged = plan.expected.known().is_none();
+        let staged = is_staged.then(|| key.clone());
+        if !plan.expected.has(&received.sha256) {
+            let problem = if is_staged { Problem::NotNamed } else { Problem::Failed(Failure::WrongHash) };
+            return self.abort(upload, staged, problem);
+        }
+        let mime = plan.mime_of(&received);
+        // A list of refused types holds for what the bytes are, too, whatever their uploader says.
+        let sniffed = mime::sniff(&received.first)
+            .filter(|sniffed| context.settings.deny_types.iter().any(|denied| mime::fits(denied, sniffed)));
+        let checked = [Some(mime.as_str()), sniffed].into_iter().flatten();
+        let refused = checked.map(|mime| request::type_is_taken(context, mime)).find_map(Result::err);
+        if let Some(response) = refused {
+            return self.abort(upload, staged, Problem::Type(response));
+        }
+        let Received { sha256, size, .. } = received;
+        let commit = commit(context, upload, (sha256, size), mime, plan.media.clone());
+        match staged {
+            Some(staged) => {
+                let step = Step::Ask(Command::Learn { upload, sha256, size });
+                self.at(Stage::Learn { upload, staged, commit }, step)
+            }
+            None => self.finish(commit),
+        }
+    }
+
+    fn finish(self: Box<Self>, commit: Commit) -> Progress {
+        let stage = Stage::Finish { upload: commit.upload };
+        self.at(stage, Step::Ask(Command::Finish(commit)))
+    }
+
+    fn abort(self: Box<Self>, upload: u64, staged: Option<Key>, problem: Problem) -> Progress {
+        self.at(Stage::Clean { staged, end: Err(problem) }, Step::Ask(Command::Abort { upload }))
+    }
+
+    fn discard(self: Box<Self>, staged: Key, end: End) -> Progress {
+        self.at(Stage::Clean { staged: None, end }, Step::Discard(staged))
+    }
+
+    fn at(mut self: Box<Self>, stage: Stage, step: Step) -> Progress {
+        self.stage = stage;
+        Progress::Step(self, step)
+    }
+}
+
+fn end(end: End) -> Progress {
+    Progress::End(end)
+}
+
+/// Why this input is not what was hoped for.
+pub(super) fn problem(input: Input) -> Problem {
+    match input {
+        Input::Answered(Outcome::Busy) => Problem::Busy,
+        Input::Answered(Outcome::Refused(refusal)) => Problem::Refused(refusal),
+        Input::Failed(failure) => Problem::Failed(failure),
+        _ => Problem::Internal,
+    }
+}

@@ -1,0 +1,128 @@
+//! `PUT /upload` (BUD-02), `PUT /<sha256>` (BUD-13), `HEAD /upload` (BUD-06) and `HEAD /media` (BUD-05).
+//!
+//! A token names the hashes of what may be uploaded, so that the hash is known before the bytes unless it names several and
+//! there is no `X-SHA-256`. If a blob of a known hash is here, its descriptor is the response and the body is not read.
+
+use relay_site::BlossomRoute;
+
+use super::request::{Announced, Announcement, blob};
+use super::response::Response;
+use super::step::{Failure, Input, Step};
+use super::storing::{Expected, Kept, Plan, Problem, Progress, Source, Storing, problem, wanted};
+use super::{Context, Head, State, Turn};
+use crate::index::{Command, Outcome};
+use crate::mime;
+use crate::payment::Operation;
+use crate::token::{Defect, Verb};
+
+/// An upload.
+#[derive(Clone, Debug)]
+pub(super) struct Upload {
+    storing: Box<Storing>,
+    /// Whether the request says what the hash is, and not only the token.
+    is_declared: bool,
+}
+
+pub(super) fn begin(context: &Context<'_>, head: &Head) -> Turn {
+    let (path, extension) = match head.route {
+        BlossomRoute::PutBlob => {
+            let (sha256, extension) = blob(head.param.as_deref())?;
+            (Some(sha256), extension)
+        }
+        _ => (None, None),
+    };
+    let bytes_max = context.settings.blob_bytes_max;
+    let announced = Announced::read(
+        context,
+        head,
+        &Announcement {
+            length: "content-length",
+            mime: "content-type",
+            verb: Verb::Upload,
+            operation: Operation::Upload,
+            bytes_max,
+            path,
+        },
+    )?;
+    let known = announced.known();
+    let is_declared = announced.sha256.is_some();
+    let plan = Plan {
+        owner: announced.token.pubkey.to_string(),
+        source: Source::Body,
+        expected: Expected::new(known, announced.token.hashes),
+        length: Some(announced.length),
+        bytes_max,
+        key_bytes_max: context.settings.key_bytes_max,
+        mime: announced.mime,
+        extension: extension.map(str::to_owned),
+        media: None,
+    };
+    let (storing, step) = Storing::begin(context, plan);
+    Ok((State::Upload(Upload { storing, is_declared }), step))
+}
+
+impl Upload {
+    pub(super) fn resume(self, context: &Context<'_>, input: Input) -> Turn {
+        let is_declared = self.is_declared;
+        match self.storing.resume(context, input) {
+            Progress::Step(storing, step) => Ok((State::Upload(Upload { storing, is_declared }), step)),
+            Progress::End(end) => Err(match end {
+                Ok(kept) => kept.response(context),
+                // The token does not fit the bytes; whoever signs another one may upload them.
+                Err(Problem::Failed(Failure::WrongHash)) if !is_declared => Defect::OtherHash.into(),
+                Err(problem) => problem.into(),
+            }),
+        }
+    }
+}
+
+impl Kept {
+    /// 201 or 200, with the descriptor.
+    pub(super) fn response(&self, context: &Context<'_>) -> Response {
+        match self {
+            Kept::New(blob) => Response::descriptor(201, context.base_url, blob),
+            Kept::Old(blob) => Response::descriptor(200, context.base_url, blob),
+        }
+    }
+}
+
+/// The question whether an upload would be accepted.
+#[derive(Clone, Debug)]
+pub(super) struct Check;
+
+pub(super) fn check(context: &Context<'_>, head: &Head) -> Turn {
+    let settings = context.settings;
+    let (verb, operation, bytes_max) = match head.route {
+        BlossomRoute::CheckMedia => (Verb::Media, Operation::Media, settings.media_bytes_max),
+        _ => (Verb::Upload, Operation::Upload, settings.blob_bytes_max),
+    };
+    let announced = Announced::read(
+        context,
+        head,
+        &Announcement {
+            length: "x-content-length",
+            mime: "x-content-type",
+            verb,
+            operation,
+            bytes_max,
+            path: None,
+        },
+    )?;
+    if let (Verb::Media, Some(mime)) = (verb, &announced.mime) {
+        super::media::may_be_processed(mime)?;
+    }
+    let known = announced.known();
+    let owner = announced.token.pubkey.to_string();
+    let mime = announced.mime.unwrap_or_else(|| mime::UNKNOWN.to_owned());
+    let wanted = wanted(context, owner, known, announced.length, mime);
+    Ok((State::Check(Check), Step::Ask(Command::Check(wanted))))
+}
+
+impl Check {
+    pub(super) fn resume(self, input: Input) -> Turn {
+        Err(match input {
+            Input::Answered(Outcome::Accepted | Outcome::Exists(_)) => Response::empty(200),
+            other => problem(other).into(),
+        })
+    }
+}

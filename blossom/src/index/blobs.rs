@@ -1,0 +1,206 @@
+//! Live blobs: what is known of them, until when they are kept, and their end.
+
+use relay_engine::sql::{SqlConn, SqlValue, StoreError};
+use relay_engine::types::PubKey;
+
+use super::Run;
+use super::command::{Commit, Outcome};
+use super::schema::put_meta;
+use super::sql::{self, bytes, exec, from_json, key, n, one, some, text, to_json};
+use crate::blob::{Blob, Sha256};
+
+const INSERT: &str = "INSERT INTO blossom_blobs (sha256, owner, since, uploaded, size, mime, expires_at, unused, \
+                      accessed, ends_at, media) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+/// `SELECT` with the columns of a [`BlobRow`], of the table `b`.
+macro_rules! select {
+    ($($rest:literal)?) => {
+        concat!(
+            "SELECT b.sha256, b.owner, b.uploaded, b.size, b.mime, b.expires_at, b.unused, b.accessed, b.media ",
+            $($rest)?
+        )
+    };
+}
+pub(super) use select;
+
+const GET: &str = select!("FROM blossom_blobs AS b WHERE b.sha256 = ?");
+const DELETE: &str = "DELETE FROM blossom_blobs WHERE sha256 = ?";
+const DELETE_OWNERS: &str = "DELETE FROM blossom_owners WHERE sha256 = ?";
+const DELETE_EVENTS: &str = "DELETE FROM blossom_events WHERE sha256 = ?";
+const KEEP: &str =
+    "UPDATE blossom_blobs SET expires_at = ?, unused = ?, accessed = ?, ends_at = ? WHERE sha256 = ?";
+
+/// Accesses of a blob within an hour are one.
+const ACCESS_SECONDS: u64 = 3_600;
+
+/// A live blob.
+#[derive(Clone, Debug)]
+pub(super) struct BlobRow {
+    pub(super) blob: Blob,
+    /// One of its owners; the others are in a table of their own.
+    pub(super) owner: PubKey,
+    /// Retention removes it after as many seconds without a download.
+    pub(super) unused: Option<u64>,
+    /// When it was downloaded or uploaded last, to the hour; kept only where `unused` is set.
+    pub(super) accessed: u64,
+}
+
+/// How long a blob is kept; `None` is for ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Keep {
+    /// Until then.
+    pub(super) expires_at: Option<u64>,
+    /// Seconds after the last download.
+    pub(super) unused: Option<u64>,
+}
+
+impl Keep {
+    /// No seconds are no rule.
+    pub(super) fn new(expires_at: Option<u64>, unused: Option<u64>) -> Keep {
+        Keep { expires_at: expires_at.map(|at| at.max(1)), unused: unused.filter(|seconds| *seconds > 0) }
+    }
+
+    /// As long as either wants.
+    fn or(self, other: Keep) -> Keep {
+        let later = |a: Option<u64>, b: Option<u64>| a.zip(b).map(|(a, b)| a.max(b));
+        Keep {
+            expires_at: later(self.expires_at, other.expires_at),
+            unused: later(self.unused, other.unused),
+        }
+    }
+
+    /// When retention removes a blob; 0 is never. Accesses are written only after a while, so they count as that much later.
+    fn ends_at(self, accessed: u64) -> u64 {
+        let unused =
+            self.unused.map(|unused| accessed.saturating_add(unused).saturating_add(grain(unused)).max(1));
+        let expires = self.expires_at.map(|at| at.max(1));
+        unused.into_iter().chain(expires).min().unwrap_or(0)
+    }
+}
+
+/// Seconds in which accesses are one.
+fn grain(unused: u64) -> u64 {
+    unused.min(ACCESS_SECONDS)
+}
+
+impl BlobRow {
+    /// Reads the columns of `select!`.
+    pub(super) fn read(row: &[SqlValue<'_>]) -> Result<Self, StoreError> {
+        let media = bytes(row, 8)?;
+        let blob = Blob {
+            sha256: sql::sha256(row, 0)?,
+            size: n(row, 3)?,
+            mime: text(row, 4)?,
+            uploaded: n(row, 2)?,
+            expires_at: some(row, 5)?,
+            media: if media.is_empty() { None } else { Some(from_json(media)?) },
+        };
+        Ok(BlobRow { blob, owner: key(row, 1)?, unused: some(row, 6)?, accessed: n(row, 7)? })
+    }
+
+    fn kept(&self) -> Keep {
+        Keep { expires_at: self.blob.expires_at, unused: self.unused }
+    }
+}
+
+impl<C: SqlConn> Run<'_, C> {
+    /// A live blob. One read.
+    pub(super) fn blob(&self, sha256: &Sha256) -> Result<Option<BlobRow>, StoreError> {
+        one(self.conn, GET, &[(*sha256).into()], BlobRow::read)
+    }
+
+    /// A blob becomes live. Two rows, one more with retention, and the totals.
+    pub(super) fn insert_blob(&mut self, owner: PubKey, commit: Commit) -> Result<Blob, StoreError> {
+        let keep = Keep::new(commit.expires_at, commit.unused_seconds);
+        let blob = Blob {
+            sha256: commit.sha256,
+            size: commit.size,
+            mime: commit.mime,
+            uploaded: self.now,
+            expires_at: keep.expires_at,
+            media: commit.media,
+        };
+        let params = [
+            blob.sha256.into(),
+            owner.into(),
+            self.now.into(),
+            self.now.into(),
+            blob.size.into(),
+            blob.mime.as_str().into(),
+            keep.expires_at.unwrap_or(0).into(),
+            keep.unused.unwrap_or(0).into(),
+            self.now.into(),
+            keep.ends_at(self.now).into(),
+            blob.media.as_ref().map(to_json).unwrap_or_default().into(),
+        ];
+        exec(self.conn, INSERT, &params)?;
+        self.state.totals.blobs += 1;
+        self.state.totals.bytes = self.state.totals.bytes.saturating_add(blob.size);
+        self.state.is_totals_due = true;
+        self.state.own(&owner, blob.size);
+        Ok(blob)
+    }
+
+    /// A blob ends, whoever owns it; its bytes are removed unless they are being uploaded. Three rows, three for each further
+    /// owner, two for each event that describes it, and the totals.
+    pub(super) fn remove_blob(&mut self, row: &BlobRow) -> Result<(), StoreError> {
+        let sha256 = row.blob.sha256;
+        for sql in [DELETE, DELETE_OWNERS, DELETE_EVENTS] {
+            exec(self.conn, sql, &[sha256.into()])?;
+        }
+        self.state.totals.blobs = self.state.totals.blobs.saturating_sub(1);
+        self.state.totals.bytes = self.state.totals.bytes.saturating_sub(row.blob.size);
+        self.state.is_totals_due = true;
+        // Of further owners, too.
+        self.state.owned.clear();
+        self.free(&sha256)
+    }
+
+    /// Somebody uploads a live blob again: it is kept as long as either upload wants. Nothing if that changes nothing.
+    pub(super) fn keep(&mut self, row: &mut BlobRow, keep: Keep) -> Result<(), StoreError> {
+        let (old, new) = (row.kept(), row.kept().or(keep));
+        let accessed = if is_stale(row, self.now) { self.now } else { row.accessed };
+        if new != old || accessed != row.accessed {
+            row.blob.expires_at = new.expires_at;
+            row.unused = new.unused;
+            self.write_keep(row, accessed)?;
+        }
+        Ok(())
+    }
+
+    fn write_keep(&self, row: &BlobRow, accessed: u64) -> Result<(), StoreError> {
+        let keep = row.kept();
+        let params = [
+            keep.expires_at.unwrap_or(0).into(),
+            keep.unused.unwrap_or(0).into(),
+            accessed.into(),
+            keep.ends_at(accessed).into(),
+            row.blob.sha256.into(),
+        ];
+        exec(self.conn, KEEP, &params)
+    }
+
+    /// Blobs have been downloaded. Two rows for a blob that is removed when nobody downloads it, once in an hour.
+    pub(super) fn touch(&mut self, blobs: &[Sha256]) -> Result<Outcome, StoreError> {
+        for sha256 in blobs {
+            if let Some(row) = self.blob(sha256)?
+                && is_stale(&row, self.now)
+            {
+                self.write_keep(&row, self.now)?;
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Writes the totals if they have changed. One row.
+    pub(super) fn write_totals(&mut self) -> Result<(), StoreError> {
+        if std::mem::take(&mut self.state.is_totals_due) {
+            put_meta(self.conn, "totals", &self.state.totals)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether an access now is to be written.
+fn is_stale(row: &BlobRow, now: u64) -> bool {
+    row.unused.is_some_and(|unused| now.saturating_sub(row.accessed) >= grain(unused))
+}

@@ -1,0 +1,373 @@
+//! What the index is asked, and its answers. Both travel as JSON between the Worker and the Blossom object.
+
+use serde::{Deserialize, Serialize};
+
+use crate::blob::{Blob, Media, Sha256};
+
+/// A request to the index.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    /// The blob of this hash: [`Outcome::Blob`] or [`Outcome::Missing`].
+    Get(Sha256),
+    /// These blobs have been downloaded, for retention by last access: [`Outcome::Done`]. Writes at most once an hour for a blob,
+    /// and nothing for one that no such rule holds for.
+    Touch(Vec<Sha256>),
+    /// What [`Command::Begin`] would answer; changes nothing. [`Outcome::Accepted`] instead of [`Outcome::Begun`].
+    Check(Wanted),
+    /// An upload begins: [`Outcome::Begun`]; or [`Outcome::Exists`], and the uploader is an owner now; [`Outcome::Busy`];
+    /// [`Outcome::Refused`]. An upload that ends in any way but [`Outcome::Stored`] leaves nothing: whatever it may have stored
+    /// is removed, unless it is live or another upload of it is under way.
+    Begin(Wanted),
+    /// The hash and size of a begun upload are known now: the same answers, and [`Outcome::Begun`] has the key where the bytes
+    /// belong. Any other answer but [`Outcome::Busy`] has ended the upload.
+    Learn {
+        /// The upload.
+        upload: u64,
+        /// Its hash.
+        sha256: Sha256,
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// The bytes of an upload are stored under their hash: [`Outcome::Stored`], [`Outcome::Exists`] if another upload was
+    /// first, or [`Outcome::Refused`]. The upload has ended in any case.
+    Finish(Commit),
+    /// An upload has failed: [`Outcome::Done`], also if it is not known. Of an upload in parts only the joining has failed: the
+    /// next part that is stored is told [`Outcome::Complete`] again, until three have failed.
+    Abort {
+        /// The upload.
+        upload: u64,
+    },
+    /// A part of a blob comes (BUD-14): [`Outcome::Begun`] with the key for its bytes; or as [`Command::Begin`].
+    BeginPart(Wanted, PartHead),
+    /// A part is stored: [`Outcome::Accepted`] while others are missing or another request joins them; [`Outcome::Complete`]
+    /// if all are there, and the one that is told so joins them and then sends [`Command::Finish`] or [`Command::Abort`].
+    FinishPart {
+        /// The upload, which the parts of one owner and hash share.
+        upload: u64,
+        /// The part's key.
+        key: Key,
+    },
+    /// A part has failed: [`Outcome::Done`], also if it is not known.
+    AbortPart {
+        /// The upload.
+        upload: u64,
+        /// The part's key.
+        key: Key,
+    },
+    /// The parts of an upload are not the blob: they have another hash. The upload ends, and they are removed: [`Outcome::Done`],
+    /// also if it is not known.
+    AbortParts {
+        /// The upload.
+        upload: u64,
+    },
+    /// An owner lets a blob go, or an operator removes it (`owner` is `None`): [`Outcome::Deleted`], [`Outcome::Missing`] or
+    /// [`Outcome::Refused`].
+    Delete {
+        /// The blob.
+        sha256: Sha256,
+        /// The owner's public key in hexadecimal.
+        owner: Option<String>,
+    },
+    /// Blobs of an owner, newest first: [`Outcome::Blobs`]. A cursor that is not one of them: [`Outcome::Missing`].
+    List {
+        /// The owner's public key in hexadecimal; all blobs without it.
+        owner: Option<String>,
+        /// The last blob of the page before.
+        cursor: Option<Sha256>,
+        /// Most blobs.
+        limit: u32,
+        /// Uploaded not before, in Unix seconds.
+        since: Option<u64>,
+        /// Uploaded not after.
+        until: Option<u64>,
+    },
+    /// Somebody reports blobs: [`Outcome::Done`], or [`Outcome::Missing`] if none of them is here.
+    Report(SignedEvent),
+    /// An event of the relay ([`SignedEvent::of_relay`]) with its sequence number, which is kept: [`Outcome::Done`].
+    Apply(SignedEvent, u64),
+    /// The position in the relay's stream that is dealt with: [`Outcome::Position`].
+    Position,
+    /// The position moves on without an event: [`Outcome::Done`].
+    SetPosition(u64),
+    /// Bytes that may be removed: [`Outcome::Removal`]. Until [`Command::Removed`], uploads of them are [`Outcome::Busy`]. If
+    /// that does not come within 15 minutes, they are handed out again: a host that takes removals must be done, or know that it
+    /// will not be, before.
+    TakeRemoval,
+    /// They are gone: [`Outcome::Done`].
+    Removed(Key),
+    /// What has run out is removed: blobs by retention, uploads that did not go on, parts; and what an event of the relay has
+    /// begun to remove goes on. A bounded number at once: [`Outcome::Swept`] with the time of the next sweep, which is now if
+    /// there is more. Removals that wait are not among it, but those that were taken and not reported for 15 minutes are.
+    Sweep,
+    /// All pending uploads belong to a process that is gone and are aborted, those in parts but for what was stored; removals
+    /// that were taken are queued again. [`Outcome::Done`].
+    Restart,
+    /// Whether bytes with this key belong to something: [`Outcome::Accepted`] or [`Outcome::Missing`].
+    IsKnown(Key),
+    /// A blob with all that is known: [`Outcome::Info`] or [`Outcome::Missing`].
+    Stat(Sha256),
+    /// Removes and refuses a blob: [`Outcome::Done`].
+    Ban {
+        /// The blob.
+        sha256: Sha256,
+        /// Why.
+        reason: String,
+    },
+    /// Lifts a ban: [`Outcome::Done`] or [`Outcome::Missing`].
+    Unban(Sha256),
+    /// Bans, newest first: [`Outcome::Bans`].
+    Bans {
+        /// Most of them.
+        limit: u32,
+    },
+    /// Reports, newest first: [`Outcome::Reports`].
+    Reports {
+        /// Most of them.
+        limit: u32,
+    },
+    /// [`Outcome::Totals`].
+    Totals,
+}
+
+impl Command {
+    /// Whether it only reads tables, so that another connection to the same database may answer it. What is pending is also in
+    /// the memory of the index that writes.
+    pub fn is_read(&self) -> bool {
+        matches!(
+            self,
+            Command::Get(_)
+                | Command::List { .. }
+                | Command::Stat(_)
+                | Command::Bans { .. }
+                | Command::Reports { .. }
+        )
+    }
+
+    /// Whether bytes may wait to be removed after it.
+    pub fn may_remove(&self) -> bool {
+        matches!(
+            self,
+            Command::Learn { .. }
+                | Command::Finish(_)
+                | Command::Abort { .. }
+                | Command::Delete { .. }
+                | Command::Apply(..)
+                | Command::Sweep
+                | Command::Restart
+                | Command::Ban { .. }
+        )
+    }
+}
+
+/// A key of the store of bytes: a hash, `staged/...` or `parts/...`.
+pub type Key = String;
+
+/// A blob that somebody wants to upload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// The uploader's public key in hexadecimal.
+    pub owner: String,
+    /// The hash, if it is known.
+    pub sha256: Option<Sha256>,
+    /// The size in bytes, as far as it is known: it counts for quotas.
+    pub size: u64,
+    /// The MIME type that was declared.
+    pub mime: String,
+    /// Quota of the owner in bytes.
+    pub key_bytes_max: Option<u64>,
+    /// Quota of all in bytes.
+    pub total_bytes_max: Option<u64>,
+    /// When the upload counts as abandoned, in Unix seconds.
+    pub abandoned_at: u64,
+    /// When retention removes the blob, in Unix seconds. A blob that is here already is kept until the later of both times.
+    #[serde(default)]
+    pub expires_at: Option<u64>,
+    /// Retention removes it after as many seconds without a download; likewise.
+    #[serde(default)]
+    pub unused_seconds: Option<u64>,
+}
+
+/// The bytes of an upload are stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    /// The upload.
+    pub upload: u64,
+    /// The hash, under which the bytes are stored.
+    pub sha256: Sha256,
+    /// The size in bytes.
+    pub size: u64,
+    /// The MIME type.
+    pub mime: String,
+    /// When retention removes it, in Unix seconds.
+    pub expires_at: Option<u64>,
+    /// Retention removes it after as many seconds without a download.
+    #[serde(default)]
+    pub unused_seconds: Option<u64>,
+    /// What `/media` has found out.
+    pub media: Option<Media>,
+}
+
+/// Where a part belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartHead {
+    /// Byte offset in the blob.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u64,
+}
+
+/// Bytes of a stored part that belong into the blob.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Where they are stored.
+    pub key: Key,
+    /// Bytes to skip, which an earlier part has.
+    pub skip: u64,
+    /// Bytes to take.
+    pub take: u64,
+}
+
+/// An event that the index acts on; its signature has been checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedEvent {
+    /// Its id in hexadecimal.
+    pub id: String,
+    /// Its author in hexadecimal.
+    pub pubkey: String,
+    /// Its kind.
+    pub kind: u16,
+    /// Its time.
+    pub created_at: u64,
+    /// Its tags.
+    pub tags: Vec<Vec<String>>,
+    /// Its content.
+    pub content: String,
+}
+
+/// An answer of the index.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It is here.
+    Blob(Blob),
+    /// It is not here.
+    Missing,
+    /// It would be accepted; the part is accepted.
+    Accepted,
+    /// The upload may send its bytes.
+    Begun {
+        /// Its number.
+        upload: u64,
+        /// Where they are stored.
+        key: Key,
+    },
+    /// The blob is here already; the uploader is one of its owners.
+    Exists(Blob),
+    /// Its bytes are being removed at this moment: ask again soon.
+    Busy,
+    /// No.
+    Refused(Refusal),
+    /// The blob is new.
+    Stored(Blob),
+    /// All parts are there; they are to be joined.
+    Complete {
+        /// Where the blob is to be stored.
+        key: Key,
+        /// In order.
+        parts: Vec<Part>,
+    },
+    /// The owner has let it go.
+    Deleted,
+    /// Blobs.
+    Blobs(Vec<Blob>),
+    /// Done.
+    Done,
+    /// The last sequence number dealt with.
+    Position(Option<u64>),
+    /// Bytes to remove, if any.
+    Removal(Option<Key>),
+    /// The time of the next sweep, in Unix seconds, if anything runs out.
+    Swept(Option<u64>),
+    /// A blob with all that is known.
+    Info(Box<BlobInfo>),
+    /// Hashes, reasons and times.
+    Bans(Vec<(Sha256, String, u64)>),
+    /// Reports.
+    Reports(Vec<ReportRow>),
+    /// Counts.
+    Totals(Totals),
+}
+
+/// Why the index refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Refusal {
+    /// The hash is banned.
+    Banned,
+    /// The owner has no room left.
+    KeyQuota,
+    /// The relay has no room left.
+    TotalQuota,
+    /// The uploader has too many uploads (1,024) or parts (10,000) under way.
+    TooMany,
+    /// The blob belongs to others.
+    NotOwner,
+    /// The upload is not known, or was given up.
+    Gone,
+    /// Parts of this upload declared another length, or this part does not lie within it.
+    OtherLength,
+}
+
+/// A blob with all that is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobInfo {
+    /// The blob, if it is here.
+    pub blob: Option<Blob>,
+    /// Public keys of its owners in hexadecimal.
+    pub owners: Vec<String>,
+    /// Ids of events of kind 1063 that describe it.
+    pub events: Vec<String>,
+    /// Reports.
+    pub reports: Vec<ReportRow>,
+    /// Why it is banned.
+    pub banned: Option<String>,
+    /// When it was last downloaded, in Unix seconds, if that is kept.
+    pub last_access: Option<u64>,
+}
+
+/// A report of a blob.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportRow {
+    /// The blob.
+    pub sha256: Sha256,
+    /// NIP-56's type.
+    pub category: String,
+    /// Who reports it, in hexadecimal.
+    pub reporter: String,
+    /// The event's id.
+    pub event: String,
+    /// What they say.
+    pub content: String,
+    /// When, in Unix seconds.
+    pub at: u64,
+}
+
+/// What is stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Blobs.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Owners.
+    pub owners: u64,
+    /// Uploads under way.
+    pub uploads: u64,
+    /// Removals that wait.
+    pub removals: u64,
+    /// Bans.
+    pub bans: u64,
+    /// Reports.
+    pub reports: u64,
+}

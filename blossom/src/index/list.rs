@@ -1,0 +1,71 @@
+//! Lists of blobs, newest first; of the same second, the higher hash first.
+
+use std::cmp::Reverse;
+
+use relay_engine::sql::{SqlConn, StoreError};
+
+use super::Run;
+use super::blobs::{BlobRow, select};
+use super::command::Outcome;
+use super::sql::{Param, all, parse_key};
+use crate::blob::Sha256;
+
+/// Most blobs of a page.
+const PAGE_MAX: u32 = 10_000;
+
+impl<C: SqlConn> Run<'_, C> {
+    /// A page. Of an owner it reads two rows for each blob; of all blobs it reads all of them.
+    pub(super) fn list(
+        &mut self,
+        owner: Option<&str>,
+        cursor: Option<Sha256>,
+        limit: u32,
+        since: Option<u64>,
+        until: Option<u64>,
+    ) -> Result<Outcome, StoreError> {
+        let owner = owner.map(parse_key).transpose()?;
+        // The page begins after this.
+        let mut before = (until.unwrap_or(u64::MAX >> 11).saturating_add(1), Vec::new());
+        if let Some(cursor) = cursor {
+            let Some(row) = self.blob(&cursor)? else { return Ok(Outcome::Missing) };
+            if let Some(owner) = &owner
+                && !self.is_owner(&row, owner)?
+            {
+                return Ok(Outcome::Missing);
+            }
+            before = before.min((row.blob.uploaded, cursor.0.to_vec()));
+        }
+        let limit = limit.min(PAGE_MAX);
+        let mut params = vec![
+            Param::from(since.unwrap_or(0)),
+            Param::from(before.0),
+            Param::from(before.1),
+            Param::from(u64::from(limit)),
+        ];
+        let sources: &[(&str, &str)] = match owner {
+            None => &[("FROM blossom_blobs AS b WHERE", "b")],
+            Some(_) => &[
+                ("FROM blossom_blobs AS b WHERE b.owner = ? AND", "b"),
+                (
+                    "FROM blossom_owners AS o JOIN blossom_blobs AS b ON b.sha256 = o.sha256 WHERE o.owner = ? AND",
+                    "o",
+                ),
+            ],
+        };
+        if let Some(owner) = owner {
+            params.insert(0, owner.into());
+        }
+        let mut blobs = Vec::new();
+        for (from, t) in sources {
+            let sql = format!(
+                "{}{from} {t}.uploaded >= ? AND ({t}.uploaded, {t}.sha256) < (?, ?) \
+                 ORDER BY {t}.uploaded DESC, {t}.sha256 DESC LIMIT ?",
+                select!()
+            );
+            blobs.extend(all(self.conn, &sql, &params, |row| Ok(BlobRow::read(row)?.blob))?);
+        }
+        blobs.sort_unstable_by_key(|blob| Reverse((blob.uploaded, blob.sha256)));
+        blobs.truncate(limit as usize);
+        Ok(Outcome::Blobs(blobs))
+    }
+}

@@ -1,0 +1,163 @@
+//! For operators: bans, reports, what is known of a blob, counts.
+
+use relay_engine::sql::{SqlConn, SqlValue, StoreError};
+use relay_engine::types::EventId;
+
+use super::Run;
+use super::command::{BlobInfo, Outcome, ReportRow, SignedEvent, Totals};
+use super::sql::{all, bytes, exec, hex, n, one, parse_key, sha256, text};
+use crate::blob::Sha256;
+
+const BAN: &str = "INSERT INTO blossom_bans (sha256, reason, at) VALUES (?, ?, ?) \
+                   ON CONFLICT (sha256) DO UPDATE SET reason = excluded.reason, at = excluded.at";
+const BANNED: &str = "SELECT reason FROM blossom_bans WHERE sha256 = ?";
+const UNBAN: &str = "DELETE FROM blossom_bans WHERE sha256 = ?";
+const BANS: &str = "SELECT sha256, reason, at FROM blossom_bans ORDER BY at DESC, sha256 DESC LIMIT ?";
+const REPORT: &str = "INSERT INTO blossom_reports (row, sha256, reporter, event, category, content, at) \
+                      VALUES (?, ?, ?, ?, ?, ?, ?)";
+const REPORTED: &str = "DELETE FROM blossom_reports WHERE sha256 = ? AND reporter = ?";
+const OLD_REPORTS: &str = "DELETE FROM blossom_reports WHERE row <= ?";
+const LAST_REPORT: &str = "SELECT coalesce(max(row), 0) FROM blossom_reports";
+const REPORTS: &str = "SELECT sha256, category, reporter, event, content, at FROM blossom_reports \
+                       ORDER BY row DESC LIMIT ?";
+const REPORTS_OF: &str = "SELECT sha256, category, reporter, event, content, at FROM blossom_reports \
+                          WHERE sha256 = ? ORDER BY row DESC LIMIT ?";
+const EVENTS: &str = "SELECT event FROM blossom_events WHERE sha256 = ? LIMIT ?";
+/// Steps from one owner to the next in the index, so that it costs a read or two for an owner and not for a blob.
+const OWNERS: &str = "WITH RECURSIVE o(owner) AS (SELECT coalesce(min(owner), x'') FROM blossom_blobs UNION ALL \
+                      SELECT coalesce((SELECT min(owner) FROM blossom_blobs WHERE owner > o.owner), x'') FROM o \
+                      WHERE o.owner > x'') SELECT count(*) FROM o WHERE o.owner > x''";
+const OWNERS_FURTHER: &str = "WITH RECURSIVE o(owner) AS (SELECT coalesce(min(owner), x'') FROM blossom_owners UNION ALL \
+                              SELECT coalesce((SELECT min(owner) FROM blossom_owners WHERE owner > o.owner), x'') FROM o \
+                              WHERE o.owner > x'') SELECT count(*) FROM o WHERE o.owner > x'' AND NOT EXISTS \
+                              (SELECT 1 FROM blossom_blobs AS b WHERE b.owner = o.owner)";
+
+/// Reports that are kept, the last ones.
+const REPORTS_KEPT: u64 = 10_000;
+/// Blobs that one report names.
+const REPORTED_MAX: usize = 100;
+/// Bytes of a reason and of what a report says; the rest is cut off.
+const WORDS_MAX: usize = 1_000;
+/// Bytes of a report's category.
+const CATEGORY_MAX: usize = 64;
+/// Most rows of a list.
+const LIST_MAX: u32 = 10_000;
+/// Owners, events and reports of a blob that are shown.
+const SHOWN_MAX: u64 = 1_000;
+
+fn cut(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
+}
+
+fn report_row(row: &[SqlValue<'_>]) -> Result<ReportRow, StoreError> {
+    Ok(ReportRow {
+        sha256: sha256(row, 0)?,
+        category: text(row, 1)?,
+        reporter: hex(bytes(row, 2)?),
+        event: hex(bytes(row, 3)?),
+        content: text(row, 4)?,
+        at: n(row, 5)?,
+    })
+}
+
+impl<C: SqlConn> Run<'_, C> {
+    /// Removes and refuses a blob. Uploads of it that are under way are refused when they finish. One row, and what
+    /// [`Run::remove_blob`] writes.
+    pub(super) fn ban(&mut self, sha256: &Sha256, reason: &str) -> Result<Outcome, StoreError> {
+        exec(self.conn, BAN, &[(*sha256).into(), cut(reason, WORDS_MAX).into(), self.now.into()])?;
+        if let Some(row) = self.blob(sha256)? {
+            self.remove_blob(&row)?;
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// One row.
+    pub(super) fn unban(&mut self, sha256: &Sha256) -> Result<Outcome, StoreError> {
+        if !self.is_banned(sha256)? {
+            return Ok(Outcome::Missing);
+        }
+        exec(self.conn, UNBAN, &[(*sha256).into()])?;
+        Ok(Outcome::Done)
+    }
+
+    /// Reads all bans.
+    pub(super) fn bans(&mut self, limit: u32) -> Result<Outcome, StoreError> {
+        let limit = u64::from(limit.min(LIST_MAX));
+        let bans =
+            all(self.conn, BANS, &[limit.into()], |row| Ok((sha256(row, 0)?, text(row, 1)?, n(row, 2)?)))?;
+        Ok(Outcome::Bans(bans))
+    }
+
+    /// Two rows for each live blob that is reported, and as many for one that the new one replaces: the same reporter's of the
+    /// same blob, or the oldest if there are 10,000.
+    pub(super) fn report(&mut self, event: &SignedEvent) -> Result<Outcome, StoreError> {
+        let reporter = parse_key(&event.pubkey)?;
+        let id = EventId::from_hex(event.id.as_bytes())
+            .map_err(|_| StoreError::Failed("not an event id".to_owned()))?;
+        let mut last = one(self.conn, LAST_REPORT, &[], |row| n(row, 0))?.unwrap_or(0);
+        let mut outcome = Outcome::Missing;
+        for tag in event.named("x").take(REPORTED_MAX) {
+            let Ok(sha256) = tag[0].parse::<Sha256>() else { continue };
+            if self.blob(&sha256)?.is_none() {
+                continue;
+            }
+            last += 1;
+            exec(self.conn, REPORTED, &[sha256.into(), reporter.into()])?;
+            let params = [
+                last.into(),
+                sha256.into(),
+                reporter.into(),
+                id.0[..].into(),
+                cut(tag.get(1).map_or("", String::as_str), CATEGORY_MAX).into(),
+                cut(&event.content, WORDS_MAX).into(),
+                self.now.into(),
+            ];
+            exec(self.conn, REPORT, &params)?;
+            outcome = Outcome::Done;
+        }
+        if outcome == Outcome::Done && last > REPORTS_KEPT {
+            exec(self.conn, OLD_REPORTS, &[(last - REPORTS_KEPT).into()])?;
+        }
+        Ok(outcome)
+    }
+
+    /// Reads what it returns.
+    pub(super) fn reports(&mut self, limit: u32) -> Result<Outcome, StoreError> {
+        let limit = u64::from(limit.min(LIST_MAX));
+        Ok(Outcome::Reports(all(self.conn, REPORTS, &[limit.into()], report_row)?))
+    }
+
+    /// Reads what it returns, at most a thousand of each kind.
+    pub(super) fn stat(&mut self, sha256: &Sha256) -> Result<Outcome, StoreError> {
+        let row = self.blob(sha256)?;
+        let of = [(*sha256).into(), SHOWN_MAX.into()];
+        let owners = row.as_ref().map_or(Ok(Vec::new()), |row| self.owners(row, SHOWN_MAX - 1))?;
+        let info = BlobInfo {
+            owners: owners.iter().map(|owner| hex(&owner.0)).collect(),
+            events: all(self.conn, EVENTS, &of, |row| Ok(hex(bytes(row, 0)?)))?,
+            reports: all(self.conn, REPORTS_OF, &of, report_row)?,
+            banned: one(self.conn, BANNED, &of[..1], |row| text(row, 0))?,
+            last_access: row.as_ref().filter(|row| row.unused.is_some()).map(|row| row.accessed),
+            blob: row.map(|row| row.blob),
+        };
+        if info.blob.is_none() && info.banned.is_none() && info.reports.is_empty() {
+            return Ok(Outcome::Missing);
+        }
+        Ok(Outcome::Info(Box::new(info)))
+    }
+
+    /// Reads as many rows as there are owners, removals, bans and reports.
+    pub(super) fn totals(&mut self) -> Result<Outcome, StoreError> {
+        let count =
+            |sql: &str| Ok::<u64, StoreError>(one(self.conn, sql, &[], |row| n(row, 0))?.unwrap_or(0));
+        Ok(Outcome::Totals(Totals {
+            blobs: self.state.totals.blobs,
+            bytes: self.state.totals.bytes,
+            owners: count(OWNERS)? + count(OWNERS_FURTHER)?,
+            uploads: self.state.uploads.len() as u64,
+            removals: count("SELECT count(*) FROM blossom_removals")?,
+            bans: count("SELECT count(*) FROM blossom_bans")?,
+            reports: count("SELECT count(*) FROM blossom_reports")?,
+        }))
+    }
+}

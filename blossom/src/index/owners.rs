@@ -1,0 +1,123 @@
+//! Owners of blobs. One of them is in the row of the blob, so that a blob with one owner, as nearly all are, costs no more.
+
+use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::types::PubKey;
+
+use super::Run;
+use super::blobs::{BlobRow, Keep};
+use super::command::{Outcome, Refusal};
+use super::sql::{all, exec, has, key, n, one, parse_key};
+use super::state::State;
+use crate::blob::Sha256;
+
+const HAS: &str = "SELECT 1 FROM blossom_owners WHERE owner = ? AND uploaded = ? AND sha256 = ?";
+const INSERT: &str =
+    "INSERT INTO blossom_owners (owner, uploaded, sha256, since, size) VALUES (?, ?, ?, ?, ?)";
+const DELETE: &str = "DELETE FROM blossom_owners WHERE owner = ? AND uploaded = ? AND sha256 = ?";
+const NEXT: &str = "SELECT owner, since FROM blossom_owners WHERE sha256 = ? LIMIT 1";
+const ALL: &str = "SELECT owner FROM blossom_owners WHERE sha256 = ? LIMIT ?";
+const PROMOTE: &str = "UPDATE blossom_blobs SET owner = ?, since = ? WHERE sha256 = ?";
+const RENEW_FIRST: &str = "UPDATE blossom_blobs SET since = ? WHERE sha256 = ? AND owner = ?";
+const RENEW: &str = "UPDATE blossom_owners SET since = ? WHERE owner = ? AND uploaded = ? AND sha256 = ?";
+const UNLINK: &str = "DELETE FROM blossom_events WHERE sha256 = ? AND author = ?";
+const BYTES: &str = "SELECT coalesce(sum(size), 0) FROM blossom_blobs WHERE owner = ?";
+const BYTES_FURTHER: &str = "SELECT coalesce(sum(size), 0) FROM blossom_owners WHERE owner = ?";
+
+/// Owners whose bytes are in memory.
+const OWNED_MAX: usize = 10_000;
+
+impl State {
+    /// An owner has more bytes.
+    pub(super) fn own(&mut self, owner: &PubKey, size: u64) {
+        if let Some(bytes) = self.owned.get_mut(owner) {
+            *bytes = bytes.saturating_add(size);
+        }
+    }
+
+    fn disown(&mut self, owner: &PubKey, size: u64) {
+        if let Some(bytes) = self.owned.get_mut(owner) {
+            *bytes = bytes.saturating_sub(size);
+        }
+    }
+}
+
+impl<C: SqlConn> Run<'_, C> {
+    /// One read, or none.
+    pub(super) fn is_owner(&self, row: &BlobRow, owner: &PubKey) -> Result<bool, StoreError> {
+        let params = [(*owner).into(), row.blob.uploaded.into(), row.blob.sha256.into()];
+        Ok(row.owner == *owner || has(self.conn, HAS, &params)?)
+    }
+
+    /// Somebody has uploaded a live blob, and owns it from now on. Two rows if they did not before.
+    pub(super) fn add_owner(
+        &mut self,
+        row: &mut BlobRow,
+        owner: PubKey,
+        keep: Keep,
+    ) -> Result<(), StoreError> {
+        let (uploaded, sha256) = (row.blob.uploaded, row.blob.sha256);
+        if !self.is_owner(row, &owner)? {
+            let params =
+                [owner.into(), uploaded.into(), sha256.into(), self.now.into(), row.blob.size.into()];
+            exec(self.conn, INSERT, &params)?;
+            self.state.own(&owner, row.blob.size);
+        } else if self.state.leaving.contains_key(&owner) {
+            // What they upload after a request to vanish is theirs again.
+            exec(self.conn, RENEW_FIRST, &[self.now.into(), sha256.into(), owner.into()])?;
+            exec(self.conn, RENEW, &[self.now.into(), owner.into(), uploaded.into(), sha256.into()])?;
+        }
+        self.keep(row, keep)
+    }
+
+    /// One of its owners lets a blob go; with the last one it ends. Two rows for a further owner, four for the one in the row
+    /// of the blob, else as [`Run::remove_blob`].
+    pub(super) fn let_go(&mut self, row: &BlobRow, owner: &PubKey) -> Result<(), StoreError> {
+        let (uploaded, sha256) = (row.blob.uploaded, row.blob.sha256);
+        let mut leaves = *owner;
+        if row.owner == *owner {
+            let next = one(self.conn, NEXT, &[sha256.into()], |row| Ok((key(row, 0)?, n(row, 1)?)))?;
+            let Some((next, since)) = next else { return self.remove_blob(row) };
+            exec(self.conn, PROMOTE, &[next.into(), since.into(), sha256.into()])?;
+            leaves = next;
+        }
+        exec(self.conn, DELETE, &[leaves.into(), uploaded.into(), sha256.into()])?;
+        exec(self.conn, UNLINK, &[sha256.into(), (*owner).into()])?;
+        self.state.disown(owner, row.blob.size);
+        Ok(())
+    }
+
+    /// An owner lets a blob go, or an operator removes it.
+    pub(super) fn delete(&mut self, sha256: &Sha256, owner: Option<&str>) -> Result<Outcome, StoreError> {
+        let owner = owner.map(parse_key).transpose()?;
+        let Some(row) = self.blob(sha256)? else { return Ok(Outcome::Missing) };
+        match owner {
+            None => self.remove_blob(&row)?,
+            Some(owner) if self.is_owner(&row, &owner)? => self.let_go(&row, &owner)?,
+            Some(_) => return Ok(Outcome::Refused(Refusal::NotOwner)),
+        }
+        Ok(Outcome::Deleted)
+    }
+
+    /// At most `limit` owners of a blob.
+    pub(super) fn owners(&self, row: &BlobRow, limit: u64) -> Result<Vec<PubKey>, StoreError> {
+        let mut owners = vec![row.owner];
+        owners.extend(all(self.conn, ALL, &[row.blob.sha256.into(), limit.into()], |row| key(row, 0))?);
+        Ok(owners)
+    }
+
+    /// Bytes of an owner's blobs. Reads an entry of an index for each of them, once.
+    pub(super) fn owned_bytes(&mut self, owner: &PubKey) -> Result<u64, StoreError> {
+        if let Some(bytes) = self.state.owned.get(owner) {
+            return Ok(*bytes);
+        }
+        let mut bytes = 0;
+        for sql in [BYTES, BYTES_FURTHER] {
+            bytes += one(self.conn, sql, &[(*owner).into()], |row| n(row, 0))?.unwrap_or(0);
+        }
+        if self.state.owned.len() >= OWNED_MAX {
+            self.state.owned.clear();
+        }
+        self.state.owned.insert(*owner, bytes);
+        Ok(bytes)
+    }
+}

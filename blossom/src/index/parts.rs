@@ -1,0 +1,244 @@
+//! Uploads in parts (BUD-14). Parts of one owner and hash share an upload, come in any order, overlap and repeat. They are kept
+//! under keys of their own until they cover the blob; then one request joins them, and all of them are removed.
+
+use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::types::PubKey;
+
+use super::Run;
+use super::command::{Key, Outcome, Part, PartHead, Refusal, Wanted};
+use super::sql::{exec, parse_key};
+use super::state::{PartRow, Parts, Upload};
+use super::uploads::Verdict;
+use crate::blob::Sha256;
+
+const INSERT: &str = "INSERT INTO blossom_parts (id, upload, start, length, stored) VALUES (?, ?, ?, ?, 0)";
+const STORED: &str = "UPDATE blossom_parts SET stored = 1 WHERE id = ?";
+const DELETE: &str = "DELETE FROM blossom_parts WHERE id = ?";
+const QUEUE_ALL: &str = "INSERT OR IGNORE INTO blossom_removals (key, taken_at, again) \
+                         SELECT CAST(? || id AS BLOB), 0, 0 FROM blossom_parts WHERE id BETWEEN ? AND ? AND upload = ?";
+const DELETE_ALL: &str = "DELETE FROM blossom_parts WHERE id BETWEEN ? AND ? AND upload = ?";
+const EXTEND: &str = "UPDATE blossom_uploads SET abandoned_at = ? WHERE id = ?";
+
+/// Most parts of an owner.
+const PARTS_MAX: usize = 10_000;
+/// After as many seconds whoever joins parts has died.
+const JOIN_SECONDS: u64 = 900;
+/// Joins of an upload that may fail: the bytes do not have the hash, or the store is broken.
+const JOINS_MAX: u32 = 3;
+/// Seconds by which the table may be behind with the time at which an upload is abandoned.
+const EXTEND_SECONDS: u64 = 60;
+
+fn prefix(sha256: &Sha256) -> String {
+    format!("parts/{sha256}/")
+}
+
+/// The number of a part of this upload, if it has one with this key.
+pub(super) fn part_id(upload: &Upload, key: &str) -> Option<u64> {
+    let (parts, sha256) = (upload.parts.as_ref()?, upload.sha256.as_ref()?);
+    let id = key.strip_prefix("parts/")?.strip_prefix(&sha256.to_string())?.strip_prefix('/')?;
+    let id: u64 = id.parse().ok()?;
+    // As written, not as read: `+7` and `07` are keys of nothing.
+    (parts.rows.contains_key(&id) && *key == format!("{}{id}", prefix(sha256))).then_some(id)
+}
+
+impl Parts {
+    /// Whether somebody joins these parts.
+    pub(super) fn joining_until(&self) -> Option<u64> {
+        self.joining.map(|since| since + JOIN_SECONDS)
+    }
+
+    /// A join has failed. Whether it was one too many.
+    pub(super) fn join_has_failed(&mut self) -> bool {
+        if self.joining.take().is_some() {
+            self.failed += 1;
+        }
+        self.failed >= JOINS_MAX
+    }
+
+    /// What is to be taken of which part to have all of a blob, if stored parts cover it.
+    fn cover(&self, sha256: &Sha256, size: u64) -> Option<Vec<Part>> {
+        let mut stored: Vec<(u64, u64, u64)> = self
+            .rows
+            .iter()
+            .filter(|(_, part)| part.is_stored)
+            .map(|(id, part)| (part.start, part.start + part.length, *id))
+            .collect();
+        stored.sort_unstable();
+        let mut stored = stored.into_iter().peekable();
+        let (mut at, mut cover) = (0, Vec::new());
+        // The part that reaches furthest among those that begin at `at` or before.
+        let mut furthest = (0, 0, 0);
+        while at < size {
+            while let Some(part) = stored.next_if(|part| part.0 <= at) {
+                if part.1 > furthest.1 {
+                    furthest = part;
+                }
+            }
+            let (start, end, id) = furthest;
+            if end <= at {
+                return None;
+            }
+            cover.push(Part { key: format!("{}{id}", prefix(sha256)), skip: at - start, take: end - at });
+            at = end;
+        }
+        Some(cover)
+    }
+}
+
+impl<C: SqlConn> Run<'_, C> {
+    /// A part comes. One row, for the first part two; and one a minute to keep the upload.
+    pub(super) fn begin_part(&mut self, wanted: &Wanted, part: PartHead) -> Result<Outcome, StoreError> {
+        let owner = parse_key(&wanted.owner)?;
+        let Some(sha256) = wanted.sha256 else {
+            return Err(StoreError::Failed("a part without a hash".to_owned()));
+        };
+        if part.offset.checked_add(part.length).is_none_or(|end| end > wanted.size) {
+            return Ok(Outcome::Refused(Refusal::OtherLength));
+        }
+        let found = self.upload_in_parts(&owner, &sha256);
+        let other_length = found.filter(|(_, size)| *size != wanted.size).is_some();
+        let found = found.map(|(id, _)| id);
+        match self.judge(&owner, Some(&sha256), wanted.size, wanted.quotas(), found)? {
+            Verdict::Exists(mut row) => {
+                found.map_or(Ok(()), |id| self.give_up(id))?;
+                self.add_owner(&mut row, owner, wanted.keep())?;
+                return Ok(Outcome::Exists(row.blob));
+            }
+            Verdict::Busy => return Ok(Outcome::Busy),
+            Verdict::Refused(Refusal::Banned) => {
+                found.map_or(Ok(()), |id| self.give_up(id))?;
+                return Ok(Outcome::Refused(Refusal::Banned));
+            }
+            // What the upload needs it has reserved when it began.
+            Verdict::Refused(refusal) if found.is_none() => return Ok(Outcome::Refused(refusal)),
+            Verdict::Refused(_) | Verdict::Free => {}
+        }
+        if other_length {
+            return Ok(Outcome::Refused(Refusal::OtherLength));
+        }
+        let of_owner = self.state.uploads.values().filter(|upload| upload.owner == owner);
+        let parts: usize = of_owner.filter_map(|upload| Some(upload.parts.as_ref()?.rows.len())).sum();
+        if parts >= PARTS_MAX {
+            return Ok(Outcome::Refused(Refusal::TooMany));
+        }
+        let upload = match found {
+            Some(id) => self.extend(id, wanted.abandoned_at)?,
+            None => self.insert_upload(owner, wanted, Some(Parts::default()))?,
+        };
+        let id = self.state.next_id(self.conn)?;
+        exec(self.conn, INSERT, &[id.into(), upload.into(), part.offset.into(), part.length.into()])?;
+        if let Some(parts) = self.parts_of(upload) {
+            parts.rows.insert(id, PartRow { start: part.offset, length: part.length, is_stored: false });
+        }
+        Ok(Outcome::Begun { upload, key: format!("{}{id}", prefix(&sha256)) })
+    }
+
+    fn upload_in_parts(&self, owner: &PubKey, sha256: &Sha256) -> Option<(u64, u64)> {
+        let mut uploads = self.state.uploads.iter();
+        let is_it = |upload: &Upload| {
+            upload.parts.is_some() && upload.sha256 == Some(*sha256) && upload.owner == *owner
+        };
+        uploads.find(|(_, upload)| is_it(upload)).map(|(id, upload)| (*id, upload.size))
+    }
+
+    fn parts_of(&mut self, upload: u64) -> Option<&mut Parts> {
+        self.state.uploads.get_mut(&upload)?.parts.as_mut()
+    }
+
+    fn extend(&mut self, id: u64, abandoned_at: u64) -> Result<u64, StoreError> {
+        if let Some(upload) = self.state.uploads.get_mut(&id) {
+            upload.abandoned_at = upload.abandoned_at.max(abandoned_at);
+            if upload.abandoned_at >= upload.abandoned_at_stored.saturating_add(EXTEND_SECONDS) {
+                exec(self.conn, EXTEND, &[upload.abandoned_at.into(), id.into()])?;
+                upload.abandoned_at_stored = upload.abandoned_at;
+            }
+        }
+        Ok(id)
+    }
+
+    /// A part is stored. One row. Looks through the parts of its upload, which are in memory.
+    pub(super) fn finish_part(&mut self, upload: u64, key: &Key) -> Result<Outcome, StoreError> {
+        let (conn, now) = (self.conn, self.now);
+        let Some((id, row)) = self.part(upload, key) else { return self.is_late(key) };
+        exec(conn, STORED, &[id.into()])?;
+        let (Some(sha256), Some(parts)) = (row.sha256, row.parts.as_mut()) else {
+            return Ok(Outcome::Accepted);
+        };
+        if let Some(part) = parts.rows.get_mut(&id) {
+            part.is_stored = true;
+        }
+        if parts.joining_until().is_some_and(|until| now < until) {
+            return Ok(Outcome::Accepted);
+        }
+        Ok(match parts.cover(&sha256, row.size) {
+            Some(cover) => {
+                parts.joining = Some(now);
+                Outcome::Complete { key: sha256.to_string(), parts: cover }
+            }
+            None => Outcome::Accepted,
+        })
+    }
+
+    /// A part has failed. Two rows; four if its upload has no other.
+    pub(super) fn abort_part(&mut self, upload: u64, key: &Key) -> Result<Outcome, StoreError> {
+        match self.part(upload, key).map(|(id, _)| id) {
+            Some(id) => self.remove_part(upload, id, key)?,
+            None => drop(self.is_late(key)?),
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn part(&mut self, upload: u64, key: &str) -> Option<(u64, &mut Upload)> {
+        let upload = self.state.uploads.get_mut(&upload)?;
+        Some((part_id(upload, key)?, upload))
+    }
+
+    /// A part whose upload has ended. Its bytes may have come after the removal.
+    fn is_late(&mut self, key: &str) -> Result<Outcome, StoreError> {
+        if key.starts_with("parts/") {
+            self.queue(key)?;
+        }
+        Ok(Outcome::Refused(Refusal::Gone))
+    }
+
+    fn remove_part(&mut self, upload: u64, id: u64, key: &str) -> Result<(), StoreError> {
+        exec(self.conn, DELETE, &[id.into()])?;
+        self.queue(key)?;
+        let is_empty = self.parts_of(upload).is_some_and(|parts| {
+            parts.rows.remove(&id);
+            parts.rows.is_empty()
+        });
+        if is_empty { self.give_up(upload) } else { Ok(()) }
+    }
+
+    /// The process that stored parts is gone. What it has stored is kept. Two rows for every other part.
+    pub(super) fn restart_parts(&mut self, upload: u64) -> Result<(), StoreError> {
+        let Some(row) = self.state.uploads.get_mut(&upload) else { return Ok(()) };
+        let (Some(sha256), Some(parts)) = (row.sha256, row.parts.as_mut()) else { return Ok(()) };
+        (parts.joining, parts.failed) = (None, 0);
+        let unfinished: Vec<u64> =
+            parts.rows.iter().filter(|(_, part)| !part.is_stored).map(|(id, _)| *id).collect();
+        for id in unfinished {
+            self.remove_part(upload, id, &format!("{}{id}", prefix(&sha256)))?;
+        }
+        Ok(())
+    }
+
+    /// All parts of an upload are removed. Two rows each, in two statements.
+    pub(super) fn remove_parts(
+        &mut self,
+        upload: u64,
+        sha256: &Sha256,
+        parts: &Parts,
+    ) -> Result<(), StoreError> {
+        let (Some((first, _)), Some((last, _))) = (parts.rows.first_key_value(), parts.rows.last_key_value())
+        else {
+            return Ok(());
+        };
+        let range = [(*first).into(), (*last).into(), upload.into()];
+        let mut params = vec![prefix(sha256).as_str().into()];
+        params.extend(range.clone());
+        exec(self.conn, QUEUE_ALL, &params)?;
+        exec(self.conn, DELETE_ALL, &range)
+    }
+}

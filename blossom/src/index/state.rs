@@ -1,0 +1,158 @@
+//! What the index holds in memory: uploads with their parts, removals that were taken, totals. All of it but joins is in the
+//! tables too, and read again after a command has failed.
+
+use std::collections::{BTreeMap, HashMap};
+
+use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::types::PubKey;
+use serde::{Deserialize, Serialize};
+
+use super::blobs::Keep;
+use super::command::Key;
+use super::schema::{get_meta, put_meta};
+use super::sql::{all, bytes, key, n, sha256, some, text};
+use crate::blob::Sha256;
+
+/// Numbers of uploads and parts that one row reserves. None is given twice, so what comes late for one that has ended meets
+/// no other.
+const IDS: u64 = 1_024;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) uploads: BTreeMap<u64, Upload>,
+    pub(super) taken: BTreeMap<Key, Taken>,
+    pub(super) totals: Sums,
+    /// Whether the totals are still to be written by this command.
+    pub(super) is_totals_due: bool,
+    /// Bytes of blobs of owners, as far as they have been asked for.
+    pub(super) owned: HashMap<PubKey, u64>,
+    /// Authors whose blobs are being let go, and until which time they have to be theirs for that.
+    pub(super) leaving: BTreeMap<PubKey, u64>,
+    ids_next: u64,
+    ids_end: u64,
+}
+
+/// Live blobs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Sums {
+    pub(super) blobs: u64,
+    pub(super) bytes: u64,
+}
+
+/// An upload under way.
+#[derive(Clone, Debug)]
+pub(super) struct Upload {
+    pub(super) owner: PubKey,
+    pub(super) sha256: Option<Sha256>,
+    /// Bytes that count for quotas.
+    pub(super) size: u64,
+    pub(super) key_max: Option<u64>,
+    pub(super) total_max: Option<u64>,
+    pub(super) abandoned_at: u64,
+    /// `abandoned_at` as it is in the table, which lags behind while parts come.
+    pub(super) abandoned_at_stored: u64,
+    pub(super) keep: Keep,
+    /// Its hash was not known when it began, so its bytes may be in `staged/`.
+    pub(super) is_staged: bool,
+    pub(super) parts: Option<Parts>,
+}
+
+/// Parts of an upload.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Parts {
+    pub(super) rows: BTreeMap<u64, PartRow>,
+    /// Since when somebody joins them. Not in the table.
+    pub(super) joining: Option<u64>,
+    /// Joins that have failed. Not in the table.
+    pub(super) failed: u32,
+}
+
+/// A part.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PartRow {
+    pub(super) start: u64,
+    pub(super) length: u64,
+    pub(super) is_stored: bool,
+}
+
+/// A removal that a host carries out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Taken {
+    pub(super) at: u64,
+    /// The bytes may have come back meanwhile, so they are to be removed again.
+    pub(super) is_again: bool,
+}
+
+const FLAG_STAGED: u64 = 1;
+const FLAG_PARTS: u64 = 2;
+
+impl Upload {
+    /// As it is in the table.
+    pub(super) fn flags(&self) -> u64 {
+        (if self.is_staged { FLAG_STAGED } else { 0 }) | (if self.parts.is_some() { FLAG_PARTS } else { 0 })
+    }
+}
+
+impl State {
+    /// Reads the tables: as many rows as uploads, parts and removals that wait.
+    pub(super) fn load(conn: &impl SqlConn) -> Result<Self, StoreError> {
+        let ids = get_meta(conn, "ids")?.unwrap_or(1);
+        let mut state = State { ids_next: ids, ids_end: ids, ..State::default() };
+        state.totals = get_meta(conn, "totals")?.unwrap_or_default();
+        let uploads = "SELECT id, owner, sha256, size, key_max, total_max, abandoned_at, flags, \
+                       expires_at, unused FROM blossom_uploads";
+        state.uploads = all(conn, uploads, &[], |row| {
+            let flags = n(row, 7)?;
+            let upload = Upload {
+                owner: key(row, 1)?,
+                sha256: if bytes(row, 2)?.is_empty() { None } else { Some(sha256(row, 2)?) },
+                size: n(row, 3)?,
+                key_max: some(row, 4)?.map(|max| max - 1),
+                total_max: some(row, 5)?.map(|max| max - 1),
+                abandoned_at: n(row, 6)?,
+                abandoned_at_stored: n(row, 6)?,
+                keep: Keep { expires_at: some(row, 8)?, unused: some(row, 9)? },
+                is_staged: flags & FLAG_STAGED != 0,
+                parts: (flags & FLAG_PARTS != 0).then(Parts::default),
+            };
+            Ok((n(row, 0)?, upload))
+        })?
+        .into_iter()
+        .collect();
+        let parts = "SELECT id, upload, start, length, stored FROM blossom_parts";
+        let parts = all(conn, parts, &[], |row| {
+            let part = PartRow { start: n(row, 2)?, length: n(row, 3)?, is_stored: n(row, 4)? > 0 };
+            Ok((n(row, 0)?, n(row, 1)?, part))
+        })?;
+        for (id, upload, part) in parts {
+            if let Some(parts) = state.uploads.get_mut(&upload).and_then(|upload| upload.parts.as_mut()) {
+                parts.rows.insert(id, part);
+            }
+        }
+        let taken = "SELECT key, taken_at, again FROM blossom_removals WHERE taken_at > 0";
+        state.taken = all(conn, taken, &[], |row| {
+            Ok((text(row, 0)?, Taken { at: n(row, 1)?, is_again: n(row, 2)? > 0 }))
+        })?
+        .into_iter()
+        .collect();
+        let leaving = "SELECT owner, until FROM blossom_leaving";
+        state.leaving = all(conn, leaving, &[], |row| Ok((key(row, 0)?, n(row, 1)?)))?.into_iter().collect();
+        Ok(state)
+    }
+
+    /// A number that no upload and no part has had. One row in a thousand.
+    pub(super) fn next_id(&mut self, conn: &impl SqlConn) -> Result<u64, StoreError> {
+        if self.ids_next == self.ids_end {
+            put_meta(conn, "ids", &(self.ids_end + IDS))?;
+            self.ids_end += IDS;
+        }
+        self.ids_next += 1;
+        Ok(self.ids_next - 1)
+    }
+
+    /// Whether an upload of these bytes is under way, and may have stored them.
+    pub(super) fn is_pending(&self, sha256: &Sha256) -> bool {
+        self.uploads.values().any(|upload| upload.sha256.as_ref() == Some(sha256))
+    }
+}

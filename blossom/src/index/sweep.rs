@@ -1,0 +1,54 @@
+//! What has run out: blobs by retention, uploads that did not go on; and blobs of authors who vanish.
+
+use relay_engine::sql::{SqlConn, StoreError};
+
+use super::Run;
+use super::blobs::{BlobRow, select};
+use super::command::Outcome;
+use super::events::LEAVING_MAX;
+use super::removals::TAKEN_SECONDS;
+use super::sql::{all, n, one};
+use super::state::Upload;
+
+const ENDED: &str =
+    select!("FROM blossom_blobs AS b WHERE b.ends_at > 0 AND b.ends_at <= ? ORDER BY b.ends_at LIMIT ?");
+const NEXT_END: &str = "SELECT ends_at FROM blossom_blobs WHERE ends_at > 0 ORDER BY ends_at LIMIT 1";
+
+/// Blobs that one sweep removes, and uploads that it ends.
+const SWEPT_MAX: usize = 200;
+
+/// When an upload counts as abandoned. Not while its parts are being joined.
+fn abandoned_at(upload: &Upload) -> u64 {
+    let joining = upload.parts.as_ref().and_then(|parts| parts.joining_until());
+    upload.abandoned_at.max(joining.unwrap_or(0))
+}
+
+impl<C: SqlConn> Run<'_, C> {
+    /// At most 200 of each kind. The rows that ending a blob, an upload or an ownership takes.
+    pub(super) fn sweep(&mut self) -> Result<Outcome, StoreError> {
+        let ended = all(self.conn, ENDED, &[self.now.into(), (SWEPT_MAX as u64).into()], BlobRow::read)?;
+        for row in &ended {
+            self.remove_blob(row)?;
+        }
+        let uploads = self.state.uploads.iter().filter(|(_, upload)| abandoned_at(upload) <= self.now);
+        let uploads: Vec<u64> = uploads.map(|(id, _)| *id).take(SWEPT_MAX).collect();
+        for id in &uploads {
+            self.give_up(*id)?;
+        }
+        let mut left = LEAVING_MAX;
+        while let Some((owner, until)) = self.state.leaving.first_key_value().map(|(k, v)| (*k, *v))
+            && left > 0
+        {
+            left -= self.leave(owner, until, left)?;
+        }
+        let is_more =
+            ended.len() == SWEPT_MAX || uploads.len() == SWEPT_MAX || !self.state.leaving.is_empty();
+        if is_more {
+            return Ok(Outcome::Swept(Some(self.now)));
+        }
+        let end = one(self.conn, NEXT_END, &[], |row| n(row, 0))?;
+        let uploads = self.state.uploads.values().map(abandoned_at);
+        let taken = self.state.taken.values().map(|taken| taken.at + TAKEN_SECONDS);
+        Ok(Outcome::Swept(end.into_iter().chain(uploads).chain(taken).min()))
+    }
+}

@@ -1,0 +1,293 @@
+//! Uploads: whether one may begin, what its hash turns out to be, and how it ends.
+
+use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::types::PubKey;
+
+use super::Run;
+use super::blobs::{BlobRow, Keep};
+use super::command::{Commit, Key, Outcome, Refusal, Wanted};
+use super::sql::{exec, has, parse_key};
+use super::state::{Parts, Upload};
+use crate::blob::Sha256;
+
+const INSERT: &str = "INSERT INTO blossom_uploads (id, owner, sha256, size, key_max, total_max, abandoned_at, expires_at, \
+                      unused, flags) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+const LEARN: &str = "UPDATE blossom_uploads SET sha256 = ?, size = ? WHERE id = ?";
+const DELETE: &str = "DELETE FROM blossom_uploads WHERE id = ?";
+const IS_BANNED: &str = "SELECT 1 FROM blossom_bans WHERE sha256 = ?";
+
+/// Most uploads of an owner under way.
+pub(super) const UPLOADS_MAX: usize = 1_024;
+
+/// Whether bytes may be uploaded.
+pub(super) enum Verdict {
+    Exists(Box<BlobRow>),
+    Busy,
+    Refused(Refusal),
+    Free,
+}
+
+/// Quotas of an upload.
+#[derive(Clone, Copy)]
+pub(super) struct Quotas {
+    pub(super) key_max: Option<u64>,
+    pub(super) total_max: Option<u64>,
+}
+
+impl Upload {
+    fn quotas(&self) -> Quotas {
+        Quotas { key_max: self.key_max, total_max: self.total_max }
+    }
+}
+
+impl Wanted {
+    pub(super) fn quotas(&self) -> Quotas {
+        Quotas { key_max: self.key_bytes_max, total_max: self.total_bytes_max }
+    }
+
+    pub(super) fn keep(&self) -> Keep {
+        Keep::new(self.expires_at, self.unused_seconds)
+    }
+}
+
+/// Where the bytes of an upload of unknown hash are.
+pub(super) fn staged_key(upload: u64) -> Key {
+    format!("staged/{upload}")
+}
+
+impl<C: SqlConn> Run<'_, C> {
+    /// Judges an upload, apart from what upload `own` itself reserves. Two reads; with a quota also what
+    /// [`Run::owned_bytes`] reads.
+    pub(super) fn judge(
+        &mut self,
+        owner: &PubKey,
+        sha256: Option<&Sha256>,
+        size: u64,
+        quotas: Quotas,
+        own: Option<u64>,
+    ) -> Result<Verdict, StoreError> {
+        if let Some(sha256) = sha256 {
+            if self.is_banned(sha256)? {
+                return Ok(Verdict::Refused(Refusal::Banned));
+            }
+            if let Some(row) = self.blob(sha256)? {
+                let quotas = Quotas { total_max: None, ..quotas };
+                let refusal = match self.is_owner(&row, owner)? {
+                    true => None,
+                    false => self.room(owner, Some(sha256), row.blob.size, quotas, own)?,
+                };
+                return Ok(refusal.map_or(Verdict::Exists(Box::new(row)), Verdict::Refused));
+            }
+            if self.state.taken.contains_key(&sha256.to_string()) {
+                return Ok(Verdict::Busy);
+            }
+        }
+        let under_way = self.state.uploads.iter();
+        let count = under_way.filter(|(id, upload)| upload.owner == *owner && Some(**id) != own).count();
+        if count >= UPLOADS_MAX {
+            return Ok(Verdict::Refused(Refusal::TooMany));
+        }
+        Ok(self.room(owner, sha256, size, quotas, own)?.map_or(Verdict::Free, Verdict::Refused))
+    }
+
+    pub(super) fn is_banned(&self, sha256: &Sha256) -> Result<bool, StoreError> {
+        has(self.conn, IS_BANNED, &[(*sha256).into()])
+    }
+
+    /// Whether quotas leave no room for `size` bytes more, apart from what upload `own` reserves, and others of the same blob:
+    /// who lost his connection and begins again needs no room for both.
+    fn room(
+        &mut self,
+        owner: &PubKey,
+        sha256: Option<&Sha256>,
+        size: u64,
+        quotas: Quotas,
+        own: Option<u64>,
+    ) -> Result<Option<Refusal>, StoreError> {
+        let reserved = |owner: Option<&PubKey>| {
+            let is_same = |upload: &Upload| sha256.is_some() && upload.sha256.as_ref() == sha256;
+            let uploads = self.state.uploads.iter();
+            let uploads = uploads.filter(|(id, upload)| Some(**id) != own && !is_same(upload));
+            let uploads = uploads.filter(|(_, upload)| owner.is_none_or(|owner| upload.owner == *owner));
+            uploads.fold(size, |sum, (_, upload)| sum.saturating_add(upload.size))
+        };
+        if let Some(max) = quotas.total_max
+            && reserved(None).saturating_add(self.state.totals.bytes) > max
+        {
+            return Ok(Some(Refusal::TotalQuota));
+        }
+        if let Some(max) = quotas.key_max {
+            let reserved = reserved(Some(owner));
+            if reserved.saturating_add(self.owned_bytes(owner)?) > max {
+                return Ok(Some(Refusal::KeyQuota));
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) fn check(&mut self, wanted: &Wanted) -> Result<Outcome, StoreError> {
+        let owner = parse_key(&wanted.owner)?;
+        let verdict = self.judge(&owner, wanted.sha256.as_ref(), wanted.size, wanted.quotas(), None)?;
+        Ok(match verdict {
+            Verdict::Exists(row) => Outcome::Exists(row.blob),
+            Verdict::Busy => Outcome::Busy,
+            Verdict::Refused(refusal) => Outcome::Refused(refusal),
+            Verdict::Free => Outcome::Accepted,
+        })
+    }
+
+    /// An upload begins. One row, and one if a removal is called off.
+    pub(super) fn begin(&mut self, wanted: &Wanted) -> Result<Outcome, StoreError> {
+        let owner = parse_key(&wanted.owner)?;
+        match self.judge(&owner, wanted.sha256.as_ref(), wanted.size, wanted.quotas(), None)? {
+            Verdict::Exists(mut row) => {
+                self.add_owner(&mut row, owner, wanted.keep())?;
+                Ok(Outcome::Exists(row.blob))
+            }
+            Verdict::Busy => Ok(Outcome::Busy),
+            Verdict::Refused(refusal) => Ok(Outcome::Refused(refusal)),
+            Verdict::Free => {
+                let upload = self.insert_upload(owner, wanted, None)?;
+                let key = wanted.sha256.map_or_else(|| staged_key(upload), |sha256| sha256.to_string());
+                Ok(Outcome::Begun { upload, key })
+            }
+        }
+    }
+
+    /// Adds an upload. One row, and one if a removal is called off.
+    pub(super) fn insert_upload(
+        &mut self,
+        owner: PubKey,
+        wanted: &Wanted,
+        parts: Option<Parts>,
+    ) -> Result<u64, StoreError> {
+        let id = self.state.next_id(self.conn)?;
+        let upload = Upload {
+            owner,
+            sha256: wanted.sha256,
+            size: wanted.size,
+            key_max: wanted.key_bytes_max,
+            total_max: wanted.total_bytes_max,
+            abandoned_at: wanted.abandoned_at,
+            abandoned_at_stored: wanted.abandoned_at,
+            keep: wanted.keep(),
+            is_staged: wanted.sha256.is_none(),
+            parts,
+        };
+        let plus_one = |max: Option<u64>| max.map_or(0, |max| max.saturating_add(1));
+        let params = [
+            id.into(),
+            owner.into(),
+            upload.sha256.map(|sha256| sha256.0.to_vec()).unwrap_or_default().into(),
+            upload.size.into(),
+            plus_one(upload.key_max).into(),
+            plus_one(upload.total_max).into(),
+            upload.abandoned_at.into(),
+            upload.keep.expires_at.unwrap_or(0).into(),
+            upload.keep.unused.unwrap_or(0).into(),
+            upload.flags().into(),
+        ];
+        exec(self.conn, INSERT, &params)?;
+        if let Some(sha256) = &upload.sha256 {
+            self.call_off(sha256)?;
+        }
+        self.state.uploads.insert(id, upload);
+        Ok(id)
+    }
+
+    /// The hash of staged bytes is known. One row, and one if a removal is called off.
+    pub(super) fn learn(&mut self, id: u64, sha256: Sha256, size: u64) -> Result<Outcome, StoreError> {
+        let Some(upload) = self.state.uploads.get(&id) else {
+            self.queue(&staged_key(id))?;
+            return Ok(Outcome::Refused(Refusal::Gone));
+        };
+        if upload.sha256 == Some(sha256) {
+            return Ok(Outcome::Begun { upload: id, key: sha256.to_string() });
+        }
+        if upload.sha256.is_some() {
+            self.give_up(id)?;
+            return Ok(Outcome::Refused(Refusal::Gone));
+        }
+        let (owner, keep, quotas) = (upload.owner, upload.keep, upload.quotas());
+        match self.judge(&owner, Some(&sha256), size, quotas, Some(id))? {
+            Verdict::Exists(mut row) => {
+                self.give_up(id)?;
+                self.add_owner(&mut row, owner, keep)?;
+                Ok(Outcome::Exists(row.blob))
+            }
+            Verdict::Busy => Ok(Outcome::Busy),
+            Verdict::Refused(refusal) => {
+                self.give_up(id)?;
+                Ok(Outcome::Refused(refusal))
+            }
+            Verdict::Free => {
+                exec(self.conn, LEARN, &[sha256.into(), size.into(), id.into()])?;
+                self.call_off(&sha256)?;
+                if let Some(upload) = self.state.uploads.get_mut(&id) {
+                    upload.sha256 = Some(sha256);
+                    upload.size = size;
+                }
+                Ok(Outcome::Begun { upload: id, key: sha256.to_string() })
+            }
+        }
+    }
+
+    /// The bytes of an upload are there. One row, and those of the blob ([`Run::insert_blob`]).
+    pub(super) fn finish(&mut self, commit: Commit) -> Result<Outcome, StoreError> {
+        let sha256 = commit.sha256;
+        let upload = self.state.uploads.get(&commit.upload);
+        let Some(upload) = upload.filter(|upload| upload.sha256 == Some(sha256)).cloned() else {
+            // Too late: whatever has removed the upload may have removed the bytes before they came.
+            self.give_up(commit.upload)?;
+            self.free(&sha256)?;
+            return Ok(Outcome::Refused(Refusal::Gone));
+        };
+        let own = Some(commit.upload);
+        let refusal = if self.is_banned(&sha256)? {
+            Some(Refusal::Banned)
+        } else if commit.size > upload.size {
+            self.room(&upload.owner, Some(&sha256), commit.size, upload.quotas(), own)?
+        } else {
+            None
+        };
+        self.end(commit.upload)?;
+        if let Some(refusal) = refusal {
+            self.free(&sha256)?;
+            return Ok(Outcome::Refused(refusal));
+        }
+        if let Some(mut row) = self.blob(&sha256)? {
+            let keep = Keep::new(commit.expires_at, commit.unused_seconds);
+            self.add_owner(&mut row, upload.owner, keep)?;
+            return Ok(Outcome::Exists(row.blob));
+        }
+        Ok(Outcome::Stored(self.insert_blob(upload.owner, commit)?))
+    }
+
+    /// An upload has failed, or the joining of its parts. Two rows.
+    pub(super) fn abort(&mut self, id: u64) -> Result<Outcome, StoreError> {
+        let parts = self.state.uploads.get_mut(&id).and_then(|upload| upload.parts.as_mut());
+        if parts.is_none_or(Parts::join_has_failed) {
+            self.give_up(id)?;
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// An upload ends without a blob, and what it may have stored is removed. Nothing if it is not known.
+    pub(super) fn give_up(&mut self, id: u64) -> Result<(), StoreError> {
+        let Some(upload) = self.end(id)? else { return Ok(()) };
+        if upload.is_staged {
+            self.queue(&staged_key(id))?;
+        }
+        upload.sha256.map_or(Ok(()), |sha256| self.free(&sha256))
+    }
+
+    /// An upload ends, and its parts are removed. One row, and two for each part.
+    fn end(&mut self, id: u64) -> Result<Option<Upload>, StoreError> {
+        let Some(upload) = self.state.uploads.remove(&id) else { return Ok(None) };
+        exec(self.conn, DELETE, &[id.into()])?;
+        if let (Some(parts), Some(sha256)) = (&upload.parts, &upload.sha256) {
+            self.remove_parts(id, sha256, parts)?;
+        }
+        Ok(Some(upload))
+    }
+}

@@ -1,0 +1,298 @@
+//! MIME types: as they are declared, told from the first bytes, and their file extensions.
+//!
+//! Three small crates have the tables, none of them with I/O: `infer` (types from the first bytes), `mime_guess` (type of an
+//! extension) and `mime2ext` (the one extension of a type, by mime-db; `mime_guess` knows all of them, but not which is usual).
+
+use relay_site::BlossomSettings;
+use relay_site::blossom::RetentionRule;
+
+/// The type of a blob whose type is not known (BUD-01).
+pub const UNKNOWN: &str = "application/octet-stream";
+
+/// Longest type that is kept, in bytes, with its parameters.
+const BYTES_MAX: usize = 255;
+
+/// Extensions that `mime2ext` does not have, or has another one for (`mpga`, `qt`, `oga`).
+const USUAL: [(&str, &str); 9] = [
+    (UNKNOWN, "bin"),
+    ("audio/aac", "aac"),
+    ("audio/flac", "flac"),
+    ("audio/m4a", "m4a"),
+    ("audio/mpeg", "mp3"),
+    ("audio/ogg", "ogg"),
+    ("audio/opus", "opus"),
+    ("video/mpeg", "mpg"),
+    ("video/quicktime", "mov"),
+];
+
+/// A text is not a MIME type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAType;
+
+/// Reads a type as a header declares it: `type/subtype` in lowercase, its parameters as they were sent.
+///
+/// # Errors
+/// If it is none, is longer than 255 bytes or has characters that no header may have.
+pub fn parse(value: &str) -> Result<String, NotAType> {
+    let (essence, parameters) = match value.split_once(';') {
+        Some((essence, parameters)) => (essence.trim(), parameters.trim()),
+        None => (value.trim(), ""),
+    };
+    let (kind, subtype) = essence.split_once('/').ok_or(NotAType)?;
+    let is_visible = parameters.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    if value.len() > BYTES_MAX || !is_token(kind) || !is_token(subtype) || !is_visible {
+        return Err(NotAType);
+    }
+    let essence = essence.to_ascii_lowercase();
+    Ok(if parameters.is_empty() { essence } else { format!("{essence}; {parameters}") })
+}
+
+fn is_token(text: &str) -> bool {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&byte);
+    !text.is_empty() && text.bytes().all(is_token)
+}
+
+/// A type without its parameters.
+pub fn essence(mime: &str) -> &str {
+    mime.split(';').next().unwrap_or_default().trim()
+}
+
+/// The usual file extension of a type, `bin` if there is none.
+pub fn extension(mime: &str) -> &'static str {
+    let essence = essence(mime);
+    let usual = USUAL.iter().find(|(own, _)| *own == essence).map(|(_, extension)| *extension);
+    usual.or_else(|| mime2ext::mime2ext(essence)).unwrap_or("bin")
+}
+
+/// The type that the first bytes tell, if they do. Only formats with an unmistakable beginning are told.
+pub fn sniff(first: &[u8]) -> Option<&'static str> {
+    infer::get(first).map(|kind| kind.mime_type())
+}
+
+/// The type of a file extension.
+pub fn of_extension(extension: &str) -> Option<&'static str> {
+    mime_guess::from_ext(extension).first_raw()
+}
+
+/// The type that the origin of a fetched blob declares, if it declares one and knows it.
+pub fn of_origin(content_type: Option<&str>) -> Option<String> {
+    let mime = parse(content_type?).ok()?;
+    (essence(&mime) != UNKNOWN).then_some(mime)
+}
+
+/// Whether `pattern` (`image/png`, `image/*`, `*/*`) fits a type.
+pub fn fits(pattern: &str, mime: &str) -> bool {
+    let (pattern, mime) = (essence(pattern), essence(mime));
+    if pattern == "*" || pattern == "*/*" {
+        return true;
+    }
+    match pattern.strip_suffix("/*") {
+        Some(kind) => mime.split('/').next().is_some_and(|own| own.eq_ignore_ascii_case(kind)),
+        None => pattern.eq_ignore_ascii_case(mime),
+    }
+}
+
+/// Whether the settings take blobs of this type.
+pub fn is_taken(settings: &BlossomSettings, mime: &str) -> bool {
+    let fits_any = |patterns: &[String]| patterns.iter().any(|pattern| fits(pattern, mime));
+    (settings.allow_types.is_empty() || fits_any(&settings.allow_types)) && !fits_any(&settings.deny_types)
+}
+
+/// The retention rule for a blob, if there is one.
+pub fn retention<'a>(settings: &'a BlossomSettings, mime: &str, size: u64) -> Option<&'a RetentionRule> {
+    settings.retention.iter().find(|rule| {
+        (rule.types.is_empty() || rule.types.iter().any(|pattern| fits(pattern, mime)))
+            && size >= rule.bytes_min
+    })
+}
+
+/// Whether no browser runs what a blob of this type says: pictures without scripts, sound, video, fonts, plain text, bytes. A
+/// PDF is shown by a viewer of its own, which a sandbox would disable.
+pub fn is_inert(mime: &str) -> bool {
+    let essence = essence(mime).to_ascii_lowercase();
+    match essence.split_once('/') {
+        Some(("image", subtype)) => !subtype.contains("xml") && !subtype.contains("svg"),
+        Some(("audio" | "video", subtype)) => !subtype.contains("xml"),
+        Some(("font", _)) => true,
+        Some(("text", "plain")) | Some(("application", "octet-stream" | "pdf" | "zip" | "gzip")) => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn declared_types_are_read_and_malformed_ones_refused() {
+        let cases = [
+            ("image/png", Some("image/png")),
+            (" Image/PNG ", Some("image/png")),
+            ("text/plain;charset=UTF-8", Some("text/plain; charset=UTF-8")),
+            ("text/html ; charset=utf-8", Some("text/html; charset=utf-8")),
+            ("application/vnd.openxmlformats-officedocument.wordprocessingml.document", Some("")),
+            ("image/svg+xml", Some("image/svg+xml")),
+            ("image", None),
+            ("image/", None),
+            ("/png", None),
+            ("image/p ng", None),
+            ("image/*", None),
+            ("*/*", None),
+            ("text/plain; a=\u{e9}", None),
+            ("text/plain; a=\r\nb", None),
+            ("", None),
+        ];
+        for (value, want) in cases {
+            let want = want.map(|want| if want.is_empty() { value } else { want });
+            assert_eq!(parse(value).ok().as_deref(), want, "{value:?}");
+        }
+        assert_eq!(parse(&format!("a/{}", "b".repeat(254))), Err(NotAType));
+    }
+
+    #[test]
+    fn extensions_are_the_usual_ones() {
+        let cases = [
+            ("image/jpeg", "jpg"),
+            ("image/png", "png"),
+            ("image/webp", "webp"),
+            ("image/gif", "gif"),
+            ("image/avif", "avif"),
+            ("image/svg+xml", "svg"),
+            ("video/mp4", "mp4"),
+            ("video/quicktime", "mov"),
+            ("video/webm", "webm"),
+            ("audio/mpeg", "mp3"),
+            ("audio/mp4", "m4a"),
+            ("audio/wav", "wav"),
+            ("audio/x-wav", "wav"),
+            ("audio/flac", "flac"),
+            ("audio/x-flac", "flac"),
+            ("audio/aac", "aac"),
+            ("audio/webm", "weba"),
+            ("audio/opus", "opus"),
+            ("audio/m4a", "m4a"),
+            ("audio/x-m4a", "m4a"),
+            ("image/heic", "heic"),
+            ("image/bmp", "bmp"),
+            ("image/tiff", "tif"),
+            ("image/x-icon", "ico"),
+            ("image/jxl", "jxl"),
+            ("image/apng", "apng"),
+            ("video/x-matroska", "mkv"),
+            ("video/x-msvideo", "avi"),
+            ("video/mpeg", "mpg"),
+            ("video/ogg", "ogv"),
+            ("video/x-m4v", "m4v"),
+            ("video/mp2t", "ts"),
+            ("application/gzip", "gz"),
+            ("application/x-tar", "tar"),
+            ("application/x-7z-compressed", "7z"),
+            ("application/epub+zip", "epub"),
+            ("application/vnd.android.package-archive", "apk"),
+            ("application/javascript", "js"),
+            ("application/wasm", "wasm"),
+            ("application/xml", "xml"),
+            ("text/xml", "xml"),
+            ("text/csv", "csv"),
+            ("font/woff2", "woff2"),
+            ("model/gltf-binary", "glb"),
+            ("application/vnd.apple.mpegurl", "m3u8"),
+            ("audio/ogg", "ogg"),
+            ("application/pdf", "pdf"),
+            ("application/json", "json"),
+            ("application/zip", "zip"),
+            ("text/plain; charset=utf-8", "txt"),
+            ("text/html", "html"),
+            ("text/css", "css"),
+            ("text/javascript", "js"),
+            ("text/markdown", "md"),
+            ("application/octet-stream", "bin"),
+            ("application/x-nobody-knows", "bin"),
+        ];
+        let unusual: Vec<_> = cases.iter().filter(|(mime, want)| extension(mime) != *want).collect();
+        assert!(unusual.is_empty(), "{unusual:?}");
+        assert_eq!(of_extension("jpeg"), Some("image/jpeg"));
+        assert_eq!(of_extension("MP4"), Some("video/mp4"));
+        assert_eq!(of_extension("nobodyknows"), None);
+    }
+
+    #[test]
+    fn the_first_bytes_tell_the_type_or_nothing() {
+        let cases: [(&[u8], Option<&str>); 7] = [
+            (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", Some("image/png")),
+            (b"\xff\xd8\xff\xe0\0\x10JFIF", Some("image/jpeg")),
+            (b"GIF89a\x01\0", Some("image/gif")),
+            (b"%PDF-1.7\n", Some("application/pdf")),
+            (b"hello, this is a text", None),
+            (b"", None),
+            (b"\0", None),
+        ];
+        for (first, want) in cases {
+            assert_eq!(sniff(first), want, "{first:?}");
+        }
+    }
+
+    #[test]
+    fn lists_of_types_and_retention_rules_choose() {
+        let list = |types: &[&str]| types.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let mut settings = BlossomSettings::default();
+        assert!(is_taken(&settings, "x/y"));
+        settings.allow_types = list(&["image/*", "Text/Plain"]);
+        settings.deny_types = list(&["image/svg+xml"]);
+        let cases = [
+            ("image/png", true),
+            ("text/plain; charset=utf-8", true),
+            ("text/html", false),
+            ("image/svg+xml", false),
+            ("imagery/png", false),
+        ];
+        for (mime, want) in cases {
+            assert_eq!(is_taken(&settings, mime), want, "{mime}");
+        }
+        let rule = |types: &[&str], bytes_min, age| RetentionRule {
+            types: list(types),
+            bytes_min,
+            age_seconds: Some(age),
+            unused_seconds: None,
+        };
+        settings.retention = vec![rule(&["video/*"], 100, 1), rule(&["video/*"], 0, 2), rule(&[], 1_000, 3)];
+        let cases = [
+            ("video/mp4", 100, Some(1)),
+            ("video/mp4", 99, Some(2)),
+            ("image/png", 1_000, Some(3)),
+            ("image/png", 999, None),
+        ];
+        for (mime, size, want) in cases {
+            let age = retention(&settings, mime, size).and_then(|rule| rule.age_seconds);
+            assert_eq!(age, want, "{mime} {size}");
+        }
+    }
+
+    #[test]
+    fn what_a_browser_might_run_is_not_inert() {
+        for mime in
+            ["image/png", "video/mp4", "audio/mpeg", "text/plain; charset=utf-8", "application/pdf", UNKNOWN]
+        {
+            assert!(is_inert(mime), "{mime}");
+        }
+        let active = [
+            "text/html",
+            "Text/HTML; charset=utf-8",
+            "image/svg+xml",
+            "IMAGE/SVG+XML",
+            "application/xhtml+xml",
+            "text/xml",
+            "application/xml",
+            "text/javascript",
+            "application/javascript",
+            "application/x-shockwave-flash",
+            "multipart/x-mixed-replace",
+            "message/rfc822",
+            "text/css",
+            "x/y",
+        ];
+        for mime in active {
+            assert!(!is_inert(mime), "{mime}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Payment (BUD-07): the seam between Blossom and a wallet. Without a wallet everything is free.
+
+use std::fmt;
+
+use relay_engine::types::PubKey;
+
+/// What somebody wants to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Purchase<'a> {
+    /// The operation.
+    pub operation: Operation,
+    /// The bytes that are uploaded or downloaded.
+    pub size: u64,
+    /// The hash of the blob in hexadecimal, if it is known.
+    pub sha256: Option<&'a str>,
+    /// Who asks, if a token says so.
+    pub pubkey: Option<PubKey>,
+}
+
+/// An operation that may cost something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// `GET` and `HEAD` of a blob.
+    Download,
+    /// `PUT` and `HEAD` of `/upload`, `PUT` of a hash.
+    Upload,
+    /// `PATCH`: a part of a blob. Its size is the part's.
+    UploadPart,
+    /// `PUT /mirror`. The size is not known, 0.
+    Mirror,
+    /// `PUT` and `HEAD` of `/media`.
+    Media,
+}
+
+/// A way to pay: its header, and the invoice or token request in it, or the proof that it was paid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Payment {
+    /// The header.
+    pub method: Method,
+    /// Its value.
+    pub value: String,
+}
+
+/// A payment method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// `X-Cashu` (NUT-24).
+    Cashu,
+    /// `X-Lightning` (BOLT-11; the proof is the preimage in hexadecimal).
+    Lightning,
+}
+
+impl Method {
+    /// All methods.
+    pub const ALL: [Method; 2] = [Method::Cashu, Method::Lightning];
+
+    /// The header in lowercase.
+    pub fn header(self) -> &'static str {
+        match self {
+            Method::Cashu => "x-cashu",
+            Method::Lightning => "x-lightning",
+        }
+    }
+}
+
+/// A wallet, as far as Blossom sees it.
+pub trait Payments: fmt::Debug + Send + Sync {
+    /// The ways to pay for this, at least one; empty if it is free.
+    fn quote(&self, purchase: &Purchase<'_>) -> Vec<Payment>;
+
+    /// Judges a proof of payment. It is called once for a request, before anything is read or stored.
+    ///
+    /// # Errors
+    /// Why it is not taken, for the client.
+    fn judge(&self, purchase: &Purchase<'_>, proof: &Payment) -> Result<(), String>;
+}

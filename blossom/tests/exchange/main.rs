@@ -1,0 +1,17 @@
+//! Exchanges, as a client sees them: the rules of the BUDs and of HTTP, a case for each.
+
+mod deletions;
+mod downloads;
+mod lists;
+mod machine;
+mod media;
+mod mirrors;
+mod operators;
+mod parts;
+mod payments;
+mod permission;
+mod pulls;
+mod races;
+mod reports;
+mod uploads;
+mod world;

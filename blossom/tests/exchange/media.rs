@@ -1,0 +1,163 @@
+//! PUT and HEAD /media (BUD-05).
+
+use bytes::Bytes;
+use relay_blossom::Sha256;
+use relay_blossom::blob::Media;
+use relay_blossom::exchange::{Failure, Processed};
+use relay_blossom::testing::Request;
+use serde_json::json;
+
+use crate::world::{PNG, URL, check, get, hash, host, pubkey, token};
+
+const STRIPPED: &[u8] = b"stripped";
+const THUMBNAIL: &[u8] = b"small";
+
+fn strip(bytes: &Bytes, mime: &str) -> Result<Processed, Failure> {
+    assert_eq!((bytes.as_ref(), mime), (PNG, "image/png"));
+    Ok(Processed {
+        bytes: Bytes::from_static(STRIPPED),
+        mime: "image/png".to_owned(),
+        media: Media {
+            original: Sha256([0; 32]),
+            dim: Some((4, 3)),
+            blurhash: Some("L00000".to_owned()),
+            thumbnail: None,
+        },
+        thumbnail: Some((Bytes::from_static(THUMBNAIL), "image/webp".to_owned())),
+    })
+}
+
+fn put(hashes: &[Sha256]) -> Request {
+    Request::new("PUT", "/media")
+        .with("authorization", &token(1, "media", hashes))
+        .with("content-type", "image/png")
+        .body(PNG)
+}
+
+#[test]
+fn a_picture_is_stored_stripped_with_a_smaller_one() {
+    let mut host = host();
+    host.processor = Some(strip);
+    let reply = host.send(&put(&[hash(PNG)]));
+    check("new", &reply, 201);
+    let document = reply.json();
+    assert_eq!(document["sha256"], json!(hash(STRIPPED)));
+    assert_eq!(document["size"], 8);
+    let tags = document["nip94"].as_array().unwrap();
+    let thumb = format!("{URL}/{}", hash(THUMBNAIL));
+    for tag in [
+        json!(["ox", hash(PNG)]),
+        json!(["x", hash(STRIPPED)]),
+        json!(["dim", "4x3"]),
+        json!(["blurhash", "L00000"]),
+        json!(["thumb", thumb]),
+    ] {
+        assert!(tags.contains(&tag), "{tag} in {tags:?}");
+    }
+    let picture = get(&mut host, &format!("/{}", hash(STRIPPED)));
+    assert_eq!(picture.body, STRIPPED);
+    let link = format!("</{}>; rel=\"preview\"", hash(THUMBNAIL));
+    assert_eq!(picture.header("link"), Some(link.as_str()));
+    assert_eq!(get(&mut host, &format!("/{}", hash(THUMBNAIL))).header("content-type"), Some("image/webp"));
+    check("the original is not kept", &get(&mut host, &format!("/{}", hash(PNG))), 404);
+    check("old", &host.send(&put(&[hash(PNG)])), 200);
+    assert_eq!(host.objects.len(), 2);
+}
+
+#[test]
+fn a_picture_goes_without_a_smaller_one_if_that_has_no_room() {
+    let mut host = host();
+    host.processor = Some(strip);
+    let ban = relay_blossom::Command::Ban { sha256: hash(THUMBNAIL), reason: String::new() };
+    host.index.run(host.now, ban).unwrap();
+    let reply = host.send(&put(&[hash(PNG)]));
+    check("stored", &reply, 201);
+    assert!(!reply.json().to_string().contains("thumb"));
+}
+
+#[test]
+fn what_is_refused_and_before_what() {
+    let own = [hash(PNG)];
+    let declared = |mime: &str| {
+        Request::new("PUT", "/media")
+            .with("authorization", &token(1, "media", &own))
+            .with("content-type", mime)
+            .body(PNG)
+    };
+    let cases = [
+        (
+            "a token to upload",
+            Request::new("PUT", "/media").with("authorization", &token(1, "upload", &own)).body(PNG),
+            401,
+            0,
+        ),
+        ("no x", put(&[]), 401, 0),
+        ("a hash that is not in x", put(&[hash(b"other")]).with("x-sha-256", &own[0].to_string()), 401, 0),
+        ("no picture", declared("text/plain"), 415, 0),
+        (
+            "other bytes than X-SHA-256",
+            put(&[hash(b"other")]).with("x-sha-256", &hash(b"other").to_string()),
+            409,
+            2,
+        ),
+        ("other bytes than x", put(&[hash(b"other")]), 401, 2),
+        ("other bytes than two x", put(&[hash(b"other"), hash(b"third")]), 401, 2),
+        ("several x", put(&[hash(b"other"), own[0]]), 201, 10),
+        ("bytes that tell their type", declared("application/octet-stream"), 200, 5),
+    ];
+    let mut host = host();
+    host.processor = Some(strip);
+    for (what, request, status, steps) in cases {
+        let reply = host.send(&request);
+        check(what, &reply, status);
+        assert_eq!(reply.steps.len(), steps, "{what}: {:?}", reply.steps);
+    }
+    host.settings.media_bytes_max = 5;
+    check("too long", &host.send(&put(&own)), 413);
+    host.settings.media_bytes_max = 1_000;
+    host.processor = Some(|_, _| Err(Failure::Unprocessable("the picture is broken".to_owned())));
+    let reply = host.send(&put(&own));
+    check("broken", &reply, 422);
+    assert_eq!(reply.header("x-reason"), Some("the picture is broken"));
+    host.processor = None;
+    check("a host that cannot", &host.send(&put(&own)), 422);
+    host.settings.key_bytes_max = Some(1);
+    let reply = host.send(&put(&own));
+    check("no room", &reply, 429);
+    assert_eq!(reply.steps, ["Ask(Check)"], "nothing is read");
+}
+
+#[test]
+fn banned_originals_are_refused() {
+    let mut host = host();
+    host.processor = Some(strip);
+    let ban = relay_blossom::Command::Ban { sha256: hash(PNG), reason: String::new() };
+    host.index.run(host.now, ban).unwrap();
+    let reply = host.send(&put(&[hash(PNG)]));
+    check("known", &reply, 403);
+    assert_eq!(reply.steps, ["Ask(Check)"]);
+    check("learnt", &host.send(&put(&[hash(PNG), hash(b"other")])), 403);
+    let list = get(&mut host, &format!("/list/{}", pubkey(1)));
+    assert_eq!(list.json(), json!([]));
+}
+
+#[test]
+fn whether_a_picture_would_be_accepted() {
+    let ask = |mime: &str, length: &str| {
+        Request::new("HEAD", "/media")
+            .with("authorization", &token(1, "media", &[hash(PNG)]))
+            .with("x-content-type", mime)
+            .with("x-content-length", length)
+    };
+    let mut host = host();
+    host.settings.media_bytes_max = 100;
+    check("accepted", &host.send(&ask("image/png", "100")), 200);
+    check("too long", &host.send(&ask("image/png", "101")), 413);
+    check("no picture", &host.send(&ask("video/mp4", "100")), 415);
+    let no_length = Request::new("HEAD", "/media").with("authorization", &token(1, "media", &[hash(PNG)]));
+    check("no length", &host.send(&no_length), 411);
+    let upload = Request::new("HEAD", "/media")
+        .with("authorization", &token(1, "upload", &[hash(PNG)]))
+        .with("x-content-length", "1");
+    check("a token to upload", &host.send(&upload), 401);
+}

@@ -1,0 +1,87 @@
+//! Pull-through: blobs that are not here come from the servers that the request names (BUD-10).
+
+use bytes::Bytes;
+use relay_blossom::exchange::{Failure, RELAY_OWNER};
+use relay_blossom::testing::{Host, Request};
+
+use crate::world::{PNG, check, get, hash, host, pubkey};
+
+fn with_origin(url: &str, bytes: &'static [u8]) -> Host<'static> {
+    let mut host = host();
+    host.settings.pull_through = true;
+    host.origins.insert(url.to_owned(), Ok((Bytes::from_static(bytes), Some("image/png".to_owned()))));
+    host
+}
+
+#[test]
+fn a_named_server_is_asked() {
+    let path = format!("/{}", hash(PNG));
+    let url = format!("https://away.example{path}");
+    for hint in [
+        "xs=away.example",
+        "xs=https://away.example",
+        "xs=https%3A%2F%2Faway.example%2F",
+        "xs=nowhere.example&xs=away.example",
+    ] {
+        let mut host = with_origin(&url, PNG);
+        let reply = get(&mut host, &format!("{path}?{hint}&sz={}", PNG.len()));
+        check(hint, &reply, 200);
+        assert_eq!(reply.body, PNG);
+        assert_eq!(reply.steps, ["Ask(Get)", "Ask(Begin)", "Fetch", "Ask(Finish)"]);
+        check("it is here now", &get(&mut host, &path), 200);
+        let list = get(&mut host, &format!("/list/{RELAY_OWNER}"));
+        assert_eq!(list.json()[0]["sha256"], hash(PNG).to_string());
+    }
+    let mut host = with_origin(&format!("{url}.png"), PNG);
+    let target = format!("{path}.png?xs=away.example");
+    let reply = host.send(&Request::new("GET", &target).with("range", "bytes=1-3"));
+    check("a range of it", &reply, 206);
+    assert_eq!(reply.body, "PNG");
+}
+
+#[test]
+fn the_servers_of_an_author_are_asked() {
+    let path = format!("/{}", hash(PNG));
+    let mut host = with_origin(&format!("https://home.example{path}"), PNG);
+    host.servers.insert(pubkey(5).to_string(), vec!["https://home.example/".to_owned()]);
+    let target = format!("{path}?as={}&as=npub", pubkey(5));
+    let reply = get(&mut host, &target);
+    check("found", &reply, 200);
+    assert_eq!(reply.steps, ["Ask(Get)", "FindServers", "Ask(Begin)", "Fetch", "Ask(Finish)"]);
+    let mut host = with_origin("https://home.example/", PNG);
+    check("no list", &get(&mut host, &target), 404);
+}
+
+#[test]
+fn what_is_not_pulled() {
+    let path = format!("/{}", hash(PNG));
+    let url = format!("https://away.example{path}");
+    let cases: [(&str, &'static [u8], usize); 9] = [
+        ("xs=nowhere.example", PNG, 4),
+        ("xs=away.example", b"other bytes", 4),
+        ("xs=away.example&sz=5", PNG, 4),
+        ("xs=away.example&sz=99999999999999999999", PNG, 1),
+        ("xs=http://away.example", PNG, 1),
+        ("xs=file:///etc", PNG, 1),
+        ("xs=https://user@away.example", PNG, 1),
+        ("xs=cdn.example.com", PNG, 1),
+        ("xs=", PNG, 1),
+    ];
+    for (hint, bytes, steps) in cases {
+        let mut host = with_origin(&url, bytes);
+        let reply = get(&mut host, &format!("{path}?{hint}"));
+        check(hint, &reply, 404);
+        assert_eq!(reply.steps.len(), steps, "{hint}: {:?}", reply.steps);
+        assert!(host.objects.is_empty(), "{hint}");
+    }
+    let mut host = with_origin(&url, PNG);
+    host.settings.pull_through = false;
+    let reply = get(&mut host, &format!("{path}?xs=away.example"));
+    check("turned off", &reply, 404);
+    assert_eq!(reply.steps, ["Ask(Get)"]);
+    host.settings.pull_through = true;
+    host.failure = Some(Failure::Full);
+    check("no room", &get(&mut host, &format!("{path}?xs=away.example")), 507);
+    host.settings.blob_bytes_max = 3;
+    check("too long", &get(&mut host, &format!("{path}?xs=away.example")), 404);
+}

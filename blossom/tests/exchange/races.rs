@@ -1,0 +1,66 @@
+//! What happens to an upload while its bytes come.
+
+use relay_blossom::Command;
+use relay_blossom::testing::Request;
+
+use crate::world::{NOW, check, get, hash, host, token, upload};
+
+const BODY: &[u8] = b"a slow upload";
+
+fn delete(number: u64) -> Request {
+    let token = token(number, "delete", &[hash(BODY)]);
+    Request::new("DELETE", &format!("/{}", hash(BODY))).with("authorization", &token)
+}
+
+#[test]
+fn of_two_uploads_of_a_blob_one_is_first() {
+    let mut host = host();
+    host.meanwhile = Some(|host| check("the fast one", &host.send(&upload(2, BODY)), 201));
+    check("the slow one", &host.send(&upload(1, BODY)), 200);
+    assert_eq!(host.objects.len(), 1);
+    check("first owner lets go", &host.send(&delete(2)), 204);
+    assert_eq!(get(&mut host, &format!("/{}", hash(BODY))).body, BODY, "it is the other's");
+    check("second lets go", &host.send(&delete(1)), 204);
+    assert!(host.objects.is_empty());
+}
+
+#[test]
+fn a_delete_during_an_upload_does_not_take_its_bytes() {
+    let mut host = host();
+    host.meanwhile = Some(|host| {
+        check("the fast one", &host.send(&upload(2, BODY)), 201);
+        check("is deleted", &host.send(&delete(2)), 204);
+    });
+    check("the slow one", &host.send(&upload(1, BODY)), 201);
+    assert_eq!(get(&mut host, &format!("/{}", hash(BODY))).body, BODY);
+}
+
+#[test]
+fn a_ban_during_an_upload_wins() {
+    let staged = || {
+        let token = token(1, "upload", &[hash(BODY), hash(b"other")]);
+        Request::new("PUT", "/upload").with("authorization", &token).body(BODY)
+    };
+    for request in [upload(1, BODY), staged()] {
+        let mut host = host();
+        host.meanwhile = Some(|host| {
+            let ban = Command::Ban { sha256: hash(BODY), reason: "spam".to_owned() };
+            host.index.run(NOW, ban).unwrap();
+        });
+        let reply = host.send(&request);
+        check("banned", &reply, 403);
+        check("not there", &get(&mut host, &format!("/{}", hash(BODY))), 404);
+        assert!(host.objects.is_empty(), "{:?}", reply.steps);
+    }
+}
+
+#[test]
+fn an_upload_that_was_given_up_is_503() {
+    let mut host = host();
+    host.meanwhile = Some(|host| {
+        host.index.run(NOW, Command::Restart).unwrap();
+    });
+    check("given up", &host.send(&upload(1, BODY)), 503);
+    assert!(host.objects.is_empty());
+    check("again", &host.send(&upload(1, BODY)), 201);
+}

@@ -1,0 +1,362 @@
+//! PUT /upload (BUD-02), PUT /<sha256> (BUD-13), HEAD /upload (BUD-06).
+
+use relay_blossom::exchange::Failure;
+use relay_blossom::testing::Request;
+use serde_json::json;
+
+use crate::world::{NOW, PNG, URL, check, draft, get, hash, header, host, stored, token, upload};
+
+const BODY: &[u8] = b"hello, blossom";
+
+#[test]
+fn a_new_blob_is_201_with_a_descriptor_and_an_old_one_200() {
+    let mut host = host();
+    let x = hash(BODY).to_string();
+    let url = format!("{URL}/{x}.txt");
+    let want = json!({
+        "url": url, "sha256": x, "size": 14, "type": "text/plain", "uploaded": NOW,
+        "nip94": [["url", url], ["m", "text/plain"], ["x", x], ["ox", x], ["size", "14"]],
+    });
+    let request = upload(1, BODY).with("content-type", "text/plain");
+    let reply = host.send(&request);
+    check("new", &reply, 201);
+    assert_eq!(reply.header("content-type"), Some("application/json"));
+    assert_eq!(reply.json(), want);
+    assert_eq!(reply.steps, ["Ask(Begin)", "Receive", "Ask(Finish)"]);
+    assert_eq!(host.objects[&x].bytes, BODY, "not a byte is changed");
+
+    host.now += 100;
+    let reply = host.send(&request);
+    check("old", &reply, 200);
+    assert_eq!(reply.json(), want);
+    assert_eq!(reply.steps, ["Ask(Begin)"], "the body of a blob that is here is not read");
+    // By another key, too, who is an owner from then on.
+    check("another owner", &host.send(&upload(2, BODY)), 200);
+    for owner in [1, 2] {
+        let list = get(&mut host, &format!("/list/{}", crate::world::pubkey(owner)));
+        assert_eq!(list.json()[0]["sha256"], json!(x), "{owner}");
+    }
+    let path = url.strip_prefix(URL).unwrap();
+    assert_eq!(get(&mut host, path).body, BODY, "the descriptor's URL is the blob's");
+}
+
+#[test]
+fn the_type_is_what_is_declared_or_told_by_the_bytes() {
+    let cases: [(Option<&str>, &'static [u8], &str, &str); 9] = [
+        (Some("text/plain; charset=utf-8"), b"a", "text/plain; charset=utf-8", "txt"),
+        (Some("Image/PNG"), b"b", "image/png", "png"),
+        (Some("application/octet-stream"), PNG, "application/octet-stream", "bin"),
+        (Some("application/x-own"), b"c", "application/x-own", "bin"),
+        (Some("image/gif"), b"\x89PNG\r\n\x1a\n, not a gif", "image/gif", "gif"),
+        (None, b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "image/png", "png"),
+        (None, b"no magic number", "application/octet-stream", "bin"),
+        (None, b"", "application/octet-stream", "bin"),
+        (Some(""), b"an empty header", "application/octet-stream", "bin"),
+    ];
+    let mut host = host();
+    for (declared, body, mime, extension) in cases {
+        let mut request = upload(1, body);
+        if let Some(declared) = declared {
+            request = request.with("content-type", declared);
+        }
+        let reply = host.send(&request);
+        check(mime, &reply, 201);
+        assert_eq!(reply.json()["type"], json!(mime), "{declared:?}");
+        assert_eq!(reply.json()["url"], json!(format!("{URL}/{}.{extension}", hash(body))));
+        assert_eq!(get(&mut host, &format!("/{}", hash(body))).header("content-type"), Some(mime));
+    }
+    // The path of BUD-13 may have an extension.
+    let target = format!("/{}.mp4", hash(b"video"));
+    let request = Request { target, ..upload(1, b"video".as_slice()) };
+    assert_eq!(host.send(&request).json()["type"], json!("video/mp4"));
+}
+
+#[test]
+fn heads_of_uploads_are_checked_before_anything_is_read() {
+    let hashes = [hash(BODY)];
+    let plain = |headers: &[(&str, &str)]| {
+        let request = Request::new("PUT", "/upload").with("authorization", &token(1, "upload", &hashes));
+        let request = headers.iter().fold(request, |request, (name, value)| request.with(name, value));
+        Request { body: BODY.into(), ..request }
+    };
+    let (own, other) = (hash(BODY).to_string(), hash(b"other").to_string());
+    let cases = [
+        ("no length", plain(&[]), 411),
+        ("chunked", plain(&[("transfer-encoding", "chunked")]), 411),
+        ("a length that is no number", plain(&[("content-length", "many")]), 400),
+        ("a negative length", plain(&[("content-length", "-1")]), 400),
+        ("a length with a sign", plain(&[("content-length", "+14")]), 400),
+        ("no length in it", plain(&[("content-length", "")]), 400),
+        ("too long", plain(&[("content-length", "1001")]), 413),
+        ("absurdly long", plain(&[("content-length", "99999999999999999999999999")]), 413),
+        ("no type", plain(&[("content-length", "14"), ("content-type", "picture")]), 400),
+        ("a pattern of types", plain(&[("content-length", "14"), ("content-type", "image/*")]), 400),
+        ("a refused type", plain(&[("content-length", "14"), ("content-type", "text/html")]), 415),
+        ("no hash", plain(&[("content-length", "14"), ("x-sha-256", "abc")]), 400),
+        ("capitals", plain(&[("content-length", "14"), ("x-sha-256", &own.to_uppercase())]), 400),
+        ("a hash not in the token", plain(&[("content-length", "14"), ("x-sha-256", &other)]), 401),
+        ("no token", Request::new("PUT", "/upload").body(BODY), 401),
+        (
+            "another scheme",
+            Request::new("PUT", "/upload").with("authorization", "Basic dTpw").body(BODY),
+            401,
+        ),
+        (
+            "a token for lists",
+            Request::new("PUT", "/upload").with("authorization", &token(1, "list", &hashes)).body(BODY),
+            401,
+        ),
+        (
+            "a token without x",
+            Request::new("PUT", "/upload").with("authorization", &token(1, "upload", &[])).body(BODY),
+            401,
+        ),
+        (
+            "a token for another server",
+            Request::new("PUT", "/upload")
+                .with("authorization", &header(draft(1, "upload", &hashes).tag(["server", "other.example"])))
+                .body(BODY),
+            401,
+        ),
+    ];
+    let mut host = host();
+    host.settings.blob_bytes_max = 1_000;
+    host.settings.deny_types = vec!["text/html".to_owned()];
+    for (what, request, status) in cases {
+        let reply = host.send(&request);
+        check(what, &reply, status);
+        assert!(reply.steps.is_empty(), "{what}: {:?}", reply.steps);
+    }
+    assert!(host.objects.is_empty());
+    check("and then", &host.send(&upload(1, BODY)), 201);
+}
+
+#[test]
+fn bytes_that_are_not_what_was_said_are_not_stored() {
+    let (own, other) = (hash(BODY), hash(b"other"));
+    let put = |target: &str, hashes: &[_]| {
+        Request::new("PUT", target).with("authorization", &token(1, "upload", hashes)).body(BODY)
+    };
+    let path = |hash| format!("/{hash}");
+    let cases = [
+        // What the client says of the bytes is wrong: 409. What the token says is: 401, and it may sign again.
+        ("X-SHA-256 of other bytes", put("/upload", &[other]).with("x-sha-256", &other.to_string()), 409),
+        ("the path of other bytes", put(&path(other), &[other]), 409),
+        ("one x of other bytes", put("/upload", &[other]), 401),
+        ("two x of other bytes", put("/upload", &[other, hash(b"third")]), 401),
+        ("path and header differ", put(&path(own), &[own]).with("x-sha-256", &other.to_string()), 409),
+        ("the path is not in x", put(&path(own), &[other]), 401),
+        ("the path is no hash", put("/word", &[own]), 404),
+        ("the path is a malformed hash", put(&path(own).to_uppercase(), &[own]), 400),
+        ("ends early", Request { body: BODY.slice_from(5), ..put("/upload", &[own]) }, 400),
+    ];
+    for (what, request, status) in cases {
+        let mut host = host();
+        check(what, &host.send(&request), status);
+        assert!(host.objects.is_empty(), "{what}");
+        for hash in [own, other] {
+            check(what, &get(&mut host, &path(hash)), 404);
+        }
+        check(what, &host.send(&put("/upload", &[own])), 201);
+    }
+}
+
+trait SliceFrom {
+    fn slice_from(&self, start: usize) -> bytes::Bytes;
+}
+
+impl SliceFrom for &'static [u8] {
+    fn slice_from(&self, start: usize) -> bytes::Bytes {
+        bytes::Bytes::from_static(&self[start..])
+    }
+}
+
+#[test]
+fn a_token_for_several_blobs_uploads_each_of_them() {
+    let bodies: [&[u8]; 3] = [b"first", b"second", b"third"];
+    let token = token(1, "upload", &bodies.map(hash));
+    let mut host = host();
+    for body in bodies {
+        let request = Request::new("PUT", "/upload").with("authorization", &token).body(body);
+        let reply = host.send(&request);
+        check("new", &reply, 201);
+        let want = ["Ask(Begin)", "Receive", "Ask(Learn)", "Promote", "Ask(Finish)"];
+        assert_eq!(reply.steps, want, "the hash is learnt from the bytes");
+        let reply = host.send(&request);
+        check("old", &reply, 200);
+        assert_eq!(reply.steps, ["Ask(Begin)", "Receive", "Ask(Learn)", "Discard"]);
+        // With X-SHA-256 it is known before.
+        let reply = host.send(&request.with("x-sha-256", &hash(body).to_string()));
+        assert_eq!((reply.status, reply.steps.len()), (200, 1));
+        assert_eq!(get(&mut host, &format!("/{}", hash(body))).body, body);
+    }
+    assert_eq!(host.objects.len(), 3);
+}
+
+#[test]
+fn a_put_to_the_hash_is_an_upload() {
+    let mut host = host();
+    let target = format!("/{}", hash(BODY));
+    let request = Request { target: target.clone(), ..upload(1, BODY) }.with("content-type", "image/webp");
+    let reply = host.send(&request);
+    check("new", &reply, 201);
+    assert_eq!(reply.json()["url"], json!(format!("{URL}{target}.webp")));
+    check("old", &host.send(&request), 200);
+    assert_eq!(get(&mut host, &target).body, BODY);
+}
+
+#[test]
+fn whether_an_upload_would_be_accepted() {
+    let own = hash(BODY).to_string();
+    let ask = |headers: &[(&str, &str)]| {
+        let request =
+            Request::new("HEAD", "/upload").with("authorization", &token(1, "upload", &[hash(BODY)]));
+        headers.iter().fold(request, |request, (name, value)| request.with(name, value))
+    };
+    let length = ("x-content-length", "14");
+    let sha = ("x-sha-256", own.as_str());
+    let cases = [
+        ("accepted", ask(&[length, sha, ("x-content-type", "image/png")]), 200),
+        ("without a type", ask(&[length, sha]), 200),
+        ("the hash from the token", ask(&[length]), 200),
+        ("no length", ask(&[sha]), 411),
+        ("a length that is no number", ask(&[sha, ("x-content-length", "1e3")]), 400),
+        ("too long", ask(&[sha, ("x-content-length", "1001")]), 413),
+        ("no hash", ask(&[length, ("x-sha-256", "a string")]), 400),
+        ("no type", ask(&[length, sha, ("x-content-type", "png")]), 400),
+        ("a refused type", ask(&[length, sha, ("x-content-type", "text/html")]), 415),
+        ("another hash", ask(&[length, ("x-sha-256", &hash(b"other").to_string())]), 401),
+        ("no token", Request::new("HEAD", "/upload").with("x-content-length", "14"), 401),
+    ];
+    let mut host = host();
+    host.settings.blob_bytes_max = 1_000;
+    host.settings.deny_types = vec!["text/html".to_owned()];
+    for (what, request, status) in &cases {
+        check(what, &host.send(request), *status);
+    }
+    check("stored since", &host.send(&upload(1, BODY)), 201);
+    check("it is here", &host.send(&cases[0].1), 200);
+    host.settings.key_bytes_max = Some(20);
+    let other = Request::new("HEAD", "/upload")
+        .with("authorization", &token(1, "upload", &[hash(b"0123456")]))
+        .with("x-content-length", "7");
+    check("no room", &host.send(&other), 429);
+}
+
+#[test]
+fn types_that_are_refused_are_found_in_the_bytes_too() {
+    let mut host = host();
+    host.settings.deny_types = vec!["image/png".to_owned()];
+    let cases = [("declared", Some("image/png")), ("undeclared", None), ("a lie", Some("text/plain"))];
+    for (what, declared) in cases {
+        let request = upload(1, PNG);
+        let request = declared.map_or(request.clone(), |mime| request.with("content-type", mime));
+        check(what, &host.send(&request), 415);
+        assert!(host.objects.is_empty(), "{what}");
+    }
+    host.settings.deny_types.clear();
+    host.settings.allow_types = vec!["image/*".to_owned()];
+    check("unknown where only pictures are taken", &host.send(&upload(1, BODY)), 415);
+    check("a picture", &host.send(&upload(1, PNG)), 201);
+    assert_eq!(host.objects.len(), 1);
+}
+
+#[test]
+fn quotas_bans_and_busy_blobs() {
+    let mut host = host();
+    host.settings.key_bytes_max = Some(10);
+    check("within", &host.send(&upload(1, b"0123456789".as_slice())), 201);
+    check("beyond the key's", &host.send(&upload(1, b"a".as_slice())), 429);
+    check("another key", &host.send(&upload(2, b"b".as_slice())), 201);
+    host.settings.total_bytes_max = Some(11);
+    check("beyond all", &host.send(&upload(3, b"c".as_slice())), 507);
+    host.settings.total_bytes_max = None;
+    let ban = relay_blossom::Command::Ban { sha256: hash(BODY), reason: "spam".to_owned() };
+    host.index.run(NOW, ban).unwrap();
+    let reply = host.send(&upload(4, b"d".as_slice()));
+    check("not banned", &reply, 201);
+    host.settings.key_bytes_max = None;
+    let reply = host.send(&upload(4, BODY));
+    check("banned", &reply, 403);
+    assert_eq!(reply.steps, ["Ask(Begin)"]);
+    host.busy = 1;
+    let reply = host.send(&upload(4, b"e".as_slice()));
+    check("busy", &reply, 503);
+    assert!(reply.header("retry-after").is_some());
+    check("and then", &host.send(&upload(4, b"e".as_slice())), 201);
+}
+
+#[test]
+fn failures_leave_nothing() {
+    let cases = [
+        (Failure::TooLong, 413),
+        (Failure::Incomplete, 400),
+        (Failure::Stalled, 408),
+        (Failure::WrongHash, 401),
+        (Failure::Full, 507),
+        (Failure::Store("secret: /data".to_owned()), 503),
+        (Failure::Unsupported, 501),
+    ];
+    for (failure, status) in cases {
+        let mut host = host();
+        host.failure = Some(failure.clone());
+        let reply = host.send(&upload(1, BODY));
+        check(&format!("{failure:?}"), &reply, status);
+        assert!(!format!("{reply:?}").contains("secret"));
+        assert_eq!(reply.steps, ["Ask(Begin)", "Receive", "Ask(Abort)"]);
+        let relay_blossom::Outcome::Totals(totals) =
+            host.index.run(NOW, relay_blossom::Command::Totals).unwrap()
+        else {
+            panic!("totals")
+        };
+        assert_eq!((totals.blobs, totals.uploads, totals.removals), (0, 0, 0), "{failure:?}");
+        check("again", &host.send(&upload(1, BODY)), 201);
+    }
+}
+
+#[test]
+fn the_index_may_fail_at_any_statement() {
+    let bodies = [hash(BODY), hash(b"another")];
+    let request =
+        Request::new("PUT", "/upload").with("authorization", &token(1, "upload", &bodies)).body(BODY);
+    let mut failed = 0;
+    for n in 1.. {
+        let mut host = host();
+        host.database.fail_at(n);
+        let reply = host.send(&request);
+        if host.database.is_armed() {
+            break;
+        }
+        host.database.fail_at(u64::MAX);
+        if reply.status == 503 {
+            failed += 1;
+        } else {
+            check("in a removal", &reply, 201);
+        }
+        // What an Abort that failed has left, the next start clears.
+        host.index.run(NOW, relay_blossom::Command::Restart).unwrap();
+        host.remove();
+        let is_live = get(&mut host, &format!("/{}", bodies[0])).status == 200;
+        assert_eq!(host.objects.len(), usize::from(is_live), "{n}: {:?}", host.objects.keys());
+        assert!(matches!(host.send(&request).status, 200 | 201), "{n}");
+    }
+    assert!(failed > 5, "{failed}");
+}
+
+#[test]
+fn preflights_name_what_is_allowed() {
+    let mut host = host();
+    for target in ["/upload", "/mirror", "/media", "/report", &format!("/{}", hash(BODY))] {
+        let reply = host.send(&Request::new("OPTIONS", target));
+        check(target, &reply, 204);
+        assert_eq!(reply.header("access-control-allow-headers"), Some("Authorization, *"));
+        let methods = reply.header("access-control-allow-methods").unwrap();
+        for method in ["GET", "HEAD", "PUT", "DELETE", "PATCH"] {
+            assert!(methods.split(", ").any(|own| own == method), "{methods}");
+        }
+        assert_eq!(reply.header("access-control-max-age"), Some("86400"));
+    }
+    let reply = host.send(&Request::new("OPTIONS", &format!("/{}.png", hash(BODY))));
+    assert!(reply.header("allow").unwrap().contains("PATCH"));
+    stored(&mut host, "image/png", BODY);
+}

@@ -1,0 +1,13 @@
+//! The index: what each command answers, what it costs in rows, and that no failure and no race breaks it.
+
+mod events;
+mod faults;
+mod model;
+mod operator;
+mod owners;
+mod parts;
+mod removals;
+mod retention;
+mod rows;
+mod uploads;
+mod world;

@@ -1,0 +1,314 @@
+//! What hosts do, step by step.
+
+use relay_blossom::index::{Commit, Key, Part, PartHead, Wanted};
+use relay_blossom::{Command, Outcome};
+use relay_engine::testing::Rng;
+
+use super::oracle::{HASHES, KEY_MAX, OWNERS, TOTAL_MAX, size};
+use super::{Bytes, Simulation};
+use crate::world::{sha, wanted};
+
+/// A host at work, and how far it is.
+pub(super) enum Actor {
+    /// Uploads a blob of known hash.
+    Known(Job, Known),
+    /// Uploads a blob of unknown hash.
+    Unknown(Job, Unknown),
+    /// Uploads a part, and joins all of them if it is told to.
+    Part(Job, PartHead, InPart),
+    /// Removes bytes.
+    Remover(Remover),
+}
+
+/// What is uploaded.
+#[derive(Clone)]
+pub(super) struct Job {
+    n: u32,
+    /// Its bytes take longer than its upload lasts.
+    is_slow: bool,
+    wanted: Wanted,
+}
+
+pub(super) enum Known {
+    Start,
+    Begun(u64, Key),
+    Put(u64),
+}
+
+pub(super) enum Unknown {
+    Start,
+    Begun(u64, Key),
+    Staged(u64, Key),
+    Learnt(u64, Key, Key),
+    Copied(u64, Key),
+    Promoted(u64),
+}
+
+pub(super) enum InPart {
+    Start,
+    Begun(u64, Key),
+    Put(u64, Key),
+    Joining(u64, Key, Vec<Part>),
+    Joined(u64),
+}
+
+pub(super) enum Remover {
+    Start,
+    Taken(Key, u64),
+    Gone(Key, u64),
+}
+
+impl Job {
+    fn commit(&self, upload: u64) -> Command {
+        Command::Finish(Commit {
+            upload,
+            sha256: sha(self.n),
+            size: size(self.n),
+            mime: String::new(),
+            expires_at: self.wanted.expires_at,
+            unused_seconds: None,
+            media: None,
+        })
+    }
+}
+
+impl Actor {
+    /// Somebody new.
+    pub(super) fn new(rng: &mut Rng, now: u64) -> Actor {
+        let n = rng.below(u64::from(HASHES)) as u32;
+        let kind = rng.below(10);
+        // Some do not know how long the blob is.
+        let declared = if kind < 5 && rng.one_in(4) { 0 } else { size(n) };
+        let is_slow = rng.one_in(4);
+        let seconds = if is_slow { 2 + rng.below(10) } else { 20 + rng.below(1_000) };
+        let wanted = Wanted {
+            key_bytes_max: Some(KEY_MAX),
+            total_bytes_max: Some(TOTAL_MAX),
+            abandoned_at: now + seconds,
+            expires_at: [None, Some(now + 300), Some(now + 20_000)][rng.below(3) as usize],
+            ..wanted(1 + rng.below(u64::from(OWNERS)) as u8, n, declared)
+        };
+        let job = Job { n, is_slow, wanted };
+        match kind {
+            0..3 => Actor::Known(job, Known::Start),
+            3..5 => {
+                let wanted = Wanted { sha256: None, ..job.wanted };
+                Actor::Unknown(Job { wanted, ..job }, Unknown::Start)
+            }
+            5..8 => {
+                // Halves and more, so that they overlap and some cover all.
+                let offset = *rng.pick(&[0, 0, size(n) / 2, size(n) / 3]);
+                let length = (size(n) - offset).min(size(n) / 2 + rng.below(size(n)));
+                Actor::Part(job, PartHead { offset, length }, InPart::Start)
+            }
+            _ => Actor::Remover(Remover::Start),
+        }
+    }
+
+    /// Whether it has begun, and goes on after a while.
+    pub(super) fn is_slow(&self) -> bool {
+        match self {
+            Actor::Known(job, Known::Begun(..)) | Actor::Unknown(job, Unknown::Begun(..)) => job.is_slow,
+            Actor::Unknown(job, Unknown::Learnt(..)) | Actor::Part(job, _, InPart::Begun(..)) => job.is_slow,
+            Actor::Remover(Remover::Gone(..)) => true,
+            _ => false,
+        }
+    }
+
+    /// One step. What is left to do, if anything.
+    pub(super) fn step(self, world: &mut Simulation) -> Option<Actor> {
+        match self {
+            Actor::Known(job, state) => {
+                known(&job, state, world).map(|state| Actor::Known(job.clone(), state))
+            }
+            Actor::Unknown(job, state) => {
+                unknown(&job, state, world).map(|state| Actor::Unknown(job.clone(), state))
+            }
+            Actor::Part(job, part, state) => {
+                in_part(&job, part, state, world).map(|state| Actor::Part(job.clone(), part, state))
+            }
+            Actor::Remover(state) => remover(state, world).map(Actor::Remover),
+        }
+    }
+}
+
+impl Simulation {
+    /// Whether a host that has this upload dies now. It may if the upload is under way.
+    fn dies(&mut self, upload: u64) -> bool {
+        let dies = !self.is_settling && self.rng.one_in(15) && self.oracle.pending.contains_key(&upload);
+        if dies {
+            self.trace.1.push(format!("the host of {upload} dies"));
+        }
+        dies
+    }
+
+    /// Whether its upload fails now, in a way that it can tell.
+    fn fails(&mut self, upload: u64) -> bool {
+        !self.is_settling && self.rng.one_in(10) && self.oracle.pending.contains_key(&upload)
+    }
+
+    /// Whether somebody who is told to wait does.
+    fn waits(&mut self) -> bool {
+        !self.is_settling && self.rng.one_in(2)
+    }
+}
+
+fn known(job: &Job, state: Known, world: &mut Simulation) -> Option<Known> {
+    match state {
+        Known::Start => match world.ask(Command::Begin(job.wanted.clone())) {
+            None => Some(Known::Start),
+            Some(Outcome::Begun { upload, key }) => Some(Known::Begun(upload, key)),
+            Some(Outcome::Busy) => world.waits().then_some(Known::Start),
+            Some(_) => None,
+        },
+        Known::Begun(upload, key) => {
+            if world.dies(upload) {
+                return None;
+            }
+            if world.fails(upload) {
+                world.insist(Command::Abort { upload });
+                return None;
+            }
+            world.put(&key, Bytes::Blob(job.n));
+            Some(Known::Put(upload))
+        }
+        Known::Put(upload) => {
+            if world.dies(upload) {
+                return None;
+            }
+            let command = if world.fails(upload) { Command::Abort { upload } } else { job.commit(upload) };
+            world.ask(command).is_none().then_some(Known::Put(upload))
+        }
+    }
+}
+
+fn unknown(job: &Job, state: Unknown, world: &mut Simulation) -> Option<Unknown> {
+    let upload = match &state {
+        Unknown::Start => {
+            return match world.ask(Command::Begin(job.wanted.clone())) {
+                None => Some(Unknown::Start),
+                Some(Outcome::Begun { upload, key }) => Some(Unknown::Begun(upload, key)),
+                Some(_) => None,
+            };
+        }
+        Unknown::Begun(upload, ..) | Unknown::Staged(upload, ..) | Unknown::Learnt(upload, ..) => *upload,
+        Unknown::Copied(upload, _) | Unknown::Promoted(upload) => *upload,
+    };
+    if world.dies(upload) {
+        return None;
+    }
+    if world.fails(upload) {
+        world.insist(Command::Abort { upload });
+        return None;
+    }
+    match state {
+        Unknown::Start => None,
+        Unknown::Begun(upload, staged) => {
+            world.put(&staged, Bytes::Blob(job.n));
+            Some(Unknown::Staged(upload, staged))
+        }
+        Unknown::Staged(upload, staged) => {
+            match world.ask(Command::Learn { upload, sha256: sha(job.n), size: size(job.n) }) {
+                None => Some(Unknown::Staged(upload, staged)),
+                Some(Outcome::Begun { key, .. }) => Some(Unknown::Learnt(upload, staged, key)),
+                Some(Outcome::Busy) if world.waits() => Some(Unknown::Staged(upload, staged)),
+                Some(Outcome::Busy) => {
+                    world.insist(Command::Abort { upload });
+                    None
+                }
+                Some(_) => None,
+            }
+        }
+        Unknown::Learnt(upload, staged, key) => {
+            world.put(&key, Bytes::Blob(job.n));
+            Some(Unknown::Copied(upload, staged))
+        }
+        Unknown::Copied(upload, staged) => {
+            world.remove(&staged);
+            Some(Unknown::Promoted(upload))
+        }
+        Unknown::Promoted(upload) => {
+            world.ask(job.commit(upload)).is_none().then_some(Unknown::Promoted(upload))
+        }
+    }
+}
+
+fn in_part(job: &Job, part: PartHead, state: InPart, world: &mut Simulation) -> Option<InPart> {
+    match state {
+        InPart::Start => match world.ask(Command::BeginPart(job.wanted.clone(), part)) {
+            None => Some(InPart::Start),
+            Some(Outcome::Begun { upload, key }) => Some(InPart::Begun(upload, key)),
+            Some(Outcome::Busy) => world.waits().then_some(InPart::Start),
+            Some(_) => None,
+        },
+        InPart::Begun(upload, key) => {
+            if world.dies(upload) {
+                return None;
+            }
+            if world.fails(upload) {
+                world.insist(Command::AbortPart { upload, key });
+                return None;
+            }
+            let PartHead { offset, length } = part;
+            world.put(&key, Bytes::Part { n: job.n, offset, length });
+            Some(InPart::Put(upload, key))
+        }
+        InPart::Put(upload, key) => {
+            if world.oracle.has_part(upload, &key) && world.dies(upload) {
+                return None;
+            }
+            if !world.is_settling && world.rng.one_in(10) {
+                world.insist(Command::AbortPart { upload, key });
+                return None;
+            }
+            match world.ask(Command::FinishPart { upload, key: key.clone() }) {
+                None => Some(InPart::Put(upload, key)),
+                Some(Outcome::Complete { key, parts }) => Some(InPart::Joining(upload, key, parts)),
+                Some(_) => None,
+            }
+        }
+        InPart::Joining(upload, key, parts) => {
+            if world.dies(upload) {
+                return None;
+            }
+            // The upload may have ended meanwhile, and its parts with it.
+            let stored = parts.iter().map(|part| world.store.get(&part.key)).collect::<Vec<_>>();
+            let is_whole =
+                stored.iter().all(|part| matches!(part, Some(Bytes::Part { n, .. }) if *n == job.n));
+            assert!(is_whole || !world.oracle.pending.contains_key(&upload), "parts of {upload} are gone");
+            if !is_whole || world.fails(upload) {
+                world.insist(Command::Abort { upload });
+                return None;
+            }
+            world.put(&key, Bytes::Blob(job.n));
+            Some(InPart::Joined(upload))
+        }
+        InPart::Joined(upload) => {
+            if world.dies(upload) {
+                return None;
+            }
+            let command = if world.fails(upload) { Command::Abort { upload } } else { job.commit(upload) };
+            world.ask(command).is_none().then_some(InPart::Joined(upload))
+        }
+    }
+}
+
+fn remover(state: Remover, world: &mut Simulation) -> Option<Remover> {
+    match state {
+        Remover::Start => match world.ask(Command::TakeRemoval) {
+            None => Some(Remover::Start),
+            Some(Outcome::Removal(Some(key))) => Some(Remover::Taken(key, world.now)),
+            Some(_) => None,
+        },
+        // After 15 minutes another one may be at it.
+        Remover::Taken(_, at) | Remover::Gone(_, at) if at + 900 <= world.now => None,
+        Remover::Taken(..) | Remover::Gone(..) if !world.is_settling && world.rng.one_in(8) => None,
+        Remover::Taken(key, at) => {
+            world.remove(&key);
+            Some(Remover::Gone(key, at))
+        }
+        Remover::Gone(key, at) => {
+            world.ask(Command::Removed(key.clone())).is_none().then_some(Remover::Gone(key, at))
+        }
+    }
+}

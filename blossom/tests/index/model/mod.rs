@@ -1,0 +1,291 @@
+//! Hosts that upload, delete, ban, remove, die and restart, in random interleavings of single steps, over the real index and a
+//! naive store of bytes; the database fails now and then.
+//!
+//! After each step: the index has answered as a naive model says; each live blob has its bytes, whole; no removal is under way of
+//! bytes that are live or being uploaded; nothing banned is live; no quota is exceeded; lists are exact. At the end, when all
+//! uploads have ended or are abandoned: there are no bytes but those of live blobs.
+//!
+//! A host may die at any step, with two conditions that hosts keep: what has taken a removal is done with it within 15 minutes
+//! or never; and what has put bytes after its upload had ended says so (it hears that they are gone, and they are removed).
+
+mod actors;
+mod oracle;
+
+use std::collections::BTreeMap;
+
+use actors::Actor;
+use oracle::{HASHES, KEY_MAX, OWNERS, Oracle, TOTAL_MAX, size};
+use relay_blossom::index::{Key, SignedEvent};
+use relay_blossom::testing::Sqlite;
+use relay_blossom::{Command, Index, Outcome};
+use relay_engine::testing::Rng;
+
+use crate::world::{START, event, key, sha};
+
+const STEPS: u32 = 600;
+const SEEDS: u64 = 120;
+
+/// Bytes of a blob, or of a part of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Bytes {
+    Blob(u32),
+    Part { n: u32, offset: u64, length: u64 },
+}
+
+struct Simulation {
+    rng: Rng,
+    now: u64,
+    sqlite: Sqlite,
+    index: Index<Sqlite>,
+    store: BTreeMap<Key, Bytes>,
+    oracle: Oracle,
+    actors: Vec<Actor>,
+    /// Ids of descriptions that were published.
+    described: Vec<String>,
+    /// Nothing fails any more.
+    is_settling: bool,
+    trace: Trace,
+}
+
+/// What has happened, which a failed test prints.
+struct Trace(u64, Vec<String>);
+
+impl Drop for Trace {
+    #[allow(clippy::print_stdout)]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("seed {}:\n{}", self.0, self.1[self.1.len().saturating_sub(60)..].join("\n"));
+        }
+    }
+}
+
+impl Simulation {
+    fn new(seed: u64) -> Self {
+        let sqlite = Sqlite::new();
+        Simulation {
+            rng: Rng::new(seed),
+            now: START,
+            index: Index::open(sqlite.clone()).unwrap(),
+            sqlite,
+            store: BTreeMap::new(),
+            oracle: Oracle::default(),
+            actors: Vec::new(),
+            described: Vec::new(),
+            is_settling: false,
+            trace: Trace(seed, Vec::new()),
+        }
+    }
+
+    /// The answer of the index, which is as the model says; `None` if the database has failed.
+    fn ask(&mut self, command: Command) -> Option<Outcome> {
+        if !self.is_settling && self.rng.one_in(60) {
+            self.reopen();
+        }
+        if !self.is_settling && self.rng.one_in(20) {
+            self.sqlite.fail_at(1 + self.rng.below(10));
+        }
+        let outcome = self.index.run(self.now, command.clone());
+        self.sqlite.fail_with(None);
+        self.trace.1.push(format!("{} {command:?}\n    {outcome:?}", self.now - START));
+        match outcome {
+            Ok(outcome) => {
+                self.oracle.check(self.now, &command, &outcome);
+                Some(outcome)
+            }
+            Err(_) => {
+                self.oracle.reload();
+                None
+            }
+        }
+    }
+
+    /// As [`Simulation::ask`], again until the database works.
+    fn insist(&mut self, command: Command) -> Outcome {
+        loop {
+            if let Some(outcome) = self.ask(command.clone()) {
+                return outcome;
+            }
+        }
+    }
+
+    fn put(&mut self, key: &Key, bytes: Bytes) {
+        self.trace.1.push(format!("{} put {key} {bytes:?}", self.now - START));
+        self.store.insert(key.clone(), bytes);
+    }
+
+    fn remove(&mut self, key: &Key) {
+        self.trace.1.push(format!("{} remove {key}", self.now - START));
+        self.store.remove(key);
+    }
+
+    /// The object of the index is gone, its hosts are not.
+    fn reopen(&mut self) {
+        self.trace.1.push("reopen".to_owned());
+        self.index = Index::open(self.sqlite.clone()).unwrap();
+        self.oracle.reload();
+    }
+
+    /// The process is gone, with all that it was doing.
+    fn restart(&mut self) {
+        self.actors.clear();
+        self.reopen();
+        self.insist(Command::Restart);
+        for key in self.store.keys().cloned().collect::<Vec<_>>() {
+            if self.insist(Command::IsKnown(key.clone())) == Outcome::Missing {
+                self.remove(&key);
+            }
+        }
+    }
+
+    fn step(&mut self) {
+        self.now += match self.rng.below(100) {
+            0 => 1_000,
+            1..4 => 61,
+            // Many things happen in the same second.
+            n => u64::from(n % 4 == 0),
+        };
+        let n = self.rng.below(u64::from(HASHES)) as u32;
+        let owner = 1 + self.rng.below(u64::from(OWNERS)) as u8;
+        match self.rng.below(100) {
+            0..22 if self.actors.len() < 12 => {
+                let actor = Actor::new(&mut self.rng, self.now);
+                self.actors.push(actor);
+            }
+            0..78 if !self.actors.is_empty() => {
+                let at = self.rng.below(self.actors.len() as u64) as usize;
+                if self.actors[at].is_slow() && !self.rng.one_in(8) {
+                    return;
+                }
+                let actor = self.actors.swap_remove(at);
+                let left = actor.step(self);
+                self.actors.extend(left);
+            }
+            78..87 => drop(self.ask(Command::Delete { sha256: sha(n), owner: Some(key(owner)) })),
+            87 if self.rng.one_in(2) => drop(self.ask(Command::Delete { sha256: sha(n), owner: None })),
+            87 => drop(self.ask(Command::Ban { sha256: sha(n), reason: "why".to_owned() })),
+            88..91 => drop(self.ask(Command::Unban(sha(n)))),
+            91..93 => drop(self.ask(Command::Sweep)),
+            93 => self.clean(),
+            94..98 => self.publish(owner, n),
+            98 if self.rng.one_in(4) => self.restart(),
+            _ => drop(self.ask(Command::Get(sha(n)))),
+        }
+        self.check();
+        if self.rng.one_in(25) {
+            self.check_lists();
+        }
+    }
+
+    /// A sweep, and all removals that wait.
+    fn clean(&mut self) {
+        self.insist(Command::Sweep);
+        while let Outcome::Removal(Some(key)) = self.insist(Command::TakeRemoval) {
+            self.remove(&key);
+            self.insist(Command::Removed(key));
+        }
+    }
+
+    fn publish(&mut self, author: u8, n: u32) {
+        let event = match self.rng.below(8) {
+            0 => event(author, 62, self.now - self.rng.below(100), &[]),
+            1..4 if !self.described.is_empty() => {
+                let id = self.rng.pick(&self.described).clone();
+                event(author, 5, self.now, &[&["e", &id]])
+            }
+            _ => {
+                let id = format!("{:064x}", self.described.len());
+                self.described.push(id.clone());
+                SignedEvent { id, ..event(author, 1063, self.now, &[&["x", &sha(n).to_string()]]) }
+            }
+        };
+        self.ask(Command::Apply(event, 1));
+    }
+
+    fn check(&self) {
+        for (n, live) in &self.oracle.live {
+            assert_eq!(self.store.get(&sha(*n).to_string()), Some(&Bytes::Blob(*n)), "bytes of {n}");
+            assert!(!self.oracle.banned.contains(n), "{n} is banned");
+            assert!(!live.owners.is_empty(), "{n} is nobody's");
+        }
+        for n in 0..HASHES {
+            let is_wanted = self.oracle.live.contains_key(&n) || self.oracle.is_pending(n);
+            assert!(
+                !is_wanted || !self.oracle.taken.contains_key(&sha(n).to_string()),
+                "{n} is being removed"
+            );
+        }
+        for owner in 1..=OWNERS {
+            let owned = self.oracle.live.iter().filter(|(_, live)| live.owners.contains_key(&owner));
+            assert!(owned.map(|(n, _)| size(*n)).sum::<u64>() <= KEY_MAX, "{owner}");
+        }
+        assert!(self.oracle.total() <= TOTAL_MAX);
+    }
+
+    fn check_lists(&mut self) {
+        for owner in (1..=OWNERS).map(Some).chain([None]) {
+            let has = |owners: &BTreeMap<u8, u64>| owner.is_none_or(|owner| owners.contains_key(&owner));
+            let live = self.oracle.live.iter().filter(|(_, live)| has(&live.owners));
+            let mut expected: Vec<_> = live.map(|(n, live)| (live.uploaded, sha(*n))).collect();
+            expected.sort_unstable_by(|a, b| b.cmp(a));
+            let (mut found, mut cursor) = (Vec::new(), None);
+            loop {
+                let page =
+                    Command::List { owner: owner.map(key), cursor, limit: 2, since: None, until: None };
+                let Outcome::Blobs(page) = self.insist(page) else { panic!() };
+                found.extend(page.iter().map(|blob| (blob.uploaded, blob.sha256)));
+                cursor = page.last().map(|blob| blob.sha256);
+                if cursor.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(found, expected);
+        }
+        let Outcome::Totals(totals) = self.insist(Command::Totals) else { panic!() };
+        let owners =
+            (1..=OWNERS).filter(|owner| self.oracle.live.values().any(|l| l.owners.contains_key(owner)));
+        assert_eq!(totals.owners, owners.count() as u64);
+        assert_eq!((totals.blobs, totals.bytes), (self.oracle.live.len() as u64, self.oracle.total()));
+        assert_eq!(totals.uploads, self.oracle.pending.len() as u64);
+        assert_eq!(totals.bans, self.oracle.banned.len() as u64);
+    }
+
+    /// All hosts finish or are gone, and what they have left is swept.
+    fn settle(&mut self) {
+        self.is_settling = true;
+        while let Some(actor) = self.actors.pop() {
+            self.now += 1;
+            let left = actor.step(self);
+            self.actors.extend(left);
+            self.check();
+        }
+        for _ in 0..4 {
+            self.now += 3_000;
+            self.clean();
+            self.check();
+        }
+        self.check_lists();
+        let live: Vec<Key> = {
+            let mut live: Vec<Key> = self.oracle.live.keys().map(|n| sha(*n).to_string()).collect();
+            live.sort();
+            live
+        };
+        assert_eq!(self.store.keys().cloned().collect::<Vec<_>>(), live, "bytes are left or missing");
+        for table in ["blossom_uploads", "blossom_parts", "blossom_removals"] {
+            assert_eq!(self.sqlite.count(table), 0, "{table}");
+        }
+    }
+}
+
+#[test]
+fn hosts_that_race_die_and_fail_keep_blobs_and_bytes_together() {
+    let mut stored = 0;
+    for seed in 0..SEEDS {
+        let mut simulation = Simulation::new(seed);
+        for _ in 0..STEPS {
+            simulation.step();
+        }
+        simulation.settle();
+        stored += simulation.oracle.stored;
+    }
+    assert!(stored > 7 * SEEDS, "{stored}: the hosts get nothing done");
+}

@@ -1,0 +1,434 @@
+//! What the index should answer, from sets in memory that are looked through from end to end. It shares no code with the index.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use relay_blossom::index::{Commit, Key, Part, PartHead, Refusal, SignedEvent, Wanted};
+use relay_blossom::{Command, Outcome, Sha256};
+
+use crate::world::{key, sha};
+
+/// Quotas of every upload.
+pub(super) const KEY_MAX: u64 = 130;
+pub(super) const TOTAL_MAX: u64 = 230;
+pub(super) const HASHES: u32 = 7;
+pub(super) const OWNERS: u8 = 4;
+const TAKEN_SECONDS: u64 = 900;
+const JOIN_SECONDS: u64 = 900;
+
+/// Bytes of the `n`th blob.
+pub(super) fn size(n: u32) -> u64 {
+    10 * (u64::from(n) + 1)
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Oracle {
+    pub(super) live: BTreeMap<u32, Live>,
+    pub(super) pending: BTreeMap<u64, Pending>,
+    pub(super) banned: BTreeSet<u32>,
+    pub(super) taken: BTreeMap<Key, u64>,
+    links: BTreeSet<(String, u32, u8)>,
+    numbers: BTreeSet<u64>,
+    pub(super) stored: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Live {
+    /// And since when.
+    pub(super) owners: BTreeMap<u8, u64>,
+    pub(super) uploaded: u64,
+    expires_at: Option<u64>,
+}
+
+#[derive(Debug)]
+pub(super) struct Pending {
+    owner: u8,
+    pub(super) n: Option<u32>,
+    size: u64,
+    expires_at: Option<u64>,
+    abandoned_at: u64,
+    /// As a crash finds it.
+    abandoned_at_stored: u64,
+    pub(super) parts: Option<Parts>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    /// Offset, length, and whether it is stored.
+    pub(super) rows: BTreeMap<Key, (u64, u64, bool)>,
+    joining: Option<u64>,
+    failed: u32,
+}
+
+#[derive(Debug, PartialEq)]
+enum Verdict {
+    Exists,
+    Busy,
+    Refused(Refusal),
+    Free,
+}
+
+pub(super) fn number(sha256: &Sha256) -> u32 {
+    (0..HASHES).find(|n| sha(*n) == *sha256).expect("a hash of ours")
+}
+
+fn owner(text: &str) -> u8 {
+    (0..=OWNERS).find(|n| key(*n) == text).expect("a key of ours")
+}
+
+fn later(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    Some(a?.max(b?))
+}
+
+impl Oracle {
+    /// Checks an answer, and does what the command has done.
+    pub(super) fn check(&mut self, now: u64, command: &Command, outcome: &Outcome) {
+        match command {
+            Command::Begin(wanted) => self.begin(now, wanted, None, outcome),
+            Command::BeginPart(wanted, part) => self.begin(now, wanted, Some(part), outcome),
+            Command::Learn { upload, sha256, size } => {
+                self.learn(now, *upload, number(sha256), *size, outcome)
+            }
+            Command::Finish(commit) => self.finish(now, commit, outcome),
+            Command::Abort { upload } => self.abort(*upload),
+            Command::FinishPart { upload, key } => self.finish_part(now, *upload, key, outcome),
+            Command::AbortPart { upload, key } => self.abort_part(*upload, key),
+            Command::Delete { sha256, owner: text } => {
+                let (n, text) = (number(sha256), text.as_deref());
+                let Some(live) = self.live.get(&n) else { return assert_eq!(*outcome, Outcome::Missing) };
+                match text.map(owner) {
+                    Some(owner) if !live.owners.contains_key(&owner) => {
+                        return assert_eq!(*outcome, Outcome::Refused(Refusal::NotOwner));
+                    }
+                    Some(owner) => self.let_go(n, owner),
+                    None => self.remove(n),
+                }
+                assert_eq!(*outcome, Outcome::Deleted);
+            }
+            Command::Ban { sha256, .. } => {
+                self.banned.insert(number(sha256));
+                self.remove(number(sha256));
+            }
+            Command::Unban(sha256) => {
+                let was = self.banned.remove(&number(sha256));
+                assert_eq!(*outcome, if was { Outcome::Done } else { Outcome::Missing });
+            }
+            Command::Apply(event, _) => self.apply(event),
+            Command::TakeRemoval => self.take(now, outcome),
+            Command::Removed(key) => drop(self.taken.remove(key)),
+            Command::Sweep => self.sweep(now, outcome),
+            Command::Restart => self.restart(),
+            Command::Get(sha256) => self.is_blob(number(sha256), outcome),
+            _ => {}
+        }
+    }
+
+    /// What is in memory only is gone.
+    pub(super) fn reload(&mut self) {
+        for pending in self.pending.values_mut() {
+            pending.abandoned_at = pending.abandoned_at_stored;
+            if let Some(parts) = &mut pending.parts {
+                (parts.joining, parts.failed) = (None, 0);
+            }
+        }
+        self.taken.retain(|key, _| !key.contains('/'));
+    }
+
+    fn restart(&mut self) {
+        self.reload();
+        self.taken.clear();
+        self.pending.retain(|_, pending| {
+            pending.parts.as_mut().is_some_and(|parts| {
+                parts.rows.retain(|_, row| row.2);
+                !parts.rows.is_empty()
+            })
+        });
+    }
+
+    fn owned(&self, owner: u8) -> u64 {
+        self.live.iter().filter(|(_, live)| live.owners.contains_key(&owner)).map(|(n, _)| size(*n)).sum()
+    }
+
+    pub(super) fn total(&self) -> u64 {
+        self.live.keys().map(|n| size(*n)).sum()
+    }
+
+    pub(super) fn is_pending(&self, n: u32) -> bool {
+        self.pending.values().any(|pending| pending.n == Some(n))
+    }
+
+    fn room(
+        &self,
+        owner: u8,
+        n: Option<u32>,
+        size: u64,
+        is_total: bool,
+        own: Option<u64>,
+    ) -> Option<Refusal> {
+        let is_other = |id, other: &Pending| Some(id) != own && (n.is_none() || other.n != n);
+        let others = || self.pending.iter().filter(|(id, p)| is_other(**id, p)).map(|(_, pending)| pending);
+        let all: u64 = others().map(|pending| pending.size).sum();
+        let of_owner: u64 = others().filter(|p| p.owner == owner).map(|pending| pending.size).sum();
+        if is_total && self.total() + all + size > TOTAL_MAX {
+            return Some(Refusal::TotalQuota);
+        }
+        (self.owned(owner) + of_owner + size > KEY_MAX).then_some(Refusal::KeyQuota)
+    }
+
+    fn judge(&self, owner: u8, n: Option<u32>, bytes: u64, own: Option<u64>) -> Verdict {
+        if let Some(n) = n {
+            if self.banned.contains(&n) {
+                return Verdict::Refused(Refusal::Banned);
+            }
+            if let Some(live) = self.live.get(&n) {
+                let is_owner = live.owners.contains_key(&owner);
+                let refusal = if is_owner { None } else { self.room(owner, Some(n), size(n), false, own) };
+                return refusal.map_or(Verdict::Exists, Verdict::Refused);
+            }
+            if self.taken.contains_key(&sha(n).to_string()) {
+                return Verdict::Busy;
+            }
+        }
+        self.room(owner, n, bytes, true, own).map_or(Verdict::Free, Verdict::Refused)
+    }
+
+    fn own(&mut self, now: u64, n: u32, owner: u8, expires_at: Option<u64>, outcome: &Outcome) {
+        let live = self.live.get_mut(&n).expect("it is live");
+        live.owners.entry(owner).or_insert(now);
+        live.expires_at = later(live.expires_at, expires_at);
+        let Outcome::Exists(blob) = outcome else { panic!("{n} exists") };
+        self.is_blob(n, &Outcome::Blob(blob.clone()));
+    }
+
+    fn is_blob(&self, n: u32, outcome: &Outcome) {
+        let Some(live) = self.live.get(&n) else { return assert_eq!(*outcome, Outcome::Missing) };
+        let Outcome::Blob(blob) = outcome else { panic!("{n} is live") };
+        assert_eq!(
+            (blob.sha256, blob.size, blob.uploaded, blob.expires_at),
+            (sha(n), size(n), live.uploaded, live.expires_at)
+        );
+    }
+
+    fn begin(&mut self, now: u64, wanted: &Wanted, part: Option<&PartHead>, outcome: &Outcome) {
+        let (owner, n) = (owner(&wanted.owner), wanted.sha256.as_ref().map(number));
+        let is_it = |pending: &Pending| pending.parts.is_some() && pending.n == n && pending.owner == owner;
+        let found =
+            self.pending.iter().find(|(_, pending)| part.is_some() && is_it(pending)).map(|(id, _)| *id);
+        match self.judge(owner, n, wanted.size, found) {
+            Verdict::Exists => {
+                found.map(|id| self.pending.remove(&id));
+                return self.own(now, n.expect("it exists"), owner, wanted.expires_at, outcome);
+            }
+            Verdict::Busy => return assert_eq!(*outcome, Outcome::Busy),
+            Verdict::Refused(refusal) if found.is_none() || refusal == Refusal::Banned => {
+                found.map(|id| self.pending.remove(&id));
+                return assert_eq!(*outcome, Outcome::Refused(refusal));
+            }
+            Verdict::Refused(_) | Verdict::Free => {}
+        }
+        let Outcome::Begun { upload, key } = outcome else { panic!("the upload may begin") };
+        match found {
+            Some(id) => assert_eq!(*upload, id),
+            None => {
+                assert!(self.numbers.insert(*upload), "{upload} was given before");
+                let pending = Pending {
+                    owner,
+                    n,
+                    size: wanted.size,
+                    expires_at: wanted.expires_at,
+                    abandoned_at: wanted.abandoned_at,
+                    abandoned_at_stored: wanted.abandoned_at,
+                    parts: part.map(|_| Parts::default()),
+                };
+                assert!(self.pending.insert(*upload, pending).is_none());
+            }
+        }
+        let pending = self.pending.get_mut(upload).expect("it has begun");
+        match (part, &mut pending.parts, n) {
+            (Some(part), Some(parts), Some(n)) => {
+                let id = key.strip_prefix(&format!("parts/{}/", sha(n))).expect("a key of a part");
+                assert!(self.numbers.insert(id.parse().expect("a number")), "{id} was given before");
+                assert!(parts.rows.insert(key.clone(), (part.offset, part.length, false)).is_none());
+                pending.abandoned_at = pending.abandoned_at.max(wanted.abandoned_at);
+                if pending.abandoned_at >= pending.abandoned_at_stored + 60 {
+                    pending.abandoned_at_stored = pending.abandoned_at;
+                }
+            }
+            (_, _, Some(n)) => assert_eq!(*key, sha(n).to_string()),
+            (_, _, None) => assert_eq!(*key, format!("staged/{upload}")),
+        }
+    }
+
+    fn learn(&mut self, now: u64, upload: u64, n: u32, bytes: u64, outcome: &Outcome) {
+        let Some(pending) = self.pending.get(&upload) else {
+            return assert_eq!(*outcome, Outcome::Refused(Refusal::Gone));
+        };
+        let begun = Outcome::Begun { upload, key: sha(n).to_string() };
+        if pending.n == Some(n) {
+            return assert_eq!(*outcome, begun);
+        }
+        let (owner, expires_at) = (pending.owner, pending.expires_at);
+        match self.judge(owner, Some(n), bytes, Some(upload)) {
+            Verdict::Exists => {
+                self.pending.remove(&upload);
+                self.own(now, n, owner, expires_at, outcome);
+            }
+            Verdict::Busy => assert_eq!(*outcome, Outcome::Busy),
+            Verdict::Refused(refusal) => {
+                self.pending.remove(&upload);
+                assert_eq!(*outcome, Outcome::Refused(refusal));
+            }
+            Verdict::Free => {
+                let pending = self.pending.get_mut(&upload).expect("it is pending");
+                (pending.n, pending.size) = (Some(n), bytes);
+                assert_eq!(*outcome, begun);
+            }
+        }
+    }
+
+    fn finish(&mut self, now: u64, commit: &Commit, outcome: &Outcome) {
+        let n = number(&commit.sha256);
+        let Some(pending) = self.pending.remove(&commit.upload) else {
+            return assert_eq!(*outcome, Outcome::Refused(Refusal::Gone));
+        };
+        let room = || self.room(pending.owner, Some(n), commit.size, true, None);
+        let refusal = match self.banned.contains(&n) {
+            true => Some(Refusal::Banned),
+            false => {
+                if commit.size > pending.size {
+                    room()
+                } else {
+                    None
+                }
+            }
+        };
+        if let Some(refusal) = refusal {
+            return assert_eq!(*outcome, Outcome::Refused(refusal));
+        }
+        if self.live.contains_key(&n) {
+            return self.own(now, n, pending.owner, commit.expires_at, outcome);
+        }
+        let owners = [(pending.owner, now)].into();
+        self.live.insert(n, Live { owners, uploaded: now, expires_at: commit.expires_at });
+        self.stored += 1;
+        let Outcome::Stored(blob) = outcome else { panic!("it is new") };
+        self.is_blob(n, &Outcome::Blob(blob.clone()));
+    }
+
+    fn abort(&mut self, upload: u64) {
+        if let Some(parts) = self.pending.get_mut(&upload).and_then(|pending| pending.parts.as_mut()) {
+            parts.failed += u32::from(parts.joining.take().is_some());
+            if parts.failed < 3 {
+                return;
+            }
+        }
+        self.pending.remove(&upload);
+    }
+
+    fn finish_part(&mut self, now: u64, upload: u64, key: &Key, outcome: &Outcome) {
+        let gone = Outcome::Refused(Refusal::Gone);
+        let Some(pending) = self.pending.get_mut(&upload) else { return assert_eq!(*outcome, gone) };
+        let parts = pending.parts.as_mut().expect("it has parts");
+        let Some(row) = parts.rows.get_mut(key) else { return assert_eq!(*outcome, gone) };
+        row.2 = true;
+        let mut missing: BTreeSet<u64> = (0..pending.size).collect();
+        for (offset, length, _) in parts.rows.values().filter(|row| row.2) {
+            missing.retain(|byte| !(*offset..offset + length).contains(byte));
+        }
+        if !missing.is_empty() || parts.joining.is_some_and(|since| now < since + JOIN_SECONDS) {
+            return assert_eq!(*outcome, Outcome::Accepted);
+        }
+        parts.joining = Some(now);
+        let Outcome::Complete { parts: cover, .. } = outcome else { panic!("all parts are there") };
+        assert_eq!(joined(parts, cover), (0..pending.size).collect::<Vec<_>>());
+    }
+
+    fn abort_part(&mut self, upload: u64, key: &Key) {
+        let Some(pending) = self.pending.get_mut(&upload) else { return };
+        let parts = pending.parts.as_mut().expect("it has parts");
+        if parts.rows.remove(key).is_some() && parts.rows.is_empty() {
+            self.pending.remove(&upload);
+        }
+    }
+
+    /// Whether this part's upload knows it.
+    pub(super) fn has_part(&self, upload: u64, key: &Key) -> bool {
+        let parts = self.pending.get(&upload).and_then(|pending| pending.parts.as_ref());
+        parts.is_some_and(|parts| parts.rows.contains_key(key))
+    }
+
+    fn let_go(&mut self, n: u32, owner: u8) {
+        let Some(live) = self.live.get_mut(&n) else { return };
+        live.owners.remove(&owner);
+        self.links.retain(|link| (link.1, link.2) != (n, owner));
+        if live.owners.is_empty() {
+            self.remove(n);
+        }
+    }
+
+    fn remove(&mut self, n: u32) {
+        self.live.remove(&n);
+        self.links.retain(|link| link.1 != n);
+    }
+
+    fn apply(&mut self, event: &SignedEvent) {
+        let author = owner(&event.pubkey);
+        match event.kind {
+            1063 => {
+                let n = number(&event.tags[0][1].parse().expect("a hash"));
+                if self.live.get(&n).is_some_and(|live| live.owners.contains_key(&author)) {
+                    self.links.insert((event.id.clone(), n, author));
+                }
+            }
+            5 => {
+                let links = self.links.clone();
+                let is_meant = |link: &&(String, u32, u8)| link.0 == event.tags[0][1] && link.2 == author;
+                links.iter().filter(is_meant).for_each(|link| self.let_go(link.1, author));
+            }
+            _ => {
+                for n in 0..HASHES {
+                    let since = self.live.get(&n).and_then(|live| live.owners.get(&author));
+                    if since.is_some_and(|since| *since <= event.created_at) {
+                        self.let_go(n, author);
+                    }
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, now: u64, outcome: &Outcome) {
+        let Outcome::Removal(removal) = outcome else { panic!("a removal or none") };
+        let is_due = |at: &u64| at + TAKEN_SECONDS <= now;
+        let Some(key) = removal else {
+            return assert!(!self.taken.values().any(is_due), "it is to be handed out again");
+        };
+        if let Some(at) = self.taken.insert(key.clone(), now) {
+            assert!(is_due(&at), "{key} was taken by another one");
+        }
+    }
+
+    fn sweep(&mut self, now: u64, outcome: &Outcome) {
+        let expired = |live: &Live| live.expires_at.is_some_and(|at| at <= now);
+        let expired: Vec<u32> = self.live.iter().filter(|(_, live)| expired(live)).map(|(n, _)| *n).collect();
+        expired.into_iter().for_each(|n| self.remove(n));
+        let until = |pending: &Pending| {
+            let joining = pending.parts.as_ref().and_then(|parts| parts.joining);
+            pending.abandoned_at.max(joining.map_or(0, |since| since + JOIN_SECONDS))
+        };
+        self.pending.retain(|_, pending| until(pending) > now);
+        let next = self.live.values().filter_map(|live| live.expires_at);
+        let next = next.chain(self.pending.values().map(until));
+        let next = next.chain(self.taken.values().map(|at| at + TAKEN_SECONDS)).min();
+        assert_eq!(*outcome, Outcome::Swept(next));
+    }
+}
+
+/// The bytes that these parts give, as offsets in the blob.
+fn joined(parts: &Parts, cover: &[Part]) -> Vec<u64> {
+    let mut bytes = Vec::new();
+    for part in cover {
+        let (offset, length, is_stored) = parts.rows[&part.key];
+        assert!(is_stored && part.skip + part.take <= length, "{part:?}");
+        bytes.extend(offset + part.skip..offset + part.skip + part.take);
+    }
+    bytes
+}

@@ -1,0 +1,212 @@
+//! Uploads in parts.
+
+use relay_blossom::index::{Part, PartHead, Refusal, Wanted};
+use relay_blossom::{Command, Outcome};
+
+use crate::world::{START, World, commit, sha, wanted};
+
+/// Parts `(offset, length)` of a blob of 100 bytes, of which the last one completes it; what is joined as `(skip, take)`.
+#[track_caller]
+fn check(parts: &[(u64, u64)], expected: &[(u64, u64)]) {
+    let mut world = World::new();
+    let (last, first) = parts.split_last().unwrap();
+    for (offset, length) in first {
+        assert_eq!(world.part(wanted(1, 1, 100), *offset, *length).1, None, "{offset} {length}");
+    }
+    let (upload, joined) = world.part(wanted(1, 1, 100), last.0, last.1);
+    let joined = joined.expect("all are there");
+    let joined: Vec<(u64, u64)> = joined.iter().map(|part| (part.skip, part.take)).collect();
+    assert_eq!(joined, expected);
+    assert!(matches!(world.run(Command::Finish(commit(upload, 1, 100))), Outcome::Stored(_)));
+    assert_eq!(world.remove_all().len(), parts.len(), "parts are removed, the blob is not");
+    assert_eq!(world.sqlite.count("blossom_parts"), 0);
+    assert_eq!(world.totals().uploads, 0);
+}
+
+#[test]
+fn parts_come_in_any_order_overlap_and_repeat() {
+    check(&[(0, 100)], &[(0, 100)]);
+    check(&[(0, 50), (50, 50)], &[(0, 50), (0, 50)]);
+    check(&[(50, 50), (0, 50)], &[(0, 50), (0, 50)]);
+    check(&[(90, 10), (0, 1), (1, 88), (89, 1)], &[(0, 1), (0, 88), (0, 1), (0, 10)]);
+    check(&[(0, 60), (40, 60)], &[(0, 60), (20, 40)]);
+    check(&[(40, 60), (0, 60)], &[(0, 60), (20, 40)]);
+    check(&[(0, 50), (0, 50), (10, 20), (50, 50)], &[(0, 50), (0, 50)]);
+    check(&[(0, 30), (10, 50), (20, 70), (90, 10)], &[(0, 30), (10, 60), (0, 10)]);
+    check(&[(10, 20), (20, 80), (0, 0), (100, 0), (0, 30)], &[(0, 30), (10, 70)]);
+    check(&[(1, 99), (0, 100)], &[(0, 100)]);
+}
+
+#[test]
+fn a_blob_of_no_bytes_is_complete_with_its_first_part() {
+    let mut world = World::new();
+    let (upload, joined) = world.part(wanted(1, 1, 0), 0, 0);
+    assert_eq!(joined, Some(Vec::new()));
+    assert!(matches!(world.run(Command::Finish(commit(upload, 1, 0))), Outcome::Stored(_)));
+}
+
+#[test]
+fn only_what_is_stored_counts() {
+    let mut world = World::new();
+    let (upload, a) = world.begin_part(wanted(1, 1, 100), 0, 50);
+    let (_, b) = world.begin_part(wanted(1, 1, 100), 50, 50);
+    world.check(Command::FinishPart { upload, key: b.clone() }, &Outcome::Accepted);
+    world.check(Command::FinishPart { upload, key: b.clone() }, &Outcome::Accepted);
+    let parts = vec![Part { key: a.clone(), skip: 0, take: 50 }, Part { key: b, skip: 0, take: 50 }];
+    let complete = Outcome::Complete { key: sha(1).to_string(), parts };
+    world.check(Command::FinishPart { upload, key: a }, &complete);
+}
+
+#[test]
+fn one_request_joins_and_the_next_one_if_it_fails() {
+    let mut world = World::new();
+    world.part(wanted(1, 1, 100), 50, 50);
+    for _ in 0..2 {
+        let (upload, joined) = world.part(wanted(1, 1, 100), 0, 50);
+        assert!(joined.is_some());
+        for _ in 0..3 {
+            assert_eq!(world.part(wanted(1, 1, 100), 0, 50).1, None, "somebody joins already");
+        }
+        world.check(Command::Abort { upload }, &Outcome::Done);
+        assert_eq!(world.remove_all(), [""; 0]);
+    }
+    // Whoever joins may die.
+    let (upload, joined) = world.part(wanted(1, 1, 100), 0, 50);
+    assert!(joined.is_some());
+    world.now += 899;
+    assert!(world.part(wanted(1, 1, 100), 0, 50).1.is_none());
+    world.now += 1;
+    assert!(world.part(wanted(1, 1, 100), 0, 50).1.is_some());
+    // The third failure is the last: the bytes have another hash.
+    world.check(Command::Abort { upload }, &Outcome::Done);
+    assert_eq!(world.totals().uploads, 0);
+    assert_eq!(world.remove_all().len(), 13);
+    assert_eq!(world.part(wanted(1, 1, 100), 0, 50).1, None);
+}
+
+#[test]
+fn parts_agree_on_the_length_and_lie_within_it() {
+    let mut world = World::new();
+    let part =
+        |owner, size, offset, length| Command::BeginPart(wanted(owner, 1, size), PartHead { offset, length });
+    world.refused(part(1, 100, 0, 101), Refusal::OtherLength);
+    world.refused(part(1, 100, 101, 0), Refusal::OtherLength);
+    world.refused(part(1, 100, u64::MAX, 2), Refusal::OtherLength);
+    assert_eq!(world.totals().uploads, 0);
+    world.part(wanted(1, 1, 100), 0, 10);
+    world.refused(part(1, 99, 0, 10), Refusal::OtherLength);
+    world.refused(part(1, 101, 0, 10), Refusal::OtherLength);
+    // Another owner's parts are an upload of their own.
+    assert!(matches!(world.run(part(2, 99, 0, 10)), Outcome::Begun { .. }));
+    assert_eq!(world.totals().uploads, 2);
+}
+
+#[test]
+fn a_part_that_fails_is_removed_and_the_last_one_ends_the_upload() {
+    let mut world = World::new();
+    world.part(wanted(1, 1, 100), 0, 10);
+    let (upload, key) = world.begin_part(wanted(1, 1, 100), 10, 10);
+    world.check(Command::AbortPart { upload, key: key.clone() }, &Outcome::Done);
+    assert_eq!(world.remove_all(), std::slice::from_ref(&key));
+    assert_eq!(world.totals().uploads, 1);
+    let (other, key_of_other) = world.begin_part(wanted(2, 2, 100), 10, 10);
+    world.check(Command::AbortPart { upload: other, key: key_of_other.clone() }, &Outcome::Done);
+    assert_eq!(world.remove_all(), [sha(2).to_string(), key_of_other]);
+    assert_eq!(world.totals().uploads, 1);
+    // Late, and of nothing.
+    world.refused(Command::FinishPart { upload, key: key.clone() }, Refusal::Gone);
+    assert_eq!(world.remove_all(), [key]);
+    world.refused(Command::FinishPart { upload, key: sha(1).to_string() }, Refusal::Gone);
+    world.refused(Command::FinishPart { upload: 77, key: String::new() }, Refusal::Gone);
+    assert_eq!(world.remove_all(), [""; 0], "keys of blobs are not parts");
+}
+
+#[test]
+fn a_restart_keeps_what_is_stored() {
+    let mut world = World::new();
+    let (upload, _) = world.part(wanted(1, 1, 100), 0, 50);
+    let (_, key) = world.begin_part(wanted(1, 1, 100), 50, 50);
+    let (_, alone) = world.begin_part(wanted(1, 2, 100), 50, 50);
+    world.reopen();
+    world.check(Command::Restart, &Outcome::Done);
+    let mut gone = vec![sha(2).to_string(), key, alone];
+    gone.sort();
+    assert_eq!(world.remove_all(), gone);
+    // Somebody joins, and the process ends.
+    assert!(world.part(wanted(1, 1, 100), 50, 50).1.is_some());
+    world.reopen();
+    world.check(Command::Restart, &Outcome::Done);
+    let (again, joined) = world.part(wanted(1, 1, 100), 0, 1);
+    assert_eq!((again, joined.map(|parts| parts.len())), (upload, Some(2)));
+    assert!(matches!(world.run(Command::Finish(commit(upload, 1, 100))), Outcome::Stored(_)));
+    assert_eq!(world.remove_all().len(), 3);
+}
+
+#[test]
+fn a_blob_that_is_live_or_banned_meanwhile_ends_the_parts() {
+    let mut world = World::new();
+    let part = |n| Command::BeginPart(wanted(1, n, 100), PartHead { offset: 10, length: 10 });
+    world.part(wanted(1, 1, 100), 0, 10);
+    world.upload(wanted(2, 1, 100));
+    assert!(matches!(world.run(part(1)), Outcome::Exists(_)));
+    assert_eq!(world.list(Some(1), None, 9), [sha(1)]);
+    assert_eq!(world.remove_all().len(), 1);
+    world.part(wanted(1, 2, 100), 0, 10);
+    world.run(Command::Ban { sha256: sha(2), reason: String::new() });
+    world.refused(part(2), Refusal::Banned);
+    assert_eq!(world.remove_all().len(), 2, "the part, and what a join may have stored");
+    assert_eq!(world.totals().uploads, 0);
+    // Between the last part and the join.
+    let (upload, joined) = world.part(wanted(1, 3, 10), 0, 10);
+    assert!(joined.is_some());
+    world.run(Command::Ban { sha256: sha(3), reason: String::new() });
+    world.refused(Command::Finish(commit(upload, 3, 10)), Refusal::Banned);
+    assert_eq!(world.remove_all().len(), 2);
+}
+
+#[test]
+fn an_upload_in_parts_reserves_its_length_once() {
+    let quota = |n, size| Wanted { key_bytes_max: Some(100), ..wanted(1, n, size) };
+    let mut world = World::new();
+    world.part(quota(1, 90), 0, 10);
+    world.refused(Command::BeginPart(quota(2, 20), PartHead { offset: 0, length: 1 }), Refusal::KeyQuota);
+    world.refused(Command::Begin(quota(2, 20)), Refusal::KeyQuota);
+    world.part(quota(1, 90), 10, 10);
+    world.part(quota(2, 10), 0, 1);
+    world.part(quota(1, 90), 20, 10);
+}
+
+#[test]
+fn parts_of_an_owner_are_bounded() {
+    let mut world = World::new();
+    for n in 0..10_000 {
+        world.begin_part(wanted(1, n % 2, 100_000), u64::from(n), 1);
+    }
+    let part = |owner| Command::BeginPart(wanted(owner, 1, 100_000), PartHead { offset: 0, length: 1 });
+    world.refused(part(1), Refusal::TooMany);
+    assert!(matches!(world.run(part(2)), Outcome::Begun { .. }));
+}
+
+#[test]
+fn parts_are_abandoned_some_time_after_the_last_one() {
+    let part = |at: u64| Wanted { abandoned_at: at + 100, ..wanted(1, 1, 100) };
+    let mut world = World::new();
+    for n in 0..10 {
+        world.now = START + 90 * n;
+        world.check(Command::Sweep, &Outcome::Swept((n > 0).then_some(world.now + 10)));
+        world.part(part(world.now), n, 1);
+        world.reopen();
+    }
+    world.now += 100;
+    world.check(Command::Sweep, &Outcome::Swept(None));
+    assert_eq!(world.totals().uploads, 0);
+    assert_eq!(world.remove_all().len(), 11);
+    // Not while somebody joins.
+    world.part(part(world.now), 0, 50);
+    assert!(world.part(part(world.now), 50, 50).1.is_some());
+    world.now += 100;
+    world.check(Command::Sweep, &Outcome::Swept(Some(world.now + 800)));
+    world.now += 800;
+    world.check(Command::Sweep, &Outcome::Swept(None));
+    assert_eq!(world.totals().uploads, 0);
+}

@@ -1,0 +1,117 @@
+//! The listener for mirror requests: an origin server that misbehaves as its path says, and counts who comes.
+
+use std::collections::HashMap;
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::context::lock;
+
+/// How the origin answers for one path.
+#[derive(Clone, Debug)]
+pub(crate) enum Reply {
+    /// 200 with these headers and this body, framed by its length.
+    Blob(Vec<(String, String)>, Vec<u8>),
+    /// 200 without a length: the body ends with the connection.
+    Endless(Vec<u8>),
+    /// 200 with a length that is longer than the body.
+    Cut(Vec<u8>),
+    /// 200 with a length and nothing behind it.
+    Announce(u64),
+    /// A status without a body.
+    Status(u16),
+    /// A redirect.
+    To(String),
+}
+
+/// A listener that answers until the suite ends.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    pub(crate) address: SocketAddr,
+    host: String,
+    replies: Mutex<HashMap<String, Reply>>,
+    connections: AtomicUsize,
+}
+
+impl Origin {
+    pub(crate) fn listen(callback: &str) -> io::Result<Arc<Self>> {
+        let listener = TcpListener::bind(callback)?;
+        let address = listener.local_addr()?;
+        let host = callback.rsplit_once(':').map_or(callback, |(host, _)| host).to_owned();
+        let origin =
+            Arc::new(Origin { address, host, replies: Mutex::default(), connections: AtomicUsize::new(0) });
+        origin.accept(listener);
+        // What is written as an IPv6 address must not lead here either.
+        if address.ip().is_loopback()
+            && let Ok(listener) = TcpListener::bind(("::1", address.port()))
+        {
+            origin.accept(listener);
+        }
+        Ok(origin)
+    }
+
+    fn accept(self: &Arc<Self>, listener: TcpListener) {
+        let server = Arc::clone(self);
+        std::thread::spawn(move || {
+            for socket in listener.incoming().flatten() {
+                server.connections.fetch_add(1, Ordering::SeqCst);
+                let server = Arc::clone(&server);
+                std::thread::spawn(move || server.answer(&socket));
+            }
+        });
+    }
+
+    /// Whether only this machine can reach the listener.
+    pub(crate) fn is_private(&self) -> bool {
+        match self.address.ip() {
+            std::net::IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_unspecified(),
+            std::net::IpAddr::V6(ip) => ip.is_loopback() || ip.is_unspecified(),
+        }
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    /// Sets the answer for a path and gives its URL.
+    pub(crate) fn serve(&self, path: &str, reply: Reply) -> String {
+        lock(&self.replies).insert(path.to_owned(), reply);
+        format!("http://{}:{}{path}", self.host, self.address.port())
+    }
+
+    fn answer(&self, socket: &TcpStream) {
+        let _ = socket.set_read_timeout(Some(Duration::from_secs(10)));
+        let mut lines = BufReader::new(socket).lines();
+        let Some(Ok(first)) = lines.next() else { return };
+        while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+        let path = first.split(' ').nth(1).unwrap_or_default();
+        let reply = lock(&self.replies).get(path).cloned().unwrap_or(Reply::Status(404));
+        let _ = write_reply(socket, first.starts_with("HEAD"), &reply);
+    }
+}
+
+fn write_reply(mut socket: &TcpStream, is_head: bool, reply: &Reply) -> io::Result<()> {
+    const END: &str = "Connection: close\r\n\r\n";
+    let (head, body): (String, &[u8]) = match reply {
+        Reply::Blob(headers, body) => {
+            let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+            (format!("HTTP/1.1 200 OK\r\n{lines}Content-Length: {}\r\n{END}", body.len()), body)
+        }
+        Reply::Endless(body) => (format!("HTTP/1.1 200 OK\r\n{END}"), body),
+        Reply::Cut(body) => {
+            (format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{END}", body.len() + 100), body)
+        }
+        Reply::Announce(length) => (format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n{END}"), &[]),
+        Reply::Status(status) => (format!("HTTP/1.1 {status} Status\r\nContent-Length: 0\r\n{END}"), &[]),
+        Reply::To(url) => {
+            (format!("HTTP/1.1 302 Found\r\nLocation: {url}\r\nContent-Length: 0\r\n{END}"), &[])
+        }
+    };
+    socket.write_all(head.as_bytes())?;
+    if !is_head {
+        socket.write_all(body)?;
+    }
+    socket.flush()
+}

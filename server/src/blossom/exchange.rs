@@ -1,0 +1,276 @@
+//! Carries out the steps of exchanges.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, LengthLimitError};
+use hyper::body::Bytes;
+use relay_blossom::exchange::{Body, Exchange, Failure, Head, Input, Receive, Received, Response, Step};
+use relay_blossom::index::Part;
+use relay_blossom::{Command, Outcome};
+use relay_engine::sql::StoreError;
+use relay_engine::types::{Filter, PubKey};
+use relay_site::Answer;
+use relay_site::nip98::Author;
+use tower_http::timeout::TimeoutError;
+
+use super::store::{Bodies, Reading};
+use super::{Blossom, Seen, fetch};
+use crate::host::now;
+use crate::net::api::Upload;
+use crate::net::response;
+
+/// How often a command is repeated while the bytes of its blob are being removed, and how long is waited in between.
+const BUSY_TRIES: u32 = 50;
+const BUSY_WAIT: Duration = Duration::from_millis(100);
+/// Bytes of a body that nobody wants, which are read all the same so that its client reads the response.
+const DRAIN_BYTES: usize = 16 << 20;
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+/// Kind of a list of servers (BUD-03).
+const SERVERS: u16 = 10063;
+
+/// A response, with what is read of it.
+pub(crate) struct Answered {
+    pub(crate) response: Response,
+    /// The bytes of a blob.
+    pub(crate) reading: Option<Reading>,
+}
+
+impl Blossom {
+    /// Answers a request. Goes on if the client leaves: then the body ends early, which the exchange handles.
+    pub(crate) async fn answer(self: Arc<Self>, head: Head, seen: Seen, body: Upload) -> Answered {
+        let task = tokio::spawn(async move {
+            let expects = head.header("expect").is_some();
+            let is_head = head.method == "HEAD";
+            let mut body = Some(body);
+            let response = self.exchange(head, &seen, &mut body).await;
+            if let Some(unread) = body.filter(|_| !expects) {
+                tokio::spawn(drain(unread));
+            }
+            self.open_blob(response, is_head).await
+        });
+        task.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "an exchange of Blossom failed");
+            answered(Answer::error(500, "internal error"))
+        })
+    }
+
+    async fn exchange(&self, head: Head, seen: &Seen, body: &mut Option<Upload>) -> Response {
+        let (mut exchange, mut step) = Exchange::begin(&self.context(seen, &self.admins()), head);
+        loop {
+            let input = match step {
+                Step::Respond(response) => return response,
+                step => self.carry_out(step, body).await,
+            };
+            step = exchange.resume(&self.context(seen, &self.admins()), input);
+        }
+    }
+
+    async fn carry_out(&self, step: Step, body: &mut Option<Upload>) -> Input {
+        let done = match step {
+            Step::Ask(command) => self.ask(command).await,
+            Step::Use(signed) => {
+                let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+                Ok(Input::Used(used.take(&signed, Author::Permitted, now().seconds())))
+            }
+            Step::Read { bytes_max } => match body.take() {
+                Some(body) => read(body, bytes_max).await.map(Input::Body),
+                None => Err(Failure::Incomplete),
+            },
+            Step::Receive(receive) => match body.take() {
+                Some(body) => self.receive(body, receive).await.map(Input::Received),
+                None => Err(Failure::Incomplete),
+            },
+            Step::Fetch { urls, receive } => self.fetch(&urls, &receive).await.map(Input::Received),
+            Step::Put { bytes, receive } => self.put(&bytes, &receive).await.map(Input::Received),
+            Step::Promote { from, to, .. } => self.bodies.rename(&from, &to).await.map(|()| Input::Done),
+            Step::Join { parts, receive } => self.join(&parts, &receive).await.map(Input::Received),
+            Step::Discard(key) => {
+                if let Err(error) = self.bodies.remove(&key).await {
+                    tracing::warn!(?error, key, "staged bytes stay until the next start");
+                }
+                Ok(Input::Done)
+            }
+            Step::FindServers { authors } => Ok(Input::Servers(self.servers(&authors))),
+            Step::Process { .. } => Err(Failure::Unsupported),
+            Step::Respond(_) => Ok(Input::Done),
+        };
+        done.unwrap_or_else(|failure| {
+            if let Failure::Store(error) = &failure {
+                tracing::error!(error, "the store of blobs failed");
+            }
+            Input::Failed(failure)
+        })
+    }
+
+    /// Asks the index, again while the bytes of the blob are being removed.
+    async fn ask(&self, command: Command) -> Result<Input, Failure> {
+        for _ in 0..BUSY_TRIES {
+            match self.index.run(command.clone()).await {
+                Ok(Outcome::Busy) => {
+                    self.wake.notify_one();
+                    tokio::time::sleep(BUSY_WAIT).await;
+                }
+                Ok(outcome) => {
+                    if command.may_remove() {
+                        self.wake.notify_one();
+                    }
+                    return Ok(Input::Answered(outcome));
+                }
+                Err(StoreError::Full(_)) => return Err(Failure::Full),
+                Err(error) => return Err(Failure::Store(error.to_string())),
+            }
+        }
+        Ok(Input::Answered(Outcome::Busy))
+    }
+
+    async fn receive(&self, mut body: Upload, receive: Receive) -> Result<Received, Failure> {
+        // Further uploads wait here, before anything of their bodies is read.
+        let _upload = self.uploads.acquire().await;
+        let mut writing = self.bodies.begin(&receive.key).await?;
+        while let Some(frame) = body.frame().await {
+            let failed = match frame {
+                Ok(frame) => match frame.data_ref() {
+                    Some(_) if writing.size() > receive.bytes_max => Err(Failure::TooLong),
+                    Some(bytes) => writing.write(bytes).await,
+                    None => Ok(()),
+                },
+                Err(error) => Err(fault(&error)),
+            };
+            if let Err(failure) = failed {
+                writing.abort().await;
+                return Err(failure);
+            }
+        }
+        let size = writing.size();
+        let failure = match receive.length {
+            _ if size > receive.bytes_max => Failure::TooLong,
+            Some(length) if size != length => Failure::Incomplete,
+            _ => return writing.finish(receive.sha256).await,
+        };
+        writing.abort().await;
+        Err(failure)
+    }
+
+    async fn put(&self, bytes: &[u8], receive: &Receive) -> Result<Received, Failure> {
+        let mut writing = self.bodies.begin(&receive.key).await?;
+        if let Err(failure) = writing.write(bytes).await {
+            writing.abort().await;
+            return Err(failure);
+        }
+        writing.finish(receive.sha256).await
+    }
+
+    async fn join(&self, parts: &[Part], receive: &Receive) -> Result<Received, Failure> {
+        let _upload = self.uploads.acquire().await;
+        let mut writing = self.bodies.begin(&receive.key).await?;
+        for part in parts {
+            if let Err(failure) = copy(&self.bodies, part, &mut writing).await {
+                writing.abort().await;
+                return Err(failure);
+            }
+        }
+        writing.finish(receive.sha256).await
+    }
+
+    /// The first of these URLs that answers.
+    async fn fetch(&self, urls: &[String], receive: &Receive) -> Result<Received, Failure> {
+        let _upload = self.uploads.acquire().await;
+        let mut last = Failure::Origin("no URL".to_owned());
+        for url in urls {
+            let mut writing = self.bodies.begin(&receive.key).await?;
+            let fetched = fetch::fetch(&self.client, self.access(), url, receive, &mut writing).await;
+            match fetched {
+                Ok(mime) => {
+                    let received = writing.finish(receive.sha256).await?;
+                    return Ok(Received { mime, ..received });
+                }
+                Err(failure) => {
+                    writing.abort().await;
+                    last = failure;
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// The servers that these keys name in their lists on this relay.
+    fn servers(&self, authors: &[String]) -> Vec<String> {
+        let authors = authors.iter().filter_map(|author| PubKey::from_hex(author.as_bytes()).ok()).collect();
+        let filter = Filter { kinds: Some([SERVERS].into()), authors: Some(authors), ..Filter::default() };
+        let found = self.relay.query(filter).unwrap_or_default();
+        let tags = found.iter().flat_map(|event| event.tags().named(b"server"));
+        tags.filter_map(|tag| Some(String::from_utf8_lossy(&tag.value()?).into_owned())).collect()
+    }
+
+    async fn open_blob(&self, response: Response, is_head: bool) -> Answered {
+        let Body::Blob { blob, range } = &response.body else { return Answered { response, reading: None } };
+        if is_head {
+            return Answered { response, reading: Some(Reading::Done) };
+        }
+        let range = range.clone().unwrap_or(0..blob.size);
+        match self.bodies.read(&blob.sha256.to_string(), range).await {
+            Ok(reading) => Answered { response, reading: Some(reading) },
+            // It has been deleted since the index was asked.
+            Err(_) if matches!(self.index.run(Command::Get(blob.sha256)).await, Ok(Outcome::Missing)) => {
+                answered(Answer::error(404, "not found"))
+            }
+            Err(error) => {
+                tracing::error!(?error, sha256 = %blob.sha256, "a blob of the index cannot be read");
+                answered(Answer::error(500, "the blob cannot be read"))
+            }
+        }
+    }
+}
+
+fn answered(answer: Answer) -> Answered {
+    let Answer { status, headers, body } = answer;
+    Answered { response: Response { status, headers, body: Body::Bytes(body) }, reading: None }
+}
+
+async fn copy(from: &Bodies, part: &Part, to: &mut super::store::Writing) -> Result<(), Failure> {
+    let mut reading = from.read(&part.key, part.skip..part.skip + part.take).await?;
+    while let Some(bytes) = reading.next().await {
+        to.write(&bytes.map_err(|error| Failure::Store(error.to_string()))?).await?;
+    }
+    Ok(())
+}
+
+async fn read(mut body: Upload, bytes_max: u64) -> Result<Bytes, Failure> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| fault(&error))?;
+        if let Some(piece) = frame.data_ref() {
+            if (bytes.len() + piece.len()) as u64 > bytes_max {
+                return Err(Failure::TooLong);
+            }
+            bytes.extend_from_slice(piece);
+        }
+    }
+    Ok(bytes.into())
+}
+
+/// Why a body ended.
+fn fault(error: &response::Error) -> Failure {
+    if error.is::<TimeoutError>() {
+        Failure::Stalled
+    } else if error.is::<LengthLimitError>() {
+        Failure::TooLong
+    } else {
+        Failure::Incomplete
+    }
+}
+
+/// Reads what a client goes on sending: closing its socket now would discard the response.
+async fn drain(mut body: Upload) {
+    let mut left = DRAIN_BYTES;
+    let reading = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(DRAIN_TIME, reading).await;
+}

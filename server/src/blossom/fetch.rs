@@ -1,0 +1,65 @@
+//! Fetches blobs from other servers, by the client of the agents and its rules of addresses.
+
+use relay_agent::executor::{Access, HttpEvent, HttpFault, HttpLimits, HttpRequest};
+use relay_blossom::exchange::{Failure, Receive};
+
+use super::store::Writing;
+use crate::agents::http::Client;
+use crate::host::now;
+
+/// Longest time of a fetch, in seconds.
+const SECONDS_MAX: u64 = 600;
+/// Redirects that are followed, each checked like the first URL.
+const REDIRECTS_MAX: u32 = 3;
+
+/// Writes what a URL answers with, and returns its type.
+pub(super) async fn fetch(
+    client: &Client,
+    access: Access,
+    url: &str,
+    receive: &Receive,
+    writing: &mut Writing,
+) -> Result<Option<String>, Failure> {
+    let request = HttpRequest {
+        method: "GET",
+        url: url.to_owned(),
+        headers: Vec::new(),
+        body: hyper::body::Bytes::new(),
+        access,
+        allow_domains: Vec::new(),
+        limits: HttpLimits {
+            response_bytes_max: usize::try_from(receive.bytes_max).unwrap_or(usize::MAX),
+            deadline: now().seconds() + SECONDS_MAX,
+            redirects_max: REDIRECTS_MAX,
+        },
+    };
+    let mut call = client.run(request);
+    let mut mime = None;
+    let mut announced = None;
+    while let Some(event) = call.next().await {
+        match event {
+            HttpEvent::Head(status, headers) => {
+                if status != 200 {
+                    return Err(Failure::Origin(format!("it answers with status {status}")));
+                }
+                let header =
+                    |name: &str| headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.clone());
+                mime = header("content-type");
+                announced = header("content-length").and_then(|length| length.parse().ok());
+            }
+            HttpEvent::Chunk(bytes) => writing.write(&bytes).await?,
+            HttpEvent::End if announced.is_some_and(|length: u64| length != writing.size()) => {
+                return Err(Failure::Origin("its answer ended early".to_owned()));
+            }
+            HttpEvent::End => return Ok(mime),
+            HttpEvent::Failed(HttpFault::Forbidden(why)) => return Err(Failure::Forbidden(why)),
+            HttpEvent::Failed(HttpFault::TooLarge) => return Err(Failure::TooLong),
+            HttpEvent::Failed(HttpFault::Timeout) => {
+                return Err(Failure::Origin("it takes too long".to_owned()));
+            }
+            HttpEvent::Failed(HttpFault::Connection(why)) => return Err(Failure::Origin(why)),
+            HttpEvent::Failed(HttpFault::Unsupported) => return Err(Failure::Unsupported),
+        }
+    }
+    Err(Failure::Origin("the connection ended".to_owned()))
+}

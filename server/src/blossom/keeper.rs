@@ -1,0 +1,118 @@
+//! What goes on beside requests: start-up, removals, sweeps, and the relay's stream.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use relay_blossom::index::SignedEvent;
+use relay_blossom::{Command, Outcome};
+use relay_engine::store::Seq;
+use relay_engine::types::Filter;
+
+use super::Blossom;
+use crate::handle::Item;
+use crate::host::now;
+
+/// Longest time between two sweeps.
+const SWEEP: Duration = Duration::from_secs(60);
+/// Until something that failed is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+/// Kinds that the index acts on: deletion, vanishing, file metadata.
+const KINDS: [u16; 3] = [5, 62, 1063];
+
+/// Removes bytes that may go, and sweeps, until the relay stops.
+pub(super) async fn keep(blossom: Arc<Blossom>) {
+    let mut sweep_at = 0;
+    loop {
+        let done = remove_all(&blossom).await;
+        let swept = match now().seconds() >= sweep_at {
+            true => blossom.index.run(Command::Sweep).await.map(Some),
+            false => Ok(None),
+        };
+        let pause = match (done, swept) {
+            (Ok(()), Ok(swept)) => {
+                if let Some(Outcome::Swept(next)) = swept {
+                    let latest = now().seconds() + SWEEP.as_secs();
+                    sweep_at = next.map_or(latest, |next| next.min(latest));
+                }
+                Duration::from_secs(sweep_at.saturating_sub(now().seconds())).min(SWEEP)
+            }
+            (Err(error), _) => {
+                tracing::error!(error, "bytes that may go cannot be removed; trying again");
+                RETRY
+            }
+            (_, Err(error)) => {
+                tracing::error!(%error, "the index of blobs cannot be swept; trying again");
+                RETRY
+            }
+        };
+        let _ = tokio::time::timeout(pause, blossom.wake.notified()).await;
+    }
+}
+
+async fn remove_all(blossom: &Blossom) -> Result<(), String> {
+    loop {
+        let taken = blossom.index.run(Command::TakeRemoval).await.map_err(|error| error.to_string())?;
+        let Outcome::Removal(Some(key)) = taken else { return Ok(()) };
+        blossom.bodies.remove(&key).await.map_err(|failure| format!("{failure:?}"))?;
+        blossom.index.run(Command::Removed(key)).await.map_err(|error| error.to_string())?;
+    }
+}
+
+/// Removes files that an earlier process has left: those that the index does not know.
+pub(super) async fn sweep_files(blossom: Arc<Blossom>) {
+    let mut keys = blossom.bodies.keys("");
+    while let Some(key) = keys.next().await {
+        let key = match key {
+            Ok(key) => key,
+            Err(error) => return tracing::error!(?error, "the store of blobs cannot be listed"),
+        };
+        match blossom.index.remove_unknown(&blossom.bodies, key.clone()).await {
+            Ok(true) => tracing::info!(key, "bytes that belong to nothing are removed"),
+            Ok(false) => {}
+            Err(error) => tracing::error!(error, key, "bytes that belong to nothing cannot be removed"),
+        }
+    }
+}
+
+/// Acts on deletions, requests to vanish and file metadata of the relay, from where the last process ended.
+pub(super) async fn follow(blossom: Arc<Blossom>) {
+    loop {
+        match follow_once(&blossom).await {
+            Ok(()) => return,
+            Err(error) => tracing::error!(error, "the relay's events are not read for Blossom; trying again"),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+async fn follow_once(blossom: &Blossom) -> Result<(), String> {
+    let words = |error: relay_engine::sql::StoreError| error.to_string();
+    let position = match blossom.index.run(Command::Position).await.map_err(words)? {
+        Outcome::Position(Some(position)) => Seq(position),
+        // Events from before there were blobs concern none.
+        _ => {
+            let last = blossom.relay.last_seq().map_err(|error| error.to_string())?;
+            blossom.index.run(Command::SetPosition(last.0)).await.map_err(words)?;
+            last
+        }
+    };
+    let filter = Filter { kinds: Some(KINDS.into()), ..Filter::default() };
+    let opened = blossom.relay.open_stream(vec![filter], Some(position)).await;
+    let mut stream = opened.map_err(|error| error.to_string())?;
+    while let Some(item) = stream.next().await {
+        let command = match item {
+            Item::Event(Some(seq), event) => {
+                match SignedEvent::of_relay(&event, blossom.settings.url.as_deref()) {
+                    Some(event) => Command::Apply(event, seq.0),
+                    None => Command::SetPosition(seq.0),
+                }
+            }
+            Item::Position(seq) => Command::SetPosition(seq.0),
+            Item::Event(None, _) | Item::Missed(_) => continue,
+        };
+        blossom.index.run(command).await.map_err(words)?;
+        blossom.wake.notify_one();
+    }
+    Ok(())
+}

@@ -1,0 +1,279 @@
+//! Where the bytes of blobs are: a folder or a bucket (`object_store`). A blob is visible under its key only when all of its
+//! bytes are there, have the right hash, and are on the disk.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path as FilePath;
+use std::sync::Arc;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use hyper::body::Bytes;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{
+    GetOptions, GetRange, GetResultPayload, MultipartUpload, ObjectStore, ObjectStoreExt as _, PutPayload,
+};
+use relay_blossom::Sha256;
+use relay_blossom::exchange::{Failure, Received};
+use sha2::Digest as _;
+
+/// Bytes that are written to a file at a time.
+const FILE_PIECE: usize = 256 << 10;
+/// Bytes of a part of an upload to a bucket; buckets take no smaller ones but the last.
+const BUCKET_PIECE: usize = 5 << 20;
+/// Bytes that are read at a time.
+pub(super) const READ_PIECE: u64 = 256 << 10;
+/// First bytes that are kept to tell the type from.
+const FIRST_BYTES: usize = 4_096;
+
+/// A store of bytes.
+#[derive(Clone)]
+pub(super) struct Bodies {
+    store: Arc<dyn ObjectStore>,
+    piece: usize,
+    /// Parts that are sent at a time.
+    concurrency: usize,
+}
+
+impl Bodies {
+    /// A folder, which is made if it is not there.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub(super) fn folder(folder: &FilePath) -> io::Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        let store = LocalFileSystem::new_with_prefix(folder).map_err(io::Error::other)?.with_fsync(true);
+        Ok(Bodies { store: Arc::new(store), piece: FILE_PIECE, concurrency: 1 })
+    }
+
+    /// A bucket.
+    pub(super) fn bucket(store: Arc<dyn ObjectStore>) -> Self {
+        Bodies { store, piece: BUCKET_PIECE, concurrency: 2 }
+    }
+
+    /// Begins to store bytes under a key.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub(super) async fn begin(&self, key: &str) -> Result<Writing, Failure> {
+        let upload = self.store.put_multipart(&path(key)).await.map_err(failure)?;
+        Ok(Writing {
+            upload,
+            piece: self.piece,
+            concurrency: self.concurrency,
+            buffer: Vec::new(),
+            sending: Vec::new(),
+            hash: sha2::Sha256::new(),
+            size: 0,
+            first: Vec::new(),
+        })
+    }
+
+    /// The bytes of a key, or a range of them, in pieces.
+    ///
+    /// # Errors
+    /// If they are not there, or the store fails.
+    pub(super) async fn read(&self, key: &str, range: Range<u64>) -> Result<Reading, Failure> {
+        if range.is_empty() {
+            return Ok(Reading::Done);
+        }
+        let options = GetOptions { range: Some(GetRange::Bounded(range.clone())), ..GetOptions::default() };
+        let found = self.store.get_opts(&path(key), options).await.map_err(failure)?;
+        if found.range != range {
+            return Err(Failure::Store(format!("{key} is shorter than the index says")));
+        }
+        Ok(match found.payload {
+            GetResultPayload::File(file, _) => Reading::File(Arc::new(file), range),
+            GetResultPayload::Stream(stream) => Reading::Stream(stream),
+        })
+    }
+
+    /// Gives bytes another key.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub(super) async fn rename(&self, from: &str, to: &str) -> Result<(), Failure> {
+        self.store.rename(&path(from), &path(to)).await.map_err(failure)
+    }
+
+    /// Removes bytes, if they are there.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub(super) async fn remove(&self, key: &str) -> Result<(), Failure> {
+        match self.store.delete(&path(key)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(failure(error)),
+        }
+    }
+
+    /// The keys of all bytes below a prefix.
+    pub(super) fn keys(&self, prefix: &str) -> BoxStream<'static, Result<String, Failure>> {
+        let prefix = (!prefix.is_empty()).then(|| Path::from(prefix));
+        let found = self.store.list(prefix.as_ref());
+        found.map(|object| object.map(|object| key(&object.location)).map_err(failure)).boxed()
+    }
+}
+
+/// The path of a key: blobs are in folders by the first digits of their hash.
+fn path(key: &str) -> Path {
+    match key.get(..2) {
+        Some(folder) if !key.contains('/') => Path::from(format!("{folder}/{key}")),
+        _ => Path::from(key),
+    }
+}
+
+/// The key of a path.
+fn key(path: &Path) -> String {
+    let text = path.as_ref();
+    match text.split_once('/') {
+        Some((folder, name)) if folder.len() == 2 && name.starts_with(folder) => name.to_owned(),
+        _ => text.to_owned(),
+    }
+}
+
+fn failure(error: object_store::Error) -> Failure {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(cause) = next {
+        let is_full = cause.downcast_ref::<io::Error>().is_some_and(|error| {
+            matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        });
+        if is_full {
+            return Failure::Full;
+        }
+        next = cause.source();
+    }
+    Failure::Store(error.to_string())
+}
+
+/// Bytes on their way into the store. Dropped, it leaves nothing in a folder; in a bucket, what a process that was killed has
+/// left is removed by the bucket's life-cycle rule for incomplete uploads.
+pub(super) struct Writing {
+    upload: Box<dyn MultipartUpload>,
+    piece: usize,
+    concurrency: usize,
+    buffer: Vec<u8>,
+    sending: Vec<tokio::task::JoinHandle<object_store::Result<()>>>,
+    hash: sha2::Sha256,
+    size: u64,
+    first: Vec<u8>,
+}
+
+impl Writing {
+    /// How many bytes have come.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The next bytes.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.hash.update(bytes);
+        self.size += bytes.len() as u64;
+        if self.first.len() < FIRST_BYTES {
+            let room = FIRST_BYTES - self.first.len();
+            self.first.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        }
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= self.piece {
+            self.send().await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self) -> Result<(), Failure> {
+        while self.sending.len() >= self.concurrency {
+            joined(self.sending.remove(0).await)?;
+        }
+        let full = std::mem::replace(&mut self.buffer, Vec::with_capacity(self.piece));
+        self.sending.push(tokio::spawn(self.upload.put_part(PutPayload::from(full))));
+        Ok(())
+    }
+
+    /// All bytes have come. They become visible if they have this hash, durably.
+    ///
+    /// # Errors
+    /// [`Failure::WrongHash`], or if the store fails. Then nothing is stored.
+    pub(super) async fn finish(mut self, sha256: Option<Sha256>) -> Result<Received, Failure> {
+        let found = Sha256(self.hash.clone().finalize().into());
+        if sha256.is_some_and(|wanted| wanted != found) {
+            self.abort().await;
+            return Err(Failure::WrongHash);
+        }
+        match self.complete().await {
+            Ok(()) => Ok(Received { sha256: found, size: self.size, first: self.first.into(), mime: None }),
+            Err(error) => {
+                self.abort().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn complete(&mut self) -> Result<(), Failure> {
+        if !self.buffer.is_empty() || self.size == 0 {
+            self.send().await?;
+        }
+        for sent in self.sending.drain(..) {
+            joined(sent.await)?;
+        }
+        self.upload.complete().await.map(drop).map_err(failure)
+    }
+
+    /// Nothing of it is kept.
+    pub(super) async fn abort(&mut self) {
+        for sent in self.sending.drain(..) {
+            let _ = sent.await;
+        }
+        if let Err(error) = self.upload.abort().await {
+            tracing::debug!(%error, "an upload that was given up is not removed");
+        }
+    }
+}
+
+fn joined(sent: Result<object_store::Result<()>, tokio::task::JoinError>) -> Result<(), Failure> {
+    match sent {
+        Ok(sent) => sent.map_err(failure),
+        Err(error) => Err(Failure::Store(error.to_string())),
+    }
+}
+
+/// Stored bytes that are read.
+pub(crate) enum Reading {
+    /// From a file, the rest of this range.
+    File(Arc<File>, Range<u64>),
+    /// From a bucket.
+    Stream(BoxStream<'static, object_store::Result<Bytes>>),
+    /// Nothing is left.
+    Done,
+}
+
+impl Reading {
+    /// The next piece, which is not empty; `None` at the end.
+    ///
+    /// # Errors
+    /// If the store fails, or the bytes end early.
+    pub(crate) async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        match self {
+            Reading::Done => None,
+            Reading::Stream(stream) => Some(stream.next().await?.map_err(io::Error::other)),
+            Reading::File(file, range) => {
+                if range.is_empty() {
+                    return None;
+                }
+                let piece = range.start..range.end.min(range.start + READ_PIECE);
+                range.start = piece.end;
+                let file = Arc::clone(file);
+                let read = tokio::task::spawn_blocking(move || {
+                    let mut bytes = vec![0; (piece.end - piece.start) as usize];
+                    file.read_exact_at(&mut bytes, piece.start).map(|()| Bytes::from(bytes))
+                });
+                Some(read.await.unwrap_or_else(|error| Err(io::Error::other(error))))
+            }
+        }
+    }
+}
