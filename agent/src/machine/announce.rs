@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::admin::Head;
 use super::{Agent, AgentState};
-use crate::identity::Keys;
+use crate::identity::{Author, Sign};
 use crate::manifest::Manifest;
 use crate::nip90;
 use crate::store;
@@ -23,7 +23,7 @@ impl<C: SqlConn> Agent<C> {
     /// When the announcement is renewed, in milliseconds since 1970. Of an agent that takes no jobs it is not.
     pub(super) fn renewal_at(&self) -> Option<u64> {
         let head = self.head.as_ref().filter(|head| head.state == AgentState::Active)?;
-        let key = self.keys()?.pubkey();
+        let key = self.author()?.pubkey();
         head.announcement.as_ref()?;
         let spread = (u64::from(u16::from_be_bytes([key.0[0], key.0[1]])) * RENEW_SPREAD_SECONDS) >> 16;
         Some((head.announced_at + RENEW_SECONDS + spread) * 1_000)
@@ -35,21 +35,21 @@ impl<C: SqlConn> Agent<C> {
         let (Some(deployed), Some(mut head)) = (&self.deployed, self.head.clone().filter(|_| is_due)) else {
             return;
         };
-        let Some(keys) = self.keys().cloned() else { return };
+        let Some(author) = self.author().cloned() else { return };
         let manifest = Arc::clone(&deployed.manifest);
         head.announcement = None;
-        self.announce(now, &keys, &manifest, &mut head);
+        self.announce(now, &author, &manifest, &mut head);
         store::put_meta(&mut self.batch, Head::NAME, &head);
         self.head = Some(head);
     }
 
     /// Stages what has to be published for a manifest to be announced as it is, and notes it in the head.
-    pub(super) fn announce(&mut self, now: Now, keys: &Keys, manifest: &Manifest, head: &mut Head) {
+    pub(super) fn announce(&mut self, now: Now, author: &Author, manifest: &Manifest, head: &mut Head) {
         if !manifest.announce {
-            return self.retract(now, keys, &manifest.relays, head);
+            return self.retract(now, author, &manifest.relays, head);
         }
         let relay_url = self.context.relay_url.as_deref();
-        let events = |created_at| nip90::announcements(keys, manifest, relay_url, created_at);
+        let events = |created_at| nip90::announcements(author, manifest, relay_url, created_at);
         let digest = digest(&events(0));
         if head.announcement.as_ref() == Some(&digest) {
             return;
@@ -63,10 +63,10 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// Stages the retraction of what was announced.
-    pub(super) fn retract(&mut self, now: Now, keys: &Keys, relays: &[String], head: &mut Head) {
+    pub(super) fn retract(&mut self, now: Now, author: &Author, relays: &[String], head: &mut Head) {
         if head.announcement.take().is_some() {
             let created_at = now.seconds().max(head.announced_at + 1);
-            self.outbox.stage(now, relays, nip90::retraction(keys, created_at));
+            self.outbox.stage(now, relays, nip90::retraction(author, created_at));
             head.announced_at = created_at;
         }
     }
