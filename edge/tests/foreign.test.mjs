@@ -20,5 +20,5 @@ test('foreign clients find the same relay here', async () => {
 })
 
 test('and those of files, where there is a bucket', async () => {
-  assert.equal(await clients(' --r2', 'blossom.test.mjs'), 0)
+  assert.equal(await clients(' --r2', 'blossom.test.mjs', 'blossom-page.test.mjs'), 0)
 })
