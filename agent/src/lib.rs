@@ -10,6 +10,7 @@
 //! identity   keys (NIP-06, NIP-19), signing; cipher: NIP-44 and NIP-04
 //! job        what a job is and the states it passes through; knows nothing of NIP-90
 //! nip90      job requests, feedback, results and announcements as Nostr events
+//! nip46      asking a remote signer
 //! executor   what does the work: echo, text tools, OpenAI-compatible endpoints, webhooks, MCP, Workers AI
 //! fetch      where calls may go: URLs, addresses, redirects
 //! store      the tables of one agent
@@ -28,6 +29,7 @@ pub mod identity;
 pub mod job;
 pub mod machine;
 pub mod manifest;
+pub mod nip46;
 pub mod nip90;
 pub mod router;
 pub mod secrets;

@@ -4,12 +4,14 @@ use nostr::JsonUtil as _;
 use nostr::nips::nip06::FromMnemonic as _;
 use proptest::prelude::*;
 use relay_agent::identity::{
-    Draft, Keys, MASTER_SECRET, Master, account_of, keys, new_mnemonic, nip05_name, npub, parse_pubkey,
+    Draft, Keys, MASTER_SECRET, Master, Sign as _, account_of, keys, new_mnemonic, nip05_name, npub,
+    parse_pubkey,
 };
-use relay_agent::manifest::Identity;
+use relay_agent::manifest::{Identity, Manifest};
 use relay_engine::types::PubKey;
 use relay_engine::verify::{Libsecp256k1, verify_one};
 use relay_engine::wire;
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 fn key(number: u8) -> Keys {
@@ -209,6 +211,44 @@ fn an_agent_has_the_key_its_identity_says() {
     for secret in [NIP06[1][1], NIP06[1][2]] {
         let secrets = [("NOSTR_PRIVATE_KEY", secret)];
         assert_eq!(key_of(&imported, "echo", &secrets).as_deref(), Ok(NIP06[1][4]));
+    }
+}
+
+#[test]
+fn a_remote_signers_agent_has_the_key_of_its_manifest_and_one_client_key_on_each_host() {
+    let (agent, signer) = (key(1).pubkey(), key(2).pubkey());
+    let manifest = json!({
+        "name": "signed",
+        "pubkey": agent.to_string(),
+        "identity": {"bunker": {"secret": "AGENT_BUNKER"}},
+        "handlers": [{"kind": 5050, "executor": "echo", "config": {}}]
+    });
+    let manifest: Manifest = serde_json::from_value(manifest).unwrap();
+    let url = format!("bunker://{signer}?relay=wss://relay.example");
+    let secrets = |master: &'static str, url: &str| {
+        let url = url.to_owned();
+        move |name: &str| match name {
+            MASTER_SECRET => Some(master.to_owned()),
+            "AGENT_BUNKER" => Some(url.clone()).filter(|url| !url.is_empty()),
+            _ => None,
+        }
+    };
+    let author = relay_agent::identity::author(&manifest, &secrets(NIP06[0][0], &url)).unwrap();
+    assert_eq!((author.pubkey(), author.keys().is_none()), (agent, true));
+    for (url, message) in
+        [("", "secret AGENT_BUNKER is not set"), ("x", "secret AGENT_BUNKER is no bunker:// URL")]
+    {
+        let refused = relay_agent::identity::author(&manifest, &secrets(NIP06[0][0], url));
+        assert_eq!(refused.map(|author| author.pubkey()), Err(message.to_owned()));
+    }
+    let client = |master, agent| {
+        let secrets = secrets(master, &url);
+        relay_agent::nip46::Client::of("AGENT_BUNKER", agent, &secrets).unwrap().pubkey()
+    };
+    let own = client(NIP06[0][0], &agent);
+    assert_eq!(own, client(NIP06[0][0], &agent));
+    for other in [client(NIP06[0][0], &signer), client(NIP06[1][0], &agent), agent, signer] {
+        assert_ne!(own, other);
     }
 }
 

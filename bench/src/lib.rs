@@ -4,6 +4,7 @@
 //! parsed with `serde_json`, filters are matched by plain loops, frames are read by `tungstenite`.
 
 pub mod abuse;
+pub mod blobs;
 pub mod client;
 pub mod corpus;
 pub mod fanout;

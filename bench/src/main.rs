@@ -13,7 +13,7 @@ use relay_bench::client::Endpoint;
 use relay_bench::corpus::Corpus;
 use relay_bench::process::Process;
 use relay_bench::shapes::Shape;
-use relay_bench::{abuse, fanout, generate, jobs, load, publish, query};
+use relay_bench::{abuse, blobs, fanout, generate, jobs, load, publish, query};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -37,6 +37,8 @@ enum Command {
     Fanout(FanoutArgs),
     /// Orders jobs from data vending machines (NIP-90), checks each answer, and measures throughput and latency.
     Jobs(JobsArgs),
+    /// Uploads and downloads blobs (Blossom), compares every byte, and measures throughput, CPU and memory.
+    Blobs(BlobsArgs),
     /// Attacks a relay on this machine in one way after the other, and measures how that slows down an honest client.
     Abuse(AbuseArgs),
 }
@@ -215,6 +217,43 @@ struct JobsArgs {
 }
 
 #[derive(Args)]
+struct BlobsArgs {
+    /// The server, http://127.0.0.1:PORT.
+    #[arg(long)]
+    url: String,
+    /// Its process id, whose CPU and memory are measured.
+    #[arg(long)]
+    pid: Option<u32>,
+    /// Another server that serves the same files at the same paths, http://127.0.0.1:PORT.
+    #[arg(long)]
+    peer: Option<String>,
+    /// Its process id.
+    #[arg(long)]
+    peer_pid: Option<u32>,
+    /// Bytes of a blob.
+    #[arg(long, default_value_t = 64 << 20, value_parser = clap::value_parser!(u32).range(1..))]
+    bytes: u32,
+    /// Blobs; all of them are in memory.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    count: u32,
+    /// Connections.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=512))]
+    connections: u16,
+    /// Downloads of each blob.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    downloads: u32,
+    /// Seed of the blobs; the current time if not given, so that each run has new ones.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Allow a server that is not on this machine. It must be your own.
+    #[arg(long)]
+    allow_remote: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
 struct AbuseArgs {
     #[command(flatten)]
     target: Target,
@@ -321,6 +360,23 @@ fn run(command: Command) -> Result<bool> {
             let report = jobs::run(&endpoint, process, &args.plan()?)?;
             print(&report, args.target.json)?;
             Ok(report.holds())
+        }
+        Command::Blobs(args) => {
+            let server = |url: &str, pid: Option<u32>| {
+                blobs::Server::new(url, pid.map(Process::new), args.allow_remote)
+            };
+            let peer = args.peer.as_deref().map(|url| server(url, args.peer_pid)).transpose()?;
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+            let plan = blobs::Plan {
+                bytes: args.bytes as usize,
+                count: args.count as usize,
+                connections: usize::from(args.connections).min(args.count as usize),
+                downloads: args.downloads as usize,
+                seed: args.seed.unwrap_or(now.as_nanos() as u64),
+            };
+            let measured = blobs::run(&server(&args.url, args.pid)?, peer.as_ref(), &plan)?;
+            print(&measured, args.json)?;
+            Ok(true)
         }
         Command::Abuse(args) => {
             if args.target.allow_remote {

@@ -28,6 +28,8 @@ pub(crate) struct Context {
     pub(crate) stranger: Key,
     /// Where mirror requests are sent.
     pub(crate) origin: Arc<Origin>,
+    /// Where they must not be sent.
+    pub(crate) loopback: Arc<Origin>,
     run: [u8; 8],
     count: AtomicU64,
     uploaded: Mutex<Vec<(String, Key)>>,
@@ -52,6 +54,7 @@ impl Context {
             second: options.admin_key.clone().map_or_else(random_key, Ok)?,
             stranger: random_key()?,
             origin: Origin::listen(&options.callback)?,
+            loopback: Origin::listen("127.0.0.1:0")?,
             server,
             options,
             run,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -29,23 +29,33 @@ pub(crate) enum Reply {
 /// A listener that answers until the suite ends.
 #[derive(Debug)]
 pub(crate) struct Origin {
-    pub(crate) address: SocketAddr,
+    ip: IpAddr,
+    pub(crate) port: u16,
     host: String,
     replies: Mutex<HashMap<String, Reply>>,
     connections: AtomicUsize,
 }
 
 impl Origin {
+    /// Listens on `host:port`; on all addresses, if the host is not one of this machine (behind a NAT, say).
     pub(crate) fn listen(callback: &str) -> io::Result<Arc<Self>> {
-        let listener = TcpListener::bind(callback)?;
-        let address = listener.local_addr()?;
-        let host = callback.rsplit_once(':').map_or(callback, |(host, _)| host).to_owned();
-        let origin =
-            Arc::new(Origin { address, host, replies: Mutex::default(), connections: AtomicUsize::new(0) });
+        let (host, port) = callback.rsplit_once(':').unwrap_or((callback, "0"));
+        let resolved = callback.to_socket_addrs()?.next();
+        let listener =
+            TcpListener::bind(callback).or_else(|_| TcpListener::bind(format!("0.0.0.0:{port}")))?;
+        let port = listener.local_addr()?.port();
+        let ip = resolved.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip());
+        let origin = Arc::new(Origin {
+            ip,
+            port,
+            host: host.to_owned(),
+            replies: Mutex::default(),
+            connections: AtomicUsize::new(0),
+        });
         origin.accept(listener);
         // What is written as an IPv6 address must not lead here either.
-        if address.ip().is_loopback()
-            && let Ok(listener) = TcpListener::bind(("::1", address.port()))
+        if ip.is_loopback()
+            && let Ok(listener) = TcpListener::bind(("::1", port))
         {
             origin.accept(listener);
         }
@@ -63,12 +73,23 @@ impl Origin {
         });
     }
 
-    /// Whether only this machine can reach the listener.
+    /// Whether a server that guards its network must not come here.
     pub(crate) fn is_private(&self) -> bool {
-        match self.address.ip() {
-            std::net::IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_unspecified(),
-            std::net::IpAddr::V6(ip) => ip.is_loopback() || ip.is_unspecified(),
+        match self.ip {
+            IpAddr::V4(ip) => {
+                ip.is_loopback() || ip.is_private() || ip.is_link_local() || ip.is_unspecified()
+            }
+            IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unspecified(),
         }
+    }
+
+    /// Whether only this machine reaches the listener.
+    pub(crate) fn is_loopback(&self) -> bool {
+        self.ip.is_loopback()
+    }
+
+    pub(crate) fn host(&self) -> &str {
+        &self.host
     }
 
     pub(crate) fn connections(&self) -> usize {
@@ -78,7 +99,7 @@ impl Origin {
     /// Sets the answer for a path and gives its URL.
     pub(crate) fn serve(&self, path: &str, reply: Reply) -> String {
         lock(&self.replies).insert(path.to_owned(), reply);
-        format!("http://{}:{}{path}", self.host, self.address.port())
+        format!("http://{}:{}{path}", self.host, self.port)
     }
 
     fn answer(&self, socket: &TcpStream) {

@@ -25,6 +25,7 @@ pub(crate) struct Request<'a> {
     headers: Vec<(String, String)>,
     body: Option<Vec<u8>>,
     keep: bool,
+    malformed: bool,
 }
 
 impl<'a> Request<'a> {
@@ -36,6 +37,7 @@ impl<'a> Request<'a> {
             headers: Vec::new(),
             body: None,
             keep: false,
+            malformed: false,
         }
     }
 
@@ -82,6 +84,12 @@ impl<'a> Request<'a> {
     /// Lets the connection live on behind the response.
     pub(crate) fn keep_alive(mut self) -> Self {
         self.keep = true;
+        self
+    }
+
+    /// The head is no valid HTTP, so that the server may refuse it before it is a request: no headers are expected.
+    pub(crate) fn malformed(mut self) -> Self {
+        self.malformed = true;
         self
     }
 
@@ -149,7 +157,8 @@ impl<'a> Request<'a> {
     pub(crate) fn receive(&self, connection: &mut Connection) -> Result<Response, Miss> {
         let mut response = connection.response(&self.method).map_err(|error| self.failed(&error))?;
         response.request = self.summary();
-        if response.all("access-control-allow-origin") != ["*"] {
+        let judged = !self.malformed && !matches!(response.status, 414 | 431);
+        if judged && response.all("access-control-allow-origin") != ["*"] {
             lock(&self.context.without_cors).push(response.summary());
         }
         Ok(response)

@@ -2,9 +2,9 @@
 //
 //   node host.mjs [--r2] [--port PORT] [--persist DIR] [--config FILE]
 //
-// runs it in bare workerd, without Miniflare or wrangler, until it gets SIGTERM or SIGINT, with AGENT_MASTER_SECRET of the
-// environment; with --r2 in Miniflare, which has a bucket, so that there are blobs. startEdge() runs it in Miniflare, which can
-// also evict objects and open their bindings.
+// runs it in bare workerd, without Miniflare or wrangler, until it gets SIGTERM or SIGINT, with the secrets of agents
+// (AGENT_...) in the environment; with --r2 in Miniflare, which has a bucket, so that there are blobs. startEdge() runs it in
+// Miniflare, which can also evict objects and open their bindings.
 import { spawn } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -86,9 +86,9 @@ function workerdConfig({ port, persist, config }) {
     '(name = "RELAY_NAME", text = "openagents-relay")',
   ]
   if (config) bindings.push(`(name = "RELAY_CONFIG", json = ${text(text(config))})`)
-  // The keys of agents are derived from it, on the server too.
-  if (process.env.AGENT_MASTER_SECRET) {
-    bindings.push('(name = "AGENT_MASTER_SECRET", fromEnvironment = "AGENT_MASTER_SECRET")')
+  // The master secret, of which the keys of agents are derived on the server too, and those that manifests name.
+  for (const name of Object.keys(process.env).filter(name => /^AGENT_[A-Z0-9_]+$/.test(name))) {
+    bindings.push(`(name = "${name}", fromEnvironment = "${name}")`)
   }
   return `using Workerd = import "/workerd/workerd.capnp";
 const config :Workerd.Config = (

@@ -22,7 +22,7 @@ use relay_engine::types::PubKey;
 use relay_site::{AgentRoute, Answer};
 use serde_json::Value;
 
-use crate::identity;
+use crate::identity::{self, Sign};
 use crate::manifest::{Manifest, ManifestError};
 use crate::secrets::Secrets;
 
@@ -106,9 +106,9 @@ pub fn deployment(
             return Err(Answer::error_in(403, "secret", &message));
         }
     }
-    let keys = identity::keys(&manifest.identity, &manifest.name, secrets)
+    let author = identity::author(&manifest, secrets)
         .map_err(|message| Answer::error_in(400, "identity", &message))?;
-    let pubkey = keys.pubkey();
+    let pubkey = author.pubkey();
     manifest.check_pubkey(&pubkey).map_err(|error| refusal(&error))?;
     if to.is_some_and(|to| *to != pubkey) {
         return Err(Answer::error_in(409, "identity", "this manifest's key is not this agent's"));

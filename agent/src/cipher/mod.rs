@@ -8,6 +8,7 @@ mod nip44;
 use std::fmt;
 
 use relay_engine::types::PubKey;
+use serde::{Deserialize, Serialize};
 
 use crate::identity::Keys;
 
@@ -15,7 +16,8 @@ use crate::identity::Keys;
 pub const TEXT_MAX: usize = 1 << 20;
 
 /// A way to encrypt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Cipher {
     /// NIP-44, version 2.
     Nip44,

@@ -94,8 +94,28 @@ impl Keys {
     ///
     /// Tags without any string, which NIP-01 does not have, are left out.
     pub fn sign(&self, draft: &Draft) -> Event {
-        let fields = Fields::write(draft);
-        let pubkey = self.pubkey.to_hex();
+        draft.event(&self.pubkey, |id| self.sign_id(id))
+    }
+
+    /// The signature of an event that has this id.
+    pub(super) fn sign_id(&self, id: &EventId) -> Sig {
+        // The id is the message: BIP-340 hashes it itself, so it is not hashed once more.
+        Sig(secp256k1::schnorr::sign_no_aux_rand(&id.0, &self.pair).to_byte_array())
+    }
+}
+
+/// Whether this is the signature of an event by its author.
+pub(super) fn is_signature(sig: &Sig, id: &EventId, author: &PubKey) -> bool {
+    let sig = secp256k1::schnorr::Signature::from_byte_array(sig.0);
+    secp256k1::XOnlyPublicKey::from_byte_array(author.0)
+        .is_ok_and(|key| secp256k1::schnorr::verify(&sig, &id.0, &key).is_ok())
+}
+
+impl Draft {
+    /// The event of an author, with the signature that `sign` makes of its id.
+    pub(super) fn event(&self, author: &PubKey, sign: impl FnOnce(&EventId) -> Sig) -> Event {
+        let fields = Fields::write(self);
+        let pubkey = author.to_hex();
         let mut hash = Sha256::new();
         for piece in [b"[0,\"", &pubkey[..], b"\",", &fields.created_at, b",", &fields.kind, b","] {
             hash.update(piece);
@@ -104,8 +124,7 @@ impl Keys {
             hash.update(piece);
         }
         let id = EventId(hash.finalize().into());
-        // The id is the message: BIP-340 hashes it itself, so it is not hashed once more.
-        let sig = Sig(secp256k1::schnorr::sign_no_aux_rand(&id.0, &self.pair).to_byte_array());
+        let sig = sign(&id);
         let mut json = Vec::with_capacity(fields.tags.len() + fields.content.len() + 360);
         for (name, value) in [
             ("{\"id\":\"", &id.to_hex()[..]),

@@ -1,13 +1,16 @@
 //! Keys of agents, and signing.
 //!
-//! An agent's key is derived from the host's master secret (NIP-06), or imported from a secret of its own. Keys are shown
-//! as NIP-19 says, and names as NIP-05 does.
+//! An agent's key is derived from the host's master secret (NIP-06), or imported from a secret of its own, or kept by a remote
+//! signer ([`nip46`](crate::nip46)). Keys are shown as NIP-19 says, and names as NIP-05 does.
 
+mod author;
 mod keys;
 mod nip05;
 mod nip06;
 mod nip19;
 
+pub(crate) use author::is_authentic;
+pub use author::{Author, Missing, Seal, Sign, missing, sealed, signed};
 pub use keys::{Draft, InvalidKey, Keys};
 pub use nip05::nip05_name;
 pub use nip06::{Master, new_mnemonic};
@@ -15,11 +18,26 @@ pub use nip19::{npub, parse_pubkey};
 
 use sha2::{Digest, Sha256};
 
-use crate::manifest::Identity;
+use crate::manifest::{Identity, Manifest};
+use crate::nip46;
 use crate::secrets::Secrets;
 
 /// The secret from which keys are derived: a BIP-39 mnemonic, or 64 or 128 hexadecimal digits of seed (BIP-32).
 pub const MASTER_SECRET: &str = "AGENT_MASTER_SECRET";
+
+/// Who signs the events of a manifest's agent. Of a remote signer the secrets are checked, and nothing is asked.
+///
+/// # Errors
+/// As [`keys`].
+pub fn author(manifest: &Manifest, secrets: &dyn Secrets) -> Result<Author, String> {
+    let Identity::Bunker { secret } = &manifest.identity else {
+        return keys(&manifest.identity, &manifest.name, secrets).map(Author::Here);
+    };
+    let pubkey = manifest.pubkey.as_deref().and_then(parse_pubkey);
+    let pubkey = pubkey.ok_or("the manifest has no `pubkey`, which a remote signer needs")?;
+    nip46::Client::of(secret, &pubkey, secrets)?;
+    Ok(Author::Remote(pubkey))
+}
 
 /// The keys of an agent of this name.
 ///
@@ -30,23 +48,26 @@ pub const MASTER_SECRET: &str = "AGENT_MASTER_SECRET";
 /// A message that names the missing or malformed secret, not its value.
 pub fn keys(identity: &Identity, name: &str, secrets: &dyn Secrets) -> Result<Keys, String> {
     match identity {
-        Identity::Derived { account } => {
-            let master = Master::parse(&secret(MASTER_SECRET, secrets)?).map_err(|_| {
-                format!(
-                    "secret {MASTER_SECRET} is neither a BIP-39 mnemonic in English nor 64 or 128 hexadecimal digits"
-                )
-            })?;
-            master
-                .keys(account.unwrap_or_else(|| account_of(name)))
-                .map_err(|_| "no key can be derived for this account; choose another".to_owned())
-        }
+        Identity::Derived { account } => master(secrets)?
+            .keys(account.unwrap_or_else(|| account_of(name)))
+            .map_err(|_| "no key can be derived for this account; choose another".to_owned()),
         Identity::Imported { secret: name } => Keys::parse(&secret(name, secrets)?).map_err(|_| {
             format!("secret {name} is neither an nsec nor 64 hexadecimal digits of a private key")
         }),
+        Identity::Bunker { .. } => Err("a remote signer has the agent's key".to_owned()),
     }
 }
 
-fn secret(name: &str, secrets: &dyn Secrets) -> Result<String, String> {
+/// The host's master secret.
+pub(crate) fn master(secrets: &dyn Secrets) -> Result<Master, String> {
+    Master::parse(&secret(MASTER_SECRET, secrets)?).map_err(|_| {
+        format!(
+            "secret {MASTER_SECRET} is neither a BIP-39 mnemonic in English nor 64 or 128 hexadecimal digits"
+        )
+    })
+}
+
+pub(crate) fn secret(name: &str, secrets: &dyn Secrets) -> Result<String, String> {
     secrets.get(name).ok_or_else(|| format!("secret {name} is not set"))
 }
 

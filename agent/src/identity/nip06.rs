@@ -4,6 +4,7 @@ use std::fmt;
 
 use bip39::{Language, Mnemonic};
 use hmac::{Hmac, KeyInit, Mac};
+use relay_engine::types::PubKey;
 use secp256k1::{PublicKey, Scalar, SecretKey};
 use sha2::Sha512;
 
@@ -61,6 +62,16 @@ impl Master {
             node = node.child(index)?;
         }
         Keys::from_secret_bytes(node.key.to_secret_bytes())
+    }
+
+    /// The keys by which an agent speaks to a remote signer (NIP-46): HMAC-SHA512 of both public keys under the seed. They are
+    /// no account's, and the same on each host with this master.
+    ///
+    /// # Errors
+    /// [`InvalidKey`] if there are none, as of one pair in 2^127.
+    pub fn client_keys(&self, agent: &PubKey, signer: &PubKey) -> Result<Keys, InvalidKey> {
+        let (key, _) = hash(&self.seed, &[b"NIP-46 client", &agent.0, &signer.0]);
+        Keys::from_secret_bytes(key)
     }
 }
 

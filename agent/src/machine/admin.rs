@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::jobs::Jobs;
 use super::schedules::{self, Schedules};
+use super::signer::Signer;
 use super::{Agent, AgentState, Awaited, CommandError, Deployed};
-use crate::identity::{self, Keys};
+use crate::identity::{self, Author, Sign};
 use crate::job::Command;
-use crate::manifest::{Manifest, ManifestError};
+use crate::manifest::{Identity, Manifest, ManifestError};
 use crate::nip90::Feedback;
 use crate::store::{self, Batch, JobRow, VersionRow};
 
@@ -32,6 +33,9 @@ pub(super) struct Head {
     pub(super) announcement: Option<String>,
     /// The time of the last announcement or retraction.
     pub(super) announced_at: u64,
+    /// The secret of the remote signer that has its key. It is asked also for what a deleted agent has still to publish.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) bunker: Option<String>,
 }
 
 impl Head {
@@ -42,18 +46,19 @@ impl<C: SqlConn> Agent<C> {
     /// Reads the manifest that is deployed, and the key.
     pub(super) fn load_deployed(&mut self, _now: Now) -> Result<(), StoreError> {
         let Some(head) = &self.head else { return Ok(()) };
+        self.signer = Signer::open(&self.conn, head, &*self.context.secrets)?;
         if head.state == AgentState::Deleted {
             return Ok(());
         }
         let Some(manifest) = store::version(&self.conn, head.version)? else {
             return Err(StoreError::Corrupt(format!("version {} is missing", head.version)));
         };
-        let keys = identity::keys(&manifest.identity, &manifest.name, &*self.context.secrets);
-        let keys = keys.and_then(|keys| match keys.pubkey().to_string() == head.pubkey {
-            true => Ok(keys),
+        let author = identity::author(&manifest, &*self.context.secrets);
+        let author = author.and_then(|author| match author.pubkey().to_string() == head.pubkey {
+            true => Ok(author),
             false => Err("the secret of its key is another one than when it was deployed".to_owned()),
         });
-        self.deployed = Some(Deployed::new(Arc::new(manifest), keys));
+        self.deployed = Some(Deployed::new(Arc::new(manifest), author));
         Ok(())
     }
 
@@ -64,10 +69,9 @@ impl<C: SqlConn> Agent<C> {
     /// [`CommandError`]; then nothing has changed.
     pub fn deploy(&mut self, now: Now, manifest: &Manifest, by: &PubKey) -> Result<u32, CommandError> {
         self.settle(now).map_err(CommandError::Store)?;
-        let keys = identity::keys(&manifest.identity, &manifest.name, &*self.context.secrets)
-            .map_err(CommandError::Identity)?;
-        manifest.check_pubkey(&keys.pubkey()).map_err(CommandError::Manifest)?;
-        let pubkey = keys.pubkey().to_string();
+        let author = identity::author(manifest, &*self.context.secrets).map_err(CommandError::Identity)?;
+        manifest.check_pubkey(&author.pubkey()).map_err(CommandError::Manifest)?;
+        let pubkey = author.pubkey().to_string();
         if self.head.as_ref().is_some_and(|head| head.pubkey != pubkey) {
             return Err(CommandError::OtherKey);
         }
@@ -75,8 +79,12 @@ impl<C: SqlConn> Agent<C> {
             && *deployed.manifest == *manifest
         {
             // The secret may have come back meanwhile.
-            deployed.keys = Ok(keys);
-            return Ok(head.version);
+            deployed.author = Ok(author);
+            let signer = Signer::open(&self.conn, head, &*self.context.secrets);
+            let version = head.version;
+            self.replace_signer(now, signer.map_err(CommandError::Store)?);
+            let _ = self.settle(now);
+            return Ok(version);
         }
         let owner = self.owner_of(manifest, by)?;
         let mut head = match self.head.clone() {
@@ -90,6 +98,7 @@ impl<C: SqlConn> Agent<C> {
                 deployed_at: now.seconds(),
                 announcement: None,
                 announced_at: 0,
+                bunker: None,
             },
         };
         if head.state == AgentState::Deleted {
@@ -99,20 +108,26 @@ impl<C: SqlConn> Agent<C> {
         head.last_version += 1;
         head.version = head.last_version;
         head.owner = owner.to_string();
+        head.bunker = match &manifest.identity {
+            Identity::Bunker { secret } => Some(secret.clone()),
+            Identity::Derived { .. } | Identity::Imported { .. } => None,
+        };
+        let signer = Signer::open(&self.conn, &head, &*self.context.secrets).map_err(CommandError::Store)?;
         let row = VersionRow { version: head.version, deployed_at: now.seconds(), deployed_by: *by };
         store::put_version(&mut self.batch, &row, manifest);
         let words = format!("version {} deployed by {by}", head.version);
         self.log(now, None, words);
         let schedules = self.schedules.clone();
         self.set_schedules(now, &manifest.schedules);
-        self.announce(now, &keys, manifest, &mut head);
-        let deployed = Deployed::new(Arc::new(manifest.clone()), Ok(keys));
+        self.announce(now, &author, manifest, &mut head);
+        let deployed = Deployed::new(Arc::new(manifest.clone()), Ok(author));
         let version = head.version;
         if let Err(error) = self.change_head(head) {
             self.schedules = schedules;
             return Err(error);
         }
         self.deployed = Some(deployed);
+        self.replace_signer(now, signer);
         let _ = self.settle(now);
         Ok(version)
     }
@@ -212,9 +227,9 @@ impl<C: SqlConn> Agent<C> {
                 self.send_feedback(now, &mut active, Feedback::Error("the agent has been deleted"));
             }
         }
-        if let Some(Deployed { manifest, keys: Ok(keys), .. }) = &self.deployed {
-            let (keys, relays) = (keys.clone(), manifest.relays.clone());
-            self.retract(now, &keys, &relays, &mut head);
+        if let Some(Deployed { manifest, author: Ok(author), .. }) = &self.deployed {
+            let (author, relays) = (author.clone(), manifest.relays.clone());
+            self.retract(now, &author, &relays, &mut head);
         }
         head.version = 0;
         self.change_head(head)
@@ -236,9 +251,9 @@ impl<C: SqlConn> Agent<C> {
 }
 
 impl Deployed {
-    fn new(manifest: Arc<Manifest>, keys: Result<Keys, String>) -> Self {
+    fn new(manifest: Arc<Manifest>, author: Result<Author, String>) -> Self {
         let (allow, deny) = Deployed::lists(&manifest.access);
         let schedule_keys = manifest.schedules.iter().map(schedules::key).collect();
-        Deployed { manifest, keys, allow, deny, schedule_keys }
+        Deployed { manifest, author, allow, deny, schedule_keys }
     }
 }

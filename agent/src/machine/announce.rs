@@ -7,18 +7,18 @@ use sha2::{Digest, Sha256};
 
 use super::Agent;
 use super::admin::Head;
-use crate::identity::Keys;
+use crate::identity::Author;
 use crate::manifest::Manifest;
 use crate::nip90;
 
 impl<C: SqlConn> Agent<C> {
     /// Stages what has to be published for a manifest to be announced as it is, and notes it in the head.
-    pub(super) fn announce(&mut self, now: Now, keys: &Keys, manifest: &Manifest, head: &mut Head) {
+    pub(super) fn announce(&mut self, now: Now, author: &Author, manifest: &Manifest, head: &mut Head) {
         if !manifest.announce {
-            return self.retract(now, keys, &manifest.relays, head);
+            return self.retract(now, author, &manifest.relays, head);
         }
         let relay_url = self.context.relay_url.as_deref();
-        let events = |created_at| nip90::announcements(keys, manifest, relay_url, created_at);
+        let events = |created_at| nip90::announcements(author, manifest, relay_url, created_at);
         let digest = digest(&events(0));
         if head.announcement.as_ref() == Some(&digest) {
             return;
@@ -32,10 +32,10 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// Stages the retraction of what was announced.
-    pub(super) fn retract(&mut self, now: Now, keys: &Keys, relays: &[String], head: &mut Head) {
+    pub(super) fn retract(&mut self, now: Now, author: &Author, relays: &[String], head: &mut Head) {
         if head.announcement.take().is_some() {
             let created_at = now.seconds().max(head.announced_at + 1);
-            self.outbox.stage(now, relays, nip90::retraction(keys, created_at));
+            self.outbox.stage(now, relays, nip90::retraction(author, created_at));
             head.announced_at = created_at;
         }
     }

@@ -30,7 +30,9 @@ impl<C: SqlConn> Agent<C> {
         self.store()?;
         self.start_ready(now)?;
         self.store()?;
-        self.publish(now)
+        self.publish(now)?;
+        self.ask_signer(now);
+        Ok(())
     }
 
     /// Stores what is to be stored, and releases the effects that were held for it.

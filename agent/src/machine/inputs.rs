@@ -1,5 +1,5 @@
 //! Inputs that are not the text itself: events and results of other jobs are read from the relay, URLs from the web. One thing at
-//! a time for each job; what it waits for longest, the results of other jobs, comes first.
+//! a time for each job. A remote signer decrypts the request itself first; what it waits for longest, the results of other jobs, comes first.
 
 use std::collections::VecDeque;
 
@@ -13,10 +13,10 @@ use super::{Agent, Awaited, Effect, EffectId};
 use crate::cipher;
 use crate::executor::HttpEvent;
 use crate::fetch::{self, Page};
-use crate::identity::Keys;
+use crate::identity::{Author, Sign};
 use crate::job::{InputKind, JobEvent, JobRequest};
-use crate::nip90;
-use crate::store::ROW_BYTES_MAX;
+use crate::nip90::{self, Feedback, RequestError};
+use crate::store::{Opened, ROW_BYTES_MAX};
 
 /// Jobs whose inputs are fetched at a time.
 const RESOLVING_MAX: usize = 16;
@@ -35,6 +35,8 @@ const NAMED_MAX: usize = 16;
 /// What is still to be fetched for a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Need {
+    /// The text of the encrypted request itself, from a remote signer.
+    Open,
     /// The request of the job that this input names. It says whose result counts.
     Request(usize),
     /// The result of that job, and its request if the relay has it.
@@ -59,6 +61,12 @@ pub(super) struct Resolver {
 }
 
 impl Resolver {
+    /// Nothing but that the request is decrypted.
+    fn to_open(deadline: u64) -> Self {
+        let (texts, needs) = (Vec::new(), VecDeque::from([Need::Open]));
+        Resolver { texts, needs, open: None, page: Page::default(), deadline }
+    }
+
     fn new(request: &JobRequest, deadline: u64) -> Self {
         let of_kind = |kind: InputKind| {
             let inputs = request.inputs.iter().enumerate();
@@ -120,7 +128,10 @@ impl<C: SqlConn> Agent<C> {
             return self.fetch_later(now, active.id());
         }
         let deadline = active.row.received_at + self.input_millis_max();
-        active.stage = Stage::Resolving(Resolver::new(&active.request, deadline));
+        active.stage = Stage::Resolving(match self.is_to_be_opened(&active) {
+            true => Resolver::to_open(deadline),
+            false => Resolver::new(&active.request, deadline),
+        });
         self.next_need(now, active);
     }
 
@@ -137,6 +148,13 @@ impl<C: SqlConn> Agent<C> {
             return self.inputs_complete(now, active);
         };
         let filter = match &need {
+            Need::Open => {
+                let Some(ticket) = self.ask_to_open(now, id) else { return self.poll_later(now, active) };
+                resolver.open = Some((ticket, need));
+                self.jobs.set_wake(id, Some(deadline));
+                self.active.insert(id, active);
+                return;
+            }
             Need::Request(at) => of_ids(active.request.inputs[*at].data.parse().ok().into_iter()),
             Need::Result(at, asked) => results_of(&active.request.inputs[*at].data, asked.as_deref()),
             Need::Chain(ids, _) => of_ids(ids.iter().copied()),
@@ -198,6 +216,62 @@ impl<C: SqlConn> Agent<C> {
         self.wait_for_turn(now, active.open_row());
     }
 
+    /// Whether a remote signer has first to decrypt a job's request.
+    fn is_to_be_opened(&self, active: &Active) -> bool {
+        let is_here = self.author().is_none_or(|author| author.keys().is_some());
+        !is_here && active.row.trace.opened.is_none() && active.event().is_some_and(nip90::is_encrypted)
+    }
+
+    /// A remote signer has decrypted a job's request: only now it is seen what it asks for.
+    pub(super) fn opened(&mut self, now: Now, job: EventId, ticket: EffectId, text: String) {
+        let Some((mut active, _)) = self.take_resolving(job, ticket) else { return };
+        let (Some(event), Some(agent)) = (active.event(), self.author().map(Sign::pubkey)) else { return };
+        let cipher = nip90::payload(event).0;
+        let parsed = nip90::parse_with(event, &agent, || Ok((cipher, text.clone())));
+        active.row.trace.opened = Some(Opened { cipher, text });
+        active.request.cipher = Some(cipher);
+        let (cause, words) = match parsed {
+            Ok(request) => match self.admit_opened(&request) {
+                Ok(()) => {
+                    let is_large = active.row.bytes() + ROW_ROOM > ROW_BYTES_MAX;
+                    active.request = request;
+                    if !is_large {
+                        return self.go_on(now, active);
+                    }
+                    ("request_bytes", "the request is too large to be stored".to_owned())
+                }
+                Err((cause, words)) => (cause, words),
+            },
+            Err(RequestError::Malformed { message, .. }) => ("malformed", message),
+            Err(RequestError::NotForUs) => ("malformed", "it is not for this agent".to_owned()),
+        };
+        self.fail(now, active, JobEvent::Fail, cause, &words);
+    }
+
+    /// An opened request is accepted.
+    fn go_on(&mut self, now: Now, mut active: Active) {
+        let deadline = active.row.received_at + self.input_millis_max();
+        active.stage = Stage::Resolving(Resolver::new(&active.request, deadline));
+        self.send_feedback(now, &mut active, Feedback::Processing(""));
+        self.save(&active);
+        self.next_need(now, active);
+    }
+
+    /// A remote signer does not decrypt a job's request.
+    pub(super) fn not_opened(&mut self, now: Now, job: EventId, ticket: EffectId, words: &str) {
+        let Some((active, _)) = self.take_resolving(job, ticket) else { return };
+        self.log(now, Some(job), words);
+        let words = "the request cannot be decrypted by this agent's signer";
+        self.fail(now, active, JobEvent::Fail, "signer", words);
+    }
+
+    /// A job's request is decrypted later.
+    pub(super) fn open_later(&mut self, now: Now, job: EventId, ticket: EffectId) {
+        if let Some((active, _)) = self.take_resolving(job, ticket) {
+            self.poll_later(now, active);
+        }
+    }
+
     /// Takes a job whose effect `id` has an outcome, with what it was for.
     fn take_resolving(&mut self, job: EventId, id: EffectId) -> Option<(Active, Need)> {
         let mut active = self.active.remove(&job)?;
@@ -254,8 +328,8 @@ impl<C: SqlConn> Agent<C> {
             }
             Need::Result(at, asked) => {
                 let named = active.request.inputs[at].data.parse().ok();
-                let (Some(named), Some(keys)) = (named, self.keys()) else { return };
-                match result_of(&events, &named, asked.as_deref(), &active.request, keys) {
+                let (Some(named), Some(author)) = (named, self.author()) else { return };
+                match result_of(&events, &named, asked.as_deref(), &active.request, author) {
                     Ok((text, chained)) => {
                         resolver.texts[at] = Some(text);
                         resolver.needs.push_front(Need::Chain(chained, 2));
@@ -286,7 +360,7 @@ impl<C: SqlConn> Agent<C> {
                 }
                 self.next_need(now, active);
             }
-            Need::Url(_) => self.next_need(now, active),
+            Need::Url(_) | Need::Open => self.next_need(now, active),
         }
     }
 
@@ -357,7 +431,7 @@ fn result_of(
     id: &EventId,
     asked: Option<&Event>,
     request: &JobRequest,
-    keys: &Keys,
+    author: &Author,
 ) -> Result<(String, Vec<EventId>), NoResult> {
     let hex = id.to_string();
     let is_about = |event: &&Event| {
@@ -375,7 +449,7 @@ fn result_of(
             false => named.contains(&result.pubkey),
         };
         if counts {
-            return Ok((text_of_result(result, &asked.pubkey, request, keys)?, job_inputs(asked)));
+            return Ok((text_of_result(result, &asked.pubkey, request, author)?, job_inputs(asked)));
         }
     }
     Err(NoResult::Missing)
@@ -387,7 +461,7 @@ fn text_of_result(
     result: &Event,
     customer: &PubKey,
     request: &JobRequest,
-    keys: &Keys,
+    author: &Author,
 ) -> Result<String, NoResult> {
     let text = |raw: &[u8]| String::from_utf8_lossy(&unescape(raw)).into_owned();
     let content = text(result.view().raw_content());
@@ -395,8 +469,10 @@ fn text_of_result(
         return Ok(content);
     }
     let is_readable =
-        result.pubkey == keys.pubkey() && *customer == request.customer && request.cipher.is_some();
-    let opened = is_readable.then(|| cipher::decrypt(keys, customer, content.trim()));
+        result.pubkey == author.pubkey() && *customer == request.customer && request.cipher.is_some();
+    // A remote signer is not asked for what it has encrypted itself.
+    let keys = author.keys().filter(|_| is_readable);
+    let opened = keys.map(|keys| cipher::decrypt(keys, customer, content.trim()));
     match opened {
         Some(Ok((_, text))) => Ok(text),
         Some(Err(_)) | None => {

@@ -6,6 +6,7 @@ use relay_engine::types::{Event, EventId, Now, PubKey, unescape};
 use super::jobs::{Active, Source, Stage};
 use super::{Agent, Deployed};
 use crate::cipher::Cipher;
+use crate::identity::{Author, Sign};
 use crate::job::{InputKind, JobEvent, JobRequest, JobState};
 use crate::manifest::{AccessRules, Handler, Manifest};
 use crate::nip90::{self, Feedback, Incoming, ReplyTo, RequestError};
@@ -55,20 +56,21 @@ impl<C: SqlConn> Agent<C> {
     }
 
     fn take_ping(&mut self, now: Now, event: &Event) {
-        let Some(keys) = self.keys().cloned() else { return };
-        let is_for_us = nip90::named_keys(event).contains(&keys.pubkey()) && event.pubkey != keys.pubkey();
+        let Some(author) = self.author().cloned() else { return };
+        let agent = author.pubkey();
+        let is_for_us = nip90::named_keys(event).contains(&agent) && event.pubkey != agent;
         if is_for_us && !event.is_expired(now.seconds()) && self.rates.take_pong(now, &event.pubkey) {
-            let pong = nip90::pong(&keys, event, self.context.relay_url.as_deref(), now.seconds());
+            let pong = nip90::pong(&author, event, self.context.relay_url.as_deref(), now.seconds());
             self.outbox.stage(now, &[], pong);
             self.metrics.count(|metrics| metrics.pongs += 1);
         }
     }
 
     fn take_request(&mut self, now: Now, event: &Event) -> Result<(), StoreError> {
-        let Some(keys) = self.keys().cloned() else { return Ok(()) };
+        let Some(author) = self.author().cloned() else { return Ok(()) };
         let named = nip90::named_keys(event);
-        let is_addressed = named.contains(&keys.pubkey());
-        if event.pubkey == keys.pubkey() || !(is_addressed || named.is_empty()) {
+        let is_addressed = named.contains(&author.pubkey());
+        if event.pubkey == author.pubkey() || !(is_addressed || named.is_empty()) {
             return Ok(());
         }
         if self.is_known(&event.id)? {
@@ -88,7 +90,14 @@ impl<C: SqlConn> Agent<C> {
             self.refuse(now, event, None, is_addressed, &refusal);
             return Ok(());
         }
-        let request = match nip90::parse(event, &keys) {
+        let parsed = match &author {
+            Author::Here(keys) => nip90::parse(event, keys),
+            Author::Remote(_) if nip90::is_encrypted(event) => {
+                return self.take_encrypted(now, event, is_addressed, is_cancelled);
+            }
+            Author::Remote(agent) => nip90::parse_with(event, agent, || Err("it is not encrypted")),
+        };
+        let request = match parsed {
             Ok(request) => request,
             Err(RequestError::NotForUs) => return Ok(()),
             Err(RequestError::Malformed { message, is_addressed, cipher }) => {
@@ -109,6 +118,44 @@ impl<C: SqlConn> Agent<C> {
                 Ok(())
             }
         }
+    }
+
+    /// An encrypted request that a remote signer has to decrypt: until then it waits as for an input.
+    fn take_encrypted(
+        &mut self,
+        now: Now,
+        event: &Event,
+        is_addressed: bool,
+        is_cancelled: bool,
+    ) -> Result<(), StoreError> {
+        let (Some(Deployed { manifest, .. }), Some(author)) = (&self.deployed, self.author()) else {
+            return Ok(());
+        };
+        let agent = author.pubkey();
+        if is_cancelled {
+            let row = self.new_row(now, event, JobState::Received);
+            self.end_row(now, row, JobEvent::Cancel, None);
+            return Ok(());
+        }
+        let admitted = match manifest.encryption {
+            false => refusal("encryption", "this agent takes no encrypted requests"),
+            true => self.admit_open(&event.pubkey, true),
+        };
+        if let Err(refusal) = admitted {
+            self.refuse(now, event, None, is_addressed, &refusal);
+            return Ok(());
+        }
+        let Ok(request) = nip90::unopened(event, &agent) else { return Ok(()) };
+        let row = self.new_row(now, event, JobState::Received);
+        let source = Source::Event(event.clone());
+        let active = Active { row, request, source, last_created_at: 0, stage: Stage::Waiting };
+        self.begin(now, active, true)
+    }
+
+    /// Whether a request that has been decrypted by a remote signer is accepted; the cause and words if not.
+    pub(super) fn admit_opened(&self, request: &JobRequest) -> Result<(), (&'static str, String)> {
+        let Some(Deployed { manifest, .. }) = &self.deployed else { return Ok(()) };
+        admit_content(manifest, request).map(drop).map_err(|Refusal { cause, words }| (cause, words))
     }
 
     /// Whether a request has been delivered before.
@@ -147,13 +194,20 @@ impl<C: SqlConn> Agent<C> {
             return refusal("state", "this agent takes no jobs");
         };
         let needs_fetching = admit_content(manifest, request)?;
+        self.admit_open(&request.customer, needs_fetching)?;
+        Ok(needs_fetching)
+    }
+
+    /// What is decided by the jobs that are open.
+    fn admit_open(&self, customer: &PubKey, needs_fetching: bool) -> Result<(), Refusal> {
+        let Some(Deployed { manifest, .. }) = &self.deployed else { return Ok(()) };
         let limits = &manifest.limits;
-        if self.jobs.of_customer(&request.customer) >= limits.per_customer {
+        if self.jobs.of_customer(customer) >= limits.per_customer {
             let words = format!("{} of your jobs are not finished yet; try again later", limits.per_customer);
             return refusal("per_customer", words);
         }
         if needs_fetching {
-            self.admit_waiting(&request.customer, limits.queue)?;
+            self.admit_waiting(customer, limits.queue)?;
         }
         let running = self.active.values().filter(|active| active.is_running()).count();
         // One that can start at once does not wait.
@@ -161,7 +215,7 @@ impl<C: SqlConn> Agent<C> {
         if is_full && (running >= limits.concurrency || self.jobs.len() > running) {
             return refusal("queue_full", "this agent's queue is full; try again later");
         }
-        Ok(needs_fetching)
+        Ok(())
     }
 
     /// Jobs whose inputs never come are cheap to make: they leave most of the queue to others.
@@ -202,9 +256,9 @@ impl<C: SqlConn> Agent<C> {
         row.source = Vec::new();
         let created_at = first_created_at(now, event.created_at);
         let nonce = self.nonce();
-        if let Some(keys) = self.keys() {
+        if let Some(author) = self.author() {
             let to = ReplyTo::event(event, cipher, self.context.relay_url.as_deref());
-            if let Ok(error) = nip90::feedback(keys, &to, Feedback::Error(words), created_at, nonce) {
+            if let Ok(error) = nip90::feedback(author, &to, Feedback::Error(words), created_at, nonce) {
                 row.trace.sent.push(Traced::of(&error, "error", words));
                 self.outbox.stage(now, &[], error);
             }

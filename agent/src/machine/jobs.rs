@@ -175,6 +175,14 @@ impl Active {
         OpenRow { seq, id, customer, state, received_at, wake_at }
     }
 
+    /// The customer's event.
+    pub(super) fn event(&self) -> Option<&Event> {
+        match &self.source {
+            Source::Event(event) => Some(event),
+            Source::Schedule(_) => None,
+        }
+    }
+
     pub(super) fn is_running(&self) -> bool {
         matches!(self.stage, Stage::Running(_))
     }

@@ -5,6 +5,7 @@
 //! inputs     the texts of events, other jobs and URLs that a request names
 //! run        attempts: executors and their calls, time limits, retries
 //! respond    feedback, results, failures
+//! signer     a remote signer is asked, if it has the key; finish: for what, and what is made of its answers
 //! outbox     what is signed leaves in order, and is published again after a crash; read_relays: and where customers read
 //! admin      deploy, roll back, pause, delete; announce: how it is found
 //! sessions   what was said before; schedules: jobs of its own
@@ -25,6 +26,7 @@ mod announce;
 mod cancel;
 mod commit;
 mod export;
+mod finish;
 mod inputs;
 mod intake;
 mod jobs;
@@ -38,6 +40,7 @@ mod respond;
 mod run;
 mod schedules;
 mod sessions;
+mod signer;
 mod sweep;
 
 use std::collections::{HashMap, VecDeque};
@@ -53,10 +56,12 @@ use self::limits::Rates;
 use self::outbox::Outbox;
 use self::read_relays::ReadRelays;
 use self::schedules::Schedules;
+use self::signer::Signer;
 use self::sweep::Sweep;
 use crate::executor::{Executor, HttpEvent, HttpRequest};
-use crate::identity::Keys;
+use crate::identity::{Author, Keys};
 use crate::manifest::{Handler, Manifest, ManifestError};
+use crate::nip46::Answers;
 use crate::secrets::Secrets;
 use crate::store::{self, Batch};
 
@@ -105,6 +110,18 @@ pub enum Effect {
         /// The call.
         id: EffectId,
     },
+    /// Ask a remote signer (NIP-46): subscribe on each of `relays` to its `answers`, then publish `requests` there. Of what comes
+    /// each event goes to `handle_signer`, until [`Effect::Cancel`].
+    Sign {
+        /// For the answers.
+        id: EffectId,
+        /// URLs of relays.
+        relays: Vec<String>,
+        /// The signer's answers.
+        answers: Answers,
+        /// Kind 24133, in this order.
+        requests: Vec<Event>,
+    },
     /// Read stored events of the host's relay; answered by `handle_events`.
     Query {
         /// For the answer.
@@ -122,6 +139,7 @@ impl Effect {
             | Effect::Http { id, .. }
             | Effect::Ai { id, .. }
             | Effect::Cancel { id }
+            | Effect::Sign { id, .. }
             | Effect::Query { id, .. } => *id,
         }
     }
@@ -135,6 +153,15 @@ pub enum Published {
     /// The relay refuses it, for good.
     Refused(String),
     /// Not now; try again.
+    Failed(String),
+}
+
+/// What comes of an [`Effect::Sign`].
+#[derive(Clone, Debug)]
+pub enum SignerEvent {
+    /// An answer, or what passes for one.
+    Event(Event),
+    /// None of the relays can be reached, or all have closed. It is the last one.
     Failed(String),
 }
 
@@ -211,6 +238,8 @@ pub struct Agent<C> {
     active: HashMap<EventId, Active>,
     /// What the effects are for whose outcome is awaited.
     awaited: HashMap<EffectId, Awaited>,
+    /// Of an agent whose key a remote signer has.
+    signer: Option<Signer>,
     outbox: Outbox,
     read_relays: ReadRelays,
     schedules: Schedules,
@@ -239,7 +268,7 @@ pub(crate) type ExecutorFactory = Box<dyn Fn(&Handler) -> Box<dyn Executor + Sen
 struct Deployed {
     manifest: Arc<Manifest>,
     /// `Err`: a secret is missing or wrong. Then nothing is accepted, so that nothing is lost.
-    keys: Result<Keys, String>,
+    author: Result<Author, String>,
     allow: Vec<PubKey>,
     deny: Vec<PubKey>,
     /// What [`Schedules`] knows the manifest's schedules by, in their order.
@@ -259,6 +288,8 @@ enum Awaited {
     Sent,
     /// The list of a customer's relays.
     RelayList(PubKey),
+    /// A remote signer.
+    Signer,
 }
 
 impl<C: SqlConn> Agent<C> {
@@ -299,6 +330,7 @@ impl<C: SqlConn> Agent<C> {
             jobs: Jobs::open(store::last_seq(&conn)?),
             active: HashMap::new(),
             awaited: HashMap::new(),
+            signer: None,
             outbox: Outbox::open(&conn)?,
             read_relays: ReadRelays::default(),
             schedules: Schedules::open(&conn)?,
@@ -329,11 +361,15 @@ impl<C: SqlConn> Agent<C> {
     /// `Ok`, all of them are durable.
     ///
     /// # Errors
-    /// If the store fails, or the secret of its key is missing; they have to be delivered again.
+    /// If the store fails, or the secret of its key is missing, or a remote signer has left too much unsigned; they have to be
+    /// delivered again.
     pub fn deliver(&mut self, now: Now, events: &[Event]) -> Result<(), StoreError> {
         self.settle(now)?;
-        if let Some(Deployed { keys: Err(fault), .. }) = &self.deployed {
+        if let Some(Deployed { author: Err(fault), .. }) = &self.deployed {
             return Err(StoreError::Failed(fault.clone()));
+        }
+        if let Some(fault) = self.signer_is_behind() {
+            return Err(StoreError::Failed(fault));
         }
         for event in events {
             self.take_in(now, event)?;
@@ -365,7 +401,7 @@ impl<C: SqlConn> Agent<C> {
         match awaited {
             Some(Awaited::Call(job)) => self.call_event(now, job, id, event),
             Some(Awaited::Input(job)) => self.fetch_event(now, job, id, event),
-            Some(Awaited::Publish | Awaited::Sent | Awaited::RelayList(_)) | None => {}
+            Some(Awaited::Publish | Awaited::Sent | Awaited::RelayList(_) | Awaited::Signer) | None => {}
         }
         let _ = self.settle(now);
     }
@@ -380,6 +416,14 @@ impl<C: SqlConn> Agent<C> {
         let _ = self.settle(now);
     }
 
+    /// Something has come of an [`Effect::Sign`].
+    pub fn handle_signer(&mut self, now: Now, id: EffectId, event: SignerEvent) {
+        if self.awaited.get(&id) == Some(&Awaited::Signer) {
+            self.signer_event(now, id, event);
+        }
+        let _ = self.settle(now);
+    }
+
     /// When [`Agent::handle_timeout`] is to be called.
     pub fn poll_timeout(&self) -> Option<Now> {
         if self.store_retry.is_none() && self.has_more_to_start {
@@ -387,8 +431,8 @@ impl<C: SqlConn> Agent<C> {
         }
         let mut times = vec![self.store_retry.map(|(at, _)| at)];
         if self.store_retry.is_none() {
-            let wake = self.jobs.next_wake().filter(|_| self.keys().is_some());
-            times.extend([wake, self.outbox.retry_at(), self.next_schedule()]);
+            let wake = self.jobs.next_wake().filter(|_| self.author().is_some());
+            times.extend([wake, self.outbox.retry_at(), self.signer_wake(), self.next_schedule()]);
         }
         times.into_iter().flatten().min().map(Now::from_millis)
     }
@@ -396,7 +440,8 @@ impl<C: SqlConn> Agent<C> {
     /// Time has passed: retries, deadlines, schedules.
     pub fn handle_timeout(&mut self, now: Now) {
         // Without its key nobody could be told that a job has expired.
-        if self.keys().is_some() {
+        self.signer_timeout(now);
+        if self.author().is_some() {
             self.wake_jobs(now);
             self.run_schedules(now);
             self.sweep(now);
@@ -419,9 +464,14 @@ impl<C: SqlConn> Agent<C> {
         !self.active.is_empty() || self.has_more_to_start || self.outbox.has_waiting()
     }
 
-    /// The keys; `deliver` has checked that there are any.
+    /// Who signs; `deliver` has checked that there is somebody.
+    fn author(&self) -> Option<&Author> {
+        self.deployed.as_ref()?.author.as_ref().ok()
+    }
+
+    /// Its key, if it is here.
     fn keys(&self) -> Option<&Keys> {
-        self.deployed.as_ref()?.keys.as_ref().ok()
+        self.author()?.keys()
     }
 
     fn new_effect(&mut self, awaited: Awaited) -> EffectId {

@@ -1,5 +1,6 @@
 //! Signed events leave in the order in which they were signed, one publication at a time, each of as many events as
-//! wait by then. They are in the database until the relay has them; after a crash they are published again as they are.
+//! wait by then. They are in the database until the relay has them; after a crash they are published again as they are. What a
+//! remote signer has to sign waits here for it, too.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -7,6 +8,7 @@ use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{Event, EventId, Now};
 
 use super::{Agent, Awaited, Effect, Published};
+use crate::identity::missing;
 use crate::nip90;
 use crate::store::{self, Batch, OutboxRow};
 
@@ -28,6 +30,17 @@ struct Entry {
     relays: Vec<String>,
     /// What the relay has not answered for.
     events: Vec<Event>,
+    /// Whether a remote signer has to finish some of them.
+    is_unsigned: bool,
+    /// Whether they are others than in the database.
+    is_changed: bool,
+}
+
+impl Entry {
+    fn new(row: Option<u64>, relays: Vec<String>, events: Vec<Event>) -> Self {
+        let is_unsigned = events.iter().any(|event| missing(event).is_some());
+        Entry { row, relays, events, is_unsigned, is_changed: false }
+    }
 }
 
 /// See the module.
@@ -39,7 +52,7 @@ pub(super) struct Outbox {
     sealed: Vec<Entry>,
     /// In the database.
     queue: VecDeque<Entry>,
-    /// At the relay.
+    /// At the relay; or, as long as something lacks a signature, at the signer.
     in_flight: Vec<Entry>,
     /// Rows after this one are in the database only.
     read_to: u64,
@@ -76,18 +89,19 @@ impl Outbox {
             entry.row.is_some() && entry.events.len() < EVENTS_MAX && entry.bytes() < BYTES_MAX
         };
         if let Some(entry) = last.filter(has_room) {
+            entry.is_unsigned |= missing(&event).is_some();
             entry.events.push(event);
             return entry.row.unwrap_or_default();
         }
         let row = self.next_row(now);
-        self.staged.push(Entry { row: Some(row), relays: relays.to_owned(), events: vec![event] });
+        self.staged.push(Entry::new(Some(row), relays.to_owned(), vec![event]));
         row
     }
 
     /// Adds a piece of a result, which is not stored.
     pub(super) fn stage_piece(&mut self, relays: &[String], event: Event) {
         if !self.has_more && self.queue.len() < ENTRIES_MAX {
-            self.staged.push(Entry { row: None, relays: relays.to_owned(), events: vec![event] });
+            self.staged.push(Entry::new(None, relays.to_owned(), vec![event]));
         }
     }
 
@@ -147,24 +161,26 @@ impl Outbox {
             for OutboxRow { row, relays, events } in rows {
                 self.read_to = row;
                 self.last_row = self.last_row.max(row);
-                self.queue.push_back(Entry { row: Some(row), relays, events });
+                self.queue.push_back(Entry::new(Some(row), relays, events));
             }
         }
         Ok(())
     }
 
-    /// The next publication: the first entry, and with it others for the same relays.
-    fn take_next(&mut self) {
+    /// The next publication: the first entry, and with it others for the same relays; all are signed, or all first go to the signer.
+    pub(super) fn take_next(&mut self) {
         let Some(first) = self.queue.pop_front() else { return };
         let (mut events, mut bytes) = (first.events.len(), first.bytes());
-        let relays = first.relays.clone();
+        let (relays, is_unsigned) = (first.relays.clone(), first.is_unsigned);
         self.in_flight.push(first);
         let mut rest = VecDeque::with_capacity(self.queue.len());
         // Jobs have the same relays from first to last, so what is passed over is about others.
         let mut is_full = false;
         while let Some(entry) = self.queue.pop_front() {
             is_full |= entry.relays == relays
-                && (events + entry.events.len() > EVENTS_MAX || bytes + entry.bytes() > BYTES_MAX);
+                && (entry.is_unsigned != is_unsigned
+                    || events + entry.events.len() > EVENTS_MAX
+                    || bytes + entry.bytes() > BYTES_MAX);
             if is_full || entry.relays != relays {
                 rest.push_back(entry);
                 continue;
@@ -181,6 +197,62 @@ impl Outbox {
         self.has_more || !self.queue.is_empty()
     }
 
+    /// Whether more waits than is kept in memory.
+    pub(super) fn is_long(&self) -> bool {
+        self.has_more || self.queue.len() >= ENTRIES_MAX
+    }
+
+    /// Whether what leaves next has to be signed first.
+    pub(super) fn is_next_unsigned(&self) -> bool {
+        self.in_flight.is_empty() && self.queue.front().is_some_and(|entry| entry.is_unsigned)
+    }
+
+    /// What is at the signer and not finished.
+    pub(super) fn unsigned(&self) -> Vec<Event> {
+        self.unsigned_before(u64::MAX)
+    }
+
+    /// What is at the signer and not finished, and was written before this microsecond.
+    pub(super) fn unsigned_before(&self, micros: u64) -> Vec<Event> {
+        let entries = self.in_flight.iter().filter(|entry| entry.is_unsigned);
+        let entries = entries.filter(|entry| entry.row.is_some_and(|row| row < micros));
+        entries.flat_map(|entry| &entry.events).filter(|event| missing(event).is_some()).cloned().collect()
+    }
+
+    /// Puts an event in the place of one that is at the signer; `None` drops that.
+    pub(super) fn replace(&mut self, id: &EventId, with: Option<Event>) {
+        for entry in self.in_flight.iter_mut().filter(|entry| entry.is_unsigned) {
+            let Some(at) = entry.events.iter().position(|event| event.id == *id) else { continue };
+            match &with {
+                Some(event) => entry.events[at] = event.clone(),
+                None => drop(entry.events.remove(at)),
+            }
+            entry.is_changed = true;
+        }
+    }
+
+    /// Takes back what was at the signer; what has changed is added to the batch.
+    pub(super) fn put_in_front(&mut self, batch: &mut Batch) {
+        if self.in_flight.iter().all(|entry| !entry.is_unsigned) {
+            return;
+        }
+        for mut entry in std::mem::take(&mut self.in_flight).into_iter().rev() {
+            entry.is_unsigned = entry.events.iter().any(|event| missing(event).is_some());
+            if let Some(row) = entry.row.filter(|_| std::mem::take(&mut entry.is_changed)) {
+                match entry.events.is_empty() {
+                    true => store::delete_outbox(batch, row),
+                    false => {
+                        let (relays, events) = (entry.relays.clone(), entry.events.clone());
+                        store::put_outbox(batch, &OutboxRow { row, relays, events });
+                    }
+                }
+            }
+            if !entry.events.is_empty() {
+                self.queue.push_front(entry);
+            }
+        }
+    }
+
     /// When the relay is asked again, in milliseconds since 1970.
     pub(super) fn retry_at(&self) -> Option<u64> {
         self.retry_at
@@ -194,7 +266,7 @@ impl Entry {
 }
 
 /// The request that an answer is about.
-fn job_of(event: &Event) -> Option<EventId> {
+pub(super) fn job_of(event: &Event) -> Option<EventId> {
     EventId::from_hex(&event.tags().find(b"e")?).ok()
 }
 
@@ -222,6 +294,9 @@ impl<C: SqlConn> Agent<C> {
         }
         self.outbox.retry_at = None;
         self.outbox.read_more(&self.conn)?;
+        if self.outbox.is_next_unsigned() {
+            return self.take_unsigned(now);
+        }
         self.outbox.take_next();
         let Some(first) = self.outbox.in_flight.first() else {
             return Ok(());
@@ -276,7 +351,9 @@ impl<C: SqlConn> Agent<C> {
             let job = job_of(&event);
             self.log(now, job, format!("the relay refuses an event of kind {}: {reason}", event.kind));
             if let Some(job) = job.filter(|_| nip90::is_result(event.kind)) {
-                self.result_refused(now, &job, &reason);
+                let reason: String = reason.chars().take(200).collect();
+                let words = format!("the relay does not take the result: {reason}");
+                self.result_refused(now, &job, "result_refused", &words);
             }
         }
     }

@@ -119,9 +119,11 @@ impl<C: SqlConn> Agent<C> {
         self.head.as_ref().map_or(0, |head| head.deployed_at)
     }
 
-    /// Why it cannot work, if the secret of its key is missing or wrong. It goes on when it is opened with the secret.
+    /// Why it cannot work: the secret of its key is missing or wrong, until it is opened with the secret; or what is wrong with its
+    /// remote signer, perhaps a URL where it is to be allowed.
     pub fn fault(&self) -> Option<&str> {
-        self.deployed.as_ref()?.keys.as_ref().err().map(String::as_str)
+        let secret = self.deployed.as_ref().and_then(|deployed| deployed.author.as_ref().err());
+        secret.map(String::as_str).or_else(|| self.signer.as_ref()?.fault())
     }
 
     /// All versions, oldest first.
@@ -304,6 +306,7 @@ impl JobRecord {
             source,
             inputs: None,
             trace: Trace {
+                opened: None,
                 started_at: self.started_at,
                 tokens: self.tokens,
                 partials: self.partials,

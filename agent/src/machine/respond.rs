@@ -7,11 +7,11 @@ use super::Agent;
 use super::intake::first_created_at;
 use super::jobs::{Active, Source, Stage};
 use crate::executor::Output;
-use crate::identity::Draft;
+use crate::identity::{Draft, Missing, Sign, missing};
 use crate::job::JobEvent;
 use crate::manifest::Schedule;
 use crate::nip90::{self, Feedback, ReplyTo};
-use crate::store::{self, JobRow, Traced};
+use crate::store::{self, JobRow, Opened, Traced};
 
 /// Seconds for which pieces may be dated ahead of what is stored, so that not each of them is a write.
 const AHEAD_SECONDS: Timestamp = 30;
@@ -22,7 +22,10 @@ impl Traced {
     /// What is kept of an event.
     pub(crate) fn of(event: &Event, status: &str, text: &str) -> Self {
         Traced {
-            id: event.id.to_string(),
+            id: match missing(event) {
+                Some(Missing::Seal(_)) => String::new(),
+                Some(Missing::Signature) | None => event.id.to_string(),
+            },
             kind: event.kind,
             created_at: event.created_at,
             status: status.to_owned(),
@@ -89,6 +92,10 @@ impl<C: SqlConn> Agent<C> {
     /// Sends a piece of the result. It is lost if the process ends now; a second attempt begins anew anyway.
     pub(super) fn send_piece(&mut self, now: Now, active: &mut Active, piece: &str) {
         let Source::Event(_) = active.source else { return };
+        // A remote signer is not asked for what is soon of no use.
+        if self.keys().is_none() {
+            return;
+        }
         let created_at = active.next_created_at(now);
         let Some(event) = self.sign_feedback(active, Feedback::Partial(piece), created_at) else { return };
         active.row.trace.partials += 1;
@@ -108,7 +115,7 @@ impl<C: SqlConn> Agent<C> {
     ) -> Option<Event> {
         let nonce = self.nonce();
         let to = ReplyTo::job(&active.request, self.context.relay_url.as_deref());
-        nip90::feedback(self.keys()?, &to, feedback, created_at, nonce).ok()
+        nip90::feedback(self.author()?, &to, feedback, created_at, nonce).ok()
     }
 
     /// The result is there: signs it and ends the job.
@@ -154,11 +161,13 @@ impl<C: SqlConn> Agent<C> {
         let created_at = active.next_created_at(now);
         let nonce = self.nonce();
         let to = ReplyTo::job(&active.request, self.context.relay_url.as_deref());
-        nip90::fits(&to, content, &Limits::default()).map_err(|words| {
+        let author = self.author().ok_or("this agent has no key")?;
+        let mut limits = Limits::default();
+        limits.event_bytes_max = limits.event_bytes_max.min(author.event_bytes_max());
+        nip90::fits(&to, content, &limits).map_err(|words| {
             format!("{words}; larger results have to be stored on a Blossom server, and this agent has none")
         })?;
-        let keys = self.keys().ok_or("this agent has no key")?;
-        nip90::result(keys, &to, event, content, created_at, nonce)
+        nip90::result(author, &to, event, content, created_at, nonce)
             .map_err(|_| "the result cannot be encrypted".to_owned())
     }
 
@@ -176,7 +185,12 @@ impl<C: SqlConn> Agent<C> {
         }
         let content = content.to_owned();
         let draft = Draft { created_at, kind: schedule.publish_kind, tags: Vec::new(), content };
-        Ok(self.keys().ok_or("this agent has no key")?.sign(&draft))
+        let author = self.author().ok_or("this agent has no key")?;
+        let event = author.sign(&draft);
+        match event.json().len() > author.event_bytes_max() {
+            true => Err(format!("the result's event is larger than {} bytes", author.event_bytes_max())),
+            false => Ok(event),
+        }
     }
 
     /// A job ends without a result: its customer is told why.
@@ -209,6 +223,7 @@ impl<C: SqlConn> Agent<C> {
         row.advance(event);
         row.finished_at = now.millis();
         row.inputs = None;
+        row.trace.opened.iter_mut().for_each(Opened::forget);
         row.cause = cause.unwrap_or_default().to_owned();
         self.jobs.remove(&row.id);
         // «Responding» ends when the outbox no longer has its result.
@@ -218,8 +233,8 @@ impl<C: SqlConn> Agent<C> {
         self.batch.put_job(row);
     }
 
-    /// The relay does not take a result, and never will: the job has failed, and its customer is told so.
-    pub(super) fn result_refused(&mut self, now: Now, job: &EventId, reason: &str) {
+    /// A result cannot be published, and never will be: the job has failed, and its customer is told why.
+    pub(super) fn result_refused(&mut self, now: Now, job: &EventId, cause: &'static str, words: &str) {
         let row = match self.batch.job_by_id(job) {
             Some(row) => Ok(Some(row.clone())),
             None => store::job_by_id(&self.conn, job),
@@ -230,12 +245,10 @@ impl<C: SqlConn> Agent<C> {
         }
         let Ok(mut active) = self.load(row) else { return };
         active.row.answer = 0;
-        let reason: String = reason.chars().take(200).collect();
-        let words = format!("the relay does not take the result: {reason}");
-        self.send_feedback(now, &mut active, Feedback::Error(&words));
+        self.send_feedback(now, &mut active, Feedback::Error(words));
         active.advance(JobEvent::Fail);
-        active.row.cause = "result_refused".to_owned();
-        self.metrics.failed("result_refused");
+        active.row.cause = cause.to_owned();
+        self.metrics.failed(cause);
         self.save(&active);
     }
 }

@@ -8,12 +8,12 @@ use relay_engine::types::{Event, EventId, Now, PubKey, Timestamp};
 use super::jobs::{Active, Attempt, Source, Stage};
 use super::{Agent, Awaited, Deployed, Effect, EffectId};
 use crate::executor::{Failure, HttpEvent, ResolvedInput, Step, Task, Tools};
-use crate::identity::{Draft, Keys};
+use crate::identity::{Author, Draft, Sign};
 use crate::job::{JobEvent, JobRequest, JobState};
 use crate::manifest::{Handler, Manifest};
 use crate::nip90;
 use crate::secrets::Secrets;
-use crate::store::{self, JobRow, OpenRow};
+use crate::store::{self, JobRow, OpenRow, Opened};
 
 /// Jobs started in one call of the machine; the host goes on with the next call.
 const STARTS_MAX: usize = 64;
@@ -28,7 +28,7 @@ const PIECE_MILLIS: u64 = 1_000;
 /// What an executor is given of its agent.
 struct JobTools<'a> {
     secrets: &'a (dyn Secrets + Send + Sync),
-    keys: &'a Keys,
+    author: &'a Author,
     now: Timestamp,
 }
 
@@ -38,7 +38,7 @@ impl Tools for JobTools<'_> {
     }
 
     fn sign(&self, draft: &Draft) -> Event {
-        self.keys.sign(draft)
+        self.author.sign(draft)
     }
 
     fn now(&self) -> Timestamp {
@@ -71,16 +71,25 @@ impl<C: SqlConn> Agent<C> {
     /// # Errors
     /// Words for the log.
     pub(super) fn load(&self, row: JobRow) -> Result<Active, String> {
-        let keys = self.keys().ok_or("the agent has no key")?;
+        let author = self.author().ok_or("the agent has no key")?;
         let (request, source) = match super::schedules::read(&row.source) {
             Some((schedule, due)) => {
                 let relays = self.deployed.as_ref().map_or(&[][..], |deployed| &deployed.manifest.relays);
-                let request = super::schedules::request(row.id, keys.pubkey(), &schedule, due, relays);
+                let request = super::schedules::request(row.id, author.pubkey(), &schedule, due, relays);
                 (request, Source::Schedule(schedule))
             }
             None if row.source.starts_with(br#"{"id":""#) => {
                 let event = Event::from_canonical(row.source.as_slice().into());
-                let request = nip90::parse(&event, keys).map_err(|error| format!("{error:?}"))?;
+                let request = match (author, &row.trace.opened) {
+                    (Author::Here(keys), _) => nip90::parse(&event, keys),
+                    (Author::Remote(agent), None) if nip90::is_encrypted(&event) => {
+                        nip90::unopened(&event, agent)
+                    }
+                    (Author::Remote(agent), opened) => nip90::parse_with(&event, agent, || {
+                        opened.as_ref().map(Opened::read).ok_or("it has not been decrypted")
+                    }),
+                };
+                let request = request.map_err(|error| format!("{error:?}"))?;
                 (request, Source::Event(event))
             }
             None => return Err("its request has been forgotten".to_owned()),
@@ -127,7 +136,8 @@ impl<C: SqlConn> Agent<C> {
 
     fn has_room_to_start(&self) -> bool {
         let starts = self.head.as_ref().is_some_and(|head| head.state.starts_jobs());
-        let Some(deployed) = self.deployed.as_ref().filter(|deployed| starts && deployed.keys.is_ok()) else {
+        let Some(deployed) = self.deployed.as_ref().filter(|deployed| starts && deployed.author.is_ok())
+        else {
             return false;
         };
         let running = self.active.values().filter(|active| active.is_running()).count();
@@ -189,10 +199,10 @@ impl<C: SqlConn> Agent<C> {
         active.row.trace.started_at = Some(now.millis());
         let deadline = now.millis() + limits.timeout_s * 1000;
         let texts = active.row.inputs.clone();
-        let Some(keys) = self.keys() else { return Ok(()) };
+        let Some(author) = self.author() else { return Ok(()) };
         let task = Task {
             job: active.id(),
-            agent: keys.pubkey(),
+            agent: author.pubkey(),
             customer: active.request.customer,
             kind: active.request.kind,
             inputs: resolved(&active.request, texts),
@@ -205,7 +215,7 @@ impl<C: SqlConn> Agent<C> {
         };
         let mut executor = (self.executors)(handler);
         let mut steps = Vec::new();
-        executor.start(&task, &self.tools(keys, now), &mut steps);
+        executor.start(&task, &self.tools(author, now), &mut steps);
         let said = task.inputs.iter().map(|input| input.text.as_str()).collect::<Vec<_>>().join("\n");
         active.stage = Stage::Running(Attempt {
             manifest: Arc::clone(&manifest),
@@ -227,8 +237,8 @@ impl<C: SqlConn> Agent<C> {
         Ok(())
     }
 
-    fn tools<'a>(&'a self, keys: &'a Keys, now: Now) -> JobTools<'a> {
-        JobTools { secrets: &*self.context.secrets, keys, now: now.seconds() }
+    fn tools<'a>(&'a self, author: &'a Author, now: Now) -> JobTools<'a> {
+        JobTools { secrets: &*self.context.secrets, author, now: now.seconds() }
     }
 
     /// It goes on; it is looked at again at its deadline, or when a piece may be sent.
@@ -321,12 +331,12 @@ impl<C: SqlConn> Agent<C> {
         let Some(mut active) = self.active.remove(&job) else { return };
         let mut steps = Vec::new();
         let is_last = matches!(event, HttpEvent::End | HttpEvent::Failed(_));
-        match (&mut active.stage, self.deployed.as_ref().and_then(|deployed| deployed.keys.as_ref().ok())) {
-            (Stage::Running(attempt), Some(keys)) if attempt.call == Some(id) => {
+        match (&mut active.stage, self.deployed.as_ref().and_then(|deployed| deployed.author.as_ref().ok())) {
+            (Stage::Running(attempt), Some(author)) if attempt.call == Some(id) => {
                 if is_last {
                     attempt.call = None;
                 }
-                let tools = JobTools { secrets: &*self.context.secrets, keys, now: now.seconds() };
+                let tools = JobTools { secrets: &*self.context.secrets, author, now: now.seconds() };
                 attempt.executor.handle(&tools, event, &mut steps);
             }
             _ => {

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::Agent;
 use super::jobs::{Active, Source, Stage};
+use crate::identity::Sign;
 use crate::job::{Input, InputKind, JobRequest, JobState};
 use crate::manifest::Schedule;
 use crate::store::{self, JobRow};
@@ -84,7 +85,7 @@ impl<C: SqlConn> Agent<C> {
     /// The schedules, each with the millisecond when it is due; none while the agent takes no jobs.
     fn due(&self) -> impl Iterator<Item = (u64, &Schedule)> {
         let takes_jobs = self.head.as_ref().is_some_and(|head| head.state.takes_jobs());
-        let deployed = self.deployed.as_ref().filter(|deployed| takes_jobs && deployed.keys.is_ok());
+        let deployed = self.deployed.as_ref().filter(|deployed| takes_jobs && deployed.author.is_ok());
         let schedules = deployed
             .into_iter()
             .flat_map(|deployed| deployed.schedule_keys.iter().zip(&deployed.manifest.schedules));
@@ -122,7 +123,7 @@ impl<C: SqlConn> Agent<C> {
     pub(super) fn run_schedules(&mut self, now: Now) {
         let due: Vec<Schedule> =
             self.due().filter(|(at, _)| *at <= now.millis()).map(|(_, schedule)| schedule.clone()).collect();
-        let Some(agent) = self.keys().map(crate::identity::Keys::pubkey) else { return };
+        let Some(agent) = self.author().map(Sign::pubkey) else { return };
         for schedule in due {
             let key = key(&schedule);
             let id_of = |at: u64| {

@@ -18,6 +18,11 @@ pub enum Identity {
         /// The name of the secret.
         secret: String,
     },
+    /// A remote signer (NIP-46) has the private key of the manifest's `pubkey`.
+    Bunker {
+        /// The name of the secret with its URL: `bunker://<public key of the signer>?relay=<wss://...>&secret=<...>`.
+        secret: String,
+    },
 }
 
 impl Default for Identity {

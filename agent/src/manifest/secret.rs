@@ -22,7 +22,7 @@ impl Manifest {
     /// The names of the secrets that it uses.
     pub fn secret_names(&self) -> impl Iterator<Item = &str> {
         let key = match &self.identity {
-            Identity::Imported { secret } => Some(secret.as_str()),
+            Identity::Imported { secret } | Identity::Bunker { secret } => Some(secret.as_str()),
             Identity::Derived { .. } => None,
         };
         key.into_iter().chain(self.handlers.iter().filter_map(handler_secret))

@@ -46,6 +46,7 @@ impl Manifest {
             }
             Identity::Derived { account: None } => {}
             Identity::Imported { secret } => check_key_name("identity.imported.secret", secret)?,
+            Identity::Bunker { secret } => self.check_bunker(secret)?,
         }
         self.check_handlers()?;
         if self.payment.policy != PaymentPolicy::Free {
@@ -65,6 +66,23 @@ impl Manifest {
             check_schedule(&format!("schedules[{at}]"), schedule, &kinds, self.limits.input_bytes)
         })?;
         Ok(self)
+    }
+
+    /// What a remote signer needs, and what cannot be done with one.
+    fn check_bunker(&self, secret: &str) -> Checked {
+        check_token_name("identity.bunker.secret", secret)?;
+        if self.pubkey.is_none() {
+            let words = "is missing: with identity.bunker it is the key for which the remote signer signs";
+            return Err(ManifestError::new("pubkey", words));
+        }
+        let webhook = |handler: &Handler| matches!(handler.executor, ExecutorConfig::Webhook(_));
+        match self.handlers.iter().position(webhook) {
+            Some(at) => Err(ManifestError::new(
+                format!("handlers[{at}].executor"),
+                "cannot be webhook with identity.bunker: its calls are signed (NIP-98) by a key that is here",
+            )),
+            None => Ok(()),
+        }
     }
 
     fn check_description(&self) -> Checked {

@@ -6,7 +6,7 @@ use super::announce::announcement_d;
 use super::feedback::expiration;
 use super::reply::{ReplyTo, tag};
 use super::{KIND_BEAT, KIND_FEEDBACK};
-use crate::identity::{Draft, Keys};
+use crate::identity::{Draft, Keys, Sign};
 
 /// Seconds from one beat to the next. Amethyst lists only agents whose beat is at most 420 seconds old.
 pub const BEAT_EVERY_SECONDS: Timestamp = 240;
@@ -25,8 +25,8 @@ pub fn beat(keys: &Keys, created_at: Timestamp) -> Event {
 }
 
 /// The answer to a ping that names the agent. It expires after 600 seconds.
-pub fn pong(keys: &Keys, ping: &Event, relay_url: Option<&str>, created_at: Timestamp) -> Event {
+pub fn pong(author: &impl Sign, ping: &Event, relay_url: Option<&str>, created_at: Timestamp) -> Event {
     let to = ReplyTo::event(ping, None, relay_url);
     let tags = vec![to.e(), to.p(), tag(["status", "pong"]), expiration(created_at)];
-    keys.sign(&Draft { created_at, kind: KIND_FEEDBACK, tags, content: "Ready for jobs".to_owned() })
+    author.sign(&Draft { created_at, kind: KIND_FEEDBACK, tags, content: "Ready for jobs".to_owned() })
 }

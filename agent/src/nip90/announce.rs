@@ -9,7 +9,7 @@ use super::relays::nip05_domain;
 use super::reply::tag;
 use super::size::{SHARED_EVENT_BYTES_MAX, event_bytes};
 use super::{KIND_ANNOUNCEMENT, KIND_DELETION, KIND_DM_RELAYS, KIND_PROFILE, KIND_RELAYS};
-use crate::identity::{Draft, Keys, nip05_name};
+use crate::identity::{Draft, Sign, nip05_name};
 use crate::manifest::{Manifest, PublicParam};
 
 /// Longest topic, in bytes: relays in general take no longer value of a one-letter tag.
@@ -25,14 +25,14 @@ pub fn announcement_d(agent: &PubKey) -> String {
 ///
 /// `relay_url` is the host's relay. If it has a domain, the agent's NIP-05 name there is in its profile.
 pub fn announcements(
-    keys: &Keys,
+    author: &impl Sign,
     manifest: &Manifest,
     relay_url: Option<&str>,
     created_at: Timestamp,
 ) -> Vec<Event> {
     let relays = relays(manifest, relay_url);
     let nip05 = relay_url.and_then(nip05_domain).map(|domain| {
-        let name = nip05_name(&manifest.name, &keys.pubkey());
+        let name = nip05_name(&manifest.name, &author.pubkey());
         format!("{name}@{domain}")
     });
     let mut drafts = vec![Draft {
@@ -49,16 +49,16 @@ pub fn announcements(
         let tags = [relay, r].concat();
         drafts.push(Draft { created_at, kind: KIND_DM_RELAYS, tags, content: String::new() });
     }
-    drafts.push(announcement(&keys.pubkey(), manifest, created_at));
-    drafts.iter().map(|draft| keys.sign(draft)).collect()
+    drafts.push(announcement(&author.pubkey(), manifest, created_at));
+    drafts.iter().map(|draft| author.sign(draft)).collect()
 }
 
 /// Takes back the announcement (kind 31990) of an agent, and all its versions up to now.
-pub fn retraction(keys: &Keys, created_at: Timestamp) -> Event {
-    let agent = keys.pubkey();
+pub fn retraction(author: &impl Sign, created_at: Timestamp) -> Event {
+    let agent = author.pubkey();
     let address = format!("{KIND_ANNOUNCEMENT}:{agent}:{}", announcement_d(&agent));
     let tags = vec![tag(["a", &address]), tag(["k", &KIND_ANNOUNCEMENT.to_string()])];
-    keys.sign(&Draft { created_at, kind: KIND_DELETION, tags, content: String::new() })
+    author.sign(&Draft { created_at, kind: KIND_DELETION, tags, content: String::new() })
 }
 
 /// Kind 31990: no `web`, because there is no page for an event of a kind, and no `subscription`.

@@ -1,26 +1,14 @@
-//! Encrypted contents: opening those of others, sealing ours.
+//! Encrypted contents: opening those of others.
 
 use relay_engine::types::{Event, PubKey};
 
 use super::tags::content;
-use crate::cipher::{Cipher, CipherError, decrypt, encrypt};
+use crate::cipher::{Cipher, CipherError, decrypt};
 use crate::identity::Keys;
 
 /// Decrypts the content of an event; `peer` is the other party. The cipher is told by the payload.
 pub(super) fn open(event: &Event, peer: &PubKey, keys: &Keys) -> Result<(Cipher, String), CipherError> {
     decrypt(keys, peer, content(event).trim())
-}
-
-/// Encrypts a content. NIP-44 has no empty text: an empty one is sent as a line feed.
-pub(super) fn seal(
-    cipher: Cipher,
-    keys: &Keys,
-    peer: &PubKey,
-    text: &str,
-    nonce: [u8; 32],
-) -> Result<String, CipherError> {
-    let text = if text.is_empty() { "\n" } else { text };
-    encrypt(cipher, keys, peer, text, nonce)
 }
 
 /// Why a request cannot be decrypted, for its customer.

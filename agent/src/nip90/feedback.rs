@@ -3,10 +3,9 @@
 use relay_engine::types::{Event, Timestamp};
 
 use super::KIND_FEEDBACK;
-use super::encrypted::seal;
 use super::reply::{ReplyTo, tag};
 use crate::cipher::CipherError;
-use crate::identity::{Draft, Keys};
+use crate::identity::{Draft, Seal, Sign};
 
 /// Characters of words to a customer; longer ones are cut.
 pub const WORDS_CHARS_MAX: usize = 500;
@@ -63,7 +62,7 @@ fn cut(words: &str) -> String {
 /// # Errors
 /// [`CipherError::Length`] if the piece is too long for the cipher.
 pub fn feedback(
-    keys: &Keys,
+    author: &impl Sign,
     to: &ReplyTo<'_>,
     feedback: Feedback<'_>,
     created_at: Timestamp,
@@ -71,18 +70,18 @@ pub fn feedback(
 ) -> Result<Event, CipherError> {
     let (status, content) = (feedback.status_tag(), feedback.content());
     let expiration = expiration(created_at);
-    let (content, tags) = match to.cipher {
+    let draft = |tags, content| Draft { created_at, kind: KIND_FEEDBACK, tags, content };
+    match to.cipher {
         None => {
             let alt = format!("Feedback on a job request of kind {}: {}", to.kind, feedback.status());
-            (content, vec![status, to.e(), to.p(), tag(["alt", &alt]), expiration])
+            Ok(author.sign(&draft(vec![status, to.e(), to.p(), tag(["alt", &alt]), expiration], content)))
         }
         Some(cipher) => {
             let hidden = serde_json::json!([status, ["content", content]]).to_string();
-            let sealed = seal(cipher, keys, &to.customer, &hidden, nonce)?;
-            (sealed, vec![to.e(), to.p(), tag(["encrypted"]), expiration])
+            let tags = vec![to.e(), to.p(), tag(["encrypted"]), expiration];
+            author.seal(draft(tags, hidden), &Seal { cipher, peer: to.customer, nonce })
         }
-    };
-    Ok(keys.sign(&Draft { created_at, kind: KIND_FEEDBACK, tags, content }))
+    }
 }
 
 /// `["expiration", …]` of feedback made at `created_at`.

@@ -38,7 +38,10 @@ pub use incoming::{Incoming, cancelled, named_keys};
 pub use input::text_of;
 pub use relays::{RELAYS_MAX, public_relay, read_relays};
 pub use reply::ReplyTo;
-pub use request::{INPUTS_MAX, PARAMS_BYTES_MAX, PARAMS_MAX, RequestError, is_same_param, parse};
+pub use request::{
+    INPUTS_MAX, PARAMS_BYTES_MAX, PARAMS_MAX, RequestError, is_encrypted, is_same_param, parse, parse_with,
+    payload, unopened,
+};
 pub use result::{fits, result};
 pub use size::SHARED_EVENT_BYTES_MAX;
 

@@ -1,13 +1,13 @@
 //! Job requests, as clients really write them.
 
-use relay_engine::types::Event;
+use relay_engine::types::{Event, PubKey};
 
 use super::encrypted::{open, words};
 use super::incoming::named_keys;
 use super::input::{input, quoted, swapped};
 use super::is_request;
 use super::relays::{RELAYS_READ_MAX, public_relays};
-use super::tags::{OwnedTag, has, inner, tags};
+use super::tags::{OwnedTag, content, has, inner, tags};
 use crate::cipher::Cipher;
 use crate::identity::Keys;
 use crate::job::{Input, JobRequest};
@@ -61,17 +61,36 @@ impl RequestError {
 /// # Errors
 /// [`RequestError`], with what to answer.
 pub fn parse(event: &Event, keys: &Keys) -> Result<JobRequest, RequestError> {
-    let named = named_keys(event);
-    let is_addressed = named.contains(&keys.pubkey());
-    let is_ours = is_addressed || named.is_empty();
-    if !is_request(event.kind) || event.pubkey == keys.pubkey() || !is_ours {
-        return Err(RequestError::NotForUs);
-    }
+    parse_with(event, &keys.pubkey(), || open(event, &event.pubkey, keys).map_err(words))
+}
+
+/// Whether a request is encrypted.
+pub fn is_encrypted(event: &Event) -> bool {
+    has(event, b"encrypted")
+}
+
+/// The payload of an encrypted request and its cipher, told as [`crate::cipher::decrypt`] does.
+pub fn payload(event: &Event) -> (Cipher, String) {
+    let payload = content(event).trim().to_owned();
+    (if payload.contains("?iv=") { Cipher::Nip04 } else { Cipher::Nip44 }, payload)
+}
+
+/// As [`parse`], for agent `agent`. `decrypted` gives the text of an encrypted request and its cipher, or words for the customer
+/// why there is none.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_with(
+    event: &Event,
+    agent: &PubKey,
+    decrypted: impl FnOnce() -> Result<(Cipher, String), &'static str>,
+) -> Result<JobRequest, RequestError> {
+    let is_addressed = is_addressed(event, agent)?;
     let mut cipher = None;
     let mut parts = Parts::default();
     let read = |parts: &mut Parts, cipher: &mut Option<Cipher>| -> Result<(), String> {
-        if has(event, b"encrypted") {
-            let (used, text) = open(event, &event.pubkey, keys).map_err(words)?;
+        if is_encrypted(event) {
+            let (used, text) = decrypted()?;
             // Known from here on: what is wrong with the text is not for others to read.
             *cipher = Some(used);
             inner(&text)?.iter().try_for_each(|tag| parts.read(tag))?;
@@ -94,6 +113,37 @@ pub fn parse(event: &Event, keys: &Keys) -> Result<JobRequest, RequestError> {
         relays: public_relays(parts.relays.iter().map(String::as_str)),
         cipher,
     })
+}
+
+/// What is known of an encrypted request before it is decrypted.
+///
+/// # Errors
+/// [`RequestError::NotForUs`].
+pub fn unopened(event: &Event, agent: &PubKey) -> Result<JobRequest, RequestError> {
+    Ok(JobRequest {
+        id: event.id,
+        customer: event.pubkey,
+        kind: event.kind,
+        created_at: event.created_at,
+        is_addressed: is_addressed(event, agent)?,
+        inputs: Vec::new(),
+        params: Vec::new(),
+        output: None,
+        bid_msat: None,
+        relays: Vec::new(),
+        cipher: None,
+    })
+}
+
+/// Whether a request names the agent; if not, it names nobody.
+fn is_addressed(event: &Event, agent: &PubKey) -> Result<bool, RequestError> {
+    let named = named_keys(event);
+    let is_addressed = named.contains(agent);
+    let is_ours = is_addressed || named.is_empty();
+    if !is_request(event.kind) || event.pubkey == *agent || !is_ours {
+        return Err(RequestError::NotForUs);
+    }
+    Ok(is_addressed)
 }
 
 /// Whether two keys of parameters are the same: clients write `top-k` and `top_k`.

@@ -2,13 +2,12 @@
 
 use relay_engine::types::{Event, Limits, Timestamp};
 
-use super::encrypted::seal;
 use super::reply::{ReplyTo, tag};
 use super::result_kind;
 use super::size::{NIP44_BYTES_MAX, SHARED_EVENT_BYTES_MAX, event_bytes, sealed_bytes, tags_bytes};
 use super::tags::tags;
-use crate::cipher::CipherError;
-use crate::identity::{Draft, Keys};
+use crate::cipher::{Cipher, CipherError};
+use crate::identity::{Draft, Seal, Sign};
 
 /// Largest value of a one-letter tag, in bytes, that relays in general take.
 const VALUE_BYTES_MAX: usize = 1_024;
@@ -19,30 +18,32 @@ const TEN_DIGITS: Timestamp = 9_999_999_999;
 /// The result of a job. It does not expire, since later jobs may be chained to it. `request` is the event as it came, encrypted
 /// if it was. Within a job, `created_at` must be the highest. `nonce` must be random and used once; a plain result needs none.
 ///
-/// `request` is left out if the event would pass [`SHARED_EVENT_BYTES_MAX`], then the inputs; an input with a value over
+/// `request` is left out if the event would pass [`SHARED_EVENT_BYTES_MAX`], or what its author can sign, then the inputs; an input with a value over
 /// 1,024 bytes is left out always. So one event suits all relays, if the content does: ask [`fits`] first.
 ///
 /// # Errors
 /// [`CipherError::Length`] if the text is too long for the cipher; [`fits`] refuses it before.
 pub fn result(
-    keys: &Keys,
+    author: &impl Sign,
     to: &ReplyTo<'_>,
     request: &Event,
     content: &str,
     created_at: Timestamp,
     nonce: [u8; 32],
 ) -> Result<Event, CipherError> {
-    let content = match to.cipher {
-        None => content.to_owned(),
-        Some(cipher) => seal(cipher, keys, &to.customer, content, nonce)?,
-    };
     let request_tag = tag(["request", &String::from_utf8_lossy(request.json())]);
     let inputs = match to.cipher {
         None => inputs(request),
         Some(_) => Vec::new(),
     };
-    let mut draft = bare(to, created_at, content);
-    let mut room = SHARED_EVENT_BYTES_MAX.saturating_sub(event_bytes(&draft));
+    // NIP-44 has no empty text: an empty one is sent as a line feed.
+    let is_empty = to.cipher.is_some() && content.is_empty();
+    let mut draft = bare(to, created_at, if is_empty { "\n" } else { content }.to_owned());
+    let bytes_max = SHARED_EVENT_BYTES_MAX.min(author.event_bytes_max());
+    let mut room = bytes_max.saturating_sub(match to.cipher {
+        None => event_bytes(&draft),
+        Some(cipher) => sealed_event_bytes(to, created_at, cipher, content.len()).unwrap_or(bytes_max),
+    });
     // Inputs stand after `e`, and `request` before it.
     for (at, more) in [(1, inputs), (0, vec![request_tag])] {
         let bytes = tags_bytes(&more);
@@ -51,7 +52,21 @@ pub fn result(
             draft.tags.splice(at..at, more);
         }
     }
-    Ok(keys.sign(&draft))
+    match to.cipher {
+        None => Ok(author.sign(&draft)),
+        Some(cipher) => author.seal(draft, &Seal { cipher, peer: to.customer, nonce }),
+    }
+}
+
+/// Bytes of a bare result of which `bytes` bytes of text are encrypted.
+fn sealed_event_bytes(
+    to: &ReplyTo<'_>,
+    created_at: Timestamp,
+    cipher: Cipher,
+    bytes: usize,
+) -> Option<usize> {
+    // Base64 has nothing to escape.
+    Some(event_bytes(&bare(to, created_at, String::new())) + sealed_bytes(cipher, bytes)?)
 }
 
 /// A result without what may be left out.

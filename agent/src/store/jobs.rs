@@ -1,11 +1,14 @@
 //! Jobs, from when they are accepted, and their history: a finished job stays as it is, until it is old.
 
+use std::fmt;
+
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 use relay_engine::types::{EventId, Kind, PubKey, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::batch::{Param, exec};
 use super::{blob, corrupt, id, int, json, key, text, to_json, unsigned};
+use crate::cipher::Cipher;
 use crate::job::JobState;
 
 /// Bytes of a row. Durable Objects take 2 MB; the columns that are not counted are a few hundred bytes.
@@ -82,12 +85,40 @@ pub(crate) struct Trace {
     pub(crate) partials: u32,
     /// What was sent, in order, but for these pieces.
     pub(crate) sent: Vec<Traced>,
+    /// Of an encrypted request to an agent whose key a remote signer has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) opened: Option<Opened>,
+}
+
+/// What a remote signer has decrypted of a request.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Opened {
+    pub(crate) cipher: Cipher,
+    pub(crate) text: String,
+}
+
+impl Opened {
+    /// The cipher and the text.
+    pub(crate) fn read(&self) -> (Cipher, String) {
+        (self.cipher, self.text.clone())
+    }
+
+    /// The job has ended: of the text nothing is needed any more.
+    pub(crate) fn forget(&mut self) {
+        "[]".clone_into(&mut self.text);
+    }
+}
+
+impl fmt::Debug for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.cipher.fmt(f)
+    }
 }
 
 /// An event that was sent to the customer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traced {
-    /// Its id.
+    /// Its id. Empty if a remote signer had still to encrypt it.
     pub id: String,
     /// Its kind.
     pub kind: u16,

@@ -32,8 +32,8 @@ pub(crate) use cancelled::{is_cancelled, put_cancelled};
 pub(crate) use forget::{delete_all, forget_customer, sizes};
 pub use jobs::Traced;
 pub(crate) use jobs::{
-    JobRow, OpenRow, ROW_BYTES_MAX, SOURCE_BYTES_MAX, Trace, has_job, history, history_of, job, job_by_id,
-    last_seq, open_jobs,
+    JobRow, OpenRow, Opened, ROW_BYTES_MAX, SOURCE_BYTES_MAX, Trace, has_job, history, history_of, job,
+    job_by_id, last_seq, open_jobs,
 };
 pub(crate) use log::{last_line, lines, put_line};
 pub(crate) use meta::{get as get_meta, put as put_meta};

@@ -23,6 +23,8 @@ pub struct FakeHost {
     pub outcomes: VecDeque<Published>,
     /// Calls that are open.
     pub calls: Vec<(EffectId, HttpRequest)>,
+    /// Requests to a remote signer that are open.
+    pub signing: Vec<(EffectId, Vec<Event>)>,
     /// Calls that were ended by the agent.
     pub cancelled: Vec<EffectId>,
     /// Whether the relay cannot be read.
@@ -51,11 +53,13 @@ impl FakeHost {
                 agent.handle_events(now, id, events);
             }
             Effect::Http { id, request } => self.calls.push((id, request)),
+            Effect::Sign { id, requests, .. } => self.signing.push((id, requests)),
             Effect::Ai { id, .. } => {
                 agent.handle_http(now, id, HttpEvent::Failed(crate::executor::HttpFault::Unsupported));
             }
             Effect::Cancel { id } => {
                 self.calls.retain(|(open, _)| *open != id);
+                self.signing.retain(|(open, _)| *open != id);
                 self.cancelled.push(id);
             }
         }

@@ -2,11 +2,13 @@
 
 mod admission;
 mod attempts;
+mod bunker;
 mod echo;
 mod faults;
 mod inputs;
 mod memory;
 mod owner;
+mod signer;
 mod simulation;
 mod sizes;
 mod world;

@@ -163,7 +163,7 @@ impl Simulation {
                 }
                 self.world.agent.handle_published(self.world.now, id, &outcomes);
             }
-            effect @ (Effect::Query { .. } | Effect::Ai { .. }) => {
+            effect @ (Effect::Query { .. } | Effect::Ai { .. } | Effect::Sign { .. }) => {
                 self.world.host.is_blind = self.rng.one_in(6);
                 self.world.host.carry_out(self.world.now, &mut self.world.agent, effect);
             }

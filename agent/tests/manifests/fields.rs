@@ -98,12 +98,45 @@ fn people() {
 fn identity() {
     check_at("identity", "derived", "identity.derived", "must be an object");
     check("identity", json!({}), "has the wrong form");
-    check("identity", json!({"nip46": {}}), "must be one of: derived, imported");
+    check("identity", json!({"nip46": {}}), "must be one of: derived, imported, bunker");
     check_at("identity", json!({"derived": {"account": 1, "path": "m/0"}}), "identity.derived.path", UNKNOWN);
     check("identity.derived.account", -1, NUMBER);
     check("identity.derived.account", 1u64 << 31, "must be from 0 to 2147483647");
     check("identity.derived.account", 1u64 << 32, NUMBER);
     check_at("identity", json!({"imported": {}}), "identity.imported.secret", "is missing");
+}
+
+#[test]
+fn remote_signers() {
+    let manifest = |path: &str, value: Value| {
+        let mut manifest = json!({
+            "name": "signed",
+            "pubkey": HEX,
+            "identity": {"bunker": {"secret": "AGENT_BUNKER"}},
+            "handlers": [{"kind": 5050, "executor": "echo", "config": {}}]
+        });
+        set(&mut manifest, path, value);
+        manifest
+    };
+    let parsed = parse(&manifest("about", "".into())).expect("a manifest");
+    assert_eq!(parsed.secret_names().collect::<Vec<_>>(), ["AGENT_BUNKER"]);
+    let key = "is missing: with identity.bunker it is the key for which the remote signer signs";
+    check_refused(&manifest("pubkey", REMOVED.into()), "pubkey", key);
+    check_refused(&manifest("identity.bunker", json!({})), "identity.bunker.secret", "is missing");
+    let name =
+        "must be the name of a secret, AGENT_ and upper case letters, digits or _, and not the master secret";
+    for secret in ["NOSTR_PRIVATE_KEY", "AGENT_MASTER_SECRET", "OTHER"] {
+        check_refused(&manifest("identity.bunker.secret", secret.into()), "identity.bunker.secret", name);
+    }
+    let url = format!("bunker://{HEX}?relay=wss://relay.example");
+    let inline = "is or contains a secret; a manifest gives the name of a secret, whose value the host keeps";
+    check_refused(&manifest("identity.bunker.secret", url.into()), "identity.bunker.secret", inline);
+    let webhook = json!({"kind": 5050, "executor": "webhook", "config": {"url": "https://example.com/"}});
+    check_refused(
+        &manifest("handlers[0]", webhook),
+        "handlers[0].executor",
+        "cannot be webhook with identity.bunker: its calls are signed (NIP-98) by a key that is here",
+    );
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! What heads say: names of blobs, lengths, types, tokens; and what follows: permission, payment.
 
 use relay_engine::types::PubKey;
+use relay_site::authorization;
+use relay_site::nip98::Origin;
 
 use super::response::Response;
 use super::{Context, Head};
@@ -100,8 +102,13 @@ pub(super) fn type_is_taken(context: &Context<'_>, mime: &str) -> Result<(), Res
 /// # Errors
 /// 401.
 pub(super) fn token(context: &Context<'_>, head: &Head, verb: Verb) -> Result<Token, Response> {
-    let authorization = head.header("authorization");
-    Ok(Token::check(authorization, verb, context.base_url, context.now, context.verifier)?)
+    let header = head.header("authorization");
+    let server = match context.origin {
+        // Nobody else's server is there, and it is nobody else's name.
+        Origin::Host(host) if !authorization::is_loopback(host) => None,
+        Origin::Host(_) | Origin::Url(_) => Some(context.base_url),
+    };
+    Ok(Token::check(header, verb, server, context.now, context.verifier)?)
 }
 
 /// Whether a key may upload.

@@ -15,7 +15,7 @@ pub enum Step {
     /// again, every 100 ms and at most 50 times; only then it gives `Busy` to the exchange, which answers 503.
     Ask(Command),
     /// Mark the event that has signed this request as used ([`nip98::UsedEvents::take`]), in the set of all signed requests to
-    /// this host: [`Input::Used`].
+    /// this host: [`Input::Used`]. Its author is [`nip98::Author::Permitted`]: an administrator.
     Use(nip98::Signed),
     /// Read the request's body into memory: [`Input::Body`] or [`Input::Failed`].
     Read {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use relay_engine::testing::Sqlite;
 use relay_engine::types::{PubKey, Timestamp};
 use relay_engine::verify::Verifier;
-use relay_site::nip98::{Origin, UsedEvents};
+use relay_site::nip98::{Author, Origin, UsedEvents};
 use relay_site::{BlossomSettings, FEATURES, Route, Table};
 use sha2::{Digest, Sha256 as Hasher};
 
@@ -50,6 +50,8 @@ pub struct Host<'a> {
     pub denied: Vec<PubKey>,
     /// Where the server is reached.
     pub base_url: &'a str,
+    /// Whether that is configured, or only what requests name.
+    pub has_url: bool,
     /// Whether only this machine can reach it.
     pub is_local: bool,
     /// Unix seconds.
@@ -169,6 +171,7 @@ impl<'a> Host<'a> {
             allowed: None,
             denied: Vec::new(),
             base_url,
+            has_url: true,
             is_local: true,
             now,
             verifier,
@@ -281,7 +284,10 @@ impl<'a> Host<'a> {
             settings,
             keys: Keys { admins, allowed: allowed.as_deref(), denied },
             base_url: self.base_url,
-            origin: Origin::Url(self.base_url),
+            origin: match self.base_url.split_once("://") {
+                Some((_, host)) if !self.has_url => Origin::Host(host),
+                _ => Origin::Url(self.base_url),
+            },
             name: "Test relay",
             is_local: self.is_local,
             now: self.now,
@@ -307,7 +313,7 @@ impl<'a> Host<'a> {
                     Err(error) => Input::Failed(Failure::Store(error.to_string())),
                 }
             }
-            Step::Use(signed) => Input::Used(self.used.take(&signed, self.now)),
+            Step::Use(signed) => Input::Used(self.used.take(&signed, Author::Permitted, self.now)),
             Step::Read { bytes_max } if body.len() as u64 > bytes_max => Input::Failed(Failure::TooLong),
             Step::Read { .. } => Input::Body(body.clone()),
             Step::Receive(receive) => {

@@ -2,6 +2,7 @@
 
 mod deletions;
 mod downloads;
+mod heads;
 mod lists;
 mod machine;
 mod media;

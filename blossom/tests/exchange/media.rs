@@ -112,6 +112,12 @@ fn what_is_refused_and_before_what() {
         check(what, &reply, status);
         assert_eq!(reply.steps.len(), steps, "{what}: {:?}", reply.steps);
     }
+    host.settings.deny_types = vec!["image/png".to_owned()];
+    check("a refused type", &host.send(&put(&own)), 415);
+    let reply = host.send(&declared("application/octet-stream"));
+    check("a refused type that the bytes tell", &reply, 415);
+    assert_eq!(reply.steps, ["Ask(Check)", "Read"]);
+    host.settings.deny_types.clear();
     host.settings.media_bytes_max = 5;
     check("too long", &host.send(&put(&own)), 413);
     host.settings.media_bytes_max = 1_000;

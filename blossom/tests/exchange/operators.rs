@@ -101,3 +101,14 @@ fn a_ban_holds_until_it_is_lifted() {
     assert_eq!(host.send(&later).json(), json!({ "reports": [] }));
     assert!(host.send(&signed(9, "POST", "/blossom/gc", b"")).json().get("next").is_some());
 }
+
+#[test]
+fn without_a_configured_url_operators_come_from_this_machine() {
+    let mut host = with_admin();
+    host.has_url = false;
+    let request = signed(9, "GET", "/blossom/bans", b"");
+    check("by a name that may be another server's", &host.send(&request), 403);
+    host.base_url = "http://127.0.0.1:7777";
+    let at_home = crate::world::signed_at(host.base_url, 9, "GET", "/blossom/bans", b"");
+    check("at home", &host.send(&at_home), 200);
+}

@@ -64,7 +64,12 @@ pub(crate) fn get(host: &mut Host<'_>, target: &str) -> Reply {
 
 /// A request of an administrator, key `number`, by NIP-98.
 pub(crate) fn signed(number: u64, method: &str, target: &str, body: &'static [u8]) -> Request {
-    let mut draft = event(&key(number)).kind(27_235).at(NOW).tag(["u", &format!("{URL}{target}")]);
+    signed_at(URL, number, method, target, body)
+}
+
+/// The same at another URL.
+pub(crate) fn signed_at(url: &str, number: u64, method: &str, target: &str, body: &'static [u8]) -> Request {
+    let mut draft = event(&key(number)).kind(27_235).at(NOW).tag(["u", &format!("{url}{target}")]);
     draft = draft.tag(["method", method]);
     if method != "GET" {
         draft = draft.tag(["payload", &hash(body).to_string()]);

@@ -60,6 +60,12 @@ impl Endpoint {
         format!("{}://{}{path}", self.scheme, self.authority)
     }
 
+    /// Whether the server is on this machine, as far as its address says.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        self.addresses.iter().any(|address| address.ip().is_loopback())
+    }
+
     /// Opens a connection, with TLS if the URL says so.
     ///
     /// # Errors

@@ -78,7 +78,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("length-twice", SAFE, Safety, "two lengths that differ are refused", |ctx| {
         ctx.thousand()?;
         let blob = ctx.blob(20);
-        let request = put(ctx, &blob).header("Content-Length", "10");
+        let request = put(ctx, &blob).header("Content-Length", "10").malformed();
         request.send()?.expect_refusal()?;
         ctx.expect_absent(&blob.sha256)?;
         ctx.expect_absent(&Blob::new(blob.bytes[..10].to_vec(), "").sha256)
@@ -171,7 +171,7 @@ pub(super) const RULES: &[Rule] = &[
             // Taken for a body by its length, the framing would be part of the blob.
             let framed = format!("5\r\nhello\r\n0\r\n\r\n{}", crate::nostr::hex(&ctx.blob(8).bytes));
             let blob = Blob::new(framed.into_bytes(), "application/octet-stream");
-            let request = put(ctx, &blob).header("Transfer-Encoding", "chunked");
+            let request = put(ctx, &blob).header("Transfer-Encoding", "chunked").malformed();
             request.send()?.expect_refusal()?;
             ctx.expect_absent(&blob.sha256)
         },
@@ -193,7 +193,7 @@ fn mismatch(ctx: &Context) -> Result<(crate::http::Response, Blob, Blob), Miss> 
 
 /// Announces a length, and sends no body.
 fn announce(ctx: &Context, length: &str) -> Result<crate::http::Response, Miss> {
-    let request = put(ctx, &ctx.blob(10)).without_body().header("Content-Length", length);
+    let request = put(ctx, &ctx.blob(10)).without_body().header("Content-Length", length).malformed();
     match request.send() {
         Err(Miss::Fail(text)) => Err(Miss::Fail(format!("{text}; it is refused only when it has been sent"))),
         other => other,

@@ -129,7 +129,7 @@ pub(super) fn offered(ctx: &Context) -> Check {
     ctx.offered("PUT /media", || send(ctx, &png(&ctx.blob(30).bytes)))
 }
 
-fn send(ctx: &Context, blob: &Blob) -> Result<Response, Miss> {
+pub(super) fn send(ctx: &Context, blob: &Blob) -> Result<Response, Miss> {
     ctx.note(&blob.sha256, &ctx.key);
     let token = Token::new("media").x(&blob.sha256);
     let response = ctx.put("/media").token(&token, &ctx.key).blob(blob).send()?;

@@ -8,7 +8,7 @@ use crate::blob::Blob;
 use crate::context::Context;
 use crate::http::{Endpoint, Response};
 use crate::nostr::Token;
-use crate::origin::Reply;
+use crate::origin::{Origin, Reply};
 use crate::suite::Strength::{Must, Practice, Safety, Should};
 use crate::suite::{Check, Miss, Rule, ensure, fail, rule, skip};
 
@@ -39,6 +39,7 @@ pub(super) const RULES: &[Rule] = &[
         let blob = crate::blob::png(&ctx.blob(30).bytes);
         mirror(ctx, &blob, &source(ctx, &blob)?)?.expect(&[201])?;
         let response = ctx.download(&blob.sha256)?;
+        response.expect(&[200])?;
         response.ensure(response.mime() == "image/png", &format!("got {:?}", response.mime()))
     }),
     rule(
@@ -51,6 +52,7 @@ pub(super) const RULES: &[Rule] = &[
             let url = local(ctx, &blob.path(), Reply::Blob(Vec::new(), blob.bytes.clone()))?;
             mirror(ctx, &blob, &url)?.expect(&[201])?;
             let response = ctx.download(&blob.sha256)?;
+            response.expect(&[200])?;
             let right = response.mime() == "application/octet-stream";
             response.ensure(right, &format!("got {:?}", response.mime()))
         },
@@ -168,7 +170,7 @@ pub(super) const RULES: &[Rule] = &[
     }),
     rule("mirror-url-malformed", STATUS, Should, "400 if the url is none", |ctx| {
         offered(ctx)?;
-        for url in ["not a url", "http://", "https://", "http:///x", "//host/x", "https://[::1", "/x"] {
+        for url in ["not a url", "http://", "https://", "//host/x", "https://[::1", "/x"] {
             mirror(ctx, &ctx.blob(1), url)?.expect(&[400])?;
         }
         Ok(())
@@ -188,6 +190,18 @@ pub(super) const RULES: &[Rule] = &[
         ctx.expect_alive()
     }),
     rule("guard-literal", GUARD, Safety, "127.0.0.1 is not reached", |ctx| guarded(ctx, &["127.0.0.1"])),
+    rule("guard-callback", GUARD, Safety, "the private address of the callback is not reached", |ctx| {
+        guards(ctx)?;
+        if !ctx.origin.is_private() {
+            return skip("the callback is a public address");
+        }
+        if ctx.origin.is_loopback() && !ctx.server.is_loopback() {
+            return skip(
+                "the server is on another machine: --callback with a private address that it reaches",
+            );
+        }
+        not_reached(ctx, &ctx.origin, ctx.origin.host())
+    }),
     rule("guard-name", GUARD, Safety, "localhost is not reached", |ctx| {
         guarded(ctx, &["localhost", "LOCALHOST", "localhost.", "a.localhost"])
     }),
@@ -219,6 +233,9 @@ fn local(ctx: &Context, path: &str, reply: Reply) -> Result<String, Miss> {
     offered(ctx)?;
     if ctx.origin.is_private() && !ctx.options.private_allowed {
         return skip("the callback is a private address: --callback with a public one, or --private-allowed");
+    }
+    if ctx.origin.is_loopback() && !ctx.server.is_loopback() {
+        return skip("the server is on another machine, and cannot reach the callback");
     }
     Ok(ctx.origin.serve(path, reply))
 }
@@ -253,29 +270,36 @@ fn every_scheme(ctx: &Context, check: impl Fn(&Blob, &str) -> Check) -> Check {
     check(&ctx.blob(1), "gopher://127.0.0.1:1/x")
 }
 
-/// No host of these leads to the listener, neither over http nor over https.
+/// No host of these leads to the listener on loopback, neither over http nor over https.
 fn guarded(ctx: &Context, hosts: &[&str]) -> Check {
+    guards(ctx)?;
+    if !ctx.server.is_loopback() {
+        return skip("the server is on another machine, whose loopback is not watched");
+    }
+    hosts.iter().try_for_each(|host| not_reached(ctx, &ctx.loopback, host))
+}
+
+/// Skips unless the server mirrors, and guards its network.
+fn guards(ctx: &Context) -> Check {
     offered(ctx)?;
     if ctx.options.private_allowed {
         return skip("the server is set up to fetch from private addresses");
     }
-    if !ctx.origin.is_private() {
-        return skip("the callback is a public address");
-    }
+    Ok(())
+}
+
+fn not_reached(ctx: &Context, listener: &Origin, host: &str) -> Check {
     let blob = ctx.blob(300);
-    ctx.origin.serve(&blob.path(), Reply::Blob(Vec::new(), blob.bytes.clone()));
-    let port = ctx.origin.address.port();
-    for host in hosts {
-        for scheme in ["http", "https"] {
-            let before = ctx.origin.connections();
-            let url = format!("{scheme}://{host}:{port}{}", blob.path());
-            let response = mirror(ctx, &blob, &url)?;
-            if response.is_success() {
-                return fail(format!("{} for {url}", response.summary()));
-            }
-            let count = ctx.origin.connections() - before;
-            ensure(count == 0, || format!("{url}: the listener saw {count} connections"))?;
+    listener.serve(&blob.path(), Reply::Blob(Vec::new(), blob.bytes.clone()));
+    for scheme in ["http", "https"] {
+        let before = listener.connections();
+        let url = format!("{scheme}://{host}:{}{}", listener.port, blob.path());
+        let response = mirror(ctx, &blob, &url)?;
+        if response.is_success() {
+            return fail(format!("{} for {url}", response.summary()));
         }
+        let count = listener.connections() - before;
+        ensure(count == 0, || format!("{url}: the listener saw {count} connections"))?;
     }
     ctx.expect_absent(&blob.sha256)
 }

@@ -107,6 +107,7 @@ pub(super) const RULES: &[Rule] = &[
         let response = part(ctx, &picture, 0, picture.bytes.len()).send()?;
         super::upload::descriptor(response.expect(&[201])?, &picture)?;
         let served = ctx.download(&picture.sha256)?;
+        served.expect(&[200])?;
         served.ensure(served.mime() == "image/png", &format!("got {:?}", served.mime()))
     }),
     rule("parts-exists", COMPLETION, Must, "a blob that exists is 200, when it is complete again", |ctx| {

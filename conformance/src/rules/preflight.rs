@@ -16,6 +16,8 @@ const MEDIA: &str = "BUD-05 HEAD /media";
 pub(super) const RULES: &[Rule] = &[
     rule("preflight-accepts", UPLOAD, Should, "200 if the upload would be taken", |ctx| {
         offered(ctx, "/upload")?;
+        // Skips if the key may not upload at all.
+        ctx.thousand()?;
         let blob = ctx.blob(100);
         ask(ctx, "/upload", &blob).send()?.expect(&[200]).map(|_| ())
     }),
@@ -105,8 +107,21 @@ pub(super) const RULES: &[Rule] = &[
     }),
     rule("media-preflight-accepts", MEDIA, Should, "200 if the media would be taken", |ctx| {
         offered(ctx, "/media")?;
+        // Skips if the key may not upload at all.
+        ctx.thousand()?;
         let picture = png(&ctx.blob(30).bytes);
         ask(ctx, "/media", &picture).send()?.expect(&[200]).map(|_| ())
+    }),
+    rule("media-preflight-agrees", MEDIA, Practice, "what it accepts is then processed", |ctx| {
+        offered(ctx, "/media")?;
+        ctx.thousand()?;
+        for picture in [png(&ctx.blob(30).bytes), super::media::jpeg(&ctx.blob(16))] {
+            let response = ask(ctx, "/media", &picture).send()?;
+            if response.status == 200 {
+                super::media::send(ctx, &picture)?.expect(&[200, 201])?;
+            }
+        }
+        Ok(())
     }),
     rule("media-preflight-length-missing", MEDIA, Should, "411 without X-Content-Length", |ctx| {
         offered(ctx, "/media")?;

@@ -31,6 +31,7 @@ pub(super) const RULES: &[Rule] = &[
         let picture = crate::blob::png(&ctx.blob(30).bytes);
         put(ctx, &picture).send()?.expect(&[201])?;
         let response = ctx.download(&picture.sha256)?;
+        response.expect(&[200])?;
         response.ensure(response.mime() == "image/png", &format!("got {:?}", response.mime()))
     }),
     rule("put-mismatch", PUT, Must, "a body of another hash is 409", |ctx| {

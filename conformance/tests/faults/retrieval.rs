@@ -33,6 +33,7 @@ fn cors() -> Vec<Case> {
                 "cors-unknown-path",
                 "cors-unauthorized",
                 "cors-method",
+                "cors-too-large",
                 "cors-everywhere",
             ],
         ),

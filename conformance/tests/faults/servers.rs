@@ -125,7 +125,10 @@ fn parts() -> Vec<Case> {
 
 fn mirrors() -> Vec<Case> {
     vec![
-        bug(Unguarded, &["guard-literal", "guard-name", "guard-forms", "guard-v6", "guard-userinfo"]),
+        bug(
+            Unguarded,
+            &["guard-literal", "guard-name", "guard-forms", "guard-v6", "guard-userinfo", "guard-callback"],
+        ),
         bug(GuardsLiteralsOnly, &["guard-name"]),
         bug(GuardsNamesOnly, &["guard-literal", "guard-forms", "guard-userinfo"]),
         bug(GuardsV4Only, &["guard-v6"]),

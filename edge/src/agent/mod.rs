@@ -16,7 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use relay_agent::api;
 use relay_agent::executor::{HttpEvent, HttpFault, HttpRequest};
-use relay_agent::machine::{Agent, AgentState, Context, Counted, Effect, EffectId, Published};
+use relay_agent::machine::{Agent, AgentState, Context, Counted, Effect, EffectId, Published, SignerEvent};
+use relay_agent::nip46::Answers;
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 use relay_engine::types::{Event, Filter, Now};
 
@@ -38,7 +39,10 @@ pub trait AgentHost {
     /// Calls a model of Workers AI; answered like a call.
     fn call_model(&self, id: EffectId, model: &str, input: bytes::Bytes);
 
-    /// Ends a call of either kind.
+    /// Asks a remote signer on its relays; answered by [`AgentObject::signer`].
+    fn ask_signer(&self, id: EffectId, relays: &[String], answers: Answers, requests: &[Event]);
+
+    /// Ends a call of either kind, or a question to a signer.
     fn cancel(&self, id: EffectId);
 
     /// Reads events of the relay; answered by [`AgentObject::found`].
@@ -73,7 +77,7 @@ pub struct AgentObject<C: SqlConn, H> {
     opening: Opening,
     /// Publications that have not been confirmed.
     publications: BTreeMap<EffectId, Unconfirmed>,
-    /// Calls that have not been answered.
+    /// Calls and questions to a signer that have not been answered.
     calls: BTreeSet<EffectId>,
     /// The alarm, if this object has set one since it was opened.
     alarm: Option<Now>,
@@ -198,6 +202,15 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
         self.work(now, Via::Request);
     }
 
+    /// Something has come of [`AgentHost::ask_signer`].
+    pub fn signer(&mut self, now: Now, id: EffectId, event: SignerEvent) {
+        if matches!(event, SignerEvent::Failed(_)) {
+            self.calls.remove(&id);
+        }
+        self.agent.handle_signer(now, id, event);
+        self.work(now, Via::Request);
+    }
+
     /// The answer to [`AgentHost::query`]; `Err` if the relay could not be asked.
     pub fn found(&mut self, now: Now, id: EffectId, events: Result<Vec<Event>, String>) {
         self.agent.handle_events(now, id, events);
@@ -265,6 +278,10 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
                 Effect::Ai { id, model, input } => {
                     self.calls.insert(id);
                     self.host.call_model(id, &model, input);
+                }
+                Effect::Sign { id, relays, answers, requests } => {
+                    self.calls.insert(id);
+                    self.host.ask_signer(id, &relays, answers, &requests);
                 }
                 Effect::Cancel { id } => {
                     self.calls.remove(&id);

@@ -4,6 +4,8 @@
 //! soon as what it brought is durable; calls go on after it. The platform keeps the object while a call is open and for a while
 //! after the last request, and the agent's alarm wakes it again if that was not enough.
 
+mod signer;
+
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::{Rc, Weak};
@@ -16,6 +18,7 @@ use js_sys::Uint8Array;
 use relay_agent::api::{self, Reply};
 use relay_agent::executor::{HttpEvent, HttpRequest};
 use relay_agent::machine::{Context, EffectId, Published};
+use relay_agent::nip46::Answers;
 use relay_engine::types::{Event, Filter, Now};
 use relay_site::{AgentRoute, Answer};
 use wasm_bindgen::JsCast;
@@ -77,6 +80,7 @@ enum Wish {
     PublishElsewhere(Vec<Event>, Vec<String>),
     Call(EffectId, HttpRequest),
     CallModel(EffectId, String, Bytes),
+    AskSigner(EffectId, Vec<String>, Answers, Vec<Event>),
     Query(EffectId, Filter),
 }
 
@@ -112,10 +116,16 @@ impl AgentHost for Runtime {
         self.wish(Wish::CallModel(id, model.to_owned(), input));
     }
 
+    fn ask_signer(&self, id: EffectId, relays: &[String], answers: Answers, requests: &[Event]) {
+        self.wish(Wish::AskSigner(id, relays.to_vec(), answers, requests.to_vec()));
+    }
+
     fn cancel(&self, id: EffectId) {
         if let Ok(mut wishes) = self.wishes.try_borrow_mut() {
-            wishes
-                .retain(|wish| !matches!(wish, Wish::Call(own, _) | Wish::CallModel(own, ..) if *own == id));
+            wishes.retain(|wish| match wish {
+                Wish::Call(own, _) | Wish::CallModel(own, ..) | Wish::AskSigner(own, ..) => *own != id,
+                Wish::Publish(..) | Wish::PublishElsewhere(..) | Wish::Query(..) => true,
+            });
         }
         let open = self.calls.try_borrow_mut().ok().and_then(|mut calls| calls.remove(&id));
         if let Some(call) = open {
@@ -253,6 +263,9 @@ impl Shared {
                 calls::http(private.unwrap_or_default(), request, &signal, |event| self.tell(id, event))
                     .await;
                 self.end_call(id);
+            }
+            Wish::AskSigner(id, relays, answers, requests) => {
+                self.ask_signer(id, &relays, &answers, &requests).await;
             }
             Wish::CallModel(id, model, input) => {
                 let Some(signal) = self.begin_call(id) else { return };

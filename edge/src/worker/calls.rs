@@ -12,6 +12,7 @@ use js_sys::futures::JsFuture;
 use js_sys::{ArrayBuffer, JSON, Reflect, Uint8Array};
 use relay_agent::executor::{Access, HttpEvent, HttpFault, HttpRequest};
 use relay_agent::fetch::{PrivateHosts, check_url, redirect};
+use relay_agent::nip46::{Answers as SignerAnswers, Frames as SignerFrames};
 use relay_engine::types::Event;
 use wasm_bindgen::{JsCast, JsValue};
 use worker::{
@@ -20,10 +21,12 @@ use worker::{
 };
 
 use super::js;
-use crate::agent::elsewhere::{Answers, FRAME_BYTES_MAX};
+use crate::agent::elsewhere::{Answers, FRAME_BYTES_MAX, SIGNER_FRAME_BYTES_MAX};
 
 /// Another relay that has not taken all events by then is left.
 const RELAY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How soon it is seen that an agent wants nothing more from its signer.
+const SIGNER_CHECK: Duration = Duration::from_millis(250);
 
 /// Makes a call over HTTP and tells what comes of it. `private` are the hosts that the operator allows although they are
 /// private.
@@ -149,16 +152,96 @@ pub(super) async fn publish(relay: &str, events: &[Event]) -> std::result::Resul
     outcome
 }
 
+/// A socket to a relay of a remote signer. `private` are the hosts that the operator allows although they are private.
+///
+/// # Errors
+/// A message.
+pub(super) async fn signer_socket(
+    private: &[String],
+    relay: &str,
+    signal: &AbortSignal,
+) -> std::result::Result<WebSocket, String> {
+    let url = match relay.split_once("://") {
+        Some(("wss", rest)) => format!("https://{rest}"),
+        Some(("ws", rest)) => format!("http://{rest}"),
+        _ => return Err("not wss://".into()),
+    };
+    let private = PrivateHosts::parse(private)?;
+    check_url(&url, Access::Configured, &private, &[]).map_err(|forbidden| forbidden.0)?;
+    connect(&url, signal).await.map_err(|error| error.to_string())
+}
+
+/// Asks a remote signer by a socket to its relay, and tells each event that comes, until the signal is aborted. Closes the socket.
+///
+/// # Errors
+/// Why it does not go on.
+pub(super) async fn ask(
+    socket: &WebSocket,
+    answers: &SignerAnswers,
+    requests: &[Event],
+    signal: &AbortSignal,
+    tell: impl FnMut(Event),
+) -> std::result::Result<(), String> {
+    let asked = ask_frames(socket, answers, requests, signal, tell).await;
+    // An open socket would keep the object awake.
+    let _ = socket.close(Some(1000), Some(""));
+    asked
+}
+
+async fn ask_frames(
+    socket: &WebSocket,
+    answers: &SignerAnswers,
+    requests: &[Event],
+    signal: &AbortSignal,
+    mut tell: impl FnMut(Event),
+) -> std::result::Result<(), String> {
+    let message = |error: Error| error.to_string();
+    let mut frames = socket.events().map_err(message)?;
+    socket.accept().map_err(message)?;
+    for text in answers.messages(requests) {
+        socket.send_with_str(text).map_err(message)?;
+    }
+    let mut exchange = SignerFrames::new(requests.len());
+    while !signal.aborted() {
+        // The agent's end of it has no event here: it is looked for now and then.
+        let frame = match select(frames.next(), Delay::from(SIGNER_CHECK)).await {
+            Either::Left((frame, _)) => frame,
+            Either::Right(_) => continue,
+        };
+        match frame {
+            Some(Ok(WebsocketEvent::Message(message))) => {
+                let data = message.as_ref().data();
+                // Its length is known without a copy of it.
+                let bytes = data.dyn_ref::<js_sys::JsString>().map_or(0, js_sys::JsString::length);
+                if bytes as usize > SIGNER_FRAME_BYTES_MAX {
+                    return Err("it sends a large frame".into());
+                }
+                if let Some(event) = exchange.handle(&data.as_string().unwrap_or_default())? {
+                    tell(event);
+                }
+            }
+            Some(Ok(WebsocketEvent::Close(_))) | None => return Err("it has closed".into()),
+            Some(Err(error)) => return Err(error.to_string()),
+        }
+    }
+    Ok(())
+}
+
 fn too_late() -> String {
     format!("no answer in {} seconds", RELAY_TIMEOUT.as_secs())
 }
 
-async fn connect(url: &str, signal: &AbortSignal) -> Result<WebSocket> {
+/// A request for a WebSocket.
+pub(super) fn upgrade(url: &str) -> Result<Request> {
     let headers = Headers::new();
     headers.set("upgrade", "websocket")?;
     let mut init = RequestInit::new();
     init.with_headers(headers).with_redirect(RequestRedirect::Manual);
-    let response = Fetch::Request(Request::new_with_init(url, &init)?).send_with_signal(signal).await?;
+    Request::new_with_init(url, &init)
+}
+
+async fn connect(url: &str, signal: &AbortSignal) -> Result<WebSocket> {
+    let response = Fetch::Request(upgrade(url)?).send_with_signal(signal).await?;
     response.websocket().ok_or_else(|| Error::RustError("no WebSocket".into()))
 }
 

@@ -11,6 +11,7 @@ use relay_agent::executor::HttpRequest;
 use relay_agent::identity;
 use relay_agent::machine::{Context, EffectId};
 use relay_agent::manifest::Manifest;
+use relay_agent::nip46::Answers;
 use relay_agent::nip90;
 use relay_agent::router::Entry;
 use relay_edge::agent::message::{Delivery, Opening, Reply, decode_publish, encode_publish};
@@ -59,6 +60,10 @@ impl AgentHost for FakeAgentHost {
 
     fn call_model(&self, _: EffectId, _: &str, _: Bytes) {
         panic!("no agent here calls a model");
+    }
+
+    fn ask_signer(&self, _: EffectId, _: &[String], _: Answers, _: &[Event]) {
+        panic!("no agent here has a remote signer");
     }
 
     fn cancel(&self, id: EffectId) {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use relay_agent::executor::{HttpEvent, HttpFault, HttpRequest};
-use relay_agent::machine::{Agent, Context, Effect, EffectId, Published};
+use relay_agent::machine::{Agent, Context, Effect, EffectId, Published, SignerEvent};
 use relay_engine::relay::PublishOutcome;
 use relay_engine::sql::StoreError;
 use relay_engine::types::{Event, Now, PubKey};
@@ -15,6 +15,7 @@ use tokio::task::AbortHandle;
 
 use super::registry::{Inbox, Message};
 use super::running::Running;
+use super::signers;
 use super::sqlite::Sqlite;
 use crate::handle::RelayHandle;
 use crate::host::now;
@@ -87,7 +88,7 @@ struct Actor<'a> {
     inbox: &'a Arc<Inbox>,
     pubkey: PubKey,
     agent: Agent<Sqlite>,
-    /// Calls over HTTP that are under way.
+    /// Calls over HTTP, and questions to remote signers, that are under way.
     calls: HashMap<EffectId, AbortHandle>,
 }
 
@@ -164,6 +165,12 @@ impl Actor<'_> {
                 }
                 self.agent.handle_http(now, id, event);
             }
+            Message::Signer(id, event) => {
+                if matches!(event, SignerEvent::Failed(_)) {
+                    self.calls.remove(&id);
+                }
+                self.agent.handle_signer(now, id, event);
+            }
             Message::Events(id, events) => self.agent.handle_events(now, id, events),
             Message::Call(call) => call(now, &mut self.agent),
             Message::Wake => {}
@@ -180,6 +187,15 @@ impl Actor<'_> {
                 Effect::Http { id, request } => self.call(id, request),
                 Effect::Ai { id, .. } => {
                     self.agent.handle_http(now(), id, HttpEvent::Failed(HttpFault::Unsupported));
+                }
+                Effect::Sign { id, relays, answers, requests } => {
+                    let (running, inbox) = (Arc::clone(self.running), Arc::clone(self.inbox));
+                    let task = tokio::spawn(async move {
+                        let tell = |event| inbox.push(Message::Signer(id, SignerEvent::Event(event)));
+                        let why = signers::ask(&running, &relays, &answers, &requests, tell).await;
+                        inbox.push(Message::Signer(id, SignerEvent::Failed(why)));
+                    });
+                    self.calls.insert(id, task.abort_handle());
                 }
                 Effect::Cancel { id } => {
                     if let Some(call) = self.calls.remove(&id) {

@@ -8,7 +8,7 @@
 //! supervisor   the router's task: stream, deliveries, beats, wakes
 //! registry     which agents are open; actor: the task of one
 //! wakes        when closed agents are opened again; sqlite: their files
-//! http         calls of agents; relays: publishing on others; tls: their certificates
+//! http         calls of agents; relays: other relays; tls: their certificates; signers: asking remote signers
 //! secrets      what manifests name; owner: the owner's key of a local relay
 //! ```
 
@@ -19,6 +19,7 @@ mod registry;
 mod relays;
 mod running;
 mod secrets;
+mod signers;
 pub(crate) mod sqlite;
 mod supervisor;
 pub(crate) mod tls;
@@ -203,7 +204,7 @@ impl Agents {
             relay_url: self.relay_url.clone(),
             secrets: Arc::clone(&self.secrets),
             handle,
-            relays: Relays::new().map_err(failed)?,
+            relays: Relays::new(self.private_hosts.clone()).map_err(failed)?,
             http: http::Client::new(self.private_hosts.clone()).map_err(failed)?,
             registry: Registry::default(),
             slots: Semaphore::new(open_max(descriptors::limit())),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use relay_agent::executor::HttpEvent;
-use relay_agent::machine::{Agent, EffectId, Published};
+use relay_agent::machine::{Agent, EffectId, Published, SignerEvent};
 use relay_engine::types::{Event, Now, PubKey};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
@@ -28,6 +28,8 @@ pub(super) enum Message {
     Http(EffectId, HttpEvent, OwnedSemaphorePermit),
     /// The answer to a query.
     Events(EffectId, Result<Vec<Event>, String>),
+    /// Something has come of a question to a remote signer.
+    Signer(EffectId, SignerEvent),
     /// A command or a question. Dropped without being called if the agent cannot be opened.
     Call(Call),
     /// Its time has come.

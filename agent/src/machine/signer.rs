@@ -1,0 +1,482 @@
+//! A remote signer (NIP-46) that has the agent's key. What the agent writes waits in the outbox, stored, until it is signed; the
+//! signed event is stored before it is published, like any other.
+//!
+//! One exchange at a time: its requests go out together, and it ends when all are answered, or at its deadline. First the signer
+//! is asked to connect, and whose key it has; that it is the right one is stored. Then each exchange has what is first in the
+//! outbox, to be encrypted or signed, and encrypted requests, to be decrypted.
+//!
+//! | the signer | then |
+//! |---|---|
+//! | is silent, or cannot be reached | everything is asked again, with backoff; what it has not signed after a day is dropped |
+//! | refuses an event, or signs another one | it is asked three times, then the event is dropped; a job whose result it was has failed |
+//! | refuses to decrypt a request | it is asked three times, then the job has failed |
+//! | wants its user's consent (`auth_url`) | the URL is in the log and is the agent's fault until it answers |
+
+use std::collections::{HashMap, VecDeque};
+
+use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::types::{Event, EventId, Now, PubKey};
+use serde::{Deserialize, Serialize};
+
+use super::admin::Head;
+use super::finish::{cut, finish_here, finished, to_finish};
+use super::outbox::job_of;
+use super::{Agent, Awaited, Effect, EffectId, SignerEvent};
+use crate::nip46::{Client, Method, Outcome};
+use crate::nip90;
+use crate::secrets::Secrets;
+use crate::store;
+
+/// Milliseconds for an exchange; and for one of which the signer's user has to allow something.
+const EXCHANGE_MILLIS: u64 = 30_000;
+const CONSENT_MILLIS: u64 = 300_000;
+/// Milliseconds until the signer is asked again, at first and at most.
+const RETRY_MILLIS: u64 = 2_000;
+const RETRY_MILLIS_MAX: u64 = 120_000;
+/// How often it may refuse the same.
+const REFUSALS_MAX: u32 = 3;
+/// Requests that are decrypted in one exchange.
+const OPENINGS_MAX: usize = 16;
+/// Microseconds after which nobody waits for what is not signed.
+const UNSIGNED_MICROS_MAX: u64 = 86_400_000_000;
+
+/// See the module.
+pub(super) struct Signer {
+    pubkey: PubKey,
+    /// `Err`: its secret is missing or wrong.
+    client: Result<Client, String>,
+    step: Step,
+    exchange: Option<Exchange>,
+    memory: SignerMemory,
+    /// Jobs whose requests wait to be decrypted, each with the ticket of its need.
+    openings: VecDeque<(EventId, EffectId)>,
+    /// How often it has refused an event, or the request of a job.
+    refusals: HashMap<EventId, u32>,
+    fault: Option<String>,
+}
+
+/// What is remembered of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+struct SignerMemory {
+    /// The [digest](Client::digest) of the connection that it has accepted.
+    connected: Option<String>,
+    /// Exchanges that have failed one after the other.
+    tries: u32,
+    /// When the next one may begin, in milliseconds since 1970.
+    retry_at: u64,
+}
+
+/// What is asked next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Connect,
+    PublicKey,
+    Work,
+}
+
+/// The requests that are under way.
+struct Exchange {
+    id: EffectId,
+    /// Milliseconds since 1970.
+    deadline: u64,
+    /// Those without an answer, by their ids.
+    asks: HashMap<String, Ask>,
+    /// Why it has not gone well.
+    failure: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ask {
+    Connect,
+    PublicKey,
+    /// To encrypt or sign an event of the outbox.
+    Event(EventId),
+    /// To decrypt the request of a job.
+    Open(EventId, EffectId),
+}
+
+impl SignerMemory {
+    const NAME: &'static str = "signer";
+}
+
+impl Signer {
+    /// The signer of an agent, if it has one.
+    pub(super) fn open(
+        conn: &impl SqlConn,
+        head: &Head,
+        secrets: &dyn Secrets,
+    ) -> Result<Option<Self>, StoreError> {
+        let (Some(secret), Ok(pubkey)) = (&head.bunker, head.pubkey.parse()) else { return Ok(None) };
+        let client = Client::of(secret, &pubkey, secrets);
+        let memory: SignerMemory = store::get_meta(conn, SignerMemory::NAME)?.unwrap_or_default();
+        let is_connected = client.as_ref().is_ok_and(|client| Some(client.digest()) == memory.connected);
+        Ok(Some(Signer {
+            pubkey,
+            client,
+            step: if is_connected { Step::Work } else { Step::Connect },
+            exchange: None,
+            memory,
+            openings: VecDeque::new(),
+            refusals: HashMap::new(),
+            fault: None,
+        }))
+    }
+
+    /// What is wrong with it.
+    pub(super) fn fault(&self) -> Option<&str> {
+        self.fault.as_deref()
+    }
+
+    /// Whether it may be asked now.
+    fn is_free(&self, now: Now) -> bool {
+        self.exchange.is_none() && now.millis() >= self.memory.retry_at
+    }
+
+    /// Counts a refusal; whether it was the last one.
+    fn refused(&mut self, what: &EventId) -> bool {
+        let count = self.refusals.entry(*what).or_default();
+        *count += 1;
+        let is_last = *count >= REFUSALS_MAX;
+        if is_last {
+            self.refusals.remove(what);
+        }
+        is_last
+    }
+}
+
+impl<C: SqlConn> Agent<C> {
+    /// Another signer, or none, or the same one whose secret may be another. It is asked at once.
+    pub(super) fn replace_signer(&mut self, now: Now, mut signer: Option<Signer>) {
+        let before = self.signer.as_mut().and_then(|signer| signer.exchange.take());
+        if let Some(Exchange { id, asks, .. }) = before {
+            self.cancel_effect(id);
+            self.open_all_later(now, asks);
+            self.outbox.put_in_front(&mut self.batch);
+        }
+        if let Some(signer) = &mut signer {
+            (signer.memory.tries, signer.memory.retry_at) = (0, 0);
+        }
+        self.signer = signer;
+    }
+
+    fn open_all_later(&mut self, now: Now, asks: HashMap<String, Ask>) {
+        for ask in asks.into_values() {
+            if let Ask::Open(job, ticket) = ask {
+                self.open_later(now, job, ticket);
+            }
+        }
+    }
+
+    /// Why nothing more can be accepted, if too much waits for a signer that fails.
+    pub(super) fn signer_is_behind(&self) -> Option<String> {
+        let signer = self.signer.as_ref().filter(|signer| signer.memory.tries > 0)?;
+        let fault = signer.fault().unwrap_or("it does not answer");
+        self.outbox.is_long().then(|| format!("too much waits for the remote signer: {fault}"))
+    }
+
+    /// When something is to be done about it, in milliseconds since 1970.
+    pub(super) fn signer_wake(&self) -> Option<u64> {
+        let signer = self.signer.as_ref()?;
+        match &signer.exchange {
+            Some(exchange) => Some(exchange.deadline),
+            None => self.outbox.is_next_unsigned().then_some(signer.memory.retry_at),
+        }
+    }
+
+    /// Its time may be over.
+    pub(super) fn signer_timeout(&mut self, now: Now) {
+        let Some(Signer { exchange: Some(exchange), .. }) = &mut self.signer else { return };
+        if now.millis() >= exchange.deadline {
+            exchange.failure.get_or_insert_with(|| "the remote signer does not answer".to_owned());
+            self.end_exchange(now);
+        }
+    }
+
+    /// What is first in the outbox has to be signed: by a key that is here by now, or in the next exchange.
+    pub(super) fn take_unsigned(&mut self, now: Now) -> Result<(), StoreError> {
+        if let Some(keys) = self.keys().cloned() {
+            self.outbox.take_next();
+            for event in self.outbox.unsigned() {
+                let nonce = self.nonce();
+                self.outbox.replace(&event.id, finish_here(&event, &keys, nonce));
+            }
+            self.outbox.put_in_front(&mut self.batch);
+            self.store()?;
+            return self.publish(now);
+        }
+        if self.signer.as_ref().is_some_and(|signer| signer.is_free(now)) {
+            self.outbox.take_next();
+        }
+        Ok(())
+    }
+
+    /// Whether a request can be decrypted soon. Then the job's time is that of its inputs.
+    pub(super) fn ask_to_open(&mut self, now: Now, job: EventId) -> Option<EffectId> {
+        let is_failing = self.signer.as_ref().is_none_or(|signer| now.millis() < signer.memory.retry_at);
+        if is_failing {
+            return None;
+        }
+        self.last_effect += 1;
+        let ticket = EffectId(self.last_effect);
+        self.signer.as_mut()?.openings.push_back((job, ticket));
+        Some(ticket)
+    }
+
+    /// Begins an exchange if there is something to ask.
+    pub(super) fn ask_signer(&mut self, now: Now) {
+        loop {
+            let unsigned = self.outbox.unsigned();
+            let Some(signer) = self.signer.as_mut().filter(|signer| signer.is_free(now)) else { return };
+            if unsigned.is_empty() && signer.openings.is_empty() {
+                return;
+            }
+            let client = match &signer.client {
+                Ok(client) => client.clone(),
+                Err(fault) => {
+                    let fault = fault.clone();
+                    return self.exchange_failed(now, &fault);
+                }
+            };
+            let asks = match signer.step {
+                Step::Connect => vec![(Ask::Connect, Method::Connect)],
+                Step::PublicKey => vec![(Ask::PublicKey, Method::PublicKey)],
+                Step::Work => {
+                    let ask = |event: &Event| Some((Ask::Event(event.id), to_finish(event)?));
+                    let mut asks: Vec<(Ask, Method)> = unsigned.iter().filter_map(ask).collect();
+                    let count = signer.openings.len().min(OPENINGS_MAX);
+                    let openings: Vec<_> = signer.openings.drain(..count).collect();
+                    asks.extend(openings.into_iter().filter_map(|(job, ticket)| {
+                        self.to_open(&job).map(|method| (Ask::Open(job, ticket), method))
+                    }));
+                    asks
+                }
+            };
+            if self.begin_exchange(now, &client, asks) {
+                return;
+            }
+            // What was too large for it has been given up, so there is less than before.
+            self.outbox.put_in_front(&mut self.batch);
+            if self.store().is_err() || self.publish(now).is_err() {
+                // What is left is tried again with the next call.
+                return;
+            }
+        }
+    }
+
+    /// What is to be decrypted of a job's request.
+    fn to_open(&self, job: &EventId) -> Option<Method> {
+        let event = self.active.get(job)?.event()?;
+        let (cipher, payload) = nip90::payload(event);
+        Some(Method::Decrypt(cipher, event.pubkey, payload))
+    }
+
+    /// Sends requests. False: there are none that can be sent.
+    fn begin_exchange(&mut self, now: Now, client: &Client, asks: Vec<(Ask, Method)>) -> bool {
+        let (mut sent, mut requests) = (HashMap::new(), Vec::new());
+        for (ask, method) in asks {
+            let nonce = self.nonce();
+            let id: String = self.nonce().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+            match client.request(&id, &method, now.seconds(), nonce) {
+                Ok(request) => {
+                    sent.insert(id, ask);
+                    requests.push(request);
+                }
+                Err(_) => self.give_up(now, ask, "it is too large for a remote signer"),
+            }
+        }
+        if requests.is_empty() {
+            return false;
+        }
+        let id = self.new_effect(Awaited::Signer);
+        let deadline = now.millis() + EXCHANGE_MILLIS;
+        if let Some(signer) = &mut self.signer {
+            signer.exchange = Some(Exchange { id, deadline, asks: sent, failure: None });
+        }
+        let (relays, answers) = (client.relays().to_vec(), client.answers());
+        self.effects.push_back(Effect::Sign { id, relays, answers, requests });
+        true
+    }
+
+    /// Something has come of the exchange.
+    pub(super) fn signer_event(&mut self, now: Now, id: EffectId, event: SignerEvent) {
+        let Some(signer) = &mut self.signer else { return };
+        let Some(exchange) = signer.exchange.as_mut().filter(|exchange| exchange.id == id) else { return };
+        let event = match event {
+            SignerEvent::Event(event) => event,
+            SignerEvent::Failed(why) => {
+                exchange.failure = Some(format!("the remote signer cannot be asked: {}", cut(&why)));
+                self.awaited.remove(&id);
+                return self.end_exchange(now);
+            }
+        };
+        let answer = signer.client.as_ref().ok().and_then(|client| client.read(&event));
+        let Some((request, outcome)) = answer else { return };
+        if let Outcome::AuthUrl(url) = &outcome {
+            if exchange.asks.contains_key(&request) {
+                exchange.deadline = now.millis() + CONSENT_MILLIS;
+                self.set_fault(now, &format!("the remote signer wants its user's consent: {}", cut(url)));
+            }
+            return;
+        }
+        let Some(ask) = exchange.asks.remove(&request) else { return };
+        self.answered(now, ask, outcome);
+        let is_over = self.signer.as_ref().and_then(|signer| signer.exchange.as_ref());
+        if is_over.is_some_and(|exchange| exchange.asks.is_empty()) {
+            self.end_exchange(now);
+        }
+    }
+
+    /// The signer has answered a request.
+    fn answered(&mut self, now: Now, ask: Ask, outcome: Outcome) {
+        match ask {
+            // A secret that has been used is refused, or not answered at all: whether it knows this client is seen next.
+            Ask::Connect => {}
+            Ask::PublicKey => self.has_key(outcome),
+            Ask::Event(id) => {
+                let event = self.outbox.unsigned().into_iter().find(|event| event.id == id);
+                let Some(event) = event else { return };
+                match finished(&event, outcome) {
+                    Ok(finished) => self.outbox.replace(&id, Some(finished)),
+                    Err(words) => self.refused(now, ask, &id, &words),
+                }
+            }
+            Ask::Open(job, ticket) => match outcome {
+                Outcome::Result(text) => self.opened(now, job, ticket, text),
+                Outcome::Refused(words) | Outcome::AuthUrl(words) => {
+                    self.refused(now, ask, &job, &cut(&words));
+                }
+            },
+        }
+    }
+
+    /// It refuses something.
+    fn refused(&mut self, now: Now, ask: Ask, what: &EventId, words: &str) {
+        let Some(signer) = &mut self.signer else { return };
+        let is_last = signer.refused(what);
+        let words = format!("the remote signer refuses: {words}");
+        match is_last {
+            true => self.give_up(now, ask, &words),
+            false => {
+                if let Some(exchange) = &mut signer.exchange {
+                    exchange.failure = Some(words);
+                }
+                if let Ask::Open(job, ticket) = ask {
+                    self.open_later(now, job, ticket);
+                }
+            }
+        }
+    }
+
+    /// It says for whom it signs.
+    fn has_key(&mut self, outcome: Outcome) {
+        let Some(signer) = &mut self.signer else { return };
+        let failure = match &outcome {
+            Outcome::Result(key) if key.trim().eq_ignore_ascii_case(&signer.pubkey.to_string()) => {
+                signer.step = Step::Work;
+                signer.memory.connected = signer.client.as_ref().ok().map(Client::digest);
+                store::put_meta(&mut self.batch, SignerMemory::NAME, &signer.memory);
+                return;
+            }
+            Outcome::Result(_) => {
+                "the remote signer signs for another key than the manifest's pubkey".to_owned()
+            }
+            Outcome::Refused(words) | Outcome::AuthUrl(words) => {
+                format!("the remote signer refuses: {}", cut(words))
+            }
+        };
+        if let Some(exchange) = &mut signer.exchange {
+            exchange.failure = Some(failure);
+        }
+    }
+
+    /// Nothing more is expected of the exchange. What was not answered is asked again later.
+    fn end_exchange(&mut self, now: Now) {
+        let Some(signer) = &mut self.signer else { return };
+        let Some(Exchange { id, asks, mut failure, .. }) = signer.exchange.take() else { return };
+        let is_reachable = self.awaited.contains_key(&id);
+        match signer.step {
+            // Silence may mean that the secret has been used.
+            Step::Connect if is_reachable || failure.is_none() => {
+                signer.step = Step::PublicKey;
+                failure = None;
+            }
+            // Otherwise `has_key` has gone on.
+            Step::PublicKey => signer.step = Step::Connect,
+            Step::Connect | Step::Work => {}
+        }
+        self.cancel_effect(id);
+        self.open_all_later(now, asks);
+        match failure {
+            Some(failure) => self.exchange_failed(now, &failure),
+            None => self.exchange_went_well(now),
+        }
+        self.outbox.put_in_front(&mut self.batch);
+    }
+
+    fn exchange_went_well(&mut self, now: Now) {
+        let Some(signer) = self.signer.as_mut().filter(|signer| signer.step == Step::Work) else { return };
+        let had_fault = signer.fault.take().is_some();
+        if signer.memory.tries > 0 {
+            (signer.memory.tries, signer.memory.retry_at) = (0, 0);
+            store::put_meta(&mut self.batch, SignerMemory::NAME, &signer.memory);
+        }
+        if had_fault {
+            self.log(now, None, "the remote signer answers again");
+        }
+    }
+
+    fn exchange_failed(&mut self, now: Now, failure: &str) {
+        let Some(signer) = &mut self.signer else { return };
+        let wait = (RETRY_MILLIS << signer.memory.tries.min(16)).min(RETRY_MILLIS_MAX);
+        signer.memory.tries = signer.memory.tries.saturating_add(1);
+        if signer.memory.tries > 1 {
+            // It may have forgotten this client.
+            signer.step = Step::Connect;
+        }
+        signer.memory.retry_at = now.millis() + wait;
+        store::put_meta(&mut self.batch, SignerMemory::NAME, &signer.memory);
+        for (job, ticket) in std::mem::take(&mut signer.openings) {
+            self.open_later(now, job, ticket);
+        }
+        self.set_fault(now, failure);
+        let until = now.micros().saturating_sub(UNSIGNED_MICROS_MAX);
+        for event in self.outbox.unsigned_before(until) {
+            self.give_up(now, Ask::Event(event.id), "it has not been signed in a day");
+        }
+        self.outbox.put_in_front(&mut self.batch);
+    }
+
+    fn set_fault(&mut self, now: Now, fault: &str) {
+        let Some(signer) = &mut self.signer else { return };
+        if signer.fault.as_deref() != Some(fault) {
+            signer.fault = Some(fault.to_owned());
+            self.log(now, None, fault);
+        }
+    }
+
+    /// Something will not be signed or decrypted.
+    fn give_up(&mut self, now: Now, ask: Ask, words: &str) {
+        match ask {
+            Ask::Connect | Ask::PublicKey => self.set_fault(now, words),
+            Ask::Open(job, ticket) => self.not_opened(now, job, ticket, words),
+            Ask::Event(id) => {
+                let event = self.outbox.unsigned().into_iter().find(|event| event.id == id);
+                let Some(event) = event else { return };
+                self.outbox.replace(&id, None);
+                let job = job_of(&event);
+                self.log(now, job, format!("an event of kind {} is not signed: {words}", event.kind));
+                if let Some(job) = job.filter(|_| nip90::is_result(event.kind)) {
+                    self.result_refused(now, &job, "signer", "this agent's signer does not sign the result");
+                }
+                if event.kind == nip90::KIND_ANNOUNCEMENT
+                    && let Some(head) = &mut self.head
+                {
+                    // The next version is announced whatever it says.
+                    head.announcement = None;
+                    store::put_meta(&mut self.batch, Head::NAME, head);
+                }
+            }
+        }
+    }
+}

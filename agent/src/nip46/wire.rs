@@ -1,0 +1,154 @@
+//! Asking a signer over a relay: the subscription for its answers, and what the relay sends.
+
+use relay_engine::types::{Event, Filter, PubKey, TagFilter};
+use relay_engine::wire::parse_event;
+use serde_json::{Value, json};
+use url::Url;
+
+use super::KIND_REMOTE_SIGNING;
+
+/// A signer's answers to a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answers {
+    /// The signer's own public key.
+    pub signer: PubKey,
+    /// The public key by which it knows the agent.
+    pub client: PubKey,
+}
+
+impl Answers {
+    /// What they match. They are ephemeral.
+    pub fn filter(&self) -> Filter {
+        let client = self.client.to_string();
+        let mut filter = Filter {
+            kinds: Some(Box::new([KIND_REMOTE_SIGNING])),
+            authors: Some(Box::new([self.signer])),
+            tags: Box::new([TagFilter { letter: b'p', values: Box::new([client.as_bytes().into()]) }]),
+            ..Filter::default()
+        };
+        filter.normalise();
+        filter
+    }
+
+    /// The messages to a relay: the subscription, and the requests.
+    pub fn messages(&self, requests: &[Event]) -> Vec<String> {
+        let filter = json!({
+            "kinds": [KIND_REMOTE_SIGNING],
+            "authors": [self.signer.to_string()],
+            "#p": [self.client.to_string()],
+        });
+        let mut messages = vec![json!(["REQ", "signer", filter]).to_string()];
+        let event = |event: &Event| format!(r#"["EVENT",{}]"#, String::from_utf8_lossy(event.json()));
+        messages.extend(requests.iter().map(event));
+        messages
+    }
+}
+
+/// Whether two URLs are of the same relay.
+pub fn is_same_relay(a: &str, b: &str) -> bool {
+    let parse = |url: &str| Url::parse(url.trim_end_matches('/'));
+    matches!((parse(a), parse(b)), (Ok(a), Ok(b)) if a == b)
+}
+
+/// What a relay sends in an exchange with a signer, which is bounded.
+#[derive(Clone, Copy, Debug)]
+pub struct Frames {
+    requests: usize,
+    refused: usize,
+    told: usize,
+}
+
+impl Frames {
+    /// Those after so many requests.
+    pub fn new(requests: usize) -> Self {
+        Frames { requests, refused: 0, told: 0 }
+    }
+
+    /// The most events that are taken: each answer may come again, after one that tells a URL.
+    fn events_max(&self) -> usize {
+        16 + 4 * self.requests
+    }
+
+    /// Reads a message; it may be an event, which may be anybody's, and its signature wrong.
+    ///
+    /// # Errors
+    /// Why nothing more is to be expected of this relay.
+    pub fn handle(&mut self, text: &str) -> Result<Option<Event>, String> {
+        match Frame::read(text) {
+            Frame::Event(event) => self.take(event).map(Some),
+            Frame::Refused(why) => {
+                self.refused += 1;
+                match self.refused >= self.requests {
+                    true => Err(format!("it refuses the requests: {why}")),
+                    false => Ok(None),
+                }
+            }
+            Frame::Closed(why) => Err(format!("it has ended the subscription: {why}")),
+            Frame::Other => Ok(None),
+        }
+    }
+
+    /// An event has come.
+    ///
+    /// # Errors
+    /// As [`Frames::handle`].
+    pub fn take(&mut self, event: Event) -> Result<Event, String> {
+        self.told += 1;
+        match self.told > self.events_max() {
+            true => Err("it sends too many events".to_owned()),
+            false => Ok(event),
+        }
+    }
+}
+
+/// A message of a relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Frame {
+    /// An event.
+    Event(Event),
+    /// It does not take a request, in its words.
+    Refused(String),
+    /// It has ended the subscription, in its words.
+    Closed(String),
+    /// Of no use here.
+    Other,
+}
+
+impl Frame {
+    /// Reads a message.
+    fn read(text: &str) -> Self {
+        let Ok(Value::Array(fields)) = serde_json::from_str(text) else { return Frame::Other };
+        let field = |at: usize| fields.get(at).and_then(Value::as_str).unwrap_or_default();
+        match field(0) {
+            "EVENT" => fields
+                .get(2)
+                .and_then(|event| {
+                    Some(Frame::Event(parse_event(event.to_string().as_bytes()).ok()?.to_event()))
+                })
+                .unwrap_or(Frame::Other),
+            "OK" if fields.get(2) == Some(&Value::Bool(false)) => Frame::Refused(field(3).to_owned()),
+            "CLOSED" => Frame::Closed(field(2).to_owned()),
+            _ => Frame::Other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_is_known_by_its_url() {
+        for (other, want) in [
+            ("wss://relay.example", true),
+            ("wss://RELAY.example/", true),
+            ("wss://relay.example:443", true),
+            ("ws://relay.example", false),
+            ("wss://relay.example:444", false),
+            ("wss://relay.example/inbox", false),
+            ("wss://other.example", false),
+        ] {
+            assert_eq!(is_same_relay("wss://relay.example/", other), want, "{other}");
+        }
+    }
+}

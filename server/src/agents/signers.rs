@@ -1,0 +1,65 @@
+//! Asking remote signers (NIP-46) on their relays. If one of them is this relay, no socket is opened.
+
+use relay_agent::nip46::{Answers, Frames, is_same_relay};
+use relay_engine::relay::PublishOutcome;
+use relay_engine::types::Event;
+
+use super::actor::send_all;
+use super::running::Running;
+use crate::handle::{Item, RelayHandle};
+
+/// Asks on all relays at once, and tells each event that comes. Returns when none of the relays goes on, with the words of the
+/// last one; the caller ends it when it has what it wants.
+pub(super) async fn ask(
+    running: &Running,
+    relays: &[String],
+    answers: &Answers,
+    requests: &[Event],
+    tell: impl Fn(Event),
+) -> String {
+    let asked = relays.iter().map(|relay| {
+        let tell = &tell;
+        async move {
+            let why = if running.relay_url.as_ref().is_some_and(|own| is_same_relay(own, relay)) {
+                ask_here(&running.handle, answers, requests, tell).await
+            } else {
+                let asked = running.relays.ask(relay, answers, requests, tell).await;
+                asked.err().map_or_else(String::new, |error| error.to_string())
+            };
+            format!("{relay}: {why}")
+        }
+    });
+    futures_util::future::join_all(asked).await.pop().unwrap_or_default()
+}
+
+async fn ask_here(
+    handle: &RelayHandle,
+    answers: &Answers,
+    requests: &[Event],
+    tell: impl Fn(Event),
+) -> String {
+    let mut stream = match handle.open_stream(vec![answers.filter()], None).await {
+        Ok(stream) => stream,
+        Err(error) => return error.to_string(),
+    };
+    let mut refused = Vec::new();
+    for outcome in send_all(handle, requests.to_vec()) {
+        match outcome.await {
+            Ok(PublishOutcome::Refused(why) | PublishOutcome::Failed(why)) => refused.push(why),
+            Ok(_) => {}
+            Err(_) => return "the relay is stopping".to_owned(),
+        }
+    }
+    if let Some(why) = refused.pop().filter(|_| refused.len() + 1 == requests.len()) {
+        return why;
+    }
+    let mut frames = Frames::new(requests.len());
+    while let Some(item) = stream.next().await {
+        let Item::Event(_, event) = item else { continue };
+        match frames.take(event) {
+            Ok(event) => tell(event),
+            Err(why) => return why,
+        }
+    }
+    "the relay is stopping".to_owned()
+}
