@@ -27,7 +27,7 @@ mod storing;
 mod upload;
 
 pub use read::RELAY_OWNER;
-pub(crate) use request::is_open;
+pub(crate) use request::{is_open, own_name};
 pub use response::{Body, Response};
 pub use step::{Failure, Input, Processed, Receive, Received, Step};
 

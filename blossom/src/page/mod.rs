@@ -13,8 +13,7 @@ use relay_site::blossom::RetentionRule;
 use relay_site::page::{STYLE, escape, fill_in, grouped};
 use sha2::{Digest as _, Sha256};
 
-use crate::exchange::Context;
-use crate::exchange::is_open;
+use crate::exchange::{Context, is_open, own_name};
 
 const TEMPLATE: &str = include_str!("page.html");
 const FILES_STYLE: &str = include_str!("style.css");
@@ -61,6 +60,7 @@ fn render(context: &Context<'_>) -> String {
             ("{{figures}}", figures),
             ("{{bytes_max}}", settings.blob_bytes_max.to_string()),
             ("{{bytes_shown}}", size(settings.blob_bytes_max)),
+            ("{{server}}", escape(own_name(context).unwrap_or_default())),
             ("{{list}}", if settings.list_public { "public" } else { "signed" }.to_owned()),
             ("{{limits}}", rows(&limits(context))),
             ("{{endpoints}}", rows(&endpoints)),
@@ -177,12 +177,16 @@ mod tests {
     use crate::exchange::Keys;
 
     fn page(settings: &BlossomSettings, is_local: bool) -> String {
+        page_at(Origin::Url("https://cdn.example.com"), settings, is_local)
+    }
+
+    fn page_at(origin: Origin<'_>, settings: &BlossomSettings, is_local: bool) -> String {
         let base_url = "https://cdn.example.com";
         let answer = answer(&Context {
             settings,
             keys: Keys { admins: &[], allowed: None, denied: &[] },
             base_url,
-            origin: Origin::Url(base_url),
+            origin,
             name: "<b>Relay {{style}}",
             is_local,
             now: 0,
@@ -200,6 +204,19 @@ mod tests {
         assert!(!rest.contains("<script"));
         let hash = BASE64_STANDARD.encode(Sha256::digest(script));
         assert!(CONTENT_POLICY.contains(&format!("script-src 'sha256-{hash}';")), "{}", *CONTENT_POLICY);
+    }
+
+    #[test]
+    fn tokens_of_the_page_name_the_server_only_where_it_can_check_that() {
+        let settings = BlossomSettings::default();
+        for (origin, want) in [
+            (Origin::Url("https://cdn.example.com"), "https://cdn.example.com"),
+            (Origin::Host("127.0.0.1:7777"), "https://cdn.example.com"),
+            (Origin::Host("cdn.example.com"), ""),
+        ] {
+            let page = page_at(origin, &settings, false);
+            assert!(page.contains(&format!("data-server=\"{want}\"")), "{origin:?}");
+        }
     }
 
     #[test]
@@ -241,7 +258,7 @@ mod tests {
         let open = page(&settings, false);
         let shown = [
             "anybody with a Nostr key",
-            "data-bytes-max=\"5242880\" data-list=\"signed\"",
+            "data-bytes-max=\"5242880\" data-list=\"signed\" data-server=\"https://cdn.example.com\"",
             "5 MiB",
             "7 MiB",
             "text/html",

@@ -35,11 +35,12 @@ async function ask(method, path, headers = {}) {
   return response;
 }
 
-/** A token (BUD-11) for this server alone, as a header. The extension shows `content` to whoever is to sign. */
+/** A token (BUD-11) as a header, for this server alone if it knows its name. The extension shows `content` to the signer. */
 async function authorization(verb, content, sha256) {
   const created_at = Math.floor(Date.now() / 1000);
-  const server = new URL(find("address").textContent).hostname;
-  const tags = [["t", verb], ["expiration", String(created_at + 300)], ["server", server]];
+  const tags = [["t", verb], ["expiration", String(created_at + 300)]];
+  const { server } = find("files").dataset;
+  if (server) tags.push(["server", new URL(server).hostname]);
   if (sha256) tags.push(["x", sha256]);
   const event = await window.nostr.signEvent({ kind: 24242, created_at, content, tags });
   const binary = String.fromCharCode(...new TextEncoder().encode(JSON.stringify(event)));
