@@ -103,12 +103,16 @@ pub(super) fn type_is_taken(context: &Context<'_>, mime: &str) -> Result<(), Res
 /// 401.
 pub(super) fn token(context: &Context<'_>, head: &Head, verb: Verb) -> Result<Token, Response> {
     let header = head.header("authorization");
-    let server = match context.origin {
+    Ok(Token::check(header, verb, own_name(context), context.now, context.verifier)?)
+}
+
+/// The URL that `server` tags of tokens name, if this server knows its own.
+pub(crate) fn own_name<'a>(context: &Context<'a>) -> Option<&'a str> {
+    match context.origin {
         // Nobody else's server is there, and it is nobody else's name.
         Origin::Host(host) if !authorization::is_loopback(host) => None,
         Origin::Host(_) | Origin::Url(_) => Some(context.base_url),
-    };
-    Ok(Token::check(header, verb, server, context.now, context.verifier)?)
+    }
 }
 
 /// Whether a key may upload.
