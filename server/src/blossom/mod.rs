@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! exchange    carries out the steps of a request; fetch: blobs of other servers
+//! media       pictures: how many are in memory and processed at a time
 //! store       bytes, in a folder or a bucket; index: which blobs there are
 //! announce    what the start-up lines say
 //! tidy        what an earlier process has left; keeper: removals, sweeps, the relay's events
@@ -14,6 +15,7 @@ mod exchange;
 mod fetch;
 mod index;
 mod keeper;
+mod media;
 mod store;
 mod tidy;
 
@@ -31,6 +33,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 
 use self::index::Indexed;
+use self::media::Media;
 use self::store::Bodies;
 use crate::agents::http::Client;
 use crate::agents::owner;
@@ -57,6 +60,7 @@ pub(crate) struct Blossom {
     uploads: Semaphore,
     /// Blobs of other servers that are fetched at a time; their servers may be slow.
     fetches: Semaphore,
+    media: Media,
     /// Something may be removed.
     wake: Notify,
     owner: Mutex<Option<(Instant, Option<PubKey>)>>,
@@ -110,6 +114,7 @@ impl Blossom {
             bodies,
             index,
             client: Client::new(PrivateHosts::default()).map_err(words)?,
+            media: Media::new(),
             wake: Notify::new(),
             owner: Mutex::default(),
             used: Mutex::default(),
