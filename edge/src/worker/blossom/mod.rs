@@ -1,70 +1,49 @@
 //! Blossom in the Worker: carries out the steps of exchanges with the bucket and the index's object. Bytes whose hash is known go
 //! from the request into the bucket, and from there into responses, without entering wasm.
+//!
+//! | module | role |
+//! |---|---|
+//! | `bucket` | bytes |
+//! | `fetch` | blobs of other servers, and lists of servers; in builds with the feature `libsecp256k1` |
 
-use std::collections::HashMap;
+mod bucket;
+#[cfg(feature = "libsecp256k1")]
+mod fetch;
+
 use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
-use js_sys::futures::JsFuture;
-use js_sys::{Object as JsObject, Promise, Reflect, Uint8Array};
+use futures_util::future::select;
+use js_sys::Uint8Array;
 use relay_blossom::exchange::{
-    Body, Context, Exchange, Failure, Head, Input, Keys, Receive, Received, Response as Answered, Step,
+    Body, Context, Exchange, Failure, Head, Input, Keys, Received, Response as Answered, Step,
 };
-use relay_blossom::index::Part;
-use relay_blossom::{Blob, Command, Outcome, Sha256};
+use relay_blossom::{Blob, Command, Outcome, Sha256, mime};
 use relay_engine::sql::StoreError;
-use relay_engine::types::PubKey;
 use relay_site::nip98::{Author, Origin, UsedEvents};
-use relay_site::route::Endpoint;
-use relay_site::{BlossomRoute, Found};
-use wasm_bindgen::prelude::*;
-use worker::crypto::{DigestStream, DigestStreamAlgorithm};
-use worker::web_sys::ReadableStream;
-use worker::{
-    Bucket, Data, Date, Env, Error, Headers, HttpMetadata, Method, Object, Range, Request, RequestInit,
-    Response, ResponseBody, Result,
-};
+use relay_site::{Answer, BlossomRoute, Found};
+use wasm_bindgen::JsValue;
+use worker::{Data, Date, Delay, Env, Headers, Method, Object, Request, RequestInit, Response, Result};
 
-use super::blossom_object::BLOBS;
-use super::entry::address;
+use self::bucket::{Bodies, blob_of, discard, failed, stream_of};
+use super::entry::{address, response};
 use super::shards::stub_of;
 use super::verifier;
-use crate::blossom::{BLOSSOM, COMMAND_PATH, OBJECT, decode_outcome, encode_command};
-use crate::settings::Settings;
+use crate::blossom::{BLOSSOM, COMMAND_PATH, OBJECT, Touched, decode_outcome, encode_command};
+use crate::settings::{Placement, Settings};
 
-/// First bytes of a blob of unknown hash, from which its type is told.
-const FIRST_BYTES: u64 = 4_096;
+/// Longest body that nobody wants and that is read all the same, and how long.
+const DRAIN_BYTES_MAX: u64 = 16 << 20;
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+/// Headers of a request that a whole blob may not be the answer to.
+const CONDITIONS: [&str; 5] =
+    ["range", "if-none-match", "if-match", "if-modified-since", "if-unmodified-since"];
 
 /// Events that have signed requests of operators, as far as this isolate has seen them.
 static USED: LazyLock<Mutex<UsedEvents>> = LazyLock::new(Mutex::default);
-
-#[wasm_bindgen]
-extern "C" {
-    type Stream;
-
-    #[wasm_bindgen(method, catch, js_name = pipeTo)]
-    fn pipe_to(this: &Stream, to: &JsValue, options: &JsValue) -> std::result::Result<Promise, JsValue>;
-
-    type FixedLengthStream;
-
-    #[wasm_bindgen(constructor, catch)]
-    fn new(length: f64) -> std::result::Result<FixedLengthStream, JsValue>;
-
-    #[wasm_bindgen(method, getter)]
-    fn readable(this: &FixedLengthStream) -> ReadableStream;
-
-    #[wasm_bindgen(method, getter)]
-    fn writable(this: &FixedLengthStream) -> Writable;
-
-    #[derive(Clone)]
-    type Writable;
-
-    #[wasm_bindgen(method, catch)]
-    fn close(this: &Writable) -> std::result::Result<Promise, JsValue>;
-
-    #[wasm_bindgen(method, catch)]
-    fn abort(this: &Writable, reason: &str) -> std::result::Result<Promise, JsValue>;
-}
+/// Blobs of which this isolate has told the index that they are downloaded.
+static TOUCHED: LazyLock<Mutex<Touched>> = LazyLock::new(Mutex::default);
 
 /// The variable part of a path.
 pub(super) fn param(found: &Found<'_, '_>) -> Option<String> {
@@ -74,8 +53,9 @@ pub(super) fn param(found: &Found<'_, '_>) -> Option<String> {
 /// A request under way.
 struct Exchanging<'a> {
     env: &'a Env,
+    worker: &'a worker::Context,
     settings: &'a Settings,
-    bucket: Bucket,
+    bodies: Bodies,
     request: Request,
     /// Whether the whole blob is wanted, so that one operation of the bucket answers.
     wants_whole: bool,
@@ -87,12 +67,11 @@ struct Exchanging<'a> {
 pub(super) async fn respond(
     request: Request,
     env: &Env,
+    worker: &worker::Context,
     settings: &Settings,
-    endpoint: &Endpoint,
     route: BlossomRoute,
     param: Option<String>,
 ) -> Result<Response> {
-    let _ = endpoint;
     let url = request.url()?;
     let path_and_query = match url.query() {
         Some(query) => format!("{}?{query}", url.path()),
@@ -105,14 +84,13 @@ pub(super) async fn respond(
         param,
         headers: request.headers().entries().map(|(name, value)| (name.to_lowercase(), value)).collect(),
     };
-    let conditional = ["range", "if-none-match", "if-match", "if-modified-since", "if-unmodified-since"];
-    let wants_whole = head.method == "GET" && conditional.iter().all(|name| head.header(name).is_none());
+    let wants_whole = head.method == "GET" && CONDITIONS.iter().all(|name| head.header(name).is_none());
     let at = address(&request);
     let base_url = base_url(settings.url.as_deref().unwrap_or(&at));
     let is_local =
         settings.url.is_none() && matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
     let verifier = verifier(0)?;
-    let context = Context {
+    let context = || Context {
         settings: &settings.blossom,
         keys: Keys {
             admins: &settings.policy.admin_pubkeys,
@@ -123,18 +101,22 @@ pub(super) async fn respond(
         origin: Origin::Url(settings.url.as_deref().unwrap_or(&at)),
         name: &settings.info.name,
         is_local,
-        now: 0,
+        now: now(),
         verifier: &*verifier,
         payments: None,
     };
     let is_head = head.method == "HEAD";
-    let context = || Context { now: Date::now().as_millis() / 1_000, ..context };
-    let mut exchanging =
-        Exchanging { env, settings, bucket: env.bucket(BLOBS)?, request, wants_whole, found: None };
+    let bodies = Bodies::new(env)?;
+    let mut exchanging = Exchanging { env, worker, settings, bodies, request, wants_whole, found: None };
     let (mut exchange, mut step) = Exchange::begin(&context(), head);
     loop {
         let input = match step {
-            Step::Respond(answered) => return exchanging.render(answered, is_head).await,
+            Step::Respond(answered) => {
+                if is_local {
+                    exchanging.drain().await;
+                }
+                return exchanging.render(answered, is_head).await;
+            }
             step => exchanging.carry_out(step).await,
         };
         step = exchange.resume(&context(), input);
@@ -148,42 +130,52 @@ fn base_url(url: &str) -> String {
     format!("{scheme}://{}", rest.trim_end_matches('/'))
 }
 
-fn failed(error: Error) -> Failure {
-    Failure::Store(error.to_string())
+/// Unix seconds.
+fn now() -> u64 {
+    Date::now().as_millis() / 1_000
 }
 
-fn thrown(error: JsValue) -> Failure {
-    failed(error.into())
+/// Has the index's object carry out a command.
+async fn ask(env: &Env, placement: &Placement, command: &Command) -> std::result::Result<Outcome, Failure> {
+    let stub = stub_of(env, placement, BLOSSOM, OBJECT).map_err(failed)?;
+    let body: JsValue = Uint8Array::from(encode_command(command).as_slice()).into();
+    let mut init = RequestInit::new();
+    init.with_method(Method::Post).with_body(Some(body));
+    let request = Request::new_with_init(&format!("https://blossom{COMMAND_PATH}"), &init).map_err(failed)?;
+    let mut response = stub.fetch_with_request(request).await.map_err(failed)?;
+    let bytes = response.bytes().await.map_err(failed)?;
+    decode_outcome(&bytes).map_err(|error| match error {
+        StoreError::Full(_) => Failure::Full,
+        other => Failure::Store(other.to_string()),
+    })
 }
 
 impl Exchanging<'_> {
     async fn carry_out(&mut self, step: Step) -> Input {
         let done = match step {
             Step::Ask(Command::Get(sha256)) => self.find(&sha256).await.map(Input::Answered),
-            Step::Ask(command) => self.ask(&command).await.map(Input::Answered),
+            Step::Ask(command) => {
+                ask(self.env, &self.settings.placement, &command).await.map(Input::Answered)
+            }
             Step::Use(signed) => {
                 let mut used = USED.lock().unwrap_or_else(PoisonError::into_inner);
-                Ok(Input::Used(used.take(&signed, Author::Permitted, Date::now().as_millis() / 1_000)))
+                Ok(Input::Used(used.take(&signed, Author::Permitted, now())))
             }
             Step::Read { bytes_max } => self.read(bytes_max).await.map(Input::Body),
-            Step::Receive(receive) => match self.request.inner().body() {
-                Some(body) => self.store(body.into(), &receive).await.map(Input::Received),
-                None => self.store(Data::Empty, &receive).await.map(Input::Received),
-            },
+            Step::Receive(receive) => {
+                let data = self.request.inner().body().map_or(Data::Empty, Data::from);
+                self.bodies.store(data, &receive).await.map(Input::Received)
+            }
             Step::Put { bytes, receive } => {
-                self.store(Data::Bytes(bytes.to_vec()), &receive).await.map(Input::Received)
+                self.bodies.store(Data::Bytes(bytes.to_vec()), &receive).await.map(Input::Received)
             }
             Step::Fetch { urls, receive } => self.fetch(&urls, &receive).await.map(Input::Received),
             Step::Promote { from, to, mime, expires_at } => {
-                self.promote(&from, &to, &mime, expires_at).await.map(|()| Input::Done)
+                self.bodies.promote(&from, &to, &mime, expires_at).await.map(|()| Input::Done)
             }
-            Step::Join { parts, receive } => self.join(&parts, &receive).await.map(Input::Received),
-            Step::Discard(key) => {
-                if let Err(error) = self.bucket.delete(&key).await {
-                    worker::console_error!("staged bytes {key}: {error}");
-                }
-                Ok(Input::Done)
-            }
+            Step::Join { parts, receive } => self.bodies.join(&parts, &receive).await.map(Input::Received),
+            // What is left is swept later.
+            Step::Discard(key) => self.bodies.remove(&key).await.map(|()| Input::Done),
             Step::FindServers { authors } => Ok(Input::Servers(self.servers(&authors).await)),
             Step::Process { .. } => Err(Failure::Unsupported),
             Step::Respond(_) => Ok(Input::Done),
@@ -198,30 +190,12 @@ impl Exchanging<'_> {
 
     /// Finds a blob in the bucket, without the index.
     async fn find(&mut self, sha256: &Sha256) -> std::result::Result<Outcome, Failure> {
-        let key = sha256.to_string();
-        let found = match self.wants_whole {
-            true => self.bucket.get(key).execute().await,
-            false => self.bucket.head(key).await,
+        let Some(object) = self.bodies.find(sha256, self.wants_whole).await? else {
+            return Ok(Outcome::Missing);
         };
-        let Some(object) = found.map_err(failed)? else { return Ok(Outcome::Missing) };
         let blob = blob_of(&object, *sha256);
         self.found = Some(object);
         Ok(Outcome::Blob(blob))
-    }
-
-    async fn ask(&self, command: &Command) -> std::result::Result<Outcome, Failure> {
-        let stub = stub_of(self.env, &self.settings.placement, BLOSSOM, OBJECT).map_err(failed)?;
-        let body: JsValue = Uint8Array::from(encode_command(command).as_slice()).into();
-        let mut init = RequestInit::new();
-        init.with_method(Method::Post).with_body(Some(body));
-        let request =
-            Request::new_with_init(&format!("https://blossom{COMMAND_PATH}"), &init).map_err(failed)?;
-        let mut response = stub.fetch_with_request(request).await.map_err(failed)?;
-        let bytes = response.bytes().await.map_err(failed)?;
-        decode_outcome(&bytes).map_err(|error| match error {
-            StoreError::Full(_) => Failure::Full,
-            other => Failure::Store(other.to_string()),
-        })
     }
 
     async fn read(&mut self, bytes_max: u64) -> std::result::Result<Bytes, Failure> {
@@ -237,133 +211,55 @@ impl Exchanging<'_> {
         Ok(bytes.into())
     }
 
-    /// Stores bytes; the bucket checks their hash, if it is known.
-    async fn store(&self, data: Data, receive: &Receive) -> std::result::Result<Received, Failure> {
-        let mut put = self.bucket.put(&receive.key, data).http_metadata(metadata(&receive.mime));
-        if let Some(expires_at) = receive.expires_at {
-            put = put.custom_metadata(HashMap::from([("expires".to_owned(), expires_at.to_string())]));
-        }
-        if let Some(sha256) = &receive.sha256 {
-            put = put.sha256(sha256.0.to_vec());
-        }
-        let object =
-            put.execute().await.map_err(put_failure)?.ok_or_else(|| Failure::Store("not stored".into()))?;
-        let size = object.size();
-        let (sha256, first) = match receive.sha256 {
-            Some(sha256) => (sha256, Bytes::new()),
-            None => self.digest(&receive.key, size).await?,
-        };
-        Ok(Received { sha256, size, first, mime: None })
-    }
-
-    /// The hash of what is stored, and its first bytes. Only these enter wasm.
-    async fn digest(&self, key: &str, size: u64) -> std::result::Result<(Sha256, Bytes), Failure> {
-        let digest = DigestStream::new(DigestStreamAlgorithm::Sha256);
-        let body = self.body_of(key, 0, size).await?;
-        let to: &JsValue = digest.raw().as_ref();
-        JsFuture::from(body.unchecked_ref::<Stream>().pipe_to(to, &JsValue::UNDEFINED).map_err(thrown)?)
-            .await
-            .map_err(thrown)?;
-        let hash = digest.digest().await.map_err(failed)?.to_vec();
-        let hash: [u8; 32] = hash.try_into().map_err(|_| Failure::Store("not a SHA-256".into()))?;
-        if size == 0 {
-            return Ok((Sha256(hash), Bytes::new()));
-        }
-        let range = Range::Prefix { length: FIRST_BYTES.min(size) };
-        let first = self.bucket.get(key).range(range).execute().await.map_err(failed)?;
-        let first = match first.as_ref().and_then(Object::body) {
-            Some(body) => body.bytes().await.map_err(failed)?,
-            None => Vec::new(),
-        };
-        Ok((Sha256(hash), first.into()))
-    }
-
-    /// A stream of stored bytes.
-    async fn body_of(&self, key: &str, offset: u64, length: u64) -> std::result::Result<JsValue, Failure> {
-        let missing = || Failure::Store(format!("{key} is not there"));
-        let mut get = self.bucket.get(key);
-        if length > 0 {
-            get = get.range(Range::OffsetWithLength { offset, length });
-        }
-        let object = get.execute().await.map_err(failed)?.ok_or_else(missing)?;
-        let body = object.body().ok_or_else(missing)?.response_body().map_err(failed)?;
-        match body {
-            ResponseBody::Stream(stream) => Ok(stream.into()),
-            ResponseBody::Empty | ResponseBody::Body(_) => Err(missing()),
-        }
-    }
-
-    async fn promote(
+    #[cfg(feature = "libsecp256k1")]
+    async fn fetch(
         &self,
-        from: &str,
-        to: &str,
-        mime: &str,
-        expires_at: Option<u64>,
-    ) -> std::result::Result<(), Failure> {
-        let staged = self.bucket.head(from).await.map_err(failed)?;
-        let size = staged.ok_or_else(|| Failure::Store(format!("{from} is not there")))?.size();
-        let sha256: Sha256 = to.parse().map_err(|_| Failure::Store("not a hash".into()))?;
-        let data = match size {
-            0 => Data::Empty,
-            _ => Data::ReadableStream(self.body_of(from, 0, size).await?.unchecked_into()),
-        };
-        let put = self.bucket.put(to, data).http_metadata(metadata(mime)).sha256(sha256.0.to_vec());
-        let put = match expires_at {
-            Some(at) => put.custom_metadata(HashMap::from([("expires".to_owned(), at.to_string())])),
-            None => put,
-        };
-        put.execute().await.map_err(put_failure)?;
-        self.bucket.delete(from).await.map_err(failed)
+        urls: &[String],
+        receive: &relay_blossom::exchange::Receive,
+    ) -> std::result::Result<Received, Failure> {
+        use relay_agent::executor::Access;
+        let is_private = self.settings.blossom.allow_private_addresses;
+        let access = if is_private { Access::Anywhere } else { Access::Public };
+        fetch::fetch(&self.bodies, access, urls, receive).await
     }
 
-    /// Pipes parts one after the other into one put, which checks the hash.
-    async fn join(&self, parts: &[Part], receive: &Receive) -> std::result::Result<Received, Failure> {
-        let length: u64 = parts.iter().map(|part| part.take).sum();
-        if length == 0 {
-            return self.store(Data::Empty, receive).await;
-        }
-        let joined = FixedLengthStream::new(length as f64).map_err(thrown)?;
-        let writable = joined.writable();
-        let pipe = async {
-            let piped = self.pipe(parts, &writable).await;
-            let ended = match &piped {
-                Ok(()) => writable.close(),
-                Err(_) => writable.abort("a part cannot be read"),
-            };
-            if let Ok(ended) = ended {
-                let _ = JsFuture::from(ended).await;
-            }
-            piped
-        };
-        let put = self.store(Data::ReadableStream(joined.readable()), receive);
-        let (piped, stored) = futures_util::future::join(pipe, put).await;
-        // If the hash is wrong, the pipe breaks too; the put knows why.
-        match stored {
-            Err(Failure::Store(error)) => Err(piped.err().unwrap_or(Failure::Store(error))),
-            other => other,
-        }
+    #[cfg(feature = "libsecp256k1")]
+    async fn servers(&self, authors: &[String]) -> Vec<String> {
+        fetch::servers(self.env, self.settings, authors).await.unwrap_or_else(|error| {
+            worker::console_error!("lists of servers: {error}");
+            Vec::new()
+        })
     }
 
-    async fn pipe(&self, parts: &[Part], to: &Writable) -> std::result::Result<(), Failure> {
-        let options = JsObject::new();
-        Reflect::set(&options, &"preventClose".into(), &true.into()).map_err(thrown)?;
-        for part in parts {
-            let body = self.body_of(&part.key, part.skip, part.take).await?;
-            let piped = body.unchecked_ref::<Stream>().pipe_to(to.as_ref(), &options).map_err(thrown)?;
-            JsFuture::from(piped).await.map_err(thrown)?;
-        }
-        Ok(())
-    }
-
-    async fn fetch(&self, urls: &[String], receive: &Receive) -> std::result::Result<Received, Failure> {
-        let _ = (urls, receive);
+    #[cfg(not(feature = "libsecp256k1"))]
+    async fn fetch(
+        &self,
+        _: &[String],
+        _: &relay_blossom::exchange::Receive,
+    ) -> std::result::Result<Received, Failure> {
         Err(Failure::Unsupported)
     }
 
-    async fn servers(&self, authors: &[String]) -> Vec<String> {
-        let _: Vec<PubKey> =
-            authors.iter().filter_map(|author| PubKey::from_hex(author.as_bytes()).ok()).collect();
+    #[cfg(not(feature = "libsecp256k1"))]
+    async fn servers(&self, _: &[String]) -> Vec<String> {
         Vec::new()
+    }
+
+    /// Reads what is left of a body, so that its client reads the response: workerd closes a connection with an unread body at once,
+    /// Cloudflare does not.
+    async fn drain(&self) {
+        let request = self.request.inner();
+        let length = request.headers().get("content-length").ok().flatten();
+        let length = length.and_then(|length| length.parse().ok()).unwrap_or(0);
+        let is_short = (1..=DRAIN_BYTES_MAX).contains(&length);
+        let waits = request.headers().has("expect").unwrap_or(true);
+        if is_short
+            && !waits
+            && !request.body_used()
+            && let Some(body) = request.body()
+        {
+            select(Box::pin(discard(body)), Delay::from(DRAIN_TIME_MAX)).await;
+        }
     }
 
     async fn render(&mut self, answered: Answered, is_head: bool) -> Result<Response> {
@@ -371,59 +267,49 @@ impl Exchanging<'_> {
         for (name, value) in &answered.headers {
             headers.append(name, value)?;
         }
-        let response = Response::builder().with_status(answered.status).with_headers(headers);
+        let built = Response::builder().with_status(answered.status).with_headers(headers);
         let (blob, range) = match answered.body {
-            Body::Bytes(bytes) if bytes.is_empty() || is_head => return Ok(response.empty()),
-            Body::Bytes(bytes) => return Ok(response.fixed(bytes.into())),
+            Body::Bytes(bytes) if bytes.is_empty() || is_head => return Ok(built.empty()),
+            Body::Bytes(bytes) => return Ok(built.fixed(bytes.into())),
             Body::Blob { blob, range } => (blob, range),
         };
         if is_head || blob.size == 0 {
-            return Ok(response.empty());
+            return Ok(built.empty());
         }
-        let whole = self.found.take().filter(|_| range.is_none() && self.wants_whole);
-        let stream = match whole.as_ref().and_then(Object::body) {
-            Some(body) => match body.response_body()? {
-                ResponseBody::Stream(stream) => stream,
-                ResponseBody::Empty | ResponseBody::Body(_) => return Ok(response.empty()),
-            },
+        self.touch(&blob);
+        let stream = match self.found.take().filter(|_| range.is_none() && self.wants_whole) {
+            Some(whole) => stream_of(&whole).map(Some),
             None => {
                 let range = range.unwrap_or(0..blob.size);
-                let key = blob.sha256.to_string();
-                match self.body_of(&key, range.start, range.end - range.start).await {
-                    Ok(stream) => stream.unchecked_into(),
-                    Err(failure) => {
-                        worker::console_error!("{key}: {failure:?}");
-                        return Response::error("the blob cannot be read\n", 500);
-                    }
-                }
+                self.bodies.read(&blob.sha256.to_string(), range.start, range.end - range.start).await
             }
         };
-        Ok(response.stream(stream))
+        match stream {
+            Ok(Some(stream)) => Ok(built.stream(stream)),
+            // It has been deleted since it was found.
+            Ok(None) => response(Answer::error(404, "not found")),
+            Err(failure) => {
+                worker::console_error!("{}: {failure:?}", blob.sha256);
+                response(Answer::error(500, "the blob cannot be read"))
+            }
+        }
     }
-}
 
-fn metadata(mime: &str) -> HttpMetadata {
-    HttpMetadata { content_type: Some(mime.to_owned()), ..HttpMetadata::default() }
-}
-
-fn blob_of(object: &Object, sha256: Sha256) -> Blob {
-    let expires = object.custom_metadata().ok().and_then(|metadata| metadata.get("expires")?.parse().ok());
-    Blob {
-        sha256,
-        size: object.size(),
-        mime: object.http_metadata().content_type.unwrap_or_else(|| "application/octet-stream".to_owned()),
-        uploaded: object.uploaded().as_millis() / 1_000,
-        expires_at: expires,
-        media: None,
+    /// A blob is downloaded: the index is told, once an hour and isolate, if a rule of retention asks for it.
+    fn touch(&self, blob: &Blob) {
+        let rule = mime::retention(&self.settings.blossom, &blob.mime, blob.size);
+        if rule.is_none_or(|rule| rule.unused_seconds.is_none()) {
+            return;
+        }
+        let is_due = TOUCHED.lock().unwrap_or_else(PoisonError::into_inner).is_due(blob.sha256, now());
+        if is_due {
+            let (env, placement) = (self.env.clone(), self.settings.placement.clone());
+            let command = Command::Touch(vec![blob.sha256]);
+            self.worker.wait_until(async move {
+                if let Err(failure) = ask(&env, &placement, &command).await {
+                    worker::console_error!("a download is not counted: {failure:?}");
+                }
+            });
+        }
     }
-}
-
-/// Why a put failed: the bucket names another hash than was announced, or the body ended early.
-fn put_failure(error: Error) -> Failure {
-    let words = error.to_string();
-    if words.contains("10037") || words.contains("does not match") {
-        return Failure::WrongHash;
-    }
-    let early = ["Network connection lost", "FixedLengthStream", "disconnected", "premature"];
-    if early.iter().any(|part| words.contains(part)) { Failure::Incomplete } else { Failure::Store(words) }
 }
