@@ -364,8 +364,11 @@ mod tests {
             ("RELAY_BLOBS__SECRET_ACCESS_KEY", "s3cret"),
         ];
         let loaded = load("", &vars, &[]).unwrap();
-        let shown =
-            [loaded.to_toml(), loaded.settings.without_secrets().to_string(), format!("{:?}", loaded.settings.blobs)];
+        let shown = [
+            loaded.to_toml(),
+            loaded.settings.without_secrets().to_string(),
+            format!("{:?}", loaded.settings.blobs),
+        ];
         for text in &shown {
             assert!(!text.contains("s3cret"), "{text}");
         }
