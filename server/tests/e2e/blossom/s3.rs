@@ -28,13 +28,15 @@ impl Bucket {
         let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(folder.path()).unwrap());
         service.set_auth(SimpleAuth::from_single("id", SECRET));
         let service = service.build();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         runtime.spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service.clone());
+                let connection =
+                    http1::Builder::new().serve_connection(TokioIo::new(stream), service.clone());
                 tokio::spawn(connection);
             }
         });
