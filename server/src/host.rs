@@ -339,11 +339,16 @@ impl Host {
     /// named only for an operator.
     pub(crate) async fn metrics_text(&self, is_for_operator: bool) -> String {
         let shards = self.snapshots().await;
+        let blossom = match self.blossom.get() {
+            Some(blossom) => Some(blossom.metrics().await),
+            None => None,
+        };
         metrics::render(metrics::Snapshot {
             store: shards.iter().find_map(|shard| shard.store.as_ref()?.as_ref().ok().copied()),
             shards,
             writer: self.writer_metrics.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             agents: self.agents.get().map(|agents| agents.metrics()),
+            blossom,
             sockets_refused: self.sockets_refused.load(Ordering::Relaxed),
             refused_by_address: self.addresses.refused(),
             connections_of_busiest_address: self.addresses.most() as u64,

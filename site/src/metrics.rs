@@ -143,6 +143,32 @@ pub const AGENT_JOBS_OF_BUSIEST: Metric = Metric::counter(
     "Jobs that have ended since the start, of the agents that have ended the most",
 );
 
+/// By the labels `operation` and `status` (`2xx`).
+pub const BLOSSOM_REQUESTS: Metric =
+    Metric::counter("relay_blossom_requests", "Requests for blobs by operation and class of status");
+/// Counted by a host.
+pub const BLOSSOM_BYTES_RECEIVED: Metric =
+    Metric::counter("relay_blossom_bytes_received", "Bytes of blobs received from clients and other servers");
+/// Counted by a host.
+pub const BLOSSOM_BYTES_SENT: Metric =
+    Metric::counter("relay_blossom_bytes_sent", "Bytes of blobs sent to clients");
+/// Counted by a host.
+pub const BLOSSOM_UPLOADS: Metric =
+    Metric::gauge("relay_blossom_uploads", "Uploads whose bytes are being taken");
+/// Counted by a host.
+pub const BLOSSOM_UPLOADS_WAITING: Metric =
+    Metric::gauge("relay_blossom_uploads_waiting", "Uploads that wait until others are done");
+/// Read from the index.
+pub const BLOSSOM_BLOBS: Metric = Metric::gauge("relay_blossom_blobs", "Blobs that are stored");
+/// Read from the index.
+pub const BLOSSOM_STORED_BYTES: Metric =
+    Metric::gauge("relay_blossom_stored_bytes", "Size of all blobs in bytes");
+/// Read from the index.
+pub const BLOSSOM_REMOVALS: Metric = Metric::gauge(
+    "relay_blossom_removals_waiting",
+    "Blobs and staged uploads whose bytes are still to be removed from the store",
+);
+
 /// Metrics that name clients, authors or agents: only for readers who are known to be operators.
 pub const FOR_OPERATORS: [Metric; 3] = [ADDRESS_COST, AUTHOR_BYTES, AGENT_JOBS_OF_BUSIEST];
 
@@ -281,6 +307,8 @@ mod tests {
         all.extend(FOR_OPERATORS);
         all.extend([AGENT_JOBS, AGENT_FAILURES, AGENT_ATTEMPTS, AGENT_ANSWER_SECONDS, AGENT_JOBS_QUEUED]);
         all.extend([AGENT_JOBS_RUNNING, AGENTS, AGENT_DELIVERIES_FAILED]);
+        all.extend([BLOSSOM_REQUESTS, BLOSSOM_BYTES_RECEIVED, BLOSSOM_BYTES_SENT, BLOSSOM_UPLOADS]);
+        all.extend([BLOSSOM_UPLOADS_WAITING, BLOSSOM_BLOBS, BLOSSOM_STORED_BYTES, BLOSSOM_REMOVALS]);
         all.extend(COUNTERS_AND_GAUGES.map(|(metric, _)| metric));
         all.extend(HISTOGRAMS.map(|(metric, ..)| metric));
         for metric in &all {

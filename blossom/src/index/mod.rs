@@ -56,6 +56,11 @@ impl<C: SqlConn> Index<C> {
         Ok(Index { conn, state: Some(state) })
     }
 
+    /// The database, for its settings.
+    pub fn conn(&self) -> &C {
+        &self.conn
+    }
+
     /// Carries out a command at a time in Unix seconds.
     ///
     /// # Errors

@@ -57,7 +57,7 @@ impl Sqlite {
 
     /// Whether the next commits wait for the disk. Those that do not may be lost with the machine's power, all together from
     /// some point on; a later one that waits makes them durable too.
-    pub(super) fn wait_for_disk(&self, waits: bool) -> Result<(), StoreError> {
+    pub(crate) fn wait_for_disk(&self, waits: bool) -> Result<(), StoreError> {
         let level = if waits { "FULL" } else { "NORMAL" };
         self.conn.pragma_update(None, "synchronous", level).map_err(failure)
     }

@@ -4,14 +4,15 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt as _, LengthLimitError};
-use hyper::body::Bytes;
+use hyper::body::{Body as _, Bytes};
 use relay_blossom::exchange::{Body, Exchange, Failure, Head, Input, Receive, Received, Response, Step};
 use relay_blossom::index::Part;
 use relay_blossom::{Command, Outcome};
 use relay_engine::sql::StoreError;
 use relay_engine::types::{Filter, PubKey};
-use relay_site::Answer;
 use relay_site::nip98::Author;
+use relay_site::{Answer, BlossomRoute};
+use tokio::sync::SemaphorePermit;
 use tower_http::timeout::TimeoutError;
 
 use super::store::{Bodies, Reading};
@@ -29,6 +30,8 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// What a body brings at least in this time.
 const PACE_BYTES: usize = 64 << 10;
 const PACE_TIME: Duration = Duration::from_secs(60);
+/// Blobs and ranges of up to this many bytes are read and sent in one piece.
+const SMALL_BYTES: u64 = 64 << 10;
 /// Kind of a list of servers (BUD-03).
 const SERVERS: u16 = 10063;
 
@@ -40,22 +43,34 @@ pub(crate) struct Answered {
 }
 
 impl Blossom {
-    /// Answers a request. Goes on if the client leaves: then the body ends early, which the exchange handles.
+    /// A piece of a blob is sent.
+    pub(crate) fn count_sent(&self, bytes: usize) {
+        self.counters.sent(bytes);
+    }
+
+    /// Answers a request. Goes on if the client of an upload leaves: then the body ends early, which the exchange handles.
     pub(crate) async fn answer(self: Arc<Self>, head: Head, seen: Seen, body: Upload) -> Answered {
-        let task = tokio::spawn(async move {
-            let expects = head.header("expect").is_some();
-            let is_head = head.method == "HEAD";
-            let mut body = Some(body);
-            let response = self.exchange(head, &seen, &mut body).await;
-            if let Some(unread) = body.filter(|_| !expects) {
-                tokio::spawn(drain(unread));
-            }
-            self.open_blob(response, is_head).await
-        });
-        task.await.unwrap_or_else(|error| {
+        // Nothing is begun by a download, so there is nothing that would have to be ended.
+        if head.route == BlossomRoute::Blob && !self.settings.blossom.pull_through {
+            return self.answer_here(head, seen, body).await;
+        }
+        tokio::spawn(async move { self.answer_here(head, seen, body).await }).await.unwrap_or_else(|error| {
             tracing::error!(%error, "an exchange of Blossom failed");
             answered(Answer::error(500, "internal error"))
         })
+    }
+
+    async fn answer_here(&self, head: Head, seen: Seen, body: Upload) -> Answered {
+        let expects = head.header("expect").is_some();
+        let (route, method) = (head.route, head.method.clone());
+        let mut body = Some(body);
+        let response = self.exchange(head, &seen, &mut body).await;
+        if let Some(unread) = body.filter(|body| !expects && !body.is_end_stream()) {
+            tokio::spawn(drain(unread));
+        }
+        let answered = self.open_blob(response, method == "HEAD").await;
+        self.counters.answered(route, &method, answered.response.status);
+        answered
     }
 
     async fn exchange(&self, head: Head, seen: &Seen, body: &mut Option<Upload>) -> Response {
@@ -87,7 +102,12 @@ impl Blossom {
                 None => Err(Failure::Incomplete),
             },
             Step::Receive(receive) => match body.take() {
-                Some(body) => self.receive(body, receive).await.map(Input::Received),
+                Some(mut unread) => {
+                    let received = self.receive(&mut unread, receive).await;
+                    // Of a body that is not wanted any more the rest is still to come.
+                    *body = Some(unread);
+                    received.map(Input::Received)
+                }
                 None => Err(Failure::Incomplete),
             },
             Step::Fetch { urls, receive } => self.fetch(&urls, &receive).await.map(Input::Received),
@@ -133,9 +153,15 @@ impl Blossom {
         Ok(Input::Answered(Outcome::Busy))
     }
 
-    async fn receive(&self, mut body: Upload, receive: Receive) -> Result<Received, Failure> {
+    /// One of the uploads whose bytes are taken at a time, until it is dropped.
+    async fn slot(&self) -> Option<SemaphorePermit<'_>> {
+        let _waiting = self.counters.wait();
+        self.uploads.acquire().await.ok()
+    }
+
+    async fn receive(&self, body: &mut Upload, receive: Receive) -> Result<Received, Failure> {
         // Further uploads wait here, before anything of their bodies is read.
-        let _upload = self.uploads.acquire().await;
+        let _upload = self.slot().await;
         self.bodies.check_room(receive.length.unwrap_or_default())?;
         let mut writing = self.bodies.begin(&receive.key);
         let mut pace = Pace::begin(Instant::now());
@@ -144,7 +170,10 @@ impl Blossom {
                 Ok(frame) => match frame.data_ref() {
                     Some(bytes) if pace.is_too_slow(Instant::now(), bytes.len()) => Err(Failure::Stalled),
                     Some(_) if writing.size() > receive.bytes_max => Err(Failure::TooLong),
-                    Some(bytes) => writing.write(bytes).await,
+                    Some(bytes) => {
+                        self.counters.received(bytes.len());
+                        writing.write(bytes).await
+                    }
                     None => Ok(()),
                 },
                 Err(error) => Err(fault(&error)),
@@ -174,7 +203,7 @@ impl Blossom {
     }
 
     async fn join(&self, parts: &[Part], receive: &Receive) -> Result<Received, Failure> {
-        let _upload = self.uploads.acquire().await;
+        let _upload = self.slot().await;
         self.bodies.check_room(parts.iter().map(|part| part.take).sum())?;
         let mut writing = self.bodies.begin(&receive.key);
         for part in parts {
@@ -196,7 +225,10 @@ impl Blossom {
             let fetched = fetch::fetch(&self.client, self.access(), url, receive, &mut writing).await;
             match fetched {
                 Ok(mime) => match writing.finish(receive.sha256).await {
-                    Ok(received) => return Ok(Received { mime, ..received }),
+                    Ok(received) => {
+                        self.counters.received(usize::try_from(received.size).unwrap_or(usize::MAX));
+                        return Ok(Received { mime, ..received });
+                    }
                     // Another server may have the right bytes.
                     Err(Failure::WrongHash) => last = Failure::WrongHash,
                     Err(failure) => return Err(failure),
@@ -229,8 +261,20 @@ impl Blossom {
             return Answered { response, reading: Some(Reading::Done) };
         }
         let range = range.clone().unwrap_or(0..blob.size);
-        match self.bodies.read(&blob.sha256.to_string(), range).await {
-            Ok(reading) => Answered { response, reading: Some(reading) },
+        let key = blob.sha256.to_string();
+        let opened = match range.end - range.start <= SMALL_BYTES {
+            true => self.bodies.read_whole(&key, range).await.map(Ok),
+            false => self.bodies.read(&key, range).await.map(Err),
+        };
+        if opened.is_ok() {
+            self.touch(blob.sha256);
+        }
+        match opened {
+            Ok(Ok(bytes)) => {
+                self.counters.sent(bytes.len());
+                Answered { response: Response { body: Body::Bytes(bytes), ..response }, reading: None }
+            }
+            Ok(Err(reading)) => Answered { response, reading: Some(reading) },
             // It has been deleted since the index was asked.
             Err(_) if matches!(self.index.run(Command::Get(blob.sha256)).await, Ok(Outcome::Missing)) => {
                 answered(Answer::error(404, "not found"))

@@ -16,6 +16,8 @@ use crate::host::now;
 const SWEEP: Duration = Duration::from_secs(60);
 /// Until something that failed is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+/// Downloaded blobs that the index is told of at a time.
+const TOUCHED_AT_ONCE: usize = 1_000;
 /// Kinds that the index acts on: deletion, vanishing, file metadata.
 const KINDS: [u16; 3] = [5, 62, 1063];
 
@@ -23,7 +25,11 @@ const KINDS: [u16; 3] = [5, 62, 1063];
 pub(super) async fn keep(blossom: Arc<Blossom>) {
     let mut sweep_at = 0;
     loop {
-        let done = remove_all(&blossom).await;
+        // Before the sweep, which goes by it.
+        let done = match tell_touched(&blossom).await {
+            Ok(()) => remove_all(&blossom).await,
+            Err(error) => Err(error),
+        };
         let swept = match now().seconds() >= sweep_at {
             true => blossom.index.run(Command::Sweep).await.map(Some),
             false => Ok(None),
@@ -47,6 +53,15 @@ pub(super) async fn keep(blossom: Arc<Blossom>) {
         };
         let _ = tokio::time::timeout(pause, blossom.wake.notified()).await;
     }
+}
+
+/// Tells the index which blobs have been downloaded.
+async fn tell_touched(blossom: &Blossom) -> Result<(), String> {
+    for blobs in blossom.take_touched().chunks(TOUCHED_AT_ONCE) {
+        let told = blossom.index.run(Command::Touch(blobs.to_vec())).await;
+        told.map_err(|error| error.to_string())?;
+    }
+    Ok(())
 }
 
 async fn remove_all(blossom: &Blossom) -> Result<(), String> {

@@ -5,12 +5,13 @@
 //! exchange    carries out the steps of a request; fetch: blobs of other servers
 //! media       pictures: how many are in memory and processed at a time
 //! store       bytes, in a folder or a bucket; index: which blobs there are
-//! announce    what the start-up lines say
+//! counters    for /metrics; announce: what the start-up lines say
 //! tidy        what an earlier process has left; keeper: removals, sweeps, the relay's events
 //! ```
 
 mod announce;
 mod bucket;
+mod counters;
 mod exchange;
 mod fetch;
 mod index;
@@ -19,19 +20,21 @@ mod media;
 mod store;
 mod tidy;
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use relay_agent::executor::Access;
 use relay_agent::fetch::PrivateHosts;
 use relay_blossom::exchange::{Context, Keys};
-use relay_blossom::{Command, Outcome};
+use relay_blossom::{Command, Outcome, Sha256};
 use relay_engine::types::PubKey;
 use relay_engine::verify::Verifier;
 use relay_site::nip98::{Origin, UsedEvents};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 
+use self::counters::Counters;
 use self::index::Indexed;
 use self::media::Media;
 use self::store::Bodies;
@@ -41,11 +44,14 @@ use crate::config::Settings;
 use crate::handle::RelayHandle;
 use crate::host::now;
 
+pub(crate) use self::counters::{BlossomSnapshot, OPERATIONS, STATUSES};
 pub(crate) use self::exchange::Answered;
 pub(crate) use self::store::Reading;
 
 /// Blobs that are fetched from other servers at a time.
 const FETCHES_MAX: usize = 16;
+/// Downloaded blobs that wait until the index is told; at so many it is told at once.
+const TOUCHED_MAX: usize = 10_000;
 /// How long the owner's key of a local relay is remembered.
 const OWNER_AGE: Duration = Duration::from_secs(1);
 
@@ -61,9 +67,12 @@ pub(crate) struct Blossom {
     /// Blobs of other servers that are fetched at a time; their servers may be slow.
     fetches: Semaphore,
     media: Media,
+    counters: Counters,
+    /// Blobs that have been downloaded since the index was told.
+    touched: Mutex<HashSet<Sha256>>,
     /// Something may be removed.
     wake: Notify,
-    owner: Mutex<Option<(Instant, Option<PubKey>)>>,
+    owner: Mutex<Option<(Instant, PubKey)>>,
     /// Events that have signed requests of operators.
     used: Mutex<UsedEvents>,
 }
@@ -103,8 +112,15 @@ impl Blossom {
             Some(name) => Bodies::bucket(bucket::open(name, &settings.blobs)?),
             None => Bodies::folder(&settings.data.join("blobs")).map_err(words)?,
         };
-        let index =
-            Indexed::open(&settings.data.join("blossom.sqlite")).map_err(|error| error.to_string())?;
+        let file = settings.data.join("blossom.sqlite");
+        if settings.blobs.bucket.is_none() && !file.exists() && bodies.has_any().map_err(words)? {
+            return Err(format!(
+                "{} has blobs and their index {} is not there: restore it, or move the blobs away",
+                settings.data.join("blobs").display(),
+                file.display()
+            ));
+        }
+        let index = Indexed::open(&file, bodies.own_folder().is_some()).map_err(|error| error.to_string())?;
         Ok(Blossom {
             settings: settings.clone(),
             verifier,
@@ -115,6 +131,8 @@ impl Blossom {
             index,
             client: Client::new(PrivateHosts::default()).map_err(words)?,
             media: Media::new(),
+            counters: Counters::default(),
+            touched: Mutex::default(),
             wake: Notify::new(),
             owner: Mutex::default(),
             used: Mutex::default(),
@@ -146,6 +164,33 @@ impl Blossom {
         announce::announce(&self.settings, self.admins().len());
     }
 
+    /// What is counted.
+    pub(crate) async fn metrics(&self) -> BlossomSnapshot {
+        let totals = match self.index.run(Command::Totals).await {
+            Ok(Outcome::Totals(totals)) => Some(totals),
+            _ => None,
+        };
+        let free = self.uploads.available_permits();
+        self.counters.snapshot(self.bodies.uploads_max().saturating_sub(free) as u64, totals)
+    }
+
+    /// A blob is sent. The index is told later, of many at once, if retention goes by downloads.
+    fn touch(&self, sha256: Sha256) {
+        if self.settings.blossom.retention.iter().any(|rule| rule.unused_seconds.is_some()) {
+            let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
+            touched.insert(sha256);
+            if touched.len() == TOUCHED_MAX {
+                self.wake.notify_one();
+            }
+        }
+    }
+
+    /// The blobs that have been sent since the last call.
+    fn take_touched(&self) -> Vec<Sha256> {
+        let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *touched).into_iter().collect()
+    }
+
     fn context<'a>(&'a self, seen: &'a Seen, admins: &'a [PubKey]) -> Context<'a> {
         let policy = &self.settings.policy;
         Context {
@@ -165,15 +210,11 @@ impl Blossom {
     fn admins(&self) -> Vec<PubKey> {
         let mut admins = self.settings.policy.admin_pubkeys.clone();
         let mut known = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
-        let owner = match *known {
-            Some((at, owner)) if at.elapsed() < OWNER_AGE => owner,
-            _ => {
-                let owner = owner::pubkey(&self.settings.data);
-                *known = Some((Instant::now(), owner));
-                owner
-            }
-        };
-        admins.extend(owner);
+        if known.is_none_or(|(at, _)| at.elapsed() >= OWNER_AGE) {
+            // One that is not there yet is looked for each time: it may be made at any moment.
+            *known = owner::pubkey(&self.settings.data).map(|owner| (Instant::now(), owner));
+        }
+        admins.extend(known.map(|(_, owner)| owner));
         admins
     }
 

@@ -39,7 +39,7 @@ pub(super) struct Bodies {
     piece: usize,
     /// Parts that are sent at a time.
     concurrency: usize,
-    /// The folder, if it is one. Others may have keys in a bucket.
+    /// The folder; without it, it is a bucket, in which others may have keys too.
     folder: Option<Arc<FilePath>>,
 }
 
@@ -61,12 +61,28 @@ impl Bodies {
 
     /// How many uploads may be taken at a time, by the memory and the open files that each needs.
     pub(super) fn uploads_max(&self) -> usize {
-        if self.folder.is_none() { 16 } else { 128 }
+        if self.folder.is_some() { 128 } else { 16 }
     }
 
     /// The folder, if bytes are in one.
     pub(super) fn own_folder(&self) -> Option<&FilePath> {
         self.folder.as_deref()
+    }
+
+    /// Whether the folder has blobs in it, or has had some.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub(super) fn has_any(&self) -> io::Result<bool> {
+        let Some(folder) = &self.folder else { return Ok(false) };
+        // Blobs are in folders by the first two digits of their hash.
+        for entry in folder.read_dir()? {
+            let name = entry?.file_name();
+            if name.len() == 2 && name.to_string_lossy().bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Whether so many more bytes leave some of the disk free: events and deletions need it too.
@@ -112,6 +128,28 @@ impl Bodies {
             GetResultPayload::File(file, _) => Reading::File(Arc::new(file), range),
             GetResultPayload::Stream(stream) => Reading::Stream(stream),
         })
+    }
+
+    /// The bytes of a key, or a range of them, in memory.
+    ///
+    /// # Errors
+    /// As [`Bodies::read`].
+    pub(super) async fn read_whole(&self, key: &str, range: Range<u64>) -> Result<Bytes, Failure> {
+        let Some(folder) = &self.folder else {
+            let bytes = self.store.get_range(&path(key), range.clone()).await.map_err(failure)?;
+            return match bytes.len() as u64 == range.end - range.start {
+                true => Ok(bytes),
+                false => Err(Failure::Store(format!("{key} is shorter than the index says"))),
+            };
+        };
+        // Opened and read by one task, where the store would take two.
+        let file = folder.join(path(key).as_ref());
+        let read = tokio::task::spawn_blocking(move || {
+            let mut bytes = vec![0; (range.end - range.start) as usize];
+            File::open(file)?.read_exact_at(&mut bytes, range.start).map(|()| Bytes::from(bytes))
+        });
+        let read = read.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        read.map_err(|error| Failure::Store(error.to_string()))
     }
 
     /// Gives bytes another key.

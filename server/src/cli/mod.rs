@@ -3,6 +3,8 @@
 //! `relay` without a command is `relay serve`. Exit codes: [`exit::Failure`].
 
 pub mod agent;
+pub mod blossom;
+mod client;
 pub mod database;
 pub mod delete;
 pub mod exit;
@@ -11,8 +13,10 @@ pub mod import;
 pub mod info;
 mod json_lines;
 mod progress;
+mod remote;
 pub mod scan;
 mod serve;
+mod time;
 
 pub(crate) use serve::serve_here;
 
@@ -62,6 +66,8 @@ enum Command {
     Info(With<info::InfoArgs>),
     /// Deploy agents on a running relay and look after them
     Agent(agent::AgentArgs),
+    /// Look after the blobs of a running relay
+    Blossom(blossom::BlossomArgs),
     /// Print the effective configuration as TOML
     Config(Serve),
 }
@@ -163,6 +169,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Some(Command::Delete(With { common, args })) => delete::run(args, &common.load(&[])?.settings),
         Some(Command::Info(With { common, args })) => info::run(args, &common.load(&[])?.settings),
         Some(Command::Agent(args)) => agent::run(args),
+        Some(Command::Blossom(args)) => blossom::run(args),
         Some(Command::Config(args)) => {
             let text = args.load()?.to_toml();
             let mut lines = database::Lines::new(None)?;

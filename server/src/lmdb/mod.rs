@@ -37,7 +37,7 @@ use relay_engine::store::{Backend, REMOVED_KEYS_MAX, Seq, StoreError, TermClasse
 pub use error::OpenError;
 use error::store_error;
 use posting_blocks::PostingBlocks;
-use reserve::Reserve;
+pub(crate) use reserve::Reserve;
 use snapshot::Snapshot;
 
 /// The layout while no event is hidden, and while any is: versions that would serve hidden events know only the first.

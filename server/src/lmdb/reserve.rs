@@ -17,7 +17,7 @@ use super::open::allocate_and_extend;
 const BYTES_MIN: u64 = 1 << 16;
 
 #[derive(Debug)]
-pub(super) struct Reserve {
+pub(crate) struct Reserve {
     file: PathBuf,
     bytes: u64,
     /// Bytes that the file has.
@@ -27,7 +27,12 @@ pub(super) struct Reserve {
 impl Reserve {
     /// A reserve of `bytes` bytes in `folder`, or of half of what the disk has free if that is less; 0 keeps none.
     pub(super) fn open(folder: &Path, bytes: u64) -> Self {
-        let file = folder.join("reserve");
+        Self::at(folder, "reserve", bytes)
+    }
+
+    /// The same in a file of this name.
+    pub(crate) fn at(folder: &Path, name: &str, bytes: u64) -> Self {
+        let file = folder.join(name);
         let kept = file.metadata().map_or(0, |found| found.len());
         let free = statvfs(folder).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
         let bytes = bytes.min(kept.max(free.saturating_add(kept) / 2));
@@ -50,7 +55,7 @@ impl Reserve {
     }
 
     /// Bytes that the file had and has lost to the database, after an attempt to take them from the disk again.
-    pub(super) fn missing(&self) -> usize {
+    pub(crate) fn missing(&self) -> usize {
         if self.held.load(Ordering::Relaxed) < self.bytes {
             self.fill();
         }
@@ -58,7 +63,7 @@ impl Reserve {
     }
 
     /// Runs `write` in the space of the file.
-    pub(super) fn with_reserve<T>(&self, write: impl FnOnce() -> T) -> T {
+    pub(crate) fn with_reserve<T>(&self, write: impl FnOnce() -> T) -> T {
         if self.bytes > 0 {
             // Without it, the write may still find space.
             let _ = OpenOptions::new().write(true).truncate(true).open(&self.file);

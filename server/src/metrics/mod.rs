@@ -7,6 +7,8 @@ use relay_engine::relay::{Histogram, Metrics, TopCosts};
 use relay_engine::store::{Stats, StoreError};
 use relay_engine::types::PubKey;
 
+use crate::blossom::BlossomSnapshot;
+
 pub(crate) use render::render;
 
 const MICROS: &[u64] =
@@ -115,6 +117,8 @@ pub(crate) struct Snapshot {
     pub(crate) store: Option<Stats>,
     /// `None` if agents are disabled.
     pub(crate) agents: Option<AgentsSnapshot>,
+    /// `None` if blobs are not served.
+    pub(crate) blossom: Option<BlossomSnapshot>,
     /// Sockets refused before they had a shard.
     pub(crate) sockets_refused: u64,
     /// Connections refused because their address had too many.

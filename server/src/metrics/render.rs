@@ -20,6 +20,7 @@ use relay_engine::relay::{Histogram, Metrics, TopCosts};
 use relay_site::metrics::{self as names, Metric, MetricKind};
 
 use super::{AgentsSnapshot, ShardSnapshot, Snapshot};
+use crate::blossom::{OPERATIONS, STATUSES};
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -46,6 +47,7 @@ impl Collector for Snapshot {
         self.costliest(&mut out)?;
         self.histograms(&mut out)?;
         self.agents(&mut out)?;
+        self.blossom(&mut out)?;
         self.process(&mut out)
     }
 }
@@ -202,6 +204,26 @@ impl Snapshot {
         out.metric(names::AGENT_JOBS_OF_BUSIEST, busiest.collect())
     }
 
+    fn blossom(&self, out: &mut Out<'_, '_>) -> Result<(), Error> {
+        let Some(blossom) = &self.blossom else { return Ok(()) };
+        let mut rows = Vec::new();
+        for (operation, counts) in OPERATIONS.iter().zip(&blossom.requests) {
+            for (status, count) in STATUSES.iter().zip(counts) {
+                let labels = vec![("operation", (*operation).to_owned()), ("status", (*status).to_owned())];
+                rows.push((labels, *count));
+            }
+        }
+        out.metric(names::BLOSSOM_REQUESTS, rows)?;
+        out.number(names::BLOSSOM_BYTES_RECEIVED, blossom.bytes_received)?;
+        out.number(names::BLOSSOM_BYTES_SENT, blossom.bytes_sent)?;
+        out.number(names::BLOSSOM_UPLOADS, blossom.uploads)?;
+        out.number(names::BLOSSOM_UPLOADS_WAITING, blossom.uploads_waiting)?;
+        let Some(totals) = &blossom.totals else { return Ok(()) };
+        out.number(names::BLOSSOM_BLOBS, totals.blobs)?;
+        out.number(names::BLOSSOM_STORED_BYTES, totals.bytes)?;
+        out.number(names::BLOSSOM_REMOVALS, totals.removals)
+    }
+
     fn process(&self, out: &mut Out<'_, '_>) -> Result<(), Error> {
         if let Some(store) = &self.store {
             out.number(names::STORE_EVENTS, store.events)?;
@@ -304,6 +326,7 @@ mod tests {
     use relay_engine::types::PubKey;
 
     use super::*;
+    use crate::blossom::BlossomSnapshot;
     use crate::metrics::{HostMetrics, WriterMetrics};
 
     #[test]
@@ -325,6 +348,21 @@ mod tests {
             writer: WriterMetrics::default(),
             store: None,
             agents: Some(agents()),
+            blossom: Some(BlossomSnapshot {
+                requests: std::array::from_fn(|operation| {
+                    std::array::from_fn(|class| (10 * operation + class) as u64)
+                }),
+                bytes_received: 11,
+                bytes_sent: 12,
+                uploads: 13,
+                uploads_waiting: 14,
+                totals: Some(relay_blossom::index::Totals {
+                    blobs: 15,
+                    bytes: 16,
+                    removals: 17,
+                    ..Default::default()
+                }),
+            }),
             sockets_refused: 8,
             refused_by_address: 3,
             connections_of_busiest_address: 2,
@@ -361,6 +399,15 @@ mod tests {
             "relay_agents_open 3",
             "relay_agent_deliveries_failed_total 1",
             "relay_agent_events_dropped_total 7",
+            r#"relay_blossom_requests_total{operation="get",status="2xx"} 0"#,
+            r#"relay_blossom_requests_total{operation="upload",status="4xx"} 22"#,
+            "relay_blossom_bytes_received_total 11",
+            "relay_blossom_bytes_sent_total 12",
+            "relay_blossom_uploads 13",
+            "relay_blossom_uploads_waiting 14",
+            "relay_blossom_blobs 15",
+            "relay_blossom_stored_bytes 16",
+            "relay_blossom_removals_waiting 17",
             &format!(r#"relay_agent_jobs_of_busiest_total{{agent="{}"}} 3"#, npub(&PubKey([9; 32]))),
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\nis not in\n{text}");
@@ -375,6 +422,8 @@ mod tests {
         assert!(!for_everybody.contains("npub1") && for_everybody.contains("relay_agents_open 3"));
         let without_agents = render(Snapshot { agents: None, ..snapshot(true) });
         assert!(!without_agents.contains("relay_agent"));
+        let without_blobs = render(Snapshot { blossom: None, ..snapshot(true) });
+        assert!(!without_blobs.contains("relay_blossom"));
     }
 
     fn agents() -> AgentsSnapshot {

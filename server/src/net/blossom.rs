@@ -18,7 +18,7 @@ use relay_site::{Answer, BlossomRoute, Found};
 
 use super::api;
 use super::response::{Body, add_headers, response};
-use crate::blossom::{Answered, Reading, Seen};
+use crate::blossom::{Answered, Blossom, Reading, Seen};
 use crate::host::Host;
 
 /// The variable part of a path.
@@ -53,7 +53,8 @@ pub(super) async fn respond(
     let seen = seen(host, &request, peer);
     let blossom = Arc::clone(blossom);
     let handler = move |request: Request<api::Upload>| async move {
-        rendered(blossom.answer(head, seen, request.into_body()).await)
+        let answered = Arc::clone(&blossom).answer(head, seen, request.into_body()).await;
+        rendered(answered, blossom)
     };
     api::run(&host.api, bounds, request, handler).await
 }
@@ -116,10 +117,10 @@ impl Stream for BoxedPieces {
     }
 }
 
-fn rendered(answered: Answered) -> Response<Either<Full<Bytes>, Pieces>> {
+fn rendered(answered: Answered, blossom: Arc<Blossom>) -> Response<Either<Full<Bytes>, Pieces>> {
     let Answered { response: answer, reading } = answered;
     let body = match (answer.body, reading) {
-        (BlossomBody::Blob { .. }, Some(reading)) => Either::Right(StreamBody::new(pieces(reading))),
+        (BlossomBody::Blob { .. }, Some(reading)) => Either::Right(StreamBody::new(pieces(reading, blossom))),
         (BlossomBody::Bytes(bytes), _) => Either::Left(Full::new(bytes)),
         (BlossomBody::Blob { .. }, None) => Either::Left(Full::default()),
     };
@@ -129,10 +130,13 @@ fn rendered(answered: Answered) -> Response<Either<Full<Bytes>, Pieces>> {
     response
 }
 
-fn pieces(reading: Reading) -> BoxedPieces {
-    BoxedPieces(Box::pin(stream::unfold(reading, |mut reading| async move {
+fn pieces(reading: Reading, blossom: Arc<Blossom>) -> BoxedPieces {
+    BoxedPieces(Box::pin(stream::unfold((reading, blossom), |(mut reading, blossom)| async move {
         let piece = reading.next().await?;
-        Some((piece.map(Frame::data), reading))
+        if let Ok(bytes) = &piece {
+            blossom.count_sent(bytes.len());
+        }
+        Some((piece.map(Frame::data), (reading, blossom)))
     })))
 }
 

@@ -19,7 +19,7 @@ use js_sys::Uint8Array;
 use relay_blossom::exchange::{
     Body, Context, Exchange, Failure, Head, Input, Keys, Received, Response as Answered, Step,
 };
-use relay_blossom::{Blob, Command, Outcome, Sha256, mime};
+use relay_blossom::{Blob, Command, Outcome, Sha256, media, mime};
 use relay_engine::sql::StoreError;
 use relay_site::nip98::{Author, Origin, UsedEvents};
 use relay_site::{Answer, BlossomRoute, Found};

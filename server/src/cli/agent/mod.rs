@@ -2,21 +2,19 @@
 //!
 //! Requests are signed (NIP-98) by the owner's key of a local relay, which is made when it is first needed, or by another one.
 
-mod client;
 mod manifest;
 mod show;
 
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use relay_agent::identity::{Keys, parse_pubkey};
+use relay_agent::identity::parse_pubkey;
 use serde_json::{Value, json};
 
-use super::Common;
+use super::client::Client;
 use super::exit::Failure;
+use super::remote::{Remote, print, refused};
 use crate::agents::owner;
-use client::{Base, Client};
 use manifest::Source;
 
 /// Options and the subcommand.
@@ -24,22 +22,8 @@ use manifest::Source;
 pub struct AgentArgs {
     #[command(subcommand)]
     command: AgentCommand,
-    /// Configuration file of a local relay [default: $RELAY_CONFIG, else relay.toml if it exists]
-    #[arg(long, value_name = "FILE", global = true)]
-    config: Option<PathBuf>,
-    /// Folder of a local relay, for the owner's key in it [default: relay-data]
-    #[arg(long, value_name = "DIR", global = true)]
-    data: Option<String>,
-    /// The relay's HTTP address [default: where the local relay listens]
-    #[arg(long, value_name = "URL", global = true)]
-    url: Option<String>,
-    /// File with the private key that signs requests (an nsec or 64 hexadecimal digits), or `env`: it is in
-    /// NOSTR_PRIVATE_KEY [default: owner.key in the data folder]
-    #[arg(long, value_name = "FILE|env", global = true)]
-    key: Option<String>,
-    /// Print the relay's JSON
-    #[arg(long, global = true)]
-    json: bool,
+    #[command(flatten)]
+    remote: Remote,
 }
 
 #[derive(Subcommand, Debug)]
@@ -101,7 +85,7 @@ struct Agent {
 /// Runs the command.
 pub(super) fn run(args: &AgentArgs) -> Result<(), Failure> {
     if matches!(args.command, AgentCommand::Keygen) {
-        return keygen(args.json);
+        return keygen(args.remote.json);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(ask(args))
@@ -117,7 +101,7 @@ fn keygen(as_json: bool) -> Result<(), Failure> {
 }
 
 async fn ask(args: &AgentArgs) -> Result<(), Failure> {
-    let client = args.client()?;
+    let client = args.remote.client()?;
     let document = match &args.command {
         AgentCommand::Deploy { file } => {
             let Source { manifest, export } = manifest::read(file)?;
@@ -191,64 +175,23 @@ async fn ask(args: &AgentArgs) -> Result<(), Failure> {
         }
         AgentCommand::Keygen => return Ok(()),
     };
-    // These are for programs in the first place.
-    match args.json {
-        true => print(&document.to_string()),
-        false => print(&format!("{document:#}")),
-    }
+    args.remote.print_document(&document)
 }
 
 impl AgentArgs {
-    /// The relay that is meant, and the key that signs.
-    fn client(&self) -> Result<Client, Failure> {
-        let common = Common { config: self.config.clone(), data: self.data.clone(), set: Vec::new() };
-        let settings = common.load(&[])?.settings;
-        let base = match &self.url {
-            Some(url) => Base::of_url(url)?,
-            None => Base::of_local(&settings.listen, settings.url.as_deref()),
-        };
-        let keys = match self.key.as_deref() {
-            Some("env") => {
-                let secret = std::env::var("NOSTR_PRIVATE_KEY")
-                    .map_err(|_| Failure::Usage("--key env: NOSTR_PRIVATE_KEY is not set".to_owned()))?;
-                parse_key("NOSTR_PRIVATE_KEY", &secret)?
-            }
-            Some(file) => {
-                let secret = std::fs::read_to_string(file)
-                    .map_err(|error| Failure::Storage(format!("cannot read {file}: {error}")))?;
-                parse_key(file, &secret)?
-            }
-            None => {
-                crate::lmdb::make_folder(&settings.data)?;
-                let (keys, is_new) = owner::read_or_make(&settings.data)?;
-                if is_new {
-                    let path = settings.data.join("owner.key");
-                    let npub = keys.npub();
-                    let words = format!(
-                        "relay: made {}, the key of the owner of this relay's agents ({npub}): keep a copy of it",
-                        path.display()
-                    );
-                    let _ = writeln!(io::stderr(), "{words}");
-                }
-                keys
-            }
-        };
-        Client::new(base, keys)
-    }
-
     async fn command(&self, client: &Client, agent: &Agent, command: &str) -> Result<(), Failure> {
         let path = client.path(agent, &format!("/{command}")).await?;
         self.show(&client.send("POST", &path, None).await?, show::state)
     }
 
     fn show(&self, document: &Value, words: fn(&Value) -> String) -> Result<(), Failure> {
-        print(&if self.json { document.to_string() } else { words(document) })
+        self.remote.show(document, words)
     }
 
     /// A line of a log.
     fn show_line(&self, line: &str) -> Result<(), Failure> {
         match serde_json::from_str(line) {
-            Ok(document) if !self.json => print(&show::log_line(&document)),
+            Ok(document) if !self.remote.json => print(&show::log_line(&document)),
             _ => print(line),
         }
     }
@@ -281,20 +224,4 @@ impl Client {
             count => Err(refused(&format!("{count} agents are called {agent}: name one by its npub"))),
         }
     }
-}
-
-/// The relay does not do what was asked.
-fn refused(words: &str) -> Failure {
-    let _ = writeln!(io::stderr(), "relay: {words}");
-    Failure::Refused
-}
-
-fn parse_key(source: &str, secret: &str) -> Result<Keys, Failure> {
-    Keys::parse(secret).map_err(|error| Failure::Usage(format!("--key: {source} is {error}")))
-}
-
-fn print(text: &str) -> Result<(), Failure> {
-    let mut lines = super::database::Lines::new(None)?;
-    let result = lines.write(text.trim_end().as_bytes());
-    lines.finish(result)
 }

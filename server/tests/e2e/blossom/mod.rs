@@ -1,5 +1,11 @@
 //! Blobs in the real binary: uploads, ranges, deletes, kills, a full disk, a bucket, and what the relay's events end.
 
+mod command_line;
+mod crashes;
+mod events;
+mod full_disk;
+mod many_and_large;
+mod policy;
 mod s3;
 mod uploads;
 
@@ -120,10 +126,18 @@ fn delete(relay: &RelayProcess, signer: u64, sha256: &str) -> Reply {
 
 /// The blobs of a key, newest first.
 fn list(relay: &RelayProcess, owner: u64) -> Vec<String> {
-    let listed = send(relay, "GET", &format!("/list/{}", key(owner).hex()), "", b"");
-    assert_eq!(listed.outcome(), (200, ""));
-    let hash = |blob: &Value| blob["sha256"].as_str().unwrap().to_owned();
-    listed.json().as_array().unwrap().iter().map(hash).collect()
+    let mut all: Vec<String> = Vec::new();
+    loop {
+        let cursor = all.last().map_or(String::new(), |last| format!("?cursor={last}"));
+        let listed = send(relay, "GET", &format!("/list/{}{cursor}", key(owner).hex()), "", b"");
+        assert_eq!(listed.outcome(), (200, ""));
+        let page = listed.json();
+        let page = page.as_array().unwrap();
+        if page.is_empty() {
+            return all;
+        }
+        all.extend(page.iter().map(|blob| blob["sha256"].as_str().unwrap().to_owned()));
+    }
 }
 
 /// Bytes that no compression shortens and no other number gives.

@@ -10,8 +10,8 @@ use relay_site::nip98;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::super::exit::Failure;
-use super::refused;
+use super::exit::Failure;
+use super::remote::refused;
 use crate::agents::tls;
 
 /// Where a relay is.
