@@ -11,7 +11,7 @@ use relay_blossom::exchange::{
     Body, Context, Exchange, Failure, Head, Input, Keys, Receive, Received, Response as Answered, Step,
 };
 use relay_blossom::index::Part;
-use relay_blossom::{Blob, Command, Outcome, Sha256};
+use relay_blossom::{Blob, Command, Outcome, Sha256, media};
 use relay_engine::sql::StoreError;
 use relay_engine::types::PubKey;
 use relay_site::nip98::{Author, Origin, UsedEvents};
@@ -185,7 +185,7 @@ impl Exchanging<'_> {
                 Ok(Input::Done)
             }
             Step::FindServers { authors } => Ok(Input::Servers(self.servers(&authors).await)),
-            Step::Process { .. } => Err(Failure::Unsupported),
+            Step::Process { bytes, mime } => media::process(&bytes, &mime).map(Input::Processed),
             Step::Respond(_) => Ok(Input::Done),
         };
         done.unwrap_or_else(|failure| {

@@ -57,9 +57,15 @@ impl Blossom {
 
     async fn exchange(&self, head: Head, seen: &Seen, body: &mut Option<Upload>) -> Response {
         let (mut exchange, mut step) = Exchange::begin(&self.context(seen, &self.admins()), head);
+        // Room for a body that is in memory, until the response.
+        let mut room = None;
         loop {
             let input = match step {
                 Step::Respond(response) => return response,
+                Step::Read { bytes_max } => {
+                    room = room.or(self.media.reserve(bytes_max).await);
+                    self.carry_out(Step::Read { bytes_max }, body).await
+                }
                 step => self.carry_out(step, body).await,
             };
             step = exchange.resume(&self.context(seen, &self.admins()), input);
@@ -92,7 +98,7 @@ impl Blossom {
                 Ok(Input::Done)
             }
             Step::FindServers { authors } => Ok(Input::Servers(self.servers(&authors))),
-            Step::Process { .. } => Err(Failure::Unsupported),
+            Step::Process { bytes, mime } => self.media.process(bytes, mime).await.map(Input::Processed),
             Step::Respond(_) => Ok(Input::Done),
         };
         done.unwrap_or_else(|failure| {

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! exchange    carries out the steps of a request; fetch: blobs of other servers
+//! media       pictures: how many are in memory and processed at a time
 //! store       bytes; index: which blobs there are
 //! keeper      start-up, removals, sweeps, the relay's events
 //! ```
@@ -11,6 +12,7 @@ mod exchange;
 mod fetch;
 mod index;
 mod keeper;
+mod media;
 mod store;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,6 +29,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 
 use self::index::Indexed;
+use self::media::Media;
 use self::store::Bodies;
 use crate::agents::http::Client;
 use crate::agents::owner;
@@ -51,6 +54,7 @@ pub(crate) struct Blossom {
     index: Indexed,
     client: Client,
     uploads: Semaphore,
+    media: Media,
     /// Something may be removed.
     wake: Notify,
     owner: Mutex<Option<(Instant, Option<PubKey>)>>,
@@ -100,6 +104,7 @@ impl Blossom {
             index,
             client: Client::new(PrivateHosts::default()).map_err(words)?,
             uploads: Semaphore::new(UPLOADS_MAX),
+            media: Media::new(),
             wake: Notify::new(),
             owner: Mutex::default(),
             used: Mutex::default(),
