@@ -40,7 +40,13 @@ enum Stage {
         storing: Box<Storing>,
         picture: Picture,
     },
-    Store(Box<Storing>),
+    Store {
+        storing: Box<Storing>,
+        /// The smaller picture, if it is new.
+        thumbnail: Option<Sha256>,
+    },
+    /// The smaller picture belongs to none and is being deleted.
+    Clean(Response),
 }
 
 /// The stripped picture.
@@ -113,20 +119,39 @@ impl Making {
                 Progress::Step(storing, step) => self.at(Stage::Thumbnail { storing, picture }, step),
                 Progress::End(end) => {
                     // Without room for it the picture goes without.
-                    picture.media.thumbnail = match end {
-                        Ok(Kept::New(blob) | Kept::Old(blob)) => Some(blob.sha256),
-                        Err(_) => None,
+                    let (named, new) = match end {
+                        Ok(Kept::New(blob)) => (Some(blob.sha256), Some(blob.sha256)),
+                        Ok(Kept::Old(blob)) => (Some(blob.sha256), None),
+                        Err(_) => (None, None),
                     };
-                    self.store(context, picture)
+                    picture.media.thumbnail = named;
+                    self.store(context, picture, new)
                 }
             },
-            Stage::Store(storing) => match storing.resume(context, input) {
-                Progress::Step(storing, step) => self.at(Stage::Store(storing), step),
-                Progress::End(end) => Err(match end {
-                    Ok(kept) => kept.response(context),
-                    Err(problem) => problem.into(),
-                }),
+            Stage::Store { storing, thumbnail } => match storing.resume(context, input) {
+                Progress::Step(storing, step) => self.at(Stage::Store { storing, thumbnail }, step),
+                Progress::End(end) => {
+                    let named = match &end {
+                        Ok(Kept::New(blob) | Kept::Old(blob)) => {
+                            blob.media.as_ref().and_then(|media| media.thumbnail)
+                        }
+                        Err(_) => None,
+                    };
+                    let response = match end {
+                        Ok(kept) => kept.response(context),
+                        Err(problem) => problem.into(),
+                    };
+                    match thumbnail.filter(|thumbnail| named != Some(*thumbnail)) {
+                        Some(sha256) => {
+                            let owner = Some(self.announced.token.pubkey.to_string());
+                            self.at(Stage::Clean(response), Step::Ask(Command::Delete { sha256, owner }))
+                        }
+                        None => Err(response),
+                    }
+                }
             },
+            // If it has not worked, it stays: a blob of the uploader.
+            Stage::Clean(response) => Err(response),
         }
     }
 
@@ -159,6 +184,8 @@ impl Making {
 
     fn processed(self: Box<Self>, context: &Context<'_>, original: Sha256, processed: Processed) -> Turn {
         let Processed { bytes, mime, media, thumbnail } = processed;
+        // The bytes may tell another type than was declared.
+        type_is_taken(context, &mime)?;
         let picture = Picture { bytes, mime, media: Media { original, thumbnail: None, ..media } };
         match thumbnail {
             Some((bytes, mime)) => {
@@ -166,14 +193,14 @@ impl Making {
                 let (storing, step) = Storing::begin(context, plan);
                 self.at(Stage::Thumbnail { storing, picture }, step)
             }
-            None => self.store(context, picture),
+            None => self.store(context, picture, None),
         }
     }
 
-    fn store(self: Box<Self>, context: &Context<'_>, picture: Picture) -> Turn {
+    fn store(self: Box<Self>, context: &Context<'_>, picture: Picture, thumbnail: Option<Sha256>) -> Turn {
         let Picture { bytes, mime, media } = picture;
         let (storing, step) = Storing::begin(context, self.plan(context, bytes, mime, Some(media)));
-        self.at(Stage::Store(storing), step)
+        self.at(Stage::Store { storing, thumbnail }, step)
     }
 
     fn plan(&self, context: &Context<'_>, bytes: Bytes, mime: String, media: Option<Media>) -> Plan {

@@ -29,6 +29,8 @@ const DELETE_EVENTS: &str = "DELETE FROM blossom_events WHERE sha256 = ?";
 const KEEP: &str =
     "UPDATE blossom_blobs SET expires_at = ?, unused = ?, accessed = ?, ends_at = ? WHERE sha256 = ?";
 
+/// As many as there are.
+const ALL_OWNERS: u64 = u32::MAX as u64;
 /// Accesses of a blob within an hour are one.
 const ACCESS_SECONDS: u64 = 3_600;
 
@@ -97,6 +99,11 @@ impl BlobRow {
         Ok(BlobRow { blob, owner: key(row, 1)?, unused: some(row, 6)?, accessed: n(row, 7)? })
     }
 
+    /// The smaller picture that belongs to it.
+    pub(super) fn thumbnail(&self) -> Option<Sha256> {
+        self.blob.media.as_ref()?.thumbnail
+    }
+
     fn kept(&self) -> Keep {
         Keep { expires_at: self.blob.expires_at, unused: self.unused }
     }
@@ -108,9 +115,15 @@ impl<C: SqlConn> Run<'_, C> {
         one(self.conn, GET, &[(*sha256).into()], BlobRow::read)
     }
 
-    /// A blob becomes live. Two rows, one more with retention, and the totals.
-    pub(super) fn insert_blob(&mut self, owner: PubKey, commit: Commit) -> Result<Blob, StoreError> {
+    /// A blob becomes live. Two rows, one more with retention, those of [`Run::link_thumbnail`], and the totals.
+    pub(super) fn insert_blob(&mut self, owner: PubKey, mut commit: Commit) -> Result<Blob, StoreError> {
         let keep = Keep::new(commit.expires_at, commit.unused_seconds);
+        if let Some(media) = &mut commit.media
+            && let Some(thumbnail) = media.thumbnail
+            && !self.link_thumbnail(&commit.sha256, &thumbnail, owner, keep)?
+        {
+            media.thumbnail = None;
+        }
         let blob = Blob {
             sha256: commit.sha256,
             size: commit.size,
@@ -141,9 +154,11 @@ impl<C: SqlConn> Run<'_, C> {
     }
 
     /// A blob ends, whoever owns it; its bytes are removed unless they are being uploaded. Three rows, three for each further
-    /// owner, two for each event that describes it, and the totals.
+    /// owner, two for each event that describes it, those of its thumbnail, and the totals.
     pub(super) fn remove_blob(&mut self, row: &BlobRow) -> Result<(), StoreError> {
         let sha256 = row.blob.sha256;
+        let owners = if row.thumbnail().is_some() { self.owners(row, ALL_OWNERS)? } else { Vec::new() };
+        self.unlink_thumbnails(row)?;
         for sql in [DELETE, DELETE_OWNERS, DELETE_EVENTS] {
             exec(self.conn, sql, &[sha256.into()])?;
         }
@@ -152,6 +167,9 @@ impl<C: SqlConn> Run<'_, C> {
         self.state.is_totals_due = true;
         // Of further owners, too.
         self.state.owned.clear();
+        for owner in owners {
+            self.let_thumbnail_go(row, &owner)?;
+        }
         self.free(&sha256)
     }
 

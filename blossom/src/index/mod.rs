@@ -19,6 +19,7 @@ mod schema;
 mod sql;
 mod state;
 mod sweep;
+mod thumbnails;
 mod uploads;
 
 pub use command::{

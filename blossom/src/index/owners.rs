@@ -48,7 +48,7 @@ impl<C: SqlConn> Run<'_, C> {
         Ok(row.owner == *owner || has(self.conn, HAS, &params)?)
     }
 
-    /// Somebody has uploaded a live blob, and owns it from now on. Two rows if they did not before.
+    /// Somebody has uploaded a live blob, and owns it from now on, with its thumbnail. Two rows if they did not before.
     pub(super) fn add_owner(
         &mut self,
         row: &mut BlobRow,
@@ -61,6 +61,7 @@ impl<C: SqlConn> Run<'_, C> {
                 [owner.into(), uploaded.into(), sha256.into(), self.now.into(), row.blob.size.into()];
             exec(self.conn, INSERT, &params)?;
             self.state.own(&owner, row.blob.size);
+            self.own_thumbnail(row, owner, keep)?;
         } else if self.state.leaving.contains_key(&owner) {
             // What they upload after a request to vanish is theirs again.
             exec(self.conn, RENEW_FIRST, &[self.now.into(), sha256.into(), owner.into()])?;
@@ -70,7 +71,7 @@ impl<C: SqlConn> Run<'_, C> {
     }
 
     /// One of its owners lets a blob go; with the last one it ends. Two rows for a further owner, four for the one in the row
-    /// of the blob, else as [`Run::remove_blob`].
+    /// of the blob, and those of its thumbnail, else as [`Run::remove_blob`].
     pub(super) fn let_go(&mut self, row: &BlobRow, owner: &PubKey) -> Result<(), StoreError> {
         let (uploaded, sha256) = (row.blob.uploaded, row.blob.sha256);
         let mut leaves = *owner;
@@ -83,7 +84,7 @@ impl<C: SqlConn> Run<'_, C> {
         exec(self.conn, DELETE, &[leaves.into(), uploaded.into(), sha256.into()])?;
         exec(self.conn, UNLINK, &[sha256.into(), (*owner).into()])?;
         self.state.disown(owner, row.blob.size);
-        Ok(())
+        self.let_thumbnail_go(row, owner)
     }
 
     /// An owner lets a blob go, or an operator removes it.

@@ -15,6 +15,7 @@
 //!                   unique index (sha256, reporter)
 //! blossom_events    PRIMARY KEY (event, sha256), author     what kind 1063 describes: events.rs
 //!                   index (sha256, author)
+//! blossom_thumbnails PRIMARY KEY (thumbnail, picture)       smaller pictures: thumbnails.rs
 //! blossom_leaving   owner PRIMARY KEY, until                authors of kind 62 whose blobs are being let go: events.rs
 //! ```
 //!
@@ -28,7 +29,10 @@ use super::sql::{self, corrupt, from_json, n};
 /// The layout that this version writes. Another one is refused.
 const SCHEMA: u64 = 1;
 
-const CREATE: [&str; 16] = [
+/// Databases of the first days have no such table.
+const THUMBNAILS: &str = "CREATE TABLE IF NOT EXISTS blossom_thumbnails (thumbnail BLOB NOT NULL, picture BLOB NOT NULL, \
+                          PRIMARY KEY (thumbnail, picture)) WITHOUT ROWID";
+const CREATE: [&str; 17] = [
     "CREATE TABLE IF NOT EXISTS blossom_meta (name BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS blossom_blobs (sha256 BLOB PRIMARY KEY, owner BLOB NOT NULL, \
      since INTEGER NOT NULL, uploaded INTEGER NOT NULL, size INTEGER NOT NULL, mime BLOB NOT NULL, \
@@ -56,6 +60,7 @@ const CREATE: [&str; 16] = [
      author BLOB NOT NULL, PRIMARY KEY (event, sha256)) WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS blossom_events_sha256 ON blossom_events (sha256, author)",
     "CREATE TABLE IF NOT EXISTS blossom_leaving (owner BLOB PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID",
+    THUMBNAILS,
     "INSERT INTO blossom_meta (name, value) VALUES (x'736368656d61', x'31')",
 ];
 
@@ -70,7 +75,7 @@ pub(super) fn open(conn: &impl SqlConn) -> Result<(), StoreError> {
         return conn.transaction(&mut || CREATE.iter().try_for_each(|sql| conn.exec(sql, &[])));
     }
     match get_meta::<u64>(conn, "schema")? {
-        Some(SCHEMA) => Ok(()),
+        Some(SCHEMA) => conn.exec(THUMBNAILS, &[]),
         other => Err(corrupt(&format!("layout {other:?}, and this version reads {SCHEMA}"))),
     }
 }

@@ -7,7 +7,7 @@ use relay_blossom::exchange::{Failure, Processed};
 use relay_blossom::testing::Request;
 use serde_json::json;
 
-use crate::world::{PNG, URL, check, get, hash, host, pubkey, token};
+use crate::world::{PNG, URL, check, get, hash, host, pubkey, token, upload};
 
 const STRIPPED: &[u8] = b"stripped";
 const THUMBNAIL: &[u8] = b"small";
@@ -73,6 +73,77 @@ fn a_picture_goes_without_a_smaller_one_if_that_has_no_room() {
     let reply = host.send(&put(&[hash(PNG)]));
     check("stored", &reply, 201);
     assert!(!reply.json().to_string().contains("thumb"));
+}
+
+/// A picture as the server processes it.
+fn process(bytes: &Bytes, mime: &str) -> Result<Processed, Failure> {
+    relay_blossom::media::process(bytes, mime)
+}
+
+#[test]
+fn a_real_picture_is_described_and_goes_with_its_thumbnail() {
+    let noise = |x: u32, y: u32| image::Rgb([(x * y % 251) as u8, (x ^ y) as u8, (x + y) as u8]);
+    let mut png = std::io::Cursor::new(Vec::new());
+    image::RgbImage::from_fn(800, 600, noise).write_to(&mut png, image::ImageFormat::Png).unwrap();
+    let png = Bytes::from(png.into_inner());
+    let mut host = host();
+    host.processor = Some(process);
+    let put = Request::new("PUT", "/media")
+        .with("authorization", &token(1, "media", &[hash(&png)]))
+        .with("content-type", "image/png")
+        .body(png.clone());
+    let reply = host.send(&put);
+    check("new", &reply, 201);
+    let document = reply.json();
+    let tag = |name: &str| {
+        let tags = document["nip94"].as_array().unwrap();
+        tags.iter().find(|tag| tag[0] == name).map(|tag| tag[1].as_str().unwrap().to_owned()).unwrap()
+    };
+    assert_eq!((tag("dim"), tag("ox")), ("800x600".to_owned(), hash(&png).to_string()));
+    assert_eq!(tag("blurhash").len(), 28);
+    let path = format!("/{}", document["sha256"].as_str().unwrap());
+    let link = get(&mut host, &path).header("link").unwrap().to_owned();
+    let preview = link.strip_prefix('<').unwrap().strip_suffix(">; rel=\"preview\"").unwrap();
+    assert_eq!(tag("thumb"), format!("{URL}{preview}"));
+    let small = get(&mut host, preview);
+    assert_eq!(small.header("content-type"), Some("image/jpeg"));
+    let small = image::load_from_memory(&small.body).unwrap();
+    assert_eq!((small.width(), small.height()), (512, 384));
+
+    let token = token(1, "delete", &[document["sha256"].as_str().unwrap().parse().unwrap()]);
+    let delete = Request::new("DELETE", &path).with("authorization", &token);
+    check("deleted", &host.send(&delete), 204);
+    check("its thumbnail too", &get(&mut host, preview), 404);
+    assert!(host.objects.is_empty());
+}
+
+#[test]
+fn a_thumbnail_that_no_picture_names_is_not_kept() {
+    let mut host = host();
+    host.processor = Some(strip);
+    let ban = relay_blossom::Command::Ban { sha256: hash(STRIPPED), reason: String::new() };
+    host.index.run(host.now, ban).unwrap();
+    check("the picture is refused", &host.send(&put(&[hash(PNG)])), 403);
+    check("so is its thumbnail", &get(&mut host, &format!("/{}", hash(THUMBNAIL))), 404);
+    host.index.run(host.now, relay_blossom::Command::Unban(hash(STRIPPED))).unwrap();
+    check("uploaded as it is", &host.send(&upload(1, STRIPPED)), 201);
+    let reply = host.send(&put(&[hash(PNG)]));
+    check("the blob that is there names none", &reply, 200);
+    check("so it is not there", &get(&mut host, &format!("/{}", hash(THUMBNAIL))), 404);
+    assert_eq!(host.objects.len(), 1);
+}
+
+#[test]
+fn what_the_bytes_are_is_what_may_be_refused() {
+    let mut host = host();
+    host.processor = Some(strip);
+    host.settings.deny_types = vec!["image/png".to_owned()];
+    let lying = Request::new("PUT", "/media")
+        .with("authorization", &token(1, "media", &[hash(PNG)]))
+        .with("content-type", "image/jpeg");
+    host.processor = Some(|_, _| strip(&Bytes::from_static(PNG), "image/png"));
+    check("a PNG that is declared as JPEG", &host.send(&lying.body(PNG)), 415);
+    assert!(host.objects.is_empty());
 }
 
 #[test]

@@ -4,9 +4,9 @@ use relay_blossom::index::{PartHead, Wanted};
 use relay_blossom::{Command, Index, Outcome};
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 
-use crate::world::{START, World, commit, event, key, sha, unknown, wanted};
+use crate::world::{START, World, commit, event, key, picture, sha, unknown, wanted};
 
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 11] = [
     "blossom_meta",
     "blossom_blobs",
     "blossom_owners",
@@ -17,6 +17,7 @@ const TABLES: [&str; 10] = [
     "blossom_reports",
     "blossom_events",
     "blossom_leaving",
+    "blossom_thumbnails",
 ];
 
 /// All rows of all tables.
@@ -113,6 +114,17 @@ fn script() -> Vec<Step> {
         at(401, Command::Ban { sha256: sha(9), reason: "because".to_owned() }),
         at(401, Command::Begin(wanted(4, 10, 10))), // 14
         with(14, |upload, _| Command::Finish(commit(upload, 10, 10))),
+        at(401, Command::Begin(wanted(4, 11, 10))), // 15
+        at(401, Command::Begin(wanted(4, 12, 10))), // 16
+        at(401, Command::Begin(wanted(4, 13, 10))), // 17
+        with(15, |upload, _| Command::Finish(commit(upload, 11, 10))),
+        with(16, |upload, _| Command::Finish(picture(upload, 12, 11))),
+        with(17, |upload, _| Command::Finish(picture(upload, 13, 11))),
+        at(401, Command::Begin(wanted(5, 12, 10))),
+        at(401, let_go(4, 12)),
+        at(401, let_go(5, 12)),
+        at(401, Command::Delete { sha256: sha(11), owner: None }),
+        at(401, let_go(4, 13)),
         at(401, Command::TakeRemoval),
         at(401, Command::Totals),
         at(401, Command::Stat(sha(9))),

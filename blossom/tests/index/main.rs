@@ -9,5 +9,6 @@ mod parts;
 mod removals;
 mod retention;
 mod rows;
+mod thumbnails;
 mod uploads;
 mod world;

@@ -115,6 +115,7 @@ fn only_the_last_reports_are_kept() {
 fn all_that_is_known_of_a_blob_is_told() {
     let mut world = World::new();
     world.check(Command::Stat(sha(1)), &Outcome::Missing);
+    world.upload(wanted(3, 8, 5));
     let (upload, _) = world.begin(wanted(1, 1, 10));
     let media = Media {
         original: sha(9),
@@ -138,6 +139,7 @@ fn all_that_is_known_of_a_blob_is_told() {
     let Outcome::Info(info) = world.run(Command::Stat(sha(1))) else { panic!() };
     assert_eq!((info.blob, info.owners, info.events), (None, vec![], vec![]));
     assert_eq!((info.reports.len(), info.banned.as_deref()), (1, Some("reason 1")));
-    let expected = Totals { removals: 1, bans: 1, reports: 1, ..Totals::default() };
+    let thumbnail = Totals { blobs: 1, bytes: 5, owners: 1, ..Totals::default() };
+    let expected = Totals { removals: 1, bans: 1, reports: 1, ..thumbnail };
     assert_eq!(world.totals(), expected);
 }

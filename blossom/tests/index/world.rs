@@ -1,5 +1,6 @@
 //! An index with a clock, and short ways to ask it.
 
+use relay_blossom::blob::Media;
 use relay_blossom::index::{Commit, Key, Part, PartHead, Refusal, SignedEvent, Totals, Wanted};
 use relay_blossom::testing::Sqlite;
 use relay_blossom::{Blob, Command, Index, Outcome, Sha256};
@@ -52,6 +53,12 @@ pub(crate) fn commit(upload: u64, n: u32, size: u64) -> Commit {
         unused_seconds: None,
         media: None,
     }
+}
+
+/// A picture, whose thumbnail has the `thumbnail`th hash.
+pub(crate) fn picture(upload: u64, n: u32, thumbnail: u32) -> Commit {
+    let media = Media { original: sha(0), dim: None, blurhash: None, thumbnail: Some(sha(thumbnail)) };
+    Commit { media: Some(media), mime: "image/jpeg".to_owned(), ..commit(upload, n, 10) }
 }
 
 /// An event of author `author`.
