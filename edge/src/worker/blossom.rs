@@ -1,6 +1,8 @@
 //! Blossom in the Worker: carries out the steps of exchanges with the bucket and the index's object. Bytes whose hash is known go
 //! from the request into the bucket, and from there into responses, without entering wasm.
 
+mod own;
+
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
@@ -31,6 +33,8 @@ use super::shards::stub_of;
 use super::verifier;
 use crate::blossom::{BLOSSOM, COMMAND_PATH, OBJECT, decode_outcome, encode_command};
 use crate::settings::Settings;
+
+pub(super) use own::{put_own, read_own, server};
 
 /// First bytes of a blob of unknown hash, from which its type is told.
 const FIRST_BYTES: u64 = 4_096;

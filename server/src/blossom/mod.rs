@@ -4,6 +4,7 @@
 //! ```text
 //! exchange    carries out the steps of a request; fetch: blobs of other servers
 //! store       bytes; index: which blobs there are
+//! own         blobs that this process stores and reads: of agents
 //! keeper      start-up, removals, sweeps, the relay's events
 //! ```
 
@@ -11,6 +12,7 @@ mod exchange;
 mod fetch;
 mod index;
 mod keeper;
+mod own;
 mod store;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,6 +43,13 @@ pub(crate) use self::store::Reading;
 const UPLOADS_MAX: usize = 128;
 /// How long the owner's key of a local relay is remembered.
 const OWNER_AGE: Duration = Duration::from_secs(1);
+
+/// Where a relay with this URL (`wss://host/`) has its blobs: `https://host`.
+pub(crate) fn base_url(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("wss", url));
+    let scheme = if matches!(scheme, "wss" | "https") { "https" } else { "http" };
+    format!("{scheme}://{}", rest.trim_end_matches('/'))
+}
 
 /// The blobs of a relay.
 pub(crate) struct Blossom {
