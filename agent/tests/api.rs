@@ -29,7 +29,12 @@ fn secrets() -> Arc<dyn Secrets + Send + Sync> {
 impl World {
     fn new() -> Self {
         let now = Now::from_seconds(1_800_000_000);
-        let context = Context { secrets: secrets(), relay_url: Some(RELAY.url.to_owned()), seed: [1; 32] };
+        let context = Context {
+            secrets: secrets(),
+            relay_url: Some(RELAY.url.to_owned()),
+            blossom: None,
+            seed: [1; 32],
+        };
         World {
             now,
             agent: Agent::open(now, Sqlite::new(), context).unwrap(),

@@ -379,3 +379,45 @@ fn a_page_is_a_text_of_bounded_size() {
         Err("the text of the URL is too large"),
     );
 }
+
+#[test]
+fn blobs_of_the_hosts_own_server_are_told_from_other_urls() {
+    use relay_agent::fetch::own_blob;
+    let hash = "0a".repeat(32);
+    let check = |base: &str, allow: &[String], url: &str, want: bool| {
+        let found = own_blob(&url.replace("HASH", &hash), base, allow);
+        assert_eq!(found.as_deref(), want.then_some(&*hash), "{base} {allow:?} {url}");
+    };
+    for (url, want) in [
+        ("https://relay.example/HASH", true),
+        ("https://relay.example:443/HASH.txt", true),
+        ("https://RELAY.example./HASH.tar.gz?x=y", true),
+        ("http://relay.example/HASH", false),
+        ("https://relay.example:8443/HASH", false),
+        ("https://relay.example.evil.example/HASH", false),
+        ("https://user@relay.example/HASH", false),
+        ("https://relay.example/a/HASH", false),
+        ("https://relay.example/HASH/a", false),
+        ("https://relay.example//HASH", false),
+        ("https://relay.example/HASH0", false),
+        ("https://relay.example/", false),
+        ("https://other.example/HASH", false),
+        ("HASH", false),
+    ] {
+        check("https://relay.example", &[], url, want);
+    }
+    check("https://relay.example", &[], &format!("https://relay.example/{}", hash.to_uppercase()), false);
+    check("https://relay.example/sub", &[], "https://relay.example/sub/HASH", true);
+    check("https://relay.example/sub", &[], "https://relay.example/HASH", false);
+    for (url, want) in [
+        ("http://127.0.0.1:7777/HASH.txt", true),
+        ("http://localhost:7777/HASH.txt", true),
+        ("http://[::1]:7777/HASH.txt", true),
+        ("http://127.0.0.1:7778/HASH.txt", false),
+        ("http://10.0.0.1:7777/HASH.txt", false),
+    ] {
+        check("http://127.0.0.1:7777", &[], url, want);
+    }
+    check("https://relay.example", &["example".to_owned()], "https://relay.example/HASH", true);
+    check("https://relay.example", &["other.example".to_owned()], "https://relay.example/HASH", false);
+}

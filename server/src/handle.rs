@@ -8,6 +8,7 @@ use relay_engine::store::{Everyone, Seq, StoreError};
 use relay_engine::types::{Event, Filter};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::blossom::Blossom;
 use crate::host::{Host, Inbound, now};
 use crate::stored::Stored;
 
@@ -132,6 +133,11 @@ impl RelayHandle {
             Ok(Err(error)) => Err(ReadError::Store(error)),
             Err(_) => Err(ReadError::Stopped),
         }
+    }
+
+    /// The relay's blobs, once they are open.
+    pub(crate) fn blossom(&self) -> Option<Arc<Blossom>> {
+        self.host.blossom.get().cloned()
     }
 
     /// Every shard sees every event, so one serves all streams.

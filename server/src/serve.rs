@@ -111,13 +111,14 @@ where
         })
         .collect::<io::Result<Vec<_>>>()?;
 
-    let agents = match host.settings.has_agents() {
-        true => Some(start_agents(&host, &handle, &api)?),
-        false => None,
-    };
+    // First, since agents store and read blobs.
     if host.settings.has_blossom() {
         start_blossom(&host, &handle, &api);
     }
+    let agents = match host.settings.has_agents() {
+        true => Some(start_agents(&host, &handle, &api, address)?),
+        false => None,
+    };
     tracing::info!("listening on ws://{address}");
     tracing::info!("{storage}");
     let limits = &host.settings.limits;
@@ -185,8 +186,13 @@ where
 
 /// Makes the agents' part, and starts those that there are. If their files cannot be opened, the relay serves without them, and
 /// they are tried again.
-fn start_agents(host: &Host, handle: &RelayHandle, api: &tokio::runtime::Runtime) -> io::Result<Arc<Agents>> {
-    let agents = Agents::new(&host.settings, handle.clone())
+fn start_agents(
+    host: &Host,
+    handle: &RelayHandle,
+    api: &tokio::runtime::Runtime,
+    address: SocketAddr,
+) -> io::Result<Arc<Agents>> {
+    let agents = Agents::new(&host.settings, handle.clone(), address)
         .map(Arc::new)
         .map_err(|message| io::Error::new(io::ErrorKind::InvalidInput, message))?;
     let _ = host.agents.set(Arc::clone(&agents));

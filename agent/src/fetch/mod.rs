@@ -2,10 +2,12 @@
 //! name resolves when it connects ([`is_public`]), so a name cannot resolve to another address after the check.
 
 mod addresses;
+mod blob;
 mod page;
 mod redirect;
 
 pub use addresses::is_public;
+pub use blob::own_blob;
 pub use page::{Page, get};
 pub use redirect::redirect;
 

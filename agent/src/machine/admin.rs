@@ -237,7 +237,8 @@ impl<C: SqlConn> Agent<C> {
 
     /// What is in memory of a deleted agent.
     fn forget_memory(&mut self) {
-        let is_of_job = |what: &Awaited| matches!(what, Awaited::Call(_) | Awaited::Input(_));
+        let is_of_job =
+            |what: &Awaited| matches!(what, Awaited::Call(_) | Awaited::Input(_) | Awaited::Store(_));
         let open = self.awaited.iter().filter(|(_, what)| is_of_job(what)).map(|(id, _)| *id);
         for id in open.collect::<Vec<_>>() {
             self.cancel_effect(id);

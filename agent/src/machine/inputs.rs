@@ -175,24 +175,37 @@ impl<C: SqlConn> Agent<C> {
         let Some(deployed) = &self.deployed else { return };
         let Stage::Resolving(resolver) = &mut active.stage else { return };
         let url = &active.request.inputs[at].data;
-        match fetch::get(url, &deployed.manifest.network, now.seconds(), resolver.deadline / 1000) {
+        let network = &deployed.manifest.network;
+        let room = deployed.manifest.limits.input_bytes.saturating_sub(resolver.bytes()).max(1);
+        let bytes_max = network.max_fetch_bytes.min(room);
+        let server = self.context.blossom.as_ref();
+        if let Some(sha256) =
+            server.and_then(|server| fetch::own_blob(url, &server.base_url, &network.allow_domains))
+        {
+            let effect = self.new_effect(Awaited::Input(id));
+            return self.read_url(active, at, effect, Effect::Read { id: effect, sha256, bytes_max });
+        }
+        match fetch::get(url, network, now.seconds(), resolver.deadline / 1000) {
             Ok(mut request) => {
-                let deadline = resolver.deadline;
-                let room = deployed.manifest.limits.input_bytes.saturating_sub(resolver.bytes());
-                let bytes_max = &mut request.limits.response_bytes_max;
-                *bytes_max = (*bytes_max).min(room.max(1));
+                request.limits.response_bytes_max = bytes_max;
                 let effect = self.new_effect(Awaited::Input(id));
-                resolver.open = Some((effect, Need::Url(at)));
-                resolver.page = Page::default();
-                self.held.push(Effect::Http { id: effect, request });
-                self.jobs.set_wake(id, Some(deadline));
-                self.active.insert(id, active);
+                self.read_url(active, at, effect, Effect::Http { id: effect, request });
             }
             Err(forbidden) => {
                 let words = format!("the URL is not read: {}", forbidden.0);
                 self.fail(now, active, JobEvent::Fail, "input_url", &words);
             }
         }
+    }
+
+    fn read_url(&mut self, mut active: Active, at: usize, id: EffectId, effect: Effect) {
+        let Stage::Resolving(resolver) = &mut active.stage else { return };
+        resolver.open = Some((id, Need::Url(at)));
+        resolver.page = Page::default();
+        let deadline = resolver.deadline;
+        self.held.push(effect);
+        self.jobs.set_wake(active.id(), Some(deadline));
+        self.active.insert(active.id(), active);
     }
 
     /// Everything is there: the job waits for its turn.

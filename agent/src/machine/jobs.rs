@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use relay_engine::types::{Event, EventId, PubKey, Timestamp};
 
 use super::EffectId;
@@ -156,7 +157,7 @@ pub(super) enum Stage {
 pub(super) struct Attempt {
     pub(super) manifest: Arc<Manifest>,
     pub(super) executor: Box<dyn Executor + Send>,
-    /// The call that is open.
+    /// The call, or other effect, that is open.
     pub(super) call: Option<EffectId>,
     /// Milliseconds since 1970.
     pub(super) deadline: u64,
@@ -168,6 +169,15 @@ pub(super) struct Attempt {
     pub(super) partial_at: u64,
     /// Pieces that were sent in this attempt.
     pub(super) partials: u32,
+    /// The result, while it is stored; `call` is the effect.
+    pub(super) stored: Option<Stored>,
+}
+
+/// A result that is being stored.
+pub(super) struct Stored {
+    pub(super) bytes: Bytes,
+    /// Tokens read and written, if the executor knows.
+    pub(super) tokens: Option<(u64, u64)>,
 }
 
 impl Active {

@@ -12,7 +12,7 @@ pub const LATENCY_BOUNDS_MILLIS: [u64; 12] =
     [10, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 120_000];
 
 /// Why jobs are refused or end without a result, beside the causes of executors ([`failure::CAUSES`]): labels of a metric.
-pub const CAUSES: [&str; 26] = [
+pub const CAUSES: [&str; 27] = [
     "access",
     "chain",
     "encryption",
@@ -29,6 +29,7 @@ pub const CAUSES: [&str; 26] = [
     "no_result",
     "open_job",
     "output",
+    "output_store",
     "params",
     "per_customer",
     "queue_full",

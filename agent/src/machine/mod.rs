@@ -4,7 +4,7 @@
 //! intake     events become jobs, or are refused (limits); cancel: cancellations, requests to vanish
 //! inputs     the texts of events, other jobs and URLs that a request names
 //! run        attempts: executors and their calls, time limits, retries
-//! respond    feedback, results, failures
+//! respond    feedback, results, failures; storing: results that are too large for an event
 //! signer     a remote signer is asked, if it has the key; finish: for what, and what is made of its answers
 //! outbox     what is signed leaves in order, and is published again after a crash; read_relays: and where customers read
 //! admin      deploy, roll back, pause, delete; announce: how it is found, again and again
@@ -42,6 +42,7 @@ mod run;
 mod schedules;
 mod sessions;
 mod signer;
+mod storing;
 mod sweep;
 
 use std::collections::{HashMap, VecDeque};
@@ -130,6 +131,28 @@ pub enum Effect {
         /// At most 16 events are returned.
         filter: Filter,
     },
+    /// Store a blob on the host's Blossom server ([`Context::blossom`]), without a token; answered by `handle_stored`. It is
+    /// carried out to its end also after [`Effect::Cancel`].
+    Store {
+        /// For the answer.
+        id: EffectId,
+        /// Whose blob it will be.
+        owner: PubKey,
+        /// The blob.
+        bytes: bytes::Bytes,
+        /// Its MIME type.
+        mime: &'static str,
+    },
+    /// Read a blob of the host's Blossom server; answered like a call over HTTP: status 200 with `content-type`, 404, or
+    /// [`HttpFault::TooLarge`](crate::executor::HttpFault::TooLarge).
+    Read {
+        /// For the answers.
+        id: EffectId,
+        /// Its name, 64 lowercase hexadecimal digits.
+        sha256: String,
+        /// Most bytes.
+        bytes_max: usize,
+    },
 }
 
 impl Effect {
@@ -141,7 +164,9 @@ impl Effect {
             | Effect::Ai { id, .. }
             | Effect::Cancel { id }
             | Effect::Sign { id, .. }
-            | Effect::Query { id, .. } => *id,
+            | Effect::Query { id, .. }
+            | Effect::Store { id, .. }
+            | Effect::Read { id, .. } => *id,
         }
     }
 }
@@ -200,8 +225,19 @@ pub struct Context {
     pub secrets: Arc<dyn Secrets + Send + Sync>,
     /// The host's relay, `wss://...`, if its URL is known: named in announcements and in `e` tags.
     pub relay_url: Option<String>,
+    /// The Blossom server beside the host's relay, if it has one whose URL is known.
+    pub blossom: Option<BlobServer>,
     /// Secret, random and new for each opening: nonces are made of it.
     pub seed: [u8; 32],
+}
+
+/// A Blossom server on which agents store what is too large for an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlobServer {
+    /// Where its blobs are, without a slash at the end: `https://relay.example`.
+    pub base_url: String,
+    /// Largest blob, in bytes.
+    pub blob_bytes_max: u64,
 }
 
 /// Why a manifest cannot be deployed, or a command not be carried out.
@@ -283,6 +319,8 @@ enum Awaited {
     Call(EventId),
     /// An input of a job.
     Input(EventId),
+    /// The result of a job, while it is stored.
+    Store(EventId),
     /// What was published.
     Publish,
     /// What was sent to other relays once more.
@@ -392,17 +430,24 @@ impl<C: SqlConn> Agent<C> {
         let _ = self.settle(now);
     }
 
-    /// Something has come of an [`Effect::Http`] or [`Effect::Ai`].
+    /// Something has come of an [`Effect::Http`], [`Effect::Ai`] or [`Effect::Read`].
     pub fn handle_http(&mut self, now: Now, id: EffectId, event: HttpEvent) {
         let is_last = matches!(event, HttpEvent::End | HttpEvent::Failed(_));
         let awaited = self.awaited.get(&id).copied();
-        if is_last {
+        if is_last && !matches!(awaited, Some(Awaited::Store(_))) {
             self.awaited.remove(&id);
         }
         match awaited {
             Some(Awaited::Call(job)) => self.call_event(now, job, id, event),
             Some(Awaited::Input(job)) => self.fetch_event(now, job, id, event),
-            Some(Awaited::Publish | Awaited::Sent | Awaited::RelayList(_) | Awaited::Signer) | None => {}
+            Some(
+                Awaited::Publish
+                | Awaited::Sent
+                | Awaited::RelayList(_)
+                | Awaited::Signer
+                | Awaited::Store(_),
+            )
+            | None => {}
         }
         let _ = self.settle(now);
     }
@@ -413,6 +458,16 @@ impl<C: SqlConn> Agent<C> {
             Some(Awaited::Input(job)) => self.query_answer(now, job, id, events),
             Some(Awaited::RelayList(customer)) => self.relay_list(customer, events),
             _ => {}
+        }
+        let _ = self.settle(now);
+    }
+
+    /// The outcome of an [`Effect::Store`]: the blob's URL, or why it is not stored, in words for the customer. Another outcome
+    /// of the same effect changes nothing.
+    pub fn handle_stored(&mut self, now: Now, id: EffectId, outcome: Result<String, String>) {
+        if let Some(Awaited::Store(job)) = self.awaited.get(&id).copied() {
+            self.awaited.remove(&id);
+            self.result_stored(now, job, id, outcome);
         }
         let _ = self.settle(now);
     }

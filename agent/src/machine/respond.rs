@@ -6,7 +6,6 @@ use relay_engine::types::{Event, EventId, Limits, Now, Timestamp};
 use super::Agent;
 use super::intake::first_created_at;
 use super::jobs::{Active, Source, Stage};
-use crate::executor::Output;
 use crate::identity::{Draft, Missing, Sign, missing};
 use crate::job::JobEvent;
 use crate::manifest::Schedule;
@@ -118,16 +117,23 @@ impl<C: SqlConn> Agent<C> {
         nip90::feedback(self.author()?, &to, feedback, created_at, nonce).ok()
     }
 
-    /// The result is there: signs it and ends the job.
-    pub(super) fn complete(&mut self, now: Now, mut active: Active, output: Output) {
+    /// The result is there: signs it and ends the job. `content` is that of the event, and `text` what the agent has said.
+    pub(super) fn complete(
+        &mut self,
+        now: Now,
+        mut active: Active,
+        content: &str,
+        text: &str,
+        tokens: Option<(u64, u64)>,
+    ) {
         let signed = match &active.source {
             Source::Event(event) => {
                 let event = event.clone();
-                self.sign_result(now, &mut active, &event, &output.content)
+                self.sign_result(now, &mut active, &event, content)
             }
             Source::Schedule(schedule) => {
                 let schedule = schedule.clone();
-                self.sign_scheduled(now, &mut active, &schedule, &output.content)
+                self.sign_scheduled(now, &mut active, &schedule, content)
             }
         };
         let event = match signed {
@@ -137,17 +143,17 @@ impl<C: SqlConn> Agent<C> {
         self.outbox.drop_pieces(&active.id());
         let row = &mut active.row;
         row.created_at_max = event.created_at;
-        row.trace.tokens = output.tokens;
-        row.trace.sent.push(Traced::of(&event, "success", &output.content));
+        row.trace.tokens = tokens;
+        row.trace.sent.push(Traced::of(&event, "success", content));
         row.answer = self.outbox.stage(now, &active.request.relays, event);
-        if let Some((read, written)) = output.tokens {
+        if let Some((read, written)) = tokens {
             self.metrics.count(|metrics| {
                 metrics.tokens.0 = metrics.tokens.0.saturating_add(read);
                 metrics.tokens.1 = metrics.tokens.1.saturating_add(written);
             });
         }
         self.metrics.answered(now.millis().saturating_sub(active.row.received_at));
-        self.remember(now, &active, &output.content);
+        self.remember(now, &active, text);
         self.end(now, active, JobEvent::Complete, None);
     }
 
@@ -162,11 +168,7 @@ impl<C: SqlConn> Agent<C> {
         let nonce = self.nonce();
         let to = ReplyTo::job(&active.request, self.context.relay_url.as_deref());
         let author = self.author().ok_or("this agent has no key")?;
-        let mut limits = Limits::default();
-        limits.event_bytes_max = limits.event_bytes_max.min(author.event_bytes_max());
-        nip90::fits(&to, content, &limits).map_err(|words| {
-            format!("{words}; larger results have to be stored on a Blossom server, and this agent has none")
-        })?;
+        self.fits(active, content)?;
         nip90::result(author, &to, event, content, created_at, nonce)
             .map_err(|_| "the result cannot be encrypted".to_owned())
     }

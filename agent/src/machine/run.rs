@@ -227,6 +227,7 @@ impl<C: SqlConn> Agent<C> {
             partial: String::new(),
             partial_at: 0,
             partials: 0,
+            stored: None,
         });
         self.metrics.attempted();
         self.jobs.put(active.open_row());
@@ -276,10 +277,9 @@ impl<C: SqlConn> Agent<C> {
                     if output.content.len() > max {
                         let words = format!("the result is larger than {max} bytes");
                         self.fail(now, active, JobEvent::Fail, "output_size", &words);
-                    } else {
-                        self.complete(now, active, output);
+                        return None;
                     }
-                    return None;
+                    return self.worked(now, active, output);
                 }
                 Step::Failed(failure) => {
                     self.attempt_failed(now, active, &failure);
@@ -391,6 +391,10 @@ impl<C: SqlConn> Agent<C> {
 
     fn wake_active(&mut self, now: Now, mut active: Active) {
         match &active.stage {
+            Stage::Running(attempt) if now.millis() >= attempt.deadline && attempt.stored.is_some() => {
+                let words = "the result could not be stored in time";
+                self.fail(now, active, JobEvent::Fail, "output_store", words);
+            }
             Stage::Running(attempt) if now.millis() >= attempt.deadline => {
                 let words = format!("the work took longer than {} s", attempt.manifest.limits.timeout_s);
                 self.fail(now, active, JobEvent::Fail, "timeout", &words);

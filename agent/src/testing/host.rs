@@ -1,16 +1,32 @@
 //! A host that plays the relay: it stores what is published and answers queries, and the test says what comes of calls.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
+use bytes::Bytes;
 use relay_engine::sql::SqlConn;
-use relay_engine::types::{Event, EventId, Filter, Now};
+use relay_engine::types::{Event, EventId, Filter, Now, PubKey};
+use sha2::{Digest, Sha256};
 
-use crate::executor::{HttpEvent, HttpRequest};
+use crate::executor::{HttpEvent, HttpFault, HttpRequest};
 use crate::machine::{Agent, Effect, EffectId, Published};
 use crate::nip90;
 
 /// Most events that a query returns.
 const QUERY_MAX: usize = 16;
+
+/// Where the host's blobs are.
+pub const BLOSSOM_URL: &str = "https://blobs.example";
+
+/// A blob.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredBlob {
+    /// Whose it is.
+    pub owner: PubKey,
+    /// The bytes.
+    pub bytes: Bytes,
+    /// The MIME type.
+    pub mime: String,
+}
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -27,6 +43,10 @@ pub struct FakeHost {
     pub signing: Vec<(EffectId, Vec<Event>)>,
     /// Calls that were ended by the agent.
     pub cancelled: Vec<EffectId>,
+    /// Blobs by their SHA-256 in hexadecimal.
+    pub blobs: BTreeMap<String, StoredBlob>,
+    /// Why no blob is stored.
+    pub refuses_blobs: Option<String>,
     /// Whether the relay cannot be read.
     pub is_blind: bool,
     /// Events that were published again although the relay had them.
@@ -53,9 +73,26 @@ impl FakeHost {
                 agent.handle_events(now, id, events);
             }
             Effect::Http { id, request } => self.calls.push((id, request)),
+            Effect::Store { id, owner, bytes, mime } => {
+                let stored = self.put_blob(owner, bytes, mime);
+                agent.handle_stored(now, id, stored);
+            }
+            Effect::Read { id, sha256, bytes_max } => {
+                let events = match self.blobs.get(&sha256) {
+                    None => vec![HttpEvent::Head(404, Vec::new()), HttpEvent::End],
+                    Some(blob) if blob.bytes.len() > bytes_max => {
+                        vec![HttpEvent::Failed(HttpFault::TooLarge)]
+                    }
+                    Some(blob) => {
+                        let head = HttpEvent::Head(200, vec![("content-type".to_owned(), blob.mime.clone())]);
+                        vec![head, HttpEvent::Chunk(blob.bytes.clone()), HttpEvent::End]
+                    }
+                };
+                events.into_iter().for_each(|event| agent.handle_http(now, id, event));
+            }
             Effect::Sign { id, requests, .. } => self.signing.push((id, requests)),
             Effect::Ai { id, .. } => {
-                agent.handle_http(now, id, HttpEvent::Failed(crate::executor::HttpFault::Unsupported));
+                agent.handle_http(now, id, HttpEvent::Failed(HttpFault::Unsupported));
             }
             Effect::Cancel { id } => {
                 self.calls.retain(|(open, _)| *open != id);
@@ -63,6 +100,20 @@ impl FakeHost {
                 self.cancelled.push(id);
             }
         }
+    }
+
+    /// Stores a blob; its URL.
+    ///
+    /// # Errors
+    /// [`FakeHost::refuses_blobs`].
+    pub fn put_blob(&mut self, owner: PubKey, bytes: Bytes, mime: &str) -> Result<String, String> {
+        if let Some(why) = &self.refuses_blobs {
+            return Err(why.clone());
+        }
+        let sha256 = faster_hex::hex_string(&Sha256::digest(&bytes));
+        let url = format!("{BLOSSOM_URL}/{sha256}.txt");
+        self.blobs.insert(sha256, StoredBlob { owner, bytes, mime: mime.to_owned() });
+        Ok(url)
     }
 
     /// Stores events, as far as [`FakeHost::outcomes`] lets them in.

@@ -7,5 +7,5 @@ mod host;
 
 pub use customer::{Customer, Request};
 pub use executors::{EXECUTOR_URL, calling_executor};
-pub use host::{FakeHost, answers};
+pub use host::{BLOSSOM_URL, FakeHost, StoredBlob, answers};
 pub use relay_engine::testing::Sqlite;

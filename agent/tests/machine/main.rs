@@ -11,4 +11,5 @@ mod owner;
 mod signer;
 mod simulation;
 mod sizes;
+mod storing;
 mod world;

@@ -227,7 +227,8 @@ fn without_its_secret_it_accepts_nothing_and_goes_on_when_it_has_it_again() {
     let mut world = World::calling(&manifest(|_| ()));
     let request = asked(&mut world, "hello");
     let secrets = |_: &str| None;
-    let without = Context { secrets: std::sync::Arc::new(secrets), relay_url: None, seed: [9; 32] };
+    let without =
+        Context { secrets: std::sync::Arc::new(secrets), relay_url: None, blossom: None, seed: [9; 32] };
     let mut agent = Agent::open(world.now, world.sqlite.clone(), without).unwrap();
     assert_eq!(agent.fault(), Some("secret AGENT_MASTER_SECRET is not set"));
     let other = Customer::new(2).sign(&world.request().text("new"));

@@ -31,7 +31,7 @@ fn context(bunker: &Bunker, seed: u8) -> Context {
     let secrets = BTreeMap::from([("AGENT_MASTER_SECRET", "5a".repeat(32)), ("AGENT_BUNKER", bunker.url())]);
     let secrets = move |name: &str| secrets.get(name).cloned();
     let secrets: Arc<dyn Secrets + Send + Sync> = Arc::new(secrets);
-    Context { secrets, relay_url: Some(RELAY_URL.to_owned()), seed: [seed; 32] }
+    Context { secrets, relay_url: Some(RELAY_URL.to_owned()), blossom: None, seed: [seed; 32] }
 }
 
 impl Signed {
@@ -509,7 +509,7 @@ fn a_key_that_comes_to_the_host_signs_what_waits() {
         "AGENT_KEY" => Some(nsec.clone()),
         _ => None,
     };
-    let context = Context { secrets: Arc::new(secrets), relay_url: None, seed: [9; 32] };
+    let context = Context { secrets: Arc::new(secrets), relay_url: None, blossom: None, seed: [9; 32] };
     world.agent = Agent::open(world.now, world.sqlite.clone(), context).unwrap();
     let imported = manifest(|json| json["identity"] = json!({"imported": {"secret": "AGENT_KEY"}}));
     world.agent.deploy(world.now, &imported, &owner()).unwrap();

@@ -4,13 +4,15 @@
 //! times rise within a job, and nothing follows an answer. On the way, no call is made for a job that is not stored as running.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::LazyLock;
 
+use bytes::Bytes;
 use relay_agent::cipher::Cipher;
 use relay_agent::executor::{HttpEvent, HttpFault, HttpRequest};
 use relay_agent::job::JobState;
 use relay_agent::machine::{AgentState, Effect, EffectId, Published};
 use relay_agent::manifest::Manifest;
-use relay_agent::testing::{Customer, Request};
+use relay_agent::testing::{BLOSSOM_URL, Customer, Request};
 use relay_engine::sql::StoreError;
 use relay_engine::testing::Rng;
 use relay_engine::types::{Event, EventId};
@@ -20,6 +22,12 @@ use crate::world::{World, manifest, owner};
 
 const STEPS: usize = 400;
 const SEEDS: u64 = 60;
+
+/// More than an event holds.
+fn large() -> Bytes {
+    static LARGE: LazyLock<Bytes> = LazyLock::new(|| "x".repeat(131_073).into());
+    LARGE.clone()
+}
 
 struct Simulation {
     world: World,
@@ -33,6 +41,10 @@ struct Simulation {
     jobs: HashMap<String, EventId>,
     calls: Vec<(EffectId, HttpRequest)>,
     effects: Vec<Effect>,
+    /// Blobs that are being stored.
+    storing: Vec<(EffectId, Result<String, String>)>,
+    /// Results that are blobs.
+    blobs: usize,
 }
 
 fn deployed(about: &str) -> Manifest {
@@ -40,7 +52,7 @@ fn deployed(about: &str) -> Manifest {
         json["about"] = json!(about);
         json["limits"] = json!({
             "concurrency": 3, "queue": 10_000, "per_customer": 10_000, "per_customer_per_min": 10_000,
-            "timeout_s": 100, "attempts": 1_000
+            "timeout_s": 100, "attempts": 1_000, "output_bytes": 1_000_000
         });
     })
 }
@@ -57,6 +69,8 @@ impl Simulation {
             jobs: HashMap::new(),
             calls: Vec::new(),
             effects: Vec::new(),
+            storing: Vec::new(),
+            blobs: 0,
         }
     }
 
@@ -163,7 +177,18 @@ impl Simulation {
                 }
                 self.world.agent.handle_published(self.world.now, id, &outcomes);
             }
-            effect @ (Effect::Query { .. } | Effect::Ai { .. } | Effect::Sign { .. }) => {
+            Effect::Store { id, owner, bytes, mime } => {
+                self.world.host.refuses_blobs = self.rng.one_in(6).then(|| "full".to_owned());
+                let stored = self.world.host.put_blob(owner, bytes, mime);
+                if self.rng.one_in(6) {
+                    return self.crash();
+                }
+                self.storing.push((id, stored));
+            }
+            effect @ (Effect::Query { .. }
+            | Effect::Ai { .. }
+            | Effect::Sign { .. }
+            | Effect::Read { .. }) => {
                 self.world.host.is_blind = self.rng.one_in(6);
                 self.world.host.carry_out(self.world.now, &mut self.world.agent, effect);
             }
@@ -182,7 +207,8 @@ impl Simulation {
         let now = self.world.now;
         match self.rng.below(8) {
             0 => agent.handle_http(now, id, HttpEvent::Head(206, Vec::new())),
-            1 | 2 => agent.handle_http(now, id, HttpEvent::Chunk("piece ".into())),
+            1 => agent.handle_http(now, id, HttpEvent::Chunk("piece ".into())),
+            2 => agent.handle_http(now, id, HttpEvent::Chunk(large())),
             3 => {
                 self.calls.remove(at);
                 agent.handle_http(now, id, HttpEvent::Failed(HttpFault::Connection("reset".to_owned())));
@@ -194,8 +220,25 @@ impl Simulation {
             }
             _ => {
                 self.calls.remove(at);
+                if self.rng.one_in(3) {
+                    agent.handle_http(now, id, HttpEvent::Chunk(large()));
+                }
                 agent.handle_http(now, id, HttpEvent::End);
             }
+        }
+        self.poll();
+    }
+
+    /// A blob has been stored, or not. Some hosts say so twice.
+    fn stored(&mut self) {
+        if self.storing.is_empty() {
+            return;
+        }
+        let at = self.rng.below(self.storing.len() as u64) as usize;
+        let (id, stored) = self.storing.remove(at);
+        self.world.agent.handle_stored(self.world.now, id, stored.clone());
+        if self.rng.one_in(3) {
+            self.world.agent.handle_stored(self.world.now, id, stored);
         }
         self.poll();
     }
@@ -211,6 +254,7 @@ impl Simulation {
     fn crash(&mut self) {
         self.effects.clear();
         self.calls.clear();
+        self.storing.clear();
         self.world.sqlite.fail_with(None);
         self.world.crash();
         self.poll();
@@ -222,7 +266,8 @@ impl Simulation {
             8 => self.cancel(),
             9..=16 => self.deliver(),
             17..=26 => self.carry_out(),
-            27..=32 => self.call(),
+            27..=31 => self.call(),
+            32 => (0..4).for_each(|_| self.stored()),
             33..=35 => self.pass(),
             36 => self.crash(),
             37 => self.world.sqlite.fail_at(1 + self.rng.below(30)),
@@ -242,6 +287,7 @@ impl Simulation {
     fn finish(&mut self) {
         self.world.sqlite.fail_with(None);
         self.world.host.is_blind = false;
+        self.world.host.refuses_blobs = None;
         self.world.agent.handle_timeout(self.world.now.plus_millis(60_000));
         self.world.agent.set_state(self.world.now, AgentState::Active).expect("stored");
         while !self.undelivered.is_empty() {
@@ -252,9 +298,15 @@ impl Simulation {
             for effect in std::mem::take(&mut self.effects) {
                 self.world.host.carry_out(self.world.now, &mut self.world.agent, effect);
             }
+            for (id, stored) in std::mem::take(&mut self.storing) {
+                self.world.agent.handle_stored(self.world.now, id, stored);
+            }
             self.calls.append(&mut self.world.host.calls);
             for (id, _) in std::mem::take(&mut self.calls) {
                 self.world.agent.handle_http(self.world.now, id, HttpEvent::Head(200, Vec::new()));
+                if self.rng.one_in(4) {
+                    self.world.agent.handle_http(self.world.now, id, HttpEvent::Chunk(large()));
+                }
                 self.world.agent.handle_http(self.world.now, id, HttpEvent::End);
             }
             self.poll();
@@ -273,7 +325,7 @@ impl Simulation {
         panic!("seed {}: it does not come to rest", self.seed);
     }
 
-    fn check(&self) -> usize {
+    fn check(&mut self) -> usize {
         assert!(self.world.agent.is_idle(), "seed {}", self.seed);
         let agent = self.world.pubkey();
         let mut results = 0;
@@ -298,6 +350,16 @@ impl Simulation {
             match job.state {
                 JobState::Done => {
                     results += 1;
+                    let content = answers.last().expect("a result").1.view().raw_content().to_vec();
+                    if content.starts_with(BLOSSOM_URL.as_bytes()) {
+                        let name = String::from_utf8(content).unwrap();
+                        let name = name[BLOSSOM_URL.len() + 1..].trim_end_matches(".txt").to_owned();
+                        let blob = self.world.host.blobs.get(&name).expect("its blob");
+                        assert!(blob.owner == agent && blob.bytes.len() >= large().len(), "seed {seed}");
+                        self.blobs += 1;
+                    } else {
+                        assert!(content.len() < large().len(), "seed {seed}: {} bytes", content.len());
+                    }
                     assert_eq!(of("result"), 1, "seed {seed}: {statuses:?}");
                     assert_eq!(statuses.last(), Some(&"result"), "seed {seed}: {statuses:?}");
                     assert_eq!(of("error"), 0, "seed {seed}: {statuses:?}");
@@ -320,7 +382,7 @@ impl Simulation {
 
 #[test]
 fn whatever_fails_each_request_is_answered_once() {
-    let mut results = 0;
+    let (mut results, mut blobs) = (0, 0);
     for seed in 1..=SEEDS {
         let mut simulation = Simulation::new(seed);
         for _ in 0..STEPS {
@@ -328,8 +390,10 @@ fn whatever_fails_each_request_is_answered_once() {
         }
         simulation.finish();
         results += simulation.check();
+        blobs += simulation.blobs;
     }
     assert!(results > 20 * SEEDS as usize, "{results} results");
+    assert!(blobs > SEEDS as usize, "{blobs} blobs");
 }
 
 /// One job of each sort, and a crash before and after each effect.
@@ -342,7 +406,8 @@ fn a_crash_at_each_effect_loses_and_repeats_nothing() {
         let plain = Customer::new(1).sign(&world.request().text("plain"));
         let fetching = Customer::new(1).sign(&world.request().tag(&["i", &note.id.to_string(), "event"]));
         let chained = Customer::new(1).sign(&world.request().tag(&["i", &plain.id.to_string(), "job"]));
-        let requests = [plain, fetching, chained];
+        let large_one = Customer::new(1).sign(&world.request().text("large"));
+        let requests = [plain, fetching, chained, large_one];
         requests.iter().for_each(|request| world.host.store(request.clone()));
         world.agent.deliver(world.now, &requests).unwrap();
         let mut effects = 0;
@@ -355,8 +420,14 @@ fn a_crash_at_each_effect_loses_and_repeats_nothing() {
                 }
                 if crash_at == Some((effects, true)) {
                     // It is carried out, and nobody hears of it.
-                    if let Effect::Publish { events, relays, .. } = effect {
-                        world.host.publish(&events, &relays);
+                    match effect {
+                        Effect::Publish { events, relays, .. } => {
+                            world.host.publish(&events, &relays);
+                        }
+                        Effect::Store { owner, bytes, mime, .. } => {
+                            world.host.put_blob(owner, bytes, mime).unwrap();
+                        }
+                        _ => {}
                     }
                     world.crash();
                     continue;
@@ -366,9 +437,10 @@ fn a_crash_at_each_effect_loses_and_repeats_nothing() {
             match world.host.calls.is_empty() {
                 true => world.now = world.now.plus_millis(1_000),
                 false => {
-                    let (id, _) = world.host.calls.remove(0);
+                    let (id, request) = world.host.calls.remove(0);
+                    let result = if request.body == "large" { large() } else { "done".into() };
                     world.agent.handle_http(world.now, id, HttpEvent::Head(200, Vec::new()));
-                    world.agent.handle_http(world.now, id, HttpEvent::Chunk("done".into()));
+                    world.agent.handle_http(world.now, id, HttpEvent::Chunk(result));
                     world.agent.handle_http(world.now, id, HttpEvent::End);
                 }
             }
@@ -377,6 +449,9 @@ fn a_crash_at_each_effect_loses_and_repeats_nothing() {
         for request in &requests {
             assert_eq!(world.statuses(&request.id), ["processing", "result"], "{crash_at:?}");
         }
+        let (_, url) = world.last(&Customer::new(1), &requests[3].id);
+        assert!(url.starts_with(BLOSSOM_URL), "{crash_at:?}: {url}");
+        assert_eq!(world.host.blobs.len(), 1, "the same bytes are the same blob");
         assert!(world.agent.is_idle());
         effects
     };

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use relay_agent::machine::{Agent, Context};
+use relay_agent::machine::{Agent, BlobServer, Context};
 use relay_agent::manifest::Manifest;
 use relay_agent::secrets::Secrets;
-use relay_agent::testing::{Customer, FakeHost, Request, Sqlite, calling_executor};
+use relay_agent::testing::{BLOSSOM_URL, Customer, FakeHost, Request, Sqlite, calling_executor};
 use relay_engine::types::{Event, EventId, Now, PubKey};
 use serde_json::{Value, json};
 
@@ -35,7 +35,12 @@ pub(crate) fn manifest(change: impl FnOnce(&mut Value)) -> Manifest {
 pub(crate) fn context(seed: u8) -> Context {
     let secrets = |name: &str| (name == "AGENT_MASTER_SECRET").then(|| "5a".repeat(32));
     let secrets: Arc<dyn Secrets + Send + Sync> = Arc::new(secrets);
-    Context { secrets, relay_url: Some(RELAY_URL.to_owned()), seed: [seed; 32] }
+    Context { secrets, relay_url: Some(RELAY_URL.to_owned()), blossom: Some(blossom()), seed: [seed; 32] }
+}
+
+/// The host's Blossom server.
+pub(crate) fn blossom() -> BlobServer {
+    BlobServer { base_url: BLOSSOM_URL.to_owned(), blob_bytes_max: 400_000 }
 }
 
 pub(crate) fn owner() -> PubKey {

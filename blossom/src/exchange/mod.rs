@@ -10,6 +10,7 @@
 //! | `conditions` | preconditions and ranges (RFC 9110) |
 //! | `storing` | from the start of an upload to its end, wherever the bytes come from |
 //! | `read`, `upload`, `parts`, `mirror`, `media`, `delete`, `list`, `report`, `operator` | the endpoints |
+//! | `own` | blobs that the host itself stores, without a request |
 
 mod conditions;
 mod delete;
@@ -17,6 +18,7 @@ mod list;
 mod media;
 mod mirror;
 mod operator;
+mod own;
 mod parts;
 mod read;
 mod report;
@@ -26,6 +28,7 @@ mod step;
 mod storing;
 mod upload;
 
+pub use own::{Own, OwnStep};
 pub use read::RELAY_OWNER;
 pub(crate) use request::{is_open, own_name};
 pub use response::{Body, Response};

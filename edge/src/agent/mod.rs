@@ -14,12 +14,13 @@ pub mod message;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use relay_agent::api;
 use relay_agent::executor::{HttpEvent, HttpFault, HttpRequest};
 use relay_agent::machine::{Agent, AgentState, Context, Counted, Effect, EffectId, Published, SignerEvent};
 use relay_agent::nip46::Answers;
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
-use relay_engine::types::{Event, Filter, Now};
+use relay_engine::types::{Event, Filter, Now, PubKey};
 
 pub use env_secrets::EnvSecrets;
 
@@ -37,7 +38,7 @@ pub trait AgentHost {
     fn call(&self, id: EffectId, request: HttpRequest);
 
     /// Calls a model of Workers AI; answered like a call.
-    fn call_model(&self, id: EffectId, model: &str, input: bytes::Bytes);
+    fn call_model(&self, id: EffectId, model: &str, input: Bytes);
 
     /// Asks a remote signer on its relays; answered by [`AgentObject::signer`].
     fn ask_signer(&self, id: EffectId, relays: &[String], answers: Answers, requests: &[Event]);
@@ -47,6 +48,12 @@ pub trait AgentHost {
 
     /// Reads events of the relay; answered by [`AgentObject::found`].
     fn query(&self, id: EffectId, filter: &Filter);
+
+    /// Stores a blob on the relay's Blossom server; answered by [`AgentObject::stored`].
+    fn store_blob(&self, id: EffectId, owner: PubKey, bytes: Bytes, mime: &'static str);
+
+    /// Reads a blob of that server; answered like a call.
+    fn read_blob(&self, id: EffectId, sha256: &str, bytes_max: usize);
 
     /// Sets the object's one alarm, which calls [`AgentObject::alarm`], and replaces the one that was set.
     fn set_alarm(&self, at: Now);
@@ -79,7 +86,7 @@ pub struct AgentObject<C: SqlConn, H> {
     opening: Opening,
     /// Publications that have not been confirmed.
     publications: BTreeMap<EffectId, Unconfirmed>,
-    /// Calls and questions to a signer that have not been answered.
+    /// Calls, questions to a signer, and blobs on their way, that have not been answered.
     calls: BTreeSet<EffectId>,
     /// The alarm, as far as it is known to be set.
     alarm: Option<Now>,
@@ -216,6 +223,13 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
         self.work(now, Via::Request);
     }
 
+    /// The outcome of [`AgentHost::store_blob`]: the blob's URL, or why it is not stored.
+    pub fn stored(&mut self, now: Now, id: EffectId, outcome: Result<String, String>) {
+        self.calls.remove(&id);
+        self.agent.handle_stored(now, id, outcome);
+        self.work(now, Via::Request);
+    }
+
     /// The answer to [`AgentHost::query`]; `Err` if the relay could not be asked.
     pub fn found(&mut self, now: Now, id: EffectId, events: Result<Vec<Event>, String>) {
         self.agent.handle_events(now, id, events);
@@ -291,6 +305,14 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
                 Effect::Cancel { id } => {
                     self.calls.remove(&id);
                     self.host.cancel(id);
+                }
+                Effect::Store { id, owner, bytes, mime } => {
+                    self.calls.insert(id);
+                    self.host.store_blob(id, owner, bytes, mime);
+                }
+                Effect::Read { id, sha256, bytes_max } => {
+                    self.calls.insert(id);
+                    self.host.read_blob(id, &sha256, bytes_max);
                 }
                 // The relay answers at once. If it does not, the time of the job that waits comes.
                 Effect::Query { id, filter } => self.host.query(id, &filter),

@@ -19,7 +19,7 @@ use relay_agent::api::{self, FOLLOWERS_MAX, Follower, Reply, no_agent, too_many_
 use relay_agent::executor::{HttpEvent, HttpRequest};
 use relay_agent::machine::{Context, EffectId, Published};
 use relay_agent::nip46::Answers;
-use relay_engine::types::{Event, Filter, Now};
+use relay_engine::types::{Event, Filter, Now, PubKey};
 use relay_site::{AgentRoute, Answer};
 use wasm_bindgen::JsCast;
 use worker::{
@@ -30,7 +30,7 @@ use worker::{
 use super::entry::response;
 use super::js::{self, Storage};
 use super::sql::Conn;
-use super::{calls, memory, shards, variables};
+use super::{blossom, calls, memory, shards, variables};
 use crate::agent::ask::{API_PATH, Ask, ENTRY_PATH, decode_deployment, encode_entry};
 use crate::agent::elsewhere::Elsewhere;
 use crate::agent::message::{
@@ -81,6 +81,8 @@ enum Wish {
     CallModel(EffectId, String, Bytes),
     AskSigner(EffectId, Vec<String>, Answers, Vec<Event>),
     Query(EffectId, Filter),
+    StoreBlob(EffectId, PubKey, Bytes, &'static str),
+    ReadBlob(EffectId, String, usize),
 }
 
 /// The runtime, as the agent uses it.
@@ -122,8 +124,13 @@ impl AgentHost for Runtime {
     fn cancel(&self, id: EffectId) {
         if let Ok(mut wishes) = self.wishes.try_borrow_mut() {
             wishes.retain(|wish| match wish {
-                Wish::Call(own, _) | Wish::CallModel(own, ..) | Wish::AskSigner(own, ..) => *own != id,
-                Wish::Publish(..) | Wish::PublishElsewhere(..) | Wish::Query(..) => true,
+                Wish::Call(own, _)
+                | Wish::CallModel(own, ..)
+                | Wish::AskSigner(own, ..)
+                | Wish::ReadBlob(own, ..) => *own != id,
+                Wish::Publish(..) | Wish::PublishElsewhere(..) | Wish::Query(..) | Wish::StoreBlob(..) => {
+                    true
+                }
             });
         }
         let open = self.calls.try_borrow_mut().ok().and_then(|mut calls| calls.remove(&id));
@@ -134,6 +141,14 @@ impl AgentHost for Runtime {
 
     fn query(&self, id: EffectId, filter: &Filter) {
         self.wish(Wish::Query(id, filter.clone()));
+    }
+
+    fn store_blob(&self, id: EffectId, owner: PubKey, bytes: Bytes, mime: &'static str) {
+        self.wish(Wish::StoreBlob(id, owner, bytes, mime));
+    }
+
+    fn read_blob(&self, id: EffectId, sha256: &str, bytes_max: usize) {
+        self.wish(Wish::ReadBlob(id, sha256.to_owned(), bytes_max));
     }
 
     fn set_alarm(&self, at: Now) {
@@ -215,6 +230,7 @@ impl Shared {
         let context = Context {
             secrets: Arc::new(variables::agent_secrets(&self.env)),
             relay_url: settings.url.clone(),
+            blossom: blossom::server(settings),
             seed: js::random().map_err(message)?,
         };
         let opening = Opening(u64::from_be_bytes(js::random().map_err(message)?));
@@ -261,6 +277,20 @@ impl Shared {
                 let private = self.settings().map(|settings| &*settings.agents.allow_private_hosts);
                 calls::http(private.unwrap_or_default(), request, &signal, |event| self.tell(id, event))
                     .await;
+                self.end_call(id);
+            }
+            Wish::StoreBlob(id, owner, bytes, mime) => {
+                let stored = match self.settings() {
+                    Ok(settings) => blossom::put_own(&self.env, settings, &owner, bytes, mime).await,
+                    Err(message) => Err(message),
+                };
+                self.report(|agent| agent.stored(now(), id, stored));
+            }
+            Wish::ReadBlob(id, sha256, bytes_max) => {
+                if self.begin_call(id).is_none() {
+                    return;
+                }
+                blossom::read_own(&self.env, &sha256, bytes_max, |event| self.tell(id, event)).await;
                 self.end_call(id);
             }
             Wish::AskSigner(id, relays, answers, requests) => {

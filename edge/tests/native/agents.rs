@@ -346,6 +346,43 @@ fn a_call_goes_on_after_the_response_and_is_made_again_if_memory_is_lost() {
     assert_eq!(world.agents[&agent].requests, requests, "it sleeps again");
 }
 
+/// It is kept awake until the blob is stored; if its memory is lost, the work is done again.
+#[test]
+fn a_large_result_is_stored_as_a_blob() {
+    let (mut world, _) = world();
+    let agent = world.deploy(WEBHOOK);
+    let job = request_of(&world, &agent, 5_100).tag(["i", "hello", "text"]).sign();
+    world.publish(&job);
+    let text = "x".repeat(200_000);
+    for round in 0..2 {
+        world.run();
+        let (_, id, _) = world.calls.remove(0);
+        let now = world.relay.now;
+        for happened in [
+            HttpEvent::Head(200, vec![("content-type".into(), "text/plain".into())]),
+            HttpEvent::Chunk(text.clone().into()),
+            HttpEvent::End,
+        ] {
+            world.with_agent(agent, |agent| agent.http(now, id, happened));
+        }
+        world.run();
+        assert!(!world.with_agent(agent, |agent| agent.is_idle()));
+        if round == 0 {
+            world.evict_agents();
+            world.advance(40);
+        }
+    }
+    let stored = world.agents[&agent].host.stored.take();
+    assert_eq!(stored.len(), 2);
+    assert!(stored.iter().all(|(_, owner, bytes)| *owner == agent && *bytes == text.as_bytes()));
+    let (now, url) = (world.relay.now, "https://relay.test/blob");
+    for _ in 0..2 {
+        world.with_agent(agent, |agent| agent.stored(now, stored[1].0, Ok(url.into())));
+    }
+    world.run();
+    is_answered(&world, &job, url);
+}
+
 /// An isolate holds a thousand agents, each within its own bounds.
 #[test]
 fn a_job_waits_while_the_isolate_has_no_memory() {

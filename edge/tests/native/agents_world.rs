@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use relay_agent::executor::HttpRequest;
 use relay_agent::identity;
-use relay_agent::machine::{Context, EffectId};
+use relay_agent::machine::{BlobServer, Context, EffectId};
 use relay_agent::manifest::Manifest;
 use relay_agent::nip46::Answers;
 use relay_agent::nip90;
@@ -40,6 +40,8 @@ pub(super) struct FakeAgentHost {
     pub(super) cancelled: Rc<RefCell<Vec<EffectId>>>,
     /// Other relays, and what was sent to each.
     pub(super) elsewhere: Rc<RefCell<Vec<(String, EventId)>>>,
+    /// Blobs that are to be stored.
+    pub(super) stored: Rc<RefCell<Vec<(EffectId, PubKey, Bytes)>>>,
     pub(super) memory_used_bytes: Rc<Cell<u64>>,
 }
 
@@ -72,6 +74,14 @@ impl AgentHost for FakeAgentHost {
 
     fn query(&self, id: EffectId, filter: &Filter) {
         self.wishes.borrow_mut().push_back(Wish::Query(id, filter.clone()));
+    }
+
+    fn store_blob(&self, id: EffectId, owner: PubKey, bytes: Bytes, _: &'static str) {
+        self.stored.borrow_mut().push((id, owner, bytes));
+    }
+
+    fn read_blob(&self, _: EffectId, _: &str, _: usize) {
+        panic!("no agent here reads a blob");
     }
 
     fn set_alarm(&self, at: Now) {
@@ -161,6 +171,7 @@ impl World {
             let context = Context {
                 secrets: Arc::new(agent_secrets()),
                 relay_url: Some("wss://relay.test".into()),
+                blossom: Some(BlobServer { base_url: "https://relay.test".into(), blob_bytes_max: 1 << 20 }),
                 seed: [self.opened as u8; 32],
             };
             let opened = AgentObject::open(now, store, place.host.clone(), context, Opening(self.opened));

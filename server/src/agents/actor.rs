@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use hyper::body::Bytes;
 use relay_agent::executor::{HttpEvent, HttpFault, HttpRequest};
 use relay_agent::machine::{Agent, Context, Effect, EffectId, Published, SignerEvent};
 use relay_engine::relay::PublishOutcome;
@@ -26,6 +27,8 @@ const IDLE: Duration = Duration::from_secs(5);
 const REOPEN_MS: u64 = 30_000;
 /// Events of one call over HTTP that wait for the machine.
 const HTTP_EVENTS_MAX: usize = 16;
+/// Why no blob is stored or read.
+const NO_BLOBS: &str = "the store of blobs is not open";
 /// Messages that are handled before other tasks have their turn.
 const MESSAGES_MAX: usize = 32;
 
@@ -76,8 +79,12 @@ async fn open<'a>(
     let conn = Sqlite::open(&running.file_of(pubkey))?;
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|error| StoreError::Failed(error.to_string()))?;
-    let context =
-        Context { secrets: Arc::clone(&running.secrets) as _, relay_url: running.relay_url.clone(), seed };
+    let context = Context {
+        secrets: Arc::clone(&running.secrets) as _,
+        relay_url: running.relay_url.clone(),
+        blossom: running.blossom.clone(),
+        seed,
+    };
     let agent = Agent::open(now(), conn, context)?;
     running.reconcile(pubkey, &agent);
     Ok((agent, slot))
@@ -171,6 +178,7 @@ impl Actor<'_> {
                 }
                 self.agent.handle_signer(now, id, event);
             }
+            Message::Stored(id, outcome) => self.agent.handle_stored(now, id, outcome),
             Message::Events(id, events) => self.agent.handle_events(now, id, events),
             Message::Call(call) => call(now, &mut self.agent),
             Message::Wake => {}
@@ -202,6 +210,8 @@ impl Actor<'_> {
                         call.abort();
                     }
                 }
+                Effect::Store { id, owner, bytes, mime } => self.store(id, owner, bytes, mime),
+                Effect::Read { id, sha256, bytes_max } => self.read(id, sha256, bytes_max),
                 Effect::Query { id, filter } => {
                     let (handle, inbox) = (self.running.handle.clone(), Arc::clone(self.inbox));
                     tokio::spawn(async move {
@@ -242,6 +252,50 @@ impl Actor<'_> {
             while let Some(event) = call.next().await {
                 let Ok(permit) = Arc::clone(&waiting).acquire_owned().await else { return };
                 inbox.push(Message::Http(id, event, permit));
+            }
+        });
+        self.calls.insert(id, task.abort_handle());
+    }
+
+    /// Stores a blob; goes on to its end whatever becomes of the job.
+    fn store(&self, id: EffectId, owner: PubKey, bytes: Bytes, mime: &'static str) {
+        let (running, inbox) = (Arc::clone(self.running), Arc::clone(self.inbox));
+        tokio::spawn(async move {
+            let stored = match (running.handle.blossom(), &running.blossom) {
+                (Some(blossom), Some(server)) => blossom.put_own(&server.base_url, &owner, bytes, mime).await,
+                _ => Err(NO_BLOBS.to_owned()),
+            };
+            inbox.push(Message::Stored(id, stored));
+        });
+    }
+
+    /// Reads a blob.
+    fn read(&mut self, id: EffectId, sha256: String, bytes_max: usize) {
+        let (running, inbox) = (Arc::clone(self.running), Arc::clone(self.inbox));
+        let task = tokio::spawn(async move {
+            let waiting = Arc::new(Semaphore::new(HTTP_EVENTS_MAX));
+            let opened = match running.handle.blossom() {
+                Some(blossom) => blossom.read_own(&sha256, bytes_max).await,
+                None => Err(vec![HttpEvent::Failed(HttpFault::Connection(NO_BLOBS.to_owned()))]),
+            };
+            let (mut reading, mut others) = match opened {
+                Ok(reading) => (Some(reading), Vec::new().into_iter()),
+                Err(events) => (None, events.into_iter()),
+            };
+            loop {
+                let event = match &mut reading {
+                    Some(reading) => reading.next().await,
+                    None => match others.next() {
+                        Some(event) => event,
+                        None => return,
+                    },
+                };
+                let is_last = matches!(event, HttpEvent::End | HttpEvent::Failed(_));
+                let Ok(permit) = Arc::clone(&waiting).acquire_owned().await else { return };
+                inbox.push(Message::Http(id, event, permit));
+                if is_last {
+                    return;
+                }
             }
         });
         self.calls.insert(id, task.abort_handle());

@@ -28,6 +28,7 @@ mod wakes;
 use std::collections::HashMap;
 use std::fs::DirBuilder;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
@@ -36,7 +37,7 @@ use std::time::{Duration, Instant};
 
 use relay_agent::api::{self, Caller, FOLLOWERS_MAX, Follower, Piece, no_agent};
 use relay_agent::fetch::PrivateHosts;
-use relay_agent::machine::Agent;
+use relay_agent::machine::{Agent, BlobServer};
 use relay_agent::router::Router;
 use relay_agent::totals::{Totals, agents_by_state};
 use relay_engine::sql::StoreError;
@@ -54,6 +55,7 @@ use self::running::Running;
 use self::secrets::HostSecrets;
 use self::sqlite::Sqlite;
 use self::wakes::Wakes;
+use crate::blossom::base_url;
 use crate::config::Settings;
 use crate::handle::RelayHandle;
 use crate::host::now;
@@ -76,11 +78,23 @@ fn open_max(files: Option<u64>) -> usize {
     usize::try_from(files / 2).map_or(OPEN_MAX, |open| open.min(OPEN_MAX))
 }
 
+/// Where agents store large results. Without `url` others know the relay's address only if they are on this machine.
+fn blob_server(settings: &Settings, address: SocketAddr) -> Option<BlobServer> {
+    let base_url = match &settings.url {
+        Some(url) => base_url(url),
+        None if settings.is_loopback() => format!("http://{address}"),
+        None => return None,
+    };
+    let blob_bytes_max = settings.blossom.blob_bytes_max;
+    settings.has_blossom().then_some(BlobServer { base_url, blob_bytes_max })
+}
+
 /// The agents of a relay.
 pub(crate) struct Agents {
     /// `<data>/agents`.
     folder: PathBuf,
     relay_url: Option<String>,
+    blossom: Option<BlobServer>,
     relay: Relay,
     agents_max: usize,
     deploy_pubkeys: Vec<PubKey>,
@@ -135,14 +149,15 @@ impl Ask {
 }
 
 impl Agents {
-    /// Nothing is opened or started yet.
+    /// Nothing is opened or started yet. `address`: where the relay listens.
     ///
     /// # Errors
     /// If a setting is not a host with a port, in words.
-    pub(crate) fn new(settings: &Settings, handle: RelayHandle) -> Result<Self, String> {
+    pub(crate) fn new(settings: &Settings, handle: RelayHandle, address: SocketAddr) -> Result<Self, String> {
         let folder = settings.data.join("agents");
         Ok(Agents {
             relay_url: settings.url.clone(),
+            blossom: blob_server(settings, address),
             relay: Relay {
                 name: settings.info.name.clone(),
                 // Where it listens is not where others reach it.
@@ -206,6 +221,7 @@ impl Agents {
         let running = Arc::new(Running {
             folder: self.folder.clone(),
             relay_url: self.relay_url.clone(),
+            blossom: self.blossom.clone(),
             secrets: Arc::clone(&self.secrets),
             handle,
             relays: Relays::new(self.private_hosts.clone()).map_err(failed)?,

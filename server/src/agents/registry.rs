@@ -26,6 +26,8 @@ pub(super) enum Message {
     Published(EffectId, Vec<Published>),
     /// Something has come of a call over HTTP, of which only so much may wait.
     Http(EffectId, HttpEvent, OwnedSemaphorePermit),
+    /// A blob is stored at this URL, or why not.
+    Stored(EffectId, Result<String, String>),
     /// The answer to a query.
     Events(EffectId, Result<Vec<Event>, String>),
     /// Something has come of a question to a remote signer.

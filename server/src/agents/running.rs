@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use relay_agent::api;
-use relay_agent::machine::{Agent, AgentState};
+use relay_agent::machine::{Agent, AgentState, BlobServer};
 use relay_agent::router::{Entry, Router};
 use relay_agent::totals::Tally;
 use relay_engine::sql::StoreError;
@@ -28,6 +28,7 @@ pub(super) struct Running {
     /// `<data>/agents`.
     pub(super) folder: PathBuf,
     pub(super) relay_url: Option<String>,
+    pub(super) blossom: Option<BlobServer>,
     pub(super) secrets: Arc<HostSecrets>,
     pub(super) handle: RelayHandle,
     pub(super) http: Client,

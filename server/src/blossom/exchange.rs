@@ -90,7 +90,7 @@ impl Blossom {
         }
     }
 
-    async fn carry_out(&self, step: Step, body: &mut Option<Upload>) -> Input {
+    pub(super) async fn carry_out(&self, step: Step, body: &mut Option<Upload>) -> Input {
         let done = match step {
             Step::Ask(command) => self.ask(command).await,
             Step::Use(signed) => {

@@ -5,6 +5,7 @@
 //! exchange    carries out the steps of a request; fetch: blobs of other servers
 //! media       pictures: how many are in memory and processed at a time
 //! store       bytes, in a folder or a bucket; index: which blobs there are
+//! own         blobs that this process stores and reads: of agents
 //! counters    for /metrics; announce: what the start-up lines say
 //! tidy        what an earlier process has left; keeper: removals, sweeps, the relay's events
 //! ```
@@ -17,6 +18,7 @@ mod fetch;
 mod index;
 mod keeper;
 mod media;
+mod own;
 mod store;
 mod tidy;
 
@@ -54,6 +56,13 @@ const FETCHES_MAX: usize = 16;
 const TOUCHED_MAX: usize = 10_000;
 /// How long the owner's key of a local relay is remembered.
 const OWNER_AGE: Duration = Duration::from_secs(1);
+
+/// Where a relay with this URL (`wss://host/`) has its blobs: `https://host`.
+pub(crate) fn base_url(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("wss", url));
+    let scheme = if matches!(scheme, "wss" | "https") { "https" } else { "http" };
+    format!("{scheme}://{}", rest.trim_end_matches('/'))
+}
 
 /// The blobs of a relay.
 pub(crate) struct Blossom {

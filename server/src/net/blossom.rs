@@ -18,7 +18,7 @@ use relay_site::{Answer, BlossomRoute, Found};
 
 use super::api;
 use super::response::{Body, add_headers, response};
-use crate::blossom::{Answered, Blossom, Reading, Seen};
+use crate::blossom::{Answered, Blossom, Reading, Seen, base_url};
 use crate::host::Host;
 
 /// The variable part of a path.
@@ -64,11 +64,7 @@ fn seen(host: &Host, request: &Request<Incoming>, peer: IpAddr) -> Seen {
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     let name = request.headers().get(HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let base_url = match &host.settings.url {
-        Some(url) => {
-            let (scheme, rest) = url.split_once("://").unwrap_or(("wss", url));
-            let scheme = if matches!(scheme, "wss" | "https") { "https" } else { "http" };
-            format!("{scheme}://{}", rest.trim_end_matches('/'))
-        }
+        Some(url) => base_url(url),
         None => {
             let is_secure = host.addresses.trusts(peer) && header("x-forwarded-proto") == Some("https");
             format!("{}://{name}", if is_secure { "https" } else { "http" })

@@ -4,11 +4,14 @@
 //! | module | role |
 //! |---|---|
 //! | `bucket` | bytes |
+//! | `own` | blobs of agents; likewise |
 //! | `fetch` | blobs of other servers, and lists of servers; in builds with the feature `libsecp256k1` |
 
 mod bucket;
 #[cfg(feature = "libsecp256k1")]
 mod fetch;
+#[cfg(feature = "libsecp256k1")]
+mod own;
 
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
@@ -25,6 +28,9 @@ use relay_site::nip98::{Author, Origin, UsedEvents};
 use relay_site::{Answer, BlossomRoute, Found};
 use wasm_bindgen::JsValue;
 use worker::{Data, Date, Delay, Env, Headers, Method, Object, Request, RequestInit, Response, Result};
+
+#[cfg(feature = "libsecp256k1")]
+pub(super) use self::own::{put_own, read_own, server};
 
 use self::bucket::{Bodies, blob_of, discard, failed, stream_of};
 use super::entry::{address, response};

@@ -1,0 +1,80 @@
+//! A blob that the host itself has, of somebody for whom it works: stored by the same rules as uploads, without a request. Whoever
+//! asks for it has the host's word, so there is no token, and the owner need not be one who may upload.
+
+use bytes::Bytes;
+use relay_engine::types::PubKey;
+use sha2::{Digest as _, Sha256 as Hasher};
+
+use super::Context;
+use super::request::{fits, type_is_taken};
+use super::response::Response;
+use super::step::{Input, Step};
+use super::storing::{Expected, Kept, Plan, Problem, Progress, Source, Storing};
+use crate::blob::Sha256;
+use crate::descriptor::Descriptor;
+use crate::index::Refusal;
+use crate::mime;
+
+/// A blob on its way into the store.
+#[derive(Clone, Debug)]
+pub struct Own(Box<Storing>);
+
+/// What a host does next.
+#[derive(Clone, Debug)]
+pub enum OwnStep {
+    /// Carry this out, which is never [`Step::Respond`], and go on with [`Own::resume`].
+    Go(Own, Box<Step>),
+    /// The blob is stored at this URL; or why it is not, in plain words.
+    Done(Result<String, String>),
+}
+
+impl Own {
+    /// Begins. Quotas, sizes, types, bans and `policy.deny_pubkeys` hold as for uploads.
+    pub fn begin(context: &Context<'_>, owner: &PubKey, bytes: Bytes, declared: &str) -> OwnStep {
+        let sha256 = Sha256(Hasher::digest(&bytes).into());
+        let length = bytes.len() as u64;
+        let mime = mime::parse(declared).unwrap_or_else(|_| mime::UNKNOWN.to_owned());
+        let checked = match context.keys.denied.contains(owner) {
+            true => Err(Response::error(403, "this key may not store blobs here")),
+            false => {
+                fits(length, context.settings.blob_bytes_max).and_then(|()| type_is_taken(context, &mime))
+            }
+        };
+        if let Err(response) = checked {
+            return OwnStep::Done(Err(reason(&response)));
+        }
+        let plan = Plan {
+            owner: owner.to_string(),
+            source: Source::Bytes(bytes),
+            expected: Expected::Is(sha256),
+            length: Some(length),
+            bytes_max: context.settings.blob_bytes_max,
+            key_bytes_max: context.settings.key_bytes_max,
+            mime: Some(mime),
+            extension: None,
+            media: None,
+        };
+        let (storing, step) = Storing::begin(context, plan);
+        OwnStep::Go(Own(storing), Box::new(step))
+    }
+
+    /// Goes on with what came of the last step.
+    pub fn resume(self, context: &Context<'_>, input: Input) -> OwnStep {
+        match self.0.resume(context, input) {
+            Progress::Step(storing, step) => OwnStep::Go(Own(storing), Box::new(step)),
+            Progress::End(Ok(Kept::New(blob) | Kept::Old(blob))) => {
+                OwnStep::Done(Ok(Descriptor::new(context.base_url, &blob).url))
+            }
+            Progress::End(Err(Problem::Refused(Refusal::KeyQuota))) => {
+                OwnStep::Done(Err("this key has as many bytes here as a key may have".to_owned()))
+            }
+            Progress::End(Err(problem)) => OwnStep::Done(Err(reason(&problem.into()))),
+        }
+    }
+}
+
+/// The words of an error.
+fn reason(response: &Response) -> String {
+    let words = response.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("x-reason"));
+    words.map_or_else(|| format!("status {}", response.status), |(_, words)| words.to_string())
+}
