@@ -42,26 +42,3 @@ impl Media {
         })
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn large_bodies_share_the_memory_and_small_ones_do_not_wait() {
-        let media = Media::new();
-        let half = media.reserve(u64::from(MEMORY_MIB / 2) * MIB - 1).await;
-        assert_eq!(media.memory.available_permits(), 128);
-        let rest = media.reserve(128 * MIB).await;
-        assert_eq!(media.memory.available_permits(), 0);
-        assert!(media.reserve(MIB - 1).await.is_none(), "without waiting");
-        drop((half, rest));
-        // More than there is, is all there is.
-        let all = media.reserve(u64::MAX).await;
-        assert_eq!(media.memory.available_permits(), 0);
-        drop(all);
-        let refused = media.process(Bytes::from_static(b"text"), "text/plain".to_owned()).await;
-        assert!(matches!(refused, Err(Failure::Unprocessable(_))));
-        assert_eq!((media.memory.available_permits(), media.turns.available_permits()), (256, 2));
-    }
-}
