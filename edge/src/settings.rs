@@ -10,9 +10,10 @@
 //! | `RELAY_SHARDS` | number of shards; must be 1 in this version |
 //! | `RELAY_LOCATION_HINT` | where new objects are placed: `weur`, `enam`, ... |
 //! | `RELAY_JURISDICTION` | where objects must stay: `eu`, `us`, `fedramp` |
-//! | `RELAY_CONFIG` | JSON with `info`, `limits`, `policy`, `network`, the keys of the native server's file, `object` and `consumers` |
+//! | `RELAY_CONFIG` | JSON with `info`, `limits`, `policy`, `network`, `agents`, `blossom`, the keys of the native server's file, `object` and `consumers` |
 //!
-//! A variable of its own overrides the same setting in `RELAY_CONFIG`.
+//! A variable of its own overrides the same setting in `RELAY_CONFIG`. `blossom` needs the bindings `BLOBS` (an R2
+//! bucket) and `BLOSSOM` (`BlossomDurableObject`): without them there are no blobs.
 
 use relay_engine::policy::{Policy, is_relay_url};
 use relay_engine::relay::Config;

@@ -41,6 +41,14 @@ async function counted(work) {
   return Object.fromEntries(added.filter(([, count]) => count !== 0))
 }
 
+/** Uploads a part of a blob. */
+function patch(bytes, from, to) {
+  const head = { 'content-type': 'application/octet-stream', 'upload-type': 'video/mp4' }
+  const place = { 'upload-length': `${bytes.length}`, 'upload-offset': `${from}` }
+  const headers = { ...head, ...place, ...token('upload', [sha256(bytes)]) }
+  return send(edge, 'PATCH', `/${sha256(bytes)}`, { body: bytes.subarray(from, to), headers })
+}
+
 /** Sends a request that an administrator has signed. */
 async function operate(method, path, body) {
   const bytes = body && Buffer.from(JSON.stringify(body))
@@ -115,10 +123,7 @@ test('PUT of a hash, and parts in any order', async () => {
   assert.equal((await upload(edge, bytes, { path: `/${hash}` })).status, 201)
   const other = blob(3_000)
   const name = sha256(other)
-  const part = (from, to) => {
-    const headers = { 'content-type': 'application/octet-stream', 'upload-type': 'video/mp4', 'upload-length': '3000', 'upload-offset': `${from}` }
-    return send(edge, 'PATCH', `/${name}`, { body: other.subarray(from, to), headers: { ...headers, ...token('upload', [name]) } })
-  }
+  const part = (from, to) => patch(other, from, to)
   assert.equal((await part(1_000, 2_500)).status, 204)
   assert.equal((await part(2_500, 3_000)).status, 204)
   await evict()
@@ -262,11 +267,21 @@ test('a removal that fails is tried again by an alarm', async () => {
 test('what requests cost', async () => {
   const bytes = blob()
   const hash = sha256(bytes)
+  const parted = blob(10_000)
   // The sum of totals, and an alarm that looks for abandoned uploads, are written at first.
   await upload(edge, blob())
   const costs = {
     upload: await counted(() => upload(edge, bytes)),
     again: await counted(() => upload(edge, bytes)),
+    // Of which the token names several hashes.
+    staged: await counted(async () => {
+      const staged = blob()
+      const headers = token('upload', [sha256(bytes), sha256(staged)])
+      assert.equal((await send(edge, 'PUT', '/upload', { body: staged, headers })).status, 201)
+    }),
+    parts: await counted(async () => {
+      for (const offset of [0, 5_000]) await patch(parted, offset, offset + 5_000)
+    }),
     get: await counted(() => get(hash)),
     head: await counted(() => head(hash)),
     range: await counted(() => get(hash, { range: 'bytes=0-9' })),
@@ -287,6 +302,8 @@ test('what requests cost', async () => {
   const without = ({ 'rows read': _, ...rest }) => rest
   assert.deepEqual(without(costs.upload), { requests: 2, put: 1, rows: 5 })
   assert.deepEqual(without(costs.again), { requests: 1 })
+  assert.deepEqual(without(costs.staged), { requests: 3, put: 2, get: 3, head: 1, delete: 1, rows: 6 })
+  assert.deepEqual(without(costs.parts), { requests: 5, put: 3, get: 2, delete: 2, rows: 15 })
   assert.deepEqual(costs.get, { get: 1 })
   assert.deepEqual(costs.head, { head: 1 })
   assert.deepEqual(costs.range, { head: 1, get: 1 })

@@ -18,6 +18,10 @@ use crate::worker::blossom_object::BLOBS;
 
 /// First bytes of a blob of unknown hash, from which its type is told.
 const FIRST_BYTES: u64 = 4_096;
+/// What the keys of parts begin with.
+const PARTS: &str = "parts/";
+/// What the runtime says of a body, or of the bucket, whose connection is gone.
+const LOST: &str = "Network connection lost";
 /// Names of what is kept with an object.
 const EXPIRES: &str = "expires";
 const MEDIA: &str = "media";
@@ -99,6 +103,8 @@ impl Bodies {
         }
         let (sha256, first) = match receive.sha256 {
             Some(sha256) => (sha256, Bytes::new()),
+            // Nobody asks for the hash of a part; that of the joined blob is checked.
+            None if receive.key.starts_with(PARTS) => (Sha256([0; 32]), Bytes::new()),
             None => self.digest(&receive.key, size).await?,
         };
         Ok(Received { sha256, size, first, mime: None })
@@ -264,6 +270,11 @@ fn further_metadata(receive: &Receive) -> HashMap<String, String> {
     let expires = receive.expires_at.map(|at| (EXPIRES.to_owned(), at.to_string()));
     let media = receive.media.as_ref().and_then(|media| serde_json::to_string(media).ok());
     expires.into_iter().chain(media.map(|media| (MEDIA.to_owned(), media))).collect()
+}
+
+/// Whether a connection was lost.
+pub(super) fn is_lost(failure: &Failure) -> bool {
+    matches!(failure, Failure::Store(words) if words.contains(LOST))
 }
 
 /// Why a put failed. The bucket names another hash than was announced, or the body ended early; a connection that is lost may be

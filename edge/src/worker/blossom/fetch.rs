@@ -17,7 +17,7 @@ use worker::{
     ResponseBody,
 };
 
-use super::bucket::Bodies;
+use super::bucket::{Bodies, is_lost};
 use crate::agent::message::{QUERY_PATH, decode_events, encode_filter};
 use crate::settings::Settings;
 use crate::worker::{calls, shards};
@@ -87,7 +87,9 @@ async fn fetch_one(
     };
     match bodies.store(data, &receive).await {
         Ok(received) => Ok(Received { mime, ..received }),
-        Err(Failure::Incomplete) => Err(Failure::Origin("its answer ended early".to_owned())),
+        Err(failure) if failure == Failure::Incomplete || is_lost(&failure) => {
+            Err(Failure::Origin("its answer ended early".to_owned()))
+        }
         Err(failure) => Err(failure),
     }
 }
