@@ -23,7 +23,7 @@ pub struct Own(Box<Storing>);
 #[derive(Clone, Debug)]
 pub enum OwnStep {
     /// Carry this out, which is never [`Step::Respond`], and go on with [`Own::resume`].
-    Go(Own, Step),
+    Go(Own, Box<Step>),
     /// The blob is stored at this URL; or why it is not, in plain words.
     Done(Result<String, String>),
 }
@@ -55,13 +55,13 @@ impl Own {
             media: None,
         };
         let (storing, step) = Storing::begin(context, plan);
-        OwnStep::Go(Own(storing), step)
+        OwnStep::Go(Own(storing), Box::new(step))
     }
 
     /// Goes on with what came of the last step.
     pub fn resume(self, context: &Context<'_>, input: Input) -> OwnStep {
         match self.0.resume(context, input) {
-            Progress::Step(storing, step) => OwnStep::Go(Own(storing), step),
+            Progress::Step(storing, step) => OwnStep::Go(Own(storing), Box::new(step)),
             Progress::End(Ok(Kept::New(blob) | Kept::Old(blob))) => {
                 OwnStep::Done(Ok(Descriptor::new(context.base_url, &blob).url))
             }

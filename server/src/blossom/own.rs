@@ -35,7 +35,7 @@ impl Blossom {
             match next {
                 OwnStep::Done(outcome) => return outcome,
                 OwnStep::Go(own, step) => {
-                    let input = self.carry_out(step, &mut None).await;
+                    let input = self.carry_out(*step, &mut None).await;
                     next = own.resume(&self.context(&seen, &self.admins()), input);
                 }
             }

@@ -59,7 +59,7 @@ pub(in super::super) async fn put_own(
         match next {
             OwnStep::Done(outcome) => return outcome,
             OwnStep::Go(own, step) => {
-                let input = exchanging.carry_out(step).await;
+                let input = exchanging.carry_out(*step).await;
                 next = own.resume(&context(), input);
             }
         }
