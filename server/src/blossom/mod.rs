@@ -138,6 +138,10 @@ impl Blossom {
             Ok(other) => return Err(format!("{other:?}")),
             Err(error) => return Err(error.to_string()),
         }
+        let unfinished = self.bodies.remove_unfinished().map_err(|error| error.to_string())?;
+        if unfinished > 0 {
+            tracing::info!(unfinished, "files of uploads that an earlier process was taking are removed");
+        }
         on.spawn(keeper::sweep_files(Arc::clone(self)));
         on.spawn(keeper::keep(Arc::clone(self)));
         on.spawn(keeper::follow(Arc::clone(self)));

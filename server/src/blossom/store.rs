@@ -82,6 +82,15 @@ impl Bodies {
         Ok(false)
     }
 
+    /// Removes files that a process that is gone was writing; how many. The store names them `KEY#NUMBER`, and does not list them.
+    /// Before anything is written.
+    ///
+    /// # Errors
+    /// If the folder cannot be read.
+    pub(super) fn remove_unfinished(&self) -> io::Result<usize> {
+        self.folder.as_deref().map_or(Ok(0), remove_unfinished)
+    }
+
     /// Begins to store bytes under a key. Nothing is sent before there is a piece of them.
     pub(super) fn begin(&self, key: &str) -> Writing {
         Writing {
@@ -162,6 +171,20 @@ impl Bodies {
         let found = self.store.list(prefix.as_ref());
         found.map(|object| object.map(|object| key(&object.location)).map_err(failure)).boxed()
     }
+}
+
+fn remove_unfinished(folder: &FilePath) -> io::Result<usize> {
+    let mut removed = 0;
+    for entry in folder.read_dir()? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            removed += remove_unfinished(&entry.path())?;
+        } else if entry.file_name().as_encoded_bytes().contains(&b'#') {
+            std::fs::remove_file(entry.path())?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
 }
 
 /// The path of a key: blobs are in folders by the first digits of their hash.
@@ -341,5 +364,25 @@ impl Reading {
                 Some(read.await.unwrap_or_else(|error| Err(io::Error::other(error))))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The store does not list files that it was writing when the process was killed, so no sweep found them.
+    #[test]
+    fn files_that_were_being_written_are_removed_and_no_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let bodies = Bodies::folder(folder.path()).unwrap();
+        let names = ["ab/abc#1", "ab/abc", "parts/x/1#12", "parts/x/1"];
+        for name in names {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            File::create(&path).unwrap();
+        }
+        assert_eq!(bodies.remove_unfinished().unwrap(), 2);
+        assert_eq!(names.map(|name| folder.path().join(name).exists()), [false, true, false, true]);
     }
 }
