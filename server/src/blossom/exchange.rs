@@ -16,7 +16,7 @@ use tokio::sync::SemaphorePermit;
 use tower_http::timeout::TimeoutError;
 
 use super::store::{Bodies, Reading};
-use super::{Blossom, Seen, fetch};
+use super::{Blossom, Seen, fetch, keeper};
 use crate::host::now;
 use crate::net::api::Upload;
 use crate::net::response;
@@ -134,6 +134,9 @@ impl Blossom {
 
     /// Asks the index, again while the bytes of the blob are being removed.
     async fn ask(&self, command: Command) -> Result<Input, Failure> {
+        if command == Command::Sweep {
+            keeper::tell_touched(self).await.map_err(Failure::Store)?;
+        }
         for _ in 0..BUSY_TRIES {
             match self.index.run(command.clone()).await {
                 Ok(Outcome::Busy) => {

@@ -56,7 +56,7 @@ pub(super) async fn keep(blossom: Arc<Blossom>) {
 }
 
 /// Tells the index which blobs have been downloaded.
-async fn tell_touched(blossom: &Blossom) -> Result<(), String> {
+pub(super) async fn tell_touched(blossom: &Blossom) -> Result<(), String> {
     for blobs in blossom.take_touched().chunks(TOUCHED_AT_ONCE) {
         let told = blossom.index.run(Command::Touch(blobs.to_vec())).await;
         told.map_err(|error| error.to_string())?;

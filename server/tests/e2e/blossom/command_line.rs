@@ -26,7 +26,7 @@ fn json(relay: &RelayProcess, args: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-fn code(relay: &RelayProcess, args: &[&str]) -> i32 {
+pub(super) fn code(relay: &RelayProcess, args: &[&str]) -> i32 {
     blossom(relay, args).status.code().unwrap()
 }
 

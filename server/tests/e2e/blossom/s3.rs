@@ -100,7 +100,8 @@ fn what_fails_leaves_nothing_in_a_bucket() {
     for length in [1_000, (12 << 20) + 7] {
         let bytes = noise(4, length);
         let other = sha256(b"another");
-        let refused = send(&relay, "PUT", "/upload", &announced(OWNER, &other, length), &bytes);
+        let headers = format!("{}X-SHA-256: {other}\r\n", announced(OWNER, &other, length));
+        let refused = send(&relay, "PUT", "/upload", &headers, &bytes);
         assert_eq!(refused.status, 409, "{length}: {}", refused.outcome().1);
         let mut ended = begin(&relay, "PUT", "/upload", &announced(OWNER, &sha256(&bytes), length));
         ended.write_all(&bytes[..length - 5]).unwrap();
