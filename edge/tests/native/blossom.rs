@@ -64,7 +64,7 @@ fn the_index_is_told_of_a_download_once_an_hour() {
     assert!(!touched.is_due(blob(0), 4_599));
     assert!(touched.is_due(blob(1), 4_599), "another blob");
     assert!(touched.is_due(blob(0), 4_600));
-    // However many there are, memory is bounded: the oldest are forgotten first.
+    // However many there are, memory is bounded: if there are too many, all are forgotten.
     let told = (0..40_000).filter(|n| touched.is_due(blob(*n), 4_700)).count();
     assert!((39_998..=40_000).contains(&told), "{told}");
     assert!(!touched.is_due(blob(39_999), 4_700));
