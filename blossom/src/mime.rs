@@ -78,6 +78,26 @@ pub fn sniff(first: &[u8]) -> Option<&'static str> {
     infer::get(first).map(|kind| kind.mime_type())
 }
 
+/// The type of bytes that are declared as `declared`. What the first bytes tell wins over `application/octet-stream`; and where they
+/// are a picture, sound, video, font or PDF, over a type of another kind: with a wrong one no browser shows the blob. Containers have
+/// names for sound and for video, and a text may begin like anything.
+pub fn declared_or_told(declared: &str, first: &[u8]) -> String {
+    let Some(told) = sniff(first) else { return declared.to_owned() };
+    let kind = |mime: &str| match essence(mime).split('/').next() {
+        Some("audio" | "video") => "sound or video".to_owned(),
+        other => other.unwrap_or_default().to_owned(),
+    };
+    let is_sure = matches!(&*kind(told), "image" | "sound or video" | "font") || is_pdf(told);
+    let is_wrong = is_sure && kind(told) != kind(declared) && !is_text(first);
+    if essence(declared) == UNKNOWN || is_wrong { told.to_owned() } else { declared.to_owned() }
+}
+
+/// Whether bytes, which may end within a character, are UTF-8 without NUL.
+fn is_text(first: &[u8]) -> bool {
+    let is_utf8 = std::str::from_utf8(first).map_or_else(|error| error.error_len().is_none(), |_| true);
+    is_utf8 && !first.contains(&0)
+}
+
 /// The type of a file extension.
 pub fn of_extension(extension: &str) -> Option<&'static str> {
     mime_guess::from_ext(extension).first_raw()
@@ -248,6 +268,27 @@ mod tests {
         ];
         for (first, want) in cases {
             assert_eq!(sniff(first), want, "{first:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_bytes_win_over_a_type_of_another_kind() {
+        let mp4 = b"\0\0\0\x18ftypisom\0\0\x02\0isommp42";
+        let cases: [(&str, &[u8], &str); 11] = [
+            (UNKNOWN, b"\x89PNG\r\n\x1a\n\0", "image/png"),
+            ("text/plain", b"\x89PNG\r\n\x1a\n\0", "image/png"),
+            ("application/x-foo; a=b", mp4, "video/mp4"),
+            ("audio/mp4", mp4, "audio/mp4"),
+            ("image/gif", b"\x89PNG\r\n\x1a\n\0", "image/gif"),
+            ("image/svg+xml", b"<?xml version='1.0'?><svg/>", "image/svg+xml"),
+            ("image/openraster", b"PK\x03\x04\x14\0\0\0", "image/openraster"),
+            ("text/plain", b"BMW is a car", "text/plain"),
+            ("text/plain; charset=utf-8", b"GIF is a format \xc3", "text/plain; charset=utf-8"),
+            ("text/plain", b"nothing", "text/plain"),
+            (UNKNOWN, b"nothing", UNKNOWN),
+        ];
+        for (declared, first, want) in cases {
+            assert_eq!(declared_or_told(declared, first), want, "{declared} {first:?}");
         }
     }
 

@@ -8,6 +8,7 @@ use super::command::{Commit, Outcome};
 use super::schema::put_meta;
 use super::sql::{self, bytes, exec, from_json, key, n, one, some, text, to_json};
 use crate::blob::{Blob, Sha256};
+use crate::mime::{UNKNOWN, essence};
 
 const INSERT: &str = "INSERT INTO blossom_blobs (sha256, owner, since, uploaded, size, mime, expires_at, unused, \
                       accessed, ends_at, media) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
@@ -28,6 +29,8 @@ const DELETE_OWNERS: &str = "DELETE FROM blossom_owners WHERE sha256 = ?";
 const DELETE_EVENTS: &str = "DELETE FROM blossom_events WHERE sha256 = ?";
 const KEEP: &str =
     "UPDATE blossom_blobs SET expires_at = ?, unused = ?, accessed = ?, ends_at = ? WHERE sha256 = ?";
+
+const SET_MIME: &str = "UPDATE blossom_blobs SET mime = ? WHERE sha256 = ?";
 
 /// Accesses of a blob within an hour are one.
 const ACCESS_SECONDS: u64 = 3_600;
@@ -133,6 +136,7 @@ impl<C: SqlConn> Run<'_, C> {
             blob.media.as_ref().map(to_json).unwrap_or_default().into(),
         ];
         exec(self.conn, INSERT, &params)?;
+        self.ends(keep.ends_at(self.now));
         self.state.totals.blobs += 1;
         self.state.totals.bytes = self.state.totals.bytes.saturating_add(blob.size);
         self.state.is_totals_due = true;
@@ -140,19 +144,22 @@ impl<C: SqlConn> Run<'_, C> {
         Ok(blob)
     }
 
-    /// A blob ends, whoever owns it; its bytes are removed unless they are being uploaded. Three rows, three for each further
-    /// owner, two for each event that describes it, and the totals.
+    /// A blob ends, whoever owns it; its bytes are the caller's matter. Two rows, three for each further owner, two for each
+    /// event that describes it, and the totals.
     pub(super) fn remove_blob(&mut self, row: &BlobRow) -> Result<(), StoreError> {
         let sha256 = row.blob.sha256;
+        if !self.state.owned.is_empty() {
+            for owner in self.owners(row, u64::MAX)? {
+                self.state.disown(&owner, row.blob.size);
+            }
+        }
         for sql in [DELETE, DELETE_OWNERS, DELETE_EVENTS] {
             exec(self.conn, sql, &[sha256.into()])?;
         }
         self.state.totals.blobs = self.state.totals.blobs.saturating_sub(1);
         self.state.totals.bytes = self.state.totals.bytes.saturating_sub(row.blob.size);
         self.state.is_totals_due = true;
-        // Of further owners, too.
-        self.state.owned.clear();
-        self.free(&sha256)
+        Ok(())
     }
 
     /// Somebody uploads a live blob again: it is kept as long as either upload wants. Nothing if that changes nothing.
@@ -167,8 +174,25 @@ impl<C: SqlConn> Run<'_, C> {
         Ok(())
     }
 
-    fn write_keep(&self, row: &BlobRow, accessed: u64) -> Result<(), StoreError> {
+    /// One of its owners says which type a blob of unknown type has. One row.
+    pub(super) fn learn_mime(&mut self, row: &mut BlobRow, mime: &str) -> Result<(), StoreError> {
+        if essence(&row.blob.mime) == UNKNOWN && essence(mime) != UNKNOWN {
+            row.blob.mime = mime.to_owned();
+            exec(self.conn, SET_MIME, &[mime.into(), row.blob.sha256.into()])?;
+        }
+        Ok(())
+    }
+
+    /// A blob ends then; 0 is never.
+    fn ends(&mut self, at: u64) {
+        if at > 0 && self.state.next_end.is_none_or(|next| at < next) {
+            self.state.next_end = Some(at);
+        }
+    }
+
+    fn write_keep(&mut self, row: &BlobRow, accessed: u64) -> Result<(), StoreError> {
         let keep = row.kept();
+        self.ends(keep.ends_at(accessed));
         let params = [
             keep.expires_at.unwrap_or(0).into(),
             keep.unused.unwrap_or(0).into(),

@@ -61,13 +61,13 @@ fn report_row(row: &[SqlValue<'_>]) -> Result<ReportRow, StoreError> {
 }
 
 impl<C: SqlConn> Run<'_, C> {
-    /// Removes and refuses a blob. Uploads of it that are under way are refused when they finish. One row, and what
-    /// [`Run::remove_blob`] writes.
+    /// Removes and refuses a blob. One row, and what [`Run::remove_blob`] and [`Run::expel`] write.
     pub(super) fn ban(&mut self, sha256: &Sha256, reason: &str) -> Result<Outcome, StoreError> {
         exec(self.conn, BAN, &[(*sha256).into(), cut(reason, WORDS_MAX).into(), self.now.into()])?;
         if let Some(row) = self.blob(sha256)? {
             self.remove_blob(&row)?;
         }
+        self.expel(sha256)?;
         Ok(Outcome::Done)
     }
 
@@ -154,7 +154,7 @@ impl<C: SqlConn> Run<'_, C> {
             blobs: self.state.totals.blobs,
             bytes: self.state.totals.bytes,
             owners: count(OWNERS)? + count(OWNERS_FURTHER)?,
-            uploads: self.state.uploads.len() as u64,
+            uploads: self.state.uploads.values().filter(|upload| !upload.is_given_up).count() as u64,
             removals: count("SELECT count(*) FROM blossom_removals")?,
             bans: count("SELECT count(*) FROM blossom_bans")?,
             reports: count("SELECT count(*) FROM blossom_reports")?,

@@ -42,7 +42,7 @@ const CREATE: [&str; 16] = [
     "CREATE INDEX IF NOT EXISTS blossom_owners_sha256 ON blossom_owners (sha256)",
     "CREATE TABLE IF NOT EXISTS blossom_uploads (id INTEGER PRIMARY KEY, owner BLOB NOT NULL, \
      sha256 BLOB NOT NULL, size INTEGER NOT NULL, key_max INTEGER NOT NULL, total_max INTEGER NOT NULL, \
-     abandoned_at INTEGER NOT NULL, expires_at INTEGER NOT NULL, unused INTEGER NOT NULL, flags INTEGER NOT NULL)",
+     abandoned_at INTEGER NOT NULL, began_at INTEGER NOT NULL, expires_at INTEGER NOT NULL, unused INTEGER NOT NULL, flags INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS blossom_parts (id INTEGER PRIMARY KEY, upload INTEGER NOT NULL, \
      start INTEGER NOT NULL, length INTEGER NOT NULL, stored INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS blossom_removals (key BLOB PRIMARY KEY, taken_at INTEGER NOT NULL, \

@@ -142,6 +142,8 @@ mod tests {
             origin: Origin::Url(base_url),
             name: "<b>Relay {{style}}",
             is_local,
+            processes_media: true,
+            upload_seconds_max: 3_600,
             now: 0,
             verifier: &Libsecp256k1,
             payments: None,

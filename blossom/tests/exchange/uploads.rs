@@ -42,10 +42,12 @@ fn a_new_blob_is_201_with_a_descriptor_and_an_old_one_200() {
 
 #[test]
 fn the_type_is_what_is_declared_or_told_by_the_bytes() {
-    let cases: [(Option<&str>, &'static [u8], &str, &str); 9] = [
+    let cases: [(Option<&str>, &'static [u8], &str, &str); 11] = [
         (Some("text/plain; charset=utf-8"), b"a", "text/plain; charset=utf-8", "txt"),
         (Some("Image/PNG"), b"b", "image/png", "png"),
-        (Some("application/octet-stream"), PNG, "application/octet-stream", "bin"),
+        (Some("application/octet-stream"), PNG, "image/png", "png"),
+        (Some("text/plain"), b"\x89PNG\r\n\x1a\n\0, not a text", "image/png", "png"),
+        (Some("application/octet-stream"), b"encrypted", "application/octet-stream", "bin"),
         (Some("application/x-own"), b"c", "application/x-own", "bin"),
         (Some("image/gif"), b"\x89PNG\r\n\x1a\n, not a gif", "image/gif", "gif"),
         (None, b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "image/png", "png"),
@@ -69,6 +71,24 @@ fn the_type_is_what_is_declared_or_told_by_the_bytes() {
     let target = format!("/{}.mp4", hash(b"video"));
     let request = Request { target, ..upload(1, b"video".as_slice()) };
     assert_eq!(host.send(&request).json()["type"], json!("video/mp4"));
+}
+
+/// Whoever uploaded a blob first without saying what it is had all others see bytes.
+#[test]
+fn an_owner_who_uploads_again_tells_an_unknown_type() {
+    let mut host = host();
+    let again = |number, mime: &str| upload(number, BODY).with("content-type", mime);
+    let mut check_type = |request: &Request, status, mime: &str| {
+        let reply = host.send(request);
+        check(mime, &reply, status);
+        assert_eq!(reply.json()["type"], json!(mime));
+        assert_eq!(get(&mut host, &format!("/{}", hash(BODY))).header("content-type"), Some(mime));
+    };
+    check_type(&upload(1, BODY), 201, "application/octet-stream");
+    check_type(&again(2, "text/plain"), 200, "application/octet-stream");
+    check_type(&again(1, "application/octet-stream"), 200, "application/octet-stream");
+    check_type(&again(2, "text/markdown"), 200, "text/markdown");
+    check_type(&again(1, "text/plain"), 200, "text/markdown");
 }
 
 #[test]

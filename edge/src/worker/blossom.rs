@@ -123,6 +123,8 @@ pub(super) async fn respond(
         origin: Origin::Url(settings.url.as_deref().unwrap_or(&at)),
         name: &settings.info.name,
         is_local,
+        processes_media: false,
+        upload_seconds_max: 20 * 60,
         now: 0,
         verifier: &*verifier,
         payments: None,
