@@ -128,8 +128,8 @@ pub fn is_taken(settings: &BlossomSettings, mime: &str) -> bool {
 }
 
 /// The retention rule for a blob, if there is one.
-pub fn retention<'a>(settings: &'a BlossomSettings, mime: &str, size: u64) -> Option<&'a RetentionRule> {
-    settings.retention.iter().find(|rule| {
+pub fn retention<'a>(rules: &'a [RetentionRule], mime: &str, size: u64) -> Option<&'a RetentionRule> {
+    rules.iter().find(|rule| {
         (rule.types.is_empty() || rule.types.iter().any(|pattern| fits(pattern, mime)))
             && size >= rule.bytes_min
     })
@@ -323,7 +323,7 @@ mod tests {
             ("image/png", 999, None),
         ];
         for (mime, size, want) in cases {
-            let age = retention(&settings, mime, size).and_then(|rule| rule.age_seconds);
+            let age = retention(&settings.retention, mime, size).and_then(|rule| rule.age_seconds);
             assert_eq!(age, want, "{mime} {size}");
         }
     }

@@ -109,6 +109,7 @@ pub(super) fn wanted(
         mime,
         expires_at,
         unused_seconds,
+        retention: settings.retention.clone(),
         key_bytes_max: settings.key_bytes_max,
         total_bytes_max: settings.total_bytes_max,
         abandoned_at: context.now.saturating_add(context.upload_seconds_max),
@@ -123,7 +124,7 @@ struct Lifetime {
 }
 
 fn lifetime(context: &Context<'_>, mime: &str, size: u64) -> Lifetime {
-    mime::retention(context.settings, mime, size).map_or_else(Lifetime::default, |rule| Lifetime {
+    mime::retention(&context.settings.retention, mime, size).map_or_else(Lifetime::default, |rule| Lifetime {
         expires_at: rule.age_seconds.map(|age| context.now.saturating_add(age).min(SECONDS_MAX)),
         unused_seconds: rule.unused_seconds,
     })

@@ -57,6 +57,9 @@ pub(super) struct Keep {
 }
 
 impl Keep {
+    /// Changes nothing of any other by [`Keep::or`].
+    pub(super) const NO_LONGER: Keep = Keep { expires_at: Some(1), unused: Some(1) };
+
     /// No seconds are no rule.
     pub(super) fn new(expires_at: Option<u64>, unused: Option<u64>) -> Keep {
         Keep { expires_at: expires_at.map(|at| at.max(1)), unused: unused.filter(|seconds| *seconds > 0) }

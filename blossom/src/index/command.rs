@@ -1,5 +1,6 @@
 //! What the index is asked, and its answers. Both travel as JSON between the Worker and the Blossom object.
 
+use relay_site::blossom::RetentionRule;
 use serde::{Deserialize, Serialize};
 
 use crate::blob::{Blob, Media, Sha256};
@@ -191,12 +192,16 @@ pub struct Wanted {
     pub total_bytes_max: Option<u64>,
     /// When the upload counts as abandoned, in Unix seconds.
     pub abandoned_at: u64,
-    /// When retention removes the blob, in Unix seconds. A blob that is here already is kept until the later of both times.
+    /// When retention removes the blob, in Unix seconds. A blob that is here already is kept until the later of both times, unless
+    /// there are rules.
     #[serde(default)]
     pub expires_at: Option<u64>,
     /// Retention removes it after as many seconds without a download; likewise.
     #[serde(default)]
     pub unused_seconds: Option<u64>,
+    /// Rules by whose first one that fits a blob that is here already is kept: by its type and size, whatever is declared of it.
+    #[serde(default)]
+    pub retention: Vec<RetentionRule>,
 }
 
 /// The bytes of an upload are stored.

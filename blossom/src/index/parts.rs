@@ -128,7 +128,8 @@ impl<C: SqlConn> Run<'_, C> {
         match self.judge(&owner, Some(&sha256), bytes.min(wanted.size), wanted.quotas(), found)? {
             Verdict::Exists(mut row) => {
                 found.map_or(Ok(()), |id| self.give_up(id))?;
-                self.add_owner(&mut row, owner, wanted.keep(), &wanted.mime)?;
+                let keep = wanted.keep(&row, self.now);
+                self.add_owner(&mut row, owner, keep, &wanted.mime)?;
                 return Ok(Outcome::Exists(row.blob));
             }
             Verdict::Busy => return Ok(Outcome::Busy),

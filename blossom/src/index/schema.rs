@@ -13,6 +13,7 @@
 //! blossom_bans      sha256 PRIMARY KEY, reason, at          operator.rs
 //! blossom_reports   row INTEGER PRIMARY KEY, ...            the last ones: operator.rs
 //!                   unique index (sha256, reporter)
+//!                   index (reporter)
 //! blossom_events    PRIMARY KEY (event, sha256), author     what kind 1063 describes: events.rs
 //!                   index (sha256, author)
 //! blossom_leaving   owner PRIMARY KEY, until                authors of kind 62 whose blobs are being let go: events.rs
@@ -28,7 +29,7 @@ use super::sql::{self, corrupt, from_json, n};
 /// The layout that this version writes. Another one is refused.
 const SCHEMA: u64 = 1;
 
-const CREATE: [&str; 16] = [
+const CREATE: [&str; 17] = [
     "CREATE TABLE IF NOT EXISTS blossom_meta (name BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS blossom_blobs (sha256 BLOB PRIMARY KEY, owner BLOB NOT NULL, \
      since INTEGER NOT NULL, uploaded INTEGER NOT NULL, size INTEGER NOT NULL, mime BLOB NOT NULL, \
@@ -52,6 +53,7 @@ const CREATE: [&str; 16] = [
     "CREATE TABLE IF NOT EXISTS blossom_reports (row INTEGER PRIMARY KEY, sha256 BLOB NOT NULL, \
      reporter BLOB NOT NULL, event BLOB NOT NULL, category BLOB NOT NULL, content BLOB NOT NULL, at INTEGER NOT NULL)",
     "CREATE UNIQUE INDEX IF NOT EXISTS blossom_reports_once ON blossom_reports (sha256, reporter)",
+    "CREATE INDEX IF NOT EXISTS blossom_reports_reporter ON blossom_reports (reporter)",
     "CREATE TABLE IF NOT EXISTS blossom_events (event BLOB NOT NULL, sha256 BLOB NOT NULL, \
      author BLOB NOT NULL, PRIMARY KEY (event, sha256)) WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS blossom_events_sha256 ON blossom_events (sha256, author)",

@@ -33,6 +33,8 @@ pub(super) struct State {
     pub(super) is_removal_due: bool,
     /// No blob ends before.
     pub(super) next_end: Option<u64>,
+    /// Reports that may come before all are counted.
+    pub(super) reports_room: u64,
     /// Authors whose blobs are being let go, and until which time they have to be theirs for that.
     pub(super) leaving: BTreeMap<PubKey, u64>,
     ids_next: u64,

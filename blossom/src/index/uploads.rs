@@ -9,7 +9,7 @@ use super::command::{Commit, Key, Outcome, Refusal, Wanted};
 use super::sql::{exec, has, parse_key};
 use super::state::{Parts, Upload};
 use crate::blob::Sha256;
-use crate::mime::UNKNOWN;
+use crate::mime::{UNKNOWN, retention};
 
 const INSERT: &str = "INSERT INTO blossom_uploads (id, owner, sha256, size, key_max, total_max, abandoned_at, began_at, \
                       expires_at, unused, flags) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
@@ -47,8 +47,22 @@ impl Wanted {
         Quotas { key_max: self.key_bytes_max, total_max: self.total_bytes_max }
     }
 
-    pub(super) fn keep(&self) -> Keep {
-        Keep::new(self.expires_at, self.unused_seconds)
+    /// How long a blob that is here already is kept from now on.
+    pub(super) fn keep(&self, row: &BlobRow, now: u64) -> Keep {
+        if self.retention.is_empty() {
+            return Keep::new(self.expires_at, self.unused_seconds);
+        }
+        retention(&self.retention, &row.blob.mime, row.blob.size).map_or_else(Keep::default, |rule| {
+            Keep::new(rule.age_seconds.map(|age| now.saturating_add(age)), rule.unused_seconds)
+        })
+    }
+
+    /// The same where its type is known only when the bytes have come: with rules it is not kept any longer.
+    fn keep_later(&self) -> Keep {
+        match self.retention.is_empty() {
+            true => Keep::new(self.expires_at, self.unused_seconds),
+            false => Keep::NO_LONGER,
+        }
     }
 }
 
@@ -143,7 +157,8 @@ impl<C: SqlConn> Run<'_, C> {
         let owner = parse_key(&wanted.owner)?;
         match self.judge(&owner, wanted.sha256.as_ref(), wanted.size, wanted.quotas(), None)? {
             Verdict::Exists(mut row) => {
-                self.add_owner(&mut row, owner, wanted.keep(), &wanted.mime)?;
+                let keep = wanted.keep(&row, self.now);
+                self.add_owner(&mut row, owner, keep, &wanted.mime)?;
                 Ok(Outcome::Exists(row.blob))
             }
             Verdict::Busy => Ok(Outcome::Busy),
@@ -173,7 +188,7 @@ impl<C: SqlConn> Run<'_, C> {
             abandoned_at: wanted.abandoned_at,
             abandoned_at_stored: wanted.abandoned_at,
             began_at: self.now,
-            keep: wanted.keep(),
+            keep: wanted.keep_later(),
             is_staged: wanted.sha256.is_none(),
             is_given_up: false,
             parts,

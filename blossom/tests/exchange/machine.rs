@@ -109,7 +109,7 @@ fn requests() -> Vec<(Head, Bytes)> {
         (head(R::List, "GET", "/list", &[]), Bytes::new()),
         (head(R::Page, "GET", "/blossom", &[]), Bytes::new()),
     ];
-    let report = event(&key(1)).kind(1_984).tag(["x", &x, "spam"]).sign().json();
+    let report = event(&key(1)).kind(1_984).at(NOW).tag(["x", &x, "spam"]).sign().json();
     all.push((head(R::Report, "PUT", "/report", &[]), report.into()));
     for hashes in [one, two] {
         let length = ("content-length", "8");

@@ -179,6 +179,7 @@ fn begin_last(host: &mut Host<'_>) -> Outcome {
         abandoned_at: NOW + 3_600,
         expires_at: None,
         unused_seconds: None,
+        retention: Vec::new(),
     };
     let part = PartHead { offset: 10, length: 10 };
     let begun = host.index.run(NOW, Command::BeginPart(wanted, part)).unwrap();

@@ -1,7 +1,9 @@
 //! PUT /upload (BUD-02), PUT /<sha256> (BUD-13), HEAD /upload (BUD-06).
 
 use relay_blossom::exchange::Failure;
-use relay_blossom::testing::Request;
+use relay_blossom::testing::{Host, Request};
+use relay_blossom::{Command, Outcome};
+use relay_site::blossom::RetentionRule;
 use serde_json::json;
 
 use crate::world::{NOW, PNG, URL, check, draft, get, hash, header, host, stored, token, upload};
@@ -89,6 +91,55 @@ fn an_owner_who_uploads_again_tells_an_unknown_type() {
     check_type(&again(1, "application/octet-stream"), 200, "application/octet-stream");
     check_type(&again(2, "text/markdown"), 200, "text/markdown");
     check_type(&again(1, "text/plain"), 200, "text/markdown");
+}
+
+fn expires_at(host: &mut Host<'_>) -> Option<u64> {
+    match host.index.run(host.now, Command::Get(hash(BODY))) {
+        Ok(Outcome::Blob(blob)) => blob.expires_at,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Videos end after a day: whoever uploaded one again as something else, or as shorter, kept it for ever.
+#[test]
+fn a_blob_that_is_here_is_kept_by_its_own_type_and_size() {
+    let mut host = host();
+    let rule = |types: &[&str], bytes_min, age| RetentionRule {
+        types: types.iter().map(|text| (*text).to_owned()).collect(),
+        bytes_min,
+        age_seconds: Some(age),
+        unused_seconds: None,
+    };
+    host.settings.retention = vec![rule(&["video/*"], 10, 100), rule(&["text/*"], 0, 5_000)];
+    let put = |mime: &str| upload(1, BODY).with("content-type", mime);
+    check("new", &host.send(&put("video/mp4")), 201);
+    assert_eq!(expires_at(&mut host), Some(NOW + 100));
+    host.now += 10;
+    let short = |mime: &str| {
+        Request::new("PUT", "/upload")
+            .with("authorization", &token(1, "upload", &[hash(BODY)]))
+            .with("content-type", mime)
+            .with("content-length", "0")
+    };
+    let token = token(1, "upload", &[hash(BODY), hash(b"other")]);
+    let staged = Request::new("PUT", "/upload").with("authorization", &token).body(BODY);
+    let part = Request::new("PATCH", &format!("/{}", hash(BODY)))
+        .with("authorization", &token)
+        .with("content-type", "application/octet-stream")
+        .with("upload-type", "x/y")
+        .with("upload-length", "14")
+        .with("upload-offset", "0")
+        .body(BODY);
+    for request in
+        [staged.with("content-type", "x/y"), put("x/y"), put("text/plain"), short("video/mp4"), part]
+    {
+        let reply = host.send(&request);
+        check("again", &reply, 200);
+        let at = expires_at(&mut host);
+        assert!([Some(NOW + 100), Some(NOW + 110)].contains(&at), "{request:?} {at:?}");
+    }
+    check("again", &host.send(&put("video/mp4")), 200);
+    assert_eq!(expires_at(&mut host), Some(NOW + 110), "it is kept as if it came now");
 }
 
 #[test]

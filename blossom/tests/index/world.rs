@@ -34,6 +34,7 @@ pub(crate) fn wanted(owner: u8, n: u32, size: u64) -> Wanted {
         abandoned_at: START + 100_000,
         expires_at: None,
         unused_seconds: None,
+        retention: Vec::new(),
     }
 }
 
