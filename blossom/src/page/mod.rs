@@ -113,13 +113,15 @@ fn endpoints(context: &Context<'_>) -> Vec<(&'static str, &'static str)> {
         ("PUT /upload", "store a file; not a byte is changed"),
         ("PUT /<sha256>", "the same, for a hash that is known"),
         ("PATCH /<sha256>", "store a file in parts"),
-        ("PUT /media", "store a picture without its metadata (place, camera)"),
         ("GET /list/<pubkey>", if settings.list_public { "the files of a key" } else { "your files" }),
         ("DELETE /<sha256>", "let a file go"),
         ("PUT /report", "report files to the operator"),
     ];
     if settings.mirror {
-        rows.insert(5, ("PUT /mirror", "fetch a file from another server"));
+        rows.insert(4, ("PUT /mirror", "fetch a file from another server"));
+    }
+    if context.processes_media {
+        rows.insert(4, ("PUT /media", "store a picture without its metadata (place, camera)"));
     }
     rows
 }
@@ -142,7 +144,7 @@ mod tests {
             origin: Origin::Url(base_url),
             name: "<b>Relay {{style}}",
             is_local,
-            processes_media: true,
+            processes_media: !is_local,
             upload_seconds_max: 3_600,
             now: 0,
             verifier: &Libsecp256k1,
@@ -157,6 +159,7 @@ mod tests {
         assert!(local.contains("&lt;b&gt;Relay {{style}}") && !local.contains("<b>Relay"));
         assert!(local.contains("Anybody, since only this machine") && local.contains("PUT /mirror"));
         assert!(page(&settings, false).contains("Keys that the operator has listed."));
+        assert!(page(&settings, false).contains("PUT /media") && !local.contains("PUT /media"));
         settings.open = Some(true);
         settings.mirror = false;
         settings.blob_bytes_max = 5 << 20;
