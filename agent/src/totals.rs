@@ -42,6 +42,8 @@ pub struct Totals {
     pub running: u64,
     /// Deliveries that agents did not accept; each is made again.
     pub deliveries_failed: u64,
+    /// Events that agents were not given, because too much waited for them already.
+    pub events_dropped: u64,
 }
 
 impl Default for Totals {
@@ -56,6 +58,7 @@ impl Default for Totals {
             queued: 0,
             running: 0,
             deliveries_failed: 0,
+            events_dropped: 0,
         }
     }
 }
@@ -115,6 +118,11 @@ impl Tally {
     /// An agent has not accepted a delivery.
     pub fn delivery_failed(&mut self) {
         self.totals.deliveries_failed += 1;
+    }
+
+    /// The router has dropped so many events.
+    pub fn dropped(&mut self, events: u64) {
+        self.totals.events_dropped += events;
     }
 
     /// The numbers.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use relay_agent::api::{self, Caller, Relay, Request};
+use relay_agent::api::{self, Caller, Follower, Relay, Request};
 use relay_agent::machine::{Agent, Context};
 use relay_agent::router::Router;
 use relay_agent::secrets::Secrets;
@@ -325,4 +325,56 @@ fn a_long_list_has_several_pages_and_an_empty_one_says_so() {
         }
     }
     assert_eq!(field(&world.ask(R::ListPage, None, "offset=-1", Caller::Anyone)), (400, json!("offset")));
+}
+
+#[test]
+fn a_log_is_followed_until_its_reader_may_no_longer() {
+    let mut world = World::new();
+    let owner = world.owner();
+    let (operator, key) = (Caller::Key(PubKey([7; 32])), PubKey([7; 32]).to_string());
+    let mut with_operator = manifest();
+    with_operator["operators"] = json!([key]);
+    world.deploy(&with_operator, owner, true);
+    let follow = |route, query, caller| Follower::of(&request(route, None, query, caller), world.now);
+    for (route, query) in
+        [(R::Logs, "follow=12"), (R::Logs, "follow=0"), (R::Logs, ""), (R::History, "follow=1")]
+    {
+        assert_eq!(follow(route, query, owner), None, "{query}");
+    }
+    let mut reader = follow(R::Logs, "limit=3&follow=1", operator).unwrap();
+    let from_the_end = follow(R::Logs, "follow=1&after=1", owner).unwrap();
+    let first = reader.read(world.now, &world.agent).unwrap();
+    assert!(first.text.contains("version 1 deployed by"), "{}", first.text);
+    assert_eq!(from_the_end.read(world.now, &world.agent).unwrap().text, "");
+    // It is read once more until it has been sent.
+    assert_eq!(reader.read(world.now, &world.agent).unwrap(), first);
+    reader.sent(world.now, &first);
+    assert_eq!(reader.read(world.now, &world.agent).unwrap().text, "");
+    world.now = world.now.plus_millis(15_000);
+    assert_eq!(reader.read(world.now, &world.agent).unwrap().text, "\n", "is it still there?");
+    assert_eq!(world.ask(R::Command, Some("pause"), "", owner).status, 200);
+    let next = reader.read(world.now, &world.agent).unwrap();
+    assert!(next.text.contains("now paused") && next.text.lines().count() == 1, "{}", next.text);
+    reader.sent(world.now, &next);
+
+    let tomorrow = world.now.plus_millis(86_400_000);
+    assert_eq!(reader.read(tomorrow, &world.agent), None, "its client asks again");
+    world.deploy(&manifest(), owner, true);
+    assert_eq!(reader.read(world.now, &world.agent), None, "no operator any more");
+    assert!(from_the_end.read(world.now, &world.agent).is_some());
+    assert_eq!(world.ask(R::Delete, None, "", owner).status, 200);
+    assert_eq!(from_the_end.read(world.now, &world.agent), None);
+}
+
+#[test]
+fn a_customer_reads_so_often_and_an_owner_as_he_likes() {
+    let mut world = World::new();
+    let owner = world.owner();
+    world.deploy(&manifest(), owner, true);
+    let customer = Caller::Key(PubKey([4; 32]));
+    let mut ask = |caller| world.ask(R::History, None, "", caller).status;
+    let answers: Vec<u16> = (0..61).map(|_| ask(customer)).collect();
+    assert_eq!((answers[59], answers[60]), (200, 429));
+    assert_eq!(ask(Caller::Key(PubKey([5; 32]))), 200, "another");
+    assert!((0..100).all(|_| ask(owner) == 200));
 }

@@ -4,6 +4,7 @@
 //! | module | role |
 //! |---|---|
 //! | [`blob`] | hashes and blobs |
+//! | [`media`] | what `/media` does to pictures |
 //! | [`mime`] | MIME types and extensions |
 //! | [`descriptor`] | what responses say about a blob (BUD-02, NIP-94) |
 //! | [`token`] | tokens (BUD-11) |
@@ -17,6 +18,7 @@ pub mod blob;
 pub mod descriptor;
 pub mod exchange;
 pub mod index;
+pub mod media;
 pub mod mime;
 pub mod page;
 pub mod payment;

@@ -64,6 +64,8 @@ pub enum Defect {
     Verb(Verb),
     /// Its `server` tags name other servers.
     Server,
+    /// It has `server` tags, and this server does not know its own name.
+    NoName,
     /// The id is not the event's hash, or the signature not its author's.
     Signature,
     /// No `x` tag with a hash, where one is required.
@@ -91,6 +93,9 @@ impl Defect {
             Defect::Verb(Verb::Delete) => "the token has no t tag `delete`",
             Defect::Verb(Verb::Media) => "the token has no t tag `media`",
             Defect::Server => "the token's server tags name other servers",
+            Defect::NoName => {
+                "the token has server tags, which this relay cannot check: its configuration does not say its `url`"
+            }
             Defect::Signature => "the token's id or signature is wrong",
             Defect::NoHash => "the token has no x tag with the blob's SHA-256, which is required",
             Defect::OtherHash => "the token's x tags name other blobs",
@@ -109,14 +114,14 @@ pub struct Token {
 
 impl Token {
     /// Checks an Authorization header by the rules of BUD-11, but for the `x` tags ([`Token::names`]). `server` is this
-    /// server's URL or host. Headers of other schemes count as none.
+    /// server's URL or host; without it, tokens with `server` tags are refused. Headers of other schemes count as none.
     ///
     /// # Errors
     /// The first rule that is broken.
     pub fn check(
         authorization: Option<&str>,
         verb: Verb,
-        server: &str,
+        server: Option<&str>,
         now: Timestamp,
         verifier: &dyn Verifier,
     ) -> Result<Self, Defect> {
@@ -144,7 +149,8 @@ impl Token {
         }
         let mut servers = tags.named(b"server").peekable();
         if servers.peek().is_some() {
-            let own = host(server);
+            // What the client says in its Host header proves nothing: it may hold a token for that other server.
+            let own = host(server.ok_or(Defect::NoName)?);
             let mut named = servers.filter_map(|tag| host(std::str::from_utf8(&tag.value()?).ok()?));
             if !named.any(|named| own.as_ref() == Some(&named)) {
                 return Err(Defect::Server);
@@ -213,7 +219,7 @@ mod tests {
     }
 
     fn checked(header: &str) -> Result<Token, Defect> {
-        Token::check(Some(header), Verb::Upload, SERVER, NOW, &Libsecp256k1)
+        Token::check(Some(header), Verb::Upload, Some(SERVER), NOW, &Libsecp256k1)
     }
 
     #[test]
@@ -268,7 +274,7 @@ mod tests {
         for (what, header, want) in cases {
             assert_eq!(checked(&header).map(|_| ()), want, "{what}");
         }
-        let none = Token::check(None, Verb::Get, SERVER, NOW, &Libsecp256k1);
+        let none = Token::check(None, Verb::Get, Some(SERVER), NOW, &Libsecp256k1);
         assert_eq!(none, Err(Defect::Missing));
     }
 
@@ -311,8 +317,13 @@ mod tests {
         assert_eq!(checked(&header(valid().tag(["server"]))), Err(Defect::Server));
         let local = header(valid().tag(["server", "127.0.0.1"]));
         assert!(
-            Token::check(Some(&local), Verb::Upload, "http://127.0.0.1:7777", NOW, &Libsecp256k1).is_ok()
+            Token::check(Some(&local), Verb::Upload, Some("http://127.0.0.1:7777"), NOW, &Libsecp256k1)
+                .is_ok()
         );
+        // A server that goes by the Host header takes no token that is scoped.
+        let scoped = Token::check(Some(&local), Verb::Upload, None, NOW, &Libsecp256k1);
+        assert_eq!(scoped.map(|_| ()), Err(Defect::NoName));
+        assert!(Token::check(Some(&header(valid())), Verb::Upload, None, NOW, &Libsecp256k1).is_ok());
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! What the Worker and the Blossom object say to each other: commands of the index, its answers, and events of the relay.
 
+use std::collections::HashMap;
+
 use relay_blossom::index::SignedEvent;
-use relay_blossom::{Command, Outcome};
+use relay_blossom::{Command, Outcome, Sha256};
 use relay_engine::sql::StoreError;
+use relay_engine::wire;
 use serde::{Deserialize, Serialize};
 
 use crate::settings::ConsumerSettings;
@@ -16,7 +19,8 @@ pub const COMMAND_PATH: &str = "/command";
 /// Where it takes events, as every consumer does.
 pub const EVENTS_PATH: &str = "/events";
 /// Kinds that it acts on: deletion, vanishing, file metadata.
-pub const KINDS: [u16; 3] = [5, 62, 1063];
+pub const KINDS: [u16; 3] = [5, VANISH, 1063];
+const VANISH: u16 = 62;
 
 /// The object as a consumer of the relay's events.
 pub fn consumer() -> ConsumerSettings {
@@ -79,21 +83,67 @@ pub fn decode_outcome(body: &[u8]) -> Result<Outcome, StoreError> {
 #[derive(Deserialize)]
 struct Line {
     seq: Option<u64>,
-    event: SignedEvent,
+    event: serde_json::Value,
 }
 
-/// The commands for a batch of events.
+/// The commands for a batch of events; `own` is the relay's URL, which requests to vanish name. Events that mean nothing to the index
+/// become none.
 ///
 /// # Errors
 /// If a line is malformed.
-pub fn decode_events(body: &[u8]) -> Result<Vec<Command>, String> {
+pub fn decode_events(body: &[u8], own: Option<&str>) -> Result<Vec<Command>, String> {
     let lines = body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     let mut commands = Vec::new();
     for line in lines {
         let Line { seq, event } = serde_json::from_slice(line).map_err(|error| error.to_string())?;
-        commands.extend(seq.map(|seq| Command::Apply(event, seq)));
+        let event = event.to_string();
+        let event = wire::parse_event(event.as_bytes()).map_err(|error| error.to_string())?.to_event();
+        let Some(seq) = seq else { continue };
+        commands.extend(SignedEvent::of_relay(&event, own).map(|event| Command::Apply(event, seq)));
     }
     Ok(commands)
+}
+
+/// When the object has to look again at what this command leaves ([`Command::Sweep`]), in Unix seconds: an upload without an end, a blob
+/// past its retention, the rest of what a key owned that vanishes.
+pub fn wake_at(command: &Command, now: u64) -> Option<u64> {
+    let unused = |seconds: Option<u64>| seconds.map(|seconds| now.saturating_add(seconds));
+    match command {
+        Command::Begin(wanted) | Command::BeginPart(wanted, _) => {
+            let ends = [Some(wanted.abandoned_at), wanted.expires_at, unused(wanted.unused_seconds)];
+            ends.into_iter().flatten().min()
+        }
+        Command::Finish(commit) => {
+            [commit.expires_at, unused(commit.unused_seconds)].into_iter().flatten().min()
+        }
+        Command::Apply(event, _) if event.kind == VANISH => Some(now),
+        _ => None,
+    }
+}
+
+/// Downloads of which the index has been told, so that it is told of a blob once an hour.
+#[derive(Debug, Default)]
+pub struct Touched(HashMap<Sha256, u64>);
+
+impl Touched {
+    /// Blobs that are remembered. If there are more, some are told again, which the index ignores.
+    const BLOBS_MAX: usize = 10_000;
+    const SECONDS: u64 = 3_600;
+
+    /// Whether the index is to be told of this download, at Unix seconds `now`.
+    pub fn is_due(&mut self, blob: Sha256, now: u64) -> bool {
+        if self.0.get(&blob).is_some_and(|at| now.saturating_sub(*at) < Self::SECONDS) {
+            return false;
+        }
+        if self.0.len() >= Self::BLOBS_MAX {
+            self.0.retain(|_, at| now.saturating_sub(*at) < Self::SECONDS);
+        }
+        if self.0.len() >= Self::BLOBS_MAX {
+            self.0.clear();
+        }
+        self.0.insert(blob, now);
+        true
+    }
 }
 
 #[cfg(test)]
@@ -116,16 +166,5 @@ mod tests {
         assert!(decode_outcome(b"nonsense").is_err());
         let command = Command::Abort { upload: 3 };
         assert_eq!(decode_command(&encode_command(&command)), Ok(command));
-    }
-
-    #[test]
-    fn stored_events_become_commands() {
-        let event =
-            r#"{"id":"a","pubkey":"b","kind":5,"created_at":9,"tags":[["e","c"]],"content":"","sig":"d"}"#;
-        let body = format!("{{\"seq\":7,\"event\":{event}}}\n{{\"seq\":null,\"event\":{event}}}\n");
-        let commands = decode_events(body.as_bytes()).unwrap();
-        let [Command::Apply(event, 7)] = commands.as_slice() else { panic!("{commands:?}") };
-        assert_eq!((event.kind, event.tags[0][1].as_str()), (5, "c"));
-        assert!(decode_events(b"{}").is_err());
     }
 }

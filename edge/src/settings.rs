@@ -52,6 +52,8 @@ const IN_FLIGHT_BYTES_MAX: usize = 16 << 20;
 const DEFERRED_BYTES_MAX: usize = 8 << 20;
 /// Bytes of what running requests hold.
 const RUNNING_BYTES_MAX: usize = 16 << 20;
+/// Bytes of a picture for `/media`: it is in memory several times while its metadata is removed, and an isolate has 128 MB.
+const MEDIA_BYTES_MAX: u64 = 8 << 20;
 
 /// Cloudflare's location hints. It ignores unknown ones, so they are checked here.
 const LOCATION_HINTS: [&str; 9] = ["wnam", "enam", "sam", "weur", "eeur", "apac", "oc", "afr", "me"];
@@ -78,7 +80,7 @@ pub struct Settings {
     pub consumers: Vec<ConsumerSettings>,
     /// Agents beside the relay.
     pub agents: AgentSettings,
-    /// Blossom beside the relay.
+    /// Blossom beside the relay. `media_bytes_max` is 8 MiB at most.
     pub blossom: BlossomSettings,
     /// The number of shards, and where their objects are.
     #[serde(skip)]
@@ -277,6 +279,7 @@ impl Settings {
                 settings.policy.admin_pubkeys.push(admin);
             }
         }
+        settings.blossom.media_bytes_max = settings.blossom.media_bytes_max.min(MEDIA_BYTES_MAX);
         settings.check()?;
         Ok(settings)
     }
@@ -401,6 +404,13 @@ mod tests {
         Settings::load(&|name| {
             variables.iter().find(|(own, _)| *own == name).map(|(_, value)| (*value).to_owned())
         })
+    }
+
+    #[test]
+    fn pictures_have_no_more_bytes_than_fit_an_isolate() {
+        for (config, want) in [("{}", 8 << 20), (r#"{"blossom":{"media_bytes_max":1000}}"#, 1_000)] {
+            assert_eq!(load(&[("RELAY_CONFIG", config)]).unwrap().blossom.media_bytes_max, want, "{config}");
+        }
     }
 
     #[test]

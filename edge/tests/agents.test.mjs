@@ -76,9 +76,9 @@ test('a job takes two requests to its agent, one if others follow, and an idle a
   console.log(`rows read for one of many: ${each('agent rows read')} by the agent, ${each('relay rows read')} by the relay`)
   // One confirmation at the end is for all of them. `bench/edge.md` says what this costs.
   assert.ok(each('agent/deliver') <= 1 + 1 / jobs, `${each('agent/deliver')} requests`)
-  // The job and the index of its id, into the outbox and out of it, the counters.
-  assert.equal(since(alone, begun, 'agent rows'), 5)
-  assert.ok(each('agent rows') <= 5, `${each('agent rows')} rows`)
+  // The job and the indexes of its id and of its customer, into the outbox and out of it, the counters.
+  assert.equal(since(alone, begun, 'agent rows'), 6)
+  assert.ok(each('agent rows') <= 6, `${each('agent rows')} rows`)
   // The request, its answers together, and the router's position; a page of keys once in some hundred jobs.
   assert.equal(since(alone, begun, 'relay rows'), 3)
   assert.ok(each('relay rows') <= 3.05, `${each('relay rows')} rows`)

@@ -11,6 +11,7 @@ export const ECHO = { name: 'echo', handlers: [{ kind: 5050, executor: 'echo' }]
  * agents have a model of their own. */
 export const counting = `
 import Entry, { AgentDurableObject as Agent, RelayDurableObject as Relay } from './index.js'
+export { BlossomDurableObject } from './index.js'
 const counts = {}
 const count = (name, by = 1) => { counts[name] = (counts[name] ?? 0) + by }
 const AI = {

@@ -6,10 +6,19 @@ import { fileURLToPath } from 'node:url'
 
 const path = relative => fileURLToPath(new URL(relative, import.meta.url))
 
-test('foreign clients find the same relay here', async () => {
-  const env = { ...process.env, RELAY_E2E_COMMAND: `node ${path('host.mjs')}` }
+/** Runs the server's tests of clients, or these of them, on a host that `node` runs; gives the exit code. */
+function clients(host, ...files) {
+  const env = { ...process.env, RELAY_E2E_COMMAND: `node ${path('host.mjs')}${host}` }
   // Started as the server's part of the test command starts it, so that nothing of this runner leaks in.
   delete env.NODE_TEST_CONTEXT
-  const run = spawn('npm', ['test'], { cwd: path('../../server/tests/clients'), env, stdio: 'inherit' })
-  assert.equal(await new Promise(done => run.on('exit', done)), 0)
+  const run = spawn('npm', ['test', '--', ...files], { cwd: path('../../server/tests/clients'), env, stdio: 'inherit' })
+  return new Promise(done => run.on('exit', done))
+}
+
+test('foreign clients find the same relay here', async () => {
+  assert.equal(await clients(''), 0)
+})
+
+test('and those of files, where there is a bucket', async () => {
+  assert.equal(await clients(' --r2', 'blossom.test.mjs', 'blossom-page.test.mjs'), 0)
 })

@@ -1,9 +1,10 @@
 // The Worker in local workerd, for tests and benchmarks.
 //
-//   node host.mjs [--port PORT] [--persist DIR] [--config FILE]
+//   node host.mjs [--r2] [--port PORT] [--persist DIR] [--config FILE]
 //
 // runs it in bare workerd, without Miniflare or wrangler, until it gets SIGTERM or SIGINT, with the secrets of agents
-// (AGENT_...) in the environment. startEdge() runs it in Miniflare, which can also evict objects and open their bindings.
+// (AGENT_...) in the environment; with --r2 in Miniflare, which has a bucket, so that there are blobs. startEdge() runs it in
+// Miniflare, which can also evict objects and open their bindings.
 import { spawn } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -150,9 +151,12 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     process.argv.slice(2).flatMap((arg, i, all) => (arg.startsWith('--') ? [[arg.slice(2), all[i + 1]]] : [])),
   )
   const config = args.config ? JSON.parse(readFileSync(args.config, 'utf8')) : undefined
-  const relay = await startWorkerd({ port: Number(args.port ?? 0), persist: args.persist, config })
-  console.error(`listening on ${relay.url} (process ${relay.pid})`)
+  const start = Object.hasOwn(args, 'r2') ? startEdge : startWorkerd
+  const relay = await start({ port: Number(args.port ?? 0), persist: args.persist, config })
+  console.error(`listening on ${relay.url} (process ${relay.pid ?? process.pid})`)
   for (const signal of ['SIGTERM', 'SIGINT']) {
+    // Miniflare would end the process by itself, as if that were a failure.
+    process.removeAllListeners(signal)
     process.on(signal, async () => {
       await relay.stop()
       process.exit(0)

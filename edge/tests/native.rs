@@ -8,6 +8,7 @@ mod native {
     mod agents;
     mod agents_world;
     mod attachments;
+    mod blossom;
     mod consumers;
     mod memory;
     mod semantics;

@@ -116,6 +116,8 @@ impl Host for Runtime {
 
     fn deliver(&self, _: &str, _: Vec<(Option<Seq>, Event)>) {}
 
+    fn log(&self, _: &str) {}
+
     fn forward(&self, events: &[Event]) {
         assert!(!events.is_empty() && events.iter().all(|event| event.class() == Class::Ephemeral));
     }

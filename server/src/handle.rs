@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::{Arc, Weak};
 
-use relay_engine::relay::PublishOutcome;
-use relay_engine::store::{Seq, StoreError};
+use relay_engine::relay::{Party, PublishOutcome};
+use relay_engine::store::{Everyone, Seq, StoreError};
 use relay_engine::types::{Event, Filter};
 use tokio::sync::{mpsc, oneshot};
 
@@ -95,7 +95,17 @@ impl RelayHandle {
     /// If the relay has stopped or the store cannot be read.
     pub fn query(&self, filter: Filter) -> Result<Vec<Event>, ReadError> {
         let stored = self.stored.upgrade().ok_or(ReadError::Stopped)?;
-        stored.query(filter, now().seconds()).map_err(ReadError::Store)
+        stored.query(filter, now().seconds(), &Everyone).map_err(ReadError::Store)
+    }
+
+    /// [`RelayHandle::query`] of what everybody may see: of guarded kinds nothing is found.
+    ///
+    /// # Errors
+    /// As [`RelayHandle::query`].
+    pub fn query_public(&self, filter: Filter) -> Result<Vec<Event>, ReadError> {
+        let stored = self.stored.upgrade().ok_or(ReadError::Stopped)?;
+        let anybody = Party { guarded_kinds: &self.host.settings.policy.guarded_kinds, keys: &[] };
+        stored.query(filter, now().seconds(), &anybody).map_err(ReadError::Store)
     }
 
     /// The highest sequence number given to a stored event.

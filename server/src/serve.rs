@@ -214,6 +214,7 @@ fn start_blossom(host: &Arc<Host>, handle: &RelayHandle, api: &tokio::runtime::R
             let blossom = Blossom::open(&host.settings, Arc::clone(&host.verifier), handle.clone())?;
             let blossom = Arc::new(blossom);
             blossom.start(&on)?;
+            blossom.announce();
             let _ = host.blossom.set(blossom);
             Ok::<(), String>(())
         }

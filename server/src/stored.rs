@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use relay_engine::store::{Backend, Everyone, Reader as _, Scan, ScanLimits, Seq, StoreError, Take};
+use relay_engine::store::{Backend, Reader as _, Scan, ScanLimits, Seq, StoreError, Take, Viewer};
 use relay_engine::types::{Event, Filter, Timestamp};
 
 /// Most events in an answer.
@@ -12,8 +12,8 @@ const ROWS_MAX: usize = 4_000;
 
 /// The store, whatever its backend is.
 pub(crate) trait Stored: Send + Sync {
-    /// The newest events that match, at most 16.
-    fn query(&self, filter: Filter, now: Timestamp) -> Result<Vec<Event>, StoreError>;
+    /// The newest events that match and that `viewer` may see, at most 16.
+    fn query(&self, filter: Filter, now: Timestamp, viewer: &dyn Viewer) -> Result<Vec<Event>, StoreError>;
 
     /// The highest sequence number given to an event.
     fn last_seq(&self) -> Result<Seq, StoreError>;
@@ -33,14 +33,19 @@ impl<B: Backend + Clone + Send> Store<B> {
 }
 
 impl<B: Backend + Clone + Send> Stored for Store<B> {
-    fn query(&self, mut filter: Filter, now: Timestamp) -> Result<Vec<Event>, StoreError> {
+    fn query(
+        &self,
+        mut filter: Filter,
+        now: Timestamp,
+        viewer: &dyn Viewer,
+    ) -> Result<Vec<Event>, StoreError> {
         filter.normalise();
         let store = self.store();
         let reader = store.reader()?;
         let limits = ScanLimits { limit_default: EVENTS_MAX, limit_max: EVENTS_MAX };
         let mut scan = Scan::new(Arc::new([filter]), limits, store.classes(), reader.last_seq()?);
         let (mut events, mut rows) = (Vec::new(), ROWS_MAX);
-        scan.step(&reader, now, &mut rows, &Everyone, &mut |hit| {
+        scan.step(&reader, now, &mut rows, viewer, &mut |hit| {
             events.push(Event::from_canonical(hit.event.json().into()));
             Take::Counted
         })?;

@@ -23,7 +23,7 @@ pub struct BlossomSettings {
     pub upload_pubkeys: Vec<PubKey>,
     /// Largest blob, in bytes.
     pub blob_bytes_max: u64,
-    /// Largest original that `/media` takes, in bytes; it is in memory as a whole.
+    /// Largest original that `/media` takes, in bytes; it is in memory as a whole. On the edge 8 MiB at most.
     pub media_bytes_max: u64,
     /// Bytes of all blobs of a key. Unset: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -132,6 +132,11 @@ pub const AGENT_DELIVERIES_FAILED: Metric = Metric::counter(
     "relay_agent_deliveries_failed",
     "Deliveries of events that agents did not accept; each is made again",
 );
+/// Counted by a host.
+pub const AGENT_EVENTS_DROPPED: Metric = Metric::counter(
+    "relay_agent_events_dropped",
+    "Events that agents were not given because too much waited for them already",
+);
 /// By the label `agent`, of the ten that have ended the most. For operators only: who is asked how much concerns the owners.
 pub const AGENT_JOBS_OF_BUSIEST: Metric = Metric::counter(
     "relay_agent_jobs_of_busiest",

@@ -1,6 +1,7 @@
 //! Who may do what.
 
 use relay_engine::types::PubKey;
+use relay_site::nip98::Author;
 use relay_site::{AgentRoute, Answer};
 
 use crate::router::Entry;
@@ -41,7 +42,7 @@ pub enum Permission {
 }
 
 /// Whether `caller` may more than any key that signs requests to this agent: its owner, administrators, operators.
-pub fn is_permitted(caller: Caller, agent: &Entry) -> bool {
+fn is_permitted(caller: Caller, agent: &Entry) -> bool {
     caller.is_admin()
         || caller.signer().is_some_and(|signer| agent.owner == signer || is_operator(&signer, agent))
 }
@@ -78,11 +79,38 @@ fn needs(route: AgentRoute, command: Option<&str>) -> Needs {
     }
 }
 
-/// Checks a request to an agent. A host that knows the entry asks before it takes the body.
+/// Whether a request may come to anything: a host asks before it takes the body, or has an agent opened. `may_deploy`: whether the
+/// caller may deploy agents here ([`may_deploy`](super::may_deploy)); `agent`: the one that the path names, as the router has it.
+///
+/// Returns whether the caller is permitted more here than any key that signs a request.
+///
+/// # Errors
+/// 401, 403, and 404 if no such agent is deployed.
+pub fn admit(
+    route: AgentRoute,
+    command: Option<&str>,
+    caller: Caller,
+    may_deploy: bool,
+    agent: Option<&Entry>,
+) -> Result<Author, Answer> {
+    let is_permitted = match (route, agent) {
+        (AgentRoute::Deploy, _) if may_deploy => true,
+        (AgentRoute::Deploy, _) => return Err(Answer::error(403, "this key may not deploy agents here")),
+        (AgentRoute::List | AgentRoute::ListPage | AgentRoute::Names, _) => caller.is_admin(),
+        (_, Some(agent)) => {
+            check(route, command, caller, agent)?;
+            is_permitted(caller, agent)
+        }
+        (_, None) => return Err(super::no_agent()),
+    };
+    Ok(if is_permitted { Author::Permitted } else { Author::Stranger })
+}
+
+/// Checks a request to an agent.
 ///
 /// # Errors
 /// 401 if it has to be signed, 403 if it is signed by another key.
-pub fn check(
+pub(super) fn check(
     route: AgentRoute,
     command: Option<&str>,
     caller: Caller,

@@ -103,6 +103,11 @@ fn answer<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) -> 
     }
     let entry_before = entry(agent).ok_or_else(no_agent)?;
     let permission = access::check(request.route, request.id, request.caller, &entry_before)?;
+    if let Permission::OfCustomer(customer) = permission
+        && !agent.take_read(now, &customer)
+    {
+        return Err(Answer::error(429, "too many requests; try again in a minute").with("retry-after", "60"));
+    }
     let answer = match request.route {
         AgentRoute::Show => json(&show(agent, &entry_before)),
         AgentRoute::Page => {
@@ -110,7 +115,7 @@ fn answer<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) -> 
         }
         AgentRoute::Manifest => json(&public(&entry_before)),
         AgentRoute::Versions => json(&versions(agent, request)?),
-        AgentRoute::Logs => Answer::new(200, "application/x-ndjson", logs(agent, request)?.0),
+        AgentRoute::Logs => Answer::new(200, "application/x-ndjson", logs(agent, request)?),
         AgentRoute::Export => json(&agent.export().map_err(store_error)?),
         AgentRoute::Import => {
             let document: Value = serde_json::from_slice(request.body)
@@ -213,20 +218,18 @@ fn versions<C: SqlConn>(agent: &Agent<C>, request: &Request<'_>) -> Result<Value
     Ok(document)
 }
 
-/// Lines of the log after `?after=`, as JSON lines, and the number of the last one.
-///
-/// # Errors
-/// The response.
-pub fn logs<C: SqlConn>(agent: &Agent<C>, request: &Request<'_>) -> Result<(String, u64), Answer> {
+/// Lines of the log after `?after=`, as JSON lines.
+fn logs<C: SqlConn>(agent: &Agent<C>, request: &Request<'_>) -> Result<String, Answer> {
     let after = request.query_number("after")?.unwrap_or(0);
-    logs_after(agent, after, limit(request)?)
+    logs_after(agent, after, limit(request)?).map(|(text, _)| text)
 }
 
-/// As [`logs`], after line `after`: for a response that goes on.
-///
-/// # Errors
-/// The response.
-pub fn logs_after<C: SqlConn>(agent: &Agent<C>, after: u64, limit: u64) -> Result<(String, u64), Answer> {
+/// Lines of the log after a line, and the number of the last one.
+pub(super) fn logs_after<C: SqlConn>(
+    agent: &Agent<C>,
+    after: u64,
+    limit: u64,
+) -> Result<(String, u64), Answer> {
     let lines = agent.logs(after, limit as usize).map_err(store_error)?;
     let last = lines.last().map_or(after, |line| line.number);
     let mut text = String::new();
@@ -374,7 +377,8 @@ fn figures(metrics: &Metrics) -> Figures {
     Figures { done, failed: all.saturating_sub(done), open, median_ms }
 }
 
-fn no_agent() -> Answer {
+/// The response where no agent with this key is deployed.
+pub fn no_agent() -> Answer {
     Answer::error(404, "no agent with this key is deployed here")
 }
 

@@ -1,19 +1,21 @@
 //! The HTTP API, without HTTP: a host routes a request, checks its signature (NIP-98) and calls [`directory`] for what
 //! concerns all agents, [`deployment`] and [`agent`] for one of them.
 //!
-//! Documents are JSON, errors as [`Answer::error`] makes them. Lists come newest first, with `?limit=` up to 500 and a
-//! cursor in `next`.
+//! Documents are JSON, errors as [`Answer::error`] makes them. Lists have `?limit=`, up to 500, and a cursor in `next`.
+//! `tests/api_requests.json` has requests with their answers; both hosts are tested with it.
 
 mod access;
 mod agent;
 mod directory;
+mod follow;
 mod kinds;
 mod page;
 mod signature;
 
-pub use access::{Caller, Permission, check, is_permitted, needs_signature};
-pub use agent::{Reply, agent, deploy, entry, logs, logs_after};
+pub use access::{Caller, Permission, admit, needs_signature};
+pub use agent::{Reply, agent, deploy, entry, no_agent};
 pub use directory::directory;
+pub use follow::{Follower, Piece, too_many_followers};
 pub use kinds::kind_name;
 pub use relay_site::authorization::is_loopback;
 pub use signature::{may_deploy, signature};
@@ -25,6 +27,9 @@ use serde_json::Value;
 use crate::identity::{self, Sign};
 use crate::manifest::{Manifest, ManifestError};
 use crate::secrets::Secrets;
+
+/// Readers who may follow the log of one agent at a time.
+pub const FOLLOWERS_MAX: usize = 16;
 
 /// A request, routed and with its signature checked.
 #[derive(Clone, Copy, Debug)]

@@ -243,7 +243,7 @@ impl<C: SqlConn> Agent<C> {
             self.cancel_effect(id);
         }
         self.active.clear();
-        self.jobs = Jobs::open(self.jobs.last_seq());
+        self.jobs = Jobs::open(0);
         self.schedules = Schedules::default();
         (self.metrics, self.told) = Default::default();
         self.deployed = None;

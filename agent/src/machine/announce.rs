@@ -1,17 +1,48 @@
 //! How an agent is found: its announcements are published when something that they say has changed, and retracted when it is
-//! deleted or does not want to be found any more.
+//! deleted or does not want to be found any more; and again every few days.
+
+use std::sync::Arc;
 
 use relay_engine::sql::SqlConn;
 use relay_engine::types::{Event, Now};
 use sha2::{Digest, Sha256};
 
-use super::Agent;
 use super::admin::Head;
-use crate::identity::Author;
+use super::{Agent, AgentState};
+use crate::identity::{Author, Sign};
 use crate::manifest::Manifest;
 use crate::nip90;
+use crate::store;
+
+/// Seconds after which what is announced is announced again, as it is: clients list what is not older than a week. Agents that were
+/// deployed together do so within [`RENEW_SPREAD_SECONDS`].
+const RENEW_SECONDS: u64 = 3 * 86_400;
+const RENEW_SPREAD_SECONDS: u64 = 86_400;
 
 impl<C: SqlConn> Agent<C> {
+    /// When the announcement is renewed, in milliseconds since 1970. Of an agent that takes no jobs it is not.
+    pub(super) fn renewal_at(&self) -> Option<u64> {
+        let head = self.head.as_ref().filter(|head| head.state == AgentState::Active)?;
+        let key = self.author()?.pubkey();
+        head.announcement.as_ref()?;
+        let spread = (u64::from(u16::from_be_bytes([key.0[0], key.0[1]])) * RENEW_SPREAD_SECONDS) >> 16;
+        Some((head.announced_at + RENEW_SECONDS + spread) * 1_000)
+    }
+
+    /// Publishes the announcement once more, if it is time for it.
+    pub(super) fn renew_announcement(&mut self, now: Now) {
+        let is_due = self.renewal_at().is_some_and(|at| at <= now.millis());
+        let (Some(deployed), Some(mut head)) = (&self.deployed, self.head.clone().filter(|_| is_due)) else {
+            return;
+        };
+        let Some(author) = self.author().cloned() else { return };
+        let manifest = Arc::clone(&deployed.manifest);
+        head.announcement = None;
+        self.announce(now, &author, &manifest, &mut head);
+        store::put_meta(&mut self.batch, Head::NAME, &head);
+        self.head = Some(head);
+    }
+
     /// Stages what has to be published for a manifest to be announced as it is, and notes it in the head.
     pub(super) fn announce(&mut self, now: Now, author: &Author, manifest: &Manifest, head: &mut Head) {
         if !manifest.announce {

@@ -4,6 +4,7 @@ use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{Event, EventId, Now};
 
 use super::Agent;
+use super::limits::Rated;
 use crate::job::JobEvent;
 use crate::nip90;
 use crate::store;
@@ -26,15 +27,17 @@ impl<C: SqlConn> Agent<C> {
                 None => unknown.push(id),
             }
         }
-        unknown.retain(|_| self.rates.take_cancellation(now, &event.pubkey));
+        unknown.retain(|_| self.rates.take(now, &event.pubkey, Rated::Cancellation));
         if !unknown.is_empty() {
+            self.rates.store(&mut self.batch);
             store::put_cancelled(&mut self.batch, &unknown, &event.pubkey, now.seconds());
         }
         Ok(())
     }
 
     /// A request to vanish: nothing more is done for its author, and nothing kept, of what is not newer than it. Anybody may
-    /// publish an old one again.
+    /// publish an old one again. The history is gone through six times a minute at most: who asks more often has nothing in it
+    /// but what came in between.
     pub(super) fn take_vanish(&mut self, now: Now, event: &Event) -> Result<(), StoreError> {
         let until = event.created_at;
         for id in self.open_jobs_of(&event.pubkey) {
@@ -43,7 +46,10 @@ impl<C: SqlConn> Agent<C> {
             }
         }
         let left = self.session_after(&event.pubkey, until)?;
-        store::forget_customer(&mut self.batch, &event.pubkey, until, left);
+        self.batch.put_session(event.pubkey, left);
+        if self.rates.take(now, &event.pubkey, Rated::Vanish) {
+            store::forget_jobs(&mut self.batch, &event.pubkey, until);
+        }
         Ok(())
     }
 

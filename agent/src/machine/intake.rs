@@ -4,6 +4,7 @@ use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{Event, EventId, Now, PubKey, unescape};
 
 use super::jobs::{Active, Source, Stage};
+use super::limits::Rated;
 use super::{Agent, Deployed};
 use crate::cipher::Cipher;
 use crate::identity::{Author, Sign};
@@ -59,7 +60,9 @@ impl<C: SqlConn> Agent<C> {
         let Some(author) = self.author().cloned() else { return };
         let agent = author.pubkey();
         let is_for_us = nip90::named_keys(event).contains(&agent) && event.pubkey != agent;
-        if is_for_us && !event.is_expired(now.seconds()) && self.rates.take_pong(now, &event.pubkey) {
+        let is_for_us = is_for_us && !event.is_expired(now.seconds());
+        if is_for_us && self.rates.take(now, &event.pubkey, Rated::Pong) {
+            self.rates.store(&mut self.batch);
             let pong = nip90::pong(&author, event, self.context.relay_url.as_deref(), now.seconds());
             self.outbox.stage(now, &[], pong);
             self.metrics.count(|metrics| metrics.pongs += 1);
@@ -246,7 +249,7 @@ impl<C: SqlConn> Agent<C> {
         is_addressed: bool,
         Refusal { cause, words }: &Refusal,
     ) {
-        if !is_addressed || !self.rates.take_error(now, &event.pubkey) {
+        if !is_addressed || !self.rates.take(now, &event.pubkey, Rated::Error) {
             self.metrics.count(|metrics| metrics.silent += 1);
             self.metrics.failed(cause);
             return;

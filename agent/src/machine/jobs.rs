@@ -8,6 +8,7 @@ use relay_engine::types::{Event, EventId, PubKey, Timestamp};
 
 use super::EffectId;
 use super::inputs::Resolver;
+use super::ready::Ready;
 use crate::executor::Executor;
 use crate::job::JobRequest;
 use crate::manifest::{Manifest, Schedule};
@@ -17,8 +18,8 @@ use crate::store::{JobRow, OpenRow};
 #[derive(Debug, Default)]
 pub(super) struct Jobs {
     open: HashMap<EventId, OpenRow>,
-    /// Those that can be started, in their order.
-    ready: BTreeSet<(u64, EventId)>,
+    /// Those that can be started.
+    ready: Ready,
     /// When something is to be done about a job, in milliseconds since 1970; one entry for a job at most.
     wakes: BTreeSet<(u64, EventId)>,
     wake_of: HashMap<EventId, u64>,
@@ -65,14 +66,14 @@ impl Jobs {
         if self.open.insert(row.id, row).is_none() {
             *self.of_customer.entry(row.customer).or_default() += 1;
         }
-        self.ready.remove(&(row.seq, row.id));
+        self.ready.remove(&row);
         self.set_wake(row.id, None);
     }
 
     /// It is no longer open.
     pub(super) fn remove(&mut self, id: &EventId) {
         let Some(row) = self.open.remove(id) else { return };
-        self.ready.remove(&(row.seq, row.id));
+        self.ready.remove(&row);
         self.set_wake(*id, None);
         if let Some(count) = self.of_customer.get_mut(&row.customer) {
             *count -= 1;
@@ -85,13 +86,18 @@ impl Jobs {
     /// It waits for its turn only.
     pub(super) fn set_ready(&mut self, id: &EventId) {
         if let Some(row) = self.open.get(id) {
-            self.ready.insert((row.seq, row.id));
+            self.ready.insert(row);
         }
     }
 
     /// The job whose turn is next.
     pub(super) fn first_ready(&self) -> Option<OpenRow> {
-        self.ready.first().and_then(|(_, id)| self.open.get(id)).copied()
+        self.ready.first().and_then(|id| self.open.get(&id)).copied()
+    }
+
+    /// A job of this customer is started.
+    pub(super) fn take_turn(&mut self, customer: &PubKey) {
+        self.ready.take_turn(customer);
     }
 
     /// When something is to be done about it.

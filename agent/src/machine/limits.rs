@@ -1,28 +1,48 @@
-//! How often: jobs of a customer, errors to a customer, pongs, early cancellations. Counted by the minute, in memory only: an agent that has been
-//! closed has been idle.
+//! How often: jobs of a customer, errors to a customer, pongs, early cancellations. Counted by the minute. An agent that is closed
+//! and opened again within it counts again what the database has: jobs and errors of each customer, pongs and cancellations of all.
 
 use std::collections::HashMap;
 
+use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{Now, PubKey};
+use serde::{Deserialize, Serialize};
 
-/// Customers that are counted in one minute. With more, all are counted anew.
+use crate::job::JobState;
+use crate::store::{self, Batch};
+
+/// Customers that are counted in one minute, each by itself; those that come later share a count.
 const CUSTOMERS_MAX: usize = 10_000;
-/// Errors that one customer is sent in a minute; further refusals are silent.
-const ERRORS_MAX: u32 = 10;
-/// Errors that all customers are sent in a minute, so that many keys are no way around [`ERRORS_MAX`].
-const ALL_ERRORS_MAX: u32 = 300;
-/// Pongs to one customer, and to all, in a minute.
-const PONGS_MAX: u32 = 6;
-const ALL_PONGS_MAX: u32 = 60;
+/// What further customers are counted as. It is nobody's key.
+const OTHERS: PubKey = PubKey([0; 32]);
 
-/// Cancellations of requests that are not known yet which are kept of one customer, and of all, in a minute.
-const CANCELLATIONS_MAX: u32 = 16;
-const ALL_CANCELLATIONS_MAX: u32 = 160;
+/// What is limited besides jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rated {
+    /// Errors to requests that are refused; further refusals are silent.
+    Error,
+    Pong,
+    /// Cancellations of requests that are not known yet.
+    Cancellation,
+    /// Requests to vanish that go through the history.
+    Vanish,
+    /// Requests to the API by customers.
+    Read,
+}
+
+/// For one customer, and for all together, so that many keys are no way around it; a minute.
+const MAX: [(u32, u32); 5] = [(10, 300), (6, 60), (16, 160), (6, 60), (60, 600)];
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {
     jobs: u32,
-    errors: u32,
+    rated: [u32; MAX.len()],
+}
+
+/// What is stored of it, when it changes: pongs and cancellations leave no job behind from which they could be counted again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+struct Stored {
+    minute: u64,
     pongs: u32,
     cancellations: u32,
 }
@@ -36,13 +56,37 @@ pub(super) struct Rates {
 }
 
 impl Rates {
+    const NAME: &'static str = "rates";
+
+    /// What has been counted in this minute before the agent was closed.
+    pub(super) fn open(now: Now, conn: &impl SqlConn) -> Result<Self, StoreError> {
+        let minute = now.seconds() / 60;
+        let mut rates = Rates { minute, ..Rates::default() };
+        if let Some(stored) = store::get_meta::<Stored>(conn, Self::NAME)?
+            && stored.minute == minute
+        {
+            rates.all.rated[Rated::Pong as usize] = stored.pongs;
+            rates.all.rated[Rated::Cancellation as usize] = stored.cancellations;
+        }
+        for (customer, state) in store::received_since(conn, minute * 60_000)? {
+            let (all, counts) = rates.counts(now, &customer);
+            counts.jobs = counts.jobs.saturating_add(1);
+            if state == JobState::Rejected {
+                all.rated[Rated::Error as usize] += 1;
+                counts.rated[Rated::Error as usize] += 1;
+            }
+        }
+        Ok(rates)
+    }
+
     fn counts(&mut self, now: Now, customer: &PubKey) -> (&mut Counts, &mut Counts) {
         let minute = now.seconds() / 60;
-        if self.minute != minute || self.customers.len() >= CUSTOMERS_MAX {
-            let all = if self.minute == minute { self.all } else { Counts::default() };
-            *self = Rates { minute, all, customers: HashMap::new() };
+        if self.minute != minute {
+            *self = Rates { minute, ..Rates::default() };
         }
-        (&mut self.all, self.customers.entry(*customer).or_default())
+        let is_counted = self.customers.len() < CUSTOMERS_MAX || self.customers.contains_key(customer);
+        let key = if is_counted { *customer } else { OTHERS };
+        (&mut self.all, self.customers.entry(key).or_default())
     }
 
     /// Counts a job; whether it is one of the first `max` of this minute.
@@ -52,37 +96,25 @@ impl Rates {
         counts.jobs <= max
     }
 
-    /// Counts an error; whether it may be sent.
-    pub(super) fn take_error(&mut self, now: Now, customer: &PubKey) -> bool {
+    /// Counts something else; whether it may be done.
+    pub(super) fn take(&mut self, now: Now, customer: &PubKey, what: Rated) -> bool {
         let (all, counts) = self.counts(now, customer);
-        let may = counts.errors < ERRORS_MAX && all.errors < ALL_ERRORS_MAX;
+        let (own_max, all_max) = MAX[what as usize];
+        let (all, own) = (&mut all.rated[what as usize], &mut counts.rated[what as usize]);
+        let may = *own < own_max && *all < all_max;
         if may {
-            counts.errors += 1;
-            all.errors += 1;
+            *own += 1;
+            *all += 1;
         }
         may
     }
 
-    /// Counts the cancellation of an unknown request; whether it may be kept.
-    pub(super) fn take_cancellation(&mut self, now: Now, customer: &PubKey) -> bool {
-        let (all, counts) = self.counts(now, customer);
-        let may = counts.cancellations < CANCELLATIONS_MAX && all.cancellations < ALL_CANCELLATIONS_MAX;
-        if may {
-            counts.cancellations += 1;
-            all.cancellations += 1;
-        }
-        may
-    }
-
-    /// Counts a pong; whether it may be sent.
-    pub(super) fn take_pong(&mut self, now: Now, customer: &PubKey) -> bool {
-        let (all, counts) = self.counts(now, customer);
-        let may = counts.pongs < PONGS_MAX && all.pongs < ALL_PONGS_MAX;
-        if may {
-            counts.pongs += 1;
-            all.pongs += 1;
-        }
-        may
+    /// Stores how many pongs and cancellations there have been.
+    pub(super) fn store(&self, batch: &mut Batch) {
+        let Rates { minute, all, .. } = self;
+        let (pongs, cancellations) =
+            (all.rated[Rated::Pong as usize], all.rated[Rated::Cancellation as usize]);
+        store::put_meta(batch, Self::NAME, &Stored { minute: *minute, pongs, cancellations });
     }
 }
 
@@ -105,7 +137,7 @@ mod tests {
         assert_eq!(jobs(&mut rates, now, customer(2)), 3);
         assert_eq!(jobs(&mut rates, now, customer(1)), 0);
         assert_eq!(jobs(&mut rates, later, customer(1)), 3);
-        let errors = (0..50).filter(|_| rates.take_error(later, &customer(1))).count();
+        let errors = (0..50).filter(|_| rates.take(later, &customer(1), Rated::Error)).count();
         assert_eq!(errors, 10);
     }
 
@@ -113,10 +145,21 @@ mod tests {
     fn a_flood_by_many_keys_is_sent_a_bounded_number_of_errors() {
         let mut rates = Rates::default();
         let now = Now::from_seconds(600);
-        let sent = (0..30_000).filter(|number| rates.take_error(now, &customer(*number))).count();
+        let sent = (0..30_000).filter(|number| rates.take(now, &customer(*number), Rated::Error)).count();
         assert_eq!(sent, 300);
-        assert!(rates.customers.len() <= CUSTOMERS_MAX);
-        let pongs = (0..1_000).filter(|number| rates.take_pong(now, &customer(*number))).count();
+        assert!(rates.customers.len() <= CUSTOMERS_MAX + 1);
+        let jobs = |rates: &mut Rates, who| (0..5).filter(|_| rates.take_job(now, &who, 3)).count();
+        assert_eq!(
+            (jobs(&mut rates, customer(1)), jobs(&mut rates, customer(1))),
+            (3, 0),
+            "it is not counted anew"
+        );
+        assert_eq!(
+            (jobs(&mut rates, customer(40_000)), jobs(&mut rates, customer(40_001))),
+            (3, 0),
+            "they share"
+        );
+        let pongs = (0..1_000).filter(|number| rates.take(now, &customer(*number), Rated::Pong)).count();
         assert_eq!(pongs, 60);
     }
 }

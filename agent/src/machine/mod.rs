@@ -7,11 +7,11 @@
 //! respond    feedback, results, failures
 //! signer     a remote signer is asked, if it has the key; finish: for what, and what is made of its answers
 //! outbox     what is signed leaves in order, and is published again after a crash; read_relays: and where customers read
-//! admin      deploy, roll back, pause, delete; announce: how it is found
+//! admin      deploy, roll back, pause, delete; announce: how it is found, again and again
 //! sessions   what was said before; schedules: jobs of its own
 //! reads      history, sessions, metrics, logs, for the API; export: all of it
 //! sweep      what is old is forgotten
-//! jobs       what is kept in memory of jobs that are open
+//! jobs       what is kept in memory of jobs that are open; ready: whose turn it is
 //! commit     one transaction a call
 //! ```
 //!
@@ -36,6 +36,7 @@ mod metrics;
 mod outbox;
 mod read_relays;
 mod reads;
+mod ready;
 mod respond;
 mod run;
 mod schedules;
@@ -334,7 +335,7 @@ impl<C: SqlConn> Agent<C> {
             outbox: Outbox::open(&conn)?,
             read_relays: ReadRelays::default(),
             schedules: Schedules::open(&conn)?,
-            rates: Rates::default(),
+            rates: Rates::open(now, &conn)?,
             told: (0, 0),
             metrics,
             last_line: store::last_line(&conn)?,
@@ -433,6 +434,7 @@ impl<C: SqlConn> Agent<C> {
         if self.store_retry.is_none() {
             let wake = self.jobs.next_wake().filter(|_| self.author().is_some());
             times.extend([wake, self.outbox.retry_at(), self.signer_wake(), self.next_schedule()]);
+            times.push(self.renewal_at());
         }
         times.into_iter().flatten().min().map(Now::from_millis)
     }
@@ -444,6 +446,7 @@ impl<C: SqlConn> Agent<C> {
         if self.author().is_some() {
             self.wake_jobs(now);
             self.run_schedules(now);
+            self.renew_announcement(now);
             self.sweep(now);
         }
         let _ = self.settle(now);

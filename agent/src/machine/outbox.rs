@@ -22,6 +22,10 @@ const ENTRIES_MAX: usize = 128;
 const RETRY_MILLIS: u64 = 1_000;
 const RETRY_MILLIS_MAX: u64 = 30_000;
 
+/// Seconds that an event may be ahead of the clock. What is further ahead was signed while the clock was wrong, and would be tried again
+/// for as long, while the others wait.
+const AHEAD_SECONDS_MAX: u64 = 3_600;
+
 /// Events that go to the same relays.
 #[derive(Clone, Debug)]
 struct Entry {
@@ -327,6 +331,11 @@ impl<C: SqlConn> Agent<C> {
                     }
                     Some(Published::Accepted) => {}
                     Some(Published::Refused(reason)) => refused.push((event, reason)),
+                    Some(Published::Failed(reason))
+                        if event.created_at > now.seconds().saturating_add(AHEAD_SECONDS_MAX) =>
+                    {
+                        refused.push((event, reason));
+                    }
                     Some(Published::Failed(_)) | None => failed.push(event),
                 }
             }

@@ -5,6 +5,7 @@ use relay_engine::types::{EventId, Now, PubKey};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::limits::Rated;
 use super::{Agent, AgentState, CommandError, Counted, LogLine, Metrics};
 use crate::job::{JobEvent, JobState};
 use crate::manifest::Manifest;
@@ -230,13 +231,19 @@ impl<C: SqlConn> Agent<C> {
         Ok(MemoryRecord { sessions, bytes, jobs, database_bytes: self.conn.bytes()? })
     }
 
+    /// Counts a request of a customer to the API; whether it may be answered.
+    pub(crate) fn take_read(&mut self, now: Now, customer: &PubKey) -> bool {
+        self.rates.take(now, customer, Rated::Read)
+    }
+
     /// Forgets a customer: the session, and of finished jobs everything but that they were done. Open ones go on.
     ///
     /// # Errors
     /// [`CommandError::Store`]; then nothing is forgotten.
     pub fn forget(&mut self, now: Now, customer: &PubKey) -> Result<(), CommandError> {
         self.settle(now).map_err(CommandError::Store)?;
-        store::forget_customer(&mut self.batch, customer, u64::MAX, None);
+        self.batch.put_session(*customer, None);
+        store::forget_jobs(&mut self.batch, customer, u64::MAX);
         self.store().map_err(|error| {
             self.batch = store::Batch::default();
             CommandError::Store(error)

@@ -193,6 +193,7 @@ impl<C: SqlConn> Agent<C> {
             return Ok(());
         }
         let history = if manifest.memory.sessions { self.history_of(now, &active)? } else { Vec::new() };
+        self.jobs.take_turn(&active.request.customer);
         active.advance(JobEvent::Start);
         active.row.attempts += 1;
         active.row.version = version;

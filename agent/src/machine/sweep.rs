@@ -12,6 +12,10 @@ const SWEEP_SECONDS: u64 = 3_600;
 /// Bytes of jobs that have ended after which it is searched for earlier.
 const ENDED_BYTES_MAX: usize = 16 << 20;
 
+/// Sessions that are kept, and their bytes, of all customers together; between two searches there may be more.
+const SESSIONS_MAX: u64 = 10_000;
+const SESSION_BYTES_MAX: u64 = 256 << 20;
+
 /// When it is done again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -42,8 +46,11 @@ impl<C: SqlConn> Agent<C> {
         let Ok(has_more) = store::prune_jobs(&self.conn, &mut self.batch, now.millis(), last_seq) else {
             return;
         };
+        let memory = deployed.manifest.memory;
+        if memory.sessions {
+            store::evict_sessions(&mut self.batch, SESSIONS_MAX, SESSION_BYTES_MAX);
+        }
         if is_due {
-            let memory = deployed.manifest.memory;
             if memory.sessions {
                 let since = now.seconds().saturating_sub(u64::from(memory.ttl_days) * 86_400);
                 store::sweep_sessions(&mut self.batch, since);

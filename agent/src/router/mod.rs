@@ -37,6 +37,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use relay_engine::sql::SqlConn;
@@ -249,6 +250,12 @@ impl<C: SqlConn> Router<C> {
         self.now = now;
     }
 
+    /// Events that have been dropped since this was last called, by agent, because too much waited for it already, or for all agents:
+    /// they are never delivered. For the log and for [`Tally::dropped`](crate::totals::Tally::dropped).
+    pub fn take_dropped(&mut self) -> BTreeMap<PubKey, u64> {
+        self.outbox.take_dropped()
+    }
+
     /// Beats (kind 11998) to publish, signed, for active announced agents whose time has come: at most 100 at a time. If they
     /// are not published, the agent's next one is in four minutes.
     pub fn poll_beats(&mut self, now: Now) -> Vec<Event> {
@@ -355,7 +362,7 @@ impl<C: SqlConn> Router<C> {
             self.progress.write(&self.conn, batch.position)
         })?;
         for ((part, open), row) in batch.late.iter().zip(rows) {
-            self.outbox.added(now, part.agent, part.events.len() as u64, row, *open);
+            self.outbox.added(now, part.agent, &part.events, row, *open);
         }
         self.progress.written(batch.position);
         Ok(())

@@ -11,7 +11,8 @@ use super::columns;
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS agent_router_outbox (agent BLOB NOT NULL, \
                       number INTEGER NOT NULL, count INTEGER NOT NULL, events BLOB NOT NULL, \
                       PRIMARY KEY (agent, number)) WITHOUT ROWID";
-const LOAD: &str = "SELECT agent, max(number), sum(count) FROM agent_router_outbox GROUP BY agent";
+const LOAD: &str =
+    "SELECT agent, max(number), sum(count), sum(length(events)) FROM agent_router_outbox GROUP BY agent";
 const INSERT: &str = "INSERT INTO agent_router_outbox (agent, number, count, events) VALUES (?, ?, ?, ?)";
 const FIRST: &str =
     "SELECT number, count, events FROM agent_router_outbox WHERE agent = ? ORDER BY number LIMIT 1";
@@ -20,8 +21,12 @@ const DELETE_ALL: &str = "DELETE FROM agent_router_outbox WHERE agent = ?";
 
 /// Bytes of events in a row, unless one event is larger. Durable Objects store at most 2 MB in a value.
 const ROW_BYTES: usize = 512 << 10;
-/// Events that are kept for an agent; further ones are not delivered to it.
+/// Events that are kept for an agent, and their bytes; and the bytes of those for all agents. Further ones are dropped, and counted.
 const EVENTS_MAX: u64 = 10_000;
+const BYTES_MAX: u64 = 16 << 20;
+const ALL_BYTES_MAX: u64 = 256 << 20;
+/// Bytes of the length before each event.
+const LENGTH_BYTES: usize = 4;
 /// The first wait after a failure; it doubles with each.
 const RETRY_MS: u64 = 1_000;
 const RETRY_MS_MAX: u64 = 60_000;
@@ -36,6 +41,10 @@ pub(super) struct Outbox {
     due: BTreeSet<(Now, PubKey)>,
     /// The agents of deliveries under way.
     open: BTreeMap<u64, PubKey>,
+    /// Bytes of all rows.
+    bytes: u64,
+    /// Events that there was no room for, until they are polled.
+    dropped: BTreeMap<PubKey, u64>,
 }
 
 /// What waits for one agent.
@@ -43,11 +52,25 @@ pub(super) struct Outbox {
 struct Waiting {
     /// The last row.
     last: u64,
-    /// Events in all rows.
-    events: u64,
+    /// In all rows.
+    size: Size,
     failures: u32,
-    /// The last row of the delivery under way, and how many events it has.
-    open: Option<(u64, u64)>,
+    /// The last row of the delivery under way, and what is in it.
+    open: Option<(u64, Size)>,
+}
+
+/// How much waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Size {
+    events: u64,
+    bytes: u64,
+}
+
+impl Size {
+    fn of(events: &[Event]) -> Self {
+        let bytes = |event: &Event| (LENGTH_BYTES + event.json().len()) as u64;
+        Size { events: events.len() as u64, bytes: events.iter().map(bytes).sum() }
+    }
 }
 
 impl Outbox {
@@ -56,8 +79,9 @@ impl Outbox {
         let mut outbox = Outbox::default();
         conn.query(LOAD, &[], &mut |row| {
             let agent = columns::pubkey(row, 0)?;
-            let waiting =
-                Waiting { last: columns::int(row, 1)?, events: columns::int(row, 2)?, ..Waiting::default() };
+            let size = Size { events: columns::int(row, 2)?, bytes: columns::int(row, 3)? };
+            let waiting = Waiting { last: columns::int(row, 1)?, size, ..Waiting::default() };
+            outbox.bytes += size.bytes;
             outbox.agents.insert(agent, waiting);
             outbox.ready.push_back(agent);
             Ok(())
@@ -70,8 +94,8 @@ impl Outbox {
         self.agents.contains_key(agent)
     }
 
-    /// Stores events behind those that wait for the agent already. Memory is unchanged until [`Outbox::added`]. Returns the
-    /// last row.
+    /// Stores events behind those that wait for the agent already, if there is room. Memory is unchanged until
+    /// [`Outbox::added`]. Returns the last row, which is no new one if they are dropped.
     pub(super) fn add(
         &self,
         conn: &impl SqlConn,
@@ -80,7 +104,8 @@ impl Outbox {
     ) -> Result<u64, StoreError> {
         let waiting = self.agents.get(agent);
         let mut number = waiting.map_or(0, |waiting| waiting.last);
-        if waiting.is_some_and(|waiting| waiting.events >= EVENTS_MAX) {
+        let size = waiting.map(|waiting| waiting.size).unwrap_or_default();
+        if size.events >= EVENTS_MAX || size.bytes >= BYTES_MAX || self.bytes >= ALL_BYTES_MAX {
             return Ok(number);
         }
         let mut rest = events;
@@ -102,21 +127,38 @@ impl Outbox {
     }
 
     /// What [`Outbox::add`] stored is durable. `delivery` is under way with these events.
-    pub(super) fn added(&mut self, now: Now, agent: PubKey, events: u64, last: u64, delivery: Option<u64>) {
-        let waiting = self.agents.entry(agent).or_default();
-        let is_first = waiting.last == 0;
-        if last > waiting.last {
-            waiting.events += events;
-            waiting.last = last;
+    pub(super) fn added(
+        &mut self,
+        now: Now,
+        agent: PubKey,
+        events: &[Event],
+        last: u64,
+        delivery: Option<u64>,
+    ) {
+        let size = Size::of(events);
+        let before = self.agents.get(&agent).map_or(0, |waiting| waiting.last);
+        if last <= before {
+            *self.dropped.entry(agent).or_default() += size.events;
+            return;
         }
+        let waiting = self.agents.entry(agent).or_default();
+        waiting.size.events += size.events;
+        waiting.size.bytes += size.bytes;
+        waiting.last = last;
+        self.bytes += size.bytes;
         match delivery {
             Some(id) => {
-                waiting.open = Some((last, events));
+                waiting.open = Some((last, size));
                 self.open.insert(id, agent);
             }
-            None if is_first => self.wait(now, agent),
+            None if before == 0 => self.wait(now, agent),
             None => {}
         }
+    }
+
+    /// How many events of which agents have been dropped since this was last called.
+    pub(super) fn take_dropped(&mut self) -> BTreeMap<PubKey, u64> {
+        std::mem::take(&mut self.dropped)
     }
 
     /// Removes what waits for an agent that is deleted.
@@ -126,7 +168,8 @@ impl Outbox {
 
     /// The agent is deleted.
     pub(super) fn forget(&mut self, agent: &PubKey) {
-        self.agents.remove(agent);
+        let size = self.agents.remove(agent).map(|waiting| waiting.size).unwrap_or_default();
+        self.bytes = self.bytes.saturating_sub(size.bytes);
         self.ready.retain(|own| own != agent);
         self.due.retain(|(_, own)| own != agent);
         self.open.retain(|_, own| own != agent);
@@ -138,7 +181,7 @@ impl Outbox {
             match first(conn, &agent) {
                 Ok(Some((number, events))) => {
                     if let Some(waiting) = self.agents.get_mut(&agent) {
-                        waiting.open = Some((number, events.len() as u64));
+                        waiting.open = Some((number, Size::of(&events)));
                         self.open.insert(id, agent);
                         return Some((agent, events));
                     }
@@ -154,7 +197,7 @@ impl Outbox {
     pub(super) fn handle(&mut self, conn: &impl SqlConn, now: Now, id: u64, is_accepted: bool) {
         let Some(agent) = self.open.remove(&id) else { return };
         let Some(waiting) = self.agents.get_mut(&agent) else { return };
-        let Some((number, events)) = waiting.open.take() else { return };
+        let Some((number, size)) = waiting.open.take() else { return };
         let params = [SqlValue::Blob(&agent.0), SqlValue::Int(number as i64)];
         // If the rows stay, the events are delivered once more, and recognised.
         if !is_accepted || conn.exec(DELETE, &params).is_err() {
@@ -163,7 +206,9 @@ impl Outbox {
             return;
         }
         waiting.failures = 0;
-        waiting.events = waiting.events.saturating_sub(events);
+        waiting.size.events = waiting.size.events.saturating_sub(size.events);
+        waiting.size.bytes = waiting.size.bytes.saturating_sub(size.bytes);
+        self.bytes = self.bytes.saturating_sub(size.bytes);
         if number >= waiting.last {
             self.agents.remove(&agent);
         } else {

@@ -3,7 +3,7 @@
 use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::PubKey;
 
-use super::{Batch, Session, unsigned};
+use super::{Batch, unsigned};
 
 /// What a deleted agent forgets: everything but `agent_meta` and what is to be published.
 const DELETE_ALL: [&str; 5] = [
@@ -19,7 +19,7 @@ const DELETE_ALL: [&str; 5] = [
 ///
 /// The canonical JSON of an event begins with `{"id":"`, 64 digits, `","pubkey":"`, 64 digits, `","created_at":`, and the time
 /// follows at byte 163; in any other source there is no number, which is 0.
-const FORGET_JOBS: &str = "UPDATE agent_job SET source = x'', trace = x'7b7d', inputs = x'' WHERE customer = ? \
+pub(super) const FORGET_JOBS: &str = "UPDATE agent_job SET source = x'', trace = x'7b7d', inputs = x'' WHERE customer = ? \
     AND state >= 4 AND (source <> x'' OR trace <> x'7b7d') \
     AND CAST(CAST(substr(source, 163, 20) AS TEXT) AS INTEGER) <= ?";
 const SESSIONS: &str = "SELECT count(*), coalesce(sum(length(messages)), 0) FROM agent_session";
@@ -33,10 +33,8 @@ pub(crate) fn delete_all(batch: &mut Batch) {
     }
 }
 
-/// Forgets the session with a customer but for `left`, and of finished jobs that were asked for until a time, in Unix seconds,
-/// everything but that they were done. Reads all jobs.
-pub(crate) fn forget_customer(batch: &mut Batch, customer: &PubKey, until: u64, left: Option<Session>) {
-    batch.put_session(*customer, left);
+/// Forgets of a customer's finished jobs that were asked for until a time, in Unix seconds, everything but that they were done.
+pub(crate) fn forget_jobs(batch: &mut Batch, customer: &PubKey, until: u64) {
     batch.push_last(FORGET_JOBS, vec![customer.0[..].into(), until.into()]);
 }
 

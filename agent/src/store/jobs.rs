@@ -29,11 +29,13 @@ const BY_ID: &str = "SELECT seq, id, customer, kind, state, received_at, finishe
     created_at_max, answer, cause, source, inputs, trace FROM agent_job WHERE id = ?";
 const HISTORY: &str = "SELECT seq, id, customer, kind, state, received_at, finished_at, wake_at, version, attempts, \
     created_at_max, answer, cause, source, inputs, trace FROM agent_job WHERE seq < ? ORDER BY seq DESC LIMIT ?";
-const HISTORY_OF: &str = "SELECT seq, id, customer, kind, state, received_at, finished_at, wake_at, version, attempts, \
+pub(super) const HISTORY_OF: &str = "SELECT seq, id, customer, kind, state, received_at, finished_at, wake_at, version, attempts, \
     created_at_max, answer, cause, source, inputs, trace FROM agent_job WHERE seq < ? AND customer = ? \
     ORDER BY seq DESC LIMIT ?";
 const OPEN: &str =
     "SELECT seq, id, customer, state, received_at, wake_at FROM agent_job WHERE state < 4 ORDER BY seq";
+const NEWEST: &str =
+    "SELECT seq, customer, state, received_at FROM agent_job WHERE seq < ? ORDER BY seq DESC LIMIT 64";
 const HAS: &str = "SELECT seq FROM agent_job WHERE id = ?";
 const LAST_SEQ: &str = "SELECT coalesce(max(seq), 0) FROM agent_job";
 
@@ -320,6 +322,25 @@ pub(crate) fn open_jobs(conn: &impl SqlConn) -> Result<Vec<OpenRow>, StoreError>
         });
         Ok(())
     })?;
+    Ok(found)
+}
+
+/// Customers and states of the newest jobs, as long as they were received since then, in milliseconds since 1970.
+pub(crate) fn received_since(conn: &impl SqlConn, since: u64) -> Result<Vec<(PubKey, JobState)>, StoreError> {
+    let (mut found, mut before, mut is_over) = (Vec::new(), 1 << 53, false);
+    while !is_over {
+        let mut rows = 0;
+        conn.query(NEWEST, &[SqlValue::Int(before)], &mut |row| {
+            rows += 1;
+            before = int(row, 0)?;
+            is_over |= unsigned(row, 3)? < since;
+            if !is_over {
+                found.push((key(row, 1)?, state(row, 2)?));
+            }
+            Ok(())
+        })?;
+        is_over |= rows < 64;
+    }
     Ok(found)
 }
 

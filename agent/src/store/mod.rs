@@ -10,8 +10,8 @@
 //! agent_log        slot INTEGER PRIMARY KEY, ...                  the last lines of the log: log.rs
 //! ```
 //!
-//! Durable Objects bill rows written, index entries too: a job that is answered at once writes five (two for itself and the
-//! index of its id, one into the outbox and one out of it, one for metrics). Statements keep within what they take: integers
+//! Durable Objects bill rows written, index entries too: a job that is answered at once writes six (three for itself and the
+//! indices of its id and its customer, one into the outbox and one out of it, one for metrics). Statements keep within what they take: integers
 //! below 2^53, rows under 2 MB. What is not a column of its own is JSON; the events of the outbox are lines of it.
 //!
 //! Reads are statements; writes are collected in a [`Batch`], which one transaction carries out.
@@ -29,18 +29,18 @@ mod versions;
 
 pub(crate) use batch::Batch;
 pub(crate) use cancelled::{is_cancelled, put_cancelled};
-pub(crate) use forget::{delete_all, forget_customer, sizes};
+pub(crate) use forget::{delete_all, forget_jobs, sizes};
 pub use jobs::Traced;
 pub(crate) use jobs::{
     JobRow, OpenRow, Opened, ROW_BYTES_MAX, SOURCE_BYTES_MAX, Trace, has_job, history, history_of, job,
-    job_by_id, last_seq, open_jobs,
+    job_by_id, last_seq, open_jobs, received_since,
 };
 pub(crate) use log::{last_line, lines, put_line};
 pub(crate) use meta::{get as get_meta, put as put_meta};
 pub(crate) use outbox::{OutboxRow, delete_outbox, is_in_outbox, outbox_page, put_outbox};
 pub(crate) use prune::prune_jobs;
 pub use sessions::Said;
-pub(crate) use sessions::{Session, all_sessions, session, sweep_sessions};
+pub(crate) use sessions::{Session, all_sessions, evict_sessions, session, sweep_sessions};
 pub(crate) use versions::{VersionRow, put_version, version, version_rows};
 
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
@@ -51,7 +51,7 @@ use serde::de::DeserializeOwned;
 /// The layout that this version writes. Another one is refused.
 const SCHEMA: u64 = 1;
 
-const CREATE: [&str; 8] = [
+const CREATE: [&str; 9] = [
     "CREATE TABLE IF NOT EXISTS agent_meta (name BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS agent_version (version INTEGER PRIMARY KEY, deployed_at INTEGER NOT NULL, \
      deployed_by BLOB NOT NULL, manifest BLOB NOT NULL)",
@@ -61,6 +61,7 @@ const CREATE: [&str; 8] = [
      created_at_max INTEGER NOT NULL, answer INTEGER NOT NULL, cause BLOB NOT NULL, source BLOB NOT NULL, \
      inputs BLOB NOT NULL, trace BLOB NOT NULL)",
     "CREATE INDEX IF NOT EXISTS agent_job_open ON agent_job (seq) WHERE state < 4",
+    INDEX_OF_CUSTOMERS,
     "CREATE TABLE IF NOT EXISTS agent_outbox (row INTEGER PRIMARY KEY, relays BLOB NOT NULL, \
      events BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS agent_session (customer BLOB PRIMARY KEY, updated_at INTEGER NOT NULL, \
@@ -71,18 +72,28 @@ const CREATE: [&str; 8] = [
      at INTEGER NOT NULL, job BLOB NOT NULL, message BLOB NOT NULL)",
 ];
 
+/// A customer's history is read, and forgotten, without that of others. Databases of earlier versions have no such index.
+const INDEX_OF_CUSTOMERS: &str = "CREATE INDEX IF NOT EXISTS agent_job_customer ON agent_job (customer, seq)";
+
 /// Makes the tables of an empty database, or checks those that there are.
 pub(crate) fn open(conn: &impl SqlConn) -> Result<(), StoreError> {
-    let tables = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'agent_meta'";
-    let mut found = false;
-    conn.query(tables, &[], &mut |row| {
-        found = int(row, 0)? > 0;
+    let names = "SELECT count(*), coalesce(sum(name = 'agent_meta'), 0) FROM sqlite_master \
+                 WHERE name IN ('agent_meta', 'agent_job_customer')";
+    let (mut found, mut has_index) = (false, false);
+    conn.query(names, &[], &mut |row| {
+        found = matches!(row.get(1), Some(SqlValue::Int(1..)));
+        has_index = int(row, 0)? > 1;
         Ok(())
     })?;
     if found {
         let schema: Option<u64> = get_meta(conn, "schema")?;
         return match schema {
-            Some(SCHEMA) => Ok(()),
+            Some(SCHEMA) if has_index => Ok(()),
+            Some(SCHEMA) => {
+                // On a full disk it works without.
+                let _ = conn.exec(INDEX_OF_CUSTOMERS, &[]);
+                Ok(())
+            }
             other => Err(StoreError::Corrupt(format!("layout {other:?}, and this version reads {SCHEMA}"))),
         };
     }
@@ -135,4 +146,25 @@ fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError> {
 /// Our own types are written; none of them can fail.
 fn to_json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Sqlite;
+
+    /// A customer who asks reads no other customer's rows.
+    #[test]
+    fn what_concerns_one_customer_is_found_by_an_index() {
+        let conn = Sqlite::new();
+        open(&conn).unwrap();
+        // A database of an earlier version.
+        conn.exec("DROP INDEX agent_job_customer", &[]).unwrap();
+        open(&conn).unwrap();
+        for sql in [forget::FORGET_JOBS, jobs::HISTORY_OF] {
+            let plan = conn.plan(sql);
+            assert!(plan.contains("USING INDEX agent_job_customer"), "{sql}: {plan}");
+            assert!(!plan.contains("SCAN"), "{sql}: {plan}");
+        }
+    }
 }

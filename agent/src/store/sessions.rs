@@ -16,6 +16,10 @@ const GET: &str = "SELECT customer, updated_at, messages FROM agent_session WHER
 const ALL: &str = "SELECT customer, updated_at, messages FROM agent_session ORDER BY customer LIMIT ?";
 const PUT: &str = "INSERT OR REPLACE INTO agent_session (customer, updated_at, messages) VALUES (?, ?, ?)";
 const DELETE: &str = "DELETE FROM agent_session WHERE customer = ?";
+/// All but the latest sessions that are so many and so large.
+const EVICT: &str = "DELETE FROM agent_session WHERE customer IN (SELECT customer FROM (SELECT customer, \
+    row_number() OVER latest AS place, sum(length(messages)) OVER latest AS bytes FROM agent_session \
+    WINDOW latest AS (ORDER BY updated_at DESC, customer ROWS UNBOUNDED PRECEDING)) WHERE place > ? OR bytes > ?)";
 const SWEEP: &str = "DELETE FROM agent_session WHERE updated_at < ?";
 
 /// What was said with a customer.
@@ -91,6 +95,11 @@ pub(crate) fn session(conn: &impl SqlConn, customer: &PubKey) -> Result<Option<S
 /// At most `limit` sessions.
 pub(crate) fn all_sessions(conn: &impl SqlConn, limit: usize) -> Result<Vec<(PubKey, Session)>, StoreError> {
     rows(conn, ALL, &[SqlValue::Int(limit as i64)])
+}
+
+/// Forgets the oldest sessions beyond so many, and so many bytes of all together. Reads the lengths of all.
+pub(crate) fn evict_sessions(batch: &mut super::Batch, count: u64, bytes: u64) {
+    batch.push_last(EVICT, vec![count.into(), bytes.into()]);
 }
 
 /// Forgets sessions in which nothing was said since `since`, in Unix seconds.

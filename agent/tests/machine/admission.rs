@@ -253,3 +253,62 @@ fn an_agent_does_not_answer_itself() {
     world.deliver(&own);
     assert_eq!(world.statuses(&own.id), [""; 0]);
 }
+
+#[test]
+fn an_agent_that_is_closed_and_opened_counts_on() {
+    let mut world = World::new(&with("limits", json!({"per_customer_per_min": 3})));
+    let ask = |world: &mut World, number: u64| {
+        let customer = Customer::new(number);
+        let request = customer.sign(&world.request().text(&world.host.stored.len().to_string()));
+        world.deliver(&request);
+        world.statuses(&request.id).pop()
+    };
+    for _ in 0..3 {
+        assert_eq!(ask(&mut world, 1).as_deref(), Some("result"));
+        world.crash();
+    }
+    assert_eq!(ask(&mut world, 1).as_deref(), Some("error"), "the fourth in this minute");
+    assert_eq!(ask(&mut world, 2).as_deref(), Some("result"), "another customer");
+    world.pass(60);
+    world.crash();
+    assert_eq!(ask(&mut world, 1).as_deref(), Some("result"), "the next minute");
+}
+
+#[test]
+fn pongs_of_a_minute_are_counted_across_openings() {
+    let mut world = World::new(&manifest(|_| ()));
+    let agent = world.pubkey();
+    for customer in 1..=20 {
+        for _ in 0..6 {
+            let at = world.now.seconds() - world.host.stored.len() as u64;
+            let ping = Customer::new(customer).sign(&Request::new(7007, at).to(&agent));
+            world.deliver(&ping);
+        }
+        world.crash();
+    }
+    assert_eq!(world.host.stored.iter().filter(|event| event.kind == 7000).count(), 60);
+}
+
+/// One customer with many jobs does not keep another waiting.
+#[test]
+fn customers_take_turns_in_the_queue() {
+    let mut world = World::calling(&with("limits", json!({"concurrency": 1})));
+    let ask = |world: &mut World, customer: u64, text: &str| {
+        let request = Customer::new(customer).sign(&world.request().text(text));
+        world.deliver(&request);
+    };
+    for n in 0..6 {
+        ask(&mut world, 1, &format!("one {n}"));
+    }
+    for n in 0..2 {
+        ask(&mut world, 2, &format!("two {n}"));
+    }
+    let mut order = Vec::new();
+    while let Some((_, request)) = world.host.calls.first() {
+        order.push(String::from_utf8_lossy(&request.body).into_owned());
+        world.answer(200, "done");
+    }
+    // The first one began before the second customer came.
+    let of_second = |order: &[String]| order.iter().map(|body| body.contains("two ")).collect::<Vec<_>>();
+    assert_eq!(of_second(&order), [false, false, true, false, true, false, false, false], "{order:?}");
+}

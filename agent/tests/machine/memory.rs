@@ -3,7 +3,7 @@
 use relay_agent::job::JobState;
 use relay_agent::machine::{Agent, AgentState, CommandError};
 use relay_agent::testing::{Customer, Sqlite};
-use relay_engine::types::Event;
+use relay_engine::types::{Event, PubKey};
 use serde_json::json;
 
 use crate::world::{START, World, context, manifest, owner};
@@ -373,7 +373,7 @@ fn of_the_history_the_newest_jobs_are_kept() {
         let before = world.sqlite.rows_written();
         ask(&mut world, 1, &n.to_string());
         jobs.push(world.agent.memory().unwrap().jobs);
-        assert!(world.sqlite.rows_written() - before < 800, "in steps");
+        assert!(world.sqlite.rows_written() - before < 1_100, "in steps");
     }
     assert_eq!(jobs, [10_601 - 256, 10_602 - 512, 10_000, 10_001, 10_002]);
     world.pass(7_200);
@@ -419,4 +419,27 @@ fn a_request_of_the_day_after_tomorrow_is_not_answered() {
         world.deliver(&request);
         assert_eq!(!world.statuses(&request.id).is_empty(), is_answered, "{ahead}");
     }
+}
+
+#[test]
+fn of_all_sessions_the_latest_are_kept() {
+    let remembering = manifest(|json| json["memory"] = json!({"sessions": true, "ttl_days": 365}));
+    let mut world = World::new(&remembering);
+    let mut export = world.agent.export().unwrap();
+    let now = world.now.seconds();
+    let session = |n: u64| {
+        json!({"customer": format!("{n:064x}"), "updated_at": now - n,
+            "messages": [{"at": now - n, "is_agent": false, "text": "hello"}]})
+    };
+    export["sessions"] = json!((1..=10_050).map(session).collect::<Vec<_>>());
+    world.agent.import(world.now, &export).unwrap();
+    world.pass(3_600);
+    ask(&mut world, 1, "an hour later");
+    let has = |world: &World, n: u64| {
+        let customer: PubKey = format!("{n:064x}").parse().unwrap();
+        world.agent.session(&customer).unwrap().is_some()
+    };
+    assert_eq!(world.agent.memory().unwrap().sessions, 10_000);
+    assert_eq!((has(&world, 1), has(&world, 9_999), has(&world, 10_000)), (true, true, false));
+    assert!(world.agent.session(&Customer::new(1).pubkey()).unwrap().is_some());
 }

@@ -1,7 +1,7 @@
 //! What an owner does with an agent, and how it is found.
 
 use relay_agent::job::JobState;
-use relay_agent::machine::{Agent, AgentState, CommandError, Context};
+use relay_agent::machine::{Agent, AgentState, CommandError, Context, Published};
 use relay_agent::nip90;
 use relay_agent::testing::{Customer, FakeHost, Sqlite};
 use relay_engine::types::{Event, Now};
@@ -272,4 +272,54 @@ fn an_agent_whose_store_takes_no_more_texts_can_be_paused_and_deleted() {
     world.run();
     assert_eq!(world.agent.job(&first.id), Ok(None));
     assert!(world.agent.is_idle() && world.agent.poll_timeout().is_none());
+}
+
+/// Clients list announcements of the last week only.
+#[test]
+fn what_is_announced_is_announced_again_every_few_days() {
+    let mut world = World::new(&manifest(|json| json["announce"] = json!(true)));
+    let times = |world: &World, kind: u16| -> Vec<u64> {
+        let of_kind = world.host.stored.iter().filter(|event| event.kind == kind);
+        of_kind.map(|event| event.created_at).collect()
+    };
+    assert_eq!(times(&world, 31_990), [START]);
+    let wake = world.agent.poll_timeout().unwrap().seconds();
+    assert!((START + 3 * 86_400..START + 4 * 86_400).contains(&wake), "nothing else wakes it: {wake}");
+    world.crash();
+    assert_eq!(world.agent.poll_timeout().unwrap().seconds(), wake, "an opening changes nothing");
+    world.pass(30 * 86_400);
+    for kind in [0, 10_002, 31_990] {
+        let times = times(&world, kind);
+        assert!((8..=11).contains(&times.len()), "kind {kind}: {times:?}");
+        assert!(times.windows(2).all(|pair| pair[1] - pair[0] <= 4 * 86_400), "kind {kind}: {times:?}");
+    }
+    let before = world.host.stored.len();
+    world.agent.set_state(world.now, AgentState::Paused).unwrap();
+    world.run();
+    world.pass(10 * 86_400);
+    assert_eq!(world.host.stored.len(), before, "one that takes no jobs is not");
+    world.agent.set_state(world.now, AgentState::Active).unwrap();
+    world.pass(1);
+    assert!(world.host.stored.len() > before);
+}
+
+#[test]
+fn what_was_signed_while_the_clock_was_wrong_is_given_up() {
+    let mut world = World::new(&manifest(|_| ()));
+    let too_new = || Published::Failed("invalid: created_at is too far in the future".to_owned());
+    let customer = Customer::new(1);
+    // A little ahead: it is tried until its time has come.
+    let request = customer.sign(&world.request().text("soon"));
+    world.host.outcomes.extend([too_new(), too_new()]);
+    world.deliver(&request);
+    world.pass(60);
+    assert_eq!(world.statuses(&request.id), ["processing", "result"]);
+    // The clock is set back by a day.
+    let request = customer.sign(&world.request().text("tomorrow"));
+    world.host.store(request.clone());
+    world.agent.deliver(world.now, std::slice::from_ref(&request)).unwrap();
+    world.now = Now::from_seconds(START - 86_400);
+    world.host.outcomes.extend([too_new(), too_new()]);
+    world.run();
+    assert_eq!(world.agent.job(&request.id).unwrap().unwrap().state, JobState::Failed);
 }

@@ -27,14 +27,14 @@ mod storing;
 mod upload;
 
 pub use read::RELAY_OWNER;
-pub(crate) use request::is_open;
+pub(crate) use request::{is_open, own_name};
 pub use response::{Body, Response};
 pub use step::{Failure, Input, Processed, Receive, Received, Step};
 
 use relay_engine::types::{PubKey, Timestamp};
 use relay_engine::verify::Verifier;
 use relay_site::nip98::Origin;
-use relay_site::{Answer, BlossomRoute, BlossomSettings};
+use relay_site::{BlossomRoute, BlossomSettings};
 
 use crate::payment::Payments;
 
@@ -163,7 +163,7 @@ impl Exchange {
             R::Delete => delete::begin(context, &head),
             R::List => list::begin(context, &head),
             R::Report => report::begin(),
-            R::Page => Err(Answer::page(crate::page::render(context)).into()),
+            R::Page => Err(crate::page::answer(context).into()),
             R::Blobs | R::Stat | R::Remove | R::Bans | R::Ban | R::Unban | R::Reports | R::Collect => {
                 operator::begin(context, &head)
             }

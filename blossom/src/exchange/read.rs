@@ -132,12 +132,12 @@ fn serve(context: &Context<'_>, head: &Head, blob: Blob) -> Response {
     }
 }
 
-/// With what caches go by.
+/// With what caches go by, which must not compress: lengths and ranges are those of the blob.
 fn with_validators(response: Response, context: &Context<'_>, blob: &Blob) -> Response {
     let left = blob.expires_at.map_or(CACHE_SECONDS, |at| at.saturating_sub(context.now).min(CACHE_SECONDS));
     let mut response = response
         .with("etag", etag(&blob.sha256))
-        .with("cache-control", format!("public, max-age={left}, immutable"));
+        .with("cache-control", format!("public, max-age={left}, immutable, no-transform"));
     let dates = [("last-modified", Some(blob.uploaded)), ("sunset", blob.expires_at)];
     for (name, seconds) in dates {
         if let Some(date) = seconds.and_then(date) {

@@ -1,6 +1,8 @@
 //! What heads say: names of blobs, lengths, types, tokens; and what follows: permission, payment.
 
 use relay_engine::types::PubKey;
+use relay_site::authorization;
+use relay_site::nip98::Origin;
 
 use super::response::Response;
 use super::{Context, Head};
@@ -100,8 +102,17 @@ pub(super) fn type_is_taken(context: &Context<'_>, mime: &str) -> Result<(), Res
 /// # Errors
 /// 401.
 pub(super) fn token(context: &Context<'_>, head: &Head, verb: Verb) -> Result<Token, Response> {
-    let authorization = head.header("authorization");
-    Ok(Token::check(authorization, verb, context.base_url, context.now, context.verifier)?)
+    let header = head.header("authorization");
+    Ok(Token::check(header, verb, own_name(context), context.now, context.verifier)?)
+}
+
+/// The URL that `server` tags of tokens name, if this server knows its own.
+pub(crate) fn own_name<'a>(context: &Context<'a>) -> Option<&'a str> {
+    match context.origin {
+        // Nobody else's server is there, and it is nobody else's name.
+        Origin::Host(host) if !authorization::is_loopback(host) => None,
+        Origin::Host(_) | Origin::Url(_) => Some(context.base_url),
+    }
 }
 
 /// Whether a key may upload.

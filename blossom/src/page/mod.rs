@@ -1,66 +1,106 @@
-//! The page of Blossom: who may upload, limits, types, how to use it. It is made of the settings that are enforced.
+//! The page of Blossom: who may upload, limits, types, how to use it, and the visitor's own files. It is made of the settings
+//! that are enforced.
+//!
+//! Its script knows the visitor's key by a browser extension (NIP-07): it lists the files of that key, uploads and deletes. It
+//! asks nobody but this server, and the page may run no other script.
 
 use std::fmt::Write as _;
+use std::sync::LazyLock;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use relay_site::Answer;
 use relay_site::blossom::RetentionRule;
-use relay_site::page::{STYLE, bytes, escape, fill_in, grouped};
+use relay_site::page::{STYLE, escape, fill_in, grouped};
+use sha2::{Digest as _, Sha256};
 
-use crate::exchange::Context;
-use crate::exchange::is_open;
+use crate::exchange::{Context, is_open, own_name};
 
 const TEMPLATE: &str = include_str!("page.html");
+const FILES_STYLE: &str = include_str!("style.css");
 
-/// The page.
-pub fn render(context: &Context<'_>) -> String {
-    let base_url = escape(context.base_url);
-    let mut body = format!(
-        "<p>Files are stored here by their SHA-256, for Nostr clients, by \
-         <a href=\"https://github.com/hzrd149/blossom\">Blossom</a> (BUD-01 to BUD-14).</p>\n\
-         <h2>Who may upload</h2>\n<p>{}</p>\n\
-         <h2>Server address</h2>\n<code>{base_url}</code>\n\
-         <p>Add it to the list of Blossom servers in your client. With a command line that has your key, upload with a token of \
-         kind 24242 (BUD-11):</p>\n\
-         <code>curl -T picture.png -H \"Authorization: Nostr $TOKEN\" {base_url}/upload</code>\n\
-         <h2>Limits</h2>\n<table>\n",
-        who(context)
-    );
-    for (name, value) in limits(context) {
-        let _ =
-            writeln!(body, "<tr><th scope=\"row\">{}</th><td>{}</td></tr>", escape(&name), escape(&value));
-    }
-    body.push_str("</table>\n<h2>Endpoints</h2>\n<table>\n");
-    for (request, what) in endpoints(context) {
-        let _ = writeln!(body, "<tr><th scope=\"row\">{}</th><td>{what}</td></tr>", escape(request));
-    }
-    body.push_str("</table>\n");
+/// A module: what extensions have in common with its names does not matter.
+const SCRIPT: &str = concat!(
+    include_str!("script/signer.js"),
+    include_str!("script/list.js"),
+    include_str!("script/upload.js")
+);
+
+/// What the page may load and do (`Content-Security-Policy`): everything is from this server, and the only script is
+/// [`SCRIPT`], by its hash.
+static CONTENT_POLICY: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "default-src 'none'; style-src 'unsafe-inline'; img-src 'self'; connect-src 'self'; script-src 'sha256-{}'; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        BASE64_STANDARD.encode(Sha256::digest(SCRIPT))
+    )
+});
+
+/// The page, as a response.
+pub fn answer(context: &Context<'_>) -> Answer {
+    Answer::new(200, "text/html; charset=utf-8", render(context))
+        .with("content-security-policy", CONTENT_POLICY.as_str())
+}
+
+fn render(context: &Context<'_>) -> String {
+    let settings = context.settings;
+    let figures = figures(context).into_iter().fold(String::new(), |mut html, (name, value)| {
+        let _ = writeln!(html, "<div><dt>{name}</dt><dd>{}</dd></div>", escape(&value));
+        html
+    });
+    let endpoints: Vec<(String, String)> =
+        endpoints(context).into_iter().map(|(request, what)| (request.to_owned(), what.to_owned())).collect();
     fill_in(
         TEMPLATE,
         &[
-            ("{{style}}", STYLE.to_owned()),
+            ("{{style}}", format!("{STYLE}{FILES_STYLE}")),
+            ("{{script}}", SCRIPT.to_owned()),
             ("{{title}}", format!("Files of {}", escape(context.name))),
             ("{{name}}", escape(context.name)),
-            ("{{body}}", body),
+            ("{{base_url}}", escape(context.base_url)),
+            ("{{figures}}", figures),
+            ("{{bytes_max}}", settings.blob_bytes_max.to_string()),
+            ("{{bytes_shown}}", size(settings.blob_bytes_max)),
+            ("{{server}}", escape(own_name(context).unwrap_or_default())),
+            ("{{list}}", if settings.list_public { "public" } else { "signed" }.to_owned()),
+            ("{{limits}}", rows(&limits(context))),
+            ("{{endpoints}}", rows(&endpoints)),
             ("{{version}}", env!("CARGO_PKG_VERSION").to_owned()),
         ],
     )
 }
 
-fn who(context: &Context<'_>) -> &'static str {
-    match (is_open(context), context.is_local) {
-        (true, true) => "Anybody, since only this machine can reach this relay.",
-        (true, false) => "Anybody with a Nostr key.",
-        (false, _) => "Keys that the operator has listed.",
-    }
+fn rows(rows: &[(String, String)]) -> String {
+    rows.iter().fold(String::new(), |mut html, (name, value)| {
+        let _ = writeln!(html, "<tr><th scope=\"row\">{}</th><td>{}</td></tr>", escape(name), escape(value));
+        html
+    })
+}
+
+/// What most visitors want to know.
+fn figures(context: &Context<'_>) -> [(&'static str, String); 4] {
+    let settings = context.settings;
+    let who = match (is_open(context), context.is_local) {
+        (true, true) => "anybody on this machine",
+        (true, false) => "anybody with a Nostr key",
+        (false, _) => "keys that the operator has listed",
+    };
+    let price = if context.payments.is_some() { "shown before an upload" } else { "free" };
+    let kept = if settings.retention.is_empty() { "until you delete them" } else { "see the limits below" };
+    [
+        ("Who may upload", who.to_owned()),
+        ("Largest file", size(settings.blob_bytes_max)),
+        ("Price", price.to_owned()),
+        ("Files are kept", kept.to_owned()),
+    ]
 }
 
 fn limits(context: &Context<'_>) -> Vec<(String, String)> {
     let settings = context.settings;
-    let size = |count: u64| bytes(usize::try_from(count).unwrap_or(usize::MAX));
     let types = |types: &[String]| types.join(", ");
-    let mut rows = vec![
-        ("Largest file".to_owned(), size(settings.blob_bytes_max)),
-        ("Largest picture for /media".to_owned(), size(settings.media_bytes_max)),
-    ];
+    let mut rows = vec![("Largest file".to_owned(), size(settings.blob_bytes_max))];
+    if context.processes_media {
+        rows.push(("Largest picture for /media".to_owned(), size(settings.media_bytes_max)));
+    }
     if let Some(most) = settings.key_bytes_max {
         rows.push(("All files of a key".to_owned(), size(most)));
     }
@@ -72,15 +112,20 @@ fn limits(context: &Context<'_>) -> Vec<(String, String)> {
     if !settings.deny_types.is_empty() {
         rows.push(("Refused types".to_owned(), types(&settings.deny_types)));
     }
-    if settings.retention.is_empty() {
-        rows.push(("Kept".to_owned(), "until their owner deletes them".to_owned()));
-    }
     rows.extend(settings.retention.iter().map(retention));
-    rows.push((
-        "Price".to_owned(),
-        if context.payments.is_some() { "see 402 responses" } else { "free" }.to_owned(),
-    ));
+    let listed = if settings.list_public { "anybody" } else { "only the key itself" };
+    rows.push(("Who may list a key’s files".to_owned(), listed.to_owned()));
     rows
+}
+
+/// A size in the largest unit that fits.
+fn size(count: u64) -> String {
+    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let fits = |(shift, _): &&(u32, &str)| count >= 1 << shift && count.is_multiple_of(1 << shift);
+    match units.iter().find(fits) {
+        Some((shift, unit)) => format!("{} {unit}", grouped(count >> shift)),
+        None => format!("{} bytes", grouped(count)),
+    }
 }
 
 fn retention(rule: &RetentionRule) -> (String, String) {
@@ -89,7 +134,7 @@ fn retention(rule: &RetentionRule) -> (String, String) {
         false => format!("Files of {}", rule.types.join(", ")),
     };
     if rule.bytes_min > 0 {
-        let _ = write!(which, " from {}", bytes(usize::try_from(rule.bytes_min).unwrap_or(usize::MAX)));
+        let _ = write!(which, " from {}", size(rule.bytes_min));
     }
     let age = rule.age_seconds.map(|seconds| format!("{} after the upload", time(seconds)));
     let unused = rule.unused_seconds.map(|seconds| format!("{} without a download", time(seconds)));
@@ -136,12 +181,16 @@ mod tests {
     use crate::exchange::Keys;
 
     fn page(settings: &BlossomSettings, is_local: bool) -> String {
+        page_at(Origin::Url("https://cdn.example.com"), settings, is_local)
+    }
+
+    fn page_at(origin: Origin<'_>, settings: &BlossomSettings, is_local: bool) -> String {
         let base_url = "https://cdn.example.com";
-        render(&Context {
+        let answer = answer(&Context {
             settings,
             keys: Keys { admins: &[], allowed: None, denied: &[] },
             base_url,
-            origin: Origin::Url(base_url),
+            origin,
             name: "<b>Relay {{style}}",
             is_local,
             processes_media: !is_local,
@@ -149,7 +198,46 @@ mod tests {
             now: 0,
             verifier: &Libsecp256k1,
             payments: None,
-        })
+        });
+        String::from_utf8(answer.body.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn the_page_may_run_its_own_script_and_no_other() {
+        let page = page(&BlossomSettings::default(), true);
+        let (_, script) = page.split_once("<script type=\"module\">").unwrap();
+        let (script, rest) = script.split_once("</script>").unwrap();
+        assert!(!rest.contains("<script"));
+        let hash = BASE64_STANDARD.encode(Sha256::digest(script));
+        assert!(CONTENT_POLICY.contains(&format!("script-src 'sha256-{hash}';")), "{}", *CONTENT_POLICY);
+    }
+
+    #[test]
+    fn tokens_of_the_page_name_the_server_only_where_it_can_check_that() {
+        let settings = BlossomSettings::default();
+        for (origin, want) in [
+            (Origin::Url("https://cdn.example.com"), "https://cdn.example.com"),
+            (Origin::Host("127.0.0.1:7777"), "https://cdn.example.com"),
+            (Origin::Host("cdn.example.com"), ""),
+        ] {
+            let page = page_at(origin, &settings, false);
+            assert!(page.contains(&format!("data-server=\"{want}\"")), "{origin:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_in_the_largest_unit_that_fits() {
+        let cases = [
+            (0, "0 bytes"),
+            (1_500, "1,500 bytes"),
+            (1 << 10, "1 KiB"),
+            (1_500 << 20, "1,500 MiB"),
+            (4 << 30, "4 GiB"),
+            (2 << 50, "2,048 TiB"),
+        ];
+        for (count, want) in cases {
+            assert_eq!(size(count), want);
+        }
     }
 
     #[test]
@@ -157,11 +245,14 @@ mod tests {
         let mut settings = BlossomSettings::default();
         let local = page(&settings, true);
         assert!(local.contains("&lt;b&gt;Relay {{style}}") && !local.contains("<b>Relay"));
-        assert!(local.contains("Anybody, since only this machine") && local.contains("PUT /mirror"));
-        assert!(page(&settings, false).contains("Keys that the operator has listed."));
+        assert!(local.contains("anybody on this machine") && local.contains("PUT /mirror"));
+        assert!(local.contains("4 GiB") && local.contains("until you delete them") && local.contains("free"));
+        assert!(local.contains("data-list=\"public\""));
+        assert!(page(&settings, false).contains("keys that the operator has listed"));
         assert!(page(&settings, false).contains("PUT /media") && !local.contains("PUT /media"));
         settings.open = Some(true);
         settings.mirror = false;
+        settings.list_public = false;
         settings.blob_bytes_max = 5 << 20;
         settings.key_bytes_max = Some(7 << 20);
         settings.deny_types = vec!["text/html".to_owned()];
@@ -173,7 +264,8 @@ mod tests {
         }];
         let open = page(&settings, false);
         let shown = [
-            "Anybody with a Nostr key.",
+            "anybody with a Nostr key",
+            "data-bytes-max=\"5242880\" data-list=\"signed\" data-server=\"https://cdn.example.com\"",
             "5 MiB",
             "7 MiB",
             "text/html",

@@ -17,9 +17,9 @@ use super::message::{Malformed, head_of, json, parse};
 pub const API_PATH: &str = "/agents/api";
 /// The path of the entry of an agent that has changed, in the relay's object.
 pub const ENTRY_PATH: &str = "/agents/entry";
-/// The path of the question whether somebody may do what a request asks for, in the relay's object. It is [`Ask`] with the
+/// The path of the question whether a request to an agent may come to anything, in the relay's object. It is [`Ask`] with the
 /// agent's key in hexadecimal as the body; the response is empty, or the client's.
-pub const CHECK_PATH: &str = "/agents/check";
+pub const ADMIT_PATH: &str = "/agents/admit";
 /// The path of the question whether another agent may be deployed, in the relay's object.
 pub const ROOM_PATH: &str = "/agents/room";
 
@@ -62,17 +62,6 @@ impl Ask {
             caller: self.caller,
             relay: Relay { name: &self.relay_name, url: &self.relay_url, version: env!("CARGO_PKG_VERSION") },
         }
-    }
-
-    /// The number of the line after which it asks for a log.
-    pub fn after(&self) -> u64 {
-        let pair = self.query.split('&').find_map(|pair| pair.strip_prefix("after="));
-        pair.and_then(|number| number.parse().ok()).unwrap_or_default()
-    }
-
-    /// Whether it asks for a log that goes on.
-    pub fn wants_to_follow(&self) -> bool {
-        self.route == AgentRoute::Logs && self.query.split('&').any(|pair| pair == "follow=1")
     }
 
     /// The body of a request to an object; `body` is that of the client's.
@@ -224,20 +213,5 @@ mod tests {
             }
         }
         assert!(count >= 60, "{count}");
-    }
-
-    #[test]
-    fn a_log_is_followed_only_if_the_query_says_so() {
-        let ask = |route, query: &str| Ask {
-            route,
-            id: None,
-            query: query.into(),
-            caller: Caller::Anyone,
-            relay_name: String::new(),
-            relay_url: String::new(),
-        };
-        assert!(ask(AgentRoute::Logs, "limit=3&follow=1").wants_to_follow());
-        assert!(!ask(AgentRoute::Logs, "follow=12").wants_to_follow());
-        assert!(!ask(AgentRoute::History, "follow=1").wants_to_follow());
     }
 }

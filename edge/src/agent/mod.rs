@@ -64,6 +64,8 @@ pub const RESPONSE_MEMORY_MAX: u64 = 60 << 20;
 /// While an agent is busy, or waits for the relay, an alarm comes this often: without requests, the platform evicts an object after 70 seconds or more,
 /// and then the alarm resumes its work.
 const AWAKE_SECONDS: u64 = 30;
+/// A wait that is longer than any that an opening begins.
+const LONG_MILLIS: u64 = 2 * 3_600_000;
 /// Steps of work that is due in one call; the rest is left to an alarm, so that other objects of the isolate have their turn.
 const TIMEOUTS_MAX: usize = 16;
 
@@ -79,7 +81,7 @@ pub struct AgentObject<C: SqlConn, H> {
     publications: BTreeMap<EffectId, Unconfirmed>,
     /// Calls and questions to a signer that have not been answered.
     calls: BTreeSet<EffectId>,
-    /// The alarm, if this object has set one since it was opened.
+    /// The alarm, as far as it is known to be set.
     alarm: Option<Now>,
 }
 
@@ -123,7 +125,10 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
     pub fn open(now: Now, conn: C, host: H, context: Context, opening: Opening) -> Result<Self, StoreError> {
         let agent = Agent::open(now, conn, context)?;
         let (publications, calls) = Default::default();
-        Ok(AgentObject { agent, host, opening, publications, calls, alarm: None })
+        // Every call ends with an alarm that is set early enough, and the object's alarm survives its memory. What was not to be
+        // done for long then is not due to what the opening has begun.
+        let alarm = agent.poll_timeout().filter(|at| at.millis_since(now) >= LONG_MILLIS);
+        Ok(AgentObject { agent, host, opening, publications, calls, alarm })
     }
 
     /// The relay's object delivers events and confirms publications.

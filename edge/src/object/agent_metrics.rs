@@ -6,8 +6,8 @@ use relay_agent::totals::agents_by_state;
 use relay_engine::relay::Histogram;
 use relay_engine::types::PubKey;
 use relay_site::metrics::{
-    AGENT_ANSWER_SECONDS, AGENT_ATTEMPTS, AGENT_DELIVERIES_FAILED, AGENT_FAILURES, AGENT_JOBS,
-    AGENT_JOBS_OF_BUSIEST, AGENT_JOBS_QUEUED, AGENT_JOBS_RUNNING, AGENTS,
+    AGENT_ANSWER_SECONDS, AGENT_ATTEMPTS, AGENT_DELIVERIES_FAILED, AGENT_EVENTS_DROPPED, AGENT_FAILURES,
+    AGENT_JOBS, AGENT_JOBS_OF_BUSIEST, AGENT_JOBS_QUEUED, AGENT_JOBS_RUNNING, AGENTS,
 };
 
 use super::RowCountingConn;
@@ -27,7 +27,7 @@ impl<C: RowCountingConn> Agents<C> {
     }
 
     /// All metric families of agents. They name the busiest, see [`crate::metrics::for_everybody`]. Reads no row.
-    pub(super) fn families(&self) -> [Family; 9] {
+    pub(super) fn families(&self) -> [Family; 10] {
         let totals = self.tally.totals();
         let seconds = Histogram {
             bounds: &LATENCY_BOUNDS_MILLIS,
@@ -44,6 +44,7 @@ impl<C: RowCountingConn> Agents<C> {
             Family::single(AGENT_JOBS_RUNNING, totals.running),
             Family::by(AGENTS, "state", agents_by_state(self.router.agents())),
             Family::single(AGENT_DELIVERIES_FAILED, totals.deliveries_failed),
+            Family::single(AGENT_EVENTS_DROPPED, totals.events_dropped),
             Family::by(AGENT_JOBS_OF_BUSIEST, "agent", busiest),
         ]
     }

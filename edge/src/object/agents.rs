@@ -16,11 +16,12 @@ use relay_agent::machine::{AgentState, Counted, EffectId, Published};
 use relay_agent::router::{Entry, Router};
 use relay_agent::secrets::Secrets;
 use relay_agent::totals::Tally;
-use relay_engine::relay::{PublishOutcome, StreamId, Ticket};
+use relay_engine::relay::{Party, PublishOutcome, StreamId, Ticket};
 use relay_engine::sql::StoreError;
-use relay_engine::store::{Backend, Everyone, Reader, Scan, ScanLimits, ScanStep, Take};
+use relay_engine::store::{Backend, Reader, Scan, ScanLimits, ScanStep, Take};
 use relay_engine::types::{Event, Filter, Now, PubKey, Seq};
 use relay_site::Answer;
+use relay_site::nip98::Author;
 
 use super::consumers::retry_ms;
 use super::{Host, Next, Object, RowCountingConn};
@@ -330,7 +331,8 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         self.agents.as_mut()?.others.pop_front()
     }
 
-    /// Stored events that match a filter of an agent, newest first, 16 at most.
+    /// Stored events that match a filter of an agent and that everybody may see, newest first, 16 at most: what an agent reads
+    /// may be in an answer that everybody reads.
     ///
     /// # Errors
     /// The error message of a store that fails.
@@ -339,6 +341,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         filter.normalise();
         let before = self.rows();
         let store = self.relay.store();
+        let anybody = Party { guarded_kinds: &self.relay.config().policy.guarded_kinds, keys: &[] };
         let limits = ScanLimits { limit_default: QUERY_EVENTS_MAX, limit_max: QUERY_EVENTS_MAX };
         let mut found = Vec::new();
         let read = || {
@@ -346,7 +349,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             let mut scan = Scan::new([filter].into(), limits, store.classes(), reader.last_seq()?);
             let mut rows = QUERY_ROWS_MAX;
             while rows > 0 {
-                let step = scan.step(&reader, now.seconds(), &mut rows, &Everyone, &mut |hit| {
+                let step = scan.step(&reader, now.seconds(), &mut rows, &anybody, &mut |hit| {
                     found.push(Event::from_canonical(hit.event.json().into()));
                     Take::Counted
                 })?;
@@ -422,10 +425,9 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     ///
     /// # Errors
     /// The response.
-    pub fn check_agent_request(&self, agent: &PubKey, request: &api::Request<'_>) -> Result<(), Answer> {
+    pub fn admit_agent_request(&self, agent: &PubKey, request: &api::Request<'_>) -> Result<Author, Answer> {
         let entry = self.router().and_then(|router| router.get(agent));
-        let entry = entry.ok_or_else(|| Answer::error(404, "no agent with this key is deployed here"))?;
-        api::check(request.route, request.id, request.caller, entry).map(drop)
+        api::admit(request.route, request.id, request.caller, false, entry)
     }
 
     /// Whether this agent may be deployed: it is there, or there are fewer than `agents.agents_max`.
@@ -463,6 +465,10 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         while let Some(agent) = agents.poll_unconfirmed(now) {
             let (id, message) = agents.call(agent, None, Vec::new());
             self.host.call_agent(id, &agent, message);
+        }
+        for (agent, events) in agents.router.take_dropped() {
+            self.host.log(&format!("too much waits for agent {agent}: {events} events have been dropped"));
+            agents.tally.dropped(events);
         }
         let has_undelivered = agents.has_undelivered(now);
         self.agents = Some(agents);

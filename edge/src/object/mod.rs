@@ -89,6 +89,9 @@ pub trait Host {
     /// Sets the object's one alarm, which calls [`Object::alarm`], and replaces the one that was set.
     fn set_alarm(&self, at: Now);
 
+    /// A line for the operator.
+    fn log(&self, line: &str);
+
     /// Forwards ephemeral events to the objects of the other shards, for their [`Object::live`]. Called at most once a
     /// turn, with all of that turn.
     fn forward(&self, events: &[Event]);

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures_channel::mpsc;
 use futures_util::StreamExt;
 use js_sys::Uint8Array;
-use relay_agent::api::{self, Reply};
+use relay_agent::api::{self, FOLLOWERS_MAX, Follower, Reply, no_agent, too_many_followers};
 use relay_agent::executor::{HttpEvent, HttpRequest};
 use relay_agent::machine::{Context, EffectId, Published};
 use relay_agent::nip46::Answers;
@@ -43,8 +43,7 @@ use crate::settings::Settings;
 /// The binding of [`AgentDurableObject`]; objects are named by the npub of their agent.
 pub(super) const AGENT: &str = "AGENT";
 
-/// Lines of a log that are sent at a time, and pieces that wait for a reader.
-const LINES_MAX: u64 = 500;
+/// Pieces of a log that wait for a reader.
 const PIECES_WAITING: usize = 4;
 /// Milliseconds until an agent that cannot be opened for its alarm is tried again.
 const REOPEN_MS: u64 = 60_000;
@@ -68,7 +67,7 @@ struct Shared {
     elsewhere: RefCell<Elsewhere>,
     /// Open calls; removing one ends it.
     calls: Calls,
-    followers: RefCell<Vec<Follower>>,
+    followers: RefCell<Vec<Following>>,
 }
 
 type Wishes = Rc<RefCell<VecDeque<Wish>>>;
@@ -382,10 +381,10 @@ impl Shared {
             (Method::Post, API_PATH) => match Ask::decode(&body) {
                 Ok((ask, body)) => {
                     let answer = self.ask(&ask, body).await;
-                    if ask.wants_to_follow() && answer.status == 200 {
-                        return self.follow(answer, ask.after());
+                    match Follower::of(&ask.request(body), now()) {
+                        Some(follower) if answer.status == 200 => self.follow(&answer, follower),
+                        _ => response(answer),
                     }
-                    response(answer)
                 }
                 Err(error) => Response::error(format!("{error}\n"), 400),
             },
@@ -404,7 +403,7 @@ impl Shared {
         };
         match self.has_agent() {
             Ok(false) if ask.route != AgentRoute::Deploy => {
-                return Answer::error(404, "no agent with this key is deployed here");
+                return no_agent();
             }
             Ok(_) => {}
             Err(message) => return unavailable(&message),
@@ -430,22 +429,26 @@ impl Shared {
 }
 
 /// A response with a log, which goes on while its client reads.
-struct Follower {
+struct Following {
     lines: mpsc::Sender<Vec<u8>>,
-    /// The last line that it was sent.
-    last: u64,
+    follower: Follower,
 }
 
 impl Shared {
-    /// Answers with the log after line `after`, and what is added to it.
-    fn follow(self: &Rc<Self>, first: Answer, after: u64) -> Result<Response> {
-        let (mut sender, lines) = mpsc::channel(PIECES_WAITING);
-        let last = last_line(&first.body).unwrap_or(after);
-        let _ = sender.try_send(first.body.to_vec());
-        if let Ok(mut followers) = self.followers.try_borrow_mut() {
-            followers.push(Follower { lines: sender, last });
+    /// Answers with the log, and what is added to it. `first` is the answer to a request that does not follow.
+    fn follow(self: &Rc<Self>, first: &Answer, follower: Follower) -> Result<Response> {
+        let (lines, received) = mpsc::channel(PIECES_WAITING);
+        {
+            let mut followers =
+                self.followers.try_borrow_mut().map_err(|_| Error::RustError("in use".into()))?;
+            followers.retain(|following| !following.lines.is_closed());
+            if followers.len() >= FOLLOWERS_MAX {
+                return response(too_many_followers());
+            }
+            followers.push(Following { lines, follower });
         }
-        let response = Response::from_stream(lines.map(Ok::<Vec<u8>, Error>))?;
+        self.report(|_| ());
+        let response = Response::from_stream(received.map(Ok::<Vec<u8>, Error>))?;
         let headers = Headers::new();
         for (name, value) in &first.headers {
             headers.append(name, value)?;
@@ -454,17 +457,16 @@ impl Shared {
     }
 
     /// Sends the new lines of the log to those who follow it.
-    fn tell_followers(&self, agent: &mut AgentObject<Conn, Runtime>) {
+    fn tell_followers(&self, agent: &AgentObject<Conn, Runtime>) {
         let Ok(mut followers) = self.followers.try_borrow_mut() else { return };
-        followers.retain_mut(|follower| {
-            let Ok((text, last)) = api::logs_after(agent.agent(), follower.last, LINES_MAX) else {
-                return true;
-            };
-            if text.is_empty() {
-                return !follower.lines.is_closed();
+        let now = now();
+        followers.retain_mut(|Following { lines, follower }| {
+            let Some(piece) = follower.read(now, agent.agent()) else { return false };
+            if piece.text.is_empty() {
+                return !lines.is_closed();
             }
-            match follower.lines.try_send(text.into_bytes()) {
-                Ok(()) => follower.last = last,
+            match lines.try_send(piece.text.clone().into_bytes()) {
+                Ok(()) => follower.sent(now, &piece),
                 // It reads slowly, and is sent these lines later.
                 Err(error) if error.is_full() => {}
                 Err(_) => return false,
@@ -472,12 +474,6 @@ impl Shared {
             true
         });
     }
-}
-
-/// The number of the last line of a log.
-fn last_line(text: &[u8]) -> Option<u64> {
-    let line = text.trim_ascii_end().rsplit(|byte| *byte == b'\n').next()?;
-    serde_json::from_slice::<serde_json::Value>(line).ok()?.get("number")?.as_u64()
 }
 
 /// Storage or the other object has failed; the client may try again.

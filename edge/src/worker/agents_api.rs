@@ -17,7 +17,7 @@ use super::agent::AGENT;
 use super::entry::{address, response};
 use super::shards::{stub, stub_of};
 use super::{variables, verifier};
-use crate::agent::ask::{API_PATH, Ask, CHECK_PATH, ROOM_PATH, encode_deployment};
+use crate::agent::ask::{ADMIT_PATH, API_PATH, Ask, ROOM_PATH, encode_deployment};
 use crate::settings::Settings;
 
 /// Used NIP-98 events, as far as this isolate of the Worker has seen them. Another isolate would take the same event once
@@ -50,16 +50,16 @@ pub(super) async fn respond(
     route: AgentRoute,
     params: Params,
 ) -> Result<Response> {
-    let (signed, caller) = match authenticate(&request, settings, route)? {
-        Ok(authenticated) => authenticated,
-        Err(answer) => return response(answer),
-    };
     let agent = match params.agent.as_deref().map(parse_pubkey) {
         Some(None) => {
             let message = "must be an npub or 64 hexadecimal digits";
             return response(Answer::error_in(400, "npub", message));
         }
         agent => agent.flatten(),
+    };
+    let (signed, caller) = match authenticate(&request, settings, route)? {
+        Ok(authenticated) => authenticated,
+        Err(answer) => return response(answer),
     };
     let ask = Ask {
         route,
@@ -72,21 +72,25 @@ pub(super) async fn respond(
     let relay = || stub(env, &settings.placement, settings.placement.shards.for_connection());
     let object = |agent: &PubKey| stub_of(env, &settings.placement, AGENT, &npub(agent));
     let may_deploy = api::may_deploy(caller, &settings.agents.deploy_pubkeys);
-    if route == AgentRoute::Deploy && !may_deploy {
-        return response(Answer::error(403, "this key may not deploy agents here"));
-    }
-    // Only owners and administrators import and update.
-    let needs_owner = matches!(route, AgentRoute::Update | AgentRoute::Import);
-    if let Some(agent) = agent.filter(|_| needs_owner) {
-        let checked = post(&relay()?, CHECK_PATH, &ask.encode(agent.to_string().as_bytes())).await?;
-        if checked.status_code() != 200 {
-            return Ok(checked);
+    let author = match (route, &agent) {
+        (AgentRoute::Deploy, _) => match api::admit(route, None, caller, may_deploy, None) {
+            Ok(author) => author,
+            Err(answer) => return response(answer),
+        },
+        // Only owners and administrators import and update.
+        (AgentRoute::Update | AgentRoute::Import, Some(agent)) => {
+            let admitted = post(&relay()?, ADMIT_PATH, &ask.encode(agent.to_string().as_bytes())).await?;
+            if admitted.status_code() != 200 {
+                return Ok(admitted);
+            }
+            Author::Permitted
         }
-    }
+        // An owner who reads or commands is known to the agent's object only, and is a stranger here.
+        _ if may_deploy => Author::Permitted,
+        _ => Author::Stranger,
+    };
     if let Some(signed) = &signed {
-        // After the permission, so that strangers cannot fill the memory of others' used events. An owner who reads or commands
-        // is known to the agent's object only, and is a stranger here.
-        let author = if may_deploy || needs_owner { Author::Permitted } else { Author::Stranger };
+        // After the permission, so that strangers cannot fill the memory of others' used events.
         let now = Date::now().as_millis() / 1_000;
         let used = USED.lock().unwrap_or_else(PoisonError::into_inner).take(signed, author, now);
         if let Err(rejection) = used {
@@ -169,7 +173,7 @@ async fn receive(
         while let Some(piece) = pieces.next().await {
             body.extend_from_slice(&piece?);
             if body.len() > bytes_max {
-                let message = format!("the body may have {bytes_max} bytes");
+                let message = format!("is longer than {bytes_max} bytes");
                 return Ok(Err(Answer::error_in(413, "body", &message)));
             }
         }

@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
+use js_sys::futures::JsFuture;
 use relay_blossom::{Command, Index, Outcome};
 use relay_engine::sql::StoreError;
 use wasm_bindgen::JsCast;
@@ -11,7 +12,8 @@ use worker::{Delay, DurableObject, Env, Request, Response, Result, State, durabl
 
 use super::js::{self, Storage};
 use super::sql::Conn;
-use crate::blossom::{COMMAND_PATH, EVENTS_PATH, decode_command, decode_events, encode_outcome};
+use super::variables;
+use crate::blossom::{COMMAND_PATH, EVENTS_PATH, decode_command, decode_events, encode_outcome, wake_at};
 
 /// The bucket of blobs.
 pub(super) const BLOBS: &str = "BLOBS";
@@ -22,6 +24,9 @@ const BUSY_WAIT: Duration = Duration::from_millis(100);
 const REMOVALS_MAX: u32 = 100;
 /// Seconds until an alarm goes on with removals, or tries again what failed.
 const SOON_SECONDS: u64 = 5;
+/// How long a removal that failed is tried again. After 15 minutes the index hands it out once more, also to a successor of this
+/// object; by then nothing of this one may be under way.
+const RETRY_SECONDS: u64 = 600;
 
 /// The index.
 #[durable_object]
@@ -32,6 +37,8 @@ pub struct BlossomDurableObject {
     index: RefCell<Option<Index<Conn>>>,
     /// The alarm, if this object has set one since it was opened, in Unix seconds.
     alarm_at: Cell<Option<u64>>,
+    /// Removals that the bucket has failed, and when this object took them, in Unix seconds.
+    failed: RefCell<Vec<(String, u64)>>,
 }
 
 fn now() -> u64 {
@@ -57,7 +64,7 @@ impl BlossomDurableObject {
     /// Carries out a command; again while the bytes of its blob are being removed.
     async fn run(&self, command: Command) -> std::result::Result<Outcome, StoreError> {
         let may_remove = command.may_remove();
-        let begins = matches!(command, Command::Begin(_) | Command::BeginPart(..));
+        let wake_at = wake_at(&command, now());
         let mut outcome = self.run_once(command.clone());
         for _ in 0..BUSY_TRIES {
             if outcome != Ok(Outcome::Busy) {
@@ -69,8 +76,10 @@ impl BlossomDurableObject {
         if may_remove {
             self.remove().await;
         }
-        if begins {
-            self.sweep_soon();
+        if let Some(at) = wake_at
+            && !matches!(outcome, Ok(Outcome::Refused(_) | Outcome::Busy))
+        {
+            self.wake_by(at).await;
         }
         outcome
     }
@@ -81,40 +90,63 @@ impl BlossomDurableObject {
             let key = match self.run_once(Command::TakeRemoval) {
                 Ok(Outcome::Removal(Some(key))) => key,
                 Ok(_) => return,
-                Err(error) => return self.failed(&error.to_string()),
+                Err(error) => return self.try_soon(&error.to_string()),
             };
-            let removed = match self.env.bucket(BLOBS) {
-                Ok(bucket) => bucket.delete(&key).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = removed {
-                // It stays taken; a restart of this object queues it again.
-                return self.failed(&format!("{key}: {error}"));
-            }
-            if let Err(error) = self.run_once(Command::Removed(key)) {
-                return self.failed(&error.to_string());
-            }
+            self.remove_taken(key, now()).await;
         }
         self.set_alarm(now() + SOON_SECONDS);
     }
 
-    fn failed(&self, what: &str) {
+    /// Removes bytes that nobody uploads meanwhile, for the index knows that they are being removed.
+    async fn remove_taken(&self, key: String, taken_at: u64) {
+        let removed = match self.env.bucket(BLOBS) {
+            Ok(bucket) => bucket.delete(&key).await,
+            Err(error) => Err(error),
+        };
+        let failed = match removed {
+            Ok(()) => self.run_once(Command::Removed(key.clone())).err().map(|error| error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(error) = failed {
+            self.try_soon(&format!("{key}: {error}"));
+            if let Ok(mut failed) = self.failed.try_borrow_mut() {
+                failed.push((key, taken_at));
+            }
+        }
+    }
+
+    /// Tries again what the bucket has failed.
+    async fn remove_failed(&self) {
+        let failed = self.failed.try_borrow_mut().map(|mut failed| std::mem::take(&mut *failed));
+        for (key, taken_at) in failed.unwrap_or_default() {
+            if now() < taken_at + RETRY_SECONDS {
+                self.remove_taken(key, taken_at).await;
+            }
+        }
+    }
+
+    fn try_soon(&self, what: &str) {
         worker::console_error!("removing bytes of blobs: {what}");
         self.set_alarm(now() + SOON_SECONDS);
     }
 
-    /// Something has begun that may have to be swept.
-    fn sweep_soon(&self) {
+    /// The alarm rings at this time, or before. To set it costs a row, so that one which is set already is left.
+    async fn wake_by(&self, at: u64) {
         if self.alarm_at.get().is_none() {
-            self.sweep();
+            let set = match self.storage().map(|storage| storage.get_alarm()) {
+                Ok(Ok(promise)) => JsFuture::from(promise).await.ok().and_then(|set| set.as_f64()),
+                _ => None,
+            };
+            self.alarm_at.set(set.map(|ms| ms as u64 / 1_000));
         }
+        self.set_alarm(at.max(now() + SOON_SECONDS));
     }
 
     fn sweep(&self) {
         match self.run_once(Command::Sweep) {
             Ok(Outcome::Swept(Some(at))) => self.set_alarm(at.max(now() + SOON_SECONDS)),
             Ok(_) => {}
-            Err(error) => self.failed(&error.to_string()),
+            Err(error) => self.try_soon(&error.to_string()),
         }
     }
 
@@ -132,7 +164,13 @@ impl BlossomDurableObject {
 
 impl DurableObject for BlossomDurableObject {
     fn new(state: State, env: Env) -> Self {
-        BlossomDurableObject { state, env, index: RefCell::default(), alarm_at: Cell::default() }
+        BlossomDurableObject {
+            state,
+            env,
+            index: RefCell::default(),
+            alarm_at: Cell::default(),
+            failed: RefCell::default(),
+        }
     }
 
     async fn fetch(&self, mut request: Request) -> Result<Response> {
@@ -147,7 +185,11 @@ impl DurableObject for BlossomDurableObject {
                 Response::from_bytes(encode_outcome(outcome))
             }
             EVENTS_PATH => {
-                let commands = match decode_events(&body) {
+                let url = match variables::settings(&self.env) {
+                    Ok(settings) => settings.url,
+                    Err(message) => return Response::error(message, 503),
+                };
+                let commands = match decode_events(&body, url.as_deref()) {
                     Ok(commands) => commands,
                     Err(message) => return Response::error(message, 400),
                 };
@@ -165,6 +207,7 @@ impl DurableObject for BlossomDurableObject {
     async fn alarm(&self) -> Result<Response> {
         self.alarm_at.set(None);
         self.sweep();
+        self.remove_failed().await;
         self.remove().await;
         Response::ok("")
     }

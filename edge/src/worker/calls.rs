@@ -80,7 +80,7 @@ async fn exchange(
     Ok(())
 }
 
-async fn send(request: &HttpRequest, signal: &AbortSignal) -> Result<Response> {
+pub(super) async fn send(request: &HttpRequest, signal: &AbortSignal) -> Result<Response> {
     let headers = Headers::new();
     for (name, value) in &request.headers {
         headers.append(name, value)?;

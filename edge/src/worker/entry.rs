@@ -52,7 +52,7 @@ impl relay_site::Headers for HeaderLines<'_> {
 }
 
 #[event(fetch)]
-async fn fetch(mut request: Request, env: Env, _: Context) -> Result<Response> {
+async fn fetch(mut request: Request, env: Env, context: Context) -> Result<Response> {
     let settings = match variables::settings(&env) {
         Ok(settings) => settings,
         Err(message) => return response(Answer::error(500, &message)),
@@ -76,7 +76,7 @@ async fn fetch(mut request: Request, env: Env, _: Context) -> Result<Response> {
         && let Route::Blossom(route) = endpoint.route
     {
         let param = blossom::param(&found);
-        let answered = blossom::respond(request, &env, &settings, endpoint, route, param).await;
+        let answered = blossom::respond(request, &env, &context, &settings, route, param).await;
         let answered = answered.or_else(|error| {
             worker::console_error!("Blossom: {error}");
             response(Answer::error(503, "not now, please try again"))

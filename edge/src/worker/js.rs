@@ -1,6 +1,6 @@
 //! Bindings of workerd's APIs that the crate `worker` lacks.
 
-use js_sys::{Array, Function, Uint8Array};
+use js_sys::{Array, Function, Promise, Uint8Array};
 use wasm_bindgen::prelude::*;
 
 #[wasm_bindgen]
@@ -20,6 +20,10 @@ extern "C" {
 
     #[wasm_bindgen(method, catch, js_name = setAlarm)]
     pub(super) fn set_alarm(this: &Storage, unix_ms: f64) -> Result<JsValue, JsValue>;
+
+    /// In milliseconds since 1970, or null.
+    #[wasm_bindgen(method, catch, js_name = getAlarm)]
+    pub(super) fn get_alarm(this: &Storage) -> Result<Promise, JsValue>;
 
     /// `SqlStorage`.
     #[derive(Clone)]

@@ -128,6 +128,10 @@ impl Host for Runtime {
         }
     }
 
+    fn log(&self, line: &str) {
+        worker::console_warn!("{line}");
+    }
+
     fn forward(&self, events: &[Event]) {
         self.others.forward(events);
     }

@@ -48,6 +48,12 @@ fn is_answered(world: &World, request: &Signed, text: &str) {
     assert_eq!(found, [("processing", ""), ("result", text)]);
 }
 
+/// Whether its alarm is that of its announcement.
+fn sleeps_for_days(world: &World, agent: &PubKey) -> bool {
+    let alarm = world.agents[agent].host.alarm.get();
+    alarm.is_some_and(|at| at.millis_since(world.relay.now) > 2 * 86_400_000)
+}
+
 #[test]
 fn a_job_takes_one_request_to_its_agent_and_another_to_confirm_its_answers() {
     let (mut world, agent) = world();
@@ -59,9 +65,63 @@ fn a_job_takes_one_request_to_its_agent_and_another_to_confirm_its_answers() {
     assert_eq!(world.agents[&agent].requests - before, 1);
     world.advance(5);
     assert_eq!(world.agents[&agent].requests - before, 2);
-    assert_eq!(world.agents[&agent].host.alarm.get(), None, "it sleeps");
+    assert!(sleeps_for_days(&world, &agent));
     world.advance(3_600);
     assert_eq!(world.agents[&agent].requests - before, 2);
+}
+
+#[test]
+fn an_announcement_is_renewed_by_one_alarm_and_waking_up_sets_none() {
+    let (mut world, agent) = world();
+    let announced_at = |world: &World| {
+        let stored = world.stored();
+        let found: Vec<u64> =
+            stored.iter().filter(|event| event.kind == 31_990).map(|event| event.created_at).collect();
+        assert_eq!(found.len(), 1, "each replaces the one before");
+        found[0]
+    };
+    let (first, set) = (announced_at(&world), world.agents[&agent].host.alarms_set.get());
+    for n in 0..5 {
+        world.evict_agents();
+        let job = request(&world, &agent, &n.to_string());
+        world.publish(&job);
+        world.run();
+        is_answered(&world, &job, &n.to_string());
+        world.advance(5);
+    }
+    assert_eq!(world.agents[&agent].host.alarms_set.get(), set, "it survives");
+    assert!(sleeps_for_days(&world, &agent));
+    world.evict_agents();
+    let before = world.agents[&agent].requests;
+    world.relay.now = world.agents[&agent].host.alarm.get().unwrap();
+    world.advance(60);
+    assert!(announced_at(&world) >= first + 3 * 86_400);
+    assert!(sleeps_for_days(&world, &agent), "until the next time");
+    assert!(
+        world.agents[&agent].requests - before <= 2,
+        "the alarm, and one that looks whether it is published"
+    );
+}
+
+/// A stranger knows the id of what is for others only.
+#[test]
+fn an_agent_reads_what_everybody_may_read() {
+    let (mut world, agent) = world();
+    let at = world.relay.now.seconds();
+    let wrap = event(&key(2)).kind(1_059).at(at).tag(["p", key(3).hex()]).content("for you only").sign();
+    let note = event(&key(2)).kind(1).at(at).content("for everybody").sign();
+    for (input, expected) in
+        [(&wrap, ("error", " is not on this relay")), (&note, ("result", "for everybody"))]
+    {
+        world.publish(input);
+        let job = request_of(&world, &agent, 5_050).tag(["i", &input.id, "event"]).sign();
+        world.publish(&job);
+        world.run();
+        world.advance(5);
+        let answers = world.answers(&job);
+        let (status, text) = answers.last().unwrap();
+        assert!(*status == expected.0 && text.ends_with(expected.1), "{answers:?}");
+    }
 }
 
 #[test]

@@ -109,6 +109,8 @@ impl Host for FakeHost {
         self.alarms_set.set(self.alarms_set.get() + 1);
     }
 
+    fn log(&self, _: &str) {}
+
     fn forward(&self, events: &[Event]) {
         self.forwarded.borrow_mut().push(events.to_vec());
     }

@@ -17,9 +17,12 @@ use crate::types::{CanonicalEvent, Event, Filter, Kind, Limits, Now, PubKey, Sub
 use crate::wire::frames::Complete;
 
 /// What a connection may see, by the read guard.
-pub(super) struct Party<'a> {
-    pub(super) guarded_kinds: &'a [Kind],
-    pub(super) keys: &'a [PubKey],
+#[derive(Clone, Copy, Debug)]
+pub struct Party<'a> {
+    /// The kinds that only their parties see (`policy.guarded_kinds`).
+    pub guarded_kinds: &'a [Kind],
+    /// The keys of the viewer; without any it sees what everybody sees.
+    pub keys: &'a [PubKey],
 }
 
 impl Viewer for Party<'_> {

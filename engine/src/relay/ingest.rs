@@ -253,7 +253,14 @@ impl<B: Backend> Relay<B> {
             if refused.wants_auth() {
                 self.challenge(sender);
             }
-            return Decision::refuse(messages::admission_error(&refused));
+            let message = messages::admission_error(&refused);
+            return match (refused, sender) {
+                // Its time comes, and the host has signed it for a reason.
+                (policy::AdmissionError::TooNew, Sender::Host(_)) => {
+                    Decision::Answer(PublishOutcome::Failed(message))
+                }
+                _ => Decision::refuse(message),
+            };
         }
         // Never the client's `Host` header: with `Host: other` a client could make other people's requests to vanish from other
         // relays take effect here.

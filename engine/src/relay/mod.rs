@@ -51,6 +51,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use sha2::{Digest, Sha256};
 
+pub use answers::Party;
 pub use commit::{Commit, CommitReply, Committed, Live, commit};
 pub use config::{Config, Peer};
 pub use costs::TopCosts;

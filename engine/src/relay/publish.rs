@@ -24,7 +24,8 @@ pub enum PublishOutcome {
     Superseded,
     /// It breaks a rule; the message is that of NIP-01's OK. Publishing it again is of no use.
     Refused(String),
-    /// The store failed; with a message. It can be published again.
+    /// Not now, with a message: the store failed, or the event is further ahead of the clock than the relay takes. It can be
+    /// published again.
     Failed(String),
 }
 

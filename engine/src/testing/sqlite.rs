@@ -113,6 +113,17 @@ impl Sqlite {
         self.0.conn.query_row(&sql, [], |row| row.get::<_, i64>(0)).expect("a table").unsigned_abs()
     }
 
+    /// How a statement is carried out: a line for each step.
+    ///
+    /// # Panics
+    /// If it is none.
+    pub fn plan(&self, sql: &str) -> String {
+        let mut explain = self.0.conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect("a statement");
+        let params = vec![Value::Null; explain.parameter_count()];
+        let steps = explain.query_map(rusqlite::params_from_iter(params), |row| row.get::<_, String>(3));
+        steps.expect("a plan").map(|step| step.expect("a step") + "\n").collect()
+    }
+
     fn tick(&self) -> Result<(), StoreError> {
         self.0.statements.set(self.0.statements.get() + 1);
         if self.0.statements.get() == self.0.failing.get() {

@@ -205,7 +205,7 @@ impl Actor<'_> {
                 Effect::Query { id, filter } => {
                     let (handle, inbox) = (self.running.handle.clone(), Arc::clone(self.inbox));
                     tokio::spawn(async move {
-                        let events = handle.query(filter).map_err(|error| error.to_string());
+                        let events = handle.query_public(filter).map_err(|error| error.to_string());
                         inbox.push(Message::Events(id, events));
                     });
                 }

@@ -25,6 +25,7 @@ mod supervisor;
 pub(crate) mod tls;
 mod wakes;
 
+use std::collections::HashMap;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -33,7 +34,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use relay_agent::api::{self, Caller};
+use relay_agent::api::{self, Caller, FOLLOWERS_MAX, Follower, Piece, no_agent};
 use relay_agent::fetch::PrivateHosts;
 use relay_agent::machine::Agent;
 use relay_agent::router::Router;
@@ -43,7 +44,7 @@ use relay_engine::types::{Now, PubKey, Timestamp};
 use relay_site::nip98::{Author, Rejection, Signed, UsedEvents};
 use relay_site::{AgentRoute, Answer};
 use tokio::runtime::Runtime;
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use self::http::CALLS_MAX;
 use self::owner::Owner;
@@ -89,6 +90,8 @@ pub(crate) struct Agents {
     secrets: Arc<HostSecrets>,
     /// Events that have authorised requests.
     used: Mutex<UsedEvents>,
+    /// Places for those who follow the log of an agent.
+    followers: Mutex<HashMap<PubKey, Arc<Semaphore>>>,
     state: Mutex<State>,
 }
 
@@ -152,6 +155,7 @@ impl Agents {
             private_hosts: PrivateHosts::parse(&settings.agents.allow_private_hosts)?,
             secrets: Arc::new(HostSecrets::new(&folder)),
             used: Mutex::default(),
+            followers: Mutex::default(),
             state: Mutex::new(State::Empty(handle)),
             folder,
         })
@@ -278,24 +282,17 @@ impl Agents {
         command: Option<&str>,
         caller: Caller,
     ) -> Result<Author, Answer> {
-        match agent {
-            None if route == AgentRoute::Deploy => {
-                if api::may_deploy(caller, &self.deploy_pubkeys) {
-                    Ok(Author::Permitted)
-                } else {
-                    Err(Answer::error(403, "this key may not deploy agents here"))
-                }
-            }
-            None if caller.is_admin() => Ok(Author::Permitted),
-            None => Ok(Author::Stranger),
-            Some(agent) => {
-                let running = self.running().ok_or_else(no_agent)?;
-                let router = running.router();
-                let entry = router.get(agent).ok_or_else(no_agent)?;
-                api::check(route, command, caller, entry)?;
-                Ok(if api::is_permitted(caller, entry) { Author::Permitted } else { Author::Stranger })
-            }
+        let may_deploy = api::may_deploy(caller, &self.deploy_pubkeys);
+        let running = self.running();
+        let router = running.as_ref().map(|running| running.router());
+        let entry = agent.and_then(|agent| router.as_ref()?.get(agent));
+        if let (AgentRoute::Delete, None, Some(running), Some(agent)) = (route, entry, &running, agent)
+            && running.file_of(agent).exists()
+        {
+            // It has been deleted, and answers for itself.
+            return Ok(if caller.is_admin() { Author::Permitted } else { Author::Stranger });
         }
+        api::admit(route, command, caller, may_deploy, entry)
     }
 
     /// Answers what concerns all agents.
@@ -347,7 +344,9 @@ impl Agents {
 
     /// Answers what concerns one agent.
     pub(crate) async fn ask(&self, agent: PubKey, ask: Ask) -> Answer {
-        let Some(running) = self.running_with(&agent) else { return no_agent() };
+        let deleted = || self.running().filter(|running| running.file_of(&agent).exists());
+        let again = if ask.route == AgentRoute::Delete { deleted() } else { None };
+        let Some(running) = self.running_with(&agent).or(again) else { return no_agent() };
         let relay = self.relay.clone();
         with(&running.clone(), agent, move |now, agent| {
             finish(&running, api::agent(agent, now, &ask.request(&relay)))
@@ -355,21 +354,29 @@ impl Agents {
         .await
     }
 
-    /// Lines of an agent's log after this one, and the number of the last. The caller must have been let in by
-    /// [`Agents::ask`].
-    pub(crate) async fn logs_after(&self, agent: PubKey, after: u64) -> Result<(String, u64), Answer> {
-        let running = self.running_with(&agent).ok_or_else(no_agent)?;
-        with_or(&running, agent, move |_, agent| api::logs_after(agent, after, LOG_LINES), || Err(closed()))
-            .await
+    /// The reader of a log, if the request asks to follow it. The caller must have been let in by [`Agents::ask`].
+    pub(crate) fn follower(&self, ask: &Ask) -> Option<Follower> {
+        Follower::of(&ask.request(&self.relay), now())
+    }
+
+    /// A place among those who follow an agent's log, until it is dropped; `None` if there are too many.
+    pub(crate) fn place_to_follow(&self, agent: PubKey) -> Option<OwnedSemaphorePermit> {
+        let mut followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
+        followers.retain(|_, places| places.available_permits() < FOLLOWERS_MAX);
+        let places = followers.entry(agent).or_insert_with(|| Arc::new(Semaphore::new(FOLLOWERS_MAX)));
+        Arc::clone(places).try_acquire_owned().ok()
+    }
+
+    /// What the reader of a log is sent next; `None` ends the response.
+    pub(crate) async fn read_log(&self, agent: PubKey, follower: Follower) -> Option<Piece> {
+        let running = self.running_with(&agent)?;
+        with_or(&running, agent, move |now, agent| follower.read(now, agent), || None).await
     }
 
     fn running_with(&self, agent: &PubKey) -> Option<Arc<Running>> {
         self.running().filter(|running| running.router().get(agent).is_some())
     }
 }
-
-/// Lines of a log that are read at a time.
-const LOG_LINES: u64 = 500;
 
 /// Does something with an agent.
 async fn with(
@@ -400,10 +407,6 @@ fn finish(running: &Running, reply: api::Reply) -> Answer {
         Ok(()) => reply.answer,
         Err(error) => unavailable(&error),
     }
-}
-
-fn no_agent() -> Answer {
-    Answer::error(404, "no such agent")
 }
 
 fn closed() -> Answer {

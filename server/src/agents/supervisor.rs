@@ -49,6 +49,7 @@ impl Supervisor {
             };
             self.handle_time().await;
             self.deliver();
+            self.tell_dropped();
             let now = now();
             let (is_ready, timeout) = {
                 let router = self.running.router();
@@ -130,6 +131,14 @@ impl Supervisor {
         }
         if is_full {
             self.running.changed.notify_one();
+        }
+    }
+
+    fn tell_dropped(&self) {
+        let dropped = self.running.router().take_dropped();
+        for (agent, events) in dropped {
+            tracing::warn!(%agent, events, "too much waits for an agent: events have been dropped");
+            self.running.tally().dropped(events);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Carries out the steps of exchanges.
 
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt as _, LengthLimitError};
 use hyper::body::Bytes;
@@ -26,6 +26,9 @@ const BUSY_WAIT: Duration = Duration::from_millis(100);
 /// Bytes of a body that nobody wants, which are read all the same so that its client reads the response.
 const DRAIN_BYTES: usize = 16 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(5);
+/// What a body brings at least in this time.
+const PACE_BYTES: usize = 64 << 10;
+const PACE_TIME: Duration = Duration::from_secs(60);
 /// Kind of a list of servers (BUD-03).
 const SERVERS: u16 = 10063;
 
@@ -57,9 +60,15 @@ impl Blossom {
 
     async fn exchange(&self, head: Head, seen: &Seen, body: &mut Option<Upload>) -> Response {
         let (mut exchange, mut step) = Exchange::begin(&self.context(seen, &self.admins()), head);
+        // Room for a body that is in memory, until the response.
+        let mut room = None;
         loop {
             let input = match step {
                 Step::Respond(response) => return response,
+                Step::Read { bytes_max } => {
+                    room = room.or(self.media.reserve(bytes_max).await);
+                    self.carry_out(Step::Read { bytes_max }, body).await
+                }
                 step => self.carry_out(step, body).await,
             };
             step = exchange.resume(&self.context(seen, &self.admins()), input);
@@ -92,7 +101,7 @@ impl Blossom {
                 Ok(Input::Done)
             }
             Step::FindServers { authors } => Ok(Input::Servers(self.servers(&authors))),
-            Step::Process { .. } => Err(Failure::Unsupported),
+            Step::Process { bytes, mime } => self.media.process(bytes, mime).await.map(Input::Processed),
             Step::Respond(_) => Ok(Input::Done),
         };
         done.unwrap_or_else(|failure| {
@@ -127,10 +136,13 @@ impl Blossom {
     async fn receive(&self, mut body: Upload, receive: Receive) -> Result<Received, Failure> {
         // Further uploads wait here, before anything of their bodies is read.
         let _upload = self.uploads.acquire().await;
-        let mut writing = self.bodies.begin(&receive.key).await?;
+        self.bodies.check_room(receive.length.unwrap_or_default())?;
+        let mut writing = self.bodies.begin(&receive.key);
+        let mut pace = Pace::begin(Instant::now());
         while let Some(frame) = body.frame().await {
             let failed = match frame {
                 Ok(frame) => match frame.data_ref() {
+                    Some(bytes) if pace.is_too_slow(Instant::now(), bytes.len()) => Err(Failure::Stalled),
                     Some(_) if writing.size() > receive.bytes_max => Err(Failure::TooLong),
                     Some(bytes) => writing.write(bytes).await,
                     None => Ok(()),
@@ -153,7 +165,7 @@ impl Blossom {
     }
 
     async fn put(&self, bytes: &[u8], receive: &Receive) -> Result<Received, Failure> {
-        let mut writing = self.bodies.begin(&receive.key).await?;
+        let mut writing = self.bodies.begin(&receive.key);
         if let Err(failure) = writing.write(bytes).await {
             writing.abort().await;
             return Err(failure);
@@ -163,7 +175,8 @@ impl Blossom {
 
     async fn join(&self, parts: &[Part], receive: &Receive) -> Result<Received, Failure> {
         let _upload = self.uploads.acquire().await;
-        let mut writing = self.bodies.begin(&receive.key).await?;
+        self.bodies.check_room(parts.iter().map(|part| part.take).sum())?;
+        let mut writing = self.bodies.begin(&receive.key);
         for part in parts {
             if let Err(failure) = copy(&self.bodies, part, &mut writing).await {
                 writing.abort().await;
@@ -175,15 +188,22 @@ impl Blossom {
 
     /// The first of these URLs that answers.
     async fn fetch(&self, urls: &[String], receive: &Receive) -> Result<Received, Failure> {
-        let _upload = self.uploads.acquire().await;
+        let _fetch = self.fetches.acquire().await;
+        self.bodies.check_room(0)?;
         let mut last = Failure::Origin("no URL".to_owned());
         for url in urls {
-            let mut writing = self.bodies.begin(&receive.key).await?;
+            let mut writing = self.bodies.begin(&receive.key);
             let fetched = fetch::fetch(&self.client, self.access(), url, receive, &mut writing).await;
             match fetched {
-                Ok(mime) => {
-                    let received = writing.finish(receive.sha256).await?;
-                    return Ok(Received { mime, ..received });
+                Ok(mime) => match writing.finish(receive.sha256).await {
+                    Ok(received) => return Ok(Received { mime, ..received }),
+                    // Another server may have the right bytes.
+                    Err(Failure::WrongHash) => last = Failure::WrongHash,
+                    Err(failure) => return Err(failure),
+                },
+                Err(Failure::Full) => {
+                    writing.abort().await;
+                    return Err(Failure::Full);
                 }
                 Err(failure) => {
                     writing.abort().await;
@@ -220,6 +240,29 @@ impl Blossom {
                 answered(Answer::error(500, "the blob cannot be read"))
             }
         }
+    }
+}
+
+/// How fast a body comes. One that is slow keeps other uploads waiting.
+struct Pace {
+    since: Instant,
+    bytes: usize,
+}
+
+impl Pace {
+    fn begin(now: Instant) -> Self {
+        Pace { since: now, bytes: 0 }
+    }
+
+    /// More of it has come. True: a minute has passed with less than it should bring.
+    fn is_too_slow(&mut self, now: Instant, bytes: usize) -> bool {
+        self.bytes += bytes;
+        if now.duration_since(self.since) < PACE_TIME {
+            return false;
+        }
+        let is_slow = self.bytes < PACE_BYTES;
+        *self = Pace::begin(now);
+        is_slow
     }
 }
 
@@ -273,4 +316,22 @@ async fn drain(mut body: Upload) {
         }
     };
     let _ = tokio::time::timeout(DRAIN_TIME, reading).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_that_comes_too_slowly_is_given_up() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut pace = Pace::begin(start);
+        // A byte every 29 seconds never stalls.
+        assert!(!pace.is_too_slow(at(29), 1) && !pace.is_too_slow(at(58), 1) && pace.is_too_slow(at(87), 1));
+        let mut pace = Pace::begin(start);
+        assert!(!pace.is_too_slow(at(30), PACE_BYTES) && !pace.is_too_slow(at(61), 1));
+        // The next minute is looked at by itself.
+        assert!(!pace.is_too_slow(at(120), 1) && pace.is_too_slow(at(121), 1));
+    }
 }

@@ -5,9 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use relay_blossom::{Command, Index, Outcome};
 use relay_engine::sql::StoreError;
-use tokio::runtime::Handle;
 
-use super::store::Bodies;
 use crate::agents::sqlite::Sqlite;
 use crate::host::now;
 
@@ -47,24 +45,6 @@ impl Indexed {
             false => lock(&connections.writer).run(now, command),
         });
         ran.await.unwrap_or_else(|error| Err(StoreError::Failed(error.to_string())))
-    }
-
-    /// Removes bytes unless the index knows them. No upload of them begins meanwhile. True: they are removed.
-    ///
-    /// # Errors
-    /// In words, if the index or the store fails.
-    pub(super) async fn remove_unknown(&self, bodies: &Bodies, key: String) -> Result<bool, String> {
-        let (connections, bodies, on) = (Arc::clone(&self.0), bodies.clone(), Handle::current());
-        let removed = tokio::task::spawn_blocking(move || {
-            let mut writer = lock(&connections.writer);
-            let known = writer.run(now().seconds(), Command::IsKnown(key.clone()));
-            if known.map_err(|error| error.to_string())? != Outcome::Missing {
-                return Ok(false);
-            }
-            on.block_on(bodies.remove(&key)).map_err(|failure| format!("{failure:?}"))?;
-            Ok(true)
-        });
-        removed.await.unwrap_or_else(|error| Err(error.to_string()))
     }
 }
 

@@ -1,9 +1,8 @@
-//! What goes on beside requests: start-up, removals, sweeps, and the relay's stream.
+//! What goes on beside requests: removals, sweeps, and the relay's stream.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use relay_blossom::index::SignedEvent;
 use relay_blossom::{Command, Outcome};
 use relay_engine::store::Seq;
@@ -56,22 +55,6 @@ async fn remove_all(blossom: &Blossom) -> Result<(), String> {
         let Outcome::Removal(Some(key)) = taken else { return Ok(()) };
         blossom.bodies.remove(&key).await.map_err(|failure| format!("{failure:?}"))?;
         blossom.index.run(Command::Removed(key)).await.map_err(|error| error.to_string())?;
-    }
-}
-
-/// Removes files that an earlier process has left: those that the index does not know.
-pub(super) async fn sweep_files(blossom: Arc<Blossom>) {
-    let mut keys = blossom.bodies.keys("");
-    while let Some(key) = keys.next().await {
-        let key = match key {
-            Ok(key) => key,
-            Err(error) => return tracing::error!(?error, "the store of blobs cannot be listed"),
-        };
-        match blossom.index.remove_unknown(&blossom.bodies, key.clone()).await {
-            Ok(true) => tracing::info!(key, "bytes that belong to nothing are removed"),
-            Ok(false) => {}
-            Err(error) => tracing::error!(error, key, "bytes that belong to nothing cannot be removed"),
-        }
     }
 }
 

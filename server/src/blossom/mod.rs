@@ -3,15 +3,21 @@
 //!
 //! ```text
 //! exchange    carries out the steps of a request; fetch: blobs of other servers
-//! store       bytes; index: which blobs there are
-//! keeper      start-up, removals, sweeps, the relay's events
+//! media       pictures: how many are in memory and processed at a time
+//! store       bytes, in a folder or a bucket; index: which blobs there are
+//! announce    what the start-up lines say
+//! tidy        what an earlier process has left; keeper: removals, sweeps, the relay's events
 //! ```
 
+mod announce;
+mod bucket;
 mod exchange;
 mod fetch;
 mod index;
 mod keeper;
+mod media;
 mod store;
+mod tidy;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,6 +33,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 
 use self::index::Indexed;
+use self::media::Media;
 use self::store::Bodies;
 use crate::agents::http::Client;
 use crate::agents::owner;
@@ -37,8 +44,8 @@ use crate::host::now;
 pub(crate) use self::exchange::Answered;
 pub(crate) use self::store::Reading;
 
-/// Uploads whose bytes are taken at a time; further ones wait. Each has a file open.
-const UPLOADS_MAX: usize = 128;
+/// Blobs that are fetched from other servers at a time.
+const FETCHES_MAX: usize = 16;
 /// How long the owner's key of a local relay is remembered.
 const OWNER_AGE: Duration = Duration::from_secs(1);
 
@@ -51,6 +58,9 @@ pub(crate) struct Blossom {
     index: Indexed,
     client: Client,
     uploads: Semaphore,
+    /// Blobs of other servers that are fetched at a time; their servers may be slow.
+    fetches: Semaphore,
+    media: Media,
     /// Something may be removed.
     wake: Notify,
     owner: Mutex<Option<(Instant, Option<PubKey>)>>,
@@ -89,17 +99,22 @@ impl Blossom {
         relay: RelayHandle,
     ) -> Result<Self, String> {
         let words = |error: std::io::Error| error.to_string();
-        let bodies = Bodies::folder(&settings.data.join("blobs")).map_err(words)?;
+        let bodies = match &settings.blobs.bucket {
+            Some(name) => Bodies::bucket(bucket::open(name, &settings.blobs)?),
+            None => Bodies::folder(&settings.data.join("blobs")).map_err(words)?,
+        };
         let index =
             Indexed::open(&settings.data.join("blossom.sqlite")).map_err(|error| error.to_string())?;
         Ok(Blossom {
             settings: settings.clone(),
             verifier,
             relay,
+            uploads: Semaphore::new(bodies.uploads_max()),
+            fetches: Semaphore::new(FETCHES_MAX),
             bodies,
             index,
             client: Client::new(PrivateHosts::default()).map_err(words)?,
-            uploads: Semaphore::new(UPLOADS_MAX),
+            media: Media::new(),
             wake: Notify::new(),
             owner: Mutex::default(),
             used: Mutex::default(),
@@ -116,10 +131,19 @@ impl Blossom {
             Ok(other) => return Err(format!("{other:?}")),
             Err(error) => return Err(error.to_string()),
         }
-        on.spawn(keeper::sweep_files(Arc::clone(self)));
+        // Nothing is being written yet.
+        if let Some(folder) = self.bodies.own_folder() {
+            tidy::unfinished_files(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        }
+        on.block_on(tidy::unknown_keys(&self.index, &self.bodies))?;
         on.spawn(keeper::keep(Arc::clone(self)));
         on.spawn(keeper::follow(Arc::clone(self)));
         Ok(())
+    }
+
+    /// Says where blobs are and who may upload.
+    pub(crate) fn announce(&self) {
+        announce::announce(&self.settings, self.admins().len());
     }
 
     fn context<'a>(&'a self, seen: &'a Seen, admins: &'a [PubKey]) -> Context<'a> {
@@ -131,7 +155,7 @@ impl Blossom {
             origin: seen.origin(),
             name: &self.settings.info.name,
             is_local: seen.is_local,
-            processes_media: false,
+            processes_media: true,
             upload_seconds_max: 13 * 3_600,
             now: now().seconds(),
             verifier: &*self.verifier,
@@ -145,9 +169,12 @@ impl Blossom {
         let mut known = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
         let owner = match *known {
             Some((at, owner)) if at.elapsed() < OWNER_AGE => owner,
-            _ => owner::pubkey(&self.settings.data),
+            _ => {
+                let owner = owner::pubkey(&self.settings.data);
+                *known = Some((Instant::now(), owner));
+                owner
+            }
         };
-        *known = Some((Instant::now(), owner));
         admins.extend(owner);
         admins
     }

@@ -22,10 +22,13 @@ use sha2::Digest as _;
 
 /// Bytes that are written to a file at a time.
 const FILE_PIECE: usize = 256 << 10;
-/// Bytes of a part of an upload to a bucket; buckets take no smaller ones but the last.
+/// Bytes of a part of an upload to a bucket. Buckets take no smaller ones but the last, and R2 wants all to be alike.
 const BUCKET_PIECE: usize = 5 << 20;
 /// Bytes that are read at a time.
 pub(super) const READ_PIECE: u64 = 256 << 10;
+/// What is left free of a disk: a twentieth of it, and at most a gigabyte.
+const FLOOR_SHARE: u64 = 20;
+const FLOOR_BYTES_MAX: u64 = 1 << 30;
 /// First bytes that are kept to tell the type from.
 const FIRST_BYTES: usize = 4_096;
 
@@ -36,6 +39,8 @@ pub(super) struct Bodies {
     piece: usize,
     /// Parts that are sent at a time.
     concurrency: usize,
+    /// The folder, if it is one. Others may have keys in a bucket.
+    folder: Option<Arc<FilePath>>,
 }
 
 impl Bodies {
@@ -46,30 +51,48 @@ impl Bodies {
     pub(super) fn folder(folder: &FilePath) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let store = LocalFileSystem::new_with_prefix(folder).map_err(io::Error::other)?.with_fsync(true);
-        Ok(Bodies { store: Arc::new(store), piece: FILE_PIECE, concurrency: 1 })
+        Ok(Bodies { store: Arc::new(store), piece: FILE_PIECE, concurrency: 1, folder: Some(folder.into()) })
     }
 
     /// A bucket.
     pub(super) fn bucket(store: Arc<dyn ObjectStore>) -> Self {
-        Bodies { store, piece: BUCKET_PIECE, concurrency: 2 }
+        Bodies { store, piece: BUCKET_PIECE, concurrency: 2, folder: None }
     }
 
-    /// Begins to store bytes under a key.
+    /// How many uploads may be taken at a time, by the memory and the open files that each needs.
+    pub(super) fn uploads_max(&self) -> usize {
+        if self.folder.is_none() { 16 } else { 128 }
+    }
+
+    /// The folder, if bytes are in one.
+    pub(super) fn own_folder(&self) -> Option<&FilePath> {
+        self.folder.as_deref()
+    }
+
+    /// Whether so many more bytes leave some of the disk free: events and deletions need it too.
     ///
     /// # Errors
-    /// If the store fails.
-    pub(super) async fn begin(&self, key: &str) -> Result<Writing, Failure> {
-        let upload = self.store.put_multipart(&path(key)).await.map_err(failure)?;
-        Ok(Writing {
-            upload,
-            piece: self.piece,
-            concurrency: self.concurrency,
+    /// [`Failure::Full`].
+    pub(super) fn check_room(&self, bytes: u64) -> Result<(), Failure> {
+        let Some(folder) = &self.folder else { return Ok(()) };
+        let Ok(disk) = rustix::fs::statvfs(&**folder) else { return Ok(()) };
+        let floor = (disk.f_blocks.saturating_mul(disk.f_frsize) / FLOOR_SHARE).min(FLOOR_BYTES_MAX);
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if free < floor.saturating_add(bytes) { Err(Failure::Full) } else { Ok(()) }
+    }
+
+    /// Begins to store bytes under a key. Nothing is sent before there is a piece of them.
+    pub(super) fn begin(&self, key: &str) -> Writing {
+        Writing {
+            bodies: self.clone(),
+            path: path(key),
+            upload: None,
             buffer: Vec::new(),
             sending: Vec::new(),
             hash: sha2::Sha256::new(),
             size: 0,
             first: Vec::new(),
-        })
+        }
     }
 
     /// The bytes of a key, or a range of them, in pieces.
@@ -104,10 +127,23 @@ impl Bodies {
     /// # Errors
     /// If the store fails.
     pub(super) async fn remove(&self, key: &str) -> Result<(), Failure> {
-        match self.store.delete(&path(key)).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(failure(error)),
+        let path = path(key);
+        match self.store.delete(&path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => return Err(failure(error)),
         }
+        let Some(folder) = self.folder.clone() else { return Ok(()) };
+        // Otherwise it may be there again after power loss.
+        let synced = tokio::task::spawn_blocking(move || {
+            let file = folder.join(path.as_ref());
+            match file.parent().map(File::open) {
+                Some(Ok(parent)) => parent.sync_all(),
+                Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            }
+        });
+        let synced = synced.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        synced.map_err(|error| Failure::Store(error.to_string()))
     }
 
     /// The keys of all bytes below a prefix.
@@ -152,9 +188,10 @@ fn failure(error: object_store::Error) -> Failure {
 /// Bytes on their way into the store. Dropped, it leaves nothing in a folder; in a bucket, what a process that was killed has
 /// left is removed by the bucket's life-cycle rule for incomplete uploads.
 pub(super) struct Writing {
-    upload: Box<dyn MultipartUpload>,
-    piece: usize,
-    concurrency: usize,
+    bodies: Bodies,
+    path: Path,
+    /// Once there is more than a piece.
+    upload: Option<Box<dyn MultipartUpload>>,
     buffer: Vec<u8>,
     sending: Vec<tokio::task::JoinHandle<object_store::Result<()>>>,
     hash: sha2::Sha256,
@@ -179,19 +216,29 @@ impl Writing {
             let room = FIRST_BYTES - self.first.len();
             self.first.extend_from_slice(&bytes[..bytes.len().min(room)]);
         }
-        self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() >= self.piece {
-            self.send().await?;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            if self.buffer.len() == self.bodies.piece {
+                self.send().await?;
+            }
+            let (now, later) = rest.split_at(rest.len().min(self.bodies.piece - self.buffer.len()));
+            self.buffer.extend_from_slice(now);
+            rest = later;
         }
         Ok(())
     }
 
+    /// Sends what there is as a part.
     async fn send(&mut self) -> Result<(), Failure> {
-        while self.sending.len() >= self.concurrency {
+        while self.sending.len() >= self.bodies.concurrency {
             joined(self.sending.remove(0).await)?;
         }
-        let full = std::mem::replace(&mut self.buffer, Vec::with_capacity(self.piece));
-        self.sending.push(tokio::spawn(self.upload.put_part(PutPayload::from(full))));
+        let upload = match &mut self.upload {
+            Some(upload) => upload,
+            none => none.insert(self.bodies.store.put_multipart(&self.path).await.map_err(failure)?),
+        };
+        let full = std::mem::replace(&mut self.buffer, Vec::with_capacity(self.bodies.piece));
+        self.sending.push(tokio::spawn(upload.put_part(PutPayload::from(full))));
         Ok(())
     }
 
@@ -215,13 +262,20 @@ impl Writing {
     }
 
     async fn complete(&mut self) -> Result<(), Failure> {
-        if !self.buffer.is_empty() || self.size == 0 {
+        if self.upload.is_none() {
+            let all = PutPayload::from(std::mem::take(&mut self.buffer));
+            return self.bodies.store.put(&self.path, all).await.map(drop).map_err(failure);
+        }
+        if !self.buffer.is_empty() {
             self.send().await?;
         }
         for sent in self.sending.drain(..) {
             joined(sent.await)?;
         }
-        self.upload.complete().await.map(drop).map_err(failure)
+        match &mut self.upload {
+            Some(upload) => upload.complete().await.map(drop).map_err(failure),
+            None => Ok(()),
+        }
     }
 
     /// Nothing of it is kept.
@@ -229,7 +283,9 @@ impl Writing {
         for sent in self.sending.drain(..) {
             let _ = sent.await;
         }
-        if let Err(error) = self.upload.abort().await {
+        if let Some(upload) = &mut self.upload
+            && let Err(error) = upload.abort().await
+        {
             tracing::debug!(%error, "an upload that was given up is not removed");
         }
     }

@@ -12,6 +12,7 @@
 //! puts into the environment for a Service named `relay` or `relay-...`. Lists in environment and flags are separated
 //! by commas or written as TOML. `relay config` prints what came out, and from where.
 
+mod blobs;
 mod layers;
 pub(crate) mod memory;
 mod print;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 
 use toml::Table;
 
+pub use blobs::Blobs;
 pub use layers::Origin;
 pub use memory::Memory;
 pub use relay_site::Info;
@@ -212,7 +214,7 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         type Pairs<'a> = &'a [(&'a str, &'a str)];
-        let cases: [(&str, Pairs<'_>, Pairs<'_>, &str); 29] = [
+        let cases: [(&str, Pairs<'_>, Pairs<'_>, &str); 34] = [
             ("lisen = 'x'", &[], &[], "r.toml: unknown key `lisen`; did you mean `listen`?"),
             ("[limits]\nlimits_max = 1", &[], &[], "did you mean `limits.limit_max`?"),
             ("limit_max = 1", &[], &[], "unknown key `limit_max`; did you mean `limits.limit_max`?"),
@@ -257,6 +259,11 @@ mod tests {
             ("", &[], &[("policy.deny_pubkeys", "abc")], "public key `abc`"),
             ("", &[], &[("policy.deny_kinds", "x")], "is not a list"),
             ("[store]\nengine = 'sqlite'", &[], &[], "expected `lmdb` or `memory`"),
+            ("[blobs]\nbucket = ''", &[], &[], "`blobs.bucket` is empty"),
+            ("[blobs]\nprefix = 'x'", &[], &[], "`blobs.prefix` means nothing without blobs.bucket"),
+            ("[blobs]\nbucket = 'b'\naccess_key_id = 'x'", &[], &[], "secret_access_key go together"),
+            ("[blobs]\nbucket = 'b'\nendpoint = 'http://x'", &[], &[], "blobs.allow_http would allow"),
+            ("[blobs]\nbucket = 'b'\nendpoint = 'x'", &[], &[], "must be an https:// URL"),
         ];
         for (file, env, flags, want) in cases {
             let got = load(file, env, flags).map(|_| ()).unwrap_err();
@@ -350,9 +357,26 @@ mod tests {
 
     #[test]
     fn a_secret_is_not_printed() {
-        let text = load("", &[("RELAY_METRICS__TOKEN", "s3cret")], &[]).unwrap().to_toml();
-        assert!(!text.contains("s3cret"), "{text}");
-        assert!(text.contains("# token is set and not shown  # RELAY_METRICS__TOKEN"), "{text}");
+        let vars = [
+            ("RELAY_METRICS__TOKEN", "s3cret"),
+            ("RELAY_BLOBS__BUCKET", "b"),
+            ("RELAY_BLOBS__ACCESS_KEY_ID", "id"),
+            ("RELAY_BLOBS__SECRET_ACCESS_KEY", "s3cret"),
+        ];
+        let loaded = load("", &vars, &[]).unwrap();
+        let shown = [
+            loaded.to_toml(),
+            loaded.settings.without_secrets().to_string(),
+            format!("{:?}", loaded.settings.blobs),
+        ];
+        for text in &shown {
+            assert!(!text.contains("s3cret"), "{text}");
+        }
+        for (name, var) in [("token", "METRICS__TOKEN"), ("secret_access_key", "BLOBS__SECRET_ACCESS_KEY")] {
+            let line = format!("# {name} is set and not shown  # RELAY_{var}");
+            assert!(shown[0].contains(&line), "{}", shown[0]);
+        }
+        assert_eq!(loaded.settings.blobs.secret_access_key.as_deref(), Some("s3cret"));
     }
 
     #[test]

@@ -13,6 +13,8 @@ use relay_site::{AgentSettings, BlossomSettings, Info, LimitsDef, Networks, Poli
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
+use super::blobs::Blobs;
+
 /// Longest time that any setting may ask for: sums of such times stay far from overflow.
 const YEAR_SECONDS: u64 = 366 * 86_400;
 
@@ -45,6 +47,8 @@ pub struct Settings {
     pub agents: AgentSettings,
     /// Blossom.
     pub blossom: BlossomSettings,
+    /// Where the bytes of blobs are kept.
+    pub blobs: Blobs,
     /// Bounds, enforced and advertised; see [`Limits`].
     #[serde(with = "LimitsDef")]
     pub limits: Limits,
@@ -68,6 +72,7 @@ impl Default for Settings {
             metrics: MetricsAccess::default(),
             agents: AgentSettings::default(),
             blossom: BlossomSettings::default(),
+            blobs: Blobs::default(),
             limits: Limits::default(),
             policy: Policy::default(),
         }
@@ -302,6 +307,7 @@ impl Settings {
         all.blossom.open = Some(false);
         all.blossom.key_bytes_max = Some(0);
         all.blossom.total_bytes_max = Some(0);
+        all.blobs = Blobs::example();
         all
     }
 
@@ -354,6 +360,7 @@ impl Settings {
         PrivateHosts::parse(&self.agents.allow_private_hosts)
             .map_err(|message| ("agents.allow_private_hosts", message))?;
         self.metrics.readers().map_err(|message| ("metrics.allow", message))?;
+        self.blobs.check()?;
         for (key, pubkey) in [("info.pubkey", &self.info.pubkey), ("info.self", &self.info.own_pubkey)] {
             if let Some(pubkey) = pubkey {
                 relay_engine::types::PubKey::from_hex(pubkey.as_bytes())

@@ -194,6 +194,7 @@ impl Snapshot {
         out.metric(names::AGENTS, by_state.iter().map(|(state, n)| by("state", state, n)).collect())?;
         out.number(Metric::gauge("relay_agents_open", "Agents that are open"), *open)?;
         out.number(names::AGENT_DELIVERIES_FAILED, totals.deliveries_failed)?;
+        out.number(names::AGENT_EVENTS_DROPPED, totals.events_dropped)?;
         if !self.names_costliest {
             return Ok(());
         }
@@ -359,6 +360,7 @@ mod tests {
             r#"relay_agents{state="paused"} 1"#,
             "relay_agents_open 3",
             "relay_agent_deliveries_failed_total 1",
+            "relay_agent_events_dropped_total 7",
             &format!(r#"relay_agent_jobs_of_busiest_total{{agent="{}"}} 3"#, npub(&PubKey([9; 32]))),
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\nis not in\n{text}");
@@ -388,6 +390,7 @@ mod tests {
         let mut tally = Tally::default();
         tally.add(&PubKey([9; 32]), &counted);
         tally.delivery_failed();
+        tally.dropped(7);
         AgentsSnapshot {
             totals: tally.totals().clone(),
             busiest: tally.busiest(),

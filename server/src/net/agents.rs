@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http_body_util::Either;
-use http_body_util::channel::{Channel, Sender};
+use http_body_util::channel::Channel;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, HOST};
 use hyper::{Request, Response};
-use relay_agent::api::{Caller, signature};
+use relay_agent::api::{Caller, Follower, signature, too_many_followers};
 use relay_agent::identity::parse_pubkey;
 use relay_engine::types::PubKey;
 use relay_site::nip98::{self, Author, Origin};
@@ -23,8 +23,6 @@ use crate::host::{Host, now};
 
 /// How often a log that is followed is read.
 const FOLLOW: Duration = Duration::from_millis(500);
-/// Reads without a new line after which an empty one is sent.
-const SILENT_MAX: u32 = 30;
 /// Pieces of a log that wait for its client.
 const PIECES_WAITING: usize = 2;
 
@@ -83,10 +81,10 @@ async fn answer(
         (AgentRoute::Deploy, _) => agents.deploy(ask, None).await,
         (AgentRoute::Update, agent) => agents.deploy(ask, agent).await,
         (_, None) => agents.directory(&ask),
-        (AgentRoute::Logs, Some(agent)) if wants_more(&ask.query) => {
-            return follow(host, agents, agent, ask).await;
-        }
-        (_, Some(agent)) => agents.ask(agent, ask).await,
+        (_, Some(agent)) => match agents.follower(&ask) {
+            Some(follower) => return follow(host, agents, agent, ask, follower).await,
+            None => agents.ask(agent, ask).await,
+        },
     };
     response(answer)
 }
@@ -136,66 +134,37 @@ async fn authorize(
     Ok((caller, body))
 }
 
-/// A number in a query; 0 without it.
-fn url_number(query: &str, name: &str) -> u64 {
-    let pair = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
-    pair.and_then(|value| value.parse().ok()).unwrap_or_default()
-}
-
-fn wants_more(query: &str) -> bool {
-    query.split('&').any(|pair| pair == "follow=1")
-}
-
-/// The log so far, and then what is added to it, until the client leaves or the relay stops.
-async fn follow(host: &Arc<Host>, agents: &Arc<Agents>, agent: PubKey, ask: Ask) -> Response<Body> {
-    let after = url_number(&ask.query, "after");
+/// The log so far, and then what is added to it, until the client leaves, the relay stops, or the reader may no longer.
+async fn follow(
+    host: &Arc<Host>,
+    agents: &Arc<Agents>,
+    agent: PubKey,
+    ask: Ask,
+    mut follower: Follower,
+) -> Response<Body> {
     let mut first = response(agents.ask(agent, ask).await);
     if !first.status().is_success() {
         return first;
     }
-    let (sender, channel) = Channel::new(PIECES_WAITING);
+    let Some(place) = agents.place_to_follow(agent) else { return response(too_many_followers()) };
+    let (mut sender, channel) = Channel::<Bytes, Error>::new(PIECES_WAITING);
+    // It is read once more, as the first piece.
+    *first.body_mut() = Either::Right(channel);
+    first.headers_mut().remove(CONTENT_LENGTH);
     let (host, agents) = (Arc::clone(host), Arc::clone(agents));
-    let body = std::mem::replace(first.body_mut(), Either::Right(channel));
     tokio::spawn(async move {
-        let mut sender: Sender<Bytes, Error> = sender;
-        let mut last = after;
-        let mut silent = 0;
-        let mut text = match body {
-            Either::Left(whole) => match http_body_util::BodyExt::collect(whole).await {
-                Ok(whole) => whole.to_bytes(),
-                Err(never) => match never {},
-            },
-            Either::Right(_) => Bytes::new(),
-        };
-        loop {
-            last = last_line(&text).unwrap_or(last);
-            silent += 1;
-            if text.is_empty() && silent >= SILENT_MAX {
-                // An empty line: it shows whether the client is there.
-                text = Bytes::from_static(b"\n");
-            }
-            if !text.is_empty() {
-                silent = 0;
-                if sender.send_data(text).await.is_err() {
+        let _place = place;
+        while !host.is_stopping.load(Ordering::Relaxed)
+            && let Some(piece) = agents.read_log(agent, follower).await
+        {
+            if !piece.text.is_empty() {
+                follower.sent(now(), &piece);
+                if sender.send_data(piece.text.into()).await.is_err() {
                     return;
                 }
             }
             tokio::time::sleep(FOLLOW).await;
-            if host.is_stopping.load(Ordering::Relaxed) {
-                return;
-            }
-            text = match agents.logs_after(agent, last).await {
-                Ok((text, _)) => text.into(),
-                Err(_) => return,
-            };
         }
     });
-    first.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
     first
-}
-
-/// The number of the last line of a log.
-fn last_line(text: &[u8]) -> Option<u64> {
-    let last = text.trim_ascii_end().rsplit(|byte| *byte == b'\n').next()?;
-    serde_json::from_slice::<serde_json::Value>(last).ok()?["number"].as_u64()
 }

@@ -80,7 +80,8 @@ fn seen(host: &Host, request: &Request<Incoming>, peer: IpAddr) -> Seen {
         && host.settings.is_loopback()
         && peer.is_loopback()
         && !proxied
-        && is_loopback_name(name);
+        && is_loopback_name(name)
+        && header("origin").is_none_or(is_local_origin);
     // Requests can have been signed for this relay only if they name it.
     let url = match &host.settings.url {
         Some(url) => Ok(url.clone()),
@@ -88,6 +89,11 @@ fn seen(host: &Host, request: &Request<Incoming>, peer: IpAddr) -> Seen {
         None => Err(name.to_owned()),
     };
     Seen { base_url, is_local, url }
+}
+
+/// Whether a page that sends a request is one of this machine: any page may send requests to it.
+fn is_local_origin(origin: &str) -> bool {
+    origin.split_once("://").is_some_and(|(_, host)| is_loopback_name(host))
 }
 
 fn is_loopback_name(host: &str) -> bool {
@@ -128,4 +134,20 @@ fn pieces(reading: Reading) -> BoxedPieces {
         let piece = reading.next().await?;
         Some((piece.map(Frame::data), reading))
     })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_of_other_hosts_are_not_local() {
+        for local in ["http://localhost:7777", "http://127.0.0.1", "http://[::1]:8080"] {
+            assert!(is_local_origin(local), "{local}");
+        }
+        for other in ["https://evil.example", "http://localhost.evil.example", "null", "", "http://10.0.0.1"]
+        {
+            assert!(!is_local_origin(other), "{other}");
+        }
+    }
 }

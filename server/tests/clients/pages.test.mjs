@@ -1,18 +1,15 @@
 // The pages of the relay in Chromium, as people see them: on a phone and on a desktop, by day and by night, with a
 // keyboard, and with an agent whose owner means ill. Pictures of them are left in target/pages.
 import assert from 'node:assert/strict'
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { SimplePool } from 'nostr-tools/pool'
-import { chromium } from 'playwright-core'
 import { audit } from './audit.mjs'
+import * as pages from './browser.mjs'
 import { startRelayOfOwner } from './owner.mjs'
-import { author, now, root, until } from './relay.mjs'
+import { author, now, until } from './relay.mjs'
 
-const WIDTHS = [360, 390, 1280]
-const SCHEMES = ['light', 'dark']
-const pictures = join(root, 'target', 'pages')
 const skip = process.env.RELAY_URL ? 'agents are deployed on relays of our own' : false
 
 const handler = (kind, more) => ({ kind, executor: 'echo', ...more })
@@ -58,13 +55,8 @@ const paths = { relay: '/', empty: '/agents' }
 let server, browser
 before(async () => {
   if (skip) return
-  mkdirSync(pictures, { recursive: true })
   server = await startRelayOfOwner()
-  browser = await chromium.launch({
-    executablePath: join(root, 'target', 'browser', 'chromium'),
-    // It shows nothing but our own pages; what it would ask its maker is not needed.
-    args: ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update', '--disable-sync', '--no-first-run'],
-  })
+  browser = await pages.launch()
 })
 after(async () => {
   await browser?.close()
@@ -77,59 +69,16 @@ function deploy(manifest) {
   return server.run('deploy', file)
 }
 
-/** Opens a page in a browser of its own; `page.faults` is what it complains about or asks of others. */
-async function open(t, path, { width = 390, scheme = 'light' } = {}) {
-  const context = await browser.newContext({ viewport: { width, height: 800 }, colorScheme: scheme })
-  t.after(() => context.close())
-  const page = await context.newPage()
-  page.faults = []
-  await context.route('**', route => {
-    const url = route.request().url()
-    if (url.startsWith(`${server.http}/`)) return route.continue()
-    page.faults.push(`asks for ${url}`)
-    return route.abort()
-  })
-  page.on('console', message => page.faults.push(`console: ${message.text()}`))
-  page.on('pageerror', error => page.faults.push(`error: ${error}`))
-  page.on('dialog', dialog => page.faults.push(`dialog: ${dialog.message()}`))
-  const response = await page.goto(server.http + path)
-  assert.equal(response.status(), 200)
-  assert.match(response.headers()['content-security-policy'], /default-src 'none'/)
-  return page
-}
+const open = (t, path, options) => pages.open(t, browser, server.http, path, options)
 
 /** Looks at a page in all widths and both schemes. */
 function looksWell(name) {
-  for (const scheme of SCHEMES) {
+  for (const scheme of pages.SCHEMES) {
     test(`${name}, ${scheme}`, async t => {
       const page = await open(t, paths[name], { scheme })
-      for (const width of WIDTHS) {
-        await page.setViewportSize({ width, height: 800 })
-        const faults = await page.evaluate(audit, { isDark: scheme === 'dark' })
-        await page.screenshot({ path: join(pictures, `${name}-${width}-${scheme}.png`), fullPage: true })
-        assert.deepEqual(faults, [], `${width} pixels wide`)
-      }
-      assert.deepEqual(page.faults, [])
-      await tabs(page)
+      await pages.looksWell(page, name, scheme)
+      await pages.tabs(page)
     })
-  }
-}
-
-/** The Tab key reaches every link, one after the other, and shows where it is. */
-async function tabs(page) {
-  const links = await page.locator('a[href]').count()
-  assert.ok(links > 0)
-  for (let n = 0; n < links; n++) {
-    await page.keyboard.press('Tab')
-    const focus = await page.evaluate(() => {
-      const element = document.activeElement
-      const isShown = [null, '::after'].some(part => {
-        const { outlineStyle, outlineWidth } = getComputedStyle(element, part)
-        return outlineStyle !== 'none' && parseFloat(outlineWidth) >= 2
-      })
-      return { link: [...document.querySelectorAll('a[href]')].indexOf(element), isShown }
-    })
-    assert.deepEqual(focus, { link: n, isShown: true })
   }
 }
 
@@ -165,7 +114,7 @@ describe('pages', { skip }, () => {
     for (const spoil of ['* { outline: none !important }', 'nav { visibility: hidden }']) {
       await page.reload()
       await page.addStyleTag({ content: spoil })
-      await assert.rejects(tabs(page), assert.AssertionError, spoil)
+      await assert.rejects(pages.tabs(page), assert.AssertionError, spoil)
     }
   })
 

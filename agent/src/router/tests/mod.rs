@@ -456,3 +456,39 @@ fn deliveries_under_way_are_bounded_in_bytes_and_the_batch_does_not_wait_for_roo
     }
     assert_eq!((given, conn.count("agent_router_outbox")), (40, 0));
 }
+
+#[test]
+fn what_waits_is_bounded_in_bytes_and_what_is_dropped_is_counted() {
+    let conn = Sqlite::new();
+    let mut router = router_with(&conn, [entry(1, &[5050], json!({}))]);
+    let large = |serial| signed(request(9, 5050, serial).content(format!("{serial}{}", "x".repeat(900_000))));
+    let fail = |router: &mut Router<Sqlite>| {
+        for Delivery { id, .. } in deliveries(router) {
+            router.handle_delivered(at(1), id, false);
+        }
+    };
+    for serial in 0..40 {
+        router.accept(at(1), vec![large(serial)], Seq(serial + 1));
+        fail(&mut router);
+        assert!(router.is_ready());
+    }
+    // By the event that passes 16 MiB.
+    assert_eq!(conn.count("agent_router_outbox"), 19);
+    let dropped = router.take_dropped();
+    assert_eq!(dropped.into_iter().collect::<Vec<_>>(), [(pubkey(1), 21)]);
+    assert!(router.take_dropped().is_empty(), "told once");
+
+    // Whoever opens it again knows how much waits, and what is delivered makes room.
+    drop(router);
+    let mut router = open(&conn);
+    router.accept(at(2), vec![large(50)], Seq(51));
+    assert_eq!(router.take_dropped().values().sum::<u64>(), 1);
+    let mut given = 0;
+    while let Some(Delivery { id, events, .. }) = router.poll_delivery() {
+        given += events.len();
+        router.handle_delivered(at(3), id, true);
+    }
+    assert_eq!((given, conn.count("agent_router_outbox")), (19, 0));
+    router.accept(at(4), vec![large(60)], Seq(61));
+    assert_eq!((deliver_all(&mut router), router.take_dropped().len()), (vec![pubkey(1)], 0));
+}

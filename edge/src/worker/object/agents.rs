@@ -16,7 +16,7 @@ use relay_site::Answer;
 use worker::{Delay, Env, Error, Method, Request, RequestInit, Response, Result};
 
 use super::{Runtime, Shared, now};
-use crate::agent::ask::{API_PATH, Ask, CHECK_PATH, ENTRY_PATH, ROOM_PATH, decode_entry};
+use crate::agent::ask::{ADMIT_PATH, API_PATH, Ask, ENTRY_PATH, ROOM_PATH, decode_entry};
 use crate::agent::message::{
     DELIVER_PATH, Delivery, PUBLISH_PATH, QUERY_PATH, Reply, decode_filter, decode_publish, encode_events,
     encode_outcomes,
@@ -164,6 +164,23 @@ impl Shared {
                 }
                 Err(error) => Response::error(format!("{error}\n"), 400),
             },
+            (Method::Post, ADMIT_PATH) => {
+                let asked = Ask::decode(&body).map_err(|error| error.to_string()).and_then(|(ask, agent)| {
+                    PubKey::from_hex(agent).map(|agent| (ask, agent)).map_err(|error| error.to_string())
+                });
+                match asked {
+                    Ok((ask, agent)) => {
+                        let admitted = self.with(|object| {
+                            (object.admit_agent_request(&agent, &ask.request(b"")), Next::Idle)
+                        });
+                        match admitted.map_err(Error::RustError)? {
+                            Ok(_) => Response::empty(),
+                            Err(answer) => response(answer),
+                        }
+                    }
+                    Err(message) => Response::error(format!("{message}\n"), 400),
+                }
+            }
             (Method::Post, ENTRY_PATH) => match decode_entry(&body) {
                 Ok(entry) => {
                     let put = self.with(|object| object.put_agent(now(), entry));
@@ -174,23 +191,6 @@ impl Shared {
                 }
                 Err(error) => Response::error(format!("{error}\n"), 400),
             },
-            (Method::Post, CHECK_PATH) => {
-                let asked = Ask::decode(&body).map_err(|error| error.to_string()).and_then(|(ask, agent)| {
-                    PubKey::from_hex(agent).map(|agent| (ask, agent)).map_err(|error| error.to_string())
-                });
-                match asked {
-                    Ok((ask, agent)) => {
-                        let checked = self.with(|object| {
-                            (object.check_agent_request(&agent, &ask.request(b"")), Next::Idle)
-                        });
-                        match checked.map_err(Error::RustError)? {
-                            Ok(()) => Response::empty(),
-                            Err(answer) => response(answer),
-                        }
-                    }
-                    Err(message) => Response::error(format!("{message}\n"), 400),
-                }
-            }
             (Method::Post, ROOM_PATH) => match PubKey::from_hex(&body) {
                 Ok(agent) => {
                     let has_room = self.with(|object| (object.has_room_for_agent(&agent), Next::Idle));

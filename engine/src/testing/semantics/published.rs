@@ -13,6 +13,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("published: again is a duplicate, so that callers may repeat", again),
         case("published: replaces and deletes by the same rules", replaces_and_deletes),
         case_with("published: what is wrong is refused with a reason", few_tags, what_is_wrong),
+        case("published: what is too new may be published again when its time has come", from_the_future),
         case_with("published: what is for clients does not hold it up", strict, not_held_up),
         case("published: ephemeral events are delivered", ephemeral),
     ]
@@ -77,7 +78,6 @@ fn what_is_wrong(stage: &mut Stage<'_>) {
     let at = stage.t;
     let cases = [
         ("forged", event(&key(1)).at(at).sign().forged()),
-        ("from the future", event(&key(1)).at(at + 1_000_000).sign()),
         ("expired", event(&key(1)).at(at).tag(["expiration", "1"]).sign()),
         ("too many tags", (0..101).fold(event(&key(1)).at(at), |draft, _| draft.tag(["t", "x"])).sign()),
     ];
@@ -90,6 +90,20 @@ fn what_is_wrong(stage: &mut Stage<'_>) {
         );
         assert!(client.ask(json!({"ids": [wrong.id]})).ids().is_empty(), "{what}");
     }
+}
+
+/// The clock that signed it is ahead, or the relay's has been set back.
+fn from_the_future(stage: &mut Stage<'_>) {
+    let early = event(&key(1)).at(stage.t + 1_000_000).sign();
+    let outcome = publish!(stage, &early);
+    assert!(
+        matches!(&outcome, PublishOutcome::Failed(message) if message.starts_with("invalid: created_at")),
+        "{outcome:?}"
+    );
+    let mut client = stage.open();
+    assert!(client.ask(json!({"ids": [early.id]})).ids().is_empty());
+    let (accepted, message) = client.publish(&early);
+    assert!(!accepted && message.starts_with("invalid: created_at"), "{message}");
 }
 
 fn strict(config: &mut Config) {

@@ -1,0 +1,88 @@
+
+// Uploads, one after the other: the hash, the signature, the question whether the file would be taken, and the bytes.
+
+/** WebCrypto wants a file as a whole in memory. */
+const HASHED_BYTES_MAX = 2 ** 30;
+const bytesMax = Number(find("files").dataset.bytesMax);
+const zone = document.querySelector(".drop");
+let last = Promise.resolve();
+
+async function hashOf(file) {
+  if (!globalThis.crypto?.subtle) throw new Error("uploads from this page need https");
+  if (file.size > HASHED_BYTES_MAX) {
+    throw new Error(`this page takes files up to ${bytes(HASHED_BYTES_MAX)}; a Blossom client can upload it`);
+  }
+  const digest = await crypto.subtle.digest("SHA-256", await file.arrayBuffer());
+  return Array.from(new Uint8Array(digest), byte => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** Sends the file; `onProgress` hears how much of it has gone, from 0 to 1. Gives the request, which has been answered. */
+function put(file, headers, onProgress) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open("PUT", "/upload");
+    for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
+    request.upload.onprogress = event => onProgress(event.total ? event.loaded / event.total : 1);
+    request.onerror = () => reject(new Error(reason(0)));
+    request.onload = () => {
+      const { status } = request;
+      if (status === 200 || status === 201) resolve(request);
+      else reject(new Error(reason(status, request.getResponseHeader("x-reason"))));
+    };
+    request.send(file);
+  });
+}
+
+async function upload(file, row) {
+  if (file.size > bytesMax) throw new Error(`it has ${bytes(file.size)}, and at most ${bytes(bytesMax)} are taken`);
+  row.say("Computing its SHA-256");
+  const sha256 = await hashOf(file);
+  row.say("Waiting for your signature");
+  const token = await authorization("upload", `Upload a file of ${bytes(file.size)}`, sha256);
+  const type = file.type || "application/octet-stream";
+  const named = { ...token, "x-sha-256": sha256 };
+  await ask("HEAD", "/upload", { ...named, "x-content-length": String(file.size), "x-content-type": type });
+  const { status, responseText } = await put(file, { ...named, "content-type": type }, part => {
+    row.progress.value = part;
+    row.say(part < 1 ? `${Math.floor(part * 100)} %` : "The server is storing it");
+  });
+  row.progress.value = 1;
+  row.say(status === 201 ? `Stored, ${bytes(file.size)}` : "It was here already");
+  if (owner === undefined) return doing("Your files cannot be shown", showAll);
+  if (!cardOf(sha256)) list.prepend(card(JSON.parse(responseText)));
+  tally();
+}
+
+function add(file) {
+  const line = element("span", { textContent: "Waiting" });
+  const progress = element("progress", { max: 1, value: 0 });
+  progress.setAttribute("aria-label", `Upload of ${file.name}`);
+  find("uploads").append(element("li", {}, element("bdi", { textContent: file.name }), progress, line));
+  const row = { progress, say: text => (line.textContent = text) };
+  last = last.then(() => upload(file, row)).catch(fault => {
+    progress.remove();
+    line.className = "fault";
+    line.setAttribute("role", "alert");
+    row.say(`Not uploaded: ${words(fault)}`);
+  });
+}
+
+find("choose").onchange = ({ target }) => {
+  for (const file of target.files) add(file);
+  // The same file can be chosen again.
+  target.value = "";
+};
+
+const hasFiles = event => hasSigner() && event.dataTransfer?.types.includes("Files");
+addEventListener("dragover", event => {
+  if (!hasFiles(event)) return;
+  event.preventDefault();
+  zone.classList.add("over");
+});
+addEventListener("dragleave", event => event.relatedTarget || zone.classList.remove("over"));
+addEventListener("drop", event => {
+  if (!hasFiles(event)) return;
+  event.preventDefault();
+  zone.classList.remove("over");
+  for (const file of event.dataTransfer.files) add(file);
+});

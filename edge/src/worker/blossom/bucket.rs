@@ -1,0 +1,278 @@
+//! Bytes of blobs in the bucket. The runtime passes streams from one end to the other; what enters wasm is no more than a blob's
+//! first bytes.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use js_sys::futures::JsFuture;
+use js_sys::{Object as JsObject, Promise, Reflect};
+use relay_blossom::exchange::{Failure, Receive, Received};
+use relay_blossom::index::Part;
+use relay_blossom::{Blob, Sha256};
+use wasm_bindgen::prelude::*;
+use worker::crypto::{DigestStream, DigestStreamAlgorithm};
+use worker::web_sys::ReadableStream;
+use worker::{Bucket, Data, Env, Error, HttpMetadata, Object, Range, ResponseBody, Result as WorkerResult};
+
+use crate::worker::blossom_object::BLOBS;
+
+/// First bytes of a blob of unknown hash, from which its type is told.
+const FIRST_BYTES: u64 = 4_096;
+/// Names of what is kept with an object.
+const EXPIRES: &str = "expires";
+const MEDIA: &str = "media";
+
+#[wasm_bindgen]
+extern "C" {
+    type Stream;
+
+    #[wasm_bindgen(method, catch, js_name = pipeTo)]
+    fn pipe_to(this: &Stream, to: &JsValue, options: &JsValue) -> Result<Promise, JsValue>;
+
+    type FixedLengthStream;
+
+    #[wasm_bindgen(constructor, catch)]
+    fn new(length: f64) -> Result<FixedLengthStream, JsValue>;
+
+    #[wasm_bindgen(method, getter)]
+    fn readable(this: &FixedLengthStream) -> ReadableStream;
+
+    #[wasm_bindgen(method, getter)]
+    fn writable(this: &FixedLengthStream) -> Writable;
+
+    #[wasm_bindgen(js_name = WritableStream)]
+    type Sink;
+
+    #[wasm_bindgen(constructor, js_class = "WritableStream", catch)]
+    fn new() -> Result<Sink, JsValue>;
+
+    #[derive(Clone)]
+    type Writable;
+
+    #[wasm_bindgen(method, catch)]
+    fn close(this: &Writable) -> Result<Promise, JsValue>;
+
+    #[wasm_bindgen(method, catch)]
+    fn abort(this: &Writable, reason: &str) -> Result<Promise, JsValue>;
+}
+
+/// The bucket of blobs.
+pub(super) struct Bodies(Bucket);
+
+pub(super) fn failed(error: Error) -> Failure {
+    Failure::Store(error.to_string())
+}
+
+fn thrown(error: JsValue) -> Failure {
+    failed(error.into())
+}
+
+impl Bodies {
+    pub(super) fn new(env: &Env) -> WorkerResult<Self> {
+        env.bucket(BLOBS).map(Bodies)
+    }
+
+    /// The object of a blob, with its bytes if they are wanted. One operation.
+    pub(super) async fn find(&self, sha256: &Sha256, with_bytes: bool) -> Result<Option<Object>, Failure> {
+        let key = sha256.to_string();
+        let found = match with_bytes {
+            true => self.0.get(key).execute().await,
+            false => self.0.head(key).await,
+        };
+        found.map_err(failed)
+    }
+
+    /// Stores bytes; the bucket checks their hash, if it is known. One operation, and two more if it is not.
+    pub(super) async fn store(&self, data: Data, receive: &Receive) -> Result<Received, Failure> {
+        let mut put = self.0.put(&receive.key, data).http_metadata(http_metadata(&receive.mime));
+        let further = further_metadata(receive);
+        if !further.is_empty() {
+            put = put.custom_metadata(further);
+        }
+        if let Some(sha256) = &receive.sha256 {
+            put = put.sha256(sha256.0.to_vec());
+        }
+        let object = put.execute().await.map_err(put_failure)?;
+        let size = object.ok_or_else(|| Failure::Store("not stored".into()))?.size();
+        if receive.length.is_some_and(|length| length != size) {
+            return Err(Failure::Incomplete);
+        }
+        let (sha256, first) = match receive.sha256 {
+            Some(sha256) => (sha256, Bytes::new()),
+            None => self.digest(&receive.key, size).await?,
+        };
+        Ok(Received { sha256, size, first, mime: None })
+    }
+
+    /// The hash of what is stored, and its first bytes.
+    async fn digest(&self, key: &str, size: u64) -> Result<(Sha256, Bytes), Failure> {
+        let digest = DigestStream::new(DigestStreamAlgorithm::Sha256);
+        let body = self.present(key, 0, size).await?;
+        let to: &JsValue = digest.raw().as_ref();
+        let piped = body.unchecked_ref::<Stream>().pipe_to(to, &JsValue::UNDEFINED).map_err(thrown)?;
+        JsFuture::from(piped).await.map_err(thrown)?;
+        let hash = digest.digest().await.map_err(failed)?.to_vec();
+        let hash: [u8; 32] = hash.try_into().map_err(|_| Failure::Store("not a SHA-256".into()))?;
+        if size == 0 {
+            return Ok((Sha256(hash), Bytes::new()));
+        }
+        let range = Range::Prefix { length: FIRST_BYTES.min(size) };
+        let first = self.0.get(key).range(range).execute().await.map_err(failed)?;
+        let first = match first.as_ref().and_then(Object::body) {
+            Some(body) => body.bytes().await.map_err(failed)?,
+            None => Vec::new(),
+        };
+        Ok((Sha256(hash), first.into()))
+    }
+
+    /// A stream of stored bytes, if they are there. One operation.
+    pub(super) async fn read(
+        &self,
+        key: &str,
+        offset: u64,
+        length: u64,
+    ) -> Result<Option<ReadableStream>, Failure> {
+        let mut get = self.0.get(key);
+        // A range of an empty object is an error.
+        if length > 0 {
+            get = get.range(Range::OffsetWithLength { offset, length });
+        }
+        match get.execute().await.map_err(failed)? {
+            Some(object) => stream_of(&object).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn present(&self, key: &str, offset: u64, length: u64) -> Result<ReadableStream, Failure> {
+        let stream = self.read(key, offset, length).await?;
+        stream.ok_or_else(|| Failure::Store(format!("{key} is not there")))
+    }
+
+    /// Copies staged bytes to where they belong, and removes them. The bucket cannot rename: four operations.
+    pub(super) async fn promote(
+        &self,
+        from: &str,
+        to: &str,
+        mime: &str,
+        expires_at: Option<u64>,
+    ) -> Result<(), Failure> {
+        let sha256: Sha256 = to.parse().map_err(|_| Failure::Store("not a hash".into()))?;
+        let staged = self.0.head(from).await.map_err(failed)?;
+        let size = staged.ok_or_else(|| Failure::Store(format!("{from} is not there")))?.size();
+        let data = match size {
+            0 => Data::Empty,
+            _ => Data::ReadableStream(self.present(from, 0, size).await?),
+        };
+        let receive = Receive {
+            key: to.to_owned(),
+            sha256: Some(sha256),
+            length: Some(size),
+            bytes_max: size,
+            mime: mime.to_owned(),
+            expires_at,
+            media: None,
+        };
+        self.store(data, &receive).await?;
+        self.remove(from).await
+    }
+
+    /// Pipes parts one after the other into one put, which checks the hash. An operation for each part, and one.
+    pub(super) async fn join(&self, parts: &[Part], receive: &Receive) -> Result<Received, Failure> {
+        let length: u64 = parts.iter().map(|part| part.take).sum();
+        if length == 0 {
+            return self.store(Data::Empty, receive).await;
+        }
+        let joined = FixedLengthStream::new(length as f64).map_err(thrown)?;
+        let writable = joined.writable();
+        let pipe = async {
+            let piped = self.pipe(parts, &writable).await;
+            let ended = match &piped {
+                Ok(()) => writable.close(),
+                Err(_) => writable.abort("a part cannot be read"),
+            };
+            if let Ok(ended) = ended {
+                let _ = JsFuture::from(ended).await;
+            }
+            piped
+        };
+        let put = self.store(Data::ReadableStream(joined.readable()), receive);
+        let (piped, stored) = futures_util::future::join(pipe, put).await;
+        // If the hash is wrong, the pipe breaks too; the put knows why.
+        match stored {
+            Err(Failure::Store(error)) => Err(piped.err().unwrap_or(Failure::Store(error))),
+            other => other,
+        }
+    }
+
+    async fn pipe(&self, parts: &[Part], to: &Writable) -> Result<(), Failure> {
+        let options = JsObject::new();
+        Reflect::set(&options, &"preventClose".into(), &true.into()).map_err(thrown)?;
+        for part in parts.iter().filter(|part| part.take > 0) {
+            let body = self.present(&part.key, part.skip, part.take).await?;
+            let piped = body.unchecked_ref::<Stream>().pipe_to(to.as_ref(), &options).map_err(thrown)?;
+            JsFuture::from(piped).await.map_err(thrown)?;
+        }
+        Ok(())
+    }
+
+    /// Removes bytes, if they are there.
+    pub(super) async fn remove(&self, key: &str) -> Result<(), Failure> {
+        self.0.delete(key).await.map_err(failed)
+    }
+}
+
+/// Reads a body that nobody wants.
+pub(super) async fn discard(body: ReadableStream) {
+    let sink = Sink::new();
+    let piped = sink.and_then(|sink| {
+        let body: &JsValue = body.as_ref();
+        body.unchecked_ref::<Stream>().pipe_to(sink.as_ref(), &JsValue::UNDEFINED)
+    });
+    if let Ok(piped) = piped {
+        // It fails if its client has left.
+        let _ = JsFuture::from(piped).await;
+    }
+}
+
+/// The bytes of an object that was found with them.
+pub(super) fn stream_of(object: &Object) -> Result<ReadableStream, Failure> {
+    let missing = || Failure::Store("an object without a body".into());
+    match object.body().ok_or_else(missing)?.response_body().map_err(failed)? {
+        ResponseBody::Stream(stream) => Ok(stream),
+        ResponseBody::Empty | ResponseBody::Body(_) => Err(missing()),
+    }
+}
+
+/// What the bucket knows of a blob.
+pub(super) fn blob_of(object: &Object, sha256: Sha256) -> Blob {
+    let further = object.custom_metadata().unwrap_or_default();
+    Blob {
+        sha256,
+        size: object.size(),
+        mime: object.http_metadata().content_type.unwrap_or_else(|| "application/octet-stream".to_owned()),
+        uploaded: object.uploaded().as_millis() / 1_000,
+        expires_at: further.get(EXPIRES).and_then(|at| at.parse().ok()),
+        media: further.get(MEDIA).and_then(|media| serde_json::from_str(media).ok()),
+    }
+}
+
+fn http_metadata(mime: &str) -> HttpMetadata {
+    HttpMetadata { content_type: Some(mime.to_owned()), ..HttpMetadata::default() }
+}
+
+fn further_metadata(receive: &Receive) -> HashMap<String, String> {
+    let expires = receive.expires_at.map(|at| (EXPIRES.to_owned(), at.to_string()));
+    let media = receive.media.as_ref().and_then(|media| serde_json::to_string(media).ok());
+    expires.into_iter().chain(media.map(|media| (MEDIA.to_owned(), media))).collect()
+}
+
+/// Why a put failed. The bucket names another hash than was announced, or the body ended early; a connection that is lost may be
+/// the client's or the bucket's, and only the latter is told.
+fn put_failure(error: Error) -> Failure {
+    let words = error.to_string();
+    if words.contains("10037") || words.contains("does not match") {
+        return Failure::WrongHash;
+    }
+    let early = ["FixedLengthStream", "disconnected", "premature"];
+    if early.iter().any(|part| words.contains(part)) { Failure::Incomplete } else { Failure::Store(words) }
+}

@@ -1,0 +1,317 @@
+//! Blossom in the Worker: carries out the steps of exchanges with the bucket and the index's object. Bytes whose hash is known go
+//! from the request into the bucket, and from there into responses, without entering wasm.
+//!
+//! | module | role |
+//! |---|---|
+//! | `bucket` | bytes |
+//! | `fetch` | blobs of other servers, and lists of servers; in builds with the feature `libsecp256k1` |
+
+mod bucket;
+#[cfg(feature = "libsecp256k1")]
+mod fetch;
+
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::select;
+use js_sys::Uint8Array;
+use relay_blossom::exchange::{
+    Body, Context, Exchange, Failure, Head, Input, Keys, Received, Response as Answered, Step,
+};
+use relay_blossom::{Blob, Command, Outcome, Sha256, mime};
+use relay_engine::sql::StoreError;
+use relay_site::nip98::{Author, Origin, UsedEvents};
+use relay_site::{Answer, BlossomRoute, Found};
+use wasm_bindgen::JsValue;
+use worker::{Data, Date, Delay, Env, Headers, Method, Object, Request, RequestInit, Response, Result};
+
+use self::bucket::{Bodies, blob_of, discard, failed, stream_of};
+use super::entry::{address, response};
+use super::shards::stub_of;
+use super::verifier;
+use crate::blossom::{BLOSSOM, COMMAND_PATH, OBJECT, Touched, decode_outcome, encode_command};
+use crate::settings::{Placement, Settings};
+
+/// Longest body that nobody wants and that is read all the same, and how long.
+const DRAIN_BYTES_MAX: u64 = 16 << 20;
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+/// Headers of a request that a whole blob may not be the answer to.
+const CONDITIONS: [&str; 5] =
+    ["range", "if-none-match", "if-match", "if-modified-since", "if-unmodified-since"];
+
+/// Events that have signed requests of operators, as far as this isolate has seen them.
+static USED: LazyLock<Mutex<UsedEvents>> = LazyLock::new(Mutex::default);
+/// Blobs of which this isolate has told the index that they are downloaded.
+static TOUCHED: LazyLock<Mutex<Touched>> = LazyLock::new(Mutex::default);
+
+/// The variable part of a path.
+pub(super) fn param(found: &Found<'_, '_>) -> Option<String> {
+    ["blob", "pubkey", "sha256"].iter().find_map(|name| found.param(name)).map(str::to_owned)
+}
+
+/// A request under way.
+struct Exchanging<'a> {
+    env: &'a Env,
+    worker: &'a worker::Context,
+    settings: &'a Settings,
+    bodies: Bodies,
+    request: Request,
+    /// Whether the whole blob is wanted, so that one operation of the bucket answers.
+    wants_whole: bool,
+    /// The blob that was found, with its body.
+    found: Option<Object>,
+}
+
+/// Has a request answered.
+pub(super) async fn respond(
+    request: Request,
+    env: &Env,
+    worker: &worker::Context,
+    settings: &Settings,
+    route: BlossomRoute,
+    param: Option<String>,
+) -> Result<Response> {
+    let url = request.url()?;
+    let path_and_query = match url.query() {
+        Some(query) => format!("{}?{query}", url.path()),
+        None => url.path().to_owned(),
+    };
+    let head = Head {
+        route,
+        method: request.method().to_string(),
+        path_and_query,
+        param,
+        headers: request.headers().entries().map(|(name, value)| (name.to_lowercase(), value)).collect(),
+    };
+    let wants_whole = head.method == "GET" && CONDITIONS.iter().all(|name| head.header(name).is_none());
+    let at = address(&request);
+    let base_url = base_url(settings.url.as_deref().unwrap_or(&at));
+    let is_local =
+        settings.url.is_none() && matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+    let verifier = verifier(0)?;
+    let context = || Context {
+        settings: &settings.blossom,
+        keys: Keys {
+            admins: &settings.policy.admin_pubkeys,
+            allowed: settings.policy.allow_pubkeys.as_deref(),
+            denied: &settings.policy.deny_pubkeys,
+        },
+        base_url: &base_url,
+        origin: Origin::Url(settings.url.as_deref().unwrap_or(&at)),
+        name: &settings.info.name,
+        is_local,
+        processes_media: true,
+        upload_seconds_max: 20 * 60,
+        now: now(),
+        verifier: &*verifier,
+        payments: None,
+    };
+    let is_head = head.method == "HEAD";
+    let bodies = Bodies::new(env)?;
+    let mut exchanging = Exchanging { env, worker, settings, bodies, request, wants_whole, found: None };
+    let (mut exchange, mut step) = Exchange::begin(&context(), head);
+    loop {
+        let input = match step {
+            Step::Respond(answered) => {
+                if is_local {
+                    exchanging.drain().await;
+                }
+                return exchanging.render(answered, is_head).await;
+            }
+            step => exchanging.carry_out(step).await,
+        };
+        step = exchange.resume(&context(), input);
+    }
+}
+
+/// `wss://host/` as `https://host`.
+fn base_url(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("wss", url));
+    let scheme = if matches!(scheme, "wss" | "https") { "https" } else { "http" };
+    format!("{scheme}://{}", rest.trim_end_matches('/'))
+}
+
+/// Unix seconds.
+fn now() -> u64 {
+    Date::now().as_millis() / 1_000
+}
+
+/// Has the index's object carry out a command.
+async fn ask(env: &Env, placement: &Placement, command: &Command) -> std::result::Result<Outcome, Failure> {
+    let stub = stub_of(env, placement, BLOSSOM, OBJECT).map_err(failed)?;
+    let body: JsValue = Uint8Array::from(encode_command(command).as_slice()).into();
+    let mut init = RequestInit::new();
+    init.with_method(Method::Post).with_body(Some(body));
+    let request = Request::new_with_init(&format!("https://blossom{COMMAND_PATH}"), &init).map_err(failed)?;
+    let mut response = stub.fetch_with_request(request).await.map_err(failed)?;
+    let bytes = response.bytes().await.map_err(failed)?;
+    decode_outcome(&bytes).map_err(|error| match error {
+        StoreError::Full(_) => Failure::Full,
+        other => Failure::Store(other.to_string()),
+    })
+}
+
+impl Exchanging<'_> {
+    async fn carry_out(&mut self, step: Step) -> Input {
+        let done = match step {
+            Step::Ask(Command::Get(sha256)) => self.find(&sha256).await.map(Input::Answered),
+            Step::Ask(command) => {
+                ask(self.env, &self.settings.placement, &command).await.map(Input::Answered)
+            }
+            Step::Use(signed) => {
+                let mut used = USED.lock().unwrap_or_else(PoisonError::into_inner);
+                Ok(Input::Used(used.take(&signed, Author::Permitted, now())))
+            }
+            Step::Read { bytes_max } => self.read(bytes_max).await.map(Input::Body),
+            Step::Receive(receive) => {
+                let data = self.request.inner().body().map_or(Data::Empty, Data::from);
+                self.bodies.store(data, &receive).await.map(Input::Received)
+            }
+            Step::Put { bytes, receive } => {
+                self.bodies.store(Data::Bytes(bytes.to_vec()), &receive).await.map(Input::Received)
+            }
+            Step::Fetch { urls, receive } => self.fetch(&urls, &receive).await.map(Input::Received),
+            Step::Promote { from, to, mime, expires_at } => {
+                self.bodies.promote(&from, &to, &mime, expires_at).await.map(|()| Input::Done)
+            }
+            Step::Join { parts, receive } => self.bodies.join(&parts, &receive).await.map(Input::Received),
+            // What is left is swept later.
+            Step::Discard(key) => self.bodies.remove(&key).await.map(|()| Input::Done),
+            Step::FindServers { authors } => Ok(Input::Servers(self.servers(&authors).await)),
+            Step::Process { bytes, mime } => media::process(&bytes, &mime).map(Input::Processed),
+            Step::Respond(_) => Ok(Input::Done),
+        };
+        done.unwrap_or_else(|failure| {
+            if let Failure::Store(error) = &failure {
+                worker::console_error!("the store of blobs: {error}");
+            }
+            Input::Failed(failure)
+        })
+    }
+
+    /// Finds a blob in the bucket, without the index.
+    async fn find(&mut self, sha256: &Sha256) -> std::result::Result<Outcome, Failure> {
+        let Some(object) = self.bodies.find(sha256, self.wants_whole).await? else {
+            return Ok(Outcome::Missing);
+        };
+        let blob = blob_of(&object, *sha256);
+        self.found = Some(object);
+        Ok(Outcome::Blob(blob))
+    }
+
+    async fn read(&mut self, bytes_max: u64) -> std::result::Result<Bytes, Failure> {
+        let mut bytes = Vec::new();
+        let Ok(mut body) = self.request.stream() else { return Ok(Bytes::new()) };
+        while let Some(piece) = futures_util::StreamExt::next(&mut body).await {
+            let piece = piece.map_err(|_| Failure::Incomplete)?;
+            if (bytes.len() + piece.len()) as u64 > bytes_max {
+                return Err(Failure::TooLong);
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(bytes.into())
+    }
+
+    #[cfg(feature = "libsecp256k1")]
+    async fn fetch(
+        &self,
+        urls: &[String],
+        receive: &relay_blossom::exchange::Receive,
+    ) -> std::result::Result<Received, Failure> {
+        use relay_agent::executor::Access;
+        let is_private = self.settings.blossom.allow_private_addresses;
+        let access = if is_private { Access::Anywhere } else { Access::Public };
+        fetch::fetch(&self.bodies, access, urls, receive).await
+    }
+
+    #[cfg(feature = "libsecp256k1")]
+    async fn servers(&self, authors: &[String]) -> Vec<String> {
+        fetch::servers(self.env, self.settings, authors).await.unwrap_or_else(|error| {
+            worker::console_error!("lists of servers: {error}");
+            Vec::new()
+        })
+    }
+
+    #[cfg(not(feature = "libsecp256k1"))]
+    async fn fetch(
+        &self,
+        _: &[String],
+        _: &relay_blossom::exchange::Receive,
+    ) -> std::result::Result<Received, Failure> {
+        Err(Failure::Unsupported)
+    }
+
+    #[cfg(not(feature = "libsecp256k1"))]
+    async fn servers(&self, _: &[String]) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Reads what is left of a body, so that its client reads the response: workerd closes a connection with an unread body at once,
+    /// Cloudflare does not.
+    async fn drain(&self) {
+        let request = self.request.inner();
+        let length = request.headers().get("content-length").ok().flatten();
+        let length = length.and_then(|length| length.parse().ok()).unwrap_or(0);
+        let is_short = (1..=DRAIN_BYTES_MAX).contains(&length);
+        let waits = request.headers().has("expect").unwrap_or(true);
+        if is_short
+            && !waits
+            && !request.body_used()
+            && let Some(body) = request.body()
+        {
+            select(Box::pin(discard(body)), Delay::from(DRAIN_TIME_MAX)).await;
+        }
+    }
+
+    async fn render(&mut self, answered: Answered, is_head: bool) -> Result<Response> {
+        let headers = Headers::new();
+        for (name, value) in &answered.headers {
+            headers.append(name, value)?;
+        }
+        let built = Response::builder().with_status(answered.status).with_headers(headers);
+        let (blob, range) = match answered.body {
+            Body::Bytes(bytes) if bytes.is_empty() || is_head => return Ok(built.empty()),
+            Body::Bytes(bytes) => return Ok(built.fixed(bytes.into())),
+            Body::Blob { blob, range } => (blob, range),
+        };
+        if is_head || blob.size == 0 {
+            return Ok(built.empty());
+        }
+        self.touch(&blob);
+        let stream = match self.found.take().filter(|_| range.is_none() && self.wants_whole) {
+            Some(whole) => stream_of(&whole).map(Some),
+            None => {
+                let range = range.unwrap_or(0..blob.size);
+                self.bodies.read(&blob.sha256.to_string(), range.start, range.end - range.start).await
+            }
+        };
+        match stream {
+            Ok(Some(stream)) => Ok(built.stream(stream)),
+            // It has been deleted since it was found.
+            Ok(None) => response(Answer::error(404, "not found")),
+            Err(failure) => {
+                worker::console_error!("{}: {failure:?}", blob.sha256);
+                response(Answer::error(500, "the blob cannot be read"))
+            }
+        }
+    }
+
+    /// A blob is downloaded: the index is told, once an hour and isolate, if a rule of retention asks for it.
+    fn touch(&self, blob: &Blob) {
+        let rule = mime::retention(&self.settings.blossom, &blob.mime, blob.size);
+        if rule.is_none_or(|rule| rule.unused_seconds.is_none()) {
+            return;
+        }
+        let is_due = TOUCHED.lock().unwrap_or_else(PoisonError::into_inner).is_due(blob.sha256, now());
+        if is_due {
+            let (env, placement) = (self.env.clone(), self.settings.placement.clone());
+            let command = Command::Touch(vec![blob.sha256]);
+            self.worker.wait_until(async move {
+                if let Err(failure) = ask(&env, &placement, &command).await {
+                    worker::console_error!("a download is not counted: {failure:?}");
+                }
+            });
+        }
+    }
+}

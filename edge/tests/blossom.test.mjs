@@ -1,0 +1,297 @@
+// Blossom in workerd: the requests of a day, races on the same bytes, objects and buckets that fail, and what it costs.
+import assert from 'node:assert/strict'
+import { after, before, test } from 'node:test'
+import { admin, authorization } from './agents_client.mjs'
+import { blob, controlled, list, remove, send, sha256, tell, token, upload } from './blossom_client.mjs'
+import { Client, generateSecretKey, getPublicKey, metrics, sign, sleep } from './client.mjs'
+import { startEdge } from './host.mjs'
+
+/** Rows that the relay's object writes for itself: the position of a consumer, among others. */
+const CONFIRMED = 'relay_rows_written_total{for="maintenance"}'
+
+let edge, bucket
+before(async () => {
+  edge = await startEdge({ main: controlled, vars: { ADMIN_PUBKEYS: getPublicKey(admin) } })
+  bucket = await edge.miniflare.getR2Bucket('BLOBS')
+})
+after(() => edge.stop())
+
+const get = (hash, headers = {}) => send(edge, 'GET', `/${hash}`, { headers })
+const head = hash => send(edge, 'HEAD', `/${hash}`)
+const keys = async () => (await bucket.list()).objects.map(object => object.key)
+const evict = () => edge.evict('blossom', 'BlossomDurableObject')
+
+/** Waits until something is true, and returns it. */
+async function until(what, wanted, patience = 15_000) {
+  for (const end = Date.now() + patience; ; await sleep(50)) {
+    const found = await wanted()
+    if (found) return found
+    if (Date.now() > end) throw new Error(`not so: ${what}`)
+  }
+}
+const waiting = count => until(`${count} operations wait`, async () => (await tell(edge)).waiting === count)
+const gone = hash => until(`no bytes of ${hash} are left`, async () => !(await keys()).includes(hash))
+
+/** What `work` adds to the counts. */
+async function counted(work) {
+  const before = await tell(edge)
+  await work()
+  const after = await tell(edge)
+  const added = Object.keys(after).map(name => [name, after[name] - (before[name] ?? 0)])
+  return Object.fromEntries(added.filter(([, count]) => count !== 0))
+}
+
+/** Sends a request that an administrator has signed. */
+async function operate(method, path, body) {
+  const bytes = body && Buffer.from(JSON.stringify(body))
+  const headers = authorization(method, edge.http + path, admin, bytes)
+  return send(edge, method, path, { headers, body: bytes })
+}
+
+test('a blob goes up, is served whole and in ranges, listed and deleted', async () => {
+  const bytes = blob(1_000)
+  const hash = sha256(bytes)
+  const by = generateSecretKey()
+  const first = await upload(edge, bytes, { by, headers: { 'content-type': 'image/png' } })
+  assert.equal(first.status, 201, `${first.body}`)
+  const { url, size, type } = first.json
+  assert.deepEqual([url, size, type], [`${edge.http}/${hash}.png`, 1_000, 'image/png'])
+  assert.equal((await upload(edge, bytes, { by })).status, 200)
+
+  const whole = await get(`${hash}.png`)
+  assert.deepEqual(whole.body, bytes)
+  const expected = { 'content-length': '1000', 'content-type': 'image/png', 'accept-ranges': 'bytes', 'access-control-allow-origin': '*' }
+  for (const response of [whole, await head(hash)]) {
+    assert.equal(response.status, 200)
+    for (const [name, value] of Object.entries(expected)) assert.equal(response.headers[name], value, name)
+  }
+  for (const [range, from, to] of [['bytes=0-1', 0, 2], ['bytes=990-2000', 990, 1_000], ['bytes=-10', 990, 1_000]]) {
+    const part = await get(hash, { range })
+    assert.equal(part.status, 206)
+    assert.deepEqual(part.body, bytes.subarray(from, to), range)
+    assert.equal(part.headers['content-range'], `bytes ${from}-${to - 1}/1000`)
+  }
+  assert.equal((await get(hash, { range: 'bytes=1000-' })).status, 416)
+  const { etag } = whole.headers
+  assert.equal((await get(hash, { 'if-none-match': etag })).status, 304)
+
+  assert.deepEqual((await list(edge, by)).map(({ sha256 }) => sha256), [hash])
+  assert.equal((await remove(edge, hash, by)).status, 204)
+  assert.equal((await get(hash)).status, 404)
+  assert.equal((await remove(edge, hash, by)).status, 404)
+  assert.deepEqual(await list(edge, by), [])
+  await gone(hash)
+})
+
+test('a blob of unknown hash is staged, and its type told by its first bytes', async () => {
+  const bytes = Buffer.concat([Buffer.from('%PDF-1.7\n'), blob(5_000)])
+  const hash = sha256(bytes)
+  const headers = token('upload', [sha256(blob()), hash])
+  const { status, json, body } = await send(edge, 'PUT', '/upload', { body: bytes, headers })
+  assert.equal(status, 201, `${body}`)
+  assert.deepEqual([json.sha256, json.type], [hash, 'application/pdf'])
+  assert.deepEqual((await get(hash)).body, bytes)
+  const other = await send(edge, 'PUT', '/upload', { body: blob(), headers })
+  assert.equal(other.status, 401, 'its hash is none of those in the token')
+  assert.deepEqual((await keys()).filter(name => name.includes('/')), [], 'nothing is left staged')
+})
+
+test('an empty blob, and a body with another hash', async () => {
+  const hash = sha256('')
+  assert.equal((await upload(edge, new Uint8Array())).status, 201)
+  const empty = await get(hash)
+  assert.deepEqual([empty.status, empty.headers['content-length']], [200, '0'])
+  const bytes = blob()
+  const headers = token('upload', [sha256(bytes)])
+  const wrong = await send(edge, 'PUT', '/upload', { body: blob(), headers: { ...headers, 'x-sha-256': sha256(bytes) } })
+  assert.equal(wrong.status, 409, `${wrong.body}`)
+  assert.equal((await send(edge, 'PUT', '/upload', { body: blob(), headers })).status, 401, 'not what the token is for')
+  assert.equal((await get(sha256(bytes))).status, 404)
+})
+
+test('PUT of a hash, and parts in any order', async () => {
+  const bytes = blob(3_000)
+  const hash = sha256(bytes)
+  assert.equal((await upload(edge, bytes, { path: `/${hash}` })).status, 201)
+  const other = blob(3_000)
+  const name = sha256(other)
+  const part = (from, to) => {
+    const headers = { 'content-type': 'application/octet-stream', 'upload-type': 'video/mp4', 'upload-length': '3000', 'upload-offset': `${from}` }
+    return send(edge, 'PATCH', `/${name}`, { body: other.subarray(from, to), headers: { ...headers, ...token('upload', [name]) } })
+  }
+  assert.equal((await part(1_000, 2_500)).status, 204)
+  assert.equal((await part(2_500, 3_000)).status, 204)
+  await evict()
+  const last = await part(0, 1_200)
+  assert.equal(last.status, 201, `${last.body}`)
+  const whole = await get(name)
+  assert.deepEqual(whole.body, other)
+  assert.equal(whole.headers['content-type'], 'video/mp4')
+  await until('no parts are left', async () => !(await keys()).some(key => key.startsWith('parts/')))
+})
+
+test('operators see reports, ban and unban', async () => {
+  const bytes = blob()
+  const hash = sha256(bytes)
+  await upload(edge, bytes)
+  const report = sign({ kind: 1984, tags: [['x', hash, 'malware']], content: 'bad' }, generateSecretKey())
+  assert.equal((await send(edge, 'PUT', '/report', { body: Buffer.from(JSON.stringify(report)) })).status, 204)
+  const { json } = await operate('GET', '/blossom/reports')
+  assert.equal(json.reports[0].sha256, hash)
+  assert.equal((await operate('PUT', `/blossom/bans/${hash}`, { reason: 'malware' })).status, 204)
+  assert.equal((await get(hash)).status, 404)
+  assert.equal((await upload(edge, bytes)).status, 403)
+  assert.equal((await operate('GET', '/blossom/bans')).json.bans[0].reason, 'malware')
+  assert.equal((await operate('DELETE', `/blossom/bans/${hash}`)).status, 204)
+  assert.equal((await upload(edge, bytes)).status, 201)
+  assert.equal((await operate('GET', `/blossom/blobs/${hash}`)).json.blob.sha256, hash)
+  assert.equal((await operate('POST', '/blossom/gc')).status, 200)
+  const url = `/blossom/bans/${hash}`
+  const stranger = authorization('PUT', edge.http + url, generateSecretKey())
+  assert.equal((await send(edge, 'PUT', url, { headers: stranger })).status, 403)
+})
+
+test('an upload survives that the index loses its memory before it ends', async () => {
+  const bytes = blob()
+  await tell(edge, { hold: 'put' })
+  const uploading = upload(edge, bytes)
+  await waiting(1)
+  assert.ok(await evict())
+  await tell(edge, { release: true })
+  const { status, body } = await uploading
+  assert.equal(status, 201, `${body}`)
+  assert.deepEqual((await get(sha256(bytes))).body, bytes)
+})
+
+test('bytes that are being removed are not uploaded until they are gone', async () => {
+  const bytes = blob()
+  const hash = sha256(bytes)
+  const other = generateSecretKey()
+  await upload(edge, bytes)
+  await tell(edge, { hold: 'delete' })
+  const removing = remove(edge, hash)
+  await waiting(1)
+  const before = await tell(edge)
+  const uploading = upload(edge, bytes, { by: other })
+  await sleep(500)
+  assert.equal((await tell(edge)).put, before.put, 'the upload waits')
+  await tell(edge, { release: true })
+  assert.deepEqual([(await removing).status, (await uploading).status], [204, 201])
+  assert.deepEqual((await get(hash)).body, bytes)
+})
+
+test('the last owner takes the blob with him', async () => {
+  const bytes = blob()
+  const hash = sha256(bytes)
+  const other = generateSecretKey()
+  await upload(edge, bytes)
+  assert.equal((await upload(edge, bytes, { by: other })).status, 200)
+  assert.equal((await remove(edge, hash, generateSecretKey())).status, 403, 'nobody else')
+  assert.equal((await remove(edge, hash)).status, 204)
+  assert.equal((await get(hash)).status, 200)
+  assert.equal((await remove(edge, hash, other)).status, 204)
+  assert.equal((await get(hash)).status, 404)
+  await gone(hash)
+})
+
+test('a blob that is banned during its upload is not stored', async () => {
+  const bytes = blob()
+  const hash = sha256(bytes)
+  await tell(edge, { hold: 'put' })
+  const uploading = upload(edge, bytes)
+  await waiting(1)
+  assert.equal((await operate('PUT', `/blossom/bans/${hash}`)).status, 204)
+  await tell(edge, { release: true })
+  assert.equal((await uploading).status, 403)
+  await gone(hash)
+})
+
+test('deletions and requests to vanish on the relay let go of blobs', async () => {
+  const by = generateSecretKey()
+  const [described, kept] = [blob(), blob()]
+  for (const bytes of [described, kept]) assert.equal((await upload(edge, bytes, { by })).status, 201)
+  const client = await Client.open(edge.url)
+  const description = sign({ kind: 1063, tags: [['x', sha256(described)], ['m', 'image/png']] }, by)
+  assert.deepEqual(await client.publish(description), [true, ''])
+  const events = async () => (await operate('GET', `/blossom/blobs/${sha256(described)}`)).json.events
+  await until('the description is known', async () => (await events()).length === 1)
+  // A deletion that names another event, or comes from another key, changes nothing.
+  assert.deepEqual(await client.publish(sign({ kind: 5, tags: [['e', sha256('x')]] }, by)), [true, ''])
+  await evict()
+  assert.deepEqual(await client.publish(sign({ kind: 5, tags: [['e', description.id]] }, by)), [true, ''])
+  await until('the described blob is gone', async () => (await get(sha256(described))).status === 404)
+  assert.equal((await get(sha256(kept))).status, 200)
+
+  const vanish = relay => client.publish(sign({ kind: 62, tags: [['relay', relay]] }, by))
+  assert.deepEqual(await vanish('ALL_RELAYS'), [true, ''])
+  await until('all blobs are gone', async () => (await get(sha256(kept))).status === 404)
+  assert.deepEqual(await list(edge, by), [])
+  await client.close()
+})
+
+test('a bucket that fails leaves nothing behind', async () => {
+  for (const how of ['before', 'middle', 'after']) {
+    const bytes = blob(200_000)
+    await tell(edge, { fail: { put: how } })
+    const failed = await upload(edge, bytes)
+    assert.ok(failed.status >= 500, `${how}: ${failed.status} ${failed.body}`)
+    assert.ok(failed.headers['x-reason'])
+    await gone(sha256(bytes))
+    assert.equal((await upload(edge, bytes)).status, 201, `${how}: it is taken the next time`)
+  }
+  const bytes = blob()
+  await upload(edge, bytes)
+  await tell(edge, { fail: { get: 'before' } })
+  assert.ok((await get(sha256(bytes))).status >= 500)
+  await tell(edge, { fail: { head: 'before' } })
+  assert.ok((await head(sha256(bytes))).status >= 500)
+  assert.equal((await get(sha256(bytes))).status, 200)
+})
+
+test('a removal that fails is tried again by an alarm', async () => {
+  const bytes = blob()
+  const hash = sha256(bytes)
+  await upload(edge, bytes)
+  await tell(edge, { fail: { delete: 'before' } })
+  assert.equal((await remove(edge, hash)).status, 204)
+  assert.ok((await keys()).includes(hash))
+  await gone(hash)
+  assert.equal((await upload(edge, bytes)).status, 201)
+})
+
+test('what requests cost', async () => {
+  const bytes = blob()
+  const hash = sha256(bytes)
+  // The sum of totals, and an alarm that looks for abandoned uploads, are written at first.
+  await upload(edge, blob())
+  const costs = {
+    upload: await counted(() => upload(edge, bytes)),
+    again: await counted(() => upload(edge, bytes)),
+    get: await counted(() => get(hash)),
+    head: await counted(() => head(hash)),
+    range: await counted(() => get(hash, { range: 'bytes=0-9' })),
+    missing: await counted(() => get(sha256(blob()))),
+    list: await counted(() => list(edge)),
+    delete: await counted(() => remove(edge, hash)),
+  }
+  const client = await Client.open(edge.url)
+  const before = await metrics(edge.http)
+  costs.deletion = await counted(async () => {
+    const delivered = (await tell(edge)).requests + 1
+    assert.deepEqual(await client.publish(sign({ kind: 5, tags: [['e', sha256('y')]] })), [true, ''])
+    await until('the deletion is delivered', async () => (await tell(edge)).requests >= delivered)
+  })
+  await until('and confirmed', async () => (await metrics(edge.http))[CONFIRMED] === before[CONFIRMED] + 1)
+  await client.close()
+  console.log(costs)
+  const without = ({ 'rows read': _, ...rest }) => rest
+  assert.deepEqual(without(costs.upload), { requests: 2, put: 1, rows: 5 })
+  assert.deepEqual(without(costs.again), { requests: 1 })
+  assert.deepEqual(costs.get, { get: 1 })
+  assert.deepEqual(costs.head, { head: 1 })
+  assert.deepEqual(costs.range, { head: 1, get: 1 })
+  assert.deepEqual(costs.missing, { get: 1 })
+  assert.deepEqual(without(costs.list), { requests: 1 })
+  assert.deepEqual(without(costs.deletion), { requests: 1, rows: 1 }, 'of a kind 5 that concerns no blob')
+  assert.deepEqual(without(costs.delete), { requests: 1, delete: 1, rows: 5 })
+})

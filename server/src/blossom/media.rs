@@ -1,0 +1,67 @@
+//! Pictures on their way through `/media`: how many bytes of them are in memory, and how many are processed, at a time.
+
+use hyper::body::Bytes;
+use relay_blossom::exchange::{Failure, Processed};
+use relay_blossom::media;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// Pictures that are processed at a time. Each may take 256 MiB beside its bytes, and a processor.
+const TURNS: usize = 2;
+/// MiB of pictures in memory at a time; further ones wait before anything of them is read.
+const MEMORY_MIB: u32 = 256;
+const MIB: u64 = 1 << 20;
+
+/// See the module.
+pub(super) struct Media {
+    turns: Semaphore,
+    memory: Semaphore,
+}
+
+impl Media {
+    pub(super) fn new() -> Self {
+        Media { turns: Semaphore::new(TURNS), memory: Semaphore::new(MEMORY_MIB as usize) }
+    }
+
+    /// Waits until there is room for a body of so many bytes, which is taken until the permit is dropped. Bodies of less than a
+    /// MiB do not wait.
+    pub(super) async fn reserve(&self, bytes: u64) -> Option<SemaphorePermit<'_>> {
+        if bytes < MIB {
+            return None;
+        }
+        let wanted = u32::try_from(bytes.div_ceil(MIB)).unwrap_or(u32::MAX).min(MEMORY_MIB);
+        self.memory.acquire_many(wanted).await.ok()
+    }
+
+    /// Processes a picture on a thread that serves nobody else.
+    pub(super) async fn process(&self, bytes: Bytes, mime: String) -> Result<Processed, Failure> {
+        let _turn = self.turns.acquire().await;
+        let processed = tokio::task::spawn_blocking(move || media::process(&bytes, &mime)).await;
+        processed.unwrap_or_else(|error| {
+            tracing::error!(%error, "a picture could not be processed");
+            Err(Failure::Unprocessable("the picture cannot be decoded".to_owned()))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn large_bodies_share_the_memory_and_small_ones_do_not_wait() {
+        let media = Media::new();
+        let half = media.reserve(u64::from(MEMORY_MIB / 2) * MIB - 1).await;
+        assert_eq!(media.memory.available_permits(), 128);
+        let rest = media.reserve(128 * MIB).await;
+        assert_eq!(media.memory.available_permits(), 0);
+        assert!(media.reserve(MIB - 1).await.is_none(), "without waiting");
+        drop((half, rest));
+        // More than there is, is all there is.
+        let all = media.reserve(u64::MAX).await;
+        assert_eq!(media.memory.available_permits(), 0);
+        drop(all);
+        let refused = media.process(Bytes::from_static(b"text"), "text/plain".to_owned()).await;
+        assert!(matches!(refused, Err(Failure::Unprocessable(_))));
+        assert_eq!((media.memory.available_permits(), media.turns.available_permits()), (256, 2));
+    }
+}
