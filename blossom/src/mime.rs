@@ -29,7 +29,9 @@ const USUAL: [(&str, &str); 9] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotAType;
 
-/// Reads a type as a header declares it: `type/subtype` in lowercase, its parameters as they were sent.
+/// Reads a type as a header declares it: `type/subtype` in lowercase, and those of its parameters that are `name=token` or
+/// `name="token"`, without the quotes. Browsers split a `Content-Type` at commas and the last type wins, so no comma, quote or
+/// backslash may be in what is stored, wherever it stands; parameters with them (`codecs="avc1, mp4a"`) are left out.
 ///
 /// # Errors
 /// If it is none, is longer than 255 bytes or has characters that no header may have.
@@ -43,8 +45,15 @@ pub fn parse(value: &str) -> Result<String, NotAType> {
     if value.len() > BYTES_MAX || !is_token(kind) || !is_token(subtype) || !is_visible {
         return Err(NotAType);
     }
-    let essence = essence.to_ascii_lowercase();
-    Ok(if parameters.is_empty() { essence } else { format!("{essence}; {parameters}") })
+    let mut mime = essence.to_ascii_lowercase();
+    for (name, value) in parameters.split(';').filter_map(|parameter| parameter.trim().split_once('=')) {
+        let unquoted = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
+        let value = unquoted.unwrap_or(value);
+        if is_token(name) && is_token(value) {
+            mime.extend(["; ", name, "=", value]);
+        }
+    }
+    Ok(mime)
 }
 
 fn is_token(text: &str) -> bool {
@@ -67,6 +76,26 @@ pub fn extension(mime: &str) -> &'static str {
 /// The type that the first bytes tell, if they do. Only formats with an unmistakable beginning are told.
 pub fn sniff(first: &[u8]) -> Option<&'static str> {
     infer::get(first).map(|kind| kind.mime_type())
+}
+
+/// The type of bytes that are declared as `declared`. What the first bytes tell wins over `application/octet-stream`; and where they
+/// are a picture, sound, video, font or PDF, over a type of another kind: with a wrong one no browser shows the blob. Containers have
+/// names for sound and for video, and a text may begin like anything.
+pub fn declared_or_told(declared: &str, first: &[u8]) -> String {
+    let Some(told) = sniff(first) else { return declared.to_owned() };
+    let kind = |mime: &str| match essence(mime).split('/').next() {
+        Some("audio" | "video") => "sound or video".to_owned(),
+        other => other.unwrap_or_default().to_owned(),
+    };
+    let is_sure = matches!(&*kind(told), "image" | "sound or video" | "font") || is_pdf(told);
+    let is_wrong = is_sure && kind(told) != kind(declared) && !is_text(first);
+    if essence(declared) == UNKNOWN || is_wrong { told.to_owned() } else { declared.to_owned() }
+}
+
+/// Whether bytes, which may end within a character, are UTF-8 without NUL.
+fn is_text(first: &[u8]) -> bool {
+    let is_utf8 = std::str::from_utf8(first).map_or_else(|error| error.error_len().is_none(), |_| true);
+    is_utf8 && !first.contains(&0)
 }
 
 /// The type of a file extension.
@@ -99,24 +128,16 @@ pub fn is_taken(settings: &BlossomSettings, mime: &str) -> bool {
 }
 
 /// The retention rule for a blob, if there is one.
-pub fn retention<'a>(settings: &'a BlossomSettings, mime: &str, size: u64) -> Option<&'a RetentionRule> {
-    settings.retention.iter().find(|rule| {
+pub fn retention<'a>(rules: &'a [RetentionRule], mime: &str, size: u64) -> Option<&'a RetentionRule> {
+    rules.iter().find(|rule| {
         (rule.types.is_empty() || rule.types.iter().any(|pattern| fits(pattern, mime)))
             && size >= rule.bytes_min
     })
 }
 
-/// Whether no browser runs what a blob of this type says: pictures without scripts, sound, video, fonts, plain text, bytes. A
-/// PDF is shown by a viewer of its own, which a sandbox would disable.
-pub fn is_inert(mime: &str) -> bool {
-    let essence = essence(mime).to_ascii_lowercase();
-    match essence.split_once('/') {
-        Some(("image", subtype)) => !subtype.contains("xml") && !subtype.contains("svg"),
-        Some(("audio" | "video", subtype)) => !subtype.contains("xml"),
-        Some(("font", _)) => true,
-        Some(("text", "plain")) | Some(("application", "octet-stream" | "pdf" | "zip" | "gzip")) => true,
-        _ => false,
-    }
+/// Whether a browser shows it in a viewer of its own, which a sandbox would disable.
+pub fn is_pdf(mime: &str) -> bool {
+    essence(mime).eq_ignore_ascii_case("application/pdf")
 }
 
 #[cfg(test)]
@@ -130,6 +151,24 @@ mod tests {
             (" Image/PNG ", Some("image/png")),
             ("text/plain;charset=UTF-8", Some("text/plain; charset=UTF-8")),
             ("text/html ; charset=utf-8", Some("text/html; charset=utf-8")),
+            ("text/plain; charset=\"utf-8\"", Some("text/plain; charset=utf-8")),
+            ("text/plain;;  charset=utf-8;", Some("text/plain; charset=utf-8")),
+            ("text/plain; a=b ; c=d", Some("text/plain; a=b; c=d")),
+            // A browser reads the last type of these.
+            ("image/png; x=1, text/html", Some("image/png")),
+            ("image/png; x=1,text/html; charset=utf-8", Some("image/png; charset=utf-8")),
+            ("image/png;, text/html", Some("image/png")),
+            ("image/png; x=\"1, text/html\"", Some("image/png")),
+            ("image/png; x=\"; y=1, text/html", Some("image/png")),
+            ("image/png; x=\"\\\", text/html\"", Some("image/png")),
+            ("image/png; x=\"a", Some("image/png")),
+            ("image/png; x=a\"", Some("image/png")),
+            ("image/png; x=\"\"", Some("image/png")),
+            ("image/png; =x; y=; z", Some("image/png")),
+            ("video/mp4; codecs=\"avc1.42E01E, mp4a.40.2\"; profile=x", Some("video/mp4; profile=x")),
+            ("video/webm; codecs=vp9", Some("video/webm; codecs=vp9")),
+            ("image/png, text/html", None),
+            ("image/png,text/html; charset=utf-8", None),
             ("application/vnd.openxmlformats-officedocument.wordprocessingml.document", Some("")),
             ("image/svg+xml", Some("image/svg+xml")),
             ("image", None),
@@ -233,6 +272,27 @@ mod tests {
     }
 
     #[test]
+    fn the_first_bytes_win_over_a_type_of_another_kind() {
+        let mp4 = b"\0\0\0\x18ftypisom\0\0\x02\0isommp42";
+        let cases: [(&str, &[u8], &str); 11] = [
+            (UNKNOWN, b"\x89PNG\r\n\x1a\n\0", "image/png"),
+            ("text/plain", b"\x89PNG\r\n\x1a\n\0", "image/png"),
+            ("application/x-foo; a=b", mp4, "video/mp4"),
+            ("audio/mp4", mp4, "audio/mp4"),
+            ("image/gif", b"\x89PNG\r\n\x1a\n\0", "image/gif"),
+            ("image/svg+xml", b"<?xml version='1.0'?><svg/>", "image/svg+xml"),
+            ("image/openraster", b"PK\x03\x04\x14\0\0\0", "image/openraster"),
+            ("text/plain", b"BMW is a car", "text/plain"),
+            ("text/plain; charset=utf-8", b"GIF is a format \xc3", "text/plain; charset=utf-8"),
+            ("text/plain", b"nothing", "text/plain"),
+            (UNKNOWN, b"nothing", UNKNOWN),
+        ];
+        for (declared, first, want) in cases {
+            assert_eq!(declared_or_told(declared, first), want, "{declared} {first:?}");
+        }
+    }
+
+    #[test]
     fn lists_of_types_and_retention_rules_choose() {
         let list = |types: &[&str]| types.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         let mut settings = BlossomSettings::default();
@@ -263,36 +323,8 @@ mod tests {
             ("image/png", 999, None),
         ];
         for (mime, size, want) in cases {
-            let age = retention(&settings, mime, size).and_then(|rule| rule.age_seconds);
+            let age = retention(&settings.retention, mime, size).and_then(|rule| rule.age_seconds);
             assert_eq!(age, want, "{mime} {size}");
-        }
-    }
-
-    #[test]
-    fn what_a_browser_might_run_is_not_inert() {
-        for mime in
-            ["image/png", "video/mp4", "audio/mpeg", "text/plain; charset=utf-8", "application/pdf", UNKNOWN]
-        {
-            assert!(is_inert(mime), "{mime}");
-        }
-        let active = [
-            "text/html",
-            "Text/HTML; charset=utf-8",
-            "image/svg+xml",
-            "IMAGE/SVG+XML",
-            "application/xhtml+xml",
-            "text/xml",
-            "application/xml",
-            "text/javascript",
-            "application/javascript",
-            "application/x-shockwave-flash",
-            "multipart/x-mixed-replace",
-            "message/rfc822",
-            "text/css",
-            "x/y",
-        ];
-        for mime in active {
-            assert!(!is_inert(mime), "{mime}");
         }
     }
 }

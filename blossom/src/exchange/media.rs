@@ -57,15 +57,24 @@ struct Picture {
     media: Media,
 }
 
-/// Whether `/media` does anything with this type.
+/// Whether `/media` does anything here, and with this type.
 ///
 /// # Errors
-/// 415.
-pub(super) fn may_be_processed(mime: &str) -> Result<(), Response> {
+/// 422 where the host cannot process pictures; 415.
+pub(super) fn may_be_processed(context: &Context<'_>, mime: Option<&str>) -> Result<(), Response> {
+    if !context.processes_media {
+        return Err(unsupported());
+    }
+    let Some(mime) = mime else { return Ok(()) };
     match mime::fits("image/*", mime) || mime::essence(mime) == mime::UNKNOWN {
         true => Ok(()),
         false => Err(Response::error(415, "/media takes pictures; /upload takes anything")),
     }
+}
+
+/// This host has no means for it; the picture may well be good.
+fn unsupported() -> Response {
+    Response::error(422, "this server cannot process such pictures; /upload takes them as they are")
 }
 
 pub(super) fn begin(context: &Context<'_>, head: &Head) -> Turn {
@@ -78,9 +87,7 @@ pub(super) fn begin(context: &Context<'_>, head: &Head) -> Turn {
         path: None,
     };
     let announced = Announced::read(context, head, &by)?;
-    if let Some(mime) = &announced.mime {
-        may_be_processed(mime)?;
-    }
+    may_be_processed(context, announced.mime.as_deref())?;
     let making = Box::new(Making { announced, stage: Stage::Check });
     let command = making.check(context, making.announced.known());
     Ok((State::Media(making), Step::Ask(command)))
@@ -108,11 +115,7 @@ impl Making {
             },
             Stage::Process { original } => match input {
                 Input::Processed(processed) => self.processed(context, original, processed),
-                // This host has no means for it; the picture may well be good.
-                Input::Failed(Failure::Unsupported) => Err(Response::error(
-                    422,
-                    "this server cannot process such pictures; /upload takes them as they are",
-                )),
+                Input::Failed(Failure::Unsupported) => Err(unsupported()),
                 other => Err(problem(other).into()),
             },
             Stage::Thumbnail { storing, mut picture } => match storing.resume(context, input) {

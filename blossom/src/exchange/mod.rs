@@ -57,6 +57,10 @@ pub struct Context<'a> {
     pub name: &'a str,
     /// Whether only this machine can reach the server.
     pub is_local: bool,
+    /// Whether the host can carry out [`Step::Process`]. Where it cannot, `/media` is refused before anything is read.
+    pub processes_media: bool,
+    /// Seconds after which an upload without an end counts as abandoned: longer than the host lets a request last.
+    pub upload_seconds_max: u64,
     /// Unix seconds.
     pub now: Timestamp,
     /// For tokens.

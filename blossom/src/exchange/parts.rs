@@ -4,10 +4,10 @@
 use super::request::{blob, declared_type, fits, length, may_upload, number, pay, token, type_is_taken};
 use super::response::Response;
 use super::step::{Failure, Input, Received, Step};
-use super::storing::{Kept, Problem, commit, problem, receive, wanted};
+use super::storing::{Kept, Problem, bytes_are_taken, commit, problem, receive, wanted};
 use super::{Context, Head, State, Turn};
 use crate::blob::Sha256;
-use crate::index::{Command, Key, Outcome, PartHead, Refusal};
+use crate::index::{Command, Key, Outcome, Part, PartHead, Refusal};
 use crate::mime;
 use crate::payment::{Operation, Purchase};
 use crate::token::Verb;
@@ -100,6 +100,11 @@ impl Patch {
                     self.at(Stage::Receive { upload, key }, Step::Receive(receive))
                 }
                 Input::Answered(Outcome::Exists(blob)) => Err(Kept::Old(blob).response(context)),
+                // Its bytes are here already.
+                Input::Answered(Outcome::Accepted) => Err(Response::empty(204)),
+                Input::Answered(Outcome::Complete { upload, key, parts }) => {
+                    self.join(context, upload, key, parts)
+                }
                 other => Err(problem(other).into()),
             },
             Stage::Receive { upload, key } => match input {
@@ -111,10 +116,8 @@ impl Patch {
             },
             Stage::FinishPart { upload, key } => match input {
                 Input::Answered(Outcome::Accepted) => Err(Response::empty(204)),
-                Input::Answered(Outcome::Complete { key, parts }) => {
-                    let (hash, length) = (Some(self.sha256), Some(self.total));
-                    let receive = receive(context, key, hash, length, self.total, self.mime.clone());
-                    self.at(Stage::Join { upload }, Step::Join { parts, receive })
+                Input::Answered(Outcome::Complete { upload, key, parts }) => {
+                    self.join(context, upload, key, parts)
                 }
                 Input::Answered(Outcome::Exists(blob)) => Err(Kept::Old(blob).response(context)),
                 // The upload has ended: perhaps because others have completed the blob.
@@ -131,8 +134,12 @@ impl Patch {
                 other => Err(problem(other).into()),
             },
             Stage::Join { upload } => match input {
-                Input::Received(Received { sha256, size, .. }) if sha256 == self.sha256 => {
-                    let commit = commit(context, upload, (sha256, size), self.mime.clone(), None);
+                Input::Received(Received { sha256, size, first, .. }) if sha256 == self.sha256 => {
+                    let mime = mime::declared_or_told(&self.mime, &first);
+                    if let Err(response) = bytes_are_taken(context, &mime, &first) {
+                        return self.give_up(Command::AbortParts { upload }, Problem::Type(response));
+                    }
+                    let commit = commit(context, upload, (sha256, size), mime, None);
                     self.at(Stage::Finish { upload }, Step::Ask(Command::Finish(commit)))
                 }
                 // Nobody knows which part is wrong.
@@ -149,6 +156,12 @@ impl Patch {
             },
             Stage::Clean(problem) => Err(problem.into()),
         }
+    }
+
+    fn join(self, context: &Context<'_>, upload: u64, key: Key, parts: Vec<Part>) -> Turn {
+        let (hash, length) = (Some(self.sha256), Some(self.total));
+        let receive = receive(context, key, hash, length, self.total, self.mime.clone());
+        self.at(Stage::Join { upload }, Step::Join { parts, receive })
     }
 
     fn at(mut self, stage: Stage, step: Step) -> Turn {

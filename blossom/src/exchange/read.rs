@@ -23,10 +23,11 @@ const CACHE_SECONDS: u64 = 31_536_000;
 /// Most servers that one request may name, and most authors.
 const HINTS_MAX: usize = 5;
 
-/// What a browser may do with a blob that it might run: nothing. Styles and embedded pictures are harmless, and without them an
-/// SVG looks wrong.
-const SANDBOX: &str = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:; font-src data:; \
-    base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// What a browser may do with any blob but a PDF: show it. Whatever it takes the blob for, no script of it runs and it has no
+/// origin. Styles and embedded pictures are harmless, and without them an SVG looks wrong; a browser that shows a picture or a video
+/// loads it from here once more.
+const SANDBOX: &str = "default-src 'none'; sandbox; style-src 'unsafe-inline'; img-src 'self' data:; media-src 'self' data:; \
+    font-src data:; base-uri 'none'; form-action 'none'";
 
 /// A download.
 #[derive(Clone, Debug)]
@@ -106,15 +107,17 @@ fn serve(context: &Context<'_>, head: &Head, blob: Blob) -> Response {
         Verdict::NotModified => with_validators(Response::empty(304), context, &blob),
         Verdict::Send(range) => {
             let status = if range.is_some() { 206 } else { 200 };
+            // Stored types are parsed, but the edge takes them from objects that others may have written.
+            let mime = mime::parse(&blob.mime).unwrap_or_else(|_| mime::UNKNOWN.to_owned());
             let mut response = with_validators(Response::empty(status), context, &blob)
-                .with("content-type", blob.mime.clone())
+                .with("content-type", mime.clone())
                 .with("x-content-type-options", "nosniff")
                 .with("accept-ranges", "bytes");
             if let Some(range) = &range {
                 let value = format!("bytes {}-{}/{size}", range.start, range.end - 1);
                 response = response.with("content-range", value);
             }
-            if !mime::is_inert(&blob.mime) {
+            if !mime::is_pdf(&mime) {
                 response = response.with("content-security-policy", SANDBOX);
             }
             if let Some(thumbnail) = blob.media.as_ref().and_then(|media| media.thumbnail) {

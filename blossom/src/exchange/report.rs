@@ -14,6 +14,9 @@ use crate::index::{Command, Outcome, SignedEvent};
 /// Longest body, in bytes.
 const BODY_BYTES_MAX: u64 = 128 << 10;
 
+/// Most seconds between a report and its event, so that nobody sends all reports of the past again.
+const AGE_MAX: u64 = 86_400;
+
 /// The kind of reports.
 const KIND: u16 = 1_984;
 
@@ -50,6 +53,9 @@ fn read(context: &Context<'_>, body: &Bytes) -> Result<SignedEvent, Response> {
     let event = &signed.event;
     if event.kind != KIND {
         return Err(bad("a report is an event of kind 1984"));
+    }
+    if event.created_at.abs_diff(context.now) > AGE_MAX {
+        return Err(bad("created_at of a report must be within a day"));
     }
     let mut hashes = event.tags().named(b"x").map(|tag| tag.value()).peekable();
     if hashes.peek().is_none() {

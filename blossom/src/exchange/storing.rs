@@ -11,9 +11,6 @@ use crate::blob::{Blob, Media, Sha256};
 use crate::index::{Command, Commit, Key, Outcome, Refusal, Wanted};
 use crate::mime;
 
-/// Seconds after which an upload without an end counts as abandoned: longer than a request may take.
-const ABANDONED_SECONDS: u64 = 13 * 3_600;
-
 /// Where the bytes come from.
 #[derive(Clone, Debug)]
 pub(super) enum Source {
@@ -83,13 +80,15 @@ impl Plan {
         self.extension.as_deref().and_then(mime::of_extension).map(str::to_owned)
     }
 
-    /// The type of bytes that have come: as declared; or as their origin says, unless it does not know; or as their first
-    /// bytes tell; or by their extension.
+    /// The type of bytes that have come: as declared, or as their origin says, unless their first bytes tell better; or as those
+    /// tell; or by their extension.
     fn mime_of(&self, received: &Received) -> String {
-        let of_origin = || mime::of_origin(received.mime.as_deref());
-        let sniffed = || mime::sniff(&received.first).map(str::to_owned);
-        let told = self.mime.clone().or_else(of_origin).or_else(sniffed).or_else(|| self.mime_of_extension());
-        told.unwrap_or_else(|| mime::UNKNOWN.to_owned())
+        let declared = self.mime.clone().or_else(|| mime::of_origin(received.mime.as_deref()));
+        if let Some(declared) = declared {
+            return mime::declared_or_told(&declared, &received.first);
+        }
+        let sniffed = mime::sniff(&received.first).map(str::to_owned);
+        sniffed.or_else(|| self.mime_of_extension()).unwrap_or_else(|| mime::UNKNOWN.to_owned())
     }
 }
 
@@ -110,9 +109,10 @@ pub(super) fn wanted(
         mime,
         expires_at,
         unused_seconds,
+        retention: settings.retention.clone(),
         key_bytes_max: settings.key_bytes_max,
         total_bytes_max: settings.total_bytes_max,
-        abandoned_at: context.now.saturating_add(ABANDONED_SECONDS),
+        abandoned_at: context.now.saturating_add(context.upload_seconds_max),
     }
 }
 
@@ -124,7 +124,7 @@ struct Lifetime {
 }
 
 fn lifetime(context: &Context<'_>, mime: &str, size: u64) -> Lifetime {
-    mime::retention(context.settings, mime, size).map_or_else(Lifetime::default, |rule| Lifetime {
+    mime::retention(&context.settings.retention, mime, size).map_or_else(Lifetime::default, |rule| Lifetime {
         expires_at: rule.age_seconds.map(|age| context.now.saturating_add(age).min(SECONDS_MAX)),
         unused_seconds: rule.unused_seconds,
     })
@@ -153,6 +153,18 @@ pub(super) fn commit(
 ) -> Commit {
     let Lifetime { expires_at, unused_seconds } = lifetime(context, &mime, size);
     Commit { upload, sha256, size, mime, expires_at, unused_seconds, media }
+}
+
+/// Whether bytes of this type are taken. A list of refused types holds for what their beginning tells, too, whatever their uploader
+/// says.
+///
+/// # Errors
+/// 415.
+pub(super) fn bytes_are_taken(context: &Context<'_>, mime: &str, first: &[u8]) -> Result<(), Response> {
+    request::type_is_taken(context, mime)?;
+    let sniffed = mime::sniff(first)
+        .filter(|sniffed| context.settings.deny_types.iter().any(|denied| mime::fits(denied, sniffed)));
+    sniffed.map_or(Ok(()), |sniffed| request::type_is_taken(context, sniffed))
 }
 
 /// An upload under way.
@@ -239,7 +251,10 @@ impl Storing {
     pub(super) fn begin(context: &Context<'_>, plan: Plan) -> (Box<Self>, Step) {
         let known = plan.expected.known();
         let size = plan.length.unwrap_or(0);
-        let mut wanted = wanted(context, plan.owner.clone(), known, size, plan.first_mime());
+        // A type by the extension has not been looked at yet.
+        let mime = Some(plan.first_mime()).filter(|mime| mime::is_taken(context.settings, mime));
+        let mime = mime.unwrap_or_else(|| mime::UNKNOWN.to_owned());
+        let mut wanted = wanted(context, plan.owner.clone(), known, size, mime);
         wanted.key_bytes_max = plan.key_bytes_max;
         (Box::new(Storing { plan, stage: Stage::Begin }), Step::Ask(Command::Begin(wanted)))
     }
@@ -322,12 +337,7 @@ impl Storing {
             return self.abort(upload, staged, problem);
         }
         let mime = plan.mime_of(&received);
-        // A list of refused types holds for what the bytes are, too, whatever their uploader says.
-        let sniffed = mime::sniff(&received.first)
-            .filter(|sniffed| context.settings.deny_types.iter().any(|denied| mime::fits(denied, sniffed)));
-        let checked = [Some(mime.as_str()), sniffed].into_iter().flatten();
-        let refused = checked.map(|mime| request::type_is_taken(context, mime)).find_map(Result::err);
-        if let Some(response) = refused {
+        if let Err(response) = bytes_are_taken(context, &mime, &received.first) {
             return self.abort(upload, staged, Problem::Type(response));
         }
         let Received { sha256, size, .. } = received;

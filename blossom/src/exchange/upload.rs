@@ -108,8 +108,8 @@ pub(super) fn check(context: &Context<'_>, head: &Head) -> Turn {
             path: None,
         },
     )?;
-    if let (Verb::Media, Some(mime)) = (verb, &announced.mime) {
-        super::media::may_be_processed(mime)?;
+    if verb == Verb::Media {
+        super::media::may_be_processed(context, announced.mime.as_deref())?;
     }
     let known = announced.known();
     let owner = announced.token.pubkey.to_string();

@@ -8,6 +8,7 @@ use super::command::{Commit, Outcome};
 use super::schema::put_meta;
 use super::sql::{self, bytes, exec, from_json, key, n, one, some, text, to_json};
 use crate::blob::{Blob, Sha256};
+use crate::mime::{UNKNOWN, essence};
 
 const INSERT: &str = "INSERT INTO blossom_blobs (sha256, owner, since, uploaded, size, mime, expires_at, unused, \
                       accessed, ends_at, media) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
@@ -29,8 +30,10 @@ const DELETE_EVENTS: &str = "DELETE FROM blossom_events WHERE sha256 = ?";
 const KEEP: &str =
     "UPDATE blossom_blobs SET expires_at = ?, unused = ?, accessed = ?, ends_at = ? WHERE sha256 = ?";
 
+const SET_MIME: &str = "UPDATE blossom_blobs SET mime = ? WHERE sha256 = ?";
 /// As many as there are.
 const ALL_OWNERS: u64 = u32::MAX as u64;
+
 /// Accesses of a blob within an hour are one.
 const ACCESS_SECONDS: u64 = 3_600;
 
@@ -56,6 +59,9 @@ pub(super) struct Keep {
 }
 
 impl Keep {
+    /// Changes nothing of any other by [`Keep::or`].
+    pub(super) const NO_LONGER: Keep = Keep { expires_at: Some(1), unused: Some(1) };
+
     /// No seconds are no rule.
     pub(super) fn new(expires_at: Option<u64>, unused: Option<u64>) -> Keep {
         Keep { expires_at: expires_at.map(|at| at.max(1)), unused: unused.filter(|seconds| *seconds > 0) }
@@ -146,6 +152,7 @@ impl<C: SqlConn> Run<'_, C> {
             blob.media.as_ref().map(to_json).unwrap_or_default().into(),
         ];
         exec(self.conn, INSERT, &params)?;
+        self.ends(keep.ends_at(self.now));
         self.state.totals.blobs += 1;
         self.state.totals.bytes = self.state.totals.bytes.saturating_add(blob.size);
         self.state.is_totals_due = true;
@@ -153,11 +160,18 @@ impl<C: SqlConn> Run<'_, C> {
         Ok(blob)
     }
 
-    /// A blob ends, whoever owns it; its bytes are removed unless they are being uploaded. Three rows, three for each further
-    /// owner, two for each event that describes it, those of its thumbnail, and the totals.
+    /// A blob ends, whoever owns it; its bytes are the caller's matter. Two rows, three for each further owner, two for each
+    /// event that describes it, those of its thumbnail, and the totals.
     pub(super) fn remove_blob(&mut self, row: &BlobRow) -> Result<(), StoreError> {
         let sha256 = row.blob.sha256;
-        let owners = if row.thumbnail().is_some() { self.owners(row, ALL_OWNERS)? } else { Vec::new() };
+        let has_thumbnail = row.thumbnail().is_some();
+        let owners = match has_thumbnail || !self.state.owned.is_empty() {
+            true => self.owners(row, ALL_OWNERS)?,
+            false => Vec::new(),
+        };
+        for owner in &owners {
+            self.state.disown(owner, row.blob.size);
+        }
         self.unlink_thumbnails(row)?;
         for sql in [DELETE, DELETE_OWNERS, DELETE_EVENTS] {
             exec(self.conn, sql, &[sha256.into()])?;
@@ -165,12 +179,12 @@ impl<C: SqlConn> Run<'_, C> {
         self.state.totals.blobs = self.state.totals.blobs.saturating_sub(1);
         self.state.totals.bytes = self.state.totals.bytes.saturating_sub(row.blob.size);
         self.state.is_totals_due = true;
-        // Of further owners, too.
-        self.state.owned.clear();
-        for owner in owners {
-            self.let_thumbnail_go(row, &owner)?;
+        if has_thumbnail {
+            for owner in owners {
+                self.let_thumbnail_go(row, &owner)?;
+            }
         }
-        self.free(&sha256)
+        Ok(())
     }
 
     /// Somebody uploads a live blob again: it is kept as long as either upload wants. Nothing if that changes nothing.
@@ -185,8 +199,25 @@ impl<C: SqlConn> Run<'_, C> {
         Ok(())
     }
 
-    fn write_keep(&self, row: &BlobRow, accessed: u64) -> Result<(), StoreError> {
+    /// One of its owners says which type a blob of unknown type has. One row.
+    pub(super) fn learn_mime(&mut self, row: &mut BlobRow, mime: &str) -> Result<(), StoreError> {
+        if essence(&row.blob.mime) == UNKNOWN && essence(mime) != UNKNOWN {
+            row.blob.mime = mime.to_owned();
+            exec(self.conn, SET_MIME, &[mime.into(), row.blob.sha256.into()])?;
+        }
+        Ok(())
+    }
+
+    /// A blob ends then; 0 is never.
+    fn ends(&mut self, at: u64) {
+        if at > 0 && self.state.next_end.is_none_or(|next| at < next) {
+            self.state.next_end = Some(at);
+        }
+    }
+
+    fn write_keep(&mut self, row: &BlobRow, accessed: u64) -> Result<(), StoreError> {
         let keep = row.kept();
+        self.ends(keep.ends_at(accessed));
         let params = [
             keep.expires_at.unwrap_or(0).into(),
             keep.unused.unwrap_or(0).into(),

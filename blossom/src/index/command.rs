@@ -1,5 +1,6 @@
 //! What the index is asked, and its answers. Both travel as JSON between the Worker and the Blossom object.
 
+use relay_site::blossom::RetentionRule;
 use serde::{Deserialize, Serialize};
 
 use crate::blob::{Blob, Media, Sha256};
@@ -38,7 +39,9 @@ pub enum Command {
         /// The upload.
         upload: u64,
     },
-    /// A part of a blob comes (BUD-14): [`Outcome::Begun`] with the key for its bytes; or as [`Command::Begin`].
+    /// A part of a blob comes (BUD-14): [`Outcome::Begun`] with the key for its bytes; [`Outcome::Accepted`] if stored parts have
+    /// all of it, so that it need not come; [`Outcome::Complete`] as of [`Command::FinishPart`], if these are all of the blob and
+    /// nobody joins them; or as [`Command::Begin`].
     BeginPart(Wanted, PartHead),
     /// A part is stored: [`Outcome::Accepted`] while others are missing or another request joins them; [`Outcome::Complete`]
     /// if all are there, and the one that is told so joins them and then sends [`Command::Finish`] or [`Command::Abort`].
@@ -62,7 +65,9 @@ pub enum Command {
         upload: u64,
     },
     /// An owner lets a blob go, or an operator removes it (`owner` is `None`): [`Outcome::Deleted`], [`Outcome::Missing`] or
-    /// [`Outcome::Refused`].
+    /// [`Outcome::Refused`]. With its last owner the uploads of it that are under way are given up: what they send from then on is
+    /// [`Refusal::Gone`], and the bytes are removed now and once more when they end. An operator's removal does that, and removes
+    /// what the store may have, also if the blob is [`Outcome::Missing`].
     Delete {
         /// The blob.
         sha256: Sha256,
@@ -96,6 +101,9 @@ pub enum Command {
     TakeRemoval,
     /// They are gone: [`Outcome::Done`].
     Removed(Key),
+    /// They could not be removed, and no removal of them is under way any more: it waits again, and uploads of them may begin.
+    /// [`Outcome::Done`], also if nobody has taken it.
+    RemovalFailed(Key),
     /// What has run out is removed: blobs by retention, uploads that did not go on, parts; and what an event of the relay has
     /// begun to remove goes on. A bounded number at once: [`Outcome::Swept`] with the time of the next sweep, which is now if
     /// there is more. Removals that wait are not among it, but those that were taken and not reported for 15 minutes are.
@@ -107,7 +115,7 @@ pub enum Command {
     IsKnown(Key),
     /// A blob with all that is known: [`Outcome::Info`] or [`Outcome::Missing`].
     Stat(Sha256),
-    /// Removes and refuses a blob: [`Outcome::Done`].
+    /// Removes and refuses a blob, as an operator's [`Command::Delete`]: [`Outcome::Done`].
     Ban {
         /// The blob.
         sha256: Sha256,
@@ -151,6 +159,10 @@ impl Command {
             Command::Learn { .. }
                 | Command::Finish(_)
                 | Command::Abort { .. }
+                | Command::BeginPart(..)
+                | Command::FinishPart { .. }
+                | Command::AbortPart { .. }
+                | Command::AbortParts { .. }
                 | Command::Delete { .. }
                 | Command::Apply(..)
                 | Command::Sweep
@@ -180,12 +192,16 @@ pub struct Wanted {
     pub total_bytes_max: Option<u64>,
     /// When the upload counts as abandoned, in Unix seconds.
     pub abandoned_at: u64,
-    /// When retention removes the blob, in Unix seconds. A blob that is here already is kept until the later of both times.
+    /// When retention removes the blob, in Unix seconds. A blob that is here already is kept until the later of both times, unless
+    /// there are rules.
     #[serde(default)]
     pub expires_at: Option<u64>,
     /// Retention removes it after as many seconds without a download; likewise.
     #[serde(default)]
     pub unused_seconds: Option<u64>,
+    /// Rules by whose first one that fits a blob that is here already is kept: by its type and size, whatever is declared of it.
+    #[serde(default)]
+    pub retention: Vec<RetentionRule>,
 }
 
 /// The bytes of an upload are stored.
@@ -272,6 +288,8 @@ pub enum Outcome {
     Stored(Blob),
     /// All parts are there; they are to be joined.
     Complete {
+        /// The upload.
+        upload: u64,
         /// Where the blob is to be stored.
         key: Key,
         /// In order.
@@ -309,7 +327,8 @@ pub enum Refusal {
     KeyQuota,
     /// The relay has no room left.
     TotalQuota,
-    /// The uploader has too many uploads (1,024) or parts (10,000) under way.
+    /// The uploader has too many uploads (1,024), uploads in parts (16) or parts (10,000) under way, or the parts of the upload
+    /// have more than twice its bytes.
     TooMany,
     /// The blob belongs to others.
     NotOwner,

@@ -2,7 +2,7 @@
 //! in its stream.
 //!
 //! A description is remembered while its author owns the blob, and only if they own it when it comes: clients publish it after
-//! the upload. Its deletion by the author lets the blob go.
+//! the upload. When the author deletes the last one of a blob, they let the blob go.
 
 use relay_engine::policy::names_relay;
 use relay_engine::sql::{SqlConn, StoreError};
@@ -11,10 +11,13 @@ use relay_engine::types::{Event, EventId, PubKey};
 use super::Run;
 use super::command::{Outcome, SignedEvent};
 use super::schema::{get_meta, put_meta};
-use super::sql::{all, exec, parse_key, sha256};
+use super::sql::{all, exec, n, one, parse_key, sha256};
 use crate::blob::Sha256;
 
 const LINK: &str = "INSERT OR IGNORE INTO blossom_events (event, sha256, author) VALUES (?, ?, ?)";
+const LINKS: &str =
+    "SELECT count(*) FROM (SELECT 1 FROM blossom_events WHERE sha256 = ? AND author = ? LIMIT ?)";
+const UNLINK: &str = "DELETE FROM blossom_events WHERE event = ? AND sha256 = ?";
 const LINKED: &str = "SELECT sha256 FROM blossom_events WHERE event = ? AND author = ?";
 const OWNED: &str =
     "SELECT sha256 FROM blossom_blobs WHERE owner = ? AND uploaded <= ? AND since <= ? LIMIT ?";
@@ -27,6 +30,8 @@ const FORGET_REPORTS: &str = "DELETE FROM blossom_reports WHERE reporter = ? AND
 
 /// Blobs that one event describes. It is one (NIP-94); some clients add the original's hash.
 const DESCRIBED_MAX: usize = 16;
+/// Descriptions of a blob by one author that are remembered, the first ones.
+const DESCRIPTIONS_MAX: u64 = 100;
 /// Blobs that a command lets go of; [`super::Command::Sweep`] goes on.
 pub(super) const LEAVING_MAX: u64 = 200;
 
@@ -73,6 +78,7 @@ impl<C: SqlConn> Run<'_, C> {
         for hash in hashes.take(DESCRIBED_MAX) {
             if let Some(row) = self.blob(&hash)?
                 && self.is_owner(&row, &author)?
+                && self.descriptions(&hash, &author)? < DESCRIPTIONS_MAX
             {
                 exec(self.conn, LINK, &[id.0[..].into(), hash.into(), author.into()])?;
             }
@@ -84,10 +90,20 @@ impl<C: SqlConn> Run<'_, C> {
         for tag in event.named("e") {
             let Ok(id) = event_id(&tag[0]) else { continue };
             for hash in self.hashes(LINKED, &[id.0[..].into(), author.into()])? {
-                self.let_go_of(&hash, &author)?;
+                exec(self.conn, UNLINK, &[id.0[..].into(), hash.into()])?;
+                // Who edits a description publishes another one and deletes this.
+                if self.descriptions(&hash, &author)? == 0 {
+                    self.let_go_of(&hash, &author)?;
+                }
             }
         }
         Ok(())
+    }
+
+    /// Descriptions of a blob by one author. Reads at most a hundred entries of an index.
+    fn descriptions(&self, hash: &Sha256, author: &PubKey) -> Result<u64, StoreError> {
+        let params = [(*hash).into(), (*author).into(), DESCRIPTIONS_MAX.into()];
+        Ok(one(self.conn, LINKS, &params, |row| n(row, 0))?.unwrap_or(0))
     }
 
     /// Its author owns nothing any more that was theirs before. Also their reports are forgotten.

@@ -4,6 +4,9 @@
 //!   only while they are neither live nor being uploaded.
 //! - Bytes that are neither are removed in the end: whatever ends (a blob, an upload, a part) queues the removal of its bytes.
 //! - Of bytes that a host is removing no upload begins.
+//! - An upload that is given up because its blob is banned or deleted may still put bytes. It is remembered until its host says
+//!   that it has ended, or until it counts as abandoned; then the bytes are removed once more, unless they are live or uploaded
+//!   by others.
 //!
 //! `schema.rs` has the tables and what an upload costs.
 
@@ -90,6 +93,12 @@ impl<C: SqlConn> Index<C> {
         self.state = Some(state);
         Ok(outcome)
     }
+
+    /// When [`Command::Sweep`] or [`Command::TakeRemoval`] has something to do next, in Unix seconds; 0 if that is now or after a
+    /// failure. It may be too early, never too late. From memory: a host sets its timer by it after every command that writes.
+    pub fn next_due(&self) -> Option<u64> {
+        self.state.as_ref().map_or(Some(0), State::next_due)
+    }
 }
 
 /// Whether a command writes nothing.
@@ -134,6 +143,7 @@ impl<C: SqlConn> Run<'_, C> {
             Command::SetPosition(seq) => self.set_position(seq),
             Command::TakeRemoval => self.take_removal(),
             Command::Removed(key) => self.removed(&key),
+            Command::RemovalFailed(key) => self.removal_failed(&key),
             Command::Sweep => self.sweep(),
             Command::Restart => self.restart(),
             Command::IsKnown(key) => self.is_known(&key),

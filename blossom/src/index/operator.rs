@@ -5,7 +5,7 @@ use relay_engine::types::EventId;
 
 use super::Run;
 use super::command::{BlobInfo, Outcome, ReportRow, SignedEvent, Totals};
-use super::sql::{all, bytes, exec, hex, n, one, parse_key, sha256, text};
+use super::sql::{all, bytes, exec, hex, key, n, one, parse_key, sha256, text};
 use crate::blob::Sha256;
 
 const BAN: &str = "INSERT INTO blossom_bans (sha256, reason, at) VALUES (?, ?, ?) \
@@ -16,7 +16,17 @@ const BANS: &str = "SELECT sha256, reason, at FROM blossom_bans ORDER BY at DESC
 const REPORT: &str = "INSERT INTO blossom_reports (row, sha256, reporter, event, category, content, at) \
                       VALUES (?, ?, ?, ?, ?, ?, ?)";
 const REPORTED: &str = "DELETE FROM blossom_reports WHERE sha256 = ? AND reporter = ?";
-const OLD_REPORTS: &str = "DELETE FROM blossom_reports WHERE row <= ?";
+const REPORTS_FURTHER: &str = "DELETE FROM blossom_reports WHERE row IN \
+                               (SELECT row FROM blossom_reports WHERE reporter = ? ORDER BY row DESC LIMIT -1 OFFSET ?)";
+const REPORTS_FURTHER_OF: &str = "DELETE FROM blossom_reports WHERE row IN \
+                                  (SELECT row FROM blossom_reports WHERE sha256 = ? ORDER BY row DESC LIMIT -1 OFFSET ?)";
+const COUNT_REPORTS: &str = "SELECT count(*) FROM blossom_reports";
+const BUSIEST: &str = "SELECT reporter, count(*) AS reports FROM blossom_reports GROUP BY reporter \
+                       ORDER BY reports DESC, min(row) LIMIT 1";
+const OLDEST_OF_BUSIEST: &str = "DELETE FROM blossom_reports WHERE row IN \
+                                 (SELECT row FROM blossom_reports WHERE reporter = ? ORDER BY row LIMIT ?)";
+const OLDEST: &str =
+    "DELETE FROM blossom_reports WHERE row IN (SELECT row FROM blossom_reports ORDER BY row LIMIT ?)";
 const LAST_REPORT: &str = "SELECT coalesce(max(row), 0) FROM blossom_reports";
 const REPORTS: &str = "SELECT sha256, category, reporter, event, content, at FROM blossom_reports \
                        ORDER BY row DESC LIMIT ?";
@@ -32,8 +42,10 @@ const OWNERS_FURTHER: &str = "WITH RECURSIVE o(owner) AS (SELECT coalesce(min(ow
                               WHERE o.owner > x'') SELECT count(*) FROM o WHERE o.owner > x'' AND NOT EXISTS \
                               (SELECT 1 FROM blossom_blobs AS b WHERE b.owner = o.owner)";
 
-/// Reports that are kept, the last ones.
+/// Reports that are kept. Keys are free, so of these many are not one's who has many keys.
 const REPORTS_KEPT: u64 = 10_000;
+/// Of them by one reporter, and of one blob: the last ones.
+const REPORTS_KEPT_OF: u64 = 100;
 /// Blobs that one report names.
 const REPORTED_MAX: usize = 100;
 /// Bytes of a reason and of what a report says; the rest is cut off.
@@ -61,13 +73,13 @@ fn report_row(row: &[SqlValue<'_>]) -> Result<ReportRow, StoreError> {
 }
 
 impl<C: SqlConn> Run<'_, C> {
-    /// Removes and refuses a blob. Uploads of it that are under way are refused when they finish. One row, and what
-    /// [`Run::remove_blob`] writes.
+    /// Removes and refuses a blob. One row, and what [`Run::remove_blob`] and [`Run::expel`] write.
     pub(super) fn ban(&mut self, sha256: &Sha256, reason: &str) -> Result<Outcome, StoreError> {
         exec(self.conn, BAN, &[(*sha256).into(), cut(reason, WORDS_MAX).into(), self.now.into()])?;
         if let Some(row) = self.blob(sha256)? {
             self.remove_blob(&row)?;
         }
+        self.expel(sha256)?;
         Ok(Outcome::Done)
     }
 
@@ -88,8 +100,9 @@ impl<C: SqlConn> Run<'_, C> {
         Ok(Outcome::Bans(bans))
     }
 
-    /// Two rows for each live blob that is reported, and as many for one that the new one replaces: the same reporter's of the
-    /// same blob, or the oldest if there are 10,000.
+    /// Three rows for each live blob that is reported, and as many for one that goes for it: the same reporter's of the same blob; the
+    /// oldest of a reporter or a blob that has 100; or of all 10,000 those of the busiest reporter, the oldest half. Counts them all
+    /// when they may be that many.
     pub(super) fn report(&mut self, event: &SignedEvent) -> Result<Outcome, StoreError> {
         let reporter = parse_key(&event.pubkey)?;
         let id = EventId::from_hex(event.id.as_bytes())
@@ -113,12 +126,32 @@ impl<C: SqlConn> Run<'_, C> {
                 self.now.into(),
             ];
             exec(self.conn, REPORT, &params)?;
+            exec(self.conn, REPORTS_FURTHER_OF, &[sha256.into(), REPORTS_KEPT_OF.into()])?;
             outcome = Outcome::Done;
+            self.state.reports_room = self.state.reports_room.saturating_sub(1);
         }
-        if outcome == Outcome::Done && last > REPORTS_KEPT {
-            exec(self.conn, OLD_REPORTS, &[(last - REPORTS_KEPT).into()])?;
+        if outcome == Outcome::Done {
+            exec(self.conn, REPORTS_FURTHER, &[reporter.into(), REPORTS_KEPT_OF.into()])?;
+            self.make_room_for_reports()?;
         }
         Ok(outcome)
+    }
+
+    fn make_room_for_reports(&mut self) -> Result<(), StoreError> {
+        while self.state.reports_room == 0 {
+            let count = one(self.conn, COUNT_REPORTS, &[], |row| n(row, 0))?.unwrap_or(0);
+            if count <= REPORTS_KEPT {
+                self.state.reports_room = REPORTS_KEPT - count + 1;
+                break;
+            }
+            match one(self.conn, BUSIEST, &[], |row| Ok((key(row, 0)?, n(row, 1)?)))? {
+                Some((busiest, reports)) if reports > 1 => {
+                    exec(self.conn, OLDEST_OF_BUSIEST, &[busiest.into(), (reports / 2).into()])?;
+                }
+                _ => exec(self.conn, OLDEST, &[REPORTS_KEPT_OF.into()])?,
+            }
+        }
+        Ok(())
     }
 
     /// Reads what it returns.
@@ -154,10 +187,10 @@ impl<C: SqlConn> Run<'_, C> {
             blobs: self.state.totals.blobs,
             bytes: self.state.totals.bytes,
             owners: count(OWNERS)? + count(OWNERS_FURTHER)?,
-            uploads: self.state.uploads.len() as u64,
+            uploads: self.state.uploads.values().filter(|upload| !upload.is_given_up).count() as u64,
             removals: count("SELECT count(*) FROM blossom_removals")?,
             bans: count("SELECT count(*) FROM blossom_bans")?,
-            reports: count("SELECT count(*) FROM blossom_reports")?,
+            reports: count(COUNT_REPORTS)?,
         }))
     }
 }

@@ -34,7 +34,7 @@ impl State {
         }
     }
 
-    fn disown(&mut self, owner: &PubKey, size: u64) {
+    pub(super) fn disown(&mut self, owner: &PubKey, size: u64) {
         if let Some(bytes) = self.owned.get_mut(owner) {
             *bytes = bytes.saturating_sub(size);
         }
@@ -48,12 +48,14 @@ impl<C: SqlConn> Run<'_, C> {
         Ok(row.owner == *owner || has(self.conn, HAS, &params)?)
     }
 
-    /// Somebody has uploaded a live blob, and owns it from now on, with its thumbnail. Two rows if they did not before.
+    /// Somebody has uploaded a live blob, and owns it from now on, with its thumbnail. Two rows if they did not before. Who has owned
+    /// it before may tell its type if that is unknown.
     pub(super) fn add_owner(
         &mut self,
         row: &mut BlobRow,
         owner: PubKey,
         keep: Keep,
+        mime: &str,
     ) -> Result<(), StoreError> {
         let (uploaded, sha256) = (row.blob.uploaded, row.blob.sha256);
         if !self.is_owner(row, &owner)? {
@@ -62,22 +64,28 @@ impl<C: SqlConn> Run<'_, C> {
             exec(self.conn, INSERT, &params)?;
             self.state.own(&owner, row.blob.size);
             self.own_thumbnail(row, owner, keep)?;
-        } else if self.state.leaving.contains_key(&owner) {
-            // What they upload after a request to vanish is theirs again.
-            exec(self.conn, RENEW_FIRST, &[self.now.into(), sha256.into(), owner.into()])?;
-            exec(self.conn, RENEW, &[self.now.into(), owner.into(), uploaded.into(), sha256.into()])?;
+        } else {
+            if self.state.leaving.contains_key(&owner) {
+                // What they upload after a request to vanish is theirs again.
+                exec(self.conn, RENEW_FIRST, &[self.now.into(), sha256.into(), owner.into()])?;
+                exec(self.conn, RENEW, &[self.now.into(), owner.into(), uploaded.into(), sha256.into()])?;
+            }
+            self.learn_mime(row, mime)?;
         }
         self.keep(row, keep)
     }
 
     /// One of its owners lets a blob go; with the last one it ends. Two rows for a further owner, four for the one in the row
-    /// of the blob, and those of its thumbnail, else as [`Run::remove_blob`].
+    /// of the blob, and those of its thumbnail, else as [`Run::remove_blob`] and [`Run::expel`].
     pub(super) fn let_go(&mut self, row: &BlobRow, owner: &PubKey) -> Result<(), StoreError> {
         let (uploaded, sha256) = (row.blob.uploaded, row.blob.sha256);
         let mut leaves = *owner;
         if row.owner == *owner {
             let next = one(self.conn, NEXT, &[sha256.into()], |row| Ok((key(row, 0)?, n(row, 1)?)))?;
-            let Some((next, since)) = next else { return self.remove_blob(row) };
+            let Some((next, since)) = next else {
+                self.remove_blob(row)?;
+                return self.expel(&sha256);
+            };
             exec(self.conn, PROMOTE, &[next.into(), since.into(), sha256.into()])?;
             leaves = next;
         }
@@ -90,9 +98,17 @@ impl<C: SqlConn> Run<'_, C> {
     /// An owner lets a blob go, or an operator removes it.
     pub(super) fn delete(&mut self, sha256: &Sha256, owner: Option<&str>) -> Result<Outcome, StoreError> {
         let owner = owner.map(parse_key).transpose()?;
-        let Some(row) = self.blob(sha256)? else { return Ok(Outcome::Missing) };
+        let Some(row) = self.blob(sha256)? else {
+            if owner.is_none() {
+                self.expel(sha256)?;
+            }
+            return Ok(Outcome::Missing);
+        };
         match owner {
-            None => self.remove_blob(&row)?,
+            None => {
+                self.remove_blob(&row)?;
+                self.expel(sha256)?;
+            }
             Some(owner) if self.is_owner(&row, &owner)? => self.let_go(&row, &owner)?,
             Some(_) => return Ok(Outcome::Refused(Refusal::NotOwner)),
         }

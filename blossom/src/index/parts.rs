@@ -21,6 +21,10 @@ const EXTEND: &str = "UPDATE blossom_uploads SET abandoned_at = ? WHERE id = ?";
 
 /// Most parts of an owner.
 const PARTS_MAX: usize = 10_000;
+/// Most uploads in parts of an owner.
+const UPLOADS_IN_PARTS_MAX: usize = 16;
+/// Seconds after the first part at which an upload counts as abandoned, however many parts come.
+const LASTS_SECONDS: u64 = 24 * 3_600;
 /// After as many seconds whoever joins parts has died.
 const JOIN_SECONDS: u64 = 900;
 /// Joins of an upload that may fail: the bytes do not have the hash, or the store is broken.
@@ -55,6 +59,25 @@ impl Parts {
         self.failed >= JOINS_MAX
     }
 
+    /// Bytes of all parts, also of those under way.
+    pub(super) fn bytes(&self) -> u64 {
+        self.rows.values().fold(0, |sum, part| sum.saturating_add(part.length))
+    }
+
+    /// Whether stored parts have all bytes of this one.
+    fn have(&self, part: PartHead) -> bool {
+        let mut stored: Vec<(u64, u64)> = self
+            .rows
+            .values()
+            .filter(|row| row.is_stored)
+            .map(|row| (row.start, row.start + row.length))
+            .collect();
+        stored.sort_unstable();
+        let reached =
+            stored.iter().fold(part.offset, |at, (start, end)| if *start <= at { at.max(*end) } else { at });
+        part.length > 0 && reached >= part.offset + part.length
+    }
+
     /// What is to be taken of which part to have all of a blob, if stored parts cover it.
     fn cover(&self, sha256: &Sha256, size: u64) -> Option<Vec<Part>> {
         let mut stored: Vec<(u64, u64, u64)> = self
@@ -86,7 +109,8 @@ impl Parts {
 }
 
 impl<C: SqlConn> Run<'_, C> {
-    /// A part comes. One row, for the first part two; and one a minute to keep the upload.
+    /// A part comes. One row, for the first part two, none if it need not come; and one a minute to keep the upload. Looks through
+    /// the owner's parts, which are in memory.
     pub(super) fn begin_part(&mut self, wanted: &Wanted, part: PartHead) -> Result<Outcome, StoreError> {
         let owner = parse_key(&wanted.owner)?;
         let Some(sha256) = wanted.sha256 else {
@@ -98,10 +122,14 @@ impl<C: SqlConn> Run<'_, C> {
         let found = self.upload_in_parts(&owner, &sha256);
         let other_length = found.filter(|(_, size)| *size != wanted.size).is_some();
         let found = found.map(|(id, _)| id);
-        match self.judge(&owner, Some(&sha256), wanted.size, wanted.quotas(), found)? {
+        let parts = found.and_then(|id| self.state.uploads.get(&id)?.parts.as_ref());
+        let has_it = parts.is_some_and(|parts| parts.have(part));
+        let bytes = parts.map_or(0, Parts::bytes).saturating_add(if has_it { 0 } else { part.length });
+        match self.judge(&owner, Some(&sha256), bytes.min(wanted.size), wanted.quotas(), found)? {
             Verdict::Exists(mut row) => {
                 found.map_or(Ok(()), |id| self.give_up(id))?;
-                self.add_owner(&mut row, owner, wanted.keep())?;
+                let keep = wanted.keep(&row, self.now);
+                self.add_owner(&mut row, owner, keep, &wanted.mime)?;
                 return Ok(Outcome::Exists(row.blob));
             }
             Verdict::Busy => return Ok(Outcome::Busy),
@@ -109,16 +137,23 @@ impl<C: SqlConn> Run<'_, C> {
                 found.map_or(Ok(()), |id| self.give_up(id))?;
                 return Ok(Outcome::Refused(Refusal::Banned));
             }
-            // What the upload needs it has reserved when it began.
-            Verdict::Refused(refusal) if found.is_none() => return Ok(Outcome::Refused(refusal)),
-            Verdict::Refused(_) | Verdict::Free => {}
+            // What it has stored it has reserved.
+            Verdict::Refused(_) if has_it => {}
+            Verdict::Refused(refusal) => return Ok(Outcome::Refused(refusal)),
+            Verdict::Free => {}
         }
         if other_length {
             return Ok(Outcome::Refused(Refusal::OtherLength));
         }
+        if let (Some(id), true) = (found, has_it) {
+            self.extend(id, wanted.abandoned_at)?;
+            return Ok(self.joins(id));
+        }
         let of_owner = self.state.uploads.values().filter(|upload| upload.owner == owner);
-        let parts: usize = of_owner.filter_map(|upload| Some(upload.parts.as_ref()?.rows.len())).sum();
-        if parts >= PARTS_MAX {
+        let rows: Vec<usize> =
+            of_owner.filter_map(|upload| Some(upload.parts.as_ref()?.rows.len())).collect();
+        let is_one_more = found.is_none() && rows.len() >= UPLOADS_IN_PARTS_MAX;
+        if is_one_more || rows.iter().sum::<usize>() >= PARTS_MAX || bytes > wanted.size.saturating_mul(2) {
             return Ok(Outcome::Refused(Refusal::TooMany));
         }
         let upload = match found {
@@ -147,7 +182,8 @@ impl<C: SqlConn> Run<'_, C> {
 
     fn extend(&mut self, id: u64, abandoned_at: u64) -> Result<u64, StoreError> {
         if let Some(upload) = self.state.uploads.get_mut(&id) {
-            upload.abandoned_at = upload.abandoned_at.max(abandoned_at);
+            let last = upload.began_at.saturating_add(LASTS_SECONDS);
+            upload.abandoned_at = upload.abandoned_at.max(abandoned_at.min(last));
             if upload.abandoned_at >= upload.abandoned_at_stored.saturating_add(EXTEND_SECONDS) {
                 exec(self.conn, EXTEND, &[upload.abandoned_at.into(), id.into()])?;
                 upload.abandoned_at_stored = upload.abandoned_at;
@@ -158,25 +194,34 @@ impl<C: SqlConn> Run<'_, C> {
 
     /// A part is stored. One row. Looks through the parts of its upload, which are in memory.
     pub(super) fn finish_part(&mut self, upload: u64, key: &Key) -> Result<Outcome, StoreError> {
-        let (conn, now) = (self.conn, self.now);
+        let conn = self.conn;
         let Some((id, row)) = self.part(upload, key) else { return self.is_late(key) };
         exec(conn, STORED, &[id.into()])?;
-        let (Some(sha256), Some(parts)) = (row.sha256, row.parts.as_mut()) else {
-            return Ok(Outcome::Accepted);
-        };
-        if let Some(part) = parts.rows.get_mut(&id) {
+        if let Some(part) = row.parts.as_mut().and_then(|parts| parts.rows.get_mut(&id)) {
             part.is_stored = true;
         }
+        Ok(self.joins(upload))
+    }
+
+    /// [`Outcome::Complete`] if stored parts cover the blob and nobody joins them, otherwise [`Outcome::Accepted`].
+    fn joins(&mut self, upload: u64) -> Outcome {
+        let now = self.now;
+        let row = self.state.uploads.get_mut(&upload);
+        let Some((sha256, size, parts)) =
+            row.and_then(|row| Some((row.sha256?, row.size, row.parts.as_mut()?)))
+        else {
+            return Outcome::Accepted;
+        };
         if parts.joining_until().is_some_and(|until| now < until) {
-            return Ok(Outcome::Accepted);
+            return Outcome::Accepted;
         }
-        Ok(match parts.cover(&sha256, row.size) {
+        match parts.cover(&sha256, size) {
             Some(cover) => {
                 parts.joining = Some(now);
-                Outcome::Complete { key: sha256.to_string(), parts: cover }
+                Outcome::Complete { upload, key: sha256.to_string(), parts: cover }
             }
             None => Outcome::Accepted,
-        })
+        }
     }
 
     /// A part has failed. Two rows; four if its upload has no other.
@@ -238,6 +283,7 @@ impl<C: SqlConn> Run<'_, C> {
         let range = [(*first).into(), (*last).into(), upload.into()];
         let mut params = vec![prefix(sha256).as_str().into()];
         params.extend(range.clone());
+        self.state.is_removal_due = true;
         exec(self.conn, QUEUE_ALL, &params)?;
         exec(self.conn, DELETE_ALL, &range)
     }

@@ -40,6 +40,7 @@ impl<C: SqlConn> Run<'_, C> {
 
     /// Bytes are removed; again if they are being removed, for they may have come after that. One row.
     pub(super) fn queue(&mut self, key: &str) -> Result<(), StoreError> {
+        self.state.is_removal_due = true;
         match self.state.taken.get_mut(key) {
             Some(taken) if taken.is_again => Ok(()),
             Some(taken) => {
@@ -66,6 +67,7 @@ impl<C: SqlConn> Run<'_, C> {
                 keys.into_iter().find(|key| !self.state.taken.contains_key(key))
             }
         };
+        self.state.is_removal_due = key.is_some();
         if let Some(key) = &key {
             let at = self.now.max(1);
             if is_hash(key) {
@@ -81,6 +83,16 @@ impl<C: SqlConn> Run<'_, C> {
         // What nobody has taken is not done, whoever says so.
         if let Some(taken) = self.state.taken.remove(key) {
             exec(self.conn, if taken.is_again { REQUEUE } else { DELETE }, &[key.into()])?;
+            self.state.is_removal_due |= taken.is_again;
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Bytes could not be removed. One row.
+    pub(super) fn removal_failed(&mut self, key: &str) -> Result<Outcome, StoreError> {
+        if self.state.taken.remove(key).is_some() {
+            self.state.is_removal_due = true;
+            exec(self.conn, REQUEUE, &[key.into()])?;
         }
         Ok(Outcome::Done)
     }
@@ -88,6 +100,7 @@ impl<C: SqlConn> Run<'_, C> {
     /// The process that all uploads and removals belonged to is gone. As many rows as they were.
     pub(super) fn restart(&mut self) -> Result<Outcome, StoreError> {
         exec(self.conn, REQUEUE_ALL, &[])?;
+        self.state.is_removal_due |= !self.state.taken.is_empty();
         self.state.taken.clear();
         let ids: Vec<u64> = self.state.uploads.keys().copied().collect();
         for id in ids {
@@ -102,7 +115,9 @@ impl<C: SqlConn> Run<'_, C> {
     /// Whether bytes belong to a blob, an upload, a part or a removal that waits. A few reads.
     pub(super) fn is_known(&mut self, key: &Key) -> Result<Outcome, StoreError> {
         let is_known = if let Ok(sha256) = key.parse::<Sha256>() {
-            self.state.is_pending(&sha256) || self.blob(&sha256)?.is_some()
+            // Those of an upload that is given up are removed when it ends.
+            let mut uploads = self.state.uploads.values();
+            uploads.any(|upload| upload.sha256 == Some(sha256)) || self.blob(&sha256)?.is_some()
         } else {
             let mut uploads = self.state.uploads.iter();
             uploads.any(|(id, upload)| {

@@ -13,6 +13,7 @@
 //! blossom_bans      sha256 PRIMARY KEY, reason, at          operator.rs
 //! blossom_reports   row INTEGER PRIMARY KEY, ...            the last ones: operator.rs
 //!                   unique index (sha256, reporter)
+//!                   index (reporter)
 //! blossom_events    PRIMARY KEY (event, sha256), author     what kind 1063 describes: events.rs
 //!                   index (sha256, author)
 //! blossom_thumbnails PRIMARY KEY (thumbnail, picture)       smaller pictures: thumbnails.rs
@@ -32,7 +33,7 @@ const SCHEMA: u64 = 1;
 /// Databases of the first days have no such table.
 const THUMBNAILS: &str = "CREATE TABLE IF NOT EXISTS blossom_thumbnails (thumbnail BLOB NOT NULL, picture BLOB NOT NULL, \
                           PRIMARY KEY (thumbnail, picture)) WITHOUT ROWID";
-const CREATE: [&str; 17] = [
+const CREATE: [&str; 18] = [
     "CREATE TABLE IF NOT EXISTS blossom_meta (name BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS blossom_blobs (sha256 BLOB PRIMARY KEY, owner BLOB NOT NULL, \
      since INTEGER NOT NULL, uploaded INTEGER NOT NULL, size INTEGER NOT NULL, mime BLOB NOT NULL, \
@@ -46,7 +47,7 @@ const CREATE: [&str; 17] = [
     "CREATE INDEX IF NOT EXISTS blossom_owners_sha256 ON blossom_owners (sha256)",
     "CREATE TABLE IF NOT EXISTS blossom_uploads (id INTEGER PRIMARY KEY, owner BLOB NOT NULL, \
      sha256 BLOB NOT NULL, size INTEGER NOT NULL, key_max INTEGER NOT NULL, total_max INTEGER NOT NULL, \
-     abandoned_at INTEGER NOT NULL, expires_at INTEGER NOT NULL, unused INTEGER NOT NULL, flags INTEGER NOT NULL)",
+     abandoned_at INTEGER NOT NULL, began_at INTEGER NOT NULL, expires_at INTEGER NOT NULL, unused INTEGER NOT NULL, flags INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS blossom_parts (id INTEGER PRIMARY KEY, upload INTEGER NOT NULL, \
      start INTEGER NOT NULL, length INTEGER NOT NULL, stored INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS blossom_removals (key BLOB PRIMARY KEY, taken_at INTEGER NOT NULL, \
@@ -56,6 +57,7 @@ const CREATE: [&str; 17] = [
     "CREATE TABLE IF NOT EXISTS blossom_reports (row INTEGER PRIMARY KEY, sha256 BLOB NOT NULL, \
      reporter BLOB NOT NULL, event BLOB NOT NULL, category BLOB NOT NULL, content BLOB NOT NULL, at INTEGER NOT NULL)",
     "CREATE UNIQUE INDEX IF NOT EXISTS blossom_reports_once ON blossom_reports (sha256, reporter)",
+    "CREATE INDEX IF NOT EXISTS blossom_reports_reporter ON blossom_reports (reporter)",
     "CREATE TABLE IF NOT EXISTS blossom_events (event BLOB NOT NULL, sha256 BLOB NOT NULL, \
      author BLOB NOT NULL, PRIMARY KEY (event, sha256)) WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS blossom_events_sha256 ON blossom_events (sha256, author)",

@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::blobs::Keep;
 use super::command::Key;
+use super::removals::TAKEN_SECONDS;
 use super::schema::{get_meta, put_meta};
-use super::sql::{all, bytes, key, n, sha256, some, text};
+use super::sql::{all, bytes, has, key, n, one, sha256, some, text};
+use super::sweep::{NEXT_END, abandoned_at};
 use crate::blob::Sha256;
 
 /// Numbers of uploads and parts that one row reserves. None is given twice, so what comes late for one that has ended meets
@@ -27,6 +29,12 @@ pub(super) struct State {
     pub(super) is_totals_due: bool,
     /// Bytes of blobs of owners, as far as they have been asked for.
     pub(super) owned: HashMap<PubKey, u64>,
+    /// Whether removals may wait that nobody has taken.
+    pub(super) is_removal_due: bool,
+    /// No blob ends before.
+    pub(super) next_end: Option<u64>,
+    /// Reports that may come before all are counted.
+    pub(super) reports_room: u64,
     /// Authors whose blobs are being let go, and until which time they have to be theirs for that.
     pub(super) leaving: BTreeMap<PubKey, u64>,
     ids_next: u64,
@@ -45,16 +53,20 @@ pub(super) struct Sums {
 pub(super) struct Upload {
     pub(super) owner: PubKey,
     pub(super) sha256: Option<Sha256>,
-    /// Bytes that count for quotas.
+    /// Bytes, as far as they are known.
     pub(super) size: u64,
     pub(super) key_max: Option<u64>,
     pub(super) total_max: Option<u64>,
     pub(super) abandoned_at: u64,
+    /// When it began.
+    pub(super) began_at: u64,
     /// `abandoned_at` as it is in the table, which lags behind while parts come.
     pub(super) abandoned_at_stored: u64,
     pub(super) keep: Keep,
     /// Its hash was not known when it began, so its bytes may be in `staged/`.
     pub(super) is_staged: bool,
+    /// Its blob was banned or deleted. It is kept only because its host may still put bytes.
+    pub(super) is_given_up: bool,
     pub(super) parts: Option<Parts>,
 }
 
@@ -86,11 +98,20 @@ pub(super) struct Taken {
 
 const FLAG_STAGED: u64 = 1;
 const FLAG_PARTS: u64 = 2;
+pub(super) const FLAG_GIVEN_UP: u64 = 4;
 
 impl Upload {
     /// As it is in the table.
     pub(super) fn flags(&self) -> u64 {
-        (if self.is_staged { FLAG_STAGED } else { 0 }) | (if self.parts.is_some() { FLAG_PARTS } else { 0 })
+        [(self.is_staged, FLAG_STAGED), (self.parts.is_some(), FLAG_PARTS), (self.is_given_up, FLAG_GIVEN_UP)]
+            .into_iter()
+            .filter_map(|(is_set, flag)| is_set.then_some(flag))
+            .sum()
+    }
+
+    /// Bytes that count for quotas: of an upload in parts those of its parts, at most the whole.
+    pub(super) fn reserved(&self) -> u64 {
+        self.parts.as_ref().map_or(self.size, |parts| parts.bytes().min(self.size))
     }
 }
 
@@ -101,7 +122,7 @@ impl State {
         let mut state = State { ids_next: ids, ids_end: ids, ..State::default() };
         state.totals = get_meta(conn, "totals")?.unwrap_or_default();
         let uploads = "SELECT id, owner, sha256, size, key_max, total_max, abandoned_at, flags, \
-                       expires_at, unused FROM blossom_uploads";
+                       expires_at, unused, began_at FROM blossom_uploads";
         state.uploads = all(conn, uploads, &[], |row| {
             let flags = n(row, 7)?;
             let upload = Upload {
@@ -113,8 +134,10 @@ impl State {
                 abandoned_at: n(row, 6)?,
                 abandoned_at_stored: n(row, 6)?,
                 keep: Keep { expires_at: some(row, 8)?, unused: some(row, 9)? },
+                began_at: n(row, 10)?,
                 is_staged: flags & FLAG_STAGED != 0,
-                parts: (flags & FLAG_PARTS != 0).then(Parts::default),
+                is_given_up: flags & FLAG_GIVEN_UP != 0,
+                parts: (flags & FLAG_PARTS != 0 && flags & FLAG_GIVEN_UP == 0).then(Parts::default),
             };
             Ok((n(row, 0)?, upload))
         })?
@@ -136,6 +159,8 @@ impl State {
         })?
         .into_iter()
         .collect();
+        state.is_removal_due = has(conn, "SELECT 1 FROM blossom_removals WHERE taken_at = 0 LIMIT 1", &[])?;
+        state.next_end = one(conn, NEXT_END, &[], |row| n(row, 0))?;
         let leaving = "SELECT owner, until FROM blossom_leaving";
         state.leaving = all(conn, leaving, &[], |row| Ok((key(row, 0)?, n(row, 1)?)))?.into_iter().collect();
         Ok(state)
@@ -151,8 +176,18 @@ impl State {
         Ok(self.ids_next - 1)
     }
 
-    /// Whether an upload of these bytes is under way, and may have stored them.
+    /// Whether an upload of these bytes is under way, and may have stored them. Not one that is given up.
     pub(super) fn is_pending(&self, sha256: &Sha256) -> bool {
-        self.uploads.values().any(|upload| upload.sha256.as_ref() == Some(sha256))
+        self.uploads.values().any(|upload| !upload.is_given_up && upload.sha256.as_ref() == Some(sha256))
+    }
+
+    /// See [`super::Index::next_due`].
+    pub(super) fn next_due(&self) -> Option<u64> {
+        if self.is_removal_due || !self.leaving.is_empty() {
+            return Some(0);
+        }
+        let uploads = self.uploads.values().map(abandoned_at);
+        let taken = self.taken.values().map(|taken| taken.at + TAKEN_SECONDS);
+        uploads.chain(taken).chain(self.next_end).min()
     }
 }

@@ -12,13 +12,14 @@ use super::state::Upload;
 
 const ENDED: &str =
     select!("FROM blossom_blobs AS b WHERE b.ends_at > 0 AND b.ends_at <= ? ORDER BY b.ends_at LIMIT ?");
-const NEXT_END: &str = "SELECT ends_at FROM blossom_blobs WHERE ends_at > 0 ORDER BY ends_at LIMIT 1";
+pub(super) const NEXT_END: &str =
+    "SELECT ends_at FROM blossom_blobs WHERE ends_at > 0 ORDER BY ends_at LIMIT 1";
 
 /// Blobs that one sweep removes, and uploads that it ends.
 const SWEPT_MAX: usize = 200;
 
 /// When an upload counts as abandoned. Not while its parts are being joined.
-fn abandoned_at(upload: &Upload) -> u64 {
+pub(super) fn abandoned_at(upload: &Upload) -> u64 {
     let joining = upload.parts.as_ref().and_then(|parts| parts.joining_until());
     upload.abandoned_at.max(joining.unwrap_or(0))
 }
@@ -29,6 +30,7 @@ impl<C: SqlConn> Run<'_, C> {
         let ended = all(self.conn, ENDED, &[self.now.into(), (SWEPT_MAX as u64).into()], BlobRow::read)?;
         for row in &ended {
             self.remove_blob(row)?;
+            self.free(&row.blob.sha256)?;
         }
         let uploads = self.state.uploads.iter().filter(|(_, upload)| abandoned_at(upload) <= self.now);
         let uploads: Vec<u64> = uploads.map(|(id, _)| *id).take(SWEPT_MAX).collect();
@@ -46,9 +48,9 @@ impl<C: SqlConn> Run<'_, C> {
         if is_more {
             return Ok(Outcome::Swept(Some(self.now)));
         }
-        let end = one(self.conn, NEXT_END, &[], |row| n(row, 0))?;
+        self.state.next_end = one(self.conn, NEXT_END, &[], |row| n(row, 0))?;
         let uploads = self.state.uploads.values().map(abandoned_at);
         let taken = self.state.taken.values().map(|taken| taken.at + TAKEN_SECONDS);
-        Ok(Outcome::Swept(end.into_iter().chain(uploads).chain(taken).min()))
+        Ok(Outcome::Swept(self.state.next_end.into_iter().chain(uploads).chain(taken).min()))
     }
 }

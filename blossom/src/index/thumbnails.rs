@@ -27,7 +27,8 @@ impl<C: SqlConn> Run<'_, C> {
         keep: Keep,
     ) -> Result<bool, StoreError> {
         let Some(mut row) = self.blob(thumbnail)? else { return Ok(false) };
-        self.add_owner(&mut row, owner, keep)?;
+        let mime = row.blob.mime.clone();
+        self.add_owner(&mut row, owner, keep, &mime)?;
         exec(self.conn, LINK, &[(*thumbnail).into(), (*picture).into()])?;
         Ok(true)
     }
@@ -41,7 +42,8 @@ impl<C: SqlConn> Run<'_, C> {
     ) -> Result<(), StoreError> {
         let Some(thumbnail) = picture.thumbnail() else { return Ok(()) };
         let Some(mut row) = self.blob(&thumbnail)? else { return Ok(()) };
-        self.add_owner(&mut row, owner, keep)
+        let mime = row.blob.mime.clone();
+        self.add_owner(&mut row, owner, keep, &mime)
     }
 
     /// An owner has let a picture go. Reads the other pictures with the same thumbnail.

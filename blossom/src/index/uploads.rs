@@ -9,10 +9,12 @@ use super::command::{Commit, Key, Outcome, Refusal, Wanted};
 use super::sql::{exec, has, parse_key};
 use super::state::{Parts, Upload};
 use crate::blob::Sha256;
+use crate::mime::{UNKNOWN, retention};
 
-const INSERT: &str = "INSERT INTO blossom_uploads (id, owner, sha256, size, key_max, total_max, abandoned_at, expires_at, \
-                      unused, flags) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+const INSERT: &str = "INSERT INTO blossom_uploads (id, owner, sha256, size, key_max, total_max, abandoned_at, began_at, \
+                      expires_at, unused, flags) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 const LEARN: &str = "UPDATE blossom_uploads SET sha256 = ?, size = ? WHERE id = ?";
+const GIVE_UP: &str = "UPDATE blossom_uploads SET size = 0, flags = ? WHERE id = ?";
 const DELETE: &str = "DELETE FROM blossom_uploads WHERE id = ?";
 const IS_BANNED: &str = "SELECT 1 FROM blossom_bans WHERE sha256 = ?";
 
@@ -45,8 +47,22 @@ impl Wanted {
         Quotas { key_max: self.key_bytes_max, total_max: self.total_bytes_max }
     }
 
-    pub(super) fn keep(&self) -> Keep {
-        Keep::new(self.expires_at, self.unused_seconds)
+    /// How long a blob that is here already is kept from now on.
+    pub(super) fn keep(&self, row: &BlobRow, now: u64) -> Keep {
+        if self.retention.is_empty() {
+            return Keep::new(self.expires_at, self.unused_seconds);
+        }
+        retention(&self.retention, &row.blob.mime, row.blob.size).map_or_else(Keep::default, |rule| {
+            Keep::new(rule.age_seconds.map(|age| now.saturating_add(age)), rule.unused_seconds)
+        })
+    }
+
+    /// The same where its type is known only when the bytes have come: with rules it is not kept any longer.
+    fn keep_later(&self) -> Keep {
+        match self.retention.is_empty() {
+            true => Keep::new(self.expires_at, self.unused_seconds),
+            false => Keep::NO_LONGER,
+        }
     }
 }
 
@@ -109,7 +125,7 @@ impl<C: SqlConn> Run<'_, C> {
             let uploads = self.state.uploads.iter();
             let uploads = uploads.filter(|(id, upload)| Some(**id) != own && !is_same(upload));
             let uploads = uploads.filter(|(_, upload)| owner.is_none_or(|owner| upload.owner == *owner));
-            uploads.fold(size, |sum, (_, upload)| sum.saturating_add(upload.size))
+            uploads.fold(size, |sum, (_, upload)| sum.saturating_add(upload.reserved()))
         };
         if let Some(max) = quotas.total_max
             && reserved(None).saturating_add(self.state.totals.bytes) > max
@@ -141,7 +157,8 @@ impl<C: SqlConn> Run<'_, C> {
         let owner = parse_key(&wanted.owner)?;
         match self.judge(&owner, wanted.sha256.as_ref(), wanted.size, wanted.quotas(), None)? {
             Verdict::Exists(mut row) => {
-                self.add_owner(&mut row, owner, wanted.keep())?;
+                let keep = wanted.keep(&row, self.now);
+                self.add_owner(&mut row, owner, keep, &wanted.mime)?;
                 Ok(Outcome::Exists(row.blob))
             }
             Verdict::Busy => Ok(Outcome::Busy),
@@ -170,8 +187,10 @@ impl<C: SqlConn> Run<'_, C> {
             total_max: wanted.total_bytes_max,
             abandoned_at: wanted.abandoned_at,
             abandoned_at_stored: wanted.abandoned_at,
-            keep: wanted.keep(),
+            began_at: self.now,
+            keep: wanted.keep_later(),
             is_staged: wanted.sha256.is_none(),
+            is_given_up: false,
             parts,
         };
         let plus_one = |max: Option<u64>| max.map_or(0, |max| max.saturating_add(1));
@@ -183,6 +202,7 @@ impl<C: SqlConn> Run<'_, C> {
             plus_one(upload.key_max).into(),
             plus_one(upload.total_max).into(),
             upload.abandoned_at.into(),
+            upload.began_at.into(),
             upload.keep.expires_at.unwrap_or(0).into(),
             upload.keep.unused.unwrap_or(0).into(),
             upload.flags().into(),
@@ -201,18 +221,18 @@ impl<C: SqlConn> Run<'_, C> {
             self.queue(&staged_key(id))?;
             return Ok(Outcome::Refused(Refusal::Gone));
         };
-        if upload.sha256 == Some(sha256) {
+        if upload.sha256 == Some(sha256) && !upload.is_given_up {
             return Ok(Outcome::Begun { upload: id, key: sha256.to_string() });
         }
         if upload.sha256.is_some() {
             self.give_up(id)?;
-            return Ok(Outcome::Refused(Refusal::Gone));
+            return self.too_late(&sha256);
         }
         let (owner, keep, quotas) = (upload.owner, upload.keep, upload.quotas());
         match self.judge(&owner, Some(&sha256), size, quotas, Some(id))? {
             Verdict::Exists(mut row) => {
                 self.give_up(id)?;
-                self.add_owner(&mut row, owner, keep)?;
+                self.add_owner(&mut row, owner, keep, UNKNOWN)?;
                 Ok(Outcome::Exists(row.blob))
             }
             Verdict::Busy => Ok(Outcome::Busy),
@@ -236,11 +256,12 @@ impl<C: SqlConn> Run<'_, C> {
     pub(super) fn finish(&mut self, commit: Commit) -> Result<Outcome, StoreError> {
         let sha256 = commit.sha256;
         let upload = self.state.uploads.get(&commit.upload);
-        let Some(upload) = upload.filter(|upload| upload.sha256 == Some(sha256)).cloned() else {
+        let is_it = |upload: &&Upload| upload.sha256 == Some(sha256) && !upload.is_given_up;
+        let Some(upload) = upload.filter(is_it).cloned() else {
             // Too late: whatever has removed the upload may have removed the bytes before they came.
             self.give_up(commit.upload)?;
             self.free(&sha256)?;
-            return Ok(Outcome::Refused(Refusal::Gone));
+            return self.too_late(&sha256);
         };
         let own = Some(commit.upload);
         let refusal = if self.is_banned(&sha256)? {
@@ -257,10 +278,14 @@ impl<C: SqlConn> Run<'_, C> {
         }
         if let Some(mut row) = self.blob(&sha256)? {
             let keep = Keep::new(commit.expires_at, commit.unused_seconds);
-            self.add_owner(&mut row, upload.owner, keep)?;
+            self.add_owner(&mut row, upload.owner, keep, &commit.mime)?;
             return Ok(Outcome::Exists(row.blob));
         }
         Ok(Outcome::Stored(self.insert_blob(upload.owner, commit)?))
+    }
+
+    fn too_late(&self, sha256: &Sha256) -> Result<Outcome, StoreError> {
+        Ok(Outcome::Refused(if self.is_banned(sha256)? { Refusal::Banned } else { Refusal::Gone }))
     }
 
     /// An upload has failed, or the joining of its parts. Two rows.
@@ -279,6 +304,24 @@ impl<C: SqlConn> Run<'_, C> {
             self.queue(&staged_key(id))?;
         }
         upload.sha256.map_or(Ok(()), |sha256| self.free(&sha256))
+    }
+
+    /// A blob is banned or its last owner has let it go: uploads of it are given up, and what the store has of it is removed. One
+    /// row for the bytes and one for each upload, and two for each part.
+    pub(super) fn expel(&mut self, sha256: &Sha256) -> Result<(), StoreError> {
+        let uploads = self.state.uploads.iter();
+        let is_it = |upload: &Upload| upload.sha256.as_ref() == Some(sha256) && !upload.is_given_up;
+        let ids: Vec<u64> = uploads.filter(|(_, upload)| is_it(upload)).map(|(id, _)| *id).collect();
+        for id in ids {
+            let Some(upload) = self.state.uploads.get_mut(&id) else { continue };
+            (upload.is_given_up, upload.size) = (true, 0);
+            let parts = upload.parts.take();
+            exec(self.conn, GIVE_UP, &[upload.flags().into(), id.into()])?;
+            if let Some(parts) = parts {
+                self.remove_parts(id, sha256, &parts)?;
+            }
+        }
+        self.free(sha256)
     }
 
     /// An upload ends, and its parts are removed. One row, and two for each part.

@@ -98,7 +98,9 @@ fn limits(context: &Context<'_>) -> Vec<(String, String)> {
     let settings = context.settings;
     let types = |types: &[String]| types.join(", ");
     let mut rows = vec![("Largest file".to_owned(), size(settings.blob_bytes_max))];
-    rows.push(("Largest picture for /media".to_owned(), size(settings.media_bytes_max)));
+    if context.processes_media {
+        rows.push(("Largest picture for /media".to_owned(), size(settings.media_bytes_max)));
+    }
     if let Some(most) = settings.key_bytes_max {
         rows.push(("All files of a key".to_owned(), size(most)));
     }
@@ -156,13 +158,15 @@ fn endpoints(context: &Context<'_>) -> Vec<(&'static str, &'static str)> {
         ("PUT /upload", "store a file; not a byte is changed"),
         ("PUT /<sha256>", "the same, for a hash that is known"),
         ("PATCH /<sha256>", "store a file in parts"),
-        ("PUT /media", "store a picture without its metadata (place, camera)"),
         ("GET /list/<pubkey>", if settings.list_public { "the files of a key" } else { "your files" }),
         ("DELETE /<sha256>", "let a file go"),
         ("PUT /report", "report files to the operator"),
     ];
     if settings.mirror {
-        rows.insert(5, ("PUT /mirror", "fetch a file from another server"));
+        rows.insert(4, ("PUT /mirror", "fetch a file from another server"));
+    }
+    if context.processes_media {
+        rows.insert(4, ("PUT /media", "store a picture without its metadata (place, camera)"));
     }
     rows
 }
@@ -189,6 +193,8 @@ mod tests {
             origin,
             name: "<b>Relay {{style}}",
             is_local,
+            processes_media: !is_local,
+            upload_seconds_max: 3_600,
             now: 0,
             verifier: &Libsecp256k1,
             payments: None,
@@ -243,6 +249,7 @@ mod tests {
         assert!(local.contains("4 GiB") && local.contains("until you delete them") && local.contains("free"));
         assert!(local.contains("data-list=\"public\""));
         assert!(page(&settings, false).contains("keys that the operator has listed"));
+        assert!(page(&settings, false).contains("PUT /media") && !local.contains("PUT /media"));
         settings.open = Some(true);
         settings.mirror = false;
         settings.list_public = false;

@@ -290,6 +290,8 @@ impl<'a> Host<'a> {
             },
             name: "Test relay",
             is_local: self.is_local,
+            processes_media: self.processor.is_some(),
+            upload_seconds_max: 13 * 3_600,
             now: self.now,
             verifier: self.verifier,
             payments: self.payments,

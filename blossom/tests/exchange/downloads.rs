@@ -3,7 +3,7 @@
 use relay_blossom::testing::Request;
 use relay_site::blossom::RetentionRule;
 
-use crate::world::{NOW, check, get, hash, host, stored, upload};
+use crate::world::{NOW, check, get, hash, host, stored, token, upload};
 
 const BODY: &[u8] = b"0123456789";
 
@@ -32,7 +32,6 @@ fn a_blob_has_its_type_length_and_validators() {
                 assert_eq!(reply.header(name), Some(value.as_str()), "{name} of {method} {target}");
             }
             assert_eq!(reply.header("sunset"), None);
-            assert_eq!(reply.header("content-security-policy"), None);
             assert_eq!(reply.body, BODY);
         }
     }
@@ -150,15 +149,16 @@ fn an_empty_blob_is_a_blob() {
 }
 
 #[test]
-fn what_a_browser_might_run_is_put_in_a_sandbox() {
+fn everything_but_pdf_is_put_in_a_sandbox() {
     let mut host = host();
-    let cases: [(&str, &[u8], bool); 6] = [
+    let cases: [(&str, &[u8], bool); 7] = [
         ("text/html", b"<script>alert(1)</script>", true),
         ("text/html; charset=utf-8", b"<p>", true),
         ("image/svg+xml", b"<svg onload='alert(1)'/>", true),
         ("text/javascript", b"alert(1)", true),
-        ("image/jpeg", b"jpeg", false),
-        ("application/octet-stream", b"bytes", false),
+        ("image/jpeg", b"jpeg", true),
+        ("application/octet-stream", b"bytes", true),
+        ("application/pdf", b"%PDF-1.7", false),
     ];
     for (mime, body, has_policy) in cases {
         let path = stored(&mut host, mime, body);
@@ -168,8 +168,49 @@ fn what_a_browser_might_run_is_put_in_a_sandbox() {
         let policy = reply.header("content-security-policy");
         assert_eq!(policy.is_some(), has_policy, "{mime}");
         if let Some(policy) = policy {
-            assert!(policy.starts_with("sandbox; default-src 'none'"), "{policy}");
+            assert!(policy.starts_with("default-src 'none'; sandbox; "), "{policy}");
             assert!(!policy.contains("script") && !policy.contains("allow-"), "{policy}");
+        }
+    }
+}
+
+/// A browser splits a `Content-Type` at commas and takes the last type: `image/png; x=1, text/html` is a page, whose script ran with
+/// the relay's origin.
+#[test]
+fn no_second_type_hides_in_the_parameters_of_the_first() {
+    let types = [
+        "image/png; x=1, text/html",
+        "image/png; x=1,text/html; charset=utf-8",
+        "image/png;, text/html",
+        "image/png; x=\"1, text/html\"",
+        "image/png; x=\"; y=1, text/html",
+        "image/png; x=\"\\\", text/html",
+    ];
+    let at = |body: &[u8]| format!("/{}", hash(body));
+    for mime in types {
+        let mut host = host();
+        let token = |body: &[u8]| token(1, "upload", &[hash(body)]);
+        let put = upload(1, b"a page".as_slice()).with("content-type", mime);
+        check(mime, &host.send(&put), 201);
+        let patch = Request::new("PATCH", &at(b"in parts"))
+            .with("authorization", &token(b"in parts"))
+            .with("content-type", "application/octet-stream")
+            .with("upload-type", mime)
+            .with("upload-length", "8")
+            .with("upload-offset", "0")
+            .body(b"in parts".as_slice());
+        check(mime, &host.send(&patch), 201);
+        let url = "https://away.example/file";
+        host.origins.insert(url.to_owned(), Ok((b"mirrored".as_slice().into(), Some(mime.to_owned()))));
+        let mirror = Request::new("PUT", "/mirror").with("authorization", &token(b"mirrored"));
+        check(mime, &host.send(&mirror.body(format!("{{\"url\":\"{url}\"}}"))), 201);
+        for body in [b"a page".as_slice(), b"in parts", b"mirrored"] {
+            let reply = get(&mut host, &at(body));
+            let served = reply.header("content-type").unwrap();
+            assert!(served.starts_with("image/png") && !served.contains([',', '"', '\\']), "{served}");
+            assert!(reply.header("content-security-policy").is_some(), "{served}");
+            let kept = &host.objects[&hash(body).to_string()].mime;
+            assert!(!kept.contains([',', '"', '\\']), "{kept}");
         }
     }
 }

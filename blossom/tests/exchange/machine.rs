@@ -59,7 +59,7 @@ fn inputs(body: &Bytes) -> Vec<Input> {
         Outcome::Refused(Refusal::Banned),
         Outcome::Refused(Refusal::Gone),
         Outcome::Stored(blob()),
-        Outcome::Complete { key: hash(BODY).to_string(), parts: vec![part] },
+        Outcome::Complete { upload: 7, key: hash(BODY).to_string(), parts: vec![part] },
         Outcome::Deleted,
         Outcome::Blobs(vec![blob()]),
         Outcome::Done,
@@ -109,7 +109,7 @@ fn requests() -> Vec<(Head, Bytes)> {
         (head(R::List, "GET", "/list", &[]), Bytes::new()),
         (head(R::Page, "GET", "/blossom", &[]), Bytes::new()),
     ];
-    let report = event(&key(1)).kind(1_984).tag(["x", &x, "spam"]).sign().json();
+    let report = event(&key(1)).kind(1_984).at(NOW).tag(["x", &x, "spam"]).sign().json();
     all.push((head(R::Report, "PUT", "/report", &[]), report.into()));
     for hashes in [one, two] {
         let length = ("content-length", "8");
@@ -183,6 +183,10 @@ impl Ledger {
                 self.parts.insert(*upload);
                 self.permitted = true;
             }
+            // All parts are there.
+            (Step::Ask(Command::BeginPart(..)), Some(O::Complete { upload, .. })) => {
+                self.uploads.insert(*upload);
+            }
             (Step::Ask(Command::Check(_)), Some(O::Accepted | O::Exists(_))) => self.permitted = true,
             (Step::Ask(Command::Learn { upload, .. }), Some(O::Exists(_) | O::Refused(_)))
             | (Step::Ask(Command::Abort { upload } | Command::AbortParts { upload }), _) => {
@@ -226,6 +230,8 @@ fn every_exchange_ends_and_leaves_nothing_whatever_the_host_gives() {
         origin: Origin::Url(URL),
         name: "relay",
         is_local: true,
+        processes_media: true,
+        upload_seconds_max: 3_600,
         now: NOW,
         verifier: &Libsecp256k1,
         payments: None,

@@ -196,12 +196,24 @@ fn what_is_refused_and_before_what() {
     let reply = host.send(&put(&own));
     check("broken", &reply, 422);
     assert_eq!(reply.header("x-reason"), Some("the picture is broken"));
-    host.processor = None;
-    check("a host that cannot", &host.send(&put(&own)), 422);
     host.settings.key_bytes_max = Some(1);
     let reply = host.send(&put(&own));
     check("no room", &reply, 429);
     assert_eq!(reply.steps, ["Ask(Check)"], "nothing is read");
+}
+
+/// It read 32 MiB into memory to answer that.
+#[test]
+fn a_host_that_cannot_process_says_so_before_it_reads() {
+    let mut host = host();
+    let ask = Request::new("HEAD", "/media")
+        .with("authorization", &token(1, "media", &[hash(PNG)]))
+        .with("x-content-length", "100");
+    for request in [put(&[hash(PNG)]), ask] {
+        let reply = host.send(&request);
+        check("a host that cannot", &reply, 422);
+        assert!(reply.steps.is_empty(), "{:?}", reply.steps);
+    }
 }
 
 #[test]
@@ -227,6 +239,7 @@ fn whether_a_picture_would_be_accepted() {
             .with("x-content-length", length)
     };
     let mut host = host();
+    host.processor = Some(strip);
     host.settings.media_bytes_max = 100;
     check("accepted", &host.send(&ask("image/png", "100")), 200);
     check("too long", &host.send(&ask("image/png", "101")), 413);

@@ -37,7 +37,7 @@ fn who_may_upload_by_settings_and_lists() {
                 .with("upload-offset", "0");
             let requests = [
                 ("HEAD /upload", ask("/upload", "upload"), 200),
-                ("HEAD /media", ask("/media", "media"), 200),
+                ("HEAD /media", ask("/media", "media"), 422),
                 ("PATCH", part, 201),
                 ("PUT /upload", upload(number, body), 200),
                 ("PUT /mirror", with("PUT", "/mirror", "upload"), 400),

@@ -25,13 +25,16 @@ fn of_two_uploads_of_a_blob_one_is_first() {
 }
 
 #[test]
-fn a_delete_during_an_upload_does_not_take_its_bytes() {
+fn a_delete_by_the_last_owner_ends_uploads_that_are_under_way() {
     let mut host = host();
     host.meanwhile = Some(|host| {
         check("the fast one", &host.send(&upload(2, BODY)), 201);
         check("is deleted", &host.send(&delete(2)), 204);
     });
-    check("the slow one", &host.send(&upload(1, BODY)), 201);
+    check("the slow one", &host.send(&upload(1, BODY)), 503);
+    check("not there", &get(&mut host, &format!("/{}", hash(BODY))), 404);
+    assert!(host.objects.is_empty());
+    check("again", &host.send(&upload(1, BODY)), 201);
     assert_eq!(get(&mut host, &format!("/{}", hash(BODY))).body, BODY);
 }
 

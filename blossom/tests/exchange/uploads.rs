@@ -1,7 +1,9 @@
 //! PUT /upload (BUD-02), PUT /<sha256> (BUD-13), HEAD /upload (BUD-06).
 
 use relay_blossom::exchange::Failure;
-use relay_blossom::testing::Request;
+use relay_blossom::testing::{Host, Request};
+use relay_blossom::{Command, Outcome};
+use relay_site::blossom::RetentionRule;
 use serde_json::json;
 
 use crate::world::{NOW, PNG, URL, check, draft, get, hash, header, host, stored, token, upload};
@@ -42,10 +44,12 @@ fn a_new_blob_is_201_with_a_descriptor_and_an_old_one_200() {
 
 #[test]
 fn the_type_is_what_is_declared_or_told_by_the_bytes() {
-    let cases: [(Option<&str>, &'static [u8], &str, &str); 9] = [
+    let cases: [(Option<&str>, &'static [u8], &str, &str); 11] = [
         (Some("text/plain; charset=utf-8"), b"a", "text/plain; charset=utf-8", "txt"),
         (Some("Image/PNG"), b"b", "image/png", "png"),
-        (Some("application/octet-stream"), PNG, "application/octet-stream", "bin"),
+        (Some("application/octet-stream"), PNG, "image/png", "png"),
+        (Some("text/plain"), b"\x89PNG\r\n\x1a\n\0, not a text", "image/png", "png"),
+        (Some("application/octet-stream"), b"encrypted", "application/octet-stream", "bin"),
         (Some("application/x-own"), b"c", "application/x-own", "bin"),
         (Some("image/gif"), b"\x89PNG\r\n\x1a\n, not a gif", "image/gif", "gif"),
         (None, b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "image/png", "png"),
@@ -69,6 +73,73 @@ fn the_type_is_what_is_declared_or_told_by_the_bytes() {
     let target = format!("/{}.mp4", hash(b"video"));
     let request = Request { target, ..upload(1, b"video".as_slice()) };
     assert_eq!(host.send(&request).json()["type"], json!("video/mp4"));
+}
+
+/// Whoever uploaded a blob first without saying what it is had all others see bytes.
+#[test]
+fn an_owner_who_uploads_again_tells_an_unknown_type() {
+    let mut host = host();
+    let again = |number, mime: &str| upload(number, BODY).with("content-type", mime);
+    let mut check_type = |request: &Request, status, mime: &str| {
+        let reply = host.send(request);
+        check(mime, &reply, status);
+        assert_eq!(reply.json()["type"], json!(mime));
+        assert_eq!(get(&mut host, &format!("/{}", hash(BODY))).header("content-type"), Some(mime));
+    };
+    check_type(&upload(1, BODY), 201, "application/octet-stream");
+    check_type(&again(2, "text/plain"), 200, "application/octet-stream");
+    check_type(&again(1, "application/octet-stream"), 200, "application/octet-stream");
+    check_type(&again(2, "text/markdown"), 200, "text/markdown");
+    check_type(&again(1, "text/plain"), 200, "text/markdown");
+}
+
+fn expires_at(host: &mut Host<'_>) -> Option<u64> {
+    match host.index.run(host.now, Command::Get(hash(BODY))) {
+        Ok(Outcome::Blob(blob)) => blob.expires_at,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Videos end after a day: whoever uploaded one again as something else, or as shorter, kept it for ever.
+#[test]
+fn a_blob_that_is_here_is_kept_by_its_own_type_and_size() {
+    let mut host = host();
+    let rule = |types: &[&str], bytes_min, age| RetentionRule {
+        types: types.iter().map(|text| (*text).to_owned()).collect(),
+        bytes_min,
+        age_seconds: Some(age),
+        unused_seconds: None,
+    };
+    host.settings.retention = vec![rule(&["video/*"], 10, 100), rule(&["text/*"], 0, 5_000)];
+    let put = |mime: &str| upload(1, BODY).with("content-type", mime);
+    check("new", &host.send(&put("video/mp4")), 201);
+    assert_eq!(expires_at(&mut host), Some(NOW + 100));
+    host.now += 10;
+    let short = |mime: &str| {
+        Request::new("PUT", "/upload")
+            .with("authorization", &token(1, "upload", &[hash(BODY)]))
+            .with("content-type", mime)
+            .with("content-length", "0")
+    };
+    let token = token(1, "upload", &[hash(BODY), hash(b"other")]);
+    let staged = Request::new("PUT", "/upload").with("authorization", &token).body(BODY);
+    let part = Request::new("PATCH", &format!("/{}", hash(BODY)))
+        .with("authorization", &token)
+        .with("content-type", "application/octet-stream")
+        .with("upload-type", "x/y")
+        .with("upload-length", "14")
+        .with("upload-offset", "0")
+        .body(BODY);
+    for request in
+        [staged.with("content-type", "x/y"), put("x/y"), put("text/plain"), short("video/mp4"), part]
+    {
+        let reply = host.send(&request);
+        check("again", &reply, 200);
+        let at = expires_at(&mut host);
+        assert!([Some(NOW + 100), Some(NOW + 110)].contains(&at), "{request:?} {at:?}");
+    }
+    check("again", &host.send(&put("video/mp4")), 200);
+    assert_eq!(expires_at(&mut host), Some(NOW + 110), "it is kept as if it came now");
 }
 
 #[test]

@@ -54,6 +54,39 @@ fn the_deletion_of_a_description_lets_its_blobs_go() {
     assert!(world.is_live(1));
 }
 
+/// Clients edit a description by publishing another one and deleting the first.
+#[test]
+fn a_blob_stays_while_another_description_names_it() {
+    let mut world = World::new();
+    world.upload(wanted(1, 1, 10));
+    world.upload(wanted(2, 1, 10));
+    let (old, new) = (described(1, START, &[1]), described(1, START + 1, &[1]));
+    for event in [&old, &new, &described(2, START, &[1])] {
+        apply(&mut world, event.clone());
+    }
+    apply(&mut world, event(1, 5, START, &[&["e", &old.id]]));
+    assert_eq!(world.list(Some(1), None, 9), [sha(1)]);
+    assert_eq!(events_of(&mut world, 1), 2);
+    apply(&mut world, event(1, 5, START, &[&["e", &old.id]]));
+    assert_eq!(world.list(Some(1), None, 9), [sha(1)]);
+    apply(&mut world, event(1, 5, START, &[&["e", &new.id]]));
+    assert_eq!(world.list(Some(1), None, 9), []);
+    assert_eq!(world.list(Some(2), None, 9), [sha(1)]);
+}
+
+#[test]
+fn an_author_describes_a_blob_a_hundred_times() {
+    let mut world = World::new();
+    world.upload(wanted(1, 1, 10));
+    world.upload(wanted(2, 1, 10));
+    for n in 0..150 {
+        apply(&mut world, described(1, START + n, &[1]));
+    }
+    assert_eq!(events_of(&mut world, 1), 100);
+    apply(&mut world, described(2, START, &[1]));
+    assert_eq!(events_of(&mut world, 1), 101);
+}
+
 #[test]
 fn a_description_counts_for_blobs_that_its_author_owns() {
     let mut world = World::new();

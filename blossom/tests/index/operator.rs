@@ -35,11 +35,11 @@ fn a_ban_refuses_uploads_that_are_under_way() {
     let (a, _) = world.begin(wanted(1, 1, 10));
     let (b, _) = world.begin(wanted(1, 1, 10));
     world.check(ban(1), &Outcome::Done);
-    assert_eq!(world.remove_all(), [""; 0], "they may be writing");
-    world.refused(Command::Finish(commit(a, 1, 10)), Refusal::Banned);
-    assert_eq!(world.remove_all(), [""; 0]);
-    world.refused(Command::Finish(commit(b, 1, 10)), Refusal::Banned);
-    assert_eq!(world.remove_all(), [sha(1).to_string()]);
+    assert_eq!(world.remove_all(), [sha(1).to_string()], "what they have written until now");
+    for upload in [a, b] {
+        world.refused(Command::Finish(commit(upload, 1, 10)), Refusal::Banned);
+        assert_eq!(world.remove_all(), [sha(1).to_string()], "and since then");
+    }
     let (upload, staged) = world.begin(unknown(1, 10));
     world.refused(Command::Learn { upload, sha256: sha(1), size: 10 }, Refusal::Banned);
     assert_eq!(world.remove_all(), [staged]);
@@ -97,18 +97,43 @@ fn reports_are_kept_of_blobs_that_are_here() {
 }
 
 #[test]
-fn only_the_last_reports_are_kept() {
+fn reports_of_a_reporter_and_of_a_blob_are_bounded() {
     let mut world = World::new();
-    for n in 0..110 {
+    for n in 0..150 {
         world.upload(wanted(1, n, 10));
     }
-    let all: Vec<u32> = (0..110).collect();
-    for reporter in 0..=100 {
-        world.check(report(reporter, START, &all), &Outcome::Done);
+    let some: Vec<u32> = (0..110).collect();
+    world.check(report(1, START, &some), &Outcome::Done);
+    assert_eq!(world.totals().reports, 100, "a report names a hundred blobs");
+    for n in 140..150 {
+        world.check(report(1, START, &[n]), &Outcome::Done);
     }
-    assert_eq!(world.totals().reports, 10_000, "a report names a hundred blobs");
-    let Outcome::Reports(reports) = world.run(Command::Reports { limit: u32::MAX }) else { panic!() };
-    assert_eq!((&reports[0].reporter, &reports[9_999].reporter), (&key(100), &key(1)));
+    assert_eq!(world.totals().reports, 100, "the oldest have gone");
+    for reporter in 2..150 {
+        world.check(report(reporter, START, &[149]), &Outcome::Done);
+    }
+    assert_eq!(world.totals().reports, 199);
+    let Outcome::Info(info) = world.run(Command::Stat(sha(149))) else { panic!() };
+    assert_eq!((info.reports.len(), &info.reports[99].reporter), (100, &key(50)));
+}
+
+/// A hundred requests removed every report of others.
+#[test]
+fn whoever_reports_most_makes_room_for_others() {
+    let mut world = World::new();
+    for n in 0..1_000 {
+        world.upload(wanted(1, n, 10));
+    }
+    world.check(report(250, START, &[0]), &Outcome::Done);
+    // Each blob has room for the reports of 100 of them.
+    for reporter in 0..120 {
+        let from = u32::from(reporter) * 7 % 10 * 100;
+        world.check(report(reporter, START, &(from..from + 100).collect::<Vec<_>>()), &Outcome::Done);
+        assert!(world.totals().reports <= 10_000);
+    }
+    assert!(world.totals().reports > 9_000);
+    let Outcome::Info(info) = world.run(Command::Stat(sha(0))) else { panic!() };
+    assert!(info.reports.iter().any(|report| report.reporter == key(250)));
 }
 
 #[test]

@@ -10,15 +10,18 @@ use crate::world::{START, World, commit, sha, wanted};
 fn check(parts: &[(u64, u64)], expected: &[(u64, u64)]) {
     let mut world = World::new();
     let (last, first) = parts.split_last().unwrap();
+    let mut needed = 1;
     for (offset, length) in first {
-        assert_eq!(world.part(wanted(1, 1, 100), *offset, *length).1, None, "{offset} {length}");
+        let (upload, joined) = world.part(wanted(1, 1, 100), *offset, *length);
+        assert_eq!(joined, None, "{offset} {length}");
+        needed += usize::from(upload > 0);
     }
     let (upload, joined) = world.part(wanted(1, 1, 100), last.0, last.1);
     let joined = joined.expect("all are there");
     let joined: Vec<(u64, u64)> = joined.iter().map(|part| (part.skip, part.take)).collect();
     assert_eq!(joined, expected);
     assert!(matches!(world.run(Command::Finish(commit(upload, 1, 100))), Outcome::Stored(_)));
-    assert_eq!(world.remove_all().len(), parts.len(), "parts are removed, the blob is not");
+    assert_eq!(world.remove_all().len(), needed, "parts are removed, the blob is not");
     assert_eq!(world.sqlite.count("blossom_parts"), 0);
     assert_eq!(world.totals().uploads, 0);
 }
@@ -53,7 +56,7 @@ fn only_what_is_stored_counts() {
     world.check(Command::FinishPart { upload, key: b.clone() }, &Outcome::Accepted);
     world.check(Command::FinishPart { upload, key: b.clone() }, &Outcome::Accepted);
     let parts = vec![Part { key: a.clone(), skip: 0, take: 50 }, Part { key: b, skip: 0, take: 50 }];
-    let complete = Outcome::Complete { key: sha(1).to_string(), parts };
+    let complete = Outcome::Complete { upload, key: sha(1).to_string(), parts };
     world.check(Command::FinishPart { upload, key: a }, &complete);
 }
 
@@ -61,6 +64,7 @@ fn only_what_is_stored_counts() {
 fn one_request_joins_and_the_next_one_if_it_fails() {
     let mut world = World::new();
     world.part(wanted(1, 1, 100), 50, 50);
+    // A part that is here already, too, has its sender join them.
     for _ in 0..2 {
         let (upload, joined) = world.part(wanted(1, 1, 100), 0, 50);
         assert!(joined.is_some());
@@ -80,7 +84,7 @@ fn one_request_joins_and_the_next_one_if_it_fails() {
     // The third failure is the last: the bytes have another hash.
     world.check(Command::Abort { upload }, &Outcome::Done);
     assert_eq!(world.totals().uploads, 0);
-    assert_eq!(world.remove_all().len(), 13);
+    assert_eq!(world.remove_all().len(), 3);
     assert_eq!(world.part(wanted(1, 1, 100), 0, 50).1, None);
 }
 
@@ -139,7 +143,58 @@ fn a_restart_keeps_what_is_stored() {
     let (again, joined) = world.part(wanted(1, 1, 100), 0, 1);
     assert_eq!((again, joined.map(|parts| parts.len())), (upload, Some(2)));
     assert!(matches!(world.run(Command::Finish(commit(upload, 1, 100))), Outcome::Stored(_)));
-    assert_eq!(world.remove_all().len(), 3);
+    assert_eq!(world.remove_all().len(), 2);
+}
+
+/// Parts filled the disk beyond every quota: each could be as long as the blob, and ten thousand of them came.
+#[test]
+fn parts_have_at_most_twice_the_bytes_of_the_blob_and_no_byte_comes_in_vain() {
+    let mut world = World::new();
+    let part = |offset, length| Command::BeginPart(wanted(1, 1, 100), PartHead { offset, length });
+    world.part(wanted(1, 1, 100), 0, 60);
+    for (offset, length) in [(0, 60), (0, 1), (59, 1), (10, 20)] {
+        world.check(part(offset, length), &Outcome::Accepted);
+    }
+    assert_eq!(world.sqlite.count("blossom_parts"), 1);
+    world.part(wanted(1, 1, 100), 30, 60);
+    // Stored parts have it together.
+    world.check(part(0, 90), &Outcome::Accepted);
+    // What is under way counts.
+    let (upload, key) = world.begin_part(wanted(1, 1, 100), 20, 80);
+    world.refused(part(99, 1), Refusal::TooMany);
+    world.check(Command::AbortPart { upload, key }, &Outcome::Done);
+    assert!(world.part(wanted(1, 1, 100), 90, 10).1.is_some());
+}
+
+#[test]
+fn uploads_in_parts_of_an_owner_are_bounded() {
+    let mut world = World::new();
+    let part = |owner, n| Command::BeginPart(wanted(owner, n, 100), PartHead { offset: 0, length: 1 });
+    for n in 1..=16 {
+        assert!(matches!(world.run(part(1, n)), Outcome::Begun { .. }));
+    }
+    world.refused(part(1, 17), Refusal::TooMany);
+    assert!(matches!(world.run(part(1, 16)), Outcome::Begun { .. }));
+    assert!(matches!(world.run(part(2, 17)), Outcome::Begun { .. }));
+}
+
+/// One byte an hour kept an upload for ever.
+#[test]
+fn parts_extend_their_upload_for_a_day() {
+    let mut world = World::new();
+    let hourly = |at: u64| Wanted { abandoned_at: at + 3_600, ..wanted(1, 1, 100) };
+    for hour in 0..24 {
+        world.now = START + hour * 3_600;
+        world.reopen();
+        world.part(hourly(world.now), hour, 1);
+    }
+    world.check(Command::Sweep, &Outcome::Swept(Some(START + 86_400)));
+    world.now = START + 86_399;
+    world.part(hourly(world.now), 24, 1);
+    world.check(Command::Sweep, &Outcome::Swept(Some(START + 86_400)));
+    world.now += 1;
+    world.check(Command::Sweep, &Outcome::Swept(None));
+    assert_eq!(world.totals().uploads, 0);
 }
 
 #[test]
@@ -164,16 +219,25 @@ fn a_blob_that_is_live_or_banned_meanwhile_ends_the_parts() {
     assert_eq!(world.remove_all().len(), 2);
 }
 
+/// Whoever announced a long blob and sent a byte of it reserved all of it.
 #[test]
-fn an_upload_in_parts_reserves_its_length_once() {
+fn an_upload_in_parts_reserves_what_has_come_and_at_most_the_whole() {
     let quota = |n, size| Wanted { key_bytes_max: Some(100), ..wanted(1, n, size) };
+    let part = |n, size, offset, length| Command::BeginPart(quota(n, size), PartHead { offset, length });
     let mut world = World::new();
     world.part(quota(1, 90), 0, 10);
-    world.refused(Command::BeginPart(quota(2, 20), PartHead { offset: 0, length: 1 }), Refusal::KeyQuota);
-    world.refused(Command::Begin(quota(2, 20)), Refusal::KeyQuota);
-    world.part(quota(1, 90), 10, 10);
-    world.part(quota(2, 10), 0, 1);
-    world.part(quota(1, 90), 20, 10);
+    world.refused(Command::Check(quota(2, 91)), Refusal::KeyQuota);
+    world.check(Command::Check(quota(2, 90)), &Outcome::Accepted);
+    // A part counts when it comes.
+    world.begin_part(quota(1, 90), 10, 79);
+    world.refused(part(2, 20, 0, 12), Refusal::KeyQuota);
+    world.part(quota(2, 20), 0, 10);
+    // All of it is to have room in the end.
+    world.refused(part(2, 20, 10, 10), Refusal::KeyQuota);
+    // What is here need not come and needs no room; what overlaps counts once the whole is reached.
+    world.check(part(2, 20, 0, 10), &Outcome::Accepted);
+    world.begin_part(quota(1, 90), 5, 80);
+    world.refused(part(2, 20, 10, 1), Refusal::KeyQuota);
 }
 
 #[test]

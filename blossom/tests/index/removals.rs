@@ -1,9 +1,9 @@
 //! Removals of bytes, and that none meets an upload.
 
-use relay_blossom::index::Refusal;
+use relay_blossom::index::{Commit, Refusal, Wanted};
 use relay_blossom::{Command, Outcome};
 
-use crate::world::{World, commit, sha, unknown, wanted};
+use crate::world::{START, World, commit, key, sha, unknown, wanted};
 
 fn take(world: &mut World) -> Option<String> {
     match world.run(Command::TakeRemoval) {
@@ -48,8 +48,11 @@ fn bytes_of_a_blob_that_is_uploaded_again_are_not_removed_with_it() {
     world.delete(1, 1);
     let (upload, _) = world.begin(wanted(2, 1, 10));
     let (other, _) = world.begin(wanted(3, 1, 10));
-    world.run(Command::Finish(commit(other, 1, 10)));
-    world.delete(3, 1);
+    // Retention does not end what others upload.
+    let finish = Commit { expires_at: Some(world.now), ..commit(other, 1, 10) };
+    assert!(matches!(world.run(Command::Finish(finish)), Outcome::Stored(_)));
+    world.run(Command::Sweep);
+    assert!(!world.is_live(1));
     assert_eq!(take(&mut world), None);
     assert!(matches!(world.run(Command::Finish(commit(upload, 1, 10))), Outcome::Stored(_)));
     assert_eq!(take(&mut world), None);
@@ -92,6 +95,125 @@ fn a_removal_that_nobody_reports_is_handed_out_again() {
     world.check(Command::Restart, &Outcome::Done);
     assert_eq!(world.remove_all().len(), 3);
     world.check(Command::Sweep, &Outcome::Swept(None));
+}
+
+/// On the edge GET asks only the bucket: what somebody had begun to upload stayed public however often it was deleted or banned.
+#[test]
+fn a_deletion_gives_up_uploads_of_the_blob_and_removes_it_twice() {
+    let ban = Command::Ban { sha256: sha(1), reason: String::new() };
+    let remove = Command::Delete { sha256: sha(1), owner: None };
+    let let_go = Command::Delete { sha256: sha(1), owner: Some(key(2)) };
+    let bytes = sha(1).to_string();
+    for (end, refusal) in [(ban, Refusal::Banned), (remove, Refusal::Gone), (let_go, Refusal::Gone)] {
+        let mut world = World::new();
+        let (known, _) = world.begin(wanted(1, 1, 10));
+        let (failing, _) = world.begin(wanted(1, 1, 10));
+        let (dead, _) = world.begin(wanted(1, 1, 10));
+        let (staged, _) = world.begin(unknown(1, 10));
+        world.run(Command::Learn { upload: staged, sha256: sha(1), size: 10 });
+        world.part(wanted(3, 1, 10), 0, 5);
+        let (joining, joined) = world.part(wanted(4, 1, 10), 0, 10);
+        assert!(joined.is_some());
+        world.upload(wanted(2, 1, 10));
+        world.run(end);
+        assert_eq!(world.totals().uploads, 0);
+        world.reopen();
+        assert_eq!(world.totals().uploads, 0);
+        // The blob and the two parts.
+        let removed = world.remove_all();
+        assert!(removed.len() == 3 && removed.contains(&bytes), "{removed:?}");
+        for late in [known, staged, joining] {
+            world.refused(Command::Finish(commit(late, 1, 10)), refusal);
+            assert!(world.remove_all().contains(&bytes), "it may have put the bytes meanwhile");
+        }
+        world.run(Command::Abort { upload: failing });
+        assert_eq!(world.remove_all(), std::slice::from_ref(&bytes));
+        world.check(Command::IsKnown(bytes.clone()), &Outcome::Accepted);
+        world.now = START + 100_000;
+        world.run(Command::Sweep);
+        assert!(world.remove_all().contains(&bytes), "of {dead} nothing is heard");
+        assert_eq!(world.sqlite.count("blossom_uploads"), 0);
+        world.check(Command::IsKnown(bytes.clone()), &Outcome::Missing);
+    }
+}
+
+#[test]
+fn an_upload_that_is_given_up_ends_without_harm_to_a_later_one() {
+    let mut world = World::new();
+    let (late, _) = world.begin(wanted(1, 1, 10));
+    world.upload(wanted(2, 1, 10));
+    world.delete(2, 1);
+    let (upload, _) = world.begin(wanted(2, 1, 10));
+    world.refused(Command::Finish(commit(late, 1, 10)), Refusal::Gone);
+    assert_eq!(take(&mut world), None);
+    assert!(matches!(world.run(Command::Finish(commit(upload, 1, 10))), Outcome::Stored(_)));
+    assert_eq!(take(&mut world), None);
+    assert!(world.is_live(1));
+}
+
+#[test]
+fn what_operators_remove_goes_from_the_store_though_the_index_does_not_know_it() {
+    let mut world = World::new();
+    world.check(Command::Delete { sha256: sha(1), owner: Some(key(1)) }, &Outcome::Missing);
+    assert_eq!(world.remove_all(), [""; 0]);
+    world.check(Command::Delete { sha256: sha(1), owner: None }, &Outcome::Missing);
+    assert_eq!(world.remove_all(), [sha(1).to_string()]);
+    world.check(Command::Ban { sha256: sha(1), reason: String::new() }, &Outcome::Done);
+    assert_eq!(world.remove_all(), [sha(1).to_string()]);
+}
+
+/// One error of the store kept uploads of a blob waiting for 15 minutes.
+#[test]
+fn a_removal_that_failed_waits_again() {
+    let mut world = World::new();
+    world.upload(wanted(1, 1, 10));
+    world.delete(1, 1);
+    let bytes = take(&mut world).unwrap();
+    world.check(Command::Begin(wanted(1, 1, 10)), &Outcome::Busy);
+    world.check(Command::RemovalFailed(bytes.clone()), &Outcome::Done);
+    assert_eq!(world.index.next_due(), Some(0));
+    world.reopen();
+    assert_eq!(take(&mut world), Some(bytes.clone()));
+    world.check(Command::RemovalFailed(bytes.clone()), &Outcome::Done);
+    world.check(Command::RemovalFailed(bytes.clone()), &Outcome::Done);
+    world.begin(wanted(1, 1, 10));
+    assert_eq!(take(&mut world), None);
+    world.check(Command::RemovalFailed(bytes), &Outcome::Done);
+    assert_eq!(take(&mut world), None, "nobody had taken it");
+}
+
+#[test]
+fn the_next_due_time_is_never_too_late() {
+    let mut world = World::new();
+    let due = |world: &World| world.index.next_due();
+    assert_eq!(due(&world), None);
+    world.upload(Wanted { expires_at: Some(START + 5_000), ..wanted(1, 1, 10) });
+    assert_eq!(due(&world), Some(START + 5_000));
+    world.upload(Wanted { expires_at: Some(START + 9_000), ..wanted(1, 2, 10) });
+    assert_eq!(due(&world), Some(START + 5_000));
+    world.upload(Wanted { unused_seconds: Some(1_000), ..wanted(1, 3, 10) });
+    assert_eq!(due(&world), Some(START + 2_000));
+    let (upload, _) = world.begin(Wanted { abandoned_at: START + 60, ..wanted(1, 4, 10) });
+    world.reopen();
+    assert_eq!(due(&world), Some(START + 60));
+    world.run(Command::Abort { upload });
+    assert_eq!(due(&world), Some(0), "a removal waits");
+    world.reopen();
+    assert_eq!(due(&world), Some(0));
+    let bytes = take(&mut world).unwrap();
+    assert_eq!(take(&mut world), None);
+    assert_eq!(due(&world), Some(START + 900));
+    world.run(Command::Removed(bytes));
+    world.run(Command::Sweep);
+    assert_eq!(due(&world), Some(START + 2_000));
+    world.now = START + 2_000;
+    world.run(Command::Sweep);
+    assert_eq!(world.remove_all().len(), 1);
+    assert_eq!(due(&world), Some(START + 5_000));
+    world.sqlite.fail_at(1);
+    assert!(world.index.run(world.now, Command::Sweep).is_err());
+    world.sqlite.fail_with(None);
+    assert_eq!(due(&world), Some(0), "nobody knows");
 }
 
 #[test]

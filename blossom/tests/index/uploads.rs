@@ -70,6 +70,7 @@ fn an_unknown_hash_is_judged_when_it_is_known() {
 
     // It is banned.
     world.run(Command::Ban { sha256: sha(2), reason: String::new() });
+    world.remove_all();
     let (upload, staged) = world.begin(unknown(2, 10));
     world.refused(learn(upload, 2), Refusal::Banned);
     assert_eq!(world.remove_all(), [staged]);

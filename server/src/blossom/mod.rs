@@ -209,6 +209,8 @@ impl Blossom {
             origin: seen.origin(),
             name: &self.settings.info.name,
             is_local: seen.is_local,
+            processes_media: true,
+            upload_seconds_max: 13 * 3_600,
             now: now().seconds(),
             verifier: &*self.verifier,
             payments: None,

@@ -238,6 +238,7 @@ fn in_part(job: &Job, part: PartHead, state: InPart, world: &mut Simulation) -> 
         InPart::Start => match world.ask(Command::BeginPart(job.wanted.clone(), part)) {
             None => Some(InPart::Start),
             Some(Outcome::Begun { upload, key }) => Some(InPart::Begun(upload, key)),
+            Some(Outcome::Complete { upload, key, parts }) => Some(InPart::Joining(upload, key, parts)),
             Some(Outcome::Busy) => world.waits().then_some(InPart::Start),
             Some(_) => None,
         },
@@ -263,7 +264,7 @@ fn in_part(job: &Job, part: PartHead, state: InPart, world: &mut Simulation) -> 
             }
             match world.ask(Command::FinishPart { upload, key: key.clone() }) {
                 None => Some(InPart::Put(upload, key)),
-                Some(Outcome::Complete { key, parts }) => Some(InPart::Joining(upload, key, parts)),
+                Some(Outcome::Complete { upload, key, parts }) => Some(InPart::Joining(upload, key, parts)),
                 Some(_) => None,
             }
         }
@@ -303,6 +304,9 @@ fn remover(state: Remover, world: &mut Simulation) -> Option<Remover> {
         // After 15 minutes another one may be at it.
         Remover::Taken(_, at) | Remover::Gone(_, at) if at + 900 <= world.now => None,
         Remover::Taken(..) | Remover::Gone(..) if !world.is_settling && world.rng.one_in(8) => None,
+        Remover::Taken(key, at) if !world.is_settling && world.rng.one_in(8) => {
+            world.ask(Command::RemovalFailed(key.clone())).is_none().then_some(Remover::Taken(key, at))
+        }
         Remover::Taken(key, at) => {
             world.remove(&key);
             Some(Remover::Gone(key, at))

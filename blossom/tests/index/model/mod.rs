@@ -245,7 +245,7 @@ impl Simulation {
             (1..=OWNERS).filter(|owner| self.oracle.live.values().any(|l| l.owners.contains_key(owner)));
         assert_eq!(totals.owners, owners.count() as u64);
         assert_eq!((totals.blobs, totals.bytes), (self.oracle.live.len() as u64, self.oracle.total()));
-        assert_eq!(totals.uploads, self.oracle.pending.len() as u64);
+        assert_eq!(totals.uploads, self.oracle.under_way() as u64);
         assert_eq!(totals.bans, self.oracle.banned.len() as u64);
     }
 

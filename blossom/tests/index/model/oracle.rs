@@ -45,10 +45,22 @@ pub(super) struct Pending {
     pub(super) n: Option<u32>,
     size: u64,
     expires_at: Option<u64>,
+    /// Its blob was banned or deleted, and its host has not said yet that it has ended.
+    is_given_up: bool,
     abandoned_at: u64,
     /// As a crash finds it.
     abandoned_at_stored: u64,
     pub(super) parts: Option<Parts>,
+}
+
+impl Pending {
+    fn reserved(&self) -> u64 {
+        match &self.parts {
+            _ if self.is_given_up => 0,
+            Some(parts) => parts.rows.values().map(|row| row.1).sum::<u64>().min(self.size),
+            None => self.size,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -94,19 +106,24 @@ impl Oracle {
             Command::AbortPart { upload, key } => self.abort_part(*upload, key),
             Command::Delete { sha256, owner: text } => {
                 let (n, text) = (number(sha256), text.as_deref());
-                let Some(live) = self.live.get(&n) else { return assert_eq!(*outcome, Outcome::Missing) };
+                let Some(live) = self.live.get(&n) else {
+                    if text.is_none() {
+                        self.expel(n);
+                    }
+                    return assert_eq!(*outcome, Outcome::Missing);
+                };
                 match text.map(owner) {
                     Some(owner) if !live.owners.contains_key(&owner) => {
                         return assert_eq!(*outcome, Outcome::Refused(Refusal::NotOwner));
                     }
                     Some(owner) => self.let_go(n, owner),
-                    None => self.remove(n),
+                    None => self.expel(n),
                 }
                 assert_eq!(*outcome, Outcome::Deleted);
             }
             Command::Ban { sha256, .. } => {
                 self.banned.insert(number(sha256));
-                self.remove(number(sha256));
+                self.expel(number(sha256));
             }
             Command::Unban(sha256) => {
                 let was = self.banned.remove(&number(sha256));
@@ -114,7 +131,7 @@ impl Oracle {
             }
             Command::Apply(event, _) => self.apply(event),
             Command::TakeRemoval => self.take(now, outcome),
-            Command::Removed(key) => drop(self.taken.remove(key)),
+            Command::Removed(key) | Command::RemovalFailed(key) => drop(self.taken.remove(key)),
             Command::Sweep => self.sweep(now, outcome),
             Command::Restart => self.restart(),
             Command::Get(sha256) => self.is_blob(number(sha256), outcome),
@@ -153,7 +170,20 @@ impl Oracle {
     }
 
     pub(super) fn is_pending(&self, n: u32) -> bool {
-        self.pending.values().any(|pending| pending.n == Some(n))
+        self.pending.values().any(|pending| !pending.is_given_up && pending.n == Some(n))
+    }
+
+    /// A blob ends, and what is being uploaded of it.
+    fn expel(&mut self, n: u32) {
+        self.remove(n);
+        for pending in self.pending.values_mut().filter(|pending| pending.n == Some(n)) {
+            (pending.is_given_up, pending.parts) = (true, None);
+        }
+    }
+
+    /// Uploads that have not been given up.
+    pub(super) fn under_way(&self) -> usize {
+        self.pending.values().filter(|pending| !pending.is_given_up).count()
     }
 
     fn room(
@@ -166,8 +196,8 @@ impl Oracle {
     ) -> Option<Refusal> {
         let is_other = |id, other: &Pending| Some(id) != own && (n.is_none() || other.n != n);
         let others = || self.pending.iter().filter(|(id, p)| is_other(**id, p)).map(|(_, pending)| pending);
-        let all: u64 = others().map(|pending| pending.size).sum();
-        let of_owner: u64 = others().filter(|p| p.owner == owner).map(|pending| pending.size).sum();
+        let all: u64 = others().map(Pending::reserved).sum();
+        let of_owner: u64 = others().filter(|p| p.owner == owner).map(Pending::reserved).sum();
         if is_total && self.total() + all + size > TOTAL_MAX {
             return Some(Refusal::TotalQuota);
         }
@@ -213,17 +243,31 @@ impl Oracle {
         let is_it = |pending: &Pending| pending.parts.is_some() && pending.n == n && pending.owner == owner;
         let found =
             self.pending.iter().find(|(_, pending)| part.is_some() && is_it(pending)).map(|(id, _)| *id);
-        match self.judge(owner, n, wanted.size, found) {
+        let (mut bytes, mut sum, mut has_it) = (wanted.size, 0, false);
+        if let Some(part) = part {
+            let parts = found.and_then(|id| self.pending[&id].parts.as_ref());
+            let rows: Vec<_> = parts.map(|parts| parts.rows.values().copied().collect()).unwrap_or_default();
+            let stored = |byte| rows.iter().any(|row| row.2 && (row.0..row.0 + row.1).contains(&byte));
+            has_it = (part.offset..part.offset + part.length).all(stored);
+            sum = rows.iter().map(|row| row.1).sum::<u64>() + if has_it { 0 } else { part.length };
+            bytes = sum.min(wanted.size);
+        }
+        match self.judge(owner, n, bytes, found) {
             Verdict::Exists => {
                 found.map(|id| self.pending.remove(&id));
                 return self.own(now, n.expect("it exists"), owner, wanted.expires_at, outcome);
             }
             Verdict::Busy => return assert_eq!(*outcome, Outcome::Busy),
-            Verdict::Refused(refusal) if found.is_none() || refusal == Refusal::Banned => {
-                found.map(|id| self.pending.remove(&id));
-                return assert_eq!(*outcome, Outcome::Refused(refusal));
-            }
-            Verdict::Refused(_) | Verdict::Free => {}
+            Verdict::Refused(_) if has_it => {}
+            Verdict::Refused(refusal) => return assert_eq!(*outcome, Outcome::Refused(refusal)),
+            Verdict::Free => {}
+        }
+        if let (Some(id), true) = (found, has_it) {
+            self.extend(id, wanted.abandoned_at);
+            return self.joins(now, id, outcome);
+        }
+        if part.is_some() && sum > 2 * wanted.size {
+            return assert_eq!(*outcome, Outcome::Refused(Refusal::TooMany));
         }
         let Outcome::Begun { upload, key } = outcome else { panic!("the upload may begin") };
         match found {
@@ -235,6 +279,7 @@ impl Oracle {
                     n,
                     size: wanted.size,
                     expires_at: wanted.expires_at,
+                    is_given_up: false,
                     abandoned_at: wanted.abandoned_at,
                     abandoned_at_stored: wanted.abandoned_at,
                     parts: part.map(|_| Parts::default()),
@@ -248,20 +293,35 @@ impl Oracle {
                 let id = key.strip_prefix(&format!("parts/{}/", sha(n))).expect("a key of a part");
                 assert!(self.numbers.insert(id.parse().expect("a number")), "{id} was given before");
                 assert!(parts.rows.insert(key.clone(), (part.offset, part.length, false)).is_none());
-                pending.abandoned_at = pending.abandoned_at.max(wanted.abandoned_at);
-                if pending.abandoned_at >= pending.abandoned_at_stored + 60 {
-                    pending.abandoned_at_stored = pending.abandoned_at;
-                }
+                self.extend(*upload, wanted.abandoned_at);
             }
             (_, _, Some(n)) => assert_eq!(*key, sha(n).to_string()),
             (_, _, None) => assert_eq!(*key, format!("staged/{upload}")),
         }
     }
 
+    fn extend(&mut self, upload: u64, abandoned_at: u64) {
+        let pending = self.pending.get_mut(&upload).expect("it has begun");
+        pending.abandoned_at = pending.abandoned_at.max(abandoned_at);
+        if pending.abandoned_at >= pending.abandoned_at_stored + 60 {
+            pending.abandoned_at_stored = pending.abandoned_at;
+        }
+    }
+
+    /// What an upload hears that has ended.
+    fn too_late(&self, n: u32, outcome: &Outcome) {
+        let refusal = if self.banned.contains(&n) { Refusal::Banned } else { Refusal::Gone };
+        assert_eq!(*outcome, Outcome::Refused(refusal));
+    }
+
     fn learn(&mut self, now: u64, upload: u64, n: u32, bytes: u64, outcome: &Outcome) {
         let Some(pending) = self.pending.get(&upload) else {
             return assert_eq!(*outcome, Outcome::Refused(Refusal::Gone));
         };
+        if pending.is_given_up {
+            self.pending.remove(&upload);
+            return self.too_late(n, outcome);
+        }
         let begun = Outcome::Begun { upload, key: sha(n).to_string() };
         if pending.n == Some(n) {
             return assert_eq!(*outcome, begun);
@@ -287,8 +347,9 @@ impl Oracle {
 
     fn finish(&mut self, now: u64, commit: &Commit, outcome: &Outcome) {
         let n = number(&commit.sha256);
-        let Some(pending) = self.pending.remove(&commit.upload) else {
-            return assert_eq!(*outcome, Outcome::Refused(Refusal::Gone));
+        let pending = self.pending.remove(&commit.upload);
+        let Some(pending) = pending.filter(|pending| !pending.is_given_up) else {
+            return self.too_late(n, outcome);
         };
         let room = || self.room(pending.owner, Some(n), commit.size, true, None);
         let refusal = match self.banned.contains(&n) {
@@ -326,10 +387,16 @@ impl Oracle {
 
     fn finish_part(&mut self, now: u64, upload: u64, key: &Key, outcome: &Outcome) {
         let gone = Outcome::Refused(Refusal::Gone);
-        let Some(pending) = self.pending.get_mut(&upload) else { return assert_eq!(*outcome, gone) };
-        let parts = pending.parts.as_mut().expect("it has parts");
-        let Some(row) = parts.rows.get_mut(key) else { return assert_eq!(*outcome, gone) };
+        let parts = self.pending.get_mut(&upload).and_then(|pending| pending.parts.as_mut());
+        let row = parts.and_then(|parts| parts.rows.get_mut(key));
+        let Some(row) = row else { return assert_eq!(*outcome, gone) };
         row.2 = true;
+        self.joins(now, upload, outcome);
+    }
+
+    fn joins(&mut self, now: u64, upload: u64, outcome: &Outcome) {
+        let pending = self.pending.get_mut(&upload).expect("it is pending");
+        let parts = pending.parts.as_mut().expect("it has parts");
         let mut missing: BTreeSet<u64> = (0..pending.size).collect();
         for (offset, length, _) in parts.rows.values().filter(|row| row.2) {
             missing.retain(|byte| !(*offset..offset + length).contains(byte));
@@ -343,8 +410,8 @@ impl Oracle {
     }
 
     fn abort_part(&mut self, upload: u64, key: &Key) {
-        let Some(pending) = self.pending.get_mut(&upload) else { return };
-        let parts = pending.parts.as_mut().expect("it has parts");
+        let parts = self.pending.get_mut(&upload).and_then(|pending| pending.parts.as_mut());
+        let Some(parts) = parts else { return };
         if parts.rows.remove(key).is_some() && parts.rows.is_empty() {
             self.pending.remove(&upload);
         }
@@ -361,7 +428,7 @@ impl Oracle {
         live.owners.remove(&owner);
         self.links.retain(|link| (link.1, link.2) != (n, owner));
         if live.owners.is_empty() {
-            self.remove(n);
+            self.expel(n);
         }
     }
 
@@ -382,7 +449,12 @@ impl Oracle {
             5 => {
                 let links = self.links.clone();
                 let is_meant = |link: &&(String, u32, u8)| link.0 == event.tags[0][1] && link.2 == author;
-                links.iter().filter(is_meant).for_each(|link| self.let_go(link.1, author));
+                for link in links.iter().filter(is_meant) {
+                    self.links.remove(link);
+                    if !self.links.iter().any(|other| (other.1, other.2) == (link.1, author)) {
+                        self.let_go(link.1, author);
+                    }
+                }
             }
             _ => {
                 for n in 0..HASHES {

@@ -107,6 +107,8 @@ pub(super) async fn respond(
         origin: Origin::Url(settings.url.as_deref().unwrap_or(&at)),
         name: &settings.info.name,
         is_local,
+        processes_media: true,
+        upload_seconds_max: 20 * 60,
         now: now(),
         verifier: &*verifier,
         payments: None,

@@ -52,6 +52,8 @@ pub(in super::super) async fn put_own(
         now: now(),
         verifier: &*verifier,
         payments: None,
+        processes_media: true,
+        upload_seconds_max: 20 * 60,
     };
     let bodies = Bodies::new(env).map_err(|error| unavailable(&error))?;
     let mut next = Own::begin(&context(), owner, bytes, mime);
