@@ -1,5 +1,6 @@
 //! Agents in the real binary: deployed by the command line, asked by clients, through crashes and a full disk.
 
+mod blobs;
 mod command_line;
 mod crashes;
 mod hostile;
