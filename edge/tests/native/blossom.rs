@@ -86,6 +86,7 @@ fn an_alarm_rings_when_something_may_have_to_go() {
             abandoned_at,
             expires_at,
             unused_seconds,
+            retention: Vec::new(),
         })
     };
     let commit = |expires_at, unused_seconds| {

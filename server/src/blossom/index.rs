@@ -145,6 +145,7 @@ mod tests {
             abandoned_at: 1_000,
             expires_at: None,
             unused_seconds: None,
+            retention: Vec::new(),
         }
     }
 

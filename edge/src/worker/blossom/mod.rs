@@ -305,7 +305,7 @@ impl Exchanging<'_> {
 
     /// A blob is downloaded: the index is told, once an hour and isolate, if a rule of retention asks for it.
     fn touch(&self, blob: &Blob) {
-        let rule = mime::retention(&self.settings.blossom, &blob.mime, blob.size);
+        let rule = mime::retention(&self.settings.blossom.retention, &blob.mime, blob.size);
         if rule.is_none_or(|rule| rule.unused_seconds.is_none()) {
             return;
         }
