@@ -8,7 +8,7 @@ use crate::blob::{Media, Sha256};
 use crate::index::{Command, Key, Outcome, Part};
 use crate::mime;
 
-/// What a host does next. After any step but the last it calls [`Exchange::resume`].
+/// What a host does next. After any step but the last it calls [`Exchange::resume`](super::Exchange::resume).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Ask the index: [`Input::Answered`] or [`Input::Failed`]. While the outcome is [`Outcome::Busy`], the host asks the same
