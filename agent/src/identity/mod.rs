@@ -1,7 +1,7 @@
 //! Keys of agents, and signing.
 //!
 //! An agent's key is derived from the host's master secret (NIP-06), or imported from a secret of its own, or kept by a remote
-//! signer ([`nip46`](crate::nip46)). Keys are shown as NIP-19 says, and names as NIP-05 does.
+//! signer ([`crate::nip46`]). Keys are shown as NIP-19 says, and names as NIP-05 does.
 
 mod author;
 mod keys;
