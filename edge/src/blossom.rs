@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use relay_blossom::index::SignedEvent;
 use relay_blossom::{Command, Outcome, Sha256};
+use relay_engine::policy::names_relay;
 use relay_engine::sql::StoreError;
 use relay_engine::wire;
 use serde::{Deserialize, Serialize};
@@ -99,7 +100,10 @@ pub fn decode_events(body: &[u8], own: Option<&str>) -> Result<Vec<Command>, Str
         let event = event.to_string();
         let event = wire::parse_event(event.as_bytes()).map_err(|error| error.to_string())?.to_event();
         let Some(seq) = seq else { continue };
-        commands.extend(SignedEvent::of_relay(&event, own).map(|event| Command::Apply(event, seq)));
+        commands.extend(
+            SignedEvent::of_relay(&event, |event| names_relay(event, own))
+                .map(|event| Command::Apply(event, seq)),
+        );
     }
     Ok(commands)
 }

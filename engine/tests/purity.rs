@@ -38,7 +38,7 @@ fn is_testing(path: &Path) -> bool {
 /// What a pure machine never uses: its host supplies time, randomness, bytes and storage.
 const FORBIDDEN: &[&str] = &[
     "Instant::now",
-    "SystemTime",
+    "SystemTime::now",
     "std::fs",
     "std::net",
     "std::thread",
@@ -132,7 +132,7 @@ fn modules_import_in_one_direction() {
     ];
     let mut broken = Vec::new();
     for (module, allowed) in modules {
-        for path in module_sources(module) {
+        for path in module_sources(module).into_iter().filter(|path| !is_testing(path)) {
             let code = code(&path);
             for (other, _) in modules.iter().filter(|(other, _)| *other != module && !allowed.contains(other))
             {

@@ -4,7 +4,6 @@
 //! A description is remembered while its author owns the blob, and only if they own it when it comes: clients publish it after
 //! the upload. When the author deletes the last one of a blob, they let the blob go.
 
-use relay_engine::policy::names_relay;
 use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{Event, EventId, PubKey};
 
@@ -37,11 +36,12 @@ pub(super) const LEAVING_MAX: u64 = 200;
 
 impl SignedEvent {
     /// An event of the relay as [`super::Command::Apply`] takes it; `None` if it means nothing to the index. Of requests to vanish
-    /// only those count that name the relay known as `own`, or all relays: an import stores others, too.
-    pub fn of_relay(event: &Event, own: Option<&str>) -> Option<SignedEvent> {
+    /// only those count that name this relay, which `names_relay` tells (`relay_engine::policy::names_relay`): an import stores
+    /// others, too.
+    pub fn of_relay(event: &Event, names_relay: impl FnOnce(&Event) -> bool) -> Option<SignedEvent> {
         match event.kind {
             1063 | 5 => {}
-            _ if names_relay(event, own) => {}
+            _ if names_relay(event) => {}
             _ => return None,
         }
         serde_json::from_slice(event.json()).ok()

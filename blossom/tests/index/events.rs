@@ -2,6 +2,7 @@
 
 use relay_blossom::index::SignedEvent;
 use relay_blossom::{Command, Outcome};
+use relay_engine::policy::names_relay;
 use relay_engine::types::Event;
 
 use crate::world::{START, World, event, sha, wanted};
@@ -192,7 +193,7 @@ fn only_events_that_mean_something_to_blobs_are_applied() {
             "ab".repeat(32)
         );
         let event = Event::from_canonical(json.as_bytes().into());
-        let found = SignedEvent::of_relay(&event, own);
+        let found = SignedEvent::of_relay(&event, |event| names_relay(event, own));
         let tags =
             vec![vec!["relay".to_owned(), relay.to_owned()], vec!["x".into(), "a\"b".into(), String::new()]];
         let expected = expected.then(|| SignedEvent {

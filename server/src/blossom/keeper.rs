@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use relay_blossom::index::SignedEvent;
 use relay_blossom::{Command, Outcome};
+use relay_engine::policy::names_relay;
 use relay_engine::store::Seq;
 use relay_engine::types::Filter;
 
@@ -101,7 +102,9 @@ async fn follow_once(blossom: &Blossom) -> Result<(), String> {
     while let Some(item) = stream.next().await {
         let command = match item {
             Item::Event(Some(seq), event) => {
-                match SignedEvent::of_relay(&event, blossom.settings.url.as_deref()) {
+                match SignedEvent::of_relay(&event, |event| {
+                    names_relay(event, blossom.settings.url.as_deref())
+                }) {
                     Some(event) => Command::Apply(event, seq.0),
                     None => Command::SetPosition(seq.0),
                 }

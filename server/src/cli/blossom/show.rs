@@ -24,7 +24,8 @@ fn rows(document: &Value, field: &str, none: &str, row: impl Fn(&mut String, &Va
 
 pub(super) fn list(document: &Value) -> String {
     rows(document, "blobs", "no blobs", |lines, blob| {
-        let (sha256, size, mime) = (text(blob, "sha256"), &blob["size"], text(blob, "type"));
+        let size = blob["size"].as_u64().unwrap_or_default();
+        let (sha256, mime) = (text(blob, "sha256"), text(blob, "type"));
         let _ = writeln!(lines, "{sha256}  {}  {size:>12}  {mime}", at(&blob["uploaded"]));
     })
 }
