@@ -44,6 +44,8 @@ enum Stage {
         storing: Box<Storing>,
         /// The smaller picture, if it is new.
         thumbnail: Option<Sha256>,
+        /// What is known of this upload.
+        media: Media,
     },
     /// The smaller picture belongs to none and is being deleted.
     Clean(Response),
@@ -131,8 +133,8 @@ impl Making {
                     self.store(context, picture, new)
                 }
             },
-            Stage::Store { storing, thumbnail } => match storing.resume(context, input) {
-                Progress::Step(storing, step) => self.at(Stage::Store { storing, thumbnail }, step),
+            Stage::Store { storing, thumbnail, media } => match storing.resume(context, input) {
+                Progress::Step(storing, step) => self.at(Stage::Store { storing, thumbnail, media }, step),
                 Progress::End(end) => {
                     let named = match &end {
                         Ok(Kept::New(blob) | Kept::Old(blob)) => {
@@ -141,7 +143,7 @@ impl Making {
                         Err(_) => None,
                     };
                     let response = match end {
-                        Ok(kept) => kept.response(context),
+                        Ok(kept) => kept.of_original(&media).response(context),
                         Err(problem) => problem.into(),
                     };
                     match thumbnail.filter(|thumbnail| named != Some(*thumbnail)) {
@@ -202,8 +204,9 @@ impl Making {
 
     fn store(self: Box<Self>, context: &Context<'_>, picture: Picture, thumbnail: Option<Sha256>) -> Turn {
         let Picture { bytes, mime, media } = picture;
-        let (storing, step) = Storing::begin(context, self.plan(context, bytes, mime, Some(media)));
-        self.at(Stage::Store { storing, thumbnail }, step)
+        let plan = self.plan(context, bytes, mime, Some(media.clone()));
+        let (storing, step) = Storing::begin(context, plan);
+        self.at(Stage::Store { storing, thumbnail, media }, step)
     }
 
     fn plan(&self, context: &Context<'_>, bytes: Bytes, mime: String, media: Option<Media>) -> Plan {

@@ -210,6 +210,15 @@ pub(super) enum Kept {
     Old(Blob),
 }
 
+impl Kept {
+    /// As the picture that this upload is of: another original may have been stripped to the same bytes before.
+    pub(super) fn of_original(self, media: &Media) -> Self {
+        let Kept::Old(blob) = self else { return self };
+        let thumbnail = blob.media.as_ref().and_then(|media| media.thumbnail);
+        Kept::Old(Blob { media: Some(Media { thumbnail, ..media.clone() }), ..blob })
+    }
+}
+
 /// Why nothing is stored.
 #[derive(Clone, Debug)]
 pub(super) enum Problem {
