@@ -64,7 +64,11 @@ fn a_picture_is_stored_stripped_with_a_smaller_one() {
     assert_eq!(host.objects.len(), 2);
     // Another original of the same picture: each uploader is told of the own one.
     let other = [PNG, b"with other metadata"].concat();
-    let reply = host.send(&put(&[hash(&other)]).body(other.clone()));
+    let request = Request::new("PUT", "/media")
+        .with("authorization", &token(1, "media", &[hash(&other)]))
+        .with("content-type", "image/png")
+        .body(other.clone());
+    let reply = host.send(&request);
     check("another original", &reply, 200);
     let tags = reply.json()["nip94"].clone();
     let tags = tags.as_array().unwrap();
