@@ -78,6 +78,22 @@ impl std::fmt::Debug for Context<'_> {
     }
 }
 
+/// Where blobs are, for a relay with this URL: `wss://host/` is `https://host`.
+pub fn base_url(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("wss", url));
+    let scheme = if matches!(scheme, "wss" | "https") { "https" } else { "http" };
+    format!("{scheme}://{}", rest.trim_end_matches('/'))
+}
+
+/// Whether a request with this `Origin` header, if any, may count as one of this machine ([`Context::is_local`]): pages of any
+/// host may send requests to a loopback address.
+pub fn is_local_origin(origin: Option<&str>) -> bool {
+    let host = |origin: &str| {
+        origin.split_once("://").is_some_and(|(_, host)| relay_site::authorization::is_loopback(host))
+    };
+    origin.is_none_or(host)
+}
+
 /// The relay's lists of keys, from its policy.
 #[derive(Clone, Copy, Debug)]
 pub struct Keys<'a> {
@@ -202,6 +218,34 @@ impl Exchange {
                 step
             }
             Err(response) => Step::Respond(response.complete(self.head.is_head())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_of_other_hosts_are_not_local() {
+        for local in ["http://localhost:7777", "http://127.0.0.1", "http://[::1]:8080"] {
+            assert!(is_local_origin(Some(local)), "{local}");
+        }
+        for other in ["https://evil.example", "http://localhost.evil.example", "null", "", "http://10.0.0.1"]
+        {
+            assert!(!is_local_origin(Some(other)), "{other}");
+        }
+        assert!(is_local_origin(None));
+    }
+
+    #[test]
+    fn blobs_are_at_the_relays_url_over_http() {
+        for (url, want) in [
+            ("wss://relay.example/", "https://relay.example"),
+            ("ws://127.0.0.1:7777", "http://127.0.0.1:7777"),
+            ("https://relay.example", "https://relay.example"),
+        ] {
+            assert_eq!(base_url(url), want);
         }
     }
 }

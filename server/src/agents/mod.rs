@@ -55,12 +55,12 @@ use self::running::Running;
 use self::secrets::HostSecrets;
 use self::sqlite::Sqlite;
 use self::wakes::Wakes;
-use crate::blossom::base_url;
 use crate::config::Settings;
 use crate::handle::RelayHandle;
 use crate::host::now;
 use crate::metrics::AgentsSnapshot;
 use crate::net::descriptors;
+use relay_blossom::exchange::base_url;
 
 /// Threads that run agents. They also wait for the disk.
 const THREADS: usize = 4;

@@ -328,9 +328,14 @@ async fn copy(from: &Bodies, part: &Part, to: &mut super::store::Writing) -> Res
 
 async fn read(mut body: Upload, bytes_max: u64) -> Result<Bytes, Failure> {
     let mut bytes = Vec::new();
+    // What is in memory slowly keeps others from theirs.
+    let mut pace = Pace::begin(Instant::now());
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| fault(&error))?;
         if let Some(piece) = frame.data_ref() {
+            if pace.is_too_slow(Instant::now(), piece.len()) {
+                return Err(Failure::Stalled);
+            }
             if (bytes.len() + piece.len()) as u64 > bytes_max {
                 return Err(Failure::TooLong);
             }

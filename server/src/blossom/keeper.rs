@@ -69,7 +69,12 @@ async fn remove_all(blossom: &Blossom) -> Result<(), String> {
     loop {
         let taken = blossom.index.run(Command::TakeRemoval).await.map_err(|error| error.to_string())?;
         let Outcome::Removal(Some(key)) = taken else { return Ok(()) };
-        blossom.bodies.remove(&key).await.map_err(|failure| format!("{failure:?}"))?;
+        if let Err(failure) = blossom.bodies.remove(&key).await {
+            // Until then uploads of these bytes would wait for it.
+            let given_back = blossom.index.run(Command::RemovalFailed(key)).await;
+            given_back.map_err(|error| error.to_string())?;
+            return Err(format!("{failure:?}"));
+        }
         blossom.index.run(Command::Removed(key)).await.map_err(|error| error.to_string())?;
     }
 }

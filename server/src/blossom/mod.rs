@@ -57,13 +57,6 @@ const TOUCHED_MAX: usize = 10_000;
 /// How long the owner's key of a local relay is remembered.
 const OWNER_AGE: Duration = Duration::from_secs(1);
 
-/// Where a relay with this URL (`wss://host/`) has its blobs: `https://host`.
-pub(crate) fn base_url(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("wss", url));
-    let scheme = if matches!(scheme, "wss" | "https") { "https" } else { "http" };
-    format!("{scheme}://{}", rest.trim_end_matches('/'))
-}
-
 /// The blobs of a relay.
 pub(crate) struct Blossom {
     settings: Settings,

@@ -12,13 +12,14 @@ use http_body_util::{Either, Full, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::header::HOST;
 use hyper::{Request, Response, StatusCode};
-use relay_blossom::exchange::{Body as BlossomBody, Head};
+use relay_blossom::exchange::{Body as BlossomBody, Head, base_url, is_local_origin};
+use relay_site::authorization::is_loopback;
 use relay_site::route::Bounds;
 use relay_site::{Answer, BlossomRoute, Found};
 
 use super::api;
 use super::response::{Body, add_headers, response};
-use crate::blossom::{Answered, Blossom, Reading, Seen, base_url};
+use crate::blossom::{Answered, Blossom, Reading, Seen};
 use crate::host::Host;
 
 /// The variable part of a path.
@@ -77,8 +78,8 @@ fn seen(host: &Host, request: &Request<Incoming>, peer: IpAddr) -> Seen {
         && host.settings.is_loopback()
         && peer.is_loopback()
         && !proxied
-        && is_loopback_name(name)
-        && header("origin").is_none_or(is_local_origin);
+        && is_loopback(name)
+        && is_local_origin(header("origin"));
     // Requests can have been signed for this relay only if they name it.
     let url = match &host.settings.url {
         Some(url) => Ok(url.clone()),
@@ -86,20 +87,6 @@ fn seen(host: &Host, request: &Request<Incoming>, peer: IpAddr) -> Seen {
         None => Err(name.to_owned()),
     };
     Seen { base_url, is_local, url }
-}
-
-/// Whether a page that sends a request is one of this machine: any page may send requests to it.
-fn is_local_origin(origin: &str) -> bool {
-    origin.split_once("://").is_some_and(|(_, host)| is_loopback_name(host))
-}
-
-fn is_loopback_name(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => host.split(':').next().unwrap_or_default(),
-    };
-    name.eq_ignore_ascii_case("localhost")
-        || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 type Pieces = StreamBody<BoxedPieces>;
@@ -134,20 +121,4 @@ fn pieces(reading: Reading, blossom: Arc<Blossom>) -> BoxedPieces {
         }
         Some((piece.map(Frame::data), (reading, blossom)))
     })))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pages_of_other_hosts_are_not_local() {
-        for local in ["http://localhost:7777", "http://127.0.0.1", "http://[::1]:8080"] {
-            assert!(is_local_origin(local), "{local}");
-        }
-        for other in ["https://evil.example", "http://localhost.evil.example", "null", "", "http://10.0.0.1"]
-        {
-            assert!(!is_local_origin(other), "{other}");
-        }
-    }
 }

@@ -4,8 +4,8 @@
 //! | module | role |
 //! |---|---|
 //! | `bucket` | bytes |
-//! | `own` | blobs of agents; likewise |
 //! | `fetch` | blobs of other servers, and lists of servers; in builds with the feature `libsecp256k1` |
+//! | `own` | blobs of agents; likewise |
 
 mod bucket;
 #[cfg(feature = "libsecp256k1")]
@@ -20,10 +20,12 @@ use bytes::Bytes;
 use futures_util::future::select;
 use js_sys::Uint8Array;
 use relay_blossom::exchange::{
-    Body, Context, Exchange, Failure, Head, Input, Keys, Received, Response as Answered, Step,
+    Body, Context, Exchange, Failure, Head, Input, Keys, Received, Response as Answered, Step, base_url,
+    is_local_origin,
 };
 use relay_blossom::{Blob, Command, Outcome, Sha256, media, mime};
 use relay_engine::sql::StoreError;
+use relay_site::authorization::is_loopback;
 use relay_site::nip98::{Author, Origin, UsedEvents};
 use relay_site::{Answer, BlossomRoute, Found};
 use wasm_bindgen::JsValue;
@@ -93,8 +95,9 @@ pub(super) async fn respond(
     let wants_whole = head.method == "GET" && CONDITIONS.iter().all(|name| head.header(name).is_none());
     let at = address(&request);
     let base_url = base_url(settings.url.as_deref().unwrap_or(&at));
-    let is_local =
-        settings.url.is_none() && matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+    let is_local = settings.url.is_none()
+        && url.host_str().is_some_and(is_loopback)
+        && is_local_origin(head.header("origin"));
     let verifier = verifier(0)?;
     let context = || Context {
         settings: &settings.blossom,
@@ -129,13 +132,6 @@ pub(super) async fn respond(
         };
         step = exchange.resume(&context(), input);
     }
-}
-
-/// `wss://host/` as `https://host`.
-fn base_url(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("wss", url));
-    let scheme = if matches!(scheme, "wss" | "https") { "https" } else { "http" };
-    format!("{scheme}://{}", rest.trim_end_matches('/'))
 }
 
 /// Unix seconds.

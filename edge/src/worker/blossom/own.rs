@@ -3,13 +3,13 @@
 use bytes::Bytes;
 use relay_agent::executor::{HttpEvent, HttpFault};
 use relay_agent::machine::BlobServer;
-use relay_blossom::exchange::{Context, Failure, Input, Keys, Own, OwnStep, Step};
+use relay_blossom::exchange::{Context, Failure, Input, Keys, Own, OwnStep, Step, base_url};
 use relay_engine::types::PubKey;
 use relay_site::nip98::Origin;
 use worker::{Data, Env, Error};
 
 use super::bucket::Bodies;
-use super::{ask, base_url, now, verifier};
+use super::{ask, now, verifier};
 use crate::settings::Settings;
 use crate::worker::blossom_object::BLOBS;
 
