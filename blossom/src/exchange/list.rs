@@ -49,7 +49,7 @@ impl List {
 
 /// The cursor is not, or not any more, a blob of the list.
 pub(super) fn no_such_cursor() -> Response {
-    Response::error(400, "cursor: this blob is not in the list")
+    Response::error(400, "cursor: this blob is not in the list, so begin again without a cursor")
 }
 
 /// A public key in hexadecimal.

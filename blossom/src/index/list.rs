@@ -1,8 +1,10 @@
 //! Lists of blobs, newest first; of the same second, the higher hash first.
 
 use std::cmp::Reverse;
+use std::collections::VecDeque;
 
 use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::types::PubKey;
 
 use super::Run;
 use super::blobs::{BlobRow, select};
@@ -12,6 +14,34 @@ use crate::blob::Sha256;
 
 /// Most blobs of a page.
 const PAGE_MAX: u32 = 10_000;
+
+/// Ends of pages that are remembered.
+const PAGE_ENDS: usize = 1_024;
+
+/// The last blobs of the latest pages.
+#[derive(Debug, Default)]
+pub(super) struct PageEnds(VecDeque<PageEnd>);
+
+#[derive(Debug)]
+struct PageEnd {
+    owner: Option<PubKey>,
+    sha256: Sha256,
+    uploaded: u64,
+}
+
+impl PageEnds {
+    fn push(&mut self, end: PageEnd) {
+        if self.0.len() == PAGE_ENDS {
+            self.0.pop_front();
+        }
+        self.0.push_back(end);
+    }
+
+    fn uploaded(&self, owner: Option<PubKey>, sha256: Sha256) -> Option<u64> {
+        let end = self.0.iter().rev().find(|end| end.sha256 == sha256 && end.owner == owner)?;
+        Some(end.uploaded)
+    }
+}
 
 impl<C: SqlConn> Run<'_, C> {
     /// A page. Of an owner it reads two rows for each blob; of all blobs it reads all of them.
@@ -27,13 +57,8 @@ impl<C: SqlConn> Run<'_, C> {
         // The page begins after this.
         let mut before = (until.unwrap_or(u64::MAX >> 11).saturating_add(1), Vec::new());
         if let Some(cursor) = cursor {
-            let Some(row) = self.blob(&cursor)? else { return Ok(Outcome::Missing) };
-            if let Some(owner) = &owner
-                && !self.is_owner(&row, owner)?
-            {
-                return Ok(Outcome::Missing);
-            }
-            before = before.min((row.blob.uploaded, cursor.0.to_vec()));
+            let Some(uploaded) = self.uploaded(owner, cursor)? else { return Ok(Outcome::Missing) };
+            before = before.min((uploaded, cursor.0.to_vec()));
         }
         let limit = limit.min(PAGE_MAX);
         let mut params = vec![
@@ -66,6 +91,23 @@ impl<C: SqlConn> Run<'_, C> {
         }
         blobs.sort_unstable_by_key(|blob| Reverse((blob.uploaded, blob.sha256)));
         blobs.truncate(limit as usize);
+        if let Some(last) = blobs.last() {
+            self.state.page_ends.push(PageEnd { owner, sha256: last.sha256, uploaded: last.uploaded });
+        }
         Ok(Outcome::Blobs(blobs))
+    }
+
+    /// When a blob of a list was uploaded; also of one that has been deleted since it ended a page: a client that deletes what
+    /// it lists comes with such a cursor.
+    fn uploaded(&self, owner: Option<PubKey>, sha256: Sha256) -> Result<Option<u64>, StoreError> {
+        if let Some(row) = self.blob(&sha256)?
+            && match owner {
+                None => true,
+                Some(owner) => self.is_owner(&row, &owner)?,
+            }
+        {
+            return Ok(Some(row.blob.uploaded));
+        }
+        Ok(self.state.page_ends.uploaded(owner, sha256))
     }
 }

@@ -1,5 +1,5 @@
-//! What the index holds in memory: uploads with their parts, removals that were taken, totals. All of it but joins is in the
-//! tables too, and read again after a command has failed.
+//! What the index holds in memory: uploads with their parts, removals that were taken, totals. All of it but joins and ends of pages is in
+//! the tables too, and read again after a command has failed.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::blobs::Keep;
 use super::command::Key;
+use super::list::PageEnds;
 use super::removals::TAKEN_SECONDS;
 use super::schema::{get_meta, put_meta};
 use super::sql::{all, bytes, has, key, n, one, sha256, some, text};
@@ -37,6 +38,8 @@ pub(super) struct State {
     pub(super) reports_room: u64,
     /// Authors whose blobs are being let go, and until which time they have to be theirs for that.
     pub(super) leaving: BTreeMap<PubKey, u64>,
+    /// Not in the tables: a cursor that was deleted before a restart is unknown.
+    pub(super) page_ends: PageEnds,
     ids_next: u64,
     ids_end: u64,
 }

@@ -109,3 +109,26 @@ fn a_cursor_is_a_blob_of_the_list() {
     world.check(list(None, 3), &Outcome::Missing);
     world.check(list(Some(key(1)), 1), &Outcome::Blobs(Vec::new()));
 }
+
+#[test]
+fn a_client_may_delete_each_page_before_it_asks_for_the_next() {
+    for owner in [Some(1), None] {
+        let mut world = World::new();
+        for n in 1..=5 {
+            world.upload(wanted(1, n, 10));
+        }
+        let (mut deleted, mut cursor) = (0, None);
+        while deleted < 5 {
+            let page = world.list(owner, cursor, 2);
+            cursor = page.last().map(|last| (1..=5).find(|n| sha(*n) == *last).unwrap());
+            for sha256 in &page {
+                world.run(Command::Delete { sha256: *sha256, owner: owner.map(key) });
+            }
+            deleted += page.len();
+        }
+        let next =
+            |owner| Command::List { owner, cursor: cursor.map(sha), limit: 9, since: None, until: None };
+        world.check(next(owner.map(key)), &Outcome::Blobs(Vec::new()));
+        world.check(next(Some(key(2))), &Outcome::Missing);
+    }
+}
