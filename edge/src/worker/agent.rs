@@ -29,7 +29,7 @@ use worker::{
 
 use super::entry::response;
 use super::js::{self, Storage};
-use super::sql::Conn;
+use super::sql::DurableSql;
 use super::{blossom, calls, memory, shards, variables};
 use crate::agent::ask::{API_PATH, Ask, ENTRY_PATH, decode_deployment, encode_entry};
 use crate::agent::elsewhere::Elsewhere;
@@ -61,7 +61,7 @@ struct Shared {
     env: Env,
     settings: OnceCell<Settings>,
     /// Opened on first use, and again if that failed.
-    agent: RefCell<Option<AgentObject<Conn, Runtime>>>,
+    agent: RefCell<Option<AgentObject<DurableSql, Runtime>>>,
     wishes: Wishes,
     /// What goes to other relays.
     elsewhere: RefCell<Elsewhere>,
@@ -187,7 +187,7 @@ impl Shared {
     /// Calls `work` with the agent, which is opened if needed, and begins what it wants.
     fn with<T>(
         self: &Rc<Self>,
-        work: impl FnOnce(&mut AgentObject<Conn, Runtime>) -> T,
+        work: impl FnOnce(&mut AgentObject<DurableSql, Runtime>) -> T,
     ) -> std::result::Result<T, String> {
         let done = {
             let mut place = self.agent.try_borrow_mut().map_err(|_| "the agent is in use".to_owned())?;
@@ -209,13 +209,13 @@ impl Shared {
     }
 
     /// As [`Shared::with`], for what nobody waits for.
-    fn report(self: &Rc<Self>, work: impl FnOnce(&mut AgentObject<Conn, Runtime>)) {
+    fn report(self: &Rc<Self>, work: impl FnOnce(&mut AgentObject<DurableSql, Runtime>)) {
         if let Err(message) = self.with(work) {
             worker::console_error!("an agent: {message}");
         }
     }
 
-    fn open(self: &Rc<Self>) -> std::result::Result<AgentObject<Conn, Runtime>, String> {
+    fn open(self: &Rc<Self>) -> std::result::Result<AgentObject<DurableSql, Runtime>, String> {
         let settings = self.settings()?;
         if !settings.agents.enabled {
             return Err("agents are disabled".into());
@@ -234,7 +234,7 @@ impl Shared {
             seed: js::random().map_err(message)?,
         };
         let opening = Opening(u64::from_be_bytes(js::random().map_err(message)?));
-        let agent = AgentObject::open(now(), Conn::new(storage), host, context, opening)
+        let agent = AgentObject::open(now(), DurableSql::new(storage), host, context, opening)
             .map_err(|error| error.to_string())?;
         OPEN.with_borrow_mut(|open| {
             // Before it grows.
@@ -380,7 +380,7 @@ impl Shared {
             return Ok(true);
         }
         let storage: Storage = self.storage()?;
-        is_opened(&Conn::new(storage)).map_err(|error| error.to_string())
+        is_opened(&DurableSql::new(storage)).map_err(|error| error.to_string())
     }
 
     fn storage(&self) -> std::result::Result<Storage, String> {
@@ -487,7 +487,7 @@ impl Shared {
     }
 
     /// Sends the new lines of the log to those who follow it.
-    fn tell_followers(&self, agent: &AgentObject<Conn, Runtime>) {
+    fn tell_followers(&self, agent: &AgentObject<DurableSql, Runtime>) {
         let Ok(mut followers) = self.followers.try_borrow_mut() else { return };
         let now = now();
         followers.retain_mut(|Following { lines, follower }| {

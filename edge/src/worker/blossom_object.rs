@@ -11,7 +11,7 @@ use wasm_bindgen::JsCast;
 use worker::{Delay, DurableObject, Env, Request, Response, Result, State, durable_object};
 
 use super::js::{self, Storage};
-use super::sql::Conn;
+use super::sql::DurableSql;
 use super::variables;
 use crate::blossom::{COMMAND_PATH, EVENTS_PATH, decode_command, decode_events, encode_outcome, wake_at};
 
@@ -34,7 +34,7 @@ pub struct BlossomDurableObject {
     state: State,
     env: Env,
     /// Opened on first use, and again if that failed.
-    index: RefCell<Option<Index<Conn>>>,
+    index: RefCell<Option<Index<DurableSql>>>,
     /// The alarm, if this object has set one since it was opened, in Unix seconds.
     alarm_at: Cell<Option<u64>>,
     /// Removals that the bucket has failed, and when this object took them, in Unix seconds.
@@ -56,7 +56,7 @@ impl BlossomDurableObject {
         let mut index = self.index.try_borrow_mut().map_err(busy)?;
         let open = match index.take() {
             Some(open) => open,
-            None => Index::open(Conn::new(self.storage()?))?,
+            None => Index::open(DurableSql::new(self.storage()?))?,
         };
         index.insert(open).run(now(), command)
     }
