@@ -38,6 +38,7 @@ fn candidates(relay: &mut Relay<MemoryBackend>, seconds: u64, event: &Signed) ->
     let before = relay.metrics().fanout_candidates.sum;
     let event = Event::from_canonical(event.json().as_bytes().into());
     relay.handle_live(Now::from_seconds(seconds), &[Live { seq: None, event, publisher: None }]);
+    while relay.work(Now::from_seconds(seconds)) {}
     relay.metrics().fanout_candidates.sum - before
 }
 

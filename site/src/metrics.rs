@@ -176,7 +176,7 @@ pub const FOR_OPERATORS: [Metric; 3] = [ADDRESS_COST, AUTHOR_BYTES, AGENT_JOBS_O
 pub type ReadValue = fn(&Metrics) -> u64;
 
 /// The counters and gauges of a machine.
-pub const COUNTERS_AND_GAUGES: [(Metric, ReadValue); 22] = [
+pub const COUNTERS_AND_GAUGES: [(Metric, ReadValue); 24] = [
     (CONNECTIONS, |m| m.connections),
     (Metric::gauge("relay_subscriptions", "Live subscriptions"), |m| m.subscriptions),
     (
@@ -192,6 +192,13 @@ pub const COUNTERS_AND_GAUGES: [(Metric, ReadValue); 22] = [
     ),
     (Metric::gauge("relay_index_bytes", "Memory of the index of live filters, in bytes"), |m| m.index_bytes),
     (Metric::gauge("relay_outbox_bytes", "Output that waits for its readers, in bytes"), |m| m.outbox_bytes),
+    (
+        Metric::gauge("relay_deliveries_waiting", "Live events not yet delivered to all their subscriptions"),
+        |m| m.deliveries_waiting,
+    ),
+    (Metric::counter("relay_deliveries_deferred", "Live events that were delivered in several steps"), |m| {
+        m.deliveries_deferred
+    }),
     (Metric::counter("relay_connections_opened", "WebSocket connections opened"), |m| m.connections_opened),
     (
         Metric::counter("relay_connections_refused", "Connections refused because connections_max were open"),

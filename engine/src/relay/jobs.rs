@@ -281,13 +281,15 @@ impl Jobs {
 }
 
 impl<B: Backend> Relay<B> {
-    /// One step of the job whose turn it is, and some of what ended subscriptions left to sweep. True if any job has
-    /// more to do, or if a message that had waited for this job left events to be verified.
+    /// One step of the job whose turn it is, or of the delivery of live events, and some of what ended subscriptions left to
+    /// sweep. True if anything of that has more to do, or if a message that had waited for this job left events to be verified.
     ///
     /// Turns go round by client address, then by connection, weighed by the rows they read; first steps go first, but
-    /// every fifth turn is a further step's.
+    /// every fifth turn is a further step's. While live events are being delivered, every other turn is theirs.
     pub fn work(&mut self, now: Now) -> bool {
-        if let Some((turn, mut job)) = self.jobs.take(self.config.limits.running_bytes_max) {
+        if self.deliveries.take_turn(!self.jobs.turns.is_empty()) {
+            self.step_deliveries(now);
+        } else if let Some((turn, mut job)) = self.jobs.take(self.config.limits.running_bytes_max) {
             let (conn, starts) = (job.asked_by(), job.starts());
             if let Some(session) = conn.and_then(|conn| self.sessions.get_mut(conn)) {
                 session.jobs_waiting -= 1;
@@ -329,7 +331,7 @@ impl<B: Backend> Relay<B> {
 
     /// Whether [`Relay::work`] would do anything. Draining a slow reader's output may make it so.
     pub fn has_work(&self) -> bool {
-        !self.jobs.turns.is_empty() || self.subscriptions.is_sweep_due()
+        !self.jobs.turns.is_empty() || !self.deliveries.is_empty() || self.subscriptions.is_sweep_due()
     }
 
     /// Starts the job of a request. What its connection sends next waits for its first step: frames take effect in

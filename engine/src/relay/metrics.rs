@@ -61,6 +61,10 @@ pub struct Metrics {
     pub index_bytes: u64,
     /// Output that waits for readers, which `shard_outbox_bytes_max` bounds; now.
     pub outbox_bytes: u64,
+    /// Live events that wait for their delivery to some subscriptions; now.
+    pub deliveries_waiting: u64,
+    /// Live events that were not delivered in the step in which they came.
+    pub deliveries_deferred: u64,
     /// EVENT messages received.
     pub messages_event: u64,
     /// REQ messages received.
@@ -144,6 +148,8 @@ impl Default for Metrics {
             filter_bytes: 0,
             index_bytes: 0,
             outbox_bytes: 0,
+            deliveries_waiting: 0,
+            deliveries_deferred: 0,
             messages_event: 0,
             messages_req: 0,
             messages_count: 0,

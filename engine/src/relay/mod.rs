@@ -21,6 +21,7 @@ mod catch_up;
 mod commit;
 mod config;
 mod costs;
+mod deliveries;
 mod fair_batches;
 mod fanout;
 mod future_filters;
@@ -72,6 +73,7 @@ use crate::verify::{Batch, Checked, Verifier};
 use addresses::SharedRates;
 use commit::CommitQueue;
 use costs::Costs;
+use deliveries::Deliveries;
 use ingest::Ingest;
 use jobs::Jobs;
 use publish::Published;
@@ -101,6 +103,7 @@ pub struct Relay<B> {
     ingest: Ingest,
     pending: CommitQueue,
     subscriptions: Subscriptions,
+    deliveries: Deliveries,
     values: FilterValues,
     jobs: Jobs,
     streams: Streams,
@@ -135,6 +138,7 @@ impl<B: Backend> Relay<B> {
             ingest: Ingest::new(index_seed),
             pending: CommitQueue::default(),
             subscriptions: Subscriptions::new(index_seed),
+            deliveries: Deliveries::default(),
             values: FilterValues::default(),
             jobs,
             streams: Streams::default(),

@@ -9,6 +9,10 @@
 //! have not been answered. Nor are messages that wait for them or for requests. [`Relay::has_unanswered`] says which
 //! connections have some: a host that loses its memory then must not restore that session, but close its socket, so
 //! that the client connects and sends them again.
+//!
+//! Nor does it say which live events are still being delivered. A host may not hibernate meanwhile ([`Relay::has_work`]); one that
+//! may lose its memory keeps [`Relay::delivered_before`] beside the snapshots, and applies it to them with
+//! [`SessionSnapshot::fall_behind`].
 
 use std::sync::Arc;
 
@@ -71,6 +75,18 @@ pub enum Progress {
         /// Second and id of the last event that was sent.
         last: Option<(Timestamp, EventId)>,
     },
+}
+
+impl SessionSnapshot {
+    /// For a session whose host lost its memory while events above `after` were being delivered
+    /// ([`Relay::delivered_before`]): its live subscriptions read them back from the store.
+    pub fn fall_behind(&mut self, after: Seq) {
+        for (_, sub) in &mut self.subs {
+            if sub.progress == Progress::Live {
+                sub.progress = Progress::Behind { after };
+            }
+        }
+    }
 }
 
 impl<B: Backend> Relay<B> {

@@ -45,7 +45,8 @@ pub struct Limits {
     pub limit_max: u32,
     /// `limit` of a filter that has none.
     pub limit_default: u32,
-    /// Rows one step of a scan, count or replay may read before another client address gets its turn. A row is
+    /// Rows one step of a scan, count or replay may read before another client address gets its turn, and rows that a
+    /// step of live delivery may take. A row is
     /// about a microsecond of work (not an SQL row): a posting or a small event; large events and those that many conditions ask about are
     /// more (`store/cost.rs`).
     pub scan_rows_max: usize,
