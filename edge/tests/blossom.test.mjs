@@ -199,6 +199,37 @@ test('the last owner takes the blob with him', async () => {
   await gone(hash)
 })
 
+test('a slower upload of the same bytes changes nothing of a live blob', async () => {
+  const other = generateSecretKey()
+  for (const several of [false, true]) {
+    const bytes = blob()
+    const hash = sha256(bytes)
+    // With several hashes in the token it is staged first.
+    const slower = { ...token('upload', several ? [hash, sha256('x')] : [hash], other), 'content-type': 'text/plain' }
+    await tell(edge, { hold: 'put', only: 1 })
+    const uploading = send(edge, 'PUT', '/upload', { body: bytes, headers: slower })
+    await waiting(1)
+    assert.equal((await upload(edge, bytes, { headers: { 'content-type': 'video/mp4' } })).status, 201)
+    const { version } = await bucket.head(hash)
+    await tell(edge, { release: true })
+    const { status, json, body } = await uploading
+    assert.equal(status, 200, `${body}`)
+    assert.equal(json.type, 'video/mp4')
+    assert.equal((await get(hash)).headers['content-type'], 'video/mp4')
+    assert.equal((await bucket.head(hash)).version, version, 'the object is the same')
+    assert.deepEqual((await list(edge, other)).map(found => found.type).slice(0, 1), ['video/mp4'])
+  }
+  // The bucket looks at the bytes of the slower one all the same.
+  const bytes = blob()
+  await tell(edge, { hold: 'put', only: 1 })
+  const headers = { ...token('upload', [sha256(bytes)], other), 'x-sha-256': sha256(bytes) }
+  const lying = send(edge, 'PUT', '/upload', { body: blob(), headers })
+  await waiting(1)
+  assert.equal((await upload(edge, bytes)).status, 201)
+  await tell(edge, { release: true })
+  assert.equal((await lying).status, 409)
+})
+
 test('a blob that is banned during its upload is not stored', async () => {
   const bytes = blob()
   const hash = sha256(bytes)

@@ -48,7 +48,7 @@ export const list = async (edge, by = key, query = '') =>
  * The Worker with a bucket that can be told what to do, by the JSON that is sent to /test:
  * `{"fail": {"put": "before"}}`: the next put fails before it takes a byte; `"middle"`: when some have come; `"after"`: when all are
  * stored. `get`, `head` and `delete` likewise, `"before"` only.
- * `{"hold": "put"}`: calls of put wait, until `{"release": true}`.
+ * `{"hold": "put"}`: calls of put wait, until `{"release": true}`; with `"only": 1` the next one.
  * The answer is what has been counted: operations of the bucket, requests to the index and rows that it has written, as billed.
  */
 export const controlled = `
@@ -63,12 +63,12 @@ const instead = (of, own) => new Proxy(of, {
     return typeof value === 'function' && name !== 'constructor' ? value.bind(of) : value
   },
 })
-let fail = {}, hold, waiting = 0
+let fail = {}, hold, held = 0, waiting = 0
 const failing = async (operation, run) => {
   count(operation)
   waiting += 1
   // A promise can't be settled by another request.
-  while (hold === operation) await scheduler.wait(10)
+  if (hold === operation && held-- > 0) while (hold === operation) await scheduler.wait(10)
   waiting -= 1
   const how = fail[operation]
   delete fail[operation]
@@ -121,7 +121,7 @@ export default {
     if (new URL(request.url).pathname === '/test') {
       const told = await request.json()
       if (told.fail) fail = told.fail
-      if (told.hold) hold = told.hold
+      if (told.hold) [hold, held] = [told.hold, told.only ?? Infinity]
       if (told.release) hold = undefined
       for (const cursor of cursors.splice(0)) {
         count('rows', cursor.rowsWritten)

@@ -134,8 +134,8 @@ impl Patch {
                 other => Err(problem(other).into()),
             },
             Stage::Join { upload } => match input {
-                Input::Received(Received { sha256, size, first, .. }) if sha256 == self.sha256 => {
-                    let mime = mime::declared_or_told(&self.mime, &first);
+                Input::Received(Received { sha256, size, first, kept_mime, .. }) if sha256 == self.sha256 => {
+                    let mime = kept_mime.unwrap_or_else(|| mime::declared_or_told(&self.mime, &first));
                     if let Err(response) = bytes_are_taken(context, &mime, &first) {
                         return self.give_up(Command::AbortParts { upload }, Problem::Type(response));
                     }

@@ -39,7 +39,8 @@ pub enum Step {
         /// How to store them.
         receive: Receive,
     },
-    /// Give staged bytes their final key: [`Input::Done`] or [`Input::Failed`].
+    /// Give staged bytes their final key: [`Input::Done`] or [`Input::Failed`]; [`Input::Received`] with
+    /// [`Received::kept_mime`] if bytes were there already.
     Promote {
         /// Where they are.
         from: Key,
@@ -136,6 +137,9 @@ pub struct Received {
     pub first: Bytes,
     /// The type that the origin of a fetched blob declares, as it is in its header.
     pub mime: Option<String>,
+    /// The type that is kept with the bytes, if they were there already under this hash and the store has left them as they were:
+    /// then it is the blob's type, whatever is declared.
+    pub kept_mime: Option<String>,
 }
 
 /// A stripped picture.

@@ -81,8 +81,11 @@ impl Plan {
     }
 
     /// The type of bytes that have come: as declared, or as their origin says, unless their first bytes tell better; or as those
-    /// tell; or by their extension.
+    /// tell; or by their extension. Of bytes that were there already it is the type that is kept with them.
     fn mime_of(&self, received: &Received) -> String {
+        if let Some(kept) = &received.kept_mime {
+            return kept.clone();
+        }
         let declared = self.mime.clone().or_else(|| mime::of_origin(received.mime.as_deref()));
         if let Some(declared) = declared {
             return mime::declared_or_told(&declared, &received.first);
@@ -292,6 +295,9 @@ impl Storing {
             },
             Stage::Promote { staged, commit } => match input {
                 Input::Done => self.finish(commit),
+                Input::Received(Received { kept_mime: Some(mime), .. }) => {
+                    self.finish(Commit { mime, ..commit })
+                }
                 other => self.abort(commit.upload, Some(staged), problem(other)),
             },
             Stage::Finish { upload } => match input {

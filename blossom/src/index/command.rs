@@ -99,6 +99,10 @@ pub enum Command {
     /// that does not come within 15 minutes, they are handed out again: a host that takes removals must be done, or know that it
     /// will not be, before.
     TakeRemoval,
+    /// The same of at most so many: [`Outcome::Removals`].
+    TakeRemovals(u32),
+    /// The same of bytes with this key, if they wait and nobody has taken them.
+    TakeRemovalOf(Key),
     /// They are gone: [`Outcome::Done`].
     Removed(Key),
     /// They could not be removed, and no removal of them is under way any more: it waits again, and uploads of them may begin.
@@ -113,6 +117,15 @@ pub enum Command {
     Restart,
     /// Whether bytes with this key belong to something: [`Outcome::Accepted`] or [`Outcome::Missing`].
     IsKnown(Key),
+    /// The store has these keys, of which none is of an upload that has just begun: bytes that belong to nothing are removed
+    /// ([`Outcome::Unknown`]). Keys that are none of this index are left alone. If more than half of the hashes are unknown, the
+    /// index may be the one that is wrong, new or restored: then no blob is removed unless an operator asks for it.
+    RemoveUnknown {
+        /// At most a thousand.
+        keys: Vec<Key>,
+        /// Whether an operator asks for it.
+        is_asked: bool,
+    },
     /// A blob with all that is known: [`Outcome::Info`] or [`Outcome::Missing`].
     Stat(Sha256),
     /// Removes and refuses a blob, as an operator's [`Command::Delete`]: [`Outcome::Done`].
@@ -168,7 +181,18 @@ impl Command {
                 | Command::Sweep
                 | Command::Restart
                 | Command::Ban { .. }
+                | Command::RemoveUnknown { .. }
         )
+    }
+
+    /// The key of the bytes that are not to be there any more when its sender is answered, unless they are live.
+    pub fn removes(&self) -> Option<Key> {
+        match self {
+            Command::Finish(Commit { sha256, .. })
+            | Command::Delete { sha256, .. }
+            | Command::Ban { sha256, .. } => Some(sha256.to_string()),
+            _ => None,
+        }
     }
 }
 
@@ -305,6 +329,15 @@ pub enum Outcome {
     Position(Option<u64>),
     /// Bytes to remove, if any.
     Removal(Option<Key>),
+    /// Bytes to remove.
+    Removals(Vec<Key>),
+    /// How many keys are unknown and will be removed, and how many hashes are unknown and are left.
+    Unknown {
+        /// Removed.
+        removed: u64,
+        /// Left.
+        left: u64,
+    },
     /// The time of the next sweep, in Unix seconds, if anything runs out.
     Swept(Option<u64>),
     /// A blob with all that is known.

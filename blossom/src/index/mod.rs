@@ -141,12 +141,17 @@ impl<C: SqlConn> Run<'_, C> {
             Command::Apply(event, seq) => self.apply(&event, seq),
             Command::Position => self.position(),
             Command::SetPosition(seq) => self.set_position(seq),
-            Command::TakeRemoval => self.take_removal(),
+            Command::TakeRemoval => Ok(Outcome::Removal(self.take_removals(1)?.pop())),
+            Command::TakeRemovals(limit) => Ok(Outcome::Removals(self.take_removals(limit as usize)?)),
+            Command::TakeRemovalOf(key) => self.take_removal_of(key),
             Command::Removed(key) => self.removed(&key),
             Command::RemovalFailed(key) => self.removal_failed(&key),
             Command::Sweep => self.sweep(),
             Command::Restart => self.restart(),
-            Command::IsKnown(key) => self.is_known(&key),
+            Command::IsKnown(key) => {
+                Ok(if self.is_known(&key)? { Outcome::Accepted } else { Outcome::Missing })
+            }
+            Command::RemoveUnknown { keys, is_asked } => self.remove_unknown(keys, is_asked),
             Command::Stat(sha256) => self.stat(&sha256),
             Command::Ban { sha256, reason } => self.ban(&sha256, &reason),
             Command::Unban(sha256) => self.unban(&sha256),

@@ -64,7 +64,7 @@ pub struct Host<'a> {
     pub index: Index<Sqlite>,
     /// Its database.
     pub database: Sqlite,
-    /// The store.
+    /// The store. What is there under a hash it does not overwrite.
     pub objects: BTreeMap<String, Object>,
     /// Other servers.
     pub origins: Origins,
@@ -346,6 +346,12 @@ impl<'a> Host<'a> {
             }
             Step::Promote { from, to, mime, expires_at } => {
                 let object = self.objects.remove(&from).expect("staged bytes are there");
+                if let Some(there) = self.objects.get(&to) {
+                    let (kept_mime, size) = (Some(there.mime.clone()), object.bytes.len() as u64);
+                    let sha256 = Sha256(Hasher::digest(&object.bytes).into());
+                    let (first, mime) = (Bytes::new(), None);
+                    return Input::Received(Received { sha256, size, first, mime, kept_mime });
+                }
                 self.objects.insert(to, Object { mime, expires_at, ..object });
                 Input::Done
             }
@@ -378,8 +384,12 @@ impl<'a> Host<'a> {
             let first = bytes.slice(..bytes.len().min(4_096));
             let kept = receive.mime_from(mime.as_deref());
             let Receive { key, expires_at, .. } = receive;
-            self.objects.insert(key, Object { bytes, mime: kept, expires_at });
-            return Input::Received(Received { sha256, size, first, mime });
+            let there = receive.sha256.and_then(|_| self.objects.get(&key));
+            let kept_mime = there.map(|object| object.mime.clone());
+            if there.is_none() {
+                self.objects.insert(key, Object { bytes, mime: kept, expires_at });
+            }
+            return Input::Received(Received { sha256, size, first, mime, kept_mime });
         };
         Input::Failed(failure)
     }

@@ -31,7 +31,13 @@ fn inputs(body: &Bytes) -> Vec<Input> {
     let begun = |key: String| Outcome::Begun { upload: 7, key };
     let part = Part { key: "parts/1".to_owned(), skip: 0, take: 8 };
     let received = |sha256, size| {
-        Input::Received(Received { sha256, size, first: Bytes::from_static(BODY), mime: None })
+        Input::Received(Received {
+            sha256,
+            size,
+            first: Bytes::from_static(BODY),
+            mime: None,
+            kept_mime: None,
+        })
     };
     let picture = Processed {
         bytes: Bytes::from_static(b"stripped"),

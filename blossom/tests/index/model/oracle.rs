@@ -130,7 +130,7 @@ impl Oracle {
                 assert_eq!(*outcome, if was { Outcome::Done } else { Outcome::Missing });
             }
             Command::Apply(event, _) => self.apply(event),
-            Command::TakeRemoval => self.take(now, outcome),
+            Command::TakeRemoval | Command::TakeRemovalOf(_) => self.take(now, outcome),
             Command::Removed(key) | Command::RemovalFailed(key) => drop(self.taken.remove(key)),
             Command::Sweep => self.sweep(now, outcome),
             Command::Restart => self.restart(),

@@ -8,11 +8,11 @@ use js_sys::futures::JsFuture;
 use js_sys::{Object as JsObject, Promise, Reflect};
 use relay_blossom::exchange::{Failure, Receive, Received};
 use relay_blossom::index::Part;
-use relay_blossom::{Blob, Sha256};
+use relay_blossom::{Blob, Sha256, mime};
 use wasm_bindgen::prelude::*;
 use worker::crypto::{DigestStream, DigestStreamAlgorithm};
 use worker::web_sys::ReadableStream;
-use worker::{Bucket, Data, Env, Error, HttpMetadata, Object, Range, ResponseBody, Result as WorkerResult};
+use worker::{Bucket, Conditional, Data, Env, Error, HttpMetadata, Object, Range, ResponseBody, Result as WorkerResult};
 
 use crate::worker::blossom_object::BLOBS;
 
@@ -86,7 +86,9 @@ impl Bodies {
         found.map_err(failed)
     }
 
-    /// Stores bytes; the bucket checks their hash, if it is known. One operation, and two more if it is not.
+    /// Stores bytes; the bucket checks their hash, if it is known. One operation, and two more if it is not. Of a known hash it
+    /// overwrites nothing: a blob that is live stays as it is, with its type and expiry, whoever uploads it meanwhile. Then it is
+    /// one operation more.
     pub(super) async fn store(&self, data: Data, receive: &Receive) -> Result<Received, Failure> {
         let mut put = self.0.put(&receive.key, data).http_metadata(http_metadata(&receive.mime));
         let further = further_metadata(receive);
@@ -94,10 +96,18 @@ impl Bodies {
             put = put.custom_metadata(further);
         }
         if let Some(sha256) = &receive.sha256 {
-            put = put.sha256(sha256.0.to_vec());
+            let is_new = Conditional { etag_does_not_match: Some("*".to_owned()), ..Conditional::default() };
+            put = put.sha256(sha256.0.to_vec()).only_if(is_new);
         }
-        let object = put.execute().await.map_err(put_failure)?;
-        let size = object.ok_or_else(|| Failure::Store("not stored".into()))?.size();
+        let (size, kept_mime) = match put.execute().await.map_err(put_failure)? {
+            Some(object) => (object.size(), None),
+            // The bytes are there, with this hash: the bucket has checked it when they came.
+            None => {
+                let there = self.0.head(&receive.key).await.map_err(failed)?;
+                let there = there.ok_or_else(|| Failure::Store("not stored".into()))?;
+                (there.size(), Some(mime_of(&there)))
+            }
+        };
         if receive.length.is_some_and(|length| length != size) {
             return Err(Failure::Incomplete);
         }
@@ -107,7 +117,7 @@ impl Bodies {
             None if receive.key.starts_with(PARTS) => (Sha256([0; 32]), Bytes::new()),
             None => self.digest(&receive.key, size).await?,
         };
-        Ok(Received { sha256, size, first, mime: None })
+        Ok(Received { sha256, size, first, mime: None, kept_mime })
     }
 
     /// The hash of what is stored, and its first bytes.
@@ -161,7 +171,7 @@ impl Bodies {
         to: &str,
         mime: &str,
         expires_at: Option<u64>,
-    ) -> Result<(), Failure> {
+    ) -> Result<Received, Failure> {
         let sha256: Sha256 = to.parse().map_err(|_| Failure::Store("not a hash".into()))?;
         let staged = self.0.head(from).await.map_err(failed)?;
         let size = staged.ok_or_else(|| Failure::Store(format!("{from} is not there")))?.size();
@@ -178,8 +188,9 @@ impl Bodies {
             expires_at,
             media: None,
         };
-        self.store(data, &receive).await?;
-        self.remove(from).await
+        let stored = self.store(data, &receive).await?;
+        self.remove(from).await?;
+        Ok(stored)
     }
 
     /// Pipes parts one after the other into one put, which checks the hash. An operation for each part, and one.
@@ -249,13 +260,17 @@ pub(super) fn stream_of(object: &Object) -> Result<ReadableStream, Failure> {
     }
 }
 
+fn mime_of(object: &Object) -> String {
+    object.http_metadata().content_type.unwrap_or_else(|| mime::UNKNOWN.to_owned())
+}
+
 /// What the bucket knows of a blob.
 pub(super) fn blob_of(object: &Object, sha256: Sha256) -> Blob {
     let further = object.custom_metadata().unwrap_or_default();
     Blob {
         sha256,
         size: object.size(),
-        mime: object.http_metadata().content_type.unwrap_or_else(|| "application/octet-stream".to_owned()),
+        mime: mime_of(object),
         uploaded: object.uploaded().as_millis() / 1_000,
         expires_at: further.get(EXPIRES).and_then(|at| at.parse().ok()),
         media: further.get(MEDIA).and_then(|media| serde_json::from_str(media).ok()),
