@@ -3,7 +3,7 @@
 
 use super::request::{blob, declared_type, fits, length, may_upload, number, pay, token, type_is_taken};
 use super::response::Response;
-use super::step::{Failure, Input, Received, Step};
+use super::step::{Failure, Input, Receive, Received, Step};
 use super::storing::{Kept, Problem, bytes_are_taken, commit, problem, receive, wanted};
 use super::{Context, Head, State, Turn};
 use crate::blob::Sha256;
@@ -102,8 +102,8 @@ impl Patch {
                 Input::Answered(Outcome::Exists(blob)) => Err(Kept::Old(blob).response(context)),
                 // Its bytes are here already.
                 Input::Answered(Outcome::Accepted) => Err(Response::empty(204)),
-                Input::Answered(Outcome::Complete { upload, key, parts }) => {
-                    self.join(context, upload, key, parts)
+                Input::Answered(Outcome::Complete { upload, key, parts, is_here }) => {
+                    self.join(context, upload, key, parts, is_here)
                 }
                 other => Err(problem(other).into()),
             },
@@ -116,8 +116,8 @@ impl Patch {
             },
             Stage::FinishPart { upload, key } => match input {
                 Input::Answered(Outcome::Accepted) => Err(Response::empty(204)),
-                Input::Answered(Outcome::Complete { upload, key, parts }) => {
-                    self.join(context, upload, key, parts)
+                Input::Answered(Outcome::Complete { upload, key, parts, is_here }) => {
+                    self.join(context, upload, key, parts, is_here)
                 }
                 Input::Answered(Outcome::Exists(blob)) => Err(Kept::Old(blob).response(context)),
                 // The upload has ended: perhaps because others have completed the blob.
@@ -158,9 +158,10 @@ impl Patch {
         }
     }
 
-    fn join(self, context: &Context<'_>, upload: u64, key: Key, parts: Vec<Part>) -> Turn {
+    fn join(self, context: &Context<'_>, upload: u64, key: Key, parts: Vec<Part>, only_hash: bool) -> Turn {
         let (hash, length) = (Some(self.sha256), Some(self.total));
         let receive = receive(context, key, hash, length, self.total, self.mime.clone());
+        let receive = Receive { only_hash, ..receive };
         self.at(Stage::Join { upload }, Step::Join { parts, receive })
     }
 

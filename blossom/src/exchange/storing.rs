@@ -140,7 +140,7 @@ pub(super) fn receive(
     mime: String,
 ) -> Receive {
     let expires_at = lifetime(context, &mime, length.unwrap_or(0)).expires_at;
-    Receive { key, sha256, length, bytes_max, mime, expires_at, media: None }
+    Receive { key, only_hash: false, sha256, length, bytes_max, mime, expires_at, media: None }
 }
 
 /// What is committed of bytes that are stored.
@@ -308,12 +308,17 @@ impl Storing {
     }
 
     fn begun(mut self: Box<Self>, context: &Context<'_>, input: Input) -> Progress {
-        let (upload, key) = match input {
-            Input::Answered(Outcome::Begun { upload, key }) => (upload, key),
-            Input::Answered(Outcome::Exists(blob)) => return end(Ok(Kept::Old(blob))),
-            other => return end(Err(problem(other))),
-        };
         let plan = &mut self.plan;
+        let (upload, key, only_hash) = match (input, plan.expected.known()) {
+            (Input::Answered(Outcome::Begun { upload, key }), _) => (upload, key, false),
+            // Nobody owns what they do not have.
+            (Input::Answered(Outcome::Here { upload }), Some(sha256)) => (upload, sha256.to_string(), true),
+            (Input::Answered(Outcome::Here { upload }), None) => {
+                return self.abort(upload, None, Problem::Internal);
+            }
+            (Input::Answered(Outcome::Exists(blob)), _) => return end(Ok(Kept::Old(blob))),
+            (other, _) => return end(Err(problem(other))),
+        };
         let mut receive = receive(
             context,
             key.clone(),
@@ -322,6 +327,7 @@ impl Storing {
             plan.bytes_max,
             plan.first_mime(),
         );
+        receive.only_hash = only_hash;
         receive.media.clone_from(&plan.media);
         let step = match &mut plan.source {
             Source::Body => Step::Receive(receive),

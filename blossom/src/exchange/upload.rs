@@ -1,7 +1,8 @@
 //! `PUT /upload` (BUD-02), `PUT /<sha256>` (BUD-13), `HEAD /upload` (BUD-06) and `HEAD /media` (BUD-05).
 //!
 //! A token names the hashes of what may be uploaded, so that the hash is known before the bytes unless it names several and
-//! there is no `X-SHA-256`. If a blob of a known hash is here, its descriptor is the response and the body is not read.
+//! there is no `X-SHA-256`. If a blob of a known hash is here and the uploader owns it, its descriptor is the response and the body
+//! is not read. If only others own it, the body is read and hashed, and not stored; then the uploader is an owner too.
 
 use relay_site::BlossomRoute;
 

@@ -376,9 +376,11 @@ impl<'a> Host<'a> {
             Failure::WrongHash
         } else {
             let first = bytes.slice(..bytes.len().min(4_096));
-            let kept = receive.mime_from(mime.as_deref());
-            let Receive { key, expires_at, .. } = receive;
-            self.objects.insert(key, Object { bytes, mime: kept, expires_at });
+            if !receive.only_hash {
+                let mime = receive.mime_from(mime.as_deref());
+                let Receive { key, expires_at, .. } = receive;
+                self.objects.insert(key, Object { bytes, mime, expires_at });
+            }
             return Input::Received(Received { sha256, size, first, mime });
         };
         Input::Failed(failure)

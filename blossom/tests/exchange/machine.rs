@@ -55,11 +55,12 @@ fn inputs(body: &Bytes) -> Vec<Input> {
         begun("staged/7".to_owned()),
         begun(hash(BODY).to_string()),
         Outcome::Exists(blob()),
+        Outcome::Here { upload: 7 },
         Outcome::Busy,
         Outcome::Refused(Refusal::Banned),
         Outcome::Refused(Refusal::Gone),
         Outcome::Stored(blob()),
-        Outcome::Complete { upload: 7, key: hash(BODY).to_string(), parts: vec![part] },
+        Outcome::Complete { upload: 7, key: hash(BODY).to_string(), parts: vec![part], is_here: false },
         Outcome::Deleted,
         Outcome::Blobs(vec![blob()]),
         Outcome::Done,
@@ -175,7 +176,7 @@ impl Ledger {
             _ => None,
         };
         match (step, outcome) {
-            (Step::Ask(Command::Begin(_)), Some(O::Begun { upload, .. })) => {
+            (Step::Ask(Command::Begin(_)), Some(O::Begun { upload, .. } | O::Here { upload })) => {
                 self.uploads.insert(*upload);
                 self.permitted = true;
             }
