@@ -199,7 +199,7 @@ impl Exchange {
             State::Over => Err(Response::internal()),
             State::Read(read) => read.resume(context, head, input),
             State::Upload(upload) => upload.resume(context, input),
-            State::Check(check) => check.resume(input),
+            State::Check(check) => check.resume(context, input),
             State::Part(patch) => patch.resume(context, input),
             State::Mirror(mirror) => mirror.resume(context, input),
             State::Media(making) => making.resume(context, input),

@@ -4,7 +4,7 @@
 use url::{Url, form_urlencoded};
 
 use super::conditions::{Verdict, date, etag, judge};
-use super::request::{blob, number, pay};
+use super::request::{Price, blob, number};
 use super::response::{Body, Response};
 use super::step::{Failure, Input, Step};
 use super::storing::{Expected, Kept, Plan, Problem, Progress, Source, Storing, problem};
@@ -12,7 +12,7 @@ use super::{Context, Head, State, Turn};
 use crate::blob::{Blob, Sha256};
 use crate::index::{Command, Outcome, Refusal};
 use crate::mime;
-use crate::payment::{Operation, Purchase};
+use crate::payment::Operation;
 
 /// Who owns what was pulled from other servers: this relay. It is no point of the curve, so that nobody can sign for it.
 pub const RELAY_OWNER: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -89,12 +89,11 @@ fn missing() -> Response {
 
 /// The response with a blob that is here.
 fn serve(context: &Context<'_>, head: &Head, blob: Blob) -> Response {
-    let hash = blob.sha256.to_string();
     let verdict = judge(head, &blob);
     if let Verdict::Send(range) = &verdict {
         let size = range.as_ref().map_or(blob.size, |range| range.end - range.start);
-        let purchase = Purchase { operation: Operation::Download, size, sha256: Some(&hash), pubkey: None };
-        if let Err(response) = pay(context, head, &purchase) {
+        let price = Price::new(head, Operation::Download, size, Some(blob.sha256), None);
+        if let Err(response) = price.pay(context) {
             return response;
         }
     }
@@ -221,6 +220,7 @@ impl Hints {
             mime: None,
             extension: self.extension,
             media: None,
+            price: None,
         };
         let (storing, step) = Storing::begin(context, plan);
         Ok((State::Read(Read::Pull(storing)), step))

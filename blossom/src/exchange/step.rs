@@ -82,6 +82,8 @@ pub enum Step {
 pub struct Receive {
     /// Under which key; they are visible there only when all of them have come and the hash is right.
     pub key: Key,
+    /// The blob is there already: the bytes are read and hashed as all others, and nothing is stored.
+    pub only_hash: bool,
     /// The hash that they must have.
     pub sha256: Option<Sha256>,
     /// How many they must be, if that is known.

@@ -3,10 +3,11 @@
 
 use bytes::Bytes;
 
+use super::Context;
 use super::list::SECONDS_MAX;
+use super::request::{self, Price};
 use super::response::{Response, busy};
 use super::step::{Failure, Input, Receive, Received, Step};
-use super::{Context, request};
 use crate::blob::{Blob, Media, Sha256};
 use crate::index::{Command, Commit, Key, Outcome, Refusal, Wanted};
 use crate::mime;
@@ -68,6 +69,8 @@ pub(super) struct Plan {
     /// The extension in the path or URL, from which the type is told if nothing else tells it.
     pub(super) extension: Option<String>,
     pub(super) media: Option<Media>,
+    /// What it costs if it is not here already.
+    pub(super) price: Option<Price>,
 }
 
 impl Plan {
@@ -143,7 +146,7 @@ pub(super) fn receive(
     mime: String,
 ) -> Receive {
     let expires_at = lifetime(context, &mime, length.unwrap_or(0)).expires_at;
-    Receive { key, sha256, length, bytes_max, mime, expires_at, media: None }
+    Receive { key, only_hash: false, sha256, length, bytes_max, mime, expires_at, media: None }
 }
 
 /// What is committed of bytes that are stored.
@@ -179,6 +182,11 @@ pub(super) struct Storing {
 
 #[derive(Clone, Debug)]
 enum Stage {
+    /// It is to be paid, and nothing is offered: whether it would be accepted.
+    Quote {
+        wanted: Wanted,
+        unpaid: Response,
+    },
     Begin,
     Receive {
         upload: u64,
@@ -232,6 +240,8 @@ pub(super) enum Problem {
     NotNamed,
     /// Blobs of this type are not taken.
     Type(Response),
+    /// It is not paid.
+    Unpaid(Response),
     /// The host has given an input that does not follow from the step.
     Internal,
 }
@@ -243,7 +253,7 @@ impl From<Problem> for Response {
             Problem::Refused(refusal) => refusal.into(),
             Problem::Failed(failure) => failure.into(),
             Problem::NotNamed => crate::token::Defect::OtherHash.into(),
-            Problem::Type(response) => response,
+            Problem::Type(response) | Problem::Unpaid(response) => response,
             Problem::Internal => Response::internal(),
         }
     }
@@ -268,12 +278,23 @@ impl Storing {
         let mime = mime.unwrap_or_else(|| mime::UNKNOWN.to_owned());
         let mut wanted = wanted(context, plan.owner.clone(), known, size, mime);
         wanted.key_bytes_max = plan.key_bytes_max;
-        (Box::new(Storing { plan, stage: Stage::Begin }), Step::Ask(Command::Begin(wanted)))
+        let (stage, command) = match plan.price.as_ref().map(|price| price.is_offered(context)) {
+            Some(Err(unpaid)) => (Stage::Quote { wanted: wanted.clone(), unpaid }, Command::Check(wanted)),
+            _ => (Stage::Begin, Command::Begin(wanted)),
+        };
+        (Box::new(Storing { plan, stage }), Step::Ask(command))
     }
 
     /// Goes on with what came of the last step.
     pub(super) fn resume(mut self: Box<Self>, context: &Context<'_>, input: Input) -> Progress {
         match std::mem::replace(&mut self.stage, Stage::Begin) {
+            Stage::Quote { wanted, unpaid } => match input {
+                Input::Answered(Outcome::Accepted) => end(Err(Problem::Unpaid(unpaid))),
+                Input::Answered(Outcome::Exists(_)) => {
+                    self.at(Stage::Begin, Step::Ask(Command::Begin(wanted)))
+                }
+                other => end(Err(problem(other))),
+            },
             Stage::Begin => self.begun(context, input),
             Stage::Receive { upload, key } => match input {
                 Input::Received(received) => self.received(context, upload, key, received),
@@ -314,12 +335,21 @@ impl Storing {
     }
 
     fn begun(mut self: Box<Self>, context: &Context<'_>, input: Input) -> Progress {
-        let (upload, key) = match input {
-            Input::Answered(Outcome::Begun { upload, key }) => (upload, key),
-            Input::Answered(Outcome::Exists(blob)) => return end(Ok(Kept::Old(blob))),
-            other => return end(Err(problem(other))),
-        };
         let plan = &mut self.plan;
+        let (upload, key, only_hash) = match (input, plan.expected.known()) {
+            (Input::Answered(Outcome::Begun { upload, key }), _) => (upload, key, false),
+            // Nobody owns what they do not have.
+            (Input::Answered(Outcome::Here { upload }), Some(sha256)) => (upload, sha256.to_string(), true),
+            (Input::Answered(Outcome::Here { upload }), None) => {
+                return self.abort(upload, None, Problem::Internal);
+            }
+            (Input::Answered(Outcome::Exists(blob)), _) => return end(Ok(Kept::Old(blob))),
+            (other, _) => return end(Err(problem(other))),
+        };
+        let price = plan.price.as_ref().filter(|_| !only_hash);
+        if let Some(Err(unpaid)) = price.map(|price| price.pay(context)) {
+            return self.abort(upload, None, Problem::Unpaid(unpaid));
+        }
         let mut receive = receive(
             context,
             key.clone(),
@@ -328,6 +358,7 @@ impl Storing {
             plan.bytes_max,
             plan.first_mime(),
         );
+        receive.only_hash = only_hash;
         receive.media.clone_from(&plan.media);
         let step = match &mut plan.source {
             Source::Body => Step::Receive(receive),

@@ -14,14 +14,16 @@ pub enum Command {
     /// These blobs have been downloaded, for retention by last access: [`Outcome::Done`]. Writes at most once an hour for a blob,
     /// and nothing for one that no such rule holds for.
     Touch(Vec<Sha256>),
-    /// What [`Command::Begin`] would answer; changes nothing. [`Outcome::Accepted`] instead of [`Outcome::Begun`].
+    /// Whether [`Command::Begin`] would refuse; changes nothing. [`Outcome::Accepted`] instead of [`Outcome::Begun`], and
+    /// [`Outcome::Exists`] whoever owns the blob.
     Check(Wanted),
-    /// An upload begins: [`Outcome::Begun`]; or [`Outcome::Exists`], and the uploader is an owner now; [`Outcome::Busy`];
-    /// [`Outcome::Refused`]. An upload that ends in any way but [`Outcome::Stored`] leaves nothing: whatever it may have stored
-    /// is removed, unless it is live or another upload of it is under way.
+    /// An upload begins: [`Outcome::Begun`]; or [`Outcome::Exists`], if the uploader owns the blob already; [`Outcome::Here`], if
+    /// only others do; [`Outcome::Busy`]; [`Outcome::Refused`]. An upload that ends in any way but [`Outcome::Stored`] leaves
+    /// nothing: whatever it may have stored is removed, unless it is live or another upload of it is under way.
     Begin(Wanted),
-    /// The hash and size of a begun upload are known now: the same answers, and [`Outcome::Begun`] has the key where the bytes
-    /// belong. Any other answer but [`Outcome::Busy`] has ended the upload.
+    /// The hash and size of a begun upload are known now, for its bytes have come: the same answers, and [`Outcome::Begun`] has the
+    /// key where the bytes belong; [`Outcome::Exists`] instead of [`Outcome::Here`], and the uploader is an owner now. Any other
+    /// answer but [`Outcome::Busy`] has ended the upload.
     Learn {
         /// The upload.
         upload: u64,
@@ -30,8 +32,9 @@ pub enum Command {
         /// Its size in bytes.
         size: u64,
     },
-    /// The bytes of an upload are stored under their hash: [`Outcome::Stored`], [`Outcome::Exists`] if another upload was
-    /// first, or [`Outcome::Refused`]. The upload has ended in any case.
+    /// The bytes of an upload are stored under their hash, or of one that was [`Outcome::Here`] have come: [`Outcome::Stored`];
+    /// [`Outcome::Exists`] if the blob is live already, and the uploader is an owner now; or [`Outcome::Refused`]. The upload has
+    /// ended in any case.
     Finish(Commit),
     /// An upload has failed: [`Outcome::Done`], also if it is not known. Of an upload in parts only the joining has failed: the
     /// next part that is stored is told [`Outcome::Complete`] again, until three have failed.
@@ -41,7 +44,7 @@ pub enum Command {
     },
     /// A part of a blob comes (BUD-14): [`Outcome::Begun`] with the key for its bytes; [`Outcome::Accepted`] if stored parts have
     /// all of it, so that it need not come; [`Outcome::Complete`] as of [`Command::FinishPart`], if these are all of the blob and
-    /// nobody joins them; or as [`Command::Begin`].
+    /// nobody joins them; or as [`Command::Begin`], but never [`Outcome::Here`]: parts are stored also of a blob of others.
     BeginPart(Wanted, PartHead),
     /// A part is stored: [`Outcome::Accepted`] while others are missing or another request joins them; [`Outcome::Complete`]
     /// if all are there, and the one that is told so joins them and then sends [`Command::Finish`] or [`Command::Abort`].
@@ -304,6 +307,12 @@ pub enum Outcome {
     },
     /// The blob is here already; the uploader is one of its owners.
     Exists(Blob),
+    /// The blob is here already, and others own it. Whoever sends its bytes too becomes an owner: they are hashed and not stored,
+    /// then comes [`Command::Finish`], or [`Command::Abort`].
+    Here {
+        /// The upload's number.
+        upload: u64,
+    },
     /// Its bytes are being removed at this moment: ask again soon.
     Busy,
     /// No.
@@ -318,6 +327,8 @@ pub enum Outcome {
         key: Key,
         /// In order.
         parts: Vec<Part>,
+        /// The blob is here already, so that they are hashed and not stored.
+        is_here: bool,
     },
     /// The owner has let it go.
     Deleted,

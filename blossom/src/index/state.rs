@@ -70,6 +70,8 @@ pub(super) struct Upload {
     pub(super) is_staged: bool,
     /// Its blob was banned or deleted. It is kept only because its host may still put bytes.
     pub(super) is_given_up: bool,
+    /// Its blob was live when it began, so that nothing is stored for it: its bytes count for the owner's quota only.
+    pub(super) is_here: bool,
     pub(super) parts: Option<Parts>,
 }
 
@@ -102,14 +104,20 @@ pub(super) struct Taken {
 const FLAG_STAGED: u64 = 1;
 const FLAG_PARTS: u64 = 2;
 pub(super) const FLAG_GIVEN_UP: u64 = 4;
+const FLAG_HERE: u64 = 8;
 
 impl Upload {
     /// As it is in the table.
     pub(super) fn flags(&self) -> u64 {
-        [(self.is_staged, FLAG_STAGED), (self.parts.is_some(), FLAG_PARTS), (self.is_given_up, FLAG_GIVEN_UP)]
-            .into_iter()
-            .filter_map(|(is_set, flag)| is_set.then_some(flag))
-            .sum()
+        [
+            (self.is_staged, FLAG_STAGED),
+            (self.parts.is_some(), FLAG_PARTS),
+            (self.is_given_up, FLAG_GIVEN_UP),
+            (self.is_here, FLAG_HERE),
+        ]
+        .into_iter()
+        .filter_map(|(is_set, flag)| is_set.then_some(flag))
+        .sum()
     }
 
     /// Bytes that count for quotas: of an upload in parts those of its parts, at most the whole.
@@ -140,6 +148,7 @@ impl State {
                 began_at: n(row, 10)?,
                 is_staged: flags & FLAG_STAGED != 0,
                 is_given_up: flags & FLAG_GIVEN_UP != 0,
+                is_here: flags & FLAG_HERE != 0,
                 parts: (flags & FLAG_PARTS != 0 && flags & FLAG_GIVEN_UP == 0).then(Parts::default),
             };
             Ok((n(row, 0)?, upload))

@@ -386,7 +386,7 @@ impl<'a> Host<'a> {
             let Receive { key, expires_at, .. } = receive;
             let there = receive.sha256.and_then(|_| self.objects.get(&key));
             let kept_mime = there.map(|object| object.mime.clone());
-            if there.is_none() {
+            if there.is_none() && !receive.only_hash {
                 self.objects.insert(key, Object { bytes, mime: kept, expires_at });
             }
             return Input::Received(Received { sha256, size, first, mime, kept_mime });

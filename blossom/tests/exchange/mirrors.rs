@@ -33,6 +33,21 @@ fn a_blob_is_fetched_from_elsewhere() {
     let reply = host.send(&mirror(AWAY, &[hash(BODY)]));
     check("old", &reply, 200);
     assert_eq!(reply.steps, ["Read", "Ask(Begin)"], "nothing is fetched");
+    // For another owner it is fetched and not stored.
+    let before = host.objects.clone();
+    let of = |number| {
+        let token = token(number, "upload", &[hash(BODY)]);
+        let body = format!("{{\"url\":\"{AWAY}\"}}");
+        Request::new("PUT", "/mirror").with("authorization", &token).body(body)
+    };
+    check("of another", &host.send(&of(2)), 200);
+    host.origins.insert(AWAY.to_owned(), Ok((Bytes::from_static(b"another blob"), None)));
+    check("other bytes", &host.send(&of(3)), 409);
+    assert_eq!(host.objects, before);
+    for (number, count) in [(1, 1), (2, 1), (3, 0)] {
+        let list = get(&mut host, &format!("/list/{}", crate::world::pubkey(number)));
+        assert_eq!(list.json().as_array().map(Vec::len), Some(count), "{number}");
+    }
     assert_eq!(get(&mut host, &format!("/{}", hash(BODY))).body, BODY);
 }
 

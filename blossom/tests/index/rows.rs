@@ -34,7 +34,8 @@ fn an_upload_costs_five_rows() {
     world.costs(Command::Finish(commit(upload, 1, 10)), 4 + NO_RETENTION);
     // Its uploader sends it again; somebody else does.
     world.costs(Command::Begin(wanted(1, 1, 10)), 0);
-    world.costs(Command::Begin(wanted(2, 1, 10)), 2);
+    let Outcome::Here { upload } = world.costs(Command::Begin(wanted(2, 1, 10)), 1) else { panic!() };
+    world.costs(Command::Finish(commit(upload, 1, 10)), 3);
     world.costs(Command::Begin(wanted(2, 1, 10)), 0);
     world.costs(Command::Get(sha(1)), 0);
     world.costs(Command::Touch(vec![sha(1)]), 0);

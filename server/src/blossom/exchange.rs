@@ -165,8 +165,8 @@ impl Blossom {
     async fn receive(&self, body: &mut Upload, receive: Receive) -> Result<Received, Failure> {
         // Further uploads wait here, before anything of their bodies is read.
         let _upload = self.slot().await;
-        self.bodies.check_room(receive.length.unwrap_or_default())?;
-        let mut writing = self.bodies.begin(&receive.key);
+        self.bodies.check_room(new_bytes(&receive, receive.length.unwrap_or_default()))?;
+        let mut writing = self.bodies.begin(&receive);
         let mut pace = Pace::begin(Instant::now());
         while let Some(frame) = body.frame().await {
             let failed = match frame {
@@ -197,7 +197,7 @@ impl Blossom {
     }
 
     async fn put(&self, bytes: &[u8], receive: &Receive) -> Result<Received, Failure> {
-        let mut writing = self.bodies.begin(&receive.key);
+        let mut writing = self.bodies.begin(receive);
         if let Err(failure) = writing.write(bytes).await {
             writing.abort().await;
             return Err(failure);
@@ -207,8 +207,8 @@ impl Blossom {
 
     async fn join(&self, parts: &[Part], receive: &Receive) -> Result<Received, Failure> {
         let _upload = self.slot().await;
-        self.bodies.check_room(parts.iter().map(|part| part.take).sum())?;
-        let mut writing = self.bodies.begin(&receive.key);
+        self.bodies.check_room(new_bytes(receive, parts.iter().map(|part| part.take).sum()))?;
+        let mut writing = self.bodies.begin(receive);
         for part in parts {
             if let Err(failure) = copy(&self.bodies, part, &mut writing).await {
                 writing.abort().await;
@@ -224,7 +224,7 @@ impl Blossom {
         self.bodies.check_room(0)?;
         let mut last = Failure::Origin("no URL".to_owned());
         for url in urls {
-            let mut writing = self.bodies.begin(&receive.key);
+            let mut writing = self.bodies.begin(receive);
             let fetched = fetch::fetch(&self.client, self.access(), url, receive, &mut writing).await;
             match fetched {
                 Ok(mime) => match writing.finish(receive.sha256).await {
@@ -343,6 +343,11 @@ async fn read(mut body: Upload, bytes_max: u64) -> Result<Bytes, Failure> {
         }
     }
     Ok(bytes.into())
+}
+
+/// Bytes that the store will have more.
+fn new_bytes(receive: &Receive, bytes: u64) -> u64 {
+    if receive.only_hash { 0 } else { bytes }
 }
 
 /// Why a body ended.

@@ -17,7 +17,7 @@ use object_store::{
     GetOptions, GetRange, GetResultPayload, MultipartUpload, ObjectStore, ObjectStoreExt as _, PutPayload,
 };
 use relay_blossom::Sha256;
-use relay_blossom::exchange::{Failure, Received};
+use relay_blossom::exchange::{Failure, Receive, Received};
 use sha2::Digest as _;
 
 /// Bytes that are written to a file at a time.
@@ -97,11 +97,12 @@ impl Bodies {
         if free < floor.saturating_add(bytes) { Err(Failure::Full) } else { Ok(()) }
     }
 
-    /// Begins to store bytes under a key. Nothing is sent before there is a piece of them.
-    pub(super) fn begin(&self, key: &str) -> Writing {
+    /// Begins to store bytes, or only to hash them. Nothing is sent before there is a piece of them.
+    pub(super) fn begin(&self, receive: &Receive) -> Writing {
         Writing {
             bodies: self.clone(),
-            path: path(key),
+            path: path(&receive.key),
+            only_hash: receive.only_hash,
             upload: None,
             buffer: Vec::new(),
             sending: Vec::new(),
@@ -228,6 +229,8 @@ fn failure(error: object_store::Error) -> Failure {
 pub(super) struct Writing {
     bodies: Bodies,
     path: Path,
+    /// Nothing is stored.
+    only_hash: bool,
     /// Once there is more than a piece.
     upload: Option<Box<dyn MultipartUpload>>,
     buffer: Vec<u8>,
@@ -254,7 +257,7 @@ impl Writing {
             let room = FIRST_BYTES - self.first.len();
             self.first.extend_from_slice(&bytes[..bytes.len().min(room)]);
         }
-        let mut rest = bytes;
+        let mut rest = if self.only_hash { &[] } else { bytes };
         while !rest.is_empty() {
             if self.buffer.len() == self.bodies.piece {
                 self.send().await?;
@@ -290,8 +293,15 @@ impl Writing {
             self.abort().await;
             return Err(Failure::WrongHash);
         }
-        match self.complete().await {
-            Ok(()) => Ok(Received { sha256: found, size: self.size, first: self.first.into(), mime: None, kept_mime: None }),
+        let done = if self.only_hash { Ok(()) } else { self.complete().await };
+        match done {
+            Ok(()) => Ok(Received {
+                sha256: found,
+                size: self.size,
+                first: self.first.into(),
+                mime: None,
+                kept_mime: None,
+            }),
             Err(error) => {
                 self.abort().await;
                 Err(error)

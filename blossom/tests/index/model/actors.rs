@@ -32,6 +32,8 @@ pub(super) struct Job {
 pub(super) enum Known {
     Start,
     Begun(u64, Key),
+    /// The bytes are here, and only hashed.
+    Here(u64),
     Put(u64),
 }
 
@@ -48,7 +50,7 @@ pub(super) enum InPart {
     Start,
     Begun(u64, Key),
     Put(u64, Key),
-    Joining(u64, Key, Vec<Part>),
+    Joining(u64, Key, Vec<Part>, bool),
     Joined(u64),
 }
 
@@ -108,7 +110,8 @@ impl Actor {
     /// Whether it has begun, and goes on after a while.
     pub(super) fn is_slow(&self) -> bool {
         match self {
-            Actor::Known(job, Known::Begun(..)) | Actor::Unknown(job, Unknown::Begun(..)) => job.is_slow,
+            Actor::Known(job, Known::Begun(..) | Known::Here(_)) => job.is_slow,
+            Actor::Unknown(job, Unknown::Begun(..)) => job.is_slow,
             Actor::Unknown(job, Unknown::Learnt(..)) | Actor::Part(job, _, InPart::Begun(..)) => job.is_slow,
             Actor::Remover(Remover::Gone(..)) => true,
             _ => false,
@@ -158,9 +161,22 @@ fn known(job: &Job, state: Known, world: &mut Simulation) -> Option<Known> {
         Known::Start => match world.ask(Command::Begin(job.wanted.clone())) {
             None => Some(Known::Start),
             Some(Outcome::Begun { upload, key }) => Some(Known::Begun(upload, key)),
+            Some(Outcome::Here { upload }) => Some(Known::Here(upload)),
             Some(Outcome::Busy) => world.waits().then_some(Known::Start),
             Some(_) => None,
         },
+        Known::Here(upload) => {
+            if world.dies(upload) {
+                return None;
+            }
+            // Somebody without the bytes has only others.
+            if world.fails(upload) {
+                world.insist(Command::Abort { upload });
+                return None;
+            }
+            world.hashed += 1;
+            Some(Known::Put(upload))
+        }
         Known::Begun(upload, key) => {
             if world.dies(upload) {
                 return None;
@@ -238,7 +254,9 @@ fn in_part(job: &Job, part: PartHead, state: InPart, world: &mut Simulation) -> 
         InPart::Start => match world.ask(Command::BeginPart(job.wanted.clone(), part)) {
             None => Some(InPart::Start),
             Some(Outcome::Begun { upload, key }) => Some(InPart::Begun(upload, key)),
-            Some(Outcome::Complete { upload, key, parts }) => Some(InPart::Joining(upload, key, parts)),
+            Some(Outcome::Complete { upload, key, parts, is_here }) => {
+                Some(InPart::Joining(upload, key, parts, is_here))
+            }
             Some(Outcome::Busy) => world.waits().then_some(InPart::Start),
             Some(_) => None,
         },
@@ -264,11 +282,13 @@ fn in_part(job: &Job, part: PartHead, state: InPart, world: &mut Simulation) -> 
             }
             match world.ask(Command::FinishPart { upload, key: key.clone() }) {
                 None => Some(InPart::Put(upload, key)),
-                Some(Outcome::Complete { upload, key, parts }) => Some(InPart::Joining(upload, key, parts)),
+                Some(Outcome::Complete { upload, key, parts, is_here }) => {
+                    Some(InPart::Joining(upload, key, parts, is_here))
+                }
                 Some(_) => None,
             }
         }
-        InPart::Joining(upload, key, parts) => {
+        InPart::Joining(upload, key, parts, is_here) => {
             if world.dies(upload) {
                 return None;
             }
@@ -276,12 +296,14 @@ fn in_part(job: &Job, part: PartHead, state: InPart, world: &mut Simulation) -> 
             let stored = parts.iter().map(|part| world.store.get(&part.key)).collect::<Vec<_>>();
             let is_whole =
                 stored.iter().all(|part| matches!(part, Some(Bytes::Part { n, .. }) if *n == job.n));
-            assert!(is_whole || !world.oracle.pending.contains_key(&upload), "parts of {upload} are gone");
+            assert!(is_whole || !world.oracle.is_under_way(upload), "parts of {upload} are gone");
             if !is_whole || world.fails(upload) {
                 world.insist(Command::Abort { upload });
                 return None;
             }
-            world.put(&key, Bytes::Blob(job.n));
+            if !is_here {
+                world.put(&key, Bytes::Blob(job.n));
+            }
             Some(InPart::Joined(upload))
         }
         InPart::Joined(upload) => {

@@ -42,6 +42,8 @@ struct Simulation {
     actors: Vec<Actor>,
     /// Ids of descriptions that were published.
     described: Vec<String>,
+    /// Uploads that have shown bytes of a blob that is here.
+    hashed: u64,
     /// Nothing fails any more.
     is_settling: bool,
     trace: Trace,
@@ -71,6 +73,7 @@ impl Simulation {
             oracle: Oracle::default(),
             actors: Vec::new(),
             described: Vec::new(),
+            hashed: 0,
             is_settling: false,
             trace: Trace(seed, Vec::new()),
         }
@@ -278,7 +281,7 @@ impl Simulation {
 
 #[test]
 fn hosts_that_race_die_and_fail_keep_blobs_and_bytes_together() {
-    let mut stored = 0;
+    let (mut stored, mut hashed) = (0, 0);
     for seed in 0..SEEDS {
         let mut simulation = Simulation::new(seed);
         for _ in 0..STEPS {
@@ -286,6 +289,8 @@ fn hosts_that_race_die_and_fail_keep_blobs_and_bytes_together() {
         }
         simulation.settle();
         stored += simulation.oracle.stored;
+        hashed += simulation.hashed;
     }
+    assert!(hashed > SEEDS, "{hashed}: nobody uploads what others own");
     assert!(stored > 7 * SEEDS, "{stored}: the hosts get nothing done");
 }

@@ -47,6 +47,8 @@ pub(super) struct Pending {
     expires_at: Option<u64>,
     /// Its blob was banned or deleted, and its host has not said yet that it has ended.
     is_given_up: bool,
+    /// Its blob was live when it began.
+    is_here: bool,
     abandoned_at: u64,
     /// As a crash finds it.
     abandoned_at_stored: u64,
@@ -54,6 +56,20 @@ pub(super) struct Pending {
 }
 
 impl Pending {
+    fn new(owner: u8, wanted: &Wanted, size: u64) -> Self {
+        Pending {
+            owner,
+            n: wanted.sha256.as_ref().map(number),
+            size,
+            expires_at: wanted.expires_at,
+            is_given_up: false,
+            is_here: false,
+            abandoned_at: wanted.abandoned_at,
+            abandoned_at_stored: wanted.abandoned_at,
+            parts: None,
+        }
+    }
+
     fn reserved(&self) -> u64 {
         match &self.parts {
             _ if self.is_given_up => 0,
@@ -74,6 +90,7 @@ pub(super) struct Parts {
 #[derive(Debug, PartialEq)]
 enum Verdict {
     Exists,
+    Here,
     Busy,
     Refused(Refusal),
     Free,
@@ -181,6 +198,11 @@ impl Oracle {
         }
     }
 
+    /// Whether an upload has neither ended nor been given up.
+    pub(super) fn is_under_way(&self, upload: u64) -> bool {
+        self.pending.get(&upload).is_some_and(|pending| !pending.is_given_up)
+    }
+
     /// Uploads that have not been given up.
     pub(super) fn under_way(&self) -> usize {
         self.pending.values().filter(|pending| !pending.is_given_up).count()
@@ -196,7 +218,7 @@ impl Oracle {
     ) -> Option<Refusal> {
         let is_other = |id, other: &Pending| Some(id) != own && (n.is_none() || other.n != n);
         let others = || self.pending.iter().filter(|(id, p)| is_other(**id, p)).map(|(_, pending)| pending);
-        let all: u64 = others().map(Pending::reserved).sum();
+        let all: u64 = others().filter(|p| !p.is_here).map(Pending::reserved).sum();
         let of_owner: u64 = others().filter(|p| p.owner == owner).map(Pending::reserved).sum();
         if is_total && self.total() + all + size > TOTAL_MAX {
             return Some(Refusal::TotalQuota);
@@ -210,9 +232,11 @@ impl Oracle {
                 return Verdict::Refused(Refusal::Banned);
             }
             if let Some(live) = self.live.get(&n) {
-                let is_owner = live.owners.contains_key(&owner);
-                let refusal = if is_owner { None } else { self.room(owner, Some(n), size(n), false, own) };
-                return refusal.map_or(Verdict::Exists, Verdict::Refused);
+                if live.owners.contains_key(&owner) {
+                    return Verdict::Exists;
+                }
+                let refusal = self.room(owner, Some(n), size(n), false, own);
+                return refusal.map_or(Verdict::Here, Verdict::Refused);
             }
             if self.taken.contains_key(&sha(n).to_string()) {
                 return Verdict::Busy;
@@ -257,6 +281,17 @@ impl Oracle {
                 found.map(|id| self.pending.remove(&id));
                 return self.own(now, n.expect("it exists"), owner, wanted.expires_at, outcome);
             }
+            Verdict::Here if part.is_some() => {
+                let refusal = self.room(owner, n, bytes, true, found);
+                if let (Some(refusal), false) = (refusal, has_it) {
+                    return assert_eq!(*outcome, Outcome::Refused(refusal));
+                }
+            }
+            Verdict::Here => {
+                let Outcome::Here { upload } = outcome else { panic!("it is another owner's") };
+                let size = size(n.expect("it is here"));
+                return self.pend(*upload, Pending { is_here: true, ..Pending::new(owner, wanted, size) });
+            }
             Verdict::Busy => return assert_eq!(*outcome, Outcome::Busy),
             Verdict::Refused(_) if has_it => {}
             Verdict::Refused(refusal) => return assert_eq!(*outcome, Outcome::Refused(refusal)),
@@ -273,18 +308,8 @@ impl Oracle {
         match found {
             Some(id) => assert_eq!(*upload, id),
             None => {
-                assert!(self.numbers.insert(*upload), "{upload} was given before");
-                let pending = Pending {
-                    owner,
-                    n,
-                    size: wanted.size,
-                    expires_at: wanted.expires_at,
-                    is_given_up: false,
-                    abandoned_at: wanted.abandoned_at,
-                    abandoned_at_stored: wanted.abandoned_at,
-                    parts: part.map(|_| Parts::default()),
-                };
-                assert!(self.pending.insert(*upload, pending).is_none());
+                let parts = part.map(|_| Parts::default());
+                self.pend(*upload, Pending { parts, ..Pending::new(owner, wanted, wanted.size) });
             }
         }
         let pending = self.pending.get_mut(upload).expect("it has begun");
@@ -298,6 +323,11 @@ impl Oracle {
             (_, _, Some(n)) => assert_eq!(*key, sha(n).to_string()),
             (_, _, None) => assert_eq!(*key, format!("staged/{upload}")),
         }
+    }
+
+    fn pend(&mut self, upload: u64, pending: Pending) {
+        assert!(self.numbers.insert(upload), "{upload} was given before");
+        assert!(self.pending.insert(upload, pending).is_none());
     }
 
     fn extend(&mut self, upload: u64, abandoned_at: u64) {
@@ -328,7 +358,7 @@ impl Oracle {
         }
         let (owner, expires_at) = (pending.owner, pending.expires_at);
         match self.judge(owner, Some(n), bytes, Some(upload)) {
-            Verdict::Exists => {
+            Verdict::Exists | Verdict::Here => {
                 self.pending.remove(&upload);
                 self.own(now, n, owner, expires_at, outcome);
             }
@@ -355,7 +385,7 @@ impl Oracle {
         let refusal = match self.banned.contains(&n) {
             true => Some(Refusal::Banned),
             false => {
-                if commit.size > pending.size {
+                if commit.size > pending.size || (pending.is_here && !self.live.contains_key(&n)) {
                     room()
                 } else {
                     None
@@ -405,7 +435,9 @@ impl Oracle {
             return assert_eq!(*outcome, Outcome::Accepted);
         }
         parts.joining = Some(now);
-        let Outcome::Complete { parts: cover, .. } = outcome else { panic!("all parts are there") };
+        let n = pending.n.expect("parts have a hash");
+        let Outcome::Complete { parts: cover, is_here, .. } = outcome else { panic!("all parts are there") };
+        assert_eq!(*is_here, self.live.contains_key(&n));
         assert_eq!(joined(parts, cover), (0..pending.size).collect::<Vec<_>>());
     }
 

@@ -175,9 +175,11 @@ impl Exchanging<'_> {
             }
             Step::Fetch { urls, receive } => self.fetch(&urls, &receive).await.map(Input::Received),
             Step::Promote { from, to, mime, expires_at } => {
-                self.bodies.promote(&from, &to, &mime, expires_at).await.map(|stored| match stored.kept_mime {
-                    Some(_) => Input::Received(stored),
-                    None => Input::Done,
+                self.bodies.promote(&from, &to, &mime, expires_at).await.map(|stored| {
+                    match stored.kept_mime {
+                        Some(_) => Input::Received(stored),
+                        None => Input::Done,
+                    }
                 })
             }
             Step::Join { parts, receive } => self.bodies.join(&parts, &receive).await.map(Input::Received),
