@@ -6,6 +6,7 @@
 //! no duplicate and no queue that grows with a reader's slowness. Only ephemeral events cannot be read
 //! back: past `outbox_bytes_max` (or less, see [`super::queued_output`]) they are not sent, and a NOTICE says how many were missed.
 
+use super::commit::DELIVERED_BEFORE;
 use super::costs::EVENT_ROWS;
 use super::ids::ConnId;
 use super::jobs::Job;
@@ -23,7 +24,7 @@ impl<B: Backend> Relay<B> {
     /// Events committed by any shard, this one's own included, in commit order; ephemeral events of other
     /// shards in any.
     pub fn handle_live(&mut self, now: Now, live: &[Live]) {
-        for live in live {
+        for live in live.iter().filter(|live| live.seq != Some(DELIVERED_BEFORE)) {
             self.deliver_live(now, live);
             self.subscriptions.note_delivered(live.seq.unwrap_or_default());
         }
@@ -32,7 +33,7 @@ impl<B: Backend> Relay<B> {
     /// Queues an event for every subscription that matches. Costs what matches, not what is subscribed; that is charged to
     /// the address that published it.
     pub(super) fn deliver_live(&mut self, now: Now, live: &Live) {
-        let Live { seq, event, publisher } = live;
+        let Live { seq, event, publisher, .. } = live;
         if event.is_expired(now.seconds()) && seq.is_some() {
             return;
         }
