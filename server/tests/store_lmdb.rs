@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
 use relay_engine::store::{
-    Backend, Completeness, Everyone, Outcome, Reader, Scan, ScanLimits, ScanStep, Seq, StoreError, Take,
-    Writer, commit, commit_removals, remove_hidden, sweep_expired, terms_of,
+    Backend, Completeness, Done, Everyone, Outcome, Reader, Scan, ScanLimits, ScanStep, Seq, StoreError,
+    Take, Writer, commit, commit_removals, remove_hidden, sweep_expired, terms_of,
 };
 use relay_engine::testing::signing::key;
 use relay_engine::testing::{

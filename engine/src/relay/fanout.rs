@@ -24,6 +24,7 @@ impl<B: Backend> Relay<B> {
     /// Events committed by any shard, this one's own included, in commit order; ephemeral events of other
     /// shards in any.
     pub fn handle_live(&mut self, now: Now, live: &[Live]) {
+        live.iter().for_each(|live| self.neg_sets.note_live(live));
         for live in live.iter().filter(|live| live.seq != Some(DELIVERED_BEFORE)) {
             self.deliver_live(now, live);
             self.subscriptions.note_delivered(live.seq.unwrap_or_default());
