@@ -356,8 +356,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
 
     /// Ephemeral events that the object of another shard has verified and forwarded.
     pub fn live(&mut self, now: Now, events: Vec<Event>) -> NextTurn {
-        let live: Vec<Live> =
-            events.into_iter().map(|event| Live { seq: None, event, publisher: None }).collect();
+        let live: Vec<Live> = events.into_iter().map(|event| Live::ephemeral(event, None)).collect();
         self.relay.handle_live(now, &live);
         self.flush(now)
     }

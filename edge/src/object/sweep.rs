@@ -122,6 +122,9 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             }
         };
         self.counters.events_retired += retired.events as u64;
+        if retired.events > 0 {
+            self.relay.handle_removed();
+        }
         Ok(hidden.more || expired.more || retired.more)
     }
 

@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 
+use super::commit::DELIVERED_BEFORE;
 use super::{Live, Relay};
 use crate::index::SubSlot;
 use crate::store::{Backend, Seq};
@@ -86,8 +87,9 @@ impl<B: Backend> Relay<B> {
     /// shards in any. What takes more than a step is delivered by [`Relay::work`], unless more than 1,024 events or 4 MiB wait
     /// for that: then the first of them are delivered to the last subscription in this call.
     pub fn handle_live(&mut self, now: Now, live: &[Live]) {
+        live.iter().for_each(|live| self.neg_sets.note_live(live));
         let mut rows = self.delivery_rows();
-        for live in live {
+        for live in live.iter().filter(|live| live.seq != Some(DELIVERED_BEFORE)) {
             self.deliver(now, live, &mut rows);
         }
     }

@@ -349,7 +349,7 @@ impl<B: Backend> Relay<B> {
         if event.class() == Class::Ephemeral {
             self.metrics.events_ephemeral += 1;
             let publisher = self.ingest.flight(id).origin.address();
-            let live = Live { seq: None, event: verified.into_event(), publisher };
+            let live = Live::ephemeral(verified.into_event(), publisher);
             self.deliver(now, &live, rows);
             self.relayed.push_back(live);
             self.finish(now, id, PublishOutcome::Delivered);

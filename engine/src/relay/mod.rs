@@ -32,6 +32,7 @@ mod jobs;
 mod keyed;
 mod messages;
 mod metrics;
+mod neg;
 mod outbox;
 mod output;
 mod publish;
@@ -76,6 +77,7 @@ use costs::Costs;
 use deliveries::Deliveries;
 use ingest::Ingest;
 use jobs::Jobs;
+use neg::Sets;
 use publish::Published;
 use queued_output::QueuedOutput;
 use session::{Session, Sessions};
@@ -106,6 +108,10 @@ pub struct Relay<B> {
     deliveries: Deliveries,
     values: FilterValues,
     jobs: Jobs,
+    /// Sets of events for NIP-77.
+    neg_sets: Sets,
+    /// Of the last NEG-OPEN.
+    neg_serial: u64,
     streams: Streams,
     published: Published,
     /// Connections with output, not yet reported to the host.
@@ -141,6 +147,8 @@ impl<B: Backend> Relay<B> {
             deliveries: Deliveries::default(),
             values: FilterValues::default(),
             jobs,
+            neg_sets: Sets::default(),
+            neg_serial: 0,
             streams: Streams::default(),
             published: Published::default(),
             ready: VecDeque::new(),
@@ -193,6 +201,7 @@ impl<B: Backend> Relay<B> {
         self.jobs.remove_connection(conn, session.address);
         self.metrics.running_bytes = self.jobs.running_bytes();
         self.values.remove_connection(conn);
+        self.metrics.reconciliations -= session.reconciliations.len() as u64;
         self.metrics.deferred_bytes -= session.deferred_bytes as u64;
         self.note_gauges();
     }
@@ -274,6 +283,12 @@ impl<B: Backend> Relay<B> {
         for replay in self.streams.take_failed(now) {
             self.enqueue(replay);
         }
+    }
+
+    /// Events have been removed from the store without a commit, as by a sweep by age: sets that are kept for reconciliations
+    /// (NIP-77) are dropped. A host need not say so of events that have expired.
+    pub fn handle_removed(&mut self) {
+        self.neg_sets.forget_all();
     }
 
     /// Counters and histograms.

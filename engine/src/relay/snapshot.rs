@@ -6,7 +6,7 @@
 //!
 //! A snapshot is of a machine at rest: its host has carried out what every `poll_*` handed out, and what
 //! [`Relay::drain`] gave it is on its way to the client. Events that were still in flight are not in it; they
-//! have not been answered. Nor are messages that wait for them or for requests. [`Relay::has_unanswered`] says which
+//! have not been answered. Nor are reconciliations (NIP-77), which clients open again; nor messages that wait for them or for requests. [`Relay::has_unanswered`] says which
 //! connections have some: a host that loses its memory then must not restore that session, but close its socket, so
 //! that the client connects and sends them again.
 //!
