@@ -24,6 +24,7 @@ mod session_blobs;
 mod sweep;
 mod turn;
 mod unanswered;
+mod undelivered;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -155,6 +156,8 @@ pub struct Object<C: RowCountingConn + 'static, H: Host> {
     alarm_is_known: bool,
     /// Bytes of unanswered messages since the last turn.
     unanswered_bytes: usize,
+    /// What the row says from where on events are still being delivered.
+    undelivered: Option<Seq>,
     /// Most bytes of output that may wait for all readers.
     output_bytes_max: usize,
     counters: Counters,
@@ -194,11 +197,13 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     ) -> Result<Self, SqlOpenError> {
         session_blobs::create(&conn)?;
         sweep::create(&conn)?;
-        match consumers::create(&conn) {
-            // The storage is full and the table is new in this version: clients are served, and consumers wait until
-            // there is space.
-            Err(StoreError::Full(_)) => {}
-            created => created?,
+        for created in [consumers::create(&conn), undelivered::create(&conn)] {
+            match created {
+                // The storage is full and the table is new in this version: clients are served, and consumers wait until
+                // there is space.
+                Err(StoreError::Full(_)) => {}
+                created => created?,
+            }
         }
         #[cfg(feature = "libsecp256k1")]
         let opened =
@@ -233,6 +238,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             alarm: None,
             alarm_is_known: false,
             unanswered_bytes: 0,
+            undelivered: None,
             output_bytes_max: settings.limits.shard_outbox_bytes_max.min(OUTPUT_BYTES_MAX),
             counters,
         })
@@ -245,6 +251,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         sockets: impl IntoIterator<Item = (Key, H::Socket, Vec<u8>)>,
     ) -> NextTurn {
         let before = self.rows();
+        self.undelivered = undelivered::read(self.relay.store().conn());
         for (socket_key, socket, attached) in sockets {
             if attachment::has_ended(&attached) {
                 let bytes = self.host.buffered_bytes(&socket);
@@ -257,7 +264,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
                 let mut blob = |name| session_blobs::read(store, key, name).ok().flatten();
                 attachment::load(&attached, &mut blob).ok().map(|(session, names)| (key, session, names))
             });
-            let Some((key, session, names)) = loaded else {
+            let Some((key, mut session, names)) = loaded else {
                 self.counters.sessions_interrupted += u64::from(has_unanswered);
                 self.counters.sessions_lost += u64::from(!has_unanswered);
                 let address = attachment::address_of(&attached);
@@ -267,6 +274,9 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
                 continue;
             };
             self.counters.sessions_restored += 1;
+            if let Some(after) = self.undelivered {
+                session.fall_behind(after);
+            }
             let address = session.address;
             let id = self.relay.restore(now, session);
             self.addresses.restore(address);

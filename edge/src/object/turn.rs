@@ -71,6 +71,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         self.send_all(now);
         self.relay.handle_flushed(now);
         self.save_changed();
+        self.save_undelivered();
         self.deliver_batches(now);
         #[cfg(feature = "libsecp256k1")]
         self.run_agents(now);

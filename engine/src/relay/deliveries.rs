@@ -77,7 +77,8 @@ impl Deliveries {
 
     /// Whether the next turn is a delivery's. It is every other turn while there are jobs too.
     pub(super) fn take_turn(&mut self, has_jobs: bool) -> bool {
-        self.had_turn = !self.is_empty() && !(has_jobs && self.had_turn);
+        let yields = has_jobs && self.had_turn;
+        self.had_turn = !self.is_empty() && !yields;
         self.had_turn
     }
 }
