@@ -193,7 +193,7 @@ impl<B: Backend> Relay<B> {
 
     /// A client is gone. What it published still takes effect; what it asked is forgotten.
     pub fn disconnect(&mut self, conn: ConnId) {
-        let Some(session) = self.sessions.remove(conn) else { return };
+        let Some(mut session) = self.sessions.remove(conn) else { return };
         self.queued_output.change(session.accounted, 0);
         for key in session.subs.into_values() {
             self.subscriptions.remove(key);
@@ -202,6 +202,7 @@ impl<B: Backend> Relay<B> {
         self.metrics.running_bytes = self.jobs.running_bytes();
         self.values.remove_connection(conn);
         self.metrics.reconciliations -= session.reconciliations.len() as u64;
+        session.reconciliations.clear();
         self.metrics.deferred_bytes -= session.deferred_bytes as u64;
         self.note_gauges();
     }
@@ -289,6 +290,7 @@ impl<B: Backend> Relay<B> {
     /// (NIP-77) are dropped. A host need not say so of events that have expired.
     pub fn handle_removed(&mut self) {
         self.neg_sets.forget_all();
+        self.note_gauges();
     }
 
     /// Counters and histograms.

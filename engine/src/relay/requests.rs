@@ -232,5 +232,6 @@ impl<B: Backend> Relay<B> {
         self.metrics.filter_bytes = filters.bytes as u64;
         self.metrics.index_bytes = self.subscriptions.index_bytes() as u64;
         self.metrics.outbox_bytes = self.queued_output.bytes() as u64;
+        self.metrics.neg_sets_bytes = self.neg_sets.bytes() as u64;
     }
 }

@@ -118,7 +118,7 @@ pub struct Limits {
     /// Most events that a reconciliation may be about. A set takes 40 bytes of memory an event.
     pub neg_set_events_max: usize,
     /// Memory of the sets of all reconciliations of a shard, of sets kept for later ones and of messages waiting for
-    /// their answer, in bytes. Reconciliations of the same filter share a set. When it is used up, sets that are kept are dropped,
+    /// their answer, in bytes; what one step collects may go past it. Reconciliations of the same filter share a set. When it is used up, sets that are kept are dropped,
     /// and reconciliations that have been idle for a minute are closed; then no more are opened. From half of it on, an
     /// address that has a set open may have more only as far as its sets take a quarter.
     pub neg_sets_bytes_max: usize,

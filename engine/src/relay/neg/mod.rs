@@ -138,6 +138,8 @@ impl<B: Backend> Relay<B> {
         let Some(session) = self.sessions.get_mut(conn) else { return };
         let Some(mut ended) = session.reconciliations.remove(query) else { return };
         self.metrics.reconciliations -= 1;
+        // Its set is freed before the gauges are updated.
+        ended.set = None;
         self.collected(conn, &mut ended);
     }
 

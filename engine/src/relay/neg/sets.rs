@@ -123,6 +123,10 @@ struct Entry {
 }
 
 impl Entry {
+    fn is_current(&self) -> bool {
+        matches!(self.state, State::Current)
+    }
+
     fn is_in_use(&self) -> bool {
         Arc::strong_count(&self.users) > 1
     }
@@ -204,7 +208,8 @@ impl Entry {
                 return Ok(Collected::Failed(Failure::TooMany));
             }
         }
-        if want.seen < want.after && !want.gave_up {
+        // Its scan may have found all that there was.
+        if want.seen.max(self.horizon) < want.after {
             return Ok(Collected::NotSeen);
         }
         let version = self.version.get_or_insert_with(|| Arc::new(self.set.version()));
@@ -361,7 +366,8 @@ impl Sets {
         now: Now,
         limits: &Limits,
     ) -> Result<SetUse, StoreError> {
-        self.entries.retain(|entry| entry.is_in_use() || entry.serves(Seq(0), now, false));
+        self.entries
+            .retain(|entry| entry.is_in_use() || (entry.is_current() && entry.serves(Seq(0), now, false)));
         self.uses += 1;
         let kept =
             self.entries.iter_mut().find(|entry| entry.key == *key && entry.serves(after, now, must_be_new));
