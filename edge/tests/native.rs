@@ -17,5 +17,6 @@ mod native {
     mod sweeping;
     mod turns;
     mod unanswered;
+    mod used;
     mod world;
 }
