@@ -291,7 +291,13 @@ impl Writing {
             return Err(Failure::WrongHash);
         }
         match self.complete().await {
-            Ok(()) => Ok(Received { sha256: found, size: self.size, first: self.first.into(), mime: None, kept_mime: None }),
+            Ok(()) => Ok(Received {
+                sha256: found,
+                size: self.size,
+                first: self.first.into(),
+                mime: None,
+                kept_mime: None,
+            }),
             Err(error) => {
                 self.abort().await;
                 Err(error)

@@ -12,7 +12,9 @@ use relay_blossom::{Blob, Sha256, mime};
 use wasm_bindgen::prelude::*;
 use worker::crypto::{DigestStream, DigestStreamAlgorithm};
 use worker::web_sys::ReadableStream;
-use worker::{Bucket, Conditional, Data, Env, Error, HttpMetadata, Object, Range, ResponseBody, Result as WorkerResult};
+use worker::{
+    Bucket, Conditional, Data, Env, Error, HttpMetadata, Object, Range, ResponseBody, Result as WorkerResult,
+};
 
 use crate::worker::blossom_object::BLOBS;
 
