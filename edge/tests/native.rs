@@ -18,5 +18,6 @@ mod native {
     mod turns;
     mod unanswered;
     mod undelivered;
+    mod used;
     mod world;
 }

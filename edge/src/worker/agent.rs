@@ -20,6 +20,7 @@ use relay_agent::executor::{HttpEvent, HttpRequest};
 use relay_agent::machine::{Context, EffectId, Published};
 use relay_agent::nip46::Answers;
 use relay_engine::types::{Event, Filter, Now, PubKey};
+use relay_site::nip98::{Author, Rejection};
 use relay_site::{AgentRoute, Answer};
 use wasm_bindgen::JsCast;
 use worker::{
@@ -438,6 +439,11 @@ impl Shared {
             Ok(_) => {}
             Err(message) => return unavailable(&message),
         }
+        match self.is_repeated(ask) {
+            Ok(Ok(())) => {}
+            Ok(Err(rejection)) => return rejection.into(),
+            Err(message) => return unavailable(&message),
+        }
         let reply = self.with(|agent| {
             let (now, request) = (now(), ask.request(body));
             agent.with(now, |agent| match &deployment {
@@ -455,6 +461,27 @@ impl Shared {
             return unavailable(&message);
         }
         answer
+    }
+}
+
+impl Shared {
+    /// Marks the event that has signed a request as used, if its author is permitted what it asks for.
+    fn is_repeated(
+        self: &Rc<Self>,
+        ask: &Ask,
+    ) -> std::result::Result<std::result::Result<(), Rejection>, String> {
+        let Some(signed) = &ask.signed else { return Ok(Ok(())) };
+        // Others are refused below, and those who may do this with what is their own may do it again.
+        let is_permitted = ask.route == AgentRoute::Deploy || {
+            let entry = self.with(|agent| api::entry(agent.agent()))?;
+            let admitted = api::admit(ask.route, ask.id.as_deref(), ask.caller, false, entry.as_ref());
+            admitted == Ok(Author::Permitted)
+        };
+        if !is_permitted {
+            return Ok(Ok(()));
+        }
+        let now = js_sys::Date::now() as u64 / 1_000;
+        signed.take(&Conn::new(self.storage()?), now).map_err(|error| error.to_string())
     }
 }
 
