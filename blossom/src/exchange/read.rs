@@ -17,8 +17,10 @@ use crate::payment::Operation;
 /// Who owns what was pulled from other servers: this relay. It is no point of the curve, so that nobody can sign for it.
 pub const RELAY_OWNER: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
-/// Seconds for which caches keep a blob.
+/// Seconds for which a browser keeps a blob.
 const CACHE_SECONDS: u64 = 31_536_000;
+/// Seconds for which caches that many clients share do: then they ask again, so that a deletion or a ban reaches them.
+const SHARED_CACHE_SECONDS: u64 = 3_600;
 
 /// Most servers that one request may name, and most authors.
 const HINTS_MAX: usize = 5;
@@ -134,9 +136,9 @@ fn serve(context: &Context<'_>, head: &Head, blob: Blob) -> Response {
 /// With what caches go by, which must not compress: lengths and ranges are those of the blob.
 fn with_validators(response: Response, context: &Context<'_>, blob: &Blob) -> Response {
     let left = blob.expires_at.map_or(CACHE_SECONDS, |at| at.saturating_sub(context.now).min(CACHE_SECONDS));
-    let mut response = response
-        .with("etag", etag(&blob.sha256))
-        .with("cache-control", format!("public, max-age={left}, immutable, no-transform"));
+    let shared = left.min(SHARED_CACHE_SECONDS);
+    let cache = format!("public, max-age={left}, s-maxage={shared}, immutable, no-transform");
+    let mut response = response.with("etag", etag(&blob.sha256)).with("cache-control", cache);
     let dates = [("last-modified", Some(blob.uploaded)), ("sunset", blob.expires_at)];
     for (name, seconds) in dates {
         if let Some(date) = seconds.and_then(date) {
