@@ -83,6 +83,8 @@ pub struct Receive {
     pub key: Key,
     /// The blob is there already: the bytes are read and hashed as all others, and nothing is stored.
     pub only_hash: bool,
+    /// Who brings them.
+    pub uploader: Uploader,
     /// The hash that they must have.
     pub sha256: Option<Sha256>,
     /// How many they must be, if that is known.
@@ -96,6 +98,16 @@ pub struct Receive {
     pub expires_at: Option<u64>,
     /// What `/media` has found out, kept likewise.
     pub media: Option<Media>,
+}
+
+/// Who brings bytes. Where many do at once, hosts give each key that the operator has listed a share of their means, and all others
+/// one by their address, for keys are free.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uploader {
+    /// The public key in hexadecimal.
+    pub pubkey: String,
+    /// Whether it is listed.
+    pub is_listed: bool,
 }
 
 impl Receive {

@@ -136,6 +136,7 @@ fn lifetime(context: &Context<'_>, mime: &str, size: u64) -> Lifetime {
 /// How the bytes are received; `expires_at` and type as far as they are known before.
 pub(super) fn receive(
     context: &Context<'_>,
+    owner: &str,
     key: Key,
     sha256: Option<Sha256>,
     length: Option<u64>,
@@ -143,7 +144,8 @@ pub(super) fn receive(
     mime: String,
 ) -> Receive {
     let expires_at = lifetime(context, &mime, length.unwrap_or(0)).expires_at;
-    Receive { key, only_hash: false, sha256, length, bytes_max, mime, expires_at, media: None }
+    let uploader = request::uploader(context, owner);
+    Receive { key, only_hash: false, uploader, sha256, length, bytes_max, mime, expires_at, media: None }
 }
 
 /// What is committed of bytes that are stored.
@@ -346,6 +348,7 @@ impl Storing {
         }
         let mut receive = receive(
             context,
+            &plan.owner,
             key.clone(),
             plan.expected.known(),
             plan.length,

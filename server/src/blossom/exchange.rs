@@ -12,9 +12,9 @@ use relay_engine::sql::StoreError;
 use relay_engine::types::{Filter, PubKey};
 use relay_site::nip98::Author;
 use relay_site::{Answer, BlossomRoute};
-use tokio::sync::SemaphorePermit;
 use tower_http::timeout::TimeoutError;
 
+use super::permits::{Holder, Permit};
 use super::store::{Bodies, Reading};
 use super::{Blossom, Seen, fetch, keeper};
 use crate::host::now;
@@ -82,15 +82,15 @@ impl Blossom {
                 Step::Respond(response) => return response,
                 Step::Read { bytes_max } => {
                     room = room.or(self.media.reserve(bytes_max).await);
-                    self.carry_out(Step::Read { bytes_max }, body).await
+                    self.carry_out(Step::Read { bytes_max }, seen, body).await
                 }
-                step => self.carry_out(step, body).await,
+                step => self.carry_out(step, seen, body).await,
             };
             step = exchange.resume(&self.context(seen, &self.admins()), input);
         }
     }
 
-    pub(super) async fn carry_out(&self, step: Step, body: &mut Option<Upload>) -> Input {
+    pub(super) async fn carry_out(&self, step: Step, seen: &Seen, body: &mut Option<Upload>) -> Input {
         let done = match step {
             Step::Ask(command) => self.ask(command).await,
             Step::Use(signed) => {
@@ -103,17 +103,17 @@ impl Blossom {
             },
             Step::Receive(receive) => match body.take() {
                 Some(mut unread) => {
-                    let received = self.receive(&mut unread, receive).await;
+                    let received = self.receive(&mut unread, receive, seen).await;
                     // Of a body that is not wanted any more the rest is still to come.
                     *body = Some(unread);
                     received.map(Input::Received)
                 }
                 None => Err(Failure::Incomplete),
             },
-            Step::Fetch { urls, receive } => self.fetch(&urls, &receive).await.map(Input::Received),
+            Step::Fetch { urls, receive } => self.fetch(&urls, &receive, seen).await.map(Input::Received),
             Step::Put { bytes, receive } => self.put(&bytes, &receive).await.map(Input::Received),
             Step::Promote { from, to, .. } => self.bodies.rename(&from, &to).await.map(|()| Input::Done),
-            Step::Join { parts, receive } => self.join(&parts, &receive).await.map(Input::Received),
+            Step::Join { parts, receive } => self.join(&parts, &receive, seen).await.map(Input::Received),
             Step::Discard(key) => {
                 if let Err(error) = self.bodies.remove(&key).await {
                     tracing::warn!(?error, key, "staged bytes stay until the next start");
@@ -157,14 +157,14 @@ impl Blossom {
     }
 
     /// One of the uploads whose bytes are taken at a time, until it is dropped.
-    async fn slot(&self) -> Option<SemaphorePermit<'_>> {
+    async fn slot(&self, receive: &Receive, seen: &Seen) -> Permit<'_> {
         let _waiting = self.counters.wait();
-        self.uploads.acquire().await.ok()
+        self.uploads.acquire(Holder::of(&receive.uploader, seen.client)).await
     }
 
-    async fn receive(&self, body: &mut Upload, receive: Receive) -> Result<Received, Failure> {
+    async fn receive(&self, body: &mut Upload, receive: Receive, seen: &Seen) -> Result<Received, Failure> {
         // Further uploads wait here, before anything of their bodies is read.
-        let _upload = self.slot().await;
+        let _upload = self.slot(&receive, seen).await;
         self.bodies.check_room(new_bytes(&receive, receive.length.unwrap_or_default()))?;
         let mut writing = self.bodies.begin(&receive);
         let mut pace = Pace::begin(Instant::now());
@@ -205,8 +205,8 @@ impl Blossom {
         writing.finish(receive.sha256).await
     }
 
-    async fn join(&self, parts: &[Part], receive: &Receive) -> Result<Received, Failure> {
-        let _upload = self.slot().await;
+    async fn join(&self, parts: &[Part], receive: &Receive, seen: &Seen) -> Result<Received, Failure> {
+        let _upload = self.slot(receive, seen).await;
         self.bodies.check_room(new_bytes(receive, parts.iter().map(|part| part.take).sum()))?;
         let mut writing = self.bodies.begin(receive);
         for part in parts {
@@ -219,8 +219,8 @@ impl Blossom {
     }
 
     /// The first of these URLs that answers.
-    async fn fetch(&self, urls: &[String], receive: &Receive) -> Result<Received, Failure> {
-        let _fetch = self.fetches.acquire().await;
+    async fn fetch(&self, urls: &[String], receive: &Receive, seen: &Seen) -> Result<Received, Failure> {
+        let _fetch = self.fetches.acquire(Holder::of(&receive.uploader, seen.client)).await;
         self.bodies.check_room(0)?;
         let mut last = Failure::Origin("no URL".to_owned());
         for url in urls {
