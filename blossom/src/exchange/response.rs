@@ -126,6 +126,7 @@ impl From<Failure> for Response {
             Failure::Incomplete => Self::error(400, "the body ended before its length"),
             Failure::Stalled => Self::error(408, "the body did not go on for too long"),
             Failure::WrongHash => Self::error(409, "the SHA-256 of the bytes is another one"),
+            Failure::Refused(refusal) => refusal.into(),
             Failure::Full => Self::error(507, "this server has no room left"),
             Failure::Store(_) => unavailable("the store has failed; try again"),
             Failure::Forbidden(why) => Self::error(403, &format!("that address may not be fetched: {why}")),

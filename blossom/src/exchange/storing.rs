@@ -7,7 +7,7 @@ use super::Context;
 use super::list::SECONDS_MAX;
 use super::request::{self, Price};
 use super::response::{Response, busy};
-use super::step::{Failure, Input, Receive, Received, Step};
+use super::step::{Failure, Input, Receive, Received, Reservation, Step};
 use crate::blob::{Blob, Media, Sha256};
 use crate::index::{Command, Commit, Key, Outcome, Refusal, Wanted};
 use crate::mime;
@@ -359,7 +359,12 @@ impl Storing {
         receive.media.clone_from(&plan.media);
         let step = match &mut plan.source {
             Source::Body => Step::Receive(receive),
-            Source::Fetch(urls) => Step::Fetch { urls: std::mem::take(urls), receive },
+            Source::Fetch(urls) => {
+                // What is not stored needs no room.
+                let reserved = if only_hash { u64::MAX } else { plan.length.unwrap_or(0) };
+                let reservation = Reservation::new(upload, reserved);
+                Step::Fetch { urls: std::mem::take(urls), receive, reservation }
+            }
             Source::Bytes(bytes) => Step::Put { bytes: std::mem::take(bytes), receive },
         };
         self.at(Stage::Receive { upload, key }, step)
@@ -422,6 +427,7 @@ pub(super) fn problem(input: Input) -> Problem {
     match input {
         Input::Answered(Outcome::Busy) => Problem::Busy,
         Input::Answered(Outcome::Refused(refusal)) => Problem::Refused(refusal),
+        Input::Failed(Failure::Refused(refusal)) => Problem::Refused(refusal),
         Input::Failed(failure) => Problem::Failed(failure),
         _ => Problem::Internal,
     }

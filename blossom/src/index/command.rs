@@ -21,6 +21,14 @@ pub enum Command {
     /// only others do; [`Outcome::Busy`]; [`Outcome::Refused`]. An upload that ends in any way but [`Outcome::Stored`] leaves
     /// nothing: whatever it may have stored is removed, unless it is live or another upload of it is under way.
     Begin(Wanted),
+    /// A begun upload will have at least so many bytes: [`Outcome::Accepted`], and there is room for them as long as it is under way; or
+    /// [`Outcome::Refused`], and it may only be aborted.
+    Reserve {
+        /// The upload.
+        upload: u64,
+        /// Bytes.
+        size: u64,
+    },
     /// The hash and size of a begun upload are known now, for its bytes have come: the same answers, and [`Outcome::Begun`] has the
     /// key where the bytes belong; [`Outcome::Exists`] instead of [`Outcome::Here`], and the uploader is an owner now. Any other
     /// answer but [`Outcome::Busy`] has ended the upload.

@@ -126,6 +126,7 @@ impl<C: SqlConn> Run<'_, C> {
             Command::Touch(blobs) => self.touch(&blobs),
             Command::Check(wanted) => self.check(&wanted),
             Command::Begin(wanted) => self.begin(&wanted),
+            Command::Reserve { upload, size } => self.reserve(upload, size),
             Command::Learn { upload, sha256, size } => self.learn(upload, sha256, size),
             Command::Finish(commit) => self.finish(commit),
             Command::Abort { upload } => self.abort(upload),

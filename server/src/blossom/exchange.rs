@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt as _, LengthLimitError};
 use hyper::body::{Body as _, Bytes};
-use relay_blossom::exchange::{Body, Exchange, Failure, Head, Input, Receive, Received, Response, Step};
+use relay_blossom::exchange::{
+    Body, Exchange, Failure, Head, Input, Receive, Received, Reservation, Response, Step,
+};
 use relay_blossom::index::Part;
 use relay_blossom::{Command, Outcome};
 use relay_engine::sql::StoreError;
@@ -110,7 +112,9 @@ impl Blossom {
                 }
                 None => Err(Failure::Incomplete),
             },
-            Step::Fetch { urls, receive } => self.fetch(&urls, &receive, seen).await.map(Input::Received),
+            Step::Fetch { urls, receive, reservation } => {
+                self.fetch(&urls, &receive, reservation, seen).await.map(Input::Received)
+            }
             Step::Put { bytes, receive } => self.put(&bytes, &receive).await.map(Input::Received),
             Step::Promote { from, to, .. } => self.bodies.rename(&from, &to).await.map(|()| Input::Done),
             Step::Join { parts, receive } => self.join(&parts, &receive, seen).await.map(Input::Received),
@@ -218,14 +222,33 @@ impl Blossom {
         writing.finish(receive.sha256).await
     }
 
+    /// Makes room for bytes that are fetched, in the quotas and on the disk.
+    ///
+    /// # Errors
+    /// [`Failure::Refused`], [`Failure::Full`], or that of the index.
+    pub(super) async fn reserve(&self, command: Option<Command>, bytes: u64) -> Result<(), Failure> {
+        let Some(command) = command else { return Ok(()) };
+        self.bodies.check_room(bytes)?;
+        match self.ask(command).await? {
+            Input::Answered(Outcome::Refused(refusal)) => Err(Failure::Refused(refusal)),
+            _ => Ok(()),
+        }
+    }
+
     /// The first of these URLs that answers.
-    async fn fetch(&self, urls: &[String], receive: &Receive, seen: &Seen) -> Result<Received, Failure> {
+    async fn fetch(
+        &self,
+        urls: &[String],
+        receive: &Receive,
+        mut reservation: Reservation,
+        seen: &Seen,
+    ) -> Result<Received, Failure> {
         let _fetch = self.fetches.acquire(Holder::of(&receive.uploader, seen.client)).await;
         self.bodies.check_room(0)?;
         let mut last = Failure::Origin("no URL".to_owned());
         for url in urls {
             let mut writing = self.bodies.begin(receive);
-            let fetched = fetch::fetch(&self.client, self.access(), url, receive, &mut writing).await;
+            let fetched = fetch::fetch(self, url, receive, &mut reservation, &mut writing).await;
             match fetched {
                 Ok(mime) => match writing.finish(receive.sha256).await {
                     Ok(received) => {
@@ -236,9 +259,9 @@ impl Blossom {
                     Err(Failure::WrongHash) => last = Failure::WrongHash,
                     Err(failure) => return Err(failure),
                 },
-                Err(Failure::Full) => {
+                Err(failure @ (Failure::Full | Failure::Refused(_))) => {
                     writing.abort().await;
-                    return Err(Failure::Full);
+                    return Err(failure);
                 }
                 Err(failure) => {
                     writing.abort().await;
