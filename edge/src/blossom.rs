@@ -113,7 +113,7 @@ pub fn decode_events(body: &[u8], own: Option<&str>) -> Result<Vec<Command>, Str
 pub fn wake_at(command: &Command, now: u64) -> Option<u64> {
     let unused = |seconds: Option<u64>| seconds.map(|seconds| now.saturating_add(seconds));
     match command {
-        Command::Begin(wanted) | Command::BeginPart(wanted, _) => {
+        Command::Begin(wanted) | Command::BeginPull(wanted, _) | Command::BeginPart(wanted, _) => {
             let ends = [Some(wanted.abandoned_at), wanted.expires_at, unused(wanted.unused_seconds)];
             ends.into_iter().flatten().min()
         }

@@ -52,6 +52,8 @@ impl Read {
         match self {
             Read::Look(sha256) => match input {
                 Input::Answered(Outcome::Blob(blob)) => Err(serve(context, head, blob)),
+                // What it is like only its bytes tell, and HEAD does not fetch them.
+                Input::Answered(Outcome::Missing) if head.is_head() => Err(missing()),
                 Input::Answered(Outcome::Missing) => match Hints::read(context, head, sha256) {
                     Some(hints) if !hints.authors.is_empty() => {
                         let authors = hints.authors.clone();
@@ -76,7 +78,9 @@ impl Read {
                     Ok(Kept::New(blob) | Kept::Old(blob)) => serve(context, head, blob),
                     Err(Problem::Busy) => Problem::Busy.into(),
                     Err(Problem::Failed(failure @ (Failure::Full | Failure::Store(_)))) => failure.into(),
-                    Err(Problem::Refused(refusal @ Refusal::TotalQuota)) => refusal.into(),
+                    Err(Problem::Refused(refusal @ (Refusal::TotalQuota | Refusal::TooMany))) => {
+                        refusal.into()
+                    }
                     Err(Problem::Internal) => Response::internal(),
                     Err(_) => Response::error(404, "not found, and none of the named servers gives it"),
                 }),
@@ -213,7 +217,7 @@ impl Hints {
         }
         let plan = Plan {
             owner: RELAY_OWNER.to_owned(),
-            source: Source::Fetch(self.urls),
+            source: Source::Fetch(self.urls.clone()),
             expected: Expected::Is(self.sha256),
             length: self.size,
             bytes_max: context.settings.blob_bytes_max,
@@ -222,6 +226,7 @@ impl Hints {
             mime: None,
             extension: self.extension,
             media: None,
+            pull: Some(self.urls.clone()),
             price: None,
         };
         let (storing, step) = Storing::begin(context, plan);

@@ -105,7 +105,7 @@ impl From<Refusal> for Response {
             Refusal::Banned => (403, "this blob is banned here"),
             Refusal::KeyQuota => (429, "your blobs here have as many bytes as a key may have"),
             Refusal::TotalQuota => (507, "this server has no room left"),
-            Refusal::TooMany => (429, "too many of your uploads are under way"),
+            Refusal::TooMany => (429, "too many uploads of yours, or for you, are under way"),
             Refusal::NotOwner => (403, "this blob belongs to others"),
             Refusal::Gone => (503, "the upload took too long and was given up; begin again"),
             Refusal::OtherLength => (400, "Upload-Length differs from that of the parts before"),

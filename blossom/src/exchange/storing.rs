@@ -69,6 +69,8 @@ pub(super) struct Plan {
     /// The extension in the path or URL, from which the type is told if nothing else tells it.
     pub(super) extension: Option<String>,
     pub(super) media: Option<Media>,
+    /// The relay wants it, from these URLs.
+    pub(super) pull: Option<Vec<String>>,
     /// What it costs if it is not here already.
     pub(super) price: Option<Price>,
 }
@@ -279,7 +281,13 @@ impl Storing {
         wanted.key_bytes_max = plan.key_bytes_max;
         let (stage, command) = match plan.price.as_ref().map(|price| price.is_offered(context)) {
             Some(Err(unpaid)) => (Stage::Quote { wanted: wanted.clone(), unpaid }, Command::Check(wanted)),
-            _ => (Stage::Begin, Command::Begin(wanted)),
+            _ => (
+                Stage::Begin,
+                match &plan.pull {
+                    Some(urls) => Command::BeginPull(wanted, urls.clone()),
+                    None => Command::Begin(wanted),
+                },
+            ),
         };
         (Box::new(Storing { plan, stage }), Step::Ask(command))
     }
@@ -340,6 +348,9 @@ impl Storing {
                 return self.abort(upload, None, Problem::Internal);
             }
             (Input::Answered(Outcome::Exists(blob)), _) => return end(Ok(Kept::Old(blob))),
+            (Input::Answered(Outcome::Missing), _) if plan.pull.is_some() => {
+                return end(Err(Problem::Failed(Failure::Origin("it was asked lately".to_owned()))));
+            }
             (other, _) => return end(Err(problem(other))),
         };
         let price = plan.price.as_ref().filter(|_| !only_hash);
@@ -405,7 +416,11 @@ impl Storing {
     }
 
     fn abort(self: Box<Self>, upload: u64, staged: Option<Key>, problem: Problem) -> Progress {
-        self.at(Stage::Clean { staged, end: Err(problem) }, Step::Ask(Command::Abort { upload }))
+        let command = match &self.plan.pull {
+            Some(urls) if is_miss(&problem) => Command::AbortPull { upload, urls: urls.clone() },
+            _ => Command::Abort { upload },
+        };
+        self.at(Stage::Clean { staged, end: Err(problem) }, Step::Ask(command))
     }
 
     fn discard(self: Box<Self>, staged: Key, end: End) -> Progress {
@@ -420,6 +435,19 @@ impl Storing {
 
 fn end(end: End) -> Progress {
     Progress::End(end)
+}
+
+/// Whether other servers are the reason.
+fn is_miss(problem: &Problem) -> bool {
+    use Failure as F;
+    match problem {
+        Problem::Type(_) => true,
+        Problem::Failed(failure) => {
+            let is_ours = matches!(failure, F::Full | F::Store(_) | F::Refused(_) | F::Unsupported);
+            !is_ours
+        }
+        _ => false,
+    }
 }
 
 /// Why this input is not what was hoped for.

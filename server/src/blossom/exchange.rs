@@ -8,7 +8,7 @@ use hyper::body::{Body as _, Bytes};
 use relay_blossom::exchange::{
     Body, Exchange, Failure, Head, Input, Receive, Received, Reservation, Response, Step,
 };
-use relay_blossom::index::Part;
+use relay_blossom::index::{Part, Refusal};
 use relay_blossom::{Command, Outcome};
 use relay_engine::sql::StoreError;
 use relay_engine::types::{Filter, PubKey};
@@ -161,7 +161,7 @@ impl Blossom {
     }
 
     /// One of the uploads whose bytes are taken at a time, until it is dropped.
-    async fn slot(&self, receive: &Receive, seen: &Seen) -> Permit<'_> {
+    async fn slot(&self, receive: &Receive, seen: &Seen) -> Option<Permit<'_>> {
         let _waiting = self.counters.wait();
         self.uploads.acquire(Holder::of(&receive.uploader, seen.client)).await
     }
@@ -243,7 +243,8 @@ impl Blossom {
         mut reservation: Reservation,
         seen: &Seen,
     ) -> Result<Received, Failure> {
-        let _fetch = self.fetches.acquire(Holder::of(&receive.uploader, seen.client)).await;
+        let fetch = self.fetches.acquire(Holder::of(&receive.uploader, seen.client)).await;
+        let Some(_fetch) = fetch else { return Err(Failure::Refused(Refusal::TooMany)) };
         self.bodies.check_room(0)?;
         let mut last = Failure::Origin("no URL".to_owned());
         for url in urls {

@@ -98,6 +98,7 @@ impl Writer {
         Ok(match command {
             Command::Touch(_)
             | Command::Reserve { .. }
+            | Command::AbortPull { .. }
             | Command::Abort { .. }
             | Command::AbortPart { .. }
             | Command::AbortParts { .. }
@@ -106,11 +107,12 @@ impl Writer {
             | Command::Sweep => false,
             // Of a blob that is there its uploader becomes an owner, and is told so.
             Command::Begin(Wanted { sha256: Some(sha256), .. })
+            | Command::BeginPull(Wanted { sha256: Some(sha256), .. }, _)
             | Command::BeginPart(Wanted { sha256: Some(sha256), .. }, _)
             | Command::Learn { sha256, .. } => {
                 self.index.run(now, Command::Get(*sha256))? != Outcome::Missing
             }
-            Command::Begin(_) | Command::BeginPart(..) => false,
+            Command::Begin(_) | Command::BeginPull(..) | Command::BeginPart(..) => false,
             _ => true,
         })
     }

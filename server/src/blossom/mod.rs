@@ -55,6 +55,8 @@ pub(crate) use self::store::Reading;
 
 /// Blobs that are fetched from other servers at a time.
 const FETCHES_MAX: usize = 16;
+/// Fetches of a key or an address that wait.
+const FETCHES_WAITING_MAX: usize = 16;
 /// Downloaded blobs that wait until the index is told; at so many it is told at once.
 const TOUCHED_MAX: usize = 10_000;
 /// How long the owner's key of a local relay is remembered.
@@ -133,8 +135,8 @@ impl Blossom {
             settings: settings.clone(),
             verifier,
             relay,
-            uploads: Permits::new(bodies.uploads_max()),
-            fetches: Permits::new(FETCHES_MAX),
+            uploads: Permits::new(bodies.uploads_max(), usize::MAX),
+            fetches: Permits::new(FETCHES_MAX, FETCHES_WAITING_MAX),
             bodies,
             index,
             client: Client::new(PrivateHosts::default()).map_err(words)?,

@@ -33,6 +33,8 @@ impl Holder {
 #[derive(Debug)]
 pub(super) struct Permits {
     max: usize,
+    /// Most requests of a holder that wait.
+    waiting_max: usize,
     state: Mutex<State>,
 }
 
@@ -53,15 +55,19 @@ pub(super) struct Permit<'a> {
 }
 
 impl Permits {
-    pub(super) fn new(max: usize) -> Self {
-        Permits { max, state: Mutex::default() }
+    pub(super) fn new(max: usize, waiting_max: usize) -> Self {
+        Permits { max, waiting_max, state: Mutex::default() }
     }
 
-    /// Waits for a permit. Holders who wait have their turns one after the other, however many requests each has waiting.
-    pub(super) async fn acquire(&self, holder: Holder) -> Permit<'_> {
+    /// Waits for a permit. Holders who wait have their turns one after the other, however many requests each has waiting; none for one
+    /// who has as many waiting as may be.
+    pub(super) async fn acquire(&self, holder: Holder) -> Option<Permit<'_>> {
         let granted = {
             let mut state = self.lock();
             let (sender, receiver) = oneshot::channel();
+            if state.waiting.get(&holder).is_some_and(|waiting| waiting.len() >= self.waiting_max) {
+                return None;
+            }
             if !state.waiting.contains_key(&holder) {
                 state.turns.push_back(holder.clone());
             }
@@ -72,7 +78,7 @@ impl Permits {
         let mut granted = Granted { permits: self, holder: Some(holder), granted };
         // The sender is in the queue until it has sent.
         let _ = (&mut granted.granted).await;
-        Permit { permits: self, holder: granted.holder.take().expect("it is taken once") }
+        granted.holder.take().map(|holder| Permit { permits: self, holder })
     }
 
     /// Permits that are held.
@@ -174,7 +180,7 @@ mod tests {
 
     use super::*;
 
-    type Waiting<'a> = Pin<Box<dyn Future<Output = Permit<'a>> + 'a>>;
+    type Waiting<'a> = Pin<Box<dyn Future<Output = Option<Permit<'a>>> + 'a>>;
 
     fn holder(n: u8) -> Holder {
         Holder::Key(n.to_string())
@@ -183,7 +189,7 @@ mod tests {
     /// The permit, if it is given.
     fn poll<'a>(waiting: &mut Waiting<'a>) -> Option<Permit<'a>> {
         match waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(permit) => Some(permit),
+            Poll::Ready(permit) => permit,
             Poll::Pending => None,
         }
     }
@@ -196,7 +202,7 @@ mod tests {
     /// 128 bodies that came a byte at a time, all of one key, stopped the uploads of everybody.
     #[test]
     fn one_holder_has_a_share_and_others_go_on() {
-        let permits = Permits::new(128);
+        let permits = Permits::new(128, 1_000);
         let mut slow: Vec<_> = (0..200).map(|_| begin(&permits, 1)).collect();
         assert_eq!(slow.iter().filter(|(permit, _)| permit.is_some()).count(), 16);
         let mut kept = Vec::new();
@@ -222,7 +228,7 @@ mod tests {
 
     #[test]
     fn turns_go_round() {
-        let permits = Permits::new(1);
+        let permits = Permits::new(1, 1_000);
         let (mut held, _) = begin(&permits, 1);
         let mut waiting: Vec<_> = [1, 1, 1, 2, 3, 2].into_iter().map(|n| (n, begin(&permits, n).1)).collect();
         let mut order = Vec::new();
@@ -240,8 +246,18 @@ mod tests {
     }
 
     #[test]
+    fn few_requests_of_a_holder_wait() {
+        let permits = Permits::new(1, 2);
+        let _held = begin(&permits, 1);
+        let _waiting = [begin(&permits, 2), begin(&permits, 2), begin(&permits, 3)];
+        let mut more: Waiting<'_> = Box::pin(permits.acquire(holder(2)));
+        let more = more.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(more, Poll::Ready(None)), "it is told so at once");
+    }
+
+    #[test]
     fn who_leaves_keeps_nothing() {
-        let permits = Permits::new(1);
+        let permits = Permits::new(1, 1_000);
         let (held, _) = begin(&permits, 1);
         let (_, gone) = begin(&permits, 2);
         drop(gone);
