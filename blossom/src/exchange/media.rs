@@ -227,6 +227,7 @@ impl Making {
             mime: Some(mime),
             extension: None,
             media,
+            pull: None,
             price: None,
         }
     }

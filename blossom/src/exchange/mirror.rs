@@ -96,6 +96,7 @@ fn fetch(context: &Context<'_>, token: Token, price: Price, body: &Bytes) -> Tur
         mime: None,
         extension,
         media: None,
+        pull: None,
         price: Some(price),
     };
     let (storing, step) = Storing::begin(context, plan);

@@ -32,7 +32,7 @@ pub use own::{Own, OwnStep};
 pub use read::RELAY_OWNER;
 pub(crate) use request::{is_open, own_name};
 pub use response::{Body, Response};
-pub use step::{Failure, Input, Processed, Receive, Received, Step};
+pub use step::{Failure, Input, Processed, Receive, Received, Reservation, Step, Uploader};
 
 use relay_engine::types::{PubKey, Timestamp};
 use relay_engine::verify::Verifier;

@@ -53,6 +53,7 @@ impl Own {
             mime: Some(mime),
             extension: None,
             media: None,
+            pull: None,
             price: None,
         };
         let (storing, step) = Storing::begin(context, plan);

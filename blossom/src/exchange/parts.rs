@@ -15,6 +15,7 @@ use crate::token::Verb;
 /// A part under way.
 #[derive(Clone, Debug)]
 pub(super) struct Patch {
+    owner: String,
     sha256: Sha256,
     /// Bytes of the blob.
     total: u64,
@@ -91,7 +92,7 @@ pub(super) fn begin(context: &Context<'_>, head: &Head) -> Turn {
             (Stage::Quote { wanted, unpaid }, check)
         }
     };
-    let patch = Patch { sha256, total, mime, part, price, stage };
+    let patch = Patch { owner: token.pubkey.to_string(), sha256, total, mime, part, price, stage };
     Ok((State::Part(patch), Step::Ask(command)))
 }
 
@@ -113,7 +114,8 @@ impl Patch {
                     }
                     let length = self.part.length;
                     let mime = mime::UNKNOWN.to_owned();
-                    let receive = receive(context, key.clone(), None, Some(length), length, mime);
+                    let receive =
+                        receive(context, &self.owner, key.clone(), None, Some(length), length, mime);
                     self.at(Stage::Receive { upload, key }, Step::Receive(receive))
                 }
                 Input::Answered(Outcome::Exists(blob)) => Err(Kept::Old(blob).response(context)),
@@ -177,7 +179,7 @@ impl Patch {
 
     fn join(self, context: &Context<'_>, upload: u64, key: Key, parts: Vec<Part>, only_hash: bool) -> Turn {
         let (hash, length) = (Some(self.sha256), Some(self.total));
-        let receive = receive(context, key, hash, length, self.total, self.mime.clone());
+        let receive = receive(context, &self.owner, key, hash, length, self.total, self.mime.clone());
         let receive = Receive { only_hash, ..receive };
         self.at(Stage::Join { upload }, Step::Join { parts, receive })
     }

@@ -5,6 +5,7 @@ use relay_site::authorization;
 use relay_site::nip98::Origin;
 
 use super::response::Response;
+use super::step::Uploader;
 use super::{Context, Head};
 use crate::blob::Sha256;
 use crate::mime;
@@ -124,13 +125,23 @@ pub(super) fn may_upload(context: &Context<'_>, pubkey: &PubKey) -> Result<(), R
     if keys.denied.contains(pubkey) {
         return Err(Response::error(403, "this key may not upload here"));
     }
-    let is_listed = keys.admins.contains(pubkey)
-        || context.settings.upload_pubkeys.contains(pubkey)
-        || keys.allowed.is_some_and(|allowed| allowed.contains(pubkey));
-    if is_listed || is_open(context) {
+    if is_listed(context, pubkey) || is_open(context) {
         return Ok(());
     }
     Err(Response::error(403, "only keys that the operator has listed may upload here"))
+}
+
+fn is_listed(context: &Context<'_>, pubkey: &PubKey) -> bool {
+    let keys = &context.keys;
+    keys.admins.contains(pubkey)
+        || context.settings.upload_pubkeys.contains(pubkey)
+        || keys.allowed.is_some_and(|allowed| allowed.contains(pubkey))
+}
+
+/// Who brings bytes for this key.
+pub(super) fn uploader(context: &Context<'_>, owner: &str) -> Uploader {
+    let is_listed = PubKey::from_hex(owner.as_bytes()).is_ok_and(|pubkey| is_listed(context, &pubkey));
+    Uploader { pubkey: owner.to_owned(), is_listed }
 }
 
 /// Whether anybody may upload.

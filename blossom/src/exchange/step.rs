@@ -5,7 +5,7 @@ use relay_site::nip98;
 
 use super::response::Response;
 use crate::blob::{Media, Sha256};
-use crate::index::{Command, Key, Outcome, Part};
+use crate::index::{Command, Key, Outcome, Part, Refusal};
 use crate::mime;
 
 /// What a host does next. After any step but the last it calls [`Exchange::resume`](super::Exchange::resume).
@@ -31,6 +31,8 @@ pub enum Step {
         urls: Vec<String>,
         /// How to store it.
         receive: Receive,
+        /// What room there is for it.
+        reservation: Reservation,
     },
     /// Store these bytes: [`Input::Received`] or [`Input::Failed`].
     Put {
@@ -84,6 +86,8 @@ pub struct Receive {
     pub key: Key,
     /// The blob is there already: the bytes are read and hashed as all others, and nothing is stored.
     pub only_hash: bool,
+    /// Who brings them.
+    pub uploader: Uploader,
     /// The hash that they must have.
     pub sha256: Option<Sha256>,
     /// How many they must be, if that is known.
@@ -97,6 +101,49 @@ pub struct Receive {
     pub expires_at: Option<u64>,
     /// What `/media` has found out, kept likewise.
     pub media: Option<Media>,
+}
+
+/// What room the index has reserved for bytes that are fetched: as many as their origin announces, before any of them is stored; if it
+/// does not, those that have come, at every 64 MiB. A host asks the index each command, and goes on if it is [`Outcome::Accepted`]; a
+/// refusal is [`Failure::Refused`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reservation {
+    upload: u64,
+    bytes: u64,
+}
+
+impl Reservation {
+    const GRAIN: u64 = 64 << 20;
+
+    /// Of an upload for which so many bytes are reserved.
+    pub(super) fn new(upload: u64, bytes: u64) -> Self {
+        Reservation { upload, bytes }
+    }
+
+    /// An origin announces so many bytes.
+    pub fn announced(&mut self, size: u64) -> Option<Command> {
+        (size > self.bytes).then(|| self.reserve(size))
+    }
+
+    /// So many bytes have come.
+    pub fn come(&mut self, size: u64) -> Option<Command> {
+        (size >= self.bytes.saturating_add(Self::GRAIN)).then(|| self.reserve(size))
+    }
+
+    fn reserve(&mut self, size: u64) -> Command {
+        self.bytes = size;
+        Command::Reserve { upload: self.upload, size }
+    }
+}
+
+/// Who brings bytes. Where many do at once, hosts give each key that the operator has listed a share of their means, and all others
+/// one by their address, for keys are free.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uploader {
+    /// The public key in hexadecimal.
+    pub pubkey: String,
+    /// Whether it is listed.
+    pub is_listed: bool,
 }
 
 impl Receive {
@@ -170,6 +217,8 @@ pub enum Failure {
     WrongHash,
     /// The disk is full.
     Full,
+    /// The index refuses to make room for it.
+    Refused(Refusal),
     /// The store has failed; the message is logged, not shown.
     Store(String),
     /// The address may not be fetched.

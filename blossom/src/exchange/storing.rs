@@ -7,7 +7,7 @@ use super::Context;
 use super::list::SECONDS_MAX;
 use super::request::{self, Price};
 use super::response::{Response, busy};
-use super::step::{Failure, Input, Receive, Received, Step};
+use super::step::{Failure, Input, Receive, Received, Reservation, Step};
 use crate::blob::{Blob, Media, Sha256};
 use crate::index::{Command, Commit, Key, Outcome, Refusal, Wanted};
 use crate::mime;
@@ -69,6 +69,8 @@ pub(super) struct Plan {
     /// The extension in the path or URL, from which the type is told if nothing else tells it.
     pub(super) extension: Option<String>,
     pub(super) media: Option<Media>,
+    /// The relay wants it, from these URLs.
+    pub(super) pull: Option<Vec<String>>,
     /// What it costs if it is not here already.
     pub(super) price: Option<Price>,
 }
@@ -139,6 +141,7 @@ fn lifetime(context: &Context<'_>, mime: &str, size: u64) -> Lifetime {
 /// How the bytes are received; `expires_at` and type as far as they are known before.
 pub(super) fn receive(
     context: &Context<'_>,
+    owner: &str,
     key: Key,
     sha256: Option<Sha256>,
     length: Option<u64>,
@@ -146,7 +149,8 @@ pub(super) fn receive(
     mime: String,
 ) -> Receive {
     let expires_at = lifetime(context, &mime, length.unwrap_or(0)).expires_at;
-    Receive { key, only_hash: false, sha256, length, bytes_max, mime, expires_at, media: None }
+    let uploader = request::uploader(context, owner);
+    Receive { key, only_hash: false, uploader, sha256, length, bytes_max, mime, expires_at, media: None }
 }
 
 /// What is committed of bytes that are stored.
@@ -280,7 +284,13 @@ impl Storing {
         wanted.key_bytes_max = plan.key_bytes_max;
         let (stage, command) = match plan.price.as_ref().map(|price| price.is_offered(context)) {
             Some(Err(unpaid)) => (Stage::Quote { wanted: wanted.clone(), unpaid }, Command::Check(wanted)),
-            _ => (Stage::Begin, Command::Begin(wanted)),
+            _ => (
+                Stage::Begin,
+                match &plan.pull {
+                    Some(urls) => Command::BeginPull(wanted, urls.clone()),
+                    None => Command::Begin(wanted),
+                },
+            ),
         };
         (Box::new(Storing { plan, stage }), Step::Ask(command))
     }
@@ -344,6 +354,9 @@ impl Storing {
                 return self.abort(upload, None, Problem::Internal);
             }
             (Input::Answered(Outcome::Exists(blob)), _) => return end(Ok(Kept::Old(blob))),
+            (Input::Answered(Outcome::Missing), _) if plan.pull.is_some() => {
+                return end(Err(Problem::Failed(Failure::Origin("it was asked lately".to_owned()))));
+            }
             (other, _) => return end(Err(problem(other))),
         };
         let price = plan.price.as_ref().filter(|_| !only_hash);
@@ -352,6 +365,7 @@ impl Storing {
         }
         let mut receive = receive(
             context,
+            &plan.owner,
             key.clone(),
             plan.expected.known(),
             plan.length,
@@ -362,7 +376,12 @@ impl Storing {
         receive.media.clone_from(&plan.media);
         let step = match &mut plan.source {
             Source::Body => Step::Receive(receive),
-            Source::Fetch(urls) => Step::Fetch { urls: std::mem::take(urls), receive },
+            Source::Fetch(urls) => {
+                // What is not stored needs no room.
+                let reserved = if only_hash { u64::MAX } else { plan.length.unwrap_or(0) };
+                let reservation = Reservation::new(upload, reserved);
+                Step::Fetch { urls: std::mem::take(urls), receive, reservation }
+            }
             Source::Bytes(bytes) => Step::Put { bytes: std::mem::take(bytes), receive },
         };
         self.at(Stage::Receive { upload, key }, step)
@@ -403,7 +422,11 @@ impl Storing {
     }
 
     fn abort(self: Box<Self>, upload: u64, staged: Option<Key>, problem: Problem) -> Progress {
-        self.at(Stage::Clean { staged, end: Err(problem) }, Step::Ask(Command::Abort { upload }))
+        let command = match &self.plan.pull {
+            Some(urls) if is_miss(&problem) => Command::AbortPull { upload, urls: urls.clone() },
+            _ => Command::Abort { upload },
+        };
+        self.at(Stage::Clean { staged, end: Err(problem) }, Step::Ask(command))
     }
 
     fn discard(self: Box<Self>, staged: Key, end: End) -> Progress {
@@ -420,11 +443,25 @@ fn end(end: End) -> Progress {
     Progress::End(end)
 }
 
+/// Whether other servers are the reason.
+fn is_miss(problem: &Problem) -> bool {
+    use Failure as F;
+    match problem {
+        Problem::Type(_) => true,
+        Problem::Failed(failure) => {
+            let is_ours = matches!(failure, F::Full | F::Store(_) | F::Refused(_) | F::Unsupported);
+            !is_ours
+        }
+        _ => false,
+    }
+}
+
 /// Why this input is not what was hoped for.
 pub(super) fn problem(input: Input) -> Problem {
     match input {
         Input::Answered(Outcome::Busy) => Problem::Busy,
         Input::Answered(Outcome::Refused(refusal)) => Problem::Refused(refusal),
+        Input::Failed(Failure::Refused(refusal)) => Problem::Refused(refusal),
         Input::Failed(failure) => Problem::Failed(failure),
         _ => Problem::Internal,
     }

@@ -57,6 +57,7 @@ pub(super) fn begin(context: &Context<'_>, head: &Head) -> Turn {
         mime: announced.mime,
         extension: extension.map(str::to_owned),
         media: None,
+        pull: None,
         price: Some(announced.price),
     };
     let (storing, step) = Storing::begin(context, plan);

@@ -21,6 +21,25 @@ pub enum Command {
     /// only others do; [`Outcome::Busy`]; [`Outcome::Refused`]. An upload that ends in any way but [`Outcome::Stored`] leaves
     /// nothing: whatever it may have stored is removed, unless it is live or another upload of it is under way.
     Begin(Wanted),
+    /// The relay itself wants a blob that others have, at these URLs: as [`Command::Begin`]; [`Outcome::Missing`] if all of them have
+    /// failed to give it within the last five minutes; [`Outcome::Busy`] while another upload of it for the relay is under way, after
+    /// which the blob is there, and for at most two minutes.
+    BeginPull(Wanted, Vec<String>),
+    /// These URLs do not give the blob that [`Command::BeginPull`] has begun, which ends as by [`Command::Abort`]: [`Outcome::Done`].
+    AbortPull {
+        /// The upload.
+        upload: u64,
+        /// The URLs.
+        urls: Vec<String>,
+    },
+    /// A begun upload will have at least so many bytes: [`Outcome::Accepted`], and there is room for them as long as it is under way; or
+    /// [`Outcome::Refused`], and it may only be aborted.
+    Reserve {
+        /// The upload.
+        upload: u64,
+        /// Bytes.
+        size: u64,
+    },
     /// The hash and size of a begun upload are known now, for its bytes have come: the same answers, and [`Outcome::Begun`] has the
     /// key where the bytes belong; [`Outcome::Exists`] instead of [`Outcome::Here`], and the uploader is an owner now. Any other
     /// answer but [`Outcome::Busy`] has ended the upload.
@@ -175,6 +194,7 @@ impl Command {
             Command::Learn { .. }
                 | Command::Finish(_)
                 | Command::Abort { .. }
+                | Command::AbortPull { .. }
                 | Command::BeginPart(..)
                 | Command::FinishPart { .. }
                 | Command::AbortPart { .. }

@@ -17,6 +17,7 @@ mod list;
 mod operator;
 mod owners;
 mod parts;
+mod pulls;
 mod removals;
 mod schema;
 mod sql;
@@ -126,6 +127,9 @@ impl<C: SqlConn> Run<'_, C> {
             Command::Touch(blobs) => self.touch(&blobs),
             Command::Check(wanted) => self.check(&wanted),
             Command::Begin(wanted) => self.begin(&wanted),
+            Command::BeginPull(wanted, urls) => self.begin_pull(&wanted, &urls),
+            Command::AbortPull { upload, urls } => self.abort_pull(upload, &urls),
+            Command::Reserve { upload, size } => self.reserve(upload, size),
             Command::Learn { upload, sha256, size } => self.learn(upload, sha256, size),
             Command::Finish(commit) => self.finish(commit),
             Command::Abort { upload } => self.abort(upload),

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::blobs::Keep;
 use super::command::Key;
 use super::list::PageEnds;
+use super::pulls::Misses;
 use super::removals::TAKEN_SECONDS;
 use super::schema::{get_meta, put_meta};
 use super::sql::{all, bytes, has, key, n, one, sha256, some, text};
@@ -40,6 +41,8 @@ pub(super) struct State {
     pub(super) leaving: BTreeMap<PubKey, u64>,
     /// Not in the tables: a cursor that was deleted before a restart is unknown.
     pub(super) page_ends: PageEnds,
+    /// Not in the tables either.
+    pub(super) misses: Misses,
     ids_next: u64,
     ids_end: u64,
 }

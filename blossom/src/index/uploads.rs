@@ -13,6 +13,7 @@ use crate::mime::{UNKNOWN, retention};
 
 const INSERT: &str = "INSERT INTO blossom_uploads (id, owner, sha256, size, key_max, total_max, abandoned_at, began_at, \
                       expires_at, unused, flags) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+const RESERVE: &str = "UPDATE blossom_uploads SET size = ? WHERE id = ?";
 const LEARN: &str = "UPDATE blossom_uploads SET sha256 = ?, size = ? WHERE id = ?";
 const GIVE_UP: &str = "UPDATE blossom_uploads SET size = 0, flags = ? WHERE id = ?";
 const DELETE: &str = "DELETE FROM blossom_uploads WHERE id = ?";
@@ -244,6 +245,25 @@ impl<C: SqlConn> Run<'_, C> {
         }
         self.state.uploads.insert(id, upload);
         Ok(id)
+    }
+
+    /// An upload has more bytes than was known. One row if it does.
+    pub(super) fn reserve(&mut self, id: u64, size: u64) -> Result<Outcome, StoreError> {
+        let Some(upload) = self.state.uploads.get(&id).filter(|upload| !upload.is_given_up) else {
+            return Ok(Outcome::Refused(Refusal::Gone));
+        };
+        if upload.is_here || size <= upload.size {
+            return Ok(Outcome::Accepted);
+        }
+        let (owner, sha256, quotas) = (upload.owner, upload.sha256, upload.quotas());
+        if let Some(refusal) = self.room(&owner, sha256.as_ref(), size, quotas, Some(id))? {
+            return Ok(Outcome::Refused(refusal));
+        }
+        exec(self.conn, RESERVE, &[size.into(), id.into()])?;
+        if let Some(upload) = self.state.uploads.get_mut(&id) {
+            upload.size = size;
+        }
+        Ok(Outcome::Accepted)
     }
 
     /// The hash of staged bytes is known. One row, and one if a removal is called off.

@@ -68,6 +68,8 @@ pub struct Host<'a> {
     pub objects: BTreeMap<String, Object>,
     /// Other servers.
     pub origins: Origins,
+    /// Whether they say how long a blob is.
+    pub announces_length: bool,
     /// Lists of servers (kind 10063), by author.
     pub servers: BTreeMap<String, Vec<String>>,
     /// What strips pictures; hosts without it do not.
@@ -180,6 +182,7 @@ impl<'a> Host<'a> {
             database,
             objects: BTreeMap::new(),
             origins: BTreeMap::new(),
+            announces_length: true,
             servers: BTreeMap::new(),
             processor: None,
             failure: None,
@@ -325,11 +328,22 @@ impl<'a> Host<'a> {
                 self.receive(receive, body.clone(), None)
             }
             Step::Put { bytes, receive } => self.receive(receive, bytes, None),
-            Step::Fetch { urls, receive } => {
+            Step::Fetch { urls, receive, mut reservation } => {
                 let mut failure = Failure::Origin("no such server".to_owned());
                 for url in urls {
                     match self.origins.get(&url).cloned() {
-                        Some(Ok((bytes, mime))) => return self.receive(receive, bytes, mime),
+                        Some(Ok((bytes, mime))) => {
+                            let size = bytes.len() as u64;
+                            let asked = match self.announces_length {
+                                true => reservation.announced(size),
+                                false => reservation.come(size),
+                            };
+                            let asked = asked.map(|command| self.index.run(self.now, command));
+                            if let Some(Ok(Outcome::Refused(refusal))) = asked {
+                                return Input::Failed(Failure::Refused(refusal));
+                            }
+                            return self.receive(receive, bytes, mime);
+                        }
                         Some(Err(why)) => failure = why,
                         None => {}
                     }

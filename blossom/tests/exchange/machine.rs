@@ -183,7 +183,10 @@ impl Ledger {
             _ => None,
         };
         match (step, outcome) {
-            (Step::Ask(Command::Begin(_)), Some(O::Begun { upload, .. } | O::Here { upload })) => {
+            (
+                Step::Ask(Command::Begin(_) | Command::BeginPull(..)),
+                Some(O::Begun { upload, .. } | O::Here { upload }),
+            ) => {
                 self.uploads.insert(*upload);
                 self.permitted = true;
             }
@@ -197,7 +200,14 @@ impl Ledger {
             }
             (Step::Ask(Command::Check(_)), Some(O::Accepted | O::Exists(_))) => self.permitted = true,
             (Step::Ask(Command::Learn { upload, .. }), Some(O::Exists(_) | O::Refused(_)))
-            | (Step::Ask(Command::Abort { upload } | Command::AbortParts { upload }), _) => {
+            | (
+                Step::Ask(
+                    Command::Abort { upload }
+                    | Command::AbortPull { upload, .. }
+                    | Command::AbortParts { upload },
+                ),
+                _,
+            ) => {
                 self.uploads.remove(upload);
             }
             (Step::Ask(Command::Finish(commit)), Some(O::Stored(_) | O::Exists(_) | O::Refused(_))) => {
@@ -287,8 +297,12 @@ fn every_exchange_ends_and_leaves_nothing_whatever_the_host_gives() {
             // What comes of cleaning up makes no difference, so that two inputs are enough there.
             let is_cleaning = matches!(
                 step,
-                Step::Ask(Command::Abort { .. } | Command::AbortPart { .. } | Command::AbortParts { .. })
-                    | Step::Discard(_)
+                Step::Ask(
+                    Command::Abort { .. }
+                        | Command::AbortPull { .. }
+                        | Command::AbortPart { .. }
+                        | Command::AbortParts { .. }
+                ) | Step::Discard(_)
             );
             let given = if is_cleaning { &inputs[inputs.len() - 2..] } else { &inputs[..] };
             for input in given {

@@ -81,6 +81,31 @@ fn a_blob_that_runs_out_while_somebody_sends_it_again_is_new() {
 }
 
 #[test]
+fn an_upload_of_unknown_length_reserves_what_it_learns() {
+    let mut world = World::new();
+    let quotas =
+        |owner, n| Wanted { key_bytes_max: Some(100), total_bytes_max: Some(150), ..wanted(owner, n, 0) };
+    let (a, _) = world.begin(quotas(1, 1));
+    let (b, _) = world.begin(quotas(1, 2));
+    let (c, _) = world.begin(quotas(2, 3));
+    let reserve = |upload, size| Command::Reserve { upload, size };
+    world.check(reserve(a, 60), &Outcome::Accepted);
+    world.check(reserve(a, 50), &Outcome::Accepted);
+    world.refused(reserve(b, 41), Refusal::KeyQuota);
+    world.check(reserve(b, 40), &Outcome::Accepted);
+    world.refused(reserve(c, 51), Refusal::TotalQuota);
+    world.check(reserve(c, 50), &Outcome::Accepted);
+    world.reopen();
+    world.refused(Command::Check(Wanted { size: 1, ..quotas(1, 4) }), Refusal::TotalQuota);
+    world.check(Command::Abort { upload: b }, &Outcome::Done);
+    world.check(reserve(a, 100), &Outcome::Accepted);
+    world.refused(reserve(b, 1), Refusal::Gone);
+    world.run(Command::Ban { sha256: sha(3), reason: String::new() });
+    world.refused(reserve(c, 50), Refusal::Gone);
+    assert!(matches!(world.run(Command::Finish(commit(a, 1, 100))), Outcome::Stored(_)));
+}
+
+#[test]
 fn what_is_sent_again_counts_for_the_quota_of_a_key_and_not_of_all() {
     let mut world = World::new();
     let quotas = |owner, n, size| Wanted {

@@ -31,6 +31,8 @@ const FLOOR_SHARE: u64 = 20;
 const FLOOR_BYTES_MAX: u64 = 1 << 30;
 /// First bytes that are kept to tell the type from.
 const FIRST_BYTES: usize = 4_096;
+/// Bytes that are hashed sooner than they are handed to another thread.
+const HASHED_HERE: usize = 16 << 10;
 
 /// A store of bytes.
 #[derive(Clone)]
@@ -105,8 +107,9 @@ impl Bodies {
             only_hash: receive.only_hash,
             upload: None,
             buffer: Vec::new(),
+            last: Bytes::new(),
             sending: Vec::new(),
-            hash: sha2::Sha256::new(),
+            hash: Hash::Here(sha2::Sha256::new()),
             size: 0,
             first: Vec::new(),
         }
@@ -234,10 +237,44 @@ pub(super) struct Writing {
     /// Once there is more than a piece.
     upload: Option<Box<dyn MultipartUpload>>,
     buffer: Vec<u8>,
+    /// What is left of it when all have come.
+    last: Bytes,
     sending: Vec<tokio::task::JoinHandle<object_store::Result<()>>>,
-    hash: sha2::Sha256,
+    hash: Hash,
     size: u64,
     first: Vec<u8>,
+}
+
+/// The hash of the pieces that were sent.
+enum Hash {
+    Here(sha2::Sha256),
+    /// The last piece is being hashed, on a thread that may block.
+    Away(tokio::task::JoinHandle<sha2::Sha256>),
+}
+
+impl Hash {
+    /// When all pieces are hashed.
+    async fn take(&mut self) -> Result<sha2::Sha256, Failure> {
+        match std::mem::replace(self, Hash::Here(sha2::Sha256::new())) {
+            Hash::Here(hash) => Ok(hash),
+            Hash::Away(task) => task.await.map_err(|error| Failure::Store(error.to_string())),
+        }
+    }
+
+    /// Goes on with these bytes: elsewhere, unless they are few.
+    async fn update(&mut self, bytes: Bytes) -> Result<(), Failure> {
+        let mut hash = self.take().await?;
+        let is_short = bytes.len() <= HASHED_HERE;
+        let work = move || {
+            hash.update(&bytes);
+            hash
+        };
+        *self = match is_short {
+            true => Hash::Here(work()),
+            false => Hash::Away(tokio::task::spawn_blocking(work)),
+        };
+        Ok(())
+    }
 }
 
 impl Writing {
@@ -251,13 +288,12 @@ impl Writing {
     /// # Errors
     /// If the store fails.
     pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        self.hash.update(bytes);
         self.size += bytes.len() as u64;
         if self.first.len() < FIRST_BYTES {
             let room = FIRST_BYTES - self.first.len();
             self.first.extend_from_slice(&bytes[..bytes.len().min(room)]);
         }
-        let mut rest = if self.only_hash { &[] } else { bytes };
+        let mut rest = bytes;
         while !rest.is_empty() {
             if self.buffer.len() == self.bodies.piece {
                 self.send().await?;
@@ -269,8 +305,17 @@ impl Writing {
         Ok(())
     }
 
-    /// Sends what there is as a part.
+    /// Sends what there is as a part, while it is hashed.
     async fn send(&mut self) -> Result<(), Failure> {
+        let full = Bytes::from(std::mem::replace(&mut self.buffer, Vec::with_capacity(self.bodies.piece)));
+        self.hash.update(full.clone()).await?;
+        if self.only_hash {
+            return Ok(());
+        }
+        self.send_part(PutPayload::from(full)).await
+    }
+
+    async fn send_part(&mut self, part: PutPayload) -> Result<(), Failure> {
         while self.sending.len() >= self.bodies.concurrency {
             joined(self.sending.remove(0).await)?;
         }
@@ -278,8 +323,7 @@ impl Writing {
             Some(upload) => upload,
             none => none.insert(self.bodies.store.put_multipart(&self.path).await.map_err(failure)?),
         };
-        let full = std::mem::replace(&mut self.buffer, Vec::with_capacity(self.bodies.piece));
-        self.sending.push(tokio::spawn(upload.put_part(PutPayload::from(full))));
+        self.sending.push(tokio::spawn(upload.put_part(part)));
         Ok(())
     }
 
@@ -288,7 +332,13 @@ impl Writing {
     /// # Errors
     /// [`Failure::WrongHash`], or if the store fails. Then nothing is stored.
     pub(super) async fn finish(mut self, sha256: Option<Sha256>) -> Result<Received, Failure> {
-        let found = Sha256(self.hash.clone().finalize().into());
+        let found = match self.hash_all().await {
+            Ok(found) => found,
+            Err(error) => {
+                self.abort().await;
+                return Err(error);
+            }
+        };
         if sha256.is_some_and(|wanted| wanted != found) {
             self.abort().await;
             return Err(Failure::WrongHash);
@@ -309,13 +359,20 @@ impl Writing {
         }
     }
 
+    /// The hash of all bytes, the last of which are still to be sent.
+    async fn hash_all(&mut self) -> Result<Sha256, Failure> {
+        self.last = Bytes::from(std::mem::take(&mut self.buffer));
+        self.hash.update(self.last.clone()).await?;
+        Ok(Sha256(self.hash.take().await?.finalize().into()))
+    }
+
     async fn complete(&mut self) -> Result<(), Failure> {
+        let last = PutPayload::from(std::mem::take(&mut self.last));
         if self.upload.is_none() {
-            let all = PutPayload::from(std::mem::take(&mut self.buffer));
-            return self.bodies.store.put(&self.path, all).await.map(drop).map_err(failure);
+            return self.bodies.store.put(&self.path, last).await.map(drop).map_err(failure);
         }
-        if !self.buffer.is_empty() {
-            self.send().await?;
+        if last.content_length() > 0 {
+            self.send_part(last).await?;
         }
         for sent in self.sending.drain(..) {
             joined(sent.await)?;

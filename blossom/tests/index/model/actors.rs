@@ -1,5 +1,6 @@
 //! What hosts do, step by step.
 
+use relay_blossom::blob::Media;
 use relay_blossom::index::{Commit, Key, Part, PartHead, Wanted};
 use relay_blossom::{Command, Outcome};
 use relay_engine::testing::Rng;
@@ -27,6 +28,8 @@ pub(super) struct Job {
     /// Its bytes take longer than its upload lasts.
     is_slow: bool,
     wanted: Wanted,
+    /// The smaller picture, if it is one with.
+    thumbnail: Option<u32>,
 }
 
 pub(super) enum Known {
@@ -69,7 +72,12 @@ impl Job {
             mime: String::new(),
             expires_at: self.wanted.expires_at,
             unused_seconds: None,
-            media: None,
+            media: self.thumbnail.map(|n| Media {
+                original: sha(0),
+                dim: None,
+                blurhash: None,
+                thumbnail: Some(sha(n)),
+            }),
         })
     }
 }
@@ -90,7 +98,9 @@ impl Actor {
             expires_at: [None, Some(now + 300), Some(now + 20_000)][rng.below(3) as usize],
             ..wanted(1 + rng.below(u64::from(OWNERS)) as u8, n, declared)
         };
-        let job = Job { n, is_slow, wanted };
+        // Smaller ones of smaller hashes, so that none is its own.
+        let thumbnail = (kind < 3 && n > 0).then(|| rng.below(u64::from(n)) as u32);
+        let job = Job { n, is_slow, wanted, thumbnail };
         match kind {
             0..3 => Actor::Known(job, Known::Start),
             3..5 => {

@@ -29,6 +29,8 @@ pub(super) struct Oracle {
     links: BTreeSet<(String, u32, u8)>,
     numbers: BTreeSet<u64>,
     pub(super) stored: u64,
+    /// Pictures with a thumbnail that were stored.
+    pub(super) pictures: u64,
 }
 
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub(super) struct Live {
     pub(super) owners: BTreeMap<u8, u64>,
     pub(super) uploaded: u64,
     expires_at: Option<u64>,
+    /// Its smaller picture.
+    pub(super) thumbnail: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -246,11 +250,36 @@ impl Oracle {
     }
 
     fn own(&mut self, now: u64, n: u32, owner: u8, expires_at: Option<u64>, outcome: &Outcome) {
-        let live = self.live.get_mut(&n).expect("it is live");
-        live.owners.entry(owner).or_insert(now);
-        live.expires_at = later(live.expires_at, expires_at);
+        self.add_owner(now, n, owner, expires_at);
         let Outcome::Exists(blob) = outcome else { panic!("{n} exists") };
         self.is_blob(n, &Outcome::Blob(blob.clone()));
+    }
+
+    /// A new owner of a picture owns its thumbnail too.
+    fn add_owner(&mut self, now: u64, n: u32, owner: u8, expires_at: Option<u64>) {
+        let Some(live) = self.live.get_mut(&n) else { return };
+        let is_new = live.owners.insert(owner, now).is_none_or(|since| {
+            live.owners.insert(owner, since);
+            false
+        });
+        live.expires_at = later(live.expires_at, expires_at);
+        if let (Some(thumbnail), true) = (live.thumbnail, is_new) {
+            self.add_owner(now, thumbnail, owner, expires_at);
+        }
+    }
+
+    /// Whether an owner has a picture with this thumbnail.
+    pub(super) fn has_picture(&self, owner: u8, thumbnail: u32) -> bool {
+        let mut live = self.live.values();
+        live.any(|live| live.thumbnail == Some(thumbnail) && live.owners.contains_key(&owner))
+    }
+
+    /// Somebody who owned a picture lets its thumbnail go with their last one.
+    fn let_thumbnail_go(&mut self, thumbnail: u32, owner: u8) {
+        let is_owner = self.live.get(&thumbnail).is_some_and(|live| live.owners.contains_key(&owner));
+        if is_owner && !self.has_picture(owner, thumbnail) {
+            self.let_go(thumbnail, owner);
+        }
     }
 
     fn is_blob(&self, n: u32, outcome: &Outcome) {
@@ -260,6 +289,8 @@ impl Oracle {
             (blob.sha256, blob.size, blob.uploaded, blob.expires_at),
             (sha(n), size(n), live.uploaded, live.expires_at)
         );
+        let thumbnail = blob.media.as_ref().and_then(|media| media.thumbnail);
+        assert_eq!(thumbnail, live.thumbnail.map(sha));
     }
 
     fn begin(&mut self, now: u64, wanted: &Wanted, part: Option<&PartHead>, outcome: &Outcome) {
@@ -398,8 +429,14 @@ impl Oracle {
         if self.live.contains_key(&n) {
             return self.own(now, n, pending.owner, commit.expires_at, outcome);
         }
+        let thumbnail = commit.media.as_ref().and_then(|media| media.thumbnail).map(|sha256| number(&sha256));
+        let thumbnail = thumbnail.filter(|thumbnail| self.live.contains_key(thumbnail));
+        if let Some(thumbnail) = thumbnail {
+            self.pictures += 1;
+            self.add_owner(now, thumbnail, pending.owner, commit.expires_at);
+        }
         let owners = [(pending.owner, now)].into();
-        self.live.insert(n, Live { owners, uploaded: now, expires_at: commit.expires_at });
+        self.live.insert(n, Live { owners, uploaded: now, expires_at: commit.expires_at, thumbnail });
         self.stored += 1;
         let Outcome::Stored(blob) = outcome else { panic!("it is new") };
         self.is_blob(n, &Outcome::Blob(blob.clone()));
@@ -456,17 +493,29 @@ impl Oracle {
     }
 
     fn let_go(&mut self, n: u32, owner: u8) {
-        let Some(live) = self.live.get_mut(&n) else { return };
+        let Some(live) = self.live.get_mut(&n).filter(|live| live.owners.contains_key(&owner)) else {
+            return;
+        };
+        if live.owners.len() == 1 {
+            return self.expel(n);
+        }
         live.owners.remove(&owner);
+        let thumbnail = live.thumbnail;
         self.links.retain(|link| (link.1, link.2) != (n, owner));
-        if live.owners.is_empty() {
-            self.expel(n);
+        if let Some(thumbnail) = thumbnail {
+            self.let_thumbnail_go(thumbnail, owner);
         }
     }
 
     fn remove(&mut self, n: u32) {
-        self.live.remove(&n);
         self.links.retain(|link| link.1 != n);
+        let Some(ended) = self.live.remove(&n) else { return };
+        for live in self.live.values_mut().filter(|live| live.thumbnail == Some(n)) {
+            live.thumbnail = None;
+        }
+        if let Some(thumbnail) = ended.thumbnail {
+            ended.owners.keys().for_each(|owner| self.let_thumbnail_go(thumbnail, *owner));
+        }
     }
 
     fn apply(&mut self, event: &SignedEvent) {

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use js_sys::futures::JsFuture;
 use js_sys::{Object as JsObject, Promise, Reflect};
-use relay_blossom::exchange::{Failure, Receive, Received};
+use relay_blossom::exchange::{Failure, Receive, Received, Uploader};
 use relay_blossom::index::Part;
 use relay_blossom::{Blob, Sha256, mime};
 use sha2::{Digest as _, Sha256 as Hasher};
@@ -182,6 +182,7 @@ impl Bodies {
         let receive = Receive {
             key: to.to_owned(),
             only_hash: false,
+            uploader: Uploader { pubkey: String::new(), is_listed: false },
             sha256: Some(sha256),
             length: Some(size),
             bytes_max: size,

@@ -191,7 +191,9 @@ impl Exchanging<'_> {
             Step::Put { bytes, receive } => {
                 self.bodies.store(Data::Bytes(bytes.to_vec()), &receive).await.map(Input::Received)
             }
-            Step::Fetch { urls, receive } => self.fetch(&urls, &receive).await.map(Input::Received),
+            Step::Fetch { urls, receive, reservation } => {
+                self.fetch(&urls, &receive, reservation).await.map(Input::Received)
+            }
             Step::Promote { from, to, mime, expires_at } => {
                 self.bodies.promote(&from, &to, &mime, expires_at).await.map(|stored| {
                     match stored.kept_mime {
@@ -243,11 +245,19 @@ impl Exchanging<'_> {
         &self,
         urls: &[String],
         receive: &relay_blossom::exchange::Receive,
+        mut reservation: relay_blossom::exchange::Reservation,
     ) -> std::result::Result<Received, Failure> {
         use relay_agent::executor::Access;
         let is_private = self.settings.blossom.allow_private_addresses;
         let access = if is_private { Access::Anywhere } else { Access::Public };
-        fetch::fetch(&self.bodies, access, urls, receive).await
+        let make_room = async |size| match reservation.announced(size) {
+            Some(command) => match ask(self.env, &self.settings.placement, &command).await? {
+                Outcome::Refused(refusal) => Err(Failure::Refused(refusal)),
+                _ => Ok(()),
+            },
+            None => Ok(()),
+        };
+        fetch::fetch(&self.bodies, access, urls, receive, make_room).await
     }
 
     #[cfg(feature = "libsecp256k1")]
@@ -263,6 +273,7 @@ impl Exchanging<'_> {
         &self,
         _: &[String],
         _: &relay_blossom::exchange::Receive,
+        _: relay_blossom::exchange::Reservation,
     ) -> std::result::Result<Received, Failure> {
         Err(Failure::Unsupported)
     }
