@@ -30,7 +30,8 @@ use relay_engine::types::Kind;
 
 pub use alive::{BEAT_EVERY_SECONDS, BEAT_EXPIRES_SECONDS, beat, pong};
 pub use announce::{announcement_d, announcements, retraction};
-pub use feedback::{Feedback, WORDS_CHARS_MAX, feedback};
+pub(crate) use feedback::dated;
+pub use feedback::{Feedback, WORDS_CHARS_MAX, feedback, has_expired};
 pub use incoming::{Incoming, cancelled, named_keys};
 pub use input::text_of;
 pub use relays::{RELAYS_MAX, public_relay, read_relays};
