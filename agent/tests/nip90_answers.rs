@@ -7,9 +7,9 @@ use nip90_kit::{
 };
 use relay_agent::cipher::{Cipher, decrypt, encrypt};
 use relay_agent::nip90::{
-    Answer, AnswerError, Feedback, ReplyTo, SHARED_EVENT_BYTES_MAX, Status, WORDS_CHARS_MAX, feedback, fits,
-    parse, pong, read_answer, result,
+    Feedback, ReplyTo, SHARED_EVENT_BYTES_MAX, WORDS_CHARS_MAX, feedback, fits, parse, pong, result,
 };
+use relay_agent::testing::{Answer, AnswerError, Status, read_answer};
 use relay_engine::types::{Event, Limits};
 
 const AT: u64 = ASKED_AT + 1;

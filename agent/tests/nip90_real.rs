@@ -10,9 +10,10 @@ use proptest::prelude::*;
 use relay_agent::cipher::{Cipher, encrypt};
 use relay_agent::identity::Draft;
 use relay_agent::nip90::{
-    AnswerError, Incoming, ReplyTo, RequestError, Status, cancelled, is_request, is_result, named_keys,
-    parse, read_answer, read_relays, result, text_of,
+    Incoming, ReplyTo, RequestError, cancelled, is_request, is_result, named_keys, parse, read_relays,
+    result, text_of,
 };
+use relay_agent::testing::{AnswerError, Status, read_answer};
 use relay_engine::types::{Event, EventId};
 use relay_engine::wire::parse_event;
 use serde_json::Value;

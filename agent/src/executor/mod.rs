@@ -8,6 +8,7 @@ pub mod failure;
 mod http;
 mod mcp;
 mod openai;
+mod response;
 mod sse;
 mod text;
 mod webhook;

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::call::{self, Bearer, ErrorResponse};
 use super::chat::{self, Answer};
 use super::failure::cause;
+use super::response::{Received, ResponseReader};
 use super::sse::{Sse, SseEvent};
 use super::{Access, Executor, Failure, HttpEvent, HttpLimits, HttpRequest, Output, Step, Task, Tools};
 use crate::manifest::OpenaiConfig;
@@ -33,18 +34,11 @@ struct Call {
     output_bytes_max: usize,
     /// The body of the request.
     body: Map<String, Value>,
-    response: Response,
+    response: ResponseReader,
     answer: Answer,
     /// Bytes of the text that were sent as partial results, and when.
     sent: usize,
     sent_at: Timestamp,
-}
-
-enum Response {
-    Awaited,
-    Error(ErrorResponse),
-    Stream(Sse),
-    Whole(Vec<u8>),
 }
 
 /// Whether more is to come.
@@ -80,12 +74,17 @@ impl Openai {
             deadline: task.deadline,
             output_bytes_max: task.output_bytes_max,
             body,
-            response: Response::Awaited,
+            response: ResponseReader::new(whole_bytes_max(task.output_bytes_max)),
             answer: Answer::default(),
             sent: 0,
             sent_at: tools.now(),
         })
     }
+}
+
+/// Largest response that is kept whole: escapes in JSON take three times the space of common text.
+fn whole_bytes_max(output_bytes_max: usize) -> usize {
+    output_bytes_max.saturating_mul(3).saturating_add(OVERHEAD_BYTES)
 }
 
 impl Executor for Openai {
@@ -143,60 +142,15 @@ impl Call {
         }
     }
 
-    /// Largest response that is kept whole: escapes in JSON take three times the space of common text.
-    fn whole_bytes_max(&self) -> usize {
-        self.output_bytes_max.saturating_mul(3).saturating_add(OVERHEAD_BYTES)
-    }
-
     fn handle(&mut self, event: HttpEvent) -> Result<Progress, Failure> {
-        let whole_bytes_max = self.whole_bytes_max();
-        match (&mut self.response, event) {
-            (response, HttpEvent::Head(status, headers)) => {
-                *response = if !(200..300).contains(&status) {
-                    Response::Error(ErrorResponse::new(status, &headers))
-                } else if call::media_type(&headers) == "text/event-stream" {
-                    Response::Stream(Sse::default())
-                } else {
-                    Response::Whole(Vec::new())
-                };
-                Ok(Progress::More)
-            }
-            (Response::Awaited, HttpEvent::Chunk(_)) => Ok(Progress::More),
-            (Response::Error(error), HttpEvent::Chunk(bytes)) => {
-                error.push(&bytes);
-                Ok(Progress::More)
-            }
-            (Response::Stream(sse), HttpEvent::Chunk(bytes)) => {
-                let events = sse.push(&bytes);
-                self.add(events)
-            }
-            (Response::Whole(body), HttpEvent::Chunk(bytes)) => {
-                if body.len() + bytes.len() > whole_bytes_max {
-                    return Err(Failure::of_fault(super::HttpFault::TooLarge, &self.url));
-                }
-                body.extend_from_slice(&bytes);
-                Ok(Progress::More)
-            }
-            // Of a failed response, the status is what matters.
-            (Response::Error(error), HttpEvent::End | HttpEvent::Failed(_)) => {
-                let error = std::mem::take(error);
-                if self.adapt(&error) {
-                    self.response = Response::Awaited;
-                    return Ok(Progress::Again);
-                }
-                Err(error.failure(&self.url, &Bearer::hint(self.bearer.as_ref())))
-            }
-            (_, HttpEvent::Failed(fault)) => Err(Failure::of_fault(fault, &self.url)),
-            (Response::Awaited, HttpEvent::End) => Err(chat::malformed("no response")),
-            (Response::Stream(sse), HttpEvent::End) => {
-                let last = sse.finish();
-                match self.add(last)? {
-                    Progress::More => self.end(),
-                    done => Ok(done),
-                }
-            }
-            (Response::Whole(body), HttpEvent::End) => {
-                let body = std::mem::take(body);
+        match self.response.handle(event) {
+            None => Ok(Progress::More),
+            Some(Received::Events(events)) => self.add(events),
+            Some(Received::StreamEnd(last)) => match self.add(last)? {
+                Progress::More => self.end(),
+                done => Ok(done),
+            },
+            Some(Received::Whole(body)) => {
                 // Some servers stream without the media type of it.
                 if body.starts_with(b"data:") {
                     let mut sse = Sse::default();
@@ -209,6 +163,15 @@ impl Call {
                 self.answer.add(&body, self.output_bytes_max)?;
                 Ok(Progress::Done(std::mem::take(&mut self.answer).result()?))
             }
+            Some(Received::Error(error)) => {
+                if self.adapt(&error) {
+                    self.response = ResponseReader::new(whole_bytes_max(self.output_bytes_max));
+                    return Ok(Progress::Again);
+                }
+                Err(error.failure(&self.url, &Bearer::hint(self.bearer.as_ref())))
+            }
+            Some(Received::Fault(fault)) => Err(Failure::of_fault(fault, &self.url)),
+            Some(Received::Nothing) => Err(chat::malformed("no response")),
         }
     }
 

@@ -16,8 +16,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::call::{self, ErrorResponse};
+use super::call;
 use super::failure::cause;
+use super::response::{Received, ResponseReader};
 use super::{
     Access, Executor, Failure, HttpEvent, HttpFault, HttpLimits, HttpRequest, Output, ResolvedInput, Role,
     Step, Task, Tools, finish,
@@ -32,19 +33,19 @@ const OVERHEAD_BYTES: usize = 64 << 10;
 pub(super) struct Webhook {
     url: String,
     output_bytes_max: usize,
-    response: Response,
+    /// Of the open call, until there is a result or a failure.
+    response: Option<Response>,
 }
 
-enum Response {
-    Awaited,
-    Error(ErrorResponse),
-    Success { status: u16, media_type: String, body: Vec<u8> },
-    Over,
+struct Response {
+    reader: ResponseReader,
+    status: u16,
+    media_type: String,
 }
 
 impl Webhook {
     pub(super) fn new(config: WebhookConfig) -> Self {
-        Webhook { url: config.url, output_bytes_max: 0, response: Response::Awaited }
+        Webhook { url: config.url, output_bytes_max: 0, response: None }
     }
 
     fn request(&mut self, task: &Task, tools: &dyn Tools) -> Result<HttpRequest, Failure> {
@@ -86,57 +87,42 @@ impl Webhook {
 
     /// `None`: more is to come.
     fn progress(&mut self, event: HttpEvent) -> Option<Result<String, Failure>> {
-        match (&mut self.response, event) {
-            (Response::Over, _) => None,
-            (response, HttpEvent::Head(status, headers)) => {
-                *response = if (200..300).contains(&status) {
-                    let media_type = call::media_type(&headers);
-                    Response::Success { status, media_type, body: Vec::new() }
-                } else {
-                    Response::Error(ErrorResponse::new(status, &headers))
-                };
-                None
-            }
-            (Response::Awaited, HttpEvent::Chunk(_)) => None,
-            (Response::Error(error), HttpEvent::Chunk(bytes)) => {
-                error.push(&bytes);
-                None
-            }
-            (Response::Success { body, .. }, HttpEvent::Chunk(bytes)) => {
-                body.extend_from_slice(&bytes);
-                None
-            }
-            (Response::Error(error), HttpEvent::End | HttpEvent::Failed(_)) => {
+        let Response { reader, status, media_type } = self.response.as_mut()?;
+        if let HttpEvent::Head(told, headers) = &event {
+            (*status, *media_type) = (*told, call::media_type(headers));
+        }
+        let failed = |fault| Some(Err(Failure::of_fault(fault, &self.url)));
+        match reader.handle(event)? {
+            // It reads none.
+            Received::Events(_) | Received::StreamEnd(_) => None,
+            Received::Whole(body) => Some(content(*status, media_type, &body).map_err(|failure| Failure {
+                detail: format!("{}: {}", self.url, failure.detail),
+                ..failure
+            })),
+            Received::Error(error) => {
                 Some(Err(error.failure(&self.url, "check that it knows the agent's public key")))
             }
-            (_, HttpEvent::Failed(fault)) => Some(Err(Failure::of_fault(fault, &self.url))),
-            (Response::Awaited, HttpEvent::End) => {
-                Some(Err(Failure::of_fault(HttpFault::Connection("no response".to_owned()), &self.url)))
-            }
-            (Response::Success { status, media_type, body }, HttpEvent::End) => {
-                Some(content(*status, media_type, body).map_err(|failure| Failure {
-                    detail: format!("{}: {}", self.url, failure.detail),
-                    ..failure
-                }))
-            }
+            Received::Fault(fault) => failed(fault),
+            Received::Nothing => failed(HttpFault::Connection("no response".to_owned())),
         }
     }
 }
 
 impl Executor for Webhook {
     fn start(&mut self, task: &Task, tools: &dyn Tools, steps: &mut Vec<Step>) {
-        match self.request(task, tools) {
-            Ok(request) => steps.push(Step::Call(request)),
-            Err(failure) => {
-                self.response = Response::Over;
-                steps.push(Step::Failed(failure));
+        steps.push(match self.request(task, tools) {
+            Ok(request) => {
+                let reader = ResponseReader::whole(request.limits.response_bytes_max);
+                self.response = Some(Response { reader, status: 0, media_type: String::new() });
+                Step::Call(request)
             }
-        }
+            Err(failure) => Step::Failed(failure),
+        });
     }
 
     fn handle(&mut self, _tools: &dyn Tools, event: HttpEvent, steps: &mut Vec<Step>) {
         if let Some(outcome) = self.progress(event) {
-            self.response = Response::Over;
+            self.response = None;
             steps.push(match outcome {
                 Ok(content) => finish(self.output_bytes_max, Output { content, tokens: None }),
                 Err(failure) => Step::Failed(failure),

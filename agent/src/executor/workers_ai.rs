@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use super::call::ErrorResponse;
 use super::chat::{self, Answer};
-use super::{Executor, Failure, HttpEvent, HttpFault, Step, Task, Tools};
+use super::response::{Received, ResponseReader};
+use super::{Executor, Failure, HttpEvent, Step, Task, Tools};
 use crate::manifest::WorkersAiConfig;
 
 /// One attempt.
@@ -14,14 +14,13 @@ pub(super) struct WorkersAi {
     /// The parameters that the handler lists.
     listed: Vec<String>,
     output_bytes_max: usize,
-    error: Option<ErrorResponse>,
-    body: Vec<u8>,
-    is_done: bool,
+    /// Of the open call, until there is a result or a failure.
+    response: Option<ResponseReader>,
 }
 
 impl WorkersAi {
     pub(super) fn new(config: WorkersAiConfig, listed: Vec<String>) -> Self {
-        WorkersAi { config, listed, output_bytes_max: 0, error: None, body: Vec::new(), is_done: false }
+        WorkersAi { config, listed, output_bytes_max: 0, response: None }
     }
 
     fn input(&self, task: &Task) -> Result<Bytes, Failure> {
@@ -36,36 +35,17 @@ impl WorkersAi {
     /// `None`: more is to come.
     fn progress(&mut self, event: HttpEvent) -> Option<Result<Step, Failure>> {
         let model = &self.config.model;
-        match event {
-            HttpEvent::Head(status, headers) => {
-                self.error = (!(200..300).contains(&status)).then(|| ErrorResponse::new(status, &headers));
-                None
-            }
-            HttpEvent::Chunk(bytes) => match &mut self.error {
-                Some(error) => {
-                    error.push(&bytes);
-                    None
-                }
-                // Escapes in JSON take three times the space of common text.
-                None if self.body.len() + bytes.len()
-                    > self.output_bytes_max.saturating_mul(3) + (64 << 10) =>
-                {
-                    Some(Err(Failure::of_fault(HttpFault::TooLarge, model)))
-                }
-                None => {
-                    self.body.extend_from_slice(&bytes);
-                    None
-                }
-            },
-            HttpEvent::Failed(_) | HttpEvent::End if self.error.is_some() => {
-                self.error.take().map(|error| Err(error.failure(model, "check the binding AI of the Worker")))
-            }
-            HttpEvent::Failed(fault) => Some(Err(Failure::of_fault(fault, model))),
-            HttpEvent::End => {
+        match self.response.as_mut()?.handle(event)? {
+            // It reads none.
+            Received::Events(_) | Received::StreamEnd(_) => None,
+            Received::Whole(body) => {
                 let mut answer = Answer::default();
-                let added = answer.add(&self.body, self.output_bytes_max);
+                let added = answer.add(&body, self.output_bytes_max);
                 Some(added.and_then(|()| answer.result()).map(Step::Done))
             }
+            Received::Error(error) => Some(Err(error.failure(model, "check the binding AI of the Worker"))),
+            Received::Fault(fault) => Some(Err(Failure::of_fault(fault, model))),
+            Received::Nothing => Some(Err(chat::malformed("no response"))),
         }
     }
 }
@@ -73,6 +53,8 @@ impl WorkersAi {
 impl Executor for WorkersAi {
     fn start(&mut self, task: &Task, _tools: &dyn Tools, steps: &mut Vec<Step>) {
         self.output_bytes_max = task.output_bytes_max;
+        // Escapes in JSON take three times the space of common text.
+        self.response = Some(ResponseReader::whole(task.output_bytes_max.saturating_mul(3) + (64 << 10)));
         steps.push(match self.input(task) {
             Ok(input) => Step::Ai { model: self.config.model.clone(), input },
             Err(failure) => Step::Failed(failure),
@@ -80,11 +62,8 @@ impl Executor for WorkersAi {
     }
 
     fn handle(&mut self, _tools: &dyn Tools, event: HttpEvent, steps: &mut Vec<Step>) {
-        if self.is_done {
-            return;
-        }
         if let Some(outcome) = self.progress(event) {
-            self.is_done = true;
+            self.response = None;
             steps.push(outcome.unwrap_or_else(Step::Failed));
         }
     }

@@ -6,13 +6,14 @@
 //! run        attempts: executors and their calls, time limits, retries
 //! respond    feedback, results, failures; storing: results that are too large for an event
 //! signer     a remote signer is asked, if it has the key; finish: for what, and what is made of its answers
-//! outbox     what is signed leaves in order, and is published again after a crash; read_relays: and where customers read
+//! outbox     what is signed leaves in order, and is published again after a crash; read_relays: and where customers read;
+//!            expired: feedback that waited too long
 //! admin      deploy, roll back, pause, delete; announce: how it is found, again and again
 //! sessions   what was said before; schedules: jobs of its own
 //! reads      history, sessions, metrics, logs, for the API; export: all of it
 //! sweep      what is old is forgotten
 //! jobs       what is kept in memory of jobs that are open; ready: whose turn it is
-//! commit     one transaction a call
+//! commit     one transaction a call; beats: those of an agent with a remote signer
 //! ```
 //!
 //! **Writes and memory.** A call changes what is in memory and collects its writes, and its last act is one transaction. Effects are
@@ -23,8 +24,10 @@
 
 mod admin;
 mod announce;
+mod beats;
 mod cancel;
 mod commit;
+mod expired;
 mod export;
 mod finish;
 mod inputs;
@@ -278,6 +281,8 @@ pub struct Agent<C> {
     /// Of an agent whose key a remote signer has.
     signer: Option<Signer>,
     outbox: Outbox,
+    /// The last round of beats, if a remote signer has its key.
+    beat_round: u64,
     read_relays: ReadRelays,
     schedules: Schedules,
     rates: Rates,
@@ -371,6 +376,7 @@ impl<C: SqlConn> Agent<C> {
             awaited: HashMap::new(),
             signer: None,
             outbox: Outbox::open(&conn)?,
+            beat_round: store::get_meta(&conn, Self::BEAT)?.unwrap_or_default(),
             read_relays: ReadRelays::default(),
             schedules: Schedules::open(&conn)?,
             rates: Rates::open(now, &conn)?,
@@ -489,7 +495,7 @@ impl<C: SqlConn> Agent<C> {
         if self.store_retry.is_none() {
             let wake = self.jobs.next_wake().filter(|_| self.author().is_some());
             times.extend([wake, self.outbox.retry_at(), self.signer_wake(), self.next_schedule()]);
-            times.push(self.renewal_at());
+            times.extend([self.renewal_at(), self.beat_at()]);
         }
         times.into_iter().flatten().min().map(Now::from_millis)
     }
@@ -502,6 +508,7 @@ impl<C: SqlConn> Agent<C> {
             self.wake_jobs(now);
             self.run_schedules(now);
             self.renew_announcement(now);
+            self.beat(now);
             self.sweep(now);
         }
         let _ = self.settle(now);

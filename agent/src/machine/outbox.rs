@@ -29,7 +29,7 @@ const AHEAD_SECONDS_MAX: u64 = 3_600;
 /// Events that go to the same relays.
 #[derive(Clone, Debug)]
 struct Entry {
-    /// Their row in the database. `None`: they are pieces of a result, which are lost in a crash.
+    /// Their row in the database. `None`: they are pieces of a result, or a beat, which are lost in a crash.
     row: Option<u64>,
     relays: Vec<String>,
     /// What the relay has not answered for.
@@ -102,7 +102,7 @@ impl Outbox {
         row
     }
 
-    /// Adds a piece of a result, which is not stored.
+    /// Adds a piece of a result, or a beat, which is not stored.
     pub(super) fn stage_piece(&mut self, relays: &[String], event: Event) {
         if !self.has_more && self.queue.len() < ENTRIES_MAX {
             self.staged.push(Entry::new(None, relays.to_owned(), vec![event]));
@@ -117,6 +117,11 @@ impl Outbox {
         self.staged.retain(|entry| !is_of_job(entry));
         self.sealed.retain(|entry| !is_of_job(entry));
         self.queue.retain(|entry| !is_of_job(entry));
+    }
+
+    /// Takes back the pieces of results, and beats, that a remote signer has not signed at once.
+    pub(super) fn drop_unsigned_pieces(&mut self) {
+        self.in_flight.retain(|entry| entry.row.is_some() || !entry.is_unsigned);
     }
 
     /// Takes back what has been added since the last [`Outbox::release`].
@@ -201,6 +206,38 @@ impl Outbox {
         self.has_more || !self.queue.is_empty()
     }
 
+    /// Whether nothing is to be published.
+    pub(super) fn is_empty(&self) -> bool {
+        self.staged.is_empty() && self.sealed.is_empty() && self.in_flight.is_empty() && !self.has_waiting()
+    }
+
+    /// Feedback that has expired while it waited, and whether later events of its job wait behind it.
+    pub(super) fn expired(&self, now: Now) -> Vec<(Event, bool)> {
+        let is_expired = |event: &Event| nip90::has_expired(event, now.seconds());
+        let waiting = || self.queue.iter().flat_map(|entry| &entry.events);
+        if !waiting().any(is_expired) {
+            return Vec::new();
+        }
+        let mut later = HashSet::new();
+        let all = self.queue.iter().rev().flat_map(|entry| entry.events.iter().rev());
+        let is_followed =
+            |event: &Event, later: &mut HashSet<EventId>| job_of(event).is_some_and(|job| !later.insert(job));
+        let all = all.map(|event| (event, is_followed(event, &mut later)));
+        all.filter(|(event, _)| is_expired(event))
+            .map(|(event, is_followed)| (event.clone(), is_followed))
+            .collect()
+    }
+
+    /// Puts an event in the place of one that waits; `None` drops that.
+    pub(super) fn replace_waiting(&mut self, batch: &mut Batch, id: &EventId, with: Option<Event>) {
+        for entry in &mut self.queue {
+            if entry.replace(id, with.as_ref()) {
+                entry.store_change(batch);
+            }
+        }
+        self.queue.retain(|entry| !entry.events.is_empty());
+    }
+
     /// Whether more waits than is kept in memory.
     pub(super) fn is_long(&self) -> bool {
         self.has_more || self.queue.len() >= ENTRIES_MAX
@@ -213,25 +250,18 @@ impl Outbox {
 
     /// What is at the signer and not finished.
     pub(super) fn unsigned(&self) -> Vec<Event> {
-        self.unsigned_before(u64::MAX)
+        unsigned_of(self.in_flight.iter())
     }
 
     /// What is at the signer and not finished, and was written before this microsecond.
     pub(super) fn unsigned_before(&self, micros: u64) -> Vec<Event> {
-        let entries = self.in_flight.iter().filter(|entry| entry.is_unsigned);
-        let entries = entries.filter(|entry| entry.row.is_some_and(|row| row < micros));
-        entries.flat_map(|entry| &entry.events).filter(|event| missing(event).is_some()).cloned().collect()
+        unsigned_of(self.in_flight.iter().filter(|entry| entry.row.is_some_and(|row| row < micros)))
     }
 
     /// Puts an event in the place of one that is at the signer; `None` drops that.
     pub(super) fn replace(&mut self, id: &EventId, with: Option<Event>) {
         for entry in self.in_flight.iter_mut().filter(|entry| entry.is_unsigned) {
-            let Some(at) = entry.events.iter().position(|event| event.id == *id) else { continue };
-            match &with {
-                Some(event) => entry.events[at] = event.clone(),
-                None => drop(entry.events.remove(at)),
-            }
-            entry.is_changed = true;
+            entry.replace(id, with.as_ref());
         }
     }
 
@@ -241,16 +271,7 @@ impl Outbox {
             return;
         }
         for mut entry in std::mem::take(&mut self.in_flight).into_iter().rev() {
-            entry.is_unsigned = entry.events.iter().any(|event| missing(event).is_some());
-            if let Some(row) = entry.row.filter(|_| std::mem::take(&mut entry.is_changed)) {
-                match entry.events.is_empty() {
-                    true => store::delete_outbox(batch, row),
-                    false => {
-                        let (relays, events) = (entry.relays.clone(), entry.events.clone());
-                        store::put_outbox(batch, &OutboxRow { row, relays, events });
-                    }
-                }
-            }
+            entry.store_change(batch);
             if !entry.events.is_empty() {
                 self.queue.push_front(entry);
             }
@@ -264,9 +285,39 @@ impl Outbox {
 }
 
 impl Entry {
+    /// Puts an event in the place of another, if it has that.
+    fn replace(&mut self, id: &EventId, with: Option<&Event>) -> bool {
+        let Some(at) = self.events.iter().position(|event| event.id == *id) else { return false };
+        match with {
+            Some(event) => self.events[at] = event.clone(),
+            None => drop(self.events.remove(at)),
+        }
+        self.is_changed = true;
+        true
+    }
+
+    /// If events have been replaced or taken out, the database has to know.
+    fn store_change(&mut self, batch: &mut Batch) {
+        self.is_unsigned = self.events.iter().any(|event| missing(event).is_some());
+        if let Some(row) = self.row.filter(|_| std::mem::take(&mut self.is_changed)) {
+            match self.events.is_empty() {
+                true => store::delete_outbox(batch, row),
+                false => {
+                    let (relays, events) = (self.relays.clone(), self.events.clone());
+                    store::put_outbox(batch, &OutboxRow { row, relays, events });
+                }
+            }
+        }
+    }
+
     fn bytes(&self) -> usize {
         self.events.iter().map(|event| event.json().len()).sum()
     }
+}
+
+fn unsigned_of<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<Event> {
+    let events = entries.filter(|entry| entry.is_unsigned).flat_map(|entry| &entry.events);
+    events.filter(|event| missing(event).is_some()).cloned().collect()
 }
 
 /// The request that an answer is about.
@@ -298,6 +349,10 @@ impl<C: SqlConn> Agent<C> {
         }
         self.outbox.retry_at = None;
         self.outbox.read_more(&self.conn)?;
+        if self.replace_expired(now) {
+            self.store()?;
+            self.outbox.read_more(&self.conn)?;
+        }
         if self.outbox.is_next_unsigned() {
             return self.take_unsigned(now);
         }

@@ -14,6 +14,9 @@ use crate::store::{self, JobRow, Opened, Traced};
 
 /// Seconds for which pieces may be dated ahead of what is stored, so that not each of them is a write.
 const AHEAD_SECONDS: Timestamp = 30;
+/// Longest piece of a result, in bytes: an event has to hold it; and so has an event within a remote signer's request.
+const PIECE_BYTES_MAX: usize = 16 << 10;
+const REMOTE_PIECE_BYTES_MAX: usize = 2 << 10;
 /// Longest text of an event that is kept in the history, in bytes of JSON.
 const TRACED_BYTES_MAX: usize = 64 << 10;
 
@@ -88,13 +91,19 @@ impl<C: SqlConn> Agent<C> {
         self.outbox.stage(now, &active.request.relays, event);
     }
 
+    /// Bytes of the next piece of a result, at most. `None`: not now; a remote signer is asked for pieces only if it has nothing else
+    /// to do, so that they keep nothing waiting.
+    pub(super) fn piece_bytes_max(&self) -> Option<usize> {
+        if self.keys().is_some() {
+            return Some(PIECE_BYTES_MAX);
+        }
+        let is_free = self.signer.as_ref().is_some_and(|signer| signer.is_at_leisure());
+        (is_free && self.outbox.is_empty()).then_some(REMOTE_PIECE_BYTES_MAX)
+    }
+
     /// Sends a piece of the result. It is lost if the process ends now; a second attempt begins anew anyway.
     pub(super) fn send_piece(&mut self, now: Now, active: &mut Active, piece: &str) {
         let Source::Event(_) = active.source else { return };
-        // A remote signer is not asked for what is soon of no use.
-        if self.keys().is_none() {
-            return;
-        }
         let created_at = active.next_created_at(now);
         let Some(event) = self.sign_feedback(active, Feedback::Partial(piece), created_at) else { return };
         active.row.trace.partials += 1;

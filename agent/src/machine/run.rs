@@ -316,14 +316,16 @@ impl<C: SqlConn> Agent<C> {
 
     /// Sends the piece that waits, if it may be sent.
     fn send_pieces(&mut self, now: Now, active: &mut Active) {
+        let bytes_max = self.piece_bytes_max();
         let Stage::Running(attempt) = &mut active.stage else { return };
         let may = attempt.partials < PIECES_MAX && now.millis() >= attempt.partial_at;
         if !may || attempt.partial.is_empty() {
             return;
         }
-        let piece = take_piece(&mut attempt.partial, attempt.manifest.limits.output_bytes);
-        attempt.partials += 1;
         attempt.partial_at = now.millis() + PIECE_MILLIS;
+        let Some(bytes_max) = bytes_max else { return };
+        let piece = take_piece(&mut attempt.partial, attempt.manifest.limits.output_bytes.min(bytes_max));
+        attempt.partials += 1;
         self.send_piece(now, active, &piece);
     }
 
@@ -452,10 +454,9 @@ impl<C: SqlConn> Agent<C> {
     }
 }
 
-/// At most `max` bytes of a text that waits, and no more than an event may hold.
+/// At most `max` bytes of a text that waits.
 fn take_piece(text: &mut String, max: usize) -> String {
-    const PIECE_BYTES_MAX: usize = 16 << 10;
-    let mut end = text.len().min(max).min(PIECE_BYTES_MAX);
+    let mut end = text.len().min(max);
     while !text.is_char_boundary(end) {
         end -= 1;
     }

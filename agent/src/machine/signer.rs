@@ -123,6 +123,21 @@ impl Signer {
         }))
     }
 
+    /// Whether it has accepted this client, and answers.
+    pub(super) fn works_well(&self) -> bool {
+        self.step == Step::Work && self.memory.tries == 0
+    }
+
+    /// Whether it could be asked for something at once, and is asked for nothing else.
+    pub(super) fn is_at_leisure(&self) -> bool {
+        self.works_well() && self.exchange.is_none()
+    }
+
+    /// The key for which it signs.
+    pub(super) fn pubkey(&self) -> PubKey {
+        self.pubkey
+    }
+
     /// What is wrong with it.
     pub(super) fn fault(&self) -> Option<&str> {
         self.fault.as_deref()
@@ -444,6 +459,8 @@ impl<C: SqlConn> Agent<C> {
         for event in self.outbox.unsigned_before(until) {
             self.give_up(now, Ask::Event(event.id), "it has not been signed in a day");
         }
+        // Nobody waits for those.
+        self.outbox.drop_unsigned_pieces();
         self.outbox.put_in_front(&mut self.batch);
     }
 

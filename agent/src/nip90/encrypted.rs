@@ -7,7 +7,7 @@ use crate::cipher::{Cipher, CipherError, decrypt};
 use crate::identity::Keys;
 
 /// Decrypts the content of an event; `peer` is the other party. The cipher is told by the payload.
-pub(super) fn open(event: &Event, peer: &PubKey, keys: &Keys) -> Result<(Cipher, String), CipherError> {
+pub(crate) fn open(event: &Event, peer: &PubKey, keys: &Keys) -> Result<(Cipher, String), CipherError> {
     decrypt(keys, peer, content(event).trim())
 }
 

@@ -84,6 +84,19 @@ pub fn feedback(
     }
 }
 
+/// Whether feedback has expired: it was made too long ago to be of use, and relays refuse it.
+pub fn has_expired(event: &Event, now: Timestamp) -> bool {
+    event.kind == KIND_FEEDBACK && event.created_at.saturating_add(EXPIRES_SECONDS) <= now
+}
+
+/// The draft of feedback that says the same, at another time.
+pub(crate) fn dated(event: &Event, created_at: Timestamp) -> Draft {
+    let mut draft = Draft { created_at, ..Draft::of(event) };
+    draft.tags.retain(|tag| tag.first().is_none_or(|name| name != "expiration"));
+    draft.tags.push(expiration(created_at));
+    draft
+}
+
 /// `["expiration", …]` of feedback made at `created_at`.
 pub(super) fn expiration(created_at: Timestamp) -> Vec<String> {
     tag(["expiration", &created_at.saturating_add(EXPIRES_SECONDS).to_string()])

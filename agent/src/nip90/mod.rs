@@ -6,7 +6,6 @@
 //! ```text
 //! incoming   what an event is to an agent: request, cancellation, ping, request to vanish; whom it names
 //! request    job requests, plain and encrypted, as clients really write them (tags, input)
-//! answer     feedback and results of others, which job inputs wait for
 //! reply      to whom an answer goes; feedback and result write them (encrypted, size)
 //! announce   kinds 0, 10002, 10050 and 31990, and their retraction; alive: beats and pongs
 //! relays     URLs of relays that strangers name
@@ -14,7 +13,6 @@
 
 mod alive;
 mod announce;
-mod answer;
 mod encrypted;
 mod feedback;
 mod incoming;
@@ -32,8 +30,8 @@ use relay_engine::types::Kind;
 
 pub use alive::{BEAT_EVERY_SECONDS, BEAT_EXPIRES_SECONDS, beat, pong};
 pub use announce::{announcement_d, announcements, retraction};
-pub use answer::{Answer, AnswerError, Status, read_answer};
-pub use feedback::{Feedback, WORDS_CHARS_MAX, feedback};
+pub(crate) use feedback::dated;
+pub use feedback::{Feedback, WORDS_CHARS_MAX, feedback, has_expired};
 pub use incoming::{Incoming, cancelled, named_keys};
 pub use input::text_of;
 pub use relays::{RELAYS_MAX, public_relay, read_relays};
@@ -44,6 +42,14 @@ pub use request::{
 };
 pub use result::{fits, result};
 pub use size::SHARED_EVENT_BYTES_MAX;
+
+/// How events are read, for [`testing`](crate::testing).
+#[cfg(feature = "testing")]
+pub(crate) mod reading {
+    pub(crate) use super::encrypted::open;
+    pub(crate) use super::request::msat;
+    pub(crate) use super::tags::{OwnedTag, content, has, inner, tags};
+}
 
 /// Profile (NIP-01).
 pub const KIND_PROFILE: Kind = 0;

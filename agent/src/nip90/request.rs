@@ -226,7 +226,7 @@ fn output(values: &[String]) -> Result<Option<String>, String> {
 }
 
 /// A number of millisatoshis. `100_000` is one: somebody writes it so. Anything but digits is none.
-pub(super) fn msat(text: &str) -> Option<u64> {
+pub(crate) fn msat(text: &str) -> Option<u64> {
     let text = text.trim();
     let is_number = text.starts_with(|first: char| first.is_ascii_digit())
         && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'_');

@@ -7,7 +7,7 @@ use serde_json::Value;
 const INNER_TAGS_MAX: usize = 2_500;
 
 /// A tag: its name and its values. Never empty.
-pub(super) type OwnedTag = Vec<String>;
+pub(crate) type OwnedTag = Vec<String>;
 
 /// The text of a tag's field. Canonical JSON is UTF-8.
 pub(super) fn text(field: &[u8]) -> String {
@@ -18,12 +18,12 @@ pub(super) fn text(field: &[u8]) -> String {
 }
 
 /// The content of an event.
-pub(super) fn content(event: &Event) -> String {
+pub(crate) fn content(event: &Event) -> String {
     text(event.view().raw_content())
 }
 
 /// The tags whose name passes `wanted`.
-pub(super) fn tags(event: &Event, wanted: impl Fn(&[u8]) -> bool) -> Vec<OwnedTag> {
+pub(crate) fn tags(event: &Event, wanted: impl Fn(&[u8]) -> bool) -> Vec<OwnedTag> {
     event
         .tags()
         .filter(|tag| tag.name().is_some_and(&wanted))
@@ -32,7 +32,7 @@ pub(super) fn tags(event: &Event, wanted: impl Fn(&[u8]) -> bool) -> Vec<OwnedTa
 }
 
 /// Whether an event has a tag of this name, whatever its values: `["encrypted"]` and `["encrypted","1"]` are the same.
-pub(super) fn has(event: &Event, name: &[u8]) -> bool {
+pub(crate) fn has(event: &Event, name: &[u8]) -> bool {
     event.tags().named(name).next().is_some()
 }
 
@@ -41,7 +41,7 @@ pub(super) fn has(event: &Event, name: &[u8]) -> bool {
 ///
 /// # Errors
 /// Words for whoever wrote it.
-pub(super) fn inner(json: &str) -> Result<Vec<OwnedTag>, &'static str> {
+pub(crate) fn inner(json: &str) -> Result<Vec<OwnedTag>, &'static str> {
     const SHAPE: &str = "the encrypted content is not a JSON array of tags";
     let Ok(Value::Array(items)) = serde_json::from_str(json) else {
         return Err(SHAPE);

@@ -64,7 +64,7 @@ impl Customer {
     /// # Panics
     /// If it cannot be decrypted.
     pub fn read(&self, event: &Event) -> String {
-        crate::nip90::read_answer(event, &self.keys).expect("an answer to this customer").content
+        super::read_answer(event, &self.keys).expect("an answer to this customer").content
     }
 }
 

@@ -94,7 +94,7 @@ impl Mcp {
             schema: None,
             pages: 0,
             request: Request::Call,
-            response: Response::new(None),
+            response: Response::new(None, 0),
             next_id: 1,
         })
     }
@@ -277,7 +277,7 @@ impl Client {
             message.insert("id".to_owned(), Value::from(id));
             message.insert("params".to_owned(), params);
         }
-        self.response = Response::new(id);
+        self.response = Response::new(id, self.response_bytes_max());
         let mut all = vec![
             ("content-type".to_owned(), "application/json".to_owned()),
             ("accept".to_owned(), "application/json, text/event-stream".to_owned()),
@@ -314,17 +314,13 @@ impl Client {
             body: Bytes::from(body),
             access: Access::Configured,
             allow_domains: Vec::new(),
-            limits: HttpLimits {
-                // Escapes in JSON take up to six times the space.
-                response_bytes_max: self
-                    .task
-                    .output_bytes_max
-                    .saturating_mul(6)
-                    .saturating_add(OVERHEAD_BYTES),
-                deadline,
-                redirects_max: 0,
-            },
+            limits: HttpLimits { response_bytes_max: self.response_bytes_max(), deadline, redirects_max: 0 },
         }
+    }
+
+    /// Escapes in JSON take up to six times the space.
+    fn response_bytes_max(&self) -> usize {
+        self.task.output_bytes_max.saturating_mul(6).saturating_add(OVERHEAD_BYTES)
     }
 
     fn refused(&self, error: &RpcError) -> Failure {

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::executor::call::{self, ErrorResponse};
 use crate::executor::failure::cause;
-use crate::executor::sse::Sse;
+use crate::executor::response::{Received, ResponseReader};
 use crate::executor::{Failure, HttpEvent, HttpFault};
 
 /// What has come of a request.
@@ -50,72 +50,41 @@ pub(super) struct Response {
     id: Option<u64>,
     session: Option<String>,
     status: u16,
-    body: Body,
-}
-
-#[derive(Debug)]
-enum Body {
-    Awaited,
-    Error(ErrorResponse),
-    Stream(Sse),
-    Whole(Vec<u8>),
+    reader: ResponseReader,
 }
 
 impl Response {
-    /// To the request with this id, or a notification.
-    pub(super) fn new(id: Option<u64>) -> Self {
-        Response { id, session: None, status: 0, body: Body::Awaited }
+    /// To the request with this id, or a notification; its body has at most `bytes_max` bytes.
+    pub(super) fn new(id: Option<u64>, bytes_max: usize) -> Self {
+        Response { id, session: None, status: 0, reader: ResponseReader::new(bytes_max) }
     }
 
     /// The next event of the call. `None`: more is to come.
     pub(super) fn handle(&mut self, event: HttpEvent) -> Option<Result<Reply, Fault>> {
-        match (&mut self.body, event) {
-            (body, HttpEvent::Head(status, headers)) => {
-                self.status = status;
-                self.session = call::header(&headers, "mcp-session-id")
-                    .filter(|id| !id.is_empty() && id.bytes().all(|byte| (0x21..=0x7e).contains(&byte)))
-                    .map(str::to_owned);
-                *body = if !(200..300).contains(&status) {
-                    Body::Error(ErrorResponse::new(status, &headers))
-                } else if call::media_type(&headers) == "text/event-stream" {
-                    Body::Stream(Sse::default())
-                } else {
-                    Body::Whole(Vec::new())
-                };
-                None
-            }
-            (Body::Awaited, HttpEvent::Chunk(_)) => None,
-            (Body::Error(error), HttpEvent::Chunk(bytes)) => {
-                error.push(&bytes);
-                None
-            }
-            (Body::Whole(body), HttpEvent::Chunk(bytes)) => {
-                body.extend_from_slice(&bytes);
-                None
-            }
-            (Body::Stream(sse), HttpEvent::Chunk(bytes)) => {
-                let events = sse.push(&bytes);
+        if let HttpEvent::Head(status, headers) = &event {
+            self.status = *status;
+            self.session = call::header(headers, "mcp-session-id")
+                .filter(|id| !id.is_empty() && id.bytes().all(|byte| (0x21..=0x7e).contains(&byte)))
+                .map(str::to_owned);
+        }
+        match self.reader.handle(event)? {
+            Received::Events(events) => {
                 events.into_iter().find_map(|event| self.reply(event.data.as_bytes()).map(Ok))
             }
-            (Body::Error(error), HttpEvent::End | HttpEvent::Failed(_)) => {
-                let error = std::mem::take(error);
-                // A modern server tells with a status what is wrong, and with an error what it is.
-                Some(Ok(match self.reply(error.body()) {
-                    Some(reply @ Reply::Error(..)) => reply,
-                    _ => Reply::Status(error),
-                }))
-            }
-            (_, HttpEvent::Failed(fault)) => Some(Err(Fault::Call(fault))),
-            (_, HttpEvent::End) if self.id.is_none() => Some(Ok(Reply::Accepted)),
-            (Body::Awaited, HttpEvent::End) => Some(Err(Fault::Malformed("no response".to_owned()))),
-            (Body::Whole(body), HttpEvent::End) => {
-                let body = std::mem::take(body);
+            // A modern server tells with a status what is wrong, and with an error what it is.
+            Received::Error(error) => Some(Ok(match self.reply(error.body()) {
+                Some(reply @ Reply::Error(..)) => reply,
+                _ => Reply::Status(error),
+            })),
+            Received::Fault(fault) => Some(Err(Fault::Call(fault))),
+            _ if self.id.is_none() => Some(Ok(Reply::Accepted)),
+            Received::Nothing => Some(Err(Fault::Malformed("no response".to_owned()))),
+            Received::Whole(body) => {
                 Some(self.reply(&body).ok_or_else(|| {
                     Fault::Malformed(format!("no answer of JSON-RPC: {}", call::excerpt(&body)))
                 }))
             }
-            (Body::Stream(sse), HttpEvent::End) => {
-                let last = sse.finish();
+            Received::StreamEnd(last) => {
                 let reply = last.and_then(|event| self.reply(event.data.as_bytes()));
                 Some(reply.ok_or(Fault::Cut))
             }

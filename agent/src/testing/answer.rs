@@ -1,12 +1,10 @@
-//! Feedback and results of other agents: what a job waits for whose input is another job.
+//! Feedback and results, as customers read them: the oracle of what an agent writes.
 
 use relay_engine::types::{Event, EventId};
 
-use super::encrypted::open;
-use super::request::msat;
-use super::tags::{OwnedTag, content, has, inner, tags};
-use super::{KIND_FEEDBACK, is_result};
 use crate::identity::Keys;
+use crate::nip90::reading::{OwnedTag, content, has, inner, msat, open, tags};
+use crate::nip90::{KIND_FEEDBACK, is_result};
 
 /// The status of a job, as others write it.
 #[derive(Clone, Debug, PartialEq, Eq)]

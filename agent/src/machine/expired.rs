@@ -1,0 +1,85 @@
+//! Feedback that has expired before the relay took it, or before a remote signer signed it, is of no use as it is: relays refuse it.
+//!
+//! The last word about a request, an error, is said once more with the present time, so that its customer learns of it whenever
+//! the relay is back. What something followed or will follow (`processing`, pieces of a result), and pongs, are dropped. The
+//! times of a job go on rising: what takes the place of the last event is later than it was.
+
+use relay_engine::sql::SqlConn;
+use relay_engine::types::{Event, Now};
+
+use super::Agent;
+use super::outbox::job_of;
+use crate::identity::{Author, Draft, Missing, Seal, Sign, missing};
+use crate::nip90;
+use crate::store::{self, JobRow, Traced};
+
+impl<C: SqlConn> Agent<C> {
+    /// Drops or replaces expired feedback of the outbox. Whether there was any; then the batch has to be stored.
+    pub(super) fn replace_expired(&mut self, now: Now) -> bool {
+        let expired = self.outbox.expired(now);
+        let Some(author) = self.last_author().filter(|_| !expired.is_empty()) else { return false };
+        for (event, is_followed) in expired {
+            let row = job_of(&event).and_then(|job| match self.batch.job_by_id(&job) {
+                Some(row) => Some(row.clone()),
+                None => store::job_by_id(&self.conn, &job).ok().flatten(),
+            });
+            let created_at = now.seconds().max(event.created_at + 1);
+            let again = match !is_followed && is_last_word(&event, row.as_ref()) {
+                true => {
+                    let nonce = self.nonce();
+                    signed_again(&author, &event, nip90::dated(&event, created_at), nonce)
+                }
+                false => None,
+            };
+            match &again {
+                Some(again) => {
+                    if let Some(mut row) = row {
+                        row.created_at_max = row.created_at_max.max(created_at);
+                        if let Some(last) = row.trace.sent.last_mut() {
+                            *last = Traced::of(again, &last.status, &last.text);
+                        }
+                        self.batch.put_job(row);
+                    }
+                }
+                None => self.log(now, job_of(&event), "feedback has expired before it was published"),
+            }
+            // In its place, so that it is not younger than it was to those who count how long it has waited.
+            self.outbox.replace_waiting(&mut self.batch, &event.id, again);
+        }
+        true
+    }
+
+    /// Who signs; also what a deleted agent has still to say, if its signer is known.
+    fn last_author(&self) -> Option<Author> {
+        let signer = self.signer.as_ref().map(|signer| Author::Remote(signer.pubkey()));
+        self.author().cloned().or(signer)
+    }
+}
+
+/// Whether nothing more is said about a job: it is over, and this was the last event about it. Of a request that was refused there
+/// is no row.
+fn is_last_word(event: &Event, row: Option<&JobRow>) -> bool {
+    match row {
+        Some(row) => {
+            let last = row.trace.sent.last();
+            let is_last =
+                last.is_some_and(|last| last.status == "error" && last.created_at == event.created_at);
+            !row.state.is_open() && is_last
+        }
+        None => match event.tags().find(b"status") {
+            Some(status) => *status == *b"error",
+            // Encrypted: refusals are the only feedback about what is no job.
+            None => true,
+        },
+    }
+}
+
+fn signed_again(author: &Author, event: &Event, draft: Draft, nonce: [u8; 32]) -> Option<Event> {
+    match missing(event) {
+        Some(Missing::Seal(cipher)) => {
+            let peer = nip90::named_keys(event).first().copied()?;
+            author.seal(draft, &Seal { cipher, peer, nonce }).ok()
+        }
+        Some(Missing::Signature) | None => Some(author.sign(&draft)),
+    }
+}
