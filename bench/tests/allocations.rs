@@ -5,7 +5,7 @@ use std::sync::Arc;
 use allocation_counter::measure;
 use relay_bench::generate::Plan;
 use relay_engine::relay::{Config, Live, Peer, Relay, commit};
-use relay_engine::store::{MemoryBackend, Seq, TermClasses};
+use relay_engine::store::{MemoryBackend, Seq, Taken, TermClasses};
 use relay_engine::types::{Limits, Now};
 use relay_engine::verify::{Claim, Libsecp256k1, Schnorr, Verifier};
 use relay_engine::wire::{ClientMessage, parse_client_message, parse_event};
@@ -147,7 +147,7 @@ fn a_live_delivery_allocates_nothing_but_for_what_has_to_wait() {
         .zip(&events)
         .map(|(seq, json)| {
             let event = parse_event(json.as_bytes()).expect("it is well-formed").to_event();
-            Live { seq: Some(Seq(seq)), event, publisher: None }
+            Live { seq: Some(Seq(seq)), event, publisher: None, taken: Taken::NOTHING }
         })
         .collect();
     let drained = |relay: &mut Relay<MemoryBackend>| {

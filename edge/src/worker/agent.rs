@@ -481,7 +481,7 @@ impl Shared {
             return Ok(Ok(()));
         }
         let now = js_sys::Date::now() as u64 / 1_000;
-        signed.take(&Conn::new(self.storage()?), now).map_err(|error| error.to_string())
+        signed.take(&DurableSql::new(self.storage()?), now).map_err(|error| error.to_string())
     }
 }
 

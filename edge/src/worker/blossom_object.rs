@@ -134,7 +134,7 @@ impl BlossomDurableObject {
     fn listing(&self) -> Option<Listing> {
         let mut listing = self.listing.try_borrow_mut().ok()?;
         if listing.is_none() {
-            let read = self.storage().and_then(|storage| Listing::read(&Conn::new(storage)));
+            let read = self.storage().and_then(|storage| Listing::read(&DurableSql::new(storage)));
             match read {
                 Ok(read) => *listing = Some(read),
                 Err(error) => self.failed(&error.to_string()),
@@ -146,7 +146,7 @@ impl BlossomDurableObject {
     fn set_listing(&self, next: Listing) {
         // Makes the table, if it is not there.
         self.listing();
-        let written = self.storage().and_then(|storage| next.write(&Conn::new(storage)));
+        let written = self.storage().and_then(|storage| next.write(&DurableSql::new(storage)));
         if let Err(error) = written {
             self.failed(&error.to_string());
         }
@@ -236,7 +236,7 @@ impl BlossomDurableObject {
     /// Marks the event that has signed a request as used.
     fn take_used(&self, body: &[u8]) -> std::result::Result<&'static [u8], String> {
         let signed: SignedBy = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-        let conn = Conn::new(self.storage().map_err(|error| error.to_string())?);
+        let conn = DurableSql::new(self.storage().map_err(|error| error.to_string())?);
         signed.take(&conn, now()).map(|taken| encode_taken(&taken)).map_err(|error| error.to_string())
     }
 }

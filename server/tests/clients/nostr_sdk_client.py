@@ -9,7 +9,7 @@ import unittest
 from datetime import timedelta
 
 from nostr_sdk import Client, ClientBuilder, Filter, Keys, Kind, RelayUrl, ReqTarget, SignerAuthenticator
-from nostr_sdk import SyncOptions, UnsignedEvent, uniffi_set_event_loop
+from nostr_sdk import UnsignedEvent, uniffi_set_event_loop
 
 PATIENCE = timedelta(seconds=15)
 # Timeout of the client, longer than that of the test, so that a timeout is never taken for an answer.
@@ -94,12 +94,15 @@ class Conversation(unittest.IsolatedAsyncioTestCase):
         await self.publish(own, self.signed(1, [("-",)]))
         await own.shutdown()
 
+<<<<<<< HEAD
     async def test_sync(self):
         options = SyncOptions().initial_timeout(LONGER)
         output = await self.within("NEG-MSG", self.client.sync(self.mine(1), opts=options))
         self.assertEqual(len(output.success), 1)
         self.assertEqual(output.failed, {})
 
+=======
+>>>>>>> wt-negc
 
 if __name__ == "__main__":
     Conversation.url = RelayUrl.parse(sys.argv.pop())

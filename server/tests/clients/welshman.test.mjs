@@ -1,7 +1,7 @@
 // Tests with Welshman (Coracle, Flotilla). Without a signer it ignores every EOSE while a challenge is pending.
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
-import { AuthStatus, defaultSocketPolicies, diff, makeLoader, makeSocketPolicyAuth, Pool, publishOne } from '@welshman/net'
+import { AuthStatus, defaultSocketPolicies, makeLoader, makeSocketPolicyAuth, Pool, publishOne } from '@welshman/net'
 import { PublishStatus, request, Socket, SocketEvent } from '@welshman/net'
 import { author, idsOf, PATIENCE_MS, startRelay, until, within } from './relay.mjs'
 
@@ -78,6 +78,7 @@ test('Welshman: with a signer it gets what needs AUTH', async () => {
   assert.deepEqual(await publish(sign({ tags: [['-']] }), own), [PublishStatus.Success, ''])
   own.pool.clear()
 })
+<<<<<<< HEAD
 
 test('Welshman: a diff names what the client lacks', async () => {
   const note = sign({ content: 'to be named', tags: [['t', 'diff']] })
@@ -86,3 +87,5 @@ test('Welshman: a diff names what the client lacks', async () => {
   const found = await within('the end', diff({ relays: [server.url], filters, events: [], context }))
   assert.deepEqual(found, [{ relay: server.url, have: [], need: [note.id] }])
 })
+=======
+>>>>>>> wt-negc
