@@ -156,7 +156,7 @@ enum State {
     Read(read::Read),
     Upload(upload::Upload),
     Check(upload::Check),
-    Part(parts::Patch),
+    Part(Box<parts::Patch>),
     Mirror(mirror::Mirror),
     Media(Box<media::Making>),
     Delete(delete::Delete),

@@ -93,11 +93,11 @@ pub(super) fn begin(context: &Context<'_>, head: &Head) -> Turn {
         }
     };
     let patch = Patch { owner: token.pubkey.to_string(), sha256, total, mime, part, price, stage };
-    Ok((State::Part(patch), Step::Ask(command)))
+    Ok((State::Part(Box::new(patch)), Step::Ask(command)))
 }
 
 impl Patch {
-    pub(super) fn resume(mut self, context: &Context<'_>, input: Input) -> Turn {
+    pub(super) fn resume(mut self: Box<Self>, context: &Context<'_>, input: Input) -> Turn {
         match std::mem::replace(&mut self.stage, Stage::Begin) {
             Stage::Quote { wanted, unpaid } => match input {
                 Input::Answered(Outcome::Accepted) => Err(unpaid),
@@ -177,19 +177,26 @@ impl Patch {
         }
     }
 
-    fn join(self, context: &Context<'_>, upload: u64, key: Key, parts: Vec<Part>, only_hash: bool) -> Turn {
+    fn join(
+        self: Box<Self>,
+        context: &Context<'_>,
+        upload: u64,
+        key: Key,
+        parts: Vec<Part>,
+        only_hash: bool,
+    ) -> Turn {
         let (hash, length) = (Some(self.sha256), Some(self.total));
         let receive = receive(context, &self.owner, key, hash, length, self.total, self.mime.clone());
         let receive = Receive { only_hash, ..receive };
         self.at(Stage::Join { upload }, Step::Join { parts, receive })
     }
 
-    fn at(mut self, stage: Stage, step: Step) -> Turn {
+    fn at(mut self: Box<Self>, stage: Stage, step: Step) -> Turn {
         self.stage = stage;
         Ok((State::Part(self), step))
     }
 
-    fn give_up(self, command: Command, problem: Problem) -> Turn {
+    fn give_up(self: Box<Self>, command: Command, problem: Problem) -> Turn {
         self.at(Stage::Clean(problem), Step::Ask(command))
     }
 }

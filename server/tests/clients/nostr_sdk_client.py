@@ -94,15 +94,6 @@ class Conversation(unittest.IsolatedAsyncioTestCase):
         await self.publish(own, self.signed(1, [("-",)]))
         await own.shutdown()
 
-<<<<<<< HEAD
-    async def test_sync(self):
-        options = SyncOptions().initial_timeout(LONGER)
-        output = await self.within("NEG-MSG", self.client.sync(self.mine(1), opts=options))
-        self.assertEqual(len(output.success), 1)
-        self.assertEqual(output.failed, {})
-
-=======
->>>>>>> wt-negc
 
 if __name__ == "__main__":
     Conversation.url = RelayUrl.parse(sys.argv.pop())

@@ -78,14 +78,3 @@ test('Welshman: with a signer it gets what needs AUTH', async () => {
   assert.deepEqual(await publish(sign({ tags: [['-']] }), own), [PublishStatus.Success, ''])
   own.pool.clear()
 })
-<<<<<<< HEAD
-
-test('Welshman: a diff names what the client lacks', async () => {
-  const note = sign({ content: 'to be named', tags: [['t', 'diff']] })
-  assert.deepEqual(await publish(note), [PublishStatus.Success, ''])
-  const filters = [{ authors: [pubkey], '#t': ['diff'] }]
-  const found = await within('the end', diff({ relays: [server.url], filters, events: [], context }))
-  assert.deepEqual(found, [{ relay: server.url, have: [], need: [note.id] }])
-})
-=======
->>>>>>> wt-negc
