@@ -63,11 +63,14 @@ test('private addresses are not fetched, however they are written', async () => 
 })
 
 test('a blob is mirrored, through redirects, and without a length', async () => {
-  const first = await mirror(`${at}/plain/${hash}.mp4`)
+  const by = generateSecretKey()
+  const first = await mirror(`${at}/plain/${hash}.mp4`, { by })
   assert.equal(first.status, 201, `${first.body}`)
   assert.deepEqual([first.json.size, first.json.type], [bytes.length, 'video/mp4'])
   assertBytes((await get(`/${hash}`)).body, bytes)
-  assert.equal((await mirror(`${at}/none`)).status, 200, 'it is here already, and is not fetched')
+  assert.equal((await mirror(`${at}/none`, { by })).status, 200, 'it is theirs already, and is not fetched')
+  assert.equal((await mirror(`${at}/none`)).status, 502, 'nobody owns what they have not shown')
+  assert.equal((await mirror(`${at}/plain`)).status, 200, 'now there are two owners')
 
   for (const [path, expected] of [['none', 502], ['early', 502], ['away', 403], ['again/4', 502]]) {
     const names = sha256(blob())
