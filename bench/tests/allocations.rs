@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use allocation_counter::measure;
 use relay_bench::generate::Plan;
-use relay_engine::relay::{Config, Peer, Relay, commit};
-use relay_engine::store::{MemoryBackend, TermClasses};
+use relay_engine::relay::{Config, Live, Peer, Relay, commit};
+use relay_engine::store::{MemoryBackend, Seq, Taken, TermClasses};
 use relay_engine::types::{Limits, Now};
 use relay_engine::verify::{Claim, Libsecp256k1, Schnorr, Verifier};
-use relay_engine::wire::{ClientMessage, parse_client_message};
+use relay_engine::wire::{ClientMessage, parse_client_message, parse_event};
 
 fn messages(count: usize) -> Vec<String> {
     let events = Plan { count, ..Plan::default() }.events(2);
@@ -128,4 +128,55 @@ fn count_steps(verifier: Arc<dyn Verifier>, verify_max: f64) {
     assert!(sum.verify < verify_max, "{sum:?}");
     assert!(sum.verified + sum.committed + sum.drain < 0.15, "{sum:?}");
     assert!(accepted > messages.len() * 8 / 10, "{accepted}");
+}
+
+/// What fits into a step is delivered without a copy of the event or of the list of its subscriptions.
+#[test]
+fn a_live_delivery_allocates_nothing_but_for_what_has_to_wait() {
+    let now = Now::from_seconds(Plan::default().now + 60);
+    let mut relay =
+        Relay::new(Arc::new(Config::default()), MemoryBackend::default(), Arc::new(Libsecp256k1), [7; 32]);
+    let conns: Vec<_> =
+        (0..10).map(|_| relay.connect(now, Peer::default()).expect("there is room")).collect();
+    for (sub, conn) in (0..50).flat_map(|sub| conns.iter().map(move |conn| (sub, *conn))) {
+        relay.handle_text(now, conn, format!(r#"["REQ","{sub}",{{}}]"#).as_bytes());
+        while relay.work(now) {}
+    }
+    let events = Plan { count: 26, ..Plan::default() }.events(1);
+    let live: Vec<Live> = (1..)
+        .zip(&events)
+        .map(|(seq, json)| {
+            let event = parse_event(json.as_bytes()).expect("it is well-formed").to_event();
+            Live { seq: Some(Seq(seq)), event, publisher: None, taken: Taken::NOTHING }
+        })
+        .collect();
+    let drained = |relay: &mut Relay<MemoryBackend>| {
+        let mut frames = 0;
+        while let Some(conn) = relay.poll_ready() {
+            while relay.drain(conn, 1 << 20, &mut |_| frames += 1) {}
+        }
+        frames
+    };
+    let one_by_one = |relay: &mut Relay<MemoryBackend>, all: &[Live]| {
+        let counted =
+            measure(|| all.iter().for_each(|live| relay.handle_live(now, std::slice::from_ref(live))));
+        assert_eq!(relay.metrics().deliveries_deferred, 0);
+        counted.count_total
+    };
+    assert_eq!(drained(&mut relay), 500, "an EOSE each");
+    // The outboxes grow to 512 frames each; then there is room for two more events.
+    one_by_one(&mut relay, &live[..8]);
+    assert_eq!(one_by_one(&mut relay, &live[8..10]), 0);
+    assert_eq!(drained(&mut relay), 10 * 500);
+    // From here on only the growth of the outboxes is counted, which is the same both times.
+    let growth = one_by_one(&mut relay, &live[10..18]);
+    assert_eq!(drained(&mut relay), 8 * 500);
+    // 8,000 rows are more than a step. The queue is one allocation, and no list of subscriptions is copied.
+    let counted = measure(|| {
+        relay.handle_live(now, &live[18..]);
+        while relay.work(now) {}
+    });
+    assert!(relay.metrics().deliveries_deferred > 0);
+    assert!(counted.count_total <= growth + 2, "{} after {growth}", counted.count_total);
+    assert_eq!(drained(&mut relay), 8 * 500);
 }

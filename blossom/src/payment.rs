@@ -68,7 +68,8 @@ pub trait Payments: fmt::Debug + Send + Sync {
     /// The ways to pay for this, at least one; empty if it is free.
     fn quote(&self, purchase: &Purchase<'_>) -> Vec<Payment>;
 
-    /// Judges a proof of payment. It is called once for a request, before anything is read or stored.
+    /// Judges a proof of payment. It is called at most once for a request, when nothing else is in the way of it: the index has
+    /// accepted an upload, a blob is there for a download. Nothing is asked for an upload of a blob that is here.
     ///
     /// # Errors
     /// Why it is not taken, for the client.

@@ -1,5 +1,7 @@
 //! What the Worker and the Blossom object say to each other: commands of the index, its answers, and events of the relay.
 
+mod listing;
+
 use std::collections::HashMap;
 
 use relay_blossom::index::SignedEvent;
@@ -9,6 +11,7 @@ use relay_engine::sql::StoreError;
 use relay_engine::wire;
 use serde::{Deserialize, Serialize};
 
+pub use self::listing::{Listing, PAGE_KEYS};
 use crate::settings::ConsumerSettings;
 
 /// The binding of `BlossomDurableObject`.
@@ -19,6 +22,9 @@ pub const OBJECT: &str = "blossom";
 pub const COMMAND_PATH: &str = "/command";
 /// Where it takes events, as every consumer does.
 pub const EVENTS_PATH: &str = "/events";
+/// Where it takes the event that has signed an operator's request, and marks it as used: a POST with
+/// [`SignedBy`](crate::used::SignedBy).
+pub const USE_PATH: &str = "/use";
 /// Kinds that it acts on: deletion, vanishing, file metadata.
 pub const KINDS: [u16; 3] = [5, VANISH, 1063];
 const VANISH: u16 = 62;
@@ -106,23 +112,6 @@ pub fn decode_events(body: &[u8], own: Option<&str>) -> Result<Vec<Command>, Str
         );
     }
     Ok(commands)
-}
-
-/// When the object has to look again at what this command leaves ([`Command::Sweep`]), in Unix seconds: an upload without an end, a blob
-/// past its retention, the rest of what a key owned that vanishes.
-pub fn wake_at(command: &Command, now: u64) -> Option<u64> {
-    let unused = |seconds: Option<u64>| seconds.map(|seconds| now.saturating_add(seconds));
-    match command {
-        Command::Begin(wanted) | Command::BeginPart(wanted, _) => {
-            let ends = [Some(wanted.abandoned_at), wanted.expires_at, unused(wanted.unused_seconds)];
-            ends.into_iter().flatten().min()
-        }
-        Command::Finish(commit) => {
-            [commit.expires_at, unused(commit.unused_seconds)].into_iter().flatten().min()
-        }
-        Command::Apply(event, _) if event.kind == VANISH => Some(now),
-        _ => None,
-    }
 }
 
 /// Downloads of which the index has been told, so that it is told of a blob once an hour.

@@ -146,7 +146,7 @@ impl Family {
 pub type Answer = Result<Vec<Family>, String>;
 
 /// The metrics of a shard without the names of clients, authors and agents: for readers who are not known to be operators.
-pub fn for_everybody(answer: Answer) -> Answer {
+pub fn without_names(answer: Answer) -> Answer {
     answer.map(|mut families| {
         families.retain(|family| FOR_OPERATORS.iter().all(|metric| metric.name != family.name));
         families
@@ -304,7 +304,7 @@ mod tests {
             "{text}"
         );
         assert!(text.contains(r#"relay_agent_jobs_of_busiest_total{agent="npub1x"} 5"#), "{text}");
-        let text = render(&[(shard, for_everybody(Ok(families)))]);
+        let text = render(&[(shard, without_names(Ok(families)))]);
         assert!(text.contains("relay_connections 2"));
         assert!(!["192.0.2.1", "ab\"", "npub1"].iter().any(|name| text.contains(name)), "{text}");
     }

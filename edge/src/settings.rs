@@ -53,6 +53,8 @@ const IN_FLIGHT_BYTES_MAX: usize = 16 << 20;
 const DEFERRED_BYTES_MAX: usize = 8 << 20;
 /// Bytes of what running requests hold.
 const RUNNING_BYTES_MAX: usize = 16 << 20;
+/// Bytes of sets of events of reconciliations (NIP-77): some 200,000 events.
+const NEG_SETS_BYTES_MAX: usize = 8 << 20;
 /// Bytes of a picture for `/media`: it is in memory several times while its metadata is removed, and an isolate has 128 MB.
 const MEDIA_BYTES_MAX: u64 = 8 << 20;
 
@@ -348,6 +350,7 @@ impl Settings {
         limits.scan_rows_max = limits.scan_rows_max.min(SCAN_ROWS_MAX);
         limits.deferred_bytes_max = limits.deferred_bytes_max.min(DEFERRED_BYTES_MAX);
         limits.running_bytes_max = limits.running_bytes_max.min(RUNNING_BYTES_MAX);
+        limits.neg_sets_bytes_max = limits.neg_sets_bytes_max.min(NEG_SETS_BYTES_MAX);
         limits.check().map_err(|(name, message)| format!("{name}: {message}"))?;
         self.object.sweep_seconds = self.object.sweep_seconds.max(1);
         self.object.write_stall_seconds = self.object.write_stall_seconds.max(1);
@@ -443,6 +446,7 @@ mod tests {
         assert_eq!(limits.scan_rows_max, 250);
         assert_eq!(limits.deferred_bytes_max, 8 << 20);
         assert_eq!(limits.running_bytes_max, 16 << 20);
+        assert_eq!(limits.neg_sets_bytes_max, 8 << 20);
         let limits = load(&[("RELAY_CONFIG", r#"{"limits":{"connection_values_max":10}}"#)]).unwrap().limits;
         assert_eq!(limits.connection_values_max, 10);
     }

@@ -6,14 +6,13 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { fileURLToPath } from 'node:url'
 import { ask } from './agents_client.mjs'
 import { Client, generateSecretKey, getPublicKey, now, read, sign } from './client.mjs'
-import { startEdge } from './host.mjs'
+import { serverBinary, startEdge } from './host.mjs'
 
 const STEPS = JSON.parse(read('../../agent/tests/api_requests.json'))
 const ROLES = ['admin', 'deployer', 'other deployer', 'operator', 'customer', 'stranger']
@@ -22,16 +21,6 @@ const MASTER_SECRET = '0b'.repeat(32)
 const config = {
   policy: { admin_pubkeys: [getPublicKey(keys.admin)] },
   agents: { agents_max: 3, deploy_pubkeys: ['deployer', 'other deployer'].map(role => getPublicKey(keys[role])) },
-}
-
-/** The relay's binary. `cargo xtask test` names it. */
-function binary() {
-  // The Worker's own target folder is another.
-  const target = fileURLToPath(new URL('../../target', import.meta.url))
-  const places = [process.env.RELAY_BIN, join(target, 'debug', 'relay'), join(target, 'release', 'relay')]
-  const found = places.find(place => place && existsSync(place))
-  assert.ok(found, 'no relay binary: cargo build -p relay-server')
-  return found
 }
 
 /** Starts the server over an empty folder. */
@@ -45,7 +34,7 @@ async function startServer() {
   const others = Object.entries(process.env).filter(([name]) => !name.startsWith('RELAY_'))
   const env = { ...Object.fromEntries(others), AGENT_MASTER_SECRET: MASTER_SECRET }
   const args = ['serve', '--config', join(data, 'relay.toml'), '--listen', '127.0.0.1:0', '--data', join(data, 'data')]
-  const child = spawn(binary(), args, { stdio: ['ignore', 'pipe', 'pipe'], cwd: data, env })
+  const child = spawn(serverBinary(), args, { stdio: ['ignore', 'pipe', 'pipe'], cwd: data, env })
   const exited = new Promise(done => child.on('exit', done))
   let log = ''
   const url = await new Promise((done, fail) => {

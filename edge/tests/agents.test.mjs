@@ -170,6 +170,31 @@ test('strangers are refused before their bodies are taken', async () => {
   await assert.rejects(begun('PUT', `/agents/${agent.npub}`), /waits for the body/)
 })
 
+test('a signed command is carried out once, whichever isolate brings it again', async () => {
+  const agent = await deploy(edge, ECHO)
+  const objects = await edge.miniflare.getDurableObjectNamespace('AGENT')
+  const object = objects.get(objects.idFromName(agent.npub))
+  const created_at = Math.floor(Date.now() / 1_000)
+  // As isolates that know nothing of each other's requests send it.
+  const command = async (id, key = vars.ADMIN_PUBKEYS) => {
+    const by = { key, is_admin: key === vars.ADMIN_PUBKEYS, signed: { id, created_at } }
+    const head = { route: 'Command', id: 'pause', query: '', relay_name: '', relay_url: edge.url, ...by }
+    const sent = await object.fetch('https://object/agents/api', { method: 'POST', body: `${JSON.stringify(head)}\n` })
+    return [sent.status, await sent.text()]
+  }
+  const [first, second, third] = ['1a', '2b', '3c'].map(byte => byte.repeat(32))
+  assert.equal((await command(first))[0], 200)
+  const [status, text] = await command(first)
+  assert.equal(status, 401)
+  assert.match(text, /has been used/)
+  assert.equal((await command(second))[0], 200, 'another one')
+  assert.ok(await edge.evict(agent.npub, 'AgentDurableObject'))
+  assert.equal((await command(first))[0], 401, 'also after it has left memory')
+  // What a stranger signs is refused, and takes no place.
+  assert.equal((await command(third, getPublicKey(generateSecretKey())))[0], 403)
+  assert.equal((await command(third))[0], 200)
+})
+
 test('a log is followed', async () => {
   const agent = await deploy(edge, { ...ECHO, name: 'logged' })
   const response = await fetch(`${edge.http}/agents/${agent.npub}/logs?follow=1`, {

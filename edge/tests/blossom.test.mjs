@@ -1,6 +1,7 @@
 // Blossom in workerd: the requests of a day, races on the same bytes, objects and buckets that fail, and what it costs.
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
+import { assertBytes } from '../../server/tests/clients/bytes.mjs'
 import { admin, authorization } from './agents_client.mjs'
 import { blob, controlled, list, remove, send, sha256, tell, token, upload } from './blossom_client.mjs'
 import { Client, generateSecretKey, getPublicKey, metrics, sign, sleep } from './client.mjs'
@@ -67,7 +68,7 @@ test('a blob goes up, is served whole and in ranges, listed and deleted', async 
   assert.equal((await upload(edge, bytes, { by })).status, 200)
 
   const whole = await get(`${hash}.png`)
-  assert.deepEqual(whole.body, bytes)
+  assertBytes(whole.body, bytes)
   const expected = { 'content-length': '1000', 'content-type': 'image/png', 'accept-ranges': 'bytes', 'access-control-allow-origin': '*' }
   for (const response of [whole, await head(hash)]) {
     assert.equal(response.status, 200)
@@ -76,7 +77,7 @@ test('a blob goes up, is served whole and in ranges, listed and deleted', async 
   for (const [range, from, to] of [['bytes=0-1', 0, 2], ['bytes=990-2000', 990, 1_000], ['bytes=-10', 990, 1_000]]) {
     const part = await get(hash, { range })
     assert.equal(part.status, 206)
-    assert.deepEqual(part.body, bytes.subarray(from, to), range)
+    assertBytes(part.body, bytes.subarray(from, to), range)
     assert.equal(part.headers['content-range'], `bytes ${from}-${to - 1}/1000`)
   }
   assert.equal((await get(hash, { range: 'bytes=1000-' })).status, 416)
@@ -98,7 +99,7 @@ test('a blob of unknown hash is staged, and its type told by its first bytes', a
   const { status, json, body } = await send(edge, 'PUT', '/upload', { body: bytes, headers })
   assert.equal(status, 201, `${body}`)
   assert.deepEqual([json.sha256, json.type], [hash, 'application/pdf'])
-  assert.deepEqual((await get(hash)).body, bytes)
+  assertBytes((await get(hash)).body, bytes)
   const other = await send(edge, 'PUT', '/upload', { body: blob(), headers })
   assert.equal(other.status, 401, 'its hash is none of those in the token')
   assert.deepEqual((await keys()).filter(name => name.includes('/')), [], 'nothing is left staged')
@@ -130,7 +131,7 @@ test('PUT of a hash, and parts in any order', async () => {
   const last = await part(0, 1_200)
   assert.equal(last.status, 201, `${last.body}`)
   const whole = await get(name)
-  assert.deepEqual(whole.body, other)
+  assertBytes(whole.body, other)
   assert.equal(whole.headers['content-type'], 'video/mp4')
   await until('no parts are left', async () => !(await keys()).some(key => key.startsWith('parts/')))
 })
@@ -156,6 +157,21 @@ test('operators see reports, ban and unban', async () => {
   assert.equal((await send(edge, 'PUT', url, { headers: stranger })).status, 403)
 })
 
+test('a signed request of an operator is carried out once, whoever gets it again', async () => {
+  const path = `/blossom/bans/${sha256(blob())}`
+  const headers = authorization('PUT', edge.http + path, admin)
+  const again = () => send(edge, 'PUT', path, { headers })
+  assert.equal((await again()).status, 204)
+  assert.equal((await operate('DELETE', path)).status, 204)
+  assert.equal((await again()).status, 401)
+  // Another isolate of the Worker would have no memory of it, nor would an object that was started again.
+  await evict()
+  const refused = await again()
+  assert.equal(refused.status, 401)
+  assert.match(refused.headers['x-reason'], /has been used/)
+  assert.equal((await operate('DELETE', path)).status, 404, 'it is not banned')
+})
+
 test('an upload survives that the index loses its memory before it ends', async () => {
   const bytes = blob()
   await tell(edge, { hold: 'put' })
@@ -165,7 +181,7 @@ test('an upload survives that the index loses its memory before it ends', async 
   await tell(edge, { release: true })
   const { status, body } = await uploading
   assert.equal(status, 201, `${body}`)
-  assert.deepEqual((await get(sha256(bytes))).body, bytes)
+  assertBytes((await get(sha256(bytes))).body, bytes)
 })
 
 test('bytes that are being removed are not uploaded until they are gone', async () => {
@@ -182,7 +198,7 @@ test('bytes that are being removed are not uploaded until they are gone', async 
   assert.equal((await tell(edge)).put, before.put, 'the upload waits')
   await tell(edge, { release: true })
   assert.deepEqual([(await removing).status, (await uploading).status], [204, 201])
-  assert.deepEqual((await get(hash)).body, bytes)
+  assertBytes((await get(hash)).body, bytes)
 })
 
 test('the last owner takes the blob with him', async () => {
@@ -199,6 +215,37 @@ test('the last owner takes the blob with him', async () => {
   await gone(hash)
 })
 
+test('a slower upload of the same bytes changes nothing of a live blob', async () => {
+  const other = generateSecretKey()
+  for (const several of [false, true]) {
+    const bytes = blob()
+    const hash = sha256(bytes)
+    // With several hashes in the token it is staged first.
+    const slower = { ...token('upload', several ? [hash, sha256('x')] : [hash], other), 'content-type': 'text/plain' }
+    await tell(edge, { hold: 'put', only: 1 })
+    const uploading = send(edge, 'PUT', '/upload', { body: bytes, headers: slower })
+    await waiting(1)
+    assert.equal((await upload(edge, bytes, { headers: { 'content-type': 'video/mp4' } })).status, 201)
+    const { version } = await bucket.head(hash)
+    await tell(edge, { release: true })
+    const { status, json, body } = await uploading
+    assert.equal(status, 200, `${body}`)
+    assert.equal(json.type, 'video/mp4')
+    assert.equal((await get(hash)).headers['content-type'], 'video/mp4')
+    assert.equal((await bucket.head(hash)).version, version, 'the object is the same')
+    assert.deepEqual((await list(edge, other)).map(found => found.type).slice(0, 1), ['video/mp4'])
+  }
+  // The bucket looks at the bytes of the slower one all the same.
+  const bytes = blob()
+  await tell(edge, { hold: 'put', only: 1 })
+  const headers = { ...token('upload', [sha256(bytes)], other), 'x-sha-256': sha256(bytes) }
+  const lying = send(edge, 'PUT', '/upload', { body: blob(), headers })
+  await waiting(1)
+  assert.equal((await upload(edge, bytes)).status, 201)
+  await tell(edge, { release: true })
+  assert.equal((await lying).status, 409)
+})
+
 test('a blob that is banned during its upload is not stored', async () => {
   const bytes = blob()
   const hash = sha256(bytes)
@@ -209,6 +256,43 @@ test('a blob that is banned during its upload is not stored', async () => {
   await tell(edge, { release: true })
   assert.equal((await uploading).status, 403)
   await gone(hash)
+})
+
+test('bytes that the index does not know go when an operator asks, and nothing else', async () => {
+  const [lost, late, banned, deleted] = [blob(), blob(), blob(), blob()]
+  const live = blob()
+  assert.equal((await upload(edge, live)).status, 201)
+  const slow = blob()
+  await tell(edge, { hold: 'put', only: 1 })
+  const uploading = upload(edge, slow)
+  await waiting(1)
+  const unknown = [sha256(lost), 'staged/4000000', `parts/${sha256(lost)}/4000001`]
+  for (const key of [...unknown, 'readme.txt']) await bucket.put(key, lost)
+  // As if its bytes had been stored, and the index not been told yet.
+  await bucket.put(sha256(slow), slow)
+
+  assert.equal((await operate('POST', '/blossom/gc')).status, 200)
+  await until('the bucket is listed', async () => (await tell(edge)).list > 0)
+  assert.ok((await keys()).includes(sha256(lost)), 'it is too young')
+  const { list: pages } = await tell(edge, { page: 2, age: 7_200 })
+  assert.equal((await operate('POST', '/blossom/gc')).status, 200)
+  for (const key of unknown) await gone(key)
+  const left = await keys()
+  const wanted = Math.ceil(left.length / 2)
+  await until('all pages are listed', async () => (await tell(edge)).list - pages >= wanted)
+  for (const key of [sha256(live), sha256(slow), 'readme.txt']) assert.ok(left.includes(key), key)
+  await tell(edge, { page: null, age: 0, release: true })
+  assert.equal((await uploading).status, 201)
+  for (const bytes of [live, slow]) assertBytes((await get(sha256(bytes))).body, bytes)
+
+  // Without a row too.
+  for (const bytes of [banned, deleted]) await bucket.put(sha256(bytes), bytes)
+  await bucket.put(sha256(late), late)
+  assert.equal((await operate('DELETE', `/blossom/blobs/${sha256(deleted)}`)).status, 404)
+  assert.equal((await operate('PUT', `/blossom/bans/${sha256(banned)}`)).status, 204)
+  for (const bytes of [banned, deleted]) assert.equal((await get(sha256(bytes))).status, 404)
+  assert.equal((await get(sha256(late))).status, 200, 'a young one stays')
+  await bucket.delete(['readme.txt', sha256(late)])
 })
 
 test('deletions and requests to vanish on the relay let go of blobs', async () => {
@@ -280,7 +364,10 @@ test('what requests cost', async () => {
       assert.equal((await send(edge, 'PUT', '/upload', { body: staged, headers })).status, 201)
     }),
     parts: await counted(async () => {
+      const { alarms } = await tell(edge)
       for (const offset of [0, 5_000]) await patch(parted, offset, offset + 5_000)
+      // An alarm removes the parts, both by one operation, and sets the next one.
+      await until('the parts are removed', async () => (await tell(edge)).alarms === alarms + 2)
     }),
     get: await counted(() => get(hash)),
     head: await counted(() => head(hash)),
@@ -300,15 +387,17 @@ test('what requests cost', async () => {
   await client.close()
   console.log(costs)
   const without = ({ 'rows read': _, ...rest }) => rest
-  assert.deepEqual(without(costs.upload), { requests: 2, put: 1, rows: 5 })
+  assert.deepEqual(without(costs.upload), { requests: 2, put: 1, rows: 6 })
   assert.deepEqual(without(costs.again), { requests: 1 })
-  assert.deepEqual(without(costs.staged), { requests: 3, put: 2, get: 3, head: 1, delete: 1, rows: 6 })
-  assert.deepEqual(without(costs.parts), { requests: 5, put: 3, get: 2, delete: 2, rows: 15 })
+  assert.deepEqual(without(costs.staged), { requests: 3, put: 2, get: 3, head: 1, delete: 1, rows: 7 })
+  assert.deepEqual(without(costs.parts), {
+    requests: 5, put: 3, get: 2, delete: 1, alarms: 2, 'alarm runs': 1, rows: 18,
+  })
   assert.deepEqual(costs.get, { get: 1 })
   assert.deepEqual(costs.head, { head: 1 })
   assert.deepEqual(costs.range, { head: 1, get: 1 })
   assert.deepEqual(costs.missing, { get: 1 })
   assert.deepEqual(without(costs.list), { requests: 1 })
   assert.deepEqual(without(costs.deletion), { requests: 1, rows: 1 }, 'of a kind 5 that concerns no blob')
-  assert.deepEqual(without(costs.delete), { requests: 1, delete: 1, rows: 5 })
+  assert.deepEqual(without(costs.delete), { requests: 1, delete: 1, rows: 6 })
 })

@@ -48,7 +48,8 @@ export const list = async (edge, by = key, query = '') =>
  * The Worker with a bucket that can be told what to do, by the JSON that is sent to /test:
  * `{"fail": {"put": "before"}}`: the next put fails before it takes a byte; `"middle"`: when some have come; `"after"`: when all are
  * stored. `get`, `head` and `delete` likewise, `"before"` only.
- * `{"hold": "put"}`: calls of put wait, until `{"release": true}`.
+ * `{"hold": "put"}`: calls of put wait, until `{"release": true}`; with `"only": 1` the next one.
+ * `{"page": 2, "age": 7200}`: a list has at most two keys, and what it lists has been stored two hours earlier than it was.
  * The answer is what has been counted: operations of the bucket, requests to the index and rows that it has written, as billed.
  */
 export const controlled = `
@@ -63,12 +64,13 @@ const instead = (of, own) => new Proxy(of, {
     return typeof value === 'function' && name !== 'constructor' ? value.bind(of) : value
   },
 })
-let fail = {}, hold, waiting = 0
+let page, age = 0
+let fail = {}, hold, held = 0, waiting = 0
 const failing = async (operation, run) => {
   count(operation)
   waiting += 1
   // A promise can't be settled by another request.
-  while (hold === operation) await scheduler.wait(10)
+  if (hold === operation && held-- > 0) while (hold === operation) await scheduler.wait(10)
   waiting -= 1
   const how = fail[operation]
   delete fail[operation]
@@ -88,6 +90,11 @@ const bucket = of => instead(of, {
   get: (...args) => failing('get', () => of.get(...args)),
   head: (...args) => failing('head', () => of.head(...args)),
   delete: (...args) => failing('delete', () => of.delete(...args)),
+  list: options => failing('list', async () => {
+    const listed = await of.list({ ...options, limit: page ?? options.limit })
+    const objects = listed.objects.map(object => instead(object, { uploaded: new Date(object.uploaded - age * 1_000) }))
+    return { objects, truncated: listed.truncated, delimitedPrefixes: [] }
+  }),
 })
 const within = env => ({ ...env, BLOBS: bucket(env.BLOBS) })
 const cursors = []
@@ -121,7 +128,8 @@ export default {
     if (new URL(request.url).pathname === '/test') {
       const told = await request.json()
       if (told.fail) fail = told.fail
-      if (told.hold) hold = told.hold
+      if (told.hold) [hold, held] = [told.hold, told.only ?? Infinity]
+      if ('page' in told) ({ page, age } = told)
       if (told.release) hold = undefined
       for (const cursor of cursors.splice(0)) {
         count('rows', cursor.rowsWritten)

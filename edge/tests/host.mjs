@@ -6,7 +6,7 @@
 // (AGENT_...) in the environment; with --r2 in Miniflare, which has a bucket, so that there are blobs. startEdge() runs it in
 // Miniflare, which can also evict objects and open their bindings.
 import { spawn } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
@@ -68,6 +68,16 @@ export async function startEdge(given = {}) {
     },
     stop: () => miniflare.dispose(),
   }
+}
+
+/** The native relay's binary. `cargo xtask test` names it. */
+export function serverBinary() {
+  // The Worker's own target folder is another.
+  const target = fileURLToPath(new URL('../../target', import.meta.url))
+  const places = [process.env.RELAY_BIN, join(target, 'debug', 'relay'), join(target, 'release', 'relay')]
+  const found = places.find(place => place && existsSync(place))
+  if (!found) throw new Error('no relay binary: cargo build -p relay-server')
+  return found
 }
 
 /** The binary that the package `workerd` of miniflare brings. */

@@ -18,5 +18,7 @@ mod native {
     mod sweeping;
     mod turns;
     mod unanswered;
+    mod undelivered;
+    mod used;
     mod world;
 }

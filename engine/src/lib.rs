@@ -13,11 +13,13 @@
 //! | [`index`] | live subscriptions, inverted by id, author, kind and tag |
 //! | [`sql`] | the connection to SQLite that hosts implement |
 //! | [`store`] | the [`store::Backend`] trait, the put and scan planners, the memory and SQL backends |
+//! | [`reconcile`] | sets of events for NIP-77, and answers about them |
 //! | [`relay`] | the machine itself: sessions, ingest, requests, fan-out, outbox |
 #![doc(test(attr(deny(warnings))))]
 
 pub mod index;
 pub mod policy;
+pub mod reconcile;
 pub mod relay;
 pub mod sql;
 pub mod store;

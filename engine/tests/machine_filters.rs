@@ -37,7 +37,8 @@ fn req(id: &str, filters: usize, since: u64) -> String {
 fn candidates(relay: &mut Relay<MemoryBackend>, seconds: u64, event: &Signed) -> u64 {
     let before = relay.metrics().fanout_candidates.sum;
     let event = Event::from_canonical(event.json().as_bytes().into());
-    relay.handle_live(Now::from_seconds(seconds), &[Live { seq: None, event, publisher: None }]);
+    relay.handle_live(Now::from_seconds(seconds), &[Live::ephemeral(event, None)]);
+    while relay.work(Now::from_seconds(seconds)) {}
     relay.metrics().fanout_candidates.sum - before
 }
 

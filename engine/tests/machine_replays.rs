@@ -227,6 +227,7 @@ fn replays_that_begin_at_once_wait_for_room() {
         })
         .collect();
     publish(&mut relay, publisher, 0..100);
+    while relay.work(NOW) {}
     readers.iter().for_each(|conn| relay.handle_backlog(*conn, 0));
     let mut most = 0;
     while relay.work(NOW) {

@@ -315,10 +315,37 @@ fn an_invalid_subscription_id_is_named_as_it_was_sent() {
     refused("[\"NEG-MSG\",\"a\"", WireErrorKind::End, ReplyTarget::Neg("a".into()));
     refused("[\"NEG-CLOSE\",\"a\"", WireErrorKind::End, ReplyTarget::Frame);
     refused("[\"NEG-OPEN\",1]", WireErrorKind::Expected("a string"), ReplyTarget::Frame);
-    for text in [format!("[\"NEG-OPEN\",\"{long}\",{{}},\"61\"]"), r#"["NEG-MSG","a","61"]"#.into()] {
-        taken(&text);
+    refused(format!("[\"NEG-OPEN\",\"{long}\",{{}},\"61\"]"), bounds, ReplyTarget::Neg((&*long).into()));
+    refused(r#"["NEG-MSG","","61"]"#, bounds, ReplyTarget::Neg("".into()));
+    refused(format!("[\"NEG-CLOSE\",\"{long}\"]"), bounds, ReplyTarget::Frame);
+}
+
+#[test]
+fn messages_of_nip_77_have_an_id_and_hex() {
+    for text in [
+        r#"["NEG-OPEN","a",{},"61"]"#,
+        r#"["NEG-OPEN","a",{"kinds":[1],"limit":5},""]"#,
+        r#"["NEG-OPEN","a",{},"6100000200",{"more":true}]"#,
+        r#"["NEG-MSG","a","61aBCd"]"#,
+        r#"["NEG-MSG","a","\u0036\u0031"]"#,
+        r#"["NEG-CLOSE","a"]"#,
+        r#"["NEG-CLOSE","a",1]"#,
+    ] {
+        taken(text);
     }
-    taken(r#"["NEG-CLOSE","a"]"#);
+    let a = || ReplyTarget::Neg("a".into());
+    for text in [r#"["NEG-OPEN","a",{},"6"]"#, r#"["NEG-MSG","a","6x"]"#, r#"["NEG-MSG","a","0x61"]"#] {
+        refused(text, WireErrorKind::HexBytes, a());
+    }
+    // As the protocol was before NIP-77, with the size of ids before the message.
+    refused(r#"["NEG-OPEN","a",{},16,"61"]"#, WireErrorKind::Expected("a string"), a());
+    refused(r#"["NEG-OPEN","a",[{}],"61"]"#, WireErrorKind::Expected("a filter object"), a());
+    refused(r#"["NEG-OPEN","a",{"foo":1},"61"]"#, WireErrorKind::UnknownFilterField, a());
+    refused(r#"["NEG-OPEN","a",{"search":"x"},"61"]"#, WireErrorKind::Search, a());
+    refused(r#"["NEG-OPEN","a",{}]"#, WireErrorKind::Expected("a comma"), a());
+    refused(r#"["NEG-MSG","a"]"#, WireErrorKind::Expected("a comma"), a());
+    let many = serde_json::json!(["NEG-OPEN", "a", {"kinds": vec![1; 20_001]}, "61"]).to_string();
+    refused(many, WireErrorKind::TooManyValues { max: 20_000 }, a());
 }
 
 #[test]

@@ -44,8 +44,15 @@ fn same(message: &ClientMessage<'_>, model: &ModelMessage, input: &str) {
             assert_eq!((sub.as_str(), filters), (id.as_str(), model), "{input}");
         }
         (ClientMessage::Close { sub }, ModelMessage::Close(id)) => assert_eq!(sub.as_str(), id, "{input}"),
-        (ClientMessage::Neg { query }, ModelMessage::Neg(id)) => assert_eq!(**query, **id, "{input}"),
-        (ClientMessage::NegClose, ModelMessage::NegClose) => {}
+        (ClientMessage::NegOpen { query, filter, message }, ModelMessage::NegOpen(id, expected, bytes)) => {
+            assert_eq!((query.as_str(), filter, &**message), (&**id, expected, &**bytes), "{input}");
+        }
+        (ClientMessage::NegMsg { query, message }, ModelMessage::NegMsg(id, bytes)) => {
+            assert_eq!((query.as_str(), &**message), (&**id, &**bytes), "{input}");
+        }
+        (ClientMessage::NegClose { query }, ModelMessage::NegClose(id)) => {
+            assert_eq!(query.as_str(), id, "{input}");
+        }
         _ => panic!("{message:?} is not {model:?} in {input}"),
     }
 }

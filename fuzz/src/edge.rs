@@ -10,7 +10,7 @@ use relay_agent::secrets::Secrets;
 use relay_agent::testing::Sqlite;
 use relay_edge::agent::EnvSecrets;
 use relay_edge::agent::message::Delivery;
-use relay_edge::object::{CallId, Host, Key, Next, Object, RowCount, RowCountingConn};
+use relay_edge::object::{CallId, Host, Key, NextTurn, Object, RowCount, RowCountingConn};
 use relay_edge::settings::{ObjectSettings, Settings};
 use relay_engine::store::sql::{SqlConn, SqlValue};
 use relay_engine::store::{Seq, StoreError};
@@ -139,7 +139,7 @@ struct World<'a> {
     sockets: BTreeMap<Key, Rc<Socket>>,
     now: Now,
     keys: Key,
-    next: Next,
+    next: NextTurn,
 }
 
 impl World<'_> {
@@ -362,7 +362,7 @@ fn run(mut choices: Choices<'_>) {
         sockets: BTreeMap::new(),
         now: Now::from_seconds(BEGINS_AT),
         keys: 0,
-        next: Next::Idle,
+        next: NextTurn::None,
     };
     for _ in 0..OPS_MAX {
         if world.choices.is_exhausted() {
@@ -376,7 +376,7 @@ fn run(mut choices: Choices<'_>) {
         let now = world.now.plus_millis(round * 1_000);
         world.sockets.values().for_each(|socket| socket.buffered.set(0));
         let Some(object) = world.object() else { panic!("a store that works opens") };
-        if object.turn(now) == Next::Idle {
+        if object.turn(now) == NextTurn::None {
             return;
         }
     }

@@ -39,8 +39,9 @@ enum Said {
     Req(SubId, Vec<(Filter, usize)>),
     Count(SubId, Vec<(Filter, usize)>),
     Close(SubId),
-    Neg(String),
-    NegClose,
+    NegOpen(SubId, (Filter, usize), Vec<u8>),
+    NegMsg(SubId, Vec<u8>),
+    NegClose(SubId),
 }
 
 fn read(text: &str, limits: &Limits) -> Opinion<Said> {
@@ -60,11 +61,23 @@ fn read(text: &str, limits: &Limits) -> Opinion<Said> {
             Some(sub) => with_trailing(Opinion::Taken(Said::Close(sub)), rest),
             None => Opinion::Refused,
         },
-        Some("NEG-OPEN" | "NEG-MSG") => match string(first) {
-            Some(query) => with_trailing(Opinion::Taken(Said::Neg(query)), rest),
+        Some("NEG-OPEN") => match (read_filters(first, rest.get(..1).unwrap_or(&[]), limits), rest) {
+            (Some((query, mut filters)), [_, message, rest @ ..]) => with_trailing(
+                sure(hex(message).map(|bytes| Said::NegOpen(query, filters.remove(0), bytes))),
+                rest,
+            ),
+            _ => Opinion::Refused,
+        },
+        Some("NEG-MSG") => match (sub_id(first), rest) {
+            (Some(query), [message, rest @ ..]) => {
+                with_trailing(sure(hex(message).map(|bytes| Said::NegMsg(query, bytes))), rest)
+            }
+            _ => Opinion::Refused,
+        },
+        Some("NEG-CLOSE") => match sub_id(first) {
+            Some(query) => with_trailing(Opinion::Taken(Said::NegClose(query)), rest),
             None => Opinion::Refused,
         },
-        Some("NEG-CLOSE") if string(first).is_some() => with_trailing(Opinion::Taken(Said::NegClose), rest),
         _ => Opinion::Refused,
     }
 }
@@ -106,6 +119,14 @@ fn read_filters(sub: &str, rest: &[&str], limits: &Limits) -> Option<(SubId, Vec
     fits.then_some((sub, filters))
 }
 
+/// Bytes in hex, of either case.
+fn hex(text: &str) -> Option<Vec<u8>> {
+    let text = string(text)?;
+    let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
+    let (pairs, rest) = digits.as_deref()?.as_chunks::<2>();
+    rest.is_empty().then(|| pairs.iter().map(|[high, low]| (high << 4 | low) as u8).collect())
+}
+
 fn sub_id(text: &str) -> Option<SubId> {
     let text = string(text)?;
     let chars = text.chars().count();
@@ -126,8 +147,14 @@ fn check_message(message: &ClientMessage<'_>, said: &Said) {
             }
         }
         (ClientMessage::Close { sub }, Said::Close(expected)) => assert_eq!(sub, expected),
-        (ClientMessage::Neg { query }, Said::Neg(expected)) => assert_eq!(**query, **expected),
-        (ClientMessage::NegClose, Said::NegClose) => {}
+        (ClientMessage::NegOpen { query, filter, message }, Said::NegOpen(expected, reference, bytes)) => {
+            assert_eq!((query, &**message), (expected, &**bytes));
+            check_filter(filter, &reference.0, reference.1);
+        }
+        (ClientMessage::NegMsg { query, message }, Said::NegMsg(expected, bytes)) => {
+            assert_eq!((query, &**message), (expected, &**bytes));
+        }
+        (ClientMessage::NegClose { query }, Said::NegClose(expected)) => assert_eq!(query, expected),
         _ => panic!("read as another message: {message:?}"),
     }
 }
@@ -222,11 +249,13 @@ fn check_answers(data: &[u8]) {
     check(serde_json::json!(["NOTICE", text]), &|out| write::notice(out, &text));
     check(serde_json::json!(["OK", hex, false, text]), &|out| write::ok(out, &id, false, &text));
     check(serde_json::json!(["OK", text, false, hex]), &|out| write::not_ok(out, &text, &hex));
-    check(serde_json::json!(["NEG-ERR", text, hex]), &|out| write::neg_err(out, &text, &hex));
+    check(serde_json::json!(["NEG-ERR", text, hex]), &|out| write::neg_err(out, &text, &hex, None));
+    check(serde_json::json!(["NEG-ERR", hex, text, 9]), &|out| write::neg_err(out, &hex, &text, Some(9)));
     check(serde_json::json!(["AUTH", text]), &|out| write::auth(out, &text));
     let start: String = text.chars().take(SubId::CHARS_MAX).collect();
     let Some(sub) = SubId::new(&start) else { return };
     check(serde_json::json!(["CLOSED", start, text]), &|out| write::closed(out, sub.as_str(), &text));
+    check(serde_json::json!(["NEG-MSG", start, hex]), &|out| write::neg_msg(out, &sub, &id.0));
     check(serde_json::json!(["EOSE", start]), &|out| write::eose(out, &sub, None));
     check(serde_json::json!(["EVENT", start, {}]), &|out| {
         write::event_head(out, &sub);

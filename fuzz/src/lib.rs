@@ -6,6 +6,7 @@
 //! | [`events`] | one event object | `serde_json` |
 //! | [`filters`] | one filter object | `serde_json` |
 //! | [`index_ops`] | subscriptions added and removed, events | every filter compared with every event |
+//! | [`reconcile`] | changes of a set, and a message of NIP-77 about it | a sorted set, the crate `negentropy` |
 //! | [`store_ops`] | puts, deletions, scans with budgets, failures, on memory and SQL | the naive oracle |
 //! | [`edge`] | events of a Durable Object, loss of memory included | no panic, and it becomes idle |
 //! | [`schnorr`] | claims, valid, invalid and mixed | libsecp256k1 |
@@ -21,6 +22,7 @@ mod events;
 mod filters;
 mod frames;
 mod index_ops;
+mod reconcile;
 pub mod reference;
 mod schnorr;
 mod store_ops;
@@ -30,6 +32,7 @@ pub use events::events;
 pub use filters::filters;
 pub use frames::frames;
 pub use index_ops::index_ops;
+pub use reconcile::reconcile;
 pub use schnorr::schnorr;
 pub use store_ops::store_ops;
 

@@ -6,11 +6,12 @@ use std::path::Path;
 /// A fuzz program by name, fewest files its corpus has.
 type Target = (&'static str, fn(&[u8]), usize);
 
-const TARGETS: [Target; 8] = [
+const TARGETS: [Target; 9] = [
     ("frames", relay_fuzz::frames, 30),
     ("events", relay_fuzz::events, 30),
     ("filters", relay_fuzz::filters, 30),
     ("index_ops", relay_fuzz::index_ops, 20),
+    ("reconcile", relay_fuzz::reconcile, 20),
     ("store_ops", relay_fuzz::store_ops, 20),
     ("edge", relay_fuzz::edge, 20),
     ("schnorr", relay_fuzz::schnorr, 20),

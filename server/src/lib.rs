@@ -5,7 +5,7 @@
 //! | module | role |
 //! |---|---|
 //! | [`agents`] | agents in this process: their calls over HTTP |
-//! | [`cli`] | the command line: serve, import, export, scan, delete, info, config |
+//! | [`cli`] | the command line: serve, import, export, scan, delete, sync, info, config |
 //! | [`config`] | settings by flags, environment and file |
 //! | `blossom` | blobs in this process |
 //! | [`embed`], `handle` | the server embedded in another program; events and streams without a socket |
@@ -13,6 +13,7 @@
 //! | `shard` | a thread with its own machine and connections, and the pump between them |
 //! | `writer` | the one thread that writes: group commit, sweeps |
 //! | [`lmdb`] | the default store |
+//! | `sync` | this relay as a client of other relays: what one side lacks is copied (NIP-77) |
 //! | `metrics` | what the process reports about itself; its documents are `relay-site`'s |
 
 pub mod agents;
@@ -32,4 +33,5 @@ mod serve_lock;
 mod shard;
 mod signals;
 mod stored;
+mod sync;
 mod writer;

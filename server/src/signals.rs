@@ -93,6 +93,18 @@ impl Interrupt {
         Ok(interrupt)
     }
 
+    /// One that only [`Interrupt::come`] brings.
+    #[cfg(test)]
+    pub(crate) fn of_test() -> Self {
+        Interrupt(Arc::default())
+    }
+
+    /// As if a signal had come.
+    #[cfg(test)]
+    pub(crate) fn come(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
     /// Whether one has come.
     pub(crate) fn has_come(&self) -> bool {
         self.0.load(Ordering::Relaxed)

@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
 use relay_engine::store::{
-    Backend, Completeness, Everyone, Outcome, Reader, Scan, ScanLimits, ScanStep, Seq, StoreError, Take,
-    Writer, commit, commit_removals, remove_hidden, sweep_expired, terms_of,
+    Backend, Completeness, Done, Everyone, Outcome, Reader, Scan, ScanLimits, ScanStep, Seq, StoreError,
+    Take, Writer, commit, commit_removals, remove_hidden, sweep_expired, terms_of,
 };
 use relay_engine::testing::signing::key;
 use relay_engine::testing::{
@@ -494,7 +494,7 @@ fn the_reserve_is_for_what_makes_room() {
     for ids in ids.chunks(50) {
         let ops = [delete(ids, 1_000 + serial), delete(&["00".repeat(32)], 2_000)];
         let done = commit_removals(&backend, 0, &ops, &full);
-        assert!(matches!(done[0], Ok(Outcome::Stored(_))), "{:?}", done[0]);
+        assert!(matches!(done[0], Ok(Done { outcome: Outcome::Stored(_), .. })), "{:?}", done[0]);
         assert_eq!(done[1], Err(full.clone()));
         let first = EventId::from_hex(ids[0].as_bytes()).expect("an id");
         assert_eq!(backend.reader().expect("reader").seq_of(&first), Ok(None));

@@ -250,8 +250,8 @@ impl Client {
             }
             "AUTH" => self.challenge = Some(text(1)),
             "NEG-ERR" => {
-                assert_eq!(text(1), "never", "the id of the NEG-OPEN");
-                check_message(&text(2), &["unsupported"]);
+                assert_eq!(text(1), "never", "the id of the NEG-MSG");
+                check_message(&text(2), &["closed"]);
             }
             "NOTICE" => self.missed_ephemeral |= text(1).contains("ephemeral"),
             other => panic!("an unknown frame: {other}"),

@@ -56,6 +56,8 @@ pub struct Report {
     pub streams_lagged: u64,
     /// Failed reads of the store for streams.
     pub stream_errors: u64,
+    /// Events that were delivered in several steps.
+    pub deferred: u64,
     /// Events delivered again to a consumer of a stream.
     pub redelivered: usize,
     /// Events published by the host itself.

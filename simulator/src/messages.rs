@@ -99,7 +99,7 @@ fn malformed_message(choices: &mut Choices<'_>) -> Message {
         r#"["FOO","never"]"#,
         r#"["EVENT",{}]"#,
         r#"["CLOSE","never"]"#,
-        r#"["NEG-OPEN","never",{},"61"]"#,
+        r#"["NEG-MSG","never","61"]"#,
         r#"["NEG-CLOSE","never"]"#,
         r#"{"a":1}"#,
     ];

@@ -29,6 +29,7 @@ fn every_seed_passes_all_checks() {
         all.lagged += report.lagged;
         all.streams_lagged += report.streams_lagged;
         all.stream_errors += report.stream_errors;
+        all.deferred += report.deferred;
         all.redelivered += report.redelivered;
         all.published += report.published;
         all.exact += report.exact;
@@ -45,6 +46,7 @@ fn every_seed_passes_all_checks() {
         all.lagged as usize,
         all.streams_lagged as usize,
         all.stream_errors as usize,
+        all.deferred as usize,
         all.redelivered,
         all.published,
     ];

@@ -45,7 +45,10 @@ impl Answer {
         // A header value is visible ASCII.
         let visible = |character: char| if matches!(character, ' '..='~') { character } else { '?' };
         let reason: String = message.chars().map(visible).collect();
-        Answer::new(status, "application/json", format!("{document}\n")).with("x-reason", reason)
+        // Caches keep some of them otherwise (404 and 410): a client that looks before it uploads would be told so afterwards.
+        Answer::new(status, "application/json", format!("{document}\n"))
+            .with("x-reason", reason)
+            .with("cache-control", "no-store")
     }
 
     /// The refusal of a connection where there is no room for another.

@@ -176,7 +176,7 @@ pub const FOR_OPERATORS: [Metric; 3] = [ADDRESS_COST, AUTHOR_BYTES, AGENT_JOBS_O
 pub type ReadValue = fn(&Metrics) -> u64;
 
 /// The counters and gauges of a machine.
-pub const COUNTERS_AND_GAUGES: [(Metric, ReadValue); 22] = [
+pub const COUNTERS_AND_GAUGES: [(Metric, ReadValue); 26] = [
     (CONNECTIONS, |m| m.connections),
     (Metric::gauge("relay_subscriptions", "Live subscriptions"), |m| m.subscriptions),
     (
@@ -190,8 +190,23 @@ pub const COUNTERS_AND_GAUGES: [(Metric, ReadValue); 22] = [
         Metric::gauge("relay_filter_bytes", "Memory charged for live filters and running COUNTs, in bytes"),
         |m| m.filter_bytes,
     ),
+    (Metric::gauge("relay_reconciliations", "Open reconciliations (NIP-77)"), |m| m.reconciliations),
+    (
+        Metric::gauge(
+            "relay_reconciliation_bytes",
+            "Memory of the sets of events of reconciliations, in bytes",
+        ),
+        |m| m.neg_sets_bytes,
+    ),
     (Metric::gauge("relay_index_bytes", "Memory of the index of live filters, in bytes"), |m| m.index_bytes),
     (Metric::gauge("relay_outbox_bytes", "Output that waits for its readers, in bytes"), |m| m.outbox_bytes),
+    (
+        Metric::gauge("relay_deliveries_waiting", "Live events not yet delivered to all their subscriptions"),
+        |m| m.deliveries_waiting,
+    ),
+    (Metric::counter("relay_deliveries_deferred", "Live events that were delivered in several steps"), |m| {
+        m.deliveries_deferred
+    }),
     (Metric::counter("relay_connections_opened", "WebSocket connections opened"), |m| m.connections_opened),
     (
         Metric::counter("relay_connections_refused", "Connections refused because connections_max were open"),
@@ -257,19 +272,22 @@ pub const HISTOGRAMS: [(Metric, f64, ReadHistogram); 4] = [
 ];
 
 /// Messages from clients by verb, for [`CLIENT_MESSAGES`].
-pub fn received_by_verb(machine: &Metrics) -> [(&'static str, u64); 6] {
+pub fn received_by_verb(machine: &Metrics) -> [(&'static str, u64); 9] {
     [
         ("EVENT", machine.messages_event),
         ("REQ", machine.messages_req),
         ("COUNT", machine.messages_count),
         ("CLOSE", machine.messages_close),
         ("AUTH", machine.messages_auth),
+        ("NEG-OPEN", machine.messages_neg_open),
+        ("NEG-MSG", machine.messages_neg_msg),
+        ("NEG-CLOSE", machine.messages_neg_close),
         ("bad", machine.messages_bad),
     ]
 }
 
 /// Messages to clients by verb, for [`RELAY_MESSAGES`].
-pub fn sent_by_verb(machine: &Metrics) -> [(&'static str, u64); 8] {
+pub fn sent_by_verb(machine: &Metrics) -> [(&'static str, u64); 9] {
     [
         ("EVENT", machine.sent_event),
         ("OK", machine.sent_ok),
@@ -278,6 +296,7 @@ pub fn sent_by_verb(machine: &Metrics) -> [(&'static str, u64); 8] {
         ("NOTICE", machine.sent_notice),
         ("COUNT", machine.sent_count),
         ("AUTH", machine.sent_auth),
+        ("NEG-MSG", machine.sent_neg_msg),
         ("NEG-ERR", machine.sent_neg_err),
     ]
 }

@@ -65,6 +65,8 @@ fn information(relay: &RelayDescription<'_>) -> String {
         }
     }
     put("supported_nips", json!(relay.supported_nips()));
+    // The version of the Negentropy protocol, as strfry puts it.
+    put("negentropy", json!(1));
     put("software", json!(env!("CARGO_PKG_REPOSITORY")));
     put("version", json!(env!("CARGO_PKG_VERSION")));
     let restricted = limits.pow_bits_min > 0
@@ -126,6 +128,7 @@ mod tests {
         };
         let document: Value = serde_json::from_str(&relay.information()).unwrap();
         let limitation = &document["limitation"];
+        assert_eq!(document["negentropy"], 1);
         assert_eq!(limitation["max_limit"], 321);
         assert_eq!(limitation["default_limit"], 7);
         assert_eq!(limitation["max_message_length"], 2 << 20);
@@ -151,11 +154,11 @@ mod tests {
             assert_eq!(relay.page("").contains("/67.md"), policy.eose_hints);
             document["supported_nips"].to_string()
         };
-        assert_eq!(nips(Policy::default()), "[1,9,11,13,17,40,42,45,59,62,70]");
+        assert_eq!(nips(Policy::default()), "[1,9,11,13,17,40,42,45,59,62,70,77]");
         let hints = Policy { eose_hints: true, ..Policy::default() };
-        assert_eq!(nips(hints), "[1,9,11,13,17,40,42,45,59,62,67,70]");
+        assert_eq!(nips(hints), "[1,9,11,13,17,40,42,45,59,62,67,70,77]");
         let admins = Policy { admin_pubkeys: vec![PubKey([1; 32])], ..Policy::default() };
-        assert_eq!(nips(admins), "[1,9,11,13,17,40,42,45,59,62,70,98]");
+        assert_eq!(nips(admins), "[1,9,11,13,17,40,42,45,59,62,70,77,98]");
     }
 
     #[test]

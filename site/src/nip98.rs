@@ -116,6 +116,16 @@ pub struct Signed {
 }
 
 impl Signed {
+    /// The event's id.
+    pub fn id(&self) -> EventId {
+        self.id
+    }
+
+    /// The event's time.
+    pub fn created_at(&self) -> Timestamp {
+        self.created_at
+    }
+
     /// Whether the event names the hash of the body.
     pub fn has_payload(&self) -> bool {
         self.payload.is_some()

@@ -6,7 +6,7 @@ use crate::page::{bytes, grouped};
 use crate::route::{Bounds, Endpoint, HeaderCondition, Route};
 
 /// The NIPs the engine implements, whatever the settings.
-const NIPS: [u16; 11] = [1, 9, 11, 13, 17, 40, 42, 45, 59, 62, 70];
+const NIPS: [u16; 12] = [1, 9, 11, 13, 17, 40, 42, 45, 59, 62, 70, 77];
 /// Supported if `policy.eose_hints` is on.
 const EOSE_HINTS_NIP: u16 = 67;
 /// Supported if there are administrators.

@@ -54,6 +54,9 @@ pub struct LimitsDef {
     address_requests_per_minute_max: u32,
     address_jobs_max: usize,
     running_bytes_max: usize,
+    neg_sessions_max: usize,
+    neg_set_events_max: usize,
+    neg_sets_bytes_max: usize,
 }
 
 fn default_policy() -> Policy {

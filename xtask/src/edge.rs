@@ -107,7 +107,8 @@ pub(crate) fn tests() -> anyhow::Result<()> {
     let lint =
         "cargo clippy --locked --quiet --package relay-edge --target wasm32-unknown-unknown -- -D warnings";
     run(&mut shell(lint))?;
-    // Third-party clients' tests deploy agents by the command line of the server's binary, the one that its own tests build.
+    // Third-party clients' tests deploy agents by the command line of the server's binary, the one that its own tests build. Beside it
+    // is the conformance suite of Blossom servers.
     run(&mut cargo(&["test", "--locked", "--workspace", "--no-run"]))?;
     // The toolchain's environment has a target folder of its own.
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);

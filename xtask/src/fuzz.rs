@@ -12,6 +12,7 @@ const TARGETS: &[(&str, u32)] = &[
     ("events", 4096),
     ("filters", 4096),
     ("index_ops", 1024),
+    ("reconcile", 4096),
     ("store_ops", 1024),
     ("schnorr", 1024),
     ("machine", 4096),

@@ -40,7 +40,7 @@ enum Command {
     },
     /// Fuzz a target with cargo-fuzz (installs it if it is missing; needs no nightly toolchain)
     Fuzz {
-        /// frames, events, filters, index_ops, store_ops, schnorr, edge or machine
+        /// frames, events, filters, index_ops, reconcile, store_ops, schnorr, edge or machine
         target: String,
         /// Seconds to run
         #[arg(default_value_t = 600)]

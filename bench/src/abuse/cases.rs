@@ -37,11 +37,14 @@ pub enum Case {
     Idle,
     /// A kind 5 that names 200 own events of many tags.
     Deletion,
+    /// 10,000 subscriptions of 100 connections, which read what they are sent, and ten times a second an event that all of
+    /// them want.
+    Fanout,
 }
 
 impl Case {
     /// All of them.
-    pub const ALL: [Case; 11] = [
+    pub const ALL: [Case; 12] = [
         Case::Calm,
         Case::Tags,
         Case::Scans,
@@ -53,6 +56,7 @@ impl Case {
         Case::Slow,
         Case::Idle,
         Case::Deletion,
+        Case::Fanout,
     ];
 
     /// Its name.
@@ -69,6 +73,7 @@ impl Case {
             Case::Slow => "slow",
             Case::Idle => "idle",
             Case::Deletion => "deletion",
+            Case::Fanout => "fanout",
         }
     }
 
@@ -130,6 +135,10 @@ impl Case {
                 connection.queue(event.into())?;
                 Ok(vec![connection])
             }
+            // What the honest client publishes is not for them.
+            Case::Fanout => subscribed(attacker, 100, 100, |_, _| {
+                format!(r#"{{"authors":["{}"],"limit":0}}"#, attacker.authors[0].pubkey)
+            }),
         }
     }
 
@@ -179,19 +188,7 @@ impl Case {
             }),
             Case::Future => {
                 keep_open(attacker, kept, scope);
-                scope.spawn(move || -> Result<()> {
-                    let mut connection = attacker.connect()?;
-                    for number in 0.. {
-                        if attacker.is_over() {
-                            break;
-                        }
-                        let (event, _) = attacker.event(1, 20_001, Vec::new(), format!("{number}"));
-                        attacker.send(&mut connection, event)?;
-                        attacker.await_answers(&mut connection, &["[\"OK\""], 1)?;
-                        std::thread::sleep(Duration::from_millis(10));
-                    }
-                    Ok(())
-                });
+                publish_every(attacker, Duration::from_millis(10), 1, 20_001, scope);
             }
             Case::Behind => kept.into_iter().for_each(|mut connection| {
                 scope.spawn(move || attacker.await_answers(&mut connection, &["["], usize::MAX));
@@ -210,6 +207,12 @@ impl Case {
                     connection.flush()?;
                     attacker.await_answers(&mut connection, &["[\"OK\""], 1)
                 });
+            }
+            Case::Fanout => {
+                for mut connection in kept {
+                    scope.spawn(move || attacker.await_answers(&mut connection, &["["], usize::MAX));
+                }
+                publish_every(attacker, Duration::from_millis(100), 0, 1, scope);
             }
         }
     }
@@ -271,6 +274,29 @@ fn repeat_requests<'scope, 'env>(
                 &["[\"EOSE\"", "[\"CLOSED\"", "[\"COUNT\""],
                 requests.len(),
             )?;
+        }
+        Ok(())
+    });
+}
+
+/// Publishes an event of one author, and another one `pause` after each OK.
+fn publish_every<'scope, 'env>(
+    attacker: &'env Attacker<'env>,
+    pause: Duration,
+    author: usize,
+    kind: u16,
+    scope: &'scope Scope<'scope, 'env>,
+) {
+    scope.spawn(move || -> Result<()> {
+        let mut connection = attacker.connect()?;
+        for number in 0.. {
+            if attacker.is_over() {
+                break;
+            }
+            let (event, _) = attacker.event(author, kind, Vec::new(), format!("{number}"));
+            attacker.send(&mut connection, event)?;
+            attacker.await_answers(&mut connection, &["[\"OK\""], 1)?;
+            std::thread::sleep(pause);
         }
         Ok(())
     });

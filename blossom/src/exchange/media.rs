@@ -100,6 +100,7 @@ impl Making {
         match std::mem::replace(&mut self.stage, Stage::Read) {
             Stage::Check => match input {
                 Input::Answered(Outcome::Accepted | Outcome::Exists(_)) => {
+                    self.announced.price.is_offered(context)?;
                     let bytes_max = self.announced.length;
                     self.at(Stage::Read, Step::Read { bytes_max })
                 }
@@ -111,7 +112,7 @@ impl Making {
             },
             Stage::CheckHash { bytes, original, mime } => match input {
                 Input::Answered(Outcome::Accepted | Outcome::Exists(_)) => {
-                    self.at(Stage::Process { original }, Step::Process { bytes, mime })
+                    self.process(context, original, bytes, mime)
                 }
                 other => Err(problem(other).into()),
             },
@@ -181,10 +182,15 @@ impl Making {
         let mime = declared.or_else(|| mime::sniff(&bytes)).unwrap_or(mime::UNKNOWN).to_owned();
         type_is_taken(context, &mime)?;
         if self.announced.known().is_some() {
-            return self.at(Stage::Process { original }, Step::Process { bytes, mime });
+            return self.process(context, original, bytes, mime);
         }
         let command = self.check(context, Some(original));
         self.at(Stage::CheckHash { bytes, original, mime }, Step::Ask(command))
+    }
+
+    fn process(self: Box<Self>, context: &Context<'_>, original: Sha256, bytes: Bytes, mime: String) -> Turn {
+        self.announced.price.pay(context)?;
+        self.at(Stage::Process { original }, Step::Process { bytes, mime })
     }
 
     fn processed(self: Box<Self>, context: &Context<'_>, original: Sha256, processed: Processed) -> Turn {
@@ -221,6 +227,8 @@ impl Making {
             mime: Some(mime),
             extension: None,
             media,
+            pull: None,
+            price: None,
         }
     }
 }

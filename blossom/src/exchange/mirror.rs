@@ -4,13 +4,13 @@ use bytes::Bytes;
 use serde::Deserialize;
 use url::Url;
 
-use super::request::{may_upload, pay, token};
+use super::request::{Price, may_upload, token};
 use super::response::Response;
 use super::step::{Failure, Input, Step};
 use super::storing::{Expected, Plan, Problem, Progress, Source, Storing, problem};
 use super::{Context, Head, State, Turn};
 use crate::blob::Sha256;
-use crate::payment::{Operation, Purchase};
+use crate::payment::Operation;
 use crate::token::{Defect, Token, Verb};
 
 /// Longest body, in bytes.
@@ -19,7 +19,7 @@ const BODY_BYTES_MAX: u64 = 16 << 10;
 /// A mirroring.
 #[derive(Clone, Debug)]
 pub(super) enum Mirror {
-    Read(Token),
+    Read(Token, Price),
     Store(Box<Storing>),
 }
 
@@ -37,22 +37,15 @@ pub(super) fn begin(context: &Context<'_>, head: &Head) -> Turn {
         return Err(Defect::NoHash.into());
     }
     may_upload(context, &token.pubkey)?;
-    let hash = token.only_hash().map(|hash| hash.to_string());
-    let purchase = Purchase {
-        operation: Operation::Mirror,
-        size: 0,
-        sha256: hash.as_deref(),
-        pubkey: Some(token.pubkey),
-    };
-    pay(context, head, &purchase)?;
-    Ok((State::Mirror(Mirror::Read(token)), Step::Read { bytes_max: BODY_BYTES_MAX }))
+    let price = Price::new(head, Operation::Mirror, 0, token.only_hash(), Some(token.pubkey));
+    Ok((State::Mirror(Mirror::Read(token, price)), Step::Read { bytes_max: BODY_BYTES_MAX }))
 }
 
 impl Mirror {
     pub(super) fn resume(self, context: &Context<'_>, input: Input) -> Turn {
         match self {
-            Mirror::Read(token) => match input {
-                Input::Body(body) => fetch(context, token, &body),
+            Mirror::Read(token, price) => match input {
+                Input::Body(body) => fetch(context, token, price, &body),
                 other => Err(problem(other).into()),
             },
             Mirror::Store(storing) => match storing.resume(context, input) {
@@ -72,7 +65,7 @@ impl Mirror {
     }
 }
 
-fn fetch(context: &Context<'_>, token: Token, body: &Bytes) -> Turn {
+fn fetch(context: &Context<'_>, token: Token, price: Price, body: &Bytes) -> Turn {
     let Ok(Body { url }) = serde_json::from_slice(body) else {
         return Err(Response::error(400, "the body must be JSON: {\"url\": \"https://...\"}"));
     };
@@ -103,6 +96,8 @@ fn fetch(context: &Context<'_>, token: Token, body: &Bytes) -> Turn {
         mime: None,
         extension,
         media: None,
+        pull: None,
+        price: Some(price),
     };
     let (storing, step) = Storing::begin(context, plan);
     Ok((State::Mirror(Mirror::Store(storing)), step))

@@ -32,7 +32,7 @@ pub use own::{Own, OwnStep};
 pub use read::RELAY_OWNER;
 pub(crate) use request::{is_open, own_name};
 pub use response::{Body, Response};
-pub use step::{Failure, Input, Processed, Receive, Received, Step};
+pub use step::{Failure, Input, Processed, Receive, Received, Reservation, Step, Uploader};
 
 use relay_engine::types::{PubKey, Timestamp};
 use relay_engine::verify::Verifier;
@@ -156,7 +156,7 @@ enum State {
     Read(read::Read),
     Upload(upload::Upload),
     Check(upload::Check),
-    Part(parts::Patch),
+    Part(Box<parts::Patch>),
     Mirror(mirror::Mirror),
     Media(Box<media::Making>),
     Delete(delete::Delete),
@@ -199,7 +199,7 @@ impl Exchange {
             State::Over => Err(Response::internal()),
             State::Read(read) => read.resume(context, head, input),
             State::Upload(upload) => upload.resume(context, input),
-            State::Check(check) => check.resume(input),
+            State::Check(check) => check.resume(context, input),
             State::Part(patch) => patch.resume(context, input),
             State::Mirror(mirror) => mirror.resume(context, input),
             State::Media(making) => making.resume(context, input),

@@ -53,6 +53,8 @@ impl Own {
             mime: Some(mime),
             extension: None,
             media: None,
+            pull: None,
+            price: None,
         };
         let (storing, step) = Storing::begin(context, plan);
         OwnStep::Go(Own(storing), Box::new(step))

@@ -1,31 +1,38 @@
 //! `PATCH /<sha256>` (BUD-14): a blob comes in parts, in any order, at once, and again where a connection broke. Whoever brings
 //! the last one has all of them joined, and is told what `PUT` would have been told.
 
-use super::request::{blob, declared_type, fits, length, may_upload, number, pay, token, type_is_taken};
+use super::request::{Price, blob, declared_type, fits, length, may_upload, number, token, type_is_taken};
 use super::response::Response;
-use super::step::{Failure, Input, Received, Step};
+use super::step::{Failure, Input, Receive, Received, Step};
 use super::storing::{Kept, Problem, bytes_are_taken, commit, problem, receive, wanted};
 use super::{Context, Head, State, Turn};
 use crate::blob::Sha256;
-use crate::index::{Command, Key, Outcome, Part, PartHead, Refusal};
+use crate::index::{Command, Key, Outcome, Part, PartHead, Refusal, Wanted};
 use crate::mime;
-use crate::payment::{Operation, Purchase};
+use crate::payment::Operation;
 use crate::token::Verb;
 
 /// A part under way.
 #[derive(Clone, Debug)]
 pub(super) struct Patch {
+    owner: String,
     sha256: Sha256,
     /// Bytes of the blob.
     total: u64,
     /// Its type.
     mime: String,
     part: PartHead,
+    price: Price,
     stage: Stage,
 }
 
 #[derive(Clone, Debug)]
 enum Stage {
+    /// It is to be paid, and nothing is offered: whether it would be accepted.
+    Quote {
+        wanted: Wanted,
+        unpaid: Response,
+    },
     Begin,
     Receive {
         upload: u64,
@@ -74,36 +81,48 @@ pub(super) fn begin(context: &Context<'_>, head: &Head) -> Turn {
     token.names(&sha256)?;
     may_upload(context, &token.pubkey)?;
     type_is_taken(context, &mime)?;
-    let hash = sha256.to_string();
-    let purchase = Purchase {
-        operation: Operation::UploadPart,
-        size: of_part,
-        sha256: Some(&hash),
-        pubkey: Some(token.pubkey),
-    };
-    pay(context, head, &purchase)?;
+    let price = Price::new(head, Operation::UploadPart, of_part, Some(sha256), Some(token.pubkey));
     let mut wanted = wanted(context, token.pubkey.to_string(), Some(sha256), total, mime.clone());
     wanted.abandoned_at = context.now.saturating_add(context.settings.parts_seconds.into());
     let part = PartHead { offset, length: of_part };
-    let patch = Patch { sha256, total, mime, part, stage: Stage::Begin };
-    Ok((State::Part(patch), Step::Ask(Command::BeginPart(wanted, part))))
+    let (stage, command) = match price.is_offered(context) {
+        Ok(()) => (Stage::Begin, Command::BeginPart(wanted, part)),
+        Err(unpaid) => {
+            let check = Command::Check(Wanted { size: of_part, ..wanted.clone() });
+            (Stage::Quote { wanted, unpaid }, check)
+        }
+    };
+    let patch = Patch { owner: token.pubkey.to_string(), sha256, total, mime, part, price, stage };
+    Ok((State::Part(Box::new(patch)), Step::Ask(command)))
 }
 
 impl Patch {
-    pub(super) fn resume(mut self, context: &Context<'_>, input: Input) -> Turn {
+    pub(super) fn resume(mut self: Box<Self>, context: &Context<'_>, input: Input) -> Turn {
         match std::mem::replace(&mut self.stage, Stage::Begin) {
+            Stage::Quote { wanted, unpaid } => match input {
+                Input::Answered(Outcome::Accepted) => Err(unpaid),
+                Input::Answered(Outcome::Exists(_)) => {
+                    let part = self.part;
+                    self.at(Stage::Begin, Step::Ask(Command::BeginPart(wanted, part)))
+                }
+                other => Err(problem(other).into()),
+            },
             Stage::Begin => match input {
                 Input::Answered(Outcome::Begun { upload, key }) => {
+                    if let Err(unpaid) = self.price.pay(context) {
+                        return self.give_up(Command::AbortPart { upload, key }, Problem::Unpaid(unpaid));
+                    }
                     let length = self.part.length;
                     let mime = mime::UNKNOWN.to_owned();
-                    let receive = receive(context, key.clone(), None, Some(length), length, mime);
+                    let receive =
+                        receive(context, &self.owner, key.clone(), None, Some(length), length, mime);
                     self.at(Stage::Receive { upload, key }, Step::Receive(receive))
                 }
                 Input::Answered(Outcome::Exists(blob)) => Err(Kept::Old(blob).response(context)),
                 // Its bytes are here already.
                 Input::Answered(Outcome::Accepted) => Err(Response::empty(204)),
-                Input::Answered(Outcome::Complete { upload, key, parts }) => {
-                    self.join(context, upload, key, parts)
+                Input::Answered(Outcome::Complete { upload, key, parts, is_here }) => {
+                    self.join(context, upload, key, parts, is_here)
                 }
                 other => Err(problem(other).into()),
             },
@@ -116,8 +135,8 @@ impl Patch {
             },
             Stage::FinishPart { upload, key } => match input {
                 Input::Answered(Outcome::Accepted) => Err(Response::empty(204)),
-                Input::Answered(Outcome::Complete { upload, key, parts }) => {
-                    self.join(context, upload, key, parts)
+                Input::Answered(Outcome::Complete { upload, key, parts, is_here }) => {
+                    self.join(context, upload, key, parts, is_here)
                 }
                 Input::Answered(Outcome::Exists(blob)) => Err(Kept::Old(blob).response(context)),
                 // The upload has ended: perhaps because others have completed the blob.
@@ -134,8 +153,8 @@ impl Patch {
                 other => Err(problem(other).into()),
             },
             Stage::Join { upload } => match input {
-                Input::Received(Received { sha256, size, first, .. }) if sha256 == self.sha256 => {
-                    let mime = mime::declared_or_told(&self.mime, &first);
+                Input::Received(Received { sha256, size, first, kept_mime, .. }) if sha256 == self.sha256 => {
+                    let mime = kept_mime.unwrap_or_else(|| mime::declared_or_told(&self.mime, &first));
                     if let Err(response) = bytes_are_taken(context, &mime, &first) {
                         return self.give_up(Command::AbortParts { upload }, Problem::Type(response));
                     }
@@ -158,18 +177,26 @@ impl Patch {
         }
     }
 
-    fn join(self, context: &Context<'_>, upload: u64, key: Key, parts: Vec<Part>) -> Turn {
+    fn join(
+        self: Box<Self>,
+        context: &Context<'_>,
+        upload: u64,
+        key: Key,
+        parts: Vec<Part>,
+        only_hash: bool,
+    ) -> Turn {
         let (hash, length) = (Some(self.sha256), Some(self.total));
-        let receive = receive(context, key, hash, length, self.total, self.mime.clone());
+        let receive = receive(context, &self.owner, key, hash, length, self.total, self.mime.clone());
+        let receive = Receive { only_hash, ..receive };
         self.at(Stage::Join { upload }, Step::Join { parts, receive })
     }
 
-    fn at(mut self, stage: Stage, step: Step) -> Turn {
+    fn at(mut self: Box<Self>, stage: Stage, step: Step) -> Turn {
         self.stage = stage;
         Ok((State::Part(self), step))
     }
 
-    fn give_up(self, command: Command, problem: Problem) -> Turn {
+    fn give_up(self: Box<Self>, command: Command, problem: Problem) -> Turn {
         self.at(Stage::Clean(problem), Step::Ask(command))
     }
 }

@@ -4,7 +4,7 @@
 use url::{Url, form_urlencoded};
 
 use super::conditions::{Verdict, date, etag, judge};
-use super::request::{blob, number, pay};
+use super::request::{Price, blob, number};
 use super::response::{Body, Response};
 use super::step::{Failure, Input, Step};
 use super::storing::{Expected, Kept, Plan, Problem, Progress, Source, Storing, problem};
@@ -12,13 +12,15 @@ use super::{Context, Head, State, Turn};
 use crate::blob::{Blob, Sha256};
 use crate::index::{Command, Outcome, Refusal};
 use crate::mime;
-use crate::payment::{Operation, Purchase};
+use crate::payment::Operation;
 
 /// Who owns what was pulled from other servers: this relay. It is no point of the curve, so that nobody can sign for it.
 pub const RELAY_OWNER: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
-/// Seconds for which caches keep a blob.
+/// Seconds for which a browser keeps a blob.
 const CACHE_SECONDS: u64 = 31_536_000;
+/// Seconds for which caches that many clients share do: then they ask again, so that a deletion or a ban reaches them.
+const SHARED_CACHE_SECONDS: u64 = 3_600;
 
 /// Most servers that one request may name, and most authors.
 const HINTS_MAX: usize = 5;
@@ -50,6 +52,8 @@ impl Read {
         match self {
             Read::Look(sha256) => match input {
                 Input::Answered(Outcome::Blob(blob)) => Err(serve(context, head, blob)),
+                // What it is like only its bytes tell, and HEAD does not fetch them.
+                Input::Answered(Outcome::Missing) if head.is_head() => Err(missing()),
                 Input::Answered(Outcome::Missing) => match Hints::read(context, head, sha256) {
                     Some(hints) if !hints.authors.is_empty() => {
                         let authors = hints.authors.clone();
@@ -74,7 +78,9 @@ impl Read {
                     Ok(Kept::New(blob) | Kept::Old(blob)) => serve(context, head, blob),
                     Err(Problem::Busy) => Problem::Busy.into(),
                     Err(Problem::Failed(failure @ (Failure::Full | Failure::Store(_)))) => failure.into(),
-                    Err(Problem::Refused(refusal @ Refusal::TotalQuota)) => refusal.into(),
+                    Err(Problem::Refused(refusal @ (Refusal::TotalQuota | Refusal::TooMany))) => {
+                        refusal.into()
+                    }
                     Err(Problem::Internal) => Response::internal(),
                     Err(_) => Response::error(404, "not found, and none of the named servers gives it"),
                 }),
@@ -89,12 +95,11 @@ fn missing() -> Response {
 
 /// The response with a blob that is here.
 fn serve(context: &Context<'_>, head: &Head, blob: Blob) -> Response {
-    let hash = blob.sha256.to_string();
     let verdict = judge(head, &blob);
     if let Verdict::Send(range) = &verdict {
         let size = range.as_ref().map_or(blob.size, |range| range.end - range.start);
-        let purchase = Purchase { operation: Operation::Download, size, sha256: Some(&hash), pubkey: None };
-        if let Err(response) = pay(context, head, &purchase) {
+        let price = Price::new(head, Operation::Download, size, Some(blob.sha256), None);
+        if let Err(response) = price.pay(context) {
             return response;
         }
     }
@@ -135,9 +140,9 @@ fn serve(context: &Context<'_>, head: &Head, blob: Blob) -> Response {
 /// With what caches go by, which must not compress: lengths and ranges are those of the blob.
 fn with_validators(response: Response, context: &Context<'_>, blob: &Blob) -> Response {
     let left = blob.expires_at.map_or(CACHE_SECONDS, |at| at.saturating_sub(context.now).min(CACHE_SECONDS));
-    let mut response = response
-        .with("etag", etag(&blob.sha256))
-        .with("cache-control", format!("public, max-age={left}, immutable, no-transform"));
+    let shared = left.min(SHARED_CACHE_SECONDS);
+    let cache = format!("public, max-age={left}, s-maxage={shared}, immutable, no-transform");
+    let mut response = response.with("etag", etag(&blob.sha256)).with("cache-control", cache);
     let dates = [("last-modified", Some(blob.uploaded)), ("sunset", blob.expires_at)];
     for (name, seconds) in dates {
         if let Some(date) = seconds.and_then(date) {
@@ -212,7 +217,7 @@ impl Hints {
         }
         let plan = Plan {
             owner: RELAY_OWNER.to_owned(),
-            source: Source::Fetch(self.urls),
+            source: Source::Fetch(self.urls.clone()),
             expected: Expected::Is(self.sha256),
             length: self.size,
             bytes_max: context.settings.blob_bytes_max,
@@ -221,6 +226,8 @@ impl Hints {
             mime: None,
             extension: self.extension,
             media: None,
+            pull: Some(self.urls.clone()),
+            price: None,
         };
         let (storing, step) = Storing::begin(context, plan);
         Ok((State::Read(Read::Pull(storing)), step))

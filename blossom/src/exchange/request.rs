@@ -5,6 +5,7 @@ use relay_site::authorization;
 use relay_site::nip98::Origin;
 
 use super::response::Response;
+use super::step::Uploader;
 use super::{Context, Head};
 use crate::blob::Sha256;
 use crate::mime;
@@ -124,13 +125,23 @@ pub(super) fn may_upload(context: &Context<'_>, pubkey: &PubKey) -> Result<(), R
     if keys.denied.contains(pubkey) {
         return Err(Response::error(403, "this key may not upload here"));
     }
-    let is_listed = keys.admins.contains(pubkey)
-        || context.settings.upload_pubkeys.contains(pubkey)
-        || keys.allowed.is_some_and(|allowed| allowed.contains(pubkey));
-    if is_listed || is_open(context) {
+    if is_listed(context, pubkey) || is_open(context) {
         return Ok(());
     }
     Err(Response::error(403, "only keys that the operator has listed may upload here"))
+}
+
+fn is_listed(context: &Context<'_>, pubkey: &PubKey) -> bool {
+    let keys = &context.keys;
+    keys.admins.contains(pubkey)
+        || context.settings.upload_pubkeys.contains(pubkey)
+        || keys.allowed.is_some_and(|allowed| allowed.contains(pubkey))
+}
+
+/// Who brings bytes for this key.
+pub(super) fn uploader(context: &Context<'_>, owner: &str) -> Uploader {
+    let is_listed = PubKey::from_hex(owner.as_bytes()).is_ok_and(|pubkey| is_listed(context, &pubkey));
+    Uploader { pubkey: owner.to_owned(), is_listed }
 }
 
 /// Whether anybody may upload.
@@ -138,30 +149,68 @@ pub(crate) fn is_open(context: &Context<'_>) -> bool {
     context.settings.open.unwrap_or(context.is_local)
 }
 
-/// Whether this is paid, or free. HEAD never takes a proof (BUD-07).
-///
-/// # Errors
-/// 402 with the ways to pay, 400 for a proof that is not taken.
-pub(super) fn pay(context: &Context<'_>, head: &Head, purchase: &Purchase<'_>) -> Result<(), Response> {
-    let Some(payments) = context.payments else { return Ok(()) };
-    let quote = payments.quote(purchase);
-    if quote.is_empty() {
-        return Ok(());
+/// What a request may cost, and the proof of payment that it brings.
+#[derive(Clone, Debug)]
+pub(super) struct Price {
+    operation: Operation,
+    size: u64,
+    sha256: Option<String>,
+    pubkey: Option<PubKey>,
+    /// HEAD never takes one (BUD-07).
+    proof: Option<Payment>,
+}
+
+impl Price {
+    pub(super) fn new(
+        head: &Head,
+        operation: Operation,
+        size: u64,
+        sha256: Option<Sha256>,
+        pubkey: Option<PubKey>,
+    ) -> Self {
+        let proof = Method::ALL.into_iter().filter(|_| !head.is_head()).find_map(|method| {
+            let value = head.header(method.header())?.to_owned();
+            Some(Payment { method, value })
+        });
+        Price { operation, size, sha256: sha256.map(|sha256| sha256.to_string()), pubkey, proof }
     }
-    let proof = Method::ALL.into_iter().find_map(|method| {
-        let value = head.header(method.header())?.to_owned();
-        Some(Payment { method, value })
-    });
-    match proof {
-        Some(proof) if !head.is_head() => {
-            payments.judge(purchase, &proof).map_err(|why| Response::error(400, &why))
+
+    fn purchase(&self) -> Purchase<'_> {
+        let Price { operation, size, pubkey, .. } = *self;
+        Purchase { operation, size, sha256: self.sha256.as_deref(), pubkey }
+    }
+
+    /// Whether it is free, or a proof is there that may be judged.
+    ///
+    /// # Errors
+    /// 402 with the ways to pay.
+    pub(super) fn is_offered(&self, context: &Context<'_>) -> Result<(), Response> {
+        let Some(payments) = context.payments else { return Ok(()) };
+        if self.proof.is_some() {
+            return Ok(());
         }
-        _ => {
-            let unpaid = Response::error(402, "payment required");
-            Err(quote
-                .into_iter()
-                .fold(unpaid, |response, payment| response.with(payment.method.header(), payment.value)))
+        let quote = payments.quote(&self.purchase());
+        if quote.is_empty() {
+            return Ok(());
         }
+        let unpaid = Response::error(402, "payment required");
+        let with =
+            |response: Response, payment: Payment| response.with(payment.method.header(), payment.value);
+        Err(quote.into_iter().fold(unpaid, with))
+    }
+
+    /// Has it paid, when nothing else is in the way.
+    ///
+    /// # Errors
+    /// 402 with the ways to pay, 400 for a proof that is not taken.
+    pub(super) fn pay(&self, context: &Context<'_>) -> Result<(), Response> {
+        self.is_offered(context)?;
+        let (Some(payments), Some(proof)) = (context.payments, &self.proof) else { return Ok(()) };
+        let purchase = self.purchase();
+        if payments.quote(&purchase).is_empty() {
+            return Ok(());
+        }
+        payments.judge(&purchase, proof).map_err(|why| Response::error(400, &why))
     }
 }
 
@@ -176,6 +225,8 @@ pub(super) struct Announced {
     pub(super) length: u64,
     /// The declared type.
     pub(super) mime: Option<String>,
+    /// What it costs.
+    pub(super) price: Price,
 }
 
 /// Which headers announce an upload, and what it is for.
@@ -216,16 +267,9 @@ impl Announced {
         if let Some(mime) = &mime {
             type_is_taken(context, mime)?;
         }
-        let announced = Announced { token, sha256, length, mime };
-        let hash = announced.known().map(|hash| hash.to_string());
-        let purchase = Purchase {
-            operation: by.operation,
-            size: length,
-            sha256: hash.as_deref(),
-            pubkey: Some(announced.token.pubkey),
-        };
-        pay(context, head, &purchase)?;
-        Ok(announced)
+        let known = sha256.or_else(|| token.only_hash());
+        let price = Price::new(head, by.operation, length, known, Some(token.pubkey));
+        Ok(Announced { token, sha256, length, mime, price })
     }
 
     /// The hash, if it is known before the bytes.

@@ -5,7 +5,7 @@ use relay_site::nip98;
 
 use super::response::Response;
 use crate::blob::{Media, Sha256};
-use crate::index::{Command, Key, Outcome, Part};
+use crate::index::{Command, Key, Outcome, Part, Refusal};
 use crate::mime;
 
 /// What a host does next. After any step but the last it calls [`Exchange::resume`](super::Exchange::resume).
@@ -31,6 +31,8 @@ pub enum Step {
         urls: Vec<String>,
         /// How to store it.
         receive: Receive,
+        /// What room there is for it.
+        reservation: Reservation,
     },
     /// Store these bytes: [`Input::Received`] or [`Input::Failed`].
     Put {
@@ -39,7 +41,8 @@ pub enum Step {
         /// How to store them.
         receive: Receive,
     },
-    /// Give staged bytes their final key: [`Input::Done`] or [`Input::Failed`].
+    /// Give staged bytes their final key: [`Input::Done`] or [`Input::Failed`]; [`Input::Received`] with
+    /// [`Received::kept_mime`] if bytes were there already.
     Promote {
         /// Where they are.
         from: Key,
@@ -81,6 +84,10 @@ pub enum Step {
 pub struct Receive {
     /// Under which key; they are visible there only when all of them have come and the hash is right.
     pub key: Key,
+    /// The blob is there already: the bytes are read and hashed as all others, and nothing is stored.
+    pub only_hash: bool,
+    /// Who brings them.
+    pub uploader: Uploader,
     /// The hash that they must have.
     pub sha256: Option<Sha256>,
     /// How many they must be, if that is known.
@@ -94,6 +101,49 @@ pub struct Receive {
     pub expires_at: Option<u64>,
     /// What `/media` has found out, kept likewise.
     pub media: Option<Media>,
+}
+
+/// What room the index has reserved for bytes that are fetched: as many as their origin announces, before any of them is stored; if it
+/// does not, those that have come, at every 64 MiB. A host asks the index each command, and goes on if it is [`Outcome::Accepted`]; a
+/// refusal is [`Failure::Refused`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reservation {
+    upload: u64,
+    bytes: u64,
+}
+
+impl Reservation {
+    const GRAIN: u64 = 64 << 20;
+
+    /// Of an upload for which so many bytes are reserved.
+    pub(super) fn new(upload: u64, bytes: u64) -> Self {
+        Reservation { upload, bytes }
+    }
+
+    /// An origin announces so many bytes.
+    pub fn announced(&mut self, size: u64) -> Option<Command> {
+        (size > self.bytes).then(|| self.reserve(size))
+    }
+
+    /// So many bytes have come.
+    pub fn come(&mut self, size: u64) -> Option<Command> {
+        (size >= self.bytes.saturating_add(Self::GRAIN)).then(|| self.reserve(size))
+    }
+
+    fn reserve(&mut self, size: u64) -> Command {
+        self.bytes = size;
+        Command::Reserve { upload: self.upload, size }
+    }
+}
+
+/// Who brings bytes. Where many do at once, hosts give each key that the operator has listed a share of their means, and all others
+/// one by their address, for keys are free.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uploader {
+    /// The public key in hexadecimal.
+    pub pubkey: String,
+    /// Whether it is listed.
+    pub is_listed: bool,
 }
 
 impl Receive {
@@ -136,6 +186,9 @@ pub struct Received {
     pub first: Bytes,
     /// The type that the origin of a fetched blob declares, as it is in its header.
     pub mime: Option<String>,
+    /// The type that is kept with the bytes, if they were there already under this hash and the store has left them as they were:
+    /// then it is the blob's type, whatever is declared.
+    pub kept_mime: Option<String>,
 }
 
 /// A stripped picture.
@@ -164,6 +217,8 @@ pub enum Failure {
     WrongHash,
     /// The disk is full.
     Full,
+    /// The index refuses to make room for it.
+    Refused(Refusal),
     /// The store has failed; the message is logged, not shown.
     Store(String),
     /// The address may not be fetched.

@@ -3,10 +3,11 @@
 
 use bytes::Bytes;
 
+use super::Context;
 use super::list::SECONDS_MAX;
+use super::request::{self, Price};
 use super::response::{Response, busy};
-use super::step::{Failure, Input, Receive, Received, Step};
-use super::{Context, request};
+use super::step::{Failure, Input, Receive, Received, Reservation, Step};
 use crate::blob::{Blob, Media, Sha256};
 use crate::index::{Command, Commit, Key, Outcome, Refusal, Wanted};
 use crate::mime;
@@ -68,6 +69,10 @@ pub(super) struct Plan {
     /// The extension in the path or URL, from which the type is told if nothing else tells it.
     pub(super) extension: Option<String>,
     pub(super) media: Option<Media>,
+    /// The relay wants it, from these URLs.
+    pub(super) pull: Option<Vec<String>>,
+    /// What it costs if it is not here already.
+    pub(super) price: Option<Price>,
 }
 
 impl Plan {
@@ -81,8 +86,11 @@ impl Plan {
     }
 
     /// The type of bytes that have come: as declared, or as their origin says, unless their first bytes tell better; or as those
-    /// tell; or by their extension.
+    /// tell; or by their extension. Of bytes that were there already it is the type that is kept with them.
     fn mime_of(&self, received: &Received) -> String {
+        if let Some(kept) = &received.kept_mime {
+            return kept.clone();
+        }
         let declared = self.mime.clone().or_else(|| mime::of_origin(received.mime.as_deref()));
         if let Some(declared) = declared {
             return mime::declared_or_told(&declared, &received.first);
@@ -133,6 +141,7 @@ fn lifetime(context: &Context<'_>, mime: &str, size: u64) -> Lifetime {
 /// How the bytes are received; `expires_at` and type as far as they are known before.
 pub(super) fn receive(
     context: &Context<'_>,
+    owner: &str,
     key: Key,
     sha256: Option<Sha256>,
     length: Option<u64>,
@@ -140,7 +149,8 @@ pub(super) fn receive(
     mime: String,
 ) -> Receive {
     let expires_at = lifetime(context, &mime, length.unwrap_or(0)).expires_at;
-    Receive { key, sha256, length, bytes_max, mime, expires_at, media: None }
+    let uploader = request::uploader(context, owner);
+    Receive { key, only_hash: false, uploader, sha256, length, bytes_max, mime, expires_at, media: None }
 }
 
 /// What is committed of bytes that are stored.
@@ -176,6 +186,11 @@ pub(super) struct Storing {
 
 #[derive(Clone, Debug)]
 enum Stage {
+    /// It is to be paid, and nothing is offered: whether it would be accepted.
+    Quote {
+        wanted: Wanted,
+        unpaid: Response,
+    },
     Begin,
     Receive {
         upload: u64,
@@ -229,6 +244,8 @@ pub(super) enum Problem {
     NotNamed,
     /// Blobs of this type are not taken.
     Type(Response),
+    /// It is not paid.
+    Unpaid(Response),
     /// The host has given an input that does not follow from the step.
     Internal,
 }
@@ -240,7 +257,7 @@ impl From<Problem> for Response {
             Problem::Refused(refusal) => refusal.into(),
             Problem::Failed(failure) => failure.into(),
             Problem::NotNamed => crate::token::Defect::OtherHash.into(),
-            Problem::Type(response) => response,
+            Problem::Type(response) | Problem::Unpaid(response) => response,
             Problem::Internal => Response::internal(),
         }
     }
@@ -265,12 +282,29 @@ impl Storing {
         let mime = mime.unwrap_or_else(|| mime::UNKNOWN.to_owned());
         let mut wanted = wanted(context, plan.owner.clone(), known, size, mime);
         wanted.key_bytes_max = plan.key_bytes_max;
-        (Box::new(Storing { plan, stage: Stage::Begin }), Step::Ask(Command::Begin(wanted)))
+        let (stage, command) = match plan.price.as_ref().map(|price| price.is_offered(context)) {
+            Some(Err(unpaid)) => (Stage::Quote { wanted: wanted.clone(), unpaid }, Command::Check(wanted)),
+            _ => (
+                Stage::Begin,
+                match &plan.pull {
+                    Some(urls) => Command::BeginPull(wanted, urls.clone()),
+                    None => Command::Begin(wanted),
+                },
+            ),
+        };
+        (Box::new(Storing { plan, stage }), Step::Ask(command))
     }
 
     /// Goes on with what came of the last step.
     pub(super) fn resume(mut self: Box<Self>, context: &Context<'_>, input: Input) -> Progress {
         match std::mem::replace(&mut self.stage, Stage::Begin) {
+            Stage::Quote { wanted, unpaid } => match input {
+                Input::Answered(Outcome::Accepted) => end(Err(Problem::Unpaid(unpaid))),
+                Input::Answered(Outcome::Exists(_)) => {
+                    self.at(Stage::Begin, Step::Ask(Command::Begin(wanted)))
+                }
+                other => end(Err(problem(other))),
+            },
             Stage::Begin => self.begun(context, input),
             Stage::Receive { upload, key } => match input {
                 Input::Received(received) => self.received(context, upload, key, received),
@@ -292,6 +326,9 @@ impl Storing {
             },
             Stage::Promote { staged, commit } => match input {
                 Input::Done => self.finish(commit),
+                Input::Received(Received { kept_mime: Some(mime), .. }) => {
+                    self.finish(Commit { mime, ..commit })
+                }
                 other => self.abort(commit.upload, Some(staged), problem(other)),
             },
             Stage::Finish { upload } => match input {
@@ -308,24 +345,43 @@ impl Storing {
     }
 
     fn begun(mut self: Box<Self>, context: &Context<'_>, input: Input) -> Progress {
-        let (upload, key) = match input {
-            Input::Answered(Outcome::Begun { upload, key }) => (upload, key),
-            Input::Answered(Outcome::Exists(blob)) => return end(Ok(Kept::Old(blob))),
-            other => return end(Err(problem(other))),
-        };
         let plan = &mut self.plan;
+        let (upload, key, only_hash) = match (input, plan.expected.known()) {
+            (Input::Answered(Outcome::Begun { upload, key }), _) => (upload, key, false),
+            // Nobody owns what they do not have.
+            (Input::Answered(Outcome::Here { upload }), Some(sha256)) => (upload, sha256.to_string(), true),
+            (Input::Answered(Outcome::Here { upload }), None) => {
+                return self.abort(upload, None, Problem::Internal);
+            }
+            (Input::Answered(Outcome::Exists(blob)), _) => return end(Ok(Kept::Old(blob))),
+            (Input::Answered(Outcome::Missing), _) if plan.pull.is_some() => {
+                return end(Err(Problem::Failed(Failure::Origin("it was asked lately".to_owned()))));
+            }
+            (other, _) => return end(Err(problem(other))),
+        };
+        let price = plan.price.as_ref().filter(|_| !only_hash);
+        if let Some(Err(unpaid)) = price.map(|price| price.pay(context)) {
+            return self.abort(upload, None, Problem::Unpaid(unpaid));
+        }
         let mut receive = receive(
             context,
+            &plan.owner,
             key.clone(),
             plan.expected.known(),
             plan.length,
             plan.bytes_max,
             plan.first_mime(),
         );
+        receive.only_hash = only_hash;
         receive.media.clone_from(&plan.media);
         let step = match &mut plan.source {
             Source::Body => Step::Receive(receive),
-            Source::Fetch(urls) => Step::Fetch { urls: std::mem::take(urls), receive },
+            Source::Fetch(urls) => {
+                // What is not stored needs no room.
+                let reserved = if only_hash { u64::MAX } else { plan.length.unwrap_or(0) };
+                let reservation = Reservation::new(upload, reserved);
+                Step::Fetch { urls: std::mem::take(urls), receive, reservation }
+            }
             Source::Bytes(bytes) => Step::Put { bytes: std::mem::take(bytes), receive },
         };
         self.at(Stage::Receive { upload, key }, step)
@@ -366,7 +422,11 @@ impl Storing {
     }
 
     fn abort(self: Box<Self>, upload: u64, staged: Option<Key>, problem: Problem) -> Progress {
-        self.at(Stage::Clean { staged, end: Err(problem) }, Step::Ask(Command::Abort { upload }))
+        let command = match &self.plan.pull {
+            Some(urls) if is_miss(&problem) => Command::AbortPull { upload, urls: urls.clone() },
+            _ => Command::Abort { upload },
+        };
+        self.at(Stage::Clean { staged, end: Err(problem) }, Step::Ask(command))
     }
 
     fn discard(self: Box<Self>, staged: Key, end: End) -> Progress {
@@ -383,11 +443,25 @@ fn end(end: End) -> Progress {
     Progress::End(end)
 }
 
+/// Whether other servers are the reason.
+fn is_miss(problem: &Problem) -> bool {
+    use Failure as F;
+    match problem {
+        Problem::Type(_) => true,
+        Problem::Failed(failure) => {
+            let is_ours = matches!(failure, F::Full | F::Store(_) | F::Refused(_) | F::Unsupported);
+            !is_ours
+        }
+        _ => false,
+    }
+}
+
 /// Why this input is not what was hoped for.
 pub(super) fn problem(input: Input) -> Problem {
     match input {
         Input::Answered(Outcome::Busy) => Problem::Busy,
         Input::Answered(Outcome::Refused(refusal)) => Problem::Refused(refusal),
+        Input::Failed(Failure::Refused(refusal)) => Problem::Refused(refusal),
         Input::Failed(failure) => Problem::Failed(failure),
         _ => Problem::Internal,
     }

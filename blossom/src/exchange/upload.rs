@@ -1,11 +1,12 @@
 //! `PUT /upload` (BUD-02), `PUT /<sha256>` (BUD-13), `HEAD /upload` (BUD-06) and `HEAD /media` (BUD-05).
 //!
 //! A token names the hashes of what may be uploaded, so that the hash is known before the bytes unless it names several and
-//! there is no `X-SHA-256`. If a blob of a known hash is here, its descriptor is the response and the body is not read.
+//! there is no `X-SHA-256`. If a blob of a known hash is here and the uploader owns it, its descriptor is the response and the body
+//! is not read. If only others own it, the body is read and hashed, and not stored; then the uploader is an owner too.
 
 use relay_site::BlossomRoute;
 
-use super::request::{Announced, Announcement, blob};
+use super::request::{Announced, Announcement, Price, blob};
 use super::response::Response;
 use super::step::{Failure, Input, Step};
 use super::storing::{Expected, Kept, Plan, Problem, Progress, Source, Storing, problem, wanted};
@@ -56,6 +57,8 @@ pub(super) fn begin(context: &Context<'_>, head: &Head) -> Turn {
         mime: announced.mime,
         extension: extension.map(str::to_owned),
         media: None,
+        pull: None,
+        price: Some(announced.price),
     };
     let (storing, step) = Storing::begin(context, plan);
     Ok((State::Upload(Upload { storing, is_declared }), step))
@@ -88,7 +91,11 @@ impl Kept {
 
 /// The question whether an upload would be accepted.
 #[derive(Clone, Debug)]
-pub(super) struct Check;
+pub(super) struct Check {
+    price: Price,
+    /// Whether an upload of a blob that is here costs nothing.
+    is_free_if_here: bool,
+}
 
 pub(super) fn check(context: &Context<'_>, head: &Head) -> Turn {
     let settings = context.settings;
@@ -115,13 +122,17 @@ pub(super) fn check(context: &Context<'_>, head: &Head) -> Turn {
     let owner = announced.token.pubkey.to_string();
     let mime = announced.mime.unwrap_or_else(|| mime::UNKNOWN.to_owned());
     let wanted = wanted(context, owner, known, announced.length, mime);
-    Ok((State::Check(Check), Step::Ask(Command::Check(wanted))))
+    let check = Check { price: announced.price, is_free_if_here: verb == Verb::Upload };
+    Ok((State::Check(check), Step::Ask(Command::Check(wanted))))
 }
 
 impl Check {
-    pub(super) fn resume(self, input: Input) -> Turn {
+    pub(super) fn resume(self, context: &Context<'_>, input: Input) -> Turn {
         Err(match input {
-            Input::Answered(Outcome::Accepted | Outcome::Exists(_)) => Response::empty(200),
+            Input::Answered(Outcome::Exists(_)) if self.is_free_if_here => Response::empty(200),
+            Input::Answered(Outcome::Accepted | Outcome::Exists(_)) => {
+                self.price.pay(context).map_or_else(|unpaid| unpaid, |()| Response::empty(200))
+            }
             other => problem(other).into(),
         })
     }

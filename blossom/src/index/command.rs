@@ -14,14 +14,35 @@ pub enum Command {
     /// These blobs have been downloaded, for retention by last access: [`Outcome::Done`]. Writes at most once an hour for a blob,
     /// and nothing for one that no such rule holds for.
     Touch(Vec<Sha256>),
-    /// What [`Command::Begin`] would answer; changes nothing. [`Outcome::Accepted`] instead of [`Outcome::Begun`].
+    /// Whether [`Command::Begin`] would refuse; changes nothing. [`Outcome::Accepted`] instead of [`Outcome::Begun`], and
+    /// [`Outcome::Exists`] whoever owns the blob.
     Check(Wanted),
-    /// An upload begins: [`Outcome::Begun`]; or [`Outcome::Exists`], and the uploader is an owner now; [`Outcome::Busy`];
-    /// [`Outcome::Refused`]. An upload that ends in any way but [`Outcome::Stored`] leaves nothing: whatever it may have stored
-    /// is removed, unless it is live or another upload of it is under way.
+    /// An upload begins: [`Outcome::Begun`]; or [`Outcome::Exists`], if the uploader owns the blob already; [`Outcome::Here`], if
+    /// only others do; [`Outcome::Busy`]; [`Outcome::Refused`]. An upload that ends in any way but [`Outcome::Stored`] leaves
+    /// nothing: whatever it may have stored is removed, unless it is live or another upload of it is under way.
     Begin(Wanted),
-    /// The hash and size of a begun upload are known now: the same answers, and [`Outcome::Begun`] has the key where the bytes
-    /// belong. Any other answer but [`Outcome::Busy`] has ended the upload.
+    /// The relay itself wants a blob that others have, at these URLs: as [`Command::Begin`]; [`Outcome::Missing`] if all of them have
+    /// failed to give it within the last five minutes; [`Outcome::Busy`] while another upload of it for the relay is under way, after
+    /// which the blob is there, and for at most two minutes.
+    BeginPull(Wanted, Vec<String>),
+    /// These URLs do not give the blob that [`Command::BeginPull`] has begun, which ends as by [`Command::Abort`]: [`Outcome::Done`].
+    AbortPull {
+        /// The upload.
+        upload: u64,
+        /// The URLs.
+        urls: Vec<String>,
+    },
+    /// A begun upload will have at least so many bytes: [`Outcome::Accepted`], and there is room for them as long as it is under way; or
+    /// [`Outcome::Refused`], and it may only be aborted.
+    Reserve {
+        /// The upload.
+        upload: u64,
+        /// Bytes.
+        size: u64,
+    },
+    /// The hash and size of a begun upload are known now, for its bytes have come: the same answers, and [`Outcome::Begun`] has the
+    /// key where the bytes belong; [`Outcome::Exists`] instead of [`Outcome::Here`], and the uploader is an owner now. Any other
+    /// answer but [`Outcome::Busy`] has ended the upload.
     Learn {
         /// The upload.
         upload: u64,
@@ -30,8 +51,9 @@ pub enum Command {
         /// Its size in bytes.
         size: u64,
     },
-    /// The bytes of an upload are stored under their hash: [`Outcome::Stored`], [`Outcome::Exists`] if another upload was
-    /// first, or [`Outcome::Refused`]. The upload has ended in any case.
+    /// The bytes of an upload are stored under their hash, or of one that was [`Outcome::Here`] have come: [`Outcome::Stored`];
+    /// [`Outcome::Exists`] if the blob is live already, and the uploader is an owner now; or [`Outcome::Refused`]. The upload has
+    /// ended in any case.
     Finish(Commit),
     /// An upload has failed: [`Outcome::Done`], also if it is not known. Of an upload in parts only the joining has failed: the
     /// next part that is stored is told [`Outcome::Complete`] again, until three have failed.
@@ -41,7 +63,7 @@ pub enum Command {
     },
     /// A part of a blob comes (BUD-14): [`Outcome::Begun`] with the key for its bytes; [`Outcome::Accepted`] if stored parts have
     /// all of it, so that it need not come; [`Outcome::Complete`] as of [`Command::FinishPart`], if these are all of the blob and
-    /// nobody joins them; or as [`Command::Begin`].
+    /// nobody joins them; or as [`Command::Begin`], but never [`Outcome::Here`]: parts are stored also of a blob of others.
     BeginPart(Wanted, PartHead),
     /// A part is stored: [`Outcome::Accepted`] while others are missing or another request joins them; [`Outcome::Complete`]
     /// if all are there, and the one that is told so joins them and then sends [`Command::Finish`] or [`Command::Abort`].
@@ -99,6 +121,10 @@ pub enum Command {
     /// that does not come within 15 minutes, they are handed out again: a host that takes removals must be done, or know that it
     /// will not be, before.
     TakeRemoval,
+    /// The same of at most so many: [`Outcome::Removals`].
+    TakeRemovals(u32),
+    /// The same of bytes with this key, if they wait and nobody has taken them.
+    TakeRemovalOf(Key),
     /// They are gone: [`Outcome::Done`].
     Removed(Key),
     /// They could not be removed, and no removal of them is under way any more: it waits again, and uploads of them may begin.
@@ -113,6 +139,15 @@ pub enum Command {
     Restart,
     /// Whether bytes with this key belong to something: [`Outcome::Accepted`] or [`Outcome::Missing`].
     IsKnown(Key),
+    /// The store has these keys, of which none is of an upload that has just begun: bytes that belong to nothing are removed
+    /// ([`Outcome::Unknown`]). Keys that are none of this index are left alone. If more than half of the hashes are unknown, the
+    /// index may be the one that is wrong, new or restored: then no blob is removed unless an operator asks for it.
+    RemoveUnknown {
+        /// At most a thousand.
+        keys: Vec<Key>,
+        /// Whether an operator asks for it.
+        is_asked: bool,
+    },
     /// A blob with all that is known: [`Outcome::Info`] or [`Outcome::Missing`].
     Stat(Sha256),
     /// Removes and refuses a blob, as an operator's [`Command::Delete`]: [`Outcome::Done`].
@@ -159,6 +194,7 @@ impl Command {
             Command::Learn { .. }
                 | Command::Finish(_)
                 | Command::Abort { .. }
+                | Command::AbortPull { .. }
                 | Command::BeginPart(..)
                 | Command::FinishPart { .. }
                 | Command::AbortPart { .. }
@@ -168,7 +204,18 @@ impl Command {
                 | Command::Sweep
                 | Command::Restart
                 | Command::Ban { .. }
+                | Command::RemoveUnknown { .. }
         )
+    }
+
+    /// The key of the bytes that are not to be there any more when its sender is answered, unless they are live.
+    pub fn removes(&self) -> Option<Key> {
+        match self {
+            Command::Finish(Commit { sha256, .. })
+            | Command::Delete { sha256, .. }
+            | Command::Ban { sha256, .. } => Some(sha256.to_string()),
+            _ => None,
+        }
     }
 }
 
@@ -280,6 +327,12 @@ pub enum Outcome {
     },
     /// The blob is here already; the uploader is one of its owners.
     Exists(Blob),
+    /// The blob is here already, and others own it. Whoever sends its bytes too becomes an owner: they are hashed and not stored,
+    /// then comes [`Command::Finish`], or [`Command::Abort`].
+    Here {
+        /// The upload's number.
+        upload: u64,
+    },
     /// Its bytes are being removed at this moment: ask again soon.
     Busy,
     /// No.
@@ -294,6 +347,8 @@ pub enum Outcome {
         key: Key,
         /// In order.
         parts: Vec<Part>,
+        /// The blob is here already, so that they are hashed and not stored.
+        is_here: bool,
     },
     /// The owner has let it go.
     Deleted,
@@ -305,6 +360,15 @@ pub enum Outcome {
     Position(Option<u64>),
     /// Bytes to remove, if any.
     Removal(Option<Key>),
+    /// Bytes to remove.
+    Removals(Vec<Key>),
+    /// How many keys are unknown and will be removed, and how many hashes are unknown and are left.
+    Unknown {
+        /// Removed.
+        removed: u64,
+        /// Left.
+        left: u64,
+    },
     /// The time of the next sweep, in Unix seconds, if anything runs out.
     Swept(Option<u64>),
     /// A blob with all that is known.

@@ -44,7 +44,7 @@ impl PageEnds {
 }
 
 impl<C: SqlConn> Run<'_, C> {
-    /// A page. Of an owner it reads two rows for each blob; of all blobs it reads all of them.
+    /// A page. Reads two rows for each blob, those of an owner or of all.
     pub(super) fn list(
         &mut self,
         owner: Option<&str>,

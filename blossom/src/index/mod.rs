@@ -17,6 +17,7 @@ mod list;
 mod operator;
 mod owners;
 mod parts;
+mod pulls;
 mod removals;
 mod schema;
 mod sql;
@@ -126,6 +127,9 @@ impl<C: SqlConn> Run<'_, C> {
             Command::Touch(blobs) => self.touch(&blobs),
             Command::Check(wanted) => self.check(&wanted),
             Command::Begin(wanted) => self.begin(&wanted),
+            Command::BeginPull(wanted, urls) => self.begin_pull(&wanted, &urls),
+            Command::AbortPull { upload, urls } => self.abort_pull(upload, &urls),
+            Command::Reserve { upload, size } => self.reserve(upload, size),
             Command::Learn { upload, sha256, size } => self.learn(upload, sha256, size),
             Command::Finish(commit) => self.finish(commit),
             Command::Abort { upload } => self.abort(upload),
@@ -141,12 +145,17 @@ impl<C: SqlConn> Run<'_, C> {
             Command::Apply(event, seq) => self.apply(&event, seq),
             Command::Position => self.position(),
             Command::SetPosition(seq) => self.set_position(seq),
-            Command::TakeRemoval => self.take_removal(),
+            Command::TakeRemoval => Ok(Outcome::Removal(self.take_removals(1)?.pop())),
+            Command::TakeRemovals(limit) => Ok(Outcome::Removals(self.take_removals(limit as usize)?)),
+            Command::TakeRemovalOf(key) => self.take_removal_of(key),
             Command::Removed(key) => self.removed(&key),
             Command::RemovalFailed(key) => self.removal_failed(&key),
             Command::Sweep => self.sweep(),
             Command::Restart => self.restart(),
-            Command::IsKnown(key) => self.is_known(&key),
+            Command::IsKnown(key) => {
+                Ok(if self.is_known(&key)? { Outcome::Accepted } else { Outcome::Missing })
+            }
+            Command::RemoveUnknown { keys, is_asked } => self.remove_unknown(keys, is_asked),
             Command::Stat(sha256) => self.stat(&sha256),
             Command::Ban { sha256, reason } => self.ban(&sha256, &reason),
             Command::Unban(sha256) => self.unban(&sha256),

@@ -8,7 +8,7 @@ use super::Run;
 use super::command::{Key, Outcome, Part, PartHead, Refusal, Wanted};
 use super::sql::{exec, parse_key};
 use super::state::{PartRow, Parts, Upload};
-use super::uploads::Verdict;
+use super::uploads::{Kind, Verdict};
 use crate::blob::Sha256;
 
 const INSERT: &str = "INSERT INTO blossom_parts (id, upload, start, length, stored) VALUES (?, ?, ?, ?, 0)";
@@ -132,6 +132,15 @@ impl<C: SqlConn> Run<'_, C> {
                 self.add_owner(&mut row, owner, keep, &wanted.mime)?;
                 return Ok(Outcome::Exists(row.blob));
             }
+            // Its owner-to-be shows that they have it: their parts come as if it were new.
+            Verdict::Here(_) => {
+                let size = bytes.min(wanted.size);
+                if let Some(refusal) = self.refusal(&owner, Some(&sha256), size, wanted.quotas(), found)?
+                    && !has_it
+                {
+                    return Ok(Outcome::Refused(refusal));
+                }
+            }
             Verdict::Busy => return Ok(Outcome::Busy),
             Verdict::Refused(Refusal::Banned) => {
                 found.map_or(Ok(()), |id| self.give_up(id))?;
@@ -147,7 +156,7 @@ impl<C: SqlConn> Run<'_, C> {
         }
         if let (Some(id), true) = (found, has_it) {
             self.extend(id, wanted.abandoned_at)?;
-            return Ok(self.joins(id));
+            return self.joins(id);
         }
         let of_owner = self.state.uploads.values().filter(|upload| upload.owner == owner);
         let rows: Vec<usize> =
@@ -158,7 +167,7 @@ impl<C: SqlConn> Run<'_, C> {
         }
         let upload = match found {
             Some(id) => self.extend(id, wanted.abandoned_at)?,
-            None => self.insert_upload(owner, wanted, Some(Parts::default()))?,
+            None => self.insert_upload(owner, wanted, wanted.size, Kind::InParts)?,
         };
         let id = self.state.next_id(self.conn)?;
         exec(self.conn, INSERT, &[id.into(), upload.into(), part.offset.into(), part.length.into()])?;
@@ -200,28 +209,25 @@ impl<C: SqlConn> Run<'_, C> {
         if let Some(part) = row.parts.as_mut().and_then(|parts| parts.rows.get_mut(&id)) {
             part.is_stored = true;
         }
-        Ok(self.joins(upload))
+        self.joins(upload)
     }
 
     /// [`Outcome::Complete`] if stored parts cover the blob and nobody joins them, otherwise [`Outcome::Accepted`].
-    fn joins(&mut self, upload: u64) -> Outcome {
+    fn joins(&mut self, upload: u64) -> Result<Outcome, StoreError> {
         let now = self.now;
         let row = self.state.uploads.get_mut(&upload);
         let Some((sha256, size, parts)) =
             row.and_then(|row| Some((row.sha256?, row.size, row.parts.as_mut()?)))
         else {
-            return Outcome::Accepted;
+            return Ok(Outcome::Accepted);
         };
         if parts.joining_until().is_some_and(|until| now < until) {
-            return Outcome::Accepted;
+            return Ok(Outcome::Accepted);
         }
-        match parts.cover(&sha256, size) {
-            Some(cover) => {
-                parts.joining = Some(now);
-                Outcome::Complete { upload, key: sha256.to_string(), parts: cover }
-            }
-            None => Outcome::Accepted,
-        }
+        let Some(cover) = parts.cover(&sha256, size) else { return Ok(Outcome::Accepted) };
+        parts.joining = Some(now);
+        let is_here = self.blob(&sha256)?.is_some();
+        Ok(Outcome::Complete { upload, key: sha256.to_string(), parts: cover, is_here })
     }
 
     /// A part has failed. Two rows; four if its upload has no other.

@@ -29,6 +29,19 @@ fn is_hash(key: &str) -> bool {
     !key.contains('/')
 }
 
+/// Whether it is a key as this index gives them.
+fn is_ours(key: &str) -> bool {
+    let is_number = |text: &str| text.parse::<u64>().is_ok_and(|number| number.to_string() == text);
+    match key.split_once('/') {
+        None => key.parse::<Sha256>().is_ok(),
+        Some(("staged", number)) => is_number(number),
+        Some(("parts", part)) => part
+            .split_once('/')
+            .is_some_and(|(sha256, number)| sha256.parse::<Sha256>().is_ok() && is_number(number)),
+        Some(_) => false,
+    }
+}
+
 impl<C: SqlConn> Run<'_, C> {
     /// Bytes of a hash are removed, unless they are live or being uploaded. One row.
     pub(super) fn free(&mut self, sha256: &Sha256) -> Result<(), StoreError> {
@@ -56,26 +69,45 @@ impl<C: SqlConn> Run<'_, C> {
         exec(self.conn, DELETE, &[sha256.to_string().as_str().into()])
     }
 
-    /// Hands out a removal. One row for bytes of a hash. Reads the removals that others have taken.
-    pub(super) fn take_removal(&mut self) -> Result<Outcome, StoreError> {
-        let due = self.state.taken.iter().find(|(_, taken)| taken.at + TAKEN_SECONDS <= self.now);
-        let key = match due {
-            Some((key, _)) => Some(key.clone()),
-            None => {
-                let limit = self.state.taken.len() as u64 + 1;
-                let keys = all(self.conn, NEXT, &[limit.into()], |row| text(row, 0))?;
-                keys.into_iter().find(|key| !self.state.taken.contains_key(key))
-            }
-        };
-        self.state.is_removal_due = key.is_some();
-        if let Some(key) = &key {
-            let at = self.now.max(1);
-            if is_hash(key) {
-                exec(self.conn, TAKE, &[at.into(), key.as_str().into()])?;
-            }
-            self.state.taken.entry(key.clone()).or_insert(Taken { at, is_again: false }).at = at;
+    /// Hands out removals. One row for each of bytes of a hash. Reads the removals that others have taken.
+    pub(super) fn take_removals(&mut self, limit: usize) -> Result<Vec<Key>, StoreError> {
+        let due = self.state.taken.iter().filter(|(_, taken)| taken.at + TAKEN_SECONDS <= self.now);
+        let mut keys: Vec<Key> = due.map(|(key, _)| key.clone()).take(limit).collect();
+        let mut waiting = self.waiting(limit - keys.len() + 1)?;
+        let is_more = waiting.len() > limit - keys.len();
+        waiting.truncate(limit - keys.len());
+        keys.extend(waiting);
+        for key in &keys {
+            self.take(key)?;
         }
-        Ok(Outcome::Removal(key))
+        self.state.is_removal_due = is_more;
+        Ok(keys)
+    }
+
+    /// Hands out the removal of these bytes. The same rows.
+    pub(super) fn take_removal_of(&mut self, key: Key) -> Result<Outcome, StoreError> {
+        if self.state.taken.contains_key(&key) || !has(self.conn, HAS, &[key.as_str().into()])? {
+            return Ok(Outcome::Removal(None));
+        }
+        self.take(&key)?;
+        self.state.is_removal_due = !self.waiting(1)?.is_empty();
+        Ok(Outcome::Removal(Some(key)))
+    }
+
+    /// The first removals that nobody has taken.
+    fn waiting(&self, limit: usize) -> Result<Vec<Key>, StoreError> {
+        let among = (self.state.taken.len() + limit) as u64;
+        let keys = all(self.conn, NEXT, &[among.into()], |row| text(row, 0))?;
+        Ok(keys.into_iter().filter(|key| !self.state.taken.contains_key(key)).take(limit).collect())
+    }
+
+    fn take(&mut self, key: &Key) -> Result<(), StoreError> {
+        let at = self.now.max(1);
+        if is_hash(key) {
+            exec(self.conn, TAKE, &[at.into(), key.as_str().into()])?;
+        }
+        self.state.taken.entry(key.clone()).or_insert(Taken { at, is_again: false }).at = at;
+        Ok(())
     }
 
     /// Bytes are gone. One row.
@@ -113,7 +145,7 @@ impl<C: SqlConn> Run<'_, C> {
     }
 
     /// Whether bytes belong to a blob, an upload, a part or a removal that waits. A few reads.
-    pub(super) fn is_known(&mut self, key: &Key) -> Result<Outcome, StoreError> {
+    pub(super) fn is_known(&mut self, key: &Key) -> Result<bool, StoreError> {
         let is_known = if let Ok(sha256) = key.parse::<Sha256>() {
             // Those of an upload that is given up are removed when it ends.
             let mut uploads = self.state.uploads.values();
@@ -125,7 +157,24 @@ impl<C: SqlConn> Run<'_, C> {
                 (upload.is_staged && staged_key(*id) == *key) || is_part()
             })
         };
-        let is_known = is_known || has(self.conn, HAS, &[key.as_str().into()])?;
-        Ok(if is_known { Outcome::Accepted } else { Outcome::Missing })
+        Ok(is_known || has(self.conn, HAS, &[key.as_str().into()])?)
+    }
+
+    /// Bytes that belong to nothing are removed. A row for each, and a few reads for each key.
+    pub(super) fn remove_unknown(&mut self, keys: Vec<Key>, is_asked: bool) -> Result<Outcome, StoreError> {
+        let (mut known, mut hashes, mut others) = (0, Vec::new(), Vec::new());
+        for key in keys.into_iter().filter(|key| is_ours(key)) {
+            match (self.is_known(&key)?, is_hash(&key)) {
+                (true, true) => known += 1,
+                (true, false) => {}
+                (false, true) => hashes.push(key),
+                (false, false) => others.push(key),
+            }
+        }
+        let left = if is_asked || hashes.len() <= known { 0 } else { std::mem::take(&mut hashes).len() };
+        for key in hashes.iter().chain(&others) {
+            self.queue(key)?;
+        }
+        Ok(Outcome::Unknown { removed: (hashes.len() + others.len()) as u64, left: left as u64 })
     }
 }

@@ -5,6 +5,7 @@
 //! blossom_blobs     sha256 PRIMARY KEY, owner, ...          live blobs, each with one of its owners: blobs.rs
 //!                   index (owner, uploaded, sha256, size)   lists and quotas
 //!                   index (ends_at) where ends_at > 0       retention
+//!                   index (uploaded, sha256)                lists of all
 //! blossom_owners    PRIMARY KEY (owner, uploaded, sha256)   further owners of blobs: owners.rs
 //!                   index (sha256)
 //! blossom_uploads   id INTEGER PRIMARY KEY, ...             uploads under way, in memory too: uploads.rs, state.rs
@@ -20,8 +21,8 @@
 //! blossom_leaving   owner PRIMARY KEY, until                authors of kind 62 whose blobs are being let go: events.rs
 //! ```
 //!
-//! Durable Objects bill rows written, entries of indexes too. An upload writes five: itself and out again, its blob and the
-//! index of its owner, and the totals; with retention six.
+//! Durable Objects bill rows written, entries of indexes too. An upload writes six: itself and out again, its blob and the
+//! indexes of its owner and its time, and the totals; with retention seven.
 
 use relay_engine::sql::{SqlConn, StoreError};
 
@@ -30,10 +31,13 @@ use super::sql::{self, corrupt, from_json, n};
 /// The layout that this version writes. Another one is refused.
 const SCHEMA: u64 = 1;
 
+/// Databases of the first days have no such index. With it an operator's list of all blobs reads a page and not all of them.
+const UPLOADED: &str =
+    "CREATE INDEX IF NOT EXISTS blossom_blobs_uploaded ON blossom_blobs (uploaded, sha256)";
 /// Databases of the first days have no such table.
 const THUMBNAILS: &str = "CREATE TABLE IF NOT EXISTS blossom_thumbnails (thumbnail BLOB NOT NULL, picture BLOB NOT NULL, \
                           PRIMARY KEY (thumbnail, picture)) WITHOUT ROWID";
-const CREATE: [&str; 18] = [
+const CREATE: [&str; 19] = [
     "CREATE TABLE IF NOT EXISTS blossom_meta (name BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS blossom_blobs (sha256 BLOB PRIMARY KEY, owner BLOB NOT NULL, \
      since INTEGER NOT NULL, uploaded INTEGER NOT NULL, size INTEGER NOT NULL, mime BLOB NOT NULL, \
@@ -63,6 +67,7 @@ const CREATE: [&str; 18] = [
     "CREATE INDEX IF NOT EXISTS blossom_events_sha256 ON blossom_events (sha256, author)",
     "CREATE TABLE IF NOT EXISTS blossom_leaving (owner BLOB PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID",
     THUMBNAILS,
+    UPLOADED,
     "INSERT INTO blossom_meta (name, value) VALUES (x'736368656d61', x'31')",
 ];
 
@@ -77,7 +82,7 @@ pub(super) fn open(conn: &impl SqlConn) -> Result<(), StoreError> {
         return conn.transaction(&mut || CREATE.iter().try_for_each(|sql| conn.exec(sql, &[])));
     }
     match get_meta::<u64>(conn, "schema")? {
-        Some(SCHEMA) => conn.exec(THUMBNAILS, &[]),
+        Some(SCHEMA) => [THUMBNAILS, UPLOADED].iter().try_for_each(|sql| conn.exec(sql, &[])),
         other => Err(corrupt(&format!("layout {other:?}, and this version reads {SCHEMA}"))),
     }
 }

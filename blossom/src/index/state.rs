@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::blobs::Keep;
 use super::command::Key;
 use super::list::PageEnds;
+use super::pulls::Misses;
 use super::removals::TAKEN_SECONDS;
 use super::schema::{get_meta, put_meta};
 use super::sql::{all, bytes, has, key, n, one, sha256, some, text};
@@ -40,6 +41,8 @@ pub(super) struct State {
     pub(super) leaving: BTreeMap<PubKey, u64>,
     /// Not in the tables: a cursor that was deleted before a restart is unknown.
     pub(super) page_ends: PageEnds,
+    /// Not in the tables either.
+    pub(super) misses: Misses,
     ids_next: u64,
     ids_end: u64,
 }
@@ -70,6 +73,8 @@ pub(super) struct Upload {
     pub(super) is_staged: bool,
     /// Its blob was banned or deleted. It is kept only because its host may still put bytes.
     pub(super) is_given_up: bool,
+    /// Its blob was live when it began, so that nothing is stored for it: its bytes count for the owner's quota only.
+    pub(super) is_here: bool,
     pub(super) parts: Option<Parts>,
 }
 
@@ -102,14 +107,20 @@ pub(super) struct Taken {
 const FLAG_STAGED: u64 = 1;
 const FLAG_PARTS: u64 = 2;
 pub(super) const FLAG_GIVEN_UP: u64 = 4;
+const FLAG_HERE: u64 = 8;
 
 impl Upload {
     /// As it is in the table.
     pub(super) fn flags(&self) -> u64 {
-        [(self.is_staged, FLAG_STAGED), (self.parts.is_some(), FLAG_PARTS), (self.is_given_up, FLAG_GIVEN_UP)]
-            .into_iter()
-            .filter_map(|(is_set, flag)| is_set.then_some(flag))
-            .sum()
+        [
+            (self.is_staged, FLAG_STAGED),
+            (self.parts.is_some(), FLAG_PARTS),
+            (self.is_given_up, FLAG_GIVEN_UP),
+            (self.is_here, FLAG_HERE),
+        ]
+        .into_iter()
+        .filter_map(|(is_set, flag)| is_set.then_some(flag))
+        .sum()
     }
 
     /// Bytes that count for quotas: of an upload in parts those of its parts, at most the whole.
@@ -140,6 +151,7 @@ impl State {
                 began_at: n(row, 10)?,
                 is_staged: flags & FLAG_STAGED != 0,
                 is_given_up: flags & FLAG_GIVEN_UP != 0,
+                is_here: flags & FLAG_HERE != 0,
                 parts: (flags & FLAG_PARTS != 0 && flags & FLAG_GIVEN_UP == 0).then(Parts::default),
             };
             Ok((n(row, 0)?, upload))

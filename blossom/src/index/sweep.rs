@@ -29,8 +29,11 @@ impl<C: SqlConn> Run<'_, C> {
     pub(super) fn sweep(&mut self) -> Result<Outcome, StoreError> {
         let ended = all(self.conn, ENDED, &[self.now.into(), (SWEPT_MAX as u64).into()], BlobRow::read)?;
         for row in &ended {
-            self.remove_blob(row)?;
-            self.free(&row.blob.sha256)?;
+            // Thumbnails may have gone with their pictures.
+            if let Some(row) = self.blob(&row.blob.sha256)? {
+                self.remove_blob(&row)?;
+                self.free(&row.blob.sha256)?;
+            }
         }
         let uploads = self.state.uploads.iter().filter(|(_, upload)| abandoned_at(upload) <= self.now);
         let uploads: Vec<u64> = uploads.map(|(id, _)| *id).take(SWEPT_MAX).collect();

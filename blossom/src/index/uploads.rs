@@ -13,6 +13,7 @@ use crate::mime::{UNKNOWN, retention};
 
 const INSERT: &str = "INSERT INTO blossom_uploads (id, owner, sha256, size, key_max, total_max, abandoned_at, began_at, \
                       expires_at, unused, flags) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+const RESERVE: &str = "UPDATE blossom_uploads SET size = ? WHERE id = ?";
 const LEARN: &str = "UPDATE blossom_uploads SET sha256 = ?, size = ? WHERE id = ?";
 const GIVE_UP: &str = "UPDATE blossom_uploads SET size = 0, flags = ? WHERE id = ?";
 const DELETE: &str = "DELETE FROM blossom_uploads WHERE id = ?";
@@ -23,10 +24,22 @@ pub(super) const UPLOADS_MAX: usize = 1_024;
 
 /// Whether bytes may be uploaded.
 pub(super) enum Verdict {
+    /// The uploader owns it.
     Exists(Box<BlobRow>),
+    /// Others own it, and the uploader may too.
+    Here(Box<BlobRow>),
     Busy,
     Refused(Refusal),
     Free,
+}
+
+/// How the bytes of an upload come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Whole,
+    InParts,
+    /// To be hashed, for they are here already.
+    Here,
 }
 
 /// Quotas of an upload.
@@ -87,23 +100,35 @@ impl<C: SqlConn> Run<'_, C> {
                 return Ok(Verdict::Refused(Refusal::Banned));
             }
             if let Some(row) = self.blob(sha256)? {
+                if self.is_owner(&row, owner)? {
+                    return Ok(Verdict::Exists(Box::new(row)));
+                }
                 let quotas = Quotas { total_max: None, ..quotas };
-                let refusal = match self.is_owner(&row, owner)? {
-                    true => None,
-                    false => self.room(owner, Some(sha256), row.blob.size, quotas, own)?,
-                };
-                return Ok(refusal.map_or(Verdict::Exists(Box::new(row)), Verdict::Refused));
+                let refusal = self.refusal(owner, Some(sha256), row.blob.size, quotas, own)?;
+                return Ok(refusal.map_or(Verdict::Here(Box::new(row)), Verdict::Refused));
             }
             if self.state.taken.contains_key(&sha256.to_string()) {
                 return Ok(Verdict::Busy);
             }
         }
+        Ok(self.refusal(owner, sha256, size, quotas, own)?.map_or(Verdict::Free, Verdict::Refused))
+    }
+
+    /// Whether an owner has too much under way, or quotas leave no room.
+    pub(super) fn refusal(
+        &mut self,
+        owner: &PubKey,
+        sha256: Option<&Sha256>,
+        size: u64,
+        quotas: Quotas,
+        own: Option<u64>,
+    ) -> Result<Option<Refusal>, StoreError> {
         let under_way = self.state.uploads.iter();
         let count = under_way.filter(|(id, upload)| upload.owner == *owner && Some(**id) != own).count();
         if count >= UPLOADS_MAX {
-            return Ok(Verdict::Refused(Refusal::TooMany));
+            return Ok(Some(Refusal::TooMany));
         }
-        Ok(self.room(owner, sha256, size, quotas, own)?.map_or(Verdict::Free, Verdict::Refused))
+        self.room(owner, sha256, size, quotas, own)
     }
 
     pub(super) fn is_banned(&self, sha256: &Sha256) -> Result<bool, StoreError> {
@@ -124,7 +149,8 @@ impl<C: SqlConn> Run<'_, C> {
             let is_same = |upload: &Upload| sha256.is_some() && upload.sha256.as_ref() == sha256;
             let uploads = self.state.uploads.iter();
             let uploads = uploads.filter(|(id, upload)| Some(**id) != own && !is_same(upload));
-            let uploads = uploads.filter(|(_, upload)| owner.is_none_or(|owner| upload.owner == *owner));
+            let counts = |upload: &Upload| owner.map_or(!upload.is_here, |owner| upload.owner == *owner);
+            let uploads = uploads.filter(|(_, upload)| counts(upload));
             uploads.fold(size, |sum, (_, upload)| sum.saturating_add(upload.reserved()))
         };
         if let Some(max) = quotas.total_max
@@ -145,7 +171,7 @@ impl<C: SqlConn> Run<'_, C> {
         let owner = parse_key(&wanted.owner)?;
         let verdict = self.judge(&owner, wanted.sha256.as_ref(), wanted.size, wanted.quotas(), None)?;
         Ok(match verdict {
-            Verdict::Exists(row) => Outcome::Exists(row.blob),
+            Verdict::Exists(row) | Verdict::Here(row) => Outcome::Exists(row.blob),
             Verdict::Busy => Outcome::Busy,
             Verdict::Refused(refusal) => Outcome::Refused(refusal),
             Verdict::Free => Outcome::Accepted,
@@ -161,10 +187,14 @@ impl<C: SqlConn> Run<'_, C> {
                 self.add_owner(&mut row, owner, keep, &wanted.mime)?;
                 Ok(Outcome::Exists(row.blob))
             }
+            Verdict::Here(row) => {
+                let upload = self.insert_upload(owner, wanted, row.blob.size, Kind::Here)?;
+                Ok(Outcome::Here { upload })
+            }
             Verdict::Busy => Ok(Outcome::Busy),
             Verdict::Refused(refusal) => Ok(Outcome::Refused(refusal)),
             Verdict::Free => {
-                let upload = self.insert_upload(owner, wanted, None)?;
+                let upload = self.insert_upload(owner, wanted, wanted.size, Kind::Whole)?;
                 let key = wanted.sha256.map_or_else(|| staged_key(upload), |sha256| sha256.to_string());
                 Ok(Outcome::Begun { upload, key })
             }
@@ -176,13 +206,14 @@ impl<C: SqlConn> Run<'_, C> {
         &mut self,
         owner: PubKey,
         wanted: &Wanted,
-        parts: Option<Parts>,
+        size: u64,
+        kind: Kind,
     ) -> Result<u64, StoreError> {
         let id = self.state.next_id(self.conn)?;
         let upload = Upload {
             owner,
             sha256: wanted.sha256,
-            size: wanted.size,
+            size,
             key_max: wanted.key_bytes_max,
             total_max: wanted.total_bytes_max,
             abandoned_at: wanted.abandoned_at,
@@ -191,7 +222,8 @@ impl<C: SqlConn> Run<'_, C> {
             keep: wanted.keep_later(),
             is_staged: wanted.sha256.is_none(),
             is_given_up: false,
-            parts,
+            is_here: kind == Kind::Here,
+            parts: (kind == Kind::InParts).then(Parts::default),
         };
         let plus_one = |max: Option<u64>| max.map_or(0, |max| max.saturating_add(1));
         let params = [
@@ -215,6 +247,25 @@ impl<C: SqlConn> Run<'_, C> {
         Ok(id)
     }
 
+    /// An upload has more bytes than was known. One row if it does.
+    pub(super) fn reserve(&mut self, id: u64, size: u64) -> Result<Outcome, StoreError> {
+        let Some(upload) = self.state.uploads.get(&id).filter(|upload| !upload.is_given_up) else {
+            return Ok(Outcome::Refused(Refusal::Gone));
+        };
+        if upload.is_here || size <= upload.size {
+            return Ok(Outcome::Accepted);
+        }
+        let (owner, sha256, quotas) = (upload.owner, upload.sha256, upload.quotas());
+        if let Some(refusal) = self.room(&owner, sha256.as_ref(), size, quotas, Some(id))? {
+            return Ok(Outcome::Refused(refusal));
+        }
+        exec(self.conn, RESERVE, &[size.into(), id.into()])?;
+        if let Some(upload) = self.state.uploads.get_mut(&id) {
+            upload.size = size;
+        }
+        Ok(Outcome::Accepted)
+    }
+
     /// The hash of staged bytes is known. One row, and one if a removal is called off.
     pub(super) fn learn(&mut self, id: u64, sha256: Sha256, size: u64) -> Result<Outcome, StoreError> {
         let Some(upload) = self.state.uploads.get(&id) else {
@@ -230,7 +281,7 @@ impl<C: SqlConn> Run<'_, C> {
         }
         let (owner, keep, quotas) = (upload.owner, upload.keep, upload.quotas());
         match self.judge(&owner, Some(&sha256), size, quotas, Some(id))? {
-            Verdict::Exists(mut row) => {
+            Verdict::Exists(mut row) | Verdict::Here(mut row) => {
                 self.give_up(id)?;
                 self.add_owner(&mut row, owner, keep, UNKNOWN)?;
                 Ok(Outcome::Exists(row.blob))
@@ -264,9 +315,12 @@ impl<C: SqlConn> Run<'_, C> {
             return self.too_late(&sha256);
         };
         let own = Some(commit.upload);
+        let live = self.blob(&sha256)?;
+        // What was here has run out meanwhile. Its bytes have stayed, for an upload of them is under way.
+        let is_new = upload.is_here && live.is_none();
         let refusal = if self.is_banned(&sha256)? {
             Some(Refusal::Banned)
-        } else if commit.size > upload.size {
+        } else if is_new || commit.size > upload.size {
             self.room(&upload.owner, Some(&sha256), commit.size, upload.quotas(), own)?
         } else {
             None
@@ -276,7 +330,7 @@ impl<C: SqlConn> Run<'_, C> {
             self.free(&sha256)?;
             return Ok(Outcome::Refused(refusal));
         }
-        if let Some(mut row) = self.blob(&sha256)? {
+        if let Some(mut row) = live {
             let keep = Keep::new(commit.expires_at, commit.unused_seconds);
             self.add_owner(&mut row, upload.owner, keep, &commit.mime)?;
             return Ok(Outcome::Exists(row.blob));

@@ -64,10 +64,12 @@ pub struct Host<'a> {
     pub index: Index<Sqlite>,
     /// Its database.
     pub database: Sqlite,
-    /// The store.
+    /// The store. What is there under a hash it does not overwrite.
     pub objects: BTreeMap<String, Object>,
     /// Other servers.
     pub origins: Origins,
+    /// Whether they say how long a blob is.
+    pub announces_length: bool,
     /// Lists of servers (kind 10063), by author.
     pub servers: BTreeMap<String, Vec<String>>,
     /// What strips pictures; hosts without it do not.
@@ -180,6 +182,7 @@ impl<'a> Host<'a> {
             database,
             objects: BTreeMap::new(),
             origins: BTreeMap::new(),
+            announces_length: true,
             servers: BTreeMap::new(),
             processor: None,
             failure: None,
@@ -325,11 +328,22 @@ impl<'a> Host<'a> {
                 self.receive(receive, body.clone(), None)
             }
             Step::Put { bytes, receive } => self.receive(receive, bytes, None),
-            Step::Fetch { urls, receive } => {
+            Step::Fetch { urls, receive, mut reservation } => {
                 let mut failure = Failure::Origin("no such server".to_owned());
                 for url in urls {
                     match self.origins.get(&url).cloned() {
-                        Some(Ok((bytes, mime))) => return self.receive(receive, bytes, mime),
+                        Some(Ok((bytes, mime))) => {
+                            let size = bytes.len() as u64;
+                            let asked = match self.announces_length {
+                                true => reservation.announced(size),
+                                false => reservation.come(size),
+                            };
+                            let asked = asked.map(|command| self.index.run(self.now, command));
+                            if let Some(Ok(Outcome::Refused(refusal))) = asked {
+                                return Input::Failed(Failure::Refused(refusal));
+                            }
+                            return self.receive(receive, bytes, mime);
+                        }
                         Some(Err(why)) => failure = why,
                         None => {}
                     }
@@ -346,6 +360,12 @@ impl<'a> Host<'a> {
             }
             Step::Promote { from, to, mime, expires_at } => {
                 let object = self.objects.remove(&from).expect("staged bytes are there");
+                if let Some(there) = self.objects.get(&to) {
+                    let (kept_mime, size) = (Some(there.mime.clone()), object.bytes.len() as u64);
+                    let sha256 = Sha256(Hasher::digest(&object.bytes).into());
+                    let (first, mime) = (Bytes::new(), None);
+                    return Input::Received(Received { sha256, size, first, mime, kept_mime });
+                }
                 self.objects.insert(to, Object { mime, expires_at, ..object });
                 Input::Done
             }
@@ -378,8 +398,12 @@ impl<'a> Host<'a> {
             let first = bytes.slice(..bytes.len().min(4_096));
             let kept = receive.mime_from(mime.as_deref());
             let Receive { key, expires_at, .. } = receive;
-            self.objects.insert(key, Object { bytes, mime: kept, expires_at });
-            return Input::Received(Received { sha256, size, first, mime });
+            let there = receive.sha256.and_then(|_| self.objects.get(&key));
+            let kept_mime = there.map(|object| object.mime.clone());
+            if there.is_none() && !receive.only_hash {
+                self.objects.insert(key, Object { bytes, mime: kept, expires_at });
+            }
+            return Input::Received(Received { sha256, size, first, mime, kept_mime });
         };
         Input::Failed(failure)
     }

@@ -17,7 +17,7 @@ fn a_blob_has_its_type_length_and_validators() {
         ("accept-ranges", "bytes".to_owned()),
         ("etag", format!("\"{}\"", &path[1..])),
         ("last-modified", "Fri, 15 Jan 2027 08:00:00 GMT".to_owned()),
-        ("cache-control", "public, max-age=31536000, immutable, no-transform".to_owned()),
+        ("cache-control", "public, max-age=31536000, s-maxage=3600, immutable, no-transform".to_owned()),
         ("x-content-type-options", "nosniff".to_owned()),
         ("access-control-allow-origin", "*".to_owned()),
         ("access-control-expose-headers", "*".to_owned()),
@@ -240,12 +240,18 @@ fn a_blob_that_expires_says_when() {
     for method in ["GET", "HEAD"] {
         let reply = host.send(&Request::new(method, &path));
         assert_eq!(reply.header("sunset"), Some("Fri, 15 Jan 2027 08:01:00 GMT"));
-        assert_eq!(reply.header("cache-control"), Some("public, max-age=40, immutable, no-transform"));
+        assert_eq!(
+            reply.header("cache-control"),
+            Some("public, max-age=40, s-maxage=40, immutable, no-transform")
+        );
     }
     // Caches may keep it for a year, which is sooner.
     let path = stored(&mut host, "image/png", b"picture");
     let reply = get(&mut host, &path);
-    assert_eq!(reply.header("cache-control"), Some("public, max-age=31536000, immutable, no-transform"));
+    assert_eq!(
+        reply.header("cache-control"),
+        Some("public, max-age=31536000, s-maxage=3600, immutable, no-transform")
+    );
     let object = &host.objects[&path[1..]];
     assert_eq!((object.mime.as_str(), object.expires_at), ("image/png", Some(NOW + 20 + 400 * 86_400)));
 }

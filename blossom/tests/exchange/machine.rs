@@ -7,6 +7,7 @@ use bytes::Bytes;
 use relay_blossom::blob::{Blob, Media};
 use relay_blossom::exchange::{Failure, Keys, Processed, Received};
 use relay_blossom::index::{BlobInfo, Part, Refusal};
+use relay_blossom::payment::{Method, Payment, Payments, Purchase};
 use relay_blossom::{Command, Context, Exchange, Head, Input, Outcome, Step};
 use relay_engine::testing::signing::{event, key};
 use relay_engine::verify::Libsecp256k1;
@@ -31,7 +32,13 @@ fn inputs(body: &Bytes) -> Vec<Input> {
     let begun = |key: String| Outcome::Begun { upload: 7, key };
     let part = Part { key: "parts/1".to_owned(), skip: 0, take: 8 };
     let received = |sha256, size| {
-        Input::Received(Received { sha256, size, first: Bytes::from_static(BODY), mime: None })
+        Input::Received(Received {
+            sha256,
+            size,
+            first: Bytes::from_static(BODY),
+            mime: None,
+            kept_mime: None,
+        })
     };
     let picture = Processed {
         bytes: Bytes::from_static(b"stripped"),
@@ -55,11 +62,12 @@ fn inputs(body: &Bytes) -> Vec<Input> {
         begun("staged/7".to_owned()),
         begun(hash(BODY).to_string()),
         Outcome::Exists(blob()),
+        Outcome::Here { upload: 7 },
         Outcome::Busy,
         Outcome::Refused(Refusal::Banned),
         Outcome::Refused(Refusal::Gone),
         Outcome::Stored(blob()),
-        Outcome::Complete { upload: 7, key: hash(BODY).to_string(), parts: vec![part] },
+        Outcome::Complete { upload: 7, key: hash(BODY).to_string(), parts: vec![part], is_here: false },
         Outcome::Deleted,
         Outcome::Blobs(vec![blob()]),
         Outcome::Done,
@@ -175,7 +183,10 @@ impl Ledger {
             _ => None,
         };
         match (step, outcome) {
-            (Step::Ask(Command::Begin(_)), Some(O::Begun { upload, .. })) => {
+            (
+                Step::Ask(Command::Begin(_) | Command::BeginPull(..)),
+                Some(O::Begun { upload, .. } | O::Here { upload }),
+            ) => {
                 self.uploads.insert(*upload);
                 self.permitted = true;
             }
@@ -189,7 +200,14 @@ impl Ledger {
             }
             (Step::Ask(Command::Check(_)), Some(O::Accepted | O::Exists(_))) => self.permitted = true,
             (Step::Ask(Command::Learn { upload, .. }), Some(O::Exists(_) | O::Refused(_)))
-            | (Step::Ask(Command::Abort { upload } | Command::AbortParts { upload }), _) => {
+            | (
+                Step::Ask(
+                    Command::Abort { upload }
+                    | Command::AbortPull { upload, .. }
+                    | Command::AbortParts { upload },
+                ),
+                _,
+            ) => {
                 self.uploads.remove(upload);
             }
             (Step::Ask(Command::Finish(commit)), Some(O::Stored(_) | O::Exists(_) | O::Refused(_))) => {
@@ -223,7 +241,7 @@ impl Ledger {
 fn every_exchange_ends_and_leaves_nothing_whatever_the_host_gives() {
     let settings = BlossomSettings { pull_through: true, ..BlossomSettings::default() };
     let admins = [pubkey(9)];
-    let context = Context {
+    let unpaid = Context {
         settings: &settings,
         keys: Keys { admins: &admins, allowed: None, denied: &[] },
         base_url: URL,
@@ -234,10 +252,17 @@ fn every_exchange_ends_and_leaves_nothing_whatever_the_host_gives() {
         upload_seconds_max: 3_600,
         now: NOW,
         verifier: &Libsecp256k1,
-        payments: None,
+        payments: Some(&Wallet),
     };
+    let paid = Context { payments: None, ..unpaid };
     let (mut ends, mut longest, mut statuses) = (0_u64, 0, BTreeSet::new());
-    for (mut head, body) in requests() {
+    let proof = ("x-cashu".to_owned(), "proof".to_owned());
+    let all = requests().into_iter().flat_map(|(head, body)| {
+        let mut with_proof = head.clone();
+        with_proof.headers.push(proof.clone());
+        [(paid, head.clone(), body.clone()), (unpaid, head, body.clone()), (unpaid, with_proof, body)]
+    });
+    for (context, mut head, body) in all {
         if head.path_and_query == "/blossom" && head.route != BlossomRoute::Page {
             let draft = event(&key(9)).kind(27_235).at(NOW).tag(["u", &format!("{URL}/blossom")]);
             let draft = draft.tag(["method", &head.method]).tag(["payload", &hash(&body).to_string()]);
@@ -272,8 +297,12 @@ fn every_exchange_ends_and_leaves_nothing_whatever_the_host_gives() {
             // What comes of cleaning up makes no difference, so that two inputs are enough there.
             let is_cleaning = matches!(
                 step,
-                Step::Ask(Command::Abort { .. } | Command::AbortPart { .. } | Command::AbortParts { .. })
-                    | Step::Discard(_)
+                Step::Ask(
+                    Command::Abort { .. }
+                        | Command::AbortPull { .. }
+                        | Command::AbortPart { .. }
+                        | Command::AbortParts { .. }
+                ) | Step::Discard(_)
             );
             let given = if is_cleaning { &inputs[inputs.len() - 2..] } else { &inputs[..] };
             for input in given {
@@ -287,8 +316,22 @@ fn every_exchange_ends_and_leaves_nothing_whatever_the_host_gives() {
     }
     assert!(ends > 1_000, "{ends}");
     assert!(longest > 8, "{longest}");
-    for status in [200, 201, 204, 400, 401, 403, 404, 409, 422, 500, 503] {
+    for status in [200, 201, 204, 400, 401, 402, 403, 404, 409, 422, 500, 503] {
         assert!(statuses.contains(&status), "{status} of {statuses:?}");
+    }
+}
+
+/// Takes no proof: where it is asked, an exchange ends.
+#[derive(Debug)]
+struct Wallet;
+
+impl Payments for Wallet {
+    fn quote(&self, _: &Purchase<'_>) -> Vec<Payment> {
+        vec![Payment { method: Method::Cashu, value: "creqA".to_owned() }]
+    }
+
+    fn judge(&self, _: &Purchase<'_>, _: &Payment) -> Result<(), String> {
+        Err("not paid".to_owned())
     }
 }
 

@@ -33,6 +33,21 @@ fn a_blob_is_fetched_from_elsewhere() {
     let reply = host.send(&mirror(AWAY, &[hash(BODY)]));
     check("old", &reply, 200);
     assert_eq!(reply.steps, ["Read", "Ask(Begin)"], "nothing is fetched");
+    // For another owner it is fetched and not stored.
+    let before = host.objects.clone();
+    let of = |number| {
+        let token = token(number, "upload", &[hash(BODY)]);
+        let body = format!("{{\"url\":\"{AWAY}\"}}");
+        Request::new("PUT", "/mirror").with("authorization", &token).body(body)
+    };
+    check("of another", &host.send(&of(2)), 200);
+    host.origins.insert(AWAY.to_owned(), Ok((Bytes::from_static(b"another blob"), None)));
+    check("other bytes", &host.send(&of(3)), 409);
+    assert_eq!(host.objects, before);
+    for (number, count) in [(1, 1), (2, 1), (3, 0)] {
+        let list = get(&mut host, &format!("/list/{}", crate::world::pubkey(number)));
+        assert_eq!(list.json().as_array().map(Vec::len), Some(count), "{number}");
+    }
     assert_eq!(get(&mut host, &format!("/{}", hash(BODY))).body, BODY);
 }
 
@@ -124,9 +139,33 @@ fn what_cannot_be_mirrored() {
     host.settings.deny_types = vec!["application/octet-stream".to_owned()];
     check("a refused type", &host.send(&mirror(AWAY, &own)), 415);
     host.settings.deny_types.clear();
-    host.settings.key_bytes_max = Some(5);
-    check("no room", &host.send(&mirror(AWAY, &own)), 429);
     assert!(host.objects.is_empty());
+}
+
+/// 128 mirrors of 4 GiB put 512 GB above the quota on the disk before the index was asked.
+#[test]
+fn quotas_stop_a_mirror_before_its_bytes_are_stored() {
+    let own = [hash(BODY)];
+    for (key_max, total_max, status) in [(Some(5), None, 429), (None, Some(5), 507)] {
+        let mut host = with_origin(AWAY, None);
+        (host.settings.key_bytes_max, host.settings.total_bytes_max) = (key_max, total_max);
+        let reply = host.send(&mirror(AWAY, &own));
+        check("announced", &reply, status);
+        assert_eq!(reply.steps, ["Read", "Ask(Begin)", "Fetch", "Ask(Abort)"], "the fetch has failed");
+        // A small blob of unknown length is judged when it is there.
+        host.announces_length = false;
+        let reply = host.send(&mirror(AWAY, &own));
+        check("not announced", &reply, status);
+        assert_eq!(reply.steps, ["Read", "Ask(Begin)", "Fetch", "Ask(Finish)"]);
+        assert!(host.objects.is_empty());
+    }
+    let mut host = with_origin(AWAY, None);
+    host.settings.key_bytes_max = Some(BODY.len() as u64);
+    check("it fits", &host.send(&mirror(AWAY, &own)), 201);
+    // It needs no room where it is.
+    host.settings.total_bytes_max = Some(1);
+    let request = Request::new("PUT", "/mirror").with("authorization", &token(2, "upload", &own));
+    check("of another", &host.send(&request.body(format!("{{\"url\":\"{AWAY}\"}}"))), 200);
 }
 
 #[test]

@@ -1,13 +1,20 @@
 //! 402 (BUD-07), with a wallet that takes one proof.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use relay_blossom::Command;
+use relay_blossom::exchange::Failure;
 use relay_blossom::payment::{Method, Operation, Payment, Payments, Purchase};
 use relay_blossom::testing::Request;
 
-use crate::world::{check, hash, host, token, upload};
+use crate::world::{NOW, check, hash, host, token, upload};
 
 /// Everything above five bytes costs something.
-#[derive(Debug)]
-struct Wallet;
+#[derive(Debug, Default)]
+struct Wallet {
+    /// Proofs that were judged.
+    judged: AtomicUsize,
+}
 
 impl Payments for Wallet {
     fn quote(&self, purchase: &Purchase<'_>) -> Vec<Payment> {
@@ -19,6 +26,7 @@ impl Payments for Wallet {
     }
 
     fn judge(&self, purchase: &Purchase<'_>, proof: &Payment) -> Result<(), String> {
+        self.judged.fetch_add(1, Ordering::Relaxed);
         assert!(purchase.sha256.is_some_and(|hash| hash.len() == 64));
         assert_eq!(purchase.pubkey.is_none(), purchase.operation == Operation::Download);
         match (proof.method, &*proof.value) {
@@ -30,19 +38,22 @@ impl Payments for Wallet {
 
 #[test]
 fn unpaid_requests_are_402_and_bad_proofs_400() {
+    let wallet = Wallet::default();
     let mut host = host();
-    host.payments = Some(&Wallet);
+    host.payments = Some(&wallet);
     let long: &[u8] = b"longer than five";
-    check("free", &host.send(&upload(1, b"short".as_slice())), 201);
+    let reply = host.send(&upload(1, b"short".as_slice()));
+    check("free", &reply, 201);
+    assert_eq!(reply.steps, ["Ask(Begin)", "Receive", "Ask(Finish)"]);
     let reply = host.send(&upload(1, long));
     check("unpaid", &reply, 402);
     assert_eq!(reply.header("x-lightning"), Some("lnbc30n1"));
     assert_eq!(reply.header("x-cashu"), Some("creqA"));
-    assert!(reply.steps.is_empty());
+    assert_eq!(reply.steps, ["Ask(Check)"], "nothing is written");
     let reply = host.send(&upload(1, long).with("x-lightning", "0000"));
     check("a bad proof", &reply, 400);
     assert_eq!(reply.header("x-reason"), Some("this invoice is not paid"));
-    assert!(reply.steps.is_empty());
+    assert_eq!(reply.steps, ["Ask(Begin)", "Ask(Abort)"]);
     check("nobody pays for a token", &host.send(&Request::new("PUT", "/upload").body(long)), 401);
     check("paid", &host.send(&upload(1, long).with("x-lightning", "966f")), 201);
 
@@ -54,10 +65,103 @@ fn unpaid_requests_are_402_and_bad_proofs_400() {
     check("a small part is free", &host.send(&download.with("range", "bytes=0-4")), 206);
 }
 
+/// Who had paid was told afterwards that the blob is banned, or beyond the quota, or here already.
+#[test]
+fn nobody_pays_for_what_is_refused_or_here() {
+    let wallet = Wallet::default();
+    let judged = || wallet.judged.load(Ordering::Relaxed);
+    let mut host = host();
+    host.payments = Some(&wallet);
+    host.processor = Some(|_, _| unreachable!("nothing is processed"));
+    let (long, banned): (&[u8], &[u8]) = (b"longer than five", b"a banned one");
+    let paid = |number, bytes: &'static [u8]| upload(number, bytes).with("x-lightning", "966f");
+    check("paid", &host.send(&paid(1, long)), 201);
+    assert_eq!(judged(), 1);
+
+    for (what, request) in [("with a proof", paid(1, long)), ("without", upload(1, long))] {
+        check(what, &host.send(&request), 200);
+    }
+    for number in [2, 3] {
+        let request = if number == 2 { paid(2, long) } else { upload(3, long) };
+        let reply = host.send(&request);
+        check("of another", &reply, 200);
+        assert!(reply.steps.contains(&"Receive".to_owned()), "its bytes have come: {:?}", reply.steps);
+    }
+    let target = format!("/{}", hash(long));
+    let part = |number| {
+        Request::new("PATCH", &target)
+            .with("authorization", &token(number, "upload", &[hash(long)]))
+            .with("content-type", "application/octet-stream")
+            .with("upload-type", "text/plain")
+            .with("upload-length", &long.len().to_string())
+            .with("upload-offset", "0")
+            .body(long)
+    };
+    check("a part of it", &host.send(&part(1)), 200);
+
+    host.index.run(NOW, Command::Ban { sha256: hash(banned), reason: String::new() }).unwrap();
+    let mirror = |request: Request| request.body("{\"url\":\"https://away.example/file\"}");
+    for (target, verb) in [("/upload", "upload"), ("/media", "media")] {
+        let token = token(1, verb, &[hash(banned)]);
+        let request = Request::new("PUT", target).with("authorization", &token).body(banned);
+        check(target, &host.send(&request.clone().with("x-lightning", "966f")), 403);
+        check(target, &host.send(&request), 403);
+    }
+    let request = Request::new("PUT", "/mirror").with("authorization", &token(1, "upload", &[hash(banned)]));
+    check("mirror", &host.send(&mirror(request.with("x-lightning", "966f"))), 403);
+    host.settings.key_bytes_max = Some(20);
+    check("over the quota", &host.send(&paid(1, b"six more")), 429);
+    check("over the quota", &host.send(&upload(1, b"six more".as_slice())), 429);
+    host.settings.total_bytes_max = Some(20);
+    check("no room", &host.send(&paid(9, b"six more")), 507);
+    assert_eq!(judged(), 1, "no proof was spent");
+}
+
+#[test]
+fn parts_and_pictures_are_paid_before_they_come() {
+    let wallet = Wallet::default();
+    let mut host = host();
+    host.payments = Some(&wallet);
+    host.processor = Some(|_, _| Err(Failure::Unprocessable("no picture".to_owned())));
+    let long: &[u8] = b"longer than five";
+    let target = format!("/{}", hash(long));
+    let part = Request::new("PATCH", &target)
+        .with("authorization", &token(1, "upload", &[hash(long)]))
+        .with("content-type", "application/octet-stream")
+        .with("upload-type", "text/plain")
+        .with("upload-length", "16")
+        .with("upload-offset", "0");
+    let part = |length: usize| part.clone().body(&long[..length]);
+    for (what, request, status, steps) in [
+        ("unpaid", part(8), 402, &["Ask(Check)"][..]),
+        ("a bad proof", part(8).with("x-cashu", "x"), 400, &["Ask(BeginPart)", "Ask(AbortPart)"]),
+        ("paid", part(8).with("x-cashu", "cashuB"), 204, &["Ask(BeginPart)", "Receive", "Ask(FinishPart)"]),
+        ("it is here", part(8).with("x-cashu", "cashuB"), 204, &["Ask(BeginPart)"]),
+    ] {
+        let reply = host.send(&request);
+        check(what, &reply, status);
+        assert_eq!(reply.steps, steps, "{what}");
+    }
+    assert_eq!(wallet.judged.load(Ordering::Relaxed), 2);
+    let picture = Request::new("PUT", "/media").with("authorization", &token(1, "media", &[hash(long)]));
+    let picture = picture.with("content-type", "image/png").body(long);
+    for (what, request, status, steps) in [
+        ("unpaid", picture.clone(), 402, &["Ask(Check)"][..]),
+        ("a bad proof", picture.clone().with("x-cashu", "x"), 400, &["Ask(Check)", "Read"]),
+        ("paid", picture.with("x-cashu", "cashuB"), 422, &["Ask(Check)", "Read", "Process"]),
+    ] {
+        let reply = host.send(&request);
+        check(what, &reply, status);
+        assert_eq!(reply.steps, steps, "{what}");
+    }
+    assert_eq!(host.objects.len(), 1, "the part");
+}
+
 #[test]
 fn head_never_takes_a_proof() {
+    let wallet = Wallet::default();
     let mut host = host();
-    host.payments = Some(&Wallet);
+    host.payments = Some(&wallet);
     host.processor = Some(|_, _| unreachable!("HEAD processes nothing"));
     let long: &[u8] = b"longer than five";
     check("paid", &host.send(&upload(1, long).with("x-lightning", "966f")), 201);
@@ -72,7 +176,12 @@ fn head_never_takes_a_proof() {
         check(target, &reply, 402);
         assert_eq!(reply.header("x-lightning"), Some("lnbc30n1"));
         check(target, &host.send(&ask("5")), 200);
+        let of_stored = Request::new("HEAD", target)
+            .with("authorization", &token(2, verb, &[hash(long)]))
+            .with("x-content-length", "16");
+        check(target, &host.send(&of_stored), if verb == "upload" { 200 } else { 402 });
     }
+    assert_eq!(wallet.judged.load(Ordering::Relaxed), 1);
     let reply = host.send(&Request::new("HEAD", &format!("/{}", hash(long))).with("x-lightning", "966f"));
     check("download", &reply, 402);
 }

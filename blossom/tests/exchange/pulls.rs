@@ -2,9 +2,11 @@
 
 use bytes::Bytes;
 use relay_blossom::exchange::{Failure, RELAY_OWNER};
+use relay_blossom::index::Wanted;
 use relay_blossom::testing::{Host, Request};
+use relay_blossom::{Command, Outcome};
 
-use crate::world::{PNG, check, get, hash, host, pubkey};
+use crate::world::{NOW, PNG, check, get, hash, host, pubkey};
 
 fn with_origin(url: &str, bytes: &'static [u8]) -> Host<'static> {
     let mut host = host();
@@ -27,7 +29,7 @@ fn a_named_server_is_asked() {
         let reply = get(&mut host, &format!("{path}?{hint}&sz={}", PNG.len()));
         check(hint, &reply, 200);
         assert_eq!(reply.body, PNG);
-        assert_eq!(reply.steps, ["Ask(Get)", "Ask(Begin)", "Fetch", "Ask(Finish)"]);
+        assert_eq!(reply.steps, ["Ask(Get)", "Ask(BeginPull)", "Fetch", "Ask(Finish)"]);
         check("it is here now", &get(&mut host, &path), 200);
         let list = get(&mut host, &format!("/list/{RELAY_OWNER}"));
         assert_eq!(list.json()[0]["sha256"], hash(PNG).to_string());
@@ -47,7 +49,7 @@ fn the_servers_of_an_author_are_asked() {
     let target = format!("{path}?as={}&as=npub", pubkey(5));
     let reply = get(&mut host, &target);
     check("found", &reply, 200);
-    assert_eq!(reply.steps, ["Ask(Get)", "FindServers", "Ask(Begin)", "Fetch", "Ask(Finish)"]);
+    assert_eq!(reply.steps, ["Ask(Get)", "FindServers", "Ask(BeginPull)", "Fetch", "Ask(Finish)"]);
     let mut host = with_origin("https://home.example/", PNG);
     check("no list", &get(&mut host, &target), 404);
 }
@@ -84,4 +86,66 @@ fn what_is_not_pulled() {
     check("no room", &get(&mut host, &format!("{path}?xs=away.example")), 507);
     host.settings.blob_bytes_max = 3;
     check("too long", &get(&mut host, &format!("{path}?xs=away.example")), 404);
+}
+
+/// A request of a few bytes made the relay fetch a blob of gigabytes from whomever it named, as often as it came.
+#[test]
+fn one_request_fetches_and_misses_are_remembered() {
+    let path = format!("/{}", hash(PNG));
+    let mut host = with_origin(&format!("https://away.example{path}"), b"other bytes");
+    let wrong = format!("{path}?xs=away.example&xs=nowhere.example");
+    let reply = get(&mut host, &wrong);
+    check("other bytes", &reply, 404);
+    assert_eq!(reply.steps, ["Ask(Get)", "Ask(BeginPull)", "Fetch", "Ask(AbortPull)"]);
+    let reply = get(&mut host, &wrong);
+    check("again", &reply, 404);
+    assert_eq!(reply.steps, ["Ask(Get)", "Ask(BeginPull)"], "nothing is fetched");
+    // Another server may have it, whatever was named before.
+    host.origins.insert(format!("https://home.example{path}"), Ok((Bytes::from_static(PNG), None)));
+    let begun = Command::BeginPull(wanted(), vec!["https://home.example/".to_owned()]);
+    let Ok(Outcome::Begun { upload, .. }) = host.index.run(NOW, begun.clone()) else { panic!() };
+    assert_eq!(host.index.run(NOW + 119, begun.clone()), Ok(Outcome::Busy), "one fetches");
+    let Ok(Outcome::Begun { upload: next, .. }) = host.index.run(NOW + 120, begun) else {
+        panic!("the first may have died")
+    };
+    host.index.run(NOW, Command::Abort { upload }).unwrap();
+    host.index.run(NOW, Command::Abort { upload: next }).unwrap();
+    check("found", &get(&mut host, &format!("{path}?xs=home.example")), 200);
+    // After five minutes the first may have it too.
+    let other = hash(b"other bytes");
+    let path = format!("/{other}?xs=away.example");
+    check("missed", &get(&mut host, &path), 404);
+    host.origins
+        .insert(format!("https://away.example/{other}"), Ok((Bytes::from_static(b"other bytes"), None)));
+    host.now += 299;
+    check("still missed", &get(&mut host, &path), 404);
+    host.now += 1;
+    check("asked again", &get(&mut host, &path), 200);
+}
+
+#[test]
+fn head_fetches_nothing() {
+    let path = format!("/{}", hash(PNG));
+    let mut host = with_origin(&format!("https://away.example{path}"), PNG);
+    let target = format!("{path}?xs=away.example");
+    let reply = host.send(&Request::new("HEAD", &target));
+    check("not here", &reply, 404);
+    assert_eq!(reply.steps, ["Ask(Get)"]);
+    check("fetched", &get(&mut host, &target), 200);
+    check("here", &host.send(&Request::new("HEAD", &target)), 200);
+}
+
+fn wanted() -> Wanted {
+    Wanted {
+        owner: RELAY_OWNER.to_owned(),
+        sha256: Some(hash(PNG)),
+        size: 0,
+        mime: "image/png".to_owned(),
+        key_bytes_max: None,
+        total_bytes_max: None,
+        abandoned_at: NOW + 100,
+        expires_at: None,
+        unused_seconds: None,
+        retention: Vec::new(),
+    }
 }

@@ -1,7 +1,8 @@
 //! What happens to an upload while its bytes come.
 
-use relay_blossom::Command;
-use relay_blossom::testing::Request;
+use bytes::Bytes;
+use relay_blossom::testing::{Object, Request};
+use relay_blossom::{Command, Outcome};
 
 use crate::world::{NOW, check, get, hash, host, token, upload};
 
@@ -22,6 +23,38 @@ fn of_two_uploads_of_a_blob_one_is_first() {
     assert_eq!(get(&mut host, &format!("/{}", hash(BODY))).body, BODY, "it is the other's");
     check("second lets go", &host.send(&delete(1)), 204);
     assert!(host.objects.is_empty());
+}
+
+/// A slow upload of another type must not change how a blob is served that is live, nor may the index say another type than a store
+/// that has the bytes of an upload that is not finished yet.
+#[test]
+fn the_type_of_bytes_that_were_there_already_is_the_blobs() {
+    let plain = |request: Request| request.with("content-type", "text/plain");
+    let staged = || {
+        let token = token(1, "upload", &[hash(BODY), hash(b"other")]);
+        Request::new("PUT", "/upload").with("authorization", &token).body(BODY)
+    };
+    let path = format!("/{}", hash(BODY));
+    for (what, request) in [("slow", plain(upload(1, BODY))), ("staged", plain(staged()))] {
+        let mut host = host();
+        host.meanwhile = Some(|host| {
+            let video = upload(2, BODY).with("content-type", "video/mp4");
+            check("the fast one", &host.send(&video), 201);
+        });
+        check(what, &host.send(&request), 200);
+        assert_eq!(get(&mut host, &path).header("content-type"), Some("video/mp4"), "{what}");
+        assert_eq!(host.objects[&hash(BODY).to_string()].mime, "video/mp4", "{what}");
+
+        let mut host = crate::world::host();
+        host.meanwhile = Some(|host| {
+            // Of an upload whose end the index has not been told.
+            let (mime, bytes) = ("video/mp4".to_owned(), Bytes::from_static(BODY));
+            host.objects.insert(hash(BODY).to_string(), Object { bytes, mime, expires_at: None });
+        });
+        check(what, &host.send(&request), 201);
+        let found = host.index.run(NOW, Command::Get(hash(BODY))).unwrap();
+        assert!(matches!(&found, Outcome::Blob(blob) if blob.mime == "video/mp4"), "{what}: {found:?}");
+    }
 }
 
 #[test]

@@ -31,15 +31,54 @@ fn a_new_blob_is_201_with_a_descriptor_and_an_old_one_200() {
     let reply = host.send(&request);
     check("old", &reply, 200);
     assert_eq!(reply.json(), want);
-    assert_eq!(reply.steps, ["Ask(Begin)"], "the body of a blob that is here is not read");
-    // By another key, too, who is an owner from then on.
-    check("another owner", &host.send(&upload(2, BODY)), 200);
+    assert_eq!(reply.steps, ["Ask(Begin)"], "the body of one's own blob is not read");
+    // By another key, too, who is an owner when the same bytes have come.
+    let before = host.objects.clone();
+    let reply = host.send(&upload(2, BODY).with("content-type", "text/html"));
+    check("another owner", &reply, 200);
+    assert_eq!(reply.json(), want);
+    assert_eq!(reply.steps, ["Ask(Begin)", "Receive", "Ask(Finish)"]);
+    assert_eq!(host.objects, before, "nothing is stored again");
     for owner in [1, 2] {
         let list = get(&mut host, &format!("/list/{}", crate::world::pubkey(owner)));
         assert_eq!(list.json()[0]["sha256"], json!(x), "{owner}");
     }
     let path = url.strip_prefix(URL).unwrap();
     assert_eq!(get(&mut host, path).body, BODY, "the descriptor's URL is the blob's");
+}
+
+/// Hashes are in lists that anybody may read. Whoever announced an upload of one owned the blob without a byte, and its owner could
+/// not delete it.
+#[test]
+fn nobody_owns_what_they_do_not_have() {
+    let mut host = host();
+    let path = stored(&mut host, "text/plain", BODY);
+    let x = hash(BODY);
+    let other = &b"other bytes...".as_slice()[..BODY.len()];
+    let put = |target: &str, bytes: &'static [u8]| {
+        let token = token(2, "upload", &[hash(BODY)]);
+        Request::new("PUT", target).with("authorization", &token).body(bytes)
+    };
+    let cases = [
+        ("other bytes", put("/upload", other), 401),
+        ("other bytes, announced", put("/upload", other).with("x-sha-256", &x.to_string()), 409),
+        ("no bytes", put("/upload", b""), 401),
+        ("by path", put(&path, other), 409),
+    ];
+    for (what, request, status) in cases {
+        let reply = host.send(&request);
+        check(what, &reply, status);
+        assert_eq!(reply.steps, ["Ask(Begin)", "Receive", "Ask(Abort)"], "{what}");
+    }
+    let head = Request::new("HEAD", "/upload").with("authorization", &token(2, "upload", &[x]));
+    let head = head.with("x-content-length", &BODY.len().to_string()).with("x-sha-256", &x.to_string());
+    check("they may send them", &host.send(&head), 200);
+    let list = get(&mut host, &format!("/list/{}", crate::world::pubkey(2)));
+    assert_eq!(list.json(), json!([]));
+    let delete = Request::new("DELETE", &path).with("authorization", &token(1, "delete", &[x]));
+    check("its owner deletes it", &host.send(&delete), 204);
+    check("gone", &get(&mut host, &path), 404);
+    assert!(host.objects.is_empty());
 }
 
 #[test]

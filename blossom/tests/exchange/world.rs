@@ -83,6 +83,7 @@ pub(crate) fn check(what: &str, reply: &Reply, status: u16) {
     assert_eq!(reply.header("access-control-allow-origin"), Some("*"), "{what}");
     assert_eq!(reply.header("x-reason").is_some(), status >= 400, "{what}: {reply:?}");
     assert_eq!(reply.header("www-authenticate").is_some(), status == 401, "{what}");
+    assert_eq!(reply.header("cache-control") == Some("no-store"), status >= 400, "{what}: {reply:?}");
     let length = reply.header("content-length").map(|length| length.parse::<usize>().unwrap());
     assert!(length.is_none_or(|length| length == reply.body.len()), "{what}: {reply:?}");
 }

@@ -1,6 +1,6 @@
 //! A database that fails at any statement of any command: nothing has changed then, and the command may come again.
 
-use relay_blossom::index::{PartHead, Wanted};
+use relay_blossom::index::{Commit, PartHead, Wanted};
 use relay_blossom::{Command, Index, Outcome};
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 
@@ -147,6 +147,7 @@ fn shape(outcome: &Outcome) -> String {
     }
     match outcome {
         Outcome::Begun { .. } => "begun".to_owned(),
+        Outcome::Here { .. } => "here".to_owned(),
         Outcome::Complete { parts, .. } => format!("complete {}", parts.len()),
         Outcome::Removal(Some(key)) => {
             key.rsplit_once('/').map_or(key.as_str(), |(folder, _)| folder).to_owned()
@@ -160,7 +161,12 @@ fn run(mut carry_out: impl FnMut(&mut World, u64, Command) -> Outcome) -> (Vec<S
     for step in script() {
         let (now, command) = step(&begun);
         let is_new = matches!(command, Command::Begin(_) | Command::BeginPart(..));
-        let outcome = carry_out(&mut world, now, command);
+        let outcome = carry_out(&mut world, now, command.clone());
+        if let (Outcome::Here { upload }, Command::Begin(wanted)) = (&outcome, &command) {
+            let commit = commit(*upload, 0, wanted.size);
+            let commit = Commit { sha256: wanted.sha256.unwrap(), ..commit };
+            shapes.push(shape(&carry_out(&mut world, now, Command::Finish(commit))));
+        }
         if let Outcome::Begun { upload, key } = &outcome
             && is_new
         {

@@ -132,3 +132,20 @@ fn a_client_may_delete_each_page_before_it_asks_for_the_next() {
         world.check(next(Some(key(2))), &Outcome::Missing);
     }
 }
+
+/// The operators' list of all blobs sorted all of them for each page.
+#[test]
+fn a_list_of_all_reads_a_page_also_in_databases_of_the_first_days() {
+    use relay_engine::sql::SqlConn as _;
+    let mut world = World::new();
+    world.sqlite.exec("DROP INDEX blossom_blobs_uploaded", &[]).unwrap();
+    world.upload(wanted(1, 1, 10));
+    world.reopen();
+    world.upload(wanted(2, 2, 10));
+    assert_eq!(world.list(None, None, 9), [sha(2), sha(1)]);
+    let plan = world.sqlite.plan(
+        "SELECT b.mime FROM blossom_blobs AS b WHERE b.uploaded >= ? AND (b.uploaded, b.sha256) < (?, ?) \
+         ORDER BY b.uploaded DESC, b.sha256 DESC LIMIT ?",
+    );
+    assert!(plan.contains("USING INDEX blossom_blobs_uploaded") && !plan.contains("B-TREE"), "{plan}");
+}

@@ -56,7 +56,7 @@ fn only_what_is_stored_counts() {
     world.check(Command::FinishPart { upload, key: b.clone() }, &Outcome::Accepted);
     world.check(Command::FinishPart { upload, key: b.clone() }, &Outcome::Accepted);
     let parts = vec![Part { key: a.clone(), skip: 0, take: 50 }, Part { key: b, skip: 0, take: 50 }];
-    let complete = Outcome::Complete { upload, key: sha(1).to_string(), parts };
+    let complete = Outcome::Complete { upload, key: sha(1).to_string(), parts, is_here: false };
     world.check(Command::FinishPart { upload, key: a }, &complete);
 }
 
@@ -198,11 +198,11 @@ fn parts_extend_their_upload_for_a_day() {
 }
 
 #[test]
-fn a_blob_that_is_live_or_banned_meanwhile_ends_the_parts() {
+fn a_blob_that_is_ones_own_or_banned_meanwhile_ends_the_parts() {
     let mut world = World::new();
     let part = |n| Command::BeginPart(wanted(1, n, 100), PartHead { offset: 10, length: 10 });
     world.part(wanted(1, 1, 100), 0, 10);
-    world.upload(wanted(2, 1, 100));
+    world.upload(wanted(1, 1, 100));
     assert!(matches!(world.run(part(1)), Outcome::Exists(_)));
     assert_eq!(world.list(Some(1), None, 9), [sha(1)]);
     assert_eq!(world.remove_all().len(), 1);
@@ -273,4 +273,25 @@ fn parts_are_abandoned_some_time_after_the_last_one() {
     world.now += 800;
     world.check(Command::Sweep, &Outcome::Swept(None));
     assert_eq!(world.totals().uploads, 0);
+}
+
+#[test]
+fn parts_of_a_blob_of_others_are_hashed_when_all_are_there() {
+    let mut world = World::new();
+    world.upload(wanted(1, 1, 20));
+    let (upload, joined) = world.part(wanted(2, 1, 20), 0, 10);
+    assert_eq!((joined, world.list(Some(2), None, 9).len()), (None, 0));
+    let (_, key) = world.begin_part(wanted(2, 1, 20), 10, 10);
+    let Outcome::Complete { is_here: true, parts, .. } = world.run(Command::FinishPart { upload, key })
+    else {
+        panic!("the blob is here")
+    };
+    assert_eq!(parts.len(), 2);
+    assert!(matches!(world.run(Command::Finish(commit(upload, 1, 20))), Outcome::Exists(_)));
+    assert_eq!(world.list(Some(2), None, 9), [sha(1)]);
+    assert_eq!(world.remove_all().len(), 2, "its parts");
+    assert!(world.is_live(1));
+    // Parts count for all: they are stored beside the blob.
+    let full = Wanted { total_bytes_max: Some(25), ..wanted(3, 1, 20) };
+    world.refused(Command::BeginPart(full, PartHead { offset: 0, length: 6 }), Refusal::TotalQuota);
 }

@@ -244,3 +244,80 @@ fn what_is_known_is_not_swept_away() {
     world.check(Command::IsKnown(staged), &Outcome::Accepted);
     world.check(Command::IsKnown(sha(6).to_string()), &Outcome::Accepted);
 }
+
+#[test]
+fn removals_are_handed_out_many_at_a_time_or_by_their_key() {
+    let mut world = World::new();
+    for n in 1..=5 {
+        world.upload(wanted(1, n, 10));
+        world.delete(1, n);
+    }
+    let own = sha(4).to_string();
+    let of = |key: &str| Command::TakeRemovalOf(key.to_owned());
+    world.check(of(&own), &Outcome::Removal(Some(own.clone())));
+    world.check(of(&own), &Outcome::Removal(None));
+    world.check(of(&sha(9).to_string()), &Outcome::Removal(None));
+    assert_eq!(world.index.next_due(), Some(0), "others wait");
+    let removals = |of: &[u32]| Outcome::Removals(of.iter().map(|n| sha(*n).to_string()).collect());
+    world.check(Command::TakeRemovals(3), &removals(&[1, 2, 3]));
+    assert_eq!(world.index.next_due(), Some(0), "one waits");
+    world.check(Command::TakeRemovals(3), &removals(&[5]));
+    world.check(Command::TakeRemovals(3), &removals(&[]));
+    assert_eq!(world.index.next_due(), Some(START + 900));
+    world.check(Command::RemovalFailed(sha(2).to_string()), &Outcome::Done);
+    world.check(of(&sha(2).to_string()), &Outcome::Removal(Some(sha(2).to_string())));
+    assert_eq!(world.index.next_due(), Some(START + 900), "nobody else waits");
+    for n in 1..=5 {
+        world.check(Command::Removed(sha(n).to_string()), &Outcome::Done);
+    }
+    world.reopen();
+    assert_eq!(world.index.next_due(), None);
+}
+
+#[test]
+fn of_what_a_store_has_only_unknown_keys_of_the_index_go() {
+    let mut world = World::new();
+    for n in 1..=2 {
+        world.upload(wanted(1, n, 10));
+    }
+    let (_, pending) = world.begin(wanted(1, 3, 10));
+    let (_, staged) = world.begin(unknown(1, 10));
+    let known = [sha(1).to_string(), sha(2).to_string(), pending, staged];
+    let lost = [sha(7).to_string(), "staged/77".to_owned(), format!("parts/{}/78", sha(7))];
+    let foreign = [
+        "",
+        "a.txt",
+        "staged/",
+        "staged/x",
+        "staged/077",
+        "parts/9",
+        "other/7",
+        &sha(0xab).to_string().to_uppercase(),
+    ];
+    let listed = |is_asked| Command::RemoveUnknown {
+        keys: known.iter().chain(&lost).cloned().chain(foreign.map(str::to_owned)).collect(),
+        is_asked,
+    };
+    world.check(listed(false), &Outcome::Unknown { removed: 3, left: 0 });
+    world.check(listed(false), &Outcome::Unknown { removed: 0, left: 0 });
+    let mut removed = world.remove_all();
+    removed.sort_unstable();
+    let mut wanted = lost.to_vec();
+    wanted.sort_unstable();
+    assert_eq!(removed, wanted);
+    assert!(world.is_live(1));
+}
+
+/// An index that is new, or was restored, must not have the blobs removed that it has never heard of.
+#[test]
+fn if_most_blobs_of_a_store_are_unknown_they_stay_unless_an_operator_asks() {
+    let mut world = World::new();
+    world.upload(wanted(1, 1, 10));
+    let keys: Vec<String> = (1..=3).map(|n| sha(n).to_string()).chain(["staged/9".to_owned()]).collect();
+    let listed = |is_asked| Command::RemoveUnknown { keys: keys.clone(), is_asked };
+    world.check(listed(false), &Outcome::Unknown { removed: 1, left: 2 });
+    assert_eq!(world.remove_all(), ["staged/9"]);
+    world.check(listed(true), &Outcome::Unknown { removed: 3, left: 0 });
+    assert_eq!(world.remove_all().len(), 3);
+    assert!(world.is_live(1));
+}

@@ -1,8 +1,9 @@
 //! Thumbnails belong to their pictures.
 
+use relay_blossom::index::{Commit, Wanted};
 use relay_blossom::{Command, Outcome, Sha256};
 
-use crate::world::{World, key, picture, sha, wanted};
+use crate::world::{START, World, key, picture, sha, wanted};
 
 const THUMBNAIL: u32 = 100;
 
@@ -94,4 +95,28 @@ fn databases_without_the_table_are_opened() {
     store(&mut world, 1, 1);
     world.delete(1, 1);
     assert!(!world.is_live(THUMBNAIL));
+}
+
+/// A picture and its thumbnail ran out in the same sweep: the thumbnail went with the picture, and was then removed once more, so that
+/// the totals lost a blob of somebody else's.
+#[test]
+fn a_thumbnail_that_runs_out_with_its_picture_is_counted_once() {
+    for (n, thumbnail) in [(1, 2), (2, 1)] {
+        let mut world = World::new();
+        let expires = |n, size| Wanted { expires_at: Some(world_end()), ..wanted(1, n, size) };
+        world.upload(wanted(3, 9, 70));
+        world.upload(expires(thumbnail, 5));
+        let (upload, _) = world.begin(expires(n, 10));
+        let commit = Commit { expires_at: Some(world_end()), ..picture(upload, n, thumbnail) };
+        assert!(matches!(world.run(Command::Finish(commit)), Outcome::Stored(_)));
+        world.now = world_end();
+        world.run(Command::Sweep);
+        let totals = world.totals();
+        assert_eq!((totals.blobs, totals.bytes), (1, 70), "{n} {thumbnail}");
+        assert_eq!(world.remove_all().len(), 2);
+    }
+}
+
+fn world_end() -> u64 {
+    START + 10
 }

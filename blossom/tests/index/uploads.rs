@@ -17,11 +17,110 @@ fn an_upload_makes_a_blob_live_when_its_bytes_are_there() {
     world.check(Command::Get(sha(1)), &Outcome::Blob(blob.clone()));
     world.check(Command::Check(wanted(2, 1, 10)), &Outcome::Exists(blob.clone()));
     assert_eq!(world.list(Some(2), None, 9), [], "to ask makes nobody an owner");
-    world.check(Command::Begin(wanted(2, 1, 10)), &Outcome::Exists(blob));
-    assert_eq!(world.list(Some(2), None, 9), [sha(1)]);
+    world.check(Command::Begin(wanted(1, 1, 10)), &Outcome::Exists(blob));
     assert_eq!(world.remove_all(), [""; 0]);
     let totals = world.totals();
-    assert_eq!((totals.blobs, totals.bytes, totals.owners, totals.uploads), (1, 10, 2, 0));
+    assert_eq!((totals.blobs, totals.bytes, totals.owners, totals.uploads), (1, 10, 1, 0));
+}
+
+/// Who knew a hash, from a list that anybody may read, announced an upload of it, sent nothing and owned the blob: its owner could
+/// not delete it any more.
+#[test]
+fn who_knows_a_hash_owns_the_blob_only_when_its_bytes_have_come() {
+    let mut world = World::new();
+    let blob = world.upload(wanted(1, 1, 10));
+    let upload = world.begin_here(wanted(2, 1, 10));
+    assert_eq!(world.list(Some(2), None, 9), []);
+    assert_eq!(world.totals().uploads, 1);
+    world.check(Command::Abort { upload }, &Outcome::Done);
+    assert_eq!(world.list(Some(2), None, 9), [], "other bytes, or none");
+    let upload = world.begin_here(wanted(2, 1, 10));
+    world.check(Command::Finish(commit(upload, 1, 10)), &Outcome::Exists(blob.clone()));
+    assert_eq!(world.list(Some(2), None, 9), [sha(1)]);
+    world.check(Command::Begin(wanted(2, 1, 10)), &Outcome::Exists(blob));
+
+    // The only owners have let it go meanwhile, and an operator another one.
+    let upload = world.begin_here(wanted(3, 1, 10));
+    world.delete(1, 1);
+    world.delete(2, 1);
+    world.refused(Command::Finish(commit(upload, 1, 10)), Refusal::Gone);
+    assert!(!world.is_live(1));
+    assert_eq!(world.remove_all(), [sha(1).to_string()]);
+    world.upload(wanted(1, 1, 10));
+    let upload = world.begin_here(wanted(3, 1, 10));
+    world.run(Command::Ban { sha256: sha(1), reason: String::new() });
+    world.refused(Command::Finish(commit(upload, 1, 10)), Refusal::Banned);
+    assert_eq!(world.totals().uploads, 0);
+}
+
+#[test]
+fn a_blob_that_runs_out_while_somebody_sends_it_again_is_new() {
+    let mut world = World::new();
+    world.upload(Wanted { expires_at: Some(START + 10), ..wanted(1, 1, 10) });
+    let begin =
+        |world: &mut World| world.begin_here(Wanted { total_bytes_max: Some(25), ..wanted(2, 1, 10) });
+    let (upload, other) = (begin(&mut world), begin(&mut world));
+    world.now += 10;
+    world.run(Command::Sweep);
+    assert!(!world.is_live(1));
+    assert_eq!(world.remove_all(), [""; 0], "the bytes stay while they may be wanted");
+    world.reopen();
+    assert!(matches!(world.run(Command::Finish(commit(upload, 1, 10))), Outcome::Stored(_)));
+    world.run(Command::Delete { sha256: sha(1), owner: None });
+    world.refused(Command::Finish(commit(other, 1, 10)), Refusal::Gone);
+
+    // Its bytes count for all again.
+    let blob = world.upload(Wanted { expires_at: Some(world.now + 10), ..wanted(1, 1, 10) });
+    let upload = begin(&mut world);
+    world.upload(Wanted { total_bytes_max: Some(25), ..wanted(1, 2, 15) });
+    world.now += 10;
+    world.run(Command::Sweep);
+    world.upload(Wanted { total_bytes_max: Some(25), ..wanted(1, 3, blob.size) });
+    world.refused(Command::Finish(commit(upload, 1, 10)), Refusal::TotalQuota);
+    assert!(world.remove_all().contains(&sha(1).to_string()));
+}
+
+#[test]
+fn an_upload_of_unknown_length_reserves_what_it_learns() {
+    let mut world = World::new();
+    let quotas =
+        |owner, n| Wanted { key_bytes_max: Some(100), total_bytes_max: Some(150), ..wanted(owner, n, 0) };
+    let (a, _) = world.begin(quotas(1, 1));
+    let (b, _) = world.begin(quotas(1, 2));
+    let (c, _) = world.begin(quotas(2, 3));
+    let reserve = |upload, size| Command::Reserve { upload, size };
+    world.check(reserve(a, 60), &Outcome::Accepted);
+    world.check(reserve(a, 50), &Outcome::Accepted);
+    world.refused(reserve(b, 41), Refusal::KeyQuota);
+    world.check(reserve(b, 40), &Outcome::Accepted);
+    world.refused(reserve(c, 51), Refusal::TotalQuota);
+    world.check(reserve(c, 50), &Outcome::Accepted);
+    world.reopen();
+    world.refused(Command::Check(Wanted { size: 1, ..quotas(1, 4) }), Refusal::TotalQuota);
+    world.check(Command::Abort { upload: b }, &Outcome::Done);
+    world.check(reserve(a, 100), &Outcome::Accepted);
+    world.refused(reserve(b, 1), Refusal::Gone);
+    world.run(Command::Ban { sha256: sha(3), reason: String::new() });
+    world.refused(reserve(c, 50), Refusal::Gone);
+    assert!(matches!(world.run(Command::Finish(commit(a, 1, 100))), Outcome::Stored(_)));
+}
+
+#[test]
+fn what_is_sent_again_counts_for_the_quota_of_a_key_and_not_of_all() {
+    let mut world = World::new();
+    let quotas = |owner, n, size| Wanted {
+        key_bytes_max: Some(100),
+        total_bytes_max: Some(150),
+        ..wanted(owner, n, size)
+    };
+    world.upload(quotas(1, 1, 90));
+    let upload = world.begin_here(quotas(2, 1, 90));
+    world.refused(Command::Begin(quotas(2, 2, 11)), Refusal::KeyQuota);
+    world.begin(quotas(3, 3, 60));
+    world.refused(Command::Begin(quotas(2, 4, 5)), Refusal::TotalQuota);
+    world.run(Command::Finish(commit(upload, 1, 90)));
+    world.refused(Command::Check(quotas(4, 5, 1)), Refusal::TotalQuota);
+    world.begin_here(quotas(4, 1, 90));
 }
 
 #[test]

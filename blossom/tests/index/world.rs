@@ -103,11 +103,20 @@ impl World {
         }
     }
 
+    /// An upload of a blob that others own.
+    #[track_caller]
+    pub(crate) fn begin_here(&mut self, wanted: Wanted) -> u64 {
+        match self.run(Command::Begin(wanted.clone())) {
+            Outcome::Here { upload } => upload,
+            other => panic!("{wanted:?}: {other:?}"),
+        }
+    }
+
     /// A whole upload; the blob is new or not.
     #[track_caller]
     pub(crate) fn upload(&mut self, wanted: Wanted) -> Blob {
         let upload = match self.run(Command::Begin(wanted.clone())) {
-            Outcome::Begun { upload, .. } => upload,
+            Outcome::Begun { upload, .. } | Outcome::Here { upload } => upload,
             Outcome::Exists(blob) => return blob,
             other => panic!("{wanted:?}: {other:?}"),
         };
@@ -121,7 +130,7 @@ impl World {
             media: None,
         };
         match self.run(Command::Finish(commit)) {
-            Outcome::Stored(blob) => blob,
+            Outcome::Stored(blob) | Outcome::Exists(blob) => blob,
             other => panic!("{other:?}"),
         }
     }

@@ -12,6 +12,7 @@ use relay_site::{AgentRoute, FEATURES, Route};
 use serde::{Deserialize, Serialize};
 
 use super::message::{Malformed, head_of, json, parse};
+use crate::used::SignedBy;
 
 /// The path of requests to the API, in both kinds of objects.
 pub const API_PATH: &str = "/agents/api";
@@ -42,6 +43,8 @@ pub struct Ask {
     pub query: String,
     /// Who asks.
     pub caller: Caller,
+    /// The event that has signed it, if it may change something: then it is carried out once.
+    pub signed: Option<SignedBy>,
     /// The relay's name.
     pub relay_name: String,
     /// The relay's WebSocket URL, as far as known.
@@ -55,6 +58,7 @@ struct Head {
     query: String,
     key: Option<String>,
     is_admin: bool,
+    signed: Option<SignedBy>,
     relay_name: String,
     relay_url: String,
 }
@@ -80,6 +84,7 @@ impl Ask {
             query: self.query.clone(),
             key: self.caller.signer().map(|key| key.to_string()),
             is_admin: self.caller.is_admin(),
+            signed: self.signed.clone(),
             relay_name: self.relay_name.clone(),
             relay_url: self.relay_url.clone(),
         };
@@ -106,6 +111,7 @@ impl Ask {
             id: head.id,
             query: head.query,
             caller,
+            signed: head.signed,
             relay_name: head.relay_name,
             relay_url: head.relay_url,
         };
@@ -213,6 +219,7 @@ mod tests {
                 id: (count % 2 == 0).then(|| "a \"b\"\n".into()),
                 query: "limit=1&x=%0A".into(),
                 caller,
+                signed: caller.signer().map(|key| SignedBy { id: key.to_string(), created_at: count }),
                 relay_name: "relay\n".into(),
                 relay_url: String::new(),
             };

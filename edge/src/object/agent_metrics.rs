@@ -26,7 +26,7 @@ impl<C: RowCountingConn> Agents<C> {
         }
     }
 
-    /// All metric families of agents. They name the busiest, see [`crate::metrics::for_everybody`]. Reads no row.
+    /// All metric families of agents. They name the busiest, see [`crate::metrics::without_names`]. Reads no row.
     pub(super) fn families(&self) -> [Family; 10] {
         let totals = self.tally.totals();
         let seconds = Histogram {

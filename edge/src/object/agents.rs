@@ -24,7 +24,7 @@ use relay_site::Answer;
 use relay_site::nip98::Author;
 
 use super::consumers::retry_ms;
-use super::{Host, Next, Object, RowCountingConn};
+use super::{Host, NextTurn, Object, RowCountingConn};
 use crate::agent::message::{Confirmation, Delivery, Known, Opening, Reply};
 
 /// Events and bytes of a batch; it ends with the event that passes either.
@@ -263,7 +263,7 @@ fn published(outcome: PublishOutcome) -> Published {
 
 impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     /// An agent's object has answered [`Host::call_agent`], or failed to.
-    pub fn agent_answered(&mut self, now: Now, id: CallId, reply: Option<Reply>) -> Next {
+    pub fn agent_answered(&mut self, now: Now, id: CallId, reply: Option<Reply>) -> NextTurn {
         if let Some(mut agents) = self.agents.take() {
             match reply {
                 Some(Reply { opening, is_busy, publish, is_deleted, entry, counted })
@@ -305,7 +305,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         now: Now,
         events: &[Event],
         counted: Option<&Counted>,
-    ) -> (Option<PublicationId>, Next) {
+    ) -> (Option<PublicationId>, NextTurn) {
         let id = self.agents.take().map(|mut agents| {
             if let (Some(event), Some(counted)) = (events.first(), counted) {
                 agents.count(&event.pubkey, counted);
@@ -368,9 +368,9 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     ///
     /// # Errors
     /// If the store fails, or agents are disabled.
-    pub fn put_agent(&mut self, now: Now, entry: Entry) -> (Result<(), String>, Next) {
+    pub fn put_agent(&mut self, now: Now, entry: Entry) -> (Result<(), String>, NextTurn) {
         let Some(mut agents) = self.agents.take() else {
-            return (Err("agents are disabled".into()), Next::Idle);
+            return (Err("agents are disabled".into()), NextTurn::None);
         };
         let outcome = self.put_entry(&mut agents, now, entry);
         self.agents = Some(agents);
@@ -381,9 +381,9 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     ///
     /// # Errors
     /// If the store fails, or agents are disabled.
-    pub fn bury_agent(&mut self, now: Now, tombstone: &Tombstone) -> (Result<bool, String>, Next) {
+    pub fn bury_agent(&mut self, now: Now, tombstone: &Tombstone) -> (Result<bool, String>, NextTurn) {
         let Some(mut agents) = self.agents.take() else {
-            return (Err("agents are disabled".into()), Next::Idle);
+            return (Err("agents are disabled".into()), NextTurn::None);
         };
         let before = self.rows();
         let outcome = agents.router.bury(now, tombstone);

@@ -2,7 +2,7 @@
 //!
 //! Generic over the runtime, so that everything except a thin layer over workerd is tested natively. That layer reports
 //! what happens ([`Object::connect`], [`Object::text`], [`Object::disconnect`], [`Object::alarm`]); calls return whether and when
-//! the object needs a turn ([`Next`]). Nothing here waits or reads a clock.
+//! the object needs a turn ([`NextTurn`]). Nothing here waits or reads a clock.
 //!
 //! In a turn ([`Object::turn`]) all events that have arrived since the last one are verified in one batch, stored in one
 //! transaction and answered with OK; then requests take a few steps. Between calls, everything that a session needs is in
@@ -24,6 +24,7 @@ mod session_blobs;
 mod sweep;
 mod turn;
 mod unanswered;
+mod undelivered;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -111,15 +112,15 @@ pub trait RowCountingConn: SqlConn + Clone {
     fn rows(&self) -> RowCount;
 }
 
-/// What an object needs next.
+/// When an object is to take its next turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// Nothing, until something happens.
-    Idle,
-    /// A turn, after the messages that have already arrived have been passed in.
-    Turn,
-    /// A turn in this many milliseconds: to check a slow reader, or for a timeout.
-    Later(u64),
+pub enum NextTurn {
+    /// Not until something happens.
+    None,
+    /// After the messages that have already arrived have been passed in.
+    Soon,
+    /// In this many milliseconds: to check a slow reader, or for a timeout.
+    After(u64),
 }
 
 /// Bytes of unanswered messages since the last turn above which a turn is taken at once: an object has 128 MB of memory.
@@ -134,7 +135,7 @@ pub struct Object<C: RowCountingConn + 'static, H: Host> {
     relay: Relay<SqlBackend<C>>,
     verifier: Arc<dyn Verifier>,
     settings: ObjectSettings,
-    conns: HashMap<ConnId, Conn<H::Socket>>,
+    conns: HashMap<ConnId, Connection<H::Socket>>,
     by_key: HashMap<Key, ConnId>,
     /// Sockets that may be read again.
     resumed: Vec<Key>,
@@ -154,13 +155,15 @@ pub struct Object<C: RowCountingConn + 'static, H: Host> {
     /// Whether `alarm` is soon enough for everything in the store. Unknown when the object has just woken up.
     alarm_is_known: bool,
     /// Bytes of unanswered messages since the last turn.
-    gathered_bytes: usize,
+    unanswered_bytes: usize,
+    /// What the row says from where on events are still being delivered.
+    undelivered: Option<Seq>,
     /// Most bytes of output that may wait for all readers.
     output_bytes_max: usize,
     counters: Counters,
 }
 
-struct Conn<S> {
+struct Connection<S> {
     key: Key,
     socket: S,
     /// The address that it is counted by.
@@ -173,10 +176,10 @@ struct Conn<S> {
     is_marked_unanswered: bool,
 }
 
-impl<S> Conn<S> {
+impl<S> Connection<S> {
     fn new(key: Key, socket: S, address: Option<ClientAddress>, blobs: BTreeSet<BlobName>) -> Self {
         let encoder = Encoder::default();
-        Conn { key, socket, address, encoder, blobs, backlog: None, is_marked_unanswered: false }
+        Connection { key, socket, address, encoder, blobs, backlog: None, is_marked_unanswered: false }
     }
 }
 
@@ -194,11 +197,13 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     ) -> Result<Self, SqlOpenError> {
         session_blobs::create(&conn)?;
         sweep::create(&conn)?;
-        match consumers::create(&conn) {
-            // The storage is full and the table is new in this version: clients are served, and consumers wait until
-            // there is space.
-            Err(StoreError::Full(_)) => {}
-            created => created?,
+        for created in [consumers::create(&conn), undelivered::create(&conn)] {
+            match created {
+                // The storage is full and the table is new in this version: clients are served, and consumers wait until
+                // there is space.
+                Err(StoreError::Full(_)) => {}
+                created => created?,
+            }
         }
         #[cfg(feature = "libsecp256k1")]
         let opened =
@@ -232,7 +237,8 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             agents_max: settings.agents.agents_max,
             alarm: None,
             alarm_is_known: false,
-            gathered_bytes: 0,
+            unanswered_bytes: 0,
+            undelivered: None,
             output_bytes_max: settings.limits.shard_outbox_bytes_max.min(OUTPUT_BYTES_MAX),
             counters,
         })
@@ -243,8 +249,9 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         &mut self,
         now: Now,
         sockets: impl IntoIterator<Item = (Key, H::Socket, Vec<u8>)>,
-    ) -> Next {
+    ) -> NextTurn {
         let before = self.rows();
+        self.undelivered = undelivered::read(self.relay.store().conn());
         for (socket_key, socket, attached) in sockets {
             if attachment::has_ended(&attached) {
                 let bytes = self.host.buffered_bytes(&socket);
@@ -257,7 +264,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
                 let mut blob = |name| session_blobs::read(store, key, name).ok().flatten();
                 attachment::load(&attached, &mut blob).ok().map(|(session, names)| (key, session, names))
             });
-            let Some((key, session, names)) = loaded else {
+            let Some((key, mut session, names)) = loaded else {
                 self.counters.sessions_interrupted += u64::from(has_unanswered);
                 self.counters.sessions_lost += u64::from(!has_unanswered);
                 let address = attachment::address_of(&attached);
@@ -267,10 +274,13 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
                 continue;
             };
             self.counters.sessions_restored += 1;
+            if let Some(after) = self.undelivered {
+                session.fall_behind(after);
+            }
             let address = session.address;
             let id = self.relay.restore(now, session);
             self.addresses.restore(address);
-            self.conns.insert(id, Conn::new(key, socket, address, names.into_iter().collect()));
+            self.conns.insert(id, Connection::new(key, socket, address, names.into_iter().collect()));
             self.by_key.insert(key, id);
             self.update_backlog(now, id);
             // In any case, also without a backlog: the machine then sends the NOTICE of missed events, if there is one.
@@ -306,20 +316,20 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         socket: H::Socket,
         host: Option<String>,
         from: Option<IpAddr>,
-    ) -> Result<Next, ConnectError> {
+    ) -> Result<NextTurn, ConnectError> {
         self.admit(from)?;
         let address = self.addresses.limited(from);
         let peer = Peer { host: host.filter(|host| host.len() <= HOST_BYTES_MAX), address };
         let id = self.relay.connect(now, peer).ok_or(ConnectError::Full)?;
         self.addresses.restore(address);
-        self.conns.insert(id, Conn::new(key, socket, address, BTreeSet::new()));
+        self.conns.insert(id, Connection::new(key, socket, address, BTreeSet::new()));
         self.by_key.insert(key, id);
         Ok(self.flush(now))
     }
 
     /// A text message.
-    pub fn text(&mut self, now: Now, key: Key, text: &str) -> Next {
-        let Some(&id) = self.by_key.get(&key) else { return Next::Idle };
+    pub fn text(&mut self, now: Now, key: Key, text: &str) -> NextTurn {
+        let Some(&id) = self.by_key.get(&key) else { return NextTurn::None };
         let (before, metrics) = (self.rows(), self.relay.metrics());
         let events = metrics.messages_event;
         let deferred = metrics.messages_deferred;
@@ -334,12 +344,12 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         if !is_event && !is_deferred {
             return self.flush(now);
         }
-        self.gathered_bytes += text.len();
-        if self.gathered_bytes > UNANSWERED_BYTES_MAX { self.turn(now) } else { self.flush(now) }
+        self.unanswered_bytes += text.len();
+        if self.unanswered_bytes > UNANSWERED_BYTES_MAX { self.turn(now) } else { self.flush(now) }
     }
 
     /// Publishes an event that a key of the host's own has signed; see [`Relay::publish`].
-    pub fn publish(&mut self, now: Now, event: &Event) -> (Ticket, Next) {
+    pub fn publish(&mut self, now: Now, event: &Event) -> (Ticket, NextTurn) {
         let ticket = self.relay.publish(now, event);
         (ticket, self.flush(now))
     }
@@ -355,16 +365,15 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     }
 
     /// Ephemeral events that the object of another shard has verified and forwarded.
-    pub fn live(&mut self, now: Now, events: Vec<Event>) -> Next {
-        let live: Vec<Live> =
-            events.into_iter().map(|event| Live { seq: None, event, publisher: None }).collect();
+    pub fn live(&mut self, now: Now, events: Vec<Event>) -> NextTurn {
+        let live: Vec<Live> = events.into_iter().map(|event| Live::ephemeral(event, None)).collect();
         self.relay.handle_live(now, &live);
         self.flush(now)
     }
 
     /// A binary message.
-    pub fn binary(&mut self, now: Now, key: Key) -> Next {
-        let Some(&id) = self.by_key.get(&key) else { return Next::Idle };
+    pub fn binary(&mut self, now: Now, key: Key) -> NextTurn {
+        let Some(&id) = self.by_key.get(&key) else { return NextTurn::None };
         self.relay.handle_binary(id);
         self.flush(now)
     }
@@ -386,7 +395,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     }
 
     /// A socket has closed.
-    pub fn disconnect(&mut self, now: Now, key: Key) -> Next {
+    pub fn disconnect(&mut self, now: Now, key: Key) -> NextTurn {
         if let Some(id) = self.by_key.get(&key).copied() {
             self.end_session(id);
         } else if self.forget_closing(key) {
@@ -401,7 +410,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     }
 
     /// All metrics; counters start when the object wakes up. They name the addresses and authors that cost the most, and the
-    /// busiest agents, see [`metrics::for_everybody`](crate::metrics::for_everybody).
+    /// busiest agents, see [`metrics::without_names`](crate::metrics::without_names).
     pub fn families(&self, now: Now) -> Vec<Family> {
         let mut others = vec![
             (MEMORY_BYTES, self.host.memory_bytes()),

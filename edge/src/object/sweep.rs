@@ -13,7 +13,7 @@ use relay_engine::store::{
 };
 use relay_engine::types::{CanonicalEvent, Class, Now, Timestamp, parse_expiration};
 
-use super::{Host, Next, Object, RowCountingConn};
+use super::{Host, NextTurn, Object, RowCountingConn};
 
 /// Events swept in one transaction, which ends earlier with the keys that the store removes in one.
 const SWEEP_EVENTS_MAX: usize = 256;
@@ -33,7 +33,7 @@ pub(super) fn create<C: SqlConn>(conn: &C) -> Result<(), StoreError> {
 
 impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     /// The alarm that was set has fired.
-    pub fn alarm(&mut self, now: Now) -> Next {
+    pub fn alarm(&mut self, now: Now) -> NextTurn {
         self.counters.alarms += 1;
         // A later one may have been set since the object woke up for this one.
         self.alarm = self.alarm.filter(|at| at.millis_since(now) > ALARM_EARLY_MS_MAX);
@@ -122,6 +122,9 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             }
         };
         self.counters.events_retired += retired.events as u64;
+        if retired.events > 0 {
+            self.relay.handle_removed();
+        }
         Ok(hidden.more || expired.more || retired.more)
     }
 

@@ -4,16 +4,16 @@
 use relay_engine::relay::commit;
 use relay_engine::types::{Event, NO_EXPIRY, Now};
 
-use super::{Host, Next, Object, RowCountingConn};
+use super::{Host, NextTurn, Object, RowCountingConn};
 
 /// Milliseconds between checks of slow readers.
 const SLOW_CHECK_MS: u64 = 20;
 
 impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     /// Takes a turn.
-    pub fn turn(&mut self, now: Now) -> Next {
+    pub fn turn(&mut self, now: Now) -> NextTurn {
         self.counters.turns += 1;
-        self.gathered_bytes = 0;
+        self.unanswered_bytes = 0;
         self.relay.handle_timeout(now);
         self.check_slow_readers(now);
         self.ingest(now);
@@ -67,21 +67,22 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     }
 
     /// Sends output, saves changed sessions, and returns what the object needs next.
-    pub(super) fn flush(&mut self, now: Now) -> Next {
+    pub(super) fn flush(&mut self, now: Now) -> NextTurn {
         self.send_all(now);
         self.relay.handle_flushed(now);
         self.save_changed();
+        self.save_undelivered();
         self.deliver_batches(now);
         #[cfg(feature = "libsecp256k1")]
         self.run_agents(now);
         if self.relay.has_unverified() || self.relay.has_work() {
-            return Next::Turn;
+            return NextTurn::Soon;
         }
         let slow = (!self.slow.is_empty()).then_some(SLOW_CHECK_MS);
         let due = self.relay.poll_timeout().map(|at| at.millis_since(now));
         let soonest = slow.into_iter().chain(due).chain(self.consumer_retry_ms(now));
         #[cfg(feature = "libsecp256k1")]
         let soonest = soonest.chain(self.agents.as_ref().and_then(|agents| agents.timer_ms(now)));
-        soonest.min().map_or(Next::Idle, Next::Later)
+        soonest.min().map_or(NextTurn::None, NextTurn::After)
     }
 }

@@ -21,6 +21,7 @@ use relay_agent::machine::{Context, EffectId, Published, Tombstone};
 use relay_agent::nip46::Answers;
 use relay_engine::sql::StoreError;
 use relay_engine::types::{Event, Filter, Now, PubKey};
+use relay_site::nip98::{Author, Rejection};
 use relay_site::{AgentRoute, Answer};
 use wasm_bindgen::JsCast;
 use worker::{
@@ -32,7 +33,7 @@ use self::follow::Following;
 
 use super::entry::response;
 use super::js::{self, Storage};
-use super::sql::Conn;
+use super::sql::DurableSql;
 use super::{blossom, calls, memory, shards, variables};
 use crate::agent::ask::{API_PATH, Ask, ENTRY_PATH, decode_deployment, encode_entry};
 use crate::agent::elsewhere::Elsewhere;
@@ -62,7 +63,7 @@ struct Shared {
     env: Env,
     settings: OnceCell<Settings>,
     /// Opened on first use, and again if that failed.
-    agent: RefCell<Option<AgentObject<Conn, Runtime>>>,
+    agent: RefCell<Option<AgentObject<DurableSql, Runtime>>>,
     wishes: Wishes,
     /// What goes to other relays.
     elsewhere: RefCell<Elsewhere>,
@@ -195,7 +196,7 @@ impl Shared {
     /// Calls `work` with the agent, which is opened if needed, and begins what it wants.
     fn with<T>(
         self: &Rc<Self>,
-        work: impl FnOnce(&mut AgentObject<Conn, Runtime>) -> T,
+        work: impl FnOnce(&mut AgentObject<DurableSql, Runtime>) -> T,
     ) -> std::result::Result<T, String> {
         let done = {
             let mut place = self.agent.try_borrow_mut().map_err(|_| "the agent is in use".to_owned())?;
@@ -217,13 +218,13 @@ impl Shared {
     }
 
     /// As [`Shared::with`], for what nobody waits for.
-    fn report(self: &Rc<Self>, work: impl FnOnce(&mut AgentObject<Conn, Runtime>)) {
+    fn report(self: &Rc<Self>, work: impl FnOnce(&mut AgentObject<DurableSql, Runtime>)) {
         if let Err(message) = self.with(work) {
             worker::console_error!("an agent: {message}");
         }
     }
 
-    fn open(self: &Rc<Self>) -> std::result::Result<AgentObject<Conn, Runtime>, String> {
+    fn open(self: &Rc<Self>) -> std::result::Result<AgentObject<DurableSql, Runtime>, String> {
         let settings = self.settings()?;
         if !settings.agents.enabled {
             return Err("agents are disabled".into());
@@ -242,7 +243,7 @@ impl Shared {
             seed: js::random().map_err(message)?,
         };
         let opening = Opening(u64::from_be_bytes(js::random().map_err(message)?));
-        let agent = AgentObject::open(now(), Conn::new(storage), host, context, opening)
+        let agent = AgentObject::open(now(), DurableSql::new(storage), host, context, opening)
             .map_err(|error| error.to_string())?;
         OPEN.with_borrow_mut(|open| {
             // Before it grows.
@@ -397,7 +398,7 @@ impl Shared {
             return Ok(true);
         }
         let storage: Storage = self.storage()?;
-        is_opened(&Conn::new(storage)).map_err(|error| error.to_string())
+        is_opened(&DurableSql::new(storage)).map_err(|error| error.to_string())
     }
 
     fn storage(&self) -> std::result::Result<Storage, String> {
@@ -455,6 +456,11 @@ impl Shared {
             Ok(_) => {}
             Err(message) => return unavailable(&message),
         }
+        match self.is_repeated(ask) {
+            Ok(Ok(())) => {}
+            Ok(Err(rejection)) => return rejection.into(),
+            Err(message) => return unavailable(&message),
+        }
         let tombstone = match &deployment {
             Some(deployment) => self.tombstone_of(&deployment.pubkey).await,
             None => Ok(None),
@@ -484,6 +490,27 @@ impl Shared {
             return unavailable(&message);
         }
         answer
+    }
+}
+
+impl Shared {
+    /// Marks the event that has signed a request as used, if its author is permitted what it asks for.
+    fn is_repeated(
+        self: &Rc<Self>,
+        ask: &Ask,
+    ) -> std::result::Result<std::result::Result<(), Rejection>, String> {
+        let Some(signed) = &ask.signed else { return Ok(Ok(())) };
+        // Others are refused below, and those who may do this with what is their own may do it again.
+        let is_permitted = ask.route == AgentRoute::Deploy || {
+            let entry = self.with(|agent| api::entry(agent.agent()))?;
+            let admitted = api::admit(ask.route, ask.id.as_deref(), ask.caller, false, entry.as_ref());
+            admitted == Ok(Author::Permitted)
+        };
+        if !is_permitted {
+            return Ok(Ok(()));
+        }
+        let now = js_sys::Date::now() as u64 / 1_000;
+        signed.take(&DurableSql::new(self.storage()?), now).map_err(|error| error.to_string())
     }
 }
 

@@ -19,9 +19,10 @@ use super::shards::{stub, stub_of};
 use super::{variables, verifier};
 use crate::agent::ask::{ADMIT_PATH, API_PATH, Ask, GONE_PATH, ROOM_PATH, encode_deployment};
 use crate::settings::Settings;
+use crate::used::SignedBy;
 
-/// Used NIP-98 events, as far as this isolate of the Worker has seen them. Another isolate would take the same event once
-/// more, which repeats a command that has been carried out a moment before.
+/// Used NIP-98 events, as far as this isolate of the Worker has seen them. Another isolate lets the same event pass once more: then
+/// a read is repeated, but nothing that changes an agent, since its object remembers those ([`SignedBy`]).
 static USED: LazyLock<Mutex<UsedEvents>> = LazyLock::new(Mutex::default);
 
 /// Bytes of a body, at most: it is in the memory of the Worker and of the agent's object several times, and an isolate has
@@ -66,6 +67,7 @@ pub(super) async fn respond(
         id: params.id,
         query: request.url()?.query().unwrap_or_default().to_owned(),
         caller,
+        signed: signed.as_ref().filter(|_| endpoint.method != "GET").map(SignedBy::from),
         relay_name: settings.info.name.clone(),
         relay_url: settings.url.clone().unwrap_or_else(|| address(&request)),
     };

@@ -8,25 +8,25 @@ use js_sys::futures::JsFuture;
 use relay_blossom::{Command, Index, Outcome};
 use relay_engine::sql::StoreError;
 use wasm_bindgen::JsCast;
-use worker::{Delay, DurableObject, Env, Request, Response, Result, State, durable_object};
+use worker::{Delay, DurableObject, Env, Object, Request, Response, Result, State, durable_object};
 
 use super::js::{self, Storage};
-use super::sql::Conn;
+use super::sql::DurableSql;
 use super::variables;
-use crate::blossom::{COMMAND_PATH, EVENTS_PATH, decode_command, decode_events, encode_outcome, wake_at};
+use crate::blossom::{
+    COMMAND_PATH, EVENTS_PATH, Listing, PAGE_KEYS, USE_PATH, decode_command, decode_events, encode_outcome,
+};
+use crate::used::{SignedBy, encode_taken};
 
 /// The bucket of blobs.
 pub(super) const BLOBS: &str = "BLOBS";
 /// How often a command is repeated while the bytes of its blob are being removed, and how long is waited in between.
 const BUSY_TRIES: u32 = 50;
 const BUSY_WAIT: Duration = Duration::from_millis(100);
-/// Bytes that are removed in one call; the rest is left to an alarm.
-const REMOVALS_MAX: u32 = 100;
-/// Seconds until an alarm goes on with removals, or tries again what failed.
-const SOON_SECONDS: u64 = 5;
-/// How long a removal that failed is tried again. After 15 minutes the index hands it out once more, also to a successor of this
-/// object; by then nothing of this one may be under way.
-const RETRY_SECONDS: u64 = 600;
+/// Bytes that one alarm removes, in one operation of the bucket; the next alarm rings at once.
+const REMOVALS_MAX: u32 = 1_000;
+/// Seconds until what failed is tried again.
+const RETRY_SECONDS: u64 = 5;
 
 /// The index.
 #[durable_object]
@@ -34,11 +34,13 @@ pub struct BlossomDurableObject {
     state: State,
     env: Env,
     /// Opened on first use, and again if that failed.
-    index: RefCell<Option<Index<Conn>>>,
+    index: RefCell<Option<Index<DurableSql>>>,
     /// The alarm, if this object has set one since it was opened, in Unix seconds.
     alarm_at: Cell<Option<u64>>,
-    /// Removals that the bucket has failed, and when this object took them, in Unix seconds.
-    failed: RefCell<Vec<(String, u64)>>,
+    /// What has failed is not tried again before, in Unix seconds.
+    retry_at: Cell<u64>,
+    /// The way through the bucket's keys; read when it is first asked for.
+    listing: RefCell<Option<Option<Listing>>>,
 }
 
 fn now() -> u64 {
@@ -56,15 +58,15 @@ impl BlossomDurableObject {
         let mut index = self.index.try_borrow_mut().map_err(busy)?;
         let open = match index.take() {
             Some(open) => open,
-            None => Index::open(Conn::new(self.storage()?))?,
+            None => Index::open(DurableSql::new(self.storage()?))?,
         };
         index.insert(open).run(now(), command)
     }
 
-    /// Carries out a command; again while the bytes of its blob are being removed.
+    /// Carries out a command; again while the bytes of its blob are being removed. Who sends it waits for the removal of its own
+    /// bytes only; others are left to the alarm.
     async fn run(&self, command: Command) -> std::result::Result<Outcome, StoreError> {
-        let may_remove = command.may_remove();
-        let wake_at = wake_at(&command, now());
+        let own = command.removes();
         let mut outcome = self.run_once(command.clone());
         for _ in 0..BUSY_TRIES {
             if outcome != Ok(Outcome::Busy) {
@@ -73,65 +75,146 @@ impl BlossomDurableObject {
             Delay::from(BUSY_WAIT).await;
             outcome = self.run_once(command.clone());
         }
-        if may_remove {
-            self.remove().await;
+        match (&outcome, own) {
+            (Ok(Outcome::Stored(_) | Outcome::Exists(_)) | Err(_), _) | (_, None) => {}
+            (_, Some(own)) => {
+                if let Ok(Outcome::Removal(Some(key))) = self.run_once(Command::TakeRemovalOf(own)) {
+                    self.remove(vec![key]).await;
+                }
+            }
         }
-        if let Some(at) = wake_at
-            && !matches!(outcome, Ok(Outcome::Refused(_) | Outcome::Busy))
-        {
-            self.wake_by(at).await;
+        match outcome {
+            Ok(Outcome::Begun { .. }) => self.list_if_never(),
+            Ok(Outcome::Swept(_)) => self.set_listing(Listing::asked(now())),
+            _ => {}
         }
+        self.wake().await;
         outcome
     }
 
-    /// Removes bytes that may go.
-    async fn remove(&self) {
-        for _ in 0..REMOVALS_MAX {
-            let key = match self.run_once(Command::TakeRemoval) {
-                Ok(Outcome::Removal(Some(key))) => key,
-                Ok(_) => return,
-                Err(error) => return self.try_soon(&error.to_string()),
-            };
-            self.remove_taken(key, now()).await;
-        }
-        self.set_alarm(now() + SOON_SECONDS);
-    }
-
-    /// Removes bytes that nobody uploads meanwhile, for the index knows that they are being removed.
-    async fn remove_taken(&self, key: String, taken_at: u64) {
+    /// Removes bytes that nobody uploads meanwhile, for the index knows that they are being removed. One operation.
+    async fn remove(&self, keys: Vec<String>) {
         let removed = match self.env.bucket(BLOBS) {
-            Ok(bucket) => bucket.delete(&key).await,
+            Ok(bucket) => bucket.delete_multiple(keys.iter().map(String::as_str).collect()).await,
             Err(error) => Err(error),
         };
-        let failed = match removed {
-            Ok(()) => self.run_once(Command::Removed(key.clone())).err().map(|error| error.to_string()),
-            Err(error) => Some(error.to_string()),
+        if let Err(error) = &removed {
+            self.failed(&format!("{} of blobs: {error}", keys.len()));
+        }
+        for key in keys {
+            let done = match removed {
+                Ok(()) => Command::Removed(key),
+                Err(_) => Command::RemovalFailed(key),
+            };
+            if let Err(error) = self.run_once(done) {
+                self.failed(&error.to_string());
+            }
+        }
+    }
+
+    fn failed(&self, what: &str) {
+        worker::console_error!("removing bytes: {what}");
+        self.retry_at.set(now() + RETRY_SECONDS);
+    }
+
+    fn sweep(&self) {
+        if let Err(error) = self.run_once(Command::Sweep) {
+            self.failed(&error.to_string());
+        }
+    }
+
+    async fn remove_waiting(&self) {
+        match self.run_once(Command::TakeRemovals(REMOVALS_MAX)) {
+            Ok(Outcome::Removals(keys)) if !keys.is_empty() => self.remove(keys).await,
+            Ok(_) => {}
+            Err(error) => self.failed(&error.to_string()),
+        }
+    }
+
+    fn listing(&self) -> Option<Listing> {
+        let mut listing = self.listing.try_borrow_mut().ok()?;
+        if listing.is_none() {
+            let read = self.storage().and_then(|storage| Listing::read(&DurableSql::new(storage)));
+            match read {
+                Ok(read) => *listing = Some(read),
+                Err(error) => self.failed(&error.to_string()),
+            }
+        }
+        listing.clone().flatten()
+    }
+
+    fn set_listing(&self, next: Listing) {
+        // Makes the table, if it is not there.
+        self.listing();
+        let written = self.storage().and_then(|storage| next.write(&DurableSql::new(storage)));
+        if let Err(error) = written {
+            self.failed(&error.to_string());
+        }
+        if let Ok(mut listing) = self.listing.try_borrow_mut() {
+            *listing = Some(Some(next));
+        }
+    }
+
+    /// The first upload has begun: from now on the bucket is looked through.
+    fn list_if_never(&self) {
+        if self.listing().is_none() {
+            self.set_listing(Listing::later(now()));
+        }
+    }
+
+    /// Looks at the next page of the bucket's keys, if it is due. Bytes that the index does not know wait to be removed then.
+    async fn list(&self) {
+        let Some(listing) = self.listing().filter(|listing| listing.due <= now()) else { return };
+        let next = match self.list_page(&listing).await {
+            Ok(last) => listing.next(last, now()),
+            Err(error) => {
+                worker::console_error!("the bucket of blobs cannot be listed: {error}");
+                listing.failed(now())
+            }
         };
-        if let Some(error) = failed {
-            self.try_soon(&format!("{key}: {error}"));
-            if let Ok(mut failed) = self.failed.try_borrow_mut() {
-                failed.push((key, taken_at));
-            }
+        // Unless an operator has asked meanwhile.
+        if self.listing().as_ref() == Some(&listing) {
+            self.set_listing(next);
         }
     }
 
-    /// Tries again what the bucket has failed.
-    async fn remove_failed(&self) {
-        let failed = self.failed.try_borrow_mut().map(|mut failed| std::mem::take(&mut *failed));
-        for (key, taken_at) in failed.unwrap_or_default() {
-            if now() < taken_at + RETRY_SECONDS {
-                self.remove_taken(key, taken_at).await;
-            }
+    /// The last key of the page, if there are more.
+    async fn list_page(&self, listing: &Listing) -> Result<Option<String>> {
+        let bucket = self.env.bucket(BLOBS)?;
+        let mut page = bucket.list().limit(PAGE_KEYS);
+        if let Some(after) = &listing.after {
+            page = page.start_after(after);
         }
+        let page = page.execute().await?;
+        let objects = page.objects();
+        let last = objects.last().filter(|_| page.truncated()).map(Object::key);
+        let is_old = |object: &&Object| Listing::is_old(object.uploaded().as_millis() / 1_000, now());
+        let keys = objects.iter().filter(is_old).map(Object::key).collect();
+        match self.run_once(Command::RemoveUnknown { keys, is_asked: listing.is_asked }) {
+            Ok(Outcome::Unknown { left, .. }) if left > 0 => {
+                worker::console_error!(
+                    "the bucket has {left} blobs of {PAGE_KEYS} keys that the index does not know; it may be new or restored, \
+                     so they stay until an operator removes them (POST /blossom/gc)"
+                );
+            }
+            Ok(Outcome::Unknown { removed, .. }) if removed > 0 => {
+                worker::console_log!(
+                    "the bucket has {removed} keys that the index does not know: they are removed"
+                );
+            }
+            Ok(_) => {}
+            Err(error) => return Err(worker::Error::RustError(error.to_string())),
+        }
+        Ok(last)
     }
 
-    fn try_soon(&self, what: &str) {
-        worker::console_error!("removing bytes of blobs: {what}");
-        self.set_alarm(now() + SOON_SECONDS);
-    }
-
-    /// The alarm rings at this time, or before. To set it costs a row, so that one which is set already is left.
-    async fn wake_by(&self, at: u64) {
+    /// The alarm rings when something is to be done next. To set it costs a row, so that one which is set already and rings before
+    /// is left.
+    async fn wake(&self) {
+        let due = self.index.try_borrow().ok().and_then(|index| index.as_ref().and_then(Index::next_due));
+        let due = due.into_iter().chain(self.listing().map(|listing| listing.due)).min();
+        let Some(due) = due else { return };
+        let at = due.max(now()).max(self.retry_at.get());
         if self.alarm_at.get().is_none() {
             let set = match self.storage().map(|storage| storage.get_alarm()) {
                 Ok(Ok(promise)) => JsFuture::from(promise).await.ok().and_then(|set| set.as_f64()),
@@ -139,26 +222,22 @@ impl BlossomDurableObject {
             };
             self.alarm_at.set(set.map(|ms| ms as u64 / 1_000));
         }
-        self.set_alarm(at.max(now() + SOON_SECONDS));
-    }
-
-    fn sweep(&self) {
-        match self.run_once(Command::Sweep) {
-            Ok(Outcome::Swept(Some(at))) => self.set_alarm(at.max(now() + SOON_SECONDS)),
-            Ok(_) => {}
-            Err(error) => self.try_soon(&error.to_string()),
-        }
-    }
-
-    fn set_alarm(&self, at: u64) {
-        if self.alarm_at.get().is_some_and(|set| set <= at && set > now()) {
+        if self.alarm_at.get().is_some_and(|set| set <= at) {
             return;
         }
-        self.alarm_at.set(Some(at));
         let set = self.storage().map(|storage| storage.set_alarm(at as f64 * 1_000.0));
-        if !matches!(set, Ok(Ok(_))) {
+        if matches!(set, Ok(Ok(_))) {
+            self.alarm_at.set(Some(at));
+        } else {
             worker::console_error!("the index of blobs: an alarm can't be set");
         }
+    }
+
+    /// Marks the event that has signed a request as used.
+    fn take_used(&self, body: &[u8]) -> std::result::Result<&'static [u8], String> {
+        let signed: SignedBy = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+        let conn = DurableSql::new(self.storage().map_err(|error| error.to_string())?);
+        signed.take(&conn, now()).map(|taken| encode_taken(&taken)).map_err(|error| error.to_string())
     }
 }
 
@@ -169,7 +248,8 @@ impl DurableObject for BlossomDurableObject {
             env,
             index: RefCell::default(),
             alarm_at: Cell::default(),
-            failed: RefCell::default(),
+            retry_at: Cell::default(),
+            listing: RefCell::default(),
         }
     }
 
@@ -200,6 +280,10 @@ impl DurableObject for BlossomDurableObject {
                 }
                 Response::ok("")
             }
+            USE_PATH => match self.take_used(&body) {
+                Ok(taken) => Response::from_bytes(taken.to_vec()),
+                Err(message) => Response::error(message, 503),
+            },
             _ => Response::error("not found\n", 404),
         }
     }
@@ -207,8 +291,9 @@ impl DurableObject for BlossomDurableObject {
     async fn alarm(&self) -> Result<Response> {
         self.alarm_at.set(None);
         self.sweep();
-        self.remove_failed().await;
-        self.remove().await;
+        self.list().await;
+        self.remove_waiting().await;
+        self.wake().await;
         Response::ok("")
     }
 }

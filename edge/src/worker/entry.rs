@@ -250,10 +250,10 @@ async fn ask_health(env: &Env, settings: &Settings) -> Answer {
 
 async fn metrics_text(env: &Env, settings: &Settings, is_for_operator: bool) -> String {
     let placement = &settings.placement;
-    let ask_one = |shard| ask::<Vec<Family>>(env, placement, shard, "/samples");
+    let ask_one = |shard| ask::<Vec<Family>>(env, placement, shard, "/metric-families");
     let mut shards = placement.shards.ask_all(ask_one).await;
     if !is_for_operator {
-        shards = shards.into_iter().map(|(shard, answer)| (shard, metrics::for_everybody(answer))).collect();
+        shards = shards.into_iter().map(|(shard, answer)| (shard, metrics::without_names(answer))).collect();
     }
     metrics::render(&shards)
 }

@@ -10,7 +10,7 @@ extern "C" {
     pub(super) type Storage;
 
     #[wasm_bindgen(method, getter)]
-    pub(super) fn sql(this: &Storage) -> Sql;
+    pub(super) fn sql(this: &Storage) -> SqlStorage;
 
     #[wasm_bindgen(method, catch, js_name = transactionSync)]
     pub(super) fn transaction_sync(
@@ -33,24 +33,28 @@ extern "C" {
 
     /// `SqlStorage`.
     #[derive(Clone)]
-    pub(super) type Sql;
+    pub(super) type SqlStorage;
 
     #[wasm_bindgen(method, catch, variadic)]
-    pub(super) fn exec(this: &Sql, statement: &JsValue, params: &Array) -> Result<Cursor, JsValue>;
+    pub(super) fn exec(
+        this: &SqlStorage,
+        statement: &JsValue,
+        params: &Array,
+    ) -> Result<SqlStorageCursor, JsValue>;
 
     #[wasm_bindgen(method, catch, getter, js_name = databaseSize)]
-    pub(super) fn database_size(this: &Sql) -> Result<f64, JsValue>;
+    pub(super) fn database_size(this: &SqlStorage) -> Result<f64, JsValue>;
 
-    pub(super) type Cursor;
+    pub(super) type SqlStorageCursor;
 
     #[wasm_bindgen(method, catch)]
-    pub(super) fn raw(this: &Cursor) -> Result<RawIterator, JsValue>;
+    pub(super) fn raw(this: &SqlStorageCursor) -> Result<RawIterator, JsValue>;
 
     #[wasm_bindgen(method, getter, js_name = rowsRead)]
-    pub(super) fn rows_read(this: &Cursor) -> f64;
+    pub(super) fn rows_read(this: &SqlStorageCursor) -> f64;
 
     #[wasm_bindgen(method, getter, js_name = rowsWritten)]
-    pub(super) fn rows_written(this: &Cursor) -> f64;
+    pub(super) fn rows_written(this: &SqlStorageCursor) -> f64;
 
     pub(super) type RawIterator;
 

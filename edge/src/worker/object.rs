@@ -29,9 +29,9 @@ use worker::{
 use super::entry::response;
 use super::js::{self, Socket, Storage};
 use super::shards::{LIVE_PATH, OtherShards, stub_of};
-use super::sql::Conn;
+use super::sql::DurableSql;
 use super::{memory, variables, verifier};
-use crate::object::{Host, Key, Next, Object};
+use crate::object::{Host, Key, NextTurn, Object};
 
 /// One shard of the relay.
 #[durable_object]
@@ -43,7 +43,7 @@ struct Shared {
     state: State,
     env: Env,
     /// Opened on first use, and again if that failed.
-    object: RefCell<Option<Object<Conn, Runtime>>>,
+    object: RefCell<Option<Object<DurableSql, Runtime>>>,
     /// Whether a turn is scheduled and has not begun.
     turn_is_due: Cell<bool>,
     /// When the timer for a later turn fires, in milliseconds since 1970; infinite if none is set.
@@ -195,7 +195,7 @@ impl Shared {
     /// Calls `work` with the object, which is opened if needed, and schedules what it needs next.
     fn with<T>(
         self: &Rc<Self>,
-        work: impl FnOnce(&mut Object<Conn, Runtime>) -> (T, Next),
+        work: impl FnOnce(&mut Object<DurableSql, Runtime>) -> (T, NextTurn),
     ) -> std::result::Result<T, String> {
         let (done, next, resumed) = {
             let mut place = self.object.try_borrow_mut().map_err(|_| "the object is in use".to_owned())?;
@@ -204,7 +204,7 @@ impl Shared {
                 *place = Some(object);
                 next
             } else {
-                Next::Idle
+                NextTurn::None
             };
             let object = place.as_mut().ok_or("the object is gone")?;
             let (done, next) = work(object);
@@ -214,7 +214,7 @@ impl Shared {
             }
             #[cfg(feature = "libsecp256k1")]
             self.agents.answer(object);
-            (done, if next == Next::Idle { woken } else { next }, resumed)
+            (done, if next == NextTurn::None { woken } else { next }, resumed)
         };
         if !resumed.is_empty()
             && let Ok(mut waiting) = self.waiting.try_borrow_mut()
@@ -255,7 +255,7 @@ impl Shared {
     }
 
     /// Opens the store and restores the sessions from their sockets' attachments.
-    fn open(&self) -> std::result::Result<(Object<Conn, Runtime>, Next), String> {
+    fn open(&self) -> std::result::Result<(Object<DurableSql, Runtime>, NextTurn), String> {
         let settings = variables::settings(&self.env)?;
         let storage: Storage = self.storage()?;
         let seed = js::random().map_err(|error| js::error_message(&error))?;
@@ -273,7 +273,7 @@ impl Shared {
             agent_secrets: std::sync::Arc::new(variables::agent_secrets(&self.env)),
         };
         let verifier = verifier(AUTHOR_CACHE_BYTES).map_err(|error| js::error_message(&error))?;
-        let mut object = Object::open(Conn::new(storage), runtime, &settings, verifier, seed)
+        let mut object = Object::open(DurableSql::new(storage), runtime, &settings, verifier, seed)
             .map_err(|error| error.to_string())?;
         let sockets = self.state.as_raw().get_websockets().map_err(|error| js::error_message(&error))?;
         let sockets = sockets.into_iter().map(|socket| {
@@ -297,15 +297,15 @@ impl Shared {
         Ok(storage.unchecked_into())
     }
 
-    fn schedule(self: &Rc<Self>, next: Next) {
+    fn schedule(self: &Rc<Self>, next: NextTurn) {
         match next {
-            Next::Idle => {}
-            Next::Turn if self.turn_is_due.replace(true) => {}
-            Next::Turn => self.call_in(&self.on_turn, 0.0, |shared| {
+            NextTurn::None => {}
+            NextTurn::Soon if self.turn_is_due.replace(true) => {}
+            NextTurn::Soon => self.call_in(&self.on_turn, 0.0, |shared| {
                 shared.turn_is_due.set(false);
                 shared.turn();
             }),
-            Next::Later(ms) => {
+            NextTurn::After(ms) => {
                 // A timer that is set for later does not delay this one.
                 let at = js_sys::Date::now() + ms as f64;
                 if at < self.timer_at.get() {
@@ -362,7 +362,7 @@ impl Shared {
         let from =
             request.headers().get("cf-connecting-ip")?.and_then(|address| address.parse::<IpAddr>().ok());
         // Before there is a socket.
-        match self.with(|object| (object.admit(from), Next::Idle)) {
+        match self.with(|object| (object.admit(from), NextTurn::None)) {
             Ok(Ok(())) => {}
             Ok(Err(refused)) => return response(refused.answer()),
             Err(message) => return response(Answer::error(503, &message).with("retry-after", "30")),
@@ -374,7 +374,7 @@ impl Shared {
         let socket: Socket = AsRef::<web_sys::WebSocket>::as_ref(&pair.server).clone().unchecked_into();
         let connected = self.with(|object| match object.connect(now(), key, socket, host, from) {
             Ok(next) => (Ok(()), next),
-            Err(refused) => (Err(refused), Next::Idle),
+            Err(refused) => (Err(refused), NextTurn::None),
         });
         let refusal = match connected {
             Ok(Ok(())) => return Response::from_websocket(pair.client),
@@ -411,13 +411,13 @@ impl Shared {
                     Err(error) => Response::error(format!("{error}\n"), 400),
                 }
             }
-            "/samples" => {
+            "/metric-families" => {
                 let families =
-                    self.with(|object| (object.families(now()), Next::Idle)).map_err(Error::RustError)?;
+                    self.with(|object| (object.families(now()), NextTurn::None)).map_err(Error::RustError)?;
                 Response::from_json(&families)
             }
             "/stats" => {
-                let stats = self.with(|object| (object.stats(), Next::Idle)).map_err(Error::RustError)?;
+                let stats = self.with(|object| (object.stats(), NextTurn::None)).map_err(Error::RustError)?;
                 let stats = stats.map_err(Error::RustError)?;
                 Response::from_json(
                     &serde_json::json!({ "events": stats.events, "store_bytes": stats.bytes }),

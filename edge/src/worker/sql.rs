@@ -12,24 +12,24 @@ use relay_engine::store::StoreError;
 use relay_engine::store::sql::{SqlConn, SqlValue};
 use wasm_bindgen::{JsCast, JsValue};
 
-use super::js::{Cursor, Sql, Storage, error_message};
+use super::js::{SqlStorage, SqlStorageCursor, Storage, error_message};
 use crate::object::{RowCount, RowCountingConn};
 
 /// Statement texts that are kept. A bulk statement has one for each number of rows.
 const TEXTS_MAX: usize = 1_024;
 
 #[derive(Clone)]
-pub(super) struct Conn {
+pub(super) struct DurableSql {
     storage: Storage,
-    sql: Sql,
+    sql: SqlStorage,
     texts: Rc<RefCell<HashMap<Box<str>, JsValue>>>,
     rows: Rc<Cell<RowCount>>,
 }
 
-impl Conn {
+impl DurableSql {
     pub(super) fn new(storage: Storage) -> Self {
         let sql = storage.sql();
-        Conn { storage, sql, texts: Rc::default(), rows: Rc::default() }
+        DurableSql { storage, sql, texts: Rc::default(), rows: Rc::default() }
     }
 
     fn text(&self, statement: &str) -> JsValue {
@@ -44,7 +44,7 @@ impl Conn {
         text
     }
 
-    fn run(&self, statement: &str, params: &[SqlValue<'_>]) -> Result<Cursor, StoreError> {
+    fn run(&self, statement: &str, params: &[SqlValue<'_>]) -> Result<SqlStorageCursor, StoreError> {
         let bound = Array::new();
         for param in params {
             match param {
@@ -55,7 +55,7 @@ impl Conn {
         self.sql.exec(&self.text(statement), &bound).map_err(|error| failed(&error))
     }
 
-    fn count(&self, cursor: &Cursor) {
+    fn count(&self, cursor: &SqlStorageCursor) {
         let RowCount { read, written } = self.rows.get();
         let (more_read, more_written) = (cursor.rows_read() as u64, cursor.rows_written() as u64);
         self.rows.set(RowCount { read: read + more_read, written: written + more_written });
@@ -73,13 +73,13 @@ fn failed(error: &JsValue) -> StoreError {
     }
 }
 
-impl RowCountingConn for Conn {
+impl RowCountingConn for DurableSql {
     fn rows(&self) -> RowCount {
         self.rows.get()
     }
 }
 
-impl SqlConn for Conn {
+impl SqlConn for DurableSql {
     fn exec(&self, sql: &str, params: &[SqlValue<'_>]) -> Result<(), StoreError> {
         let cursor = self.run(sql, params)?;
         self.count(&cursor);

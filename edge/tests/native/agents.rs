@@ -6,8 +6,8 @@ use relay_agent::identity::npub;
 use relay_agent::machine::AgentState;
 use relay_agent::router::Entry;
 use relay_edge::agent::{RESPONSE_MEMORY_MAX, WORK_MEMORY_MAX, is_opened};
-use relay_edge::metrics::{for_everybody, render};
-use relay_edge::object::{Next, RowCountingConn};
+use relay_edge::metrics::{render, without_names};
+use relay_edge::object::{NextTurn, RowCountingConn};
 use relay_edge::settings::Settings;
 use relay_edge::shard::Shards;
 use relay_engine::testing::Rng;
@@ -189,7 +189,7 @@ fn a_relay_without_agents_does_nothing_for_them() {
             runtime.text(socket.key, &format!(r#"["EVENT",{}]"#, job.json()));
             runtime.drive();
         }
-        assert_eq!(runtime.next, Next::Idle);
+        assert_eq!(runtime.next, NextTurn::None);
         (runtime.store.rows().written - before, runtime.host.alarms_set.get())
     });
     assert_eq!(costs[0], costs[1]);
@@ -202,7 +202,7 @@ fn waking_up_sets_no_alarm() {
     let set = world.relay.host.alarms_set.get();
     for _ in 0..20 {
         world.relay.evict();
-        world.relay.next = Next::Turn;
+        world.relay.next = NextTurn::Soon;
         world.run();
     }
     assert_eq!(world.relay.host.alarms_set.get(), set);
@@ -594,7 +594,7 @@ fn what_agents_count_comes_with_what_they_say() {
     ];
     has_metrics(&mut world, &lines);
     let families = world.relay.object().families(now);
-    let text = render(&[(Shards::ONE.for_connection(), for_everybody(Ok(families)))]);
+    let text = render(&[(Shards::ONE.for_connection(), without_names(Ok(families)))]);
     assert!(text.contains("relay_agent_jobs_total") && !text.contains("npub1"), "{text}");
 
     // Counters begin again with the object; agents do not repeat theirs.

@@ -16,7 +16,7 @@ use relay_agent::nip90;
 use relay_agent::router::Entry;
 use relay_edge::agent::message::{Delivery, Opening, Reply, decode_publish, encode_publish};
 use relay_edge::agent::{AgentHost, AgentObject};
-use relay_edge::object::{CallId, Next, PublicationId};
+use relay_edge::object::{CallId, NextTurn, PublicationId};
 use relay_edge::settings::Settings;
 use relay_engine::testing::signing::Signed;
 use relay_engine::types::{Event, EventId, Filter, Now, PubKey};
@@ -198,7 +198,7 @@ impl World {
         };
         self.relay.text(key, &format!(r#"["EVENT",{}]"#, event.json()));
         while !self.stored().iter().any(|stored| stored.id.to_string() == event.id) {
-            assert_eq!(self.relay.next, Next::Turn, "{} is stored", event.id);
+            assert_eq!(self.relay.next, NextTurn::Soon, "{} is stored", event.id);
             self.turn();
         }
     }
@@ -221,7 +221,7 @@ impl World {
     /// Does the next thing that waits, and nothing else. `false`: nothing does.
     pub(super) fn step(&mut self) -> bool {
         let now = self.relay.now;
-        if self.relay.next == Next::Turn {
+        if self.relay.next == NextTurn::Soon {
             self.turn();
             return true;
         }
@@ -312,7 +312,7 @@ impl World {
             self.run();
             self.relay.now = self.relay.now.plus_millis(500);
             let now = self.relay.now;
-            if matches!(self.relay.next, Next::Later(_)) && self.relay.object.is_some() {
+            if matches!(self.relay.next, NextTurn::After(_)) && self.relay.object.is_some() {
                 self.turn();
             }
             if self.relay.host.alarm.get().is_some_and(|at| at <= now) {
@@ -336,7 +336,7 @@ impl World {
     /// The relay's object loses its memory, and what it was sent.
     pub(super) fn evict_relay(&mut self) {
         self.relay.evict();
-        self.relay.next = Next::Idle;
+        self.relay.next = NextTurn::None;
         self.replies.clear();
         let calls = std::mem::take(&mut *self.relay.host.agent_calls.borrow_mut());
         self.orphans.extend(calls.into_iter().map(|(_, agent, body)| (agent, body)));

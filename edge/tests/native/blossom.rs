@@ -1,9 +1,11 @@
 //! What the relay's object and the Worker tell the index of blobs.
 
-use relay_blossom::index::{Commit, SignedEvent, Wanted};
+use relay_blossom::index::SignedEvent;
 use relay_blossom::{Command, Sha256};
-use relay_edge::blossom::{Touched, decode_events, wake_at};
+use relay_edge::blossom::{Listing, Touched, decode_events};
 use relay_engine::testing::signing::{Signed, event, key};
+
+use super::sqlite::Sqlite;
 
 const OWN: &str = "wss://relay.example";
 
@@ -71,40 +73,22 @@ fn the_index_is_told_of_a_download_once_an_hour() {
 }
 
 #[test]
-fn an_alarm_rings_when_something_may_have_to_go() {
-    let wanted = |expires_at, unused_seconds| {
-        let (sha256, mime) = (Some(Sha256([1; 32])), String::new());
-        let (owner, size, key_bytes_max, total_bytes_max) = (String::new(), 1, None, None);
-        let abandoned_at = 5_000;
-        Command::Begin(Wanted {
-            owner,
-            sha256,
-            size,
-            mime,
-            key_bytes_max,
-            total_bytes_max,
-            abandoned_at,
-            expires_at,
-            unused_seconds,
-            retention: Vec::new(),
-        })
-    };
-    let commit = |expires_at, unused_seconds| {
-        let (upload, sha256, size, mime, media) = (1, Sha256([1; 32]), 1, String::new(), None);
-        Command::Finish(Commit { upload, sha256, size, mime, expires_at, unused_seconds, media })
-    };
-    let vanish = commands(&signed(62, &[["relay", OWN]])).remove(0);
-    let cases = [
-        ("an upload that ends nowhere", wanted(None, None), Some(5_000)),
-        ("retention by age", wanted(Some(4_000), None), Some(4_000)),
-        ("by last access", wanted(Some(4_000), Some(2_000)), Some(3_000)),
-        ("later than the upload may last", wanted(Some(9_000), None), Some(5_000)),
-        ("a blob that is kept", commit(None, None), None),
-        ("another type, another rule", commit(Some(7_000), Some(8_000)), Some(7_000)),
-        ("more than one command lets go of", vanish, Some(1_000)),
-        ("what only reads", Command::Totals, None),
-    ];
-    for (what, command, at) in cases {
-        assert_eq!(wake_at(&command, 1_000), at, "{what}");
+fn the_bucket_is_looked_through_page_by_page_once_a_day() {
+    const DAY: u64 = 86_400;
+    let conn = Sqlite::new();
+    assert_eq!(Listing::read(&conn), Ok(None));
+    let first = Listing::later(1_000);
+    assert_eq!((first.due, first.is_asked), (1_000 + DAY, false));
+    let asked = Listing::asked(2_000);
+    assert_eq!((asked.due, &asked.after), (2_000, &None));
+    let second = asked.next(Some("k".to_owned()), 2_010);
+    assert_eq!((second.due, second.after.as_deref(), second.is_asked), (2_010, Some("k"), true));
+    let failed = second.failed(2_020);
+    assert!(failed.due > 2_020 && failed.after == second.after && failed.is_asked, "{failed:?}");
+    for listing in [first, failed.clone()] {
+        listing.write(&conn).unwrap();
+        assert_eq!(Listing::read(&conn), Ok(Some(listing)));
     }
+    assert_eq!(failed.next(None, 3_000), Listing::later(3_000), "the operator's wish is done");
+    assert!(!Listing::is_old(1_000, 4_599) && Listing::is_old(1_000, 4_600));
 }

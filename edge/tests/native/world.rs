@@ -12,7 +12,7 @@ use std::sync::Arc;
 use relay_agent::secrets::Secrets;
 use relay_edge::agent::EnvSecrets;
 use relay_edge::agent::message::Delivery;
-use relay_edge::object::{CallId, ConnectError, Host, Key, Next, Object};
+use relay_edge::object::{CallId, ConnectError, Host, Key, NextTurn, Object};
 use relay_edge::settings::{ObjectSettings, Settings};
 use relay_engine::relay::{Config, PublishOutcome};
 use relay_engine::store::Seq;
@@ -141,7 +141,7 @@ pub(super) struct Runtime {
     pub(super) object: Option<TestObject>,
     pub(super) sockets: BTreeMap<Key, Rc<Socket>>,
     pub(super) now: Now,
-    pub(super) next: Next,
+    pub(super) next: NextTurn,
     /// Alarms that have fired.
     pub(super) alarms: u32,
     built: u64,
@@ -157,7 +157,7 @@ impl Runtime {
             object: None,
             sockets: BTreeMap::new(),
             now: Now::from_seconds(BEGINS_AT),
-            next: Next::Idle,
+            next: NextTurn::None,
             alarms: 0,
             built: 0,
             hibernates,
@@ -191,7 +191,7 @@ impl Runtime {
 
     /// Drops all memory, after the turn that is due: an object does not hibernate before it.
     pub(super) fn hibernate(&mut self) {
-        if self.next == Next::Turn {
+        if self.next == NextTurn::Soon {
             let now = self.now;
             self.next = self.object().turn(now);
         }
@@ -255,7 +255,7 @@ impl Runtime {
                 busy = true;
                 self.sockets[&key].is_paused.set(false);
             }
-            if !busy && self.next != Next::Turn && !self.has_input() {
+            if !busy && self.next != NextTurn::Soon && !self.has_input() {
                 return;
             }
         }
@@ -364,7 +364,7 @@ impl World for ObjectWorld {
         runtime.drive();
         let (ticket, mut next) = runtime.object().publish(now, &event);
         // Until there is an outcome: an event without one is lost when memory is.
-        while next == Next::Turn {
+        while next == NextTurn::Soon {
             next = runtime.object().turn(now);
         }
         let (answered, outcome) = runtime.object().poll_published()?;

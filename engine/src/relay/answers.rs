@@ -71,6 +71,7 @@ impl<B: Backend> Relay<B> {
             Job::Scan(job) => self.step_scan(now, job, rows),
             Job::Count(job) => self.step_count(now, job, rows),
             Job::Replay(job) => self.replay_to_client(now, job, rows),
+            Job::Neg(job) => self.step_neg(now, job, rows),
             Job::StreamReplay(key) => {
                 match self.subscriptions.get(key).map(|subscription| &subscription.owner) {
                     Some(Owner::Stream(stream)) => self.replay_to_stream(now, *stream, key, rows),
@@ -225,14 +226,19 @@ impl<B: Backend> Relay<B> {
 
     /// Refuses a request for ids of which all that is stored is guarded: a client that knows an id may know that it is stored.
     fn refuse_withheld(&mut self, conn: ConnId, id: &SubId) {
-        let message = match self.sessions.get(conn) {
+        let message = self.withheld_message(conn);
+        self.send_closed(conn, id, message);
+    }
+
+    /// The message of such a refusal, which a challenge precedes if the client may authenticate.
+    pub(super) fn withheld_message(&mut self, conn: ConnId) -> &'static str {
+        match self.sessions.get(conn) {
             Some(session) if session.auth.keys().is_empty() => {
                 self.send_challenge(conn);
                 messages::PARTIES_ONLY
             }
             _ => messages::NOT_A_PARTY,
-        };
-        self.send_closed(conn, id, message);
+        }
     }
 
     /// The store failed a subscription: it ends with a CLOSED.

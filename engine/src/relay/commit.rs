@@ -5,7 +5,7 @@ use super::ingest::InFlightId;
 use super::jobs::Origin;
 use super::publish::PublishOutcome;
 use super::{Relay, messages};
-use crate::store::{self, Backend, Op, Outcome, Refusal, Seq, StoreError};
+use crate::store::{self, Backend, Done, Op, Outcome, Refusal, Seq, StoreError, Taken};
 use crate::types::{ClientAddress, Event, Now};
 
 /// Cost at which a [`Commit`] ends, see [`cost`]: a mebibyte of content, or 16,000 tags. An event is stored under a key for
@@ -52,7 +52,19 @@ pub struct Live {
     /// The client address that published it, which its delivery is charged to. `None`: the host, a client without one, or
     /// unknown.
     pub publisher: Option<ClientAddress>,
+    /// What storing it removed.
+    pub taken: Taken,
 }
+
+impl Live {
+    /// An ephemeral event.
+    pub fn ephemeral(event: Event, publisher: Option<ClientAddress>) -> Self {
+        Live { seq: None, event, publisher, taken: Taken::NOTHING }
+    }
+}
+
+/// The sequence number in a [`Live`] whose event was delivered when it was stored: only what it removes now is news.
+pub(super) const DELIVERED_BEFORE: Seq = Seq(0);
 
 /// What [`commit`] did.
 #[derive(Debug)]
@@ -99,7 +111,7 @@ pub fn commit<B: Backend>(store: &B, now: Now, commits: Vec<Commit>) -> Committe
     }
     let mut results = Vec::with_capacity(ops.len());
     let failed = |ops: &[Op], error: &StoreError| ops.iter().map(|_| Err(error.clone())).collect::<Vec<_>>();
-    match store::commit(store, now.seconds(), &ops) {
+    match store::commit_and_tell(store, now.seconds(), &ops) {
         Ok(outcomes) => results.extend(outcomes.into_iter().map(Ok)),
         Err(full @ StoreError::Full(_)) => {
             results = store::commit_removals(store, now.seconds(), &ops, &full);
@@ -108,7 +120,7 @@ pub fn commit<B: Backend>(store: &B, now: Now, commits: Vec<Commit>) -> Committe
             let mut rest = &ops[..];
             for len in &lens {
                 let (commit_ops, others) = rest.split_at(*len);
-                match store::commit(store, now.seconds(), commit_ops) {
+                match store::commit_and_tell(store, now.seconds(), commit_ops) {
                     Ok(outcomes) => results.extend(outcomes.into_iter().map(Ok)),
                     Err(full @ StoreError::Full(_)) => {
                         results.extend(store::commit_removals(store, now.seconds(), commit_ops, &full));
@@ -126,13 +138,20 @@ pub fn commit<B: Backend>(store: &B, now: Now, commits: Vec<Commit>) -> Committe
     let live = ops
         .into_iter()
         .zip(publishers)
-        .zip(&results)
-        .filter_map(|((op, publisher), result)| match result {
-            Ok(Outcome::Stored(seq)) => Some(Live { seq: Some(*seq), event: into_event(op), publisher }),
-            _ => None,
+        .zip(&mut results)
+        .filter_map(|((op, publisher), result)| {
+            let Ok(Done { outcome, taken }) = result else { return None };
+            let taken = std::mem::replace(taken, Taken::NOTHING);
+            let seq = match outcome {
+                Outcome::Stored(seq) => *seq,
+                // A request to vanish that was stored before this relay had the URL that it names.
+                Outcome::Duplicate if !taken.is_nothing() => DELIVERED_BEFORE,
+                _ => return None,
+            };
+            Some(Live { seq: Some(seq), event: into_event(op), publisher, taken })
         })
         .collect();
-    let mut results = results.into_iter();
+    let mut results = results.into_iter().map(|result| result.map(|done| done.outcome));
     let replies = ids
         .into_iter()
         .zip(lens)

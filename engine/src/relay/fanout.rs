@@ -6,7 +6,10 @@
 //! no duplicate and no queue that grows with a reader's slowness. Only ephemeral events cannot be read
 //! back: past `outbox_bytes_max` (or less, see [`super::queued_output`]) they are not sent, and a NOTICE says how many were missed.
 
+use std::sync::Arc;
+
 use super::costs::EVENT_ROWS;
+use super::deliveries::Matched;
 use super::ids::ConnId;
 use super::jobs::Job;
 use super::subscriptions::{Owner, State};
@@ -20,46 +23,58 @@ use crate::types::{Event, Now};
 const PENDING_EPHEMERAL_MAX: usize = 256;
 
 impl<B: Backend> Relay<B> {
-    /// Events committed by any shard, this one's own included, in commit order; ephemeral events of other
-    /// shards in any.
-    pub fn handle_live(&mut self, now: Now, live: &[Live]) {
-        for live in live {
-            self.deliver_live(now, live);
-            self.subscriptions.note_delivered(live.seq.unwrap_or_default());
-        }
-    }
-
-    /// Queues an event for every subscription that matches. Costs what matches, not what is subscribed; that is charged to
-    /// the address that published it.
-    pub(super) fn deliver_live(&mut self, now: Now, live: &Live) {
-        let Live { seq, event, publisher } = live;
+    /// Queues an event for subscriptions that match, until they or `rows` are used up; returns those that are left.
+    /// `matched`: those that an earlier call left. Costs what matches, not what is subscribed; that is charged to the address that
+    /// published it.
+    pub(super) fn deliver_some(
+        &mut self,
+        now: Now,
+        live: &Live,
+        matched: Option<Matched>,
+        rows: &mut usize,
+    ) -> Option<Matched> {
+        let Live { seq, event, .. } = live;
         if event.is_expired(now.seconds()) && seq.is_some() {
-            return;
+            matched.into_iter().for_each(|matched| self.subscriptions.reuse(matched));
+            return None;
         }
-        self.advance_subscriptions(now);
-        let (stats, matched) = self.subscriptions.matches(event);
-        self.metrics.fanout_candidates.record(stats.candidates as u64);
-        self.metrics.fanout_matches.record(matched.len() as u64);
-        let rows = (stats.candidates + matched.len() * (1 + self.config.frame_rows)) as u64;
-        self.costs.charge_address(now, *publisher, rows);
-        if rows > EVENT_ROWS {
-            self.address_rates.spend_fanout(*publisher, rows, &self.config.limits, now);
-        }
-        for slot in &matched {
+        let mut matched = matched.unwrap_or_else(|| self.match_live(now, live, rows));
+        let match_rows = 1 + self.config.frame_rows;
+        while let Some(slot) = matched.slots.get(matched.done) {
+            if *rows == 0 {
+                return Some(matched);
+            }
+            *rows = rows.saturating_sub(match_rows);
+            matched.done += 1;
             match seq {
-                Some(seq) => self.deliver_stored(*slot, *seq, event),
-                None => self.deliver_ephemeral(*slot, event),
+                Some(seq) => self.deliver_stored(*slot, matched.serial, *seq, event),
+                None => self.deliver_ephemeral(*slot, matched.serial, event),
             }
         }
         self.subscriptions.reuse(matched);
+        None
+    }
+
+    /// Finds the subscriptions that an event is for, and charges for its delivery to them.
+    fn match_live(&mut self, now: Now, live: &Live, rows: &mut usize) -> Matched {
+        self.advance_subscriptions(now);
+        let (stats, matched) = self.subscriptions.matches(&live.event);
+        self.metrics.fanout_candidates.record(stats.candidates as u64);
+        self.metrics.fanout_matches.record(stats.matches as u64);
+        *rows = rows.saturating_sub(stats.candidates);
+        let all_rows = (stats.candidates + stats.matches * (1 + self.config.frame_rows)) as u64;
+        self.costs.charge_address(now, live.publisher, all_rows);
+        if all_rows > EVENT_ROWS {
+            self.address_rates.spend_fanout(live.publisher, all_rows, &self.config.limits, now);
+        }
+        matched
     }
 
     /// Queues a stored event for one subscription, or notes that it is to be read back from the store.
-    fn deliver_stored(&mut self, slot: SubSlot, seq: Seq, event: &Event) {
+    fn deliver_stored(&mut self, slot: SubSlot, serial: u64, seq: Seq, event: &Event) {
         let limits = &self.config.limits;
-        let Some(subscription) =
-            self.subscriptions.at_mut(slot).filter(|subscription| seq > subscription.covered)
-        else {
+        let subscription = self.subscriptions.matched_mut(slot, serial);
+        let Some(subscription) = subscription.filter(|subscription| seq > subscription.covered) else {
             return;
         };
         let key = subscription.key;
@@ -73,6 +88,7 @@ impl<B: Backend> Relay<B> {
                         self.metrics.streams_lagged += 1;
                     } else {
                         stream.push(Some(seq), event.clone());
+                        subscription.covered = seq;
                     }
                 }
                 return;
@@ -92,14 +108,18 @@ impl<B: Backend> Relay<B> {
                 self.metrics.subscriptions_lagged += 1;
                 self.mark_changed(conn);
             }
-            State::Live => self.push_live(slot, conn, event),
+            State::Live => {
+                subscription.covered = seq;
+                let head = Arc::clone(&subscription.head);
+                self.push_live(conn, head, event);
+            }
         }
     }
 
     /// Queues an ephemeral event for one subscription: it cannot be read back later.
-    fn deliver_ephemeral(&mut self, slot: SubSlot, event: &Event) {
+    fn deliver_ephemeral(&mut self, slot: SubSlot, serial: u64, event: &Event) {
         let limits = &self.config.limits;
-        let Some(subscription) = self.subscriptions.at_mut(slot) else { return };
+        let Some(subscription) = self.subscriptions.matched_mut(slot, serial) else { return };
         let conn = match &subscription.owner {
             Owner::Stream(stream) => {
                 let fitted = self
@@ -127,7 +147,10 @@ impl<B: Backend> Relay<B> {
                 pending_ephemeral.push(event.clone());
                 session.account(&mut self.queued_output);
             }
-            State::Live | State::Behind if !full => self.push_live(slot, conn, event),
+            State::Live | State::Behind if !full => {
+                let head = Arc::clone(&subscription.head);
+                self.push_live(conn, head, event);
+            }
             _ => {
                 session.ephemeral_missed += 1;
                 self.metrics.ephemeral_missed += 1;
@@ -136,10 +159,9 @@ impl<B: Backend> Relay<B> {
         }
     }
 
-    fn push_live(&mut self, slot: SubSlot, conn: ConnId, event: &Event) {
-        let Some(subscription) = self.subscriptions.at_mut(slot) else { return };
+    fn push_live(&mut self, conn: ConnId, head: Arc<[u8]>, event: &Event) {
         let Some(session) = self.sessions.get_mut(conn) else { return };
-        session.outbox.push_event(subscription.head.clone(), event.shared_json());
+        session.outbox.push_event(head, event.shared_json());
         self.metrics.sent_event += 1;
         self.mark_ready(conn);
     }

@@ -326,6 +326,7 @@ impl<B: Backend> Relay<B> {
 
     /// The verdicts on a batch.
     pub fn handle_verified(&mut self, now: Now, checked: VerifyChecked) {
+        let mut delivery_rows = self.delivery_rows();
         for (verdict, id) in checked {
             match verdict {
                 Verdict::Invalid(_) => {
@@ -335,20 +336,21 @@ impl<B: Backend> Relay<B> {
                 Verdict::WrongId(_) => {
                     self.finish(now, id, PublishOutcome::Refused(messages::WRONG_ID.into()))
                 }
-                Verdict::Valid(verified) => self.accept(now, verified, id),
+                Verdict::Valid(verified) => self.accept(now, verified, id, &mut delivery_rows),
             }
         }
         self.resume_after_ingest();
     }
 
-    fn accept(&mut self, now: Now, verified: Verified, id: InFlightId) {
+    /// `rows`: what live delivery may take now.
+    fn accept(&mut self, now: Now, verified: Verified, id: InFlightId, rows: &mut usize) {
         let event = verified.event();
         self.costs.charge_author(now, event.pubkey, event.json().len());
         if event.class() == Class::Ephemeral {
             self.metrics.events_ephemeral += 1;
             let publisher = self.ingest.flight(id).origin.address();
-            let live = Live { seq: None, event: verified.into_event(), publisher };
-            self.deliver_live(now, &live);
+            let live = Live::ephemeral(verified.into_event(), publisher);
+            self.deliver(now, &live, rows);
             self.relayed.push_back(live);
             self.finish(now, id, PublishOutcome::Delivered);
         } else {

@@ -4,6 +4,7 @@
 //! further EVENTs, which may share its batch; and whatever follows a request waits for its first step.
 
 use super::ids::ConnId;
+use super::neg::Reconciliation;
 use super::session::Deferred;
 use super::{Relay, messages};
 use crate::store::Backend;
@@ -68,10 +69,14 @@ impl<B: Backend> Relay<B> {
         self.resumed.pop_front()
     }
 
-    /// Whether a connection has sent messages that have not been answered: events, and what waits for them or for a
-    /// request. They are in no snapshot.
+    /// Whether a connection has sent messages that have not been answered: events, what waits for them or for a
+    /// request, and those of NIP-77. They are in no snapshot.
     pub fn has_unanswered(&self, conn: ConnId) -> bool {
-        self.sessions.get(conn).is_some_and(|session| session.in_flight > 0 || !session.deferred.is_empty())
+        self.sessions.get(conn).is_some_and(|session| {
+            session.in_flight > 0
+                || !session.deferred.is_empty()
+                || session.reconciliations.values().any(Reconciliation::waits)
+        })
     }
 
     /// Runs the messages of this connection that waited for its events and requests, as far as those have taken effect.
@@ -109,12 +114,11 @@ impl<B: Backend> Relay<B> {
             ClientMessage::Req { sub, filters } => self.handle_req(now, conn, sub, filters),
             ClientMessage::Count { query, filters } => self.handle_count(now, conn, query, filters),
             ClientMessage::Close { sub } => self.handle_close(conn, &sub),
-            ClientMessage::Neg { query } => {
-                self.metrics.messages_bad += 1;
-                self.send_neg_err(conn, &query, messages::NO_RECONCILIATION);
+            ClientMessage::NegOpen { query, filter, message } => {
+                self.handle_neg_open(now, conn, query, filter, message);
             }
-            // Nothing is open, and no client waits for an answer.
-            ClientMessage::NegClose => self.metrics.messages_bad += 1,
+            ClientMessage::NegMsg { query, message } => self.handle_neg_msg(now, conn, query, message),
+            ClientMessage::NegClose { query } => self.handle_neg_close(conn, &query),
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Relay;
 use super::catch_up::SharedReplay;
 use super::ids::{ConnId, StreamId};
+use super::neg::NegJob;
 use super::running::{Reservation, Running};
 use super::subscriptions::{AnswerPosition, Owner, SubKey};
 use super::turns::{JobClass, Turn, Turns};
@@ -29,6 +30,8 @@ pub(super) enum Job {
     Replay(Box<ReplayJob>),
     /// What was stored while a stream was behind.
     StreamReplay(SubKey),
+    /// An answer of NIP-77.
+    Neg(Box<NegJob>),
 }
 
 pub(super) struct ScanJob {
@@ -66,6 +69,7 @@ impl Job {
             Job::Scan(job) => job.reservation,
             Job::Count(job) => job.reservation,
             Job::Replay(job) => job.reservation,
+            Job::Neg(job) => job.reservation,
             Job::StreamReplay(_) => Reservation::of(0),
         }
     }
@@ -76,6 +80,7 @@ impl Job {
             Job::Scan(job) => job.scan.cursor_bytes(),
             Job::Count(job) => job.count.cursor_bytes(),
             Job::Replay(job) => job.replay.as_ref().map_or(0, SharedReplay::bytes),
+            Job::Neg(job) => job.cursor_bytes,
             Job::StreamReplay(_) => 0,
         }
     }
@@ -85,6 +90,7 @@ impl Job {
             Job::Scan(job) => Some(&mut job.reservation),
             Job::Count(job) => Some(&mut job.reservation),
             Job::Replay(job) => Some(&mut job.reservation),
+            Job::Neg(job) => Some(&mut job.reservation),
             Job::StreamReplay(_) => None,
         }
     }
@@ -94,6 +100,7 @@ impl Job {
         match self {
             Job::Scan(job) => Some(job.conn),
             Job::Count(job) => Some(job.conn),
+            Job::Neg(job) => Some(job.conn),
             Job::Replay(..) | Job::StreamReplay(_) => None,
         }
     }
@@ -102,7 +109,7 @@ impl Job {
     pub(super) fn is_for(&self, sub: SubKey) -> bool {
         match self {
             Job::Scan(job) => job.key == sub,
-            Job::Count(_) | Job::Replay(..) => false,
+            Job::Count(_) | Job::Replay(..) | Job::Neg(_) => false,
             Job::StreamReplay(key) => *key == sub,
         }
     }
@@ -125,6 +132,8 @@ impl Job {
         match self {
             Job::Scan(job) => job.scan.release_cursors(),
             Job::Count(job) => job.count.release_cursors(),
+            // Those of a set are dropped beside it.
+            Job::Neg(_) => {}
             Job::Replay(..) | Job::StreamReplay(_) => return,
         }
         if let Some(reservation) = self.reservation_mut() {
@@ -136,6 +145,7 @@ impl Job {
         match self {
             Job::Scan(job) => job.has_started,
             Job::Count(job) => job.has_started,
+            Job::Neg(job) => job.has_started,
             Job::Replay(..) | Job::StreamReplay(_) => true,
         }
     }
@@ -145,6 +155,7 @@ impl Job {
         match self {
             Job::Scan(job) => !std::mem::replace(&mut job.has_started, true),
             Job::Count(job) => !std::mem::replace(&mut job.has_started, true),
+            Job::Neg(job) => !std::mem::replace(&mut job.has_started, true),
             Job::Replay(..) | Job::StreamReplay(_) => false,
         }
     }
@@ -281,13 +292,15 @@ impl Jobs {
 }
 
 impl<B: Backend> Relay<B> {
-    /// One step of the job whose turn it is, and some of what ended subscriptions left to sweep. True if any job has
-    /// more to do, or if a message that had waited for this job left events to be verified.
+    /// One step of the job whose turn it is, or of the delivery of live events, and some of what ended subscriptions left to
+    /// sweep. True if anything of that has more to do, or if a message that had waited for this job left events to be verified.
     ///
     /// Turns go round by client address, then by connection, weighed by the rows they read; first steps go first, but
-    /// every fifth turn is a further step's.
+    /// every fifth turn is a further step's. While live events are being delivered, every other turn is theirs.
     pub fn work(&mut self, now: Now) -> bool {
-        if let Some((turn, mut job)) = self.jobs.take(self.config.limits.running_bytes_max) {
+        if self.deliveries.take_turn(!self.jobs.turns.is_empty()) {
+            self.step_deliveries(now);
+        } else if let Some((turn, mut job)) = self.jobs.take(self.config.limits.running_bytes_max) {
             let (conn, starts) = (job.asked_by(), job.starts());
             if let Some(session) = conn.and_then(|conn| self.sessions.get_mut(conn)) {
                 session.jobs_waiting -= 1;
@@ -304,6 +317,9 @@ impl<B: Backend> Relay<B> {
                 && self.jobs.running.is_over(turn.address, bytes_max)
             {
                 job.wait_for_memory();
+                if let Job::Neg(job) = job {
+                    self.release_neg_cursors(job);
+                }
             }
             self.jobs.update_reservation(turn.address, reservation, &mut next);
             match next {
@@ -329,7 +345,7 @@ impl<B: Backend> Relay<B> {
 
     /// Whether [`Relay::work`] would do anything. Draining a slow reader's output may make it so.
     pub fn has_work(&self) -> bool {
-        !self.jobs.turns.is_empty() || self.subscriptions.is_sweep_due()
+        !self.jobs.turns.is_empty() || !self.deliveries.is_empty() || self.subscriptions.is_sweep_due()
     }
 
     /// Starts the job of a request. What its connection sends next waits for its first step: frames take effect in
@@ -347,6 +363,7 @@ impl<B: Backend> Relay<B> {
             Job::Scan(job) => Some(Requester::Client(job.conn)),
             Job::Count(job) => Some(Requester::Client(job.conn)),
             Job::Replay(job) => Some(Requester::Client(job.conn)),
+            Job::Neg(job) => Some(Requester::Client(job.conn)),
             Job::StreamReplay(key) => match self.subscriptions.get(*key).map(|sub| &sub.owner) {
                 Some(Owner::Stream(stream)) => Some(Requester::Stream(*stream)),
                 _ => None,

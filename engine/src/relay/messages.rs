@@ -12,6 +12,7 @@
 //! | `restricted`, `auth-required` | what others may do, or this client once it has authenticated (NIP-42) |
 //! | `duplicate` | success: the event is stored already |
 //! | `unsupported` | what another relay may understand |
+//! | `closed` | a reconciliation that is not open any more (NIP-77) |
 //! | `rate-limited`, `pow`, `error` | as NIP-01 has them |
 
 use super::publish::PublishOutcome;
@@ -39,7 +40,12 @@ pub(super) const NOT_A_PARTY: &str =
     "restricted: private messages are sent to their author and recipients only";
 pub(super) const BINARY: &str = "invalid: messages are text, not binary";
 pub(super) const NOT_UTF8: &str = "invalid: the message is not UTF-8";
-pub(super) const NO_RECONCILIATION: &str = "unsupported: this relay has no set reconciliation (NIP-77)";
+pub(super) const NO_SUCH_RECONCILIATION: &str = "closed: no reconciliation of this id is open; open it again";
+pub(super) const RECONCILIATION_IDLE: &str =
+    "closed: you took too long to respond, and memory was needed; open it again";
+pub(super) const NOT_ANSWERED_YET: &str = "invalid: NEG-MSG came before the previous message was answered";
+pub(super) const MALFORMED_NEGENTROPY: &str = "invalid: this is not a message of the Negentropy protocol";
+pub(super) const TOO_MANY_RANGES: &str = "blocked: the message asks about too many ranges at once";
 
 /// Reasons of close frames, without a prefix; RFC 6455 leaves them 123 bytes.
 pub(super) const READS_TOO_SLOWLY: &str = "the client reads too slowly";
@@ -132,6 +138,14 @@ pub(super) fn auth_error(error: AuthError) -> &'static str {
 
 pub(super) fn too_many_subscriptions(count: usize) -> String {
     format!("blocked: too many subscriptions on this connection: {count} are open")
+}
+
+pub(super) fn too_many_reconciliations(count: usize) -> String {
+    format!("blocked: too many reconciliations on this connection: {count} are open")
+}
+
+pub(super) fn too_many_to_reconcile(max: usize) -> String {
+    format!("blocked: this query matches more than {max} events")
 }
 
 pub(super) fn too_many_values(max: usize) -> String {

@@ -61,6 +61,10 @@ pub struct Metrics {
     pub index_bytes: u64,
     /// Output that waits for readers, which `shard_outbox_bytes_max` bounds; now.
     pub outbox_bytes: u64,
+    /// Live events that wait for their delivery to some subscriptions; now.
+    pub deliveries_waiting: u64,
+    /// Live events that were not delivered in the step in which they came.
+    pub deliveries_deferred: u64,
     /// EVENT messages received.
     pub messages_event: u64,
     /// REQ messages received.
@@ -69,9 +73,15 @@ pub struct Metrics {
     pub messages_count: u64,
     /// CLOSE messages received.
     pub messages_close: u64,
+    /// NEG-OPEN messages received.
+    pub messages_neg_open: u64,
+    /// NEG-MSG messages received.
+    pub messages_neg_msg: u64,
+    /// NEG-CLOSE messages received.
+    pub messages_neg_close: u64,
     /// AUTH messages received.
     pub messages_auth: u64,
-    /// Messages that were none of these, or malformed; those of NIP-77, which is not served, among them.
+    /// Messages that were none of these, or malformed.
     pub messages_bad: u64,
     /// Messages that waited for an earlier event of their connection.
     pub messages_deferred: u64,
@@ -79,6 +89,10 @@ pub struct Metrics {
     pub deferred_bytes: u64,
     /// Bytes that running scans, counts and replays may come to hold, which `running_bytes_max` bounds; now.
     pub running_bytes: u64,
+    /// Reconciliations open now (NIP-77).
+    pub reconciliations: u64,
+    /// Bytes of the sets of reconciliations, which `neg_sets_bytes_max` bounds; now.
+    pub neg_sets_bytes: u64,
     /// Bytes of messages that were parsed: once each, when their turn has come.
     pub bytes_parsed: u64,
     /// Bytes of messages received.
@@ -99,6 +113,8 @@ pub struct Metrics {
     pub sent_count: u64,
     /// AUTH frames sent.
     pub sent_auth: u64,
+    /// NEG-MSG frames sent.
+    pub sent_neg_msg: u64,
     /// NEG-ERR frames sent.
     pub sent_neg_err: u64,
     /// Events stored.
@@ -144,15 +160,22 @@ impl Default for Metrics {
             filter_bytes: 0,
             index_bytes: 0,
             outbox_bytes: 0,
+            deliveries_waiting: 0,
+            deliveries_deferred: 0,
             messages_event: 0,
             messages_req: 0,
             messages_count: 0,
             messages_close: 0,
+            messages_neg_open: 0,
+            messages_neg_msg: 0,
+            messages_neg_close: 0,
             messages_auth: 0,
             messages_bad: 0,
             messages_deferred: 0,
             deferred_bytes: 0,
             running_bytes: 0,
+            reconciliations: 0,
+            neg_sets_bytes: 0,
             bytes_parsed: 0,
             bytes_received: 0,
             bytes_sent: 0,
@@ -163,6 +186,7 @@ impl Default for Metrics {
             sent_notice: 0,
             sent_count: 0,
             sent_auth: 0,
+            sent_neg_msg: 0,
             sent_neg_err: 0,
             events_stored: 0,
             events_ephemeral: 0,

@@ -21,6 +21,7 @@ mod catch_up;
 mod commit;
 mod config;
 mod costs;
+mod deliveries;
 mod fair_batches;
 mod fanout;
 mod future_filters;
@@ -31,6 +32,7 @@ mod jobs;
 mod keyed;
 mod messages;
 mod metrics;
+mod neg;
 mod outbox;
 mod output;
 mod publish;
@@ -72,8 +74,10 @@ use crate::verify::{Batch, Checked, Verifier};
 use addresses::SharedRates;
 use commit::CommitQueue;
 use costs::Costs;
+use deliveries::Deliveries;
 use ingest::Ingest;
 use jobs::Jobs;
+use neg::Sets;
 use publish::Published;
 use queued_output::QueuedOutput;
 use session::{Session, Sessions};
@@ -101,8 +105,13 @@ pub struct Relay<B> {
     ingest: Ingest,
     pending: CommitQueue,
     subscriptions: Subscriptions,
+    deliveries: Deliveries,
     values: FilterValues,
     jobs: Jobs,
+    /// Sets of events for NIP-77.
+    neg_sets: Sets,
+    /// Of the last NEG-OPEN.
+    neg_serial: u64,
     streams: Streams,
     published: Published,
     /// Connections with output, not yet reported to the host.
@@ -135,8 +144,11 @@ impl<B: Backend> Relay<B> {
             ingest: Ingest::new(index_seed),
             pending: CommitQueue::default(),
             subscriptions: Subscriptions::new(index_seed),
+            deliveries: Deliveries::default(),
             values: FilterValues::default(),
             jobs,
+            neg_sets: Sets::default(),
+            neg_serial: 0,
             streams: Streams::default(),
             published: Published::default(),
             ready: VecDeque::new(),
@@ -181,7 +193,7 @@ impl<B: Backend> Relay<B> {
 
     /// A client is gone. What it published still takes effect; what it asked is forgotten.
     pub fn disconnect(&mut self, conn: ConnId) {
-        let Some(session) = self.sessions.remove(conn) else { return };
+        let Some(mut session) = self.sessions.remove(conn) else { return };
         self.queued_output.change(session.accounted, 0);
         for key in session.subs.into_values() {
             self.subscriptions.remove(key);
@@ -189,6 +201,8 @@ impl<B: Backend> Relay<B> {
         self.jobs.remove_connection(conn, session.address);
         self.metrics.running_bytes = self.jobs.running_bytes();
         self.values.remove_connection(conn);
+        self.metrics.reconciliations -= session.reconciliations.len() as u64;
+        session.reconciliations.clear();
         self.metrics.deferred_bytes -= session.deferred_bytes as u64;
         self.note_gauges();
     }
@@ -270,6 +284,13 @@ impl<B: Backend> Relay<B> {
         for replay in self.streams.take_failed(now) {
             self.enqueue(replay);
         }
+    }
+
+    /// Events have been removed from the store without a commit, as by a sweep by age: sets that are kept for reconciliations
+    /// (NIP-77) are dropped. A host need not say so of events that have expired.
+    pub fn handle_removed(&mut self) {
+        self.neg_sets.forget_all();
+        self.note_gauges();
     }
 
     /// Counters and histograms.

@@ -30,8 +30,24 @@ impl<B: Backend> Relay<B> {
     }
 
     pub(super) fn send_neg_err(&mut self, conn: ConnId, query: &str, message: &str) {
+        self.send_neg_err_with(conn, query, message, None);
+    }
+
+    /// NEG-ERR, with the most events that a set may have if it has more.
+    pub(super) fn send_neg_err_with(
+        &mut self,
+        conn: ConnId,
+        query: &str,
+        message: &str,
+        events_max: Option<usize>,
+    ) {
         self.metrics.sent_neg_err += 1;
-        self.send_text(conn, |out| frames::neg_err(out, query, message));
+        self.send_text(conn, |out| frames::neg_err(out, query, message, events_max));
+    }
+
+    pub(super) fn send_neg_msg(&mut self, conn: ConnId, query: &SubId, message: &[u8]) {
+        self.metrics.sent_neg_msg += 1;
+        self.send_text(conn, |out| frames::neg_msg(out, query, message));
     }
 
     pub(super) fn send_eose(&mut self, conn: ConnId, sub: &SubId, hint: Option<Complete>) {
@@ -108,7 +124,13 @@ impl<B: Backend> Relay<B> {
                 self.send_closed_as(conn, id, &message);
             }
             ReplyTarget::Count(id) => self.send_closed_as(conn, id, &message),
-            ReplyTarget::Neg(id) => self.send_neg_err(conn, id, &message),
+            ReplyTarget::Neg(id) => {
+                // NIP-77: a reconciliation is closed by a NEG-ERR.
+                if let Some(query) = SubId::new(id) {
+                    self.end_reconciliation(conn, &query);
+                }
+                self.send_neg_err(conn, id, &message);
+            }
             // CLOSED would end a subscription that its client has open under this id.
             ReplyTarget::Unknown(id) if !self.is_open(conn, id) => self.send_closed_as(conn, id, &message),
             ReplyTarget::Event(None)

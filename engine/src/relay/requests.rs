@@ -102,7 +102,7 @@ impl<B: Backend> Relay<B> {
     }
 
     /// What holds for every request: its rate, NIP-42, and the read guard.
-    fn admit_request(&mut self, now: Now, conn: ConnId, filters: &[Filter]) -> Result<(), String> {
+    pub(super) fn admit_request(&mut self, now: Now, conn: ConnId, filters: &[Filter]) -> Result<(), String> {
         let config = &*self.config;
         let Some(session) = self.sessions.get_mut(conn) else { return Ok(()) };
         if !session.request_rate.take(config.limits.requests_per_minute_max, now) {
@@ -125,7 +125,7 @@ impl<B: Backend> Relay<B> {
         Err(message.into())
     }
 
-    fn admit_values(
+    pub(super) fn admit_values(
         &self,
         conn: ConnId,
         purpose: Purpose,
@@ -232,5 +232,6 @@ impl<B: Backend> Relay<B> {
         self.metrics.filter_bytes = filters.bytes as u64;
         self.metrics.index_bytes = self.subscriptions.index_bytes() as u64;
         self.metrics.outbox_bytes = self.queued_output.bytes() as u64;
+        self.metrics.neg_sets_bytes = self.neg_sets.bytes() as u64;
     }
 }

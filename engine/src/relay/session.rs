@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::ids::ConnId;
 use super::jobs::{JOBS_WAITING_MAX, Job};
+use super::neg::Reconciliation;
 use super::outbox::Outbox;
 use super::queued_output::QueuedOutput;
 use super::subscriptions::SubKey;
@@ -75,6 +76,8 @@ pub(super) struct Session {
     pub(super) jobs_waiting: usize,
     /// COUNTs that have not been answered.
     pub(super) counts: usize,
+    /// Its reconciliations (NIP-77), by the id that the client chose.
+    pub(super) reconciliations: BTreeMap<SubId, Reconciliation>,
     /// Bytes of the ephemeral events that its subscriptions hold until their EOSE: as good as in the outbox.
     pub(super) pending_ephemeral_bytes: usize,
     /// Ephemeral events that were not sent because the client read too slowly, not yet reported to it.
@@ -110,6 +113,7 @@ impl Session {
             not_started: 0,
             jobs_waiting: 0,
             counts: 0,
+            reconciliations: BTreeMap::new(),
             pending_ephemeral_bytes: 0,
             ephemeral_missed: 0,
             bad_messages: 0,
@@ -219,6 +223,12 @@ impl Sessions {
             return None;
         }
         session.as_deref_mut()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ConnId, &Session)> {
+        self.slots.iter().enumerate().filter_map(|(slot, (generation, session))| {
+            Some((ConnId(u64::from(*generation) << 32 | slot as u64), session.as_deref()?))
+        })
     }
 
     pub(super) fn len(&self) -> usize {

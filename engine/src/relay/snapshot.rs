@@ -6,9 +6,13 @@
 //!
 //! A snapshot is of a machine at rest: its host has carried out what every `poll_*` handed out, and what
 //! [`Relay::drain`] gave it is on its way to the client. Events that were still in flight are not in it; they
-//! have not been answered. Nor are messages that wait for them or for requests. [`Relay::has_unanswered`] says which
+//! have not been answered. Nor are reconciliations (NIP-77), which clients open again; nor messages that wait for them or for requests. [`Relay::has_unanswered`] says which
 //! connections have some: a host that loses its memory then must not restore that session, but close its socket, so
 //! that the client connects and sends them again.
+//!
+//! Nor does it say which live events are still being delivered. A host may not hibernate meanwhile ([`Relay::has_work`]); one that
+//! may lose its memory keeps [`Relay::delivered_before`] beside the snapshots, and applies it to them with
+//! [`SessionSnapshot::fall_behind`].
 
 use std::sync::Arc;
 
@@ -71,6 +75,18 @@ pub enum Progress {
         /// Second and id of the last event that was sent.
         last: Option<(Timestamp, EventId)>,
     },
+}
+
+impl SessionSnapshot {
+    /// For a session whose host lost its memory while events above `after` were being delivered
+    /// ([`Relay::delivered_before`]): its live subscriptions read them back from the store.
+    pub fn fall_behind(&mut self, after: Seq) {
+        for (_, sub) in &mut self.subs {
+            if sub.progress == Progress::Live {
+                sub.progress = Progress::Behind { after };
+            }
+        }
+    }
 }
 
 impl<B: Backend> Relay<B> {

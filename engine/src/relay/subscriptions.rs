@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::deliveries::Matched;
 use super::future_filters::FutureFilters;
 use super::ids::{ConnId, StreamId};
 use super::outbox::Frame;
@@ -195,25 +196,25 @@ impl Subscriptions {
     }
 
     /// Finds the subscriptions that match `event`, to be given back by [`Subscriptions::reuse`].
-    pub(super) fn matches(&mut self, event: &Event) -> (MatchStats, Vec<SubSlot>) {
-        let mut matched = std::mem::take(&mut self.matched);
-        matched.clear();
+    pub(super) fn matches(&mut self, event: &Event) -> (MatchStats, Matched) {
+        let mut slots = std::mem::take(&mut self.matched);
+        slots.clear();
         // Another clock, or an operator, may have let it in. This does not make filters that come later enter early.
         self.enter(event.created_at);
-        let stats = self.index.matches(event, &mut matched);
-        (stats, matched)
+        let stats = self.index.matches(event, &mut slots);
+        (stats, Matched { slots, done: 0, serial: self.serial })
     }
 
-    pub(super) fn reuse(&mut self, matched: Vec<SubSlot>) {
-        self.matched = matched;
+    pub(super) fn reuse(&mut self, matched: Matched) {
+        self.matched = matched.slots;
     }
 
-    /// The subscription that has just been matched.
-    pub(super) fn at_mut(&mut self, slot: SubSlot) -> Option<&mut Subscription> {
-        self.slots.get_mut(slot.0 as usize)?.as_mut()
+    /// The subscription that was matched in this slot when `serial` was the last; `None` if it has ended since.
+    pub(super) fn matched_mut(&mut self, slot: SubSlot, serial: u64) -> Option<&mut Subscription> {
+        self.slots.get_mut(slot.0 as usize)?.as_mut().filter(|sub| sub.key.serial <= serial)
     }
 
-    /// A stored event has been delivered; they come in the order of commits.
+    /// A stored event has been delivered to all that it is for; they come in the order of commits.
     pub(super) fn note_delivered(&mut self, seq: Seq) {
         self.delivered = self.delivered.max(seq);
     }

@@ -25,8 +25,8 @@ pub use count::{Count, CountStep, Counted, HLL_REGISTERS};
 pub use memory::{MemoryBackend, MemoryReader, MemoryWriter};
 pub use merge::cursor_bytes_max;
 pub use put::{
-    Op, Outcome, Refusal, Removed, commit, commit_removals, remove, remove_hidden, sweep_expired,
-    sweep_older_than,
+    Done, Op, Outcome, Refusal, Removed, Taken, commit, commit_and_tell, commit_removals, remove,
+    remove_hidden, sweep_expired, sweep_older_than,
 };
 pub use replay::{Replayed, read_log, replay};
 pub use scan::{Completeness, Hit, Scan, ScanLimits, ScanStep, Take};

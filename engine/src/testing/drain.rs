@@ -19,7 +19,8 @@ pub fn drained<B: Backend>(relay: &mut Relay<B>, conn: ConnId) -> Vec<String> {
     frames
 }
 
-/// Verifies the events that a machine has received, commits them one batch at a time, and delivers them live.
+/// Verifies the events that a machine has received, commits them one batch at a time, and delivers them live, as far as
+/// that is not left to [`Relay::work`].
 pub fn settle<B: Backend>(relay: &mut Relay<B>, now: Now) {
     while let Some(batch) = relay.poll_verify(now, true) {
         relay.handle_verified(now, batch.check(&Libsecp256k1));

@@ -45,7 +45,8 @@ pub struct Limits {
     pub limit_max: u32,
     /// `limit` of a filter that has none.
     pub limit_default: u32,
-    /// Rows one step of a scan, count or replay may read before another client address gets its turn. A row is
+    /// Rows one step of a scan, count or replay may read before another client address gets its turn, and rows that a
+    /// step of live delivery may take. A row is
     /// about a microsecond of work (not an SQL row): a posting or a small event; large events and those that many conditions ask about are
     /// more (`store/cost.rs`).
     pub scan_rows_max: usize,
@@ -112,6 +113,15 @@ pub struct Limits {
     /// ahead of them. A request that could hold more than 256 KiB (that is some 700 authors or tag values) waits until
     /// it fits into half of this beside the others of its sort, and into a quarter beside those of its address.
     pub running_bytes_max: usize,
+    /// Reconciliations (NIP-77) that a connection may have open; their ids are apart from those of subscriptions.
+    pub neg_sessions_max: usize,
+    /// Most events that a reconciliation may be about. A set takes 40 bytes of memory an event.
+    pub neg_set_events_max: usize,
+    /// Memory of the sets of all reconciliations of a shard, of sets kept for later ones and of messages waiting for
+    /// their answer, in bytes; what one step collects may go past it. Reconciliations of the same filter share a set. When it is used up, sets that are kept are dropped,
+    /// and reconciliations that have been idle for a minute are closed; then no more are opened. From half of it on, an
+    /// address that has a set open may have more only as far as its sets take a quarter.
+    pub neg_sets_bytes_max: usize,
 }
 
 /// Bytes of an EVENT message beside what its tags and its content take: 364, and what white space may take.
@@ -202,6 +212,9 @@ impl Default for Limits {
             address_requests_per_minute_max: 60_000,
             address_jobs_max: 64,
             running_bytes_max: 64 << 20,
+            neg_sessions_max: 20,
+            neg_set_events_max: 1_000_000,
+            neg_sets_bytes_max: 64 << 20,
         }
     }
 }

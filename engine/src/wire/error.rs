@@ -93,6 +93,8 @@ pub enum WireErrorKind {
         /// How many characters it has to have.
         chars: usize,
     },
+    /// A message of the Negentropy protocol (NIP-77) that is not hex of whole bytes.
+    HexBytes,
     /// Not digits, or a larger number than the field may have.
     Integer {
         /// Which field.
@@ -185,6 +187,9 @@ impl fmt::Display for WireErrorKind {
             WireErrorKind::SubId => write!(f, "a subscription id has 1 to {} characters", SubId::CHARS_MAX),
             WireErrorKind::Hex { field, chars } => {
                 write!(f, "{field} must be {chars} lowercase hex characters")
+            }
+            WireErrorKind::HexBytes => {
+                f.write_str("the Negentropy message (NIP-77) must be hex of whole bytes")
             }
             WireErrorKind::Integer { field, max } => write!(f, "{field} must be an integer from 0 to {max}"),
             WireErrorKind::Missing(field) => write!(f, "the event has no {field}"),

@@ -56,12 +56,27 @@ pub fn closed(out: &mut Vec<u8>, sub: &str, message: &str) {
     out.push(b']');
 }
 
-/// `["NEG-ERR","<query>","<message>"]` (NIP-77). The message starts with a prefix.
-pub fn neg_err(out: &mut Vec<u8>, query: &str, message: &str) {
+/// `["NEG-ERR","<query>","<message>"]` (NIP-77), and after the message the most events that a set may have, if that is what was
+/// exceeded. The message starts with a prefix.
+pub fn neg_err(out: &mut Vec<u8>, query: &str, message: &str, events_max: Option<usize>) {
     open(out, "NEG-ERR", query);
     out.push(b',');
     write_json_string(out, message);
+    if let Some(events_max) = events_max {
+        out.push(b',');
+        out.extend_from_slice(Digits::of(events_max as u64).as_bytes());
+    }
     out.push(b']');
+}
+
+/// `["NEG-MSG","<query>","<message in hex>"]` (NIP-77).
+pub fn neg_msg(out: &mut Vec<u8>, query: &SubId, message: &[u8]) {
+    open(out, "NEG-MSG", query.as_str());
+    out.extend_from_slice(b",\"");
+    let start = out.len();
+    out.resize(start + 2 * message.len(), 0);
+    faster_hex::hex_encode(message, &mut out[start..]).expect("the buffer is twice as long");
+    out.extend_from_slice(b"\"]");
 }
 
 /// `["NOTICE","<message>"]` (NIP-01).
@@ -132,7 +147,9 @@ mod tests {
             |out| closed(out, sub.as_str(), "error: x\ny"),
             r#"["CLOSED","a\"b\\c\n💜\u0001","error: x\ny"]"#,
         );
-        check(|out| neg_err(out, "n\n", "unsupported: x"), r#"["NEG-ERR","n\n","unsupported: x"]"#);
+        check(|out| neg_err(out, "n\n", "unsupported: x", None), r#"["NEG-ERR","n\n","unsupported: x"]"#);
+        check(|out| neg_err(out, "n", "blocked: x", Some(12)), r#"["NEG-ERR","n","blocked: x",12]"#);
+        check(|out| neg_msg(out, &sub, &[0x61, 0, 0xff]), r#"["NEG-MSG","a\"b\\c\n💜\u0001","6100ff"]"#);
         check(|out| notice(out, "hello\t"), r#"["NOTICE","hello\t"]"#);
         check(|out| auth(out, "chal\"lenge"), r#"["AUTH","chal\"lenge"]"#);
         let query = SubId::new("q").unwrap();

@@ -33,13 +33,27 @@ pub enum ClientMessage<'a> {
         /// The subscription.
         sub: SubId,
     },
-    /// Reconcile what both sides have: a NEG-OPEN or a NEG-MSG (NIP-77), of which nothing but the id is read.
-    Neg {
-        /// The reconciliation. NIP-77 bounds its length no more than that of the message.
-        query: Box<str>,
+    /// Begin to reconcile the events that both sides have (NIP-77).
+    NegOpen {
+        /// The reconciliation; these ids are apart from those of subscriptions.
+        query: SubId,
+        /// The events to reconcile.
+        filter: Filter,
+        /// The client's first message of the Negentropy protocol.
+        message: Box<[u8]>,
+    },
+    /// Go on reconciling (NIP-77).
+    NegMsg {
+        /// The reconciliation.
+        query: SubId,
+        /// The client's next message of the Negentropy protocol.
+        message: Box<[u8]>,
     },
     /// End a reconciliation (NIP-77).
-    NegClose,
+    NegClose {
+        /// The reconciliation.
+        query: SubId,
+    },
 }
 
 /// Whether a message is an EVENT, judging by its first bytes: one that writes `EVENT` with escapes is not recognised.
@@ -116,15 +130,26 @@ fn read_message<'a>(cursor: &mut JsonCursor<'a>, len: usize, limits: &Limits) ->
             ignore_more(cursor)?;
             Ok(ClientMessage::Close { sub })
         }
-        MessageType::NegOpen | MessageType::NegMsg => {
-            let query = cursor.string()?.unescape().into();
+        MessageType::NegOpen => {
+            let query = sub_id(cursor)?;
+            cursor.expect(b',', "a comma")?;
+            let filter = filter(cursor, &mut Budget::new(limits.filter_values_max))?;
+            cursor.expect(b',', "a comma")?;
+            let message = hex_message(cursor)?;
             ignore_more(cursor)?;
-            Ok(ClientMessage::Neg { query })
+            Ok(ClientMessage::NegOpen { query, filter, message })
+        }
+        MessageType::NegMsg => {
+            let query = sub_id(cursor)?;
+            cursor.expect(b',', "a comma")?;
+            let message = hex_message(cursor)?;
+            ignore_more(cursor)?;
+            Ok(ClientMessage::NegMsg { query, message })
         }
         MessageType::NegClose => {
-            cursor.string()?;
+            let query = sub_id(cursor)?;
             ignore_more(cursor)?;
-            Ok(ClientMessage::NegClose)
+            Ok(ClientMessage::NegClose { query })
         }
         MessageType::Unknown => unreachable!("refused where it was read"),
     }
@@ -160,6 +185,17 @@ fn sub_id(cursor: &mut JsonCursor<'_>) -> Parsed<SubId> {
     let start = cursor.at();
     let text = cursor.string()?.unescape();
     SubId::new(&text).ok_or_else(|| cursor.fail_at(start, WireErrorKind::SubId))
+}
+
+/// Reads a message of the Negentropy protocol: bytes in hex, of either case.
+fn hex_message(cursor: &mut JsonCursor<'_>) -> Parsed<Box<[u8]>> {
+    let start = cursor.at();
+    let text = cursor.string()?.unescape();
+    let mut bytes = vec![0; text.len() / 2];
+    match text.len().is_multiple_of(2) && faster_hex::hex_decode(text.as_bytes(), &mut bytes).is_ok() {
+        true => Ok(bytes.into()),
+        false => Err(cursor.fail_at(start, WireErrorKind::HexBytes)),
+    }
 }
 
 fn filters(cursor: &mut JsonCursor<'_>, limits: &Limits) -> Parsed<Vec<Filter>> {

@@ -178,8 +178,9 @@ pub enum ModelMessage {
     Req(String, Vec<Filter>),
     Count(String, Vec<Filter>),
     Close(String),
-    Neg(String),
-    NegClose,
+    NegOpen(String, Filter, Vec<u8>),
+    NegMsg(String, Vec<u8>),
+    NegClose(String),
 }
 
 pub fn read_message(json: &Json, limits: &Limits) -> Option<ModelMessage> {
@@ -214,13 +215,21 @@ pub fn read_message(json: &Json, limits: &Limits) -> Option<ModelMessage> {
             let sub = read_sub(list.get(1)?)?;
             trailing_ok().then_some(ModelMessage::Close(sub))
         }
-        "NEG-OPEN" | "NEG-MSG" => {
-            let query = list.get(1)?.str()?;
-            trailing_ok().then(|| ModelMessage::Neg(query.to_owned()))
+        "NEG-OPEN" => {
+            let (query, filter) = (read_sub(list.get(1)?)?, list.get(2)?);
+            if values(filter) > limits.filter_values_max {
+                return None;
+            }
+            let (filter, message) = (read_filter(filter)?, read_hex(list.get(3)?)?);
+            trailing_ok().then_some(ModelMessage::NegOpen(query, filter, message))
+        }
+        "NEG-MSG" => {
+            let (query, message) = (read_sub(list.get(1)?)?, read_hex(list.get(2)?)?);
+            trailing_ok().then_some(ModelMessage::NegMsg(query, message))
         }
         "NEG-CLOSE" => {
-            list.get(1)?.str()?;
-            trailing_ok().then_some(ModelMessage::NegClose)
+            let query = read_sub(list.get(1)?)?;
+            trailing_ok().then_some(ModelMessage::NegClose(query))
         }
         _ => None,
     }
@@ -229,6 +238,14 @@ pub fn read_message(json: &Json, limits: &Limits) -> Option<ModelMessage> {
 fn read_sub(json: &Json) -> Option<String> {
     let text = json.str()?;
     (1..=64).contains(&text.chars().count()).then(|| text.to_owned())
+}
+
+/// Bytes in hex, of either case.
+fn read_hex(json: &Json) -> Option<Vec<u8>> {
+    let text = json.str()?.as_bytes();
+    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+    let (pairs, []) = text.as_chunks::<2>() else { return None };
+    pairs.iter().map(|&[high, low]| Some(digit(high)? << 4 | digit(low)?)).collect()
 }
 
 /// Number of values in all lists of a filter, including repeated ones.

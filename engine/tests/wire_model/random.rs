@@ -347,7 +347,16 @@ impl OddWriter<'_> {
                 self.raw(",");
                 self.filter();
             }
-        } else if self.rng.one_in(10) {
+        } else if matches!(verb, "NEG-OPEN" | "NEG-MSG") {
+            if verb == "NEG-OPEN" {
+                self.raw(",");
+                self.filter();
+            }
+            self.raw(",");
+            let message = *self.rng.pick(&["", "61", "6100000200", "6A", "611", "x1"]);
+            self.string(message);
+        }
+        if !matches!(verb, "REQ" | "COUNT") && self.rng.one_in(10) {
             self.raw(",");
             self.value(3);
         }

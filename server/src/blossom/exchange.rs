@@ -5,16 +5,18 @@ use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt as _, LengthLimitError};
 use hyper::body::{Body as _, Bytes};
-use relay_blossom::exchange::{Body, Exchange, Failure, Head, Input, Receive, Received, Response, Step};
-use relay_blossom::index::Part;
+use relay_blossom::exchange::{
+    Body, Exchange, Failure, Head, Input, Receive, Received, Reservation, Response, Step,
+};
+use relay_blossom::index::{Part, Refusal};
 use relay_blossom::{Command, Outcome};
 use relay_engine::sql::StoreError;
 use relay_engine::types::{Filter, PubKey};
 use relay_site::nip98::Author;
 use relay_site::{Answer, BlossomRoute};
-use tokio::sync::SemaphorePermit;
 use tower_http::timeout::TimeoutError;
 
+use super::permits::{Holder, Permit};
 use super::store::{Bodies, Reading};
 use super::{Blossom, Seen, fetch, keeper};
 use crate::host::now;
@@ -82,15 +84,15 @@ impl Blossom {
                 Step::Respond(response) => return response,
                 Step::Read { bytes_max } => {
                     room = room.or(self.media.reserve(bytes_max).await);
-                    self.carry_out(Step::Read { bytes_max }, body).await
+                    self.carry_out(Step::Read { bytes_max }, seen, body).await
                 }
-                step => self.carry_out(step, body).await,
+                step => self.carry_out(step, seen, body).await,
             };
             step = exchange.resume(&self.context(seen, &self.admins()), input);
         }
     }
 
-    pub(super) async fn carry_out(&self, step: Step, body: &mut Option<Upload>) -> Input {
+    pub(super) async fn carry_out(&self, step: Step, seen: &Seen, body: &mut Option<Upload>) -> Input {
         let done = match step {
             Step::Ask(command) => self.ask(command).await,
             Step::Use(signed) => {
@@ -103,17 +105,19 @@ impl Blossom {
             },
             Step::Receive(receive) => match body.take() {
                 Some(mut unread) => {
-                    let received = self.receive(&mut unread, receive).await;
+                    let received = self.receive(&mut unread, receive, seen).await;
                     // Of a body that is not wanted any more the rest is still to come.
                     *body = Some(unread);
                     received.map(Input::Received)
                 }
                 None => Err(Failure::Incomplete),
             },
-            Step::Fetch { urls, receive } => self.fetch(&urls, &receive).await.map(Input::Received),
+            Step::Fetch { urls, receive, reservation } => {
+                self.fetch(&urls, &receive, reservation, seen).await.map(Input::Received)
+            }
             Step::Put { bytes, receive } => self.put(&bytes, &receive).await.map(Input::Received),
             Step::Promote { from, to, .. } => self.bodies.rename(&from, &to).await.map(|()| Input::Done),
-            Step::Join { parts, receive } => self.join(&parts, &receive).await.map(Input::Received),
+            Step::Join { parts, receive } => self.join(&parts, &receive, seen).await.map(Input::Received),
             Step::Discard(key) => {
                 if let Err(error) = self.bodies.remove(&key).await {
                     tracing::warn!(?error, key, "staged bytes stay until the next start");
@@ -157,16 +161,16 @@ impl Blossom {
     }
 
     /// One of the uploads whose bytes are taken at a time, until it is dropped.
-    async fn slot(&self) -> Option<SemaphorePermit<'_>> {
+    async fn slot(&self, receive: &Receive, seen: &Seen) -> Option<Permit<'_>> {
         let _waiting = self.counters.wait();
-        self.uploads.acquire().await.ok()
+        self.uploads.acquire(Holder::of(&receive.uploader, seen.client)).await
     }
 
-    async fn receive(&self, body: &mut Upload, receive: Receive) -> Result<Received, Failure> {
+    async fn receive(&self, body: &mut Upload, receive: Receive, seen: &Seen) -> Result<Received, Failure> {
         // Further uploads wait here, before anything of their bodies is read.
-        let _upload = self.slot().await;
-        self.bodies.check_room(receive.length.unwrap_or_default())?;
-        let mut writing = self.bodies.begin(&receive.key);
+        let _upload = self.slot(&receive, seen).await;
+        self.bodies.check_room(new_bytes(&receive, receive.length.unwrap_or_default()))?;
+        let mut writing = self.bodies.begin(&receive);
         let mut pace = Pace::begin(Instant::now());
         while let Some(frame) = body.frame().await {
             let failed = match frame {
@@ -197,7 +201,7 @@ impl Blossom {
     }
 
     async fn put(&self, bytes: &[u8], receive: &Receive) -> Result<Received, Failure> {
-        let mut writing = self.bodies.begin(&receive.key);
+        let mut writing = self.bodies.begin(receive);
         if let Err(failure) = writing.write(bytes).await {
             writing.abort().await;
             return Err(failure);
@@ -205,10 +209,10 @@ impl Blossom {
         writing.finish(receive.sha256).await
     }
 
-    async fn join(&self, parts: &[Part], receive: &Receive) -> Result<Received, Failure> {
-        let _upload = self.slot().await;
-        self.bodies.check_room(parts.iter().map(|part| part.take).sum())?;
-        let mut writing = self.bodies.begin(&receive.key);
+    async fn join(&self, parts: &[Part], receive: &Receive, seen: &Seen) -> Result<Received, Failure> {
+        let _upload = self.slot(receive, seen).await;
+        self.bodies.check_room(new_bytes(receive, parts.iter().map(|part| part.take).sum()))?;
+        let mut writing = self.bodies.begin(receive);
         for part in parts {
             if let Err(failure) = copy(&self.bodies, part, &mut writing).await {
                 writing.abort().await;
@@ -218,14 +222,34 @@ impl Blossom {
         writing.finish(receive.sha256).await
     }
 
+    /// Makes room for bytes that are fetched, in the quotas and on the disk.
+    ///
+    /// # Errors
+    /// [`Failure::Refused`], [`Failure::Full`], or that of the index.
+    pub(super) async fn reserve(&self, command: Option<Command>, bytes: u64) -> Result<(), Failure> {
+        let Some(command) = command else { return Ok(()) };
+        self.bodies.check_room(bytes)?;
+        match self.ask(command).await? {
+            Input::Answered(Outcome::Refused(refusal)) => Err(Failure::Refused(refusal)),
+            _ => Ok(()),
+        }
+    }
+
     /// The first of these URLs that answers.
-    async fn fetch(&self, urls: &[String], receive: &Receive) -> Result<Received, Failure> {
-        let _fetch = self.fetches.acquire().await;
+    async fn fetch(
+        &self,
+        urls: &[String],
+        receive: &Receive,
+        mut reservation: Reservation,
+        seen: &Seen,
+    ) -> Result<Received, Failure> {
+        let fetch = self.fetches.acquire(Holder::of(&receive.uploader, seen.client)).await;
+        let Some(_fetch) = fetch else { return Err(Failure::Refused(Refusal::TooMany)) };
         self.bodies.check_room(0)?;
         let mut last = Failure::Origin("no URL".to_owned());
         for url in urls {
-            let mut writing = self.bodies.begin(&receive.key);
-            let fetched = fetch::fetch(&self.client, self.access(), url, receive, &mut writing).await;
+            let mut writing = self.bodies.begin(receive);
+            let fetched = fetch::fetch(self, url, receive, &mut reservation, &mut writing).await;
             match fetched {
                 Ok(mime) => match writing.finish(receive.sha256).await {
                     Ok(received) => {
@@ -236,9 +260,9 @@ impl Blossom {
                     Err(Failure::WrongHash) => last = Failure::WrongHash,
                     Err(failure) => return Err(failure),
                 },
-                Err(Failure::Full) => {
+                Err(failure @ (Failure::Full | Failure::Refused(_))) => {
                     writing.abort().await;
-                    return Err(Failure::Full);
+                    return Err(failure);
                 }
                 Err(failure) => {
                     writing.abort().await;
@@ -343,6 +367,11 @@ async fn read(mut body: Upload, bytes_max: u64) -> Result<Bytes, Failure> {
         }
     }
     Ok(bytes.into())
+}
+
+/// Bytes that the store will have more.
+fn new_bytes(receive: &Receive, bytes: u64) -> u64 {
+    if receive.only_hash { 0 } else { bytes }
 }
 
 /// Why a body ended.

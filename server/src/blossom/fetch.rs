@@ -1,10 +1,10 @@
 //! Fetches blobs from other servers, by the client of the agents and its rules of addresses.
 
-use relay_agent::executor::{Access, HttpEvent, HttpFault, HttpLimits, HttpRequest};
-use relay_blossom::exchange::{Failure, Receive};
+use relay_agent::executor::{HttpEvent, HttpFault, HttpLimits, HttpRequest};
+use relay_blossom::exchange::{Failure, Receive, Reservation};
 
+use super::Blossom;
 use super::store::Writing;
-use crate::agents::http::Client;
 use crate::host::now;
 
 /// Longest time of a fetch, in seconds.
@@ -14,10 +14,10 @@ const REDIRECTS_MAX: u32 = 3;
 
 /// Writes what a URL answers with, and returns its type.
 pub(super) async fn fetch(
-    client: &Client,
-    access: Access,
+    blossom: &Blossom,
     url: &str,
     receive: &Receive,
+    reservation: &mut Reservation,
     writing: &mut Writing,
 ) -> Result<Option<String>, Failure> {
     let request = HttpRequest {
@@ -25,7 +25,7 @@ pub(super) async fn fetch(
         url: url.to_owned(),
         headers: Vec::new(),
         body: hyper::body::Bytes::new(),
-        access,
+        access: blossom.access(),
         allow_domains: Vec::new(),
         limits: HttpLimits {
             response_bytes_max: usize::try_from(receive.bytes_max).unwrap_or(usize::MAX),
@@ -33,7 +33,7 @@ pub(super) async fn fetch(
             redirects_max: REDIRECTS_MAX,
         },
     };
-    let mut call = client.run(request);
+    let mut call = blossom.client.run(request);
     let mut mime = None;
     let mut announced = None;
     while let Some(event) = call.next().await {
@@ -46,8 +46,14 @@ pub(super) async fn fetch(
                     |name: &str| headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.clone());
                 mime = header("content-type");
                 announced = header("content-length").and_then(|length| length.parse().ok());
+                if let Some(length) = announced {
+                    blossom.reserve(reservation.announced(length), length).await?;
+                }
             }
-            HttpEvent::Chunk(bytes) => writing.write(&bytes).await?,
+            HttpEvent::Chunk(bytes) => {
+                writing.write(&bytes).await?;
+                blossom.reserve(reservation.come(writing.size()), 0).await?;
+            }
             HttpEvent::End if announced.is_some_and(|length: u64| length != writing.size()) => {
                 return Err(Failure::Origin("its answer ended early".to_owned()));
             }

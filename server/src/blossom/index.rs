@@ -1,11 +1,16 @@
-//! The index, as tasks use it: one connection writes, one reads, so that a download never waits for the disk.
+//! The index, as tasks use it: a thread with a connection that writes, one with a connection for lists, and a connection for look-ups,
+//! so that a download waits neither for the disk nor for a list.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use relay_blossom::index::Wanted;
 use relay_blossom::{Command, Index, Outcome};
 use relay_engine::sql::StoreError;
+use tokio::sync::oneshot;
 
 use crate::agents::sqlite::Sqlite;
 use crate::host::now;
@@ -19,8 +24,35 @@ const RESERVE_BYTES: u64 = 1 << 20;
 pub(super) struct Indexed(Arc<Connections>);
 
 struct Connections {
-    writer: Mutex<Writer>,
+    writer: Sender<Job>,
+    lists: Sender<Job>,
     reader: Mutex<Index<Sqlite>>,
+}
+
+/// A command on its way to a thread.
+struct Job {
+    now: u64,
+    command: Command,
+    answer: oneshot::Sender<Result<Outcome, StoreError>>,
+}
+
+/// Starts a thread that carries out commands one after the other, until nobody can send any.
+fn start(
+    name: &str,
+    mut run: impl FnMut(u64, Command) -> Result<Outcome, StoreError> + Send + 'static,
+) -> Result<Sender<Job>, StoreError> {
+    let (sender, jobs) = channel::<Job>();
+    let work = move || {
+        for Job { now, command, answer } in jobs {
+            // The index reads its tables again after a failure.
+            let ran = catch_unwind(AssertUnwindSafe(|| run(now, command)));
+            // Whoever has left needs no answer.
+            let _ =
+                answer.send(ran.unwrap_or_else(|_| Err(StoreError::Failed("a command panicked".to_owned()))));
+        }
+    };
+    let started = thread::Builder::new().name(name.to_owned()).spawn(work);
+    started.map(|_| sender).map_err(|error| StoreError::Failed(error.to_string()))
 }
 
 struct Writer {
@@ -34,6 +66,13 @@ struct Writer {
 }
 
 impl Writer {
+    fn open(path: &Path, is_swept: bool) -> Result<Self, StoreError> {
+        let index = Index::open(Sqlite::open_shared(path)?)?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let reserve = Reserve::at(folder, "blossom.reserve", RESERVE_BYTES);
+        Ok(Writer { index, waits: true, is_lazy: is_swept, reserve })
+    }
+
     fn run(&mut self, now: u64, command: Command) -> Result<Outcome, StoreError> {
         let waits = !self.is_lazy || self.must_wait(now, &command)?;
         if waits != self.waits {
@@ -58,6 +97,8 @@ impl Writer {
     fn must_wait(&mut self, now: u64, command: &Command) -> Result<bool, StoreError> {
         Ok(match command {
             Command::Touch(_)
+            | Command::Reserve { .. }
+            | Command::AbortPull { .. }
             | Command::Abort { .. }
             | Command::AbortPart { .. }
             | Command::AbortParts { .. }
@@ -66,11 +107,12 @@ impl Writer {
             | Command::Sweep => false,
             // Of a blob that is there its uploader becomes an owner, and is told so.
             Command::Begin(Wanted { sha256: Some(sha256), .. })
+            | Command::BeginPull(Wanted { sha256: Some(sha256), .. }, _)
             | Command::BeginPart(Wanted { sha256: Some(sha256), .. }, _)
             | Command::Learn { sha256, .. } => {
                 self.index.run(now, Command::Get(*sha256))? != Outcome::Missing
             }
-            Command::Begin(_) | Command::BeginPart(..) => false,
+            Command::Begin(_) | Command::BeginPull(..) | Command::BeginPart(..) => false,
             _ => true,
         })
     }
@@ -96,12 +138,13 @@ impl Indexed {
     /// # Errors
     /// If it cannot be read or written, or is of another version.
     pub(super) fn open(path: &Path, is_swept: bool) -> Result<Self, StoreError> {
-        let index = Index::open(Sqlite::open_shared(path)?)?;
-        let folder = path.parent().unwrap_or(Path::new("."));
-        let reserve = Reserve::at(folder, "blossom.reserve", RESERVE_BYTES);
-        let writer = Mutex::new(Writer { index, waits: true, is_lazy: is_swept, reserve });
+        // Makes the tables, so it is the first.
+        let mut writer = Writer::open(path, is_swept)?;
+        let mut lists = Index::open(Sqlite::open_shared(path)?)?;
         let reader = Mutex::new(Index::open(Sqlite::open_shared(path)?)?);
-        Ok(Indexed(Arc::new(Connections { writer, reader })))
+        let writer = start("relay-blobs", move |now, command| writer.run(now, command))?;
+        let lists = start("relay-blob-lists", move |now, command| lists.run(now, command))?;
+        Ok(Indexed(Arc::new(Connections { writer, lists, reader })))
     }
 
     /// Carries out a command.
@@ -112,19 +155,14 @@ impl Indexed {
         let now = now().seconds();
         if let Command::Get(_) = command {
             // A look-up by key; handing it to another thread would take longer.
-            return lock(&self.0.reader).run(now, command);
+            return self.0.reader.lock().unwrap_or_else(PoisonError::into_inner).run(now, command);
         }
-        let connections = Arc::clone(&self.0);
-        let ran = tokio::task::spawn_blocking(move || match command.is_read() {
-            true => lock(&connections.reader).run(now, command),
-            false => lock(&connections.writer).run(now, command),
-        });
-        ran.await.unwrap_or_else(|error| Err(StoreError::Failed(error.to_string())))
+        let thread = if command.is_read() { &self.0.lists } else { &self.0.writer };
+        let (answer, answered) = oneshot::channel();
+        let ended = || StoreError::Failed("the thread of the index has ended".to_owned());
+        thread.send(Job { now, command, answer }).map_err(|_| ended())?;
+        answered.await.unwrap_or_else(|_| Err(ended()))
     }
-}
-
-fn lock<T>(index: &Mutex<T>) -> MutexGuard<'_, T> {
-    index.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -150,8 +188,7 @@ mod tests {
     }
 
     /// Carries out a command; whether it waited for the disk.
-    fn waited(indexed: &Indexed, command: Command) -> (bool, Outcome) {
-        let mut writer = lock(&indexed.0.writer);
+    fn waited(writer: &mut Writer, command: Command) -> (bool, Outcome) {
         let outcome = writer.run(1, command).unwrap();
         (writer.waits, outcome)
     }
@@ -159,13 +196,13 @@ mod tests {
     #[test]
     fn what_somebody_is_told_waits_for_the_disk_and_rows_of_uploads_do_not() {
         let folder = tempfile::tempdir().unwrap();
-        let indexed = Indexed::open(&folder.path().join("swept"), true).unwrap();
+        let mut writer = Writer::open(&folder.path().join("swept"), true).unwrap();
         let (sha256, other) = (Sha256([1; 32]), Sha256([2; 32]));
-        let begun = |indexed: &Indexed, sha256| match waited(indexed, Command::Begin(wanted(sha256))) {
+        let begun = |writer: &mut Writer, sha256| match waited(writer, Command::Begin(wanted(sha256))) {
             (waited, Outcome::Begun { upload, .. }) => (waited, upload),
             other => panic!("{other:?}"),
         };
-        let (is_waiting, upload) = begun(&indexed, Some(sha256));
+        let (is_waiting, upload) = begun(&mut writer, Some(sha256));
         assert!(!is_waiting);
         let commit = Commit {
             upload,
@@ -176,21 +213,50 @@ mod tests {
             unused_seconds: None,
             media: None,
         };
-        assert!(matches!(waited(&indexed, Command::Finish(commit)), (true, Outcome::Stored(_))));
-        let (is_waiting, upload) = begun(&indexed, None);
+        assert!(matches!(waited(&mut writer, Command::Finish(commit)), (true, Outcome::Stored(_))));
+        let (is_waiting, upload) = begun(&mut writer, None);
         assert!(!is_waiting);
         let learn = |sha256| Command::Learn { upload, sha256, size: 3 };
-        assert!(matches!(waited(&indexed, learn(other)), (false, Outcome::Begun { .. })));
-        assert_eq!(waited(&indexed, Command::Abort { upload }), (false, Outcome::Done));
+        assert!(matches!(waited(&mut writer, learn(other)), (false, Outcome::Begun { .. })));
+        assert_eq!(waited(&mut writer, Command::Abort { upload }), (false, Outcome::Done));
         // The uploader is told that the blob is theirs.
-        assert!(matches!(waited(&indexed, Command::Begin(wanted(Some(sha256)))), (true, Outcome::Exists(_))));
+        assert!(matches!(
+            waited(&mut writer, Command::Begin(wanted(Some(sha256)))),
+            (true, Outcome::Exists(_))
+        ));
         // Before bytes go, what let them go is on the disk.
-        assert!(matches!(waited(&indexed, Command::TakeRemoval), (true, Outcome::Removal(Some(_)))));
-        assert_eq!(waited(&indexed, Command::Touch(vec![sha256])), (false, Outcome::Done));
-        assert_eq!(waited(&indexed, Command::Delete { sha256, owner: None }), (true, Outcome::Deleted));
+        assert!(matches!(waited(&mut writer, Command::TakeRemoval), (true, Outcome::Removal(Some(_)))));
+        assert_eq!(waited(&mut writer, Command::Touch(vec![sha256])), (false, Outcome::Done));
+        assert_eq!(waited(&mut writer, Command::Delete { sha256, owner: None }), (true, Outcome::Deleted));
         // Where unknown bytes are not removed at the start, no row may be lost.
-        let kept = Indexed::open(&folder.path().join("kept"), false).unwrap();
-        assert!(begun(&kept, Some(sha256)).0);
-        assert!(begun(&kept, None).0);
+        let mut kept = Writer::open(&folder.path().join("kept"), false).unwrap();
+        assert!(begun(&mut kept, Some(sha256)).0);
+        assert!(begun(&mut kept, None).0);
+    }
+
+    #[test]
+    fn commands_go_one_after_the_other_and_a_panic_ends_only_its_own() {
+        let mut ran = Vec::new();
+        let thread = start("test", move |now, command| {
+            ran.push(now);
+            assert_ne!(now, 3, "a test of panics");
+            Ok(if command == Command::Totals {
+                Outcome::Position(Some(ran.len() as u64))
+            } else {
+                Outcome::Done
+            })
+        });
+        let thread = thread.unwrap();
+        let send = |now, command| {
+            let (answer, answered) = oneshot::channel();
+            thread.send(Job { now, command, answer }).unwrap();
+            answered
+        };
+        let answers: Vec<_> = (0..5).map(|now| send(now, Command::Sweep)).collect();
+        drop(send(9, Command::Sweep));
+        let last = send(5, Command::Totals).blocking_recv().unwrap();
+        assert_eq!(last, Ok(Outcome::Position(Some(7))));
+        let failed: Vec<bool> = answers.into_iter().map(|a| a.blocking_recv().unwrap().is_err()).collect();
+        assert_eq!(failed, [false, false, false, true, false]);
     }
 }

@@ -5,6 +5,7 @@
 //! exchange    carries out the steps of a request; fetch: blobs of other servers
 //! media       pictures: how many are in memory and processed at a time
 //! store       bytes, in a folder or a bucket; index: which blobs there are
+//! permits     who may move bytes now
 //! own         blobs that this process stores and reads: of agents
 //! counters    for /metrics; announce: what the start-up lines say
 //! tidy        what an earlier process has left; keeper: removals, sweeps, the relay's events
@@ -19,6 +20,7 @@ mod index;
 mod keeper;
 mod media;
 mod own;
+mod permits;
 mod store;
 mod tidy;
 
@@ -30,15 +32,16 @@ use relay_agent::executor::Access;
 use relay_agent::fetch::PrivateHosts;
 use relay_blossom::exchange::{Context, Keys};
 use relay_blossom::{Command, Outcome, Sha256};
-use relay_engine::types::PubKey;
+use relay_engine::types::{ClientAddress, PubKey};
 use relay_engine::verify::Verifier;
 use relay_site::nip98::{Origin, UsedEvents};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 use self::counters::Counters;
 use self::index::Indexed;
 use self::media::Media;
+use self::permits::Permits;
 use self::store::Bodies;
 use crate::agents::http::Client;
 use crate::agents::owner;
@@ -52,6 +55,8 @@ pub(crate) use self::store::Reading;
 
 /// Blobs that are fetched from other servers at a time.
 const FETCHES_MAX: usize = 16;
+/// Fetches of a key or an address that wait.
+const FETCHES_WAITING_MAX: usize = 16;
 /// Downloaded blobs that wait until the index is told; at so many it is told at once.
 const TOUCHED_MAX: usize = 10_000;
 /// How long the owner's key of a local relay is remembered.
@@ -65,9 +70,10 @@ pub(crate) struct Blossom {
     bodies: Bodies,
     index: Indexed,
     client: Client,
-    uploads: Semaphore,
+    /// Bodies that are taken at a time.
+    uploads: Permits,
     /// Blobs of other servers that are fetched at a time; their servers may be slow.
-    fetches: Semaphore,
+    fetches: Permits,
     media: Media,
     counters: Counters,
     /// Blobs that have been downloaded since the index was told.
@@ -88,6 +94,8 @@ pub(crate) struct Seen {
     pub(crate) is_local: bool,
     /// The URL to which it was sent, or else its Host header.
     pub(crate) url: Result<String, String>,
+    /// Its client's address; none if that has no limits.
+    pub(crate) client: Option<ClientAddress>,
 }
 
 impl Seen {
@@ -127,8 +135,8 @@ impl Blossom {
             settings: settings.clone(),
             verifier,
             relay,
-            uploads: Semaphore::new(bodies.uploads_max()),
-            fetches: Semaphore::new(FETCHES_MAX),
+            uploads: Permits::new(bodies.uploads_max(), usize::MAX),
+            fetches: Permits::new(FETCHES_MAX, FETCHES_WAITING_MAX),
             bodies,
             index,
             client: Client::new(PrivateHosts::default()).map_err(words)?,
@@ -172,8 +180,7 @@ impl Blossom {
             Ok(Outcome::Totals(totals)) => Some(totals),
             _ => None,
         };
-        let free = self.uploads.available_permits();
-        self.counters.snapshot(self.bodies.uploads_max().saturating_sub(free) as u64, totals)
+        self.counters.snapshot(self.uploads.given() as u64, totals)
     }
 
     /// A blob is sent. The index is told later, of many at once, if retention goes by downloads.

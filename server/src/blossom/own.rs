@@ -29,13 +29,13 @@ impl Blossom {
         mime: &str,
     ) -> Result<String, String> {
         let base_url = base_url.to_owned();
-        let seen = Seen { url: Ok(base_url.clone()), base_url, is_local: true };
+        let seen = Seen { url: Ok(base_url.clone()), base_url, is_local: true, client: None };
         let mut next = Own::begin(&self.context(&seen, &self.admins()), owner, bytes, mime);
         loop {
             match next {
                 OwnStep::Done(outcome) => return outcome,
                 OwnStep::Go(own, step) => {
-                    let input = self.carry_out(*step, &mut None).await;
+                    let input = self.carry_out(*step, &seen, &mut None).await;
                     next = own.resume(&self.context(&seen, &self.admins()), input);
                 }
             }

@@ -17,7 +17,7 @@ use object_store::{
     GetOptions, GetRange, GetResultPayload, MultipartUpload, ObjectStore, ObjectStoreExt as _, PutPayload,
 };
 use relay_blossom::Sha256;
-use relay_blossom::exchange::{Failure, Received};
+use relay_blossom::exchange::{Failure, Receive, Received};
 use sha2::Digest as _;
 
 /// Bytes that are written to a file at a time.
@@ -31,6 +31,8 @@ const FLOOR_SHARE: u64 = 20;
 const FLOOR_BYTES_MAX: u64 = 1 << 30;
 /// First bytes that are kept to tell the type from.
 const FIRST_BYTES: usize = 4_096;
+/// Bytes that are hashed sooner than they are handed to another thread.
+const HASHED_HERE: usize = 16 << 10;
 
 /// A store of bytes.
 #[derive(Clone)]
@@ -97,15 +99,17 @@ impl Bodies {
         if free < floor.saturating_add(bytes) { Err(Failure::Full) } else { Ok(()) }
     }
 
-    /// Begins to store bytes under a key. Nothing is sent before there is a piece of them.
-    pub(super) fn begin(&self, key: &str) -> Writing {
+    /// Begins to store bytes, or only to hash them. Nothing is sent before there is a piece of them.
+    pub(super) fn begin(&self, receive: &Receive) -> Writing {
         Writing {
             bodies: self.clone(),
-            path: path(key),
+            path: path(&receive.key),
+            only_hash: receive.only_hash,
             upload: None,
             buffer: Vec::new(),
+            last: Bytes::new(),
             sending: Vec::new(),
-            hash: sha2::Sha256::new(),
+            hash: Hash::Here(sha2::Sha256::new()),
             size: 0,
             first: Vec::new(),
         }
@@ -228,13 +232,49 @@ fn failure(error: object_store::Error) -> Failure {
 pub(super) struct Writing {
     bodies: Bodies,
     path: Path,
+    /// Nothing is stored.
+    only_hash: bool,
     /// Once there is more than a piece.
     upload: Option<Box<dyn MultipartUpload>>,
     buffer: Vec<u8>,
+    /// What is left of it when all have come.
+    last: Bytes,
     sending: Vec<tokio::task::JoinHandle<object_store::Result<()>>>,
-    hash: sha2::Sha256,
+    hash: Hash,
     size: u64,
     first: Vec<u8>,
+}
+
+/// The hash of the pieces that were sent.
+enum Hash {
+    Here(sha2::Sha256),
+    /// The last piece is being hashed, on a thread that may block.
+    Away(tokio::task::JoinHandle<sha2::Sha256>),
+}
+
+impl Hash {
+    /// When all pieces are hashed.
+    async fn take(&mut self) -> Result<sha2::Sha256, Failure> {
+        match std::mem::replace(self, Hash::Here(sha2::Sha256::new())) {
+            Hash::Here(hash) => Ok(hash),
+            Hash::Away(task) => task.await.map_err(|error| Failure::Store(error.to_string())),
+        }
+    }
+
+    /// Goes on with these bytes: elsewhere, unless they are few.
+    async fn update(&mut self, bytes: Bytes) -> Result<(), Failure> {
+        let mut hash = self.take().await?;
+        let is_short = bytes.len() <= HASHED_HERE;
+        let work = move || {
+            hash.update(&bytes);
+            hash
+        };
+        *self = match is_short {
+            true => Hash::Here(work()),
+            false => Hash::Away(tokio::task::spawn_blocking(work)),
+        };
+        Ok(())
+    }
 }
 
 impl Writing {
@@ -248,7 +288,6 @@ impl Writing {
     /// # Errors
     /// If the store fails.
     pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        self.hash.update(bytes);
         self.size += bytes.len() as u64;
         if self.first.len() < FIRST_BYTES {
             let room = FIRST_BYTES - self.first.len();
@@ -266,8 +305,17 @@ impl Writing {
         Ok(())
     }
 
-    /// Sends what there is as a part.
+    /// Sends what there is as a part, while it is hashed.
     async fn send(&mut self) -> Result<(), Failure> {
+        let full = Bytes::from(std::mem::replace(&mut self.buffer, Vec::with_capacity(self.bodies.piece)));
+        self.hash.update(full.clone()).await?;
+        if self.only_hash {
+            return Ok(());
+        }
+        self.send_part(PutPayload::from(full)).await
+    }
+
+    async fn send_part(&mut self, part: PutPayload) -> Result<(), Failure> {
         while self.sending.len() >= self.bodies.concurrency {
             joined(self.sending.remove(0).await)?;
         }
@@ -275,8 +323,7 @@ impl Writing {
             Some(upload) => upload,
             none => none.insert(self.bodies.store.put_multipart(&self.path).await.map_err(failure)?),
         };
-        let full = std::mem::replace(&mut self.buffer, Vec::with_capacity(self.bodies.piece));
-        self.sending.push(tokio::spawn(upload.put_part(PutPayload::from(full))));
+        self.sending.push(tokio::spawn(upload.put_part(part)));
         Ok(())
     }
 
@@ -285,13 +332,26 @@ impl Writing {
     /// # Errors
     /// [`Failure::WrongHash`], or if the store fails. Then nothing is stored.
     pub(super) async fn finish(mut self, sha256: Option<Sha256>) -> Result<Received, Failure> {
-        let found = Sha256(self.hash.clone().finalize().into());
+        let found = match self.hash_all().await {
+            Ok(found) => found,
+            Err(error) => {
+                self.abort().await;
+                return Err(error);
+            }
+        };
         if sha256.is_some_and(|wanted| wanted != found) {
             self.abort().await;
             return Err(Failure::WrongHash);
         }
-        match self.complete().await {
-            Ok(()) => Ok(Received { sha256: found, size: self.size, first: self.first.into(), mime: None }),
+        let done = if self.only_hash { Ok(()) } else { self.complete().await };
+        match done {
+            Ok(()) => Ok(Received {
+                sha256: found,
+                size: self.size,
+                first: self.first.into(),
+                mime: None,
+                kept_mime: None,
+            }),
             Err(error) => {
                 self.abort().await;
                 Err(error)
@@ -299,13 +359,20 @@ impl Writing {
         }
     }
 
+    /// The hash of all bytes, the last of which are still to be sent.
+    async fn hash_all(&mut self) -> Result<Sha256, Failure> {
+        self.last = Bytes::from(std::mem::take(&mut self.buffer));
+        self.hash.update(self.last.clone()).await?;
+        Ok(Sha256(self.hash.take().await?.finalize().into()))
+    }
+
     async fn complete(&mut self) -> Result<(), Failure> {
+        let last = PutPayload::from(std::mem::take(&mut self.last));
         if self.upload.is_none() {
-            let all = PutPayload::from(std::mem::take(&mut self.buffer));
-            return self.bodies.store.put(&self.path, all).await.map(drop).map_err(failure);
+            return self.bodies.store.put(&self.path, last).await.map(drop).map_err(failure);
         }
-        if !self.buffer.is_empty() {
-            self.send().await?;
+        if last.content_length() > 0 {
+            self.send_part(last).await?;
         }
         for sent in self.sending.drain(..) {
             joined(sent.await)?;

@@ -16,6 +16,7 @@ mod progress;
 mod remote;
 pub mod scan;
 mod serve;
+pub mod sync;
 mod time;
 
 pub(crate) use serve::serve_here;
@@ -33,11 +34,11 @@ const AFTER_HELP: &str = "\
 A setting is taken from the flags, else from RELAY_... variables, else from the file, else it has its default; \
 `relay config` prints the result and where each value came from. RELAY_LIMITS__LIMIT_MAX=1000 and --set limits.limit_max=1000 set limits.limit_max.
 
-Exit codes: 0 done; 1 some of the input, or what was asked of a relay, was refused; 2 wrong usage or configuration; \
+Exit codes: 0 done; 1 some of the input, or what was asked of a relay or sent to it, was refused; 2 wrong usage or configuration; \
 3 storage, a file, a socket or the relay that was asked failed; 130 ended by a signal before everything was done.
 
 Commands may run while a relay serves the same folder, but in its PID namespace (inside its container), because \
-LMDB identifies processes by their ids. The relay's queries return imported events at once; its live \
+LMDB identifies processes by their ids. The relay's queries return imported and synced events at once; its live \
 subscriptions do not receive them. A second relay on the same folder is refused.";
 
 #[derive(Parser, Debug)]
@@ -62,6 +63,8 @@ enum Command {
     Scan(With<scan::ScanArgs>),
     /// Delete the events that match a filter; no tombstone is left, so they may be published again
     Delete(With<delete::DeleteArgs>),
+    /// Copy events from and to other relays: only what one side lacks
+    Sync(With<sync::SyncArgs>),
     /// Print statistics of the database
     Info(With<info::InfoArgs>),
     /// Deploy agents on a running relay and look after them
@@ -167,6 +170,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Some(Command::Export(With { common, args })) => export::run(args, &common.load(&[])?.settings),
         Some(Command::Scan(With { common, args })) => scan::run(args, &common.load(&[])?.settings),
         Some(Command::Delete(With { common, args })) => delete::run(args, &common.load(&[])?.settings),
+        Some(Command::Sync(With { common, args })) => sync::run(args, &common.load(&[])?.settings),
         Some(Command::Info(With { common, args })) => info::run(args, &common.load(&[])?.settings),
         Some(Command::Agent(args)) => agent::run(args),
         Some(Command::Blossom(args)) => blossom::run(args),

@@ -43,16 +43,7 @@ impl Remote {
             None => Base::of_local(&settings.listen, settings.url.as_deref()),
         };
         let keys = match self.key.as_deref() {
-            Some("env") => {
-                let secret = std::env::var("NOSTR_PRIVATE_KEY")
-                    .map_err(|_| Failure::Usage("--key env: NOSTR_PRIVATE_KEY is not set".to_owned()))?;
-                parse_key("NOSTR_PRIVATE_KEY", &secret)?
-            }
-            Some(file) => {
-                let secret = std::fs::read_to_string(file)
-                    .map_err(|error| Failure::Storage(format!("cannot read {file}: {error}")))?;
-                parse_key(file, &secret)?
-            }
+            Some(source) => read_key(source)?,
             None => {
                 crate::lmdb::make_folder(&settings.data)?;
                 let (keys, is_new) = owner::read_or_make(&settings.data)?;
@@ -86,6 +77,18 @@ impl Remote {
 pub(super) fn refused(words: &str) -> Failure {
     let _ = writeln!(io::stderr(), "relay: {words}");
     Failure::Refused
+}
+
+/// The key of `--key`: of a file, or of NOSTR_PRIVATE_KEY if it is `env`.
+pub(super) fn read_key(source: &str) -> Result<Keys, Failure> {
+    if source == "env" {
+        let secret = std::env::var("NOSTR_PRIVATE_KEY")
+            .map_err(|_| Failure::Usage("--key env: NOSTR_PRIVATE_KEY is not set".to_owned()))?;
+        return parse_key("NOSTR_PRIVATE_KEY", &secret);
+    }
+    let secret = std::fs::read_to_string(source)
+        .map_err(|error| Failure::Storage(format!("cannot read {source}: {error}")))?;
+    parse_key(source, &secret)
 }
 
 fn parse_key(source: &str, secret: &str) -> Result<Keys, Failure> {

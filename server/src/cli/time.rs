@@ -9,6 +9,22 @@ pub(super) fn time(millis: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hours:02}:{minutes:02}:{seconds:02}.{millis:03}Z")
 }
 
+/// A moment that the user names: Unix seconds, or how long before `now` it is, such as `90s`, `15m`, `12h`, `7d` or `2w`.
+pub(super) fn moment(text: &str, now: u64) -> Option<u64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let count: u64 = text[..digits].parse().ok()?;
+    let unit = match &text[digits..] {
+        "" => return Some(count),
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        "w" => 7 * 86_400,
+        _ => return None,
+    };
+    Some(now.saturating_sub(count.checked_mul(unit)?))
+}
+
 /// The date `days` days after 1970-01-01, in the Gregorian calendar. Years begin in March, so a leap day is the last of one.
 fn date(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
@@ -24,6 +40,31 @@ fn date(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments_are_seconds_or_lengths_of_time_before_now() {
+        let now = 1_800_000_000;
+        for (text, want) in [
+            ("1700000000", Some(1_700_000_000)),
+            ("0", Some(0)),
+            ("90s", Some(now - 90)),
+            ("15m", Some(now - 900)),
+            ("12h", Some(now - 43_200)),
+            ("7d", Some(now - 604_800)),
+            ("2w", Some(now - 1_209_600)),
+            ("99999999999w", Some(0)),
+            ("", None),
+            ("d", None),
+            ("7 d", None),
+            ("-7d", None),
+            ("7days", None),
+            ("7é", None),
+            ("99999999999999999999", None),
+            ("9999999999999999999w", None),
+        ] {
+            assert_eq!(moment(text, now), want, "{text}");
+        }
+    }
 
     #[test]
     fn times_are_those_of_the_calendar() {

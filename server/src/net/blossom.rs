@@ -13,6 +13,7 @@ use hyper::body::{Bytes, Frame, Incoming};
 use hyper::header::HOST;
 use hyper::{Request, Response, StatusCode};
 use relay_blossom::exchange::{Body as BlossomBody, Head, base_url, is_local_origin};
+use relay_engine::types::ClientAddress;
 use relay_site::authorization::is_loopback;
 use relay_site::route::Bounds;
 use relay_site::{Answer, BlossomRoute, Found};
@@ -35,6 +36,7 @@ pub(super) async fn respond(
     bounds: Bounds,
     request: Request<Incoming>,
     peer: IpAddr,
+    client: Option<ClientAddress>,
 ) -> Response<Body> {
     let Some(blossom) = host.blossom.get() else {
         return response(Answer::error(503, "the store of blobs is not open").with("retry-after", "5"));
@@ -51,7 +53,7 @@ pub(super) async fn respond(
             })
             .collect(),
     };
-    let seen = seen(host, &request, peer);
+    let seen = Seen { client, ..seen(host, &request, peer) };
     let blossom = Arc::clone(blossom);
     let handler = move |request: Request<api::Upload>| async move {
         let answered = Arc::clone(&blossom).answer(head, seen, request.into_body()).await;
@@ -86,7 +88,7 @@ fn seen(host: &Host, request: &Request<Incoming>, peer: IpAddr) -> Seen {
         None if name == host.settings.listen => Ok(format!("http://{name}")),
         None => Err(name.to_owned()),
     };
-    Seen { base_url, is_local, url }
+    Seen { base_url, is_local, url, client: None }
 }
 
 type Pieces = StreamBody<BoxedPieces>;

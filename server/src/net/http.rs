@@ -123,7 +123,7 @@ async fn respond<B: Backend + 'static>(
     }
     shard.count_http_request();
     // Behind a proxy a client is known by its request only; it counts as a connection of its address until it is answered.
-    let Ok(_client) = host.addresses.admit_client(peer, request.headers()) else {
+    let Ok(client) = host.addresses.admit_client(peer, request.headers()) else {
         return response(TooMany::answer());
     };
     let mut answered = match endpoint {
@@ -134,7 +134,9 @@ async fn respond<B: Backend + 'static>(
                 Route::Information => response(Answer::information(host.documents.information.clone())),
                 Route::Page => response(Answer::page(host.documents.page.clone())),
                 Route::Icon => response(Answer::icon()),
-                Route::Blossom(route) => blossom::respond(host, route, param, bounds, request, peer).await,
+                Route::Blossom(route) => {
+                    blossom::respond(host, route, param, bounds, request, peer, client.address).await
+                }
                 Route::Agents(route) => agents::respond(host, route, params, bounds, request).await,
                 Route::Health | Route::Metrics | Route::Config => {
                     operate(host, route, bounds, request, peer).await

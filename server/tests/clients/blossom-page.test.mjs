@@ -5,6 +5,7 @@ import { after, before, describe, test } from 'node:test'
 import { BlossomClient } from 'nostr-tools/nipb7'
 import { finalizeEvent, generateSecretKey, getPublicKey } from 'nostr-tools/pure'
 import { PlainKeySigner } from 'nostr-tools/signer'
+import { assertBytes } from './bytes.mjs'
 import * as pages from './browser.mjs'
 import { png } from './png.mjs'
 import { now, startRelay, until, withoutFiles } from './relay.mjs'
@@ -104,7 +105,7 @@ describe('the page of files', { skip }, () => {
     await page.locator('#choose').press('Enter')
     await (await chooser).setFiles([{ name: 'picture.png', mimeType: 'image/png', buffer: bytes }])
     await waitFor(page.locator('#uploads'), /picture\.png[^]*Stored/)
-    assert.deepEqual(Buffer.from(await (await fetch(`${server.http}/${hash}`)).arrayBuffer()), bytes)
+    assertBytes(Buffer.from(await (await fetch(`${server.http}/${hash}`)).arrayBuffer()), bytes)
 
     // What was signed holds for this file, here, and for five minutes.
     const [{ kind, created_at, tags }] = visitor.signed

@@ -9,6 +9,7 @@ import { after, before, test } from 'node:test'
 import { Actions, createDeleteAuth, createDownloadAuth, createListAuth, createUploadAuth } from 'blossom-client-sdk'
 import * as nipb7 from 'nostr-tools/nipb7'
 import { PlainKeySigner } from 'nostr-tools/signer'
+import { assertBytes } from './bytes.mjs'
 import { png } from './png.mjs'
 import { author, now, root, startRelay, withoutFiles } from './relay.mjs'
 
@@ -67,13 +68,13 @@ test('blossom-client-sdk uploads, and again; looks, downloads a range, lists, re
   assert.equal(await Actions.hasBlob(server.http, sha256('not there')), false)
   const token = await createDownloadAuth(signer, hash)
   const whole = await Actions.downloadBlob(server.http, hash, { auth: token })
-  assert.deepEqual(Buffer.from(await whole.arrayBuffer()), bytes)
+  assertBytes(Buffer.from(await whole.arrayBuffer()), bytes)
   const resolved = await Actions.resolveBlob(`blossom:${hash}.png?xs=${server.http}&sz=${bytes.length}`)
-  assert.deepEqual(Buffer.from(await resolved.arrayBuffer()), bytes)
+  assertBytes(Buffer.from(await resolved.arrayBuffer()), bytes)
   const part = await fetch(first.url, { headers: { range: 'bytes=100-199' } })
   assert.equal(part.status, 206)
   assert.equal(part.headers.get('content-range'), 'bytes 100-199/1000')
-  assert.deepEqual(Buffer.from(await part.arrayBuffer()), bytes.subarray(100, 200))
+  assertBytes(Buffer.from(await part.arrayBuffer()), bytes.subarray(100, 200))
 
   const listing = { auth: await createListAuth(signer, { servers: server.http }) }
   assert.deepEqual(await Actions.listBlobs(server.http, pubkey, listing), [first])
@@ -106,7 +107,7 @@ test('blossom-client-sdk mirrors from one server to the other, and uploads to bo
   const first = await Actions.uploadBlob(server.http, blobOf(bytes), { auth })
   const mirrored = await Actions.mirrorBlob(other.http, first, { auth })
   checkDescriptor(mirrored, other, bytes, 'text/plain')
-  assert.deepEqual(await got(mirrored.url), bytes)
+  assertBytes(await got(mirrored.url), bytes)
 
   const more = bytesOf()
   const onAuth = (_, x, verb) => createUploadAuth(signer, x, { type: verb })
@@ -159,13 +160,13 @@ test('the BlossomClient of nostr-tools uploads, looks, downloads, lists, mirrors
   checkDescriptor(first, server, bytes, 'image/gif')
   await here.check(hash)
   await assert.rejects(here.check(sha256('not there')), /404/)
-  assert.deepEqual(Buffer.from(await here.download(hash)), bytes)
+  assertBytes(Buffer.from(await here.download(hash)), bytes)
   assert.deepEqual(await here.list(), [first])
   const mirrored = await there.mirror(first.url)
   checkDescriptor(mirrored, other, bytes, 'image/gif')
   await here.delete(hash)
   await assert.rejects(here.check(hash), /404/)
-  assert.deepEqual(Buffer.from(await there.download(hash)), bytes)
+  assertBytes(Buffer.from(await there.download(hash)), bytes)
 })
 
 test('the functions of nostr-tools do the same', { skip }, async () => {
@@ -177,7 +178,7 @@ test('the functions of nostr-tools do the same', { skip }, async () => {
   checkDescriptor(first, server, bytes, 'audio/mpeg')
   assert.equal(await nipb7.hasBlob(server.http, hash), true)
   const whole = await nipb7.downloadBlob(server.http, hash, { auth: await nipb7.createDownloadAuth(signer, hash) })
-  assert.deepEqual(Buffer.from(await whole.arrayBuffer()), bytes)
+  assertBytes(Buffer.from(await whole.arrayBuffer()), bytes)
   const pages = []
   for await (const page of nipb7.iterateBlobs(server.http, pubkey)) pages.push(...page)
   assert.deepEqual(pages, [first])
@@ -236,7 +237,7 @@ test('blossom-cli uploads, lists and downloads; what it signs without an x is re
   await cli(key, server.http, 'exists', hash)
   assert.deepEqual(JSON.parse(await cli(key, server.http, 'list', pubkey)).map(each => each.sha256), [hash])
   await cli(key, server.http, 'download', hash, copy)
-  assert.deepEqual(readFileSync(copy), bytes)
+  assertBytes(readFileSync(copy), bytes)
 
   const there = bytesOf()
   const auth = await createUploadAuth(signer, blobOf(there))
@@ -252,6 +253,6 @@ test('blossom-cli uploads, lists and downloads; what it signs without an x is re
     assert.equal(status, 401)
     assert.match(reason, /\bx\b/)
   }
-  assert.deepEqual(await got(first.url), bytes)
+  assertBytes(await got(first.url), bytes)
   assert.equal(await Actions.hasBlob(server.http, sha256(there)), false)
 })

@@ -184,7 +184,7 @@ test('SimplePool authenticates once something needs it', async () => {
 
 test('NIP-11 says what is true', async () => {
   const info = await fetchRelayInformation(server.url)
-  for (const nip of [1, 9, 11, 13, 17, 40, 42, 45, 59, 62, 70]) assert.ok(info.supported_nips.includes(nip), `NIP-${nip}`)
+  for (const nip of [1, 9, 11, 13, 17, 40, 42, 45, 59, 62, 70, 77]) assert.ok(info.supported_nips.includes(nip), `NIP-${nip}`)
   for (const nip of [50, 67]) assert.equal(info.supported_nips.includes(nip), false, `NIP-${nip}`)
   const page = await fetch(server.url.replace('ws', 'http'), { headers: { accept: 'text/html' } })
   assert.match(page.headers.get('content-type'), /^text\/html/)

@@ -9,7 +9,7 @@ import unittest
 from datetime import timedelta
 
 from nostr_sdk import Client, ClientBuilder, Filter, Keys, Kind, RelayUrl, ReqTarget, SignerAuthenticator
-from nostr_sdk import SyncOptions, UnsignedEvent, uniffi_set_event_loop
+from nostr_sdk import UnsignedEvent, uniffi_set_event_loop
 
 PATIENCE = timedelta(seconds=15)
 # Timeout of the client, longer than that of the test, so that a timeout is never taken for an answer.
@@ -93,13 +93,6 @@ class Conversation(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(await self.stored(mailbox, own), [mail.id().to_hex()])
         await self.publish(own, self.signed(1, [("-",)]))
         await own.shutdown()
-
-    async def test_sync_is_refused_at_once(self):
-        options = SyncOptions().initial_timeout(LONGER)
-        output = await self.within("NEG-ERR", self.client.sync(self.mine(1), opts=options))
-        self.assertEqual(output.success, [])
-        [reason] = output.failed.values()
-        self.assertRegex(reason, "^unsupported: ")
 
 
 if __name__ == "__main__":

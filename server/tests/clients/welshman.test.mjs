@@ -1,7 +1,7 @@
 // Tests with Welshman (Coracle, Flotilla). Without a signer it ignores every EOSE while a challenge is pending.
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
-import { AuthStatus, defaultSocketPolicies, diff, makeLoader, makeSocketPolicyAuth, Pool, publishOne } from '@welshman/net'
+import { AuthStatus, defaultSocketPolicies, makeLoader, makeSocketPolicyAuth, Pool, publishOne } from '@welshman/net'
 import { PublishStatus, request, Socket, SocketEvent } from '@welshman/net'
 import { author, idsOf, PATIENCE_MS, startRelay, until, within } from './relay.mjs'
 
@@ -77,23 +77,4 @@ test('Welshman: with a signer it gets what needs AUTH', async () => {
   own.pool.clear()
   assert.deepEqual(await publish(sign({ tags: [['-']] }), own), [PublishStatus.Success, ''])
   own.pool.clear()
-})
-
-// 0.8.15 expects NEG-ERROR where NIP-77 has NEG-ERR, so its `diff` ends only when it is stopped, after 30 seconds at the latest,
-// whatever a relay without NIP-77 answers. The relay can only answer with the id of the request.
-test('Welshman: a diff is refused by its id', async () => {
-  const stop = new AbortController()
-  const opened = new Promise(resolve => {
-    socket.on(SocketEvent.Send, message => message[0] === 'NEG-OPEN' && resolve(message[1]))
-  })
-  const diffing = diff({ relays: [server.url], filters: [{ authors: [pubkey] }], events: [], context, signal: stop.signal })
-  const refused = new Promise(resolve => {
-    socket.on(SocketEvent.Receive, message => ['NEG-ERR', 'NOTICE'].includes(message[0]) && resolve(message))
-  })
-  const id = await within('NEG-OPEN', opened)
-  const [type, ...rest] = await within('NEG-ERR', refused)
-  stop.abort()
-  assert.deepEqual([type, rest[0]], ['NEG-ERR', id])
-  assert.match(rest[1], /^unsupported: /)
-  assert.deepEqual(await within('the end', diffing), [{ relay: server.url, have: [], need: [] }])
 })

@@ -62,7 +62,7 @@ fn every_malformed_message_is_answered_and_the_connection_works() {
         (nested(r#"{"a":"#, "}", 50_000), notice),
         (r#"["FROB","x"]"#.into(), r#"["CLOSED","x","unsupported:"#),
         (r#"["FROB",1]"#.into(), r#"["NOTICE","unsupported:"#),
-        (r#"["NEG-OPEN","x",{},"61"]"#.into(), r#"["NEG-ERR","x","unsupported:"#),
+        (r#"["NEG-OPEN","x",{},"6"]"#.into(), r#"["NEG-ERR","x","invalid:"#),
         (r#"["REQ","x",{"kinds":[1]}"#.into(), r#"["CLOSED","x","invalid:"#),
         (r#"["COUNT","x",{"frob":1}]"#.into(), r#"["CLOSED","x","unsupported:"#),
         (with("created_at", "1e9"), id.as_str()),

@@ -2,7 +2,9 @@
 //! them.
 
 use relay_engine::store::sql::{SqlBackend, SqlConn, SqlSizes, SqlValue};
-use relay_engine::store::{Backend, Op, Outcome, Reader, StoreError, commit, commit_removals, remove_hidden};
+use relay_engine::store::{
+    Backend, Done, Op, Outcome, Reader, StoreError, commit, commit_removals, remove_hidden,
+};
 use relay_engine::verify::Verified;
 
 use super::seam::{Made, author, check_removal_across_restarts, of_author};
@@ -81,7 +83,7 @@ fn a_full_database_of_an_earlier_version_opens_and_makes_room() {
     let request = Made { prefix: 9, tail: 9_999, author: 1, created_at: 9_000, kind: 5, tags }.event();
     let full = StoreError::Full("no room".into());
     let outcomes = commit_removals(&backend, 10_000, &[put(request)], &full);
-    assert!(matches!(outcomes[..], [Ok(Outcome::Stored(_))]), "{outcomes:?}");
+    assert!(matches!(outcomes[..], [Ok(Done { outcome: Outcome::Stored(_), .. })]), "{outcomes:?}");
     assert_eq!(stored(), before - 400 + 1);
     assert!(fill(&backend, 20_000) > 20_000, "there is room for notes again");
     drop(backend);

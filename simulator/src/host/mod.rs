@@ -171,6 +171,7 @@ impl<'a> Host<'a> {
         self.report.lagged += metrics.subscriptions_lagged;
         self.report.streams_lagged += metrics.streams_lagged;
         self.report.stream_errors += metrics.stream_errors;
+        self.report.deferred += metrics.deliveries_deferred;
     }
 
     pub(super) fn truth(&self) -> GroundTruth<'_> {

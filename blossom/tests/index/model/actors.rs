@@ -1,5 +1,6 @@
 //! What hosts do, step by step.
 
+use relay_blossom::blob::Media;
 use relay_blossom::index::{Commit, Key, Part, PartHead, Wanted};
 use relay_blossom::{Command, Outcome};
 use relay_engine::testing::Rng;
@@ -27,11 +28,15 @@ pub(super) struct Job {
     /// Its bytes take longer than its upload lasts.
     is_slow: bool,
     wanted: Wanted,
+    /// The smaller picture, if it is one with.
+    thumbnail: Option<u32>,
 }
 
 pub(super) enum Known {
     Start,
     Begun(u64, Key),
+    /// The bytes are here, and only hashed.
+    Here(u64),
     Put(u64),
 }
 
@@ -48,7 +53,7 @@ pub(super) enum InPart {
     Start,
     Begun(u64, Key),
     Put(u64, Key),
-    Joining(u64, Key, Vec<Part>),
+    Joining(u64, Key, Vec<Part>, bool),
     Joined(u64),
 }
 
@@ -67,7 +72,12 @@ impl Job {
             mime: String::new(),
             expires_at: self.wanted.expires_at,
             unused_seconds: None,
-            media: None,
+            media: self.thumbnail.map(|n| Media {
+                original: sha(0),
+                dim: None,
+                blurhash: None,
+                thumbnail: Some(sha(n)),
+            }),
         })
     }
 }
@@ -88,7 +98,9 @@ impl Actor {
             expires_at: [None, Some(now + 300), Some(now + 20_000)][rng.below(3) as usize],
             ..wanted(1 + rng.below(u64::from(OWNERS)) as u8, n, declared)
         };
-        let job = Job { n, is_slow, wanted };
+        // Smaller ones of smaller hashes, so that none is its own.
+        let thumbnail = (kind < 3 && n > 0).then(|| rng.below(u64::from(n)) as u32);
+        let job = Job { n, is_slow, wanted, thumbnail };
         match kind {
             0..3 => Actor::Known(job, Known::Start),
             3..5 => {
@@ -108,7 +120,8 @@ impl Actor {
     /// Whether it has begun, and goes on after a while.
     pub(super) fn is_slow(&self) -> bool {
         match self {
-            Actor::Known(job, Known::Begun(..)) | Actor::Unknown(job, Unknown::Begun(..)) => job.is_slow,
+            Actor::Known(job, Known::Begun(..) | Known::Here(_)) => job.is_slow,
+            Actor::Unknown(job, Unknown::Begun(..)) => job.is_slow,
             Actor::Unknown(job, Unknown::Learnt(..)) | Actor::Part(job, _, InPart::Begun(..)) => job.is_slow,
             Actor::Remover(Remover::Gone(..)) => true,
             _ => false,
@@ -158,9 +171,22 @@ fn known(job: &Job, state: Known, world: &mut Simulation) -> Option<Known> {
         Known::Start => match world.ask(Command::Begin(job.wanted.clone())) {
             None => Some(Known::Start),
             Some(Outcome::Begun { upload, key }) => Some(Known::Begun(upload, key)),
+            Some(Outcome::Here { upload }) => Some(Known::Here(upload)),
             Some(Outcome::Busy) => world.waits().then_some(Known::Start),
             Some(_) => None,
         },
+        Known::Here(upload) => {
+            if world.dies(upload) {
+                return None;
+            }
+            // Somebody without the bytes has only others.
+            if world.fails(upload) {
+                world.insist(Command::Abort { upload });
+                return None;
+            }
+            world.hashed += 1;
+            Some(Known::Put(upload))
+        }
         Known::Begun(upload, key) => {
             if world.dies(upload) {
                 return None;
@@ -238,7 +264,9 @@ fn in_part(job: &Job, part: PartHead, state: InPart, world: &mut Simulation) -> 
         InPart::Start => match world.ask(Command::BeginPart(job.wanted.clone(), part)) {
             None => Some(InPart::Start),
             Some(Outcome::Begun { upload, key }) => Some(InPart::Begun(upload, key)),
-            Some(Outcome::Complete { upload, key, parts }) => Some(InPart::Joining(upload, key, parts)),
+            Some(Outcome::Complete { upload, key, parts, is_here }) => {
+                Some(InPart::Joining(upload, key, parts, is_here))
+            }
             Some(Outcome::Busy) => world.waits().then_some(InPart::Start),
             Some(_) => None,
         },
@@ -264,11 +292,13 @@ fn in_part(job: &Job, part: PartHead, state: InPart, world: &mut Simulation) -> 
             }
             match world.ask(Command::FinishPart { upload, key: key.clone() }) {
                 None => Some(InPart::Put(upload, key)),
-                Some(Outcome::Complete { upload, key, parts }) => Some(InPart::Joining(upload, key, parts)),
+                Some(Outcome::Complete { upload, key, parts, is_here }) => {
+                    Some(InPart::Joining(upload, key, parts, is_here))
+                }
                 Some(_) => None,
             }
         }
-        InPart::Joining(upload, key, parts) => {
+        InPart::Joining(upload, key, parts, is_here) => {
             if world.dies(upload) {
                 return None;
             }
@@ -276,12 +306,14 @@ fn in_part(job: &Job, part: PartHead, state: InPart, world: &mut Simulation) -> 
             let stored = parts.iter().map(|part| world.store.get(&part.key)).collect::<Vec<_>>();
             let is_whole =
                 stored.iter().all(|part| matches!(part, Some(Bytes::Part { n, .. }) if *n == job.n));
-            assert!(is_whole || !world.oracle.pending.contains_key(&upload), "parts of {upload} are gone");
+            assert!(is_whole || !world.oracle.is_under_way(upload), "parts of {upload} are gone");
             if !is_whole || world.fails(upload) {
                 world.insist(Command::Abort { upload });
                 return None;
             }
-            world.put(&key, Bytes::Blob(job.n));
+            if !is_here {
+                world.put(&key, Bytes::Blob(job.n));
+            }
             Some(InPart::Joined(upload))
         }
         InPart::Joined(upload) => {

@@ -42,6 +42,8 @@ struct Simulation {
     actors: Vec<Actor>,
     /// Ids of descriptions that were published.
     described: Vec<String>,
+    /// Uploads that have shown bytes of a blob that is here.
+    hashed: u64,
     /// Nothing fails any more.
     is_settling: bool,
     trace: Trace,
@@ -71,6 +73,7 @@ impl Simulation {
             oracle: Oracle::default(),
             actors: Vec::new(),
             described: Vec::new(),
+            hashed: 0,
             is_settling: false,
             trace: Trace(seed, Vec::new()),
         }
@@ -215,7 +218,11 @@ impl Simulation {
             );
         }
         for owner in 1..=OWNERS {
-            let owned = self.oracle.live.iter().filter(|(_, live)| live.owners.contains_key(&owner));
+            // Thumbnails come with pictures, beyond the quota.
+            let owned =
+                self.oracle.live.iter().filter(|(n, live)| {
+                    live.owners.contains_key(&owner) && !self.oracle.has_picture(owner, **n)
+                });
             assert!(owned.map(|(n, _)| size(*n)).sum::<u64>() <= KEY_MAX, "{owner}");
         }
         assert!(self.oracle.total() <= TOTAL_MAX);
@@ -278,7 +285,7 @@ impl Simulation {
 
 #[test]
 fn hosts_that_race_die_and_fail_keep_blobs_and_bytes_together() {
-    let mut stored = 0;
+    let (mut stored, mut hashed, mut pictures) = (0, 0, 0);
     for seed in 0..SEEDS {
         let mut simulation = Simulation::new(seed);
         for _ in 0..STEPS {
@@ -286,6 +293,10 @@ fn hosts_that_race_die_and_fail_keep_blobs_and_bytes_together() {
         }
         simulation.settle();
         stored += simulation.oracle.stored;
+        hashed += simulation.hashed;
+        pictures += simulation.oracle.pictures;
     }
+    assert!(pictures > SEEDS / 2, "{pictures}: nobody has pictures");
+    assert!(hashed > SEEDS, "{hashed}: nobody uploads what others own");
     assert!(stored > 7 * SEEDS, "{stored}: the hosts get nothing done");
 }

@@ -29,6 +29,8 @@ pub(super) struct Oracle {
     links: BTreeSet<(String, u32, u8)>,
     numbers: BTreeSet<u64>,
     pub(super) stored: u64,
+    /// Pictures with a thumbnail that were stored.
+    pub(super) pictures: u64,
 }
 
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub(super) struct Live {
     pub(super) owners: BTreeMap<u8, u64>,
     pub(super) uploaded: u64,
     expires_at: Option<u64>,
+    /// Its smaller picture.
+    pub(super) thumbnail: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -47,6 +51,8 @@ pub(super) struct Pending {
     expires_at: Option<u64>,
     /// Its blob was banned or deleted, and its host has not said yet that it has ended.
     is_given_up: bool,
+    /// Its blob was live when it began.
+    is_here: bool,
     abandoned_at: u64,
     /// As a crash finds it.
     abandoned_at_stored: u64,
@@ -54,6 +60,20 @@ pub(super) struct Pending {
 }
 
 impl Pending {
+    fn new(owner: u8, wanted: &Wanted, size: u64) -> Self {
+        Pending {
+            owner,
+            n: wanted.sha256.as_ref().map(number),
+            size,
+            expires_at: wanted.expires_at,
+            is_given_up: false,
+            is_here: false,
+            abandoned_at: wanted.abandoned_at,
+            abandoned_at_stored: wanted.abandoned_at,
+            parts: None,
+        }
+    }
+
     fn reserved(&self) -> u64 {
         match &self.parts {
             _ if self.is_given_up => 0,
@@ -74,6 +94,7 @@ pub(super) struct Parts {
 #[derive(Debug, PartialEq)]
 enum Verdict {
     Exists,
+    Here,
     Busy,
     Refused(Refusal),
     Free,
@@ -130,7 +151,7 @@ impl Oracle {
                 assert_eq!(*outcome, if was { Outcome::Done } else { Outcome::Missing });
             }
             Command::Apply(event, _) => self.apply(event),
-            Command::TakeRemoval => self.take(now, outcome),
+            Command::TakeRemoval | Command::TakeRemovalOf(_) => self.take(now, outcome),
             Command::Removed(key) | Command::RemovalFailed(key) => drop(self.taken.remove(key)),
             Command::Sweep => self.sweep(now, outcome),
             Command::Restart => self.restart(),
@@ -181,6 +202,11 @@ impl Oracle {
         }
     }
 
+    /// Whether an upload has neither ended nor been given up.
+    pub(super) fn is_under_way(&self, upload: u64) -> bool {
+        self.pending.get(&upload).is_some_and(|pending| !pending.is_given_up)
+    }
+
     /// Uploads that have not been given up.
     pub(super) fn under_way(&self) -> usize {
         self.pending.values().filter(|pending| !pending.is_given_up).count()
@@ -196,7 +222,7 @@ impl Oracle {
     ) -> Option<Refusal> {
         let is_other = |id, other: &Pending| Some(id) != own && (n.is_none() || other.n != n);
         let others = || self.pending.iter().filter(|(id, p)| is_other(**id, p)).map(|(_, pending)| pending);
-        let all: u64 = others().map(Pending::reserved).sum();
+        let all: u64 = others().filter(|p| !p.is_here).map(Pending::reserved).sum();
         let of_owner: u64 = others().filter(|p| p.owner == owner).map(Pending::reserved).sum();
         if is_total && self.total() + all + size > TOTAL_MAX {
             return Some(Refusal::TotalQuota);
@@ -210,9 +236,11 @@ impl Oracle {
                 return Verdict::Refused(Refusal::Banned);
             }
             if let Some(live) = self.live.get(&n) {
-                let is_owner = live.owners.contains_key(&owner);
-                let refusal = if is_owner { None } else { self.room(owner, Some(n), size(n), false, own) };
-                return refusal.map_or(Verdict::Exists, Verdict::Refused);
+                if live.owners.contains_key(&owner) {
+                    return Verdict::Exists;
+                }
+                let refusal = self.room(owner, Some(n), size(n), false, own);
+                return refusal.map_or(Verdict::Here, Verdict::Refused);
             }
             if self.taken.contains_key(&sha(n).to_string()) {
                 return Verdict::Busy;
@@ -222,11 +250,36 @@ impl Oracle {
     }
 
     fn own(&mut self, now: u64, n: u32, owner: u8, expires_at: Option<u64>, outcome: &Outcome) {
-        let live = self.live.get_mut(&n).expect("it is live");
-        live.owners.entry(owner).or_insert(now);
-        live.expires_at = later(live.expires_at, expires_at);
+        self.add_owner(now, n, owner, expires_at);
         let Outcome::Exists(blob) = outcome else { panic!("{n} exists") };
         self.is_blob(n, &Outcome::Blob(blob.clone()));
+    }
+
+    /// A new owner of a picture owns its thumbnail too.
+    fn add_owner(&mut self, now: u64, n: u32, owner: u8, expires_at: Option<u64>) {
+        let Some(live) = self.live.get_mut(&n) else { return };
+        let is_new = live.owners.insert(owner, now).is_none_or(|since| {
+            live.owners.insert(owner, since);
+            false
+        });
+        live.expires_at = later(live.expires_at, expires_at);
+        if let (Some(thumbnail), true) = (live.thumbnail, is_new) {
+            self.add_owner(now, thumbnail, owner, expires_at);
+        }
+    }
+
+    /// Whether an owner has a picture with this thumbnail.
+    pub(super) fn has_picture(&self, owner: u8, thumbnail: u32) -> bool {
+        let mut live = self.live.values();
+        live.any(|live| live.thumbnail == Some(thumbnail) && live.owners.contains_key(&owner))
+    }
+
+    /// Somebody who owned a picture lets its thumbnail go with their last one.
+    fn let_thumbnail_go(&mut self, thumbnail: u32, owner: u8) {
+        let is_owner = self.live.get(&thumbnail).is_some_and(|live| live.owners.contains_key(&owner));
+        if is_owner && !self.has_picture(owner, thumbnail) {
+            self.let_go(thumbnail, owner);
+        }
     }
 
     fn is_blob(&self, n: u32, outcome: &Outcome) {
@@ -236,6 +289,8 @@ impl Oracle {
             (blob.sha256, blob.size, blob.uploaded, blob.expires_at),
             (sha(n), size(n), live.uploaded, live.expires_at)
         );
+        let thumbnail = blob.media.as_ref().and_then(|media| media.thumbnail);
+        assert_eq!(thumbnail, live.thumbnail.map(sha));
     }
 
     fn begin(&mut self, now: u64, wanted: &Wanted, part: Option<&PartHead>, outcome: &Outcome) {
@@ -257,6 +312,17 @@ impl Oracle {
                 found.map(|id| self.pending.remove(&id));
                 return self.own(now, n.expect("it exists"), owner, wanted.expires_at, outcome);
             }
+            Verdict::Here if part.is_some() => {
+                let refusal = self.room(owner, n, bytes, true, found);
+                if let (Some(refusal), false) = (refusal, has_it) {
+                    return assert_eq!(*outcome, Outcome::Refused(refusal));
+                }
+            }
+            Verdict::Here => {
+                let Outcome::Here { upload } = outcome else { panic!("it is another owner's") };
+                let size = size(n.expect("it is here"));
+                return self.pend(*upload, Pending { is_here: true, ..Pending::new(owner, wanted, size) });
+            }
             Verdict::Busy => return assert_eq!(*outcome, Outcome::Busy),
             Verdict::Refused(_) if has_it => {}
             Verdict::Refused(refusal) => return assert_eq!(*outcome, Outcome::Refused(refusal)),
@@ -273,18 +339,8 @@ impl Oracle {
         match found {
             Some(id) => assert_eq!(*upload, id),
             None => {
-                assert!(self.numbers.insert(*upload), "{upload} was given before");
-                let pending = Pending {
-                    owner,
-                    n,
-                    size: wanted.size,
-                    expires_at: wanted.expires_at,
-                    is_given_up: false,
-                    abandoned_at: wanted.abandoned_at,
-                    abandoned_at_stored: wanted.abandoned_at,
-                    parts: part.map(|_| Parts::default()),
-                };
-                assert!(self.pending.insert(*upload, pending).is_none());
+                let parts = part.map(|_| Parts::default());
+                self.pend(*upload, Pending { parts, ..Pending::new(owner, wanted, wanted.size) });
             }
         }
         let pending = self.pending.get_mut(upload).expect("it has begun");
@@ -298,6 +354,11 @@ impl Oracle {
             (_, _, Some(n)) => assert_eq!(*key, sha(n).to_string()),
             (_, _, None) => assert_eq!(*key, format!("staged/{upload}")),
         }
+    }
+
+    fn pend(&mut self, upload: u64, pending: Pending) {
+        assert!(self.numbers.insert(upload), "{upload} was given before");
+        assert!(self.pending.insert(upload, pending).is_none());
     }
 
     fn extend(&mut self, upload: u64, abandoned_at: u64) {
@@ -328,7 +389,7 @@ impl Oracle {
         }
         let (owner, expires_at) = (pending.owner, pending.expires_at);
         match self.judge(owner, Some(n), bytes, Some(upload)) {
-            Verdict::Exists => {
+            Verdict::Exists | Verdict::Here => {
                 self.pending.remove(&upload);
                 self.own(now, n, owner, expires_at, outcome);
             }
@@ -355,7 +416,7 @@ impl Oracle {
         let refusal = match self.banned.contains(&n) {
             true => Some(Refusal::Banned),
             false => {
-                if commit.size > pending.size {
+                if commit.size > pending.size || (pending.is_here && !self.live.contains_key(&n)) {
                     room()
                 } else {
                     None
@@ -368,8 +429,14 @@ impl Oracle {
         if self.live.contains_key(&n) {
             return self.own(now, n, pending.owner, commit.expires_at, outcome);
         }
+        let thumbnail = commit.media.as_ref().and_then(|media| media.thumbnail).map(|sha256| number(&sha256));
+        let thumbnail = thumbnail.filter(|thumbnail| self.live.contains_key(thumbnail));
+        if let Some(thumbnail) = thumbnail {
+            self.pictures += 1;
+            self.add_owner(now, thumbnail, pending.owner, commit.expires_at);
+        }
         let owners = [(pending.owner, now)].into();
-        self.live.insert(n, Live { owners, uploaded: now, expires_at: commit.expires_at });
+        self.live.insert(n, Live { owners, uploaded: now, expires_at: commit.expires_at, thumbnail });
         self.stored += 1;
         let Outcome::Stored(blob) = outcome else { panic!("it is new") };
         self.is_blob(n, &Outcome::Blob(blob.clone()));
@@ -405,7 +472,9 @@ impl Oracle {
             return assert_eq!(*outcome, Outcome::Accepted);
         }
         parts.joining = Some(now);
-        let Outcome::Complete { parts: cover, .. } = outcome else { panic!("all parts are there") };
+        let n = pending.n.expect("parts have a hash");
+        let Outcome::Complete { parts: cover, is_here, .. } = outcome else { panic!("all parts are there") };
+        assert_eq!(*is_here, self.live.contains_key(&n));
         assert_eq!(joined(parts, cover), (0..pending.size).collect::<Vec<_>>());
     }
 
@@ -424,17 +493,29 @@ impl Oracle {
     }
 
     fn let_go(&mut self, n: u32, owner: u8) {
-        let Some(live) = self.live.get_mut(&n) else { return };
+        let Some(live) = self.live.get_mut(&n).filter(|live| live.owners.contains_key(&owner)) else {
+            return;
+        };
+        if live.owners.len() == 1 {
+            return self.expel(n);
+        }
         live.owners.remove(&owner);
+        let thumbnail = live.thumbnail;
         self.links.retain(|link| (link.1, link.2) != (n, owner));
-        if live.owners.is_empty() {
-            self.expel(n);
+        if let Some(thumbnail) = thumbnail {
+            self.let_thumbnail_go(thumbnail, owner);
         }
     }
 
     fn remove(&mut self, n: u32) {
-        self.live.remove(&n);
         self.links.retain(|link| link.1 != n);
+        let Some(ended) = self.live.remove(&n) else { return };
+        for live in self.live.values_mut().filter(|live| live.thumbnail == Some(n)) {
+            live.thumbnail = None;
+        }
+        if let Some(thumbnail) = ended.thumbnail {
+            ended.owners.keys().for_each(|owner| self.let_thumbnail_go(thumbnail, *owner));
+        }
     }
 
     fn apply(&mut self, event: &SignedEvent) {

@@ -9,7 +9,7 @@ use relay_site::Answer;
 use worker::{Error, Headers, Response, Result};
 
 use super::super::entry::response;
-use super::super::sql::Conn;
+use super::super::sql::DurableSql;
 use super::{Runtime, Shared, now};
 use crate::agent::AgentObject;
 
@@ -45,7 +45,7 @@ impl Shared {
     }
 
     /// Sends the new lines of the log to those who follow it.
-    pub(super) fn tell_followers(&self, agent: &AgentObject<Conn, Runtime>) {
+    pub(super) fn tell_followers(&self, agent: &AgentObject<DurableSql, Runtime>) {
         let Ok(mut followers) = self.followers.try_borrow_mut() else { return };
         let now = now();
         followers.retain_mut(|Following { lines, follower }| {

@@ -6,13 +6,16 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use js_sys::futures::JsFuture;
 use js_sys::{Object as JsObject, Promise, Reflect};
-use relay_blossom::exchange::{Failure, Receive, Received};
+use relay_blossom::exchange::{Failure, Receive, Received, Uploader};
 use relay_blossom::index::Part;
-use relay_blossom::{Blob, Sha256};
+use relay_blossom::{Blob, Sha256, mime};
+use sha2::{Digest as _, Sha256 as Hasher};
 use wasm_bindgen::prelude::*;
 use worker::crypto::{DigestStream, DigestStreamAlgorithm};
 use worker::web_sys::ReadableStream;
-use worker::{Bucket, Data, Env, Error, HttpMetadata, Object, Range, ResponseBody, Result as WorkerResult};
+use worker::{
+    Bucket, Conditional, Data, Env, Error, HttpMetadata, Object, Range, ResponseBody, Result as WorkerResult,
+};
 
 use crate::worker::blossom_object::BLOBS;
 
@@ -86,18 +89,31 @@ impl Bodies {
         found.map_err(failed)
     }
 
-    /// Stores bytes; the bucket checks their hash, if it is known. One operation, and two more if it is not.
+    /// Stores bytes; the bucket checks their hash, if it is known. One operation, and two more if it is not; none if they are only
+    /// hashed. Of a known hash it overwrites nothing: a blob that is live stays as it is, with its type and expiry, whoever uploads
+    /// it meanwhile. Then it is one operation more.
     pub(super) async fn store(&self, data: Data, receive: &Receive) -> Result<Received, Failure> {
+        if receive.only_hash {
+            return only_hash(data, receive).await;
+        }
         let mut put = self.0.put(&receive.key, data).http_metadata(http_metadata(&receive.mime));
         let further = further_metadata(receive);
         if !further.is_empty() {
             put = put.custom_metadata(further);
         }
         if let Some(sha256) = &receive.sha256 {
-            put = put.sha256(sha256.0.to_vec());
+            let is_new = Conditional { etag_does_not_match: Some("*".to_owned()), ..Conditional::default() };
+            put = put.sha256(sha256.0.to_vec()).only_if(is_new);
         }
-        let object = put.execute().await.map_err(put_failure)?;
-        let size = object.ok_or_else(|| Failure::Store("not stored".into()))?.size();
+        let (size, kept_mime) = match put.execute().await.map_err(put_failure)? {
+            Some(object) => (object.size(), None),
+            // The bytes are there, with this hash: the bucket has checked it when they came.
+            None => {
+                let there = self.0.head(&receive.key).await.map_err(failed)?;
+                let there = there.ok_or_else(|| Failure::Store("not stored".into()))?;
+                (there.size(), Some(mime_of(&there)))
+            }
+        };
         if receive.length.is_some_and(|length| length != size) {
             return Err(Failure::Incomplete);
         }
@@ -107,20 +123,14 @@ impl Bodies {
             None if receive.key.starts_with(PARTS) => (Sha256([0; 32]), Bytes::new()),
             None => self.digest(&receive.key, size).await?,
         };
-        Ok(Received { sha256, size, first, mime: None })
+        Ok(Received { sha256, size, first, mime: None, kept_mime })
     }
 
     /// The hash of what is stored, and its first bytes.
     async fn digest(&self, key: &str, size: u64) -> Result<(Sha256, Bytes), Failure> {
-        let digest = DigestStream::new(DigestStreamAlgorithm::Sha256);
-        let body = self.present(key, 0, size).await?;
-        let to: &JsValue = digest.raw().as_ref();
-        let piped = body.unchecked_ref::<Stream>().pipe_to(to, &JsValue::UNDEFINED).map_err(thrown)?;
-        JsFuture::from(piped).await.map_err(thrown)?;
-        let hash = digest.digest().await.map_err(failed)?.to_vec();
-        let hash: [u8; 32] = hash.try_into().map_err(|_| Failure::Store("not a SHA-256".into()))?;
+        let hash = digest(self.present(key, 0, size).await?).await.map_err(failed)?;
         if size == 0 {
-            return Ok((Sha256(hash), Bytes::new()));
+            return Ok((hash, Bytes::new()));
         }
         let range = Range::Prefix { length: FIRST_BYTES.min(size) };
         let first = self.0.get(key).range(range).execute().await.map_err(failed)?;
@@ -128,7 +138,7 @@ impl Bodies {
             Some(body) => body.bytes().await.map_err(failed)?,
             None => Vec::new(),
         };
-        Ok((Sha256(hash), first.into()))
+        Ok((hash, first.into()))
     }
 
     /// A stream of stored bytes, if they are there. One operation.
@@ -161,7 +171,7 @@ impl Bodies {
         to: &str,
         mime: &str,
         expires_at: Option<u64>,
-    ) -> Result<(), Failure> {
+    ) -> Result<Received, Failure> {
         let sha256: Sha256 = to.parse().map_err(|_| Failure::Store("not a hash".into()))?;
         let staged = self.0.head(from).await.map_err(failed)?;
         let size = staged.ok_or_else(|| Failure::Store(format!("{from} is not there")))?.size();
@@ -171,6 +181,8 @@ impl Bodies {
         };
         let receive = Receive {
             key: to.to_owned(),
+            only_hash: false,
+            uploader: Uploader { pubkey: String::new(), is_listed: false },
             sha256: Some(sha256),
             length: Some(size),
             bytes_max: size,
@@ -178,8 +190,9 @@ impl Bodies {
             expires_at,
             media: None,
         };
-        self.store(data, &receive).await?;
-        self.remove(from).await
+        let stored = self.store(data, &receive).await?;
+        self.remove(from).await?;
+        Ok(stored)
     }
 
     /// Pipes parts one after the other into one put, which checks the hash. An operation for each part, and one.
@@ -227,6 +240,36 @@ impl Bodies {
     }
 }
 
+/// The hash of a stream, which does not enter wasm.
+async fn digest(body: ReadableStream) -> WorkerResult<Sha256> {
+    let digest = DigestStream::new(DigestStreamAlgorithm::Sha256);
+    let to: &JsValue = digest.raw().as_ref();
+    JsFuture::from(body.unchecked_ref::<Stream>().pipe_to(to, &JsValue::UNDEFINED)?).await?;
+    let hash = digest.digest().await?.to_vec();
+    let hash: [u8; 32] = hash.try_into().map_err(|_| Error::RustError("not a SHA-256".into()))?;
+    Ok(Sha256(hash))
+}
+
+/// Reads and hashes bytes of a blob that is here.
+async fn only_hash(data: Data, receive: &Receive) -> Result<Received, Failure> {
+    let (sha256, size) = match data {
+        // The runtime lets through as many bytes as were announced, or fails.
+        Data::ReadableStream(stream) => {
+            let length = receive.length.ok_or_else(|| Failure::Store("a stream without length".into()))?;
+            (digest(stream).await.map_err(put_failure)?, length)
+        }
+        Data::Bytes(bytes) => (Sha256(Hasher::digest(&bytes).into()), bytes.len() as u64),
+        _ => (Sha256(Hasher::digest([]).into()), 0),
+    };
+    if receive.length.is_some_and(|length| length != size) {
+        return Err(Failure::Incomplete);
+    }
+    match receive.sha256 {
+        Some(expected) if expected != sha256 => Err(Failure::WrongHash),
+        _ => Ok(Received { sha256, size, first: Bytes::new(), mime: None, kept_mime: None }),
+    }
+}
+
 /// Reads a body that nobody wants.
 pub(super) async fn discard(body: ReadableStream) {
     let sink = Sink::new();
@@ -249,13 +292,17 @@ pub(super) fn stream_of(object: &Object) -> Result<ReadableStream, Failure> {
     }
 }
 
+fn mime_of(object: &Object) -> String {
+    object.http_metadata().content_type.unwrap_or_else(|| mime::UNKNOWN.to_owned())
+}
+
 /// What the bucket knows of a blob.
 pub(super) fn blob_of(object: &Object, sha256: Sha256) -> Blob {
     let further = object.custom_metadata().unwrap_or_default();
     Blob {
         sha256,
         size: object.size(),
-        mime: object.http_metadata().content_type.unwrap_or_else(|| "application/octet-stream".to_owned()),
+        mime: mime_of(object),
         uploaded: object.uploaded().as_millis() / 1_000,
         expires_at: further.get(EXPIRES).and_then(|at| at.parse().ok()),
         media: further.get(MEDIA).and_then(|media| serde_json::from_str(media).ok()),

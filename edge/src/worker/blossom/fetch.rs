@@ -32,23 +32,27 @@ const UNKNOWN_BYTES_MAX: u64 = 8 << 20;
 /// Kind of a list of servers (BUD-03).
 const SERVERS: u16 = 10063;
 
-/// Stores what the first of these URLs answers with that answers.
+/// Stores what the first of these URLs answers with that answers. `make_room` is told how many bytes it has before they are stored.
 pub(super) async fn fetch(
     bodies: &Bodies,
     access: Access,
     urls: &[String],
     receive: &Receive,
+    mut make_room: impl AsyncFnMut(u64) -> Result<(), Failure>,
 ) -> Result<Received, Failure> {
     let mut last = Failure::Origin("no URL".to_owned());
     for url in urls {
         let call = AbortController::default();
         let signal = call.signal();
-        let fetched = Box::pin(fetch_one(bodies, access, url, receive, &signal));
+        let fetched = Box::pin(fetch_one(bodies, access, url, receive, &signal, &mut make_room));
         last = match select(fetched, Delay::from(TIME_MAX)).await {
             Either::Left((Ok(received), _)) => return Ok(received),
             Either::Left((Err(failure), _)) => {
                 // What is left of the response is not read.
                 call.abort();
+                if let Failure::Refused(_) = failure {
+                    return Err(failure);
+                }
                 failure
             }
             Either::Right((_, fetched)) => {
@@ -68,6 +72,7 @@ async fn fetch_one(
     url: &str,
     receive: &Receive,
     signal: &AbortSignal,
+    make_room: &mut impl AsyncFnMut(u64) -> Result<(), Failure>,
 ) -> Result<Received, Failure> {
     let response = open(access, url, signal).await?;
     let header = |name: &str| response.headers().get(name).ok().flatten();
@@ -85,6 +90,10 @@ async fn fetch_one(
         (Some(_), ResponseBody::Stream(stream)) => Data::ReadableStream(stream.clone()),
         _ => Data::Bytes(read(response, receive.bytes_max.min(UNKNOWN_BYTES_MAX)).await?),
     };
+    match &data {
+        Data::Bytes(bytes) => make_room(bytes.len() as u64).await?,
+        _ => make_room(length.unwrap_or(0)).await?,
+    }
     match bodies.store(data, &receive).await {
         Ok(received) => Ok(Received { mime, ..received }),
         Err(failure) if failure == Failure::Incomplete || is_lost(&failure) => {

@@ -26,7 +26,7 @@ use relay_blossom::exchange::{
 use relay_blossom::{Blob, Command, Outcome, Sha256, media, mime};
 use relay_engine::sql::StoreError;
 use relay_site::authorization::is_loopback;
-use relay_site::nip98::{Author, Origin, UsedEvents};
+use relay_site::nip98::{Origin, Rejection, Signed};
 use relay_site::{Answer, BlossomRoute, Found};
 use wasm_bindgen::JsValue;
 use worker::{Data, Date, Delay, Env, Headers, Method, Object, Request, RequestInit, Response, Result};
@@ -38,8 +38,9 @@ use self::bucket::{Bodies, blob_of, discard, failed, stream_of};
 use super::entry::{address, response};
 use super::shards::stub_of;
 use super::verifier;
-use crate::blossom::{BLOSSOM, COMMAND_PATH, OBJECT, Touched, decode_outcome, encode_command};
+use crate::blossom::{BLOSSOM, COMMAND_PATH, OBJECT, Touched, USE_PATH, decode_outcome, encode_command};
 use crate::settings::{Placement, Settings};
+use crate::used::{SignedBy, decode_taken};
 
 /// Longest body that nobody wants and that is read all the same, and how long.
 const DRAIN_BYTES_MAX: u64 = 16 << 20;
@@ -48,8 +49,6 @@ const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 const CONDITIONS: [&str; 5] =
     ["range", "if-none-match", "if-match", "if-modified-since", "if-unmodified-since"];
 
-/// Events that have signed requests of operators, as far as this isolate has seen them.
-static USED: LazyLock<Mutex<UsedEvents>> = LazyLock::new(Mutex::default);
 /// Blobs of which this isolate has told the index that they are downloaded.
 static TOUCHED: LazyLock<Mutex<Touched>> = LazyLock::new(Mutex::default);
 
@@ -139,16 +138,36 @@ fn now() -> u64 {
     Date::now().as_millis() / 1_000
 }
 
-/// Has the index's object carry out a command.
-async fn ask(env: &Env, placement: &Placement, command: &Command) -> std::result::Result<Outcome, Failure> {
+async fn post(
+    env: &Env,
+    placement: &Placement,
+    path: &str,
+    body: &[u8],
+) -> std::result::Result<Vec<u8>, Failure> {
     let stub = stub_of(env, placement, BLOSSOM, OBJECT).map_err(failed)?;
-    let body: JsValue = Uint8Array::from(encode_command(command).as_slice()).into();
+    let body: JsValue = Uint8Array::from(body).into();
     let mut init = RequestInit::new();
     init.with_method(Method::Post).with_body(Some(body));
-    let request = Request::new_with_init(&format!("https://blossom{COMMAND_PATH}"), &init).map_err(failed)?;
+    let request = Request::new_with_init(&format!("https://blossom{path}"), &init).map_err(failed)?;
     let mut response = stub.fetch_with_request(request).await.map_err(failed)?;
-    let bytes = response.bytes().await.map_err(failed)?;
-    decode_outcome(&bytes).map_err(|error| match error {
+    response.bytes().await.map_err(failed)
+}
+
+/// Marks the event that has signed an operator's request as used, in the index's object: an isolate knows only of its own requests.
+async fn mark_used(
+    env: &Env,
+    placement: &Placement,
+    signed: &Signed,
+) -> std::result::Result<std::result::Result<(), Rejection>, Failure> {
+    let body = serde_json::to_vec(&SignedBy::from(signed)).unwrap_or_default();
+    let answer = post(env, placement, USE_PATH, &body).await?;
+    decode_taken(&answer).ok_or_else(|| Failure::Store(String::from_utf8_lossy(&answer).into_owned()))
+}
+
+/// Has the index's object carry out a command.
+async fn ask(env: &Env, placement: &Placement, command: &Command) -> std::result::Result<Outcome, Failure> {
+    let answer = post(env, placement, COMMAND_PATH, &encode_command(command)).await?;
+    decode_outcome(&answer).map_err(|error| match error {
         StoreError::Full(_) => Failure::Full,
         other => Failure::Store(other.to_string()),
     })
@@ -162,8 +181,7 @@ impl Exchanging<'_> {
                 ask(self.env, &self.settings.placement, &command).await.map(Input::Answered)
             }
             Step::Use(signed) => {
-                let mut used = USED.lock().unwrap_or_else(PoisonError::into_inner);
-                Ok(Input::Used(used.take(&signed, Author::Permitted, now())))
+                mark_used(self.env, &self.settings.placement, &signed).await.map(Input::Used)
             }
             Step::Read { bytes_max } => self.read(bytes_max).await.map(Input::Body),
             Step::Receive(receive) => {
@@ -173,9 +191,16 @@ impl Exchanging<'_> {
             Step::Put { bytes, receive } => {
                 self.bodies.store(Data::Bytes(bytes.to_vec()), &receive).await.map(Input::Received)
             }
-            Step::Fetch { urls, receive } => self.fetch(&urls, &receive).await.map(Input::Received),
+            Step::Fetch { urls, receive, reservation } => {
+                self.fetch(&urls, &receive, reservation).await.map(Input::Received)
+            }
             Step::Promote { from, to, mime, expires_at } => {
-                self.bodies.promote(&from, &to, &mime, expires_at).await.map(|()| Input::Done)
+                self.bodies.promote(&from, &to, &mime, expires_at).await.map(|stored| {
+                    match stored.kept_mime {
+                        Some(_) => Input::Received(stored),
+                        None => Input::Done,
+                    }
+                })
             }
             Step::Join { parts, receive } => self.bodies.join(&parts, &receive).await.map(Input::Received),
             // What is left is swept later.
@@ -220,11 +245,19 @@ impl Exchanging<'_> {
         &self,
         urls: &[String],
         receive: &relay_blossom::exchange::Receive,
+        mut reservation: relay_blossom::exchange::Reservation,
     ) -> std::result::Result<Received, Failure> {
         use relay_agent::executor::Access;
         let is_private = self.settings.blossom.allow_private_addresses;
         let access = if is_private { Access::Anywhere } else { Access::Public };
-        fetch::fetch(&self.bodies, access, urls, receive).await
+        let make_room = async |size| match reservation.announced(size) {
+            Some(command) => match ask(self.env, &self.settings.placement, &command).await? {
+                Outcome::Refused(refusal) => Err(Failure::Refused(refusal)),
+                _ => Ok(()),
+            },
+            None => Ok(()),
+        };
+        fetch::fetch(&self.bodies, access, urls, receive, make_room).await
     }
 
     #[cfg(feature = "libsecp256k1")]
@@ -240,6 +273,7 @@ impl Exchanging<'_> {
         &self,
         _: &[String],
         _: &relay_blossom::exchange::Receive,
+        _: relay_blossom::exchange::Reservation,
     ) -> std::result::Result<Received, Failure> {
         Err(Failure::Unsupported)
     }

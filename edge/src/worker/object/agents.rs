@@ -23,12 +23,12 @@ use crate::agent::message::{
     DELIVER_PATH, Delivery, PUBLISH_PATH, QUERY_PATH, Reply, decode_filter, decode_publish, encode_events,
     encode_outcomes,
 };
-use crate::object::{CallId, Next, Object, PublicationId};
+use crate::object::{CallId, NextTurn, Object, PublicationId};
 use crate::settings::Placement;
 use crate::worker::agent::AGENT;
 use crate::worker::entry::response;
 use crate::worker::shards::stub_of;
-use crate::worker::sql::Conn;
+use crate::worker::sql::DurableSql;
 
 /// An agent that has not answered by then has failed, and is called again.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -64,7 +64,7 @@ impl AgentCalls {
     }
 
     /// Answers the requests whose events have their outcomes.
-    pub(super) fn answer(&self, object: &mut Object<Conn, Runtime>) {
+    pub(super) fn answer(&self, object: &mut Object<DurableSql, Runtime>) {
         while let Some((id, outcomes)) = object.poll_agent_published() {
             let sender = self.waiting.try_borrow_mut().ok().and_then(|mut waiting| waiting.remove(&id));
             if let Some(sender) = sender {
@@ -153,7 +153,7 @@ impl Shared {
             },
             (Method::Post, QUERY_PATH) => match decode_filter(&body) {
                 Ok(filter) => {
-                    let found = self.with(|object| (object.find_for_agent(now(), filter), Next::Idle));
+                    let found = self.with(|object| (object.find_for_agent(now(), filter), NextTurn::None));
                     match found.and_then(|found| found) {
                         Ok(events) => Response::from_bytes(encode_events(events.iter())),
                         Err(message) => Response::error(format!("{message}\n"), 503),
@@ -165,7 +165,7 @@ impl Shared {
                 Ok((ask, _)) => {
                     let answer = self.with(|object| {
                         let answer = object.router().map(|router| api::directory(router, &ask.request(b"")));
-                        (answer, Next::Idle)
+                        (answer, NextTurn::None)
                     });
                     let answer = answer.map_err(Error::RustError)?;
                     response(answer.unwrap_or_else(|| Answer::error(404, "agents are disabled")))
@@ -174,8 +174,9 @@ impl Shared {
             },
             (Method::Post, ADMIT_PATH) => match ask_about(&body) {
                 Ok((ask, agent)) => {
-                    let admitted = self
-                        .with(|object| (object.admit_agent_request(&agent, &ask.request(b"")), Next::Idle));
+                    let admitted = self.with(|object| {
+                        (object.admit_agent_request(&agent, &ask.request(b"")), NextTurn::None)
+                    });
                     match admitted.map_err(Error::RustError)? {
                         Ok(_) => Response::empty(),
                         Err(answer) => response(answer),
@@ -185,7 +186,7 @@ impl Shared {
             },
             (Method::Post, GONE_PATH) => match ask_about(&body) {
                 Ok((ask, agent)) => {
-                    let tombstone = self.with(|object| (object.tombstone_of(&agent), Next::Idle));
+                    let tombstone = self.with(|object| (object.tombstone_of(&agent), NextTurn::None));
                     match tombstone.and_then(|tombstone| tombstone) {
                         Ok(Some(tombstone)) => response(api::gone(&tombstone, &ask.request(b""))),
                         Ok(None) => response(no_agent()),
@@ -196,7 +197,7 @@ impl Shared {
             },
             (Method::Post, TOMBSTONE_PATH) => match PubKey::from_hex(&body) {
                 Ok(agent) => {
-                    let tombstone = self.with(|object| (object.tombstone_of(&agent), Next::Idle));
+                    let tombstone = self.with(|object| (object.tombstone_of(&agent), NextTurn::None));
                     match tombstone.and_then(|tombstone| tombstone) {
                         Ok(tombstone) => Response::from_bytes(
                             tombstone.as_ref().map(Tombstone::to_json).unwrap_or_default(),
@@ -228,7 +229,7 @@ impl Shared {
             },
             (Method::Post, ROOM_PATH) => match PubKey::from_hex(&body) {
                 Ok(agent) => {
-                    let has_room = self.with(|object| (object.has_room_for_agent(&agent), Next::Idle));
+                    let has_room = self.with(|object| (object.has_room_for_agent(&agent), NextTurn::None));
                     let has_room = has_room.map_err(Error::RustError)?;
                     Ok(Response::empty()?.with_status(if has_room { 200 } else { 409 }))
                 }

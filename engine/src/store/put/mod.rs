@@ -9,7 +9,7 @@ mod removal;
 mod requests;
 
 use super::{Backend, Seq, StoreError, Writer, terms_of};
-use crate::types::{Event, Timestamp, is_removal_request};
+use crate::types::{Event, EventId, Timestamp, is_removal_request};
 use crate::verify::Verified;
 use plan::{Plan, Verdict};
 use removal::RemovalBudget;
@@ -60,6 +60,34 @@ pub enum Refusal {
     Ephemeral,
 }
 
+/// What an operation has removed from what is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// These events, each by its second and id; usually none.
+    Events(Vec<(Timestamp, EventId)>),
+    /// More than these changes looked at.
+    Unknown,
+}
+
+impl Taken {
+    /// Nothing.
+    pub const NOTHING: Taken = Taken::Events(Vec::new());
+
+    /// Whether it is nothing.
+    pub fn is_nothing(&self) -> bool {
+        matches!(self, Taken::Events(events) if events.is_empty())
+    }
+}
+
+/// What became of one operation, and what it removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// What became of it.
+    pub outcome: Outcome,
+    /// What it removed.
+    pub taken: Taken,
+}
+
 /// Carries out `ops` in order as one change, durable when this returns; later ones see what earlier ones did.
 ///
 /// Outcomes do not depend on whether expired events have been swept or hidden ones removed yet. Costs a few point reads an
@@ -70,12 +98,20 @@ pub enum Refusal {
 /// # Errors
 /// The backend's. Then nothing of `ops` was kept.
 pub fn commit<B: Backend>(backend: &B, now: Timestamp, ops: &[Op]) -> Result<Vec<Outcome>, StoreError> {
+    Ok(commit_and_tell(backend, now, ops)?.into_iter().map(|done| done.outcome).collect())
+}
+
+/// As [`commit`], and tells what each of `ops` removed, at no further cost.
+///
+/// # Errors
+/// As [`commit`].
+pub fn commit_and_tell<B: Backend>(backend: &B, now: Timestamp, ops: &[Op]) -> Result<Vec<Done>, StoreError> {
     if ops.is_empty() {
         return Ok(Vec::new());
     }
     let mut budget = RemovalBudget::new(backend);
-    let outcomes = backend.write(|writer| execute(writer, &mut budget, now, ops, false))?;
-    Ok(outcomes.into_iter().flatten().collect())
+    let done = backend.write(|writer| execute(writer, &mut budget, now, ops, false))?;
+    Ok(done.into_iter().flatten().collect())
 }
 
 /// [`commit`] after it found the disk full: carries out those of `ops` that remove events (kinds 5 and 62), if there are any,
@@ -86,7 +122,7 @@ pub fn commit_removals<B: Backend>(
     now: Timestamp,
     ops: &[Op],
     full: &StoreError,
-) -> Vec<Result<Outcome, StoreError>> {
+) -> Vec<Result<Done, StoreError>> {
     let removes = |op: &Op| is_removal_request(op.event().kind);
     let removals: Vec<Op> = ops.iter().filter(|op| removes(op)).cloned().collect();
     let mut done = Vec::with_capacity(removals.len());
@@ -110,7 +146,7 @@ fn remove_from_reserve<B: Backend>(
     now: Timestamp,
     ops: &[Op],
     mut budget: RemovalBudget,
-    done: &mut Vec<Result<Option<Outcome>, StoreError>>,
+    done: &mut Vec<Result<Option<Done>, StoreError>>,
 ) {
     match backend.write_from_reserve(|writer| execute(writer, &mut budget, now, ops, true)) {
         Ok(outcomes) => done.extend(outcomes.into_iter().map(Ok)),
@@ -134,7 +170,7 @@ fn execute<W: Writer>(
     now: Timestamp,
     ops: &[Op],
     must_free_space: bool,
-) -> Result<Vec<Option<Outcome>>, StoreError> {
+) -> Result<Vec<Option<Done>>, StoreError> {
     let mut last = writer.last_seq()?;
     ops.iter()
         .map(|op| {
@@ -154,17 +190,22 @@ fn apply(
     event: &Event,
     plan: Plan,
     last: &mut Seq,
-) -> Result<Outcome, StoreError> {
+) -> Result<Done, StoreError> {
     if plan.verdict == Verdict::Store {
         budget.credit(event);
     }
+    let mut taken = Some(Vec::new());
     for seq in plan.delete {
-        budget.remove_or_hide(writer, seq)?;
+        let removed = budget.remove_or_hide(writer, seq)?;
+        taken = taken.zip(removed).map(|(mut events, removed)| {
+            events.push(removed);
+            events
+        });
     }
     for (key, until) in plan.tombstones {
         writer.put_tombstone(&key, until)?;
     }
-    Ok(match plan.verdict {
+    let outcome = match plan.verdict {
         Verdict::Store => {
             *last = Seq(last.0 + 1);
             writer.insert(*last, event, &terms_of(event.view(), budget.classes()))?;
@@ -172,5 +213,6 @@ fn apply(
         }
         Verdict::Duplicate => Outcome::Duplicate,
         Verdict::Refuse(refusal) => Outcome::Refused(refusal),
-    })
+    };
+    Ok(Done { outcome, taken: taken.map_or(Taken::Unknown, Taken::Events) })
 }

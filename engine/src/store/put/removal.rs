@@ -74,22 +74,30 @@ impl RemovalBudget {
         self.keys_left = self.keys_left.saturating_add(keys_max(event.json().len()).min(self.keys_max));
     }
 
-    /// Removes an event, or hides it if its size says that its keys may be more than is left.
-    pub(super) fn remove_or_hide(&mut self, writer: &mut impl Writer, seq: Seq) -> Result<(), StoreError> {
+    /// Removes an event, or hides it if its size says that its keys may be more than is left. Returns its second and id, if
+    /// it was looked at.
+    pub(super) fn remove_or_hide(
+        &mut self,
+        writer: &mut impl Writer,
+        seq: Seq,
+    ) -> Result<Option<(Timestamp, EventId)>, StoreError> {
         if self.keys_left < KEYS_MIN {
             // Without looking at it: there may be very many.
-            return writer.hide(seq);
+            writer.hide(seq)?;
+            return Ok(None);
         }
         let bytes = writer.event(seq)?.map_or(0, |json| json.len());
         match self.keys_left.checked_sub(keys_max(bytes)) {
             Some(left) => {
                 self.keys_left = left;
                 let event = read_event(writer, seq)?;
-                writer.remove(seq, &event, &terms_of(event.view(), self.classes))
+                writer.remove(seq, &event, &terms_of(event.view(), self.classes))?;
+                Ok(Some((event.created_at, event.id)))
             }
             None => {
                 self.keys_left = 0;
-                writer.hide(seq)
+                writer.hide(seq)?;
+                Ok(None)
             }
         }
     }

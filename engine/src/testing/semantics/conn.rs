@@ -132,7 +132,7 @@ impl Conn {
     }
 
     /// The first frame for which `wanted` returns something; others are kept.
-    fn wait<T>(&mut self, what: &str, wanted: impl Fn(&Frame) -> Option<T>) -> T {
+    pub(super) fn wait<T>(&mut self, what: &str, wanted: impl Fn(&Frame) -> Option<T>) -> T {
         if let Some((index, found)) =
             self.kept.iter().enumerate().find_map(|(index, frame)| Some((index, wanted(frame)?)))
         {

@@ -16,11 +16,12 @@ pub enum Frame {
     Notice(String),
     Auth(String),
     Count { query: String, body: Value },
-    NegErr { query: String, message: String },
+    NegMsg { query: String, message: String },
+    NegErr { query: String, message: String, events_max: Option<u64> },
 }
 
-/// The prefixes of NIP-01 and NIP-42, and `unsupported` of NIP-01's examples.
-const PREFIXES: [&str; 10] = [
+/// The prefixes of NIP-01 and NIP-42, `unsupported` of NIP-01's examples, and `closed` of NIP-77.
+const PREFIXES: [&str; 11] = [
     "duplicate",
     "pow",
     "blocked",
@@ -31,6 +32,7 @@ const PREFIXES: [&str; 10] = [
     "error",
     "auth-required",
     "unsupported",
+    "closed",
 ];
 
 impl Frame {
@@ -48,7 +50,8 @@ impl Frame {
             Frame::Event { sub, .. } | Frame::Eose { sub, .. } | Frame::Closed { sub, .. } => Some(sub),
             Frame::Count { query, .. } => Some(query),
             // The ids of NEG messages are separate.
-            Frame::Ok { .. } | Frame::Notice(_) | Frame::Auth(_) | Frame::NegErr { .. } => None,
+            Frame::Ok { .. } | Frame::Notice(_) | Frame::Auth(_) => None,
+            Frame::NegMsg { .. } | Frame::NegErr { .. } => None,
         }
     }
 }
@@ -98,10 +101,24 @@ fn read(text: &str) -> Result<Frame, String> {
             Ok(Frame::Closed { sub: text_at(0)?, message })
         }
         "NEG-ERR" => {
-            len_is(2)?;
+            let events_max = match &parts[2.min(parts.len())..] {
+                [] => len_is(2).map(|()| None)?,
+                [max] => Some(max.as_u64().ok_or("a maximum that is no number")?),
+                _ => return Err("not a NEG-ERR of NIP-77".into()),
+            };
             let message = text_at(1)?;
             check_prefix(&message)?;
-            Ok(Frame::NegErr { query: text_at(0)?, message })
+            Ok(Frame::NegErr { query: text_at(0)?, message, events_max })
+        }
+        "NEG-MSG" => {
+            len_is(2)?;
+            let message = text_at(1)?;
+            match text.len() < 128 << 10
+                && message.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+            {
+                true => Ok(Frame::NegMsg { query: text_at(0)?, message }),
+                false => Err("a NEG-MSG that is too long, or no lowercase hex".into()),
+            }
         }
         "NOTICE" => len_is(1).and_then(|()| Ok(Frame::Notice(text_at(0)?))),
         "AUTH" => len_is(1).and_then(|()| Ok(Frame::Auth(text_at(0)?))),

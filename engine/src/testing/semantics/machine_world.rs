@@ -439,9 +439,12 @@ impl Machine {
     /// Loses everything that a host may lose, even in the middle of scans.
     fn hibernate(&mut self) {
         self.drive_for(1 + self.rebuilt as usize % 4);
-        // Events in flight would be lost, and so would messages deferred behind them or behind a request.
+        // Events in flight would be lost, and so would messages deferred behind them or behind a request, and ephemeral
+        // events that are still being delivered.
         let holds = |shard: &Shard| {
-            shard.relay.has_unverified() || shard.hosted.keys().any(|conn| shard.relay.has_unanswered(*conn))
+            shard.relay.has_unverified()
+                || shard.relay.metrics().deliveries_waiting > 0
+                || shard.hosted.keys().any(|conn| shard.relay.has_unanswered(*conn))
         };
         while self.shards.iter().any(holds) {
             self.drive_for(1);

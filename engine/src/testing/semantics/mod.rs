@@ -31,6 +31,7 @@ mod privacy;
 mod protected;
 mod published;
 mod queries;
+mod reconciliation;
 mod refusals;
 mod replacing;
 mod slow;
@@ -173,6 +174,7 @@ pub fn cases() -> Vec<Case> {
         work::cases(),
         order::cases(),
         frames::cases(),
+        reconciliation::cases(),
         limits::cases(),
         addresses::cases(),
         slow::cases(),

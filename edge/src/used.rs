@@ -1,0 +1,89 @@
+//! Signed requests that have been carried out (NIP-98), in the database of an object: each isolate of the Worker has a memory of its
+//! own, so that only the object which carries a request out knows that it is a repeated one, also after it has left memory.
+
+use relay_engine::sql::{SqlConn, SqlValue, StoreError};
+use relay_engine::types::EventId;
+use relay_site::nip98::{AGE_SECONDS_MAX, Rejection, Signed};
+use serde::{Deserialize, Serialize};
+
+const CREATE: &str = "CREATE TABLE IF NOT EXISTS used_events (created_at INTEGER NOT NULL, id BLOB NOT NULL, \
+                      PRIMARY KEY (created_at, id)) WITHOUT ROWID";
+const FORGET: &str = "DELETE FROM used_events WHERE created_at < ?";
+const HAS: &str = "SELECT 1 FROM used_events WHERE created_at = ? AND id = ?";
+const COUNT: &str = "SELECT count(*) FROM used_events";
+const INSERT: &str = "INSERT INTO used_events (created_at, id) VALUES (?, ?)";
+
+/// Most events that are remembered: of two minutes. Only keys that are permitted to do something get one remembered.
+pub const USED_MAX: i64 = 1_024;
+
+/// The event that has signed a request, on its way to the object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedBy {
+    /// Its id in hexadecimal.
+    pub id: String,
+    /// Its time in Unix seconds.
+    pub created_at: u64,
+}
+
+impl From<&Signed> for SignedBy {
+    fn from(signed: &Signed) -> Self {
+        SignedBy { id: signed.id().to_string(), created_at: signed.created_at() }
+    }
+}
+
+impl SignedBy {
+    /// Marks the event as used, at Unix seconds `now`. It is forgotten once it is too old to be accepted. Two rows, of which one is
+    /// written when it is forgotten; reads those of two minutes.
+    ///
+    /// # Errors
+    /// [`StoreError`]; and [`Rejection::Replayed`] if it was used before, [`Rejection::Busy`] if [`USED_MAX`] others are remembered.
+    pub fn take(&self, conn: &impl SqlConn, now: u64) -> Result<Result<(), Rejection>, StoreError> {
+        let id = EventId::from_hex(self.id.as_bytes())
+            .map_err(|_| StoreError::Failed("not an event id".to_owned()))?;
+        let at = |seconds: u64| SqlValue::Int(i64::try_from(seconds).unwrap_or(i64::MAX));
+        let entry = [at(self.created_at), SqlValue::Blob(&id.0)];
+        let first = |sql: &str, params: &[SqlValue<'_>]| {
+            let mut found = 0;
+            conn.query(sql, params, &mut |row| {
+                if let Some(SqlValue::Int(number)) = row.first() {
+                    found = *number;
+                }
+                Ok(())
+            })?;
+            Ok::<i64, StoreError>(found)
+        };
+        let mut taken = Ok(());
+        conn.transaction(&mut || {
+            conn.exec(CREATE, &[])?;
+            conn.exec(FORGET, &[at(now.saturating_sub(AGE_SECONDS_MAX))])?;
+            if first(HAS, &entry)? > 0 {
+                taken = Err(Rejection::Replayed);
+            } else if first(COUNT, &[])? >= USED_MAX {
+                taken = Err(Rejection::Busy);
+            } else {
+                conn.exec(INSERT, &entry)?;
+            }
+            Ok(())
+        })?;
+        Ok(taken)
+    }
+}
+
+/// What became of it, as JSON.
+pub fn encode_taken(taken: &Result<(), Rejection>) -> &'static [u8] {
+    match taken {
+        Ok(()) => b"\"new\"",
+        Err(Rejection::Replayed) => b"\"replayed\"",
+        Err(_) => b"\"busy\"",
+    }
+}
+
+/// Reads what became of it; `None` if it is none.
+pub fn decode_taken(body: &[u8]) -> Option<Result<(), Rejection>> {
+    match body {
+        b"\"new\"" => Some(Ok(())),
+        b"\"replayed\"" => Some(Err(Rejection::Replayed)),
+        b"\"busy\"" => Some(Err(Rejection::Busy)),
+        _ => None,
+    }
+}

@@ -1,0 +1,47 @@
+//! Signed requests that an object remembers.
+
+use relay_edge::used::{SignedBy, USED_MAX, decode_taken, encode_taken};
+use relay_site::nip98::Rejection;
+
+use super::sqlite::Sqlite;
+
+const NOW: u64 = 1_767_225_600;
+
+fn signed(number: u64, created_at: u64) -> SignedBy {
+    SignedBy { id: format!("{number:064x}"), created_at }
+}
+
+#[test]
+fn an_event_signs_one_request_as_long_as_it_is_accepted() {
+    let conn = Sqlite::new();
+    let take = |number, created_at, now| signed(number, created_at).take(&conn, now).unwrap();
+    // One from a minute ahead is accepted for two minutes.
+    assert_eq!(take(1, NOW + 60, NOW), Ok(()));
+    assert_eq!(take(2, NOW + 60, NOW), Ok(()), "another one");
+    for later in [0, 60, 120] {
+        assert_eq!(take(1, NOW + 60, NOW + later), Err(Rejection::Replayed));
+    }
+    assert_eq!(conn.count("used_events"), 2);
+    assert_eq!(take(3, NOW + 121, NOW + 121), Ok(()));
+    assert_eq!(conn.count("used_events"), 1, "those that are not accepted any more are forgotten");
+    assert!(SignedBy { id: "x".to_owned(), created_at: NOW }.take(&conn, NOW).is_err());
+}
+
+#[test]
+fn no_more_than_so_many_are_remembered_and_none_is_forgotten_for_another() {
+    let conn = Sqlite::new();
+    for number in 0..USED_MAX as u64 {
+        assert_eq!(signed(number, NOW).take(&conn, NOW), Ok(Ok(())));
+    }
+    assert_eq!(signed(99_999, NOW).take(&conn, NOW), Ok(Err(Rejection::Busy)));
+    assert_eq!(signed(0, NOW).take(&conn, NOW), Ok(Err(Rejection::Replayed)));
+    assert_eq!(signed(99_999, NOW + 61).take(&conn, NOW + 61), Ok(Ok(())));
+}
+
+#[test]
+fn what_became_of_it_travels() {
+    for taken in [Ok(()), Err(Rejection::Replayed), Err(Rejection::Busy)] {
+        assert_eq!(decode_taken(encode_taken(&taken)), Some(taken));
+    }
+    assert_eq!(decode_taken(b"nonsense"), None);
+}

@@ -1,0 +1,149 @@
+//! The answer to one message of the Negentropy protocol, which is the crate `negentropy`'s.
+//!
+//! The crate asks for the items of a range for two purposes: to write their ids into the answer, and to add up their ids
+//! for a fingerprint. It does not say which, and its type of fingerprints has no name outside of it, so the sums of a set
+//! are passed through the listing: the first items of a range come one by one, as many as fit into an answer, and all that
+//! follow as one whose id is their sum. A list of ids never comes that far, because the crate ends it where the answer is
+//! full; for a fingerprint only the sum counts. Tests compare every answer with that of the crate's own storage.
+
+use std::cell::{Cell, RefCell};
+
+use negentropy::{Bound, Error, Id, Negentropy, NegentropyStorageBase};
+
+use super::{EventSet, Item, StoreError};
+use crate::types::EventId;
+
+/// Look-ups of one message: each range of it takes one or two, each of the 16 parts that a range may be split into another.
+/// A message of 60,000 bytes takes some 10,000 at most, if it is all fingerprints and all of them differ.
+pub const CALLS_MAX: usize = 16_384;
+/// Items that are listed or added up in the time of a row.
+const ITEMS_PER_ROW: usize = 256;
+
+/// What the relay answers, and what that has cost.
+#[derive(Debug)]
+pub struct Answer {
+    /// The message of the Negentropy protocol, or why there is none.
+    pub message: Result<Vec<u8>, AnswerError>,
+    /// Rows of cost: a look-up is one, and so are 256 events that were listed or added up.
+    pub rows: usize,
+}
+
+/// Why a message is not answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AnswerError {
+    /// It is not a message of the protocol.
+    Malformed,
+    /// It asks about more ranges than [`CALLS_MAX`] allows.
+    TooMuch,
+    /// The set cannot be read.
+    Store(StoreError),
+}
+
+/// Answers a client's `message` about `set`, in up to `bytes_max` bytes (4,096 at least): what does not fit, the client asks
+/// again. A message of another version of the protocol is answered with the version that is understood.
+pub fn answer(set: &dyn EventSet, message: &[u8], bytes_max: usize) -> Answer {
+    let bytes_max = bytes_max.max(4_096);
+    let source = Source {
+        set,
+        listed_max: bytes_max / 32,
+        calls: Cell::new(0),
+        items: Cell::new(0),
+        failed: RefCell::default(),
+    };
+    let answered =
+        Negentropy::borrowed(&source, bytes_max as u64).and_then(|mut protocol| protocol.reconcile(message));
+    let rows = source.calls.get() + source.items.get() / ITEMS_PER_ROW;
+    let message = match source.failed.into_inner() {
+        Some(failed) => Err(failed),
+        None => answered.map_err(|_| AnswerError::Malformed),
+    };
+    Answer { message, rows }
+}
+
+/// A set as the crate reads it.
+struct Source<'a> {
+    set: &'a dyn EventSet,
+    /// Items that fit into an answer.
+    listed_max: usize,
+    calls: Cell<usize>,
+    items: Cell<usize>,
+    failed: RefCell<Option<AnswerError>>,
+}
+
+impl Source<'_> {
+    /// Counts a look-up.
+    fn call(&self) -> Result<(), Error> {
+        self.calls.set(self.calls.get() + 1);
+        if self.calls.get() > CALLS_MAX {
+            return Err(self.fail(AnswerError::TooMuch));
+        }
+        Ok(())
+    }
+
+    /// Keeps the first reason. Which error of its own the crate ends with does not matter.
+    fn fail(&self, error: AnswerError) -> Error {
+        self.failed.borrow_mut().get_or_insert(error);
+        Error::BadRange
+    }
+
+    fn read<T>(&self, read: Result<T, StoreError>) -> Result<T, Error> {
+        read.map_err(|error| self.fail(AnswerError::Store(error)))
+    }
+}
+
+fn item(item: Item) -> negentropy::Item {
+    negentropy::Item::with_timestamp_and_id(item.created_at, Id::from_byte_array(item.id.0))
+}
+
+impl NegentropyStorageBase for Source<'_> {
+    fn size(&self) -> Result<usize, Error> {
+        Ok(self.set.len())
+    }
+
+    fn get_item(&self, at: usize) -> Result<Option<negentropy::Item>, Error> {
+        let mut found = None;
+        if at < self.set.len() {
+            self.read(self.set.list(at..at + 1, &mut |listed| {
+                found = Some(item(listed));
+                false
+            }))?;
+        }
+        Ok(found)
+    }
+
+    fn iterate(
+        &self,
+        begin: usize,
+        end: usize,
+        each: &mut dyn FnMut(negentropy::Item, usize) -> Result<bool, Error>,
+    ) -> Result<(), Error> {
+        self.call()?;
+        if begin > end || end > self.set.len() {
+            return Err(Error::BadRange);
+        }
+        let listed_end = end.min(begin + self.listed_max);
+        let (mut at, mut result) = (begin, Ok(true));
+        self.read(self.set.list(begin..listed_end, &mut |listed| {
+            result = each(item(listed), at);
+            at += 1;
+            matches!(result, Ok(true))
+        }))?;
+        self.items.set(self.items.get() + at - begin);
+        if result? && listed_end < end {
+            let sum = self.read(self.set.sum(listed_end..end))?;
+            let rest = Item { created_at: 0, id: EventId(sum.to_bytes()) };
+            self.items.set(self.items.get() + ITEMS_PER_ROW);
+            each(item(rest), listed_end)?;
+        }
+        Ok(())
+    }
+
+    fn find_lower_bound(&self, first: usize, last: usize, bound: &Bound) -> usize {
+        let bound = Item { created_at: bound.item.timestamp, id: EventId(*bound.item.id.as_bytes()) };
+        // An error ends the answer with the next look-up, and the answer is not used.
+        if self.call().is_err() {
+            return last;
+        }
+        self.read(self.set.position(first..last, &bound)).unwrap_or(last)
+    }
+}

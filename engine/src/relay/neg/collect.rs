@@ -1,0 +1,237 @@
+//! The job of a NEG-OPEN or a NEG-MSG: its steps collect the set, answer the client's message, and pay for the answer.
+
+use std::sync::Arc;
+
+use super::sets::{Collected, Failure, KeptMessage, SetKey, SetUse, Want};
+use super::{ANSWER_BYTES_MAX, Reconciliation};
+use crate::reconcile::{AnswerError, EventSet, answer};
+use crate::relay::ids::ConnId;
+use crate::relay::jobs::{Job, StepResult};
+use crate::relay::running::Reservation;
+use crate::relay::{Relay, messages};
+use crate::store::{Backend, Seq};
+use crate::types::{Now, SubId};
+
+/// How long to wait to hear of a commit that was made before a NEG-OPEN came: as many turns and milliseconds. It comes
+/// within some microseconds, unless another process has made it.
+const WAIT_TURNS: u32 = 100;
+const WAIT_MS: u64 = 100;
+/// As many turns without the time having passed.
+const WAIT_TURNS_MAX: u32 = 10_000;
+
+/// An answer of NIP-77 that is being worked out.
+pub(in crate::relay) struct NegJob {
+    pub(in crate::relay) conn: ConnId,
+    query: SubId,
+    serial: u64,
+    message: KeptMessage,
+    /// The set to collect; `None` if the reconciliation has it.
+    opening: Option<Opening>,
+    /// The answer, and the rows that it has cost and that are not paid yet.
+    answered: Option<(Vec<u8>, usize)>,
+    pub(in crate::relay) has_started: bool,
+    pub(in crate::relay) reservation: Reservation,
+    /// Bytes of the cursors of its scan.
+    pub(in crate::relay) cursor_bytes: usize,
+}
+
+/// A set that is being collected.
+struct Opening {
+    key: Arc<SetKey>,
+    set: Option<SetUse>,
+    /// The last number when the NEG-OPEN came.
+    after: Seq,
+    asked_at: Now,
+    turns_waited: u32,
+    gave_up: bool,
+}
+
+impl NegJob {
+    /// Of a NEG-OPEN.
+    #[expect(clippy::too_many_arguments, reason = "each is a part of the job")]
+    pub(super) fn opening(
+        conn: ConnId,
+        query: SubId,
+        serial: u64,
+        message: KeptMessage,
+        reservation: Reservation,
+        key: Arc<SetKey>,
+        after: Seq,
+        asked_at: Now,
+    ) -> Self {
+        let opening = Opening { key, set: None, after, asked_at, turns_waited: 0, gave_up: false };
+        NegJob { opening: Some(opening), reservation, ..NegJob::answering(conn, query, serial, message) }
+    }
+
+    /// Of a NEG-MSG.
+    pub(super) fn answering(conn: ConnId, query: SubId, serial: u64, message: KeptMessage) -> Self {
+        let reservation = Reservation::of(0);
+        let (opening, answered) = (None, None);
+        NegJob {
+            conn,
+            query,
+            serial,
+            message,
+            opening,
+            answered,
+            has_started: false,
+            reservation,
+            cursor_bytes: 0,
+        }
+    }
+}
+
+impl Opening {
+    /// Whether to wait for a commit no longer.
+    fn gives_up(&mut self, now: Now) -> bool {
+        self.turns_waited += 1;
+        let is_late = self.turns_waited > WAIT_TURNS && now.millis_since(self.asked_at) > WAIT_MS;
+        is_late || self.turns_waited > WAIT_TURNS_MAX
+    }
+}
+
+impl<B: Backend> Relay<B> {
+    pub(in crate::relay) fn step_neg(
+        &mut self,
+        now: Now,
+        mut job: Box<NegJob>,
+        rows: &mut usize,
+    ) -> StepResult {
+        let Some(session) = self.sessions.get_mut(job.conn) else { return StepResult::Done };
+        if session.is_slow(self.queued_output, &self.config.limits) {
+            self.release_neg_cursors(&mut job);
+            return StepResult::Stall(job.conn, Job::Neg(job));
+        }
+        let found = session.reconciliations.get(&job.query).filter(|one| one.serial == job.serial);
+        // Closed, or opened anew.
+        let Some(reconciliation) = found else { return StepResult::Done };
+        let set = match &reconciliation.set {
+            Some(set) => Arc::clone(set),
+            None => match self.collect(now, &mut job, rows) {
+                Some(set) => set,
+                None if self.is_reconciling(&job) => return StepResult::Again(Job::Neg(job)),
+                None => return StepResult::Done,
+            },
+        };
+        if job.answered.is_none() {
+            let answer = answer(&*set, job.message.bytes(), ANSWER_BYTES_MAX);
+            match answer.message {
+                Ok(message) => job.answered = Some((message, answer.rows)),
+                Err(error) => {
+                    *rows = rows.saturating_sub(answer.rows);
+                    self.fail_reconciliation(job.conn, &job.query, &answer_error(&error), None);
+                    return StepResult::Done;
+                }
+            }
+        }
+        if let Some((_, owed)) = &mut job.answered {
+            let paid = (*owed).min(*rows);
+            (*owed, *rows) = (*owed - paid, *rows - paid);
+            if *owed > 0 {
+                return StepResult::Again(Job::Neg(job));
+            }
+        }
+        let Some((message, _)) = job.answered else { return StepResult::Done };
+        if let Some(reconciliation) = self.reconciliation_mut(job.conn, &job.query) {
+            reconciliation.waits = false;
+            reconciliation.last_used = now;
+        }
+        self.send_neg_msg(job.conn, &job.query, &message);
+        StepResult::Done
+    }
+
+    fn reconciliation_mut(&mut self, conn: ConnId, query: &SubId) -> Option<&mut Reconciliation> {
+        self.sessions.get_mut(conn)?.reconciliations.get_mut(query)
+    }
+
+    fn is_reconciling(&mut self, job: &NegJob) -> bool {
+        self.reconciliation_mut(job.conn, &job.query).is_some_and(|one| one.serial == job.serial)
+    }
+
+    /// Goes on collecting the set of a reconciliation, and gives it that once it is there. `None` if there is more to do, or if
+    /// the reconciliation has ended with a NEG-ERR.
+    fn collect(
+        &mut self,
+        now: Now,
+        job: &mut NegJob,
+        rows: &mut usize,
+    ) -> Option<Arc<dyn EventSet + Send + Sync>> {
+        let Opening { key, set, after, gave_up, .. } = job.opening.as_mut()?;
+        let config = Arc::clone(&self.config);
+        let limits = &config.limits;
+        if set.is_none() {
+            match self.neg_sets.open(&self.store, key, *after, *gave_up, now, limits) {
+                Ok(opened) => *set = Some(opened),
+                Err(error) => {
+                    self.fail_reconciliation(job.conn, &job.query, &messages::store(&error), None);
+                    return None;
+                }
+            }
+        }
+        let held = set.as_ref()?;
+        let want = Want::new(*after, *gave_up, &config.policy.guarded_kinds, limits);
+        let collected = self.neg_sets.step(&self.store, held, now.seconds(), rows, want);
+        job.cursor_bytes = self.neg_sets.cursor_bytes(held);
+        let id = held.id();
+        if !self.free_set_memory(now, 0, Some(id)) {
+            // Others that want it get what there is room for.
+            self.neg_sets.forget(held);
+            self.fail_reconciliation(job.conn, &job.query, &messages::too_busy(0), None);
+            return None;
+        }
+        match collected {
+            // Dropped: it is opened again.
+            None => job.opening.as_mut()?.set = None,
+            Some(Collected::More) => {}
+            Some(Collected::NotSeen) => {
+                let opening = job.opening.as_mut()?;
+                if opening.gives_up(now) {
+                    opening.gave_up = true;
+                    // Its scan must be no older than the NEG-OPEN, and what others keep cannot be brought up to date.
+                    self.neg_sets.forget(opening.set.as_ref()?);
+                    opening.set = None;
+                }
+            }
+            Some(Collected::Set(set)) => {
+                job.opening = None;
+                if !self.may_hold_set(job.conn, &set) {
+                    self.fail_reconciliation(job.conn, &job.query, &messages::too_busy(0), None);
+                    return None;
+                }
+                let (bytes, set): (_, Arc<dyn EventSet + Send + Sync>) = (set.bytes(), set);
+                let session = self.sessions.get_mut(job.conn)?;
+                let mut reconciliation = session.reconciliations.remove(&job.query)?;
+                self.collected(job.conn, &mut reconciliation);
+                (reconciliation.set, reconciliation.bytes) = (Some(Arc::clone(&set)), bytes);
+                let session = self.sessions.get_mut(job.conn)?;
+                session.reconciliations.insert(job.query.clone(), reconciliation);
+                return Some(set);
+            }
+            Some(Collected::Failed(Failure::Withheld)) => {
+                let reason = self.withheld_message(job.conn);
+                self.fail_reconciliation(job.conn, &job.query, reason, None);
+            }
+            Some(Collected::Failed(failure)) => {
+                let events_max = matches!(failure, Failure::TooMany).then_some(limits.neg_set_events_max);
+                self.fail_reconciliation(job.conn, &job.query, &failure.message(limits), events_max);
+            }
+        }
+        None
+    }
+
+    /// Drops the cursors of a job's scan, which is opened again where it stands.
+    pub(in crate::relay) fn release_neg_cursors(&mut self, job: &mut NegJob) {
+        if let Some(set) = job.opening.as_ref().and_then(|opening| opening.set.as_ref()) {
+            self.neg_sets.release_cursors(set);
+        }
+        job.cursor_bytes = 0;
+    }
+}
+
+fn answer_error(error: &AnswerError) -> String {
+    match error {
+        AnswerError::Malformed => messages::MALFORMED_NEGENTROPY.into(),
+        AnswerError::TooMuch => messages::TOO_MANY_RANGES.into(),
+        AnswerError::Store(error) => messages::store(error),
+    }
+}

@@ -1,0 +1,200 @@
+//! Set reconciliation (NIP-77): NEG-OPEN, NEG-MSG and NEG-CLOSE as they come, and the reconciliations of connections.
+//!
+//! A NEG-OPEN is admitted as a REQ is: by its rate, NIP-42 and the read guard. Then a job ([`collect`]) collects the set of
+//! its filter, or takes one that is kept ([`sets`]), and answers the client's first message; each NEG-MSG is a job that
+//! answers one message. The set is a snapshot, shared by all reconciliations that have the same. What an answer costs is
+//! paid in turns before it is sent ([`super::turns`]).
+//!
+//! Reconciliations are in memory only. After a host has lost its memory, a NEG-MSG is answered `NEG-ERR closed:`, and the
+//! client opens the reconciliation again: with its next message, if it likes, because the relay keeps nothing of earlier ones.
+
+mod collect;
+mod sets;
+
+use std::sync::Arc;
+
+use super::ids::ConnId;
+use super::jobs::{Job, Origin};
+use super::running::Reservation;
+use super::values::{Cost, Purpose};
+use super::{Relay, messages};
+use crate::reconcile::{EventSet, SortedSet};
+use crate::store::{Backend, cursor_bytes_max};
+use crate::types::{Filter, Now, SubId};
+
+pub(super) use collect::NegJob;
+pub(super) use sets::Sets;
+
+/// Largest answer of the Negentropy protocol, in bytes before it is written in hex: what clients of NIP-77 send, so that a
+/// message is less than 128 KiB.
+const ANSWER_BYTES_MAX: usize = 60_000;
+/// Milliseconds without a message after which a reconciliation may be closed, if memory is needed.
+const IDLE_MS: u64 = 60_000;
+
+/// A reconciliation of a connection.
+pub(super) struct Reconciliation {
+    /// Tells it from others that had its id.
+    serial: u64,
+    /// What is reconciled, while it is being collected.
+    filters: Option<Arc<[Filter]>>,
+    /// The relay's events, once they have been collected.
+    set: Option<Arc<dyn EventSet + Send + Sync>>,
+    /// Bytes of the set.
+    bytes: usize,
+    /// A message of the client has not been answered.
+    waits: bool,
+    last_used: Now,
+}
+
+impl Reconciliation {
+    /// Whether a message of the client has not been answered.
+    pub(super) fn waits(&self) -> bool {
+        self.waits
+    }
+}
+
+impl<B: Backend> Relay<B> {
+    pub(super) fn handle_neg_open(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        query: SubId,
+        filter: Filter,
+        message: Box<[u8]>,
+    ) {
+        self.metrics.messages_neg_open += 1;
+        // NIP-77: the one of this id is closed first.
+        self.end_reconciliation(conn, &query);
+        let filters: Arc<[Filter]> = [filter].into();
+        if let Err(reason) = self.admit_reconciliation(now, conn, &filters, message.len()) {
+            return self.send_neg_err(conn, query.as_str(), &reason);
+        }
+        let after = match self.last_seq() {
+            Ok(last) => last,
+            Err(error) => return self.send_neg_err(conn, query.as_str(), &messages::store(&error)),
+        };
+        let Some(session) = self.sessions.get_mut(conn) else { return };
+        let keys = session.auth.keys();
+        let key = sets::SetKey::new(&filters[0], &self.config.policy.guarded_kinds, keys);
+        self.neg_serial += 1;
+        let serial = self.neg_serial;
+        let reconciliation = Reconciliation {
+            serial,
+            filters: Some(Arc::clone(&filters)),
+            set: None,
+            bytes: 0,
+            waits: true,
+            last_used: now,
+        };
+        session.reconciliations.insert(query.clone(), reconciliation);
+        self.metrics.reconciliations += 1;
+        self.values.add(conn, Purpose::Count, &filters, &self.config.limits);
+        self.note_gauges();
+        let reservation = Reservation::of(cursor_bytes_max(&filters, self.store.classes()));
+        let message = self.neg_sets.keep_message(message);
+        let job = NegJob::opening(conn, query, serial, message, reservation, key, after, now);
+        self.start(Job::Neg(Box::new(job)));
+    }
+
+    fn admit_reconciliation(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        filters: &[Filter],
+        message_bytes: usize,
+    ) -> Result<(), String> {
+        self.admit_request(now, conn, filters)?;
+        let open = self.sessions.get(conn).map_or(0, |session| session.reconciliations.len());
+        if open >= self.config.limits.neg_sessions_max {
+            return Err(messages::too_many_reconciliations(open));
+        }
+        self.admit_values(conn, Purpose::Count, filters, Cost::default())?;
+        self.free_set_memory(now, message_bytes, None).then_some(()).ok_or_else(|| messages::too_busy(0))
+    }
+
+    pub(super) fn handle_neg_msg(&mut self, now: Now, conn: ConnId, query: SubId, message: Box<[u8]>) {
+        self.metrics.messages_neg_msg += 1;
+        let Some(session) = self.sessions.get_mut(conn) else { return };
+        let Some(reconciliation) = session.reconciliations.get_mut(&query) else {
+            return self.send_neg_err(conn, query.as_str(), messages::NO_SUCH_RECONCILIATION);
+        };
+        if reconciliation.waits {
+            return self.fail_reconciliation(conn, &query, messages::NOT_ANSWERED_YET, None);
+        }
+        reconciliation.waits = true;
+        reconciliation.last_used = now;
+        let serial = reconciliation.serial;
+        let message = self.neg_sets.keep_message(message);
+        self.start(Job::Neg(Box::new(NegJob::answering(conn, query, serial, message))));
+    }
+
+    pub(super) fn handle_neg_close(&mut self, conn: ConnId, query: &SubId) {
+        self.metrics.messages_neg_close += 1;
+        self.end_reconciliation(conn, query);
+    }
+
+    /// Ends a reconciliation if there is one of this id; its jobs find it gone.
+    pub(super) fn end_reconciliation(&mut self, conn: ConnId, query: &SubId) {
+        let Some(session) = self.sessions.get_mut(conn) else { return };
+        let Some(mut ended) = session.reconciliations.remove(query) else { return };
+        self.metrics.reconciliations -= 1;
+        // Its set is freed before the gauges are updated.
+        ended.set = None;
+        self.collected(conn, &mut ended);
+    }
+
+    /// Releases the filters of a reconciliation, which are needed no longer.
+    fn collected(&mut self, conn: ConnId, reconciliation: &mut Reconciliation) {
+        if let Some(filters) = reconciliation.filters.take() {
+            self.values.remove(conn, Purpose::Count, &filters, &self.config.limits);
+        }
+        self.note_gauges();
+    }
+
+    /// Ends a reconciliation with a NEG-ERR.
+    fn fail_reconciliation(&mut self, conn: ConnId, query: &SubId, reason: &str, events_max: Option<usize>) {
+        self.end_reconciliation(conn, query);
+        self.send_neg_err_with(conn, query.as_str(), reason, events_max);
+    }
+
+    /// Whether `more` bytes fit into the memory of sets. What is kept and not in use goes first, then reconciliations
+    /// that have been idle for a while.
+    fn free_set_memory(&mut self, now: Now, more: usize, but: Option<u64>) -> bool {
+        let max = self.config.limits.neg_sets_bytes_max;
+        if !self.neg_sets.free(more, max, but) {
+            self.close_idle_reconciliations(now);
+        }
+        self.metrics.neg_sets_bytes = self.neg_sets.bytes() as u64;
+        self.neg_sets.free(more, max, but)
+    }
+
+    fn close_idle_reconciliations(&mut self, now: Now) {
+        let mut idle = Vec::new();
+        for (conn, session) in self.sessions.iter() {
+            let all = session.reconciliations.iter();
+            let is_idle = |one: &Reconciliation| !one.waits && now.millis_since(one.last_used) >= IDLE_MS;
+            idle.extend(all.filter(|(_, one)| is_idle(one)).map(|(query, _)| (conn, query.clone())));
+        }
+        for (conn, query) in idle {
+            self.fail_reconciliation(conn, &query, messages::RECONCILIATION_IDLE, None);
+        }
+    }
+
+    /// Whether an address may hold this set too. Where sets take more than half of their memory, one address has half of that, or
+    /// one set.
+    fn may_hold_set(&self, conn: ConnId, set: &SortedSet) -> bool {
+        let max = self.config.limits.neg_sets_bytes_max;
+        if self.neg_sets.bytes() <= max / 2 {
+            return true;
+        }
+        let origin_of = |conn| self.sessions.get(conn).map(|session| Origin::of(conn, session.address));
+        let origin = origin_of(conn);
+        let sessions = self
+            .sessions
+            .iter()
+            .filter(|(other, session)| Some(Origin::of(*other, session.address)) == origin);
+        let held: usize =
+            sessions.flat_map(|(_, session)| session.reconciliations.values()).map(|one| one.bytes).sum();
+        held == 0 || held + set.bytes() <= max / 4
+    }
+}

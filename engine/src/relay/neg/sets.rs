@@ -1,0 +1,481 @@
+//! Sets that are kept for the next reconciliation of the same filter by a client who may see the same, so that a set of a
+//! million events is not collected by a scan each time.
+//!
+//! A set is brought up to date when it is wanted: with what the log has gained since, and without what has expired. What
+//! commits remove is taken out as it happens, because the log does not have it any more: each [`Live`] names it, and they
+//! come to every shard in the order of commits. So a set is exact as of the last commit that this shard has heard of
+//! ([`Sets::seen`]), and a reconciliation waits for those that were made before it was opened. A set is dropped if too much
+//! was removed to be named, or if a commit was missed, as when another process writes to the database. What another process
+//! or a sweep by age removes is not told, so no set is kept for longer than [`KEPT_MS`].
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::policy::{may_hide, may_see};
+use crate::reconcile::{CountedBytes, Item, SetBuilder, SortedSet, TotalBytes};
+use crate::relay::commit::DELIVERED_BEFORE;
+use crate::relay::{Live, messages};
+use crate::store::{
+    Backend, Completeness, Reader, Scan, ScanLimits, ScanStep, Seq, StoreError, Take, Taken, TermClasses,
+    Viewer, read_log,
+};
+use crate::types::{CanonicalEvent, Filter, FoundBy, Kind, Limits, Now, PubKey, Timestamp, parse_expiration};
+
+/// Sets that are kept, at most.
+const SETS_MAX: usize = 32;
+/// Milliseconds after the scan of a set for which it is kept.
+const KEPT_MS: u64 = 10 * 60 * 1_000;
+/// Bytes of an entry of [`Entry::expiring`].
+const EXPIRING_BYTES: usize = 64;
+
+/// What a set is of.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct SetKey {
+    filter: Filter,
+    /// The keys whose guarded events are in it, sorted; `None` if no match of the filter is hidden from the viewer.
+    keys: Option<Box<[PubKey]>>,
+}
+
+impl SetKey {
+    /// Of what a client that has authenticated `keys` sees.
+    pub(super) fn new(filter: &Filter, guarded_kinds: &[Kind], keys: &[PubKey]) -> Arc<Self> {
+        let keys = may_hide(filter, guarded_kinds, keys).then(|| {
+            let mut keys = keys.to_vec();
+            keys.sort_unstable();
+            keys.into()
+        });
+        Arc::new(SetKey { filter: filter.clone(), keys })
+    }
+}
+
+/// Who sees the events of a set.
+struct SetViewer<'a> {
+    guarded_kinds: &'a [Kind],
+    keys: Option<&'a [PubKey]>,
+}
+
+impl Viewer for SetViewer<'_> {
+    fn sees_all_of(&self, kind: Kind) -> bool {
+        self.keys.is_none() || !self.guarded_kinds.contains(&kind)
+    }
+
+    fn sees(&self, event: CanonicalEvent<'_>) -> bool {
+        self.keys.is_none_or(|keys| may_see(event, self.guarded_kinds, keys))
+    }
+
+    fn sees_all_matches(&self, filter: &Filter) -> bool {
+        self.keys.is_none_or(|keys| !may_hide(filter, self.guarded_kinds, keys))
+    }
+}
+
+/// Why there is no set.
+#[derive(Clone, Debug)]
+pub(super) enum Failure {
+    /// The filter matches more events than a set may have.
+    TooMany,
+    /// All that matches is guarded.
+    Withheld,
+    /// The store failed.
+    Store(StoreError),
+}
+
+/// Where collecting a set has come to.
+pub(super) enum Collected {
+    /// There is more to read.
+    More,
+    /// A commit that was made before the reconciliation was opened has not been heard of.
+    NotSeen,
+    /// The set.
+    Set(Arc<SortedSet>),
+    /// There is none, for whoever waits for it.
+    Failed(Failure),
+}
+
+enum State {
+    /// Its scan is being made, by whichever of the jobs that want it has a turn.
+    Scanning(Box<Scan>),
+    /// It has all that the log had up to `Entry::added`.
+    Current,
+    Failed(Failure),
+}
+
+/// A set that is kept, or being collected.
+struct Entry {
+    id: u64,
+    key: Arc<SetKey>,
+    state: State,
+    set: SetBuilder,
+    /// The set as it is, if it was wanted since it changed.
+    version: Option<Arc<SortedSet>>,
+    /// Events in it that will expire, soonest first.
+    expiring: BTreeSet<(Timestamp, Item)>,
+    expiring_bytes: CountedBytes,
+    /// The last number that its scan answers for; what was removed up to then it never found.
+    horizon: Seq,
+    /// Events up to this number are in it.
+    added: Seq,
+    /// It lacks something that it cannot be given without a scan.
+    is_stale: bool,
+    scanned_at: Now,
+    used: u64,
+    /// Shared with the jobs that want it.
+    users: Arc<()>,
+}
+
+impl Entry {
+    fn is_current(&self) -> bool {
+        matches!(self.state, State::Current)
+    }
+
+    fn is_in_use(&self) -> bool {
+        Arc::strong_count(&self.users) > 1
+    }
+
+    /// Whether it can be had by a reconciliation that was opened when `after` was the last number.
+    fn serves(&self, after: Seq, now: Now, must_be_new: bool) -> bool {
+        let is_old = now.millis_since(self.scanned_at) >= KEPT_MS;
+        let is_fixed = must_be_new || self.key.filter.limit.is_some();
+        !is_old
+            && !self.is_stale
+            && !matches!(self.state, State::Failed(_))
+            && (!is_fixed || self.horizon >= after)
+    }
+
+    fn remove(&mut self, item: &Item) {
+        if self.set.remove(item) {
+            self.version = None;
+            // The next older event would take its place.
+            self.is_stale |= self.key.filter.limit.is_some();
+        }
+    }
+
+    fn add(&mut self, event: CanonicalEvent<'_>, expires_at: Option<Timestamp>) {
+        let item = Item { created_at: event.created_at(), id: event.id() };
+        if self.set.insert(item) {
+            self.version = None;
+            if let Some(expires_at) = expires_at {
+                self.expiring.insert((expires_at, item));
+                self.expiring_bytes.set(self.expiring.len() * EXPIRING_BYTES);
+            }
+        }
+    }
+
+    fn expire(&mut self, now: Timestamp) {
+        while let Some(&(expires_at, item)) = self.expiring.first()
+            && expires_at <= now
+        {
+            self.expiring.pop_first();
+            self.remove(&item);
+        }
+        self.expiring_bytes.set(self.expiring.len() * EXPIRING_BYTES);
+    }
+
+    /// Goes on collecting, as far as `rows` allow.
+    fn step<R: Reader>(
+        &mut self,
+        reader: &R,
+        now: Timestamp,
+        rows: &mut usize,
+        want: &Want<'_>,
+    ) -> Result<Collected, StoreError> {
+        let key = Arc::clone(&self.key);
+        let viewer = SetViewer { guarded_kinds: want.guarded_kinds, keys: key.keys.as_deref() };
+        if let State::Scanning(mut scan) = std::mem::replace(&mut self.state, State::Current) {
+            let step = scan.step(reader, now, rows, &viewer, &mut |hit| {
+                self.add(hit.event, parse_expiration(hit.event.tags()));
+                if self.set.len() > want.events_max { Take::CountedAndPause } else { Take::Counted }
+            });
+            match step {
+                _ if self.set.len() > want.events_max => return Ok(Collected::Failed(Failure::TooMany)),
+                Ok(ScanStep::Done(Completeness::Withheld)) => {
+                    return Ok(Collected::Failed(Failure::Withheld));
+                }
+                Ok(ScanStep::Done(_)) => {}
+                Ok(ScanStep::More) => {
+                    self.state = State::Scanning(scan);
+                    return Ok(Collected::More);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.expire(now);
+        // One with a limit stays as its scan found it.
+        if key.filter.limit.is_none() {
+            if !self.read_log(reader, now, rows, want, &viewer)? {
+                return Ok(Collected::More);
+            }
+            if self.set.len() > want.events_max {
+                return Ok(Collected::Failed(Failure::TooMany));
+            }
+        }
+        // Its scan may have found all that there was.
+        if want.seen.max(self.horizon) < want.after {
+            return Ok(Collected::NotSeen);
+        }
+        let version = self.version.get_or_insert_with(|| Arc::new(self.set.version()));
+        Ok(Collected::Set(Arc::clone(version)))
+    }
+
+    /// Adds what the log has gained, up to the last commit that has been heard of. True if that is all of it.
+    fn read_log<R: Reader>(
+        &mut self,
+        reader: &R,
+        now: Timestamp,
+        rows: &mut usize,
+        want: &Want<'_>,
+        viewer: &SetViewer<'_>,
+    ) -> Result<bool, StoreError> {
+        if self.added >= want.seen {
+            return Ok(true);
+        }
+        let key = Arc::clone(&self.key);
+        let replayed = read_log(reader, self.added, rows, &mut |hit| {
+            let mut found_by = FoundBy::new(hit.event);
+            if hit.seq > want.seen {
+                return (Take::CountedAndPause, found_by.cost());
+            }
+            let expires_at = parse_expiration(hit.event.tags());
+            if found_by.matches(&key.filter)
+                && expires_at.is_none_or(|at| at > now)
+                && (viewer.sees_all_of(hit.event.kind()) || viewer.sees(hit.event))
+            {
+                self.add(hit.event, expires_at);
+            }
+            (Take::Counted, found_by.cost())
+        })?;
+        self.added = self.added.max(replayed.covered.min(want.seen));
+        Ok(self.added >= want.seen)
+    }
+}
+
+/// What a job wants of a set.
+pub(super) struct Want<'a> {
+    /// The last number when the reconciliation was opened.
+    pub(super) after: Seq,
+    /// It no longer waits to hear of that.
+    pub(super) gave_up: bool,
+    pub(super) guarded_kinds: &'a [Kind],
+    pub(super) events_max: usize,
+    seen: Seq,
+}
+
+impl<'a> Want<'a> {
+    pub(super) fn new(after: Seq, gave_up: bool, guarded_kinds: &'a [Kind], limits: &Limits) -> Self {
+        Want { after, gave_up, guarded_kinds, events_max: limits.neg_set_events_max, seen: Seq(0) }
+    }
+}
+
+/// A job's hold on a set.
+pub(super) struct SetUse {
+    id: u64,
+    /// Counted by the entry.
+    _user: Arc<()>,
+}
+
+/// A message of the Negentropy protocol that waits for its answer, counted among the memory of sets.
+pub(super) struct KeptMessage {
+    bytes: Box<[u8]>,
+    _counted: CountedBytes,
+}
+
+impl KeptMessage {
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// All sets of a shard.
+#[derive(Default)]
+pub(in crate::relay) struct Sets {
+    entries: Vec<Entry>,
+    last_id: u64,
+    uses: u64,
+    /// The last commit that this shard has heard of; `None` while no set is kept.
+    seen: Option<Seq>,
+    total: TotalBytes,
+}
+
+impl Sets {
+    /// Bytes of all sets, of those too that only reconciliations have, and of messages that wait for their answer.
+    pub(in crate::relay) fn bytes(&self) -> usize {
+        self.total.get()
+    }
+
+    pub(super) fn keep_message(&self, bytes: Box<[u8]>) -> KeptMessage {
+        KeptMessage { _counted: self.total.count(bytes.len()), bytes }
+    }
+
+    /// Takes note of a commit: what it removed is in no set any more.
+    pub(in crate::relay) fn note_live(&mut self, live: &Live) {
+        let (Some(seen), Some(seq)) = (self.seen, live.seq) else { return };
+        if self.entries.is_empty() {
+            self.seen = None;
+            return;
+        }
+        match &live.taken {
+            Taken::Unknown => self.entries.clear(),
+            Taken::Events(events) => {
+                for entry in &mut self.entries {
+                    if seq > entry.horizon || seq == DELIVERED_BEFORE {
+                        for &(created_at, id) in events {
+                            entry.remove(&Item { created_at, id });
+                        }
+                    }
+                }
+            }
+        }
+        if seq.0 > seen.0 + 1 {
+            // Others have written to the store.
+            self.entries.clear();
+        }
+        self.seen = Some(seen.max(seq));
+    }
+
+    /// Drops all sets that are kept: events have been removed without a commit.
+    pub(in crate::relay) fn forget_all(&mut self) {
+        self.entries.clear();
+    }
+
+    /// Makes room for `more` bytes, of `max` in all, by dropping what is kept and not in use, the least recently used first.
+    /// Whether there is room.
+    pub(super) fn free(&mut self, more: usize, max: usize, but: Option<u64>) -> bool {
+        while self.total.get() + more > max {
+            if !self.drop_least_used(but) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn drop_least_used(&mut self, but: Option<u64>) -> bool {
+        let unused =
+            self.entries.iter().enumerate().filter(|(_, entry)| !entry.is_in_use() && Some(entry.id) != but);
+        let Some((at, _)) = unused.min_by_key(|(_, entry)| entry.used) else { return false };
+        self.entries.swap_remove(at);
+        true
+    }
+
+    /// The set of `key`, for a reconciliation that was opened when `after` was the last number: one that is kept, or a new one;
+    /// with `must_be_new`, one whose scan answers up to there.
+    pub(super) fn open<B: Backend>(
+        &mut self,
+        store: &B,
+        key: &Arc<SetKey>,
+        after: Seq,
+        must_be_new: bool,
+        now: Now,
+        limits: &Limits,
+    ) -> Result<SetUse, StoreError> {
+        self.entries
+            .retain(|entry| entry.is_in_use() || (entry.is_current() && entry.serves(Seq(0), now, false)));
+        self.uses += 1;
+        let kept =
+            self.entries.iter_mut().find(|entry| entry.key == *key && entry.serves(after, now, must_be_new));
+        if let Some(entry) = kept {
+            entry.used = self.uses;
+            return Ok(SetUse { id: entry.id, _user: Arc::clone(&entry.users) });
+        }
+        let horizon = store.reader()?.last_seq()?;
+        if self.entries.is_empty() {
+            self.seen = None;
+        }
+        self.seen.get_or_insert(horizon);
+        while self.entries.len() >= SETS_MAX && self.drop_least_used(None) {}
+        self.last_id += 1;
+        let entry = Entry {
+            id: self.last_id,
+            key: Arc::clone(key),
+            state: State::Scanning(Box::new(new_scan(&key.filter, limits, store.classes(), horizon))),
+            set: SetBuilder::new(&self.total),
+            version: None,
+            expiring: BTreeSet::new(),
+            expiring_bytes: self.total.count(0),
+            horizon,
+            added: horizon,
+            is_stale: false,
+            scanned_at: now,
+            used: self.uses,
+            users: Arc::new(()),
+        };
+        let set = SetUse { id: entry.id, _user: Arc::clone(&entry.users) };
+        self.entries.push(entry);
+        Ok(set)
+    }
+
+    /// Goes on collecting a set. `None` if it was dropped: it is to be opened again.
+    pub(super) fn step<B: Backend>(
+        &mut self,
+        store: &B,
+        set: &SetUse,
+        now: Timestamp,
+        rows: &mut usize,
+        mut want: Want<'_>,
+    ) -> Option<Collected> {
+        let seen = self.seen.unwrap_or_default();
+        let entry = self.entries.iter_mut().find(|entry| entry.id == set.id)?;
+        if let State::Failed(failure) = &entry.state {
+            return Some(Collected::Failed(failure.clone()));
+        }
+        want.seen = seen;
+        let step = store.reader().and_then(|reader| entry.step(&reader, now, rows, &want));
+        let collected = step.unwrap_or_else(|error| Collected::Failed(Failure::Store(error)));
+        match &collected {
+            Collected::Failed(failure) => {
+                entry.state = State::Failed(failure.clone());
+                entry.set = SetBuilder::new(&self.total);
+                entry.version = None;
+                entry.expiring.clear();
+                entry.expiring_bytes.set(0);
+            }
+            Collected::Set(_) if want.gave_up => self.forget(set),
+            _ => {}
+        }
+        Some(collected)
+    }
+
+    /// Keeps a set no longer; jobs that want it open it again.
+    pub(super) fn forget(&mut self, set: &SetUse) {
+        self.entries.retain(|entry| entry.id != set.id);
+    }
+
+    /// Bytes of the cursors of a set's scan.
+    pub(super) fn cursor_bytes(&self, set: &SetUse) -> usize {
+        self.entries.iter().find(|entry| entry.id == set.id).map_or(0, |entry| match &entry.state {
+            State::Scanning(scan) => scan.cursor_bytes(),
+            _ => 0,
+        })
+    }
+
+    /// Drops the cursors of a set's scan until it goes on.
+    pub(super) fn release_cursors(&mut self, set: &SetUse) {
+        if let Some(Entry { state: State::Scanning(scan), .. }) =
+            self.entries.iter_mut().find(|entry| entry.id == set.id)
+        {
+            scan.release_cursors();
+        }
+    }
+}
+
+impl SetUse {
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+}
+
+/// A scan of one event more than a set may have.
+fn new_scan(filter: &Filter, limits: &Limits, classes: TermClasses, horizon: Seq) -> Scan {
+    let events = u32::try_from(limits.neg_set_events_max).unwrap_or(u32::MAX).saturating_add(1);
+    let limits = ScanLimits { limit_default: events, limit_max: events };
+    Scan::new([filter.clone()].into(), limits, classes, horizon)
+}
+
+impl Failure {
+    /// Whose message it is, beside [`Failure::Withheld`], which depends on the client.
+    pub(super) fn message(&self, limits: &Limits) -> String {
+        match self {
+            Failure::TooMany => messages::too_many_to_reconcile(limits.neg_set_events_max),
+            Failure::Withheld => messages::NOT_A_PARTY.into(),
+            Failure::Store(error) => messages::store(error),
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! Reconciliations (NIP-77) in the machine: what collecting sets and answering costs, what is kept, and for how long.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use relay_engine::relay::{Committed, Config, ConnId, Peer, Relay, commit};
+use relay_engine::store::{self, MemoryBackend, Op};
+use relay_engine::testing::signing::{Signed, event, key};
+use relay_engine::testing::{drained, settle};
+use relay_engine::types::{ClientAddress, Limits, Now};
+use relay_engine::verify::{Batch, Libsecp256k1, Verdict};
+use relay_engine::wire;
+
+const NOW: Now = Now::from_seconds(1_700_000_000);
+/// Asks for the ids of all events of the set, as a client does that has none.
+const LIST: &str = "6100000200";
+
+type Store = Arc<MemoryBackend>;
+type Machine = Relay<Store>;
+
+fn new_relay(store: &Store, limits: Limits) -> Machine {
+    let config = Config { limits, ..Config::default() };
+    Relay::new(Arc::new(config), Arc::clone(store), Arc::new(Libsecp256k1), [1; 32])
+}
+
+fn small_steps() -> Limits {
+    Limits { scan_rows_max: 100, ..Limits::default() }
+}
+
+fn connect(relay: &mut Machine, host: u8) -> ConnId {
+    let address = ClientAddress::from(std::net::IpAddr::V4(Ipv4Addr::new(192, 0, 2, host)));
+    relay.connect(NOW, Peer { address: Some(address), ..Peer::default() }).expect("a connection is free")
+}
+
+fn note(n: u64) -> Signed {
+    event(&key(1 + n % 3)).at(NOW.seconds() - 1_000 - n % 100).content(n.to_string()).sign()
+}
+
+/// Stores events as another process does, of which the machine is not told.
+fn store_silently(store: &Store, events: &[Signed]) {
+    let mut batch = Batch::default();
+    for event in events {
+        let json = event.json();
+        batch.push(wire::parse_event(json.as_bytes()).expect("an event").to_event(), ());
+    }
+    let verified = batch.check(&Libsecp256k1).into_iter().map(|(verdict, ())| match verdict {
+        Verdict::Valid(verified) => Op::Put(verified),
+        _ => panic!("it is signed"),
+    });
+    let ops: Vec<Op> = verified.collect();
+    store::commit(store, NOW.seconds(), &ops).expect("memory does not fail");
+}
+
+fn publish(relay: &mut Machine, conn: ConnId, event: &Signed) {
+    relay.handle_text(NOW, conn, format!(r#"["EVENT",{}]"#, event.json()).as_bytes());
+    settle(relay, NOW);
+    assert!(drained(relay, conn).concat().contains("true"), "{}", event.json());
+}
+
+fn open(relay: &mut Machine, conn: ConnId, filter: &str, message: &str) {
+    relay.handle_text(NOW, conn, format!(r#"["NEG-OPEN","n",{filter},"{message}"]"#).as_bytes());
+}
+
+/// Works until there is an answer: the frames, and how many turns that took.
+fn answered(relay: &mut Machine, conn: ConnId) -> (String, usize) {
+    for turns in 0..200_000 {
+        let frames = drained(relay, conn);
+        if !frames.is_empty() {
+            return (frames.concat(), turns);
+        }
+        relay.work(NOW);
+    }
+    panic!("no answer");
+}
+
+/// The ids that an answer to [`LIST`] names, if all fit into it.
+fn listed(frames: &str) -> BTreeSet<String> {
+    let hex = frames.strip_prefix(r#"["NEG-MSG","n",""#).and_then(|rest| rest.strip_suffix(r#""]"#));
+    let hex = hex.unwrap_or_else(|| panic!("{frames}"));
+    let start = hex.len() % 64;
+    (start..hex.len()).step_by(64).map(|at| hex[at..at + 64].to_owned()).collect()
+}
+
+fn ids<'a>(events: impl IntoIterator<Item = &'a Signed>) -> BTreeSet<String> {
+    events.into_iter().map(|event| event.id.clone()).collect()
+}
+
+#[test]
+fn a_set_that_is_kept_is_brought_up_to_date_without_a_scan() {
+    let store = Store::default();
+    let notes: Vec<Signed> = (0..1_500).map(note).collect();
+    store_silently(&store, &notes);
+    let mut relay = new_relay(&store, small_steps());
+    let (first, second) = (connect(&mut relay, 1), connect(&mut relay, 2));
+    open(&mut relay, first, "{}", LIST);
+    let (frames, scan_turns) = answered(&mut relay, first);
+    assert_eq!(listed(&frames), ids(&notes));
+    assert!(scan_turns >= 15, "{scan_turns} turns for 1,500 events of a row each");
+
+    // The same set again, for another client.
+    open(&mut relay, second, "{}", LIST);
+    let (frames, turns) = answered(&mut relay, second);
+    assert_eq!(listed(&frames), ids(&notes));
+    assert!(turns <= 2, "{turns} turns");
+
+    // With what was published, and without what that replaced or deleted.
+    let profile = |at: u64| event(&key(9)).kind(0).at(at).sign();
+    let (old, new) = (profile(NOW.seconds() - 9), profile(NOW.seconds() - 8));
+    publish(&mut relay, first, &old);
+    open(&mut relay, second, "{}", LIST);
+    assert!(listed(&answered(&mut relay, second).0).contains(&old.id));
+    publish(&mut relay, first, &new);
+    let deletion = event(&key(1)).kind(5).at(NOW.seconds()).tag(["e", &notes[0].id]).sign();
+    publish(&mut relay, first, &deletion);
+    open(&mut relay, second, "{}", LIST);
+    let (frames, turns) = answered(&mut relay, second);
+    assert_eq!(listed(&frames), ids(notes[1..].iter().chain([&new, &deletion])));
+    assert!(turns <= 2, "{turns} turns");
+    // The first one's has not changed.
+    relay.handle_text(NOW, first, format!(r#"["NEG-MSG","n","{LIST}"]"#).as_bytes());
+    assert_eq!(listed(&answered(&mut relay, first).0), ids(&notes));
+
+    // Other filters, and the same one after ten minutes, have scans of their own.
+    open(&mut relay, second, r#"{"kinds":[1]}"#, LIST);
+    assert!(answered(&mut relay, second).1 >= 15);
+    let later = NOW.plus_millis(10 * 60 * 1_000);
+    relay.handle_text(later, second, format!(r#"["NEG-OPEN","n",{{}},"{LIST}"]"#).as_bytes());
+    let turns = (1..).find(|_| {
+        relay.work(later);
+        !drained(&mut relay, second).is_empty()
+    });
+    assert!(turns >= Some(15), "{turns:?}");
+}
+
+#[test]
+fn those_who_open_at_once_collect_one_set_together() {
+    let store = Store::default();
+    store_silently(&store, &(0..1_500).map(note).collect::<Vec<_>>());
+    let mut relay = new_relay(&store, small_steps());
+    let alone = connect(&mut relay, 1);
+    open(&mut relay, alone, "{}", LIST);
+    let (_, alone_turns) = answered(&mut relay, alone);
+    let bytes = relay.metrics().neg_sets_bytes;
+    relay.disconnect(alone);
+    relay.handle_removed();
+
+    let together: Vec<ConnId> = (1..=8).map(|host| connect(&mut relay, host)).collect();
+    for conn in &together {
+        open(&mut relay, *conn, "{}", LIST);
+    }
+    let mut turns = 0;
+    while relay.has_work() {
+        relay.work(NOW);
+        turns += 1;
+    }
+    assert!(turns <= alone_turns + 3 * together.len(), "{turns} turns, {alone_turns} for one");
+    assert!(together.iter().all(|conn| drained(&mut relay, *conn).concat().starts_with(r#"["NEG-MSG""#)));
+    assert!(relay.metrics().neg_sets_bytes <= bytes + (8 << 10), "one set in memory");
+    assert_eq!(relay.metrics().reconciliations, 8);
+    // One who leaves in the middle leaves its share to the others.
+    relay.handle_removed();
+    open(&mut relay, together[0], "{}", LIST);
+    open(&mut relay, together[1], "{}", LIST);
+    (0..5).for_each(|_| _ = relay.work(NOW));
+    relay.disconnect(together[0]);
+    assert!(answered(&mut relay, together[1]).0.starts_with(r#"["NEG-MSG""#));
+    together[1..].iter().for_each(|conn| relay.disconnect(*conn));
+    assert_eq!(relay.metrics().reconciliations, 0);
+}
+
+/// A commit of another shard is not heard of at once: a set has none of what it removed even so.
+#[test]
+fn a_set_waits_for_commits_that_were_made_before_it_was_opened() {
+    let store = Store::default();
+    let (mut here, mut there) = (new_relay(&store, small_steps()), new_relay(&store, small_steps()));
+    let (reader, writer) = (connect(&mut here, 1), connect(&mut there, 2));
+    let profile = |at: u64| event(&key(9)).kind(0).at(at).sign();
+    let (old, new) = (profile(NOW.seconds() - 9), profile(NOW.seconds() - 8));
+    let commit_there = |there: &mut Machine, event: &Signed| {
+        there.handle_text(NOW, writer, format!(r#"["EVENT",{}]"#, event.json()).as_bytes());
+        let batch = there.poll_verify(NOW, true).expect("an event");
+        there.handle_verified(NOW, batch.check(&Libsecp256k1));
+        let changes = there.poll_commit().expect("an event");
+        let Committed { replies, live, .. } = commit(there.store(), NOW, vec![changes]);
+        replies.into_iter().for_each(|reply| there.handle_committed(NOW, reply));
+        live
+    };
+    let live = commit_there(&mut there, &old);
+    here.handle_live(NOW, &live);
+    open(&mut here, reader, "{}", LIST);
+    assert_eq!(listed(&answered(&mut here, reader).0), ids([&old]));
+    let live = commit_there(&mut there, &new);
+    open(&mut here, reader, "{}", LIST);
+    for _ in 0..50 {
+        here.work(NOW);
+        assert!(drained(&mut here, reader).is_empty(), "not before the commit has been heard of");
+    }
+    here.handle_live(NOW, &live);
+    assert_eq!(listed(&answered(&mut here, reader).0), ids([&new]));
+}
+
+/// As `relay import` does beside a relay that serves.
+#[test]
+fn what_another_process_stores_is_found_by_a_scan() {
+    let store = Store::default();
+    let mut relay = new_relay(&store, small_steps());
+    let conn = connect(&mut relay, 1);
+    let profile = |at: u64| event(&key(9)).kind(0).at(at).sign();
+    let (old, new) = (profile(NOW.seconds() - 9), profile(NOW.seconds() - 8));
+    publish(&mut relay, conn, &old);
+    open(&mut relay, conn, "{}", LIST);
+    assert_eq!(listed(&answered(&mut relay, conn).0), ids([&old]));
+    store_silently(&store, std::slice::from_ref(&new));
+    for _ in 0..2 {
+        open(&mut relay, conn, "{}", LIST);
+        assert_eq!(listed(&answered(&mut relay, conn).0), ids([&new]));
+    }
+    // A commit of the relay's own shows that one was missed.
+    let more = note(1);
+    publish(&mut relay, conn, &more);
+    for _ in 0..2 {
+        open(&mut relay, conn, "{}", LIST);
+        assert_eq!(listed(&answered(&mut relay, conn).0), ids([&new, &more]));
+    }
+}
+
+#[test]
+fn memory_is_bounded_and_idle_reconciliations_make_room() {
+    let store = Store::default();
+    store_silently(&store, &(0..2_000).map(note).collect::<Vec<_>>());
+    // One set of all notes, and little more.
+    let limits = Limits { neg_sets_bytes_max: 120_000, ..Limits::default() };
+    let mut relay = new_relay(&store, limits);
+    let (first, second) = (connect(&mut relay, 1), connect(&mut relay, 2));
+    open(&mut relay, first, r#"{"kinds":[1]}"#, "61");
+    assert_eq!(answered(&mut relay, first).0, r#"["NEG-MSG","n","61"]"#);
+    // What it shares costs nothing; another set does not fit, while the first is in use.
+    open(&mut relay, second, r#"{"kinds":[1]}"#, "61");
+    assert_eq!(answered(&mut relay, second).0, r#"["NEG-MSG","n","61"]"#);
+    open(&mut relay, second, "{}", "61");
+    assert!(answered(&mut relay, second).0.starts_with(r#"["NEG-ERR","n","blocked: this relay is busy"#));
+    assert!(relay.metrics().neg_sets_bytes <= 120_000, "{}", relay.metrics().neg_sets_bytes);
+    // After a minute without a message the first is closed, and told so.
+    let later = NOW.plus_millis(60_000);
+    relay.handle_text(later, second, br#"["NEG-OPEN","n",{},"61"]"#);
+    while relay.work(later) {}
+    assert_eq!(drained(&mut relay, second).concat(), r#"["NEG-MSG","n","61"]"#);
+    assert!(drained(&mut relay, first).concat().starts_with(r#"["NEG-ERR","n","closed: you took too long"#));
+    relay.handle_text(later, first, br#"["NEG-MSG","n","61"]"#);
+    assert!(drained(&mut relay, first).concat().starts_with(r#"["NEG-ERR","n","closed: "#));
+    // What is kept and not in use is dropped for what is wanted.
+    relay.handle_text(later, second, br#"["NEG-CLOSE","n"]"#);
+    open(&mut relay, first, r#"{"kinds":[1]}"#, "61");
+    assert_eq!(answered(&mut relay, first).0, r#"["NEG-MSG","n","61"]"#);
+    relay.disconnect(first);
+    relay.disconnect(second);
+    assert!(relay.metrics().neg_sets_bytes > 40 * 2_000, "one is kept");
+    relay.handle_removed();
+    assert_eq!(relay.metrics().neg_sets_bytes, 0);
+    assert_eq!(relay.metrics().filter_values, 0, "filters are kept only while sets are collected");
+}
+
+/// What an answer costs is paid in turns, so that others have theirs.
+#[test]
+fn answers_are_paid_for() {
+    let store = Store::default();
+    store_silently(&store, &(0..100).map(note).collect::<Vec<_>>());
+    let mut relay = new_relay(&store, small_steps());
+    let (hostile, honest) = (connect(&mut relay, 1), connect(&mut relay, 2));
+    open(&mut relay, hostile, "{}", "61");
+    answered(&mut relay, hostile);
+    // 10,000 ranges, each of which skips nothing.
+    let message = format!("61{}", "010000".repeat(10_000));
+    relay.handle_text(NOW, hostile, format!(r#"["NEG-MSG","n","{message}"]"#).as_bytes());
+    relay.work(NOW);
+    relay.handle_text(NOW, honest, br#"["REQ","r",{"limit":1}]"#);
+    let (_, turns) = answered(&mut relay, honest);
+    assert!(turns <= 5, "{turns}");
+    let (frames, turns) = answered(&mut relay, hostile);
+    assert_eq!(frames, r#"["NEG-MSG","n","61"]"#);
+    assert!(turns >= 80, "{turns} turns of 100 rows for 10,000 look-ups");
+    // Too many are refused, and end it.
+    let message = format!("61{}", "010000".repeat(100_000));
+    relay.handle_text(NOW, hostile, format!(r#"["NEG-MSG","n","{message}"]"#).as_bytes());
+    assert!(answered(&mut relay, hostile).0.contains("blocked: "));
+    relay.handle_text(NOW, hostile, br#"["NEG-MSG","n","61"]"#);
+    assert!(answered(&mut relay, hostile).0.contains("closed: "));
+}
+
+#[test]
+fn messages_take_turns_with_answers_and_slow_readers_wait() {
+    let store = Store::default();
+    store_silently(&store, &(0..1_000).map(note).collect::<Vec<_>>());
+    let limits = Limits { outbox_bytes_pause: 30_000, ..small_steps() };
+    let mut relay = new_relay(&store, limits);
+    let conn = connect(&mut relay, 1);
+    open(&mut relay, conn, "{}", LIST);
+    // Its first step, and no more.
+    relay.work(NOW);
+    relay.handle_text(NOW, conn, format!(r#"["NEG-MSG","n","{LIST}"]"#).as_bytes());
+    while relay.work(NOW) {}
+    let frames = drained(&mut relay, conn).concat();
+    assert!(frames.starts_with(r#"["NEG-ERR","n","invalid: NEG-MSG came before"#), "{frames}");
+    assert!(!frames.contains("NEG-MSG\",\"n"), "it is closed");
+
+    open(&mut relay, conn, "{}", LIST);
+    while relay.work(NOW) {}
+    // 64 KB of ids wait for the reader: the next answer is not worked out before it has read them.
+    relay.handle_text(NOW, conn, format!(r#"["NEG-MSG","n","{LIST}"]"#).as_bytes());
+    while relay.work(NOW) {}
+    assert!(relay.has_unanswered(conn));
+    assert_eq!(drained(&mut relay, conn).len(), 1);
+    while relay.work(NOW) {}
+    assert_eq!(drained(&mut relay, conn).len(), 1);
+    assert!(!relay.has_unanswered(conn));
+}
+
+/// Every second a session, never closed: as many as a connection may have, and then words.
+#[test]
+fn a_connection_has_so_many_and_no_more() {
+    let store = Store::default();
+    let mut relay = new_relay(&store, Limits::default());
+    let conn = connect(&mut relay, 1);
+    for n in 0..1_000 {
+        relay.handle_text(NOW, conn, format!(r#"["NEG-OPEN","{n}",{{}},"61"]"#).as_bytes());
+        while relay.work(NOW) {}
+        let frames = drained(&mut relay, conn).concat();
+        assert_eq!(frames.contains("blocked: too many reconciliations"), n >= 20, "{frames}");
+    }
+    assert_eq!(relay.metrics().reconciliations, 20);
+}

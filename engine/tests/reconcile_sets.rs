@@ -1,0 +1,254 @@
+//! Sets of events and answers of the Negentropy protocol, compared with a sorted list and with the crate's own storage.
+
+use std::collections::BTreeSet;
+
+use negentropy::{Id, Negentropy, NegentropyStorageVector};
+use proptest::prelude::*;
+use relay_engine::reconcile::{
+    AnswerError, CALLS_MAX, EventSet, Item, SetBuilder, SortedSet, StoreError, Sum, TotalBytes, answer,
+};
+use relay_engine::types::EventId;
+
+/// No two events of different seconds have the same id.
+fn item(created_at: u64, n: u64) -> Item {
+    let n = n << 20 | (created_at & 0xf_ffff);
+    let mut id = [0; 32];
+    // Spread over all bytes, so that ids are not in the order of numbers.
+    for (word, bytes) in id.chunks_mut(8).enumerate() {
+        let mixed = (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17 * word as u32 + 5) ^ n;
+        bytes.copy_from_slice(&mixed.to_le_bytes());
+    }
+    Item { created_at, id: EventId(id) }
+}
+
+fn built(items: impl IntoIterator<Item = Item>) -> SortedSet {
+    let mut builder = SetBuilder::new(&TotalBytes::default());
+    items.into_iter().for_each(|item| {
+        builder.insert(item);
+    });
+    builder.version()
+}
+
+fn vector<'a>(items: impl IntoIterator<Item = &'a Item>) -> NegentropyStorageVector {
+    let mut storage = NegentropyStorageVector::new();
+    for item in items {
+        storage.insert(item.created_at, Id::from_byte_array(item.id.0)).unwrap();
+    }
+    storage.seal().unwrap();
+    storage
+}
+
+/// Checks everything that a set can be asked against a list.
+fn check_set(set: &SortedSet, expected: &BTreeSet<Item>) {
+    let expected: Vec<Item> = expected.iter().copied().collect();
+    assert_eq!((set.len(), set.is_empty()), (expected.len(), expected.is_empty()));
+    let len = expected.len();
+    for (start, end) in [(0, len), (0, len / 2), (len / 3, len), (len / 2, len / 2), (len / 3, 2 * len / 3)] {
+        let mut listed = Vec::new();
+        set.list(start..end, &mut |item| {
+            listed.push(item);
+            true
+        })
+        .unwrap();
+        assert_eq!(listed, expected[start..end]);
+        let mut sum = Sum::default();
+        expected[start..end].iter().for_each(|item| sum.add(Sum::of(&item.id)));
+        assert_eq!(set.sum(start..end).unwrap(), sum);
+        for bound in
+            [item(0, 0), item(5, 7), item(u64::MAX, 0)].into_iter().chain(expected.get(len / 2).copied())
+        {
+            let position = start + expected[start..end].partition_point(|item| *item < bound);
+            assert_eq!(set.position(start..end, &bound).unwrap(), position);
+        }
+    }
+}
+
+/// Orders in which events come: as scans find them, as they are published, and any.
+fn orders() -> impl Strategy<Value = Vec<Item>> {
+    let numbered = prop::collection::vec((0_u64..40, 0_u64..3_000), 0..2_500);
+    (numbered, 0..3).prop_map(|(numbered, order)| {
+        let mut items: Vec<Item> = numbered.into_iter().map(|(second, n)| item(second, n)).collect();
+        match order {
+            0 => items.sort_by_key(|item| (std::cmp::Reverse(item.created_at), item.id)),
+            1 => items.sort(),
+            _ => {}
+        }
+        items
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_set_is_a_sorted_list_and_versions_do_not_change(items in orders(), removed in any::<u64>()) {
+        let total = TotalBytes::default();
+        let mut builder = SetBuilder::new(&total);
+        let mut expected = BTreeSet::new();
+        for item in &items {
+            prop_assert_eq!(builder.insert(*item), expected.insert(*item));
+        }
+        let (before, all) = (builder.version(), expected.clone());
+        check_set(&before, &all);
+        prop_assert_eq!(total.get(), before.bytes(), "what versions share is counted once");
+        for (at, item) in items.iter().enumerate() {
+            if removed.rotate_right(at as u32) & 3 == 0 {
+                prop_assert_eq!(builder.remove(item), expected.remove(item));
+            }
+        }
+        check_set(&builder.version(), &expected);
+        check_set(&before, &all);
+        drop((before, builder));
+        prop_assert_eq!(total.get(), 0, "all memory is given back");
+    }
+
+    /// Both sides, the relay's answers byte by byte as the crate's own storage gives them.
+    #[test]
+    fn a_reconciliation_finds_every_difference(
+        items in orders(), side in any::<u64>(), spread in 0_u32..30, client_bytes in 0_u64..3, relay_bytes in 4_096_usize..9_000,
+    ) {
+        let (mut ours, mut theirs) = (BTreeSet::new(), BTreeSet::new());
+        for (at, item) in items.iter().enumerate() {
+            let choice = side.rotate_right(at as u32) & ((1 << spread) - 1).max(3);
+            if choice != 1 { ours.insert(*item); }
+            if choice != 2 { theirs.insert(*item); }
+        }
+        let (relay, client) = (built(ours.iter().copied()), vector(&theirs));
+        let of_the_crate = vector(&ours);
+        let mut client = Negentropy::borrowed(&client, client_bytes * 5_000).unwrap();
+        let mut message = client.initiate().unwrap();
+        let (mut have, mut need) = (Vec::new(), Vec::new());
+        loop {
+            let answered = answer(&relay, &message, relay_bytes).message.unwrap();
+            let mut same = Negentropy::borrowed(&of_the_crate, relay_bytes as u64).unwrap();
+            prop_assert_eq!(&answered, &same.reconcile(&message).unwrap());
+            prop_assert!(answered.len() <= relay_bytes);
+            match client.reconcile_with_ids(&answered, &mut have, &mut need).unwrap() {
+                Some(next) => message = next,
+                None => break,
+            }
+        }
+        let ids = |items: Vec<Item>| items.into_iter().map(|item| item.id.0).collect::<BTreeSet<_>>();
+        let found = |ids: &[Id]| ids.iter().map(|id| *id.as_bytes()).collect::<BTreeSet<_>>();
+        prop_assert_eq!(found(&have), ids(theirs.difference(&ours).copied().collect()));
+        prop_assert_eq!(found(&need), ids(ours.difference(&theirs).copied().collect()));
+    }
+
+    /// Any bytes: never a panic, and the same answer as the crate's own storage gives.
+    #[test]
+    fn hostile_messages_are_answered_or_refused(
+        mut message in prop::collection::vec(prop_oneof![0_u8..4, any::<u8>()], 0..600), len in 0_u64..600,
+    ) {
+        if let Some(version) = message.first_mut() { *version = 0x61; }
+        let items: Vec<Item> = (0..len).map(|n| item(n / 3, n)).collect();
+        let of_the_crate = vector(&items);
+        let answered = answer(&built(items), &message, 4_096);
+        let same = Negentropy::borrowed(&of_the_crate, 4_096).unwrap().reconcile(&message);
+        prop_assert_eq!(answered.message.clone().ok(), same.ok());
+        prop_assert!(answered.message.is_ok() || answered.message == Err(AnswerError::Malformed));
+        prop_assert!(answered.rows <= CALLS_MAX);
+    }
+}
+
+/// A fingerprint over everything, in the form of the protocol: to infinity, without an id.
+fn everything(mode: &[u8]) -> Vec<u8> {
+    [&[0x61, 0, 0], mode].concat()
+}
+
+#[test]
+fn ranges_cost_little_however_long_they_are() {
+    let large = built((0..200_000).map(|n| item(n, n)));
+    let wrong = answer(&large, &everything(&[[1].as_slice(), &[0; 16]].concat()), 60_000);
+    // 17 fingerprints of up to 60,000 / 32 events one by one.
+    assert!(wrong.rows < 300, "{} rows", wrong.rows);
+    assert!(wrong.message.is_ok());
+    // A client that has nothing: as many ids as fit.
+    let listed = answer(&large, &everything(&[2, 0]), 60_000);
+    assert!(listed.rows < 50, "{} rows", listed.rows);
+    let bytes = listed.message.unwrap().len();
+    assert!((59_000..=60_000).contains(&bytes), "{bytes} bytes");
+}
+
+#[test]
+fn a_message_of_very_many_ranges_is_refused() {
+    let set = built((0..1_000).map(|n| item(n, n)));
+    // Each skips nothing: the bound is the same second, without an id.
+    let skips = |count: usize| [&[0x61][..], &[1, 0, 0].repeat(count)].concat();
+    assert_eq!(answer(&set, &skips(CALLS_MAX), 60_000).message, Ok(vec![0x61]));
+    let refused = answer(&set, &skips(10 * CALLS_MAX), 60_000);
+    assert_eq!(refused.message, Err(AnswerError::TooMuch));
+}
+
+#[test]
+fn messages_of_other_versions_and_malformed_ones() {
+    let set = built((0..100).map(|n| item(n, n)));
+    let malformed = Err(AnswerError::Malformed);
+    let long_id = [vec![0x61, 1, 33], vec![0; 33], vec![0]].concat();
+    for (message, expected) in [
+        (vec![], malformed.clone()),
+        (vec![0x61], Ok(vec![0x61])),
+        (vec![0x60], Ok(vec![0x61])),
+        (vec![0x62, 1, 2, 3], Ok(vec![0x61])),
+        (vec![0x00], malformed.clone()),
+        (vec![0x70], malformed.clone()),
+        (everything(&[3]), malformed.clone()),
+        (everything(&[1, 0, 0]), malformed.clone()),
+        (everything(&[2, 5]), malformed.clone()),
+        (everything(&[2, 0x81, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0]), malformed.clone()),
+        (long_id, malformed),
+    ] {
+        assert_eq!(answer(&set, &message, 60_000).message, expected, "{message:?}");
+    }
+}
+
+/// A set whose store fails after some reads.
+struct Failing(SortedSet, std::cell::Cell<usize>);
+
+impl Failing {
+    fn read<T>(&self, read: impl FnOnce(&SortedSet) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        match self.1.get() {
+            0 => Err(StoreError::Failed("the disk is gone".into())),
+            left => {
+                self.1.set(left - 1);
+                read(&self.0)
+            }
+        }
+    }
+}
+
+impl EventSet for Failing {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn position(&self, range: std::ops::Range<usize>, bound: &Item) -> Result<usize, StoreError> {
+        self.read(|set| set.position(range, bound))
+    }
+
+    fn list(
+        &self,
+        range: std::ops::Range<usize>,
+        each: &mut dyn FnMut(Item) -> bool,
+    ) -> Result<(), StoreError> {
+        self.read(|set| set.list(range, each))
+    }
+
+    fn sum(&self, range: std::ops::Range<usize>) -> Result<Sum, StoreError> {
+        self.read(|set| set.sum(range))
+    }
+}
+
+#[test]
+fn an_error_of_the_store_is_the_answer() {
+    let set = built((0..5_000).map(|n| item(n, n)));
+    let message = everything(&[[1].as_slice(), &[0; 16]].concat());
+    let reads =
+        (0..).find(|reads| answer(&Failing(set.clone(), (*reads).into()), &message, 4_096).message.is_ok());
+    for fails_after in 0..reads.unwrap() {
+        let answered = answer(&Failing(set.clone(), fails_after.into()), &message, 4_096).message;
+        assert!(
+            matches!(answered, Err(AnswerError::Store(StoreError::Failed(_)))),
+            "{answered:?} after {fails_after}"
+        );
+    }
+}

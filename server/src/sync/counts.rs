@@ -1,0 +1,121 @@
+//! What was done with one relay, and how it is told.
+
+use serde::Serialize;
+
+/// Events, by what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Counts {
+    /// Events of the other relay that are not here, when only counting.
+    pub(crate) need: u64,
+    /// Events here that the other relay does not have, when only counting.
+    pub(crate) have: u64,
+    /// Stored here.
+    pub(crate) stored: u64,
+    /// Came, and were here.
+    pub(crate) duplicate: u64,
+    /// Not stored: a newer version is here.
+    pub(crate) superseded: u64,
+    /// Not stored: deleted here by their authors.
+    pub(crate) deleted: u64,
+    /// Not stored: expired.
+    pub(crate) expired: u64,
+    /// Not stored: of a kind that is only delivered live.
+    pub(crate) ephemeral: u64,
+    /// Not stored: the id or the signature is wrong, or it is not an event.
+    pub(crate) invalid: u64,
+    /// Not stored: came without being asked for.
+    pub(crate) unasked: u64,
+    /// Not stored: do not match the filter.
+    pub(crate) mismatched: u64,
+    /// The other relay said that it has them, and did not send them.
+    pub(crate) missing: u64,
+    /// Accepted by the other relay.
+    pub(crate) sent: u64,
+    /// Refused by the other relay.
+    pub(crate) refused: u64,
+    /// Not sent: guarded or protected.
+    pub(crate) withheld: u64,
+    /// Seconds with more events than the other relay gives in a page: it may have others.
+    pub(crate) cut_seconds: u64,
+    /// Messages of reconciliations (NIP-77) that the other relay has answered.
+    pub(crate) rounds: u64,
+    /// Pages that were read where it cannot reconcile.
+    pub(crate) pages: u64,
+}
+
+/// Events in a hundred that may be wrong before a relay is asked no more, and the number that always may.
+const WRONG_SHARE: u64 = 100;
+const WRONG_FREE: u64 = 100;
+
+impl Counts {
+    /// Whether a relay sends too much that is wrong.
+    pub(super) fn is_wrong_too_often(&self) -> bool {
+        let came = self.stored + self.duplicate + self.superseded;
+        self.invalid + self.unasked + self.mismatched > WRONG_FREE + came / WRONG_SHARE
+    }
+
+    /// Whether a relay promises too many events that it does not send.
+    pub(super) fn is_missing_too_many(&self) -> bool {
+        let came = self.stored + self.duplicate + self.superseded + self.deleted;
+        self.missing > 1_000 + came
+    }
+
+    /// Whether something was refused on either side, or may be missing.
+    pub(crate) fn has_refused(&self) -> bool {
+        self.invalid + self.unasked + self.mismatched + self.missing + self.refused + self.cut_seconds > 0
+    }
+
+    /// Adds what became of events in the store.
+    pub(super) fn add_outcomes(&mut self, more: &Counts) {
+        self.stored += more.stored;
+        self.duplicate += more.duplicate;
+        self.superseded += more.superseded;
+        self.deleted += more.deleted;
+        self.expired += more.expired;
+        self.ephemeral += more.ephemeral;
+        self.invalid += more.invalid;
+    }
+
+    /// In words, without what did not happen.
+    pub(crate) fn words(&self, is_dry_run: bool) -> String {
+        let Counts { need, have, stored, duplicate, superseded, deleted, expired, ephemeral, .. } = *self;
+        let Counts { invalid, unasked, mismatched, missing, sent, refused, withheld, cut_seconds, .. } =
+            *self;
+        let mut words = match is_dry_run {
+            true => vec![format!("{need} to fetch"), format!("{have} to send")],
+            false => vec![format!("{stored} stored"), format!("{sent} sent")],
+        };
+        for (count, what) in [
+            (duplicate, "already here"),
+            (superseded, "superseded by newer versions"),
+            (deleted, "deleted by their authors"),
+            (expired, "expired"),
+            (ephemeral, "ephemeral"),
+            (invalid, "invalid"),
+            (unasked, "not asked for"),
+            (mismatched, "not of the filter"),
+            (missing, "announced and not sent by it"),
+            (refused, "refused by it"),
+            (withheld, "guarded or protected and therefore not sent"),
+            (cut_seconds, "seconds with more events than it gives at a time: some may be missing"),
+        ] {
+            if count > 0 {
+                words.push(format!("{count} {what}"));
+            }
+        }
+        words.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_leave_out_what_did_not_happen() {
+        let counts = Counts { stored: 3, sent: 2, refused: 1, need: 9, ..Counts::default() };
+        assert_eq!(counts.words(false), "3 stored, 2 sent, 1 refused by it");
+        assert_eq!(counts.words(true), "9 to fetch, 0 to send, 1 refused by it");
+        assert!(counts.has_refused() && !Counts { stored: 3, ..Counts::default() }.has_refused());
+    }
+}

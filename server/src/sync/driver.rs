@@ -1,0 +1,355 @@
+//! Everything together: connections to one relay, one after another, until all is done or none gets further.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use relay_agent::identity::{Draft, Keys};
+use relay_engine::store::Backend;
+use relay_engine::types::Event;
+use tokio::task::JoinHandle;
+
+use super::backoff::Backoff;
+use super::counts::Counts;
+use super::information::Information;
+use super::local::Local;
+use super::peer::{Connection, Connector, RelayUrl};
+use super::ranges::Here;
+use super::session::{Action, End, Outcomes, Plan, Progress, Session, Support};
+use crate::cli::database::unix_now;
+use crate::cli::exit::Failure;
+use crate::signals::Interrupt;
+
+/// NIP-42.
+const AUTH_KIND: u16 = 22_242;
+/// Events that are stored in one commit.
+const COMMIT_EVENTS: usize = 1_000;
+const COMMIT_BYTES: usize = 4 << 20;
+/// How long events wait for others to be stored with.
+const COMMIT_WAIT: Duration = Duration::from_millis(100);
+/// Interval at which the signal is polled.
+const POLL: Duration = Duration::from_millis(50);
+
+/// How a relay was dealt with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Report {
+    pub(crate) counts: Counts,
+    /// How its events were compared.
+    pub(crate) by: By,
+    /// Connections that were opened, or tried.
+    pub(crate) connections: u32,
+    pub(crate) result: Outcome,
+}
+
+/// How events are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    /// They were not.
+    Nothing,
+    /// By NIP-77.
+    Negentropy,
+    /// In pages of REQs.
+    Pages,
+}
+
+/// What has become of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// All is done.
+    Done,
+    /// A part is, for this reason.
+    Failed(String),
+    /// A part is, because of a signal.
+    Interrupted,
+}
+
+/// What happens, for the user.
+pub(crate) enum Notice<'a> {
+    /// Something to print.
+    Words(&'a str),
+    /// Events that have been received or sent, or messages that have been exchanged, since the last notice.
+    Moved { more: u64, counts: &'a Counts },
+}
+
+/// How other relays are dealt with.
+pub(super) struct Driver<B> {
+    pub(super) connector: Connector,
+    pub(super) local: Arc<Local<B>>,
+    pub(super) plan: Plan,
+    pub(super) keys: Option<Keys>,
+    pub(super) backoff: Backoff,
+    pub(super) interrupt: Interrupt,
+}
+
+/// What ends a connection.
+enum Ended {
+    Session(End),
+    Interrupted,
+}
+
+impl<B: Backend + Send + Sync + 'static> Driver<B> {
+    /// Deals with one relay.
+    ///
+    /// # Errors
+    /// If the store here fails. All else is in the report.
+    pub(super) async fn run(
+        &self,
+        url: &RelayUrl,
+        tell: &mut dyn FnMut(Notice<'_>),
+    ) -> Result<Report, Failure> {
+        let mut progress = Progress::new(self.plan.scope.range());
+        let mut backoff = self.backoff.clone();
+        let mut connections = 0;
+        let mut here = None;
+        let result = loop {
+            connections += 1;
+            let steps = progress.steps;
+            let why = match self.connection(url, &mut progress, &mut here, tell).await? {
+                Ended::Session(End::Done) => break Outcome::Done,
+                Ended::Session(End::Failed(why)) => break Outcome::Failed(why),
+                Ended::Interrupted => break Outcome::Interrupted,
+                Ended::Session(End::Retry(why)) => why,
+            };
+            let mut random = [0; 8];
+            let _ = getrandom::fill(&mut random);
+            let Some(wait) = backoff.failed(progress.steps > steps, u64::from_le_bytes(random)) else {
+                break Outcome::Failed(why);
+            };
+            tell(Notice::Words(&format!("{why}; again in {:.1} s", wait.as_secs_f32())));
+            if self.interrupted_within(wait).await {
+                break Outcome::Interrupted;
+            }
+        };
+        let by = match progress.counts {
+            Counts { rounds: 1.., .. } if progress.negentropy == Support::Yes => By::Negentropy,
+            Counts { pages: 1.., .. } => By::Pages,
+            _ => By::Nothing,
+        };
+        Ok(Report { counts: progress.counts, by, connections, result })
+    }
+
+    async fn interrupted_within(&self, time: Duration) -> bool {
+        let end = tokio::time::Instant::now() + time;
+        while !self.interrupt.has_come() && tokio::time::Instant::now() < end {
+            tokio::time::sleep(POLL.min(end - tokio::time::Instant::now())).await;
+        }
+        self.interrupt.has_come()
+    }
+
+    async fn interrupted(&self) {
+        while !self.interrupt.has_come() {
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// One connection. `here` is what is stored, if that is known; a scan is not waited for with an open connection.
+    async fn connection(
+        &self,
+        url: &RelayUrl,
+        progress: &mut Progress,
+        here: &mut Option<Here>,
+        tell: &mut dyn FnMut(Notice<'_>),
+    ) -> Result<Ended, Failure> {
+        let items = match here.take() {
+            Some(items) => items,
+            None => {
+                let (local, filter) = (Arc::clone(&self.local), self.plan.scope.filter().clone());
+                blocking(move || local.scan(&filter)).await?
+            }
+        };
+        let opened = tokio::select! {
+            opened = self.open(url) => opened,
+            () = self.interrupted() => return Ok(Ended::Interrupted),
+        };
+        let (mut connection, information) = match opened {
+            Ok(opened) => opened,
+            Err(why) => {
+                *here = Some(items);
+                return Ok(Ended::Session(End::Retry(why)));
+            }
+        };
+        let begun = Instant::now();
+        let session = Session::new(&self.plan, information, &items, progress, Duration::ZERO, unix_now());
+        let mut running = Running {
+            driver: self,
+            url,
+            session,
+            begun,
+            outgoing: VecDeque::new(),
+            waiting: Vec::new(),
+            waiting_since: None,
+            waiting_bytes: 0,
+            storing: None,
+        };
+        let ended = running.run(&mut connection, tell).await;
+        // What has come is stored, however the connection ended.
+        running.flush().await?;
+        running.settle().await?;
+        if let Ok(Ended::Session(End::Done)) = &ended {
+            connection.close().await;
+        }
+        ended
+    }
+
+    async fn open(&self, url: &RelayUrl) -> Result<(Connection, Information), String> {
+        let timeout = self.plan.timeout;
+        let (connection, information) = tokio::join!(
+            tokio::time::timeout(timeout, self.connector.connect(url)),
+            tokio::time::timeout(timeout, self.connector.information(url)),
+        );
+        match connection {
+            Err(_) => Err("it does not answer".to_owned()),
+            Ok(Err(error)) => Err(format!("cannot connect: {error}")),
+            // A relay need not tell anything about itself.
+            Ok(Ok(connection)) => Ok((connection, information.unwrap_or_default())),
+        }
+    }
+}
+
+/// Work for the store, on a thread that may wait for the disk.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|_| Err(Failure::Storage("a thread of the store panicked".to_owned())))
+}
+
+/// A session with its connection and the store.
+struct Running<'a, B> {
+    driver: &'a Driver<B>,
+    url: &'a RelayUrl,
+    session: Session<'a>,
+    begun: Instant,
+    outgoing: VecDeque<String>,
+    /// Events that will be stored together, and since when the first one waits.
+    waiting: Vec<Event>,
+    waiting_since: Option<Instant>,
+    waiting_bytes: usize,
+    /// Events that are being stored.
+    storing: Option<JoinHandle<Result<Outcomes, Failure>>>,
+}
+
+impl<B: Backend + Send + Sync + 'static> Running<'_, B> {
+    fn now(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    async fn run(
+        &mut self,
+        connection: &mut Connection,
+        tell: &mut dyn FnMut(Notice<'_>),
+    ) -> Result<Ended, Failure> {
+        loop {
+            if let Some(end) = self.act(tell).await? {
+                // The last messages, such as NEG-CLOSE, are sent if they can be.
+                while let Some(message) = self.outgoing.pop_front() {
+                    let Ok(Some(room)) = tokio::time::timeout(POLL, connection.outgoing.room()).await else {
+                        break;
+                    };
+                    room.send(message);
+                }
+                return Ok(Ended::Session(end));
+            }
+            if self.now() >= self.session.deadline() {
+                self.session.timeout(self.now());
+                continue;
+            }
+            let deadline = self.begun + self.session.deadline();
+            let store_at = self.waiting_since.map(|since| since + COMMIT_WAIT);
+            tokio::select! {
+                biased;
+                () = self.driver.interrupted() => return Ok(Ended::Interrupted),
+                room = connection.outgoing.room(), if !self.outgoing.is_empty() => match (room, self.outgoing.pop_front()) {
+                    (Some(room), Some(message)) => room.send(message),
+                    _ => self.session.closed("the connection is cut"),
+                },
+                text = connection.incoming.next() => {
+                    let now = self.now();
+                    match text {
+                        Ok(text) => self.session.handle(now, &text),
+                        Err(why) => self.session.closed(&why),
+                    }
+                }
+                () = tokio::time::sleep_until(store_at.unwrap_or(deadline).into()), if store_at.is_some() => {
+                    self.flush().await?;
+                }
+                () = tokio::time::sleep_until(deadline.into()) => {}
+            }
+        }
+    }
+
+    /// Does what the session wants. How it ends, if it does.
+    async fn act(&mut self, tell: &mut dyn FnMut(Notice<'_>)) -> Result<Option<End>, Failure> {
+        let mut moved = 0;
+        while let Some(action) = self.session.poll() {
+            match action {
+                Action::Send(message) => {
+                    moved += u64::from(message.starts_with("[\"EVENT\""));
+                    self.outgoing.push_back(message);
+                }
+                Action::Store(event) => {
+                    moved += 1;
+                    self.waiting_since.get_or_insert_with(Instant::now);
+                    self.waiting_bytes += event.json().len();
+                    self.waiting.push(event);
+                    if self.waiting.len() >= COMMIT_EVENTS || self.waiting_bytes >= COMMIT_BYTES {
+                        self.flush().await?;
+                    }
+                }
+                Action::Load(ids) => {
+                    let local = Arc::clone(&self.driver.local);
+                    let events = blocking(move || local.load(ids)).await?;
+                    let now = self.now();
+                    self.session.loaded(now, events);
+                }
+                Action::Authenticate(challenge) => {
+                    if let Some(event) = self.auth_event(challenge) {
+                        let now = self.now();
+                        self.session.authenticate(now, &event);
+                    }
+                }
+                Action::Say(words) => tell(Notice::Words(&words)),
+                Action::End(end) => return Ok(Some(end)),
+            }
+        }
+        tell(Notice::Moved { more: moved, counts: self.session.counts() });
+        Ok(None)
+    }
+
+    fn auth_event(&self, challenge: String) -> Option<Event> {
+        let keys = self.driver.keys.as_ref()?;
+        let tag = |name: &str, value: String| vec![name.to_owned(), value];
+        Some(keys.sign(&Draft {
+            created_at: unix_now(),
+            kind: AUTH_KIND,
+            tags: vec![tag("relay", self.url.to_string()), tag("challenge", challenge)],
+            content: String::new(),
+        }))
+    }
+
+    /// Begins to store what waits, behind what is being stored.
+    async fn flush(&mut self) -> Result<(), Failure> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        self.settle().await?;
+        let local = Arc::clone(&self.driver.local);
+        let events = std::mem::take(&mut self.waiting);
+        (self.waiting_since, self.waiting_bytes) = (None, 0);
+        self.storing = Some(tokio::spawn(blocking(move || local.store(events))));
+        Ok(())
+    }
+
+    /// Waits for what is being stored. The other relay is not blamed for that time.
+    async fn settle(&mut self) -> Result<(), Failure> {
+        let Some(storing) = self.storing.take() else { return Ok(()) };
+        let begun = self.now();
+        let outcomes =
+            storing.await.unwrap_or_else(|_| Err(Failure::Storage("storing panicked".to_owned())))?;
+        self.session.stored(outcomes);
+        let took = self.now() - begun;
+        self.session.was_away(took);
+        Ok(())
+    }
+}

@@ -1,0 +1,192 @@
+//! Messages between a client and a relay, from the client's side (NIP-01, NIP-42, NIP-77).
+
+use negentropy::Id;
+use relay_engine::types::EventId;
+use relay_engine::wire::write_json_string;
+use serde_json::Value;
+
+/// A message of a relay.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Frame<'a> {
+    /// An event of a subscription, as its JSON text.
+    Event { sub: String, json: &'a str },
+    /// What became of an event that was sent.
+    Ok { id: EventId, accepted: bool, message: String },
+    /// All stored events of a subscription have been sent.
+    Eose(String),
+    /// A subscription is closed or refused.
+    Closed { sub: String, message: String },
+    /// Words for people.
+    Notice(String),
+    /// The challenge that an AUTH event has to sign.
+    Auth(String),
+    /// A message of a reconciliation.
+    NegMsg { query: String, message: Vec<u8> },
+    /// A reconciliation is refused, or ended.
+    NegErr { query: String, reason: String },
+}
+
+impl<'a> Frame<'a> {
+    /// Reads a message. `None` if it is none of these, or malformed.
+    pub(super) fn parse(text: &'a str) -> Option<Self> {
+        let text = text.trim();
+        let (name, rest) = first_string(text.strip_prefix('[')?)?;
+        if name == "EVENT" {
+            let (sub, rest) = first_string(rest.strip_prefix(',')?)?;
+            let json = rest.strip_prefix(',')?.strip_suffix(']')?.trim();
+            return Some(Frame::Event { sub, json });
+        }
+        let fields: Vec<Value> = serde_json::from_str(text).ok()?;
+        let string = |at: usize| fields.get(at).and_then(Value::as_str).map(str::to_owned);
+        let words = |at: usize| string(at).unwrap_or_default();
+        Some(match &*name {
+            "OK" => Frame::Ok {
+                id: EventId::from_hex(string(1)?.as_bytes()).ok()?,
+                accepted: fields.get(2)?.as_bool()?,
+                message: words(3),
+            },
+            "EOSE" => Frame::Eose(string(1)?),
+            "CLOSED" => Frame::Closed { sub: string(1)?, message: words(2) },
+            "NOTICE" => Frame::Notice(words(1)),
+            "AUTH" => Frame::Auth(string(1)?),
+            "NEG-MSG" => Frame::NegMsg { query: string(1)?, message: bytes_of(&string(2)?)? },
+            "NEG-ERR" => Frame::NegErr { query: string(1)?, reason: words(2) },
+            _ => return None,
+        })
+    }
+}
+
+/// The string that a text begins with, and what follows it and white space.
+fn first_string(text: &str) -> Option<(String, &str)> {
+    let mut strings = serde_json::Deserializer::from_str(text).into_iter::<String>();
+    let string = strings.next()?.ok()?;
+    Some((string, text[strings.byte_offset()..].trim_start()))
+}
+
+fn bytes_of(hex: &str) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; hex.len() / 2];
+    faster_hex::hex_decode(hex.as_bytes(), &mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// Why a relay refuses something, by the prefix of its words (NIP-01).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// It wants the client to authenticate (NIP-42).
+    Auth,
+    /// Later it may be different.
+    Passing,
+    /// It will not be different.
+    Final,
+}
+
+impl Refusal {
+    /// Of the words of an OK, a CLOSED or a NEG-ERR.
+    pub(super) fn of(message: &str) -> Self {
+        match message.split(':').next().unwrap_or_default() {
+            "auth-required" => Refusal::Auth,
+            "rate-limited" | "error" | "closed" | "" => Refusal::Passing,
+            _ => Refusal::Final,
+        }
+    }
+}
+
+/// `["REQ",sub,filter]`.
+pub(super) fn req(sub: &str, filter: &str) -> String {
+    format!("[\"REQ\",{},{filter}]", quoted(sub))
+}
+
+/// `["CLOSE",sub]`.
+pub(super) fn close(sub: &str) -> String {
+    format!("[\"CLOSE\",{}]", quoted(sub))
+}
+
+/// `["EVENT",event]`.
+pub(super) fn event(json: &str) -> String {
+    format!("[\"EVENT\",{json}]")
+}
+
+/// `["AUTH",event]`.
+pub(super) fn auth(json: &str) -> String {
+    format!("[\"AUTH\",{json}]")
+}
+
+/// `["NEG-OPEN",query,filter,message]`.
+pub(super) fn neg_open(query: &str, filter: &str, message: &[u8]) -> String {
+    format!("[\"NEG-OPEN\",{},{filter},\"{}\"]", quoted(query), faster_hex::hex_string(message))
+}
+
+/// `["NEG-MSG",query,message]`.
+pub(super) fn neg_msg(query: &str, message: &[u8]) -> String {
+    format!("[\"NEG-MSG\",{},\"{}\"]", quoted(query), faster_hex::hex_string(message))
+}
+
+/// `["NEG-CLOSE",query]`.
+pub(super) fn neg_close(query: &str) -> String {
+    format!("[\"NEG-CLOSE\",{}]", quoted(query))
+}
+
+/// A filter of event ids.
+pub(super) fn ids_filter<'a>(ids: impl Iterator<Item = &'a EventId>) -> String {
+    let list: Vec<String> = ids.map(|id| format!("\"{id}\"")).collect();
+    format!("{{\"ids\":[{}],\"limit\":{}}}", list.join(","), list.len())
+}
+
+fn quoted(text: &str) -> String {
+    let mut out = Vec::new();
+    write_json_string(&mut out, text);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// An id as the `negentropy` crate has it.
+pub(super) fn neg_id(id: &EventId) -> Id {
+    Id::from_byte_array(id.0)
+}
+
+/// An id of the `negentropy` crate.
+pub(super) fn event_id(id: &Id) -> EventId {
+    EventId(**id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_of_relays_are_read() {
+        let id = EventId([7; 32]);
+        let text = |text: &str| text.to_owned();
+        for (message, want) in [
+            (
+                text(r#"["EVENT","r1",{"a":[1]}]"#),
+                Some(Frame::Event { sub: text("r1"), json: r#"{"a":[1]}"# }),
+            ),
+            (text(" [ \"EVENT\" , \"r\\u0031\" , {} ] "), Some(Frame::Event { sub: text("r1"), json: "{}" })),
+            (format!(r#"["OK","{id}",false,"blocked: no"]"#), {
+                Some(Frame::Ok { id, accepted: false, message: text("blocked: no") })
+            }),
+            (format!(r#"["OK","{id}",true]"#), Some(Frame::Ok { id, accepted: true, message: text("") })),
+            (text(r#"["EOSE","r1","finish"]"#), Some(Frame::Eose(text("r1")))),
+            (text(r#"["CLOSED","r1"]"#), Some(Frame::Closed { sub: text("r1"), message: text("") })),
+            (text(r#"["NOTICE",7]"#), Some(Frame::Notice(text("")))),
+            (text(r#"["AUTH","x"]"#), Some(Frame::Auth(text("x")))),
+            (
+                text(r#"["NEG-MSG","n","61fF"]"#),
+                Some(Frame::NegMsg { query: text("n"), message: vec![0x61, 0xff] }),
+            ),
+            (text(r#"["NEG-ERR","n","blocked: x",7]"#), {
+                Some(Frame::NegErr { query: text("n"), reason: text("blocked: x") })
+            }),
+            (text(r#"["NEG-MSG","n","61f"]"#), None),
+            (text(r#"["NEG-MSG","n","zz"]"#), None),
+            (text(r#"["EVENT","r1"]"#), None),
+            (text(r#"["OK","7",true,""]"#), None),
+            (text(r#"["EOSE"]"#), None),
+            (text("[]"), None),
+            (text("7"), None),
+            (text(""), None),
+        ] {
+            assert_eq!(Frame::parse(&message), want, "{message}");
+        }
+    }
+}

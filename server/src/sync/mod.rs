@@ -1,0 +1,127 @@
+//! This relay as a client of other relays: sets of events are compared (NIP-77), and what one side lacks is copied.
+//!
+//! | module | role |
+//! |---|---|
+//! | `session` | a connection without the connection: messages in, messages and work for the store out |
+//! | `ranges`, `reconcile`, `pages` | what is compared; a reconciliation; pages where there is none |
+//! | `download`, `upload` | what is asked for by id; what is sent |
+//! | `frames`, `counts` | messages of clients and relays; what was done |
+//! | `backoff`, `peer`, `information` | when to connect again; connections to other relays; what these tell about themselves |
+//! | `local`, `driver` | the store here; everything together, for one relay |
+
+mod backoff;
+mod counts;
+mod download;
+mod driver;
+mod frames;
+mod information;
+mod local;
+mod pages;
+mod peer;
+mod ranges;
+mod reconcile;
+mod session;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod upload;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use relay_agent::identity::Keys;
+use relay_engine::store::Backend;
+use relay_engine::types::Timestamp;
+
+pub(crate) use self::counts::Counts;
+pub(crate) use self::driver::{By, Notice, Outcome, Report};
+pub(crate) use self::peer::RelayUrl;
+
+use self::backoff::Backoff;
+use self::driver::Driver;
+use self::local::Local;
+use self::peer::Connector;
+use self::ranges::Scope;
+use self::session::Plan;
+use crate::cli::exit::Failure;
+use crate::config::Settings;
+use crate::signals::Interrupt;
+
+/// What is to be done with other relays.
+pub(crate) struct Options<'a> {
+    /// The events that are to be on both sides: a filter (NIP-01), without `limit`.
+    pub(crate) filter: &'a str,
+    /// Not older than this second.
+    pub(crate) since: Option<Timestamp>,
+    /// Not newer than this second.
+    pub(crate) until: Option<Timestamp>,
+    /// Fetch what is there and not here.
+    pub(crate) down: bool,
+    /// Send what is here and not there.
+    pub(crate) up: bool,
+    /// Only count.
+    pub(crate) dry_run: bool,
+    /// Longest time without an answer.
+    pub(crate) timeout: Duration,
+    /// Connections without progress before a relay is given up.
+    pub(crate) tries: u32,
+    /// Signs for relays that ask for authentication (NIP-42).
+    pub(crate) keys: Option<Keys>,
+}
+
+impl Options<'_> {
+    /// # Errors
+    /// If the filter is wrong.
+    pub(crate) fn task(self) -> Result<Task, Failure> {
+        let Options { filter, since, until, down, up, dry_run, timeout, tries, keys } = self;
+        let scope = Scope::new(filter, since, until).map_err(Failure::Usage)?;
+        let plan = Plan { scope, down, up, dry_run, timeout, has_key: keys.is_some() };
+        Ok(Task { plan, keys, backoff: Backoff::new(tries) })
+    }
+}
+
+/// Checked options.
+pub(crate) struct Task {
+    plan: Plan,
+    keys: Option<Keys>,
+    backoff: Backoff,
+}
+
+/// The store here, and what is to be done with other relays.
+pub(crate) struct SyncClient<B>(Driver<B>);
+
+impl<B: Backend + Send + Sync + 'static> SyncClient<B> {
+    /// # Errors
+    /// If TLS cannot be set up.
+    pub(crate) fn new(
+        task: Task,
+        store: B,
+        settings: &Settings,
+        interrupt: Interrupt,
+    ) -> Result<Self, Failure> {
+        let Task { plan, keys, backoff } = task;
+        let (connector, local) = (Connector::new()?, Arc::new(Local::new(store, settings)));
+        Ok(SyncClient(Driver { connector, local, plan, keys, backoff, interrupt }))
+    }
+
+    /// Deals with one relay, and tells what happens.
+    ///
+    /// # Errors
+    /// If the store here fails. All else is in the report.
+    pub(crate) async fn run(
+        &self,
+        url: &RelayUrl,
+        tell: &mut dyn FnMut(Notice<'_>),
+    ) -> Result<Report, Failure> {
+        self.0.run(url, tell).await
+    }
+
+    /// Removes what was deleted by requests that came.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) fn finish(&self) -> Result<(), Failure> {
+        self.0.local.remove_hidden(|| self.0.interrupt.has_come())
+    }
+}

@@ -1,0 +1,386 @@
+//! A connection to another relay, without the connection: messages and times in, messages and work for the store out.
+//!
+//! Ranges of time are compared one after another, newest first, by NIP-77 ([`compare`]) or in pages of REQs ([`paged`]). What
+//! differs is fetched and sent ([`transfer`]) before the next range begins. So when a connection is cut, what is left is the list of
+//! ranges ([`Progress`]), and the next connection begins there.
+
+mod compare;
+mod paged;
+mod transfer;
+
+use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
+
+use relay_engine::types::{Event, EventId, Timestamp};
+
+use self::compare::Comparison;
+use self::paged::Paging;
+use super::counts::Counts;
+use super::download::Downloads;
+use super::frames::Frame;
+use super::information::Information;
+use super::pages::Pages;
+use super::ranges::{Here, Range, Scope};
+use super::upload::Uploads;
+
+/// Words of the other relay, and about it, that are passed on in a session.
+const SAYINGS_MAX: u32 = 10;
+/// The longest of its words that is passed on, in characters.
+const SAYING_CHARS_MAX: usize = 200;
+/// Challenges that are answered in a session.
+const CHALLENGES_MAX: u32 = 5;
+/// Refusals for want of authentication, after the relay has accepted it.
+const AUTH_REFUSALS_MAX: u32 = 3;
+/// Messages that are none of a relay's, after which it is asked no more.
+const NONSENSE_MAX: u32 = 1_000;
+
+/// What is to be done with every relay.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) scope: Scope,
+    /// Fetch what is there and not here.
+    pub(super) down: bool,
+    /// Send what is here and not there.
+    pub(super) up: bool,
+    /// Only count.
+    pub(super) dry_run: bool,
+    /// Longest time without an answer.
+    pub(super) timeout: Duration,
+    /// Whether AUTH can be answered.
+    pub(super) has_key: bool,
+}
+
+/// Whether a relay has NIP-77.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Support {
+    #[default]
+    Unknown,
+    /// It has answered by it.
+    Yes,
+    No,
+}
+
+/// A range that is to be compared.
+#[derive(Clone, Debug)]
+struct Work {
+    range: Range,
+    /// How far it has been read in pages.
+    pages: Option<Pages>,
+}
+
+/// What is left to do with a relay, and what has been done; survives its connections.
+#[derive(Debug)]
+pub(super) struct Progress {
+    /// The last one is next.
+    work: Vec<Work>,
+    /// Ids that are not asked for, or sent, another time.
+    settled: HashSet<EventId>,
+    pub(super) counts: Counts,
+    pub(super) negentropy: Support,
+    /// Connections that ended without an answer to their first NEG-OPEN.
+    unanswered: u32,
+    /// Grows with everything that need not be done again.
+    pub(super) steps: u64,
+}
+
+impl Progress {
+    /// Everything is to be done.
+    pub(super) fn new(range: Range) -> Self {
+        Progress {
+            work: vec![Work { range, pages: None }],
+            settled: HashSet::new(),
+            counts: Counts::default(),
+            negentropy: Support::Unknown,
+            unanswered: 0,
+            steps: 0,
+        }
+    }
+}
+
+/// Something for whoever has the connection and the store.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Send a message.
+    Send(String),
+    /// Verify and store an event. Its id is only claimed.
+    Store(Event),
+    /// Read these events and hand them to [`Session::loaded`].
+    Load(Vec<EventId>),
+    /// Sign an AUTH event for this challenge and hand it to [`Session::authenticate`].
+    Authenticate(String),
+    /// Tell the user.
+    Say(String),
+    /// Nothing else comes.
+    End(End),
+}
+
+/// How a session ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Everything is done.
+    Done,
+    /// Another connection may get further.
+    Retry(String),
+    /// It makes no sense to go on.
+    Failed(String),
+}
+
+/// What becomes of events in the store.
+#[derive(Debug, Default)]
+pub(super) struct Outcomes {
+    pub(super) counts: Counts,
+    /// Those that are not stored.
+    pub(super) refused: Vec<EventId>,
+}
+
+#[derive(Debug)]
+enum Current {
+    Nothing,
+    Comparing(Comparison),
+    Paging(Paging),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Auth {
+    Unasked,
+    Signing,
+    Sent(EventId),
+    Accepted,
+}
+
+/// A session. Times are those since some moment before it began.
+#[derive(Debug)]
+pub(super) struct Session<'a> {
+    plan: &'a Plan,
+    information: Information,
+    here: &'a Here,
+    progress: &'a mut Progress,
+    /// Unix seconds at the beginning.
+    unix_now: Timestamp,
+    current: Current,
+    downloads: Downloads,
+    uploads: Uploads,
+    actions: VecDeque<Action>,
+    /// When the relay last did something that was asked of it.
+    answered_at: Duration,
+    auth: Auth,
+    /// Nothing is sent before the relay has accepted the authentication.
+    awaits_auth: bool,
+    challenges: u32,
+    auth_refusals: u32,
+    sayings: u32,
+    nonsense: u32,
+    /// Subscriptions that have had a name.
+    names: u64,
+    /// NEG-OPENs refused because they match too much, since one was answered.
+    blocked: u32,
+    reopened: u32,
+    has_ended: bool,
+}
+
+impl<'a> Session<'a> {
+    /// Begins. `here` is what is stored now.
+    pub(super) fn new(
+        plan: &'a Plan,
+        information: Information,
+        here: &'a Here,
+        progress: &'a mut Progress,
+        now: Duration,
+        unix_now: Timestamp,
+    ) -> Self {
+        let mut session = Session {
+            plan,
+            information,
+            here,
+            progress,
+            unix_now,
+            current: Current::Nothing,
+            downloads: Downloads::new(information.limit_max, information.message_bytes_max),
+            uploads: Uploads::default(),
+            actions: VecDeque::new(),
+            answered_at: now,
+            auth: Auth::Unasked,
+            awaits_auth: false,
+            challenges: 0,
+            auth_refusals: 0,
+            sayings: 0,
+            nonsense: 0,
+            names: 0,
+            blocked: 0,
+            reopened: 0,
+            has_ended: false,
+        };
+        if information.negentropy == Some(false) && session.progress.negentropy == Support::Unknown {
+            session.fall_back("it does not say that it has NIP-77");
+        }
+        session.work(now);
+        session
+    }
+
+    /// What is to be done next.
+    pub(super) fn poll(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// What has been counted.
+    pub(super) fn counts(&self) -> &Counts {
+        &self.progress.counts
+    }
+
+    /// Handles a message of the relay.
+    pub(super) fn handle(&mut self, now: Duration, text: &str) {
+        if self.has_ended {
+            return;
+        }
+        let Some(frame) = Frame::parse(text) else {
+            self.nonsense += 1;
+            if self.nonsense > NONSENSE_MAX {
+                self.fail("it sends messages that no relay sends");
+            }
+            return;
+        };
+        match frame {
+            Frame::Event { sub, json } => self.handle_event(now, &sub, json),
+            Frame::Ok { id, accepted, message } => self.handle_ok(now, id, accepted, &message),
+            Frame::Eose(sub) => self.handle_eose(now, &sub),
+            Frame::Closed { sub, message } => self.handle_closed(now, &sub, &message),
+            Frame::Notice(message) => self.handle_notice(&message),
+            Frame::Auth(challenge) => self.handle_challenge(challenge),
+            Frame::NegMsg { query, message } => self.handle_neg_msg(now, &query, &message),
+            Frame::NegErr { query, reason } => self.handle_neg_err(now, &query, &reason),
+        }
+        self.work(now);
+    }
+
+    /// What became of events in the store.
+    pub(super) fn stored(&mut self, outcomes: Outcomes) {
+        self.progress.steps += outcomes.counts.stored;
+        self.progress.counts.add_outcomes(&outcomes.counts);
+        self.progress.settled.extend(outcomes.refused);
+        self.check_wrong();
+    }
+
+    /// The messages of the relay were not read for this long.
+    pub(super) fn was_away(&mut self, time: Duration) {
+        self.answered_at += time;
+    }
+
+    /// When [`Session::timeout`] is due.
+    pub(super) fn deadline(&self) -> Duration {
+        let stalled_at = self.answered_at + self.plan.timeout;
+        // Nothing is sent before the relay has accepted the authentication.
+        let paused_until = self.uploads.paused_until().filter(|_| !self.awaits_auth);
+        paused_until.map_or(stalled_at, |until| until.min(stalled_at))
+    }
+
+    /// Time has passed.
+    pub(super) fn timeout(&mut self, now: Duration) {
+        if self.has_ended {
+            return;
+        }
+        if now >= self.answered_at + self.plan.timeout {
+            if self.is_awaiting() {
+                self.stalled();
+            }
+            self.answered_at = now;
+        }
+        self.work(now);
+    }
+
+    /// The relay, or the network, has closed the connection.
+    pub(super) fn closed(&mut self, why: &str) {
+        if self.has_ended {
+            return;
+        }
+        self.note_unanswered();
+        self.end(End::Retry(why.to_owned()));
+    }
+
+    /// Whether the relay owes an answer.
+    fn is_awaiting(&self) -> bool {
+        let is_comparing = match &self.current {
+            Current::Nothing => false,
+            Current::Comparing(comparison) => comparison.is_awaiting(),
+            Current::Paging(paging) => paging.is_awaiting(),
+        };
+        is_comparing || self.downloads.is_open() || self.uploads.is_awaiting() || self.awaits_auth
+    }
+
+    fn stalled(&mut self) {
+        let seconds = self.plan.timeout.as_secs_f32();
+        if self.is_first_unanswered() && self.progress.negentropy == Support::Unknown {
+            if self.information.negentropy.is_none() {
+                self.fall_back("it does not answer NEG-OPEN");
+                return;
+            }
+            self.note_unanswered();
+        }
+        self.end(End::Retry(format!("no answer for {seconds} s")));
+    }
+
+    /// Does what can be done now.
+    fn work(&mut self, now: Duration) {
+        while !self.has_ended && !self.awaits_auth {
+            let is_transferred = self.transfer(now);
+            let is_finished = match &self.current {
+                Current::Nothing => false,
+                Current::Comparing(_) => self.go_on_comparing(now, is_transferred),
+                Current::Paging(_) => self.go_on_paging(now, is_transferred),
+            };
+            if is_finished {
+                self.current = Current::Nothing;
+                self.progress.work.pop();
+                self.progress.steps += 1;
+            } else if !matches!(self.current, Current::Nothing) {
+                return;
+            }
+            let Some(work) = self.progress.work.last().cloned() else {
+                self.end(End::Done);
+                return;
+            };
+            self.answered_at = now;
+            match work.pages {
+                Some(pages) => self.begin_paging(pages),
+                None if self.progress.negentropy == Support::No => {
+                    self.begin_paging(Pages::new(work.range, self.information.limit_max));
+                }
+                None => self.begin_comparing(work.range),
+            }
+        }
+    }
+
+    /// A new name of a subscription.
+    fn name(&mut self, letter: char) -> String {
+        self.names += 1;
+        format!("{letter}{}", self.names)
+    }
+
+    fn send(&mut self, message: String) {
+        self.actions.push_back(Action::Send(message));
+    }
+
+    /// Tells the user, if he has not been told much.
+    fn say(&mut self, words: String) {
+        self.sayings += 1;
+        if self.sayings <= SAYINGS_MAX {
+            self.actions.push_back(Action::Say(words));
+        }
+    }
+
+    fn fail(&mut self, why: impl Into<String>) {
+        self.end(End::Failed(why.into()));
+    }
+
+    fn end(&mut self, end: End) {
+        if !self.has_ended {
+            self.has_ended = true;
+            self.actions.push_back(Action::End(end));
+        }
+    }
+}
+
+/// Words of a relay, not too many, in quotes. Control characters do not reach a terminal.
+pub(super) fn quoted(words: &str) -> String {
+    let words = words.chars().filter(|char| !char.is_control());
+    format!("«{}»", words.take(SAYING_CHARS_MAX).collect::<String>())
+}
