@@ -107,7 +107,9 @@ impl From<Refusal> for Response {
             Refusal::TotalQuota => (507, "this server has no room left"),
             Refusal::TooMany => (429, "too many uploads of yours, or for you, are under way"),
             Refusal::NotOwner => (403, "this blob belongs to others"),
-            Refusal::Gone => (503, "the upload took too long and was given up; begin again"),
+            Refusal::Gone => {
+                (503, "the blob was deleted meanwhile, or the upload took too long: begin again")
+            }
             Refusal::OtherLength => (400, "Upload-Length differs from that of the parts before"),
         };
         let response = Self::error(status, message);

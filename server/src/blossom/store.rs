@@ -63,7 +63,7 @@ impl Bodies {
 
     /// How many uploads may be taken at a time, by the memory and the open files that each needs.
     pub(super) fn uploads_max(&self) -> usize {
-        if self.folder.is_some() { 128 } else { 16 }
+        if self.folder.is_some() { 256 } else { 16 }
     }
 
     /// The folder, if bytes are in one.

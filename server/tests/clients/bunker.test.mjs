@@ -134,8 +134,8 @@ test('it is connected once, and asked for nothing else than was needed', { skip 
   const count = method => bunker.asked.filter(each => each === method).length
   assert.equal(count('connect'), 1)
   assert.deepEqual([count('nip44_decrypt'), count('nip44_encrypt'), count('nip04_decrypt'), count('nip04_encrypt')], [1, 2, 1, 2])
-  // Four announcements and two answers to each of three jobs; kind 10002 and 10050 among them.
-  assert.equal(count('sign_event'), 4 + 3 * 2)
+  // Four announcements (kind 10002 and 10050 among them), a heartbeat, and two answers to each of three jobs.
+  assert.equal(count('sign_event'), 4 + 1 + 3 * 2)
 })
 
 for (const [name, job] of Object.entries(orders)) {
