@@ -27,7 +27,7 @@ let edge, client, echo
 before(async () => {
   const port = await freePort()
   // Where blobs are is known only by the relay's URL.
-  const config = { url: `ws://127.0.0.1:${port}`, blossom: { list_public: true } }
+  const config = { url: `ws://127.0.0.1:${port}`, blossom: { list_public: true, open: true } }
   edge = await startEdge({ port, vars, config })
   client = await Client.open(edge.url)
   echo = await deploy(edge, ECHO)
