@@ -178,7 +178,7 @@ fn an_update_makes_no_agent() {
 #[test]
 fn an_agent_is_listed_found_by_name_paused_and_deleted() {
     let mut world = World::new();
-    let (owner, anyone) = (world.owner(), Caller::Anyone);
+    let (owner, anyone, stranger) = (world.owner(), Caller::Anyone, Caller::Key(PubKey([7; 32])));
     assert_eq!(world.read(R::List, None, "", anyone), json!({"agents": []}));
     assert_eq!(world.ask(R::Show, None, "", anyone).status, 404);
     let deployed: Value = serde_json::from_slice(&world.deploy(&manifest(), owner, true).body).unwrap();
@@ -195,7 +195,7 @@ fn an_agent_is_listed_found_by_name_paused_and_deleted() {
     assert_eq!(world.read(R::Names, None, "name=other", anyone)["names"], json!({}));
 
     assert_eq!(world.ask(R::Command, Some("pause"), "", anyone).status, 401);
-    assert_eq!(world.ask(R::Command, Some("pause"), "", Caller::Key(PubKey([7; 32]))).status, 403);
+    assert_eq!(world.ask(R::Command, Some("pause"), "", stranger).status, 403);
     assert_eq!(world.ask(R::Command, Some("explode"), "", owner).status, 404);
     assert_eq!(world.read(R::Command, Some("pause"), "", owner)["state"], "paused");
     assert_eq!(world.read(R::Show, None, "", anyone)["state"], "paused");
@@ -214,6 +214,17 @@ fn an_agent_is_listed_found_by_name_paused_and_deleted() {
     assert_eq!(world.read(R::Delete, None, "", owner)["state"], "deleted");
     assert_eq!(world.read(R::List, None, "", anyone), json!({"agents": []}));
     assert_eq!(world.ask(R::Show, None, "", anyone).status, 404);
+
+    // Also when its database has been removed.
+    let tombstone = world.agent.tombstone().unwrap();
+    let again = world.ask(R::Delete, None, "", owner);
+    for (route, caller, status) in
+        [(R::Delete, owner, 200), (R::Delete, anyone, 401), (R::Delete, stranger, 403), (R::Show, owner, 404)]
+    {
+        let answer = api::gone(&tombstone, &request(route, None, "", caller));
+        assert_eq!(answer.status, status, "{route:?}");
+        assert!(status != 200 || answer.body == again.body);
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::directory::summary;
 use super::page::{self, Figures};
 use super::{Deployment, Request, json, refusal};
 use crate::identity;
-use crate::machine::{Agent, AgentState, CommandError, JobRecord, LATENCY_BOUNDS_MILLIS, Metrics};
+use crate::machine::{Agent, AgentState, CommandError, JobRecord, LATENCY_BOUNDS_MILLIS, Metrics, Tombstone};
 use crate::manifest::Identity;
 use crate::router::Entry;
 
@@ -98,8 +98,10 @@ pub fn agent<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) 
 }
 
 fn answer<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) -> Result<Reply, Answer> {
-    if request.route == AgentRoute::Delete && agent.state() == Some(AgentState::Deleted) {
-        return delete_again(agent, request);
+    if request.route == AgentRoute::Delete
+        && let Some(tombstone) = agent.tombstone()
+    {
+        return delete_again(&tombstone, request);
     }
     let entry_before = entry(agent).ok_or_else(no_agent)?;
     let permission = access::check(request.route, request.id, request.caller, &entry_before)?;
@@ -168,13 +170,27 @@ fn delete<C: SqlConn>(agent: &mut Agent<C>, now: Now, mut entry: Entry) -> Resul
     Ok(Reply { answer: json(&summary(&entry)), changed: Some(entry) })
 }
 
+/// Answers a repeated DELETE of an agent of which only this is left, as the agent did; and 404 to any other request.
+pub fn gone(tombstone: &Tombstone, request: &Request<'_>) -> Answer {
+    match request.route {
+        AgentRoute::Delete => match delete_again(tombstone, request) {
+            Ok(Reply { answer, .. }) | Err(answer) => answer,
+        },
+        _ => no_agent(),
+    }
+}
+
 /// A client tries again, perhaps because the router could not be told: it is told once more. Of the manifest nothing is left.
-fn delete_again<C: SqlConn>(agent: &Agent<C>, request: &Request<'_>) -> Result<Reply, Answer> {
-    let (Some(pubkey), Some(owner)) = (agent.pubkey(), agent.owner()) else { return Err(no_agent()) };
+fn delete_again(tombstone: &Tombstone, request: &Request<'_>) -> Result<Reply, Answer> {
     let manifest = serde_json::from_value(json!({ "name": "", "handlers": [] })).map_err(|_| no_agent())?;
-    let state = AgentState::Deleted;
-    let deployed_at = agent.deployed_at();
-    let entry = Entry { pubkey, owner, state, version: 0, manifest, deployed_at };
+    let entry = Entry {
+        pubkey: tombstone.pubkey(),
+        owner: tombstone.owner(),
+        state: AgentState::Deleted,
+        version: 0,
+        manifest,
+        deployed_at: tombstone.deployed_at(),
+    };
     access::check(request.route, request.id, request.caller, &entry)?;
     Ok(Reply { answer: json(&summary(&entry)), changed: Some(entry) })
 }

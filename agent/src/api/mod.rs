@@ -13,7 +13,7 @@ mod page;
 mod signature;
 
 pub use access::{Caller, Permission, admit, needs_signature};
-pub use agent::{Reply, agent, deploy, entry, no_agent};
+pub use agent::{Reply, agent, deploy, entry, gone, no_agent};
 pub use directory::directory;
 pub use follow::{Follower, Piece, too_many_followers};
 pub use kinds::kind_name;

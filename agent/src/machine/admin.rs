@@ -186,7 +186,7 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// Stores another head, with what is in the batch; or neither.
-    fn change_head(&mut self, head: Head) -> Result<(), CommandError> {
+    pub(super) fn change_head(&mut self, head: Head) -> Result<(), CommandError> {
         store::put_meta(&mut self.batch, Head::NAME, &head);
         if let Err(error) = self.store() {
             self.batch = Batch::default();

@@ -8,7 +8,7 @@
 //! signer     a remote signer is asked, if it has the key; finish: for what, and what is made of its answers
 //! outbox     what is signed leaves in order, and is published again after a crash; read_relays: and where customers read;
 //!            expired: feedback that waited too long
-//! admin      deploy, roll back, pause, delete; announce: how it is found, again and again
+//! admin      deploy, roll back, pause, delete; announce: how it is found, again and again; tombstone: what is kept of one that is deleted
 //! sessions   what was said before; schedules: jobs of its own
 //! reads      history, sessions, metrics, logs, for the API; export: all of it
 //! sweep      what is old is forgotten
@@ -47,6 +47,7 @@ mod sessions;
 mod signer;
 mod storing;
 mod sweep;
+mod tombstone;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -73,6 +74,7 @@ use crate::store::{self, Batch};
 pub(crate) use self::metrics::known_cause;
 pub use self::metrics::{CAUSES, Counted, LATENCY_BOUNDS_MILLIS, Metrics};
 pub use self::reads::{JobRecord, MemoryRecord, SessionRecord, Version};
+pub use self::tombstone::Tombstone;
 pub use crate::store::{Said, Traced};
 
 /// Identifies an effect whose outcome is awaited.
@@ -90,6 +92,15 @@ pub enum Effect {
         id: EffectId,
         /// In this order, since feedback must not be published after the result: a host that can stops after one that
         /// [`Published::Failed`].
+        events: Vec<Event>,
+        /// URLs of other relays.
+        relays: Vec<String>,
+    },
+    /// Send events that the host's relay has to other relays, in the background. It is not answered.
+    Send {
+        /// Of the effect.
+        id: EffectId,
+        /// In this order.
         events: Vec<Event>,
         /// URLs of other relays.
         relays: Vec<String>,
@@ -163,6 +174,7 @@ impl Effect {
     pub fn id(&self) -> EffectId {
         match self {
             Effect::Publish { id, .. }
+            | Effect::Send { id, .. }
             | Effect::Http { id, .. }
             | Effect::Ai { id, .. }
             | Effect::Cancel { id }
@@ -328,8 +340,6 @@ enum Awaited {
     Store(EventId),
     /// What was published.
     Publish,
-    /// What was sent to other relays once more.
-    Sent,
     /// The list of a customer's relays.
     RelayList(PubKey),
     /// A remote signer.
@@ -446,14 +456,7 @@ impl<C: SqlConn> Agent<C> {
         match awaited {
             Some(Awaited::Call(job)) => self.call_event(now, job, id, event),
             Some(Awaited::Input(job)) => self.fetch_event(now, job, id, event),
-            Some(
-                Awaited::Publish
-                | Awaited::Sent
-                | Awaited::RelayList(_)
-                | Awaited::Signer
-                | Awaited::Store(_),
-            )
-            | None => {}
+            Some(Awaited::Publish | Awaited::RelayList(_) | Awaited::Signer | Awaited::Store(_)) | None => {}
         }
         let _ = self.settle(now);
     }

@@ -64,8 +64,8 @@ impl<C: SqlConn> Agent<C> {
 
     fn send_to(&mut self, relays: Vec<String>, events: Vec<Event>) {
         if !relays.is_empty() && !events.is_empty() {
-            let id: EffectId = self.new_effect(Awaited::Sent);
-            self.held.push(Effect::Publish { id, events, relays });
+            self.last_effect += 1;
+            self.held.push(Effect::Send { id: EffectId(self.last_effect), events, relays });
         }
     }
 }

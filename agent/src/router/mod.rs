@@ -24,6 +24,7 @@
 //! in_flight  deliveries that the host has not answered
 //! progress   the confirmed position, and the latest requests
 //! beats      heartbeats
+//! tombstones what is left of agents that are gone
 //! ```
 
 mod batch;
@@ -36,6 +37,7 @@ mod rules;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tombstones;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -44,7 +46,7 @@ use relay_engine::sql::SqlConn;
 use relay_engine::sql::StoreError;
 use relay_engine::types::{Event, Filter, Now, PubKey, Seq};
 
-use crate::machine::AgentState;
+use crate::machine::{AgentState, Tombstone};
 use crate::manifest::Manifest;
 use crate::nip90::{self, Incoming};
 use crate::secrets::Secrets;
@@ -110,6 +112,7 @@ impl<C: SqlConn> Router<C> {
     /// # Errors
     /// If the store fails.
     pub fn open(conn: C, secrets: Arc<dyn Secrets + Send + Sync>) -> Result<Self, StoreError> {
+        tombstones::create(&conn)?;
         Ok(Router {
             table: Table::open(&conn)?,
             progress: Progress::open(&conn)?,
@@ -133,8 +136,58 @@ impl<C: SqlConn> Router<C> {
         let is_deleted = entry.state == AgentState::Deleted;
         self.conn.transaction(&mut || {
             Table::save(&self.conn, &entry)?;
-            if is_deleted { Outbox::delete(&self.conn, &agent) } else { Ok(()) }
+            match is_deleted {
+                true => Outbox::delete(&self.conn, &agent),
+                false => tombstones::delete(&self.conn, &agent),
+            }
         })?;
+        self.changed(now, entry);
+        Ok(())
+    }
+
+    /// Keeps the tombstone of an agent that is gone ([`Agent::is_gone`](crate::machine::Agent::is_gone)), until it is deployed
+    /// again; what is still known of the agent is removed. Durable when it returns `true`: then the host removes the agent's
+    /// database. `false`: the agent has been deployed again meanwhile, or deleted again.
+    ///
+    /// # Errors
+    /// If the store fails; then nothing has changed.
+    pub fn bury(&mut self, now: Now, tombstone: &Tombstone) -> Result<bool, StoreError> {
+        let agent = tombstone.pubkey();
+        let known = self.table.get(&agent);
+        let earlier = tombstones::get(&self.conn, &agent)?;
+        let versions = known.map(|entry| entry.version).into_iter();
+        let mut versions = versions.chain(earlier.as_ref().map(Tombstone::last_version));
+        if versions.any(|version| version > tombstone.last_version()) {
+            return Ok(false);
+        }
+        if known.is_none() && earlier.as_ref() == Some(tombstone) {
+            return Ok(true);
+        }
+        let deleted = known.map(|entry| Entry { state: AgentState::Deleted, ..entry.clone() });
+        self.conn.transaction(&mut || {
+            if let Some(entry) = &deleted {
+                Table::save(&self.conn, entry)?;
+            }
+            Outbox::delete(&self.conn, &agent)?;
+            tombstones::put(&self.conn, tombstone)
+        })?;
+        if let Some(entry) = deleted {
+            self.changed(now, entry);
+        }
+        Ok(true)
+    }
+
+    /// What is kept of an agent that is gone.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn tombstone(&self, agent: &PubKey) -> Result<Option<Tombstone>, StoreError> {
+        tombstones::get(&self.conn, agent)
+    }
+
+    /// An entry has been written.
+    fn changed(&mut self, now: Now, entry: Entry) {
+        let (agent, is_deleted) = (entry.pubkey, entry.state == AgentState::Deleted);
         self.beats.changed(self.table.get(&agent), &entry);
         self.table.insert(entry);
         if is_deleted {
@@ -144,7 +197,6 @@ impl<C: SqlConn> Router<C> {
             }
         }
         self.advance(now);
-        Ok(())
     }
 
     /// All agents that are not deleted, by name.

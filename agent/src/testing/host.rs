@@ -68,6 +68,11 @@ impl FakeHost {
                 let outcomes = self.publish(&events, &relays);
                 agent.handle_published(now, id, &outcomes);
             }
+            Effect::Send { events, relays, .. } => {
+                for event in &events {
+                    self.sent.extend(relays.iter().map(|relay| (relay.clone(), event.id)));
+                }
+            }
             Effect::Query { id, filter } => {
                 let events = if self.is_blind { Err("blind".to_owned()) } else { Ok(self.query(&filter)) };
                 agent.handle_events(now, id, events);

@@ -1,7 +1,7 @@
 //! Feedback that waited in the outbox until it had expired (NIP-40).
 
 use relay_agent::cipher::Cipher;
-use relay_agent::machine::Published;
+use relay_agent::machine::{AgentState, Published};
 use relay_agent::testing::{Customer, Request};
 use relay_engine::types::{Event, EventId};
 use serde_json::json;
@@ -99,4 +99,18 @@ fn a_job_that_was_taken_back_hears_nothing_and_pongs_are_for_now() {
     reopen(&mut world);
     assert!(world.host.answers_to(&taken_back.id).is_empty());
     assert!(world.host.answers_to(&ping.id).is_empty());
+}
+
+#[test]
+fn a_deleted_agents_last_words_do_not_keep_it() {
+    let mut world = World::calling(&manifest(|_| ()));
+    shut(&mut world);
+    ask(&mut world, 1, |request| request.text("x"));
+    world.agent.set_state(world.now, AgentState::Deleted).unwrap();
+    world.run();
+    world.pass(HOURS);
+    // The real relay refuses what has expired.
+    world.host.outcomes = vec![Published::Refused("invalid: the event has expired".to_owned()); 2].into();
+    world.pass(60);
+    assert!(world.agent.is_gone());
 }

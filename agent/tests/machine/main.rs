@@ -14,4 +14,5 @@ mod signer_at_leisure;
 mod simulation;
 mod sizes;
 mod storing;
+mod tombstone;
 mod world;

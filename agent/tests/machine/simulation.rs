@@ -185,7 +185,8 @@ impl Simulation {
                 }
                 self.storing.push((id, stored));
             }
-            effect @ (Effect::Query { .. }
+            effect @ (Effect::Send { .. }
+            | Effect::Query { .. }
             | Effect::Ai { .. }
             | Effect::Sign { .. }
             | Effect::Read { .. }) => {

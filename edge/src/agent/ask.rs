@@ -21,6 +21,14 @@ pub const ENTRY_PATH: &str = "/agents/entry";
 /// The path of the question whether a request to an agent may come to anything, in the relay's object. It is [`Ask`] with the
 /// agent's key in hexadecimal as the body; the response is empty, or the client's.
 pub const ADMIT_PATH: &str = "/agents/admit";
+/// The path of the tombstone of an agent that is gone, in the relay's object, which keeps it: 200, or 409 if the agent has been
+/// deployed again.
+pub const BURY_PATH: &str = "/agents/bury";
+/// The path of the question what is kept of an agent, in the relay's object. The body is its key in hexadecimal; the response is the
+/// tombstone, or empty.
+pub const TOMBSTONE_PATH: &str = "/agents/tombstone";
+/// The path of a request to an agent that is gone, in the relay's object, which answers it; as [`ADMIT_PATH`].
+pub const GONE_PATH: &str = "/agents/gone";
 /// The path of the question whether another agent may be deployed, in the relay's object.
 pub const ROOM_PATH: &str = "/agents/room";
 

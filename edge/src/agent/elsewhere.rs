@@ -1,4 +1,4 @@
-//! Publishing on other relays, which are anybody's: what they send is bounded, and one is talked to at a time.
+//! Publishing on other relays, which are anybody's: what they send is bounded, and so is with how many an agent talks at a time.
 
 use std::collections::VecDeque;
 
@@ -6,6 +6,8 @@ use relay_engine::types::Event;
 
 /// Publications that wait, of which further ones are dropped: other relays get what they can.
 const WAITING_MAX: usize = 64;
+/// Publications under way. The platform opens six connections of an object at a time, and has further ones wait.
+const OPEN_MAX: usize = 6;
 /// Bytes of a frame that is read; an `OK` has some hundred.
 pub const FRAME_BYTES_MAX: usize = 4 << 10;
 /// Bytes of a frame of a remote signer's relay.
@@ -13,11 +15,12 @@ pub const SIGNER_FRAME_BYTES_MAX: usize = 256 << 10;
 /// Frames that are read, beside one for each event.
 const OTHER_FRAMES_MAX: usize = 64;
 
-/// Publications on other relays, of which one is under way.
+/// Publications on other relays: one at a time on each, so that they come in order, and few at a time in all.
 #[derive(Debug, Default)]
 pub struct Elsewhere {
     waiting: VecDeque<(String, Vec<Event>)>,
-    is_busy: bool,
+    /// The relays of those that are under way.
+    open: Vec<String>,
 }
 
 impl Elsewhere {
@@ -29,19 +32,20 @@ impl Elsewhere {
         is_all
     }
 
-    /// The next publication, if none is under way. [`Elsewhere::end`] ends it.
+    /// A publication to begin, if there is one and not too many are under way. [`Elsewhere::end`] ends it.
     pub fn begin(&mut self) -> Option<(String, Vec<Event>)> {
-        if self.is_busy {
+        if self.open.len() >= OPEN_MAX {
             return None;
         }
-        let next = self.waiting.pop_front();
-        self.is_busy = next.is_some();
-        next
+        let at = self.waiting.iter().position(|(relay, _)| !self.open.contains(relay))?;
+        let next = self.waiting.remove(at)?;
+        self.open.push(next.0.clone());
+        Some(next)
     }
 
-    /// The publication under way has ended.
-    pub fn end(&mut self) {
-        self.is_busy = false;
+    /// The publication under way on this relay has ended.
+    pub fn end(&mut self, relay: &str) {
+        self.open.retain(|open| open != relay);
     }
 }
 
@@ -94,22 +98,28 @@ mod tests {
     }
 
     #[test]
-    fn one_publication_is_under_way_and_few_wait() {
+    fn few_publications_are_under_way_one_on_each_relay_and_few_wait() {
         let relays = |count: usize| (0..count).map(|n| format!("wss://{n}.example")).collect::<Vec<_>>();
         let mut elsewhere = Elsewhere::default();
         assert!(elsewhere.begin().is_none());
-        assert!(elsewhere.add(&events(2), relays(2)));
-        let (relay, sent) = elsewhere.begin().unwrap();
-        assert_eq!((&*relay, sent), ("wss://0.example", events(2)));
-        assert!(elsewhere.begin().is_none(), "one at a time");
-        elsewhere.end();
-        assert_eq!(elsewhere.begin().unwrap().0, "wss://1.example");
+        // Feedback, and then the result.
+        assert!(elsewhere.add(&events(1), relays(2)) && elsewhere.add(&events(2), relays(8)));
+        let begun: Vec<_> = std::iter::from_fn(|| elsewhere.begin()).collect();
+        let on = |relay: usize, count: u64| (format!("wss://{relay}.example"), events(count));
+        let expected = [(0, 1), (1, 1), (2, 2), (3, 2), (4, 2), (5, 2)];
+        assert_eq!(begun, expected.map(|(relay, count)| on(relay, count)));
+        elsewhere.end("wss://3.example");
+        assert_eq!(elsewhere.begin(), Some(on(6, 2)), "nothing overtakes what is under way on its relay");
+        elsewhere.end("wss://0.example");
+        assert_eq!(elsewhere.begin(), Some(on(0, 2)));
+        assert_eq!(elsewhere.begin(), None);
+
+        let mut elsewhere = Elsewhere::default();
         assert!(!elsewhere.add(&events(1), relays(100)));
         assert!(!elsewhere.add(&events(1), relays(1)));
-        elsewhere.end();
         let mut count = 0;
-        while elsewhere.begin().is_some() {
-            elsewhere.end();
+        while let Some((relay, _)) = elsewhere.begin() {
+            elsewhere.end(&relay);
             count += 1;
         }
         assert_eq!(count, WAITING_MAX);

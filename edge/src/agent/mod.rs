@@ -17,7 +17,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use relay_agent::api;
 use relay_agent::executor::{HttpEvent, HttpFault, HttpRequest};
-use relay_agent::machine::{Agent, AgentState, Context, Counted, Effect, EffectId, Published, SignerEvent};
+use relay_agent::machine::{
+    Agent, AgentState, Context, Counted, Effect, EffectId, Published, SignerEvent, Tombstone,
+};
 use relay_agent::nip46::Answers;
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 use relay_engine::types::{Event, Filter, Now, PubKey};
@@ -55,6 +57,9 @@ pub trait AgentHost {
     /// Reads a blob of that server; answered like a call.
     fn read_blob(&self, id: EffectId, sha256: &str, bytes_max: usize);
 
+    /// Has the relay's object keep what is left of the agent, and then empties the object, if [`AgentObject::is_buried_by`] says so.
+    fn bury(&self, tombstone: &Tombstone);
+
     /// Sets the object's one alarm, which calls [`AgentObject::alarm`], and replaces the one that was set.
     fn set_alarm(&self, at: Now);
 
@@ -90,6 +95,8 @@ pub struct AgentObject<C: SqlConn, H> {
     calls: BTreeSet<EffectId>,
     /// The alarm, as far as it is known to be set.
     alarm: Option<Now>,
+    /// Whether the host has been told that the agent is gone, since the last alarm.
+    is_told_gone: bool,
 }
 
 struct Unconfirmed {
@@ -135,7 +142,7 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
         // Every call ends with an alarm that is set early enough, and the object's alarm survives its memory. What was not to be
         // done for long then is not due to what the opening has begun.
         let alarm = agent.poll_timeout().filter(|at| at.millis_since(now) >= LONG_MILLIS);
-        Ok(AgentObject { agent, host, opening, publications, calls, alarm })
+        Ok(AgentObject { agent, host, opening, publications, calls, alarm, is_told_gone: false })
     }
 
     /// The relay's object delivers events and confirms publications.
@@ -239,6 +246,7 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
     /// The alarm that was set has fired.
     pub fn alarm(&mut self, now: Now) {
         self.alarm = None;
+        self.is_told_gone = false;
         for (id, own) in &mut self.publications {
             // The relay should have answered by now. What it has already does no harm.
             own.via = Via::Request;
@@ -263,6 +271,16 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
         self.publications.is_empty() && self.calls.is_empty() && self.agent.is_idle()
     }
 
+    /// Whether all that is left of it is this tombstone: it has not been deployed again since.
+    pub fn is_buried_by(&self, tombstone: &Tombstone) -> bool {
+        self.is_gone() && self.agent.tombstone().as_ref() == Some(tombstone)
+    }
+
+    /// What it had to publish, the relay has.
+    fn is_gone(&self) -> bool {
+        self.publications.is_empty() && self.agent.is_gone()
+    }
+
     fn is_busy(&self) -> bool {
         !self.calls.is_empty() || self.agent.is_busy()
     }
@@ -278,6 +296,14 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
             self.carry_out(via);
         }
         self.schedule_alarm(now);
+        match self.agent.tombstone().filter(|_| self.is_gone()) {
+            Some(tombstone) if !self.is_told_gone => {
+                self.is_told_gone = true;
+                self.host.bury(&tombstone);
+            }
+            Some(_) => {}
+            None => self.is_told_gone = false,
+        }
     }
 
     /// Carries out what the machine wants.
@@ -290,6 +316,7 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
                     }
                     self.publications.insert(id, Unconfirmed { events, relays, via });
                 }
+                Effect::Send { events, relays, .. } => self.host.publish_elsewhere(&events, &relays),
                 Effect::Http { id, request } => {
                     self.calls.insert(id);
                     self.host.call(id, request);
@@ -324,7 +351,9 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
     /// row, and firing a request, which costs less.
     fn schedule_alarm(&mut self, now: Now) {
         let waits = self.publications.values().any(|own| own.via == Via::Request);
-        let awake = (waits || self.is_busy()).then(|| now.plus_millis(AWAKE_SECONDS * 1_000));
+        // If the host cannot bury it now, the alarm has it tried again.
+        let awake = waits || self.is_busy() || self.is_gone();
+        let awake = awake.then(|| now.plus_millis(AWAKE_SECONDS * 1_000));
         let Some(at) = self.agent.poll_timeout().into_iter().chain(awake).min() else { return };
         let at = at.max(now);
         if self.alarm.is_none_or(|set| at < set) {

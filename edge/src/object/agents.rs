@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use relay_agent::api;
-use relay_agent::machine::{AgentState, Counted, EffectId, Published};
+use relay_agent::machine::{AgentState, Counted, EffectId, Published, Tombstone};
 use relay_agent::router::{Entry, Router};
 use relay_agent::secrets::Secrets;
 use relay_agent::totals::Tally;
@@ -377,6 +377,33 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         (outcome.map_err(|error| error.to_string()), self.flush(now))
     }
 
+    /// Keeps what is left of an agent that is gone. Durable when it returns `true`; `false`: it has been deployed again.
+    ///
+    /// # Errors
+    /// If the store fails, or agents are disabled.
+    pub fn bury_agent(&mut self, now: Now, tombstone: &Tombstone) -> (Result<bool, String>, NextTurn) {
+        let Some(mut agents) = self.agents.take() else {
+            return (Err("agents are disabled".into()), NextTurn::None);
+        };
+        let before = self.rows();
+        let outcome = agents.router.bury(now, tombstone);
+        if outcome == Ok(true) {
+            agents.tally.deleted(&tombstone.pubkey());
+        }
+        self.close_stream_of_others(&mut agents, now);
+        self.counters.rows.agents.add(self.rows().since(before));
+        self.agents = Some(agents);
+        (outcome.map_err(|error| error.to_string()), self.flush(now))
+    }
+
+    /// What is left of an agent that is gone.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn tombstone_of(&self, agent: &PubKey) -> Result<Option<Tombstone>, String> {
+        self.router().map_or(Ok(None), |router| router.tombstone(agent)).map_err(|error| error.to_string())
+    }
+
     /// The agent that has answered a call says what the router should know. If that has changed since the call, the answer may
     /// be older. If the store fails, the next answer says it again.
     fn correct_entry(
@@ -405,15 +432,19 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         if agents.router.get(&agent).is_none() {
             agents.tally.deleted(&agent);
         }
-        // Its filters may have changed.
+        self.close_stream_of_others(agents, now);
+        self.counters.rows.agents.add(self.rows().since(before));
+        outcome
+    }
+
+    /// Closes the stream if agents want other filters than it has.
+    fn close_stream_of_others(&mut self, agents: &mut Agents<C>, now: Now) {
         if let Stream::Open(stream, filters) = &agents.stream
             && agents.router.filters().as_ref() != Some(filters)
         {
             self.relay.close_stream(*stream);
             agents.stream = Stream::Closed(now, 0);
         }
-        self.counters.rows.agents.add(self.rows().since(before));
-        outcome
     }
 
     /// The router, to be read. `None` if agents are disabled.

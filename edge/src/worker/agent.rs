@@ -4,6 +4,8 @@
 //! soon as what it brought is durable; calls go on after it. The platform keeps the object while a call is open and for a while
 //! after the last request, and the agent's alarm wakes it again if that was not enough.
 
+mod burial;
+mod follow;
 mod signer;
 
 use std::cell::{OnceCell, RefCell};
@@ -12,21 +14,22 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_channel::mpsc;
-use futures_util::StreamExt;
 use js_sys::Uint8Array;
-use relay_agent::api::{self, FOLLOWERS_MAX, Follower, Reply, no_agent, too_many_followers};
+use relay_agent::api::{self, Follower, Reply, no_agent};
 use relay_agent::executor::{HttpEvent, HttpRequest};
-use relay_agent::machine::{Context, EffectId, Published};
+use relay_agent::machine::{Context, EffectId, Published, Tombstone};
 use relay_agent::nip46::Answers;
+use relay_engine::sql::StoreError;
 use relay_engine::types::{Event, Filter, Now, PubKey};
 use relay_site::nip98::{Author, Rejection};
 use relay_site::{AgentRoute, Answer};
 use wasm_bindgen::JsCast;
 use worker::{
-    AbortController, DurableObject, Env, Error, Headers, Method, Request, RequestInit, Response, Result,
-    State, durable_object,
+    AbortController, DurableObject, Env, Error, Method, Request, RequestInit, Response, Result, State,
+    durable_object,
 };
+
+use self::follow::Following;
 
 use super::entry::response;
 use super::js::{self, Storage};
@@ -44,8 +47,6 @@ use crate::settings::Settings;
 /// The binding of [`AgentDurableObject`]; objects are named by the npub of their agent.
 pub(super) const AGENT: &str = "AGENT";
 
-/// Pieces of a log that wait for a reader.
-const PIECES_WAITING: usize = 4;
 /// Milliseconds until an agent that cannot be opened for its alarm is tried again.
 const REOPEN_MS: u64 = 60_000;
 /// The same while agents are turned off: it goes on within an hour of being turned on again.
@@ -84,6 +85,7 @@ enum Wish {
     Query(EffectId, Filter),
     StoreBlob(EffectId, PubKey, Bytes, &'static str),
     ReadBlob(EffectId, String, usize),
+    Bury(Tombstone),
 }
 
 /// The runtime, as the agent uses it.
@@ -129,9 +131,11 @@ impl AgentHost for Runtime {
                 | Wish::CallModel(own, ..)
                 | Wish::AskSigner(own, ..)
                 | Wish::ReadBlob(own, ..) => *own != id,
-                Wish::Publish(..) | Wish::PublishElsewhere(..) | Wish::Query(..) | Wish::StoreBlob(..) => {
-                    true
-                }
+                Wish::Publish(..)
+                | Wish::PublishElsewhere(..)
+                | Wish::Query(..)
+                | Wish::StoreBlob(..)
+                | Wish::Bury(_) => true,
             });
         }
         let open = self.calls.try_borrow_mut().ok().and_then(|mut calls| calls.remove(&id));
@@ -150,6 +154,10 @@ impl AgentHost for Runtime {
 
     fn read_blob(&self, id: EffectId, sha256: &str, bytes_max: usize) {
         self.wish(Wish::ReadBlob(id, sha256.to_owned(), bytes_max));
+    }
+
+    fn bury(&self, tombstone: &Tombstone) {
+        self.wish(Wish::Bury(tombstone.clone()));
     }
 
     fn set_alarm(&self, at: Now) {
@@ -272,7 +280,7 @@ impl Shared {
                 let events = answer.and_then(|body| decode_events(&body).map_err(|error| error.to_string()));
                 self.report(|agent| agent.found(now(), id, events));
             }
-            Wish::PublishElsewhere(events, relays) => self.publish_elsewhere(&events, relays).await,
+            Wish::PublishElsewhere(events, relays) => self.publish_elsewhere(&events, relays),
             Wish::Call(id, request) => {
                 let Some(signal) = self.begin_call(id) else { return };
                 let private = self.settings().map(|settings| &*settings.agents.allow_private_hosts);
@@ -294,6 +302,7 @@ impl Shared {
                 blossom::read_own(&self.env, &sha256, bytes_max, |event| self.tell(id, event)).await;
                 self.end_call(id);
             }
+            Wish::Bury(tombstone) => self.bury(&tombstone).await,
             Wish::AskSigner(id, relays, answers, requests) => {
                 self.ask_signer(id, &relays, &answers, &requests).await;
             }
@@ -306,22 +315,30 @@ impl Shared {
     }
 
     /// Publishes events on other relays after those that wait already.
-    async fn publish_elsewhere(&self, events: &[Event], relays: Vec<String>) {
+    fn publish_elsewhere(self: &Rc<Self>, events: &[Event], relays: Vec<String>) {
         let has_room =
             self.elsewhere.try_borrow_mut().is_ok_and(|mut elsewhere| elsewhere.add(events, relays));
         if !has_room {
             worker::console_log!("too much is to be published on other relays");
         }
+        self.begin_elsewhere();
+    }
+
+    /// Begins what may be begun on other relays; each that ends makes room for the next.
+    fn begin_elsewhere(self: &Rc<Self>) {
         loop {
             let next = self.elsewhere.try_borrow_mut().ok().and_then(|mut elsewhere| elsewhere.begin());
-            // Whoever began the publication under way goes on with this.
             let Some((relay, events)) = next else { return };
-            if let Err(message) = calls::publish(&relay, &events).await {
-                worker::console_log!("publishing on {relay}: {message}");
-            }
-            if let Ok(mut elsewhere) = self.elsewhere.try_borrow_mut() {
-                elsewhere.end();
-            }
+            let shared = Rc::clone(self);
+            worker::wasm_bindgen_futures::spawn_local(async move {
+                if let Err(message) = calls::publish(&relay, &events).await {
+                    worker::console_log!("publishing on {relay}: {message}");
+                }
+                if let Ok(mut elsewhere) = shared.elsewhere.try_borrow_mut() {
+                    elsewhere.end(&relay);
+                }
+                shared.begin_elsewhere();
+            });
         }
     }
 
@@ -444,13 +461,25 @@ impl Shared {
             Ok(Err(rejection)) => return rejection.into(),
             Err(message) => return unavailable(&message),
         }
+        let tombstone = match &deployment {
+            Some(deployment) => self.tombstone_of(&deployment.pubkey).await,
+            None => Ok(None),
+        };
+        let tombstone = match tombstone {
+            Ok(tombstone) => tombstone,
+            Err(message) => return unavailable(&message),
+        };
         let reply = self.with(|agent| {
             let (now, request) = (now(), ask.request(body));
-            agent.with(now, |agent| match &deployment {
-                Some(deployment) => api::deploy(agent, now, &request, deployment),
-                None => api::agent(agent, now, &request),
+            agent.with(now, |agent| {
+                tombstone.map_or(Ok(()), |tombstone| agent.restore(&tombstone))?;
+                Ok::<Reply, StoreError>(match &deployment {
+                    Some(deployment) => api::deploy(agent, now, &request, deployment),
+                    None => api::agent(agent, now, &request),
+                })
             })
         });
+        let reply = reply.and_then(|reply| reply.map_err(|error| error.to_string()));
         let Reply { answer, changed } = match reply {
             Ok(reply) => reply,
             Err(message) => return unavailable(&message),
@@ -482,54 +511,6 @@ impl Shared {
         }
         let now = js_sys::Date::now() as u64 / 1_000;
         signed.take(&DurableSql::new(self.storage()?), now).map_err(|error| error.to_string())
-    }
-}
-
-/// A response with a log, which goes on while its client reads.
-struct Following {
-    lines: mpsc::Sender<Vec<u8>>,
-    follower: Follower,
-}
-
-impl Shared {
-    /// Answers with the log, and what is added to it. `first` is the answer to a request that does not follow.
-    fn follow(self: &Rc<Self>, first: &Answer, follower: Follower) -> Result<Response> {
-        let (lines, received) = mpsc::channel(PIECES_WAITING);
-        {
-            let mut followers =
-                self.followers.try_borrow_mut().map_err(|_| Error::RustError("in use".into()))?;
-            followers.retain(|following| !following.lines.is_closed());
-            if followers.len() >= FOLLOWERS_MAX {
-                return response(too_many_followers());
-            }
-            followers.push(Following { lines, follower });
-        }
-        self.report(|_| ());
-        let response = Response::from_stream(received.map(Ok::<Vec<u8>, Error>))?;
-        let headers = Headers::new();
-        for (name, value) in &first.headers {
-            headers.append(name, value)?;
-        }
-        Ok(response.with_headers(headers))
-    }
-
-    /// Sends the new lines of the log to those who follow it.
-    fn tell_followers(&self, agent: &AgentObject<DurableSql, Runtime>) {
-        let Ok(mut followers) = self.followers.try_borrow_mut() else { return };
-        let now = now();
-        followers.retain_mut(|Following { lines, follower }| {
-            let Some(piece) = follower.read(now, agent.agent()) else { return false };
-            if piece.text.is_empty() {
-                return !lines.is_closed();
-            }
-            match lines.try_send(piece.text.clone().into_bytes()) {
-                Ok(()) => follower.sent(now, &piece),
-                // It reads slowly, and is sent these lines later.
-                Err(error) if error.is_full() => {}
-                Err(_) => return false,
-            }
-            true
-        });
     }
 }
 

@@ -17,7 +17,7 @@ use super::agent::AGENT;
 use super::entry::{address, response};
 use super::shards::{stub, stub_of};
 use super::{variables, verifier};
-use crate::agent::ask::{ADMIT_PATH, API_PATH, Ask, ROOM_PATH, encode_deployment};
+use crate::agent::ask::{ADMIT_PATH, API_PATH, Ask, GONE_PATH, ROOM_PATH, encode_deployment};
 use crate::settings::Settings;
 use crate::used::SignedBy;
 
@@ -122,7 +122,14 @@ pub(super) async fn respond(
             post(&object(&deployment.pubkey)?, API_PATH, &ask.encode(&body)).await
         }
         (_, None) => post(&relay()?, API_PATH, &ask.encode(&body)).await,
-        (_, Some(agent)) => post(&object(&agent)?, API_PATH, &ask.encode(&body)).await,
+        (_, Some(agent)) => {
+            let answer = post(&object(&agent)?, API_PATH, &ask.encode(&body)).await?;
+            if route == AgentRoute::Delete && answer.status_code() == 404 {
+                // Of a deleted agent nothing is left but what the relay keeps.
+                return post(&relay()?, GONE_PATH, &ask.encode(agent.to_string().as_bytes())).await;
+            }
+            Ok(answer)
+        }
     }
 }
 

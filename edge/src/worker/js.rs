@@ -21,6 +21,12 @@ extern "C" {
     #[wasm_bindgen(method, catch, js_name = setAlarm)]
     pub(super) fn set_alarm(this: &Storage, unix_ms: f64) -> Result<JsValue, JsValue>;
 
+    #[wasm_bindgen(method, catch, js_name = deleteAll)]
+    pub(super) fn delete_all(this: &Storage) -> Result<Promise, JsValue>;
+
+    #[wasm_bindgen(method, catch, js_name = deleteAlarm)]
+    pub(super) fn delete_alarm(this: &Storage) -> Result<Promise, JsValue>;
+
     /// In milliseconds since 1970, or null.
     #[wasm_bindgen(method, catch, js_name = getAlarm)]
     pub(super) fn get_alarm(this: &Storage) -> Result<Promise, JsValue>;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use relay_agent::executor::HttpRequest;
 use relay_agent::identity;
-use relay_agent::machine::{BlobServer, Context, EffectId};
+use relay_agent::machine::{BlobServer, Context, EffectId, Tombstone};
 use relay_agent::manifest::Manifest;
 use relay_agent::nip46::Answers;
 use relay_agent::nip90;
@@ -30,6 +30,7 @@ pub(super) enum Wish {
     Publish(EffectId, Vec<Event>),
     Query(EffectId, Filter),
     Call(EffectId, HttpRequest),
+    Bury(Tombstone),
 }
 
 #[derive(Clone, Default)]
@@ -84,6 +85,10 @@ impl AgentHost for FakeAgentHost {
         panic!("no agent here reads a blob");
     }
 
+    fn bury(&self, tombstone: &Tombstone) {
+        self.wishes.borrow_mut().push_back(Wish::Bury(tombstone.clone()));
+    }
+
     fn set_alarm(&self, at: Now) {
         self.alarm.set(Some(at));
         self.alarms_set.set(self.alarms_set.get() + 1);
@@ -120,6 +125,8 @@ pub(super) struct World {
     /// Calls to the world that are open.
     pub(super) calls: Vec<(PubKey, EffectId, HttpRequest)>,
     opened: u64,
+    /// Agents lose their memory when the relay has the next tombstone.
+    pub(super) is_lost_when_buried: bool,
 }
 
 impl World {
@@ -132,6 +139,7 @@ impl World {
             waiting: BTreeMap::new(),
             calls: Vec::new(),
             opened: 0,
+            is_lost_when_buried: false,
         }
     }
 
@@ -142,8 +150,10 @@ impl World {
         manifest.owner = Some(owner.to_string());
         let keys = identity::keys(&manifest.identity, &manifest.name, &agent_secrets()).unwrap();
         let (pubkey, now) = (keys.pubkey(), self.relay.now);
+        let tombstone = self.relay.object().tombstone_of(&pubkey).unwrap();
         let entry = self.with_agent(pubkey, |agent| {
             agent.with(now, |agent| {
+                tombstone.iter().for_each(|tombstone| agent.restore(tombstone).unwrap());
                 agent.deploy(now, &manifest, &owner).unwrap();
                 Entry {
                     pubkey,
@@ -268,6 +278,20 @@ impl World {
                 self.with_agent(agent, |agent| agent.found(now, effect, found));
             }
             Wish::Call(effect, request) => self.calls.push((agent, effect, request)),
+            Wish::Bury(tombstone) => {
+                let (kept, next) = self.relay.object().bury_agent(now, &tombstone);
+                self.relay.next = next;
+                if std::mem::take(&mut self.is_lost_when_buried) {
+                    return self.evict_agents();
+                }
+                let place = self.agents.get_mut(&agent).unwrap();
+                if kept == Ok(true)
+                    && place.object.as_ref().is_some_and(|agent| agent.is_buried_by(&tombstone))
+                {
+                    (place.object, place.store) = (None, None);
+                    place.host.alarm.set(None);
+                }
+            }
         }
     }
 

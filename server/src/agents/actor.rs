@@ -40,9 +40,16 @@ pub(super) async fn run(running: Arc<Running>, pubkey: PubKey, inbox: Arc<Inbox>
                 let mut actor =
                     Actor { running: &running, inbox: &inbox, pubkey, agent, calls: HashMap::new() };
                 actor.serve().await;
-                let wake = actor.wake();
+                let mut wake = actor.wake();
+                let gone = if actor.agent.is_gone() { actor.agent.tombstone() } else { None };
                 drop(actor);
                 running.tally().closed(&pubkey);
+                if let Some(tombstone) = gone
+                    && let Err(error) = running.remove(&tombstone)
+                {
+                    tracing::warn!(agent = %pubkey, %error, "a deleted agent's file can't be removed; trying again");
+                    wake = Some(now().plus_millis(REOPEN_MS));
+                }
                 running.wakes().fall_asleep(&pubkey, wake);
             }
             Err(error) => {
@@ -85,7 +92,11 @@ async fn open<'a>(
         blossom: running.blossom.clone(),
         seed,
     };
-    let agent = Agent::open(now(), conn, context)?;
+    let mut agent = Agent::open(now(), conn, context)?;
+    if agent.state().is_none() {
+        let tombstone = running.router().tombstone(pubkey)?;
+        tombstone.map_or(Ok(()), |tombstone| agent.restore(&tombstone))?;
+    }
     running.reconcile(pubkey, &agent);
     Ok((agent, slot))
 }
@@ -124,7 +135,7 @@ impl Actor<'_> {
             let is_idle = self.agent.is_idle();
             let closes_at = idle_since + IDLE;
             let is_in_the_way = self.running.waiting.load(Ordering::Relaxed) > 0;
-            if is_idle && (is_in_the_way || Instant::now() >= closes_at) {
+            if is_idle && (is_in_the_way || Instant::now() >= closes_at || self.agent.is_gone()) {
                 return;
             }
             let timeout =
@@ -192,6 +203,10 @@ impl Actor<'_> {
             any = true;
             match effect {
                 Effect::Publish { id, events, relays } => self.publish(id, events, relays),
+                Effect::Send { events, mut relays, .. } => {
+                    relays.retain(|relay| Some(relay) != self.running.relay_url.as_ref());
+                    self.running.relays.publish(relays, &events);
+                }
                 Effect::Http { id, request } => self.call(id, request),
                 Effect::Ai { id, .. } => {
                     self.agent.handle_http(now(), id, HttpEvent::Failed(HttpFault::Unsupported));

@@ -302,10 +302,11 @@ impl Agents {
         let running = self.running();
         let router = running.as_ref().map(|running| running.router());
         let entry = agent.and_then(|agent| router.as_ref()?.get(agent));
-        if let (AgentRoute::Delete, None, Some(running), Some(agent)) = (route, entry, &running, agent)
-            && running.file_of(agent).exists()
+        if let (AgentRoute::Delete, None, Some(running), Some(agent), Some(router)) =
+            (route, entry, &running, agent, &router)
+            && (running.file_of(agent).exists() || !matches!(router.tombstone(agent), Ok(None)))
         {
-            // It has been deleted, and answers for itself.
+            // It has been deleted, and answers for itself, or what is left of it does.
             return Ok(if caller.is_admin() { Author::Permitted } else { Author::Stranger });
         }
         api::admit(route, command, caller, may_deploy, entry)
@@ -362,12 +363,22 @@ impl Agents {
     pub(crate) async fn ask(&self, agent: PubKey, ask: Ask) -> Answer {
         let deleted = || self.running().filter(|running| running.file_of(&agent).exists());
         let again = if ask.route == AgentRoute::Delete { deleted() } else { None };
-        let Some(running) = self.running_with(&agent).or(again) else { return no_agent() };
+        let Some(running) = self.running_with(&agent).or(again) else { return self.gone(&agent, &ask) };
         let relay = self.relay.clone();
         with(&running.clone(), agent, move |now, agent| {
             finish(&running, api::agent(agent, now, &ask.request(&relay)))
         })
         .await
+    }
+
+    /// Answers what concerns an agent that is not here.
+    fn gone(&self, agent: &PubKey, ask: &Ask) -> Answer {
+        let tombstone = self.running().map_or(Ok(None), |running| running.router().tombstone(agent));
+        match tombstone {
+            Ok(Some(tombstone)) => api::gone(&tombstone, &ask.request(&self.relay)),
+            Ok(None) => no_agent(),
+            Err(error) => unavailable(&error),
+        }
     }
 
     /// The reader of a log, if the request asks to follow it. The caller must have been let in by [`Agents::ask`].

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{fs, io};
 
 use relay_agent::api;
-use relay_agent::machine::{Agent, AgentState, BlobServer};
+use relay_agent::machine::{Agent, AgentState, BlobServer, Tombstone};
 use relay_agent::router::{Entry, Router};
 use relay_agent::totals::Tally;
 use relay_engine::sql::StoreError;
@@ -65,6 +66,43 @@ impl Running {
 
     pub(super) fn file_of(&self, agent: &PubKey) -> PathBuf {
         self.folder.join(format!("{agent}.sqlite"))
+    }
+
+    /// Removes the file of an agent that is gone, once the router keeps its tombstone. After a crash between any two steps, or an
+    /// error, it is done once more when the agent is opened next.
+    ///
+    /// # Errors
+    /// If the router's store fails, or a file cannot be removed.
+    pub(super) fn remove(&self, tombstone: &Tombstone) -> Result<(), StoreError> {
+        let agent = tombstone.pubkey();
+        let is_kept = self.router().bury(now(), tombstone)?;
+        if !is_kept {
+            return Ok(());
+        }
+        self.tally().deleted(&agent);
+        let file = self.file_of(&agent);
+        // The log without its database is nothing, but the database without its log may be an earlier state.
+        for suffix in ["", "-wal", "-shm"] {
+            let mut name = file.clone().into_os_string();
+            name.push(suffix);
+            match fs::remove_file(&name) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(StoreError::Failed(format!("{}: {error}", PathBuf::from(name).display())));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Agents that have a file and are not known to the router: deleted ones whose file could not be removed yet.
+    pub(super) fn strangers(&self) -> Vec<PubKey> {
+        let Ok(files) = fs::read_dir(&self.folder) else { return Vec::new() };
+        let names = files.filter_map(|file| file.ok()?.file_name().into_string().ok());
+        let agents = names.filter_map(|name| name.strip_suffix(".sqlite")?.parse::<PubKey>().ok());
+        let agents: Vec<PubKey> = agents.collect();
+        let router = self.router();
+        agents.into_iter().filter(|agent| router.get(agent).is_none()).collect()
     }
 
     /// Sends a message to an agent, which is opened if it is not.

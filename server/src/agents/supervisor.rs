@@ -23,6 +23,9 @@ const REOPEN: Duration = Duration::from_secs(1);
 
 /// Runs until the relay stops.
 pub(super) async fn run(running: Arc<Running>) {
+    for agent in running.strangers() {
+        running.wakes().postpone(&agent, now());
+    }
     let (receipts, received) = unbounded_channel();
     let mut supervisor = Supervisor { running, receipts, received, stream: None };
     supervisor.run().await;

@@ -1,6 +1,7 @@
 //! Tests of the router: who gets what, rows, failures, crashes.
 
 mod crashes;
+mod tombstones;
 
 use std::sync::Arc;
 

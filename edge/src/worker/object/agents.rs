@@ -8,15 +8,17 @@ use std::time::Duration;
 use futures_channel::oneshot;
 use futures_util::future::{Either, select};
 use js_sys::Uint8Array;
-use relay_agent::api;
+use relay_agent::api::{self, no_agent};
 use relay_agent::identity::npub;
-use relay_agent::machine::Published;
+use relay_agent::machine::{Published, Tombstone};
 use relay_engine::types::PubKey;
 use relay_site::Answer;
 use worker::{Delay, Env, Error, Method, Request, RequestInit, Response, Result};
 
 use super::{Runtime, Shared, now};
-use crate::agent::ask::{ADMIT_PATH, API_PATH, Ask, ENTRY_PATH, ROOM_PATH, decode_entry};
+use crate::agent::ask::{
+    ADMIT_PATH, API_PATH, Ask, BURY_PATH, ENTRY_PATH, GONE_PATH, ROOM_PATH, TOMBSTONE_PATH, decode_entry,
+};
 use crate::agent::message::{
     DELIVER_PATH, Delivery, PUBLISH_PATH, QUERY_PATH, Reply, decode_filter, decode_publish, encode_events,
     encode_outcomes,
@@ -99,6 +101,12 @@ async fn call(
     }
 }
 
+/// A request to the API, and the agent that it is about.
+fn ask_about(body: &[u8]) -> std::result::Result<(Ask, PubKey), String> {
+    let (ask, agent) = Ask::decode(body).map_err(|error| error.to_string())?;
+    Ok((ask, PubKey::from_hex(agent).map_err(|error| error.to_string())?))
+}
+
 impl Shared {
     /// Sends the calls to agents, and reports the answers to the object.
     pub(super) fn call_agents(self: &Rc<Self>) {
@@ -164,23 +172,51 @@ impl Shared {
                 }
                 Err(error) => Response::error(format!("{error}\n"), 400),
             },
-            (Method::Post, ADMIT_PATH) => {
-                let asked = Ask::decode(&body).map_err(|error| error.to_string()).and_then(|(ask, agent)| {
-                    PubKey::from_hex(agent).map(|agent| (ask, agent)).map_err(|error| error.to_string())
-                });
-                match asked {
-                    Ok((ask, agent)) => {
-                        let admitted = self.with(|object| {
-                            (object.admit_agent_request(&agent, &ask.request(b"")), NextTurn::None)
-                        });
-                        match admitted.map_err(Error::RustError)? {
-                            Ok(_) => Response::empty(),
-                            Err(answer) => response(answer),
-                        }
+            (Method::Post, ADMIT_PATH) => match ask_about(&body) {
+                Ok((ask, agent)) => {
+                    let admitted = self.with(|object| {
+                        (object.admit_agent_request(&agent, &ask.request(b"")), NextTurn::None)
+                    });
+                    match admitted.map_err(Error::RustError)? {
+                        Ok(_) => Response::empty(),
+                        Err(answer) => response(answer),
                     }
-                    Err(message) => Response::error(format!("{message}\n"), 400),
                 }
-            }
+                Err(message) => Response::error(format!("{message}\n"), 400),
+            },
+            (Method::Post, GONE_PATH) => match ask_about(&body) {
+                Ok((ask, agent)) => {
+                    let tombstone = self.with(|object| (object.tombstone_of(&agent), NextTurn::None));
+                    match tombstone.and_then(|tombstone| tombstone) {
+                        Ok(Some(tombstone)) => response(api::gone(&tombstone, &ask.request(b""))),
+                        Ok(None) => response(no_agent()),
+                        Err(message) => Response::error(format!("{message}\n"), 503),
+                    }
+                }
+                Err(message) => Response::error(format!("{message}\n"), 400),
+            },
+            (Method::Post, TOMBSTONE_PATH) => match PubKey::from_hex(&body) {
+                Ok(agent) => {
+                    let tombstone = self.with(|object| (object.tombstone_of(&agent), NextTurn::None));
+                    match tombstone.and_then(|tombstone| tombstone) {
+                        Ok(tombstone) => Response::from_bytes(
+                            tombstone.as_ref().map(Tombstone::to_json).unwrap_or_default(),
+                        ),
+                        Err(message) => Response::error(format!("{message}\n"), 503),
+                    }
+                }
+                Err(error) => Response::error(format!("{error}\n"), 400),
+            },
+            (Method::Post, BURY_PATH) => match Tombstone::from_json(&body) {
+                Ok(tombstone) => {
+                    let kept = self.with(|object| object.bury_agent(now(), &tombstone));
+                    match kept.and_then(|kept| kept) {
+                        Ok(is_kept) => Ok(Response::empty()?.with_status(if is_kept { 200 } else { 409 })),
+                        Err(message) => Response::error(format!("{message}\n"), 503),
+                    }
+                }
+                Err(error) => Response::error(format!("{error}\n"), 400),
+            },
             (Method::Post, ENTRY_PATH) => match decode_entry(&body) {
                 Ok(entry) => {
                     let put = self.with(|object| object.put_agent(now(), entry));

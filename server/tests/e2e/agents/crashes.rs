@@ -59,6 +59,49 @@ fn a_job_that_runs_is_begun_again_after_a_crash_and_after_a_stop() {
     assert_eq!(count(&mut client, 6_050, &request.id), 1);
 }
 
+/// Whatever a crash comes between: the answer, its last events, its tombstone, the removal of its file.
+#[test]
+fn a_deleted_agent_leaves_no_file_and_is_still_known_to_its_owner() {
+    let mut relay = RelayProcess::start();
+    let wait_until_gone = |relay: &RelayProcess, agent: &str| {
+        let is_there = |suffix| relay.data().join(format!("agents/{agent}.sqlite{suffix}")).exists();
+        while ["", "-wal", "-shm"].into_iter().any(is_there) {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    };
+    for round in 0..4 {
+        let deployed = agent_json(&relay, &["deploy", &written(&relay, "echo.toml", ECHO)]);
+        // It is not another agent's first version.
+        assert_eq!(deployed["version"], round + 1);
+        let echo = deployed["pubkey"].as_str().unwrap();
+        assert!(relay.data().join(format!("agents/{echo}.sqlite")).exists());
+        assert_eq!(agent_json(&relay, &["delete", echo])["state"], "deleted");
+        if round % 2 == 1 {
+            relay.kill();
+            relay.restart();
+        }
+        wait_until_gone(&relay, echo);
+        // A client that has not got the answer asks again.
+        assert_eq!(agent_json(&relay, &["delete", echo])["state"], "deleted");
+        assert_eq!(agent(&relay, &["show", echo]).status.code(), Some(1));
+        let generated = agent_json(&relay, &["keygen"]);
+        let stranger = written(&relay, "stranger.key", generated["nsec"].as_str().unwrap());
+        assert_eq!(agent(&relay, &["delete", echo, "--key", &stranger]).status.code(), Some(1));
+        wait_until_gone(&relay, echo);
+    }
+    // A file of an earlier version of this program, which kept those of deleted agents.
+    let echo = deploy(&relay, ECHO);
+    agent_json(&relay, &["delete", &echo]);
+    wait_until_gone(&relay, &echo);
+    relay.kill();
+    let file = relay.data().join(format!("agents/{echo}.sqlite"));
+    std::fs::write(&file, b"").unwrap();
+    relay.restart();
+    wait_until_gone(&relay, &echo);
+    let retracted = relay.connect().query(&format!(r#"{{"kinds":[31990],"authors":["{echo}"]}}"#));
+    assert_eq!(retracted.len(), 0, "{retracted:?}");
+}
+
 #[test]
 fn an_agent_moves_to_another_relay_with_its_key() {
     let start = || {

@@ -1,0 +1,62 @@
+//! What is kept of agents that are gone.
+
+use super::*;
+use crate::machine::Tombstone;
+
+fn tombstone(number: u64, version: u32) -> Tombstone {
+    let head = json!({"state": "deleted", "version": 0, "last_version": version, "pubkey": pubkey(number).to_string(),
+        "owner": pubkey(99).to_string(), "deployed_at": NOW, "announcement": null, "announced_at": NOW});
+    Tombstone::from_json(head.to_string().as_bytes()).unwrap()
+}
+
+fn with_version(number: u64, version: u32, state: AgentState) -> Entry {
+    Entry { version, state, ..entry(number, &[5050], json!({})) }
+}
+
+#[test]
+fn a_tombstone_is_kept_until_the_agent_is_deployed_again() {
+    let conn = Sqlite::new();
+    let mut router =
+        router_with(&conn, [with_version(1, 2, AgentState::Active), entry(2, &[5050], json!({}))]);
+    router.put(at(1), with_version(1, 2, AgentState::Deleted)).unwrap();
+    assert_eq!(router.tombstone(&pubkey(1)), Ok(None), "not before its host says so");
+    for _ in 0..2 {
+        assert_eq!(router.bury(at(2), &tombstone(1, 2)), Ok(true));
+    }
+    drop(router);
+    let mut router = open(&conn);
+    assert_eq!(router.tombstone(&pubkey(1)), Ok(Some(tombstone(1, 2))));
+    assert_eq!(router.tombstone(&pubkey(2)), Ok(None));
+    router.put(at(3), with_version(1, 3, AgentState::Active)).unwrap();
+    assert_eq!(router.tombstone(&pubkey(1)), Ok(None));
+    assert_eq!(conn.count("agent_router_tombstone"), 0);
+}
+
+#[test]
+fn whoever_has_not_heard_of_a_deletion_hears_of_it_by_the_tombstone() {
+    let conn = Sqlite::new();
+    let mut router =
+        router_with(&conn, [with_version(1, 2, AgentState::Active), entry(2, &[5050], json!({}))]);
+    // It waits for events, too.
+    router.accept(at(1), vec![signed(request(50, 5050, 1).to(1))], Seq(1));
+    let made = router.poll_delivery().unwrap();
+    router.handle_delivered(at(1), made.id, false);
+    assert_eq!(conn.count("agent_router_outbox"), 1);
+    assert_eq!(router.bury(at(2), &tombstone(1, 2)), Ok(true));
+    assert!(router.get(&pubkey(1)).is_none() && router.get(&pubkey(2)).is_some());
+    assert_eq!(conn.count("agent_router_outbox"), 0);
+    assert!(open(&conn).get(&pubkey(1)).is_none());
+}
+
+#[test]
+fn a_tombstone_that_comes_late_buries_nobody() {
+    let conn = Sqlite::new();
+    let mut router = router_with(&conn, [with_version(1, 3, AgentState::Active)]);
+    assert_eq!(router.bury(at(2), &tombstone(1, 2)), Ok(false), "it has been deployed again");
+    assert!(router.get(&pubkey(1)).is_some());
+    assert_eq!(router.bury(at(3), &tombstone(1, 3)), Ok(true));
+    assert_eq!(router.bury(at(4), &tombstone(1, 2)), Ok(false), "and deleted again");
+    assert_eq!(router.tombstone(&pubkey(1)), Ok(Some(tombstone(1, 3))));
+    conn.fail_at(1);
+    assert!(router.bury(at(4), &tombstone(2, 2)).is_err());
+}
