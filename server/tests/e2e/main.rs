@@ -21,3 +21,4 @@ mod semantics;
 mod small_disk;
 mod sockets;
 mod stopping;
+mod sync;
