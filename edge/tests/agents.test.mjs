@@ -86,11 +86,14 @@ test('a job takes two requests to its agent, one if others follow, and an idle a
   assert.equal(since(many, begun, 'agent alarms set'), 0, 'it needs no alarm')
   await sleep(3_000)
   const idle = await counts()
-  // An alarm of the deployment may still come.
+  // An alarm of the deployment may still come, and write a row.
   const counted = name => /^agent[^ ]|^relay.agents|rows$/.test(name)
   const same = Object.keys(idle).filter(counted)
   assert.ok(same.includes('agent/deliver') && same.includes('agent rows') && same.includes('relay rows'))
-  for (const name of same) assert.equal(idle[name], many[name], name)
+  for (const name of same) {
+    const more = since(idle, many, name)
+    assert.ok(more === 0 || (more === 1 && name === 'agent rows'), `${more} more ${name}`)
+  }
 })
 
 test('the API: who may do what, and what is found where', async () => {
