@@ -252,3 +252,15 @@ fn an_error_of_the_store_is_the_answer() {
         );
     }
 }
+
+#[test]
+fn ranges_that_skip_events_are_charged_by_their_bytes() {
+    let set = SetBuilder::new(&TotalBytes::default()).version();
+    let mut message = vec![0x61];
+    message.extend([2, 0, 0].repeat(100_000));
+    for end in [None, Some(0xff)] {
+        message.extend(end);
+        let rows = answer(&set, &message, 60_000).rows;
+        assert!(rows >= 300_000 / 32, "{rows} rows, whether it is answered or not");
+    }
+}

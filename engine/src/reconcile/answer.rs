@@ -19,12 +19,15 @@ pub const CALLS_MAX: usize = 16_384;
 /// Items that are listed or added up in the time of a row.
 const ITEMS_PER_ROW: usize = 256;
 
+/// Bytes of a message that are read in the time of a row. Ranges that skip events take three bytes and no look-up.
+const BYTES_PER_ROW: usize = 32;
+
 /// What the relay answers, and what that has cost.
 #[derive(Debug)]
 pub struct Answer {
     /// The message of the Negentropy protocol, or why there is none.
     pub message: Result<Vec<u8>, AnswerError>,
-    /// Rows of cost: a look-up is one, and so are 256 events that were listed or added up.
+    /// Rows of cost: a look-up is one, and so are 256 events that were listed or added up, and 32 bytes of the message.
     pub rows: usize,
 }
 
@@ -52,7 +55,7 @@ pub fn answer(set: &dyn EventSet, message: &[u8], bytes_max: usize) -> Answer {
     };
     let answered =
         Negentropy::borrowed(&source, bytes_max as u64).and_then(|mut protocol| protocol.reconcile(message));
-    let rows = source.calls.get() + source.items.get() / ITEMS_PER_ROW;
+    let rows = source.calls.get() + source.items.get() / ITEMS_PER_ROW + message.len() / BYTES_PER_ROW;
     let message = match source.failed.into_inner() {
         Some(failed) => Err(failed),
         None => answered.map_err(|_| AnswerError::Malformed),

@@ -27,8 +27,8 @@ pub(in crate::relay) struct NegJob {
     message: KeptMessage,
     /// The set to collect; `None` if the reconciliation has it.
     opening: Option<Opening>,
-    /// The answer, and the rows that it has cost and that are not paid yet.
-    answered: Option<(Vec<u8>, usize)>,
+    /// The answer, or why there is none, and the rows that it has cost and that are not paid yet.
+    answered: Option<(Result<Vec<u8>, AnswerError>, usize)>,
     pub(in crate::relay) has_started: bool,
     pub(in crate::relay) reservation: Reservation,
     /// Bytes of the cursors of its scan.
@@ -115,14 +115,7 @@ impl<B: Backend> Relay<B> {
         };
         if job.answered.is_none() {
             let answer = answer(&*set, job.message.bytes(), ANSWER_BYTES_MAX);
-            match answer.message {
-                Ok(message) => job.answered = Some((message, answer.rows)),
-                Err(error) => {
-                    *rows = rows.saturating_sub(answer.rows);
-                    self.fail_reconciliation(job.conn, &job.query, &answer_error(&error), None);
-                    return StepResult::Done;
-                }
-            }
+            job.answered = Some((answer.message, answer.rows));
         }
         if let Some((_, owed)) = &mut job.answered {
             let paid = (*owed).min(*rows);
@@ -131,7 +124,14 @@ impl<B: Backend> Relay<B> {
                 return StepResult::Again(Job::Neg(job));
             }
         }
-        let Some((message, _)) = job.answered else { return StepResult::Done };
+        let Some((answered, _)) = job.answered else { return StepResult::Done };
+        let message = match answered {
+            Ok(message) => message,
+            Err(error) => {
+                self.fail_reconciliation(job.conn, &job.query, &answer_error(&error), None);
+                return StepResult::Done;
+            }
+        };
         if let Some(reconciliation) = self.reconciliation_mut(job.conn, &job.query) {
             reconciliation.waits = false;
             reconciliation.last_used = now;
