@@ -25,6 +25,7 @@ use relay_blossom::exchange::{
 };
 use relay_blossom::{Blob, Command, Outcome, Sha256, media, mime};
 use relay_engine::sql::StoreError;
+use relay_engine::verify::Verifier;
 use relay_site::authorization::is_loopback;
 use relay_site::nip98::{Origin, Rejection, Signed};
 use relay_site::{Answer, BlossomRoute, Found};
@@ -70,6 +71,33 @@ struct Exchanging<'a> {
     found: Option<Object>,
 }
 
+/// What an exchange needs to know, now.
+fn context<'a>(
+    settings: &'a Settings,
+    relay_url: &'a str,
+    base_url: &'a str,
+    is_local: bool,
+    verifier: &'a dyn Verifier,
+) -> Context<'a> {
+    Context {
+        settings: &settings.blossom,
+        keys: Keys {
+            admins: &settings.policy.admin_pubkeys,
+            allowed: settings.policy.allow_pubkeys.as_deref(),
+            denied: &settings.policy.deny_pubkeys,
+        },
+        base_url,
+        origin: Origin::Url(relay_url),
+        name: &settings.info.name,
+        is_local,
+        now: now(),
+        verifier,
+        payments: None,
+        processes_media: true,
+        upload_seconds_max: 20 * 60,
+    }
+}
+
 /// Has a request answered.
 pub(super) async fn respond(
     request: Request,
@@ -98,23 +126,8 @@ pub(super) async fn respond(
         && url.host_str().is_some_and(is_loopback)
         && is_local_origin(head.header("origin"));
     let verifier = verifier(0)?;
-    let context = || Context {
-        settings: &settings.blossom,
-        keys: Keys {
-            admins: &settings.policy.admin_pubkeys,
-            allowed: settings.policy.allow_pubkeys.as_deref(),
-            denied: &settings.policy.deny_pubkeys,
-        },
-        base_url: &base_url,
-        origin: Origin::Url(settings.url.as_deref().unwrap_or(&at)),
-        name: &settings.info.name,
-        is_local,
-        processes_media: true,
-        upload_seconds_max: 20 * 60,
-        now: now(),
-        verifier: &*verifier,
-        payments: None,
-    };
+    let relay_url = settings.url.as_deref().unwrap_or(&at);
+    let context = || context(settings, relay_url, &base_url, is_local, &*verifier);
     let is_head = head.method == "HEAD";
     let bodies = Bodies::new(env)?;
     let mut exchanging = Exchanging { env, worker, settings, bodies, request, wants_whole, found: None };

@@ -3,13 +3,12 @@
 use bytes::Bytes;
 use relay_agent::executor::{HttpEvent, HttpFault};
 use relay_agent::machine::BlobServer;
-use relay_blossom::exchange::{Context, Failure, Input, Keys, Own, OwnStep, Step, base_url};
+use relay_blossom::exchange::{Failure, Input, Own, OwnStep, Step, base_url};
 use relay_engine::types::PubKey;
-use relay_site::nip98::Origin;
 use worker::{Data, Env, Error};
 
 use super::bucket::Bodies;
-use super::{ask, now, verifier};
+use super::{ask, context, verifier};
 use crate::settings::Settings;
 use crate::worker::blossom_object::BLOBS;
 
@@ -38,23 +37,7 @@ pub(in super::super) async fn put_own(
     let url = settings.url.as_deref().ok_or("this relay's URL is not known")?;
     let base_url = base_url(url);
     let verifier = verifier(0).map_err(|error| unavailable(&error.into()))?;
-    let context = || Context {
-        settings: &settings.blossom,
-        keys: Keys {
-            admins: &settings.policy.admin_pubkeys,
-            allowed: settings.policy.allow_pubkeys.as_deref(),
-            denied: &settings.policy.deny_pubkeys,
-        },
-        base_url: &base_url,
-        origin: Origin::Url(url),
-        name: &settings.info.name,
-        is_local: false,
-        now: now(),
-        verifier: &*verifier,
-        payments: None,
-        processes_media: true,
-        upload_seconds_max: 20 * 60,
-    };
+    let context = || context(settings, url, &base_url, false, &*verifier);
     let bodies = Bodies::new(env).map_err(|error| unavailable(&error))?;
     let mut next = Own::begin(&context(), owner, bytes, mime);
     loop {
